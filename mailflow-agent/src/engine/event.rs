@@ -1,0 +1,224 @@
+//! What the engine hands to the sinks.
+
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
+
+use mailflow_common::{App, FlowKey};
+
+use super::{flow::FlowRecord, time::Time};
+
+/// What one flow gained since it was last looked at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Gain {
+    /// Packets on the wire.
+    pub packets: u64,
+    /// IP bytes.
+    pub bytes: u64,
+}
+
+/// The gain of one flow in one poll; the sum of all deltas is the sum of all counters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Delta {
+    /// The flow.
+    pub key: FlowKey,
+    /// Client to server.
+    pub up: Gain,
+    /// Server to client.
+    pub down: Gain,
+    /// Newly estimated messages.
+    pub messages: u64,
+    /// Whether this is the flow's first delta.
+    pub new_flow: bool,
+}
+
+/// A flow that a rule counted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Qualified {
+    /// Name of the rule.
+    pub rule: Arc<str>,
+    /// The flow.
+    pub key: FlowKey,
+}
+
+/// How loud a rule speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Severity {
+    /// Worth a look.
+    Low,
+    /// Worth a look today.
+    Medium,
+    /// Worth a look now.
+    High,
+    /// Worth waking somebody.
+    Critical,
+}
+
+impl Severity {
+    /// The name in configuration and alerts.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Severity::Low => "low",
+            Severity::Medium => "medium",
+            Severity::High => "high",
+            Severity::Critical => "critical",
+        }
+    }
+
+    /// Every severity.
+    pub const ALL: [Severity; 4] = [Severity::Low, Severity::Medium, Severity::High, Severity::Critical];
+}
+
+/// State of an alert at the moment of its event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum AlertState {
+    /// The condition holds; sent once when it begins and then every repeat interval.
+    Firing,
+    /// The value stayed below the resolve threshold long enough.
+    Resolved,
+}
+
+impl AlertState {
+    /// The name in alerts.
+    pub const fn name(self) -> &'static str {
+        match self {
+            AlertState::Firing => "firing",
+            AlertState::Resolved => "resolved",
+        }
+    }
+}
+
+/// A value a window holds. At the window's bound only "at least" is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Value {
+    /// Exactly this many.
+    Exactly(u64),
+    /// This many or more.
+    AtLeast(u64),
+}
+
+impl Value {
+    /// The number.
+    pub const fn number(self) -> u64 {
+        match self {
+            Value::Exactly(n) | Value::AtLeast(n) => n,
+        }
+    }
+}
+
+/// Bytes and packets of both directions over the contributing flows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sums {
+    /// Client to server.
+    pub up: Gain,
+    /// Server to client.
+    pub down: Gain,
+    /// Estimated messages.
+    pub messages: u64,
+}
+
+/// An alert event: everything a person needs to believe it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Alert {
+    /// Name of the rule.
+    pub rule: Arc<str>,
+    /// Its version.
+    pub rule_version: u32,
+    /// Stable identity of rule and group, 16 hexadecimal digits.
+    pub fingerprint: String,
+    /// Firing or resolved.
+    pub state: AlertState,
+    /// From the rule.
+    pub severity: Severity,
+    /// Moment of this event: for firing the deciding record's event time, for repeats and resolved
+    /// the engine's now.
+    pub time: Time,
+    /// When the condition began to hold: event time of the deciding flow.
+    pub starts_at: Time,
+    /// When it ended; only when resolved.
+    pub ends_at: Option<Time>,
+    /// The source: an address, or an IPv6 prefix.
+    pub source: Source,
+    /// The line of the internal list that makes the source internal, as written.
+    pub matched_network: Option<String>,
+    /// The group of that line, where it has one.
+    pub group: Option<String>,
+    /// Window length.
+    pub window: Duration,
+    /// The condition in words: `count`.
+    pub condition: &'static str,
+    /// What the window holds.
+    pub value: Value,
+    /// What it needed.
+    pub threshold: u64,
+    /// Labels of the rule.
+    pub labels: BTreeMap<String, String>,
+    /// MITRE ATT&CK technique ids.
+    pub attack: Vec<String>,
+    /// First packet of the contributing flows.
+    pub first: Time,
+    /// Last packet of the contributing flows.
+    pub last: Time,
+    /// Server ports of the contributing flows, ascending.
+    pub ports: Vec<u16>,
+    /// Applications of the contributing flows.
+    pub apps: Vec<App>,
+    /// Destinations with the number of contributing flows to each, most first, at most ten.
+    pub destinations: Vec<(IpAddr, u64)>,
+    /// Totals over the contributing flows.
+    pub sums: Sums,
+    /// The newest contributing flows, at most twenty, oldest first.
+    pub flows: Vec<Arc<FlowRecord>>,
+    /// Whether counting was complete for all contributing flows.
+    pub complete: bool,
+}
+
+/// Whom a rule groups by: the client, IPv6 by prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Source(ipnet::IpNet);
+
+impl Source {
+    /// The source of a client address; `v6_prefix` is the IPv6 prefix length (at most 128).
+    pub fn of(client: IpAddr, v6_prefix: u8) -> Self {
+        let length = if client.is_ipv4() { 32 } else { v6_prefix.min(128) };
+        // The length is in range for either family.
+        Self(ipnet::IpNet::new(client, length).map_or_else(|_| client.into(), |net| net.trunc()))
+    }
+
+    /// The network it stands for.
+    pub fn network(&self) -> ipnet::IpNet {
+        self.0
+    }
+}
+
+impl std::fmt::Display for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.0.prefix_len() == self.0.max_prefix_len() {
+            write!(f, "{}", self.0.addr())
+        } else {
+            write!(f, "{}", self.0)
+        }
+    }
+}
+
+/// The value of one rule for one source, for the window gauge.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WindowValue {
+    /// Name of the rule.
+    pub rule: Arc<str>,
+    /// The source.
+    pub source: Source,
+    /// What its window holds now.
+    pub value: Value,
+}
+
+/// Everything one call of the engine produced, in order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Effects {
+    /// Gains for the metrics.
+    pub deltas: Vec<Delta>,
+    /// Flow records.
+    pub records: Vec<Arc<FlowRecord>>,
+    /// Flows that rules counted.
+    pub qualified: Vec<Qualified>,
+    /// Alert events.
+    pub alerts: Vec<Alert>,
+}

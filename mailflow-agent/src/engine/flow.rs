@@ -1,0 +1,106 @@
+//! Flows as the engine sees them, and the records made of them.
+
+use std::net::IpAddr;
+
+use mailflow_common::{App, Facts, FlowKey};
+
+use super::time::Time;
+
+/// One direction of a flow, cumulative.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Direction {
+    /// Packets on the wire.
+    pub packets: u64,
+    /// IP total length of those packets.
+    pub bytes: u64,
+    /// TCP or UDP payload bytes.
+    pub payload: u64,
+    /// Packets that carried payload.
+    pub data_packets: u64,
+    /// IP bytes of the packets that carried payload.
+    pub data_bytes: u64,
+    /// The last packet; `None` when there was none.
+    pub last: Option<Time>,
+}
+
+/// A flow as one snapshot of the kernel's table shows it, its times resolved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Flow {
+    /// Addresses, ports, VLAN zone, protocol.
+    pub key: FlowKey,
+    /// Client to server.
+    pub up: Direction,
+    /// Server to client.
+    pub down: Direction,
+    /// The first packet.
+    pub first: Time,
+    /// Estimated messages.
+    pub messages: u32,
+    /// The client's MAC address, where there is one.
+    pub mac: Option<[u8; 6]>,
+    /// TCP and application facts.
+    pub facts: Facts,
+}
+
+impl Flow {
+    /// The last packet of either direction.
+    pub fn last(&self) -> Time {
+        [self.up.last, self.down.last].into_iter().flatten().max().unwrap_or(self.first).max(self.first)
+    }
+
+    /// The client's address.
+    pub fn client(&self) -> IpAddr {
+        self.key.client.ip()
+    }
+
+    /// The server's address.
+    pub fn server(&self) -> IpAddr {
+        self.key.server.ip()
+    }
+}
+
+/// Why a record was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RecordReason {
+    /// FIN both ways or RST, and the grace over.
+    Closed,
+    /// No packet for the idle time.
+    Idle,
+    /// The flow lives on; the counters are cumulative.
+    Active,
+    /// The agent stopped.
+    Shutdown,
+}
+
+impl RecordReason {
+    /// The name in records.
+    pub const fn name(self) -> &'static str {
+        match self {
+            RecordReason::Closed => "closed",
+            RecordReason::Idle => "idle",
+            RecordReason::Active => "active",
+            RecordReason::Shutdown => "shutdown",
+        }
+    }
+}
+
+/// A flow record. Its event time is the flow's last packet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FlowRecord {
+    /// The flow and its cumulative counters.
+    pub flow: Flow,
+    /// Application class.
+    pub app: App,
+    /// Why the record was made.
+    pub reason: RecordReason,
+    /// Whether every packet of the flow can be in its counters: it was seen from its SYN on, in
+    /// both directions where it was answered.
+    pub complete: bool,
+}
+
+impl FlowRecord {
+    /// Event time: the last packet.
+    pub fn time(&self) -> Time {
+        self.flow.last()
+    }
+}

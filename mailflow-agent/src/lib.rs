@@ -1,0 +1,7 @@
+//! mailflow's agent: reads the kernel's flow counters, joins them with the internal networks,
+//! evaluates the rules and tells people.
+//!
+//! Data goes one way: [`kernel`] (the only user of aya) -> [`engine`] (no clock, no I/O) -> [`sink`].
+
+pub mod config;
+pub mod engine;

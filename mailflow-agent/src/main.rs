@@ -1,0 +1,2 @@
+//! mailflow-agent.
+fn main() {}

@@ -1,0 +1,179 @@
+//! Application facts and the classes made of them.
+
+use crate::Facts;
+
+/// What the first bytes of one direction were, as the kernel notes it.
+pub mod opening {
+    /// Nothing seen yet, or too short to tell.
+    pub const NONE: u8 = 0;
+    /// A TLS record (RFC 8446, 5.1).
+    pub const TLS: u8 = 1;
+    /// Server: `220`, `421`, `554` (RFC 5321, 4.3.2). Client: EHLO, HELO, LHLO.
+    pub const SMTP: u8 = 2;
+    /// Server: `+OK`, `-ERR` (RFC 1939, 3).
+    pub const POP3: u8 = 3;
+    /// Server: `* OK`, `* PREAUTH`, `* BYE` (RFC 9051, 7.1).
+    pub const IMAP: u8 = 4;
+    /// Bytes no mail protocol opens with.
+    pub const OTHER: u8 = 5;
+}
+
+/// The protocol family an operator watches a port for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Family {
+    /// SMTP, submission, LMTP.
+    Smtp,
+    /// POP3.
+    Pop3,
+    /// IMAP.
+    Imap,
+}
+
+/// The application of a flow (`app_proto`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum App {
+    /// SMTP in the clear.
+    Smtp,
+    /// SMTP that changed to TLS (RFC 3207).
+    SmtpStartTls,
+    /// SMTP inside TLS from the first byte (RFC 8314).
+    Smtps,
+    /// POP3 in the clear.
+    Pop3,
+    /// POP3 that changed to TLS (RFC 2595).
+    Pop3Stls,
+    /// POP3 inside TLS.
+    Pop3s,
+    /// IMAP in the clear.
+    Imap,
+    /// IMAP that changed to TLS (RFC 2595).
+    ImapStartTls,
+    /// IMAP inside TLS.
+    Imaps,
+    /// Not mail: the flow's SYN was seen and its first bytes contradict every mail protocol.
+    Other,
+    /// Not recognised; the port decides.
+    Unseen,
+}
+
+impl App {
+    /// Every class.
+    pub const ALL: [App; 11] = [
+        App::Smtp,
+        App::SmtpStartTls,
+        App::Smtps,
+        App::Pop3,
+        App::Pop3Stls,
+        App::Pop3s,
+        App::Imap,
+        App::ImapStartTls,
+        App::Imaps,
+        App::Other,
+        App::Unseen,
+    ];
+
+    /// The name in records and configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            App::Smtp => "smtp",
+            App::SmtpStartTls => "smtp+starttls",
+            App::Smtps => "smtps",
+            App::Pop3 => "pop3",
+            App::Pop3Stls => "pop3+stls",
+            App::Pop3s => "pop3s",
+            App::Imap => "imap",
+            App::ImapStartTls => "imap+starttls",
+            App::Imaps => "imaps",
+            App::Other => "other",
+            App::Unseen => "unseen",
+        }
+    }
+
+    /// Whether the content is, or became, encrypted.
+    pub const fn encrypted(self) -> bool {
+        matches!(
+            self,
+            App::SmtpStartTls | App::Smtps | App::Pop3Stls | App::Pop3s | App::ImapStartTls | App::Imaps
+        )
+    }
+}
+
+/// The class of a flow from its facts and the family its server port is watched for.
+///
+/// A mail protocol's own words win over a contradiction (a PROXY header before a greeting is still
+/// SMTP); TLS from the first byte takes its family from the port.
+pub fn classify(facts: &Facts, family: Family) -> App {
+    let spoken = match (facts.opening_down, facts.opening_up) {
+        (opening::SMTP, _) => Some(Family::Smtp),
+        (opening::POP3, _) => Some(Family::Pop3),
+        (opening::IMAP, _) => Some(Family::Imap),
+        (_, opening::SMTP) => Some(Family::Smtp),
+        _ => None,
+    };
+    let upgraded = facts.upgrade != 0 && facts.upgraded != 0;
+    match spoken {
+        Some(Family::Smtp) if upgraded => App::SmtpStartTls,
+        Some(Family::Smtp) => App::Smtp,
+        Some(Family::Pop3) if upgraded => App::Pop3Stls,
+        Some(Family::Pop3) => App::Pop3,
+        Some(Family::Imap) if upgraded => App::ImapStartTls,
+        Some(Family::Imap) => App::Imap,
+        None if facts.opening_up == opening::TLS || facts.opening_down == opening::TLS => match family {
+            Family::Smtp => App::Smtps,
+            Family::Pop3 => App::Pop3s,
+            Family::Imap => App::Imaps,
+        },
+        None if facts.syn != 0
+            && (facts.opening_up == opening::OTHER || facts.opening_down == opening::OTHER) =>
+        {
+            App::Other
+        }
+        None => App::Unseen,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts(opening_up: u8, opening_down: u8) -> Facts {
+        Facts { syn: 1, opening_up, opening_down, ..Facts::default() }
+    }
+
+    #[test]
+    fn the_servers_words_decide_whatever_the_port() {
+        for family in [Family::Smtp, Family::Pop3, Family::Imap] {
+            assert_eq!(classify(&facts(opening::SMTP, opening::SMTP), family), App::Smtp);
+            assert_eq!(classify(&facts(opening::OTHER, opening::SMTP), family), App::Smtp);
+            assert_eq!(classify(&facts(opening::NONE, opening::POP3), family), App::Pop3);
+            assert_eq!(classify(&facts(opening::NONE, opening::IMAP), family), App::Imap);
+        }
+    }
+
+    #[test]
+    fn tls_from_the_first_byte_takes_the_ports_family() {
+        let tls = facts(opening::TLS, opening::TLS);
+        assert_eq!(classify(&tls, Family::Smtp), App::Smtps);
+        assert_eq!(classify(&tls, Family::Pop3), App::Pop3s);
+        assert_eq!(classify(&tls, Family::Imap), App::Imaps);
+    }
+
+    #[test]
+    fn an_upgrade_counts_when_tls_followed() {
+        let mut asked = facts(opening::SMTP, opening::SMTP);
+        asked.upgrade = 1;
+        assert_eq!(classify(&asked, Family::Smtp), App::Smtp);
+        asked.upgraded = 1;
+        assert_eq!(classify(&asked, Family::Smtp), App::SmtpStartTls);
+    }
+
+    #[test]
+    fn other_needs_the_syn() {
+        let mut http = facts(opening::OTHER, opening::OTHER);
+        assert_eq!(classify(&http, Family::Smtp), App::Other);
+        http.syn = 0;
+        assert_eq!(classify(&http, Family::Smtp), App::Unseen);
+        assert_eq!(classify(&facts(opening::NONE, opening::NONE), Family::Smtp), App::Unseen);
+        assert_eq!(classify(&facts(99, 99), Family::Smtp), App::Unseen, "an unknown byte is no fact");
+    }
+}

@@ -1,0 +1,165 @@
+//! The flow key: one connection, seen from its client.
+
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// IANA protocol number of TCP (RFC 9293).
+pub const PROTOCOL_TCP: u8 = 6;
+/// IANA protocol number of UDP (RFC 768).
+pub const PROTOCOL_UDP: u8 = 17;
+
+/// The second half of `::ffff:0:0/96`, as it lies in memory.
+const V4_MAPPED: u32 = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
+
+/// An IP address in network byte order; IPv4 as v4-mapped IPv6 (RFC 4291, 2.5.5.2).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Address([u32; 4]);
+
+impl Address {
+    /// An IPv4 address from its word as it lies in the packet.
+    #[inline(always)]
+    pub const fn v4(word: u32) -> Self {
+        Self([0, 0, V4_MAPPED, word])
+    }
+
+    /// An IPv6 address from its words as they lie in the packet.
+    #[inline(always)]
+    pub const fn v6(words: [u32; 4]) -> Self {
+        Self(words)
+    }
+
+    /// The address for people and look-ups; v4-mapped comes back as IPv4.
+    pub fn ip(&self) -> IpAddr {
+        let mut bytes = [0; 16];
+        for (chunk, word) in bytes.chunks_exact_mut(4).zip(self.0) {
+            chunk.copy_from_slice(&word.to_ne_bytes());
+        }
+        IpAddr::V6(Ipv6Addr::from(bytes)).to_canonical()
+    }
+}
+
+impl From<IpAddr> for Address {
+    fn from(ip: IpAddr) -> Self {
+        let octets = match ip {
+            IpAddr::V4(v4) => Ipv4Addr::to_ipv6_mapped(&v4).octets(),
+            IpAddr::V6(v6) => v6.octets(),
+        };
+        let mut words = [0; 4];
+        for (word, chunk) in words.iter_mut().zip(octets.chunks_exact(4)) {
+            *word = u32::from_ne_bytes([chunk[0], chunk[1], chunk[2], chunk[3]]);
+        }
+        Self(words)
+    }
+}
+
+/// The VLAN zone of a flow: up to two tags, outer first. A priority tag (VID 0, IEEE 802.1Q) is none.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Vlans(u32);
+
+impl Vlans {
+    /// The zone inside one more tag, given its tag control information in host order.
+    #[inline(always)]
+    pub const fn push(self, tci: u16) -> Self {
+        let vid = tci & 0xfff;
+        if vid == 0 { self } else { Self((self.0 << 12 | vid as u32) & 0xff_ffff) }
+    }
+
+    /// The tags, outer first.
+    pub fn tags(self) -> impl Iterator<Item = u16> {
+        [(self.0 >> 12) as u16 & 0xfff, self.0 as u16 & 0xfff].into_iter().filter(|vid| *vid != 0)
+    }
+}
+
+/// What separates equal address pairs: VLAN zone, protocol and IP version, in one word.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Scope(u32);
+
+impl Scope {
+    const V6: u32 = 0x80 << 24;
+
+    /// A scope; `protocol` is below 128.
+    #[inline(always)]
+    pub const fn new(vlans: Vlans, protocol: u8, v6: bool) -> Self {
+        Self(vlans.0 | ((protocol & 0x7f) as u32) << 24 | if v6 { Self::V6 } else { 0 })
+    }
+
+    /// IANA protocol number.
+    pub const fn protocol(self) -> u8 {
+        (self.0 >> 24) as u8 & 0x7f
+    }
+
+    /// VLAN zone.
+    pub const fn vlans(self) -> Vlans {
+        Vlans(self.0 & 0xff_ffff)
+    }
+}
+
+/// Key of the flow table. Ports are in host byte order.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct FlowKey {
+    /// Sender of the SYN.
+    pub client: Address,
+    /// Its peer.
+    pub server: Address,
+    /// The client's port.
+    pub client_port: u16,
+    /// The server's port: the service.
+    pub server_port: u16,
+    /// VLAN zone, protocol, IP version.
+    pub scope: Scope,
+}
+
+const _: () = assert!(size_of::<FlowKey>() == 40, "the flow table's key size");
+
+impl FlowKey {
+    /// The same two ends with the other one as client.
+    #[inline(always)]
+    pub const fn reversed(&self) -> Self {
+        Self {
+            client: self.server,
+            server: self.client,
+            client_port: self.server_port,
+            server_port: self.client_port,
+            scope: self.scope,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_come_back_as_they_went_in() {
+        for text in ["192.0.2.7", "2001:db8::25", "::1", "0.0.0.0"] {
+            let ip: IpAddr = text.parse().unwrap();
+            assert_eq!(Address::from(ip).ip(), ip);
+        }
+        let word = u32::from_ne_bytes([192, 0, 2, 7]);
+        assert_eq!(Address::v4(word), Address::from("192.0.2.7".parse::<IpAddr>().unwrap()));
+    }
+
+    #[test]
+    fn zones_keep_two_tags_and_no_priority_tag() {
+        let tags = |zone: Vlans| -> ([u16; 2], usize) {
+            let mut out = [0; 2];
+            let count = zone.tags().enumerate().map(|(i, tag)| out[i] = tag).count();
+            (out, count)
+        };
+        assert_eq!(tags(Vlans::default()), ([0, 0], 0));
+        assert_eq!(tags(Vlans::default().push(0xe007)), ([7, 0], 1));
+        assert_eq!(tags(Vlans::default().push(9).push(8)), ([9, 8], 2));
+        assert_eq!(Vlans::default().push(9).push(0xe000), Vlans::default().push(9));
+    }
+
+    #[test]
+    fn scope_separates_versions_and_protocols() {
+        let zone = Vlans::default().push(4095).push(4094);
+        let scope = Scope::new(zone, PROTOCOL_UDP, true);
+        assert_eq!((scope.protocol(), scope.vlans()), (PROTOCOL_UDP, zone));
+        assert_ne!(scope, Scope::new(zone, PROTOCOL_UDP, false));
+    }
+}

@@ -1,0 +1,19 @@
+//! The ABI between mailflow's BPF program and its agent: flow keys, counters, the reasons a packet
+//! is not counted, and how application facts become classes.
+//!
+//! The kernel's bytes are never turned into Rust enums: whatever is a choice is a byte here, with a
+//! function that reads it.
+#![no_std]
+#![forbid(unsafe_code)]
+
+mod app;
+mod counters;
+mod key;
+mod ports;
+mod totals;
+
+pub use app::{App, Family, classify, opening};
+pub use counters::{DirectionCounters, Facts, FlowCounters};
+pub use key::{Address, FlowKey, PROTOCOL_TCP, PROTOCOL_UDP, Scope, Vlans};
+pub use ports::{PORT_WORDS, PortSet};
+pub use totals::{DirectionTotals, Reason, Totals};

@@ -1,0 +1,49 @@
+//! The set of watched ports, as the program reads it.
+
+/// Words in a [`PortSet`]: a bit for each port.
+pub const PORT_WORDS: usize = 65_536 / 64;
+
+/// A set of ports; any number of them costs the program the same one load.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortSet([u64; PORT_WORDS]);
+
+impl PortSet {
+    /// No port.
+    pub const EMPTY: Self = Self([0; PORT_WORDS]);
+
+    /// Adds a port.
+    pub fn insert(&mut self, port: u16) {
+        self.0[usize::from(port >> 6)] |= 1 << (port & 63);
+    }
+
+    /// The words, as the program's map holds them.
+    pub const fn words(&self) -> &[u64; PORT_WORDS] {
+        &self.0
+    }
+
+    /// Whether `port` is in.
+    pub fn contains(&self, port: u16) -> bool {
+        self.0[usize::from(port >> 6)] >> (port & 63) & 1 == 1
+    }
+}
+
+impl FromIterator<u16> for PortSet {
+    fn from_iter<I: IntoIterator<Item = u16>>(ports: I) -> Self {
+        let mut set = Self::EMPTY;
+        ports.into_iter().for_each(|port| set.insert(port));
+        set
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn holds_what_was_put_in() {
+        let set = PortSet::from_iter([0, 25, 465, 65_535]);
+        let held = (0..=u16::MAX).filter(|port| set.contains(*port));
+        assert!(held.eq([0, 25, 465, 65_535]));
+    }
+}

@@ -1,0 +1,135 @@
+//! Per-CPU totals: every packet the program was shown ends in exactly one counter.
+
+/// Why a packet was not counted to a flow. The discriminant is its index in [`Totals::reasons`].
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// Neither IPv4 nor IPv6 (ARP, LLDP, ...).
+    NotIp = 0,
+    /// IP, but neither TCP nor UDP.
+    NotTransport = 1,
+    /// TCP or UDP, but no watched port on the side this hook counts.
+    NotWatched = 2,
+    /// Its headers contradict themselves.
+    Malformed = 3,
+    /// It ends before its headers do.
+    Truncated = 4,
+    /// Its total length says more than the frame holds.
+    ForgedLength = 5,
+    /// More VLAN tags or IPv6 extension headers than are followed.
+    TooDeep = 6,
+    /// MPLS.
+    Mpls = 7,
+    /// A tunnel (IP in IP, GRE, ...); it is counted on its own interface.
+    Tunnel = 8,
+    /// A fragment without its first one: no ports.
+    Fragment = 9,
+    /// The flow table was full.
+    TableFull = 10,
+    /// Forwarded or foreign traffic on an interface that counts only what the machine itself sends.
+    NotLocal = 11,
+}
+
+impl Reason {
+    /// Every reason, in the order of the counters.
+    pub const ALL: [Reason; 12] = [
+        Reason::NotIp,
+        Reason::NotTransport,
+        Reason::NotWatched,
+        Reason::Malformed,
+        Reason::Truncated,
+        Reason::ForgedLength,
+        Reason::TooDeep,
+        Reason::Mpls,
+        Reason::Tunnel,
+        Reason::Fragment,
+        Reason::TableFull,
+        Reason::NotLocal,
+    ];
+
+    /// The name in metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Reason::NotIp => "not_ip",
+            Reason::NotTransport => "not_transport",
+            Reason::NotWatched => "not_watched",
+            Reason::Malformed => "malformed",
+            Reason::Truncated => "truncated",
+            Reason::ForgedLength => "forged_length",
+            Reason::TooDeep => "too_deep",
+            Reason::Mpls => "mpls",
+            Reason::Tunnel => "tunnel",
+            Reason::Fragment => "fragment",
+            Reason::TableFull => "table_full",
+            Reason::NotLocal => "not_local",
+        }
+    }
+
+    /// Whether such a packet may have been mail that is missing from the counts.
+    pub const fn is_loss(self) -> bool {
+        !matches!(self, Reason::NotIp | Reason::NotTransport | Reason::NotWatched | Reason::NotLocal)
+    }
+}
+
+/// Totals of one direction over all flows.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DirectionTotals {
+    /// Buffers the program was shown (a merged one is one).
+    pub buffers: u64,
+    /// Packets on the wire.
+    pub packets: u64,
+    /// IP bytes.
+    pub bytes: u64,
+}
+
+/// What one CPU counted.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Client to server.
+    pub up: DirectionTotals,
+    /// Server to client.
+    pub down: DirectionTotals,
+    /// Buffers not counted, by [`Reason`]; the spare places stay zero.
+    pub reasons: [u64; 16],
+}
+
+const _: () = assert!(size_of::<Totals>() == 176, "the totals map's value size");
+const _: () = assert!(Reason::ALL.len() <= 16);
+
+impl Totals {
+    /// Buffers not counted for `reason`.
+    pub const fn reason(&self, reason: Reason) -> u64 {
+        self.reasons[reason as usize]
+    }
+
+    /// Everything the programs were shown.
+    pub fn shown(&self) -> u64 {
+        self.up.buffers + self.down.buffers + self.reasons.iter().sum::<u64>()
+    }
+
+    /// Adds another CPU's totals.
+    pub fn add(&mut self, other: &Totals) {
+        for (mine, theirs) in [(&mut self.up, &other.up), (&mut self.down, &other.down)] {
+            mine.buffers += theirs.buffers;
+            mine.packets += theirs.packets;
+            mine.bytes += theirs.bytes;
+        }
+        for (mine, theirs) in self.reasons.iter_mut().zip(other.reasons) {
+            *mine += theirs;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_stand_at_their_index() {
+        for (index, reason) in Reason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, index, "{reason:?}");
+        }
+    }
+}
