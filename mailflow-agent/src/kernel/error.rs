@@ -1,0 +1,108 @@
+//! What can go wrong between the agent and the kernel, in words for whoever runs it.
+
+use std::io;
+
+use aya::{EbpfError, maps::MapError, programs::ProgramError, sys::SyscallError};
+
+/// An error of the kernel seam.
+#[derive(Debug, thiserror::Error)]
+pub enum KernelError {
+    /// The kernel lacks what the program needs.
+    #[error("Linux {release} is too old: mailflow needs 5.10 or newer")]
+    TooOld {
+        /// `uname -r`.
+        release: String,
+    },
+    /// The process lacks capabilities.
+    #[error(
+        "missing capabilities: {missing}. Run as root, or under a service manager that grants \
+         CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"
+    )]
+    Capabilities {
+        /// Their names.
+        missing: String,
+    },
+    /// There is no such interface.
+    #[error("no interface `{name}`; there are: {present}")]
+    NoInterface {
+        /// As configured.
+        name: String,
+        /// Those that exist.
+        present: String,
+    },
+    /// Reading something about the machine failed.
+    #[error("{what}: {source}")]
+    Machine {
+        /// What was read.
+        what: String,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// The object lacks a program or a map: it is not this agent's.
+    #[error("the BPF object has no `{0}`")]
+    Missing(&'static str),
+    /// The object was refused.
+    #[error("loading the BPF object: {}", chain(.0))]
+    Load(#[source] Box<EbpfError>),
+    /// A program was refused.
+    #[error("loading the BPF program `{program}`: {}", chain(.source))]
+    Program {
+        /// Its name.
+        program: String,
+        /// Why.
+        source: Box<ProgramError>,
+    },
+    /// No hook took the program.
+    #[error("attaching to `{interface}` failed: {reasons}")]
+    Attach {
+        /// The interface.
+        interface: String,
+        /// What was tried, and why each was refused.
+        reasons: String,
+    },
+    /// A map could not be used.
+    #[error("BPF map `{map}`: {}", chain(.source))]
+    Map {
+        /// Its name.
+        map: &'static str,
+        /// Why.
+        source: Box<MapError>,
+    },
+    /// Reading or deleting in batches failed.
+    #[error("flow table: {0}")]
+    Table(#[source] io::Error),
+}
+
+/// An error with all its causes, and of a verifier's log the end, where the reason stands.
+pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    const LONGEST: usize = 600;
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.ends_with(&next) {
+            text = format!("{text}: {next}");
+        }
+        cause = error.source();
+    }
+    if text.len() > LONGEST {
+        let cut = text.ceil_char_boundary(text.len() - LONGEST);
+        text = format!("... {}", &text[cut..]);
+    }
+    text
+}
+
+/// The errno behind a refused attach, where there is one.
+pub(super) fn errno(error: &ProgramError) -> Option<i32> {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if let Some(SyscallError { io_error, .. }) = error.downcast_ref::<SyscallError>() {
+            return io_error.raw_os_error();
+        }
+        if let Some(io_error) = error.downcast_ref::<io::Error>() {
+            return io_error.raw_os_error();
+        }
+        cause = error.source();
+    }
+    None
+}

@@ -1,0 +1,138 @@
+//! Loading: the object's maps and every program this kernel takes.
+
+use std::collections::BTreeSet;
+
+use aya::{
+    Ebpf, EbpfLoader, Pod, VerifierLogLevel,
+    maps::{Array, MapData, PerCpuArray},
+    programs::{Program, SchedClassifier, Xdp},
+};
+use mailflow_common::{PORT_WORDS, PortSet, Totals};
+
+use super::{
+    error::KernelError,
+    machine::{self, KernelVersion},
+};
+
+/// A value as a map holds it.
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+struct Plain<T>(T);
+
+// SAFETY: words and arrays of words in #[repr(C)], without padding, of which all bits are valid.
+unsafe impl Pod for Plain<Totals> {}
+// SAFETY: as above.
+unsafe impl Pod for Plain<[u64; PORT_WORDS]> {}
+
+/// What the program is told at load.
+#[derive(Clone, Debug)]
+pub struct LoadOptions {
+    /// Capacity of the flow table.
+    pub flows: u32,
+    /// Whether `host` interfaces stand beside `lan` ones and count only the machine's own.
+    pub local_only: bool,
+    /// Whether time is set from outside before each frame (replay) rather than the kernel's.
+    pub external_clock: bool,
+}
+
+/// The loaded object.
+pub(super) struct Loaded {
+    pub(super) ebpf: Ebpf,
+    /// Names of the programs this kernel took.
+    pub(super) programs: BTreeSet<String>,
+    pub(super) version: KernelVersion,
+}
+
+impl Loaded {
+    pub(super) fn new(object: &[u8], options: &LoadOptions) -> Result<Self, KernelError> {
+        let version = KernelVersion::running()?;
+        machine::check_capabilities()?;
+        machine::lift_memory_limit(version);
+        let local_only = u32::from(options.local_only);
+        let clock = u32::from(options.external_clock);
+        let mut loader = EbpfLoader::new();
+        loader
+            .verifier_log_level(VerifierLogLevel::STATS)
+            .map_max_entries("FLOWS", options.flows)
+            .override_global("LOCAL_ONLY", &local_only, true)
+            .override_global("CLOCK", &clock, true);
+        let ebpf = loader.load(object).map_err(|error| KernelError::Load(Box::new(error)))?;
+        let mut loaded = Self { ebpf, programs: BTreeSet::new(), version };
+        loaded.load_programs()?;
+        Ok(loaded)
+    }
+
+    /// Loads every program. Those for frames in several buffers may be refused by kernels that do not
+    /// know such frames; every other one must load.
+    fn load_programs(&mut self) -> Result<(), KernelError> {
+        for (name, program) in self.ebpf.programs_mut() {
+            if name.ends_with("_frags") && self.version < KernelVersion::XDP_FRAGS {
+                continue;
+            }
+            let result = match program {
+                Program::Xdp(program) => program.load(),
+                Program::SchedClassifier(program) => program.load(),
+                _ => continue,
+            };
+            result.map_err(|source| KernelError::Program {
+                program: name.to_owned(),
+                source: Box::new(source),
+            })?;
+            self.programs.insert(name.to_owned());
+        }
+        Ok(())
+    }
+
+    pub(super) fn xdp(&mut self, name: &str) -> Option<&mut Xdp> {
+        self.ebpf.program_mut(name)?.try_into().ok()
+    }
+
+    pub(super) fn classifier(&mut self, name: &str) -> Option<&mut SchedClassifier> {
+        self.ebpf.program_mut(name)?.try_into().ok()
+    }
+
+    /// Sets the watched ports; packets pass meanwhile.
+    pub(super) fn watch(&mut self, ports: &PortSet) -> Result<(), KernelError> {
+        let mut map: Array<_, Plain<[u64; PORT_WORDS]>> = self.data(".data.ports")?;
+        map.set(0, Plain(*ports.words()), 0).map_err(map_error(".data.ports"))
+    }
+
+    /// Reads what is the program's idea of now where it does not ask the kernel.
+    pub(super) fn noted_ticks(&mut self) -> Result<u64, KernelError> {
+        let map: Array<_, u64> = self.data(".data.now")?;
+        map.get(&0, 0).map_err(map_error(".data.now"))
+    }
+
+    /// Sets it.
+    pub(super) fn set_now(&mut self, ticks: u64) -> Result<(), KernelError> {
+        let mut map: Array<_, u64> = self.data(".data.now")?;
+        map.set(0, ticks, 0).map_err(map_error(".data.now"))
+    }
+
+    fn data<V: Pod>(&mut self, name: &'static str) -> Result<Array<&mut MapData, V>, KernelError> {
+        let map = self.ebpf.map_mut(name).ok_or(KernelError::Missing(name))?;
+        Array::try_from(map).map_err(map_error(name))
+    }
+
+    /// The totals of all CPUs.
+    pub(super) fn totals(&self) -> Result<Totals, KernelError> {
+        let map = self.ebpf.map("TOTALS").ok_or(KernelError::Missing("TOTALS"))?;
+        let map: PerCpuArray<_, Plain<Totals>> = PerCpuArray::try_from(map).map_err(map_error("TOTALS"))?;
+        let cpus = map.get(&0, 0).map_err(map_error("TOTALS"))?;
+        let mut totals = Totals::default();
+        cpus.iter().for_each(|cpu| totals.add(&cpu.0));
+        Ok(totals)
+    }
+
+    /// The flow table's map.
+    pub(super) fn flows(&self) -> Result<&MapData, KernelError> {
+        match self.ebpf.map("FLOWS") {
+            Some(aya::maps::Map::HashMap(map)) => Ok(map),
+            _ => Err(KernelError::Missing("FLOWS")),
+        }
+    }
+}
+
+fn map_error<E: Into<aya::maps::MapError>>(map: &'static str) -> impl Fn(E) -> KernelError {
+    move |error| KernelError::Map { map, source: Box::new(error.into()) }
+}

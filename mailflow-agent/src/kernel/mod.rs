@@ -1,0 +1,161 @@
+//! The kernel seam, the only user of aya: load, attach, read. It knows no rule.
+
+mod attach;
+mod batch;
+mod device;
+mod error;
+mod interface;
+mod load;
+mod machine;
+mod object;
+mod table;
+mod ticks;
+
+use aya::{TestRun, TestRunOptions, programs::Program};
+use mailflow_common::{FlowKey, PortSet, Totals};
+use tracing::info;
+
+use self::{attach::Link, interface::Interface, load::Loaded, table::Table, ticks::Ticks};
+pub use self::{
+    attach::{Attached, Attachment, Direction},
+    device::present,
+    error::KernelError,
+    load::LoadOptions,
+    machine::KernelVersion,
+    object::OBJECT,
+};
+use crate::{
+    config::{Hook, Role},
+    engine::{flow::Flow, time::Time},
+};
+
+/// The loaded program and its tables. Dropping it detaches everything.
+pub struct Kernel {
+    loaded: Loaded,
+    ticks: Ticks,
+    table: Table,
+    attached: Vec<Attached>,
+    links: Vec<Link>,
+}
+
+impl Kernel {
+    /// Loads the program and lets it watch `ports`.
+    ///
+    /// # Errors
+    /// The kernel is too old, the process may not, or the kernel refuses the program.
+    pub fn load(object: &[u8], options: &LoadOptions, ports: &PortSet) -> Result<Self, KernelError> {
+        let mut loaded = Loaded::new(object, options)?;
+        loaded.watch(ports)?;
+        let ticks = if options.external_clock { Ticks::of(1) } else { watch_ticks(&mut loaded)? };
+        Ok(Self { loaded, ticks, table: Table::new(), attached: Vec::new(), links: Vec::new() })
+    }
+
+    /// Attaches to an interface, as its role asks.
+    ///
+    /// # Errors
+    /// There is no such interface, or no hook takes the program; every refusal is named.
+    pub fn attach(&mut self, name: &str, role: Role, hook: Hook) -> Result<(), KernelError> {
+        let interface = Interface::find(name)?;
+        for (attached, link) in attach::attach(&mut self.loaded, &interface, role, hook)? {
+            self.attached.push(attached);
+            self.links.push(link);
+        }
+        Ok(())
+    }
+
+    /// Takes every program off its hook. The tables stay: what was counted can still be read.
+    pub fn detach(&mut self) {
+        self.attached.clear();
+        self.links.clear();
+    }
+
+    /// What is attached.
+    pub fn attached(&self) -> &[Attached] {
+        &self.attached
+    }
+
+    /// The flow table as it is now.
+    ///
+    /// # Errors
+    /// The kernel refuses the read.
+    pub fn flows(&mut self, now: Time) -> Result<&[Flow], KernelError> {
+        self.table.read(self.loaded.flows()?, &self.ticks, now)
+    }
+
+    /// Takes ended flows out of the table and returns their last values; those no longer there are
+    /// left out.
+    ///
+    /// # Errors
+    /// The kernel refuses it.
+    pub fn take(&mut self, keys: &[FlowKey], now: Time) -> Result<Vec<Flow>, KernelError> {
+        table::take(self.loaded.flows()?, keys, &self.ticks, now)
+    }
+
+    /// Totals over all CPUs.
+    ///
+    /// # Errors
+    /// The kernel refuses the read.
+    pub fn totals(&self) -> Result<Totals, KernelError> {
+        self.loaded.totals()
+    }
+
+    /// Names of the programs this kernel took.
+    pub fn programs(&self) -> impl Iterator<Item = &str> {
+        self.loaded.programs.iter().map(String::as_str)
+    }
+
+    /// Sets the program's clock, where it was loaded with an external one.
+    ///
+    /// # Errors
+    /// The kernel refuses the write.
+    pub fn set_now(&mut self, now: Time) -> Result<(), KernelError> {
+        self.loaded.set_now(self.ticks.tick(now))
+    }
+
+    /// Runs a loaded program on one frame, by BPF_PROG_TEST_RUN. `context` is a `struct __sk_buff` in
+    /// bytes, for TC programs that are to see one.
+    ///
+    /// # Errors
+    /// There is no such program, or the kernel refuses the frame.
+    pub fn run(&self, program: &str, frame: &[u8], context: Option<&[u8]>) -> Result<u32, KernelError> {
+        run(&self.loaded, program, frame, context)
+    }
+}
+
+/// The role of an interface: as configured, or chosen by what the machine does, and said so.
+///
+/// # Errors
+/// There is no such interface.
+pub fn choose_role(name: &str, role: Role) -> Result<Role, KernelError> {
+    let interface = Interface::find(name)?;
+    if role != Role::Auto {
+        return Ok(role);
+    }
+    let (role, reason) = interface.guess_role();
+    info!(interface = name, role = role.name(), %reason, "role chosen");
+    Ok(role)
+}
+
+fn run(loaded: &Loaded, name: &str, frame: &[u8], context: Option<&[u8]>) -> Result<u32, KernelError> {
+    let mut options = TestRunOptions::new();
+    options.data_in = Some(frame);
+    options.ctx_in = context;
+    let result = match loaded.ebpf.program(name) {
+        Some(Program::Xdp(program)) => program.test_run(options),
+        Some(Program::SchedClassifier(program)) => program.test_run(options),
+        _ => return Err(KernelError::Missing("program to run")),
+    };
+    match result {
+        Ok(result) => Ok(result.return_value),
+        Err(error) => Err(KernelError::Program { program: name.to_owned(), source: Box::new(error) }),
+    }
+}
+
+fn watch_ticks(loaded: &mut Loaded) -> Result<Ticks, KernelError> {
+    let frame = [0; 64];
+    let watched = Ticks::watch(|| {
+        run(loaded, "ticks", &frame, None)?;
+        loaded.noted_ticks()
+    })?;
+    watched.ok_or(KernelError::Missing("running tick"))
+}

@@ -1,0 +1,67 @@
+//! Link layer: Ethernet and VLAN tags.
+
+use mailflow_common::{Reason, Vlans};
+
+use crate::{Frame, Header, Link};
+
+/// IPv4 (RFC 894).
+pub(crate) const IPV4: u16 = 0x0800;
+/// IPv6 (RFC 2464).
+pub(crate) const IPV6: u16 = 0x86dd;
+/// MPLS unicast and multicast (RFC 3032, 5332).
+const MPLS: [u16; 2] = [0x8847, 0x8848];
+/// Customer tag, service tag (IEEE 802.1Q), and the older service tag some switches still send.
+const TAGS: [u16; 3] = [0x8100, 0x88a8, 0x9100];
+
+/// Where the network layer begins.
+pub(crate) struct Network {
+    pub(crate) ethertype: u16,
+    pub(crate) offset: usize,
+    pub(crate) vlans: Vlans,
+}
+
+/// What the kernel knows of a frame beside its bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Metadata {
+    /// Ethertype of a frame without an Ethernet header.
+    pub ethertype: u16,
+    /// Tag control information the NIC or the kernel took out of the frame.
+    pub tag: Option<u16>,
+}
+
+/// Follows the link layer of `frame`.
+#[inline(always)]
+pub(crate) fn parse<F: Frame>(frame: &F, link: Link, metadata: Metadata) -> Result<Network, Reason> {
+    let mut vlans = Vlans::default();
+    let mut depth = 0;
+    if let Some(tci) = metadata.tag {
+        vlans = vlans.push(tci);
+        depth = 1;
+    }
+    let mut ethertype = metadata.ethertype;
+    let mut offset = 0;
+    if let Link::Ethernet = link {
+        ethertype = frame.header::<14>(0).ok_or(Reason::Truncated)?.be16::<12>();
+        offset = 14;
+        while is_tag(ethertype) {
+            if depth == 2 {
+                return Err(Reason::TooDeep);
+            }
+            let tag = frame.header::<4>(offset).ok_or(Reason::Truncated)?;
+            vlans = vlans.push(tag.be16::<0>());
+            ethertype = tag.be16::<2>();
+            offset += 4;
+            depth += 1;
+        }
+    }
+    match ethertype {
+        IPV4 | IPV6 => Ok(Network { ethertype, offset, vlans }),
+        _ if ethertype == MPLS[0] || ethertype == MPLS[1] => Err(Reason::Mpls),
+        _ => Err(Reason::NotIp),
+    }
+}
+
+#[inline(always)]
+fn is_tag(ethertype: u16) -> bool {
+    ethertype == TAGS[0] || ethertype == TAGS[1] || ethertype == TAGS[2]
+}

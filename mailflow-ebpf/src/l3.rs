@@ -1,0 +1,134 @@
+//! Network layer: IPv4 with options, IPv6 with extension headers.
+
+use mailflow_common::{Address, PROTOCOL_TCP, PROTOCOL_UDP, Reason};
+
+use crate::{
+    Frame, Header,
+    l2::{IPV4, Network},
+};
+
+/// Extension headers that are followed; RFC 8200 lets each kind come once, destination options twice.
+const EXTENSIONS: usize = 7;
+/// Furthest the transport header may begin after the IP header's start.
+const DEEPEST: usize = 0x1ff;
+
+/// A packet whose transport header has been found.
+pub(crate) struct Packet {
+    pub(crate) source: Address,
+    pub(crate) destination: Address,
+    pub(crate) v6: bool,
+    pub(crate) protocol: u8,
+    /// Where the IP header begins.
+    pub(crate) start: usize,
+    /// Length of the IP header with its options or extension headers.
+    pub(crate) header: usize,
+    /// IP total length.
+    pub(crate) length: u32,
+}
+
+#[inline(always)]
+pub(crate) fn parse<F: Frame>(frame: &F, network: &Network) -> Result<Packet, Reason> {
+    let start = frame.forget(network.offset, 0x1f);
+    let packet = if network.ethertype == IPV4 { v4(frame, start)? } else { v6(frame, start)? };
+    if u64::from(packet.length) + start as u64 > u64::from(frame.length()) {
+        return Err(Reason::ForgedLength);
+    }
+    Ok(packet)
+}
+
+/// The IP total length `said` in the header. It is 0 where it would not fit (BIG TCP, Linux 5.19) or
+/// where the NIC has yet to fill it in: then the frame tells.
+#[inline(always)]
+fn total_length<F: Frame>(frame: &F, start: usize, said: u32) -> u32 {
+    if said == 0 { frame.length().wrapping_sub(start as u32) } else { said }
+}
+
+/// RFC 791, 3.1.
+#[inline(always)]
+fn v4<F: Frame>(frame: &F, start: usize) -> Result<Packet, Reason> {
+    let ip = frame.header::<20>(start).ok_or(Reason::Truncated)?;
+    let protocol = ip.u8::<9>();
+    transport(protocol)?;
+    let header = usize::from(ip.u8::<0>() & 0xf) << 2;
+    if ip.u8::<0>() >> 4 != 4 || header < 20 {
+        return Err(Reason::Malformed);
+    }
+    let length = total_length(frame, start, u32::from(ip.be16::<2>()));
+    if length < header as u32 {
+        return Err(Reason::Malformed);
+    }
+    if ip.be16::<6>() & 0x1fff != 0 {
+        return Err(Reason::Fragment);
+    }
+    let (source, destination) = (Address::v4(ip.raw32::<12>()), Address::v4(ip.raw32::<16>()));
+    Ok(Packet { source, destination, v6: false, protocol, start, header, length })
+}
+
+/// RFC 8200, 3 and 4.
+#[inline(always)]
+fn v6<F: Frame>(frame: &F, start: usize) -> Result<Packet, Reason> {
+    let ip = frame.header::<40>(start).ok_or(Reason::Truncated)?;
+    if ip.u8::<0>() >> 4 != 6 {
+        return Err(Reason::Malformed);
+    }
+    let said = match u32::from(ip.be16::<4>()) {
+        0 => 0,
+        payload => payload + 40,
+    };
+    let mut protocol = ip.u8::<6>();
+    let mut header = 40;
+    let mut followed = 0;
+    while extension(protocol) {
+        if followed == EXTENSIONS || header > DEEPEST - 8 {
+            return Err(Reason::TooDeep);
+        }
+        let next = frame.header::<8>(start + header).ok_or(Reason::Truncated)?;
+        header += match protocol {
+            FRAGMENT => {
+                // RFC 8200, 4.5: 13 bits of offset, two reserved, more-fragments.
+                if next.be16::<2>() & 0xfff8 != 0 {
+                    return Err(Reason::Fragment);
+                }
+                8
+            }
+            // RFC 4302, 2.2: in words of four bytes, less two.
+            AUTHENTICATION => (usize::from(next.u8::<1>()) + 2) << 2,
+            _ => (usize::from(next.u8::<1>()) + 1) << 3,
+        };
+        if header > DEEPEST {
+            return Err(Reason::TooDeep);
+        }
+        protocol = next.u8::<0>();
+        header = frame.forget(header, DEEPEST);
+        followed += 1;
+    }
+    transport(protocol)?;
+    let length = total_length(frame, start, said);
+    if length < header as u32 {
+        return Err(Reason::Malformed);
+    }
+    let source = Address::v6([ip.raw32::<8>(), ip.raw32::<12>(), ip.raw32::<16>(), ip.raw32::<20>()]);
+    let destination = Address::v6([ip.raw32::<24>(), ip.raw32::<28>(), ip.raw32::<32>(), ip.raw32::<36>()]);
+    Ok(Packet { source, destination, v6: true, protocol, start, header, length })
+}
+
+const FRAGMENT: u8 = 44;
+const AUTHENTICATION: u8 = 51;
+
+/// Hop-by-hop, routing, fragment, authentication, destination options (RFC 8200, 4), mobility
+/// (RFC 6275), HIP (RFC 7401), shim6 (RFC 5533).
+#[inline(always)]
+fn extension(protocol: u8) -> bool {
+    matches!(protocol, 0 | 43 | FRAGMENT | AUTHENTICATION | 60 | 135 | 139 | 140)
+}
+
+/// Whether `protocol` is one that is counted.
+#[inline(always)]
+fn transport(protocol: u8) -> Result<(), Reason> {
+    match protocol {
+        PROTOCOL_TCP | PROTOCOL_UDP => Ok(()),
+        // IP in IP, IPv6 in IP, GRE.
+        4 | 41 | 47 => Err(Reason::Tunnel),
+        _ => Err(Reason::NotTransport),
+    }
+}

@@ -1,0 +1,100 @@
+//! Maps and settings: all state that outlives a packet.
+
+use aya_ebpf::{
+    Global,
+    bindings::BPF_NOEXIST,
+    btf_maps::{HashMap, PerCpuArray},
+};
+use mailflow_common::{FlowCounters, FlowKey, PORT_WORDS, Totals};
+
+/// Live flows. Preallocated and shared; the agent sets its size before it loads.
+#[aya_ebpf::macros::btf_map]
+static FLOWS: HashMap<FlowKey, FlowCounters, 262_144> = HashMap::new();
+
+/// Totals of each CPU.
+#[aya_ebpf::macros::btf_map]
+static TOTALS: PerCpuArray<Totals, 1> = PerCpuArray::new();
+
+/// The watched ports, a bit each. The agent writes them, while packets pass.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".data.ports")]
+static mut PORTS: [u64; PORT_WORDS] = [0; PORT_WORDS];
+
+/// Always zero, which the verifier cannot know.
+#[unsafe(no_mangle)]
+static mut ZERO: u64 = 0;
+
+/// 0: the kernel's jiffies are the clock; 1: `NOW` is (replay).
+#[unsafe(no_mangle)]
+static CLOCK: Global<u32> = Global::new(0);
+
+/// The clock of a replay, in ticks, set before each frame; otherwise what `ticks` noted.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".data.now")]
+static mut NOW: u64 = 0;
+
+/// 1: interfaces in the `host` role stand beside `lan` ones and count only the machine's own.
+#[unsafe(no_mangle)]
+static LOCAL_ONLY: Global<u32> = Global::new(0);
+
+/// What the program calls now, in ticks.
+#[inline(always)]
+pub(super) fn now() -> u64 {
+    if CLOCK.load() == 1 {
+        // SAFETY: an aligned word that is only ever written whole.
+        unsafe { core::ptr::read_volatile(&raw const NOW) }
+    } else {
+        // SAFETY: the helper takes nothing and reads a global.
+        unsafe { aya_ebpf::helpers::bpf_jiffies64() }
+    }
+}
+
+/// Lets the agent see the kernel's jiffies.
+#[inline(always)]
+pub(super) fn note_ticks() {
+    // SAFETY: the helper takes nothing; the word is aligned and written whole.
+    unsafe { core::ptr::write_volatile(&raw mut NOW, aya_ebpf::helpers::bpf_jiffies64()) };
+}
+
+#[inline(always)]
+pub(super) fn watched(port: u16) -> bool {
+    let word = usize::from(port >> 6) & (PORT_WORDS - 1);
+    // SAFETY: in bounds by the mask; an aligned word that is only ever written whole.
+    let bits = unsafe { core::ptr::read_volatile((&raw const PORTS).cast::<u64>().add(word)) };
+    bits >> (port & 63) & 1 == 1
+}
+
+#[inline(always)]
+pub(super) fn local_only() -> bool {
+    LOCAL_ONLY.load() == 1
+}
+
+#[inline(always)]
+pub(super) fn forget(value: usize, mask: usize) -> usize {
+    // SAFETY: an aligned word that nobody writes.
+    let zero = unsafe { core::ptr::read_volatile(&raw const ZERO) };
+    value.wrapping_add(zero as usize) & mask
+}
+
+/// This CPU's totals.
+#[inline(always)]
+pub(super) fn totals() -> Option<*mut Totals> {
+    TOTALS.get_ptr_mut(0)
+}
+
+/// The flow table. Nothing else of the program knows what it is made of.
+pub(super) mod table {
+    use super::{BPF_NOEXIST, FLOWS, FlowCounters, FlowKey};
+
+    #[inline(always)]
+    pub(in super::super) fn find(key: &FlowKey) -> Option<*mut FlowCounters> {
+        FLOWS.get_ptr_mut(key)
+    }
+
+    /// Adds a flow; the one that is there already when another CPU was faster.
+    #[inline(always)]
+    pub(in super::super) fn create(key: &FlowKey, counters: &FlowCounters) -> Option<*mut FlowCounters> {
+        let _ = FLOWS.insert(key, counters, u64::from(BPF_NOEXIST));
+        FLOWS.get_ptr_mut(key)
+    }
+}

@@ -1,0 +1,7 @@
+//! What only exists on the BPF target.
+
+mod count;
+mod entry;
+mod maps;
+mod packet;
+mod recognise;

@@ -1,0 +1,223 @@
+//! The two kinds of kernel context as frames.
+
+use core::arch::asm;
+
+use aya_ebpf::{
+    bindings::{__sk_buff, xdp_md},
+    helpers::{bpf_skb_load_bytes, bpf_skb_pull_data},
+};
+use mailflow_ebpf::{Frame, Gso, Header, Metadata};
+
+use super::maps;
+
+/// A context the counter can work on.
+pub(super) trait Packet: Frame + Sized {
+    /// Segmentation facts.
+    fn gso(&self) -> Gso;
+    /// What the kernel took out of the frame.
+    fn metadata(&self) -> Metadata;
+    /// `LENGTH` payload bytes, which need not be directly readable.
+    fn payload<const LENGTH: usize>(&self, offset: u32) -> Option<[u8; LENGTH]>;
+    /// Whether the machine received the packet rather than made it.
+    fn forwarded(&self) -> bool;
+    /// Makes more of the frame readable, and tells whether that helped. Nothing reached before may
+    /// be used afterwards.
+    fn pull(&self) -> bool;
+}
+
+/// Bytes the verifier has seen compared with the end of the packet.
+///
+/// Each read is one instruction of our own: a packet's words are not aligned, and LLVM would split
+/// such a load of its own into bytes.
+#[derive(Clone, Copy)]
+pub(super) struct Bytes(*const u8);
+
+impl Header for Bytes {
+    #[inline(always)]
+    fn u8<const OFFSET: usize>(&self) -> u8 {
+        let value: u64;
+        // SAFETY: a `Bytes` is only made of a pointer with enough bytes behind it.
+        unsafe {
+            asm!("{v} = *(u8 *)({p} + {o})", v = out(reg) value, p = in(reg) self.0, o = const OFFSET, options(pure, readonly, nostack, preserves_flags));
+        }
+        value as u8
+    }
+
+    #[inline(always)]
+    fn be16<const OFFSET: usize>(&self) -> u16 {
+        let value: u64;
+        // SAFETY: as above.
+        unsafe {
+            asm!("{v} = *(u16 *)({p} + {o})", v = out(reg) value, p = in(reg) self.0, o = const OFFSET, options(pure, readonly, nostack, preserves_flags));
+        }
+        u16::from_be(value as u16)
+    }
+
+    #[inline(always)]
+    fn raw32<const OFFSET: usize>(&self) -> u32 {
+        let value: u64;
+        // SAFETY: as above.
+        unsafe {
+            asm!("{v} = *(u32 *)({p} + {o})", v = out(reg) value, p = in(reg) self.0, o = const OFFSET, options(pure, readonly, nostack, preserves_flags));
+        }
+        value as u32
+    }
+}
+
+#[inline(always)]
+fn reach<const LENGTH: usize>(start: usize, end: usize, offset: usize) -> Option<Bytes> {
+    let mut pointer = start + offset;
+    // The pointer that is compared must be the one that is read through: LLVM may not look behind it.
+    // SAFETY: one instruction that changes nothing.
+    unsafe {
+        asm!("{p} = {p}", p = inout(reg) pointer, options(pure, nomem, nostack, preserves_flags));
+    }
+    if pointer + LENGTH > end { None } else { Some(Bytes(pointer as *const u8)) }
+}
+
+/// A frame at an XDP hook.
+pub(super) struct Xdp(*mut xdp_md);
+
+impl Xdp {
+    #[inline(always)]
+    pub(super) fn new(context: *mut xdp_md) -> Self {
+        Self(context)
+    }
+
+    #[inline(always)]
+    fn bounds(&self) -> (usize, usize) {
+        // SAFETY: the kernel hands the program a valid context.
+        unsafe { ((*self.0).data as usize, (*self.0).data_end as usize) }
+    }
+}
+
+impl Frame for Xdp {
+    type Header = Bytes;
+
+    #[inline(always)]
+    fn header<const LENGTH: usize>(&self, offset: usize) -> Option<Bytes> {
+        let (start, end) = self.bounds();
+        reach::<LENGTH>(start, end, offset)
+    }
+
+    #[inline(always)]
+    fn length(&self) -> u32 {
+        let (start, end) = self.bounds();
+        (end - start) as u32
+    }
+
+    #[inline(always)]
+    fn forget(&self, value: usize, mask: usize) -> usize {
+        maps::forget(value, mask)
+    }
+}
+
+impl Packet for Xdp {
+    #[inline(always)]
+    fn gso(&self) -> Gso {
+        Gso::default()
+    }
+
+    #[inline(always)]
+    fn metadata(&self) -> Metadata {
+        Metadata::default()
+    }
+
+    #[inline(always)]
+    fn payload<const LENGTH: usize>(&self, offset: u32) -> Option<[u8; LENGTH]> {
+        let bytes = self.header::<LENGTH>(maps::forget(offset as usize, 0x3ff))?;
+        // SAFETY: `header` found LENGTH bytes behind the pointer.
+        Some(unsafe { bytes.0.cast::<[u8; LENGTH]>().read() })
+    }
+
+    #[inline(always)]
+    fn forwarded(&self) -> bool {
+        true
+    }
+
+    #[inline(always)]
+    fn pull(&self) -> bool {
+        false
+    }
+}
+
+/// A frame at a TC hook.
+pub(super) struct Skb(*mut __sk_buff);
+
+/// Deepest headers that are pulled into the linear area: Ethernet, two tags, IPv4 with all its
+/// options or IPv6 with 40 bytes of extensions, TCP without options.
+const HEADERS: u32 = 134;
+
+impl Skb {
+    #[inline(always)]
+    pub(super) fn new(context: *mut __sk_buff) -> Self {
+        Self(context)
+    }
+}
+
+impl Frame for Skb {
+    type Header = Bytes;
+
+    #[inline(always)]
+    fn header<const LENGTH: usize>(&self, offset: usize) -> Option<Bytes> {
+        // SAFETY: the kernel hands the program a valid context.
+        let (start, end) = unsafe { ((*self.0).data as usize, (*self.0).data_end as usize) };
+        reach::<LENGTH>(start, end, offset)
+    }
+
+    #[inline(always)]
+    fn length(&self) -> u32 {
+        // SAFETY: as above.
+        unsafe { (*self.0).len }
+    }
+
+    #[inline(always)]
+    fn forget(&self, value: usize, mask: usize) -> usize {
+        maps::forget(value, mask)
+    }
+}
+
+impl Packet for Skb {
+    #[inline(always)]
+    fn gso(&self) -> Gso {
+        // SAFETY: as above.
+        unsafe { Gso { size: (*self.0).gso_size, segments: (*self.0).gso_segs } }
+    }
+
+    #[inline(always)]
+    fn metadata(&self) -> Metadata {
+        // SAFETY: as above.
+        unsafe {
+            let tag = if (*self.0).vlan_present != 0 { Some((*self.0).vlan_tci as u16) } else { None };
+            Metadata { ethertype: u16::from_be((*self.0).protocol as u16), tag }
+        }
+    }
+
+    #[inline(always)]
+    fn payload<const LENGTH: usize>(&self, offset: u32) -> Option<[u8; LENGTH]> {
+        let mut bytes = [0; LENGTH];
+        // SAFETY: the helper writes at most LENGTH bytes.
+        let result =
+            unsafe { bpf_skb_load_bytes(self.0.cast(), offset, bytes.as_mut_ptr().cast(), LENGTH as u32) };
+        if result == 0 { Some(bytes) } else { None }
+    }
+
+    #[inline(always)]
+    fn forwarded(&self) -> bool {
+        // SAFETY: as above.
+        unsafe { (*self.0).ingress_ifindex != 0 }
+    }
+
+    #[inline(always)]
+    fn pull(&self) -> bool {
+        // SAFETY: as above; `header` reads the pointers into the frame anew.
+        unsafe {
+            let length = (*self.0).len;
+            if (*self.0).data_end - (*self.0).data >= length {
+                return false;
+            }
+            let wanted = if length < HEADERS { length } else { HEADERS };
+            bpf_skb_pull_data(self.0, wanted) == 0
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! Application facts from the first payload bytes, and the message estimate.
+
+use mailflow_common::{FlowCounters, opening};
+use mailflow_ebpf::{Header, Segment};
+
+use super::{count::add32, packet::Packet};
+
+/// Payload packets of a direction that are looked into: enough for greeting, EHLO, STARTTLS, TLS.
+const LOOKED_INTO: u32 = 8;
+/// A server's answer to a message is at most this long ...
+const ANSWER: u32 = 200;
+/// ... and follows at least this much from the client.
+const MESSAGE: u32 = 300;
+
+/// Looks at a segment with payload, before it is added to its direction's counters.
+#[inline(always)]
+pub(super) unsafe fn payload<P: Packet>(packet: &P, flow: *mut FlowCounters, segment: &Segment, up: bool) {
+    // SAFETY: the caller's: an element of a preallocated map. What several CPUs may write here at
+    // once are single bytes and words, each of them right.
+    unsafe {
+        let facts = &raw mut (*flow).facts;
+        if up {
+            add32(&raw mut (*flow).pending, segment.payload());
+            if (*flow).up.data_packets < LOOKED_INTO && segment.tcp.is_some() {
+                let Some(bytes) = first_bytes(packet, segment) else { return };
+                if (*facts).upgrade != 0 && is_tls(bytes) {
+                    (*facts).upgraded = 1;
+                }
+                if asks_for_tls(bytes) {
+                    (*facts).upgrade = 1;
+                }
+                if opens((*facts).opening_up, (*facts).syn, (*flow).isn_up, (*flow).up.data_packets, segment)
+                {
+                    // Who speaks after the server has spoken may say anything.
+                    (*facts).opening_up = client_opening(bytes, (*flow).down.data_packets == 0);
+                }
+            }
+        } else {
+            // The first packet of a server that was spoken to first answers no message.
+            if segment.payload() <= ANSWER && (*flow).pending >= MESSAGE && (*flow).down.data_packets != 0 {
+                add32(&raw mut (*flow).messages, 1);
+            }
+            (*flow).pending = 0;
+            if (*flow).down.data_packets < LOOKED_INTO
+                && segment.tcp.is_some()
+                && opens(
+                    (*facts).opening_down,
+                    (*facts).syn_ack,
+                    (*flow).isn_down,
+                    (*flow).down.data_packets,
+                    segment,
+                )
+            {
+                let Some(bytes) = first_bytes(packet, segment) else { return };
+                (*facts).opening_down = server_opening(bytes);
+            }
+        }
+    }
+}
+
+/// Whether `segment` holds the first bytes of its direction: by its sequence number where the SYN
+/// was seen, otherwise because nothing came before it.
+#[inline(always)]
+fn opens(known: u8, syn: u8, isn: u32, data_packets: u32, segment: &Segment) -> bool {
+    if known != opening::NONE {
+        return false;
+    }
+    match segment.tcp {
+        // RFC 7413: a SYN may carry the first bytes itself.
+        Some(tcp) if tcp.syn() => true,
+        Some(tcp) if syn != 0 => tcp.sequence == isn.wrapping_add(1),
+        _ => data_packets == 0,
+    }
+}
+
+/// The first eight payload bytes, zeros where there are only four to seven; `None` for fewer.
+#[inline(always)]
+fn first_bytes<P: Packet>(packet: &P, segment: &Segment) -> Option<[u8; 8]> {
+    if segment.payload() >= 8 {
+        return packet.payload::<8>(segment.payload_offset);
+    }
+    if segment.payload() < 4 {
+        return None;
+    }
+    let four = packet.payload::<4>(segment.payload_offset)?;
+    Some([four[0], four[1], four[2], four[3], 0, 0, 0, 0])
+}
+
+/// Makes ASCII letters upper case, for comparison with words of them.
+const UPPER: u32 = 0xdfdf_dfdf;
+
+#[inline(always)]
+fn word(bytes: [u8; 8]) -> u32 {
+    u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
+}
+
+/// A TLS handshake or alert record (RFC 8446, 5.1).
+#[inline(always)]
+fn is_tls(bytes: [u8; 8]) -> bool {
+    (bytes[0] == 0x16 || bytes[0] == 0x15) && bytes[1] == 3 && bytes[2] <= 4
+}
+
+#[inline(always)]
+fn asks_for_tls(bytes: [u8; 8]) -> bool {
+    let (first, second) = (word(bytes) & UPPER, u32::from_be_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]));
+    (first == u32::from_be_bytes(*b"STAR") && second & UPPER == u32::from_be_bytes(*b"TTLS"))
+        || first == u32::from_be_bytes(*b"STLS")
+}
+
+#[inline(always)]
+fn client_opening(bytes: [u8; 8], speaks_first: bool) -> u8 {
+    let first = word(bytes) & UPPER;
+    if is_tls(bytes) {
+        opening::TLS
+    } else if first == u32::from_be_bytes(*b"EHLO")
+        || first == u32::from_be_bytes(*b"HELO")
+        || first == u32::from_be_bytes(*b"LHLO")
+    {
+        opening::SMTP
+    } else if speaks_first {
+        opening::OTHER
+    } else {
+        opening::NONE
+    }
+}
+
+#[inline(always)]
+fn server_opening(bytes: [u8; 8]) -> u8 {
+    let first = word(bytes);
+    let code = first >> 8;
+    let second = bytes[3];
+    if is_tls(bytes) {
+        opening::TLS
+    } else if (code == u32::from_be_bytes(*b"\x00220")
+        || code == u32::from_be_bytes(*b"\x00421")
+        || code == u32::from_be_bytes(*b"\x00554"))
+        && (second == b' ' || second == b'-' || second == b'\r')
+    {
+        opening::SMTP
+    } else if code == u32::from_be_bytes(*b"\x00+OK") || first == u32::from_be_bytes(*b"-ERR") {
+        opening::POP3
+    } else if first & 0xffff_dfdf == u32::from_be_bytes(*b"* OK")
+        || first & 0xffff_dfdf == u32::from_be_bytes(*b"* PR")
+        || first & 0xffff_dfdf == u32::from_be_bytes(*b"* BY")
+    {
+        opening::IMAP
+    } else {
+        opening::OTHER
+    }
+}
+
+/// The client's MAC address: the sender's of what goes up, the receiver's of what comes down.
+#[inline(always)]
+pub(super) fn client_mac<P: Packet>(packet: &P, up: bool) -> [u8; 6] {
+    let Some(ethernet): Option<P::Header> = packet.header::<14>(0) else { return [0; 6] };
+    let (high, low) = if up {
+        (ethernet.raw32::<6>(), ethernet.be16::<10>())
+    } else {
+        (ethernet.raw32::<0>(), ethernet.be16::<4>())
+    };
+    let (high, low) = (high.to_ne_bytes(), low.to_be_bytes());
+    [high[0], high[1], high[2], high[3], low[0], low[1]]
+}

@@ -1,0 +1,138 @@
+//! A segment: what one buffer says about its flow.
+
+use mailflow_common::{Address, Reason, Scope};
+
+pub use crate::l2::Metadata;
+use crate::{Frame, Link, l2, l3, l4};
+
+/// Segmentation facts of a merged buffer, as `struct __sk_buff` has them.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Gso {
+    /// Payload bytes of each segment; 0 where the buffer is one packet.
+    pub size: u32,
+    /// Number of segments; 0 where a VM host did not say.
+    pub segments: u32,
+}
+
+/// The TCP fields that are looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tcp {
+    /// Sequence number, host byte order.
+    pub sequence: u32,
+    /// Flag bits.
+    pub flags: u8,
+}
+
+impl Tcp {
+    /// A SYN without ACK.
+    #[inline(always)]
+    pub const fn syn(self) -> bool {
+        self.flags & (l4::SYN | l4::ACK) == l4::SYN
+    }
+
+    /// A SYN with ACK.
+    #[inline(always)]
+    pub const fn syn_ack(self) -> bool {
+        self.flags & (l4::SYN | l4::ACK) == l4::SYN | l4::ACK
+    }
+
+    /// FIN.
+    #[inline(always)]
+    pub const fn fin(self) -> bool {
+        self.flags & l4::FIN != 0
+    }
+
+    /// RST.
+    #[inline(always)]
+    pub const fn reset(self) -> bool {
+        self.flags & l4::RST != 0
+    }
+}
+
+/// A TCP or UDP packet toward or from a watched port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// Sender.
+    pub source: Address,
+    /// Receiver.
+    pub destination: Address,
+    /// The sender's port.
+    pub source_port: u16,
+    /// The receiver's port.
+    pub destination_port: u16,
+    /// VLAN zone, protocol, IP version.
+    pub scope: Scope,
+    /// IP total length of the buffer.
+    pub length: u32,
+    /// IP and transport headers.
+    pub headers: u32,
+    /// Where the payload begins in the frame.
+    pub payload_offset: u32,
+    /// TCP's own; `None` for UDP.
+    pub tcp: Option<Tcp>,
+}
+
+impl Segment {
+    /// Transport payload in the buffer.
+    #[inline(always)]
+    pub const fn payload(&self) -> u32 {
+        self.length - self.headers
+    }
+
+    /// Packets on the wire that the buffer stands for. A host may leave `segments` unset.
+    #[inline(always)]
+    pub const fn packets(&self, gso: Gso) -> u32 {
+        if gso.size == 0 {
+            1
+        } else if gso.segments != 0 {
+            gso.segments
+        } else {
+            // At least one: a buffer of headers only is a packet too.
+            let whole = self.payload().div_ceil(gso.size);
+            if whole == 0 { 1 } else { whole }
+        }
+    }
+
+    /// IP bytes on the wire: each of `packets` carries the headers again.
+    #[inline(always)]
+    pub const fn bytes(&self, packets: u32) -> u64 {
+        self.length as u64 + (packets as u64 - 1) * self.headers as u64
+    }
+}
+
+/// Follows a frame to its ports and, where `wanted(source port, destination port)` says so, on to
+/// the end of its headers.
+///
+/// # Errors
+/// The reason why it counts to no flow. [`Reason::Truncated`] means that the readable part ended
+/// first: a caller that can make more of the frame readable may try again.
+#[inline(always)]
+pub fn parse<F: Frame>(
+    frame: &F,
+    link: Link,
+    metadata: Metadata,
+    wanted: impl FnOnce(u16, u16) -> bool,
+) -> Result<Segment, Reason> {
+    let network = l2::parse(frame, link, metadata)?;
+    let packet = l3::parse(frame, &network)?;
+    let ports = l4::ports(frame, &packet)?;
+    if !wanted(ports.source, ports.destination) {
+        return Err(Reason::NotWatched);
+    }
+    let transport = l4::parse(frame, &packet, &ports)?;
+    let headers = packet.header as u32 + transport.header;
+    if packet.length < headers {
+        return Err(Reason::Malformed);
+    }
+    Ok(Segment {
+        source: packet.source,
+        destination: packet.destination,
+        source_port: ports.source,
+        destination_port: ports.destination,
+        scope: Scope::new(network.vlans, packet.protocol, packet.v6),
+        length: packet.length,
+        headers,
+        payload_offset: ports.offset as u32 + transport.header,
+        tcp: transport.tcp,
+    })
+}
