@@ -2,6 +2,14 @@
 //! evaluates the rules and tells people.
 //!
 //! Data goes one way: [`kernel`] (the only user of aya) -> [`engine`] (no clock, no I/O) -> [`sink`].
+//! [`agent`] is the only wiring.
 
+pub mod agent;
+pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod engine;
+pub mod http;
+pub mod kernel;
+pub mod signal;
+pub mod sink;

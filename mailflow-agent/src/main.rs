@@ -1,2 +1,79 @@
-//! mailflow-agent.
-fn main() {}
+//! mailflow-agent: parse the arguments, load the configuration, run.
+
+use std::{
+    io::{self, IsTerminal},
+    path::Path,
+    process::ExitCode,
+};
+
+use mailflow_agent::{
+    agent,
+    cli::{self, Command, Exit, RunArgs},
+    config,
+};
+use tracing::error;
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let exit = match cli::parse() {
+        Command::Run { config, args } => run(config.as_deref(), args),
+        Command::CheckConfig { files } => {
+            printed(cli::config::check(&files, &mut io::stdout(), &mut io::stderr()))
+        }
+        Command::PrintConfig { file } => {
+            printed(cli::config::print(file.as_deref(), &mut io::stdout(), &mut io::stderr()))
+        }
+        Command::Version => {
+            println!("{}", cli::VERSION);
+            Exit::Good
+        }
+    };
+    exit.into()
+}
+
+fn run(path: Option<&Path>, args: RunArgs) -> Exit {
+    log();
+    let mut config = match config::load(path) {
+        Ok(config) => config,
+        Err(faults) => {
+            eprintln!("{faults}");
+            return Exit::Usage;
+        }
+    };
+    if let Err(error) = cli::overrides::apply(&mut config, args) {
+        eprintln!("{error}");
+        return Exit::Usage;
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let result = match runtime {
+        Ok(runtime) => runtime.block_on(agent::run(config)),
+        Err(error) => Err(error.into()),
+    };
+    match result {
+        Ok(()) => Exit::Good,
+        Err(error) => {
+            error!("{error:#}");
+            Exit::Failure
+        }
+    }
+}
+
+/// What a command that only prints ends with; whoever reads may have gone before the end.
+fn printed(result: io::Result<Exit>) -> Exit {
+    match result {
+        Ok(exit) => exit,
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Good,
+        Err(error) => {
+            eprintln!("{error}");
+            Exit::Failure
+        }
+    }
+}
+
+/// Logs to standard error, which leaves standard output to alerts and flows; `RUST_LOG` sets the level.
+fn log() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let colours = io::stderr().is_terminal();
+    let format = tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_ansi(colours);
+    format.with_writer(io::stderr).init();
+}

@@ -1,8 +1,117 @@
 //! The configuration: YAML as typed -> validated, with every fault of a file at once.
+//!
+//! [`build`] makes a tree whose keys and values know their places, [`read`] and [`typed`] give access to
+//! it, and a module for each topic asks for its settings. A setting left out is the shipped file's, which
+//! is the only place where defaults are written down.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+mod build;
+mod fault;
+mod file;
+mod interfaces;
+mod matching;
+mod networks;
+mod outputs;
+mod overlap;
+mod ports;
+mod read;
+mod rules;
+mod span;
+mod typed;
+pub mod value;
 
-use crate::engine::settings::Settings;
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use crate::engine::settings::{Settings, Timeouts};
+use fault::Collector;
+pub use fault::{Fault, Faults, Place, Position};
+use read::{At, Fields};
+use typed::{number, parsed};
+
+/// The shipped configuration: what is used without a file, and whatever a file leaves out.
+pub const DEFAULT: &str = include_str!("../../../config/mailflow.yaml");
+/// The name of [`DEFAULT`] in faults.
+pub const DEFAULT_NAME: &str = "<default>";
+
+/// Capacity of the flow table; the kernel allocates all of it at start.
+const FLOWS: std::ops::RangeInclusive<u32> = 1..=16_777_216;
+/// Shortest and longest timeout.
+const TIMEOUT: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(86_400)];
+
+/// Reads and validates a configuration file, or the shipped one.
+pub fn load(path: Option<&Path>) -> Result<Config, Faults> {
+    let Some(path) = path else { return parse(DEFAULT_NAME, DEFAULT) };
+    let name = path.display().to_string();
+    let text = file::read(path).map_err(|no_text| no_text.faults(&name))?;
+    parse_in(&name, &text, path.parent().unwrap_or(Path::new("")))
+}
+
+/// Validates a configuration; `name` is its file's name, in faults and for the files it names.
+pub fn parse(name: &str, text: &str) -> Result<Config, Faults> {
+    parse_in(name, text, Path::new(name).parent().unwrap_or(Path::new("")))
+}
+
+fn parse_in(name: &str, text: &str, directory: &Path) -> Result<Config, Faults> {
+    file::check(text).map_err(|no_text| no_text.faults(name))?;
+    let mut faults = Collector::new(name);
+    let shipped = build::read(DEFAULT, &mut Collector::new(DEFAULT_NAME));
+    let config = build::read(text, &mut faults)
+        .and_then(|node| config(&At::root(&node, shipped.as_ref()), &mut faults, directory));
+    let (config, warnings) = faults.finish(config)?;
+    Ok(Config { warnings, ..config })
+}
+
+fn config(at: &At<'_>, faults: &mut Collector, directory: &Path) -> Option<Config> {
+    Fields::read(at, faults, |fields| {
+        let interfaces = fields.needed("interfaces", interfaces::read);
+        let poll_interval = fields
+            .needed("poll_interval", |at, faults| parsed(at, faults, "a duration", value::poll_interval));
+        let flow_table = fields.needed("flow_table", |at, faults| {
+            Fields::read(at, faults, |fields| fields.needed("flows", |at, faults| number(at, faults, FLOWS)))
+        });
+        let timeouts = fields.needed("timeouts", timeouts);
+        let watched = fields.needed("watched_ports", ports::read);
+        let internal = fields.needed("internal_networks", |at, faults| networks::read(at, faults, directory));
+        let v6_source_prefix = fields.needed("sources", |at, faults| {
+            Fields::read(at, faults, |fields| {
+                fields.needed("ipv6_prefix", |at, faults| number(at, faults, 1..=128))
+            })
+        });
+        let shipped = fields.shipped("rules").map(|entry| &entry.value);
+        let rules = fields.needed("rules", |at, faults| rules::read(at, faults, watched.as_ref(), shipped));
+        let outputs = fields.needed("outputs", outputs::read);
+        Some(Config {
+            interfaces: interfaces?,
+            poll_interval: poll_interval?,
+            flow_table: flow_table?,
+            engine: Settings {
+                timeouts: timeouts?,
+                services: watched?.services()?,
+                internal: internal?,
+                v6_source_prefix: v6_source_prefix?,
+                rules: rules?,
+            },
+            outputs: outputs?,
+            warnings: Vec::new(),
+        })
+    })
+}
+
+fn timeouts(at: &At<'_>, faults: &mut Collector) -> Option<Timeouts> {
+    Fields::read(at, faults, |fields| {
+        let mut timeout = |key| {
+            fields.needed(key, |at, faults| {
+                parsed(at, faults, "a duration", |text| value::duration_within(text, TIMEOUT))
+            })
+        };
+        let (closed, idle) = (timeout("closed"), timeout("idle"));
+        let (unanswered, active) = (timeout("unanswered"), timeout("active"));
+        Some(Timeouts { closed: closed?, idle: idle?, unanswered: unanswered?, active: active? })
+    })
+}
 
 /// A validated configuration.
 #[derive(Clone, Debug)]
@@ -17,6 +126,8 @@ pub struct Config {
     pub engine: Settings,
     /// Where records go.
     pub outputs: Outputs,
+    /// What is odd about it but not wrong: networks inside networks.
+    pub warnings: Vec<Fault>,
 }
 
 /// An interface to watch.
@@ -44,6 +155,21 @@ pub enum Role {
     Mirror,
 }
 
+impl Role {
+    /// Every role.
+    pub const ALL: [Role; 4] = [Role::Auto, Role::Lan, Role::Host, Role::Mirror];
+
+    /// The name in configuration and on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Role::Auto => "auto",
+            Role::Lan => "lan",
+            Role::Host => "host",
+            Role::Mirror => "mirror",
+        }
+    }
+}
+
 /// Where the program is attached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Hook {
@@ -54,6 +180,20 @@ pub enum Hook {
     Xdp,
     /// TC (TCX, or clsact before Linux 6.6).
     Tc,
+}
+
+impl Hook {
+    /// Every hook.
+    pub const ALL: [Hook; 3] = [Hook::Auto, Hook::Xdp, Hook::Tc];
+
+    /// The name in configuration and on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Hook::Auto => "auto",
+            Hook::Xdp => "xdp",
+            Hook::Tc => "tc",
+        }
+    }
 }
 
 /// Where a stream of lines goes.

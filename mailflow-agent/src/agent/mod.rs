@@ -1,0 +1,75 @@
+//! The wiring: kernel -> engine -> sinks, once every poll. The only place that knows all of them.
+
+mod outputs;
+mod pipeline;
+mod view;
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::{Context, Result};
+use tokio::{
+    sync::oneshot,
+    time::{MissedTickBehavior, interval},
+};
+use tracing::{error, info};
+
+use self::{pipeline::Pipeline, view::View};
+use crate::{clock, config::Config, http, signal::Stop};
+
+/// How long what is waiting to be written may take at the end.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Counts until asked to stop.
+///
+/// # Errors
+/// It could not start: the metrics port is in use, an output cannot be opened, the kernel refuses
+/// the program or an interface.
+pub async fn run(config: Config) -> Result<()> {
+    let mut stop = Stop::listen().context("listening for signals")?;
+    let view = Arc::new(View::new(&config, clock::unix_seconds())?);
+    let listener = match config.outputs.metrics {
+        Some(address) => Some(http::bind(address).await?),
+        None => None,
+    };
+    let mut pipeline = Pipeline::start(&config, Arc::clone(&view))?;
+    let (stopped, server) = serve(listener, Arc::clone(&view));
+    view.set_ready();
+
+    let mut polls = interval(config.poll_interval);
+    // A late poll reads what several would have: there is nothing to catch up with.
+    polls.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = polls.tick() => {}
+            () = stop.asked() => break,
+        }
+        // Reading a large table takes a while: the metrics port goes on answering meanwhile.
+        if let Err(error) = tokio::task::block_in_place(|| pipeline.poll()) {
+            view.poll_failed();
+            error!(%error, "poll failed; the kernel goes on counting");
+        }
+    }
+
+    info!("stopping");
+    let last = tokio::task::block_in_place(|| pipeline.stop(GRACE));
+    drop(stopped);
+    if let Some(server) = server {
+        server.await.context("the metrics port")?;
+    }
+    last
+}
+
+type Server = tokio::task::JoinHandle<()>;
+
+/// Serves until the sender is dropped.
+fn serve(listener: Option<http::Listener>, view: Arc<View>) -> (oneshot::Sender<()>, Option<Server>) {
+    let (stopped, stop) = oneshot::channel::<()>();
+    let server = listener.map(|listener| {
+        info!(address = %listener.addr(), "metrics");
+        tokio::spawn(http::serve(listener, view, async {
+            // Dropped rather than sent to: both mean the end.
+            let _ = stop.await;
+        }))
+    });
+    (stopped, server)
+}

@@ -1,0 +1,114 @@
+//! `check-config` and `print-config`.
+
+use std::{
+    fs,
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
+
+use super::Exit;
+use crate::config::{self, Config, DEFAULT, value::show_duration};
+
+/// Checks each of `files`, or the shipped configuration: a good one is named on `out` with a line of
+/// summary, warnings and the faults of a bad one go to `err`.
+pub fn check(files: &[PathBuf], out: &mut impl Write, err: &mut impl Write) -> io::Result<Exit> {
+    let mut exit = Exit::Good;
+    let shipped = [None];
+    let files: &mut dyn Iterator<Item = Option<&Path>> = if files.is_empty() {
+        &mut shipped.into_iter()
+    } else {
+        &mut files.iter().map(|file| Some(file.as_path()))
+    };
+    for file in files {
+        match config::load(file) {
+            Ok(config) => {
+                for warning in &config.warnings {
+                    writeln!(err, "warning: {warning}")?;
+                }
+                let name = file.map_or(config::DEFAULT_NAME.into(), Path::to_string_lossy);
+                writeln!(out, "{name}: ok\n  {}", summary(&config))?;
+            }
+            Err(faults) => {
+                writeln!(err, "{faults}")?;
+                exit = Exit::Usage;
+            }
+        }
+    }
+    Ok(exit)
+}
+
+fn summary(config: &Config) -> String {
+    let engine = &config.engine;
+    [
+        count(config.interfaces.len(), "interface"),
+        count(engine.services.len(), "watched port"),
+        count(engine.internal.networks().len(), "internal network"),
+        count(engine.rules.len(), "rule"),
+        format!("read every {}", show_duration(config.poll_interval)),
+    ]
+    .join(", ")
+}
+
+fn count(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}
+
+/// Prints `file`, or the shipped configuration, byte for byte; a file need not be good.
+pub fn print(file: Option<&Path>, out: &mut impl Write, err: &mut impl Write) -> io::Result<Exit> {
+    let bytes = match file.map(|path| (path, fs::read(path))) {
+        None => DEFAULT.into(),
+        Some((_, Ok(bytes))) => bytes,
+        Some((path, Err(error))) => {
+            writeln!(err, "{}: cannot be read: {error}", path.display())?;
+            return Ok(Exit::Usage);
+        }
+    };
+    out.write_all(&bytes)?;
+    Ok(Exit::Good)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checked(files: &[&Path]) -> (Exit, String, String) {
+        let files: Vec<_> = files.iter().map(PathBuf::from).collect();
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let exit = check(&files, &mut out, &mut err).unwrap();
+        (exit, String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
+    }
+
+    fn shipped() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/mailflow.yaml")
+    }
+
+    #[test]
+    fn a_good_configuration_is_named() {
+        let summary = "0 interfaces, 8 watched ports, 5 internal networks, 1 rule, read every 1s\n";
+        assert_eq!(checked(&[]), (Exit::Good, format!("<default>: ok\n  {summary}"), String::new()));
+        let file = shipped();
+        let expected = format!("{}: ok\n  {summary}", file.display());
+        assert_eq!(checked(&[&file]), (Exit::Good, expected, String::new()));
+    }
+
+    #[test]
+    fn one_bad_file_among_good_ones_is_bad() {
+        let missing = Path::new("/nonexistent/a.yaml");
+        let (exit, out, err) = checked(&[missing, &shipped()]);
+        assert_eq!(exit, Exit::Usage);
+        assert!(out.contains(": ok"), "{out}");
+        assert!(err.starts_with("/nonexistent/a.yaml: cannot be read: No such file"), "{err}");
+    }
+
+    #[test]
+    fn printing_is_verbatim() {
+        let (mut shipped_out, mut file_out, mut err) = (Vec::new(), Vec::new(), Vec::new());
+        assert_eq!(print(None, &mut shipped_out, &mut err).unwrap(), Exit::Good);
+        assert_eq!(print(Some(&shipped()), &mut file_out, &mut err).unwrap(), Exit::Good);
+        assert_eq!(shipped_out, DEFAULT.as_bytes());
+        assert_eq!(shipped_out, file_out);
+        assert!(err.is_empty());
+        assert_eq!(print(Some(Path::new("/nonexistent")), &mut file_out, &mut err).unwrap(), Exit::Usage);
+        assert!(!err.is_empty());
+    }
+}

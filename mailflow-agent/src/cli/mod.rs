@@ -1,0 +1,187 @@
+//! The command line: arguments as typed -> a [`Command`], and the commands that only read a
+//! configuration.
+
+pub mod config;
+pub mod overrides;
+mod raw;
+
+use std::{collections::HashSet, ffi::OsString, path::PathBuf};
+
+use clap::{CommandFactory, Parser, error::ErrorKind};
+
+pub use raw::RunArgs;
+use raw::{Typed, Verb};
+
+/// What the process ends with; others script against it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Exit {
+    /// Good.
+    Good,
+    /// Findings, or a failure at run time.
+    Failure,
+    /// Bad usage or configuration.
+    Usage,
+}
+
+impl Exit {
+    /// The exit status.
+    pub const fn code(self) -> u8 {
+        match self {
+            Exit::Good => 0,
+            Exit::Failure => 1,
+            Exit::Usage => 2,
+        }
+    }
+}
+
+impl From<Exit> for std::process::ExitCode {
+    fn from(exit: Exit) -> Self {
+        exit.code().into()
+    }
+}
+
+/// What to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Watch interfaces.
+    Run {
+        /// The configuration file; the shipped configuration without one.
+        config: Option<PathBuf>,
+        /// What wins over it.
+        args: RunArgs,
+    },
+    /// Validate configurations.
+    CheckConfig {
+        /// The files; the shipped configuration without any.
+        files: Vec<PathBuf>,
+    },
+    /// Print a configuration as it is written.
+    PrintConfig {
+        /// The file; the shipped configuration without one.
+        file: Option<PathBuf>,
+    },
+    /// Print the version.
+    Version,
+}
+
+/// The line that `version` and `--version` print.
+pub const VERSION: &str = concat!("mailflow-agent ", env!("CARGO_PKG_VERSION"));
+
+/// The process's own arguments; ends the process on bad usage (2), `--help` and `--version` (0).
+pub fn parse() -> Command {
+    parse_from(std::env::args_os()).unwrap_or_else(|error| error.exit())
+}
+
+/// Arguments, the program's name first.
+pub fn parse_from<I, T>(arguments: I) -> Result<Command, clap::Error>
+where
+    I: IntoIterator<Item = T>,
+    T: Into<OsString> + Clone,
+{
+    let Typed { config, verb } = Typed::try_parse_from(arguments)?;
+    let conflict = |message: String| Err(Typed::command().error(ErrorKind::ArgumentConflict, message));
+    Ok(match verb {
+        Verb::Run(args) => {
+            let mut names = HashSet::new();
+            if let Some(twice) = args.interfaces.iter().find(|name| !names.insert(*name)) {
+                return conflict(format!("--interface {twice} is given twice"));
+            }
+            Command::Run { config, args }
+        }
+        Verb::CheckConfig { files } => {
+            Command::CheckConfig { files: config.into_iter().chain(files).collect() }
+        }
+        Verb::PrintConfig { file: Some(_) } if config.is_some() => {
+            return conflict("print-config takes FILE or --config, not both".to_owned());
+        }
+        Verb::PrintConfig { file } => Command::PrintConfig { file: file.or(config) },
+        Verb::Version => Command::Version,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config::{Hook, Role, Target, value::Switch};
+
+    fn command(arguments: &str) -> Result<Command, clap::Error> {
+        parse_from(["mailflow-agent"].into_iter().chain(arguments.split_whitespace()))
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Typed::command().debug_assert();
+    }
+
+    #[test]
+    fn run_takes_everything() {
+        let typed = "run --config a.yaml --interface eth1 --interface wg0 --role lan --hook tc --flow-log - \
+                     --alerts a.json --metrics off --poll-interval 0.1s";
+        let Ok(Command::Run { config, args }) = command(typed) else { panic!("a run") };
+        assert_eq!(config, Some(PathBuf::from("a.yaml")));
+        assert_eq!(
+            args,
+            RunArgs {
+                interfaces: vec!["eth1".to_owned(), "wg0".to_owned()],
+                role: Some(Role::Lan),
+                hook: Some(Hook::Tc),
+                flow_log: Some(Switch::To(Target::Stdout)),
+                alerts: Some(Switch::To(Target::File("a.json".into()))),
+                metrics: Some(Switch::Off),
+                poll_interval: Some(Duration::from_millis(100)),
+            }
+        );
+    }
+
+    #[test]
+    fn the_configuration_is_global() {
+        let expected = Command::Run { config: Some("a".into()), args: RunArgs::default() };
+        assert_eq!(command("--config a run").unwrap(), expected);
+        assert_eq!(command("run --config=a").unwrap(), expected);
+        assert_eq!(command("print-config").unwrap(), Command::PrintConfig { file: None });
+        assert_eq!(
+            command("print-config --config a").unwrap(),
+            Command::PrintConfig { file: Some("a".into()) }
+        );
+        let check =
+            |files: &[&str]| Command::CheckConfig { files: files.iter().map(PathBuf::from).collect() };
+        assert_eq!(command("check-config").unwrap(), check(&[]));
+        assert_eq!(command("check-config --config a").unwrap(), check(&["a"]));
+        assert_eq!(command("check-config b c --config a").unwrap(), check(&["a", "b", "c"]));
+    }
+
+    #[test]
+    fn bad_usage_ends_with_2() {
+        for typed in [
+            "",
+            "fly",
+            "run --role wan",
+            "run --hook generic",
+            "run --poll-interval 1",
+            "run --poll-interval 61s",
+            "run --metrics :1",
+            "run --interface a/b",
+            "run --interface a --interface a",
+            "run --alerts=",
+            "run eth0",
+            "version --config",
+            "print-config a --config b",
+        ] {
+            let error = command(typed).expect_err(typed);
+            assert_eq!(error.exit_code(), i32::from(Exit::Usage.code()), "{typed}: {error}");
+        }
+        assert_eq!(command("--help").expect_err("help").exit_code(), 0);
+        let version = command("--version").expect_err("version");
+        assert_eq!((version.exit_code(), version.to_string().trim_end()), (0, VERSION));
+        assert_eq!(command("version").unwrap(), Command::Version);
+    }
+
+    #[test]
+    fn usage_errors_say_what_is_expected() {
+        let message = |typed: &str| command(typed).expect_err(typed).to_string();
+        assert!(message("run --role lam").contains("'lan'"), "{}", message("run --role lam"));
+        assert!(message("run --poll-interval 5").contains("did you mean 5s?"));
+    }
+}

@@ -1,0 +1,145 @@
+//! The command line over the configuration.
+
+use std::fmt;
+
+use super::RunArgs;
+use crate::config::{Config, Hook, Interface, Role};
+
+/// Nobody named an interface to watch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NoInterface {
+    /// The interfaces of this machine.
+    pub present: Vec<String>,
+}
+
+impl fmt::Display for NoInterface {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(
+            "no interface to watch: name one with `run --interface NAME` or under `interfaces` in the \
+             configuration",
+        )?;
+        if !self.present.is_empty() {
+            write!(f, "; this machine has {}", self.present.join(", "))?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for NoInterface {}
+
+/// Merges `args` over `config`. `--interface` replaces the configured list: an interface that is
+/// configured keeps its role and hook unless they are given too, any other gets `auto`. Fails when
+/// there is nothing to watch then.
+pub fn apply(config: &mut Config, args: RunArgs) -> Result<(), NoInterface> {
+    let RunArgs { interfaces, role, hook, flow_log, alerts, metrics, poll_interval } = args;
+    if !interfaces.is_empty() {
+        config.interfaces = interfaces.into_iter().map(|name| watched(&config.interfaces, name)).collect();
+    }
+    if config.interfaces.is_empty() {
+        return Err(NoInterface { present: present() });
+    }
+    for interface in &mut config.interfaces {
+        interface.role = role.unwrap_or(interface.role);
+        interface.hook = hook.unwrap_or(interface.hook);
+    }
+    if let Some(target) = flow_log {
+        config.outputs.flow_log = target.into();
+    }
+    if let Some(target) = alerts {
+        config.outputs.alerts = target.into();
+    }
+    if let Some(address) = metrics {
+        config.outputs.metrics = address.into();
+    }
+    config.poll_interval = poll_interval.unwrap_or(config.poll_interval);
+    Ok(())
+}
+
+fn watched(configured: &[Interface], name: String) -> Interface {
+    configured.iter().find(|interface| interface.name == name).cloned().unwrap_or_else(|| Interface {
+        name,
+        role: Role::default(),
+        hook: Hook::default(),
+    })
+}
+
+/// The machine's interfaces, but the loopback.
+fn present() -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir("/sys/class/net") else { return Vec::new() };
+    let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    let mut names: Vec<_> = names.filter(|name| name != "lo").collect();
+    names.sort();
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config::{self, Target, value::Switch};
+
+    fn configured() -> Config {
+        let text = "interfaces: [{ name: eth1, role: lan, hook: xdp }, { name: eth2 }]";
+        config::parse("f", text).unwrap()
+    }
+
+    fn interface(name: &str, role: Role, hook: Hook) -> Interface {
+        Interface { name: name.to_owned(), role, hook }
+    }
+
+    #[test]
+    fn nothing_given_changes_nothing() {
+        let mut config = configured();
+        apply(&mut config, RunArgs::default()).unwrap();
+        assert_eq!(config.interfaces, configured().interfaces);
+        assert_eq!(config.outputs, configured().outputs);
+        assert_eq!(config.poll_interval, configured().poll_interval);
+    }
+
+    #[test]
+    fn interfaces_given_replace_the_list() {
+        let mut config = configured();
+        let interfaces = vec!["eth1".to_owned(), "wg0".to_owned()];
+        apply(&mut config, RunArgs { interfaces, hook: Some(Hook::Tc), ..RunArgs::default() }).unwrap();
+        assert_eq!(
+            config.interfaces,
+            [interface("eth1", Role::Lan, Hook::Tc), interface("wg0", Role::Auto, Hook::Tc)]
+        );
+    }
+
+    #[test]
+    fn a_role_given_alone_is_for_the_configured_interfaces() {
+        let mut config = configured();
+        apply(&mut config, RunArgs { role: Some(Role::Mirror), ..RunArgs::default() }).unwrap();
+        assert_eq!(
+            config.interfaces,
+            [interface("eth1", Role::Mirror, Hook::Xdp), interface("eth2", Role::Mirror, Hook::Auto)]
+        );
+    }
+
+    #[test]
+    fn outputs_given_win() {
+        let mut config = configured();
+        let args = RunArgs {
+            flow_log: Some(Switch::To(Target::Stdout)),
+            alerts: Some(Switch::Off),
+            metrics: Some(Switch::Off),
+            poll_interval: Some(Duration::from_secs(5)),
+            ..RunArgs::default()
+        };
+        apply(&mut config, args).unwrap();
+        assert_eq!(config.outputs.flow_log, Some(Target::Stdout));
+        assert_eq!((config.outputs.alerts, config.outputs.metrics), (None, None));
+        assert_eq!(config.poll_interval, Duration::from_secs(5));
+    }
+
+    #[test]
+    fn without_an_interface_the_error_says_how_to_name_one() {
+        let mut config = config::load(None).unwrap();
+        let error = apply(&mut config, RunArgs::default()).unwrap_err();
+        assert!(error.to_string().contains("run --interface NAME"), "{error}");
+        let error = NoInterface { present: vec!["eth0".to_owned(), "eth1".to_owned()] };
+        assert!(error.to_string().ends_with("this machine has eth0, eth1"), "{error}");
+    }
+}

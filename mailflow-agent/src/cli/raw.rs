@@ -1,0 +1,86 @@
+//! Arguments as typed.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use clap::{
+    Args, Parser, Subcommand,
+    builder::{PossibleValuesParser, TypedValueParser},
+};
+
+use crate::config::{
+    Hook, Role, Target,
+    value::{self, Switch},
+};
+
+/// Tells which internal host sends too much mail, from exact kernel counts.
+#[derive(Debug, Parser)]
+#[command(
+    name = "mailflow-agent",
+    version,
+    arg_required_else_help = true,
+    after_help = "Exit status: 0 good, 1 findings or failure at run time, 2 bad usage or configuration."
+)]
+pub(super) struct Typed {
+    /// The configuration; without it the shipped one, built in
+    #[arg(long, value_name = "FILE", global = true)]
+    pub(super) config: Option<PathBuf>,
+    #[command(subcommand)]
+    pub(super) verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Verb {
+    /// Watch interfaces until told to stop
+    Run(RunArgs),
+    /// Validate configurations: every fault with file, line and column
+    CheckConfig {
+        /// Configurations; without any, that of --config, or the shipped one
+        #[arg(value_name = "FILE")]
+        files: Vec<PathBuf>,
+    },
+    /// Print a configuration as it is written
+    PrintConfig {
+        /// The configuration; without it, that of --config, or the shipped one
+        #[arg(value_name = "FILE")]
+        file: Option<PathBuf>,
+    },
+    /// Print the version
+    Version,
+}
+
+/// What `run` was told beside the configuration; each wins over it.
+#[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
+pub struct RunArgs {
+    /// Watch this interface instead of the configured ones; may be repeated
+    #[arg(long = "interface", value_name = "NAME", value_parser = value::interface_name)]
+    pub interfaces: Vec<String>,
+    /// What passes the interfaces: auto, lan (inside of a gateway), host (this machine's own mail), mirror
+    #[arg(long, value_name = "ROLE", hide_possible_values = true, value_parser = named(Role::ALL.map(|role| (role.name(), role))))]
+    pub role: Option<Role>,
+    /// Where the program is attached: auto, xdp, tc
+    #[arg(long, value_name = "HOOK", hide_possible_values = true, value_parser = named(Hook::ALL.map(|hook| (hook.name(), hook))))]
+    pub hook: Option<Hook>,
+    /// Where flow records go, as JSON lines: a file, - for standard output, or off
+    #[arg(long, value_name = "FILE|-", value_parser = value::target)]
+    pub flow_log: Option<Switch<Target>>,
+    /// Where alerts go, as JSON lines: a file, - for standard output, or off
+    #[arg(long, value_name = "FILE|-", value_parser = value::target)]
+    pub alerts: Option<Switch<Target>>,
+    /// Where /metrics is served: ADDRESS:PORT, or off
+    #[arg(long, value_name = "ADDR", value_parser = value::listen)]
+    pub metrics: Option<Switch<SocketAddr>>,
+    /// How often the kernel's counters are read, 100ms to 60s
+    #[arg(long, value_name = "DURATION", value_parser = value::poll_interval)]
+    pub poll_interval: Option<Duration>,
+}
+
+/// A parser of one of these names.
+fn named<T, const N: usize>(choices: [(&'static str, T); N]) -> impl TypedValueParser<Value = T>
+where
+    T: Copy + Send + Sync + 'static,
+{
+    PossibleValuesParser::new(choices.map(|(name, _)| name)).try_map(move |typed| {
+        let found = choices.iter().find(|(name, _)| *name == typed);
+        found.map(|(_, choice)| *choice).ok_or("not one of the choices")
+    })
+}

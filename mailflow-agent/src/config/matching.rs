@@ -1,0 +1,79 @@
+//! `rules[].match`: which flows count.
+
+use mailflow_common::App;
+
+use super::{
+    fault::Collector,
+    ports::{Watched, port},
+    read::{At, Fields},
+    span::Node,
+    typed::{choice, nonempty_set, number},
+};
+use crate::engine::settings::{Layer, Match, Side, SizeKind, SizeTest, Transport};
+
+const SIDES: [(&str, Side); 3] =
+    [("internal", Side::Internal), ("external", Side::External), ("any", Side::Any)];
+const TRANSPORTS: [(&str, Transport); 2] = [("tcp", Transport::Tcp), ("udp", Transport::Udp)];
+const LAYERS: [(&str, Layer); 2] = [("l3", Layer::L3), ("payload", Layer::Payload)];
+const TESTS: [(&str, SizeKind); 5] = [
+    ("ratio", SizeKind::Ratio),
+    ("count", SizeKind::Count),
+    ("either", SizeKind::Either),
+    ("data_ratio", SizeKind::DataRatio),
+    ("up_only", SizeKind::UpOnly),
+];
+/// Highest threshold of a size test, in bytes (or packets).
+const MAX_SIZE: u64 = 1 << 40;
+
+/// Reads a match. What it leaves out is taken from `shipped`, except for the size test as a whole.
+pub(super) fn read(
+    at: &At<'_>,
+    faults: &mut Collector,
+    watched: Option<&Watched>,
+    shipped: Option<&Node>,
+) -> Option<Match> {
+    Fields::read(&at.clone().over(shipped), faults, |fields| {
+        let source = fields.needed("source", |at, faults| choice(at, faults, &SIDES));
+        let destination = fields.needed("destination", |at, faults| choice(at, faults, &SIDES));
+        let ports = fields.needed("ports", |at, faults| {
+            nonempty_set(at, faults, |at, faults| {
+                let port = port(at, faults)?;
+                if watched.is_some_and(|watched| watched.lacks(port)) {
+                    return at.fault(faults, "this port is not in watched_ports, so no flow could match");
+                }
+                Some(port)
+            })
+        });
+        // Unseen always matches: the port decides.
+        let apps: Vec<_> =
+            App::ALL.into_iter().filter(|app| *app != App::Unseen).map(|app| (app.name(), app)).collect();
+        let apps = fields.needed("applications", |at, faults| {
+            nonempty_set(at, faults, |at, faults| choice(at, faults, &apps))
+        });
+        let protocols = fields.needed("protocols", |at, faults| {
+            nonempty_set(at, faults, |at, faults| choice(at, faults, &TRANSPORTS))
+        });
+        let size = match fields.own("size") {
+            Some(at) => size(&at, fields.faults).map(Some),
+            None => Some(None),
+        };
+        Some(Match {
+            source: source?,
+            destination: destination?,
+            ports: ports?,
+            apps: apps?,
+            protocols: protocols?,
+            size: size?,
+        })
+    })
+}
+
+fn size(at: &At<'_>, faults: &mut Collector) -> Option<SizeTest> {
+    Fields::read(at, faults, |fields| {
+        let kind = fields.needed("test", |at, faults| choice(at, faults, &TESTS));
+        let layer = fields.needed("layer", |at, faults| choice(at, faults, &LAYERS));
+        let up = fields.needed("up", |at, faults| number(at, faults, 0..=MAX_SIZE));
+        let down = fields.needed("down", |at, faults| number(at, faults, 0..=MAX_SIZE));
+        Some(SizeTest { kind: kind?, layer: layer?, up: up?, down: down? })
+    })
+}

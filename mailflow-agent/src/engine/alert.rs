@@ -1,0 +1,301 @@
+//! An incident of one source under one rule, and the alerts that tell of it.
+//!
+//! ```text
+//!          condition holds            below resolve_below for resolve_after
+//!  quiet -----------------> firing ------------------------------------------> quiet
+//!         one alert: firing  |  ^   one alert: resolved
+//!                            +--+ every repeat interval: firing again, same starts_at
+//! ```
+//!
+//! An incident is driven by deadlines, not by ticks: until when the value holds follows from the
+//! events known, so the moment of the next repeat and of the end are known too. Whoever advances the
+//! clock in larger steps gets the same alerts with the same times.
+//!
+//! The next incident needs a deciding flow later than the end of the last one. A record that comes
+//! after the end and belongs before it changes nothing any more.
+
+use std::{cmp::Reverse, collections::BTreeMap, sync::Arc};
+
+use mailflow_common::App;
+use sha2::{Digest, Sha256};
+
+use super::{
+    assets::Networks,
+    event::{Alert, AlertState, Source, Sums, Value},
+    flow::FlowRecord,
+    settings::Rule,
+    time::Time,
+};
+
+/// Most destinations named in an alert.
+const DESTINATIONS: usize = 10;
+
+/// Exfiltration over an encrypted channel other than the command channel.
+const ATTACK_ENCRYPTED: &str = "T1048.002";
+/// The same, unencrypted.
+const ATTACK_PLAIN: &str = "T1048.003";
+
+/// An alert that fires.
+#[derive(Clone, Debug)]
+pub(super) struct Incident {
+    /// Until when the value holds, as far as is known.
+    holds_until: Time,
+    next_repeat: Time,
+    /// What was last told.
+    told: Alert,
+}
+
+/// What an incident's deadline asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Due {
+    /// Nothing yet.
+    Later(Time),
+    /// To be told again.
+    Repeat,
+    /// To be ended.
+    Resolve,
+}
+
+impl Incident {
+    /// Begins with `told`, at `clock`.
+    pub(super) fn new(rule: &Rule, clock: Time, holds_until: Time, told: Alert) -> Self {
+        let mut incident = Self { holds_until, next_repeat: told.starts_at, told };
+        incident.schedule(rule, clock);
+        incident
+    }
+
+    /// A further event keeps the value up until then.
+    pub(super) fn holds_until(&mut self, until: Time) {
+        self.holds_until = self.holds_until.max(until);
+    }
+
+    /// When it next has something to do.
+    pub(super) fn deadline(&self, rule: &Rule) -> Time {
+        (self.holds_until + rule.resolve_after).min(self.next_repeat)
+    }
+
+    /// What it has to do at `clock`.
+    pub(super) fn due(&self, rule: &Rule, clock: Time) -> Due {
+        if self.holds_until + rule.resolve_after <= clock {
+            Due::Resolve
+        } else if self.next_repeat <= clock {
+            Due::Repeat
+        } else {
+            Due::Later(self.deadline(rule))
+        }
+    }
+
+    /// Tells again, with what the window holds at `clock`.
+    pub(super) fn repeat(&mut self, rule: &Rule, clock: Time, value: Value, flows: Vec<Arc<FlowRecord>>) -> Alert {
+        self.schedule(rule, clock);
+        (self.told.time, self.told.value) = (clock, value);
+        // An empty window, on its way to be resolved, has no better evidence than the last.
+        if !flows.is_empty() {
+            show(&mut self.told, rule, flows);
+        }
+        self.told.clone()
+    }
+
+    /// Tells the end, and when that was. The evidence stays what it was when the alert last fired.
+    pub(super) fn resolve(self, clock: Time, value: Value) -> (Alert, Time) {
+        let ends_at = Some(self.holds_until);
+        (Alert { state: AlertState::Resolved, time: clock, ends_at, value, ..self.told }, self.holds_until)
+    }
+
+    /// Repeats lie on a grid from the incident's beginning.
+    fn schedule(&mut self, rule: &Rule, clock: Time) {
+        let interval = u64::try_from(rule.repeat_interval.as_nanos()).unwrap_or(u64::MAX).max(1);
+        let start = self.told.starts_at.as_nanos();
+        let passed = clock.as_nanos().saturating_sub(start) / interval;
+        self.next_repeat = Time::from_nanos(start.saturating_add((passed + 1).saturating_mul(interval)));
+    }
+}
+
+/// The first alert of an incident that `flows` decided at `starts_at`.
+pub(super) fn firing(
+    rule: &Rule,
+    source: Source,
+    internal: &Networks,
+    starts_at: Time,
+    value: Value,
+    flows: Vec<Arc<FlowRecord>>,
+) -> Alert {
+    let network = flows.last().and_then(|record| internal.find(record.flow.client()));
+    let mut alert = Alert {
+        rule: Arc::clone(&rule.name),
+        rule_version: rule.version,
+        fingerprint: fingerprint(&rule.name, source),
+        state: AlertState::Firing,
+        severity: rule.severity,
+        time: starts_at,
+        starts_at,
+        ends_at: None,
+        source,
+        matched_network: network.map(|network| network.line.clone()),
+        group: network.and_then(|network| network.group.clone()),
+        window: rule.window.length,
+        condition: "count",
+        value,
+        threshold: rule.at_least,
+        labels: rule.labels.clone(),
+        attack: Vec::new(),
+        first: starts_at,
+        last: starts_at,
+        ports: Vec::new(),
+        apps: Vec::new(),
+        destinations: Vec::new(),
+        sums: Sums::default(),
+        flows: Vec::new(),
+        complete: true,
+    };
+    show(&mut alert, rule, flows);
+    alert
+}
+
+/// The identity of a rule's alerts about a source: the first 16 hexadecimal digits of SHA-256 over
+/// both, each behind its length, so that no other pair gives the same bytes.
+pub(super) fn fingerprint(rule: &str, source: Source) -> String {
+    let mut hash = Sha256::new();
+    for part in [rule, &source.to_string()] {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part);
+    }
+    hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn show(alert: &mut Alert, rule: &Rule, flows: Vec<Arc<FlowRecord>>) {
+    let mut destinations = BTreeMap::new();
+    let mut sums = Sums::default();
+    for record in &flows {
+        let flow = &record.flow;
+        *destinations.entry(flow.server()).or_insert(0) += 1;
+        sums.up.packets += flow.up.packets;
+        sums.up.bytes += flow.up.bytes;
+        sums.down.packets += flow.down.packets;
+        sums.down.bytes += flow.down.bytes;
+        sums.messages += u64::from(flow.messages);
+    }
+    alert.destinations = destinations.into_iter().collect();
+    // Stable: equal numbers stay in the order of addresses.
+    alert.destinations.sort_by_key(|(_, count)| Reverse(*count));
+    alert.destinations.truncate(DESTINATIONS);
+    alert.sums = sums;
+    alert.first = flows.iter().map(|record| record.flow.first).min().unwrap_or(alert.starts_at);
+    alert.last = flows.iter().map(|record| record.time()).max().unwrap_or(alert.starts_at);
+    alert.ports = sorted(flows.iter().map(|record| record.flow.key.server_port));
+    alert.apps = sorted(flows.iter().map(|record| record.app));
+    alert.attack = techniques(&rule.attack, &alert.apps);
+    alert.complete = flows.iter().all(|record| record.complete);
+    alert.flows = flows;
+}
+
+/// The techniques that fit: a rule that names both forms of exfiltration, plain and encrypted, means
+/// whichever the flows show. Everything else it names stays.
+fn techniques(named: &[String], apps: &[App]) -> Vec<String> {
+    let names = |id: &str| named.iter().any(|name| name == id);
+    let both = names(ATTACK_ENCRYPTED) && names(ATTACK_PLAIN);
+    let fits = |id: &str| match id {
+        ATTACK_ENCRYPTED if both => apps.iter().any(|app| app.encrypted()),
+        ATTACK_PLAIN if both => apps.iter().any(|app| !app.encrypted()),
+        _ => true,
+    };
+    named.iter().filter(|id| fits(id)).cloned().collect()
+}
+
+fn sorted<T: Ord>(items: impl Iterator<Item = T>) -> Vec<T> {
+    let mut items: Vec<T> = items.collect();
+    items.sort_unstable();
+    items.dedup();
+    items
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{
+        super::{
+            event::Gain,
+            fixture::{self, at},
+        },
+        *,
+    };
+
+    fn source(ip: &str) -> Source {
+        Source::of(ip.parse().unwrap(), 64)
+    }
+
+    fn told(flows: Vec<Arc<FlowRecord>>) -> Alert {
+        let internal = fixture::internal();
+        firing(&fixture::rule(), source("10.0.0.1"), &internal, at(1_000), Value::Exactly(10), flows)
+    }
+
+    fn record(server: &str, app: App, last: u64, complete: bool) -> Arc<FlowRecord> {
+        let flow = fixture::ending(fixture::flow("10.0.0.1:4000", server), at(last));
+        Arc::new(FlowRecord { app, complete, flow, ..(*fixture::record(at(last))).clone() })
+    }
+
+    #[test]
+    fn the_evidence_adds_up() {
+        let alert = told(vec![
+            record("9.9.9.9:587", App::SmtpStartTls, 990, true),
+            record("8.8.8.8:25", App::Smtp, 995, true),
+            record("9.9.9.9:25", App::Smtp, 1_000, false),
+        ]);
+        assert_eq!((alert.time, alert.first, alert.last), (at(1_000), at(989), at(1_000)));
+        assert_eq!(alert.ports, [25, 587]);
+        assert_eq!(alert.apps, [App::Smtp, App::SmtpStartTls]);
+        let [nine, eight] = ["9.9.9.9", "8.8.8.8"].map(|ip| ip.parse().unwrap());
+        assert_eq!(alert.destinations, [(nine, 2), (eight, 1)]);
+        let sum = Gain { packets: 30, bytes: 6_000 };
+        assert_eq!(alert.sums, Sums { up: sum, down: sum, messages: 3 });
+        assert_eq!(alert.matched_network.as_deref(), Some("10.0.0.0/8"));
+        assert_eq!(alert.group.as_deref(), Some("lan"));
+        assert!(!alert.complete, "one flow was not");
+        assert_eq!(alert.labels["team"], "mail");
+    }
+
+    #[test]
+    fn techniques_follow_the_flows_where_the_rule_names_both() {
+        let with = |apps: &[App]| told(apps.iter().map(|app| record("9.9.9.9:25", *app, 1_000, true)).collect()).attack;
+        assert_eq!(with(&[App::Smtp, App::Unseen]), ["T1048.003", "T1071.003"]);
+        assert_eq!(with(&[App::Smtps, App::SmtpStartTls]), ["T1048.002", "T1071.003"]);
+        assert_eq!(with(&[App::Smtp, App::Smtps]), ["T1048.003", "T1048.002", "T1071.003"]);
+        assert_eq!(techniques(&["T1048.003".to_owned()], &[App::Smtps]), ["T1048.003"], "named alone, it stays");
+    }
+
+    #[test]
+    fn fingerprints_are_stable_and_tell_pairs_apart() {
+        let print = fingerprint("smtp-burst", source("10.0.0.1"));
+        assert_eq!(print, "ed4f86953a2d1072");
+        assert_ne!(print, fingerprint("smtp-burs", source("10.0.0.1")));
+        assert_ne!(print, fingerprint("smtp-burst", source("10.0.0.11")));
+        let [one, other] = ["fd00::1", "fd00::2"].map(|ip| fingerprint("r", source(ip)));
+        assert_eq!(one, other, "one /64, one source");
+    }
+
+    #[test]
+    fn repeats_lie_on_a_grid_and_the_end_follows_the_value() {
+        let rule = fixture::rule();
+        let mut incident = Incident::new(&rule, at(1_000), at(4_000), told(vec![fixture::record(at(1_000))]));
+        assert_eq!(incident.due(&rule, at(4_599)), Due::Later(at(4_600)));
+        incident.holds_until(at(9_000));
+        incident.holds_until(at(8_000));
+        assert_eq!(incident.due(&rule, at(4_600)), Due::Repeat);
+        let repeated = incident.repeat(&rule, at(4_601), Value::Exactly(9), Vec::new());
+        assert_eq!((repeated.time, repeated.starts_at), (at(4_601), at(1_000)));
+        assert_eq!((repeated.value, repeated.flows.len()), (Value::Exactly(9), 1));
+        assert_eq!(incident.due(&rule, at(8_199)), Due::Later(at(8_200)), "1000 + 2 x 3600");
+        assert_eq!(incident.due(&rule, at(9_600)), Due::Resolve, "before a repeat");
+        let (resolved, end) = incident.resolve(at(9_600), Value::Exactly(0));
+        assert_eq!((resolved.state, resolved.ends_at, end), (AlertState::Resolved, Some(at(9_000)), at(9_000)));
+        assert_eq!((resolved.fingerprint, resolved.starts_at), (repeated.fingerprint, at(1_000)));
+    }
+
+    #[test]
+    fn a_zero_repeat_interval_does_not_divide() {
+        let rule = Rule { repeat_interval: Duration::ZERO, ..fixture::rule() };
+        let incident = Incident::new(&rule, at(1_000), at(4_000), told(Vec::new()));
+        assert!(incident.deadline(&rule) > at(1_000));
+    }
+}

@@ -1,0 +1,116 @@
+//! Values the unit tests share.
+
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+
+use mailflow_common::{App, Facts, FlowKey, PROTOCOL_TCP, PROTOCOL_UDP, Scope, Vlans};
+
+use super::{
+    assets::{Network, Networks},
+    event::Severity,
+    flow::{Direction, Flow, FlowRecord, RecordReason},
+    settings::{
+        Layer, Match, Rule, Service, Settings, Side, SizeKind, SizeTest, Timeouts, Transport, Window, WindowKind,
+    },
+    time::Time,
+};
+
+/// A moment, in seconds.
+pub(super) fn at(seconds: u64) -> Time {
+    Time::from_nanos(seconds * 1_000_000_000)
+}
+
+/// A TCP flow of one second that passes every size test but `count`.
+pub(super) fn flow(client: &str, server: &str) -> Flow {
+    build(client, server, PROTOCOL_TCP)
+}
+
+/// The same over UDP.
+pub(super) fn udp(client: &str, server: &str) -> Flow {
+    build(client, server, PROTOCOL_UDP)
+}
+
+fn build(client: &str, server: &str, protocol: u8) -> Flow {
+    let [client, server]: [SocketAddr; 2] = [client, server].map(|end| end.parse().unwrap());
+    let way = Direction { packets: 10, bytes: 2_000, payload: 1_400, data_packets: 8, data_bytes: 1_880, last: None };
+    Flow {
+        key: FlowKey {
+            client: client.ip().into(),
+            server: server.ip().into(),
+            client_port: client.port(),
+            server_port: server.port(),
+            scope: Scope::new(Vlans::default(), protocol, client.is_ipv6()),
+        },
+        up: Direction { last: Some(at(101)), ..way },
+        down: Direction { last: Some(at(101)), ..way },
+        first: at(100),
+        messages: 1,
+        mac: None,
+        facts: Facts { syn: 1, syn_ack: 1, ..Facts::default() },
+    }
+}
+
+/// `flow` moved so that its last packet is at `last`.
+pub(super) fn ending(mut flow: Flow, last: Time) -> Flow {
+    (flow.up.last, flow.down.last) = (Some(last), Some(last));
+    flow.first = last - Duration::from_secs(1);
+    flow
+}
+
+/// A record of 10.0.0.1 whose event time is `time`.
+pub(super) fn record(time: Time) -> Arc<FlowRecord> {
+    let flow = ending(flow("10.0.0.1:4000", "9.9.9.9:25"), time);
+    Arc::new(FlowRecord { flow, app: App::Smtp, reason: RecordReason::Closed, complete: true })
+}
+
+/// R1.
+pub(super) fn rule() -> Rule {
+    let size = SizeTest { kind: SizeKind::Ratio, layer: Layer::L3, up: 80, down: 80 };
+    Rule {
+        name: "smtp-burst".into(),
+        version: 1,
+        severity: Severity::High,
+        matching: Match {
+            source: Side::Internal,
+            destination: Side::External,
+            ports: vec![25, 465, 587, 994],
+            apps: vec![App::Smtp, App::SmtpStartTls, App::Smtps],
+            protocols: vec![Transport::Tcp],
+            size: Some(size),
+        },
+        window: Window { length: Duration::from_secs(3_600), kind: WindowKind::Sliding },
+        at_least: 10,
+        resolve_below: 8,
+        resolve_after: Duration::from_secs(600),
+        repeat_interval: Duration::from_secs(3_600),
+        labels: BTreeMap::from([("team".to_owned(), "mail".to_owned())]),
+        attack: ["T1048.003", "T1048.002", "T1071.003"].map(str::to_owned).to_vec(),
+    }
+}
+
+/// 10.0.0.0/8 and fd00::/8.
+pub(super) fn internal() -> Networks {
+    let line = |line: &str| Network {
+        net: line.parse().unwrap(),
+        exclude: false,
+        line: line.to_owned(),
+        group: Some("lan".to_owned()),
+    };
+    Networks::new(["10.0.0.0/8", "fd00::/8"].map(line).to_vec())
+}
+
+/// R1 with the default timeouts.
+pub(super) fn settings() -> Settings {
+    Settings {
+        timeouts: Timeouts::default(),
+        services: BTreeMap::from([
+            (25, Service::Smtp),
+            (465, Service::Smtps),
+            (587, Service::Submission),
+            (143, Service::Imap),
+            (993, Service::Imaps),
+        ]),
+        internal: internal(),
+        v6_source_prefix: 64,
+        rules: vec![rule()],
+    }
+}

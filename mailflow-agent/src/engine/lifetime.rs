@@ -1,0 +1,151 @@
+//! When a flow ends, and what its record says.
+
+use std::time::Duration;
+
+use mailflow_common::{App, Family, PROTOCOL_TCP, classify};
+
+use super::{
+    flow::{Flow, FlowRecord, RecordReason},
+    settings::{Services, Timeouts},
+    time::Time,
+};
+
+/// The timeouts in nanoseconds: they are asked for with every flow of every snapshot.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    closed: u64,
+    idle: u64,
+    unanswered: u64,
+    active: u64,
+}
+
+impl Limits {
+    pub(super) fn new(timeouts: &Timeouts) -> Self {
+        let nanos = |timeout: Duration| u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
+        let Timeouts { closed, idle, unanswered, active } = *timeouts;
+        let [closed, idle, unanswered, active] = [closed, idle, unanswered, active].map(nanos);
+        Self { closed, idle, unanswered: unanswered.min(idle), active: active.max(1) }
+    }
+
+    /// The longest silence before a flow's final record.
+    pub(super) fn lateness(&self) -> Duration {
+        Duration::from_nanos(self.closed.max(self.idle))
+    }
+
+    /// How many active intervals of its life `flow` has behind it, and when the last of them ended.
+    pub(super) fn intervals(&self, flow: &Flow, now: Time) -> Option<(u64, Time)> {
+        let age = now.as_nanos().saturating_sub(flow.first.as_nanos());
+        // Most flows are younger than one: no division for those.
+        (age >= self.active).then(|| {
+            let passed = age / self.active;
+            (passed, Time::from_nanos(flow.first.as_nanos() + passed * self.active))
+        })
+    }
+}
+
+/// When a flow ends if no further packet comes, and why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct End {
+    pub(super) at: Time,
+    pub(super) reason: RecordReason,
+}
+
+impl End {
+    /// The end of `flow`: the earliest timeout that applies. It follows from the packets alone, not
+    /// from when somebody looked.
+    pub(super) fn of(flow: &Flow, limits: &Limits) -> Self {
+        let facts = &flow.facts;
+        let after = |silence: u64| Time::from_nanos(flow.last().as_nanos().saturating_add(silence));
+        let unanswered = facts.syn != 0 && facts.syn_ack == 0 && flow.down.packets == 0;
+        let silence = if unanswered { limits.unanswered } else { limits.idle };
+        let closed = (facts.fin_up != 0 && facts.fin_down != 0) || facts.reset != 0;
+        if closed && limits.closed <= silence {
+            Self { at: after(limits.closed), reason: RecordReason::Closed }
+        } else {
+            Self { at: after(silence), reason: RecordReason::Idle }
+        }
+    }
+}
+
+/// The application class of `flow`. Ports watched for no service are an operator's own: SMTP.
+pub(super) fn app(flow: &Flow, services: &Services) -> App {
+    let family = services.get(&flow.key.server_port).map_or(Family::Smtp, |service| service.family());
+    classify(&flow.facts, family)
+}
+
+/// The record of `flow`.
+pub(super) fn record(flow: Flow, services: &Services, reason: RecordReason) -> FlowRecord {
+    let facts = &flow.facts;
+    let from_the_start = facts.midstream == 0 && (facts.syn != 0 || flow.key.scope.protocol() != PROTOCOL_TCP);
+    let both_ways =
+        flow.down.packets == 0 || facts.syn_ack != 0 || flow.key.scope.protocol() != PROTOCOL_TCP;
+    FlowRecord { app: app(&flow, services), reason, complete: from_the_start && both_ways, flow }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::fixture::{self, at},
+        *,
+    };
+
+    fn end(change: impl FnOnce(&mut Flow)) -> (Time, RecordReason) {
+        let mut flow = fixture::flow("10.0.0.1:4000", "9.9.9.9:25");
+        change(&mut flow);
+        let end = End::of(&flow, &Limits::new(&Timeouts::default()));
+        (end.at, end.reason)
+    }
+
+    #[test]
+    fn the_earliest_timeout_ends_a_flow() {
+        assert_eq!(end(|_| {}), (at(401), RecordReason::Idle));
+        assert_eq!(end(|flow| flow.facts.fin_up = 1), (at(401), RecordReason::Idle));
+        assert_eq!(end(|flow| (flow.facts.fin_up, flow.facts.fin_down) = (1, 1)), (at(106), RecordReason::Closed));
+        assert_eq!(end(|flow| flow.facts.reset = 1), (at(106), RecordReason::Closed));
+        assert_eq!(end(|flow| flow.up.last = Some(at(200))), (at(500), RecordReason::Idle));
+    }
+
+    #[test]
+    fn an_unanswered_syn_ends_sooner() {
+        let silent = |flow: &mut Flow| {
+            flow.facts.syn_ack = 0;
+            flow.down = Default::default();
+        };
+        assert_eq!(end(silent), (at(131), RecordReason::Idle));
+        let refused = |flow: &mut Flow| (flow.facts.syn_ack, flow.facts.reset) = (0, 1);
+        assert_eq!(end(refused), (at(106), RecordReason::Closed), "answered by a RST");
+        let one_sided = |flow: &mut Flow| flow.facts.syn_ack = 0;
+        assert_eq!(end(one_sided), (at(401), RecordReason::Idle), "data came down");
+        let mut flow = fixture::flow("10.0.0.1:4000", "9.9.9.9:25");
+        silent(&mut flow);
+        let short = Timeouts { idle: Duration::from_secs(10), ..Timeouts::default() };
+        assert_eq!(End::of(&flow, &Limits::new(&short)).at, at(111));
+    }
+
+    #[test]
+    fn complete_needs_the_beginning_of_both_directions() {
+        let complete = |syn, syn_ack, midstream, down| {
+            let mut flow = fixture::flow("10.0.0.1:4000", "9.9.9.9:25");
+            (flow.facts.syn, flow.facts.syn_ack, flow.facts.midstream) = (syn, syn_ack, midstream);
+            flow.down.packets = down;
+            record(flow, &Services::new(), RecordReason::Closed).complete
+        };
+        assert!(complete(1, 1, 0, 9));
+        assert!(complete(1, 0, 0, 0), "nobody answered");
+        assert!(!complete(1, 0, 0, 9), "the SYN-ACK is missing");
+        assert!(!complete(0, 1, 0, 9), "the SYN is missing");
+        assert!(!complete(1, 1, 1, 9), "joined midstream");
+        assert!(record(fixture::udp("10.0.0.1:1", "9.9.9.9:25"), &Services::new(), RecordReason::Idle).complete);
+    }
+
+    #[test]
+    fn the_ports_service_gives_tls_its_family() {
+        let services = fixture::settings().services;
+        let tls = |port| {
+            let mut flow = fixture::flow("10.0.0.1:4000", &format!("9.9.9.9:{port}"));
+            flow.facts.opening_up = mailflow_common::opening::TLS;
+            app(&flow, &services)
+        };
+        assert_eq!([tls(465), tls(993), tls(2525)], [App::Smtps, App::Imaps, App::Smtps]);
+    }
+}

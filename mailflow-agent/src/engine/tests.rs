@@ -1,0 +1,211 @@
+//! The engine as its caller sees it.
+
+use std::time::Duration;
+
+use mailflow_common::App;
+
+use super::{
+    event::{AlertState, Gain, Value},
+    fixture::{self, at},
+    *,
+};
+
+fn engine() -> Engine {
+    Engine::new(fixture::settings())
+}
+
+/// A closed flow of 10.0.0.1 whose last packet is at `last`.
+fn closed(port: u16, last: u64) -> Flow {
+    let mut flow = fixture::ending(fixture::flow(&format!("10.0.0.1:{port}"), "9.9.9.9:25"), at(last));
+    (flow.facts.fin_up, flow.facts.fin_down) = (1, 1);
+    flow
+}
+
+/// A whole cycle in which the kernel gives up exactly what it is asked for.
+fn cycle(engine: &mut Engine, now: Time, table: &mut Vec<Flow>) -> Effects {
+    let (mut effects, keys) = engine.poll(now, table);
+    let finals: Vec<Flow> = table.extract_if(.., |flow| keys.contains(&flow.key)).collect();
+    for more in [engine.end(now, &finals), engine.tick(now)] {
+        effects.deltas.extend(more.deltas);
+        effects.records.extend(more.records);
+        effects.qualified.extend(more.qualified);
+        effects.alerts.extend(more.alerts);
+    }
+    effects
+}
+
+fn booked(effects: &Effects) -> (u64, u64) {
+    let up: u64 = effects.deltas.iter().map(|delta| delta.up.packets).sum();
+    (up, effects.deltas.iter().map(|delta| delta.down.packets).sum())
+}
+
+#[test]
+fn nine_flows_are_silent_and_the_tenth_speaks() {
+    let mut engine = engine();
+    let mut nine: Vec<Flow> = (0..9).map(|n| closed(4_000 + n, 100 + u64::from(n))).collect();
+    let effects = cycle(&mut engine, at(200), &mut nine);
+    assert_eq!((effects.records.len(), effects.qualified.len(), effects.alerts.len()), (9, 9, 0));
+    assert_eq!(engine.windows(at(200))[0].value, Value::Exactly(9));
+    assert!(nine.is_empty(), "all were asked for");
+
+    let effects = cycle(&mut engine, at(211), &mut vec![closed(4_009, 206)]);
+    let [alert] = effects.alerts.as_slice() else { panic!("{:?}", effects.alerts) };
+    assert_eq!((alert.state, alert.time, alert.starts_at), (AlertState::Firing, at(206), at(206)));
+    assert_eq!((alert.value, alert.flows.len()), (Value::Exactly(10), 10));
+    assert!(cycle(&mut engine, at(300), &mut vec![closed(4_010, 290)]).alerts.is_empty(), "one incident, one alert");
+}
+
+#[test]
+fn an_alert_repeats_and_resolves_once() {
+    let mut engine = engine();
+    cycle(&mut engine, at(200), &mut (0..10).map(|n| closed(4_000 + n, 100)).collect());
+    let told: Vec<_> = (1..200)
+        .flat_map(|n| engine.tick(at(200 + 100 * n)).alerts)
+        .map(|alert| (alert.state, alert.time, alert.ends_at, alert.value))
+        .collect();
+    // All ten leave at 3700, and the hour's repeat falls on the same moment.
+    let ends = Some(at(3_700));
+    assert_eq!(
+        told,
+        [
+            (AlertState::Firing, at(3_700), None, Value::Exactly(0)),
+            (AlertState::Resolved, at(4_300), ends, Value::Exactly(0))
+        ]
+    );
+    assert_eq!(engine.stats().rules, RuleStats::default(), "nothing is held of a source that left");
+}
+
+#[test]
+fn a_packet_between_poll_and_removal_is_booked() {
+    let mut engine = engine();
+    let flow = closed(4_000, 100);
+    let (effects, keys) = engine.poll(at(105), std::slice::from_ref(&flow));
+    assert_eq!((booked(&effects), keys), ((10, 10), vec![flow.key]));
+    assert!(effects.records.is_empty());
+    let mut late = flow.clone();
+    (late.down.packets, late.down.bytes, late.down.last) = (11, 2_052, Some(at(105)));
+    let effects = engine.end(at(106), &[late]);
+    assert_eq!(effects.deltas[0].down, Gain { packets: 1, bytes: 52 });
+    assert_eq!((effects.records[0].flow.down.packets, effects.records[0].reason), (11, RecordReason::Closed));
+    assert_eq!(engine.stats().open_flows, 0);
+}
+
+#[test]
+fn a_key_the_kernel_no_longer_had_ends_as_last_seen() {
+    let mut engine = engine();
+    let flow = closed(4_000, 100);
+    engine.poll(at(105), std::slice::from_ref(&flow));
+    let effects = engine.end(at(105), &[]);
+    assert_eq!((effects.deltas.len(), effects.records.len()), (0, 1));
+    assert_eq!(effects.records[0].flow, flow);
+}
+
+#[test]
+fn a_key_not_taken_out_is_asked_for_again() {
+    let mut engine = engine();
+    let flow = closed(4_000, 100);
+    engine.poll(at(105), std::slice::from_ref(&flow));
+    let (effects, keys) = engine.poll(at(106), std::slice::from_ref(&flow));
+    assert_eq!((effects.deltas.len(), keys.len()), (0, 1));
+}
+
+#[test]
+fn a_new_flow_under_an_old_key_is_another_flow() {
+    let mut engine = engine();
+    let old = closed(4_000, 100);
+    engine.poll(at(101), std::slice::from_ref(&old));
+    let new = Flow { first: at(103), ..closed(4_000, 104) };
+    let (effects, keys) = engine.poll(at(104), std::slice::from_ref(&new));
+    assert_eq!((booked(&effects), keys.len()), ((10, 10), 0));
+    let [record] = effects.records.as_slice() else { panic!("{:?}", effects.records) };
+    assert_eq!((record.flow.first, record.time(), record.complete), (at(99), at(100), false));
+    assert_eq!((record.flow.up.bytes, record.flow.down.packets, record.app), (2_000, 10, App::Unseen));
+    assert_eq!(effects.qualified.len(), 1, "the old one counts");
+
+    // And once more, between the poll and the removal.
+    engine.poll(at(110), std::slice::from_ref(&new));
+    let third = Flow { first: at(110), ..closed(4_000, 111) };
+    let effects = engine.end(at(111), std::slice::from_ref(&third));
+    assert_eq!((booked(&effects), effects.records.len()), ((10, 10), 2));
+    assert_eq!((&effects.records[0].flow, &effects.records[1].flow), (&new, &third));
+}
+
+#[test]
+fn a_living_flow_has_a_record_each_interval_and_counts_once() {
+    let mut engine = engine();
+    let mut flow = fixture::flow("10.0.0.1:4000", "9.9.9.9:25");
+    let (mut reasons, mut qualified) = (Vec::new(), 0);
+    for second in (100..1_310).step_by(5) {
+        (flow.up.last, flow.down.last) = (Some(at(second)), Some(at(second)));
+        let effects = cycle(&mut engine, at(second), &mut vec![flow.clone()]);
+        reasons.extend(effects.records.iter().map(|record| (record.reason, second)));
+        qualified += effects.qualified.len();
+    }
+    assert_eq!(reasons, [400, 700, 1_000, 1_300].map(|second| (RecordReason::Active, second)));
+    let effects = engine.shutdown(at(1_310), &[flow]);
+    assert_eq!(effects.records[0].reason, RecordReason::Shutdown);
+    assert_eq!((qualified, effects.qualified.len()), (1, 0));
+}
+
+#[test]
+fn a_flow_counts_when_it_first_grows_large_enough() {
+    let mut engine = engine();
+    let mut flow = fixture::flow("10.0.0.1:4000", "9.9.9.9:25");
+    (flow.down.bytes, flow.up.last) = (500, Some(at(390)));
+    assert!(cycle(&mut engine, at(400), &mut vec![flow.clone()]).qualified.is_empty());
+    (flow.down.bytes, flow.up.last) = (5_000, Some(at(690)));
+    assert_eq!(cycle(&mut engine, at(700), &mut vec![flow.clone()]).qualified.len(), 1);
+    let effects = cycle(&mut engine, at(1_100), &mut vec![flow]);
+    assert_eq!((effects.records[0].reason, effects.qualified.len()), (RecordReason::Idle, 0));
+}
+
+#[test]
+fn shutdown_leaves_nothing_and_loses_nothing() {
+    let mut engine = engine();
+    let (over, open) = (closed(4_000, 100), fixture::flow("10.0.0.1:4001", "9.9.9.9:25"));
+    engine.poll(at(100), std::slice::from_ref(&open));
+    let effects = engine.shutdown(at(150), &[over, open]);
+    assert_eq!(booked(&effects), (10, 10), "the open one was booked before");
+    let reasons: Vec<_> = effects.records.iter().map(|record| record.reason).collect();
+    assert_eq!(reasons, [RecordReason::Closed, RecordReason::Shutdown]);
+    assert_eq!((effects.qualified.len(), engine.stats().open_flows), (2, 0));
+}
+
+#[test]
+fn records_from_elsewhere_count_once_too() {
+    let mut engine = engine();
+    let flow = closed(4_000, 100);
+    let record = |reason| {
+        Arc::new(FlowRecord { flow: flow.clone(), app: App::Smtp, reason, complete: true })
+    };
+    let counts = [RecordReason::Active, RecordReason::Active, RecordReason::Closed];
+    let counts = counts.map(|reason| engine.record(at(105), record(reason)).qualified.len());
+    assert_eq!(counts, [1, 0, 0]);
+    assert_eq!(engine.stats().open_flows, 0);
+}
+
+#[test]
+fn ipv6_sources_are_grouped_by_prefix() {
+    let mut engine = engine();
+    let mut table: Vec<Flow> = (0..10)
+        .map(|n| {
+            let mut flow = fixture::flow(&format!("[fd00::{n}]:4000"), "[2620:fe::fe]:587");
+            flow.facts.reset = 1;
+            flow
+        })
+        .collect();
+    let alerts = cycle(&mut engine, at(200), &mut table).alerts;
+    assert_eq!(alerts[0].source.to_string(), "fd00::/64");
+    assert_eq!(alerts[0].matched_network.as_deref(), Some("fd00::/8"));
+}
+
+#[test]
+fn a_tick_over_days_tells_each_repeat_at_its_own_moment() {
+    let mut settings = fixture::settings();
+    settings.rules[0].repeat_interval = Duration::from_secs(1_500);
+    let mut engine = Engine::new(settings);
+    cycle(&mut engine, at(200), &mut (0..10).map(|n| closed(4_000 + n, 100)).collect());
+    let told: Vec<_> = engine.tick(at(900_000)).alerts.iter().map(|alert| (alert.time, alert.value)).collect();
+    let expected = [(1_600, 10), (3_100, 10), (4_300, 0)].map(|(time, value)| (at(time), Value::Exactly(value)));
+    assert_eq!(told, expected);
+}

@@ -1,0 +1,147 @@
+//! The metrics port: what is scraped and probed, nothing that changes anything.
+
+mod routes;
+
+use std::{future::Future, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{Semaphore, watch},
+    time::{sleep, timeout},
+};
+
+/// Connections served at once; further ones wait in the kernel's queue.
+const CONNECTIONS: usize = 64;
+/// A request's head must be complete within this time.
+const HEAD: Duration = Duration::from_secs(10);
+/// A connection is not kept longer than this, whether idle or slow.
+const AGE: Duration = Duration::from_secs(300);
+/// What is under way at the end may take this long.
+const GRACE: Duration = Duration::from_secs(5);
+/// Most bytes of a request's head.
+const BUFFER: usize = 16 * 1024;
+/// Pause after the system refused a connection (no descriptors left).
+const REFUSED: Duration = Duration::from_millis(200);
+
+/// What the pages show.
+pub trait State: Send + Sync + 'static {
+    /// The metrics page, in Prometheus' text format 0.0.4. May block.
+    ///
+    /// # Errors
+    /// Whatever keeps the page from being made; it is logged and answered with 500.
+    fn metrics(&self) -> anyhow::Result<String>;
+
+    /// Whether the agent is counting.
+    fn ready(&self) -> bool;
+}
+
+/// Why the port cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// Somebody else listens there.
+    #[error("cannot listen on {addr}: the address is in use by another process")]
+    InUse {
+        /// The address.
+        addr: SocketAddr,
+    },
+    /// The system refuses it.
+    #[error("cannot listen on {addr}: {source}")]
+    Refused {
+        /// The address.
+        addr: SocketAddr,
+        /// The system's reason.
+        source: io::Error,
+    },
+}
+
+/// A port that is listened on and not yet served.
+#[derive(Debug)]
+pub struct Listener {
+    inner: TcpListener,
+    addr: SocketAddr,
+}
+
+impl Listener {
+    /// Where it listens; tells the port when 0 was asked for.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+}
+
+/// Listens on `addr`. Needs a tokio runtime.
+///
+/// # Errors
+/// The address is in use, or the system refuses it.
+pub async fn bind(addr: SocketAddr) -> Result<Listener, BindError> {
+    let refused = |source: io::Error| match source.kind() {
+        io::ErrorKind::AddrInUse => BindError::InUse { addr },
+        _ => BindError::Refused { addr, source },
+    };
+    let inner = TcpListener::bind(addr).await.map_err(refused)?;
+    let addr = inner.local_addr().map_err(refused)?;
+    Ok(Listener { inner, addr })
+}
+
+/// Serves until `shutdown` is done; what is under way then gets a short grace.
+pub async fn serve(listener: Listener, state: Arc<dyn State>, shutdown: impl Future<Output = ()>) {
+    let router = routes::router(state);
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let (stop, stopped) = watch::channel(());
+    let mut shutdown = pin!(shutdown);
+    loop {
+        let accept = async {
+            // Fails only when closed, which nobody does.
+            let place = Arc::clone(&places).acquire_owned().await.ok();
+            (listener.inner.accept().await, place)
+        };
+        let (accepted, place) = tokio::select! {
+            accepted = accept => accepted,
+            () = &mut shutdown => break,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                let connection = attend(stream, router.clone(), stopped.clone());
+                tokio::spawn(async move {
+                    connection.await;
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the metrics port cannot take a connection");
+                tokio::select! {
+                    () = sleep(REFUSED) => {}
+                    () = &mut shutdown => break,
+                }
+            }
+        }
+    }
+    drop(listener);
+    drop(stop);
+    let all = u32::try_from(CONNECTIONS).unwrap_or(u32::MAX);
+    let _ = timeout(GRACE, places.acquire_many(all)).await;
+}
+
+/// Serves one connection until it ends, is too old, or `stopped` says so.
+async fn attend(stream: TcpStream, router: Router, mut stopped: watch::Receiver<()>) {
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD)
+        .max_buf_size(BUFFER)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let mut connection = pin!(connection);
+    tokio::select! {
+        // A client that breaks off is its own business.
+        _ = connection.as_mut() => return,
+        () = sleep(AGE) => {}
+        // The sender is dropped at the end: then this returns.
+        _ = stopped.changed() => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    let _ = timeout(GRACE, connection).await;
+}

@@ -1,0 +1,70 @@
+//! The pages.
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    extract::State as Shared,
+    http::{HeaderName, StatusCode, header},
+    response::{Html, IntoResponse, Response},
+    routing::get,
+};
+
+use super::State;
+
+/// Prometheus 3 refuses a page whose type it does not know.
+const METRICS_TYPE: [(HeaderName, &str); 1] =
+    [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
+
+const LANDING: &str = "<!DOCTYPE html>
+<html lang=\"en\">
+<head><meta charset=\"utf-8\"><title>mailflow-agent</title></head>
+<body>
+<h1>mailflow-agent</h1>
+<p>Counts the mail flows that pass this machine.</p>
+<ul>
+<li><a href=\"/metrics\">Metrics</a></li>
+<li><a href=\"/-/ready\">Ready</a></li>
+<li><a href=\"/-/healthy\">Healthy</a></li>
+</ul>
+</body>
+</html>
+";
+
+/// The pages over `state`.
+pub(super) fn router(state: Arc<dyn State>) -> Router {
+    Router::new()
+        .route("/", get(async || Html(LANDING)))
+        .route("/metrics", get(metrics))
+        .route("/-/healthy", get(healthy))
+        .route("/healthz", get(healthy))
+        .route("/-/ready", get(ready))
+        .route("/readyz", get(ready))
+        .fallback(async || (StatusCode::NOT_FOUND, "not found\n"))
+        .method_not_allowed_fallback(async || (StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n"))
+        .with_state(state)
+}
+
+async fn metrics(Shared(state): Shared<Arc<dyn State>>) -> Response {
+    // The page waits for the agent's locks: that must not hold up the runtime.
+    let page = match tokio::task::spawn_blocking(move || state.metrics()).await {
+        Ok(page) => page,
+        Err(error) => Err(error.into()),
+    };
+    match page {
+        Ok(page) => (METRICS_TYPE, page).into_response(),
+        Err(error) => {
+            tracing::error!(%error, "the metrics page cannot be made");
+            (StatusCode::INTERNAL_SERVER_ERROR, "the metrics page cannot be made; see the log\n")
+                .into_response()
+        }
+    }
+}
+
+async fn healthy() -> &'static str {
+    "healthy\n"
+}
+
+async fn ready(Shared(state): Shared<Arc<dyn State>>) -> (StatusCode, &'static str) {
+    if state.ready() { (StatusCode::OK, "ready\n") } else { (StatusCode::SERVICE_UNAVAILABLE, "not ready\n") }
+}

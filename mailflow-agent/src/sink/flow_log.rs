@@ -1,0 +1,304 @@
+//! Flow records as EVE-compatible JSON lines.
+
+use std::net::IpAddr;
+
+use mailflow_common::{App, Facts, FlowKey, PROTOCOL_TCP, PROTOCOL_UDP, opening};
+use serde::Serialize;
+use sha1::{Digest, Sha1};
+
+use super::{
+    community_id::CommunityId,
+    eve::{Mac, Moment},
+};
+use crate::engine::{
+    flow::{Flow, FlowRecord, RecordReason},
+    time::{Epoch, Time},
+};
+
+/// One flow record as JSON, without the line end. `epoch` places the packet clock on the wall clock.
+///
+/// # Errors
+/// None that these types can bring about; it is serde's to say so.
+pub fn line(record: &FlowRecord, epoch: Epoch) -> serde_json::Result<String> {
+    serde_json::to_string(&FlowLine::of(record, epoch))
+}
+
+/// What a flow line holds; the field names are the product's interface (docs/events.md).
+#[derive(Debug, Serialize)]
+pub struct FlowLine {
+    timestamp: Moment,
+    event_type: &'static str,
+    flow_id: u64,
+    src_ip: IpAddr,
+    src_port: u16,
+    dest_ip: IpAddr,
+    dest_port: u16,
+    proto: &'static str,
+    app_proto: &'static str,
+    community_id: CommunityId,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    vlan: Vec<u16>,
+    flow: EveFlow,
+    mailflow: Extra,
+}
+
+#[derive(Debug, Serialize)]
+struct EveFlow {
+    pkts_toserver: u64,
+    bytes_toserver: u64,
+    pkts_toclient: u64,
+    bytes_toclient: u64,
+    start: Moment,
+    end: Moment,
+    age: u64,
+    state: &'static str,
+    reason: &'static str,
+}
+
+#[derive(Debug, Serialize)]
+struct Extra {
+    payload_up: u64,
+    payload_down: u64,
+    data_packets_up: u64,
+    data_packets_down: u64,
+    data_bytes_up: u64,
+    data_bytes_down: u64,
+    messages_estimated: u32,
+    app_evidence: &'static str,
+    complete: bool,
+    syn: bool,
+    synack: bool,
+    mac: Option<Mac>,
+}
+
+impl FlowLine {
+    /// The line of `record`.
+    pub fn of(record: &FlowRecord, epoch: Epoch) -> Self {
+        let flow = &record.flow;
+        let moment = |time| Moment::of(time, epoch);
+        Self {
+            timestamp: moment(record.time()),
+            event_type: "flow",
+            flow_id: flow_id(&flow.key, flow.first),
+            src_ip: flow.client(),
+            src_port: flow.key.client_port,
+            dest_ip: flow.server(),
+            dest_port: flow.key.server_port,
+            proto: protocol(flow.key.scope.protocol()),
+            app_proto: record.app.name(),
+            community_id: CommunityId::of(&flow.key),
+            vlan: flow.key.scope.vlans().tags().collect(),
+            flow: EveFlow {
+                pkts_toserver: flow.up.packets,
+                bytes_toserver: flow.up.bytes,
+                pkts_toclient: flow.down.packets,
+                bytes_toclient: flow.down.bytes,
+                start: moment(flow.first),
+                end: moment(flow.last()),
+                age: flow.last().since(flow.first).as_secs(),
+                state: State::of(flow, record.reason).name(),
+                reason: record.reason.name(),
+            },
+            mailflow: Extra {
+                payload_up: flow.up.payload,
+                payload_down: flow.down.payload,
+                data_packets_up: flow.up.data_packets,
+                data_packets_down: flow.down.data_packets,
+                data_bytes_up: flow.up.data_bytes,
+                data_bytes_down: flow.down.data_bytes,
+                messages_estimated: flow.messages,
+                app_evidence: Evidence::of(record.app, &flow.facts).name(),
+                complete: record.complete,
+                syn: flow.facts.syn != 0,
+                synack: flow.facts.syn_ack != 0,
+                mac: flow.mac.map(Mac),
+            },
+        }
+    }
+}
+
+/// A number for a flow: the same in each of its records, another for the next flow of its ports.
+///
+/// It stays below 2^53, so that readers that keep numbers as doubles keep it whole.
+fn flow_id(key: &FlowKey, first: Time) -> u64 {
+    let mut hash = Sha1::new();
+    for ip in [key.client.ip(), key.server.ip()] {
+        match ip {
+            IpAddr::V4(v4) => hash.update(v4.to_ipv6_mapped().octets()),
+            IpAddr::V6(v6) => hash.update(v6.octets()),
+        }
+    }
+    hash.update(key.client_port.to_be_bytes());
+    hash.update(key.server_port.to_be_bytes());
+    hash.update([key.scope.protocol()]);
+    for tag in key.scope.vlans().tags() {
+        hash.update(tag.to_be_bytes());
+    }
+    hash.update(first.as_nanos().to_be_bytes());
+    let digest: [u8; 20] = hash.finalize().into();
+    digest[..8].iter().fold(0, |id, byte| id << 8 | u64::from(*byte)) >> 11
+}
+
+fn protocol(number: u8) -> &'static str {
+    match number {
+        PROTOCOL_TCP => "TCP",
+        PROTOCOL_UDP => "UDP",
+        _ => "unknown",
+    }
+}
+
+/// EVE's `flow.state`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// One side has spoken.
+    New,
+    /// Both have.
+    Established,
+    /// FIN both ways, or RST.
+    Closed,
+}
+
+impl State {
+    fn of(flow: &Flow, reason: RecordReason) -> Self {
+        let facts = &flow.facts;
+        let finished = facts.reset != 0 || (facts.fin_up != 0 && facts.fin_down != 0);
+        if finished || reason == RecordReason::Closed {
+            State::Closed
+        } else if facts.syn_ack != 0 || (flow.up.packets > 0 && flow.down.packets > 0) {
+            State::Established
+        } else {
+            State::New
+        }
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            State::New => "new",
+            State::Established => "established",
+            State::Closed => "closed",
+        }
+    }
+}
+
+/// What decided a flow's application.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Evidence {
+    /// The server's first words.
+    ServerGreeting,
+    /// The client's first words.
+    ClientHello,
+    /// TLS from the first byte; the port names the family.
+    Tls,
+    /// Words of a mail protocol, then a change to TLS.
+    StartTls,
+    /// First bytes that no mail protocol begins with.
+    Contradiction,
+    /// Nothing but the port.
+    Port,
+}
+
+impl Evidence {
+    fn of(app: App, facts: &Facts) -> Self {
+        match app {
+            App::SmtpStartTls | App::Pop3Stls | App::ImapStartTls => Evidence::StartTls,
+            App::Smtps | App::Pop3s | App::Imaps => Evidence::Tls,
+            App::Smtp | App::Pop3 | App::Imap => match facts.opening_down {
+                opening::SMTP | opening::POP3 | opening::IMAP => Evidence::ServerGreeting,
+                _ => Evidence::ClientHello,
+            },
+            App::Other => Evidence::Contradiction,
+            App::Unseen => Evidence::Port,
+        }
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Evidence::ServerGreeting => "server_greeting",
+            Evidence::ClientHello => "client_hello",
+            Evidence::Tls => "tls",
+            Evidence::StartTls => "starttls",
+            Evidence::Contradiction => "contradiction",
+            Evidence::Port => "port",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::HashSet, time::Duration};
+
+    use mailflow_common::{Family, Scope, Vlans, classify};
+
+    use super::*;
+    use crate::engine::flow::Direction;
+
+    fn key(client_port: u16) -> FlowKey {
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap().into();
+        FlowKey {
+            client: ip("10.0.0.1"),
+            server: ip("192.0.2.1"),
+            client_port,
+            server_port: 25,
+            scope: Scope::new(Vlans::default(), PROTOCOL_TCP, false),
+        }
+    }
+
+    #[test]
+    fn flow_ids_tell_flows_apart_and_fit_a_double() {
+        let mut ids = HashSet::new();
+        for port in 0..1_000 {
+            for first in [0, 1, u64::MAX] {
+                let id = flow_id(&key(port), Time::from_nanos(first));
+                assert_eq!(id, flow_id(&key(port), Time::from_nanos(first)));
+                assert!(id < 1 << 53);
+                assert!(ids.insert(id));
+            }
+        }
+        let mut tagged = key(0);
+        tagged.scope = Scope::new(Vlans::default().push(7), PROTOCOL_TCP, false);
+        assert!(ids.insert(flow_id(&tagged, Time::ZERO)), "another zone is another flow");
+    }
+
+    #[test]
+    fn evidence_names_what_classify_looked_at() {
+        let evidence = |up, down, upgrade| {
+            let facts = Facts {
+                syn: 1,
+                opening_up: up,
+                opening_down: down,
+                upgrade,
+                upgraded: upgrade,
+                ..Facts::default()
+            };
+            Evidence::of(classify(&facts, Family::Smtp), &facts).name()
+        };
+        assert_eq!(evidence(opening::SMTP, opening::SMTP, 0), "server_greeting");
+        assert_eq!(evidence(opening::OTHER, opening::IMAP, 0), "server_greeting");
+        assert_eq!(evidence(opening::SMTP, opening::NONE, 0), "client_hello");
+        assert_eq!(evidence(opening::SMTP, opening::SMTP, 1), "starttls");
+        assert_eq!(evidence(opening::TLS, opening::TLS, 0), "tls");
+        assert_eq!(evidence(opening::OTHER, opening::OTHER, 0), "contradiction");
+        assert_eq!(evidence(opening::NONE, opening::NONE, 0), "port");
+    }
+
+    #[test]
+    fn states_are_eves() {
+        let start = Time::ZERO + Duration::from_secs(1);
+        let seen = Direction { packets: 1, last: Some(start), ..Direction::default() };
+        let flow =
+            |up, down, facts| Flow { key: key(1), up, down, first: start, messages: 0, mac: None, facts };
+        let none = Direction::default();
+        let syn = Facts { syn: 1, ..Facts::default() };
+        let state = |flow: &Flow, reason| State::of(flow, reason).name();
+        assert_eq!(state(&flow(seen, none, syn), RecordReason::Idle), "new");
+        assert_eq!(state(&flow(seen, seen, syn), RecordReason::Active), "established");
+        let answered = Facts { syn_ack: 1, ..syn };
+        assert_eq!(state(&flow(none, seen, answered), RecordReason::Active), "established");
+        let reset = Facts { reset: 1, ..answered };
+        assert_eq!(state(&flow(seen, seen, reset), RecordReason::Shutdown), "closed");
+        let half = Facts { fin_up: 1, ..answered };
+        assert_eq!(state(&flow(seen, seen, half), RecordReason::Active), "established");
+        let both = Facts { fin_down: 1, ..half };
+        assert_eq!(state(&flow(seen, seen, both), RecordReason::Closed), "closed");
+    }
+}

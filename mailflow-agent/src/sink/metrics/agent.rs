@@ -1,0 +1,146 @@
+//! The agent's own metrics, kept by the `prometheus` crate: few, and of one label at most (the
+//! crate takes two series for one when two labels joined read the same).
+
+use std::time::Duration;
+
+use prometheus::{
+    Error, Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder, core::Collector,
+};
+
+use crate::sink::lines::LineCounters;
+
+/// Bounds of the poll histogram in seconds.
+const POLL_BUCKETS: [f64; 10] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0];
+
+/// What became of the last attempt to load the configuration.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Load {
+    /// It is in force since this time, in seconds since 1970.
+    Good(f64),
+    /// It was refused; the one before stays in force.
+    Refused,
+}
+
+/// The agent's own metrics.
+#[derive(Debug)]
+pub struct Agent {
+    registry: Registry,
+    polls: Histogram,
+    poll_failures: IntCounter,
+    config_good: IntGauge,
+    config_time: Gauge,
+    written: IntCounterVec,
+    dropped: IntCounterVec,
+    errors: IntCounterVec,
+    waiting: IntGaugeVec,
+}
+
+impl Agent {
+    /// The metrics of an agent of this version that started `started` seconds after 1970.
+    ///
+    /// # Errors
+    /// A definition below contradicts itself or another one.
+    pub fn new(version: &str, started: f64) -> Result<Self, Error> {
+        let registry = Registry::new();
+        let info =
+            GaugeVec::new(Opts::new("mailflow_build_info", "The running agent's version."), &["version"])?;
+        info.with_label_values(&[version]).set(1.0);
+        add(&registry, info)?;
+        let start = Gauge::new("process_start_time_seconds", "Start of the process in seconds since 1970.")?;
+        start.set(started);
+        add(&registry, start)?;
+        let polls = HistogramOpts::new(
+            "mailflow_poll_duration_seconds",
+            "Time one poll took, from reading to sinks.",
+        );
+        Ok(Self {
+            polls: add(&registry, Histogram::with_opts(polls.buckets(POLL_BUCKETS.to_vec()))?)?,
+            poll_failures: add(
+                &registry,
+                IntCounter::new(
+                    "mailflow_poll_failures_total",
+                    "Polls that could not read the kernel's tables.",
+                )?,
+            )?,
+            config_good: add(
+                &registry,
+                IntGauge::new(
+                    "mailflow_config_last_reload_successful",
+                    "Whether the last attempt to load the configuration succeeded.",
+                )?,
+            )?,
+            config_time: add(
+                &registry,
+                Gauge::new(
+                    "mailflow_config_last_reload_success_timestamp_seconds",
+                    "Since when the configuration is in force, in seconds since 1970.",
+                )?,
+            )?,
+            written: counters(&registry, "mailflow_sink_lines_written_total", "Lines written, by sink.")?,
+            dropped: counters(
+                &registry,
+                "mailflow_sink_lines_dropped_total",
+                "Lines lost because a sink's queue was full, by sink.",
+            )?,
+            errors: counters(
+                &registry,
+                "mailflow_sink_errors_total",
+                "Failed attempts to write, by sink; the lines are tried again.",
+            )?,
+            waiting: add(
+                &registry,
+                IntGaugeVec::new(
+                    Opts::new("mailflow_sink_queue_lines", "Lines taken and not yet written, by sink."),
+                    &["sink"],
+                )?,
+            )?,
+            registry,
+        })
+    }
+
+    /// Books a poll and how long it took.
+    pub fn polled(&self, took: Duration) {
+        self.polls.observe(took.as_secs_f64());
+    }
+
+    /// Books a poll that failed.
+    pub fn poll_failed(&self) {
+        self.poll_failures.inc();
+    }
+
+    /// Books an attempt to load the configuration.
+    pub fn config_loaded(&self, load: Load) {
+        match load {
+            Load::Good(time) => {
+                self.config_good.set(1);
+                self.config_time.set(time);
+            }
+            Load::Refused => self.config_good.set(0),
+        }
+    }
+
+    /// The counters of the line sink of this name; the same ones for the same name.
+    pub fn line_counters(&self, sink: &str) -> LineCounters {
+        LineCounters {
+            written: self.written.with_label_values(&[sink]),
+            dropped: self.dropped.with_label_values(&[sink]),
+            errors: self.errors.with_label_values(&[sink]),
+            waiting: self.waiting.with_label_values(&[sink]),
+        }
+    }
+
+    pub(super) fn render(&self, out: &mut String) -> Result<(), Error> {
+        TextEncoder::new().encode_utf8(&self.registry.gather(), out)
+    }
+}
+
+fn counters(registry: &Registry, name: &str, help: &str) -> Result<IntCounterVec, Error> {
+    add(registry, IntCounterVec::new(Opts::new(name, help), &["sink"])?)
+}
+
+/// Registers a metric; its clones share its numbers.
+fn add<C: Collector + Clone + 'static>(registry: &Registry, metric: C) -> Result<C, Error> {
+    registry.register(Box::new(metric.clone()))?;
+    Ok(metric)
+}

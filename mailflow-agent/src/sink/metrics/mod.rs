@@ -1,0 +1,47 @@
+//! The metrics page: a pure function of what the agent's parts handed over.
+//!
+//! Families by service and by source are streamed as text by this crate's own writer, as their
+//! labels are many; the agent's own few are kept by the `prometheus` crate. docs/metrics.md lists all.
+
+mod agent;
+mod alerts;
+mod kernel;
+mod ledger;
+mod row;
+mod sources;
+mod text;
+mod windows;
+
+pub use agent::{Agent, Load};
+pub use kernel::{Attached, KernelView};
+pub use ledger::{Ledger, Limits, Places};
+
+use crate::engine::event::WindowValue;
+
+/// All that the page shows.
+#[derive(Clone, Copy, Debug)]
+pub struct Page<'a> {
+    /// The agent's own metrics.
+    pub agent: &'a Agent,
+    /// What the effects add up to.
+    pub ledger: &'a Ledger,
+    /// What the rules' windows hold now.
+    pub windows: &'a [WindowValue],
+    /// The kernel's side; `None` before the first poll.
+    pub kernel: Option<&'a KernelView>,
+}
+
+impl Page<'_> {
+    /// Appends the page, in Prometheus' text format 0.0.4.
+    ///
+    /// # Errors
+    /// The `prometheus` crate found a family without samples.
+    pub fn render(&self, out: &mut String) -> Result<(), prometheus::Error> {
+        self.agent.render(out)?;
+        self.ledger.render(self.windows, out);
+        if let Some(kernel) = self.kernel {
+            kernel.render(self.ledger.booked(), out);
+        }
+        Ok(())
+    }
+}
