@@ -1,1 +1,4 @@
 //! tests
+
+pub mod frame;
+pub mod lab;

@@ -1,2 +1,46 @@
-//! tasks
-fn main() {}
+//! The project's tasks: `cargo xtask --help` lists them.
+
+mod agent;
+mod bpf;
+mod demo;
+mod run;
+mod setup;
+mod terminal;
+mod test;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "The project's tasks")]
+enum Task {
+    /// Show the whole path on this machine alone: a gateway, a mail server, mail, an alert
+    Demo(demo::Args),
+    /// Build the agent and run it on a real interface
+    Run(run::Args),
+    /// Run every test and check there is, as root
+    Test,
+    /// Install the command-line tools that the other tasks need, or say which are missing
+    Setup(setup::Args),
+    /// Build the BPF object, or check that it is what its sources make
+    Bpf(bpf::Args),
+}
+
+fn main() -> ExitCode {
+    let result = match Task::parse() {
+        Task::Demo(args) => return demo::run(&args),
+        Task::Run(args) => run::run(&args),
+        Task::Test => test::run(),
+        Task::Setup(args) => setup::run(&args),
+        Task::Bpf(args) => bpf::run(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! Builds frames byte by byte, from the protocol specifications.
+
+use std::net::IpAddr;
+
+/// TCP flag bits (RFC 9293, 3.1).
+pub mod flag {
+    /// No more data from the sender.
+    pub const FIN: u8 = 0x01;
+    /// Synchronise sequence numbers.
+    pub const SYN: u8 = 0x02;
+    /// Reset.
+    pub const RST: u8 = 0x04;
+    /// Push.
+    pub const PSH: u8 = 0x08;
+    /// Acknowledge.
+    pub const ACK: u8 = 0x10;
+}
+
+/// A frame in the making. Its defaults are those of an ordinary packet.
+#[derive(Clone, Debug)]
+pub struct FrameBuilder {
+    /// Ends, source first.
+    pub ends: [(IpAddr, u16); 2],
+    /// VLAN tags as (tag protocol, tag control information), outer first.
+    pub tags: Vec<(u16, u16)>,
+    /// Whether there is an Ethernet header.
+    pub ethernet: bool,
+    /// IPv4 options; a multiple of four bytes.
+    pub options: Vec<u8>,
+    /// IPv6 extension headers as (kind, body without its first byte).
+    pub extensions: Vec<(u8, Vec<u8>)>,
+    /// IPv4's flags and fragment offset.
+    pub fragment: u16,
+    /// The transport.
+    pub transport: Transport,
+    /// Payload.
+    pub payload: Vec<u8>,
+    /// IP total length (IPv6: payload length) to write instead of the right one.
+    pub length: Option<u16>,
+    /// Bytes after the packet, as Ethernet's padding.
+    pub padding: usize,
+}
+
+/// The transport header.
+#[derive(Clone, Debug)]
+pub enum Transport {
+    /// TCP.
+    Tcp {
+        /// Flag bits.
+        flags: u8,
+        /// Sequence number.
+        sequence: u32,
+        /// Options; a multiple of four bytes.
+        options: Vec<u8>,
+        /// Data offset to write instead of the right one.
+        offset: Option<u8>,
+    },
+    /// UDP.
+    Udp,
+    /// Another protocol's number, without a header.
+    Other(u8),
+}
+
+impl FrameBuilder {
+    /// A TCP segment from one end to the other, each as `address:port` or `[address]:port`.
+    ///
+    /// # Panics
+    /// When an end cannot be read, which is the test's own mistake.
+    pub fn tcp(from: &str, to: &str, flags: u8) -> Self {
+        let end = |text: &str| {
+            let end: std::net::SocketAddr = text.parse().unwrap_or_else(|e| panic!("{text}: {e}"));
+            (end.ip(), end.port())
+        };
+        Self {
+            ends: [end(from), end(to)],
+            tags: Vec::new(),
+            ethernet: true,
+            options: Vec::new(),
+            extensions: Vec::new(),
+            fragment: 0,
+            transport: Transport::Tcp { flags, sequence: 1000, options: Vec::new(), offset: None },
+            payload: Vec::new(),
+            length: None,
+            padding: 0,
+        }
+    }
+
+    /// The same as a UDP datagram.
+    pub fn udp(mut self) -> Self {
+        self.transport = Transport::Udp;
+        self
+    }
+
+    /// With a payload.
+    pub fn payload(mut self, payload: impl Into<Vec<u8>>) -> Self {
+        self.payload = payload.into();
+        self
+    }
+
+    /// With a TCP sequence number.
+    pub fn sequence(mut self, number: u32) -> Self {
+        if let Transport::Tcp { sequence, .. } = &mut self.transport {
+            *sequence = number;
+        }
+        self
+    }
+
+    /// With TCP options.
+    pub fn tcp_options(mut self, bytes: &[u8]) -> Self {
+        if let Transport::Tcp { options, .. } = &mut self.transport {
+            *options = bytes.to_vec();
+        }
+        self
+    }
+
+    /// Inside one more (inner) VLAN tag.
+    pub fn tag(mut self, protocol: u16, control: u16) -> Self {
+        self.tags.push((protocol, control));
+        self
+    }
+
+    /// With whatever else.
+    pub fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
+        change(&mut self);
+        self
+    }
+
+    /// IP bytes of the packet, as a counter has to see them.
+    pub fn ip_bytes(&self) -> u64 {
+        let bytes = self.build();
+        let link = if self.ethernet { 14 + 4 * self.tags.len() } else { 0 };
+        (bytes.len() - link - self.padding) as u64
+    }
+
+    /// The frame's bytes.
+    pub fn build(&self) -> Vec<u8> {
+        let (kind, transport) = self.transport_bytes();
+        let (ethertype, packet) = match (self.ends[0].0, self.ends[1].0) {
+            (IpAddr::V4(from), IpAddr::V4(to)) => {
+                (0x0800, self.v4(kind, &transport, from.octets(), to.octets()))
+            }
+            (from, to) => (0x86dd, self.v6(kind, &transport, &v6(from), &v6(to))),
+        };
+        let mut frame = Vec::new();
+        if self.ethernet {
+            frame.extend([2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1]);
+            for (protocol, control) in &self.tags {
+                frame.extend(protocol.to_be_bytes());
+                frame.extend(control.to_be_bytes());
+            }
+            frame.extend(u16::to_be_bytes(ethertype));
+        }
+        frame.extend(packet);
+        frame.extend(std::iter::repeat_n(0, self.padding));
+        frame
+    }
+
+    fn transport_bytes(&self) -> (u8, Vec<u8>) {
+        let mut bytes = Vec::new();
+        bytes.extend(self.ends[0].1.to_be_bytes());
+        bytes.extend(self.ends[1].1.to_be_bytes());
+        let kind = match &self.transport {
+            Transport::Tcp { flags, sequence, options, offset } => {
+                bytes.extend(sequence.to_be_bytes());
+                bytes.extend(0_u32.to_be_bytes());
+                let words = offset.unwrap_or((5 + options.len() / 4) as u8);
+                bytes.extend([words << 4, *flags, 0xff, 0xff, 0, 0, 0, 0]);
+                bytes.extend(options);
+                6
+            }
+            Transport::Udp => {
+                bytes.extend(((8 + self.payload.len()) as u16).to_be_bytes());
+                bytes.extend([0, 0]);
+                17
+            }
+            Transport::Other(kind) => {
+                bytes.clear();
+                *kind
+            }
+        };
+        bytes.extend(&self.payload);
+        (kind, bytes)
+    }
+
+    fn v4(&self, kind: u8, transport: &[u8], from: [u8; 4], to: [u8; 4]) -> Vec<u8> {
+        let header = 20 + self.options.len();
+        let length = self.length.unwrap_or((header + transport.len()) as u16);
+        let mut packet = vec![0x40 | (header / 4) as u8, 0];
+        packet.extend(length.to_be_bytes());
+        packet.extend([0, 1]);
+        packet.extend(self.fragment.to_be_bytes());
+        packet.extend([64, kind, 0, 0]);
+        packet.extend(from);
+        packet.extend(to);
+        packet.extend(&self.options);
+        packet.extend(transport);
+        packet
+    }
+
+    fn v6(&self, kind: u8, transport: &[u8], from: &[u8; 16], to: &[u8; 16]) -> Vec<u8> {
+        let mut body = Vec::new();
+        let kinds: Vec<u8> = self.extensions.iter().map(|(kind, _)| *kind).chain([kind]).collect();
+        for ((_, extension), next) in self.extensions.iter().zip(&kinds[1..]) {
+            body.push(*next);
+            body.extend(extension);
+        }
+        body.extend(transport);
+        let length = self.length.unwrap_or(body.len() as u16);
+        let mut packet = vec![0x60, 0, 0, 0];
+        packet.extend(length.to_be_bytes());
+        packet.extend([kinds[0], 64]);
+        packet.extend(from);
+        packet.extend(to);
+        packet.extend(body);
+        packet
+    }
+}
+
+/// The body of an eight-byte extension header: its length byte and padding (RFC 8200, 4.2).
+pub fn short_extension() -> Vec<u8> {
+    vec![0, 1, 4, 0, 0, 0, 0]
+}
+
+fn v6(ip: IpAddr) -> [u8; 16] {
+    match ip {
+        IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
+        IpAddr::V6(ip) => ip.octets(),
+    }
+}

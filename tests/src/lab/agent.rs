@@ -1,0 +1,108 @@
+//! The agent, running in a namespace.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use super::command::{Running, wait_for};
+use super::http::get;
+use super::ns::Ns;
+
+/// Where the agent serves its pages unless its options say `--metrics ADDRESS`.
+const PAGES: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 10825);
+
+/// A running `mailflow-agent`. It ends with this value.
+#[derive(Debug)]
+pub struct Agent {
+    running: Running,
+    ns: Ns,
+    log: PathBuf,
+    alerts: PathBuf,
+    pages: SocketAddr,
+}
+
+impl Agent {
+    /// Runs `binary run` in the namespace with `options` (words separated by blanks) and an alert file of
+    /// this lab's own, and waits until it is ready. `name` tells its files in `folder` from other agents'.
+    ///
+    /// # Errors
+    /// The agent cannot start, ends, or is not ready within 15 seconds: the error holds its log.
+    pub fn start(ns: &Ns, binary: &Path, folder: &Path, name: &str, options: &str) -> Result<Self> {
+        let log = folder.join(format!("{name}.log"));
+        let alerts = folder.join(format!("{name}-alerts.jsonl"));
+        let binary = binary.to_str().context("the path of the agent is not UTF-8")?;
+        let mut command = ns.command(binary);
+        command.arg("run").args(options.split_whitespace()).arg("--alerts").arg(&alerts);
+        command.env("NO_COLOR", "1").env_remove("RUST_LOG");
+        let told = options.split_whitespace().skip_while(|word| *word != "--metrics").nth(1);
+        let pages = told.map_or(Ok(PAGES), str::parse).context("--metrics is not ADDRESS:PORT")?;
+        let running = Running::start(command, &log)?;
+        let mut agent = Self { running, ns: ns.clone(), log, alerts, pages };
+        let ready = wait_for("the agent is ready", Duration::from_secs(15), || agent.ready());
+        ready.with_context(|| format!("its log:\n{}", agent.log()))?;
+        Ok(agent)
+    }
+
+    fn ready(&mut self) -> Result<Option<()>> {
+        if let Some(status) = self.running.ended()? {
+            bail!("the agent has ended: {status}");
+        }
+        Ok(matches!(get(&self.ns, self.pages, "/-/ready"), Ok((200, _))).then_some(()))
+    }
+
+    /// The process itself, for signals and for its id.
+    pub fn process(&mut self) -> &mut Running {
+        &mut self.running
+    }
+
+    /// Ends it in order and returns its exit status.
+    ///
+    /// # Errors
+    /// It cannot be waited for.
+    pub fn stop(&mut self) -> Result<std::process::ExitStatus> {
+        self.running.stop()
+    }
+
+    /// Lets it run on after this value is gone.
+    pub fn leave(self) {
+        self.running.leave();
+    }
+
+    /// What it has logged so far.
+    #[must_use]
+    pub fn log(&self) -> String {
+        read(&self.log)
+    }
+
+    /// File of the alerts, one JSON object a line.
+    #[must_use]
+    pub fn alert_file(&self) -> &Path {
+        &self.alerts
+    }
+
+    /// The complete alert lines written so far.
+    #[must_use]
+    pub fn alerts(&self) -> Vec<String> {
+        let text = read(&self.alerts);
+        let complete = text.rfind('\n').map_or("", |end| &text[..end]);
+        complete.lines().map(str::to_owned).collect()
+    }
+
+    /// Its metrics, in the text format.
+    ///
+    /// # Errors
+    /// It does not answer, or not with 200.
+    pub fn metrics(&self) -> Result<String> {
+        match get(&self.ns, self.pages, "/metrics")? {
+            (200, text) => Ok(text),
+            (status, text) => bail!("/metrics answers {status}: {text}"),
+        }
+    }
+}
+
+/// A file the agent may not have created yet.
+fn read(path: &Path) -> String {
+    std::fs::read_to_string(path).unwrap_or_default()
+}

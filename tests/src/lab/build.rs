@@ -1,0 +1,32 @@
+//! The agent's binary, built from the sources as they are.
+
+use std::{path::PathBuf, process::Command, sync::OnceLock};
+
+use anyhow::{Context, Result, anyhow, ensure};
+
+use super::workspace;
+
+/// The agent, built with the profile and into the folder that the running test came from: a test must
+/// not run yesterday's agent.
+///
+/// # Errors
+/// It does not build.
+pub fn agent_binary() -> Result<PathBuf> {
+    static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let built = BUILT.get_or_init(|| build().map_err(|error| format!("{error:#}")));
+    built.clone().map_err(|error| anyhow!(error))
+}
+
+fn build() -> Result<PathBuf> {
+    // target/debug/deps/live-0123456789abcdef
+    let test = std::env::current_exe()?;
+    let profile = test.ancestors().nth(2).context("the test is in no target folder")?;
+    let target = profile.parent().context("the test is in no target folder")?;
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.args(["build", "--quiet", "--package", "mailflow-agent", "--target-dir"]).arg(target);
+    if profile.ends_with("release") {
+        cargo.arg("--release");
+    }
+    ensure!(cargo.current_dir(workspace()).status()?.success(), "the agent does not build");
+    Ok(profile.join("mailflow-agent"))
+}

@@ -1,0 +1,128 @@
+//! Packages of the distribution, downloaded and unpacked without being installed: no service starts and no
+//! file of the host changes.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use super::command::{command, output};
+
+/// What to unpack beside a package.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum With {
+    /// Nothing.
+    Nothing,
+    /// The libraries it needs and the host lacks.
+    Libraries,
+}
+
+/// An unpacked package, under `target/lab`.
+#[derive(Debug, Clone)]
+pub struct Unpacked {
+    /// The folder that holds its `usr`.
+    pub root: PathBuf,
+    /// Its version, as the distribution writes it.
+    pub version: String,
+}
+
+/// Unpacks a package into `target/lab/<name>`, if that has not been done yet. Needs no root, but the package
+/// lists of `apt-get update`.
+///
+/// # Errors
+/// This is no Debian or Ubuntu, or the package cannot be downloaded.
+pub fn unpack(name: &str, with: With) -> Result<Unpacked> {
+    let lab = super::workspace().join("target/lab");
+    std::fs::create_dir_all(&lab).with_context(|| format!("cannot create {}", lab.display()))?;
+    // Test processes run side by side: one unpacks, the others wait for it.
+    let lock = lab.join(format!("{name}.lock"));
+    let locked = File::create(&lock).and_then(|file| file.lock().map(|()| file));
+    let _locked = locked.with_context(|| lock.display().to_string())?;
+    let root = lab.join(name);
+    let note = root.join("version");
+    if !note.exists() {
+        let fresh = lab.join(format!("{name}.new"));
+        clear(&fresh)?;
+        std::fs::create_dir(&fresh)?;
+        let version = fetch(name, with, &fresh).with_context(|| {
+            format!("cannot unpack the package {name}; if apt-get knows none, run `apt-get update` as root")
+        })?;
+        std::fs::write(fresh.join("version"), version)?;
+        clear(&root)?;
+        std::fs::rename(&fresh, &root)?;
+    }
+    let version = std::fs::read_to_string(&note)?;
+    Ok(Unpacked { root, version })
+}
+
+/// Whether [`unpack`] would find the package unpacked already.
+#[must_use]
+pub fn is_unpacked(name: &str) -> bool {
+    super::workspace().join("target/lab").join(name).join("version").exists()
+}
+
+fn clear(folder: &Path) -> Result<()> {
+    if folder.exists() {
+        std::fs::remove_dir_all(folder).with_context(|| format!("cannot remove {}", folder.display()))?;
+    }
+    Ok(())
+}
+
+/// Downloads and unpacks into `root`; returns the package's version.
+fn fetch(name: &str, with: With, root: &Path) -> Result<String> {
+    let mut download = apt(&["download", name]);
+    if with == With::Libraries {
+        let plan = output(&mut apt(&["--simulate", "install", name]))?;
+        download.args(missing_libraries(&plan));
+    }
+    output(download.current_dir(root))?;
+    let mut version = None;
+    for entry in std::fs::read_dir(root)? {
+        let package = entry?.path();
+        if package.extension().is_none_or(|extension| extension != "deb") {
+            continue;
+        }
+        output(command("dpkg-deb").arg("--extract").arg(&package).arg(root))?;
+        let field = |field: &str| output(command("dpkg-deb").arg("--field").arg(&package).arg(field));
+        if field("Package")?.trim() == name {
+            version = Some(field("Version")?.trim().to_owned());
+        }
+        std::fs::remove_file(&package)?;
+    }
+    match version {
+        Some(version) => Ok(version),
+        None => bail!("apt-get has downloaded nothing into {}", root.display()),
+    }
+}
+
+/// Names of the libraries among the packages that an installation would bring. The other dependencies serve
+/// the installation, which does not happen here.
+fn missing_libraries(plan: &str) -> Vec<&str> {
+    let names = plan.lines().filter_map(|line| line.strip_prefix("Inst ")?.split(' ').next());
+    names.filter(|name| name.starts_with("lib")).collect()
+}
+
+/// apt-get that asks nothing; as root it must not hand the download to a user who cannot write here.
+fn apt(words: &[&str]) -> Command {
+    let mut apt = command("apt-get");
+    apt.args(["--quiet", "--yes", "--no-install-recommends", "-o", "APT::Sandbox::User=root"]).args(words);
+    apt.env("LC_ALL", "C");
+    apt
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn libraries_of_the_plan() {
+        let plan = "Reading package lists...\n\
+            Inst cpio (2.13+dfsg-7.1 Debian:12.15/oldstable [amd64])\n\
+            Inst libicu72 (72.1-3+deb12u1 Debian:12.15/oldstable [amd64])\n\
+            Inst postfix (3.7.11-0+deb12u1 Debian:12.15/oldstable [amd64]) []\n\
+            Inst libnsl2 (1.3.0-2 Debian:12.15/oldstable [amd64])\n\
+            Conf libicu72 (72.1-3+deb12u1 Debian:12.15/oldstable [amd64])\n";
+        assert_eq!(missing_libraries(plan), ["libicu72", "libnsl2"]);
+    }
+}

@@ -1,0 +1,59 @@
+//! Postfix's package with the libraries it needs.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+
+use super::super::command::{command, output};
+use super::super::debian::{Unpacked, With, unpack};
+
+/// The distribution's Postfix, unpacked under `target/lab/postfix`.
+#[derive(Debug, Clone)]
+pub struct Package(Unpacked);
+
+impl Package {
+    /// Unpacks it, if that has not been done yet. Needs no root.
+    ///
+    /// # Errors
+    /// It cannot be downloaded, or a library is missing all the same.
+    pub fn unpack() -> Result<Self> {
+        let package = Self(unpack("postfix", With::Libraries)?);
+        package.check_libraries()?;
+        Ok(package)
+    }
+
+    /// Its version, as the distribution writes it.
+    #[must_use]
+    pub fn version(&self) -> &str {
+        &self.0.version
+    }
+
+    /// The folder that holds its `usr`.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.0.root
+    }
+
+    /// The library path of its programs when the package is seen at `at`.
+    pub(super) fn libraries(&self, at: &str) -> Result<String> {
+        let mut folders = vec![format!("{at}/usr/lib/postfix")];
+        for lib in ["usr/lib", "lib"] {
+            for entry in std::fs::read_dir(self.root().join(lib)).into_iter().flatten() {
+                let name = entry?.file_name().to_string_lossy().into_owned();
+                if name.contains("-linux-") {
+                    folders.push(format!("{at}/{lib}/{name}"));
+                }
+            }
+        }
+        Ok(folders.join(":"))
+    }
+
+    fn check_libraries(&self) -> Result<()> {
+        let at = self.root().to_str().context("the path of the repository is not UTF-8")?;
+        let smtpd = self.root().join("usr/lib/postfix/sbin/smtpd");
+        let listed = output(command("ldd").arg(smtpd).env("LD_LIBRARY_PATH", self.libraries(at)?))?;
+        let missing: Vec<_> = listed.lines().filter(|line| line.contains("not found")).collect();
+        ensure!(missing.is_empty(), "Postfix lacks libraries: {missing:?}; remove {at} to fetch it again");
+        Ok(())
+    }
+}

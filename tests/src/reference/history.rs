@@ -1,0 +1,154 @@
+//! Histories: connections as lists of packets, and what a kernel that counts them would show.
+
+use mailflow_agent::engine::{
+    flow::{Direction, Flow, RecordReason},
+    settings::Settings,
+    time::Time,
+};
+use mailflow_common::{App, Facts, FlowKey, opening};
+
+use super::{Nanos, nanos};
+
+/// A packet of a history.
+#[derive(Clone, Copy, Debug)]
+pub struct Packet {
+    /// When it passes.
+    pub at: Nanos,
+    /// Whether it goes from client to server.
+    pub up: bool,
+    /// IP bytes.
+    pub bytes: u64,
+    /// Payload bytes.
+    pub payload: u64,
+    /// What is special about it.
+    pub mark: Mark,
+}
+
+/// What a packet does to its connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mark {
+    /// Nothing.
+    Plain,
+    /// SYN, or SYN-ACK when it goes down.
+    Syn,
+    /// FIN.
+    Fin,
+    /// RST.
+    Reset,
+    /// The first payload: the application shows.
+    Speaks,
+}
+
+/// What is spoken on a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Talk {
+    /// SMTP.
+    Smtp,
+    /// TLS from the first byte.
+    Tls,
+    /// IMAP.
+    Imap,
+    /// Something else.
+    Http,
+}
+
+/// A connection of a history: its packets in order.
+#[derive(Clone, Debug)]
+pub struct Connection {
+    /// Its key, its own alone.
+    pub key: FlowKey,
+    /// What is spoken on it.
+    pub talk: Talk,
+    /// Its packets, at least one.
+    pub packets: Vec<Packet>,
+}
+
+impl Connection {
+    /// What the kernel's table shows of it at `now`.
+    pub fn seen(&self, now: Nanos) -> Option<Flow> {
+        let passed: Vec<&Packet> = self.packets.iter().filter(|packet| packet.at <= now).collect();
+        let first = passed.first()?;
+        let has = |up: bool, mark: Mark| u8::from(passed.iter().any(|p| p.up == up && p.mark == mark));
+        let speaks = |up| if has(up, Mark::Speaks) == 0 { opening::NONE } else { self.opening() };
+        Some(Flow {
+            key: self.key,
+            up: direction(&passed, true),
+            down: direction(&passed, false),
+            first: Time::from_nanos(first.at),
+            messages: passed.len() as u32 / 8,
+            mac: None,
+            facts: Facts {
+                syn: has(true, Mark::Syn),
+                syn_ack: has(false, Mark::Syn),
+                fin_up: has(true, Mark::Fin),
+                fin_down: has(false, Mark::Fin),
+                reset: has(true, Mark::Reset) | has(false, Mark::Reset),
+                midstream: u8::from(first.mark != Mark::Syn),
+                opening_up: speaks(true),
+                opening_down: speaks(false),
+                ..Facts::default()
+            },
+        })
+    }
+
+    fn opening(&self) -> u8 {
+        match self.talk {
+            Talk::Smtp => opening::SMTP,
+            Talk::Tls => opening::TLS,
+            Talk::Imap => opening::IMAP,
+            Talk::Http => opening::OTHER,
+        }
+    }
+
+    fn marked(&self, mark: Mark) -> [bool; 2] {
+        [true, false].map(|up| self.packets.iter().any(|packet| packet.up == up && packet.mark == mark))
+    }
+
+    /// The application, as one who knows the whole history sees it.
+    pub(super) fn app(&self, flow: &Flow) -> App {
+        let spoken = flow.facts.opening_up != opening::NONE || flow.facts.opening_down != opening::NONE;
+        match self.talk {
+            _ if !spoken => App::Unseen,
+            Talk::Smtp => App::Smtp,
+            Talk::Imap => App::Imap,
+            Talk::Tls if [143, 993].contains(&self.key.server_port) => App::Imaps,
+            Talk::Tls => App::Smtps,
+            Talk::Http if self.marked(Mark::Syn)[0] => App::Other,
+            Talk::Http => App::Unseen,
+        }
+    }
+
+    /// Whether nothing of it can have been missed.
+    pub(super) fn complete(&self, flow: &Flow) -> bool {
+        self.marked(Mark::Syn)[0] && (flow.down.packets == 0 || self.marked(Mark::Syn)[1])
+    }
+
+    /// When it ends, and why.
+    pub(super) fn end(&self, settings: &Settings) -> (Nanos, RecordReason) {
+        let timeouts = &settings.timeouts;
+        let last = self.packets.iter().map(|packet| packet.at).max().unwrap_or_default();
+        let mut ends = vec![(last + nanos(timeouts.idle), RecordReason::Idle)];
+        if self.marked(Mark::Fin) == [true, true] || self.marked(Mark::Reset).contains(&true) {
+            ends.push((last + nanos(timeouts.closed), RecordReason::Closed));
+        }
+        if self.marked(Mark::Syn)[0] && self.packets.iter().all(|packet| packet.up) {
+            ends.push((last + nanos(timeouts.unanswered), RecordReason::Idle));
+        }
+        let first = ends.iter().map(|end| end.0).min().unwrap_or(last);
+        let closed = ends.iter().find(|end| **end == (first, RecordReason::Closed));
+        closed.copied().unwrap_or((first, RecordReason::Idle))
+    }
+}
+
+fn direction(passed: &[&Packet], up: bool) -> Direction {
+    let own: Vec<&&Packet> = passed.iter().filter(|packet| packet.up == up).collect();
+    let data: Vec<&&&Packet> = own.iter().filter(|packet| packet.payload > 0).collect();
+    Direction {
+        packets: own.len() as u64,
+        bytes: own.iter().map(|packet| packet.bytes).sum(),
+        payload: own.iter().map(|packet| packet.payload).sum(),
+        data_packets: data.len() as u64,
+        data_bytes: data.iter().map(|packet| packet.bytes).sum(),
+        last: own.last().map(|packet| Time::from_nanos(packet.at)),
+    }
+}

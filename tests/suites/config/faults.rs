@@ -1,0 +1,150 @@
+//! Faults: all at once, each once, each with its place.
+
+use super::faults;
+
+#[test]
+fn ten_faults_print_ten_lines() {
+    let text = "\
+interfaces:
+  - { name: eth1, role: lam }
+  - { name: eth1 }
+poll_intervall: 1s
+timeouts: { idle: 300 }
+watched_ports:
+  smtp: [25, 0, 65536]
+internal_networks:
+  networks: [10.0.0.1/8, 192.168.0.0/16]
+rules:
+  - name: smtp-burst
+    match: { ports: [25, 8025], protocols: [tpc] }
+    window: { length: 1h }
+    condition: { count: { at_least: 10 } }
+    resolve: { below: 10 }
+";
+    assert_eq!(
+        faults(text),
+        [
+            "f.yaml:2:25: interfaces[0].role: \"lam\": expected one of auto, lan, host, mirror; did you mean lan?",
+            "f.yaml:3:13: interfaces[1].name: \"eth1\": this interface is in the list already",
+            "f.yaml:4:1: poll_intervall: unknown key; did you mean poll_interval?",
+            "f.yaml:5:19: timeouts.idle: \"300\": expected a duration such as 500ms, 90s, 5m, 1h or 2d; \
+             the unit is missing (did you mean 300s?)",
+            "f.yaml:7:14: watched_ports.smtp[1]: \"0\": expected a whole number from 1 to 65535",
+            "f.yaml:7:17: watched_ports.smtp[2]: \"65536\": expected a whole number from 1 to 65535",
+            "f.yaml:9:14: internal_networks.networks[0]: \"10.0.0.1/8\": host bits set; \
+             did you mean 10.0.0.0/8?",
+            "f.yaml:12:26: rules[0].match.ports[1]: \"8025\": this port is not in watched_ports, \
+             so no flow could match",
+            "f.yaml:12:45: rules[0].match.protocols[0]: \"tpc\": expected one of tcp, udp; did you mean tcp?",
+            "f.yaml:15:23: rules[0].resolve.below: \"10\": expected less than condition.count.at_least: \
+             at most 9",
+        ]
+    );
+}
+
+/// Texts with one mistake, and how the line about it begins.
+#[rustfmt::skip]
+const MISTAKES: &[(&str, &str)] = &[
+    ("poll_interval: 61s", r#"1:16: poll_interval: "61s": expected a duration from 100ms to 1m"#),
+    ("poll_interval: 0.05s", r#"1:16: poll_interval: "0.05s": expected a duration from"#),
+    ("poll_interval: [1s]", "1:16: poll_interval: a list: expected a duration"),
+    ("poll_interval:", "1:14: poll_interval: nothing: expected a duration"),
+    ("flow_table: 7", r#"1:13: flow_table: "7": expected a mapping"#),
+    ("flow_table: { flows: many }", r#"1:22: flow_table.flows: "many": expected a whole number from 1"#),
+    ("flow_table: { flows: 1.5 }", r#"1:22: flow_table.flows: "1.5": expected a whole number"#),
+    (r#"flow_table: { flows: "9" }"#, r#"1:22: flow_table.flows: "9": expected a whole number"#),
+    ("timeouts: { idel: 1s }", "1:13: timeouts.idel: unknown key; did you mean idle?"),
+    ("timeouts: { closed: 25h }", r#"1:21: timeouts.closed: "25h": expected a duration from 100ms to 1d"#),
+    ("colour: red", "1:1: colour: unknown key; expected one of interfaces, "),
+    ("interfaces: eth0", r#"1:13: interfaces: "eth0": expected a list"#),
+    ("interfaces: [eth0]", r#"1:14: interfaces[0]: "eth0": expected a mapping"#),
+    ("interfaces: [{ role: lan }]", "1:14: interfaces[0].name: is missing"),
+    ("interfaces: [{ nam: eth0 }]", "1:16: interfaces[0].nam: unknown key; did you mean name?"),
+    (r#"interfaces: [{ name: "a b" }]"#, r#"1:22: interfaces[0].name: "a b": expected the name of an interface"#),
+    ("interfaces: [{ name: a/b }]", r#"1:22: interfaces[0].name: "a/b": "#),
+    ("interfaces: [{ name: a234567890123456 }]", r#"1:22: interfaces[0].name: "a234567890123456": expected the name of an interface; it is longer"#),
+    ("interfaces: [{ name: a, hook: xpd }]", r#"1:31: interfaces[0].hook: "xpd": expected one of auto, xdp, tc; did you mean xdp?"#),
+    ("watched_ports: { smtp: 25 }", r#"1:24: watched_ports.smtp: "25": expected a list"#),
+    ("watched_ports: { smtp: [twentyfive] }", r#"1:25: watched_ports.smtp[0]: "twentyfive": expected a whole number"#),
+    ("watched_ports: { smpt: [25, 2525] }", "1:18: watched_ports.smpt: unknown key; did you mean smtp?"),
+    ("watched_ports: { smtp: [25, 2525], pop3: [2525] }", r#"1:43: watched_ports.pop3[0]: "2525": this port is in the list of smtp already"#),
+    ("watched_ports: { smtp: [25, 25] }", r#"1:29: watched_ports.smtp[1]: "25": this port is in the list of smtp already"#),
+    ("watched_ports: { smtp: [] }\nrules: []\ncolor: 1", "3:1: color: unknown key"),
+    ("watched_ports: { smtp: [] }", r#"1:1: rules[0].match.ports[0]: "25": this port is not in watched_ports"#),
+    ("sources: { ipv6_prefix: 129 }", r#"1:25: sources.ipv6_prefix: "129": expected a whole number from 1 to 128"#),
+    ("internal_networks: { networks: [] }", "1:20: internal_networks: no network is internal"),
+    (r#"internal_networks: { networks: ["!10.0.0.0/8"] }"#, "1:20: internal_networks: no network is internal"),
+    ("internal_networks: { networks: [10.0.0.0/8, 10.0.0.0/8] }", r#"1:45: internal_networks.networks[1]: "10.0.0.0/8": this network was listed before, at f.yaml:1:33"#),
+    (r#"internal_networks: { networks: [10.0.0.0/8, "!10.0.0.0/8"] }"#, r#"1:45: internal_networks.networks[1]: "!10.0.0.0/8": this network was listed the other way before"#),
+    ("internal_networks: { networks: [10.0.0.0/8, !10.9.0.0/16] }", r#"1:45: internal_networks.networks[1]: "!10.9.0.0/16": YAML tags mean nothing here"#),
+    (r#"internal_networks: { networks: ["fc00::/129"] }"#, r#"1:33: internal_networks.networks[0]: "fc00::/129": the prefix length of this address is 0 to 128"#),
+    ("internal_networks: { networks: [{ cidr: 10.0.0.0/8, group: 5 }] }", r#"1:60: internal_networks.networks[0].group: "5": expected a text; put it in quotes"#),
+    ("internal_networks: { networks: [{ group: a }] }", "1:33: internal_networks.networks[0].cidr: is missing"),
+    ("internal_networks: { files: [/nonexistent.txt] }", r#"1:30: internal_networks.files[0]: "/nonexistent.txt": /nonexistent.txt: cannot be read: No such file"#),
+    (r#"outputs: { metrics: { listen: "127.0.0.1:0" } }"#, r#"1:31: outputs.metrics.listen: "127.0.0.1:0": expected ADDRESS:PORT"#),
+    ("outputs: { metrics: { listen: 10825 } }", r#"1:31: outputs.metrics.listen: "10825": expected ADDRESS:PORT, or off"#),
+    ("outputs: { metrics: { max_sources: 0 } }", r#"1:36: outputs.metrics.max_sources: "0": expected a whole number from 1"#),
+    ("outputs: { alerts: true }", r#"1:20: outputs.alerts: "true": expected a file"#),
+    (
+        "watched_ports: { smtp: [], submission: [], smtps: [], pop3: [], pop3s: [], imap: [], imaps: [] }\nrules: []",
+        "1:16: watched_ports: no port is watched",
+    ),
+    ("sources: {}\nsources: {}", r#"2:1: "sources": this key was given before, at 1:1"#),
+    ("sources: {}\n---\nsources: {}", "2:1: a second document"),
+    ("sources: *x", "1:10: sources: not YAML: while parsing node, found unknown anchor"),
+    ("sources:\n\tipv6_prefix: 64", "2:"),
+    ("sources: {", "2:"),
+    ("a\0b", "1:2: a NUL byte"),
+    ("", "1:1: the file is empty"),
+    ("[]", "1:1: a list: expected a mapping"),
+    ("~", "1:1: nothing: expected a mapping"),
+    ("timeouts: !x { idle: 1 }", r#"1:11: timeouts: "!x": YAML tags"#),
+    ("!x sources: {}", r#"1:1: "!x": YAML tags"#),
+    ("sources: { <<: 5 }", r#"1:16: sources: "5": only a mapping can be merged"#),
+];
+
+#[test]
+fn one_mistake_is_one_line() {
+    MISTAKES.iter().for_each(|(text, line)| assert_only(text, line));
+}
+
+/// The same inside a rule that is otherwise good.
+#[test]
+#[rustfmt::skip]
+fn one_mistake_in_a_rule_is_one_line() {
+    let rule = |rest: &str| {
+        format!(
+            "rules:\n  - name: r\n    match: {{}}\n    window: {{ length: 1h }}\n    \
+             condition: {{ count: {{ at_least: 5 }} }}\n{rest}"
+        )
+    };
+    for (text, line) in [
+        (rule("    severity: hihg\n"), r#"6:15: rules[0].severity: "hihg": expected one of low, medium, high, critical; did you mean high?"#),
+        (rule("    enabled: maybe\n"), r#"6:14: rules[0].enabled: "maybe": expected true or false"#),
+        (rule("    version: 0\n"), r#"6:14: rules[0].version: "0": expected a whole number from 1"#),
+        (rule("    group_by: [destination]\n"), r#"6:16: rules[0].group_by[0]: "destination": rules are evaluated by source"#),
+        (rule("    labels: { team: 5 }\n"), r#"6:21: rules[0].labels.team: "5": expected a text; put it in quotes"#),
+        (rule("    attack: [T1048.3]\n"), r#"6:14: rules[0].attack[0]: "T1048.3": expected a MITRE ATT&CK technique"#),
+        (rule("    repeat_interval: 0s\n"), r#"6:22: rules[0].repeat_interval: "0s": expected a duration from 1s to 30d"#),
+        (rule("    resolve: { below: 5 }\n"), r#"6:23: rules[0].resolve.below: "5": expected less than condition.count.at_least: at most 4"#),
+        (rule("    resolve: { below: 0 }\n"), r#"6:23: rules[0].resolve.below: "0": expected a whole number from 1"#),
+        (rule("").replace("length", "lenght"), "4:15: rules[0].window.lenght: unknown key; did you mean length?"),
+        (rule("").replace("count", "sum"), "5:18: rules[0].condition.sum: unknown key; expected one of count"),
+        (rule("").replace("name: r", "name: a rule"), r#"2:11: rules[0].name: "a rule": expected a name"#),
+        (rule("").replace("{}", "{ ports: [] }"), "3:21: rules[0].match.ports: an empty list"),
+        (rule("").replace("{}", "{ ports: [25, 25] }"), r#"3:26: rules[0].match.ports[1]: "25": given twice"#),
+        (rule("").replace("{}", "{ applications: [unseen] }"), r#"3:29: rules[0].match.applications[0]: "unseen": expected one of smtp, "#),
+        (rule("").replace("{}", "{ size: { test: ration } }"), r#"3:28: rules[0].match.size.test: "ration": expected one of ratio, count, either, data_ratio, up_only; did you mean ratio?"#),
+        (rule("  - name: r\n    match: {}\n    window: { length: 1h }\n    condition: { count: { at_least: 5 } }\n"), r#"6:11: rules[1].name: "r": another rule has this name"#),
+    ] {
+        assert_only(&text, line);
+    }
+}
+
+fn assert_only(text: &str, line: &str) {
+    let found = faults(text);
+    assert!(
+        found.len() == 1 && found[0].starts_with(&format!("f.yaml:{line}")),
+        "{text}\nexpected {line}\nfound {found:#?}"
+    );
+}

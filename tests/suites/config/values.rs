@@ -1,0 +1,225 @@
+//! Good configurations: what is left out, what is shipped, and what settings mean.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use mailflow_agent::{
+    config::{self, Config, Hook, Interface, Outputs, Role, Target},
+    engine::{
+        event::Severity,
+        settings::{
+            Layer, Match, Rule, Service, Side, SizeKind, SizeTest, Timeouts, Transport, Window, WindowKind,
+        },
+    },
+};
+use mailflow_common::App;
+
+use super::{faults, good};
+
+/// `Config` is not comparable, but every part of it prints what it is.
+fn same(a: &Config, b: &Config) {
+    assert_eq!(format!("{a:#?}"), format!("{b:#?}"));
+}
+
+fn shipped() -> Config {
+    config::load(None).unwrap_or_else(|faults| panic!("{faults}"))
+}
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn smtp_burst() -> Rule {
+    Rule {
+        name: "smtp-burst".into(),
+        version: 1,
+        severity: Severity::High,
+        matching: Match {
+            source: Side::Internal,
+            destination: Side::External,
+            ports: vec![25, 465, 587, 994],
+            apps: vec![App::Smtp, App::SmtpStartTls, App::Smtps],
+            protocols: vec![Transport::Tcp],
+            size: Some(SizeTest { kind: SizeKind::Ratio, layer: Layer::L3, up: 80, down: 80 }),
+        },
+        window: Window { length: HOUR, kind: WindowKind::Sliding },
+        at_least: 10,
+        resolve_below: 8,
+        resolve_after: Duration::from_secs(600),
+        repeat_interval: HOUR,
+        labels: [].into(),
+        attack: ["T1048.003", "T1048.002", "T1071.003"].map(str::to_owned).into(),
+    }
+}
+
+#[test]
+fn the_shipped_configuration_is_what_the_documents_say() {
+    let config = shipped();
+    assert_eq!(config.interfaces, []);
+    assert_eq!(config.poll_interval, Duration::from_secs(1));
+    assert_eq!(config.flow_table, 262_144);
+    assert_eq!(config.engine.timeouts, Timeouts::default());
+    assert_eq!(config.engine.v6_source_prefix, 64);
+    assert_eq!(config.engine.rules, [smtp_burst()]);
+    assert_eq!(
+        config.outputs,
+        Outputs {
+            metrics: "127.0.0.1:10825".parse().ok(),
+            max_sources: 2000,
+            alerts: Some(Target::Stdout),
+            flow_log: None,
+        }
+    );
+    let services = [
+        (25, Service::Smtp),
+        (110, Service::Pop3),
+        (143, Service::Imap),
+        (465, Service::Smtps),
+        (587, Service::Submission),
+        (993, Service::Imaps),
+        (994, Service::Smtps),
+        (995, Service::Pop3s),
+    ];
+    assert_eq!(config.engine.services, services.into());
+    let networks: Vec<_> = config.engine.internal.networks().iter().map(|n| n.net.to_string()).collect();
+    assert_eq!(networks, ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7"]);
+    assert_eq!(config.engine.internal.networks()[0].line, "10.0.0.0/8  RFC 1918");
+    assert_eq!(config.warnings, []);
+}
+
+#[test]
+fn whatever_is_left_out_is_shipped() {
+    same(&good("{}"), &shipped());
+    same(&good("# nothing\n{}\n"), &shipped());
+    same(&good("\u{feff}timeouts: {}\noutputs: { metrics: {} }\nwatched_ports: {}\r\n"), &shipped());
+    let config = good("timeouts: { idle: 1m }");
+    assert_eq!(config.engine.timeouts, Timeouts { idle: Duration::from_secs(60), ..Timeouts::default() });
+}
+
+#[test]
+fn lists_are_replaced_as_a_whole() {
+    assert_eq!(good("rules: []").engine.rules, []);
+    let config = good("watched_ports: { smtp: [25, 587, 2525], pop3: [], pop3s: [] }");
+    let services = &config.engine.services;
+    assert_eq!(services.get(&2525), Some(&Service::Smtp));
+    assert_eq!(services.get(&587), Some(&Service::Smtp), "taken from submission, which was left out");
+    assert_eq!(services.get(&110), None);
+    assert_eq!(services.get(&143), Some(&Service::Imap));
+}
+
+#[test]
+fn a_short_rule_is_a_rule() {
+    let text =
+        "rules: [{ name: r, match: {}, window: { length: 5h }, condition: { count: { at_least: 3 } } }]";
+    let burst = smtp_burst();
+    let rule = Rule {
+        name: "r".into(),
+        severity: Severity::Medium,
+        matching: Match { size: None, ..burst.matching.clone() },
+        window: Window { length: 5 * HOUR, kind: WindowKind::Sliding },
+        at_least: 3,
+        resolve_below: 2,
+        repeat_interval: 5 * HOUR,
+        attack: Vec::new(),
+        ..burst
+    };
+    assert_eq!(good(text).engine.rules, std::slice::from_ref(&rule));
+    let sized = good(&text.replace("match: {}", "match: { size: { test: count, down: 40 } }"));
+    let size = Some(SizeTest { kind: SizeKind::Count, layer: Layer::L3, up: 80, down: 40 });
+    assert_eq!(sized.engine.rules[0].matching.size, size);
+    assert_eq!(good(&text.replace("name: r", "name: r, enabled: false")).engine.rules, []);
+}
+
+#[test]
+fn the_resolve_threshold_follows_the_threshold() {
+    for (at_least, below) in [(1, 1), (2, 1), (3, 2), (4, 3), (5, 4), (9, 8), (10, 8), (100, 80), (101, 81)] {
+        let text = format!(
+            "rules: [{{ name: r, match: {{}}, window: {{ length: 1h }}, \
+             condition: {{ count: {{ at_least: {at_least} }} }} }}]"
+        );
+        assert_eq!(good(&text).engine.rules[0].resolve_below, below, "{at_least}");
+    }
+}
+
+#[test]
+fn anchors_aliases_and_merging_work() {
+    let text = "\
+rules:
+  - &first
+    name: a
+    match: &mail { ports: [25] }
+    window: { length: 1h }
+    condition: { count: { at_least: 5 } }
+  - <<: *first
+    name: b
+    match: { <<: *mail, protocols: [udp] }
+";
+    let rules = good(text).engine.rules;
+    assert_eq!((rules[1].name.as_ref(), rules[1].at_least), ("b", 5));
+    assert_eq!(
+        (rules[1].matching.ports.as_slice(), rules[1].matching.protocols.as_slice()),
+        (&[25][..], &[Transport::Udp][..])
+    );
+    let line = faults(&text.replace("at_least: 5", "at_least: 0")).remove(0);
+    assert!(
+        line.starts_with("f.yaml:6:37: rules[0].condition.count.at_least: \"0\""),
+        "the anchor's place: {line}"
+    );
+}
+
+#[test]
+fn off_has_three_spellings() {
+    for off in ["off", "false", "~", "", "\"off\""] {
+        let text = format!("outputs:\n  alerts: {off}\n  flow_log: {off}\n  metrics: {{ listen: {off} }}\n");
+        let outputs = good(&text).outputs;
+        assert_eq!((outputs.alerts, outputs.flow_log, outputs.metrics), (None, None, None), "{text}");
+    }
+    let outputs =
+        good("outputs: { alerts: a.json, flow_log: \"-\", metrics: { listen: \"[::1]:9\" } }").outputs;
+    assert_eq!(outputs.alerts, Some(Target::File("a.json".into())));
+    assert_eq!(outputs.flow_log, Some(Target::Stdout));
+    assert_eq!(outputs.metrics, "[::1]:9".parse().ok());
+}
+
+#[test]
+fn interfaces_have_roles_and_hooks() {
+    let interfaces = good("interfaces: [{ name: eth1, role: lan, hook: tc }, { name: wg0 }]").interfaces;
+    let interface = |name: &str, role, hook| Interface { name: name.to_owned(), role, hook };
+    assert_eq!(
+        interfaces,
+        [interface("eth1", Role::Lan, Hook::Tc), interface("wg0", Role::Auto, Hook::Auto)]
+    );
+}
+
+/// Every YAML file under `config` that is not another tool's and no rule test is a configuration.
+#[test]
+fn every_shipped_configuration_is_good() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config");
+    let files = configurations(&root, &root);
+    assert!(files.iter().any(|file| file.ends_with("mailflow.yaml")), "{files:?}");
+    for file in files {
+        let config = config::load(Some(&file)).unwrap_or_else(|faults| panic!("{faults}"));
+        assert_eq!(config.warnings, []);
+    }
+}
+
+fn configurations(root: &Path, directory: &Path) -> Vec<PathBuf> {
+    const OTHERS: [&str; 4] = ["ansible", "prometheus", "grafana", "clickhouse"];
+    let paths = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    paths
+        .flat_map(|path| {
+            let inside = path.strip_prefix(root).unwrap().to_owned();
+            let yaml = path.extension().is_some_and(|ending| ending == "yaml" || ending == "yml");
+            if OTHERS.iter().any(|other| inside.starts_with(other))
+                || inside.to_string_lossy().contains("test")
+            {
+                Vec::new()
+            } else if path.is_dir() {
+                configurations(root, &path)
+            } else {
+                yaml.then_some(path).into_iter().collect()
+            }
+        })
+        .collect()
+}

@@ -1,0 +1,124 @@
+//! The engine against the naive reference model, on random histories in simulated time.
+
+#[path = "engine/corpus.rs"]
+mod corpus;
+#[path = "engine/histories.rs"]
+mod histories;
+#[path = "../src/reference.rs"]
+pub mod reference;
+#[path = "engine/run.rs"]
+mod run;
+
+use std::time::Duration;
+
+use mailflow_agent::engine::{
+    event::{AlertState, Value},
+    flow::RecordReason,
+    settings::Settings,
+};
+use proptest::prelude::*;
+
+use histories::{SECOND, history, mail, polls, rules, settings};
+use reference::{Connection, Nanos};
+use run::{Run, run, told};
+
+/// Long enough for every window and every resolution after the last packet.
+const DRAIN: Nanos = 20_000 * SECOND;
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Records, counts, windows and alerts are the reference's, whatever the polling, with flows that
+    /// outlive the active timeout and keys that are gone when asked for.
+    #[test]
+    fn the_engine_agrees_with_the_reference(
+        settings in settings(),
+        history in history(),
+        rhythm in polls(),
+        stop in 60u64..6_000,
+        gone in any::<bool>(),
+    ) {
+        let stop = stop * SECOND + 1;
+        let Run { polls, records, alerts, values, .. } = run(&settings, &history, &rhythm, stop, DRAIN, gone);
+        let expected = reference::records(&settings, &history, &polls, stop);
+
+        let mut ours: Vec<_> = records.iter().map(|r| format!("{r:?}")).collect();
+        let mut theirs: Vec<_> = expected.iter().map(|record| {
+            let reference::Expected { flow, app, reason, complete, .. } = record.clone();
+            format!("{:?}", mailflow_agent::engine::flow::FlowRecord { flow, app, reason, complete })
+        }).collect();
+        ours.sort();
+        theirs.sort();
+        prop_assert_eq!(ours, theirs);
+
+        let theirs = reference::values(&settings, &expected, stop);
+        prop_assert_eq!(values.len(), theirs.len());
+        for (ours, (of, number)) in values.iter().zip(theirs) {
+            prop_assert_eq!((&ours.rule, ours.source), (&of.0, of.1));
+            check(&settings, &ours.rule, ours.value, number)?;
+        }
+
+        let theirs = reference::alerts(&settings, &expected, stop + DRAIN);
+        prop_assert_eq!(alerts.len(), theirs.len(), "{:#?}\n{:#?}", alerts.iter().map(told).collect::<Vec<_>>(), theirs);
+        let mut ours: Vec<_> = alerts.iter().collect();
+        let place = |name: &str| settings.rules.iter().position(|rule| &*rule.name == name);
+        ours.sort_by_key(|alert| (place(&alert.rule), alert.source));
+        for (ours, theirs) in ours.into_iter().zip(theirs) {
+            check(&settings, &ours.rule, ours.value, theirs.value)?;
+            prop_assert_eq!(reference::Told { value: theirs.value, ..told(ours) }, theirs);
+        }
+    }
+
+    /// Two rhythms of polling, the same results in the same order, as long as no flow outlives the
+    /// active timeout.
+    #[test]
+    fn polling_does_not_show(
+        mut settings in settings(),
+        history in history(),
+        rhythms in [polls(), polls()],
+        stop in 60u64..6_000,
+    ) {
+        settings.timeouts.active = Duration::from_secs(86_400);
+        let [one, other] = rhythms.map(|rhythm| run(&settings, &history, &rhythm, stop * SECOND, DRAIN, false));
+        prop_assert_eq!(one.qualified, other.qualified);
+        prop_assert_eq!(one.alerts, other.alerts);
+        let [one, other] = [one.records, other.records].map(|records| {
+            let mut lines: Vec<_> = records.iter().map(|record| format!("{record:?}")).collect();
+            lines.sort();
+            lines
+        });
+        prop_assert_eq!(one, other);
+    }
+
+    /// Nine qualifying flows within the window are silent, in whatever order they end; the tenth speaks.
+    #[test]
+    fn nine_are_silent_and_ten_speak(
+        starts in prop::collection::vec(0u64..3_580, 10),
+        rhythm in polls(),
+    ) {
+        let settings = Settings { rules: vec![rules::r1()], ..histories::defaults() };
+        let history: Vec<Connection> = (0u16..).zip(starts).map(|(n, at)| mail(n, at * SECOND)).collect();
+        let alerts = |flows: &[Connection]| run(&settings, flows, &rhythm, 4_000 * SECOND, 0, false).alerts;
+        prop_assert_eq!(alerts(&history[..9]), []);
+        let told = alerts(&history);
+        let last = history.iter().filter_map(|flow| flow.packets.last()).map(|packet| packet.at).max();
+        let firing: Vec<_> = told.iter().filter(|alert| alert.state == AlertState::Firing).collect();
+        prop_assert_eq!(firing.len(), 1);
+        prop_assert_eq!(Some(firing[0].starts_at.as_nanos()), last);
+        prop_assert_eq!(firing[0].value, Value::Exactly(10));
+        prop_assert!(firing[0].flows.iter().all(|record| record.reason == RecordReason::Closed));
+    }
+}
+
+/// A value the engine gives exactly is exact; one at its bound is no more than the truth, and no less
+/// than the threshold.
+fn check(settings: &Settings, rule: &str, ours: Value, truth: u64) -> Result<(), TestCaseError> {
+    match ours {
+        Value::Exactly(number) => prop_assert_eq!(number, truth),
+        Value::AtLeast(number) => {
+            let rule = settings.rules.iter().find(|each| &*each.name == rule).unwrap();
+            prop_assert!(rule.at_least <= number && number <= truth, "{number} of {truth}");
+        }
+    }
+    Ok(())
+}

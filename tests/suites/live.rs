@@ -1,0 +1,12 @@
+//! The running agent on a gateway with source NAT, real software on both sides.
+//!
+//! These tests make network namespaces and so need root.
+
+#[path = "live/counts.rs"]
+mod counts;
+#[path = "live/errors.rs"]
+mod errors;
+#[path = "live/polls.rs"]
+mod polls;
+#[path = "live/rule.rs"]
+mod rule;

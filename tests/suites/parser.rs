@@ -1,0 +1,144 @@
+//! The parser on the host: the code the kernel runs, on frames built from the specifications and on
+//! frames built from nothing.
+
+use mailflow_common::{Address, Reason};
+use mailflow_ebpf::{Gso, Link, Metadata, Segment, SliceFrame, parse};
+use mailflow_tests::frame::{FrameBuilder, flag::*, short_extension};
+use proptest::prelude::*;
+
+fn all(frame: &[u8], link: Link, metadata: Metadata) -> Result<Segment, Reason> {
+    parse(&SliceFrame::new(frame), link, metadata, |_, _| true)
+}
+
+fn ethernet(frame: &FrameBuilder) -> Result<Segment, Reason> {
+    all(&frame.build(), Link::Ethernet, Metadata::default())
+}
+
+#[test]
+fn a_segment_says_what_was_built() {
+    let frame = FrameBuilder::tcp("10.20.0.2:40000", "93.184.215.25:587", SYN | ACK)
+        .sequence(0xdead_beef)
+        .tcp_options(&[1, 1, 1, 1])
+        .payload("hello");
+    let segment = ethernet(&frame).unwrap();
+    assert_eq!(segment.source, Address::from(frame.ends[0].0));
+    assert_eq!(segment.destination, Address::from(frame.ends[1].0));
+    assert_eq!((segment.source_port, segment.destination_port), (40_000, 587));
+    assert_eq!((segment.length, segment.headers, segment.payload()), (49, 44, 5));
+    assert_eq!(segment.payload_offset, 14 + 44);
+    let tcp = segment.tcp.unwrap();
+    assert_eq!(
+        (tcp.sequence, tcp.syn(), tcp.syn_ack(), tcp.fin(), tcp.reset()),
+        (0xdead_beef, false, true, false, false)
+    );
+}
+
+#[test]
+fn a_tag_in_the_metadata_is_the_outer_one() {
+    let untagged = FrameBuilder::tcp("10.20.0.2:40000", "93.184.215.25:25", SYN);
+    let inner = untagged.clone().tag(0x8100, 8);
+    let both = untagged.clone().tag(0x88a8, 9).tag(0x8100, 8);
+    let stripped = |frame: &FrameBuilder| {
+        let metadata = Metadata { ethertype: 0x0800, tag: Some(9) };
+        all(&frame.build(), Link::Ethernet, metadata).map(|segment| segment.scope)
+    };
+    assert_eq!(stripped(&inner), ethernet(&both).map(|segment| segment.scope));
+    assert_eq!(stripped(&untagged), ethernet(&untagged.clone().tag(0x8100, 9)).map(|segment| segment.scope));
+    assert_eq!(stripped(&both), Err(Reason::TooDeep), "three tags");
+}
+
+#[test]
+fn a_total_length_of_zero_is_the_frames() {
+    let frame = FrameBuilder::tcp("10.20.0.2:40000", "93.184.215.25:25", ACK).payload(vec![0; 1000]);
+    for frame in
+        [frame.clone(), FrameBuilder::tcp("[fd20::2]:40000", "[2a00::25]:25", ACK).payload(vec![0; 1000])]
+    {
+        let zero = frame.clone().with(|frame| frame.length = Some(0));
+        assert_eq!(ethernet(&zero), ethernet(&frame));
+    }
+}
+
+#[test]
+fn what_lies_beyond_reach_is_truncated_not_forged() {
+    let frame = FrameBuilder::tcp("10.20.0.2:40000", "93.184.215.25:25", ACK).payload(vec![0; 100]).build();
+    let whole =
+        ethernet(&FrameBuilder::tcp("10.20.0.2:40000", "93.184.215.25:25", ACK).payload(vec![0; 100]));
+    for reachable in 0..frame.len() {
+        let partial = SliceFrame::partial(&frame[..reachable], frame.len() as u32);
+        let result = parse(&partial, Link::Ethernet, Metadata::default(), |_, _| true);
+        let expected = if reachable < 54 { Err(Reason::Truncated) } else { whole };
+        assert_eq!(result, expected, "{reachable} bytes within reach");
+    }
+}
+
+#[test]
+fn only_watched_ports_are_followed_to_the_end() {
+    let frame = FrameBuilder::tcp("10.20.0.2:40000", "93.184.215.25:25", ACK).build();
+    let mut asked = None;
+    let result =
+        parse(&SliceFrame::new(&frame[..]), Link::Ethernet, Metadata::default(), |source, destination| {
+            asked = Some((source, destination));
+            false
+        });
+    assert_eq!((result, asked), (Err(Reason::NotWatched), Some((40_000, 25))));
+}
+
+#[test]
+fn a_merged_buffer_of_headers_only_is_a_packet() {
+    let segment = ethernet(&FrameBuilder::tcp("10.20.0.2:40000", "93.184.215.25:25", ACK)).unwrap();
+    assert_eq!(segment.packets(Gso { size: 1448, segments: 0 }), 1);
+    assert_eq!(segment.bytes(1), 40);
+}
+
+fn address() -> impl Strategy<Value = (String, String)> {
+    prop_oneof![
+        any::<([u8; 4], [u8; 4])>().prop_map(|(a, b)| (
+            std::net::Ipv4Addr::from(a).to_string(),
+            std::net::Ipv4Addr::from(b).to_string()
+        )),
+        any::<([u8; 16], [u8; 16])>().prop_map(|(a, b)| (
+            format!("[{}]", std::net::Ipv6Addr::from(a)),
+            format!("[{}]", std::net::Ipv6Addr::from(b))
+        )),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_make_it_panic_or_count_more_than_there_is(
+        frame in proptest::collection::vec(any::<u8>(), 0..200),
+        ethertype in prop_oneof![Just(0x0800_u16), Just(0x86dd), any::<u16>()],
+        ip in any::<bool>(),
+    ) {
+        let link = if ip { Link::Ip } else { Link::Ethernet };
+        if let Ok(segment) = all(&frame, link, Metadata { ethertype, tag: None }) {
+            prop_assert!(segment.length as usize <= frame.len());
+            prop_assert!(segment.headers <= segment.length);
+        }
+    }
+
+    #[test]
+    fn whatever_stands_before_the_ports_the_counts_are_the_same(
+        (from, to) in address(),
+        tags in proptest::collection::vec(1_u16..4095, 0..=2),
+        words in 0_usize..=10,
+        extensions in proptest::collection::vec(prop_oneof![Just(0_u8), Just(43), Just(60)], 0..=6),
+        tcp_words in 0_usize..=10,
+        payload in proptest::collection::vec(any::<u8>(), 0..300),
+        padding in 0_usize..50,
+    ) {
+        let mut frame = FrameBuilder::tcp(&format!("{from}:40000"), &format!("{to}:25"), ACK);
+        for tag in &tags {
+            frame = frame.tag(0x8100, *tag);
+        }
+        let frame = frame.tcp_options(&vec![1; tcp_words * 4]).payload(payload.clone()).with(|frame| {
+            frame.options = vec![1; words * 4];
+            frame.extensions = extensions.iter().map(|kind| (*kind, short_extension())).collect();
+            frame.padding = padding;
+        });
+        let segment = ethernet(&frame).unwrap();
+        prop_assert_eq!(u64::from(segment.length), frame.ip_bytes());
+        prop_assert_eq!(segment.payload() as usize, payload.len());
+        prop_assert_eq!(segment.scope.vlans().tags().collect::<Vec<_>>(), tags);
+    }
+}

@@ -1,0 +1,16 @@
+//! What leaves the agent: lines, metrics, and the port they are scraped from.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests fail the test")]
+
+#[path = "sink/events.rs"]
+mod events;
+#[path = "sink/fixture.rs"]
+mod fixture;
+#[path = "sink/http.rs"]
+mod http;
+#[path = "sink/ledger.rs"]
+mod ledger;
+#[path = "sink/lines.rs"]
+mod lines;
+#[path = "sink/page.rs"]
+mod page;

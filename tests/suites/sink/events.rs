@@ -1,0 +1,219 @@
+//! Lines, parsed back: the names and values others script against.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use mailflow_agent::{
+    engine::{
+        event::{Alert, AlertState, Source, Value as Held},
+        flow::{FlowRecord, RecordReason},
+    },
+    sink::{alert_log, flow_log},
+};
+use mailflow_common::{App, PROTOCOL_UDP, Scope, Vlans};
+use serde_json::{Value, json};
+
+use crate::fixture::{EPOCH, alert, at, doc, documented, key, record};
+
+fn parse(line: serde_json::Result<String>) -> Value {
+    let line = line.unwrap();
+    assert!(!line.contains('\n'), "one line: {line}");
+    serde_json::from_str(&line).unwrap()
+}
+
+/// The paths of all leaves, `[]` for the members of an array of objects.
+fn paths(value: &Value, at: &str, found: &mut BTreeSet<String>) {
+    match value {
+        Value::Object(fields) if !at.ends_with("labels") => {
+            for (name, field) in fields {
+                paths(field, &if at.is_empty() { name.clone() } else { format!("{at}.{name}") }, found);
+            }
+        }
+        Value::Array(items) if items.iter().any(Value::is_object) => {
+            items.iter().for_each(|item| paths(item, &format!("{at}[]"), found));
+        }
+        _ => {
+            found.insert(at.to_owned());
+        }
+    }
+}
+
+#[test]
+fn a_flow_line_has_every_field_under_its_name() {
+    let mut record = record(key("10.0.0.9", 40_001, "192.0.2.1", 25));
+    record.flow.key.scope = Scope::new(Vlans::default().push(20).push(30), 6, false);
+    let mut line = parse(flow_log::line(&record, EPOCH));
+    let id = line["flow_id"].take().as_u64().unwrap();
+    assert!(id < 1 << 53);
+    let expected = json!({
+        "timestamp": "2026-11-21T03:32:01.500000+0000",
+        "event_type": "flow",
+        "flow_id": null,
+        "src_ip": "10.0.0.9",
+        "src_port": 40_001,
+        "dest_ip": "192.0.2.1",
+        "dest_port": 25,
+        "proto": "TCP",
+        "app_proto": "smtp",
+        "community_id": "1:POg37YbT9N1sbiQVkiOP6MkMf2s=",
+        "vlan": [20, 30],
+        "flow": {
+            "pkts_toserver": 101,
+            "bytes_toserver": 102,
+            "pkts_toclient": 201,
+            "bytes_toclient": 202,
+            "start": "2026-11-21T03:31:00.123000+0000",
+            "end": "2026-11-21T03:32:01.500000+0000",
+            "age": 61,
+            "state": "closed",
+            "reason": "closed",
+        },
+        "mailflow": {
+            "payload_up": 103,
+            "payload_down": 203,
+            "data_packets_up": 104,
+            "data_packets_down": 204,
+            "data_bytes_up": 105,
+            "data_bytes_down": 205,
+            "messages_estimated": 7,
+            "app_evidence": "server_greeting",
+            "complete": true,
+            "syn": true,
+            "synack": true,
+            "mac": "02:00:00:00:ab:01",
+        },
+    });
+    assert_eq!(line, expected);
+}
+
+#[test]
+fn ipv6_udp_and_what_is_not_there() {
+    let mut record = record(key("2001:db8::9", 40_001, "2001:db8:1::1", 465));
+    record.flow.key.scope = Scope::new(Vlans::default(), PROTOCOL_UDP, true);
+    record.flow.mac = None;
+    record.flow.down = Default::default();
+    record.flow.facts = Default::default();
+    record.app = App::Unseen;
+    record.reason = RecordReason::Idle;
+    record.complete = false;
+    let line = parse(flow_log::line(&record, EPOCH));
+    assert_eq!(line["src_ip"], "2001:db8::9");
+    assert_eq!(line["dest_ip"], "2001:db8:1::1");
+    assert_eq!(line["proto"], "UDP");
+    assert_eq!(line.get("vlan"), None);
+    assert_eq!(line["flow"]["state"], "new");
+    assert_eq!(line["flow"]["reason"], "idle");
+    let extra = &line["mailflow"];
+    assert_eq!(extra["mac"], Value::Null);
+    assert_eq!(extra["app_evidence"], "port");
+    assert_eq!(
+        (&extra["complete"], &extra["syn"], &extra["synack"]),
+        (&json!(false), &json!(false), &json!(false))
+    );
+}
+
+#[test]
+fn a_flow_keeps_its_id_and_the_next_one_gets_another() {
+    let id = |record: &FlowRecord| parse(flow_log::line(record, EPOCH))["flow_id"].as_u64();
+    let first = record(key("10.0.0.9", 40_001, "192.0.2.1", 25));
+    let mut later = first.clone();
+    later.flow.up.packets += 1;
+    later.flow.up.last = Some(at(90_000));
+    assert_eq!(id(&first), id(&later));
+    later.flow.first = at(80_000);
+    assert_ne!(id(&first), id(&later), "the same ports again");
+}
+
+#[test]
+fn an_alert_line_has_every_field_under_its_name() {
+    let alert = alert();
+    let mut line = parse(alert_log::line(&alert, EPOCH));
+    let flows: Vec<Value> = alert.flows.iter().map(|record| parse(flow_log::line(record, EPOCH))).collect();
+    assert_eq!(line["flows"].take(), json!(flows), "the flow log's own lines");
+    let expected = json!({
+        "timestamp": "2026-11-21T03:31:05.000000+0000",
+        "event_type": "alert",
+        "src_ip": "10.0.0.9",
+        "alert": {
+            "signature": "smtp burst",
+            "rule": "smtp-burst",
+            "rule_version": 3,
+            "state": "firing",
+            "severity": "high",
+            "fingerprint": "0123456789abcdef",
+            "starts_at": "2026-11-21T03:31:04.000000+0000",
+            "ends_at": null,
+            "window": 3_600,
+            "condition": "count",
+            "value": 10,
+            "threshold": 10,
+            "at_bound": true,
+            "suppressed": false,
+            "labels": {"team": "mail \"1\""},
+            "attack": ["T1048.003"],
+        },
+        "mailflow": {
+            "source": "10.0.0.9",
+            "group": "workstations",
+            "matched_network": "10.0.0.0/8  everything",
+            "first": "2026-11-21T03:31:01.000000+0000",
+            "last": "2026-11-21T03:31:03.000000+0000",
+            "ports": [25, 587],
+            "applications": ["smtp", "smtp+starttls"],
+            "up": {"packets": 11, "bytes": 12},
+            "down": {"packets": 13, "bytes": 14},
+            "messages_estimated": 15,
+            "destinations": [{"ip": "192.0.2.1", "flows": 6}, {"ip": "2001:db8::1", "flows": 4}],
+            "complete": false,
+        },
+        "flows": null,
+    });
+    assert_eq!(line, expected);
+}
+
+#[test]
+fn a_resolved_alert_of_a_prefix_shows_its_end_and_an_address() {
+    let newest = key("2001:db8:5::77", 40_001, "2001:db8:1::1", 25);
+    let resolved = Alert {
+        state: AlertState::Resolved,
+        ends_at: Some(at(9_000)),
+        value: Held::Exactly(3),
+        source: Source::of(newest.client.ip(), 64),
+        group: None,
+        matched_network: None,
+        flows: vec![Arc::new(record(key("2001:db8:5::1", 1, "2001:db8:1::1", 25))), Arc::new(record(newest))],
+        ..alert()
+    };
+    let line = parse(alert_log::line(&resolved, EPOCH));
+    assert_eq!(line["src_ip"], "2001:db8:5::77");
+    assert_eq!(line["mailflow"]["source"], "2001:db8:5::/64");
+    assert_eq!(line["mailflow"]["group"], Value::Null);
+    assert_eq!(line["mailflow"]["matched_network"], Value::Null);
+    assert_eq!(line["alert"]["state"], "resolved");
+    assert_eq!(line["alert"]["ends_at"], "2026-11-21T03:31:09.000000+0000");
+    assert_eq!((&line["alert"]["value"], &line["alert"]["at_bound"]), (&json!(3), &json!(false)));
+
+    let bare = Alert { flows: Vec::new(), ..resolved };
+    assert_eq!(parse(alert_log::line(&bare, EPOCH))["src_ip"], "2001:db8:5::", "no flow left to name one");
+}
+
+#[test]
+fn the_documentation_lists_the_fields_and_no_others() {
+    let page = doc("events.md");
+    let (flow_page, alert_page) = page.split_once("## Alert lines").unwrap();
+    let mut tagged = record(key("10.0.0.9", 40_001, "192.0.2.1", 25));
+    tagged.flow.key.scope = Scope::new(Vlans::default().push(20), 6, false);
+    for (page, line) in [
+        (flow_page, parse(flow_log::line(&tagged, EPOCH))),
+        (alert_page, parse(alert_log::line(&alert(), EPOCH))),
+    ] {
+        let mut written = BTreeSet::new();
+        paths(&line, "", &mut written);
+        // Contributing flows are flow lines, documented as such.
+        if written.iter().any(|path| path.starts_with("flows[]")) {
+            written.retain(|path| !path.starts_with("flows[]"));
+            written.insert("flows[]".to_owned());
+        }
+        let listed: BTreeSet<_> = documented(page).map(str::to_owned).collect();
+        assert_eq!(listed, written);
+    }
+}

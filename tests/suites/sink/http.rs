@@ -1,0 +1,163 @@
+//! The metrics port over loopback.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use mailflow_agent::http::{BindError, State, bind, serve};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::oneshot,
+    task::JoinHandle,
+    time::timeout,
+};
+
+#[derive(Default)]
+struct Fake {
+    ready: AtomicBool,
+    broken: AtomicBool,
+}
+
+impl State for Fake {
+    fn metrics(&self) -> anyhow::Result<String> {
+        anyhow::ensure!(!self.broken.load(Ordering::Relaxed), "out of ink");
+        Ok("mailflow_build_info{version=\"1\"} 1\n".into())
+    }
+
+    fn ready(&self) -> bool {
+        self.ready.load(Ordering::Relaxed)
+    }
+}
+
+struct Server {
+    addr: SocketAddr,
+    state: Arc<Fake>,
+    stop: oneshot::Sender<()>,
+    done: JoinHandle<()>,
+}
+
+async fn start() -> Server {
+    let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let (addr, state) = (listener.addr(), Arc::new(Fake::default()));
+    let (stop, stopped) = oneshot::channel();
+    let shared: Arc<dyn State> = Arc::<Fake>::clone(&state);
+    let done = tokio::spawn(serve(listener, shared, async {
+        let _ = stopped.await;
+    }));
+    Server { addr, state, stop, done }
+}
+
+/// Status line, headers in lower case, body.
+async fn request(addr: SocketAddr, method: &str, path: &str) -> (String, String, String) {
+    let mut stream = TcpStream::connect(addr).await.unwrap();
+    let head = format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let (status, headers) = head.split_once("\r\n").unwrap();
+    (status["HTTP/1.1 ".len()..].to_owned(), headers.to_lowercase(), body.to_owned())
+}
+
+#[tokio::test]
+async fn serves_its_pages_and_nothing_else() {
+    let server = start().await;
+    let (status, headers, body) = request(server.addr, "GET", "/metrics").await;
+    assert_eq!(status, "200 OK");
+    assert!(headers.contains("content-type: text/plain; version=0.0.4; charset=utf-8"), "{headers}");
+    assert_eq!(body, "mailflow_build_info{version=\"1\"} 1\n");
+
+    let (status, headers, body) = request(server.addr, "GET", "/").await;
+    assert_eq!(status, "200 OK");
+    assert!(headers.contains("content-type: text/html"), "{headers}");
+    for link in ["/metrics", "/-/ready", "/-/healthy"] {
+        assert!(body.contains(&format!("href=\"{link}\"")), "{body}");
+        assert_ne!(request(server.addr, "GET", link).await.0, "404 Not Found", "{link}");
+    }
+
+    assert_eq!(request(server.addr, "GET", "/-/healthy").await.0, "200 OK");
+    assert_eq!(request(server.addr, "GET", "/healthz").await.0, "200 OK");
+    assert_eq!(request(server.addr, "HEAD", "/metrics").await.2, "");
+    assert_eq!(request(server.addr, "GET", "/metrics/x").await.0, "404 Not Found");
+    for path in ["/metrics", "/-/ready", "/"] {
+        let (status, headers, _) = request(server.addr, "POST", path).await;
+        assert_eq!(status, "405 Method Not Allowed", "{path}");
+        assert!(headers.contains("allow: get,head"), "{headers}");
+    }
+}
+
+#[tokio::test]
+async fn is_ready_when_the_agent_is() {
+    let server = start().await;
+    for path in ["/-/ready", "/readyz"] {
+        server.state.ready.store(false, Ordering::Relaxed);
+        assert_eq!(request(server.addr, "GET", path).await.0, "503 Service Unavailable");
+        server.state.ready.store(true, Ordering::Relaxed);
+        assert_eq!(request(server.addr, "GET", path).await.0, "200 OK");
+    }
+}
+
+#[tokio::test]
+async fn a_page_that_cannot_be_made_is_an_error_of_the_server() {
+    let server = start().await;
+    server.state.broken.store(true, Ordering::Relaxed);
+    assert_eq!(request(server.addr, "GET", "/metrics").await.0, "500 Internal Server Error");
+    assert_eq!(request(server.addr, "GET", "/-/healthy").await.0, "200 OK");
+}
+
+#[tokio::test]
+async fn a_port_in_use_is_named() {
+    let server = start().await;
+    let error = bind(server.addr).await.unwrap_err();
+    assert!(matches!(error, BindError::InUse { .. }), "{error}");
+    assert_eq!(
+        error.to_string(),
+        format!("cannot listen on {}: the address is in use by another process", server.addr)
+    );
+    let foreign = "192.0.2.1:10825".parse().unwrap();
+    let error = bind(foreign).await.unwrap_err();
+    assert!(error.to_string().starts_with("cannot listen on 192.0.2.1:10825: "), "{error}");
+}
+
+#[tokio::test]
+async fn an_endless_head_is_refused() {
+    let server = start().await;
+    let mut stream = TcpStream::connect(server.addr).await.unwrap();
+    let head = format!("GET / HTTP/1.1\r\nx: {}", "y".repeat(64 * 1024));
+    // The server may have hung up before all of it is written or its answer is read.
+    let _ = stream.write_all(head.as_bytes()).await;
+    let mut answer = Vec::new();
+    let _ = timeout(Duration::from_secs(3), stream.read_to_end(&mut answer)).await.expect("still connected");
+    assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 431"), "{answer:?}");
+}
+
+#[tokio::test]
+async fn a_head_that_never_comes_is_not_waited_for() {
+    let server = start().await;
+    let mut stream = TcpStream::connect(server.addr).await.unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    let _ = timeout(Duration::from_secs(15), stream.read_to_end(&mut answer)).await.expect("still connected");
+    assert!(!answer.starts_with(b"HTTP/1.1 200"), "{answer:?}");
+}
+
+#[tokio::test]
+async fn stopping_ends_idle_connections_and_frees_the_port() {
+    let server = start().await;
+    let mut idle = TcpStream::connect(server.addr).await.unwrap();
+    idle.write_all(b"GET /-/healthy HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    let mut answer = [0; 15];
+    idle.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 200 OK");
+    server.stop.send(()).unwrap();
+    timeout(Duration::from_secs(3), server.done).await.expect("an idle connection keeps it up").unwrap();
+    let mut rest = Vec::new();
+    idle.read_to_end(&mut rest).await.unwrap();
+    bind(server.addr).await.unwrap();
+}

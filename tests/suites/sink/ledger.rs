@@ -1,0 +1,264 @@
+//! The ledger under random histories: nothing lost, nothing twice, no series falls.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use mailflow_agent::{
+    engine::{
+        event::{AlertState, Delta, Effects, Gain, Qualified, Source, Value, WindowValue},
+        flow::RecordReason,
+    },
+    sink::metrics::{Ledger, Limits, Places},
+};
+use mailflow_common::FlowKey;
+use proptest::prelude::*;
+
+use crate::{
+    fixture::{alert, at, key, record, services},
+    page::samples,
+};
+
+/// A new flow's gain of so many packets of 100 bytes, with one message.
+pub(crate) fn delta(key: FlowKey, up: u64, down: u64) -> Delta {
+    let gain = |packets| Gain { packets, bytes: packets * 100 };
+    Delta { key, up: gain(up), down: gain(down), messages: 1, new_flow: true }
+}
+
+fn observe(ledger: &mut Ledger, effects: &Effects, millis: u64) {
+    ledger.observe(effects, Places { services: &services(), v6_source_prefix: 64 }, at(millis));
+}
+
+fn render(ledger: &Ledger, windows: &[WindowValue]) -> String {
+    let mut out = String::new();
+    ledger.render(windows, &mut out);
+    out
+}
+
+/// The sum of a family over all but the labels named `kept`.
+fn sums(page: &str, family: &str, kept: &[&str]) -> BTreeMap<String, f64> {
+    let mut sums = BTreeMap::new();
+    for (series, value) in samples(page) {
+        let Some((name, labels)) = series.split_once('{') else { continue };
+        if name == family {
+            let labels: Vec<_> = labels
+                .trim_end_matches('}')
+                .split(',')
+                .filter(|label| kept.iter().any(|name| label.starts_with(&format!("{name}="))))
+                .collect();
+            *sums.entry(labels.join(",")).or_insert(0.0) += value;
+        }
+    }
+    sums
+}
+
+fn client(number: u8) -> String {
+    match number % 3 {
+        0 => format!("2001:db8:0:{number}::1"),
+        _ => format!("10.0.0.{number}"),
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Step {
+    after: u64,
+    deltas: Vec<Delta>,
+    qualified: Vec<(usize, FlowKey)>,
+}
+
+fn keys() -> impl Strategy<Value = FlowKey> {
+    (0_u8..12, any::<u16>(), prop::sample::select(vec![25_u16, 465, 587, 993, 8_025]))
+        .prop_map(|(number, port, service)| key(&client(number), port, "2001:db8:ffff::1", service))
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let gain = || (0_u64..1_000, 0_u64..1_000_000).prop_map(|(packets, bytes)| Gain { packets, bytes });
+    let delta = (keys(), gain(), gain(), 0_u64..3, any::<bool>())
+        .prop_map(|(key, up, down, messages, new_flow)| Delta { key, up, down, messages, new_flow });
+    let step =
+        (0_u64..700, prop::collection::vec(delta, 0..6), prop::collection::vec((0_usize..2, keys()), 0..4))
+            .prop_map(|(after, deltas, qualified)| Step { after, deltas, qualified });
+    prop::collection::vec(step, 1..25)
+}
+
+proptest! {
+    #[test]
+    fn sums_over_sources_are_the_totals_and_no_series_falls(steps in steps(), sources in 0_usize..8) {
+        let limits = Limits { sources, windows: 5, idle: Duration::from_secs(1) };
+        let rules: [Arc<str>; 2] = ["first".into(), "second".into()];
+        // The second rule is met later: as after a reload.
+        let mut ledger = Ledger::new(limits, [Arc::clone(&rules[0])]);
+        let (mut now, mut before) = (0, String::new());
+        let mut given = BTreeMap::<String, f64>::new();
+        for step in steps {
+            now += step.after;
+            for delta in &step.deltas {
+                for (what, amount) in [
+                    ("up packets", delta.up.packets),
+                    ("down packets", delta.down.packets),
+                    ("up bytes", delta.up.bytes),
+                    ("down bytes", delta.down.bytes),
+                    ("flows", u64::from(delta.new_flow)),
+                    ("messages", delta.messages),
+                ] {
+                    *given.entry(what.into()).or_default() += amount as f64;
+                }
+            }
+            for (rule, _) in &step.qualified {
+                *given.entry(rules[*rule].to_string()).or_default() += 1.0;
+            }
+            let qualified = step
+                .qualified
+                .iter()
+                .map(|(rule, key)| Qualified { rule: Arc::clone(&rules[*rule]), key: *key })
+                .collect();
+            observe(&mut ledger, &Effects { deltas: step.deltas, qualified, ..Effects::default() }, now);
+            let page = render(&ledger, &[]);
+
+            for of in ["", "source_"] {
+                let packets = sums(&page, &format!("mailflow_{of}packets_total"), &["direction"]);
+                let bytes = sums(&page, &format!("mailflow_{of}bytes_total"), &["direction"]);
+                let flows = sums(&page, &format!("mailflow_{of}flows_total"), &[]);
+                let messages = sums(&page, &format!("mailflow_{of}messages_estimated_total"), &[]);
+                let qualifying = sums(&page, &format!("mailflow_{of}qualifying_flows_total"), &["rule"]);
+                for (what, shown) in [
+                    ("up packets", packets.get("direction=\"up\"")),
+                    ("down packets", packets.get("direction=\"down\"")),
+                    ("up bytes", bytes.get("direction=\"up\"")),
+                    ("down bytes", bytes.get("direction=\"down\"")),
+                    ("flows", flows.get("")),
+                    ("messages", messages.get("")),
+                    ("first", qualifying.get("rule=\"first\"")),
+                    ("second", qualifying.get("rule=\"second\"")),
+                ] {
+                    let amount = given.get(what).copied().unwrap_or(0.0);
+                    prop_assert_eq!(shown.copied().unwrap_or(0.0), amount, "{}{}\n{}", of, what, page);
+                }
+            }
+
+            let found = samples(&page);
+            let own = found.keys().filter(|series| series.starts_with("mailflow_source_flows_total")).count();
+            prop_assert!(own <= sources + 2, "the cap holds");
+            for (series, value) in samples(&before) {
+                if series.contains("_total") && let Some(after) = found.get(series) {
+                    prop_assert!(*after >= value, "{} fell from {} to {}", series, value, after);
+                }
+            }
+            before = page;
+        }
+    }
+}
+
+#[test]
+fn sources_beyond_the_cap_are_others_until_an_idle_one_leaves() {
+    let limits = Limits { sources: 1, windows: 1, idle: Duration::from_secs(10) };
+    let mut ledger = Ledger::new(limits, []);
+    let (first, second) = (key("10.0.0.1", 1, "192.0.2.1", 25), key("10.0.0.2", 1, "192.0.2.1", 25));
+    let flows = |ledger: &Ledger| {
+        let page = render(ledger, &[]);
+        samples(&page)
+            .into_iter()
+            .filter_map(|(series, value)| {
+                let source = series.strip_prefix("mailflow_source_flows_total{source=\"")?;
+                Some((source.trim_end_matches("\"}").to_owned(), value))
+            })
+            .collect::<BTreeMap<_, _>>()
+    };
+    let shown =
+        |pairs: &[(&str, f64)]| pairs.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect();
+    let one = |key| Effects { deltas: vec![delta(key, 1, 1)], ..Effects::default() };
+
+    observe(&mut ledger, &one(first), 0);
+    observe(&mut ledger, &one(second), 1_000);
+    assert_eq!(flows(&ledger), shown(&[("10.0.0.1", 1.0), ("other", 1.0), ("retired", 0.0)]));
+    observe(&mut ledger, &Effects::default(), 9_999);
+    assert_eq!(flows(&ledger), shown(&[("10.0.0.1", 1.0), ("other", 1.0), ("retired", 0.0)]));
+    observe(&mut ledger, &Effects::default(), 10_000);
+    assert_eq!(flows(&ledger), shown(&[("other", 1.0), ("retired", 1.0)]));
+    observe(&mut ledger, &one(second), 10_001);
+    assert_eq!(flows(&ledger), shown(&[("10.0.0.2", 1.0), ("other", 1.0), ("retired", 1.0)]));
+    observe(&mut ledger, &one(second), 60_000);
+    assert_eq!(
+        flows(&ledger),
+        shown(&[("10.0.0.2", 2.0), ("other", 1.0), ("retired", 1.0)]),
+        "back in the poll that would have retired it"
+    );
+}
+
+/// Joined without a separator, the labels of each pair read the same.
+#[test]
+fn label_values_that_read_the_same_when_joined_stay_apart() {
+    let pairs = [("mail", "11.2.3.4"), ("mail1", "1.2.3.4")];
+    let mut ledger = Ledger::new(Limits::default(), []);
+    let mut windows = Vec::new();
+    for (number, (rule, client)) in (1_u64..).zip(pairs) {
+        let flow = key(client, 1, "192.0.2.1", 25);
+        let qualified = vec![Qualified { rule: rule.into(), key: flow }; usize::try_from(number).unwrap()];
+        observe(&mut ledger, &Effects { qualified, ..Effects::default() }, 0);
+        let source = Source::of(flow.client.ip(), 64);
+        windows.push(WindowValue { rule: rule.into(), source, value: Value::Exactly(number) });
+    }
+    let page = render(&ledger, &windows);
+    let found = samples(&page);
+    for family in ["mailflow_window_value", "mailflow_source_qualifying_flows_total"] {
+        for (number, (rule, client)) in (1_u32..).zip(pairs) {
+            let series = format!("{family}{{rule=\"{rule}\",source=\"{client}\"}}");
+            assert_eq!(found.get(series.as_str()), Some(&f64::from(number)), "{series}\n{page}");
+        }
+    }
+}
+
+#[test]
+fn hostile_rule_names_are_escaped() {
+    let ledger = Ledger::new(Limits::default(), [Arc::from("a\"b\\c\nd")]);
+    assert!(render(&ledger, &[]).contains("mailflow_alerts{rule=\"a\\\"b\\\\c\\nd\",state=\"firing\"} 0\n"));
+}
+
+#[test]
+fn alerts_are_counted_by_state_and_repeats_are_no_new_alert() {
+    let mut ledger = Ledger::new(Limits::default(), []);
+    let mut alerts = vec![alert(), alert(), alert()];
+    alerts[2].fingerprint = "fedcba9876543210".into();
+    observe(&mut ledger, &Effects { alerts: alerts.clone(), ..Effects::default() }, 0);
+    let page = render(&ledger, &[]);
+    assert_eq!(samples(&page)["mailflow_alerts{rule=\"smtp-burst\",state=\"firing\"}"], 2.0);
+    assert_eq!(samples(&page)["mailflow_alert_events_total{rule=\"smtp-burst\",state=\"firing\"}"], 3.0);
+    alerts.truncate(1);
+    alerts[0].state = AlertState::Resolved;
+    observe(&mut ledger, &Effects { alerts, ..Effects::default() }, 1);
+    let page = render(&ledger, &[]);
+    assert_eq!(samples(&page)["mailflow_alerts{rule=\"smtp-burst\",state=\"firing\"}"], 1.0);
+    assert_eq!(samples(&page)["mailflow_alert_events_total{rule=\"smtp-burst\",state=\"resolved\"}"], 1.0);
+}
+
+#[test]
+fn one_sided_flows_are_told_from_unanswered_ones() {
+    let mut ledger = Ledger::new(Limits::default(), []);
+    let whole = record(key("10.0.0.1", 1, "192.0.2.1", 25));
+    let mut up_only = whole.clone();
+    up_only.flow.down = Default::default();
+    let mut down_only = whole.clone();
+    down_only.flow.up = Default::default();
+    let mut unanswered = up_only.clone();
+    unanswered.flow.up.data_packets = 0;
+    let mut still_open = up_only.clone();
+    still_open.reason = RecordReason::Active;
+    let records =
+        [whole, up_only, down_only.clone(), down_only, unanswered, still_open].map(Arc::new).to_vec();
+    observe(&mut ledger, &Effects { records, ..Effects::default() }, 0);
+    let page = render(&ledger, &[]);
+    let found = samples(&page);
+    assert_eq!(found["mailflow_one_sided_flows_total{direction=\"up\"}"], 1.0);
+    assert_eq!(found["mailflow_one_sided_flows_total{direction=\"down\"}"], 2.0);
+    assert_eq!(found["mailflow_flow_records_total{reason=\"closed\"}"], 5.0);
+    assert_eq!(found["mailflow_flow_records_total{reason=\"active\"}"], 1.0);
+}
+
+#[test]
+fn a_port_that_is_no_longer_watched_is_still_counted() {
+    let mut ledger = Ledger::new(Limits::default(), []);
+    let effects =
+        Effects { deltas: vec![delta(key("10.0.0.1", 1, "192.0.2.1", 2_525), 3, 4)], ..Effects::default() };
+    observe(&mut ledger, &effects, 0);
+    let page = render(&ledger, &[]);
+    assert_eq!(samples(&page)["mailflow_packets_total{service=\"other\",direction=\"up\"}"], 3.0);
+    assert_eq!(ledger.booked().1, Gain { packets: 4, bytes: 400 });
+}

@@ -1,0 +1,127 @@
+//! Line sinks on real files, pipes and standard output.
+
+use std::{
+    env, fs,
+    io::{BufRead, BufReader, Read},
+    path::PathBuf,
+    process::{Command, Stdio, exit},
+    time::{Duration, Instant},
+};
+
+use mailflow_agent::{
+    config::Target,
+    sink::{
+        lines::{LineCounters, LineSink},
+        metrics::Agent,
+    },
+};
+
+const GRACE: Duration = Duration::from_secs(10);
+
+fn counters() -> LineCounters {
+    Agent::new("test", 0.0).unwrap().line_counters("test")
+}
+
+/// A path of this test's own in the temporary directory, removed in the end.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(name: &str) -> Self {
+        let path = env::temp_dir().join(format!("mailflow-sink-{}-{name}", std::process::id()));
+        let _ = fs::remove_file(&path);
+        Self(path)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+#[test]
+fn a_file_is_appended_to_in_order() {
+    let file = Scratch::new("append");
+    fs::write(&file.0, "from before\n").unwrap();
+    let mut expected = "from before\n".to_owned();
+    for run in ["a", "b"] {
+        let sink = LineSink::start(&Target::File(file.0.clone()), 10_000, counters()).unwrap();
+        let counters = sink.counters().clone();
+        for number in 0..5_000 {
+            sink.push(format!("{run}{number}"));
+            expected += &format!("{run}{number}\n");
+        }
+        assert_eq!(sink.close(GRACE), Ok(()));
+        assert_eq!((counters.written.get(), counters.dropped.get(), counters.waiting.get()), (5_000, 0, 0));
+    }
+    assert_eq!(fs::read_to_string(&file.0).unwrap(), expected);
+}
+
+#[test]
+fn lines_are_there_without_a_further_one() {
+    let file = Scratch::new("prompt");
+    let sink = LineSink::start(&Target::File(file.0.clone()), 10, counters()).unwrap();
+    sink.push("an alert".into());
+    let deadline = Instant::now() + GRACE;
+    while fs::read_to_string(&file.0).unwrap() != "an alert\n" {
+        assert!(Instant::now() < deadline, "not written");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert_eq!(sink.close(GRACE), Ok(()));
+}
+
+/// A pipe that nobody reads stands for a disk that hangs: its writer is stuck in the system call.
+#[test]
+fn a_hanging_target_holds_up_neither_pushes_nor_the_end() {
+    let pipe = Scratch::new("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe.0).status().unwrap().success());
+    let mut reader = fs::OpenOptions::new().read(true).write(true).open(&pipe.0).unwrap();
+    let sink = LineSink::start(&Target::File(pipe.0.clone()), 100, counters()).unwrap();
+    let counters = sink.counters().clone();
+    let line = "x".repeat(1_000);
+    let begun = Instant::now();
+    for _ in 0..10_000 {
+        sink.push(line.clone());
+    }
+    let unwritten = sink.close(Duration::from_millis(300)).unwrap_err().0;
+    assert!(begun.elapsed() < GRACE, "{:?}", begun.elapsed());
+    assert!(counters.dropped.get() > 0);
+    assert_eq!(counters.written.get() + counters.dropped.get() + unwritten, 10_000);
+    // Reading on lets the writer's thread come to its end.
+    let mut rest = vec![0; 1_001 * usize::try_from(unwritten + counters.written.get()).unwrap()];
+    reader.read_exact(&mut rest).unwrap();
+    assert_eq!(rest.iter().filter(|byte| **byte == b'\n').count() * 1_001, rest.len());
+}
+
+/// Runs itself as a child whose standard output breaks, as under `| head`.
+#[test]
+fn a_reader_of_standard_output_that_leaves_is_no_crash() {
+    const CHILD: &str = "MAILFLOW_TEST_SINK_CHILD";
+    if env::var_os(CHILD).is_some() {
+        let sink = LineSink::start(&Target::Stdout, 10, counters()).unwrap();
+        let counters = sink.counters().clone();
+        sink.push("{\"line\":1}".into());
+        // Until the parent has closed its end.
+        let mut wait = String::new();
+        std::io::stdin().read_line(&mut wait).unwrap();
+        sink.push("{\"line\":2}".into());
+        let unwritten = sink.close(GRACE).unwrap_err().0;
+        let good = (counters.written.get(), unwritten) == (1, 1) && counters.errors.get() > 0;
+        exit(if good { 42 } else { 1 });
+    }
+    let mut child = Command::new(env::current_exe().unwrap())
+        .args(["--exact", "lines::a_reader_of_standard_output_that_leaves_is_no_crash", "--nocapture"])
+        .env(CHILD, "1")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut output = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("{\"line\":1}\n") {
+        assert_ne!(output.read_line(&mut line).unwrap(), 0, "{line}");
+    }
+    drop(output);
+    drop(child.stdin.take());
+    assert_eq!(child.wait().unwrap().code(), Some(42));
+}

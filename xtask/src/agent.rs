@@ -1,0 +1,36 @@
+//! Building the agent.
+
+use std::{path::PathBuf, process::Command};
+
+use anyhow::{Context, Result};
+
+use crate::{terminal, workspace};
+
+/// How the agent is built.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Profile {
+    /// As the tests build it: quick to build.
+    Dev,
+    /// As it is installed.
+    Release,
+}
+
+/// Builds the agent, with cargo's progress in sight, and returns its binary.
+pub(crate) fn build(profile: Profile) -> Result<PathBuf> {
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["build", "--locked", "--package", "mailflow-agent", "--bin", "mailflow-agent"]);
+    cargo.args((profile == Profile::Release).then_some("--release"));
+    terminal::run(cargo.current_dir(workspace::root()))?;
+    binary(profile)
+}
+
+/// Where the agent's binary lies once it is built: cargo puts it beside this very program.
+pub(crate) fn binary(profile: Profile) -> Result<PathBuf> {
+    let folder = match profile {
+        Profile::Dev => "debug",
+        Profile::Release => "release",
+    };
+    let own = std::env::current_exe().context("the path of xtask")?;
+    let target = own.ancestors().nth(2).context("xtask is in no target folder")?;
+    Ok(target.join(folder).join("mailflow-agent"))
+}

@@ -1,0 +1,89 @@
+//! What the demo shows of the lab and the agent.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use mailflow_tests::lab::{Agent, Family, Lab};
+
+use super::{alert, short};
+use crate::terminal::{bold, say};
+
+/// The metrics shown, of some forty families.
+const METRICS: &[&str] = &[
+    "mailflow_attached{",
+    "mailflow_packets_total{service=\"submission\"",
+    "mailflow_bytes_total{service=\"submission\"",
+    "mailflow_qualifying_flows_total{service=\"submission\"",
+    "mailflow_source_flows_total{source=\"10.20.0.2\"",
+    "mailflow_window_value{",
+    "mailflow_alerts{",
+];
+
+/// The lab's wiring.
+pub(super) fn network(lab: &Lab) {
+    let (client, public, server) =
+        (lab.client_ip(Family::V4, 0), lab.public_ip(Family::V4), lab.server_ip(Family::V4));
+    say(format!("client {client} -- lan0 [gateway] wan0 {public} -- {server} server"));
+    say(format!("the Internet sees {public} alone: only lan0 shows who sends"));
+}
+
+/// Which program counts: the agent's own words.
+pub(super) fn attached(agent: &Agent) {
+    for line in agent.log().lines().filter(|line| line.contains("attached")) {
+        say(line);
+    }
+}
+
+/// The alert for people, and where the line for machines is.
+pub(super) fn alert(line: &str, file: &Path) -> Result<()> {
+    for text in alert::summary(line)?.lines() {
+        say(text);
+    }
+    say(format!("the whole alert is a line of JSON ({} bytes) in {}", line.len(), short(file)));
+    Ok(())
+}
+
+/// A few metrics; all of them go to a file.
+pub(super) fn metrics(agent: &Agent, lab: &Lab, folder: &Path) -> Result<()> {
+    let page = agent.metrics()?;
+    let file = folder.join("metrics.txt");
+    std::fs::write(&file, &page).with_context(|| file.display().to_string())?;
+    println!("{}", bold("\nMetrics"));
+    say(format!("from http://127.0.0.1:10825/metrics in {}, all in {}", lab.gateway.name(), short(&file)));
+    for line in page.lines().filter(|line| METRICS.iter().any(|prefix| line.starts_with(prefix))) {
+        say(line);
+    }
+    Ok(())
+}
+
+/// What the agent has counted, for a demo that went wrong.
+pub(super) fn totals(agent: &Agent) -> String {
+    match agent.metrics() {
+        Ok(page) => page
+            .lines()
+            .filter(|line| line.starts_with("mailflow_") && !line.ends_with(" 0"))
+            .collect::<Vec<_>>()
+            .join("\n"),
+        Err(error) => format!("{error:#}"),
+    }
+}
+
+/// What to try next.
+pub(super) fn next(lab: &Lab, keep: bool) {
+    println!("{}", bold("\nNext"));
+    if keep {
+        let (client, gateway) = (lab.client.name(), lab.gateway.name());
+        say(format!("ip netns exec {gateway} curl -s http://127.0.0.1:10825/metrics"));
+        say(format!("tail -f {}/agent.log {}/agent-alerts.jsonl", short(lab.folder()), short(lab.folder())));
+        say(format!(
+            "ip netns exec {client} curl --insecure --ssl-reqd smtp://{}:587 --mail-from alice@corp.example \
+             --mail-rcpt bob@example.org --upload-file Cargo.toml",
+            lab.server_ip(Family::V4)
+        ));
+        say("cargo xtask demo --clean                     removes the lab");
+        return;
+    }
+    say("cargo xtask demo --keep                      the same, and the lab stays up to look around in");
+    say("cargo xtask run -- --interface eth1 --role lan   the agent on a real interface");
+    say("cargo xtask test                             every test there is");
+}

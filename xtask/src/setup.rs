@@ -1,0 +1,186 @@
+//! `cargo xtask setup`: what the other tasks need from the machine.
+//!
+//! Only command-line tools are installed. No service is: Postfix and Prometheus' promtool are unpacked under
+//! `target/lab`, never installed.
+
+use std::{
+    path::Path,
+    process::Command,
+    time::{Duration, SystemTime},
+};
+
+use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
+use mailflow_tests::lab;
+
+use crate::{bpf, terminal};
+
+/// Package lists older than this may name packages that the mirrors no longer have.
+const LISTS_ARE_OLD: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
+/// Arguments of `cargo xtask setup`.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Args {
+    /// The task to prepare for
+    #[arg(long = "for", value_name = "TASK", default_value = "test")]
+    purpose: Purpose,
+}
+
+/// The task to prepare for.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// `cargo xtask demo`
+    Demo,
+    /// `cargo xtask test`, which needs what the others need
+    Test,
+    /// `cargo xtask bpf`
+    Bpf,
+}
+
+/// A command, the Debian package that brings it, and the tasks that run it.
+struct Tool {
+    command: &'static str,
+    package: &'static str,
+    purposes: &'static [Purpose],
+}
+
+const TOOLS: &[Tool] = {
+    use Purpose::{Demo, Test};
+    &[
+        Tool { command: "ip", package: "iproute2", purposes: &[Demo, Test] },
+        Tool { command: "nft", package: "nftables", purposes: &[Demo, Test] },
+        Tool { command: "openssl", package: "openssl", purposes: &[Demo, Test] },
+        Tool { command: "curl", package: "curl", purposes: &[Demo, Test] },
+        Tool { command: "ldd", package: "libc-bin", purposes: &[Demo, Test] },
+        Tool { command: "unshare", package: "util-linux", purposes: &[Demo, Test] },
+        Tool { command: "mount", package: "mount", purposes: &[Demo, Test] },
+        Tool { command: "ethtool", package: "ethtool", purposes: &[Test] },
+    ]
+};
+
+/// Prepares the machine.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    prepare(args.purpose)
+}
+
+/// Installs what `purpose` lacks; where that takes root and this is not root, the error holds the commands.
+pub(crate) fn prepare(purpose: Purpose) -> Result<()> {
+    let needed: Vec<_> = TOOLS.iter().filter(|tool| tool.purposes.contains(&purpose)).collect();
+    let (present, missing): (Vec<_>, Vec<_>) = needed.into_iter().partition(|tool| is_present(tool.command));
+    if !present.is_empty() {
+        terminal::say(format!("here: {}", list(present.iter().map(|tool| tool.command))));
+    }
+    let mut packages: Vec<_> = missing.iter().map(|tool| tool.package).collect();
+    if purpose != Purpose::Demo {
+        packages.extend(bpf::missing_packages());
+    }
+    // The lab downloads packages of its own, and for that apt's lists must be there.
+    let downloads = match purpose {
+        Purpose::Demo => &["postfix"][..],
+        Purpose::Test => &["postfix", "prometheus"],
+        Purpose::Bpf => &[],
+    };
+    let downloads = downloads.iter().any(|package| !lab::is_unpacked(package));
+    let lists = Lists::find();
+    let update = (downloads && lists == Lists::Missing) || (!packages.is_empty() && lists != Lists::Good);
+    if !packages.is_empty() {
+        terminal::say(format!("missing: {}", list(packages.iter().copied())));
+    }
+    install(&packages, update)?;
+    if purpose == Purpose::Test {
+        rust_components()?;
+    }
+    Ok(())
+}
+
+/// Runs apt-get, or fails with the commands to run.
+fn install(packages: &[&str], update: bool) -> Result<()> {
+    let apt = |words: &[&str]| {
+        let mut apt = Command::new("apt-get");
+        apt.args(words).env("DEBIAN_FRONTEND", "noninteractive");
+        apt
+    };
+    let mut commands = Vec::new();
+    if update {
+        commands.push(apt(&["update", "--quiet"]));
+    }
+    if !packages.is_empty() {
+        // --no-remove: an installation that would take something away fails instead.
+        let mut install = apt(&["install", "--quiet", "--yes", "--no-install-recommends", "--no-remove"]);
+        install.args(packages);
+        commands.push(install);
+    }
+    if commands.is_empty() {
+        return Ok(());
+    }
+    let lines = || list_lines(commands.iter().map(|command| format!("  sudo {}", terminal::shown(command))));
+    if !is_present("apt-get") {
+        bail!(
+            "this is no Debian or Ubuntu: install these by your system's means: {}",
+            list(packages.iter().copied())
+        );
+    }
+    if !terminal::is_root() {
+        bail!("to get what is missing, run as root, then try again:\n{}", lines());
+    }
+    for command in &mut commands {
+        terminal::run(command)?;
+    }
+    Ok(())
+}
+
+/// cargo's clippy and fmt, which a minimal toolchain lacks.
+fn rust_components() -> Result<()> {
+    let works = |subcommand: &str| {
+        let output = Command::new(env!("CARGO")).args([subcommand, "--version"]).output();
+        output.is_ok_and(|output| output.status.success())
+    };
+    let parts = [("clippy", "clippy"), ("fmt", "rustfmt")];
+    let missing: Vec<_> =
+        parts.iter().filter(|(command, _)| !works(command)).map(|(_, part)| *part).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let mut rustup = Command::new("rustup");
+    terminal::run(rustup.args(["component", "add"]).args(&missing)).context(
+        "cargo lacks clippy or fmt; where rustup is not in use, Debian's packages are rust-clippy and rustfmt",
+    )
+}
+
+/// Whether a command is in PATH or in one of the sbin directories.
+fn is_present(command: &str) -> bool {
+    std::env::split_paths(&lab::search_path()).any(|folder| folder.join(command).is_file())
+}
+
+/// apt's package lists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lists {
+    Good,
+    Old,
+    Missing,
+}
+
+impl Lists {
+    fn find() -> Self {
+        let folder = Path::new("/var/lib/apt/lists");
+        let mut entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        if !entries.any(|entry| entry.file_name().to_string_lossy().contains("_Packages")) {
+            return Self::Missing;
+        }
+        // The lists bear the server's time; only apt's folders tell when they were fetched.
+        let fetched = [folder, &folder.join("partial")].map(|path| path.metadata()?.modified());
+        let ages = fetched.into_iter().flatten().map(|time| SystemTime::now().duration_since(time));
+        match ages.flatten().min() {
+            Some(age) if age < LISTS_ARE_OLD => Self::Good,
+            _ => Self::Old,
+        }
+    }
+}
+
+fn list<'a>(words: impl Iterator<Item = &'a str>) -> String {
+    words.collect::<Vec<_>>().join(", ")
+}
+
+fn list_lines(lines: impl Iterator<Item = String>) -> String {
+    lines.collect::<Vec<_>>().join("\n")
+}

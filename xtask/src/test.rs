@@ -1,0 +1,77 @@
+//! `cargo xtask test`: every test and check there is.
+
+use std::{
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, anyhow, ensure};
+use mailflow_tests::lab::{self, With};
+
+use crate::{
+    bpf,
+    setup::{self, Purpose},
+    terminal::{self, Steps, say},
+    workspace,
+};
+
+/// cargo's part of the checks.
+const CARGO: &[&[&str]] = &[
+    &["fmt", "--all", "--check"],
+    &["clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"],
+    &["test", "--locked", "--workspace", "--no-fail-fast"],
+];
+
+/// Runs all of them, whatever the first ones say, and ends with a summary.
+pub(crate) fn run() -> Result<()> {
+    ensure!(
+        terminal::is_root(),
+        "the tests make network namespaces and load programs into the kernel; run them as root:\n  \
+         sudo --preserve-env=HOME env \"PATH=$PATH\" cargo xtask test"
+    );
+    let mut steps = Steps::new(CARGO.len() + 2);
+    steps.next("setup");
+    setup::prepare(Purpose::Test)?;
+    // Debian's package would start a server: only promtool is wanted.
+    let prometheus = lab::unpack("prometheus", With::Nothing)?;
+    say(format!("promtool {}, unpacked in target/lab/prometheus", prometheus.version));
+    lab::Package::unpack()?;
+
+    let mut results = Vec::new();
+    for words in CARGO {
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.args(*words).current_dir(workspace::root());
+        cargo.env("PROMTOOL", prometheus.root.join("usr/bin/promtool"));
+        let name = format!("cargo {}", words.join(" "));
+        results.push(timed(&mut steps, name, || terminal::run(&mut cargo)));
+    }
+    let check = bpf::Args { check: true };
+    results.push(timed(&mut steps, "cargo xtask bpf --check".to_owned(), || bpf::run(&check)));
+    summarise(&results)
+}
+
+struct Outcome {
+    name: String,
+    took: Duration,
+    result: Result<()>,
+}
+
+fn timed(steps: &mut Steps, name: String, check: impl FnOnce() -> Result<()>) -> Outcome {
+    steps.next(&name);
+    let began = Instant::now();
+    let result = check();
+    Outcome { name, took: began.elapsed(), result }
+}
+
+fn summarise(results: &[Outcome]) -> Result<()> {
+    println!("{}", terminal::bold("Summary"));
+    for Outcome { name, took, result } in results {
+        let verdict = if result.is_ok() { "ok    " } else { "FAILED" };
+        say(format!("{verdict} {:>6.1} s  {name}", took.as_secs_f64()));
+        if let Err(error) = result {
+            say(format!("                 {error:#}"));
+        }
+    }
+    let failed = results.iter().filter(|outcome| outcome.result.is_err()).count();
+    if failed == 0 { Ok(()) } else { Err(anyhow!("{failed} of {} checks failed", results.len())) }
+}
