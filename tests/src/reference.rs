@@ -105,7 +105,8 @@ fn large(size: &SizeTest, flow: &Flow) -> bool {
     };
     let per = |bytes: u64, packets: u64| bytes.checked_div(packets);
     let ratio = |way: &Direction, least| per(bytes(way), way.packets).is_some_and(|ratio| ratio >= least);
-    let data = |way: &Direction, least| per(data_bytes(way), way.data_packets).is_some_and(|ratio| ratio >= least);
+    let data =
+        |way: &Direction, least| per(data_bytes(way), way.data_packets).is_some_and(|ratio| ratio >= least);
     let count = |way: &Direction, least| way.packets >= least && bytes(way) >= least;
     let ratios = ratio(&flow.up, size.up) && ratio(&flow.down, size.down);
     let counts = count(&flow.up, size.up) && count(&flow.down, size.down);

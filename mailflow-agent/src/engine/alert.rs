@@ -86,7 +86,13 @@ impl Incident {
     }
 
     /// Tells again, with what the window holds at `clock`.
-    pub(super) fn repeat(&mut self, rule: &Rule, clock: Time, value: Value, flows: Vec<Arc<FlowRecord>>) -> Alert {
+    pub(super) fn repeat(
+        &mut self,
+        rule: &Rule,
+        clock: Time,
+        value: Value,
+        flows: Vec<Arc<FlowRecord>>,
+    ) -> Alert {
         self.schedule(rule, clock);
         (self.told.time, self.told.value) = (clock, value);
         // An empty window, on its way to be resolved, has no better evidence than the last.
@@ -257,11 +263,17 @@ mod tests {
 
     #[test]
     fn techniques_follow_the_flows_where_the_rule_names_both() {
-        let with = |apps: &[App]| told(apps.iter().map(|app| record("9.9.9.9:25", *app, 1_000, true)).collect()).attack;
+        let with = |apps: &[App]| {
+            told(apps.iter().map(|app| record("9.9.9.9:25", *app, 1_000, true)).collect()).attack
+        };
         assert_eq!(with(&[App::Smtp, App::Unseen]), ["T1048.003", "T1071.003"]);
         assert_eq!(with(&[App::Smtps, App::SmtpStartTls]), ["T1048.002", "T1071.003"]);
         assert_eq!(with(&[App::Smtp, App::Smtps]), ["T1048.003", "T1048.002", "T1071.003"]);
-        assert_eq!(techniques(&["T1048.003".to_owned()], &[App::Smtps]), ["T1048.003"], "named alone, it stays");
+        assert_eq!(
+            techniques(&["T1048.003".to_owned()], &[App::Smtps]),
+            ["T1048.003"],
+            "named alone, it stays"
+        );
     }
 
     #[test]
@@ -288,7 +300,10 @@ mod tests {
         assert_eq!(incident.due(&rule, at(8_199)), Due::Later(at(8_200)), "1000 + 2 x 3600");
         assert_eq!(incident.due(&rule, at(9_600)), Due::Resolve, "before a repeat");
         let (resolved, end) = incident.resolve(at(9_600), Value::Exactly(0));
-        assert_eq!((resolved.state, resolved.ends_at, end), (AlertState::Resolved, Some(at(9_000)), at(9_000)));
+        assert_eq!(
+            (resolved.state, resolved.ends_at, end),
+            (AlertState::Resolved, Some(at(9_000)), at(9_000))
+        );
         assert_eq!((resolved.fingerprint, resolved.starts_at), (repeated.fingerprint, at(1_000)));
     }
 

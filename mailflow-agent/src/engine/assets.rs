@@ -56,11 +56,10 @@ impl Networks {
 
     /// Where `ip` is. The internal list goes first: what it names is inside, special use or not.
     pub fn place(&self, ip: IpAddr) -> Place {
-        match (self.find(ip), special_use(ip)) {
-            (Some(_), _) => Place::Internal,
-            (None, Some(special)) => Place::Special(special),
-            (None, None) => Place::Internet,
+        if self.find(ip).is_some() {
+            return Place::Internal;
         }
+        special_use(ip).map_or(Place::Internet, Place::Special)
     }
 }
 

@@ -138,7 +138,8 @@ impl Evaluator {
                 self.late += 1;
                 continue;
             }
-            if let Some(deadline) = watched.judge(&watch.rule, &watch.shape, self.clock, source, internal, effects)
+            if let Some(deadline) =
+                watched.judge(&watch.rule, &watch.shape, self.clock, source, internal, effects)
             {
                 self.deadlines.insert((deadline, index, source));
             }
@@ -184,7 +185,8 @@ impl Evaluator {
 
     /// How much is held.
     pub(super) fn stats(&self) -> RuleStats {
-        let mut stats = RuleStats { late: self.late, firing: self.deadlines.len() as u64, ..RuleStats::default() };
+        let mut stats =
+            RuleStats { late: self.late, firing: self.deadlines.len() as u64, ..RuleStats::default() };
         for watch in &self.watches {
             stats.sources += watch.sources.len() as u64;
             stats.events += watch.sources.values().map(|watched| watched.window.len() as u64).sum::<u64>();

@@ -9,7 +9,8 @@ use super::{
     event::Severity,
     flow::{Direction, Flow, FlowRecord, RecordReason},
     settings::{
-        Layer, Match, Rule, Service, Settings, Side, SizeKind, SizeTest, Timeouts, Transport, Window, WindowKind,
+        Layer, Match, Rule, Service, Settings, Side, SizeKind, SizeTest, Timeouts, Transport, Window,
+        WindowKind,
     },
     time::Time,
 };
@@ -31,7 +32,14 @@ pub(super) fn udp(client: &str, server: &str) -> Flow {
 
 fn build(client: &str, server: &str, protocol: u8) -> Flow {
     let [client, server]: [SocketAddr; 2] = [client, server].map(|end| end.parse().unwrap());
-    let way = Direction { packets: 10, bytes: 2_000, payload: 1_400, data_packets: 8, data_bytes: 1_880, last: None };
+    let way = Direction {
+        packets: 10,
+        bytes: 2_000,
+        payload: 1_400,
+        data_packets: 8,
+        data_bytes: 1_880,
+        last: None,
+    };
     Flow {
         key: FlowKey {
             client: client.ip().into(),

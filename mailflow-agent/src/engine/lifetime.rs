@@ -76,9 +76,9 @@ pub(super) fn app(flow: &Flow, services: &Services) -> App {
 /// The record of `flow`.
 pub(super) fn record(flow: Flow, services: &Services, reason: RecordReason) -> FlowRecord {
     let facts = &flow.facts;
-    let from_the_start = facts.midstream == 0 && (facts.syn != 0 || flow.key.scope.protocol() != PROTOCOL_TCP);
-    let both_ways =
-        flow.down.packets == 0 || facts.syn_ack != 0 || flow.key.scope.protocol() != PROTOCOL_TCP;
+    let from_the_start =
+        facts.midstream == 0 && (facts.syn != 0 || flow.key.scope.protocol() != PROTOCOL_TCP);
+    let both_ways = flow.down.packets == 0 || facts.syn_ack != 0 || flow.key.scope.protocol() != PROTOCOL_TCP;
     FlowRecord { app: app(&flow, services), reason, complete: from_the_start && both_ways, flow }
 }
 
@@ -100,7 +100,10 @@ mod tests {
     fn the_earliest_timeout_ends_a_flow() {
         assert_eq!(end(|_| {}), (at(401), RecordReason::Idle));
         assert_eq!(end(|flow| flow.facts.fin_up = 1), (at(401), RecordReason::Idle));
-        assert_eq!(end(|flow| (flow.facts.fin_up, flow.facts.fin_down) = (1, 1)), (at(106), RecordReason::Closed));
+        assert_eq!(
+            end(|flow| (flow.facts.fin_up, flow.facts.fin_down) = (1, 1)),
+            (at(106), RecordReason::Closed)
+        );
         assert_eq!(end(|flow| flow.facts.reset = 1), (at(106), RecordReason::Closed));
         assert_eq!(end(|flow| flow.up.last = Some(at(200))), (at(500), RecordReason::Idle));
     }
@@ -135,7 +138,9 @@ mod tests {
         assert!(!complete(1, 0, 0, 9), "the SYN-ACK is missing");
         assert!(!complete(0, 1, 0, 9), "the SYN is missing");
         assert!(!complete(1, 1, 1, 9), "joined midstream");
-        assert!(record(fixture::udp("10.0.0.1:1", "9.9.9.9:25"), &Services::new(), RecordReason::Idle).complete);
+        assert!(
+            record(fixture::udp("10.0.0.1:1", "9.9.9.9:25"), &Services::new(), RecordReason::Idle).complete
+        );
     }
 
     #[test]

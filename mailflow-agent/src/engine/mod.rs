@@ -14,8 +14,8 @@
 
 pub mod alert;
 pub mod assets;
-pub mod event;
 mod evaluate;
+pub mod event;
 pub mod flow;
 mod lifetime;
 pub mod rule;
@@ -26,12 +26,7 @@ mod table;
 pub mod time;
 mod window;
 
-#[cfg(test)]
-mod fixture;
-#[cfg(test)]
-mod tests;
-
-use std::{cmp::Ordering, sync::Arc};
+use std::sync::Arc;
 
 use mailflow_common::FlowKey;
 
@@ -45,6 +40,9 @@ use self::{
     table::{Table, Tracked},
     time::Time,
 };
+
+/// Flows looked at together.
+const BATCH: usize = 32;
 
 /// Turns snapshots of the flow table into records and alerts.
 #[derive(Debug)]
@@ -90,14 +88,24 @@ impl Engine {
     /// interval has passed, and the keys of the flows that ended.
     ///
     /// The caller takes those keys out of the kernel's table and hands what they held to
-    /// [`Engine::end`]. Until then the rules wait, unless there are none. A flow is the same one as
+    /// [`Engine::end`]. Until then the rules wait, unless there are none. A key that could not be taken
+    /// out is named again by the next poll. A flow is the same one as
     /// long as its `first` is.
     pub fn poll(&mut self, now: Time, flows: &[Flow]) -> (Effects, Vec<FlowKey>) {
         let mut effects = Effects::default();
-        self.ending.clear();
+        let unanswered = std::mem::take(&mut self.ending);
         self.table.begin(flows.len());
-        for flow in flows {
-            self.look(now, flow, &mut effects);
+        for flows in flows.chunks(BATCH) {
+            self.table.warm(flows);
+            for flow in flows {
+                self.look(now, flow, &mut effects);
+            }
+        }
+        // Asked for last time, never handed over, and gone.
+        for flow in &unanswered {
+            if self.table.lacks(flow) {
+                self.close(now, flow, &mut effects);
+            }
         }
         let idle = self.settings.timeouts.idle;
         self.table.finish(flows.len(), |last| last + idle <= now);
@@ -113,9 +121,16 @@ impl Engine {
     pub fn end(&mut self, now: Time, flows: &[Flow]) -> Effects {
         let mut effects = Effects::default();
         let ending = std::mem::take(&mut self.ending);
-        let (same, others): (Vec<&Flow>, Vec<&Flow>) = flows.iter().partition(|flow| self.table.holds(flow));
-        for flow in same {
-            self.close(now, flow, &mut effects);
+        let mut others = Vec::new();
+        for flows in flows.chunks(BATCH) {
+            self.table.warm(flows);
+            for flow in flows {
+                if self.table.holds(flow) {
+                    self.close(now, flow, &mut effects);
+                } else {
+                    others.push(flow);
+                }
+            }
         }
         // Gone already, or its key taken over since.
         for seen in &ending {
@@ -213,7 +228,8 @@ impl Engine {
     /// remembers is known of it, so the record is not complete.
     fn bury(&mut self, now: Time, key: FlowKey, old: Tracked, effects: &mut Effects) {
         let flow = old.remembered(key);
-        let end = End { at: (flow.last() + self.settings.timeouts.closed).min(now), reason: RecordReason::Closed };
+        let end =
+            End { at: (flow.last() + self.settings.timeouts.closed).min(now), reason: RecordReason::Closed };
         let record = FlowRecord { flow, app: old.app(), reason: end.reason, complete: false };
         self.arrivals.push(Arrival { at: end.at, record: Arc::new(record), counted: old.counted });
         effects.records.extend(self.arrivals.last().map(|arrival| Arc::clone(&arrival.record)));
@@ -228,7 +244,7 @@ impl Engine {
     /// Gives the waiting records to the rules, each at its moment, then lets time pass until `now`.
     fn settle(&mut self, now: Time, effects: &mut Effects) {
         let mut arrivals = std::mem::take(&mut self.arrivals);
-        arrivals.sort_by(Arrival::order);
+        arrivals.sort_by_cached_key(Arrival::order);
         for Arrival { at, record, counted } in arrivals {
             self.deliver(at, record, counted, effects);
         }
@@ -244,13 +260,14 @@ impl Engine {
 }
 
 impl Arrival {
-    fn order(&self, other: &Self) -> Ordering {
-        let ends = |arrival: &Self| {
-            let key = &arrival.record.flow.key;
-            (key.client.ip(), key.client_port, key.server.ip(), key.server_port)
-        };
-        let times = self.at.cmp(&other.at).then_with(|| self.record.time().cmp(&other.record.time()));
-        // Addresses are compared only where they must be.
-        times.then_with(|| ends(self).cmp(&ends(other)))
+    fn order(&self) -> impl Ord + use<> {
+        let key = &self.record.flow.key;
+        let ends = (key.client.ip(), key.client_port, key.server.ip(), key.server_port);
+        (self.at, self.record.time(), ends)
     }
 }
+
+#[cfg(test)]
+mod fixture;
+#[cfg(test)]
+mod tests;

@@ -151,6 +151,9 @@ mod tests {
         assert!(matches!(matching.check(&flow, App::Smtp, ends), Err(Clause::Size(_))));
         let free = Match { size: None, ..matching };
         assert_eq!(free.check(&flow, App::Smtp, ends), Ok(()));
-        assert_eq!(free.check(&flow, App::Other, Ends { source: Place::Internal, ..ends }), Err(Clause::App(App::Other)));
+        assert_eq!(
+            free.check(&flow, App::Other, Ends { source: Place::Internal, ..ends }),
+            Err(Clause::App(App::Other))
+        );
     }
 }

@@ -45,9 +45,9 @@ impl SizeTest {
         match self.kind {
             SizeKind::Ratio | SizeKind::DataRatio => self.both(flow, Measure::Ratio),
             SizeKind::Count => self.both(flow, Measure::Count),
-            SizeKind::Either => {
-                self.both(flow, Measure::Ratio).or_else(|ratio| self.both(flow, Measure::Count).or(Err(ratio)))
-            }
+            SizeKind::Either => self
+                .both(flow, Measure::Ratio)
+                .or_else(|ratio| self.both(flow, Measure::Count).or(Err(ratio))),
             SizeKind::UpOnly => self.one(flow, Way::Up, Measure::Ratio),
         }
     }

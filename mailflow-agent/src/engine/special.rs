@@ -78,9 +78,12 @@ mod tests {
             assert!(special_use(entry.net.network()).is_some(), "{}", entry.net);
             assert!(special_use(entry.net.broadcast()).is_some(), "{}", entry.net);
         }
-        let outside = ["1.0.0.0", "126.255.255.255", "169.253.255.255", "192.0.1.255", "192.0.3.0", "198.17.255.255"];
-        let outside = outside.into_iter().chain(["198.20.0.0", "198.51.101.0", "203.0.114.0", "223.255.255.255"]);
-        let outside = outside.chain(["::2", "2001:db7:ffff::1", "2001:db9::1", "3fff:1000::1", "fe7f::1", "2600::1"]);
+        let outside =
+            ["1.0.0.0", "126.255.255.255", "169.253.255.255", "192.0.1.255", "192.0.3.0", "198.17.255.255"];
+        let outside =
+            outside.into_iter().chain(["198.20.0.0", "198.51.101.0", "203.0.114.0", "223.255.255.255"]);
+        let outside =
+            outside.chain(["::2", "2001:db7:ffff::1", "2001:db9::1", "3fff:1000::1", "fe7f::1", "2600::1"]);
         for ip in outside {
             assert_eq!(name(ip), None, "{ip}");
         }

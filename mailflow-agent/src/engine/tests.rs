@@ -52,7 +52,10 @@ fn nine_flows_are_silent_and_the_tenth_speaks() {
     let [alert] = effects.alerts.as_slice() else { panic!("{:?}", effects.alerts) };
     assert_eq!((alert.state, alert.time, alert.starts_at), (AlertState::Firing, at(206), at(206)));
     assert_eq!((alert.value, alert.flows.len()), (Value::Exactly(10), 10));
-    assert!(cycle(&mut engine, at(300), &mut vec![closed(4_010, 290)]).alerts.is_empty(), "one incident, one alert");
+    assert!(
+        cycle(&mut engine, at(300), &mut vec![closed(4_010, 290)]).alerts.is_empty(),
+        "one incident, one alert"
+    );
 }
 
 #[test]
@@ -107,6 +110,16 @@ fn a_key_not_taken_out_is_asked_for_again() {
     engine.poll(at(105), std::slice::from_ref(&flow));
     let (effects, keys) = engine.poll(at(106), std::slice::from_ref(&flow));
     assert_eq!((effects.deltas.len(), keys.len()), (0, 1));
+}
+
+#[test]
+fn a_key_taken_out_but_never_handed_over_ends_as_last_seen() {
+    let mut engine = engine();
+    let flow = closed(4_000, 100);
+    engine.poll(at(105), std::slice::from_ref(&flow));
+    let (effects, keys) = engine.poll(at(106), &[]);
+    assert_eq!((effects.deltas.len(), effects.records.len(), keys.len()), (0, 1, 0));
+    assert_eq!((&effects.records[0].flow, effects.qualified.len()), (&flow, 1));
 }
 
 #[test]
@@ -175,9 +188,7 @@ fn shutdown_leaves_nothing_and_loses_nothing() {
 fn records_from_elsewhere_count_once_too() {
     let mut engine = engine();
     let flow = closed(4_000, 100);
-    let record = |reason| {
-        Arc::new(FlowRecord { flow: flow.clone(), app: App::Smtp, reason, complete: true })
-    };
+    let record = |reason| Arc::new(FlowRecord { flow: flow.clone(), app: App::Smtp, reason, complete: true });
     let counts = [RecordReason::Active, RecordReason::Active, RecordReason::Closed];
     let counts = counts.map(|reason| engine.record(at(105), record(reason)).qualified.len());
     assert_eq!(counts, [1, 0, 0]);
@@ -205,7 +216,9 @@ fn a_tick_over_days_tells_each_repeat_at_its_own_moment() {
     settings.rules[0].repeat_interval = Duration::from_secs(1_500);
     let mut engine = Engine::new(settings);
     cycle(&mut engine, at(200), &mut (0..10).map(|n| closed(4_000 + n, 100)).collect());
-    let told: Vec<_> = engine.tick(at(900_000)).alerts.iter().map(|alert| (alert.time, alert.value)).collect();
-    let expected = [(1_600, 10), (3_100, 10), (4_300, 0)].map(|(time, value)| (at(time), Value::Exactly(value)));
+    let told: Vec<_> =
+        engine.tick(at(900_000)).alerts.iter().map(|alert| (alert.time, alert.value)).collect();
+    let expected =
+        [(1_600, 10), (3_100, 10), (4_300, 0)].map(|(time, value)| (at(time), Value::Exactly(value)));
     assert_eq!(told, expected);
 }

@@ -65,7 +65,8 @@ impl Shape {
             WindowKind::Sliding => 2,
             WindowKind::Tumbling => 3,
         };
-        let capacity = (need - 1).saturating_mul(lengths.saturating_add(spare)).saturating_add(1).max(EVIDENCE);
+        let capacity =
+            (need - 1).saturating_mul(lengths.saturating_add(spare)).saturating_add(1).max(EVIDENCE);
         Self { kind: rule.window.kind, length, need, hold, retention: length + lateness, capacity }
     }
 
@@ -260,13 +261,20 @@ mod tests {
         let window = window(&ten, 0..1_000);
         assert_eq!(window.len(), ten.capacity);
         assert_eq!(window.value(&ten, at(999)), Value::AtLeast(28));
-        assert_eq!(window.value(&ten, at(3_599 + 971)), Value::AtLeast(28), "the last forgotten one leaves at 4571");
+        assert_eq!(
+            window.value(&ten, at(3_599 + 971)),
+            Value::AtLeast(28),
+            "the last forgotten one leaves at 4571"
+        );
         assert_eq!(window.value(&ten, at(3_600 + 971)), Value::Exactly(28));
         assert_eq!(window.value(&ten, at(3_600 + 972)), Value::Exactly(27));
         assert_eq!(window.holds_until(&ten), Some(at(990 + 3_600)));
         let evidence = window.evidence(&ten, at(999));
         assert_eq!(evidence.len(), EVIDENCE);
-        assert_eq!(evidence.iter().map(|record| record.time()).collect::<Vec<_>>(), (980..1_000).map(at).collect::<Vec<_>>());
+        assert_eq!(
+            evidence.iter().map(|record| record.time()).collect::<Vec<_>>(),
+            (980..1_000).map(at).collect::<Vec<_>>()
+        );
     }
 
     #[test]

@@ -48,7 +48,11 @@ fn incidents<'a>(settings: &'a Settings, records: &[Expected]) -> Vec<Incidents<
         sources.sort();
         sources.dedup();
         for of in sources {
-            all.push(Incidents { rule, of, events: events(rule, records.iter().filter(|r| source(r) == of)) });
+            all.push(Incidents {
+                rule,
+                of,
+                events: events(rule, records.iter().filter(|r| source(r) == of)),
+            });
         }
     }
     all
@@ -201,7 +205,8 @@ impl Walk<'_> {
         }
         let Some(starts_at) = times.into_iter().find(fits) else { return };
         let interval = nanos(self.incidents.rule.repeat_interval);
-        let repeat = (1..).map(|n| starts_at + n * interval).find(|repeat| *repeat > now).unwrap_or(Nanos::MAX);
+        let repeat =
+            (1..).map(|n| starts_at + n * interval).find(|repeat| *repeat > now).unwrap_or(Nanos::MAX);
         let firing = Firing { starts_at, repeat, flows: self.incidents.flows(self.known, starts_at) };
         let value = self.incidents.value(self.known, starts_at);
         self.tell(AlertState::Firing, starts_at, None, value, &firing);

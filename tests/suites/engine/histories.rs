@@ -2,12 +2,12 @@
 
 use std::{net::SocketAddr, time::Duration};
 
+use crate::reference::{Connection, Mark, Nanos, Packet, Talk};
 use mailflow_agent::engine::{
     assets::{Network, Networks},
     settings::{Service, Services, Settings, Timeouts},
 };
 use mailflow_common::{FlowKey, PROTOCOL_TCP, Scope, Vlans};
-use crate::reference::{Connection, Mark, Nanos, Packet, Talk};
 use proptest::prelude::*;
 
 #[path = "rules.rs"]
@@ -19,7 +19,8 @@ pub(crate) const SECOND: Nanos = 1_000 * MILLISECOND;
 /// Clients and servers; inside, outside, neither.
 const CLIENTS: [&str; 6] = ["10.0.0.1", "10.0.0.1", "10.0.0.2", "8.8.8.8", "[fd00::1]", "[fd00::2]"];
 const SERVERS_V4: [&str; 5] = ["9.9.9.9", "9.9.9.9", "1.1.1.1", "10.0.0.99", "192.0.2.5"];
-const SERVERS_V6: [&str; 5] = ["[2620:fe::fe]", "[2620:fe::fe]", "[2620:fe::9]", "[fd00::99]", "[2001:db8::5]"];
+const SERVERS_V6: [&str; 5] =
+    ["[2620:fe::fe]", "[2620:fe::fe]", "[2620:fe::9]", "[fd00::99]", "[2001:db8::5]"];
 const PORTS: [u16; 8] = [25, 25, 25, 465, 587, 994, 8025, 993];
 
 /// The shipped defaults without rules.
@@ -28,7 +29,8 @@ pub(crate) fn defaults() -> Settings {
         let net = line.parse().unwrap();
         Network { net, exclude: false, line: line.to_owned(), group: None }
     };
-    let services = [(25, Service::Smtp), (465, Service::Smtps), (587, Service::Submission), (993, Service::Imaps)];
+    let services =
+        [(25, Service::Smtp), (465, Service::Smtps), (587, Service::Submission), (993, Service::Imaps)];
     Settings {
         timeouts: Timeouts::default(),
         services: Services::from(services),
@@ -40,11 +42,8 @@ pub(crate) fn defaults() -> Settings {
 
 /// One to four rules, long or short timeouts.
 pub(crate) fn settings() -> impl Strategy<Value = Settings> {
-    let short = Timeouts {
-        idle: Duration::from_secs(40),
-        active: Duration::from_secs(45),
-        ..Timeouts::default()
-    };
+    let short =
+        Timeouts { idle: Duration::from_secs(40), active: Duration::from_secs(45), ..Timeouts::default() };
     let timeouts = prop_oneof![Just(Timeouts::default()), Just(short)];
     (timeouts, rules::some()).prop_map(|(timeouts, rules)| Settings { timeouts, rules, ..defaults() })
 }
@@ -74,9 +73,8 @@ enum Ending {
 /// Up to sixty connections over minutes or hours; starts in whole seconds make equal times common.
 pub(crate) fn history() -> impl Strategy<Value = Vec<Connection>> {
     prop_oneof![1 => Just(300u64), 2 => Just(1_800), 2 => Just(5_000)].prop_flat_map(|span| {
-        prop::collection::vec(any_connection(span), 1..60).prop_map(|specs| {
-            (0u16..).zip(specs).map(|(n, build)| connection(n, build)).collect()
-        })
+        prop::collection::vec(any_connection(span), 1..60)
+            .prop_map(|specs| (0u16..).zip(specs).map(|(n, build)| connection(n, build)).collect())
     })
 }
 
@@ -95,7 +93,8 @@ struct Spec {
 }
 
 fn any_connection(span: u64) -> impl Strategy<Value = Spec> {
-    let start = prop_oneof![(0..span).prop_map(|s| s * SECOND), (0..span * 1_000).prop_map(|ms| ms * MILLISECOND)];
+    let start =
+        prop_oneof![(0..span).prop_map(|s| s * SECOND), (0..span * 1_000).prop_map(|ms| ms * MILLISECOND)];
     let gap = prop_oneof![
         6 => (1u64..400).prop_map(|ms| ms * MILLISECOND),
         1 => Just(SECOND),
@@ -130,7 +129,8 @@ fn any_connection(span: u64) -> impl Strategy<Value = Spec> {
 
 fn connection(n: u16, spec: Spec) -> Connection {
     let servers = if spec.client.starts_with('[') { SERVERS_V6 } else { SERVERS_V4 };
-    let key = key(&format!("{}:{}", spec.client, 10_000 + n), &format!("{}:{}", servers[spec.server], spec.port));
+    let key =
+        key(&format!("{}:{}", spec.client, 10_000 + n), &format!("{}:{}", servers[spec.server], spec.port));
     let mut packets = Vec::new();
     let mut at = spec.start + SECOND;
     let mut pass = |up: bool, payload: u64, mark: Mark| {

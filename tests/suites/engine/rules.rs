@@ -52,7 +52,8 @@ fn any_rule() -> impl Strategy<Value = Rule> {
     let size = prop_oneof![1 => Just(None), 1 => Just(r1().matching.size), 3 => size];
     let seconds = |choices: &'static [u64]| prop::sample::select(choices).prop_map(Duration::from_secs);
     let kind = prop_oneof![3 => Just(WindowKind::Sliding), 1 => Just(WindowKind::Tumbling)];
-    let window = (seconds(&[1, 10, 60, 250, 600, 3_600]), kind).prop_map(|(length, kind)| Window { length, kind });
+    let window =
+        (seconds(&[1, 10, 60, 250, 600, 3_600]), kind).prop_map(|(length, kind)| Window { length, kind });
     let threshold = (1u64..7).prop_flat_map(|at_least| (Just(at_least), 1..=at_least));
     let pace = (seconds(&[0, 5, 60, 600]), seconds(&[7, 60, 3_600]));
     (size, window, threshold, pace).prop_map(|(size, window, threshold, pace)| Rule {

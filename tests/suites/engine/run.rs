@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use crate::reference::{Connection, Nanos, Told};
 use mailflow_agent::engine::{
     Engine,
     event::{Alert, Effects, Gain, Qualified, WindowValue},
@@ -10,7 +11,6 @@ use mailflow_agent::engine::{
     time::Time,
 };
 use mailflow_common::FlowKey;
-use crate::reference::{Connection, Nanos, Told};
 
 /// What a run gave.
 pub(crate) struct Run {
@@ -96,7 +96,8 @@ impl Book {
     /// The sum of the deltas is the sum of the counters, for every flow at every look.
     fn balance(&self, table: &[Flow]) {
         for flow in table {
-            let [up, down] = [&flow.up, &flow.down].map(|way| Gain { packets: way.packets, bytes: way.bytes });
+            let [up, down] =
+                [&flow.up, &flow.down].map(|way| Gain { packets: way.packets, bytes: way.bytes });
             assert_eq!(self.sums.get(&flow.key), Some(&(up, down, u64::from(flow.messages))), "{flow:?}");
         }
     }
