@@ -10,3 +10,5 @@ mod errors;
 mod polls;
 #[path = "live/rule.rs"]
 mod rule;
+#[path = "live/stop.rs"]
+mod stop;

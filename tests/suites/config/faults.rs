@@ -93,7 +93,7 @@ const MISTAKES: &[(&str, &str)] = &[
     ("sources: {}\n---\nsources: {}", "2:1: a second document"),
     ("sources: *x", "1:10: sources: not YAML: while parsing node, found unknown anchor"),
     ("sources:\n\tipv6_prefix: 64", "2:"),
-    ("sources: {", "2:"),
+    ("sources: {", "1:11: sources: not YAML"),
     ("a\0b", "1:2: a NUL byte"),
     ("", "1:1: the file is empty"),
     ("[]", "1:1: a list: expected a mapping"),
