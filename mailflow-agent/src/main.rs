@@ -11,7 +11,7 @@ use mailflow_agent::{
     cli::{self, Command, Exit, RunArgs},
     config,
 };
-use tracing::error;
+use tracing::{error, warn};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -40,6 +40,9 @@ fn run(path: Option<&Path>, args: RunArgs) -> Exit {
             return Exit::Usage;
         }
     };
+    for warning in &config.warnings {
+        warn!("{warning}");
+    }
     if let Err(error) = cli::overrides::apply(&mut config, args) {
         eprintln!("{error}");
         return Exit::Usage;

@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use saphyr_parser::{Event, Parser, ScalarStyle, Span};
+use saphyr_parser::{Event, Marker, Parser, ScalarStyle};
 use serde_yaml::Value;
 
 use super::{
@@ -21,15 +21,15 @@ const MAX_COPIES: usize = 1_000_000;
 /// Reads `text`, one YAML document; `None` when a fault says why there is no tree.
 pub(super) fn read(text: &str, faults: &mut Collector) -> Option<Node> {
     let mut builder = Builder { faults, open: Vec::new(), anchors: HashMap::new(), copies: 0, root: None };
+    // The scanner may look past the end.
+    let end = Position::after(text);
+    let place = |marker: &Marker| end.min(Position { line: marker.line().max(1), column: marker.col() + 1 });
     for event in Parser::new_from_str(text) {
         let proceed = match event {
-            Ok((event, span)) => builder.event(event, start(&span)),
+            Ok((event, span)) => builder.event(event, place(&span.start)),
             Err(error) => {
-                let marker = error.marker();
-                let position = Position { line: marker.line().max(1), column: marker.col() + 1 };
-                // The scanner may look past the end.
-                let position = position.min(Position::after(text));
-                builder.refuse(position, None, format!("not YAML: {}", plain(error.info())))
+                let why = format!("not YAML: {}", plain(error.info()));
+                builder.refuse(place(error.marker()), None, why)
             }
         };
         proceed?;
@@ -41,10 +41,6 @@ pub(super) fn read(text: &str, faults: &mut Collector) -> Option<Node> {
         faults.fault(Fault { place, path: String::new(), value: None, expected });
     }
     root
-}
-
-fn start(span: &Span) -> Position {
-    Position { line: span.start.line().max(1), column: span.start.col() + 1 }
 }
 
 /// A list or mapping whose end has not been seen.
