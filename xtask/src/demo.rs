@@ -76,94 +76,108 @@ fn clean() -> Result<()> {
 fn demo(args: &Args) -> Result<()> {
     println!("mailflow: from packets on a gateway to an alert about real mail, on this machine alone\n");
     let mut steps = Steps::new(8);
+    let (package, binary) = prepare(args, &mut steps)?;
+    let _only = only_one()?;
+    let began = Instant::now();
+    if lab::remove(NAME)?.namespaces > 0 {
+        say("removed the lab that an earlier demo had left");
+    }
+    let folder = workspace::root().join("target/lab").join(NAME);
+    clear(&folder)?;
+    let shown = in_lab(args, &mut steps, &package, &binary);
+    if args.keep && shown.is_ok() {
+        println!("\nDone in {:.0} s; the lab is up.", began.elapsed().as_secs_f64());
+        return Ok(());
+    }
+    // The log is what remains of the mail server.
+    for part in ["etc", "queue", "data", "mnt"] {
+        clear(&folder.join("postfix").join(part))?;
+    }
+    shown.with_context(|| format!("the logs are in {}", short(&folder)))?;
+    println!(
+        "\nDone in {:.0} s, {:.0} s of it in the lab. Removed: the namespaces and all that ran in them. \
+         The logs and the alert stay in {}",
+        steps.elapsed().as_secs_f64(),
+        began.elapsed().as_secs_f64(),
+        short(&folder)
+    );
+    Ok(())
+}
+
+/// The steps that need no root: tools, Postfix, the agent. As another user it ends with what to do next.
+fn prepare(args: &Args, steps: &mut Steps) -> Result<(Package, PathBuf)> {
     steps.next("Tools");
     setup::prepare(Purpose::Demo)?;
     interrupt::check()?;
-
     steps.next("Mail server: the distribution's Postfix, unpacked and not installed");
     let package = Package::unpack()?;
     say(format!("postfix {} in {}", package.version(), short(package.root())));
-
+    interrupt::check()?;
     steps.next("Agent: build");
     let binary = if args.built { agent::binary(Profile::Dev)? } else { agent::build(Profile::Dev)? };
     say(short(&binary));
     interrupt::check()?;
     if !terminal::is_root() {
+        let rest = as_root(if args.keep { "demo --built --keep" } else { "demo --built" })?;
         bail!(
-            "the rest makes network namespaces and loads programs into the kernel; run it as root:\n  {}",
-            as_root(if args.keep { "demo --built --keep" } else { "demo --built" })?
+            "the rest makes network namespaces and loads programs into the kernel. All is built; run:\n  {rest}"
         );
     }
+    Ok((package, binary))
+}
 
-    let lab_began = Instant::now();
-    steps.next("Network: client, gateway with source NAT, server, each in a namespace");
-    let _only = only_one()?;
-    let earlier = lab::remove(NAME)?;
-    if earlier.namespaces > 0 {
-        say("removed the lab that an earlier demo had left");
-    }
-    let folder = fresh_folder()?;
+/// The steps in the lab, which is gone when this returns, unless it is to be kept.
+fn in_lab(args: &Args, steps: &mut Steps, package: &Package, binary: &Path) -> Result<()> {
+    steps.next("Network: client, gateway with source NAT and server, each in a namespace");
     let lab = Lab::named(NAME, &LabOptions::default())?;
     show::network(&lab);
     interrupt::check()?;
 
     steps.next("Mail server: start");
     let options = PostfixOptions::default();
-    let postfix = Postfix::start(&lab.server, &package, &folder, &options)?;
-    say(format!(
-        "{} answers on 25, 465 and 587, takes mail for {} and discards it",
-        options.hostname, options.domain
-    ));
+    let postfix = Postfix::start(&lab.server, package, lab.folder(), &options)?;
+    let PostfixOptions { hostname, domain, .. } = options;
+    say(format!("{hostname} answers on 25, 465 and 587, takes mail for {domain} and discards it"));
     interrupt::check()?;
 
     steps.next("Agent: on the gateway's LAN side, with the shipped default configuration");
-    let agent = Agent::start(&lab.gateway, &binary, &folder, "agent", "--interface lan0")?;
+    let agent = Agent::start(&lab.gateway, binary, lab.folder(), "agent", "--interface lan0")?;
     say("mailflow-agent run --interface lan0");
     show::attached(&agent);
     interrupt::check()?;
 
-    steps.next(&format!(
-        "Mail: {MAILS} messages from {}, each in a connection of its own",
-        lab.client_ip(Family::V4, 0)
-    ));
+    let client = lab.client_ip(Family::V4, 0);
+    steps.next(&format!("Mail: {MAILS} messages from {client}, each in a connection of its own"));
     send(&lab)?;
-    let sent = Instant::now();
 
     steps.next("Alert");
-    say("a flow's record is made 5 s after its end, the alert with the tenth that qualifies");
-    let line = wait_for("an alert", PATIENCE, || {
-        interrupt::check()?;
-        std::thread::sleep(Duration::from_millis(100));
-        Ok(agent.alerts().into_iter().next())
-    })
-    .with_context(|| format!("{}\nthe agent's log:\n{}", show::totals(&agent), agent.log()))?;
-    say(format!("after {:.1} s:", sent.elapsed().as_secs_f64()));
+    let line = first_alert(&agent)?;
     show::alert(&line, agent.alert_file())?;
-    // The window's gauge shows all flows once the next polls are through.
+    // The last mails' records are a poll behind the alert.
     std::thread::sleep(Duration::from_secs(1));
-    show::metrics(&agent, &lab, &folder)?;
+    show::metrics(&agent, &lab)?;
     show::next(&lab, args.keep);
-
+    interrupt::check()?;
     if args.keep {
         agent.leave();
         postfix.leave();
         lab.keep();
-        println!("\nDone in {:.0} s; the lab is up.", lab_began.elapsed().as_secs_f64());
-        return Ok(());
     }
-    drop((agent, postfix));
-    drop(lab);
-    for part in ["postfix/etc", "postfix/queue", "postfix/data"] {
-        std::fs::remove_dir_all(folder.join(part))?;
-    }
-    println!(
-        "\nDone in {:.0} s, {:.0} s of it in the lab. Removed: the namespaces and all that ran in them. \
-         Logs and the alert: {}",
-        steps.elapsed().as_secs_f64(),
-        lab_began.elapsed().as_secs_f64(),
-        short(&folder)
-    );
     Ok(())
+}
+
+/// Waits for the first alert.
+fn first_alert(agent: &Agent) -> Result<String> {
+    say("a flow's record is made 5 s after its end, the alert with the tenth that qualifies");
+    let sent = Instant::now();
+    let line = wait_for("an alert", PATIENCE, || {
+        interrupt::check()?;
+        Ok(agent.alerts().into_iter().next())
+    });
+    interrupt::check()?;
+    let line = line.with_context(|| format!("{}\nthe agent's log:\n{}", show::totals(agent), agent.log()))?;
+    say(format!("after {:.1} s:", sent.elapsed().as_secs_f64()));
+    Ok(line)
 }
 
 fn send(lab: &Lab) -> Result<()> {
@@ -184,13 +198,11 @@ fn only_one() -> Result<UnixListener> {
     UnixListener::bind_addr(&name).context("another demo is running on this machine")
 }
 
-/// The demo's folder, empty.
-fn fresh_folder() -> Result<PathBuf> {
-    let folder = workspace::root().join("target/lab").join(NAME);
+fn clear(folder: &Path) -> Result<()> {
     if folder.exists() {
-        std::fs::remove_dir_all(&folder).with_context(|| format!("cannot empty {}", folder.display()))?;
+        std::fs::remove_dir_all(folder).with_context(|| format!("cannot remove {}", folder.display()))?;
     }
-    Ok(folder)
+    Ok(())
 }
 
 /// The command that runs this very program as root.

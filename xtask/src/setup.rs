@@ -5,7 +5,7 @@
 
 use std::{
     path::Path,
-    process::Command,
+    process::{Command, Stdio},
     time::{Duration, SystemTime},
 };
 
@@ -102,11 +102,11 @@ fn install(packages: &[&str], update: bool) -> Result<()> {
     };
     let mut commands = Vec::new();
     if update {
-        commands.push(apt(&["update", "--quiet"]));
+        commands.push(apt(&["update"]));
     }
     if !packages.is_empty() {
         // --no-remove: an installation that would take something away fails instead.
-        let mut install = apt(&["install", "--quiet", "--yes", "--no-install-recommends", "--no-remove"]);
+        let mut install = apt(&["install", "--yes", "--no-install-recommends", "--no-remove"]);
         install.args(packages);
         commands.push(install);
     }
@@ -124,7 +124,9 @@ fn install(packages: &[&str], update: bool) -> Result<()> {
         bail!("to get what is missing, run as root, then try again:\n{}", lines());
     }
     for command in &mut commands {
-        terminal::run(command)?;
+        terminal::say(terminal::shown(command));
+        // What apt-get does in between fills pages; its warnings and errors stay in sight.
+        terminal::run(command.stdin(Stdio::null()).stdout(Stdio::null()))?;
     }
     Ok(())
 }

@@ -9,6 +9,9 @@ use anyhow::{Context, Result, bail};
 
 use super::command::{command, output};
 
+/// File of an unpacked package that holds its version; written last.
+const NOTE: &str = "version";
+
 /// What to unpack beside a package.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum With {
@@ -34,39 +37,41 @@ pub struct Unpacked {
 /// This is no Debian or Ubuntu, or the package cannot be downloaded.
 pub fn unpack(name: &str, with: With) -> Result<Unpacked> {
     let lab = super::workspace().join("target/lab");
-    std::fs::create_dir_all(&lab).with_context(|| format!("cannot create {}", lab.display()))?;
-    // Test processes run side by side: one unpacks, the others wait for it.
-    let lock = lab.join(format!("{name}.lock"));
-    let locked = File::create(&lock).and_then(|file| file.lock().map(|()| file));
-    let _locked = locked.with_context(|| lock.display().to_string())?;
     let root = lab.join(name);
-    let note = root.join("version");
-    if !note.exists() {
-        let fresh = lab.join(format!("{name}.new"));
-        clear(&fresh)?;
-        std::fs::create_dir(&fresh)?;
-        let version = fetch(name, with, &fresh).with_context(|| {
-            format!("cannot unpack the package {name}; if apt-get knows none, run `apt-get update` as root")
-        })?;
-        std::fs::write(fresh.join("version"), version)?;
-        clear(&root)?;
-        std::fs::rename(&fresh, &root)?;
+    if !is_unpacked(name) {
+        std::fs::create_dir_all(&lab).with_context(|| format!("cannot create {}", lab.display()))?;
+        // Test processes run side by side: one unpacks, the others wait for it.
+        let lock = lab.join(format!("{name}.lock"));
+        let locked = File::create(&lock).and_then(|file| file.lock().map(|()| file));
+        let _locked = locked.with_context(|| lock.display().to_string())?;
+        if !is_unpacked(name) {
+            unpack_into(name, with, &root)?;
+        }
     }
-    let version = std::fs::read_to_string(&note)?;
+    let version = std::fs::read_to_string(root.join(NOTE))?;
     Ok(Unpacked { root, version })
+}
+
+/// Fills a folder beside `root` and renames it: `root` is complete or not there.
+fn unpack_into(name: &str, with: With, root: &Path) -> Result<()> {
+    let fresh = root.with_extension("new");
+    for folder in [&fresh, root] {
+        if folder.exists() {
+            std::fs::remove_dir_all(folder).with_context(|| format!("cannot remove {}", folder.display()))?;
+        }
+    }
+    std::fs::create_dir(&fresh)?;
+    let version = fetch(name, with, &fresh).with_context(|| {
+        format!("cannot unpack the package {name}; if apt-get knows none, run `apt-get update` as root")
+    })?;
+    std::fs::write(fresh.join(NOTE), version)?;
+    Ok(std::fs::rename(&fresh, root)?)
 }
 
 /// Whether [`unpack`] would find the package unpacked already.
 #[must_use]
 pub fn is_unpacked(name: &str) -> bool {
-    super::workspace().join("target/lab").join(name).join("version").exists()
-}
-
-fn clear(folder: &Path) -> Result<()> {
-    if folder.exists() {
-        std::fs::remove_dir_all(folder).with_context(|| format!("cannot remove {}", folder.display()))?;
-    }
-    Ok(())
+    super::workspace().join("target/lab").join(name).join(NOTE).exists()
 }
 
 /// Downloads and unpacks into `root`; returns the package's version.

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -112,7 +113,9 @@ impl Ns {
 
     /// Processes that run in the namespace.
     pub(super) fn pids(&self) -> Vec<i64> {
-        let listed = output(command("ip").args(["netns", "pids", &self.name])).unwrap_or_default();
+        let mut list = command("ip");
+        list.args(["netns", "pids", &self.name]).process_group(0);
+        let listed = output(&mut list).unwrap_or_default();
         listed.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
     }
 
@@ -127,7 +130,9 @@ impl Ns {
                 std::thread::sleep(Duration::from_millis(20));
             }
         }
-        let deleted = output(command("ip").args(["netns", "delete", &self.name]));
+        let mut delete = command("ip");
+        // A group of its own: the terminal's second Ctrl-C must not end the clearing away.
+        let deleted = output(delete.args(["netns", "delete", &self.name]).process_group(0));
         // Two runs may clear away the same stale lab.
         if deleted.is_err() && !self.path().exists() { Ok(found) } else { deleted.map(|_| found) }
     }

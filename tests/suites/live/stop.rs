@@ -13,7 +13,8 @@ fn a_stop_writes_what_is_open_and_leaves_nothing_behind() {
     let lab = Lab::new(&LabOptions::default()).unwrap();
     let flow_log = lab.folder().join("flows.jsonl");
     let options = format!("--interface lan0 --role lan --flow-log {}", flow_log.display());
-    let mut agent = Agent::start(&lab.gateway, &agent_binary().unwrap(), lab.folder(), "agent", &options).unwrap();
+    let mut agent =
+        Agent::start(&lab.gateway, &agent_binary().unwrap(), lab.folder(), "agent", &options).unwrap();
 
     let address = SocketAddr::new(lab.server_ip(Family::V4), 25);
     let listener = lab.server.enter(|| TcpListener::bind(address)).unwrap().unwrap();
@@ -36,7 +37,8 @@ fn a_stop_writes_what_is_open_and_leaves_nothing_behind() {
     assert_eq!((&flow["flow"]["pkts_toserver"], &flow["flow"]["pkts_toclient"]), (&3.into(), &2.into()));
     // XDP and the port are free again: another agent starts on them.
     let options = "--interface lan0 --role lan --hook xdp";
-    let mut next = Agent::start(&lab.gateway, &agent_binary().unwrap(), lab.folder(), "next", options).unwrap();
+    let mut next =
+        Agent::start(&lab.gateway, &agent_binary().unwrap(), lab.folder(), "next", options).unwrap();
     assert!(next.log().contains("hook=\"xdp"), "{}", next.log());
     assert!(next.stop().unwrap().success());
     let link = lab.gateway.ip("-details link show lan0").unwrap();

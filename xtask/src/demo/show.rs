@@ -13,7 +13,7 @@ const METRICS: &[&str] = &[
     "mailflow_attached{",
     "mailflow_packets_total{service=\"submission\"",
     "mailflow_bytes_total{service=\"submission\"",
-    "mailflow_qualifying_flows_total{service=\"submission\"",
+    "mailflow_qualifying_flows_total{rule=\"smtp-burst\",service=\"submission\"",
     "mailflow_source_flows_total{source=\"10.20.0.2\"",
     "mailflow_window_value{",
     "mailflow_alerts{",
@@ -44,9 +44,9 @@ pub(super) fn alert(line: &str, file: &Path) -> Result<()> {
 }
 
 /// A few metrics; all of them go to a file.
-pub(super) fn metrics(agent: &Agent, lab: &Lab, folder: &Path) -> Result<()> {
+pub(super) fn metrics(agent: &Agent, lab: &Lab) -> Result<()> {
     let page = agent.metrics()?;
-    let file = folder.join("metrics.txt");
+    let file = lab.folder().join("metrics.txt");
     std::fs::write(&file, &page).with_context(|| file.display().to_string())?;
     println!("{}", bold("\nMetrics"));
     say(format!("from http://127.0.0.1:10825/metrics in {}, all in {}", lab.gateway.name(), short(&file)));
@@ -73,17 +73,30 @@ pub(super) fn next(lab: &Lab, keep: bool) {
     println!("{}", bold("\nNext"));
     if keep {
         let (client, gateway) = (lab.client.name(), lab.gateway.name());
-        say(format!("ip netns exec {gateway} curl -s http://127.0.0.1:10825/metrics"));
-        say(format!("tail -f {}/agent.log {}/agent-alerts.jsonl", short(lab.folder()), short(lab.folder())));
-        say(format!(
-            "ip netns exec {client} curl --insecure --ssl-reqd smtp://{}:587 --mail-from alice@corp.example \
-             --mail-rcpt bob@example.org --upload-file Cargo.toml",
-            lab.server_ip(Family::V4)
-        ));
-        say("cargo xtask demo --clean                     removes the lab");
-        return;
+        let folder = short(lab.folder());
+        let server = lab.server_ip(Family::V4);
+        hint("all metrics", &format!("ip netns exec {gateway} curl -s http://127.0.0.1:10825/metrics"));
+        hint(
+            "the agent's log and alerts",
+            &format!("tail -f {folder}/agent.log {folder}/agent-alerts.jsonl"),
+        );
+        hint(
+            "one more mail",
+            &format!(
+                "ip netns exec {client} curl --insecure --ssl-reqd smtp://{server}:587 --mail-from \
+                 alice@corp.example --mail-rcpt bob@example.org --upload-file Cargo.toml"
+            ),
+        );
+        hint("a shell on the gateway", &format!("ip netns exec {gateway} sh"));
+        hint("remove the lab", "cargo xtask demo --clean");
+    } else {
+        hint("the same, and the lab stays up", "cargo xtask demo --keep");
+        hint("a real interface", "cargo xtask run -- --interface eth1 --role lan");
+        hint("the configuration it ran with", "config/mailflow.yaml");
+        hint("every test there is", "cargo xtask test");
     }
-    say("cargo xtask demo --keep                      the same, and the lab stays up to look around in");
-    say("cargo xtask run -- --interface eth1 --role lan   the agent on a real interface");
-    say("cargo xtask test                             every test there is");
+}
+
+fn hint(what: &str, command: &str) {
+    say(format!("{what:<32} {command}"));
 }

@@ -128,14 +128,16 @@ impl Postfix {
     }
 }
 
-/// `$1` is the unpacked package, `$2` the server's folder. `exec` keeps the process id.
+/// `$1` is the unpacked package, `$2` the server's folder. `/mnt` comes last, for it may hide the repository
+/// itself. `exec` keeps the process id.
 const SCRIPT: &str = "
-    mount -t tmpfs -o mode=755 lab /mnt
-    mkdir /mnt/package /mnt/home
-    mount --bind \"$1\" /mnt/package
-    mount --bind \"$2\" /mnt/home
     mount --bind \"$2/etc/passwd\" /etc/passwd
     mount --bind \"$2/etc/group\" /etc/group
+    mount -t tmpfs -o mode=755 lab \"$2/mnt\"
+    mkdir \"$2/mnt/package\" \"$2/mnt/home\"
+    mount --bind \"$1\" \"$2/mnt/package\"
+    mount --bind \"$2\" \"$2/mnt/home\"
+    mount --rbind \"$2/mnt\" /mnt
     export LD_LIBRARY_PATH=$(cat /mnt/home/etc/libraries)
     exec /mnt/package/usr/lib/postfix/sbin/master -d -c /mnt/home/etc
 ";
@@ -145,6 +147,7 @@ fn prepare(home: &Path, package: &Package, options: &PostfixOptions<'_>) -> Resu
     let (etc, queue) = (home.join("etc"), home.join("queue"));
     create(&etc, 0, 0, 0o755)?;
     create(&queue, 0, 0, 0o755)?;
+    create(&home.join("mnt"), 0, 0, 0o755)?;
     create(&home.join("data"), POSTFIX, POSTFIX, 0o700)?;
     for &(name, owner, group, mode) in QUEUE {
         create(&queue.join(name), owner, group, mode)?;
