@@ -4,7 +4,7 @@ use crate::Facts;
 
 /// What the first bytes of one direction were, as the kernel notes it.
 pub mod opening {
-    /// Nothing seen yet, or too short to tell.
+    /// No payload yet.
     pub const NONE: u8 = 0;
     /// A TLS record (RFC 8446, 5.1).
     pub const TLS: u8 = 1;
@@ -16,6 +16,18 @@ pub mod opening {
     pub const IMAP: u8 = 4;
     /// Bytes no mail protocol opens with.
     pub const OTHER: u8 = 5;
+    /// There was payload, but its first bytes were not seen, or too few to tell.
+    pub const UNREAD: u8 = 6;
+}
+
+/// How far the change to TLS in a running session (STARTTLS, STLS) has come.
+pub mod upgrade {
+    /// The client did not ask for it.
+    pub const NONE: u8 = 0;
+    /// It asked.
+    pub const ASKED: u8 = 1;
+    /// A TLS record of the client followed.
+    pub const FOLLOWED: u8 = 2;
 }
 
 /// The protocol family an operator watches a port for.
@@ -110,7 +122,7 @@ pub fn classify(facts: &Facts, family: Family) -> App {
         (_, opening::SMTP) => Some(Family::Smtp),
         _ => None,
     };
-    let upgraded = facts.upgrade != 0 && facts.upgraded != 0;
+    let upgraded = facts.upgrade == upgrade::FOLLOWED;
     match spoken {
         Some(Family::Smtp) if upgraded => App::SmtpStartTls,
         Some(Family::Smtp) => App::Smtp,
@@ -161,9 +173,9 @@ mod tests {
     #[test]
     fn an_upgrade_counts_when_tls_followed() {
         let mut asked = facts(opening::SMTP, opening::SMTP);
-        asked.upgrade = 1;
+        asked.upgrade = upgrade::ASKED;
         assert_eq!(classify(&asked, Family::Smtp), App::Smtp);
-        asked.upgraded = 1;
+        asked.upgrade = upgrade::FOLLOWED;
         assert_eq!(classify(&asked, Family::Smtp), App::SmtpStartTls);
     }
 

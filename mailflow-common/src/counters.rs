@@ -33,19 +33,51 @@ pub struct Facts {
     pub fin_down: u8,
     /// A RST of either side.
     pub reset: u8,
-    /// The first packet seen was neither SYN nor SYN-ACK.
-    pub midstream: u8,
+    /// Any packet of the server.
+    pub answered: u8,
     /// What the client's first bytes were: one of [`crate::opening`]. Valid from the first byte on.
     pub opening_up: u8,
     /// What the server's first bytes were: one of [`crate::opening`].
     pub opening_down: u8,
-    /// The client asked for TLS in the running session (STARTTLS, STLS).
+    /// Whether the session changed to TLS: one of [`crate::upgrade`].
     pub upgrade: u8,
-    /// A TLS handshake record of the client followed that.
-    pub upgraded: u8,
+    /// Payload packets of either direction that were looked into; stops where looking stops.
+    pub looked: u8,
+}
+
+impl Facts {
+    /// Nothing seen.
+    pub const NONE: Self = Self {
+        syn: 0,
+        syn_ack: 0,
+        fin_up: 0,
+        fin_down: 0,
+        reset: 0,
+        answered: 0,
+        opening_up: 0,
+        opening_down: 0,
+        upgrade: 0,
+        looked: 0,
+    };
+
+    /// FIN both ways or RST.
+    #[inline(always)]
+    pub const fn closed(&self) -> bool {
+        (self.fin_up != 0 && self.fin_down != 0) || self.reset != 0
+    }
+
+    /// A SYN to which nothing came back.
+    #[inline(always)]
+    pub const fn unanswered(&self) -> bool {
+        self.syn != 0 && self.answered == 0
+    }
 }
 
 /// Value of the flow table.
+///
+/// When a tuple is used again the sums go on from where they are, and a copy of them as they were is
+/// put aside under the [`crate::RetiredKey`]: so no packet is lost between two flows, whatever other
+/// CPUs do meanwhile.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FlowCounters {
@@ -67,6 +99,33 @@ pub struct FlowCounters {
     pub mac: [u8; 6],
     /// TCP and application facts.
     pub facts: Facts,
+}
+
+/// How long a tuple is silent before the next packet begins a new flow, in ticks.
+///
+/// The engine ends flows by the same times: so what a flow is follows from its packets alone, not
+/// from when somebody looked.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Silences {
+    /// After FIN both ways or RST.
+    pub closed: u32,
+    /// While a SYN is unanswered.
+    pub unanswered: u32,
+    /// Otherwise.
+    pub idle: u32,
+    /// The least of them.
+    pub least: u32,
+}
+
+impl Silences {
+    /// Never: longer than a word of ticks can tell.
+    pub const NEVER: Self = Self {
+        closed: i32::MAX as u32,
+        unanswered: i32::MAX as u32,
+        idle: i32::MAX as u32,
+        least: i32::MAX as u32,
+    };
 }
 
 const _: () = assert!(size_of::<DirectionCounters>() == 40);

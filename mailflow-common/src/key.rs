@@ -128,6 +128,66 @@ impl FlowKey {
     }
 }
 
+/// Key of the table of packets that come in fragments (RFC 791, 3.2; RFC 8200, 4.5).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct FragmentKey {
+    /// Sender.
+    pub source: Address,
+    /// Receiver.
+    pub destination: Address,
+    /// Identification.
+    pub identification: u32,
+    /// VLAN zone, protocol, IP version.
+    pub scope: Scope,
+    /// Which packets the hook counts: a fragment belongs to what the same hook made of the first one.
+    pub hook: u32,
+}
+
+const _: () = assert!(size_of::<FragmentKey>() == 44);
+
+/// To which flow a fragmented packet belongs.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FragmentOwner {
+    /// The flow; all zeros while `direction` does not name one.
+    pub flow: FlowKey,
+    /// One of [`owner`].
+    pub direction: u32,
+    /// Fragments that came before the first one.
+    pub waiting: u32,
+    /// Their IP bytes.
+    pub waiting_bytes: u32,
+    /// Their payload bytes.
+    pub waiting_payload: u32,
+}
+
+/// What is known of a fragmented packet.
+pub mod owner {
+    /// Its first fragment has not come.
+    pub const UNKNOWN: u32 = 0;
+    /// It goes from client to server.
+    pub const UP: u32 = 1;
+    /// It goes from server to client.
+    pub const DOWN: u32 = 2;
+    /// Its ports are not watched.
+    pub const UNWATCHED: u32 = 3;
+}
+
+const _: () = assert!(size_of::<FragmentOwner>() == 56);
+
+/// Key of the table of finished flows: those whose tuple carries a new flow by now.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct RetiredKey {
+    /// The tuple.
+    pub flow: FlowKey,
+    /// When the finished flow began: [`crate::FlowCounters::first`].
+    pub first: u64,
+}
+
+const _: () = assert!(size_of::<RetiredKey>() == 48);
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -12,8 +12,10 @@ mod key;
 mod ports;
 mod totals;
 
-pub use app::{App, Family, classify, opening};
-pub use counters::{DirectionCounters, Facts, FlowCounters};
-pub use key::{Address, FlowKey, PROTOCOL_TCP, PROTOCOL_UDP, Scope, Vlans};
+pub use app::{App, Family, classify, opening, upgrade};
+pub use counters::{DirectionCounters, Facts, FlowCounters, Silences};
+pub use key::{
+    Address, FlowKey, FragmentKey, FragmentOwner, PROTOCOL_TCP, PROTOCOL_UDP, RetiredKey, Scope, Vlans, owner,
+};
 pub use ports::{PORT_WORDS, PortSet};
 pub use totals::{DirectionTotals, Reason, Totals};

@@ -1,4 +1,4 @@
-//! Link layer: Ethernet and VLAN tags.
+//! Link layer: Ethernet, VLAN tags, PPPoE.
 
 use mailflow_common::{Reason, Vlans};
 
@@ -10,6 +10,11 @@ pub(crate) const IPV4: u16 = 0x0800;
 pub(crate) const IPV6: u16 = 0x86dd;
 /// MPLS unicast and multicast (RFC 3032, 5332).
 const MPLS: [u16; 2] = [0x8847, 0x8848];
+/// A PPPoE session (RFC 2516, 4).
+const PPPOE: u16 = 0x8864;
+/// IPv4 and IPv6 inside PPP (RFC 1332, 5072).
+const PPP_IPV4: u16 = 0x0021;
+const PPP_IPV6: u16 = 0x0057;
 /// Customer tag, service tag (IEEE 802.1Q), and the older service tag some switches still send.
 const TAGS: [u16; 3] = [0x8100, 0x88a8, 0x9100];
 
@@ -53,6 +58,16 @@ pub(crate) fn parse<F: Frame>(frame: &F, link: Link, metadata: Metadata) -> Resu
             offset += 4;
             depth += 1;
         }
+    }
+    if ethertype == PPPOE {
+        // Version and type, code, session, length; then PPP's protocol.
+        let session = frame.header::<8>(offset).ok_or(Reason::Truncated)?;
+        ethertype = match session.be16::<6>() {
+            PPP_IPV4 => IPV4,
+            PPP_IPV6 => IPV6,
+            _ => return Err(Reason::NotIp),
+        };
+        offset += 8;
     }
     match ethertype {
         IPV4 | IPV6 => Ok(Network { ethertype, offset, vlans }),

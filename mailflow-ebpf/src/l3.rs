@@ -12,12 +12,26 @@ const EXTENSIONS: usize = 7;
 /// Furthest the transport header may begin after the IP header's start.
 const DEEPEST: usize = 0x1ff;
 
-/// A packet whose transport header has been found.
+/// Which part of its packet a fragment is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// All of it.
+    Whole,
+    /// The first fragment, with the transport header.
+    First,
+    /// Any other.
+    Later,
+}
+
+/// A packet whose IP headers have been followed.
 pub(crate) struct Packet {
     pub(crate) source: Address,
     pub(crate) destination: Address,
     pub(crate) v6: bool,
     pub(crate) protocol: u8,
+    pub(crate) part: Part,
+    /// Identification and protocol that all fragments of a packet carry.
+    pub(crate) fragment: (u32, u8),
     /// Where the IP header begins.
     pub(crate) start: usize,
     /// Length of the IP header with its options or extension headers.
@@ -57,11 +71,16 @@ fn v4<F: Frame>(frame: &F, start: usize) -> Result<Packet, Reason> {
     if length < header as u32 {
         return Err(Reason::Malformed);
     }
-    if ip.be16::<6>() & 0x1fff != 0 {
-        return Err(Reason::Fragment);
-    }
+    // RFC 791, 3.1: 13 bits of offset below more-fragments.
+    let position = ip.be16::<6>() & 0x3fff;
+    let part = match (position & 0x1fff, position) {
+        (0, 0) => Part::Whole,
+        (0, _) => Part::First,
+        _ => Part::Later,
+    };
+    let fragment = (u32::from(ip.be16::<4>()), protocol);
     let (source, destination) = (Address::v4(ip.raw32::<12>()), Address::v4(ip.raw32::<16>()));
-    Ok(Packet { source, destination, v6: false, protocol, start, header, length })
+    Ok(Packet { source, destination, v6: false, protocol, part, fragment, start, header, length })
 }
 
 /// RFC 8200, 3 and 4.
@@ -78,16 +97,21 @@ fn v6<F: Frame>(frame: &F, start: usize) -> Result<Packet, Reason> {
     let mut protocol = ip.u8::<6>();
     let mut header = 40;
     let mut followed = 0;
-    while extension(protocol) {
+    let mut part = Part::Whole;
+    let mut fragment = (0, 0);
+    while part != Part::Later && extension(protocol) {
         if followed == EXTENSIONS || header > DEEPEST - 8 {
             return Err(Reason::TooDeep);
         }
         let next = frame.header::<8>(start + header).ok_or(Reason::Truncated)?;
         header += match protocol {
             FRAGMENT => {
-                // RFC 8200, 4.5: 13 bits of offset, two reserved, more-fragments.
-                if next.be16::<2>() & 0xfff8 != 0 {
-                    return Err(Reason::Fragment);
+                // RFC 8200, 4.5: 13 bits of offset, two reserved, more-fragments. A packet may come as
+                // one "atomic" fragment (RFC 6946).
+                let position = next.be16::<2>() & 0xfff9;
+                if position != 0 {
+                    part = if position & 0xfff8 == 0 { Part::First } else { Part::Later };
+                    fragment = (next.raw32::<4>(), next.u8::<0>());
                 }
                 8
             }
@@ -102,14 +126,17 @@ fn v6<F: Frame>(frame: &F, start: usize) -> Result<Packet, Reason> {
         header = frame.forget(header, DEEPEST);
         followed += 1;
     }
-    transport(protocol)?;
+    // What a later fragment begins with is not known: its first one had the headers between.
+    if part != Part::Later || !extension(protocol) {
+        transport(protocol)?;
+    }
     let length = total_length(frame, start, said);
     if length < header as u32 {
         return Err(Reason::Malformed);
     }
     let source = Address::v6([ip.raw32::<8>(), ip.raw32::<12>(), ip.raw32::<16>(), ip.raw32::<20>()]);
     let destination = Address::v6([ip.raw32::<24>(), ip.raw32::<28>(), ip.raw32::<32>(), ip.raw32::<36>()]);
-    Ok(Packet { source, destination, v6: true, protocol, start, header, length })
+    Ok(Packet { source, destination, v6: true, protocol, part, fragment, start, header, length })
 }
 
 const FRAGMENT: u8 = 44;

@@ -12,7 +12,7 @@ mod l4;
 mod segment;
 
 pub use frame::{Frame, Header, SliceFrame};
-pub use segment::{Gso, Metadata, Segment, Tcp, parse};
+pub use segment::{Fragment, Gso, Located, Metadata, Segment, Tcp, locate};
 
 /// Link type of an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

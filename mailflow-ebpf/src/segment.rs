@@ -100,39 +100,95 @@ impl Segment {
     }
 }
 
-/// Follows a frame to its ports and, where `wanted(source port, destination port)` says so, on to
-/// the end of its headers.
+/// Where a frame leads: as far as it is followed before its ports are known to be watched.
+pub struct Located {
+    packet: l3::Packet,
+    ports: Option<l4::Ports>,
+    scope: Scope,
+}
+
+/// A fragment of a packet that came in several.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fragment {
+    /// Sender.
+    pub source: Address,
+    /// Receiver.
+    pub destination: Address,
+    /// Identification that the packet's fragments share.
+    pub identification: u32,
+    /// VLAN zone, protocol and IP version that they share.
+    pub scope: Scope,
+    /// IP total length of this fragment.
+    pub length: u32,
+    /// IP headers of this fragment.
+    pub headers: u32,
+}
+
+/// Follows a frame to its ports.
 ///
 /// # Errors
 /// The reason why it counts to no flow. [`Reason::Truncated`] means that the readable part ended
 /// first: a caller that can make more of the frame readable may try again.
 #[inline(always)]
-pub fn parse<F: Frame>(
-    frame: &F,
-    link: Link,
-    metadata: Metadata,
-    wanted: impl FnOnce(u16, u16) -> bool,
-) -> Result<Segment, Reason> {
+pub fn locate<F: Frame>(frame: &F, link: Link, metadata: Metadata) -> Result<Located, Reason> {
     let network = l2::parse(frame, link, metadata)?;
     let packet = l3::parse(frame, &network)?;
-    let ports = l4::ports(frame, &packet)?;
-    if !wanted(ports.source, ports.destination) {
-        return Err(Reason::NotWatched);
+    let ports = match packet.part {
+        l3::Part::Later => None,
+        _ => Some(l4::ports(frame, &packet)?),
+    };
+    let scope = Scope::new(network.vlans, packet.protocol, packet.v6);
+    Ok(Located { packet, ports, scope })
+}
+
+impl Located {
+    /// Source and destination port; `None` for a fragment without them.
+    #[inline(always)]
+    pub fn ports(&self) -> Option<(u16, u16)> {
+        self.ports.as_ref().map(|ports| (ports.source, ports.destination))
     }
-    let transport = l4::parse(frame, &packet, &ports)?;
-    let headers = packet.header as u32 + transport.header;
-    if packet.length < headers {
-        return Err(Reason::Malformed);
+
+    /// Which fragment this is, where the packet came in several.
+    #[inline(always)]
+    pub fn fragment(&self) -> Option<Fragment> {
+        let packet = &self.packet;
+        if packet.part == l3::Part::Whole {
+            return None;
+        }
+        let (identification, protocol) = packet.fragment;
+        Some(Fragment {
+            source: packet.source,
+            destination: packet.destination,
+            identification,
+            scope: Scope::new(self.scope.vlans(), protocol, packet.v6),
+            length: packet.length,
+            headers: packet.header as u32,
+        })
     }
-    Ok(Segment {
-        source: packet.source,
-        destination: packet.destination,
-        source_port: ports.source,
-        destination_port: ports.destination,
-        scope: Scope::new(network.vlans, packet.protocol, packet.v6),
-        length: packet.length,
-        headers,
-        payload_offset: ports.offset as u32 + transport.header,
-        tcp: transport.tcp,
-    })
+
+    /// Follows the frame to the end of its headers.
+    ///
+    /// # Errors
+    /// As [`locate`]; [`Reason::Fragment`] for a fragment without ports.
+    #[inline(always)]
+    pub fn segment<F: Frame>(&self, frame: &F) -> Result<Segment, Reason> {
+        let packet = &self.packet;
+        let ports = self.ports.as_ref().ok_or(Reason::Fragment)?;
+        let transport = l4::parse(frame, packet, ports)?;
+        let headers = packet.header as u32 + transport.header;
+        if packet.length < headers {
+            return Err(Reason::Malformed);
+        }
+        Ok(Segment {
+            source: packet.source,
+            destination: packet.destination,
+            source_port: ports.source,
+            destination_port: ports.destination,
+            scope: self.scope,
+            length: packet.length,
+            headers,
+            payload_offset: ports.offset as u32 + transport.header,
+            tcp: transport.tcp,
+        })
+    }
 }

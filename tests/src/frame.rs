@@ -31,6 +31,8 @@ pub struct FrameBuilder {
     pub extensions: Vec<(u8, Vec<u8>)>,
     /// IPv4's flags and fragment offset.
     pub fragment: u16,
+    /// IPv4's identification.
+    pub identification: u16,
     /// The transport.
     pub transport: Transport,
     /// Payload.
@@ -78,6 +80,7 @@ impl FrameBuilder {
             options: Vec::new(),
             extensions: Vec::new(),
             fragment: 0,
+            identification: 1,
             transport: Transport::Tcp { flags, sequence: 1000, options: Vec::new(), offset: None },
             payload: Vec::new(),
             length: None,
@@ -187,7 +190,7 @@ impl FrameBuilder {
         let length = self.length.unwrap_or((header + transport.len()) as u16);
         let mut packet = vec![0x40 | (header / 4) as u8, 0];
         packet.extend(length.to_be_bytes());
-        packet.extend([0, 1]);
+        packet.extend(self.identification.to_be_bytes());
         packet.extend(self.fragment.to_be_bytes());
         packet.extend([64, kind, 0, 0]);
         packet.extend(from);

@@ -2,12 +2,16 @@
 //! frames built from nothing.
 
 use mailflow_common::{Address, Reason};
-use mailflow_ebpf::{Gso, Link, Metadata, Segment, SliceFrame, parse};
+use mailflow_ebpf::{Gso, Link, Metadata, Segment, SliceFrame, locate};
 use mailflow_tests::frame::{FrameBuilder, flag::*, short_extension};
 use proptest::prelude::*;
 
 fn all(frame: &[u8], link: Link, metadata: Metadata) -> Result<Segment, Reason> {
-    parse(&SliceFrame::new(frame), link, metadata, |_, _| true)
+    segment(&SliceFrame::new(frame), link, metadata)
+}
+
+fn segment(frame: &SliceFrame<'_>, link: Link, metadata: Metadata) -> Result<Segment, Reason> {
+    locate(frame, link, metadata)?.segment(frame)
 }
 
 fn ethernet(frame: &FrameBuilder) -> Result<Segment, Reason> {
@@ -65,22 +69,56 @@ fn what_lies_beyond_reach_is_truncated_not_forged() {
         ethernet(&FrameBuilder::tcp("10.20.0.2:40000", "93.184.215.25:25", ACK).payload(vec![0; 100]));
     for reachable in 0..frame.len() {
         let partial = SliceFrame::partial(&frame[..reachable], frame.len() as u32);
-        let result = parse(&partial, Link::Ethernet, Metadata::default(), |_, _| true);
+        let result = segment(&partial, Link::Ethernet, Metadata::default());
         let expected = if reachable < 54 { Err(Reason::Truncated) } else { whole };
         assert_eq!(result, expected, "{reachable} bytes within reach");
     }
 }
 
 #[test]
-fn only_watched_ports_are_followed_to_the_end() {
-    let frame = FrameBuilder::tcp("10.20.0.2:40000", "93.184.215.25:25", ACK).build();
-    let mut asked = None;
-    let result =
-        parse(&SliceFrame::new(&frame[..]), Link::Ethernet, Metadata::default(), |source, destination| {
-            asked = Some((source, destination));
-            false
-        });
-    assert_eq!((result, asked), (Err(Reason::NotWatched), Some((40_000, 25))));
+fn pppoe_is_followed() {
+    for (from, to, protocol) in
+        [("10.20.0.2:40000", "93.184.215.25:25", 0x0021_u16), ("[fd20::2]:40000", "[2a00::25]:25", 0x0057)]
+    {
+        let frame = FrameBuilder::tcp(from, to, ACK).payload("x").with(|frame| frame.ethernet = false);
+        let mut session = [vec![2; 12], vec![0x88, 0x64, 0x11, 0, 0, 5, 0, 50]].concat();
+        session.extend(protocol.to_be_bytes());
+        session.extend(frame.build());
+        let segment = all(&session, Link::Ethernet, Metadata::default()).unwrap();
+        assert_eq!(u64::from(segment.length), frame.ip_bytes());
+        assert_eq!((segment.source_port, segment.payload()), (40_000, 1));
+        session[20] = 0xc0; // PPP's own protocols, such as echo
+        assert_eq!(all(&session, Link::Ethernet, Metadata::default()), Err(Reason::NotIp));
+    }
+}
+
+#[test]
+fn fragments_of_a_packet_share_an_identity() {
+    let located = |frame: &FrameBuilder| {
+        let bytes = frame.build();
+        locate(&SliceFrame::new(&bytes), Link::Ethernet, Metadata::default()).unwrap()
+    };
+    let whole = FrameBuilder::tcp("10.20.0.2:40000", "93.184.215.25:25", ACK).payload(vec![0; 64]);
+    let extension =
+        |position: u16| vec![(44, [vec![0], position.to_be_bytes().to_vec(), vec![0, 0, 0, 7]].concat())];
+    let whole6 = FrameBuilder::tcp("[fd20::2]:40000", "[2a00::25]:25", ACK).payload(vec![0; 64]);
+    let at = |frame: &FrameBuilder, position: u16| {
+        frame.clone().with(|frame| match frame.ends[0].0 {
+            std::net::IpAddr::V4(_) => frame.fragment = if position == 1 { 0x2000 } else { position >> 3 },
+            std::net::IpAddr::V6(_) => frame.extensions = extension(position),
+        })
+    };
+    for frame in [&whole, &whole6] {
+        assert_eq!(located(frame).fragment(), None);
+        let (first, later) = (located(&at(frame, 1)), located(&at(frame, 800)));
+        assert_eq!((first.ports(), later.ports()), (Some((40_000, 25)), None));
+        let (first, later) = (first.fragment().unwrap(), later.fragment().unwrap());
+        assert_eq!((first.identification, first.scope), (later.identification, later.scope));
+        assert_eq!((first.source, first.destination), (later.source, later.destination));
+        assert_eq!(u64::from(later.length), at(frame, 800).ip_bytes());
+    }
+    // An atomic fragment is a whole packet.
+    assert_eq!(located(&at(&whole6, 0)).fragment(), None);
 }
 
 #[test]

@@ -1,10 +1,12 @@
 //! The loaded program, through BPF_PROG_TEST_RUN: built frames in, counters out.
 
+use std::time::Duration;
+
 use mailflow_agent::{
     engine::{flow::Flow, time::Time},
-    kernel::{Kernel, LoadOptions, OBJECT},
+    kernel::{Kernel, LoadOptions, OBJECT, Programs, SilenceLimits},
 };
-use mailflow_common::{PortSet, Reason, Totals, opening};
+use mailflow_common::{PortSet, Reason, Totals, opening, upgrade};
 use mailflow_tests::frame::{FrameBuilder, Transport, flag::*, short_extension};
 
 const CLIENT: &str = "10.20.0.2:40000";
@@ -20,19 +22,39 @@ fn load_with(options: &LoadOptions) -> Kernel {
     Kernel::load(object, options, &ports).unwrap_or_else(|error| panic!("{error}"))
 }
 
-fn load() -> Kernel {
-    load_with(&LoadOptions { flows: 1024, local_only: false, external_clock: true })
+/// The default timeouts, a clock set by the test, and room for a thousand flows.
+const OPTIONS: LoadOptions = LoadOptions {
+    flows: 1024,
+    local_only: false,
+    external_clock: true,
+    silences: SilenceLimits {
+        closed: Duration::from_secs(5),
+        unanswered: Duration::from_secs(30),
+        idle: Duration::from_secs(300),
+    },
+    programs: Programs::All,
+};
+
+fn load(program: &'static str) -> Kernel {
+    load_with(&LoadOptions { programs: Programs::One(program), ..OPTIONS })
+}
+
+/// A moment of the test's clock.
+fn at(milliseconds: u64) -> Time {
+    Time::from_nanos(milliseconds * 1_000_000)
 }
 
 fn flows(kernel: &mut Kernel) -> Vec<Flow> {
-    kernel.flows(Time::from_nanos(1_000_000)).unwrap().to_vec()
+    let snapshot = kernel.read(at(1_000_000)).unwrap();
+    assert_eq!(snapshot.finished, []);
+    snapshot.flows.to_vec()
 }
 
 /// Runs frames through a program and returns the flows and totals they make.
-fn run(program: &str, frames: &[FrameBuilder]) -> (Vec<Flow>, Totals) {
-    let mut kernel = load();
+fn run(program: &'static str, frames: &[FrameBuilder]) -> (Vec<Flow>, Totals) {
+    let mut kernel = load(program);
     for (index, frame) in frames.iter().enumerate() {
-        kernel.set_now(Time::from_nanos(1000 + index as u64)).unwrap();
+        kernel.set_now(at(1000 + index as u64)).unwrap();
         let frame = frame.build();
         let verdict = kernel.run(program, &frame, None).unwrap();
         let pass = if program.starts_with("xdp") { 2 } else { u32::MAX };
@@ -82,15 +104,12 @@ fn a_session_is_one_flow_counted_to_the_byte() {
         assert_eq!((flow.down.payload, flow.down.data_packets, flow.down.data_bytes), (44, 2, 124));
         assert_eq!((flow.client().to_string(), flow.key.client_port), ("10.20.0.2".to_owned(), 40_000));
         assert_eq!((flow.server().to_string(), flow.key.server_port), ("93.184.215.25".to_owned(), 25));
-        assert_eq!((flow.first, flow.last()), (Time::from_nanos(1000), Time::from_nanos(1008)));
+        assert_eq!((flow.first, flow.last()), (at(1000), at(1008)));
         assert_eq!(flow.mac, Some([2, 0, 0, 0, 0, 1]));
         assert_eq!(flow.messages, 1, "{program}: 421 bytes, then an answer of 22");
         let facts = flow.facts;
         assert_eq!((facts.syn, facts.syn_ack, facts.fin_up, facts.fin_down, facts.reset), (1, 1, 1, 1, 0));
-        assert_eq!(
-            (facts.opening_up, facts.opening_down, facts.midstream),
-            (opening::SMTP, opening::SMTP, 0)
-        );
+        assert_eq!((facts.opening_up, facts.opening_down, facts.answered), (opening::SMTP, opening::SMTP, 1));
     }
 }
 
@@ -197,7 +216,7 @@ fn frames_that_are_not_ip_or_end_early_have_a_name() {
             if program.starts_with("tc") && frame.len() < 14 + 20 {
                 continue; // BPF_PROG_TEST_RUN itself refuses such a frame
             }
-            let kernel = load();
+            let kernel = load(program);
             kernel.run(program, frame, None).unwrap();
             let totals = kernel.totals().unwrap();
             assert_eq!((totals.shown(), totals.reason(reason)), (1, 1), "{program}, {reason:?}: {totals:?}");
@@ -218,7 +237,7 @@ fn a_merged_buffer_counts_as_the_packets_it_stands_for() {
     let timestamps = [1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2];
     let frame = up(ACK).tcp_options(&timestamps).payload(vec![0; 3000]);
     for (segments, size, packets) in [(3, 1448, 3), (0, 1448, 3), (0, 1500, 2), (0, 0, 1), (2, 1500, 2)] {
-        let mut kernel = load();
+        let mut kernel = load("tc_lan_in");
         kernel.run("tc_lan_in", &frame.build(), Some(&skb(segments, size))).unwrap();
         let flow = &flows(&mut kernel)[0];
         assert_eq!(flow.up.packets, packets, "{segments} segments of {size}");
@@ -230,7 +249,7 @@ fn a_merged_buffer_counts_as_the_packets_it_stands_for() {
 
 #[test]
 fn beside_a_lan_a_host_counts_only_what_the_machine_itself_sends() {
-    let options = LoadOptions { flows: 1024, local_only: true, external_clock: true };
+    let options = LoadOptions { local_only: true, ..OPTIONS };
     let mut forwarded = [0; 192];
     // ingress_ifindex at 36
     forwarded[36..40].copy_from_slice(&1_u32.to_ne_bytes());
@@ -244,7 +263,7 @@ fn beside_a_lan_a_host_counts_only_what_the_machine_itself_sends() {
     let flow = &flows(&mut kernel)[0];
     assert_eq!((flow.up.packets, flow.down.packets), (1, 1));
     // A host interface alone counts whatever passes it.
-    let mut kernel = load();
+    let mut kernel = load("tc_host_out");
     kernel.run("tc_host_out", &up(SYN).build(), Some(&forwarded)).unwrap();
     assert_eq!(flows(&mut kernel).len(), 1);
 }
@@ -263,7 +282,7 @@ fn the_syn_decides_who_is_the_client() {
         assert_eq!((flows[0].key.server_port, flows[0].down.packets), (25, 1), "{program}: SYN-ACK alone");
         let (flows, _) = run(program, std::slice::from_ref(&late));
         assert_eq!((flows[0].key.server_port, flows[0].down.packets), (25, 1), "{program}: the lower port");
-        assert_eq!(flows[0].facts.midstream, 1);
+        assert_eq!((flows[0].facts.syn, flows[0].facts.answered), (0, 1));
     }
     let (flows, _) = run("tc_lan_in", &[FrameBuilder::tcp(SERVER, "10.20.0.2:587", ACK)]);
     assert_eq!((flows[0].key.server_port, flows[0].up.packets), (587, 1), "lan ingress is up");
@@ -284,14 +303,14 @@ fn the_first_bytes_tell_the_application() {
     for (frames, expected) in [
         (session(b"EHLO a\r\n", b"220-mx\r\n", false), (opening::SMTP, opening::SMTP)),
         (session(b"helo a\r\n", b"554 no\r\n", false), (opening::SMTP, opening::SMTP)),
-        (session(b"QUIT\r\n", b"421 busy\r\n", false), (opening::NONE, opening::SMTP)),
-        (session(b"CAPA\r\n", b"+OK ready\r\n", false), (opening::NONE, opening::POP3)),
-        (session(b"a1 NOOP\r\n", b"* OK ready\r\n", false), (opening::NONE, opening::IMAP)),
+        (session(b"QUIT\r\n", b"421 busy\r\n", false), (opening::UNREAD, opening::SMTP)),
+        (session(b"CAPA\r\n", b"+OK ready\r\n", false), (opening::UNREAD, opening::POP3)),
+        (session(b"a1 NOOP\r\n", b"* OK ready\r\n", false), (opening::UNREAD, opening::IMAP)),
         (session(&hello, &hello, true), (opening::TLS, opening::TLS)),
         (session(b"GET / HTTP/1.1\r\n", b"HTTP/1.1 200 OK\r\n", true), (opening::OTHER, opening::OTHER)),
-        (session(b"SSH-2.0-x\r\n", b"SSH-2.0-y\r\n", false), (opening::NONE, opening::OTHER)),
+        (session(b"SSH-2.0-x\r\n", b"SSH-2.0-y\r\n", false), (opening::UNREAD, opening::OTHER)),
         (session(b"PROXY TCP4\r\n", b"220 mx\r\n", true), (opening::OTHER, opening::SMTP)),
-        (session(b"QU", b"22", false), (opening::NONE, opening::NONE)),
+        (session(b"QU", b"22", false), (opening::UNREAD, opening::UNREAD)),
     ] {
         for program in BOTH {
             let (flows, _) = run(program, &frames);
@@ -307,11 +326,11 @@ fn starttls_counts_when_tls_follows() {
     let hello = up(ACK | PSH).payload([22, 3, 1, 2, 0, 1, 0, 1, 0xfc]);
     for program in BOTH {
         let (flows, _) = run(program, std::slice::from_ref(&command));
-        assert_eq!((flows[0].facts.upgrade, flows[0].facts.upgraded), (1, 0), "{program}");
+        assert_eq!(flows[0].facts.upgrade, upgrade::ASKED, "{program}");
         let (flows, _) = run(program, &[command.clone(), hello.clone()]);
-        assert_eq!((flows[0].facts.upgrade, flows[0].facts.upgraded), (1, 1), "{program}");
+        assert_eq!(flows[0].facts.upgrade, upgrade::FOLLOWED, "{program}");
         let (flows, _) = run(program, std::slice::from_ref(&hello));
-        assert_eq!((flows[0].facts.upgrade, flows[0].facts.upgraded), (0, 0), "{program}");
+        assert_eq!(flows[0].facts.upgrade, upgrade::NONE, "{program}");
     }
 }
 
@@ -348,7 +367,7 @@ fn interfaces_without_ethernet_have_their_own_entries() {
 
 #[test]
 fn a_full_table_says_so() {
-    let mut kernel = load_with(&LoadOptions { flows: 8, local_only: false, external_clock: true });
+    let mut kernel = load_with(&LoadOptions { flows: 8, ..OPTIONS });
     for port in 0..100_u16 {
         let frame = FrameBuilder::tcp(&format!("10.20.0.2:{}", 40_000 + port), SERVER, SYN);
         kernel.run("tc_lan_in", &frame.build(), None).unwrap();
@@ -363,7 +382,7 @@ fn a_full_table_says_so() {
 
 #[test]
 fn what_is_taken_out_comes_back_whole_and_once() {
-    let mut kernel = load();
+    let mut kernel = load("tc_lan_in");
     for port in 0..500_u16 {
         let frame = FrameBuilder::tcp(&format!("10.20.0.2:{}", 40_000 + port), SERVER, SYN);
         kernel.run("tc_lan_in", &frame.build(), None).unwrap();
@@ -371,21 +390,196 @@ fn what_is_taken_out_comes_back_whole_and_once() {
     let before = flows(&mut kernel);
     let keys: Vec<_> = before.iter().map(|flow| flow.key).collect();
     assert_eq!(keys.len(), 500);
-    let taken = kernel.take(&keys, Time::from_nanos(1_000_000)).unwrap();
+    let taken = kernel.take(&keys, at(1_000_000)).unwrap();
     assert_eq!(taken, before);
     assert!(flows(&mut kernel).is_empty());
-    assert!(kernel.take(&keys, Time::from_nanos(1_000_000)).unwrap().is_empty());
+    assert!(kernel.take(&keys, at(1_000_000)).unwrap().is_empty());
 }
 
 #[test]
 fn the_kernels_clock_is_the_monotonic_one() {
-    let mut kernel = load_with(&LoadOptions { flows: 8, local_only: false, external_clock: false });
+    let mut kernel = load_with(&LoadOptions { flows: 8, external_clock: false, ..OPTIONS });
     let before = mailflow_agent::clock::now();
     kernel.run("tc_lan_in", &up(SYN).build(), None).unwrap();
     let after = mailflow_agent::clock::now();
-    let flow = kernel.flows(after).unwrap()[0].clone();
+    let flow = kernel.read(after).unwrap().flows[0].clone();
     // Two ticks of the slowest kernel.
     let slack = std::time::Duration::from_millis(20);
     assert!(flow.first + slack >= before && flow.first <= after + slack, "{before:?} {flow:?} {after:?}");
     assert_eq!(flow.up.last, Some(flow.first));
+}
+
+/// A packet of 1,500 bytes of payload in three fragments, as a sender would cut it.
+fn fragmented(from: &str, to: &str, identification: u8) -> Vec<FrameBuilder> {
+    let v6 = from.starts_with('[');
+    let cut = |position: u16, more: bool, payload: usize| {
+        let mut frame = FrameBuilder::tcp(from, to, ACK).payload(vec![b'x'; payload]);
+        if position != 0 {
+            // No TCP header: payload alone, under TCP's number.
+            frame.transport = Transport::Other(6);
+        }
+        if v6 {
+            let word = (position | u16::from(more)).to_be_bytes();
+            frame.extensions = vec![(44, vec![0, word[0], word[1], 0, 0, 0, identification])];
+        } else {
+            frame.fragment = position >> 3 | if more { 0x2000 } else { 0 };
+            frame.identification = u16::from(identification);
+        }
+        frame
+    };
+    vec![cut(0, true, 580), cut(600, true, 600), cut(1200, false, 320)]
+}
+
+#[test]
+fn fragments_belong_to_the_flow_of_their_first_one() {
+    for program in BOTH {
+        for (client, server) in [(CLIENT, SERVER), (CLIENT6, SERVER6)] {
+            let fragments = fragmented(client, server, 7);
+            let bytes: u64 = fragments.iter().map(FrameBuilder::ip_bytes).sum();
+            for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [2, 1, 0]] {
+                let frames = order.map(|index| fragments[index].clone());
+                let (flows, totals) = run(program, &frames);
+                assert_eq!(flows.len(), 1, "{program} {order:?}");
+                assert_eq!((flows[0].up.packets, flows[0].up.bytes), (3, bytes), "{program} {order:?}");
+                assert_eq!((flows[0].up.payload, flows[0].up.data_packets), (1500, 3), "{program} {order:?}");
+                assert_eq!((totals.up.packets, totals.up.bytes), (3, bytes));
+                assert_eq!(totals.reason(Reason::Fragment), 0);
+            }
+        }
+    }
+}
+
+#[test]
+fn fragments_of_other_packets_are_other_packets() {
+    let mine = fragmented(CLIENT, SERVER, 7);
+    let others = fragmented(CLIENT, "93.184.215.25:8025", 8);
+    for program in BOTH {
+        // Not watched, whichever comes first; and orphans stay orphans.
+        let (flows, totals) =
+            run(program, &[mine[0].clone(), others[1].clone(), others[0].clone(), others[2].clone()]);
+        assert_eq!((flows.len(), flows[0].up.packets), (1, 1), "{program}");
+        assert_eq!((totals.reason(Reason::NotWatched), totals.reason(Reason::Fragment)), (3, 0), "{program}");
+        let (flows, totals) = run(program, &[mine[0].clone(), fragmented(CLIENT, SERVER, 9)[1].clone()]);
+        assert_eq!((flows[0].up.packets, totals.reason(Reason::Fragment)), (1, 1), "{program}");
+    }
+    // Where the direction is another hook's, the fragments are too.
+    let (flows, totals) = run("tc_lan_out", &mine);
+    assert_eq!((flows.len(), totals.reason(Reason::NotWatched)), (0, 3));
+}
+
+/// A short session beginning at `begin` with this sequence number, closed or not.
+fn session(begin: u64, sequence: u32, closed: bool) -> Vec<(u64, FrameBuilder)> {
+    let mut frames = vec![
+        (begin, up(SYN).sequence(sequence)),
+        (begin + 10, down(SYN | ACK).sequence(500)),
+        (begin + 20, down(ACK).sequence(501).payload("220 mx\r\n")),
+        (begin + 30, up(ACK).sequence(sequence.wrapping_add(1)).payload("EHLO a\r\n")),
+    ];
+    if closed {
+        frames.push((begin + 40, up(FIN | ACK)));
+        frames.push((begin + 50, down(FIN | ACK)));
+    }
+    frames
+}
+
+/// Packets up and down of each flow a history makes: the finished ones, then the living one.
+fn told_apart(program: &'static str, history: &[(u64, FrameBuilder)]) -> Vec<(u64, u64)> {
+    let mut kernel = load(program);
+    for (time, frame) in history {
+        kernel.set_now(at(*time)).unwrap();
+        kernel.run(program, &frame.build(), None).unwrap();
+    }
+    let snapshot = kernel.read(at(history.last().unwrap().0)).unwrap();
+    let finished = snapshot.finished.iter().map(|finished| &finished.flow);
+    let flows: Vec<&Flow> = finished.chain(snapshot.flows).collect();
+    for flow in &flows {
+        assert_eq!(flow.up.last.is_some(), flow.up.packets != 0);
+        assert_eq!(flow.down.last.is_some(), flow.down.packets != 0);
+    }
+    let told: Vec<_> = flows.iter().map(|flow| (flow.up.packets, flow.down.packets)).collect();
+    let total = kernel.totals().unwrap();
+    let sum = told.iter().fold((0, 0), |sum, flow| (sum.0 + flow.0, sum.1 + flow.1));
+    assert_eq!(sum, (total.up.packets, total.down.packets), "no packet is in two flows or in none");
+    told
+}
+
+#[test]
+fn a_tuple_that_is_used_again_carries_another_flow() {
+    let after = |first: bool, gap: u64, sequence: u32| {
+        let mut history = session(1000, 100, first);
+        let last = history.last().unwrap().0;
+        history.extend(session(last + gap, sequence, true));
+        history
+    };
+    for program in BOTH {
+        // Within the grace after a close, by the SYN's number; the same number is the same SYN.
+        assert_eq!(told_apart(program, &after(true, 1, 9000)), [(3, 3), (3, 3)], "{program}");
+        assert_eq!(told_apart(program, &after(true, 4_999, 9000)), [(3, 3), (3, 3)], "{program}");
+        // Data has passed, though no FIN was seen.
+        assert_eq!(told_apart(program, &after(false, 10, 9000)), [(2, 2), (3, 3)], "{program}");
+        // Three in a row, between two readings.
+        let mut history = after(true, 10, 9000);
+        history.extend(session(history.last().unwrap().0 + 10, 77, false));
+        assert_eq!(told_apart(program, &history), [(3, 3), (3, 3), (2, 2)], "{program}");
+        // A retransmitted SYN is the connection's own.
+        let syns = [1000, 2000, 4000, 8000].map(|time| (time, up(SYN).sequence(5)));
+        assert_eq!(told_apart(program, &syns), [(4, 0)], "{program}");
+    }
+}
+
+#[test]
+fn silence_ends_a_flow_at_its_own_time() {
+    let then = |history: &[(u64, FrameBuilder)], gap: u64, frame: FrameBuilder| {
+        let mut history = history.to_vec();
+        history.push((history.last().unwrap().0 + gap, frame));
+        history
+    };
+    let (open, closed) = (session(1000, 100, false), session(1000, 100, true));
+    let syn = [(1000, up(SYN).sequence(5))];
+    for program in BOTH {
+        // Idle: 300 s.
+        assert_eq!(told_apart(program, &then(&open, 299_999, up(ACK))), [(3, 2)], "{program}");
+        assert_eq!(told_apart(program, &then(&open, 300_000, up(ACK))), [(2, 2), (1, 0)], "{program}");
+        assert_eq!(told_apart(program, &then(&open, 300_000, down(ACK))), [(2, 2), (0, 1)], "{program}");
+        // Closed: 5 s, in which late packets still belong to it.
+        assert_eq!(told_apart(program, &then(&closed, 4_999, up(ACK))), [(4, 3)], "{program}");
+        assert_eq!(told_apart(program, &then(&closed, 5_000, up(ACK))), [(3, 3), (1, 0)], "{program}");
+        // An unanswered SYN: 30 s.
+        assert_eq!(told_apart(program, &then(&syn, 29_999, up(SYN).sequence(5))), [(2, 0)], "{program}");
+        assert_eq!(
+            told_apart(program, &then(&syn, 30_000, up(SYN).sequence(5))),
+            [(1, 0), (1, 0)],
+            "{program}"
+        );
+    }
+}
+
+#[test]
+fn each_flow_of_a_tuple_is_recognised_by_itself() {
+    for program in BOTH {
+        let mut kernel = load(program);
+        let mut history = session(1000, 100, true);
+        history.extend([
+            (2000, up(SYN).sequence(9000)),
+            (2010, down(SYN | ACK).sequence(700)),
+            (2020, up(ACK).sequence(9001).payload("GET / HTTP/1.1\r\n")),
+        ]);
+        for (time, frame) in &history {
+            kernel.set_now(at(*time)).unwrap();
+            kernel.run(program, &frame.build(), None).unwrap();
+        }
+        let snapshot = kernel.read(at(3000)).unwrap();
+        let (before, after) = (&snapshot.finished[0], &snapshot.flows[0]);
+        assert_eq!((before.flow.facts.opening_up, before.flow.facts.fin_up), (opening::SMTP, 1), "{program}");
+        assert_eq!((after.facts.opening_up, after.facts.fin_up), (opening::OTHER, 0), "{program}");
+        assert_eq!((before.flow.first, before.flow.last(), before.replaced), (at(1000), at(1050), at(2000)));
+        assert_eq!((after.first, after.last()), (at(2000), at(2020)));
+        // Read once: it is finished once.
+        assert_eq!(kernel.read(at(4000)).unwrap().finished, []);
+        // Taken out, the tuple begins anew.
+        let key = kernel.read(at(4000)).unwrap().flows[0].key;
+        assert_eq!(kernel.take(&[key], at(4000)).unwrap()[0].up.packets, 2);
+        kernel.run(program, &up(ACK).build(), None).unwrap();
+        assert_eq!(kernel.read(at(5000)).unwrap().flows[0].up.packets, 1);
+    }
 }

@@ -11,7 +11,7 @@ use crate::{
     clock,
     config::{Config, Interface, Role},
     engine::{Engine, event::Effects, settings::Services, time::Time},
-    kernel::{self, Kernel, LoadOptions, OBJECT},
+    kernel::{self, Kernel, LoadOptions, OBJECT, Programs, SilenceLimits},
     sink::metrics::{Attached, KernelView, Places},
 };
 
@@ -57,10 +57,12 @@ impl Pipeline {
         let begin = clock::now();
         // Before the flows: a packet counted in between is then one too many, never one missing.
         let totals = self.kernel.totals()?;
-        let flows = self.kernel.flows(begin)?;
+        let snapshot = self.kernel.read(begin)?;
         let drain = clock::now().since(begin);
-        let entries = flows.len() as u64;
-        let (mut effects, ended) = self.engine.poll(begin, flows);
+        let entries = snapshot.flows.len() as u64;
+        let finished = self.engine.finish(snapshot.finished);
+        let (mut effects, ended) = self.engine.poll(begin, snapshot.flows);
+        self.hand_on(begin, &finished);
         self.hand_on(begin, &effects);
         if !ended.is_empty() {
             let finals = self.kernel.take(&ended, begin).context("taking ended flows out of the table")?;
@@ -106,19 +108,28 @@ impl Pipeline {
 
     fn finish(&mut self) -> Result<()> {
         let now = clock::now();
-        let flows = self.kernel.flows(now)?;
-        let effects = self.engine.shutdown(now, flows);
+        let snapshot = self.kernel.read(now)?;
+        let finished = self.engine.finish(snapshot.finished);
+        let effects = self.engine.shutdown(now, snapshot.flows);
+        self.hand_on(now, &finished);
         self.hand_on(now, &effects);
         Ok(())
     }
 }
 
 fn load(config: &Config, interfaces: &[Interface]) -> Result<Kernel> {
+    let timeouts = &config.engine.timeouts;
     let has = |role| interfaces.iter().any(|interface| interface.role == role);
     let options = LoadOptions {
         flows: config.flow_table,
         local_only: has(Role::Host) && has(Role::Lan),
         external_clock: false,
+        silences: SilenceLimits {
+            closed: timeouts.closed,
+            unanswered: timeouts.unanswered,
+            idle: timeouts.idle,
+        },
+        programs: Programs::All,
     };
     let ports: PortSet = config.engine.services.keys().copied().collect();
     let kernel = Kernel::load(OBJECT, &options, &ports)?;

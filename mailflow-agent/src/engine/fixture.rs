@@ -53,7 +53,7 @@ fn build(client: &str, server: &str, protocol: u8) -> Flow {
         first: at(100),
         messages: 1,
         mac: None,
-        facts: Facts { syn: 1, syn_ack: 1, ..Facts::default() },
+        facts: Facts { syn: 1, syn_ack: 1, answered: 1, ..Facts::default() },
     }
 }
 

@@ -59,6 +59,15 @@ impl Flow {
     }
 }
 
+/// A flow that another one on the same tuple has followed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finished {
+    /// The flow, with its last counters.
+    pub flow: Flow,
+    /// The first packet of the one that followed.
+    pub replaced: Time,
+}
+
 /// Why a record was made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RecordReason {

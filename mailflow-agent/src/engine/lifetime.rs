@@ -56,10 +56,8 @@ impl End {
     pub(super) fn of(flow: &Flow, limits: &Limits) -> Self {
         let facts = &flow.facts;
         let after = |silence: u64| Time::from_nanos(flow.last().as_nanos().saturating_add(silence));
-        let unanswered = facts.syn != 0 && facts.syn_ack == 0 && flow.down.packets == 0;
-        let silence = if unanswered { limits.unanswered } else { limits.idle };
-        let closed = (facts.fin_up != 0 && facts.fin_down != 0) || facts.reset != 0;
-        if closed && limits.closed <= silence {
+        let silence = if facts.unanswered() { limits.unanswered } else { limits.idle };
+        if facts.closed() && limits.closed <= silence {
             Self { at: after(limits.closed), reason: RecordReason::Closed }
         } else {
             Self { at: after(silence), reason: RecordReason::Idle }
@@ -76,8 +74,7 @@ pub(super) fn app(flow: &Flow, services: &Services) -> App {
 /// The record of `flow`.
 pub(super) fn record(flow: Flow, services: &Services, reason: RecordReason) -> FlowRecord {
     let facts = &flow.facts;
-    let from_the_start =
-        facts.midstream == 0 && (facts.syn != 0 || flow.key.scope.protocol() != PROTOCOL_TCP);
+    let from_the_start = facts.syn != 0 || flow.key.scope.protocol() != PROTOCOL_TCP;
     let both_ways = flow.down.packets == 0 || facts.syn_ack != 0 || flow.key.scope.protocol() != PROTOCOL_TCP;
     FlowRecord { app: app(&flow, services), reason, complete: from_the_start && both_ways, flow }
 }
@@ -111,7 +108,7 @@ mod tests {
     #[test]
     fn an_unanswered_syn_ends_sooner() {
         let silent = |flow: &mut Flow| {
-            flow.facts.syn_ack = 0;
+            (flow.facts.syn_ack, flow.facts.answered) = (0, 0);
             flow.down = Default::default();
         };
         assert_eq!(end(silent), (at(131), RecordReason::Idle));
@@ -127,17 +124,16 @@ mod tests {
 
     #[test]
     fn complete_needs_the_beginning_of_both_directions() {
-        let complete = |syn, syn_ack, midstream, down| {
+        let complete = |syn, syn_ack, down| {
             let mut flow = fixture::flow("10.0.0.1:4000", "9.9.9.9:25");
-            (flow.facts.syn, flow.facts.syn_ack, flow.facts.midstream) = (syn, syn_ack, midstream);
+            (flow.facts.syn, flow.facts.syn_ack) = (syn, syn_ack);
             flow.down.packets = down;
             record(flow, &Services::new(), RecordReason::Closed).complete
         };
-        assert!(complete(1, 1, 0, 9));
-        assert!(complete(1, 0, 0, 0), "nobody answered");
-        assert!(!complete(1, 0, 0, 9), "the SYN-ACK is missing");
-        assert!(!complete(0, 1, 0, 9), "the SYN is missing");
-        assert!(!complete(1, 1, 1, 9), "joined midstream");
+        assert!(complete(1, 1, 9));
+        assert!(complete(1, 0, 0), "nobody answered");
+        assert!(!complete(1, 0, 9), "the SYN-ACK is missing");
+        assert!(!complete(0, 1, 9), "the SYN is missing");
         assert!(
             record(fixture::udp("10.0.0.1:1", "9.9.9.9:25"), &Services::new(), RecordReason::Idle).complete
         );

@@ -34,7 +34,7 @@ pub use self::evaluate::RuleStats;
 use self::{
     evaluate::{Counted, Evaluator},
     event::{Effects, WindowValue},
-    flow::{Flow, FlowRecord, RecordReason},
+    flow::{Finished, Flow, FlowRecord, RecordReason},
     lifetime::{End, Limits},
     settings::Settings,
     table::{Table, Tracked},
@@ -82,6 +82,20 @@ impl Engine {
         let evaluator = Evaluator::new(rules, settings.v6_source_prefix, limits.lateness());
         let (ending, arrivals) = (Vec::new(), Vec::new());
         Self { settings, limits, table: Table::default(), evaluator, ending, arrivals }
+    }
+
+    /// The flows that others on the same tuple have followed: their last gains and their records. Comes
+    /// before the [`Engine::poll`] of the same reading, in which the rules look at them.
+    pub fn finish(&mut self, finished: &[Finished]) -> Effects {
+        let mut effects = Effects::default();
+        for Finished { flow, replaced } in finished {
+            let end = End::of(flow, &self.limits);
+            // A SYN may follow a flow sooner than silence would have ended it.
+            let end =
+                if end.at <= *replaced { end } else { End { at: *replaced, reason: RecordReason::Closed } };
+            self.conclude(flow, end, &mut effects);
+        }
+        effects
     }
 
     /// Looks at the whole flow table: what each flow gained, records of living flows whose active

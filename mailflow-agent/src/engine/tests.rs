@@ -196,6 +196,30 @@ fn records_from_elsewhere_count_once_too() {
 }
 
 #[test]
+fn a_flow_that_another_followed_ends_when_it_did() {
+    let mut engine = engine();
+    let last_seen = closed(4_000, 100);
+    assert!(engine.poll(at(101), std::slice::from_ref(&last_seen)).1.is_empty());
+    let mut old = last_seen.clone();
+    old.up.packets += 3;
+    let mut new = fixture::flow("10.0.0.1:4000", "9.9.9.9:25");
+    new.first = at(102);
+    let mut effects = engine.finish(&[Finished { flow: old.clone(), replaced: at(102) }]);
+    assert_eq!(booked(&effects), (3, 0), "what it gained since the last look");
+    assert_eq!(effects.records.len(), 1);
+    assert_eq!((&effects.records[0].flow, effects.records[0].reason), (&old, RecordReason::Closed));
+    assert!(effects.records[0].complete);
+    // Whenever it is read, it counts, and the flow that followed is another one.
+    let (polled, ended) = engine.poll(at(103), std::slice::from_ref(&new));
+    assert_eq!((booked(&polled), ended.len()), ((new.up.packets, new.down.packets), 0));
+    assert_eq!(polled.qualified.len(), 1, "the rules looked at the finished one");
+    // One that silence ended did so at its own time, however late its successor came.
+    let idle = fixture::ending(fixture::flow("10.0.0.2:1", "9.9.9.9:25"), at(100));
+    effects = engine.finish(&[Finished { flow: idle, replaced: at(900) }]);
+    assert_eq!(effects.records[0].reason, RecordReason::Idle);
+}
+
+#[test]
 fn ipv6_sources_are_grouped_by_prefix() {
     let mut engine = engine();
     let mut table: Vec<Flow> = (0..10)

@@ -267,14 +267,22 @@ fn explain(error: &ProgramError) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::process::Command;
+    use std::{process::Command, time::Duration};
 
     use super::*;
-    use crate::kernel::{LoadOptions, OBJECT};
+    use crate::kernel::{LoadOptions, OBJECT, Programs, SilenceLimits};
 
     /// The program, attached to the loopback as on a kernel without TCX.
     fn attach_to_clsact() -> (Loaded, Vec<(Attached, Link)>) {
-        let options = LoadOptions { flows: 8, local_only: false, external_clock: true };
+        let silences =
+            SilenceLimits { closed: Duration::ZERO, unanswered: Duration::ZERO, idle: Duration::ZERO };
+        let options = LoadOptions {
+            flows: 8,
+            local_only: false,
+            external_clock: true,
+            silences,
+            programs: Programs::All,
+        };
         let mut loaded = Loaded::new(OBJECT, &options).unwrap();
         loaded.version = KernelVersion(6, 1);
         let links = attach(&mut loaded, &Interface::find("lo").unwrap(), Role::Host, Hook::Tc).unwrap();

@@ -14,6 +14,16 @@ enum Command {
     DeleteElement = 3,
     LookupAndDeleteElement = 21,
     LookupBatch = 24,
+    LookupAndDeleteBatch = 25,
+}
+
+/// What becomes of elements that were shown.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Then {
+    /// They stay.
+    Keep,
+    /// They are deleted, at once with being read.
+    Delete,
 }
 
 /// A key or value of a map: plain bytes, any of which are valid.
@@ -27,6 +37,8 @@ pub(super) unsafe trait Element: Copy {}
 unsafe impl Element for mailflow_common::FlowKey {}
 // SAFETY: as above.
 unsafe impl Element for mailflow_common::FlowCounters {}
+// SAFETY: as above.
+unsafe impl Element for mailflow_common::RetiredKey {}
 
 /// `struct { ... } batch` of `union bpf_attr`.
 #[repr(C)]
@@ -76,7 +88,16 @@ impl<K: Element, V: Element> Walker<K, V> {
     ///
     /// The kernel copies bucket by bucket, under each bucket's lock, so that elements which come and
     /// go meanwhile are seen or not, and none is seen twice.
-    pub(super) fn walk(&mut self, map: impl AsFd, mut visit: impl FnMut(&K, &V)) -> io::Result<()> {
+    pub(super) fn walk(
+        &mut self,
+        map: impl AsFd,
+        then: Then,
+        mut visit: impl FnMut(&K, &V),
+    ) -> io::Result<()> {
+        let command = match then {
+            Then::Keep => Command::LookupBatch,
+            Then::Delete => Command::LookupAndDeleteBatch,
+        };
         let map_fd = map.as_fd().as_raw_fd() as u32;
         let mut cursor: Option<u32> = None;
         loop {
@@ -91,7 +112,7 @@ impl<K: Element, V: Element> Walker<K, V> {
                 elem_flags: 0,
                 flags: 0,
             };
-            let result = bpf(Command::LookupBatch, &mut attributes);
+            let result = bpf(command, &mut attributes);
             let error = result.err().and_then(|error| error.raw_os_error());
             match error {
                 None | Some(libc::ENOENT | libc::ENOSPC) => {}
@@ -112,6 +133,11 @@ impl<K: Element, V: Element> Walker<K, V> {
             cursor = Some(next);
         }
     }
+}
+
+/// One element of a hash map; `None` when it is not there.
+pub(super) fn look_up<K: Element, V: Element>(map: impl AsFd, key: &K) -> io::Result<Option<V>> {
+    element(Command::LookupElement, map.as_fd(), key)
 }
 
 /// Takes one element out of a hash map and returns its last value; `None` when it is not there.

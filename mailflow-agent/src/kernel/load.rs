@@ -1,13 +1,13 @@
 //! Loading: the object's maps and every program this kernel takes.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use aya::{
     Ebpf, EbpfLoader, Pod, VerifierLogLevel,
     maps::{Array, MapData, PerCpuArray},
     programs::{Program, SchedClassifier, Xdp},
 };
-use mailflow_common::{PORT_WORDS, PortSet, Totals};
+use mailflow_common::{PORT_WORDS, PortSet, Silences, Totals};
 
 use super::{
     error::KernelError,
@@ -23,6 +23,8 @@ struct Plain<T>(T);
 unsafe impl Pod for Plain<Totals> {}
 // SAFETY: as above.
 unsafe impl Pod for Plain<[u64; PORT_WORDS]> {}
+// SAFETY: as above.
+unsafe impl Pod for Plain<Silences> {}
 
 /// What the program is told at load.
 #[derive(Clone, Debug)]
@@ -33,7 +35,35 @@ pub struct LoadOptions {
     pub local_only: bool,
     /// Whether time is set from outside before each frame (replay) rather than the kernel's.
     pub external_clock: bool,
+    /// When a tuple's next packet begins a new flow.
+    pub silences: SilenceLimits,
+    /// Which programs are loaded.
+    pub programs: Programs,
 }
+
+/// Which of the object's programs are loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Programs {
+    /// Every one this kernel takes.
+    All,
+    /// This one, to run frames through it.
+    One(&'static str),
+}
+
+/// How long a tuple may be silent before its next packet begins a new flow. They must be those by
+/// which the engine ends flows.
+#[derive(Clone, Copy, Debug)]
+pub struct SilenceLimits {
+    /// After FIN both ways or RST.
+    pub closed: Duration,
+    /// While a SYN is unanswered.
+    pub unanswered: Duration,
+    /// Otherwise.
+    pub idle: Duration,
+}
+
+/// Shows the kernel's ticks; whatever else is loaded needs it.
+pub(super) const TICKS: &str = "ticks";
 
 /// The loaded object.
 pub(super) struct Loaded {
@@ -58,14 +88,21 @@ impl Loaded {
             .override_global("CLOCK", &clock, true);
         let ebpf = loader.load(object).map_err(|error| KernelError::Load(Box::new(error)))?;
         let mut loaded = Self { ebpf, programs: BTreeSet::new(), version };
-        loaded.load_programs()?;
+        loaded.load_programs(options.programs)?;
         Ok(loaded)
     }
 
     /// Loads every program. Those for frames in several buffers may be refused by kernels that do not
     /// know such frames; every other one must load.
-    fn load_programs(&mut self) -> Result<(), KernelError> {
+    fn load_programs(&mut self, programs: Programs) -> Result<(), KernelError> {
         for (name, program) in self.ebpf.programs_mut() {
+            let wanted = match programs {
+                Programs::All => true,
+                Programs::One(one) => name == one || name == TICKS,
+            };
+            if !wanted {
+                continue;
+            }
             if name.ends_with("_frags") && self.version < KernelVersion::XDP_FRAGS {
                 continue;
             }
@@ -97,6 +134,12 @@ impl Loaded {
         map.set(0, Plain(*ports.words()), 0).map_err(map_error(".data.ports"))
     }
 
+    /// Sets the silences that separate flows; packets pass meanwhile.
+    pub(super) fn set_silences(&mut self, silences: Silences) -> Result<(), KernelError> {
+        let mut map: Array<_, Plain<Silences>> = self.data(".data.silences")?;
+        map.set(0, Plain(silences), 0).map_err(map_error(".data.silences"))
+    }
+
     /// Reads what is the program's idea of now where it does not ask the kernel.
     pub(super) fn noted_ticks(&mut self) -> Result<u64, KernelError> {
         let map: Array<_, u64> = self.data(".data.now")?;
@@ -126,9 +169,18 @@ impl Loaded {
 
     /// The flow table's map.
     pub(super) fn flows(&self) -> Result<&MapData, KernelError> {
-        match self.ebpf.map("FLOWS") {
+        self.hash("FLOWS")
+    }
+
+    /// The map of finished flows.
+    pub(super) fn retired(&self) -> Result<&MapData, KernelError> {
+        self.hash("RETIRED")
+    }
+
+    fn hash(&self, name: &'static str) -> Result<&MapData, KernelError> {
+        match self.ebpf.map(name) {
             Some(aya::maps::Map::HashMap(map)) => Ok(map),
-            _ => Err(KernelError::Missing("FLOWS")),
+            _ => Err(KernelError::Missing(name)),
         }
     }
 }

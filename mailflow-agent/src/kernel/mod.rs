@@ -12,7 +12,7 @@ mod table;
 mod ticks;
 
 use aya::{TestRun, TestRunOptions, programs::Program};
-use mailflow_common::{FlowKey, PortSet, Totals};
+use mailflow_common::{FlowKey, PortSet, Silences, Totals};
 use tracing::info;
 
 use self::{attach::Link, interface::Interface, load::Loaded, table::Table, ticks::Ticks};
@@ -20,14 +20,18 @@ pub use self::{
     attach::{Attached, Attachment, Direction},
     device::present,
     error::KernelError,
-    load::LoadOptions,
+    load::{LoadOptions, Programs, SilenceLimits},
     machine::KernelVersion,
     object::OBJECT,
+    table::Snapshot,
 };
 use crate::{
     config::{Hook, Role},
     engine::{flow::Flow, time::Time},
 };
+
+/// Length of a tick of a clock that is set from outside, in nanoseconds.
+const EXTERNAL_TICK: u64 = 1_000_000;
 
 /// The loaded program and its tables. Dropping it detaches everything.
 pub struct Kernel {
@@ -46,7 +50,8 @@ impl Kernel {
     pub fn load(object: &[u8], options: &LoadOptions, ports: &PortSet) -> Result<Self, KernelError> {
         let mut loaded = Loaded::new(object, options)?;
         loaded.watch(ports)?;
-        let ticks = if options.external_clock { Ticks::of(1) } else { watch_ticks(&mut loaded)? };
+        let ticks = if options.external_clock { Ticks::of(EXTERNAL_TICK) } else { watch_ticks(&mut loaded)? };
+        loaded.set_silences(silences(&options.silences, &ticks))?;
         Ok(Self { loaded, ticks, table: Table::new(), attached: Vec::new(), links: Vec::new() })
     }
 
@@ -74,12 +79,12 @@ impl Kernel {
         &self.attached
     }
 
-    /// The flow table as it is now.
+    /// The flow table as it is now, and the flows that were finished since it was read last.
     ///
     /// # Errors
     /// The kernel refuses the read.
-    pub fn flows(&mut self, now: Time) -> Result<&[Flow], KernelError> {
-        self.table.read(self.loaded.flows()?, &self.ticks, now)
+    pub fn read(&mut self, now: Time) -> Result<Snapshot<'_>, KernelError> {
+        self.table.read(self.loaded.flows()?, self.loaded.retired()?, &self.ticks, now)
     }
 
     /// Takes ended flows out of the table and returns their last values; those no longer there are
@@ -88,7 +93,7 @@ impl Kernel {
     /// # Errors
     /// The kernel refuses it.
     pub fn take(&mut self, keys: &[FlowKey], now: Time) -> Result<Vec<Flow>, KernelError> {
-        table::take(self.loaded.flows()?, keys, &self.ticks, now)
+        self.table.take(self.loaded.flows()?, keys, &self.ticks, now)
     }
 
     /// Totals over all CPUs.
@@ -151,10 +156,16 @@ fn run(loaded: &Loaded, name: &str, frame: &[u8], context: Option<&[u8]>) -> Res
     }
 }
 
+fn silences(limits: &SilenceLimits, ticks: &Ticks) -> Silences {
+    let [closed, unanswered, idle] =
+        [limits.closed, limits.unanswered, limits.idle].map(|limit| ticks.count(limit));
+    Silences { closed, unanswered, idle, least: closed.min(unanswered).min(idle) }
+}
+
 fn watch_ticks(loaded: &mut Loaded) -> Result<Ticks, KernelError> {
     let frame = [0; 64];
     let watched = Ticks::watch(|| {
-        run(loaded, "ticks", &frame, None)?;
+        run(loaded, load::TICKS, &frame, None)?;
         loaded.noted_ticks()
     })?;
     watched.ok_or(KernelError::Missing("running tick"))

@@ -58,6 +58,13 @@ impl Ticks {
         Some(Self { length, tick: *tick, at: *at })
     }
 
+    /// The ticks that a time of this length takes, the last one whole. At most what the sign of a
+    /// word of ticks can tell.
+    pub(super) fn count(&self, duration: Duration) -> u32 {
+        let ticks = duration.as_nanos().div_ceil(u128::from(self.length));
+        u32::try_from(ticks).unwrap_or(u32::MAX).min(i32::MAX as u32)
+    }
+
     /// The time of a tick.
     pub(super) fn time(&self, tick: u64) -> Time {
         let ticks = tick.wrapping_sub(self.tick) as i64;

@@ -227,7 +227,7 @@ impl Evidence {
 mod tests {
     use std::{collections::HashSet, time::Duration};
 
-    use mailflow_common::{Family, Scope, Vlans, classify};
+    use mailflow_common::{Family, Scope, Vlans, classify, upgrade};
 
     use super::*;
     use crate::engine::flow::Direction;
@@ -261,21 +261,14 @@ mod tests {
 
     #[test]
     fn evidence_names_what_classify_looked_at() {
-        let evidence = |up, down, upgrade| {
-            let facts = Facts {
-                syn: 1,
-                opening_up: up,
-                opening_down: down,
-                upgrade,
-                upgraded: upgrade,
-                ..Facts::default()
-            };
+        let evidence = |up, down, upgrade: u8| {
+            let facts = Facts { syn: 1, opening_up: up, opening_down: down, upgrade, ..Facts::default() };
             Evidence::of(classify(&facts, Family::Smtp), &facts).name()
         };
         assert_eq!(evidence(opening::SMTP, opening::SMTP, 0), "server_greeting");
         assert_eq!(evidence(opening::OTHER, opening::IMAP, 0), "server_greeting");
         assert_eq!(evidence(opening::SMTP, opening::NONE, 0), "client_hello");
-        assert_eq!(evidence(opening::SMTP, opening::SMTP, 1), "starttls");
+        assert_eq!(evidence(opening::SMTP, opening::SMTP, upgrade::FOLLOWED), "starttls");
         assert_eq!(evidence(opening::TLS, opening::TLS, 0), "tls");
         assert_eq!(evidence(opening::OTHER, opening::OTHER, 0), "contradiction");
         assert_eq!(evidence(opening::NONE, opening::NONE, 0), "port");

@@ -1,17 +1,15 @@
 //! The counter: from a segment to its flow's counters.
 
-use core::{
-    intrinsics::{AtomicOrdering, atomic_xadd},
-    mem::MaybeUninit,
-};
+use core::intrinsics::{AtomicOrdering, atomic_xadd};
 
 use mailflow_common::{DirectionCounters, DirectionTotals, Facts, FlowCounters, FlowKey, Reason, Totals};
-use mailflow_ebpf::{Link, Segment, Tcp, parse};
+use mailflow_ebpf::{Link, Segment, Tcp, locate};
 
 use super::{
+    fragments,
     maps::{self, table},
     packet::Packet,
-    recognise,
+    recognise, reuse,
 };
 
 /// Which packets a hook counts. On a gateway's inside and on a mail host each direction passes one
@@ -64,11 +62,20 @@ fn book<P: Packet>(
     whose: Whose,
     totals: *mut Totals,
 ) -> Result<(), Reason> {
-    let segment = parse(packet, link, packet.metadata(), |source, destination| match toward {
+    let located = locate(packet, link, packet.metadata())?;
+    let Some((source, destination)) = located.ports() else {
+        return fragments::later(&located, toward, totals);
+    };
+    let wanted = match toward {
         Toward::Server => maps::watched(destination),
         Toward::Client => maps::watched(source),
         Toward::Both => maps::watched(destination) || maps::watched(source),
-    })?;
+    };
+    if !wanted {
+        fragments::unwatched(&located, toward, totals);
+        return Err(Reason::NotWatched);
+    }
+    let segment = located.segment(packet)?;
     if whose == Whose::Made && maps::local_only() && packet.forwarded() {
         return Err(Reason::NotLocal);
     }
@@ -79,21 +86,31 @@ fn book<P: Packet>(
     let bytes = segment.bytes(packets);
     // SAFETY: `flow` points to an element of a preallocated map, `totals` to this CPU's own.
     unsafe {
-        let (direction, total) = if up {
-            (&raw mut (*flow).up, &raw mut (*totals).up)
-        } else {
-            (&raw mut (*flow).down, &raw mut (*totals).down)
-        };
-        sum(total, packets, bytes);
         if let Some(tcp) = segment.tcp {
             note(flow, tcp, up);
         }
         if segment.payload() != 0 {
             recognise::payload(packet, flow, &segment, up);
         }
-        add(direction, &segment, packets, bytes);
+        add(flow, totals, up, Sum { buffers: 1, packets, bytes, payload: segment.payload() });
+        if let Some(fragment) = located.fragment() {
+            let key = if up { forward(&segment) } else { forward(&segment).reversed() };
+            fragments::first(&fragment, toward, &key, flow, up, totals);
+        }
     }
     Ok(())
+}
+
+/// The key of `segment`'s flow, were its sender the client.
+#[inline(always)]
+fn forward(segment: &Segment) -> FlowKey {
+    FlowKey {
+        client: segment.source,
+        server: segment.destination,
+        client_port: segment.source_port,
+        server_port: segment.destination_port,
+        scope: segment.scope,
+    }
 }
 
 /// The flow of `segment`, and whether the segment goes up.
@@ -108,18 +125,12 @@ fn flow<P: Packet>(
     segment: &Segment,
     may_begin: bool,
 ) -> Result<(*mut FlowCounters, bool), Reason> {
-    let forward = FlowKey {
-        client: segment.source,
-        server: segment.destination,
-        client_port: segment.source_port,
-        server_port: segment.destination_port,
-        scope: segment.scope,
-    };
+    let forward = forward(segment);
     let (syn, syn_ack) = match segment.tcp {
         Some(tcp) => (tcp.syn(), tcp.syn_ack()),
         None => (false, false),
     };
-    let up = if syn || syn_ack {
+    let mut up = if syn || syn_ack {
         syn
     } else {
         match toward {
@@ -132,35 +143,51 @@ fn flow<P: Packet>(
             }
         }
     };
-    let key = if up { forward } else { forward.reversed() };
-    if let Some(flow) = table::find(&key) {
-        return Ok((flow, up));
-    }
-    if !syn && !syn_ack {
-        if let Some(flow) = table::find(&key.reversed()) {
-            return Ok((flow, !up));
+    let mut key = if up { forward } else { forward.reversed() };
+    let mut found = table::find(&key);
+    if found.is_none() && !syn && !syn_ack {
+        let other = key.reversed();
+        found = table::find(&other);
+        if found.is_some() {
+            (key, up) = (other, !up);
         }
+    }
+    if let Some(flow) = found {
+        // SAFETY: an element of a preallocated map.
+        unsafe {
+            if reuse::ended(flow, segment.tcp, up) && reuse::retire(&key, flow) {
+                begin(packet, link, flow, up);
+            }
+        }
+        return Ok((flow, up));
     }
     if !may_begin {
         return Err(Reason::NotLocal);
     }
-    let mut counters = MaybeUninit::<FlowCounters>::uninit();
-    let new = counters.as_mut_ptr();
-    // SAFETY: `new` points to a value on the stack, of which `clear` writes every byte; zero is a
-    // value of every field. It is not moved: LLVM would call a `memset` for the copy.
+    let scratch = maps::scratch().ok_or(Reason::TableFull)?;
+    // SAFETY: `scratch` is this CPU's own element.
     let created = unsafe {
+        let new = &raw mut (*scratch).counters;
         clear(new);
         (*new).first = maps::now();
-        (*new).facts.midstream = (segment.tcp.is_some() && !syn && !syn_ack) as u8;
-        if let Link::Ethernet = link {
-            (*new).mac = recognise::client_mac(packet, up);
-        }
+        begin(packet, link, new, up);
         table::create(&key, &*new)
     };
     created.map(|flow| (flow, up)).ok_or(Reason::TableFull)
 }
 
-/// Writes zeros word by word: LLVM's own `memset` stores bytes.
+/// What is known of a flow from its first packet.
+#[inline(always)]
+unsafe fn begin<P: Packet>(packet: &P, link: Link, flow: *mut FlowCounters, up: bool) {
+    // SAFETY: the caller's: counters on the stack or in a preallocated map.
+    unsafe {
+        if let Link::Ethernet = link {
+            (*flow).mac = recognise::client_mac(packet, up);
+        }
+    }
+}
+
+/// Writes zeros word by word: LLVM's own `memset` would store bytes.
 #[inline(always)]
 unsafe fn clear(counters: *mut FlowCounters) {
     const WORDS: usize = size_of::<FlowCounters>() / size_of::<u64>();
@@ -172,29 +199,40 @@ unsafe fn clear(counters: *mut FlowCounters) {
     }
 }
 
-#[inline(always)]
-unsafe fn sum(total: *mut DirectionTotals, packets: u32, bytes: u64) {
-    // SAFETY: the caller's: this CPU's own element.
-    unsafe {
-        (*total).buffers += 1;
-        (*total).packets += u64::from(packets);
-        (*total).bytes += bytes;
-    }
+/// What one buffer, or several fragments, add to a flow.
+pub(super) struct Sum {
+    pub(super) buffers: u32,
+    pub(super) packets: u32,
+    pub(super) bytes: u64,
+    pub(super) payload: u32,
 }
 
+/// Adds to a direction of a flow and to this CPU's totals.
 #[inline(always)]
-unsafe fn add(direction: *mut DirectionCounters, segment: &Segment, packets: u32, bytes: u64) {
-    // SAFETY: the caller's: an element of a preallocated map. Other CPUs add to it too, so the
-    // counters are added to atomically; the time is a word of which any CPU's is right.
+pub(super) unsafe fn add(flow: *mut FlowCounters, totals: *mut Totals, up: bool, sum: Sum) {
+    // SAFETY: the caller's: an element of a preallocated map, and this CPU's own totals. Other CPUs
+    // add to the flow too, so its counters are added to atomically; its time is a word of which any
+    // CPU's is right.
     unsafe {
-        add64(&raw mut (*direction).packets, u64::from(packets));
-        add64(&raw mut (*direction).bytes, bytes);
-        if segment.payload() != 0 {
-            add64(&raw mut (*direction).payload, u64::from(segment.payload()));
-            add64(&raw mut (*direction).data_bytes, bytes);
-            add32(&raw mut (*direction).data_packets, packets);
+        let (direction, total): (*mut DirectionCounters, *mut DirectionTotals) = if up {
+            (&raw mut (*flow).up, &raw mut (*totals).up)
+        } else {
+            (&raw mut (*flow).down, &raw mut (*totals).down)
+        };
+        (*total).buffers += u64::from(sum.buffers);
+        (*total).packets += u64::from(sum.packets);
+        (*total).bytes += sum.bytes;
+        add64(&raw mut (*direction).packets, u64::from(sum.packets));
+        add64(&raw mut (*direction).bytes, sum.bytes);
+        if sum.payload != 0 {
+            add64(&raw mut (*direction).payload, u64::from(sum.payload));
+            add64(&raw mut (*direction).data_bytes, sum.bytes);
+            add32(&raw mut (*direction).data_packets, sum.packets);
         }
         (*direction).last = maps::now() as u32;
+        if !up && (*flow).facts.answered == 0 {
+            (*flow).facts.answered = 1;
+        }
     }
 }
 

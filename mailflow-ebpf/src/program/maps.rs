@@ -3,22 +3,51 @@
 use aya_ebpf::{
     Global,
     bindings::BPF_NOEXIST,
-    btf_maps::{HashMap, PerCpuArray},
+    btf_maps::{HashMap, LruHashMap, PerCpuArray},
 };
-use mailflow_common::{FlowCounters, FlowKey, PORT_WORDS, Totals};
+use mailflow_common::{
+    FlowCounters, FlowKey, FragmentKey, FragmentOwner, PORT_WORDS, RetiredKey, Silences, Totals,
+};
 
 /// Live flows. Preallocated and shared; the agent sets its size before it loads.
 #[aya_ebpf::macros::btf_map]
 static FLOWS: HashMap<FlowKey, FlowCounters, 262_144> = HashMap::new();
 
+/// Finished flows whose tuple is used again, until the agent has read them.
+#[aya_ebpf::macros::btf_map]
+static RETIRED: HashMap<RetiredKey, FlowCounters, 65_536> = HashMap::new();
+
+/// Packets that come in fragments. What is lost here is lost to the flow and counted by reason, so the
+/// oldest may go.
+#[aya_ebpf::macros::btf_map]
+static FRAGMENTS: LruHashMap<FragmentKey, FragmentOwner, 8_192> = LruHashMap::new();
+
 /// Totals of each CPU.
 #[aya_ebpf::macros::btf_map]
 static TOTALS: PerCpuArray<Totals, 1> = PerCpuArray::new();
+
+/// What is prepared for a map on a rare path: the stack of 512 bytes has no room for it.
+#[repr(C)]
+pub(super) struct Scratch {
+    pub(super) counters: FlowCounters,
+    pub(super) retired: RetiredKey,
+    pub(super) fragment: FragmentKey,
+    pub(super) owner: FragmentOwner,
+}
+
+/// Each CPU's scratch.
+#[aya_ebpf::macros::btf_map]
+static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
 
 /// The watched ports, a bit each. The agent writes them, while packets pass.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = ".data.ports")]
 static mut PORTS: [u64; PORT_WORDS] = [0; PORT_WORDS];
+
+/// How long a tuple is silent before a new flow begins. The agent writes it.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".data.silences")]
+static mut SILENCES: Silences = Silences::NEVER;
 
 /// Always zero, which the verifier cannot know.
 #[unsafe(no_mangle)]
@@ -65,6 +94,11 @@ pub(super) fn watched(port: u16) -> bool {
 }
 
 #[inline(always)]
+pub(super) fn silences() -> *const Silences {
+    &raw const SILENCES
+}
+
+#[inline(always)]
 pub(super) fn local_only() -> bool {
     LOCAL_ONLY.load() == 1
 }
@@ -82,9 +116,15 @@ pub(super) fn totals() -> Option<*mut Totals> {
     TOTALS.get_ptr_mut(0)
 }
 
+/// This CPU's scratch, as its last use left it.
+#[inline(always)]
+pub(super) fn scratch() -> Option<*mut Scratch> {
+    SCRATCH.get_ptr_mut(0)
+}
+
 /// The flow table. Nothing else of the program knows what it is made of.
 pub(super) mod table {
-    use super::{BPF_NOEXIST, FLOWS, FlowCounters, FlowKey};
+    use super::{BPF_NOEXIST, FLOWS, FlowCounters, FlowKey, RETIRED, RetiredKey};
 
     #[inline(always)]
     pub(in super::super) fn find(key: &FlowKey) -> Option<*mut FlowCounters> {
@@ -96,5 +136,29 @@ pub(super) mod table {
     pub(in super::super) fn create(key: &FlowKey, counters: &FlowCounters) -> Option<*mut FlowCounters> {
         let _ = FLOWS.insert(key, counters, u64::from(BPF_NOEXIST));
         FLOWS.get_ptr_mut(key)
+    }
+
+    /// Puts a copy of a finished flow aside; `false` when it is there already or there is no room.
+    #[inline(always)]
+    pub(in super::super) fn retire(key: &RetiredKey, counters: *const FlowCounters) -> bool {
+        // SAFETY: the helper copies from an element of the flow table, which is preallocated.
+        let counters = unsafe { &*counters };
+        RETIRED.insert(key, counters, u64::from(BPF_NOEXIST)).is_ok()
+    }
+}
+
+/// Packets that come in fragments.
+pub(super) mod fragments {
+    use super::{FRAGMENTS, FragmentKey, FragmentOwner};
+
+    #[inline(always)]
+    pub(in super::super) fn find(key: &FragmentKey) -> Option<*mut FragmentOwner> {
+        FRAGMENTS.get_ptr_mut(key)
+    }
+
+    #[inline(always)]
+    pub(in super::super) fn note(key: &FragmentKey, owner: &FragmentOwner) {
+        // A table that is full drops its oldest: an error leaves the fragments counted by reason.
+        let _ = FRAGMENTS.insert(key, owner, 0);
     }
 }

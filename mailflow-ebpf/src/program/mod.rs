@@ -2,6 +2,8 @@
 
 mod count;
 mod entry;
+mod fragments;
 mod maps;
 mod packet;
 mod recognise;
+mod reuse;

@@ -1,18 +1,18 @@
 //! Application facts from the first payload bytes, and the message estimate.
 
-use mailflow_common::{FlowCounters, opening};
+use mailflow_common::{FlowCounters, opening, upgrade};
 use mailflow_ebpf::{Header, Segment};
 
 use super::{count::add32, packet::Packet};
 
-/// Payload packets of a direction that are looked into: enough for greeting, EHLO, STARTTLS, TLS.
-const LOOKED_INTO: u32 = 8;
+/// Payload packets of a flow that are looked into: enough for greeting, EHLO, STARTTLS and TLS.
+const LOOKED_INTO: u8 = 16;
 /// A server's answer to a message is at most this long ...
 const ANSWER: u32 = 200;
 /// ... and follows at least this much from the client.
 const MESSAGE: u32 = 300;
 
-/// Looks at a segment with payload, before it is added to its direction's counters.
+/// Looks at a segment with payload.
 #[inline(always)]
 pub(super) unsafe fn payload<P: Packet>(packet: &P, flow: *mut FlowCounters, segment: &Segment, up: bool) {
     // SAFETY: the caller's: an element of a preallocated map. What several CPUs may write here at
@@ -21,55 +21,71 @@ pub(super) unsafe fn payload<P: Packet>(packet: &P, flow: *mut FlowCounters, seg
         let facts = &raw mut (*flow).facts;
         if up {
             add32(&raw mut (*flow).pending, segment.payload());
-            if (*flow).up.data_packets < LOOKED_INTO && segment.tcp.is_some() {
-                let Some(bytes) = first_bytes(packet, segment) else { return };
-                if (*facts).upgrade != 0 && is_tls(bytes) {
-                    (*facts).upgraded = 1;
-                }
-                if asks_for_tls(bytes) {
-                    (*facts).upgrade = 1;
-                }
-                if opens((*facts).opening_up, (*facts).syn, (*flow).isn_up, (*flow).up.data_packets, segment)
-                {
-                    // Who speaks after the server has spoken may say anything.
-                    (*facts).opening_up = client_opening(bytes, (*flow).down.data_packets == 0);
-                }
-            }
         } else {
             // The first packet of a server that was spoken to first answers no message.
-            if segment.payload() <= ANSWER && (*flow).pending >= MESSAGE && (*flow).down.data_packets != 0 {
+            let answer = segment.payload() <= ANSWER && (*facts).opening_down != opening::NONE;
+            if answer && (*flow).pending >= MESSAGE {
                 add32(&raw mut (*flow).messages, 1);
             }
             (*flow).pending = 0;
-            if (*flow).down.data_packets < LOOKED_INTO
-                && segment.tcp.is_some()
-                && opens(
-                    (*facts).opening_down,
-                    (*facts).syn_ack,
-                    (*flow).isn_down,
-                    (*flow).down.data_packets,
-                    segment,
-                )
-            {
-                let Some(bytes) = first_bytes(packet, segment) else { return };
-                (*facts).opening_down = server_opening(bytes);
+        }
+        let looked = (*facts).looked;
+        if looked < LOOKED_INTO && segment.tcp.is_some() {
+            (*facts).looked = looked + 1;
+            look(packet, flow, segment, up, looked);
+        }
+    }
+}
+
+/// Looks into one of a flow's first payload packets; `looked` came before it.
+#[inline(always)]
+unsafe fn look<P: Packet>(packet: &P, flow: *mut FlowCounters, segment: &Segment, up: bool, looked: u8) {
+    // SAFETY: the caller's.
+    unsafe {
+        let facts = &raw mut (*flow).facts;
+        let bytes = first_bytes(packet, segment);
+        if up {
+            let opens = opens((*facts).opening_up, (*facts).syn, (*flow).isn_up, looked, segment);
+            let Some(bytes) = bytes else {
+                if (*facts).opening_up == opening::NONE {
+                    (*facts).opening_up = opening::UNREAD;
+                }
+                return;
+            };
+            if opens {
+                // Who speaks after the server has spoken may say anything.
+                (*facts).opening_up = client_opening(bytes, looked == 0);
+            } else if (*facts).opening_up == opening::NONE {
+                (*facts).opening_up = opening::UNREAD;
+            }
+            if (*facts).upgrade == upgrade::ASKED && is_tls(bytes) {
+                (*facts).upgrade = upgrade::FOLLOWED;
+            } else if (*facts).upgrade == upgrade::NONE && asks_for_tls(bytes) {
+                (*facts).upgrade = upgrade::ASKED;
+            }
+        } else {
+            let opens = opens((*facts).opening_down, (*facts).syn_ack, (*flow).isn_down, looked, segment);
+            match bytes {
+                Some(bytes) if opens => (*facts).opening_down = server_opening(bytes),
+                _ if (*facts).opening_down == opening::NONE => (*facts).opening_down = opening::UNREAD,
+                _ => {}
             }
         }
     }
 }
 
 /// Whether `segment` holds the first bytes of its direction: by its sequence number where the SYN
-/// was seen, otherwise because nothing came before it.
+/// was seen, otherwise because hardly anything came before it.
 #[inline(always)]
-fn opens(known: u8, syn: u8, isn: u32, data_packets: u32, segment: &Segment) -> bool {
-    if known != opening::NONE {
+fn opens(known: u8, syn: u8, isn: u32, looked: u8, segment: &Segment) -> bool {
+    if known != opening::NONE && known != opening::UNREAD {
         return false;
     }
     match segment.tcp {
         // RFC 7413: a SYN may carry the first bytes itself.
         Some(tcp) if tcp.syn() => true,
         Some(tcp) if syn != 0 => tcp.sequence == isn.wrapping_add(1),
-        _ => data_packets == 0,
+        _ => known == opening::NONE && looked < 2,
     }
 }
 
@@ -120,7 +136,7 @@ fn client_opening(bytes: [u8; 8], speaks_first: bool) -> u8 {
     } else if speaks_first {
         opening::OTHER
     } else {
-        opening::NONE
+        opening::UNREAD
     }
 }
 

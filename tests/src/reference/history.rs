@@ -83,7 +83,7 @@ impl Connection {
                 fin_up: has(true, Mark::Fin),
                 fin_down: has(false, Mark::Fin),
                 reset: has(true, Mark::Reset) | has(false, Mark::Reset),
-                midstream: u8::from(first.mark != Mark::Syn),
+                answered: u8::from(passed.iter().any(|packet| !packet.up)),
                 opening_up: speaks(true),
                 opening_down: speaks(false),
                 ..Facts::default()
