@@ -22,6 +22,9 @@ pub trait Frame {
     /// The whole frame's length, also of what is not readable here.
     fn length(&self) -> u32;
 
+    /// Whether the whole frame has at least this many bytes.
+    fn holds(&self, bytes: u32) -> bool;
+
     /// `value`, which is at most `mask`, as a number of which the kernel's verifier knows only that:
     /// so that the paths that lead to different values are verified once, not once each.
     fn forget(&self, value: usize, mask: usize) -> usize;
@@ -69,6 +72,10 @@ impl<'a> Frame for SliceFrame<'a> {
 
     fn length(&self) -> u32 {
         self.length
+    }
+
+    fn holds(&self, bytes: u32) -> bool {
+        bytes <= self.length
     }
 
     fn forget(&self, value: usize, mask: usize) -> usize {

@@ -44,7 +44,8 @@ pub(crate) struct Packet {
 pub(crate) fn parse<F: Frame>(frame: &F, network: &Network) -> Result<Packet, Reason> {
     let start = frame.forget(network.offset, 0x1f);
     let packet = if network.ethertype == IPV4 { v4(frame, start)? } else { v6(frame, start)? };
-    if u64::from(packet.length) + start as u64 > u64::from(frame.length()) {
+    // Both are small: a total length has 16 bits, or it is what the frame has.
+    if !frame.holds(packet.length.wrapping_add(start as u32)) {
         return Err(Reason::ForgedLength);
     }
     Ok(packet)

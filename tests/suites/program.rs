@@ -269,6 +269,17 @@ fn beside_a_lan_a_host_counts_only_what_the_machine_itself_sends() {
 }
 
 #[test]
+fn a_frame_in_several_buffers_is_whole() {
+    let frame = up(ACK).payload(vec![0; 8_900]);
+    let (flows, totals) = run("xdp_mirror_frags", std::slice::from_ref(&frame));
+    assert_eq!(flows.len(), 1, "{totals:?}");
+    assert_eq!((flows[0].up.packets, flows[0].up.bytes), (1, frame.ip_bytes()));
+    let forged = frame.with(|frame| frame.length = Some(9_000));
+    let (_, totals) = run("xdp_mirror_frags", &[forged]);
+    assert_eq!(totals.reason(Reason::ForgedLength), 1);
+}
+
+#[test]
 fn the_syn_decides_who_is_the_client() {
     // Both ports watched: without a SYN the hook decides, with one it does.
     let syn = FrameBuilder::tcp("10.20.0.2:587", SERVER, SYN);

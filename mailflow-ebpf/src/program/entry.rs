@@ -21,8 +21,8 @@ use super::{
 const NEXT: i32 = -1;
 
 #[inline(always)]
-fn at_xdp(context: &XdpContext, toward: Toward, whose: Whose) -> u32 {
-    count(Xdp::new(context.ctx), Ethernet, toward, whose);
+fn at_xdp<const FRAGS: bool>(context: &XdpContext, toward: Toward, whose: Whose) -> u32 {
+    count(Xdp::<FRAGS>::new(context.ctx), Ethernet, toward, whose);
     XDP_PASS
 }
 
@@ -36,12 +36,12 @@ macro_rules! entries {
     (xdp: $($name:ident $frags:ident = $toward:expr, $whose:expr;)*) => { $(
         #[xdp]
         pub fn $name(context: XdpContext) -> u32 {
-            at_xdp(&context, $toward, $whose)
+            at_xdp::<false>(&context, $toward, $whose)
         }
 
         #[xdp(frags)]
         pub fn $frags(context: XdpContext) -> u32 {
-            at_xdp(&context, $toward, $whose)
+            at_xdp::<true>(&context, $toward, $whose)
         }
     )* };
     (tc: $($name:ident $ip:ident = $toward:expr, $whose:expr;)*) => { $(

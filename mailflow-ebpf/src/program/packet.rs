@@ -4,7 +4,7 @@ use core::arch::asm;
 
 use aya_ebpf::{
     bindings::{__sk_buff, xdp_md},
-    helpers::{bpf_skb_load_bytes, bpf_skb_pull_data},
+    helpers::{bpf_skb_load_bytes, bpf_skb_pull_data, bpf_xdp_get_buff_len},
 };
 use mailflow_ebpf::{Frame, Gso, Header, Metadata};
 
@@ -75,10 +75,10 @@ fn reach<const LENGTH: usize>(start: usize, end: usize, offset: usize) -> Option
     if pointer + LENGTH > end { None } else { Some(Bytes(pointer as *const u8)) }
 }
 
-/// A frame at an XDP hook.
-pub(super) struct Xdp(*mut xdp_md);
+/// A frame at an XDP hook; with `FRAGS` it may lie in several buffers, of which the first is readable.
+pub(super) struct Xdp<const FRAGS: bool>(*mut xdp_md);
 
-impl Xdp {
+impl<const FRAGS: bool> Xdp<FRAGS> {
     #[inline(always)]
     pub(super) fn new(context: *mut xdp_md) -> Self {
         Self(context)
@@ -91,7 +91,7 @@ impl Xdp {
     }
 }
 
-impl Frame for Xdp {
+impl<const FRAGS: bool> Frame for Xdp<FRAGS> {
     type Header = Bytes;
 
     #[inline(always)]
@@ -102,8 +102,19 @@ impl Frame for Xdp {
 
     #[inline(always)]
     fn length(&self) -> u32 {
+        if FRAGS {
+            // SAFETY: the kernel hands the program a valid context.
+            return unsafe { bpf_xdp_get_buff_len(self.0) } as u32;
+        }
         let (start, end) = self.bounds();
         (end - start) as u32
+    }
+
+    #[inline(always)]
+    fn holds(&self, bytes: u32) -> bool {
+        let (start, end) = self.bounds();
+        // Most frames are of one buffer, for which no helper is asked.
+        bytes as usize <= end - start || (FRAGS && bytes <= self.length())
     }
 
     #[inline(always)]
@@ -112,7 +123,7 @@ impl Frame for Xdp {
     }
 }
 
-impl Packet for Xdp {
+impl<const FRAGS: bool> Packet for Xdp<FRAGS> {
     #[inline(always)]
     fn gso(&self) -> Gso {
         Gso::default()
@@ -169,6 +180,11 @@ impl Frame for Skb {
     fn length(&self) -> u32 {
         // SAFETY: as above.
         unsafe { (*self.0).len }
+    }
+
+    #[inline(always)]
+    fn holds(&self, bytes: u32) -> bool {
+        bytes <= self.length()
     }
 
     #[inline(always)]
