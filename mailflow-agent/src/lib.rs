@@ -5,6 +5,7 @@
 //! [`agent`] is the only wiring.
 
 pub mod agent;
+pub mod capture;
 pub mod cli;
 pub mod clock;
 pub mod config;

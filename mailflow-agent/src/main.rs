@@ -7,9 +7,12 @@ use std::{
 };
 
 use mailflow_agent::{
-    agent,
-    cli::{self, Command, Exit, RunArgs},
-    config,
+    agent::{
+        self,
+        replay::{AtEnd, Replayed},
+    },
+    cli::{self, Command, Exit, ReplayArgs, RunArgs},
+    config::{self, Config},
 };
 use tracing::{error, warn};
 use tracing_subscriber::EnvFilter;
@@ -17,6 +20,7 @@ use tracing_subscriber::EnvFilter;
 fn main() -> ExitCode {
     let exit = match cli::parse() {
         Command::Run { config, args } => run(config.as_deref(), args),
+        Command::Replay { config, args } => replay(config.as_deref(), args),
         Command::CheckConfig { files } => {
             printed(cli::config::check(&files, &mut io::stdout(), &mut io::stderr()))
         }
@@ -31,18 +35,41 @@ fn main() -> ExitCode {
     exit.into()
 }
 
-fn run(path: Option<&Path>, args: RunArgs) -> Exit {
+/// The configuration, its warnings logged; faults go to standard error.
+fn load(path: Option<&Path>) -> Result<Config, Exit> {
     log();
-    let mut config = match config::load(path) {
-        Ok(config) => config,
-        Err(faults) => {
-            eprintln!("{faults}");
-            return Exit::Usage;
-        }
-    };
+    let config = config::load(path).map_err(|faults| {
+        eprintln!("{faults}");
+        Exit::Usage
+    })?;
     for warning in &config.warnings {
         warn!("{warning}");
     }
+    Ok(config)
+}
+
+fn replay(path: Option<&Path>, args: ReplayArgs) -> Exit {
+    let mut config = match load(path) {
+        Ok(config) => config,
+        Err(exit) => return exit,
+    };
+    cli::overrides::apply_replay(&mut config, &args);
+    let at_end = if args.drain { AtEnd::Drain } else { AtEnd::Stop };
+    match agent::replay::run(&config, args.role, &args.captures, at_end) {
+        Ok(Replayed { damaged: 0, .. }) => Exit::Good,
+        Ok(_) => Exit::Failure,
+        Err(error) => {
+            error!("{error:#}");
+            Exit::Failure
+        }
+    }
+}
+
+fn run(path: Option<&Path>, args: RunArgs) -> Exit {
+    let mut config = match load(path) {
+        Ok(config) => config,
+        Err(exit) => return exit,
+    };
     if let Err(error) = cli::overrides::apply(&mut config, args) {
         eprintln!("{error}");
         return Exit::Usage;

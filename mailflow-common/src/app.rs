@@ -112,9 +112,17 @@ impl App {
 
 /// The class of a flow from its facts and the family its server port is watched for.
 ///
-/// A mail protocol's own words win over a contradiction (a PROXY header before a greeting is still
-/// SMTP); TLS from the first byte takes its family from the port.
+/// TLS from the first byte takes its family from the port. Otherwise a mail protocol's own words win
+/// over a contradiction (a PROXY header before a greeting is still SMTP).
 pub fn classify(facts: &Facts, family: Family) -> App {
+    // Also where the server answers the client's TLS in the clear: it is what the client speaks.
+    if facts.opening_up == opening::TLS || facts.opening_down == opening::TLS {
+        return match family {
+            Family::Smtp => App::Smtps,
+            Family::Pop3 => App::Pop3s,
+            Family::Imap => App::Imaps,
+        };
+    }
     let spoken = match (facts.opening_down, facts.opening_up) {
         (opening::SMTP, _) => Some(Family::Smtp),
         (opening::POP3, _) => Some(Family::Pop3),
@@ -130,11 +138,6 @@ pub fn classify(facts: &Facts, family: Family) -> App {
         Some(Family::Pop3) => App::Pop3,
         Some(Family::Imap) if upgraded => App::ImapStartTls,
         Some(Family::Imap) => App::Imap,
-        None if facts.opening_up == opening::TLS || facts.opening_down == opening::TLS => match family {
-            Family::Smtp => App::Smtps,
-            Family::Pop3 => App::Pop3s,
-            Family::Imap => App::Imaps,
-        },
         None if facts.syn != 0
             && (facts.opening_up == opening::OTHER || facts.opening_down == opening::OTHER) =>
         {
@@ -168,6 +171,7 @@ mod tests {
         assert_eq!(classify(&tls, Family::Smtp), App::Smtps);
         assert_eq!(classify(&tls, Family::Pop3), App::Pop3s);
         assert_eq!(classify(&tls, Family::Imap), App::Imaps);
+        assert_eq!(classify(&facts(opening::TLS, opening::SMTP), Family::Smtp), App::Smtps, "in the clear");
     }
 
     #[test]

@@ -340,6 +340,9 @@ fn starttls_counts_when_tls_follows() {
         assert_eq!(flows[0].facts.upgrade, upgrade::ASKED, "{program}");
         let (flows, _) = run(program, &[command.clone(), hello.clone()]);
         assert_eq!(flows[0].facts.upgrade, upgrade::FOLLOWED, "{program}");
+        let imap = up(ACK | PSH).payload("a00001 starttls\r\n");
+        let (flows, _) = run(program, &[imap, hello.clone()]);
+        assert_eq!(flows[0].facts.upgrade, upgrade::FOLLOWED, "{program}");
         let (flows, _) = run(program, std::slice::from_ref(&hello));
         assert_eq!(flows[0].facts.upgrade, upgrade::NONE, "{program}");
     }

@@ -57,6 +57,7 @@ fn the_commands_it_names_exist() {
     for typed in [
         "run --interface eth1",
         "run --interface eth1 --interface eth2 --role lan --hook tc --flow-log - --alerts a.json",
+        "replay a.pcap b.pcapng --flow-log - --alerts off --ports 25,587 --role mirror --drain",
         "check-config a.yaml b.yaml",
         "print-config",
     ] {

@@ -71,7 +71,9 @@ fn the_engine_knows_no_clock_no_io_no_kernel_and_no_sink() {
 
 #[test]
 fn only_the_kernel_seam_knows_aya() {
-    for room in ["agent", "cli", "config", "engine", "http", "sink", "main.rs", "clock.rs", "signal.rs"] {
+    for room in
+        ["agent", "capture", "cli", "config", "engine", "http", "sink", "main.rs", "clock.rs", "signal.rs"]
+    {
         assert_eq!(mentions(&format!("mailflow-agent/src/{room}"), &["aya::"]), NOTHING);
     }
 }

@@ -2,6 +2,7 @@
 
 mod outputs;
 mod pipeline;
+pub mod replay;
 mod view;
 
 use std::{sync::Arc, time::Duration};

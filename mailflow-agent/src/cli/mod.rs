@@ -9,7 +9,7 @@ use std::{collections::HashSet, ffi::OsString, path::PathBuf};
 
 use clap::{CommandFactory, Parser, error::ErrorKind};
 
-pub use raw::RunArgs;
+pub use raw::{ReplayArgs, RunArgs};
 use raw::{Typed, Verb};
 
 /// What the process ends with; others script against it.
@@ -50,6 +50,13 @@ pub enum Command {
         /// What wins over it.
         args: RunArgs,
     },
+    /// Count what captures hold.
+    Replay {
+        /// The configuration file; the shipped configuration without one.
+        config: Option<PathBuf>,
+        /// What wins over it.
+        args: ReplayArgs,
+    },
     /// Validate configurations.
     CheckConfig {
         /// The files; the shipped configuration without any.
@@ -88,6 +95,7 @@ where
             }
             Command::Run { config, args }
         }
+        Verb::Replay(args) => Command::Replay { config, args },
         Verb::CheckConfig { files } => {
             Command::CheckConfig { files: config.into_iter().chain(files).collect() }
         }

@@ -2,8 +2,11 @@
 
 use std::fmt;
 
-use super::RunArgs;
-use crate::config::{Config, Hook, Interface, Role};
+use super::{ReplayArgs, RunArgs};
+use crate::{
+    config::{Config, Hook, Interface, Role},
+    engine::settings::Service,
+};
 
 /// Nobody named an interface to watch.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,6 +56,22 @@ pub fn apply(config: &mut Config, args: RunArgs) -> Result<(), NoInterface> {
     }
     config.poll_interval = poll_interval.unwrap_or(config.poll_interval);
     Ok(())
+}
+
+/// Merges a replay's `args` over `config`.
+pub fn apply_replay(config: &mut Config, args: &ReplayArgs) {
+    if let Some(target) = &args.flow_log {
+        config.outputs.flow_log = target.clone().into();
+    }
+    if let Some(target) = &args.alerts {
+        config.outputs.alerts = target.clone().into();
+    }
+    if !args.ports.is_empty() {
+        // A port that is not configured is an operator's own, for SMTP.
+        let configured = std::mem::take(&mut config.engine.services);
+        let service = |port: &u16| configured.get(port).copied().unwrap_or(Service::Smtp);
+        config.engine.services = args.ports.iter().map(|port| (*port, service(port))).collect();
+    }
 }
 
 fn watched(configured: &[Interface], name: String) -> Interface {

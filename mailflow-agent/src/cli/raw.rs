@@ -32,6 +32,8 @@ pub(super) struct Typed {
 pub(super) enum Verb {
     /// Watch interfaces until told to stop
     Run(RunArgs),
+    /// Count what captures hold, with their time as the clock; no interface is needed
+    Replay(ReplayArgs),
     /// Validate configurations: every fault with file, line and column
     CheckConfig {
         /// Configurations; without any, that of --config, or the shipped one
@@ -72,6 +74,29 @@ pub struct RunArgs {
     /// How often the kernel's counters are read, 100ms to 60s
     #[arg(long, value_name = "DURATION", value_parser = value::poll_interval)]
     pub poll_interval: Option<Duration>,
+}
+
+/// What `replay` was told.
+#[derive(Args, Clone, Debug, PartialEq, Eq)]
+pub struct ReplayArgs {
+    /// pcap or pcapng files, gzip-compressed or not; more than one are one history
+    #[arg(value_name = "CAPTURE", required = true)]
+    pub captures: Vec<PathBuf>,
+    /// Where flow records go, as JSON lines: a file, - for standard output, or off
+    #[arg(long, value_name = "FILE|-", value_parser = value::target)]
+    pub flow_log: Option<Switch<Target>>,
+    /// Where alerts go, as JSON lines: a file, - for standard output, or off
+    #[arg(long, value_name = "FILE|-", value_parser = value::target)]
+    pub alerts: Option<Switch<Target>>,
+    /// Watch these ports instead of the configured ones, separated by commas
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..))]
+    pub ports: Vec<u16>,
+    /// What the captures show: mirror (both directions), lan or host (one)
+    #[arg(long, value_name = "ROLE", hide_possible_values = true, default_value = "mirror", value_parser = named(Role::ALL.map(|role| (role.name(), role))))]
+    pub role: Role,
+    /// Let time go on beyond the end until every window is over
+    #[arg(long)]
+    pub drain: bool,
 }
 
 /// A parser of one of these names.

@@ -146,6 +146,12 @@ impl Loaded {
         map.get(&0, 0).map_err(map_error(".data.now"))
     }
 
+    /// Tells the length of a frame of which only the head is shown; 0 where all of it is.
+    pub(super) fn tell_length(&mut self, length: u64) -> Result<(), KernelError> {
+        let mut map: Array<_, u64> = self.data(".data.length")?;
+        map.set(0, length, 0).map_err(map_error(".data.length"))
+    }
+
     /// Sets it.
     pub(super) fn set_now(&mut self, ticks: u64) -> Result<(), KernelError> {
         let mut map: Array<_, u64> = self.data(".data.now")?;

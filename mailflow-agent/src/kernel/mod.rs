@@ -125,6 +125,18 @@ impl Kernel {
     pub fn run(&self, program: &str, frame: &[u8], context: Option<&[u8]>) -> Result<u32, KernelError> {
         run(&self.loaded, program, frame, context)
     }
+
+    /// The same with the head of a frame that is larger than the kernel takes; only where the clock is
+    /// external.
+    ///
+    /// # Errors
+    /// There is no such program, or the kernel refuses the frame.
+    pub fn run_head(&mut self, program: &str, head: &[u8], length: u32) -> Result<u32, KernelError> {
+        self.loaded.tell_length(u64::from(length))?;
+        let result = run(&self.loaded, program, head, None);
+        self.loaded.tell_length(0)?;
+        result
+    }
 }
 
 /// The role of an interface: as configured, or chosen by what the machine does, and said so.
@@ -139,6 +151,23 @@ pub fn choose_role(name: &str, role: Role) -> Result<Role, KernelError> {
     let (role, reason) = interface.guess_role();
     info!(interface = name, role = role.name(), %reason, "role chosen");
     Ok(role)
+}
+
+/// The program that captures of a role are run through: where this kernel has it, the one that takes
+/// frames of more than a page.
+///
+/// # Errors
+/// The kernel is too old, or its version cannot be read.
+pub fn replay_program(role: Role) -> Result<&'static str, KernelError> {
+    let frags = KernelVersion::running()? >= KernelVersion::XDP_FRAGS;
+    Ok(match (role, frags) {
+        (Role::Lan, true) => "xdp_lan_frags",
+        (Role::Lan, false) => "xdp_lan",
+        (Role::Host, true) => "xdp_host_frags",
+        (Role::Host, false) => "xdp_host",
+        (Role::Mirror | Role::Auto, true) => "xdp_mirror_frags",
+        (Role::Mirror | Role::Auto, false) => "xdp_mirror",
+    })
 }
 
 fn run(loaded: &Loaded, name: &str, frame: &[u8], context: Option<&[u8]>) -> Result<u32, KernelError> {

@@ -62,6 +62,11 @@ static CLOCK: Global<u32> = Global::new(0);
 #[unsafe(link_section = ".data.now")]
 static mut NOW: u64 = 0;
 
+/// Length on the wire of a frame of which a replay shows only the head; 0 otherwise.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".data.length")]
+static mut LENGTH: u64 = 0;
+
 /// 1: interfaces in the `host` role stand beside `lan` ones and count only the machine's own.
 #[unsafe(no_mangle)]
 static LOCAL_ONLY: Global<u32> = Global::new(0);
@@ -75,6 +80,17 @@ pub(super) fn now() -> u64 {
     } else {
         // SAFETY: the helper takes nothing and reads a global.
         unsafe { aya_ebpf::helpers::bpf_jiffies64() }
+    }
+}
+
+/// The frame's length where a replay says it, otherwise 0.
+#[inline(always)]
+pub(super) fn told_length() -> u32 {
+    if CLOCK.load() == 1 {
+        // SAFETY: an aligned word that is only ever written whole.
+        unsafe { core::ptr::read_volatile(&raw const LENGTH) as u32 }
+    } else {
+        0
     }
 }
 

@@ -102,6 +102,10 @@ impl<const FRAGS: bool> Frame for Xdp<FRAGS> {
 
     #[inline(always)]
     fn length(&self) -> u32 {
+        let told = maps::told_length();
+        if told != 0 {
+            return told;
+        }
         if FRAGS {
             // SAFETY: the kernel hands the program a valid context.
             return unsafe { bpf_xdp_get_buff_len(self.0) } as u32;
@@ -114,7 +118,7 @@ impl<const FRAGS: bool> Frame for Xdp<FRAGS> {
     fn holds(&self, bytes: u32) -> bool {
         let (start, end) = self.bounds();
         // Most frames are of one buffer, for which no helper is asked.
-        bytes as usize <= end - start || (FRAGS && bytes <= self.length())
+        bytes as usize <= end - start || bytes <= self.length()
     }
 
     #[inline(always)]

@@ -60,7 +60,9 @@ unsafe fn look<P: Packet>(packet: &P, flow: *mut FlowCounters, segment: &Segment
             }
             if (*facts).upgrade == upgrade::ASKED && is_tls(bytes) {
                 (*facts).upgrade = upgrade::FOLLOWED;
-            } else if (*facts).upgrade == upgrade::NONE && asks_for_tls(bytes) {
+            } else if (*facts).upgrade == upgrade::NONE
+                && (asks_for_tls(bytes) || ends_with_starttls(packet, segment))
+            {
                 (*facts).upgrade = upgrade::ASKED;
             }
         } else {
@@ -121,6 +123,21 @@ fn asks_for_tls(bytes: [u8; 8]) -> bool {
     let (first, second) = (word(bytes) & UPPER, u32::from_be_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]));
     (first == u32::from_be_bytes(*b"STAR") && second & UPPER == u32::from_be_bytes(*b"TTLS"))
         || first == u32::from_be_bytes(*b"STLS")
+}
+
+/// IMAP's form of the command, behind a tag of any length (RFC 9051, 6.2.1).
+#[inline(always)]
+fn ends_with_starttls<P: Packet>(packet: &P, segment: &Segment) -> bool {
+    const COMMAND: u32 = b"STARTTLS\r\n".len() as u32;
+    const LONGEST: u32 = 64;
+    if segment.payload() <= COMMAND || segment.payload() > LONGEST {
+        return false;
+    }
+    let Some(bytes) = packet.payload::<8>(segment.payload_offset + segment.payload() - COMMAND) else {
+        return false;
+    };
+    let second = u32::from_be_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]);
+    word(bytes) & UPPER == u32::from_be_bytes(*b"STAR") && second & UPPER == u32::from_be_bytes(*b"TTLS")
 }
 
 #[inline(always)]

@@ -1,0 +1,207 @@
+//! A capture instead of an interface: each frame through the loaded XDP program, with the capture's
+//! time as the clock.
+
+use std::{path::PathBuf, time::Duration};
+
+use anyhow::{Context, Result};
+use mailflow_common::PortSet;
+use tracing::{error, info, warn};
+
+use super::outputs::Outputs;
+use crate::{
+    capture::{Capture, CaptureError, Frame},
+    clock,
+    config::{Config, Role},
+    engine::{
+        Engine,
+        event::Effects,
+        time::{Epoch, Time},
+    },
+    kernel::{self, Kernel, LoadOptions, OBJECT, Programs, SilenceLimits},
+    sink::metrics::Agent,
+};
+
+/// How long what is waiting to be written may take at the end.
+const GRACE: Duration = Duration::from_secs(60);
+/// Enough of a frame for its headers and the payload that is looked into.
+const HEAD: usize = 2_048;
+/// Shorter frames have no ethertype, and the kernel takes none of them.
+const SHORTEST: usize = 14;
+
+/// How a replay went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Replayed {
+    /// Frames that went through the program.
+    pub frames: u64,
+    /// Frames of link types that carry no IP, and frames without an ethertype.
+    pub skipped: u64,
+    /// Captures that could not be read to their end.
+    pub damaged: u64,
+}
+
+/// What is done beyond the capture's end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AtEnd {
+    /// Nothing: flows still open get their record.
+    Stop,
+    /// Time goes on to the end of the longest window.
+    Drain,
+}
+
+/// Replays captures, one after the other, as one history.
+///
+/// # Errors
+/// It cannot start, or the kernel refuses to go on.
+pub fn run(config: &Config, role: Role, captures: &[PathBuf], at_end: AtEnd) -> Result<Replayed> {
+    let agent = Agent::new(env!("CARGO_PKG_VERSION"), clock::unix_seconds())?;
+    let outputs = Outputs::open(&config.outputs, &agent)?;
+    let mut replay = Replay::new(config, role, outputs)?;
+    let mut result = Replayed::default();
+    for path in captures {
+        match replay.capture(path, &mut result) {
+            Ok(()) => {}
+            Err(Stop::Capture(damage)) => {
+                error!("{damage}");
+                result.damaged += 1;
+            }
+            Err(Stop::Other(error)) => return Err(error),
+        }
+    }
+    replay.finish(config, at_end)?;
+    info!(frames = result.frames, skipped = result.skipped, damaged = result.damaged, "replayed");
+    Ok(result)
+}
+
+/// Why a capture was left.
+enum Stop {
+    Capture(CaptureError),
+    Other(anyhow::Error),
+}
+
+impl From<CaptureError> for Stop {
+    fn from(error: CaptureError) -> Self {
+        Self::Capture(error)
+    }
+}
+
+impl From<anyhow::Error> for Stop {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Other(error)
+    }
+}
+
+struct Replay {
+    kernel: Kernel,
+    engine: Engine,
+    outputs: Outputs,
+    program: &'static str,
+    poll_interval: Duration,
+    now: Time,
+    next_poll: Time,
+}
+
+impl Replay {
+    fn new(config: &Config, role: Role, outputs: Outputs) -> Result<Self> {
+        let program = kernel::replay_program(role)?;
+        let timeouts = &config.engine.timeouts;
+        let options = LoadOptions {
+            flows: config.flow_table,
+            local_only: false,
+            external_clock: true,
+            silences: SilenceLimits {
+                closed: timeouts.closed,
+                unanswered: timeouts.unanswered,
+                idle: timeouts.idle,
+            },
+            programs: Programs::One(program),
+        };
+        let ports: PortSet = config.engine.services.keys().copied().collect();
+        Ok(Self {
+            kernel: Kernel::load(OBJECT, &options, &ports)?,
+            engine: Engine::new(config.engine.clone()),
+            outputs,
+            program,
+            poll_interval: config.poll_interval,
+            now: Time::ZERO,
+            next_poll: Time::ZERO,
+        })
+    }
+
+    fn capture(&mut self, path: &PathBuf, result: &mut Replayed) -> Result<(), Stop> {
+        let mut capture = Capture::open(path)?;
+        let ended = loop {
+            match capture.next_frame() {
+                Ok(Some(frame)) if frame.bytes.len() < SHORTEST => result.skipped += 1,
+                Ok(Some(frame)) => {
+                    self.frame(frame).with_context(|| path.display().to_string())?;
+                    result.frames += 1;
+                }
+                Ok(None) => break Ok(()),
+                Err(damage) => break Err(damage.into()),
+            }
+        };
+        if capture.skipped() > 0 {
+            warn!(capture = %path.display(), frames = capture.skipped(), "frames of link types that carry no IP");
+        }
+        result.skipped += capture.skipped();
+        ended
+    }
+
+    fn frame(&mut self, frame: Frame) -> Result<()> {
+        // The program's clock does not go back, whatever order the frames were written in.
+        self.now = self.now.max(Time::from_nanos(frame.time));
+        if self.now >= self.next_poll {
+            self.poll()?;
+            self.next_poll = self.now + self.poll_interval;
+        }
+        self.kernel.set_now(self.now)?;
+        let Frame { mut bytes, length, .. } = frame;
+        let head = bytes[..bytes.len().min(HEAD)].to_vec();
+        // What was not captured is zeros: the length on the wire is what counts.
+        bytes.resize(length.max(bytes.len()), 0);
+        match self.kernel.run(self.program, &bytes, None) {
+            Ok(_) => Ok(()),
+            // Larger than the kernel takes: its head, and its length told beside it.
+            Err(_) => Ok(self.kernel.run_head(self.program, &head, bytes.len() as u32).map(drop)?),
+        }
+    }
+
+    fn poll(&mut self) -> Result<()> {
+        let now = self.now;
+        let snapshot = self.kernel.read(now)?;
+        let finished = self.engine.finish(snapshot.finished);
+        let (effects, ended) = self.engine.poll(now, snapshot.flows);
+        self.hand_on(&finished);
+        self.hand_on(&effects);
+        if !ended.is_empty() {
+            let finals = self.kernel.take(&ended, now)?;
+            let effects = self.engine.end(now, &finals);
+            self.hand_on(&effects);
+        }
+        let effects = self.engine.tick(now);
+        self.hand_on(&effects);
+        Ok(())
+    }
+
+    fn finish(mut self, config: &Config, at_end: AtEnd) -> Result<()> {
+        self.poll()?;
+        if at_end == AtEnd::Drain {
+            let longest =
+                config.engine.rules.iter().map(|rule| rule.window.length + rule.resolve_after).max();
+            self.now = self.now + config.engine.timeouts.idle;
+            self.poll()?;
+            self.now = self.now + longest.unwrap_or_default();
+            self.poll()?;
+        }
+        let snapshot = self.kernel.read(self.now)?;
+        let finished = self.engine.finish(snapshot.finished);
+        let effects = self.engine.shutdown(self.now, snapshot.flows);
+        self.hand_on(&finished);
+        self.hand_on(&effects);
+        self.outputs.close(GRACE)
+    }
+
+    fn hand_on(&self, effects: &Effects) {
+        self.outputs.write(effects, Epoch::from_unix_nanos(0));
+    }
+}
