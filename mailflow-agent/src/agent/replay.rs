@@ -1,7 +1,10 @@
 //! A capture instead of an interface: each frame through the loaded XDP program, with the capture's
 //! time as the clock.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use mailflow_common::PortSet;
@@ -127,7 +130,7 @@ impl Replay {
         })
     }
 
-    fn capture(&mut self, path: &PathBuf, result: &mut Replayed) -> Result<(), Stop> {
+    fn capture(&mut self, path: &Path, result: &mut Replayed) -> Result<(), Stop> {
         let mut capture = Capture::open(path)?;
         let ended = loop {
             match capture.next_frame() {
