@@ -1,5 +1,6 @@
 //! The wiring: kernel -> engine -> sinks, once every poll. The only place that knows all of them.
 
+mod cycle;
 mod outputs;
 mod pipeline;
 pub mod replay;

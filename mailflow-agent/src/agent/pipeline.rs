@@ -2,11 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use mailflow_common::PortSet;
 use tracing::info;
 
-use super::{outputs::Outputs, view::View};
+use super::{cycle, outputs::Outputs, view::View};
 use crate::{
     clock,
     config::{Config, Interface, Role},
@@ -19,11 +19,24 @@ use crate::{
 pub(super) struct Pipeline {
     kernel: Kernel,
     engine: Engine,
+    sinks: Sinks,
+    capacity: u32,
+}
+
+/// Where effects go.
+struct Sinks {
     outputs: Outputs,
     view: Arc<View>,
     services: Services,
     v6_source_prefix: u8,
-    capacity: u32,
+}
+
+impl Sinks {
+    fn take(&self, now: Time, effects: &Effects) {
+        let places = Places { services: &self.services, v6_source_prefix: self.v6_source_prefix };
+        self.view.numbers().ledger.observe(effects, places, now);
+        self.outputs.write(effects, clock::epoch());
+    }
 }
 
 impl Pipeline {
@@ -44,76 +57,47 @@ impl Pipeline {
         Ok(Self {
             kernel,
             engine: Engine::new(config.engine.clone()),
-            outputs,
-            view,
-            services: config.engine.services.clone(),
-            v6_source_prefix: config.engine.v6_source_prefix,
+            sinks: Sinks {
+                outputs,
+                view,
+                services: config.engine.services.clone(),
+                v6_source_prefix: config.engine.v6_source_prefix,
+            },
             capacity: config.flow_table,
         })
     }
 
     /// Reads the kernel's table and hands on what follows from it.
     pub(super) fn poll(&mut self) -> Result<()> {
-        let begin = clock::now();
+        let now = clock::now();
+        let Self { kernel, engine, sinks, capacity } = self;
         // Before the flows: a packet counted in between is then one too many, never one missing.
-        let totals = self.kernel.totals()?;
-        let snapshot = self.kernel.read(begin)?;
-        let drain = clock::now().since(begin);
-        let entries = snapshot.flows.len() as u64;
-        let finished = self.engine.finish(snapshot.finished);
-        let (mut effects, ended) = self.engine.poll(begin, snapshot.flows);
-        self.hand_on(begin, &finished);
-        self.hand_on(begin, &effects);
-        if !ended.is_empty() {
-            let finals = self.kernel.take(&ended, begin).context("taking ended flows out of the table")?;
-            effects = self.engine.end(begin, &finals);
-            self.hand_on(begin, &effects);
-        }
-        effects = self.engine.tick(begin);
-        self.hand_on(begin, &effects);
-
-        let attached = self.kernel.attached().iter().map(|attached| Attached {
+        let totals = kernel.totals()?;
+        let look = cycle::look(kernel, engine, now, |effects| sinks.take(now, effects))?;
+        let attached = kernel.attached().iter().map(|attached| Attached {
             interface: attached.interface.clone(),
             hook: attached.attachment.name(),
             direction: attached.direction.name(),
         });
-        let kernel = KernelView {
-            totals,
-            flows: entries,
-            capacity: u64::from(self.capacity),
-            attached: attached.collect(),
-            drain,
-        };
-        let mut numbers = self.view.numbers();
-        numbers.windows = self.engine.windows(begin);
-        numbers.kernel = Some(kernel);
+        let attached = attached.collect();
+        let (flows, drain) = (look.flows, look.drain);
+        let view = KernelView { totals, flows, capacity: u64::from(*capacity), attached, drain };
+        let mut numbers = sinks.view.numbers();
+        numbers.windows = engine.windows(now);
+        numbers.kernel = Some(view);
         drop(numbers);
-        self.view.agent.polled(clock::now().since(begin));
+        sinks.view.agent.polled(clock::now().since(now));
         Ok(())
-    }
-
-    fn hand_on(&self, now: Time, effects: &Effects) {
-        let places = Places { services: &self.services, v6_source_prefix: self.v6_source_prefix };
-        self.view.numbers().ledger.observe(effects, places, now);
-        self.outputs.write(effects, clock::epoch());
     }
 
     /// Stops counting, makes the last records and writes what waits.
-    pub(super) fn stop(mut self, grace: Duration) -> Result<()> {
-        self.kernel.detach();
-        let read = self.finish().context("reading the flow table a last time");
-        let written = self.outputs.close(grace);
-        read.and(written)
-    }
-
-    fn finish(&mut self) -> Result<()> {
+    pub(super) fn stop(self, grace: Duration) -> Result<()> {
+        let Self { mut kernel, mut engine, sinks, .. } = self;
+        kernel.detach();
         let now = clock::now();
-        let snapshot = self.kernel.read(now)?;
-        let finished = self.engine.finish(snapshot.finished);
-        let effects = self.engine.shutdown(now, snapshot.flows);
-        self.hand_on(now, &finished);
-        self.hand_on(now, &effects);
-        Ok(())
+        let read = cycle::last_look(&mut kernel, &mut engine, now, |effects| sinks.take(now, effects));
+        let written = sinks.outputs.close(grace);
+        read.and(written)
     }
 }
 

@@ -10,14 +10,13 @@ use anyhow::{Context, Result};
 use mailflow_common::PortSet;
 use tracing::{error, info, warn};
 
-use super::outputs::Outputs;
+use super::{cycle, outputs::Outputs};
 use crate::{
     capture::{Capture, CaptureError, Frame},
     clock,
     config::{Config, Role},
     engine::{
         Engine,
-        event::Effects,
         time::{Epoch, Time},
     },
     kernel::{self, Kernel, LoadOptions, OBJECT, Programs, SilenceLimits},
@@ -26,6 +25,8 @@ use crate::{
 
 /// How long what is waiting to be written may take at the end.
 const GRACE: Duration = Duration::from_secs(60);
+/// A capture's time is the wall clock's.
+const EPOCH: Epoch = Epoch::from_unix_nanos(0);
 /// Enough of a frame for its headers and the payload that is looked into.
 const HEAD: usize = 2_048;
 /// Shorter frames have no ethertype, and the kernel takes none of them.
@@ -170,20 +171,8 @@ impl Replay {
     }
 
     fn poll(&mut self) -> Result<()> {
-        let now = self.now;
-        let snapshot = self.kernel.read(now)?;
-        let finished = self.engine.finish(snapshot.finished);
-        let (effects, ended) = self.engine.poll(now, snapshot.flows);
-        self.hand_on(&finished);
-        self.hand_on(&effects);
-        if !ended.is_empty() {
-            let finals = self.kernel.take(&ended, now)?;
-            let effects = self.engine.end(now, &finals);
-            self.hand_on(&effects);
-        }
-        let effects = self.engine.tick(now);
-        self.hand_on(&effects);
-        Ok(())
+        let Self { kernel, engine, outputs, now, .. } = self;
+        cycle::look(kernel, engine, *now, |effects| outputs.write(effects, EPOCH)).map(drop)
     }
 
     fn finish(mut self, config: &Config, at_end: AtEnd) -> Result<()> {
@@ -196,15 +185,8 @@ impl Replay {
             self.now = self.now + longest.unwrap_or_default();
             self.poll()?;
         }
-        let snapshot = self.kernel.read(self.now)?;
-        let finished = self.engine.finish(snapshot.finished);
-        let effects = self.engine.shutdown(self.now, snapshot.flows);
-        self.hand_on(&finished);
-        self.hand_on(&effects);
-        self.outputs.close(GRACE)
-    }
-
-    fn hand_on(&self, effects: &Effects) {
-        self.outputs.write(effects, Epoch::from_unix_nanos(0));
+        let Self { mut kernel, mut engine, outputs, now, .. } = self;
+        cycle::last_look(&mut kernel, &mut engine, now, |effects| outputs.write(effects, EPOCH))?;
+        outputs.close(GRACE)
     }
 }

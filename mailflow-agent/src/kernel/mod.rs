@@ -188,7 +188,9 @@ fn run(loaded: &Loaded, name: &str, frame: &[u8], context: Option<&[u8]>) -> Res
 fn silences(limits: &SilenceLimits, ticks: &Ticks) -> Silences {
     let [closed, unanswered, idle] =
         [limits.closed, limits.unanswered, limits.idle].map(|limit| ticks.count(limit));
-    Silences { closed, unanswered, idle, least: closed.min(unanswered).min(idle) }
+    // As the engine has it: an unanswered SYN does not outlive silence.
+    let unanswered = unanswered.min(idle);
+    Silences { closed, unanswered, idle, least: closed.min(unanswered) }
 }
 
 fn watch_ticks(loaded: &mut Loaded) -> Result<Ticks, KernelError> {

@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use anyhow::{Context, Result, ensure};
 use sha2::{Digest, Sha256};
 
-use super::toolchain::Toolchain;
+use super::toolchain::{BPF_LINKER, Toolchain};
 
 /// Folders and files that the object is made of.
 const SOURCES: [&str; 4] =
@@ -32,7 +32,7 @@ impl Record {
         Ok(Self {
             rustc: toolchain.version().to_owned(),
             llvm: toolchain.llvm().to_owned(),
-            linker: toolchain.linker_version().to_owned(),
+            linker: BPF_LINKER.to_owned(),
             sources: sources(root)?,
             object: sha256(object),
         })

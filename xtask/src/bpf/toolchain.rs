@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail, ensure};
 use super::record::Record;
 
 /// Links BPF objects through any LLVM.
-const BPF_LINKER: &str = "0.13.0";
+pub(super) const BPF_LINKER: &str = "0.13.0";
 /// Debian's newest compiler and its sources, beside rustup's.
 const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
 /// The Debian packages that bring them.
@@ -82,11 +82,6 @@ impl Toolchain {
 
     pub(super) fn llvm(&self) -> &str {
         &self.llvm
-    }
-
-    #[expect(clippy::unused_self, reason = "it is the toolchain's, though there is one today")]
-    pub(super) fn linker_version(&self) -> &str {
-        BPF_LINKER
     }
 
     /// The paths under which the standard library's sources are known to the compiler.

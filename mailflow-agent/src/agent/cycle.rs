@@ -1,0 +1,54 @@
+//! One look at the kernel's tables and what follows from it; live and in replay the same.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::{
+    clock,
+    engine::{Engine, event::Effects, time::Time},
+    kernel::Kernel,
+};
+
+/// What a look cost and found.
+pub(super) struct Look {
+    /// Flows in the table.
+    pub(super) flows: u64,
+    /// How long reading it took.
+    pub(super) drain: Duration,
+}
+
+/// Reads the tables, lets the engine see them at `now`, and takes out what ended. `hand_on` gets the
+/// effects in order.
+pub(super) fn look(
+    kernel: &mut Kernel,
+    engine: &mut Engine,
+    now: Time,
+    mut hand_on: impl FnMut(&Effects),
+) -> Result<Look> {
+    let begin = clock::now();
+    let snapshot = kernel.read(now)?;
+    let look = Look { flows: snapshot.flows.len() as u64, drain: clock::now().since(begin) };
+    hand_on(&engine.finish(snapshot.finished));
+    let (effects, ended) = engine.poll(now, snapshot.flows);
+    hand_on(&effects);
+    if !ended.is_empty() {
+        let finals = kernel.take(&ended, now).context("taking ended flows out of the table")?;
+        hand_on(&engine.end(now, &finals));
+    }
+    hand_on(&engine.tick(now));
+    Ok(look)
+}
+
+/// Reads the tables a last time: every open flow gets its record.
+pub(super) fn last_look(
+    kernel: &mut Kernel,
+    engine: &mut Engine,
+    now: Time,
+    mut hand_on: impl FnMut(&Effects),
+) -> Result<()> {
+    let snapshot = kernel.read(now).context("reading the flow table a last time")?;
+    hand_on(&engine.finish(snapshot.finished));
+    hand_on(&engine.shutdown(now, snapshot.flows));
+    Ok(())
+}
