@@ -3,15 +3,19 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Result;
-use mailflow_common::PortSet;
 use tracing::info;
 
-use super::{cycle, outputs::Outputs, view::View};
+use super::{
+    cycle,
+    load::{Hosts, load},
+    outputs::Outputs,
+    view::View,
+};
 use crate::{
     clock,
-    config::{Config, Interface, Role},
+    config::{Config, Role},
     engine::{Engine, event::Effects, settings::Services, time::Time},
-    kernel::{self, Kernel, LoadOptions, OBJECT, Programs, SilenceLimits},
+    kernel::{self, Kernel, Programs},
     sink::metrics::{Attached, KernelView, Places},
 };
 
@@ -47,7 +51,10 @@ impl Pipeline {
         for interface in &mut interfaces {
             interface.role = kernel::choose_role(&interface.name, interface.role)?;
         }
-        let mut kernel = load(config, &interfaces)?;
+        let has = |role| interfaces.iter().any(|interface| interface.role == role);
+        let hosts = if has(Role::Host) && has(Role::Lan) { Hosts::OwnOnly } else { Hosts::Any };
+        let mut kernel = load(config, Programs::All, hosts)?;
+        info!(flows = config.flow_table, programs = kernel.programs().count(), "program loaded");
         for interface in &interfaces {
             kernel.attach(&interface.name, interface.role, interface.hook)?;
         }
@@ -99,24 +106,4 @@ impl Pipeline {
         let written = sinks.outputs.close(grace);
         read.and(written)
     }
-}
-
-fn load(config: &Config, interfaces: &[Interface]) -> Result<Kernel> {
-    let timeouts = &config.engine.timeouts;
-    let has = |role| interfaces.iter().any(|interface| interface.role == role);
-    let options = LoadOptions {
-        flows: config.flow_table,
-        local_only: has(Role::Host) && has(Role::Lan),
-        external_clock: false,
-        silences: SilenceLimits {
-            closed: timeouts.closed,
-            unanswered: timeouts.unanswered,
-            idle: timeouts.idle,
-        },
-        programs: Programs::All,
-    };
-    let ports: PortSet = config.engine.services.keys().copied().collect();
-    let kernel = Kernel::load(OBJECT, &options, &ports)?;
-    info!(flows = options.flows, programs = kernel.programs().count(), "program loaded");
-    Ok(kernel)
 }

@@ -7,10 +7,13 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use mailflow_common::PortSet;
 use tracing::{error, info, warn};
 
-use super::{cycle, outputs::Outputs};
+use super::{
+    cycle,
+    load::{Hosts, load},
+    outputs::Outputs,
+};
 use crate::{
     capture::{Capture, CaptureError, Frame},
     clock,
@@ -19,7 +22,7 @@ use crate::{
         Engine,
         time::{Epoch, Time},
     },
-    kernel::{self, Kernel, LoadOptions, OBJECT, Programs, SilenceLimits},
+    kernel::{self, Kernel, Programs},
     sink::metrics::Agent,
 };
 
@@ -107,21 +110,8 @@ struct Replay {
 impl Replay {
     fn new(config: &Config, role: Role, outputs: Outputs) -> Result<Self> {
         let program = kernel::replay_program(role)?;
-        let timeouts = &config.engine.timeouts;
-        let options = LoadOptions {
-            flows: config.flow_table,
-            local_only: false,
-            external_clock: true,
-            silences: SilenceLimits {
-                closed: timeouts.closed,
-                unanswered: timeouts.unanswered,
-                idle: timeouts.idle,
-            },
-            programs: Programs::One(program),
-        };
-        let ports: PortSet = config.engine.services.keys().copied().collect();
         Ok(Self {
-            kernel: Kernel::load(OBJECT, &options, &ports)?,
+            kernel: load(config, Programs::One(program), Hosts::Any)?,
             engine: Engine::new(config.engine.clone()),
             outputs,
             program,
@@ -160,13 +150,16 @@ impl Replay {
         }
         self.kernel.set_now(self.now)?;
         let Frame { mut bytes, length, .. } = frame;
-        let head = bytes[..bytes.len().min(HEAD)].to_vec();
+        let captured = bytes.len().min(HEAD);
         // What was not captured is zeros: the length on the wire is what counts.
         bytes.resize(length.max(bytes.len()), 0);
         match self.kernel.run(self.program, &bytes, None) {
             Ok(_) => Ok(()),
             // Larger than the kernel takes: its head, and its length told beside it.
-            Err(_) => Ok(self.kernel.run_head(self.program, &head, bytes.len() as u32).map(drop)?),
+            Err(_) => {
+                let length = bytes.len() as u32;
+                Ok(self.kernel.run_head(self.program, &bytes[..captured], length).map(drop)?)
+            }
         }
     }
 

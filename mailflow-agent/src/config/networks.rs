@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, net::IpAddr, path::Path, sync::Arc};
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 
 use super::{
     fault::{Collector, Fault, Place, Position, quote},
@@ -10,7 +10,7 @@ use super::{
     read::{At, Fields},
     typed::{items, string},
 };
-use crate::engine::assets::{Network, Networks};
+use crate::engine::assets::{Network, Networks, canonical};
 
 /// A network as it stands in a file.
 pub(super) struct Listed {
@@ -145,13 +145,6 @@ fn prefix(text: &str) -> Result<IpNet, String> {
         return Err(format!("host bits set; did you mean {}?", net.trunc()));
     }
     Ok(canonical(net))
-}
-
-fn canonical(net: IpNet) -> IpNet {
-    const MAPPED: u8 = 96;
-    let IpAddr::V4(v4) = net.addr().to_canonical() else { return net };
-    let length = net.prefix_len().checked_sub(if net.addr().is_ipv6() { MAPPED } else { 0 });
-    length.and_then(|length| Ipv4Net::new(v4, length).ok()).map_or(net, IpNet::V4)
 }
 
 /// Reports networks that are listed twice.

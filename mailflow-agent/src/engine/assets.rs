@@ -74,7 +74,8 @@ pub enum Place {
     Internet,
 }
 
-fn canonical(net: IpNet) -> IpNet {
+/// The form in which prefixes are compared: a v4-mapped one as the IPv4 prefix inside it.
+pub fn canonical(net: IpNet) -> IpNet {
     match (net, net.network().to_canonical()) {
         // A v4-mapped network address under a shorter prefix than /96 is more than IPv4.
         (IpNet::V6(v6), IpAddr::V4(network)) if v6.prefix_len() >= 96 => {

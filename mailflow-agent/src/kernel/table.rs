@@ -137,8 +137,9 @@ impl Table {
     ) -> Result<Vec<Flow>, KernelError> {
         let mut flows = Vec::with_capacity(keys.len());
         for key in keys {
+            let counters = batch::take(map.fd(), key).map_err(KernelError::Table)?;
             let base = self.bases.remove(key);
-            if let Some(counters) = batch::take(map.fd(), key).map_err(KernelError::Table)? {
+            if let Some(counters) = counters {
                 flows.push(flow(key, &counters, base.as_ref(), ticks, now));
             }
         }

@@ -156,7 +156,7 @@ fn flow<P: Packet>(
         // SAFETY: an element of a preallocated map.
         unsafe {
             if reuse::ended(flow, segment.tcp, up) && reuse::retire(&key, flow) {
-                begin(packet, link, flow, up);
+                note_client(packet, link, flow, up);
             }
         }
         return Ok((flow, up));
@@ -170,16 +170,16 @@ fn flow<P: Packet>(
         let new = &raw mut (*scratch).counters;
         clear(new);
         (*new).first = maps::now();
-        begin(packet, link, new, up);
+        note_client(packet, link, new, up);
         table::create(&key, &*new)
     };
     created.map(|flow| (flow, up)).ok_or(Reason::TableFull)
 }
 
-/// What is known of a flow from its first packet.
+/// Notes the client's MAC address, where a flow's first packet has one.
 #[inline(always)]
-unsafe fn begin<P: Packet>(packet: &P, link: Link, flow: *mut FlowCounters, up: bool) {
-    // SAFETY: the caller's: counters on the stack or in a preallocated map.
+unsafe fn note_client<P: Packet>(packet: &P, link: Link, flow: *mut FlowCounters, up: bool) {
+    // SAFETY: the caller's: an element of a preallocated map.
     unsafe {
         if let Link::Ethernet = link {
             (*flow).mac = recognise::client_mac(packet, up);

@@ -120,9 +120,13 @@ fn is_tls(bytes: [u8; 8]) -> bool {
 
 #[inline(always)]
 fn asks_for_tls(bytes: [u8; 8]) -> bool {
-    let (first, second) = (word(bytes) & UPPER, u32::from_be_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]));
-    (first == u32::from_be_bytes(*b"STAR") && second & UPPER == u32::from_be_bytes(*b"TTLS"))
-        || first == u32::from_be_bytes(*b"STLS")
+    is_starttls(bytes) || word(bytes) & UPPER == u32::from_be_bytes(*b"STLS")
+}
+
+#[inline(always)]
+fn is_starttls(bytes: [u8; 8]) -> bool {
+    let second = u32::from_be_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]);
+    word(bytes) & UPPER == u32::from_be_bytes(*b"STAR") && second & UPPER == u32::from_be_bytes(*b"TTLS")
 }
 
 /// IMAP's form of the command, behind a tag of any length (RFC 9051, 6.2.1).
@@ -133,11 +137,7 @@ fn ends_with_starttls<P: Packet>(packet: &P, segment: &Segment) -> bool {
     if segment.payload() <= COMMAND || segment.payload() > LONGEST {
         return false;
     }
-    let Some(bytes) = packet.payload::<8>(segment.payload_offset + segment.payload() - COMMAND) else {
-        return false;
-    };
-    let second = u32::from_be_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]);
-    word(bytes) & UPPER == u32::from_be_bytes(*b"STAR") && second & UPPER == u32::from_be_bytes(*b"TTLS")
+    packet.payload(segment.payload_offset + segment.payload() - COMMAND).is_some_and(is_starttls)
 }
 
 #[inline(always)]

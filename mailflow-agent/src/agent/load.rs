@@ -1,0 +1,36 @@
+//! Loading the program as a configuration asks; live and for replay.
+
+use mailflow_common::PortSet;
+
+use crate::{
+    config::Config,
+    kernel::{Kernel, KernelError, LoadOptions, OBJECT, Programs, SilenceLimits},
+};
+
+/// Whose packets `host` interfaces count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Hosts {
+    /// All that pass.
+    Any,
+    /// The machine's own, as `lan` interfaces stand beside.
+    OwnOnly,
+}
+
+/// Every program for interfaces, with the kernel's clock; or one to run frames through, whose clock is
+/// set with each frame.
+pub(super) fn load(config: &Config, programs: Programs, hosts: Hosts) -> Result<Kernel, KernelError> {
+    let timeouts = &config.engine.timeouts;
+    let options = LoadOptions {
+        flows: config.flow_table,
+        local_only: hosts == Hosts::OwnOnly,
+        external_clock: programs != Programs::All,
+        silences: SilenceLimits {
+            closed: timeouts.closed,
+            unanswered: timeouts.unanswered,
+            idle: timeouts.idle,
+        },
+        programs,
+    };
+    let ports: PortSet = config.engine.services.keys().copied().collect();
+    Kernel::load(OBJECT, &options, &ports)
+}
