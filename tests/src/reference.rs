@@ -6,13 +6,13 @@ mod history;
 #[path = "reference/incident.rs"]
 mod incident;
 
-use std::{net::IpAddr, time::Duration};
+use std::{collections::HashSet, net::IpAddr, time::Duration};
 
 use mailflow_agent::engine::{
     flow::{Direction, Flow, RecordReason},
     settings::{Layer, Rule, Settings, SizeKind, SizeTest},
 };
-use mailflow_common::App;
+use mailflow_common::{App, FlowKey};
 
 pub use history::{Connection, Mark, Packet, Talk};
 pub use incident::{Told, alerts, values};
@@ -39,14 +39,21 @@ pub struct Expected {
     pub complete: bool,
 }
 
-/// Every record of a history looked at at `polls` (ascending) and ended at `stop`, in the order in
-/// which the rules should see them.
-pub fn records(settings: &Settings, history: &[Connection], polls: &[Nanos], stop: Nanos) -> Vec<Expected> {
+/// Every record of a history looked at at `polls` (ascending), which did not show what was `missed`, and
+/// ended at `stop`; in the order in which the rules should see them.
+pub fn records(
+    settings: &Settings,
+    history: &[Connection],
+    polls: &[Nanos],
+    missed: &HashSet<(FlowKey, Nanos)>,
+    stop: Nanos,
+) -> Vec<Expected> {
     let mut records = Vec::new();
     for connection in history {
         let (end, reason) = connection.end(settings);
         let mut intervals = 0;
-        for poll in polls.iter().filter(|poll| **poll < end) {
+        let shown = |poll: Nanos| poll < end && !missed.contains(&(connection.key, poll));
+        for poll in polls.iter().filter(|poll| shown(**poll)) {
             let Some(first) = connection.packets.first().filter(|first| first.at <= *poll) else { continue };
             let active = nanos(settings.timeouts.active);
             let passed = (poll - first.at) / active;

@@ -10,6 +10,9 @@ use crate::{
     kernel::Kernel,
 };
 
+/// Flows handed over together: what follows from them is handed on before the next are looked at.
+const PART: usize = 4_096;
+
 /// What a look cost and found.
 pub(super) struct Look {
     /// Flows in the table.
@@ -30,10 +33,12 @@ pub(super) fn look(
     let snapshot = kernel.read(now)?;
     let look = Look { flows: snapshot.flows.len() as u64, drain: clock::now().since(begin) };
     hand_on(&engine.finish(snapshot.finished));
-    let (effects, ended) = engine.poll(now, snapshot.flows);
-    hand_on(&effects);
-    if !ended.is_empty() {
-        let finals = kernel.take(&ended, now).context("taking ended flows out of the table")?;
+    engine.begin(now);
+    for part in snapshot.flows.chunks(PART) {
+        hand_on(&engine.look(part));
+    }
+    for part in engine.ended().chunks(PART) {
+        let finals = kernel.take(part, now).context("taking ended flows out of the table")?;
         hand_on(&engine.end(now, &finals));
     }
     hand_on(&engine.tick(now));
@@ -49,6 +54,9 @@ pub(super) fn last_look(
 ) -> Result<()> {
     let snapshot = kernel.read(now).context("reading the flow table a last time")?;
     hand_on(&engine.finish(snapshot.finished));
-    hand_on(&engine.shutdown(now, snapshot.flows));
+    for part in snapshot.flows.chunks(PART) {
+        hand_on(&engine.look_last(now, part));
+    }
+    hand_on(&engine.shutdown(now));
     Ok(())
 }

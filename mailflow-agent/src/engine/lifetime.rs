@@ -32,14 +32,18 @@ impl Limits {
         Duration::from_nanos(self.closed.max(self.idle))
     }
 
-    /// How many active intervals of its life `flow` has behind it, and when the last of them ended.
-    pub(super) fn intervals(&self, flow: &Flow, now: Time) -> Option<(u64, Time)> {
-        let age = now.as_nanos().saturating_sub(flow.first.as_nanos());
+    /// When the last active interval of `flow`'s life ended, if that was after `before`: when it was last
+    /// looked at, if ever.
+    pub(super) fn interval(&self, flow: &Flow, before: Option<Time>, now: Time) -> Option<Time> {
+        let first = flow.first.as_nanos();
+        let age = |at: Time| at.as_nanos().saturating_sub(first);
         // Most flows are younger than one: no division for those.
-        (age >= self.active).then(|| {
-            let passed = age / self.active;
-            (passed, Time::from_nanos(flow.first.as_nanos() + passed * self.active))
-        })
+        if age(now) < self.active {
+            return None;
+        }
+        let passed = age(now) / self.active;
+        let known = before.map_or(0, |before| age(before) / self.active);
+        (passed > known).then(|| Time::from_nanos(first + passed * self.active))
     }
 }
 
@@ -103,6 +107,17 @@ mod tests {
         );
         assert_eq!(end(|flow| flow.facts.reset = 1), (at(106), RecordReason::Closed));
         assert_eq!(end(|flow| flow.up.last = Some(at(200))), (at(500), RecordReason::Idle));
+    }
+
+    #[test]
+    fn an_interval_is_told_once() {
+        let limits = Limits::new(&Timeouts::default());
+        let flow = fixture::flow("10.0.0.1:4000", "9.9.9.9:25");
+        let told = |before: Option<u64>, now| limits.interval(&flow, before.map(at), at(now));
+        assert_eq!([told(None, 399), told(Some(398), 399)], [None; 2], "the flow began at 100");
+        assert_eq!([told(None, 400), told(Some(399), 400)], [Some(at(400)); 2]);
+        assert_eq!([told(Some(400), 401), told(Some(400), 699)], [None; 2]);
+        assert_eq!(told(Some(650), 1_350), Some(at(1_300)), "the last of several");
     }
 
     #[test]

@@ -1,6 +1,9 @@
 //! Runs a history through the engine, as the agent would.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use crate::reference::{Connection, Nanos, Told};
 use mailflow_agent::engine::{
@@ -12,27 +15,39 @@ use mailflow_agent::engine::{
 };
 use mailflow_common::FlowKey;
 
+/// How the table is read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Readings {
+    /// Every reading shows every flow, and what ended is taken out.
+    Whole,
+    /// Readings leave out flows here and there, and some of the ended are taken out only later.
+    Gaps,
+}
+
 /// What a run gave.
 pub(crate) struct Run {
     pub(crate) polls: Vec<Nanos>,
+    /// Flows that a reading left out, and when.
+    pub(crate) missed: HashSet<(FlowKey, Nanos)>,
     pub(crate) records: Vec<Arc<FlowRecord>>,
     pub(crate) qualified: Vec<Qualified>,
     pub(crate) alerts: Vec<Alert>,
     pub(crate) values: Vec<WindowValue>,
 }
 
-/// Polls with `rhythm` until `stop`, shuts down, and lets `drain` pass. With `gone`, every second key
-/// has left the table before it is taken out.
+/// Reads the table with `rhythm` until `stop`, in parts of random sizes, shuts down, and lets `drain` pass.
 pub(crate) fn run(
     settings: &Settings,
     history: &[Connection],
     rhythm: &[Nanos],
     stop: Nanos,
     drain: Nanos,
-    gone: bool,
+    (readings, seed): (Readings, u64),
 ) -> Run {
     let mut engine = Engine::new(settings.clone());
     let mut book = Book::default();
+    let mut chance = Chance(seed | 1);
+    let mut gaps = Gaps::default();
     let mut polls = Vec::new();
     let mut live: Vec<&Connection> = history.iter().collect();
     let mut now = 0;
@@ -42,32 +57,93 @@ pub(crate) fn run(
             break;
         }
         polls.push(now);
-        let table: Vec<Flow> = live.iter().filter_map(|connection| connection.seen(now)).collect();
-        let (effects, keys) = engine.poll(Time::from_nanos(now), &table);
-        book.enter(effects);
+        let mut table: Vec<Flow> = live.iter().filter_map(|connection| connection.seen(now)).collect();
+        let gappy = matches!(readings, Readings::Gaps);
+        table.retain(|flow| !(gappy && gaps.misses(flow.key, now, &mut chance)));
+        let now = Time::from_nanos(now);
+        engine.begin(now);
+        let mut keys = Vec::new();
+        for part in chance.parts(&table) {
+            book.enter(engine.look(part));
+            if chance.one_in(2) {
+                keys.extend(engine.ended());
+            }
+        }
+        keys.extend(engine.ended());
         book.balance(&table);
-        let mut finals: Vec<Flow> = table.into_iter().filter(|flow| keys.contains(&flow.key)).collect();
-        let mut second = false;
-        finals.retain(|_| {
-            second = !second;
-            second || !gone
-        });
-        live.retain(|connection| !keys.contains(&connection.key));
-        book.enter(engine.end(Time::from_nanos(now), &finals));
-        book.enter(engine.tick(Time::from_nanos(now)));
+        table.retain(|flow| keys.contains(&flow.key) && !(gappy && chance.one_in(3)));
+        live.retain(|connection| table.iter().all(|flow| flow.key != connection.key));
+        for part in chance.parts(&table) {
+            book.enter(engine.end(now, part));
+        }
+        book.enter(engine.tick(now));
     }
     let table: Vec<Flow> = live.iter().filter_map(|connection| connection.seen(stop)).collect();
-    book.enter(engine.shutdown(Time::from_nanos(stop), &table));
+    for part in chance.parts(&table) {
+        book.enter(engine.look_last(Time::from_nanos(stop), part));
+    }
+    book.enter(engine.shutdown(Time::from_nanos(stop)));
     book.balance(&table);
     let values = engine.windows(Time::from_nanos(stop));
-    assert_eq!(engine.stats().open_flows, 0);
-    assert_eq!(engine.stats().rules.late, 0);
+    assert_eq!((engine.stats().open_flows, engine.stats().vanished_flows), (0, 0));
+    if matches!(readings, Readings::Whole) {
+        assert_eq!(engine.stats().rules.late, 0);
+    }
     // In steps, as time passes.
     for step in 1..=10 {
         book.enter(engine.tick(Time::from_nanos(stop + drain / 10 * step)));
     }
     let Effects { records, qualified, alerts, .. } = book.effects;
-    Run { polls, records, qualified, alerts, values }
+    Run { polls, missed: gaps.missed, records, qualified, alerts, values }
+}
+
+/// Which flows readings leave out: none more often than the engine remembers it, eight times in a row.
+#[derive(Default)]
+struct Gaps {
+    missed: HashSet<(FlowKey, Nanos)>,
+    row: HashMap<FlowKey, u32>,
+}
+
+impl Gaps {
+    fn misses(&mut self, key: FlowKey, now: Nanos, chance: &mut Chance) -> bool {
+        let row = self.row.entry(key).or_default();
+        // Once left out, more often again: rows of several must be common.
+        let misses = *row < 8 && chance.one_in(if *row > 0 { 2 } else { 5 });
+        *row = if misses { *row + 1 } else { 0 };
+        if misses {
+            self.missed.insert((key, now));
+        }
+        misses
+    }
+}
+
+/// Xorshift (Marsaglia, 2003): the same seed, the same run.
+pub(crate) struct Chance(pub(crate) u64);
+
+impl Chance {
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % bound
+    }
+
+    pub(crate) fn one_in(&mut self, number: u64) -> bool {
+        self.below(number) == 0
+    }
+
+    /// `all` in order, in parts of one to a hundred.
+    pub(crate) fn parts<'a, T>(&mut self, mut all: &'a [T]) -> Vec<&'a [T]> {
+        let mut parts = Vec::new();
+        while !all.is_empty() {
+            let most = 1 << self.below(8);
+            let length = (1 + self.below(most)).min(100).min(all.len() as u64) as usize;
+            let (part, rest) = all.split_at(length);
+            parts.push(part);
+            all = rest;
+        }
+        parts
+    }
 }
 
 /// All effects so far, and the books.
