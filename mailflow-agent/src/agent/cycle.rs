@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 
 use crate::{
     clock,
-    engine::{Engine, event::Effects, time::Time},
+    engine::{Engine, event::Effects, flow::Finished, time::Time},
     kernel::Kernel,
 };
 
@@ -32,15 +32,16 @@ pub(super) fn look(
     let begin = clock::now();
     let snapshot = kernel.read(now)?;
     let look = Look { flows: snapshot.flows.len() as u64, drain: clock::now().since(begin) };
-    hand_on(&engine.finish(snapshot.finished));
     engine.begin(now);
+    hand_on(&engine.finish(snapshot.finished));
     for part in snapshot.flows.chunks(PART) {
         hand_on(&engine.look(part));
     }
-    for part in engine.ended().chunks(PART) {
-        let finals = kernel.take(part, now).context("taking ended flows out of the table")?;
-        hand_on(&engine.end(now, &finals));
-    }
+    let ending: Vec<_> = engine.ending().iter().map(|flow| flow.key).collect();
+    let finals = kernel.take(&ending, now).context("taking ended flows out of the table")?;
+    // They are out whatever they gained meanwhile.
+    let finished: Vec<_> = finals.into_iter().map(|flow| Finished { flow, replaced: now }).collect();
+    hand_on(&engine.finish(&finished));
     hand_on(&engine.tick(now));
     Ok(look)
 }

@@ -68,6 +68,17 @@ pub struct Finished {
     pub replaced: Time,
 }
 
+/// What became of a flow that had ended, when it was to be taken out of the kernel's table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It was taken out, with the counters it was seen with.
+    Removed,
+    /// Its counters are not those it was seen with any more: it stays.
+    Lives,
+    /// It was not there.
+    Absent,
+}
+
 /// Why a record was made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RecordReason {

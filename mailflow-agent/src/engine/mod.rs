@@ -2,10 +2,11 @@
 //!
 //! No clock, no I/O, no aya: time and flows come in as values, effects go out as values.
 //!
-//! A cycle of the caller is a reading of the flow table and what follows from it: [`Engine::finish`],
-//! [`Engine::begin`], [`Engine::look`] with one part of the table after the other, [`Engine::ended`], then
-//! [`Engine::end`] with what the flows named there held when they were taken out, in parts too, and
-//! [`Engine::tick`]. Nothing here holds the table: it may be far larger than what is remembered of it.
+//! A cycle of the caller is a reading of the flow table and what follows from it: [`Engine::begin`],
+//! [`Engine::finish`], [`Engine::look`] with one part of the table after the other, and then
+//! [`Engine::tick`]. After each part, or after the last, the caller takes [`Engine::ending`] out of the
+//! kernel's table and tells [`Engine::end`] what became of them. Nothing here holds the table: it may be
+//! far larger than what is remembered of it.
 //!
 //! How often that happens must not show in the results. A flow's end follows from its packets: its
 //! last one plus a timeout. Final records are therefore given to the rules in the order of those ends,
@@ -30,13 +31,11 @@ mod window;
 
 use std::sync::Arc;
 
-use mailflow_common::FlowKey;
-
 pub use self::evaluate::RuleStats;
 use self::{
     evaluate::Evaluator,
     event::{Effects, WindowValue},
-    flow::{Finished, Flow, FlowRecord, RecordReason},
+    flow::{Fate, Finished, Flow, FlowRecord, RecordReason},
     lifetime::{End, Limits},
     settings::Settings,
     table::Table,
@@ -45,6 +44,9 @@ use self::{
 
 /// Flows looked at together.
 const BATCH: usize = 32;
+
+/// Ended flows for which room is kept from one reading to the next.
+const KEPT: usize = 4_096;
 
 /// Turns snapshots of the flow table into records and alerts.
 #[derive(Debug)]
@@ -55,8 +57,8 @@ pub struct Engine {
     evaluator: Evaluator,
     /// The moment of the reading that is on.
     now: Time,
-    /// Flows it found ended.
-    ending: Vec<FlowKey>,
+    /// Flows it found ended, with their gains booked. The table has forgotten them.
+    ending: Vec<Flow>,
     /// Records the rules have not seen yet.
     arrivals: Vec<Arrival>,
 }
@@ -90,9 +92,17 @@ impl Engine {
         Self { settings, limits, table, evaluator, now, ending: Vec::new(), arrivals: Vec::new() }
     }
 
+    /// A reading of the flow table begins.
+    pub fn begin(&mut self, now: Time) {
+        self.remain();
+        self.now = now;
+        self.table.begin(now);
+    }
+
     /// The flows that others on the same tuple have followed: their last gains and their records. Comes
-    /// before the [`Engine::begin`] of the same reading.
+    /// before the parts of the same reading.
     pub fn finish(&mut self, finished: &[Finished]) -> Effects {
+        self.remain();
         let mut effects = Effects::default();
         for Finished { flow, replaced } in finished {
             let end = End::of(flow, &self.limits);
@@ -102,13 +112,6 @@ impl Engine {
             self.conclude(flow, end, &mut effects);
         }
         effects
-    }
-
-    /// A reading of the flow table begins.
-    pub fn begin(&mut self, now: Time) {
-        self.now = now;
-        self.ending.clear();
-        self.table.begin(now);
     }
 
     /// Looks at a part of the flow table: what each flow gained, and records of living flows whose
@@ -127,27 +130,30 @@ impl Engine {
         effects
     }
 
-    /// The keys of the flows that had ended, as far as they have been looked at since [`Engine::begin`] or
-    /// the last call.
+    /// The flows that had ended, of those looked at since [`Engine::begin`] or [`Engine::end`].
     ///
-    /// The caller takes them out of the kernel's table and hands what they held to [`Engine::end`]. One
-    /// that is not taken out is named again by the next reading.
-    pub fn ended(&mut self) -> Vec<FlowKey> {
-        std::mem::take(&mut self.ending)
+    /// The caller takes them out of the kernel's table, unless they have gained something meanwhile.
+    pub fn ending(&self) -> &[Flow] {
+        &self.ending
     }
 
-    /// Some of the flows that ended, as they were when they were taken out: a packet may have come since
-    /// they were looked at.
-    pub fn end(&mut self, now: Time, flows: &[Flow]) -> Effects {
+    /// What became of [`Engine::ending`], in its order: those that are out of the kernel's table have
+    /// their records. The others live, also those of which nothing is said; a later reading judges them
+    /// again.
+    pub fn end(&mut self, fates: &[Fate]) -> Effects {
         let mut effects = Effects::default();
-        for flows in flows.chunks(BATCH) {
-            self.table.warm(flows);
-            for flow in flows {
-                let end = End::of(flow, &self.limits);
-                // Such a packet moves the end beyond `now`, but the flow is taken out already.
-                self.conclude(flow, End { at: end.at.min(now), ..end }, &mut effects);
+        let mut ending = std::mem::take(&mut self.ending);
+        for (flow, fate) in ending.drain(..fates.len().min(ending.len())).zip(fates) {
+            match fate {
+                Fate::Removed | Fate::Absent => {
+                    let end = End::of(&flow, &self.limits);
+                    self.make(flow, end, &mut effects);
+                }
+                Fate::Lives => self.table.put(&flow),
             }
         }
+        self.ending = ending;
+        self.remain();
         effects
     }
 
@@ -166,6 +172,7 @@ impl Engine {
     /// The last look at a part of the table: every open flow gets its record. [`Engine::shutdown`]
     /// follows.
     pub fn look_last(&mut self, now: Time, flows: &[Flow]) -> Effects {
+        self.remain();
         let mut effects = Effects::default();
         for flow in flows {
             let end = End::of(flow, &self.limits);
@@ -199,29 +206,38 @@ impl Engine {
     /// How much is held.
     pub fn stats(&self) -> Stats {
         Stats {
-            open_flows: self.table.len() as u64,
+            open_flows: (self.table.len() + self.ending.len()) as u64,
             vanished_flows: self.table.vanished(),
             rules: self.evaluator.stats(),
         }
     }
 
     fn see(&mut self, flow: &Flow, effects: &mut Effects) {
+        if End::of(flow, &self.limits).at <= self.now {
+            effects.deltas.extend(self.table.take(flow));
+            self.ending.push(flow.clone());
+            return;
+        }
         let seen = self.table.see(flow);
         effects.deltas.extend(seen.delta);
-        if End::of(flow, &self.limits).at <= self.now {
-            self.ending.push(flow.key);
-        } else if let Some(at) = self.limits.interval(flow, seen.before, self.now) {
-            self.make(flow, End { at, reason: RecordReason::Active }, effects);
+        if let Some(at) = self.limits.interval(flow, seen.before, self.now) {
+            self.make(flow.clone(), End { at, reason: RecordReason::Active }, effects);
         }
+    }
+
+    /// Flows that ended but were not taken out live on.
+    fn remain(&mut self) {
+        self.ending.drain(..).for_each(|flow| self.table.put(&flow));
+        self.ending.shrink_to(KEPT);
     }
 
     fn conclude(&mut self, flow: &Flow, end: End, effects: &mut Effects) {
         effects.deltas.extend(self.table.take(flow));
-        self.make(flow, end, effects);
+        self.make(flow.clone(), end, effects);
     }
 
-    fn make(&mut self, flow: &Flow, end: End, effects: &mut Effects) {
-        let record = Arc::new(lifetime::record(flow.clone(), &self.settings.services, end.reason));
+    fn make(&mut self, flow: Flow, end: End, effects: &mut Effects) {
+        let record = Arc::new(lifetime::record(flow, &self.settings.services, end.reason));
         effects.records.push(Arc::clone(&record));
         self.arrivals.push(Arrival { at: end.at.max(record.time()), record });
     }

@@ -93,6 +93,11 @@ impl Table {
         }
     }
 
+    /// Takes a flow back, with all its gains told.
+    pub(super) fn put(&mut self, flow: &Flow) {
+        self.flows.insert(self.name(flow), Tracked::new(flow, self.reading));
+    }
+
     /// The rules that have counted a flow.
     pub(super) fn counted(&self, flow: &Flow) -> Counted {
         if self.marks.is_empty() {

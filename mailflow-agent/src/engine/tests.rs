@@ -21,23 +21,22 @@ fn closed(port: u16, last: u64) -> Flow {
     flow
 }
 
-/// A reading of the whole table, a flow a part: the effects and the keys of the ended.
-fn read(engine: &mut Engine, now: Time, table: &[Flow]) -> (Effects, Vec<FlowKey>) {
+/// A reading of the whole table, a flow a part; nothing is taken out.
+fn read(engine: &mut Engine, now: Time, table: &[Flow]) -> Effects {
     let mut effects = Effects::default();
     engine.begin(now);
     for part in table.chunks(1) {
         add(&mut effects, engine.look(part));
     }
-    (effects, engine.ended())
+    effects
 }
 
 /// A whole cycle in which the kernel gives up exactly what it is asked for.
 fn cycle(engine: &mut Engine, now: Time, table: &mut Vec<Flow>) -> Effects {
-    let (mut effects, keys) = read(engine, now, table);
-    let finals: Vec<Flow> = table.extract_if(.., |flow| keys.contains(&flow.key)).collect();
-    for part in finals.chunks(3) {
-        add(&mut effects, engine.end(now, part));
-    }
+    let mut effects = read(engine, now, table);
+    table.retain(|flow| !engine.ending().contains(flow));
+    let fates = vec![Fate::Removed; engine.ending().len()];
+    add(&mut effects, engine.end(&fates));
     add(&mut effects, engine.tick(now));
     effects
 }
@@ -94,34 +93,37 @@ fn an_alert_repeats_and_resolves_once() {
 }
 
 #[test]
-fn a_packet_between_look_and_removal_is_booked() {
+fn a_flow_that_gained_something_before_its_removal_lives() {
     let mut engine = engine();
-    let flow = closed(4_000, 100);
-    let (effects, keys) = read(&mut engine, at(105), std::slice::from_ref(&flow));
-    assert_eq!((booked(&effects), keys), ((10, 10), vec![flow.key]));
-    assert!(effects.records.is_empty());
-    let mut late = flow.clone();
+    let [gone, mut late] = [closed(4_000, 100), closed(4_001, 100)];
+    let effects = read(&mut engine, at(105), &[gone.clone(), late.clone()]);
+    assert_eq!((booked(&effects), engine.ending().len(), effects.records.len()), ((20, 20), 2, 0));
+    let effects = engine.end(&[Fate::Absent, Fate::Lives]);
+    assert_eq!((effects.deltas.len(), effects.records.len()), (0, 1));
+    assert_eq!((&effects.records[0].flow, engine.stats().open_flows), (&gone, 1));
     (late.down.packets, late.down.bytes, late.down.last) = (11, 2_052, Some(at(105)));
-    let effects = engine.end(at(106), &[late]);
+    let effects = cycle(&mut engine, at(110), &mut vec![late]);
     assert_eq!(effects.deltas[0].down, Gain { packets: 1, bytes: 52 });
     assert_eq!((effects.records[0].flow.down.packets, effects.records[0].reason), (11, RecordReason::Closed));
     assert_eq!(engine.stats().open_flows, 0);
 }
 
 #[test]
-fn a_key_not_taken_out_is_named_again() {
+fn a_flow_of_whose_fate_nothing_is_said_is_judged_again() {
     let mut engine = engine();
-    let flow = closed(4_000, 100);
-    read(&mut engine, at(105), std::slice::from_ref(&flow));
-    let (effects, keys) = read(&mut engine, at(106), std::slice::from_ref(&flow));
-    assert_eq!((effects.deltas.len(), keys.len()), (0, 1));
+    let table = [closed(4_000, 100), closed(4_001, 100)];
+    read(&mut engine, at(105), &table);
+    assert_eq!(engine.end(&[Fate::Removed]).records.len(), 1);
+    let effects = read(&mut engine, at(106), &table[1..]);
+    assert_eq!((effects, engine.ending()), (Effects::default(), &table[1..]));
+    let effects = read(&mut engine, at(107), &table[1..]);
+    assert_eq!((effects, engine.ending()), (Effects::default(), &table[1..]));
 }
 
 #[test]
 fn a_flow_somebody_else_took_out_is_booked_and_forgotten() {
     let mut engine = engine();
-    let effects = read(&mut engine, at(101), &[closed(4_000, 100)]).0;
-    assert_eq!(booked(&effects), (10, 10));
+    assert_eq!(booked(&read(&mut engine, at(101), &[closed(4_000, 100)])), (10, 10));
     for second in 106..206 {
         assert_eq!(cycle(&mut engine, at(second), &mut Vec::new()), Effects::default());
     }
@@ -138,10 +140,14 @@ fn a_flow_some_readings_miss_is_the_same_when_it_is_back() {
         (flow.up.packets, flow.up.last) = (second, Some(at(second)));
         let missed = [110, 120, 405].contains(&second);
         let table = if missed { Vec::new() } else { vec![flow.clone()] };
-        let (effects, keys) = read(&mut engine, at(second), &table);
+        let effects = read(&mut engine, at(second), &table);
         let gained = booked(&effects);
         sum = (sum.0 + gained.0, sum.1 + gained.1);
-        assert_eq!((effects.records.len(), keys.len()), (usize::from(second == 415), 0), "{second}");
+        assert_eq!(
+            (effects.records.len(), engine.ending().len()),
+            (usize::from(second == 415), 0),
+            "{second}"
+        );
     }
     assert_eq!(sum, (415, 10));
 }
@@ -151,14 +157,13 @@ fn a_new_flow_under_an_old_key_is_another_flow() {
     let mut engine = engine();
     let old = closed(4_000, 100);
     read(&mut engine, at(101), std::slice::from_ref(&old));
-    // Taken out is the one that came after the look; the old one is told as finished later.
-    let new = Flow { first: at(110), ..closed(4_000, 111) };
-    assert_eq!(read(&mut engine, at(110), std::slice::from_ref(&old)).1, [old.key]);
-    let effects = engine.end(at(111), std::slice::from_ref(&new));
-    assert_eq!((booked(&effects), &effects.records[0].flow), ((10, 10), &new));
-    let effects = engine.finish(&[Finished { flow: old.clone(), replaced: at(110) }]);
+    let new = Flow { first: at(103), ..closed(4_000, 104) };
+    assert_eq!(booked(&read(&mut engine, at(104), std::slice::from_ref(&new))), (10, 10));
+    let effects = engine.finish(&[Finished { flow: old.clone(), replaced: at(103) }]);
     assert_eq!((booked(&effects), &effects.records[0].flow), ((0, 0), &old));
-    assert_eq!((engine.tick(at(112)).qualified.len(), engine.stats().open_flows), (2, 0));
+    let effects = cycle(&mut engine, at(109), &mut vec![new.clone()]);
+    assert_eq!((booked(&effects), &effects.records[0].flow), ((0, 0), &new));
+    assert_eq!((effects.qualified.len(), engine.stats().open_flows), (2, 0));
 }
 
 #[test]
@@ -218,19 +223,21 @@ fn records_from_elsewhere_count_once_too() {
 fn a_flow_that_another_followed_ends_when_it_did() {
     let mut engine = engine();
     let last_seen = closed(4_000, 100);
-    assert!(read(&mut engine, at(101), std::slice::from_ref(&last_seen)).1.is_empty());
+    read(&mut engine, at(101), std::slice::from_ref(&last_seen));
+    assert_eq!(engine.ending(), []);
     let mut old = last_seen.clone();
     old.up.packets += 3;
     let mut new = fixture::flow("10.0.0.1:4000", "9.9.9.9:25");
     new.first = at(102);
+    engine.begin(at(103));
     let mut effects = engine.finish(&[Finished { flow: old.clone(), replaced: at(102) }]);
     assert_eq!(booked(&effects), (3, 0), "what it gained since the last look");
     assert_eq!(effects.records.len(), 1);
     assert_eq!((&effects.records[0].flow, effects.records[0].reason), (&old, RecordReason::Closed));
     assert!(effects.records[0].complete);
     // Whenever it is read, it counts, and the flow that followed is another one.
-    let (polled, ended) = read(&mut engine, at(103), std::slice::from_ref(&new));
-    assert_eq!((booked(&polled), ended.len()), ((new.up.packets, new.down.packets), 0));
+    let polled = engine.look(std::slice::from_ref(&new));
+    assert_eq!((booked(&polled), engine.ending()), ((new.up.packets, new.down.packets), &[][..]));
     assert_eq!(engine.tick(at(103)).qualified.len(), 1, "the rules looked at the finished one");
     // One that silence ended did so at its own time, however late its successor came.
     let idle = fixture::ending(fixture::flow("10.0.0.2:1", "9.9.9.9:25"), at(100));

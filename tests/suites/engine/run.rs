@@ -9,7 +9,7 @@ use crate::reference::{Connection, Nanos, Told};
 use mailflow_agent::engine::{
     Engine,
     event::{Alert, Effects, Gain, Qualified, WindowValue},
-    flow::{Flow, FlowRecord},
+    flow::{Fate, Flow, FlowRecord},
     settings::Settings,
     time::Time,
 };
@@ -60,23 +60,16 @@ pub(crate) fn run(
         let mut table: Vec<Flow> = live.iter().filter_map(|connection| connection.seen(now)).collect();
         let gappy = matches!(readings, Readings::Gaps);
         table.retain(|flow| !(gappy && gaps.misses(flow.key, now, &mut chance)));
-        let now = Time::from_nanos(now);
-        engine.begin(now);
-        let mut keys = Vec::new();
+        engine.begin(Time::from_nanos(now));
         for part in chance.parts(&table) {
             book.enter(engine.look(part));
             if chance.one_in(2) {
-                keys.extend(engine.ended());
+                end(&mut engine, &mut book, &mut live, &mut chance, gappy);
             }
         }
-        keys.extend(engine.ended());
+        end(&mut engine, &mut book, &mut live, &mut chance, gappy);
         book.balance(&table);
-        table.retain(|flow| keys.contains(&flow.key) && !(gappy && chance.one_in(3)));
-        live.retain(|connection| table.iter().all(|flow| flow.key != connection.key));
-        for part in chance.parts(&table) {
-            book.enter(engine.end(now, part));
-        }
-        book.enter(engine.tick(now));
+        book.enter(engine.tick(Time::from_nanos(now)));
     }
     let table: Vec<Flow> = live.iter().filter_map(|connection| connection.seen(stop)).collect();
     for part in chance.parts(&table) {
@@ -95,6 +88,22 @@ pub(crate) fn run(
     }
     let Effects { records, qualified, alerts, .. } = book.effects;
     Run { polls, missed: gaps.missed, records, qualified, alerts, values }
+}
+
+/// Takes what ended out of the table; with gaps, some of it stays, and the end of it is not tried.
+fn end(engine: &mut Engine, book: &mut Book, live: &mut Vec<&Connection>, chance: &mut Chance, gappy: bool) {
+    let ending = engine.ending();
+    let tried = ending.len() - if gappy { chance.below(ending.len() as u64 / 4 + 1) as usize } else { 0 };
+    let fate = |_: &Flow| match chance.below(6) {
+        0 | 1 if gappy => Fate::Lives,
+        2 => Fate::Absent,
+        _ => Fate::Removed,
+    };
+    let fates: Vec<Fate> = ending[..tried].iter().map(fate).collect();
+    let gone = ending.iter().zip(&fates).filter(|(_, fate)| **fate != Fate::Lives);
+    let gone: HashSet<FlowKey> = gone.map(|(flow, _)| flow.key).collect();
+    live.retain(|connection| !gone.contains(&connection.key));
+    book.enter(engine.end(&fates));
 }
 
 /// Which flows readings leave out: none more often than the engine remembers it, eight times in a row.
