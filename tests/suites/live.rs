@@ -12,3 +12,5 @@ mod polls;
 mod rule;
 #[path = "live/stop.rs"]
 mod stop;
+#[path = "live/wire.rs"]
+mod wire;

@@ -1,7 +1,7 @@
 //! `cargo xtask setup`: what the other tasks need from the machine.
 //!
-//! Only command-line tools are installed. No service is: Postfix and Prometheus' promtool are unpacked under
-//! `target/lab`, never installed.
+//! Only command-line tools are installed. No service is: Postfix, Prometheus' promtool and tcpreplay are
+//! unpacked under `target/lab`, never installed.
 
 use std::{
     path::Path,
@@ -77,7 +77,7 @@ pub(crate) fn prepare(purpose: Purpose) -> Result<()> {
     // The lab downloads packages of its own, and for that apt's lists must be there.
     let downloads = match purpose {
         Purpose::Demo => &["postfix"][..],
-        Purpose::Test => &["postfix", "prometheus"],
+        Purpose::Test => &["postfix", "prometheus", "tcpreplay"],
         Purpose::Bpf => &[],
     };
     let downloads = downloads.iter().any(|package| !lab::is_unpacked(package));

@@ -30,6 +30,25 @@ pub struct Unpacked {
     pub version: String,
 }
 
+impl Unpacked {
+    /// The folders that hold its libraries.
+    ///
+    /// # Errors
+    /// A folder cannot be read.
+    pub fn libraries(&self) -> Result<Vec<String>> {
+        let mut folders = Vec::new();
+        for lib in ["usr/lib", "lib"] {
+            for entry in std::fs::read_dir(self.root.join(lib)).into_iter().flatten() {
+                let entry = entry?;
+                if entry.file_name().to_string_lossy().contains("-linux-") {
+                    folders.push(entry.path().display().to_string());
+                }
+            }
+        }
+        Ok(folders)
+    }
+}
+
 /// Unpacks a package into `target/lab/<name>`, if that has not been done yet. Needs no root, but the package
 /// lists of `apt-get update`.
 ///

@@ -12,6 +12,7 @@ mod mail;
 mod ns;
 mod postfix;
 mod tcp;
+mod tcpreplay;
 mod topology;
 
 use std::net::IpAddr;
@@ -29,6 +30,7 @@ pub use mail::{Mail, Mode, send_mail, send_mails};
 pub use ns::Ns;
 pub use postfix::{Package, Postfix, PostfixOptions};
 pub use tcp::{TcpFacts, Transfer, transfer};
+pub use tcpreplay::Tcpreplay;
 pub use topology::Family;
 
 use topology::Net;

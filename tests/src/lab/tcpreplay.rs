@@ -1,0 +1,53 @@
+//! Captures, sent on a real interface with tcpreplay.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::command::output;
+use super::debian::{Unpacked, With, unpack};
+use super::ns::Ns;
+
+/// The distribution's tcpreplay, unpacked under `target/lab/tcpreplay`.
+#[derive(Debug, Clone)]
+pub struct Tcpreplay(Unpacked);
+
+impl Tcpreplay {
+    /// Unpacks it, if that has not been done yet. Needs no root.
+    ///
+    /// # Errors
+    /// It cannot be downloaded.
+    pub fn unpack() -> Result<Self> {
+        Ok(Self(unpack("tcpreplay", With::Libraries)?))
+    }
+
+    /// Sends captures on an interface of a namespace, one after the other, faster than they were recorded but
+    /// slowly enough for a queue of 1,000. Returns how many frames left, each whole.
+    ///
+    /// # Errors
+    /// tcpreplay fails, or a frame was refused or cut.
+    pub fn send(&self, ns: &Ns, interface: &str, captures: &[PathBuf]) -> Result<u64> {
+        let program = self.0.root.join("usr/bin/tcpreplay");
+        // One CPU: frames that leave from several may arrive in another order.
+        let mut command = ns.command("taskset");
+        command.arg("--cpu-list").arg("0").arg(program);
+        command.env("LD_LIBRARY_PATH", self.0.libraries()?.join(":"));
+        command.args(["--preload-pcap", "--pps=5000", "--intf1", interface]).args(captures);
+        let said = output(&mut command)?;
+        let sent = number(&said, "Successful packets:")?;
+        for complaint in ["Failed packets:", "Truncated packets:"] {
+            ensure!(number(&said, complaint)? == 0, "tcpreplay on {interface}:\n{said}");
+        }
+        Ok(sent)
+    }
+}
+
+/// The number behind a label of tcpreplay's closing statistics.
+fn number(said: &str, label: &str) -> Result<u64> {
+    for line in said.lines() {
+        if let Some(value) = line.trim().strip_prefix(label) {
+            return value.trim().parse().with_context(|| line.to_owned());
+        }
+    }
+    bail!("tcpreplay does not say `{label}`:\n{said}")
+}
