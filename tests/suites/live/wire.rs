@@ -14,7 +14,8 @@ use serde_json::Value;
 
 /// Every port that the recount of these captures knows as a server's, so that the captures of odd structure
 /// that hold no mail count too.
-const CONFIG: &str = "watched_ports: { smtp: [25, 21, 80, 443, 3306, 3389, 5122, 5228] }\n";
+const CONFIG: &str = "watched_ports: { smtp: [25, 21, 80, 443, 3306, 3389, 5122, 5228] }\n\
+                      flow_table: { flows: 4096 }\n";
 
 /// The mirror port and the port that is mirrored. Frames up to the largest an IP packet makes.
 const MIRROR: &str = "mirror0";
