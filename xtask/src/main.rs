@@ -1,6 +1,7 @@
 //! The project's tasks: `cargo xtask --help` lists them.
 
 mod agent;
+mod bench;
 mod bpf;
 mod demo;
 mod run;
@@ -24,6 +25,8 @@ enum Task {
     Test,
     /// Install the command-line tools that the other tasks need, or say which are missing
     Setup(setup::Args),
+    /// Measure what counting costs, and hold it against the bars
+    Bench(bench::Args),
     /// Build the BPF object, or check that it is what its sources make
     Bpf(bpf::Args),
 }
@@ -34,6 +37,7 @@ fn main() -> ExitCode {
         Task::Run(args) => run::run(&args),
         Task::Test => test::run(),
         Task::Setup(args) => setup::run(&args),
+        Task::Bench(args) => bench::run(&args),
         Task::Bpf(args) => bpf::run(&args),
     };
     match result {

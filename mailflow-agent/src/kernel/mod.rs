@@ -11,6 +11,8 @@ mod object;
 mod table;
 mod ticks;
 
+use std::os::fd::{AsFd, OwnedFd};
+
 use aya::{TestRun, TestRunOptions, programs::Program};
 use mailflow_common::{FlowKey, PortSet, Silences, Totals};
 use tracing::info;
@@ -107,6 +109,20 @@ impl Kernel {
     /// Names of the programs this kernel took.
     pub fn programs(&self) -> impl Iterator<Item = &str> {
         self.loaded.programs.iter().map(String::as_str)
+    }
+
+    /// A descriptor of a loaded program, for who runs it by bpf(2) as benchmarks do.
+    ///
+    /// # Errors
+    /// There is no such program, or no descriptor is left.
+    pub fn descriptor(&self, program: &str) -> Result<OwnedFd, KernelError> {
+        let fd = match self.loaded.ebpf.program(program) {
+            Some(Program::Xdp(program)) => program.fd(),
+            Some(Program::SchedClassifier(program)) => program.fd(),
+            _ => return Err(KernelError::Missing("program to run")),
+        };
+        let failed = |source| KernelError::Program { program: program.to_owned(), source: Box::new(source) };
+        fd.map_err(failed)?.as_fd().try_clone_to_owned().map_err(KernelError::Table)
     }
 
     /// Sets the program's clock, where it was loaded with an external one.

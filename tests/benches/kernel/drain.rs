@@ -1,0 +1,89 @@
+//! Reading the flow table: the CPU time of the reader, alone and while another CPU counts into it.
+
+use std::{
+    os::fd::AsFd,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+};
+
+use mailflow_agent::kernel::Kernel;
+
+use super::{
+    cases::{self, Fill},
+    driver::{Driver, Order},
+    line,
+    measure::{NOW, tenth_percentile},
+    sys::{self, Kind},
+};
+
+/// Readings of each kind.
+const READINGS: usize = 11;
+
+/// Measures the table of `kernel`, which holds `fill` flows.
+pub(crate) fn measure(kernel: &mut Kernel, fill: Fill) -> anyhow::Result<()> {
+    let flows = fill as u32;
+    let bar = (fill == Fill::Many).then_some(0.35);
+    let quiet = readings(kernel, flows)?;
+    let busy = while_counting(kernel, flows)?;
+    for (name, seconds) in [("nothing counted", quiet), ("while counting", busy)] {
+        line(&format!("drain {flows} flows, {name}"), "CPU s", seconds, bar);
+    }
+    Ok(())
+}
+
+fn readings(kernel: &mut Kernel, flows: u32) -> anyhow::Result<f64> {
+    let mut times = Vec::new();
+    for _ in 0..READINGS {
+        let began = sys::thread_time();
+        let read = kernel.read(NOW)?.flows.len();
+        times.push((sys::thread_time() - began) / 1e9);
+        anyhow::ensure!(read == flows as usize, "{read} flows were read, not {flows}");
+    }
+    Ok(tenth_percentile(&times))
+}
+
+fn while_counting(kernel: &mut Kernel, flows: u32) -> anyhow::Result<f64> {
+    let driver = Driver::new(Kind::Xdp, Order::Random(flows), kernel.descriptor("xdp_lan")?.as_fd())?;
+    let (driver, over) = (&driver, &AtomicBool::new(false));
+    thread::scope(|scope| {
+        let counting = scope.spawn(move || {
+            while !over.load(Ordering::Relaxed) {
+                sys::run(driver.program(), Kind::Xdp, &cases::known(), 100_000)?;
+            }
+            Ok::<_, std::io::Error>(())
+        });
+        let read = readings(kernel, flows);
+        over.store(true, Ordering::Relaxed);
+        match counting.join() {
+            Ok(counted) => counted?,
+            Err(_) => anyhow::bail!("the counting thread panicked"),
+        }
+        read
+    })
+}
+
+/// What the kernel charges for the flow table, by flow there is room for: as it stands in
+/// /proc/self/fdinfo.
+pub(crate) fn memory(fill: Fill) -> anyhow::Result<()> {
+    let capacity = fill.capacity();
+    for entry in std::fs::read_dir("/proc/self/fdinfo")? {
+        // A descriptor of the listing itself is gone by now.
+        let Ok(text) = std::fs::read_to_string(entry?.path()) else { continue };
+        let field = |name: &str| -> Option<u64> {
+            text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
+        };
+        let size = size_of::<mailflow_common::FlowKey>() as u64;
+        if (field("key_size:"), field("max_entries:")) == (Some(size), Some(u64::from(capacity)))
+            && let Some(bytes) = field("memlock:")
+        {
+            line(
+                &format!("kernel table of {capacity} flows"),
+                "B/flow",
+                bytes as f64 / f64::from(capacity),
+                Some(230.0),
+            );
+            return Ok(());
+        }
+    }
+    anyhow::bail!("no map of {capacity} flows in /proc/self/fdinfo")
+}

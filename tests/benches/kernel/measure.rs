@@ -1,0 +1,123 @@
+//! Measuring: rounds of all cases in an order that changes, and of each the tenth percentile.
+
+use std::{
+    io::Result,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+};
+
+use mailflow_agent::{engine::time::Time, kernel::Kernel};
+
+use super::{
+    cases::{self, Case, Fill, Visit},
+    driver::{Driver, Order, empty},
+    sys::{self, Kind},
+};
+
+/// New flows in a row, before they are taken out again.
+const NEW: u32 = 40_000;
+/// CPU time that one measurement of a case is to take, in nanoseconds.
+const TIME: f64 = 8e6;
+/// A moment after every packet: times are of no interest here.
+pub(crate) const NOW: Time = Time::from_nanos(u64::MAX / 2);
+
+/// A case, ready to be measured: the program under test and the empty one, each behind a driver where
+/// the case has more than one flow.
+pub(crate) struct Prepared<'a> {
+    /// Its place among the cases.
+    pub(crate) number: usize,
+    case: &'a Case,
+    tested: Runner,
+    empty: Runner,
+    times: Vec<f64>,
+    empty_times: Vec<f64>,
+}
+
+enum Runner {
+    Alone(OwnedFd),
+    Driven(Driver),
+}
+
+impl Runner {
+    fn new(case: &Case, tail: OwnedFd) -> Result<Self> {
+        let order = match case.visit {
+            Visit::Same => return Ok(Self::Alone(tail)),
+            Visit::Known(order) => order,
+            Visit::New => Order::Turn(i32::MAX as u32),
+        };
+        Ok(Self::Driven(Driver::new(case.kind, order, tail.as_fd())?))
+    }
+
+    fn program(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Alone(program) => program.as_fd(),
+            Self::Driven(driver) => driver.program(),
+        }
+    }
+
+    fn run(&self, case: &Case, repeat: u32) -> Result<f64> {
+        if let (Self::Driven(driver), Visit::New) = (self, case.visit) {
+            driver.begin(u64::from(case.fill as u32))?;
+        }
+        sys::run(self.program(), case.kind, &case.frame, repeat)
+    }
+}
+
+impl<'a> Prepared<'a> {
+    /// Makes `case` ready; `kernel` is that of its fill.
+    pub(crate) fn new(number: usize, case: &'a Case, kernel: &Kernel) -> anyhow::Result<Self> {
+        let tested = Runner::new(case, kernel.descriptor(case.program)?)?;
+        let empty = Runner::new(case, empty(case.kind)?)?;
+        Ok(Self { number, case, tested, empty, times: Vec::new(), empty_times: Vec::new() })
+    }
+
+    /// The case.
+    pub(crate) fn case(&self) -> &'a Case {
+        self.case
+    }
+
+    /// Measures once: the program, and the empty one right after it.
+    pub(crate) fn measure(&mut self, kernel: &mut Kernel) -> anyhow::Result<()> {
+        let repeat = match self.case.visit {
+            Visit::New => NEW,
+            // The first run of a round finds cold caches.
+            _ => (TIME / self.tested.run(self.case, 20_000)?) as u32,
+        };
+        self.times.push(self.tested.run(self.case, repeat)?);
+        self.empty_times.push(self.empty.run(self.case, repeat)?);
+        if self.case.visit == Visit::New {
+            forget_new(kernel, self.case.fill)?;
+        }
+        Ok(())
+    }
+
+    /// Nanoseconds, net of the empty program's.
+    pub(crate) fn result(&self) -> f64 {
+        tenth_percentile(&self.times) - tenth_percentile(&self.empty_times)
+    }
+}
+
+/// Puts as many flows into the table as it is to hold.
+pub(crate) fn fill(fill: Fill, kernel: &mut Kernel) -> anyhow::Result<()> {
+    let flows = fill as u32;
+    let driver = Driver::new(Kind::Xdp, Order::Turn(flows), kernel.descriptor("xdp_lan")?.as_fd())?;
+    sys::run(driver.program(), Kind::Xdp, &cases::known(), flows)?;
+    let there = kernel.read(NOW)?.flows.len();
+    anyhow::ensure!(there == flows as usize, "{there} flows in the table, not {flows}");
+    Ok(())
+}
+
+/// Takes the new flows out of the table: they lie behind the first ones.
+fn forget_new(kernel: &mut Kernel, fill: Fill) -> anyhow::Result<()> {
+    let new = kernel.read(NOW)?.flows.iter().filter(|flow| flow.facts.syn != 0).map(|flow| flow.key);
+    let keys: Vec<_> = new.collect();
+    anyhow::ensure!(keys.len() == NEW as usize, "{} new flows beside {}, not {NEW}", keys.len(), fill as u32);
+    kernel.take(&keys, NOW)?;
+    Ok(())
+}
+
+/// The tenth percentile: what others do on the machine only ever adds.
+pub(crate) fn tenth_percentile(times: &[f64]) -> f64 {
+    let mut times = times.to_vec();
+    times.sort_by(f64::total_cmp);
+    times[times.len() / 10]
+}
