@@ -7,17 +7,17 @@ mod pipeline;
 pub mod replay;
 mod view;
 
-use std::{sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use tokio::{
     sync::oneshot,
     time::{MissedTickBehavior, interval},
 };
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use self::{pipeline::Pipeline, view::View};
-use crate::{clock, config::Config, http, signal::Stop};
+use crate::{clock, config::Config, http, kernel::LinkChanges, signal::Stop};
 
 /// How long what is waiting to be written may take at the end.
 const GRACE: Duration = Duration::from_secs(5);
@@ -38,12 +38,21 @@ pub async fn run(config: Config) -> Result<()> {
     let (stopped, server) = serve(listener, Arc::clone(&view));
     view.set_ready();
 
+    let mut changes = LinkChanges::listen().inspect_err(unheard).ok();
     let mut polls = interval(config.poll_interval);
     // A late poll reads what several would have: there is nothing to catch up with.
     polls.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             _ = polls.tick() => {}
+            heard = changed(changes.as_ref()) => {
+                if let Err(error) = heard {
+                    unheard(&error);
+                    changes = None;
+                }
+                tokio::task::block_in_place(|| pipeline.follow());
+                continue;
+            }
             () = stop.asked() => break,
         }
         // Reading a large table takes a while: the metrics port goes on answering meanwhile.
@@ -60,6 +69,18 @@ pub async fn run(config: Config) -> Result<()> {
         server.await.context("the metrics port")?;
     }
     last
+}
+
+/// Returns when the machine's interfaces have changed; never, where there is no word of it.
+async fn changed(changes: Option<&LinkChanges>) -> io::Result<()> {
+    match changes {
+        Some(changes) => changes.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn unheard(error: &io::Error) {
+    warn!(%error, "no word of interfaces that come and go: they are looked for at each poll");
 }
 
 type Server = tokio::task::JoinHandle<()>;

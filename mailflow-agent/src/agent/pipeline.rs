@@ -15,7 +15,7 @@ use crate::{
     clock,
     config::{Config, Role},
     engine::{Engine, event::Effects, settings::Services, time::Time},
-    kernel::{self, Kernel, Programs},
+    kernel::{self, Kernel, Place, Programs, Standing, Verify},
     sink::metrics::{Attached, KernelView, Places},
 };
 
@@ -78,15 +78,11 @@ impl Pipeline {
     pub(super) fn poll(&mut self) -> Result<()> {
         let now = clock::now();
         let Self { kernel, engine, sinks, capacity } = self;
+        kernel.follow(now, Verify::WhenDue);
         // Before the flows: a packet counted in between is then one too many, never one missing.
         let totals = kernel.totals()?;
         let look = cycle::look(kernel, engine, now, |effects| sinks.take(now, effects))?;
-        let attached = kernel.attached().iter().map(|attached| Attached {
-            interface: attached.interface.clone(),
-            hook: attached.attachment.name(),
-            direction: attached.direction.name(),
-        });
-        let attached = attached.collect();
+        let attached = kernel.places().map(shown).collect();
         let (flows, drain) = (look.flows, look.drain);
         let view = KernelView { totals, flows, capacity: u64::from(*capacity), attached, drain };
         let mut numbers = sinks.view.numbers();
@@ -97,6 +93,15 @@ impl Pipeline {
         Ok(())
     }
 
+    /// Follows a change of the machine's interfaces.
+    pub(super) fn follow(&mut self) {
+        let Self { kernel, sinks, .. } = self;
+        kernel.follow(clock::now(), Verify::Now);
+        if let Some(view) = &mut sinks.view.numbers().kernel {
+            view.attached = kernel.places().map(shown).collect();
+        }
+    }
+
     /// Stops counting, makes the last records and writes what waits.
     pub(super) fn stop(self, grace: Duration) -> Result<()> {
         let Self { mut kernel, mut engine, sinks, .. } = self;
@@ -105,5 +110,21 @@ impl Pipeline {
         let read = cycle::last_look(&mut kernel, &mut engine, now, |effects| sinks.take(now, effects));
         let written = sinks.outputs.close(grace);
         read.and(written)
+    }
+}
+
+/// A place as the metrics show it.
+fn shown(place: &Place) -> Attached {
+    let (attached, position) = match place.standing {
+        Standing::Attached { position } => (true, position),
+        Standing::Detached => (false, None),
+    };
+    Attached {
+        interface: place.interface.clone(),
+        hook: place.attachment.name(),
+        direction: place.direction.name(),
+        attached,
+        position,
+        again: place.again,
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use aya::programs::{
-    LinkOrder, ProgramError, SchedClassifier, TcAttachType, XdpMode,
+    LinkOrder, ProgramError, ProgramInfo, SchedClassifier, TcAttachType, XdpMode,
     tc::{self, NlOptions, SchedClassifierLink, SchedClassifierLinkId, TcAttachOptions, TcHandle},
     xdp::XdpLink,
 };
@@ -67,17 +67,16 @@ impl fmt::Display for Attachment {
     }
 }
 
-/// A program at its place.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Attached {
-    /// The interface.
-    pub interface: String,
-    /// Where there.
-    pub direction: Direction,
+/// A program at its place, which it leaves when this is dropped.
+pub(super) struct Hung {
+    /// Where on the interface.
+    pub(super) direction: Direction,
     /// By what kind of hook.
-    pub attachment: Attachment,
-    /// The program.
-    pub program: String,
+    pub(super) attachment: Attachment,
+    /// The kernel's id of the program.
+    pub(super) program: u32,
+    #[expect(dead_code, reason = "held, to be dropped")]
+    link: Link,
 }
 
 /// Keeps a program at its place; dropped, it takes it away.
@@ -95,33 +94,43 @@ fn programs(role: Role) -> (&'static str, &'static str, Option<&'static str>) {
     }
 }
 
-/// Attaches what `role` needs to an interface.
+/// The directions in which a role has a program. Egress first: a flow's up packets are never counted
+/// without its down ones.
+pub(super) fn directions(role: Role) -> &'static [Direction] {
+    match programs(role) {
+        (_, _, Some(_)) => &[Direction::Egress, Direction::Ingress],
+        (_, _, None) => &[Direction::Ingress],
+    }
+}
+
+/// Attaches what `role` needs in one direction of an interface.
 pub(super) fn attach(
     loaded: &mut Loaded,
     interface: &Interface,
     role: Role,
     hook: Hook,
-) -> Result<Vec<(Attached, Link)>, KernelError> {
+    direction: Direction,
+) -> Result<Hung, KernelError> {
     let link = interface.link()?;
     let (xdp, ingress, egress) = programs(role);
-    let mut attached = Vec::new();
-    // Egress first: a flow's up packets are never counted without its down ones.
-    if let Some(egress) = egress {
-        let egress = for_link(egress, link);
-        attached.push(at_tc(loaded, interface, Direction::Egress, &egress, Vec::new())?);
-    }
-    let chain = ingress_chain(loaded.version, interface, link, hook);
-    attached.push(at_ingress(loaded, interface, &chain, xdp, &for_link(ingress, link))?);
-    for (one, _) in &attached {
-        info!(
-            interface = %one.interface,
-            direction = one.direction.name(),
-            hook = one.attachment.name(),
-            program = %one.program,
-            "attached"
-        );
-    }
-    Ok(attached)
+    let (name, hung) = match direction {
+        Direction::Egress => {
+            let egress = for_link(egress.unwrap_or(ingress), link);
+            at_tc(loaded, interface, direction, egress, Vec::new())?
+        }
+        Direction::Ingress => {
+            let chain = ingress_chain(loaded.version, interface, link, hook);
+            at_ingress(loaded, interface, &chain, xdp, for_link(ingress, link))?
+        }
+    };
+    info!(
+        interface = interface.name(),
+        direction = hung.direction.name(),
+        hook = hung.attachment.name(),
+        program = %name,
+        "attached"
+    );
+    Ok(hung)
 }
 
 fn for_link(program: &str, link: interface::Link) -> String {
@@ -161,8 +170,8 @@ fn at_ingress(
     interface: &Interface,
     attachments: &[Attachment],
     xdp: &str,
-    classifier: &str,
-) -> Result<(Attached, Link), KernelError> {
+    classifier: String,
+) -> Result<(String, Hung), KernelError> {
     let mut refused = Vec::new();
     for attachment in attachments {
         let name = if *attachment == Attachment::XdpFrags { format!("{xdp}_frags") } else { xdp.to_owned() };
@@ -170,13 +179,13 @@ fn at_ingress(
         let result = program.attach(interface.name(), XdpMode::Driver);
         match result.and_then(|link| program.take_link(link)) {
             Ok(link) => {
-                let attached = Attached {
-                    interface: interface.name().to_owned(),
+                let hung = Hung {
                     direction: Direction::Ingress,
                     attachment: *attachment,
-                    program: name,
+                    program: id(program.info(), &name)?,
+                    link: Link::Xdp(link),
                 };
-                return Ok((attached, Link::Xdp(link)));
+                return Ok((name, hung));
             }
             Err(error) => {
                 let reason = explain(&error);
@@ -197,11 +206,11 @@ fn at_tc(
     loaded: &mut Loaded,
     interface: &Interface,
     direction: Direction,
-    name: &str,
+    name: String,
     mut refused: Vec<String>,
-) -> Result<(Attached, Link), KernelError> {
+) -> Result<(String, Hung), KernelError> {
     let attachment = if loaded.version >= KernelVersion::TCX { Attachment::Tcx } else { Attachment::Clsact };
-    let program = loaded.classifier(name).ok_or(KernelError::Missing("TC program"))?;
+    let program = loaded.classifier(&name).ok_or(KernelError::Missing("TC program"))?;
     let side = match direction {
         Direction::Ingress => TcAttachType::Ingress,
         Direction::Egress => TcAttachType::Egress,
@@ -214,13 +223,8 @@ fn at_tc(
     };
     match result.and_then(|link| program.take_link(link)) {
         Ok(link) => {
-            let attached = Attached {
-                interface: interface.name().to_owned(),
-                direction,
-                attachment,
-                program: name.to_owned(),
-            };
-            Ok((attached, Link::Tc(link)))
+            let program = id(program.info(), &name)?;
+            Ok((name, Hung { direction, attachment, program, link: Link::Tc(link) }))
         }
         Err(error) => {
             refused.push(format!("{attachment} at {}: {}", direction.name(), explain(&error)));
@@ -252,6 +256,13 @@ fn clsact(
     }
 }
 
+fn id(info: Result<ProgramInfo, ProgramError>, name: &str) -> Result<u32, KernelError> {
+    match info {
+        Ok(info) => Ok(info.id()),
+        Err(source) => Err(KernelError::Program { program: name.to_owned(), source: Box::new(source) }),
+    }
+}
+
 /// A refusal in words: what the errno means here.
 fn explain(error: &ProgramError) -> String {
     let meaning = match errno(error) {
@@ -266,14 +277,14 @@ fn explain(error: &ProgramError) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::{process::Command, time::Duration};
 
     use super::*;
     use crate::kernel::{LoadOptions, OBJECT, Programs, SilenceLimits};
 
-    /// The program, attached to the loopback as on a kernel without TCX.
-    fn attach_to_clsact() -> (Loaded, Vec<(Attached, Link)>) {
+    /// The program as on a kernel of that version, as far as attaching goes.
+    pub(in crate::kernel) fn load_as_on(version: KernelVersion) -> Loaded {
         let silences =
             SilenceLimits { closed: Duration::ZERO, unanswered: Duration::ZERO, idle: Duration::ZERO };
         let options = LoadOptions {
@@ -284,27 +295,47 @@ mod tests {
             programs: Programs::All,
         };
         let mut loaded = Loaded::new(OBJECT, &options).unwrap();
-        loaded.version = KernelVersion(6, 1);
-        let links = attach(&mut loaded, &Interface::find("lo").unwrap(), Role::Host, Hook::Tc).unwrap();
-        (loaded, links)
+        loaded.version = version;
+        loaded
     }
 
-    fn filters() -> usize {
-        let count = |side| {
-            let output = Command::new("tc").args(["filter", "show", "dev", "lo", side]).output().unwrap();
-            assert!(output.status.success(), "{output:?}");
-            String::from_utf8_lossy(&output.stdout).matches("handle 0x").count()
+    /// Runs a test on a thread in a network namespace of its own.
+    pub(in crate::kernel) fn in_namespace(test: impl FnOnce() + Send + 'static) {
+        let inside = || {
+            // SAFETY: moves this thread alone into a network namespace of its own.
+            assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNET) }, 0, "this test needs root");
+            test();
         };
+        std::thread::spawn(inside).join().unwrap();
+    }
+
+    /// Runs a command in the thread's namespace.
+    pub(in crate::kernel) fn run(line: &str) -> String {
+        let mut words = line.split_whitespace();
+        let output = Command::new(words.next().unwrap()).args(words).output().unwrap();
+        assert!(output.status.success(), "{line}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// How many filters the loopback has.
+    pub(in crate::kernel) fn filters() -> usize {
+        let count = |side| run(&format!("tc filter show dev lo {side}")).matches("handle 0x").count();
         count("ingress") + count("egress")
+    }
+
+    fn attach_to_clsact() -> (Loaded, Vec<Hung>) {
+        let mut loaded = load_as_on(KernelVersion(6, 1));
+        let lo = Interface::find("lo").unwrap();
+        let hang = |direction| attach(&mut loaded, &lo, Role::Host, Hook::Tc, direction).unwrap();
+        let links = [Direction::Ingress, Direction::Egress].map(hang).into();
+        (loaded, links)
     }
 
     #[test]
     fn a_crashed_agents_filter_is_taken_over_not_doubled() {
-        let test = || {
-            // SAFETY: moves this thread alone into a network namespace of its own.
-            assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNET) }, 0, "this test needs root");
+        in_namespace(|| {
             let (crashed, links) = attach_to_clsact();
-            assert!(links.iter().all(|(attached, _)| attached.attachment == Attachment::Clsact));
+            assert!(links.iter().all(|hung| hung.attachment == Attachment::Clsact));
             assert_eq!(filters(), 2);
             std::mem::forget(links);
             drop(crashed);
@@ -313,7 +344,23 @@ mod tests {
             assert_eq!(filters(), 2);
             drop(links);
             assert_eq!(filters(), 0);
-        };
-        std::thread::spawn(test).join().unwrap();
+        });
+    }
+
+    #[test]
+    fn frames_too_large_for_native_xdp_are_counted_at_tc() {
+        in_namespace(|| {
+            run("ip link add large type veth peer name other");
+            run("ip link set other mtu 9000");
+            // Without frames in several buffers, as before Linux 5.18.
+            let mut loaded = load_as_on(KernelVersion(5, 15));
+            let refusal = loaded.xdp("xdp_lan").unwrap().attach("large", XdpMode::Driver).unwrap_err();
+            assert!(explain(&refusal).starts_with("the MTU is too large"), "{}", explain(&refusal));
+            let large = Interface::find("large").unwrap();
+            let mut attach = |hook| attach(&mut loaded, &large, Role::Lan, hook, Direction::Ingress).unwrap();
+            assert_eq!(attach(Hook::Xdp).attachment, Attachment::Clsact);
+            run("ip link set other mtu 1500");
+            assert_eq!(attach(Hook::Xdp).attachment, Attachment::Xdp);
+        });
     }
 }

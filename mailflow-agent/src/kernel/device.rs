@@ -1,12 +1,18 @@
 //! Questions to the kernel about a network device. By ioctl rather than sysfs, whose mount may show
 //! another network namespace than the process is in.
 
-use std::{ffi::CString, io};
+use std::{
+    ffi::{CStr, CString},
+    io,
+};
 
 /// A device of the process's network namespace.
 #[derive(Clone, Debug)]
 pub(super) struct Device {
+    /// Its name when it was found; names change.
     pub(super) name: String,
+    /// Its number, which stays while it exists.
+    pub(super) index: u32,
 }
 
 /// Commands of SIOCETHTOOL (include/uapi/linux/ethtool.h).
@@ -28,10 +34,27 @@ struct DriverInfo {
 impl Device {
     /// The device of that name, if there is one.
     pub(super) fn find(name: &str) -> Option<Self> {
-        let c_name = CString::new(name).ok()?;
+        Some(Self { name: name.to_owned(), index: Self::index_of(name)? })
+    }
+
+    /// The number of the device of that name, if there is one.
+    pub(super) fn index_of(name: &str) -> Option<u32> {
+        let name = CString::new(name).ok()?;
         // SAFETY: reads a string that lives through the call.
-        let index = unsafe { libc::if_nametoindex(c_name.as_ptr()) };
-        (index != 0).then(|| Self { name: name.to_owned() })
+        let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
+        (index != 0).then_some(index)
+    }
+
+    /// What the device of that number is called now, if there is one.
+    pub(super) fn name_of(index: u32) -> Option<String> {
+        let mut name = [0; libc::IF_NAMESIZE];
+        // SAFETY: writes at most IF_NAMESIZE bytes, the last of them zero.
+        let found = unsafe { libc::if_indextoname(index, name.as_mut_ptr()) };
+        if found.is_null() {
+            return None;
+        }
+        // SAFETY: the call succeeded, so the name ends within the array.
+        Some(unsafe { CStr::from_ptr(name.as_ptr()) }.to_string_lossy().into_owned())
     }
 
     /// ARPHRD type (include/uapi/linux/if_arp.h).
@@ -102,7 +125,7 @@ pub fn present() -> Vec<String> {
         let list = libc::if_nameindex();
         let mut entry = list;
         while !entry.is_null() && !(*entry).if_name.is_null() {
-            names.push(std::ffi::CStr::from_ptr((*entry).if_name).to_string_lossy().into_owned());
+            names.push(CStr::from_ptr((*entry).if_name).to_string_lossy().into_owned());
             entry = entry.add(1);
         }
         if !list.is_null() {
@@ -123,6 +146,8 @@ mod tests {
         assert!(!lo.promiscuous().unwrap());
         assert!(!lo.strips_vlan_tags().unwrap());
         assert!(present().iter().any(|name| name == "lo"));
+        assert_eq!(Device::name_of(lo.index).as_deref(), Some("lo"));
+        assert_eq!(Device::name_of(u32::MAX), None);
         assert!(Device::find("no\0such").is_none() && Device::find("nosuch").is_none());
     }
 }

@@ -33,8 +33,16 @@ impl Interface {
         }
     }
 
+    pub(super) fn of(device: Device) -> Self {
+        Self { device }
+    }
+
     pub(super) fn name(&self) -> &str {
         &self.device.name
+    }
+
+    pub(super) fn index(&self) -> u32 {
+        self.device.index
     }
 
     /// Whether its frames begin with an Ethernet header (include/uapi/linux/if_arp.h: Ethernet,

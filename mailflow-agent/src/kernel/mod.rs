@@ -7,9 +7,12 @@ mod error;
 mod interface;
 mod load;
 mod machine;
+mod netlink;
 mod object;
+mod query;
 mod table;
 mod ticks;
+mod watch;
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -17,16 +20,18 @@ use aya::{TestRun, TestRunOptions, programs::Program};
 use mailflow_common::{FlowKey, PortSet, Silences, Totals};
 use tracing::info;
 
-use self::{attach::Link, interface::Interface, load::Loaded, table::Table, ticks::Ticks};
 pub use self::{
-    attach::{Attached, Attachment, Direction},
+    attach::{Attachment, Direction},
     device::present,
     error::KernelError,
     load::{LoadOptions, Programs, SilenceLimits},
     machine::KernelVersion,
+    netlink::LinkChanges,
     object::OBJECT,
     table::Snapshot,
+    watch::{Place, Standing, Verify},
 };
+use self::{interface::Interface, load::Loaded, table::Table, ticks::Ticks, watch::Watched};
 use crate::{
     config::{Hook, Role},
     engine::{flow::Flow, time::Time},
@@ -40,8 +45,7 @@ pub struct Kernel {
     loaded: Loaded,
     ticks: Ticks,
     table: Table,
-    attached: Vec<Attached>,
-    links: Vec<Link>,
+    watched: Watched,
 }
 
 impl Kernel {
@@ -54,31 +58,31 @@ impl Kernel {
         loaded.watch(ports)?;
         let ticks = if options.external_clock { Ticks::of(EXTERNAL_TICK) } else { watch_ticks(&mut loaded)? };
         loaded.set_silences(silences(&options.silences, &ticks))?;
-        Ok(Self { loaded, ticks, table: Table::new(), attached: Vec::new(), links: Vec::new() })
+        Ok(Self { loaded, ticks, table: Table::new(), watched: Watched::new() })
     }
 
-    /// Attaches to an interface, as its role asks.
+    /// Attaches to an interface, as its role asks, and watches it from then on.
     ///
     /// # Errors
     /// There is no such interface, or no hook takes the program; every refusal is named.
     pub fn attach(&mut self, name: &str, role: Role, hook: Hook) -> Result<(), KernelError> {
-        let interface = Interface::find(name)?;
-        for (attached, link) in attach::attach(&mut self.loaded, &interface, role, hook)? {
-            self.attached.push(attached);
-            self.links.push(link);
-        }
-        Ok(())
+        self.watched.add(&mut self.loaded, name, role, hook)
+    }
+
+    /// Follows what has become of the watched interfaces since it was called last, and attaches again
+    /// what was taken away or is not the first.
+    pub fn follow(&mut self, now: Time, verify: Verify) {
+        self.watched.follow(&mut self.loaded, now, verify);
     }
 
     /// Takes every program off its hook. The tables stay: what was counted can still be read.
     pub fn detach(&mut self) {
-        self.attached.clear();
-        self.links.clear();
+        self.watched.clear();
     }
 
-    /// What is attached.
-    pub fn attached(&self) -> &[Attached] {
-        &self.attached
+    /// Where programs belong, and whether they are there.
+    pub fn places(&self) -> impl Iterator<Item = &Place> {
+        self.watched.places()
     }
 
     /// The flow table as it is now, and the flows that were finished since it was read last.

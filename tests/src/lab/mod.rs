@@ -4,6 +4,7 @@
 //! dropped; what a killed run left is removed when the next lab is made.
 
 mod agent;
+mod bpf;
 mod build;
 mod command;
 mod debian;
@@ -22,6 +23,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use anyhow::{Context, Result, ensure};
 
 pub use agent::Agent;
+pub use bpf::{Attached, Bystander, Slot, Verdict, detach_links};
 pub use build::agent_binary;
 pub use command::{Running, command, output, search_path, wait_for};
 pub use debian::{Unpacked, With, is_unpacked, unpack};

@@ -64,7 +64,14 @@ fn page() -> String {
         totals: totals(),
         flows: 5,
         capacity: 100,
-        attached: vec![Attached { interface: "lan0".into(), hook: "tcx", direction: "ingress" }],
+        attached: vec![Attached {
+            interface: "lan0".into(),
+            hook: "tcx",
+            direction: "ingress",
+            attached: true,
+            position: Some(1),
+            again: 0,
+        }],
         drain: Duration::from_millis(250),
     };
     let mut out = String::new();

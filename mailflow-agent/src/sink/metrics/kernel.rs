@@ -24,8 +24,18 @@ const CAPACITY: Family =
     Family::gauge("mailflow_flow_table_capacity", "Most flows the kernel's table can hold.");
 const DRAIN: Family =
     Family::gauge("mailflow_drain_duration_seconds", "Time the last reading of the kernel's table took.");
-const ATTACHED: Family =
-    Family::gauge("mailflow_attached", "Programs that are attached, by interface, hook and direction.");
+const ATTACHED: Family = Family::gauge(
+    "mailflow_attached",
+    "Whether the program is attached, by interface, hook and direction; 0 while the interface is gone.",
+);
+const POSITION: Family = Family::gauge(
+    "mailflow_attached_position",
+    "Place of the program among those of its hook; 1 is the first, and what those before it accept is not seen.",
+);
+const REATTACHED: Family = Family::counter(
+    "mailflow_reattached_total",
+    "Times the program was attached again: the interface came back, or the program was taken away or overtaken.",
+);
 const PACKET_DIFFERENCE: Family = Family::gauge(
     "mailflow_conservation_difference_packets",
     "Packets the program counted minus packets booked to flows, by direction.",
@@ -35,7 +45,7 @@ const BYTE_DIFFERENCE: Family = Family::gauge(
     "IP bytes the program counted minus IP bytes booked to flows, by direction.",
 );
 
-/// A program that is attached.
+/// A program that belongs at a hook.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attached {
     /// The interface's name.
@@ -44,6 +54,18 @@ pub struct Attached {
     pub hook: &'static str,
     /// `ingress`, `egress`.
     pub direction: &'static str,
+    /// Whether it is there.
+    pub attached: bool,
+    /// Its place among the hook's programs, where that is known.
+    pub position: Option<u32>,
+    /// Times it was attached again.
+    pub again: u64,
+}
+
+impl Attached {
+    fn labels(&self) -> [(&'static str, &str); 3] {
+        [("interface", &self.interface), ("hook", self.hook), ("direction", self.direction)]
+    }
 }
 
 /// What the kernel's side looked like at the last poll.
@@ -97,9 +119,20 @@ impl KernelView {
         CAPACITY.single(out, self.capacity);
         DRAIN.single(out, self.drain.as_secs_f64());
         ATTACHED.head(out);
-        for Attached { interface, hook, direction } in &self.attached {
-            let labels = [("interface", interface.as_str()), ("hook", hook), ("direction", direction)];
-            ATTACHED.sample(out, &labels, 1);
+        for place in &self.attached {
+            ATTACHED.sample(out, &place.labels(), u8::from(place.attached));
+        }
+        POSITION.head(out);
+        for place in &self.attached {
+            if let Some(position) = place.position {
+                POSITION.sample(out, &place.labels(), position);
+            }
+        }
+        REATTACHED.head(out);
+        for place in &self.attached {
+            // The hook may have become another one: the count is the place's.
+            let [interface, _, direction] = place.labels();
+            REATTACHED.sample(out, &[interface, direction], place.again);
         }
     }
 }

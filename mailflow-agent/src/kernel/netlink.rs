@@ -1,0 +1,190 @@
+//! Questions to rtnetlink: which XDP programs an interface runs, which filters hang on it, and word
+//! of changes. Answers are searched for the few attributes that matter here and not parsed as a whole:
+//! newer kernels add attributes that no parser knows.
+
+use std::io;
+
+use netlink_packet_core::{
+    DecodeError, NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer, NlasIterator,
+};
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use tokio::io::{Interest, unix::AsyncFd};
+
+use super::attach::Direction;
+
+/// Room for one answer; the kernel sends dumps in parts of at most 32 KiB.
+const ANSWER: usize = 64 << 10;
+/// Lengths of `struct ifinfomsg` and `struct tcmsg` (linux/rtnetlink.h).
+const LINK_HEAD: usize = 16;
+const FILTER_HEAD: usize = 20;
+/// Attributes of a link, and those inside `IFLA_XDP` that hold a program's id (linux/if_link.h).
+const IFLA_XDP: u16 = 43;
+const IFLA_XDP_IDS: [u16; 4] = [4, 5, 6, 7];
+/// Attributes of a filter (linux/rtnetlink.h), and inside its options a BPF filter's program
+/// (linux/pkt_cls.h).
+const TCA_OPTIONS: u16 = 2;
+const TCA_CHAIN: u16 = 11;
+const TCA_BPF_ID: u16 = 11;
+/// The group that hears of links (linux/rtnetlink.h).
+const RTNLGRP_LINK: u32 = 1;
+
+/// Ids of the XDP programs of a device, in whatever mode.
+pub(super) fn xdp_programs(device: u32) -> io::Result<Vec<u32>> {
+    let mut head = [0; LINK_HEAD];
+    head[4..8].copy_from_slice(&device.to_ne_bytes());
+    let mut ids = Vec::new();
+    ask(libc::RTM_GETLINK, 0, &head, |message| {
+        for attribute in attributes(message, LINK_HEAD) {
+            let attribute = attribute?;
+            if attribute.kind() == IFLA_XDP {
+                for inner in NlasIterator::new(attribute.value()) {
+                    let inner = inner?;
+                    ids.extend(word(inner.value()).filter(|_| IFLA_XDP_IDS.contains(&inner.kind())));
+                }
+            }
+        }
+        Ok(())
+    })?;
+    Ok(ids)
+}
+
+/// The filters of a device's clsact in the order in which they run, each by its program's id where it
+/// is a BPF filter; none where there is no clsact.
+pub(super) fn filters(device: u32, direction: Direction) -> io::Result<Vec<Option<u32>>> {
+    let parent = match direction {
+        Direction::Ingress => 0xffff_fff2_u32,
+        Direction::Egress => 0xffff_fff3,
+    };
+    let mut head = [0; FILTER_HEAD];
+    head[4..8].copy_from_slice(&device.to_ne_bytes());
+    head[12..16].copy_from_slice(&parent.to_ne_bytes());
+    let mut filters = Vec::new();
+    ask(libc::RTM_GETTFILTER, NLM_F_DUMP, &head, |message| {
+        let field = |at: usize| message.get(at..at + 4).and_then(word).unwrap_or(0);
+        // A handle of 0 announces a priority; the filters of other chains are not run by themselves.
+        let (handle, mut chain, mut program) = (field(8), 0, None);
+        for attribute in attributes(message, FILTER_HEAD) {
+            let attribute = attribute?;
+            match attribute.kind() {
+                TCA_CHAIN => chain = word(attribute.value()).unwrap_or(0),
+                TCA_OPTIONS => {
+                    // Other kinds of filter may hold something else here.
+                    let inner = NlasIterator::new(attribute.value()).flatten();
+                    program =
+                        inner.filter(|inner| inner.kind() == TCA_BPF_ID).find_map(|id| word(id.value()));
+                }
+                _ => {}
+            }
+        }
+        if handle != 0 && chain == 0 {
+            filters.push(program);
+        }
+        Ok(())
+    })?;
+    Ok(filters)
+}
+
+/// Word of interfaces that come, go and change.
+pub struct LinkChanges(AsyncFd<Socket>);
+
+impl LinkChanges {
+    /// Begins to listen. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// The system refuses the socket.
+    pub fn listen() -> io::Result<Self> {
+        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        socket.bind_auto()?;
+        socket.add_membership(RTNLGRP_LINK)?;
+        socket.set_non_blocking(true)?;
+        // SAFETY: the socket owns its descriptor, and the two are dropped together.
+        Ok(Self(unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }?))
+    }
+
+    /// Returns once something has changed. What it was is to be looked up: word may be lost.
+    ///
+    /// # Errors
+    /// The socket is of no use any more.
+    pub async fn next(&self) -> io::Result<()> {
+        let mut ready = self.0.readable().await?;
+        let mut buffer = Vec::with_capacity(ANSWER);
+        // All that is there: one change comes as several messages.
+        loop {
+            buffer.clear();
+            match self.0.get_ref().recv(&mut buffer, 0) {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    ready.clear_ready();
+                    return Ok(());
+                }
+                // More has changed than there was room for.
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+/// Sends one request and shows `visit` the payload of each answer.
+fn ask(
+    kind: u16,
+    flags: u16,
+    head: &[u8],
+    mut visit: impl FnMut(&[u8]) -> Result<(), DecodeError>,
+) -> io::Result<()> {
+    const HEADER: usize = 16;
+    let mut request = vec![0; HEADER + head.len()];
+    let mut packet = NetlinkBuffer::new(&mut request);
+    packet.set_length((HEADER + head.len()) as u32);
+    packet.set_message_type(kind);
+    packet.set_flags(NLM_F_REQUEST | flags);
+    packet.payload_mut().copy_from_slice(head);
+    let mut socket = Socket::new(NETLINK_ROUTE)?;
+    socket.bind_auto()?;
+    socket.send_to(&request, &SocketAddr::new(0, 0), 0)?;
+    let mut buffer = Vec::with_capacity(ANSWER);
+    loop {
+        buffer.clear();
+        socket.recv(&mut buffer, 0)?;
+        let mut rest = buffer.as_slice();
+        while !rest.is_empty() {
+            let message = NetlinkBuffer::new_checked(rest).map_err(io::Error::other)?;
+            let payload = message.payload();
+            match message.message_type() {
+                NLMSG_DONE => return Ok(()),
+                NLMSG_ERROR => {
+                    let errno = payload.get(..4).and_then(word).unwrap_or(0) as i32;
+                    return Err(io::Error::from_raw_os_error(-errno));
+                }
+                _ => visit(payload).map_err(io::Error::other)?,
+            }
+            let length = (message.length() as usize).next_multiple_of(4);
+            rest = rest.get(length..).unwrap_or_default();
+        }
+        if flags & NLM_F_DUMP == 0 {
+            return Ok(());
+        }
+    }
+}
+
+fn attributes(message: &[u8], head: usize) -> NlasIterator<&[u8]> {
+    NlasIterator::new(message.get(head..).unwrap_or_default())
+}
+
+fn word(bytes: &[u8]) -> Option<u32> {
+    bytes.try_into().ok().map(u32::from_ne_bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loopback_runs_no_xdp_and_a_device_that_is_not_there_is_an_error() {
+        assert!(xdp_programs(1).unwrap().is_empty());
+        let error = xdp_programs(0x7fff_ffff).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ENODEV));
+        assert!(filters(0x7fff_ffff, Direction::Ingress).unwrap().is_empty());
+    }
+}

@@ -1,0 +1,13 @@
+//! What hangs on an interface beside the agent's programs, and what becomes of the interface while the agent
+//! runs.
+//!
+//! These tests make network namespaces and so need root.
+
+#[path = "attach/beside.rs"]
+mod beside;
+#[path = "attach/chain.rs"]
+mod chain;
+#[path = "attach/life.rs"]
+mod life;
+#[path = "attach/watched.rs"]
+mod watched;
