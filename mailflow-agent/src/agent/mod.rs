@@ -4,6 +4,7 @@ mod cycle;
 mod load;
 mod outputs;
 mod pipeline;
+mod progress;
 pub mod replay;
 mod view;
 

@@ -13,6 +13,7 @@ use super::{
     cycle,
     load::{Hosts, load},
     outputs::Outputs,
+    progress::Progress,
 };
 use crate::{
     capture::{Capture, CaptureError, Frame},
@@ -64,16 +65,18 @@ pub fn run(config: &Config, role: Role, captures: &[PathBuf], at_end: AtEnd) -> 
     let outputs = Outputs::open(&config.outputs, &agent)?;
     let mut replay = Replay::new(config, role, outputs)?;
     let mut result = Replayed::default();
+    let mut progress = Progress::new(captures, &config.outputs);
     for path in captures {
-        match replay.capture(path, &mut result) {
+        match replay.capture(path, &mut result, &mut progress) {
             Ok(()) => {}
             Err(Stop::Capture(damage)) => {
-                error!("{damage}");
+                progress.pause(|| error!("{damage}"));
                 result.damaged += 1;
             }
             Err(Stop::Other(error)) => return Err(error),
         }
     }
+    progress.end();
     replay.finish(config, at_end)?;
     info!(frames = result.frames, skipped = result.skipped, damaged = result.damaged, "replayed");
     Ok(result)
@@ -121,7 +124,7 @@ impl Replay {
         })
     }
 
-    fn capture(&mut self, path: &Path, result: &mut Replayed) -> Result<(), Stop> {
+    fn capture(&mut self, path: &Path, result: &mut Replayed, progress: &mut Progress) -> Result<(), Stop> {
         let mut capture = Capture::open(path)?;
         let ended = loop {
             match capture.next_frame() {
@@ -129,13 +132,17 @@ impl Replay {
                 Ok(Some(frame)) => {
                     self.frame(frame).with_context(|| path.display().to_string())?;
                     result.frames += 1;
+                    progress.at(result.frames, capture.position());
                 }
                 Ok(None) => break Ok(()),
                 Err(damage) => break Err(damage.into()),
             }
         };
+        progress.captured(result.frames, capture.position());
         if capture.skipped() > 0 {
-            warn!(capture = %path.display(), frames = capture.skipped(), "frames of link types that carry no IP");
+            progress.pause(|| {
+                warn!(capture = %path.display(), frames = capture.skipped(), "frames of link types that carry no IP");
+            });
         }
         result.skipped += capture.skipped();
         ended

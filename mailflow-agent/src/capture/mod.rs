@@ -6,6 +6,10 @@ use std::{
     fs::File,
     io::{self, BufReader, Read, Seek, SeekFrom},
     path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use flate2::read::MultiGzDecoder;
@@ -71,9 +75,24 @@ struct Source {
     snap: u32,
 }
 
+/// A file that tells how far it was read.
+struct Counted {
+    file: File,
+    position: Arc<AtomicU64>,
+}
+
+impl Read for Counted {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read(buffer)?;
+        self.position.fetch_add(read as u64, Ordering::Relaxed);
+        Ok(read)
+    }
+}
+
 /// An open capture.
 pub struct Capture {
     path: PathBuf,
+    position: Arc<AtomicU64>,
     reader: Box<dyn PcapReaderIterator + Send>,
     sources: Vec<Source>,
     frames: u64,
@@ -92,7 +111,8 @@ impl Capture {
         let mut magic = [0; 2];
         let length = file.read(&mut magic).map_err(failed)?;
         file.seek(SeekFrom::Start(0)).map_err(failed)?;
-        let file = BufReader::new(file);
+        let position = Arc::new(AtomicU64::new(0));
+        let file = BufReader::new(Counted { file, position: Arc::clone(&position) });
         let result = if length == 2 && magic == [0x1f, 0x8b] {
             create_reader(BUFFER, MultiGzDecoder::new(file))
         } else {
@@ -101,6 +121,7 @@ impl Capture {
         match result {
             Ok(reader) => Ok(Self {
                 path: path.to_owned(),
+                position,
                 reader,
                 sources: Vec::new(),
                 frames: 0,
@@ -109,6 +130,11 @@ impl Capture {
             }),
             Err(_) => Err(CaptureError::Format { path: path.to_owned() }),
         }
+    }
+
+    /// Bytes of the file that were read, as it is on the disk.
+    pub fn position(&self) -> u64 {
+        self.position.load(Ordering::Relaxed)
     }
 
     /// Frames of link types that carry no IP, or that are not known.
