@@ -28,6 +28,23 @@ impl Address {
         Self(words)
     }
 
+    /// The bits of an IPv6 address that `mask` keeps; an IPv4 address as it is.
+    #[inline(always)]
+    pub const fn masked(&self, mask: &[u32; 4]) -> Self {
+        let words = &self.0;
+        if words[0] == 0 && words[1] == 0 && words[2] == V4_MAPPED {
+            return *self;
+        }
+        Self([words[0] & mask[0], words[1] & mask[1], words[2] & mask[2], words[3] & mask[3]])
+    }
+
+    /// Both halves as words, for hashing.
+    #[inline(always)]
+    pub const fn halves(&self) -> [u64; 2] {
+        let words = &self.0;
+        [(words[0] as u64) << 32 | words[1] as u64, (words[2] as u64) << 32 | words[3] as u64]
+    }
+
     /// The address for people and look-ups; v4-mapped comes back as IPv4.
     pub fn ip(&self) -> IpAddr {
         let mut bytes = [0; 16];
@@ -86,6 +103,7 @@ impl Scope {
     }
 
     /// IANA protocol number.
+    #[inline(always)]
     pub const fn protocol(self) -> u8 {
         (self.0 >> 24) as u8 & 0x7f
     }

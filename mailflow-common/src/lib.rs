@@ -10,6 +10,7 @@ mod app;
 mod counters;
 mod key;
 mod ports;
+mod source;
 mod totals;
 
 pub use app::{App, Family, classify, opening, upgrade};
@@ -18,4 +19,5 @@ pub use key::{
     Address, FlowKey, FragmentKey, FragmentOwner, PROTOCOL_TCP, PROTOCOL_UDP, RetiredKey, Scope, Vlans, owner,
 };
 pub use ports::{PORT_WORDS, PortSet};
+pub use source::{Removal, SHARE_CELLS, Sharing, SpillCounters, SpillKey, removal};
 pub use totals::{DirectionTotals, Reason, Totals};

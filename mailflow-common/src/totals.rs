@@ -24,15 +24,13 @@ pub enum Reason {
     Tunnel = 8,
     /// A fragment without its first one: no ports.
     Fragment = 9,
-    /// The flow table was full.
-    TableFull = 10,
     /// Forwarded or foreign traffic on an interface that counts only what the machine itself sends.
-    NotLocal = 11,
+    NotLocal = 10,
 }
 
 impl Reason {
     /// Every reason, in the order of the counters.
-    pub const ALL: [Reason; 12] = [
+    pub const ALL: [Reason; 11] = [
         Reason::NotIp,
         Reason::NotTransport,
         Reason::NotWatched,
@@ -43,7 +41,6 @@ impl Reason {
         Reason::Mpls,
         Reason::Tunnel,
         Reason::Fragment,
-        Reason::TableFull,
         Reason::NotLocal,
     ];
 
@@ -60,7 +57,6 @@ impl Reason {
             Reason::Mpls => "mpls",
             Reason::Tunnel => "tunnel",
             Reason::Fragment => "fragment",
-            Reason::TableFull => "table_full",
             Reason::NotLocal => "not_local",
         }
     }
@@ -87,15 +83,21 @@ pub struct DirectionTotals {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
-    /// Client to server.
+    /// Client to server, with what is unattributed.
     pub up: DirectionTotals,
-    /// Server to client.
+    /// Server to client, with what is unattributed.
     pub down: DirectionTotals,
+    /// Of `up`: what is in no table, as there was room neither for the flow nor for its source.
+    pub unattributed_up: DirectionTotals,
+    /// Of `down`.
+    pub unattributed_down: DirectionTotals,
+    /// Flows that stayed one with the next on their tuple, as there was no room to put them aside.
+    pub merged: u64,
     /// Buffers not counted, by [`Reason`]; the spare places stay zero.
     pub reasons: [u64; 16],
 }
 
-const _: () = assert!(size_of::<Totals>() == 176, "the totals map's value size");
+const _: () = assert!(size_of::<Totals>() == 232, "the totals map's value size");
 const _: () = assert!(Reason::ALL.len() <= 16);
 
 impl Totals {
@@ -111,13 +113,20 @@ impl Totals {
 
     /// Adds another CPU's totals.
     pub fn add(&mut self, other: &Totals) {
-        for (mine, theirs) in [(&mut self.up, &other.up), (&mut self.down, &other.down)] {
+        for (mine, theirs) in [
+            (&mut self.up, &other.up),
+            (&mut self.down, &other.down),
+            (&mut self.unattributed_up, &other.unattributed_up),
+            (&mut self.unattributed_down, &other.unattributed_down),
+        ] {
             mine.buffers += theirs.buffers;
             mine.packets += theirs.packets;
             mine.bytes += theirs.bytes;
         }
+        self.merged += other.merged;
         for (mine, theirs) in self.reasons.iter_mut().zip(other.reasons) {
-            *mine += theirs;
+            // A CPU may take back what another one has noted: only the sum is above zero.
+            *mine = mine.wrapping_add(theirs);
         }
     }
 }

@@ -23,7 +23,7 @@ pub(crate) struct Ports {
 
 /// What follows the ports.
 pub(crate) struct Transport {
-    pub(crate) tcp: Option<Tcp>,
+    pub(crate) tcp: Tcp,
     /// Length of the transport header.
     pub(crate) header: u32,
 }
@@ -38,15 +38,12 @@ pub(crate) fn ports<F: Frame>(frame: &F, packet: &Packet) -> Result<Ports, Reaso
 #[inline(always)]
 pub(crate) fn parse<F: Frame>(frame: &F, packet: &Packet, ports: &Ports) -> Result<Transport, Reason> {
     if packet.protocol != PROTOCOL_TCP {
-        return Ok(Transport { tcp: None, header: 8 });
+        return Ok(Transport { tcp: Tcp::default(), header: 8 });
     }
     let tcp = frame.header::<20>(ports.offset).ok_or(Reason::Truncated)?;
     let header = u32::from(tcp.u8::<12>() >> 4) << 2;
     if header < 20 {
         return Err(Reason::Malformed);
     }
-    Ok(Transport {
-        tcp: Some(Tcp { sequence: u32::from_be(tcp.raw32::<4>()), flags: tcp.u8::<13>() }),
-        header,
-    })
+    Ok(Transport { tcp: Tcp { sequence: u32::from_be(tcp.raw32::<4>()), flags: tcp.u8::<13>() }, header })
 }

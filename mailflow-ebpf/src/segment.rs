@@ -1,6 +1,6 @@
 //! A segment: what one buffer says about its flow.
 
-use mailflow_common::{Address, Reason, Scope};
+use mailflow_common::{Address, PROTOCOL_TCP, Reason, Scope};
 
 pub use crate::l2::Metadata;
 use crate::{Frame, Link, l2, l3, l4};
@@ -15,7 +15,7 @@ pub struct Gso {
 }
 
 /// The TCP fields that are looked at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tcp {
     /// Sequence number, host byte order.
     pub sequence: u32,
@@ -68,11 +68,18 @@ pub struct Segment {
     pub headers: u32,
     /// Where the payload begins in the frame.
     pub payload_offset: u32,
-    /// TCP's own; `None` for UDP.
-    pub tcp: Option<Tcp>,
+    /// TCP's own; all zeros for UDP. Not an option: where the compiler leaves the fields of one undefined,
+    /// the verifier sees what lay there before.
+    pub tcp: Tcp,
 }
 
 impl Segment {
+    /// Whether it is TCP's.
+    #[inline(always)]
+    pub const fn is_tcp(&self) -> bool {
+        self.scope.protocol() == PROTOCOL_TCP
+    }
+
     /// Transport payload in the buffer.
     #[inline(always)]
     pub const fn payload(&self) -> u32 {

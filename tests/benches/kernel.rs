@@ -76,6 +76,9 @@ fn load(fill: Fill) -> anyhow::Result<Kernel> {
     let other = std::env::var_os("MAILFLOW_BPF_OBJECT").map(std::fs::read).transpose()?;
     let options = LoadOptions {
         flows: fill.capacity(),
+        flows_per_source: fill.capacity(),
+        overflow: 1024,
+        ipv6_prefix: 64,
         local_only: false,
         external_clock: false,
         silences: SilenceLimits {

@@ -230,3 +230,24 @@ fn v6(ip: IpAddr) -> [u8; 16] {
         IpAddr::V6(ip) => ip.octets(),
     }
 }
+
+/// A packet of 1,500 bytes of payload in three fragments, as a sender would cut it.
+pub fn fragmented(from: &str, to: &str, identification: u8) -> Vec<FrameBuilder> {
+    let v6 = from.starts_with('[');
+    let cut = |position: u16, more: bool, payload: usize| {
+        let mut frame = FrameBuilder::tcp(from, to, flag::ACK).payload(vec![b'x'; payload]);
+        if position != 0 {
+            // No TCP header: payload alone, under TCP's number.
+            frame.transport = Transport::Other(6);
+        }
+        if v6 {
+            let word = (position | u16::from(more)).to_be_bytes();
+            frame.extensions = vec![(44, vec![0, word[0], word[1], 0, 0, 0, identification])];
+        } else {
+            frame.fragment = position >> 3 | if more { 0x2000 } else { 0 };
+            frame.identification = u16::from(identification);
+        }
+        frame
+    };
+    vec![cut(0, true, 580), cut(600, true, 600), cut(1200, false, 320)]
+}

@@ -3,3 +3,4 @@
 pub mod frame;
 pub mod lab;
 pub mod pcap;
+pub mod wire;

@@ -30,7 +30,8 @@ fn a_segment_says_what_was_built() {
     assert_eq!((segment.source_port, segment.destination_port), (40_000, 587));
     assert_eq!((segment.length, segment.headers, segment.payload()), (49, 44, 5));
     assert_eq!(segment.payload_offset, 14 + 44);
-    let tcp = segment.tcp.unwrap();
+    assert!(segment.is_tcp());
+    let tcp = segment.tcp;
     assert_eq!(
         (tcp.sequence, tcp.syn(), tcp.syn_ack(), tcp.fin(), tcp.reset()),
         (0xdead_beef, false, true, false, false)

@@ -3,11 +3,14 @@
 use std::time::Duration;
 
 use mailflow_agent::{
-    engine::{flow::Flow, time::Time},
+    engine::{
+        flow::{Fate, Flow},
+        time::Time,
+    },
     kernel::{Kernel, LoadOptions, OBJECT, Programs, SilenceLimits},
 };
 use mailflow_common::{PortSet, Reason, Totals, opening, upgrade};
-use mailflow_tests::frame::{FrameBuilder, Transport, flag::*, short_extension};
+use mailflow_tests::frame::{FrameBuilder, Transport, flag::*, fragmented, short_extension};
 
 const CLIENT: &str = "10.20.0.2:40000";
 const SERVER: &str = "93.184.215.25:25";
@@ -25,6 +28,9 @@ fn load_with(options: &LoadOptions) -> Kernel {
 /// The default timeouts, a clock set by the test, and room for a thousand flows.
 const OPTIONS: LoadOptions = LoadOptions {
     flows: 1024,
+    flows_per_source: 1024,
+    overflow: 1024,
+    ipv6_prefix: 64,
     local_only: false,
     external_clock: true,
     silences: SilenceLimits {
@@ -45,9 +51,9 @@ fn at(milliseconds: u64) -> Time {
 }
 
 fn flows(kernel: &mut Kernel) -> Vec<Flow> {
-    let snapshot = kernel.read(at(1_000_000)).unwrap();
-    assert_eq!(snapshot.finished, []);
-    snapshot.flows.to_vec()
+    let snapshot = kernel.snapshot(at(1_000_000)).unwrap();
+    assert_eq!((snapshot.finished, snapshot.spilled), (vec![], vec![]));
+    snapshot.flows
 }
 
 /// Runs frames through a program and returns the flows and totals they make.
@@ -380,68 +386,16 @@ fn interfaces_without_ethernet_have_their_own_entries() {
 }
 
 #[test]
-fn a_full_table_says_so() {
-    let mut kernel = load_with(&LoadOptions { flows: 8, ..OPTIONS });
-    for port in 0..100_u16 {
-        let frame = FrameBuilder::tcp(&format!("10.20.0.2:{}", 40_000 + port), SERVER, SYN);
-        kernel.run("tc_lan_in", &frame.build(), None).unwrap();
-    }
-    let totals = kernel.totals().unwrap();
-    let counted = flows(&mut kernel).len() as u64;
-    assert_eq!(totals.shown(), 100);
-    assert_eq!(totals.up.buffers, counted);
-    assert_eq!(totals.reason(Reason::TableFull), 100 - counted);
-    assert!((8..100).contains(&counted), "{counted}");
-}
-
-#[test]
-fn what_is_taken_out_comes_back_whole_and_once() {
-    let mut kernel = load("tc_lan_in");
-    for port in 0..500_u16 {
-        let frame = FrameBuilder::tcp(&format!("10.20.0.2:{}", 40_000 + port), SERVER, SYN);
-        kernel.run("tc_lan_in", &frame.build(), None).unwrap();
-    }
-    let before = flows(&mut kernel);
-    let keys: Vec<_> = before.iter().map(|flow| flow.key).collect();
-    assert_eq!(keys.len(), 500);
-    let taken = kernel.take(&keys, at(1_000_000)).unwrap();
-    assert_eq!(taken, before);
-    assert!(flows(&mut kernel).is_empty());
-    assert!(kernel.take(&keys, at(1_000_000)).unwrap().is_empty());
-}
-
-#[test]
 fn the_kernels_clock_is_the_monotonic_one() {
     let mut kernel = load_with(&LoadOptions { flows: 8, external_clock: false, ..OPTIONS });
     let before = mailflow_agent::clock::now();
     kernel.run("tc_lan_in", &up(SYN).build(), None).unwrap();
     let after = mailflow_agent::clock::now();
-    let flow = kernel.read(after).unwrap().flows[0].clone();
+    let flow = kernel.snapshot(after).unwrap().flows[0].clone();
     // Two ticks of the slowest kernel.
     let slack = std::time::Duration::from_millis(20);
     assert!(flow.first + slack >= before && flow.first <= after + slack, "{before:?} {flow:?} {after:?}");
     assert_eq!(flow.up.last, Some(flow.first));
-}
-
-/// A packet of 1,500 bytes of payload in three fragments, as a sender would cut it.
-fn fragmented(from: &str, to: &str, identification: u8) -> Vec<FrameBuilder> {
-    let v6 = from.starts_with('[');
-    let cut = |position: u16, more: bool, payload: usize| {
-        let mut frame = FrameBuilder::tcp(from, to, ACK).payload(vec![b'x'; payload]);
-        if position != 0 {
-            // No TCP header: payload alone, under TCP's number.
-            frame.transport = Transport::Other(6);
-        }
-        if v6 {
-            let word = (position | u16::from(more)).to_be_bytes();
-            frame.extensions = vec![(44, vec![0, word[0], word[1], 0, 0, 0, identification])];
-        } else {
-            frame.fragment = position >> 3 | if more { 0x2000 } else { 0 };
-            frame.identification = u16::from(identification);
-        }
-        frame
-    };
-    vec![cut(0, true, 580), cut(600, true, 600), cut(1200, false, 320)]
 }
 
 #[test]
@@ -503,9 +457,9 @@ fn told_apart(program: &'static str, history: &[(u64, FrameBuilder)]) -> Vec<(u6
         kernel.set_now(at(*time)).unwrap();
         kernel.run(program, &frame.build(), None).unwrap();
     }
-    let snapshot = kernel.read(at(history.last().unwrap().0)).unwrap();
+    let snapshot = kernel.snapshot(at(history.last().unwrap().0)).unwrap();
     let finished = snapshot.finished.iter().map(|finished| &finished.flow);
-    let flows: Vec<&Flow> = finished.chain(snapshot.flows).collect();
+    let flows: Vec<&Flow> = finished.chain(&snapshot.flows).collect();
     for flow in &flows {
         assert_eq!(flow.up.last.is_some(), flow.up.packets != 0);
         assert_eq!(flow.down.last.is_some(), flow.down.packets != 0);
@@ -582,18 +536,19 @@ fn each_flow_of_a_tuple_is_recognised_by_itself() {
             kernel.set_now(at(*time)).unwrap();
             kernel.run(program, &frame.build(), None).unwrap();
         }
-        let snapshot = kernel.read(at(3000)).unwrap();
+        let snapshot = kernel.snapshot(at(3000)).unwrap();
         let (before, after) = (&snapshot.finished[0], &snapshot.flows[0]);
         assert_eq!((before.flow.facts.opening_up, before.flow.facts.fin_up), (opening::SMTP, 1), "{program}");
         assert_eq!((after.facts.opening_up, after.facts.fin_up), (opening::OTHER, 0), "{program}");
         assert_eq!((before.flow.first, before.flow.last(), before.replaced), (at(1000), at(1050), at(2000)));
         assert_eq!((after.first, after.last()), (at(2000), at(2020)));
         // Read once: it is finished once.
-        assert_eq!(kernel.read(at(4000)).unwrap().finished, []);
+        assert_eq!(kernel.snapshot(at(4000)).unwrap().finished, []);
         // Taken out, the tuple begins anew.
-        let key = kernel.read(at(4000)).unwrap().flows[0].key;
-        assert_eq!(kernel.take(&[key], at(4000)).unwrap()[0].up.packets, 2);
+        let flows = kernel.snapshot(at(4000)).unwrap().flows;
+        assert_eq!((flows.len(), flows[0].up.packets), (1, 2));
+        assert_eq!(kernel.remove(&flows).unwrap(), [Fate::Removed]);
         kernel.run(program, &up(ACK).build(), None).unwrap();
-        assert_eq!(kernel.read(at(5000)).unwrap().flows[0].up.packets, 1);
+        assert_eq!(kernel.snapshot(at(5000)).unwrap().flows[0].up.packets, 1);
     }
 }

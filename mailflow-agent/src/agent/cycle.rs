@@ -6,44 +6,30 @@ use anyhow::{Context, Result};
 
 use crate::{
     clock,
-    engine::{Engine, event::Effects, flow::Finished, time::Time},
-    kernel::Kernel,
+    engine::{
+        Engine,
+        event::Effects,
+        flow::{Fate, Finished, Flow},
+        spill::Spill,
+        time::Time,
+    },
+    kernel::{Kernel, Reader},
 };
 
-/// Flows handed over together: what follows from them is handed on before the next are looked at.
-const PART: usize = 4_096;
-
-/// What a look cost and found.
-pub(super) struct Look {
-    /// Flows in the table.
-    pub(super) flows: u64,
-    /// How long reading it took.
-    pub(super) drain: Duration,
-}
-
 /// Reads the tables, lets the engine see them at `now`, and takes out what ended. `hand_on` gets the
-/// effects in order.
+/// effects in order. Gives back how long the reading took, with what followed from each part.
 pub(super) fn look(
     kernel: &mut Kernel,
     engine: &mut Engine,
     now: Time,
     mut hand_on: impl FnMut(&Effects),
-) -> Result<Look> {
+) -> Result<Duration> {
     let begin = clock::now();
-    let snapshot = kernel.read(now)?;
-    let look = Look { flows: snapshot.flows.len() as u64, drain: clock::now().since(begin) };
     engine.begin(now);
-    hand_on(&engine.finish(snapshot.finished));
-    for part in snapshot.flows.chunks(PART) {
-        hand_on(&engine.look(part));
-    }
-    let ending: Vec<_> = engine.ending().iter().map(|flow| flow.key).collect();
-    let finals = kernel.take(&ending, now).context("taking ended flows out of the table")?;
-    // They are out whatever they gained meanwhile.
-    let finished: Vec<_> = finals.into_iter().map(|flow| Finished { flow, replaced: now }).collect();
-    hand_on(&engine.finish(&finished));
+    kernel.read(now, &mut Look { engine, hand_on: &mut hand_on })?;
+    let took = clock::now().since(begin);
     hand_on(&engine.tick(now));
-    Ok(look)
+    Ok(took)
 }
 
 /// Reads the tables a last time: every open flow gets its record.
@@ -53,11 +39,57 @@ pub(super) fn last_look(
     now: Time,
     mut hand_on: impl FnMut(&Effects),
 ) -> Result<()> {
-    let snapshot = kernel.read(now).context("reading the flow table a last time")?;
-    hand_on(&engine.finish(snapshot.finished));
-    for part in snapshot.flows.chunks(PART) {
-        hand_on(&engine.look_last(now, part));
-    }
+    let mut reader = LastLook { engine, now, hand_on: &mut hand_on };
+    kernel.read(now, &mut reader).context("reading the flow table a last time")?;
     hand_on(&engine.shutdown(now));
     Ok(())
+}
+
+/// The engine looks at one part after the other.
+struct Look<'a> {
+    engine: &'a mut Engine,
+    hand_on: &'a mut dyn FnMut(&Effects),
+}
+
+impl Reader for Look<'_> {
+    fn finished(&mut self, finished: &[Finished]) {
+        (self.hand_on)(&self.engine.finish(finished));
+    }
+
+    fn living(&mut self, flows: &[Flow]) -> &[Flow] {
+        (self.hand_on)(&self.engine.look(flows));
+        self.engine.ending()
+    }
+
+    fn removed(&mut self, fates: &[Fate]) {
+        (self.hand_on)(&self.engine.end(fates));
+    }
+
+    fn spilled(&mut self, spilled: &[Spill]) {
+        (self.hand_on)(&self.engine.overflow(spilled));
+    }
+}
+
+/// The same for the last time: nothing is taken out any more.
+struct LastLook<'a> {
+    engine: &'a mut Engine,
+    now: Time,
+    hand_on: &'a mut dyn FnMut(&Effects),
+}
+
+impl Reader for LastLook<'_> {
+    fn finished(&mut self, finished: &[Finished]) {
+        (self.hand_on)(&self.engine.finish(finished));
+    }
+
+    fn living(&mut self, flows: &[Flow]) -> &[Flow] {
+        (self.hand_on)(&self.engine.look_last(self.now, flows));
+        &[]
+    }
+
+    fn removed(&mut self, _: &[Fate]) {}
+
+    fn spilled(&mut self, spilled: &[Spill]) {
+        (self.hand_on)(&self.engine.overflow(spilled));
+    }
 }

@@ -21,7 +21,10 @@ pub(super) enum Hosts {
 pub(super) fn load(config: &Config, programs: Programs, hosts: Hosts) -> Result<Kernel, KernelError> {
     let timeouts = &config.engine.timeouts;
     let options = LoadOptions {
-        flows: config.flow_table,
+        flows: config.flow_table.flows,
+        flows_per_source: config.flow_table.flows_per_source(),
+        overflow: config.flow_table.overflow,
+        ipv6_prefix: config.engine.v6_source_prefix,
         local_only: hosts == Hosts::OwnOnly,
         external_clock: programs != Programs::All,
         silences: SilenceLimits {

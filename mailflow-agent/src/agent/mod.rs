@@ -6,6 +6,7 @@ mod outputs;
 mod pipeline;
 mod progress;
 pub mod replay;
+mod report;
 mod view;
 
 use std::{io, sync::Arc, time::Duration};

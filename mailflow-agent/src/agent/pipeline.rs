@@ -9,14 +9,15 @@ use super::{
     cycle,
     load::{Hosts, load},
     outputs::Outputs,
+    report::{self, Room},
     view::View,
 };
 use crate::{
     clock,
-    config::{Config, Role},
+    config::{Config, FlowTable, Role},
     engine::{Engine, event::Effects, settings::Services, time::Time},
-    kernel::{self, Kernel, Place, Programs, Standing, Verify},
-    sink::metrics::{Attached, KernelView, Places},
+    kernel::{self, Kernel, Programs, Verify},
+    sink::metrics::Places,
 };
 
 /// Everything a poll passes through.
@@ -24,7 +25,8 @@ pub(super) struct Pipeline {
     kernel: Kernel,
     engine: Engine,
     sinks: Sinks,
-    capacity: u32,
+    tables: FlowTable,
+    room: Room,
 }
 
 /// Where effects go.
@@ -54,7 +56,12 @@ impl Pipeline {
         let has = |role| interfaces.iter().any(|interface| interface.role == role);
         let hosts = if has(Role::Host) && has(Role::Lan) { Hosts::OwnOnly } else { Hosts::Any };
         let mut kernel = load(config, Programs::All, hosts)?;
-        info!(flows = config.flow_table, programs = kernel.programs().count(), "program loaded");
+        info!(
+            flows = config.flow_table.flows,
+            programs = kernel.programs().count(),
+            kernel_memory = kernel.memory(),
+            "program loaded"
+        );
         for interface in &interfaces {
             kernel.attach(&interface.name, interface.role, interface.hook)?;
         }
@@ -70,21 +77,20 @@ impl Pipeline {
                 services: config.engine.services.clone(),
                 v6_source_prefix: config.engine.v6_source_prefix,
             },
-            capacity: config.flow_table,
+            tables: config.flow_table,
+            room: Room::Enough,
         })
     }
 
     /// Reads the kernel's table and hands on what follows from it.
     pub(super) fn poll(&mut self) -> Result<()> {
         let now = clock::now();
-        let Self { kernel, engine, sinks, capacity } = self;
+        let Self { kernel, engine, sinks, tables, room } = self;
         kernel.follow(now, Verify::WhenDue);
-        // Before the flows: a packet counted in between is then one too many, never one missing.
-        let totals = kernel.totals()?;
-        let look = cycle::look(kernel, engine, now, |effects| sinks.take(now, effects))?;
-        let attached = kernel.places().map(shown).collect();
-        let (flows, drain) = (look.flows, look.drain);
-        let view = KernelView { totals, flows, capacity: u64::from(*capacity), attached, drain };
+        let before = kernel.totals()?;
+        let drain = cycle::look(kernel, engine, now, |effects| sinks.take(now, effects))?;
+        let view = report::kernel_view(kernel, &before, tables, drain)?;
+        room.note(&view);
         let mut numbers = sinks.view.numbers();
         numbers.windows = engine.windows(now);
         numbers.kernel = Some(view);
@@ -98,7 +104,7 @@ impl Pipeline {
         let Self { kernel, sinks, .. } = self;
         kernel.follow(clock::now(), Verify::Now);
         if let Some(view) = &mut sinks.view.numbers().kernel {
-            view.attached = kernel.places().map(shown).collect();
+            view.attached = kernel.places().map(report::shown).collect();
         }
     }
 
@@ -110,21 +116,5 @@ impl Pipeline {
         let read = cycle::last_look(&mut kernel, &mut engine, now, |effects| sinks.take(now, effects));
         let written = sinks.outputs.close(grace);
         read.and(written)
-    }
-}
-
-/// A place as the metrics show it.
-fn shown(place: &Place) -> Attached {
-    let (attached, position) = match place.standing {
-        Standing::Attached { position } => (true, position),
-        Standing::Detached => (false, None),
-    };
-    Attached {
-        interface: place.interface.clone(),
-        hook: place.attachment.name(),
-        direction: place.direction.name(),
-        attached,
-        position,
-        again: place.again,
     }
 }

@@ -69,9 +69,7 @@ fn config(at: &At<'_>, faults: &mut Collector, directory: &Path) -> Option<Confi
         let interfaces = fields.needed("interfaces", interfaces::read);
         let poll_interval = fields
             .needed("poll_interval", |at, faults| parsed(at, faults, "a duration", value::poll_interval));
-        let flow_table = fields.needed("flow_table", |at, faults| {
-            Fields::read(at, faults, |fields| fields.needed("flows", |at, faults| number(at, faults, FLOWS)))
-        });
+        let flow_table = fields.needed("flow_table", flow_table);
         let timeouts = fields.needed("timeouts", timeouts);
         let watched = fields.needed("watched_ports", ports::read);
         let internal = fields.needed("internal_networks", |at, faults| networks::read(at, faults, directory));
@@ -100,6 +98,15 @@ fn config(at: &At<'_>, faults: &mut Collector, directory: &Path) -> Option<Confi
     })
 }
 
+fn flow_table(at: &At<'_>, faults: &mut Collector) -> Option<FlowTable> {
+    Fields::read(at, faults, |fields| {
+        let mut field = |key, range| fields.needed(key, |at, faults| number(at, faults, range));
+        let (flows, overflow) = (field("flows", FLOWS), field("overflow_sources", FLOWS));
+        let share = field("source_share_percent", 1..=100);
+        Some(FlowTable { flows: flows?, overflow: overflow?, share_percent: share? })
+    })
+}
+
 fn timeouts(at: &At<'_>, faults: &mut Collector) -> Option<Timeouts> {
     Fields::read(at, faults, |fields| {
         let mut timeout = |key| {
@@ -113,6 +120,25 @@ fn timeouts(at: &At<'_>, faults: &mut Collector) -> Option<Timeouts> {
     })
 }
 
+/// The kernel's tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowTable {
+    /// Flows that are counted at the same time.
+    pub flows: u32,
+    /// Sources that are counted beyond that.
+    pub overflow: u32,
+    /// How much of `flows` one source may hold.
+    pub share_percent: u32,
+}
+
+impl FlowTable {
+    /// Most flows of one source.
+    pub fn flows_per_source(&self) -> u32 {
+        let share = u64::from(self.flows) * u64::from(self.share_percent) / 100;
+        u32::try_from(share).unwrap_or(u32::MAX).max(1)
+    }
+}
+
 /// A validated configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -120,8 +146,8 @@ pub struct Config {
     pub interfaces: Vec<Interface>,
     /// How often the kernel's tables are read.
     pub poll_interval: Duration,
-    /// Capacity of the kernel's flow table.
-    pub flow_table: u32,
+    /// The kernel's tables.
+    pub flow_table: FlowTable,
     /// What the engine is told.
     pub engine: Settings,
     /// Where records go.

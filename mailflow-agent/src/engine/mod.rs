@@ -3,7 +3,7 @@
 //! No clock, no I/O, no aya: time and flows come in as values, effects go out as values.
 //!
 //! A cycle of the caller is a reading of the flow table and what follows from it: [`Engine::begin`],
-//! [`Engine::finish`], [`Engine::look`] with one part of the table after the other, and then
+//! [`Engine::finish`], [`Engine::look`] with one part of the table after the other, [`Engine::overflow`], and then
 //! [`Engine::tick`]. After each part, or after the last, the caller takes [`Engine::ending`] out of the
 //! kernel's table and tells [`Engine::end`] what became of them. Nothing here holds the table: it may be
 //! far larger than what is remembered of it.
@@ -25,6 +25,7 @@ pub mod rule;
 pub mod settings;
 pub mod size;
 pub mod special;
+pub mod spill;
 mod table;
 pub mod time;
 mod window;
@@ -38,6 +39,7 @@ use self::{
     flow::{Fate, Finished, Flow, FlowRecord, RecordReason},
     lifetime::{End, Limits},
     settings::Settings,
+    spill::{Spill, Spills},
     table::Table,
     time::Time,
 };
@@ -54,6 +56,7 @@ pub struct Engine {
     settings: Settings,
     limits: Limits,
     table: Table,
+    spills: Spills,
     evaluator: Evaluator,
     /// The moment of the reading that is on.
     now: Time,
@@ -88,8 +91,9 @@ impl Engine {
         let limits = Limits::new(&settings.timeouts);
         let rules = std::mem::take(&mut settings.rules);
         let evaluator = Evaluator::new(rules, settings.v6_source_prefix, limits.lateness());
-        let (table, now) = (Table::default(), Time::ZERO);
-        Self { settings, limits, table, evaluator, now, ending: Vec::new(), arrivals: Vec::new() }
+        let (table, spills) = (Table::default(), Spills::default());
+        let (ending, arrivals) = (Vec::new(), Vec::new());
+        Self { settings, limits, table, spills, evaluator, now: Time::ZERO, ending, arrivals }
     }
 
     /// A reading of the flow table begins.
@@ -155,6 +159,12 @@ impl Engine {
         self.ending = ending;
         self.remain();
         effects
+    }
+
+    /// What sources have beyond the flow table: their gains. There are no records of them.
+    pub fn overflow(&mut self, spilled: &[Spill]) -> Effects {
+        let deltas = spilled.iter().filter_map(|spill| self.spills.look(spill)).collect();
+        Effects { deltas, ..Effects::default() }
     }
 
     /// Lets time pass: the rules see the records made so far, alerts are repeated and resolved.

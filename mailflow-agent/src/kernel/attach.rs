@@ -289,6 +289,9 @@ pub(super) mod tests {
             SilenceLimits { closed: Duration::ZERO, unanswered: Duration::ZERO, idle: Duration::ZERO };
         let options = LoadOptions {
             flows: 8,
+            flows_per_source: 8,
+            overflow: 8,
+            ipv6_prefix: 64,
             local_only: false,
             external_clock: true,
             silences,

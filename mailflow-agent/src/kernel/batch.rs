@@ -39,6 +39,24 @@ unsafe impl Element for mailflow_common::FlowKey {}
 unsafe impl Element for mailflow_common::FlowCounters {}
 // SAFETY: as above.
 unsafe impl Element for mailflow_common::RetiredKey {}
+// SAFETY: as above.
+unsafe impl Element for mailflow_common::SpillKey {}
+// SAFETY: as above.
+unsafe impl Element for mailflow_common::SpillCounters {}
+// SAFETY: as above, though it is no map's.
+unsafe impl Element for mailflow_common::Removal {}
+
+/// The bytes of elements.
+pub(super) fn bytes<E: Element>(elements: &[E]) -> &[u8] {
+    // SAFETY: no padding, so that every byte is initialised; the length is that of the slice.
+    unsafe { std::slice::from_raw_parts(elements.as_ptr().cast(), size_of_val(elements)) }
+}
+
+/// The bytes of elements, to be written to.
+pub(super) fn bytes_mut<E: Element>(elements: &mut [E]) -> &mut [u8] {
+    // SAFETY: as above, and whatever is written is valid.
+    unsafe { std::slice::from_raw_parts_mut(elements.as_mut_ptr().cast(), size_of_val(elements)) }
+}
 
 /// `struct { ... } batch` of `union bpf_attr`.
 #[repr(C)]
@@ -133,11 +151,6 @@ impl<K: Element, V: Element> Walker<K, V> {
             cursor = Some(next);
         }
     }
-}
-
-/// One element of a hash map; `None` when it is not there.
-pub(super) fn look_up<K: Element, V: Element>(map: impl AsFd, key: &K) -> io::Result<Option<V>> {
-    element(Command::LookupElement, map.as_fd(), key)
 }
 
 /// Takes one element out of a hash map and returns its last value; `None` when it is not there.

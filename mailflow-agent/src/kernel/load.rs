@@ -1,17 +1,23 @@
 //! Loading: the object's maps and every program this kernel takes.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::BTreeSet,
+    hash::{BuildHasher, Hasher, RandomState},
+    os::fd::{AsFd, AsRawFd},
+    time::Duration,
+};
 
 use aya::{
     Ebpf, EbpfLoader, Pod, VerifierLogLevel,
-    maps::{Array, MapData, PerCpuArray},
+    maps::{Array, Map, MapData, PerCpuArray},
     programs::{Program, SchedClassifier, Xdp},
 };
-use mailflow_common::{PORT_WORDS, PortSet, Silences, Totals};
+use mailflow_common::{PORT_WORDS, PortSet, Sharing, Silences, Totals};
 
 use super::{
     error::KernelError,
     machine::{self, KernelVersion},
+    table::Maps,
 };
 
 /// A value as a map holds it.
@@ -25,12 +31,20 @@ unsafe impl Pod for Plain<Totals> {}
 unsafe impl Pod for Plain<[u64; PORT_WORDS]> {}
 // SAFETY: as above.
 unsafe impl Pod for Plain<Silences> {}
+// SAFETY: as above.
+unsafe impl Pod for Plain<Sharing> {}
 
 /// What the program is told at load.
 #[derive(Clone, Debug)]
 pub struct LoadOptions {
     /// Capacity of the flow table.
     pub flows: u32,
+    /// How many of the flows one source may hold.
+    pub flows_per_source: u32,
+    /// Capacity of the table for sources that have no place in it for a flow.
+    pub overflow: u32,
+    /// IPv6 clients with a prefix of this length in common are one source.
+    pub ipv6_prefix: u8,
     /// Whether `host` interfaces stand beside `lan` ones and count only the machine's own.
     pub local_only: bool,
     /// Whether time is set from outside before each frame (replay) rather than the kernel's.
@@ -64,6 +78,8 @@ pub struct SilenceLimits {
 
 /// Shows the kernel's ticks; whatever else is loaded needs it.
 pub(super) const TICKS: &str = "ticks";
+/// Takes flows out of the table.
+pub(super) const REMOVE: &str = "remove_flows";
 
 /// The loaded object.
 pub(super) struct Loaded {
@@ -84,11 +100,13 @@ impl Loaded {
         loader
             .verifier_log_level(VerifierLogLevel::STATS)
             .map_max_entries("FLOWS", options.flows)
+            .map_max_entries("OVERFLOW", options.overflow)
             .override_global("LOCAL_ONLY", &local_only, true)
             .override_global("CLOCK", &clock, true);
         let ebpf = loader.load(object).map_err(|error| KernelError::Load(Box::new(error)))?;
         let mut loaded = Self { ebpf, programs: BTreeSet::new(), version };
         loaded.load_programs(options.programs)?;
+        loaded.share(options)?;
         Ok(loaded)
     }
 
@@ -98,7 +116,7 @@ impl Loaded {
         for (name, program) in self.ebpf.programs_mut() {
             let wanted = match programs {
                 Programs::All => true,
-                Programs::One(one) => name == one || name == TICKS,
+                Programs::One(one) => name == one || name == TICKS || name == REMOVE,
             };
             if !wanted {
                 continue;
@@ -140,6 +158,18 @@ impl Loaded {
         map.set(0, Plain(silences), 0).map_err(map_error(".data.silences"))
     }
 
+    /// Says how the flow table is shared between sources.
+    fn share(&mut self, options: &LoadOptions) -> Result<(), KernelError> {
+        let random = || RandomState::new().build_hasher().finish();
+        let sharing = Sharing {
+            mask: Sharing::mask(options.ipv6_prefix),
+            seed: [random(), random()],
+            most: u64::from(options.flows_per_source),
+        };
+        let mut map: Array<_, Plain<Sharing>> = self.data(".data.sharing")?;
+        map.set(0, Plain(sharing), 0).map_err(map_error(".data.sharing"))
+    }
+
     /// Reads what is the program's idea of now where it does not ask the kernel.
     pub(super) fn noted_ticks(&mut self) -> Result<u64, KernelError> {
         let map: Array<_, u64> = self.data(".data.now")?;
@@ -173,21 +203,31 @@ impl Loaded {
         Ok(totals)
     }
 
-    /// The flow table's map.
-    pub(super) fn flows(&self) -> Result<&MapData, KernelError> {
-        self.hash("FLOWS")
-    }
-
-    /// The map of finished flows.
-    pub(super) fn retired(&self) -> Result<&MapData, KernelError> {
-        self.hash("RETIRED")
+    /// The tables that are read.
+    pub(super) fn tables(&self) -> Result<Maps<'_>, KernelError> {
+        Ok(Maps {
+            flows: self.hash("FLOWS")?,
+            retired: self.hash("RETIRED")?,
+            overflow: self.hash("OVERFLOW")?,
+        })
     }
 
     fn hash(&self, name: &'static str) -> Result<&MapData, KernelError> {
         match self.ebpf.map(name) {
-            Some(aya::maps::Map::HashMap(map)) => Ok(map),
+            Some(Map::HashMap(map)) => Ok(map),
             _ => Err(KernelError::Missing(name)),
         }
+    }
+
+    /// Bytes of kernel memory that the maps take, as the kernel itself says; 0 where it does not.
+    pub(super) fn memory(&self) -> u64 {
+        let map_memory = |(_, map): (&str, &Map)| match map {
+            Map::HashMap(map) | Map::LruHashMap(map) | Map::Array(map) | Map::PerCpuArray(map) => {
+                machine::map_memory(map.fd().as_fd().as_raw_fd())
+            }
+            _ => 0,
+        };
+        self.ebpf.maps().map(map_memory).sum()
     }
 }
 

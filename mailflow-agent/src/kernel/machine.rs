@@ -83,6 +83,14 @@ pub(super) fn lift_memory_limit(version: KernelVersion) {
     }
 }
 
+/// Bytes of kernel memory behind the map that a descriptor of ours names (bpf_map_show_fdinfo); 0
+/// where the kernel does not say.
+pub(super) fn map_memory(descriptor: i32) -> u64 {
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{descriptor}")).unwrap_or_default();
+    let bytes = info.lines().find_map(|line| line.strip_prefix("memlock:"));
+    bytes.and_then(|bytes| bytes.trim().parse().ok()).unwrap_or(0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,12 +4,14 @@ mod attach;
 mod batch;
 mod device;
 mod error;
+mod held;
 mod interface;
 mod load;
 mod machine;
 mod netlink;
 mod object;
 mod query;
+mod remove;
 mod table;
 mod ticks;
 mod watch;
@@ -17,33 +19,65 @@ mod watch;
 use std::os::fd::{AsFd, OwnedFd};
 
 use aya::{TestRun, TestRunOptions, programs::Program};
-use mailflow_common::{FlowKey, PortSet, Silences, Totals};
+use mailflow_common::{PortSet, Silences, Totals};
 use tracing::info;
 
 pub use self::{
     attach::{Attachment, Direction},
     device::present,
     error::KernelError,
+    held::{Difference, Held, Sum},
     load::{LoadOptions, Programs, SilenceLimits},
     machine::KernelVersion,
     netlink::LinkChanges,
     object::OBJECT,
-    table::Snapshot,
+    table::Reader,
     watch::{Place, Standing, Verify},
 };
-use self::{interface::Interface, load::Loaded, table::Table, ticks::Ticks, watch::Watched};
+use self::{
+    interface::Interface,
+    load::Loaded,
+    table::{Moment, Table},
+    ticks::Ticks,
+    watch::Watched,
+};
 use crate::{
     config::{Hook, Role},
-    engine::{flow::Flow, time::Time},
+    engine::{
+        flow::{Fate, Finished, Flow},
+        spill::Spill,
+        time::Time,
+    },
 };
 
 /// Length of a tick of a clock that is set from outside, in nanoseconds.
 const EXTERNAL_TICK: u64 = 1_000_000;
 
+/// Whose time the program goes by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Clock {
+    /// The kernel's.
+    Kernel,
+    /// Its caller's; then nobody else runs it either.
+    External,
+}
+
+/// All tables at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Flows whose tuple carries another one by now, each tuple's in their order.
+    pub finished: Vec<Finished>,
+    /// Flows in the table.
+    pub flows: Vec<Flow>,
+    /// Sources some of whose flows have no place in it.
+    pub spilled: Vec<Spill>,
+}
+
 /// The loaded program and its tables. Dropping it detaches everything.
 pub struct Kernel {
     loaded: Loaded,
     ticks: Ticks,
+    clock: Clock,
     table: Table,
     watched: Watched,
 }
@@ -56,9 +90,13 @@ impl Kernel {
     pub fn load(object: &[u8], options: &LoadOptions, ports: &PortSet) -> Result<Self, KernelError> {
         let mut loaded = Loaded::new(object, options)?;
         loaded.watch(ports)?;
-        let ticks = if options.external_clock { Ticks::of(EXTERNAL_TICK) } else { watch_ticks(&mut loaded)? };
+        let (clock, ticks) = match options.external_clock {
+            true => (Clock::External, Ticks::of(EXTERNAL_TICK)),
+            false => (Clock::Kernel, watch_ticks(&mut loaded)?),
+        };
         loaded.set_silences(silences(&options.silences, &ticks))?;
-        Ok(Self { loaded, ticks, table: Table::new(), watched: Watched::new() })
+        let table = Table::new(options.silences.idle);
+        Ok(Self { loaded, ticks, clock, table, watched: Watched::new() })
     }
 
     /// Attaches to an interface, as its role asks, and watches it from then on.
@@ -85,21 +123,54 @@ impl Kernel {
         self.watched.places()
     }
 
-    /// The flow table as it is now, and the flows that were finished since it was read last.
+    /// Reads the tables, shows them to `reader` and takes out of the flow table what that names, each
+    /// flow only if it still is what was shown.
+    ///
+    /// A flow that begins at this very moment may be left for the next reading.
+    ///
+    /// # Errors
+    /// The kernel refuses the read or a removal; what was shown by then holds.
+    pub fn read(&mut self, now: Time, reader: &mut dyn Reader) -> Result<(), KernelError> {
+        let counting = self.places().any(|place| place.standing != Standing::Detached);
+        let horizon = match self.clock {
+            Clock::Kernel if counting => see_ticks(&mut self.loaded)?,
+            // Nobody counts meanwhile.
+            Clock::Kernel | Clock::External => u64::MAX,
+        };
+        let moment = Moment { ticks: &self.ticks, now, horizon };
+        let Self { loaded, table, .. } = self;
+        let remove = |book: &mut _, flows: &[_]| remove::remove(loaded, book, flows);
+        table.read(&loaded.tables()?, moment, reader, &remove)
+    }
+
+    /// All of it at once, for tables that are small; takes nothing out.
     ///
     /// # Errors
     /// The kernel refuses the read.
-    pub fn read(&mut self, now: Time) -> Result<Snapshot<'_>, KernelError> {
-        self.table.read(self.loaded.flows()?, self.loaded.retired()?, &self.ticks, now)
+    pub fn snapshot(&mut self, now: Time) -> Result<Snapshot, KernelError> {
+        let mut snapshot = Snapshot::default();
+        self.read(now, &mut snapshot)?;
+        Ok(snapshot)
     }
 
-    /// Takes ended flows out of the table and returns their last values; those no longer there are
-    /// left out.
+    /// Takes flows out of the table, each only if it still is what the last reading showed. A fate for
+    /// each, in their order.
     ///
     /// # Errors
-    /// The kernel refuses it.
-    pub fn take(&mut self, keys: &[FlowKey], now: Time) -> Result<Vec<Flow>, KernelError> {
-        self.table.take(self.loaded.flows()?, keys, &self.ticks, now)
+    /// The kernel refuses it; flows before the refusal may be gone.
+    pub fn remove(&mut self, flows: &[Flow]) -> Result<Vec<Fate>, KernelError> {
+        let Self { loaded, table, .. } = self;
+        table.remove(flows, &|book, flows| remove::remove(loaded, book, flows))
+    }
+
+    /// Where the packets are that were counted, as of the last reading and what was removed since.
+    pub fn held(&self) -> &Held {
+        self.table.held()
+    }
+
+    /// Bytes of kernel memory that the tables take.
+    pub fn memory(&self) -> u64 {
+        self.loaded.memory()
     }
 
     /// Totals over all CPUs.
@@ -159,6 +230,23 @@ impl Kernel {
     }
 }
 
+impl Reader for Snapshot {
+    fn finished(&mut self, finished: &[Finished]) {
+        self.finished.extend_from_slice(finished);
+    }
+
+    fn living(&mut self, flows: &[Flow]) -> &[Flow] {
+        self.flows.extend_from_slice(flows);
+        &[]
+    }
+
+    fn removed(&mut self, _: &[Fate]) {}
+
+    fn spilled(&mut self, spilled: &[Spill]) {
+        self.spilled.extend_from_slice(spilled);
+    }
+}
+
 /// The role of an interface: as configured, or chosen by what the machine does, and said so.
 ///
 /// # Errors
@@ -214,10 +302,12 @@ fn silences(limits: &SilenceLimits, ticks: &Ticks) -> Silences {
 }
 
 fn watch_ticks(loaded: &mut Loaded) -> Result<Ticks, KernelError> {
-    let frame = [0; 64];
-    let watched = Ticks::watch(|| {
-        run(loaded, load::TICKS, &frame, None)?;
-        loaded.noted_ticks()
-    })?;
+    let watched = Ticks::watch(|| see_ticks(loaded))?;
     watched.ok_or(KernelError::Missing("running tick"))
+}
+
+/// The kernel's ticks, as the program sees them.
+fn see_ticks(loaded: &mut Loaded) -> Result<u64, KernelError> {
+    run(loaded, load::TICKS, &[0; 64], None)?;
+    loaded.noted_ticks()
 }

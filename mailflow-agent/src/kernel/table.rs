@@ -1,179 +1,270 @@
-//! The flow table, read: from the kernel's counters to flows with times.
+//! The tables, read: from the kernel's counters to flows with times.
 //!
 //! An entry's sums go on when its tuple carries another flow; what they were at that moment lies in
 //! the table of finished flows. Here they are told apart again: a flow is what its entry gained since
 //! the one before it on the same tuple.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use aya::maps::MapData;
-use mailflow_common::{DirectionCounters, FlowCounters, FlowKey, RetiredKey};
+use mailflow_common::{DirectionCounters, FlowCounters, FlowKey, RetiredKey, SpillCounters, SpillKey};
 
 use super::{
     batch::{self, Then, Walker},
     error::KernelError,
+    held::Held,
     ticks::Ticks,
 };
 use crate::engine::{
-    flow::{Direction, Finished, Flow},
+    flow::{Direction, Fate, Finished, Flow},
+    spill::Spill,
     time::Time,
 };
 
-/// One reading.
-#[derive(Clone, Copy, Debug)]
-pub struct Snapshot<'a> {
+/// Flows handed on together: few enough for a CPU's cache.
+const BATCH: usize = 1024;
+
+/// Who is shown the tables, part by part, in the order of these methods.
+pub trait Reader {
     /// Flows whose tuple carries another one by now, each tuple's in their order.
-    pub finished: &'a [Finished],
-    /// Flows in the table.
-    pub flows: &'a [Flow],
+    fn finished(&mut self, finished: &[Finished]);
+
+    /// Flows in the table; gives back those that are to be taken out of it.
+    fn living(&mut self, flows: &[Flow]) -> &[Flow];
+
+    /// What became of those, in their order; follows upon each part of the living.
+    fn removed(&mut self, fates: &[Fate]);
+
+    /// Sources some of whose flows have no place in the table.
+    fn spilled(&mut self, spilled: &[Spill]);
 }
 
-/// The last reading of the flow table; its memory is used again for the next.
+/// The maps of a reading.
+pub(super) struct Maps<'a> {
+    pub(super) flows: &'a MapData,
+    pub(super) retired: &'a MapData,
+    pub(super) overflow: &'a MapData,
+}
+
+/// How a reading tells times.
+#[derive(Clone, Copy)]
+pub(super) struct Moment<'a> {
+    pub(super) ticks: &'a Ticks,
+    pub(super) now: Time,
+    /// The program's clock before the reading began. Flows that began no earlier are left for the next
+    /// one: the flow before them on their tuple may have been put aside too late to be read.
+    pub(super) horizon: u64,
+}
+
+/// What is known of the tables from one reading to the next.
 pub(super) struct Table {
-    walker: Walker<FlowKey, FlowCounters>,
+    flows: Walker<FlowKey, FlowCounters>,
     retired: Walker<RetiredKey, FlowCounters>,
-    flows: Vec<Flow>,
-    finished: Vec<Finished>,
+    overflow: Walker<SpillKey, SpillCounters>,
+    /// How long a source's overflow stays without a packet.
+    idle: Duration,
+    book: Book,
+}
+
+/// What is kept of the entries themselves.
+#[derive(Default)]
+pub(super) struct Book {
     /// Of tuples that were used again: the entry's sums when the flow before was finished.
     bases: HashMap<FlowKey, FlowCounters>,
+    held: Held,
 }
 
+/// Takes flows out of the table: a fate for each.
+type Remove<'a> = &'a dyn Fn(&mut Book, &[Flow]) -> Result<Vec<Fate>, KernelError>;
+
 impl Table {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(idle: Duration) -> Self {
         Self {
-            walker: Walker::new(),
+            flows: Walker::new(),
             retired: Walker::new(),
-            flows: Vec::new(),
-            finished: Vec::new(),
-            bases: HashMap::new(),
+            overflow: Walker::new(),
+            idle,
+            book: Book::default(),
         }
     }
 
-    /// Reads the living first: one that is finished before the finished are read is then in both, and
-    /// left out of the living.
+    /// What the tables held at the last reading, less what was taken out since.
+    pub(super) fn held(&self) -> &Held {
+        &self.book.held
+    }
+
+    /// Reads everything, part by part.
     pub(super) fn read(
         &mut self,
-        flows: &MapData,
-        retired: &MapData,
-        ticks: &Ticks,
-        now: Time,
-    ) -> Result<Snapshot<'_>, KernelError> {
-        let (living, bases) = (&mut self.flows, &self.bases);
-        living.clear();
-        self.walker
-            .walk(flows.fd(), Then::Keep, |key, counters| {
-                living.push(flow(key, counters, bases.get(key), ticks, now));
-            })
-            .map_err(KernelError::Table)?;
-        self.finished.clear();
-        let mut ended = self.drain(retired)?;
-        // What was read of these tuples is of no use: they are looked up again, until none of them is
-        // finished once more meanwhile.
-        while !ended.is_empty() {
-            let mut living = HashMap::new();
-            for (key, _) in &ended {
-                living.insert(key.flow, batch::look_up(flows.fd(), &key.flow).map_err(KernelError::Table)?);
-            }
-            let more = self.drain(retired)?;
-            if more.is_empty() {
-                self.tell_apart(ended, &living, ticks, now);
-                break;
-            }
-            ended.extend(more);
+        maps: &Maps<'_>,
+        moment: Moment<'_>,
+        reader: &mut dyn Reader,
+        remove: Remove<'_>,
+    ) -> Result<(), KernelError> {
+        let finished = self.finished(maps.retired, moment)?;
+        if !finished.is_empty() {
+            reader.finished(&finished);
         }
-        Ok(Snapshot { finished: &self.finished, flows: &self.flows })
+        self.living(maps.flows, moment, reader, remove)?;
+        self.spilled(maps.overflow, moment, reader)
     }
 
-    fn drain(&mut self, retired: &MapData) -> Result<Vec<(RetiredKey, FlowCounters)>, KernelError> {
+    /// Drains the finished flows.
+    fn finished(&mut self, retired: &MapData, moment: Moment<'_>) -> Result<Vec<Finished>, KernelError> {
         let mut ended = Vec::new();
         self.retired
             .walk(retired.fd(), Then::Delete, |key, counters| ended.push((*key, *counters)))
             .map_err(KernelError::Table)?;
-        Ok(ended)
+        ended.sort_unstable_by_key(|(key, _)| key.first);
+        let Book { bases, held } = &mut self.book;
+        let finished = ended.iter().map(|(key, counters)| {
+            let base = bases.insert(key.flow, *counters);
+            held.finish(counters, base.as_ref());
+            Finished {
+                flow: flow(&key.flow, counters, base.as_ref(), moment),
+                // Where a living flow has what is pending, a finished one has when the next began.
+                replaced: moment.ticks.time_of_word(counters.pending, moment.now),
+            }
+        });
+        Ok(finished.collect())
     }
 
-    /// Makes flows of what the entries of some tuples were, one after the other, and are.
-    fn tell_apart(
+    fn living(
         &mut self,
-        mut ended: Vec<(RetiredKey, FlowCounters)>,
-        living: &HashMap<FlowKey, Option<FlowCounters>>,
-        ticks: &Ticks,
-        now: Time,
-    ) {
-        ended.sort_by_key(|(key, _)| key.first);
-        let mut chains: HashMap<FlowKey, Vec<Finished>> = HashMap::new();
-        for (key, counters) in ended {
-            let base = self.bases.insert(key.flow, counters);
-            let flow = flow(&key.flow, &counters, base.as_ref(), ticks, now);
-            let chain = chains.entry(key.flow).or_default();
-            if let Some(before) = chain.last_mut() {
-                before.replaced = flow.first;
-            }
-            chain.push(Finished { flow, replaced: now });
-        }
-        self.flows.retain(|flow| !chains.contains_key(&flow.key));
-        for (key, mut chain) in chains {
-            match living.get(&key).copied().flatten() {
-                Some(counters) => {
-                    let living = flow(&key, &counters, self.bases.get(&key), ticks, now);
-                    if let Some(last) = chain.last_mut() {
-                        last.replaced = living.first;
-                    }
-                    self.flows.push(living);
+        flows: &MapData,
+        moment: Moment<'_>,
+        reader: &mut dyn Reader,
+        remove: Remove<'_>,
+    ) -> Result<(), KernelError> {
+        let mut living = Vec::with_capacity(BATCH);
+        let mut refused = None;
+        let book = &mut self.book;
+        book.held.begin();
+        self.flows
+            .walk(flows.fd(), Then::Keep, |key, counters| {
+                living.extend(book.enter(key, counters, moment));
+                if living.len() == BATCH {
+                    refused = hand_over(&living, book, reader, remove).err().or(refused.take());
+                    living.clear();
                 }
-                None => drop(self.bases.remove(&key)),
-            }
-            self.finished.extend(chain);
+            })
+            .map_err(KernelError::Table)?;
+        if !living.is_empty() {
+            refused = hand_over(&living, book, reader, remove).err().or(refused);
         }
+        refused.map_or(Ok(()), Err)
     }
 
-    /// Takes `keys` out of the table with their last values.
-    pub(super) fn take(
+    /// Reads the sources that overflow, and takes out those that have been silent for long.
+    fn spilled(
         &mut self,
-        map: &MapData,
-        keys: &[FlowKey],
-        ticks: &Ticks,
-        now: Time,
-    ) -> Result<Vec<Flow>, KernelError> {
-        let mut flows = Vec::with_capacity(keys.len());
-        for key in keys {
-            let counters = batch::take(map.fd(), key).map_err(KernelError::Table)?;
-            let base = self.bases.remove(key);
-            if let Some(counters) = counters {
-                flows.push(flow(key, &counters, base.as_ref(), ticks, now));
+        overflow: &MapData,
+        moment: Moment<'_>,
+        reader: &mut dyn Reader,
+    ) -> Result<(), KernelError> {
+        let mut spilled = Vec::new();
+        self.overflow
+            .walk(overflow.fd(), Then::Keep, |key, counters| spilled.push(spill(key, counters, moment)))
+            .map_err(KernelError::Table)?;
+        for seen in &mut spilled {
+            if seen.last().is_none_or(|last| last + self.idle > moment.now) {
+                continue;
+            }
+            if let Some(counters) = batch::take(overflow.fd(), &seen.key).map_err(KernelError::Table)? {
+                *seen = Spill { over: true, ..spill(&seen.key, &counters, moment) };
             }
         }
-        Ok(flows)
+        self.book.held.spilled(&spilled);
+        if !spilled.is_empty() {
+            reader.spilled(&spilled);
+        }
+        Ok(())
+    }
+
+    /// Takes flows out of the table, other than while it is read.
+    pub(super) fn remove(&mut self, flows: &[Flow], remove: Remove<'_>) -> Result<Vec<Fate>, KernelError> {
+        remove(&mut self.book, flows)
+    }
+}
+
+/// Shows a part of the living and takes out what is to go.
+fn hand_over(
+    living: &[Flow],
+    book: &mut Book,
+    reader: &mut dyn Reader,
+    remove: Remove<'_>,
+) -> Result<(), KernelError> {
+    let ended = reader.living(living);
+    if ended.is_empty() {
+        return Ok(());
+    }
+    let fates = remove(book, ended)?;
+    reader.removed(&fates);
+    Ok(())
+}
+
+impl Book {
+    /// Notes an entry, and makes a flow of it. `None` if that cannot be done yet, as it is being used
+    /// again at this moment.
+    fn enter(&mut self, key: &FlowKey, counters: &FlowCounters, moment: Moment<'_>) -> Option<Flow> {
+        let base = self.bases.get(key);
+        self.held.live(counters, base);
+        let unsettled = base.is_some_and(|base| base.first == counters.first);
+        (counters.first < moment.horizon && !unsettled).then(|| flow(key, counters, base, moment))
+    }
+
+    /// The packets that the entry of `flow` holds, with those of the flows before it.
+    pub(super) fn packets(&self, flow: &Flow) -> u64 {
+        let base = self.bases.get(&flow.key).map_or(0, |base| base.up.packets + base.down.packets);
+        base + flow.up.packets + flow.down.packets
+    }
+
+    /// Notes what became of a flow that was to be taken out.
+    pub(super) fn note(&mut self, flow: &Flow, fate: Fate) {
+        if fate != Fate::Lives {
+            self.held.remove(flow);
+            self.bases.remove(&flow.key);
+        }
+    }
+}
+
+fn direction(
+    counters: &DirectionCounters,
+    base: Option<&DirectionCounters>,
+    moment: Moment<'_>,
+) -> Direction {
+    let base = base.copied().unwrap_or_default();
+    let packets = counters.packets.wrapping_sub(base.packets);
+    Direction {
+        packets,
+        bytes: counters.bytes.wrapping_sub(base.bytes),
+        payload: counters.payload.wrapping_sub(base.payload),
+        data_packets: u64::from(counters.data_packets.wrapping_sub(base.data_packets)),
+        data_bytes: counters.data_bytes.wrapping_sub(base.data_bytes),
+        last: (packets != 0).then(|| moment.ticks.time_of_word(counters.last, moment.now)),
     }
 }
 
 /// A flow: its entry's sums less those of the flows before it.
-fn flow(
-    key: &FlowKey,
-    counters: &FlowCounters,
-    base: Option<&FlowCounters>,
-    ticks: &Ticks,
-    now: Time,
-) -> Flow {
-    let direction = |counters: &DirectionCounters, base: Option<&DirectionCounters>| {
-        let base = base.copied().unwrap_or_default();
-        let packets = counters.packets.wrapping_sub(base.packets);
-        Direction {
-            packets,
-            bytes: counters.bytes.wrapping_sub(base.bytes),
-            payload: counters.payload.wrapping_sub(base.payload),
-            data_packets: u64::from(counters.data_packets.wrapping_sub(base.data_packets)),
-            data_bytes: counters.data_bytes.wrapping_sub(base.data_bytes),
-            last: (packets != 0).then(|| ticks.time_of_word(counters.last, now)),
-        }
-    };
+fn flow(key: &FlowKey, counters: &FlowCounters, base: Option<&FlowCounters>, moment: Moment<'_>) -> Flow {
     Flow {
         key: *key,
-        up: direction(&counters.up, base.map(|base| &base.up)),
-        down: direction(&counters.down, base.map(|base| &base.down)),
-        first: ticks.time(counters.first),
+        up: direction(&counters.up, base.map(|base| &base.up), moment),
+        down: direction(&counters.down, base.map(|base| &base.down), moment),
+        first: moment.ticks.time(counters.first),
         messages: counters.messages.wrapping_sub(base.map_or(0, |base| base.messages)),
         mac: (counters.mac != [0; 6]).then_some(counters.mac),
         facts: counters.facts,
+    }
+}
+
+fn spill(key: &SpillKey, counters: &SpillCounters, moment: Moment<'_>) -> Spill {
+    Spill {
+        key: *key,
+        up: direction(&counters.up, None, moment),
+        down: direction(&counters.down, None, moment),
+        attempts: counters.syns,
+        sessions: counters.syn_acks,
+        over: false,
     }
 }

@@ -9,7 +9,7 @@ use super::{
     fragments,
     maps::{self, table},
     packet::Packet,
-    recognise, reuse,
+    recognise, reuse, spill,
 };
 
 /// Which packets a hook counts. On a gateway's inside and on a mail host each direction passes one
@@ -80,22 +80,27 @@ fn book<P: Packet>(
         return Err(Reason::NotLocal);
     }
     let may_begin = whose != Whose::Received || !maps::local_only();
-    let (flow, up) = flow(packet, link, toward, &segment, may_begin)?;
+    let (flow, up) = flow(packet, link, toward, &segment, may_begin, totals)?;
 
     let packets = segment.packets(packet.gso());
-    let bytes = segment.bytes(packets);
+    let sum = Sum { buffers: 1, packets, payload: segment.payload(), bytes: segment.bytes(packets) };
     // SAFETY: `flow` points to an element of a preallocated map, `totals` to this CPU's own.
     unsafe {
-        if let Some(tcp) = segment.tcp {
-            note(flow, tcp, up);
-        }
+        let Some(flow) = flow else {
+            let key = key(&segment, up);
+            spill::packet(&key, up, segment.tcp, sum, totals);
+            if let Some(fragment) = located.fragment() {
+                fragments::first(&fragment, toward, &key, None, up, totals);
+            }
+            return Ok(());
+        };
+        note(flow, segment.tcp, up);
         if segment.payload() != 0 {
             recognise::payload(packet, flow, &segment, up);
         }
-        add(flow, totals, up, Sum { buffers: 1, packets, bytes, payload: segment.payload() });
+        add(flow, totals, up, &sum);
         if let Some(fragment) = located.fragment() {
-            let key = if up { forward(&segment) } else { forward(&segment).reversed() };
-            fragments::first(&fragment, toward, &key, flow, up, totals);
+            fragments::first(&fragment, toward, &key(&segment, up), Some(flow), up, totals);
         }
     }
     Ok(())
@@ -113,7 +118,13 @@ fn forward(segment: &Segment) -> FlowKey {
     }
 }
 
-/// The flow of `segment`, and whether the segment goes up.
+/// The key of `segment`'s flow.
+#[inline(always)]
+fn key(segment: &Segment, up: bool) -> FlowKey {
+    if up { forward(segment) } else { forward(segment).reversed() }
+}
+
+/// The flow of `segment`, if there is room for it, and whether the segment goes up.
 ///
 /// The SYN's sender is the client. Without a SYN an entry that exists decides, then the watched
 /// port, and where both are watched the hook; on a mirror the lower port is the server.
@@ -124,12 +135,10 @@ fn flow<P: Packet>(
     toward: Toward,
     segment: &Segment,
     may_begin: bool,
-) -> Result<(*mut FlowCounters, bool), Reason> {
+    totals: *mut Totals,
+) -> Result<(Option<*mut FlowCounters>, bool), Reason> {
     let forward = forward(segment);
-    let (syn, syn_ack) = match segment.tcp {
-        Some(tcp) => (tcp.syn(), tcp.syn_ack()),
-        None => (false, false),
-    };
+    let (syn, syn_ack) = (segment.tcp.syn(), segment.tcp.syn_ack());
     let mut up = if syn || syn_ack {
         syn
     } else {
@@ -155,16 +164,16 @@ fn flow<P: Packet>(
     if let Some(flow) = found {
         // SAFETY: an element of a preallocated map.
         unsafe {
-            if reuse::ended(flow, segment.tcp, up) && reuse::retire(&key, flow) {
+            if reuse::ended(flow, segment.tcp, up) && reuse::retire(&key, flow, totals) {
                 note_client(packet, link, flow, up);
             }
         }
-        return Ok((flow, up));
+        return Ok((Some(flow), up));
     }
     if !may_begin {
         return Err(Reason::NotLocal);
     }
-    let scratch = maps::scratch().ok_or(Reason::TableFull)?;
+    let Some(scratch) = maps::scratch() else { return Ok((None, up)) };
     // SAFETY: `scratch` is this CPU's own element.
     let created = unsafe {
         let new = &raw mut (*scratch).counters;
@@ -173,7 +182,7 @@ fn flow<P: Packet>(
         note_client(packet, link, new, up);
         table::create(&key, &*new)
     };
-    created.map(|flow| (flow, up)).ok_or(Reason::TableFull)
+    Ok((created, up))
 }
 
 /// Notes the client's MAC address, where a flow's first packet has one.
@@ -200,28 +209,35 @@ unsafe fn clear(counters: *mut FlowCounters) {
 }
 
 /// What one buffer, or several fragments, add to a flow.
+#[repr(C)]
 pub(super) struct Sum {
     pub(super) buffers: u32,
     pub(super) packets: u32,
-    pub(super) bytes: u64,
     pub(super) payload: u32,
+    pub(super) bytes: u64,
 }
 
 /// Adds to a direction of a flow and to this CPU's totals.
+///
+/// To the flow first: whoever reads the totals before the flows never finds a packet missing there.
 #[inline(always)]
-pub(super) unsafe fn add(flow: *mut FlowCounters, totals: *mut Totals, up: bool, sum: Sum) {
-    // SAFETY: the caller's: an element of a preallocated map, and this CPU's own totals. Other CPUs
-    // add to the flow too, so its counters are added to atomically; its time is a word of which any
-    // CPU's is right.
+pub(super) unsafe fn add(flow: *mut FlowCounters, totals: *mut Totals, up: bool, sum: &Sum) {
+    // SAFETY: the caller's: an element of a preallocated map, and this CPU's own totals.
     unsafe {
-        let (direction, total): (*mut DirectionCounters, *mut DirectionTotals) = if up {
-            (&raw mut (*flow).up, &raw mut (*totals).up)
-        } else {
-            (&raw mut (*flow).down, &raw mut (*totals).down)
-        };
-        (*total).buffers += u64::from(sum.buffers);
-        (*total).packets += u64::from(sum.packets);
-        (*total).bytes += sum.bytes;
+        tally(if up { &raw mut (*flow).up } else { &raw mut (*flow).down }, sum);
+        if !up && (*flow).facts.answered == 0 {
+            (*flow).facts.answered = 1;
+        }
+        total(if up { &raw mut (*totals).up } else { &raw mut (*totals).down }, sum);
+    }
+}
+
+/// Adds to a direction of a flow or a source. Other CPUs add to it too, so its counters are added to
+/// atomically; its time is a word of which any CPU's is right.
+#[inline(always)]
+pub(super) unsafe fn tally(direction: *mut DirectionCounters, sum: &Sum) {
+    // SAFETY: the caller's: an element of a preallocated map.
+    unsafe {
         add64(&raw mut (*direction).packets, u64::from(sum.packets));
         add64(&raw mut (*direction).bytes, sum.bytes);
         if sum.payload != 0 {
@@ -230,13 +246,21 @@ pub(super) unsafe fn add(flow: *mut FlowCounters, totals: *mut Totals, up: bool,
             add32(&raw mut (*direction).data_packets, sum.packets);
         }
         (*direction).last = maps::now() as u32;
-        if !up && (*flow).facts.answered == 0 {
-            (*flow).facts.answered = 1;
-        }
     }
 }
 
-/// Notes the TCP facts of a segment.
+/// Adds to this CPU's totals.
+#[inline(always)]
+pub(super) unsafe fn total(total: *mut DirectionTotals, sum: &Sum) {
+    // SAFETY: the caller's: this CPU's own element.
+    unsafe {
+        (*total).buffers += u64::from(sum.buffers);
+        (*total).packets += u64::from(sum.packets);
+        (*total).bytes += sum.bytes;
+    }
+}
+
+/// Notes the TCP facts of a segment; UDP has none.
 #[inline(always)]
 unsafe fn note(flow: *mut FlowCounters, tcp: Tcp, up: bool) {
     // SAFETY: the caller's. Facts are bytes that only ever become 1.
@@ -266,6 +290,12 @@ unsafe fn note(flow: *mut FlowCounters, tcp: Tcp, up: bool) {
 pub(super) unsafe fn add64(counter: *mut u64, value: u64) {
     // SAFETY: the caller's: an aligned word inside a map element.
     unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(counter, value) };
+}
+
+#[inline(always)]
+pub(super) unsafe fn sub64(counter: *mut u64, value: u64) {
+    // SAFETY: the caller's. Subtraction is addition around the end.
+    unsafe { add64(counter, value.wrapping_neg()) };
 }
 
 #[inline(always)]

@@ -15,6 +15,7 @@ use super::{
     },
     maps,
     packet::{Skb, Xdp},
+    remove,
 };
 
 /// TC_ACT_UNSPEC, TCX_NEXT: whoever comes next decides.
@@ -75,5 +76,12 @@ entries! { tc:
 #[xdp]
 pub fn ticks(_: XdpContext) -> u32 {
     maps::note_ticks();
+    XDP_PASS
+}
+
+/// Takes flows out of the table: the frame is the agent's list of them, and comes back with answers.
+#[xdp]
+pub fn remove_flows(context: XdpContext) -> u32 {
+    remove::all(context.data(), context.data_end());
     XDP_PASS
 }

@@ -6,6 +6,7 @@ use mailflow_ebpf::{Fragment, Located};
 use super::{
     count::{Sum, Toward, add, add32},
     maps::{self, Scratch, fragments, table},
+    spill,
 };
 
 /// This CPU's scratch with the key of a fragment's packet and what is known of it.
@@ -29,14 +30,14 @@ fn prepare(fragment: &Fragment, toward: Toward, direction: u32) -> Option<*mut S
     Some(scratch)
 }
 
-/// A first fragment was counted: those that came before it are counted now, and those to come will
-/// find its flow.
+/// A first fragment was counted, to its flow or, where there is none, to its source: those that came
+/// before it are counted now, and those to come will find the same.
 #[inline(always)]
 pub(super) unsafe fn first(
     fragment: &Fragment,
     toward: Toward,
     key: &FlowKey,
-    flow: *mut FlowCounters,
+    flow: Option<*mut FlowCounters>,
     up: bool,
     totals: *mut Totals,
 ) {
@@ -45,40 +46,41 @@ pub(super) unsafe fn first(
     // SAFETY: this CPU's own element; the rest is the caller's.
     unsafe {
         (*scratch).owner.flow = *key;
-        claim(scratch, flow, totals);
+        claim(scratch, flow.unwrap_or(core::ptr::null_mut()), totals);
     }
 }
 
+/// `flow` is null where there is none: an argument of a BPF function is one word.
 #[inline(never)]
-unsafe fn claim(scratch: *const Scratch, flow: *mut FlowCounters, totals: *mut Totals) {
-    // SAFETY: the caller's: this CPU's own element.
-    let (key, owner) = unsafe { (&(*scratch).fragment, &(*scratch).owner) };
-    let up = owner.direction == owner::UP;
-    let (mut waiting, mut bytes, mut payload) = (0, 0, 0);
-    if let Some(known) = fragments::find(key) {
-        // SAFETY: an element of the map; at worst another packet's, whose numbers are small.
-        unsafe {
-            if (*known).direction == owner::UNKNOWN {
-                (waiting, bytes, payload) =
-                    ((*known).waiting, (*known).waiting_bytes, (*known).waiting_payload);
+unsafe fn claim(scratch: *mut Scratch, flow: *mut FlowCounters, totals: *mut Totals) {
+    // SAFETY: the caller's: this CPU's own elements, and one of a preallocated map. What is found is an
+    // element of the map; at worst another packet's, whose numbers are small. The sum of a reason over
+    // all CPUs is right though this one's share may go below zero.
+    unsafe {
+        let key = &raw const (*scratch).fragment;
+        let up = (*scratch).owner.direction == owner::UP;
+        if let Some(known) = fragments::find(&*key)
+            && (*known).direction == owner::UNKNOWN
+        {
+            let waiting = (*known).waiting;
+            (*scratch).sum = Sum {
+                buffers: waiting,
+                packets: waiting,
+                payload: (*known).waiting_payload,
+                bytes: u64::from((*known).waiting_bytes),
+            };
+            if waiting != 0 {
+                let reason = &raw mut (*totals).reasons[Reason::Fragment as usize];
+                *reason = (*reason).wrapping_sub(u64::from(waiting));
+                if flow.is_null() {
+                    spill::fragments(scratch, &(*scratch).owner.flow, up, totals);
+                } else {
+                    add(flow, totals, up, &(*scratch).sum);
+                }
             }
         }
+        fragments::note(&*key, &(*scratch).owner);
     }
-    if waiting != 0 {
-        // SAFETY: the caller's: an element of a preallocated map, and this CPU's own totals. The sum
-        // over all CPUs is right though this one's share may go below zero.
-        unsafe {
-            let reason = &raw mut (*totals).reasons[Reason::Fragment as usize];
-            *reason = (*reason).wrapping_sub(u64::from(waiting));
-            add(
-                flow,
-                totals,
-                up,
-                Sum { buffers: waiting, packets: waiting, bytes: u64::from(bytes), payload },
-            );
-        }
-    }
-    fragments::note(key, owner);
 }
 
 /// A first fragment was not counted: the others will not be either.
@@ -147,9 +149,13 @@ unsafe fn follow(scratch: *mut Scratch, bytes: u32, payload: u32, totals: *mut T
         if direction != owner::UP && direction != owner::DOWN {
             return direction;
         }
-        let Some(flow) = table::find(&(*known).flow) else { return owner::UNKNOWN };
         let up = direction == owner::UP;
-        add(flow, totals, up, Sum { buffers: 1, packets: 1, bytes: u64::from(bytes), payload });
+        (*scratch).sum = Sum { buffers: 1, packets: 1, payload, bytes: u64::from(bytes) };
+        let Some(flow) = table::find(&(*known).flow) else {
+            spill::fragments(scratch, &(*known).flow, up, totals);
+            return COUNTED;
+        };
+        add(flow, totals, up, &(*scratch).sum);
         if up {
             add32(&raw mut (*flow).pending, payload);
         }

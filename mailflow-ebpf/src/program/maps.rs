@@ -3,11 +3,14 @@
 use aya_ebpf::{
     Global,
     bindings::BPF_NOEXIST,
-    btf_maps::{HashMap, LruHashMap, PerCpuArray},
+    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray},
 };
 use mailflow_common::{
-    FlowCounters, FlowKey, FragmentKey, FragmentOwner, PORT_WORDS, RetiredKey, Silences, Totals,
+    FlowCounters, FlowKey, FragmentKey, FragmentOwner, PORT_WORDS, RetiredKey, SHARE_CELLS, Sharing,
+    Silences, SpillCounters, SpillKey, Totals,
 };
+
+use super::{count::Sum, spill::Spill};
 
 /// Live flows. Preallocated and shared; the agent sets its size before it loads.
 #[aya_ebpf::macros::btf_map]
@@ -16,6 +19,14 @@ static FLOWS: HashMap<FlowKey, FlowCounters, 262_144> = HashMap::new();
 /// Finished flows whose tuple is used again, until the agent has read them.
 #[aya_ebpf::macros::btf_map]
 static RETIRED: HashMap<RetiredKey, FlowCounters, 65_536> = HashMap::new();
+
+/// By source, the packets of flows that have no place among the live ones. The agent sets its size.
+#[aya_ebpf::macros::btf_map]
+static OVERFLOW: HashMap<SpillKey, SpillCounters, 65_536> = HashMap::new();
+
+/// How many of the live flows each source holds: two rows of cells, see [`Sharing::cells`].
+#[aya_ebpf::macros::btf_map]
+static SHARES: Array<u64, { 2 * SHARE_CELLS as usize }> = Array::new();
 
 /// Packets that come in fragments. What is lost here is lost to the flow and counted by reason, so the
 /// oldest may go.
@@ -31,6 +42,10 @@ static TOTALS: PerCpuArray<Totals, 1> = PerCpuArray::new();
 pub(super) struct Scratch {
     pub(super) counters: FlowCounters,
     pub(super) retired: RetiredKey,
+    pub(super) spill: Spill,
+    pub(super) sum: Sum,
+    /// Nobody writes it.
+    pub(super) nothing: SpillCounters,
     pub(super) fragment: FragmentKey,
     pub(super) owner: FragmentOwner,
 }
@@ -48,6 +63,11 @@ static mut PORTS: [u64; PORT_WORDS] = [0; PORT_WORDS];
 #[unsafe(no_mangle)]
 #[unsafe(link_section = ".data.silences")]
 static mut SILENCES: Silences = Silences::NEVER;
+
+/// How much of the flow table a source may hold. The agent writes it.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".data.sharing")]
+static mut SHARING: Sharing = Sharing::NONE;
 
 /// Always zero, which the verifier cannot know.
 #[unsafe(no_mangle)]
@@ -115,6 +135,11 @@ pub(super) fn silences() -> *const Silences {
 }
 
 #[inline(always)]
+pub(super) fn sharing() -> *const Sharing {
+    &raw const SHARING
+}
+
+#[inline(always)]
 pub(super) fn local_only() -> bool {
     LOCAL_ONLY.load() == 1
 }
@@ -140,26 +165,93 @@ pub(super) fn scratch() -> Option<*mut Scratch> {
 
 /// The flow table. Nothing else of the program knows what it is made of.
 pub(super) mod table {
-    use super::{BPF_NOEXIST, FLOWS, FlowCounters, FlowKey, RETIRED, RetiredKey};
+    use super::{
+        super::count::{add64, sub64},
+        BPF_NOEXIST, FLOWS, FlowCounters, FlowKey, OVERFLOW, RETIRED, RetiredKey, SHARES, SpillCounters,
+        SpillKey, sharing,
+    };
 
     #[inline(always)]
     pub(in super::super) fn find(key: &FlowKey) -> Option<*mut FlowCounters> {
         FLOWS.get_ptr_mut(key)
     }
 
-    /// Adds a flow; the one that is there already when another CPU was faster.
+    /// The cells that count the flows of a client's source.
+    #[inline(always)]
+    fn cells(key: &FlowKey) -> Option<[*mut u64; 2]> {
+        // SAFETY: words that are only ever written whole.
+        let sharing = unsafe { &*sharing() };
+        let [first, second] = sharing.cells(&sharing.source(&key.client));
+        Some([SHARES.get_ptr_mut(first)?, SHARES.get_ptr_mut(second)?])
+    }
+
+    /// Adds a flow; the one that is there already when another CPU was faster. `None` when its source
+    /// has its share, or when there is no room.
     #[inline(always)]
     pub(in super::super) fn create(key: &FlowKey, counters: &FlowCounters) -> Option<*mut FlowCounters> {
-        let _ = FLOWS.insert(key, counters, u64::from(BPF_NOEXIST));
+        let [first, second] = cells(key)?;
+        // SAFETY: elements of an array; every CPU adds to them atomically.
+        unsafe {
+            let most = (*sharing()).most;
+            // Another source may share one of them, hardly both.
+            if first.read_volatile() >= most && second.read_volatile() >= most {
+                return None;
+            }
+            if FLOWS.insert(key, counters, u64::from(BPF_NOEXIST)).is_ok() {
+                add64(first, 1);
+                add64(second, 1);
+            }
+        }
         FLOWS.get_ptr_mut(key)
     }
 
-    /// Puts a copy of a finished flow aside; `false` when it is there already or there is no room.
+    /// Takes a flow out.
     #[inline(always)]
-    pub(in super::super) fn retire(key: &RetiredKey, counters: *const FlowCounters) -> bool {
-        // SAFETY: the helper copies from an element of the flow table, which is preallocated.
-        let counters = unsafe { &*counters };
-        RETIRED.insert(key, counters, u64::from(BPF_NOEXIST)).is_ok()
+    pub(in super::super) fn remove(key: &FlowKey) -> bool {
+        if FLOWS.remove(key).is_err() {
+            return false;
+        }
+        if let Some([first, second]) = cells(key) {
+            // SAFETY: as in `create`.
+            unsafe {
+                sub64(first, 1);
+                sub64(second, 1);
+            }
+        }
+        true
+    }
+
+    /// What became of a flow that was to be put aside.
+    #[derive(Clone, Copy, PartialEq, Eq)]
+    pub(in super::super) enum Retired {
+        /// It lies there now.
+        Now,
+        /// Another CPU was faster.
+        Already,
+        /// There is no room.
+        Full,
+    }
+
+    /// Puts a copy of a finished flow aside.
+    #[inline(always)]
+    pub(in super::super) fn retire(key: &RetiredKey, counters: &FlowCounters) -> Retired {
+        const EEXIST: i32 = -17;
+        match RETIRED.insert(key, counters, u64::from(BPF_NOEXIST)) {
+            Ok(()) => Retired::Now,
+            Err(EEXIST) => Retired::Already,
+            Err(_) => Retired::Full,
+        }
+    }
+
+    /// The place of a source without a place for its flow; `None` when there is no room for that either.
+    #[inline(always)]
+    pub(in super::super) fn spilled(key: &SpillKey, nothing: &SpillCounters) -> Option<*mut SpillCounters> {
+        if let Some(source) = OVERFLOW.get_ptr_mut(key) {
+            return Some(source);
+        }
+        // Of two CPUs that do so at once one fails, and finds the other's.
+        let _ = OVERFLOW.insert(key, nothing, u64::from(BPF_NOEXIST));
+        OVERFLOW.get_ptr_mut(key)
     }
 }
 

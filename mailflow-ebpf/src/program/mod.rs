@@ -6,4 +6,6 @@ mod fragments;
 mod maps;
 mod packet;
 mod recognise;
+mod remove;
 mod reuse;
+mod spill;

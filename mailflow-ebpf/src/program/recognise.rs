@@ -30,7 +30,7 @@ pub(super) unsafe fn payload<P: Packet>(packet: &P, flow: *mut FlowCounters, seg
             (*flow).pending = 0;
         }
         let looked = (*facts).looked;
-        if looked < LOOKED_INTO && segment.tcp.is_some() {
+        if looked < LOOKED_INTO && segment.is_tcp() {
             (*facts).looked = looked + 1;
             look(packet, flow, segment, up, looked);
         }
@@ -83,11 +83,14 @@ fn opens(known: u8, syn: u8, isn: u32, looked: u8, segment: &Segment) -> bool {
     if known != opening::NONE && known != opening::UNREAD {
         return false;
     }
-    match segment.tcp {
+    let tcp = segment.tcp;
+    if tcp.syn() {
         // RFC 7413: a SYN may carry the first bytes itself.
-        Some(tcp) if tcp.syn() => true,
-        Some(tcp) if syn != 0 => tcp.sequence == isn.wrapping_add(1),
-        _ => known == opening::NONE && looked < 2,
+        true
+    } else if syn != 0 {
+        tcp.sequence == isn.wrapping_add(1)
+    } else {
+        known == opening::NONE && looked < 2
     }
 }
 

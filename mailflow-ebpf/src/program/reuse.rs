@@ -1,13 +1,16 @@
 //! When a tuple is used again: a packet begins a new flow where one has ended.
 
-use mailflow_common::{DirectionCounters, Facts, FlowCounters, FlowKey, RetiredKey, Silences};
+use mailflow_common::{DirectionCounters, Facts, FlowCounters, FlowKey, RetiredKey, Silences, Totals};
 use mailflow_ebpf::Tcp;
 
-use super::maps::{self, table};
+use super::maps::{
+    self,
+    table::{self, Retired},
+};
 
 /// Whether the flow ended before this packet: by silence, or by a SYN that cannot be its own.
 #[inline(always)]
-pub(super) unsafe fn ended(flow: *const FlowCounters, tcp: Option<Tcp>, up: bool) -> bool {
+pub(super) unsafe fn ended(flow: *const FlowCounters, tcp: Tcp, up: bool) -> bool {
     // SAFETY: the caller's: an element of a preallocated map.
     unsafe {
         let same = if up { &raw const (*flow).up } else { &raw const (*flow).down };
@@ -19,10 +22,7 @@ pub(super) unsafe fn ended(flow: *const FlowCounters, tcp: Option<Tcp>, up: bool
                 return true;
             }
         }
-        match tcp {
-            Some(tcp) if tcp.syn() => foreign(flow, tcp, up),
-            _ => false,
-        }
+        tcp.syn() && foreign(flow, tcp, up)
     }
 }
 
@@ -76,22 +76,44 @@ unsafe fn foreign(flow: *const FlowCounters, tcp: Tcp, up: bool) -> bool {
 }
 
 /// Puts the flow aside and makes its entry the next one's; `false` when another CPU was faster, or
-/// when there is no room: then the tuple's flows stay one.
+/// when there is no room: then the tuple's flows stay one, and that is counted.
 #[inline(always)]
-pub(super) unsafe fn retire(key: &FlowKey, flow: *mut FlowCounters) -> bool {
+pub(super) unsafe fn retire(key: &FlowKey, flow: *mut FlowCounters, totals: *mut Totals) -> bool {
     // SAFETY: the caller's.
     unsafe {
         let Some(scratch) = maps::scratch() else { return false };
         let first = (*flow).first;
-        (*scratch).retired = RetiredKey { flow: *key, first };
-        if !table::retire(&(*scratch).retired, flow) {
-            return false;
-        }
         let now = maps::now();
-        // Two flows of one tuple never begin at the same tick: the agent tells them by it.
-        (*flow).first = if now > first { now } else { first + 1 };
+        (*scratch).retired = RetiredKey { flow: *key, first };
+        copy(flow, &raw mut (*scratch).counters);
+        // Nothing is pending on a finished flow: the word tells when the next one began.
+        (*scratch).counters.pending = now as u32;
+        match table::retire(&(*scratch).retired, &(*scratch).counters) {
+            Retired::Now => {}
+            Retired::Already => return false,
+            Retired::Full => {
+                (*totals).merged += 1;
+                return false;
+            }
+        }
         (*flow).facts = Facts::NONE;
         (*flow).pending = 0;
+        // The clock is read again: what begins before a tick was put aside before it, which the agent
+        // goes by. And two flows of one tuple never begin at the same tick: it tells them by that.
+        let now = maps::now();
+        (&raw mut (*flow).first).write_volatile(if now > first { now } else { first + 1 });
         true
+    }
+}
+
+/// Copies counters word by word, as other CPUs add to them.
+#[inline(always)]
+unsafe fn copy(from: *const FlowCounters, to: *mut FlowCounters) {
+    const WORDS: usize = size_of::<FlowCounters>() / size_of::<u64>();
+    let mut word = 0;
+    while word < WORDS {
+        // SAFETY: the caller's: both are whole, aligned words.
+        unsafe { to.cast::<u64>().add(word).write_volatile(from.cast::<u64>().add(word).read_volatile()) };
+        word += 1;
     }
 }

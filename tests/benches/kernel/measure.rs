@@ -5,7 +5,10 @@ use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
-use mailflow_agent::{engine::time::Time, kernel::Kernel};
+use mailflow_agent::{
+    engine::{flow::Fate, time::Time},
+    kernel::Kernel,
+};
 
 use super::{
     cases::{self, Case, Fill, Visit},
@@ -101,17 +104,18 @@ pub(crate) fn fill(fill: Fill, kernel: &mut Kernel) -> anyhow::Result<()> {
     let flows = fill as u32;
     let driver = Driver::new(Kind::Xdp, Order::Turn(flows), kernel.descriptor("xdp_lan")?.as_fd())?;
     sys::run(driver.program(), Kind::Xdp, &cases::known(), flows)?;
-    let there = kernel.read(NOW)?.flows.len();
+    let there = kernel.snapshot(NOW)?.flows.len();
     anyhow::ensure!(there == flows as usize, "{there} flows in the table, not {flows}");
     Ok(())
 }
 
 /// Takes the new flows out of the table: they lie behind the first ones.
 fn forget_new(kernel: &mut Kernel, fill: Fill) -> anyhow::Result<()> {
-    let new = kernel.read(NOW)?.flows.iter().filter(|flow| flow.facts.syn != 0).map(|flow| flow.key);
-    let keys: Vec<_> = new.collect();
-    anyhow::ensure!(keys.len() == NEW as usize, "{} new flows beside {}, not {NEW}", keys.len(), fill as u32);
-    kernel.take(&keys, NOW)?;
+    let mut new = kernel.snapshot(NOW)?.flows;
+    new.retain(|flow| flow.facts.syn != 0);
+    anyhow::ensure!(new.len() == NEW as usize, "{} new flows beside {}, not {NEW}", new.len(), fill as u32);
+    let fates = kernel.remove(&new)?;
+    anyhow::ensure!(fates.iter().all(|fate| *fate == Fate::Removed), "some new flows stay");
     Ok(())
 }
 

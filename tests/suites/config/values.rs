@@ -58,7 +58,8 @@ fn the_shipped_configuration_is_what_the_documents_say() {
     let config = shipped();
     assert_eq!(config.interfaces, []);
     assert_eq!(config.poll_interval, Duration::from_secs(1));
-    assert_eq!(config.flow_table, 262_144);
+    let tables = config.flow_table;
+    assert_eq!((tables.flows, tables.flows_per_source(), tables.overflow), (262_144, 65_536, 65_536));
     assert_eq!(config.engine.timeouts, Timeouts::default());
     assert_eq!(config.engine.v6_source_prefix, 64);
     assert_eq!(config.engine.rules, [smtp_burst()]);

@@ -10,7 +10,7 @@ use std::{
 
 use mailflow_agent::{
     engine::event::{Effects, Gain, Qualified, Source, Value, WindowValue},
-    sink::metrics::{Agent, Attached, KernelView, Ledger, Limits, Load, Page, Places},
+    sink::metrics::{Agent, Attached, Fill, Holding, KernelView, Ledger, Limits, Load, Page, Places},
 };
 use mailflow_common::{DirectionTotals, Reason, Totals};
 
@@ -33,7 +33,7 @@ fn totals() -> Totals {
         down: DirectionTotals { buffers: 4, packets: 20, bytes: 2_000 },
         ..Totals::default()
     };
-    totals.reasons[Reason::TableFull as usize] = 9;
+    totals.reasons[Reason::Truncated as usize] = 9;
     totals
 }
 
@@ -62,8 +62,14 @@ fn page() -> String {
     }];
     let kernel = KernelView {
         totals: totals(),
-        flows: 5,
-        capacity: 100,
+        held: vec![Holding {
+            name: "live",
+            up: Gain { packets: 10, bytes: 1_000 },
+            down: Gain { packets: 20, bytes: 2_000 },
+        }],
+        missing: [[2, 0], [300, 0]],
+        flows: Fill { entries: 5, capacity: 100 },
+        overflow: Fill { entries: 1, capacity: 10 },
         attached: vec![Attached {
             interface: "lan0".into(),
             hook: "tcx",
@@ -116,11 +122,16 @@ fn shows_what_was_handed_over() {
         ("mailflow_kernel_packets_total{direction=\"up\"}", 12.0),
         ("mailflow_kernel_bytes_total{direction=\"down\"}", 2_000.0),
         ("mailflow_kernel_buffers_total{direction=\"down\"}", 4.0),
-        ("mailflow_uncounted_buffers_total{reason=\"table_full\"}", 9.0),
+        ("mailflow_uncounted_buffers_total{reason=\"truncated\"}", 9.0),
         ("mailflow_uncounted_buffers_total{reason=\"not_ip\"}", 0.0),
         ("mailflow_conservation_difference_packets{direction=\"up\"}", 2.0),
         ("mailflow_conservation_difference_packets{direction=\"down\"}", 0.0),
         ("mailflow_conservation_difference_bytes{direction=\"up\"}", 300.0),
+        ("mailflow_held_packets{place=\"live\",direction=\"down\"}", 20.0),
+        ("mailflow_held_bytes{place=\"live\",direction=\"up\"}", 1_000.0),
+        ("mailflow_overflow_entries", 1.0),
+        ("mailflow_overflow_capacity", 10.0),
+        ("mailflow_merged_flows_total", 0.0),
         ("mailflow_flow_table_entries", 5.0),
         ("mailflow_flow_table_capacity", 100.0),
         ("mailflow_drain_duration_seconds", 0.25),

@@ -22,6 +22,24 @@ const UNCOUNTED: Family = Family::counter(
 const ENTRIES: Family = Family::gauge("mailflow_flow_table_entries", "Flows in the kernel's table.");
 const CAPACITY: Family =
     Family::gauge("mailflow_flow_table_capacity", "Most flows the kernel's table can hold.");
+const SPILLED: Family = Family::gauge(
+    "mailflow_overflow_entries",
+    "Sources, by service, some of whose flows have no place in the flow table.",
+);
+const SPILLED_CAPACITY: Family =
+    Family::gauge("mailflow_overflow_capacity", "Most of them that can be counted.");
+const HELD_PACKETS: Family = Family::gauge(
+    "mailflow_held_packets",
+    "Where the packets are that the program counted, by place and direction.",
+);
+const HELD_BYTES: Family = Family::gauge(
+    "mailflow_held_bytes",
+    "Where the IP bytes are that the program counted, by place and direction.",
+);
+const MERGED: Family = Family::counter(
+    "mailflow_merged_flows_total",
+    "Flows that stayed one with the next one on their tuple, for want of room to put them aside.",
+);
 const DRAIN: Family =
     Family::gauge("mailflow_drain_duration_seconds", "Time the last reading of the kernel's table took.");
 const ATTACHED: Family = Family::gauge(
@@ -30,7 +48,7 @@ const ATTACHED: Family = Family::gauge(
 );
 const POSITION: Family = Family::gauge(
     "mailflow_attached_position",
-    "Place of the program among those of its hook; 1 is the first, and what those before it accept is not seen.",
+    "Holding of the program among those of its hook; 1 is the first, and what those before it accept is not seen.",
 );
 const REATTACHED: Family = Family::counter(
     "mailflow_reattached_total",
@@ -38,11 +56,11 @@ const REATTACHED: Family = Family::counter(
 );
 const PACKET_DIFFERENCE: Family = Family::gauge(
     "mailflow_conservation_difference_packets",
-    "Packets the program counted minus packets booked to flows, by direction.",
+    "Packets the program counted minus packets held, by direction; not zero is a loss.",
 );
 const BYTE_DIFFERENCE: Family = Family::gauge(
     "mailflow_conservation_difference_bytes",
-    "IP bytes the program counted minus IP bytes booked to flows, by direction.",
+    "IP bytes the program counted minus IP bytes held, by direction; not zero is a loss.",
 );
 
 /// A program that belongs at a hook.
@@ -68,15 +86,39 @@ impl Attached {
     }
 }
 
+/// How full a table is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Fill {
+    /// Its entries.
+    pub entries: u64,
+    /// Most it can hold.
+    pub capacity: u64,
+}
+
+/// A place where counted packets are, and how many of them are there: client to server, and back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Holding {
+    /// `live`, `retired`, `overflow` or `unattributed`.
+    pub name: &'static str,
+    /// Client to server.
+    pub up: Gain,
+    /// Server to client.
+    pub down: Gain,
+}
+
 /// What the kernel's side looked like at the last poll.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KernelView {
     /// Sums over all CPUs since the process started.
     pub totals: Totals,
-    /// Entries of the flow table.
-    pub flows: u64,
-    /// Most entries it can hold.
-    pub capacity: u64,
+    /// Where what they counted is.
+    pub held: Vec<Holding>,
+    /// What is held nowhere, by direction: packets, then IP bytes.
+    pub missing: [[i64; 2]; 2],
+    /// The flow table.
+    pub flows: Fill,
+    /// The table of sources beyond it.
+    pub overflow: Fill,
     /// What is attached where.
     pub attached: Vec<Attached>,
     /// How long reading the table took.
@@ -84,39 +126,31 @@ pub struct KernelView {
 }
 
 impl KernelView {
-    /// Writes the families. `booked` is what reached the ledger, client to server and back.
-    pub(super) fn render(&self, booked: (Gain, Gain), out: &mut String) {
-        let directions = [("up", &self.totals.up, booked.0), ("down", &self.totals.down, booked.1)];
+    /// Writes the families.
+    pub(super) fn render(&self, out: &mut String) {
+        let directions = [("up", &self.totals.up), ("down", &self.totals.down)];
         PACKETS.head(out);
-        for (direction, totals, _) in directions {
+        for (direction, totals) in directions {
             PACKETS.sample(out, &[("direction", direction)], totals.packets);
         }
         BYTES.head(out);
-        for (direction, totals, _) in directions {
+        for (direction, totals) in directions {
             BYTES.sample(out, &[("direction", direction)], totals.bytes);
         }
         BUFFERS.head(out);
-        for (direction, totals, _) in directions {
+        for (direction, totals) in directions {
             BUFFERS.sample(out, &[("direction", direction)], totals.buffers);
         }
         UNCOUNTED.head(out);
         for reason in Reason::ALL {
             UNCOUNTED.sample(out, &[("reason", reason.name())], self.totals.reason(reason));
         }
-        PACKET_DIFFERENCE.head(out);
-        for (direction, totals, booked) in directions {
-            PACKET_DIFFERENCE.sample(
-                out,
-                &[("direction", direction)],
-                difference(totals.packets, booked.packets),
-            );
-        }
-        BYTE_DIFFERENCE.head(out);
-        for (direction, totals, booked) in directions {
-            BYTE_DIFFERENCE.sample(out, &[("direction", direction)], difference(totals.bytes, booked.bytes));
-        }
-        ENTRIES.single(out, self.flows);
-        CAPACITY.single(out, self.capacity);
+        self.render_held(out);
+        ENTRIES.single(out, self.flows.entries);
+        CAPACITY.single(out, self.flows.capacity);
+        SPILLED.single(out, self.overflow.entries);
+        SPILLED_CAPACITY.single(out, self.overflow.capacity);
+        MERGED.single(out, self.totals.merged);
         DRAIN.single(out, self.drain.as_secs_f64());
         ATTACHED.head(out);
         for place in &self.attached {
@@ -135,8 +169,23 @@ impl KernelView {
             REATTACHED.sample(out, &[interface, direction], place.again);
         }
     }
-}
 
-fn difference(counted: u64, booked: u64) -> i128 {
-    i128::from(counted) - i128::from(booked)
+    fn render_held(&self, out: &mut String) {
+        for (family, value) in
+            [(HELD_PACKETS, (|gain| gain.packets) as fn(Gain) -> u64), (HELD_BYTES, |gain| gain.bytes)]
+        {
+            family.head(out);
+            for place in &self.held {
+                for (direction, gain) in [("up", place.up), ("down", place.down)] {
+                    family.sample(out, &[("place", place.name), ("direction", direction)], value(gain));
+                }
+            }
+        }
+        for (family, missing) in [PACKET_DIFFERENCE, BYTE_DIFFERENCE].iter().zip(self.missing) {
+            family.head(out);
+            for (direction, missing) in ["up", "down"].iter().zip(missing) {
+                family.sample(out, &[("direction", direction)], missing);
+            }
+        }
+    }
 }

@@ -13,7 +13,7 @@ mod text;
 mod windows;
 
 pub use agent::{Agent, Load};
-pub use kernel::{Attached, KernelView};
+pub use kernel::{Attached, Fill, Holding, KernelView};
 pub use ledger::{Ledger, Limits, Places};
 
 use crate::engine::event::WindowValue;
@@ -40,7 +40,7 @@ impl Page<'_> {
         self.agent.render(out)?;
         self.ledger.render(self.windows, out);
         if let Some(kernel) = self.kernel {
-            kernel.render(self.ledger.booked(), out);
+            kernel.render(out);
         }
         Ok(())
     }

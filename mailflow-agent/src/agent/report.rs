@@ -1,0 +1,90 @@
+//! What the metrics port is told of the kernel's side.
+
+use std::time::Duration;
+
+use mailflow_common::{DirectionTotals, Totals};
+use tracing::{info, warn};
+
+use crate::{
+    config::FlowTable,
+    engine::event::Gain,
+    kernel::{Kernel, KernelError, Place, Standing, Sum},
+    sink::metrics::{Attached, Fill, Holding, KernelView},
+};
+
+/// Whether every flow finds a place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Room {
+    /// It does.
+    Enough,
+    /// The table is full, or a source has its share of it.
+    Short,
+}
+
+impl Room {
+    /// Says when it runs short, and when it is enough again.
+    pub(super) fn note(&mut self, view: &KernelView) {
+        let room = if view.overflow.entries == 0 { Self::Enough } else { Self::Short };
+        if room != *self {
+            *self = room;
+            match room {
+                Self::Short => warn!(
+                    flows = view.flows.entries,
+                    capacity = view.flows.capacity,
+                    sources = view.overflow.entries,
+                    "new flows have no place in the table, or a source has more than its share: they are \
+                     counted by source"
+                ),
+                Self::Enough => info!("every flow has a place in the table again"),
+            }
+        }
+    }
+}
+
+/// What the page shows of the kernel. `before` are the totals from before the tables were read.
+pub(super) fn kernel_view(
+    kernel: &Kernel,
+    before: &Totals,
+    tables: &FlowTable,
+    drain: Duration,
+) -> Result<KernelView, KernelError> {
+    let totals = kernel.totals()?;
+    let held = kernel.held();
+    let missing = held.difference(before, &totals);
+    let unattributed = |total: &DirectionTotals| Gain { packets: total.packets, bytes: total.bytes };
+    let holding = |name, sum: &Sum| Holding { name, up: sum.up, down: sum.down };
+    Ok(KernelView {
+        held: vec![
+            holding("live", &held.live),
+            holding("retired", &held.retired),
+            holding("overflow", &held.overflow),
+            Holding {
+                name: "unattributed",
+                up: unattributed(&totals.unattributed_up),
+                down: unattributed(&totals.unattributed_down),
+            },
+        ],
+        missing: [missing.packets, missing.bytes],
+        flows: Fill { entries: held.flows, capacity: tables.flows.into() },
+        overflow: Fill { entries: held.sources, capacity: tables.overflow.into() },
+        attached: kernel.places().map(shown).collect(),
+        totals,
+        drain,
+    })
+}
+
+/// A place as the metrics show it.
+pub(super) fn shown(place: &Place) -> Attached {
+    let (attached, position) = match place.standing {
+        Standing::Attached { position } => (true, position),
+        Standing::Detached => (false, None),
+    };
+    Attached {
+        interface: place.interface.clone(),
+        hook: place.attachment.name(),
+        direction: place.direction.name(),
+        attached,
+        position,
+        again: place.again,
+    }
+}

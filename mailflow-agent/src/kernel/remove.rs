@@ -1,0 +1,55 @@
+//! Taking flows out of the table, many at a time, by a program of our own.
+
+use aya::{TestRun, TestRunOptions, programs::Program};
+use mailflow_common::{Removal, removal};
+
+use super::{
+    batch,
+    error::KernelError,
+    load::{Loaded, REMOVE},
+    table::Book,
+};
+use crate::engine::flow::{Fate, Flow};
+
+/// Flows of one run: what fits into the one page that a frame has on every kernel.
+const AT_ONCE: usize = 62;
+
+/// Takes `flows` out of the table, each only if it has not changed since it was read.
+pub(super) fn remove(loaded: &Loaded, book: &mut Book, flows: &[Flow]) -> Result<Vec<Fate>, KernelError> {
+    let mut fates = Vec::with_capacity(flows.len());
+    let mut asked = Vec::with_capacity(AT_ONCE);
+    let mut answered = vec![Removal::default(); AT_ONCE];
+    for flows in flows.chunks(AT_ONCE) {
+        asked.clear();
+        asked.extend(flows.iter().map(|flow| Removal {
+            flow: flow.key,
+            packets: book.packets(flow),
+            answer: removal::ASKED,
+        }));
+        let answered = &mut answered[..flows.len()];
+        run(loaded, &asked, answered)?;
+        for (flow, answer) in flows.iter().zip(answered) {
+            let fate = match answer.answer {
+                removal::REMOVED => Fate::Removed,
+                removal::ABSENT => Fate::Absent,
+                _ => Fate::Lives,
+            };
+            book.note(flow, fate);
+            fates.push(fate);
+        }
+    }
+    Ok(fates)
+}
+
+fn run(loaded: &Loaded, asked: &[Removal], answered: &mut [Removal]) -> Result<(), KernelError> {
+    let Some(Program::Xdp(program)) = loaded.ebpf.program(REMOVE) else {
+        return Err(KernelError::Missing("program that removes flows"));
+    };
+    let mut options = TestRunOptions::new();
+    options.data_in = Some(batch::bytes(asked));
+    options.data_out = Some(batch::bytes_mut(answered));
+    let result = program.test_run(options);
+    result
+        .map(drop)
+        .map_err(|error| KernelError::Program { program: REMOVE.to_owned(), source: Box::new(error) })
+}

@@ -1,0 +1,42 @@
+//! Taking flows out of the table for the agent: many at a time, and each only if it is still what the
+//! agent saw.
+//!
+//! The agent runs this program itself (BPF_PROG_TEST_RUN); the frame is its list. A command of bpf(2)
+//! for each flow would cost five times as much, and those for many at once delete whatever is there.
+
+use mailflow_common::{Removal, removal};
+
+use super::maps::table;
+
+/// Most flows of one run: what fits into a frame of one page on all kernels.
+const MOST: usize = 62;
+
+/// Answers every removal in the frame between `start` and `end`.
+#[inline(always)]
+pub(super) fn all(start: usize, end: usize) {
+    let mut index = 0;
+    while index < MOST {
+        let asked = start + index * size_of::<Removal>();
+        if asked + size_of::<Removal>() > end {
+            return;
+        }
+        let asked = asked as *mut Removal;
+        // SAFETY: within the frame, as just seen.
+        unsafe { (*asked).answer = one(asked) };
+        index += 1;
+    }
+}
+
+#[inline(always)]
+unsafe fn one(asked: *const Removal) -> u64 {
+    // SAFETY: the caller's: within the frame; what is found is an element of a preallocated map.
+    unsafe {
+        let key = &(*asked).flow;
+        let Some(flow) = table::find(key) else { return removal::ABSENT };
+        let packets = (*flow).up.packets + (*flow).down.packets;
+        if packets != (*asked).packets {
+            return removal::LIVES;
+        }
+        if table::remove(key) { removal::REMOVED } else { removal::ABSENT }
+    }
+}

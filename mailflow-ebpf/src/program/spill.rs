@@ -1,0 +1,77 @@
+//! Where packets go whose flow has no place in the table: to their source, and if there is no room for
+//! that either, to one counter for all of them.
+
+use mailflow_common::{FlowKey, SpillKey, Totals};
+use mailflow_ebpf::Tcp;
+
+use super::{
+    count::{Sum, add32, tally, total},
+    maps::{self, Scratch, table},
+};
+
+/// A packet on its way to its source.
+#[repr(C)]
+pub(super) struct Spill {
+    key: SpillKey,
+    /// 1: from client to server.
+    up: u32,
+    /// 1: a SYN, or a SYN-ACK.
+    opens: u32,
+}
+
+/// Counts a packet of the flow `key` to its source.
+#[inline(always)]
+pub(super) unsafe fn packet(key: &FlowKey, up: bool, tcp: Tcp, sum: Sum, totals: *mut Totals) {
+    let Some(scratch) = maps::scratch() else { return };
+    // SAFETY: this CPU's own element; the rest is the caller's.
+    unsafe {
+        (*scratch).sum = sum;
+        prepare(scratch, key, up, tcp.syn() || tcp.syn_ack());
+        put(scratch, totals);
+    }
+}
+
+/// Counts fragments of the flow `key`, whose sum the scratch holds, to its source.
+#[inline(always)]
+pub(super) unsafe fn fragments(scratch: *mut Scratch, key: &FlowKey, up: bool, totals: *mut Totals) {
+    // SAFETY: the caller's.
+    unsafe {
+        prepare(scratch, key, up, false);
+        put(scratch, totals);
+    }
+}
+
+#[inline(always)]
+unsafe fn prepare(scratch: *mut Scratch, key: &FlowKey, up: bool, opens: bool) {
+    // SAFETY: the caller's: this CPU's own element; the sharing are words that are written whole.
+    unsafe {
+        let source = (*maps::sharing()).source(&key.client);
+        let protocol = u16::from(key.scope.protocol());
+        (*scratch).spill = Spill {
+            key: SpillKey { source, server_port: key.server_port, protocol },
+            up: u32::from(up),
+            opens: u32::from(opens),
+        };
+    }
+}
+
+#[inline(never)]
+unsafe fn put(scratch: *const Scratch, totals: *mut Totals) {
+    // SAFETY: the caller's: this CPU's own elements. A source is an element of a preallocated map.
+    unsafe {
+        let spill = &raw const (*scratch).spill;
+        let sum = &(*scratch).sum;
+        let up = (*spill).up == 1;
+        match table::spilled(&(*spill).key, &(*scratch).nothing) {
+            Some(source) => {
+                tally(if up { &raw mut (*source).up } else { &raw mut (*source).down }, sum);
+                if (*spill).opens == 1 {
+                    add32(if up { &raw mut (*source).syns } else { &raw mut (*source).syn_acks }, 1);
+                }
+            }
+            None if up => total(&raw mut (*totals).unattributed_up, sum),
+            None => total(&raw mut (*totals).unattributed_down, sum),
+        }
+        total(if up { &raw mut (*totals).up } else { &raw mut (*totals).down }, sum);
+    }
+}
