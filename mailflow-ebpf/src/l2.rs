@@ -18,6 +18,9 @@ const PPP_IPV6: u16 = 0x0057;
 /// Customer tag, service tag (IEEE 802.1Q), and the older service tag some switches still send.
 const TAGS: [u16; 3] = [0x8100, 0x88a8, 0x9100];
 
+/// VLAN tags that are followed, those in the metadata included.
+const DEEPEST: usize = 2;
+
 /// Where the network layer begins.
 pub(crate) struct Network {
     pub(crate) ethertype: u16,
@@ -48,8 +51,13 @@ pub(crate) fn parse<F: Frame>(frame: &F, link: Link, metadata: Metadata) -> Resu
     if let Link::Ethernet = link {
         ethertype = frame.header::<14>(0).ok_or(Reason::Truncated)?.be16::<12>();
         offset = 14;
-        while is_tag(ethertype) {
-            if depth == 2 {
+        // Rounds of a fixed number, which the compiler unrolls: the verifiers of older kernels refuse some
+        // loops, by how their blocks happen to lie (Linux 5.10 and 6.1: "back-edge").
+        for _ in 0..DEEPEST {
+            if !is_tag(ethertype) {
+                break;
+            }
+            if depth == DEEPEST {
                 return Err(Reason::TooDeep);
             }
             let tag = frame.header::<4>(offset).ok_or(Reason::Truncated)?;
@@ -57,6 +65,9 @@ pub(crate) fn parse<F: Frame>(frame: &F, link: Link, metadata: Metadata) -> Resu
             ethertype = tag.be16::<2>();
             offset += 4;
             depth += 1;
+        }
+        if is_tag(ethertype) {
+            return Err(Reason::TooDeep);
         }
     }
     if ethertype == PPPOE {
