@@ -1,0 +1,103 @@
+//! What the agent costs between the kernel's table and the sinks: a line of JSON for each case.
+//!
+//! The flows are made before the time is taken, a part of 4,096 at once, as the kernel seam hands them
+//! over. Time is this thread's CPU time.
+
+#[path = "engine/flows.rs"]
+mod flows;
+#[path = "engine/memory.rs"]
+mod memory;
+#[path = "engine/subject.rs"]
+mod subject;
+
+use flows::Kind;
+use subject::Subject;
+
+#[global_allocator]
+static ALLOCATOR: memory::Counting = memory::Counting;
+
+/// Flows that live at once.
+const LIVING: u32 = 1_000_000;
+/// Readings of which the fastest counts.
+const ROUNDS: u64 = 5;
+
+fn main() -> anyhow::Result<()> {
+    let only = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
+    let chosen = |case: &str| only.as_ref().is_none_or(|only| case.contains(only.as_str()));
+    if chosen("living flow") {
+        living()?;
+    }
+    for (case, kind) in [("that counts", Kind::Counts), ("that does not count", Kind::Small)] {
+        if chosen("new flow") {
+            line(&format!("new flow {case}: its whole life, seen alive once"), "ns", life(kind, 2)?);
+            line(&format!("new flow {case}: its whole life, between two readings"), "ns", life(kind, 1)?);
+        }
+    }
+    for count in [100_000, 250_000, 500_000, 1_000_000, 2_000_000, 4_000_000] {
+        let case = format!("memory, {count} living flows");
+        if chosen(&case) {
+            let (held, most) = room(count)?;
+            line(&format!("{case}: held"), "B", held);
+            line(&format!("{case}: at most"), "B", most);
+        }
+    }
+    Ok(())
+}
+
+fn line(case: &str, unit: &str, value: f64) {
+    println!("{}", serde_json::json!({ "case": case, "unit": unit, "value": (value * 10.0).round() / 10.0 }));
+}
+
+/// Readings of a table in which nothing or everything changes.
+fn living() -> anyhow::Result<()> {
+    let mut subject = Subject::new()?;
+    subject.read(1, LIVING, |n| flows::flow(n, Kind::Small, 1));
+    let mut round = 1;
+    for (case, step) in [("nothing gained", 0), ("a packet gained", 1)] {
+        let mut cost = f64::INFINITY;
+        for _ in 0..ROUNDS {
+            round += 1;
+            let packets = if step == 0 { 1 } else { round };
+            let spent = subject.read(round, LIVING, |n| flows::flow(n, Kind::Small, packets));
+            cost = cost.min(spent as f64 / f64::from(LIVING));
+        }
+        line(&format!("living flow, {case}"), "ns", cost);
+    }
+    Ok(())
+}
+
+/// Flows of which each is new in one reading and gone `readings` later: 1,000,000 come every 10 s.
+fn life(kind: Kind, readings: u64) -> anyhow::Result<f64> {
+    let mut subject = Subject::new()?;
+    let mut cost = f64::INFINITY;
+    for round in 1..=ROUNDS + readings {
+        // Those of this round are new; those of earlier ones have closed.
+        let now = 10 * round;
+        let first = round.saturating_sub(readings - 1).max(1);
+        let mut spent = 0;
+        subject.begin(now);
+        for born in first..=round {
+            let ended = round - born == readings - 1;
+            spent += subject.look(LIVING, |n| flows::passing(born, n, kind, ended));
+        }
+        spent += subject.tick(now);
+        if round > readings {
+            cost = cost.min(spent as f64 / f64::from(LIVING));
+        }
+    }
+    Ok(cost)
+}
+
+/// Bytes a living flow, held and at most while the table grew, beside what an empty engine holds.
+fn room(count: u32) -> anyhow::Result<(f64, f64)> {
+    let mut subject = Subject::new()?;
+    let begin = memory::held();
+    memory::forget_most();
+    let mut most = 0;
+    for round in 1..4 {
+        subject.read(round, count, |n| flows::flow(n, Kind::Small, round));
+        most = most.max(memory::most());
+    }
+    let share = |bytes: usize| bytes.saturating_sub(begin) as f64 / f64::from(count);
+    Ok((share(memory::held()), share(most)))
+}

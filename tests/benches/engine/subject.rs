@@ -1,0 +1,91 @@
+//! The engine and the metrics' ledger, wired as the agent wires them.
+
+use std::collections::BTreeMap;
+
+use anyhow::anyhow;
+use mailflow_agent::{
+    config,
+    engine::{
+        Engine,
+        event::Effects,
+        flow::{Fate, Flow},
+    },
+    sink::metrics::{Ledger, Limits, Places},
+};
+
+use super::flows::{PART, at};
+
+/// What is measured.
+pub(crate) struct Subject {
+    engine: Engine,
+    books: Books,
+    part: Vec<Flow>,
+    fates: Vec<Fate>,
+}
+
+struct Books {
+    ledger: Ledger,
+    services: BTreeMap<u16, mailflow_agent::engine::settings::Service>,
+    now: u64,
+}
+
+impl Books {
+    fn enter(&mut self, effects: Effects) {
+        let places = Places { services: &self.services, v6_source_prefix: 64 };
+        self.ledger.observe(&effects, places, at(self.now));
+    }
+}
+
+impl Subject {
+    /// With the shipped configuration.
+    pub(crate) fn new() -> anyhow::Result<Self> {
+        let config =
+            config::parse(config::DEFAULT_NAME, config::DEFAULT).map_err(|faults| anyhow!("{faults}"))?;
+        let rules = config.engine.rules.iter().map(|rule| rule.name.clone());
+        let limits = Limits { sources: config.outputs.max_sources, ..Limits::default() };
+        let ledger = Ledger::new(limits, rules);
+        let books = Books { ledger, services: config.engine.services.clone(), now: 0 };
+        let part = Vec::with_capacity(PART);
+        Ok(Self { engine: Engine::new(config.engine), books, part, fates: vec![Fate::Removed; PART] })
+    }
+
+    /// A whole reading; the nanoseconds it took.
+    pub(crate) fn read(&mut self, now: u64, count: u32, flow: impl Fn(u32) -> Flow) -> u64 {
+        self.begin(now);
+        self.look(count, flow) + self.tick(now)
+    }
+
+    pub(crate) fn begin(&mut self, now: u64) {
+        self.books.now = now;
+        self.engine.begin(at(now));
+    }
+
+    /// Parts of a reading; what ended is taken out.
+    pub(crate) fn look(&mut self, count: u32, flow: impl Fn(u32) -> Flow) -> u64 {
+        let mut spent = 0;
+        for begin in (0..count).step_by(PART) {
+            self.part.clear();
+            self.part.extend((begin..count.min(begin + PART as u32)).map(&flow));
+            let start = cpu_time();
+            self.books.enter(self.engine.look(&self.part));
+            let ending = self.engine.ending().len();
+            self.books.enter(self.engine.end(&self.fates[..ending]));
+            spent += cpu_time() - start;
+        }
+        spent
+    }
+
+    pub(crate) fn tick(&mut self, now: u64) -> u64 {
+        let start = cpu_time();
+        self.books.enter(self.engine.tick(at(now)));
+        cpu_time() - start
+    }
+}
+
+/// This thread's CPU time in nanoseconds.
+fn cpu_time() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: it writes one timespec.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
