@@ -21,9 +21,12 @@ mod evaluate;
 pub mod event;
 pub mod flow;
 mod lifetime;
+mod name;
 pub mod rule;
 pub mod settings;
 pub mod size;
+mod slot;
+mod slots;
 pub mod special;
 pub mod spill;
 mod table;
@@ -38,6 +41,7 @@ use self::{
     event::{Effects, WindowValue},
     flow::{Fate, Finished, Flow, FlowRecord, RecordReason},
     lifetime::{End, Limits},
+    name::Name,
     settings::Settings,
     spill::{Spill, Spills},
     table::Table,
@@ -126,9 +130,9 @@ impl Engine {
     pub fn look(&mut self, flows: &[Flow]) -> Effects {
         let mut effects = Effects::default();
         for flows in flows.chunks(BATCH) {
-            self.table.warm(flows);
-            for flow in flows {
-                self.see(flow, &mut effects);
+            let names = self.table.names::<BATCH>(flows);
+            for (name, flow) in names.into_iter().zip(flows) {
+                self.see(name, flow, &mut effects);
             }
         }
         effects
@@ -222,13 +226,13 @@ impl Engine {
         }
     }
 
-    fn see(&mut self, flow: &Flow, effects: &mut Effects) {
+    fn see(&mut self, name: Name, flow: &Flow, effects: &mut Effects) {
         if End::of(flow, &self.limits).at <= self.now {
-            effects.deltas.extend(self.table.take(flow));
+            effects.deltas.extend(self.table.take(name, flow));
             self.ending.push(flow.clone());
             return;
         }
-        let seen = self.table.see(flow);
+        let seen = self.table.see(name, flow);
         effects.deltas.extend(seen.delta);
         if let Some(at) = self.limits.interval(flow, seen.before, self.now) {
             self.make(flow.clone(), End { at, reason: RecordReason::Active }, effects);
@@ -242,7 +246,8 @@ impl Engine {
     }
 
     fn conclude(&mut self, flow: &Flow, end: End, effects: &mut Effects) {
-        effects.deltas.extend(self.table.take(flow));
+        let [name] = self.table.names(std::slice::from_ref(flow));
+        effects.deltas.extend(self.table.take(name, flow));
         self.make(flow.clone(), end, effects);
     }
 

@@ -1,45 +1,37 @@
 //! What is remembered of every live flow between two readings: enough to tell its gains, no more.
 
-use std::{collections::HashMap, hash::BuildHasher};
+use std::collections::HashMap;
 
-use foldhash::{fast, quality};
+use foldhash::fast;
 
 use super::{
     evaluate::Counted,
     event::{Delta, Gain},
     flow::{Direction, Flow},
+    name::{Name, Names},
+    slot::Slot,
+    slots::Slots,
     time::Time,
 };
 
 /// Readings that may miss a living flow one after the other, at least; twice as many at most.
 const PATIENCE: u8 = 8;
-/// Readings told apart.
-const READINGS: usize = 4 * PATIENCE as usize;
+/// Readings told apart; the first is 1.
+const READINGS: u8 = 4 * PATIENCE;
 
 /// The live flows.
-///
-/// They go by a 128-bit hash of their keys and beginnings, with seeds of this process: less than half of
-/// a key's size, which is what a look-up that misses the caches costs, and among 2^30 flows two share one
-/// with a probability of 2^-69. Another beginning on the same key is another flow.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Table {
-    flows: HashMap<u128, Tracked, fast::RandomState>,
-    seeds: [quality::RandomState; 2],
+    slots: Slots,
+    names: Names,
     /// The rules that have counted a living flow; few live long enough for that.
-    marks: HashMap<u128, Counted, fast::RandomState>,
+    marks: HashMap<Name, Counted, fast::RandomState>,
     /// The moments of the last readings; a flow knows at which it was seen.
-    readings: [Time; READINGS],
+    readings: [Time; READINGS as usize],
     reading: u8,
+    /// Most flows at once since unused memory was last given back.
+    most: usize,
     vanished: u64,
-}
-
-/// A live flow, as last seen.
-#[derive(Clone, Copy, Debug)]
-struct Tracked {
-    up: Gain,
-    down: Gain,
-    messages: u32,
-    reading: u8,
 }
 
 /// What a look at a flow showed.
@@ -51,51 +43,70 @@ pub(super) struct Seen {
     pub(super) before: Option<Time>,
 }
 
+impl Default for Table {
+    fn default() -> Self {
+        Self {
+            slots: Slots::default(),
+            names: Names::default(),
+            marks: HashMap::default(),
+            readings: [Time::ZERO; READINGS as usize],
+            reading: 1,
+            most: 0,
+            vanished: 0,
+        }
+    }
+}
+
 impl Table {
     /// A reading begins. Flows that the last ones did not show are forgotten.
     pub(super) fn begin(&mut self, now: Time) {
-        self.reading = (self.reading + 1) % READINGS as u8;
-        self.readings[usize::from(self.reading)] = now;
+        self.reading = self.reading % READINGS + 1;
+        self.readings[usize::from(self.reading - 1)] = now;
+        self.most = self.most.max(self.slots.len());
         if self.reading.is_multiple_of(PATIENCE) {
             self.forget();
+            self.slots.shrink(std::mem::take(&mut self.most));
         }
     }
 
-    /// Brings the memory of `flows` into the caches.
-    ///
-    /// Looked at one by one, each flow waits for main memory alone; nothing here depends on what is
-    /// read, so the waits overlap.
-    pub(super) fn warm(&self, flows: &[Flow]) {
-        let reading = |flow: &Flow| self.flows.get(&self.name(flow)).map_or(0, |seen| seen.reading);
-        std::hint::black_box(flows.iter().map(reading).fold(0, u8::wrapping_add));
+    /// The names of `flows`, at most `N`, whose slots are in the caches then.
+    pub(super) fn names<const N: usize>(&self, flows: &[Flow]) -> [Name; N] {
+        let mut names = [Name::default(); N];
+        for (name, flow) in names.iter_mut().zip(flows) {
+            *name = self.names.of(flow);
+        }
+        self.slots.warm(&names);
+        names
     }
 
     /// Looks at a flow.
-    pub(super) fn see(&mut self, flow: &Flow) -> Seen {
-        let (name, reading) = (self.name(flow), self.reading);
-        match self.flows.get_mut(&name) {
-            Some(tracked) => {
-                let before = std::mem::replace(&mut tracked.reading, reading);
-                Seen { delta: tracked.gain(flow), before: Some(self.readings[usize::from(before)]) }
+    pub(super) fn see(&mut self, name: Name, flow: &Flow) -> Seen {
+        let now = Slot::new(name, flow, self.reading);
+        match self.slots.get_mut(name) {
+            Some(slot) => {
+                let before = std::mem::replace(slot, now);
+                let reading = usize::from(before.reading() - 1);
+                Seen { delta: before.gain(&now, flow), before: Some(self.readings[reading]) }
             }
             None => {
-                self.flows.insert(name, Tracked::new(flow, reading));
+                self.slots.put(name, now);
                 Seen { delta: Some(all(flow)), before: None }
             }
         }
     }
 
     /// Looks at a flow for the last time and forgets it.
-    pub(super) fn take(&mut self, flow: &Flow) -> Option<Delta> {
-        match self.flows.remove(&self.name(flow)) {
-            Some(mut tracked) => tracked.gain(flow),
+    pub(super) fn take(&mut self, name: Name, flow: &Flow) -> Option<Delta> {
+        match self.slots.remove(name) {
+            Some(before) => before.gain(&Slot::new(name, flow, self.reading), flow),
             None => Some(all(flow)),
         }
     }
 
     /// Takes a flow back, with all its gains told.
     pub(super) fn put(&mut self, flow: &Flow) {
-        self.flows.insert(self.name(flow), Tracked::new(flow, self.reading));
+        let name = self.names.of(flow);
+        self.slots.put(name, Slot::new(name, flow, self.reading));
     }
 
     /// The rules that have counted a flow.
@@ -103,26 +114,26 @@ impl Table {
         if self.marks.is_empty() {
             return Counted::default();
         }
-        self.marks.get(&self.name(flow)).copied().unwrap_or_default()
+        self.marks.get(&self.names.of(flow)).copied().unwrap_or_default()
     }
 
     /// Notes the rules that have counted a flow.
     pub(super) fn mark(&mut self, flow: &Flow, counted: Counted) {
         if counted != Counted::default() {
-            self.marks.insert(self.name(flow), counted);
+            self.marks.insert(self.names.of(flow), counted);
         }
     }
 
     /// After a flow's last record.
     pub(super) fn unmark(&mut self, flow: &Flow) {
         if !self.marks.is_empty() {
-            self.marks.remove(&self.name(flow));
+            self.marks.remove(&self.names.of(flow));
         }
     }
 
     /// Flows held.
     pub(super) fn len(&self) -> usize {
-        self.flows.len()
+        self.slots.len()
     }
 
     /// Flows that were forgotten without having been taken.
@@ -132,48 +143,21 @@ impl Table {
 
     /// Forgets every flow.
     pub(super) fn clear(&mut self) {
-        self.flows = HashMap::default();
-    }
-
-    fn name(&self, flow: &Flow) -> u128 {
-        let [high, low] = self.seeds.each_ref().map(|seed| u128::from(seed.hash_one((flow.key, flow.first))));
-        high << 64 | low
+        self.slots = Slots::default();
     }
 
     fn forget(&mut self) {
-        let (held, reading) = (self.flows.len(), self.reading);
-        let Self { flows, marks, .. } = self;
-        flows.retain(|name, tracked| {
+        let (held, current) = (self.slots.len(), self.reading);
+        let Self { slots, marks, .. } = self;
+        slots.retain(|name, slot| {
             // The reading that begins has not shown it yet.
-            let missed = (READINGS as u8 + reading - tracked.reading) % READINGS as u8 > PATIENCE + 1;
+            let missed = (READINGS + current - slot.reading()) % READINGS > PATIENCE + 1;
             if missed {
-                marks.remove(name);
+                marks.remove(&name);
             }
             !missed
         });
-        self.vanished += (held - flows.len()) as u64;
-    }
-}
-
-impl Tracked {
-    fn new(flow: &Flow, reading: u8) -> Self {
-        Self { up: reached(&flow.up), down: reached(&flow.down), messages: flow.messages, reading }
-    }
-
-    fn gain(&mut self, flow: &Flow) -> Option<Delta> {
-        let (up, down) = (reached(&flow.up), reached(&flow.down));
-        if (up, down, flow.messages) == (self.up, self.down, self.messages) {
-            return None;
-        }
-        let delta = Delta {
-            key: flow.key,
-            up: difference(self.up, up),
-            down: difference(self.down, down),
-            messages: u64::from(flow.messages.wrapping_sub(self.messages)),
-            new_flow: false,
-        };
-        (self.up, self.down, self.messages) = (up, down, flow.messages);
-        Some(delta)
+        self.vanished += (held - slots.len()) as u64;
     }
 }
 
@@ -184,10 +168,6 @@ fn all(flow: &Flow) -> Delta {
 
 fn reached(direction: &Direction) -> Gain {
     Gain { packets: direction.packets, bytes: direction.bytes }
-}
-
-fn difference(from: Gain, to: Gain) -> Gain {
-    Gain { packets: to.packets.wrapping_sub(from.packets), bytes: to.bytes.wrapping_sub(from.bytes) }
 }
 
 #[cfg(test)]
@@ -201,29 +181,39 @@ mod tests {
         fixture::flow("10.0.0.1:4000", "9.9.9.9:25")
     }
 
+    fn see(table: &mut Table, flow: &Flow) -> Seen {
+        let [name] = table.names(std::slice::from_ref(flow));
+        table.see(name, flow)
+    }
+
+    fn take(table: &mut Table, flow: &Flow) -> Option<Delta> {
+        let [name] = table.names(std::slice::from_ref(flow));
+        table.take(name, flow)
+    }
+
     #[test]
     fn only_gains_are_told() {
         let mut table = Table::default();
         let mut flow = flow();
-        let first = table.see(&flow).delta.unwrap();
+        let first = see(&mut table, &flow).delta.unwrap();
         assert_eq!((first.up, first.messages, first.new_flow), (Gain { packets: 10, bytes: 2_000 }, 1, true));
-        assert_eq!(table.see(&flow).delta, None);
+        assert_eq!(see(&mut table, &flow).delta, None);
         (flow.down.packets, flow.down.bytes) = (11, 2_052);
-        let second = table.see(&flow).delta.unwrap();
+        let second = see(&mut table, &flow).delta.unwrap();
         assert_eq!((second.up, second.down), (Gain::default(), Gain { packets: 1, bytes: 52 }));
         assert_eq!((second.messages, second.new_flow), (0, false));
         flow.up.packets += 1;
-        assert_eq!(table.take(&flow).unwrap().up, Gain { packets: 1, bytes: 0 });
+        assert_eq!(take(&mut table, &flow).unwrap().up, Gain { packets: 1, bytes: 0 });
         assert_eq!(table.len(), 0);
     }
 
     #[test]
     fn another_beginning_is_another_flow() {
         let mut table = Table::default();
-        table.see(&flow());
+        see(&mut table, &flow());
         let new = Flow { first: at(101), ..flow() };
-        assert!(table.see(&new).delta.unwrap().new_flow);
-        assert_eq!((table.take(&flow()), table.take(&new)), (None, None), "both were booked");
+        assert!(see(&mut table, &new).delta.unwrap().new_flow);
+        assert_eq!((take(&mut table, &flow()), take(&mut table, &new)), (None, None), "both were booked");
     }
 
     #[test]
@@ -231,12 +221,12 @@ mod tests {
         for misses in 0..3 * PATIENCE {
             let mut table = Table::default();
             table.begin(at(1));
-            table.see(&flow());
+            see(&mut table, &flow());
             for reading in 0..misses {
                 table.begin(at(2 + u64::from(reading)));
             }
             table.begin(at(100));
-            let seen = table.see(&flow());
+            let seen = see(&mut table, &flow());
             match seen.before {
                 Some(before) => assert_eq!((before, seen.delta, table.vanished()), (at(1), None, 0)),
                 None => assert_eq!((seen.delta.unwrap().new_flow, table.vanished()), (true, 1)),

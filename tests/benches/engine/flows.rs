@@ -7,7 +7,7 @@ use mailflow_agent::engine::{
 use mailflow_common::{Address, Facts, FlowKey, PROTOCOL_TCP, Scope, Vlans, opening};
 
 /// Flows handed over together.
-pub(crate) const PART: usize = 4_096;
+pub(crate) const PART: usize = 1_024;
 /// Internal hosts they come from.
 const CLIENTS: u32 = 10_000;
 
