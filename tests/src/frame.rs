@@ -232,7 +232,7 @@ fn v6(ip: IpAddr) -> [u8; 16] {
 }
 
 /// A packet of 1,500 bytes of payload in three fragments, as a sender would cut it.
-pub fn fragmented(from: &str, to: &str, identification: u8) -> Vec<FrameBuilder> {
+pub fn fragmented(from: &str, to: &str, identification: u16) -> Vec<FrameBuilder> {
     let v6 = from.starts_with('[');
     let cut = |position: u16, more: bool, payload: usize| {
         let mut frame = FrameBuilder::tcp(from, to, flag::ACK).payload(vec![b'x'; payload]);
@@ -242,10 +242,11 @@ pub fn fragmented(from: &str, to: &str, identification: u8) -> Vec<FrameBuilder>
         }
         if v6 {
             let word = (position | u16::from(more)).to_be_bytes();
-            frame.extensions = vec![(44, vec![0, word[0], word[1], 0, 0, 0, identification])];
+            let name = identification.to_be_bytes();
+            frame.extensions = vec![(44, vec![0, word[0], word[1], 0, 0, name[0], name[1]])];
         } else {
             frame.fragment = position >> 3 | if more { 0x2000 } else { 0 };
-            frame.identification = u16::from(identification);
+            frame.identification = identification;
         }
         frame
     };

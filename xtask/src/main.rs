@@ -4,6 +4,7 @@ mod agent;
 mod bench;
 mod bpf;
 mod demo;
+mod kernels;
 mod run;
 mod setup;
 mod terminal;
@@ -22,7 +23,7 @@ enum Task {
     /// Build the agent and run it on a real interface
     Run(run::Args),
     /// Run every test and check there is, as root
-    Test,
+    Test(test::Args),
     /// Install the command-line tools that the other tasks need, or say which are missing
     Setup(setup::Args),
     /// Measure what counting costs, and hold it against the bars
@@ -35,7 +36,7 @@ fn main() -> ExitCode {
     let result = match Task::parse() {
         Task::Demo(args) => return demo::run(&args),
         Task::Run(args) => run::run(&args),
-        Task::Test => test::run(),
+        Task::Test(args) => test::run(&args),
         Task::Setup(args) => setup::run(&args),
         Task::Bench(args) => bench::run(&args),
         Task::Bpf(args) => bpf::run(&args),

@@ -33,6 +33,8 @@ pub(crate) enum Purpose {
     Demo,
     /// `cargo xtask test`, which needs what the others need
     Test,
+    /// `cargo xtask test --kernels`
+    Kernels,
     /// `cargo xtask bpf`
     Bpf,
 }
@@ -45,16 +47,19 @@ struct Tool {
 }
 
 const TOOLS: &[Tool] = {
-    use Purpose::{Demo, Test};
+    use Purpose::{Demo, Kernels, Test};
     &[
-        Tool { command: "ip", package: "iproute2", purposes: &[Demo, Test] },
+        Tool { command: "ip", package: "iproute2", purposes: &[Demo, Test, Kernels] },
         Tool { command: "nft", package: "nftables", purposes: &[Demo, Test] },
         Tool { command: "openssl", package: "openssl", purposes: &[Demo, Test] },
         Tool { command: "curl", package: "curl", purposes: &[Demo, Test] },
-        Tool { command: "ldd", package: "libc-bin", purposes: &[Demo, Test] },
+        Tool { command: "ldd", package: "libc-bin", purposes: &[Demo, Test, Kernels] },
         Tool { command: "unshare", package: "util-linux", purposes: &[Demo, Test] },
         Tool { command: "mount", package: "mount", purposes: &[Demo, Test] },
-        Tool { command: "ethtool", package: "ethtool", purposes: &[Test] },
+        Tool { command: "ethtool", package: "ethtool", purposes: &[Test, Kernels] },
+        Tool { command: "qemu-system-x86_64", package: "qemu-system-x86", purposes: &[Test, Kernels] },
+        Tool { command: "xz", package: "xz-utils", purposes: &[Test, Kernels] },
+        Tool { command: "zstd", package: "zstd", purposes: &[Test, Kernels] },
     ]
 };
 
@@ -71,16 +76,18 @@ pub(crate) fn prepare(purpose: Purpose) -> Result<()> {
         terminal::say(format!("here: {}", list(present.iter().map(|tool| tool.command))));
     }
     let mut packages: Vec<_> = missing.iter().map(|tool| tool.package).collect();
-    if purpose != Purpose::Demo {
+    if matches!(purpose, Purpose::Test | Purpose::Bpf) {
         packages.extend(bpf::missing_packages());
     }
     // The lab downloads packages of its own, and for that apt's lists must be there.
     let downloads = match purpose {
         Purpose::Demo => &["postfix"][..],
         Purpose::Test => &["postfix", "prometheus", "tcpreplay"],
-        Purpose::Bpf => &[],
+        Purpose::Kernels | Purpose::Bpf => &[],
     };
     let downloads = downloads.iter().any(|package| !lab::is_unpacked(package));
+    // Where the kernels come from is read from them.
+    let downloads = downloads || matches!(purpose, Purpose::Test | Purpose::Kernels);
     let lists = Lists::find();
     let update = (downloads && lists == Lists::Missing) || (!packages.is_empty() && lists != Lists::Good);
     if !packages.is_empty() {

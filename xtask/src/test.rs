@@ -9,11 +9,19 @@ use anyhow::{Result, anyhow, ensure};
 use mailflow_tests::lab::{self, With};
 
 use crate::{
-    bpf,
+    bpf, kernels,
     setup::{self, Purpose},
     terminal::{self, Steps, say},
     workspace,
 };
+
+/// Arguments of `cargo xtask test`.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Args {
+    /// Only boot the kernels that the program is for, and run it there
+    #[arg(long)]
+    kernels: bool,
+}
 
 /// cargo's part of the checks.
 const CARGO: &[&[&str]] = &[
@@ -23,13 +31,17 @@ const CARGO: &[&[&str]] = &[
 ];
 
 /// Runs all of them, whatever the first ones say, and ends with a summary.
-pub(crate) fn run() -> Result<()> {
+pub(crate) fn run(args: &Args) -> Result<()> {
+    if args.kernels {
+        setup::prepare(Purpose::Kernels)?;
+        return kernels::run();
+    }
     ensure!(
         terminal::is_root(),
         "the tests make network namespaces and load programs into the kernel; run them as root:\n  \
          sudo --preserve-env=HOME env \"PATH=$PATH\" cargo xtask test"
     );
-    let mut steps = Steps::new(CARGO.len() + 2);
+    let mut steps = Steps::new(CARGO.len() + 3);
     steps.next("setup");
     setup::prepare(Purpose::Test)?;
     // Debian's package would start a server: only promtool is wanted.
@@ -47,6 +59,7 @@ pub(crate) fn run() -> Result<()> {
     }
     let check = bpf::Args { check: true };
     results.push(timed(&mut steps, "cargo xtask bpf --check".to_owned(), || bpf::run(&check)));
+    results.push(timed(&mut steps, "cargo xtask test --kernels".to_owned(), kernels::run));
     summarise(&results)
 }
 

@@ -146,6 +146,15 @@ impl Loaded {
         self.ebpf.program_mut(name)?.try_into().ok()
     }
 
+    pub(super) fn verified_instructions(&self, name: &str) -> Option<u32> {
+        let info = match self.ebpf.program(name)? {
+            Program::Xdp(program) => program.info(),
+            Program::SchedClassifier(program) => program.info(),
+            _ => return None,
+        };
+        info.ok()?.verified_instruction_count()
+    }
+
     /// Sets the watched ports; packets pass meanwhile.
     pub(super) fn watch(&mut self, ports: &PortSet) -> Result<(), KernelError> {
         let mut map: Array<_, Plain<[u64; PORT_WORDS]>> = self.data(".data.ports")?;

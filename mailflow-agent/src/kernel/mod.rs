@@ -200,6 +200,12 @@ impl Kernel {
         fd.map_err(failed)?.as_fd().try_clone_to_owned().map_err(KernelError::Table)
     }
 
+    /// How many instructions the verifier went through for a loaded program; `None` where the kernel does
+    /// not say (before Linux 5.16).
+    pub fn verified_instructions(&self, program: &str) -> Option<u32> {
+        self.loaded.verified_instructions(program)
+    }
+
     /// Sets the program's clock, where it was loaded with an external one.
     ///
     /// # Errors

@@ -14,7 +14,7 @@ use super::command::{Running, command, output, send};
 /// Where iproute2 keeps the named namespaces.
 const NAMED: &str = "/run/netns";
 
-/// A named network namespace. [`super::Lab`] creates and removes it.
+/// A named network namespace. A [`super::Lab`] removes its own.
 #[derive(Debug, Clone)]
 pub struct Ns {
     name: String,
@@ -22,7 +22,10 @@ pub struct Ns {
 
 impl Ns {
     /// Creates the namespace and brings its loopback up.
-    pub(super) fn create(name: String) -> Result<Self> {
+    ///
+    /// # Errors
+    /// There is one of this name, or the kernel refuses.
+    pub fn create(name: String) -> Result<Self> {
         output(command("ip").args(["netns", "add", &name]))?;
         let ns = Self { name };
         ns.ip("link set lo up")?;

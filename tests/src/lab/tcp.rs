@@ -75,6 +75,27 @@ pub struct Transfer {
     pub server_facts: TcpFacts,
 }
 
+impl Transfer {
+    /// Packets and IP bytes, up and down, as a counter between the ends has to see them. Holds where both
+    /// ends have SACK off: then all segments but the SYN have headers of one length.
+    #[must_use]
+    pub fn wire(&self) -> [(u64, u64); 2] {
+        let ip = if self.client.is_ipv4() { 20 } else { 40 };
+        // Timestamps take 12 bytes; a SYN (RFC 9293, 7323) also carries MSS and window scale.
+        let header = ip + if self.client_facts.timestamps { 32 } else { 20 };
+        let syn = ip + 40;
+        // The client's socket has seen the whole connection; the server's begins after the handshake.
+        [
+            (self.client_facts.segments_out, self.client_facts.bytes_sent),
+            (self.client_facts.segments_in, self.server_facts.bytes_sent),
+        ]
+        .map(|(segments, payload)| {
+            let packets = u64::from(segments);
+            (packets, syn + packets.saturating_sub(1) * header + payload)
+        })
+    }
+}
+
 /// Opens a connection from `from` to `server` in `to`, sends `up` bytes, then `down` bytes back, closes it in
 /// order and returns what both ends counted, the last ACK included.
 ///

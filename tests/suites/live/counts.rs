@@ -10,15 +10,6 @@ use serde_json::Value;
 const TRANSFERS: [(usize, usize); 5] =
     [(0, 0), (700, 300), (40_000, 1_000), (8_000_000, 2_000), (3_000, 8_000_000)];
 
-/// IP bytes of one direction: each segment carries the headers; the SYN's are longer by its options.
-fn ip_bytes(segments: u32, payload: u64, timestamps: bool, family: Family) -> u64 {
-    let ip = if family == Family::V4 { 20 } else { 40 };
-    // Timestamps take 12 bytes; a SYN (RFC 9293, 7323) also carries MSS and window scale.
-    let header = ip + if timestamps { 32 } else { 20 };
-    let syn = ip + 40;
-    syn + u64::from(segments - 1) * header + payload
-}
-
 fn check(hook: &str, family: Family, expected_hooks: [&str; 2]) {
     let lab = Lab::new(&LabOptions::default()).unwrap();
     let flow_log = lab.folder().join("flows.jsonl");
@@ -56,16 +47,13 @@ fn check(hook: &str, family: Family, expected_hooks: [&str; 2]) {
         assert_eq!(flow["src_ip"], lab.client_ip(family, 0).to_string(), "the inside address");
         assert_eq!(flow["dest_ip"], server.ip().to_string());
         let counted = |name: &str| flow["flow"][name].as_u64().unwrap();
-        let (client, server) = (&one.client_facts, &one.server_facts);
-        // The client's socket has seen the whole connection; the server's begins after the handshake.
-        let (up, down) = (client.segments_out, client.segments_in);
-        let bytes = |segments, payload| ip_bytes(segments, payload, client.timestamps, family);
-        assert_eq!(counted("pkts_toserver"), u64::from(up), "{one:?}");
-        assert_eq!(counted("pkts_toclient"), u64::from(down), "{one:?}");
-        assert_eq!(counted("bytes_toserver"), bytes(up, client.bytes_sent), "{one:?}");
-        assert_eq!(counted("bytes_toclient"), bytes(down, server.bytes_sent), "{one:?}");
-        assert_eq!(flow["mailflow"]["payload_up"], client.bytes_sent);
-        assert_eq!(flow["mailflow"]["payload_down"], server.bytes_sent);
+        let [(up, up_bytes), (down, down_bytes)] = one.wire();
+        assert_eq!(counted("pkts_toserver"), up, "{one:?}");
+        assert_eq!(counted("pkts_toclient"), down, "{one:?}");
+        assert_eq!(counted("bytes_toserver"), up_bytes, "{one:?}");
+        assert_eq!(counted("bytes_toclient"), down_bytes, "{one:?}");
+        assert_eq!(flow["mailflow"]["payload_up"], one.client_facts.bytes_sent);
+        assert_eq!(flow["mailflow"]["payload_down"], one.server_facts.bytes_sent);
         assert_eq!(flow["mailflow"]["complete"], true);
         assert_eq!(flow["flow"]["reason"], "closed");
     }

@@ -1,0 +1,87 @@
+//! A machine for a guest: QEMU in software emulation, without a disk and without a way out.
+
+use std::{
+    fs::{self, File},
+    io::BufWriter,
+    os::unix::process::CommandExt,
+    path::Path,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+use mailflow_tests::lab::{Running, command};
+
+use super::{guest::Guest, initramfs::Initramfs, kernel::Kernel, modules};
+
+/// How long a guest may take: several times what it needs on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// Receive offloads that native XDP does not go with, and no boot code for the network.
+const NIC: &str = "romfile=,guest_csum=off,guest_tso4=off,guest_tso6=off,guest_ecn=off,guest_ufo=off";
+
+/// What a guest left.
+#[derive(Debug)]
+pub(super) struct Booted {
+    /// Everything on its serial console.
+    pub(super) console: String,
+    /// From the start of QEMU to its end.
+    pub(super) took: Duration,
+}
+
+/// Boots a kernel with the guest and waits until the guest switches the machine off.
+pub(super) fn boot(guest: &Guest, kernel: &Kernel) -> Result<Booted> {
+    let initramfs = kernel.root.join("initramfs");
+    pack(guest, kernel, &initramfs).context("making the guest's file system")?;
+    let log = kernel.root.join("console.log");
+    // What an earlier guest said must never answer for this one.
+    if log.exists() {
+        fs::remove_file(&log)?;
+    }
+    let began = Instant::now();
+    let mut machine = Running::start(qemu(&kernel.image()?, &initramfs), &log)?;
+    let ended = machine.wait(PATIENCE);
+    machine.stop()?;
+    let took = began.elapsed();
+    ended.with_context(|| format!("its console is in {}", log.display()))?;
+    let console = fs::read(&log).with_context(|| log.display().to_string())?;
+    Ok(Booted { console: String::from_utf8_lossy(&console).into_owned(), took })
+}
+
+fn pack(guest: &Guest, kernel: &Kernel, path: &Path) -> Result<()> {
+    let mut archive = Initramfs::new(BufWriter::new(File::create(path)?))?;
+    for (path, bytes) in &guest.files {
+        archive.file(path, bytes)?;
+    }
+    // The guest loads them in the order of their names.
+    for (number, module) in modules::wanted(&kernel.modules()?)?.into_iter().enumerate() {
+        archive.file(&format!("modules/{number:02}-{}", module.name), &module.bytes)?;
+    }
+    archive.end()?;
+    Ok(())
+}
+
+fn qemu(image: &Path, initramfs: &Path) -> Command {
+    let mut qemu = command("qemu-system-x86_64");
+    qemu.args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-serial", "stdio"]);
+    // One thread for all CPUs: with one each, the emulation has crashed a guest. KVM is not asked for:
+    // a virtual machine may show a /dev/kvm that cannot run these kernels.
+    qemu.args(["-machine", "pc", "-accel", "tcg,thread=single", "-cpu", "max", "-smp", "2", "-m", "768"]);
+    // Two NICs on one hub inside QEMU: a real driver's native XDP, and no network of the host's.
+    for number in ["0", "1"] {
+        qemu.arg("-netdev").arg(format!("hubport,id=n{number},hubid=0"));
+        qemu.arg("-device").arg(format!("virtio-net-pci,netdev=n{number},{NIC}"));
+    }
+    qemu.arg("-kernel").arg(image).arg("-initrd").arg(initramfs);
+    qemu.args(["-append", "console=ttyS0 quiet panic=-1 mitigations=off nokaslr"]);
+    let die_with_parent = || {
+        // SAFETY: prctl(2) with two integers; it is safe between fork and exec.
+        match unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) } {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        }
+    };
+    // SAFETY: the closure calls nothing but prctl(2) and reads errno.
+    unsafe { qemu.pre_exec(die_with_parent) };
+    qemu
+}

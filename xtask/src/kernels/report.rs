@@ -1,0 +1,99 @@
+//! What a guest has reported.
+
+use anyhow::{Result, ensure};
+use mailflow_tests::guest::Line;
+
+use crate::terminal::say;
+
+/// Lines of a console that are shown when a guest did not come to its end.
+const TAIL: usize = 25;
+
+/// A guest's report.
+#[derive(Debug)]
+pub(super) struct Report {
+    lines: Vec<Line>,
+    /// The end of the console.
+    tail: String,
+}
+
+impl Report {
+    /// Picks the report's lines from a console.
+    pub(super) fn read(console: &str) -> Self {
+        let all: Vec<&str> = console.lines().collect();
+        let tail = all[all.len().saturating_sub(TAIL)..].join("\n");
+        Self { lines: all.into_iter().filter_map(Line::read).collect(), tail }
+    }
+
+    /// The kernel that ran.
+    pub(super) fn release(&self) -> &str {
+        let release = self.lines.iter().find_map(|line| match line {
+            Line::Kernel(release) => Some(release.as_str()),
+            _ => None,
+        });
+        release.unwrap_or("did not come up")
+    }
+
+    /// Rows of the table with this kernel's cells.
+    pub(super) fn facts(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.lines.iter().filter_map(|line| match line {
+            Line::Fact { row, cell } => Some((row.as_str(), cell.as_str())),
+            _ => None,
+        })
+    }
+
+    /// Prints what a reader wants to know: how much was checked, what was not, what failed.
+    pub(super) fn show(&self) {
+        let held = self.lines.iter().filter(|line| matches!(line, Line::Held(_))).count();
+        let mut loaded = Vec::new();
+        let mut counts = Vec::new();
+        for line in &self.lines {
+            match line {
+                Line::Loaded { program, instructions } => {
+                    loaded.push(program);
+                    counts.extend(instructions.map(|count| (count, program)));
+                }
+                Line::Absent { what, why } => say(format!("          not run: {what}: {why}")),
+                Line::Failed { check, why } => say(format!("          FAILED: {check}: {why}")),
+                _ => {}
+            }
+        }
+        let most = match counts.iter().max() {
+            Some((count, program)) => {
+                format!("; the verifier needs at most {count} instructions ({program})")
+            }
+            None => String::new(),
+        };
+        say(format!("          {held} checks hold, {} programs loaded{most}", loaded.len()));
+    }
+
+    /// Whether everything was checked and held.
+    pub(super) fn verdict(&self) -> Result<()> {
+        let failed = self.lines.iter().filter(|line| matches!(line, Line::Failed { .. })).count();
+        let held = self.lines.iter().filter(|line| matches!(line, Line::Held(_))).count();
+        ensure!(self.lines.last() == Some(&Line::End), "the guest did not come to its end:\n{}", self.tail);
+        ensure!(failed == 0, "{failed} of {} checks failed", failed + held);
+        ensure!(held > 0, "the guest has checked nothing");
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(lines: &[Line]) -> Report {
+        let console: Vec<String> = lines.iter().map(|line| format!("{line}\r")).collect();
+        Report::read(&format!("[    0.1] booting\n{}\n[    9.9] reboot: Power down\n", console.join("\n")))
+    }
+
+    #[test]
+    fn only_a_whole_report_without_a_failure_is_good() {
+        let held = Line::Held("a".to_owned());
+        let failed = Line::Failed { check: "b".to_owned(), why: "c".to_owned() };
+        assert!(report(&[held.clone(), Line::End]).verdict().is_ok());
+        assert!(report(&[held.clone(), failed, Line::End]).verdict().is_err());
+        assert!(report(&[held]).verdict().is_err());
+        assert!(report(&[Line::End]).verdict().is_err());
+        assert!(report(&[]).verdict().is_err());
+    }
+}
