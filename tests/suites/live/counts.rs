@@ -17,7 +17,7 @@ fn check(hook: &str, family: Family, expected_hooks: [&str; 2]) {
     let mut agent =
         Agent::start(&lab.gateway, &agent_binary().unwrap(), lab.folder(), "agent", &options).unwrap();
     for (direction, hook) in ["ingress", "egress"].into_iter().zip(expected_hooks) {
-        let line = format!("interface=lan0 direction=\"{direction}\" hook=\"{hook}\"");
+        let line = format!("interface=\"lan0\" direction=\"{direction}\" hook=\"{hook}\"");
         assert!(agent.log().contains(&line), "no `{line}` in\n{}", agent.log());
     }
 

@@ -156,7 +156,7 @@ fn captures_on_the_wire_count_as_in_a_replay() {
                 );
                 let binary = agent_binary().unwrap();
                 let agent = Agent::start(&lab.gateway, &binary, lab.folder(), &name, &options).unwrap();
-                let line = format!("interface={MIRROR} direction=\"ingress\" hook=\"{attached}\"");
+                let line = format!("interface=\"{MIRROR}\" direction=\"ingress\" hook=\"{attached}\"");
                 assert!(agent.log().contains(&line), "no `{line}` in\n{}", agent.log());
                 (hook, agent, log)
             });
