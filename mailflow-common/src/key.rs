@@ -190,6 +190,8 @@ pub mod owner {
     pub const DOWN: u32 = 2;
     /// Its ports are not watched.
     pub const UNWATCHED: u32 = 3;
+    /// It is not the machine's own, on an interface that counts only those.
+    pub const FOREIGN: u32 = 4;
 }
 
 const _: () = assert!(size_of::<FragmentOwner>() == 56);

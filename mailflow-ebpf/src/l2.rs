@@ -12,9 +12,10 @@ pub(crate) const IPV6: u16 = 0x86dd;
 const MPLS: [u16; 2] = [0x8847, 0x8848];
 /// A PPPoE session (RFC 2516, 4).
 const PPPOE: u16 = 0x8864;
-/// IPv4 and IPv6 inside PPP (RFC 1332, 5072).
+/// IPv4, IPv6 and MPLS inside PPP (RFC 1332, 5072; RFC 3032, 4.3).
 const PPP_IPV4: u16 = 0x0021;
 const PPP_IPV6: u16 = 0x0057;
+const PPP_MPLS: [u16; 2] = [0x0281, 0x0283];
 /// Customer tag, service tag (IEEE 802.1Q), and the older service tag some switches still send.
 const TAGS: [u16; 3] = [0x8100, 0x88a8, 0x9100];
 
@@ -76,6 +77,7 @@ pub(crate) fn parse<F: Frame>(frame: &F, link: Link, metadata: Metadata) -> Resu
         ethertype = match session.be16::<6>() {
             PPP_IPV4 => IPV4,
             PPP_IPV6 => IPV6,
+            other if other == PPP_MPLS[0] || other == PPP_MPLS[1] => return Err(Reason::Mpls),
             _ => return Err(Reason::NotIp),
         };
         offset += 8;

@@ -62,12 +62,12 @@ fn total_length<F: Frame>(frame: &F, start: usize, said: u32) -> u32 {
 #[inline(always)]
 fn v4<F: Frame>(frame: &F, start: usize) -> Result<Packet, Reason> {
     let ip = frame.header::<20>(start).ok_or(Reason::Truncated)?;
-    let protocol = ip.u8::<9>();
-    transport(protocol)?;
     let header = usize::from(ip.u8::<0>() & 0xf) << 2;
     if ip.u8::<0>() >> 4 != 4 || header < 20 {
         return Err(Reason::Malformed);
     }
+    let protocol = ip.u8::<9>();
+    transport(protocol)?;
     let length = total_length(frame, start, u32::from(ip.be16::<2>()));
     if length < header as u32 {
         return Err(Reason::Malformed);

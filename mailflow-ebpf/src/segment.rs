@@ -133,6 +133,12 @@ pub struct Fragment {
 
 /// Follows a frame to its ports.
 ///
+/// Headers are followed as they stand in the frame, from the outside in, and the first fault met is
+/// the reason: what the frame does not hold of a header; the IP header's version and length; more
+/// extension headers than are followed; the protocol; the total length, against the headers so far
+/// and against the frame. Ports that are not watched end it there. What follows them is held against
+/// the total length by [`Located::segment`].
+///
 /// # Errors
 /// The reason why it counts to no flow. [`Reason::Truncated`] means that the readable part ended
 /// first: a caller that can make more of the frame readable may try again.
@@ -141,6 +147,8 @@ pub fn locate<F: Frame>(frame: &F, link: Link, metadata: Metadata) -> Result<Loc
     let network = l2::parse(frame, link, metadata)?;
     let packet = l3::parse(frame, &network)?;
     let ports = match packet.part {
+        // It says that it is not the beginning, and then it is nothing.
+        l3::Part::Later if packet.length == packet.header as u32 => return Err(Reason::Malformed),
         l3::Part::Later => None,
         _ => Some(l4::ports(frame, &packet)?),
     };

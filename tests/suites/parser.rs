@@ -3,7 +3,7 @@
 
 use mailflow_common::{Address, Reason};
 use mailflow_ebpf::{Gso, Link, Metadata, Segment, SliceFrame, locate};
-use mailflow_tests::frame::{FrameBuilder, flag::*, short_extension};
+use mailflow_tests::frame::{FrameBuilder, Transport, flag::*, short_extension};
 use proptest::prelude::*;
 
 fn all(frame: &[u8], link: Link, metadata: Metadata) -> Result<Segment, Reason> {
@@ -90,6 +90,46 @@ fn pppoe_is_followed() {
         assert_eq!((segment.source_port, segment.payload()), (40_000, 1));
         session[20] = 0xc0; // PPP's own protocols, such as echo
         assert_eq!(all(&session, Link::Ethernet, Metadata::default()), Err(Reason::NotIp));
+    }
+}
+
+#[test]
+fn mpls_has_its_name_inside_ppp_too() {
+    // RFC 3032, 4.3: unicast and multicast.
+    for protocol in [[0x02, 0x81], [0x02, 0x83]] {
+        let frame = [&[2; 12][..], &[0x88, 0x64, 0x11, 0, 0, 5, 0, 50], &protocol, &[0; 40]].concat();
+        assert_eq!(all(&frame, Link::Ethernet, Metadata::default()), Err(Reason::Mpls));
+    }
+}
+
+#[test]
+fn a_header_that_is_not_ips_is_malformed_whatever_stands_where_the_protocol_would() {
+    for protocol in [1, 6, 47] {
+        let whole = FrameBuilder::tcp("10.20.0.2:40000", "93.184.215.25:25", ACK).build();
+        for first in [0x65, 0x05, 0x44] {
+            let mut frame = whole.clone();
+            (frame[14], frame[14 + 9]) = (first, protocol);
+            assert_eq!(
+                all(&frame, Link::Ethernet, Metadata::default()),
+                Err(Reason::Malformed),
+                "{first:#x}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_later_fragment_of_nothing_is_malformed() {
+    let v4 = FrameBuilder::tcp("10.20.0.2:40000", "93.184.215.25:25", 0).with(|frame| frame.fragment = 100);
+    let v6 = FrameBuilder::tcp("[fd20::2]:40000", "[2a00::25]:25", 0)
+        .with(|frame| frame.extensions = vec![(44, vec![0, 1, 0, 0, 0, 0, 7])]);
+    for (frame, header) in [(v4, 20), (v6, 8)] {
+        let empty = frame
+            .with(|frame| frame.transport = Transport::Other(6))
+            .with(|frame| frame.length = Some(header));
+        let one = empty.clone().with(|frame| (frame.payload, frame.length) = (vec![0], Some(header + 1)));
+        assert_eq!(ethernet(&empty), Err(Reason::Malformed));
+        assert_eq!(ethernet(&one), Err(Reason::Fragment));
     }
 }
 

@@ -1,5 +1,8 @@
 //! The loaded program, through BPF_PROG_TEST_RUN: built frames in, counters out.
 
+#[path = "program/fragments.rs"]
+mod fragments;
+
 use std::time::Duration;
 
 use mailflow_agent::{
@@ -10,7 +13,7 @@ use mailflow_agent::{
     kernel::{Kernel, LoadOptions, OBJECT, Programs, SilenceLimits},
 };
 use mailflow_common::{PortSet, Reason, Totals, opening, upgrade};
-use mailflow_tests::frame::{FrameBuilder, Transport, flag::*, fragmented, short_extension};
+use mailflow_tests::frame::{FrameBuilder, Transport, flag::*, short_extension};
 
 const CLIENT: &str = "10.20.0.2:40000";
 const SERVER: &str = "93.184.215.25:25";
@@ -338,6 +341,37 @@ fn the_first_bytes_tell_the_application() {
 }
 
 #[test]
+fn a_syns_answer_may_carry_the_servers_first_bytes() {
+    // RFC 7413: as the SYN itself may.
+    let frames =
+        [up(SYN).sequence(99).payload("EHLO a\r\n"), down(SYN | ACK).sequence(499).payload("220 mx\r\n")];
+    for program in BOTH {
+        let (flows, _) = run(program, &frames);
+        let facts = flows[0].facts;
+        assert_eq!((facts.opening_up, facts.opening_down), (opening::SMTP, opening::SMTP), "{program}");
+    }
+}
+
+#[test]
+fn a_server_that_speaks_late_still_accepts_messages() {
+    // More than is looked into: met in its middle, the session begins with a long upload.
+    let mut frames = vec![up(ACK).payload(vec![b'x'; 1000]); 20];
+    frames.push(down(ACK).payload("250 2.0.0 Ok: queued\r\n"));
+    for _ in 0..3 {
+        frames.push(up(ACK).payload(vec![b'x'; 300]));
+        frames.push(down(ACK).payload("250 2.0.0 Ok: queued\r\n"));
+    }
+    for program in BOTH {
+        let (flows, _) = run(program, &frames);
+        assert_eq!(flows[0].messages, 3, "{program}: the first packet after the client's answers none");
+        assert_eq!(flows[0].facts.opening_down, opening::UNREAD, "{program}");
+        let datagrams: Vec<_> = frames.iter().map(|frame| frame.clone().udp()).collect();
+        let (flows, _) = run(program, &datagrams);
+        assert_eq!((flows[0].messages, flows[0].facts.opening_up), (3, opening::UNREAD), "{program}, UDP");
+    }
+}
+
+#[test]
 fn starttls_counts_when_tls_follows() {
     let command = up(ACK | PSH).payload("STARTTLS\r\n");
     let hello = up(ACK | PSH).payload([22, 3, 1, 2, 0, 1, 0, 1, 0xfc]);
@@ -396,43 +430,6 @@ fn the_kernels_clock_is_the_monotonic_one() {
     let slack = std::time::Duration::from_millis(20);
     assert!(flow.first + slack >= before && flow.first <= after + slack, "{before:?} {flow:?} {after:?}");
     assert_eq!(flow.up.last, Some(flow.first));
-}
-
-#[test]
-fn fragments_belong_to_the_flow_of_their_first_one() {
-    for program in BOTH {
-        for (client, server) in [(CLIENT, SERVER), (CLIENT6, SERVER6)] {
-            let fragments = fragmented(client, server, 7);
-            let bytes: u64 = fragments.iter().map(FrameBuilder::ip_bytes).sum();
-            for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [2, 1, 0]] {
-                let frames = order.map(|index| fragments[index].clone());
-                let (flows, totals) = run(program, &frames);
-                assert_eq!(flows.len(), 1, "{program} {order:?}");
-                assert_eq!((flows[0].up.packets, flows[0].up.bytes), (3, bytes), "{program} {order:?}");
-                assert_eq!((flows[0].up.payload, flows[0].up.data_packets), (1500, 3), "{program} {order:?}");
-                assert_eq!((totals.up.packets, totals.up.bytes), (3, bytes));
-                assert_eq!(totals.reason(Reason::Fragment), 0);
-            }
-        }
-    }
-}
-
-#[test]
-fn fragments_of_other_packets_are_other_packets() {
-    let mine = fragmented(CLIENT, SERVER, 7);
-    let others = fragmented(CLIENT, "93.184.215.25:8025", 8);
-    for program in BOTH {
-        // Not watched, whichever comes first; and orphans stay orphans.
-        let (flows, totals) =
-            run(program, &[mine[0].clone(), others[1].clone(), others[0].clone(), others[2].clone()]);
-        assert_eq!((flows.len(), flows[0].up.packets), (1, 1), "{program}");
-        assert_eq!((totals.reason(Reason::NotWatched), totals.reason(Reason::Fragment)), (3, 0), "{program}");
-        let (flows, totals) = run(program, &[mine[0].clone(), fragmented(CLIENT, SERVER, 9)[1].clone()]);
-        assert_eq!((flows[0].up.packets, totals.reason(Reason::Fragment)), (1, 1), "{program}");
-    }
-    // Where the direction is another hook's, the fragments are too.
-    let (flows, totals) = run("tc_lan_out", &mine);
-    assert_eq!((flows.len(), totals.reason(Reason::NotWatched)), (0, 3));
 }
 
 /// A short session beginning at `begin` with this sequence number, closed or not.
@@ -519,6 +516,43 @@ fn silence_ends_a_flow_at_its_own_time() {
             [(1, 0), (1, 0)],
             "{program}"
         );
+    }
+}
+
+#[test]
+fn a_flow_that_has_ended_decides_nothing_whether_it_was_taken_out_or_not() {
+    let gone = 1000 + 300_000;
+    for taken in [false, true] {
+        // Both ports are watched, and the SYN made the lower one the client's.
+        let mut kernel = load("tc_mirror");
+        kernel.set_now(at(1000)).unwrap();
+        let syn = FrameBuilder::tcp("10.20.0.2:25", "93.184.215.25:587", SYN);
+        let answer = FrameBuilder::tcp("93.184.215.25:587", "10.20.0.2:25", SYN | ACK);
+        kernel.run("tc_mirror", &syn.build(), None).unwrap();
+        kernel.run("tc_mirror", &answer.build(), None).unwrap();
+        kernel.set_now(at(gone)).unwrap();
+        if taken {
+            let ended = flows(&mut kernel);
+            assert_eq!(kernel.remove(&ended).unwrap(), [Fate::Removed]);
+        }
+        let late = FrameBuilder::tcp("93.184.215.25:587", "10.20.0.2:25", ACK);
+        kernel.run("tc_mirror", &late.build(), None).unwrap();
+        let flows = flows(&mut kernel);
+        let new = flows.iter().find(|flow| flow.first == at(gone)).unwrap();
+        assert_eq!((new.key.server_port, new.up.packets), (25, 1), "taken out {taken}: the lower port");
+
+        // At the ingress of a host beside a lan, only what lives is the machine's own.
+        let mut kernel = load_with(&LoadOptions { local_only: true, ..OPTIONS });
+        kernel.set_now(at(1000)).unwrap();
+        kernel.run("tc_host_out", &up(SYN).build(), None).unwrap();
+        kernel.run("tc_host_in", &down(SYN | ACK).build(), None).unwrap();
+        kernel.set_now(at(gone)).unwrap();
+        if taken {
+            let ended = self::flows(&mut kernel);
+            assert_eq!(kernel.remove(&ended).unwrap(), [Fate::Removed]);
+        }
+        kernel.run("tc_host_in", &down(ACK).build(), None).unwrap();
+        assert_eq!(kernel.totals().unwrap().reason(Reason::NotLocal), 1, "taken out {taken}");
     }
 }
 

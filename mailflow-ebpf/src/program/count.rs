@@ -2,7 +2,9 @@
 
 use core::intrinsics::{AtomicOrdering, atomic_xadd};
 
-use mailflow_common::{DirectionCounters, DirectionTotals, Facts, FlowCounters, FlowKey, Reason, Totals};
+use mailflow_common::{
+    DirectionCounters, DirectionTotals, Facts, FlowCounters, FlowKey, Reason, Totals, owner,
+};
 use mailflow_ebpf::{Link, Segment, Tcp, locate};
 
 use super::{
@@ -72,35 +74,43 @@ fn book<P: Packet>(
         Toward::Both => maps::watched(destination) || maps::watched(source),
     };
     if !wanted {
-        fragments::unwatched(&located, toward, totals);
+        fragments::refused(&located, toward, owner::UNWATCHED, totals);
         return Err(Reason::NotWatched);
     }
     let segment = located.segment(packet)?;
-    if whose == Whose::Made && maps::local_only() && packet.forwarded() {
-        return Err(Reason::NotLocal);
-    }
+    let foreign = whose == Whose::Made && maps::local_only() && packet.forwarded();
     let may_begin = whose != Whose::Received || !maps::local_only();
-    let (flow, up) = flow(packet, link, toward, &segment, may_begin, totals)?;
+    let found = match foreign {
+        true => Err(Reason::NotLocal),
+        false => flow(packet, link, toward, &segment, may_begin, totals),
+    };
+    let (flow, up) = match found {
+        Ok(found) => found,
+        Err(reason) => {
+            fragments::refused(&located, toward, owner::FOREIGN, totals);
+            return Err(reason);
+        }
+    };
 
     let packets = segment.packets(packet.gso());
     let sum = Sum { buffers: 1, packets, payload: segment.payload(), bytes: segment.bytes(packets) };
     // SAFETY: `flow` points to an element of a preallocated map, `totals` to this CPU's own.
     unsafe {
-        let Some(flow) = flow else {
+        if flow.is_null() {
             let key = key(&segment, up);
             spill::packet(&key, up, segment.tcp, sum, totals);
             if let Some(fragment) = located.fragment() {
-                fragments::first(&fragment, toward, &key, None, up, totals);
+                fragments::first(&fragment, toward, &key, flow, up, totals);
             }
             return Ok(());
-        };
+        }
         note(flow, segment.tcp, up);
         if segment.payload() != 0 {
             recognise::payload(packet, flow, &segment, up);
         }
         add(flow, totals, up, &sum);
         if let Some(fragment) = located.fragment() {
-            fragments::first(&fragment, toward, &key(&segment, up), Some(flow), up, totals);
+            fragments::first(&fragment, toward, &key(&segment, up), flow, up, totals);
         }
     }
     Ok(())
@@ -124,10 +134,12 @@ fn key(segment: &Segment, up: bool) -> FlowKey {
     if up { forward(segment) } else { forward(segment).reversed() }
 }
 
-/// The flow of `segment`, if there is room for it, and whether the segment goes up.
+/// The flow of `segment`, null where there is no room for it, and whether the segment goes up. Not an
+/// option, for the verifier's sake as with [`Segment::tcp`].
 ///
-/// The SYN's sender is the client. Without a SYN an entry that exists decides, then the watched
-/// port, and where both are watched the hook; on a mirror the lower port is the server.
+/// The SYN's sender is the client. Without a SYN a flow that lives decides, then the watched port, and
+/// where both are watched the hook; on a mirror the lower port is the server. A flow that has ended
+/// decides nothing: it is chance whether the agent has taken it out by now.
 #[inline(always)]
 fn flow<P: Packet>(
     packet: &P,
@@ -136,10 +148,10 @@ fn flow<P: Packet>(
     segment: &Segment,
     may_begin: bool,
     totals: *mut Totals,
-) -> Result<(Option<*mut FlowCounters>, bool), Reason> {
+) -> Result<(*mut FlowCounters, bool), Reason> {
     let forward = forward(segment);
     let (syn, syn_ack) = (segment.tcp.syn(), segment.tcp.syn_ack());
-    let mut up = if syn || syn_ack {
+    let up = if syn || syn_ack {
         syn
     } else {
         match toward {
@@ -152,35 +164,40 @@ fn flow<P: Packet>(
             }
         }
     };
-    let mut key = if up { forward } else { forward.reversed() };
-    let mut found = table::find(&key);
-    if found.is_none() && !syn && !syn_ack {
-        let other = key.reversed();
-        found = table::find(&other);
-        if found.is_some() {
-            (key, up) = (other, !up);
+    let key = if up { forward } else { forward.reversed() };
+    let found = table::find(&key);
+    // SAFETY: elements of a preallocated map.
+    unsafe {
+        if let Some(flow) = found
+            && !reuse::ended(flow, segment.tcp, up)
+        {
+            return Ok((flow, up));
         }
-    }
-    if let Some(flow) = found {
-        // SAFETY: an element of a preallocated map.
-        unsafe {
-            if reuse::ended(flow, segment.tcp, up) && reuse::retire(&key, flow, totals) {
+        if !syn
+            && !syn_ack
+            && let Some(flow) = table::find(&key.reversed())
+            && !reuse::ended(flow, segment.tcp, !up)
+        {
+            return Ok((flow, !up));
+        }
+        if !may_begin {
+            return Err(Reason::NotLocal);
+        }
+        if let Some(flow) = found {
+            if reuse::retire(&key, flow, totals) {
                 note_client(packet, link, flow, up);
             }
+            return Ok((flow, up));
         }
-        return Ok((Some(flow), up));
     }
-    if !may_begin {
-        return Err(Reason::NotLocal);
-    }
-    let Some(scratch) = maps::scratch() else { return Ok((None, up)) };
+    let Some(scratch) = maps::scratch() else { return Ok((core::ptr::null_mut(), up)) };
     // SAFETY: `scratch` is this CPU's own element.
     let created = unsafe {
         let new = &raw mut (*scratch).counters;
         clear(new);
         (*new).first = maps::now();
         note_client(packet, link, new, up);
-        table::create(&key, &*new)
+        table::create(&key, &*new).unwrap_or(core::ptr::null_mut())
     };
     Ok((created, up))
 }

@@ -30,14 +30,14 @@ fn prepare(fragment: &Fragment, toward: Toward, direction: u32) -> Option<*mut S
     Some(scratch)
 }
 
-/// A first fragment was counted, to its flow or, where there is none, to its source: those that came
+/// A first fragment was counted, to its flow or, where that is null, to its source: those that came
 /// before it are counted now, and those to come will find the same.
 #[inline(always)]
 pub(super) unsafe fn first(
     fragment: &Fragment,
     toward: Toward,
     key: &FlowKey,
-    flow: Option<*mut FlowCounters>,
+    flow: *mut FlowCounters,
     up: bool,
     totals: *mut Totals,
 ) {
@@ -46,11 +46,10 @@ pub(super) unsafe fn first(
     // SAFETY: this CPU's own element; the rest is the caller's.
     unsafe {
         (*scratch).owner.flow = *key;
-        claim(scratch, flow.unwrap_or(core::ptr::null_mut()), totals);
+        claim(scratch, flow, totals);
     }
 }
 
-/// `flow` is null where there is none: an argument of a BPF function is one word.
 #[inline(never)]
 unsafe fn claim(scratch: *mut Scratch, flow: *mut FlowCounters, totals: *mut Totals) {
     // SAFETY: the caller's: this CPU's own elements, and one of a preallocated map. What is found is an
@@ -76,6 +75,9 @@ unsafe fn claim(scratch: *mut Scratch, flow: *mut FlowCounters, totals: *mut Tot
                     spill::fragments(scratch, &(*scratch).owner.flow, up, totals);
                 } else {
                     add(flow, totals, up, &(*scratch).sum);
+                    if up {
+                        add32(&raw mut (*flow).pending, (*scratch).sum.payload);
+                    }
                 }
             }
         }
@@ -83,11 +85,11 @@ unsafe fn claim(scratch: *mut Scratch, flow: *mut FlowCounters, totals: *mut Tot
     }
 }
 
-/// A first fragment was not counted: the others will not be either.
+/// A first fragment was not counted, for what `owner` says: the others will not be either.
 #[inline(always)]
-pub(super) fn unwatched(located: &Located, toward: Toward, totals: *mut Totals) {
+pub(super) fn refused(located: &Located, toward: Toward, owner: u32, totals: *mut Totals) {
     if let Some(fragment) = located.fragment()
-        && let Some(scratch) = prepare(&fragment, toward, owner::UNWATCHED)
+        && let Some(scratch) = prepare(&fragment, toward, owner)
     {
         // SAFETY: both are this CPU's own elements.
         unsafe { disown(scratch, totals) };
@@ -106,7 +108,9 @@ unsafe fn disown(scratch: *const Scratch, totals: *mut Totals) {
             let reasons = &raw mut (*totals).reasons;
             (*reasons)[Reason::Fragment as usize] =
                 (*reasons)[Reason::Fragment as usize].wrapping_sub(waiting);
-            (*reasons)[Reason::NotWatched as usize] += waiting;
+            let reason =
+                if owner.direction == owner::FOREIGN { Reason::NotLocal } else { Reason::NotWatched };
+            (*reasons)[reason as usize & 15] += waiting;
         }
         fragments::note(key, owner);
     }
@@ -121,6 +125,7 @@ pub(super) fn later(located: &Located, toward: Toward, totals: *mut Totals) -> R
     match unsafe { follow(scratch, fragment.length, fragment.length - fragment.headers, totals) } {
         COUNTED => Ok(()),
         owner::UNWATCHED => Err(Reason::NotWatched),
+        owner::FOREIGN => Err(Reason::NotLocal),
         _ => Err(Reason::Fragment),
     }
 }

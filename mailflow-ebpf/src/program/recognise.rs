@@ -34,6 +34,10 @@ pub(super) unsafe fn payload<P: Packet>(packet: &P, flow: *mut FlowCounters, seg
             (*facts).looked = looked + 1;
             look(packet, flow, segment, up, looked);
         }
+        let known = if up { &raw mut (*facts).opening_up } else { &raw mut (*facts).opening_down };
+        if *known == opening::NONE {
+            *known = opening::UNREAD;
+        }
     }
 }
 
@@ -43,20 +47,11 @@ unsafe fn look<P: Packet>(packet: &P, flow: *mut FlowCounters, segment: &Segment
     // SAFETY: the caller's.
     unsafe {
         let facts = &raw mut (*flow).facts;
-        let bytes = first_bytes(packet, segment);
+        let Some(bytes) = first_bytes(packet, segment) else { return };
         if up {
-            let opens = opens((*facts).opening_up, (*facts).syn, (*flow).isn_up, looked, segment);
-            let Some(bytes) = bytes else {
-                if (*facts).opening_up == opening::NONE {
-                    (*facts).opening_up = opening::UNREAD;
-                }
-                return;
-            };
-            if opens {
+            if opens((*facts).opening_up, (*facts).syn, (*flow).isn_up, looked, segment) {
                 // Who speaks after the server has spoken may say anything.
                 (*facts).opening_up = client_opening(bytes, looked == 0);
-            } else if (*facts).opening_up == opening::NONE {
-                (*facts).opening_up = opening::UNREAD;
             }
             if (*facts).upgrade == upgrade::ASKED && is_tls(bytes) {
                 (*facts).upgrade = upgrade::FOLLOWED;
@@ -65,13 +60,8 @@ unsafe fn look<P: Packet>(packet: &P, flow: *mut FlowCounters, segment: &Segment
             {
                 (*facts).upgrade = upgrade::ASKED;
             }
-        } else {
-            let opens = opens((*facts).opening_down, (*facts).syn_ack, (*flow).isn_down, looked, segment);
-            match bytes {
-                Some(bytes) if opens => (*facts).opening_down = server_opening(bytes),
-                _ if (*facts).opening_down == opening::NONE => (*facts).opening_down = opening::UNREAD,
-                _ => {}
-            }
+        } else if opens((*facts).opening_down, (*facts).syn_ack, (*flow).isn_down, looked, segment) {
+            (*facts).opening_down = server_opening(bytes);
         }
     }
 }
@@ -84,8 +74,8 @@ fn opens(known: u8, syn: u8, isn: u32, looked: u8, segment: &Segment) -> bool {
         return false;
     }
     let tcp = segment.tcp;
-    if tcp.syn() {
-        // RFC 7413: a SYN may carry the first bytes itself.
+    if tcp.syn() || tcp.syn_ack() {
+        // RFC 7413: a SYN may carry the first bytes itself, and so may its answer.
         true
     } else if syn != 0 {
         tcp.sequence == isn.wrapping_add(1)
