@@ -3,5 +3,7 @@
 pub mod frame;
 pub mod guest;
 pub mod lab;
+pub mod mutants;
 pub mod pcap;
+pub mod slow;
 pub mod wire;

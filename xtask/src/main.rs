@@ -4,6 +4,7 @@ mod agent;
 mod bench;
 mod bpf;
 mod demo;
+mod fuzz;
 mod kernels;
 mod run;
 mod setup;
@@ -24,6 +25,8 @@ enum Task {
     Run(run::Args),
     /// Run every test and check there is, as root
     Test(test::Args),
+    /// Look for frames on which the parser and the slow reference parser differ
+    Fuzz(fuzz::Args),
     /// Install the command-line tools that the other tasks need, or say which are missing
     Setup(setup::Args),
     /// Measure what counting costs, and hold it against the bars
@@ -37,6 +40,7 @@ fn main() -> ExitCode {
         Task::Demo(args) => return demo::run(&args),
         Task::Run(args) => run::run(&args),
         Task::Test(args) => test::run(&args),
+        Task::Fuzz(args) => fuzz::run(&args),
         Task::Setup(args) => setup::run(&args),
         Task::Bench(args) => bench::run(&args),
         Task::Bpf(args) => bpf::run(&args),

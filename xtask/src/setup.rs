@@ -56,6 +56,7 @@ const TOOLS: &[Tool] = {
         Tool { command: "ldd", package: "libc-bin", purposes: &[Demo, Test, Kernels] },
         Tool { command: "unshare", package: "util-linux", purposes: &[Demo, Test] },
         Tool { command: "mount", package: "mount", purposes: &[Demo, Test] },
+        Tool { command: "c++", package: "g++", purposes: &[Test] },
         Tool { command: "ethtool", package: "ethtool", purposes: &[Test, Kernels] },
         Tool { command: "qemu-system-x86_64", package: "qemu-system-x86", purposes: &[Test, Kernels] },
         Tool { command: "xz", package: "xz-utils", purposes: &[Test, Kernels] },

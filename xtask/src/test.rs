@@ -9,7 +9,7 @@ use anyhow::{Result, anyhow, ensure};
 use mailflow_tests::lab::{self, With};
 
 use crate::{
-    bpf, kernels,
+    bpf, fuzz, kernels,
     setup::{self, Purpose},
     terminal::{self, Steps, say},
     workspace,
@@ -41,7 +41,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         "the tests make network namespaces and load programs into the kernel; run them as root:\n  \
          sudo --preserve-env=HOME env \"PATH=$PATH\" cargo xtask test"
     );
-    let mut steps = Steps::new(CARGO.len() + 3);
+    let mut steps = Steps::new(CARGO.len() + 4);
     steps.next("setup");
     setup::prepare(Purpose::Test)?;
     // Debian's package would start a server: only promtool is wanted.
@@ -57,6 +57,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         let name = format!("cargo {}", words.join(" "));
         results.push(timed(&mut steps, name, || terminal::run(&mut cargo)));
     }
+    // Long enough to show that the target still builds and agrees with the parser.
+    let fuzz = fuzz::Args { seconds: 10 };
+    results.push(timed(&mut steps, "cargo xtask fuzz --seconds 10".to_owned(), || fuzz::run(&fuzz)));
     let check = bpf::Args { check: true };
     results.push(timed(&mut steps, "cargo xtask bpf --check".to_owned(), || bpf::run(&check)));
     results.push(timed(&mut steps, "cargo xtask test --kernels".to_owned(), kernels::run));

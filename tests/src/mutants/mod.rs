@@ -1,0 +1,96 @@
+//! Frames of every shape a network may show, many of them damaged: the same ones for the same seed.
+
+mod draft;
+mod mutate;
+mod pools;
+
+use fastrand::Rng;
+
+pub use self::pools::WATCHED;
+use self::{draft::Draft, pools::Ends};
+use crate::slow::Merged;
+
+/// What the frames are for.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted {
+    /// Whether frames begin with an Ethernet header.
+    pub ethernet: bool,
+    /// Whether buffers may stand for several packets, and be forwarded.
+    pub socket_buffers: bool,
+    /// Shortest frame.
+    pub shortest: usize,
+    /// Longest frame.
+    pub longest: usize,
+}
+
+/// A frame, and what the kernel would know beside it.
+#[derive(Clone, Debug)]
+pub struct Mutant {
+    /// Milliseconds since the one before.
+    pub after: u64,
+    /// The frame.
+    pub bytes: Vec<u8>,
+    /// Segmentation facts.
+    pub merged: Merged,
+    /// Whether the machine received it before it sends it.
+    pub forwarded: bool,
+}
+
+/// Makes frames, one after the other.
+#[derive(Debug)]
+pub struct Mutants {
+    rng: Rng,
+    wanted: Wanted,
+    /// Of the last frame: flows are made of several.
+    ends: Ends,
+}
+
+impl Mutants {
+    /// A sequence of its own for each seed.
+    pub fn new(seed: u64, wanted: Wanted) -> Self {
+        let mut rng = Rng::with_seed(seed);
+        let ends = Ends::any(&mut rng);
+        Self { rng, wanted, ends }
+    }
+
+    /// The next frame.
+    pub fn frame(&mut self) -> Mutant {
+        let rng = &mut self.rng;
+        if rng.u8(..100) < 40 {
+            self.ends = Ends::any(rng);
+        } else if rng.bool() {
+            self.ends = self.ends.reversed();
+        }
+        let draft = Draft::any(rng, &self.ends, &self.wanted);
+        let mut bytes = if rng.u8(..100) < 35 { mutate::some(rng, &draft) } else { draft.bytes() };
+        bytes.truncate(self.wanted.longest);
+        if bytes.len() < self.wanted.shortest {
+            bytes.resize(self.wanted.shortest, 0);
+        }
+        let mut merged = Merged::default();
+        if self.wanted.socket_buffers && rng.u8(..100) < 25 {
+            merged.size = *pick(rng, &[1, 100, 500, 1448, 65_535]);
+            merged.segments = *pick(rng, &[0, 0, 1, 2, 3, 45]);
+        }
+        let forwarded = self.wanted.socket_buffers && rng.u8(..100) < 20;
+        Mutant { after: pause(rng), bytes, merged, forwarded }
+    }
+}
+
+/// Mostly none; now and then the silences after which a tuple's next packet begins a new flow, or
+/// almost.
+fn pause(rng: &mut Rng) -> u64 {
+    match rng.u32(..10_000) {
+        0..7_000 => 0,
+        7_000..9_960 => rng.u64(1..20),
+        9_960..9_984 => rng.u64(100..1_500),
+        9_984..9_992 => rng.u64(4_999..=5_001),
+        9_992..9_996 => rng.u64(29_999..=30_001),
+        9_996..9_999 => rng.u64(299_999..=300_001),
+        _ => rng.u64(300_000..400_000),
+    }
+}
+
+fn pick<'a, T>(rng: &mut Rng, from: &'a [T]) -> &'a T {
+    &from[rng.usize(..from.len())]
+}

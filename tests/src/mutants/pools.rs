@@ -1,0 +1,109 @@
+//! Small pools, so that flows and fragments meet again.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use fastrand::Rng;
+
+use super::pick;
+
+/// The ports that are watched.
+pub const WATCHED: [u16; 8] = [25, 110, 143, 465, 587, 993, 994, 2525];
+
+/// Both ends of a packet, sender first.
+#[derive(Clone, Debug)]
+pub(super) struct Ends {
+    pub(super) addresses: [IpAddr; 2],
+    pub(super) ports: [u16; 2],
+}
+
+impl Ends {
+    pub(super) fn any(rng: &mut Rng) -> Self {
+        let (client, server) = (rng.u8(1..3), rng.u8(10..12));
+        let addresses = match rng.u8(..100) {
+            0..58 => [v4(client).into(), v4(server).into()],
+            58..97 => [v6(client).into(), v6(server).into()],
+            // Not the same as the IPv4 addresses they stand for.
+            _ => [v4(client).to_ipv6_mapped().into(), v4(server).to_ipv6_mapped().into()],
+        };
+        let mut ports = [rng.u16(40_000..40_003), *pick(rng, &[25, 25, 25, 465, 587, 143])];
+        match rng.u8(..100) {
+            0..12 => ports[0] = *pick(rng, &WATCHED),
+            12..24 => ports[1] = *pick(rng, &[53, 80, 443, 8025]),
+            _ => {}
+        }
+        let ends = Self { addresses, ports };
+        if rng.u8(..100) < 45 { ends.reversed() } else { ends }
+    }
+
+    pub(super) fn reversed(&self) -> Self {
+        let ([a, b], [c, d]) = (self.addresses, self.ports);
+        Self { addresses: [b, a], ports: [d, c] }
+    }
+}
+
+/// BPF_PROG_TEST_RUN reads an ethertype at byte 12, also of a frame that begins with an IP header:
+/// there lie the sender's first two bytes, which make IPv4's ethertype.
+fn v4(host: u8) -> Ipv4Addr {
+    Ipv4Addr::new(8, 0, 0, host)
+}
+
+/// Likewise the sender's third group.
+fn v6(host: u8) -> Ipv6Addr {
+    Ipv6Addr::new(0x2001, 0xdb8, 0x86dd, 0, 0, 0, 0, u16::from(host))
+}
+
+/// What either side of a mail session may say, and what it may not.
+const WORDS: [&[u8]; 28] = [
+    b"220 mx.example ESMTP\r\n",
+    b"220-mx\r\n",
+    b"220\r\n",
+    b"2200 no\r\n",
+    b"421 busy\r\n",
+    b"554 no\r\n",
+    b"250 2.0.0 Ok: queued\r\n",
+    b"EHLO client.example\r\n",
+    b"helo a\r\n",
+    b"LHLO a\r\n",
+    b"STARTTLS\r\n",
+    b"starttls\r\n",
+    b"a00001 StartTls\r\n",
+    b"STLS\r\n",
+    b"stls\r\n",
+    b"+OK ready\r\n",
+    b"-ERR no\r\n",
+    b"* OK ready\r\n",
+    b"* PREAUTH\r\n",
+    b"* bye\r\n",
+    b"CAPA\r\n",
+    b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+    b"\x16\x03\x03\x00\x7a\x02\x00",
+    b"\x15\x03\x03\x00\x02\x02\x28",
+    b"\x16\x03\x05\x00\x7a\x02\x00",
+    b"GET / HTTP/1.1\r\n",
+    b"SSH-2.0-x\r\n",
+    b"PROXY TCP4 8.0.0.1\r\n",
+];
+
+/// A payload, often none.
+pub(super) fn payload(rng: &mut Rng, longest: usize) -> Vec<u8> {
+    let filled = |length: usize| vec![b'x'; length];
+    match rng.u8(..100) {
+        0..30 => Vec::new(),
+        30..70 => {
+            let mut words = pick(rng, &WORDS).to_vec();
+            match rng.u8(..10) {
+                0 => words.truncate(rng.usize(1..9)),
+                1 => words.extend(filled(rng.usize(1..80))),
+                2 => words[0] = rng.u8(..),
+                _ => {}
+            }
+            words
+        }
+        70..78 => filled(rng.usize(1..9)),
+        // Around the bounds of the message estimate.
+        78..84 => filled(rng.usize(199..203)),
+        84..92 => filled(rng.usize(298..303)),
+        92..97 => filled(rng.usize(1..1_400)),
+        _ => filled(rng.usize(1_400..longest.clamp(1_401, 9_000))),
+    }
+}

@@ -1,0 +1,111 @@
+//! Application facts and the message estimate (SPEC 2.7 and 2.8).
+
+use mailflow_common::{opening, upgrade};
+
+use super::flow::Flow;
+
+/// Payload packets of a flow that are looked into.
+const LOOKED_INTO: u8 = 16;
+
+impl Flow {
+    /// Counts messages by the sizes of payloads.
+    pub(super) fn estimate(&mut self, up: bool, payload: u64) {
+        if up {
+            self.pending += payload;
+            return;
+        }
+        // The first packet of a server that was spoken to first answers no message.
+        if self.server_spoke && payload <= 200 && self.pending >= 300 {
+            self.messages += 1;
+        }
+        self.pending = 0;
+        self.server_spoke = true;
+    }
+
+    /// Looks at a packet's payload; `tcp` is its sequence number and flags.
+    pub(super) fn look(&mut self, up: bool, payload: &[u8], tcp: Option<(u32, u8)>) {
+        if let Some(tcp) = tcp
+            && self.facts.looked < LOOKED_INTO
+        {
+            let before = self.facts.looked;
+            self.facts.looked += 1;
+            if payload.len() >= 4 {
+                self.read(up, payload, tcp, before);
+            }
+        }
+        let known = if up { &mut self.facts.opening_up } else { &mut self.facts.opening_down };
+        if *known == opening::NONE {
+            *known = opening::UNREAD;
+        }
+    }
+
+    fn read(&mut self, up: bool, payload: &[u8], (sequence, flags): (u32, u8), before: u8) {
+        let known = if up { self.facts.opening_up } else { self.facts.opening_down };
+        let begins = match self.numbers[usize::from(!up)] {
+            // A SYN takes a number itself (RFC 9293, 3.4), and may carry payload (RFC 7413).
+            Some(number) => sequence.wrapping_add(u32::from(flags & 2 != 0)) == number.wrapping_add(1),
+            // Without its SYN: hardly anything came before.
+            None => known == opening::NONE && before < 2,
+        };
+        if begins && (known == opening::NONE || known == opening::UNREAD) {
+            if up {
+                self.facts.opening_up = client(payload, before == 0);
+            } else {
+                self.facts.opening_down = server(payload);
+            }
+        }
+        if up {
+            self.facts.upgrade = match self.facts.upgrade {
+                upgrade::ASKED if is_tls(payload) => upgrade::FOLLOWED,
+                upgrade::NONE if asks_for_tls(payload) => upgrade::ASKED,
+                as_it_was => as_it_was,
+            };
+        }
+    }
+}
+
+/// A handshake or an alert (RFC 8446, 5.1) of any version that was ever sent.
+fn is_tls(payload: &[u8]) -> bool {
+    matches!(payload, [0x15 | 0x16, 3, 0..=4, ..])
+}
+
+fn client(payload: &[u8], speaks_first: bool) -> u8 {
+    let word = payload[..4].to_ascii_uppercase();
+    if is_tls(payload) {
+        opening::TLS
+    } else if [b"EHLO", b"HELO", b"LHLO"].iter().any(|verb| word == verb[..]) {
+        opening::SMTP
+    } else if speaks_first {
+        opening::OTHER
+    } else {
+        // Who speaks after the server has spoken may say anything.
+        opening::UNREAD
+    }
+}
+
+fn server(payload: &[u8]) -> u8 {
+    let begins = |words: &[&str]| {
+        words.iter().any(|word| payload[..word.len().min(4)].eq_ignore_ascii_case(word.as_bytes()))
+    };
+    if is_tls(payload) {
+        opening::TLS
+    } else if matches!(&payload[..4], [b'2', b'2', b'0', b' ' | b'-' | b'\r'])
+        || matches!(&payload[..4], [b'4', b'2', b'1', b' ' | b'-' | b'\r'])
+        || matches!(&payload[..4], [b'5', b'5', b'4', b' ' | b'-' | b'\r'])
+    {
+        opening::SMTP
+    } else if payload.starts_with(b"+OK") || payload.starts_with(b"-ERR") {
+        opening::POP3
+    } else if begins(&["* OK", "* PR", "* BY"]) {
+        opening::IMAP
+    } else {
+        opening::OTHER
+    }
+}
+
+/// STARTTLS (RFC 3207), STLS (RFC 2595), and IMAP's form behind a tag (RFC 9051, 6.2.1).
+fn asks_for_tls(payload: &[u8]) -> bool {
+    let upper = payload.to_ascii_uppercase();
+    let tagged = (11..=64).contains(&upper.len()) && upper[upper.len() - 10..].starts_with(b"STARTTLS");
+    upper.starts_with(b"STARTTLS") || upper.starts_with(b"STLS") || tagged
+}

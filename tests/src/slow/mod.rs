@@ -1,0 +1,122 @@
+//! The data plane once more, as slowly and simply as it can be said: from SPEC 1 and 2, the RFCs and
+//! the meaning of each [`Reason`]. It shares the words of the ABI with the program and no code.
+//!
+//! Which reason a frame gets that deserves several: headers are followed as they stand in the frame,
+//! from the outside in, and the first fault met is the reason.
+//!
+//! 1. The link layer. A header that the frame does not hold is [`Reason::Truncated`], here and below.
+//! 2. The IP header itself: its version and its length.
+//! 3. IPv6's extension headers, as far as they are followed.
+//! 4. The protocol that stands behind them.
+//! 5. The total length: shorter than the headers so far, or longer than the frame.
+//! 6. The ports: whether the hook counts them.
+//! 7. The rest of the transport header: its own length, and whether the total length holds it.
+
+mod application;
+mod flow;
+mod model;
+mod parse;
+
+use std::net::IpAddr;
+
+pub use flow::{Facts, Flow, Side, Tuple};
+pub use mailflow_common::Reason;
+pub use model::{Ended, Hook, Model, Sum, Totals, Toward, Whose};
+pub use parse::parse;
+
+/// A frame as a hook is shown it.
+#[derive(Clone, Copy, Debug)]
+pub struct Shown<'a> {
+    /// The bytes that can be read.
+    pub bytes: &'a [u8],
+    /// Length of the whole frame.
+    pub length: usize,
+    /// What it begins with.
+    pub link: Link,
+    /// Tag control information that was taken out of the frame.
+    pub tag: Option<u16>,
+    /// Segmentation facts.
+    pub merged: Merged,
+    /// Whether the machine received it, at egress, rather than made it.
+    pub forwarded: bool,
+}
+
+/// What a frame begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Link {
+    /// An Ethernet header.
+    Ethernet,
+    /// The network layer's header, of this ethertype.
+    Ip(u16),
+}
+
+/// Segmentation facts of a buffer; all zero where it is one packet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Merged {
+    /// Payload bytes of a segment.
+    pub size: u32,
+    /// Segments; 0 where that was not said.
+    pub segments: u32,
+}
+
+/// A TCP or UDP packet, or a fragment of one.
+#[derive(Clone, Debug)]
+pub struct Packet {
+    /// VLAN tags, outer first, without priority tags.
+    pub zone: Vec<u16>,
+    /// Sender.
+    pub source: IpAddr,
+    /// Receiver.
+    pub destination: IpAddr,
+    /// 6 or 17; of a fragment whatever its header says.
+    pub protocol: u8,
+    /// IP total length.
+    pub length: u64,
+    /// IP header with options or extension headers.
+    pub ip_header: u64,
+    /// Which packet it is a fragment of.
+    pub fragment: Option<FragmentOf>,
+    /// Ports and what follows; `None` for a fragment that is not the first.
+    pub ports: Option<Ports>,
+    /// Names of the ways it went through the parser.
+    pub path: Vec<&'static str>,
+}
+
+/// What the fragments of one packet share (RFC 791, 3.2; RFC 8200, 4.5).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct FragmentOf {
+    /// VLAN tags.
+    pub zone: Vec<u16>,
+    /// Sender.
+    pub source: IpAddr,
+    /// Receiver.
+    pub destination: IpAddr,
+    /// Identification.
+    pub identification: [u8; 4],
+    /// Protocol (RFC 8200: next header) of the fragment.
+    pub protocol: u8,
+}
+
+/// What a packet's transport layer says.
+#[derive(Clone, Debug)]
+pub struct Ports {
+    /// The sender's.
+    pub source: u16,
+    /// The receiver's.
+    pub destination: u16,
+    /// The rest, or why there is none.
+    pub transport: Result<Transport, Reason>,
+}
+
+/// A transport header that is all there.
+#[derive(Clone, Debug)]
+pub struct Transport {
+    /// Its length.
+    pub header: u64,
+    /// TCP's sequence number and flags.
+    pub tcp: Option<(u32, u8)>,
+    /// Payload length by the headers.
+    pub payload: u64,
+    /// Where the payload begins in the frame.
+    pub offset: usize,
+}
