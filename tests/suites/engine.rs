@@ -10,7 +10,7 @@ pub mod reference;
 #[path = "engine/run.rs"]
 mod run;
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use mailflow_agent::engine::{
     event::{AlertState, Value},
@@ -121,7 +121,7 @@ proptest! {
 }
 
 /// Records in an order of their own: that of equal moments is not part of their meaning.
-fn lines(records: &[Arc<FlowRecord>]) -> Vec<String> {
+fn lines(records: &[FlowRecord]) -> Vec<String> {
     let mut lines: Vec<_> = records.iter().map(|record| format!("{record:?}")).collect();
     lines.sort();
     lines
@@ -130,7 +130,7 @@ fn lines(records: &[Arc<FlowRecord>]) -> Vec<String> {
 fn expected_lines(expected: &[Expected]) -> Vec<String> {
     let record = |expected: &Expected| {
         let Expected { flow, app, reason, complete, .. } = expected.clone();
-        Arc::new(FlowRecord { flow, app, reason, complete })
+        FlowRecord { flow, app, reason, complete }
     };
     lines(&expected.iter().map(record).collect::<Vec<_>>())
 }

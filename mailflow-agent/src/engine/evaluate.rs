@@ -113,6 +113,23 @@ impl Evaluator {
         }
     }
 
+    /// Whether there is a rule that may count the flow of `record`.
+    pub(super) fn wants(&self, record: &FlowRecord, internal: &Networks) -> bool {
+        let flow = &record.flow;
+        // Most fail the size test, and it is cheaper than looking up where the ends are.
+        let mut large = self
+            .watches
+            .iter()
+            .map(|watch| &watch.rule.matching)
+            .filter(|matching| matching.size.is_none_or(|size| size.check(flow).is_ok()))
+            .peekable();
+        if large.peek().is_none() {
+            return false;
+        }
+        let ends = Ends::of(flow, internal);
+        large.any(|matching| matching.check(flow, record.app, ends).is_ok())
+    }
+
     /// Takes a record that arrives at `at`; gives back the rules that have counted its flow by now.
     pub(super) fn admit(
         &mut self,

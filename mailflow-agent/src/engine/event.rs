@@ -216,7 +216,7 @@ pub struct Effects {
     /// Gains for the metrics.
     pub deltas: Vec<Delta>,
     /// Flow records.
-    pub records: Vec<Arc<FlowRecord>>,
+    pub records: Vec<FlowRecord>,
     /// Flows that rules counted.
     pub qualified: Vec<Qualified>,
     /// Alert events.

@@ -74,6 +74,7 @@ pub struct Engine {
 #[derive(Debug)]
 struct Arrival {
     at: Time,
+    time: Time,
     record: Arc<FlowRecord>,
 }
 
@@ -129,6 +130,7 @@ impl Engine {
     /// forgotten: it may be back in the next.
     pub fn look(&mut self, flows: &[Flow]) -> Effects {
         let mut effects = Effects::default();
+        effects.deltas.reserve(flows.len());
         for flows in flows.chunks(BATCH) {
             let names = self.table.names::<BATCH>(flows);
             for (name, flow) in names.into_iter().zip(flows) {
@@ -150,6 +152,7 @@ impl Engine {
     /// again.
     pub fn end(&mut self, fates: &[Fate]) -> Effects {
         let mut effects = Effects::default();
+        effects.records.reserve(fates.len());
         let mut ending = std::mem::take(&mut self.ending);
         for (flow, fate) in ending.drain(..fates.len().min(ending.len())).zip(fates) {
             match fate {
@@ -175,8 +178,13 @@ impl Engine {
     pub fn tick(&mut self, now: Time) -> Effects {
         let mut effects = Effects::default();
         let mut arrivals = std::mem::take(&mut self.arrivals);
-        arrivals.sort_by_cached_key(Arrival::order);
-        for Arrival { at, record } in arrivals {
+        arrivals.sort_unstable_by_key(Arrival::moment);
+        for equal in arrivals.chunk_by_mut(|one, other| one.moment() == other.moment()) {
+            if equal.len() > 1 {
+                equal.sort_by_cached_key(Arrival::ends);
+            }
+        }
+        for Arrival { at, record, .. } in arrivals {
             self.deliver(at, record, &mut effects);
         }
         self.evaluator.advance(now, &mut effects);
@@ -252,9 +260,13 @@ impl Engine {
     }
 
     fn make(&mut self, flow: Flow, end: End, effects: &mut Effects) {
-        let record = Arc::new(lifetime::record(flow, &self.settings.services, end.reason));
-        effects.records.push(Arc::clone(&record));
-        self.arrivals.push(Arrival { at: end.at.max(record.time()), record });
+        let record = lifetime::record(flow, &self.settings.services, end.reason);
+        // Of most records no rule wants to know, and those need not wait for their turn.
+        if self.evaluator.wants(&record, &self.settings.internal) {
+            let time = record.time();
+            self.arrivals.push(Arrival { at: end.at.max(time), time, record: Arc::new(record.clone()) });
+        }
+        effects.records.push(record);
     }
 
     /// Gives a record to the rules; a flow counts once for each.
@@ -269,10 +281,14 @@ impl Engine {
 }
 
 impl Arrival {
-    fn order(&self) -> impl Ord + use<> {
+    fn moment(&self) -> (Time, Time) {
+        (self.at, self.time)
+    }
+
+    /// Which of equal moments goes first.
+    fn ends(&self) -> impl Ord + use<> {
         let key = &self.record.flow.key;
-        let ends = (key.client.ip(), key.client_port, key.server.ip(), key.server_port);
-        (self.at, self.record.time(), ends)
+        (key.client.ip(), key.client_port, key.server.ip(), key.server_port)
     }
 }
 

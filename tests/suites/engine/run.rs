@@ -29,7 +29,7 @@ pub(crate) struct Run {
     pub(crate) polls: Vec<Nanos>,
     /// Flows that a reading left out, and when.
     pub(crate) missed: HashSet<(FlowKey, Nanos)>,
-    pub(crate) records: Vec<Arc<FlowRecord>>,
+    pub(crate) records: Vec<FlowRecord>,
     pub(crate) qualified: Vec<Qualified>,
     pub(crate) alerts: Vec<Alert>,
     pub(crate) values: Vec<WindowValue>,

@@ -241,8 +241,7 @@ fn one_sided_flows_are_told_from_unanswered_ones() {
     unanswered.flow.up.data_packets = 0;
     let mut still_open = up_only.clone();
     still_open.reason = RecordReason::Active;
-    let records =
-        [whole, up_only, down_only.clone(), down_only, unanswered, still_open].map(Arc::new).to_vec();
+    let records = [whole, up_only, down_only.clone(), down_only, unanswered, still_open].to_vec();
     observe(&mut ledger, &Effects { records, ..Effects::default() }, 0);
     let page = render(&ledger, &[]);
     let found = samples(&page);

@@ -50,7 +50,7 @@ fn page() -> String {
     let services = services();
     let effects = Effects {
         deltas: vec![delta(flow, 10, 20)],
-        records: vec![Arc::new(record(flow))],
+        records: vec![record(flow)],
         qualified: vec![Qualified { rule: "smtp-burst".into(), key: flow }],
         alerts: vec![alert()],
     };

@@ -100,8 +100,16 @@ impl Ledger {
 
     /// Books one call's effects. `now` decides which sources are idle; it must not go back.
     pub fn observe(&mut self, effects: &Effects, places: Places<'_>, now: Time) {
+        // Most flows go to the port of the one before.
+        let mut last = None;
         for delta in &effects.deltas {
-            self.services[places.service(&delta.key)].add(delta);
+            let port = delta.key.server_port;
+            let service = match last {
+                Some((last, service)) if last == port => service,
+                _ => places.service(&delta.key),
+            };
+            last = Some((port, service));
+            self.services[service].add(delta);
             self.sources.row(places.source(&delta.key), now).add(delta);
         }
         for qualified in &effects.qualified {
@@ -135,7 +143,7 @@ impl Ledger {
     pub fn render(&self, windows: &[WindowValue], out: &mut String) {
         let names = Service::ALL.iter().map(|service| service.name()).chain([NO_SERVICE]);
         SERVICES.render(out, &self.rules, names.zip(&self.services));
-        SOURCES.render(out, &self.rules, self.sources.rows());
+        SOURCES.render(out, &self.rules, self.sources.rows().iter().copied());
         TRACKED.single(out, self.sources.len());
         LIMIT.single(out, self.limits.sources);
         windows::render(out, windows, self.limits.windows);

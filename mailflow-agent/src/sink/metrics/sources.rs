@@ -1,6 +1,15 @@
 //! Rows by source, with a hard cap.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{
+        HashMap,
+        hash_map::Entry::{Occupied, Vacant},
+    },
+    net::IpAddr,
+    time::Duration,
+};
+
+use foldhash::quality::RandomState;
 
 use super::row::Row;
 use crate::engine::{event::Source, time::Time};
@@ -10,7 +19,7 @@ use crate::engine::{event::Source, time::Time};
 pub(super) struct Sources {
     limit: usize,
     idle: Duration,
-    live: BTreeMap<Source, Entry>,
+    live: HashMap<u128, Entry, RandomState>,
     /// Of sources for which there was no room.
     other: Row,
     /// Of sources that left.
@@ -21,6 +30,7 @@ pub(super) struct Sources {
 
 #[derive(Clone, Debug)]
 struct Entry {
+    source: Source,
     /// Written once, shown at every scrape.
     label: Box<str>,
     row: Row,
@@ -33,7 +43,7 @@ impl Sources {
         Self {
             limit,
             idle,
-            live: BTreeMap::new(),
+            live: HashMap::default(),
             other: Row::default(),
             retired: Row::default(),
             next_look: Time::ZERO,
@@ -42,14 +52,15 @@ impl Sources {
 
     /// The row to book to. A source begins when there is room for it, else it is one of the others.
     pub(super) fn row(&mut self, source: Source, now: Time) -> &mut Row {
-        if self.live.len() >= self.limit && !self.live.contains_key(&source) {
-            return &mut self.other;
-        }
-        let entry = self.live.entry(source).or_insert_with(|| Entry {
-            label: source.to_string().into(),
-            row: Row::default(),
-            last: now,
-        });
+        let full = self.live.len() >= self.limit;
+        let entry = match self.live.entry(key(source)) {
+            Occupied(occupied) => occupied.into_mut(),
+            Vacant(_) if full => return &mut self.other,
+            Vacant(vacant) => {
+                let label = source.to_string().into();
+                vacant.insert(Entry { source, label, row: Row::default(), last: now })
+            }
+        };
         entry.last = entry.last.max(now);
         &mut entry.row
     }
@@ -78,10 +89,21 @@ impl Sources {
         self.live.len()
     }
 
-    /// Every row with its label, the two collective ones first.
-    pub(super) fn rows(&self) -> impl Iterator<Item = (&str, &Row)> + Clone {
+    /// Every row with its label: the two collective ones first, then by source.
+    pub(super) fn rows(&self) -> Vec<(&str, &Row)> {
+        let mut live: Vec<_> = self.live.values().collect();
+        live.sort_unstable_by_key(|entry| entry.source);
         [("other", &self.other), ("retired", &self.retired)]
             .into_iter()
-            .chain(self.live.values().map(|entry| (&*entry.label, &entry.row)))
+            .chain(live.into_iter().map(|entry| (&*entry.label, &entry.row)))
+            .collect()
+    }
+}
+
+/// What tells sources apart: prefix lengths are the same for all of a family.
+fn key(source: Source) -> u128 {
+    match source.network().addr() {
+        IpAddr::V4(ip) => ip.to_ipv6_mapped().to_bits(),
+        IpAddr::V6(ip) => ip.to_bits(),
     }
 }
