@@ -1,6 +1,9 @@
 //! Addresses that are not the Internet, whoever's network it is.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::LazyLock,
+};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
@@ -21,7 +24,31 @@ pub struct SpecialUse {
 /// for the internal list to say, and the others are a neighbour's.
 pub fn special_use(ip: IpAddr) -> Option<&'static SpecialUse> {
     let ip = ip.to_canonical();
+    if !BEGINNINGS[family(ip)][beginning(ip)] {
+        return None;
+    }
     SPECIAL_USE.iter().find(|entry| entry.net.contains(&ip))
+}
+
+/// First bytes of the addresses in the table, by family. Most addresses have others, and every record's
+/// server is looked for.
+static BEGINNINGS: LazyLock<[[bool; 256]; 2]> = LazyLock::new(|| {
+    let mut beginnings = [[false; 256]; 2];
+    for SpecialUse { net, .. } in &SPECIAL_USE {
+        beginnings[family(net.addr())][beginning(net.network())..=beginning(net.broadcast())].fill(true);
+    }
+    beginnings
+});
+
+fn family(ip: IpAddr) -> usize {
+    usize::from(ip.is_ipv6())
+}
+
+fn beginning(ip: IpAddr) -> usize {
+    match ip {
+        IpAddr::V4(v4) => usize::from(v4.octets()[0]),
+        IpAddr::V6(v6) => usize::from(v6.octets()[0]),
+    }
 }
 
 /// From the IANA special-purpose and multicast registries; a prefix inside another comes first.

@@ -172,6 +172,8 @@ fn reached(direction: &Direction) -> Gain {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::{
         super::fixture::{self, at},
         *,
@@ -189,6 +191,98 @@ mod tests {
     fn take(table: &mut Table, flow: &Flow) -> Option<Delta> {
         let [name] = table.names(std::slice::from_ref(flow));
         table.take(name, flow)
+    }
+
+    /// One of 300 flows: 20 clients, 5 beginnings of each of 3 ports.
+    fn numbered(n: u64) -> Flow {
+        let flow = fixture::flow(&format!("10.0.0.{}:{}", n % 20, 4_000 + n / 20 % 3), "9.9.9.9:25");
+        Flow { first: at(n / 60), ..flow }
+    }
+
+    /// What may happen to a flow, by its number; gains are added to its counters before.
+    #[derive(Clone, Debug)]
+    enum Step {
+        Begin,
+        See(u64, [u64; 4], u32),
+        Take(u64, [u64; 4], u32),
+        /// As if it had ended and could not be taken out.
+        TakeAndPut(u64, [u64; 4], u32),
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let number = || 0..300u64;
+        let gain = |most: u64| prop_oneof![3 => Just(0), 3 => 0..2_000u64, 1 => 0..most];
+        let gains = move || (gain(1 << 40), gain(1 << 48), gain(1 << 40), gain(1 << 48));
+        let gains = move || gains().prop_map(|(a, b, c, d)| [a, b, c, d]);
+        let messages = || prop_oneof![Just(0), any::<u32>()];
+        let step = prop_oneof![
+            1 => Just(Step::Begin),
+            30 => (number(), gains(), messages()).prop_map(|(n, gains, more)| Step::See(n, gains, more)),
+            5 => (number(), gains(), messages()).prop_map(|(n, gains, more)| Step::Take(n, gains, more)),
+            2 => (number(), gains(), messages()).prop_map(|(n, gains, more)| Step::TakeAndPut(n, gains, more)),
+        ];
+        prop::collection::vec(step, 1..2_000)
+    }
+
+    /// A flow as a plain map remembers it.
+    #[derive(Clone, Copy, Default)]
+    struct Plain {
+        counters: [u64; 4],
+        messages: u32,
+        /// Its last reading; none while it is not held.
+        reading: Option<u64>,
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// Every gain is what a plain map of whole counters says.
+        #[test]
+        fn it_tells_what_a_plain_map_tells(steps in steps()) {
+            let (mut table, mut plain) = (Table::default(), HashMap::<u64, Plain>::new());
+            let mut reading = 0;
+            for step in steps {
+                let (Step::See(n, gains, more) | Step::Take(n, gains, more) | Step::TakeAndPut(n, gains, more)) = step
+                else {
+                    reading += 1;
+                    table.begin(at(reading));
+                    if reading % u64::from(PATIENCE) == u64::from(PATIENCE) - 1 {
+                        let patience = u64::from(PATIENCE) + 1;
+                        let old = |plain: &Plain| plain.reading.is_some_and(|last| reading - last > patience);
+                        plain.values_mut().filter(|plain| old(plain)).for_each(|plain| plain.reading = None);
+                    }
+                    continue;
+                };
+                let past = plain.entry(n).or_default();
+                let now = Plain {
+                    counters: std::array::from_fn(|way| past.counters[way].wrapping_add(gains[way])),
+                    messages: past.messages.wrapping_add(more),
+                    reading: if matches!(step, Step::Take(..)) { None } else { Some(reading) },
+                };
+                let before = std::mem::replace(past, now);
+                let mut flow = Flow { messages: now.messages, ..numbered(n) };
+                [flow.up.packets, flow.up.bytes, flow.down.packets, flow.down.bytes] = now.counters;
+                let told = match step {
+                    Step::See(..) => {
+                        let seen = see(&mut table, &flow);
+                        prop_assert_eq!(seen.before, before.reading.map(at));
+                        seen.delta
+                    }
+                    _ => take(&mut table, &flow),
+                };
+                if matches!(step, Step::TakeAndPut(..)) {
+                    table.put(&flow);
+                }
+                let (gains, more) = if before.reading.is_some() { (gains, more) } else { (now.counters, now.messages) };
+                let gained = before.reading.is_none() || gains != [0; 4] || more != 0;
+                prop_assert_eq!(told.is_some(), gained);
+                if let Some(delta) = told {
+                    prop_assert_eq!([delta.up.packets, delta.up.bytes, delta.down.packets, delta.down.bytes], gains);
+                    prop_assert_eq!((delta.messages, delta.new_flow), (u64::from(more), before.reading.is_none()));
+                }
+                prop_assert_eq!(table.len(), plain.values().filter(|plain| plain.reading.is_some()).count());
+            }
+        }
     }
 
     #[test]
