@@ -67,6 +67,8 @@ fn living() -> anyhow::Result<()> {
         }
         line(&format!("living flow, {case}"), "ns", cost);
     }
+    let expected = u64::from(LIVING) * (10 + round);
+    anyhow::ensure!(subject.packets() == (expected, expected), "booked: {:?}", subject.packets());
     Ok(())
 }
 

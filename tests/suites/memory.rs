@@ -29,6 +29,8 @@ fn a_living_flow_takes_at_most_64_bytes_at_every_size_and_the_memory_comes_back(
     while count < 500_000 {
         memory::forget_most();
         subject.read(second, count, |n| flows::flow(n, Kind::Small, second));
+        let packets = u64::from(count) * (10 + second);
+        assert_eq!(subject.packets(), (packets, packets), "{count} flows, each booked once");
         for (which, bytes) in [("held", memory::held()), ("at most", memory::most())] {
             let share = (bytes - begin) as f64 / f64::from(count);
             assert!(share <= MOST, "{which} with {count} flows: {share:.1} B");
@@ -37,11 +39,15 @@ fn a_living_flow_takes_at_most_64_bytes_at_every_size_and_the_memory_comes_back(
         (second, count) = (second + 1, count + count / 4);
     }
     // Nine tenths are no more to be seen, and forgotten after a while.
-    let left = count / 10;
+    let (left, last) = (count / 10, second - 1);
+    let before = subject.packets().0;
     for _ in 0..25 {
         second += 1;
         subject.read(second, left, |n| flows::flow(n, Kind::Small, second));
     }
+    let gained = u64::from(left) * (second - last);
+    let packets = before + gained;
+    assert_eq!(subject.packets(), (packets, packets), "those that are left, and nothing twice");
     let share = (memory::held() - begin) as f64 / f64::from(left);
     assert!(share <= MOST, "held with {left} flows left: {share:.1} B");
 }

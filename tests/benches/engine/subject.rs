@@ -75,6 +75,12 @@ impl Subject {
         spent
     }
 
+    /// Packets up and down that were booked so far.
+    pub(crate) fn packets(&self) -> (u64, u64) {
+        let (up, down) = self.books.ledger.booked();
+        (up.packets, down.packets)
+    }
+
     pub(crate) fn tick(&mut self, now: u64) -> u64 {
         let start = cpu_time();
         self.books.enter(self.engine.tick(at(now)));
