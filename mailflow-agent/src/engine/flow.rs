@@ -45,7 +45,8 @@ pub struct Flow {
 impl Flow {
     /// The last packet of either direction.
     pub fn last(&self) -> Time {
-        [self.up.last, self.down.last].into_iter().flatten().max().unwrap_or(self.first).max(self.first)
+        let last = |way: &Direction| way.last.unwrap_or(Time::ZERO);
+        last(&self.up).max(last(&self.down)).max(self.first)
     }
 
     /// The client's address.

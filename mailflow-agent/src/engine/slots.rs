@@ -45,12 +45,22 @@ impl Slots {
     /// Searched for one by one, each waits for main memory alone. Here nothing depends on what is read,
     /// and little is done in between, so that the waits overlap.
     pub(super) fn warm<const N: usize>(&self, names: &[Name; N]) {
-        let homes = names.map(|name| self.home(name.high));
-        let near = |home: usize| self.names.get(home..home + NEAR).map_or(0, |near| near[0] ^ near[NEAR - 1]);
-        black_box(homes.into_iter().fold(0, |all, home| all ^ near(home)));
-        let places = names.map(|name| self.lower(name.high));
-        let slot = |place: usize| self.slots.get(place).map_or(0, Slot::touch);
-        black_box(places.into_iter().fold(0, |all, place| all ^ slot(place)));
+        let mut places = [0; N];
+        let mut all = 0;
+        for (home, name) in places.iter_mut().zip(names) {
+            *home = self.home(name.high);
+        }
+        for home in places {
+            all ^= self.names.get(home..home + NEAR).map_or(0, |near| near[0] ^ near[NEAR - 1]);
+        }
+        black_box(all);
+        for (place, name) in places.iter_mut().zip(names) {
+            *place = self.lower(name.high);
+        }
+        for place in places {
+            all ^= self.slots.get(place).map_or(0, Slot::touch);
+        }
+        black_box(all);
     }
 
     /// Adds a slot, or replaces the one of the same name.
