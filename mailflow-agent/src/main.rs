@@ -101,8 +101,9 @@ fn printed(result: io::Result<Exit>) -> Exit {
 }
 
 /// Logs to standard error, which leaves standard output to alerts and flows; `RUST_LOG` sets the level.
+/// What the kernel program says has been asked for by `--kernel-log`.
 fn log() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,kernel=trace"));
     let colours = io::stderr().is_terminal();
     let format = tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_ansi(colours);
     format.with_writer(io::stderr).init();

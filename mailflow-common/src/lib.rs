@@ -20,4 +20,4 @@ pub use key::{
 };
 pub use ports::{PORT_WORDS, PortSet};
 pub use source::{Removal, SHARE_CELLS, Sharing, SpillCounters, SpillKey, removal};
-pub use totals::{DirectionTotals, Reason, Totals};
+pub use totals::{DirectionTotals, Openings, Reason, Totals};

@@ -79,6 +79,17 @@ pub struct DirectionTotals {
     pub bytes: u64,
 }
 
+/// SYNs, or SYN-ACKs, of flows in the table.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Openings {
+    /// All of them.
+    pub all: u64,
+    /// Those that repeat the one just before, within a tick of the clock. A sender waits a second
+    /// (RFC 6298, 2): these are copies that something on the way made, such as a mirror port.
+    pub copies: u64,
+}
+
 /// What one CPU counted.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -93,11 +104,15 @@ pub struct Totals {
     pub unattributed_down: DirectionTotals,
     /// Flows that stayed one with the next on their tuple, as there was no room to put them aside.
     pub merged: u64,
+    /// SYNs.
+    pub syns: Openings,
+    /// SYN-ACKs.
+    pub syn_acks: Openings,
     /// Buffers not counted, by [`Reason`]; the spare places stay zero.
     pub reasons: [u64; 16],
 }
 
-const _: () = assert!(size_of::<Totals>() == 232, "the totals map's value size");
+const _: () = assert!(size_of::<Totals>() == 264, "the totals map's value size");
 const _: () = assert!(Reason::ALL.len() <= 16);
 
 impl Totals {
@@ -124,6 +139,10 @@ impl Totals {
             mine.bytes += theirs.bytes;
         }
         self.merged += other.merged;
+        for (mine, theirs) in [(&mut self.syns, &other.syns), (&mut self.syn_acks, &other.syn_acks)] {
+            mine.all += theirs.all;
+            mine.copies += theirs.copies;
+        }
         for (mine, theirs) in self.reasons.iter_mut().zip(other.reasons) {
             // A CPU may take back what another one has noted: only the sum is above zero.
             *mine = mine.wrapping_add(theirs);

@@ -87,6 +87,7 @@ fn load(fill: Fill) -> anyhow::Result<Kernel> {
             idle: Duration::from_secs(300),
         },
         programs: Programs::All,
+        kernel_log: None,
     };
     let ports = PortSet::from_iter([25, 465, 587, 994]);
     Ok(Kernel::load(other.as_deref().unwrap_or(OBJECT), &options, &ports)?)

@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::{Result, ensure};
+use mailflow_agent::config::LogLevel;
 use mailflow_agent::kernel::{Kernel, KernelVersion, LoadOptions, OBJECT, Programs, SilenceLimits};
 use mailflow_common::PortSet;
 
@@ -29,6 +30,7 @@ const OPTIONS: LoadOptions = LoadOptions {
         idle: Duration::from_secs(300),
     },
     programs: Programs::All,
+    kernel_log: None,
 };
 
 /// Names of all entry points but those for frames in several buffers.
@@ -70,6 +72,10 @@ pub(crate) fn every_entry_point(report: &mut Report) -> Result<Kernel> {
     }
     report.fact("entry points", if frags { "all" } else { "all but `_frags`" });
     report.fact("frames in several buffers (jumbo, native XDP)", if frags { "yes" } else { "no" });
+    report.check("with what it says of packets it cannot count, the largest program loads too", || {
+        let programs = Programs::One("tc_mirror");
+        load(&LoadOptions { programs, kernel_log: Some(LogLevel::Trace), ..OPTIONS }).map(drop)
+    });
     let lifted = memory_limit() == libc::RLIM_INFINITY;
     let charged = report.version < KernelVersion(5, 11);
     report.check("the limit on locked memory is lifted where maps are charged to it", || {

@@ -9,5 +9,7 @@ mod beside;
 mod chain;
 #[path = "attach/life.rs"]
 mod life;
+#[path = "attach/mirror.rs"]
+mod mirror;
 #[path = "attach/watched.rs"]
 mod watched;

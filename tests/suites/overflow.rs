@@ -33,6 +33,7 @@ fn load(flows: u32, flows_per_source: u32, overflow: u32) -> Kernel {
             idle: Duration::from_secs(300),
         },
         programs: Programs::One(PROGRAM),
+        kernel_log: None,
     };
     let ports = PortSet::from_iter([25, 465, 587, 994]);
     Kernel::load(other.as_deref().unwrap_or(OBJECT), &options, &ports).unwrap()

@@ -42,6 +42,7 @@ const OPTIONS: LoadOptions = LoadOptions {
         idle: Duration::from_secs(300),
     },
     programs: Programs::All,
+    kernel_log: None,
 };
 
 fn load(program: &'static str) -> Kernel {

@@ -1,4 +1,4 @@
-//! What a replay shows on a terminal, and that it is shown nowhere else.
+//! What a replay says: on a terminal how far it is, and when asked to, what the kernel program says.
 //!
 //! Loading the program needs root.
 
@@ -11,30 +11,35 @@ use std::{
 };
 
 use mailflow_tests::{
-    frame::{FrameBuilder, flag::SYN},
+    frame::{FrameBuilder, Transport, flag::SYN},
     lab::agent_binary,
 };
 
 /// Frames of the capture: enough for the bar to be drawn again.
 const FRAMES: u32 = 5_000;
 
-/// A capture of SYNs, each of a flow of its own.
-fn capture(folder: &Path) -> PathBuf {
+/// A folder of this test's own.
+fn folder(test: &str) -> PathBuf {
+    let folder = std::env::temp_dir().join(format!("mailflow-{test}-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    folder
+}
+
+/// A capture of frames, a thousand in a second.
+fn capture(folder: &Path, frames: impl Iterator<Item = Vec<u8>>) -> PathBuf {
     let mut bytes = Vec::new();
     // libpcap's format: magic, version 2.4, zone, accuracy, snap length, Ethernet.
     for word in [0xa1b2_c3d4_u32, 4 << 16 | 2, 0, 0, 65_535, 1] {
         bytes.extend(word.to_le_bytes());
     }
-    for number in 0..FRAMES {
-        let frame =
-            FrameBuilder::tcp(&format!("10.0.0.2:{}", 1_024 + number), "93.184.215.25:25", SYN).build();
+    for (number, frame) in (0_u32..).zip(frames) {
         let length = frame.len() as u32;
-        for word in [1_700_000_000 + number / 1_000, number % 1_000, length, length] {
+        for word in [1_700_000_000 + number / 1_000, number % 1_000 * 1_000, length, length] {
             bytes.extend(word.to_le_bytes());
         }
         bytes.extend(frame);
     }
-    let path = folder.join("syns.pcap");
+    let path = folder.join("frames.pcap");
     std::fs::write(&path, bytes).unwrap();
     path
 }
@@ -78,9 +83,9 @@ fn replay(capture: &Path, errors: impl Into<Stdio>) -> Vec<String> {
 
 #[test]
 fn a_bar_is_shown_on_a_terminal_only_and_never_among_the_lines() {
-    let folder = std::env::temp_dir().join(format!("mailflow-terminal-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).unwrap();
-    let capture = capture(&folder);
+    let folder = folder("terminal");
+    let syn = |number| FrameBuilder::tcp(&format!("10.0.0.2:{}", 1_024 + number), "93.184.215.25:25", SYN);
+    let capture = capture(&folder, (0..FRAMES).map(|number| syn(number).build()));
 
     let log = folder.join("log");
     let plain = replay(&capture, File::create(&log).unwrap());
@@ -105,5 +110,42 @@ fn a_bar_is_shown_on_a_terminal_only_and_never_among_the_lines() {
     assert!(screen.contains("replayed"), "{screen:?}");
     assert_eq!(lines, plain, "the bar changes what is written to standard output");
     assert_eq!(lines.len(), FRAMES as usize);
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
+fn what_the_program_cannot_count_it_says_when_asked_and_never_in_floods() {
+    let folder = folder("kernel-log");
+    let damaged = FrameBuilder::tcp("10.0.0.2:1024", "93.184.215.25:25", SYN).with(|frame| {
+        if let Transport::Tcp { offset, .. } = &mut frame.transport {
+            *offset = Some(4);
+        }
+    });
+    let capture = capture(&folder, (0..FRAMES).map(|_| damaged.build()));
+    let said = |options: &str| {
+        let log = folder.join("log");
+        let status = Command::new(agent_binary().unwrap())
+            .args(["replay", "--alerts", "off", "--flow-log", "off"])
+            .args(options.split_whitespace())
+            .arg(&capture)
+            .env_remove("RUST_LOG")
+            .env("NO_COLOR", "1")
+            .stderr(File::create(&log).unwrap())
+            .status()
+            .unwrap();
+        assert!(status.success());
+        let log = std::fs::read_to_string(log).unwrap();
+        log.lines().filter(|line| line.contains("kernel: ")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let lines = said("--kernel-log warn");
+    let length = damaged.build().len();
+    assert!(!lines.is_empty());
+    for line in &lines {
+        assert!(line.contains(&format!("WARN kernel: malformed: {length} bytes")), "{line}");
+    }
+    // Eight a second on each CPU.
+    assert!(lines.len() < FRAMES as usize / 10, "{} lines", lines.len());
+    assert_eq!(said("--kernel-log error"), Vec::<String>::new(), "it is a warning");
+    assert_eq!(said(""), Vec::<String>::new(), "nobody asked");
     std::fs::remove_dir_all(folder).unwrap();
 }

@@ -33,6 +33,7 @@ pub(super) fn load(config: &Config, programs: Programs, hosts: Hosts) -> Result<
             idle: timeouts.idle,
         },
         programs,
+        kernel_log: config.kernel_log,
     };
     let ports: PortSet = config.engine.services.keys().copied().collect();
     Kernel::load(OBJECT, &options, &ports)

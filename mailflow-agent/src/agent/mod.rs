@@ -1,6 +1,7 @@
 //! The wiring: kernel -> engine -> sinks, once every poll. The only place that knows all of them.
 
 mod cycle;
+mod delivery;
 mod load;
 mod outputs;
 mod pipeline;

@@ -7,6 +7,7 @@ use tracing::info;
 
 use super::{
     cycle,
+    delivery::Delivery,
     load::{Hosts, load},
     outputs::Outputs,
     report::{self, Room},
@@ -27,6 +28,7 @@ pub(super) struct Pipeline {
     sinks: Sinks,
     tables: FlowTable,
     room: Room,
+    delivery: Delivery,
 }
 
 /// Where effects go.
@@ -79,17 +81,18 @@ impl Pipeline {
             },
             tables: config.flow_table,
             room: Room::Enough,
+            delivery: Delivery::default(),
         })
     }
 
     /// Reads the kernel's table and hands on what follows from it.
     pub(super) fn poll(&mut self) -> Result<()> {
         let now = clock::now();
-        let Self { kernel, engine, sinks, tables, room } = self;
+        let Self { kernel, engine, sinks, tables, room, delivery } = self;
         kernel.follow(now, Verify::WhenDue);
         let before = kernel.totals()?;
         let drain = cycle::look(kernel, engine, now, |effects| sinks.take(now, effects))?;
-        let view = report::kernel_view(kernel, &before, tables, drain)?;
+        let view = report::kernel_view(kernel, &before, tables, delivery, drain)?;
         room.note(&view);
         let mut numbers = sinks.view.numbers();
         numbers.windows = engine.windows(now);

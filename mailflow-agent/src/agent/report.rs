@@ -5,6 +5,7 @@ use std::time::Duration;
 use mailflow_common::{DirectionTotals, Totals};
 use tracing::{info, warn};
 
+use super::delivery::Delivery;
 use crate::{
     config::FlowTable,
     engine::event::Gain,
@@ -46,6 +47,7 @@ pub(super) fn kernel_view(
     kernel: &Kernel,
     before: &Totals,
     tables: &FlowTable,
+    delivery: &mut Delivery,
     drain: Duration,
 ) -> Result<KernelView, KernelError> {
     let totals = kernel.totals()?;
@@ -65,6 +67,7 @@ pub(super) fn kernel_view(
             },
         ],
         missing: [missing.packets, missing.bytes],
+        twice: delivery.judge(&totals),
         flows: Fill { entries: held.flows, capacity: tables.flows.into() },
         overflow: Fill { entries: held.sources, capacity: tables.overflow.into() },
         attached: kernel.places().map(shown).collect(),

@@ -112,7 +112,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::config::{Hook, Role, Target, value::Switch};
+    use crate::config::{Hook, LogLevel, Role, Target, value::Switch};
 
     fn command(arguments: &str) -> Result<Command, clap::Error> {
         parse_from(["mailflow-agent"].into_iter().chain(arguments.split_whitespace()))
@@ -126,7 +126,7 @@ mod tests {
     #[test]
     fn run_takes_everything() {
         let typed = "run --config a.yaml --interface eth1 --interface wg0 --role lan --hook tc --flow-log - \
-                     --alerts a.json --metrics off --poll-interval 0.1s";
+                     --alerts a.json --metrics off --poll-interval 0.1s --kernel-log warn";
         let Ok(Command::Run { config, args }) = command(typed) else { panic!("a run") };
         assert_eq!(config, Some(PathBuf::from("a.yaml")));
         assert_eq!(
@@ -139,6 +139,7 @@ mod tests {
                 alerts: Some(Switch::To(Target::File("a.json".into()))),
                 metrics: Some(Switch::Off),
                 poll_interval: Some(Duration::from_millis(100)),
+                kernel_log: Some(LogLevel::Warn),
             }
         );
     }
@@ -171,6 +172,7 @@ mod tests {
             "run --poll-interval 61s",
             "run --metrics :1",
             "run --interface a/b",
+            "run --kernel-log loud",
             "run --interface a --interface a",
             "run --alerts=",
             "run eth0",

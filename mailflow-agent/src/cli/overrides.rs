@@ -34,7 +34,7 @@ impl std::error::Error for NoInterface {}
 /// configured keeps its role and hook unless they are given too, any other gets `auto`. Fails when
 /// there is nothing to watch then.
 pub fn apply(config: &mut Config, args: RunArgs) -> Result<(), NoInterface> {
-    let RunArgs { interfaces, role, hook, flow_log, alerts, metrics, poll_interval } = args;
+    let RunArgs { interfaces, role, hook, flow_log, alerts, metrics, poll_interval, kernel_log } = args;
     if !interfaces.is_empty() {
         config.interfaces = interfaces.into_iter().map(|name| watched(&config.interfaces, name)).collect();
     }
@@ -55,11 +55,13 @@ pub fn apply(config: &mut Config, args: RunArgs) -> Result<(), NoInterface> {
         config.outputs.metrics = address.into();
     }
     config.poll_interval = poll_interval.unwrap_or(config.poll_interval);
+    config.kernel_log = kernel_log;
     Ok(())
 }
 
 /// Merges a replay's `args` over `config`.
 pub fn apply_replay(config: &mut Config, args: &ReplayArgs) {
+    config.kernel_log = args.kernel_log;
     if let Some(target) = &args.flow_log {
         config.outputs.flow_log = target.clone().into();
     }

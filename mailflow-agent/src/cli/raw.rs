@@ -8,7 +8,7 @@ use clap::{
 };
 
 use crate::config::{
-    Hook, Role, Target,
+    Hook, LogLevel, Role, Target,
     value::{self, Switch},
 };
 
@@ -74,6 +74,9 @@ pub struct RunArgs {
     /// How often the kernel's counters are read, 100ms to 60s
     #[arg(long, value_name = "DURATION", value_parser = value::poll_interval)]
     pub poll_interval: Option<Duration>,
+    /// Log what the kernel program says of packets it cannot count: error, warn, info, debug, trace
+    #[arg(long, value_name = "LEVEL", hide_possible_values = true, value_parser = named(LogLevel::ALL.map(|level| (level.name(), level))))]
+    pub kernel_log: Option<LogLevel>,
 }
 
 /// What `replay` was told.
@@ -94,6 +97,9 @@ pub struct ReplayArgs {
     /// What the captures show: mirror (both directions), lan or host (one)
     #[arg(long, value_name = "ROLE", hide_possible_values = true, default_value = "mirror", value_parser = named(Role::ALL.map(|role| (role.name(), role))))]
     pub role: Role,
+    /// Log what the kernel program says of packets it cannot count: error, warn, info, debug, trace
+    #[arg(long, value_name = "LEVEL", hide_possible_values = true, value_parser = named(LogLevel::ALL.map(|level| (level.name(), level))))]
+    pub kernel_log: Option<LogLevel>,
     /// Let time go on beyond the end until every window is over
     #[arg(long)]
     pub drain: bool,

@@ -93,6 +93,7 @@ fn config(at: &At<'_>, faults: &mut Collector, directory: &Path) -> Option<Confi
                 rules: rules?,
             },
             outputs: outputs?,
+            kernel_log: None,
             warnings: Vec::new(),
         })
     })
@@ -152,6 +153,8 @@ pub struct Config {
     pub engine: Settings,
     /// Where records go.
     pub outputs: Outputs,
+    /// What the kernel program says of packets it could not count; the command line alone sets it.
+    pub kernel_log: Option<LogLevel>,
     /// What is odd about it but not wrong: networks inside networks.
     pub warnings: Vec<Fault>,
 }
@@ -218,6 +221,38 @@ impl Hook {
             Hook::Auto => "auto",
             Hook::Xdp => "xdp",
             Hook::Tc => "tc",
+        }
+    }
+}
+
+/// How much is said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum LogLevel {
+    /// Packets that are in no table.
+    Error,
+    /// Also packets that may be mail and were not counted to their flow.
+    Warn,
+    /// Also those that are deeper than the program follows.
+    Info,
+    /// Nothing more, as yet.
+    Debug,
+    /// Nothing more, as yet.
+    Trace,
+}
+
+impl LogLevel {
+    /// Every level.
+    pub const ALL: [LogLevel; 5] =
+        [LogLevel::Error, LogLevel::Warn, LogLevel::Info, LogLevel::Debug, LogLevel::Trace];
+
+    /// The name on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            LogLevel::Error => "error",
+            LogLevel::Warn => "warn",
+            LogLevel::Info => "info",
+            LogLevel::Debug => "debug",
+            LogLevel::Trace => "trace",
         }
     }
 }

@@ -296,6 +296,7 @@ pub(super) mod tests {
             external_clock: true,
             silences,
             programs: Programs::All,
+            kernel_log: None,
         };
         let mut loaded = Loaded::new(OBJECT, &options).unwrap();
         loaded.version = version;

@@ -16,9 +16,11 @@ use mailflow_common::{PORT_WORDS, PortSet, Sharing, Silences, Totals};
 
 use super::{
     error::KernelError,
+    log::KernelLog,
     machine::{self, KernelVersion},
     table::Maps,
 };
+use crate::config::LogLevel;
 
 /// A value as a map holds it.
 #[repr(transparent)]
@@ -53,6 +55,8 @@ pub struct LoadOptions {
     pub silences: SilenceLimits,
     /// Which programs are loaded.
     pub programs: Programs,
+    /// How much the program says of what it cannot count; nothing without.
+    pub kernel_log: Option<LogLevel>,
 }
 
 /// Which of the object's programs are loaded.
@@ -87,6 +91,7 @@ pub(super) struct Loaded {
     /// Names of the programs this kernel took.
     pub(super) programs: BTreeSet<String>,
     pub(super) version: KernelVersion,
+    pub(super) log: KernelLog,
 }
 
 impl Loaded {
@@ -103,8 +108,11 @@ impl Loaded {
             .map_max_entries("OVERFLOW", options.overflow)
             .override_global("LOCAL_ONLY", &local_only, true)
             .override_global("CLOCK", &clock, true);
-        let ebpf = loader.load(object).map_err(|error| KernelError::Load(Box::new(error)))?;
-        let mut loaded = Self { ebpf, programs: BTreeSet::new(), version };
+        let level = KernelLog::number(options.kernel_log);
+        KernelLog::ask(&mut loader, options.kernel_log, &level);
+        let mut ebpf = loader.load(object).map_err(|error| KernelError::Load(Box::new(error)))?;
+        let log = KernelLog::read(&mut ebpf, options.kernel_log);
+        let mut loaded = Self { ebpf, programs: BTreeSet::new(), version, log };
         loaded.load_programs(options.programs)?;
         loaded.share(options)?;
         Ok(loaded)

@@ -7,6 +7,7 @@ mod error;
 mod held;
 mod interface;
 mod load;
+mod log;
 mod machine;
 mod netlink;
 mod object;
@@ -131,6 +132,7 @@ impl Kernel {
     /// # Errors
     /// The kernel refuses the read or a removal; what was shown by then holds.
     pub fn read(&mut self, now: Time, reader: &mut dyn Reader) -> Result<(), KernelError> {
+        self.loaded.log.flush();
         let counting = self.places().any(|place| place.standing != Standing::Detached);
         let horizon = match self.clock {
             Clock::Kernel if counting => see_ticks(&mut self.loaded)?,

@@ -3,7 +3,7 @@
 use core::intrinsics::{AtomicOrdering, atomic_xadd};
 
 use mailflow_common::{
-    DirectionCounters, DirectionTotals, Facts, FlowCounters, FlowKey, Reason, Totals, owner,
+    DirectionCounters, DirectionTotals, Facts, FlowCounters, FlowKey, Openings, Reason, Totals, owner,
 };
 use mailflow_ebpf::{Link, Segment, Tcp, locate};
 
@@ -11,7 +11,7 @@ use super::{
     fragments,
     maps::{self, table},
     packet::Packet,
-    recognise, reuse, spill,
+    recognise, report, reuse, spill,
 };
 
 /// Which packets a hook counts. On a gateway's inside and on a mail host each direction passes one
@@ -50,6 +50,7 @@ pub(super) fn count<P: Packet>(packet: P, link: Link, toward: Toward, whose: Who
             Err(reason) => {
                 // SAFETY: this CPU's own element.
                 unsafe { (*totals).reasons[reason as usize & 15] += 1 };
+                report::lost(reason, packet.length());
                 return;
             }
         }
@@ -104,7 +105,7 @@ fn book<P: Packet>(
             }
             return Ok(());
         }
-        note(flow, segment.tcp, up);
+        note(flow, segment.tcp, up, totals);
         if segment.payload() != 0 {
             recognise::payload(packet, flow, &segment, up);
         }
@@ -279,14 +280,18 @@ pub(super) unsafe fn total(total: *mut DirectionTotals, sum: &Sum) {
 
 /// Notes the TCP facts of a segment; UDP has none.
 #[inline(always)]
-unsafe fn note(flow: *mut FlowCounters, tcp: Tcp, up: bool) {
+unsafe fn note(flow: *mut FlowCounters, tcp: Tcp, up: bool, totals: *mut Totals) {
     // SAFETY: the caller's. Facts are bytes that only ever become 1.
     unsafe {
         let facts: *mut Facts = &raw mut (*flow).facts;
         if tcp.syn() {
+            let repeats = (*facts).syn != 0 && (*flow).isn_up == tcp.sequence;
+            opening(&raw mut (*totals).syns, repeats, &raw const (*flow).up);
             (*flow).isn_up = tcp.sequence;
             (*facts).syn = 1;
         } else if tcp.syn_ack() {
+            let repeats = (*facts).syn_ack != 0 && (*flow).isn_down == tcp.sequence;
+            opening(&raw mut (*totals).syn_acks, repeats, &raw const (*flow).down);
             (*flow).isn_down = tcp.sequence;
             (*facts).syn_ack = 1;
         }
@@ -299,6 +304,18 @@ unsafe fn note(flow: *mut FlowCounters, tcp: Tcp, up: bool) {
         }
         if tcp.reset() {
             (*facts).reset = 1;
+        }
+    }
+}
+
+/// Counts a SYN or SYN-ACK, before its direction is added to.
+#[inline(always)]
+unsafe fn opening(openings: *mut Openings, repeats: bool, direction: *const DirectionCounters) {
+    // SAFETY: the caller's: this CPU's own totals, and an element of a preallocated map.
+    unsafe {
+        (*openings).all += 1;
+        if repeats && (maps::now() as u32).wrapping_sub((*direction).last) <= 1 {
+            (*openings).copies += 1;
         }
     }
 }

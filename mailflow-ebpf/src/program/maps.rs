@@ -10,7 +10,11 @@ use mailflow_common::{
     Silences, SpillCounters, SpillKey, Totals,
 };
 
-use super::{count::Sum, spill::Spill};
+use super::{
+    count::Sum,
+    report::{KINDS, Reported},
+    spill::Spill,
+};
 
 /// Live flows. Preallocated and shared; the agent sets its size before it loads.
 #[aya_ebpf::macros::btf_map]
@@ -53,6 +57,10 @@ pub(super) struct Scratch {
 /// Each CPU's scratch.
 #[aya_ebpf::macros::btf_map]
 static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
+
+/// What each CPU has reported of late.
+#[aya_ebpf::macros::btf_map]
+static REPORTED: PerCpuArray<Reported, { KINDS }> = PerCpuArray::new();
 
 /// The watched ports, a bit each. The agent writes them, while packets pass.
 #[unsafe(no_mangle)]
@@ -155,6 +163,12 @@ pub(super) fn forget(value: usize, mask: usize) -> usize {
 #[inline(always)]
 pub(super) fn totals() -> Option<*mut Totals> {
     TOTALS.get_ptr_mut(0)
+}
+
+/// What this CPU has reported of a kind.
+#[inline(always)]
+pub(super) fn reported(kind: u32) -> Option<*mut Reported> {
+    REPORTED.get_ptr_mut(kind)
 }
 
 /// This CPU's scratch, as its last use left it.

@@ -7,5 +7,6 @@ mod maps;
 mod packet;
 mod recognise;
 mod remove;
+mod report;
 mod reuse;
 mod spill;

@@ -7,6 +7,7 @@ use mailflow_ebpf::Tcp;
 use super::{
     count::{Sum, add32, tally, total},
     maps::{self, Scratch, table},
+    report,
 };
 
 /// A packet on its way to its source.
@@ -62,6 +63,7 @@ unsafe fn put(scratch: *const Scratch, totals: *mut Totals) {
         let spill = &raw const (*scratch).spill;
         let sum = &(*scratch).sum;
         let up = (*spill).up == 1;
+        report::event(report::OVERFLOW, sum.bytes as u32);
         match table::spilled(&(*spill).key, &(*scratch).nothing) {
             Some(source) => {
                 tally(if up { &raw mut (*source).up } else { &raw mut (*source).down }, sum);
@@ -69,8 +71,17 @@ unsafe fn put(scratch: *const Scratch, totals: *mut Totals) {
                     add32(if up { &raw mut (*source).syns } else { &raw mut (*source).syn_acks }, 1);
                 }
             }
-            None if up => total(&raw mut (*totals).unattributed_up, sum),
-            None => total(&raw mut (*totals).unattributed_down, sum),
+            None => {
+                report::event(report::UNATTRIBUTED, sum.bytes as u32);
+                total(
+                    if up {
+                        &raw mut (*totals).unattributed_up
+                    } else {
+                        &raw mut (*totals).unattributed_down
+                    },
+                    sum,
+                );
+            }
         }
         total(if up { &raw mut (*totals).up } else { &raw mut (*totals).down }, sum);
     }

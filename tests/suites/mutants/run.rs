@@ -204,6 +204,7 @@ impl<'a> Sides<'a> {
             external_clock: true,
             silences: SilenceLimits { closed, unanswered, idle },
             programs,
+            kernel_log: None,
         };
         let other = std::env::var_os("MAILFLOW_BPF_OBJECT").map(|path| std::fs::read(path).unwrap());
         let object = other.as_deref().unwrap_or(OBJECT);

@@ -12,7 +12,7 @@ use mailflow_agent::{
     engine::event::{Effects, Gain, Qualified, Source, Value, WindowValue},
     sink::metrics::{Agent, Attached, Fill, Holding, KernelView, Ledger, Limits, Load, Page, Places},
 };
-use mailflow_common::{DirectionTotals, Reason, Totals};
+use mailflow_common::{DirectionTotals, Openings, Reason, Totals};
 
 use crate::fixture::{alert, at, doc, documented, key, record, services};
 use crate::ledger::delta;
@@ -31,6 +31,7 @@ fn totals() -> Totals {
     let mut totals = Totals {
         up: DirectionTotals { buffers: 3, packets: 12, bytes: 1_300 },
         down: DirectionTotals { buffers: 4, packets: 20, bytes: 2_000 },
+        syns: Openings { all: 8, copies: 4 },
         ..Totals::default()
     };
     totals.reasons[Reason::Truncated as usize] = 9;
@@ -68,6 +69,7 @@ fn page() -> String {
             down: Gain { packets: 20, bytes: 2_000 },
         }],
         missing: [[2, 0], [300, 0]],
+        twice: true,
         flows: Fill { entries: 5, capacity: 100 },
         overflow: Fill { entries: 1, capacity: 10 },
         attached: vec![Attached {
@@ -132,6 +134,11 @@ fn shows_what_was_handed_over() {
         ("mailflow_overflow_entries", 1.0),
         ("mailflow_overflow_capacity", 10.0),
         ("mailflow_merged_flows_total", 0.0),
+        ("mailflow_handshake_packets_total{packet=\"syn\"}", 8.0),
+        ("mailflow_handshake_copies_total{packet=\"syn\"}", 4.0),
+        ("mailflow_delivered_twice", 1.0),
+        ("mailflow_attached_position{interface=\"lan0\",hook=\"tcx\",direction=\"ingress\"}", 1.0),
+        ("mailflow_reattached_total{interface=\"lan0\",direction=\"ingress\"}", 0.0),
         ("mailflow_flow_table_entries", 5.0),
         ("mailflow_flow_table_capacity", 100.0),
         ("mailflow_drain_duration_seconds", 0.25),

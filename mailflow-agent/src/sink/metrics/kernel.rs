@@ -40,6 +40,18 @@ const MERGED: Family = Family::counter(
     "mailflow_merged_flows_total",
     "Flows that stayed one with the next one on their tuple, for want of room to put them aside.",
 );
+const HANDSHAKES: Family = Family::counter(
+    "mailflow_handshake_packets_total",
+    "SYNs and SYN-ACKs of flows in the table, copies included.",
+);
+const COPIES: Family = Family::counter(
+    "mailflow_handshake_copies_total",
+    "SYNs and SYN-ACKs that repeat the one just before: copies, not retransmissions.",
+);
+const TWICE: Family = Family::gauge(
+    "mailflow_delivered_twice",
+    "Whether packets come twice, judged by the last handshakes: then everything is counted twice.",
+);
 const DRAIN: Family =
     Family::gauge("mailflow_drain_duration_seconds", "Time the last reading of the kernel's table took.");
 const ATTACHED: Family = Family::gauge(
@@ -48,7 +60,7 @@ const ATTACHED: Family = Family::gauge(
 );
 const POSITION: Family = Family::gauge(
     "mailflow_attached_position",
-    "Holding of the program among those of its hook; 1 is the first, and what those before it accept is not seen.",
+    "Place of the program among those of its hook; 1 is the first, and what those before it accept is not seen.",
 );
 const REATTACHED: Family = Family::counter(
     "mailflow_reattached_total",
@@ -115,6 +127,8 @@ pub struct KernelView {
     pub held: Vec<Holding>,
     /// What is held nowhere, by direction: packets, then IP bytes.
     pub missing: [[i64; 2]; 2],
+    /// Whether packets come twice.
+    pub twice: bool,
     /// The flow table.
     pub flows: Fill,
     /// The table of sources beyond it.
@@ -151,6 +165,16 @@ impl KernelView {
         SPILLED.single(out, self.overflow.entries);
         SPILLED_CAPACITY.single(out, self.overflow.capacity);
         MERGED.single(out, self.totals.merged);
+        let openings = [("syn", self.totals.syns), ("syn_ack", self.totals.syn_acks)];
+        HANDSHAKES.head(out);
+        for (packet, openings) in openings {
+            HANDSHAKES.sample(out, &[("packet", packet)], openings.all);
+        }
+        COPIES.head(out);
+        for (packet, openings) in openings {
+            COPIES.sample(out, &[("packet", packet)], openings.copies);
+        }
+        TWICE.single(out, u8::from(self.twice));
         DRAIN.single(out, self.drain.as_secs_f64());
         ATTACHED.head(out);
         for place in &self.attached {

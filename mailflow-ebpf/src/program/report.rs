@@ -1,0 +1,82 @@
+//! What is said of buffers that were not counted to a flow, where the agent asks for it (`--kernel-log`).
+//!
+//! Where it does not, `AYA_LOG_LEVEL` is a zero that the verifier knows, and every call is removed.
+
+use aya_ebpf::helpers::bpf_ktime_get_ns;
+use aya_log_ebpf::{error, info, macro_support::AYA_LOG_LEVEL, warn};
+use mailflow_common::Reason;
+
+use super::maps;
+
+/// A packet whose flow has no place in the table. Below are the reasons.
+pub(super) const OVERFLOW: u32 = 16;
+/// A packet whose source has none either.
+pub(super) const UNATTRIBUTED: u32 = 17;
+/// All kinds of report.
+pub(super) const KINDS: usize = 18;
+/// Reports of one kind that each CPU may make in a second: a flood of damaged frames must not become a
+/// flood of lines.
+const MOST: u32 = 8;
+const SECOND: u64 = 1_000_000_000;
+
+/// What a CPU has reported of one kind.
+#[repr(C)]
+pub(super) struct Reported {
+    /// Since when, on the kernel's monotonic clock.
+    since: u64,
+    count: u64,
+}
+
+/// Says why a buffer was not counted.
+#[inline(always)]
+pub(super) fn lost(reason: Reason, length: u32) {
+    if reason.is_loss() {
+        event(reason as u32, length);
+    }
+}
+
+/// Says that a packet was counted elsewhere than to its flow.
+#[inline(always)]
+pub(super) fn event(kind: u32, length: u32) {
+    if AYA_LOG_LEVEL.load() != 0 {
+        say(kind, length);
+    }
+}
+
+/// A function of its own, as the entry points' stacks are full and their code is many times this.
+#[inline(never)]
+fn say(kind: u32, length: u32) -> u32 {
+    let Some(reported) = maps::reported(kind) else { return 0 };
+    // SAFETY: the helper takes nothing; this CPU's own element.
+    unsafe {
+        let now = bpf_ktime_get_ns();
+        if now.wrapping_sub((*reported).since) >= SECOND {
+            (*reported).since = now;
+            (*reported).count = 0;
+        }
+        (*reported).count += 1;
+        if (*reported).count > u64::from(MOST) {
+            return 0;
+        }
+    }
+    const MALFORMED: u32 = Reason::Malformed as u32;
+    const TRUNCATED: u32 = Reason::Truncated as u32;
+    const FORGED: u32 = Reason::ForgedLength as u32;
+    const TOO_DEEP: u32 = Reason::TooDeep as u32;
+    const MPLS: u32 = Reason::Mpls as u32;
+    const TUNNEL: u32 = Reason::Tunnel as u32;
+    const FRAGMENT: u32 = Reason::Fragment as u32;
+    match kind {
+        MALFORMED => warn!((), "malformed: {} bytes", length),
+        TRUNCATED => warn!((), "truncated: {} bytes", length),
+        FORGED => warn!((), "forged_length: {} bytes", length),
+        TOO_DEEP => info!((), "too_deep: {} bytes", length),
+        MPLS => info!((), "mpls: {} bytes", length),
+        TUNNEL => info!((), "tunnel: {} bytes", length),
+        FRAGMENT => info!((), "fragment: {} bytes", length),
+        OVERFLOW => warn!((), "overflow: {} bytes", length),
+        UNATTRIBUTED => error!((), "unattributed: {} bytes", length),
+        _ => {}
+    }
+    0
+}
