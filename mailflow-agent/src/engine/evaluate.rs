@@ -166,11 +166,11 @@ impl Evaluator {
 
     /// Lets time pass: repeats and ends what is due, in order, each at its own moment.
     pub(super) fn advance(&mut self, to: Time, effects: &mut Effects) {
-        while let Some((deadline, index, source)) = self.deadlines.pop_first() {
+        while let Some(&(deadline, index, source)) = self.deadlines.first() {
             if deadline > to {
-                self.deadlines.insert((deadline, index, source));
                 break;
             }
+            self.deadlines.pop_first();
             self.clock = self.clock.max(deadline);
             let Some(watch) = self.watches.get_mut(index) else { continue };
             let Some(watched) = watch.sources.get_mut(&source) else { continue };
