@@ -147,8 +147,6 @@ pub fn locate<F: Frame>(frame: &F, link: Link, metadata: Metadata) -> Result<Loc
     let network = l2::parse(frame, link, metadata)?;
     let packet = l3::parse(frame, &network)?;
     let ports = match packet.part {
-        // It says that it is not the beginning, and then it is nothing.
-        l3::Part::Later if packet.length == packet.header as u32 => return Err(Reason::Malformed),
         l3::Part::Later => None,
         _ => Some(l4::ports(frame, &packet)?),
     };
@@ -181,14 +179,24 @@ impl Located {
         })
     }
 
+    /// The fragment that this is, where it has no ports.
+    ///
+    /// # Errors
+    /// [`Reason::Malformed`] where it says that it is not its packet's beginning, and then is nothing.
+    #[inline(always)]
+    pub fn later(&self) -> Result<Fragment, Reason> {
+        let fragment = self.fragment().ok_or(Reason::Fragment)?;
+        if fragment.length == fragment.headers { Err(Reason::Malformed) } else { Ok(fragment) }
+    }
+
     /// Follows the frame to the end of its headers.
     ///
     /// # Errors
-    /// As [`locate`]; [`Reason::Fragment`] for a fragment without ports.
+    /// As [`locate`] and [`Located::later`]; [`Reason::Fragment`] for a fragment without ports.
     #[inline(always)]
     pub fn segment<F: Frame>(&self, frame: &F) -> Result<Segment, Reason> {
         let packet = &self.packet;
-        let ports = self.ports.as_ref().ok_or(Reason::Fragment)?;
+        let Some(ports) = &self.ports else { return Err(self.later().err().unwrap_or(Reason::Fragment)) };
         let transport = l4::parse(frame, packet, ports)?;
         let headers = packet.header as u32 + transport.header;
         if packet.length < headers {

@@ -177,7 +177,7 @@ fn flow<P: Packet>(
         if !syn
             && !syn_ack
             && let Some(flow) = table::find(&key.reversed())
-            && !reuse::ended(flow, segment.tcp, !up)
+            && !reuse::ended_by_silence(flow, !up)
         {
             return Ok((flow, !up));
         }

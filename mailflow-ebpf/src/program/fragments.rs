@@ -119,7 +119,7 @@ unsafe fn disown(scratch: *const Scratch, totals: *mut Totals) {
 /// Counts a fragment without ports.
 #[inline(always)]
 pub(super) fn later(located: &Located, toward: Toward, totals: *mut Totals) -> Result<(), Reason> {
-    let fragment = located.fragment().ok_or(Reason::Fragment)?;
+    let fragment = located.later()?;
     let scratch = prepare(&fragment, toward, owner::UNKNOWN).ok_or(Reason::Fragment)?;
     // SAFETY: both are this CPU's own elements.
     match unsafe { follow(scratch, fragment.length, fragment.length - fragment.headers, totals) } {

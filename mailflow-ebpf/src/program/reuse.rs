@@ -12,17 +12,27 @@ use super::maps::{
 #[inline(always)]
 pub(super) unsafe fn ended(flow: *const FlowCounters, tcp: Tcp, up: bool) -> bool {
     // SAFETY: the caller's: an element of a preallocated map.
+    unsafe { silent(flow, up) || tcp.syn() && foreign(flow, tcp, up) }
+}
+
+/// The same for a packet that is no SYN, as a function of its own: for what is off the usual way.
+#[inline(never)]
+pub(super) unsafe fn ended_by_silence(flow: *const FlowCounters, up: bool) -> bool {
+    // SAFETY: the caller's.
+    unsafe { silent(flow, up) }
+}
+
+#[inline(always)]
+unsafe fn silent(flow: *const FlowCounters, up: bool) -> bool {
+    // SAFETY: the caller's.
     unsafe {
         let same = if up { &raw const (*flow).up } else { &raw const (*flow).down };
         let now = maps::now() as u32;
         // Most packets follow another one closely: then this load and this compare are all.
         if (*same).packets == 0 || silence(same, now) >= (*maps::silences()).least as i32 {
-            let last = shortest(flow, now);
-            if last >= patience(flow) {
-                return true;
-            }
+            return shortest(flow, now) >= patience(flow);
         }
-        tcp.syn() && foreign(flow, tcp, up)
+        false
     }
 }
 
