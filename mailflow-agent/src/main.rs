@@ -9,9 +9,10 @@ use std::{
 use mailflow_agent::{
     agent::{
         self,
+        backtest::Backtested,
         replay::{AtEnd, Replayed},
     },
-    cli::{self, Command, Exit, ReplayArgs, RunArgs},
+    cli::{self, BacktestArgs, Command, Exit, ReplayArgs, RunArgs},
     config::{self, Config},
 };
 use tracing::{error, warn};
@@ -21,6 +22,7 @@ fn main() -> ExitCode {
     let exit = match cli::parse() {
         Command::Run { config, args } => run(config.as_deref(), args),
         Command::Replay { config, args } => replay(config.as_deref(), args),
+        Command::Backtest { config, args } => backtest(config.as_deref(), &args),
         Command::CheckConfig { files } => {
             printed(cli::config::check(&files, &mut io::stdout(), &mut io::stderr()))
         }
@@ -54,8 +56,7 @@ fn replay(path: Option<&Path>, args: ReplayArgs) -> Exit {
         Err(exit) => return exit,
     };
     cli::overrides::apply_replay(&mut config, &args);
-    let at_end = if args.drain { AtEnd::Drain } else { AtEnd::Stop };
-    match agent::replay::run(&config, args.role, &args.captures, at_end) {
+    match agent::replay::run(&config, args.role, &args.captures, at_end(args.drain)) {
         Ok(Replayed { damaged: 0, .. }) => Exit::Good,
         Ok(_) => Exit::Failure,
         Err(error) => {
@@ -63,6 +64,26 @@ fn replay(path: Option<&Path>, args: ReplayArgs) -> Exit {
             Exit::Failure
         }
     }
+}
+
+fn backtest(path: Option<&Path>, args: &BacktestArgs) -> Exit {
+    let mut config = match load(path) {
+        Ok(config) => config,
+        Err(exit) => return exit,
+    };
+    cli::overrides::apply_backtest(&mut config, args);
+    match agent::backtest::run(&config, &args.logs, args.l2_overhead, at_end(args.drain)) {
+        Ok(Backtested { unreadable: 0, damaged: 0, .. }) => Exit::Good,
+        Ok(_) => Exit::Failure,
+        Err(error) => {
+            error!("{error:#}");
+            Exit::Failure
+        }
+    }
+}
+
+const fn at_end(drain: bool) -> AtEnd {
+    if drain { AtEnd::Drain } else { AtEnd::Stop }
 }
 
 fn run(path: Option<&Path>, args: RunArgs) -> Exit {

@@ -15,6 +15,7 @@ use std::time::Duration;
 use mailflow_agent::engine::{
     event::{AlertState, Value},
     flow::{FlowRecord, RecordReason},
+    inputs::Inputs,
     settings::Settings,
 };
 use proptest::prelude::*;
@@ -130,7 +131,7 @@ fn lines(records: &[FlowRecord]) -> Vec<String> {
 fn expected_lines(expected: &[Expected]) -> Vec<String> {
     let record = |expected: &Expected| {
         let Expected { flow, app, reason, complete, .. } = expected.clone();
-        FlowRecord { flow, app, reason, complete }
+        FlowRecord { flow, app, reason, complete, inputs: Inputs::all() }
     };
     lines(&expected.iter().map(record).collect::<Vec<_>>())
 }

@@ -58,6 +58,7 @@ fn the_commands_it_names_exist() {
         "run --interface eth1",
         "run --interface eth1 --interface eth2 --role lan --hook tc --flow-log - --alerts a.json",
         "replay a.pcap b.pcapng --flow-log - --alerts off --ports 25,587 --role mirror --drain",
+        "backtest a.json b.log.gz --alerts - --l2-overhead 18 --drain --config c.yaml",
         "check-config a.yaml b.yaml",
         "print-config",
     ] {

@@ -64,6 +64,7 @@ fn the_engine_knows_no_clock_no_io_no_kernel_and_no_sink() {
         "crate::config",
         "crate::http",
         "crate::agent",
+        "crate::flowlog",
         "tracing",
     ];
     assert_eq!(mentions("mailflow-agent/src/engine", &words), NOTHING);
@@ -71,9 +72,20 @@ fn the_engine_knows_no_clock_no_io_no_kernel_and_no_sink() {
 
 #[test]
 fn only_the_kernel_seam_knows_aya() {
-    for room in
-        ["agent", "capture", "cli", "config", "engine", "http", "sink", "main.rs", "clock.rs", "signal.rs"]
-    {
+    for room in [
+        "agent",
+        "capture",
+        "cli",
+        "config",
+        "engine",
+        "flowlog",
+        "http",
+        "sink",
+        "main.rs",
+        "clock.rs",
+        "packed.rs",
+        "signal.rs",
+    ] {
         assert_eq!(mentions(&format!("mailflow-agent/src/{room}"), &["aya::"]), NOTHING);
     }
 }
@@ -95,18 +107,48 @@ fn sinks_do_not_call_back() {
 }
 
 #[test]
+fn flow_logs_know_no_rule_and_no_sink() {
+    let words =
+        ["engine::Engine", "engine::rule", "settings::Rule", "crate::sink", "crate::agent", "crate::kernel"];
+    assert_eq!(mentions("mailflow-agent/src/flowlog", &words), NOTHING);
+}
+
+#[test]
 fn only_the_clock_reads_clocks() {
     let words = ["SystemTime::now", "Instant::now", "clock_gettime"];
-    for room in
-        ["agent", "capture", "cli", "config", "engine", "http", "kernel", "sink", "main.rs", "signal.rs"]
-    {
+    for room in [
+        "agent",
+        "capture",
+        "cli",
+        "config",
+        "engine",
+        "flowlog",
+        "http",
+        "kernel",
+        "sink",
+        "main.rs",
+        "packed.rs",
+        "signal.rs",
+    ] {
         assert_eq!(mentions(&format!("mailflow-agent/src/{room}"), &words), NOTHING);
     }
 }
 
 #[test]
 fn unsafe_code_stays_at_the_kernel() {
-    for room in ["agent", "capture", "cli", "config", "engine", "http", "sink", "main.rs", "signal.rs"] {
+    for room in [
+        "agent",
+        "capture",
+        "cli",
+        "config",
+        "engine",
+        "flowlog",
+        "http",
+        "sink",
+        "main.rs",
+        "packed.rs",
+        "signal.rs",
+    ] {
         assert_eq!(mentions(&format!("mailflow-agent/src/{room}"), &["unsafe "]), NOTHING);
     }
 }

@@ -1,7 +1,9 @@
 //! The wiring: kernel -> engine -> sinks, once every poll. The only place that knows all of them.
 
+pub mod backtest;
 mod cycle;
 mod delivery;
+mod judges;
 mod load;
 mod outputs;
 mod pipeline;

@@ -1,6 +1,6 @@
 //! The streams of lines an agent writes.
 
-use std::time::Duration;
+use std::{thread, time::Duration};
 
 use anyhow::{Context, Result};
 use tracing::error;
@@ -17,6 +17,8 @@ use crate::{
 
 /// Lines that may wait for a slow disk before they are dropped and counted.
 const QUEUE: usize = 65_536;
+/// Between two looks whether there is room again.
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// Alerts and flow records on their way out.
 pub(super) struct Outputs {
@@ -40,6 +42,19 @@ impl Outputs {
         }
         if let Some(sink) = &self.alerts {
             effects.alerts.iter().for_each(|alert| push(sink, alert_log::line(alert, epoch)));
+        }
+    }
+
+    /// Hands over what one call of the engine produced, and waits where there is no room for it: for
+    /// those whose input waits too.
+    pub(super) fn write_all(&self, effects: &Effects, epoch: Epoch) {
+        for alert in &effects.alerts {
+            if let Some(sink) = &self.alerts {
+                while sink.counters().waiting.get() >= QUEUE as i64 {
+                    thread::sleep(PAUSE);
+                }
+                push(sink, alert_log::line(alert, epoch));
+            }
         }
     }
 

@@ -1,4 +1,4 @@
-//! How far a replay is, shown on a terminal.
+//! How far a replay or a backtest is, shown on a terminal.
 
 use std::{
     fs,
@@ -10,44 +10,61 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::config::{Outputs, Target};
 
-/// Frames between two looks at the position.
-const FRAMES: u64 = 1_024;
+/// Units between two looks at the position.
+const UNITS: u64 = 1_024;
 
-/// A bar on standard error: bytes read of all captures, as they are on the disk, and frames a second.
+/// What is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unit {
+    Frames,
+    Records,
+}
+
+impl Unit {
+    const fn name(self) -> &'static str {
+        match self {
+            Unit::Frames => "frames",
+            Unit::Records => "records",
+        }
+    }
+}
+
+/// A bar on standard error: bytes read of all files, as they are on the disk, and units a second.
 pub(super) struct Progress {
     bar: ProgressBar,
-    /// Bytes of the captures that are done.
+    unit: Unit,
+    /// Bytes of the files that are done.
     done: u64,
 }
 
 impl Progress {
     /// Shows nothing where standard error is no terminal, or where lines for standard output would run
     /// over the same one.
-    pub(super) fn new(captures: &[PathBuf], outputs: &Outputs) -> Self {
+    pub(super) fn new(files: &[PathBuf], outputs: &Outputs, unit: Unit) -> Self {
         let lines = [&outputs.flow_log, &outputs.alerts].contains(&&Some(Target::Stdout));
         let target = if lines && io::stdout().is_terminal() {
             ProgressDrawTarget::hidden()
         } else {
             ProgressDrawTarget::stderr_with_hz(5)
         };
-        let lengths = captures.iter().filter_map(|path| fs::metadata(path).ok());
+        let lengths = files.iter().filter_map(|path| fs::metadata(path).ok());
         let bar = ProgressBar::with_draw_target(Some(lengths.map(|file| file.len()).sum()), target);
         if let Ok(style) = ProgressStyle::with_template("{bar:32} {bytes}/{total_bytes} {msg} {eta}") {
             bar.set_style(style);
         }
-        Self { bar, done: 0 }
+        Self { bar, unit, done: 0 }
     }
 
-    /// Shows that `frames` frames in all, and `position` bytes of this capture, are done.
-    pub(super) fn at(&self, frames: u64, position: u64) {
-        if frames.is_multiple_of(FRAMES) && !self.bar.is_hidden() {
-            self.show(frames, position);
+    /// Shows that `units` in all, and `position` bytes of this file, are done.
+    pub(super) fn at(&self, units: u64, position: u64) {
+        if units.is_multiple_of(UNITS) && !self.bar.is_hidden() {
+            self.show(units, position);
         }
     }
 
-    /// Shows that a capture is done.
-    pub(super) fn captured(&mut self, frames: u64, position: u64) {
-        self.show(frames, position);
+    /// Shows that a file is done.
+    pub(super) fn file_done(&mut self, units: u64, position: u64) {
+        self.show(units, position);
         self.done += position;
     }
 
@@ -61,9 +78,10 @@ impl Progress {
         self.bar.finish_and_clear();
     }
 
-    fn show(&self, frames: u64, position: u64) {
-        let rate = frames as f64 / self.bar.elapsed().as_secs_f64().max(0.001);
-        self.bar.set_message(format!("{frames} frames, {rate:.0} frames/s"));
+    fn show(&self, units: u64, position: u64) {
+        let rate = units as f64 / self.bar.elapsed().as_secs_f64().max(0.001);
+        let unit = self.unit.name();
+        self.bar.set_message(format!("{units} {unit}, {rate:.0} {unit}/s"));
         self.bar.set_position(self.done + position);
     }
 }

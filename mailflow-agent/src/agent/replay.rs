@@ -13,7 +13,7 @@ use super::{
     cycle,
     load::{Hosts, load},
     outputs::Outputs,
-    progress::Progress,
+    progress::{Progress, Unit},
 };
 use crate::{
     capture::{Capture, CaptureError, Frame},
@@ -65,7 +65,7 @@ pub fn run(config: &Config, role: Role, captures: &[PathBuf], at_end: AtEnd) -> 
     let outputs = Outputs::open(&config.outputs, &agent)?;
     let mut replay = Replay::new(config, role, outputs)?;
     let mut result = Replayed::default();
-    let mut progress = Progress::new(captures, &config.outputs);
+    let mut progress = Progress::new(captures, &config.outputs, Unit::Frames);
     for path in captures {
         match replay.capture(path, &mut result, &mut progress) {
             Ok(()) => {}
@@ -138,7 +138,7 @@ impl Replay {
                 Err(damage) => break Err(damage.into()),
             }
         };
-        progress.captured(result.frames, capture.position());
+        progress.file_done(result.frames, capture.position());
         if capture.skipped() > 0 {
             progress.pause(|| {
                 warn!(capture = %path.display(), frames = capture.skipped(), "frames of link types that carry no IP");

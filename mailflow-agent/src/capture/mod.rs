@@ -3,8 +3,7 @@
 mod link;
 
 use std::{
-    fs::File,
-    io::{self, BufReader, Read, Seek, SeekFrom},
+    io,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -12,11 +11,12 @@ use std::{
     },
 };
 
-use flate2::read::MultiGzDecoder;
 use pcap_parser::{
     Block, LegacyPcapBlock, Linktype, PcapBlockOwned, PcapError, PcapHeader, create_reader,
     traits::{PcapNGPacketBlock, PcapReaderIterator},
 };
+
+use crate::packed::Packed;
 
 /// Where reading starts; it grows with the largest block.
 const BUFFER: usize = 1 << 20;
@@ -75,20 +75,6 @@ struct Source {
     snap: u32,
 }
 
-/// A file that tells how far it was read.
-struct Counted {
-    file: File,
-    position: Arc<AtomicU64>,
-}
-
-impl Read for Counted {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.file.read(buffer)?;
-        self.position.fetch_add(read as u64, Ordering::Relaxed);
-        Ok(read)
-    }
-}
-
 /// An open capture.
 pub struct Capture {
     path: PathBuf,
@@ -107,18 +93,9 @@ impl Capture {
     /// It cannot be read, or is none.
     pub fn open(path: &Path) -> Result<Self, CaptureError> {
         let failed = |source| CaptureError::File { path: path.to_owned(), source };
-        let mut file = File::open(path).map_err(failed)?;
-        let mut magic = [0; 2];
-        let length = file.read(&mut magic).map_err(failed)?;
-        file.seek(SeekFrom::Start(0)).map_err(failed)?;
-        let position = Arc::new(AtomicU64::new(0));
-        let file = BufReader::new(Counted { file, position: Arc::clone(&position) });
-        let result = if length == 2 && magic == [0x1f, 0x8b] {
-            create_reader(BUFFER, MultiGzDecoder::new(file))
-        } else {
-            create_reader(BUFFER, file)
-        };
-        match result {
+        let file = Packed::open(path).map_err(failed)?;
+        let position = file.position();
+        match create_reader(BUFFER, file) {
             Ok(reader) => Ok(Self {
                 path: path.to_owned(),
                 position,

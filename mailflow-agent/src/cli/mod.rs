@@ -9,7 +9,7 @@ use std::{collections::HashSet, ffi::OsString, path::PathBuf};
 
 use clap::{CommandFactory, Parser, error::ErrorKind};
 
-pub use raw::{ReplayArgs, RunArgs};
+pub use raw::{BacktestArgs, ReplayArgs, RunArgs};
 use raw::{Typed, Verb};
 
 /// What the process ends with; others script against it.
@@ -57,6 +57,13 @@ pub enum Command {
         /// What wins over it.
         args: ReplayArgs,
     },
+    /// Evaluate the rules on flow logs.
+    Backtest {
+        /// The configuration file; the shipped configuration without one.
+        config: Option<PathBuf>,
+        /// What wins over it.
+        args: BacktestArgs,
+    },
     /// Validate configurations.
     CheckConfig {
         /// The files; the shipped configuration without any.
@@ -96,6 +103,7 @@ where
             Command::Run { config, args }
         }
         Verb::Replay(args) => Command::Replay { config, args },
+        Verb::Backtest(args) => Command::Backtest { config, args },
         Verb::CheckConfig { files } => {
             Command::CheckConfig { files: config.into_iter().chain(files).collect() }
         }
@@ -162,6 +170,18 @@ mod tests {
     }
 
     #[test]
+    fn backtest_takes_everything() {
+        let typed = "backtest a.json b.gz --config c.yaml --alerts off --l2-overhead 18 --drain";
+        let args = BacktestArgs {
+            logs: ["a.json", "b.gz"].map(PathBuf::from).to_vec(),
+            alerts: Some(Switch::Off),
+            l2_overhead: Some(18),
+            drain: true,
+        };
+        assert_eq!(command(typed).unwrap(), Command::Backtest { config: Some("c.yaml".into()), args });
+    }
+
+    #[test]
     fn bad_usage_ends_with_2() {
         for typed in [
             "",
@@ -177,6 +197,9 @@ mod tests {
             "run --alerts=",
             "run eth0",
             "version --config",
+            "backtest",
+            "backtest a --l2-overhead -1",
+            "backtest a --l2-overhead 70000",
             "print-config a --config b",
         ] {
             let error = command(typed).expect_err(typed);

@@ -2,9 +2,9 @@
 
 use std::fmt;
 
-use super::{ReplayArgs, RunArgs};
+use super::{BacktestArgs, ReplayArgs, RunArgs};
 use crate::{
-    config::{Config, Hook, Interface, Role},
+    config::{Config, Hook, Interface, Role, Target, value::Switch},
     engine::settings::Service,
 };
 
@@ -76,6 +76,13 @@ pub fn apply_replay(config: &mut Config, args: &ReplayArgs) {
     }
 }
 
+/// Merges a backtest's `args` over `config`. What it writes never goes where the agent's own lines go,
+/// unless it is named.
+pub fn apply_backtest(config: &mut Config, args: &BacktestArgs) {
+    config.outputs.flow_log = None;
+    config.outputs.alerts = args.alerts.clone().unwrap_or(Switch::To(Target::Stdout)).into();
+}
+
 fn watched(configured: &[Interface], name: String) -> Interface {
     configured.iter().find(|interface| interface.name == name).cloned().unwrap_or_else(|| Interface {
         name,
@@ -98,7 +105,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::config::{self, Target, value::Switch};
+    use crate::config;
 
     fn configured() -> Config {
         let text = "interfaces: [{ name: eth1, role: lan, hook: xdp }, { name: eth2 }]";
@@ -153,6 +160,19 @@ mod tests {
         assert_eq!(config.outputs.flow_log, Some(Target::Stdout));
         assert_eq!((config.outputs.alerts, config.outputs.metrics), (None, None));
         assert_eq!(config.poll_interval, Duration::from_secs(5));
+    }
+
+    #[test]
+    fn a_backtest_writes_where_it_is_told_only() {
+        let mut config = configured();
+        config.outputs.flow_log = Some(Target::File("flows".into()));
+        config.outputs.alerts = Some(Target::File("alerts".into()));
+        let mut args = BacktestArgs { logs: Vec::new(), alerts: None, l2_overhead: None, drain: false };
+        apply_backtest(&mut config, &args);
+        assert_eq!((&config.outputs.alerts, &config.outputs.flow_log), (&Some(Target::Stdout), &None));
+        args.alerts = Some(Switch::Off);
+        apply_backtest(&mut config, &args);
+        assert_eq!(config.outputs.alerts, None);
     }
 
     #[test]

@@ -34,6 +34,9 @@ pub(super) enum Verb {
     Run(RunArgs),
     /// Count what captures hold, with their time as the clock; no interface is needed
     Replay(ReplayArgs),
+    /// Evaluate the rules on flow logs, in event time; no interface and no privilege is needed
+    #[command(after_help = BACKTEST)]
+    Backtest(BacktestArgs),
     /// Validate configurations: every fault with file, line and column
     CheckConfig {
         /// Configurations; without any, that of --config, or the shipped one
@@ -100,6 +103,37 @@ pub struct ReplayArgs {
     /// Log what the kernel program says of packets it cannot count: error, warn, info, debug, trace
     #[arg(long, value_name = "LEVEL", hide_possible_values = true, value_parser = named(LogLevel::ALL.map(|level| (level.name(), level))))]
     pub kernel_log: Option<LogLevel>,
+    /// Let time go on beyond the end until every window is over
+    #[arg(long)]
+    pub drain: bool,
+}
+
+/// What `backtest --help` says beyond the options.
+const BACKTEST: &str = "\
+Formats, each file recognised by what is in it, plain or gzip: mailflow's own flow lines, Suricata's \
+EVE flow lines, Zeek's conn.log as columns or as JSON. The order of files and lines does not matter.
+
+A rule that needs what a log does not tell is reported as not evaluable, with the number of records. \
+A line that cannot be read is reported, the others count, and the exit status is 1.
+
+Examples:
+  mailflow-agent backtest /var/log/mailflow/flows.json* --config new-rules.yaml
+  mailflow-agent backtest conn.*.log.gz --alerts would-have-been.json --drain";
+
+/// What `backtest` was told.
+#[derive(Args, Clone, Debug, PartialEq, Eq)]
+pub struct BacktestArgs {
+    /// Flow logs, gzip-compressed or not; all of them are one history
+    #[arg(value_name = "FLOWLOG", required = true)]
+    pub logs: Vec<PathBuf>,
+    /// Where alerts go, as JSON lines: a file, - for standard output (the default, whatever the
+    /// configuration says), or off
+    #[arg(long, value_name = "FILE|-", value_parser = value::target)]
+    pub alerts: Option<Switch<Target>>,
+    /// What a frame has beside its IP packet in logs that count frames (Suricata), in bytes; 14, and 4
+    /// more for each VLAN tag, without it
+    #[arg(long, value_name = "BYTES")]
+    pub l2_overhead: Option<u16>,
     /// Let time go on beyond the end until every window is over
     #[arg(long)]
     pub drain: bool,

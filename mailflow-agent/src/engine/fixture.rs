@@ -8,6 +8,7 @@ use super::{
     assets::{Network, Networks},
     event::Severity,
     flow::{Direction, Flow, FlowRecord, RecordReason},
+    inputs::Inputs,
     settings::{
         Layer, Match, Rule, Service, Settings, Side, SizeKind, SizeTest, Timeouts, Transport, Window,
         WindowKind,
@@ -67,7 +68,8 @@ pub(super) fn ending(mut flow: Flow, last: Time) -> Flow {
 /// A record of 10.0.0.1 whose event time is `time`.
 pub(super) fn record(time: Time) -> Arc<FlowRecord> {
     let flow = ending(flow("10.0.0.1:4000", "9.9.9.9:25"), time);
-    Arc::new(FlowRecord { flow, app: App::Smtp, reason: RecordReason::Closed, complete: true })
+    let (app, reason) = (App::Smtp, RecordReason::Closed);
+    Arc::new(FlowRecord { flow, app, reason, complete: true, inputs: Inputs::all() })
 }
 
 /// R1.

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use mailflow_common::{App, Facts, FlowKey};
 
-use super::time::Time;
+use super::{inputs::Inputs, time::Time};
 
 /// One direction of a flow, cumulative.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -117,6 +117,8 @@ pub struct FlowRecord {
     /// Whether every packet of the flow can be in its counters: it was seen from its SYN on, in
     /// both directions where it was answered.
     pub complete: bool,
+    /// What the record tells; the counters and facts beyond that mean nothing.
+    pub inputs: Inputs,
 }
 
 impl FlowRecord {

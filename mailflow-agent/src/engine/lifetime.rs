@@ -6,6 +6,7 @@ use mailflow_common::{App, Family, PROTOCOL_TCP, classify};
 
 use super::{
     flow::{Flow, FlowRecord, RecordReason},
+    inputs::Inputs,
     settings::{Services, Timeouts},
     time::Time,
 };
@@ -80,7 +81,8 @@ pub(super) fn record(flow: Flow, services: &Services, reason: RecordReason) -> F
     let facts = &flow.facts;
     let from_the_start = facts.syn != 0 || flow.key.scope.protocol() != PROTOCOL_TCP;
     let both_ways = flow.down.packets == 0 || facts.syn_ack != 0 || flow.key.scope.protocol() != PROTOCOL_TCP;
-    FlowRecord { app: app(&flow, services), reason, complete: from_the_start && both_ways, flow }
+    let complete = from_the_start && both_ways;
+    FlowRecord { app: app(&flow, services), reason, complete, inputs: Inputs::all(), flow }
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ pub mod assets;
 mod evaluate;
 pub mod event;
 pub mod flow;
+pub mod inputs;
 mod lifetime;
 mod name;
 pub mod rule;

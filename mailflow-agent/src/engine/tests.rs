@@ -7,6 +7,7 @@ use mailflow_common::App;
 use super::{
     event::{AlertState, Gain, Value},
     fixture::{self, at},
+    inputs::Inputs,
     *,
 };
 
@@ -212,7 +213,10 @@ fn shutdown_leaves_nothing_and_loses_nothing() {
 fn records_from_elsewhere_count_once_too() {
     let mut engine = engine();
     let flow = closed(4_000, 100);
-    let record = |reason| Arc::new(FlowRecord { flow: flow.clone(), app: App::Smtp, reason, complete: true });
+    let record = |reason| {
+        let (flow, app, inputs) = (flow.clone(), App::Smtp, Inputs::all());
+        Arc::new(FlowRecord { flow, app, reason, complete: true, inputs })
+    };
     let counts = [RecordReason::Active, RecordReason::Active, RecordReason::Closed];
     let counts = counts.map(|reason| engine.record(at(105), record(reason)).qualified.len());
     assert_eq!(counts, [1, 0, 0]);

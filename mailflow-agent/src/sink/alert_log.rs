@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::{eve::Moment, flow_log::FlowLine};
 use crate::engine::{
     event::{Alert, Gain, Value},
+    inputs::Inputs,
     time::Epoch,
 };
 
@@ -60,7 +61,7 @@ struct Extra<'a> {
     applications: Vec<&'static str>,
     up: Sum,
     down: Sum,
-    messages_estimated: u64,
+    messages_estimated: Option<u64>,
     destinations: Vec<Destination>,
     complete: bool,
 }
@@ -87,6 +88,7 @@ impl<'a> AlertLine<'a> {
     /// The line of `alert`.
     pub fn of(alert: &'a Alert, epoch: Epoch) -> Self {
         let moment = |time| Moment::of(time, epoch);
+        let messages_known = alert.flows.iter().all(|record| record.inputs.contains(Inputs::MESSAGES));
         Self {
             timestamp: moment(alert.time),
             event_type: "alert",
@@ -120,7 +122,7 @@ impl<'a> AlertLine<'a> {
                 applications: alert.apps.iter().map(|app| app.name()).collect(),
                 up: alert.sums.up.into(),
                 down: alert.sums.down.into(),
-                messages_estimated: alert.sums.messages,
+                messages_estimated: messages_known.then_some(alert.sums.messages),
                 destinations: alert
                     .destinations
                     .iter()

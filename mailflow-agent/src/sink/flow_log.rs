@@ -12,6 +12,7 @@ use super::{
 };
 use crate::engine::{
     flow::{Flow, FlowRecord, RecordReason},
+    inputs::Inputs,
     time::{Epoch, Time},
 };
 
@@ -57,17 +58,17 @@ struct EveFlow {
 
 #[derive(Debug, Serialize)]
 struct Extra {
-    payload_up: u64,
-    payload_down: u64,
-    data_packets_up: u64,
-    data_packets_down: u64,
-    data_bytes_up: u64,
-    data_bytes_down: u64,
-    messages_estimated: u32,
+    payload_up: Option<u64>,
+    payload_down: Option<u64>,
+    data_packets_up: Option<u64>,
+    data_packets_down: Option<u64>,
+    data_bytes_up: Option<u64>,
+    data_bytes_down: Option<u64>,
+    messages_estimated: Option<u32>,
     app_evidence: &'static str,
     complete: bool,
-    syn: bool,
-    synack: bool,
+    syn: Option<bool>,
+    synack: Option<bool>,
     mac: Option<Mac>,
 }
 
@@ -99,20 +100,31 @@ impl FlowLine {
                 state: State::of(flow, record.reason).name(),
                 reason: record.reason.name(),
             },
-            mailflow: Extra {
-                payload_up: flow.up.payload,
-                payload_down: flow.down.payload,
-                data_packets_up: flow.up.data_packets,
-                data_packets_down: flow.down.data_packets,
-                data_bytes_up: flow.up.data_bytes,
-                data_bytes_down: flow.down.data_bytes,
-                messages_estimated: flow.messages,
-                app_evidence: Evidence::of(record.app, &flow.facts).name(),
-                complete: record.complete,
-                syn: flow.facts.syn != 0,
-                synack: flow.facts.syn_ack != 0,
-                mac: flow.mac.map(Mac),
-            },
+            mailflow: Extra::of(record),
+        }
+    }
+}
+
+impl Extra {
+    /// What the record does not tell is null, not 0.
+    fn of(record: &FlowRecord) -> Self {
+        let Flow { up, down, facts, messages, mac, .. } = &record.flow;
+        let known = |input| record.inputs.contains(input);
+        let count = |input, count| known(input).then_some(count);
+        let fact = |input, fact: u8| known(input).then_some(fact != 0);
+        Self {
+            payload_up: count(Inputs::PAYLOAD, up.payload),
+            payload_down: count(Inputs::PAYLOAD, down.payload),
+            data_packets_up: count(Inputs::DATA_PACKETS, up.data_packets),
+            data_packets_down: count(Inputs::DATA_PACKETS, down.data_packets),
+            data_bytes_up: count(Inputs::DATA_BYTES, up.data_bytes),
+            data_bytes_down: count(Inputs::DATA_BYTES, down.data_bytes),
+            messages_estimated: known(Inputs::MESSAGES).then_some(*messages),
+            app_evidence: Evidence::of(record.app, facts).name(),
+            complete: record.complete,
+            syn: fact(Inputs::SYN, facts.syn),
+            synack: fact(Inputs::SYN_ACK, facts.syn_ack),
+            mac: mac.map(Mac),
         }
     }
 }

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc, time::Du
 use mailflow_agent::engine::{
     event::{Alert, AlertState, Gain, Severity, Source, Sums, Value},
     flow::{Direction, Flow, FlowRecord, RecordReason},
+    inputs::Inputs,
     settings::{Service, Services},
     time::{Epoch, Time},
 };
@@ -56,7 +57,8 @@ pub(crate) fn record(key: FlowKey) -> FlowRecord {
         mac: Some([2, 0, 0, 0, 0xab, 1]),
         facts,
     };
-    FlowRecord { flow, app: App::Smtp, reason: RecordReason::Closed, complete: true }
+    let (app, reason) = (App::Smtp, RecordReason::Closed);
+    FlowRecord { flow, app, reason, complete: true, inputs: Inputs::all() }
 }
 
 pub(crate) fn alert() -> Alert {

@@ -1,0 +1,137 @@
+//! Flow logs instead of an interface: the rules over what was logged, in event time.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::Result;
+use tracing::{error, info, warn};
+
+use super::{
+    judges::{Judges, Unjudged},
+    outputs::Outputs,
+    progress::{Progress, Unit},
+    replay::AtEnd,
+};
+use crate::{
+    clock,
+    config::Config,
+    engine::time::Epoch,
+    flowlog::{
+        Line, Log, LogError, Reading, Skipped,
+        history::{History, Rhythm},
+    },
+    sink::metrics::Agent,
+};
+
+/// How long what is waiting to be written may take at the end.
+const GRACE: Duration = Duration::from_secs(60);
+/// Logs tell the wall clock's time.
+const EPOCH: Epoch = Epoch::from_unix_nanos(0);
+/// Lines that cannot be read of which each is shown.
+const SHOWN: u64 = 10;
+
+/// How a backtest went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Backtested {
+    /// Records that the rules saw.
+    pub records: u64,
+    /// Lines of other event types.
+    pub other_events: u64,
+    /// Flows that the agent would not count: to other ports, or of other protocols.
+    pub not_watched: u64,
+    /// Records that stood in the logs before.
+    pub repeated: u64,
+    /// Lines that could not be read.
+    pub unreadable: u64,
+    /// Logs that could not be read, or not to their end.
+    pub damaged: u64,
+}
+
+/// Evaluates the rules on flow logs as one history. `l2_overhead` are the bytes that frames have
+/// beside their IP packet, in logs that count frames.
+///
+/// # Errors
+/// The alerts cannot be written. What cannot be read of the logs is logged and counted.
+pub fn run(config: &Config, logs: &[PathBuf], l2_overhead: Option<u16>, at_end: AtEnd) -> Result<Backtested> {
+    let agent = Agent::new(env!("CARGO_PKG_VERSION"), clock::unix_seconds())?;
+    let outputs = Outputs::open(&config.outputs, &agent)?;
+    let rhythm = Rhythm { timeouts: config.engine.timeouts, poll_interval: config.poll_interval };
+    let mut reader = Reader {
+        reading: Reading { services: &config.engine.services, l2_overhead },
+        history: History::new(rhythm),
+        progress: Progress::new(logs, &config.outputs, Unit::Records),
+        result: Backtested::default(),
+    };
+    logs.iter().for_each(|path| reader.log(path));
+    let Reader { history, progress, mut result, .. } = reader;
+    progress.end();
+    if result.unreadable > SHOWN {
+        error!("{} more lines could not be read", result.unreadable - SHOWN);
+    }
+
+    let end = history.end();
+    let (arrivals, repeated) = history.ordered();
+    (result.records, result.repeated) = (arrivals.len() as u64, repeated);
+    let mut judges = Judges::new(&config.engine);
+    for arrival in arrivals {
+        judges.see(arrival, |effects| outputs.write_all(effects, EPOCH));
+    }
+    if at_end == AtEnd::Drain {
+        let longest = config.engine.rules.iter().map(|rule| rule.window.length + rule.resolve_after).max();
+        let end = end + config.engine.timeouts.idle + longest.unwrap_or_default();
+        judges.tick(end, |effects| outputs.write_all(effects, EPOCH));
+    }
+    for Unjudged { rule, lacking, records } in judges.unjudged() {
+        warn!("rule {rule}: not evaluable for {records} records, as their log does not tell: {lacking}");
+    }
+    outputs.close(GRACE)?;
+    let Backtested { records, other_events, not_watched, repeated, unreadable, damaged } = result;
+    info!(records, other_events, not_watched, repeated, unreadable, damaged, "backtested");
+    Ok(result)
+}
+
+struct Reader<'a> {
+    reading: Reading<'a>,
+    history: History,
+    progress: Progress,
+    result: Backtested,
+}
+
+impl Reader<'_> {
+    fn log(&mut self, path: &Path) {
+        let mut log = match Log::open(path, self.reading) {
+            Ok(log) => log,
+            Err(damage) => return self.damaged(&damage),
+        };
+        loop {
+            match log.next_line() {
+                Ok(Some(Line::Entry(entry))) => {
+                    self.history.push(entry);
+                    self.result.records += 1;
+                    self.progress.at(self.result.records, log.position());
+                }
+                Ok(Some(Line::Skipped(Skipped::OtherEvent))) => self.result.other_events += 1,
+                Ok(Some(Line::Skipped(Skipped::NotWatched))) => self.result.not_watched += 1,
+                Ok(None) => break,
+                Err(fault @ LogError::Line { .. }) => {
+                    self.result.unreadable += 1;
+                    if self.result.unreadable <= SHOWN {
+                        self.progress.pause(|| error!("{fault}"));
+                    }
+                }
+                Err(damage) => {
+                    self.damaged(&damage);
+                    break;
+                }
+            }
+        }
+        self.progress.file_done(self.result.records, log.position());
+    }
+
+    fn damaged(&mut self, damage: &LogError) {
+        self.result.damaged += 1;
+        self.progress.pause(|| error!("{damage}"));
+    }
+}

@@ -1,0 +1,232 @@
+//! Zeek's conn.log as columns, with its header.
+
+use std::borrow::Cow;
+
+use super::{
+    Line, Reading,
+    eve::Word,
+    fault::Fault,
+    text::{Read, Text, refused},
+    zeek::{Conn, Service},
+};
+
+/// What the header says so far. Logs that were put together have more than one.
+#[derive(Clone, Debug)]
+pub(super) struct Columns {
+    separator: String,
+    unset: String,
+    empty: String,
+    path: Option<String>,
+    names: Vec<String>,
+    /// The place of each of [`Field::ALL`] among the columns.
+    places: [Option<usize>; Field::ALL.len()],
+}
+
+impl Default for Columns {
+    fn default() -> Self {
+        Self {
+            separator: "\t".to_owned(),
+            unset: "-".to_owned(),
+            empty: "(empty)".to_owned(),
+            path: None,
+            names: Vec::new(),
+            places: [None; Field::ALL.len()],
+        }
+    }
+}
+
+/// The columns that are looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Field {
+    Ts,
+    OrigH,
+    OrigP,
+    RespH,
+    RespP,
+    Proto,
+    Service,
+    Duration,
+    ConnState,
+    History,
+    MissedBytes,
+    OrigBytes,
+    OrigPkts,
+    OrigIpBytes,
+    RespBytes,
+    RespPkts,
+    RespIpBytes,
+    Vlan,
+    InnerVlan,
+    OrigL2Addr,
+}
+
+impl Field {
+    const ALL: [(Field, &'static str); 20] = [
+        (Field::Ts, "ts"),
+        (Field::OrigH, "id.orig_h"),
+        (Field::OrigP, "id.orig_p"),
+        (Field::RespH, "id.resp_h"),
+        (Field::RespP, "id.resp_p"),
+        (Field::Proto, "proto"),
+        (Field::Service, "service"),
+        (Field::Duration, "duration"),
+        (Field::ConnState, "conn_state"),
+        (Field::History, "history"),
+        (Field::MissedBytes, "missed_bytes"),
+        (Field::OrigBytes, "orig_bytes"),
+        (Field::OrigPkts, "orig_pkts"),
+        (Field::OrigIpBytes, "orig_ip_bytes"),
+        (Field::RespBytes, "resp_bytes"),
+        (Field::RespPkts, "resp_pkts"),
+        (Field::RespIpBytes, "resp_ip_bytes"),
+        (Field::Vlan, "vlan"),
+        (Field::InnerVlan, "inner_vlan"),
+        (Field::OrigL2Addr, "orig_l2_addr"),
+    ];
+    /// As many as a line must have.
+    const NEEDED: usize = 6;
+}
+
+impl Columns {
+    /// Reads a line of the header (`#...`). An error is one of the whole log: what it is instead of
+    /// connections with their ends.
+    pub(super) fn header(&mut self, line: &str) -> Result<(), String> {
+        if let Some(separator) = line.strip_prefix("#separator ") {
+            *self = Self { separator: unescaped(separator), ..Self::default() };
+            return Ok(());
+        }
+        let Some((name, value)) = line.split_once(self.separator.as_str()) else { return Ok(()) };
+        match name {
+            "#unset_field" => self.unset = value.to_owned(),
+            "#empty_field" => self.empty = value.to_owned(),
+            "#path" if value != "conn" => return Err(format!("Zeek's {value}.log")),
+            "#path" => self.path = Some(value.to_owned()),
+            "#fields" => {
+                self.names = value.split(self.separator.as_str()).map(str::to_owned).collect();
+                self.places = Field::ALL.map(|(_, name)| self.names.iter().position(|column| column == name));
+                let mut needed = Field::ALL.iter().zip(&self.places).take(Field::NEEDED);
+                if let Some(((_, name), _)) = needed.find(|(_, place)| place.is_none()) {
+                    return Err(format!("a Zeek log without the column {name}"));
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Reads a line of values.
+    pub(super) fn read(&self, line: &str, reading: &Reading<'_>) -> Result<Line, Fault> {
+        let values: Vec<&str> = line.split(self.separator.as_str()).collect();
+        if values.len() != self.names.len() {
+            let found = format!("{} columns: expected {}", values.len(), self.names.len());
+            return Err(Fault::new(1, "", found));
+        }
+        let row = Row { columns: self, values: &values };
+        let conn = Conn {
+            ts: row.needed(Field::Ts)?,
+            orig_h: row.needed(Field::OrigH)?,
+            orig_p: row.needed(Field::OrigP)?.0,
+            resp_h: row.needed(Field::RespH)?,
+            resp_p: row.needed(Field::RespP)?.0,
+            proto: row.needed(Field::Proto)?,
+            service: row.text(Field::Service).map_or(Service::Unknown, |names| Service::Names(names.into())),
+            duration: row.value(Field::Duration)?,
+            conn_state: row.text(Field::ConnState).map(|state| Word(Cow::Borrowed(state))),
+            history: row.text(Field::History).map(|history| Word(Cow::Borrowed(history))),
+            missed_bytes: row.number(Field::MissedBytes)?,
+            orig_bytes: row.number(Field::OrigBytes)?,
+            orig_pkts: row.number(Field::OrigPkts)?,
+            orig_ip_bytes: row.number(Field::OrigIpBytes)?,
+            resp_bytes: row.number(Field::RespBytes)?,
+            resp_pkts: row.number(Field::RespPkts)?,
+            resp_ip_bytes: row.number(Field::RespIpBytes)?,
+            vlan: row.value(Field::Vlan)?.map(|Read(tag)| tag),
+            inner_vlan: row.value(Field::InnerVlan)?.map(|Read(tag)| tag),
+            orig_l2_addr: row.value(Field::OrigL2Addr)?,
+        };
+        Ok(conn.line(reading))
+    }
+}
+
+/// A line of values.
+struct Row<'a> {
+    columns: &'a Columns,
+    values: &'a [&'a str],
+}
+
+impl<'a> Row<'a> {
+    /// A value as it is written; `None` where it is unset or there is no such column.
+    fn text(&self, field: Field) -> Option<&'a str> {
+        let place = self.columns.places[field as usize]?;
+        let text = *self.values.get(place)?;
+        (text != self.columns.unset && text != self.columns.empty).then_some(text)
+    }
+
+    fn value<T: Text>(&self, field: Field) -> Result<Option<Read<T>>, Fault> {
+        let Some(text) = self.text(field) else { return Ok(None) };
+        T::read(text).map(|value| Some(Read(value))).ok_or_else(|| self.fault(field, text, T::EXPECTED))
+    }
+
+    fn number(&self, field: Field) -> Result<Option<u64>, Fault> {
+        Ok(self.value(field)?.map(|Read(number)| number))
+    }
+
+    fn needed<T: Text>(&self, field: Field) -> Result<Read<T>, Fault> {
+        self.value(field)?.ok_or_else(|| self.fault(field, &self.columns.unset, T::EXPECTED))
+    }
+
+    fn fault(&self, field: Field, value: &str, expected: &str) -> Fault {
+        let place = self.columns.places[field as usize].unwrap_or_default();
+        let separators = place * self.columns.separator.len();
+        let column = self.values[..place].iter().map(|value| value.len()).sum::<usize>() + separators + 1;
+        Fault::new(column, Field::ALL[field as usize].1, refused(value, expected))
+    }
+}
+
+impl Text for u64 {
+    const EXPECTED: &'static str = "a whole number";
+
+    fn read(text: &str) -> Option<Self> {
+        text.parse().ok()
+    }
+}
+
+impl Text for u16 {
+    const EXPECTED: &'static str = "a whole number from 0 to 65535";
+
+    fn read(text: &str) -> Option<Self> {
+        text.parse().ok()
+    }
+}
+
+/// `\x09` as Zeek writes its separator.
+fn unescaped(text: &str) -> String {
+    let mut pieces = text.split("\\x");
+    let mut plain = pieces.next().unwrap_or_default().to_owned();
+    for piece in pieces {
+        let code = piece.get(..2).and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        match code {
+            Some(code) => plain.extend([char::from(code)].into_iter().chain(piece.chars().skip(2))),
+            None => plain.extend(["\\x", piece]),
+        }
+    }
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_are_in_the_order_of_their_numbers() {
+        for (number, (field, _)) in Field::ALL.iter().enumerate() {
+            assert_eq!(*field as usize, number);
+        }
+    }
+
+    #[test]
+    fn separators_are_unescaped() {
+        assert_eq!([unescaped("\\x09"), unescaped("|"), unescaped("\\x7c\\x7C")], ["\t", "|", "||"]);
+        assert_eq!(unescaped("\\xzz"), "\\xzz");
+    }
+}

@@ -1,0 +1,259 @@
+//! Flow logs as flow records: mailflow's own lines, Suricata's, Zeek's conn.log.
+//!
+//! What a log does not tell is told as missing ([`Inputs`](crate::engine::inputs::Inputs)), never as
+//! zero. docs/backtest.md says what each format has.
+
+mod app;
+mod columns;
+mod ends;
+mod eve;
+mod fault;
+pub mod history;
+mod json;
+mod own;
+mod suricata;
+mod text;
+mod zeek;
+
+use std::{
+    io::{self, BufRead, BufReader, Cursor, Read},
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use self::columns::Columns;
+pub use self::fault::{Fault, LogError};
+use crate::{
+    engine::{flow::FlowRecord, settings::Services},
+    packed::Packed,
+};
+
+/// How much of a log is looked at to recognise it.
+const HEAD: u64 = 64 * 1024;
+/// The longest line that is read.
+const LONGEST: u64 = 1 << 20;
+
+/// The largest count that a flow may have: 281 TB.
+const LARGEST: u64 = 1 << 48;
+
+/// How lines are read.
+#[derive(Clone, Copy, Debug)]
+pub struct Reading<'a> {
+    /// The watched ports.
+    pub services: &'a Services,
+    /// What a frame has beside its IP packet, in bytes, instead of Ethernet and its tags.
+    pub l2_overhead: Option<u16>,
+}
+
+/// Whose record it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Origin {
+    /// mailflow's own.
+    Mailflow,
+    /// Suricata's.
+    Suricata,
+    /// Zeek's.
+    Zeek,
+}
+
+impl Origin {
+    /// Its name for people.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Origin::Mailflow => "mailflow",
+            Origin::Suricata => "Suricata",
+            Origin::Zeek => "Zeek",
+        }
+    }
+}
+
+/// A record from a log.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// The record.
+    pub record: FlowRecord,
+    /// Whose it is.
+    pub origin: Origin,
+}
+
+/// Why a line that can be read has no record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Skipped {
+    /// It is of another event type.
+    OtherEvent,
+    /// It is a flow to no watched port, or of neither TCP nor UDP: the agent would not count it.
+    NotWatched,
+}
+
+/// What comes of a line.
+#[derive(Clone, Debug)]
+pub enum Line {
+    /// A record.
+    Entry(Entry),
+    /// None.
+    Skipped(Skipped),
+}
+
+/// An open flow log.
+pub struct Log<'a> {
+    path: PathBuf,
+    reading: Reading<'a>,
+    position: Arc<AtomicU64>,
+    contents: Box<dyn BufRead + Send>,
+    format: Format,
+    line: Vec<u8>,
+    number: u64,
+    ended: bool,
+}
+
+/// A log's format.
+#[derive(Debug)]
+enum Format {
+    Eve,
+    ZeekJson,
+    ZeekColumns(Box<Columns>),
+    /// There is not one line.
+    Empty,
+}
+
+impl<'a> Log<'a> {
+    /// Opens a log and recognises it by what is in it.
+    ///
+    /// # Errors
+    /// It cannot be read, or is of no format known here.
+    pub fn open(path: &Path, reading: Reading<'a>) -> Result<Self, LogError> {
+        let failed = |source| LogError::File { path: path.to_owned(), source };
+        let mut file = Packed::open(path).map_err(failed)?;
+        let position = file.position();
+        let mut head = Vec::new();
+        // Damage this early leaves what stands before it.
+        let damage = match file.by_ref().take(HEAD).read_to_end(&mut head) {
+            Err(error) if head.is_empty() => return Err(failed(error)),
+            read => read.err(),
+        };
+        let format = Format::of(&head).map_err(|found| LogError::Format { path: path.to_owned(), found })?;
+        let contents = Box::new(BufReader::with_capacity(
+            HEAD as usize,
+            Cursor::new(head).chain(Broken(damage)).chain(file),
+        ));
+        let (line, number, ended) = (Vec::new(), 0, false);
+        Ok(Self { path: path.to_owned(), reading, position, contents, format, line, number, ended })
+    }
+
+    /// Bytes of the file that were read, as it is on the disk.
+    pub fn position(&self) -> u64 {
+        self.position.load(Ordering::Relaxed)
+    }
+
+    /// What comes of the next line; `None` at the end.
+    ///
+    /// # Errors
+    /// The line cannot be read, and the next one may be; after [`LogError::File`] and
+    /// [`LogError::Format`] there is none.
+    pub fn next_line(&mut self) -> Result<Option<Line>, LogError> {
+        while !self.ended {
+            match self.fill() {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(source) => {
+                    self.ended = true;
+                    return Err(LogError::File { path: self.path.clone(), source });
+                }
+            }
+            let line = self.line.trim_ascii_end();
+            if line.is_empty() {
+                continue;
+            }
+            let found = match &mut self.format {
+                _ if self.line.len() as u64 >= LONGEST => Err(Fault::new(1, "", "longer than 1 MiB")),
+                Format::Eve => eve::read(line, &self.reading),
+                Format::ZeekJson => zeek::read(line, &self.reading),
+                Format::ZeekColumns(columns) => match text(&self.line) {
+                    Ok(text) if text.starts_with('#') => match columns.header(text) {
+                        Ok(()) => continue,
+                        Err(found) => {
+                            self.ended = true;
+                            return Err(LogError::Format { path: self.path.clone(), found });
+                        }
+                    },
+                    Ok(text) => columns.read(text, &self.reading),
+                    Err(fault) => Err(fault),
+                },
+                Format::Empty => continue,
+            };
+            let found = found.and_then(possible);
+            let fault = |fault| LogError::Line { path: self.path.clone(), line: self.number, fault };
+            return found.map(Some).map_err(fault);
+        }
+        Ok(None)
+    }
+
+    /// Reads a line; what is too long is passed over. False at the end.
+    fn fill(&mut self) -> io::Result<bool> {
+        self.line.clear();
+        self.number += 1;
+        let read = (&mut self.contents).take(LONGEST).read_until(b'\n', &mut self.line)?;
+        if read as u64 == LONGEST && self.line.last() != Some(&b'\n') {
+            self.contents.skip_until(b'\n')?;
+        }
+        Ok(read > 0)
+    }
+}
+
+/// A line whose counts can be added up.
+fn possible(line: Line) -> Result<Line, Fault> {
+    let Line::Entry(Entry { record, .. }) = &line else { return Ok(line) };
+    for way in [&record.flow.up, &record.flow.down] {
+        for count in [way.packets, way.bytes, way.payload, way.data_packets, way.data_bytes] {
+            if count > LARGEST {
+                return Err(Fault::new(1, "", format!("{count}: a count of at most 2^48 was expected")));
+            }
+        }
+    }
+    Ok(line)
+}
+
+/// Damage that was found before its turn.
+struct Broken(Option<io::Error>);
+
+impl Read for Broken {
+    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+        self.0.take().map_or(Ok(0), Err)
+    }
+}
+
+/// A line of columns, whose last ones may be blank.
+fn text(line: &[u8]) -> Result<&str, Fault> {
+    let line = line.strip_suffix(b"\n").unwrap_or(line);
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    std::str::from_utf8(line).map_err(|error| Fault::new(error.valid_up_to() + 1, "", "not UTF-8"))
+}
+
+impl Format {
+    /// The format of a log that begins with `head`; otherwise what it begins with.
+    fn of(head: &[u8]) -> Result<Self, String> {
+        let has = |line: &[u8], key: &str| memchr::memmem::find(line, key.as_bytes()).is_some();
+        let mut first = None;
+        for line in head.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii) {
+            match line {
+                [] => continue,
+                [b'{', ..] if has(line, "\"event_type\"") => return Ok(Self::Eve),
+                [b'{', ..] if has(line, "\"id.orig_h\"") => return Ok(Self::ZeekJson),
+                [b'#', ..] if line.starts_with(b"#separator") || line.starts_with(b"#fields") => {
+                    return Ok(Self::ZeekColumns(Box::default()));
+                }
+                _ => first = first.or(Some(line)),
+            }
+        }
+        match first {
+            None => Ok(Self::Empty),
+            Some(line) => {
+                let shown: String = String::from_utf8_lossy(line).chars().take(40).collect();
+                Err(format!("no flow log; it begins with {shown:?}"))
+            }
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! mailflow's own flow lines (docs/events.md).
+
+use mailflow_common::{App, Facts};
+use serde::Deserialize;
+
+use super::{
+    Entry, Origin, Reading, app,
+    ends::Handshake,
+    eve::{Flow as Eve, Found, Word},
+    fault::Fault,
+    json,
+    text::{Mac, Read, Text, refused},
+};
+use crate::engine::{
+    flow::{Direction, Flow, FlowRecord, RecordReason},
+    inputs::Inputs,
+};
+
+/// What mailflow adds to an EVE line.
+#[derive(Debug, Deserialize)]
+pub(super) struct Extra<'a> {
+    payload_up: Option<u64>,
+    payload_down: Option<u64>,
+    data_packets_up: Option<u64>,
+    data_packets_down: Option<u64>,
+    data_bytes_up: Option<u64>,
+    data_bytes_down: Option<u64>,
+    messages_estimated: Option<u32>,
+    #[serde(borrow)]
+    app_evidence: Option<Word<'a>>,
+    complete: Option<bool>,
+    syn: Option<bool>,
+    synack: Option<bool>,
+    mac: Option<Read<Mac>>,
+}
+
+/// The record of a line; its source is the client.
+pub(super) fn entry(line: &Eve<'_>, extra: &Extra<'_>, text: &[u8], reading: &Reading<'_>) -> Found {
+    let Some(ends) = line.ends(text)? else { return Ok(None) };
+    let Some((key, ..)) = ends.place(Handshake::OfSource, reading.services) else { return Ok(None) };
+    let (start, end) = line.times(text)?;
+    let counters = &line.flow;
+    let app = line.app_proto.as_ref().map_or(Ok(App::Unseen), |app| named(&app.0, "app_proto", text))?;
+    let reason = counters
+        .reason
+        .as_ref()
+        .map_or(Ok(RecordReason::Closed), |reason| named(&reason.0, "flow.reason", text))?;
+
+    let direction =
+        |packets, bytes, payload: Option<u64>, data: Option<u64>, data_bytes: Option<u64>| Direction {
+            packets,
+            bytes,
+            payload: payload.unwrap_or_default(),
+            data_packets: data.unwrap_or_default(),
+            data_bytes: data_bytes.unwrap_or_default(),
+            last: (packets > 0).then_some(end.0),
+        };
+    let (packets, bytes) = (counters.pkts_toserver, counters.bytes_toserver);
+    let up = direction(packets, bytes, extra.payload_up, extra.data_packets_up, extra.data_bytes_up);
+    let (packets, bytes) = (counters.pkts_toclient, counters.bytes_toclient);
+    let down = direction(packets, bytes, extra.payload_down, extra.data_packets_down, extra.data_bytes_down);
+
+    let closed = counters.state.as_ref().is_some_and(|state| state.0 == "closed");
+    let mut facts = Facts {
+        syn: extra.syn.unwrap_or_default().into(),
+        syn_ack: extra.synack.unwrap_or_default().into(),
+        fin_up: closed.into(),
+        fin_down: closed.into(),
+        answered: (down.packets > 0).into(),
+        ..Facts::default()
+    };
+    let client = extra.app_evidence.as_ref().is_some_and(|evidence| evidence.0 == "client_hello");
+    app::stands_for(app, client, &mut facts);
+
+    let (messages, mac) = (extra.messages_estimated.unwrap_or_default(), extra.mac.map(|Read(mac)| mac.0));
+    let flow = Flow { key, up, down, first: start.0, messages, mac, facts };
+    let complete = extra.complete.unwrap_or_default();
+    let record = FlowRecord { flow, app, reason, complete, inputs: inputs(extra) };
+    Ok(Some(Entry { record, origin: Origin::Mailflow }))
+}
+
+fn inputs(extra: &Extra<'_>) -> Inputs {
+    let both = |one: Option<u64>, other: Option<u64>| one.and(other).is_some();
+    let mut inputs = Inputs::PACKETS | Inputs::BYTES;
+    inputs.set(Inputs::PAYLOAD, both(extra.payload_up, extra.payload_down));
+    inputs.set(Inputs::DATA_PACKETS, both(extra.data_packets_up, extra.data_packets_down));
+    inputs.set(Inputs::DATA_BYTES, both(extra.data_bytes_up, extra.data_bytes_down));
+    inputs.set(Inputs::MESSAGES, extra.messages_estimated.is_some());
+    inputs.set(Inputs::SYN, extra.syn.is_some());
+    inputs.set(Inputs::SYN_ACK, extra.synack.is_some());
+    inputs
+}
+
+fn named<T: Text>(name: &str, field: &str, text: &[u8]) -> Result<T, Fault> {
+    T::read(name).ok_or_else(|| Fault::new(json::column(text, field), field, refused(name, T::EXPECTED)))
+}

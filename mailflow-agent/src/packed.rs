@@ -1,0 +1,62 @@
+//! Files that may be compressed with gzip, and how far they were read.
+
+use std::{
+    fs::File,
+    io::{self, BufRead, BufReader, Read},
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use flate2::read::MultiGzDecoder;
+
+/// What a gzip member begins with (RFC 1952, 2.3.1).
+const GZIP: [u8; 2] = [0x1f, 0x8b];
+
+/// A file's contents, unpacked where it is packed. Nothing is sought in it, so that it may be a pipe.
+pub struct Packed {
+    contents: Box<dyn Read + Send>,
+    position: Arc<AtomicU64>,
+}
+
+impl Packed {
+    /// Opens a file.
+    ///
+    /// # Errors
+    /// It cannot be opened or read.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let position = Arc::new(AtomicU64::new(0));
+        let mut file = BufReader::new(Counted { file: File::open(path)?, position: Arc::clone(&position) });
+        let packed = file.fill_buf()?.starts_with(&GZIP);
+        let contents: Box<dyn Read + Send> =
+            if packed { Box::new(MultiGzDecoder::new(file)) } else { Box::new(file) };
+        Ok(Self { contents, position })
+    }
+
+    /// Bytes of the file that were read, as it is on the disk; goes on while the contents are read.
+    pub fn position(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.position)
+    }
+}
+
+impl Read for Packed {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.contents.read(buffer)
+    }
+}
+
+/// A file that tells how far it was read.
+struct Counted {
+    file: File,
+    position: Arc<AtomicU64>,
+}
+
+impl Read for Counted {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read(buffer)?;
+        self.position.fetch_add(read as u64, Ordering::Relaxed);
+        Ok(read)
+    }
+}

@@ -1,0 +1,16 @@
+//! `backtest`: the rules on flow logs, against `replay`, arithmetic and itself.
+//!
+//! The logs are written here, by a writer for each format that shares no code with the product.
+
+#[path = "backtest/corpus.rs"]
+mod corpus;
+#[path = "backtest/faults.rs"]
+mod faults;
+#[path = "backtest/order.rs"]
+mod order;
+#[path = "backtest/roundtrip.rs"]
+mod roundtrip;
+#[path = "backtest/run.rs"]
+mod run;
+#[path = "backtest/writers.rs"]
+mod writers;

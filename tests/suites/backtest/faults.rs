@@ -1,0 +1,274 @@
+//! What cannot be read: named with its place, and the rest counts.
+
+use mailflow_agent::{
+    config,
+    flowlog::{Log, LogError, Reading},
+};
+use proptest::prelude::*;
+
+use super::{
+    run::{Files, backtest, rules},
+    writers::{BEGIN, Session, ZEEK_HEADER, columns, lines},
+};
+
+const ONE: [(&str, &str, u64); 1] = [("one", "{ test: ratio }", 1)];
+
+fn session() -> Session {
+    Session::mail("10.0.0.1", 4_000, BEGIN * 1_000_000)
+}
+
+/// A good line, a bad one, a good one of another source.
+fn bad_second(good: fn(&Session) -> String, bad: &str) -> String {
+    let other = Session { client: "10.0.0.2".to_owned(), ..session() };
+    lines([good(&session()), bad.to_owned(), good(&other)])
+}
+
+/// The place and words of the one line that cannot be read, while the other two fire.
+fn fault(log: &str) -> String {
+    let files = Files::new();
+    let config = files.write("config.yaml", rules(&ONE));
+    let path = files.write("log", log);
+    let told = backtest(&[], &config, std::slice::from_ref(&path));
+    assert_eq!(told.code, 1, "{}", told.log);
+    assert_eq!(told.firing().len(), 2, "the others count: {}", told.log);
+    assert!(told.log.contains("unreadable=1"), "{}", told.log);
+    let place = format!("{}:", path.display());
+    let line = told.log.lines().find_map(|line| line.split_once(&place)).map(|(_, rest)| rest);
+    line.unwrap_or_else(|| panic!("no place: {}", told.log)).to_owned()
+}
+
+#[test]
+fn each_kind_of_bad_line_is_named_with_its_place() {
+    let own = |session: &Session| session.own("closed");
+    let eve = |good: fn(&Session) -> String, from: &str, to: &str| {
+        let line = good(&session());
+        assert!(line.contains(from), "{from} in {line}");
+        fault(&bad_second(good, &line.replace(from, to)))
+    };
+    let told = [
+        (eve(own, "\"10.0.0.1\"", "\"10.0.0.256\""), "src_ip: \"10.0.0.256\": expected an IP address"),
+        (eve(own, "\"10.0.0.1\"", "7"), "src_ip: \"7\": expected an IP address"),
+        (eve(own, ":4000", ":65536"), "src_port: invalid value: integer `65536`, expected u16"),
+        (eve(own, "\"src_port\"", "\"port\""), "missing field `src_port`"),
+        (
+            eve(own, "\"pkts_toserver\":10", "\"pkts_toserver\":-1"),
+            "flow.pkts_toserver: invalid value: integer `-1`",
+        ),
+        (eve(own, "\"pkts_toserver\"", "\"packets\""), "flow: missing field `pkts_toserver`"),
+        (eve(own, "\"start\":\"2023-11-14", "\"start\":\"2023-11-31"), "flow.start: \"2023-11-31T"),
+        (eve(own, "\"start\":\"2023", "\"start\":\"2024"), "flow.end: lies before flow.start"),
+        (
+            eve(own, "\"closed\"", "\"gone\""),
+            "flow.reason: \"gone\": expected closed, idle, active or shutdown",
+        ),
+        (
+            eve(own, "\"app_proto\":\"smtp\"", "\"app_proto\":\"smpt\""),
+            "app_proto: \"smpt\": expected an application",
+        ),
+        (eve(own, "\"mac\":null", "\"mac\":\"02:00\""), "mailflow.mac: \"02:00\": expected a MAC address"),
+        (
+            eve(own, "\"payload_up\":1400", "\"payload_up\":\"much\""),
+            "mailflow.payload_up: invalid type: string \"much\", expected u64",
+        ),
+        (
+            eve(Session::suricata, "\"bytes_toclient\":2140", "\"bytes_toclient\":139"),
+            "flow.bytes_toclient: \"139\": expected at least 14 a packet, of which there are 10",
+        ),
+        (eve(Session::suricata, "\"1b\"", "\"xx\""), "tcp.tcp_flags_t"),
+        (eve(Session::zeek, "\"proto\":\"tcp\"", "\"proto\":6"), "proto: \"6\": expected a protocol"),
+        (
+            eve(Session::zeek, "\"duration\":1.5", "\"duration\":-1.5"),
+            "duration: \"-1.5\": expected a duration",
+        ),
+        (eve(Session::zeek, "\"ts\":", "\"time\":"), "missing field `ts`"),
+    ];
+    for (told, expected) in told {
+        assert!(told.starts_with("2:"), "{told}: the second line");
+        let (column, words) = told[2..].split_once(": ").unwrap();
+        assert!(column.parse::<usize>().unwrap() > 1, "{told}: a column");
+        assert!(words.starts_with(expected), "{told}: not {expected}");
+    }
+    for (bad, expected) in [
+        (own(&session())[..200].to_owned(), "2:200: EOF while parsing"),
+        (
+            own(&session()).replace("\"payload_up\":1400", "\"payload_up\":18446744073709551615"),
+            "a count of at most 2^48",
+        ),
+        ("nonsense".to_owned(), "2:2: expected ident"),
+        (own(&session()) + "}", "trailing characters"),
+    ] {
+        let told = fault(&bad_second(own, &bad));
+        assert!(told.contains(expected), "{told}: not {expected}");
+    }
+}
+
+#[test]
+fn columns_are_named_with_their_place() {
+    let with = |bad: String| {
+        let other = Session { client: "10.0.0.2".to_owned(), ..session() };
+        let rows = lines([session().columns(), bad, other.columns()]);
+        fault(&format!("{ZEEK_HEADER}{rows}"))
+    };
+    let line = session().columns();
+    let column = |value: &str| line.find(value).unwrap() + 1;
+    for (from, to, expected) in [
+        (
+            "\t4000\t",
+            "\t4000x\t",
+            format!("{}: id.orig_p: \"4000x\": expected a whole number", column("4000")),
+        ),
+        (
+            "10.0.0.1",
+            "10.0.0",
+            format!("{}: id.orig_h: \"10.0.0\": expected an IP address", column("10.0.0.1")),
+        ),
+        ("1.500000", "1,5", format!("{}: duration: \"1,5\": expected a duration", column("1.500000"))),
+        ("1700000000.0", "-", "1: ts: ".to_owned()),
+        ("\ttcp\t", "\t-\t", format!("{}: proto: \"-\": expected a protocol", column("tcp"))),
+        ("\t2000\t(empty)", "", "1: 19 columns: expected 21".to_owned()),
+    ] {
+        assert!(line.contains(from));
+        let told = with(line.replace(from, to));
+        let expected = format!("10:{expected}");
+        assert!(told.starts_with(&expected), "{told}: not {expected}");
+    }
+}
+
+#[test]
+fn ten_are_shown_and_the_rest_is_counted() {
+    let files = Files::new();
+    let config = files.write("config.yaml", rules(&ONE));
+    let bad = (0..13).map(|number| format!("{{\"event_type\":\"flow\",\"src_ip\":\"{number}\"}}"));
+    let path = files.write("log", lines(bad.chain([session().own("closed")])));
+    let told = backtest(&[], &config, std::slice::from_ref(&path));
+    assert_eq!((told.code, told.alerts.len()), (1, 1), "{}", told.log);
+    let place = format!("{}:", path.display());
+    assert_eq!(told.log.lines().filter(|line| line.contains(&place)).count(), 10, "{}", told.log);
+    assert!(told.log.contains("3 more lines could not be read"), "{}", told.log);
+    assert!(told.log.contains("unreadable=13"), "{}", told.log);
+}
+
+#[test]
+fn what_is_no_flow_log_is_told_what_was_expected_and_the_others_count() {
+    let files = Files::new();
+    let config = files.write("config.yaml", rules(&ONE));
+    let good = files.write("good", session().own("closed"));
+    let zeek = columns(&[session()]);
+    for (name, contents) in [
+        ("text", b"a letter\nto somebody\n".to_vec()),
+        ("capture", b"\xd4\xc3\xb2\xa1\x02\x00\x04\x00".to_vec()),
+        ("json", b"{\"message\":\"hello\"}\n".to_vec()),
+        ("smtp.log", zeek.replace("#path\tconn", "#path\tsmtp").into_bytes()),
+        ("cut.log", zeek.replace("\tproto", "\tproton").into_bytes()),
+        ("headless.log", session().columns().into_bytes()),
+    ] {
+        let bad = files.write(name, contents);
+        let told = backtest(&[], &config, &[bad.clone(), good.clone()]);
+        assert_eq!((told.code, told.alerts.len()), (1, 1), "{name}: {}", told.log);
+        let line = told.log.lines().find(|line| line.contains(&*bad.to_string_lossy())).unwrap();
+        assert!(line.contains("expected JSON lines with `event_type`"), "{line}");
+        assert!(line.contains("Zeek's conn.log with its `#fields` line"), "{line}");
+    }
+    let told = backtest(&[], &config, &[files.path("missing"), good.clone()]);
+    assert_eq!((told.code, told.alerts.len()), (1, 1), "{}", told.log);
+    assert!(told.log.contains("missing: No such file or directory"), "{}", told.log);
+    let told = backtest(&[], &config, &[files.write("empty", ""), good]);
+    assert_eq!((told.code, told.alerts.len()), (0, 1), "nothing is wrong with no line: {}", told.log);
+}
+
+#[test]
+fn a_cut_gzip_file_counts_as_far_as_it_goes() {
+    use std::io::Write;
+    let files = Files::new();
+    let config = files.write("config.yaml", rules(&ONE));
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::none());
+    let one = session().own("closed");
+    gzip.write_all(lines([one.clone(), one.replace("10.0.0.1", "10.0.0.2")]).as_bytes()).unwrap();
+    let packed = gzip.finish().unwrap();
+    let cut = files.write("cut", &packed[..packed.len() - 100]);
+    let told = backtest(&[], &config, std::slice::from_ref(&cut));
+    assert_eq!(told.code, 1, "{}", told.log);
+    assert!(told.log.contains(&format!("{}: ", cut.display())), "{}", told.log);
+    assert_eq!(told.firing(), [("one".to_owned(), "10.0.0.1".to_owned())], "{}", told.log);
+}
+
+#[test]
+fn bad_usage_and_bad_configurations_end_with_2() {
+    let files = Files::new();
+    let log = files.write("log", session().own("closed"));
+    let bad = files.write("bad.yaml", "rules: 7\n");
+    assert_eq!(backtest(&[], &bad, std::slice::from_ref(&log)).code, 2);
+    let good = files.write("config.yaml", rules(&ONE));
+    assert_eq!(backtest(&[], &good, &[]).code, 2, "no log");
+    assert_eq!(backtest(&["--l2-overhead", "some"], &good, &[log]).code, 2);
+}
+
+proptest! {
+    /// Whatever stands in a line: it is read, skipped or named; nothing ends the log but damage of its own.
+    #[test]
+    fn any_line_is_read_or_named(
+        kind in 0..4usize,
+        cuts in prop::collection::vec((any::<prop::sample::Index>(), prop::sample::select(PIECES)), 1..6),
+    ) {
+        let good = [session().own("closed"), session().suricata(), session().zeek(), session().columns()];
+        let mut bad = good[kind].clone().into_bytes();
+        for (at, piece) in cuts {
+            let at = at.index(bad.len());
+            let end = (at + piece.len()).min(bad.len());
+            bad.splice(at..end, piece.iter().copied());
+        }
+        let mut log = if kind == 3 { ZEEK_HEADER.as_bytes().to_vec() } else { Vec::new() };
+        for line in [good[kind].as_bytes(), &bad, good[kind].as_bytes()] {
+            log.extend(line);
+            log.push(b'\n');
+        }
+        let files = Files::new();
+        let path = files.write("log", log);
+        let config = config::load(None).unwrap();
+        let reading = Reading { services: &config.engine.services, l2_overhead: None };
+        let mut log = Log::open(&path, reading).unwrap();
+        let mut read = 0;
+        loop {
+            match log.next_line() {
+                Ok(None) => break,
+                Ok(Some(_)) => read += 1,
+                Err(LogError::Line { line, fault, .. }) => {
+                    prop_assert!(line > 1 && fault.column > 0 && !fault.what.is_empty(), "{fault}");
+                }
+                Err(LogError::Format { .. }) if kind == 3 => return Ok(()),
+                Err(error) => prop_assert!(false, "{error}"),
+            }
+        }
+        prop_assert!(read >= 2, "the good lines");
+    }
+}
+
+/// What may stand where it should not.
+const PIECES: &[&[u8]] = &[
+    b"\"",
+    b"{",
+    b"}",
+    b"[",
+    b"]",
+    b",",
+    b":",
+    b"\\",
+    b"\\u00",
+    b"\xff",
+    b"\0",
+    b"\t",
+    b"\r",
+    b"#",
+    b"-",
+    b"-1",
+    b"1e400",
+    b"1.5",
+    b"null",
+    b"true",
+    b"18446744073709551616",
+    b"9999-12-31T23:59:60.000000+0000",
+    b"::",
+    "\u{e9}".as_bytes(),
+    b" ",
+    b"",
+];
