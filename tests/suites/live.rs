@@ -8,9 +8,13 @@ mod counts;
 mod errors;
 #[path = "live/polls.rs"]
 mod polls;
+#[path = "live/ports.rs"]
+mod ports;
 #[path = "live/rule.rs"]
 mod rule;
 #[path = "live/stop.rs"]
 mod stop;
 #[path = "live/wire.rs"]
 mod wire;
+#[path = "live/zones.rs"]
+mod zones;

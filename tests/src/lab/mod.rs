@@ -11,6 +11,7 @@ mod debian;
 mod http;
 mod mail;
 mod ns;
+mod port;
 mod postfix;
 mod tcp;
 mod tcpreplay;
@@ -30,8 +31,9 @@ pub use debian::{Unpacked, With, is_unpacked, unpack};
 pub use http::{HttpServer, get};
 pub use mail::{Mail, Mode, send_mail, send_mails};
 pub use ns::Ns;
+pub use port::Port;
 pub use postfix::{Package, Postfix, PostfixOptions};
-pub use tcp::{TcpFacts, Transfer, transfer};
+pub use tcp::{Connection, TcpFacts, Transfer, transfer};
 pub use tcpreplay::Tcpreplay;
 pub use topology::Family;
 
