@@ -3,6 +3,8 @@
 
 #[path = "config/faults.rs"]
 mod faults;
+#[path = "config/lists.rs"]
+mod lists;
 #[path = "config/networks.rs"]
 mod networks;
 #[path = "config/values.rs"]

@@ -4,6 +4,7 @@ pub mod backtest;
 mod cycle;
 mod delivery;
 mod judges;
+mod lists;
 mod load;
 mod outputs;
 mod pipeline;

@@ -8,6 +8,7 @@ use tracing::info;
 use super::{
     cycle,
     delivery::Delivery,
+    lists::ListWatch,
     load::{Hosts, load},
     outputs::Outputs,
     report::{self, Room},
@@ -29,6 +30,7 @@ pub(super) struct Pipeline {
     tables: FlowTable,
     room: Room,
     delivery: Delivery,
+    lists: ListWatch,
 }
 
 /// Where effects go.
@@ -82,13 +84,17 @@ impl Pipeline {
             tables: config.flow_table,
             room: Room::Enough,
             delivery: Delivery::default(),
+            lists: ListWatch::new(config.lists.clone(), &config.engine.internal),
         })
     }
 
     /// Reads the kernel's table and hands on what follows from it.
     pub(super) fn poll(&mut self) -> Result<()> {
         let now = clock::now();
-        let Self { kernel, engine, sinks, tables, room, delivery } = self;
+        let Self { kernel, engine, sinks, tables, room, delivery, lists } = self;
+        if let Some(internal) = lists.look(now, &sinks.view.agent) {
+            engine.set_internal(internal);
+        }
         kernel.follow(now, Verify::WhenDue);
         let before = kernel.totals()?;
         let drain = cycle::look(kernel, engine, now, |effects| sinks.take(now, effects))?;

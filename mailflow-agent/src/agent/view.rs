@@ -33,6 +33,8 @@ impl View {
     pub(super) fn new(config: &Config, started: f64) -> Result<Self> {
         let agent = Agent::new(env!("CARGO_PKG_VERSION"), started)?;
         agent.config_loaded(Load::Good(started));
+        agent.lists_loaded(Load::Good(started));
+        agent.listed_networks(config.engine.internal.networks().len());
         let limits = Limits { sources: config.outputs.max_sources, ..Limits::default() };
         let rules = config.engine.rules.iter().map(|rule| rule.name.clone());
         let numbers = Numbers { ledger: Ledger::new(limits, rules), windows: Vec::new(), kernel: None };

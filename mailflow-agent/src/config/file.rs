@@ -6,6 +6,8 @@ use super::fault::{Fault, Faults, Place, Position};
 
 /// Larger files than this (64 MiB) are no configuration.
 const MAX_BYTES: u64 = 64 << 20;
+/// Larger files than this (256 MiB) are no list: NetBox says about 1 kB of a prefix.
+const MAX_LIST_BYTES: u64 = 256 << 20;
 
 /// Why a file is no text.
 #[derive(Debug, PartialEq, Eq)]
@@ -31,12 +33,21 @@ impl NoText {
 
 /// Reads a file that must be text.
 pub(super) fn read(path: &Path) -> Result<String, NoText> {
+    read_at_most(path, MAX_BYTES)
+}
+
+/// Reads a list of networks, which must be text too.
+pub(super) fn read_list(path: &Path) -> Result<String, NoText> {
+    read_at_most(path, MAX_LIST_BYTES)
+}
+
+fn read_at_most(path: &Path, most: u64) -> Result<String, NoText> {
     let whole = |why: String| NoText { position: None, why };
     let cannot = |error: std::io::Error| whole(format!("cannot be read: {error}"));
     let mut bytes = Vec::new();
-    File::open(path).map_err(cannot)?.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(cannot)?;
-    if bytes.len() as u64 > MAX_BYTES {
-        return Err(whole(format!("larger than {} MiB", MAX_BYTES >> 20)));
+    File::open(path).map_err(cannot)?.take(most + 1).read_to_end(&mut bytes).map_err(cannot)?;
+    if bytes.len() as u64 > most {
+        return Err(whole(format!("larger than {} MiB", most >> 20)));
     }
     text(bytes)
 }

@@ -8,6 +8,7 @@ mod build;
 mod fault;
 mod file;
 mod interfaces;
+mod lists;
 mod matching;
 mod networks;
 mod outputs;
@@ -15,6 +16,8 @@ mod overlap;
 mod ports;
 mod read;
 mod rules;
+#[cfg_attr(not(test), expect(dead_code, reason = "rules and allow-lists will read their sets with it"))]
+mod sets;
 mod span;
 mod typed;
 pub mod value;
@@ -28,6 +31,7 @@ use std::{
 use crate::engine::settings::{Settings, Timeouts};
 use fault::Collector;
 pub use fault::{Fault, Faults, Place, Position};
+pub use lists::Lists;
 use read::{At, Fields};
 use typed::{number, parsed};
 
@@ -81,6 +85,7 @@ fn config(at: &At<'_>, faults: &mut Collector, directory: &Path) -> Option<Confi
         let shipped = fields.shipped("rules").map(|entry| &entry.value);
         let rules = fields.needed("rules", |at, faults| rules::read(at, faults, watched.as_ref(), shipped));
         let outputs = fields.needed("outputs", outputs::read);
+        let (internal, lists) = internal?;
         Some(Config {
             interfaces: interfaces?,
             poll_interval: poll_interval?,
@@ -88,10 +93,11 @@ fn config(at: &At<'_>, faults: &mut Collector, directory: &Path) -> Option<Confi
             engine: Settings {
                 timeouts: timeouts?,
                 services: watched?.services()?,
-                internal: internal?,
+                internal,
                 v6_source_prefix: v6_source_prefix?,
                 rules: rules?,
             },
+            lists,
             outputs: outputs?,
             kernel_log: None,
             warnings: Vec::new(),
@@ -149,6 +155,8 @@ pub struct Config {
     pub poll_interval: Duration,
     /// The kernel's tables.
     pub flow_table: FlowTable,
+    /// Where the internal networks come from.
+    pub lists: Lists,
     /// What the engine is told.
     pub engine: Settings,
     /// Where records go.

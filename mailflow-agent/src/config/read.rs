@@ -3,6 +3,7 @@
 use std::fmt::Display;
 
 use super::{
+    DEFAULT_NAME,
     fault::{Collector, Fault, Place, Position, nearest, quote},
     span::{Content, Entry, Node, push_key},
 };
@@ -41,6 +42,14 @@ impl<'a> At<'a> {
     /// Where it is.
     pub(super) fn place(&self, faults: &Collector) -> Place {
         faults.place(self.position)
+    }
+
+    /// Where it is written: for a value that was left out, in the shipped file.
+    pub(super) fn written(&self, faults: &Collector) -> Place {
+        match self.origin {
+            Origin::Own => self.place(faults),
+            Origin::Shipped => Place { file: DEFAULT_NAME.into(), position: Some(self.node.position) },
+        }
     }
 
     /// The name of the setting.

@@ -1,10 +1,22 @@
-//! The internal networks: which addresses are ours.
+//! The internal networks: which addresses are ours, and whose.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::{
+    collections::BTreeSet,
+    fmt,
+    net::{IpAddr, Ipv6Addr},
+    sync::Arc,
+};
 
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ipnet::{IpNet, Ipv4Net};
 
-use super::special::{SpecialUse, special_use};
+pub use super::{
+    asset_role::AssetRole,
+    set::{Member, Set},
+};
+use super::{
+    ranges::{Ranges, Span},
+    special::{SpecialUse, special_use},
+};
 
 /// One line of a network list.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,52 +27,119 @@ pub struct Network {
     pub exclude: bool,
     /// The line as written, for evidence.
     pub line: String,
-    /// The group it belongs to.
+    /// The group it belongs to, a name of the operator's.
     pub group: Option<String>,
+    /// What its hosts are for.
+    pub role: Option<AssetRole>,
+    /// Where the line stands.
+    pub origin: Option<Origin>,
 }
 
-/// A set of networks; the longest match decides, of equal prefixes the later line.
+impl Network {
+    /// An internal network of no group and no role.
+    pub fn new(net: IpNet, line: impl Into<String>) -> Self {
+        Self { net, exclude: false, line: line.into(), group: None, role: None, origin: None }
+    }
+}
+
+/// Where a network is listed.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Origin {
+    /// The file as it was named.
+    pub file: Arc<str>,
+    /// The line, from 1.
+    pub line: usize,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.file, self.line)
+    }
+}
+
+/// A set of networks; the longest match decides, of equal prefixes the later line. Clones share it.
+///
+/// A network that names no group, or no role, has that of the nearest network around it. An excluded
+/// network ends this: what is put back inside it begins anew.
 #[derive(Clone, Debug, Default)]
-pub struct Networks {
+pub struct Networks(Arc<Index>);
+
+#[derive(Debug, Default)]
+struct Index {
     networks: Vec<Network>,
-    v4: Ranges,
-    v6: Ranges,
+    v4: Ranges<u32>,
+    v6: Ranges<u128>,
 }
 
 impl Networks {
     /// A set of these lines. A v4-mapped prefix stands for the IPv4 prefix inside it.
-    pub fn new(networks: Vec<Network>) -> Self {
+    pub fn new(mut networks: Vec<Network>) -> Self {
+        inherit(&mut networks);
         let (mut v4, mut v6) = (Vec::new(), Vec::new());
         for (line, network) in networks.iter().enumerate() {
             match canonical(network.net) {
-                IpNet::V4(net) => v4.push(Span::v4(net, line)),
-                IpNet::V6(net) => v6.push(Span::v6(net, line)),
+                IpNet::V4(net) => {
+                    let [first, last] = [net.network(), net.broadcast()].map(|ip| u128::from(ip.to_bits()));
+                    v4.push(Span { first, last, line });
+                }
+                IpNet::V6(net) => {
+                    let [first, last] = [net.network(), net.broadcast()].map(Ipv6Addr::to_bits);
+                    v6.push(Span { first, last, line });
+                }
             }
         }
-        Self { networks, v4: Ranges::new(v4), v6: Ranges::new(v6) }
+        // A range behind the last IPv4 address would begin at none: it holds no address.
+        let v4 = Ranges::new(v4, |start| u32::try_from(start).ok());
+        Self(Arc::new(Index { networks, v4, v6: Ranges::new(v6, Some) }))
     }
 
     /// The line that makes `ip` internal: the longest that matches, unless it excludes.
     pub fn find(&self, ip: IpAddr) -> Option<&Network> {
         let line = match ip.to_canonical() {
-            IpAddr::V4(v4) => self.v4.find(u128::from(v4.to_bits())),
-            IpAddr::V6(v6) => self.v6.find(v6.to_bits()),
+            IpAddr::V4(v4) => self.0.v4.find(v4.to_bits()),
+            IpAddr::V6(v6) => self.0.v6.find(v6.to_bits()),
         };
-        self.networks.get(line?).filter(|network| !network.exclude)
+        self.0.networks.get(line?).filter(|network| !network.exclude)
     }
 
-    /// The lines.
+    /// The lines, with the groups and roles that they inherit.
     pub fn networks(&self) -> &[Network] {
-        &self.networks
+        &self.0.networks
     }
 
-    /// Where `ip` is. The internal list goes first: what it names is inside, special use or not.
-    pub fn place(&self, ip: IpAddr) -> Place {
-        if self.find(ip).is_some() {
-            return Place::Internal;
-        }
-        special_use(ip).map_or(Place::Internet, Place::Special)
+    /// The groups that internal networks belong to.
+    pub fn groups(&self) -> BTreeSet<&str> {
+        let internal = self.networks().iter().filter(|network| !network.exclude);
+        internal.filter_map(|network| network.group.as_deref()).collect()
     }
+
+    /// `ip` with all that is known of it. The internal list goes first: what it names is inside,
+    /// special use or not.
+    pub fn locate(&self, ip: IpAddr) -> Site<'_> {
+        let ip = ip.to_canonical();
+        let network = self.find(ip);
+        let place = match network {
+            Some(_) => Place::Internal,
+            None => special_use(ip).map_or(Place::Internet, Place::Special),
+        };
+        Site { ip, place, network }
+    }
+
+    /// Where `ip` is.
+    pub fn place(&self, ip: IpAddr) -> Place {
+        self.locate(ip).place
+    }
+}
+
+/// An address with all that is known of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Site<'a> {
+    /// The address; a v4-mapped one as the IPv4 address inside it.
+    pub ip: IpAddr,
+    /// Where it is.
+    pub place: Place,
+    /// The line that makes it internal.
+    pub network: Option<&'a Network>,
 }
 
 /// Where an address is, seen from inside.
@@ -85,66 +164,27 @@ pub fn canonical(net: IpNet) -> IpNet {
     }
 }
 
-/// The addresses of one line.
-#[derive(Clone, Copy)]
-struct Span {
-    first: u128,
-    last: u128,
-    line: usize,
-}
-
-impl Span {
-    fn v4(net: Ipv4Net, line: usize) -> Self {
-        let [first, last] = [net.network(), net.broadcast()].map(|ip| u128::from(ip.to_bits()));
-        Self { first, last, line }
-    }
-
-    fn v6(net: Ipv6Net, line: usize) -> Self {
-        let [first, last] = [net.network(), net.broadcast()].map(Ipv6Addr::to_bits);
-        Self { first, last, line }
-    }
-}
-
-/// Prefixes laid flat: where each range begins, ascending, and the line that decides from there on.
-///
-/// Prefixes nest and never cross, so n of them make at most 2n + 1 ranges, and one binary search
-/// answers for any n.
-#[derive(Clone, Debug, Default)]
-struct Ranges(Vec<(u128, Option<usize>)>);
-
-impl Ranges {
-    fn new(mut spans: Vec<Span>) -> Self {
-        // Outer before inner; of equal ones the later line lies on top.
-        spans.sort_by_key(|span| (span.first, std::cmp::Reverse(span.last), span.line));
-        let mut ranges = Self::default();
-        let mut open: Vec<Span> = Vec::new();
-        for span in spans {
-            ranges.close(&mut open, Some(span.first));
-            ranges.begin(span.first, Some(span.line));
-            open.push(span);
-        }
-        ranges.close(&mut open, None);
-        ranges
-    }
-
-    /// Ends the open spans that lie before `until`; what encloses each decides again behind it.
-    fn close(&mut self, open: &mut Vec<Span>, until: Option<u128>) {
-        while let Some(inner) = open.pop_if(|span| until.is_none_or(|until| span.last < until)) {
-            if let Some(next) = inner.last.checked_add(1) {
-                self.begin(next, open.last().map(|outer| outer.line));
+/// Hands groups and roles on to networks inside that have none.
+fn inherit(networks: &mut [Network]) {
+    let mut order: Vec<(IpNet, usize)> =
+        networks.iter().enumerate().map(|(line, network)| (canonical(network.net), line)).collect();
+    // By address, the wider first: what contains a network comes before it.
+    order.sort_unstable();
+    let mut around: Vec<(IpNet, usize)> = Vec::new();
+    for (net, line) in order {
+        // A later line takes the place of an earlier one with the same prefix.
+        while around.pop_if(|(outer, _)| *outer == net || !outer.contains(&net)).is_some() {}
+        if let Some((_, outer)) = around.last()
+            && let Ok([outer, inner]) = networks.get_disjoint_mut([*outer, line])
+            && !outer.exclude
+            && !inner.exclude
+        {
+            if inner.group.is_none() {
+                inner.group.clone_from(&outer.group);
             }
+            inner.role = inner.role.or(outer.role);
         }
-    }
-
-    fn begin(&mut self, at: u128, line: Option<usize>) {
-        // A range that would be empty is replaced.
-        self.0.pop_if(|(start, _)| *start == at);
-        self.0.push((at, line));
-    }
-
-    fn find(&self, ip: u128) -> Option<usize> {
-        let behind = self.0.partition_point(|(start, _)| *start <= ip);
-        self.0.get(behind.checked_sub(1)?)?.1
+        around.push((net, line));
     }
 }
 
@@ -156,7 +196,7 @@ mod tests {
 
     fn network(line: &str) -> Network {
         let net: IpNet = line.trim_start_matches('!').parse().unwrap();
-        Network { net, exclude: line.starts_with('!'), line: line.to_owned(), group: None }
+        Network { exclude: line.starts_with('!'), ..Network::new(net, line) }
     }
 
     fn found<'a>(networks: &'a Networks, ip: &str) -> Option<&'a str> {
@@ -198,24 +238,89 @@ mod tests {
         assert_eq!(place("10.0.0.1"), Place::Internet, "a neighbour's");
     }
 
+    #[test]
+    fn groups_and_roles_are_inherited_up_to_an_exclusion() {
+        let of = |line: &str, group: &str, role| Network {
+            group: (!group.is_empty()).then(|| group.to_owned()),
+            role,
+            ..network(line)
+        };
+        let networks = Networks::new(vec![
+            of("10.0.0.1/32", "", Some(AssetRole::Mta)),
+            of("10.0.0.0/8", "corp", Some(AssetRole::Workstation)),
+            of("10.0.0.0/24", "lab", None),
+            of("!10.9.0.0/16", "", None),
+            of("10.9.1.0/24", "", None),
+            of("10.8.0.0/16", "old", Some(AssetRole::Guest)),
+            of("10.8.0.0/16", "", None),
+            of("10.8.1.0/24", "", None),
+            of("11.0.0.0/8", "", None),
+        ]);
+        let found = |ip: &str| {
+            let network = networks.find(ip.parse().unwrap()).unwrap();
+            (network.group.as_deref(), network.role)
+        };
+        assert_eq!(found("10.1.1.1"), (Some("corp"), Some(AssetRole::Workstation)));
+        assert_eq!(found("10.0.0.2"), (Some("lab"), Some(AssetRole::Workstation)));
+        assert_eq!(found("10.0.0.1"), (Some("lab"), Some(AssetRole::Mta)), "each by itself");
+        assert_eq!(found("10.9.1.1"), (None, None), "an exclusion ends it");
+        assert_eq!(found("10.8.0.1"), (Some("corp"), Some(AssetRole::Workstation)), "the later line");
+        assert_eq!(found("10.8.1.1"), (Some("corp"), Some(AssetRole::Workstation)));
+        assert_eq!(found("11.1.1.1"), (None, None), "a neighbour is not around it");
+        assert_eq!(networks.groups(), BTreeSet::from(["corp", "lab", "old"]));
+    }
+
+    /// What a walk over all lines finds, without an index: the longest match, and the group and role
+    /// that the lines around it give.
+    fn walked(lines: &[Network], ip: IpAddr) -> Option<Network> {
+        let mut around: Vec<&Network> = lines.iter().filter(|line| line.net.contains(&ip)).collect();
+        // Stable, so that of equal prefixes the later one stays the later.
+        around.sort_by_key(|line| line.net.prefix_len());
+        let mut kept: Vec<&Network> = Vec::new();
+        for line in around {
+            kept.retain(|other| other.net != line.net);
+            kept.push(line);
+        }
+        let from = kept.iter().rposition(|line| line.exclude).map_or(0, |at| at + 1);
+        let inside = &kept[from..];
+        let mut found = (*inside.last()?).clone();
+        found.group = inside.iter().rev().find_map(|line| line.group.clone());
+        found.role = inside.iter().rev().find_map(|line| line.role);
+        Some(found)
+    }
+
+    /// Lines within 256 addresses of either family, so that they nest and repeat.
+    fn lines() -> impl Strategy<Value = Vec<Network>> {
+        let group = prop::option::weighted(0.4, prop::sample::select(vec!["a", "b", "c"]));
+        let role = prop::option::weighted(0.4, prop::sample::select(AssetRole::ALL.to_vec()));
+        let line = (any::<bool>(), 0u8..64, 0u8..=9, prop::bool::weighted(0.2), group, role);
+        prop::collection::vec(line, 0..24).prop_map(|lines| {
+            let line = |(v6, base, bits, exclude, group, role): (_, u8, u8, _, Option<&str>, _)| {
+                let host = base * 4;
+                let net = if v6 {
+                    format!("fd00::{host:x}/{}", 128 - bits)
+                } else {
+                    format!("10.0.0.{host}/{}", 32 - bits)
+                };
+                let net = net.parse::<IpNet>().unwrap().trunc();
+                let group = group.map(str::to_owned);
+                Network { exclude, group, role, ..Network::new(net, net.to_string()) }
+            };
+            lines.into_iter().map(line).collect()
+        })
+    }
+
     proptest! {
         #[test]
-        fn finds_what_a_walk_over_all_lines_finds(
-            lines in prop::collection::vec((0u32..64, 24u8..=32, any::<bool>()), 0..24),
-            host in 0u32..300,
-        ) {
-            let networks: Vec<Network> = lines.iter().map(|(base, length, exclude)| {
-                let net = Ipv4Net::new((0x0a00_0000 + base * 4).into(), *length).unwrap().trunc();
-                Network { net: net.into(), exclude: *exclude, line: net.to_string(), group: None }
-            }).collect();
-            let ip = IpAddr::V4((0x0a00_0000 + host).into());
-            let walked = networks
-                .iter()
-                .filter(|network| network.net.contains(&ip))
-                .max_by_key(|network| network.net.prefix_len())
-                .filter(|network| !network.exclude);
-            let indexed = Networks::new(networks.clone());
-            prop_assert_eq!(indexed.find(ip), walked);
+        fn finds_what_a_walk_over_all_lines_finds(lines in lines()) {
+            let networks = Networks::new(lines.clone());
+            for host in 0..300u32 {
+                let v4 = IpAddr::V4((0x0a00_0000 + host).into());
+                let v6 = IpAddr::V6((0xfd00_u128 << 112 | u128::from(host)).into());
+                for ip in [v4, v6] {
+                    prop_assert_eq!(networks.find(ip).cloned(), walked(&lines, ip), "{}", ip);
+                }
+            }
         }
     }
 }

@@ -99,12 +99,8 @@ pub(super) fn rule() -> Rule {
 
 /// 10.0.0.0/8 and fd00::/8.
 pub(super) fn internal() -> Networks {
-    let line = |line: &str| Network {
-        net: line.parse().unwrap(),
-        exclude: false,
-        line: line.to_owned(),
-        group: Some("lan".to_owned()),
-    };
+    let line =
+        |line: &str| Network { group: Some("lan".to_owned()), ..Network::new(line.parse().unwrap(), line) };
     Networks::new(["10.0.0.0/8", "fd00::/8"].map(line).to_vec())
 }
 

@@ -16,6 +16,7 @@
 //! when somebody looked: they carry what the flow had by then.
 
 pub mod alert;
+mod asset_role;
 pub mod assets;
 mod evaluate;
 pub mod event;
@@ -23,7 +24,9 @@ pub mod flow;
 pub mod inputs;
 mod lifetime;
 mod name;
+mod ranges;
 pub mod rule;
+mod set;
 pub mod settings;
 pub mod size;
 mod slot;
@@ -38,6 +41,7 @@ use std::sync::Arc;
 
 pub use self::evaluate::RuleStats;
 use self::{
+    assets::Networks,
     evaluate::Evaluator,
     event::{Effects, WindowValue},
     flow::{Fate, Finished, Flow, FlowRecord, RecordReason},
@@ -100,6 +104,12 @@ impl Engine {
         let (table, spills) = (Table::default(), Spills::default());
         let (ending, arrivals) = (Vec::new(), Vec::new());
         Self { settings, limits, table, spills, evaluator, now: Time::ZERO, ending, arrivals }
+    }
+
+    /// From now on these are the internal networks. What was counted stays counted; records that come are
+    /// judged by the new list.
+    pub fn set_internal(&mut self, internal: Networks) {
+        self.settings.internal = internal;
     }
 
     /// A reading of the flow table begins.

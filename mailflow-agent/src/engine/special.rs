@@ -52,7 +52,11 @@ fn beginning(ip: IpAddr) -> usize {
 }
 
 /// From the IANA special-purpose and multicast registries; a prefix inside another comes first.
-static SPECIAL_USE: [SpecialUse; 23] = [
+///
+/// Left out are prefixes behind which the Internet lies: translation (64:ff9b::/96, RFC 6052, and
+/// 64:ff9b:1::/48, RFC 8215), Teredo (2001::/32), 6to4 (2002::/16, 192.88.99.0/24), anycast services
+/// (AS112, AMT) and what else is globally reachable.
+static SPECIAL_USE: [SpecialUse; 24] = [
     v4([0, 0, 0, 0], 8, "this network", "RFC 791, 3.2"),
     v4([127, 0, 0, 0], 8, "loopback", "RFC 1122, 3.2.1.3"),
     v4([169, 254, 0, 0], 16, "link-local", "RFC 3927"),
@@ -67,6 +71,7 @@ static SPECIAL_USE: [SpecialUse; 23] = [
     v6([0, 0, 0, 0, 0, 0, 0, 0], 128, "unspecified", "RFC 4291, 2.5.2"),
     v6([0, 0, 0, 0, 0, 0, 0, 1], 128, "loopback", "RFC 4291, 2.5.3"),
     v6([0x100, 0, 0, 0, 0, 0, 0, 0], 64, "discard-only", "RFC 6666"),
+    v6([0x100, 0, 0, 1, 0, 0, 0, 0], 64, "dummy prefix", "RFC 9780"),
     v6([0x2001, 0x2, 0, 0, 0, 0, 0, 0], 48, "benchmarking", "RFC 5180, 8"),
     v6([0x2001, 0x10, 0, 0, 0, 0, 0, 0], 28, "ORCHID", "RFC 4843"),
     v6([0x2001, 0x20, 0, 0, 0, 0, 0, 0], 28, "ORCHIDv2", "RFC 7343"),
@@ -112,6 +117,14 @@ mod tests {
         let outside =
             outside.chain(["::2", "2001:db7:ffff::1", "2001:db9::1", "3fff:1000::1", "fe7f::1", "2600::1"]);
         for ip in outside {
+            assert_eq!(name(ip), None, "{ip}");
+        }
+    }
+
+    #[test]
+    fn the_internet_behind_a_translator_is_the_internet() {
+        for ip in ["64:ff9b::909:909", "64:ff9b:1::909:909", "2001:0:1::1", "2002:909:909::1", "100:0:0:2::1"]
+        {
             assert_eq!(name(ip), None, "{ip}");
         }
     }

@@ -7,23 +7,23 @@ use mailflow_agent::config::{self, Config};
 use super::good;
 
 /// A directory of its own, removed at the end.
-struct Scratch(PathBuf);
+pub(crate) struct Scratch(pub(crate) PathBuf);
 
 impl Scratch {
-    fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let path = std::env::temp_dir().join(format!("mailflow-config-{name}-{}", std::process::id()));
         fs::create_dir_all(&path).unwrap();
         Self(path)
     }
 
-    fn write(&self, name: &str, text: impl AsRef<[u8]>) -> PathBuf {
+    pub(crate) fn write(&self, name: &str, text: impl AsRef<[u8]>) -> PathBuf {
         let path = self.0.join(name);
         fs::write(&path, text).unwrap();
         path
     }
 
     /// The faults of a configuration here, with the directory taken off.
-    fn faults(&self, text: impl AsRef<[u8]>) -> Vec<String> {
+    pub(crate) fn faults(&self, text: impl AsRef<[u8]>) -> Vec<String> {
         let faults = config::load(Some(&self.write("m.yaml", text))).expect_err("faults");
         let directory = format!("{}/", self.0.display());
         faults.iter().map(|fault| fault.to_string().replace(&directory, "")).collect()
@@ -115,7 +115,7 @@ fn a_file_that_is_no_text_says_so() {
     );
 }
 
-/// The examples of the documentation are configurations, with the file of networks shown there.
+/// The examples of the documentation are configurations, with the files of networks shown there.
 #[test]
 fn documented_examples_are_good() {
     let document = include_str!("../../../docs/configuration.md");
@@ -124,12 +124,16 @@ fn documented_examples_are_good() {
         blocks.filter_map(|block| block.strip_prefix(kind)).map(str::to_owned).collect::<Vec<_>>()
     };
     let scratch = Scratch::new("documented");
-    let (lists, examples) = (blocks("text\n"), blocks("yaml\n"));
-    assert_eq!((lists.len(), examples.len()), (1, 5));
+    let (lists, tables, netbox) = (blocks("text\n"), blocks("csv\n"), blocks("json\n"));
+    let examples = blocks("yaml\n");
+    assert_eq!((lists.len(), tables.len(), netbox.len(), examples.len()), (1, 1, 1, 5));
     scratch.write("offices.txt", &lists[0]);
+    scratch.write("hosts.csv", &tables[0]);
+    scratch.write("netbox.json", &netbox[0]);
     for example in examples {
         let loaded = config::load(Some(&scratch.write("m.yaml", &example)));
-        loaded.unwrap_or_else(|faults| panic!("{faults}\nin {example}"));
+        let config = loaded.unwrap_or_else(|faults| panic!("{faults}\nin {example}"));
+        assert_eq!(config.warnings, [], "in {example}");
     }
 }
 
@@ -137,7 +141,10 @@ fn documented_examples_are_good() {
 fn networks_inside_networks_are_warned_of_unless_meant() {
     let config = good(
         "internal_networks:\n  networks:\n    - 10.1.2.0/24\n    - 10.0.0.0/8\n    - \"!10.9.0.0/16\"\n    - 10.9.1.0/24\n    \
-         - \"!10.9.2.0/24\"\n    - \"!192.0.2.0/24\"\n    - { cidr: 10.3.0.0/16, group: mta }\n    - \"fc00::/7\"\n",
+         - \"!10.9.2.0/24\"\n    - \"!192.0.2.0/24\"\n    - { cidr: 10.3.0.0/16, group: mta }\n    - \"fc00::/7\"\n    \
+         - { cidr: 10.3.1.0/24, group: web }\n    - { cidr: 10.3.2.0/24, group: mta }\n    \
+         - { cidr: 10.3.3.0/24, role: mta }\n    - { cidr: 10.3.3.1, comment: the old one }\n    \
+         - { cidr: 10.3.3.2, role: mta }\n",
     );
     let warnings: Vec<_> = config.warnings.iter().map(ToString::to_string).collect();
     let at = |line: &str, index: &str| format!("f.yaml:{line}: internal_networks.networks[{index}: ");
@@ -148,8 +155,12 @@ fn networks_inside_networks_are_warned_of_unless_meant() {
             at("7:7", "4]")
                 + "\"!10.9.2.0/24\": lies within 10.9.0.0/16 (f.yaml:5:7), which is excluded already",
             at("8:7", "5]") + "\"!192.0.2.0/24\": excludes nothing: no internal network is around it",
-            at("9:15", "6].cidr")
-                + "\"10.3.0.0/16\": lies within 10.0.0.0/8 (f.yaml:4:7), of another group; the longer prefix decides",
+            at("11:15", "8].cidr")
+                + "\"10.3.1.0/24\": lies within 10.3.0.0/16 (f.yaml:9:15), group web within group mta; the longer prefix decides",
+            at("12:15", "9].cidr")
+                + "\"10.3.2.0/24\": lies within 10.3.0.0/16 (f.yaml:9:15), so it adds nothing",
+            at("15:15", "12].cidr")
+                + "\"10.3.3.2\": lies within 10.3.3.0/24 (f.yaml:13:15), so it adds nothing",
         ]
     );
 }

@@ -25,10 +25,7 @@ const PORTS: [u16; 8] = [25, 25, 25, 465, 587, 994, 8025, 993];
 
 /// The shipped defaults without rules.
 pub(crate) fn defaults() -> Settings {
-    let line = |line: &str| {
-        let net = line.parse().unwrap();
-        Network { net, exclude: false, line: line.to_owned(), group: None }
-    };
+    let line = |line: &str| Network::new(line.parse().unwrap(), line);
     let services =
         [(25, Service::Smtp), (465, Service::Smtps), (587, Service::Submission), (993, Service::Imaps)];
     Settings {

@@ -13,7 +13,7 @@ use crate::sink::lines::LineCounters;
 /// Bounds of the poll histogram in seconds.
 const POLL_BUCKETS: [f64; 10] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0];
 
-/// What became of the last attempt to load the configuration.
+/// What became of the last attempt to load the configuration, or the lists of internal networks.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Load {
     /// It is in force since this time, in seconds since 1970.
@@ -30,6 +30,9 @@ pub struct Agent {
     poll_failures: IntCounter,
     config_good: IntGauge,
     config_time: Gauge,
+    lists_good: IntGauge,
+    lists_time: Gauge,
+    internal: IntGauge,
     written: IntCounterVec,
     dropped: IntCounterVec,
     errors: IntCounterVec,
@@ -77,6 +80,24 @@ impl Agent {
                     "Since when the configuration is in force, in seconds since 1970.",
                 )?,
             )?,
+            lists_good: add(
+                &registry,
+                IntGauge::new(
+                    "mailflow_lists_last_reload_successful",
+                    "Whether the last attempt to read the lists of internal networks succeeded.",
+                )?,
+            )?,
+            lists_time: add(
+                &registry,
+                Gauge::new(
+                    "mailflow_lists_last_reload_success_timestamp_seconds",
+                    "Since when the lists of internal networks are in force, in seconds since 1970.",
+                )?,
+            )?,
+            internal: add(
+                &registry,
+                IntGauge::new("mailflow_listed_networks", "Lines of the internal networks in force.")?,
+            )?,
             written: counters(&registry, "mailflow_sink_lines_written_total", "Lines written, by sink.")?,
             dropped: counters(
                 &registry,
@@ -118,6 +139,22 @@ impl Agent {
             }
             Load::Refused => self.config_good.set(0),
         }
+    }
+
+    /// Books an attempt to read the lists of internal networks.
+    pub fn lists_loaded(&self, load: Load) {
+        match load {
+            Load::Good(time) => {
+                self.lists_good.set(1);
+                self.lists_time.set(time);
+            }
+            Load::Refused => self.lists_good.set(0),
+        }
+    }
+
+    /// Books how many lines the internal networks in force have.
+    pub fn listed_networks(&self, lines: usize) {
+        self.internal.set(i64::try_from(lines).unwrap_or(i64::MAX));
     }
 
     /// The counters of the line sink of this name; the same ones for the same name.

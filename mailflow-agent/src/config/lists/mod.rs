@@ -1,0 +1,230 @@
+//! The lists of internal networks: inline ones and files, read as often as they change.
+
+mod csv;
+mod entry;
+mod lines;
+mod netbox;
+mod stamp;
+mod walk;
+
+use std::{collections::HashMap, fmt, path::PathBuf, sync::Arc};
+
+use ipnet::IpNet;
+
+pub(super) use self::entry::{Listed, Said, group, prefix, role};
+use self::stamp::Stamp;
+use super::{
+    fault::{Collector, Fault, Faults, Place, quote},
+    file, overlap,
+};
+use crate::engine::assets::{AssetRole, Networks};
+
+/// Where the internal networks come from, and how the files looked when they were read.
+#[derive(Clone)]
+pub struct Lists {
+    /// The configuration's name.
+    main: Arc<str>,
+    /// The setting that holds all of it.
+    place: Place,
+    setting: String,
+    inline: Vec<Listed>,
+    files: Vec<ListFile>,
+    /// As they were when they were last read, or seen in change.
+    stamps: Vec<Option<Stamp>>,
+    state: State,
+}
+
+/// What a look at the files has shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// As they were read.
+    Read,
+    /// Somebody is writing, or was just now.
+    Changing,
+}
+
+/// A file of networks, as the configuration names it.
+#[derive(Clone, Debug)]
+pub(super) struct ListFile {
+    /// Where it is.
+    pub(super) path: PathBuf,
+    /// Its name in faults.
+    pub(super) name: Arc<str>,
+    /// The path as typed.
+    pub(super) typed: String,
+    /// What it is written in; by its content, where that is not said.
+    pub(super) format: Option<Format>,
+    /// Columns of other names.
+    pub(super) columns: OtherColumns,
+    /// The group of networks that name none.
+    pub(super) group: Option<String>,
+    /// The role of networks that name none.
+    pub(super) role: Option<AssetRole>,
+    /// Where the configuration names it.
+    pub(super) place: Place,
+    /// The setting in which it does.
+    pub(super) setting: String,
+}
+
+/// What a file of networks is written in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Format {
+    /// `CIDR  comment` a line.
+    Lines,
+    /// A table whose first line names the columns.
+    Csv,
+    /// What NetBox answers about its prefixes.
+    Netbox,
+}
+
+impl Format {
+    /// The names in a configuration.
+    pub(super) const NAMES: [(&str, Format); 3] =
+        [("lines", Format::Lines), ("csv", Format::Csv), ("netbox", Format::Netbox)];
+
+    /// By the file's extension, else by what stands in it.
+    fn of(file: &ListFile, text: &str) -> Self {
+        let extension = file.path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
+        match extension.to_ascii_lowercase().as_str() {
+            "csv" | "tsv" => Format::Csv,
+            "json" => Format::Netbox,
+            _ if text.trim_start().starts_with(['{', '[']) => Format::Netbox,
+            _ if csv::has_header(text) => Format::Csv,
+            _ => Format::Lines,
+        }
+    }
+}
+
+/// What becomes of columns that say nothing to us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum OtherColumns {
+    /// They are faults: one of them may be a slip of ours.
+    Refuse,
+    /// They are somebody else's.
+    Ignore,
+}
+
+impl Lists {
+    /// Lists of which nothing was read yet; `setting` at `place` holds them.
+    pub(super) fn new(
+        main: Arc<str>,
+        (place, setting): (Place, String),
+        inline: Vec<Listed>,
+        files: Vec<ListFile>,
+    ) -> Self {
+        Self { main, place, setting, inline, files, stamps: Vec::new(), state: State::Read }
+    }
+
+    /// The files.
+    pub fn files(&self) -> impl Iterator<Item = &std::path::Path> {
+        self.files.iter().map(|file| file.path.as_path())
+    }
+
+    /// Whether the files are others than those that were read, and have kept still since the last time
+    /// this was asked: a file that is being written is not read half.
+    pub fn changed(&mut self) -> bool {
+        let stamps = self.look();
+        let before = std::mem::replace(&mut self.stamps, stamps);
+        let moved = before != self.stamps;
+        let settled = !moved && self.state == State::Changing;
+        self.state = if moved { State::Changing } else { State::Read };
+        settled
+    }
+
+    /// Reads all of it again.
+    ///
+    /// # Errors
+    /// All that is wrong with it. [`Lists::changed`] does not speak of the same files again.
+    pub fn read_again(&mut self) -> Result<(Networks, Vec<Fault>), Faults> {
+        let mut faults = Collector::new(&self.main);
+        let networks = self.read(&mut faults, true);
+        faults.finish(networks)
+    }
+
+    /// The networks; `None` after a fault. Of what is no whole list (`complete` is false: some of it was
+    /// refused before) it is not said that it is empty.
+    pub(super) fn read(&mut self, faults: &mut Collector, complete: bool) -> Option<Networks> {
+        // Before the files are read: a change meanwhile is one of the next look.
+        self.stamps = self.look();
+        self.state = State::Read;
+        let before = faults.count();
+        let filed: Vec<Vec<Listed>> = self.files.iter().map(|file| file.read(faults)).collect();
+        let listed: Vec<Listed> = self.inline.iter().cloned().chain(filed.into_iter().flatten()).collect();
+        report_repeats(&listed, faults);
+        if faults.count() > before || !complete {
+            return None;
+        }
+        if listed.iter().all(|listed| listed.network.exclude) {
+            faults.fault(Fault {
+                place: self.place.clone(),
+                path: self.setting.clone(),
+                value: None,
+                expected: "no network is internal, so no rule could ever match".to_owned(),
+            });
+            return None;
+        }
+        overlap::warn(&listed, faults);
+        Some(Networks::new(listed.into_iter().map(|listed| listed.network).collect()))
+    }
+
+    fn look(&self) -> Vec<Option<Stamp>> {
+        self.files.iter().map(|file| Stamp::of(&file.path)).collect()
+    }
+}
+
+/// The files; what is inline stands in the networks read.
+impl fmt::Debug for Lists {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lists").field("files", &self.files).finish_non_exhaustive()
+    }
+}
+
+impl ListFile {
+    fn read(&self, faults: &mut Collector) -> Vec<Listed> {
+        let text = match file::read_list(&self.path) {
+            Ok(text) => text,
+            Err(no_text) if no_text.position.is_none() => {
+                faults.fault(Fault {
+                    place: self.place.clone(),
+                    path: self.setting.clone(),
+                    value: Some(quote(&self.typed)),
+                    expected: format!("{}: {}", self.name, no_text.why),
+                });
+                return Vec::new();
+            }
+            Err(no_text) => {
+                faults.fault(no_text.fault(self.name.clone()));
+                return Vec::new();
+            }
+        };
+        let text = text.trim_start_matches('\u{feff}');
+        let before = faults.count();
+        let listed = match self.format.unwrap_or_else(|| Format::of(self, text)) {
+            Format::Lines => lines::read(self, text, faults),
+            Format::Csv => csv::read(self, text, faults),
+            Format::Netbox => netbox::read(self, text, faults),
+        };
+        if listed.is_empty() && faults.count() == before {
+            let place = Place { file: self.name.clone(), position: None };
+            let expected = "names no network in use; an empty list is more often a failed export".to_owned();
+            faults.fault(Fault { place, path: String::new(), value: None, expected });
+        }
+        listed
+    }
+}
+
+/// Reports networks that are listed twice.
+fn report_repeats(listed: &[Listed], faults: &mut Collector) {
+    let mut first: HashMap<IpNet, &Listed> = HashMap::with_capacity(listed.len());
+    for this in listed {
+        let Some(before) = first.insert(this.network.net, this) else { continue };
+        let how = if before.network.exclude == this.network.exclude { "" } else { "the other way " };
+        let why = format!("this network was listed {how}before, at {}", before.place);
+        if before.vrf == this.vrf {
+            faults.fault(this.remark(why));
+        } else {
+            // Another routing table has it too: nobody's slip, but packets do not tell which they are of.
+            faults.warn(this.remark(format!("{why}, in another VRF; this one decides")));
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! What NetBox answers about its prefixes (`/api/ipam/prefixes/`), or the plain list of them.
+//!
+//! A tenant is a group. A role is one of ours where the names agree. Containers, which only hold other
+//! prefixes, and deprecated prefixes are left out; active, reserved and the operator's own states are not.
+
+use std::collections::BTreeSet;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::{ListFile, Listed, Said, entry::group, walk::Walk};
+use crate::{
+    config::fault::{Collector, Position, plain},
+    engine::assets::AssetRole,
+};
+
+const EXPECTED: &str = "expected what NetBox's /api/ipam/prefixes/ answers, or the list of its results";
+
+/// An answer.
+#[derive(Deserialize)]
+struct Page<'a> {
+    #[serde(borrow)]
+    results: Vec<&'a RawValue>,
+    #[serde(default)]
+    next: Option<String>,
+}
+
+/// What is read of a prefix.
+#[derive(Deserialize)]
+struct Prefix {
+    prefix: String,
+    #[serde(default)]
+    description: Option<String>,
+    #[serde(default)]
+    role: Option<Named>,
+    #[serde(default)]
+    tenant: Option<Named>,
+    #[serde(default)]
+    vrf: Option<Named>,
+    #[serde(default)]
+    status: Option<Named>,
+}
+
+/// Something beside the prefix: a name, or an object that has one (or a value).
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Named {
+    Name(String),
+    Object { slug: Option<String>, value: Option<String>, name: Option<String> },
+}
+
+impl Named {
+    fn name(&self) -> Option<&str> {
+        match self {
+            Named::Name(name) => Some(name),
+            Named::Object { slug, value, name } => slug.as_deref().or(value.as_deref()).or(name.as_deref()),
+        }
+    }
+}
+
+/// The networks of such a file; wrong ones are reported and left out.
+pub(super) fn read(file: &ListFile, text: &str, faults: &mut Collector) -> Vec<Listed> {
+    let mut entries = Entries { file, walk: Walk::new(text), strange: BTreeSet::new(), faults };
+    let raw = if text.trim_start().starts_with('[') {
+        serde_json::from_str(text)
+    } else {
+        serde_json::from_str(text).map(|page: Page<'_>| {
+            if page.next.is_some() {
+                let first = Position::START;
+                let expected = "one page of several (\"next\" is not null); ask NetBox for all with ?limit=0";
+                entries.file.fault(first, Some("next"), expected, entries.faults);
+            }
+            page.results
+        })
+    };
+    match raw {
+        Ok(raw) => {
+            let raw: Vec<&RawValue> = raw;
+            raw.into_iter().filter_map(|raw| entries.entry(text, raw)).collect()
+        }
+        Err(error) => {
+            let at = byte_of(text, &error);
+            entries.refuse(at, &error);
+            Vec::new()
+        }
+    }
+}
+
+struct Entries<'a, 'f> {
+    file: &'a ListFile,
+    walk: Walk<'a>,
+    /// Roles that are none of ours, and were told of.
+    strange: BTreeSet<String>,
+    faults: &'f mut Collector,
+}
+
+impl Entries<'_, '_> {
+    fn entry(&mut self, text: &str, raw: &RawValue) -> Option<Listed> {
+        // A raw value is a part of the text.
+        let start = (raw.get().as_ptr() as usize).saturating_sub(text.as_ptr() as usize);
+        let entry: Prefix = match serde_json::from_str(raw.get()) {
+            Ok(entry) => entry,
+            Err(error) => {
+                self.refuse(start + byte_of(raw.get(), &error), &error);
+                return None;
+            }
+        };
+        let name = |named: &'_ Option<Named>| named.as_ref().and_then(Named::name).map(str::to_owned);
+        if matches!(name(&entry.status).as_deref(), Some("container" | "deprecated")) {
+            return None;
+        }
+        let position = self.walk.to(start);
+        let role = name(&entry.role).and_then(|role| self.role(role, position));
+        let tenant = name(&entry.tenant);
+        if let Some(Err(expected)) = tenant.as_deref().map(group) {
+            self.file.fault(position, tenant.as_deref(), expected, self.faults);
+            return None;
+        }
+        let said = Said {
+            cidr: &entry.prefix,
+            comment: entry.description.as_deref().map(str::trim).filter(|text| !text.is_empty()),
+            group: tenant.as_deref(),
+            role,
+            exclude: false,
+        };
+        let listed = said.listed(self.file, position, self.faults)?;
+        Some(Listed { vrf: name(&entry.vrf), ..listed })
+    }
+
+    fn role(&mut self, name: String, position: Position) -> Option<AssetRole> {
+        let role = AssetRole::named(&name);
+        if role.is_none() && !self.strange.contains(&name) {
+            let all = AssetRole::ALL.map(AssetRole::name).join(", ");
+            let why = format!("a role that is none of {all}; these networks have none by it");
+            self.faults.warn(self.file.remark(position, Some(&name), why));
+            self.strange.insert(name);
+        }
+        role
+    }
+
+    fn refuse(&mut self, at: usize, error: &serde_json::Error) {
+        let position = self.walk.to(at);
+        // The place is told before it.
+        let text = error.to_string();
+        let why = text.split(" at line ").next().unwrap_or_default();
+        let expected = if error.is_data() { EXPECTED } else { "this is no JSON" };
+        self.file.fault(position, None, format!("{expected}: {}", plain(why)), self.faults);
+    }
+}
+
+/// The byte at which reading ended.
+fn byte_of(text: &str, error: &serde_json::Error) -> usize {
+    let before: usize = text.split_inclusive('\n').take(error.line().saturating_sub(1)).map(str::len).sum();
+    let mut at = (before + error.column().saturating_sub(1)).min(text.len());
+    while !text.is_char_boundary(at) {
+        at -= 1;
+    }
+    at
+}
