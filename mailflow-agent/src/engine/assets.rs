@@ -66,6 +66,7 @@ pub struct Networks(Arc<Index>);
 
 #[derive(Debug, Default)]
 struct Index {
+    /// At most as many as a `u32` counts; memory ends before.
     networks: Vec<Network>,
     v4: Ranges<u32>,
     v6: Ranges<u128>,
@@ -77,6 +78,7 @@ impl Networks {
         inherit(&mut networks);
         let (mut v4, mut v6) = (Vec::new(), Vec::new());
         for (line, network) in networks.iter().enumerate() {
+            let line = (!network.exclude).then_some(line);
             match canonical(network.net) {
                 IpNet::V4(net) => {
                     let [first, last] = [net.network(), net.broadcast()].map(|ip| u128::from(ip.to_bits()));
@@ -99,7 +101,7 @@ impl Networks {
             IpAddr::V4(v4) => self.0.v4.find(v4.to_bits()),
             IpAddr::V6(v6) => self.0.v6.find(v6.to_bits()),
         };
-        self.0.networks.get(line?).filter(|network| !network.exclude)
+        self.0.networks.get(line?)
     }
 
     /// The lines, with the groups and roles that they inherit.

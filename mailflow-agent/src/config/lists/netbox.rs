@@ -3,9 +3,12 @@
 //! A tenant is a group. A role is one of ours where the names agree. Containers, which only hold other
 //! prefixes, and deprecated prefixes are left out; active, reserved and the operator's own states are not.
 
-use std::collections::BTreeSet;
+use std::{borrow::Cow, collections::BTreeSet, fmt};
 
-use serde::Deserialize;
+use serde::{
+    Deserialize, Deserializer,
+    de::{IgnoredAny, MapAccess, Visitor},
+};
 use serde_json::value::RawValue;
 
 use super::{ListFile, Listed, Said, entry::group, walk::Walk};
@@ -41,20 +44,40 @@ struct Prefix {
     status: Option<Named>,
 }
 
-/// Something beside the prefix: a name, or an object that has one (or a value).
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Named {
-    Name(String),
-    Object { slug: Option<String>, value: Option<String>, name: Option<String> },
+/// Something beside the prefix: the name of an object that has one (or a value), or just a name.
+struct Named(Option<String>);
+
+impl<'de> Deserialize<'de> for Named {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(NamedVisitor)
+    }
 }
 
-impl Named {
-    fn name(&self) -> Option<&str> {
-        match self {
-            Named::Name(name) => Some(name),
-            Named::Object { slug, value, name } => slug.as_deref().or(value.as_deref()).or(name.as_deref()),
+/// Reads them without keeping what is beside, as the derived code for several forms would.
+struct NamedVisitor;
+
+impl<'de> Visitor<'de> for NamedVisitor {
+    type Value = Named;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object with a slug, a value or a name, or a name")
+    }
+
+    fn visit_str<E>(self, name: &str) -> Result<Named, E> {
+        Ok(Named(Some(name.to_owned())))
+    }
+
+    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Named, M::Error> {
+        let [mut slug, mut value, mut name]: [Option<String>; 3] = Default::default();
+        while let Some(key) = map.next_key::<Cow<'de, str>>()? {
+            match key.as_ref() {
+                "slug" => slug = map.next_value()?,
+                "value" => value = map.next_value()?,
+                "name" => name = map.next_value()?,
+                _ => drop(map.next_value::<IgnoredAny>()?),
+            }
         }
+        Ok(Named(slug.or(value).or(name)))
     }
 }
 
@@ -105,13 +128,13 @@ impl Entries<'_, '_> {
                 return None;
             }
         };
-        let name = |named: &'_ Option<Named>| named.as_ref().and_then(Named::name).map(str::to_owned);
-        if matches!(name(&entry.status).as_deref(), Some("container" | "deprecated")) {
+        let name = |named: Option<Named>| named.and_then(|named| named.0);
+        if matches!(name(entry.status).as_deref(), Some("container" | "deprecated")) {
             return None;
         }
         let position = self.walk.to(start);
-        let role = name(&entry.role).and_then(|role| self.role(role, position));
-        let tenant = name(&entry.tenant);
+        let role = name(entry.role).and_then(|role| self.role(role, position));
+        let tenant = name(entry.tenant);
         if let Some(Err(expected)) = tenant.as_deref().map(group) {
             self.file.fault(position, tenant.as_deref(), expected, self.faults);
             return None;
@@ -124,7 +147,7 @@ impl Entries<'_, '_> {
             exclude: false,
         };
         let listed = said.listed(self.file, position, self.faults)?;
-        Some(Listed { vrf: name(&entry.vrf), ..listed })
+        Some(Listed { vrf: name(entry.vrf), ..listed })
     }
 
     fn role(&mut self, name: String, position: Position) -> Option<AssetRole> {
