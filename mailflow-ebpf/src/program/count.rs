@@ -2,15 +2,14 @@
 
 use core::{
     intrinsics::{AtomicOrdering, atomic_xadd},
-    mem::MaybeUninit,
-    ptr,
+    ptr::null_mut,
 };
 
 use mailflow_common::{
     DirectionCounters, DirectionTotals, Facts, FlowCounters, FlowKey, Openings, Reason, Totals, answered,
     owner, side,
 };
-use mailflow_ebpf::{Link, Segment, Tcp, glance, locate};
+use mailflow_ebpf::{Link, Segment, Tcp, locate};
 
 use super::{
     fragments,
@@ -45,14 +44,14 @@ pub(super) enum Whose {
 /// Counts one frame: to its flow, or to the reason why not.
 #[inline(always)]
 pub(super) fn count<P: Packet>(packet: P, link: Link, toward: Toward, whose: Whose) {
+    let Some(totals) = maps::totals() else { return };
     let mut pulled = false;
     loop {
-        match book(&packet, link, toward, whose) {
+        match book(&packet, link, toward, whose, totals) {
             Ok(()) => return,
             // Headers may lie outside the linear area (drivers that receive into pages).
             Err(Reason::Truncated) if !pulled && packet.pull() => pulled = true,
             Err(reason) => {
-                let Some(totals) = maps::totals() else { return };
                 // SAFETY: this CPU's own element.
                 unsafe { (*totals).reasons[reason as usize & 15] += 1 };
                 report::lost(reason, packet.length());
@@ -63,100 +62,89 @@ pub(super) fn count<P: Packet>(packet: P, link: Link, toward: Toward, whose: Who
 }
 
 #[inline(always)]
-fn book<P: Packet>(packet: &P, link: Link, toward: Toward, whose: Whose) -> Result<(), Reason> {
-    let located = match glance(packet, link, packet.metadata()) {
-        Some(plain) if !wanted(toward, plain.source_port, plain.destination_port) => {
-            return Err(Reason::NotWatched);
-        }
-        Some(plain) => plain.located(packet),
-        None => {
-            let located = locate(packet, link, packet.metadata())?;
-            let Some((source, destination)) = located.ports() else {
-                return fragments::later(packet, &located, toward);
-            };
-            if !wanted(toward, source, destination) {
-                fragments::refused(packet, &located, toward, owner::UNWATCHED);
-                return Err(Reason::NotWatched);
-            }
-            located
+fn book<P: Packet>(
+    packet: &P,
+    link: Link,
+    toward: Toward,
+    whose: Whose,
+    totals: *mut Totals,
+) -> Result<(), Reason> {
+    let located = locate(packet, link, packet.metadata())?;
+    let Some((source, destination)) = located.ports() else {
+        return fragments::later(&located, toward, totals);
+    };
+    let wanted = match toward {
+        Toward::Server => maps::watched(destination),
+        Toward::Client => maps::watched(source),
+        Toward::Both => maps::watched(destination) || maps::watched(source),
+    };
+    if !wanted {
+        fragments::refused(&located, toward, owner::UNWATCHED, totals);
+        return Err(Reason::NotWatched);
+    }
+    let mut segment = located.segment(packet)?;
+    let foreign = whose == Whose::Made && maps::local_only() && packet.forwarded();
+    let may_begin = whose != Whose::Received || !maps::local_only();
+    let found = match foreign {
+        true => Err(Reason::NotLocal),
+        false => flow(packet, link, toward, &mut segment, may_begin, totals),
+    };
+    let (flow, up) = match found {
+        Ok(found) => found,
+        Err(reason) => {
+            fragments::refused(&located, toward, owner::FOREIGN, totals);
+            return Err(reason);
         }
     };
-    // Here rather than at the end: nothing is looked up fast behind atomic additions.
-    let Some(totals) = maps::totals() else { return Ok(()) };
-    let segment = located.segment(packet)?;
-    if whose == Whose::Made && maps::local_only() && packet.forwarded() {
-        fragments::refused(packet, &located, toward, owner::FOREIGN);
-        return Err(Reason::NotLocal);
-    }
-    let may_begin = whose != Whose::Received || !maps::local_only();
+
     let packets = segment.packets(packet.gso());
     let sum = Sum { buffers: 1, packets, payload: segment.payload(), bytes: segment.bytes(packets) };
-    let (tcp, now) = (segment.tcp, maps::now());
-
-    let mut up = goes_up(toward, &segment);
-    let mut place = MaybeUninit::uninit();
-    let key = located.key(packet, up, &mut place)?;
-    // SAFETY: what is found are elements of preallocated maps, and `totals` is this CPU's own.
+    // SAFETY: `flow` points to an element of a preallocated map, `totals` to this CPU's own.
     unsafe {
-        if tcp.bare_syn() && sum.payload == 0 && may_begin && begin(packet, link, key, toward, tcp, &sum, now)
-        {
-            (*totals).syns.all += 1;
-            sum.add_to(&raw mut (*totals).up);
-            fragments::first(packet, &located, toward, key, up);
+        if flow.is_null() {
+            let key = key(&segment, up);
+            spill::packet(&key, up, segment.tcp, sum, totals);
+            if let Some(fragment) = located.fragment() {
+                fragments::first(&fragment, toward, &key, flow, up, totals);
+            }
             return Ok(());
         }
-        let mut flow = table::find(key).unwrap_or(ptr::null_mut());
-        if flow.is_null() || reuse::ended(flow, tcp, up, now as u32) {
-            let turned = if tcp.opens() { None } else { table::find(&key.reversed()) };
-            if let Some(turned) = turned
-                && !reuse::ended_by_silence(turned, !up)
-            {
-                (flow, up) = (turned, !up);
-                *key = key.reversed();
-            } else if let Some(across) = across(key, tcp, up) {
-                (flow, up) = across;
-            } else if !may_begin {
-                fragments::refused(packet, &located, toward, owner::FOREIGN);
-                return Err(Reason::NotLocal);
-            } else if flow.is_null() {
-                flow = create(packet, link, key, toward, up, now);
-            } else if reuse::retire(key, flow) {
-                note_client(packet, link, flow, up);
-                (*flow).facts.looked = side_of(toward, key, up);
-            }
+        if elsewhere(flow, toward, up) {
+            fragments::refused(&located, toward, owner::UNWATCHED, totals);
+            return Err(Reason::NotWatched);
         }
-        if flow.is_null() {
-            spill::packet(key, up, tcp, sum);
-        } else {
-            if elsewhere(flow, toward, up) {
-                fragments::refused(packet, &located, toward, owner::UNWATCHED);
-                return Err(Reason::NotWatched);
-            }
-            if tcp.notable() {
-                note(flow, tcp, up, totals);
-            }
-            if sum.payload != 0 {
-                recognise::payload(packet, flow, &segment, up);
-            }
-            add(flow, up, &sum, now);
-            sum.add_to(if up { &raw mut (*totals).up } else { &raw mut (*totals).down });
+        note(flow, segment.tcp, up, totals);
+        if segment.payload() != 0 {
+            recognise::payload(packet, flow, &segment, up);
         }
-        fragments::first(packet, &located, toward, key, up);
+        add(flow, totals, up, &sum);
+        if let Some(fragment) = located.fragment() {
+            fragments::first(&fragment, toward, &key(&segment, up), flow, up, totals);
+        }
     }
     Ok(())
 }
 
-/// Whether a packet between these ports is counted.
+/// The key of `segment`'s flow, were its sender the client.
 #[inline(always)]
-fn wanted(toward: Toward, source: u16, destination: u16) -> bool {
-    match toward {
-        Toward::Server => maps::watched(destination),
-        Toward::Client => maps::watched(source),
-        Toward::Both => maps::watched(destination) || maps::watched(source),
+fn forward(segment: &Segment) -> FlowKey {
+    FlowKey {
+        client: segment.source,
+        server: segment.destination,
+        client_port: segment.source_port,
+        server_port: segment.destination_port,
+        scope: segment.scope,
     }
 }
 
-/// Whether a segment goes up, as far as it tells by itself.
+/// The key of `segment`'s flow.
+#[inline(always)]
+fn key(segment: &Segment, up: bool) -> FlowKey {
+    if up { forward(segment) } else { forward(segment).reversed() }
+}
+
+/// The flow of `segment`, null where there is no room for it, and whether the segment goes up. Not an
+/// option, for the verifier's sake as with [`Segment::tcp`].
 ///
 /// The SYN's sender is the client. Without a SYN a flow that lives decides, then the watched port, and
 /// where both are watched the hook; on a mirror the lower port is the server. A flow that has ended
@@ -165,79 +153,86 @@ fn wanted(toward: Toward, source: u16, destination: u16) -> bool {
 /// A flow whose tags are visible in one direction only is in the VLAN zone in which it began. A segment of its
 /// other direction is in that zone afterwards.
 #[inline(always)]
-fn goes_up(toward: Toward, segment: &Segment) -> bool {
-    if segment.tcp.opens() {
-        return segment.tcp.syn();
-    }
-    match toward {
-        Toward::Server => true,
-        Toward::Client => false,
-        Toward::Both => {
-            let to = maps::watched(segment.destination_port);
-            let from = maps::watched(segment.source_port);
-            if to && from { segment.destination_port <= segment.source_port } else { to }
-        }
-    }
-}
-
-/// Makes a flow of nothing but its SYN, as nearly all begin, in one step; `false` where there is
-/// one already, or no room for it.
-#[inline(always)]
-unsafe fn begin<P: Packet>(
+fn flow<P: Packet>(
     packet: &P,
     link: Link,
-    key: &FlowKey,
     toward: Toward,
-    tcp: Tcp,
-    sum: &Sum,
-    now: u64,
-) -> bool {
-    let Some(scratch) = maps::scratch() else { return false };
-    // SAFETY: this CPU's own element.
-    unsafe {
-        let new = &raw mut (*scratch).counters;
-        clear(new);
-        (*new).up.bare_packets = sum.packets;
-        (*new).up.bare_bytes = sum.bytes;
-        (*new).up.last = now as u32;
-        (*new).first = now;
-        (*new).isn_up = tcp.sequence;
-        (*new).facts.syn = 1;
-        (*new).facts.answered = answered::ASKED;
-        (*new).facts.looked = side_of(toward, key, true);
-        note_client(packet, link, new, true);
-        if !table::insert(key, &*new) {
-            return false;
+    segment: &mut Segment,
+    may_begin: bool,
+    totals: *mut Totals,
+) -> Result<(*mut FlowCounters, bool), Reason> {
+    let (syn, syn_ack) = (segment.tcp.syn(), segment.tcp.syn_ack());
+    let up = if syn || syn_ack {
+        syn
+    } else {
+        match toward {
+            Toward::Server => true,
+            Toward::Client => false,
+            Toward::Both => {
+                let to = maps::watched(segment.destination_port);
+                let from = maps::watched(segment.source_port);
+                if to && from { segment.destination_port <= segment.source_port } else { to }
+            }
         }
-        zones::begun(scratch, key);
-        true
-    }
-}
-
-/// Makes a flow that is still to be counted into, though another CPU may have been faster; null where
-/// there is no room. Not an option: where the compiler leaves a part of one undefined, the verifier
-/// sees what lay there before.
-#[inline(always)]
-unsafe fn create<P: Packet>(
-    packet: &P,
-    link: Link,
-    key: &FlowKey,
-    toward: Toward,
-    up: bool,
-    now: u64,
-) -> *mut FlowCounters {
-    let Some(scratch) = maps::scratch() else { return ptr::null_mut() };
-    // SAFETY: this CPU's own element.
+    };
+    let either = !syn && !syn_ack;
+    let found = table::find(&key(segment, up));
+    // SAFETY: elements of a preallocated map.
     unsafe {
+        if let Some(flow) = found
+            && !reuse::ended(flow, segment.tcp, up)
+        {
+            return Ok((flow, up));
+        }
+        if either
+            && let Some(flow) = table::find(&key(segment, !up))
+            && !reuse::ended_by_silence(flow, !up)
+        {
+            return Ok((flow, !up));
+        }
+        let zone = segment.scope;
+        if !syn && let Some(scope) = zones::other(&key(segment, up), either) {
+            segment.scope = scope;
+            if let Some(flow) = table::find(&key(segment, up))
+                && joins(flow, up)
+            {
+                return Ok((flow, up));
+            }
+            if either
+                && let Some(flow) = table::find(&key(segment, !up))
+                && joins(flow, !up)
+            {
+                return Ok((flow, !up));
+            }
+            segment.scope = zone;
+        }
+        if !may_begin {
+            return Err(Reason::NotLocal);
+        }
+        if let Some(flow) = found {
+            if reuse::retire(&key(segment, up), flow, totals) {
+                note_client(packet, link, flow, up);
+                (*flow).facts.looked = side_of(toward, segment, up);
+            }
+            return Ok((flow, up));
+        }
+    }
+    let Some(scratch) = maps::scratch() else { return Ok((null_mut(), up)) };
+    // SAFETY: `scratch` is this CPU's own element.
+    let created = unsafe {
         let new = &raw mut (*scratch).counters;
         clear(new);
-        (*new).first = now;
+        (*new).first = maps::now();
         note_client(packet, link, new, up);
-        (*new).facts.looked = side_of(toward, key, up);
-        zones::begun(scratch, key);
-        table::insert(key, &*new);
-    }
-    table::find(key).unwrap_or(ptr::null_mut())
+        (*new).facts.looked = side_of(toward, segment, up);
+        let key = key(segment, up);
+        if key.scope.tagged() {
+            (*scratch).retired.flow = FlowKey { scope: key.scope.untagged(), ..key };
+            zones::note(scratch, key.scope);
+        }
+        table::create(&key, &*new).unwrap_or(null_mut())
+    };
+    Ok((created, up))
 }
 
 /// Whether a segment of this direction belongs to `flow`, which is in another VLAN zone: as long as it lives,
@@ -256,39 +251,10 @@ unsafe fn joins(flow: *mut FlowCounters, up: bool) -> bool {
     }
 }
 
-/// The flow of a packet that has none in its own VLAN zone, where it has one in another; `key` is that one's
-/// afterwards.
+/// Which hook counts which direction of a flow that begins with `segment` at this one.
 #[inline(always)]
-unsafe fn across(key: &mut FlowKey, tcp: Tcp, up: bool) -> Option<(*mut FlowCounters, bool)> {
-    let either = !tcp.opens();
-    if tcp.syn() {
-        return None;
-    }
-    let own = key.scope;
-    key.scope = zones::other(key, either)?;
-    // SAFETY: elements of a preallocated map.
-    unsafe {
-        if let Some(flow) = table::find(key)
-            && joins(flow, up)
-        {
-            return Some((flow, up));
-        }
-        if either
-            && let Some(flow) = table::find(&key.reversed())
-            && joins(flow, !up)
-        {
-            *key = key.reversed();
-            return Some((flow, !up));
-        }
-    }
-    key.scope = own;
-    None
-}
-
-/// Which hook counts which direction of the flow `key` that begins at this one.
-#[inline(always)]
-fn side_of(toward: Toward, key: &FlowKey, up: bool) -> u8 {
-    let both = maps::watched(key.client_port) && maps::watched(key.server_port);
+fn side_of(toward: Toward, segment: &Segment, up: bool) -> u8 {
+    let both = maps::watched(segment.source_port) && maps::watched(segment.destination_port);
     match toward {
         Toward::Both => 0,
         _ if !both => 0,
@@ -342,59 +308,48 @@ pub(super) struct Sum {
     pub(super) bytes: u64,
 }
 
-impl Sum {
-    /// Adds to totals, which must be this CPU's own.
-    #[inline(always)]
-    pub(super) unsafe fn add_to(&self, total: *mut DirectionTotals) {
-        // SAFETY: the caller's.
-        unsafe {
-            (*total).buffers += u64::from(self.buffers);
-            (*total).packets += u64::from(self.packets);
-            (*total).bytes += self.bytes;
-        }
-    }
-}
-
-/// Adds to a direction of a flow.
+/// Adds to a direction of a flow and to this CPU's totals.
 ///
-/// To the flow first, then to the totals: whoever reads the totals before the flows never finds a
-/// packet missing there.
+/// To the flow first: whoever reads the totals before the flows never finds a packet missing there.
 #[inline(always)]
-pub(super) unsafe fn add(flow: *mut FlowCounters, up: bool, sum: &Sum, now: u64) {
+pub(super) unsafe fn add(flow: *mut FlowCounters, totals: *mut Totals, up: bool, sum: &Sum) {
     // SAFETY: the caller's: an element of a preallocated map, and this CPU's own totals.
     unsafe {
-        tally(if up { &raw mut (*flow).up } else { &raw mut (*flow).down }, sum, now);
+        tally(if up { &raw mut (*flow).up } else { &raw mut (*flow).down }, sum);
         let heard = if up { answered::ASKED } else { answered::YES };
         if (*flow).facts.answered & heard == 0 {
             (*flow).facts.answered |= heard;
         }
+        total(if up { &raw mut (*totals).up } else { &raw mut (*totals).down }, sum);
     }
 }
 
 /// Adds to a direction of a flow or a source. Other CPUs add to it too, so its counters are added to
 /// atomically; its time is a word of which any CPU's is right.
 #[inline(always)]
-pub(super) unsafe fn tally(direction: *mut DirectionCounters, sum: &Sum, now: u64) {
+pub(super) unsafe fn tally(direction: *mut DirectionCounters, sum: &Sum) {
     // SAFETY: the caller's: an element of a preallocated map.
     unsafe {
+        add64(&raw mut (*direction).packets, u64::from(sum.packets));
+        add64(&raw mut (*direction).bytes, sum.bytes);
         if sum.payload != 0 {
-            add64(&raw mut (*direction).data_packets, u64::from(sum.packets));
-            add64(&raw mut (*direction).data_bytes, sum.bytes);
             add64(&raw mut (*direction).payload, u64::from(sum.payload));
-        } else {
-            add32(&raw mut (*direction).bare_packets, sum.packets);
-            add64(&raw mut (*direction).bare_bytes, sum.bytes);
+            add64(&raw mut (*direction).data_bytes, sum.bytes);
+            add32(&raw mut (*direction).data_packets, sum.packets);
         }
-        (*direction).last = now as u32;
+        (*direction).last = maps::now() as u32;
     }
 }
 
-/// Adds to this CPU's totals of a direction.
+/// Adds to this CPU's totals.
 #[inline(always)]
-pub(super) fn total(up: bool, sum: &Sum) {
-    let Some(totals) = maps::totals() else { return };
-    // SAFETY: this CPU's own element.
-    unsafe { sum.add_to(if up { &raw mut (*totals).up } else { &raw mut (*totals).down }) }
+pub(super) unsafe fn total(total: *mut DirectionTotals, sum: &Sum) {
+    // SAFETY: the caller's: this CPU's own element.
+    unsafe {
+        (*total).buffers += u64::from(sum.buffers);
+        (*total).packets += u64::from(sum.packets);
+        (*total).bytes += sum.bytes;
+    }
 }
 
 /// Notes the TCP facts of a segment; UDP has none.

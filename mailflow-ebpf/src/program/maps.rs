@@ -1,7 +1,5 @@
 //! Maps and settings: all state that outlives a packet.
 
-use core::arch::asm;
-
 use aya_ebpf::{
     Global,
     bindings::BPF_NOEXIST,
@@ -143,12 +141,7 @@ pub(super) fn note_ticks() {
 
 #[inline(always)]
 pub(super) fn watched(port: u16) -> bool {
-    let mut word = usize::from(port >> 6);
-    // As an instruction of our own, which LLVM may not take apart: the verifier goes by it.
-    // SAFETY: one instruction on a register.
-    unsafe {
-        asm!("{w} &= {m}", w = inout(reg) word, m = const PORT_WORDS - 1, options(pure, nomem, nostack, preserves_flags));
-    }
+    let word = usize::from(port >> 6) & (PORT_WORDS - 1);
     // SAFETY: in bounds by the mask; an aligned word that is only ever written whole.
     let bits = unsafe { core::ptr::read_volatile((&raw const PORTS).cast::<u64>().add(word)) };
     bits >> (port & 63) & 1 == 1
@@ -216,25 +209,24 @@ pub(super) mod table {
         Some([SHARES.get_ptr_mut(first)?, SHARES.get_ptr_mut(second)?])
     }
 
-    /// Adds a flow; `false` when there is one already, when its source has its share, or when there
-    /// is no room.
+    /// Adds a flow; the one that is there already when another CPU was faster. `None` when its source
+    /// has its share, or when there is no room.
     #[inline(always)]
-    pub(in super::super) fn insert(key: &FlowKey, counters: &FlowCounters) -> bool {
-        let Some([first, second]) = cells(key) else { return false };
+    pub(in super::super) fn create(key: &FlowKey, counters: &FlowCounters) -> Option<*mut FlowCounters> {
+        let [first, second] = cells(key)?;
         // SAFETY: elements of an array; every CPU adds to them atomically.
         unsafe {
             let most = (*sharing()).most;
             // Another source may share one of them, hardly both.
             if first.read_volatile() >= most && second.read_volatile() >= most {
-                return false;
+                return None;
             }
-            if FLOWS.insert(key, counters, u64::from(BPF_NOEXIST)).is_err() {
-                return false;
+            if FLOWS.insert(key, counters, u64::from(BPF_NOEXIST)).is_ok() {
+                add64(first, 1);
+                add64(second, 1);
             }
-            add64(first, 1);
-            add64(second, 1);
         }
-        true
+        FLOWS.get_ptr_mut(key)
     }
 
     /// Takes a flow out.
@@ -293,21 +285,10 @@ pub(super) mod zones {
 
     use super::{Scratch, TAGGED, ZONES};
 
-    /// Notes the zone in which a flow begins, if it is a VLAN's.
-    #[inline(always)]
-    pub(in super::super) unsafe fn begun(scratch: *mut Scratch, key: &FlowKey) {
-        if key.scope.tagged() {
-            // SAFETY: the caller's: this CPU's own element.
-            unsafe {
-                (*scratch).retired.flow = FlowKey { scope: key.scope.untagged(), ..*key };
-                note(scratch, key.scope);
-            }
-        }
-    }
-
-    /// The key without tags is in the scratch: this function's stack would be one too many.
+    /// Notes the zone in which a flow begins, whose key without tags is in the scratch: this function's stack
+    /// would be one too many.
     #[inline(never)]
-    unsafe fn note(scratch: *const Scratch, zone: Scope) {
+    pub(in super::super) unsafe fn note(scratch: *const Scratch, zone: Scope) {
         // SAFETY: the caller's: this CPU's own element; an aligned word that only ever becomes 1.
         let plain = unsafe {
             (&raw mut TAGGED).write_volatile(1);

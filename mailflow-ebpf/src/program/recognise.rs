@@ -19,14 +19,15 @@ pub(super) unsafe fn payload<P: Packet>(packet: &P, flow: *mut FlowCounters, seg
     // once are single bytes and words, each of them right.
     unsafe {
         let facts = &raw mut (*flow).facts;
-        if !up {
-            let payload = (*flow).up.payload as u32;
+        if up {
+            add32(&raw mut (*flow).pending, segment.payload());
+        } else {
             // The first packet of a server that was spoken to first answers no message.
             let answer = segment.payload() <= ANSWER && (*facts).opening_down != opening::NONE;
-            if answer && payload.wrapping_sub((*flow).mark) >= MESSAGE {
+            if answer && (*flow).pending >= MESSAGE {
                 add32(&raw mut (*flow).messages, 1);
             }
-            (*flow).mark = payload;
+            (*flow).pending = 0;
         }
         let looked = (*facts).looked & !side::BITS;
         if looked < LOOKED_INTO && segment.is_tcp() {
@@ -55,7 +56,7 @@ unsafe fn look<P: Packet>(packet: &P, flow: *mut FlowCounters, segment: &Segment
             if (*facts).upgrade == upgrade::ASKED && is_tls(bytes) {
                 (*facts).upgrade = upgrade::FOLLOWED;
                 // What answers it is the handshake, which is short where a session is resumed.
-                (*flow).mark = ((*flow).up.payload as u32).wrapping_add(segment.payload());
+                (*flow).pending = 0;
             } else if (*facts).upgrade == upgrade::NONE
                 && (asks_for_tls(bytes) || ends_with_starttls(packet, segment))
             {
