@@ -10,13 +10,9 @@ mod errors;
 mod lists;
 #[path = "live/polls.rs"]
 mod polls;
-#[path = "live/ports.rs"]
-mod ports;
 #[path = "live/rule.rs"]
 mod rule;
 #[path = "live/stop.rs"]
 mod stop;
 #[path = "live/wire.rs"]
 mod wire;
-#[path = "live/zones.rs"]
-mod zones;

@@ -7,9 +7,7 @@
 use std::{collections::HashMap, time::Duration};
 
 use aya::maps::MapData;
-use mailflow_common::{
-    DirectionCounters, Facts, FlowCounters, FlowKey, RetiredKey, SpillCounters, SpillKey, answered, side,
-};
+use mailflow_common::{DirectionCounters, FlowCounters, FlowKey, RetiredKey, SpillCounters, SpillKey};
 
 use super::{
     batch::{self, Then, Walker},
@@ -256,13 +254,8 @@ fn flow(key: &FlowKey, counters: &FlowCounters, base: Option<&FlowCounters>, mom
         first: moment.ticks.time(counters.first),
         messages: counters.messages.wrapping_sub(base.map_or(0, |base| base.messages)),
         mac: (counters.mac != [0; 6]).then_some(counters.mac),
-        facts: facts(counters.facts),
+        facts: counters.facts,
     }
-}
-
-/// The facts without what the program notes beside them for itself.
-fn facts(facts: Facts) -> Facts {
-    Facts { looked: facts.looked & !side::BITS, answered: facts.answered & answered::YES, ..facts }
 }
 
 fn spill(key: &SpillKey, counters: &SpillCounters, moment: Moment<'_>) -> Spill {

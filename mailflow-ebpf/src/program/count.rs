@@ -1,19 +1,15 @@
 //! The counter: from a segment to its flow's counters.
 
-use core::{
-    intrinsics::{AtomicOrdering, atomic_xadd},
-    ptr::null_mut,
-};
+use core::intrinsics::{AtomicOrdering, atomic_xadd};
 
 use mailflow_common::{
-    DirectionCounters, DirectionTotals, Facts, FlowCounters, FlowKey, Openings, Reason, Totals, answered,
-    owner, side,
+    DirectionCounters, DirectionTotals, Facts, FlowCounters, FlowKey, Openings, Reason, Totals, owner,
 };
 use mailflow_ebpf::{Link, Segment, Tcp, locate};
 
 use super::{
     fragments,
-    maps::{self, table, zones},
+    maps::{self, table},
     packet::Packet,
     recognise, report, reuse, spill,
 };
@@ -82,12 +78,12 @@ fn book<P: Packet>(
         fragments::refused(&located, toward, owner::UNWATCHED, totals);
         return Err(Reason::NotWatched);
     }
-    let mut segment = located.segment(packet)?;
+    let segment = located.segment(packet)?;
     let foreign = whose == Whose::Made && maps::local_only() && packet.forwarded();
     let may_begin = whose != Whose::Received || !maps::local_only();
     let found = match foreign {
         true => Err(Reason::NotLocal),
-        false => flow(packet, link, toward, &mut segment, may_begin, totals),
+        false => flow(packet, link, toward, &segment, may_begin, totals),
     };
     let (flow, up) = match found {
         Ok(found) => found,
@@ -108,10 +104,6 @@ fn book<P: Packet>(
                 fragments::first(&fragment, toward, &key, flow, up, totals);
             }
             return Ok(());
-        }
-        if elsewhere(flow, toward, up) {
-            fragments::refused(&located, toward, owner::UNWATCHED, totals);
-            return Err(Reason::NotWatched);
         }
         note(flow, segment.tcp, up, totals);
         if segment.payload() != 0 {
@@ -149,18 +141,16 @@ fn key(segment: &Segment, up: bool) -> FlowKey {
 /// The SYN's sender is the client. Without a SYN a flow that lives decides, then the watched port, and
 /// where both are watched the hook; on a mirror the lower port is the server. A flow that has ended
 /// decides nothing: it is chance whether the agent has taken it out by now.
-///
-/// A flow whose tags are visible in one direction only is in the VLAN zone in which it began. A segment of its
-/// other direction is in that zone afterwards.
 #[inline(always)]
 fn flow<P: Packet>(
     packet: &P,
     link: Link,
     toward: Toward,
-    segment: &mut Segment,
+    segment: &Segment,
     may_begin: bool,
     totals: *mut Totals,
 ) -> Result<(*mut FlowCounters, bool), Reason> {
+    let forward = forward(segment);
     let (syn, syn_ack) = (segment.tcp.syn(), segment.tcp.syn_ack());
     let up = if syn || syn_ack {
         syn
@@ -175,8 +165,8 @@ fn flow<P: Packet>(
             }
         }
     };
-    let either = !syn && !syn_ack;
-    let found = table::find(&key(segment, up));
+    let key = if up { forward } else { forward.reversed() };
+    let found = table::find(&key);
     // SAFETY: elements of a preallocated map.
     unsafe {
         if let Some(flow) = found
@@ -184,96 +174,33 @@ fn flow<P: Packet>(
         {
             return Ok((flow, up));
         }
-        if either
-            && let Some(flow) = table::find(&key(segment, !up))
+        if !syn
+            && !syn_ack
+            && let Some(flow) = table::find(&key.reversed())
             && !reuse::ended_by_silence(flow, !up)
         {
             return Ok((flow, !up));
-        }
-        let zone = segment.scope;
-        if !syn && let Some(scope) = zones::other(&key(segment, up), either) {
-            segment.scope = scope;
-            if let Some(flow) = table::find(&key(segment, up))
-                && joins(flow, up)
-            {
-                return Ok((flow, up));
-            }
-            if either
-                && let Some(flow) = table::find(&key(segment, !up))
-                && joins(flow, !up)
-            {
-                return Ok((flow, !up));
-            }
-            segment.scope = zone;
         }
         if !may_begin {
             return Err(Reason::NotLocal);
         }
         if let Some(flow) = found {
-            if reuse::retire(&key(segment, up), flow, totals) {
+            if reuse::retire(&key, flow, totals) {
                 note_client(packet, link, flow, up);
-                (*flow).facts.looked = side_of(toward, segment, up);
             }
             return Ok((flow, up));
         }
     }
-    let Some(scratch) = maps::scratch() else { return Ok((null_mut(), up)) };
+    let Some(scratch) = maps::scratch() else { return Ok((core::ptr::null_mut(), up)) };
     // SAFETY: `scratch` is this CPU's own element.
     let created = unsafe {
         let new = &raw mut (*scratch).counters;
         clear(new);
         (*new).first = maps::now();
         note_client(packet, link, new, up);
-        (*new).facts.looked = side_of(toward, segment, up);
-        let key = key(segment, up);
-        if key.scope.tagged() {
-            (*scratch).retired.flow = FlowKey { scope: key.scope.untagged(), ..key };
-            zones::note(scratch, key.scope);
-        }
-        table::create(&key, &*new).unwrap_or(null_mut())
+        table::create(&key, &*new).unwrap_or(core::ptr::null_mut())
     };
     Ok((created, up))
-}
-
-/// Whether a segment of this direction belongs to `flow`, which is in another VLAN zone: as long as it lives,
-/// and nothing of this direction came in its own.
-#[inline(always)]
-unsafe fn joins(flow: *mut FlowCounters, up: bool) -> bool {
-    // SAFETY: the caller's: an element of a preallocated map.
-    unsafe {
-        let known = (*flow).facts.answered;
-        let heard = if up { answered::ASKED } else { answered::YES };
-        if (known & heard != 0 && known & answered::ACROSS == 0) || reuse::ended_by_silence(flow, up) {
-            return false;
-        }
-        (*flow).facts.answered = known | answered::ACROSS;
-        true
-    }
-}
-
-/// Which hook counts which direction of a flow that begins with `segment` at this one.
-#[inline(always)]
-fn side_of(toward: Toward, segment: &Segment, up: bool) -> u8 {
-    let both = maps::watched(segment.source_port) && maps::watched(segment.destination_port);
-    match toward {
-        Toward::Both => 0,
-        _ if !both => 0,
-        _ if up == (toward == Toward::Server) => side::STRAIGHT,
-        _ => side::TURNED,
-    }
-}
-
-/// Whether another hook than this one counts the flow's packets of this direction.
-#[inline(always)]
-fn elsewhere(flow: *const FlowCounters, toward: Toward, up: bool) -> bool {
-    let other = match toward {
-        Toward::Both => return false,
-        Toward::Server if up => side::TURNED,
-        Toward::Client if !up => side::TURNED,
-        _ => side::STRAIGHT,
-    };
-    // SAFETY: an element of a preallocated map.
-    unsafe { (*flow).facts.looked & other != 0 }
 }
 
 /// Notes the client's MAC address, where a flow's first packet has one.
@@ -316,9 +243,8 @@ pub(super) unsafe fn add(flow: *mut FlowCounters, totals: *mut Totals, up: bool,
     // SAFETY: the caller's: an element of a preallocated map, and this CPU's own totals.
     unsafe {
         tally(if up { &raw mut (*flow).up } else { &raw mut (*flow).down }, sum);
-        let heard = if up { answered::ASKED } else { answered::YES };
-        if (*flow).facts.answered & heard == 0 {
-            (*flow).facts.answered |= heard;
+        if !up && (*flow).facts.answered == 0 {
+            (*flow).facts.answered = 1;
         }
         total(if up { &raw mut (*totals).up } else { &raw mut (*totals).down }, sum);
     }

@@ -6,7 +6,7 @@ use aya_ebpf::{
     btf_maps::{Array, HashMap, LruHashMap, PerCpuArray},
 };
 use mailflow_common::{
-    FlowCounters, FlowKey, FragmentKey, FragmentOwner, PORT_WORDS, RetiredKey, SHARE_CELLS, Scope, Sharing,
+    FlowCounters, FlowKey, FragmentKey, FragmentOwner, PORT_WORDS, RetiredKey, SHARE_CELLS, Sharing,
     Silences, SpillCounters, SpillKey, Totals,
 };
 
@@ -36,11 +36,6 @@ static SHARES: Array<u64, { 2 * SHARE_CELLS as usize }> = Array::new();
 /// oldest may go.
 #[aya_ebpf::macros::btf_map]
 static FRAGMENTS: LruHashMap<FragmentKey, FragmentOwner, 8_192> = LruHashMap::new();
-
-/// By a flow's key without tags, the zone in which it began. What is lost here splits a flow whose tags are
-/// visible in one direction only, so the oldest may go.
-#[aya_ebpf::macros::btf_map]
-static ZONES: LruHashMap<FlowKey, Scope, 16_384> = LruHashMap::new();
 
 /// Totals of each CPU.
 #[aya_ebpf::macros::btf_map]
@@ -99,11 +94,6 @@ static mut NOW: u64 = 0;
 #[unsafe(no_mangle)]
 #[unsafe(link_section = ".data.length")]
 static mut LENGTH: u64 = 0;
-
-/// Whether any flow has begun in a VLAN.
-#[unsafe(no_mangle)]
-#[unsafe(link_section = ".data.tagged")]
-static mut TAGGED: u64 = 0;
 
 /// 1: interfaces in the `host` role stand beside `lan` ones and count only the machine's own.
 #[unsafe(no_mangle)]
@@ -276,45 +266,6 @@ pub(super) mod table {
         // Of two CPUs that do so at once one fails, and finds the other's.
         let _ = OVERFLOW.insert(key, nothing, u64::from(BPF_NOEXIST));
         OVERFLOW.get_ptr_mut(key)
-    }
-}
-
-/// VLAN zones of flows whose tags may be visible in one direction only.
-pub(super) mod zones {
-    use mailflow_common::{FlowKey, Scope};
-
-    use super::{Scratch, TAGGED, ZONES};
-
-    /// Notes the zone in which a flow begins, whose key without tags is in the scratch: this function's stack
-    /// would be one too many.
-    #[inline(never)]
-    pub(in super::super) unsafe fn note(scratch: *const Scratch, zone: Scope) {
-        // SAFETY: the caller's: this CPU's own element; an aligned word that only ever becomes 1.
-        let plain = unsafe {
-            (&raw mut TAGGED).write_volatile(1);
-            &(*scratch).retired.flow
-        };
-        // A table that is full drops its oldest.
-        let _ = ZONES.insert(plain, &zone, 0);
-    }
-
-    /// Where the flow of a packet may be that has none in its own zone: outside of every VLAN, or in the one
-    /// in which it began. `either` way round, or as `key` is.
-    #[inline(always)]
-    pub(in super::super) fn other(key: &FlowKey, either: bool) -> Option<Scope> {
-        if key.scope.tagged() {
-            return Some(key.scope.untagged());
-        }
-        // SAFETY: as above.
-        if unsafe { (&raw const TAGGED).read_volatile() } == 0 {
-            return None;
-        }
-        let found = match ZONES.get_ptr(key) {
-            None if either => ZONES.get_ptr(&key.reversed()),
-            found => found,
-        };
-        // SAFETY: an element of the map; at worst another flow's, whose zone is none of this one's either.
-        found.map(|zone| unsafe { *zone })
     }
 }
 

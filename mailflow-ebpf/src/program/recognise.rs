@@ -1,6 +1,6 @@
 //! Application facts from the first payload bytes, and the message estimate.
 
-use mailflow_common::{FlowCounters, opening, side, upgrade};
+use mailflow_common::{FlowCounters, opening, upgrade};
 use mailflow_ebpf::{Header, Segment};
 
 use super::{count::add32, packet::Packet};
@@ -29,9 +29,9 @@ pub(super) unsafe fn payload<P: Packet>(packet: &P, flow: *mut FlowCounters, seg
             }
             (*flow).pending = 0;
         }
-        let looked = (*facts).looked & !side::BITS;
+        let looked = (*facts).looked;
         if looked < LOOKED_INTO && segment.is_tcp() {
-            (*facts).looked += 1;
+            (*facts).looked = looked + 1;
             look(packet, flow, segment, up, looked);
         }
         let known = if up { &raw mut (*facts).opening_up } else { &raw mut (*facts).opening_down };
@@ -55,8 +55,6 @@ unsafe fn look<P: Packet>(packet: &P, flow: *mut FlowCounters, segment: &Segment
             }
             if (*facts).upgrade == upgrade::ASKED && is_tls(bytes) {
                 (*facts).upgrade = upgrade::FOLLOWED;
-                // What answers it is the handshake, which is short where a session is resumed.
-                (*flow).pending = 0;
             } else if (*facts).upgrade == upgrade::NONE
                 && (asks_for_tls(bytes) || ends_with_starttls(packet, segment))
             {

@@ -1,6 +1,6 @@
 //! When a tuple is used again: a packet begins a new flow where one has ended.
 
-use mailflow_common::{DirectionCounters, Facts, FlowCounters, FlowKey, RetiredKey, Silences, Totals, side};
+use mailflow_common::{DirectionCounters, Facts, FlowCounters, FlowKey, RetiredKey, Silences, Totals};
 use mailflow_ebpf::Tcp;
 
 use super::maps::{
@@ -79,8 +79,8 @@ unsafe fn foreign(flow: *const FlowCounters, tcp: Tcp, up: bool) -> bool {
     // SAFETY: the caller's.
     unsafe {
         let facts: *const Facts = &raw const (*flow).facts;
-        let looked = (*facts).looked & !side::BITS;
-        let further = (*facts).fin_up != 0 || (*facts).fin_down != 0 || (*facts).reset != 0 || looked != 0;
+        let further =
+            (*facts).fin_up != 0 || (*facts).fin_down != 0 || (*facts).reset != 0 || (*facts).looked != 0;
         up && further && ((*facts).syn == 0 || tcp.sequence != (*flow).isn_up)
     }
 }

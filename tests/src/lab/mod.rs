@@ -11,7 +11,6 @@ mod debian;
 mod http;
 mod mail;
 mod ns;
-mod port;
 mod postfix;
 mod tcp;
 mod tcpreplay;
@@ -31,9 +30,8 @@ pub use debian::{Unpacked, With, is_unpacked, unpack};
 pub use http::{HttpServer, get};
 pub use mail::{Mail, Mode, send_mail, send_mails};
 pub use ns::Ns;
-pub use port::Port;
 pub use postfix::{Package, Postfix, PostfixOptions};
-pub use tcp::{Connection, TcpFacts, Transfer, transfer};
+pub use tcp::{TcpFacts, Transfer, transfer};
 pub use tcpreplay::Tcpreplay;
 pub use topology::Family;
 
