@@ -1,0 +1,8 @@
+//! What an operator installs beside the agent, each part run by the tool it is for.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests fail the test")]
+
+#[path = "delivery/files.rs"]
+mod files;
+#[path = "delivery/prometheus.rs"]
+mod prometheus;
