@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, IsTerminal},
-    path::Path,
+    path::{Path, PathBuf},
     process::ExitCode,
 };
 
@@ -20,7 +20,7 @@ use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     let exit = match cli::parse() {
-        Command::Run { config, args } => run(config.as_deref(), args),
+        Command::Run { config, args } => run(config, args),
         Command::Replay { config, args } => replay(config.as_deref(), args),
         Command::Backtest { config, args } => backtest(config.as_deref(), &args),
         Command::CheckConfig { files } => {
@@ -29,6 +29,15 @@ fn main() -> ExitCode {
         Command::PrintConfig { file } => {
             printed(cli::config::print(file.as_deref(), &mut io::stdout(), &mut io::stderr()))
         }
+        Command::Status { config, args } => asked(config.as_deref(), &args.socket, |socket| {
+            cli::ask::status(socket, &args, &mut io::stdout(), &mut io::stderr())
+        }),
+        Command::Top { config, args } => {
+            asked(config.as_deref(), &args.socket, |socket| cli::top::run(socket, &args, &mut io::stderr()))
+        }
+        Command::Reload { config, args } => asked(config.as_deref(), &args, |socket| {
+            cli::ask::reload(socket, &mut io::stdout(), &mut io::stderr())
+        }),
         Command::Version => {
             println!("{}", cli::VERSION);
             Exit::Good
@@ -86,18 +95,26 @@ const fn at_end(drain: bool) -> AtEnd {
     if drain { AtEnd::Drain } else { AtEnd::Stop }
 }
 
-fn run(path: Option<&Path>, args: RunArgs) -> Exit {
-    let mut config = match load(path) {
+fn run(path: Option<PathBuf>, args: RunArgs) -> Exit {
+    let mut config = match load(path.as_deref()) {
         Ok(config) => config,
         Err(exit) => return exit,
     };
-    if let Err(error) = cli::overrides::apply(&mut config, args) {
+    if let Err(error) = cli::overrides::apply(&mut config, args.clone()) {
         eprintln!("{error}");
         return Exit::Usage;
     }
+    let file = path.clone();
+    let read = move || {
+        let faults = |faults: config::Faults| faults.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let mut config = config::load(path.as_deref()).map_err(faults)?;
+        cli::overrides::apply(&mut config, args.clone()).map_err(|error| vec![error.to_string()])?;
+        Ok(config)
+    };
+    let source = agent::Source { file, read: Box::new(read) };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let result = match runtime {
-        Ok(runtime) => runtime.block_on(agent::run(config)),
+        Ok(runtime) => runtime.block_on(agent::run(config, source)),
         Err(error) => Err(error.into()),
     };
     match result {
@@ -106,6 +123,15 @@ fn run(path: Option<&Path>, args: RunArgs) -> Exit {
             error!("{error:#}");
             Exit::Failure
         }
+    }
+}
+
+/// What a command that asks the running agent ends with.
+fn asked(config: Option<&Path>, args: &cli::SocketArgs, ask: impl FnOnce(&Path) -> io::Result<Exit>) -> Exit {
+    match cli::ask::socket(config, args, &mut io::stderr()) {
+        Ok(Some(socket)) => printed(ask(&socket)),
+        Ok(None) => Exit::Usage,
+        Err(error) => printed(Err(error)),
     }
 }
 

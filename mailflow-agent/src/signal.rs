@@ -1,29 +1,44 @@
-//! Signals that end the agent.
+//! Signals that end the agent, or let it read its configuration again.
 
 use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// SIGTERM and SIGINT, listened for from now on.
-pub struct Stop {
-    terminate: Signal,
-    interrupt: Signal,
+/// What a signal asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// SIGTERM or SIGINT: the end.
+    Stop,
+    /// SIGHUP: the configuration, again.
+    Reload,
 }
 
-impl Stop {
+/// SIGTERM, SIGINT and SIGHUP, listened for from now on.
+pub struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
     /// Begins to listen. Needs a tokio runtime.
     ///
     /// # Errors
     /// The system refuses a handler.
     pub fn listen() -> io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
     }
 
     /// Returns once one came.
-    pub async fn asked(&mut self) {
+    pub async fn asked(&mut self) -> Asked {
         tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => Asked::Stop,
+            _ = self.interrupt.recv() => Asked::Stop,
+            _ = self.hang_up.recv() => Asked::Reload,
         }
     }
 }

@@ -60,6 +60,9 @@ fn the_commands_it_names_exist() {
         "replay a.pcap b.pcapng --flow-log - --alerts off --ports 25,587 --role mirror --drain",
         "backtest a.json b.log.gz --alerts - --l2-overhead 18 --drain --config c.yaml",
         "check-config a.yaml b.yaml",
+        "status --json",
+        "top --once --sort flows --filter 10.",
+        "reload --socket /run/a.sock",
         "print-config",
     ] {
         let arguments = ["mailflow-agent"].into_iter().chain(typed.split_whitespace());

@@ -77,6 +77,7 @@ fn only_the_kernel_seam_knows_aya() {
         "capture",
         "cli",
         "config",
+        "control",
         "engine",
         "flowlog",
         "http",
@@ -107,6 +108,12 @@ fn sinks_do_not_call_back() {
 }
 
 #[test]
+fn the_control_socket_only_carries_words() {
+    let words = ["crate::engine", "crate::kernel", "crate::agent", "crate::sink", "crate::config"];
+    assert_eq!(mentions("mailflow-agent/src/control", &words), NOTHING);
+}
+
+#[test]
 fn flow_logs_know_no_rule_and_no_sink() {
     let words =
         ["engine::Engine", "engine::rule", "settings::Rule", "crate::sink", "crate::agent", "crate::kernel"];
@@ -121,6 +128,7 @@ fn only_the_clock_reads_clocks() {
         "capture",
         "cli",
         "config",
+        "control",
         "engine",
         "flowlog",
         "http",
@@ -141,6 +149,7 @@ fn unsafe_code_stays_at_the_kernel() {
         "capture",
         "cli",
         "config",
+        "control",
         "engine",
         "flowlog",
         "http",

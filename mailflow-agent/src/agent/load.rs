@@ -19,7 +19,6 @@ pub(super) enum Hosts {
 /// Every program for interfaces, with the kernel's clock; or one to run frames through, whose clock is
 /// set with each frame.
 pub(super) fn load(config: &Config, programs: Programs, hosts: Hosts) -> Result<Kernel, KernelError> {
-    let timeouts = &config.engine.timeouts;
     let options = LoadOptions {
         flows: config.flow_table.flows,
         flows_per_source: config.flow_table.flows_per_source(),
@@ -27,14 +26,20 @@ pub(super) fn load(config: &Config, programs: Programs, hosts: Hosts) -> Result<
         ipv6_prefix: config.engine.v6_source_prefix,
         local_only: hosts == Hosts::OwnOnly,
         external_clock: programs != Programs::All,
-        silences: SilenceLimits {
-            closed: timeouts.closed,
-            unanswered: timeouts.unanswered,
-            idle: timeouts.idle,
-        },
+        silences: silences(config),
         programs,
         kernel_log: config.kernel_log,
     };
-    let ports: PortSet = config.engine.services.keys().copied().collect();
-    Kernel::load(OBJECT, &options, &ports)
+    Kernel::load(OBJECT, &options, &ports(config))
+}
+
+/// The ports that are watched.
+pub(super) fn ports(config: &Config) -> PortSet {
+    config.engine.services.keys().copied().collect()
+}
+
+/// The silences that separate flows.
+pub(super) fn silences(config: &Config) -> SilenceLimits {
+    let timeouts = &config.engine.timeouts;
+    SilenceLimits { closed: timeouts.closed, unanswered: timeouts.unanswered, idle: timeouts.idle }
 }

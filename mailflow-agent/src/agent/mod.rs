@@ -3,12 +3,14 @@
 pub mod backtest;
 mod cycle;
 mod delivery;
+mod firing;
 mod judges;
 mod lists;
 mod load;
 mod outputs;
 mod pipeline;
 mod progress;
+mod reload;
 pub mod replay;
 mod report;
 mod view;
@@ -17,37 +19,49 @@ use std::{io, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use tokio::{
-    sync::oneshot,
+    sync::{mpsc, oneshot},
+    task::block_in_place,
     time::{MissedTickBehavior, interval},
 };
 use tracing::{error, info, warn};
 
+pub use self::reload::Source;
 use self::{pipeline::Pipeline, view::View};
-use crate::{clock, config::Config, http, kernel::LinkChanges, signal::Stop};
+use crate::{
+    clock,
+    config::Config,
+    control::{self, Order, Reply, Request},
+    http,
+    kernel::LinkChanges,
+    signal::{Asked, Signals},
+};
 
 /// How long what is waiting to be written may take at the end.
 const GRACE: Duration = Duration::from_secs(5);
+/// Orders that may wait for the poll that is on.
+const ORDERS: usize = 16;
 
-/// Counts until asked to stop.
+/// Counts until asked to stop. `source` is where `config` came from.
 ///
 /// # Errors
 /// It could not start: the metrics port is in use, an output cannot be opened, the kernel refuses
 /// the program or an interface.
-pub async fn run(config: Config) -> Result<()> {
-    let mut stop = Stop::listen().context("listening for signals")?;
-    let view = Arc::new(View::new(&config, clock::unix_seconds())?);
+pub async fn run(config: Config, source: Source) -> Result<()> {
+    let mut signals = Signals::listen().context("listening for signals")?;
+    let view = Arc::new(View::new(&config, source.name(), clock::unix_seconds())?);
     let listener = match config.outputs.metrics {
         Some(address) => Some(http::bind(address).await?),
         None => None,
     };
-    let mut pipeline = Pipeline::start(&config, Arc::clone(&view))?;
+    let socket = config.control.socket.as_deref().map(control::bind).transpose()?;
+    let mut pipeline = Pipeline::start(config, Arc::clone(&view))?;
     let (stopped, server) = serve(listener, Arc::clone(&view));
+    let (orders, mut ordered) = mpsc::channel(ORDERS);
+    let (dismissed, clerk) = attend(socket, Arc::clone(&view), orders);
     view.set_ready();
 
     let mut changes = LinkChanges::listen().inspect_err(unheard).ok();
-    let mut polls = interval(config.poll_interval);
-    // A late poll reads what several would have: there is nothing to catch up with.
-    polls.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut polls = polls(&pipeline);
     loop {
         tokio::select! {
             _ = polls.tick() => {}
@@ -56,25 +70,59 @@ pub async fn run(config: Config) -> Result<()> {
                     unheard(&error);
                     changes = None;
                 }
-                tokio::task::block_in_place(|| pipeline.follow());
+                block_in_place(|| pipeline.follow());
                 continue;
             }
-            () = stop.asked() => break,
+            Some(order) = ordered.recv() => {
+                block_in_place(|| answer(order, &mut pipeline, &source));
+                polls = self::polls(&pipeline);
+                continue;
+            }
+            asked = signals.asked() => match asked {
+                Asked::Stop => break,
+                Asked::Reload => {
+                    // Its outcome is in the log, for who sent a signal hears no answer.
+                    let _ = block_in_place(|| pipeline.reload(&source));
+                    polls = self::polls(&pipeline);
+                    continue;
+                }
+            },
         }
         // Reading a large table takes a while: the metrics port goes on answering meanwhile.
-        if let Err(error) = tokio::task::block_in_place(|| pipeline.poll()) {
+        if let Err(error) = block_in_place(|| pipeline.poll()) {
             view.poll_failed();
             error!(%error, "poll failed; the kernel goes on counting");
         }
     }
 
     info!("stopping");
-    let last = tokio::task::block_in_place(|| pipeline.stop(GRACE));
-    drop(stopped);
-    if let Some(server) = server {
-        server.await.context("the metrics port")?;
+    let last = block_in_place(|| pipeline.stop(GRACE));
+    drop((stopped, dismissed));
+    for task in [server, clerk].into_iter().flatten() {
+        task.await.context("the metrics port or the control socket")?;
     }
     last
+}
+
+/// The moments of the polls. The first is now.
+fn polls(pipeline: &Pipeline) -> tokio::time::Interval {
+    let mut polls = interval(pipeline.poll_interval());
+    // A late poll reads what several would have: there is nothing to catch up with.
+    polls.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    polls
+}
+
+/// Does what the control socket asks of the poll loop.
+fn answer(Order { request, reply }: Order, pipeline: &mut Pipeline, source: &Source) {
+    let answer = match request {
+        Request::Reload => match pipeline.reload(source) {
+            Ok(changes) => Reply::Reloaded(changes),
+            Err(reasons) => Reply::Refused(reasons),
+        },
+        Request::Status | Request::Top => Reply::Refused(vec!["asked of the wrong room".to_owned()]),
+    };
+    // Who does not wait for the answer does not want it.
+    let _ = reply.send(answer);
 }
 
 /// Returns when the machine's interfaces have changed; never, where there is no word of it.
@@ -102,4 +150,20 @@ fn serve(listener: Option<http::Listener>, view: Arc<View>) -> (oneshot::Sender<
         }))
     });
     (stopped, server)
+}
+
+/// Answers at the control socket until the sender is dropped.
+fn attend(
+    socket: Option<control::Listener>,
+    view: Arc<View>,
+    orders: mpsc::Sender<Order>,
+) -> (oneshot::Sender<()>, Option<Server>) {
+    let (dismissed, dismiss) = oneshot::channel::<()>();
+    let clerk = socket.map(|socket| {
+        tokio::spawn(control::serve(socket, view, orders, async {
+            // As above.
+            let _ = dismiss.await;
+        }))
+    });
+    (dismissed, clerk)
 }

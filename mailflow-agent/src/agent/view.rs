@@ -1,4 +1,4 @@
-//! What the metrics port shows of the agent.
+//! What the metrics port and the control socket show of the agent.
 
 use std::sync::{
     Mutex, MutexGuard, PoisonError,
@@ -6,18 +6,24 @@ use std::sync::{
 };
 
 use anyhow::Result;
+use mailflow_common::Reason;
 
+use super::firing::FiringAlerts;
 use crate::{
+    clock,
     config::Config,
+    control::{self, Conservation, Place, Row, RuleStatus, Status, Top, Ways},
     engine::event::WindowValue,
     http,
-    sink::metrics::{Agent, KernelView, Ledger, Limits, Load, Page},
+    sink::metrics::{Agent, Fill, KernelView, Ledger, Limits, Load, Page},
 };
 
-/// Shared by the pipeline, which writes it, and the metrics port, which reads it.
+/// Shared by the pipeline, which writes it, and by those that read it: the metrics port and the control
+/// socket.
 pub(super) struct View {
     /// The agent's own metrics.
     pub(super) agent: Agent,
+    started: f64,
     numbers: Mutex<Numbers>,
     ready: AtomicBool,
 }
@@ -27,18 +33,51 @@ pub(super) struct Numbers {
     pub(super) ledger: Ledger,
     pub(super) windows: Vec<WindowValue>,
     pub(super) kernel: Option<KernelView>,
+    pub(super) firing: FiringAlerts,
+    pub(super) settings: Shown,
+}
+
+/// What is shown of the configuration in force.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Shown {
+    file: Option<String>,
+    poll_seconds: f64,
+    rules: Vec<RuleStatus>,
+    /// What else there is to say of the agent's life.
+    pub(super) notes: Vec<String>,
+}
+
+impl Shown {
+    /// Of this configuration, whose file is `file`.
+    pub(super) fn of(config: &Config, file: Option<String>) -> Self {
+        let rules = config.engine.rules.iter().map(|rule| RuleStatus {
+            name: rule.name.to_string(),
+            version: rule.version,
+            severity: rule.severity.name().to_owned(),
+            window_seconds: rule.window.length.as_secs(),
+            ..RuleStatus::default()
+        });
+        let poll_seconds = config.poll_interval.as_secs_f64();
+        Self { file, poll_seconds, rules: rules.collect(), notes: Vec::new() }
+    }
 }
 
 impl View {
-    pub(super) fn new(config: &Config, started: f64) -> Result<Self> {
+    pub(super) fn new(config: &Config, file: Option<String>, started: f64) -> Result<Self> {
         let agent = Agent::new(env!("CARGO_PKG_VERSION"), started)?;
         agent.config_loaded(Load::Good(started));
         agent.lists_loaded(Load::Good(started));
         agent.listed_networks(config.engine.internal.networks().len());
         let limits = Limits { sources: config.outputs.max_sources, ..Limits::default() };
         let rules = config.engine.rules.iter().map(|rule| rule.name.clone());
-        let numbers = Numbers { ledger: Ledger::new(limits, rules), windows: Vec::new(), kernel: None };
-        Ok(Self { agent, numbers: Mutex::new(numbers), ready: AtomicBool::new(false) })
+        let numbers = Numbers {
+            ledger: Ledger::new(limits, rules),
+            windows: Vec::new(),
+            kernel: None,
+            firing: FiringAlerts::default(),
+            settings: Shown::of(config, file),
+        };
+        Ok(Self { agent, started, numbers: Mutex::new(numbers), ready: AtomicBool::new(false) })
     }
 
     /// The numbers. A panic elsewhere leaves them whole enough to be shown.
@@ -72,4 +111,82 @@ impl http::State for View {
     fn ready(&self) -> bool {
         self.ready.load(Ordering::Acquire)
     }
+}
+
+impl control::State for View {
+    fn status(&self) -> Status {
+        let sinks = self.agent.sinks().into_iter();
+        let numbers = self.numbers();
+        let kernel = numbers.kernel.as_ref();
+        let mut rules = numbers.settings.rules.clone();
+        for value in &numbers.windows {
+            let Some(rule) = rules.iter_mut().find(|rule| rule.name == *value.rule) else { continue };
+            rule.sources += 1;
+            if value.value.number() > rule.highest {
+                rule.highest = value.value.number();
+                rule.highest_source = Some(value.source.to_string());
+            }
+        }
+        let fill = |fill: Fill| control::Fill { entries: fill.entries, capacity: fill.capacity };
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime_seconds: (clock::unix_seconds() - self.started).max(0.0),
+            config: numbers.settings.file.clone(),
+            config_good: self.agent.config_good(),
+            poll_seconds: numbers.settings.poll_seconds,
+            interfaces: kernel.map(places).unwrap_or_default(),
+            flows: kernel.map(|kernel| fill(kernel.flows)).unwrap_or_default(),
+            overflow: kernel.map(|kernel| fill(kernel.overflow)).unwrap_or_default(),
+            sources: numbers.ledger.tracked(),
+            conservation: kernel.map(conservation).unwrap_or_default(),
+            uncounted: kernel.map(|kernel| uncounted(kernel).collect()).unwrap_or_default(),
+            delivered_twice: kernel.is_some_and(|kernel| kernel.twice),
+            rules,
+            alerts: numbers.firing.shown(clock::epoch()),
+            sinks: sinks.map(|(name, numbers)| control::Sink { name, numbers }).collect(),
+            notes: numbers.settings.notes.clone(),
+        }
+    }
+
+    fn top(&self) -> Top {
+        let numbers = self.numbers();
+        let rows = numbers.ledger.sources().into_iter().map(|sums| Row {
+            source: sums.source.to_owned(),
+            packets_up: sums.up.packets,
+            bytes_up: sums.up.bytes,
+            packets_down: sums.down.packets,
+            bytes_down: sums.down.bytes,
+            flows: sums.flows,
+            messages: sums.messages,
+            qualifying: sums.qualifying,
+        });
+        Top { at_seconds: (clock::unix_seconds() - self.started).max(0.0), rows: rows.collect() }
+    }
+}
+
+fn places(kernel: &KernelView) -> Vec<Place> {
+    let place = |place: &crate::sink::metrics::Attached| Place {
+        interface: place.interface.clone(),
+        hook: place.hook.to_owned(),
+        direction: place.direction.to_owned(),
+        attached: place.attached,
+        position: place.position,
+        again: place.again,
+    };
+    kernel.attached.iter().map(place).collect()
+}
+
+fn conservation(kernel: &KernelView) -> Conservation {
+    let ways = |[up, down]: [i64; 2]| Ways { up, down };
+    let count = |packets: u64| i64::try_from(packets).unwrap_or(i64::MAX);
+    let totals = &kernel.totals;
+    let lost = [&totals.unattributed_up, &totals.unattributed_down].map(|totals| count(totals.packets));
+    let [packets, bytes] = kernel.missing;
+    Conservation { packets: ways(packets), bytes: ways(bytes), unattributed_packets: ways(lost) }
+}
+
+fn uncounted(kernel: &KernelView) -> impl Iterator<Item = (String, u64)> {
+    let count = |reason: Reason| (reason.name().to_owned(), kernel.totals.reason(reason));
+    Reason::ALL.into_iter().map(count).filter(|(_, buffers)| *buffers > 0)
 }

@@ -1,15 +1,17 @@
 //! The command line: arguments as typed -> a [`Command`], and the commands that only read a
 //! configuration.
 
+pub mod ask;
 pub mod config;
 pub mod overrides;
 mod raw;
+pub mod top;
 
 use std::{collections::HashSet, ffi::OsString, path::PathBuf};
 
 use clap::{CommandFactory, Parser, error::ErrorKind};
 
-pub use raw::{BacktestArgs, ReplayArgs, RunArgs};
+pub use raw::{BacktestArgs, Column, ReplayArgs, RunArgs, SocketArgs, StatusArgs, TopArgs};
 use raw::{Typed, Verb};
 
 /// What the process ends with; others script against it.
@@ -74,6 +76,27 @@ pub enum Command {
         /// The file; the shipped configuration without one.
         file: Option<PathBuf>,
     },
+    /// Tell how the running agent is.
+    Status {
+        /// The configuration file, for its socket.
+        config: Option<PathBuf>,
+        /// What it was told.
+        args: StatusArgs,
+    },
+    /// Show what its sources send.
+    Top {
+        /// The configuration file, for its socket.
+        config: Option<PathBuf>,
+        /// What it was told.
+        args: TopArgs,
+    },
+    /// Let it read its configuration again.
+    Reload {
+        /// The configuration file, for its socket.
+        config: Option<PathBuf>,
+        /// What it was told.
+        args: SocketArgs,
+    },
     /// Print the version.
     Version,
 }
@@ -111,6 +134,9 @@ where
             return conflict("print-config takes FILE or --config, not both".to_owned());
         }
         Verb::PrintConfig { file } => Command::PrintConfig { file: file.or(config) },
+        Verb::Status(args) => Command::Status { config, args },
+        Verb::Top(args) => Command::Top { config, args },
+        Verb::Reload(args) => Command::Reload { config, args },
         Verb::Version => Command::Version,
     })
 }
@@ -134,7 +160,7 @@ mod tests {
     #[test]
     fn run_takes_everything() {
         let typed = "run --config a.yaml --interface eth1 --interface wg0 --role lan --hook tc --flow-log - \
-                     --alerts a.json --metrics off --poll-interval 0.1s --kernel-log warn";
+                     --alerts a.json --metrics off --poll-interval 0.1s --control /a --kernel-log warn";
         let Ok(Command::Run { config, args }) = command(typed) else { panic!("a run") };
         assert_eq!(config, Some(PathBuf::from("a.yaml")));
         assert_eq!(
@@ -147,6 +173,7 @@ mod tests {
                 alerts: Some(Switch::To(Target::File("a.json".into()))),
                 metrics: Some(Switch::Off),
                 poll_interval: Some(Duration::from_millis(100)),
+                control: Some(Switch::To("/a".into())),
                 kernel_log: Some(LogLevel::Warn),
             }
         );
@@ -198,6 +225,10 @@ mod tests {
             "run eth0",
             "version --config",
             "backtest",
+            "run --control here",
+            "top --sort size",
+            "top --interval 1ms",
+            "status now",
             "backtest a --l2-overhead -1",
             "backtest a --l2-overhead 70000",
             "print-config a --config b",

@@ -34,7 +34,7 @@ impl std::error::Error for NoInterface {}
 /// configured keeps its role and hook unless they are given too, any other gets `auto`. Fails when
 /// there is nothing to watch then.
 pub fn apply(config: &mut Config, args: RunArgs) -> Result<(), NoInterface> {
-    let RunArgs { interfaces, role, hook, flow_log, alerts, metrics, poll_interval, kernel_log } = args;
+    let RunArgs { interfaces, role, hook, flow_log, alerts, metrics, poll_interval, kernel_log, .. } = args;
     if !interfaces.is_empty() {
         config.interfaces = interfaces.into_iter().map(|name| watched(&config.interfaces, name)).collect();
     }
@@ -53,6 +53,9 @@ pub fn apply(config: &mut Config, args: RunArgs) -> Result<(), NoInterface> {
     }
     if let Some(address) = metrics {
         config.outputs.metrics = address.into();
+    }
+    if let Some(socket) = args.control {
+        config.control.socket = socket.into();
     }
     config.poll_interval = poll_interval.unwrap_or(config.poll_interval);
     config.kernel_log = kernel_log;

@@ -49,6 +49,15 @@ pub(super) enum Verb {
         #[arg(value_name = "FILE")]
         file: Option<PathBuf>,
     },
+    /// Tell how the running agent is
+    #[command(after_help = ASKING)]
+    Status(StatusArgs),
+    /// Show what the running agent's sources send, live
+    #[command(after_help = TOP)]
+    Top(TopArgs),
+    /// Let the running agent read its configuration again
+    #[command(after_help = RELOAD)]
+    Reload(SocketArgs),
     /// Print the version
     Version,
 }
@@ -77,10 +86,116 @@ pub struct RunArgs {
     /// How often the kernel's counters are read, 100ms to 60s
     #[arg(long, value_name = "DURATION", value_parser = value::poll_interval)]
     pub poll_interval: Option<Duration>,
+    /// Where status, top and reload ask: a path, or off
+    #[arg(long, value_name = "PATH", value_parser = value::path)]
+    pub control: Option<Switch<PathBuf>>,
     /// Log what the kernel program says of packets it cannot count: error, warn, info, debug, trace
     #[arg(long, value_name = "LEVEL", hide_possible_values = true, value_parser = named(LogLevel::ALL.map(|level| (level.name(), level))))]
     pub kernel_log: Option<LogLevel>,
 }
+
+/// Where the running agent listens.
+#[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
+pub struct SocketArgs {
+    /// The agent's socket; without it that of --config, or of the shipped configuration
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+}
+
+/// What `status` was told.
+#[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
+pub struct StatusArgs {
+    /// Where the agent listens.
+    #[command(flatten)]
+    pub socket: SocketArgs,
+    /// Print the answer as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What `top` was told.
+#[derive(Args, Clone, Debug, PartialEq, Eq)]
+pub struct TopArgs {
+    /// Where the agent listens.
+    #[command(flatten)]
+    pub socket: SocketArgs,
+    /// Print the table once and end; so without a terminal
+    #[arg(long)]
+    pub once: bool,
+    /// Most rows that --once prints
+    #[arg(long, value_name = "NUMBER", default_value_t = 20)]
+    pub rows: usize,
+    /// By what: packets, bytes, flows, messages, counted, source
+    #[arg(long, value_name = "COLUMN", hide_possible_values = true, default_value = "bytes", value_parser = named(Column::ALL.map(|column| (column.name(), column))))]
+    pub sort: Column,
+    /// Only sources whose address contains this
+    #[arg(long, value_name = "TEXT")]
+    pub filter: Option<String>,
+    /// Time between two looks, 200ms to 60s
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = refresh)]
+    pub interval: Duration,
+}
+
+/// A column of `top`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Column {
+    /// The address.
+    Source,
+    /// Packets, client to server.
+    Packets,
+    /// IP bytes, client to server.
+    Bytes,
+    /// Flows begun.
+    Flows,
+    /// Messages estimated.
+    Messages,
+    /// Flows that a rule counted.
+    Counted,
+}
+
+impl Column {
+    /// Every column, in their order.
+    pub const ALL: [Column; 6] =
+        [Column::Source, Column::Packets, Column::Bytes, Column::Flows, Column::Messages, Column::Counted];
+
+    /// The name on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Column::Source => "source",
+            Column::Packets => "packets",
+            Column::Bytes => "bytes",
+            Column::Flows => "flows",
+            Column::Messages => "messages",
+            Column::Counted => "counted",
+        }
+    }
+}
+
+fn refresh(text: &str) -> Result<Duration, String> {
+    value::duration_within(text, [Duration::from_millis(200), Duration::from_secs(60)])
+}
+
+/// What commands that ask the running agent say of their end.
+const ASKING: &str = "\
+Exit status: 0 the agent answered and counts, 1 it does not answer, a program is not attached, packets are \
+missing, or the last configuration was refused, 2 bad usage.";
+
+/// What `top --help` says beyond the options.
+const TOP: &str = "\
+Keys: p packets, b bytes, f flows, m messages, c counted by a rule, s source; the same key again turns the \
+order. d: since the agent started, or by second. /: filter, Esc: no filter. Up, Down, PgUp, PgDn, Home: \
+scroll. Space: look now. q: end.
+
+Numbers are client to server. Sources beyond the cap are summed in `other`, those idle for a day in `retired`.
+
+Exit status: 0 good, 1 the agent does not answer, 2 bad usage.";
+
+/// What `reload --help` says beyond the options.
+const RELOAD: &str = "\
+All of a new configuration comes into force, or nothing of it: what is wrong with it, or needs a restart, is \
+printed, and the agent goes on with the one before. SIGHUP does the same, and the agent logs the answer.
+
+Exit status: 0 in force, 1 refused, or the agent does not answer, 2 bad usage.";
 
 /// What `replay` was told.
 #[derive(Args, Clone, Debug, PartialEq, Eq)]

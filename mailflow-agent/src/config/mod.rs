@@ -8,6 +8,7 @@ mod build;
 mod fault;
 mod file;
 mod interfaces;
+mod life;
 mod lists;
 mod matching;
 mod networks;
@@ -85,6 +86,7 @@ fn config(at: &At<'_>, faults: &mut Collector, directory: &Path) -> Option<Confi
         let shipped = fields.shipped("rules").map(|entry| &entry.value);
         let rules = fields.needed("rules", |at, faults| rules::read(at, faults, watched.as_ref(), shipped));
         let outputs = fields.needed("outputs", outputs::read);
+        let control = fields.needed("control", life::control);
         let (internal, lists) = internal?;
         Some(Config {
             interfaces: interfaces?,
@@ -99,6 +101,7 @@ fn config(at: &At<'_>, faults: &mut Collector, directory: &Path) -> Option<Confi
             },
             lists,
             outputs: outputs?,
+            control: control?,
             kernel_log: None,
             warnings: Vec::new(),
         })
@@ -161,6 +164,8 @@ pub struct Config {
     pub engine: Settings,
     /// Where records go.
     pub outputs: Outputs,
+    /// How the running agent is asked.
+    pub control: Control,
     /// What the kernel program says of packets it could not count; the command line alone sets it.
     pub kernel_log: Option<LogLevel>,
     /// What is odd about it but not wrong: networks inside networks.
@@ -285,4 +290,11 @@ pub struct Outputs {
     pub alerts: Option<Target>,
     /// Flow records.
     pub flow_log: Option<Target>,
+}
+
+/// How the running agent is asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Control {
+    /// The Unix socket; `None` for none.
+    pub socket: Option<PathBuf>,
 }

@@ -124,6 +124,15 @@ pub fn target(text: &str) -> Result<Switch<Target>, String> {
     }
 }
 
+/// A place in the file system that does not depend on the working directory, or `off`.
+pub fn path(text: &str) -> Result<Switch<PathBuf>, String> {
+    match text {
+        "off" => Ok(Switch::Off),
+        absolute if absolute.starts_with('/') => Ok(Switch::To(PathBuf::from(absolute))),
+        _ => Err("expected an absolute path (/...), or off".to_owned()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,5 +1,7 @@
 //! Rules over records: the engine's clock, the windows of every source, the incidents.
 
+mod reconfigure;
+
 use std::{
     collections::{BTreeSet, HashMap},
     sync::Arc,
@@ -38,6 +40,11 @@ impl Counted {
 
     pub(super) fn set(&mut self, rule: usize) {
         self.0 |= Self::bit(rule).unwrap_or(0);
+    }
+
+    /// Whether the rule of this index is among them.
+    fn has(self, rule: usize) -> bool {
+        Self::bit(rule).is_some_and(|bit| self.0 & bit != 0)
     }
 
     fn bit(rule: usize) -> Option<u64> {

@@ -83,6 +83,15 @@ struct Arrival {
     record: Arc<FlowRecord>,
 }
 
+/// What came of other settings.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reconfigured {
+    /// The rules whose windows begin anew.
+    pub restarted: Vec<Arc<str>>,
+    /// What time had brought by then, and the ends of the incidents of rules that are gone.
+    pub effects: Effects,
+}
+
 /// How much the engine holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
@@ -110,6 +119,21 @@ impl Engine {
     /// judged by the new list.
     pub fn set_internal(&mut self, internal: Networks) {
         self.settings.internal = internal;
+    }
+
+    /// From now on these are the settings, at `now`. Flows, windows and incidents stay, but for rules whose
+    /// match or window is another: those are named, and their windows begin anew. Incidents of rules that
+    /// are gone end. The grouping of sources stays what it was.
+    pub fn reconfigure(&mut self, now: Time, mut settings: Settings) -> Reconfigured {
+        let mut effects = self.tick(now);
+        self.limits = Limits::new(&settings.timeouts);
+        let rules = std::mem::take(&mut settings.rules);
+        let changed = self.evaluator.reconfigure(rules, self.limits.lateness());
+        self.table.remark(|counted| changed.moved(counted));
+        settings.v6_source_prefix = self.settings.v6_source_prefix;
+        self.settings = settings;
+        effects.alerts.extend(changed.alerts);
+        Reconfigured { restarted: changed.restarted, effects }
     }
 
     /// A reading of the flow table begins.

@@ -124,6 +124,12 @@ impl Table {
         }
     }
 
+    /// Changes what is noted of the rules that have counted flows.
+    pub(super) fn remark(&mut self, change: impl Fn(Counted) -> Counted) {
+        self.marks.values_mut().for_each(|counted| *counted = change(*counted));
+        self.marks.retain(|_, counted| *counted != Counted::default());
+    }
+
     /// After a flow's last record.
     pub(super) fn unmark(&mut self, flow: &Flow) {
         if !self.marks.is_empty() {

@@ -276,3 +276,42 @@ fn a_tick_over_days_tells_each_repeat_at_its_own_moment() {
         [(1_600, 10), (3_100, 10), (4_300, 0)].map(|(time, value)| (at(time), Value::Exactly(value)));
     assert_eq!(told, expected);
 }
+
+#[test]
+fn other_settings_keep_windows_and_incidents() {
+    let mut engine = Engine::new(fixture::settings());
+    let name = |n: u16| format!("10.0.0.1:{}", 4_000 + n);
+    let closed = |n: u16| {
+        let mut flow = fixture::flow(&name(n), "9.9.9.9:25");
+        (flow.facts.fin_up, flow.facts.fin_down) = (1, 1);
+        flow
+    };
+    let count = |engine: &mut Engine, from: u16, to: u16, now: u64| {
+        let flows: Vec<Flow> = (from..to).map(closed).collect();
+        engine.begin(at(now));
+        engine.look(&flows);
+        engine.end(&vec![Fate::Removed; flows.len()]);
+        engine.tick(at(now)).alerts
+    };
+    assert_eq!(count(&mut engine, 0, 9, 200), []);
+    // A threshold that is lower holds from the next flow on.
+    let mut settings = fixture::settings();
+    settings.rules[0].at_least = 9;
+    settings.rules[0].version += 1;
+    let done = engine.reconfigure(at(201), settings.clone());
+    assert_eq!(done, Reconfigured::default());
+    let alerts = count(&mut engine, 9, 10, 202);
+    assert_eq!((alerts.len(), alerts[0].threshold, alerts[0].value.number()), (1, 9, 10));
+    // Another window: it begins anew, and the incident goes on.
+    settings.rules[0].window.length *= 2;
+    let done = engine.reconfigure(at(203), settings.clone());
+    assert_eq!((done.restarted.len(), done.effects.alerts.len()), (1, 0));
+    assert_eq!(count(&mut engine, 10, 20, 204), [], "it is the same incident");
+    assert_eq!(engine.windows(at(204))[0].value.number(), 10);
+    // Without the rule its incident ends.
+    settings.rules.clear();
+    let done = engine.reconfigure(at(205), settings);
+    assert_eq!(done.effects.alerts.len(), 1);
+    assert_eq!(done.effects.alerts[0].state, event::AlertState::Resolved);
+    assert_eq!(engine.stats().rules.firing, 0);
+}

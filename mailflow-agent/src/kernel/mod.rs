@@ -108,6 +108,28 @@ impl Kernel {
         self.watched.add(&mut self.loaded, name, role, hook)
     }
 
+    /// Takes the programs off an interface, if it is watched.
+    pub fn unwatch(&mut self, name: &str) {
+        self.watched.remove(name);
+    }
+
+    /// Watches these ports from now on; packets pass meanwhile.
+    ///
+    /// # Errors
+    /// The kernel refuses the write.
+    pub fn watch_ports(&mut self, ports: &PortSet) -> Result<(), KernelError> {
+        self.loaded.watch(ports)
+    }
+
+    /// Separates flows by these silences from now on; packets pass meanwhile.
+    ///
+    /// # Errors
+    /// The kernel refuses the write.
+    pub fn set_silences(&mut self, limits: &SilenceLimits) -> Result<(), KernelError> {
+        self.table.set_idle(limits.idle);
+        self.loaded.set_silences(silences(limits, &self.ticks))
+    }
+
     /// Follows what has become of the watched interfaces since it was called last, and attaches again
     /// what was taken away or is not the first.
     pub fn follow(&mut self, now: Time, verify: Verify) {

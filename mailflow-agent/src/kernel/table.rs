@@ -93,6 +93,11 @@ impl Table {
         &self.book.held
     }
 
+    /// How long a source's overflow stays without a packet.
+    pub(super) fn set_idle(&mut self, idle: Duration) {
+        self.idle = idle;
+    }
+
     /// Reads everything, part by part.
     pub(super) fn read(
         &mut self,

@@ -92,6 +92,11 @@ impl Watched {
         Ok(())
     }
 
+    /// Takes the programs of an interface away.
+    pub(super) fn remove(&mut self, name: &str) {
+        self.watches.retain(|watch| watch.name != name);
+    }
+
     /// Takes every program away.
     pub(super) fn clear(&mut self) {
         self.watches.clear();

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -21,6 +22,7 @@ pub struct Agent {
     log: PathBuf,
     alerts: PathBuf,
     pages: SocketAddr,
+    socket: PathBuf,
 }
 
 impl Agent {
@@ -28,7 +30,7 @@ impl Agent {
     /// this lab's own, and waits until it is ready. `name` tells its files in `folder` from other agents'.
     ///
     /// # Errors
-    /// The agent cannot start, ends, or is not ready within 15 seconds: the error holds its log.
+    /// The agent cannot start, ends, or is not ready within 60 seconds: the error holds its log.
     pub fn start(ns: &Ns, binary: &Path, folder: &Path, name: &str, options: &str) -> Result<Self> {
         let log = folder.join(format!("{name}.log"));
         let alerts = folder.join(format!("{name}-alerts.jsonl"));
@@ -36,11 +38,20 @@ impl Agent {
         let mut command = ns.command(binary);
         command.arg("run").args(options.split_whitespace()).arg("--alerts").arg(&alerts);
         command.env("NO_COLOR", "1").env_remove("RUST_LOG");
-        let told = options.split_whitespace().skip_while(|word| *word != "--metrics").nth(1);
-        let pages = told.map_or(Ok(PAGES), str::parse).context("--metrics is not ADDRESS:PORT")?;
+        let told = |option: &str| options.split_whitespace().skip_while(|word| *word != option).nth(1);
+        // Agents of other tests run at the same time: each has a socket of its own, and nothing else unless
+        // it is asked for.
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let own = || folder.join(format!("{name}-{}.sock", NEXT.fetch_add(1, Ordering::Relaxed)));
+        let socket = told("--control").map_or_else(own, PathBuf::from);
+        if told("--control").is_none() {
+            command.arg("--control").arg(&socket);
+        }
+        let pages =
+            told("--metrics").map_or(Ok(PAGES), str::parse).context("--metrics is not ADDRESS:PORT")?;
         let running = Running::start(command, &log)?;
-        let mut agent = Self { running, ns: ns.clone(), log, alerts, pages };
-        let ready = wait_for("the agent is ready", Duration::from_secs(15), || agent.ready());
+        let mut agent = Self { running, ns: ns.clone(), log, alerts, pages, socket };
+        let ready = wait_for("the agent is ready", Duration::from_secs(60), || agent.ready());
         ready.with_context(|| format!("its log:\n{}", agent.log()))?;
         Ok(agent)
     }
@@ -74,6 +85,12 @@ impl Agent {
     #[must_use]
     pub fn log(&self) -> String {
         read(&self.log)
+    }
+
+    /// The socket at which it is asked.
+    #[must_use]
+    pub fn socket(&self) -> &Path {
+        &self.socket
     }
 
     /// File of the alerts, one JSON object a line.

@@ -1,7 +1,7 @@
 //! The agent's own metrics, kept by the `prometheus` crate: few, and of one label at most (the
 //! crate takes two series for one when two labels joined read the same).
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use prometheus::{
     Error, Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
@@ -165,6 +165,32 @@ impl Agent {
             errors: self.errors.with_label_values(&[sink]),
             waiting: self.waiting.with_label_values(&[sink]),
         }
+    }
+
+    /// What became of each sink's events: the numbers by their names on the page, without what all share
+    /// (`mailflow_sink_`, `_total`), by sink.
+    pub fn sinks(&self) -> BTreeMap<String, BTreeMap<String, u64>> {
+        let mut sinks: BTreeMap<String, BTreeMap<String, u64>> = BTreeMap::new();
+        for family in self.registry.gather() {
+            let Some(name) = family.name().strip_prefix("mailflow_sink_") else { continue };
+            let name = name.strip_suffix("_total").unwrap_or(name);
+            for metric in family.get_metric() {
+                let Some(sink) = metric.get_label().iter().find(|label| label.name() == "sink") else {
+                    continue;
+                };
+                let value = metric.get_counter().get_value() + metric.get_gauge().get_value();
+                sinks
+                    .entry(sink.value().to_owned())
+                    .or_default()
+                    .insert(name.to_owned(), value.max(0.0) as u64);
+            }
+        }
+        sinks
+    }
+
+    /// Whether the last attempt to load the configuration succeeded.
+    pub fn config_good(&self) -> bool {
+        self.config_good.get() == 1
     }
 
     pub(super) fn render(&self, out: &mut String) -> Result<(), Error> {

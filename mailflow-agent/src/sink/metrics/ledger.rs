@@ -139,6 +139,21 @@ impl Ledger {
         (sum.up, sum.down)
     }
 
+    /// What each source with a row of its own has had, and `other` and `retired` for those without, in the
+    /// order of the page.
+    pub fn sources(&self) -> Vec<SourceSums<'_>> {
+        let sums = |(source, row): (_, &Row)| {
+            let Row { up, down, flows, messages, ref qualified } = *row;
+            SourceSums { source, up, down, flows, messages, qualifying: qualified.iter().sum() }
+        };
+        self.sources.rows().into_iter().map(sums).collect()
+    }
+
+    /// How many sources have rows of their own.
+    pub fn tracked(&self) -> usize {
+        self.sources.len()
+    }
+
     /// Writes the families. `windows` is what the rules' windows hold now.
     pub fn render(&self, windows: &[WindowValue], out: &mut String) {
         let names = Service::ALL.iter().map(|service| service.name()).chain([NO_SERVICE]);
@@ -164,6 +179,23 @@ impl Ledger {
             self.rules.len() - 1
         })
     }
+}
+
+/// What a source has had since the process started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SourceSums<'a> {
+    /// The source as the page names it.
+    pub source: &'a str,
+    /// Client to server.
+    pub up: Gain,
+    /// Server to client.
+    pub down: Gain,
+    /// Flows begun.
+    pub flows: u64,
+    /// Messages estimated.
+    pub messages: u64,
+    /// Flows that a rule counted, summed over the rules.
+    pub qualifying: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -14,7 +14,7 @@ mod windows;
 
 pub use agent::{Agent, Load};
 pub use kernel::{Attached, Fill, Holding, KernelView};
-pub use ledger::{Ledger, Limits, Places};
+pub use ledger::{Ledger, Limits, Places, SourceSums};
 
 use crate::engine::event::WindowValue;
 

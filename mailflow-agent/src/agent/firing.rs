@@ -1,0 +1,55 @@
+//! The alerts that fire, for who asks.
+
+use std::collections::HashMap;
+
+use crate::{
+    control::Firing,
+    engine::{
+        event::{Alert, AlertState},
+        time::{Epoch, Time},
+    },
+};
+
+/// The alerts that fire, by fingerprint.
+#[derive(Clone, Debug, Default)]
+pub(super) struct FiringAlerts {
+    firing: HashMap<String, (Time, Firing)>,
+}
+
+impl FiringAlerts {
+    /// Takes note of alert events, in their order.
+    pub(super) fn take(&mut self, alerts: &[Alert]) {
+        for alert in alerts {
+            match alert.state {
+                AlertState::Firing => {
+                    let firing = (alert.starts_at, shown(alert));
+                    self.firing.insert(alert.fingerprint.clone(), firing);
+                }
+                AlertState::Resolved => drop(self.firing.remove(&alert.fingerprint)),
+            }
+        }
+    }
+
+    /// Them, the oldest first.
+    pub(super) fn shown(&self, epoch: Epoch) -> Vec<Firing> {
+        let mut firing: Vec<_> = self.firing.values().collect();
+        firing.sort_by(|(one, a), (other, b)| (one, &a.fingerprint).cmp(&(other, &b.fingerprint)));
+        let since = |starts_at: &Time| epoch.unix_nanos(*starts_at) as f64 / 1e9;
+        firing
+            .into_iter()
+            .map(|(starts_at, firing)| Firing { since: since(starts_at), ..firing.clone() })
+            .collect()
+    }
+}
+
+fn shown(alert: &Alert) -> Firing {
+    Firing {
+        rule: alert.rule.to_string(),
+        severity: alert.severity.name().to_owned(),
+        source: alert.source.to_string(),
+        fingerprint: alert.fingerprint.clone(),
+        since: 0.0,
+        value: alert.value.number(),
+        threshold: alert.threshold,
+    }
+}

@@ -1,0 +1,258 @@
+//! The commands that ask the running agent: `status` and `reload`.
+
+use std::{
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
+
+use super::{Exit, SocketArgs, StatusArgs};
+use crate::{
+    config::{self, value::show_duration},
+    control::{Client, Conservation, Place, Reply, Request, Status},
+};
+
+/// Where the agent listens: as told, as configured, or as shipped. Faults of the configuration go to `err`.
+pub fn socket(config: Option<&Path>, args: &SocketArgs, err: &mut impl Write) -> io::Result<Option<PathBuf>> {
+    if let Some(socket) = &args.socket {
+        return Ok(Some(socket.clone()));
+    }
+    match config::load(config) {
+        Ok(config) if config.control.socket.is_none() => {
+            writeln!(err, "the configuration has no control socket: name one with --socket PATH")?;
+            Ok(None)
+        }
+        Ok(config) => Ok(config.control.socket),
+        Err(faults) => {
+            writeln!(err, "{faults}")?;
+            Ok(None)
+        }
+    }
+}
+
+/// `status`: prints how the agent is.
+pub fn status(
+    socket: &Path,
+    args: &StatusArgs,
+    out: &mut impl Write,
+    err: &mut impl Write,
+) -> io::Result<Exit> {
+    let status = match Client::connect(socket).and_then(|mut client| client.call(&Request::Status)) {
+        Ok(Reply::Status(status)) => status,
+        other => return unexpected(other, err),
+    };
+    if args.json {
+        serde_json::to_writer_pretty(&mut *out, &status)?;
+        writeln!(out)?;
+    } else {
+        show(&status, out)?;
+    }
+    Ok(if good(&status) { Exit::Good } else { Exit::Failure })
+}
+
+/// `reload`: lets the agent read its configuration again, and prints what came of it.
+pub fn reload(socket: &Path, out: &mut impl Write, err: &mut impl Write) -> io::Result<Exit> {
+    match Client::connect(socket).and_then(|mut client| client.call(&Request::Reload)) {
+        Ok(Reply::Reloaded(changes)) => {
+            for change in &changes {
+                writeln!(out, "{change}")?;
+            }
+            writeln!(out, "the configuration is in force")?;
+            Ok(Exit::Good)
+        }
+        other => unexpected(other, err),
+    }
+}
+
+/// An answer other than the one hoped for.
+pub(super) fn unexpected(
+    answer: Result<Reply, crate::control::CallError>,
+    err: &mut impl Write,
+) -> io::Result<Exit> {
+    match answer {
+        Ok(Reply::Refused(reasons)) => {
+            for reason in &reasons {
+                writeln!(err, "{reason}")?;
+            }
+        }
+        Ok(_) => writeln!(err, "the agent answered something else: it is of another version")?,
+        Err(error) => writeln!(err, "{error}")?,
+    }
+    Ok(Exit::Failure)
+}
+
+/// Whether nothing speaks against the agent's counts and configuration.
+fn good(status: &Status) -> bool {
+    status.config_good
+        && status.interfaces.iter().all(|place| place.attached)
+        && balanced(&status.conservation)
+}
+
+fn balanced(conservation: &Conservation) -> bool {
+    let Conservation { packets, bytes, .. } = conservation;
+    [packets, bytes].iter().all(|ways| ways.up == 0 && ways.down == 0)
+}
+
+fn show(status: &Status, out: &mut impl Write) -> io::Result<()> {
+    let seconds = |seconds: f64| show_duration(std::time::Duration::from_secs(seconds as u64));
+    let mut line = |name: &str, text: String| writeln!(out, "{name:<13} {text}");
+    line("agent", format!("{}, process {}, up {}", status.version, status.pid, age(status.uptime_seconds)))?;
+    let file = status.config.as_deref().unwrap_or("built in");
+    let good = if status.config_good { "in force" } else { "the last attempt to load it was refused" };
+    line("configuration", format!("{file}: {good}"))?;
+    for place in &status.interfaces {
+        line("interface", shown(place))?;
+    }
+    let flows = &status.flows;
+    line("flows", format!("{} of {}, read every {}s", flows.entries, flows.capacity, status.poll_seconds))?;
+    let overflow = &status.overflow;
+    line("overflow", format!("{} of {} sources and services", overflow.entries, overflow.capacity))?;
+    line("sources", status.sources.to_string())?;
+    line("conservation", conservation(&status.conservation))?;
+    for (reason, buffers) in &status.uncounted {
+        line("not counted", format!("{reason}: {buffers}"))?;
+    }
+    if status.delivered_twice {
+        line("WARNING", "packets come twice, and are counted so".to_owned())?;
+    }
+    for rule in &status.rules {
+        let highest = match &rule.highest_source {
+            Some(source) => format!("highest {} ({source})", rule.highest),
+            None => "all windows empty".to_owned(),
+        };
+        let window = seconds(rule.window_seconds as f64);
+        line(
+            "rule",
+            format!(
+                "{} v{}, {}, {window}: {} sources, {highest}",
+                rule.name, rule.version, rule.severity, rule.sources
+            ),
+        )?;
+    }
+    for alert in &status.alerts {
+        line("FIRING", format!("{}: {}, {} of {}", alert.rule, alert.source, alert.value, alert.threshold))?;
+    }
+    if status.alerts.is_empty() {
+        line("alerts", "none fires".to_owned())?;
+    }
+    for sink in &status.sinks {
+        let numbers: Vec<String> = sink
+            .numbers
+            .iter()
+            .map(|(name, number)| format!("{} {number}", name.replace('_', " ")))
+            .collect();
+        line("sink", format!("{}: {}", sink.name, numbers.join(", ")))?;
+    }
+    for note in &status.notes {
+        line("life", note.clone())?;
+    }
+    Ok(())
+}
+
+fn shown(place: &Place) -> String {
+    let Place { interface, hook, direction, .. } = place;
+    let standing = match (place.attached, place.position) {
+        (false, _) => "NOT ATTACHED".to_owned(),
+        (true, None) => "attached".to_owned(),
+        (true, Some(position)) => format!("attached, position {position}"),
+    };
+    let again =
+        if place.again == 0 { String::new() } else { format!(", attached again {} times", place.again) };
+    format!("{interface} {direction} by {hook}: {standing}{again}")
+}
+
+fn conservation(conservation: &Conservation) -> String {
+    let Conservation { packets, bytes, unattributed_packets: lost } = conservation;
+    let held = if balanced(conservation) {
+        "every packet counted is held".to_owned()
+    } else {
+        format!(
+            "MISSING {} packets up, {} down; {} bytes up, {} down",
+            packets.up, packets.down, bytes.up, bytes.down
+        )
+    };
+    if lost.up == 0 && lost.down == 0 {
+        held
+    } else {
+        format!("{held}; unattributed: {} up, {} down", lost.up, lost.down)
+    }
+}
+
+/// A time as people say it: its two largest units.
+fn age(seconds: f64) -> String {
+    let seconds = seconds as u64;
+    let units = [(86_400, "d"), (3_600, "h"), (60, "m"), (1, "s")];
+    let parts = units.iter().scan(seconds, |left, (unit, name)| {
+        let number = *left / unit;
+        *left %= unit;
+        Some((number, name))
+    });
+    let parts: Vec<String> = parts
+        .skip_while(|(number, _)| *number == 0)
+        .take(2)
+        .map(|(number, name)| format!("{number}{name}"))
+        .collect();
+    if parts.is_empty() { "0s".to_owned() } else { parts.join(" ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::{Firing, RuleStatus, Ways};
+
+    fn text(status: &Status) -> String {
+        let mut out = Vec::new();
+        show(status, &mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn ages_have_two_units() {
+        let shown: Vec<_> = [0.4, 59.0, 61.0, 3_600.0, 90_061.0].into_iter().map(age).collect();
+        assert_eq!(shown, ["0s", "59s", "1m 1s", "1h 0m", "1d 1h"]);
+    }
+
+    #[test]
+    fn what_is_not_good_shows() {
+        let place = |attached| Place {
+            interface: "eth1".into(),
+            hook: "tcx".into(),
+            direction: "egress".into(),
+            attached,
+            position: Some(2),
+            again: 1,
+        };
+        let mut status = Status { config_good: true, interfaces: vec![place(true)], ..Status::default() };
+        assert!(good(&status));
+        assert!(text(&status).contains("eth1 egress by tcx: attached, position 2, attached again 1 times"));
+        status.conservation.packets = Ways { up: 3, down: 0 };
+        assert!(!good(&status) && text(&status).contains("MISSING 3 packets up, 0 down"));
+        status = Status { config_good: true, interfaces: vec![place(false)], ..Status::default() };
+        assert!(!good(&status) && text(&status).contains("NOT ATTACHED"));
+        status = Status { config_good: false, ..Status::default() };
+        assert!(!good(&status) && text(&status).contains("refused"));
+    }
+
+    #[test]
+    fn rules_and_alerts_show() {
+        let rule = RuleStatus {
+            name: "r".into(),
+            version: 2,
+            severity: "high".into(),
+            window_seconds: 3_600,
+            sources: 1,
+            highest: 11,
+            highest_source: Some("10.0.0.1".into()),
+        };
+        let alert = Firing {
+            rule: "r".into(),
+            source: "10.0.0.1".into(),
+            value: 11,
+            threshold: 10,
+            ..Firing::default()
+        };
+        let status = Status { rules: vec![rule], alerts: vec![alert], ..Status::default() };
+        let text = text(&status);
+        assert!(text.contains("r v2, high, 1h: 1 sources, highest 11 (10.0.0.1)"), "{text}");
+        assert!(text.contains("FIRING        r: 10.0.0.1, 11 of 10"), "{text}");
+    }
+}

@@ -1,0 +1,175 @@
+//! A new configuration while the agent runs.
+
+use std::{fs, net::SocketAddr};
+
+use mailflow_tests::lab::{Agent, Family, Hosts, Lab, LabOptions, transfer, wait_for};
+use serde_json::Value;
+
+use crate::{
+    asked::{ask, status},
+    watched::{SECONDS, all_is_counted, metric, send, start, wait_for_metric},
+};
+
+const GOOD: &str = "mailflow_config_last_reload_successful";
+
+struct Gateway {
+    lab: Lab,
+    agent: Agent,
+}
+
+impl Gateway {
+    /// An agent whose configuration file holds `text` and a short poll interval.
+    fn new(text: &str) -> Self {
+        let lab = Lab::new(&LabOptions { hosts: Hosts::ClientAndInside, ..LabOptions::default() }).unwrap();
+        fs::write(lab.folder().join("gateway.yaml"), text).unwrap();
+        let options =
+            format!("--config {} --poll-interval 100ms", lab.folder().join("gateway.yaml").display());
+        let agent = start(&lab, &options);
+        Self { lab, agent }
+    }
+
+    /// Writes another configuration and asks for it; the exit status, and what was said.
+    fn reload(&self, text: &str) -> (Option<i32>, String) {
+        fs::write(self.lab.folder().join("gateway.yaml"), text).unwrap();
+        let output = ask(&self.agent, "reload");
+        (output.status.code(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
+    }
+
+    /// Packets up on a port the shipped configuration does not watch.
+    fn count_on(&self, port: u16) -> u64 {
+        let series = "mailflow_packets_total{service=\"smtp\",direction=\"up\"}";
+        let before = metric(&self.agent, series).unwrap();
+        let server = SocketAddr::new(self.lab.server_ip(Family::V4), port);
+        let truth = transfer(&self.lab.client, &self.lab.server, server, 5_000, 5_000).unwrap().client_facts;
+        // What is watched shows after what is not, so that nothing that would count is missed.
+        let mail = send(&self.lab);
+        wait_for_metric(
+            &self.agent,
+            series,
+            before + u64::from(mail.segments_out) + self.watched(port) * u64::from(truth.segments_out),
+        );
+        u64::from(truth.segments_out)
+    }
+
+    fn watched(&self, port: u16) -> u64 {
+        let text = fs::read_to_string(self.lab.folder().join("gateway.yaml")).unwrap();
+        u64::from(text.contains(&port.to_string()))
+    }
+
+    fn interfaces(&self) -> Vec<String> {
+        let found = status(&self.agent);
+        let places = found["interfaces"].as_array().unwrap();
+        let names: std::collections::BTreeSet<_> =
+            places.iter().map(|place| place["interface"].as_str().unwrap().to_owned()).collect();
+        names.into_iter().collect()
+    }
+}
+
+const ONE: &str = "interfaces: [{ name: lan0, role: lan }]\n";
+
+#[test]
+fn ports_and_interfaces_change_without_a_new_program() {
+    let gateway = Gateway::new(ONE);
+    let program = || {
+        let found = gateway.lab.gateway.run("ip -details link show lan0");
+        found.map(|text| text.lines().count()).unwrap()
+    };
+    let before = program();
+    gateway.count_on(2525);
+    let (code, said) = gateway.reload(&format!("{ONE}watched_ports: {{ smtp: [25, 2525] }}\n"));
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("watched ports: [25, 110,") && said.contains("2525]"), "{said}");
+    gateway.count_on(2525);
+    assert_eq!(program(), before);
+
+    let both = "interfaces: [{ name: lan0, role: lan }, { name: lan1, role: lan }]\n";
+    let (code, said) = gateway.reload(both);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("interface lan1: watched from now on"), "{said}");
+    wait_for("lan1", SECONDS, || Ok((gateway.interfaces() == ["lan0", "lan1"]).then_some(()))).unwrap();
+    let (code, said) = gateway.reload(ONE);
+    assert!(code == Some(0) && said.contains("interface lan1: not watched any more"), "{said}");
+    wait_for("no lan1", SECONDS, || Ok((gateway.interfaces() == ["lan0"]).then_some(()))).unwrap();
+    all_is_counted(&gateway.lab, &[&gateway.agent]);
+    let again = metric(&gateway.agent, "mailflow_reattached_total{interface=\"lan0\",direction=\"ingress\"}");
+    assert_eq!(again, Some(0), "lan0 was left alone");
+}
+
+#[test]
+fn what_is_wrong_changes_nothing() {
+    let mut gateway = Gateway::new(ONE);
+    let refused = |text: &str, reasons: &[&str]| {
+        let (code, said) = gateway.reload(text);
+        assert_eq!(code, Some(1), "{said}");
+        reasons.iter().for_each(|reason| assert!(said.contains(reason), "no {reason} in\n{said}"));
+        wait_for_metric(&gateway.agent, GOOD, 0);
+        assert_eq!(status(&gateway.agent)["config_good"], false);
+        assert_eq!(ask(&gateway.agent, "status").status.code(), Some(1));
+        assert_eq!(gateway.interfaces(), ["lan0"]);
+        all_is_counted(&gateway.lab, &[&gateway.agent]);
+    };
+    refused(
+        "interfaces: [{ name: lan0, rol: lan }]\npoll_interval: 7\n",
+        &["gateway.yaml:1:28: interfaces[0].rol: unknown key", "gateway.yaml:2:16: poll_interval"],
+    );
+    refused(
+        &format!("{ONE}flow_table: {{ flows: 1000 }}\nsources: {{ ipv6_prefix: 56 }}\n"),
+        &["flow_table.flows: a change needs a restart", "sources.ipv6_prefix: a change needs a restart"],
+    );
+    // Half of it could be done: none of it is.
+    refused(
+        "interfaces: [{ name: lan1, role: lan }, { name: nosuch, role: lan }]\n",
+        &["no interface `nosuch`"],
+    );
+    refused(
+        &format!("{ONE}outputs: {{ flow_log: /nosuch/flows.json }}\n"),
+        &["cannot open /nosuch/flows.json"],
+    );
+    assert!(gateway.agent.log().contains("the configuration is refused; the one before stays in force"));
+
+    // The signal does the same.
+    fs::write(gateway.lab.folder().join("gateway.yaml"), ONE).unwrap();
+    gateway.agent.process().signal(libc::SIGHUP).unwrap();
+    wait_for_metric(&gateway.agent, GOOD, 1);
+}
+
+#[test]
+fn rules_change_and_windows_stay() {
+    let rule = |name: &str, at_least: u32, window: &str| {
+        format!(
+            "{ONE}timeouts: {{ closed: 100ms }}\nrules:\n  - {{ name: {name}, match: {{ applications: [smtp, other] }}, window: {{ length: {window} }}, condition: {{ count: {{ at_least: {at_least} }} }} }}\n"
+        )
+    };
+    let gateway = Gateway::new(&rule("few", 100, "1h"));
+    let window = |value: u64| {
+        wait_for("the window", SECONDS, || {
+            let found = status(&gateway.agent);
+            Ok((found["rules"][0]["highest"] == value).then_some(()))
+        })
+        .unwrap_or_else(|error| panic!("{error:#}: {:#}", status(&gateway.agent)["rules"]));
+    };
+    send(&gateway.lab);
+    send(&gateway.lab);
+    window(2);
+    let (code, said) = gateway.reload(&rule("few", 3, "1h"));
+    assert!(code == Some(0) && said.contains("rule few: changed") && !said.contains("begin anew"), "{said}");
+    window(2);
+    send(&gateway.lab);
+    let alerts =
+        wait_for(
+            "an alert",
+            SECONDS,
+            || Ok(Some(gateway.agent.alerts()).filter(|alerts| !alerts.is_empty())),
+        );
+    let alert: Value = serde_json::from_str(&alerts.unwrap()[0]).unwrap();
+    assert_eq!((&alert["alert"]["value"], &alert["alert"]["threshold"]), (&3.into(), &3.into()));
+    assert_eq!(status(&gateway.agent)["alerts"][0]["source"], alert["src_ip"]);
+
+    let (code, said) = gateway.reload(&rule("few", 3, "2h"));
+    assert!(code == Some(0) && said.contains("rule few: its windows begin anew"), "{said}");
+    window(0);
+    let (code, said) = gateway.reload(&rule("another", 3, "2h"));
+    assert!(code == Some(0) && said.contains("rule few: not evaluated any more"), "{said}");
+    wait_for("its end", SECONDS, || Ok((gateway.agent.alerts().len() == 2).then_some(()))).unwrap();
+    assert_eq!(status(&gateway.agent)["alerts"], serde_json::json!([]));
+}
