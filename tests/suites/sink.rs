@@ -14,3 +14,5 @@ mod ledger;
 mod lines;
 #[path = "sink/page.rs"]
 mod page;
+#[path = "sink/web.rs"]
+mod web;

@@ -27,7 +27,10 @@ pub(crate) struct Args {
 }
 
 /// The benchmarks of the tests package, in the order they are run, and what each is about.
-const BENCHES: [(&str, &str); 1] = [("kernel", "the kernel program, net of an empty one")];
+const BENCHES: [(&str, &str); 2] = [
+    ("kernel", "the kernel program, net of an empty one"),
+    ("scrape", "the metrics page, against the prometheus crate's counter vectors"),
+];
 
 /// A line that a benchmark prints.
 #[derive(Serialize, Deserialize, Debug)]

@@ -15,7 +15,7 @@ pub mod replay;
 mod report;
 mod view;
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use tokio::{
@@ -50,7 +50,7 @@ pub async fn run(config: Config, source: Source) -> Result<()> {
     let mut signals = Signals::listen().context("listening for signals")?;
     let view = Arc::new(View::new(&config, source.name(), clock::unix_seconds())?);
     let listener = match config.outputs.metrics {
-        Some(address) => Some(http::bind(address).await?),
+        Some(address) => Some((http::bind(address).await?, door(config.outputs.web_config.as_deref())?)),
         None => None,
     };
     let socket = config.control.socket.as_deref().map(control::bind).transpose()?;
@@ -139,12 +139,20 @@ fn unheard(error: &io::Error) {
 
 type Server = tokio::task::JoinHandle<()>;
 
+/// Who may see the metrics.
+fn door(web_config: Option<&Path>) -> Result<http::Door> {
+    web_config.map_or_else(|| Ok(http::Door::open()), |path| Ok(http::Door::guarded(path)?))
+}
+
 /// Serves until the sender is dropped.
-fn serve(listener: Option<http::Listener>, view: Arc<View>) -> (oneshot::Sender<()>, Option<Server>) {
+fn serve(
+    listener: Option<(http::Listener, http::Door)>,
+    view: Arc<View>,
+) -> (oneshot::Sender<()>, Option<Server>) {
     let (stopped, stop) = oneshot::channel::<()>();
-    let server = listener.map(|listener| {
+    let server = listener.map(|(listener, door)| {
         info!(address = %listener.addr(), "metrics");
-        tokio::spawn(http::serve(listener, view, async {
+        tokio::spawn(http::serve(listener, door, view, async {
             // Dropped rather than sent to: both mean the end.
             let _ = stop.await;
         }))

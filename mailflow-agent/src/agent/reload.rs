@@ -27,13 +27,15 @@ impl Source {
 
 /// The settings that differ and are read at start only.
 pub(super) fn needs_restart(old: &Config, new: &Config) -> Vec<String> {
-    let differs: [(&str, bool); 8] = [
+    let differs: [(&str, bool); 10] = [
         ("flow_table.flows", old.flow_table.flows != new.flow_table.flows),
         ("flow_table.source_share_percent", old.flow_table.share_percent != new.flow_table.share_percent),
         ("flow_table.overflow_sources", old.flow_table.overflow != new.flow_table.overflow),
         ("sources.ipv6_prefix", old.engine.v6_source_prefix != new.engine.v6_source_prefix),
         ("outputs.metrics.listen", old.outputs.metrics != new.outputs.metrics),
         ("outputs.metrics.max_sources", old.outputs.max_sources != new.outputs.max_sources),
+        ("outputs.metrics.max_windows", old.outputs.max_windows != new.outputs.max_windows),
+        ("outputs.metrics.web_config", old.outputs.web_config != new.outputs.web_config),
         ("control.socket", old.control != new.control),
         ("interfaces: `host` beside `lan`, or no longer", mixed(old) != mixed(new)),
     ];
@@ -115,6 +117,7 @@ mod tests {
             ("sources: { ipv6_prefix: 56 }", "sources.ipv6_prefix"),
             ("outputs: { metrics: { listen: off } }", "outputs.metrics.listen"),
             ("outputs: { metrics: { max_sources: 7 } }", "outputs.metrics.max_sources"),
+            ("outputs: { metrics: { max_windows: 7 } }", "outputs.metrics.max_windows"),
             ("control: { socket: off }", "control.socket"),
             (
                 "interfaces: [{ name: a, role: lan }, { name: b, role: host }]",

@@ -68,7 +68,9 @@ impl View {
         agent.config_loaded(Load::Good(started));
         agent.lists_loaded(Load::Good(started));
         agent.listed_networks(config.engine.internal.networks().len());
-        let limits = Limits { sources: config.outputs.max_sources, ..Limits::default() };
+        let outputs = &config.outputs;
+        let limits =
+            Limits { sources: outputs.max_sources, windows: outputs.max_windows, ..Limits::default() };
         let rules = config.engine.rules.iter().map(|rule| rule.name.clone());
         let numbers = Numbers {
             ledger: Ledger::new(limits, rules),

@@ -22,6 +22,7 @@ mod sets;
 mod span;
 mod typed;
 pub mod value;
+pub mod web;
 
 use std::{
     net::SocketAddr,
@@ -85,7 +86,7 @@ fn config(at: &At<'_>, faults: &mut Collector, directory: &Path) -> Option<Confi
         });
         let shipped = fields.shipped("rules").map(|entry| &entry.value);
         let rules = fields.needed("rules", |at, faults| rules::read(at, faults, watched.as_ref(), shipped));
-        let outputs = fields.needed("outputs", outputs::read);
+        let outputs = fields.needed("outputs", |at, faults| outputs::read(at, faults, directory));
         let control = fields.needed("control", life::control);
         let (internal, lists) = internal?;
         Some(Config {
@@ -286,6 +287,10 @@ pub struct Outputs {
     pub metrics: Option<SocketAddr>,
     /// Most per-source series; further sources share `source="other"`.
     pub max_sources: usize,
+    /// Most series of the window gauge; the highest are kept.
+    pub max_windows: usize,
+    /// TLS and basic auth of the metrics port, in Prometheus' format (read with [`web::load`]).
+    pub web_config: Option<PathBuf>,
     /// Alerts.
     pub alerts: Option<Target>,
     /// Flow records.

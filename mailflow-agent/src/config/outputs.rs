@@ -1,33 +1,79 @@
 //! `outputs`: where metrics, alerts and flow records go.
 
+use std::path::{Path, PathBuf};
+
 use super::{
     Outputs, Target,
     fault::Collector,
     read::{At, Fields},
     typed::{number, or_off},
-    value::{listen, target},
+    value::{Switch, listen, target},
+    web,
 };
 
-/// Most per-source series that may be asked for.
-const MAX_SOURCES: usize = 1_000_000;
+/// Most series that may be asked for, per source or of windows.
+const MAX_SERIES: usize = 1_000_000;
 
-/// Reads the outputs.
-pub(super) fn read(at: &At<'_>, faults: &mut Collector) -> Option<Outputs> {
+/// Reads the outputs; the web-config file is relative to `directory`.
+pub(super) fn read(at: &At<'_>, faults: &mut Collector, directory: &Path) -> Option<Outputs> {
     Fields::read(at, faults, |fields| {
-        let metrics = fields.needed("metrics", |at, faults| {
-            Fields::read(at, faults, |fields| {
-                let address =
-                    fields.needed("listen", |at, faults| or_off(at, faults, "ADDRESS:PORT", listen));
-                let max_sources =
-                    fields.needed("max_sources", |at, faults| number(at, faults, 1..=MAX_SOURCES));
-                Some((address?, max_sources?))
-            })
-        });
+        let metrics = fields.needed("metrics", |at, faults| metrics(at, faults, directory));
         let alerts = fields.needed("alerts", lines);
         let flow_log = fields.needed("flow_log", lines);
-        let (metrics, max_sources) = metrics?;
-        Some(Outputs { metrics, max_sources, alerts: alerts?, flow_log: flow_log? })
+        let Metrics { listen, max_sources, max_windows, web_config } = metrics?;
+        Some(Outputs {
+            metrics: listen,
+            max_sources,
+            max_windows,
+            web_config,
+            alerts: alerts?,
+            flow_log: flow_log?,
+        })
     })
+}
+
+struct Metrics {
+    listen: Option<std::net::SocketAddr>,
+    max_sources: usize,
+    max_windows: usize,
+    web_config: Option<PathBuf>,
+}
+
+fn metrics(at: &At<'_>, faults: &mut Collector, directory: &Path) -> Option<Metrics> {
+    Fields::read(at, faults, |fields| {
+        let listen = fields.needed("listen", |at, faults| or_off(at, faults, "ADDRESS:PORT", listen));
+        let mut most = |key| fields.needed(key, |at, faults| number(at, faults, 1..=MAX_SERIES));
+        let (max_sources, max_windows) = (most("max_sources"), most("max_windows"));
+        let web_config = fields.needed("web_config", |at, faults| web_config(at, faults, directory));
+        Some(Metrics {
+            listen: listen?,
+            max_sources: max_sources?,
+            max_windows: max_windows?,
+            web_config: web_config?,
+        })
+    })
+}
+
+/// Reads the web-config file too: what is wrong with it is told with all the rest.
+fn web_config(at: &At<'_>, faults: &mut Collector, directory: &Path) -> Option<Option<PathBuf>> {
+    let path = or_off(at, faults, "a web-config file", |text| match text {
+        "" => Err("expected a web-config file, or off".to_owned()),
+        "off" => Ok(Switch::Off),
+        file => Ok(Switch::To(directory.join(file))),
+    })?;
+    if let Some(path) = &path
+        && let Err(wrong) = web::load(path)
+    {
+        for fault in wrong.iter() {
+            match fault.place.position {
+                Some(_) => faults.fault(fault.clone()),
+                // It cannot be read at all: the place is where it is named.
+                None => drop(at.fault::<()>(faults, &fault.expected)),
+            }
+        }
+        return None;
+    }
+    Some(path)
 }
 
 fn lines(at: &At<'_>, faults: &mut Collector) -> Option<Option<Target>> {

@@ -1,6 +1,11 @@
 //! The metrics port: what is scraped and probed, nothing that changes anything.
 
+mod auth;
+mod compress;
+mod door;
 mod routes;
+
+pub use door::Door;
 
 use std::{future::Future, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
@@ -11,10 +16,12 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::{Semaphore, watch},
     time::{sleep, timeout},
 };
+use tokio_rustls::TlsAcceptor;
 
 /// Connections served at once; further ones wait in the kernel's queue.
 const CONNECTIONS: usize = 64;
@@ -88,8 +95,13 @@ pub async fn bind(addr: SocketAddr) -> Result<Listener, BindError> {
     Ok(Listener { inner, addr })
 }
 
-/// Serves until `shutdown` is done; what is under way then gets a short grace.
-pub async fn serve(listener: Listener, state: Arc<dyn State>, shutdown: impl Future<Output = ()>) {
+/// Serves those whom `door` lets in until `shutdown` is done; what is under way then gets a short grace.
+pub async fn serve(
+    listener: Listener,
+    door: Door,
+    state: Arc<dyn State>,
+    shutdown: impl Future<Output = ()>,
+) {
     let router = routes::router(state);
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     let (stop, stopped) = watch::channel(());
@@ -106,7 +118,10 @@ pub async fn serve(listener: Listener, state: Arc<dyn State>, shutdown: impl Fut
         };
         match accepted {
             Ok((stream, _)) => {
-                let connection = attend(stream, router.clone(), stopped.clone());
+                let web = door.web();
+                let router = door.guard(router.clone(), web.as_ref());
+                let tls = web.and_then(|web| web.tls.clone()).map(TlsAcceptor::from);
+                let connection = welcome(stream, tls, router, stopped.clone());
                 tokio::spawn(async move {
                     connection.await;
                     drop(place);
@@ -127,8 +142,22 @@ pub async fn serve(listener: Listener, state: Arc<dyn State>, shutdown: impl Fut
     let _ = timeout(GRACE, places.acquire_many(all)).await;
 }
 
+/// Serves one connection, after TLS has been agreed on where it is asked for.
+async fn welcome(stream: TcpStream, tls: Option<TlsAcceptor>, router: Router, stopped: watch::Receiver<()>) {
+    let Some(tls) = tls else { return attend(stream, router, stopped).await };
+    match timeout(HEAD, tls.accept(stream)).await {
+        Ok(Ok(stream)) => attend(stream, router, stopped).await,
+        // Scanners and clients without the right certificate: their business, as a broken connection is.
+        Ok(Err(error)) => tracing::debug!(%error, "a client and the metrics port cannot agree on TLS"),
+        Err(_) => {}
+    }
+}
+
 /// Serves one connection until it ends, is too old, or `stopped` says so.
-async fn attend(stream: TcpStream, router: Router, mut stopped: watch::Receiver<()>) {
+async fn attend<S>(stream: S, router: Router, mut stopped: watch::Receiver<()>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD)

@@ -5,16 +5,17 @@ use std::sync::Arc;
 use axum::{
     Router,
     extract::State as Shared,
-    http::{HeaderName, StatusCode, header},
+    http::{HeaderMap, HeaderName, StatusCode, header},
     response::{Html, IntoResponse, Response},
     routing::get,
 };
 
-use super::State;
+use super::{State, compress};
 
 /// Prometheus 3 refuses a page whose type it does not know.
-const METRICS_TYPE: [(HeaderName, &str); 1] =
-    [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
+const METRICS_TYPE: [(HeaderName, &str); 2] =
+    [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8"), (header::VARY, "accept-encoding")];
+const GZIPPED: [(HeaderName, &str); 1] = [(header::CONTENT_ENCODING, "gzip")];
 
 const LANDING: &str = "<!DOCTYPE html>
 <html lang=\"en\">
@@ -45,9 +46,18 @@ pub(super) fn router(state: Arc<dyn State>) -> Router {
         .with_state(state)
 }
 
-async fn metrics(Shared(state): Shared<Arc<dyn State>>) -> Response {
+async fn metrics(Shared(state): Shared<Arc<dyn State>>, headers: HeaderMap) -> Response {
+    let gzip = compress::takes_gzip(&headers);
     // The page waits for the agent's locks: that must not hold up the runtime.
-    let page = match tokio::task::spawn_blocking(move || state.metrics()).await {
+    let made = tokio::task::spawn_blocking(move || {
+        let page = state.metrics()?;
+        anyhow::Ok(if gzip {
+            (GZIPPED, compress::gzip(&page)?).into_response()
+        } else {
+            page.into_response()
+        })
+    });
+    let page = match made.await {
         Ok(page) => page,
         Err(error) => Err(error.into()),
     };

@@ -85,6 +85,8 @@ const MISTAKES: &[(&str, &str)] = &[
     ("outputs: { metrics: { listen: 10825 } }", r#"1:31: outputs.metrics.listen: "10825": expected ADDRESS:PORT, or off"#),
     ("outputs: { metrics: { max_sources: 0 } }", r#"1:36: outputs.metrics.max_sources: "0": expected a whole number from 1"#),
     ("outputs: { alerts: true }", r#"1:20: outputs.alerts: "true": expected a file"#),
+    ("outputs: { metrics: { web_config: /nonexistent/web.yml } }", r#"1:35: outputs.metrics.web_config: "/nonexistent/web.yml": cannot be read: No such file"#),
+    ("outputs: { metrics: { max_windows: 0 } }", r#"1:36: outputs.metrics.max_windows: "0": expected a whole number from 1"#),
     (
         "watched_ports: { smtp: [], submission: [], smtps: [], pop3: [], pop3s: [], imap: [], imaps: [] }\nrules: []",
         "1:16: watched_ports: no port is watched",

@@ -68,6 +68,8 @@ fn the_shipped_configuration_is_what_the_documents_say() {
         Outputs {
             metrics: "127.0.0.1:10825".parse().ok(),
             max_sources: 2000,
+            max_windows: 2000,
+            web_config: None,
             alerts: Some(Target::Stdout),
             flow_log: None,
         }

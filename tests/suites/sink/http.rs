@@ -1,6 +1,7 @@
 //! The metrics port over loopback.
 
 use std::{
+    io::Read,
     net::SocketAddr,
     sync::{
         Arc,
@@ -9,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use mailflow_agent::http::{BindError, State, bind, serve};
+use mailflow_agent::http::{BindError, Door, State, bind, serve};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -19,7 +20,7 @@ use tokio::{
 };
 
 #[derive(Default)]
-struct Fake {
+pub(crate) struct Fake {
     ready: AtomicBool,
     broken: AtomicBool,
 }
@@ -35,19 +36,23 @@ impl State for Fake {
     }
 }
 
-struct Server {
-    addr: SocketAddr,
+pub(crate) struct Server {
+    pub(crate) addr: SocketAddr,
     state: Arc<Fake>,
     stop: oneshot::Sender<()>,
     done: JoinHandle<()>,
 }
 
 async fn start() -> Server {
+    behind(Door::open()).await
+}
+
+pub(crate) async fn behind(door: Door) -> Server {
     let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let (addr, state) = (listener.addr(), Arc::new(Fake::default()));
     let (stop, stopped) = oneshot::channel();
     let shared: Arc<dyn State> = Arc::<Fake>::clone(&state);
-    let done = tokio::spawn(serve(listener, shared, async {
+    let done = tokio::spawn(serve(listener, door, shared, async {
         let _ = stopped.await;
     }));
     Server { addr, state, stop, done }
@@ -90,6 +95,31 @@ async fn serves_its_pages_and_nothing_else() {
         assert_eq!(status, "405 Method Not Allowed", "{path}");
         assert!(headers.contains("allow: get,head"), "{headers}");
     }
+}
+
+#[tokio::test]
+async fn a_client_that_takes_gzip_gets_it() {
+    let server = start().await;
+    let mut stream = TcpStream::connect(server.addr).await.unwrap();
+    let head = "GET /metrics HTTP/1.1\r\nhost: x\r\naccept-encoding: gzip\r\nconnection: close\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap();
+    let end = answer.windows(4).position(|four| four == b"\r\n\r\n").unwrap();
+    let headers = String::from_utf8(answer[..end].to_vec()).unwrap().to_lowercase();
+    for header in [
+        "content-encoding: gzip",
+        "content-type: text/plain; version=0.0.4; charset=utf-8",
+        "vary: accept-encoding",
+    ] {
+        assert!(headers.contains(header), "{headers}");
+    }
+    let mut page = String::new();
+    flate2::read::GzDecoder::new(&answer[end + 4..]).read_to_string(&mut page).unwrap();
+    assert_eq!(page, "mailflow_build_info{version=\"1\"} 1\n");
+    let (_, headers, body) = request(server.addr, "GET", "/metrics").await;
+    assert!(!headers.contains("content-encoding") && headers.contains("vary: accept-encoding"), "{headers}");
+    assert!(body.starts_with("mailflow_"), "{body}");
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ mod csv;
 mod entry;
 mod lines;
 mod netbox;
-mod stamp;
+pub(super) mod stamp;
 mod walk;
 
 use std::{collections::HashMap, fmt, path::PathBuf, sync::Arc};

@@ -1,0 +1,133 @@
+//! What a scrape costs: the page of a ledger whose sources have 100,000 series (the cap lifted), against the
+//! `prometheus` crate's own counter vectors with the same series. CPU time of the thread, rendering and
+//! encoding to one string, the best of the rounds.
+
+use std::{net::Ipv4Addr, sync::Arc, time::Duration};
+
+use mailflow_agent::{
+    engine::{
+        event::{Delta, Effects, Gain},
+        settings::{Service, Services},
+        time::Time,
+    },
+    sink::metrics::{Agent, Ledger, Limits, Page, Places},
+};
+use mailflow_common::{FlowKey, PROTOCOL_TCP, Scope, Vlans};
+use prometheus::{IntCounterVec, Opts, Registry, TextEncoder};
+
+/// Series by source that the page has.
+const SERIES: usize = 100_000;
+/// Series of one source: packets and bytes each way, flows, messages, qualifying flows of one rule.
+const EACH: usize = 7;
+const ROUNDS: usize = 7;
+/// How much cheaper than the crate's vectors a scrape must be.
+const FLOOR: f64 = 10.0;
+
+fn main() -> anyhow::Result<()> {
+    let only = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
+    if only.is_some_and(|only| !"scrape".contains(only.as_str())) {
+        return Ok(());
+    }
+    let (agent, ledger) = (Agent::new("bench", 0.0)?, ledger());
+    let registry = vectors()?;
+    let (mut ours, mut theirs) = (f64::MAX, f64::MAX);
+    let mut size = 0;
+    for _ in 0..ROUNDS {
+        let (page, took) = timed(|| {
+            let mut page = String::new();
+            let shown = Page { agent: &agent, ledger: &ledger, windows: &[], kernel: None };
+            shown.render(&mut page).map(|()| page)
+        })?;
+        anyhow::ensure!(series(&page, "mailflow_source_") >= SERIES, "the page has too few series");
+        (ours, size) = (ours.min(took), page.len());
+        let (page, took) = timed(|| {
+            let mut page = String::new();
+            TextEncoder::new().encode_utf8(&registry.gather(), &mut page).map(|()| page)
+        })?;
+        anyhow::ensure!(series(&page, "mailflow_source_") >= SERIES, "the vectors have too few series");
+        theirs = theirs.min(took);
+    }
+    let line = |case: &str, unit: &str, value: f64, floor: Option<f64>| {
+        println!("{}", serde_json::json!({ "case": case, "unit": unit, "value": value, "floor": floor }));
+    };
+    line("scrape, 100,000 series: the page", "ms", ours * 1e3, None);
+    line("scrape, 100,000 series: size of the page", "MB", size as f64 / 1e6, None);
+    line("scrape, 100,000 series: IntCounterVec", "ms", theirs * 1e3, None);
+    line("scrape, 100,000 series: cheaper than IntCounterVec", "times", theirs / ours, Some(FLOOR));
+    Ok(())
+}
+
+fn address(number: usize) -> Ipv4Addr {
+    Ipv4Addr::from(0x0a00_0000 + number as u32 * 3)
+}
+
+fn sources() -> usize {
+    SERIES.div_ceil(EACH)
+}
+
+fn ledger() -> Ledger {
+    let limits = Limits { sources: usize::MAX, ..Limits::default() };
+    let mut ledger = Ledger::new(limits, [Arc::from("smtp-burst")]);
+    let services = Services::from([(25, Service::Smtp)]);
+    let places = Places { services: &services, v6_source_prefix: 64 };
+    let delta = |number| Delta {
+        key: FlowKey {
+            client: std::net::IpAddr::V4(address(number)).into(),
+            server: std::net::IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)).into(),
+            client_port: 40_000,
+            server_port: 25,
+            scope: Scope::new(Vlans::default(), PROTOCOL_TCP, false),
+        },
+        up: Gain { packets: 1_234, bytes: 123_456 + number as u64 },
+        down: Gain { packets: 567, bytes: 45_678 },
+        messages: 3,
+        new_flow: true,
+    };
+    let deltas = (0..sources()).map(delta).collect();
+    ledger.observe(&Effects { deltas, ..Effects::default() }, places, Time::ZERO + Duration::from_secs(1));
+    ledger
+}
+
+/// The same families as the crate's own vectors.
+fn vectors() -> anyhow::Result<Registry> {
+    let registry = Registry::new();
+    let family = |name: &str, labels: &[&str]| -> anyhow::Result<IntCounterVec> {
+        let family =
+            IntCounterVec::new(Opts::new(format!("mailflow_source_{name}_total"), "By source."), labels)?;
+        registry.register(Box::new(family.clone()))?;
+        Ok(family)
+    };
+    let both = ["source", "direction"];
+    let (packets, bytes) = (family("packets", &both)?, family("bytes", &both)?);
+    let (flows, messages) = (family("flows", &["source"])?, family("messages_estimated", &["source"])?);
+    let qualifying = family("qualifying_flows", &["rule", "source"])?;
+    for number in 0..sources() {
+        let source = address(number).to_string();
+        for direction in ["up", "down"] {
+            packets.with_label_values(&[source.as_str(), direction]).inc_by(1_234);
+            bytes.with_label_values(&[source.as_str(), direction]).inc_by(123_456 + number as u64);
+        }
+        flows.with_label_values(&[source.as_str()]).inc();
+        messages.with_label_values(&[source.as_str()]).inc_by(3);
+        qualifying.with_label_values(&["smtp-burst", source.as_str()]).inc_by(0);
+    }
+    Ok(registry)
+}
+
+fn series(page: &str, prefix: &str) -> usize {
+    page.lines().filter(|line| line.starts_with(prefix)).count()
+}
+
+/// What `work` gives, and the CPU time of this thread that it took, in seconds.
+fn timed<T, E>(work: impl FnOnce() -> Result<T, E>) -> Result<(T, f64), E> {
+    let begin = cpu();
+    let result = work()?;
+    Ok((result, cpu() - begin))
+}
+
+fn cpu() -> f64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: writes one struct that lives through the call; the clock always exists.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}
