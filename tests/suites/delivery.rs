@@ -4,5 +4,9 @@
 
 #[path = "delivery/files.rs"]
 mod files;
+#[path = "delivery/fleet.rs"]
+mod fleet;
+#[path = "delivery/grafana.rs"]
+mod grafana;
 #[path = "delivery/prometheus.rs"]
 mod prometheus;

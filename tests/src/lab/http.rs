@@ -78,7 +78,8 @@ pub fn get(ns: &Ns, address: SocketAddr, path: &str) -> Result<(u16, String)> {
     let connected = ns.enter(|| TcpStream::connect_timeout(&address, TIMEOUT))?;
     let mut stream = connected.with_context(|| format!("cannot connect to {address}"))?;
     stream.set_read_timeout(Some(TIMEOUT))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+    // 1.0: an answer in one piece.
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).with_context(|| format!("{address}{path}"))?;
     let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok());

@@ -1,0 +1,93 @@
+//! The distribution's Prometheus, run from an unpacked package.
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use super::command::{Running, wait_for};
+use super::debian::{With, unpack};
+use super::http::get;
+use super::ns::Ns;
+
+/// Where it listens, in its namespace.
+const ADDRESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9090);
+
+/// A Prometheus in a namespace that scrapes and evaluates every second. It ends with this value.
+#[derive(Debug)]
+pub struct Prometheus {
+    running: Running,
+    ns: Ns,
+    log: PathBuf,
+}
+
+impl Prometheus {
+    /// Starts it with the job `mailflow` for these targets and with these files of rules. `folder` gets its data.
+    ///
+    /// # Errors
+    /// It cannot be unpacked, or is not ready within 30 seconds: the error holds its log.
+    pub fn start(ns: &Ns, folder: &Path, targets: &[SocketAddr], rules: &[PathBuf]) -> Result<Self> {
+        let program = unpack("prometheus", With::Nothing)?.root.join("usr/bin/prometheus");
+        let home = folder.join("prometheus");
+        fs::create_dir_all(&home).with_context(|| home.display().to_string())?;
+        let targets: Vec<_> = targets.iter().map(|target| format!("\"{target}\"")).collect();
+        let rules: Vec<_> = rules.iter().map(|file| format!("\"{}\"", file.display())).collect();
+        let config = format!(
+            "global: {{ scrape_interval: 1s, evaluation_interval: 1s }}\nrule_files: [{}]\nscrape_configs:\n  \
+             - job_name: mailflow\n    static_configs: [{{ targets: [{}] }}]\n",
+            rules.join(", "),
+            targets.join(", ")
+        );
+        fs::write(home.join("prometheus.yml"), config)?;
+        let mut command = ns.command(program.to_str().context("the path of Prometheus is not UTF-8")?);
+        command.arg(format!("--config.file={}", home.join("prometheus.yml").display()));
+        command.arg(format!("--storage.tsdb.path={}", home.join("data").display()));
+        command.arg(format!("--web.listen-address={ADDRESS}"));
+        let log = folder.join("prometheus.log");
+        let running = Running::start(command, &log)?;
+        let mut prometheus = Self { running, ns: ns.clone(), log };
+        let ready = wait_for("Prometheus is ready", Duration::from_secs(30), || prometheus.ready());
+        ready.with_context(|| prometheus.log())?;
+        Ok(prometheus)
+    }
+
+    fn ready(&mut self) -> Result<Option<()>> {
+        ensure!(self.running.ended()?.is_none(), "Prometheus has ended");
+        Ok(matches!(get(&self.ns, ADDRESS, "/-/ready"), Ok((200, _))).then_some(()))
+    }
+
+    /// The JSON answer to a query of this moment.
+    ///
+    /// # Errors
+    /// It does not answer, or refuses the expression: the error holds what it says.
+    pub fn query(&self, expression: &str) -> Result<String> {
+        self.api(&format!("query?query={}", encoded(expression)))
+    }
+
+    /// The JSON answer of a page of its API, such as `alerts`.
+    ///
+    /// # Errors
+    /// As for [`Prometheus::query`].
+    pub fn api(&self, page: &str) -> Result<String> {
+        let (status, text) = get(&self.ns, ADDRESS, &format!("/api/v1/{page}"))?;
+        ensure!(status == 200, "{page}: {status}: {text}");
+        Ok(text)
+    }
+
+    /// What it has logged so far.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+}
+
+/// As a part of a query string.
+fn encoded(text: &str) -> String {
+    let encode = |byte: u8| match byte {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'_' | b'-' | b'.' => char::from(byte).to_string(),
+        _ => format!("%{byte:02X}"),
+    };
+    text.bytes().map(encode).collect()
+}
