@@ -7,6 +7,8 @@ mod faults;
 mod lists;
 #[path = "config/networks.rs"]
 mod networks;
+#[path = "config/rules.rs"]
+mod rules;
 #[path = "config/values.rs"]
 mod values;
 
@@ -68,6 +70,14 @@ fn pieces() -> impl Strategy<Value = String> {
         "ports",
         "window",
         "length",
+        "condition",
+        "count",
+        "at_least",
+        "any",
+        "allow",
+        "until",
+        "2027-01-01",
+        "20MB",
         "watched_ports",
         "smtp",
         "internal_networks",

@@ -50,7 +50,7 @@ proptest! {
         let theirs = reference::values(&settings, &expected, stop);
         prop_assert_eq!(values.len(), theirs.len());
         for (ours, (of, number)) in values.iter().zip(theirs) {
-            prop_assert_eq!((&ours.rule, ours.source), (&of.0, of.1));
+            prop_assert_eq!((&ours.rule, ours.subject.source()), (&of.0, Some(of.1)));
             check(&settings, &ours.rule, ours.value, number)?;
         }
 
@@ -58,9 +58,9 @@ proptest! {
         prop_assert_eq!(alerts.len(), theirs.len(), "{:#?}\n{:#?}", alerts.iter().map(told).collect::<Vec<_>>(), theirs);
         let mut ours: Vec<_> = alerts.iter().collect();
         let place = |name: &str| settings.rules.iter().position(|rule| &*rule.name == name);
-        ours.sort_by_key(|alert| (place(&alert.rule), alert.source));
+        ours.sort_by_key(|alert| (place(&alert.rule), alert.subject.clone()));
         for (ours, theirs) in ours.into_iter().zip(theirs) {
-            check(&settings, &ours.rule, ours.value, theirs.value)?;
+            check(&settings, &ours.rule, ours.decided.value, theirs.value)?;
             prop_assert_eq!(reference::Told { value: theirs.value, ..told(ours) }, theirs);
         }
     }
@@ -116,7 +116,7 @@ proptest! {
         let firing: Vec<_> = told.iter().filter(|alert| alert.state == AlertState::Firing).collect();
         prop_assert_eq!(firing.len(), 1);
         prop_assert_eq!(Some(firing[0].starts_at.as_nanos()), last);
-        prop_assert_eq!(firing[0].value, Value::Exactly(10));
+        prop_assert_eq!(firing[0].decided.value, Value::Exactly(10));
         prop_assert!(firing[0].flows.iter().all(|record| record.reason == RecordReason::Closed));
     }
 }
@@ -143,7 +143,7 @@ fn check(settings: &Settings, rule: &str, ours: Value, truth: u64) -> Result<(),
         Value::Exactly(number) => prop_assert_eq!(number, truth),
         Value::AtLeast(number) => {
             let rule = settings.rules.iter().find(|each| &*each.name == rule).unwrap();
-            prop_assert!(rule.at_least <= number && number <= truth, "{number} of {truth}");
+            prop_assert!(rule.terms[0].level.at_least <= number && number <= truth, "{number} of {truth}");
         }
     }
     Ok(())

@@ -79,12 +79,13 @@ pub fn run(config: &Config, logs: &[PathBuf], l2_overhead: Option<u16>, at_end: 
         judges.see(arrival, |effects| outputs.write_all(effects, EPOCH));
     }
     if at_end == AtEnd::Drain {
-        let longest = config.engine.rules.iter().map(|rule| rule.window.length + rule.resolve_after).max();
+        let longest = config.engine.rules.iter().map(|rule| rule.memory()).max();
         let end = end + config.engine.timeouts.idle + longest.unwrap_or_default();
         judges.tick(end, |effects| outputs.write_all(effects, EPOCH));
     }
-    for Unjudged { rule, lacking, records } in judges.unjudged() {
-        warn!("rule {rule}: not evaluable for {records} records, as their log does not tell: {lacking}");
+    for Unjudged { rule, term, lacking, records } in judges.unjudged() {
+        let what = term.map_or_else(|| format!("rule {rule}"), |term| format!("rule {rule}, {term}"));
+        warn!("{what}: not evaluable for {records} records, as their log does not tell: {lacking}");
     }
     outputs.close(GRACE)?;
     let Backtested { records, other_events, not_watched, repeated, unreadable, damaged } = result;

@@ -19,7 +19,8 @@ pub(super) struct FiringAlerts {
 impl FiringAlerts {
     /// Takes note of alert events, in their order.
     pub(super) fn take(&mut self, alerts: &[Alert]) {
-        for alert in alerts {
+        // Of what an allow-list suppresses nobody is told.
+        for alert in alerts.iter().filter(|alert| alert.suppressed.is_none()) {
             match alert.state {
                 AlertState::Firing => {
                     let firing = (alert.starts_at, shown(alert));
@@ -46,10 +47,10 @@ fn shown(alert: &Alert) -> Firing {
     Firing {
         rule: alert.rule.to_string(),
         severity: alert.severity.name().to_owned(),
-        source: alert.source.to_string(),
+        source: alert.subject.to_string(),
         fingerprint: alert.fingerprint.clone(),
         since: 0.0,
-        value: alert.value.number(),
-        threshold: alert.threshold,
+        value: alert.decided.value.number(),
+        threshold: alert.decided.threshold,
     }
 }

@@ -9,100 +9,100 @@ use crate::{
         flow::FlowRecord,
         inputs::Inputs,
         rule::Ends,
-        settings::{Match, Settings},
+        settings::{Match, Settings, Term},
         time::Time,
     },
     flowlog::history::Arrival,
 };
 
-/// Records that a rule could not judge.
+/// Records that a rule, or a term of its condition, could not judge.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Unjudged {
     pub(super) rule: Arc<str>,
+    /// The term, where the rule's other terms could.
+    pub(super) term: Option<String>,
     /// What they lack.
     pub(super) lacking: Inputs,
     pub(super) records: u64,
 }
 
-/// The rules, apart by what they must be told.
+/// The rules, and what they could not judge. The engine leaves out what a record does not tell.
 pub(super) struct Judges {
-    judges: Vec<Judge>,
+    engine: Engine,
     settings: Settings,
+    rules: Vec<Judge>,
+    unjudged: BTreeMap<(usize, Option<usize>, Inputs), u64>,
 }
 
-/// The rules that need the same, with an engine of their own: a record that does not tell it is none
-/// of theirs.
+/// What a rule must be told.
 struct Judge {
+    /// Of a flow's ends and kind: what every record tells.
+    ends: Match,
     needs: Inputs,
-    /// What they look at beside sizes.
-    rules: Vec<(Arc<str>, Match)>,
-    engine: Engine,
-    unjudged: BTreeMap<(usize, Inputs), u64>,
+    terms: Vec<Inputs>,
 }
 
 impl Judges {
     pub(super) fn new(settings: &Settings) -> Self {
-        let mut apart: Vec<(Inputs, Settings)> = Vec::new();
-        for rule in &settings.rules {
-            let needs = rule.inputs();
-            match apart.iter_mut().find(|(needed, _)| *needed == needs) {
-                Some((_, settings)) => settings.rules.push(rule.clone()),
-                None => apart.push((needs, Settings { rules: vec![rule.clone()], ..settings.clone() })),
-            }
+        let rules = settings.rules.iter().map(|rule| Judge {
+            ends: Match { size: None, sessions_only: false, bounds: Vec::new(), ..rule.matching.clone() },
+            needs: rule.matching.inputs(),
+            terms: rule.terms.iter().map(Term::inputs).collect(),
+        });
+        Self {
+            rules: rules.collect(),
+            engine: Engine::new(settings.clone()),
+            settings: settings.clone(),
+            unjudged: BTreeMap::new(),
         }
-        let judge = |(needs, settings): (Inputs, Settings)| {
-            let sizeless = settings.rules.iter().map(|rule| Match { size: None, ..rule.matching.clone() });
-            let names = settings.rules.iter().map(|rule| Arc::clone(&rule.name));
-            let rules = names.zip(sizeless).collect();
-            Judge { needs, rules, engine: Engine::new(settings), unjudged: BTreeMap::new() }
-        };
-        let judges = apart.into_iter().map(judge).collect();
-        Self { judges, settings: settings.clone() }
     }
 
-    /// Lets every rule see a record that tells what it needs.
+    /// Lets the rules see a record.
     pub(super) fn see(&mut self, Arrival { at, record }: Arrival, mut hand_on: impl FnMut(&Effects)) {
-        for judge in &mut self.judges {
-            let lacking = judge.needs - record.inputs;
-            if lacking.is_empty() {
-                hand_on(&judge.engine.record(at, Arc::clone(&record)));
-            } else {
-                judge.pass_over(&record, lacking, &self.settings);
-                hand_on(&judge.engine.tick(at));
-            }
+        if record.inputs != Inputs::all() {
+            self.note(&record);
         }
+        hand_on(&self.engine.record(at, record));
     }
 
     /// Lets time pass.
     pub(super) fn tick(&mut self, now: Time, mut hand_on: impl FnMut(&Effects)) {
-        self.judges.iter_mut().for_each(|judge| hand_on(&judge.engine.tick(now)));
+        hand_on(&self.engine.tick(now));
     }
 
-    /// What could not be judged, in the order of the rules.
+    /// What could not be judged, in the order of the rules and their terms.
     pub(super) fn unjudged(&self) -> Vec<Unjudged> {
-        let mut unjudged = Vec::new();
-        for rule in &self.settings.rules {
-            for judge in &self.judges {
-                let of_rule =
-                    judge.unjudged.iter().filter(|((index, _), _)| judge.rules[*index].0 == rule.name);
-                unjudged.extend(of_rule.map(|((_, lacking), records)| Unjudged {
-                    rule: Arc::clone(&rule.name),
-                    lacking: *lacking,
-                    records: *records,
-                }));
-            }
-        }
-        unjudged
+        let named = |((rule, term, lacking), records): (&(usize, Option<usize>, Inputs), &u64)| {
+            let rule = self.settings.rules.get(*rule)?;
+            let term = term.and_then(|term| rule.terms.get(term)).map(|term| term.measure.name());
+            Some(Unjudged { rule: Arc::clone(&rule.name), term, lacking: *lacking, records: *records })
+        };
+        self.unjudged.iter().filter_map(named).collect()
     }
-}
 
-impl Judge {
-    /// Counts a record for the rules that it would matter to.
-    fn pass_over(&mut self, record: &FlowRecord, lacking: Inputs, settings: &Settings) {
-        let ends = Ends::of(&record.flow, &settings.internal);
-        for (index, (_, matching)) in self.rules.iter().enumerate() {
-            if matching.check(&record.flow, record.app, ends).is_ok() {
-                *self.unjudged.entry((index, lacking)).or_default() += 1;
+    /// Counts a record for the rules, or terms, that it would matter to but does not tell what they need.
+    fn note(&mut self, record: &FlowRecord) {
+        let ends = Ends::of(&record.flow, &self.settings.internal);
+        for (rule, judge) in self.rules.iter().enumerate() {
+            let lacking = judge.needs - record.inputs;
+            let terms = judge.terms.iter().enumerate();
+            let missed = match lacking.is_empty() {
+                false => vec![(rule, None, lacking)],
+                true => {
+                    let terms = terms.map(|(term, needs)| (rule, Some(term), *needs - record.inputs));
+                    terms.filter(|(_, _, lacking)| !lacking.is_empty()).collect()
+                }
+            };
+            if missed.is_empty()
+                || judge.ends.check(&record.flow, record.app, &ends, self.settings.epoch).is_err()
+            {
+                continue;
+            }
+            // A rule of one term stands for it.
+            let single = judge.terms.len() == 1;
+            for (rule, term, lacking) in missed {
+                let term = term.filter(|_| !single);
+                *self.unjudged.entry((rule, term, lacking)).or_default() += 1;
             }
         }
     }

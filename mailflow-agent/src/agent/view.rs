@@ -1,8 +1,11 @@
 //! What the metrics port and the control socket show of the agent.
 
-use std::sync::{
-    Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    collections::HashMap,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use anyhow::Result;
@@ -121,12 +124,17 @@ impl control::State for View {
         let numbers = self.numbers();
         let kernel = numbers.kernel.as_ref();
         let mut rules = numbers.settings.rules.clone();
+        // A rule may look at several things; the first says how near its sources are.
+        let mut terms = HashMap::new();
         for value in &numbers.windows {
+            if *terms.entry(&value.rule).or_insert(&value.term) != &value.term {
+                continue;
+            }
             let Some(rule) = rules.iter_mut().find(|rule| rule.name == *value.rule) else { continue };
             rule.sources += 1;
             if value.value.number() > rule.highest {
                 rule.highest = value.value.number();
-                rule.highest_source = Some(value.source.to_string());
+                rule.highest_source = Some(value.subject.to_string());
             }
         }
         let fill = |fill: Fill| control::Fill { entries: fill.entries, capacity: fill.capacity };

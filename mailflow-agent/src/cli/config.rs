@@ -84,7 +84,7 @@ mod tests {
 
     #[test]
     fn a_good_configuration_is_named() {
-        let summary = "0 interfaces, 8 watched ports, 5 internal networks, 1 rule, read every 1s\n";
+        let summary = "0 interfaces, 8 watched ports, 5 internal networks, 3 rules, read every 1s\n";
         assert_eq!(checked(&[]), (Exit::Good, format!("<default>: ok\n  {summary}"), String::new()));
         let file = shipped();
         let expected = format!("{}: ok\n  {summary}", file.display());

@@ -1,6 +1,10 @@
 //! What is wrong with a configuration, and where.
 
-use std::{collections::HashMap, fmt, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+    sync::Arc,
+};
 
 /// A place in a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -151,8 +155,13 @@ impl Collector {
     }
 }
 
-/// The configuration's own faults first, then those of the files it names, each by line.
+/// The configuration's own faults first, then those of the files it names, each by line. What stands
+/// in one place and is used in several (an alias, a shipped value) is one fault.
 fn in_order(main: &Arc<str>, mut faults: Vec<Fault>) -> Vec<Fault> {
+    let mut told = HashSet::new();
+    faults.retain(|Fault { place, value, expected, .. }| {
+        told.insert((place.clone(), value.clone(), expected.clone()))
+    });
     let mut files = HashMap::from([(main.clone(), 0)]);
     for fault in &faults {
         let next = files.len();

@@ -4,20 +4,19 @@
 //! it, and a module for each topic asks for its settings. A setting left out is the shipped file's, which
 //! is the only place where defaults are written down.
 
+mod amounts;
 mod build;
 mod fault;
 mod file;
 mod interfaces;
 mod life;
 mod lists;
-mod matching;
 mod networks;
 mod outputs;
 mod overlap;
 mod ports;
 mod read;
 mod rules;
-#[cfg_attr(not(test), expect(dead_code, reason = "rules and allow-lists will read their sets with it"))]
 mod sets;
 mod span;
 mod typed;
@@ -30,11 +29,16 @@ use std::{
     time::Duration,
 };
 
-use crate::engine::settings::{Settings, Timeouts};
+use crate::engine::{
+    settings::{Rule, Settings, Timeouts},
+    time::Epoch,
+};
 use fault::Collector;
 pub use fault::{Fault, Faults, Place, Position};
 pub use lists::Lists;
 use read::{At, Fields};
+pub use rules::Expiry;
+use rules::{Around, Rules};
 use typed::{number, parsed};
 
 /// The shipped configuration: what is used without a file, and whatever a file leaves out.
@@ -76,37 +80,67 @@ fn config(at: &At<'_>, faults: &mut Collector, directory: &Path) -> Option<Confi
         let poll_interval = fields
             .needed("poll_interval", |at, faults| parsed(at, faults, "a duration", value::poll_interval));
         let flow_table = fields.needed("flow_table", flow_table);
-        let timeouts = fields.needed("timeouts", timeouts);
-        let watched = fields.needed("watched_ports", ports::read);
-        let internal = fields.needed("internal_networks", |at, faults| networks::read(at, faults, directory));
-        let v6_source_prefix = fields.needed("sources", |at, faults| {
-            Fields::read(at, faults, |fields| {
-                fields.needed("ipv6_prefix", |at, faults| number(at, faults, 1..=128))
-            })
-        });
-        let shipped = fields.shipped("rules").map(|entry| &entry.value);
-        let rules = fields.needed("rules", |at, faults| rules::read(at, faults, watched.as_ref(), shipped));
+        let judged = judged(fields, directory);
         let outputs = fields.needed("outputs", |at, faults| outputs::read(at, faults, directory));
         let control = fields.needed("control", life::control);
-        let (internal, lists) = internal?;
+        let Judged { settings, rules_off, lists, ending } = judged?;
         Some(Config {
             interfaces: interfaces?,
             poll_interval: poll_interval?,
             flow_table: flow_table?,
-            engine: Settings {
-                timeouts: timeouts?,
-                services: watched?.services()?,
-                internal,
-                v6_source_prefix: v6_source_prefix?,
-                rules: rules?,
-            },
+            engine: settings,
+            rules_off,
             lists,
             outputs: outputs?,
             control: control?,
             kernel_log: None,
             warnings: Vec::new(),
+            ending,
         })
     })
+}
+
+/// What the engine is told, and what belongs to it.
+struct Judged {
+    settings: Settings,
+    rules_off: Vec<Rule>,
+    lists: Lists,
+    ending: Vec<Expiry>,
+}
+
+/// Reads the sections that the engine's verdicts depend on.
+fn judged(fields: &mut Fields<'_, '_>, directory: &Path) -> Option<Judged> {
+    let timeouts = fields.needed("timeouts", timeouts);
+    let watched = fields.needed("watched_ports", ports::read);
+    let internal = fields.needed("internal_networks", |at, faults| networks::read(at, faults, directory));
+    let v6_source_prefix = fields.needed("sources", |at, faults| {
+        Fields::read(at, faults, |fields| {
+            fields.needed("ipv6_prefix", |at, faults| number(at, faults, 1..=128))
+        })
+    });
+    let networks = internal.as_ref().map(|(internal, _)| internal);
+    let mut ending = Vec::new();
+    let allow = fields.needed("allow", |at, faults| rules::allow::read(at, faults, networks, &mut ending));
+    let shipped = fields.shipped("rules").map(|entry| &entry.value);
+    let around = Around {
+        watched: watched.as_ref(),
+        internal: networks,
+        shipped,
+        allow: allow.as_deref().unwrap_or_default(),
+    };
+    let rules = fields.needed("rules", |at, faults| rules::read(at, faults, around, &mut ending));
+    let (internal, lists) = internal?;
+    let Rules { on, off } = rules?;
+    allow?;
+    let settings = Settings {
+        timeouts: timeouts?,
+        services: watched?.services()?,
+        internal,
+        v6_source_prefix: v6_source_prefix?,
+        epoch: Epoch::default(),
+        rules: on,
+    };
+    Some(Judged { settings, rules_off: off, lists, ending })
 }
 
 fn flow_table(at: &At<'_>, faults: &mut Collector) -> Option<FlowTable> {
@@ -163,14 +197,25 @@ pub struct Config {
     pub lists: Lists,
     /// What the engine is told.
     pub engine: Settings,
+    /// The rules that are switched off.
+    pub rules_off: Vec<Rule>,
     /// Where records go.
     pub outputs: Outputs,
     /// How the running agent is asked.
     pub control: Control,
     /// What the kernel program says of packets it could not count; the command line alone sets it.
     pub kernel_log: Option<LogLevel>,
-    /// What is odd about it but not wrong: networks inside networks.
+    /// What is odd about it but not wrong: networks inside networks, terms that never hold.
     pub warnings: Vec<Fault>,
+    /// Entries of allow-lists that end.
+    pub ending: Vec<Expiry>,
+}
+
+impl Config {
+    /// Warnings about entries of allow-lists that are over at `now`, nanoseconds since 1970.
+    pub fn over(&self, now: i128) -> impl Iterator<Item = &Fault> {
+        self.ending.iter().filter(move |ending| ending.until <= now).map(|ending| &ending.warning)
+    }
 }
 
 /// An interface to watch.

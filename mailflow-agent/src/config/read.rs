@@ -121,6 +121,12 @@ impl<'a> At<'a> {
         self.report(faults, None, expected)
     }
 
+    /// Reports that this is odd but not wrong.
+    pub(super) fn warn(&self, faults: &mut Collector, why: impl Display) {
+        let place = self.place(faults);
+        faults.warn(Fault { place, path: self.path.clone(), value: None, expected: why.to_string() });
+    }
+
     fn report<T>(&self, faults: &mut Collector, value: Option<String>, expected: impl Display) -> Option<T> {
         let expected = match self.origin {
             Origin::Own => expected.to_string(),
@@ -194,7 +200,9 @@ impl<'a, 'c> Fields<'a, 'c> {
 
     /// The value under `key` where it is given; its own parts may still be the shipped ones.
     pub(super) fn own(&mut self, key: &'static str) -> Option<At<'a>> {
-        self.known.push(key);
+        if !self.known.contains(&key) {
+            self.known.push(key);
+        }
         let shipped = self.shipped(key).map(|entry| &entry.value);
         Some(self.at.entry(self.at.node.get(key)?, shipped))
     }

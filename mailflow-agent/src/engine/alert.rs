@@ -1,4 +1,4 @@
-//! An incident of one source under one rule, and the alerts that tell of it.
+//! An incident of one subject under one rule, and the alerts that tell of it.
 //!
 //! ```text
 //!          condition holds            below resolve_below for resolve_after
@@ -21,9 +21,10 @@ use sha2::{Digest, Sha256};
 
 use super::{
     assets::Networks,
-    event::{Alert, AlertState, Source, Sums, Value},
+    event::{Alert, AlertState, Source, Sums, TermValue},
     flow::FlowRecord,
     settings::Rule,
+    subject::Subject,
     time::Time,
 };
 
@@ -85,27 +86,50 @@ impl Incident {
         }
     }
 
-    /// Tells again, with what the window holds at `clock`.
-    pub(super) fn repeat(
-        &mut self,
-        rule: &Rule,
-        clock: Time,
-        value: Value,
-        flows: Vec<Arc<FlowRecord>>,
-    ) -> Alert {
+    /// Tells again, with what the windows hold at `clock`.
+    pub(super) fn repeat(&mut self, rule: &Rule, clock: Time, shown: Shown) -> Alert {
         self.schedule(rule, clock);
-        (self.told.time, self.told.value) = (clock, value);
+        self.told.time = clock;
+        self.tell(shown.terms);
         // An empty window, on its way to be resolved, has no better evidence than the last.
-        if !flows.is_empty() {
-            show(&mut self.told, rule, flows);
+        if !shown.flows.is_empty() {
+            show(&mut self.told, rule, shown.flows, shown.overflow);
+            self.told.cut = shown.cut;
         }
         self.told.clone()
     }
 
     /// Tells the end, and when that was. The evidence stays what it was when the alert last fired.
-    pub(super) fn resolve(self, clock: Time, value: Value) -> (Alert, Time) {
+    pub(super) fn resolve(mut self, clock: Time, terms: Vec<TermValue>) -> (Alert, Time) {
+        self.tell(terms);
         let ends_at = Some(self.holds_until);
-        (Alert { state: AlertState::Resolved, time: clock, ends_at, value, ..self.told }, self.holds_until)
+        (Alert { state: AlertState::Resolved, time: clock, ends_at, ..self.told }, self.holds_until)
+    }
+
+    /// Goes on as it was.
+    pub(super) fn restored(told: Alert, holds_until: Time, next_repeat: Time) -> Self {
+        Self { holds_until, next_repeat, told }
+    }
+
+    /// Its beginning, until when the value holds as far as is known, and when it is told again.
+    pub(super) fn times(&self) -> (Time, Time, Time) {
+        (self.told.starts_at, self.holds_until, self.next_repeat)
+    }
+
+    /// What was last told.
+    pub(super) fn told(&self) -> &Alert {
+        &self.told
+    }
+
+    /// The values of now; what decided stays what decided.
+    fn tell(&mut self, terms: Vec<TermValue>) {
+        let same = |term: &&TermValue| {
+            term.name == self.told.decided.name && term.window == self.told.decided.window
+        };
+        if let Some(decided) = terms.iter().find(same) {
+            self.told.decided = decided.clone();
+        }
+        self.told.terms = terms;
     }
 
     /// Repeats lie on a grid from the incident's beginning.
@@ -117,32 +141,50 @@ impl Incident {
     }
 }
 
-/// The first alert of an incident that `flows` decided at `starts_at`.
+/// What an alert shows of a subject.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Shown {
+    /// Every term of the condition.
+    pub(super) terms: Vec<TermValue>,
+    /// The newest contributing flows, oldest first.
+    pub(super) flows: Vec<Arc<FlowRecord>>,
+    /// Whether some of them are not there any more.
+    pub(super) cut: bool,
+    /// Whether packets of the subject found the flow table full.
+    pub(super) overflow: bool,
+}
+
+/// The first alert of an incident that began at `starts_at` with the term `decided`.
 pub(super) fn firing(
     rule: &Rule,
-    source: Source,
+    subject: &Subject,
     internal: &Networks,
     starts_at: Time,
-    value: Value,
-    flows: Vec<Arc<FlowRecord>>,
+    decided: usize,
+    shown: Shown,
 ) -> Alert {
-    let network = flows.last().and_then(|record| internal.find(record.flow.client()));
+    let newest = shown.flows.last().map(|record| record.flow.client());
+    let source = subject.source().or_else(|| newest.map(|client| Source::of(client, 128)));
+    let address = newest.or_else(|| source.map(|source| source.network().addr()));
+    let network = address.and_then(|address| internal.find(address));
+    let decided = shown.terms.get(decided).cloned().unwrap_or_else(TermValue::none);
     let mut alert = Alert {
         rule: Arc::clone(&rule.name),
         rule_version: rule.version,
-        fingerprint: fingerprint(&rule.name, source),
+        fingerprint: fingerprint(&rule.name, subject),
         state: AlertState::Firing,
         severity: rule.severity,
         time: starts_at,
         starts_at,
         ends_at: None,
+        subject: subject.clone(),
         source,
         matched_network: network.map(|network| network.line.clone()),
         group: network.and_then(|network| network.group.clone()),
-        window: rule.window.length,
-        condition: "count",
-        value,
-        threshold: rule.at_least,
+        role: network.and_then(|network| network.role),
+        suppressed: None,
+        decided,
+        terms: shown.terms,
         labels: rule.labels.clone(),
         attack: Vec::new(),
         first: starts_at,
@@ -153,23 +195,24 @@ pub(super) fn firing(
         sums: Sums::default(),
         flows: Vec::new(),
         complete: true,
+        cut: shown.cut,
     };
-    show(&mut alert, rule, flows);
+    show(&mut alert, rule, shown.flows, shown.overflow);
     alert
 }
 
-/// The identity of a rule's alerts about a source: the first 16 hexadecimal digits of SHA-256 over
+/// The identity of a rule's alerts about a subject: the first 16 hexadecimal digits of SHA-256 over
 /// both, each behind its length, so that no other pair gives the same bytes.
-pub(super) fn fingerprint(rule: &str, source: Source) -> String {
+pub(super) fn fingerprint(rule: &str, subject: &Subject) -> String {
     let mut hash = Sha256::new();
-    for part in [rule, &source.to_string()] {
+    for part in [rule, &subject.to_string()] {
         hash.update((part.len() as u64).to_be_bytes());
         hash.update(part);
     }
     hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn show(alert: &mut Alert, rule: &Rule, flows: Vec<Arc<FlowRecord>>) {
+fn show(alert: &mut Alert, rule: &Rule, flows: Vec<Arc<FlowRecord>>, overflow: bool) {
     let mut destinations = BTreeMap::new();
     let mut sums = Sums::default();
     for record in &flows {
@@ -191,7 +234,7 @@ fn show(alert: &mut Alert, rule: &Rule, flows: Vec<Arc<FlowRecord>>) {
     alert.ports = sorted(flows.iter().map(|record| record.flow.key.server_port));
     alert.apps = sorted(flows.iter().map(|record| record.app));
     alert.attack = techniques(&rule.attack, &alert.apps);
-    alert.complete = flows.iter().all(|record| record.complete);
+    alert.complete = !overflow && flows.iter().all(|record| record.complete);
     alert.flows = flows;
 }
 
@@ -221,19 +264,35 @@ mod tests {
 
     use super::{
         super::{
-            event::Gain,
+            event::{Gain, Value},
             fixture::{self, at},
         },
         *,
     };
 
-    fn source(ip: &str) -> Source {
-        Source::of(ip.parse().unwrap(), 64)
+    fn subject(ip: &str) -> Subject {
+        Subject::Source(Source::of(ip.parse().unwrap(), 64))
+    }
+
+    fn value(number: u64) -> TermValue {
+        let (name, window) = ("count".into(), Duration::from_secs(3_600));
+        TermValue {
+            name,
+            window,
+            value: Value::Exactly(number),
+            threshold: 10,
+            scale: 1,
+            holds: number >= 10,
+        }
+    }
+
+    fn shown(number: u64, flows: Vec<Arc<FlowRecord>>) -> Shown {
+        Shown { terms: vec![value(number)], flows, ..Shown::default() }
     }
 
     fn told(flows: Vec<Arc<FlowRecord>>) -> Alert {
         let internal = fixture::internal();
-        firing(&fixture::rule(), source("10.0.0.1"), &internal, at(1_000), Value::Exactly(10), flows)
+        firing(&fixture::rule(), &subject("10.0.0.1"), &internal, at(1_000), 0, shown(10, flows))
     }
 
     fn record(server: &str, app: App, last: u64, complete: bool) -> Arc<FlowRecord> {
@@ -278,11 +337,11 @@ mod tests {
 
     #[test]
     fn fingerprints_are_stable_and_tell_pairs_apart() {
-        let print = fingerprint("smtp-burst", source("10.0.0.1"));
+        let print = fingerprint("smtp-burst", &subject("10.0.0.1"));
         assert_eq!(print, "ed4f86953a2d1072");
-        assert_ne!(print, fingerprint("smtp-burs", source("10.0.0.1")));
-        assert_ne!(print, fingerprint("smtp-burst", source("10.0.0.11")));
-        let [one, other] = ["fd00::1", "fd00::2"].map(|ip| fingerprint("r", source(ip)));
+        assert_ne!(print, fingerprint("smtp-burs", &subject("10.0.0.1")));
+        assert_ne!(print, fingerprint("smtp-burst", &subject("10.0.0.11")));
+        let [one, other] = ["fd00::1", "fd00::2"].map(|ip| fingerprint("r", &subject(ip)));
         assert_eq!(one, other, "one /64, one source");
     }
 
@@ -294,12 +353,12 @@ mod tests {
         incident.holds_until(at(9_000));
         incident.holds_until(at(8_000));
         assert_eq!(incident.due(&rule, at(4_600)), Due::Repeat);
-        let repeated = incident.repeat(&rule, at(4_601), Value::Exactly(9), Vec::new());
+        let repeated = incident.repeat(&rule, at(4_601), shown(9, Vec::new()));
         assert_eq!((repeated.time, repeated.starts_at), (at(4_601), at(1_000)));
-        assert_eq!((repeated.value, repeated.flows.len()), (Value::Exactly(9), 1));
+        assert_eq!((repeated.decided.value, repeated.flows.len()), (Value::Exactly(9), 1));
         assert_eq!(incident.due(&rule, at(8_199)), Due::Later(at(8_200)), "1000 + 2 x 3600");
         assert_eq!(incident.due(&rule, at(9_600)), Due::Resolve, "before a repeat");
-        let (resolved, end) = incident.resolve(at(9_600), Value::Exactly(0));
+        let (resolved, end) = incident.resolve(at(9_600), vec![value(0)]);
         assert_eq!(
             (resolved.state, resolved.ends_at, end),
             (AlertState::Resolved, Some(at(9_000)), at(9_000))

@@ -3,8 +3,9 @@
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
 use mailflow_common::{App, FlowKey};
+use serde::{Deserialize, Serialize};
 
-use super::{flow::FlowRecord, time::Time};
+use super::{asset_role::AssetRole, flow::FlowRecord, subject::Subject, time::Time};
 
 /// What one flow gained since it was last looked at.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -37,6 +38,8 @@ pub struct Qualified {
     pub rule: Arc<str>,
     /// The flow.
     pub key: FlowKey,
+    /// Whether an allow-list put it aside.
+    pub suppressed: bool,
 }
 
 /// How loud a rule speaks.
@@ -87,7 +90,7 @@ impl AlertState {
 }
 
 /// A value a window holds. At the window's bound only "at least" is known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Value {
     /// Exactly this many.
     Exactly(u64),
@@ -122,7 +125,7 @@ pub struct Alert {
     pub rule: Arc<str>,
     /// Its version.
     pub rule_version: u32,
-    /// Stable identity of rule and group, 16 hexadecimal digits.
+    /// Stable identity of rule and subject, 16 hexadecimal digits.
     pub fingerprint: String,
     /// Firing or resolved.
     pub state: AlertState,
@@ -135,20 +138,22 @@ pub struct Alert {
     pub starts_at: Time,
     /// When it ended; only when resolved.
     pub ends_at: Option<Time>,
-    /// The source: an address, or an IPv6 prefix.
-    pub source: Source,
-    /// The line of the internal list that makes the source internal, as written.
+    /// Whom it is about.
+    pub subject: Subject,
+    /// A client of it: the subject's, or that of the newest contributing flow.
+    pub source: Option<Source>,
+    /// The line of the internal list that makes the client internal, as written.
     pub matched_network: Option<String>,
     /// The group of that line, where it has one.
     pub group: Option<String>,
-    /// Window length.
-    pub window: Duration,
-    /// The condition in words: `count`.
-    pub condition: &'static str,
-    /// What the window holds.
-    pub value: Value,
-    /// What it needed.
-    pub threshold: u64,
+    /// The role of that line, where it has one.
+    pub role: Option<AssetRole>,
+    /// Why it is only shown and not told to anybody: all of its flows are on an allow-list.
+    pub suppressed: Option<Arc<str>>,
+    /// The term that decided, as `terms` has it.
+    pub decided: TermValue,
+    /// Every term of the rule's condition.
+    pub terms: Vec<TermValue>,
     /// Labels of the rule.
     pub labels: BTreeMap<String, String>,
     /// MITRE ATT&CK technique ids.
@@ -167,12 +172,33 @@ pub struct Alert {
     pub sums: Sums,
     /// The newest contributing flows, at most twenty, oldest first.
     pub flows: Vec<Arc<FlowRecord>>,
-    /// Whether counting was complete for all contributing flows.
+    /// Whether counting was complete for all contributing flows: none began before it was watched, and no
+    /// packet of the subject found the flow table full.
     pub complete: bool,
+    /// Whether contributing flows, within the most that are shown, had to make room for others.
+    pub cut: bool,
+}
+
+/// What a term of a rule's condition held.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TermValue {
+    /// What was measured, in the words of the configuration: `count`, `count failed`, `sum payload_up`,
+    /// `distinct destination`, `ratio failed/attempts`, `first_seen destination`.
+    pub name: Arc<str>,
+    /// The window's length.
+    pub window: Duration,
+    /// What the window holds.
+    pub value: Value,
+    /// What it needed.
+    pub threshold: u64,
+    /// What both are divided by to be shown: 1, or [`Level::PARTS`](super::settings::Level::PARTS) for a ratio.
+    pub scale: u64,
+    /// Whether it holds.
+    pub holds: bool,
 }
 
 /// Whom a rule groups by: the client, IPv6 by prefix.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Source(ipnet::IpNet);
 
 impl Source {
@@ -199,13 +225,33 @@ impl std::fmt::Display for Source {
     }
 }
 
-/// The value of one rule for one source, for the window gauge.
+impl TermValue {
+    /// Of a rule without terms.
+    pub(super) fn none() -> Self {
+        let (name, window) = ("none".into(), Duration::ZERO);
+        Self { name, window, value: Value::Exactly(0), threshold: 0, scale: 1, holds: false }
+    }
+
+    /// The value as it is shown.
+    pub fn shown(&self) -> f64 {
+        self.value.number() as f64 / self.scale as f64
+    }
+
+    /// The threshold as it is shown.
+    pub fn threshold_shown(&self) -> f64 {
+        self.threshold as f64 / self.scale as f64
+    }
+}
+
+/// The value of one term of a rule for one subject, for the window gauge.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WindowValue {
     /// Name of the rule.
     pub rule: Arc<str>,
-    /// The source.
-    pub source: Source,
+    /// Name of the term, as in [`TermValue::name`].
+    pub term: Arc<str>,
+    /// Whom it is about.
+    pub subject: Subject,
     /// What its window holds now.
     pub value: Value,
 }

@@ -5,15 +5,15 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 use mailflow_common::{App, Facts, FlowKey, PROTOCOL_TCP, PROTOCOL_UDP, Scope, Vlans};
 
 use super::{
-    assets::{Network, Networks},
+    assets::{Member, Network, Networks},
     event::Severity,
     flow::{Direction, Flow, FlowRecord, RecordReason},
     inputs::Inputs,
     settings::{
-        Layer, Match, Rule, Service, Settings, Side, SizeKind, SizeTest, Timeouts, Transport, Window,
-        WindowKind,
+        Condition, GroupBy, Kind, Layer, Level, Match, Measure, Rule, Service, Settings, SizeKind, SizeTest,
+        Term, Timeouts, Transport, Window, WindowKind,
     },
-    time::Time,
+    time::{Epoch, Time},
 };
 
 /// A moment, in seconds.
@@ -74,22 +74,33 @@ pub(super) fn record(time: Time) -> Arc<FlowRecord> {
 
 /// R1.
 pub(super) fn rule() -> Rule {
+    let window = Window { length: Duration::from_secs(3_600), kind: WindowKind::Sliding };
     let size = SizeTest { kind: SizeKind::Ratio, layer: Layer::L3, up: 80, down: 80 };
     Rule {
         name: "smtp-burst".into(),
         version: 1,
         severity: Severity::High,
         matching: Match {
-            source: Side::Internal,
-            destination: Side::External,
+            source: Member::Internal.into(),
+            destination: Member::External.into(),
             ports: vec![25, 465, 587, 994],
             apps: vec![App::Smtp, App::SmtpStartTls, App::Smtps],
             protocols: vec![Transport::Tcp],
             size: Some(size),
+            sessions_only: false,
+            bounds: Vec::new(),
+            hours: None,
         },
-        window: Window { length: Duration::from_secs(3_600), kind: WindowKind::Sliding },
-        at_least: 10,
-        resolve_below: 8,
+        group_by: GroupBy::Source,
+        window,
+        terms: vec![Term {
+            measure: Measure::Count(Kind::Flows),
+            window,
+            level: Level { at_least: 10, resolve_below: 8 },
+        }],
+        condition: Condition::Term(0),
+        thresholds: Vec::new(),
+        allow: Vec::new(),
         resolve_after: Duration::from_secs(600),
         repeat_interval: Duration::from_secs(3_600),
         labels: BTreeMap::from([("team".to_owned(), "mail".to_owned())]),
@@ -117,6 +128,7 @@ pub(super) fn settings() -> Settings {
         ]),
         internal: internal(),
         v6_source_prefix: 64,
+        epoch: Epoch::default(),
         rules: vec![rule()],
     }
 }

@@ -94,6 +94,10 @@ pub enum RecordReason {
 }
 
 impl RecordReason {
+    /// Every reason.
+    pub const ALL: [RecordReason; 4] =
+        [RecordReason::Closed, RecordReason::Idle, RecordReason::Active, RecordReason::Shutdown];
+
     /// The name in records.
     pub const fn name(self) -> &'static str {
         match self {

@@ -16,16 +16,20 @@
 //! when somebody looked: they carry what the flow had by then.
 
 pub mod alert;
-mod asset_role;
+pub mod asset_role;
 pub mod assets;
 mod evaluate;
 pub mod event;
+mod evidence;
 pub mod flow;
 pub mod inputs;
+mod lane;
 mod lifetime;
 mod name;
+mod plan;
 mod ranges;
 pub mod rule;
+mod saved;
 mod set;
 pub mod settings;
 pub mod size;
@@ -33,9 +37,13 @@ mod slot;
 mod slots;
 pub mod special;
 pub mod spill;
+pub mod state;
+mod store;
+pub mod subject;
 mod table;
+mod tally;
 pub mod time;
-mod window;
+mod watched;
 
 use std::sync::Arc;
 
@@ -48,9 +56,10 @@ use self::{
     lifetime::{End, Limits},
     name::Name,
     settings::Settings,
-    spill::{Spill, Spills},
+    spill::{Overflowed, Spill, Spills},
     table::Table,
-    time::Time,
+    tally::Stage,
+    time::{Epoch, Time},
 };
 
 /// Flows looked at together.
@@ -73,6 +82,8 @@ pub struct Engine {
     ending: Vec<Flow>,
     /// Records the rules have not seen yet.
     arrivals: Vec<Arrival>,
+    /// What sources gained beyond the flow table, and the rules have not seen yet.
+    overflowed: Vec<Overflowed>,
 }
 
 /// A record on its way to the rules.
@@ -80,16 +91,8 @@ pub struct Engine {
 struct Arrival {
     at: Time,
     time: Time,
+    stage: Stage,
     record: Arc<FlowRecord>,
-}
-
-/// What came of other settings.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Reconfigured {
-    /// The rules whose windows begin anew.
-    pub restarted: Vec<Arc<str>>,
-    /// What time had brought by then, and the ends of the incidents of rules that are gone.
-    pub effects: Effects,
 }
 
 /// How much the engine holds.
@@ -104,15 +107,24 @@ pub struct Stats {
     pub rules: RuleStats,
 }
 
+/// What came of other settings.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reconfigured {
+    /// The rules whose windows begin anew.
+    pub restarted: Vec<Arc<str>>,
+    /// What time had brought by then, and the ends of the incidents of rules that are gone.
+    pub effects: Effects,
+}
+
 impl Engine {
     /// An engine that has seen nothing yet.
     pub fn new(mut settings: Settings) -> Self {
         let limits = Limits::new(&settings.timeouts);
         let rules = std::mem::take(&mut settings.rules);
-        let evaluator = Evaluator::new(rules, settings.v6_source_prefix, limits.lateness());
+        let evaluator = Evaluator::new(rules, settings.v6_source_prefix, limits.lateness(), settings.epoch);
         let (table, spills) = (Table::default(), Spills::default());
-        let (ending, arrivals) = (Vec::new(), Vec::new());
-        Self { settings, limits, table, spills, evaluator, now: Time::ZERO, ending, arrivals }
+        let (ending, arrivals, overflowed) = (Vec::new(), Vec::new(), Vec::new());
+        Self { settings, limits, table, spills, evaluator, now: Time::ZERO, ending, arrivals, overflowed }
     }
 
     /// From now on these are the internal networks. What was counted stays counted; records that come are
@@ -121,19 +133,26 @@ impl Engine {
         self.settings.internal = internal;
     }
 
-    /// From now on these are the settings, at `now`. Flows, windows and incidents stay, but for rules whose
-    /// match or window is another: those are named, and their windows begin anew. Incidents of rules that
-    /// are gone end. The grouping of sources stays what it was.
+    /// From now on these are the settings, at `now`. Rules whose match, grouping, measures and windows stay
+    /// what they were keep what they hold, under the thresholds that are new. The others are named: their
+    /// windows begin anew, and their incidents go on, if they speak about the same subjects. Incidents of
+    /// rules that are gone end. The grouping of sources stays what it was.
     pub fn reconfigure(&mut self, now: Time, mut settings: Settings) -> Reconfigured {
         let mut effects = self.tick(now);
         self.limits = Limits::new(&settings.timeouts);
         let rules = std::mem::take(&mut settings.rules);
-        let changed = self.evaluator.reconfigure(rules, self.limits.lateness());
-        self.table.remark(|counted| changed.moved(counted));
-        settings.v6_source_prefix = self.settings.v6_source_prefix;
+        (settings.v6_source_prefix, settings.epoch) = (self.settings.v6_source_prefix, self.settings.epoch);
+        let lateness = self.limits.lateness();
+        let changed = self.evaluator.reconfigure(rules, lateness, &settings.internal, &mut effects);
+        self.table.renumber(|rule| changed.numbers.get(rule).copied().flatten());
         self.settings = settings;
-        effects.alerts.extend(changed.alerts);
         Reconfigured { restarted: changed.restarted, effects }
+    }
+
+    /// Where the packet clock lies on the wall clock from now on. Live, the wall clock may be set.
+    pub fn set_epoch(&mut self, epoch: Epoch) {
+        self.settings.epoch = epoch;
+        self.evaluator.epoch = epoch;
     }
 
     /// A reading of the flow table begins.
@@ -205,8 +224,12 @@ impl Engine {
 
     /// What sources have beyond the flow table: their gains. There are no records of them.
     pub fn overflow(&mut self, spilled: &[Spill]) -> Effects {
-        let deltas = spilled.iter().filter_map(|spill| self.spills.look(spill)).collect();
-        Effects { deltas, ..Effects::default() }
+        let mut effects = Effects::default();
+        for (delta, gain) in spilled.iter().filter_map(|spill| self.spills.look(spill)) {
+            effects.deltas.push(delta);
+            self.overflowed.push(gain);
+        }
+        effects
     }
 
     /// Lets time pass: the rules see the records made so far, alerts are repeated and resolved.
@@ -219,10 +242,13 @@ impl Engine {
                 equal.sort_by_cached_key(Arrival::ends);
             }
         }
-        for Arrival { at, record, .. } in arrivals {
-            self.deliver(at, record, &mut effects);
+        for Arrival { at, record, stage, .. } in arrivals {
+            self.deliver(at, record, stage, &mut effects);
         }
-        self.evaluator.advance(now, &mut effects);
+        for gain in std::mem::take(&mut self.overflowed) {
+            self.evaluator.overflow(&gain, &self.settings.internal, &mut effects);
+        }
+        self.evaluator.advance(now, &self.settings.internal, &mut effects);
         effects
     }
 
@@ -249,8 +275,9 @@ impl Engine {
     /// it was made; records are given in that order.
     pub fn record(&mut self, now: Time, record: Arc<FlowRecord>) -> Effects {
         let mut effects = Effects::default();
-        self.deliver(now, record, &mut effects);
-        self.evaluator.advance(now, &mut effects);
+        let stage = Stage::of(record.reason);
+        self.deliver(now, record, stage, &mut effects);
+        self.evaluator.advance(now, &self.settings.internal, &mut effects);
         effects
     }
 
@@ -276,9 +303,24 @@ impl Engine {
             return;
         }
         let seen = self.table.see(name, flow);
+        let gained = seen.delta.is_some();
         effects.deltas.extend(seen.delta);
         if let Some(at) = self.limits.interval(flow, seen.before, self.now) {
             self.make(flow.clone(), End { at, reason: RecordReason::Active }, effects);
+        } else if gained && self.evaluator.is_live() {
+            self.show(flow);
+        }
+    }
+
+    /// Lets the rules see what an open flow gained, if that is enough to matter before its next record.
+    fn show(&mut self, flow: &Flow) {
+        if !self.table.show(flow) {
+            return;
+        }
+        let record = lifetime::record(flow.clone(), &self.settings.services, RecordReason::Active);
+        if self.evaluator.wants(&record, Stage::Live, &self.settings.internal) {
+            let (at, time) = (self.now.max(record.time()), record.time());
+            self.arrivals.push(Arrival { at, time, stage: Stage::Live, record: Arc::new(record) });
         }
     }
 
@@ -296,20 +338,28 @@ impl Engine {
 
     fn make(&mut self, flow: Flow, end: End, effects: &mut Effects) {
         let record = lifetime::record(flow, &self.settings.services, end.reason);
+        let stage = Stage::of(end.reason);
         // Of most records no rule wants to know, and those need not wait for their turn.
-        if self.evaluator.wants(&record, &self.settings.internal) {
+        if self.evaluator.wants(&record, stage, &self.settings.internal) {
             let time = record.time();
-            self.arrivals.push(Arrival { at: end.at.max(time), time, record: Arc::new(record.clone()) });
+            self.arrivals.push(Arrival {
+                at: end.at.max(time),
+                time,
+                stage,
+                record: Arc::new(record.clone()),
+            });
+        } else if stage == Stage::Ended {
+            self.table.unmark(&record.flow);
         }
         effects.records.push(record);
     }
 
     /// Gives a record to the rules; a flow counts once for each.
-    fn deliver(&mut self, at: Time, record: Arc<FlowRecord>, effects: &mut Effects) {
-        let counted = self.table.counted(&record.flow);
-        let counted = self.evaluator.admit(at, &record, counted, &self.settings.internal, effects);
+    fn deliver(&mut self, at: Time, record: Arc<FlowRecord>, stage: Stage, effects: &mut Effects) {
+        let mut tally = self.table.tally(&record.flow);
+        self.evaluator.admit(at, &record, stage, &mut tally, &self.settings.internal, effects);
         match record.reason {
-            RecordReason::Active => self.table.mark(&record.flow, counted),
+            RecordReason::Active => self.table.mark(&record.flow, tally),
             _ => self.table.unmark(&record.flow),
         }
     }

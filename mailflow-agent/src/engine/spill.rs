@@ -1,13 +1,15 @@
 //! Sources some of whose flows have no place in the kernel's table: only their sums are known.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, net::IpAddr};
 
 use foldhash::quality::RandomState;
-use mailflow_common::{FlowKey, Scope, SpillKey, Vlans};
+use mailflow_common::{Facts, FlowKey, Scope, SpillKey, Vlans};
 
 use super::{
     event::{Delta, Gain},
-    flow::Direction,
+    flow::{Direction, Flow},
+    settings::Quantity,
+    tally::Quantities,
     time::Time,
 };
 
@@ -35,34 +37,71 @@ impl Spill {
     }
 }
 
+/// What a source gained, for the rules.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Overflowed {
+    pub(super) time: Time,
+    pub(super) client: IpAddr,
+    pub(super) port: u16,
+    pub(super) protocol: u8,
+    pub(super) gains: Quantities,
+}
+
 /// What was seen of them last.
 #[derive(Debug, Default)]
 pub(super) struct Spills {
-    seen: HashMap<SpillKey, (Gain, Gain), RandomState>,
+    seen: HashMap<SpillKey, Quantities, RandomState>,
 }
 
 impl Spills {
-    /// What `spill` gained since it was seen last, if anything.
-    pub(super) fn look(&mut self, spill: &Spill) -> Option<Delta> {
-        let gain = |direction: &Direction| Gain { packets: direction.packets, bytes: direction.bytes };
-        let now = (gain(&spill.up), gain(&spill.down));
-        let past = if spill.over {
-            self.seen.remove(&spill.key).unwrap_or_default()
-        } else {
-            self.seen.insert(spill.key, now).unwrap_or_default()
-        };
-        let since = |past: Gain, now: Gain| Gain {
-            packets: now.packets.saturating_sub(past.packets),
-            bytes: now.bytes.saturating_sub(past.bytes),
-        };
-        let (up, down) = (since(past.0, now.0), since(past.1, now.1));
-        ((up, down) != (Gain::default(), Gain::default())).then(|| Delta {
-            key: place(&spill.key),
-            up,
-            down,
+    /// What `spill` gained since it was seen last, if anything: for the metrics, and for the rules.
+    pub(super) fn look(&mut self, spill: &Spill) -> Option<(Delta, Overflowed)> {
+        let flow = Flow { up: spill.up, down: spill.down, ..nowhere(&spill.key) };
+        let now = Quantities::of(&flow);
+        let past = if spill.over { self.seen.remove(&spill.key) } else { self.seen.insert(spill.key, now) };
+        let gains = now.since(&past.unwrap_or_default());
+        if gains == Quantities::default() {
+            return None;
+        }
+        let gain = |packets, bytes| Gain { packets: gains.get(packets), bytes: gains.get(bytes) };
+        let delta = Delta {
+            key: flow.key,
+            up: gain(Quantity::PacketsUp, Quantity::BytesUp),
+            down: gain(Quantity::PacketsDown, Quantity::BytesDown),
             messages: 0,
             new_flow: false,
-        })
+        };
+        let overflowed = Overflowed {
+            time: spill.last().unwrap_or_default(),
+            client: flow.client(),
+            port: flow.key.server_port,
+            protocol: flow.key.scope.protocol(),
+            gains,
+        };
+        Some((delta, overflowed))
+    }
+
+    /// What was seen last, to be kept.
+    pub(super) fn seen(&self) -> impl Iterator<Item = (&SpillKey, &Quantities)> {
+        self.seen.iter()
+    }
+
+    /// Goes on from what was seen.
+    pub(super) fn put(&mut self, key: SpillKey, seen: Quantities) {
+        self.seen.insert(key, seen);
+    }
+}
+
+/// A flow from nowhere in particular: what it takes to place a gain.
+fn nowhere(key: &SpillKey) -> Flow {
+    Flow {
+        key: place(key),
+        up: Direction::default(),
+        down: Direction::default(),
+        first: Time::ZERO,
+        messages: 0,
+        mac: None,
+        facts: Facts::default(),
     }
 }
 
@@ -76,8 +115,6 @@ fn place(key: &SpillKey) -> FlowKey {
 
 #[cfg(test)]
 mod tests {
-    use std::net::IpAddr;
-
     use super::*;
 
     fn spill(packets: u64, over: bool) -> Spill {
@@ -90,13 +127,14 @@ mod tests {
     #[test]
     fn each_packet_is_told_once() {
         let mut spills = Spills::default();
-        let mut told = |packets, over| spills.look(&spill(packets, over)).map(|delta| delta.up.packets);
+        let mut told = |packets, over| spills.look(&spill(packets, over)).map(|(delta, _)| delta.up.packets);
         assert_eq!(told(3, false), Some(3));
         assert_eq!(told(3, false), None);
         assert_eq!(told(5, true), Some(2));
         assert_eq!(told(4, false), Some(4), "begun anew");
-        let delta = spills.look(&spill(6, false)).unwrap();
+        let (delta, gain) = spills.look(&spill(6, false)).unwrap();
         assert_eq!((delta.key.client.ip().to_string().as_str(), delta.key.server_port), ("10.0.0.9", 25));
         assert!(!delta.new_flow);
+        assert_eq!((gain.port, gain.protocol, gain.gains.get(Quantity::PacketsUp)), (25, 6, 2));
     }
 }

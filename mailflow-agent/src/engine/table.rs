@@ -3,14 +3,15 @@
 use std::collections::HashMap;
 
 use foldhash::fast;
+use mailflow_common::FlowKey;
 
 use super::{
-    evaluate::Counted,
     event::{Delta, Gain},
     flow::{Direction, Flow},
     name::{Name, Names},
     slot::Slot,
     slots::Slots,
+    tally::{LIVE_BYTES, LIVE_MESSAGES, Quantities, Tally},
     time::Time,
 };
 
@@ -24,14 +25,22 @@ const READINGS: u8 = 4 * PATIENCE;
 pub(super) struct Table {
     slots: Slots,
     names: Names,
-    /// The rules that have counted a living flow; few live long enough for that.
-    marks: HashMap<Name, Counted, fast::RandomState>,
+    /// What the rules have taken of living flows; few live long enough for that.
+    marks: HashMap<Name, Mark, fast::RandomState>,
     /// The moments of the last readings; a flow knows at which it was seen.
     readings: [Time; READINGS as usize],
     reading: u8,
     /// Most flows at once since unused memory was last given back.
     most: usize,
     vanished: u64,
+}
+
+/// A tally with its flow: a name alone says nothing to another process.
+#[derive(Debug)]
+struct Mark {
+    key: FlowKey,
+    first: Time,
+    tally: Tally,
 }
 
 /// What a look at a flow showed.
@@ -109,25 +118,42 @@ impl Table {
         self.slots.put(name, Slot::new(name, flow, self.reading));
     }
 
-    /// The rules that have counted a flow.
-    pub(super) fn counted(&self, flow: &Flow) -> Counted {
+    /// What the rules have taken of a flow.
+    pub(super) fn tally(&self, flow: &Flow) -> Tally {
         if self.marks.is_empty() {
-            return Counted::default();
+            return Tally::default();
         }
-        self.marks.get(&self.names.of(flow)).copied().unwrap_or_default()
+        self.marks.get(&self.names.of(flow)).map(|mark| mark.tally.clone()).unwrap_or_default()
     }
 
-    /// Notes the rules that have counted a flow.
-    pub(super) fn mark(&mut self, flow: &Flow, counted: Counted) {
-        if counted != Counted::default() {
-            self.marks.insert(self.names.of(flow), counted);
+    /// Whether an open flow has gained enough to be shown to the rules between its records.
+    pub(super) fn show(&mut self, flow: &Flow) -> bool {
+        // Most flows never get that far.
+        if flow.up.bytes < LIVE_BYTES
+            && flow.down.bytes < LIVE_BYTES
+            && u64::from(flow.messages) < LIVE_MESSAGES
+        {
+            return false;
+        }
+        let mark = || Mark { key: flow.key, first: flow.first, tally: Tally::default() };
+        self.marks.entry(self.names.of(flow)).or_insert_with(mark).tally.show(&Quantities::of(flow))
+    }
+
+    /// Notes what the rules have taken of a flow.
+    pub(super) fn mark(&mut self, flow: &Flow, tally: Tally) {
+        if !tally.is_empty() {
+            self.marks.insert(self.names.of(flow), Mark { key: flow.key, first: flow.first, tally });
         }
     }
 
-    /// Changes what is noted of the rules that have counted flows.
-    pub(super) fn remark(&mut self, change: impl Fn(Counted) -> Counted) {
-        self.marks.values_mut().for_each(|counted| *counted = change(*counted));
-        self.marks.retain(|_, counted| *counted != Counted::default());
+    /// The rules have other numbers now.
+    pub(super) fn renumber(&mut self, number: impl Fn(usize) -> Option<usize>) {
+        self.marks.values_mut().for_each(|mark| mark.tally.renumber(&number));
+    }
+
+    /// What the rules have taken of which flow.
+    pub(super) fn tallies(&self) -> impl Iterator<Item = (FlowKey, Time, &Tally)> {
+        self.marks.values().map(|mark| (mark.key, mark.first, &mark.tally))
     }
 
     /// After a flow's last record.
@@ -181,7 +207,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::{
-        super::fixture::{self, at},
+        super::{
+            fixture::{self, at},
+            tally::{Kinds, Taken},
+        },
         *,
     };
 
@@ -339,14 +368,25 @@ mod tests {
     #[test]
     fn marks_stay_with_the_flow_they_were_made_for() {
         let mut table = Table::default();
-        let mut counted = Counted::default();
-        counted.set(3);
-        table.mark(&flow(), counted);
+        let mut tally = Tally::default();
+        tally.set(3, Taken { kinds: Kinds::FLOWS, ..Taken::default() });
+        table.mark(&flow(), tally.clone());
         let other = Flow { first: at(99), ..flow() };
-        assert_eq!([table.counted(&flow()), table.counted(&other)], [counted, Counted::default()]);
+        assert_eq!([table.tally(&flow()), table.tally(&other)], [tally.clone(), Tally::default()]);
         table.unmark(&other);
-        assert_eq!(table.counted(&flow()), counted);
+        assert_eq!(table.tally(&flow()), tally);
         table.unmark(&flow());
-        assert_eq!(table.counted(&flow()), Counted::default());
+        assert_eq!(table.tally(&flow()), Tally::default());
+    }
+
+    #[test]
+    fn a_flow_is_shown_each_time_it_gained_enough() {
+        let mut table = Table::default();
+        let mut flow = flow();
+        assert!(!table.show(&flow));
+        flow.up.bytes = LIVE_BYTES;
+        assert!(table.show(&flow) && !table.show(&flow));
+        flow.messages = 100;
+        assert!(table.show(&flow) && !table.show(&flow));
     }
 }

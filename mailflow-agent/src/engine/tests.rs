@@ -5,9 +5,10 @@ use std::time::Duration;
 use mailflow_common::App;
 
 use super::{
-    event::{AlertState, Gain, Value},
+    event::{Alert, AlertState, Gain, Value},
     fixture::{self, at},
     inputs::Inputs,
+    settings::Rule,
     *,
 };
 
@@ -66,7 +67,7 @@ fn nine_flows_are_silent_and_the_tenth_speaks() {
     let effects = cycle(&mut engine, at(211), &mut vec![closed(4_009, 206)]);
     let [alert] = effects.alerts.as_slice() else { panic!("{:?}", effects.alerts) };
     assert_eq!((alert.state, alert.time, alert.starts_at), (AlertState::Firing, at(206), at(206)));
-    assert_eq!((alert.value, alert.flows.len()), (Value::Exactly(10), 10));
+    assert_eq!((alert.decided.value, alert.flows.len()), (Value::Exactly(10), 10));
     assert!(
         cycle(&mut engine, at(300), &mut vec![closed(4_010, 290)]).alerts.is_empty(),
         "one incident, one alert"
@@ -79,7 +80,7 @@ fn an_alert_repeats_and_resolves_once() {
     cycle(&mut engine, at(200), &mut (0..10).map(|n| closed(4_000 + n, 100)).collect());
     let told: Vec<_> = (1..200)
         .flat_map(|n| engine.tick(at(200 + 100 * n)).alerts)
-        .map(|alert| (alert.state, alert.time, alert.ends_at, alert.value))
+        .map(|alert| (alert.state, alert.time, alert.ends_at, alert.decided.value))
         .collect();
     // All ten leave at 3700, and the hour's repeat falls on the same moment.
     let ends = Some(at(3_700));
@@ -90,7 +91,8 @@ fn an_alert_repeats_and_resolves_once() {
             (AlertState::Resolved, at(4_300), ends, Value::Exactly(0))
         ]
     );
-    assert_eq!(engine.stats().rules, RuleStats::default(), "nothing is held of a source that left");
+    let held = RuleStats { evidence: 10, ..RuleStats::default() };
+    assert_eq!(engine.stats().rules, held, "nothing is held of a source that left but the newest records");
 }
 
 #[test]
@@ -260,7 +262,7 @@ fn ipv6_sources_are_grouped_by_prefix() {
         })
         .collect();
     let alerts = cycle(&mut engine, at(200), &mut table).alerts;
-    assert_eq!(alerts[0].source.to_string(), "fd00::/64");
+    assert_eq!(alerts[0].subject.to_string(), "fd00::/64");
     assert_eq!(alerts[0].matched_network.as_deref(), Some("fd00::/8"));
 }
 
@@ -271,7 +273,7 @@ fn a_tick_over_days_tells_each_repeat_at_its_own_moment() {
     let mut engine = Engine::new(settings);
     cycle(&mut engine, at(200), &mut (0..10).map(|n| closed(4_000 + n, 100)).collect());
     let told: Vec<_> =
-        engine.tick(at(900_000)).alerts.iter().map(|alert| (alert.time, alert.value)).collect();
+        engine.tick(at(900_000)).alerts.iter().map(|alert| (alert.time, alert.decided.value)).collect();
     let expected =
         [(1_600, 10), (3_100, 10), (4_300, 0)].map(|(time, value)| (at(time), Value::Exactly(value)));
     assert_eq!(told, expected);
@@ -296,14 +298,14 @@ fn other_settings_keep_windows_and_incidents() {
     assert_eq!(count(&mut engine, 0, 9, 200), []);
     // A threshold that is lower holds from the next flow on.
     let mut settings = fixture::settings();
-    settings.rules[0].at_least = 9;
+    settings.rules[0].terms[0].level.at_least = 9;
     settings.rules[0].version += 1;
     let done = engine.reconfigure(at(201), settings.clone());
     assert_eq!(done, Reconfigured::default());
     let alerts = count(&mut engine, 9, 10, 202);
-    assert_eq!((alerts.len(), alerts[0].threshold, alerts[0].value.number()), (1, 9, 10));
+    assert_eq!((alerts.len(), alerts[0].decided.threshold, alerts[0].decided.value.number()), (1, 9, 10));
     // Another window: it begins anew, and the incident goes on.
-    settings.rules[0].window.length *= 2;
+    settings.rules[0].terms[0].window.length *= 2;
     let done = engine.reconfigure(at(203), settings.clone());
     assert_eq!((done.restarted.len(), done.effects.alerts.len()), (1, 0));
     assert_eq!(count(&mut engine, 10, 20, 204), [], "it is the same incident");
@@ -314,4 +316,52 @@ fn other_settings_keep_windows_and_incidents() {
     assert_eq!(done.effects.alerts.len(), 1);
     assert_eq!(done.effects.alerts[0].state, event::AlertState::Resolved);
     assert_eq!(engine.stats().rules.firing, 0);
+}
+
+#[test]
+fn a_restart_in_the_middle_of_a_window_forgets_nothing_and_repeats_nothing() {
+    let flows: Vec<Flow> = (0..20).map(|n| closed(4_000 + n, 100 + u64::from(n) * 60)).collect();
+    let deliver = |engine: &mut Engine, flows: &[Flow]| -> Vec<Alert> {
+        let alerts = flows.iter().flat_map(|flow| {
+            let record = lifetime::record(flow.clone(), &fixture::settings().services, RecordReason::Closed);
+            engine.record(flow.last(), Arc::new(record)).alerts
+        });
+        alerts.collect()
+    };
+    let mut whole = engine();
+    let mut expected = deliver(&mut whole, &flows);
+    expected.extend(whole.tick(at(20_000)).alerts);
+    assert_eq!(expected.len(), 3, "firing, once more, resolved");
+    for cut in 0..=flows.len() {
+        let (before, after) = flows.split_at(cut);
+        let mut engine = engine();
+        let mut told = deliver(&mut engine, before);
+        let text = serde_json::to_string(&engine.save()).unwrap();
+        let mut engine = Engine::new(fixture::settings());
+        let restored = engine.restore(serde_json::from_str(&text).unwrap());
+        assert_eq!((restored.subjects, restored.forgotten.len()), (usize::from(cut > 0), 0));
+        told.extend(deliver(&mut engine, after));
+        told.extend(engine.tick(at(20_000)).alerts);
+        assert_eq!(told, expected, "restarted after {cut} flows");
+    }
+}
+
+#[test]
+fn a_rule_that_means_something_else_begins_anew() {
+    let mut engine = engine();
+    for n in 0..9 {
+        let flow = closed(4_000 + n, 100 + u64::from(n));
+        let record = lifetime::record(flow, &fixture::settings().services, RecordReason::Closed);
+        engine.record(at(200), Arc::new(record));
+    }
+    let settings = |change: fn(&mut Rule)| {
+        let mut settings = fixture::settings();
+        settings.rules.iter_mut().for_each(change);
+        settings
+    };
+    let state = || serde_json::from_str(&serde_json::to_string(&engine.save()).unwrap()).unwrap();
+    let restored = |change| Engine::new(settings(change)).restore(state());
+    assert_eq!(restored(|_| {}).subjects, 1);
+    assert_eq!(restored(|rule| rule.terms[0].level.at_least = 12).subjects, 1, "what is held is the same");
+    assert_eq!(restored(|rule| rule.matching.ports = vec![25]).forgotten, ["smtp-burst"]);
 }

@@ -5,11 +5,13 @@ use std::{
     time::Duration,
 };
 
+use serde::{Deserialize, Serialize};
+
 /// A moment on the packet clock, in nanoseconds.
 ///
 /// Live, that is the kernel's monotonic clock; in replay and backtest it is the capture's or the
 /// log's own. Only [`Epoch`] turns it into wall time.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Time(u64);
 
 impl Time {

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{eve::Moment, flow_log::FlowLine};
 use crate::engine::{
-    event::{Alert, Gain, Value},
+    event::{Alert, Gain, TermValue, Value},
     inputs::Inputs,
     time::Epoch,
 };
@@ -24,7 +24,10 @@ pub fn line(alert: &Alert, epoch: Epoch) -> serde_json::Result<String> {
 pub struct AlertLine<'a> {
     timestamp: Moment,
     event_type: &'static str,
-    src_ip: IpAddr,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    src_ip: Option<IpAddr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dest_ip: Option<IpAddr>,
     alert: EveAlert<'a>,
     mailflow: Extra<'a>,
     flows: Vec<FlowLine>,
@@ -41,19 +44,49 @@ struct EveAlert<'a> {
     starts_at: Moment,
     ends_at: Option<Moment>,
     window: u64,
-    condition: &'static str,
-    value: u64,
-    threshold: u64,
+    condition: &'a str,
+    value: Number,
+    threshold: Number,
     at_bound: bool,
     suppressed: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    suppressed_by: Option<&'a str>,
     labels: &'a BTreeMap<String, String>,
     attack: &'a [String],
 }
 
+/// A term of the rule's condition.
+#[derive(Debug, Serialize)]
+struct Term<'a> {
+    name: &'a str,
+    window: u64,
+    value: Number,
+    threshold: Number,
+    at_bound: bool,
+    holds: bool,
+}
+
+/// A whole number, or a part of one.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum Number {
+    Whole(u64),
+    Part(f64),
+}
+
+impl Number {
+    fn of(number: u64, scale: u64) -> Self {
+        if scale == 1 { Number::Whole(number) } else { Number::Part(number as f64 / scale as f64) }
+    }
+}
+
 #[derive(Debug, Serialize)]
 struct Extra<'a> {
-    source: String,
+    subject: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source: Option<String>,
     group: Option<&'a str>,
+    role: Option<&'static str>,
     matched_network: Option<&'a str>,
     first: Moment,
     last: Moment,
@@ -64,6 +97,8 @@ struct Extra<'a> {
     messages_estimated: Option<u64>,
     destinations: Vec<Destination>,
     complete: bool,
+    evidence_cut: bool,
+    conditions: Vec<Term<'a>>,
 }
 
 #[derive(Debug, Serialize)]
@@ -88,11 +123,13 @@ impl<'a> AlertLine<'a> {
     /// The line of `alert`.
     pub fn of(alert: &'a Alert, epoch: Epoch) -> Self {
         let moment = |time| Moment::of(time, epoch);
+        let decided = &alert.decided;
         let messages_known = alert.flows.iter().all(|record| record.inputs.contains(Inputs::MESSAGES));
         Self {
             timestamp: moment(alert.time),
             event_type: "alert",
             src_ip: address(alert),
+            dest_ip: alert.subject.destination(),
             alert: EveAlert {
                 signature: alert.rule.replace(['-', '_'], " "),
                 rule: &alert.rule,
@@ -102,19 +139,21 @@ impl<'a> AlertLine<'a> {
                 fingerprint: &alert.fingerprint,
                 starts_at: moment(alert.starts_at),
                 ends_at: alert.ends_at.map(moment),
-                window: alert.window.as_secs(),
-                condition: alert.condition,
-                value: alert.value.number(),
-                threshold: alert.threshold,
-                at_bound: matches!(alert.value, Value::AtLeast(_)),
-                // Only alerts that nothing suppressed are handed out by the engine.
-                suppressed: false,
+                window: decided.window.as_secs(),
+                condition: &decided.name,
+                value: Number::of(decided.value.number(), decided.scale),
+                threshold: Number::of(decided.threshold, decided.scale),
+                at_bound: matches!(decided.value, Value::AtLeast(_)),
+                suppressed: alert.suppressed.is_some(),
+                suppressed_by: alert.suppressed.as_deref(),
                 labels: &alert.labels,
                 attack: &alert.attack,
             },
             mailflow: Extra {
-                source: alert.source.to_string(),
+                subject: alert.subject.to_string(),
+                source: alert.source.map(|source| source.to_string()),
                 group: alert.group.as_deref(),
+                role: alert.role.map(|role| role.name()),
                 matched_network: alert.matched_network.as_deref(),
                 first: moment(alert.first),
                 last: moment(alert.last),
@@ -129,17 +168,34 @@ impl<'a> AlertLine<'a> {
                     .map(|&(ip, flows)| Destination { ip, flows })
                     .collect(),
                 complete: alert.complete,
+                evidence_cut: alert.cut,
+                conditions: alert.terms.iter().map(Term::of).collect(),
             },
             flows: alert.flows.iter().map(|record| FlowLine::of(record, epoch)).collect(),
         }
     }
 }
 
-/// The address to show: the source itself, or for a prefix the client of the newest flow.
-fn address(alert: &Alert) -> IpAddr {
-    let network = alert.source.network();
-    if network.prefix_len() == network.max_prefix_len() {
-        return network.addr();
+impl<'a> Term<'a> {
+    fn of(term: &'a TermValue) -> Self {
+        Self {
+            name: &term.name,
+            window: term.window.as_secs(),
+            value: Number::of(term.value.number(), term.scale),
+            threshold: Number::of(term.threshold, term.scale),
+            at_bound: matches!(term.value, Value::AtLeast(_)),
+            holds: term.holds,
+        }
     }
-    alert.flows.last().map_or(network.addr(), |record| record.flow.client())
+}
+
+/// The address to show: the source itself, or for a prefix, a server or a group the client of the newest
+/// flow.
+fn address(alert: &Alert) -> Option<IpAddr> {
+    let network = alert.source.map(|source| source.network());
+    if let Some(network) = network.filter(|network| network.prefix_len() == network.max_prefix_len()) {
+        return Some(network.addr());
+    }
+    let newest = alert.flows.last().map(|record| record.flow.client());
+    newest.or(network.map(|network| network.addr()))
 }

@@ -9,9 +9,11 @@ use std::{
 use mailflow_agent::{
     config::{self, Config, Hook, Interface, Outputs, Role, Target},
     engine::{
+        assets::{Member, Set},
         event::Severity,
         settings::{
-            Layer, Match, Rule, Service, Side, SizeKind, SizeTest, Timeouts, Transport, Window, WindowKind,
+            Condition, GroupBy, Kind, Layer, Level, Match, Measure, Rule, Service, SizeKind, SizeTest, Term,
+            Timeouts, Transport, Window, WindowKind,
         },
     },
 };
@@ -30,22 +32,34 @@ fn shipped() -> Config {
 
 const HOUR: Duration = Duration::from_secs(3600);
 
+const WINDOW: Window = Window { length: HOUR, kind: WindowKind::Sliding };
+
+fn count(at_least: u64, resolve_below: u64, window: Window) -> Term {
+    Term { measure: Measure::Count(Kind::Flows), window, level: Level { at_least, resolve_below } }
+}
+
 fn smtp_burst() -> Rule {
     Rule {
         name: "smtp-burst".into(),
         version: 1,
         severity: Severity::High,
         matching: Match {
-            source: Side::Internal,
-            destination: Side::External,
+            source: Set::from(Member::Internal),
+            destination: Set::from(Member::External),
             ports: vec![25, 465, 587, 994],
             apps: vec![App::Smtp, App::SmtpStartTls, App::Smtps],
             protocols: vec![Transport::Tcp],
             size: Some(SizeTest { kind: SizeKind::Ratio, layer: Layer::L3, up: 80, down: 80 }),
+            sessions_only: false,
+            bounds: Vec::new(),
+            hours: None,
         },
-        window: Window { length: HOUR, kind: WindowKind::Sliding },
-        at_least: 10,
-        resolve_below: 8,
+        group_by: GroupBy::Source,
+        window: WINDOW,
+        terms: vec![count(10, 8, WINDOW)],
+        condition: Condition::Term(0),
+        thresholds: Vec::new(),
+        allow: Vec::new(),
         resolve_after: Duration::from_secs(600),
         repeat_interval: HOUR,
         labels: [].into(),
@@ -62,7 +76,11 @@ fn the_shipped_configuration_is_what_the_documents_say() {
     assert_eq!((tables.flows, tables.flows_per_source(), tables.overflow), (262_144, 65_536, 65_536));
     assert_eq!(config.engine.timeouts, Timeouts::default());
     assert_eq!(config.engine.v6_source_prefix, 64);
-    assert_eq!(config.engine.rules, [smtp_burst()]);
+    assert_eq!(config.engine.rules[0], smtp_burst());
+    let names = |rules: &[Rule]| rules.iter().map(|rule| rule.name.to_string()).collect::<Vec<_>>();
+    assert_eq!(names(&config.engine.rules), ["smtp-burst", "smtp-bulk", "smtp-auth-guess"]);
+    assert_eq!(names(&config.rules_off), ["mail-server-fan-in"]);
+    assert_eq!(config.ending, []);
     assert_eq!(
         config.outputs,
         Outputs {
@@ -116,13 +134,13 @@ fn a_short_rule_is_a_rule() {
     let text =
         "rules: [{ name: r, match: {}, window: { length: 5h }, condition: { count: { at_least: 3 } } }]";
     let burst = smtp_burst();
+    let long = Window { length: 5 * HOUR, kind: WindowKind::Sliding };
     let rule = Rule {
         name: "r".into(),
         severity: Severity::Medium,
         matching: Match { size: None, ..burst.matching.clone() },
-        window: Window { length: 5 * HOUR, kind: WindowKind::Sliding },
-        at_least: 3,
-        resolve_below: 2,
+        window: long,
+        terms: vec![count(3, 2, long)],
         repeat_interval: 5 * HOUR,
         attack: Vec::new(),
         ..burst
@@ -141,7 +159,7 @@ fn the_resolve_threshold_follows_the_threshold() {
             "rules: [{{ name: r, match: {{}}, window: {{ length: 1h }}, \
              condition: {{ count: {{ at_least: {at_least} }} }} }}]"
         );
-        assert_eq!(good(&text).engine.rules[0].resolve_below, below, "{at_least}");
+        assert_eq!(good(&text).engine.rules[0].terms[0].level.resolve_below, below, "{at_least}");
     }
 }
 
@@ -159,7 +177,7 @@ rules:
     match: { <<: *mail, protocols: [udp] }
 ";
     let rules = good(text).engine.rules;
-    assert_eq!((rules[1].name.as_ref(), rules[1].at_least), ("b", 5));
+    assert_eq!((rules[1].name.as_ref(), rules[1].terms[0].level.at_least), ("b", 5));
     assert_eq!(
         (rules[1].matching.ports.as_slice(), rules[1].matching.protocols.as_slice()),
         (&[25][..], &[Transport::Udp][..])
@@ -203,7 +221,7 @@ fn every_shipped_configuration_is_good() {
     assert!(files.iter().any(|file| file.ends_with("mailflow.yaml")), "{files:?}");
     for file in files {
         let config = config::load(Some(&file)).unwrap_or_else(|faults| panic!("{faults}"));
-        assert_eq!(config.warnings, []);
+        assert_eq!((config.warnings, config.ending), (vec![], vec![]), "{}", file.display());
     }
 }
 

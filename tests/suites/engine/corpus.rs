@@ -74,7 +74,8 @@ fn by_rule(number: &dyn Fn(&str) -> u64, size: SizeTest) -> bool {
         facts: Facts::default(),
     };
     let matching = Match { size: Some(size), ..r1().matching };
-    match matching.check(&flow, App::Unseen, Ends::of(&flow, &defaults().internal)) {
+    let settings = defaults();
+    match matching.check(&flow, App::Unseen, &Ends::of(&flow, &settings.internal), settings.epoch) {
         Ok(()) => true,
         Err(Clause::Size(_)) => false,
         Err(other) => panic!("only the size may speak against a session: {other:?}"),

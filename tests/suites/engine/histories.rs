@@ -6,6 +6,7 @@ use crate::reference::{Connection, Mark, Nanos, Packet, Talk};
 use mailflow_agent::engine::{
     assets::{Network, Networks},
     settings::{Service, Services, Settings, Timeouts},
+    time::Epoch,
 };
 use mailflow_common::{FlowKey, PROTOCOL_TCP, Scope, Vlans};
 use proptest::prelude::*;
@@ -33,6 +34,7 @@ pub(crate) fn defaults() -> Settings {
         services: Services::from(services),
         internal: Networks::new(["10.0.0.0/8", "fd00::/8"].map(line).to_vec()),
         v6_source_prefix: 64,
+        epoch: Epoch::default(),
         rules: Vec::new(),
     }
 }

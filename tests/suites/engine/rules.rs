@@ -3,8 +3,12 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use mailflow_agent::engine::{
+    assets::Member,
     event::Severity,
-    settings::{Layer, Match, Rule, Side, SizeKind, SizeTest, Transport, Window, WindowKind},
+    settings::{
+        Condition, GroupBy, Kind, Layer, Level, Match, Measure, Rule, SizeKind, SizeTest, Term, Transport,
+        Window, WindowKind,
+    },
 };
 use mailflow_common::App;
 use proptest::prelude::*;
@@ -13,6 +17,12 @@ use proptest::prelude::*;
 pub(crate) const SIZES: [SizeKind; 5] =
     [SizeKind::Ratio, SizeKind::Count, SizeKind::Either, SizeKind::DataRatio, SizeKind::UpOnly];
 
+const HOUR: Window = Window { length: Duration::from_secs(3_600), kind: WindowKind::Sliding };
+
+fn count(window: Window, at_least: u64, resolve_below: u64) -> Term {
+    Term { measure: Measure::Count(Kind::Flows), window, level: Level { at_least, resolve_below } }
+}
+
 /// R1 as shipped.
 pub(crate) fn r1() -> Rule {
     Rule {
@@ -20,16 +30,22 @@ pub(crate) fn r1() -> Rule {
         version: 1,
         severity: Severity::High,
         matching: Match {
-            source: Side::Internal,
-            destination: Side::External,
+            source: Member::Internal.into(),
+            destination: Member::External.into(),
             ports: vec![25, 465, 587, 994],
             apps: vec![App::Smtp, App::SmtpStartTls, App::Smtps],
             protocols: vec![Transport::Tcp],
             size: Some(SizeTest { kind: SizeKind::Ratio, layer: Layer::L3, up: 80, down: 80 }),
+            sessions_only: false,
+            bounds: Vec::new(),
+            hours: None,
         },
-        window: Window { length: Duration::from_secs(3_600), kind: WindowKind::Sliding },
-        at_least: 10,
-        resolve_below: 8,
+        group_by: GroupBy::Source,
+        window: HOUR,
+        terms: vec![count(HOUR, 10, 8)],
+        condition: Condition::Term(0),
+        thresholds: Vec::new(),
+        allow: Vec::new(),
         resolve_after: Duration::from_secs(600),
         repeat_interval: Duration::from_secs(3_600),
         labels: BTreeMap::new(),
@@ -59,8 +75,7 @@ fn any_rule() -> impl Strategy<Value = Rule> {
     (size, window, threshold, pace).prop_map(|(size, window, threshold, pace)| Rule {
         matching: Match { size, ..r1().matching },
         window,
-        at_least: threshold.0,
-        resolve_below: threshold.1,
+        terms: vec![count(window, threshold.0, threshold.1)],
         resolve_after: pace.0,
         repeat_interval: pace.1,
         ..r1()

@@ -191,12 +191,12 @@ impl Book {
 /// An alert in the reference's words.
 pub(crate) fn told(alert: &Alert) -> Told {
     Told {
-        of: (Arc::clone(&alert.rule), alert.source),
+        of: (Arc::clone(&alert.rule), alert.subject.source().unwrap()),
         state: alert.state,
         time: alert.time.as_nanos(),
         starts_at: alert.starts_at.as_nanos(),
         ends_at: alert.ends_at.map(Time::as_nanos),
-        value: alert.value.number(),
+        value: alert.decided.value.number(),
         flows: alert.flows.iter().map(|record| (record.flow.key, record.time().as_nanos())).collect(),
     }
 }

@@ -6,13 +6,14 @@ use mailflow_agent::{
     engine::{
         event::{Alert, AlertState, Source, Value as Held},
         flow::{FlowRecord, RecordReason},
+        subject::Subject,
     },
     sink::{alert_log, flow_log},
 };
 use mailflow_common::{App, PROTOCOL_UDP, Scope, Vlans};
 use serde_json::{Value, json};
 
-use crate::fixture::{EPOCH, alert, at, doc, documented, key, record};
+use crate::fixture::{EPOCH, alert, at, doc, documented, key, record, term};
 
 fn parse(line: serde_json::Result<String>) -> Value {
     let line = line.unwrap();
@@ -152,8 +153,10 @@ fn an_alert_line_has_every_field_under_its_name() {
             "attack": ["T1048.003"],
         },
         "mailflow": {
+            "subject": "10.0.0.9",
             "source": "10.0.0.9",
             "group": "workstations",
+            "role": "workstation",
             "matched_network": "10.0.0.0/8  everything",
             "first": "2026-11-21T03:31:01.000000+0000",
             "last": "2026-11-21T03:31:03.000000+0000",
@@ -164,6 +167,17 @@ fn an_alert_line_has_every_field_under_its_name() {
             "messages_estimated": 15,
             "destinations": [{"ip": "192.0.2.1", "flows": 6}, {"ip": "2001:db8::1", "flows": 4}],
             "complete": false,
+            "evidence_cut": true,
+            "conditions": [
+                {
+                    "name": "count", "window": 3_600, "value": 10, "threshold": 10, "at_bound": true,
+                    "holds": true,
+                },
+                {
+                    "name": "ratio failed/attempts", "window": 3_600, "value": 0.25, "threshold": 0.5,
+                    "at_bound": false, "holds": false,
+                },
+            ],
         },
         "flows": null,
     });
@@ -176,8 +190,9 @@ fn a_resolved_alert_of_a_prefix_shows_its_end_and_an_address() {
     let resolved = Alert {
         state: AlertState::Resolved,
         ends_at: Some(at(9_000)),
-        value: Held::Exactly(3),
-        source: Source::of(newest.client.ip(), 64),
+        decided: term("count", Held::Exactly(3), 10, 1),
+        subject: Subject::Source(Source::of(newest.client.ip(), 64)),
+        source: Some(Source::of(newest.client.ip(), 64)),
         group: None,
         matched_network: None,
         flows: vec![Arc::new(record(key("2001:db8:5::1", 1, "2001:db8:1::1", 25))), Arc::new(record(newest))],
@@ -197,6 +212,25 @@ fn a_resolved_alert_of_a_prefix_shows_its_end_and_an_address() {
 }
 
 #[test]
+fn an_alert_by_destination_names_the_server_and_the_newest_client() {
+    let server = "9.9.9.9".parse().unwrap();
+    let suppressed = Some("newsletter, ticket 4711".into());
+    let newest = Some(Source::of("10.0.0.9".parse().unwrap(), 128));
+    let alert = Alert { subject: Subject::Destination(server), source: newest, suppressed, ..alert() };
+    let line = parse(alert_log::line(&alert, EPOCH));
+    assert_eq!((&line["src_ip"], &line["dest_ip"]), (&json!("10.0.0.9"), &json!("9.9.9.9")));
+    assert_eq!(line["mailflow"]["subject"], "9.9.9.9");
+    assert_eq!(line["alert"]["suppressed"], true);
+    assert_eq!(line["alert"]["suppressed_by"], "newsletter, ticket 4711");
+}
+
+/// An alert with every field there can be.
+fn everything() -> Alert {
+    let pair = (Source::of("10.0.0.9".parse().unwrap(), 64), "9.9.9.9".parse().unwrap());
+    Alert { subject: Subject::Pair(Box::new(pair)), suppressed: Some("relay".into()), ..alert() }
+}
+
+#[test]
 fn the_documentation_lists_the_fields_and_no_others() {
     let page = doc("events.md");
     let (flow_page, alert_page) = page.split_once("## Alert lines").unwrap();
@@ -204,7 +238,7 @@ fn the_documentation_lists_the_fields_and_no_others() {
     tagged.flow.key.scope = Scope::new(Vlans::default().push(20), 6, false);
     for (page, line) in [
         (flow_page, parse(flow_log::line(&tagged, EPOCH))),
-        (alert_page, parse(alert_log::line(&alert(), EPOCH))),
+        (alert_page, parse(alert_log::line(&everything(), EPOCH))),
     ] {
         let mut written = BTreeSet::new();
         paths(&line, "", &mut written);

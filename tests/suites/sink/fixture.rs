@@ -3,10 +3,12 @@
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use mailflow_agent::engine::{
-    event::{Alert, AlertState, Gain, Severity, Source, Sums, Value},
+    asset_role::AssetRole,
+    event::{Alert, AlertState, Gain, Severity, Source, Sums, TermValue, Value},
     flow::{Direction, Flow, FlowRecord, RecordReason},
     inputs::Inputs,
     settings::{Service, Services},
+    subject::Subject,
     time::{Epoch, Time},
 };
 use mailflow_common::{App, Facts, FlowKey, PROTOCOL_TCP, Scope, Vlans, opening};
@@ -73,13 +75,17 @@ pub(crate) fn alert() -> Alert {
         time: at(5_000),
         starts_at: at(4_000),
         ends_at: None,
-        source: Source::of(source, 64),
+        subject: Subject::Source(Source::of(source, 64)),
+        source: Some(Source::of(source, 64)),
         matched_network: Some("10.0.0.0/8  everything".into()),
         group: Some("workstations".into()),
-        window: Duration::from_secs(3_600),
-        condition: "count",
-        value: Value::AtLeast(10),
-        threshold: 10,
+        role: Some(AssetRole::Workstation),
+        suppressed: None,
+        decided: term("count", Value::AtLeast(10), 10, 1),
+        terms: vec![
+            term("count", Value::AtLeast(10), 10, 1),
+            term("ratio failed/attempts", Value::Exactly(250_000), 500_000, 1_000_000),
+        ],
         labels: BTreeMap::from([("team".into(), "mail \"1\"".into())]),
         attack: vec!["T1048.003".into()],
         first: at(1_000),
@@ -94,7 +100,14 @@ pub(crate) fn alert() -> Alert {
         },
         flows: flows.into_iter().map(|key| Arc::new(record(key))).collect(),
         complete: false,
+        cut: true,
     }
+}
+
+/// A term of a rule with a window of an hour.
+pub(crate) fn term(name: &str, value: Value, threshold: u64, scale: u64) -> TermValue {
+    let (window, holds) = (Duration::from_secs(3_600), value.number() >= threshold);
+    TermValue { name: name.into(), window, value, threshold, scale, holds }
 }
 
 pub(crate) fn services() -> Services {

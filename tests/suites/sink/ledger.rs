@@ -6,6 +6,7 @@ use mailflow_agent::{
     engine::{
         event::{AlertState, Delta, Effects, Gain, Qualified, Source, Value, WindowValue},
         flow::RecordReason,
+        subject::Subject,
     },
     sink::metrics::{Ledger, Limits, Places},
 };
@@ -108,7 +109,7 @@ proptest! {
             let qualified = step
                 .qualified
                 .iter()
-                .map(|(rule, key)| Qualified { rule: Arc::clone(&rules[*rule]), key: *key })
+                .map(|(rule, key)| Qualified { rule: Arc::clone(&rules[*rule]), key: *key, suppressed: false })
                 .collect();
             observe(&mut ledger, &Effects { deltas: step.deltas, qualified, ..Effects::default() }, now);
             let page = render(&ledger, &[]);
@@ -191,16 +192,21 @@ fn label_values_that_read_the_same_when_joined_stay_apart() {
     let mut windows = Vec::new();
     for (number, (rule, client)) in (1_u64..).zip(pairs) {
         let flow = key(client, 1, "192.0.2.1", 25);
-        let qualified = vec![Qualified { rule: rule.into(), key: flow }; usize::try_from(number).unwrap()];
+        let qualified = vec![
+            Qualified { rule: rule.into(), key: flow, suppressed: false };
+            usize::try_from(number).unwrap()
+        ];
         observe(&mut ledger, &Effects { qualified, ..Effects::default() }, 0);
         let source = Source::of(flow.client.ip(), 64);
-        windows.push(WindowValue { rule: rule.into(), source, value: Value::Exactly(number) });
+        let (rule, term, subject) = (rule.into(), "count".into(), Subject::Source(source));
+        windows.push(WindowValue { rule, term, subject, value: Value::Exactly(number) });
     }
     let page = render(&ledger, &windows);
     let found = samples(&page);
     for family in ["mailflow_window_value", "mailflow_source_qualifying_flows_total"] {
         for (number, (rule, client)) in (1_u32..).zip(pairs) {
-            let series = format!("{family}{{rule=\"{rule}\",source=\"{client}\"}}");
+            let condition = if family == "mailflow_window_value" { ",condition=\"count\"" } else { "" };
+            let series = format!("{family}{{rule=\"{rule}\"{condition},source=\"{client}\"}}");
             assert_eq!(found.get(series.as_str()), Some(&f64::from(number)), "{series}\n{page}");
         }
     }

@@ -9,7 +9,10 @@ use std::{
 };
 
 use mailflow_agent::{
-    engine::event::{Effects, Gain, Qualified, Source, Value, WindowValue},
+    engine::{
+        event::{Effects, Gain, Qualified, Source, Value, WindowValue},
+        subject::Subject,
+    },
     sink::metrics::{Agent, Attached, Fill, Holding, KernelView, Ledger, Limits, Load, Page, Places},
 };
 use mailflow_common::{DirectionTotals, Openings, Reason, Totals};
@@ -52,13 +55,14 @@ fn page() -> String {
     let effects = Effects {
         deltas: vec![delta(flow, 10, 20)],
         records: vec![record(flow)],
-        qualified: vec![Qualified { rule: "smtp-burst".into(), key: flow }],
+        qualified: vec![Qualified { rule: "smtp-burst".into(), key: flow, suppressed: false }],
         alerts: vec![alert()],
     };
     ledger.observe(&effects, Places { services: &services, v6_source_prefix: 64 }, at(0));
     let windows = [WindowValue {
         rule: "smtp-burst".into(),
-        source: Source::of(flow.client.ip(), 64),
+        term: "count".into(),
+        subject: Subject::Source(Source::of(flow.client.ip(), 64)),
         value: Value::AtLeast(10),
     }];
     let kernel = KernelView {
@@ -115,7 +119,7 @@ fn shows_what_was_handed_over() {
         ("mailflow_source_qualifying_flows_total{rule=\"smtp-burst\",source=\"10.0.0.9\"}", 1.0),
         ("mailflow_sources", 1.0),
         ("mailflow_sources_limit", 2_000.0),
-        ("mailflow_window_value{rule=\"smtp-burst\",source=\"10.0.0.9\"}", 10.0),
+        ("mailflow_window_value{rule=\"smtp-burst\",condition=\"count\",source=\"10.0.0.9\"}", 10.0),
         ("mailflow_window_values_omitted", 0.0),
         ("mailflow_flow_records_total{reason=\"closed\"}", 1.0),
         ("mailflow_one_sided_flows_total{direction=\"up\"}", 0.0),

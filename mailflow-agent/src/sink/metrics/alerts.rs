@@ -9,50 +9,58 @@ const FIRING: Family = Family::gauge("mailflow_alerts", "Alerts that are firing 
 const EVENTS: Family =
     Family::counter("mailflow_alert_events_total", "Alert events, repeats included, by rule and state.");
 
+/// The state of alerts about flows on an allow-list, which nobody is told of.
+const SUPPRESSED: &str = "suppressed";
+
 /// Counts of alerts; rules by their index.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Alerts {
-    /// The rule of each firing alert, by fingerprint.
-    firing: HashMap<String, usize>,
-    /// Events by rule: firing, resolved.
-    events: Vec<[u64; 2]>,
+    /// The rule of each firing alert, by fingerprint and whether it is suppressed.
+    firing: HashMap<(String, bool), usize>,
+    /// Events by rule: firing, resolved, suppressed.
+    events: Vec<[u64; 3]>,
 }
 
 impl Alerts {
     /// Books an event of the rule of this index.
     pub(super) fn add(&mut self, rule: usize, alert: &Alert) {
         if self.events.len() <= rule {
-            self.events.resize(rule + 1, [0; 2]);
+            self.events.resize(rule + 1, [0; 3]);
         }
-        let [firing, resolved] = &mut self.events[rule];
-        match alert.state {
+        let [firing, resolved, quiet] = &mut self.events[rule];
+        let suppressed = alert.suppressed.is_some();
+        let of = (alert.fingerprint.clone(), suppressed);
+        let count = match alert.state {
             AlertState::Firing => {
-                *firing += 1;
-                self.firing.insert(alert.fingerprint.clone(), rule);
+                self.firing.insert(of, rule);
+                firing
             }
             AlertState::Resolved => {
-                *resolved += 1;
-                self.firing.remove(&alert.fingerprint);
+                self.firing.remove(&of);
+                resolved
             }
-        }
+        };
+        *(if suppressed { quiet } else { count }) += 1;
     }
 
     /// Writes the families, with every rule from the beginning on.
     pub(super) fn render(&self, out: &mut String, rules: &[Arc<str>]) {
-        let mut now = vec![0_u64; rules.len()];
-        for rule in self.firing.values() {
-            now[*rule] += 1;
+        let mut now = vec![[0_u64; 2]; rules.len()];
+        for ((_, suppressed), rule) in &self.firing {
+            now[*rule][usize::from(*suppressed)] += 1;
         }
-        let state = AlertState::Firing.name();
+        let (firing, resolved) = (AlertState::Firing.name(), AlertState::Resolved.name());
         FIRING.head(out);
-        for (rule, number) in rules.iter().zip(now) {
-            FIRING.sample(out, &[("rule", rule), ("state", state)], number);
+        for (rule, numbers) in rules.iter().zip(now) {
+            for (state, number) in [firing, SUPPRESSED].into_iter().zip(numbers) {
+                FIRING.sample(out, &[("rule", rule), ("state", state)], number);
+            }
         }
         EVENTS.head(out);
         for (index, rule) in rules.iter().enumerate() {
-            let [firing, resolved] = self.events.get(index).copied().unwrap_or_default();
-            for (state, number) in [(AlertState::Firing, firing), (AlertState::Resolved, resolved)] {
-                EVENTS.sample(out, &[("rule", rule), ("state", state.name())], number);
+            let numbers = self.events.get(index).copied().unwrap_or_default();
+            for (state, number) in [firing, resolved, SUPPRESSED].into_iter().zip(numbers) {
+                EVENTS.sample(out, &[("rule", rule), ("state", state)], number);
             }
         }
     }

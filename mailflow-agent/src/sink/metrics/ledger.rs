@@ -24,6 +24,10 @@ const ONE_SIDED: Family = Family::counter(
     "mailflow_one_sided_flows_total",
     "Ended flows of which only one direction crossed this gateway, by that direction.",
 );
+const SUPPRESSED: Family = Family::counter(
+    "mailflow_suppressed_flows_total",
+    "Flows that a rule counted and an allow-list put aside.",
+);
 const TRACKED: Family = Family::gauge("mailflow_sources", "Sources that have series of their own.");
 const LIMIT: Family =
     Family::gauge("mailflow_sources_limit", "Most sources that may have series of their own.");
@@ -81,6 +85,8 @@ pub struct Ledger {
     /// By the order of `REASONS`.
     records: [u64; REASONS.len()],
     one_sided: [u64; 2],
+    /// Flows that rules counted and allow-lists put aside, by rule.
+    suppressed: Vec<u64>,
     alerts: Alerts,
 }
 
@@ -94,6 +100,7 @@ impl Ledger {
             sources: Sources::new(limits.sources, limits.idle),
             records: [0; REASONS.len()],
             one_sided: [0; 2],
+            suppressed: Vec::new(),
             alerts: Alerts::default(),
         }
     }
@@ -112,7 +119,15 @@ impl Ledger {
             self.services[service].add(delta);
             self.sources.row(places.source(&delta.key), now).add(delta);
         }
-        for qualified in &effects.qualified {
+        // What an allow-list puts aside is counted apart.
+        for qualified in effects.qualified.iter().filter(|qualified| qualified.suppressed) {
+            let rule = self.rule(&qualified.rule);
+            if self.suppressed.len() <= rule {
+                self.suppressed.resize(rule + 1, 0);
+            }
+            self.suppressed[rule] += 1;
+        }
+        for qualified in effects.qualified.iter().filter(|qualified| !qualified.suppressed) {
             let rule = self.rule(&qualified.rule);
             self.services[places.service(&qualified.key)].qualify(rule);
             self.sources.row(places.source(&qualified.key), now).qualify(rule);
@@ -169,6 +184,11 @@ impl Ledger {
         ONE_SIDED.head(out);
         for (direction, count) in ["up", "down"].iter().zip(self.one_sided) {
             ONE_SIDED.sample(out, &[("direction", direction)], count);
+        }
+        SUPPRESSED.head(out);
+        for (index, rule) in self.rules.iter().enumerate() {
+            let number = self.suppressed.get(index).copied().unwrap_or_default();
+            SUPPRESSED.sample(out, &[("rule", rule)], number);
         }
         self.alerts.render(out, &self.rules);
     }

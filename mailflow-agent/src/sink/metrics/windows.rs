@@ -1,5 +1,7 @@
 //! The window gauge: what each rule's window holds for each source.
 
+use std::sync::Arc;
+
 use super::text::Family;
 use crate::engine::event::WindowValue;
 
@@ -18,30 +20,41 @@ pub(super) fn render(out: &mut String, values: &[WindowValue], limit: usize) {
     let omitted = shown.len().saturating_sub(limit);
     if omitted > 0 {
         // By rule and source among equals, so that the choice does not change between scrapes.
-        let rank = |value: &WindowValue| std::cmp::Reverse(value.value.number());
-        shown.sort_unstable_by(|a, b| (rank(a), &a.rule, a.source).cmp(&(rank(b), &b.rule, b.source)));
+        let order = |value: &&WindowValue| {
+            let rank = std::cmp::Reverse(value.value.number());
+            (rank, Arc::clone(&value.rule), Arc::clone(&value.term), value.subject.clone())
+        };
+        shown.sort_by_cached_key(order);
         shown.truncate(limit);
     }
     VALUE.head(out);
     for value in shown {
-        let source = value.source.to_string();
-        VALUE.sample(out, &[("rule", &value.rule), ("source", &source)], value.value.number());
+        let source = value.subject.source().map(|source| source.to_string());
+        let destination = value.subject.destination().map(|ip| ip.to_string());
+        let group = value.subject.group();
+        let mut labels: Vec<(&str, &str)> = vec![("rule", &value.rule), ("condition", &value.term)];
+        let named =
+            [("source", source.as_deref()), ("destination", destination.as_deref()), ("group", group)];
+        labels.extend(named.into_iter().filter_map(|(label, value)| Some((label, value?))));
+        VALUE.sample(out, &labels, value.value.number());
     }
     OMITTED.single(out, omitted);
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
-    use crate::engine::event::{Source, Value};
+    use crate::engine::{
+        event::{Source, Value},
+        subject::Subject,
+    };
 
     #[test]
     fn the_cap_keeps_the_highest_and_zeros_are_no_series() {
         let value = |host: u8, value| WindowValue {
             rule: Arc::from("r"),
-            source: Source::of([10, 0, 0, host].into(), 64),
+            term: Arc::from("count"),
+            subject: Subject::Source(Source::of([10, 0, 0, host].into(), 64)),
             value,
         };
         let values = [
@@ -56,8 +69,8 @@ mod tests {
         assert_eq!(
             samples,
             [
-                "mailflow_window_value{rule=\"r\",source=\"10.0.0.3\"} 10",
-                "mailflow_window_value{rule=\"r\",source=\"10.0.0.2\"} 3",
+                "mailflow_window_value{rule=\"r\",condition=\"count\",source=\"10.0.0.3\"} 10",
+                "mailflow_window_value{rule=\"r\",condition=\"count\",source=\"10.0.0.2\"} 3",
                 "mailflow_window_values_omitted 1",
             ]
         );

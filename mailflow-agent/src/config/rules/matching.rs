@@ -3,16 +3,21 @@
 use mailflow_common::App;
 
 use super::{
-    fault::Collector,
-    ports::{Watched, port},
-    read::{At, Fields},
-    span::Node,
-    typed::{choice, nonempty_set, number},
+    super::{
+        fault::Collector,
+        ports::{Watched, port},
+        read::{At, Fields},
+        sets,
+        span::Node,
+        typed::{boolean, choice, nonempty_set, number},
+    },
+    bounds, hours,
 };
-use crate::engine::settings::{Layer, Match, Side, SizeKind, SizeTest, Transport};
+use crate::engine::{
+    assets::Networks,
+    settings::{Layer, Match, SizeKind, SizeTest, Transport},
+};
 
-const SIDES: [(&str, Side); 3] =
-    [("internal", Side::Internal), ("external", Side::External), ("any", Side::Any)];
 const TRANSPORTS: [(&str, Transport); 2] = [("tcp", Transport::Tcp), ("udp", Transport::Udp)];
 const LAYERS: [(&str, Layer); 2] = [("l3", Layer::L3), ("payload", Layer::Payload)];
 const TESTS: [(&str, SizeKind); 5] = [
@@ -25,16 +30,23 @@ const TESTS: [(&str, SizeKind); 5] = [
 /// Highest threshold of a size test, in bytes (or packets).
 const MAX_SIZE: u64 = 1 << 40;
 
-/// Reads a match. What it leaves out is taken from `shipped`, except for the size test as a whole.
-pub(super) fn read(
-    at: &At<'_>,
-    faults: &mut Collector,
-    watched: Option<&Watched>,
-    shipped: Option<&Node>,
-) -> Option<Match> {
+/// What a match is read with.
+#[derive(Clone, Copy)]
+pub(super) struct Known<'a> {
+    /// The watched ports, as far as they could be read.
+    pub(super) watched: Option<&'a Watched>,
+    /// The internal networks, if they could be read.
+    pub(super) internal: Option<&'a Networks>,
+    /// The match of the first shipped rule.
+    pub(super) shipped: Option<&'a Node>,
+}
+
+/// Reads a match. What it leaves out is taken from the shipped one, except for the size test as a whole.
+pub(super) fn read<'a>(at: &At<'a>, faults: &mut Collector, known: Known<'a>) -> Option<Match> {
+    let Known { watched, internal, shipped } = known;
     Fields::read(&at.clone().over(shipped), faults, |fields| {
-        let source = fields.needed("source", |at, faults| choice(at, faults, &SIDES));
-        let destination = fields.needed("destination", |at, faults| choice(at, faults, &SIDES));
+        let source = fields.needed("source", |at, faults| sets::read(at, faults, internal));
+        let destination = fields.needed("destination", |at, faults| sets::read(at, faults, internal));
         let ports = fields.needed("ports", |at, faults| {
             nonempty_set(at, faults, |at, faults| {
                 let port = port(at, faults)?;
@@ -57,6 +69,15 @@ pub(super) fn read(
             Some(at) => size(&at, fields.faults).map(Some),
             None => Some(None),
         };
+        let sessions_only = fields.or("sessions_only", false, boolean);
+        let bounds = match fields.own("flow") {
+            Some(at) => bounds::read(&at, fields.faults),
+            None => Some(Vec::new()),
+        };
+        let hours = match fields.own("hours") {
+            Some(at) => hours::read(&at, fields.faults).map(Some),
+            None => Some(None),
+        };
         Some(Match {
             source: source?,
             destination: destination?,
@@ -64,6 +85,9 @@ pub(super) fn read(
             apps: apps?,
             protocols: protocols?,
             size: size?,
+            sessions_only: sessions_only?,
+            bounds: bounds?,
+            hours: hours?,
         })
     })
 }

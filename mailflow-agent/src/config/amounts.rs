@@ -1,0 +1,146 @@
+//! Amounts: bytes with their units, and numbers with a fraction.
+
+use std::{fmt::Display, ops::RangeInclusive};
+
+use serde_yaml::Value;
+
+use super::{fault::Collector, read::At, span::Content, typed::parsed};
+
+/// The units of bytes: powers of ten, and of two with an `i`.
+const UNITS: [(&str, u64); 9] = [
+    ("B", 1),
+    ("kB", 1_000),
+    ("MB", 1_000_000),
+    ("GB", 1_000_000_000),
+    ("TB", 1_000_000_000_000),
+    ("KiB", 1 << 10),
+    ("MiB", 1 << 20),
+    ("GiB", 1 << 30),
+    ("TiB", 1 << 40),
+];
+/// What a number with a fraction is counted in.
+pub(super) const PARTS: u64 = 1_000_000;
+
+/// Bytes within `range`: a whole number, or one with a unit.
+pub(super) fn bytes(at: &At<'_>, faults: &mut Collector, range: RangeInclusive<u64>) -> Option<u64> {
+    parsed(at, faults, "bytes such as 400, 20MB or 5MiB", |text| {
+        let found = amount(text)?;
+        if range.contains(&found) {
+            return Ok(found);
+        }
+        Err(format!("expected {} to {} bytes", show_bytes(*range.start()), show_bytes(*range.end())))
+    })
+}
+
+/// A number with a fraction of at most six digits within `range`, in [`PARTS`].
+pub(super) fn parts(at: &At<'_>, faults: &mut Collector, range: RangeInclusive<u64>) -> Option<u64> {
+    let number = match at.content() {
+        Content::Scalar { text, value: Value::Number(_) } => decimal(text).and_then(in_parts),
+        _ => None,
+    };
+    match number.filter(|number| range.contains(number)) {
+        Some(number) => Some(number),
+        None => at.fault(faults, format!("expected a number {}", between(&range))),
+    }
+}
+
+fn between(range: &RangeInclusive<u64>) -> impl Display + use<> {
+    format!("from {} to {}", show_parts(*range.start()), show_parts(*range.end()))
+}
+
+/// Bytes as they are written: in the largest unit that divides them.
+pub(super) fn show_bytes(bytes: u64) -> String {
+    let divides = |(_, unit): &&(&str, u64)| bytes != 0 && bytes.is_multiple_of(*unit);
+    match UNITS.iter().filter(divides).max_by_key(|(_, unit)| *unit) {
+        Some((name, unit)) if *unit > 1 => format!("{}{name}", bytes / unit),
+        Some(_) | None => bytes.to_string(),
+    }
+}
+
+/// Parts as they are written.
+pub(super) fn show_parts(parts: u64) -> String {
+    let text = format!("{}.{:06}", parts / PARTS, parts % PARTS);
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+fn amount(text: &str) -> Result<u64, String> {
+    const EXPECTED: &str = "expected bytes such as 400, 20MB or 5MiB";
+    let unit_at = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
+    let (number, name) = text.split_at(unit_at);
+    let (whole, fraction, scale) = decimal(number).ok_or(EXPECTED)?;
+    if name.is_empty() {
+        return if scale == 1 { Ok(whole) } else { Err(EXPECTED.to_owned()) };
+    }
+    let Some((_, unit)) = UNITS.iter().find(|(unit, _)| *unit == name) else {
+        let meant = UNITS.iter().find(|(unit, _)| unit.eq_ignore_ascii_case(name));
+        return Err(match meant {
+            Some((unit, _)) => format!("{EXPECTED}; did you mean {number}{unit}?"),
+            None => format!("{EXPECTED}; \"{name}\" is no unit of bytes"),
+        });
+    };
+    let all = (u128::from(whole) * u128::from(scale) + u128::from(fraction)) * u128::from(*unit);
+    if !all.is_multiple_of(u128::from(scale)) {
+        return Err(format!("{EXPECTED}; this is no whole number of bytes"));
+    }
+    u64::try_from(all / u128::from(scale)).map_err(|_| format!("{EXPECTED}; this is too many"))
+}
+
+/// The digits before and behind the point, and the power of ten that the latter are parts of.
+fn decimal(text: &str) -> Option<(u64, u64, u64)> {
+    let digits = |part: &str| {
+        let good = (1..=15).contains(&part.len()) && part.bytes().all(|byte| byte.is_ascii_digit());
+        good.then(|| part.parse().ok()).flatten()
+    };
+    let Some((whole, fraction)) = text.split_once('.') else { return Some((digits(text)?, 0, 1)) };
+    Some((digits(whole)?, digits(fraction)?, 10_u64.pow(u32::try_from(fraction.len()).ok()?)))
+}
+
+fn in_parts((whole, fraction, scale): (u64, u64, u64)) -> Option<u64> {
+    if scale > PARTS {
+        return None;
+    }
+    whole.checked_mul(PARTS)?.checked_add(fraction * (PARTS / scale))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_have_units_of_ten_and_of_two() {
+        for (text, bytes) in [
+            ("400", 400),
+            ("0", 0),
+            ("20MB", 20_000_000),
+            ("20MiB", 20_971_520),
+            ("1.5kB", 1_500),
+            ("7B", 7),
+            ("2TB", 2_000_000_000_000),
+        ] {
+            assert_eq!(amount(text), Ok(bytes), "{text}");
+        }
+        let hint = |text: &str| amount(text).unwrap_err();
+        assert!(hint("20mb").ends_with("did you mean 20MB?"), "{}", hint("20mb"));
+        assert!(hint("20kib").ends_with("did you mean 20KiB?"));
+        assert!(hint("20 MB").starts_with("expected bytes"));
+        assert!(hint("5apples").ends_with("\"apples\" is no unit of bytes"));
+        assert!(hint("1.0005kB").ends_with("no whole number of bytes"));
+        assert!(hint("999999999999999TB").ends_with("too many"));
+        for text in ["", "-1", "1.5", "MB", ".5MB", "1e3", "1_000", "é"] {
+            assert!(amount(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn both_are_shown_as_they_are_written() {
+        for text in ["20MB", "20MiB", "401", "3TiB", "1500", "0"] {
+            let shown = show_bytes(amount(text).unwrap());
+            assert_eq!(amount(&shown), amount(text), "{text} as {shown}");
+        }
+        assert_eq!(show_bytes(20_000_000), "20MB");
+        for text in ["0.5", "5", "0.000001", "12.25"] {
+            assert_eq!(decimal(text).and_then(in_parts).map(show_parts), Some(text.to_owned()));
+        }
+        assert_eq!(decimal("0.0000001").and_then(in_parts), None);
+    }
+}

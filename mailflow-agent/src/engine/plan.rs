@@ -1,0 +1,267 @@
+//! A rule, worked out: what each of its terms looks at, and how they go together.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{
+    event::{TermValue, Value},
+    inputs::Inputs,
+    rule::Ends,
+    settings::{Condition, End, GroupBy, Kind, Level, Measure, Rule, Term},
+    store::{Frame, Gain, Mark, Shape, Store, Until},
+    tally::{Kinds, Quantities},
+    time::Time,
+};
+
+/// A rule with what follows from it.
+#[derive(Clone, Debug)]
+pub(super) struct Plan {
+    pub(super) rule: Rule,
+    frames: Vec<Frame>,
+    names: Vec<Arc<str>>,
+    inputs: Vec<Inputs>,
+    levels: Vec<Level>,
+    /// Whether it has something to say about flows that are open, between their records.
+    pub(super) live: bool,
+    /// How long anything can matter.
+    pub(super) retention: Duration,
+}
+
+/// What a record, or a look at an open flow, tells that was not known yet.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct News {
+    pub(super) time: Time,
+    pub(super) kinds: Kinds,
+    pub(super) gains: Quantities,
+    pub(super) inputs: Inputs,
+    pub(super) source: Mark,
+    pub(super) destination: Mark,
+    pub(super) port: u16,
+}
+
+impl Plan {
+    /// Of `rule`; a record is at most `lateness` late.
+    pub(super) fn new(rule: Rule, lateness: Duration) -> Self {
+        let frame = |(index, term): (usize, &Term)| {
+            let levels = rule.thresholds.iter().filter_map(|thresholds| thresholds.levels.get(index));
+            let need = levels.chain([&term.level]).map(|level| level.at_least).max().unwrap_or(1);
+            let shape = Shape::new(term.window, need, lateness);
+            Frame { measure: term.measure, shape, need, learnt: Time::ZERO }
+        };
+        let frames: Vec<Frame> = rule.terms.iter().enumerate().map(frame).collect();
+        let remembered = |frame: &Frame| match frame.measure {
+            Measure::FirstSeen { horizon, .. } => frame.shape.retention().max(horizon),
+            _ => frame.shape.retention(),
+        };
+        let live = |measure: &Measure| {
+            matches!(measure, Measure::Sum(_) | Measure::Count(Kind::Delivering))
+                || matches!(measure, Measure::Distinct { among: Kind::Delivering, .. })
+        };
+        Self {
+            retention: frames.iter().map(remembered).max().unwrap_or_default(),
+            names: rule.terms.iter().map(|term| term.measure.name().into()).collect(),
+            inputs: rule.terms.iter().map(Term::inputs).collect(),
+            levels: rule.terms.iter().map(|term| term.level).collect(),
+            live: rule.terms.iter().any(|term| live(&term.measure)),
+            frames,
+            rule,
+        }
+    }
+
+    /// Whether what was remembered for `other` means the same for this.
+    pub(super) fn continues(&self, other: &Plan) -> bool {
+        let terms = |plan: &Plan| -> Vec<_> {
+            plan.rule.terms.iter().map(|term| (term.measure, term.window)).collect()
+        };
+        self.rule.matching == other.rule.matching
+            && self.rule.group_by == other.rule.group_by
+            && terms(self) == terms(other)
+    }
+
+    /// Begins to watch at `since`: from then on it learns what is not new.
+    pub(super) fn begin(&mut self, since: Time) {
+        for frame in &mut self.frames {
+            if let Measure::FirstSeen { learning, .. } = frame.measure {
+                frame.learnt = if learning.is_zero() { Time::ZERO } else { since + learning };
+            }
+        }
+    }
+
+    /// When each term has learnt what is not new.
+    pub(super) fn learnt(&self) -> Vec<Time> {
+        self.frames.iter().map(|frame| frame.learnt).collect()
+    }
+
+    /// Goes on as it was saved.
+    pub(super) fn set_learnt(&mut self, learnt: &[Time]) {
+        for (frame, learnt) in self.frames.iter_mut().zip(learnt) {
+            frame.learnt = *learnt;
+        }
+    }
+
+    /// Goes on from `before`: what was learnt stays so.
+    pub(super) fn inherit(&mut self, before: &Plan) {
+        self.set_learnt(&before.learnt());
+    }
+
+    /// The terms.
+    pub(super) fn frames(&self) -> &[Frame] {
+        &self.frames
+    }
+
+    /// Name of a term.
+    pub(super) fn name(&self, term: usize) -> Option<&Arc<str>> {
+        self.names.get(term)
+    }
+
+    /// The thresholds for a subject whose flow is between `ends`.
+    pub(super) fn levels(&self, ends: &Ends<'_>) -> &[Level] {
+        let site = if self.rule.group_by == GroupBy::Destination { &ends.destination } else { &ends.source };
+        let own = self.rule.thresholds.iter().find(|thresholds| thresholds.of.holds(site));
+        own.map_or(&self.levels, |thresholds| &thresholds.levels)
+    }
+
+    /// The thresholds of everybody else.
+    pub(super) fn usual_levels(&self) -> &[Level] {
+        &self.levels
+    }
+
+    /// What `news` adds to a term, if anything.
+    pub(super) fn gain(&self, term: usize, news: &News) -> Option<Gain> {
+        let (frame, inputs) = (self.frames.get(term)?, self.inputs.get(term)?);
+        if !news.inputs.contains(*inputs) {
+            return None;
+        }
+        let of = |end| match end {
+            End::Source => news.source,
+            End::Destination => news.destination,
+            End::Port => mark_of_port(news.port),
+        };
+        match frame.measure {
+            Measure::Count(kind) => news.kinds.are(kind).then_some(Gain::One),
+            Measure::Sum(quantity) => {
+                let amount = news.gains.get(quantity);
+                (amount > 0).then_some(Gain::Amount(amount))
+            }
+            Measure::Ratio { of, to } => {
+                let [of, to] = [of, to].map(|kind| u64::from(news.kinds.are(kind)));
+                (of + to > 0).then_some(Gain::Parts(of, to))
+            }
+            Measure::Distinct { of: end, among } => news.kinds.are(among).then(|| Gain::With(of(end))),
+            Measure::FirstSeen { of: end, .. } => {
+                news.kinds.contains(Kinds::FLOWS).then(|| Gain::With(of(end)))
+            }
+        }
+    }
+
+    /// What the windows that end at `time` hold.
+    pub(super) fn values(&self, stores: &[Store], levels: &[Level], time: Time) -> Vec<TermValue> {
+        let value = |(index, (store, level)): (usize, (&Store, &Level))| {
+            let (frame, name) = (self.frames.get(index)?, self.names.get(index)?);
+            let value = store.value(frame, time);
+            Some(TermValue {
+                name: Arc::clone(name),
+                window: self.rule.terms.get(index)?.window.length,
+                value,
+                threshold: level.at_least,
+                scale: frame.measure.scale(),
+                holds: value.number() >= level.at_least,
+            })
+        };
+        stores.iter().zip(levels).enumerate().filter_map(value).collect()
+    }
+
+    /// The value of one term.
+    pub(super) fn value(&self, stores: &[Store], term: usize, time: Time) -> Value {
+        match (self.frames.get(term), stores.get(term)) {
+            (Some(frame), Some(store)) => store.value(frame, time),
+            _ => Value::Exactly(0),
+        }
+    }
+
+    /// Whether the condition holds at `time`.
+    pub(super) fn holds(&self, stores: &[Store], levels: &[Level], time: Time) -> bool {
+        self.holding(&self.rule.condition, &|term| {
+            let level = levels.get(term).map_or(u64::MAX, |level| level.at_least);
+            self.value(stores, term, time).number() >= level
+        })
+    }
+
+    /// Of the terms that hold, the one that decides the condition.
+    pub(super) fn decided(&self, values: &[TermValue]) -> usize {
+        self.leading(&self.rule.condition, values).unwrap_or(0)
+    }
+
+    /// Until when the condition last held, or will have held, at the thresholds for its end.
+    pub(super) fn until(&self, stores: &[Store], levels: &[Level]) -> Option<Time> {
+        match self.lasting(&self.rule.condition, stores, levels) {
+            Until::Then(until) => Some(until),
+            Until::Never => None,
+            // Nothing but ratios: for as long as there is something above the line.
+            Until::Whatever => {
+                let both = self.frames.iter().zip(stores);
+                both.filter_map(|(frame, store)| store.empties(frame)).max()
+            }
+        }
+    }
+
+    fn holding(&self, condition: &Condition, holds: &impl Fn(usize) -> bool) -> bool {
+        match condition {
+            Condition::Term(term) => holds(*term),
+            Condition::Any(parts) => parts.iter().any(|part| self.holding(part, holds)),
+            Condition::All(parts) => parts.iter().all(|part| self.holding(part, holds)),
+        }
+    }
+
+    fn leading(&self, condition: &Condition, values: &[TermValue]) -> Option<usize> {
+        match condition {
+            Condition::Term(term) => values.get(*term)?.holds.then_some(*term),
+            Condition::Any(parts) => parts.iter().find_map(|part| self.leading(part, values)),
+            Condition::All(parts) => {
+                let terms: Option<Vec<usize>> = parts.iter().map(|part| self.leading(part, values)).collect();
+                let terms = terms?;
+                // A ratio says little without the number it is a part of.
+                let says = |term: &&usize| {
+                    self.frames
+                        .get(**term)
+                        .is_some_and(|frame| !matches!(frame.measure, Measure::Ratio { .. }))
+                };
+                terms.iter().find(says).or(terms.first()).copied()
+            }
+        }
+    }
+
+    fn lasting(&self, condition: &Condition, stores: &[Store], levels: &[Level]) -> Until {
+        match condition {
+            Condition::Term(term) => match (self.frames.get(*term), stores.get(*term), levels.get(*term)) {
+                (Some(frame), Some(store), Some(level)) => store.until(frame, level.resolve_below),
+                _ => Until::Never,
+            },
+            Condition::Any(parts) => {
+                let untils = parts.iter().map(|part| self.lasting(part, stores, levels));
+                untils.fold(Until::Whatever, |one, other| match (one, other) {
+                    (Until::Then(one), Until::Then(other)) => Until::Then(one.max(other)),
+                    (Until::Then(until), _) | (_, Until::Then(until)) => Until::Then(until),
+                    (Until::Never, _) | (_, Until::Never) => Until::Never,
+                    (Until::Whatever, Until::Whatever) => Until::Whatever,
+                })
+            }
+            Condition::All(parts) => {
+                let untils = parts.iter().map(|part| self.lasting(part, stores, levels));
+                untils.fold(Until::Whatever, |one, other| match (one, other) {
+                    (Until::Never, _) | (_, Until::Never) => Until::Never,
+                    (Until::Then(one), Until::Then(other)) => Until::Then(one.min(other)),
+                    (Until::Then(until), _) | (_, Until::Then(until)) => Until::Then(until),
+                    (Until::Whatever, Until::Whatever) => Until::Whatever,
+                })
+            }
+        }
+    }
+}
+
+fn mark_of_port(port: u16) -> Mark {
+    let mut mark = [0; 16];
+    if let Some(last) = mark.last_chunk_mut::<2>() {
+        *last = port.to_be_bytes();
+    }
+    mark
+}

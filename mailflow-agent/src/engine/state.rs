@@ -1,0 +1,251 @@
+//! What the rules know, in a form that can be kept on disk: a restart in the middle of a window forgets
+//! no flow and repeats no alert.
+
+use std::{collections::HashMap, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Engine,
+    alert::{self, Incident, Shown},
+    assets::Networks,
+    evaluate::Evaluator,
+    event::TermValue,
+    evidence::{Evidence, Handle},
+    flow::{Direction, Flow},
+    lane::{Known, Lane},
+    plan::Plan,
+    saved::{Key, Record, SpillPlace},
+    store::Store,
+    subject::Subject,
+    tally::{Kinds, Quantities, Taken, Tally},
+    time::Time,
+    watched::{State as Life, Watched},
+};
+
+/// What the rules know. Its form may change between versions; [`State::VERSION`] says which it is.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct State {
+    version: u32,
+    clock: Time,
+    rules: Vec<RuleState>,
+    /// What the rules have taken of flows that are open.
+    flows: Vec<FlowState>,
+    /// What was seen last of sources beyond the flow table.
+    spills: Vec<(SpillPlace, Quantities)>,
+    records: Vec<Record>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct RuleState {
+    name: String,
+    /// What it matches, by what it groups, what it measures: what is kept means nothing to another.
+    meaning: String,
+    learnt: Vec<Time>,
+    unknown: Vec<SubjectState>,
+    allowed: Vec<SubjectState>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct SubjectState {
+    subject: Subject,
+    stores: Vec<Store>,
+    /// Places in `records`.
+    evidence: Vec<usize>,
+    life: LifeState,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+enum LifeState {
+    Quiet(Option<Time>),
+    Firing { starts_at: Time, holds_until: Time, next_repeat: Time, decided: usize, thresholds: Vec<u64> },
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct FlowState {
+    key: Key,
+    first: Time,
+    taken: Vec<(usize, u8, Quantities)>,
+}
+
+/// What became of a state.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Restored {
+    /// Subjects whose windows go on.
+    pub subjects: usize,
+    /// Alerts that go on firing.
+    pub firing: usize,
+    /// Rules that were known but mean something else now, or are gone: their windows begin anew.
+    pub forgotten: Vec<String>,
+}
+
+impl State {
+    /// The form written by this version.
+    pub const VERSION: u32 = 1;
+
+    /// Whether this version can read it.
+    pub fn is_readable(&self) -> bool {
+        self.version == Self::VERSION
+    }
+}
+
+impl Engine {
+    /// What the rules know, after a tick.
+    pub fn save(&self) -> State {
+        let evaluator = &self.evaluator;
+        let mut records =
+            Records { evidence: &evaluator.evidence, places: HashMap::new(), records: Vec::new() };
+        let rules = evaluator.watches.iter().map(|watch| RuleState {
+            name: watch.plan.rule.name.to_string(),
+            meaning: meaning(&watch.plan),
+            learnt: watch.plan.learnt(),
+            unknown: subjects(&watch.unknown, &mut records),
+            allowed: subjects(&watch.allowed, &mut records),
+        });
+        let rules = rules.collect();
+        let flows = self.table.tallies().filter(|(_, _, tally)| !tally.is_empty());
+        let flows = flows.map(|(key, first, tally)| FlowState {
+            key: (&key).into(),
+            first,
+            taken: tally.entries().map(|(rule, taken)| (rule, taken.kinds.bits(), taken.given)).collect(),
+        });
+        State {
+            version: State::VERSION,
+            clock: evaluator.clock,
+            rules,
+            flows: flows.collect(),
+            spills: self.spills.seen().map(|(key, seen)| (key.into(), *seen)).collect(),
+            records: records.records,
+        }
+    }
+
+    /// Goes on from a state, before anything else was seen. Its times must be of the same clock.
+    pub fn restore(&mut self, state: State) -> Restored {
+        let mut restored = Restored::default();
+        let handles = self.evaluator.keep(&state.records);
+        let mut numbers = Vec::new();
+        for rule in state.rules {
+            let number = self.evaluator.place(&rule);
+            numbers.push(number);
+            let Some(number) = number else {
+                restored.forgotten.push(rule.name);
+                continue;
+            };
+            let internal = &self.settings.internal;
+            self.evaluator.put(number, rule, &handles, internal, &mut restored);
+        }
+        self.evaluator.clock = self.evaluator.clock.max(state.clock);
+        self.evaluator.schedule();
+        for FlowState { key, first, taken } in state.flows {
+            let mut tally = Tally::default();
+            for (rule, kinds, given) in taken {
+                if let Some(number) = numbers.get(rule).copied().flatten() {
+                    tally.set(number, Taken { kinds: Kinds::from_bits_truncate(kinds), given });
+                }
+            }
+            let (up, down) = (Direction::default(), Direction::default());
+            let (messages, mac, facts) = (0, None, mailflow_common::Facts::default());
+            self.table.mark(&Flow { key: (&key).into(), first, up, down, messages, mac, facts }, tally);
+        }
+        for (place, seen) in state.spills {
+            self.spills.put((&place).into(), seen);
+        }
+        restored
+    }
+}
+
+impl Evaluator {
+    fn keep(&mut self, records: &[Record]) -> Vec<Option<Handle>> {
+        let keep = |record: &Record| Some(self.evidence.keep(&Arc::new(record.record()?)));
+        records.iter().map(keep).collect()
+    }
+
+    /// The rule that goes on with what was kept for one, if there is one.
+    fn place(&self, rule: &RuleState) -> Option<usize> {
+        let same = |plan: &Plan| *plan.rule.name == *rule.name && meaning(plan) == rule.meaning;
+        self.watches.iter().position(|watch| same(&watch.plan))
+    }
+
+    fn put(
+        &mut self,
+        number: usize,
+        rule: RuleState,
+        handles: &[Option<Handle>],
+        internal: &Networks,
+        restored: &mut Restored,
+    ) {
+        let Self { watches, evidence, epoch, .. } = self;
+        let Some(watch) = watches.get_mut(number) else { return };
+        watch.plan.set_learnt(&rule.learnt);
+        for (known, subjects) in [(Known::No, rule.unknown), (Known::Allowed, rule.allowed)] {
+            let (plan, lane) = watch.lane(known);
+            for SubjectState { subject, stores, evidence: places, life } in subjects {
+                if stores.len() != plan.frames().len() {
+                    continue;
+                }
+                let noted: Vec<Handle> =
+                    places.iter().filter_map(|place| handles.get(*place).copied().flatten()).collect();
+                let state = match life {
+                    LifeState::Quiet(end) => Life::Quiet(end),
+                    LifeState::Firing { starts_at, holds_until, next_repeat, decided, thresholds } => {
+                        restored.firing += 1;
+                        let mut terms = plan.values(&stores, plan.usual_levels(), starts_at);
+                        for (term, threshold) in terms.iter_mut().zip(thresholds) {
+                            term.threshold = threshold;
+                        }
+                        let flows =
+                            noted.iter().filter_map(|handle| evidence.get(*handle)).cloned().collect();
+                        let shown = Shown { terms, flows, ..Shown::default() };
+                        let mut told =
+                            alert::firing(&plan.rule, &subject, internal, starts_at, decided, shown);
+                        super::evaluate::excuse(plan, known, &mut told, internal, *epoch);
+                        Life::Firing(Box::new((Incident::restored(told, holds_until, next_repeat), decided)))
+                    }
+                };
+                restored.subjects += 1;
+                lane.put(subject, Watched::restored(stores, noted, state));
+            }
+        }
+    }
+}
+
+/// Records, each once.
+struct Records<'a> {
+    evidence: &'a Evidence,
+    places: HashMap<usize, usize>,
+    records: Vec<Record>,
+}
+
+impl Records<'_> {
+    fn place(&mut self, handle: Handle) -> Option<usize> {
+        let record = self.evidence.get(handle)?;
+        let place = *self.places.entry(Arc::as_ptr(record).addr()).or_insert_with(|| {
+            self.records.push(Record::from(&**record));
+            self.records.len() - 1
+        });
+        Some(place)
+    }
+}
+
+fn subjects(lane: &Lane, records: &mut Records<'_>) -> Vec<SubjectState> {
+    let subject = |(subject, watched): (&Subject, &Watched)| SubjectState {
+        subject: subject.clone(),
+        stores: watched.stores().to_vec(),
+        evidence: watched.noted().iter().filter_map(|handle| records.place(*handle)).collect(),
+        life: match watched.state() {
+            Life::Quiet(end) => LifeState::Quiet(*end),
+            Life::Firing(firing) => {
+                let (starts_at, holds_until, next_repeat) = firing.0.times();
+                let thresholds =
+                    firing.0.told().terms.iter().map(|term: &TermValue| term.threshold).collect();
+                LifeState::Firing { starts_at, holds_until, next_repeat, decided: firing.1, thresholds }
+            }
+        },
+    };
+    lane.iter().map(subject).collect()
+}
+
+fn meaning(plan: &Plan) -> String {
+    let terms: Vec<_> = plan.rule.terms.iter().map(|term| (term.measure, term.window)).collect();
+    format!("{:?} {:?} {terms:?}", plan.rule.matching, plan.rule.group_by)
+}

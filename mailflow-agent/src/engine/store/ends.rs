@@ -1,0 +1,133 @@
+//! Distinct ends of flows: the most recent ones.
+//!
+//! Of each end only its last event is kept, and of the ends only the K most recent. Whether the window
+//! that ends with the newest event holds K distinct ends follows from those. In a window further
+//! in the past an end that was seen again since does not count: the number is never over.
+
+use serde::{Deserialize, Serialize};
+use thin_vec::ThinVec;
+
+use super::{
+    super::{event::Value, time::Time},
+    Shape,
+};
+
+/// An end as bytes: an address (IPv4 mapped to IPv6) or a port.
+pub(in super::super) type Mark = [u8; 16];
+
+/// Distinct ends with their last events.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(in super::super) struct Ends {
+    /// Ascending in time.
+    entries: ThinVec<(Time, Mark)>,
+    /// The newest event of an end forgotten for want of room.
+    forgotten: Time,
+}
+
+impl Ends {
+    /// Adds an event with `end`; `need` (K) are told apart.
+    pub(super) fn add(&mut self, shape: &Shape, need: u64, clock: Time, time: Time, end: Mark) {
+        self.prune(shape, clock);
+        if let Some(place) = self.entries.iter().position(|(_, known)| *known == end) {
+            if self.entries.get(place).is_some_and(|(last, _)| *last >= time) {
+                return;
+            }
+            self.entries.remove(place);
+        }
+        let place = self.entries.partition_point(|(last, _)| *last <= time);
+        self.entries.insert(place, (time, end));
+        if self.entries.len() as u64 > need.max(1) {
+            let (last, _) = self.entries.remove(0);
+            self.forgotten = self.forgotten.max(last);
+        }
+    }
+
+    /// Forgets what cannot matter at `clock` any more.
+    pub(super) fn prune(&mut self, shape: &Shape, clock: Time) {
+        let old = self.entries.partition_point(|(last, _)| !shape.matters(*last, clock));
+        if old > 0 {
+            self.entries.drain(..old);
+            if self.entries.len() * 4 < self.entries.capacity() {
+                self.entries.shrink_to_fit();
+            }
+        }
+    }
+
+    /// How many distinct ends the window that ends at `time` holds.
+    pub(super) fn value(&self, shape: &Shape, time: Time) -> Value {
+        let inside = |last: &Time| *last <= time && shape.reaches(*last, time);
+        let count = self.entries.iter().filter(|(last, _)| inside(last)).count() as u64;
+        let lost = self.forgotten > Time::ZERO && inside(&self.forgotten);
+        if lost { Value::AtLeast(count) } else { Value::Exactly(count) }
+    }
+
+    /// Until when there last were, or will have been, `hold` of them.
+    pub(super) fn until(&self, shape: &Shape, hold: u64) -> Option<Time> {
+        let hold = usize::try_from(hold).unwrap_or(usize::MAX).max(1);
+        self.entries.windows(hold).rev().find_map(|run| {
+            let (oldest, newest) = (run.first()?.0, run.last()?.0);
+            shape.reaches(oldest, newest).then(|| shape.leaves(oldest))
+        })
+    }
+
+    /// The newest event.
+    pub(super) fn newest(&self) -> Option<Time> {
+        self.entries.last().map(|(last, _)| *last)
+    }
+
+    /// Ends held.
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{
+        super::super::settings::{Window, WindowKind},
+        *,
+    };
+
+    fn at(seconds: u64) -> Time {
+        Time::from_nanos(seconds * 1_000_000_000)
+    }
+
+    fn hour() -> Shape {
+        let window = Window { length: Duration::from_secs(3_600), kind: WindowKind::Sliding };
+        Shape::new(window, 3, Duration::from_secs(300))
+    }
+
+    fn ends(events: &[(u64, u8)]) -> Ends {
+        let mut ends = Ends::default();
+        for (second, end) in events {
+            ends.add(&hour(), 3, at(*second), at(*second), [*end; 16]);
+        }
+        ends
+    }
+
+    #[test]
+    fn each_end_counts_once() {
+        let ends = ends(&[(100, 1), (200, 2), (300, 1), (400, 1)]);
+        assert_eq!(ends.value(&hour(), at(400)), Value::Exactly(2));
+        assert_eq!(ends.until(&hour(), 2), Some(at(3_800)), "until the one at 200 leaves");
+        assert_eq!(ends.value(&hour(), at(3_800)), Value::Exactly(1));
+        assert_eq!(ends.until(&hour(), 3), None);
+    }
+
+    #[test]
+    fn what_is_beyond_the_threshold_is_at_least() {
+        let many: Vec<_> = (1..=50u8).map(|end| (u64::from(end), end)).collect();
+        let ends = ends(&many);
+        assert_eq!((ends.len(), ends.value(&hour(), at(50))), (3, Value::AtLeast(3)));
+        assert_eq!(ends.value(&hour(), at(3_600 + 48)), Value::Exactly(2));
+    }
+
+    #[test]
+    fn a_late_event_does_not_make_an_end_older() {
+        let mut ends = ends(&[(100, 1), (400, 1)]);
+        ends.add(&hour(), 3, at(400), at(150), [1; 16]);
+        assert_eq!((ends.len(), ends.newest()), (1, Some(at(400))));
+    }
+}

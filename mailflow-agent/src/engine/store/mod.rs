@@ -1,0 +1,189 @@
+//! What a rule remembers of one subject, term by term: in bounded memory, and what that costs in exactness
+//! is written at the top of each kind.
+
+mod ends;
+mod series;
+mod shape;
+mod sightings;
+mod times;
+
+use serde::{Deserialize, Serialize};
+
+use self::{ends::Ends, series::Series, sightings::Sightings, times::Times};
+pub(super) use self::{ends::Mark, shape::Shape};
+use super::{
+    event::Value,
+    settings::{Level, Measure},
+    time::Time,
+};
+
+/// What is remembered for one term.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) enum Store {
+    /// Of a count.
+    Times(Times),
+    /// Of a sum.
+    Series(Series),
+    /// Of a ratio: numerator and denominator.
+    Ratio(Box<(Series, Series)>),
+    /// Of distinct ends.
+    Ends(Ends),
+    /// Of ends seen for the first time.
+    Sightings(Sightings),
+}
+
+/// A term as its stores see it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Frame {
+    pub(super) measure: Measure,
+    pub(super) shape: Shape,
+    /// The highest threshold of any subject.
+    pub(super) need: u64,
+    /// When the rule has watched for long enough to tell what is new.
+    pub(super) learnt: Time,
+}
+
+/// Until when a term holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Until {
+    /// It never did.
+    Never,
+    /// Until then.
+    Then(Time),
+    /// It does not decide that.
+    Whatever,
+}
+
+/// What one event adds to a term.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Gain {
+    /// One more.
+    One,
+    /// An amount.
+    Amount(u64),
+    /// One above, one below the line, or both.
+    Parts(u64, u64),
+    /// Seen with this end.
+    With(Mark),
+}
+
+impl Store {
+    /// An empty one for `measure`.
+    pub(super) fn new(measure: Measure) -> Self {
+        match measure {
+            Measure::Count(_) => Store::Times(Times::default()),
+            Measure::Sum(_) => Store::Series(Series::default()),
+            Measure::Ratio { .. } => Store::Ratio(Box::default()),
+            Measure::Distinct { .. } => Store::Ends(Ends::default()),
+            Measure::FirstSeen { .. } => Store::Sightings(Sightings::default()),
+        }
+    }
+
+    /// Adds what an event at `time` gave, while the clock is at `clock`.
+    pub(super) fn add(&mut self, frame: &Frame, clock: Time, time: Time, gain: Gain) {
+        match (self, gain) {
+            (Store::Times(times), _) => times.add(&frame.shape, clock, time),
+            (Store::Series(series), Gain::Amount(amount)) => series.add(&frame.shape, clock, time, amount),
+            (Store::Ratio(both), Gain::Parts(of, to)) => {
+                for (series, amount) in [(&mut both.0, of), (&mut both.1, to)] {
+                    if amount > 0 {
+                        series.add(&frame.shape, clock, time, amount);
+                    }
+                }
+            }
+            (Store::Ends(ends), Gain::With(end)) => ends.add(&frame.shape, frame.need, clock, time, end),
+            (Store::Sightings(sightings), Gain::With(end)) => {
+                if let Measure::FirstSeen { horizon, .. } = frame.measure {
+                    sightings.add(horizon, frame.learnt, clock, time, end);
+                }
+            }
+            (Store::Series(_) | Store::Ratio(_) | Store::Ends(_) | Store::Sightings(_), _) => {}
+        }
+    }
+
+    /// Forgets what cannot matter at `clock` any more.
+    pub(super) fn prune(&mut self, frame: &Frame, clock: Time) {
+        match self {
+            Store::Times(times) => times.prune(&frame.shape, clock),
+            Store::Series(series) => series.prune(&frame.shape, clock),
+            Store::Ratio(both) => {
+                both.0.prune(&frame.shape, clock);
+                both.1.prune(&frame.shape, clock);
+            }
+            Store::Ends(ends) => ends.prune(&frame.shape, clock),
+            Store::Sightings(sightings) => {
+                if let Measure::FirstSeen { horizon, .. } = frame.measure {
+                    sightings.prune(horizon, clock);
+                }
+            }
+        }
+    }
+
+    /// What the window that ends at `time` holds; of a ratio, in [`Level::PARTS`].
+    pub(super) fn value(&self, frame: &Frame, time: Time) -> Value {
+        match self {
+            Store::Times(times) => times.value(&frame.shape, time),
+            Store::Series(series) => Value::Exactly(series.within(&frame.shape, time)),
+            Store::Ratio(both) => Value::Exactly(ratio(&both.0, &both.1, frame, time)),
+            Store::Ends(ends) => ends.value(&frame.shape, time),
+            Store::Sightings(sightings) => sightings.value(&frame.shape, time),
+        }
+    }
+
+    /// Until when it last held, or will have held, `hold`.
+    pub(super) fn until(&self, frame: &Frame, hold: u64) -> Until {
+        let until = match self {
+            Store::Times(times) => times.until(&frame.shape, hold),
+            Store::Series(series) => series.until(&frame.shape, hold),
+            Store::Ratio(_) => return Until::Whatever,
+            Store::Ends(ends) => ends.until(&frame.shape, hold),
+            Store::Sightings(sightings) => sightings.until(&frame.shape, hold),
+        };
+        until.map_or(Until::Never, Until::Then)
+    }
+
+    /// The first event time after `after` at which there are `need`: of a count, wherever in the past.
+    pub(super) fn decided(&self, frame: &Frame, need: u64, after: Option<Time>) -> Option<Time> {
+        match self {
+            Store::Times(times) => times.decided(&frame.shape, need, after),
+            _ => None,
+        }
+    }
+
+    /// When the numerator of a ratio is empty.
+    pub(super) fn empties(&self, frame: &Frame) -> Option<Time> {
+        match self {
+            Store::Ratio(both) => both.0.newest().map(|newest| frame.shape.leaves(newest)),
+            _ => None,
+        }
+    }
+
+    /// The newest event.
+    pub(super) fn newest(&self) -> Option<Time> {
+        match self {
+            Store::Times(times) => times.newest(),
+            Store::Series(series) => series.newest(),
+            Store::Ratio(both) => both.0.newest().max(both.1.newest()),
+            Store::Ends(ends) => ends.newest(),
+            Store::Sightings(sightings) => sightings.newest(),
+        }
+    }
+
+    /// Entries held.
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Store::Times(times) => times.len(),
+            Store::Series(series) => series.len(),
+            Store::Ratio(both) => both.0.len() + both.1.len(),
+            Store::Ends(ends) => ends.len(),
+            Store::Sightings(sightings) => sightings.len(),
+        }
+    }
+}
+
+/// Never over: the numerator counts what is wholly inside of the window, the denominator what touches it.
+fn ratio(of: &Series, to: &Series, frame: &Frame, time: Time) -> u64 {
+    let (of, to) = (of.within(&frame.shape, time), to.touching(&frame.shape, time));
+    let parts = u128::from(of) * u128::from(Level::PARTS);
+    parts.checked_div(u128::from(to)).map_or(0, |parts| parts.min(u128::from(Level::PARTS)) as u64)
+}

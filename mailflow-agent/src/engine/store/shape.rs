@@ -1,0 +1,82 @@
+//! What the windows of one term have in common.
+
+use std::time::Duration;
+
+use super::super::{
+    settings::{Window, WindowKind},
+    time::Time,
+};
+
+/// Into how many parts a window is divided where sums are kept by part.
+pub(in super::super) const PARTS: u32 = 60;
+
+/// The shape of a term's windows.
+#[derive(Clone, Copy, Debug)]
+pub(in super::super) struct Shape {
+    kind: WindowKind,
+    /// W.
+    length: Duration,
+    /// W + L.
+    retention: Duration,
+    /// C: see `times.rs`.
+    capacity: usize,
+}
+
+impl Shape {
+    /// The shape of `window`, in which at most `need` (K) must be told apart; a record is at most
+    /// `lateness` (L) late.
+    pub(in super::super) fn new(window: Window, need: u64, lateness: Duration) -> Self {
+        let length = window.length.max(Duration::from_nanos(1));
+        let need = usize::try_from(need).unwrap_or(usize::MAX).max(1);
+        let lengths = usize::try_from(lateness.as_nanos().div_ceil(length.as_nanos())).unwrap_or(usize::MAX);
+        let spare = match window.kind {
+            WindowKind::Sliding => 2,
+            WindowKind::Tumbling => 3,
+        };
+        let capacity = (need - 1).saturating_mul(lengths.saturating_add(spare)).saturating_add(1);
+        Self { kind: window.kind, length, retention: length + lateness, capacity }
+    }
+
+    /// W + L: how long an event can matter.
+    pub(in super::super) fn retention(&self) -> Duration {
+        self.retention
+    }
+
+    /// C: most events kept apart.
+    pub(in super::super) fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Whether an event at `event` can still matter at `clock`.
+    pub(in super::super) fn matters(&self, event: Time, clock: Time) -> bool {
+        event + self.retention > clock
+    }
+
+    /// Whether the window that ends at `end` reaches back to `event`.
+    pub(in super::super) fn reaches(&self, event: Time, end: Time) -> bool {
+        match self.kind {
+            WindowKind::Sliding => end.since(event) < self.length,
+            WindowKind::Tumbling => self.number(event) >= self.number(end),
+        }
+    }
+
+    /// The first moment at which `event` is out of the window.
+    pub(in super::super) fn leaves(&self, event: Time) -> Time {
+        match self.kind {
+            WindowKind::Sliding => event + self.length,
+            WindowKind::Tumbling => {
+                let end = (self.number(event) + 1).saturating_mul(self.length.as_nanos());
+                Time::from_nanos(u64::try_from(end).unwrap_or(u64::MAX))
+            }
+        }
+    }
+
+    /// The number of the sub-window that `event` is in.
+    pub(in super::super) fn part(&self, event: Time) -> u128 {
+        u128::from(event.as_nanos()) * u128::from(PARTS) / self.length.as_nanos()
+    }
+
+    fn number(&self, time: Time) -> u128 {
+        u128::from(time.as_nanos()) / self.length.as_nanos()
+    }
+}

@@ -1,0 +1,154 @@
+//! What a subject was seen with, and since when: what is new, and what only came back.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use thin_vec::ThinVec;
+
+use super::{
+    super::{event::Value, time::Time},
+    Shape,
+    ends::Mark,
+};
+
+/// Most ends remembered of one subject. What is seen beyond is not told apart: it is not new.
+const MOST: usize = 1_024;
+
+/// Ends with the first and the last time they were seen.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(in super::super) struct Sightings {
+    seen: ThinVec<Sighting>,
+    /// Whether there was no room for one.
+    full: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+struct Sighting {
+    end: Mark,
+    /// The clock's beginning, if it is none that is new.
+    first: Time,
+    last: Time,
+}
+
+impl Sightings {
+    /// Adds an event with `end`. What was not seen for `horizon` is new again; nothing is new before
+    /// `learnt`.
+    pub(super) fn add(&mut self, horizon: Duration, learnt: Time, clock: Time, time: Time, end: Mark) {
+        self.prune(horizon, clock);
+        let new = if time < learnt { Time::ZERO } else { time };
+        let room = self.seen.len() < MOST;
+        match self.seen.iter_mut().find(|sighting| sighting.end == end) {
+            Some(sighting) if time > sighting.last + horizon => (sighting.first, sighting.last) = (new, time),
+            Some(sighting) => {
+                sighting.last = sighting.last.max(time);
+                // A late record may tell of an earlier flow.
+                if sighting.first > time {
+                    sighting.first = new;
+                }
+            }
+            None if room => self.seen.push(Sighting { end, first: new, last: time }),
+            None => self.full = true,
+        }
+    }
+
+    /// Forgets what has not been seen for `horizon` at `clock`.
+    pub(super) fn prune(&mut self, horizon: Duration, clock: Time) {
+        self.seen.retain(|sighting| sighting.last + horizon > clock);
+        self.full &= !self.seen.is_empty();
+    }
+
+    /// How many were new in the window that ends at `time`.
+    pub(super) fn value(&self, shape: &Shape, time: Time) -> Value {
+        let new = self.seen.iter().map(|sighting| sighting.first);
+        let count = new.filter(|first| *first > Time::ZERO && *first <= time && shape.reaches(*first, time));
+        let count = count.count() as u64;
+        if self.full { Value::AtLeast(count) } else { Value::Exactly(count) }
+    }
+
+    /// Until when there last were, or will have been, `hold` new ones.
+    pub(super) fn until(&self, shape: &Shape, hold: u64) -> Option<Time> {
+        let hold = usize::try_from(hold).unwrap_or(usize::MAX).max(1);
+        let mut firsts: Vec<Time> = self.seen.iter().map(|sighting| sighting.first).collect();
+        firsts.retain(|first| *first > Time::ZERO);
+        firsts.sort_unstable();
+        firsts.windows(hold).rev().find_map(|run| {
+            let (oldest, newest) = (*run.first()?, *run.last()?);
+            shape.reaches(oldest, newest).then(|| shape.leaves(oldest))
+        })
+    }
+
+    /// The last event.
+    pub(super) fn newest(&self) -> Option<Time> {
+        self.seen.iter().map(|sighting| sighting.last).max()
+    }
+
+    /// Ends held.
+    pub(super) fn len(&self) -> usize {
+        self.seen.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::super::settings::{Window, WindowKind},
+        *,
+    };
+
+    const DAY: Duration = Duration::from_secs(86_400);
+
+    fn at(hours: u64) -> Time {
+        Time::from_nanos(hours * 3_600 * 1_000_000_000)
+    }
+
+    fn day() -> Shape {
+        Shape::new(Window { length: DAY, kind: WindowKind::Sliding }, 1, Duration::from_secs(300))
+    }
+
+    fn add(sightings: &mut Sightings, learnt: u64, hours: u64, end: u8) {
+        sightings.add(30 * DAY, at(learnt), at(hours), at(hours), [end; 16]);
+    }
+
+    #[test]
+    fn only_what_is_new_counts_and_only_for_a_window() {
+        let mut sightings = Sightings::default();
+        for (hours, end) in [(1, 1), (2, 1), (10, 2), (30, 1)] {
+            add(&mut sightings, 0, hours, end);
+        }
+        assert_eq!(sightings.value(&day(), at(10)), Value::Exactly(2));
+        assert_eq!(sightings.value(&day(), at(30)), Value::Exactly(1), "1 is known since hour 1");
+        assert_eq!(sightings.until(&day(), 1), Some(at(34)));
+        assert_eq!(sightings.until(&day(), 2), Some(at(25)));
+    }
+
+    #[test]
+    fn what_was_away_for_the_horizon_is_new_again() {
+        let mut sightings = Sightings::default();
+        add(&mut sightings, 0, 1, 1);
+        add(&mut sightings, 0, 1 + 30 * 24, 1);
+        assert_eq!(sightings.value(&day(), at(1 + 30 * 24)), Value::Exactly(1));
+        add(&mut sightings, 0, 1 + 59 * 24, 1);
+        assert_eq!(sightings.value(&day(), at(1 + 59 * 24)), Value::Exactly(0));
+    }
+
+    #[test]
+    fn while_learning_nothing_is_new() {
+        let mut sightings = Sightings::default();
+        add(&mut sightings, 24, 1, 1);
+        add(&mut sightings, 24, 30, 1);
+        assert_eq!(sightings.value(&day(), at(30)), Value::Exactly(0));
+        add(&mut sightings, 24, 31, 2);
+        assert_eq!(sightings.value(&day(), at(31)), Value::Exactly(1));
+    }
+
+    #[test]
+    fn memory_is_bounded_and_the_value_says_so() {
+        let mut sightings = Sightings::default();
+        for end in 0..2_000u16 {
+            let mut mark = [0; 16];
+            mark[..2].copy_from_slice(&end.to_be_bytes());
+            sightings.add(30 * DAY, Time::ZERO, at(1), at(1), mark);
+        }
+        assert_eq!((sightings.len(), sightings.value(&day(), at(1))), (MOST, Value::AtLeast(1_024)));
+    }
+}

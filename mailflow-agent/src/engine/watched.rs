@@ -1,0 +1,284 @@
+//! One subject under one rule: what it holds, and whether an incident lasts.
+
+use std::sync::Arc;
+
+use thin_vec::ThinVec;
+
+use super::{
+    alert::{self, Due, Incident, Shown},
+    assets::Networks,
+    event::Alert,
+    evidence::{Evidence, Handle, SHOWN},
+    flow::FlowRecord,
+    plan::{News, Plan},
+    settings::{Condition, Level},
+    store::Store,
+    subject::Subject,
+    time::Time,
+};
+
+/// A subject under a rule.
+#[derive(Debug)]
+pub(super) struct Watched {
+    stores: Stores,
+    /// The newest contributing flows, by time.
+    evidence: ThinVec<Handle>,
+    state: State,
+}
+
+/// Most rules have one term, and those need no box.
+#[derive(Debug)]
+enum Stores {
+    One([Store; 1]),
+    Many(Box<[Store]>),
+}
+
+#[derive(Debug)]
+pub(super) enum State {
+    /// No incident; the last one ended then.
+    Quiet(Option<Time>),
+    /// An alert fires; and the term that decided.
+    Firing(Box<(Incident, usize)>),
+}
+
+/// What became of news.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Booked {
+    /// It concerned none of the terms.
+    Nothing,
+    /// It is in the windows.
+    Taken,
+    /// It came too late to be judged.
+    Late,
+}
+
+/// What is around a subject.
+#[derive(Clone, Copy)]
+pub(super) struct Around<'a> {
+    pub(super) plan: &'a Plan,
+    pub(super) subject: &'a Subject,
+    pub(super) internal: &'a Networks,
+    pub(super) evidence: &'a Evidence,
+    pub(super) clock: Time,
+    /// Whether packets of the subject found the flow table full within the rule's memory.
+    pub(super) overflow: bool,
+}
+
+impl Watched {
+    /// Without anything yet.
+    pub(super) fn new(plan: &Plan) -> Self {
+        let stores = match plan.frames() {
+            [frame] => Stores::One([Store::new(frame.measure)]),
+            frames => Stores::Many(frames.iter().map(|frame| Store::new(frame.measure)).collect()),
+        };
+        Self { stores, evidence: ThinVec::new(), state: State::Quiet(None) }
+    }
+
+    /// As it was saved.
+    pub(super) fn restored(stores: Vec<Store>, evidence: Vec<Handle>, state: State) -> Self {
+        let stores = match <[Store; 1]>::try_from(stores) {
+            Ok(one) => Stores::One(one),
+            Err(many) => Stores::Many(many.into_boxed_slice()),
+        };
+        Self { stores, evidence: evidence.into_iter().collect(), state }
+    }
+
+    /// Takes news.
+    pub(super) fn book(&mut self, plan: &Plan, clock: Time, news: &News) -> Booked {
+        let mut booked = Booked::Nothing;
+        for (term, (store, frame)) in self.stores_mut().iter_mut().zip(plan.frames()).enumerate() {
+            let Some(gain) = plan.gain(term, news) else { continue };
+            if frame.shape.matters(news.time, clock) {
+                store.add(frame, clock, news.time, gain);
+                booked = Booked::Taken;
+            } else if booked == Booked::Nothing {
+                booked = Booked::Late;
+            }
+        }
+        booked
+    }
+
+    /// Notes a flow that contributed. A later record of the same flow takes the place of an earlier one.
+    pub(super) fn note(&mut self, evidence: &Evidence, handle: Handle) {
+        let Some(record) = evidence.get(handle) else { return };
+        let of = |record: &FlowRecord| (record.flow.key, record.flow.first);
+        let known = |handle: &Handle| evidence.get(*handle).is_some_and(|known| of(known) == of(record));
+        self.evidence.retain(|handle| !known(handle));
+        if self.evidence.len() >= SHOWN {
+            self.evidence.remove(0);
+        } else if self.evidence.len() == self.evidence.capacity() {
+            self.evidence.reserve_exact(self.evidence.len().clamp(1, SHOWN - self.evidence.len()));
+        }
+        let earlier =
+            |handle: &Handle| evidence.get(*handle).is_none_or(|known| known.time() <= record.time());
+        let place = self.evidence.iter().rposition(earlier).map_or(0, |place| place + 1);
+        self.evidence.insert(place, handle);
+    }
+
+    /// After news at `time`: begins an incident, or lengthens it. Gives a new incident's first alert.
+    pub(super) fn judge(&mut self, around: Around<'_>, levels: &[Level], time: Time) -> Option<Alert> {
+        let plan = around.plan;
+        match &mut self.state {
+            State::Firing(firing) => {
+                if let Some(until) = plan.until(stores(&self.stores), levels) {
+                    firing.0.holds_until(until);
+                }
+                None
+            }
+            State::Quiet(end) => {
+                let end = *end;
+                let starts_at = self.begins(plan, levels, time, end)?;
+                let terms = plan.values(self.stores(), levels, starts_at);
+                let decided = plan.decided(&terms);
+                let shown = Shown { terms, ..self.flows(around, decided, starts_at) };
+                let alert =
+                    alert::firing(&plan.rule, around.subject, around.internal, starts_at, decided, shown);
+                let until = plan.until(self.stores(), levels).unwrap_or(starts_at);
+                let incident = Incident::new(&plan.rule, around.clock, until, alert.clone());
+                self.state = State::Firing(Box::new((incident, decided)));
+                Some(alert)
+            }
+        }
+    }
+
+    /// Does what is due; gives what is to be told.
+    pub(super) fn act(&mut self, around: Around<'_>) -> Option<Alert> {
+        let (plan, clock) = (around.plan, around.clock);
+        let State::Firing(firing) = &self.state else { return None };
+        let decided = firing.1;
+        match firing.0.due(&plan.rule, clock) {
+            Due::Later(_) => None,
+            Due::Repeat => {
+                let shown = Shown { terms: self.told(plan, clock), ..self.flows(around, decided, clock) };
+                match &mut self.state {
+                    State::Firing(firing) => Some(firing.0.repeat(&plan.rule, clock, shown)),
+                    State::Quiet(_) => None,
+                }
+            }
+            Due::Resolve => self.resolve(plan, clock),
+        }
+    }
+
+    /// Ends an incident, if there is one.
+    pub(super) fn resolve(&mut self, plan: &Plan, clock: Time) -> Option<Alert> {
+        let terms = self.told(plan, clock);
+        match std::mem::replace(&mut self.state, State::Quiet(None)) {
+            State::Firing(firing) => {
+                let (alert, end) = firing.0.resolve(clock, terms);
+                self.state = State::Quiet(Some(end));
+                Some(alert)
+            }
+            quiet => {
+                self.state = quiet;
+                None
+            }
+        }
+    }
+
+    /// Nothing but the incident, if there is one, under a rule that measures otherwise.
+    pub(super) fn renewed(&mut self, plan: &Plan) -> Option<Self> {
+        match std::mem::replace(&mut self.state, State::Quiet(None)) {
+            State::Firing(firing) => {
+                let state = State::Firing(Box::new((firing.0, 0)));
+                Some(Self { state, ..Self::new(plan) })
+            }
+            State::Quiet(_) => None,
+        }
+    }
+
+    /// When an incident has something to do next.
+    pub(super) fn deadline(&self, plan: &Plan) -> Option<Time> {
+        match &self.state {
+            State::Firing(firing) => Some(firing.0.deadline(&plan.rule)),
+            State::Quiet(_) => None,
+        }
+    }
+
+    /// Forgets what cannot matter at `clock` any more; whether anything is left to remember.
+    pub(super) fn prune(&mut self, plan: &Plan, clock: Time) -> bool {
+        for (store, frame) in self.stores_mut().iter_mut().zip(plan.frames()) {
+            store.prune(frame, clock);
+        }
+        let held = self.events() > 0;
+        if !held {
+            self.evidence = ThinVec::new();
+        }
+        held || match &self.state {
+            State::Firing(_) => true,
+            // Until no record from before the end can come.
+            State::Quiet(end) => end.is_some_and(|end| end + plan.retention > clock),
+        }
+    }
+
+    /// What is remembered, term by term.
+    pub(super) fn stores(&self) -> &[Store] {
+        stores(&self.stores)
+    }
+
+    /// The flows noted, oldest first.
+    pub(super) fn noted(&self) -> &[Handle] {
+        &self.evidence
+    }
+
+    /// Whether an incident lasts.
+    pub(super) fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// Entries held.
+    pub(super) fn events(&self) -> usize {
+        self.stores().iter().map(Store::len).sum()
+    }
+
+    /// When an incident begins that `time` may decide: of a count, wherever in the past; of anything else,
+    /// then, or with the newest event.
+    fn begins(&self, plan: &Plan, levels: &[Level], time: Time, after: Option<Time>) -> Option<Time> {
+        if let (Condition::Term(_), [store @ Store::Times(_)], [frame], [level]) =
+            (&plan.rule.condition, self.stores(), plan.frames(), levels)
+        {
+            return store.decided(frame, level.at_least, after);
+        }
+        let newest = self.stores().iter().filter_map(Store::newest).max();
+        let later = |moment: &Time| after.is_none_or(|after| *moment > after);
+        let moments = [Some(time), newest.filter(|newest| *newest != time)];
+        moments.into_iter().flatten().filter(later).find(|moment| plan.holds(self.stores(), levels, *moment))
+    }
+
+    /// The values at `clock`, with the thresholds that were told.
+    fn told(&self, plan: &Plan, clock: Time) -> Vec<super::event::TermValue> {
+        let mut terms = plan.values(self.stores(), plan.usual_levels(), clock);
+        if let State::Firing(firing) = &self.state {
+            for (term, told) in terms.iter_mut().zip(&firing.0.told().terms) {
+                term.threshold = told.threshold;
+                term.holds = term.value.number() >= told.threshold;
+            }
+        }
+        terms
+    }
+
+    /// The newest flows in or after the window that ends at `end`, oldest first.
+    fn flows(&self, around: Around<'_>, decided: usize, end: Time) -> Shown {
+        let inside = |record: &&Arc<FlowRecord>| {
+            let frame = around.plan.frames().get(decided);
+            frame.is_none_or(|frame| frame.shape.reaches(record.time(), end))
+        };
+        let kept: Vec<_> = self.evidence.iter().map(|handle| around.evidence.get(*handle)).collect();
+        let cut = kept.iter().any(Option::is_none);
+        let flows = kept.into_iter().flatten().filter(inside).cloned().collect();
+        Shown { terms: Vec::new(), flows, cut, overflow: around.overflow }
+    }
+
+    fn stores_mut(&mut self) -> &mut [Store] {
+        match &mut self.stores {
+            Stores::One(one) => one,
+            Stores::Many(many) => many,
+        }
+    }
+}
+
+fn stores(stores: &Stores) -> &[Store] {
+    match stores {
+        Stores::One(one) => one,
+        Stores::Many(many) => many,
+    }
+}

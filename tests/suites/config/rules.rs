@@ -1,0 +1,300 @@
+//! The rule language: what rules mean, and what each mistake in one is told.
+
+use std::time::Duration;
+
+use mailflow_agent::{
+    config::Config,
+    engine::{
+        assets::{Member, Set},
+        settings::{
+            Bound, Condition, Counter, End, GroupBy, Hours, Kind, Level, Measure, Quantity, Rule, Window,
+            WindowKind,
+        },
+    },
+};
+
+use super::{faults, good};
+
+/// A rule with most of what the language has; the mistakes below are made in it.
+const RULE: &str = "\
+internal_networks: { networks: [{ cidr: 10.0.0.0/8, group: office }] }
+allow:
+  - { destination: 192.0.2.25, reason: the archive }
+rules:
+  - name: r
+    match:
+      source: [internal, \"!role:mta\"]
+      destination: external
+      ports: [25, 587]
+      sessions_only: true
+      flow:
+        payload_up: { at_least: 10kB, below: 1MB, at_most_encrypted: 2MB }
+        messages: { at_least: 1 }
+      hours: { days: [sat, sun], from: \"18:00\", to: \"06:00\", utc_offset: \"+01:00\" }
+    group_by: [source, destination]
+    window: { length: 1h }
+    condition:
+      any:
+        - sum: { of: payload_up, at_least: 20MB, window: 24h }
+        - all:
+            - count: { of: delivering, at_least: 20 }
+            - ratio: { of: sessions, to: attempts, at_least: 0.5 }
+            - distinct: { of: port, among: sessions, at_least: 2, window: { length: 2h, kind: tumbling } }
+        - first_seen: { of: port, at_least: 1, horizon: 7d, learning: 12h }
+    resolve: { factor: 0.5, after: 1m }
+    thresholds:
+      - { for: \"group:office\", factor: 2.5 }
+    allow:
+      - { source: \"role:newsletter\", reason: wanted, until: 2027-01-01 }
+";
+
+fn rule(text: &str) -> Rule {
+    good(text).engine.rules.remove(0)
+}
+
+const HOUR: Duration = Duration::from_secs(3_600);
+
+#[test]
+fn a_rule_is_what_is_written() {
+    let rule = rule(RULE);
+    assert_eq!(rule.group_by, GroupBy::SourceAndDestination);
+    assert_eq!(rule.matching.source.to_string(), "internal, !role:mta");
+    assert!(rule.matching.sessions_only);
+    let bound = |of, at_least, at_most, at_most_tls| Bound {
+        of: Counter::Quantity(of),
+        at_least,
+        at_most,
+        at_most_tls,
+    };
+    assert_eq!(
+        rule.matching.bounds,
+        [
+            bound(Quantity::PayloadUp, 10_000, Some(999_999), Some(2_000_000)),
+            bound(Quantity::Messages, 1, None, None)
+        ]
+    );
+    let hours = Hours { days: 0b110_0000, from: 18 * 60, to: 6 * 60, utc_offset: 3_600 };
+    assert_eq!(rule.matching.hours, Some(hours));
+
+    let window = |length, kind| Window { length, kind };
+    let sliding = |length| window(length, WindowKind::Sliding);
+    let terms: Vec<_> = rule.terms.iter().map(|term| (term.measure, term.window, term.level)).collect();
+    let level = |at_least, resolve_below| Level { at_least, resolve_below };
+    assert_eq!(
+        terms,
+        [
+            (Measure::Sum(Quantity::PayloadUp), sliding(24 * HOUR), level(20_000_000, 10_000_000)),
+            (Measure::Count(Kind::Delivering), sliding(HOUR), level(20, 10)),
+            (
+                Measure::Ratio { of: Kind::Sessions, to: Kind::Attempts },
+                sliding(HOUR),
+                level(500_000, 250_000)
+            ),
+            (
+                Measure::Distinct { of: End::Port, among: Kind::Sessions },
+                window(2 * HOUR, WindowKind::Tumbling),
+                level(2, 1)
+            ),
+            (
+                Measure::FirstSeen { of: End::Port, horizon: 168 * HOUR, learning: 12 * HOUR },
+                sliding(HOUR),
+                level(1, 1)
+            ),
+        ]
+    );
+    let all = Condition::All(vec![Condition::Term(1), Condition::Term(2), Condition::Term(3)]);
+    assert_eq!(rule.condition, Condition::Any(vec![Condition::Term(0), all, Condition::Term(4)]));
+    assert_eq!(rule.resolve_after, Duration::from_secs(60));
+    let [office] = rule.thresholds.as_slice() else { panic!("one") };
+    assert_eq!(office.of, Set::from(Member::Group("office".into())));
+    assert_eq!(
+        office.levels,
+        [level(50_000_000, 25_000_000), level(50, 25), level(500_000, 250_000), level(5, 3), level(3, 2)],
+        "a ratio stays what it is"
+    );
+    let allow: Vec<_> = rule.allow.iter().map(|allow| (allow.reason.as_ref(), allow.until)).collect();
+    assert_eq!(allow, [("wanted", Some(1_798_761_600_000_000_000)), ("the archive", None)], "own first");
+}
+
+/// A rule of one term, with `more` behind it.
+fn one(term: &str, more: &str) -> String {
+    format!("rules: [{{ name: r, match: {{}}, window: {{ length: 1h }}, condition: {{ {term} }}, {more} }}]")
+}
+
+#[test]
+fn a_term_alone_has_thresholds_in_its_own_unit() {
+    let levels = |term: &str, more: &str| {
+        let rule = rule(&one(term, more));
+        let levels = rule.terms.iter().map(|term| term.level);
+        let levels = levels.chain(rule.thresholds.iter().flat_map(|other| other.levels.clone()));
+        levels.map(|level| (level.at_least, level.resolve_below)).collect::<Vec<_>>()
+    };
+    let sum = "sum: { of: bytes_up, at_least: 1MiB }";
+    assert_eq!(levels(sum, ""), [(1_048_576, 838_861)]);
+    assert_eq!(
+        levels(sum, "resolve: { below: 512KiB }, thresholds: [{ for: 10.0.0.1, at_least: 2MiB }]"),
+        [(1_048_576, 524_288), (2_097_152, 1_048_576)],
+        "the same part of each"
+    );
+    assert_eq!(levels("ratio: { of: failed, to: attempts, at_least: 1 }", ""), [(1_000_000, 800_000)]);
+    assert_eq!(levels("count: { at_least: 1 }", "resolve: { below: 1 }"), [(1, 1)]);
+    assert_eq!(
+        levels("count: { at_least: 10 }", "thresholds: [{ for: any, factor: 0.05 }]"),
+        [(10, 8), (1, 1)],
+        "never less than one"
+    );
+}
+
+#[test]
+fn a_rule_may_group_by_four_things() {
+    for (typed, group_by) in [
+        ("[source]", GroupBy::Source),
+        ("[destination, source]", GroupBy::SourceAndDestination),
+        ("[destination]", GroupBy::Destination),
+        ("[group]", GroupBy::Group),
+    ] {
+        let text = one("count: { at_least: 1 }", &format!("group_by: {typed}"));
+        assert_eq!(rule(&text).group_by, group_by);
+    }
+}
+
+fn warnings(config: &Config) -> Vec<String> {
+    config.warnings.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn what_cannot_hold_is_warned_of() {
+    for (term, more, warning) in [
+        (
+            "distinct: { of: source, at_least: 2 }",
+            "",
+            "condition.distinct: never holds: the rule groups by source",
+        ),
+        ("distinct: { of: destination, at_least: 2 }", "group_by: [destination]", "groups by destination"),
+        ("distinct: { of: port, at_least: 5 }", "", "4 ports match, and it asks for 5"),
+        (
+            "ratio: { of: failed, to: attempts, at_least: 0.5 }",
+            "",
+            "condition: a ratio alone holds at the first",
+        ),
+        (
+            "any: [{ count: { at_least: 9 } }, { ratio: { of: failed, to: attempts, at_least: 1 } }]",
+            "",
+            "a ratio alone",
+        ),
+    ] {
+        let found = warnings(&good(&one(term, more)));
+        assert!(found.len() == 1 && found[0].contains(warning), "{term}: {found:?}");
+    }
+    let matching =
+        |term: &str, matching: &str| warnings(&good(&one(term, "").replace("match: {}", matching)));
+    for (term, only, warning) in [
+        (
+            "count: { of: delivering, at_least: 2 }",
+            "flow: { messages: { at_most: 0 } }",
+            "no flow with a message",
+        ),
+        ("sum: { of: messages, at_least: 2 }", "flow: { messages: { below: 1 } }", "no flow with a message"),
+        (
+            "count: { of: failed, at_least: 2 }",
+            "flow: { messages: { at_least: 1 } }",
+            "only flows with a message",
+        ),
+        ("distinct: { of: port, among: attempts, at_least: 2 }", "protocols: [udp]", "only TCP has a SYN"),
+    ] {
+        let found = matching(term, &format!("match: {{ {only} }}"));
+        assert!(found.len() == 1 && found[0].contains(warning), "{term}: {found:?}");
+    }
+    let sound = "all: [{ count: { at_least: 9 } }, { ratio: { of: failed, to: attempts, at_least: 1 } }]";
+    assert_eq!(warnings(&good(&one(sound, ""))), Vec::<String>::new());
+    assert_eq!(warnings(&good(RULE)), Vec::<String>::new());
+}
+
+#[test]
+fn entries_that_are_over_are_told_of_once_they_are() {
+    let config = good(RULE);
+    const END: i128 = 1_798_761_600_000_000_000;
+    assert_eq!(config.over(END - 1).count(), 0);
+    let over: Vec<_> = config.over(END).map(ToString::to_string).collect();
+    assert_eq!(
+        over,
+        [
+            "f.yaml:29:61: rules[0].allow[0].until: \"2027-01-01\": this is over: flows of this entry are told of again"
+        ]
+    );
+}
+
+/// What is written instead of what, and the one line that it gets.
+#[rustfmt::skip]
+const BROKEN: &[(&str, &str, &str)] = &[
+    ("sum: {", "sums: {", "19:11: rules[0].condition.any[0].sums: unknown key; did you mean sum?"),
+    ("of: payload_up, at_least", "of: payload, at_least", r#"19:22: rules[0].condition.any[0].sum.of: "payload": expected one of payload_up, payload_down, bytes_up, bytes_down, packets_up, packets_down, messages; did you mean payload_up?"#),
+    ("of: payload_up, at_least", "of: failed, at_least", r#"19:22: rules[0].condition.any[0].sum.of: "failed": a kind of flow, which is counted: count: { of: failed }"#),
+    ("20MB", "20 MB", r#"19:44: rules[0].condition.any[0].sum.at_least: "20 MB": expected bytes such as 400, 20MB or 5MiB"#),
+    ("20MB", "20mb", r#"19:44: rules[0].condition.any[0].sum.at_least: "20mb": expected bytes such as 400, 20MB or 5MiB; did you mean 20MB?"#),
+    ("20MB", "0", r#"19:44: rules[0].condition.any[0].sum.at_least: "0": expected 1 to 1000TB bytes"#),
+    ("at_least: 20MB", "to: attempts, at_least: 20MB", "19:34: rules[0].condition.any[0].sum.to: unknown key; expected one of of, at_least, window"),
+    ("window: 24h", "window: 31d", r#"19:58: rules[0].condition.any[0].sum.window: "31d": expected a duration from 1s to 30d"#),
+    ("of: delivering", "of: delivered", r#"21:28: rules[0].condition.any[1].all[0].count.of: "delivered": expected one of flows, attempts, sessions, failed, delivering; did you mean delivering?"#),
+    ("of: delivering", "of: messages", r#"21:28: rules[0].condition.any[1].all[0].count.of: "messages": not a kind of flow, but it can be summed: sum: { of: messages }"#),
+    ("at_least: 20 }", "atleast: 20 }", "21:40: rules[0].condition.any[1].all[0].count.atleast: unknown key; did you mean at_least?"),
+    ("at_least: 20 }", "}", "21:22: rules[0].condition.any[1].all[0].count.at_least: is missing"),
+    ("at_least: 20 }", "at_least: 2.5 }", r#"21:50: rules[0].condition.any[1].all[0].count.at_least: "2.5": expected a whole number from 1 to 1000000"#),
+    ("to: attempts", "to: sessions", r#"22:42: rules[0].condition.any[1].all[1].ratio.to: "sessions": not a wider kind than sessions; expected one of flows, attempts"#),
+    ("at_least: 0.5", "at_least: 50", r#"22:62: rules[0].condition.any[1].all[1].ratio.at_least: "50": expected a number from 0.000001 to 1"#),
+    ("at_least: 0.5", "at_least: 50%", r#"22:62: rules[0].condition.any[1].all[1].ratio.at_least: "50%": expected a number from 0.000001 to 1"#),
+    ("of: port, among", "of: ports, among", r#"23:31: rules[0].condition.any[1].all[2].distinct.of: "ports": expected one of destination, source, port; did you mean port?"#),
+    ("kind: tumbling", "kind: hopping", r#"23:95: rules[0].condition.any[1].all[2].distinct.window.kind: "hopping": expected one of sliding, tumbling"#),
+    ("horizon: 7d", "horizon: 30m", r#"24:57: rules[0].condition.any[2].first_seen.horizon: "30m": expected at least the term's window, 1h"#),
+    ("        - sum: {", "        - count: { at_least: 5 }\n          sum: {", "19:11: rules[0].condition.any[0]: several conditions; put them under any: or all:, as a list"),
+    ("condition:\n      any:\n", "condition:\n", "18:9: rules[0].condition: a list: expected a mapping; put the list under any: or all:"),
+    ("factor: 0.5", "below: 5", r#"25:23: rules[0].resolve.below: "5": the condition has 5 terms; expected factor: 0.8, for each"#),
+    ("factor: 0.5", "factor: 1", r#"25:24: rules[0].resolve.factor: "1": expected a number from 0.01 to 0.99"#),
+    ("factor: 2.5", "at_least: 7", r#"27:42: rules[0].thresholds[0].at_least: "7": the condition has 5 terms; expected factor, for each"#),
+    ("factor: 2.5", "factor: 5000", r#"27:40: rules[0].thresholds[0].factor: "5000": expected a number from 0.001 to 1000"#),
+    (", factor: 2.5", "", "27:9: rules[0].thresholds[0]: expected factor or at_least beside for"),
+    ("group:office", "group:ofice", r#"27:16: rules[0].thresholds[0].for: "group:ofice": no internal network is of this group; did you mean group:office?"#),
+    (", reason: wanted", "", "29:9: rules[0].allow[0].reason: is missing"),
+    ("reason: wanted", "reason: \" \"", r#"29:46: rules[0].allow[0].reason: " ": expected a reason, for those who find this entry later"#),
+    ("until: 2027-01-01", "until: next year", r#"29:61: rules[0].allow[0].until: "next year": expected a date (2027-01-31) or a moment (2027-01-31T18:00:00Z)"#),
+    ("until: 2027-01-01", "until: 2027-01-01T00:00:00", r#"29:61: rules[0].allow[0].until: "2027-01-01T00:00:00": expected a date (2027-01-31) or a moment (2027-01-31T18:00:00Z); a time needs an offset, such as Z"#),
+    ("destination: 192.0.2.25, ", "", "3:5: allow[0]: would suppress every alert; expected source, destination or both"),
+    ("!role:mta", "!role:mts", r#"7:26: rules[0].match.source[1]: "!role:mts": expected one of workstation, "#),
+    ("at_least: 10kB, below", "at_least: 3MB, below", "12:21: rules[0].match.flow.payload_up: more at least than at most, so no flow could match"),
+    ("at_least: 10kB, below", "at_most: 3MB, below", r#"12:44: rules[0].match.flow.payload_up.below: "1MB": expected at_most or below, not both"#),
+    ("payload_up: { at_least: 10kB", "payload: { at_least: 10kB", "12:9: rules[0].match.flow.payload: unknown key; did you mean payload_up?"),
+    ("{ at_least: 1 }\n", "{}\n", "13:19: rules[0].match.flow.messages: expected at_least, at_most or below"),
+    ("days: [sat, sun]", "days: [saturday]", r#"14:23: rules[0].match.hours.days[0]: "saturday": expected one of mon, tue, wed, thu, fri, sat, sun"#),
+    ("to: \"06:00\"", "to: 6am", r#"14:53: rules[0].match.hours.to: "6am": expected a time of day from 00:01 to 24:00"#),
+    ("\"+01:00\"", "CET", r#"14:74: rules[0].match.hours.utc_offset: "CET": expected what local time is ahead of UTC, from -14:00 to +14:00, or Z"#),
+    ("[source, destination]", "[source, group]", "15:15: rules[0].group_by: expected [source], [source, destination], [destination] or [group]"),
+    ("[source, destination]", "[host]", r#"15:16: rules[0].group_by[0]: "host": expected [source], [source, destination], [destination] or [group]"#),
+];
+
+#[test]
+fn each_broken_rule_gets_one_line_with_its_place_and_what_to_write() {
+    assert!(BROKEN.len() >= 30);
+    let mut wrong = Vec::new();
+    for (text, instead, line) in BROKEN {
+        assert_eq!(RULE.matches(text).count(), 1, "{text}");
+        let found = faults(&RULE.replace(text, instead));
+        if found.len() != 1 || !found[0].starts_with(&format!("f.yaml:{line}")) {
+            wrong.push(format!("{instead}\nexpected {line}\nfound {found:#?}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Some of the mistakes at once: each is still told, in the order of the lines.
+#[test]
+fn many_mistakes_in_a_rule_are_told_together() {
+    let mut text = RULE.to_owned();
+    for (good, bad) in
+        [("20MB", "20mb"), ("of: port, among", "of: ports, among"), ("to: \"06:00\"", "to: 6am")]
+    {
+        text = text.replace(good, bad);
+    }
+    let places: Vec<_> =
+        faults(&text).iter().map(|fault| fault.split(": ").next().unwrap().to_owned()).collect();
+    assert_eq!(places, ["f.yaml:14:53", "f.yaml:19:44", "f.yaml:23:31"]);
+}
