@@ -110,7 +110,7 @@ fn nine_flows_are_silent_and_the_tenth_speaks_once() {
     let metrics = gateway.agent.metrics().unwrap();
     let source = gateway.lab.client_ip(Family::V4, 0);
     for line in [
-        format!("mailflow_window_value{{rule=\"smtp-burst\",source=\"{source}\"}} 11"),
+        format!("mailflow_window_value{{rule=\"smtp-burst\",condition=\"count\",source=\"{source}\"}} 11"),
         "mailflow_flows_total{service=\"submission\"} 12".to_owned(),
         format!("mailflow_source_flows_total{{source=\"{source}\"}} 11"),
     ] {
