@@ -20,6 +20,11 @@ pub fn epoch() -> Epoch {
     Epoch::from_unix_nanos(i128::from(read(libc::CLOCK_REALTIME)) - i128::from(monotonic))
 }
 
+/// Nanoseconds since 1970.
+pub fn unix_nanos() -> i128 {
+    i128::from(read(libc::CLOCK_REALTIME))
+}
+
 /// Seconds since 1970.
 pub fn unix_seconds() -> f64 {
     read(libc::CLOCK_REALTIME) as f64 / 1e9

@@ -13,6 +13,7 @@ use mailflow_agent::{
         replay::{AtEnd, Replayed},
     },
     cli::{self, BacktestArgs, Command, Exit, ReplayArgs, RunArgs},
+    clock,
     config::{self, Config},
 };
 use tracing::{error, warn};
@@ -25,6 +26,9 @@ fn main() -> ExitCode {
         Command::Backtest { config, args } => backtest(config.as_deref(), &args),
         Command::CheckConfig { files } => {
             printed(cli::config::check(&files, &mut io::stdout(), &mut io::stderr()))
+        }
+        Command::TestRules { files } => {
+            printed(cli::rules::test(&files, &mut io::stdout(), &mut io::stderr()))
         }
         Command::PrintConfig { file } => {
             printed(cli::config::print(file.as_deref(), &mut io::stdout(), &mut io::stderr()))
@@ -100,6 +104,9 @@ fn run(path: Option<PathBuf>, args: RunArgs) -> Exit {
         Ok(config) => config,
         Err(exit) => return exit,
     };
+    for warning in config.over(clock::unix_nanos()) {
+        warn!("{warning}");
+    }
     if let Err(error) = cli::overrides::apply(&mut config, args.clone()) {
         eprintln!("{error}");
         return Exit::Usage;

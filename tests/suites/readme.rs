@@ -59,6 +59,7 @@ fn the_commands_it_names_exist() {
         "run --interface eth1 --interface eth2 --role lan --hook tc --flow-log - --alerts a.json",
         "replay a.pcap b.pcapng --flow-log - --alerts off --ports 25,587 --role mirror --drain",
         "backtest a.json b.log.gz --alerts - --l2-overhead 18 --drain --config c.yaml",
+        "rules test a.yaml b.yaml",
         "check-config a.yaml b.yaml",
         "status --json",
         "top --once --sort flows --filter 10.",
@@ -72,12 +73,12 @@ fn the_commands_it_names_exist() {
 
 #[test]
 fn its_links_lead_somewhere() {
-    for page in ["README.md", "ARCHITECTURE.md"] {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-        let text = fs::read_to_string(root.join(page)).unwrap();
-        let targets = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+    for page in ["README.md", "ARCHITECTURE.md", "docs/rules.md", "docs/configuration.md"] {
+        let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(page);
+        let text = fs::read_to_string(&page).unwrap();
+        let targets = text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next());
         for target in targets.filter(|target| !target.starts_with("http")) {
-            assert!(root.join(target).exists(), "{page} links to {target}");
+            assert!(page.parent().unwrap().join(target).exists(), "{} links to {target}", page.display());
         }
     }
 }

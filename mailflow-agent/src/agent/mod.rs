@@ -13,6 +13,7 @@ mod progress;
 mod reload;
 pub mod replay;
 mod report;
+pub mod ruletest;
 mod view;
 
 use std::{io, path::Path, sync::Arc, time::Duration};

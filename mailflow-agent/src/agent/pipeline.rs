@@ -147,7 +147,8 @@ impl Pipeline {
 
     fn read_again(&mut self, source: &Source) -> Result<Vec<String>, Vec<String>> {
         let mut new = (source.read)()?;
-        new.warnings.iter().for_each(|warning| warn!("{warning}"));
+        let over = new.over(clock::unix_nanos());
+        new.warnings.iter().chain(over).for_each(|warning| warn!("{warning}"));
         choose_roles(&mut new).map_err(|error| vec![error.to_string()])?;
         let refused = reload::needs_restart(&self.config, &new);
         if !refused.is_empty() {

@@ -7,7 +7,10 @@ use std::{
 };
 
 use super::Exit;
-use crate::config::{self, Config, DEFAULT, value::show_duration};
+use crate::{
+    clock,
+    config::{self, Config, DEFAULT, value::show_duration},
+};
 
 /// Checks each of `files`, or the shipped configuration: a good one is named on `out` with a line of
 /// summary, warnings and the faults of a bad one go to `err`.
@@ -22,7 +25,7 @@ pub fn check(files: &[PathBuf], out: &mut impl Write, err: &mut impl Write) -> i
     for file in files {
         match config::load(file) {
             Ok(config) => {
-                for warning in &config.warnings {
+                for warning in config.warnings.iter().chain(config.over(clock::unix_nanos())) {
                     writeln!(err, "warning: {warning}")?;
                 }
                 let name = file.map_or(config::DEFAULT_NAME.into(), Path::to_string_lossy);

@@ -5,6 +5,7 @@ pub mod ask;
 pub mod config;
 pub mod overrides;
 mod raw;
+pub mod rules;
 pub mod top;
 
 use std::{collections::HashSet, ffi::OsString, path::PathBuf};
@@ -12,7 +13,7 @@ use std::{collections::HashSet, ffi::OsString, path::PathBuf};
 use clap::{CommandFactory, Parser, error::ErrorKind};
 
 pub use raw::{BacktestArgs, Column, ReplayArgs, RunArgs, SocketArgs, StatusArgs, TopArgs};
-use raw::{Typed, Verb};
+use raw::{RulesVerb, Typed, Verb};
 
 /// What the process ends with; others script against it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -69,6 +70,11 @@ pub enum Command {
     /// Validate configurations.
     CheckConfig {
         /// The files; the shipped configuration without any.
+        files: Vec<PathBuf>,
+    },
+    /// Run rule tests.
+    TestRules {
+        /// The files.
         files: Vec<PathBuf>,
     },
     /// Print a configuration as it is written.
@@ -130,6 +136,13 @@ where
         Verb::CheckConfig { files } => {
             Command::CheckConfig { files: config.into_iter().chain(files).collect() }
         }
+        // What a test is about stands in its file.
+        Verb::Rules { verb: RulesVerb::Test { .. } } if config.is_some() => {
+            return conflict(
+                "rules test takes no --config; a test file names its own: config: FILE".to_owned(),
+            );
+        }
+        Verb::Rules { verb: RulesVerb::Test { files } } => Command::TestRules { files },
         Verb::PrintConfig { file: Some(_) } if config.is_some() => {
             return conflict("print-config takes FILE or --config, not both".to_owned());
         }
@@ -209,6 +222,15 @@ mod tests {
     }
 
     #[test]
+    fn rule_tests_name_their_own_configuration() {
+        let files = ["a.yaml", "b.yaml"].map(PathBuf::from).to_vec();
+        assert_eq!(command("rules test a.yaml b.yaml").unwrap(), Command::TestRules { files });
+        assert!(
+            command("rules test a.yaml --config b").expect_err("both").to_string().contains("config: FILE")
+        );
+    }
+
+    #[test]
     fn bad_usage_ends_with_2() {
         for typed in [
             "",
@@ -232,6 +254,9 @@ mod tests {
             "backtest a --l2-overhead -1",
             "backtest a --l2-overhead 70000",
             "print-config a --config b",
+            "rules",
+            "rules test",
+            "rules test a --config b",
         ] {
             let error = command(typed).expect_err(typed);
             assert_eq!(error.exit_code(), i32::from(Exit::Usage.code()), "{typed}: {error}");

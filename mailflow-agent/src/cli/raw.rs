@@ -43,6 +43,11 @@ pub(super) enum Verb {
         #[arg(value_name = "FILE")]
         files: Vec<PathBuf>,
     },
+    /// Work on rules
+    Rules {
+        #[command(subcommand)]
+        verb: RulesVerb,
+    },
     /// Print a configuration as it is written
     PrintConfig {
         /// The configuration; without it, that of --config, or the shipped one
@@ -61,6 +66,31 @@ pub(super) enum Verb {
     /// Print the version
     Version,
 }
+
+#[derive(Debug, Subcommand)]
+pub(super) enum RulesVerb {
+    /// Run rule tests: given flows in simulated time, and the alerts that must come of them
+    #[command(after_help = RULES_TEST)]
+    Test {
+        /// Files of rule tests
+        #[arg(value_name = "FILE", required = true)]
+        files: Vec<PathBuf>,
+    },
+}
+
+/// What `rules test --help` says beyond the options.
+const RULES_TEST: &str = "\
+A file has the rules (or `config: FILE`, or neither for the shipped ones) and tests:
+
+  tests:
+    - name: ten mails in ten minutes
+      flows:
+        - { source: 10.0.0.1, destination: 9.9.9.9, repeat: { times: 10, every: 1m } }
+      alerts:
+        - { rule: smtp-burst, source: 10.0.0.1, at: 9m }
+
+An alert that is expected and does not come fails its test, and so does one that is not expected. Exit status: \
+0 all good, 1 a test failed, 2 a file is faulty. docs/rules.md has the format.";
 
 /// What `run` was told beside the configuration; each wins over it.
 #[derive(Args, Clone, Debug, Default, PartialEq, Eq)]

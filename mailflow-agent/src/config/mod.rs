@@ -9,6 +9,7 @@ mod build;
 mod fault;
 mod file;
 mod interfaces;
+mod judged;
 mod life;
 mod lists;
 mod networks;
@@ -17,6 +18,7 @@ mod overlap;
 mod ports;
 mod read;
 mod rules;
+pub mod ruletest;
 mod sets;
 mod span;
 mod typed;
@@ -26,19 +28,18 @@ pub mod web;
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
+    sync::LazyLock,
     time::Duration,
 };
 
-use crate::engine::{
-    settings::{Rule, Settings, Timeouts},
-    time::Epoch,
-};
+use crate::engine::settings::{Rule, Settings};
 use fault::Collector;
 pub use fault::{Fault, Faults, Place, Position};
+use judged::{Judged, judged};
 pub use lists::Lists;
 use read::{At, Fields};
 pub use rules::Expiry;
-use rules::{Around, Rules};
+use span::Node;
 use typed::{number, parsed};
 
 /// The shipped configuration: what is used without a file, and whatever a file leaves out.
@@ -48,8 +49,6 @@ pub const DEFAULT_NAME: &str = "<default>";
 
 /// Capacity of the flow table; the kernel allocates all of it at start.
 const FLOWS: std::ops::RangeInclusive<u32> = 1..=16_777_216;
-/// Shortest and longest timeout.
-const TIMEOUT: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(86_400)];
 
 /// Reads and validates a configuration file, or the shipped one.
 pub fn load(path: Option<&Path>) -> Result<Config, Faults> {
@@ -67,11 +66,17 @@ pub fn parse(name: &str, text: &str) -> Result<Config, Faults> {
 fn parse_in(name: &str, text: &str, directory: &Path) -> Result<Config, Faults> {
     file::check(text).map_err(|no_text| no_text.faults(name))?;
     let mut faults = Collector::new(name);
-    let shipped = build::read(DEFAULT, &mut Collector::new(DEFAULT_NAME));
     let config = build::read(text, &mut faults)
-        .and_then(|node| config(&At::root(&node, shipped.as_ref()), &mut faults, directory));
+        .and_then(|node| config(&At::root(&node, shipped()), &mut faults, directory));
     let (config, warnings) = faults.finish(config)?;
     Ok(Config { warnings, ..config })
+}
+
+/// The tree of [`DEFAULT`].
+fn shipped() -> Option<&'static Node> {
+    static SHIPPED: LazyLock<Option<Node>> =
+        LazyLock::new(|| build::read(DEFAULT, &mut Collector::new(DEFAULT_NAME)));
+    SHIPPED.as_ref()
 }
 
 fn config(at: &At<'_>, faults: &mut Collector, directory: &Path) -> Option<Config> {
@@ -100,68 +105,12 @@ fn config(at: &At<'_>, faults: &mut Collector, directory: &Path) -> Option<Confi
     })
 }
 
-/// What the engine is told, and what belongs to it.
-struct Judged {
-    settings: Settings,
-    rules_off: Vec<Rule>,
-    lists: Lists,
-    ending: Vec<Expiry>,
-}
-
-/// Reads the sections that the engine's verdicts depend on.
-fn judged(fields: &mut Fields<'_, '_>, directory: &Path) -> Option<Judged> {
-    let timeouts = fields.needed("timeouts", timeouts);
-    let watched = fields.needed("watched_ports", ports::read);
-    let internal = fields.needed("internal_networks", |at, faults| networks::read(at, faults, directory));
-    let v6_source_prefix = fields.needed("sources", |at, faults| {
-        Fields::read(at, faults, |fields| {
-            fields.needed("ipv6_prefix", |at, faults| number(at, faults, 1..=128))
-        })
-    });
-    let networks = internal.as_ref().map(|(internal, _)| internal);
-    let mut ending = Vec::new();
-    let allow = fields.needed("allow", |at, faults| rules::allow::read(at, faults, networks, &mut ending));
-    let shipped = fields.shipped("rules").map(|entry| &entry.value);
-    let around = Around {
-        watched: watched.as_ref(),
-        internal: networks,
-        shipped,
-        allow: allow.as_deref().unwrap_or_default(),
-    };
-    let rules = fields.needed("rules", |at, faults| rules::read(at, faults, around, &mut ending));
-    let (internal, lists) = internal?;
-    let Rules { on, off } = rules?;
-    allow?;
-    let settings = Settings {
-        timeouts: timeouts?,
-        services: watched?.services()?,
-        internal,
-        v6_source_prefix: v6_source_prefix?,
-        epoch: Epoch::default(),
-        rules: on,
-    };
-    Some(Judged { settings, rules_off: off, lists, ending })
-}
-
 fn flow_table(at: &At<'_>, faults: &mut Collector) -> Option<FlowTable> {
     Fields::read(at, faults, |fields| {
         let mut field = |key, range| fields.needed(key, |at, faults| number(at, faults, range));
         let (flows, overflow) = (field("flows", FLOWS), field("overflow_sources", FLOWS));
         let share = field("source_share_percent", 1..=100);
         Some(FlowTable { flows: flows?, overflow: overflow?, share_percent: share? })
-    })
-}
-
-fn timeouts(at: &At<'_>, faults: &mut Collector) -> Option<Timeouts> {
-    Fields::read(at, faults, |fields| {
-        let mut timeout = |key| {
-            fields.needed(key, |at, faults| {
-                parsed(at, faults, "a duration", |text| value::duration_within(text, TIMEOUT))
-            })
-        };
-        let (closed, idle) = (timeout("closed"), timeout("idle"));
-        let (unanswered, active) = (timeout("unanswered"), timeout("active"));
-        Some(Timeouts { closed: closed?, idle: idle?, unanswered: unanswered?, active: active? })
     })
 }
 

@@ -53,6 +53,14 @@ where
     }
 }
 
+/// Refuses what is no mapping, and shows one.
+pub(super) fn mapping(at: &At<'_>, faults: &mut Collector, example: &str) -> Option<()> {
+    match at.content() {
+        Content::Map(_) => Some(()),
+        _ => at.fault(faults, format!("expected a mapping such as {example}")),
+    }
+}
+
 /// `true` or `false`.
 pub(super) fn boolean(at: &At<'_>, faults: &mut Collector) -> Option<bool> {
     match at.content() {

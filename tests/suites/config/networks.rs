@@ -126,7 +126,7 @@ fn documented_examples_are_good() {
     let scratch = Scratch::new("documented");
     let (lists, tables, netbox) = (blocks("text\n"), blocks("csv\n"), blocks("json\n"));
     let examples = blocks("yaml\n");
-    assert_eq!((lists.len(), tables.len(), netbox.len(), examples.len()), (1, 1, 1, 5));
+    assert_eq!((lists.len(), tables.len(), netbox.len(), examples.len()), (1, 1, 1, 6));
     scratch.write("offices.txt", &lists[0]);
     scratch.write("hosts.csv", &tables[0]);
     scratch.write("netbox.json", &netbox[0]);

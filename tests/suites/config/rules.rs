@@ -7,8 +7,8 @@ use mailflow_agent::{
     engine::{
         assets::{Member, Set},
         settings::{
-            Bound, Condition, Counter, End, GroupBy, Hours, Kind, Level, Measure, Quantity, Rule, Window,
-            WindowKind,
+            Bound, Condition, Counter, End, GroupBy, Hours, Kind, Level, Match, Measure, Quantity, Rule,
+            Term, Window, WindowKind,
         },
     },
 };
@@ -116,6 +116,53 @@ fn a_rule_is_what_is_written() {
     assert_eq!(allow, [("wanted", Some(1_798_761_600_000_000_000)), ("the archive", None)], "own first");
 }
 
+/// R2 to R4 as they are written down elsewhere; R1 is compared in full beside other values.
+#[test]
+fn the_shipped_rules_look_at_what_the_documents_say() {
+    let config = good("{}");
+    let told = |name: &str| -> Vec<_> {
+        let rule =
+            config.engine.rules.iter().chain(&config.rules_off).find(|rule| rule.name.as_ref() == name);
+        let terms = &rule.unwrap().terms;
+        let hours = |term: &Term| term.window.length.as_secs() / 3_600;
+        terms.iter().map(|term| (term.measure.name(), term.level.at_least, hours(term))).collect()
+    };
+    let term = |name: &str, at_least, hours| (name.to_owned(), at_least, hours);
+    assert_eq!(
+        told("smtp-bulk"),
+        [
+            term("sum payload_up", 20_000_000, 1),
+            term("sum messages", 60, 1),
+            term("count failed", 20, 1),
+            term("ratio failed/attempts", 500_000, 1),
+            term("distinct destination among failed", 10, 1),
+            term("count delivering", 60, 24),
+        ]
+    );
+    assert_eq!(told("smtp-auth-guess"), [term("count", 30, 1)]);
+    assert_eq!(
+        told("mail-server-fan-in"),
+        [term("distinct source", 5, 24), term("first_seen destination", 1, 24)]
+    );
+
+    let [burst, bulk, guess] = config.engine.rules.as_slice() else { panic!("three") };
+    let all = |terms: &[usize]| Condition::All(terms.iter().copied().map(Condition::Term).collect());
+    let any = [Condition::Term(0), Condition::Term(1), all(&[2, 3, 4]), Condition::Term(5)];
+    assert_eq!(bulk.condition, Condition::Any(any.into()));
+    assert_eq!(bulk.matching, Match { size: None, ..burst.matching.clone() });
+    let of = |of, at_least, at_most, at_most_tls| Bound { of, at_least, at_most, at_most_tls };
+    let bounds = vec![
+        of(Counter::Quantity(Quantity::PayloadUp), 0, Some(399), Some(1_200)),
+        of(Counter::Quantity(Quantity::Messages), 0, Some(0), None),
+        of(Counter::DataPacketsDown, 5, None, None),
+    ];
+    let sessions = Match { sessions_only: true, bounds, ..bulk.matching.clone() };
+    assert_eq!((&guess.matching, guess.group_by), (&sessions, GroupBy::SourceAndDestination));
+    let [fan_in] = config.rules_off.as_slice() else { panic!("one") };
+    assert_eq!((&fan_in.matching, fan_in.group_by), (&bulk.matching, GroupBy::Destination));
+    assert_eq!(fan_in.condition, all(&[0, 1]));
+}
+
 /// A rule of one term, with `more` behind it.
 fn one(term: &str, more: &str) -> String {
     format!("rules: [{{ name: r, match: {{}}, window: {{ length: 1h }}, condition: {{ {term} }}, {more} }}]")
@@ -143,6 +190,12 @@ fn a_term_alone_has_thresholds_in_its_own_unit() {
         [(10, 8), (1, 1)],
         "never less than one"
     );
+}
+
+#[test]
+fn a_window_may_be_its_length_alone() {
+    let whole = one("count: { at_least: 3, window: 2h }", "");
+    assert_eq!(rule(&whole.replace("{ length: 1h }", "1h")), rule(&whole));
 }
 
 #[test]
@@ -243,7 +296,7 @@ const BROKEN: &[(&str, &str, &str)] = &[
     ("to: attempts", "to: sessions", r#"22:42: rules[0].condition.any[1].all[1].ratio.to: "sessions": not a wider kind than sessions; expected one of flows, attempts"#),
     ("at_least: 0.5", "at_least: 50", r#"22:62: rules[0].condition.any[1].all[1].ratio.at_least: "50": expected a number from 0.000001 to 1"#),
     ("at_least: 0.5", "at_least: 50%", r#"22:62: rules[0].condition.any[1].all[1].ratio.at_least: "50%": expected a number from 0.000001 to 1"#),
-    ("of: port, among", "of: ports, among", r#"23:31: rules[0].condition.any[1].all[2].distinct.of: "ports": expected one of destination, source, port; did you mean port?"#),
+    ("of: port, among", "of: ports, among", r#"23:31: rules[0].condition.any[1].all[2].distinct.of: "ports": expected one of source, destination, port; did you mean port?"#),
     ("kind: tumbling", "kind: hopping", r#"23:95: rules[0].condition.any[1].all[2].distinct.window.kind: "hopping": expected one of sliding, tumbling"#),
     ("horizon: 7d", "horizon: 30m", r#"24:57: rules[0].condition.any[2].first_seen.horizon: "30m": expected at least the term's window, 1h"#),
     ("        - sum: {", "        - count: { at_least: 5 }\n          sum: {", "19:11: rules[0].condition.any[0]: several conditions; put them under any: or all:, as a list"),
@@ -268,6 +321,10 @@ const BROKEN: &[(&str, &str, &str)] = &[
     ("to: \"06:00\"", "to: 6am", r#"14:53: rules[0].match.hours.to: "6am": expected a time of day from 00:01 to 24:00"#),
     ("\"+01:00\"", "CET", r#"14:74: rules[0].match.hours.utc_offset: "CET": expected what local time is ahead of UTC, from -14:00 to +14:00, or Z"#),
     ("[source, destination]", "[source, group]", "15:15: rules[0].group_by: expected [source], [source, destination], [destination] or [group]"),
+    ("[source, destination]", "source", r#"15:15: rules[0].group_by: "source": expected [source], [source, destination], [destination] or [group]"#),
+    ("{ factor: 0.5, after: 1m }", "8", r#"25:14: rules[0].resolve: "8": expected a mapping such as { factor: 0.8, after: 10m }"#),
+    ("{ of: delivering, at_least: 20 }", "20", r#"21:22: rules[0].condition.any[1].all[0].count: "20": expected a mapping such as { at_least: 10 }"#),
+    ("{ destination: 192.0.2.25, reason: the archive }", "192.0.2.25", r#"3:5: allow[0]: "192.0.2.25": expected a mapping such as { source: 10.0.0.1, reason: our relay }"#),
     ("[source, destination]", "[host]", r#"15:16: rules[0].group_by[0]: "host": expected [source], [source, destination], [destination] or [group]"#),
 ];
 

@@ -6,7 +6,7 @@ use super::super::{
     fault::{Collector, Fault, quote},
     read::{At, Fields},
     sets,
-    typed::{items, parsed, string},
+    typed::{items, mapping, parsed, string},
 };
 use crate::engine::{
     assets::{Member, Networks, Set},
@@ -30,6 +30,7 @@ pub(in super::super) fn read(
     ending: &mut Vec<Expiry>,
 ) -> Option<Vec<Allow>> {
     let items = items(at, faults, |item, faults| {
+        mapping(item, faults, "{ source: 10.0.0.1, reason: our relay }")?;
         Fields::read(item, faults, |fields| {
             let any = || Set::from(Member::Any);
             let given = [fields.own("source"), fields.own("destination")].iter().any(Option::is_some);

@@ -7,18 +7,18 @@ use super::{
         amounts::bytes,
         fault::Collector,
         read::{At, Fields},
-        typed::number,
+        typed::{mapping, number},
     },
-    terms::{QUANTITIES, is_bytes},
+    terms::is_bytes,
 };
-use crate::engine::settings::{Bound, Counter};
+use crate::engine::settings::{Bound, Counter, Quantity};
 
 /// Highest bound.
 const MOST: u64 = 1 << 40;
 
 /// Reads the bounds, one for each counter that is named.
 pub(super) fn read(at: &At<'_>, faults: &mut Collector) -> Option<Vec<Bound>> {
-    let quantities = QUANTITIES.map(|(name, quantity)| (name, Counter::Quantity(quantity)));
+    let quantities = Quantity::ALL.map(|quantity| (quantity.name(), Counter::Quantity(quantity)));
     let data = [("data_packets_up", Counter::DataPacketsUp), ("data_packets_down", Counter::DataPacketsDown)];
     Fields::read(at, faults, |fields| {
         let bounds: Vec<_> = quantities
@@ -35,6 +35,7 @@ fn bound(at: &At<'_>, faults: &mut Collector, of: Counter) -> Option<Bound> {
         Counter::Quantity(quantity) if is_bytes(quantity) => bytes(at, faults, range),
         _ => number(at, faults, range),
     };
+    mapping(at, faults, "{ at_least: 1 }")?;
     Fields::read(at, faults, |fields| {
         let at_least = fields.or("at_least", 0, |at, faults| amount(at, faults, 0..=MOST));
         let mut upper = |at_most: &'static str, below: &'static str| {

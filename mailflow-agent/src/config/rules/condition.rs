@@ -5,7 +5,7 @@ use super::{
         fault::Collector,
         read::{At, Fields},
         span::Content,
-        typed::items,
+        typed::{items, mapping},
     },
     terms::{self, Given},
 };
@@ -47,6 +47,7 @@ fn node<'a>(
     if matches!(at.content(), Content::List(_)) {
         return at.fault(faults, "expected a mapping; put the list under any: or all:");
     }
+    mapping(at, faults, "{ count: { at_least: 10 } }")?;
     Fields::read(at, faults, |fields| {
         let mut found = Vec::new();
         for key in terms::KEYS {

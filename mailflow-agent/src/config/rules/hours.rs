@@ -3,7 +3,7 @@
 use super::super::{
     fault::Collector,
     read::{At, Fields},
-    typed::{choice, nonempty_set, parsed},
+    typed::{choice, mapping, nonempty_set, parsed},
 };
 use crate::engine::settings::Hours;
 
@@ -15,6 +15,7 @@ const DAY: u16 = 1_440;
 
 /// Reads hours: all of the days named, in UTC, as far as nothing else is said.
 pub(super) fn read(at: &At<'_>, faults: &mut Collector) -> Option<Hours> {
+    mapping(at, faults, "{ days: [sat, sun], from: \"08:00\", to: \"18:00\" }")?;
     Fields::read(at, faults, |fields| {
         let days = fields.or("days", EVERY_DAY, |at, faults| {
             let days = nonempty_set(at, faults, |at, faults| choice(at, faults, &DAYS))?;

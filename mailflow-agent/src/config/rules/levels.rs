@@ -8,7 +8,7 @@ use super::{
         fault::Collector,
         read::{At, Fields},
         sets,
-        typed::{items, parsed},
+        typed::{items, mapping, parsed},
         value::duration_within,
     },
     SPAN,
@@ -71,6 +71,7 @@ fn scaled(number: u64, times: u64, of: u64) -> u64 {
 
 /// Reads `resolve`. Without `terms` (they were refused) a threshold is not judged.
 pub(super) fn resolve(at: &At<'_>, faults: &mut Collector, terms: Option<&[Given<'_>]>) -> Option<Resolve> {
+    mapping(at, faults, "{ factor: 0.8, after: 10m }")?;
     Fields::read(at, faults, |fields| {
         let factor =
             fields.or("factor", FACTOR, |at, faults| parts(at, faults, PARTS / 100..=PARTS * 99 / 100));
@@ -111,6 +112,7 @@ pub(super) fn thresholds(
     resolve: Option<Resolve>,
 ) -> Option<Vec<Thresholds>> {
     let items = items(at, faults, |item, faults| {
+        mapping(item, faults, "{ for: \"role:mta\", factor: 5 }")?;
         Fields::read(item, faults, |fields| {
             let of = fields.needed("for", |at, faults| sets::read(at, faults, internal));
             let levels = match (fields.own("factor"), fields.own("at_least")) {

@@ -9,7 +9,7 @@ use super::{
         read::{At, Fields},
         sets,
         span::Node,
-        typed::{boolean, choice, nonempty_set, number},
+        typed::{boolean, choice, mapping, nonempty_set, number},
     },
     bounds, hours,
 };
@@ -93,6 +93,7 @@ pub(super) fn read<'a>(at: &At<'a>, faults: &mut Collector, known: Known<'a>) ->
 }
 
 fn size(at: &At<'_>, faults: &mut Collector) -> Option<SizeTest> {
+    mapping(at, faults, "{ test: ratio, layer: l3, up: 80, down: 80 }")?;
     Fields::read(at, faults, |fields| {
         let kind = fields.needed("test", |at, faults| choice(at, faults, &TESTS));
         let layer = fields.needed("layer", |at, faults| choice(at, faults, &LAYERS));

@@ -161,6 +161,9 @@ fn interval(at: &At<'_>, faults: &mut Collector) -> Option<Duration> {
 
 fn group_by(at: &At<'_>, faults: &mut Collector) -> Option<GroupBy> {
     const EXPECTED: &str = "expected [source], [source, destination], [destination] or [group]";
+    if at.text().is_some() {
+        return at.fault(faults, EXPECTED);
+    }
     let mut given = nonempty_set(at, faults, |at, faults| match at.text() {
         Some(word @ ("source" | "destination" | "group")) => Some(word),
         _ => at.fault(faults, EXPECTED),
@@ -175,10 +178,13 @@ fn group_by(at: &At<'_>, faults: &mut Collector) -> Option<GroupBy> {
     }
 }
 
-/// A window; one that does not say how it moves does so as `kind` says.
+/// A window: its length alone, or a mapping. One that does not say how it moves does so as `kind` says.
 fn window(at: &At<'_>, faults: &mut Collector, kind: WindowKind) -> Option<Window> {
     const KINDS: [(&str, WindowKind); 2] =
         [("sliding", WindowKind::Sliding), ("tumbling", WindowKind::Tumbling)];
+    if at.text().is_some() {
+        return interval(at, faults).map(|length| Window { length, kind });
+    }
     Fields::read(at, faults, |fields| {
         let length = fields.needed("length", interval);
         let kind = fields.or("kind", kind, |at, faults| choice(at, faults, &KINDS));

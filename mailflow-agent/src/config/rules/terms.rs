@@ -7,7 +7,7 @@ use super::{
         amounts::{PARTS, bytes, parts, show_bytes, show_parts},
         fault::Collector,
         read::{At, Fields},
-        typed::{choice, number, parsed},
+        typed::{choice, mapping, number, parsed},
         value::{duration_within, show_duration},
     },
     SPAN, interval, window,
@@ -21,28 +21,9 @@ const COUNT: RangeInclusive<u64> = 1..=1_000_000;
 /// The threshold of a sum.
 const SUM: RangeInclusive<u64> = 1..=1_000_000_000_000_000;
 /// The threshold of distinct ends; a source keeps that many.
-const ENDS: RangeInclusive<u64> = 1..=10_000;
+const ENDS: RangeInclusive<u64> = 1..=1_000;
 /// What was not seen for this long is new again, where a term does not say.
 const HORIZON: Duration = SPAN[1];
-
-const KINDS: [(&str, Kind); 5] = [
-    ("flows", Kind::Flows),
-    ("attempts", Kind::Attempts),
-    ("sessions", Kind::Sessions),
-    ("failed", Kind::Failed),
-    ("delivering", Kind::Delivering),
-];
-pub(super) const QUANTITIES: [(&str, Quantity); 7] = [
-    ("payload_up", Quantity::PayloadUp),
-    ("payload_down", Quantity::PayloadDown),
-    ("bytes_up", Quantity::BytesUp),
-    ("bytes_down", Quantity::BytesDown),
-    ("packets_up", Quantity::PacketsUp),
-    ("packets_down", Quantity::PacketsDown),
-    ("messages", Quantity::Messages),
-];
-const ENDS_OF: [(&str, End); 3] =
-    [("destination", End::Destination), ("source", End::Source), ("port", End::Port)];
 
 /// A term as written.
 pub(super) struct Given<'a> {
@@ -71,6 +52,7 @@ pub(super) fn read<'a>(
     faults: &mut Collector,
     rule: Option<Window>,
 ) -> Option<Given<'a>> {
+    mapping(at, faults, "{ at_least: 10 }")?;
     let (measure, at_least, window) = Fields::read(at, faults, |fields| {
         let measure = match key {
             "sum" => fields.needed("of", quantity).map(Measure::Sum),
@@ -92,7 +74,7 @@ pub(super) fn read<'a>(
         });
         let at_least = fields.needed("at_least", |at, faults| threshold(at, faults, unit));
         let window = match fields.own("window") {
-            Some(at) => own_window(&at, fields.faults, rule),
+            Some(at) => window(&at, fields.faults, rule.map_or(WindowKind::Sliding, |rule| rule.kind)),
             None => rule,
         };
         if let (Some(Measure::FirstSeen { horizon, .. }), Some(window)) = (measure, window)
@@ -151,15 +133,14 @@ fn ratio(fields: &mut Fields<'_, '_>) -> Option<Measure> {
         Kind::Sessions | Kind::Failed => &["flows", "attempts"],
         Kind::Delivering => &["flows", "attempts", "sessions"],
     };
-    let name = |kind| KINDS.iter().find(|(_, other)| *other == kind).map_or("", |(name, _)| *name);
-    if wider.contains(&name(to)) {
+    if wider.contains(&to.name()) {
         return Some(Measure::Ratio { of, to });
     }
     at.fault(
         fields.faults,
         match wider {
             [] => "flows are all there are; expected another kind in `of`".to_owned(),
-            _ => format!("not a wider kind than {}; expected one of {}", name(of), wider.join(", ")),
+            _ => format!("not a wider kind than {}; expected one of {}", of.name(), wider.join(", ")),
         },
     )
 }
@@ -173,29 +154,20 @@ fn first_seen(fields: &mut Fields<'_, '_>) -> Option<Measure> {
     Some(Measure::FirstSeen { of: of?, horizon: horizon?, learning: learning? })
 }
 
-/// A term's own window: a length alone, or a mapping as a rule's.
-fn own_window(at: &At<'_>, faults: &mut Collector, rule: Option<Window>) -> Option<Window> {
-    let kind = rule.map_or(WindowKind::Sliding, |window| window.kind);
-    match at.text() {
-        Some(_) => interval(at, faults).map(|length| Window { length, kind }),
-        None => window(at, faults, kind),
-    }
-}
-
 fn kind(at: &At<'_>, faults: &mut Collector) -> Option<Kind> {
-    if let Some(name) = at.text().filter(|text| QUANTITIES.iter().any(|(name, _)| name == text)) {
+    if let Some(name) = Quantity::ALL.map(Quantity::name).into_iter().find(|name| at.text() == Some(name)) {
         return at.fault(faults, format!("not a kind of flow, but it can be summed: sum: {{ of: {name} }}"));
     }
-    choice(at, faults, &KINDS)
+    choice(at, faults, &Kind::ALL.map(|kind| (kind.name(), kind)))
 }
 
 fn quantity(at: &At<'_>, faults: &mut Collector) -> Option<Quantity> {
-    if let Some(name) = at.text().filter(|text| KINDS.iter().any(|(name, _)| name == text)) {
+    if let Some(name) = Kind::ALL.map(Kind::name).into_iter().find(|name| at.text() == Some(name)) {
         return at.fault(faults, format!("a kind of flow, which is counted: count: {{ of: {name} }}"));
     }
-    choice(at, faults, &QUANTITIES)
+    choice(at, faults, &Quantity::ALL.map(|quantity| (quantity.name(), quantity)))
 }
 
 fn end(at: &At<'_>, faults: &mut Collector) -> Option<End> {
-    choice(at, faults, &ENDS_OF)
+    choice(at, faults, &End::ALL.map(|end| (end.name(), end)))
 }
