@@ -1,21 +1,40 @@
 //! What the kernel keeps of one flow.
 
 /// One direction of a flow. All but `last` only ever grow.
+///
+/// Packets are on the wire: a merged (GRO, TSO) buffer counts as the segments it stands for. Bytes are
+/// IP total lengths, summed over those packets (IPFIX octetDeltaCount). Those with payload and those
+/// without are kept apart, so that a packet is added to as few words as can be: each addition is atomic,
+/// which is what counting costs most.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DirectionCounters {
-    /// Packets on the wire: a merged (GRO, TSO) buffer counts as the segments it stands for.
-    pub packets: u64,
-    /// IP total length, summed over those packets (IPFIX octetDeltaCount).
-    pub bytes: u64,
+    /// Packets that carried payload.
+    pub data_packets: u64,
+    /// IP bytes of those.
+    pub data_bytes: u64,
     /// TCP or UDP payload bytes.
     pub payload: u64,
-    /// IP bytes of the packets that carried payload.
-    pub data_bytes: u64,
-    /// Packets that carried payload.
-    pub data_packets: u32,
+    /// IP bytes of packets without payload.
+    pub bare_bytes: u64,
+    /// Packets without payload; differences are right up to 2^32.
+    pub bare_packets: u32,
     /// Low word of the kernel's jiffies at the last packet.
     pub last: u32,
+}
+
+impl DirectionCounters {
+    /// All packets.
+    #[inline(always)]
+    pub const fn packets(&self) -> u64 {
+        self.data_packets + self.bare_packets as u64
+    }
+
+    /// All IP bytes.
+    #[inline(always)]
+    pub const fn bytes(&self) -> u64 {
+        self.data_bytes + self.bare_bytes
+    }
 }
 
 /// What was seen of a flow, one byte a fact: the kernel stores the constant 1, which needs no
@@ -81,6 +100,15 @@ impl Facts {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FlowCounters {
+    /// TCP and application facts.
+    pub facts: Facts,
+    /// The client's MAC address; zero where there is none.
+    pub mac: [u8; 6],
+    /// Messages the server seems to have accepted; works inside TLS.
+    pub messages: u32,
+    /// Low word of the client's payload bytes at the time the server last sent payload. In the copy of
+    /// a finished flow: low word of the kernel's jiffies when the next one began.
+    pub mark: u32,
     /// Client to server.
     pub up: DirectionCounters,
     /// Server to client.
@@ -91,14 +119,6 @@ pub struct FlowCounters {
     pub isn_up: u32,
     /// Sequence number of the server's SYN-ACK.
     pub isn_down: u32,
-    /// Messages the server seems to have accepted; works inside TLS.
-    pub messages: u32,
-    /// The client's payload bytes since the server last sent payload.
-    pub pending: u32,
-    /// The client's MAC address; zero where there is none.
-    pub mac: [u8; 6],
-    /// TCP and application facts.
-    pub facts: Facts,
 }
 
 /// How long a tuple is silent before the next packet begins a new flow, in ticks.

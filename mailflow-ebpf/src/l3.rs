@@ -9,6 +9,8 @@ use crate::{
 
 /// Extension headers that are followed; RFC 8200 lets each kind come once, destination options twice.
 const EXTENSIONS: usize = 7;
+/// Furthest the IP header may begin, as a mask.
+pub(crate) const START: usize = 0x1f;
 /// Furthest the transport header may begin after the IP header's start.
 const DEEPEST: usize = 0x1ff;
 
@@ -25,13 +27,11 @@ pub(crate) enum Part {
 
 /// A packet whose IP headers have been followed.
 pub(crate) struct Packet {
-    pub(crate) source: Address,
-    pub(crate) destination: Address,
     pub(crate) v6: bool,
     pub(crate) protocol: u8,
     pub(crate) part: Part,
-    /// Identification and protocol that all fragments of a packet carry.
-    pub(crate) fragment: (u32, u8),
+    /// Of a fragment in IPv6: where its fragment header begins, from the IP header's start.
+    pub(crate) fragment: usize,
     /// Where the IP header begins.
     pub(crate) start: usize,
     /// Length of the IP header with its options or extension headers.
@@ -42,7 +42,7 @@ pub(crate) struct Packet {
 
 #[inline(always)]
 pub(crate) fn parse<F: Frame>(frame: &F, network: &Network) -> Result<Packet, Reason> {
-    let start = frame.forget(network.offset, 0x1f);
+    let start = frame.forget(network.offset, START);
     let packet = if network.ethertype == IPV4 { v4(frame, start)? } else { v6(frame, start)? };
     // Both are small: a total length has 16 bits, or it is what the frame has.
     if !frame.holds(packet.length.wrapping_add(start as u32)) {
@@ -79,9 +79,7 @@ fn v4<F: Frame>(frame: &F, start: usize) -> Result<Packet, Reason> {
         (0, _) => Part::First,
         _ => Part::Later,
     };
-    let fragment = (u32::from(ip.be16::<4>()), protocol);
-    let (source, destination) = (Address::v4(ip.raw32::<12>()), Address::v4(ip.raw32::<16>()));
-    Ok(Packet { source, destination, v6: false, protocol, part, fragment, start, header, length })
+    Ok(Packet { v6: false, protocol, part, fragment: 0, start, header, length })
 }
 
 /// RFC 8200, 3 and 4.
@@ -99,7 +97,7 @@ fn v6<F: Frame>(frame: &F, start: usize) -> Result<Packet, Reason> {
     let mut header = 40;
     let mut followed = 0;
     let mut part = Part::Whole;
-    let mut fragment = (0, 0);
+    let mut fragment = 0;
     while part != Part::Later && extension(protocol) {
         if followed == EXTENSIONS || header > DEEPEST - 8 {
             return Err(Reason::TooDeep);
@@ -112,7 +110,7 @@ fn v6<F: Frame>(frame: &F, start: usize) -> Result<Packet, Reason> {
                 let position = next.be16::<2>() & 0xfff9;
                 if position != 0 {
                     part = if position & 0xfff8 == 0 { Part::First } else { Part::Later };
-                    fragment = (next.raw32::<4>(), next.u8::<0>());
+                    fragment = header;
                 }
                 8
             }
@@ -135,9 +133,44 @@ fn v6<F: Frame>(frame: &F, start: usize) -> Result<Packet, Reason> {
     if length < header as u32 {
         return Err(Reason::Malformed);
     }
-    let source = Address::v6([ip.raw32::<8>(), ip.raw32::<12>(), ip.raw32::<16>(), ip.raw32::<20>()]);
-    let destination = Address::v6([ip.raw32::<24>(), ip.raw32::<28>(), ip.raw32::<32>(), ip.raw32::<36>()]);
-    Ok(Packet { source, destination, v6: true, protocol, part, fragment, start, header, length })
+    Ok(Packet { v6: true, protocol, part, fragment, start, header, length })
+}
+
+impl Packet {
+    /// Source and destination.
+    #[inline(always)]
+    pub(crate) fn addresses<F: Frame>(&self, frame: &F) -> Result<(Address, Address), Reason> {
+        if self.v6 { self.addresses6(frame) } else { self.addresses4(frame) }
+    }
+
+    /// The same of what is known to be IPv4.
+    #[inline(always)]
+    pub(crate) fn addresses4<F: Frame>(&self, frame: &F) -> Result<(Address, Address), Reason> {
+        let ip = frame.header::<20>(frame.forget(self.start, START)).ok_or(Reason::Truncated)?;
+        Ok((Address::v4(ip.raw32::<12>()), Address::v4(ip.raw32::<16>())))
+    }
+
+    /// The same of what is known to be IPv6.
+    #[inline(always)]
+    pub(crate) fn addresses6<F: Frame>(&self, frame: &F) -> Result<(Address, Address), Reason> {
+        let ip = frame.header::<40>(frame.forget(self.start, START)).ok_or(Reason::Truncated)?;
+        let source = Address::v6([ip.raw32::<8>(), ip.raw32::<12>(), ip.raw32::<16>(), ip.raw32::<20>()]);
+        let destination =
+            Address::v6([ip.raw32::<24>(), ip.raw32::<28>(), ip.raw32::<32>(), ip.raw32::<36>()]);
+        Ok((source, destination))
+    }
+
+    /// Identification and protocol that all fragments of a packet carry.
+    #[inline(always)]
+    pub(crate) fn identity<F: Frame>(&self, frame: &F) -> Result<(u32, u8), Reason> {
+        if self.v6 {
+            let offset = frame.forget(self.start, START) + frame.forget(self.fragment, DEEPEST);
+            let fragment = frame.header::<8>(offset).ok_or(Reason::Truncated)?;
+            return Ok((fragment.raw32::<4>(), fragment.u8::<0>()));
+        }
+        let ip = frame.header::<20>(frame.forget(self.start, START)).ok_or(Reason::Truncated)?;
+        Ok((u32::from(ip.be16::<4>()), self.protocol))
+    }
 }
 
 const FRAGMENT: u8 = 44;

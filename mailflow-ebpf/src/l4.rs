@@ -17,33 +17,41 @@ const DEEPEST: usize = 0x3ff;
 pub(crate) struct Ports {
     pub(crate) source: u16,
     pub(crate) destination: u16,
-    /// Where the transport header begins.
-    pub(crate) offset: usize,
 }
 
 /// What follows the ports.
 pub(crate) struct Transport {
     pub(crate) tcp: Tcp,
-    /// Length of the transport header.
+    /// Where its header begins in the frame.
+    pub(crate) offset: usize,
+    /// Length of that header.
     pub(crate) header: u32,
 }
 
 #[inline(always)]
 pub(crate) fn ports<F: Frame>(frame: &F, packet: &Packet) -> Result<Ports, Reason> {
-    let offset = frame.forget(packet.start + packet.header, DEEPEST);
-    let ports = frame.header::<4>(offset).ok_or(Reason::Truncated)?;
-    Ok(Ports { source: ports.be16::<0>(), destination: ports.be16::<2>(), offset })
+    let ports = frame.header::<4>(begin(frame, packet)).ok_or(Reason::Truncated)?;
+    Ok(Ports { source: ports.be16::<0>(), destination: ports.be16::<2>() })
+}
+
+/// Where the transport header begins. It is not kept: the verifier has to see the mask close to where
+/// the offset is used.
+#[inline(always)]
+fn begin<F: Frame>(frame: &F, packet: &Packet) -> usize {
+    frame.forget(packet.start + packet.header, DEEPEST)
 }
 
 #[inline(always)]
-pub(crate) fn parse<F: Frame>(frame: &F, packet: &Packet, ports: &Ports) -> Result<Transport, Reason> {
+pub(crate) fn parse<F: Frame>(frame: &F, packet: &Packet) -> Result<Transport, Reason> {
+    let offset = begin(frame, packet);
     if packet.protocol != PROTOCOL_TCP {
-        return Ok(Transport { tcp: Tcp::default(), header: 8 });
+        return Ok(Transport { tcp: Tcp::default(), offset, header: 8 });
     }
-    let tcp = frame.header::<20>(ports.offset).ok_or(Reason::Truncated)?;
+    let tcp = frame.header::<20>(offset).ok_or(Reason::Truncated)?;
     let header = u32::from(tcp.u8::<12>() >> 4) << 2;
     if header < 20 {
         return Err(Reason::Malformed);
     }
-    Ok(Transport { tcp: Tcp { sequence: u32::from_be(tcp.raw32::<4>()), flags: tcp.u8::<13>() }, header })
+    let tcp = Tcp { sequence: u32::from_be(tcp.raw32::<4>()), flags: tcp.u8::<13>() };
+    Ok(Transport { tcp, offset, header })
 }

@@ -9,9 +9,11 @@ mod frame;
 mod l2;
 mod l3;
 mod l4;
+mod plain;
 mod segment;
 
 pub use frame::{Frame, Header, SliceFrame};
+pub use plain::{Plain, glance};
 pub use segment::{Fragment, Gso, Located, Metadata, Segment, Tcp, locate};
 
 /// Link type of an interface.

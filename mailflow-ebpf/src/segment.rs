@@ -1,6 +1,8 @@
 //! A segment: what one buffer says about its flow.
 
-use mailflow_common::{Address, PROTOCOL_TCP, Reason, Scope};
+use core::mem::MaybeUninit;
+
+use mailflow_common::{Address, FlowKey, PROTOCOL_TCP, Reason, Scope};
 
 pub use crate::l2::Metadata;
 use crate::{Frame, Link, l2, l3, l4};
@@ -36,6 +38,24 @@ impl Tcp {
         self.flags & (l4::SYN | l4::ACK) == l4::SYN | l4::ACK
     }
 
+    /// A SYN, with ACK or without.
+    #[inline(always)]
+    pub const fn opens(self) -> bool {
+        self.flags & l4::SYN != 0
+    }
+
+    /// A SYN without ACK that neither ends nor resets.
+    #[inline(always)]
+    pub const fn bare_syn(self) -> bool {
+        self.flags & (l4::SYN | l4::ACK | l4::FIN | l4::RST) == l4::SYN
+    }
+
+    /// Whether it begins or ends anything.
+    #[inline(always)]
+    pub const fn notable(self) -> bool {
+        self.flags & (l4::SYN | l4::FIN | l4::RST) != 0
+    }
+
     /// FIN.
     #[inline(always)]
     pub const fn fin(self) -> bool {
@@ -52,10 +72,6 @@ impl Tcp {
 /// A TCP or UDP packet toward or from a watched port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Segment {
-    /// Sender.
-    pub source: Address,
-    /// Receiver.
-    pub destination: Address,
     /// The sender's port.
     pub source_port: u16,
     /// The receiver's port.
@@ -109,18 +125,14 @@ impl Segment {
 
 /// Where a frame leads: as far as it is followed before its ports are known to be watched.
 pub struct Located {
-    packet: l3::Packet,
-    ports: Option<l4::Ports>,
-    scope: Scope,
+    pub(crate) packet: l3::Packet,
+    pub(crate) ports: Option<l4::Ports>,
+    pub(crate) scope: Scope,
 }
 
 /// A fragment of a packet that came in several.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fragment {
-    /// Sender.
-    pub source: Address,
-    /// Receiver.
-    pub destination: Address,
     /// Identification that the packet's fragments share.
     pub identification: u32,
     /// VLAN zone, protocol and IP version that they share.
@@ -163,15 +175,13 @@ impl Located {
 
     /// Which fragment this is, where the packet came in several.
     #[inline(always)]
-    pub fn fragment(&self) -> Option<Fragment> {
+    pub fn fragment<F: Frame>(&self, frame: &F) -> Option<Fragment> {
         let packet = &self.packet;
         if packet.part == l3::Part::Whole {
             return None;
         }
-        let (identification, protocol) = packet.fragment;
+        let (identification, protocol) = packet.identity(frame).ok()?;
         Some(Fragment {
-            source: packet.source,
-            destination: packet.destination,
             identification,
             scope: Scope::new(self.scope.vlans(), protocol, packet.v6),
             length: packet.length,
@@ -184,9 +194,52 @@ impl Located {
     /// # Errors
     /// [`Reason::Malformed`] where it says that it is not its packet's beginning, and then is nothing.
     #[inline(always)]
-    pub fn later(&self) -> Result<Fragment, Reason> {
-        let fragment = self.fragment().ok_or(Reason::Fragment)?;
+    pub fn later<F: Frame>(&self, frame: &F) -> Result<Fragment, Reason> {
+        let fragment = self.fragment(frame).ok_or(Reason::Fragment)?;
         if fragment.length == fragment.headers { Err(Reason::Malformed) } else { Ok(fragment) }
+    }
+
+    /// The packet's sender and receiver.
+    ///
+    /// # Errors
+    /// As [`locate`]; none where that had none.
+    #[inline(always)]
+    pub fn addresses<F: Frame>(&self, frame: &F) -> Result<(Address, Address), Reason> {
+        self.packet.addresses(frame)
+    }
+
+    /// The key of the packet's flow, going up or down, in `place`.
+    ///
+    /// It is put there for each kind of address by itself: LLVM would else carry eight words to where
+    /// the kinds meet, for which it has no registers.
+    ///
+    /// # Errors
+    /// [`Reason::Fragment`] for a fragment without ports.
+    #[inline(always)]
+    pub fn key<'a, F: Frame>(
+        &self,
+        frame: &F,
+        up: bool,
+        place: &'a mut MaybeUninit<FlowKey>,
+    ) -> Result<&'a mut FlowKey, Reason> {
+        let ports = self.ports.as_ref().ok_or(Reason::Fragment)?;
+        let key = |(source, destination): (Address, Address)| FlowKey {
+            client: if up { source } else { destination },
+            server: if up { destination } else { source },
+            client_port: if up { ports.source } else { ports.destination },
+            server_port: if up { ports.destination } else { ports.source },
+            scope: self.scope,
+        };
+        let key = if self.packet.v6 {
+            let key = place.write(key(self.packet.addresses6(frame)?));
+            frame.settle(key);
+            key
+        } else {
+            let key = place.write(key(self.packet.addresses4(frame)?));
+            frame.settle(key);
+            key
+        };
+        Ok(key)
     }
 
     /// Follows the frame to the end of its headers.
@@ -196,21 +249,21 @@ impl Located {
     #[inline(always)]
     pub fn segment<F: Frame>(&self, frame: &F) -> Result<Segment, Reason> {
         let packet = &self.packet;
-        let Some(ports) = &self.ports else { return Err(self.later().err().unwrap_or(Reason::Fragment)) };
-        let transport = l4::parse(frame, packet, ports)?;
+        let Some(ports) = &self.ports else {
+            return Err(self.later(frame).err().unwrap_or(Reason::Fragment));
+        };
+        let transport = l4::parse(frame, packet)?;
         let headers = packet.header as u32 + transport.header;
         if packet.length < headers {
             return Err(Reason::Malformed);
         }
         Ok(Segment {
-            source: packet.source,
-            destination: packet.destination,
             source_port: ports.source,
             destination_port: ports.destination,
             scope: self.scope,
             length: packet.length,
             headers,
-            payload_offset: ports.offset as u32 + transport.header,
+            payload_offset: transport.offset as u32 + transport.header,
             tcp: transport.tcp,
         })
     }

@@ -1,8 +1,10 @@
 //! The parser on the host: the code the kernel runs, on frames built from the specifications and on
 //! frames built from nothing.
 
-use mailflow_common::{Address, Reason};
-use mailflow_ebpf::{Gso, Link, Metadata, Segment, SliceFrame, locate};
+use std::mem::MaybeUninit;
+
+use mailflow_common::{Address, FlowKey, Reason};
+use mailflow_ebpf::{Fragment, Gso, Link, Located, Metadata, Segment, SliceFrame, glance, locate};
 use mailflow_tests::frame::{FrameBuilder, Transport, flag::*, short_extension};
 use proptest::prelude::*;
 
@@ -10,8 +12,25 @@ fn all(frame: &[u8], link: Link, metadata: Metadata) -> Result<Segment, Reason> 
     segment(&SliceFrame::new(frame), link, metadata)
 }
 
+/// Also holds the short way against the long one, where there is one.
 fn segment(frame: &SliceFrame<'_>, link: Link, metadata: Metadata) -> Result<Segment, Reason> {
-    locate(frame, link, metadata)?.segment(frame)
+    let long = locate(frame, link, metadata).and_then(|located| said(&located, frame));
+    if let Some(plain) = glance(frame, link, metadata) {
+        assert_eq!(said(&plain.located(frame), frame), long, "the short way");
+        let located = locate(frame, link, metadata).unwrap();
+        assert_eq!(Some((plain.source_port, plain.destination_port)), located.ports());
+    }
+    long.map(|(segment, ..)| segment)
+}
+
+fn said(
+    located: &Located,
+    frame: &SliceFrame<'_>,
+) -> Result<(Segment, [FlowKey; 2], Option<Fragment>), Reason> {
+    let segment = located.segment(frame)?;
+    let (mut up, mut down) = (MaybeUninit::uninit(), MaybeUninit::uninit());
+    let keys = [*located.key(frame, true, &mut up)?, *located.key(frame, false, &mut down)?];
+    Ok((segment, keys, located.fragment(frame)))
 }
 
 fn ethernet(frame: &FrameBuilder) -> Result<Segment, Reason> {
@@ -25,8 +44,14 @@ fn a_segment_says_what_was_built() {
         .tcp_options(&[1, 1, 1, 1])
         .payload("hello");
     let segment = ethernet(&frame).unwrap();
-    assert_eq!(segment.source, Address::from(frame.ends[0].0));
-    assert_eq!(segment.destination, Address::from(frame.ends[1].0));
+    let bytes = frame.build();
+    let bytes = SliceFrame::new(&bytes);
+    let located = locate(&bytes, Link::Ethernet, Metadata::default()).unwrap();
+    let (_, [up, down], _) = said(&located, &bytes).unwrap();
+    let ends = frame.ends.map(|(ip, port)| (Address::from(ip), port));
+    assert_eq!([(up.client, up.client_port), (up.server, up.server_port)], ends);
+    assert_eq!(down, up.reversed());
+    assert_eq!(located.addresses(&bytes), Ok((ends[0].0, ends[1].0)));
     assert_eq!((segment.source_port, segment.destination_port), (40_000, 587));
     assert_eq!((segment.length, segment.headers, segment.payload()), (49, 44, 5));
     assert_eq!(segment.payload_offset, 14 + 44);
@@ -135,9 +160,11 @@ fn a_later_fragment_of_nothing_is_malformed() {
 
 #[test]
 fn fragments_of_a_packet_share_an_identity() {
-    let located = |frame: &FrameBuilder| {
+    let parts = |frame: &FrameBuilder| {
         let bytes = frame.build();
-        locate(&SliceFrame::new(&bytes), Link::Ethernet, Metadata::default()).unwrap()
+        let frame = SliceFrame::new(&bytes);
+        let located = locate(&frame, Link::Ethernet, Metadata::default()).unwrap();
+        (located.ports(), located.fragment(&frame), located.addresses(&frame))
     };
     let whole = FrameBuilder::tcp("10.20.0.2:40000", "93.184.215.25:25", ACK).payload(vec![0; 64]);
     let extension =
@@ -150,16 +177,42 @@ fn fragments_of_a_packet_share_an_identity() {
         })
     };
     for frame in [&whole, &whole6] {
-        assert_eq!(located(frame).fragment(), None);
-        let (first, later) = (located(&at(frame, 1)), located(&at(frame, 800)));
-        assert_eq!((first.ports(), later.ports()), (Some((40_000, 25)), None));
-        let (first, later) = (first.fragment().unwrap(), later.fragment().unwrap());
+        assert_eq!(parts(frame).1, None);
+        let (first, later) = (parts(&at(frame, 1)), parts(&at(frame, 800)));
+        assert_eq!((first.0, later.0), (Some((40_000, 25)), None));
+        assert_eq!((first.2.is_ok(), first.2), (true, later.2));
+        let (first, later) = (first.1.unwrap(), later.1.unwrap());
         assert_eq!((first.identification, first.scope), (later.identification, later.scope));
-        assert_eq!((first.source, first.destination), (later.source, later.destination));
         assert_eq!(u64::from(later.length), at(frame, 800).ip_bytes());
     }
     // An atomic fragment is a whole packet.
-    assert_eq!(located(&at(&whole6, 0)).fragment(), None);
+    assert_eq!(parts(&at(&whole6, 0)).1, None);
+}
+
+#[test]
+fn the_short_way_is_for_whole_plain_packets() {
+    let plain = FrameBuilder::tcp("10.20.0.2:40000", "93.184.215.25:25", ACK).payload("x");
+    let six = FrameBuilder::tcp("[fd20::2]:40000", "[2a00::25]:25", ACK);
+    let glanced = |frame: &FrameBuilder, tag: Option<u16>| {
+        let link = if frame.ethernet { Link::Ethernet } else { Link::Ip };
+        glance(&SliceFrame::new(&frame.build()), link, Metadata { ethertype: 0x0800, tag }).is_some()
+    };
+    for frame in [plain.clone(), plain.clone().udp(), plain.clone().with(|frame| frame.ethernet = false)] {
+        assert!(glanced(&frame, None), "{frame:?}");
+        assert!(!glanced(&frame, Some(7)), "{frame:?}");
+    }
+    for frame in [
+        six,
+        plain.clone().tag(0x8100, 7),
+        plain.clone().with(|frame| frame.options = vec![1; 4]),
+        plain.clone().with(|frame| frame.fragment = 0x2000),
+        plain.clone().with(|frame| frame.fragment = 1),
+        plain.clone().with(|frame| frame.length = Some(1400)),
+        plain.clone().with(|frame| frame.length = Some(0)),
+        plain.clone().with(|frame| frame.transport = Transport::Other(1)),
+    ] {
+        assert!(!glanced(&frame, None), "{frame:?}");
+    }
 }
 
 #[test]
@@ -194,6 +247,26 @@ proptest! {
             prop_assert!(segment.length as usize <= frame.len());
             prop_assert!(segment.headers <= segment.length);
         }
+    }
+
+    #[test]
+    fn the_short_way_says_what_the_long_one_does(
+        udp in any::<bool>(),
+        ip in any::<bool>(),
+        changes in proptest::collection::vec((0_usize..60, any::<u8>()), 0..3),
+        length in 20_usize..80,
+    ) {
+        let frame = FrameBuilder::tcp("10.20.0.2:40000", "93.184.215.25:25", ACK).payload(vec![7; 12]);
+        let frame = if udp { frame.udp() } else { frame };
+        let mut bytes = frame.with(|frame| frame.ethernet = !ip).build();
+        for (place, value) in changes {
+            if let Some(byte) = bytes.get_mut(place) {
+                *byte = value;
+            }
+        }
+        bytes.truncate(length);
+        let link = if ip { Link::Ip } else { Link::Ethernet };
+        let _ = all(&bytes, link, Metadata { ethertype: 0x0800, tag: None });
     }
 
     #[test]

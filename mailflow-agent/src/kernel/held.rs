@@ -138,7 +138,7 @@ impl Sum {
 
 fn entry(counters: &FlowCounters) -> Sum {
     let [up, down] = [&counters.up, &counters.down]
-        .map(|direction| Gain { packets: direction.packets, bytes: direction.bytes });
+        .map(|direction| Gain { packets: direction.packets(), bytes: direction.bytes() });
     Sum { up, down }
 }
 

@@ -128,7 +128,7 @@ impl Table {
             Finished {
                 flow: flow(&key.flow, counters, base.as_ref(), moment),
                 // Where a living flow has what is pending, a finished one has when the next began.
-                replaced: moment.ticks.time_of_word(counters.pending, moment.now),
+                replaced: moment.ticks.time_of_word(counters.mark, moment.now),
             }
         });
         Ok(finished.collect())
@@ -220,7 +220,7 @@ impl Book {
 
     /// The packets that the entry of `flow` holds, with those of the flows before it.
     pub(super) fn packets(&self, flow: &Flow) -> u64 {
-        let base = self.bases.get(&flow.key).map_or(0, |base| base.up.packets + base.down.packets);
+        let base = self.bases.get(&flow.key).map_or(0, |base| base.up.packets() + base.down.packets());
         base + flow.up.packets + flow.down.packets
     }
 
@@ -239,13 +239,15 @@ fn direction(
     moment: Moment<'_>,
 ) -> Direction {
     let base = base.copied().unwrap_or_default();
-    let packets = counters.packets.wrapping_sub(base.packets);
+    let data_packets = counters.data_packets.wrapping_sub(base.data_packets);
+    let data_bytes = counters.data_bytes.wrapping_sub(base.data_bytes);
+    let packets = data_packets + u64::from(counters.bare_packets.wrapping_sub(base.bare_packets));
     Direction {
         packets,
-        bytes: counters.bytes.wrapping_sub(base.bytes),
+        bytes: data_bytes + counters.bare_bytes.wrapping_sub(base.bare_bytes),
         payload: counters.payload.wrapping_sub(base.payload),
-        data_packets: u64::from(counters.data_packets.wrapping_sub(base.data_packets)),
-        data_bytes: counters.data_bytes.wrapping_sub(base.data_bytes),
+        data_packets,
+        data_bytes,
         last: (packets != 0).then(|| moment.ticks.time_of_word(counters.last, moment.now)),
     }
 }

@@ -1,11 +1,15 @@
 //! The counter: from a segment to its flow's counters.
 
-use core::intrinsics::{AtomicOrdering, atomic_xadd};
+use core::{
+    intrinsics::{AtomicOrdering, atomic_xadd},
+    mem::MaybeUninit,
+    ptr,
+};
 
 use mailflow_common::{
     DirectionCounters, DirectionTotals, Facts, FlowCounters, FlowKey, Openings, Reason, Totals, owner,
 };
-use mailflow_ebpf::{Link, Segment, Tcp, locate};
+use mailflow_ebpf::{Link, Segment, Tcp, glance, locate};
 
 use super::{
     fragments,
@@ -40,14 +44,14 @@ pub(super) enum Whose {
 /// Counts one frame: to its flow, or to the reason why not.
 #[inline(always)]
 pub(super) fn count<P: Packet>(packet: P, link: Link, toward: Toward, whose: Whose) {
-    let Some(totals) = maps::totals() else { return };
     let mut pulled = false;
     loop {
-        match book(&packet, link, toward, whose, totals) {
+        match book(&packet, link, toward, whose) {
             Ok(()) => return,
             // Headers may lie outside the linear area (drivers that receive into pages).
             Err(Reason::Truncated) if !pulled && packet.pull() => pulled = true,
             Err(reason) => {
+                let Some(totals) = maps::totals() else { return };
                 // SAFETY: this CPU's own element.
                 unsafe { (*totals).reasons[reason as usize & 15] += 1 };
                 report::lost(reason, packet.length());
@@ -58,149 +62,147 @@ pub(super) fn count<P: Packet>(packet: P, link: Link, toward: Toward, whose: Who
 }
 
 #[inline(always)]
-fn book<P: Packet>(
-    packet: &P,
-    link: Link,
-    toward: Toward,
-    whose: Whose,
-    totals: *mut Totals,
-) -> Result<(), Reason> {
-    let located = locate(packet, link, packet.metadata())?;
-    let Some((source, destination)) = located.ports() else {
-        return fragments::later(&located, toward, totals);
-    };
-    let wanted = match toward {
-        Toward::Server => maps::watched(destination),
-        Toward::Client => maps::watched(source),
-        Toward::Both => maps::watched(destination) || maps::watched(source),
-    };
-    if !wanted {
-        fragments::refused(&located, toward, owner::UNWATCHED, totals);
-        return Err(Reason::NotWatched);
-    }
-    let segment = located.segment(packet)?;
-    let foreign = whose == Whose::Made && maps::local_only() && packet.forwarded();
-    let may_begin = whose != Whose::Received || !maps::local_only();
-    let found = match foreign {
-        true => Err(Reason::NotLocal),
-        false => flow(packet, link, toward, &segment, may_begin, totals),
-    };
-    let (flow, up) = match found {
-        Ok(found) => found,
-        Err(reason) => {
-            fragments::refused(&located, toward, owner::FOREIGN, totals);
-            return Err(reason);
+fn book<P: Packet>(packet: &P, link: Link, toward: Toward, whose: Whose) -> Result<(), Reason> {
+    let located = match glance(packet, link, packet.metadata()) {
+        Some(plain) if !wanted(toward, plain.source_port, plain.destination_port) => {
+            return Err(Reason::NotWatched);
+        }
+        Some(plain) => plain.located(packet),
+        None => {
+            let located = locate(packet, link, packet.metadata())?;
+            let Some((source, destination)) = located.ports() else {
+                return fragments::later(packet, &located, toward);
+            };
+            if !wanted(toward, source, destination) {
+                fragments::refused(packet, &located, toward, owner::UNWATCHED);
+                return Err(Reason::NotWatched);
+            }
+            located
         }
     };
-
+    // Here rather than at the end: nothing is looked up fast behind atomic additions.
+    let Some(totals) = maps::totals() else { return Ok(()) };
+    let segment = located.segment(packet)?;
+    if whose == Whose::Made && maps::local_only() && packet.forwarded() {
+        fragments::refused(packet, &located, toward, owner::FOREIGN);
+        return Err(Reason::NotLocal);
+    }
+    let may_begin = whose != Whose::Received || !maps::local_only();
     let packets = segment.packets(packet.gso());
     let sum = Sum { buffers: 1, packets, payload: segment.payload(), bytes: segment.bytes(packets) };
-    // SAFETY: `flow` points to an element of a preallocated map, `totals` to this CPU's own.
+    let (tcp, now) = (segment.tcp, maps::now());
+
+    let mut up = goes_up(toward, &segment);
+    let mut place = MaybeUninit::uninit();
+    let key = located.key(packet, up, &mut place)?;
+    // SAFETY: what is found are elements of preallocated maps, and `totals` is this CPU's own.
     unsafe {
-        if flow.is_null() {
-            let key = key(&segment, up);
-            spill::packet(&key, up, segment.tcp, sum, totals);
-            if let Some(fragment) = located.fragment() {
-                fragments::first(&fragment, toward, &key, flow, up, totals);
-            }
+        if tcp.bare_syn() && sum.payload == 0 && may_begin && begin(packet, link, key, tcp, &sum, now) {
+            (*totals).syns.all += 1;
+            sum.add_to(&raw mut (*totals).up);
+            fragments::first(packet, &located, toward, key, up);
             return Ok(());
         }
-        note(flow, segment.tcp, up, totals);
-        if segment.payload() != 0 {
-            recognise::payload(packet, flow, &segment, up);
+        let mut flow = table::find(key).unwrap_or(ptr::null_mut());
+        if flow.is_null() || reuse::ended(flow, tcp, up, now as u32) {
+            let turned = if tcp.opens() { None } else { table::find(&key.reversed()) };
+            if let Some(turned) = turned
+                && !reuse::ended_by_silence(turned, !up)
+            {
+                (flow, up) = (turned, !up);
+                *key = key.reversed();
+            } else if !may_begin {
+                fragments::refused(packet, &located, toward, owner::FOREIGN);
+                return Err(Reason::NotLocal);
+            } else if flow.is_null() {
+                flow = create(packet, link, key, up, now);
+            } else if reuse::retire(key, flow) {
+                note_client(packet, link, flow, up);
+            }
         }
-        add(flow, totals, up, &sum);
-        if let Some(fragment) = located.fragment() {
-            fragments::first(&fragment, toward, &key(&segment, up), flow, up, totals);
+        if flow.is_null() {
+            spill::packet(key, up, tcp, sum);
+        } else {
+            if tcp.notable() {
+                note(flow, tcp, up, totals);
+            }
+            if sum.payload != 0 {
+                recognise::payload(packet, flow, &segment, up);
+            }
+            add(flow, up, &sum, now);
+            sum.add_to(if up { &raw mut (*totals).up } else { &raw mut (*totals).down });
         }
+        fragments::first(packet, &located, toward, key, up);
     }
     Ok(())
 }
 
-/// The key of `segment`'s flow, were its sender the client.
+/// Whether a packet between these ports is counted.
 #[inline(always)]
-fn forward(segment: &Segment) -> FlowKey {
-    FlowKey {
-        client: segment.source,
-        server: segment.destination,
-        client_port: segment.source_port,
-        server_port: segment.destination_port,
-        scope: segment.scope,
+fn wanted(toward: Toward, source: u16, destination: u16) -> bool {
+    match toward {
+        Toward::Server => maps::watched(destination),
+        Toward::Client => maps::watched(source),
+        Toward::Both => maps::watched(destination) || maps::watched(source),
     }
 }
 
-/// The key of `segment`'s flow.
-#[inline(always)]
-fn key(segment: &Segment, up: bool) -> FlowKey {
-    if up { forward(segment) } else { forward(segment).reversed() }
-}
-
-/// The flow of `segment`, null where there is no room for it, and whether the segment goes up. Not an
-/// option, for the verifier's sake as with [`Segment::tcp`].
+/// Whether a segment goes up, as far as it tells by itself.
 ///
 /// The SYN's sender is the client. Without a SYN a flow that lives decides, then the watched port, and
 /// where both are watched the hook; on a mirror the lower port is the server. A flow that has ended
 /// decides nothing: it is chance whether the agent has taken it out by now.
 #[inline(always)]
-fn flow<P: Packet>(
-    packet: &P,
-    link: Link,
-    toward: Toward,
-    segment: &Segment,
-    may_begin: bool,
-    totals: *mut Totals,
-) -> Result<(*mut FlowCounters, bool), Reason> {
-    let forward = forward(segment);
-    let (syn, syn_ack) = (segment.tcp.syn(), segment.tcp.syn_ack());
-    let up = if syn || syn_ack {
-        syn
-    } else {
-        match toward {
-            Toward::Server => true,
-            Toward::Client => false,
-            Toward::Both => {
-                let to = maps::watched(segment.destination_port);
-                let from = maps::watched(segment.source_port);
-                if to && from { segment.destination_port <= segment.source_port } else { to }
-            }
-        }
-    };
-    let key = if up { forward } else { forward.reversed() };
-    let found = table::find(&key);
-    // SAFETY: elements of a preallocated map.
-    unsafe {
-        if let Some(flow) = found
-            && !reuse::ended(flow, segment.tcp, up)
-        {
-            return Ok((flow, up));
-        }
-        if !syn
-            && !syn_ack
-            && let Some(flow) = table::find(&key.reversed())
-            && !reuse::ended_by_silence(flow, !up)
-        {
-            return Ok((flow, !up));
-        }
-        if !may_begin {
-            return Err(Reason::NotLocal);
-        }
-        if let Some(flow) = found {
-            if reuse::retire(&key, flow, totals) {
-                note_client(packet, link, flow, up);
-            }
-            return Ok((flow, up));
+fn goes_up(toward: Toward, segment: &Segment) -> bool {
+    if segment.tcp.opens() {
+        return segment.tcp.syn();
+    }
+    match toward {
+        Toward::Server => true,
+        Toward::Client => false,
+        Toward::Both => {
+            let to = maps::watched(segment.destination_port);
+            let from = maps::watched(segment.source_port);
+            if to && from { segment.destination_port <= segment.source_port } else { to }
         }
     }
-    let Some(scratch) = maps::scratch() else { return Ok((core::ptr::null_mut(), up)) };
-    // SAFETY: `scratch` is this CPU's own element.
-    let created = unsafe {
+}
+
+/// Makes a flow of nothing but its SYN, as nearly all begin, in one step; `false` where there is
+/// one already, or no room for it.
+#[inline(always)]
+unsafe fn begin<P: Packet>(packet: &P, link: Link, key: &FlowKey, tcp: Tcp, sum: &Sum, now: u64) -> bool {
+    let Some(scratch) = maps::scratch() else { return false };
+    // SAFETY: this CPU's own element.
+    unsafe {
         let new = &raw mut (*scratch).counters;
         clear(new);
-        (*new).first = maps::now();
+        (*new).up.bare_packets = sum.packets;
+        (*new).up.bare_bytes = sum.bytes;
+        (*new).up.last = now as u32;
+        (*new).first = now;
+        (*new).isn_up = tcp.sequence;
+        (*new).facts.syn = 1;
+        note_client(packet, link, new, true);
+        table::insert(key, &*new)
+    }
+}
+
+/// Makes a flow that is still to be counted into, though another CPU may have been faster; null where
+/// there is no room. Not an option: where the compiler leaves a part of one undefined, the verifier
+/// sees what lay there before.
+#[inline(always)]
+unsafe fn create<P: Packet>(packet: &P, link: Link, key: &FlowKey, up: bool, now: u64) -> *mut FlowCounters {
+    let Some(scratch) = maps::scratch() else { return ptr::null_mut() };
+    // SAFETY: this CPU's own element.
+    unsafe {
+        let new = &raw mut (*scratch).counters;
+        clear(new);
+        (*new).first = now;
         note_client(packet, link, new, up);
-        table::create(&key, &*new).unwrap_or(core::ptr::null_mut())
-    };
-    Ok((created, up))
+        table::insert(key, &*new);
+    }
+    table::find(key).unwrap_or(ptr::null_mut())
 }
 
 /// Notes the client's MAC address, where a flow's first packet has one.
@@ -235,47 +237,58 @@ pub(super) struct Sum {
     pub(super) bytes: u64,
 }
 
-/// Adds to a direction of a flow and to this CPU's totals.
+impl Sum {
+    /// Adds to totals, which must be this CPU's own.
+    #[inline(always)]
+    pub(super) unsafe fn add_to(&self, total: *mut DirectionTotals) {
+        // SAFETY: the caller's.
+        unsafe {
+            (*total).buffers += u64::from(self.buffers);
+            (*total).packets += u64::from(self.packets);
+            (*total).bytes += self.bytes;
+        }
+    }
+}
+
+/// Adds to a direction of a flow.
 ///
-/// To the flow first: whoever reads the totals before the flows never finds a packet missing there.
+/// To the flow first, then to the totals: whoever reads the totals before the flows never finds a
+/// packet missing there.
 #[inline(always)]
-pub(super) unsafe fn add(flow: *mut FlowCounters, totals: *mut Totals, up: bool, sum: &Sum) {
+pub(super) unsafe fn add(flow: *mut FlowCounters, up: bool, sum: &Sum, now: u64) {
     // SAFETY: the caller's: an element of a preallocated map, and this CPU's own totals.
     unsafe {
-        tally(if up { &raw mut (*flow).up } else { &raw mut (*flow).down }, sum);
+        tally(if up { &raw mut (*flow).up } else { &raw mut (*flow).down }, sum, now);
         if !up && (*flow).facts.answered == 0 {
             (*flow).facts.answered = 1;
         }
-        total(if up { &raw mut (*totals).up } else { &raw mut (*totals).down }, sum);
     }
 }
 
 /// Adds to a direction of a flow or a source. Other CPUs add to it too, so its counters are added to
 /// atomically; its time is a word of which any CPU's is right.
 #[inline(always)]
-pub(super) unsafe fn tally(direction: *mut DirectionCounters, sum: &Sum) {
+pub(super) unsafe fn tally(direction: *mut DirectionCounters, sum: &Sum, now: u64) {
     // SAFETY: the caller's: an element of a preallocated map.
     unsafe {
-        add64(&raw mut (*direction).packets, u64::from(sum.packets));
-        add64(&raw mut (*direction).bytes, sum.bytes);
         if sum.payload != 0 {
-            add64(&raw mut (*direction).payload, u64::from(sum.payload));
+            add64(&raw mut (*direction).data_packets, u64::from(sum.packets));
             add64(&raw mut (*direction).data_bytes, sum.bytes);
-            add32(&raw mut (*direction).data_packets, sum.packets);
+            add64(&raw mut (*direction).payload, u64::from(sum.payload));
+        } else {
+            add32(&raw mut (*direction).bare_packets, sum.packets);
+            add64(&raw mut (*direction).bare_bytes, sum.bytes);
         }
-        (*direction).last = maps::now() as u32;
+        (*direction).last = now as u32;
     }
 }
 
-/// Adds to this CPU's totals.
+/// Adds to this CPU's totals of a direction.
 #[inline(always)]
-pub(super) unsafe fn total(total: *mut DirectionTotals, sum: &Sum) {
-    // SAFETY: the caller's: this CPU's own element.
-    unsafe {
-        (*total).buffers += u64::from(sum.buffers);
-        (*total).packets += u64::from(sum.packets);
-        (*total).bytes += sum.bytes;
-    }
+pub(super) fn total(up: bool, sum: &Sum) {
+    let Some(totals) = maps::totals() else { return };
+    // SAFETY: this CPU's own element.
+    unsafe { sum.add_to(if up { &raw mut (*totals).up } else { &raw mut (*totals).down }) }
 }
 
 /// Notes the TCP facts of a segment; UDP has none.

@@ -1,27 +1,32 @@
 //! Packets that come in fragments: only the first one has ports, the others belong to its flow.
 
-use mailflow_common::{FlowCounters, FlowKey, FragmentKey, Reason, Totals, owner};
+use mailflow_common::{FlowKey, Reason, owner};
 use mailflow_ebpf::{Fragment, Located};
 
 use super::{
-    count::{Sum, Toward, add, add32},
+    count::{Sum, Toward, add, add32, total},
     maps::{self, Scratch, fragments, table},
+    packet::Packet,
     spill,
 };
 
 /// This CPU's scratch with the key of a fragment's packet and what is known of it.
 #[inline(always)]
-fn prepare(fragment: &Fragment, toward: Toward, direction: u32) -> Option<*mut Scratch> {
+fn prepare<P: Packet>(
+    packet: &P,
+    located: &Located,
+    fragment: &Fragment,
+    toward: Toward,
+    direction: u32,
+) -> Option<*mut Scratch> {
     let scratch = maps::scratch()?;
     // SAFETY: this CPU's own element.
     unsafe {
-        (*scratch).fragment = FragmentKey {
-            source: fragment.source,
-            destination: fragment.destination,
-            identification: fragment.identification,
-            scope: fragment.scope,
-            hook: toward as u32,
-        };
+        let key = &mut (*scratch).fragment;
+        (key.source, key.destination) = located.addresses(packet).ok()?;
+        key.identification = fragment.identification;
+        key.scope = fragment.scope;
+        key.hook = toward as u32;
         (*scratch).owner.direction = direction;
         (*scratch).owner.waiting = 0;
         (*scratch).owner.waiting_bytes = 0;
@@ -30,31 +35,31 @@ fn prepare(fragment: &Fragment, toward: Toward, direction: u32) -> Option<*mut S
     Some(scratch)
 }
 
-/// A first fragment was counted, to its flow or, where that is null, to its source: those that came
-/// before it are counted now, and those to come will find the same.
+/// A packet was counted to the flow `key` or, where there is none, to its source. If it was a first
+/// fragment, those that came before it are counted now, and those to come will find the same.
 #[inline(always)]
-pub(super) unsafe fn first(
-    fragment: &Fragment,
+pub(super) unsafe fn first<P: Packet>(
+    packet: &P,
+    located: &Located,
     toward: Toward,
     key: &FlowKey,
-    flow: *mut FlowCounters,
     up: bool,
-    totals: *mut Totals,
 ) {
+    let Some(fragment) = located.fragment(packet) else { return };
     let direction = if up { owner::UP } else { owner::DOWN };
-    let Some(scratch) = prepare(fragment, toward, direction) else { return };
+    let Some(scratch) = prepare(packet, located, &fragment, toward, direction) else { return };
     // SAFETY: this CPU's own element; the rest is the caller's.
     unsafe {
         (*scratch).owner.flow = *key;
-        claim(scratch, flow, totals);
+        claim(scratch);
     }
 }
 
 #[inline(never)]
-unsafe fn claim(scratch: *mut Scratch, flow: *mut FlowCounters, totals: *mut Totals) {
-    // SAFETY: the caller's: this CPU's own elements, and one of a preallocated map. What is found is an
-    // element of the map; at worst another packet's, whose numbers are small. The sum of a reason over
-    // all CPUs is right though this one's share may go below zero.
+unsafe fn claim(scratch: *mut Scratch) {
+    // SAFETY: the caller's: this CPU's own elements. What is found are elements of maps; at worst another
+    // packet's, whose numbers are small. The sum of a reason over all CPUs is right though this one's
+    // share may go below zero.
     unsafe {
         let key = &raw const (*scratch).fragment;
         let up = (*scratch).owner.direction == owner::UP;
@@ -69,15 +74,16 @@ unsafe fn claim(scratch: *mut Scratch, flow: *mut FlowCounters, totals: *mut Tot
                 bytes: u64::from((*known).waiting_bytes),
             };
             if waiting != 0 {
-                let reason = &raw mut (*totals).reasons[Reason::Fragment as usize];
-                *reason = (*reason).wrapping_sub(u64::from(waiting));
-                if flow.is_null() {
-                    spill::fragments(scratch, &(*scratch).owner.flow, up, totals);
-                } else {
-                    add(flow, totals, up, &(*scratch).sum);
-                    if up {
-                        add32(&raw mut (*flow).pending, (*scratch).sum.payload);
+                if let Some(totals) = maps::totals() {
+                    let reason = &raw mut (*totals).reasons[Reason::Fragment as usize];
+                    *reason = (*reason).wrapping_sub(u64::from(waiting));
+                }
+                match table::find(&(*scratch).owner.flow) {
+                    Some(flow) => {
+                        add(flow, up, &(*scratch).sum, maps::now());
+                        total(up, &(*scratch).sum);
                     }
+                    None => spill::fragments(scratch, &(*scratch).owner.flow, up),
                 }
             }
         }
@@ -87,22 +93,23 @@ unsafe fn claim(scratch: *mut Scratch, flow: *mut FlowCounters, totals: *mut Tot
 
 /// A first fragment was not counted, for what `owner` says: the others will not be either.
 #[inline(always)]
-pub(super) fn refused(located: &Located, toward: Toward, owner: u32, totals: *mut Totals) {
-    if let Some(fragment) = located.fragment()
-        && let Some(scratch) = prepare(&fragment, toward, owner)
+pub(super) fn refused<P: Packet>(packet: &P, located: &Located, toward: Toward, owner: u32) {
+    if let Some(fragment) = located.fragment(packet)
+        && let Some(scratch) = prepare(packet, located, &fragment, toward, owner)
     {
         // SAFETY: both are this CPU's own elements.
-        unsafe { disown(scratch, totals) };
+        unsafe { disown(scratch) };
     }
 }
 
 #[inline(never)]
-unsafe fn disown(scratch: *const Scratch, totals: *mut Totals) {
+unsafe fn disown(scratch: *const Scratch) {
     // SAFETY: the caller's, and as in `claim`.
     unsafe {
         let (key, owner) = (&(*scratch).fragment, &(*scratch).owner);
         if let Some(known) = fragments::find(key)
             && (*known).direction == owner::UNKNOWN
+            && let Some(totals) = maps::totals()
         {
             let waiting = u64::from((*known).waiting);
             let reasons = &raw mut (*totals).reasons;
@@ -118,11 +125,11 @@ unsafe fn disown(scratch: *const Scratch, totals: *mut Totals) {
 
 /// Counts a fragment without ports.
 #[inline(always)]
-pub(super) fn later(located: &Located, toward: Toward, totals: *mut Totals) -> Result<(), Reason> {
-    let fragment = located.later()?;
-    let scratch = prepare(&fragment, toward, owner::UNKNOWN).ok_or(Reason::Fragment)?;
+pub(super) fn later<P: Packet>(packet: &P, located: &Located, toward: Toward) -> Result<(), Reason> {
+    let fragment = located.later(packet)?;
+    let scratch = prepare(packet, located, &fragment, toward, owner::UNKNOWN).ok_or(Reason::Fragment)?;
     // SAFETY: both are this CPU's own elements.
-    match unsafe { follow(scratch, fragment.length, fragment.length - fragment.headers, totals) } {
+    match unsafe { follow(scratch, fragment.length, fragment.length - fragment.headers) } {
         COUNTED => Ok(()),
         owner::UNWATCHED => Err(Reason::NotWatched),
         owner::FOREIGN => Err(Reason::NotLocal),
@@ -135,7 +142,7 @@ const COUNTED: u32 = u32::MAX;
 
 /// Counts a fragment to the flow of its first one, or lets it wait for that.
 #[inline(never)]
-unsafe fn follow(scratch: *mut Scratch, bytes: u32, payload: u32, totals: *mut Totals) -> u32 {
+unsafe fn follow(scratch: *mut Scratch, bytes: u32, payload: u32) -> u32 {
     // SAFETY: the caller's; what is found are elements of maps: words that are read and written whole.
     unsafe {
         let Some(known) = fragments::find(&(*scratch).fragment) else {
@@ -157,13 +164,11 @@ unsafe fn follow(scratch: *mut Scratch, bytes: u32, payload: u32, totals: *mut T
         let up = direction == owner::UP;
         (*scratch).sum = Sum { buffers: 1, packets: 1, payload, bytes: u64::from(bytes) };
         let Some(flow) = table::find(&(*known).flow) else {
-            spill::fragments(scratch, &(*known).flow, up, totals);
+            spill::fragments(scratch, &(*known).flow, up);
             return COUNTED;
         };
-        add(flow, totals, up, &(*scratch).sum);
-        if up {
-            add32(&raw mut (*flow).pending, payload);
-        }
+        add(flow, up, &(*scratch).sum, maps::now());
+        total(up, &(*scratch).sum);
         COUNTED
     }
 }

@@ -75,6 +75,15 @@ fn reach<const LENGTH: usize>(start: usize, end: usize, offset: usize) -> Option
     if pointer + LENGTH > end { None } else { Some(Bytes(pointer as *const u8)) }
 }
 
+/// For all that LLVM knows this reads and writes `value`.
+#[inline(always)]
+fn settle<T>(value: &mut T) {
+    // SAFETY: one instruction that changes nothing.
+    unsafe {
+        asm!("{p} = {p}", p = inout(reg) core::ptr::from_mut(value) => _, options(nostack, preserves_flags));
+    }
+}
+
 /// A frame at an XDP hook; with `FRAGS` it may lie in several buffers, of which the first is readable.
 pub(super) struct Xdp<const FRAGS: bool>(*mut xdp_md);
 
@@ -124,6 +133,11 @@ impl<const FRAGS: bool> Frame for Xdp<FRAGS> {
     #[inline(always)]
     fn forget(&self, value: usize, mask: usize) -> usize {
         maps::forget(value, mask)
+    }
+
+    #[inline(always)]
+    fn settle<T>(&self, value: &mut T) {
+        settle(value);
     }
 }
 
@@ -194,6 +208,11 @@ impl Frame for Skb {
     #[inline(always)]
     fn forget(&self, value: usize, mask: usize) -> usize {
         maps::forget(value, mask)
+    }
+
+    #[inline(always)]
+    fn settle<T>(&self, value: &mut T) {
+        settle(value);
     }
 }
 

@@ -19,15 +19,14 @@ pub(super) unsafe fn payload<P: Packet>(packet: &P, flow: *mut FlowCounters, seg
     // once are single bytes and words, each of them right.
     unsafe {
         let facts = &raw mut (*flow).facts;
-        if up {
-            add32(&raw mut (*flow).pending, segment.payload());
-        } else {
+        if !up {
+            let payload = (*flow).up.payload as u32;
             // The first packet of a server that was spoken to first answers no message.
             let answer = segment.payload() <= ANSWER && (*facts).opening_down != opening::NONE;
-            if answer && (*flow).pending >= MESSAGE {
+            if answer && payload.wrapping_sub((*flow).mark) >= MESSAGE {
                 add32(&raw mut (*flow).messages, 1);
             }
-            (*flow).pending = 0;
+            (*flow).mark = payload;
         }
         let looked = (*facts).looked;
         if looked < LOOKED_INTO && segment.is_tcp() {

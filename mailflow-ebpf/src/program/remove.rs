@@ -33,8 +33,9 @@ unsafe fn one(asked: *const Removal) -> u64 {
     unsafe {
         let key = &(*asked).flow;
         let Some(flow) = table::find(key) else { return removal::ABSENT };
-        let packets = (*flow).up.packets + (*flow).down.packets;
-        if packets != (*asked).packets {
+        let packets = (*flow).up.packets() + (*flow).down.packets();
+        // Low words: one of the counters is no wider.
+        if packets as u32 != (*asked).packets as u32 {
             return removal::LIVES;
         }
         if table::remove(key) { removal::REMOVED } else { removal::ABSENT }

@@ -1,6 +1,6 @@
 //! When a tuple is used again: a packet begins a new flow where one has ended.
 
-use mailflow_common::{DirectionCounters, Facts, FlowCounters, FlowKey, RetiredKey, Silences, Totals};
+use mailflow_common::{DirectionCounters, Facts, FlowCounters, FlowKey, RetiredKey, Silences};
 use mailflow_ebpf::Tcp;
 
 use super::maps::{
@@ -10,26 +10,25 @@ use super::maps::{
 
 /// Whether the flow ended before this packet: by silence, or by a SYN that cannot be its own.
 #[inline(always)]
-pub(super) unsafe fn ended(flow: *const FlowCounters, tcp: Tcp, up: bool) -> bool {
+pub(super) unsafe fn ended(flow: *const FlowCounters, tcp: Tcp, up: bool, now: u32) -> bool {
     // SAFETY: the caller's: an element of a preallocated map.
-    unsafe { silent(flow, up) || tcp.syn() && foreign(flow, tcp, up) }
+    unsafe { silent(flow, up, now) || tcp.syn() && foreign(flow, tcp, up) }
 }
 
 /// The same for a packet that is no SYN, as a function of its own: for what is off the usual way.
 #[inline(never)]
 pub(super) unsafe fn ended_by_silence(flow: *const FlowCounters, up: bool) -> bool {
     // SAFETY: the caller's.
-    unsafe { silent(flow, up) }
+    unsafe { silent(flow, up, maps::now() as u32) }
 }
 
 #[inline(always)]
-unsafe fn silent(flow: *const FlowCounters, up: bool) -> bool {
+unsafe fn silent(flow: *const FlowCounters, up: bool, now: u32) -> bool {
     // SAFETY: the caller's.
     unsafe {
         let same = if up { &raw const (*flow).up } else { &raw const (*flow).down };
-        let now = maps::now() as u32;
         // Most packets follow another one closely: then this load and this compare are all.
-        if (*same).packets == 0 || silence(same, now) >= (*maps::silences()).least as i32 {
+        if (*same).packets() == 0 || silence(same, now) >= (*maps::silences()).least as i32 {
             return shortest(flow, now) >= patience(flow);
         }
         false
@@ -49,9 +48,9 @@ unsafe fn shortest(flow: *const FlowCounters, now: u32) -> i32 {
     // SAFETY: the caller's.
     unsafe {
         let (up, down) = (silence(&raw const (*flow).up, now), silence(&raw const (*flow).down, now));
-        if (*flow).up.packets == 0 {
+        if (*flow).up.packets() == 0 {
             down
-        } else if (*flow).down.packets == 0 || up < down {
+        } else if (*flow).down.packets() == 0 || up < down {
             up
         } else {
             down
@@ -88,7 +87,7 @@ unsafe fn foreign(flow: *const FlowCounters, tcp: Tcp, up: bool) -> bool {
 /// Puts the flow aside and makes its entry the next one's; `false` when another CPU was faster, or
 /// when there is no room: then the tuple's flows stay one, and that is counted.
 #[inline(always)]
-pub(super) unsafe fn retire(key: &FlowKey, flow: *mut FlowCounters, totals: *mut Totals) -> bool {
+pub(super) unsafe fn retire(key: &FlowKey, flow: *mut FlowCounters) -> bool {
     // SAFETY: the caller's.
     unsafe {
         let Some(scratch) = maps::scratch() else { return false };
@@ -96,18 +95,20 @@ pub(super) unsafe fn retire(key: &FlowKey, flow: *mut FlowCounters, totals: *mut
         let now = maps::now();
         (*scratch).retired = RetiredKey { flow: *key, first };
         copy(flow, &raw mut (*scratch).counters);
-        // Nothing is pending on a finished flow: the word tells when the next one began.
-        (*scratch).counters.pending = now as u32;
+        // A finished flow needs no mark: the word tells when the next one began.
+        (*scratch).counters.mark = now as u32;
         match table::retire(&(*scratch).retired, &(*scratch).counters) {
             Retired::Now => {}
             Retired::Already => return false,
             Retired::Full => {
-                (*totals).merged += 1;
+                if let Some(totals) = maps::totals() {
+                    (*totals).merged += 1;
+                }
                 return false;
             }
         }
         (*flow).facts = Facts::NONE;
-        (*flow).pending = 0;
+        (*flow).mark = (*flow).up.payload as u32;
         // The clock is read again: what begins before a tick was put aside before it, which the agent
         // goes by. And two flows of one tuple never begin at the same tick: it tells them by that.
         let now = maps::now();

@@ -1,7 +1,7 @@
 //! Where packets go whose flow has no place in the table: to their source, and if there is no room for
 //! that either, to one counter for all of them.
 
-use mailflow_common::{FlowKey, SpillKey, Totals};
+use mailflow_common::{FlowKey, SpillKey};
 use mailflow_ebpf::Tcp;
 
 use super::{
@@ -22,23 +22,23 @@ pub(super) struct Spill {
 
 /// Counts a packet of the flow `key` to its source.
 #[inline(always)]
-pub(super) unsafe fn packet(key: &FlowKey, up: bool, tcp: Tcp, sum: Sum, totals: *mut Totals) {
+pub(super) unsafe fn packet(key: &FlowKey, up: bool, tcp: Tcp, sum: Sum) {
     let Some(scratch) = maps::scratch() else { return };
     // SAFETY: this CPU's own element; the rest is the caller's.
     unsafe {
         (*scratch).sum = sum;
         prepare(scratch, key, up, tcp.syn() || tcp.syn_ack());
-        put(scratch, totals);
+        put(scratch);
     }
 }
 
 /// Counts fragments of the flow `key`, whose sum the scratch holds, to its source.
 #[inline(always)]
-pub(super) unsafe fn fragments(scratch: *mut Scratch, key: &FlowKey, up: bool, totals: *mut Totals) {
+pub(super) unsafe fn fragments(scratch: *mut Scratch, key: &FlowKey, up: bool) {
     // SAFETY: the caller's.
     unsafe {
         prepare(scratch, key, up, false);
-        put(scratch, totals);
+        put(scratch);
     }
 }
 
@@ -57,7 +57,7 @@ unsafe fn prepare(scratch: *mut Scratch, key: &FlowKey, up: bool, opens: bool) {
 }
 
 #[inline(never)]
-unsafe fn put(scratch: *const Scratch, totals: *mut Totals) {
+unsafe fn put(scratch: *const Scratch) {
     // SAFETY: the caller's: this CPU's own elements. A source is an element of a preallocated map.
     unsafe {
         let spill = &raw const (*scratch).spill;
@@ -66,23 +66,20 @@ unsafe fn put(scratch: *const Scratch, totals: *mut Totals) {
         report::event(report::OVERFLOW, sum.bytes as u32);
         match table::spilled(&(*spill).key, &(*scratch).nothing) {
             Some(source) => {
-                tally(if up { &raw mut (*source).up } else { &raw mut (*source).down }, sum);
+                tally(if up { &raw mut (*source).up } else { &raw mut (*source).down }, sum, maps::now());
                 if (*spill).opens == 1 {
                     add32(if up { &raw mut (*source).syns } else { &raw mut (*source).syn_acks }, 1);
                 }
             }
             None => {
                 report::event(report::UNATTRIBUTED, sum.bytes as u32);
-                total(
-                    if up {
-                        &raw mut (*totals).unattributed_up
-                    } else {
-                        &raw mut (*totals).unattributed_down
-                    },
-                    sum,
-                );
+                let Some(totals) = maps::totals() else { return };
+                sum.add_to(match up {
+                    true => &raw mut (*totals).unattributed_up,
+                    false => &raw mut (*totals).unattributed_down,
+                });
             }
         }
-        total(if up { &raw mut (*totals).up } else { &raw mut (*totals).down }, sum);
+        total(up, sum);
     }
 }

@@ -63,6 +63,9 @@ const WEB: &str = "93.184.215.25:443";
 const CLIENT6: &str = "[fd20::2]:40000";
 const MAIL6: &str = "[2a00:1450::25]:25";
 
+/// The program that fills the table.
+pub(crate) const FILLER: &str = "xdp_lan";
+
 /// A frame of a flow that is known or becomes so.
 pub(crate) fn known() -> Vec<u8> {
     FrameBuilder::tcp(CLIENT, MAIL, ACK).build()
@@ -80,7 +83,7 @@ pub(crate) fn all() -> Vec<Case> {
     let qinq = |frame: &FrameBuilder| frame.clone().tag(0x88a8, 7).tag(0x8100, 8);
     let mut cases = Vec::new();
     let mut add = |name: &str, fill: Fill, visit: Visit, frame: &FrameBuilder, bar: Option<f64>| {
-        for (kind, hook, program) in [(Kind::Xdp, "XDP", "xdp_lan"), (Kind::Tc, "TC", "tc_lan_in")] {
+        for (kind, hook, program) in [(Kind::Xdp, "XDP", FILLER), (Kind::Tc, "TC", "tc_lan_in")] {
             let name = format!("{name}, {hook}");
             cases.push(Case { name, kind, program, fill, visit, frame: frame.build(), bar });
         }

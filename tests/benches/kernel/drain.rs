@@ -66,7 +66,7 @@ fn readings(kernel: &mut Kernel, flows: u32) -> anyhow::Result<f64> {
 }
 
 fn while_counting(kernel: &mut Kernel, flows: u32) -> anyhow::Result<f64> {
-    let driver = Driver::new(Kind::Xdp, Order::Random(flows), kernel.descriptor("xdp_lan")?.as_fd())?;
+    let driver = Driver::new(Kind::Xdp, Order::Random(flows), kernel.descriptor(cases::FILLER)?.as_fd())?;
     let (driver, over) = (&driver, &AtomicBool::new(false));
     thread::scope(|scope| {
         let counting = scope.spawn(move || {

@@ -102,7 +102,7 @@ impl<'a> Prepared<'a> {
 /// Puts as many flows into the table as it is to hold.
 pub(crate) fn fill(fill: Fill, kernel: &mut Kernel) -> anyhow::Result<()> {
     let flows = fill as u32;
-    let driver = Driver::new(Kind::Xdp, Order::Turn(flows), kernel.descriptor("xdp_lan")?.as_fd())?;
+    let driver = Driver::new(Kind::Xdp, Order::Turn(flows), kernel.descriptor(cases::FILLER)?.as_fd())?;
     sys::run(driver.program(), Kind::Xdp, &cases::known(), flows)?;
     let there = kernel.snapshot(NOW)?.flows.len();
     anyhow::ensure!(there == flows as usize, "{there} flows in the table, not {flows}");

@@ -1,9 +1,9 @@
 //! The product's parser and the slow one, held against each other.
 
-use std::net::IpAddr;
+use std::{mem::MaybeUninit, net::IpAddr};
 
 use mailflow_common::{Address, Reason, Scope, Vlans};
-use mailflow_ebpf::{Gso, Located, Metadata, SliceFrame, locate};
+use mailflow_ebpf::{Gso, Located, Metadata, SliceFrame, glance, locate};
 use mailflow_tests::slow::{self, Link, Packet, Shown, Transport};
 
 /// What becomes of a frame, in words that both can be said in.
@@ -34,30 +34,36 @@ pub(crate) fn agree(shown: &Shown<'_>) {
         Link::Ip(ethertype) => (mailflow_ebpf::Link::Ip, ethertype),
     };
     let frame = SliceFrame::partial(shown.bytes, shown.length as u32);
-    let product = locate(&frame, link, Metadata { ethertype, tag: shown.tag })
-        .and_then(
-            |located| if located.ports().is_none() { located.later().map(|_| located) } else { Ok(located) },
-        )
+    let metadata = Metadata { ethertype, tag: shown.tag };
+    let product = locate(&frame, link, metadata)
+        .and_then(|located| match located.ports() {
+            None => located.later(&frame).map(|_| located),
+            Some(_) => Ok(located),
+        })
         .map(|located| product(&located, &frame, shown));
+    if let Some(plain) = glance(&frame, link, metadata) {
+        let short = self::product(&plain.located(&frame), &frame, shown);
+        assert_eq!(product.as_ref(), Ok(&short), "right is the short way's, of {shown:02x?}");
+    }
     let slow = slow::parse(shown).map(|packet| slowly(&packet, shown));
     assert_eq!(product, slow, "left is the product's, of {shown:02x?}");
 }
 
 fn product(located: &Located, frame: &SliceFrame<'_>, shown: &Shown<'_>) -> Said {
     let gso = Gso { size: shown.merged.size, segments: shown.merged.segments };
+    let ends = located.addresses(frame);
     Said {
         ports: located.ports(),
-        fragment: located.fragment().map(|one| {
+        fragment: located.fragment(frame).zip(ends.ok()).map(|(one, (source, destination))| {
             let sizes = (u64::from(one.length), u64::from(one.headers));
-            (one.source, one.destination, one.identification, one.scope, sizes.0, sizes.1)
+            (source, destination, one.identification, one.scope, sizes.0, sizes.1)
         }),
-        segment: located.segment(frame).map(|segment| {
+        segment: located.segment(frame).and_then(|segment| {
             let packets = segment.packets(gso);
-            Segment {
-                ends: [
-                    (segment.source, segment.source_port),
-                    (segment.destination, segment.destination_port),
-                ],
+            let mut place = MaybeUninit::uninit();
+            let key = located.key(frame, true, &mut place)?;
+            Ok(Segment {
+                ends: [(key.client, key.client_port), (key.server, key.server_port)],
                 scope: segment.scope,
                 length: u64::from(segment.length),
                 headers: u64::from(segment.headers),
@@ -66,7 +72,7 @@ fn product(located: &Located, frame: &SliceFrame<'_>, shown: &Shown<'_>) -> Said
                 tcp: segment.is_tcp().then_some((segment.tcp.sequence, segment.tcp.flags)),
                 packets: u64::from(packets),
                 bytes: segment.bytes(packets),
-            }
+            })
         }),
     }
 }

@@ -1,0 +1,69 @@
+//! The short way through frames as nearly all are.
+
+use mailflow_common::{PROTOCOL_TCP, PROTOCOL_UDP, Scope, Vlans};
+
+use crate::{
+    Frame, Header, Link, Metadata,
+    l2::IPV4,
+    l3::{self, Part},
+    l4,
+    segment::Located,
+};
+
+/// A whole TCP or UDP packet in IPv4 without options, in a frame without tags that holds all of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plain {
+    /// The sender's port.
+    pub source_port: u16,
+    /// The receiver's port.
+    pub destination_port: u16,
+    protocol: u8,
+    length: u32,
+    start: usize,
+}
+
+/// Looks whether a frame is a plain one: a third of the instructions of [`crate::locate`], and for most
+/// frames all there is to do, as their ports are not watched. `None` says nothing about a frame.
+#[inline(always)]
+pub fn glance<F: Frame>(frame: &F, link: Link, metadata: Metadata) -> Option<Plain> {
+    let (ethertype, start) = match link {
+        Link::Ethernet => (frame.header::<14>(0)?.be16::<12>(), 14),
+        Link::Ip => (metadata.ethertype, 0),
+    };
+    if ethertype != IPV4 || metadata.tag.is_some() {
+        return None;
+    }
+    let ip = frame.header::<24>(start)?;
+    let protocol = ip.u8::<9>();
+    let length = u32::from(ip.be16::<2>());
+    // Version 4 and a header of five words; no offset and no more fragments (RFC 791, 3.1).
+    let plain = ip.u8::<0>() == 0x45
+        && ip.be16::<6>() & 0x3fff == 0
+        && (protocol == PROTOCOL_TCP || protocol == PROTOCOL_UDP)
+        && length >= 20
+        && frame.holds(length + start as u32);
+    if !plain {
+        return None;
+    }
+    let (source_port, destination_port) = (ip.be16::<20>(), ip.be16::<22>());
+    Some(Plain { source_port, destination_port, protocol, length, start })
+}
+
+impl Plain {
+    /// What [`crate::locate`] makes of the frame.
+    #[inline(always)]
+    pub fn located<F: Frame>(self, frame: &F) -> Located {
+        let start = frame.forget(self.start, l3::START);
+        let packet = l3::Packet {
+            v6: false,
+            protocol: self.protocol,
+            part: Part::Whole,
+            fragment: 0,
+            start,
+            header: 20,
+            length: self.length,
+        };
+        let ports = l4::Ports { source: self.source_port, destination: self.destination_port };
+        Located { packet, ports: Some(ports), scope: Scope::new(Vlans::default(), self.protocol, false) }
+    }
+}
