@@ -52,7 +52,7 @@ pub struct Facts {
     pub fin_down: u8,
     /// A RST of either side.
     pub reset: u8,
-    /// Any packet of the server.
+    /// Any packet of the server; bits of [`answered`].
     pub answered: u8,
     /// What the client's first bytes were: one of [`crate::opening`]. Valid from the first byte on.
     pub opening_up: u8,
@@ -60,8 +60,30 @@ pub struct Facts {
     pub opening_down: u8,
     /// Whether the session changed to TLS: one of [`crate::upgrade`].
     pub upgrade: u8,
-    /// Payload packets of either direction that were looked into; stops where looking stops.
+    /// Payload packets of either direction that were looked into; stops where looking stops. Its high bits are
+    /// one of [`side`].
     pub looked: u8,
+}
+
+/// What [`Facts::answered`] says.
+pub mod answered {
+    /// The server has sent a packet.
+    pub const YES: u8 = 1;
+    /// The client has.
+    pub const ASKED: u8 = 2;
+    /// One direction comes in another VLAN zone than the other, and both are counted here.
+    pub const ACROSS: u8 = 4;
+}
+
+/// Which hook counts which direction of a flow whose ports are both watched: on its way between two watched
+/// networks each of its packets passes two hooks that could.
+pub mod side {
+    /// The hook for packets to servers counts what goes up, the one for packets from servers what comes down.
+    pub const STRAIGHT: u8 = 0x40;
+    /// The other way round: the client is beyond the interface.
+    pub const TURNED: u8 = 0x80;
+    /// Both bits; neither is set where only one port is watched, or one hook counts both directions.
+    pub const BITS: u8 = 0xc0;
 }
 
 impl Facts {
@@ -88,7 +110,7 @@ impl Facts {
     /// A SYN to which nothing came back.
     #[inline(always)]
     pub const fn unanswered(&self) -> bool {
-        self.syn != 0 && self.answered == 0
+        self.syn != 0 && self.answered & answered::YES == 0
     }
 }
 

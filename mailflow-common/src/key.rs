@@ -95,6 +95,7 @@ pub struct Scope(u32);
 
 impl Scope {
     const V6: u32 = 0x80 << 24;
+    const ZONE: u32 = 0xff_ffff;
 
     /// A scope; `protocol` is below 128.
     #[inline(always)]
@@ -110,7 +111,19 @@ impl Scope {
 
     /// VLAN zone.
     pub const fn vlans(self) -> Vlans {
-        Vlans(self.0 & 0xff_ffff)
+        Vlans(self.0 & Self::ZONE)
+    }
+
+    /// Whether there is a VLAN tag.
+    #[inline(always)]
+    pub const fn tagged(self) -> bool {
+        self.0 & Self::ZONE != 0
+    }
+
+    /// The same without VLAN tags.
+    #[inline(always)]
+    pub const fn untagged(self) -> Self {
+        Self(self.0 & !Self::ZONE)
     }
 }
 

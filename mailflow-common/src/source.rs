@@ -104,6 +104,8 @@ const _: () = assert!(size_of::<Removal>() == 56);
 
 /// What became of a [`Removal`].
 pub mod removal {
+    /// Most removals of one run: what fits into the one page that a frame has on every kernel.
+    pub const MOST: usize = 62;
     /// Nobody has looked at it yet.
     pub const ASKED: u64 = 0;
     /// The entry is gone, with just the packets that were asked for.

@@ -8,7 +8,7 @@ pub enum Reason {
     NotIp = 0,
     /// IP, but neither TCP nor UDP.
     NotTransport = 1,
-    /// TCP or UDP, but no watched port on the side this hook counts.
+    /// TCP or UDP, but no watched server's port on the side this hook counts.
     NotWatched = 2,
     /// Its headers contradict themselves.
     Malformed = 3,

@@ -49,7 +49,12 @@ fn inside_server_is_reached_without_translation() {
     let package = Package::unpack().unwrap();
     let lab = Lab::new(&LabOptions { hosts: Hosts::ClientAndInside, ..LabOptions::default() }).unwrap();
     let inside = lab.inside.as_ref().unwrap();
-    let options = PostfixOptions { name: "inside", hostname: "mail.corp.example", domain: "corp.example" };
+    let options = PostfixOptions {
+        name: "inside",
+        hostname: "mail.corp.example",
+        domain: "corp.example",
+        ..PostfixOptions::default()
+    };
     let postfix = Postfix::start(inside, &package, lab.folder(), &options).unwrap();
     for family in [Family::V4, Family::V6] {
         let server = SocketAddr::new(lab.inside_ip(family), 25);

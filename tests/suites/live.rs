@@ -10,9 +10,13 @@ mod errors;
 mod lists;
 #[path = "live/polls.rs"]
 mod polls;
+#[path = "live/ports.rs"]
+mod ports;
 #[path = "live/rule.rs"]
 mod rule;
 #[path = "live/stop.rs"]
 mod stop;
 #[path = "live/wire.rs"]
 mod wire;
+#[path = "live/zones.rs"]
+mod zones;

@@ -161,7 +161,7 @@ impl Kernel {
             // Nobody counts meanwhile.
             Clock::Kernel | Clock::External => u64::MAX,
         };
-        let moment = Moment { ticks: &self.ticks, now, horizon };
+        let moment = Moment { ticks: &self.ticks, now, tick: self.ticks.tick(now), horizon };
         let Self { loaded, table, .. } = self;
         let remove = |book: &mut _, flows: &[_]| remove::remove(loaded, book, flows);
         table.read(&loaded.tables()?, moment, reader, &remove)

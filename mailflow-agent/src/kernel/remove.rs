@@ -11,15 +11,12 @@ use super::{
 };
 use crate::engine::flow::{Fate, Flow};
 
-/// Flows of one run: what fits into the one page that a frame has on every kernel.
-const AT_ONCE: usize = 62;
-
 /// Takes `flows` out of the table, each only if it has not changed since it was read.
 pub(super) fn remove(loaded: &Loaded, book: &mut Book, flows: &[Flow]) -> Result<Vec<Fate>, KernelError> {
     let mut fates = Vec::with_capacity(flows.len());
-    let mut asked = Vec::with_capacity(AT_ONCE);
-    let mut answered = vec![Removal::default(); AT_ONCE];
-    for flows in flows.chunks(AT_ONCE) {
+    let mut asked = Vec::with_capacity(removal::MOST);
+    let mut answered = vec![Removal::default(); removal::MOST];
+    for flows in flows.chunks(removal::MOST) {
         asked.clear();
         asked.extend(flows.iter().map(|flow| Removal {
             flow: flow.key,

@@ -7,7 +7,9 @@
 use std::{collections::HashMap, time::Duration};
 
 use aya::maps::MapData;
-use mailflow_common::{DirectionCounters, FlowCounters, FlowKey, RetiredKey, SpillCounters, SpillKey};
+use mailflow_common::{
+    DirectionCounters, Facts, FlowCounters, FlowKey, RetiredKey, SpillCounters, SpillKey, answered, side,
+};
 
 use super::{
     batch::{self, Then, Walker},
@@ -51,6 +53,8 @@ pub(super) struct Maps<'a> {
 pub(super) struct Moment<'a> {
     pub(super) ticks: &'a Ticks,
     pub(super) now: Time,
+    /// The tick at that time.
+    pub(super) tick: u64,
     /// The program's clock before the reading began. Flows that began no earlier are left for the next
     /// one: the flow before them on their tuple may have been put aside too late to be read.
     pub(super) horizon: u64,
@@ -127,8 +131,8 @@ impl Table {
             held.finish(counters, base.as_ref());
             Finished {
                 flow: flow(&key.flow, counters, base.as_ref(), moment),
-                // Where a living flow has what is pending, a finished one has when the next began.
-                replaced: moment.ticks.time_of_word(counters.mark, moment.now),
+                // Where a living flow has its mark, a finished one has when the next began.
+                replaced: moment.ticks.time_of_word(counters.mark, moment.tick),
             }
         });
         Ok(finished.collect())
@@ -248,7 +252,7 @@ fn direction(
         payload: counters.payload.wrapping_sub(base.payload),
         data_packets,
         data_bytes,
-        last: (packets != 0).then(|| moment.ticks.time_of_word(counters.last, moment.now)),
+        last: (packets != 0).then(|| moment.ticks.time_of_word(counters.last, moment.tick)),
     }
 }
 
@@ -261,8 +265,13 @@ fn flow(key: &FlowKey, counters: &FlowCounters, base: Option<&FlowCounters>, mom
         first: moment.ticks.time(counters.first),
         messages: counters.messages.wrapping_sub(base.map_or(0, |base| base.messages)),
         mac: (counters.mac != [0; 6]).then_some(counters.mac),
-        facts: counters.facts,
+        facts: facts(counters.facts),
     }
+}
+
+/// The facts without what the program notes beside them for itself.
+fn facts(facts: Facts) -> Facts {
+    Facts { looked: facts.looked & !side::BITS, answered: facts.answered & answered::YES, ..facts }
 }
 
 fn spill(key: &SpillKey, counters: &SpillCounters, moment: Moment<'_>) -> Spill {

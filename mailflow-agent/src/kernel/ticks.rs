@@ -68,8 +68,10 @@ impl Ticks {
     /// The time of a tick.
     pub(super) fn time(&self, tick: u64) -> Time {
         let ticks = tick.wrapping_sub(self.tick) as i64;
-        let nanos = i128::from(self.at) + i128::from(ticks) * i128::from(self.length);
-        Time::from_nanos(u64::try_from(nanos).unwrap_or(0))
+        let distance = ticks.unsigned_abs().saturating_mul(self.length);
+        let nanos =
+            if ticks < 0 { self.at.saturating_sub(distance) } else { self.at.saturating_add(distance) };
+        Time::from_nanos(nanos)
     }
 
     /// The tick at a time.
@@ -78,10 +80,9 @@ impl Ticks {
         self.tick.wrapping_add(nanos.div_euclid(i128::from(self.length)) as u64)
     }
 
-    /// The time of a tick of which only the low word was kept: the one nearest to `now`, which is
-    /// right for 49 days at 1,000 ticks a second.
-    pub(super) fn time_of_word(&self, word: u32, now: Time) -> Time {
-        let now = self.tick(now);
+    /// The time of a tick of which only the low word was kept: the one nearest to the tick `now`, which is
+    /// right for 24 days at 1,000 ticks a second.
+    pub(super) fn time_of_word(&self, word: u32, now: u64) -> Time {
         let distance = word.wrapping_sub(now as u32) as i32;
         self.time(now.wrapping_add_signed(i64::from(distance)))
     }
@@ -111,9 +112,12 @@ mod tests {
         for tick in [4_294_900_000, 4_294_967_296, 4_294_967_300, 4_294_899_990] {
             assert_eq!(ticks.tick(ticks.time(tick)), tick);
         }
-        let now = ticks.time(4_294_967_400);
         for tick in [4_294_967_200_u64, 4_294_967_296, 4_294_967_401] {
-            assert_eq!(ticks.time_of_word(tick as u32, now), ticks.time(tick), "the word has wrapped");
+            assert_eq!(
+                ticks.time_of_word(tick as u32, 4_294_967_400),
+                ticks.time(tick),
+                "the word has wrapped"
+            );
         }
     }
 }

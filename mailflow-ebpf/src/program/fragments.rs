@@ -4,10 +4,11 @@ use mailflow_common::{FlowKey, Reason, owner};
 use mailflow_ebpf::{Fragment, Located};
 
 use super::{
-    count::{Sum, Toward, add, add32, total},
+    count::Toward,
     maps::{self, Scratch, fragments, table},
     packet::Packet,
     spill,
+    tally::{Sum, add, add32, total},
 };
 
 /// This CPU's scratch with the key of a fragment's packet and what is known of it.

@@ -8,14 +8,14 @@ use aya_ebpf::{
     btf_maps::{Array, HashMap, LruHashMap, PerCpuArray},
 };
 use mailflow_common::{
-    FlowCounters, FlowKey, FragmentKey, FragmentOwner, PORT_WORDS, RetiredKey, SHARE_CELLS, Sharing,
+    FlowCounters, FlowKey, FragmentKey, FragmentOwner, PORT_WORDS, RetiredKey, SHARE_CELLS, Scope, Sharing,
     Silences, SpillCounters, SpillKey, Totals,
 };
 
 use super::{
-    count::Sum,
     report::{KINDS, Reported},
     spill::Spill,
+    tally::Sum,
 };
 
 /// Live flows. Preallocated and shared; the agent sets its size before it loads.
@@ -39,13 +39,23 @@ static SHARES: Array<u64, { 2 * SHARE_CELLS as usize }> = Array::new();
 #[aya_ebpf::macros::btf_map]
 static FRAGMENTS: LruHashMap<FragmentKey, FragmentOwner, 8_192> = LruHashMap::new();
 
+/// By a flow's key without tags, the zone in which it began. What is lost here splits a flow whose tags are
+/// visible in one direction only, so the oldest may go.
+#[aya_ebpf::macros::btf_map]
+static ZONES: LruHashMap<FlowKey, Scope, 16_384> = LruHashMap::new();
+
 /// Totals of each CPU.
 #[aya_ebpf::macros::btf_map]
 static TOTALS: PerCpuArray<Totals, 1> = PerCpuArray::new();
 
-/// What is prepared for a map on a rare path: the stack of 512 bytes has no room for it.
+/// What is prepared for a map: the stack of 512 bytes has no room for it, and what lies there the verifier
+/// holds apart.
 #[repr(C)]
 pub(super) struct Scratch {
+    /// The packet's flow.
+    pub(super) key: FlowKey,
+    /// Another key that is looked for.
+    pub(super) turned: FlowKey,
     pub(super) counters: FlowCounters,
     pub(super) retired: RetiredKey,
     pub(super) spill: Spill,
@@ -96,6 +106,11 @@ static mut NOW: u64 = 0;
 #[unsafe(no_mangle)]
 #[unsafe(link_section = ".data.length")]
 static mut LENGTH: u64 = 0;
+
+/// Whether any flow has begun in a VLAN.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".data.tagged")]
+static mut TAGGED: u64 = 0;
 
 /// 1: interfaces in the `host` role stand beside `lan` ones and count only the machine's own.
 #[unsafe(no_mangle)]
@@ -187,7 +202,7 @@ pub(super) fn scratch() -> Option<*mut Scratch> {
 /// The flow table. Nothing else of the program knows what it is made of.
 pub(super) mod table {
     use super::{
-        super::count::{add64, sub64},
+        super::tally::{add64, sub64},
         BPF_NOEXIST, FLOWS, FlowCounters, FlowKey, OVERFLOW, RETIRED, RetiredKey, SHARES, SpillCounters,
         SpillKey, sharing,
     };
@@ -274,6 +289,55 @@ pub(super) mod table {
         // Of two CPUs that do so at once one fails, and finds the other's.
         let _ = OVERFLOW.insert(key, nothing, u64::from(BPF_NOEXIST));
         OVERFLOW.get_ptr_mut(key)
+    }
+}
+
+/// VLAN zones of flows whose tags may be visible in one direction only.
+pub(super) mod zones {
+    use mailflow_common::{FlowKey, Scope};
+
+    use super::{Scratch, TAGGED, ZONES};
+
+    /// Notes the zone in which the flow of the scratch's key begins, if it is a VLAN's.
+    #[inline(always)]
+    pub(in super::super) unsafe fn begun(scratch: *mut Scratch) {
+        // SAFETY: the caller's: this CPU's own element.
+        unsafe {
+            if (*scratch).key.scope.tagged() {
+                note(scratch);
+            }
+        }
+    }
+
+    #[inline(never)]
+    unsafe fn note(scratch: *mut Scratch) {
+        // SAFETY: the caller's; an aligned word that only ever becomes 1.
+        unsafe {
+            (&raw mut TAGGED).write_volatile(1);
+            (*scratch).turned = (*scratch).key;
+            (*scratch).turned.scope = (*scratch).key.scope.untagged();
+            // A table that is full drops its oldest.
+            let _ = ZONES.insert(&(*scratch).turned, &(*scratch).key.scope, 0);
+        }
+    }
+
+    /// Where the flow of a packet may be that has none in its own zone: outside of every VLAN, or in the one
+    /// in which it began. `either` way round, or as `key` is.
+    #[inline(always)]
+    pub(in super::super) fn other(key: &FlowKey, turned: &FlowKey, either: bool) -> Option<Scope> {
+        if key.scope.tagged() {
+            return Some(key.scope.untagged());
+        }
+        // SAFETY: as above.
+        if unsafe { (&raw const TAGGED).read_volatile() } == 0 {
+            return None;
+        }
+        let found = match ZONES.get_ptr(key) {
+            None if either => ZONES.get_ptr(turned),
+            found => found,
+        };
+        // SAFETY: an element of the map; at worst another flow's, whose zone is none of this one's either.
+        found.map(|zone| unsafe { *zone })
     }
 }
 

@@ -1,5 +1,6 @@
 //! What only exists on the BPF target.
 
+mod begin;
 mod count;
 mod entry;
 mod fragments;
@@ -9,4 +10,6 @@ mod recognise;
 mod remove;
 mod report;
 mod reuse;
+mod seek;
 mod spill;
+mod tally;

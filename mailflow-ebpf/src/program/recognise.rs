@@ -1,9 +1,9 @@
 //! Application facts from the first payload bytes, and the message estimate.
 
-use mailflow_common::{FlowCounters, opening, upgrade};
+use mailflow_common::{FlowCounters, opening, side, upgrade};
 use mailflow_ebpf::{Header, Segment};
 
-use super::{count::add32, packet::Packet};
+use super::{packet::Packet, tally::add32};
 
 /// Payload packets of a flow that are looked into: enough for greeting, EHLO, STARTTLS and TLS.
 const LOOKED_INTO: u8 = 16;
@@ -28,9 +28,9 @@ pub(super) unsafe fn payload<P: Packet>(packet: &P, flow: *mut FlowCounters, seg
             }
             (*flow).mark = payload;
         }
-        let looked = (*facts).looked;
+        let looked = (*facts).looked & !side::BITS;
         if looked < LOOKED_INTO && segment.is_tcp() {
-            (*facts).looked = looked + 1;
+            (*facts).looked += 1;
             look(packet, flow, segment, up, looked);
         }
         let known = if up { &raw mut (*facts).opening_up } else { &raw mut (*facts).opening_down };
@@ -54,6 +54,8 @@ unsafe fn look<P: Packet>(packet: &P, flow: *mut FlowCounters, segment: &Segment
             }
             if (*facts).upgrade == upgrade::ASKED && is_tls(bytes) {
                 (*facts).upgrade = upgrade::FOLLOWED;
+                // What answers it is the handshake, which is short where a session is resumed.
+                (*flow).mark = ((*flow).up.payload as u32).wrapping_add(segment.payload());
             } else if (*facts).upgrade == upgrade::NONE
                 && (asks_for_tls(bytes) || ends_with_starttls(packet, segment))
             {

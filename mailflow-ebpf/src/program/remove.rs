@@ -8,14 +8,11 @@ use mailflow_common::{Removal, removal};
 
 use super::maps::table;
 
-/// Most flows of one run: what fits into a frame of one page on all kernels.
-const MOST: usize = 62;
-
 /// Answers every removal in the frame between `start` and `end`.
 #[inline(always)]
 pub(super) fn all(start: usize, end: usize) {
     let mut index = 0;
-    while index < MOST {
+    while index < removal::MOST {
         let asked = start + index * size_of::<Removal>();
         if asked + size_of::<Removal>() > end {
             return;

@@ -1,10 +1,10 @@
 //! When a tuple is used again: a packet begins a new flow where one has ended.
 
-use mailflow_common::{DirectionCounters, Facts, FlowCounters, FlowKey, RetiredKey, Silences};
+use mailflow_common::{DirectionCounters, Facts, FlowCounters, RetiredKey, Silences, side};
 use mailflow_ebpf::Tcp;
 
 use super::maps::{
-    self,
+    self, Scratch,
     table::{self, Retired},
 };
 
@@ -78,33 +78,32 @@ unsafe fn foreign(flow: *const FlowCounters, tcp: Tcp, up: bool) -> bool {
     // SAFETY: the caller's.
     unsafe {
         let facts: *const Facts = &raw const (*flow).facts;
-        let further =
-            (*facts).fin_up != 0 || (*facts).fin_down != 0 || (*facts).reset != 0 || (*facts).looked != 0;
+        let looked = (*facts).looked & !side::BITS;
+        let further = (*facts).fin_up != 0 || (*facts).fin_down != 0 || (*facts).reset != 0 || looked != 0;
         up && further && ((*facts).syn == 0 || tcp.sequence != (*flow).isn_up)
     }
 }
 
-/// Puts the flow aside and makes its entry the next one's; `false` when another CPU was faster, or
-/// when there is no room: then the tuple's flows stay one, and that is counted.
-#[inline(always)]
-pub(super) unsafe fn retire(key: &FlowKey, flow: *mut FlowCounters) -> bool {
+/// Puts the flow of the scratch's key aside and makes its entry the next one's: 1. 0 when another CPU was
+/// faster, or when there is no room: then the tuple's flows stay one, and that is counted.
+#[inline(never)]
+pub(super) unsafe fn retire(scratch: *mut Scratch, flow: *mut FlowCounters) -> u32 {
     // SAFETY: the caller's.
     unsafe {
-        let Some(scratch) = maps::scratch() else { return false };
         let first = (*flow).first;
         let now = maps::now();
-        (*scratch).retired = RetiredKey { flow: *key, first };
+        (*scratch).retired = RetiredKey { flow: (*scratch).key, first };
         copy(flow, &raw mut (*scratch).counters);
         // A finished flow needs no mark: the word tells when the next one began.
         (*scratch).counters.mark = now as u32;
         match table::retire(&(*scratch).retired, &(*scratch).counters) {
             Retired::Now => {}
-            Retired::Already => return false,
+            Retired::Already => return 0,
             Retired::Full => {
                 if let Some(totals) = maps::totals() {
                     (*totals).merged += 1;
                 }
-                return false;
+                return 0;
             }
         }
         (*flow).facts = Facts::NONE;
@@ -113,7 +112,7 @@ pub(super) unsafe fn retire(key: &FlowKey, flow: *mut FlowCounters) -> bool {
         // goes by. And two flows of one tuple never begin at the same tick: it tells them by that.
         let now = maps::now();
         (&raw mut (*flow).first).write_volatile(if now > first { now } else { first + 1 });
-        true
+        1
     }
 }
 

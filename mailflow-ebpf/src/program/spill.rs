@@ -5,9 +5,9 @@ use mailflow_common::{FlowKey, SpillKey};
 use mailflow_ebpf::Tcp;
 
 use super::{
-    count::{Sum, add32, tally, total},
     maps::{self, Scratch, table},
     report,
+    tally::{Sum, add32, tally, total},
 };
 
 /// A packet on its way to its source.

@@ -1,11 +1,12 @@
 //! The truth about a TCP connection: what the kernels of both ends say of it.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
+use socket2::{Domain, Protocol, Socket, Type};
 
 use super::command::wait_for;
 use super::ns::Ns;
@@ -102,27 +103,93 @@ impl Transfer {
 /// # Errors
 /// The port is taken, the connection fails, stands still for 30 seconds, or loses packets.
 pub fn transfer(from: &Ns, to: &Ns, server: SocketAddr, up: usize, down: usize) -> Result<Transfer> {
-    let listener = listen(to, server)?;
-    let connected = from.enter(|| TcpStream::connect_timeout(&server, TIMEOUT))?;
-    let client = connected.with_context(|| format!("cannot connect to {server}"))?;
-    let (accepted, _peer) = listener.accept()?;
-    for stream in [&client, &accepted] {
-        stream.set_read_timeout(Some(TIMEOUT))?;
-        stream.set_write_timeout(Some(TIMEOUT))?;
+    let connection = Connection::open(from, 0, to, server)?;
+    connection.exchange(up, down)?;
+    connection.close()?;
+    let (client_facts, server_facts) = connection.facts()?;
+    Ok(Transfer { client: connection.client_address()?, client_facts, server_facts })
+}
+
+/// A connection of which both ends are held.
+#[derive(Debug)]
+pub struct Connection {
+    client: TcpStream,
+    server: TcpStream,
+}
+
+impl Connection {
+    /// Opens it, from `port` on the client's side; 0 lets the kernel choose one.
+    ///
+    /// # Errors
+    /// A port is taken, or the connection fails.
+    pub fn open(from: &Ns, port: u16, to: &Ns, server: SocketAddr) -> Result<Self> {
+        let listener = listen(to, server)?;
+        let connected = from.enter(|| connect(port, server))?;
+        let client = connected.with_context(|| format!("cannot connect from {port} to {server}"))?;
+        let (accepted, _peer) = listener.accept()?;
+        for stream in [&client, &accepted] {
+            stream.set_read_timeout(Some(TIMEOUT))?;
+            stream.set_write_timeout(Some(TIMEOUT))?;
+        }
+        Ok(Self { client, server: accepted })
     }
-    std::thread::scope(|scope| -> Result<()> {
-        let serving = scope.spawn(|| take(&accepted, up).and_then(|()| give(&accepted, down)));
-        give(&client, up)?;
-        take(&client, down)?;
-        serving.join().map_err(|_| anyhow!("the server's thread panicked"))??;
+
+    /// The client's address, before any translation.
+    ///
+    /// # Errors
+    /// The system does not say.
+    pub fn client_address(&self) -> Result<SocketAddr> {
+        Ok(self.client.local_addr()?)
+    }
+
+    /// Sends `up` bytes, then `down` bytes back.
+    ///
+    /// # Errors
+    /// The connection stands still for 30 seconds.
+    pub fn exchange(&self, up: usize, down: usize) -> Result<()> {
+        std::thread::scope(|scope| -> Result<()> {
+            let serving = scope.spawn(|| take(&self.server, up).and_then(|()| give(&self.server, down)));
+            give(&self.client, up)?;
+            take(&self.client, down)?;
+            serving.join().map_err(|_| anyhow!("the server's thread panicked"))??;
+            Ok(())
+        })
+    }
+
+    /// Closes it in order, the client first.
+    ///
+    /// # Errors
+    /// The connection stands still for 30 seconds.
+    pub fn close(&self) -> Result<()> {
+        self.client.shutdown(Shutdown::Write)?;
+        drain(&self.server)?;
+        self.server.shutdown(Shutdown::Write)?;
+        drain(&self.client)?;
         Ok(())
-    })?;
-    client.shutdown(Shutdown::Write)?;
-    drain(&accepted)?;
-    accepted.shutdown(Shutdown::Write)?;
-    drain(&client)?;
-    let (client_facts, server_facts) = settled(&client, &accepted)?;
-    Ok(Transfer { client: client.local_addr()?, client_facts, server_facts })
+    }
+
+    /// What client and server have counted, once nothing is under way any more.
+    ///
+    /// # Errors
+    /// The two ends disagree for 30 seconds: packets were lost.
+    pub fn facts(&self) -> Result<(TcpFacts, TcpFacts)> {
+        settled(&self.client, &self.server)
+    }
+}
+
+/// Connects from a port, which other connections of this host may have in use too.
+fn connect(port: u16, server: SocketAddr) -> std::io::Result<TcpStream> {
+    let unspecified = match server {
+        SocketAddr::V4(_) => IpAddr::from(Ipv4Addr::UNSPECIFIED),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let socket = Socket::new(Domain::for_address(server), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    if port != 0 {
+        socket.bind(&SocketAddr::new(unspecified, port).into())?;
+    }
+    socket.connect_timeout(&server.into(), TIMEOUT)?;
+    Ok(socket.into())
 }
 
 /// Listens in a namespace. A port just closed may be busy for a moment: a program that another thread starts

@@ -56,7 +56,11 @@ impl Flow {
         }
         if up {
             self.facts.upgrade = match self.facts.upgrade {
-                upgrade::ASKED if is_tls(payload) => upgrade::FOLLOWED,
+                upgrade::ASKED if is_tls(payload) => {
+                    // A handshake is answered next, no message.
+                    self.pending = 0;
+                    upgrade::FOLLOWED
+                }
                 upgrade::NONE if asks_for_tls(payload) => upgrade::ASKED,
                 as_it_was => as_it_was,
             };

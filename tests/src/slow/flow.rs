@@ -64,6 +64,10 @@ pub struct Flow {
     pub(super) server_spoke: bool,
     /// Sequence numbers of the SYN and of the SYN-ACK.
     pub(super) numbers: [Option<u32>; 2],
+    /// Whether one direction comes in another VLAN zone.
+    pub(super) across: bool,
+    /// Where both ports are watched: whether the hook for packets to servers counts what goes up.
+    pub(super) straight: Option<bool>,
 }
 
 /// How long a flow may be silent: closed, unanswered, otherwise.
@@ -86,6 +90,8 @@ impl Flow {
             pending: 0,
             server_spoke: false,
             numbers: [None; 2],
+            across: false,
+            straight: None,
         }
     }
 

@@ -92,6 +92,8 @@ pub struct Model {
     pub ended: Vec<Ended>,
     /// Sums.
     pub totals: Totals,
+    /// Without tags: the zone in which the tuple's flow began.
+    zones: HashMap<Tuple, Vec<u16>>,
     /// A fragment belongs to what the same hook made of its packet's first one.
     fragments: HashMap<(Toward, FragmentOf), Owner>,
 }
@@ -107,6 +109,7 @@ impl Model {
             flows: HashMap::new(),
             ended: Vec::new(),
             totals: Totals::default(),
+            zones: HashMap::new(),
             fragments: HashMap::new(),
         }
     }
@@ -157,6 +160,14 @@ impl Model {
                 return Err(reason);
             }
         };
+        // On the way between two networks both of whose hooks could count it.
+        let straight = self.flows.get(&tuple).and_then(|flow| flow.straight);
+        if hook.toward != Toward::Both
+            && straight.is_some_and(|straight| (up == straight) != (hook.toward == Toward::Server))
+        {
+            self.refuse(hook.toward, &packet, Reason::NotWatched);
+            return Err(Reason::NotWatched);
+        }
         self.book(shown, &mut packet, &transport, &tuple, up);
         if let Some(fragment) = packet.fragment.take() {
             self.claim((hook.toward, fragment), tuple, up, &mut packet.path);
@@ -207,6 +218,12 @@ impl Model {
             packet.path.push("known flow");
             return Ok((tuple, up));
         }
+        let turns = [(tuple.clone(), up), (tuple.reversed(), !up)];
+        let turns = if number.is_some() { &[][..] } else { &turns[..if said { 1 } else { 2 }] };
+        if let Some(found) = self.across(turns) {
+            packet.path.push("known flow of another zone");
+            return Ok(found);
+        }
         if hook.whose == Whose::Received {
             return Err(Reason::NotLocal);
         }
@@ -218,13 +235,40 @@ impl Model {
         // Two flows of one tuple never begin at the same moment.
         let first = self.flows.get(&tuple).map_or(self.now, |old| self.now.max(old.first + 1));
         packet.path.push("new flow");
-        let new = Flow::new(tuple.clone(), first, mac.filter(|mac| *mac != [0; 6]));
+        let mut new = Flow::new(tuple.clone(), first, mac.filter(|mac| *mac != [0; 6]));
+        if to && from && hook.toward != Toward::Both {
+            new.straight = Some(up == (hook.toward == Toward::Server));
+        }
+        if !tuple.zone.is_empty() && !self.flows.contains_key(&tuple) {
+            self.zones.insert(Tuple { zone: Vec::new(), ..tuple.clone() }, tuple.zone.clone());
+        }
         if let Some(old) = self.flows.insert(tuple.clone(), new) {
             let silent = old.silent(self.now, &self.silences);
             packet.path.push(if silent { "new flow after silence" } else { "new flow by its syn" });
             self.ended.push(Ended { flow: old, replaced: self.now });
         }
         Ok((tuple, up))
+    }
+
+    /// The living flow outside of a packet's own VLAN zone that the packet belongs to, as tags are visible in one
+    /// direction only: that of one of these tuples without tags, or with those it began with.
+    fn across(&mut self, turns: &[(Tuple, bool)]) -> Option<(Tuple, bool)> {
+        let tagged = turns.first().is_some_and(|(tuple, _)| !tuple.zone.is_empty());
+        let zone = if tagged {
+            Vec::new()
+        } else {
+            turns.iter().find_map(|(tuple, _)| self.zones.get(tuple))?.clone()
+        };
+        let takes = |(tuple, up): &(Tuple, bool)| {
+            self.lives(tuple, None)
+                && self.flows.get(tuple).is_some_and(|flow| {
+                    flow.across || if *up { flow.up.packets == 0 } else { flow.down.packets == 0 }
+                })
+        };
+        let there = |(tuple, up): &(Tuple, bool)| (Tuple { zone: zone.clone(), ..tuple.clone() }, *up);
+        let found = turns.iter().map(there).find(takes)?;
+        self.flows.get_mut(&found.0)?.across = true;
+        Some(found)
     }
 
     /// Whether the tuple has a flow that a packet, with this SYN's number, can belong to.

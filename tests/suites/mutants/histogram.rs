@@ -16,7 +16,7 @@ pub(crate) struct Histogram {
 
 /// Every way through the parser and the counter that leads to a flow and that BPF_PROG_TEST_RUN can
 /// show.
-const PATHS: [&str; 49] = [
+const PATHS: [&str; 50] = [
     "as many extensions as are followed",
     "atomic fragment",
     "authentication header",
@@ -38,6 +38,7 @@ const PATHS: [&str; 49] = [
     "ipv6",
     "ipv6 with extensions",
     "known flow",
+    "known flow of another zone",
     "later fragment",
     "merged, segments not said",
     "merged, segments said",

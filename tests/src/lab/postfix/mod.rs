@@ -55,11 +55,21 @@ pub struct PostfixOptions<'a> {
     pub hostname: &'a str,
     /// The domain whose mail it accepts from anyone, for any recipient, and discards; others it refuses.
     pub domain: &'a str,
+    /// More lines for `main.cf`; they win over the lab's.
+    pub settings: &'a str,
+    /// More lines for `master.cf`.
+    pub services: &'a str,
 }
 
 impl Default for PostfixOptions<'_> {
     fn default() -> Self {
-        Self { name: "postfix", hostname: "mx.example.org", domain: "example.org" }
+        Self {
+            name: "postfix",
+            hostname: "mx.example.org",
+            domain: "example.org",
+            settings: "",
+            services: "",
+        }
     }
 }
 
@@ -87,7 +97,7 @@ impl Postfix {
         let mut postfix = Self { master: Running::start(shell, &log)?, log };
         for port in PORTS {
             let what = format!("Postfix answers on port {port}");
-            let answered = wait_for(&what, Duration::from_secs(15), || postfix.greets(ns, port));
+            let answered = wait_for(&what, Duration::from_secs(60), || postfix.greets(ns, port));
             answered.with_context(|| format!("its log:\n{}", postfix.log()))?;
         }
         Ok(postfix)
@@ -152,13 +162,13 @@ fn prepare(home: &Path, package: &Package, options: &PostfixOptions<'_>) -> Resu
     for &(name, owner, group, mode) in QUEUE {
         create(&queue.join(name), owner, group, mode)?;
     }
-    let PostfixOptions { hostname, domain, .. } = options;
+    let PostfixOptions { hostname, domain, settings, services, .. } = options;
     let libraries = package.libraries("/mnt/package")?;
     let environment = format!("MAIL_CONFIG TZ LANG=C LD_LIBRARY_PATH={libraries}");
     let names = format!("myhostname = {hostname}\nvirtual_mailbox_domains = {domain}\n");
     let files = [
-        ("main.cf", format!("{MAIN_CF}{names}import_environment = {environment}\n")),
-        ("master.cf", MASTER_CF.to_owned()),
+        ("main.cf", format!("{MAIN_CF}{names}import_environment = {environment}\n{settings}")),
+        ("master.cf", format!("{MASTER_CF}{services}")),
         ("libraries", libraries),
         ("passwd", format!("root:x:0:0::/:\npostfix:x:{POSTFIX}:{POSTFIX}::/:\nnobody:x:65534:65534::/:\n")),
         ("group", format!("root:x:0:\npostfix:x:{POSTFIX}:\npostdrop:x:{POSTDROP}:\nnogroup:x:65534:\n")),

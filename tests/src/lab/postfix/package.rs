@@ -1,11 +1,13 @@
 //! Postfix's package with the libraries it needs.
 
 use std::path::Path;
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
 use super::super::command::{command, output};
 use super::super::debian::{Unpacked, With, unpack};
+use super::super::ns::Ns;
 
 /// The distribution's Postfix, unpacked under `target/lab/postfix`.
 #[derive(Debug, Clone)]
@@ -32,6 +34,17 @@ impl Package {
     #[must_use]
     pub fn root(&self) -> &Path {
         &self.0.root
+    }
+
+    /// A command that will run one of its tools (`usr/sbin`) inside a namespace.
+    ///
+    /// # Errors
+    /// The path of the repository is not UTF-8.
+    pub fn tool(&self, ns: &Ns, name: &str) -> Result<Command> {
+        let at = self.root().to_str().context("the path of the repository is not UTF-8")?;
+        let mut command = ns.command(&format!("{at}/usr/sbin/{name}"));
+        command.env("LD_LIBRARY_PATH", self.libraries(at)?);
+        Ok(command)
     }
 
     /// The library path of its programs when the package is seen at `at`.

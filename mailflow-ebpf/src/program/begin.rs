@@ -1,0 +1,109 @@
+//! Flows that begin.
+
+use core::ptr;
+
+use mailflow_common::{FlowCounters, FlowKey, answered, side};
+use mailflow_ebpf::{Link, Tcp};
+
+use super::{
+    count::Toward,
+    maps::{self, Scratch, table, zones},
+    packet::Packet,
+    recognise,
+    tally::Sum,
+};
+
+/// Makes a flow of nothing but its SYN, as nearly all begin, in one step; `false` where there is
+/// one already, or no room for it.
+#[inline(always)]
+pub(super) unsafe fn begin<P: Packet>(
+    packet: &P,
+    link: Link,
+    scratch: *mut Scratch,
+    toward: Toward,
+    tcp: Tcp,
+    sum: &Sum,
+    now: u64,
+) -> bool {
+    // SAFETY: the caller's: this CPU's own element.
+    unsafe {
+        let key = &(*scratch).key;
+        let new = &raw mut (*scratch).counters;
+        clear(new);
+        (*new).up.bare_packets = sum.packets;
+        (*new).up.bare_bytes = sum.bytes;
+        (*new).up.last = now as u32;
+        (*new).first = now;
+        (*new).isn_up = tcp.sequence;
+        (*new).facts.syn = 1;
+        (*new).facts.answered = answered::ASKED;
+        (*new).facts.looked = side_of(toward, key, true);
+        note_client(packet, link, new, true);
+        if !table::insert(key, &*new) {
+            return false;
+        }
+        zones::begun(scratch);
+        true
+    }
+}
+
+/// Makes a flow that is still to be counted into, though another CPU may have been faster; null where
+/// there is no room. Not an option: where the compiler leaves a part of one undefined, the verifier
+/// sees what lay there before.
+#[inline(always)]
+pub(super) unsafe fn create<P: Packet>(
+    packet: &P,
+    link: Link,
+    scratch: *mut Scratch,
+    toward: Toward,
+    up: bool,
+    now: u64,
+) -> *mut FlowCounters {
+    // SAFETY: the caller's: this CPU's own element.
+    unsafe {
+        let key = &(*scratch).key;
+        let new = &raw mut (*scratch).counters;
+        clear(new);
+        (*new).first = now;
+        note_client(packet, link, new, up);
+        (*new).facts.looked = side_of(toward, key, up);
+        zones::begun(scratch);
+        table::insert(key, &*new);
+        table::find(key).unwrap_or(ptr::null_mut())
+    }
+}
+
+/// Which hook counts which direction of the flow `key` that begins at this one.
+#[inline(always)]
+pub(super) fn side_of(toward: Toward, key: &FlowKey, up: bool) -> u8 {
+    let both = maps::watched(key.client_port) && maps::watched(key.server_port);
+    match toward {
+        Toward::Both => 0,
+        _ if !both => 0,
+        _ if up == (toward == Toward::Server) => side::STRAIGHT,
+        _ => side::TURNED,
+    }
+}
+
+/// Notes the client's MAC address, where a flow's first packet has one.
+#[inline(always)]
+pub(super) unsafe fn note_client<P: Packet>(packet: &P, link: Link, flow: *mut FlowCounters, up: bool) {
+    // SAFETY: the caller's: an element of a preallocated map.
+    unsafe {
+        if let Link::Ethernet = link {
+            (*flow).mac = recognise::client_mac(packet, up);
+        }
+    }
+}
+
+/// Writes zeros word by word: LLVM's own `memset` would store bytes.
+#[inline(always)]
+unsafe fn clear(counters: *mut FlowCounters) {
+    const WORDS: usize = size_of::<FlowCounters>() / size_of::<u64>();
+    let mut word = 0;
+    while word < WORDS {
+        // SAFETY: the caller's: within the counters, which are whole, aligned words.
+        unsafe { counters.cast::<u64>().add(word).write_volatile(0) };
+        word += 1;
+    }
+}

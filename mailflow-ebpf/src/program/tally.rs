@@ -1,0 +1,132 @@
+//! Adding: to a flow, to a source, to the totals.
+
+use core::intrinsics::{AtomicOrdering, atomic_xadd};
+
+use mailflow_common::{DirectionCounters, DirectionTotals, Facts, FlowCounters, Openings, Totals, answered};
+use mailflow_ebpf::Tcp;
+
+use super::maps;
+
+/// What one buffer, or several fragments, add to a flow.
+#[repr(C)]
+pub(super) struct Sum {
+    pub(super) buffers: u32,
+    pub(super) packets: u32,
+    pub(super) payload: u32,
+    pub(super) bytes: u64,
+}
+
+impl Sum {
+    /// Adds to totals, which must be this CPU's own.
+    #[inline(always)]
+    pub(super) unsafe fn add_to(&self, total: *mut DirectionTotals) {
+        // SAFETY: the caller's.
+        unsafe {
+            (*total).buffers += u64::from(self.buffers);
+            (*total).packets += u64::from(self.packets);
+            (*total).bytes += self.bytes;
+        }
+    }
+}
+
+/// Adds to a direction of a flow.
+///
+/// To the flow first, then to the totals: whoever reads the totals before the flows never finds a
+/// packet missing there.
+#[inline(always)]
+pub(super) unsafe fn add(flow: *mut FlowCounters, up: bool, sum: &Sum, now: u64) {
+    // SAFETY: the caller's: an element of a preallocated map, and this CPU's own totals.
+    unsafe {
+        tally(if up { &raw mut (*flow).up } else { &raw mut (*flow).down }, sum, now);
+        let heard = if up { answered::ASKED } else { answered::YES };
+        if (*flow).facts.answered & heard == 0 {
+            (*flow).facts.answered |= heard;
+        }
+    }
+}
+
+/// Adds to a direction of a flow or a source. Other CPUs add to it too, so its counters are added to
+/// atomically; its time is a word of which any CPU's is right.
+#[inline(always)]
+pub(super) unsafe fn tally(direction: *mut DirectionCounters, sum: &Sum, now: u64) {
+    // SAFETY: the caller's: an element of a preallocated map.
+    unsafe {
+        if sum.payload != 0 {
+            add64(&raw mut (*direction).data_packets, u64::from(sum.packets));
+            add64(&raw mut (*direction).data_bytes, sum.bytes);
+            add64(&raw mut (*direction).payload, u64::from(sum.payload));
+        } else {
+            add32(&raw mut (*direction).bare_packets, sum.packets);
+            add64(&raw mut (*direction).bare_bytes, sum.bytes);
+        }
+        (*direction).last = now as u32;
+    }
+}
+
+/// Adds to this CPU's totals of a direction.
+#[inline(always)]
+pub(super) fn total(up: bool, sum: &Sum) {
+    let Some(totals) = maps::totals() else { return };
+    // SAFETY: this CPU's own element.
+    unsafe { sum.add_to(if up { &raw mut (*totals).up } else { &raw mut (*totals).down }) }
+}
+
+/// Notes the TCP facts of a segment; UDP has none.
+#[inline(always)]
+pub(super) unsafe fn note(flow: *mut FlowCounters, tcp: Tcp, up: bool, totals: *mut Totals) {
+    // SAFETY: the caller's. Facts are bytes that only ever become 1.
+    unsafe {
+        let facts: *mut Facts = &raw mut (*flow).facts;
+        if tcp.syn() {
+            let repeats = (*facts).syn != 0 && (*flow).isn_up == tcp.sequence;
+            opening(&raw mut (*totals).syns, repeats, &raw const (*flow).up);
+            (*flow).isn_up = tcp.sequence;
+            (*facts).syn = 1;
+        } else if tcp.syn_ack() {
+            let repeats = (*facts).syn_ack != 0 && (*flow).isn_down == tcp.sequence;
+            opening(&raw mut (*totals).syn_acks, repeats, &raw const (*flow).down);
+            (*flow).isn_down = tcp.sequence;
+            (*facts).syn_ack = 1;
+        }
+        if tcp.fin() {
+            if up {
+                (*facts).fin_up = 1;
+            } else {
+                (*facts).fin_down = 1;
+            }
+        }
+        if tcp.reset() {
+            (*facts).reset = 1;
+        }
+    }
+}
+
+/// Counts a SYN or SYN-ACK, before its direction is added to.
+#[inline(always)]
+unsafe fn opening(openings: *mut Openings, repeats: bool, direction: *const DirectionCounters) {
+    // SAFETY: the caller's: this CPU's own totals, and an element of a preallocated map.
+    unsafe {
+        (*openings).all += 1;
+        if repeats && (maps::now() as u32).wrapping_sub((*direction).last) <= 1 {
+            (*openings).copies += 1;
+        }
+    }
+}
+
+#[inline(always)]
+pub(super) unsafe fn add64(counter: *mut u64, value: u64) {
+    // SAFETY: the caller's: an aligned word inside a map element.
+    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(counter, value) };
+}
+
+#[inline(always)]
+pub(super) unsafe fn sub64(counter: *mut u64, value: u64) {
+    // SAFETY: the caller's. Subtraction is addition around the end.
+    unsafe { add64(counter, value.wrapping_neg()) };
+}
+
+#[inline(always)]
+pub(super) unsafe fn add32(counter: *mut u32, value: u32) {
+    // SAFETY: the caller's: an aligned word inside a map element.
+    unsafe { atomic_xadd::<u32, u32, { AtomicOrdering::Relaxed }>(counter, value) };
+}
