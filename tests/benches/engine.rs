@@ -33,7 +33,7 @@ fn main() -> anyhow::Result<()> {
         for (how, readings) in [("seen alive once", 2), ("between two readings", 1)] {
             let case = format!("new flow {which}: its whole life, {how}");
             if chosen(&case) {
-                line(&case, "ns", life(kind, readings)?);
+                line(&case, "ns", life(kind, readings)?, None);
             }
         }
     }
@@ -41,15 +41,15 @@ fn main() -> anyhow::Result<()> {
         let case = format!("memory, {count} flows");
         if chosen(&case) {
             let (held, most) = room(count)?;
-            line(&format!("{case}: held"), "B", held);
-            line(&format!("{case}: at most"), "B", most);
+            line(&format!("{case}: held"), "B/flow", held, Some(64.0));
+            line(&format!("{case}: at most"), "B/flow", most, Some(64.0));
         }
     }
     Ok(())
 }
 
-fn line(case: &str, unit: &str, value: f64) {
-    println!("{}", serde_json::json!({ "case": case, "unit": unit, "value": (value * 10.0).round() / 10.0 }));
+fn line(case: &str, unit: &str, value: f64, bar: Option<f64>) {
+    println!("{}", serde_json::json!({ "case": case, "unit": unit, "value": value, "bar": bar }));
 }
 
 /// Readings of a table in which nothing or everything changes.
@@ -65,7 +65,7 @@ fn living() -> anyhow::Result<()> {
             let spent = subject.read(round, LIVING, |n| flows::flow(n, Kind::Small, packets));
             cost = cost.min(spent as f64 / f64::from(LIVING));
         }
-        line(&format!("living flow, {case}"), "ns", cost);
+        line(&format!("living flow, {case}"), "ns", cost, None);
     }
     let expected = u64::from(LIVING) * (10 + round);
     anyhow::ensure!(subject.packets() == (expected, expected), "booked: {:?}", subject.packets());

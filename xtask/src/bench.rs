@@ -27,8 +27,10 @@ pub(crate) struct Args {
 }
 
 /// The benchmarks of the tests package, in the order they are run, and what each is about.
-const BENCHES: [(&str, &str); 2] = [
+const BENCHES: [(&str, &str); 4] = [
     ("kernel", "the kernel program, net of an empty one"),
+    ("wire", "on the wire, between network namespaces"),
+    ("engine", "the agent, from the kernel's table to the records"),
     ("scrape", "the metrics page, against the prometheus crate's counter vectors"),
 ];
 

@@ -44,6 +44,10 @@ pub enum Verdict {
     TcPass,
     /// TCX_NEXT: the next program decides.
     TcNext,
+    /// XDP_DROP.
+    XdpDrop,
+    /// TC_ACT_SHOT: dropped.
+    TcDrop,
 }
 
 /// A loaded program that counts what it is shown.
@@ -69,6 +73,8 @@ impl Bystander {
             Verdict::XdpPass => (6, 2),
             Verdict::TcPass => (3, 0),
             Verdict::TcNext => (3, -1),
+            Verdict::XdpDrop => (6, 1),
+            Verdict::TcDrop => (3, 2),
         };
         let map = counter.as_raw_fd();
         let code = [

@@ -1,0 +1,105 @@
+//! The agent as it is run: its CPU time while flows come and go.
+
+use std::{
+    fs, thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use mailflow_tests::{
+    frame::{FrameBuilder, flag::*},
+    lab::{Agent, Lab, LabOptions, agent_binary},
+    wire::Wire,
+};
+
+use crate::{cpu, line};
+
+pub(crate) const NAME: &str = "wire: agent";
+/// New flows that are asked for in a second.
+const RATE: f64 = 100_000.0;
+/// Until flows come and go alike: two readings.
+const BEFORE: Duration = Duration::from_secs(20);
+/// Three readings.
+const DURING: Duration = Duration::from_secs(30);
+/// Flows that are sent between two looks at the clock.
+const AT_ONCE: usize = 200;
+/// Ports of a client, one after the other; they come again when the flows before have long ended.
+const PORTS: usize = 60_000;
+const CLIENTS: usize = 100;
+
+const CONFIG: &str = "
+poll_interval: 10s
+flow_table: { flows: 3000000 }
+outputs: { metrics: { listen: '127.0.0.1:10825' }, alerts: off }
+";
+
+pub(crate) fn measure() -> Result<()> {
+    let lab = Lab::new(&LabOptions::default())?;
+    let config = lab.folder().join("wire.yaml");
+    fs::write(&config, CONFIG)?;
+    let options = format!("--config {} --interface lan0 --role mirror", config.display());
+    let mut agent = Agent::start(&lab.gateway, &agent_binary()?, lab.folder(), "agent", &options)?;
+    let id = agent.process().pid();
+    let wire = Wire::open(&lab.client, "eth0")?;
+    let mut flows = Flows::new();
+    flows.send(&wire, BEFORE)?;
+    let (before, began, sent) = (cpu::process(id)?, Instant::now(), flows.sent);
+    flows.send(&wire, DURING)?;
+    let took = began.elapsed().as_secs_f64();
+    let share = (cpu::process(id)? - before) / 1e9 / took * 100.0;
+    let page = agent.metrics()?;
+    let difference = page.lines().find_map(|line| {
+        line.strip_prefix("mailflow_conservation_difference_packets{")?
+            .rsplit_once(' ')?
+            .1
+            .parse::<f64>()
+            .ok()
+    });
+    ensure!(difference.context("no series of the difference")? == 0.0, "packets are missing:\n{page}");
+    line(&format!("{NAME}: new flows sent"), "flows/s", (flows.sent - sent) as f64 / took, None);
+    line(&format!("{NAME} polling every 10 s, CPU"), "% a core", share, Some(8.0));
+    ensure!(agent.stop()?.success(), "the agent fails:\n{}", agent.log());
+    Ok(())
+}
+
+/// Flows that begin and are reset at once: each is two packets and one record.
+struct Flows {
+    frames: Vec<[u8; 54]>,
+    sent: usize,
+}
+
+impl Flows {
+    fn new() -> Self {
+        let frame = |flags| {
+            let built = FrameBuilder::tcp("10.64.0.0:1024", "93.184.215.25:25", flags).build();
+            built.try_into().unwrap_or([0; 54])
+        };
+        let pair = [frame(SYN), frame(RST | ACK)];
+        Self { frames: pair.repeat(AT_ONCE), sent: 0 }
+    }
+
+    /// Sends at the rate asked for, or as fast as it goes.
+    fn send(&mut self, wire: &Wire, time: Duration) -> Result<()> {
+        let began = Instant::now();
+        let first = self.sent;
+        while began.elapsed() < time {
+            let due = (began.elapsed().as_secs_f64() * RATE) as usize;
+            if self.sent - first >= due {
+                thread::sleep(Duration::from_micros(500));
+                continue;
+            }
+            for pair in self.frames.chunks_exact_mut(2) {
+                // Where client and port lie in such a frame.
+                let port = (1024 + self.sent % PORTS) as u16;
+                let client = 0x0a40_0000 + (self.sent / PORTS % CLIENTS) as u32;
+                for frame in pair {
+                    frame[26..30].copy_from_slice(&client.to_be_bytes());
+                    frame[34..36].copy_from_slice(&port.to_be_bytes());
+                }
+                self.sent += 1;
+            }
+            wire.send(&self.frames)?;
+        }
+        Ok(())
+    }
+}
