@@ -11,11 +11,12 @@ mod driver;
 mod measure;
 #[path = "kernel/sys.rs"]
 mod sys;
+#[path = "../suites/under_test.rs"]
+mod under_test;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
-use mailflow_agent::kernel::{Kernel, LoadOptions, OBJECT, Programs, SilenceLimits};
-use mailflow_common::PortSet;
+use mailflow_agent::kernel::{Kernel, LoadOptions, Programs};
 
 use cases::{Case, Fill};
 use measure::Prepared;
@@ -76,24 +77,13 @@ fn line(case: &str, unit: &str, value: f64, bar: Option<f64>) {
 }
 
 fn load(fill: Fill, programs: Programs) -> anyhow::Result<Kernel> {
-    let other = std::env::var_os("MAILFLOW_BPF_OBJECT").map(std::fs::read).transpose()?;
     let options = LoadOptions {
         flows: fill.capacity(),
         flows_per_source: fill.capacity(),
-        overflow: 1024,
-        ipv6_prefix: 64,
-        local_only: false,
         external_clock: false,
-        silences: SilenceLimits {
-            closed: Duration::from_secs(5),
-            unanswered: Duration::from_secs(30),
-            idle: Duration::from_secs(300),
-        },
-        programs,
-        kernel_log: None,
+        ..under_test::options(programs)
     };
-    let ports = PortSet::from_iter([25, 465, 587, 994]);
-    Ok(Kernel::load(other.as_deref().unwrap_or(OBJECT), &options, &ports)?)
+    Ok(under_test::load(&options, &[25, 465, 587, 994])?)
 }
 
 /// An order that is another one each time and the same in each run.

@@ -131,8 +131,12 @@ fn sessions(
         for family in [Family::V4, Family::V6] {
             report.check(format!("{name}: TCP over {} ({family:?}) equals TCP_INFO", path.name), || {
                 for bytes in TRANSFERS {
-                    take_all(kernel)?;
-                    let (port, expected) = session(network, role, path, family, bytes)?;
+                    let mut transfer = || {
+                        take_all(kernel)?;
+                        session(network, role, path, family, bytes)
+                    };
+                    // On a busy machine an emulated one may lose a packet, and who saw it is not known.
+                    let (port, expected) = transfer().or_else(|_| transfer()).or_else(|_| transfer())?;
                     // One that has begun in this tick is left for the next reading.
                     wait_for("the flow is read", Duration::from_secs(5), || {
                         Ok((!kernel.snapshot(clock::now())?.flows.is_empty()).then_some(()))

@@ -1,37 +1,25 @@
 //! Loading every entry point.
 
-use std::{
-    collections::BTreeSet,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeSet, time::Instant};
 
 use anyhow::{Result, ensure};
 use mailflow_agent::config::LogLevel;
-use mailflow_agent::kernel::{Kernel, KernelVersion, LoadOptions, OBJECT, Programs, SilenceLimits};
-use mailflow_common::PortSet;
+use mailflow_agent::kernel::{Kernel, KernelVersion, LoadOptions, Programs};
 
-use crate::report::{Report, same};
+use crate::{
+    report::{Report, same},
+    under_test,
+};
 
 /// Room in the flow table.
 const FLOWS: u32 = 16_384;
 /// The part of it that one source may hold: more than one batch of a read.
 pub(crate) const SHARE: u32 = 10_000;
 
-const OPTIONS: LoadOptions = LoadOptions {
-    flows: FLOWS,
-    flows_per_source: SHARE,
-    overflow: 1024,
-    ipv6_prefix: 64,
-    local_only: false,
-    external_clock: false,
-    silences: SilenceLimits {
-        closed: Duration::from_secs(5),
-        unanswered: Duration::from_secs(30),
-        idle: Duration::from_secs(300),
-    },
-    programs: Programs::All,
-    kernel_log: None,
-};
+fn options(programs: Programs) -> LoadOptions {
+    let usual = under_test::options(programs);
+    LoadOptions { flows: FLOWS, flows_per_source: SHARE, external_clock: false, ..usual }
+}
 
 /// Names of all entry points but those for frames in several buffers.
 const PLAIN: [&str; 13] = [
@@ -54,7 +42,7 @@ const FRAGS: [&str; 3] = ["xdp_host_frags", "xdp_lan_frags", "xdp_mirror_frags"]
 /// Loads everything this kernel takes, and checks what that did to the process.
 pub(crate) fn every_entry_point(report: &mut Report) -> Result<Kernel> {
     let began = Instant::now();
-    let kernel = load(&OPTIONS)?;
+    let kernel = load(&options(Programs::All))?;
     let took = began.elapsed();
     let loaded: BTreeSet<&str> = kernel.programs().collect();
     for program in &loaded {
@@ -74,7 +62,7 @@ pub(crate) fn every_entry_point(report: &mut Report) -> Result<Kernel> {
     report.fact("frames in several buffers (jumbo, native XDP)", if frags { "yes" } else { "no" });
     report.check("with what it says of packets it cannot count, the largest program loads too", || {
         let programs = Programs::One("tc_mirror");
-        load(&LoadOptions { programs, kernel_log: Some(LogLevel::Trace), ..OPTIONS }).map(drop)
+        load(&LoadOptions { kernel_log: Some(LogLevel::Trace), ..options(programs) }).map(drop)
     });
     let lifted = memory_limit() == libc::RLIM_INFINITY;
     let charged = report.version < KernelVersion(5, 11);
@@ -98,14 +86,14 @@ fn memory_limit() -> libc::rlim_t {
 
 /// The mirror's TC program alone, for what needs a load of its own.
 pub(crate) fn tc_mirror() -> Result<Kernel> {
-    load(&LoadOptions { programs: Programs::One("tc_mirror"), ..OPTIONS })
+    load(&options(Programs::One("tc_mirror")))
 }
 
 /// A program to run frames through, with a clock that is set from outside.
 pub(crate) fn for_replay(program: &'static str) -> Result<Kernel> {
-    load(&LoadOptions { external_clock: true, programs: Programs::One(program), ..OPTIONS })
+    load(&LoadOptions { external_clock: true, ..options(Programs::One(program)) })
 }
 
 fn load(options: &LoadOptions) -> Result<Kernel> {
-    Ok(Kernel::load(OBJECT, options, &PortSet::from_iter([25, 465, 587]))?)
+    Ok(under_test::load(options, &[25, 465, 587])?)
 }

@@ -12,6 +12,8 @@ mod replay;
 mod report;
 mod takeover;
 mod tun;
+#[path = "../suites/under_test.rs"]
+mod under_test;
 
 use std::process::ExitCode;
 

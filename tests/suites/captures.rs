@@ -8,7 +8,11 @@ use std::{
     process::Command,
 };
 
-use mailflow_tests::lab::agent_binary;
+use mailflow_tests::{
+    frame::{FrameBuilder, flag::*},
+    lab::agent_binary,
+    pcap,
+};
 use serde_json::Value;
 
 /// Ports on which a mail protocol is expected: elsewhere the recount has other names for the rest.
@@ -106,6 +110,47 @@ fn every_flow_is_counted_to_the_packet_and_byte() {
         }
     }
     assert!(compared > 100, "{compared} flows");
+}
+
+#[test]
+fn a_flow_ends_at_its_own_time_however_far_the_captures_clock_leaps() {
+    const DAY: u64 = 24 * 60 * 60 * 1_000_000;
+    // As far as a word of the program's ticks reaches, and some years.
+    for leap in [2 * DAY, 25 * DAY, 1000 << 32, 1_500 * DAY] {
+        let begin = 1_500_000_000_000_000;
+        let frame = |time: u64, port: u16, flags: u8| {
+            let client = format!("10.20.0.2:{port}");
+            (time, FrameBuilder::tcp(&client, "93.184.215.25:25", flags).build())
+        };
+        let frames =
+            [frame(begin, 40_000, ACK), frame(begin + leap, 40_000, ACK), frame(begin + leap, 40_001, ACK)];
+        let path = std::env::temp_dir().join(format!("mailflow-leap-{}.pcap", std::process::id()));
+        pcap::write(&path, &frames).unwrap();
+        let output = Command::new(agent_binary().unwrap())
+            .args(["replay", "--flow-log", "-", "--alerts", "off"])
+            .arg(&path)
+            .output()
+            .unwrap();
+        fs::remove_file(&path).unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let lines = String::from_utf8(output.stdout).unwrap();
+        let flows: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let told: Vec<_> = flows
+            .iter()
+            .map(|flow| {
+                let text = |value: &Value| value.as_str().unwrap().to_owned();
+                (
+                    text(&flow["flow"]["reason"]),
+                    flow["src_port"].as_u64().unwrap(),
+                    text(&flow["flow"]["end"]),
+                )
+            })
+            .collect();
+        let [first, rest @ ..] = &told[..] else { panic!("{leap}: {lines}") };
+        assert_eq!((first.0.as_str(), first.1, &first.2[..10]), ("idle", 40_000, "2017-07-14"), "{leap}");
+        assert_eq!(rest.len(), 2, "{leap}: {lines}");
+        assert!(rest.iter().all(|flow| flow.0 == "shutdown" && flow.2 != first.2), "{leap}: {lines}");
+    }
 }
 
 #[test]

@@ -11,6 +11,7 @@ mod compare;
 mod histogram;
 #[path = "mutants/run.rs"]
 mod run;
+mod under_test;
 
 use std::{sync::Mutex, time::Instant};
 

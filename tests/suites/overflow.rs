@@ -1,6 +1,8 @@
 //! When flows find no place in the table: every packet is still counted, to its source or, if there is
 //! no room for that either, to one number.
 
+mod under_test;
+
 use std::{collections::BTreeMap, time::Duration};
 
 use mailflow_agent::{
@@ -9,9 +11,9 @@ use mailflow_agent::{
         flow::{Direction, Fate},
         time::Time,
     },
-    kernel::{Difference, Kernel, LoadOptions, OBJECT, Programs, SilenceLimits},
+    kernel::{Difference, Kernel, LoadOptions, Programs},
 };
-use mailflow_common::{PortSet, Reason, Totals};
+use mailflow_common::{Reason, Totals};
 use mailflow_tests::frame::{FrameBuilder, flag::*, fragmented};
 
 const SERVER: &str = "93.184.215.25:25";
@@ -19,24 +21,9 @@ const SERVER6: &str = "[2a00:1450::25]:25";
 const PROGRAM: &str = "tc_mirror";
 
 fn load(flows: u32, flows_per_source: u32, overflow: u32) -> Kernel {
-    let other = std::env::var_os("MAILFLOW_BPF_OBJECT").map(|path| std::fs::read(path).unwrap());
-    let options = LoadOptions {
-        flows,
-        flows_per_source,
-        overflow,
-        ipv6_prefix: 64,
-        local_only: false,
-        external_clock: true,
-        silences: SilenceLimits {
-            closed: Duration::from_secs(5),
-            unanswered: Duration::from_secs(30),
-            idle: Duration::from_secs(300),
-        },
-        programs: Programs::One(PROGRAM),
-        kernel_log: None,
-    };
-    let ports = PortSet::from_iter([25, 465, 587, 994]);
-    Kernel::load(other.as_deref().unwrap_or(OBJECT), &options, &ports).unwrap()
+    let all = under_test::options(Programs::One(PROGRAM));
+    let options = LoadOptions { flows, flows_per_source, overflow, ..all };
+    under_test::load(&options, &[25, 465, 587, 994]).unwrap()
 }
 
 fn at(milliseconds: u64) -> Time {

@@ -2,17 +2,16 @@
 
 #[path = "program/fragments.rs"]
 mod fragments;
-
-use std::time::Duration;
+mod under_test;
 
 use mailflow_agent::{
     engine::{
         flow::{Fate, Flow},
         time::Time,
     },
-    kernel::{Kernel, LoadOptions, OBJECT, Programs, SilenceLimits},
+    kernel::{Kernel, LoadOptions, Programs},
 };
-use mailflow_common::{PortSet, Reason, Totals, opening, upgrade};
+use mailflow_common::{Reason, Totals, opening, upgrade};
 use mailflow_tests::frame::{FrameBuilder, Transport, flag::*, short_extension};
 
 const CLIENT: &str = "10.20.0.2:40000";
@@ -20,33 +19,19 @@ const SERVER: &str = "93.184.215.25:25";
 const CLIENT6: &str = "[fd20::2]:40000";
 const SERVER6: &str = "[2a00:1450::25]:25";
 
-/// The object under test: another one than the embedded when `cargo xtask bpf --check` says so.
+/// The ports that are watched.
+const PORTS: [u16; 5] = [25, 465, 587, 994, 2525];
+
 fn load_with(options: &LoadOptions) -> Kernel {
-    let other = std::env::var_os("MAILFLOW_BPF_OBJECT").map(|path| std::fs::read(path).unwrap());
-    let object = other.as_deref().unwrap_or(OBJECT);
-    let ports = PortSet::from_iter([25, 465, 587, 994, 2525]);
-    Kernel::load(object, options, &ports).unwrap_or_else(|error| panic!("{error}"))
+    under_test::load(options, &PORTS).unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// The default timeouts, a clock set by the test, and room for a thousand flows.
-const OPTIONS: LoadOptions = LoadOptions {
-    flows: 1024,
-    flows_per_source: 1024,
-    overflow: 1024,
-    ipv6_prefix: 64,
-    local_only: false,
-    external_clock: true,
-    silences: SilenceLimits {
-        closed: Duration::from_secs(5),
-        unanswered: Duration::from_secs(30),
-        idle: Duration::from_secs(300),
-    },
-    programs: Programs::All,
-    kernel_log: None,
-};
+fn options() -> LoadOptions {
+    under_test::options(Programs::All)
+}
 
 fn load(program: &'static str) -> Kernel {
-    load_with(&LoadOptions { programs: Programs::One(program), ..OPTIONS })
+    load_with(&under_test::options(Programs::One(program)))
 }
 
 /// A moment of the test's clock.
@@ -259,7 +244,7 @@ fn a_merged_buffer_counts_as_the_packets_it_stands_for() {
 
 #[test]
 fn beside_a_lan_a_host_counts_only_what_the_machine_itself_sends() {
-    let options = LoadOptions { local_only: true, ..OPTIONS };
+    let options = LoadOptions { local_only: true, ..options() };
     let mut forwarded = [0; 192];
     // ingress_ifindex at 36
     forwarded[36..40].copy_from_slice(&1_u32.to_ne_bytes());
@@ -422,7 +407,7 @@ fn interfaces_without_ethernet_have_their_own_entries() {
 
 #[test]
 fn the_kernels_clock_is_the_monotonic_one() {
-    let mut kernel = load_with(&LoadOptions { flows: 8, external_clock: false, ..OPTIONS });
+    let mut kernel = load_with(&LoadOptions { flows: 8, external_clock: false, ..options() });
     let before = mailflow_agent::clock::now();
     kernel.run("tc_lan_in", &up(SYN).build(), None).unwrap();
     let after = mailflow_agent::clock::now();
@@ -543,7 +528,7 @@ fn a_flow_that_has_ended_decides_nothing_whether_it_was_taken_out_or_not() {
         assert_eq!((new.key.server_port, new.up.packets), (25, 1), "taken out {taken}: the lower port");
 
         // At the ingress of a host beside a lan, only what lives is the machine's own.
-        let mut kernel = load_with(&LoadOptions { local_only: true, ..OPTIONS });
+        let mut kernel = load_with(&LoadOptions { local_only: true, ..options() });
         kernel.set_now(at(1000)).unwrap();
         kernel.run("tc_host_out", &up(SYN).build(), None).unwrap();
         kernel.run("tc_host_in", &down(SYN | ACK).build(), None).unwrap();
@@ -554,6 +539,28 @@ fn a_flow_that_has_ended_decides_nothing_whether_it_was_taken_out_or_not() {
         }
         kernel.run("tc_host_in", &down(ACK).build(), None).unwrap();
         assert_eq!(kernel.totals().unwrap().reason(Reason::NotLocal), 1, "taken out {taken}");
+    }
+}
+
+#[test]
+fn what_is_delivered_twice_is_known_for_a_copy() {
+    for program in BOTH {
+        let mut kernel = load(program);
+        let mut seen = |time: u64, frame: FrameBuilder| {
+            kernel.set_now(at(time)).unwrap();
+            kernel.run(program, &frame.build(), None).unwrap();
+            let totals = kernel.totals().unwrap();
+            let both = [totals.syns, totals.syn_acks];
+            (both.map(|openings| openings.all), both.map(|openings| openings.copies))
+        };
+        assert_eq!(seen(1000, up(SYN).sequence(7)), ([1, 0], [0, 0]), "{program}");
+        assert_eq!(seen(1000, up(SYN).sequence(7)), ([2, 0], [1, 0]), "{program}: in the same tick");
+        assert_eq!(seen(1001, up(SYN).sequence(7)), ([3, 0], [2, 0]), "{program}: as the clock ticks");
+        assert_eq!(seen(2001, up(SYN).sequence(7)), ([4, 0], [2, 0]), "{program}: sent again");
+        assert_eq!(seen(2001, up(SYN).sequence(8)), ([5, 0], [2, 0]), "{program}: another connection");
+        assert_eq!(seen(2002, down(SYN | ACK).sequence(9)), ([5, 1], [2, 0]), "{program}");
+        assert_eq!(seen(2002, down(SYN | ACK).sequence(9)), ([5, 2], [2, 1]), "{program}");
+        assert_eq!(seen(3002, down(SYN | ACK).sequence(9)), ([5, 3], [2, 1]), "{program}: sent again");
     }
 }
 

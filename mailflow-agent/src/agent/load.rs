@@ -4,6 +4,7 @@ use mailflow_common::PortSet;
 
 use crate::{
     config::Config,
+    engine::settings::Timeouts,
     kernel::{Kernel, KernelError, LoadOptions, OBJECT, Programs, SilenceLimits},
 };
 
@@ -26,7 +27,7 @@ pub(super) fn load(config: &Config, programs: Programs, hosts: Hosts) -> Result<
         ipv6_prefix: config.engine.v6_source_prefix,
         local_only: hosts == Hosts::OwnOnly,
         external_clock: programs != Programs::All,
-        silences: silences(config),
+        silences: (&config.engine.timeouts).into(),
         programs,
         kernel_log: config.kernel_log,
     };
@@ -38,8 +39,8 @@ pub(super) fn ports(config: &Config) -> PortSet {
     config.engine.services.keys().copied().collect()
 }
 
-/// The silences that separate flows.
-pub(super) fn silences(config: &Config) -> SilenceLimits {
-    let timeouts = &config.engine.timeouts;
-    SilenceLimits { closed: timeouts.closed, unanswered: timeouts.unanswered, idle: timeouts.idle }
+impl From<&Timeouts> for SilenceLimits {
+    fn from(timeouts: &Timeouts) -> Self {
+        Self { closed: timeouts.closed, unanswered: timeouts.unanswered, idle: timeouts.idle }
+    }
 }

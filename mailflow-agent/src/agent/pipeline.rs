@@ -9,7 +9,7 @@ use super::{
     GRACE, Source, cycle,
     delivery::Delivery,
     lists::ListWatch,
-    load::{Hosts, load, ports, silences},
+    load::{Hosts, load, ports},
     outputs::Outputs,
     reload,
     report::{self, Room},
@@ -225,5 +225,5 @@ fn rewatch(kernel: &mut Kernel, old: &Config, new: &Config) -> Result<(), Kernel
         kernel.unwatch(&interface.name);
     }
     kernel.watch_ports(&ports(new))?;
-    kernel.set_silences(&silences(new))
+    kernel.set_silences(&(&new.engine.timeouts).into())
 }

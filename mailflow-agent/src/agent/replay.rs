@@ -33,6 +33,9 @@ const GRACE: Duration = Duration::from_secs(60);
 const EPOCH: Epoch = Epoch::from_unix_nanos(0);
 /// Enough of a frame for its headers and the payload that is looked into.
 const HEAD: usize = 2_048;
+/// The program tells times apart by words of ticks, which suffices for 24 days. Before the clock leaps by more
+/// than this, the flows before it end.
+const LEAP: Duration = Duration::from_secs(24 * 60 * 60);
 /// Shorter frames have no ethertype, and the kernel takes none of them.
 const SHORTEST: usize = 14;
 
@@ -106,6 +109,8 @@ struct Replay {
     outputs: Outputs,
     program: &'static str,
     poll_interval: Duration,
+    /// After so long without a packet no flow lives.
+    silence: Duration,
     now: Time,
     next_poll: Time,
 }
@@ -119,6 +124,7 @@ impl Replay {
             outputs,
             program,
             poll_interval: config.poll_interval,
+            silence: config.engine.timeouts.idle,
             now: Time::ZERO,
             next_poll: Time::ZERO,
         })
@@ -150,7 +156,13 @@ impl Replay {
 
     fn frame(&mut self, frame: Frame) -> Result<()> {
         // The program's clock does not go back, whatever order the frames were written in.
-        self.now = self.now.max(Time::from_nanos(frame.time));
+        let now = self.now.max(Time::from_nanos(frame.time));
+        let rest = self.silence + Duration::from_secs(1);
+        if self.now != Time::ZERO && now.since(self.now) > rest.max(LEAP) {
+            self.now = self.now + rest;
+            self.poll()?;
+        }
+        self.now = now;
         if self.now >= self.next_poll {
             self.poll()?;
             self.next_poll = self.now + self.poll_interval;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use mailflow_tests::lab::{Agent, Family, Lab, TcpFacts, agent_binary, transfer, wait_for};
 
 /// How long the agent may take to follow a change.
-pub(crate) const SECONDS: Duration = Duration::from_secs(10);
+pub(crate) const SECONDS: Duration = Duration::from_secs(60);
 
 /// Starts the agent on the gateway.
 pub(crate) fn start(lab: &Lab, options: &str) -> Agent {

@@ -7,9 +7,8 @@ use std::time::Duration;
 
 use mailflow_agent::{
     engine::time::Time,
-    kernel::{Kernel, LoadOptions, OBJECT, Programs, SilenceLimits},
+    kernel::{Kernel, LoadOptions, Programs, SilenceLimits},
 };
-use mailflow_common::PortSet;
 use mailflow_tests::{
     mutants::{Mutant, Mutants, WATCHED, Wanted},
     slow::{
@@ -19,7 +18,7 @@ use mailflow_tests::{
     },
 };
 
-use crate::{compare, histogram::Histogram};
+use crate::{compare, histogram::Histogram, under_test};
 
 /// Frames for one loading of the program: so few that the table of fragments forgets none.
 pub(crate) const EPOCH: usize = 20_000;
@@ -199,17 +198,11 @@ impl<'a> Sides<'a> {
             flows: FLOWS,
             flows_per_source: FLOWS,
             overflow: 64,
-            ipv6_prefix: 64,
             local_only: epoch.gateway.local_only,
-            external_clock: true,
             silences: SilenceLimits { closed, unanswered, idle },
-            programs,
-            kernel_log: None,
+            ..under_test::options(programs)
         };
-        let other = std::env::var_os("MAILFLOW_BPF_OBJECT").map(|path| std::fs::read(path).unwrap());
-        let object = other.as_deref().unwrap_or(OBJECT);
-        let kernel = Kernel::load(object, &options, &PortSet::from_iter(WATCHED))
-            .unwrap_or_else(|error| panic!("{error}"));
+        let kernel = under_test::load(&options, &WATCHED).unwrap_or_else(|error| panic!("{error}"));
         let mut sides = Self {
             epoch,
             mutants: Mutants::new(epoch.seed, epoch.gateway.wanted()),

@@ -3,7 +3,7 @@
 use mailflow_common::Reason;
 use mailflow_tests::frame::{FrameBuilder, flag::*, fragmented};
 
-use crate::{BOTH, CLIENT, CLIENT6, LoadOptions, OPTIONS, SERVER, SERVER6, down, load_with, run};
+use crate::{BOTH, CLIENT, CLIENT6, LoadOptions, SERVER, SERVER6, down, load_with, options, run};
 
 #[test]
 fn fragments_belong_to_the_flow_of_their_first_one() {
@@ -41,7 +41,7 @@ fn a_message_in_fragments_is_one_in_whatever_order_they_come() {
 
 #[test]
 fn fragments_of_others_traffic_are_others_traffic() {
-    let options = LoadOptions { local_only: true, ..OPTIONS };
+    let options = LoadOptions { local_only: true, ..options() };
     let forwarded = {
         let mut context = [0; 192];
         context[36..40].copy_from_slice(&1_u32.to_ne_bytes());

@@ -1,0 +1,29 @@
+//! The kernel program under test, for suites that run frames through it.
+
+use mailflow_agent::{
+    engine::settings::Timeouts,
+    kernel::{Kernel, KernelError, LoadOptions, OBJECT, Programs},
+};
+use mailflow_common::PortSet;
+
+/// The default timeouts, a clock set by the test, and room for a thousand flows.
+pub(crate) fn options(programs: Programs) -> LoadOptions {
+    LoadOptions {
+        flows: 1024,
+        flows_per_source: 1024,
+        overflow: 1024,
+        ipv6_prefix: 64,
+        local_only: false,
+        external_clock: true,
+        silences: (&Timeouts::default()).into(),
+        programs,
+        kernel_log: None,
+    }
+}
+
+/// Loads the object under test: another one than the embedded when `cargo xtask bpf --check` says so.
+pub(crate) fn load(options: &LoadOptions, ports: &[u16]) -> Result<Kernel, KernelError> {
+    let other = std::env::var_os("MAILFLOW_BPF_OBJECT").map(|path| std::fs::read(path).unwrap());
+    let ports = ports.iter().copied().collect::<PortSet>();
+    Kernel::load(other.as_deref().unwrap_or(OBJECT), options, &ports)
+}
