@@ -3,7 +3,7 @@
 
 mod under_test;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use mailflow_agent::{
     engine::{

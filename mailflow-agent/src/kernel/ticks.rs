@@ -6,10 +6,18 @@ use crate::{clock, engine::time::Time};
 
 /// Tick lengths kernels are built with (CONFIG_HZ of all architectures), per second.
 const RATES: [u64; 10] = [24, 32, 48, 64, 100, 128, 250, 300, 512, 1000];
-/// How long the ticks are watched.
+/// How long the ticks are watched at least.
 const WATCH: Duration = Duration::from_millis(50);
-/// How long to wait for them at most: a tick may be late, not absent.
+/// How long to wait for them at most: on a busy machine it takes longer until only one rate is possible.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// A tick, seen for the first time: it was the kernel's at some moment between these two.
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    tick: u64,
+    before: u64,
+    after: u64,
+}
 
 /// Turns the program's ticks into times.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,31 +39,55 @@ impl Ticks {
     /// Finds out how long a tick is and where ticks lie on the monotonic clock, by watching them
     /// change. `None` when they do not.
     pub(super) fn watch<E>(mut ticks: impl FnMut() -> Result<u64, E>) -> Result<Option<Self>, E> {
-        let mut edges: Vec<(u64, u64)> = Vec::new();
+        let mut seen: Vec<Seen> = Vec::new();
         let begin = clock::now().as_nanos();
-        let mut before = ticks()?;
         loop {
+            let before = clock::now().as_nanos();
             let tick = ticks()?;
-            let time = clock::now().as_nanos();
-            if tick != before {
-                edges.push((tick, time));
-                before = tick;
+            let after = clock::now().as_nanos();
+            if seen.last().is_none_or(|last| last.tick != tick) {
+                seen.push(Seen { tick, before, after });
             }
-            let waited = Duration::from_nanos(time - begin);
-            if (waited >= WATCH && edges.len() >= 3) || waited >= PATIENCE {
-                return Ok(Self::fit(&edges));
+            let waited = Duration::from_nanos(after - begin);
+            if waited >= WATCH
+                && let Some(found) = Self::fit(&seen)
+            {
+                return Ok(Some(found));
+            }
+            if waited >= PATIENCE {
+                return Ok(Self::nearest(&seen));
             }
         }
     }
 
-    fn fit(edges: &[(u64, u64)]) -> Option<Self> {
-        let (first, last) = (edges.first()?, edges.last()?);
-        let measured = (last.1 - first.1).checked_div(last.0.checked_sub(first.0)?)?;
-        let rate = RATES.into_iter().min_by_key(|rate| (1_000_000_000 / rate).abs_diff(measured))?;
-        let length = 1_000_000_000_u64.div_ceil(rate);
-        // An edge is seen late, never early: the earliest is the truest.
-        let (tick, at) = edges.iter().min_by_key(|(tick, at)| at - (tick - first.0) * length)?;
-        Some(Self { length, tick: *tick, at: *at })
+    /// The only rate by which the ticks can have been what they were when they were seen. This process may
+    /// have been kept waiting at any moment, so each of them says no more than that.
+    fn fit(seen: &[Seen]) -> Option<Self> {
+        let mut possible = RATES.into_iter().filter_map(|rate| Self::placed(seen, length(rate)));
+        possible.next().filter(|_| possible.next().is_none())
+    }
+
+    /// The rate nearest to what was seen in all.
+    fn nearest(seen: &[Seen]) -> Option<Self> {
+        let (first, last) = (seen.first()?, seen.last()?);
+        let measured = (last.after - first.after).checked_div(last.tick.checked_sub(first.tick)?)?;
+        let rate = RATES.into_iter().min_by_key(|rate| length(*rate).abs_diff(measured))?;
+        Some(Self { length: length(rate), tick: first.tick, at: Self::latest(seen, length(rate))? })
+    }
+
+    /// Ticks of this length, if that is possible.
+    fn placed(seen: &[Seen], length: u64) -> Option<Self> {
+        let tick = seen.first()?.tick;
+        let at = Self::latest(seen, length)?;
+        // The kernel's tick may be late by one, too.
+        let over = |seen: &Seen| at + (seen.tick - tick + 2) * length;
+        seen.iter().all(|seen| seen.before <= over(seen)).then_some(Self { length, tick, at })
+    }
+
+    /// When the first tick began at the latest: a tick is seen late, never early.
+    fn latest(seen: &[Seen], length: u64) -> Option<u64> {
+        let first = seen.first()?.tick;
+        seen.iter().map(|seen| seen.after.saturating_sub((seen.tick - first) * length)).min()
     }
 
     /// The ticks that a time of this length takes, the last one whole. At most what the sign of a
@@ -88,22 +120,66 @@ impl Ticks {
     }
 }
 
+/// Nanoseconds of a tick.
+fn length(rate: u64) -> u64 {
+    1_000_000_000_u64.div_ceil(rate)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// What is seen of ticks of this length, each some microseconds after it began.
+    fn seen(length: u64, ticks: u64) -> Vec<Seen> {
+        let one = |n: u64| {
+            let after = 5_000_000_000 + n * length + (n * 7919) % 90_000;
+            Seen { tick: u64::from(u32::MAX) - 2 + n, before: after - 2_000, after }
+        };
+        (0..ticks).map(one).collect()
+    }
+
+    const LENGTHS: [(u64, u64); 4] =
+        [(100, 10_000_000), (250, 4_000_000), (300, 3_333_334), (1000, 1_000_000)];
+
+    fn begins(ticks: &Ticks, length: u64) {
+        assert_eq!(ticks.length, length);
+        let third = ticks.time(u64::from(u32::MAX) + 1).as_nanos();
+        let distance = third.abs_diff(5_000_000_000 + 3 * length);
+        assert!(distance < 100_000, "{distance} ns off");
+    }
+
     #[test]
-    fn the_rate_is_found_from_late_edges() {
-        for (rate, length) in [(100, 10_000_000), (250, 4_000_000), (300, 3_333_334), (1000, 1_000_000)] {
-            let edge =
-                |n: u64| (u64::from(u32::MAX) - 2 + n, 5_000_000_000 + n * length + (n * 7919) % 90_000);
-            let edges: Vec<_> = (0..50_000_000 / length + 1).map(edge).collect();
-            let ticks = Ticks::fit(&edges).unwrap();
-            assert_eq!(ticks.length, length, "{rate} a second");
-            let distance = ticks.time(edges[3].0).as_nanos().abs_diff(5_000_000_000 + 3 * length);
-            assert!(distance < 100_000, "{distance} ns off");
+    fn the_rate_is_found_from_ticks_that_are_seen_late() {
+        for (rate, length) in LENGTHS {
+            // Twice as long as it takes on a machine at rest.
+            let seen = seen(length, 100_000_000 / length + 1);
+            begins(&Ticks::fit(&seen).unwrap_or_else(|| panic!("{rate}: more than one")), length);
+            begins(&Ticks::nearest(&seen).unwrap(), length);
         }
-        assert_eq!(Ticks::fit(&[(1, 1)]), None);
+        assert_eq!(Ticks::fit(&[]), None);
+        assert_eq!(Ticks::fit(&seen(4_000_000, 2)), None, "too few to tell");
+        assert_eq!(Ticks::nearest(&seen(4_000_000, 1)), None, "they stand still");
+    }
+
+    #[test]
+    fn to_be_kept_waiting_makes_no_other_rate() {
+        for (_, length) in LENGTHS {
+            let whole = seen(length, 100_000_000 / length + 1);
+            for late in 1..whole.len() {
+                for wait in [5_000_000, 30_000_000, 400_000_000] {
+                    // Between the reading of a tick and that of the clock, and between two readings.
+                    let mut between = whole[..=late].to_vec();
+                    between[late].after += wait;
+                    let mut missed = whole.clone();
+                    missed.retain(|seen| seen.tick == whole[0].tick || seen.tick > whole[late].tick);
+                    for seen in [between, missed] {
+                        if let Some(found) = Ticks::fit(&seen) {
+                            assert_eq!(found.length, length, "{late} {wait}");
+                        }
+                    }
+                }
+            }
+        }
     }
 
     #[test]
