@@ -7,6 +7,7 @@ mod demo;
 mod fuzz;
 mod kernels;
 mod run;
+mod scenarios;
 mod setup;
 mod terminal;
 mod test;
@@ -29,6 +30,8 @@ enum Task {
     Fuzz(fuzz::Args),
     /// Install the command-line tools that the other tasks need, or say which are missing
     Setup(setup::Args),
+    /// Show what the shipped rules find on a network of a thousand hosts, and what they take for it
+    Scenarios(scenarios::Args),
     /// Measure what counting costs, and hold it against the bars
     Bench(bench::Args),
     /// Build the BPF object, or check that it is what its sources make
@@ -42,6 +45,7 @@ fn main() -> ExitCode {
         Task::Test(args) => test::run(&args),
         Task::Fuzz(args) => fuzz::run(&args),
         Task::Setup(args) => setup::run(&args),
+        Task::Scenarios(args) => scenarios::run(&args),
         Task::Bench(args) => bench::run(&args),
         Task::Bpf(args) => bpf::run(&args),
     };

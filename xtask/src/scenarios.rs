@@ -1,0 +1,22 @@
+//! `cargo xtask scenarios`: what the shipped rules find, and what they take for it that is not.
+
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::workspace;
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Another history: everything in it follows from this number
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["bench", "--quiet", "--locked", "-p", "mailflow-tests", "--bench", "scenarios", "--"]);
+    let status = cargo.arg(format!("--seed={}", args.seed)).current_dir(workspace::root()).status();
+    ensure!(status.context("cargo bench")?.success(), "the scenarios failed");
+    Ok(())
+}
