@@ -42,6 +42,8 @@ fn main() -> ExitCode {
         Command::Reload { config, args } => asked(config.as_deref(), &args, |socket| {
             cli::ask::reload(socket, &mut io::stdout(), &mut io::stderr())
         }),
+        Command::Completions { shell } => printed(cli::pages::completions(shell, &mut io::stdout())),
+        Command::Man { folder } => written(&folder, cli::pages::man(&folder)),
         Command::Version => {
             println!("{}", cli::VERSION);
             Exit::Good
@@ -149,6 +151,17 @@ fn printed(result: io::Result<Exit>) -> Exit {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Good,
         Err(error) => {
             eprintln!("{error}");
+            Exit::Failure
+        }
+    }
+}
+
+/// What a command that writes files ends with.
+fn written(folder: &Path, result: io::Result<()>) -> Exit {
+    match result {
+        Ok(()) => Exit::Good,
+        Err(error) => {
+            eprintln!("{}: {error}", folder.display());
             Exit::Failure
         }
     }

@@ -10,3 +10,5 @@ mod fleet;
 mod grafana;
 #[path = "delivery/prometheus.rs"]
 mod prometheus;
+#[path = "delivery/unit.rs"]
+mod unit;

@@ -65,6 +65,8 @@ fn the_commands_it_names_exist() {
         "top --once --sort flows --filter 10.",
         "reload --socket /run/a.sock",
         "print-config",
+        "completions bash",
+        "man target/man",
     ] {
         let arguments = ["mailflow-agent"].into_iter().chain(typed.split_whitespace());
         assert!(cli::parse_from(arguments).is_ok(), "{typed}");

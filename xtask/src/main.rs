@@ -3,7 +3,9 @@
 mod agent;
 mod bench;
 mod bpf;
+mod delivery;
 mod demo;
+mod dist;
 mod fuzz;
 mod kernels;
 mod run;
@@ -34,6 +36,8 @@ enum Task {
     Scenarios(scenarios::Args),
     /// Measure what counting costs, and hold it against the bars
     Bench(bench::Args),
+    /// Build what is installed: a static binary, and a package for Debian and Ubuntu
+    Dist(dist::Args),
     /// Build the BPF object, or check that it is what its sources make
     Bpf(bpf::Args),
 }
@@ -47,6 +51,7 @@ fn main() -> ExitCode {
         Task::Setup(args) => setup::run(&args),
         Task::Scenarios(args) => scenarios::run(&args),
         Task::Bench(args) => bench::run(&args),
+        Task::Dist(args) => dist::run(&args).map(drop),
         Task::Bpf(args) => bpf::run(&args),
     };
     match result {

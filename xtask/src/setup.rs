@@ -35,6 +35,8 @@ pub(crate) enum Purpose {
     Test,
     /// `cargo xtask test --kernels`
     Kernels,
+    /// `cargo xtask test --delivery`
+    Delivery,
     /// `cargo xtask bpf`
     Bpf,
 }
@@ -47,19 +49,26 @@ struct Tool {
 }
 
 const TOOLS: &[Tool] = {
-    use Purpose::{Demo, Kernels, Test};
+    use Purpose::{Delivery, Demo, Kernels, Test};
     &[
-        Tool { command: "ip", package: "iproute2", purposes: &[Demo, Test, Kernels] },
-        Tool { command: "nft", package: "nftables", purposes: &[Demo, Test] },
+        Tool { command: "ip", package: "iproute2", purposes: &[Demo, Test, Kernels, Delivery] },
+        Tool { command: "nft", package: "nftables", purposes: &[Demo, Test, Delivery] },
         Tool { command: "openssl", package: "openssl", purposes: &[Demo, Test] },
-        Tool { command: "curl", package: "curl", purposes: &[Demo, Test] },
+        Tool { command: "curl", package: "curl", purposes: &[Demo, Test, Delivery] },
         Tool { command: "ldd", package: "libc-bin", purposes: &[Demo, Test, Kernels] },
         Tool { command: "unshare", package: "util-linux", purposes: &[Demo, Test] },
-        Tool { command: "mount", package: "mount", purposes: &[Demo, Test] },
+        Tool { command: "mount", package: "mount", purposes: &[Demo, Test, Delivery] },
         Tool { command: "c++", package: "g++", purposes: &[Test] },
         Tool { command: "ethtool", package: "ethtool", purposes: &[Test, Kernels] },
         Tool { command: "qemu-system-x86_64", package: "qemu-system-x86", purposes: &[Test, Kernels] },
         Tool { command: "xz", package: "xz-utils", purposes: &[Test, Kernels] },
+        Tool { command: "systemd-analyze", package: "systemd", purposes: &[Test] },
+        Tool { command: "lintian", package: "lintian", purposes: &[Test, Delivery] },
+        Tool { command: "mmdebstrap", package: "mmdebstrap", purposes: &[Test, Delivery] },
+        Tool { command: "ansible-playbook", package: "ansible-core", purposes: &[Test, Delivery] },
+        Tool { command: "ansible-lint", package: "ansible-lint", purposes: &[Test, Delivery] },
+        Tool { command: "ssh-keygen", package: "openssh-client", purposes: &[Test, Delivery] },
+        Tool { command: "python3", package: "python3-venv", purposes: &[Test, Delivery] },
         Tool { command: "zstd", package: "zstd", purposes: &[Test, Kernels] },
     ]
 };
@@ -83,12 +92,13 @@ pub(crate) fn prepare(purpose: Purpose) -> Result<()> {
     // The lab downloads packages of its own, and for that apt's lists must be there.
     let downloads = match purpose {
         Purpose::Demo => &["postfix"][..],
-        Purpose::Test => &["postfix", "prometheus", "tcpreplay"],
+        Purpose::Test => &["postfix", "prometheus", "tcpreplay", "systemd-container"],
+        Purpose::Delivery => &["systemd-container"],
         Purpose::Kernels | Purpose::Bpf => &[],
     };
     let downloads = downloads.iter().any(|package| !lab::is_unpacked(package));
     // Where the kernels come from is read from them.
-    let downloads = downloads || matches!(purpose, Purpose::Test | Purpose::Kernels);
+    let downloads = downloads || matches!(purpose, Purpose::Test | Purpose::Kernels | Purpose::Delivery);
     let lists = Lists::find();
     let update = (downloads && lists == Lists::Missing) || (!packages.is_empty() && lists != Lists::Good);
     if !packages.is_empty() {

@@ -9,7 +9,7 @@ use anyhow::{Result, anyhow, ensure};
 use mailflow_tests::lab::{self, With};
 
 use crate::{
-    bpf, fuzz, kernels,
+    bpf, delivery, fuzz, kernels,
     setup::{self, Purpose},
     terminal::{self, Steps, say},
     workspace,
@@ -21,6 +21,9 @@ pub(crate) struct Args {
     /// Only boot the kernels that the program is for, and run it there
     #[arg(long)]
     kernels: bool,
+    /// Only build the package, and install it on hosts
+    #[arg(long, conflicts_with = "kernels")]
+    delivery: bool,
 }
 
 /// cargo's part of the checks.
@@ -36,12 +39,16 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         setup::prepare(Purpose::Kernels)?;
         return kernels::run();
     }
+    if args.delivery {
+        setup::prepare(Purpose::Delivery)?;
+        return delivery::run();
+    }
     ensure!(
         terminal::is_root(),
         "the tests make network namespaces and load programs into the kernel; run them as root:\n  \
          sudo --preserve-env=HOME env \"PATH=$PATH\" cargo xtask test"
     );
-    let mut steps = Steps::new(CARGO.len() + 4);
+    let mut steps = Steps::new(CARGO.len() + 5);
     steps.next("setup");
     setup::prepare(Purpose::Test)?;
     // Debian's package would start a server: only promtool is wanted.
@@ -63,6 +70,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let check = bpf::Args { check: true };
     results.push(timed(&mut steps, "cargo xtask bpf --check".to_owned(), || bpf::run(&check)));
     results.push(timed(&mut steps, "cargo xtask test --kernels".to_owned(), kernels::run));
+    results.push(timed(&mut steps, "cargo xtask test --delivery".to_owned(), delivery::run));
     summarise(&results)
 }
 

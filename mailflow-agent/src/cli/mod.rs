@@ -4,6 +4,7 @@
 pub mod ask;
 pub mod config;
 pub mod overrides;
+pub mod pages;
 mod raw;
 pub mod rules;
 pub mod top;
@@ -11,6 +12,7 @@ pub mod top;
 use std::{collections::HashSet, ffi::OsString, path::PathBuf};
 
 use clap::{CommandFactory, Parser, error::ErrorKind};
+use clap_complete::Shell;
 
 pub use raw::{BacktestArgs, Column, ReplayArgs, RunArgs, SocketArgs, StatusArgs, TopArgs};
 use raw::{RulesVerb, Typed, Verb};
@@ -103,6 +105,16 @@ pub enum Command {
         /// What it was told.
         args: SocketArgs,
     },
+    /// Print a shell's completions.
+    Completions {
+        /// Which shell.
+        shell: Shell,
+    },
+    /// Write the man pages.
+    Man {
+        /// Where to.
+        folder: PathBuf,
+    },
     /// Print the version.
     Version,
 }
@@ -150,6 +162,8 @@ where
         Verb::Status(args) => Command::Status { config, args },
         Verb::Top(args) => Command::Top { config, args },
         Verb::Reload(args) => Command::Reload { config, args },
+        Verb::Completions { shell } => Command::Completions { shell },
+        Verb::Man { folder } => Command::Man { folder },
         Verb::Version => Command::Version,
     })
 }

@@ -7,6 +7,8 @@ use clap::{
     builder::{PossibleValuesParser, TypedValueParser},
 };
 
+use clap_complete::Shell;
+
 use crate::config::{
     Hook, LogLevel, Role, Target,
     value::{self, Switch},
@@ -63,6 +65,18 @@ pub(super) enum Verb {
     /// Let the running agent read its configuration again
     #[command(after_help = RELOAD)]
     Reload(SocketArgs),
+    /// Print what lets a shell complete the commands
+    Completions {
+        /// bash, zsh, fish, elvish or powershell
+        #[arg(value_name = "SHELL", hide_possible_values = true)]
+        shell: Shell,
+    },
+    /// Write the man pages, one for each command
+    Man {
+        /// The folder they go to
+        #[arg(value_name = "FOLDER")]
+        folder: PathBuf,
+    },
     /// Print the version
     Version,
 }

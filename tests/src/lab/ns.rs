@@ -49,6 +49,12 @@ impl Ns {
         &self.name
     }
 
+    /// The file that holds it open.
+    #[must_use]
+    pub fn file(&self) -> String {
+        format!("{NAMED}/{}", self.name)
+    }
+
     /// A command that will run inside the namespace, with the namespace's own `/sys/class/net`.
     #[must_use]
     pub fn command(&self, program: &str) -> Command {

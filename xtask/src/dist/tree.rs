@@ -1,0 +1,151 @@
+//! What lies where on the machine.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result};
+
+use crate::{terminal, workspace};
+
+/// Folders of the machine whose names occur more than once.
+const DOC: &str = "usr/share/doc/mailflow-agent";
+const EXAMPLES: &str = "usr/share/doc/mailflow-agent/examples";
+
+/// Files of the repository as they are, and where they go.
+const FILES: &[(&str, &str)] = &[
+    ("config/debian/mailflow.yaml", "etc/mailflow/mailflow.yaml"),
+    ("config/systemd/mailflow-agent.service", "usr/lib/systemd/system/mailflow-agent.service"),
+    ("config/systemd/mailflow-agent.sysusers", "usr/lib/sysusers.d/mailflow-agent.conf"),
+    ("config/systemd/mailflow-agent.tmpfiles", "usr/lib/tmpfiles.d/mailflow-agent.conf"),
+    ("config/debian/lintian-overrides", "usr/share/lintian/overrides/mailflow-agent"),
+    ("config/mailflow.yaml", "usr/share/doc/mailflow-agent/examples/mailflow.yaml"),
+];
+/// Folders of the repository whose files go into the examples.
+const SHIPPED: &[&str] = &["config/prometheus", "config/grafana", "config/clickhouse"];
+/// Files that an upgrade does not overwrite once the administrator changed them.
+pub(super) const CONFFILES: &[&str] = &["/etc/mailflow/mailflow.yaml"];
+
+/// A folder that is laid out as the machine is.
+#[derive(Debug)]
+pub(super) struct Tree {
+    root: PathBuf,
+}
+
+impl Tree {
+    /// Lays out everything but `DEBIAN` in an empty folder.
+    pub(super) fn build(root: PathBuf, binary: &Path) -> Result<Self> {
+        if root.exists() {
+            fs::remove_dir_all(&root).with_context(|| format!("cannot remove {}", root.display()))?;
+        }
+        let tree = Self { root };
+        tree.write("usr/bin/mailflow-agent", &fs::read(binary)?, 0o755)?;
+        for (from, to) in FILES {
+            tree.write(to, &read(from)?, 0o644)?;
+        }
+        for folder in SHIPPED {
+            tree.examples(folder)?;
+        }
+        tree.pages(binary)?;
+        tree.completions(binary)?;
+        tree.write(&format!("{DOC}/copyright"), copyright()?.as_bytes(), 0o644)?;
+        let log = tree.write(&format!("{DOC}/changelog"), &read("config/debian/changelog")?, 0o644)?;
+        compress(&log)?;
+        Ok(tree)
+    }
+
+    /// The folder.
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Every file with its path from the root, sorted.
+    pub(super) fn files(&self) -> Result<Vec<PathBuf>> {
+        let mut found = Vec::new();
+        let mut folders = vec![self.root.clone()];
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(&folder)? {
+                let path = entry?.path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else {
+                    found.push(path.strip_prefix(&self.root)?.to_owned());
+                }
+            }
+        }
+        found.sort();
+        Ok(found)
+    }
+
+    /// Writes a file and the folders above it, whatever the umask.
+    pub(super) fn write(&self, name: &str, content: &[u8], mode: u32) -> Result<PathBuf> {
+        let path = self.root.join(name);
+        let folder = path.parent().context("a file has a folder")?;
+        fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+        for folder in folder.ancestors().take_while(|folder| folder.starts_with(&self.root)) {
+            fs::set_permissions(folder, fs::Permissions::from_mode(0o755))?;
+        }
+        fs::write(&path, content).with_context(|| path.display().to_string())?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode))?;
+        Ok(path)
+    }
+
+    fn examples(&self, folder: &str) -> Result<()> {
+        let entries = fs::read_dir(workspace::root().join(folder));
+        for entry in entries.with_context(|| folder.to_owned())? {
+            let path = entry?.path();
+            let name = path.file_name().context("a file has a name")?.to_string_lossy().into_owned();
+            if path.is_file() {
+                let place = folder.trim_start_matches("config/");
+                self.write(&format!("{EXAMPLES}/{place}/{name}"), &fs::read(&path)?, 0o644)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn pages(&self, binary: &Path) -> Result<()> {
+        let folder = self.root.join("usr/share/man/man1");
+        terminal::run(Command::new(binary).arg("man").arg(&folder))?;
+        // All of them first: what is compressed is a new file of the folder.
+        let pages: Result<Vec<_>, _> = fs::read_dir(&folder)?.collect();
+        for page in pages?.iter().map(fs::DirEntry::path) {
+            fs::set_permissions(&page, fs::Permissions::from_mode(0o644))?;
+            compress(&page)?;
+        }
+        Ok(())
+    }
+
+    fn completions(&self, binary: &Path) -> Result<()> {
+        for (shell, place) in [
+            ("bash", "bash-completion/completions/mailflow-agent"),
+            ("zsh", "zsh/vendor-completions/_mailflow-agent"),
+            ("fish", "fish/vendor_completions.d/mailflow-agent.fish"),
+        ] {
+            let output = Command::new(binary).args(["completions", shell]).output()?;
+            self.write(&format!("usr/share/{place}"), &output.stdout, 0o644)?;
+        }
+        Ok(())
+    }
+}
+
+fn read(name: &str) -> Result<Vec<u8>> {
+    let path = workspace::root().join(name);
+    fs::read(&path).with_context(|| path.display().to_string())
+}
+
+/// The notice, with the licence's text as a paragraph of it.
+fn copyright() -> Result<String> {
+    let notice = String::from_utf8(read("config/debian/copyright")?)?;
+    let licence = String::from_utf8(read("LICENSE-MIT")?)?;
+    let lines = licence.trim_end().lines();
+    let lines = lines.map(|line| if line.is_empty() { " .".to_owned() } else { format!(" {line}") });
+    Ok(notice.replace("@MIT@", &lines.collect::<Vec<_>>().join("\n")))
+}
+
+/// gzip without a name and a time within, as Debian asks of pages and change logs.
+fn compress(path: &Path) -> Result<()> {
+    terminal::run(Command::new("gzip").args(["--best", "--no-name", "--force"]).arg(path))
+}
