@@ -44,6 +44,12 @@ fn main() -> ExitCode {
         }),
         Command::Completions { shell } => printed(cli::pages::completions(shell, &mut io::stdout())),
         Command::Man { folder } => written(&folder, cli::pages::man(&folder)),
+        Command::Explain { config, args } => asked(config.as_deref(), &args.socket, |socket| {
+            cli::explain::explain(socket, &args, &mut io::stdout(), &mut io::stderr())
+        }),
+        Command::Suggest { config, args } => asked(config.as_deref(), &args, |socket| {
+            cli::explain::suggest(socket, &mut io::stdout(), &mut io::stderr())
+        }),
         Command::Version => {
             println!("{}", cli::VERSION);
             Exit::Good

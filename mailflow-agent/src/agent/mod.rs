@@ -3,6 +3,7 @@
 pub mod backtest;
 mod cycle;
 mod delivery;
+mod explain;
 mod firing;
 mod judges;
 mod lists;
@@ -120,6 +121,8 @@ fn answer(Order { request, reply }: Order, pipeline: &mut Pipeline, source: &Sou
             Ok(changes) => Reply::Reloaded(changes),
             Err(reasons) => Reply::Refused(reasons),
         },
+        Request::Explain { source, flows } => Reply::Explained(Box::new(pipeline.explain(source, flows))),
+        Request::Suggest => Reply::Suggested(pipeline.suggest()),
         Request::Status | Request::Top => Reply::Refused(vec!["asked of the wrong room".to_owned()]),
     };
     // Who does not wait for the answer does not want it.

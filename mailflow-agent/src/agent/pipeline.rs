@@ -92,6 +92,11 @@ impl Pipeline {
         })
     }
 
+    /// What is known of flows and sources.
+    pub(super) fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
     /// Reads the kernel's table and hands on what follows from it.
     pub(super) fn poll(&mut self) -> Result<()> {
         let now = clock::now();

@@ -3,6 +3,7 @@
 
 pub mod ask;
 pub mod config;
+pub mod explain;
 pub mod overrides;
 pub mod pages;
 mod raw;
@@ -14,7 +15,7 @@ use std::{collections::HashSet, ffi::OsString, path::PathBuf};
 use clap::{CommandFactory, Parser, error::ErrorKind};
 use clap_complete::Shell;
 
-pub use raw::{BacktestArgs, Column, ReplayArgs, RunArgs, SocketArgs, StatusArgs, TopArgs};
+pub use raw::{BacktestArgs, Column, ExplainArgs, ReplayArgs, RunArgs, SocketArgs, StatusArgs, TopArgs};
 use raw::{RulesVerb, Typed, Verb};
 
 /// What the process ends with; others script against it.
@@ -115,6 +116,20 @@ pub enum Command {
         /// Where to.
         folder: PathBuf,
     },
+    /// Tell all there is to say of a source.
+    Explain {
+        /// The configuration file, for its socket.
+        config: Option<PathBuf>,
+        /// What it was told.
+        args: ExplainArgs,
+    },
+    /// Print what an allow-list might name.
+    Suggest {
+        /// The configuration file, for its socket.
+        config: Option<PathBuf>,
+        /// What it was told.
+        args: SocketArgs,
+    },
     /// Print the version.
     Version,
 }
@@ -164,6 +179,8 @@ where
         Verb::Reload(args) => Command::Reload { config, args },
         Verb::Completions { shell } => Command::Completions { shell },
         Verb::Man { folder } => Command::Man { folder },
+        Verb::Explain(args) => Command::Explain { config, args },
+        Verb::Suggest(args) => Command::Suggest { config, args },
         Verb::Version => Command::Version,
     })
 }

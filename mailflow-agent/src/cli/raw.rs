@@ -77,6 +77,12 @@ pub(super) enum Verb {
         #[arg(value_name = "FOLDER")]
         folder: PathBuf,
     },
+    /// Tell of a source what each rule holds, and why each of its flows counts or not
+    #[command(after_help = ASKING)]
+    Explain(ExplainArgs),
+    /// Print allow-list entries for sources that behave like relays, and servers that many sources use
+    #[command(after_help = ASKING)]
+    Suggest(SocketArgs),
     /// Print the version
     Version,
 }
@@ -136,6 +142,23 @@ pub struct RunArgs {
     /// Log what the kernel program says of packets it cannot count: error, warn, info, debug, trace
     #[arg(long, value_name = "LEVEL", hide_possible_values = true, value_parser = named(LogLevel::ALL.map(|level| (level.name(), level))))]
     pub kernel_log: Option<LogLevel>,
+}
+
+/// What `explain` was told.
+#[derive(Args, Clone, Debug, PartialEq, Eq)]
+pub struct ExplainArgs {
+    /// Its address
+    #[arg(value_name = "SOURCE")]
+    pub source: std::net::IpAddr,
+    /// At most this many of its flows, the newest first
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub flows: usize,
+    /// One JSON object instead of lines for people
+    #[arg(long)]
+    pub json: bool,
+    /// Where it listens
+    #[command(flatten)]
+    pub socket: SocketArgs,
 }
 
 /// Where the running agent listens.

@@ -5,14 +5,18 @@
 //! that loop, which answers between two polls.
 
 mod client;
+mod explain;
 mod server;
 mod status;
 mod top;
+
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
 pub use self::{
     client::{CallError, Client},
+    explain::{Explained, HeldRule, HeldTerm, JudgedFlow, Suggested},
     server::{BindError, Listener, Order, State, bind, serve},
     status::{Conservation, Fill, Firing, Place, RuleStatus, Sink, Status, Ways},
     top::{Row, Top},
@@ -31,6 +35,15 @@ pub enum Request {
     Top,
     /// To read the configuration again.
     Reload,
+    /// What there is to say of a source.
+    Explain {
+        /// The source.
+        source: IpAddr,
+        /// Most flows to tell of.
+        flows: usize,
+    },
+    /// What an allow-list might name.
+    Suggest,
 }
 
 /// What is answered.
@@ -43,6 +56,10 @@ pub enum Reply {
     Top(Top),
     /// To [`Request::Reload`]: the configuration is in force, with what changed, in words.
     Reloaded(Vec<String>),
+    /// To [`Request::Explain`].
+    Explained(Box<Explained>),
+    /// To [`Request::Suggest`].
+    Suggested(Vec<Suggested>),
     /// What was asked is refused, with the reasons, in words.
     Refused(Vec<String>),
 }

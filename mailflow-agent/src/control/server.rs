@@ -166,7 +166,7 @@ async fn answer(request: Request, state: &dyn State, orders: &mpsc::Sender<Order
     match request {
         Request::Status => Reply::Status(Box::new(state.status())),
         Request::Top => Reply::Top(state.top()),
-        Request::Reload => {
+        Request::Reload | Request::Explain { .. } | Request::Suggest => {
             let (reply, answer) = oneshot::channel();
             let sent = orders.send(Order { request, reply }).await;
             let stopping = || Reply::Refused(vec!["the agent is stopping".to_owned()]);

@@ -21,6 +21,7 @@ pub mod assets;
 mod evaluate;
 pub mod event;
 mod evidence;
+pub mod explain;
 pub mod flow;
 pub mod inputs;
 mod lane;
@@ -52,6 +53,7 @@ use self::{
     assets::Networks,
     evaluate::Evaluator,
     event::{Effects, WindowValue},
+    explain::Recent,
     flow::{Fate, Finished, Flow, FlowRecord, RecordReason},
     lifetime::{End, Limits},
     name::Name,
@@ -84,6 +86,8 @@ pub struct Engine {
     arrivals: Vec<Arrival>,
     /// What sources gained beyond the flow table, and the rules have not seen yet.
     overflowed: Vec<Overflowed>,
+    /// The newest records, to be explained.
+    recent: Recent,
 }
 
 /// A record on its way to the rules.
@@ -124,7 +128,18 @@ impl Engine {
         let evaluator = Evaluator::new(rules, settings.v6_source_prefix, limits.lateness(), settings.epoch);
         let (table, spills) = (Table::default(), Spills::default());
         let (ending, arrivals, overflowed) = (Vec::new(), Vec::new(), Vec::new());
-        Self { settings, limits, table, spills, evaluator, now: Time::ZERO, ending, arrivals, overflowed }
+        Self {
+            settings,
+            limits,
+            table,
+            spills,
+            evaluator,
+            now: Time::ZERO,
+            ending,
+            arrivals,
+            overflowed,
+            recent: Recent::new(),
+        }
     }
 
     /// From now on these are the internal networks. What was counted stays counted; records that come are
@@ -276,6 +291,7 @@ impl Engine {
     pub fn record(&mut self, now: Time, record: Arc<FlowRecord>) -> Effects {
         let mut effects = Effects::default();
         let stage = Stage::of(record.reason);
+        self.remember(&record);
         self.deliver(now, record, stage, &mut effects);
         self.evaluator.advance(now, &self.settings.internal, &mut effects);
         effects
@@ -350,6 +366,7 @@ impl Engine {
             });
         } else if stage == Stage::Ended {
             self.table.unmark(&record.flow);
+            self.remember(&Arc::new(record.clone()));
         }
         effects.records.push(record);
     }

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
+    assets::Site,
     event::{TermValue, Value},
     inputs::Inputs,
     rule::Ends,
@@ -116,6 +117,11 @@ impl Plan {
     /// The thresholds for a subject whose flow is between `ends`.
     pub(super) fn levels(&self, ends: &Ends<'_>) -> &[Level] {
         let site = if self.rule.group_by == GroupBy::Destination { &ends.destination } else { &ends.source };
+        self.levels_of(site)
+    }
+
+    /// The thresholds for a subject at `site`.
+    pub(super) fn levels_of(&self, site: &Site<'_>) -> &[Level] {
         let own = self.rule.thresholds.iter().find(|thresholds| thresholds.of.holds(site));
         own.map_or(&self.levels, |thresholds| &thresholds.levels)
     }

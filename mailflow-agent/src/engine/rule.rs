@@ -115,6 +115,15 @@ impl Bound {
 }
 
 impl Counter {
+    /// The name in configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Counter::Quantity(quantity) => quantity.name(),
+            Counter::DataPacketsUp => "data_packets_up",
+            Counter::DataPacketsDown => "data_packets_down",
+        }
+    }
+
     /// What `flow` has of it.
     pub fn of(self, flow: &Flow) -> u64 {
         match self {

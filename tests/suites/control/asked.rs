@@ -80,6 +80,16 @@ fn a_running_agent_answers() {
         "a header, as it is no terminal"
     );
 
+    let explained = ask(&agent, &format!("explain {source}"));
+    let shown = text(&explained.stdout);
+    assert_eq!(explained.status.code(), Some(0), "{}", text(&explained.stderr));
+    assert!(
+        shown.starts_with(&format!("{source} is internal by `")) && shown.contains("no flow yet"),
+        "{shown}"
+    );
+    let suggested = ask(&agent, "suggest");
+    assert_eq!(text(&suggested.stdout), "# Nothing behaves like a relay so far.\n");
+
     let socket = agent.socket().to_owned();
     assert_eq!(std::fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o660);
     agent.stop().unwrap();

@@ -1,0 +1,178 @@
+//! The commands that ask the running agent why: `explain` and `suggest`.
+
+use std::{
+    io::{self, Write},
+    path::Path,
+};
+
+use jiff::Timestamp;
+
+use super::{Exit, ExplainArgs, ask::unexpected};
+use crate::{
+    config::value::show_duration,
+    control::{Client, Explained, HeldTerm, JudgedFlow, Reply, Request, Suggested},
+};
+
+/// `explain`: prints all there is to say of a source.
+pub fn explain(
+    socket: &Path,
+    args: &ExplainArgs,
+    out: &mut impl Write,
+    err: &mut impl Write,
+) -> io::Result<Exit> {
+    let request = Request::Explain { source: args.source, flows: args.flows };
+    let told = match Client::connect(socket).and_then(|mut client| client.call(&request)) {
+        Ok(Reply::Explained(told)) => told,
+        other => return unexpected(other, err),
+    };
+    if args.json {
+        serde_json::to_writer_pretty(&mut *out, &told)?;
+        writeln!(out)?;
+    } else {
+        show(args, &told, out)?;
+    }
+    Ok(Exit::Good)
+}
+
+/// `suggest`: prints allow-list entries.
+pub fn suggest(socket: &Path, out: &mut impl Write, err: &mut impl Write) -> io::Result<Exit> {
+    match Client::connect(socket).and_then(|mut client| client.call(&Request::Suggest)) {
+        Ok(Reply::Suggested(suggestions)) => {
+            yaml(&suggestions, out)?;
+            Ok(Exit::Good)
+        }
+        other => unexpected(other, err),
+    }
+}
+
+fn show(args: &ExplainArgs, told: &Explained, out: &mut impl Write) -> io::Result<()> {
+    let source = args.source;
+    match (&told.matched_network, &told.group) {
+        (Some(line), Some(group)) => writeln!(out, "{source} is internal by `{line}`, group {group}")?,
+        (Some(line), None) => writeln!(out, "{source} is internal by `{line}`")?,
+        (None, _) => writeln!(out, "{source} is not in the internal networks")?,
+    }
+    if told.rules.is_empty() {
+        writeln!(out, "no rule holds anything for it")?;
+    }
+    for rule in &told.rules {
+        let state = match rule.firing_since {
+            Some(since) => format!("FIRING since {}", moment(since)),
+            None => "quiet".to_owned(),
+        };
+        let aside = if rule.suppressed { ", on an allow-list" } else { "" };
+        writeln!(out, "{} for {}: {state}{aside}", rule.rule, rule.subject)?;
+        for term in &rule.terms {
+            writeln!(out, "  {}", held(term))?;
+        }
+    }
+    let since =
+        told.since.map_or_else(|| "no flow yet".to_owned(), |since| format!("since {}", moment(since)));
+    writeln!(out, "flows, the newest first; remembered {since}")?;
+    told.flows.iter().try_for_each(|judged| flow(judged, out))
+}
+
+fn held(term: &HeldTerm) -> String {
+    let HeldTerm { name, window_seconds, value, at_bound, threshold } = term;
+    let window = show_duration(std::time::Duration::from_secs(*window_seconds));
+    let (bound, verdict) =
+        (if *at_bound { ">= " } else { "" }, if value >= threshold { "holds" } else { "no" });
+    format!("{name:<32} {bound}{value} of {threshold} in {window}: {verdict}")
+}
+
+fn flow(flow: &JudgedFlow, out: &mut impl Write) -> io::Result<()> {
+    let JudgedFlow { time, client, server, app_proto, reason, up, down, messages, verdicts } = flow;
+    writeln!(
+        out,
+        "{} {client} -> {server} {app_proto} {reason}, up {} B / {}, down {} B / {}, messages {messages}",
+        moment(*time),
+        up.1,
+        up.0,
+        down.1,
+        down.0
+    )?;
+    for (rule, why) in verdicts {
+        writeln!(out, "    {rule:<24} {}", why.as_deref().unwrap_or("counts"))?;
+    }
+    Ok(())
+}
+
+fn yaml(suggestions: &[Suggested], out: &mut impl Write) -> io::Result<()> {
+    if suggestions.is_empty() {
+        return writeln!(out, "# Nothing behaves like a relay so far.");
+    }
+    writeln!(out, "# Look at each before you take it: an allow-list hides what it names.\nallow:")?;
+    for Suggested { source, destination, because } in suggestions {
+        writeln!(out, "  # {because}")?;
+        let (source, what) = match source {
+            Some(source) => (source.as_str(), "behaves like a relay"),
+            None => ("internal", "mail provider"),
+        };
+        let destination = destination.as_deref().unwrap_or("any");
+        writeln!(out, "  - {{ source: \"{source}\", destination: \"{destination}\", reason: {what} }}")?;
+    }
+    Ok(())
+}
+
+fn moment(seconds: f64) -> String {
+    let moment = Timestamp::from_millisecond((seconds * 1e3) as i64);
+    moment.map_or_else(|_| format!("{seconds}"), |moment| format!("{moment:.0}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{config, control::HeldRule};
+
+    #[test]
+    fn a_suggestion_is_a_configuration() {
+        let suggested = |source: Option<&str>, destination: Option<&str>| Suggested {
+            source: source.map(str::to_owned),
+            destination: destination.map(str::to_owned),
+            because: "30 of 30 sessions delivered mail, to 12 servers".to_owned(),
+        };
+        let mut text = Vec::new();
+        yaml(&[suggested(Some("10.0.0.1"), None), suggested(None, Some("2620:fe::fe"))], &mut text).unwrap();
+        let text = String::from_utf8(text).unwrap();
+        let config = config::parse("suggested", &text).unwrap_or_else(|faults| panic!("{faults}\n{text}"));
+        assert_eq!(config.engine.rules[0].allow.len(), 2, "{text}");
+    }
+
+    #[test]
+    fn an_explanation_names_numbers_and_reasons() {
+        let term = HeldTerm {
+            name: "count".to_owned(),
+            window_seconds: 3_600,
+            value: 3.0,
+            at_bound: false,
+            threshold: 10.0,
+        };
+        let rule = HeldRule {
+            rule: "smtp-burst".to_owned(),
+            subject: "10.0.0.1".to_owned(),
+            terms: vec![term],
+            ..HeldRule::default()
+        };
+        let why = Some("it is imap".to_owned());
+        let flow =
+            JudgedFlow { time: 1e9, verdicts: vec![("smtp-burst".to_owned(), why)], ..JudgedFlow::default() };
+        let told = Explained {
+            matched_network: Some("10.0.0.0/8".to_owned()),
+            rules: vec![rule],
+            flows: vec![flow],
+            ..Explained::default()
+        };
+        let args = ExplainArgs {
+            source: "10.0.0.1".parse().unwrap(),
+            flows: 5,
+            json: false,
+            socket: Default::default(),
+        };
+        let mut text = Vec::new();
+        show(&args, &told, &mut text).unwrap();
+        let text = String::from_utf8(text).unwrap();
+        for part in ["internal by `10.0.0.0/8`", "3 of 10 in 1h: no", "2001-09-09T01:46:40Z", "it is imap"] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+    }
+}

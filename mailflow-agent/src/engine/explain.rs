@@ -1,0 +1,332 @@
+//! Why a source raises an alert, or does not: what each rule holds for it, and for each of its flows the
+//! clause that speaks against it. And which sources look as if they were meant to send mail.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    fmt,
+    net::IpAddr,
+    sync::Arc,
+};
+
+use super::{
+    Engine,
+    assets::Place,
+    event::{Source, TermValue},
+    flow::FlowRecord,
+    lane::Known,
+    rule::{Clause, Ends},
+    size::{Measure, Way},
+    subject::Subject,
+    tally::{Kinds, Stage},
+    time::Time,
+    watched::State,
+};
+
+/// Newest records remembered to be explained, about 280 B each.
+pub(super) const REMEMBERED: usize = 1 << 14;
+
+/// The newest records of all flows, counted by a rule or not.
+pub(super) type Recent = VecDeque<Arc<FlowRecord>>;
+
+/// All there is to say of an address.
+#[derive(Clone, Debug)]
+pub struct Explanation {
+    /// The line of the internal list that makes it internal, as written.
+    pub matched_network: Option<String>,
+    /// Its group.
+    pub group: Option<String>,
+    /// What each rule holds for it.
+    pub rules: Vec<Held>,
+    /// Its newest flows, the newest first.
+    pub flows: Vec<Judged>,
+    /// The oldest record that is remembered of anybody: before it nothing can be explained.
+    pub since: Option<Time>,
+}
+
+/// What a rule holds for a subject.
+#[derive(Clone, Debug)]
+pub struct Held {
+    /// The rule.
+    pub rule: Arc<str>,
+    /// Whom it is about.
+    pub subject: Subject,
+    /// Whether an allow-list puts these flows aside.
+    pub suppressed: bool,
+    /// Since when an alert fires.
+    pub firing: Option<Time>,
+    /// Each term of its condition.
+    pub terms: Vec<TermValue>,
+}
+
+/// A flow, and what the rules say of it.
+#[derive(Clone, Debug)]
+pub struct Judged {
+    /// Its record.
+    pub record: Arc<FlowRecord>,
+    /// Of each rule: nothing if it counts, or else why not, in words.
+    pub verdicts: Vec<(Arc<str>, Option<String>)>,
+}
+
+/// A source that behaves like one that is meant to send mail, or a server that many use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Suggestion {
+    /// The client, if it is about one.
+    pub source: Option<IpAddr>,
+    /// The server, if it is about one.
+    pub destination: Option<IpAddr>,
+    /// What speaks for it, in words.
+    pub because: String,
+}
+
+/// Sessions with mail from which on a source is looked at.
+const SESSIONS: usize = 20;
+/// Servers that a relay delivers to.
+const SERVERS: usize = 10;
+/// Sources that use a server which is meant for them.
+const SOURCES: usize = 5;
+
+impl Engine {
+    /// All there is to say of `source` at `now`, with at most `most` flows.
+    pub fn explain(&self, source: IpAddr, now: Time, most: usize) -> Explanation {
+        let site = self.settings.internal.locate(source);
+        let group = site.network.and_then(|network| network.group.clone());
+        let of = Source::of(source, self.settings.v6_source_prefix);
+        let about = |subject: &Subject| match subject {
+            Subject::Source(_) | Subject::Pair(_) => subject.source() == Some(of),
+            Subject::Group(name) => Some(&**name) == group.as_deref(),
+            Subject::Destination(server) => *server == source,
+        };
+        let mut rules = Vec::new();
+        for watch in &self.evaluator.watches {
+            for (known, lane) in [(Known::No, &watch.unknown), (Known::Allowed, &watch.allowed)] {
+                let mut held: Vec<Held> = lane
+                    .iter()
+                    .filter(|(subject, _)| about(subject))
+                    .map(|(subject, watched)| Held {
+                        rule: Arc::clone(&watch.plan.rule.name),
+                        subject: subject.clone(),
+                        suppressed: known == Known::Allowed,
+                        firing: match watched.state() {
+                            State::Firing(firing) => Some(firing.0.told().starts_at),
+                            State::Quiet(_) => None,
+                        },
+                        terms: watch.plan.values(watched.stores(), watch.plan.levels_of(&site), now),
+                    })
+                    .collect();
+                held.sort_by(|one, other| one.subject.cmp(&other.subject));
+                rules.extend(held);
+            }
+        }
+        let own = |record: &&Arc<FlowRecord>| {
+            Source::of(record.flow.client(), self.settings.v6_source_prefix) == of
+                || record.flow.server() == source
+        };
+        Explanation {
+            matched_network: site.network.map(|network| network.line.clone()),
+            group,
+            rules,
+            flows: self
+                .recent
+                .iter()
+                .rev()
+                .filter(own)
+                .take(most)
+                .map(|record| self.judged(record))
+                .collect(),
+            since: self.recent.front().map(|record| record.time()),
+        }
+    }
+
+    /// Sources and servers that an allow-list may name, with what speaks for it.
+    pub fn suggest(&self) -> Vec<Suggestion> {
+        let mut sources: BTreeMap<IpAddr, Sent> = BTreeMap::new();
+        let mut servers: BTreeMap<IpAddr, BTreeSet<IpAddr>> = BTreeMap::new();
+        for record in &self.recent {
+            let (flow, ends) = (&record.flow, Ends::of(&record.flow, &self.settings.internal));
+            let counts = self.evaluator.watches.iter().any(|watch| {
+                let (rule, epoch) = (&watch.plan.rule, self.settings.epoch);
+                rule.matching.source.holds(&ends.source)
+                    && rule.matching.destination.holds(&ends.destination)
+                    && rule.matching.ports.contains(&flow.key.server_port)
+                    && rule.allowed(&ends, record.time(), epoch).is_none()
+            });
+            let kinds = Kinds::of(record, Stage::of(record.reason));
+            if !counts || Stage::of(record.reason) != Stage::Ended || !kinds.contains(Kinds::ATTEMPTS) {
+                continue;
+            }
+            let sent = sources.entry(flow.client()).or_default();
+            sent.attempts += 1;
+            if kinds.contains(Kinds::DELIVERING) {
+                sent.delivered += 1;
+                sent.servers.insert(flow.server());
+                if flow.key.server_port != 25 {
+                    servers.entry(flow.server()).or_default().insert(flow.client());
+                }
+            }
+        }
+        let relays = sources.into_iter().filter(|(_, sent)| sent.like_a_relay()).map(|(source, sent)| {
+            let because = format!(
+                "{} of {} sessions delivered mail, to {} servers",
+                sent.delivered,
+                sent.attempts,
+                sent.servers.len()
+            );
+            Suggestion { source: Some(source), destination: None, because }
+        });
+        let used = servers.into_iter().filter(|(_, sources)| sources.len() >= SOURCES);
+        let used = used.map(|(server, sources)| Suggestion {
+            source: None,
+            destination: Some(server),
+            because: format!("{} sources submit mail to it", sources.len()),
+        });
+        relays.chain(used).collect()
+    }
+
+    /// Remembers a record, to explain it.
+    pub(super) fn remember(&mut self, record: &Arc<FlowRecord>) {
+        if self.recent.len() >= REMEMBERED {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(Arc::clone(record));
+    }
+
+    fn judged(&self, record: &Arc<FlowRecord>) -> Judged {
+        let ends = Ends::of(&record.flow, &self.settings.internal);
+        let verdict = |watch: &super::evaluate::Watch| {
+            let rule = &watch.plan.rule;
+            let against = if rule.matching.judges(Stage::of(record.reason)) {
+                rule.matching.check(&record.flow, record.app, &ends, self.settings.epoch).err()
+            } else {
+                Some(Clause::NotEnded)
+            };
+            let allowed = || {
+                let allow = rule.allowed(&ends, record.time(), self.settings.epoch)?;
+                Some(format!("on the allow-list: {}", allow.reason))
+            };
+            let why = against.map(|clause| clause.to_string()).or_else(allowed);
+            (Arc::clone(&rule.name), why)
+        };
+        let verdicts = self.evaluator.watches.iter().map(verdict).collect();
+        Judged { record: Arc::clone(record), verdicts }
+    }
+}
+
+#[derive(Default)]
+struct Sent {
+    attempts: usize,
+    delivered: usize,
+    servers: BTreeSet<IpAddr>,
+}
+
+impl Sent {
+    /// Much mail, to many, and most of it taken.
+    fn like_a_relay(&self) -> bool {
+        self.delivered >= SESSIONS
+            && self.servers.len() >= SERVERS
+            && self.delivered * 10 >= self.attempts * 7
+    }
+}
+
+/// Why a flow does not count, with the numbers.
+impl fmt::Display for Clause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Clause::Source(place) => write!(f, "its client is {}", named(*place)),
+            Clause::Destination(place) => write!(f, "its server is {}", named(*place)),
+            Clause::Port(port) => write!(f, "port {port} is not one of the rule's"),
+            Clause::App(app) => write!(f, "it is {}", app.name()),
+            Clause::Protocol(protocol) => write!(f, "protocol {protocol} is not one of the rule's"),
+            Clause::Size(short) => {
+                let way = match short.way {
+                    Way::Up => "up",
+                    Way::Down => "down",
+                };
+                let (bytes, packets, needed) = (short.bytes, short.packets, short.needed);
+                match short.measure {
+                    Measure::Ratio if packets == 0 => write!(f, "no packet {way}"),
+                    Measure::Ratio => {
+                        let ratio = bytes as f64 / packets as f64;
+                        write!(f, "{way} {bytes} B / {packets} = {ratio:.1} B a packet, less than {needed}")
+                    }
+                    Measure::Count => {
+                        write!(f, "{way} {packets} packets and {bytes} B, not {needed} of each")
+                    }
+                }
+            }
+            Clause::NoSession => f.write_str("no handshake was seen"),
+            Clause::Bound { of, found, .. } => write!(f, "{} is {found}, out of bounds", of.name()),
+            Clause::Hours => f.write_str("it was at another hour"),
+            Clause::NotEnded => f.write_str("it is open, and judged when it has ended"),
+        }
+    }
+}
+
+fn named(place: Place) -> String {
+    match place {
+        Place::Internal => "internal".to_owned(),
+        Place::Internet => "on the Internet".to_owned(),
+        Place::Special(special) => format!("in {} ({}, {})", special.net, special.name, special.rfc),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{
+            event::Value,
+            fixture::{self, at},
+            flow::RecordReason,
+            lifetime,
+        },
+        *,
+    };
+
+    fn deliver(engine: &mut Engine, client: &str, server: &str, last: u64, bytes: u64) {
+        let mut flow = fixture::ending(fixture::flow(client, server), at(last));
+        flow.down.bytes = bytes;
+        let record = lifetime::record(flow, &fixture::settings().services, RecordReason::Closed);
+        engine.record(at(last), Arc::new(record));
+    }
+
+    #[test]
+    fn each_flow_says_why_it_does_not_count() {
+        let mut engine = Engine::new(fixture::settings());
+        deliver(&mut engine, "10.0.0.1:4000", "9.9.9.9:25", 100, 2_000);
+        deliver(&mut engine, "10.0.0.1:4001", "9.9.9.9:25", 110, 799);
+        deliver(&mut engine, "10.0.0.1:4002", "10.0.0.9:25", 120, 2_000);
+        deliver(&mut engine, "10.0.0.2:4003", "9.9.9.9:25", 130, 2_000);
+        let told = engine.explain("10.0.0.1".parse().unwrap(), at(200), 10);
+        assert_eq!(told.matched_network.as_deref(), Some("10.0.0.0/8"));
+        let whys: Vec<_> = told.flows.iter().map(|flow| flow.verdicts[0].1.as_deref()).collect();
+        let small = "down 799 B / 10 = 79.9 B a packet, less than 80";
+        assert_eq!(whys, [Some("its server is internal"), Some(small), None]);
+        assert_eq!((told.rules.len(), told.rules[0].terms[0].value), (1, Value::Exactly(1)));
+        assert_eq!((told.rules[0].firing, told.since), (None, Some(at(100))));
+        assert_eq!(engine.explain("10.0.0.1".parse().unwrap(), at(200), 1).flows.len(), 1);
+        assert_eq!(engine.explain("10.0.0.77".parse().unwrap(), at(200), 9).flows.len(), 0);
+    }
+
+    #[test]
+    fn what_delivers_to_many_is_suggested_and_what_fails_is_not() {
+        let mut engine = Engine::new(fixture::settings());
+        for n in 0..30u16 {
+            let port = 4_000 + n;
+            deliver(&mut engine, &format!("10.0.0.1:{port}"), &format!("9.9.9.{}:25", n % 12), 100, 2_000);
+            deliver(&mut engine, &format!("10.0.0.2:{port}"), &format!("9.9.9.{}:25", n % 3), 100, 2_000);
+            deliver(&mut engine, &format!("10.0.1.{}:{port}", n % 6), "8.8.8.8:587", 100, 2_000);
+        }
+        let [relay, used] = engine.suggest().try_into().unwrap();
+        assert_eq!(relay.source, Some("10.0.0.1".parse().unwrap()));
+        assert_eq!(relay.because, "30 of 30 sessions delivered mail, to 12 servers");
+        assert_eq!(used.destination, Some("8.8.8.8".parse().unwrap()));
+        assert_eq!(used.because, "6 sources submit mail to it");
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let mut engine = Engine::new(fixture::settings());
+        let record = fixture::record(at(100));
+        (0..=REMEMBERED).for_each(|_| engine.remember(&record));
+        assert_eq!(engine.recent.len(), REMEMBERED);
+    }
+}
