@@ -166,6 +166,7 @@ impl Pipeline {
         let outputs = outputs.map_err(|error| vec![format!("{error:#}")])?;
         self.watch(&new).map_err(|error| vec![error.to_string()])?;
         if let Some(outputs) = outputs {
+            outputs.follow(&self.sinks.outputs);
             let before = std::mem::replace(&mut self.sinks.outputs, outputs);
             if let Err(error) = before.close(GRACE) {
                 warn!(%error, "the outputs before");

@@ -8,7 +8,7 @@ use std::{
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::config::{Outputs, Target};
+use crate::config::Outputs;
 
 /// Units between two looks at the position.
 const UNITS: u64 = 1_024;
@@ -41,7 +41,7 @@ impl Progress {
     /// Shows nothing where standard error is no terminal, or where lines for standard output would run
     /// over the same one.
     pub(super) fn new(files: &[PathBuf], outputs: &Outputs, unit: Unit) -> Self {
-        let lines = [&outputs.flow_log, &outputs.alerts].contains(&&Some(Target::Stdout));
+        let lines = outputs.to_stdout();
         let target = if lines && io::stdout().is_terminal() {
             ProgressDrawTarget::hidden()
         } else {

@@ -65,7 +65,7 @@ pub enum AtEnd {
 /// It cannot start, or the kernel refuses to go on.
 pub fn run(config: &Config, role: Role, captures: &[PathBuf], at_end: AtEnd) -> Result<Replayed> {
     let agent = Agent::new(env!("CARGO_PKG_VERSION"), clock::unix_seconds())?;
-    let outputs = Outputs::open(&config.outputs, &agent)?;
+    let outputs = Outputs::open_for_the_past(&config.outputs, &agent)?;
     let mut replay = Replay::new(config, role, outputs)?;
     let mut result = Replayed::default();
     let mut progress = Progress::new(captures, &config.outputs, Unit::Frames);
@@ -184,7 +184,7 @@ impl Replay {
 
     fn poll(&mut self) -> Result<()> {
         let Self { kernel, engine, outputs, now, .. } = self;
-        cycle::look(kernel, engine, *now, |effects| outputs.write(effects, EPOCH)).map(drop)
+        cycle::look(kernel, engine, *now, |effects| outputs.write_all(effects, EPOCH)).map(drop)
     }
 
     fn finish(mut self, config: &Config, at_end: AtEnd) -> Result<()> {
@@ -197,7 +197,7 @@ impl Replay {
             self.poll()?;
         }
         let Self { mut kernel, mut engine, outputs, now, .. } = self;
-        cycle::last_look(&mut kernel, &mut engine, now, |effects| outputs.write(effects, EPOCH))?;
+        cycle::last_look(&mut kernel, &mut engine, now, |effects| outputs.write_all(effects, EPOCH))?;
         outputs.close(GRACE)
     }
 }

@@ -46,10 +46,10 @@ pub fn apply(config: &mut Config, args: RunArgs) -> Result<(), NoInterface> {
         interface.hook = hook.unwrap_or(interface.hook);
     }
     if let Some(target) = flow_log {
-        config.outputs.flow_log = target.into();
+        config.outputs.set_flow_log(target.into());
     }
     if let Some(target) = alerts {
-        config.outputs.alerts = target.into();
+        config.outputs.set_alerts(target.into());
     }
     if let Some(address) = metrics {
         config.outputs.metrics = address.into();
@@ -66,10 +66,10 @@ pub fn apply(config: &mut Config, args: RunArgs) -> Result<(), NoInterface> {
 pub fn apply_replay(config: &mut Config, args: &ReplayArgs) {
     config.kernel_log = args.kernel_log;
     if let Some(target) = &args.flow_log {
-        config.outputs.flow_log = target.clone().into();
+        config.outputs.set_flow_log(target.clone().into());
     }
     if let Some(target) = &args.alerts {
-        config.outputs.alerts = target.clone().into();
+        config.outputs.set_alerts(target.clone().into());
     }
     if !args.ports.is_empty() {
         // A port that is not configured is an operator's own, for SMTP.
@@ -82,8 +82,9 @@ pub fn apply_replay(config: &mut Config, args: &ReplayArgs) {
 /// Merges a backtest's `args` over `config`. What it writes never goes where the agent's own lines go,
 /// unless it is named.
 pub fn apply_backtest(config: &mut Config, args: &BacktestArgs) {
-    config.outputs.flow_log = None;
-    config.outputs.alerts = args.alerts.clone().unwrap_or(Switch::To(Target::Stdout)).into();
+    config.outputs.set_flow_log(None);
+    config.outputs.alerts.clear();
+    config.outputs.set_alerts(args.alerts.clone().unwrap_or(Switch::To(Target::Stdout)).into());
 }
 
 fn watched(configured: &[Interface], name: String) -> Interface {
@@ -160,22 +161,36 @@ mod tests {
             ..RunArgs::default()
         };
         apply(&mut config, args).unwrap();
-        assert_eq!(config.outputs.flow_log, Some(Target::Stdout));
-        assert_eq!((config.outputs.alerts, config.outputs.metrics), (None, None));
+        assert!(config.outputs.to_stdout());
+        assert_eq!(config.outputs.flow_log.len(), 1);
+        assert_eq!((config.outputs.alerts, config.outputs.metrics), (vec![], None));
         assert_eq!(config.poll_interval, Duration::from_secs(5));
+    }
+
+    #[test]
+    fn a_file_given_leaves_what_is_no_file() {
+        let text = "outputs: { alerts: [a.json, { type: journal }] }\ninterfaces: [{ name: eth1 }]";
+        let mut config = config::parse("f", text).unwrap();
+        let alerts = Some(Switch::To(Target::File("b.json".into())));
+        apply(&mut config, RunArgs { alerts, ..RunArgs::default() }).unwrap();
+        let names: Vec<_> = config.outputs.alerts.iter().map(|output| output.name.as_str()).collect();
+        assert_eq!(names, ["alerts_journal", "alerts"]);
+        config.outputs.keep_alerts_to_files();
+        assert_eq!(config.outputs.alerts.len(), 1);
     }
 
     #[test]
     fn a_backtest_writes_where_it_is_told_only() {
         let mut config = configured();
-        config.outputs.flow_log = Some(Target::File("flows".into()));
-        config.outputs.alerts = Some(Target::File("alerts".into()));
+        config.outputs.set_flow_log(Some(Target::File("flows".into())));
+        config.outputs.set_alerts(Some(Target::File("alerts".into())));
         let mut args = BacktestArgs { logs: Vec::new(), alerts: None, l2_overhead: None, drain: false };
         apply_backtest(&mut config, &args);
-        assert_eq!((&config.outputs.alerts, &config.outputs.flow_log), (&Some(Target::Stdout), &None));
+        assert!(config.outputs.to_stdout());
+        assert_eq!((config.outputs.alerts.len(), config.outputs.flow_log.len()), (1, 0));
         args.alerts = Some(Switch::Off);
         apply_backtest(&mut config, &args);
-        assert_eq!(config.outputs.alerts, None);
+        assert_eq!(config.outputs.alerts, []);
     }
 
     #[test]

@@ -26,7 +26,6 @@ pub mod value;
 pub mod web;
 
 use std::{
-    net::SocketAddr,
     path::{Path, PathBuf},
     sync::LazyLock,
     time::Duration,
@@ -37,6 +36,10 @@ use fault::Collector;
 pub use fault::{Fault, Faults, Place, Position};
 use judged::{Judged, judged};
 pub use lists::Lists;
+pub use outputs::{
+    AlertOutput, AlertTo, ClientTls, Credentials, FlowOutput, FlowTo, Ipfix, IpfixTo, Outputs, Profile,
+    Receiver, Syslog, SyslogMessage, SyslogTo, Target,
+};
 use read::{At, Fields};
 pub use rules::Expiry;
 use span::Node;
@@ -263,32 +266,6 @@ impl LogLevel {
             LogLevel::Trace => "trace",
         }
     }
-}
-
-/// Where a stream of lines goes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Target {
-    /// Standard output (`-`).
-    Stdout,
-    /// A file, appended to.
-    File(PathBuf),
-}
-
-/// Where records, alerts and metrics go.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Outputs {
-    /// Where `/metrics` is served; `None` turns it off.
-    pub metrics: Option<SocketAddr>,
-    /// Most per-source series; further sources share `source="other"`.
-    pub max_sources: usize,
-    /// Most series of the window gauge; the highest are kept.
-    pub max_windows: usize,
-    /// TLS and basic auth of the metrics port, in Prometheus' format (read with [`web::load`]).
-    pub web_config: Option<PathBuf>,
-    /// Alerts.
-    pub alerts: Option<Target>,
-    /// Flow records.
-    pub flow_log: Option<Target>,
 }
 
 /// How the running agent is asked.

@@ -154,6 +154,7 @@ pub(super) struct Fields<'a, 'c> {
     at: At<'a>,
     known: Vec<&'static str>,
     missing: Vec<&'static str>,
+    all_known: bool,
     /// Where faults go.
     pub(super) faults: &'c mut Collector,
 }
@@ -167,10 +168,12 @@ impl<'a, 'c> Fields<'a, 'c> {
         read: impl FnOnce(&mut Fields<'a, 'c>) -> Option<T>,
     ) -> Option<T> {
         let entries = at.entries(faults)?;
-        let mut fields = Fields { at: at.clone(), known: Vec::new(), missing: Vec::new(), faults };
+        let mut fields =
+            Fields { at: at.clone(), known: Vec::new(), missing: Vec::new(), all_known: false, faults };
         let value = read(&mut fields);
-        let Fields { known, mut missing, faults, .. } = fields;
-        for (entry, value) in entries.filter(|(entry, _)| !known.contains(&entry.key.as_str())) {
+        let Fields { known, mut missing, all_known, faults, .. } = fields;
+        for (entry, value) in entries.filter(|(entry, _)| !all_known && !known.contains(&entry.key.as_str()))
+        {
             // A key written wrongly is one fault, not a strange key and a missing one.
             let meant = nearest(&entry.key, missing.iter().copied());
             missing.retain(|key| Some(*key) != meant && known.len() > 1);
@@ -205,6 +208,11 @@ impl<'a, 'c> Fields<'a, 'c> {
         }
         let shipped = self.shipped(key).map(|entry| &entry.value);
         Some(self.at.entry(self.at.node.get(key)?, shipped))
+    }
+
+    /// Takes every key for known: what would tell which there are is wrong itself.
+    pub(super) fn know_all(&mut self) {
+        self.all_known = true;
     }
 
     /// The shipped value under `key`.

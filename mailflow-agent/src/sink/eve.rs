@@ -18,6 +18,11 @@ impl Moment {
         let clamped = nanos.clamp(Timestamp::MIN.as_nanosecond(), Timestamp::MAX.as_nanosecond());
         Self(Timestamp::from_nanosecond(clamped).unwrap_or(Timestamp::MAX))
     }
+
+    /// As RFC 3339 writes it: `2026-11-21T03:31:00.123456Z`.
+    pub fn rfc3339(self) -> String {
+        self.to_string().replace("+0000", "Z")
+    }
 }
 
 impl fmt::Display for Moment {

@@ -132,7 +132,7 @@ impl Extra {
 /// A number for a flow: the same in each of its records, another for the next flow of its ports.
 ///
 /// It stays below 2^53, so that readers that keep numbers as doubles keep it whole.
-fn flow_id(key: &FlowKey, first: Time) -> u64 {
+pub(super) fn flow_id(key: &FlowKey, first: Time) -> u64 {
     let mut hash = Sha1::new();
     for ip in [key.client.ip(), key.server.ip()] {
         match ip {

@@ -1,22 +1,15 @@
-//! Lines to a file or standard output, written by a thread of their own: however slow or full the
-//! disk, whoever hands over a line never waits.
+//! Lines to a file or standard output. A file may be rotated, by renaming it or by copying and
+//! truncating it, and a disk that is full is tried again: no line is cut in two or written twice.
 
 use std::{
-    fs::{File, OpenOptions},
-    io::{self, ErrorKind, Write},
-    os::fd::AsFd,
+    fs::{self, File, OpenOptions},
+    io::{self, ErrorKind, Read, Seek, SeekFrom, Write},
+    os::{fd::AsFd, unix::fs::MetadataExt},
     path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-        mpsc::{Receiver, SyncSender, sync_channel},
-    },
-    thread::{self, Thread},
     time::Duration,
 };
 
-use prometheus::{IntCounter, IntGauge};
-
+use super::worker::{Counters, NoThread, Sink, Taken, Transport};
 use crate::config::Target;
 
 /// Bytes after which a batch is written even if more lines wait.
@@ -39,200 +32,189 @@ pub enum OpenError {
     #[error("cannot use standard output: {0}")]
     Stdout(io::Error),
     /// No thread could be started.
-    #[error("cannot start a thread to write lines: {0}")]
-    Thread(io::Error),
+    #[error(transparent)]
+    Thread(#[from] NoThread),
 }
 
-/// Lines that a sink had taken but not written when it was closed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0} lines were not written")]
-pub struct Unwritten(pub u64);
-
-/// What became of one sink's lines. Clones share their numbers.
-#[derive(Clone, Debug)]
-pub struct LineCounters {
-    /// Lines written.
-    pub written: IntCounter,
-    /// Lines refused because the queue was full or its writer gone.
-    pub dropped: IntCounter,
-    /// Failed attempts to write; the lines wait and are tried again.
-    pub errors: IntCounter,
-    /// Lines taken and not yet written.
-    pub waiting: IntGauge,
+/// Opens `target` and starts a sink that writes each item as the line that `render` makes of it.
+///
+/// # Errors
+/// The target cannot be opened, or no thread can be started.
+pub fn start<T, R>(
+    name: &str,
+    target: &Target,
+    queue: usize,
+    counters: Counters,
+    render: R,
+) -> Result<Sink<T>, OpenError>
+where
+    T: Send + 'static,
+    R: Fn(&T) -> serde_json::Result<String> + Send + 'static,
+{
+    let lines = Lines { output: Output::open(target)?, pending: Vec::new(), begun: false, render };
+    Ok(Sink::start(name, queue, counters, lines)?)
 }
 
-/// A stream of lines.
-#[derive(Debug)]
-pub struct LineSink {
-    queue: Option<SyncSender<String>>,
-    closing: Arc<AtomicBool>,
-    /// Disconnected once the writer is done.
-    done: Receiver<()>,
-    writer: Thread,
-    counters: LineCounters,
-}
-
-impl LineSink {
-    /// Opens `target` and starts the thread that writes to it. At most `queue` lines wait (at least
-    /// one); further ones are dropped and counted.
-    ///
-    /// # Errors
-    /// The target cannot be opened, or no thread can be started.
-    pub fn start(target: &Target, queue: usize, counters: LineCounters) -> Result<Self, OpenError> {
-        let output = open(target)?;
-        let (queue, lines) = sync_channel(queue.max(1));
-        let (finished, done) = sync_channel(0);
-        let closing = Arc::new(AtomicBool::new(false));
-        let writer =
-            Writer { output, pending: Vec::new(), counters: counters.clone(), closing: Arc::clone(&closing) };
-        let handle = thread::Builder::new()
-            .name("lines".into())
-            .spawn(move || {
-                writer.run(&lines);
-                drop(finished);
-            })
-            .map_err(OpenError::Thread)?;
-        Ok(Self { queue: Some(queue), closing, done, writer: handle.thread().clone(), counters })
-    }
-
-    /// Hands over one line, without its line end. Never waits: a line for which there is no room is
-    /// dropped and counted.
-    pub fn push(&self, line: String) {
-        self.counters.waiting.inc();
-        if self.queue.as_ref().is_none_or(|queue| queue.try_send(line).is_err()) {
-            self.counters.waiting.dec();
-            self.counters.dropped.inc();
-        }
-    }
-
-    /// What became of the lines.
-    pub fn counters(&self) -> &LineCounters {
-        &self.counters
-    }
-
-    /// Writes what waits, for at most `grace`. What fails now is not tried again.
-    ///
-    /// # Errors
-    /// How many lines were taken but not written.
-    pub fn close(mut self, grace: Duration) -> Result<(), Unwritten> {
-        self.hang_up();
-        // Either the writer is done, or the grace is over; the gauge knows what is left.
-        let _ = self.done.recv_timeout(grace);
-        match self.counters.waiting.get() {
-            ..=0 => Ok(()),
-            left => Err(Unwritten(left.unsigned_abs())),
-        }
-    }
-
-    fn hang_up(&mut self) {
-        self.closing.store(true, Ordering::Release);
-        self.queue = None;
-        self.writer.unpark();
-    }
-}
-
-impl Drop for LineSink {
-    fn drop(&mut self) {
-        self.hang_up();
-    }
-}
-
-/// Opens a target; apart from `start`, as rotating files needs it again.
-fn open(target: &Target) -> Result<File, OpenError> {
-    match target {
-        // Not through `io::Stdout`: it has a buffer of its own, which would hide what was written.
-        Target::Stdout => {
-            let owned = io::stdout().as_fd().try_clone_to_owned().map_err(OpenError::Stdout)?;
-            Ok(File::from(owned))
-        }
-        Target::File(path) => OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(path)
-            .map_err(|source| OpenError::File { path: path.clone(), source }),
-    }
-}
-
-/// The thread's side of a sink.
-struct Writer<W> {
+/// The thread's side.
+struct Lines<W, R> {
     output: W,
     /// Lines not yet written; begins within a line after a disk filled up there.
     pending: Vec<u8>,
-    counters: LineCounters,
-    closing: Arc<AtomicBool>,
+    /// Whether it does.
+    begun: bool,
+    render: R,
 }
 
-impl<W: Write> Writer<W> {
-    /// Writes until the queue is closed and empty, or closed and failing.
-    fn run(mut self, lines: &Receiver<String>) {
-        while let Ok(line) = lines.recv() {
-            self.add(&line);
-            while self.pending.len() < BATCH {
-                let Ok(line) = lines.try_recv() else { break };
-                self.add(&line);
+/// Something to write to that may have to be opened again.
+trait Renew: Write + Send + 'static {
+    /// Sees to it that what is written next goes where it belongs.
+    fn renew(&mut self) -> io::Result<()>;
+}
+
+impl<T, W, R> Transport<T> for Lines<W, R>
+where
+    W: Renew,
+    R: Fn(&T) -> serde_json::Result<String> + Send + 'static,
+{
+    fn take(&mut self, item: T) -> Taken {
+        match (self.render)(&item) {
+            Ok(line) => {
+                self.pending.extend_from_slice(line.as_bytes());
+                self.pending.push(b'\n');
+                Taken::Kept
             }
-            if !self.flush() {
-                return;
+            Err(error) => {
+                tracing::error!(%error, "an event cannot be written as JSON");
+                Taken::Dropped
             }
         }
     }
 
-    fn add(&mut self, line: &str) {
-        self.pending.extend_from_slice(line.as_bytes());
-        self.pending.push(b'\n');
+    fn has_room(&self) -> bool {
+        self.pending.len() < BATCH
     }
 
-    /// Writes what is pending, however long that takes; `false` when it gave up because of closing.
-    fn flush(&mut self) -> bool {
-        let mut failing = false;
+    fn deliver(&mut self, counters: &Counters) -> anyhow::Result<()> {
+        // A line that was begun is ended where it was begun.
+        if !self.begun && !self.pending.is_empty() {
+            self.output.renew()?;
+        }
         while !self.pending.is_empty() {
-            let error = match self.output.write(&self.pending) {
-                Ok(0) => ErrorKind::WriteZero.into(),
+            match self.output.write(&self.pending) {
+                Ok(0) => return Err(io::Error::from(ErrorKind::WriteZero).into()),
                 Ok(taken) => {
-                    self.book(taken);
-                    continue;
+                    self.begun = self.pending.get(taken - 1) != Some(&b'\n');
+                    let lines = self.pending.drain(..taken).filter(|byte| *byte == b'\n').count();
+                    counters.delivered(lines);
                 }
-                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                Err(error) => error,
-            };
-            self.counters.errors.inc();
-            if !failing {
-                failing = true;
-                tracing::error!(%error, "a line sink cannot write; it goes on trying");
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.into()),
             }
-            if self.closing.load(Ordering::Acquire) {
-                return false;
-            }
-            thread::park_timeout(RETRY);
         }
-        if failing {
-            tracing::info!("the line sink writes again");
-        }
-        true
+        Ok(())
     }
 
-    fn book(&mut self, taken: usize) {
-        let lines = self.pending.drain(..taken).filter(|byte| *byte == b'\n').count();
-        self.counters.written.inc_by(lines as u64);
-        self.counters.waiting.sub(lines as i64);
+    fn is_empty(&self) -> bool {
+        self.pending.is_empty()
     }
+
+    fn longest_pause(&self) -> Duration {
+        RETRY
+    }
+}
+
+/// A file that is followed by its name, or standard output.
+struct Output {
+    file: File,
+    path: Option<PathBuf>,
+}
+
+impl Output {
+    fn open(target: &Target) -> Result<Self, OpenError> {
+        match target {
+            // Not through `io::Stdout`: it has a buffer of its own, which would hide what was written.
+            Target::Stdout => {
+                let owned = io::stdout().as_fd().try_clone_to_owned().map_err(OpenError::Stdout)?;
+                Ok(Self { file: File::from(owned), path: None })
+            }
+            Target::File(path) => {
+                let file = append(path).map_err(|source| OpenError::File { path: path.clone(), source })?;
+                Ok(Self { file, path: Some(path.clone()) })
+            }
+        }
+    }
+}
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+impl Renew for Output {
+    /// Opens the file again if another one, or none, has its name now.
+    fn renew(&mut self) -> io::Result<()> {
+        let Some(path) = &self.path else { return Ok(()) };
+        let mine = self.file.metadata()?;
+        let same = fs::metadata(path).is_ok_and(|now| (now.dev(), now.ino()) == (mine.dev(), mine.ino()));
+        if !same {
+            self.file = append(path)?;
+        }
+        Ok(())
+    }
+}
+
+/// Opens a file at its end. A line that a process before us left unfinished is ended.
+fn append(path: &PathBuf) -> io::Result<File> {
+    let mut file = OpenOptions::new().create(true).append(true).open(path)?;
+    let meta = file.metadata()?;
+    if meta.is_file() && meta.len() > 0 {
+        let mut last = [b'\n'];
+        // A file that may be written but not read is left as it is.
+        if let Ok(mut reader) = File::open(path) {
+            reader.seek(SeekFrom::End(-1))?;
+            reader.read_exact(&mut last)?;
+        }
+        if last != [b'\n'] {
+            file.write_all(b"\n")?;
+        }
+    }
+    Ok(file)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
+    use std::sync::{Arc, Mutex};
 
     use super::*;
     use crate::sink::metrics::Agent;
 
-    fn counters() -> LineCounters {
-        Agent::new("0", 0.0).unwrap().line_counters("test")
+    fn counters() -> Counters {
+        Agent::new("0", 0.0).unwrap().sink_counters("test")
+    }
+
+    #[expect(clippy::ptr_arg, reason = "the items of these sinks are texts")]
+    fn text(line: &String) -> serde_json::Result<String> {
+        Ok(line.clone())
     }
 
     /// Takes five bytes at a time, is full for a while, and then goes on.
     struct FullForAWhile {
         file: Arc<Mutex<Vec<u8>>>,
         calls: u32,
+        /// Bytes that were written when it was opened again.
+        renewed: Arc<Mutex<Vec<usize>>>,
+    }
+
+    impl Renew for FullForAWhile {
+        fn renew(&mut self) -> io::Result<()> {
+            self.renewed.lock().unwrap().push(self.file.lock().unwrap().len());
+            Ok(())
+        }
     }
 
     impl Write for FullForAWhile {
@@ -256,28 +238,27 @@ mod tests {
 
     #[test]
     fn a_disk_that_was_full_gets_every_line_whole_and_once() {
-        let (file, counters) = (Arc::default(), counters());
-        let writer = Writer {
-            output: FullForAWhile { file: Arc::clone(&file), calls: 0 },
-            pending: Vec::new(),
-            counters: counters.clone(),
-            closing: Arc::default(),
-        };
-        let (queue, lines) = sync_channel(10);
+        let (file, renewed, counters) = (Arc::default(), Arc::default(), counters());
+        let output = FullForAWhile { file: Arc::clone(&file), calls: 0, renewed: Arc::clone(&renewed) };
+        let lines = Lines { output, pending: Vec::new(), begun: false, render: text };
+        let sink = Sink::start("test", 10, counters.clone(), lines).unwrap();
         for line in ["first line", "second", "third"] {
-            counters.waiting.inc();
-            queue.send(line.to_owned()).unwrap();
+            sink.push(line.to_owned());
         }
-        drop(queue);
-        writer.run(&lines);
+        while counters.waiting.get() > 0 {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        sink.close(Duration::from_secs(10)).unwrap();
         assert_eq!(String::from_utf8(file.lock().unwrap().clone()).unwrap(), "first line\nsecond\nthird\n");
         assert_eq!((counters.written.get(), counters.errors.get(), counters.waiting.get()), (3, 1, 0));
+        // Full within the first line, which is ended where it was begun.
+        assert!(!renewed.lock().unwrap().contains(&5), "{renewed:?}");
     }
 
     #[test]
     fn a_file_that_cannot_be_opened_is_named() {
         let target = Target::File("/nonexistent/flows.json".into());
-        let error = LineSink::start(&target, 1, counters()).unwrap_err();
+        let error = start("test", &target, 1, counters(), text).unwrap_err();
         assert!(
             error.to_string().starts_with("cannot open /nonexistent/flows.json for appending: "),
             "{error}"
@@ -286,12 +267,12 @@ mod tests {
 
     #[test]
     fn a_full_disk_costs_lines_but_never_time() {
-        let sink = LineSink::start(&Target::File("/dev/full".into()), 4, counters()).unwrap();
+        let sink = start("test", &Target::File("/dev/full".into()), 4, counters(), text).unwrap();
         let counters = sink.counters().clone();
         for number in 0..20_000 {
             sink.push(format!("{number:0100}"));
         }
-        let Unwritten(left) = sink.close(Duration::from_secs(10)).unwrap_err();
+        let super::super::worker::Unwritten(left) = sink.close(Duration::from_secs(10)).unwrap_err();
         assert_eq!(counters.written.get(), 0);
         assert_eq!(left + counters.dropped.get(), 20_000, "each line is accounted for");
         assert!(counters.errors.get() > 0 && counters.dropped.get() > 0);

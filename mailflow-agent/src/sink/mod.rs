@@ -1,8 +1,34 @@
 //! Where the engine's events go: flow log, alerts, metrics. Sinks consume and never call back.
+//!
+//! A sink is a queue and a thread ([`worker`]) around a transport: lines to a file, or something to talk to.
 
 pub mod alert_log;
+mod alertmanager;
 pub mod community_id;
+mod ecs;
 pub mod eve;
 pub mod flow_log;
+mod ipfix;
+mod journal;
 pub mod lines;
 pub mod metrics;
+mod ocsf;
+pub mod open;
+mod post;
+pub mod profile;
+mod remote;
+mod single;
+mod syslog;
+mod webhook;
+mod words;
+pub mod worker;
+
+use std::sync::Arc;
+
+use crate::engine::{event::Alert, flow::FlowRecord, time::Epoch};
+
+/// An alert event, and where its times lie on the wall clock.
+pub type AlertEvent = (Arc<Alert>, Epoch);
+
+/// A flow record, and where its times lie on the wall clock.
+pub type FlowEvent = (Arc<FlowRecord>, Epoch);

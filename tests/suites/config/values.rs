@@ -7,7 +7,10 @@ use std::{
 };
 
 use mailflow_agent::{
-    config::{self, Config, Hook, Interface, Outputs, Role, Target},
+    config::{
+        self, AlertOutput, AlertTo, ClientTls, Config, Credentials, FlowOutput, FlowTo, Hook, Interface,
+        Ipfix, IpfixTo, Outputs, Profile, Receiver, Role, Syslog, SyslogMessage, SyslogTo, Target,
+    },
     engine::{
         assets::{Member, Set},
         event::Severity,
@@ -88,8 +91,11 @@ fn the_shipped_configuration_is_what_the_documents_say() {
             max_sources: 2000,
             max_windows: 2000,
             web_config: None,
-            alerts: Some(Target::Stdout),
-            flow_log: None,
+            alerts: vec![AlertOutput {
+                name: "alerts".into(),
+                to: AlertTo::Lines { target: Target::Stdout, profile: Profile::Eve },
+            }],
+            flow_log: vec![],
         }
     );
     let services = [
@@ -194,12 +200,15 @@ fn off_has_three_spellings() {
     for off in ["off", "false", "~", "", "\"off\""] {
         let text = format!("outputs:\n  alerts: {off}\n  flow_log: {off}\n  metrics: {{ listen: {off} }}\n");
         let outputs = good(&text).outputs;
-        assert_eq!((outputs.alerts, outputs.flow_log, outputs.metrics), (None, None, None), "{text}");
+        assert_eq!((outputs.alerts, outputs.flow_log, outputs.metrics), (vec![], vec![], None), "{text}");
     }
     let outputs =
         good("outputs: { alerts: a.json, flow_log: \"-\", metrics: { listen: \"[::1]:9\" } }").outputs;
-    assert_eq!(outputs.alerts, Some(Target::File("a.json".into())));
-    assert_eq!(outputs.flow_log, Some(Target::Stdout));
+    let (target, profile) = (Target::File("a.json".into()), Profile::Eve);
+    let alerts = AlertOutput { name: "alerts".into(), to: AlertTo::Lines { target, profile } };
+    assert_eq!(outputs.alerts, [alerts]);
+    let to = FlowTo::Lines { target: Target::Stdout, profile: Profile::Eve };
+    assert_eq!(outputs.flow_log, [FlowOutput { name: "flow_log".into(), to }]);
     assert_eq!(outputs.metrics, "[::1]:9".parse().ok());
 }
 
@@ -246,4 +255,93 @@ fn configurations(root: &Path, directory: &Path) -> Vec<PathBuf> {
             }
         })
         .collect()
+}
+
+#[test]
+fn outputs_of_every_kind_are_what_they_say() {
+    let folder = std::env::temp_dir().join(format!("mailflow-outputs-{}", std::process::id()));
+    fs::create_dir_all(&folder).unwrap();
+    for file in ["password", "ca.pem", "token"] {
+        fs::write(folder.join(file), "secret\n").unwrap();
+    }
+    let text = "
+outputs:
+  alerts:
+    - a.json
+    - { type: file, path: \"-\", profile: ocsf, name: screen }
+    - { type: journal, profile: ecs }
+    - { type: syslog, to: \"udp:[::1]:514\", facility: mail }
+    - { type: syslog, to: unix:/dev/log, message: eve, name: local }
+    - type: alertmanager
+      urls: [\"http://192.0.2.1:9093\", \"https://am.example/path\"]
+      labels: { site: berlin }
+      basic_auth: { username: me, password_file: password }
+      tls: { ca_file: ca.pem }
+    - { type: webhook, url: \"https://soar.example/hook\", bearer_token_file: token, headers: { x-tenant: \"7\" } }
+  flow_log:
+    - { type: ipfix, to: tcp:collector.example:4739 }
+    - { type: ipfix, to: \"udp:192.0.2.9:4739\", domain: 7, name: second }
+";
+    let path = folder.join("config.yaml");
+    fs::write(&path, text).unwrap();
+    let outputs = config::load(Some(&path)).unwrap_or_else(|faults| panic!("{faults}")).outputs;
+    let credentials = Credentials::Basic { username: "me".into(), password_file: folder.join("password") };
+    let tls = ClientTls { ca_file: Some(folder.join("ca.pem")), certificate: None };
+    let hook = Receiver {
+        credentials: Credentials::Bearer { token_file: folder.join("token") },
+        tls: ClientTls::default(),
+        headers: vec![("x-tenant".into(), "7".into())],
+    };
+    let expected = [
+        ("alerts", AlertTo::Lines { target: Target::File("a.json".into()), profile: Profile::Eve }),
+        ("screen", AlertTo::Lines { target: Target::Stdout, profile: Profile::Ocsf }),
+        (
+            "alerts_journal",
+            AlertTo::Journal { path: "/run/systemd/journal/socket".into(), profile: Profile::Ecs },
+        ),
+        (
+            "alerts_syslog",
+            AlertTo::Syslog(Syslog {
+                to: SyslogTo::Udp("[::1]:514".into()),
+                facility: 2,
+                message: SyslogMessage::Text,
+            }),
+        ),
+        (
+            "local",
+            AlertTo::Syslog(Syslog {
+                to: SyslogTo::Unix("/dev/log".into()),
+                facility: 3,
+                message: SyslogMessage::Json(Profile::Eve),
+            }),
+        ),
+        (
+            "alerts_alertmanager",
+            AlertTo::Alertmanager {
+                urls: vec!["http://192.0.2.1:9093".into(), "https://am.example/path".into()],
+                receiver: Receiver { credentials, tls, headers: vec![] },
+                labels: [("site".into(), "berlin".into())].into(),
+                every: Duration::from_secs(60),
+            },
+        ),
+        (
+            "alerts_webhook",
+            AlertTo::Webhook {
+                url: "https://soar.example/hook".into(),
+                receiver: hook,
+                profile: Profile::Eve,
+            },
+        ),
+    ];
+    assert_eq!(outputs.alerts, expected.map(|(name, to)| AlertOutput { name: name.into(), to }));
+    let ipfix =
+        |name: &str, to, domain| FlowOutput { name: name.into(), to: FlowTo::Ipfix(Ipfix { to, domain }) };
+    assert_eq!(
+        outputs.flow_log,
+        [
+            ipfix("flow_log_ipfix", IpfixTo::Tcp("collector.example:4739".into()), 1),
+            ipfix("second", IpfixTo::Udp("192.0.2.9:4739".into()), 7),
+        ]
+    );
+    fs::remove_dir_all(&folder).unwrap();
 }

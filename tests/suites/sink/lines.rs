@@ -11,15 +11,20 @@ use std::{
 use mailflow_agent::{
     config::Target,
     sink::{
-        lines::{LineCounters, LineSink},
+        lines::{self, OpenError},
         metrics::Agent,
+        worker::{Counters, Sink},
     },
 };
 
 const GRACE: Duration = Duration::from_secs(10);
 
-fn counters() -> LineCounters {
-    Agent::new("test", 0.0).unwrap().line_counters("test")
+fn counters() -> Counters {
+    Agent::new("test", 0.0).unwrap().sink_counters("test")
+}
+
+fn start(target: &Target, queue: usize, counters: Counters) -> Result<Sink<String>, OpenError> {
+    lines::start("test", target, queue, counters, |line: &String| Ok(line.clone()))
 }
 
 /// A path of this test's own in the temporary directory, removed in the end.
@@ -45,7 +50,7 @@ fn a_file_is_appended_to_in_order() {
     fs::write(&file.0, "from before\n").unwrap();
     let mut expected = "from before\n".to_owned();
     for run in ["a", "b"] {
-        let sink = LineSink::start(&Target::File(file.0.clone()), 10_000, counters()).unwrap();
+        let sink = start(&Target::File(file.0.clone()), 10_000, counters()).unwrap();
         let counters = sink.counters().clone();
         for number in 0..5_000 {
             sink.push(format!("{run}{number}"));
@@ -60,7 +65,7 @@ fn a_file_is_appended_to_in_order() {
 #[test]
 fn lines_are_there_without_a_further_one() {
     let file = Scratch::new("prompt");
-    let sink = LineSink::start(&Target::File(file.0.clone()), 10, counters()).unwrap();
+    let sink = start(&Target::File(file.0.clone()), 10, counters()).unwrap();
     sink.push("an alert".into());
     let deadline = Instant::now() + GRACE;
     while fs::read_to_string(&file.0).unwrap() != "an alert\n" {
@@ -70,13 +75,61 @@ fn lines_are_there_without_a_further_one() {
     assert_eq!(sink.close(GRACE), Ok(()));
 }
 
+/// Until the sink has written so many lines.
+fn written(counters: &Counters, lines: u64) {
+    let deadline = Instant::now() + GRACE;
+    while counters.written.get() < lines {
+        assert!(Instant::now() < deadline, "{} of {lines}", counters.written.get());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// logrotate's two ways, with lines that come meanwhile.
+#[test]
+fn a_file_that_is_rotated_loses_no_line() {
+    let (file, old) = (Scratch::new("rotated"), Scratch::new("rotated.1"));
+    let sink = start(&Target::File(file.0.clone()), 1_000, counters()).unwrap();
+    let counters = sink.counters().clone();
+    sink.push("before".into());
+    written(&counters, 1);
+    fs::rename(&file.0, &old.0).unwrap();
+    sink.push("after".into());
+    written(&counters, 2);
+    assert_eq!(fs::read_to_string(&old.0).unwrap(), "before\n");
+    assert_eq!(fs::read_to_string(&file.0).unwrap(), "after\n", "made anew");
+
+    fs::rename(&file.0, &old.0).unwrap();
+    fs::write(&file.0, "").unwrap();
+    sink.push("created".into());
+    written(&counters, 3);
+    assert_eq!(fs::read_to_string(&file.0).unwrap(), "created\n", "logrotate's own new file");
+
+    fs::copy(&file.0, &old.0).unwrap();
+    fs::OpenOptions::new().write(true).open(&file.0).unwrap().set_len(0).unwrap();
+    sink.push("truncated".into());
+    written(&counters, 4);
+    assert_eq!(fs::read_to_string(&file.0).unwrap(), "truncated\n", "no hole where the lines were");
+    assert_eq!(sink.close(GRACE), Ok(()));
+    assert_eq!(counters.errors.get(), 0);
+}
+
+#[test]
+fn a_line_that_a_killed_process_left_unfinished_is_ended() {
+    let file = Scratch::new("unfinished");
+    fs::write(&file.0, "whole\n{\"half\":").unwrap();
+    let sink = start(&Target::File(file.0.clone()), 10, counters()).unwrap();
+    sink.push("next".into());
+    assert_eq!(sink.close(GRACE), Ok(()));
+    assert_eq!(fs::read_to_string(&file.0).unwrap(), "whole\n{\"half\":\nnext\n");
+}
+
 /// A pipe that nobody reads stands for a disk that hangs: its writer is stuck in the system call.
 #[test]
 fn a_hanging_target_holds_up_neither_pushes_nor_the_end() {
     let pipe = Scratch::new("pipe");
     assert!(Command::new("mkfifo").arg(&pipe.0).status().unwrap().success());
     let mut reader = fs::OpenOptions::new().read(true).write(true).open(&pipe.0).unwrap();
-    let sink = LineSink::start(&Target::File(pipe.0.clone()), 100, counters()).unwrap();
+    let sink = start(&Target::File(pipe.0.clone()), 100, counters()).unwrap();
     let counters = sink.counters().clone();
     let line = "x".repeat(1_000);
     let begun = Instant::now();
@@ -98,7 +151,7 @@ fn a_hanging_target_holds_up_neither_pushes_nor_the_end() {
 fn a_reader_of_standard_output_that_leaves_is_no_crash() {
     const CHILD: &str = "MAILFLOW_TEST_SINK_CHILD";
     if env::var_os(CHILD).is_some() {
-        let sink = LineSink::start(&Target::Stdout, 10, counters()).unwrap();
+        let sink = start(&Target::Stdout, 10, counters()).unwrap();
         let counters = sink.counters().clone();
         sink.push("{\"line\":1}".into());
         // Until the parent has closed its end.

@@ -8,7 +8,7 @@ use prometheus::{
     Registry, TextEncoder, core::Collector,
 };
 
-use crate::sink::lines::LineCounters;
+use crate::sink::worker::Counters;
 
 /// Bounds of the poll histogram in seconds.
 const POLL_BUCKETS: [f64; 10] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0];
@@ -98,21 +98,28 @@ impl Agent {
                 &registry,
                 IntGauge::new("mailflow_listed_networks", "Lines of the internal networks in force.")?,
             )?,
-            written: counters(&registry, "mailflow_sink_lines_written_total", "Lines written, by sink.")?,
+            written: counters(
+                &registry,
+                "mailflow_sink_lines_written_total",
+                "Lines or events delivered, by sink.",
+            )?,
             dropped: counters(
                 &registry,
                 "mailflow_sink_lines_dropped_total",
-                "Lines lost because a sink's queue was full, by sink.",
+                "Lines or events lost, by sink: its queue was full, or the other side refuses them.",
             )?,
             errors: counters(
                 &registry,
                 "mailflow_sink_errors_total",
-                "Failed attempts to write, by sink; the lines are tried again.",
+                "Failed attempts to deliver, by sink; what failed is tried again.",
             )?,
             waiting: add(
                 &registry,
                 IntGaugeVec::new(
-                    Opts::new("mailflow_sink_queue_lines", "Lines taken and not yet written, by sink."),
+                    Opts::new(
+                        "mailflow_sink_queue_lines",
+                        "Lines or events taken and not yet delivered, by sink.",
+                    ),
                     &["sink"],
                 )?,
             )?,
@@ -157,9 +164,9 @@ impl Agent {
         self.internal.set(i64::try_from(lines).unwrap_or(i64::MAX));
     }
 
-    /// The counters of the line sink of this name; the same ones for the same name.
-    pub fn line_counters(&self, sink: &str) -> LineCounters {
-        LineCounters {
+    /// The counters of the sink of this name; the same ones for the same name.
+    pub fn sink_counters(&self, sink: &str) -> Counters {
+        Counters {
             written: self.written.with_label_values(&[sink]),
             dropped: self.dropped.with_label_values(&[sink]),
             errors: self.errors.with_label_values(&[sink]),

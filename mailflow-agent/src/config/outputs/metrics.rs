@@ -1,45 +1,31 @@
-//! `outputs`: where metrics, alerts and flow records go.
+//! `outputs.metrics`: the port, and how many series there may be.
 
-use std::path::{Path, PathBuf};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
-use super::{
-    Outputs, Target,
+use crate::config::{
     fault::Collector,
     read::{At, Fields},
     typed::{number, or_off},
-    value::{Switch, listen, target},
+    value::{Switch, listen},
     web,
 };
 
 /// Most series that may be asked for, per source or of windows.
 const MAX_SERIES: usize = 1_000_000;
 
-/// Reads the outputs; the web-config file is relative to `directory`.
-pub(super) fn read(at: &At<'_>, faults: &mut Collector, directory: &Path) -> Option<Outputs> {
-    Fields::read(at, faults, |fields| {
-        let metrics = fields.needed("metrics", |at, faults| metrics(at, faults, directory));
-        let alerts = fields.needed("alerts", lines);
-        let flow_log = fields.needed("flow_log", lines);
-        let Metrics { listen, max_sources, max_windows, web_config } = metrics?;
-        Some(Outputs {
-            metrics: listen,
-            max_sources,
-            max_windows,
-            web_config,
-            alerts: alerts?,
-            flow_log: flow_log?,
-        })
-    })
+/// The settings of the metrics port.
+pub(super) struct Metrics {
+    pub(super) listen: Option<SocketAddr>,
+    pub(super) max_sources: usize,
+    pub(super) max_windows: usize,
+    pub(super) web_config: Option<PathBuf>,
 }
 
-struct Metrics {
-    listen: Option<std::net::SocketAddr>,
-    max_sources: usize,
-    max_windows: usize,
-    web_config: Option<PathBuf>,
-}
-
-fn metrics(at: &At<'_>, faults: &mut Collector, directory: &Path) -> Option<Metrics> {
+/// Reads them.
+pub(super) fn read(at: &At<'_>, faults: &mut Collector, directory: &Path) -> Option<Metrics> {
     Fields::read(at, faults, |fields| {
         let listen = fields.needed("listen", |at, faults| or_off(at, faults, "ADDRESS:PORT", listen));
         let mut most = |key| fields.needed(key, |at, faults| number(at, faults, 1..=MAX_SERIES));
@@ -74,8 +60,4 @@ fn web_config(at: &At<'_>, faults: &mut Collector, directory: &Path) -> Option<O
         return None;
     }
     Some(path)
-}
-
-fn lines(at: &At<'_>, faults: &mut Collector) -> Option<Option<Target>> {
-    or_off(at, faults, "a file, - for standard output", target)
 }

@@ -1,0 +1,299 @@
+//! Outputs as they are used.
+
+use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, time::Duration};
+
+/// Where records, alerts and metrics go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outputs {
+    /// Where `/metrics` is served; `None` turns it off.
+    pub metrics: Option<SocketAddr>,
+    /// Most per-source series; further sources share `source="other"`.
+    pub max_sources: usize,
+    /// Most series of the window gauge; the highest are kept.
+    pub max_windows: usize,
+    /// TLS and basic auth of the metrics port, in Prometheus' format (read with
+    /// [`load`](super::super::web::load)).
+    pub web_config: Option<PathBuf>,
+    /// Alerts.
+    pub alerts: Vec<AlertOutput>,
+    /// Flow records.
+    pub flow_log: Vec<FlowOutput>,
+}
+
+impl Outputs {
+    /// Whether lines go to standard output.
+    pub fn to_stdout(&self) -> bool {
+        let alerts = self.alerts.iter().filter_map(|output| output.to.target());
+        let flows = self.flow_log.iter().filter_map(|output| output.to.target());
+        alerts.chain(flows).any(|target| *target == Target::Stdout)
+    }
+
+    /// Alerts go to this file or standard output, instead of those that are configured; what is no file
+    /// stays. `None`: they go nowhere.
+    pub fn set_alerts(&mut self, target: Option<Target>) {
+        match target {
+            Some(target) => {
+                self.alerts.retain(|output| output.to.target().is_none());
+                let to = AlertTo::Lines { target, profile: Profile::Eve };
+                self.alerts.push(AlertOutput { name: ALERTS.to_owned(), to });
+            }
+            None => self.alerts.clear(),
+        }
+    }
+
+    /// The same of flow records.
+    pub fn set_flow_log(&mut self, target: Option<Target>) {
+        match target {
+            Some(target) => {
+                self.flow_log.retain(|output| output.to.target().is_none());
+                let to = FlowTo::Lines { target, profile: Profile::Eve };
+                self.flow_log.push(FlowOutput { name: FLOW_LOG.to_owned(), to });
+            }
+            None => self.flow_log.clear(),
+        }
+    }
+
+    /// Leaves alerts to files and standard output alone: what is of the past wakes nobody.
+    pub fn keep_alerts_to_files(&mut self) {
+        self.alerts.retain(|output| output.to.target().is_some());
+    }
+}
+
+/// The name of the file with alerts, where it is given none.
+pub(super) const ALERTS: &str = "alerts";
+/// The name of the flow log, where it is given none.
+pub(super) const FLOW_LOG: &str = "flow_log";
+
+/// One of the places where alerts go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AlertOutput {
+    /// Its name in metrics and in the log.
+    pub name: String,
+    /// What it is.
+    pub to: AlertTo,
+}
+
+/// Where alerts go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AlertTo {
+    /// JSON lines.
+    Lines {
+        /// The file.
+        target: Target,
+        /// Their dialect.
+        profile: Profile,
+    },
+    /// systemd's journal.
+    Journal {
+        /// Its socket.
+        path: PathBuf,
+        /// The dialect of the field that holds the whole event.
+        profile: Profile,
+    },
+    /// A syslog server.
+    Syslog(Syslog),
+    /// Alertmanagers, each told everything.
+    Alertmanager {
+        /// Their addresses, without `/api/v2/alerts`.
+        urls: Vec<String>,
+        /// How they are spoken to.
+        receiver: Receiver,
+        /// Labels that every alert gets.
+        labels: BTreeMap<String, String>,
+        /// How often they are told what fires.
+        every: Duration,
+    },
+    /// Anything that takes JSON by POST.
+    Webhook {
+        /// The address.
+        url: String,
+        /// How it is spoken to.
+        receiver: Receiver,
+        /// The dialect.
+        profile: Profile,
+    },
+}
+
+impl AlertTo {
+    fn target(&self) -> Option<&Target> {
+        match self {
+            AlertTo::Lines { target, .. } => Some(target),
+            _ => None,
+        }
+    }
+}
+
+/// One of the places where flow records go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FlowOutput {
+    /// Its name in metrics and in the log.
+    pub name: String,
+    /// What it is.
+    pub to: FlowTo,
+}
+
+/// Where flow records go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FlowTo {
+    /// JSON lines.
+    Lines {
+        /// The file.
+        target: Target,
+        /// Their dialect.
+        profile: Profile,
+    },
+    /// An IPFIX collector.
+    Ipfix(Ipfix),
+}
+
+impl FlowTo {
+    fn target(&self) -> Option<&Target> {
+        match self {
+            FlowTo::Lines { target, .. } => Some(target),
+            FlowTo::Ipfix(_) => None,
+        }
+    }
+}
+
+/// Where a stream of lines goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// Standard output (`-`).
+    Stdout,
+    /// A file, appended to.
+    File(PathBuf),
+}
+
+/// The dialect of JSON events.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Profile {
+    /// Suricata's EVE.
+    #[default]
+    Eve,
+    /// Elastic Common Schema.
+    Ecs,
+    /// Open Cybersecurity Schema Framework.
+    Ocsf,
+}
+
+impl Profile {
+    /// Every profile.
+    pub const ALL: [Profile; 3] = [Profile::Eve, Profile::Ecs, Profile::Ocsf];
+
+    /// The name in configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Profile::Eve => "eve",
+            Profile::Ecs => "ecs",
+            Profile::Ocsf => "ocsf",
+        }
+    }
+}
+
+/// A syslog server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Syslog {
+    /// Where it listens.
+    pub to: SyslogTo,
+    /// RFC 5424's number of the facility.
+    pub facility: u8,
+    /// What a message says beside its structured data.
+    pub message: SyslogMessage,
+}
+
+/// Where a syslog server listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SyslogTo {
+    /// A datagram socket.
+    Unix(PathBuf),
+    /// `HOST:PORT`.
+    Udp(String),
+    /// `HOST:PORT`.
+    Tcp(String),
+}
+
+impl fmt::Display for SyslogTo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SyslogTo::Unix(path) => write!(f, "unix:{}", path.display()),
+            SyslogTo::Udp(address) => write!(f, "udp:{address}"),
+            SyslogTo::Tcp(address) => write!(f, "tcp:{address}"),
+        }
+    }
+}
+
+/// What a syslog message says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SyslogMessage {
+    /// A sentence.
+    Text,
+    /// The event as JSON.
+    Json(Profile),
+}
+
+/// An IPFIX collector.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ipfix {
+    /// Where it listens.
+    pub to: IpfixTo,
+    /// The observation domain, which tells agents on one address apart.
+    pub domain: u32,
+}
+
+/// Where an IPFIX collector listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum IpfixTo {
+    /// `HOST:PORT`.
+    Udp(String),
+    /// `HOST:PORT`.
+    Tcp(String),
+}
+
+impl fmt::Display for IpfixTo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            IpfixTo::Udp(address) => write!(f, "udp:{address}"),
+            IpfixTo::Tcp(address) => write!(f, "tcp:{address}"),
+        }
+    }
+}
+
+/// How a receiver of HTTP requests is spoken to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Receiver {
+    /// Who we are.
+    pub credentials: Credentials,
+    /// How we know who it is.
+    pub tls: ClientTls,
+    /// Further headers.
+    pub headers: Vec<(String, String)>,
+}
+
+/// What proves who we are. Secrets stand in files, which are read at each request.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Credentials {
+    /// Nothing is asked.
+    #[default]
+    None,
+    /// A name and a password.
+    Basic {
+        /// The name.
+        username: String,
+        /// The password is its first line.
+        password_file: PathBuf,
+    },
+    /// A token.
+    Bearer {
+        /// The token is its first line.
+        token_file: PathBuf,
+    },
+}
+
+/// TLS as a client.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClientTls {
+    /// Authorities to trust, instead of the system's.
+    pub ca_file: Option<PathBuf>,
+    /// Our own certificate and its key.
+    pub certificate: Option<(PathBuf, PathBuf)>,
+}

@@ -1,0 +1,107 @@
+//! Events in Elastic's Common Schema. What it has no name for stands under `mailflow`, under the names
+//! that the EVE lines have.
+
+use mailflow_common::PROTOCOL_UDP;
+use serde_json::{Map, Value, json};
+
+use super::{
+    alert_log::AlertLine, community_id::CommunityId, eve::Moment, flow_log::FlowLine, words::summary,
+};
+use crate::engine::{
+    event::{Alert, Severity},
+    flow::{FlowRecord, RecordReason},
+    time::Epoch,
+};
+
+/// The version whose fields these are.
+const VERSION: &str = "8.11.0";
+
+/// A flow record.
+pub(super) fn flow(record: &FlowRecord, epoch: Epoch) -> serde_json::Result<Value> {
+    let flow = &record.flow;
+    let mut line = serde_json::to_value(FlowLine::of(record, epoch))?;
+    let (start, end) = (flow.first, flow.last());
+    let kind = if record.reason == RecordReason::Active { "connection" } else { "end" };
+    let mut source = json!({
+        "ip": flow.client(), "port": flow.key.client_port, "packets": flow.up.packets, "bytes": flow.up.bytes,
+    });
+    if let Some(mac) = flow.mac {
+        // As RFC 7042 writes it.
+        source["mac"] = mac.map(|byte| format!("{byte:02X}")).join("-").into();
+    }
+    let udp = flow.key.scope.protocol() == PROTOCOL_UDP;
+    let mut network = json!({
+        "transport": if udp { "udp" } else { "tcp" },
+        "type": if flow.client().is_ipv4() { "ipv4" } else { "ipv6" },
+        "protocol": record.app.name(),
+        "community_id": CommunityId::of(&flow.key),
+        "packets": flow.up.packets + flow.down.packets,
+        "bytes": flow.up.bytes + flow.down.bytes,
+    });
+    let mut tags = flow.key.scope.vlans().tags();
+    if let Some(outer) = tags.next() {
+        network["vlan"] = json!({ "id": outer.to_string() });
+    }
+    if let Some(inner) = tags.next() {
+        network["inner"] = json!({ "vlan": { "id": inner.to_string() } });
+    }
+    Ok(json!({
+        "@timestamp": Moment::of(record.time(), epoch).rfc3339(),
+        "ecs": { "version": VERSION },
+        "event": {
+            "kind": "event", "category": ["network"], "type": [kind], "module": "mailflow",
+            "dataset": "mailflow.flow", "action": "network_flow", "reason": record.reason.name(),
+            "start": Moment::of(start, epoch).rfc3339(), "end": Moment::of(end, epoch).rfc3339(),
+            "duration": end.since(start).as_nanos() as u64,
+        },
+        "source": source,
+        "destination": {
+            "ip": flow.server(), "port": flow.key.server_port,
+            "packets": flow.down.packets, "bytes": flow.down.bytes,
+        },
+        "network": network,
+        "mailflow": line["mailflow"].take(),
+    }))
+}
+
+/// An alert event.
+pub(super) fn alert(alert: &Alert, epoch: Epoch) -> serde_json::Result<Value> {
+    let mut line = serde_json::to_value(AlertLine::of(alert, epoch))?;
+    let mut event = json!({
+        "kind": "alert", "category": ["network", "intrusion_detection"], "type": ["info"],
+        "module": "mailflow", "dataset": "mailflow.alert", "action": alert.state.name(),
+        "severity": severity(alert.severity), "id": alert.fingerprint,
+        "start": Moment::of(alert.starts_at, epoch).rfc3339(),
+    });
+    if let Some(end) = alert.ends_at {
+        event["end"] = Moment::of(end, epoch).rfc3339().into();
+    }
+    let mut mailflow = line["mailflow"].take();
+    if let Some(mailflow) = mailflow.as_object_mut() {
+        mailflow.insert("alert".into(), line["alert"].take());
+        mailflow.insert("flows".into(), line["flows"].take());
+    }
+    let labels: Map<String, Value> =
+        alert.labels.iter().map(|(name, value)| (name.clone(), value.clone().into())).collect();
+    Ok(json!({
+        "@timestamp": Moment::of(alert.time, epoch).rfc3339(),
+        "ecs": { "version": VERSION },
+        "message": summary(alert),
+        "event": event,
+        "rule": { "name": &*alert.rule, "version": alert.rule_version.to_string() },
+        "threat": { "framework": "MITRE ATT&CK", "technique": { "id": alert.attack } },
+        "source": { "ip": line["src_ip"].take(), "packets": alert.sums.up.packets, "bytes": alert.sums.up.bytes },
+        "labels": labels,
+        "mailflow": mailflow,
+    }))
+}
+
+/// As a number that grows with what it means.
+const fn severity(severity: Severity) -> u8 {
+    match severity {
+        Severity::Low => 21,
+        Severity::Medium => 47,
+        Severity::High => 73,
+        Severity::Critical => 99,
+    }
+}

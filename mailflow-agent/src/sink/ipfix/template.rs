@@ -1,0 +1,70 @@
+//! The fields of our records. Numbers are those of IANA's registry of IPFIX information elements.
+
+/// Marks the reverse direction of an element (RFC 5103, 6.1).
+const REVERSE: u32 = 29_305;
+/// Set id of templates (RFC 7011, 3.3.2).
+const TEMPLATES: u16 = 2;
+
+/// Template and set id of IPv4 flows.
+pub(super) const V4: u16 = 256;
+/// Template and set id of IPv6 flows.
+pub(super) const V6: u16 = 257;
+
+/// An element, its length in bytes, and whether it is of the reverse direction.
+type Field = (u16, u16, bool);
+
+/// sourceIPv4Address, destinationIPv4Address.
+const ADDRESSES_V4: [Field; 2] = [(8, 4, false), (12, 4, false)];
+/// sourceIPv6Address, destinationIPv6Address.
+const ADDRESSES_V6: [Field; 2] = [(27, 16, false), (28, 16, false)];
+
+/// What stands behind the addresses, in both templates, in the order in which `Data` writes it.
+const COMMON: [Field; 17] = [
+    (7, 2, false),   // sourceTransportPort
+    (11, 2, false),  // destinationTransportPort
+    (4, 1, false),   // protocolIdentifier
+    (152, 8, false), // flowStartMilliseconds
+    (153, 8, false), // flowEndMilliseconds
+    (1, 8, false),   // octetDeltaCount
+    (2, 8, false),   // packetDeltaCount
+    (1, 8, true),
+    (2, 8, true),
+    (6, 1, false), // tcpControlBits
+    (6, 1, true),
+    (136, 1, false), // flowEndReason
+    (239, 1, false), // biflowDirection
+    (58, 2, false),  // vlanId: the outer tag
+    (245, 2, false), // dot1qCustomerVlanId: the inner one
+    (56, 6, false),  // sourceMacAddress
+    (148, 8, false), // flowId
+];
+
+/// The set that holds both templates.
+pub(super) fn set() -> Vec<u8> {
+    let mut set = Vec::new();
+    set.extend(TEMPLATES.to_be_bytes());
+    set.extend([0; 2]);
+    for (id, addresses) in [(V4, ADDRESSES_V4), (V6, ADDRESSES_V6)] {
+        set.extend(id.to_be_bytes());
+        set.extend(((addresses.len() + COMMON.len()) as u16).to_be_bytes());
+        for (element, length, reverse) in addresses.into_iter().chain(COMMON) {
+            // The first bit says that an enterprise's number follows.
+            let element = if reverse { element | 0x8000 } else { element };
+            set.extend(element.to_be_bytes());
+            set.extend(length.to_be_bytes());
+            if reverse {
+                set.extend(REVERSE.to_be_bytes());
+            }
+        }
+    }
+    let length = set.len() as u16;
+    set[2..4].copy_from_slice(&length.to_be_bytes());
+    set
+}
+
+/// Bytes of a record of a template.
+#[cfg(test)]
+pub(super) fn length(id: u16) -> usize {
+    let addresses = if id == V4 { ADDRESSES_V4 } else { ADDRESSES_V6 };
+    addresses.into_iter().chain(COMMON).map(|(_, length, _)| usize::from(length)).sum()
+}

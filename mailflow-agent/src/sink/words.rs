@@ -1,0 +1,47 @@
+//! An alert in a sentence, for people and for what only carries text.
+
+use crate::{
+    config::value::show_duration,
+    engine::event::{Alert, AlertState, Severity, Value},
+};
+
+/// `smtp-burst firing: 10.20.0.2 has count 10 or more (threshold 10) within 1h`.
+pub(super) fn summary(alert: &Alert) -> String {
+    let Alert { rule, subject, decided, .. } = alert;
+    let more = if matches!(decided.value, Value::AtLeast(_)) { " or more" } else { "" };
+    let (state, name, window) = (alert.state.name(), &decided.name, show_duration(decided.window));
+    let (value, threshold) = (value(alert), threshold(alert));
+    format!("{rule} {state}: {subject} has {name} {value}{more} (threshold {threshold}) within {window}")
+}
+
+/// What the window holds, as it is shown.
+pub(super) fn value(alert: &Alert) -> String {
+    scaled(alert.decided.value.number(), alert.decided.scale)
+}
+
+/// What it took to fire.
+pub(super) fn threshold(alert: &Alert) -> String {
+    scaled(alert.decided.threshold, alert.decided.scale)
+}
+
+fn scaled(number: u64, scale: u64) -> String {
+    if scale <= 1 { number.to_string() } else { (number as f64 / scale as f64).to_string() }
+}
+
+/// Syslog's severity (RFC 5424, 6.2.1), which is also journald's priority.
+pub(super) const fn priority(alert: &Alert) -> u8 {
+    match (alert.state, alert.severity) {
+        (AlertState::Resolved, _) => 6,
+        (AlertState::Firing, Severity::Critical) => 2,
+        (AlertState::Firing, Severity::High) => 3,
+        (AlertState::Firing, Severity::Medium) => 4,
+        (AlertState::Firing, Severity::Low) => 5,
+    }
+}
+
+/// The machine's name, as other machines know it; `-` where it has none.
+pub(super) fn hostname() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name: String = name.trim().chars().filter(char::is_ascii_graphic).take(255).collect();
+    if name.is_empty() { "-".to_owned() } else { name }
+}

@@ -1,0 +1,26 @@
+//! Sinks and what is on the other side: sockets of our own that die, refuse and are slow, and the programs
+//! that people run.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests fail the test")]
+
+#[path = "outputs/alertmanager.rs"]
+mod alertmanager;
+#[path = "outputs/collector.rs"]
+mod collector;
+#[path = "sink/fixture.rs"]
+#[allow(dead_code, reason = "shared with the suite `sink`")]
+mod fixture;
+#[path = "outputs/http.rs"]
+mod http;
+#[path = "outputs/live.rs"]
+mod live;
+#[path = "outputs/logs.rs"]
+mod logs;
+#[path = "outputs/nfcapd.rs"]
+mod nfcapd;
+#[path = "outputs/peer.rs"]
+mod peer;
+#[path = "outputs/profiles.rs"]
+mod profiles;
+#[path = "outputs/webhook.rs"]
+mod webhook;

@@ -1,0 +1,131 @@
+//! A receiver of HTTP requests that behaves as it is told.
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU16, Ordering},
+    },
+    thread,
+};
+
+/// A request as it was received.
+#[derive(Clone, Debug)]
+pub(crate) struct Received {
+    /// Method and path.
+    pub(crate) line: String,
+    /// Names in lower case.
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: serde_json::Value,
+}
+
+/// A receiver. It is gone with this value.
+pub(crate) struct Receiver {
+    pub(crate) addr: SocketAddr,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    /// What is answered; 0 is nothing at all, ever.
+    status: AtomicU16,
+    gone: AtomicBool,
+    received: Mutex<Vec<Received>>,
+}
+
+impl Receiver {
+    /// Listens on `addr` (port 0 is any) and answers with `status`.
+    pub(crate) fn start(addr: SocketAddr, status: u16) -> Self {
+        let listener = TcpListener::bind(addr).unwrap();
+        let shared = Arc::new(Shared {
+            status: AtomicU16::new(status),
+            gone: AtomicBool::new(false),
+            received: Mutex::default(),
+        });
+        let (addr, here) = (listener.local_addr().unwrap(), Arc::clone(&shared));
+        thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                if here.gone.load(Ordering::SeqCst) {
+                    return;
+                }
+                let shared = Arc::clone(&here);
+                thread::spawn(move || shared.attend(stream));
+            }
+        });
+        Self { addr, shared }
+    }
+
+    /// On any port of the loopback.
+    pub(crate) fn anywhere(status: u16) -> Self {
+        Self::start("127.0.0.1:0".parse().unwrap(), status)
+    }
+
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.addr)
+    }
+
+    /// Answers with `status` from now on.
+    pub(crate) fn answer(&self, status: u16) {
+        self.shared.status.store(status, Ordering::SeqCst);
+    }
+
+    /// What was answered with success so far.
+    pub(crate) fn received(&self) -> Vec<Received> {
+        self.shared.received.lock().unwrap().clone()
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        self.shared.gone.store(true, Ordering::SeqCst);
+        let _ = TcpStream::connect(self.addr);
+    }
+}
+
+impl Shared {
+    /// One request after the other, until the client or the receiver has gone.
+    fn attend(&self, stream: TcpStream) {
+        let mut input = BufReader::new(&stream);
+        while let Some(received) = read(&mut input) {
+            let status = self.status.load(Ordering::SeqCst);
+            if status == 0 {
+                // Until the client has had enough.
+                let _ = input.read(&mut [0]);
+                return;
+            }
+            if self.gone.load(Ordering::SeqCst) {
+                return;
+            }
+            if (200..300).contains(&status) {
+                self.received.lock().unwrap().push(received);
+            }
+            let said = if status < 300 { "" } else { "no" };
+            let length = said.len();
+            let _ = write!(&stream, "HTTP/1.1 {status} X\r\ncontent-length: {length}\r\n\r\n{said}");
+        }
+    }
+}
+
+fn read(input: &mut impl BufRead) -> Option<Received> {
+    let mut lines = Vec::new();
+    loop {
+        let mut line = String::new();
+        if input.read_line(&mut line).ok()? == 0 {
+            return None;
+        }
+        match line.trim_end() {
+            "" => break,
+            line => lines.push(line.to_owned()),
+        }
+    }
+    let headers: Vec<(String, String)> = lines[1..]
+        .iter()
+        .filter_map(|line| line.split_once(": "))
+        .map(|(name, value)| (name.to_lowercase(), value.to_owned()))
+        .collect();
+    let length = headers.iter().find(|(name, _)| name == "content-length")?.1.parse().ok()?;
+    let mut body = vec![0; length];
+    input.read_exact(&mut body).ok()?;
+    let line = lines[0].strip_suffix(" HTTP/1.1")?.to_owned();
+    Some(Received { line, headers, body: serde_json::from_slice(&body).ok()? })
+}

@@ -1,0 +1,197 @@
+//! The journal and syslog, as their servers receive them.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{BufRead, BufReader},
+    net::{TcpListener, UdpSocket},
+    os::unix::net::UnixDatagram,
+    path::PathBuf,
+    time::Duration,
+};
+
+use mailflow_agent::config::{AlertTo, Profile, Syslog, SyslogMessage, SyslogTo};
+use serde_json::Value;
+
+use crate::peer::{PATIENCE, alert, event, numbers, resolved, sink, until};
+
+fn socket_path(name: &str) -> PathBuf {
+    let path = std::env::temp_dir().join(format!("mailflow-{name}-{}", std::process::id()));
+    let _ = fs::remove_file(&path);
+    path
+}
+
+fn receive(socket: &UnixDatagram) -> Vec<u8> {
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut buffer = vec![0; 1 << 20];
+    let length = socket.recv(&mut buffer).unwrap();
+    buffer.truncate(length);
+    buffer
+}
+
+/// Fields of systemd's native protocol (systemd.io/JOURNAL_NATIVE_PROTOCOL).
+fn fields(mut datagram: &[u8]) -> BTreeMap<String, String> {
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    let mut fields = BTreeMap::new();
+    while !datagram.is_empty() {
+        let end = datagram.iter().position(|byte| *byte == b'\n').unwrap();
+        let (line, rest) = (&datagram[..end], &datagram[end + 1..]);
+        if let Some(equals) = line.iter().position(|byte| *byte == b'=') {
+            fields.insert(text(&line[..equals]), text(&line[equals + 1..]));
+            datagram = rest;
+        } else {
+            let length = usize::try_from(u64::from_le_bytes(rest[..8].try_into().unwrap())).unwrap();
+            fields.insert(text(line), text(&rest[8..8 + length]));
+            assert_eq!(rest[8 + length], b'\n');
+            datagram = &rest[9 + length..];
+        }
+    }
+    fields
+}
+
+#[test]
+fn the_journal_gets_fields() {
+    let path = socket_path("journal");
+    let journal = UnixDatagram::bind(&path).unwrap();
+    let sink = sink(AlertTo::Journal { path: path.clone(), profile: Profile::Eve });
+    let mut firing = alert(1);
+    firing.group = Some("two\nlines".into());
+    sink.push(event(&firing));
+    let found = fields(&receive(&journal));
+    for (name, value) in [
+        ("MESSAGE", "smtp-burst firing: 10.0.0.9 has count 10 or more (threshold 10) within 1h"),
+        ("PRIORITY", "3"),
+        ("SYSLOG_IDENTIFIER", "mailflow-agent"),
+        ("MAILFLOW_RULE", "smtp-burst"),
+        ("MAILFLOW_STATE", "firing"),
+        ("MAILFLOW_SOURCE", "10.0.0.9"),
+        ("MAILFLOW_GROUP", "two\nlines"),
+        ("MAILFLOW_FINGERPRINT", firing.fingerprint.as_str()),
+        ("MAILFLOW_STARTS_AT", "2026-11-21T03:31:04.000000Z"),
+    ] {
+        assert_eq!(found.get(name).map(String::as_str), Some(value), "{name}");
+    }
+    let event_line: Value = serde_json::from_str(&found["MAILFLOW_EVENT"]).unwrap();
+    assert_eq!(event_line["flows"].as_array().unwrap().len(), 2);
+    assert_eq!(found["MESSAGE_ID"].len(), 32);
+    assert!(!found.contains_key("MAILFLOW_ENDS_AT"));
+
+    // The journal is started anew, under another socket of the same name, and something comes meanwhile.
+    drop(journal);
+    fs::remove_file(&path).unwrap();
+    sink.push(event(&resolved(&firing)));
+    until("an error", || sink.counters().errors.get() > 0);
+    let journal = UnixDatagram::bind(&path).unwrap();
+    let found = fields(&receive(&journal));
+    assert_eq!((found["PRIORITY"].as_str(), found["MAILFLOW_STATE"].as_str()), ("6", "resolved"));
+    assert_eq!(found["MAILFLOW_ENDS_AT"], "2026-11-21T03:31:09.000000Z");
+    until("counted", || numbers(&sink) == (2, 0, 0));
+    fs::remove_file(&path).unwrap();
+}
+
+fn syslog(to: SyslogTo, message: SyslogMessage) -> AlertTo {
+    AlertTo::Syslog(Syslog { to, facility: 2, message })
+}
+
+/// Header, structured data and text of a message (RFC 5424, 6).
+fn parts(message: &str) -> (Vec<&str>, &str, &str) {
+    let (header, rest) = message.split_once(" [").unwrap();
+    let end = rest.match_indices(']').find(|(at, _)| !rest[..*at].ends_with('\\')).unwrap().0;
+    (header.split(' ').collect(), &rest[..end], &rest[end + 2..])
+}
+
+#[test]
+fn a_message_has_every_part_of_rfc_5424() {
+    let path = socket_path("syslog");
+    let server = UnixDatagram::bind(&path).unwrap();
+    let sink = sink(syslog(SyslogTo::Unix(path.clone()), SyslogMessage::Text));
+    let mut odd = alert(1);
+    odd.rule = "a\"b]c\\d".into();
+    sink.push(event(&odd));
+    let message = String::from_utf8(receive(&server)).unwrap();
+    let (header, data, text) = parts(&message);
+    // Facility mail (2), severity error (3).
+    assert_eq!(header[0], "<19>1");
+    assert_eq!(header[1], "2026-11-21T03:31:05.000000Z");
+    assert!(!header[2].is_empty());
+    assert_eq!(header[3], "mailflow-agent");
+    assert_eq!((header[4], header[5]), (std::process::id().to_string().as_str(), "alert"));
+    assert!(data.starts_with("mailflow@32473 rule=\"a\\\"b\\]c\\\\d\" state=\"firing\" "), "{data}");
+    assert!(data.contains(" source=\"10.0.0.9\" ") && data.contains(" value=\"10\" "), "{data}");
+    assert!(text.ends_with("10.0.0.9 has count 10 or more (threshold 10) within 1h"), "{text}");
+    fs::remove_file(&path).unwrap();
+}
+
+#[test]
+fn datagrams_are_sent_whole_or_without_the_flows() {
+    let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+    server.set_read_timeout(Some(PATIENCE)).unwrap();
+    let to = SyslogTo::Udp(server.local_addr().unwrap().to_string());
+    let sink = sink(syslog(to, SyslogMessage::Json(Profile::Eve)));
+    let small = alert(1);
+    let mut large = alert(2);
+    large.flows = vec![small.flows[0].clone(); 200];
+    sink.push(event(&small));
+    sink.push(event(&large));
+    let mut buffer = vec![0; 1 << 16];
+    let mut next = || {
+        let length = server.recv(&mut buffer).unwrap();
+        String::from_utf8(buffer[..length].to_vec()).unwrap()
+    };
+    let (first, second) = (next(), next());
+    let line: Value = serde_json::from_str(parts(&first).2).unwrap();
+    assert_eq!(line["flows"].as_array().unwrap().len(), 2);
+    assert!(parts(&second).2.starts_with("smtp-burst firing: "), "{second}");
+    until("counted", || numbers(&sink) == (2, 0, 0));
+}
+
+#[test]
+fn over_tcp_each_message_has_its_length_and_a_server_that_comes_back_gets_the_rest() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    let sink = sink(syslog(SyslogTo::Tcp(addr.to_string()), SyslogMessage::Text));
+    let mut connection = BufReader::new(listener.accept_after(|| sink.push(event(&alert(1)))));
+    sink.push(event(&alert(2)));
+    let read = |connection: &mut BufReader<_>| message(connection);
+    assert!(read(&mut connection).contains("fingerprint=\"0000000000000001\""));
+    assert!(read(&mut connection).contains("fingerprint=\"0000000000000002\""));
+    until("counted", || numbers(&sink) == (2, 0, 0));
+
+    drop(connection);
+    drop(listener);
+    for number in 3..10 {
+        sink.push(event(&alert(number)));
+    }
+    until("an error", || sink.counters().errors.get() > 0);
+    let listener = TcpListener::bind(addr).unwrap();
+    let mut connection = BufReader::new(listener.accept_after(|| ()));
+    for number in 3..10 {
+        let message = read(&mut connection);
+        assert!(message.contains(&format!("fingerprint=\"{number:016x}\"")), "{message}");
+    }
+    until("counted", || numbers(&sink) == (9, 0, 0));
+}
+
+/// Takes the connection that follows from `cause`.
+trait AcceptAfter {
+    fn accept_after(&self, cause: impl FnOnce()) -> std::net::TcpStream;
+}
+
+impl AcceptAfter for TcpListener {
+    fn accept_after(&self, cause: impl FnOnce()) -> std::net::TcpStream {
+        cause();
+        let stream = self.accept().unwrap().0;
+        stream.set_read_timeout(Some(Duration::from_secs(40))).unwrap();
+        stream
+    }
+}
+
+/// A message with its length before it (RFC 6587, 3.4.1).
+fn message(connection: &mut impl BufRead) -> String {
+    let mut length = Vec::new();
+    connection.read_until(b' ', &mut length).unwrap();
+    let length: usize = String::from_utf8(length).unwrap().trim_end().parse().unwrap();
+    let mut message = vec![0; length];
+    connection.read_exact(&mut message).unwrap();
+    String::from_utf8(message).unwrap()
+}
