@@ -69,7 +69,7 @@ pub(crate) fn measure() -> Result<()> {
         let counted = settled(&mut kernel)?;
         line(&format!("{NAME} of {} packets, {name}", FLOWS as usize * EACH), "packets/s", rate, None);
         let lost = FLOWS as usize as f64 * EACH as f64 - counted as f64;
-        line(&format!("{NAME}, packets lost of {FLOWS} flows, {name}"), "packets", lost, Some(0.0));
+        line(&format!("{NAME} in {FLOWS} flows, lost, {name}"), "packets", lost, Some(0.0));
     }
     Ok(())
 }

@@ -62,9 +62,9 @@ pub(crate) fn measure() -> Result<()> {
         let [base, dropped, counted] = times.map(tenth_percentile);
         let way = base - dropped;
         let bar = if hook == Hook::Xdp { 2.0 } else { 6.0 };
-        line(&format!("{NAME} without the counter, {name}"), "ns", way, None);
-        line(&format!("{NAME}, no mail, added by the counter, {name}"), "ns", counted - base, None);
-        line(&format!("{NAME}, no mail, {name}"), "%", (counted - base) / way * 100.0, Some(bar));
+        line(&format!("{NAME} alone, {name}"), "ns", way, None);
+        line(&format!("{NAME}, the counter adds, {name}"), "ns", counted - base, None);
+        line(&format!("{NAME}, added of it, {name}"), "%", (counted - base) / way * 100.0, Some(bar));
     }
     Ok(())
 }
