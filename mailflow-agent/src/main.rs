@@ -15,6 +15,7 @@ use mailflow_agent::{
     cli::{self, BacktestArgs, Command, Exit, ReplayArgs, RunArgs},
     clock,
     config::{self, Config},
+    privileges,
 };
 use tracing::{error, warn};
 use tracing_subscriber::EnvFilter;
@@ -50,6 +51,13 @@ fn main() -> ExitCode {
         Command::Suggest { config, args } => asked(config.as_deref(), &args, |socket| {
             cli::explain::suggest(socket, &mut io::stdout(), &mut io::stderr())
         }),
+        Command::Doctor { config, args } => match config::load(config.as_deref()) {
+            Ok(config) => printed(cli::doctor::run(config, &args, &mut io::stdout())),
+            Err(faults) => {
+                eprintln!("{faults}");
+                Exit::Usage
+            }
+        },
         Command::Version => {
             println!("{}", cli::VERSION);
             Exit::Good
@@ -127,7 +135,9 @@ fn run(path: Option<PathBuf>, args: RunArgs) -> Exit {
         Ok(config)
     };
     let source = agent::Source { file, read: Box::new(read) };
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    // What needs capabilities is done by this thread.
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(2).enable_all().on_thread_start(privileges::give_up_all).build();
     let result = match runtime {
         Ok(runtime) => runtime.block_on(agent::run(config, source)),
         Err(error) => Err(error.into()),

@@ -64,6 +64,7 @@ fn the_commands_it_names_exist() {
         "status --json",
         "top --once --sort flows --filter 10.",
         "reload --socket /run/a.sock",
+        "doctor --interface eth1 --role lan --json",
         "print-config",
         "completions bash",
         "man target/man",

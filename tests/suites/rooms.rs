@@ -82,6 +82,7 @@ fn only_the_kernel_seam_knows_aya() {
         "flowlog",
         "http",
         "sink",
+        "state",
         "main.rs",
         "clock.rs",
         "packed.rs",
@@ -114,6 +115,12 @@ fn the_control_socket_only_carries_words() {
 }
 
 #[test]
+fn what_outlives_the_agent_is_not_decided_where_it_is_kept() {
+    let words = ["engine::Engine", "engine::rule", "crate::sink", "crate::agent", "crate::config", "aya::"];
+    assert_eq!(mentions("mailflow-agent/src/state", &words), NOTHING);
+}
+
+#[test]
 fn flow_logs_know_no_rule_and_no_sink() {
     let words =
         ["engine::Engine", "engine::rule", "settings::Rule", "crate::sink", "crate::agent", "crate::kernel"];
@@ -134,6 +141,7 @@ fn only_the_clock_reads_clocks() {
         "http",
         "kernel",
         "sink",
+        "state",
         "main.rs",
         "packed.rs",
         "signal.rs",
@@ -154,6 +162,7 @@ fn unsafe_code_stays_at_the_kernel() {
         "flowlog",
         "http",
         "sink",
+        "state",
         "main.rs",
         "packed.rs",
         "signal.rs",

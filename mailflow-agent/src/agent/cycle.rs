@@ -1,9 +1,10 @@
 //! One look at the kernel's tables and what follows from it; live and in replay the same.
 
-use std::time::Duration;
+use std::{io, time::Duration};
 
 use anyhow::{Context, Result};
 
+use super::keeper::{self, Keeper};
 use crate::{
     clock,
     engine::{
@@ -11,9 +12,10 @@ use crate::{
         event::Effects,
         flow::{Fate, Finished, Flow},
         spill::Spill,
-        time::Time,
+        time::{Epoch, Time},
     },
-    kernel::{Kernel, Reader},
+    kernel::{Kernel, Reader, Taking},
+    state::Entry,
 };
 
 /// Reads the tables, lets the engine see them at `now`, and takes out what ended. `hand_on` gets the
@@ -21,14 +23,18 @@ use crate::{
 pub(super) fn look(
     kernel: &mut Kernel,
     engine: &mut Engine,
-    now: Time,
+    keeper: &mut Keeper,
+    (now, epoch): (Time, Epoch),
     mut hand_on: impl FnMut(&Effects),
 ) -> Result<Duration> {
     let begin = clock::now();
     engine.begin(now);
-    kernel.read(now, &mut Look { engine, hand_on: &mut hand_on })?;
+    keeper.begin(now, epoch);
+    kernel.read(now, &mut Look { engine, keeper, hand_on: &mut hand_on })?;
     let took = clock::now().since(begin);
-    hand_on(&engine.tick(now));
+    let effects = engine.tick(now);
+    keeper.take(&effects);
+    hand_on(&effects);
     Ok(took)
 }
 
@@ -36,18 +42,23 @@ pub(super) fn look(
 pub(super) fn last_look(
     kernel: &mut Kernel,
     engine: &mut Engine,
-    now: Time,
+    keeper: &mut Keeper,
+    (now, epoch): (Time, Epoch),
     mut hand_on: impl FnMut(&Effects),
 ) -> Result<()> {
-    let mut reader = LastLook { engine, now, hand_on: &mut hand_on };
+    keeper.begin(now, epoch);
+    let mut reader = LastLook { engine, keeper, now, hand_on: &mut hand_on };
     kernel.read(now, &mut reader).context("reading the flow table a last time")?;
-    hand_on(&engine.shutdown(now));
+    let effects = engine.shutdown(now);
+    keeper.take(&effects);
+    hand_on(&effects);
     Ok(())
 }
 
 /// The engine looks at one part after the other.
 struct Look<'a> {
     engine: &'a mut Engine,
+    keeper: &'a mut Keeper,
     hand_on: &'a mut dyn FnMut(&Effects),
 }
 
@@ -57,22 +68,34 @@ impl Reader for Look<'_> {
     }
 
     fn living(&mut self, flows: &[Flow]) -> &[Flow] {
-        (self.hand_on)(&self.engine.look(flows));
-        self.engine.ending()
+        let effects = self.engine.look(flows);
+        let noted = self.keeper.note(keeper::entries(&effects, self.engine.ending()));
+        (self.hand_on)(&effects);
+        // What is not in the journal stays in the table: another reading judges it again.
+        if noted.is_ok() { self.engine.ending() } else { &[] }
     }
 
     fn removed(&mut self, fates: &[Fate]) {
+        let lives = self.engine.ending().iter().zip(fates).filter(|(_, fate)| **fate == Fate::Lives);
+        let lives = lives.map(|(flow, _)| Entry::Lives(flow.clone())).collect();
+        // Without that note it would be looked up at the next start, and found alive as well.
+        let _ = self.keeper.note(lives);
         (self.hand_on)(&self.engine.end(fates));
     }
 
     fn spilled(&mut self, spilled: &[Spill]) {
         (self.hand_on)(&self.engine.overflow(spilled));
     }
+
+    fn taking(&mut self, taking: Taking<'_>) -> io::Result<()> {
+        self.keeper.note(keeper::taken(taking))
+    }
 }
 
 /// The same for the last time: nothing is taken out any more.
 struct LastLook<'a> {
     engine: &'a mut Engine,
+    keeper: &'a mut Keeper,
     now: Time,
     hand_on: &'a mut dyn FnMut(&Effects),
 }
@@ -91,5 +114,9 @@ impl Reader for LastLook<'_> {
 
     fn spilled(&mut self, spilled: &[Spill]) {
         (self.hand_on)(&self.engine.overflow(spilled));
+    }
+
+    fn taking(&mut self, taking: Taking<'_>) -> io::Result<()> {
+        self.keeper.note(keeper::taken(taking))
     }
 }

@@ -31,6 +31,24 @@ impl FiringAlerts {
         }
     }
 
+    /// How many fire.
+    pub(super) fn len(&self) -> usize {
+        self.firing.len()
+    }
+
+    /// Those that another process told.
+    pub(super) fn of(firing: Vec<(u64, Firing)>) -> Self {
+        let of = |(starts_at, firing): (u64, Firing)| {
+            (firing.fingerprint.clone(), (Time::from_nanos(starts_at), firing))
+        };
+        Self { firing: firing.into_iter().map(of).collect() }
+    }
+
+    /// Each with the moment it began to fire.
+    pub(super) fn saved(&self) -> Vec<(u64, Firing)> {
+        self.firing.values().map(|(starts_at, firing)| (starts_at.as_nanos(), firing.clone())).collect()
+    }
+
     /// Them, the oldest first.
     pub(super) fn shown(&self, epoch: Epoch) -> Vec<Firing> {
         let mut firing: Vec<_> = self.firing.values().collect();

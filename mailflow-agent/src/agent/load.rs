@@ -5,7 +5,7 @@ use mailflow_common::PortSet;
 use crate::{
     config::Config,
     engine::settings::Timeouts,
-    kernel::{Kernel, KernelError, LoadOptions, OBJECT, Programs, SilenceLimits},
+    kernel::{Begun, Kept, Kernel, KernelError, LoadOptions, OBJECT, Pins, Programs, SilenceLimits},
 };
 
 /// Whose packets `host` interfaces count.
@@ -20,7 +20,24 @@ pub(super) enum Hosts {
 /// Every program for interfaces, with the kernel's clock; or one to run frames through, whose clock is
 /// set with each frame.
 pub(super) fn load(config: &Config, programs: Programs, hosts: Hosts) -> Result<Kernel, KernelError> {
-    let options = LoadOptions {
+    Kernel::load(OBJECT, &options(config, programs, hosts), &ports(config))
+}
+
+/// Every program for interfaces, with tables and links that outlive the agent where there are pins. `kept` is
+/// what belongs to the tables of that generation.
+pub(super) fn load_for_life(
+    config: &Config,
+    hosts: Hosts,
+    pins: Option<Pins>,
+    kept: Option<(u32, &Kept)>,
+) -> Result<(Kernel, Begun), KernelError> {
+    let Some(pins) = pins else { return Ok((load(config, Programs::All, hosts)?, Begun::Anew)) };
+    let options = options(config, Programs::All, hosts);
+    Kernel::load_pinned(OBJECT, &options, &ports(config), (pins, config.state.at_stop), kept)
+}
+
+fn options(config: &Config, programs: Programs, hosts: Hosts) -> LoadOptions {
+    LoadOptions {
         flows: config.flow_table.flows,
         flows_per_source: config.flow_table.flows_per_source(),
         overflow: config.flow_table.overflow,
@@ -30,8 +47,7 @@ pub(super) fn load(config: &Config, programs: Programs, hosts: Hosts) -> Result<
         silences: (&config.engine.timeouts).into(),
         programs,
         kernel_log: config.kernel_log,
-    };
-    Kernel::load(OBJECT, &options, &ports(config))
+    }
 }
 
 /// The ports that are watched.

@@ -6,6 +6,7 @@ mod delivery;
 mod explain;
 mod firing;
 mod judges;
+mod keeper;
 mod lists;
 mod load;
 mod outputs;
@@ -14,7 +15,9 @@ mod progress;
 mod reload;
 pub mod replay;
 mod report;
+mod resume;
 pub mod ruletest;
+mod service;
 mod view;
 
 use std::{io, path::Path, sync::Arc, time::Duration};
@@ -28,13 +31,14 @@ use tokio::{
 use tracing::{error, info, warn};
 
 pub use self::reload::Source;
-use self::{pipeline::Pipeline, view::View};
+use self::{pipeline::Pipeline, service::Service, view::View};
 use crate::{
     clock,
     config::Config,
     control::{self, Order, Reply, Request},
     http,
-    kernel::LinkChanges,
+    kernel::{KernelVersion, LinkChanges},
+    privileges,
     signal::{Asked, Signals},
 };
 
@@ -60,7 +64,10 @@ pub async fn run(config: Config, source: Source) -> Result<()> {
     let (stopped, server) = serve(listener, Arc::clone(&view));
     let (orders, mut ordered) = mpsc::channel(ORDERS);
     let (dismissed, clerk) = attend(socket, Arc::clone(&view), orders);
+    give_up_privileges(&view);
     view.set_ready();
+    let mut service = Service::new();
+    service.ready(&view.summary());
 
     let mut changes = LinkChanges::listen().inspect_err(unheard).ok();
     let mut polls = polls(&pipeline);
@@ -76,15 +83,23 @@ pub async fn run(config: Config, source: Source) -> Result<()> {
                 continue;
             }
             Some(order) = ordered.recv() => {
+                service.reloading();
                 block_in_place(|| answer(order, &mut pipeline, &source));
+                service.ready(&view.summary());
                 polls = self::polls(&pipeline);
+                continue;
+            }
+            () = service.watched() => {
+                service.alive();
                 continue;
             }
             asked = signals.asked() => match asked {
                 Asked::Stop => break,
                 Asked::Reload => {
+                    service.reloading();
                     // Its outcome is in the log, for who sent a signal hears no answer.
                     let _ = block_in_place(|| pipeline.reload(&source));
+                    service.ready(&view.summary());
                     polls = self::polls(&pipeline);
                     continue;
                 }
@@ -95,15 +110,38 @@ pub async fn run(config: Config, source: Source) -> Result<()> {
             view.poll_failed();
             error!(%error, "poll failed; the kernel goes on counting");
         }
+        service.status(view.summary());
     }
 
     info!("stopping");
+    service.stopping();
     let last = block_in_place(|| pipeline.stop(GRACE));
     drop((stopped, dismissed));
     for task in [server, clerk].into_iter().flatten() {
         task.await.context("the metrics port or the control socket")?;
     }
     last
+}
+
+/// Gives up the capabilities that this kernel does not ask for once everything is attached, and says what is
+/// left.
+fn give_up_privileges(view: &View) {
+    let left = KernelVersion::running().map_err(anyhow::Error::from);
+    let left = left.and_then(|version| Ok(privileges::give_up_what_is_not_needed(version)?));
+    let note = match left {
+        Ok(left) if left.is_empty() => "no capability is held".to_owned(),
+        Ok(left) => format!("capabilities held: {}", left.join(", ")),
+        Err(error) => {
+            warn!(%error, "capabilities cannot be given up");
+            format!("capabilities cannot be given up: {error}")
+        }
+    };
+    info!("{note}");
+    view.numbers().settings.notes.push(note);
+    // The thread that looks at the hooks is the first.
+    for (thread, held) in privileges::who_has_some().into_iter().skip(1) {
+        warn!(%thread, %held, "another thread holds capabilities");
+    }
 }
 
 /// The moments of the polls. The first is now.

@@ -12,10 +12,13 @@ use crate::{
     clock,
     config::{self, AlertTo},
     engine::{
-        event::{AlertState, Effects},
+        event::{Alert, AlertState, Effects},
+        flow::FlowRecord,
         time::Epoch,
     },
-    sink::{AlertEvent, FlowEvent, lines::OpenError, metrics::Agent, open, worker::Sink},
+    sink::{
+        AlertEvent, FlowEvent, alert_log, flow_log, lines::OpenError, metrics::Agent, open, worker::Sink,
+    },
 };
 
 /// Who reads an output for alerts.
@@ -85,6 +88,22 @@ impl Outputs {
         self.hand_over(effects, epoch, Sink::push, Sink::push);
     }
 
+    /// Hands over those lines of what an agent before produced that were not written.
+    pub(super) fn write_missing(
+        &self,
+        effects: &Effects,
+        epoch: Epoch,
+        mut is_written: impl FnMut(&str) -> bool,
+    ) {
+        // What is not written as these lines is handed over again.
+        let mut is_written = |line: serde_json::Result<String>| line.is_ok_and(|line| is_written(&line));
+        let missing = |record: &&FlowRecord| !is_written(flow_log::line(record, epoch));
+        let records = effects.records.iter().filter(missing).cloned().collect();
+        let missing = |alert: &&Alert| !is_written(alert_log::line(alert, epoch));
+        let alerts = effects.alerts.iter().filter(missing).cloned().collect();
+        self.write(&Effects { records, alerts, ..Effects::default() }, epoch);
+    }
+
     /// Hands over what one call of the engine produced, and waits where there is no room for it: for
     /// those whose input waits too.
     pub(super) fn write_all(&self, effects: &Effects, epoch: Epoch) {
@@ -148,7 +167,7 @@ mod tests {
     use crate::{
         config,
         engine::{
-            event::{Alert, Severity, Source, Sums, TermValue, Value},
+            event::{Severity, Source, Sums, TermValue, Value},
             subject::Subject,
             time::Time,
         },

@@ -1,6 +1,6 @@
 //! One poll after the other: snapshot, engine, sinks.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, thread, time::Duration};
 
 use anyhow::Result;
 use tracing::{error, info, warn};
@@ -8,20 +8,33 @@ use tracing::{error, info, warn};
 use super::{
     GRACE, Source, cycle,
     delivery::Delivery,
+    firing::FiringAlerts,
+    keeper::Keeper,
     lists::ListWatch,
-    load::{Hosts, load, ports},
+    load::{Hosts, load_for_life, ports},
     outputs::Outputs,
     reload,
     report::{self, Room},
+    resume,
     view::{Shown, View},
 };
 use crate::{
     clock,
     config::{Config, FlowTable, Role},
-    engine::{Engine, Reconfigured, event::Effects, settings::Services, time::Time},
-    kernel::{self, Kernel, KernelError, Programs, Verify},
+    control::Firing,
+    engine::{
+        Engine, Reconfigured,
+        event::{Alert, Effects},
+        settings::Services,
+        time::{Epoch, Time},
+    },
+    kernel::{self, Begun, Kept, Kernel, KernelError, PinError, Pins, Verify},
     sink::metrics::{Load, Places},
+    state::{Entry, Recovered, Store},
 };
+
+/// Between two looks whether all is written.
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// Everything a poll passes through.
 pub(super) struct Pipeline {
@@ -34,10 +47,11 @@ pub(super) struct Pipeline {
     room: Room,
     delivery: Delivery,
     lists: ListWatch,
+    keeper: Keeper,
 }
 
 /// Where effects go.
-struct Sinks {
+pub(super) struct Sinks {
     outputs: Outputs,
     view: Arc<View>,
     services: Services,
@@ -45,24 +59,78 @@ struct Sinks {
 }
 
 impl Sinks {
-    fn take(&self, now: Time, effects: &Effects) {
+    /// Books effects without writing lines.
+    pub(super) fn book(&self, now: Time, effects: &Effects) {
+        let places = Places { services: &self.services, v6_source_prefix: self.v6_source_prefix };
+        self.view.numbers().ledger.observe(effects, places, now);
+    }
+
+    /// These alerts fire, as another process told.
+    pub(super) fn resume_alerts(&self, firing: Vec<(u64, Firing)>) {
+        let mut numbers = self.view.numbers();
+        for (_, alert) in &firing {
+            numbers.ledger.resume(&alert.rule, &alert.fingerprint);
+        }
+        numbers.firing = FiringAlerts::of(firing);
+    }
+
+    /// Takes note of alerts that are told again, or were told by another process.
+    pub(super) fn told(&self, alerts: &[Alert]) {
+        self.view.numbers().firing.take(alerts);
+    }
+
+    /// Writes those lines that another process made and did not write.
+    pub(super) fn tell_missing(&self, effects: &Effects, epoch: Epoch, is_written: impl FnMut(&str) -> bool) {
+        self.outputs.write_missing(effects, epoch, is_written);
+    }
+
+    /// Whether all that was handed over is written.
+    fn drained(&self) -> bool {
+        let sinks = self.view.agent.sinks();
+        sinks.values().all(|numbers| numbers.get("queue_lines").is_none_or(|waiting| *waiting == 0))
+    }
+
+    /// Waits until all that was handed over is written, as far as that is possible within a grace.
+    fn wait_until_written(&self) {
+        let begin = clock::now();
+        while !self.drained() && clock::now().since(begin) < GRACE {
+            thread::sleep(PAUSE);
+        }
+    }
+
+    fn firing(&self) -> Vec<(u64, Firing)> {
+        self.view.numbers().firing.saved()
+    }
+
+    fn take(&self, (now, epoch): (Time, Epoch), effects: &Effects) {
         let places = Places { services: &self.services, v6_source_prefix: self.v6_source_prefix };
         let mut numbers = self.view.numbers();
         numbers.ledger.observe(effects, places, now);
         numbers.firing.take(&effects.alerts);
         drop(numbers);
-        self.outputs.write(effects, clock::epoch());
+        self.outputs.write(effects, epoch);
     }
 }
 
 impl Pipeline {
     /// Opens the outputs, loads the program and attaches it: in the order in which failing costs least.
     pub(super) fn start(mut config: Config, view: Arc<View>) -> Result<Self> {
+        let pins = pins(&config)?;
+        let (store, mut recovered) = match &config.state.directory {
+            Some(directory) => Store::open(directory).map(|(store, recovered)| (Some(store), recovered))?,
+            None => (None, Recovered::default()),
+        };
         let outputs = Outputs::open(&config.outputs, &view.agent)?;
         choose_roles(&mut config)?;
         let has = |role| config.interfaces.iter().any(|interface| interface.role == role);
         let hosts = if has(Role::Host) && has(Role::Lan) { Hosts::OwnOnly } else { Hosts::Any };
-        let mut kernel = load(&config, Programs::All, hosts)?;
+        let kept = recovered
+            .state
+            .as_mut()
+            .map(|state| (state.generation, Kept::from(std::mem::take(&mut state.tables))));
+        let kept = kept.as_ref().and_then(|(generation, kept)| Some(((*generation)?, kept)));
+        let directory = pins.as_ref().map(Pins::directory);
+        let (mut kernel, begun) = load_for_life(&config, hosts, pins, kept)?;
         info!(
             flows = config.flow_table.flows,
             programs = kernel.programs().count(),
@@ -75,15 +143,38 @@ impl Pipeline {
         for rule in &config.engine.rules {
             info!(rule = %rule.name, version = rule.version, "rule");
         }
+        let mut engine = Engine::new(config.engine.clone());
+        let sinks = Sinks {
+            outputs,
+            view,
+            services: config.engine.services.clone(),
+            v6_source_prefix: config.engine.v6_source_prefix,
+        };
+        let mut keeper = Keeper::new(store, &config);
+        resume::resume(&mut kernel, begun, &mut engine, &sinks, &mut keeper, recovered)?;
+        let now = clock::now();
+        for left in kernel.left(now, kept)? {
+            for effects in [
+                engine.finish(&left.finished),
+                engine.look_last(now, &left.flows),
+                engine.overflow(&left.spilled),
+                engine.tick(now),
+            ] {
+                keeper.take(&effects);
+                sinks.take((now, clock::epoch()), &effects);
+            }
+        }
+        // What was told just now is in no journal: it is written before the tables and the state of before go.
+        sinks.wait_until_written();
+        keeper.mark();
+        keeper.keep(&kernel, &engine, now, sinks.firing());
+        kernel.forget_left();
+        sinks.view.numbers().settings.notes = notes(&config, directory, begun);
         Ok(Self {
             kernel,
-            engine: Engine::new(config.engine.clone()),
-            sinks: Sinks {
-                outputs,
-                view,
-                services: config.engine.services.clone(),
-                v6_source_prefix: config.engine.v6_source_prefix,
-            },
+            engine,
+            sinks,
+            keeper,
             tables: config.flow_table,
             room: Room::Enough,
             delivery: Delivery::default(),
@@ -100,13 +191,18 @@ impl Pipeline {
     /// Reads the kernel's table and hands on what follows from it.
     pub(super) fn poll(&mut self) -> Result<()> {
         let now = clock::now();
-        let Self { kernel, engine, sinks, tables, room, delivery, lists, .. } = self;
+        let moment = (now, clock::epoch());
+        let Self { kernel, engine, sinks, tables, room, delivery, lists, keeper, .. } = self;
+        if sinks.drained() {
+            keeper.written();
+        }
         if let Some(internal) = lists.look(now, &sinks.view.agent) {
             engine.set_internal(internal);
         }
         kernel.follow(now, Verify::WhenDue);
         let before = kernel.totals()?;
-        let drain = cycle::look(kernel, engine, now, |effects| sinks.take(now, effects))?;
+        let drain = cycle::look(kernel, engine, keeper, moment, |effects| sinks.take(moment, effects))?;
+        keeper.over(kernel, engine, now, sinks.drained(), || sinks.firing());
         let view = report::kernel_view(kernel, &before, tables, delivery, drain)?;
         room.note(&view);
         let mut numbers = sinks.view.numbers();
@@ -174,10 +270,11 @@ impl Pipeline {
         }
         let now = clock::now();
         let Reconfigured { restarted, effects } = self.engine.reconfigure(now, new.engine.clone());
-        self.sinks.take(now, &effects);
+        self.sinks.take((now, clock::epoch()), &effects);
         changes.extend(restarted.iter().map(|rule| format!("rule {rule}: its windows begin anew")));
         self.lists = ListWatch::new(new.lists.clone(), &new.engine.internal);
         self.sinks.services = new.engine.services.clone();
+        self.keeper.configure(&new);
         let mut shown = Shown::of(&new, source.name());
         let mut numbers = self.sinks.view.numbers();
         shown.notes = std::mem::take(&mut numbers.settings.notes);
@@ -201,13 +298,65 @@ impl Pipeline {
 
     /// Stops counting, makes the last records and writes what waits.
     pub(super) fn stop(self, grace: Duration) -> Result<()> {
-        let Self { mut kernel, mut engine, sinks, .. } = self;
-        kernel.detach();
+        let Self { mut kernel, mut engine, sinks, mut keeper, .. } = self;
         let now = clock::now();
-        let read = cycle::last_look(&mut kernel, &mut engine, now, |effects| sinks.take(now, effects));
+        let moment = (now, clock::epoch());
+        let take = |effects: &Effects| sinks.take(moment, effects);
+        let stays = kernel.stays();
+        let read = if stays {
+            cycle::look(&mut kernel, &mut engine, &mut keeper, moment, take).map(drop)
+        } else {
+            kernel.detach();
+            cycle::last_look(&mut kernel, &mut engine, &mut keeper, moment, take)
+        };
+        let firing = sinks.firing();
+        // As after every poll.
+        let _ = keeper.note(vec![Entry::Over]);
         let written = sinks.outputs.close(grace);
+        if written.is_ok() {
+            keeper.written();
+        }
+        if stays {
+            keeper.keep(&kernel, &engine, now, firing);
+            info!("the programs stay and count on");
+            kernel.leave();
+        } else {
+            kernel.unpin();
+            keeper.keep(&kernel, &engine, now, firing);
+        }
         read.and(written)
     }
+}
+
+/// The directory of the pins, where there is to be one. Without a BPF file system the agent runs without.
+fn pins(config: &Config) -> Result<Option<Pins>> {
+    let Some(root) = &config.state.pins else { return Ok(None) };
+    if config.state.directory.is_none() {
+        warn!("nothing is pinned, as there is no state directory to go with it");
+        return Ok(None);
+    }
+    match Pins::open(root) {
+        Ok(pins) => Ok(Some(pins)),
+        Err(error @ PinError::NoFileSystem { .. }) => {
+            warn!(%error, "nothing is pinned: what is counted while no agent runs is lost");
+            Ok(None)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// What there is to say of what outlives the agent.
+fn notes(config: &Config, pins: Option<PathBuf>, begun: Begun) -> Vec<String> {
+    let pins = match (pins, begun) {
+        (Some(pins), Begun::Resumed) => format!("tables pinned in {}, taken over", pins.display()),
+        (Some(pins), Begun::Anew) => format!("tables pinned in {}, begun empty", pins.display()),
+        (None, _) => "tables not pinned: they end with the agent".to_owned(),
+    };
+    let state = match &config.state.directory {
+        Some(directory) => format!("state in {}", directory.display()),
+        None => "no state: windows end with the agent".to_owned(),
+    };
+    vec![pins, state, format!("at stop: {}", config.state.at_stop.name())]
 }
 
 /// The roles that are to be chosen.

@@ -27,7 +27,7 @@ impl Source {
 
 /// The settings that differ and are read at start only.
 pub(super) fn needs_restart(old: &Config, new: &Config) -> Vec<String> {
-    let differs: [(&str, bool); 10] = [
+    let differs: [(&str, bool); 12] = [
         ("flow_table.flows", old.flow_table.flows != new.flow_table.flows),
         ("flow_table.source_share_percent", old.flow_table.share_percent != new.flow_table.share_percent),
         ("flow_table.overflow_sources", old.flow_table.overflow != new.flow_table.overflow),
@@ -37,6 +37,8 @@ pub(super) fn needs_restart(old: &Config, new: &Config) -> Vec<String> {
         ("outputs.metrics.max_windows", old.outputs.max_windows != new.outputs.max_windows),
         ("outputs.metrics.web_config", old.outputs.web_config != new.outputs.web_config),
         ("control.socket", old.control != new.control),
+        ("state.directory", old.state.directory != new.state.directory),
+        ("state.pins", old.state.pins != new.state.pins),
         ("interfaces: `host` beside `lan`, or no longer", mixed(old) != mixed(new)),
     ];
     let named = differs.into_iter().filter(|(_, differs)| *differs);
@@ -119,6 +121,8 @@ mod tests {
             ("outputs: { metrics: { max_sources: 7 } }", "outputs.metrics.max_sources"),
             ("outputs: { metrics: { max_windows: 7 } }", "outputs.metrics.max_windows"),
             ("control: { socket: off }", "control.socket"),
+            ("state: { directory: off }", "state.directory"),
+            ("state: { pins: off }", "state.pins"),
             (
                 "interfaces: [{ name: a, role: lan }, { name: b, role: host }]",
                 "interfaces: `host` beside `lan`",

@@ -11,6 +11,7 @@ use tracing::{error, info, warn};
 
 use super::{
     cycle,
+    keeper::Keeper,
     load::{Hosts, load},
     outputs::Outputs,
     progress::{Progress, Unit},
@@ -184,7 +185,10 @@ impl Replay {
 
     fn poll(&mut self) -> Result<()> {
         let Self { kernel, engine, outputs, now, .. } = self;
-        cycle::look(kernel, engine, *now, |effects| outputs.write_all(effects, EPOCH)).map(drop)
+        cycle::look(kernel, engine, &mut Keeper::none(), (*now, EPOCH), |effects| {
+            outputs.write_all(effects, EPOCH)
+        })
+        .map(drop)
     }
 
     fn finish(mut self, config: &Config, at_end: AtEnd) -> Result<()> {
@@ -197,7 +201,9 @@ impl Replay {
             self.poll()?;
         }
         let Self { mut kernel, mut engine, outputs, now, .. } = self;
-        cycle::last_look(&mut kernel, &mut engine, now, |effects| outputs.write_all(effects, EPOCH))?;
+        cycle::last_look(&mut kernel, &mut engine, &mut Keeper::none(), (now, EPOCH), |effects| {
+            outputs.write_all(effects, EPOCH)
+        })?;
         outputs.close(GRACE)
     }
 }

@@ -90,6 +90,21 @@ impl View {
         self.numbers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// How it is, in a line.
+    pub(super) fn summary(&self) -> String {
+        let numbers = self.numbers();
+        let places = numbers.kernel.iter().flat_map(|kernel| &kernel.attached);
+        let away = places.filter(|place| !place.attached).count();
+        let missing = if away == 0 { String::new() } else { format!(", {away} programs NOT attached") };
+        let firing = match numbers.firing.len() {
+            0 => String::new(),
+            1 => ", 1 alert fires".to_owned(),
+            more => format!(", {more} alerts fire"),
+        };
+        let refused = if self.agent.config_good() { "" } else { ", the last configuration was refused" };
+        format!("counting{missing}{firing}{refused}")
+    }
+
     pub(super) fn poll_failed(&self) {
         self.agent.poll_failed();
     }

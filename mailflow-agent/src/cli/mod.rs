@@ -3,6 +3,7 @@
 
 pub mod ask;
 pub mod config;
+pub mod doctor;
 pub mod explain;
 pub mod overrides;
 pub mod pages;
@@ -15,7 +16,9 @@ use std::{collections::HashSet, ffi::OsString, path::PathBuf};
 use clap::{CommandFactory, Parser, error::ErrorKind};
 use clap_complete::Shell;
 
-pub use raw::{BacktestArgs, Column, ExplainArgs, ReplayArgs, RunArgs, SocketArgs, StatusArgs, TopArgs};
+pub use raw::{
+    BacktestArgs, Column, DoctorArgs, ExplainArgs, ReplayArgs, RunArgs, SocketArgs, StatusArgs, TopArgs,
+};
 use raw::{RulesVerb, Typed, Verb};
 
 /// What the process ends with; others script against it.
@@ -130,6 +133,13 @@ pub enum Command {
         /// What it was told.
         args: SocketArgs,
     },
+    /// Look at this machine.
+    Doctor {
+        /// The configuration file; the shipped configuration without one.
+        config: Option<PathBuf>,
+        /// What it was told.
+        args: DoctorArgs,
+    },
     /// Print the version.
     Version,
 }
@@ -181,6 +191,7 @@ where
         Verb::Man { folder } => Command::Man { folder },
         Verb::Explain(args) => Command::Explain { config, args },
         Verb::Suggest(args) => Command::Suggest { config, args },
+        Verb::Doctor(args) => Command::Doctor { config, args },
         Verb::Version => Command::Version,
     })
 }
@@ -204,7 +215,8 @@ mod tests {
     #[test]
     fn run_takes_everything() {
         let typed = "run --config a.yaml --interface eth1 --interface wg0 --role lan --hook tc --flow-log - \
-                     --alerts a.json --metrics off --poll-interval 0.1s --control /a --kernel-log warn";
+                     --alerts a.json --metrics off --poll-interval 0.1s --control /a --state off --pins /b --keep \
+                     --kernel-log warn";
         let Ok(Command::Run { config, args }) = command(typed) else { panic!("a run") };
         assert_eq!(config, Some(PathBuf::from("a.yaml")));
         assert_eq!(
@@ -218,6 +230,9 @@ mod tests {
                 metrics: Some(Switch::Off),
                 poll_interval: Some(Duration::from_millis(100)),
                 control: Some(Switch::To("/a".into())),
+                state: Some(Switch::Off),
+                pins: Some(Switch::To("/b".into())),
+                keep: true,
                 kernel_log: Some(LogLevel::Warn),
             }
         );
@@ -278,7 +293,7 @@ mod tests {
             "run eth0",
             "version --config",
             "backtest",
-            "run --control here",
+            "run --state here",
             "top --sort size",
             "top --interval 1ms",
             "status now",

@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::{BacktestArgs, ReplayArgs, RunArgs};
 use crate::{
-    config::{Config, Hook, Interface, Role, Target, value::Switch},
+    config::{AtStop, Config, Hook, Interface, Role, Target, value::Switch},
     engine::settings::Service,
 };
 
@@ -56,6 +56,15 @@ pub fn apply(config: &mut Config, args: RunArgs) -> Result<(), NoInterface> {
     }
     if let Some(socket) = args.control {
         config.control.socket = socket.into();
+    }
+    if let Some(directory) = args.state {
+        config.state.directory = directory.into();
+    }
+    if let Some(pins) = args.pins {
+        config.state.pins = pins.into();
+    }
+    if args.keep {
+        config.state.at_stop = AtStop::Keep;
     }
     config.poll_interval = poll_interval.unwrap_or(config.poll_interval);
     config.kernel_log = kernel_log;

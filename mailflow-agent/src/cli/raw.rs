@@ -83,6 +83,9 @@ pub(super) enum Verb {
     /// Print allow-list entries for sources that behave like relays, and servers that many sources use
     #[command(after_help = ASKING)]
     Suggest(SocketArgs),
+    /// Look at this machine: what speaks for or against exact counts, and what to do about it
+    #[command(after_help = DOCTOR)]
+    Doctor(DoctorArgs),
     /// Print the version
     Version,
 }
@@ -139,6 +142,15 @@ pub struct RunArgs {
     /// Where status, top and reload ask: a path, or off
     #[arg(long, value_name = "PATH", value_parser = value::path)]
     pub control: Option<Switch<PathBuf>>,
+    /// Where its state lies: a directory, or off
+    #[arg(long, value_name = "DIRECTORY", value_parser = value::path)]
+    pub state: Option<Switch<PathBuf>>,
+    /// Where tables and links are pinned: a directory of a BPF file system, or off
+    #[arg(long, value_name = "DIRECTORY", value_parser = value::path)]
+    pub pins: Option<Switch<PathBuf>>,
+    /// Leave the programs counting when stopped, for the next agent
+    #[arg(long)]
+    pub keep: bool,
     /// Log what the kernel program says of packets it cannot count: error, warn, info, debug, trace
     #[arg(long, value_name = "LEVEL", hide_possible_values = true, value_parser = named(LogLevel::ALL.map(|level| (level.name(), level))))]
     pub kernel_log: Option<LogLevel>,
@@ -246,6 +258,27 @@ fn refresh(text: &str) -> Result<Duration, String> {
 const ASKING: &str = "\
 Exit status: 0 the agent answered and counts, 1 it does not answer, a program is not attached, packets are \
 missing, or the last configuration was refused, 2 bad usage.";
+
+/// What `doctor` was told.
+#[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
+pub struct DoctorArgs {
+    /// Look at this interface instead of the configured ones; may be repeated
+    #[arg(long = "interface", value_name = "NAME", value_parser = value::interface_name)]
+    pub interfaces: Vec<String>,
+    /// What passes the interfaces that are not configured: auto, lan, host, mirror
+    #[arg(long, value_name = "ROLE", hide_possible_values = true, value_parser = named(Role::ALL.map(|role| (role.name(), role))))]
+    pub role: Option<Role>,
+    /// Print the findings as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What `doctor --help` says beyond the options.
+const DOCTOR: &str = "\
+A line a finding: ok, warn (counts may be incomplete, or something is worse than it could be) or bad (it does \
+not work so), and what to do. The running agent is asked too, at its socket.
+
+Exit status: 0 nothing is bad, 1 something is, 2 bad usage or configuration.";
 
 /// What `top --help` says beyond the options.
 const TOP: &str = "\

@@ -91,6 +91,7 @@ fn config(at: &At<'_>, faults: &mut Collector, directory: &Path) -> Option<Confi
         let judged = judged(fields, directory);
         let outputs = fields.needed("outputs", |at, faults| outputs::read(at, faults, directory));
         let control = fields.needed("control", life::control);
+        let state = fields.needed("state", life::state);
         let Judged { settings, rules_off, lists, ending } = judged?;
         Some(Config {
             interfaces: interfaces?,
@@ -101,6 +102,7 @@ fn config(at: &At<'_>, faults: &mut Collector, directory: &Path) -> Option<Confi
             lists,
             outputs: outputs?,
             control: control?,
+            state: state?,
             kernel_log: None,
             warnings: Vec::new(),
             ending,
@@ -155,6 +157,8 @@ pub struct Config {
     pub outputs: Outputs,
     /// How the running agent is asked.
     pub control: Control,
+    /// What outlives the agent.
+    pub state: State,
     /// What the kernel program says of packets it could not count; the command line alone sets it.
     pub kernel_log: Option<LogLevel>,
     /// What is odd about it but not wrong: networks inside networks, terms that never hold.
@@ -273,4 +277,37 @@ impl LogLevel {
 pub struct Control {
     /// The Unix socket; `None` for none.
     pub socket: Option<PathBuf>,
+}
+
+/// What outlives the agent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct State {
+    /// Where its state and its journal lie; `None`: nothing is remembered.
+    pub directory: Option<PathBuf>,
+    /// Directory of a BPF file system under which tables and links are pinned; `None`: they end with the agent.
+    pub pins: Option<PathBuf>,
+    /// What becomes of the attached programs when the agent is stopped.
+    pub at_stop: AtStop,
+}
+
+/// What becomes of the attached programs when the agent is stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum AtStop {
+    /// They are taken away: nothing is counted any more.
+    Detach,
+    /// They stay and count; the next agent reads what they counted.
+    Keep,
+}
+
+impl AtStop {
+    /// Both.
+    pub const ALL: [AtStop; 2] = [AtStop::Detach, AtStop::Keep];
+
+    /// The name in configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            AtStop::Detach => "detach",
+            AtStop::Keep => "keep",
+        }
+    }
 }

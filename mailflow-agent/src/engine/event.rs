@@ -256,6 +256,17 @@ pub struct WindowValue {
     pub value: Value,
 }
 
+/// A record that the rules were shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Judged {
+    /// When.
+    pub at: Time,
+    /// The record.
+    pub record: Arc<FlowRecord>,
+    /// Whether it is none: an open flow was shown because of what it gained.
+    pub open: bool,
+}
+
 /// Everything one call of the engine produced, in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Effects {
@@ -267,4 +278,7 @@ pub struct Effects {
     pub qualified: Vec<Qualified>,
     /// Alert events.
     pub alerts: Vec<Alert>,
+    /// The records that the rules were shown, and when, in that order: judged so again by an engine without
+    /// any, they leave the same windows and alerts.
+    pub judged: Vec<Judged>,
 }

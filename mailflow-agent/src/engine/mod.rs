@@ -24,6 +24,7 @@ mod evidence;
 pub mod explain;
 pub mod flow;
 pub mod inputs;
+mod known;
 mod lane;
 mod lifetime;
 mod name;
@@ -48,11 +49,10 @@ mod watched;
 
 use std::sync::Arc;
 
-pub use self::evaluate::RuleStats;
 use self::{
     assets::Networks,
     evaluate::Evaluator,
-    event::{Effects, WindowValue},
+    event::{Effects, Judged, WindowValue},
     explain::Recent,
     flow::{Fate, Finished, Flow, FlowRecord, RecordReason},
     lifetime::{End, Limits},
@@ -63,6 +63,7 @@ use self::{
     tally::Stage,
     time::{Epoch, Time},
 };
+pub use self::{evaluate::RuleStats, known::Known};
 
 /// Flows looked at together.
 const BATCH: usize = 32;
@@ -373,6 +374,7 @@ impl Engine {
 
     /// Gives a record to the rules; a flow counts once for each.
     fn deliver(&mut self, at: Time, record: Arc<FlowRecord>, stage: Stage, effects: &mut Effects) {
+        effects.judged.push(Judged { at, record: Arc::clone(&record), open: stage == Stage::Live });
         let mut tally = self.table.tally(&record.flow);
         self.evaluator.admit(at, &record, stage, &mut tally, &self.settings.internal, effects);
         match record.reason {

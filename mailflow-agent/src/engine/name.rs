@@ -2,7 +2,10 @@
 
 use std::hash::BuildHasher;
 
-use foldhash::quality::RandomState;
+use foldhash::{
+    SharedSeed,
+    quality::{RandomState, SeedableRandomState},
+};
 
 use super::flow::Flow;
 
@@ -19,13 +22,32 @@ pub(super) struct Name {
 ///
 /// A new flow has the name of one of 2^22 others with a probability of 2^-74: once in 2^-74 * 100,000 a
 /// second, that is in six thousand million years.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Names {
-    high: RandomState,
-    low: RandomState,
+    seeds: [u64; 2],
+    high: SeedableRandomState,
+    low: SeedableRandomState,
+}
+
+impl Default for Names {
+    fn default() -> Self {
+        let random = || RandomState::default().hash_one(0);
+        Self::of_seeds([random(), random()])
+    }
 }
 
 impl Names {
+    /// Those of another process, whose seeds these are.
+    pub(super) fn of_seeds(seeds: [u64; 2]) -> Self {
+        let [high, low] = seeds.map(|seed| SeedableRandomState::with_seed(seed, SharedSeed::global_fixed()));
+        Self { seeds, high, low }
+    }
+
+    /// What to give them by again.
+    pub(super) fn seeds(&self) -> [u64; 2] {
+        self.seeds
+    }
+
     pub(super) fn of(&self, flow: &Flow) -> Name {
         let key = (flow.key, flow.first);
         Name { high: self.high.hash_one(key).min(u64::MAX - 1), low: self.low.hash_one(key) as u32 }

@@ -46,6 +46,18 @@ impl Slot {
         }
     }
 
+    /// Itself in words, without the reading.
+    pub(super) fn words(&self) -> [u64; 4] {
+        let rest = self.rest & ((1 << READING) - 1);
+        [self.up, self.down, rest, u64::from(self.low) << 32 | u64::from(self.messages)]
+    }
+
+    /// From its words, seen in this reading.
+    pub(super) fn from_words([up, down, rest, ends]: [u64; 4], reading: u8) -> Self {
+        let rest = rest & ((1 << READING) - 1) | u64::from(reading) << READING;
+        Self { up, down, rest, low: (ends >> 32) as u32, messages: ends as u32 }
+    }
+
     #[inline]
     pub(super) fn low(&self) -> u32 {
         self.low

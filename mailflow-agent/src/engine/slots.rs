@@ -101,6 +101,12 @@ impl Slots {
         Some(slot)
     }
 
+    /// Every slot with its name.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Name, &Slot)> {
+        let taken = self.names.iter().zip(&self.slots).filter(|(high, _)| **high != EMPTY);
+        taken.map(|(high, slot)| (Name { high: *high, low: slot.low() }, slot))
+    }
+
     /// Takes out all slots but those that `keep` holds of.
     pub(super) fn retain(&mut self, mut keep: impl FnMut(Name, &Slot) -> bool) {
         let before = self.len;

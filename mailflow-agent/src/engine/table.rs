@@ -67,6 +67,25 @@ impl Default for Table {
 }
 
 impl Table {
+    /// What tells the flows' gains: seeds of their names, and each with its name.
+    pub(super) fn save(&self) -> ([u64; 2], Vec<[u64; 5]>) {
+        let words = |(name, slot): (Name, &Slot)| {
+            let [up, down, rest, ends] = slot.words();
+            [name.high, up, down, rest, ends]
+        };
+        (self.names.seeds(), self.slots.iter().map(words).collect())
+    }
+
+    /// Goes on where another stopped, as of a reading at `now`.
+    pub(super) fn restore(&mut self, now: Time, seeds: [u64; 2], flows: &[[u64; 5]]) {
+        *self = Self { names: Names::of_seeds(seeds), ..Self::default() };
+        self.readings[usize::from(self.reading - 1)] = now;
+        for [high, up, down, rest, ends] in flows {
+            let slot = Slot::from_words([*up, *down, *rest, *ends], self.reading);
+            self.slots.put(Name { high: *high, low: slot.low() }, slot);
+        }
+    }
+
     /// A reading begins. Flows that the last ones did not show are forgotten.
     pub(super) fn begin(&mut self, now: Time) {
         self.reading = self.reading % READINGS + 1;

@@ -5,7 +5,6 @@ use std::fmt;
 use aya::programs::{
     LinkOrder, ProgramError, ProgramInfo, SchedClassifier, TcAttachType, XdpMode,
     tc::{self, NlOptions, SchedClassifierLink, SchedClassifierLinkId, TcAttachOptions, TcHandle},
-    xdp::XdpLink,
 };
 use tracing::{info, warn};
 
@@ -14,6 +13,8 @@ use super::{
     interface::{self, Interface},
     load::Loaded,
     machine::KernelVersion,
+    pinned::{self, Link},
+    pins::Pins,
 };
 use crate::config::{Hook, Role};
 
@@ -75,14 +76,29 @@ pub(super) struct Hung {
     pub(super) attachment: Attachment,
     /// The kernel's id of the program.
     pub(super) program: u32,
-    #[expect(dead_code, reason = "held, to be dropped")]
     link: Link,
 }
 
-/// Keeps a program at its place; dropped, it takes it away.
-pub(super) enum Link {
-    Xdp(#[expect(dead_code, reason = "held, to be dropped")] XdpLink),
-    Tc(#[expect(dead_code, reason = "held, to be dropped")] SchedClassifierLink),
+impl Hung {
+    pub(super) fn new(direction: Direction, attachment: Attachment, program: u32, link: Link) -> Self {
+        Self { direction, attachment, program, link }
+    }
+
+    /// Leaves the program where it is.
+    pub(super) fn leave(self) {
+        self.link.leave();
+    }
+}
+
+/// Where a program goes.
+#[derive(Clone, Copy)]
+pub(super) struct Spot<'a> {
+    /// The interface's name in the configuration.
+    pub(super) configured: &'a str,
+    pub(super) interface: &'a Interface,
+    pub(super) direction: Direction,
+    /// Where its link is pinned, if it is.
+    pub(super) pins: Option<&'a Pins>,
 }
 
 /// Names of the programs of a role: at ingress, and at egress where one is needed.
@@ -103,26 +119,30 @@ pub(super) fn directions(role: Role) -> &'static [Direction] {
     }
 }
 
-/// Attaches what `role` needs in one direction of an interface.
+/// Attaches what `role` needs in one direction of an interface: by the link that is pinned for it, or anew.
 pub(super) fn attach(
     loaded: &mut Loaded,
-    interface: &Interface,
+    spot: Spot<'_>,
     role: Role,
     hook: Hook,
-    direction: Direction,
 ) -> Result<Hung, KernelError> {
+    let Spot { interface, direction, .. } = spot;
     let link = interface.link()?;
     let (xdp, ingress, egress) = programs(role);
-    let (name, hung) = match direction {
-        Direction::Egress => {
-            let egress = for_link(egress.unwrap_or(ingress), link);
-            at_tc(loaded, interface, direction, egress, Vec::new())?
-        }
-        Direction::Ingress => {
-            let chain = ingress_chain(loaded.version, interface, link, hook);
-            at_ingress(loaded, interface, &chain, xdp, for_link(ingress, link))?
-        }
+    let (classifier, chain) = match direction {
+        Direction::Egress => (for_link(egress.unwrap_or(ingress), link), Vec::new()),
+        Direction::Ingress => (for_link(ingress, link), ingress_chain(loaded.version, interface, link, hook)),
     };
+    if let Some((program, hung)) = pinned::take_over(loaded, spot, &chain, xdp, &classifier) {
+        let (interface, direction) = (interface.name(), direction.name());
+        info!(interface, direction, hook = hung.attachment.name(), %program, "took over the link of the agent before");
+        return Ok(hung);
+    }
+    let (name, mut hung) = match direction {
+        Direction::Egress => at_tc(loaded, interface, direction, classifier, Vec::new())?,
+        Direction::Ingress => at_ingress(loaded, interface, &chain, xdp, classifier)?,
+    };
+    hung.link = hung.link.pinned(spot);
     info!(
         interface = interface.name(),
         direction = hung.direction.name(),
@@ -256,7 +276,7 @@ fn clsact(
     }
 }
 
-fn id(info: Result<ProgramInfo, ProgramError>, name: &str) -> Result<u32, KernelError> {
+pub(super) fn id(info: Result<ProgramInfo, ProgramError>, name: &str) -> Result<u32, KernelError> {
     match info {
         Ok(info) => Ok(info.id()),
         Err(source) => Err(KernelError::Program { program: name.to_owned(), source: Box::new(source) }),
@@ -298,7 +318,7 @@ pub(super) mod tests {
             programs: Programs::All,
             kernel_log: None,
         };
-        let mut loaded = Loaded::new(OBJECT, &options).unwrap();
+        let mut loaded = Loaded::new(OBJECT, &options, None).unwrap();
         loaded.version = version;
         loaded
     }
@@ -330,7 +350,8 @@ pub(super) mod tests {
     fn attach_to_clsact() -> (Loaded, Vec<Hung>) {
         let mut loaded = load_as_on(KernelVersion(6, 1));
         let lo = Interface::find("lo").unwrap();
-        let hang = |direction| attach(&mut loaded, &lo, Role::Host, Hook::Tc, direction).unwrap();
+        let spot = |direction| Spot { configured: "lo", interface: &lo, direction, pins: None };
+        let hang = |direction| attach(&mut loaded, spot(direction), Role::Host, Hook::Tc).unwrap();
         let links = [Direction::Ingress, Direction::Egress].map(hang).into();
         (loaded, links)
     }
@@ -361,7 +382,9 @@ pub(super) mod tests {
             let refusal = loaded.xdp("xdp_lan").unwrap().attach("large", XdpMode::Driver).unwrap_err();
             assert!(explain(&refusal).starts_with("the MTU is too large"), "{}", explain(&refusal));
             let large = Interface::find("large").unwrap();
-            let mut attach = |hook| attach(&mut loaded, &large, Role::Lan, hook, Direction::Ingress).unwrap();
+            let spot =
+                Spot { configured: "large", interface: &large, direction: Direction::Ingress, pins: None };
+            let mut attach = |hook| attach(&mut loaded, spot, Role::Lan, hook).unwrap();
             assert_eq!(attach(Hook::Xdp).attachment, Attachment::Clsact);
             run("ip link set other mtu 1500");
             assert_eq!(attach(Hook::Xdp).attachment, Attachment::Xdp);

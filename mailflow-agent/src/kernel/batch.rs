@@ -14,16 +14,6 @@ enum Command {
     DeleteElement = 3,
     LookupAndDeleteElement = 21,
     LookupBatch = 24,
-    LookupAndDeleteBatch = 25,
-}
-
-/// What becomes of elements that were shown.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Then {
-    /// They stay.
-    Keep,
-    /// They are deleted, at once with being read.
-    Delete,
 }
 
 /// A key or value of a map: plain bytes, any of which are valid.
@@ -106,16 +96,7 @@ impl<K: Element, V: Element> Walker<K, V> {
     ///
     /// The kernel copies bucket by bucket, under each bucket's lock, so that elements which come and
     /// go meanwhile are seen or not, and none is seen twice.
-    pub(super) fn walk(
-        &mut self,
-        map: impl AsFd,
-        then: Then,
-        mut visit: impl FnMut(&K, &V),
-    ) -> io::Result<()> {
-        let command = match then {
-            Then::Keep => Command::LookupBatch,
-            Then::Delete => Command::LookupAndDeleteBatch,
-        };
+    pub(super) fn walk(&mut self, map: impl AsFd, mut visit: impl FnMut(&K, &V)) -> io::Result<()> {
         let map_fd = map.as_fd().as_raw_fd() as u32;
         let mut cursor: Option<u32> = None;
         loop {
@@ -130,7 +111,7 @@ impl<K: Element, V: Element> Walker<K, V> {
                 elem_flags: 0,
                 flags: 0,
             };
-            let result = bpf(command, &mut attributes);
+            let result = bpf(Command::LookupBatch, &mut attributes);
             let error = result.err().and_then(|error| error.raw_os_error());
             match error {
                 None | Some(libc::ENOENT | libc::ENOSPC) => {}
@@ -171,6 +152,17 @@ pub(super) fn take<K: Element, V: Element>(map: impl AsFd, key: &K) -> io::Resul
         }
         other => other,
     }
+}
+
+/// The value of a key of a hash map; `None` when it is not there.
+pub(super) fn get<K: Element, V: Element>(map: impl AsFd, key: &K) -> io::Result<Option<V>> {
+    element(Command::LookupElement, map.as_fd(), key)
+}
+
+/// Deletes a key of a hash map, if it is there.
+pub(super) fn delete<K: Element>(map: impl AsFd, key: &K) -> io::Result<()> {
+    // The command takes no value: a word stands for one.
+    element::<K, mailflow_common::Removal>(Command::DeleteElement, map.as_fd(), key).map(drop)
 }
 
 /// A command on one element; `None` when it is not there.

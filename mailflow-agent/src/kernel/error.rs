@@ -4,6 +4,8 @@ use std::io;
 
 use aya::{EbpfError, maps::MapError, programs::ProgramError, sys::SyscallError};
 
+use super::pins::PinError;
+
 /// An error of the kernel seam.
 #[derive(Debug, thiserror::Error)]
 pub enum KernelError {
@@ -68,6 +70,9 @@ pub enum KernelError {
         /// Why.
         source: Box<MapError>,
     },
+    /// Nothing can be pinned.
+    #[error(transparent)]
+    Pins(#[from] PinError),
     /// Reading or deleting in batches failed.
     #[error("flow table: {0}")]
     Table(#[source] io::Error),

@@ -90,6 +90,28 @@ impl Held {
         self.overflow.add(&self.overflow_taken);
     }
 
+    /// Of the overflow, what was taken out.
+    pub(super) fn overflow_taken(&self) -> &Sum {
+        &self.overflow_taken
+    }
+
+    /// Goes on from what another agent held in flows and sources that it took out.
+    pub(super) fn resume(&mut self, retired: Sum, overflow_taken: Sum) {
+        *self = Self { retired, overflow: overflow_taken, overflow_taken, ..Self::default() };
+    }
+
+    /// A flow that is in no table any more.
+    pub(super) fn retire(&mut self, flow: &Flow) {
+        self.retired.add(&Sum { up: gain(&flow.up), down: gain(&flow.down) });
+    }
+
+    /// A source that is in no table any more.
+    pub(super) fn retire_spill(&mut self, spill: &Spill) {
+        let sum = Sum { up: gain(&spill.up), down: gain(&spill.down) };
+        self.overflow_taken.add(&sum);
+        self.overflow.add(&sum);
+    }
+
     /// What the program counted less what is held. Packets go on being counted meanwhile: `before` are
     /// the totals from before the reading, `after` those from after it, and what lies between them is
     /// no difference.

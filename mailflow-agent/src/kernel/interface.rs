@@ -78,13 +78,16 @@ impl Interface {
         }
     }
 
+    /// Whether it takes frames for others.
+    pub(super) fn promiscuous(&self) -> bool {
+        self.device.promiscuous().unwrap_or(false)
+    }
+
     /// What passes here, and why that is believed.
     pub(super) fn guess_role(&self) -> (Role, String) {
-        let forwards = ["ipv4/ip_forward", "ipv6/conf/all/forwarding"].iter().any(|file| {
-            fs::read_to_string(format!("/proc/sys/net/{file}")).is_ok_and(|value| value.trim() == "1")
-        });
+        let forwards = forwards();
         let defaults = default_routes();
-        if self.device.promiscuous().unwrap_or(false) {
+        if self.promiscuous() {
             return (Role::Mirror, "it is in promiscuous mode".to_owned());
         }
         if !forwards {
@@ -102,8 +105,15 @@ impl Interface {
     }
 }
 
+/// Whether this machine forwards packets.
+pub(super) fn forwards() -> bool {
+    ["ipv4/ip_forward", "ipv6/conf/all/forwarding"].iter().any(|file| {
+        fs::read_to_string(format!("/proc/sys/net/{file}")).is_ok_and(|value| value.trim() == "1")
+    })
+}
+
 /// Interfaces that default routes leave by, IPv4 first.
-fn default_routes() -> Vec<String> {
+pub(super) fn default_routes() -> Vec<String> {
     let v4 = fs::read_to_string("/proc/net/route").unwrap_or_default();
     let v6 = fs::read_to_string("/proc/net/ipv6_route").unwrap_or_default();
     let mut names: Vec<String> = v4.lines().skip(1).filter_map(default_v4).collect();

@@ -18,6 +18,7 @@ use super::{
     error::KernelError,
     log::KernelLog,
     machine::{self, KernelVersion},
+    pins::Pins,
     table::Maps,
 };
 use crate::config::LogLevel;
@@ -92,10 +93,18 @@ pub(super) struct Loaded {
     pub(super) programs: BTreeSet<String>,
     pub(super) version: KernelVersion,
     pub(super) log: KernelLog,
+    /// The IPv6 prefix that makes a source, and the seed by which sources' shares are counted.
+    pub(super) sharing: (u8, [u64; 2]),
 }
 
 impl Loaded {
-    pub(super) fn new(object: &[u8], options: &LoadOptions) -> Result<Self, KernelError> {
+    /// Loads `object`; its tables pinned and taken over from there, with the seed that they were filled by,
+    /// where that is wanted.
+    pub(super) fn new(
+        object: &[u8],
+        options: &LoadOptions,
+        pins: Option<(&Pins, Option<[u64; 2]>)>,
+    ) -> Result<Self, KernelError> {
         let version = KernelVersion::running()?;
         machine::check_capabilities()?;
         machine::lift_memory_limit(version);
@@ -108,13 +117,16 @@ impl Loaded {
             .map_max_entries("OVERFLOW", options.overflow)
             .override_global("LOCAL_ONLY", &local_only, true)
             .override_global("CLOCK", &clock, true);
+        for (name, path) in pins.into_iter().flat_map(|(pins, _)| pins.maps()) {
+            loader.map_pin_path(name, path);
+        }
         let level = KernelLog::number(options.kernel_log);
         KernelLog::ask(&mut loader, options.kernel_log, &level);
         let mut ebpf = loader.load(object).map_err(|error| KernelError::Load(Box::new(error)))?;
         let log = KernelLog::read(&mut ebpf, options.kernel_log);
-        let mut loaded = Self { ebpf, programs: BTreeSet::new(), version, log };
+        let mut loaded = Self { ebpf, programs: BTreeSet::new(), version, log, sharing: Default::default() };
         loaded.load_programs(options.programs)?;
-        loaded.share(options)?;
+        loaded.share(options, pins.and_then(|(_, seed)| seed))?;
         Ok(loaded)
     }
 
@@ -176,14 +188,17 @@ impl Loaded {
     }
 
     /// Says how the flow table is shared between sources.
-    fn share(&mut self, options: &LoadOptions) -> Result<(), KernelError> {
+    fn share(&mut self, options: &LoadOptions, seed: Option<[u64; 2]>) -> Result<(), KernelError> {
         let random = || RandomState::new().build_hasher().finish();
+        // Of tables that are taken over, the cells were chosen by the seed of before.
+        let seed = seed.unwrap_or_else(|| [random(), random()]);
+        self.sharing = (options.ipv6_prefix, seed);
+        let mut map: Array<_, Plain<Sharing>> = self.data(".data.sharing")?;
         let sharing = Sharing {
             mask: Sharing::mask(options.ipv6_prefix),
-            seed: [random(), random()],
+            seed,
             most: u64::from(options.flows_per_source),
         };
-        let mut map: Array<_, Plain<Sharing>> = self.data(".data.sharing")?;
         map.set(0, Plain(sharing), 0).map_err(map_error(".data.sharing"))
     }
 
@@ -229,7 +244,7 @@ impl Loaded {
         })
     }
 
-    fn hash(&self, name: &'static str) -> Result<&MapData, KernelError> {
+    pub(super) fn hash(&self, name: &'static str) -> Result<&MapData, KernelError> {
         match self.ebpf.map(name) {
             Some(Map::HashMap(map)) => Ok(map),
             _ => Err(KernelError::Missing(name)),

@@ -12,11 +12,11 @@ impl KernelVersion {
     /// Oldest kernel the program loads on.
     pub const FLOOR: Self = Self(5, 10);
     /// Charges maps to the control group rather than to RLIMIT_MEMLOCK.
-    pub(super) const NO_MEMLOCK: Self = Self(5, 11);
+    pub const NO_MEMLOCK: Self = Self(5, 11);
     /// Takes XDP programs for frames in several buffers.
     pub(super) const XDP_FRAGS: Self = Self(5, 18);
     /// Has TCX.
-    pub(super) const TCX: Self = Self(6, 6);
+    pub const TCX: Self = Self(6, 6);
 
     /// The running kernel's.
     ///

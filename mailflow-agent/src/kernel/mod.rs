@@ -4,13 +4,19 @@ mod attach;
 mod batch;
 mod device;
 mod error;
+mod examine;
 mod held;
 mod interface;
+mod keep;
+mod left;
 mod load;
 mod log;
 mod machine;
+mod mount;
 mod netlink;
 mod object;
+mod pinned;
+mod pins;
 mod query;
 mod remove;
 mod table;
@@ -27,23 +33,28 @@ pub use self::{
     attach::{Attachment, Direction},
     device::present,
     error::KernelError,
+    examine::{ClockState, Examined, bpf_file_system, check_capabilities, clock_state, examine},
     held::{Difference, Held, Sum},
+    keep::{Kept, pack_key, pack_spill_key, unpack_key, unpack_spill_key},
     load::{LoadOptions, Programs, SilenceLimits},
     machine::KernelVersion,
+    mount::lock_holder,
     netlink::LinkChanges,
     object::OBJECT,
-    table::Reader,
+    pins::{PinError, Pins, holder},
+    table::{Reader, Taking},
     watch::{Place, Standing, Verify},
 };
 use self::{
     interface::Interface,
     load::Loaded,
+    pins::Old,
     table::{Moment, Table},
     ticks::Ticks,
     watch::Watched,
 };
 use crate::{
-    config::{Hook, Role},
+    config::{AtStop, Hook, Role},
     engine::{
         flow::{Fate, Finished, Flow},
         spill::Spill,
@@ -53,6 +64,15 @@ use crate::{
 
 /// Length of a tick of a clock that is set from outside, in nanoseconds.
 const EXTERNAL_TICK: u64 = 1_000_000;
+
+/// Whether tables were there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Begun {
+    /// They go on.
+    Resumed,
+    /// They begin empty.
+    Anew,
+}
 
 /// Whose time the program goes by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,6 +101,14 @@ pub struct Kernel {
     clock: Clock,
     table: Table,
     watched: Watched,
+    pinned: Option<Pinned>,
+}
+
+/// What is pinned, and what an agent before left there.
+struct Pinned {
+    pins: Pins,
+    old: Vec<Old>,
+    at_stop: AtStop,
 }
 
 impl Kernel {
@@ -89,15 +117,53 @@ impl Kernel {
     /// # Errors
     /// The kernel is too old, the process may not, or the kernel refuses the program.
     pub fn load(object: &[u8], options: &LoadOptions, ports: &PortSet) -> Result<Self, KernelError> {
-        let mut loaded = Loaded::new(object, options)?;
-        loaded.watch(ports)?;
+        let mut loaded = Loaded::new(object, options, None)?;
         let (clock, ticks) = match options.external_clock {
             true => (Clock::External, Ticks::of(EXTERNAL_TICK)),
             false => (Clock::Kernel, watch_ticks(&mut loaded)?),
         };
+        Self::begin(loaded, options, ports, (clock, ticks), None)
+    }
+
+    /// The same with tables and links that outlive the process. If an agent before left tables, which
+    /// `kept` belongs to, it goes on with them; those it cannot go on with are there to be read once
+    /// ([`Kernel::left`]).
+    ///
+    /// # Errors
+    /// As above; or what is pinned cannot be taken over or set aside.
+    pub fn load_pinned(
+        object: &[u8],
+        options: &LoadOptions,
+        ports: &PortSet,
+        (pins, at_stop): (Pins, AtStop),
+        kept: Option<(u32, &Kept)>,
+    ) -> Result<(Self, Begun), KernelError> {
+        let old = pins.prepare(options, kept)?;
+        let kept = kept.filter(|(generation, _)| pins.generation() == Some(*generation));
+        let seed = kept.map(|(_, kept)| kept.seed);
+        let mut loaded = Loaded::new(object, options, Some((&pins, seed)))?;
+        let before = kept.and_then(|(_, kept)| Ticks::from_words(kept.ticks));
+        let ticks = before.map_or_else(|| watch_ticks(&mut loaded), Ok)?;
+        let begun = if kept.is_some() { Begun::Resumed } else { Begun::Anew };
+        let pinned = Some(Pinned { pins, old, at_stop });
+        let mut kernel = Self::begin(loaded, options, ports, (Clock::Kernel, ticks), pinned)?;
+        if let Some((_, kept)) = kept {
+            kernel.resume(kept);
+        }
+        Ok((kernel, begun))
+    }
+
+    fn begin(
+        mut loaded: Loaded,
+        options: &LoadOptions,
+        ports: &PortSet,
+        (clock, ticks): (Clock, Ticks),
+        pinned: Option<Pinned>,
+    ) -> Result<Self, KernelError> {
+        loaded.watch(ports)?;
         loaded.set_silences(silences(&options.silences, &ticks))?;
         let table = Table::new(options.silences.idle);
-        Ok(Self { loaded, ticks, clock, table, watched: Watched::new() })
+        Ok(Self { loaded, ticks, clock, table, watched: Watched::new(), pinned })
     }
 
     /// Attaches to an interface, as its role asks, and watches it from then on.
@@ -105,7 +171,8 @@ impl Kernel {
     /// # Errors
     /// There is no such interface, or no hook takes the program; every refusal is named.
     pub fn attach(&mut self, name: &str, role: Role, hook: Hook) -> Result<(), KernelError> {
-        self.watched.add(&mut self.loaded, name, role, hook)
+        let pins = self.pinned.as_ref().map(|pinned| &pinned.pins);
+        self.watched.add(&mut self.loaded, pins, name, role, hook)
     }
 
     /// Takes the programs off an interface, if it is watched.
@@ -133,12 +200,38 @@ impl Kernel {
     /// Follows what has become of the watched interfaces since it was called last, and attaches again
     /// what was taken away or is not the first.
     pub fn follow(&mut self, now: Time, verify: Verify) {
-        self.watched.follow(&mut self.loaded, now, verify);
+        let pins = self.pinned.as_ref().map(|pinned| &pinned.pins);
+        self.watched.follow(&mut self.loaded, pins, now, verify);
     }
 
     /// Takes every program off its hook. The tables stay: what was counted can still be read.
     pub fn detach(&mut self) {
         self.watched.clear();
+    }
+
+    /// Removes the pins of the tables: nothing of them is needed any more.
+    pub fn unpin(&self) {
+        if let Some(Pinned { pins, .. }) = &self.pinned {
+            pins.clear();
+        }
+    }
+
+    /// Ends without taking the programs off their hooks: they count on, for the next agent. Where nothing is
+    /// pinned they are taken off all the same.
+    pub fn leave(mut self) {
+        if self.pinned.is_some() {
+            self.watched.leave();
+        }
+    }
+
+    /// Whether the programs are to count on after a stop.
+    pub fn stays(&self) -> bool {
+        self.pinned.as_ref().is_some_and(|pinned| pinned.at_stop == AtStop::Keep)
+    }
+
+    /// Which tables these are: the kernel's number of the flow table; none where nothing is pinned.
+    pub fn generation(&self) -> Option<u32> {
+        self.pinned.as_ref().and_then(|pinned| pinned.pins.generation())
     }
 
     /// Where programs belong, and whether they are there.

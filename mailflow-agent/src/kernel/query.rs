@@ -80,7 +80,7 @@ struct QueryAttributes {
 
 /// Ids of the programs at a TCX hook in the order in which they run. aya's own query also opens each
 /// program, which takes CAP_SYS_ADMIN.
-fn tcx(device: u32, direction: Direction) -> io::Result<Vec<u32>> {
+pub(super) fn tcx(device: u32, direction: Direction) -> io::Result<Vec<u32>> {
     const BPF_PROG_QUERY: libc::c_int = 16;
     let mut ids = [0_u32; MOST];
     let mut attributes = QueryAttributes {

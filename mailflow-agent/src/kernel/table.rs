@@ -4,7 +4,7 @@
 //! the table of finished flows. Here they are told apart again: a flow is what its entry gained since
 //! the one before it on the same tuple.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, io, time::Duration};
 
 use aya::maps::MapData;
 use mailflow_common::{
@@ -12,7 +12,7 @@ use mailflow_common::{
 };
 
 use super::{
-    batch::{self, Then, Walker},
+    batch::{self, Walker},
     error::KernelError,
     held::Held,
     ticks::Ticks,
@@ -39,6 +39,24 @@ pub trait Reader {
 
     /// Sources some of whose flows have no place in the table.
     fn spilled(&mut self, spilled: &[Spill]);
+
+    /// What is about to be taken out beside the living, before it is: an error leaves it where it is.
+    ///
+    /// # Errors
+    /// It cannot be kept, and is to stay in the tables.
+    fn taking(&mut self, taking: Taking<'_>) -> io::Result<()> {
+        let _ = taking;
+        Ok(())
+    }
+}
+
+/// What is taken out of the tables.
+#[derive(Clone, Copy, Debug)]
+pub enum Taking<'a> {
+    /// Finished flows, each with its entry's sums, for [`super::Kernel::book_finished`].
+    Finished(&'a [(Finished, Vec<u8>)]),
+    /// Sources that have been silent for long; [`Reader::spilled`] tells what they had when they were taken.
+    Spilled(&'a [Spill]),
 }
 
 /// The maps of a reading.
@@ -74,8 +92,8 @@ pub(super) struct Table {
 #[derive(Default)]
 pub(super) struct Book {
     /// Of tuples that were used again: the entry's sums when the flow before was finished.
-    bases: HashMap<FlowKey, FlowCounters>,
-    held: Held,
+    pub(super) bases: HashMap<FlowKey, FlowCounters>,
+    pub(super) held: Held,
 }
 
 /// Takes flows out of the table: a fate for each.
@@ -110,7 +128,7 @@ impl Table {
         reader: &mut dyn Reader,
         remove: Remove<'_>,
     ) -> Result<(), KernelError> {
-        let finished = self.finished(maps.retired, moment)?;
+        let finished = self.finished(maps.retired, moment, reader)?;
         if !finished.is_empty() {
             reader.finished(&finished);
         }
@@ -119,23 +137,41 @@ impl Table {
     }
 
     /// Drains the finished flows.
-    fn finished(&mut self, retired: &MapData, moment: Moment<'_>) -> Result<Vec<Finished>, KernelError> {
-        let mut ended = Vec::new();
+    fn finished(
+        &mut self,
+        retired: &MapData,
+        moment: Moment<'_>,
+        reader: &mut dyn Reader,
+    ) -> Result<Vec<Finished>, KernelError> {
+        let mut ended: Vec<(RetiredKey, FlowCounters)> = Vec::new();
         self.retired
-            .walk(retired.fd(), Then::Delete, |key, counters| ended.push((*key, *counters)))
+            .walk(retired.fd(), |key, counters| ended.push((*key, *counters)))
             .map_err(KernelError::Table)?;
+        if ended.is_empty() {
+            return Ok(Vec::new());
+        }
         ended.sort_unstable_by_key(|(key, _)| key.first);
-        let Book { bases, held } = &mut self.book;
+        // Nothing of it is booked before it is gone from the table.
+        let mut bases = self.book.bases.clone();
+        let mut held = self.book.held;
         let finished = ended.iter().map(|(key, counters)| {
             let base = bases.insert(key.flow, *counters);
             held.finish(counters, base.as_ref());
-            Finished {
+            let finished = Finished {
                 flow: flow(&key.flow, counters, base.as_ref(), moment),
                 // Where a living flow has its mark, a finished one has when the next began.
                 replaced: moment.ticks.time_of_word(counters.mark, moment.tick),
-            }
+            };
+            (finished, super::keep::pack(counters))
         });
-        Ok(finished.collect())
+        let finished: Vec<_> = finished.collect();
+        reader.taking(Taking::Finished(&finished)).map_err(KernelError::Table)?;
+        // An entry never changes once it is there.
+        for (key, _) in &ended {
+            batch::delete(retired.fd(), key).map_err(KernelError::Table)?;
+        }
+        (self.book.bases, self.book.held) = (bases, held);
+        Ok(finished.into_iter().map(|(finished, _)| finished).collect())
     }
 
     fn living(
@@ -150,7 +186,7 @@ impl Table {
         let book = &mut self.book;
         book.held.begin();
         self.flows
-            .walk(flows.fd(), Then::Keep, |key, counters| {
+            .walk(flows.fd(), |key, counters| {
                 living.extend(book.enter(key, counters, moment));
                 if living.len() == BATCH {
                     refused = hand_over(&living, book, reader, remove).err().or(refused.take());
@@ -173,12 +209,14 @@ impl Table {
     ) -> Result<(), KernelError> {
         let mut spilled = Vec::new();
         self.overflow
-            .walk(overflow.fd(), Then::Keep, |key, counters| spilled.push(spill(key, counters, moment)))
+            .walk(overflow.fd(), |key, counters| spilled.push(spill(key, counters, moment)))
             .map_err(KernelError::Table)?;
-        for seen in &mut spilled {
-            if seen.last().is_none_or(|last| last + self.idle > moment.now) {
-                continue;
-            }
+        let silent = |seen: &Spill| seen.last().is_some_and(|last| last + self.idle <= moment.now);
+        let over: Vec<Spill> = spilled.iter().filter(|seen| silent(seen)).cloned().collect();
+        if !over.is_empty() {
+            reader.taking(Taking::Spilled(&over)).map_err(KernelError::Table)?;
+        }
+        for seen in spilled.iter_mut().filter(|seen| silent(seen)) {
             if let Some(counters) = batch::take(overflow.fd(), &seen.key).map_err(KernelError::Table)? {
                 *seen = Spill { over: true, ..spill(&seen.key, &counters, moment) };
             }
@@ -188,6 +226,21 @@ impl Table {
             reader.spilled(&spilled);
         }
         Ok(())
+    }
+
+    /// As it was set.
+    pub(super) fn idle(&self) -> Duration {
+        self.idle
+    }
+
+    /// What is kept of the entries themselves.
+    pub(super) fn book(&self) -> &Book {
+        &self.book
+    }
+
+    /// The same, to be changed.
+    pub(super) fn book_mut(&mut self) -> &mut Book {
+        &mut self.book
     }
 
     /// Takes flows out of the table, other than while it is read.

@@ -90,6 +90,16 @@ impl Ticks {
         seen.iter().map(|seen| seen.after.saturating_sub((seen.tick - first) * length)).min()
     }
 
+    /// Itself in words, for who goes on with it.
+    pub(super) fn words(&self) -> [u64; 3] {
+        [self.length, self.tick, self.at]
+    }
+
+    /// From its words; `None` where they are none.
+    pub(super) fn from_words([length, tick, at]: [u64; 3]) -> Option<Self> {
+        (length != 0).then_some(Self { length, tick, at })
+    }
+
     /// The ticks that a time of this length takes, the last one whole. At most what the sign of a
     /// word of ticks can tell.
     pub(super) fn count(&self, duration: Duration) -> u32 {

@@ -14,6 +14,7 @@ use super::{
     error::KernelError,
     interface::Interface,
     load::Loaded,
+    pins::Pins,
     query::{self, Found},
 };
 use crate::{
@@ -77,6 +78,7 @@ impl Watched {
     pub(super) fn add(
         &mut self,
         loaded: &mut Loaded,
+        pins: Option<&Pins>,
         name: &str,
         role: Role,
         hook: Hook,
@@ -84,7 +86,8 @@ impl Watched {
         let interface = Interface::find(name)?;
         let mut hooks = Vec::new();
         for direction in attach::directions(role) {
-            let hung = attach::attach(loaded, &interface, role, hook, *direction)?;
+            let place = attach::Spot { configured: name, interface: &interface, direction: *direction, pins };
+            let hung = attach::attach(loaded, place, role, hook)?;
             hooks.push(Held::new(name, hung));
         }
         let device = Some(Device { name: name.to_owned(), index: interface.index() });
@@ -97,6 +100,14 @@ impl Watched {
         self.watches.retain(|watch| watch.name != name);
     }
 
+    /// Leaves every program where it is, and knows nothing of it any more.
+    pub(super) fn leave(&mut self) {
+        for held in self.watches.iter_mut().flat_map(|watch| &mut watch.hooks) {
+            held.hung.take().into_iter().for_each(Hung::leave);
+        }
+        self.watches.clear();
+    }
+
     /// Takes every program away.
     pub(super) fn clear(&mut self) {
         self.watches.clear();
@@ -107,7 +118,7 @@ impl Watched {
     }
 
     /// Follows what has become of the interfaces, and puts right what is not as it should be.
-    pub(super) fn follow(&mut self, loaded: &mut Loaded, now: Time, verify: Verify) {
+    pub(super) fn follow(&mut self, loaded: &mut Loaded, pins: Option<&Pins>, now: Time, verify: Verify) {
         // All leave before any arrives: two interfaces may have swapped their names.
         self.watches.iter_mut().for_each(Watch::leave);
         if verify == Verify::Now || now >= self.next {
@@ -115,7 +126,7 @@ impl Watched {
             self.watches.iter_mut().for_each(|watch| watch.verify(loaded, now));
         }
         for watch in &mut self.watches {
-            if watch.mend(loaded) {
+            if watch.mend(loaded, pins) {
                 watch.verify(loaded, now);
             }
         }
@@ -186,7 +197,7 @@ impl Watch {
     }
 
     /// Attaches what is not attached; whether there was anything to do.
-    fn mend(&mut self, loaded: &mut Loaded) -> bool {
+    fn mend(&mut self, loaded: &mut Loaded, pins: Option<&Pins>) -> bool {
         if self.device.is_none() {
             self.device = Device::find(&self.name);
         }
@@ -196,7 +207,9 @@ impl Watch {
         }
         let interface = Interface::of(device.clone());
         for held in self.hooks.iter_mut().filter(|held| held.hung.is_none()) {
-            match attach::attach(loaded, &interface, self.role, self.hook, held.place.direction) {
+            let direction = held.place.direction;
+            let place = attach::Spot { configured: &self.name, interface: &interface, direction, pins };
+            match attach::attach(loaded, place, self.role, self.hook) {
                 Ok(hung) => held.take(hung),
                 Err(error) => {
                     let error = error.to_string();
@@ -318,8 +331,8 @@ mod tests {
     /// The loopback, watched as on a kernel without TCX.
     fn watched() -> (Loaded, Watched) {
         let (mut loaded, mut watched) = (load_as_on(KernelVersion(6, 1)), Watched::new());
-        watched.add(&mut loaded, "lo", Role::Host, Hook::Tc).unwrap();
-        watched.follow(&mut loaded, START, Verify::WhenDue);
+        watched.add(&mut loaded, None, "lo", Role::Host, Hook::Tc).unwrap();
+        watched.follow(&mut loaded, None, START, Verify::WhenDue);
         (loaded, watched)
     }
 
@@ -338,9 +351,9 @@ mod tests {
             let first = [(Direction::Egress, at(1), 0), (Direction::Ingress, at(1), 0)];
             assert_eq!(standings(&watched), first);
             run("tc qdisc del dev lo clsact");
-            watched.follow(&mut loaded, START + (EVERY - Duration::from_nanos(1)), Verify::WhenDue);
+            watched.follow(&mut loaded, None, START + (EVERY - Duration::from_nanos(1)), Verify::WhenDue);
             assert_eq!((standings(&watched), filters()), (first.to_vec(), 0), "not yet looked at");
-            watched.follow(&mut loaded, START + EVERY, Verify::WhenDue);
+            watched.follow(&mut loaded, None, START + EVERY, Verify::WhenDue);
             let second = [(Direction::Egress, at(1), 1), (Direction::Ingress, at(1), 1)];
             assert_eq!((standings(&watched), filters()), (second.to_vec(), 2));
             watched.clear();
@@ -360,7 +373,7 @@ mod tests {
                 // Of our priority, and newer: it runs before ours.
                 let add = format!("tc filter add dev lo ingress prio 1 handle {number} bpf bytecode-file");
                 run(&format!("{add} {}", nothing.display()));
-                watched.follow(&mut loaded, START + Duration::from_secs(after), Verify::Now);
+                watched.follow(&mut loaded, None, START + Duration::from_secs(after), Verify::Now);
             };
             push(1, &mut watched, 10);
             assert_eq!(ingress(&watched), (Direction::Ingress, at(1), 1));
@@ -383,13 +396,13 @@ mod tests {
         in_namespace(|| {
             run("ip link add watched type veth peer name other");
             let (mut loaded, mut watched) = (load_as_on(KernelVersion(6, 18)), Watched::new());
-            watched.add(&mut loaded, "watched", Role::Lan, Hook::Tc).unwrap();
+            watched.add(&mut loaded, None, "watched", Role::Lan, Hook::Tc).unwrap();
             run("ip link del watched");
-            watched.follow(&mut loaded, START, Verify::WhenDue);
+            watched.follow(&mut loaded, None, START, Verify::WhenDue);
             let gone = |watched: &Watched| watched.places().all(|place| place.standing == Standing::Detached);
             assert!(gone(&watched));
             run("ip link add watched type veth peer name other");
-            watched.follow(&mut loaded, START, Verify::WhenDue);
+            watched.follow(&mut loaded, None, START, Verify::WhenDue);
             assert!(watched.places().all(|place| place.standing == at(1) && place.again == 1));
         });
     }

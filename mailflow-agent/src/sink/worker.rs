@@ -138,6 +138,7 @@ impl<T: Send + 'static> Sink<T> {
         let handle = thread::Builder::new()
             .name("sink".into())
             .spawn(move || {
+                crate::privileges::give_up_all();
                 worker.run();
                 drop(finished);
             })

@@ -32,12 +32,27 @@ impl Agent {
     /// # Errors
     /// The agent cannot start, ends, or is not ready within 60 seconds: the error holds its log.
     pub fn start(ns: &Ns, binary: &Path, folder: &Path, name: &str, options: &str) -> Result<Self> {
+        Self::start_in(ns, binary, folder, name, options, &[])
+    }
+
+    /// The same with variables in its environment.
+    ///
+    /// # Errors
+    /// As [`Agent::start`].
+    pub fn start_in(
+        ns: &Ns,
+        binary: &Path,
+        folder: &Path,
+        name: &str,
+        options: &str,
+        environment: &[(&str, &str)],
+    ) -> Result<Self> {
         let log = folder.join(format!("{name}.log"));
         let alerts = folder.join(format!("{name}-alerts.jsonl"));
         let binary = binary.to_str().context("the path of the agent is not UTF-8")?;
         let mut command = ns.command(binary);
         command.arg("run").args(options.split_whitespace()).arg("--alerts").arg(&alerts);
-        command.env("NO_COLOR", "1").env_remove("RUST_LOG");
+        command.env("NO_COLOR", "1").env_remove("RUST_LOG").envs(environment.iter().copied());
         let told = |option: &str| options.split_whitespace().skip_while(|word| *word != option).nth(1);
         // Agents of other tests run at the same time: each has a socket of its own, and nothing else unless
         // it is asked for.
@@ -46,6 +61,11 @@ impl Agent {
         let socket = told("--control").map_or_else(own, PathBuf::from);
         if told("--control").is_none() {
             command.arg("--control").arg(&socket);
+        }
+        for option in ["--state", "--pins"] {
+            if told(option).is_none() {
+                command.args([option, "off"]);
+            }
         }
         let pages =
             told("--metrics").map_or(Ok(PAGES), str::parse).context("--metrics is not ADDRESS:PORT")?;

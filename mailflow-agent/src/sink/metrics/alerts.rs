@@ -43,6 +43,11 @@ impl Alerts {
         *(if suppressed { quiet } else { count }) += 1;
     }
 
+    /// An alert fires that another process told.
+    pub(super) fn resume(&mut self, rule: usize, fingerprint: &str) {
+        self.firing.insert((fingerprint.to_owned(), false), rule);
+    }
+
     /// Writes the families, with every rule from the beginning on.
     pub(super) fn render(&self, out: &mut String, rules: &[Arc<str>]) {
         let mut now = vec![[0_u64; 2]; rules.len()];

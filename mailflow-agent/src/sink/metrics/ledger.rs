@@ -154,6 +154,12 @@ impl Ledger {
         (sum.up, sum.down)
     }
 
+    /// An alert of this rule fires that another process told: it is no event of this one.
+    pub fn resume(&mut self, rule: &str, fingerprint: &str) {
+        let rule = self.rule(&Arc::from(rule));
+        self.alerts.resume(rule, fingerprint);
+    }
+
     /// What each source with a row of its own has had, and `other` and `retired` for those without, in the
     /// order of the page.
     pub fn sources(&self) -> Vec<SourceSums<'_>> {

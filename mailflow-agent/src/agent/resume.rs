@@ -1,0 +1,268 @@
+//! Going on where an agent before stopped, however it did.
+
+use std::collections::HashSet;
+
+use anyhow::Result;
+use mailflow_common::FlowKey;
+use tracing::info;
+
+use super::{keeper::Keeper, pipeline::Sinks};
+use crate::{
+    clock,
+    engine::{
+        Engine, Known,
+        event::{self, Alert, Effects},
+        flow::{Finished, Flow, FlowRecord},
+        time::{Epoch, Time},
+    },
+    kernel::{Begun, Kernel},
+    state::{Entry, Past, Recovered, State, Told, Written},
+};
+
+/// What came of it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Resumed {
+    /// Records that the rules judged again.
+    pub(super) judged: usize,
+    /// Alerts that had not been told.
+    pub(super) alerts: usize,
+    /// Flows that were booked from the journal.
+    pub(super) booked: usize,
+}
+
+/// Brings the kernel's seam, the engine and the outputs to where the agent before was, and does what it had
+/// begun and not finished.
+pub(super) fn resume(
+    kernel: &mut Kernel,
+    begun: Begun,
+    engine: &mut Engine,
+    sinks: &Sinks,
+    keeper: &mut Keeper,
+    recovered: Recovered,
+) -> Result<Resumed> {
+    let Recovered { state: Some(mut state), journal, history, mut written } = recovered else {
+        return Ok(Resumed::default());
+    };
+    let mut resumed = Resumed::default();
+    if begun == Begun::Resumed {
+        engine.know(&known(&mut state));
+    }
+    let now = state.now;
+    sinks.resume_alerts(state.firing);
+    if state.rules.is_readable() {
+        for rule in engine.restore(state.rules).forgotten {
+            info!(%rule, "the rule is gone or means something else now: its windows begin anew");
+        }
+    }
+    let judged = judge_again(engine, sinks, &history, &mut resumed);
+    let polls = polls(journal, now);
+    let mut missed = judged.missed;
+    for poll in &polls {
+        let epoch = Epoch::from_unix_nanos(poll.epoch);
+        let mut lines = Effects::default();
+        engine.begin(poll.now);
+        for entry in &poll.entries {
+            let again = Again { kernel, begun, engine, judged: &judged.flows, poll };
+            let effects = again.one(entry, &mut lines.records)?;
+            resumed.booked += usize::from(effects.is_some());
+            if let Some(mut effects) = effects {
+                lines.records.append(&mut effects.records);
+                // They take their lines with them, which may be in the files already.
+                sinks.book(poll.now, &effects);
+            }
+        }
+        let alerts = std::mem::take(&mut missed);
+        if poll.unwritten {
+            tell(sinks, keeper, Effects { alerts, ..lines }, epoch, &mut written, &mut resumed);
+        } else {
+            missed = alerts;
+        }
+    }
+    let epoch = polls.last().map_or_else(clock::epoch, |poll| Epoch::from_unix_nanos(poll.epoch));
+    tell(sinks, keeper, Effects { alerts: missed, ..Effects::default() }, epoch, &mut written, &mut resumed);
+    info!(
+        records = resumed.judged,
+        alerts = resumed.alerts,
+        flows = resumed.booked,
+        "went on where the agent before stopped"
+    );
+    Ok(resumed)
+}
+
+fn known(state: &mut State) -> Known {
+    Known { now: Time::from_nanos(state.seen), seeds: state.seeds, flows: std::mem::take(&mut state.flows) }
+}
+
+struct JudgedAgain {
+    /// Flows that the rules have judged, by their beginnings.
+    flows: HashSet<(FlowKey, Time)>,
+    /// Alerts that were not told.
+    missed: Vec<Alert>,
+}
+
+/// Lets the rules see again what they saw; alerts that were told are not told again.
+fn judge_again(engine: &mut Engine, sinks: &Sinks, history: &[Past], resumed: &mut Resumed) -> JudgedAgain {
+    let told: HashSet<&Told> = history
+        .iter()
+        .filter_map(|past| match past {
+            Past::Told(told) => Some(told),
+            Past::Judged(_) | Past::Kept(_) => None,
+        })
+        .collect();
+    let mut again = JudgedAgain { flows: HashSet::new(), missed: Vec::new() };
+    for past in history {
+        let Past::Judged(judged) = past else { continue };
+        resumed.judged += 1;
+        if !judged.open {
+            again.flows.insert((judged.flow.key, judged.flow.first));
+        }
+        let record = engine.record_for(&judged.flow, judged.reason).into();
+        let effects = engine.judge_again(event::Judged { at: judged.at, record, open: judged.open });
+        sinks.told(&effects.alerts);
+        again.missed.extend(effects.alerts.into_iter().filter(|alert| !told.contains(&Told::of(alert))));
+    }
+    again
+}
+
+/// A poll of the agent before.
+struct Poll {
+    now: Time,
+    epoch: i128,
+    entries: Vec<Entry>,
+    /// Whether the state has it.
+    kept: bool,
+    /// Whether it was finished.
+    over: bool,
+    /// Whether its lines may be missing.
+    unwritten: bool,
+}
+
+/// The polls in the journal, oldest first.
+fn polls(journal: Vec<Entry>, state: u64) -> Vec<Poll> {
+    let mut polls: Vec<Poll> = Vec::new();
+    for entry in journal {
+        match (entry, polls.last_mut()) {
+            (Entry::Poll { now, epoch }, _) => {
+                polls.push(Poll {
+                    now,
+                    epoch,
+                    entries: Vec::new(),
+                    kept: false,
+                    over: false,
+                    unwritten: true,
+                });
+            }
+            (Entry::Written(_), _) => polls.iter_mut().for_each(|poll| poll.unwritten = false),
+            // A state that was about to be written when the agent died is not there.
+            (Entry::Kept(now), _) if now <= state => polls.iter_mut().for_each(|poll| poll.kept = true),
+            (Entry::Kept(_), _) | (_, None) => {}
+            (Entry::Over, Some(poll)) => poll.over = true,
+            (entry, Some(poll)) => poll.entries.push(entry),
+        }
+    }
+    polls
+}
+
+/// Doing an entry again.
+struct Again<'a> {
+    kernel: &'a mut Kernel,
+    begun: Begun,
+    engine: &'a mut Engine,
+    judged: &'a HashSet<(FlowKey, Time)>,
+    poll: &'a Poll,
+}
+
+impl Again<'_> {
+    /// What was not done or booked is done now; its effects. `lines` gets records that were made before.
+    fn one(mut self, entry: &Entry, lines: &mut Vec<FlowRecord>) -> Result<Option<Effects>> {
+        let resumed = self.begun == Begun::Resumed;
+        match entry {
+            Entry::Ended(flow) => {
+                if self.lived(flow) || (!self.poll.over && resumed && self.kernel.holds(flow)?) {
+                    return Ok(None);
+                }
+                if self.poll.kept {
+                    lines.push(self.engine.last_record(flow));
+                    return Ok(None);
+                }
+                if resumed {
+                    self.kernel.book_removed(flow);
+                }
+                Ok(Some(self.ended(
+                    flow,
+                    |engine| engine.conclude_ended(flow),
+                    |engine| engine.last_record(flow),
+                )))
+            }
+            Entry::Finished(finished, sums) => {
+                if !self.poll.over && resumed && self.kernel.holds_finished(&finished.flow)? {
+                    return Ok(None);
+                }
+                if self.poll.kept {
+                    lines.push(self.engine.finished_record(finished));
+                    return Ok(None);
+                }
+                if resumed {
+                    self.kernel.book_finished(finished, sums);
+                }
+                let Finished { flow, .. } = finished;
+                let conclude = |engine: &mut Engine| engine.finish(std::slice::from_ref(finished));
+                Ok(Some(self.ended(flow, conclude, |engine| engine.finished_record(finished))))
+            }
+            Entry::Active(flow) if self.poll.kept => {
+                lines.push(self.engine.record_for(flow, crate::engine::flow::RecordReason::Active));
+                Ok(None)
+            }
+            Entry::Active(flow) if self.poll.over || self.judged.contains(&(flow.key, flow.first)) => {
+                lines.push(self.engine.record_for(flow, crate::engine::flow::RecordReason::Active));
+                let deltas = self.engine.recall(flow).into_iter().collect();
+                Ok(Some(Effects { deltas, ..Effects::default() }))
+            }
+            Entry::Active(flow) => Ok(Some(self.engine.look(std::slice::from_ref(flow)))),
+            Entry::Spilled(spill) => {
+                if !self.poll.kept && resumed && !self.kernel.holds_spill(&spill.key)? {
+                    self.kernel.book_spilled(spill);
+                    return Ok(Some(self.engine.overflow(std::slice::from_ref(spill))));
+                }
+                Ok(None)
+            }
+            Entry::Lives(_) | Entry::Poll { .. } | Entry::Over | Entry::Written(_) | Entry::Kept(_) => {
+                Ok(None)
+            }
+        }
+    }
+
+    /// Whether the kernel kept the flow: it had gained packets.
+    fn lived(&self, flow: &Flow) -> bool {
+        let same = |entry: &Entry| matches!(entry, Entry::Lives(lives) if (lives.key, lives.first) == (flow.key, flow.first));
+        self.poll.entries.iter().any(same)
+    }
+
+    /// A flow that is out of the tables: the rules see its record unless they have.
+    fn ended(
+        &mut self,
+        flow: &Flow,
+        conclude: impl FnOnce(&mut Engine) -> Effects,
+        record: impl FnOnce(&Engine) -> FlowRecord,
+    ) -> Effects {
+        if !self.poll.over && !self.judged.contains(&(flow.key, flow.first)) {
+            return conclude(self.engine);
+        }
+        let deltas = self.engine.forget(flow).into_iter().collect();
+        Effects { deltas, records: vec![record(self.engine)], ..Effects::default() }
+    }
+}
+
+/// Hands over what may not have been told; what the files have already is left out.
+fn tell(
+    sinks: &Sinks,
+    keeper: &mut Keeper,
+    effects: Effects,
+    epoch: Epoch,
+    written: &mut Written,
+    resumed: &mut Resumed,
+) {
+    resumed.alerts += effects.alerts.len();
+    keeper.take(&effects);
+    sinks.tell_missing(&effects, epoch, |line| written.take(line));
+}

@@ -1,0 +1,36 @@
+//! `doctor`: what was found, printed.
+
+use std::io::{self, Write};
+
+use super::{DoctorArgs, Exit};
+use crate::{
+    config::{Config, Hook, Interface, Role},
+    doctor::{self, Verdict},
+};
+
+/// Examines and prints: a line a finding, and what to do below it.
+pub fn run(mut config: Config, args: &DoctorArgs, out: &mut impl Write) -> io::Result<Exit> {
+    if !args.interfaces.is_empty() {
+        let known = std::mem::take(&mut config.interfaces);
+        let named = |name: &String| {
+            let role = args.role.unwrap_or(Role::Auto);
+            let anew = || Interface { name: name.clone(), role, hook: Hook::default() };
+            known.iter().find(|known| known.name == *name).cloned().unwrap_or_else(anew)
+        };
+        config.interfaces = args.interfaces.iter().map(named).collect();
+    }
+    let findings = doctor::examine(&config);
+    if args.json {
+        serde_json::to_writer_pretty(&mut *out, &findings)?;
+        writeln!(out)?;
+    } else {
+        for finding in &findings {
+            writeln!(out, "{:<4} {:<14} {}", finding.verdict.name(), finding.what, finding.found)?;
+            if !finding.advice.is_empty() {
+                writeln!(out, "{:19} -> {}", "", finding.advice)?;
+            }
+        }
+    }
+    let good = findings.iter().all(|finding| finding.verdict != Verdict::Bad);
+    Ok(if good { Exit::Good } else { Exit::Failure })
+}

@@ -1,0 +1,88 @@
+//! The agent, if one runs.
+
+use std::path::Path;
+
+use super::Finding;
+use crate::control::{Client, Reply, Request, Status};
+
+/// What the running agent says of itself.
+pub(super) fn examine(socket: Option<&Path>) -> Vec<Finding> {
+    let Some(socket) = socket else { return Vec::new() };
+    match Client::connect(socket).and_then(|mut client| client.call(&Request::Status)) {
+        Ok(Reply::Status(status)) => judge(&status),
+        Ok(_) => vec![Finding::warn("agent", "one of another version runs", "restart it")],
+        Err(error) => vec![Finding::warn("agent", error.to_string(), "start it: mailflow-agent run")],
+    }
+}
+
+fn judge(status: &Status) -> Vec<Finding> {
+    let mut findings =
+        vec![Finding::ok("agent", format!("runs, version {}, process {}", status.version, status.pid))];
+    let conservation = &status.conservation;
+    let missing =
+        [conservation.packets, conservation.bytes].iter().any(|ways| ways.up != 0 || ways.down != 0);
+    findings.push(if missing {
+        Finding::bad(
+            "conservation",
+            "packets that were counted are held nowhere",
+            "report it with `mailflow-agent status`",
+        )
+    } else if conservation.unattributed_packets.up + conservation.unattributed_packets.down > 0 {
+        Finding::warn(
+            "conservation",
+            "some packets found no room and belong to no source",
+            "raise flow_table.flows and flow_table.overflow_sources",
+        )
+    } else {
+        Finding::ok("conservation", "every packet that was counted is held")
+    });
+    findings.push(if status.delivered_twice {
+        Finding::bad(
+            "delivery",
+            "packets come twice, and are counted twice",
+            "let the mirror send what enters its ports or what leaves them, not both",
+        )
+    } else {
+        Finding::ok("delivery", "packets come once")
+    });
+    for place in
+        status.interfaces.iter().filter(|place| !place.attached || place.position.is_some_and(|at| at > 1))
+    {
+        let where_ = format!("{} {}", place.interface, place.direction);
+        findings.push(if place.attached {
+            Finding::warn(
+                where_,
+                "another program comes first",
+                "what it accepts is not seen; see docs/attaching.md",
+            )
+        } else {
+            Finding::bad(where_, "the program is not attached", "see the agent's log")
+        });
+    }
+    if !status.config_good {
+        findings.push(Finding::bad(
+            "configuration",
+            "the last attempt to load it was refused",
+            "mailflow-agent check-config",
+        ));
+    }
+    findings.extend(status.notes.iter().map(|note| Finding::ok("life", note)));
+    findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::Verdict, *};
+    use crate::control::{Place, Ways};
+
+    #[test]
+    fn what_is_wrong_is_bad() {
+        let worst = |status: &Status| judge(status).iter().map(|finding| finding.verdict).max();
+        let mut status = Status { config_good: true, ..Status::default() };
+        assert_eq!(worst(&status), Some(Verdict::Ok));
+        status.interfaces = vec![Place { attached: true, position: Some(2), ..Place::default() }];
+        assert_eq!(worst(&status), Some(Verdict::Warn));
+        status.conservation.bytes = Ways { up: 0, down: -1 };
+        assert_eq!(worst(&status), Some(Verdict::Bad));
+    }
+}

@@ -1,0 +1,95 @@
+//! The machine: kernel, capabilities, limits, the BPF file system, the clock.
+
+use std::{fs, path::Path};
+
+use super::Finding;
+use crate::{
+    config::Config,
+    kernel::{self, ClockState, KernelVersion},
+    privileges,
+};
+
+/// All of it.
+pub(super) fn examine(config: &Config) -> Vec<Finding> {
+    let version = KernelVersion::running();
+    let mut findings = vec![kernel_version(version.as_ref().map_err(ToString::to_string).copied())];
+    findings.push(match kernel::check_capabilities() {
+        Ok(()) => Finding::ok("capabilities", "this process may load and attach programs"),
+        Err(error) => {
+            Finding::bad("capabilities", error.to_string(), "run as root, or under the shipped systemd unit")
+        }
+    });
+    if let Ok(version) = version {
+        findings.push(after_start(version));
+        findings.push(memory_limit(version));
+    }
+    findings.push(pins(config.state.pins.as_deref()));
+    findings.push(match kernel::clock_state() {
+        Ok(ClockState::Synchronized) => Finding::ok("clock", "synchronized"),
+        Ok(ClockState::Unsynchronized) => Finding::warn(
+            "clock",
+            "the kernel says that nobody keeps it",
+            "run chrony or systemd-timesyncd: windows do not depend on it, but the times in alerts and logs do",
+        ),
+        Err(error) => Finding::warn("clock", format!("cannot be asked: {error}"), "see `timedatectl`"),
+    });
+    findings
+}
+
+fn kernel_version(version: Result<KernelVersion, String>) -> Finding {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let release = release.trim();
+    match version {
+        Err(error) => Finding::bad("kernel", error, "use Linux 5.10 or newer"),
+        Ok(version) if version < KernelVersion::TCX => Finding::ok(
+            "kernel",
+            format!("Linux {release}: TC programs are filters of clsact, as there is no TCX before 6.6"),
+        ),
+        Ok(_) => Finding::ok("kernel", format!("Linux {release}: XDP and TCX")),
+    }
+}
+
+fn after_start(version: KernelVersion) -> Finding {
+    let needed = privileges::needed_after_start(version);
+    let each = needed.iter().map(|(capability, reason)| format!("{capability} ({reason})"));
+    Finding::ok(
+        "after start",
+        format!("the agent keeps, as far as it was given them: {}", each.collect::<Vec<_>>().join(", ")),
+    )
+}
+
+fn memory_limit(version: KernelVersion) -> Finding {
+    if version >= KernelVersion::NO_MEMLOCK {
+        return Finding::ok("memory limit", "maps are charged to the control group, not to RLIMIT_MEMLOCK");
+    }
+    let limits = fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max locked memory")).unwrap_or_default();
+    match line.split_whitespace().nth(1) {
+        Some("unlimited") => Finding::ok("memory limit", "RLIMIT_MEMLOCK is unlimited"),
+        limit => Finding::warn(
+            "memory limit",
+            format!(
+                "RLIMIT_MEMLOCK is {} bytes, to which maps are charged before Linux 5.11",
+                limit.unwrap_or("?")
+            ),
+            "LimitMEMLOCK=infinity in the unit; as root the agent lifts it itself",
+        ),
+    }
+}
+
+fn pins(pins: Option<&Path>) -> Finding {
+    let what = "pins";
+    let lost = "what passes while no agent runs is not counted";
+    let Some(pins) = pins else {
+        return Finding::warn(what, format!("switched off: {lost}"), "set state.pins");
+    };
+    match kernel::bpf_file_system(pins) {
+        Ok(true) => Finding::ok(what, format!("{} is in a BPF file system", pins.display())),
+        Ok(false) => Finding::warn(
+            what,
+            format!("{} is in no BPF file system: {lost}", pins.display()),
+            "mount -t bpf bpf /sys/fs/bpf; as root the agent does so itself",
+        ),
+        Err(error) => Finding::warn(what, format!("{}: {error}", pins.display()), "see who may read it"),
+    }
+}

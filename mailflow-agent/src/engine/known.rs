@@ -1,0 +1,79 @@
+//! What an engine must know of flows to go on where another stopped, beside what its rules know.
+
+use super::{
+    Engine,
+    event::{Delta, Effects, Judged},
+    flow::{Finished, Flow, FlowRecord, RecordReason},
+    lifetime::{self, End},
+    tally::Stage,
+    time::Time,
+};
+
+/// The flows as they were last seen.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Known {
+    /// The last reading.
+    pub now: Time,
+    /// Seeds of the flows' names.
+    pub seeds: [u64; 2],
+    /// The living flows, by name.
+    pub flows: Vec<[u64; 5]>,
+}
+
+impl Engine {
+    /// The flows as they were last seen.
+    pub fn known(&self) -> Known {
+        let (seeds, flows) = self.table.save();
+        Known { now: self.now, seeds, flows }
+    }
+
+    /// Goes on with those. Comes before anything else.
+    pub fn know(&mut self, known: &Known) {
+        self.now = known.now;
+        self.table.restore(known.now, known.seeds, &known.flows);
+    }
+
+    /// Shows the rules again what they were shown.
+    pub fn judge_again(&mut self, Judged { at, record, open }: Judged) -> Effects {
+        let mut effects = Effects::default();
+        let stage = if open { Stage::Live } else { Stage::of(record.reason) };
+        self.deliver(at, record, stage, &mut effects);
+        self.evaluator.advance(at, &self.settings.internal, &mut effects);
+        effects
+    }
+
+    /// A flow that another engine has made its last record of: what it gained since it was known.
+    pub fn forget(&mut self, flow: &Flow) -> Option<Delta> {
+        let [name] = self.table.names(std::slice::from_ref(flow));
+        self.table.take(name, flow)
+    }
+
+    /// A flow that another engine has made an active record of in this reading: what it gained.
+    pub fn recall(&mut self, flow: &Flow) -> Option<Delta> {
+        let [name] = self.table.names(std::slice::from_ref(flow));
+        self.table.see(name, flow).delta
+    }
+
+    /// A flow that ended and is out of the table, without a record as yet.
+    pub fn conclude_ended(&mut self, flow: &Flow) -> Effects {
+        let mut effects = Effects::default();
+        self.conclude(flow, End::of(flow, &self.limits), &mut effects);
+        effects
+    }
+
+    /// The last record of a flow that ended.
+    pub fn last_record(&self, flow: &Flow) -> FlowRecord {
+        self.record_for(flow, End::of(flow, &self.limits).reason)
+    }
+
+    /// The last record of a flow that another one on its tuple followed.
+    pub fn finished_record(&self, Finished { flow, replaced }: &Finished) -> FlowRecord {
+        let end = End::of(flow, &self.limits);
+        self.record_for(flow, if end.at <= *replaced { end.reason } else { RecordReason::Closed })
+    }
+
+    /// A record of a flow.
+    pub fn record_for(&self, flow: &Flow, reason: RecordReason) -> FlowRecord {
+        lifetime::record(flow.clone(), &self.settings.services, reason)
+    }
+}

@@ -1,0 +1,146 @@
+//! An interface and the machine, as `doctor` looks at them.
+
+use std::{fs, io, path::Path};
+
+use super::{
+    attach::{Attachment, Direction},
+    error::KernelError,
+    interface::{self, Interface},
+    machine, mount, netlink, query,
+};
+use crate::config::Role;
+
+/// What there is to say of an interface.
+#[derive(Debug)]
+pub struct Examined {
+    /// The role that would be chosen, ...
+    pub role: Role,
+    /// ... and why.
+    pub reason: String,
+    /// Whether this machine forwards packets.
+    pub forwards: bool,
+    /// Whether a default route leaves here.
+    pub default_route: bool,
+    /// Whether it takes frames for others.
+    pub promiscuous: bool,
+    /// What speaks against native XDP.
+    pub against_xdp: Option<String>,
+    /// The programs at its hooks, for people: `tcx ingress cil_from_netdev (id 42)`.
+    pub programs: io::Result<Vec<String>>,
+    /// Packets it has dropped on receipt; `None` where its counters cannot be read.
+    pub dropped: Option<u64>,
+}
+
+/// Looks at an interface.
+///
+/// # Errors
+/// There is none of this name, or its kind is not known.
+pub fn examine(name: &str) -> Result<Examined, KernelError> {
+    let interface = Interface::find(name)?;
+    let link = interface.link()?;
+    let (role, reason) = interface.guess_role();
+    let against_xdp = match link {
+        interface::Link::Ethernet => interface.against_native_xdp(),
+        interface::Link::Ip => Some("its frames have no Ethernet header".to_owned()),
+    };
+    Ok(Examined {
+        role,
+        reason,
+        forwards: interface::forwards(),
+        default_route: interface::default_routes().iter().any(|route| route == name),
+        promiscuous: interface.promiscuous(),
+        against_xdp,
+        programs: programs(interface.index()),
+        dropped: dropped(name),
+    })
+}
+
+/// Checks for the capabilities that loading needs.
+///
+/// # Errors
+/// [`KernelError::Capabilities`] names what is missing.
+pub fn check_capabilities() -> Result<(), KernelError> {
+    machine::check_capabilities()
+}
+
+/// Whether a path, or what there is of it, lies in a BPF file system.
+///
+/// # Errors
+/// The system does not say.
+pub fn bpf_file_system(path: &Path) -> io::Result<bool> {
+    mount::is_bpf(path.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(path))
+}
+
+/// Whether somebody keeps the clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClockState {
+    /// By NTP, PTP or the like.
+    Synchronized,
+    /// Nobody does.
+    Unsynchronized,
+}
+
+/// Asks the kernel whether the clock is kept (adjtimex(2)).
+///
+/// # Errors
+/// The system refuses.
+pub fn clock_state() -> io::Result<ClockState> {
+    // SAFETY: all of its fields are numbers, for which zero is a value: nothing is to be changed.
+    let mut asked: libc::timex = unsafe { std::mem::zeroed() };
+    // SAFETY: writes one struct that lives through the call.
+    if unsafe { libc::adjtimex(&raw mut asked) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(if asked.status & libc::STA_UNSYNC == 0 {
+        ClockState::Synchronized
+    } else {
+        ClockState::Unsynchronized
+    })
+}
+
+/// The programs at the hooks of a device.
+fn programs(device: u32) -> io::Result<Vec<String>> {
+    let mut found: Vec<(String, Option<u32>)> = Vec::new();
+    let xdp = netlink::xdp_programs(device)?;
+    found.extend(xdp.into_iter().map(|id| (Attachment::Xdp.name().to_owned(), Some(id))));
+    for direction in [Direction::Ingress, Direction::Egress] {
+        let hook = |attachment: Attachment| format!("{attachment} {}", direction.name());
+        // Before Linux 6.6 there is no TCX to ask.
+        let tcx = query::tcx(device, direction).unwrap_or_default();
+        found.extend(tcx.into_iter().map(|id| (hook(Attachment::Tcx), Some(id))));
+        let filters = netlink::filters(device, direction).unwrap_or_default();
+        found.extend(filters.into_iter().map(|id| (hook(Attachment::Clsact), id)));
+    }
+    let ids: Vec<u32> = found.iter().filter_map(|(_, id)| *id).collect();
+    let names = query::names(&ids);
+    let shown = found.into_iter().map(|(hook, id)| match id {
+        Some(id) => {
+            let name = names.iter().find(|(known, _)| *known == id).map_or("?", |(_, name)| name);
+            format!("{hook} {name} (id {id})")
+        }
+        None => format!("{hook} a filter"),
+    });
+    Ok(shown.collect())
+}
+
+/// `rx_dropped` of an interface (proc(5), /proc/net/dev): bytes packets errs drop ...
+fn dropped(name: &str) -> Option<u64> {
+    let devices = fs::read_to_string("/proc/net/dev").ok()?;
+    let line = devices.lines().find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(':'))?;
+    line.split_whitespace().nth(3)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_loopback_is_examined() {
+        let lo = examine("lo").unwrap();
+        assert!(lo.against_xdp.is_some() && lo.dropped.is_some() && !lo.promiscuous, "{lo:?}");
+        assert!(lo.programs.is_ok(), "{lo:?}");
+        assert!(examine("nosuch").is_err());
+        assert!(clock_state().is_ok());
+        assert!(!bpf_file_system(Path::new("/proc/none/such")).unwrap());
+    }
+}

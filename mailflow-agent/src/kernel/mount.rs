@@ -1,0 +1,73 @@
+//! The BPF file system, and who holds a lock.
+
+use std::{
+    ffi::CString,
+    fs, io,
+    os::unix::{ffi::OsStrExt, fs::MetadataExt},
+    path::Path,
+};
+
+/// Where it is mounted by convention.
+const USUAL: &str = "/sys/fs/bpf";
+/// `f_type` of a BPF file system (BPF_FS_MAGIC, linux/magic.h).
+const MAGIC: i64 = 0xcafe_4a11;
+
+/// Makes sure that `path` will be in a BPF file system: mounts one at the usual place if it is to be there.
+///
+/// # Errors
+/// There is none, and it cannot be mounted or is to be elsewhere.
+pub(super) fn provide(path: &Path) -> io::Result<()> {
+    let there = path.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(path);
+    if is_bpf(there)? {
+        return Ok(());
+    }
+    if !path.starts_with(USUAL) {
+        return Err(io::Error::other(
+            "it is in a file system of another kind; mount one with `mount -t bpf`",
+        ));
+    }
+    let (kind, target) = (c"bpf", CString::new(USUAL)?);
+    // SAFETY: all of them are strings that live through the call; there are no data.
+    let result = unsafe {
+        libc::mount(
+            kind.as_ptr(),
+            target.as_ptr(),
+            kind.as_ptr(),
+            libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC,
+            std::ptr::null(),
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    tracing::info!(path = USUAL, "mounted a BPF file system");
+    Ok(())
+}
+
+/// Whether `path` lies in a BPF file system.
+///
+/// # Errors
+/// There is no such path, or the system does not say.
+pub(super) fn is_bpf(path: &Path) -> io::Result<bool> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut found = std::mem::MaybeUninit::<libc::statfs>::uninit();
+    // SAFETY: reads a string and writes a struct, both alive through the call.
+    if unsafe { libc::statfs(path.as_ptr(), found.as_mut_ptr()) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call succeeded, so it was written.
+    let found = unsafe { found.assume_init() };
+    Ok(found.f_type == MAGIC)
+}
+
+/// The process that holds a lock (flock) on `path`, where the kernel says so (proc(5), /proc/locks).
+pub fn lock_holder(path: &Path) -> Option<u32> {
+    let inode = fs::metadata(path).ok()?.ino();
+    let locks = fs::read_to_string("/proc/locks").ok()?;
+    locks.lines().find_map(|line| {
+        // 1: FLOCK  ADVISORY  WRITE 1234 00:1c:5678 0 EOF
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let held = *fields.get(1)? == "FLOCK" && fields.get(5)?.rsplit(':').next()? == inode.to_string();
+        held.then(|| fields[4].parse().ok()).flatten()
+    })
+}

@@ -1,0 +1,313 @@
+//! Tables and links that outlive the agent: pinned in a BPF file system, in a directory for their layout.
+//!
+//! ```text
+//! /sys/fs/bpf/mailflow/          locked by the agent that runs
+//!   v1/                          tables of layout 1
+//!     FLOWS, RETIRED, ...
+//!     link-ingress-eth1          a link for each place
+//! ```
+//!
+//! A map that is taken over unchecked and has another layout is memory that is not ours: each is compared
+//! with what the program wants before it is opened as that.
+
+use std::{
+    fs::{self, File, TryLockError},
+    io,
+    path::{Path, PathBuf},
+};
+
+use aya::maps::{MapInfo, MapType};
+use mailflow_common::{
+    FlowCounters, FlowKey, FragmentKey, FragmentOwner, RetiredKey, SHARE_CELLS, SpillCounters, SpillKey,
+    Totals,
+};
+use tracing::{info, warn};
+
+use super::{attach::Direction, keep::Kept, load::LoadOptions, mount};
+
+/// The layout of the tables: raised when what a key or a value means changes. Layouts are never reused.
+const LAYOUT: u32 = 1;
+/// For tests of what happens when it changes: another number, and behind colons those that can be read too.
+const OTHER_LAYOUT: &str = "MAILFLOW_TEST_LAYOUT";
+
+/// The pinned maps.
+const MAPS: [&str; 6] = ["FLOWS", "RETIRED", "OVERFLOW", "SHARES", "FRAGMENTS", "TOTALS"];
+
+/// Why nothing can be pinned.
+#[derive(Debug, thiserror::Error)]
+pub enum PinError {
+    /// Another agent runs.
+    #[error("{} is in use by another agent{}", path.display(), holder(*.pid))]
+    Held {
+        /// The directory.
+        path: PathBuf,
+        /// The agent's process, where it can be told.
+        pid: Option<u32>,
+    },
+    /// There is no BPF file system, and it cannot be mounted.
+    #[error("no BPF file system at {}: {source}", path.display())]
+    NoFileSystem {
+        /// Where it was looked for.
+        path: PathBuf,
+        /// Why it cannot be mounted.
+        source: io::Error,
+    },
+    /// The system refuses.
+    #[error("{}: {source}", path.display())]
+    Refused {
+        /// What was refused.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+}
+
+/// A process, for people.
+pub fn holder(pid: Option<u32>) -> String {
+    pid.map_or_else(String::new, |pid| format!(", process {pid}"))
+}
+
+/// The directory of the pins, locked.
+#[derive(Debug)]
+pub struct Pins {
+    root: PathBuf,
+    layout: u32,
+    /// Those that can be read.
+    layouts: Vec<u32>,
+    _lock: File,
+}
+
+/// Tables that an agent left which this one cannot go on with.
+#[derive(Debug)]
+pub(super) struct Old {
+    /// Where they are.
+    pub(super) directory: PathBuf,
+}
+
+impl Pins {
+    /// Locks `root`, which is made where it is missing; so is the BPF file system, where that may be mounted.
+    ///
+    /// # Errors
+    /// Another agent holds it, there is no BPF file system, or the system refuses.
+    pub fn open(root: &Path) -> Result<Self, PinError> {
+        mount::provide(root).map_err(|source| PinError::NoFileSystem { path: root.to_owned(), source })?;
+        let refused = |source| PinError::Refused { path: root.to_owned(), source };
+        fs::create_dir_all(root).map_err(refused)?;
+        let lock = File::open(root).map_err(refused)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(PinError::Held { path: root.to_owned(), pid: mount::lock_holder(root) });
+            }
+            Err(TryLockError::Error(source)) => return Err(refused(source)),
+        }
+        let told = std::env::var(OTHER_LAYOUT).unwrap_or_default();
+        let mut layouts: Vec<u32> = told.split(':').filter_map(|layout| layout.parse().ok()).collect();
+        layouts.push(LAYOUT);
+        Ok(Self { root: root.to_owned(), layout: layouts[0], layouts, _lock: lock })
+    }
+
+    /// The directory of this layout.
+    pub fn directory(&self) -> PathBuf {
+        self.root.join(format!("v{}", self.layout))
+    }
+
+    /// Where a map is pinned.
+    pub(super) fn map(&self, name: &str) -> PathBuf {
+        self.directory().join(name)
+    }
+
+    /// The maps, with where each is pinned.
+    pub(super) fn maps(&self) -> impl Iterator<Item = (&'static str, PathBuf)> {
+        MAPS.map(|name| (name, self.map(name))).into_iter()
+    }
+
+    /// Where the link of a place is pinned.
+    pub(super) fn link(&self, interface: &str, direction: Direction) -> PathBuf {
+        self.directory().join(link_name(interface, direction))
+    }
+
+    /// Links of a place that other layouts' agents left.
+    pub(super) fn other_links(&self, interface: &str, direction: Direction) -> Vec<PathBuf> {
+        let name = link_name(interface, direction);
+        let others = self.others().into_iter().map(|(_, directory)| directory.join(&name));
+        others.filter(|path| path.exists()).collect()
+    }
+
+    /// The tables' generation, if there are tables: the kernel's number of the flow table.
+    pub fn generation(&self) -> Option<u32> {
+        MapInfo::from_pin(self.map("FLOWS")).ok().map(|info| info.id())
+    }
+
+    /// Makes room for tables as `options` wants them: what is there and cannot be gone on with is set aside.
+    /// `known` is the generation that the agent's state belongs to, and that state. Returns what can be read once more.
+    pub(super) fn prepare(
+        &self,
+        options: &LoadOptions,
+        known: Option<(u32, &Kept)>,
+    ) -> Result<Vec<Old>, PinError> {
+        let directory = self.directory();
+        let refused = |source| PinError::Refused { path: directory.clone(), source };
+        if directory.exists() {
+            let reason = match mismatch(&directory, Some(options)) {
+                Some(reason) => Some(reason),
+                None => match known.filter(|(generation, _)| self.generation() == Some(*generation)) {
+                    Some((_, kept)) if kept.prefix == options.ipv6_prefix => None,
+                    Some(_) => Some("they group sources otherwise".to_owned()),
+                    None if self.generation().is_some() => Some("no state belongs to them".to_owned()),
+                    None => None,
+                },
+            };
+            if let Some(reason) = reason {
+                let aside = self.root.join(format!("v{}-before", self.layout));
+                remove(&aside);
+                warn!(tables = %directory.display(), %reason, "the pinned tables are read once more and replaced");
+                fs::rename(&directory, &aside).map_err(refused)?;
+            }
+        }
+        fs::create_dir_all(&directory).map_err(refused)?;
+        let mut old = Vec::new();
+        for (name, directory) in self.others() {
+            if !name.starts_with("aside-") && !directory.join("FLOWS").exists() {
+                remove(&directory);
+            } else if mismatch(&directory, None).is_none() && self.knows(&name) {
+                old.push(Old { directory });
+            } else {
+                let aside = self.root.join(format!("aside-{}", name.trim_start_matches("aside-")));
+                if aside != directory {
+                    fs::rename(&directory, &aside).map_err(refused)?;
+                }
+                warn!(tables = %aside.display(), "pinned tables of a layout that this agent does not know are set aside");
+            }
+        }
+        Ok(old)
+    }
+
+    /// Takes away what was pinned: at a stop that ends counting.
+    pub(super) fn clear(&self) {
+        remove(&self.directory());
+    }
+
+    /// Directories of other layouts, by their names.
+    fn others(&self) -> Vec<(String, PathBuf)> {
+        let entries = fs::read_dir(&self.root).into_iter().flatten().flatten();
+        let ours = format!("v{}", self.layout);
+        let named = entries.filter_map(|entry| Some((entry.file_name().into_string().ok()?, entry.path())));
+        named.filter(|(name, path)| *name != ours && path.is_dir()).collect()
+    }
+
+    /// Whether the directory of this name holds tables that this agent can read.
+    fn knows(&self, name: &str) -> bool {
+        let number = name.strip_prefix('v').map(|rest| rest.trim_end_matches("-before"));
+        let number = number.and_then(|number| number.parse::<u32>().ok());
+        number.is_some_and(|number| self.layouts.contains(&number))
+    }
+}
+
+impl Old {
+    /// Where a map is pinned.
+    pub(super) fn map(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
+    /// Removes the tables: they were read.
+    pub(super) fn remove(&self) {
+        info!(tables = %self.directory.display(), "the tables of the agent before were read and are removed");
+        remove(&self.directory);
+    }
+}
+
+fn link_name(interface: &str, direction: Direction) -> String {
+    // `~` first, so that no two names become one.
+    let interface = interface.replace('~', "~~").replace('.', "~");
+    format!("link-{}-{interface}", direction.name())
+}
+
+/// Removes a directory of pins. What cannot be removed is named.
+fn remove(directory: &Path) {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let files = entries.map(|entry| fs::remove_file(entry.path())).find_map(Result::err);
+    let removed = files.map_or_else(|| fs::remove_dir(directory), Err);
+    if let Err(error) = removed
+        && directory.exists()
+    {
+        warn!(directory = %directory.display(), %error, "pins are left");
+    }
+}
+
+/// What speaks against the maps pinned in a directory: one is of another kind or size than the program's.
+/// Capacities are compared where options are given.
+fn mismatch(directory: &Path, options: Option<&LoadOptions>) -> Option<String> {
+    for (name, path) in MAPS.map(|name| (name, directory.join(name))) {
+        if !path.exists() {
+            continue;
+        }
+        let info = match MapInfo::from_pin(&path) {
+            Ok(info) => info,
+            Err(error) => return Some(format!("{name} cannot be opened: {error}")),
+        };
+        let (kind, key, value, entries) = wanted(name, options);
+        let found = (info.map_type().ok(), info.key_size() as usize, info.value_size() as usize);
+        if found != (Some(kind), key, value) {
+            return Some(format!("{name} is of another layout"));
+        }
+        if entries.is_some_and(|entries| entries != info.max_entries()) {
+            return Some(format!("{name} has room for {} entries", info.max_entries()));
+        }
+    }
+    None
+}
+
+/// Kind, sizes and capacity of a map.
+fn wanted(name: &str, options: Option<&LoadOptions>) -> (MapType, usize, usize, Option<u32>) {
+    const WORD: usize = size_of::<u32>();
+    match name {
+        "FLOWS" => {
+            let flows = options.map(|options| options.flows);
+            (MapType::Hash, size_of::<FlowKey>(), size_of::<FlowCounters>(), flows)
+        }
+        "RETIRED" => (MapType::Hash, size_of::<RetiredKey>(), size_of::<FlowCounters>(), None),
+        "OVERFLOW" => {
+            let sources = options.map(|options| options.overflow);
+            (MapType::Hash, size_of::<SpillKey>(), size_of::<SpillCounters>(), sources)
+        }
+        "SHARES" => (MapType::Array, WORD, size_of::<u64>(), Some(2 * SHARE_CELLS)),
+        "FRAGMENTS" => (MapType::LruHash, size_of::<FragmentKey>(), size_of::<FragmentOwner>(), None),
+        _ => (MapType::PerCpuArray, WORD, size_of::<Totals>(), Some(1)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sha2::{Digest, Sha256};
+
+    use super::*;
+
+    /// Changes with what the tables' keys and values are. If it is another one than here, raise [`LAYOUT`]
+    /// where their meaning changed too, and note the new one.
+    #[test]
+    fn the_layout_is_that_of_the_sources() {
+        let sources = [
+            include_str!("../../../mailflow-common/src/counters.rs"),
+            include_str!("../../../mailflow-common/src/key.rs"),
+            include_str!("../../../mailflow-common/src/source.rs"),
+            include_str!("../../../mailflow-common/src/totals.rs"),
+        ];
+        let mut hash = Sha256::new();
+        for line in sources.iter().flat_map(|source| source.lines()).map(str::trim) {
+            // Fields of the structs: `pub name: type,`.
+            if line.starts_with("pub ") && line.ends_with(',') && line.contains(": ") {
+                hash.update(line);
+            }
+        }
+        let hash: String = hash.finalize().iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!((LAYOUT, hash.as_str()), (1, "c3d1c92b"));
+    }
+
+    #[test]
+    fn names_have_no_dots_and_stay_apart() {
+        let name = |interface| link_name(interface, Direction::Egress);
+        assert_eq!(name("eth0.100"), "link-egress-eth0~100");
+        assert_ne!(name("a~b"), name("a.b"));
+    }
+}

@@ -1,0 +1,106 @@
+//! Giving up capabilities once everything is loaded and attached.
+
+use caps::{CapSet, Capability, CapsHashSet};
+
+use crate::kernel::KernelVersion;
+
+/// The first kernel that lets whoever has a map or a program use it, whatever
+/// `kernel.unprivileged_bpf_disabled` says.
+const USE_WITHOUT_BPF: KernelVersion = KernelVersion(5, 19);
+
+/// What the agent goes on using on a kernel, as far as it was given, with the reasons.
+pub fn needed_after_start(version: KernelVersion) -> Vec<(Capability, &'static str)> {
+    let hooks = "the kernel says only then which programs are at a hook, and which is the first";
+    let names = "the names of others' programs; the shipped unit does without";
+    let mut needed = vec![(Capability::CAP_NET_ADMIN, hooks), (Capability::CAP_SYS_ADMIN, names)];
+    if version < USE_WITHOUT_BPF {
+        needed.push((Capability::CAP_BPF, "the kernel refuses every bpf(2) command without it"));
+    }
+    needed
+}
+
+/// Takes all capabilities from this thread, and from those that it starts: for threads that need none.
+pub fn give_up_all() {
+    // A thread that has some left has what it was started with; `who_has_some` tells.
+    let _ = give_up(&CapsHashSet::new());
+}
+
+/// Takes all capabilities from this thread but those that this kernel asks for; the names of those left.
+///
+/// # Errors
+/// The system refuses.
+pub fn give_up_what_is_not_needed(version: KernelVersion) -> Result<Vec<String>, caps::errors::CapsError> {
+    let held = caps::read(None, CapSet::Permitted)?;
+    let needed: CapsHashSet = needed_after_start(version)
+        .into_iter()
+        .map(|(capability, _)| capability)
+        .filter(|capability| held.contains(capability))
+        .collect();
+    give_up(&needed)?;
+    let mut names: Vec<String> = needed.iter().map(ToString::to_string).collect();
+    names.sort();
+    Ok(names)
+}
+
+fn give_up(keep: &CapsHashSet) -> Result<(), caps::errors::CapsError> {
+    // The bounding set first: that takes a capability itself. Nothing is started from here, so it hardly
+    // matters, and without CAP_SETPCAP it stays.
+    if caps::has_cap(None, CapSet::Effective, Capability::CAP_SETPCAP)? {
+        for capability in caps::runtime::thread_all_supported() {
+            if !keep.contains(&capability) {
+                caps::drop(None, CapSet::Bounding, capability)?;
+            }
+        }
+    }
+    // Not known before Linux 4.3, which is older than the program's floor.
+    caps::clear(None, CapSet::Ambient)?;
+    caps::clear(None, CapSet::Inheritable)?;
+    caps::set(None, CapSet::Effective, keep)?;
+    caps::set(None, CapSet::Permitted, keep)
+}
+
+/// The threads of this process that hold capabilities, with what they hold, as hexadecimal digits.
+pub fn who_has_some() -> Vec<(String, String)> {
+    let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let held = tasks.filter_map(|task| {
+        let status = std::fs::read_to_string(task.path().join("status")).ok()?;
+        let field =
+            |name: &str| Some(status.lines().find_map(|line| line.strip_prefix(name))?.trim().to_owned());
+        let permitted = field("CapPrm:")?;
+        permitted.bytes().any(|digit| digit != b'0').then_some((field("Name:")?, permitted))
+    });
+    held.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn older_kernels_leave_more() {
+        let needed = |version| {
+            needed_after_start(version)
+                .into_iter()
+                .map(|(capability, _)| capability.to_string())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(needed(KernelVersion(6, 6)), ["CAP_NET_ADMIN", "CAP_SYS_ADMIN"]);
+        assert_eq!(needed(KernelVersion(5, 10)), ["CAP_NET_ADMIN", "CAP_SYS_ADMIN", "CAP_BPF"]);
+    }
+
+    #[test]
+    fn a_thread_gives_up_its_own() {
+        let left = std::thread::spawn(|| {
+            give_up_all();
+            let sets = [
+                CapSet::Effective,
+                CapSet::Permitted,
+                CapSet::Inheritable,
+                CapSet::Ambient,
+                CapSet::Bounding,
+            ];
+            sets.map(|set| caps::read(None, set).unwrap().len())
+        });
+        assert_eq!(left.join().unwrap(), [0; 5], "this test needs root");
+    }
+}

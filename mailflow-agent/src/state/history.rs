@@ -1,0 +1,188 @@
+//! The records that the rules have judged and the alerts that were told, since the last state.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    entry::Judged,
+    frames::{self, Appender},
+};
+use crate::engine::event::{Alert, AlertState};
+
+const PREFIX: &str = "history-";
+
+/// Something that was.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Past {
+    /// The rules judged a record.
+    Judged(Judged),
+    /// An alert was told.
+    Told(Told),
+    /// A state of this moment has all that was before.
+    Kept(u64),
+}
+
+/// An alert event, as far as it takes to know it again.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Told {
+    fingerprint: String,
+    starts_at: u64,
+    at: u64,
+    resolved: bool,
+}
+
+impl Told {
+    /// An alert event.
+    pub fn of(alert: &Alert) -> Self {
+        Self {
+            fingerprint: alert.fingerprint.clone(),
+            starts_at: alert.starts_at.as_nanos(),
+            at: alert.time.as_nanos(),
+            resolved: alert.state == AlertState::Resolved,
+        }
+    }
+}
+
+/// What was after the state of this moment.
+pub(super) fn since(mut past: Vec<Past>, state: u64) -> Vec<Past> {
+    // A state that was about to be written when the agent died is not there.
+    let kept = past.iter().rposition(|past| matches!(past, Past::Kept(now) if *now <= state));
+    past.drain(..kept.map_or(0, |kept| kept + 1));
+    past
+}
+
+/// The files.
+#[derive(Debug)]
+pub(super) struct History {
+    directory: PathBuf,
+    /// The one that is written, if there is one.
+    current: Option<Appender>,
+    next: u64,
+}
+
+impl History {
+    /// All of it, in its order.
+    pub(super) fn read(directory: &Path) -> io::Result<Vec<Past>> {
+        let mut past = Vec::new();
+        for (_, path) in files(directory)? {
+            past.extend(frames::read(&path)?.iter().filter_map(|frame| Past::read(frame)));
+        }
+        Ok(past)
+    }
+
+    /// Removes all of it.
+    pub(super) fn clear(directory: &Path) -> io::Result<()> {
+        files(directory)?.into_iter().try_for_each(|(_, path)| fs::remove_file(path))
+    }
+
+    /// Goes on after what is there.
+    pub(super) fn open(directory: &Path) -> io::Result<Self> {
+        let next = files(directory)?.last().map_or(0, |(number, _)| number + 1);
+        Ok(Self { directory: directory.to_owned(), current: None, next })
+    }
+
+    /// Appends.
+    pub(super) fn write(&mut self, past: impl IntoIterator<Item = Past>) -> io::Result<()> {
+        let mut past = past.into_iter().peekable();
+        if past.peek().is_none() {
+            return Ok(());
+        }
+        let current = match &mut self.current {
+            Some(current) => current,
+            none => {
+                let path = self.directory.join(format!("{PREFIX}{:012}", self.next));
+                self.next += 1;
+                none.insert(Appender::open(&path)?)
+            }
+        };
+        for past in past {
+            current.add(&past.bytes()?);
+        }
+        current.write()
+    }
+
+    /// Removes all of it, and begins anew.
+    pub(super) fn forget(&mut self) -> io::Result<()> {
+        self.current = None;
+        Self::clear(&self.directory)
+    }
+}
+
+impl Past {
+    fn bytes(&self) -> io::Result<Vec<u8>> {
+        // The first byte tells them apart.
+        let (kind, bytes) = match self {
+            Self::Judged(judged) => (0, judged.bytes()),
+            Self::Told(told) => (1, postcard::to_stdvec(told)),
+            Self::Kept(now) => (2, postcard::to_stdvec(now)),
+        };
+        let mut frame = vec![kind];
+        frame.extend(bytes.map_err(io::Error::other)?);
+        Ok(frame)
+    }
+
+    fn read(frame: &[u8]) -> Option<Self> {
+        match frame.split_first()? {
+            (0, bytes) => Judged::read(bytes).map(Self::Judged),
+            (1, bytes) => postcard::from_bytes(bytes).ok().map(Self::Told),
+            (2, bytes) => postcard::from_bytes(bytes).ok().map(Self::Kept),
+            _ => None,
+        }
+    }
+}
+
+/// The files that are there, oldest first.
+fn files(directory: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let number =
+            name.to_str().and_then(|name| name.strip_prefix(PREFIX)).and_then(|number| number.parse().ok());
+        files.extend(number.map(|number| (number, entry.path())));
+    }
+    files.sort_unstable();
+    Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::entry::tests::some_flow, *};
+    use crate::engine::{flow::RecordReason, time::Time};
+
+    fn judged(seconds: u64) -> Past {
+        let at = Time::from_nanos(seconds * 1_000_000_000);
+        Past::Judged(Judged {
+            at,
+            flow: some_flow(seconds as u16),
+            reason: RecordReason::Closed,
+            open: false,
+        })
+    }
+
+    #[test]
+    fn it_goes_on_and_is_forgotten_with_a_state() {
+        let directory = std::env::temp_dir().join(format!("mailflow-history-{}", std::process::id()));
+        fs::create_dir_all(&directory).unwrap();
+        let told = Past::Told(Told { fingerprint: "f".to_owned(), starts_at: 1, at: 2, resolved: true });
+        let mut history = History::open(&directory).unwrap();
+        history.write([judged(1), told.clone()]).unwrap();
+        history.write([Past::Kept(5), judged(2)]).unwrap();
+        let mut again = History::open(&directory).unwrap();
+        again.write([judged(3)]).unwrap();
+        let all = History::read(&directory).unwrap();
+        assert_eq!(all, [judged(1), told, Past::Kept(5), judged(2), judged(3)]);
+        assert_eq!(since(all.clone(), 5), [judged(2), judged(3)]);
+        assert_eq!(since(all.clone(), 4), all, "that state was never written");
+        again.forget().unwrap();
+        assert_eq!(History::read(&directory).unwrap(), []);
+        again.write([judged(4)]).unwrap();
+        assert_eq!(History::read(&directory).unwrap(), [judged(4)]);
+        History::clear(&directory).unwrap();
+        fs::remove_dir(directory).unwrap();
+    }
+}

@@ -1,0 +1,145 @@
+//! One end at a time.
+
+use std::{process::Command, time::Duration};
+
+use mailflow_tests::lab::{agent_binary, wait_for};
+use serde_json::Value;
+
+use crate::gateway::{Gateway, add, kill};
+
+#[test]
+fn a_killed_agent_is_followed_by_one_that_knows_all() {
+    let gateway = Gateway::new(4);
+    let agent = gateway.start("", &[]);
+    let mut sent = [0; 2];
+    let mut open = gateway.open();
+    open.talk();
+    for _ in 0..3 {
+        add(&mut sent, gateway.send());
+    }
+    let window = |agent: &mailflow_tests::lab::Agent, value: u32| {
+        let series = format!(
+            "mailflow_window_value{{rule=\"many\",condition=\"count\",source=\"10.20.0.2\"}} {value}"
+        );
+        wait_for(&series, Duration::from_secs(20), || Ok(agent.metrics()?.contains(&series).then_some(())))
+            .unwrap_or_else(|error| panic!("{error:#}\n{}", agent.log()));
+    };
+    window(&agent, 3);
+    kill(agent);
+    // Nobody looks, and all of it is counted.
+    open.talk();
+    add(&mut sent, gateway.send());
+    let agent = gateway.start("", &[]);
+    assert!(agent.log().contains("took over the link of the agent before"), "{}", agent.log());
+    window(&agent, 4);
+    let alerts = wait_for("the alert", Duration::from_secs(10), || {
+        Ok(Some(agent.alerts()).filter(|alerts| !alerts.is_empty()))
+    });
+    let alert: Value = serde_json::from_str(&alerts.unwrap()[0]).unwrap();
+    assert_eq!(
+        (&alert["alert"]["value"], alert["flows"].as_array().unwrap().len()),
+        (&4.into(), 4),
+        "with all its evidence"
+    );
+    kill(agent);
+    let agent = gateway.start("", &[]);
+    open.talk();
+    add(&mut sent, open.end());
+    gateway.expect(&agent, sent);
+    window(&agent, 5);
+    assert_eq!(agent.alerts().len(), 1, "one incident, one alert: {:#?}", agent.alerts());
+    let metrics = agent.metrics().unwrap();
+    for line in [
+        "mailflow_alerts{rule=\"many\",state=\"firing\"} 1",
+        "mailflow_conservation_difference_packets{direction=\"up\"} 0",
+        "mailflow_conservation_difference_packets{direction=\"down\"} 0",
+    ] {
+        assert!(metrics.contains(line), "no {line} in\n{metrics}");
+    }
+}
+
+#[test]
+fn a_stop_that_keeps_leaves_the_programs_counting() {
+    let gateway = Gateway::new(100);
+    let mut agent = gateway.start("--keep", &[]);
+    let mut open = gateway.open();
+    open.talk();
+    let mut sent = gateway.send();
+    assert_eq!(agent.stop().unwrap().code(), Some(0));
+    assert!(gateway.pins().join("v1").exists());
+    open.talk();
+    add(&mut sent, gateway.send());
+    let mut agent = gateway.start("", &[]);
+    add(&mut sent, open.end());
+    gateway.expect(&agent, sent);
+    // Without --keep nothing stays.
+    assert_eq!(agent.stop().unwrap().code(), Some(0));
+    let left: Vec<_> =
+        std::fs::read_dir(gateway.pins()).unwrap().flatten().map(|entry| entry.path()).collect();
+    assert_eq!(left, Vec::<std::path::PathBuf>::new());
+    gateway.send();
+    let agent = gateway.start("", &[]);
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(gateway.recorded(), sent, "what passed while nothing was attached was not counted");
+    drop(agent);
+}
+
+#[test]
+fn another_layout_goes_on_with_empty_tables() {
+    let gateway = Gateway::new(3);
+    let agent = gateway.start("", &[]);
+    let mut open = gateway.open();
+    open.talk();
+    let mut sent = gateway.send();
+    kill(agent);
+    open.talk();
+    add(&mut sent, gateway.send());
+    let agent = gateway.start("", &[("MAILFLOW_TEST_LAYOUT", "2")]);
+    assert!(gateway.pins().join("v2").exists() && !gateway.pins().join("v1").exists());
+    open.talk();
+    add(&mut sent, open.end());
+    gateway.expect(&agent, sent);
+    assert_eq!(agent.alerts().len(), 1, "{:#?}", agent.alerts());
+}
+
+#[test]
+fn another_capacity_and_an_unknown_layout() {
+    let gateway = Gateway::new(100);
+    let agent = gateway.start("", &[("MAILFLOW_TEST_LAYOUT", "7")]);
+    let mut sent = gateway.send();
+    gateway.expect(&agent, sent);
+    kill(agent);
+    gateway.configure(100, "flow_table: { flows: 1000 }\n");
+    let agent = gateway.start("", &[]);
+    assert!(agent.log().contains("aside-v7"), "an unknown layout is named:\n{}", agent.log());
+    add(&mut sent, gateway.send());
+    kill(agent);
+    gateway.configure(100, "flow_table: { flows: 2000 }\n");
+    add(&mut sent, gateway.send());
+    let agent = gateway.start("", &[]);
+    assert!(agent.log().contains("FLOWS has room for 1000 entries"), "{}", agent.log());
+    add(&mut sent, gateway.send());
+    gateway.expect(&agent, sent);
+}
+
+#[test]
+fn a_second_agent_names_the_first() {
+    let gateway = Gateway::new(100);
+    let mut agent = gateway.start("", &[]);
+    let folder = gateway.lab.folder();
+    let run = |pins: &str, state: &str| {
+        let mut command = Command::new(agent_binary().unwrap());
+        command.args(["run", "--interface", "lo", "--metrics", "off", "--control", "off"]);
+        command.args(["--pins", pins, "--state", state]);
+        let output = command.output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let pid = agent.process().pid();
+    let (pins, state) = (gateway.pins(), folder.join("state"));
+    let (pins, state) = (pins.to_str().unwrap(), state.to_str().unwrap());
+    for (pins, state) in [(pins, "/nonexistent"), ("off", state)] {
+        let (code, said) = run(pins, state);
+        assert_eq!(code, Some(1), "{said}");
+        assert!(said.contains(&format!("in use by another agent, process {pid}")), "{said}");
+    }
+}
