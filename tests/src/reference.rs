@@ -5,6 +5,8 @@
 mod history;
 #[path = "reference/incident.rs"]
 mod incident;
+#[path = "reference/terms.rs"]
+mod terms;
 
 use std::{collections::HashSet, net::IpAddr, time::Duration};
 
@@ -16,6 +18,7 @@ use mailflow_common::{App, FlowKey};
 
 pub use history::{Connection, Mark, Packet, Talk};
 pub use incident::{Told, alerts, values};
+pub use terms::{Said, said};
 
 /// Nanoseconds.
 pub type Nanos = u64;

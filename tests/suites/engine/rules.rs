@@ -1,13 +1,16 @@
 //! R1 and its variations.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, HashSet},
+    time::Duration,
+};
 
 use mailflow_agent::engine::{
     assets::Member,
     event::Severity,
     settings::{
-        Condition, GroupBy, Kind, Layer, Level, Match, Measure, Rule, SizeKind, SizeTest, Term, Transport,
-        Window, WindowKind,
+        Condition, End, GroupBy, Kind, Layer, Level, Match, Measure, Quantity, Rule, SizeKind, SizeTest,
+        Term, Transport, Window, WindowKind,
     },
 };
 use mailflow_common::App;
@@ -79,5 +82,80 @@ fn any_rule() -> impl Strategy<Value = Rule> {
         resolve_after: pace.0,
         repeat_interval: pace.1,
         ..r1()
+    })
+}
+
+/// One to three rules of every kind of condition but `first_seen`, by every grouping.
+pub(crate) fn compound() -> impl Strategy<Value = Vec<Rule>> {
+    prop::collection::vec(any_compound(), 1..4).prop_map(|rules| {
+        let named = |(n, rule): (usize, Rule)| Rule { name: format!("c{n}").into(), ..rule };
+        rules.into_iter().enumerate().map(named).collect()
+    })
+}
+
+fn any_term() -> impl Strategy<Value = Term> {
+    let kind = || prop::sample::select(&Kind::ALL[..]);
+    let end = prop::sample::select(&[End::Source, End::Destination, End::Port][..]);
+    let few = || (1u64..8).prop_flat_map(|least| (Just(least), 1..=least));
+    let much = prop_oneof![Just(3_000u64), Just(20_000), Just(100_000)];
+    let some = prop_oneof![Just(2u64), Just(6), Just(20)];
+    let part = prop::sample::select(&[250_000u64, 500_000, 1_000_000][..]);
+    let quantity = prop::sample::select(&Quantity::ALL[..]);
+    let measure = prop_oneof![
+        3 => (kind(), few()).prop_map(|(kind, (least, below))| (Measure::Count(kind), least, below)),
+        2 => (quantity, much, some).prop_map(|(quantity, much, some)| {
+            let small = matches!(quantity, Quantity::Messages | Quantity::PacketsUp | Quantity::PacketsDown);
+            let least = if small { some } else { much };
+            (Measure::Sum(quantity), least, least * 4 / 5)
+        }),
+        2 => (end, kind(), few())
+            .prop_map(|(of, among, (least, below))| (Measure::Distinct { of, among }, least, below)),
+        1 => (kind(), kind(), part).prop_map(|(of, to, part)| (Measure::Ratio { of, to }, part, part * 4 / 5)),
+    ];
+    let seconds = prop::sample::select(&[30u64, 300, 1_800, 3_600][..]);
+    let moves = prop_oneof![4 => Just(WindowKind::Sliding), 1 => Just(WindowKind::Tumbling)];
+    (measure, seconds, moves).prop_map(|((measure, at_least, resolve_below), seconds, kind)| Term {
+        measure,
+        window: Window { length: Duration::from_secs(seconds), kind },
+        level: Level { at_least, resolve_below: resolve_below.max(1) },
+    })
+}
+
+fn any_compound() -> impl Strategy<Value = Rule> {
+    let group = prop_oneof![
+        3 => Just(GroupBy::Source),
+        2 => Just(GroupBy::SourceAndDestination),
+        1 => Just(GroupBy::Destination),
+        1 => Just(GroupBy::Group),
+    ];
+    let size = prop_oneof![2 => Just(None), 1 => Just(r1().matching.size)];
+    let pace = (prop::sample::select(&[0u64, 5, 600][..]), prop::sample::select(&[60u64, 3_600][..]));
+    // Alerts name a term by what it measures and its window.
+    let apart = |terms: &Vec<Term>| {
+        let names: HashSet<_> = terms.iter().map(|term| (term.measure, term.window.length)).collect();
+        names.len() == terms.len()
+    };
+    let terms = prop::collection::vec(any_term(), 1..4).prop_filter("two terms alike", apart);
+    (terms, 0..4u8, group, size, pace).prop_map(|(terms, shape, group_by, size, pace)| {
+        let term = Condition::Term;
+        let condition = match (terms.len(), shape) {
+            (1, _) => term(0),
+            (2, 0 | 1) => Condition::Any(vec![term(0), term(1)]),
+            (2, _) => Condition::All(vec![term(0), term(1)]),
+            (_, 0) => Condition::Any(vec![term(0), term(1), term(2)]),
+            (_, 1) => Condition::All(vec![term(0), term(1), term(2)]),
+            (_, 2) => Condition::Any(vec![term(0), Condition::All(vec![term(1), term(2)])]),
+            (_, _) => Condition::All(vec![term(0), Condition::Any(vec![term(1), term(2)])]),
+        };
+        Rule {
+            matching: Match { size, ..r1().matching },
+            window: terms[0].window,
+            terms,
+            condition,
+            group_by,
+            resolve_after: Duration::from_secs(pace.0),
+            repeat_interval: Duration::from_secs(pace.1),
+            ..r1()
+        }
     })
 }
