@@ -32,6 +32,16 @@ fn it_takes_no_capability_beyond_those_of_loading_and_attaching() {
 }
 
 #[test]
+fn it_is_up_when_it_counts_and_watched_from_then_on() {
+    let unit = text(UNIT);
+    assert_eq!(
+        (values(&unit, "Type"), values(&unit, "Restart")),
+        (vec!["notify".to_owned()], vec!["on-failure".to_owned()])
+    );
+    assert_eq!(values(&unit, "WatchdogSec"), ["30s"]);
+}
+
+#[test]
 fn a_reload_checks_the_configuration_that_it_runs_with() {
     let unit = text(UNIT);
     let file = "/etc/mailflow/mailflow.yaml";
