@@ -19,6 +19,7 @@ mod resume;
 pub mod ruletest;
 mod service;
 mod view;
+mod windows;
 
 use std::{io, path::Path, sync::Arc, time::Duration};
 

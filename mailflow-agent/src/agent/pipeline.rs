@@ -17,6 +17,7 @@ use super::{
     report::{self, Room},
     resume,
     view::{Shown, View},
+    windows::Windows,
 };
 use crate::{
     clock,
@@ -46,6 +47,7 @@ pub(super) struct Pipeline {
     tables: FlowTable,
     room: Room,
     delivery: Delivery,
+    windows: Windows,
     lists: ListWatch,
     keeper: Keeper,
 }
@@ -144,6 +146,7 @@ impl Pipeline {
             info!(rule = %rule.name, version = rule.version, "rule");
         }
         let mut engine = Engine::new(config.engine.clone());
+        engine.set_epoch(clock::epoch());
         let sinks = Sinks {
             outputs,
             view,
@@ -178,6 +181,7 @@ impl Pipeline {
             tables: config.flow_table,
             room: Room::Enough,
             delivery: Delivery::default(),
+            windows: Windows::default(),
             lists: ListWatch::new(config.lists.clone(), &config.engine.internal),
             config,
         })
@@ -192,7 +196,7 @@ impl Pipeline {
     pub(super) fn poll(&mut self) -> Result<()> {
         let now = clock::now();
         let moment = (now, clock::epoch());
-        let Self { kernel, engine, sinks, tables, room, delivery, lists, keeper, .. } = self;
+        let Self { kernel, engine, sinks, tables, room, delivery, lists, keeper, windows, .. } = self;
         if sinks.drained() {
             keeper.written();
         }
@@ -201,12 +205,17 @@ impl Pipeline {
         }
         kernel.follow(now, Verify::WhenDue);
         let before = kernel.totals()?;
+        // The wall clock may have been set: hours and the ends of allow-lists are its.
+        engine.set_epoch(moment.1);
         let drain = cycle::look(kernel, engine, keeper, moment, |effects| sinks.take(moment, effects))?;
         keeper.over(kernel, engine, now, sinks.drained(), || sinks.firing());
         let view = report::kernel_view(kernel, &before, tables, delivery, drain)?;
         room.note(&view);
+        let shown = windows.show(engine, now);
         let mut numbers = sinks.view.numbers();
-        numbers.windows = engine.windows(now);
+        if let Some(shown) = shown {
+            numbers.windows = shown;
+        }
         numbers.kernel = Some(view);
         drop(numbers);
         sinks.view.agent.polled(clock::now().since(now));

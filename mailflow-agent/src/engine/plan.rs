@@ -8,7 +8,7 @@ use super::{
     inputs::Inputs,
     rule::Ends,
     settings::{Condition, End, GroupBy, Kind, Level, Measure, Rule, Term},
-    store::{Frame, Gain, Mark, Shape, Store, Until},
+    store::{Frame, Gain, Mark, PARTS, Shape, Store, Until},
     tally::{Kinds, Quantities},
     time::Time,
 };
@@ -46,6 +46,7 @@ impl Plan {
             let levels = rule.thresholds.iter().filter_map(|thresholds| thresholds.levels.get(index));
             let need = levels.chain([&term.level]).map(|level| level.at_least).max().unwrap_or(1);
             let shape = Shape::new(term.window, need, lateness);
+            let shape = if rule.terms.len() > 1 { shape.with_room(PARTS as usize + 1) } else { shape };
             Frame { measure: term.measure, shape, need, learnt: Time::ZERO }
         };
         let frames: Vec<Frame> = rule.terms.iter().enumerate().map(frame).collect();

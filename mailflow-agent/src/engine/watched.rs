@@ -133,7 +133,8 @@ impl Watched {
                 let shown = Shown { terms, ..self.flows(around, decided, starts_at) };
                 let alert =
                     alert::firing(&plan.rule, around.subject, around.internal, starts_at, decided, shown);
-                let until = plan.until(self.stores(), levels).unwrap_or(starts_at);
+                // A ratio may have decided, which does not say for how long.
+                let until = plan.until(self.stores(), levels).map_or(starts_at, |until| until.max(starts_at));
                 let incident = Incident::new(&plan.rule, around.clock, until, alert.clone());
                 self.state = State::Firing(Box::new((incident, decided)));
                 Some(alert)

@@ -248,7 +248,8 @@ impl<'a> Walk<'a> {
         let decided = self.leading(&self.rule.condition, starts_at).unwrap_or(0);
         let interval = nanos(self.rule.repeat_interval);
         let repeat = (1..).map(|n| starts_at + n * interval).find(|repeat| *repeat > clock).unwrap();
-        let firing = Firing { starts_at, holds_until: holds_until.unwrap_or(starts_at), repeat, decided };
+        let firing =
+            Firing { starts_at, holds_until: holds_until.unwrap_or(0).max(starts_at), repeat, decided };
         self.say(AlertState::Firing, starts_at, &firing, None, starts_at);
         self.firing = Some(firing);
     }

@@ -135,9 +135,11 @@ fn what_is_wrong_changes_nothing() {
 
 #[test]
 fn rules_change_and_windows_stay() {
+    // An allow-list that is over by the wall clock suppresses nothing.
+    let over = "allow: [{ source: internal, reason: test, until: 2020-01-01 }]\n";
     let rule = |name: &str, at_least: u32, window: &str| {
         format!(
-            "{ONE}timeouts: {{ closed: 100ms }}\nrules:\n  - {{ name: {name}, match: {{ applications: [smtp, other] }}, window: {{ length: {window} }}, condition: {{ count: {{ at_least: {at_least} }} }} }}\n"
+            "{ONE}{over}timeouts: {{ closed: 100ms }}\nrules:\n  - {{ name: {name}, match: {{ applications: [smtp, other] }}, window: {{ length: {window} }}, condition: {{ count: {{ at_least: {at_least} }} }} }}\n"
         )
     };
     let gateway = Gateway::new(&rule("few", 100, "1h"));

@@ -10,7 +10,10 @@ mod times;
 use serde::{Deserialize, Serialize};
 
 use self::{ends::Ends, series::Series, sightings::Sightings, times::Times};
-pub(super) use self::{ends::Mark, shape::Shape};
+pub(super) use self::{
+    ends::Mark,
+    shape::{PARTS, Shape},
+};
 use super::{
     event::Value,
     settings::{Level, Measure},

@@ -37,6 +37,12 @@ impl Shape {
         Self { kind: window.kind, length, retention: length + lateness, capacity }
     }
 
+    /// With room for at least so many events. Where a count is one of several terms, no incident may last while
+    /// it holds, and what is forgotten might have mattered to a late record.
+    pub(in super::super) fn with_room(self, events: usize) -> Self {
+        Self { capacity: self.capacity.max(events), ..self }
+    }
+
     /// W + L: how long an event can matter.
     pub(in super::super) fn retention(&self) -> Duration {
         self.retention
