@@ -70,24 +70,32 @@ fn the_engine_knows_no_clock_no_io_no_kernel_and_no_sink() {
     assert_eq!(mentions("mailflow-agent/src/engine", &words), NOTHING);
 }
 
+/// The agent's rooms that are held to what all but a few of them keep to.
+const ROOMS: [&str; 15] = [
+    "agent",
+    "capture",
+    "cli",
+    "config",
+    "control",
+    "engine",
+    "flowlog",
+    "http",
+    "kernel",
+    "sink",
+    "state",
+    "main.rs",
+    "clock.rs",
+    "packed.rs",
+    "signal.rs",
+];
+
+fn rooms_but(free: &[&str]) -> impl Iterator<Item = &'static str> {
+    ROOMS.into_iter().filter(|room| !free.contains(room))
+}
+
 #[test]
 fn only_the_kernel_seam_knows_aya() {
-    for room in [
-        "agent",
-        "capture",
-        "cli",
-        "config",
-        "control",
-        "engine",
-        "flowlog",
-        "http",
-        "sink",
-        "state",
-        "main.rs",
-        "clock.rs",
-        "packed.rs",
-        "signal.rs",
-    ] {
+    for room in rooms_but(&["kernel"]) {
         assert_eq!(mentions(&format!("mailflow-agent/src/{room}"), &["aya::"]), NOTHING);
     }
 }
@@ -130,43 +138,14 @@ fn flow_logs_know_no_rule_and_no_sink() {
 #[test]
 fn only_the_clock_reads_clocks() {
     let words = ["SystemTime::now", "Instant::now", "clock_gettime"];
-    for room in [
-        "agent",
-        "capture",
-        "cli",
-        "config",
-        "control",
-        "engine",
-        "flowlog",
-        "http",
-        "kernel",
-        "sink",
-        "state",
-        "main.rs",
-        "packed.rs",
-        "signal.rs",
-    ] {
+    for room in rooms_but(&["clock.rs"]) {
         assert_eq!(mentions(&format!("mailflow-agent/src/{room}"), &words), NOTHING);
     }
 }
 
 #[test]
 fn unsafe_code_stays_at_the_kernel() {
-    for room in [
-        "agent",
-        "capture",
-        "cli",
-        "config",
-        "control",
-        "engine",
-        "flowlog",
-        "http",
-        "sink",
-        "state",
-        "main.rs",
-        "packed.rs",
-        "signal.rs",
-    ] {
+    for room in rooms_but(&["kernel", "clock.rs"]) {
         assert_eq!(mentions(&format!("mailflow-agent/src/{room}"), &["unsafe "]), NOTHING);
     }
 }

@@ -158,10 +158,7 @@ impl Evaluator {
             let taken = tally.of(index);
             let (kinds, gains) = (shows - taken.kinds, has.since(&taken.given));
             tally.set(index, Taken { kinds: taken.kinds | shows, given: has });
-            let known = match rule.allowed(&ends, time, self.epoch) {
-                Some(_) => Known::Allowed,
-                None => Known::No,
-            };
+            let known = known(rule, &ends, time, self.epoch);
             if kinds.contains(Kinds::FLOWS) {
                 let suppressed = known == Known::Allowed;
                 effects.qualified.push(Qualified { rule: Arc::clone(&rule.name), key: flow.key, suppressed });
@@ -208,10 +205,7 @@ impl Evaluator {
                 && matching.protocols.iter().any(|wanted| wanted.number() == gain.protocol);
             let subject = Subject::of_client(rule.group_by, client, &source, self.v6_source_prefix);
             let Some(subject) = subject.filter(|_| counts) else { continue };
-            let known = match rule.allowed(&ends, gain.time, self.epoch) {
-                Some(_) => Known::Allowed,
-                None => Known::No,
-            };
+            let known = known(rule, &ends, gain.time, self.epoch);
             // A rule that looks at each flow cannot say anything about flows that it does not see.
             let each = matching.size.is_some() || matching.sessions_only || !matching.bounds.is_empty();
             watch.lane(known).1.overflow(subject.clone(), gain.time);
@@ -421,15 +415,17 @@ impl Evaluator {
             self.shard = (self.shard + 1) % SHARDS;
             for watch in &mut self.watches {
                 for known in [Known::No, Known::Allowed] {
-                    let (plan, lane) = match known {
-                        Known::No => (&watch.plan, &mut watch.unknown),
-                        Known::Allowed => (&watch.plan, &mut watch.allowed),
-                    };
+                    let (plan, lane) = watch.lane(known);
                     lane.sweep(plan, self.shard, self.clock);
                 }
             }
         }
     }
+}
+
+/// Which flows one between these ends is taken together with.
+fn known(rule: &Rule, ends: &Ends<'_>, time: Time, epoch: Epoch) -> Known {
+    if rule.allowed(ends, time, epoch).is_some() { Known::Allowed } else { Known::No }
 }
 
 /// Books news of a subject; `keep` is called when they were taken.

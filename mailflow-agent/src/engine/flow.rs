@@ -94,7 +94,7 @@ pub enum RecordReason {
 }
 
 impl RecordReason {
-    /// Every reason.
+    /// Every reason, in an order that stays: what is kept on disk names them by their place.
     pub const ALL: [RecordReason; 4] =
         [RecordReason::Closed, RecordReason::Idle, RecordReason::Active, RecordReason::Shutdown];
 

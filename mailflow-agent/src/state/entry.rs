@@ -133,7 +133,7 @@ impl Entry {
 
 impl Judged {
     pub(super) fn bytes(&self) -> Result<Vec<u8>, postcard::Error> {
-        let reason = REASONS.iter().position(|reason| *reason == self.reason).unwrap_or(0);
+        let reason = RecordReason::ALL.iter().position(|reason| *reason == self.reason).unwrap_or(0);
         postcard::to_stdvec(&Line::Judged(self.at.as_nanos(), plain(&self.flow), reason as u8, self.open))
     }
 
@@ -143,17 +143,13 @@ impl Judged {
             Line::Judged(at, plain, reason, open) => Some(Self {
                 at: Time::from_nanos(at),
                 flow: flow(plain)?,
-                reason: *REASONS.get(usize::from(reason))?,
+                reason: *RecordReason::ALL.get(usize::from(reason))?,
                 open,
             }),
             _ => None,
         }
     }
 }
-
-/// By their numbers in the history.
-const REASONS: [RecordReason; 4] =
-    [RecordReason::Closed, RecordReason::Idle, RecordReason::Active, RecordReason::Shutdown];
 
 fn way(way: &Direction) -> Way {
     let Direction { packets, bytes, payload, data_packets, data_bytes, last } = *way;

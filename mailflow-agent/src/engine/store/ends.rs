@@ -9,7 +9,7 @@ use thin_vec::ThinVec;
 
 use super::{
     super::{event::Value, time::Time},
-    Shape,
+    Shape, forget, last_run,
 };
 
 /// An end as bytes: an address (IPv4 mapped to IPv6) or a port.
@@ -45,12 +45,7 @@ impl Ends {
     /// Forgets what cannot matter at `clock` any more.
     pub(super) fn prune(&mut self, shape: &Shape, clock: Time) {
         let old = self.entries.partition_point(|(last, _)| !shape.matters(*last, clock));
-        if old > 0 {
-            self.entries.drain(..old);
-            if self.entries.len() * 4 < self.entries.capacity() {
-                self.entries.shrink_to_fit();
-            }
-        }
+        forget(&mut self.entries, old);
     }
 
     /// How many distinct ends the window that ends at `time` holds.
@@ -63,11 +58,7 @@ impl Ends {
 
     /// Until when there last were, or will have been, `hold` of them.
     pub(super) fn until(&self, shape: &Shape, hold: u64) -> Option<Time> {
-        let hold = usize::try_from(hold).unwrap_or(usize::MAX).max(1);
-        self.entries.windows(hold).rev().find_map(|run| {
-            let (oldest, newest) = (run.first()?.0, run.last()?.0);
-            shape.reaches(oldest, newest).then(|| shape.leaves(oldest))
-        })
+        last_run(&self.entries, |(last, _)| *last, shape, hold)
     }
 
     /// The newest event.

@@ -8,6 +8,7 @@ mod sightings;
 mod times;
 
 use serde::{Deserialize, Serialize};
+use thin_vec::ThinVec;
 
 use self::{ends::Ends, series::Series, sightings::Sightings, times::Times};
 pub(super) use self::{
@@ -182,6 +183,29 @@ impl Store {
             Store::Sightings(sightings) => sightings.len(),
         }
     }
+}
+
+/// Forgets the `old` first entries, and gives back room that is mostly unused.
+fn forget<T>(entries: &mut ThinVec<T>, old: usize) {
+    if old > 0 {
+        entries.drain(..old);
+        if entries.len() * 4 < entries.capacity() {
+            entries.shrink_to_fit();
+        }
+    }
+}
+
+/// Until when there last were, or will have been, `hold` entries in one window; they are ascending in time.
+fn last_run<T>(entries: &[T], time: impl Fn(&T) -> Time, shape: &Shape, hold: u64) -> Option<Time> {
+    entries.windows(runs(hold)).rev().find_map(|run| {
+        let (oldest, newest) = (time(run.first()?), time(run.last()?));
+        shape.reaches(oldest, newest).then(|| shape.leaves(oldest))
+    })
+}
+
+/// A threshold as the length of a run.
+fn runs(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX).max(1)
 }
 
 /// Never over: the numerator counts what is wholly inside of the window, the denominator what touches it.

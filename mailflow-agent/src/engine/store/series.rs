@@ -12,7 +12,7 @@
 use serde::{Deserialize, Serialize};
 use thin_vec::ThinVec;
 
-use super::{super::time::Time, Shape, shape::PARTS};
+use super::{super::time::Time, Shape, forget, shape::PARTS};
 
 /// Amounts over time.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -58,12 +58,7 @@ impl Series {
     /// Forgets what cannot matter at `clock` any more.
     pub(super) fn prune(&mut self, shape: &Shape, clock: Time) {
         let old = self.entries.partition_point(|entry| !shape.matters(entry.last, clock));
-        if old > 0 {
-            self.entries.drain(..old);
-            if self.entries.len() * 4 < self.entries.capacity() {
-                self.entries.shrink_to_fit();
-            }
-        }
+        forget(&mut self.entries, old);
     }
 
     /// What the window that ends at `time` holds: never over.

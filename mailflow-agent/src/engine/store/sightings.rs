@@ -9,6 +9,7 @@ use super::{
     super::{event::Value, time::Time},
     Shape,
     ends::Mark,
+    last_run,
 };
 
 /// Most ends remembered of one subject. What is seen beyond is not told apart: it is not new.
@@ -67,14 +68,10 @@ impl Sightings {
 
     /// Until when there last were, or will have been, `hold` new ones.
     pub(super) fn until(&self, shape: &Shape, hold: u64) -> Option<Time> {
-        let hold = usize::try_from(hold).unwrap_or(usize::MAX).max(1);
         let mut firsts: Vec<Time> = self.seen.iter().map(|sighting| sighting.first).collect();
         firsts.retain(|first| *first > Time::ZERO);
         firsts.sort_unstable();
-        firsts.windows(hold).rev().find_map(|run| {
-            let (oldest, newest) = (*run.first()?, *run.last()?);
-            shape.reaches(oldest, newest).then(|| shape.leaves(oldest))
-        })
+        last_run(&firsts, |first| *first, shape, hold)
     }
 
     /// The last event.

@@ -31,7 +31,7 @@ use thin_vec::ThinVec;
 
 use super::{
     super::{event::Value, time::Time},
-    Shape,
+    Shape, forget, last_run, runs,
 };
 
 /// Times of events.
@@ -65,12 +65,7 @@ impl Times {
     /// Forgets what cannot matter at `clock` any more.
     pub(super) fn prune(&mut self, shape: &Shape, clock: Time) {
         let old = self.events.partition_point(|event| !shape.matters(*event, clock));
-        if old > 0 {
-            self.events.drain(..old);
-            if self.events.len() * 4 < self.events.capacity() {
-                self.events.shrink_to_fit();
-            }
-        }
+        forget(&mut self.events, old);
     }
 
     /// The first event time after `after` at which there are `need`.
@@ -83,10 +78,7 @@ impl Times {
 
     /// Until when there last were, or will have been, `hold` of them.
     pub(super) fn until(&self, shape: &Shape, hold: u64) -> Option<Time> {
-        self.events.windows(runs(hold)).rev().find_map(|run| {
-            let (oldest, newest) = (*run.first()?, *run.last()?);
-            shape.reaches(oldest, newest).then(|| shape.leaves(oldest))
-        })
+        last_run(&self.events, |event| *event, shape, hold)
     }
 
     /// How many the window that ends at `time` holds.
@@ -107,10 +99,6 @@ impl Times {
     pub(super) fn len(&self) -> usize {
         self.events.len()
     }
-}
-
-fn runs(number: u64) -> usize {
-    usize::try_from(number).unwrap_or(usize::MAX).max(1)
 }
 
 #[cfg(test)]

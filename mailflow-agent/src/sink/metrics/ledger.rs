@@ -32,9 +32,6 @@ const TRACKED: Family = Family::gauge("mailflow_sources", "Sources that have ser
 const LIMIT: Family =
     Family::gauge("mailflow_sources_limit", "Most sources that may have series of their own.");
 
-const REASONS: [RecordReason; 4] =
-    [RecordReason::Closed, RecordReason::Idle, RecordReason::Active, RecordReason::Shutdown];
-
 /// The label of ports that belong to no service (any more).
 const NO_SERVICE: &str = "other";
 
@@ -82,8 +79,8 @@ pub struct Ledger {
     /// By service, in the order of [`Service::ALL`]; the last is of no service.
     services: [Row; Service::ALL.len() + 1],
     sources: Sources,
-    /// By the order of `REASONS`.
-    records: [u64; REASONS.len()],
+    /// By the order of [`RecordReason::ALL`].
+    records: [u64; RecordReason::ALL.len()],
     one_sided: [u64; 2],
     /// Flows that rules counted and allow-lists put aside, by rule.
     suppressed: Vec<u64>,
@@ -98,7 +95,7 @@ impl Ledger {
             rules: rules.into_iter().collect(),
             services: Default::default(),
             sources: Sources::new(limits.sources, limits.idle),
-            records: [0; REASONS.len()],
+            records: [0; RecordReason::ALL.len()],
             one_sided: [0; 2],
             suppressed: Vec::new(),
             alerts: Alerts::default(),
@@ -184,7 +181,7 @@ impl Ledger {
         LIMIT.single(out, self.limits.sources);
         windows::render(out, windows, self.limits.windows);
         RECORDS.head(out);
-        for (reason, count) in REASONS.iter().zip(self.records) {
+        for (reason, count) in RecordReason::ALL.iter().zip(self.records) {
             RECORDS.sample(out, &[("reason", reason.name())], count);
         }
         ONE_SIDED.head(out);
@@ -249,7 +246,7 @@ mod tests {
         for (index, service) in Service::ALL.into_iter().enumerate() {
             assert_eq!(service as usize, index, "{service:?}");
         }
-        for (index, reason) in REASONS.into_iter().enumerate() {
+        for (index, reason) in RecordReason::ALL.into_iter().enumerate() {
             assert_eq!(reason as usize, index, "{reason:?}");
         }
     }
