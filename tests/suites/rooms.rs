@@ -158,6 +158,19 @@ fn the_parser_calls_no_helper() {
 }
 
 #[test]
+fn whoever_starts_an_agent_gives_it_a_place_of_its_own() {
+    // Lines that are only read as arguments start nothing.
+    let starts = |line: &str| line.contains("\"run\"") || line.contains("\"run --");
+    let homeless = |(name, text): &(String, String)| {
+        let all_named = ["--state", "--pins", "--control"].iter().all(|option| text.contains(option));
+        code(text).lines().any(starts) && !all_named && name != "tests/suites/readme.rs"
+    };
+    let started = sources("tests").into_iter().filter(|(name, _)| name != "tests/suites/rooms.rs");
+    let found: Vec<String> = started.filter(homeless).map(|(name, _)| name).collect();
+    assert_eq!(found, NOTHING, "an agent of theirs writes to /var/lib/mailflow or /run/mailflow");
+}
+
+#[test]
 fn files_are_rooms_not_halls() {
     let places = ["mailflow-common/src", "mailflow-ebpf/src", "mailflow-agent/src", "tests", "xtask/src"];
     let long: Vec<String> = places

@@ -2,9 +2,11 @@
 
 use std::{
     io::{BufRead, BufReader, Write},
-    net::{SocketAddr, TcpStream},
+    net::{IpAddr, SocketAddr, TcpStream},
     time::Duration,
 };
+
+use socket2::{Domain, Protocol, Socket, Type};
 
 /// A connection that has been greeted.
 pub(super) struct Dialogue {
@@ -15,7 +17,19 @@ pub(super) struct Dialogue {
 impl Dialogue {
     /// Connects; without its namespace's thread it would be another network's.
     pub(super) fn open(server: SocketAddr) -> Self {
-        let stream = TcpStream::connect(server).unwrap();
+        Self::greeted(TcpStream::connect(server).unwrap())
+    }
+
+    /// Connects from one of the host's addresses.
+    #[allow(dead_code, reason = "this file is part of two suites")]
+    pub(super) fn from(source: IpAddr, server: SocketAddr) -> Self {
+        let socket = Socket::new(Domain::for_address(server), Type::STREAM, Some(Protocol::TCP)).unwrap();
+        socket.bind(&SocketAddr::new(source, 0).into()).unwrap();
+        socket.connect(&server.into()).unwrap();
+        Self::greeted(socket.into())
+    }
+
+    fn greeted(stream: TcpStream) -> Self {
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
         let replies = BufReader::new(stream.try_clone().unwrap());
