@@ -114,7 +114,7 @@ impl Facts {
     }
 }
 
-/// Value of the flow table.
+/// The counters of a flow.
 ///
 /// When a tuple is used again the sums go on from where they are, and a copy of them as they were is
 /// put aside under the [`crate::RetiredKey`]: so no packet is lost between two flows, whatever other
@@ -171,4 +171,4 @@ impl Silences {
 }
 
 const _: () = assert!(size_of::<DirectionCounters>() == 40);
-const _: () = assert!(size_of::<FlowCounters>() == 120, "the flow table's value size");
+const _: () = assert!(size_of::<FlowCounters>() == 120);

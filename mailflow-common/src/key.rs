@@ -45,6 +45,17 @@ impl Address {
         [(words[0] as u64) << 32 | words[1] as u64, (words[2] as u64) << 32 | words[3] as u64]
     }
 
+    /// The address whose halves these are.
+    pub const fn of_halves([high, low]: [u64; 2]) -> Self {
+        Self([(high >> 32) as u32, high as u32, (low >> 32) as u32, low as u32])
+    }
+
+    /// An IPv4 address's word, as it lies in the packet.
+    #[inline(always)]
+    pub const fn last_word(&self) -> u32 {
+        self.0[3]
+    }
+
     /// The address for people and look-ups; v4-mapped comes back as IPv4.
     pub fn ip(&self) -> IpAddr {
         let mut bytes = [0; 16];
@@ -109,6 +120,12 @@ impl Scope {
         (self.0 >> 24) as u8 & 0x7f
     }
 
+    /// Whether it is IPv6.
+    #[inline(always)]
+    pub const fn v6(self) -> bool {
+        self.0 & Self::V6 != 0
+    }
+
     /// VLAN zone.
     pub const fn vlans(self) -> Vlans {
         Vlans(self.0 & Self::ZONE)
@@ -127,7 +144,7 @@ impl Scope {
     }
 }
 
-/// Key of the flow table. Ports are in host byte order.
+/// A flow. Ports are in host byte order.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct FlowKey {
@@ -143,7 +160,7 @@ pub struct FlowKey {
     pub scope: Scope,
 }
 
-const _: () = assert!(size_of::<FlowKey>() == 40, "the flow table's key size");
+const _: () = assert!(size_of::<FlowKey>() == 40);
 
 impl FlowKey {
     /// The same two ends with the other one as client.

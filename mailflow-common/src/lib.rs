@@ -9,6 +9,7 @@
 mod app;
 mod counters;
 mod key;
+mod place;
 mod ports;
 mod source;
 mod totals;
@@ -18,6 +19,7 @@ pub use counters::{DirectionCounters, Facts, FlowCounters, Silences, answered, s
 pub use key::{
     Address, FlowKey, FragmentKey, FragmentOwner, PROTOCOL_TCP, PROTOCOL_UDP, RetiredKey, Scope, Vlans, owner,
 };
+pub use place::{Entry, Place, Rest};
 pub use ports::{PORT_WORDS, PortSet};
-pub use source::{Removal, SHARE_CELLS, Sharing, SpillCounters, SpillKey, removal};
+pub use source::{Removal, SEED_CELLS, SHARE_CELLS, Sharing, SpillCounters, SpillKey, removal};
 pub use totals::{DirectionTotals, Openings, Reason, Totals};

@@ -34,6 +34,8 @@ const _: () = assert!(size_of::<SpillCounters>() == 88);
 
 /// Cells that sources are counted in, in each of two rows. A power of two.
 pub const SHARE_CELLS: u32 = 65_536;
+/// Behind them, two cells with the seed by which they were chosen: [`Sharing::seed`], zeros before it is.
+pub const SEED_CELLS: [u32; 2] = [2 * SHARE_CELLS, 2 * SHARE_CELLS + 1];
 
 /// How much of the flow table one source may hold, and what a source is.
 #[repr(C)]
@@ -41,7 +43,8 @@ pub const SHARE_CELLS: u32 = 65_536;
 pub struct Sharing {
     /// The bits of an IPv6 address that tell sources apart, as they lie in the packet.
     pub mask: [u32; 4],
-    /// Makes the cells of this process its own, so that nobody can choose addresses that share one.
+    /// Makes the cells and the places of these tables their own, so that nobody can choose addresses that
+    /// share one.
     pub seed: [u64; 2],
     /// Most flows of a source.
     pub most: u64,

@@ -24,6 +24,10 @@ pub(super) unsafe trait Element: Copy {}
 
 // SAFETY: words and arrays of words, in #[repr(C)] without padding; the sizes are pinned in
 // mailflow-common and are those of the map's definition.
+unsafe impl Element for mailflow_common::Place {}
+// SAFETY: as above.
+unsafe impl Element for mailflow_common::Entry {}
+// SAFETY: as above, though it is no map's.
 unsafe impl Element for mailflow_common::FlowKey {}
 // SAFETY: as above.
 unsafe impl Element for mailflow_common::FlowCounters {}

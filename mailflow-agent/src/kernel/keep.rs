@@ -1,6 +1,6 @@
 //! What the agent knows of the tables beside what is in them, for the agent after it.
 
-use mailflow_common::{FlowCounters, FlowKey, RetiredKey, SpillCounters, SpillKey};
+use mailflow_common::{Entry, FlowCounters, FlowKey, Place, RetiredKey, SpillCounters, SpillKey};
 
 use super::{
     Kernel,
@@ -20,8 +20,6 @@ use crate::engine::{
 pub struct Kept {
     /// The IPv6 prefix that makes a source.
     pub prefix: u8,
-    /// By which the shares of sources are counted.
-    pub seed: [u64; 2],
     /// How ticks lie on the clock.
     pub ticks: [u64; 3],
     /// Of tuples that were used again: key, and the entry's sums when the flow before was finished.
@@ -40,7 +38,6 @@ impl Kernel {
         let base = |(key, base): (&FlowKey, &FlowCounters)| (pack(key), pack(base));
         Kept {
             prefix: self.loaded.sharing.0,
-            seed: self.loaded.sharing.1,
             ticks: self.ticks.words(),
             bases: book.bases.iter().map(base).collect(),
             retired: words(&book.held.retired),
@@ -58,8 +55,9 @@ impl Kernel {
     /// The kernel refuses the read.
     pub fn holds(&self, flow: &Flow) -> std::io::Result<bool> {
         let first = self.ticks.tick(flow.first);
-        let found = look_up::<FlowKey, FlowCounters>(&self.loaded, "FLOWS", &flow.key)?;
-        Ok(found.is_some_and(|found| found.first == first))
+        let (place, rest) = Place::of(&flow.key, &self.loaded.sharing.1);
+        let found = look_up::<Place, Entry>(&self.loaded, "FLOWS", &place)?;
+        Ok(found.is_some_and(|found| found.rest == rest && found.counters.first == first))
     }
 
     /// Whether the finished flow still waits to be read.

@@ -1,6 +1,7 @@
 //! Tables that an agent before left and this one cannot go on with: read once more, and removed.
 
-use aya::maps::{MapData, MapInfo};
+use aya::maps::{Array, Map, MapData, MapInfo};
+use mailflow_common::SEED_CELLS;
 
 use super::{
     Kernel, Snapshot,
@@ -59,9 +60,17 @@ fn read(
     let before = kept.and_then(|kept| Ticks::from_words(kept.ticks));
     let ticks = before.as_ref().unwrap_or(ticks);
     let moment = Moment { ticks, now, tick: ticks.tick(now), horizon: u64::MAX };
-    let maps = Maps { flows: &flows, retired: &retired, overflow: &overflow };
+    let maps = Maps { flows: &flows, retired: &retired, overflow: &overflow, seed: seed(open("SHARES")?)? };
     let mut snapshot = Snapshot::default();
     table.read(&maps, moment, &mut snapshot, &|_, _: &[Flow]| Ok(Vec::new()))?;
     snapshot.spilled.iter_mut().for_each(|spill| spill.over = true);
     Ok(snapshot)
+}
+
+/// The seed by which the tables were filled.
+fn seed(shares: MapData) -> Result<[u64; 2], KernelError> {
+    let refused = |source| KernelError::Map { map: "SHARES", source: Box::new(source) };
+    let cells: Array<_, u64> = Array::try_from(Map::Array(shares)).map_err(refused)?;
+    let read = |cell| cells.get(&cell, 0).map_err(refused);
+    Ok([read(SEED_CELLS[0])?, read(SEED_CELLS[1])?])
 }

@@ -12,7 +12,7 @@ use aya::{
     maps::{Array, Map, MapData, PerCpuArray},
     programs::{Program, SchedClassifier, Xdp},
 };
-use mailflow_common::{PORT_WORDS, PortSet, Sharing, Silences, Totals};
+use mailflow_common::{PORT_WORDS, PortSet, SEED_CELLS, Sharing, Silences, Totals};
 
 use super::{
     error::KernelError,
@@ -93,17 +93,16 @@ pub(super) struct Loaded {
     pub(super) programs: BTreeSet<String>,
     pub(super) version: KernelVersion,
     pub(super) log: KernelLog,
-    /// The IPv6 prefix that makes a source, and the seed by which sources' shares are counted.
+    /// The IPv6 prefix that makes a source, and the seed of the tables.
     pub(super) sharing: (u8, [u64; 2]),
 }
 
 impl Loaded {
-    /// Loads `object`; its tables pinned and taken over from there, with the seed that they were filled by,
-    /// where that is wanted.
+    /// Loads `object`; its tables pinned and taken over from there, where that is wanted.
     pub(super) fn new(
         object: &[u8],
         options: &LoadOptions,
-        pins: Option<(&Pins, Option<[u64; 2]>)>,
+        pins: Option<&Pins>,
     ) -> Result<Self, KernelError> {
         let version = KernelVersion::running()?;
         machine::check_capabilities()?;
@@ -117,7 +116,7 @@ impl Loaded {
             .map_max_entries("OVERFLOW", options.overflow)
             .override_global("LOCAL_ONLY", &local_only, true)
             .override_global("CLOCK", &clock, true);
-        for (name, path) in pins.into_iter().flat_map(|(pins, _)| pins.maps()) {
+        for (name, path) in pins.into_iter().flat_map(Pins::maps) {
             loader.map_pin_path(name, path);
         }
         let level = KernelLog::number(options.kernel_log);
@@ -126,7 +125,7 @@ impl Loaded {
         let log = KernelLog::read(&mut ebpf, options.kernel_log);
         let mut loaded = Self { ebpf, programs: BTreeSet::new(), version, log, sharing: Default::default() };
         loaded.load_programs(options.programs)?;
-        loaded.share(options, pins.and_then(|(_, seed)| seed))?;
+        loaded.share(options)?;
         Ok(loaded)
     }
 
@@ -188,10 +187,8 @@ impl Loaded {
     }
 
     /// Says how the flow table is shared between sources.
-    fn share(&mut self, options: &LoadOptions, seed: Option<[u64; 2]>) -> Result<(), KernelError> {
-        let random = || RandomState::new().build_hasher().finish();
-        // Of tables that are taken over, the cells were chosen by the seed of before.
-        let seed = seed.unwrap_or_else(|| [random(), random()]);
+    fn share(&mut self, options: &LoadOptions) -> Result<(), KernelError> {
+        let seed = self.seed()?;
         self.sharing = (options.ipv6_prefix, seed);
         let mut map: Array<_, Plain<Sharing>> = self.data(".data.sharing")?;
         let sharing = Sharing {
@@ -200,6 +197,21 @@ impl Loaded {
             most: u64::from(options.flows_per_source),
         };
         map.set(0, Plain(sharing), 0).map_err(map_error(".data.sharing"))
+    }
+
+    /// The seed by which the tables are filled: their own, where they were taken over.
+    fn seed(&mut self) -> Result<[u64; 2], KernelError> {
+        let mut cells: Array<_, u64> = self.data("SHARES")?;
+        let read = |cell| cells.get(&cell, 0).map_err(map_error("SHARES"));
+        let known = [read(SEED_CELLS[0])?, read(SEED_CELLS[1])?];
+        if known != [0; 2] {
+            return Ok(known);
+        }
+        let seed = SEED_CELLS.map(|_| RandomState::new().build_hasher().finish());
+        for (cell, word) in SEED_CELLS.into_iter().zip(seed) {
+            cells.set(cell, word, 0).map_err(map_error("SHARES"))?;
+        }
+        Ok(seed)
     }
 
     /// Reads what is the program's idea of now where it does not ask the kernel.
@@ -241,6 +253,7 @@ impl Loaded {
             flows: self.hash("FLOWS")?,
             retired: self.hash("RETIRED")?,
             overflow: self.hash("OVERFLOW")?,
+            seed: self.sharing.1,
         })
     }
 

@@ -140,8 +140,7 @@ impl Kernel {
     ) -> Result<(Self, Begun), KernelError> {
         let old = pins.prepare(options, kept)?;
         let kept = kept.filter(|(generation, _)| pins.generation() == Some(*generation));
-        let seed = kept.map(|(_, kept)| kept.seed);
-        let mut loaded = Loaded::new(object, options, Some((&pins, seed)))?;
+        let mut loaded = Loaded::new(object, options, Some(&pins))?;
         let before = kept.and_then(|(_, kept)| Ticks::from_words(kept.ticks));
         let ticks = before.map_or_else(|| watch_ticks(&mut loaded), Ok)?;
         let begun = if kept.is_some() { Begun::Resumed } else { Begun::Anew };

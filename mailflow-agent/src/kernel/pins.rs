@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! /sys/fs/bpf/mailflow/          locked by the agent that runs
-//!   v1/                          tables of layout 1
+//!   v2/                          tables of layout 2
 //!     FLOWS, RETIRED, ...
 //!     link-ingress-eth1          a link for each place
 //! ```
@@ -18,7 +18,7 @@ use std::{
 
 use aya::maps::{MapInfo, MapType};
 use mailflow_common::{
-    FlowCounters, FlowKey, FragmentKey, FragmentOwner, RetiredKey, SHARE_CELLS, SpillCounters, SpillKey,
+    Entry, FlowCounters, FragmentKey, FragmentOwner, Place, RetiredKey, SEED_CELLS, SpillCounters, SpillKey,
     Totals,
 };
 use tracing::{info, warn};
@@ -26,7 +26,7 @@ use tracing::{info, warn};
 use super::{attach::Direction, keep::Kept, load::LoadOptions, mount};
 
 /// The layout of the tables: raised when what a key or a value means changes. Layouts are never reused.
-const LAYOUT: u32 = 1;
+const LAYOUT: u32 = 2;
 /// For tests of what happens when it changes: another number, and behind colons those that can be read too.
 const OTHER_LAYOUT: &str = "MAILFLOW_TEST_LAYOUT";
 
@@ -264,14 +264,14 @@ fn wanted(name: &str, options: Option<&LoadOptions>) -> (MapType, usize, usize, 
     match name {
         "FLOWS" => {
             let flows = options.map(|options| options.flows);
-            (MapType::Hash, size_of::<FlowKey>(), size_of::<FlowCounters>(), flows)
+            (MapType::Hash, size_of::<Place>(), size_of::<Entry>(), flows)
         }
         "RETIRED" => (MapType::Hash, size_of::<RetiredKey>(), size_of::<FlowCounters>(), None),
         "OVERFLOW" => {
             let sources = options.map(|options| options.overflow);
             (MapType::Hash, size_of::<SpillKey>(), size_of::<SpillCounters>(), sources)
         }
-        "SHARES" => (MapType::Array, WORD, size_of::<u64>(), Some(2 * SHARE_CELLS)),
+        "SHARES" => (MapType::Array, WORD, size_of::<u64>(), Some(SEED_CELLS[1] + 1)),
         "FRAGMENTS" => (MapType::LruHash, size_of::<FragmentKey>(), size_of::<FragmentOwner>(), None),
         _ => (MapType::PerCpuArray, WORD, size_of::<Totals>(), Some(1)),
     }
@@ -290,6 +290,7 @@ mod tests {
         let sources = [
             include_str!("../../../mailflow-common/src/counters.rs"),
             include_str!("../../../mailflow-common/src/key.rs"),
+            include_str!("../../../mailflow-common/src/place.rs"),
             include_str!("../../../mailflow-common/src/source.rs"),
             include_str!("../../../mailflow-common/src/totals.rs"),
         ];
@@ -301,7 +302,7 @@ mod tests {
             }
         }
         let hash: String = hash.finalize().iter().take(4).map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!((LAYOUT, hash.as_str()), (1, "c3d1c92b"));
+        assert_eq!((LAYOUT, hash.as_str()), (2, "9850882f"));
     }
 
     #[test]

@@ -8,7 +8,8 @@ use std::{collections::HashMap, io, time::Duration};
 
 use aya::maps::MapData;
 use mailflow_common::{
-    DirectionCounters, Facts, FlowCounters, FlowKey, RetiredKey, SpillCounters, SpillKey, answered, side,
+    DirectionCounters, Entry, Facts, FlowCounters, FlowKey, Place, RetiredKey, SpillCounters, SpillKey,
+    answered, side,
 };
 
 use super::{
@@ -64,6 +65,8 @@ pub(super) struct Maps<'a> {
     pub(super) flows: &'a MapData,
     pub(super) retired: &'a MapData,
     pub(super) overflow: &'a MapData,
+    /// By which the places of flows were chosen.
+    pub(super) seed: [u64; 2],
 }
 
 /// How a reading tells times.
@@ -80,7 +83,7 @@ pub(super) struct Moment<'a> {
 
 /// What is known of the tables from one reading to the next.
 pub(super) struct Table {
-    flows: Walker<FlowKey, FlowCounters>,
+    flows: Walker<Place, Entry>,
     retired: Walker<RetiredKey, FlowCounters>,
     overflow: Walker<SpillKey, SpillCounters>,
     /// How long a source's overflow stays without a packet.
@@ -132,7 +135,7 @@ impl Table {
         if !finished.is_empty() {
             reader.finished(&finished);
         }
-        self.living(maps.flows, moment, reader, remove)?;
+        self.living(maps, moment, reader, remove)?;
         self.spilled(maps.overflow, moment, reader)
     }
 
@@ -176,7 +179,7 @@ impl Table {
 
     fn living(
         &mut self,
-        flows: &MapData,
+        maps: &Maps<'_>,
         moment: Moment<'_>,
         reader: &mut dyn Reader,
         remove: Remove<'_>,
@@ -186,8 +189,9 @@ impl Table {
         let book = &mut self.book;
         book.held.begin();
         self.flows
-            .walk(flows.fd(), |key, counters| {
-                living.extend(book.enter(key, counters, moment));
+            .walk(maps.flows.fd(), |place, entry| {
+                let key = place.flow(&entry.rest, &maps.seed);
+                living.extend(book.enter(&key, &entry.counters, moment));
                 if living.len() == BATCH {
                     refused = hand_over(&living, book, reader, remove).err().or(refused.take());
                     living.clear();

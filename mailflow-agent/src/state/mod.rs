@@ -40,7 +40,7 @@ use crate::{
 };
 
 /// Of the format of all files; another one's files are set aside.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const STATE: &str = "state";
 const JOURNAL: &str = "journal";
 /// A journal this long asks for a state.
@@ -95,7 +95,6 @@ pub struct State {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Tables {
     prefix: u8,
-    seed: [u64; 2],
     ticks: [u64; 3],
     bases: Vec<(Vec<u8>, Vec<u8>)>,
     retired: [u64; 4],
@@ -103,14 +102,14 @@ pub struct Tables {
 }
 
 impl From<Kept> for Tables {
-    fn from(Kept { prefix, seed, ticks, bases, retired, overflow }: Kept) -> Self {
-        Self { prefix, seed, ticks, bases, retired, overflow }
+    fn from(Kept { prefix, ticks, bases, retired, overflow }: Kept) -> Self {
+        Self { prefix, ticks, bases, retired, overflow }
     }
 }
 
 impl From<Tables> for Kept {
-    fn from(Tables { prefix, seed, ticks, bases, retired, overflow }: Tables) -> Self {
-        Self { prefix, seed, ticks, bases, retired, overflow }
+    fn from(Tables { prefix, ticks, bases, retired, overflow }: Tables) -> Self {
+        Self { prefix, ticks, bases, retired, overflow }
     }
 }
 

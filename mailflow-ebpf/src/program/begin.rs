@@ -1,7 +1,5 @@
 //! Flows that begin.
 
-use core::ptr;
-
 use mailflow_common::{FlowCounters, FlowKey, answered, side};
 use mailflow_ebpf::{Link, Tcp};
 
@@ -28,7 +26,7 @@ pub(super) unsafe fn begin<P: Packet>(
     // SAFETY: the caller's: this CPU's own element.
     unsafe {
         let key = &(*scratch).key;
-        let new = &raw mut (*scratch).counters;
+        let new = &raw mut (*scratch).entry.counters;
         clear(new);
         (*new).up.bare_packets = sum.packets;
         (*new).up.bare_bytes = sum.bytes;
@@ -39,7 +37,7 @@ pub(super) unsafe fn begin<P: Packet>(
         (*new).facts.answered = answered::ASKED;
         (*new).facts.looked = side_of(toward, key, true);
         note_client(packet, link, new, true);
-        if !table::insert(key, &*new) {
+        if !table::insert(scratch, key) {
             return false;
         }
         zones::begun(scratch);
@@ -62,14 +60,14 @@ pub(super) unsafe fn create<P: Packet>(
     // SAFETY: the caller's: this CPU's own element.
     unsafe {
         let key = &(*scratch).key;
-        let new = &raw mut (*scratch).counters;
+        let new = &raw mut (*scratch).entry.counters;
         clear(new);
         (*new).first = now;
         note_client(packet, link, new, up);
         (*new).facts.looked = side_of(toward, key, up);
         zones::begun(scratch);
-        table::insert(key, &*new);
-        table::find(key).unwrap_or(ptr::null_mut())
+        table::insert(scratch, key);
+        table::find(scratch)
     }
 }
 

@@ -1,7 +1,5 @@
 //! The counter: from a segment to its flow's counters.
 
-use core::ptr;
-
 use mailflow_common::{FlowCounters, Reason, owner, side};
 use mailflow_ebpf::{Link, Segment, glance, locate};
 
@@ -96,6 +94,7 @@ fn book<P: Packet>(packet: &P, link: Link, toward: Toward, whose: Whose) -> Resu
     unsafe {
         located.key(packet, up, &mut *(&raw mut (*scratch).key).cast())?;
         let key = &raw const (*scratch).key;
+        table::turn_to(scratch, key);
         if tcp.bare_syn()
             && sum.payload == 0
             && may_begin
@@ -106,11 +105,11 @@ fn book<P: Packet>(packet: &P, link: Link, toward: Toward, whose: Whose) -> Resu
             fragments::first(packet, &located, toward, &*key, up);
             return Ok(());
         }
-        let mut flow = table::find(&*key).unwrap_or(ptr::null_mut());
+        let mut flow = table::find(scratch);
         if flow.is_null() || reuse::ended(flow, tcp, up, now as u32) {
             let found = seek(scratch, tcp, up);
             if found != seek::NONE {
-                flow = table::find(&*key).unwrap_or(ptr::null_mut());
+                flow = table::find(scratch);
                 up = up == (found == seek::ALONG);
             } else if !may_begin {
                 fragments::refused(packet, &located, toward, owner::FOREIGN);

@@ -79,13 +79,7 @@ unsafe fn claim(scratch: *mut Scratch) {
                     let reason = &raw mut (*totals).reasons[Reason::Fragment as usize];
                     *reason = (*reason).wrapping_sub(u64::from(waiting));
                 }
-                match table::find(&(*scratch).owner.flow) {
-                    Some(flow) => {
-                        add(flow, up, &(*scratch).sum, maps::now());
-                        total(up, &(*scratch).sum);
-                    }
-                    None => spill::fragments(scratch, &(*scratch).owner.flow, up),
-                }
+                put(scratch, &raw const (*scratch).owner.flow, up);
             }
         }
         fragments::note(&*key, &(*scratch).owner);
@@ -164,12 +158,23 @@ unsafe fn follow(scratch: *mut Scratch, bytes: u32, payload: u32) -> u32 {
         }
         let up = direction == owner::UP;
         (*scratch).sum = Sum { buffers: 1, packets: 1, payload, bytes: u64::from(bytes) };
-        let Some(flow) = table::find(&(*known).flow) else {
-            spill::fragments(scratch, &(*known).flow, up);
-            return COUNTED;
-        };
-        add(flow, up, &(*scratch).sum, maps::now());
-        total(up, &(*scratch).sum);
+        put(scratch, &raw const (*known).flow, up);
         COUNTED
+    }
+}
+
+/// Adds the scratch's sum to a flow or, where it has no place in the table, to its source.
+#[inline(always)]
+unsafe fn put(scratch: *mut Scratch, key: *const FlowKey, up: bool) {
+    // SAFETY: the caller's: this CPU's own element.
+    unsafe {
+        table::turn_aside(scratch, key);
+        let flow = table::find(scratch);
+        if flow.is_null() {
+            spill::fragments(scratch, &*key, up);
+        } else {
+            add(flow, up, &(*scratch).sum, maps::now());
+            total(up, &(*scratch).sum);
+        }
     }
 }

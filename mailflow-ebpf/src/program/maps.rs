@@ -8,8 +8,8 @@ use aya_ebpf::{
     btf_maps::{Array, HashMap, LruHashMap, PerCpuArray},
 };
 use mailflow_common::{
-    FlowCounters, FlowKey, FragmentKey, FragmentOwner, PORT_WORDS, RetiredKey, SHARE_CELLS, Scope, Sharing,
-    Silences, SpillCounters, SpillKey, Totals,
+    Entry, FlowCounters, FlowKey, FragmentKey, FragmentOwner, PORT_WORDS, Place, RetiredKey, SEED_CELLS,
+    Scope, Sharing, Silences, SpillCounters, SpillKey, Totals,
 };
 
 use super::{
@@ -20,7 +20,7 @@ use super::{
 
 /// Live flows. Preallocated and shared; the agent sets its size before it loads.
 #[aya_ebpf::macros::btf_map]
-static FLOWS: HashMap<FlowKey, FlowCounters, 262_144> = HashMap::new();
+static FLOWS: HashMap<Place, Entry, 262_144> = HashMap::new();
 
 /// Finished flows whose tuple is used again, until the agent has read them.
 #[aya_ebpf::macros::btf_map]
@@ -30,9 +30,9 @@ static RETIRED: HashMap<RetiredKey, FlowCounters, 65_536> = HashMap::new();
 #[aya_ebpf::macros::btf_map]
 static OVERFLOW: HashMap<SpillKey, SpillCounters, 65_536> = HashMap::new();
 
-/// How many of the live flows each source holds: two rows of cells, see [`Sharing::cells`].
+/// How many of the live flows each source holds: two rows of cells, see [`Sharing::cells`], and the seed.
 #[aya_ebpf::macros::btf_map]
-static SHARES: Array<u64, { 2 * SHARE_CELLS as usize }> = Array::new();
+static SHARES: Array<u64, { 1 + SEED_CELLS[1] as usize }> = Array::new();
 
 /// Packets that come in fragments. What is lost here is lost to the flow and counted by reason, so the
 /// oldest may go.
@@ -56,7 +56,9 @@ pub(super) struct Scratch {
     pub(super) key: FlowKey,
     /// Another key that is looked for.
     pub(super) turned: FlowKey,
-    pub(super) counters: FlowCounters,
+    /// Where `table` looks, and what it puts there.
+    pub(super) place: Place,
+    pub(super) entry: Entry,
     pub(super) retired: RetiredKey,
     pub(super) spill: Spill,
     pub(super) sum: Sum,
@@ -201,15 +203,46 @@ pub(super) fn scratch() -> Option<*mut Scratch> {
 
 /// The flow table. Nothing else of the program knows what it is made of.
 pub(super) mod table {
+    use mailflow_common::Rest;
+
     use super::{
         super::tally::{add64, sub64},
-        BPF_NOEXIST, FLOWS, FlowCounters, FlowKey, OVERFLOW, RETIRED, RetiredKey, SHARES, SpillCounters,
-        SpillKey, sharing,
+        BPF_NOEXIST, FLOWS, FlowCounters, FlowKey, OVERFLOW, Place, RETIRED, RetiredKey, SHARES, Scratch,
+        SpillCounters, SpillKey, sharing,
     };
 
+    /// Turns to a flow's place: [`find`] and [`insert`] are about that one until the next time.
     #[inline(always)]
-    pub(in super::super) fn find(key: &FlowKey) -> Option<*mut FlowCounters> {
-        FLOWS.get_ptr_mut(key)
+    pub(in super::super) unsafe fn turn_to(scratch: *mut Scratch, key: *const FlowKey) {
+        // SAFETY: the caller's: this CPU's own element, and a key; words that are only ever written whole.
+        unsafe { ((*scratch).place, (*scratch).entry.rest) = Place::of(&*key, &(*sharing()).seed) }
+    }
+
+    /// The same as a function of its own: for what is off the usual way.
+    #[inline(never)]
+    pub(in super::super) unsafe fn turn_aside(scratch: *mut Scratch, key: *const FlowKey) {
+        // SAFETY: the caller's.
+        unsafe { turn_to(scratch, key) }
+    }
+
+    /// The flow that was turned to; null where there is none. Not an option: where the compiler leaves a part
+    /// of one undefined, the verifier sees what lay there before.
+    #[inline(always)]
+    pub(in super::super) unsafe fn find(scratch: *const Scratch) -> *mut FlowCounters {
+        // SAFETY: the caller's: this CPU's own element.
+        unsafe { at(&(*scratch).place, &(*scratch).entry.rest) }
+    }
+
+    #[inline(always)]
+    fn at(place: &Place, rest: &Rest) -> *mut FlowCounters {
+        let Some(entry) = FLOWS.get_ptr_mut(place) else { return core::ptr::null_mut() };
+        // SAFETY: an element of a preallocated map.
+        unsafe {
+            if place.v6() && !(*entry).rest.is(rest) {
+                return core::ptr::null_mut();
+            }
+            &raw mut (*entry).counters
+        }
     }
 
     /// The cells that count the flows of a client's source.
@@ -221,19 +254,19 @@ pub(super) mod table {
         Some([SHARES.get_ptr_mut(first)?, SHARES.get_ptr_mut(second)?])
     }
 
-    /// Adds a flow; `false` when there is one already, when its source has its share, or when there
-    /// is no room.
+    /// Adds the flow that was turned to, which is `key`'s, with the scratch's counters; `false` when there is
+    /// one already, when its source has its share, or when there is no room.
     #[inline(always)]
-    pub(in super::super) fn insert(key: &FlowKey, counters: &FlowCounters) -> bool {
+    pub(in super::super) unsafe fn insert(scratch: *const Scratch, key: &FlowKey) -> bool {
         let Some([first, second]) = cells(key) else { return false };
-        // SAFETY: elements of an array; every CPU adds to them atomically.
+        // SAFETY: elements of an array; every CPU adds to them atomically. The scratch is the caller's.
         unsafe {
             let most = (*sharing()).most;
             // Another source may share one of them, hardly both.
             if first.read_volatile() >= most && second.read_volatile() >= most {
                 return false;
             }
-            if FLOWS.insert(key, counters, u64::from(BPF_NOEXIST)).is_err() {
+            if FLOWS.insert(&(*scratch).place, &(*scratch).entry, u64::from(BPF_NOEXIST)).is_err() {
                 return false;
             }
             add64(first, 1);
@@ -242,14 +275,27 @@ pub(super) mod table {
         true
     }
 
+    /// A flow on the way out of the table.
+    pub(in super::super) struct Leaving(Place);
+
+    /// A flow that is to be taken out, and its counters; null where there is none. For the agent's own calls,
+    /// which packets interrupt: the scratch is theirs.
+    #[inline(always)]
+    pub(in super::super) fn leaving(key: &FlowKey) -> (Leaving, *mut FlowCounters) {
+        // SAFETY: words that are only ever written whole.
+        let (place, rest) = Place::of(key, unsafe { &(*sharing()).seed });
+        let flow = at(&place, &rest);
+        (Leaving(place), flow)
+    }
+
     /// Takes a flow out.
     #[inline(always)]
-    pub(in super::super) fn remove(key: &FlowKey) -> bool {
-        if FLOWS.remove(key).is_err() {
+    pub(in super::super) fn remove(leaving: &Leaving, key: &FlowKey) -> bool {
+        if FLOWS.remove(&leaving.0).is_err() {
             return false;
         }
         if let Some([first, second]) = cells(key) {
-            // SAFETY: as in `create`.
+            // SAFETY: as in `insert`.
             unsafe {
                 sub64(first, 1);
                 sub64(second, 1);

@@ -29,12 +29,15 @@ unsafe fn one(asked: *const Removal) -> u64 {
     // SAFETY: the caller's: within the frame; what is found is an element of a preallocated map.
     unsafe {
         let key = &(*asked).flow;
-        let Some(flow) = table::find(key) else { return removal::ABSENT };
+        let (leaving, flow) = table::leaving(key);
+        if flow.is_null() {
+            return removal::ABSENT;
+        }
         let packets = (*flow).up.packets() + (*flow).down.packets();
         // Low words: one of the counters is no wider.
         if packets as u32 != (*asked).packets as u32 {
             return removal::LIVES;
         }
-        if table::remove(key) { removal::REMOVED } else { removal::ABSENT }
+        if table::remove(&leaving, key) { removal::REMOVED } else { removal::ABSENT }
     }
 }

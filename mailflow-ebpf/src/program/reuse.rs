@@ -93,10 +93,10 @@ pub(super) unsafe fn retire(scratch: *mut Scratch, flow: *mut FlowCounters) -> u
         let first = (*flow).first;
         let now = maps::now();
         (*scratch).retired = RetiredKey { flow: (*scratch).key, first };
-        copy(flow, &raw mut (*scratch).counters);
+        copy(flow, &raw mut (*scratch).entry.counters);
         // A finished flow needs no mark: the word tells when the next one began.
-        (*scratch).counters.mark = now as u32;
-        match table::retire(&(*scratch).retired, &(*scratch).counters) {
+        (*scratch).entry.counters.mark = now as u32;
+        match table::retire(&(*scratch).retired, &(*scratch).entry.counters) {
             Retired::Now => {}
             Retired::Already => return 0,
             Retired::Full => {

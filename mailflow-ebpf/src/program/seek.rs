@@ -1,10 +1,12 @@
 //! The flow of a packet that is not where the packet itself points: the other way round, or in another VLAN
 //! zone.
 //!
+//! The table is turned to that flow's place afterwards, or to the packet's own where there is none.
+//!
 //! A function of its own that works on keys in the scratch: the verifier does not follow what is stored there,
 //! and so sees it once for all kinds of packets.
 
-use mailflow_common::{FlowCounters, answered};
+use mailflow_common::{FlowCounters, FlowKey, answered};
 use mailflow_ebpf::Tcp;
 
 use super::{
@@ -39,31 +41,41 @@ unsafe fn search(scratch: *mut Scratch, up: u32, either: u32) -> u32 {
         let (up, either) = (up == 1, either == 1);
         let (key, turned) = (&raw mut (*scratch).key, &raw mut (*scratch).turned);
         *turned = (*key).reversed();
-        if either
-            && let Some(flow) = table::find(&*turned)
-            && !reuse::ended_by_silence(flow, !up)
-        {
-            *key = *turned;
-            return AGAINST;
+        if either {
+            let flow = find(scratch, turned);
+            if !flow.is_null() && !reuse::ended_by_silence(flow, !up) {
+                *key = *turned;
+                return AGAINST;
+            }
         }
         let own = (*key).scope;
-        let Some(zone) = zones::other(&*key, &*turned, either) else { return NONE };
-        (*key).scope = zone;
-        if let Some(flow) = table::find(&*key)
-            && joins(flow, up)
-        {
-            return ALONG;
+        if let Some(zone) = zones::other(&*key, &*turned, either) {
+            (*key).scope = zone;
+            let flow = find(scratch, key);
+            if !flow.is_null() && joins(flow, up) {
+                return ALONG;
+            }
+            (*turned).scope = zone;
+            if either {
+                let flow = find(scratch, turned);
+                if !flow.is_null() && joins(flow, !up) {
+                    *key = *turned;
+                    return AGAINST;
+                }
+            }
+            (*key).scope = own;
         }
-        (*turned).scope = zone;
-        if either
-            && let Some(flow) = table::find(&*turned)
-            && joins(flow, !up)
-        {
-            *key = *turned;
-            return AGAINST;
-        }
-        (*key).scope = own;
+        table::turn_aside(scratch, key);
         NONE
+    }
+}
+
+#[inline(always)]
+unsafe fn find(scratch: *mut Scratch, key: *const FlowKey) -> *mut FlowCounters {
+    // SAFETY: the caller's: this CPU's own element.
+    unsafe {
+        table::turn_aside(scratch, key);
+        table::find(scratch)
     }
 }
 

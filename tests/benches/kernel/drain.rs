@@ -95,7 +95,7 @@ pub(crate) fn memory(fill: Fill) -> anyhow::Result<()> {
         let field = |name: &str| -> Option<u64> {
             text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
         };
-        let size = size_of::<mailflow_common::FlowKey>() as u64;
+        let size = size_of::<mailflow_common::Place>() as u64;
         if (field("key_size:"), field("max_entries:")) == (Some(size), Some(u64::from(capacity)))
             && let Some(bytes) = field("memlock:")
         {

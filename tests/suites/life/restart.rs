@@ -66,7 +66,7 @@ fn a_stop_that_keeps_leaves_the_programs_counting() {
     open.talk();
     let mut sent = gateway.send();
     assert_eq!(agent.stop().unwrap().code(), Some(0));
-    assert!(gateway.pins().join("v1").exists());
+    assert!(gateway.pins().join("v2").exists());
     open.talk();
     add(&mut sent, gateway.send());
     let mut agent = gateway.start("", &[]);
@@ -94,8 +94,8 @@ fn another_layout_goes_on_with_empty_tables() {
     kill(agent);
     open.talk();
     add(&mut sent, gateway.send());
-    let agent = gateway.start("", &[("MAILFLOW_TEST_LAYOUT", "2")]);
-    assert!(gateway.pins().join("v2").exists() && !gateway.pins().join("v1").exists());
+    let agent = gateway.start("", &[("MAILFLOW_TEST_LAYOUT", "3")]);
+    assert!(gateway.pins().join("v3").exists() && !gateway.pins().join("v2").exists());
     open.talk();
     add(&mut sent, open.end());
     gateway.expect(&agent, sent);
