@@ -10,6 +10,9 @@ mod collector;
 #[path = "sink/fixture.rs"]
 #[allow(dead_code, reason = "shared with the suite `sink`")]
 mod fixture;
+#[path = "life/gateway.rs"]
+#[allow(dead_code, reason = "shared with the suite `life`")]
+mod gateway;
 #[path = "outputs/http.rs"]
 mod http;
 #[path = "outputs/live.rs"]
@@ -22,5 +25,7 @@ mod nfcapd;
 mod peer;
 #[path = "outputs/profiles.rs"]
 mod profiles;
+#[path = "outputs/restart.rs"]
+mod restart;
 #[path = "outputs/webhook.rs"]
 mod webhook;

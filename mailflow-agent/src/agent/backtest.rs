@@ -56,7 +56,7 @@ pub struct Backtested {
 /// The alerts cannot be written. What cannot be read of the logs is logged and counted.
 pub fn run(config: &Config, logs: &[PathBuf], l2_overhead: Option<u16>, at_end: AtEnd) -> Result<Backtested> {
     let agent = Agent::new(env!("CARGO_PKG_VERSION"), clock::unix_seconds())?;
-    let outputs = Outputs::open_for_the_past(&config.outputs, &agent)?;
+    let mut outputs = Outputs::open_for_the_past(&config.outputs, &agent)?;
     let rhythm = Rhythm { timeouts: config.engine.timeouts, poll_interval: config.poll_interval };
     let mut reader = Reader {
         reading: Reading { services: &config.engine.services, l2_overhead },

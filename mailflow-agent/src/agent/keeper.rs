@@ -4,10 +4,10 @@ use std::{io, path::PathBuf, time::Duration};
 
 use tracing::{error, info};
 
+use super::pipeline::Sinks;
 use crate::{
     clock,
     config::{AlertTo, Config, FlowTo, Target},
-    control::Firing,
     engine::{
         Engine,
         event::{self, Effects},
@@ -26,8 +26,6 @@ const SELDOM: Duration = Duration::from_secs(10);
 const SHARE: u32 = 20;
 /// Living flows up to which it is small.
 const SMALL: u64 = 5_000;
-/// What is not written after this long is given up when the state is kept.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Keeps what outlives the process, if anything does.
 pub(super) struct Keeper {
@@ -110,32 +108,41 @@ impl Keeper {
         }
     }
 
-    /// The poll is over. `drained` tells whether the outputs have written all they were handed, `firing` which
-    /// alerts fire.
-    pub(super) fn over(
-        &mut self,
-        kernel: &Kernel,
-        engine: &Engine,
-        now: Time,
-        drained: bool,
-        firing: impl FnOnce() -> Vec<(u64, Firing)>,
-    ) {
+    /// Alerts of an agent before are handed over.
+    pub(super) fn tell(&mut self, alerts: impl IntoIterator<Item = Told>) {
+        if let Some(store) = &mut self.store {
+            store.handed_over(alerts);
+        }
+    }
+
+    /// The poll is over, and the state is kept when it is time to, whatever the outputs do.
+    pub(super) fn over(&mut self, kernel: &Kernel, engine: &Engine, now: Time, sinks: &Sinks) {
         if self.poll.take().is_none() {
             // Without that note the poll is taken for one that was not finished, and looked at again.
             let _ = self.note(vec![Entry::Over]);
         }
-        if drained {
-            self.written();
-        }
-        let long = self.store.as_ref().is_some_and(Store::is_long);
-        let late = now >= self.next + PATIENCE;
-        // What the outputs have not written is known to the journal, and forgotten with it.
-        if self.store.is_some() && ((now >= self.next && drained) || long || late) {
-            self.keep(kernel, engine, now, firing());
+        self.look_at(sinks);
+        // Outputs that work are given until the next poll: what they deliver by then need not be kept.
+        let due = now >= if sinks.outputs().is_told() { self.next } else { self.next + OFTEN };
+        if self.store.as_ref().is_some_and(|store| due || store.is_long()) {
+            self.keep(kernel, engine, now, sinks);
             let took = clock::now().since(now);
             let pause = if engine.stats().open_flows < SMALL { OFTEN } else { SELDOM };
             // A state that takes long to keep is kept more seldom.
             self.next = now + pause.max(took * SHARE);
+        }
+    }
+
+    /// Notes what the outputs have written and delivered by now.
+    pub(super) fn look_at(&mut self, sinks: &Sinks) {
+        let Some(store) = &mut self.store else { return };
+        if sinks.outputs().is_told() {
+            let result = store.delivered();
+            let _ = self.report(result);
+        }
+        // Lines that are not written for long are given up: they are in their sink's queue only.
+        if sinks.outputs().is_written() || self.store.as_ref().is_some_and(Store::is_full) {
+            self.written();
         }
     }
 
@@ -147,8 +154,8 @@ impl Keeper {
         }
     }
 
-    /// The outputs have written all they were handed.
-    pub(super) fn written(&mut self) {
+    /// From here on what the files have is looked at.
+    fn written(&mut self) {
         if let Some(store) = &mut self.store {
             let result = store.written(&self.files);
             let _ = self.report(result);
@@ -156,9 +163,10 @@ impl Keeper {
     }
 
     /// Keeps the state.
-    pub(super) fn keep(&mut self, kernel: &Kernel, engine: &Engine, now: Time, firing: Vec<(u64, Firing)>) {
+    pub(super) fn keep(&mut self, kernel: &Kernel, engine: &Engine, now: Time, sinks: &Sinks) {
         let Some(store) = &mut self.store else { return };
         let known = engine.known();
+        let epochs = sinks.outputs().epochs().into_iter();
         let state = State {
             generation: kernel.generation(),
             tables: kernel.keep().into(),
@@ -167,7 +175,9 @@ impl Keeper {
             seeds: known.seeds,
             flows: known.flows,
             rules: engine.save(),
-            firing,
+            firing: sinks.firing(),
+            epochs: epochs.map(|(fingerprint, epoch)| (fingerprint, epoch.unix_nanos(Time::ZERO))).collect(),
+            untold: sinks.outputs().untold(),
         };
         let result = store.keep(&state).map_err(io::Error::other);
         let _ = self.report(result);

@@ -96,6 +96,10 @@ pub async fn run(config: Config, source: Source) -> Result<()> {
             }
             asked = signals.asked() => match asked {
                 Asked::Stop => break,
+                Asked::StopForGood => {
+                    pipeline.detach_at_stop();
+                    break;
+                }
                 Asked::Reload => {
                     service.reloading();
                     // Its outcome is in the log, for who sent a signal hears no answer.

@@ -1,7 +1,8 @@
 //! Alerts and flow records on their way out.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -10,16 +11,25 @@ use anyhow::{Context, Result};
 
 use crate::{
     clock,
-    config::{self, AlertTo},
+    config::{self, AlertTo, FlowTo, Profile, Target},
     engine::{
-        event::{Alert, AlertState, Effects},
-        flow::FlowRecord,
+        event::{AlertState, Effects},
         time::Epoch,
     },
     sink::{
-        AlertEvent, FlowEvent, alert_log, flow_log, lines::OpenError, metrics::Agent, open, worker::Sink,
+        AlertEvent, FlowEvent,
+        lines::OpenError,
+        metrics::Agent,
+        open,
+        profile::{alert_line, flow_line},
+        worker::Sink,
     },
+    state::{Event, Untold, Written},
 };
+
+/// Alert events that are remembered for sinks that have not delivered them; older ones are in those sinks'
+/// queues only.
+const REMEMBERED: usize = 1_000;
 
 /// Who reads an output for alerts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,12 +52,52 @@ impl Audience {
     }
 }
 
+/// An open sink.
+struct Out<T> {
+    audience: Audience,
+    sink: Sink<T>,
+    /// The file that it writes lines to, if it does, and their dialect: there it shows what was written.
+    file: Option<(PathBuf, Profile)>,
+}
+
+impl<T: Send + 'static> Out<T> {
+    fn new(audience: Audience, sink: Sink<T>, lines: Option<(&Target, Profile)>) -> Self {
+        let file = lines.and_then(|(target, profile)| match target {
+            Target::File(path) => Some((path.clone(), profile)),
+            Target::Stdout => None,
+        });
+        Self { audience, sink, file }
+    }
+
+    /// Whether it hears of events that are, or are not, told to people.
+    fn hears(&self, told: bool) -> bool {
+        told || self.audience == Audience::Record
+    }
+
+    /// Whether its file has the line that `line` makes.
+    fn has(&self, written: &mut Written, line: impl FnOnce(Profile) -> serde_json::Result<String>) -> bool {
+        let Some((path, profile)) = &self.file else { return false };
+        // What cannot be written as a line is handed over again, and counted.
+        line(*profile).is_ok_and(|line| written.take(path, &line))
+    }
+
+    /// Hands over what an agent before may not have delivered here. A file is known to have it or not; what
+    /// is none cannot be asked, and is taken to have what `others` have unless it was behind.
+    fn push_missing(&self, item: T, has: bool, others: bool, behind: &dyn Fn(&str) -> bool) {
+        if !has && (self.file.is_some() || !others || behind(self.sink.name())) {
+            self.sink.push(item);
+        }
+    }
+}
+
 /// The open sinks.
 pub(super) struct Outputs {
-    alerts: Vec<(Audience, Sink<AlertEvent>)>,
-    flows: Vec<Sink<FlowEvent>>,
+    alerts: Vec<Out<AlertEvent>>,
+    flows: Vec<Out<FlowEvent>>,
     /// What fires, by fingerprint.
     firing: Mutex<HashMap<String, AlertEvent>>,
+    /// The newest alert events, oldest first, as far back as a sink has not delivered them.
+    recent: Mutex<VecDeque<Event>>,
 }
 
 impl Outputs {
@@ -56,10 +106,22 @@ impl Outputs {
         let mut alerts = Vec::new();
         for output in &outputs.alerts {
             let audience = Audience::of(&output.to);
-            alerts.extend(open::alerts(output, agent)?.into_iter().map(|sink| (audience, sink)));
+            let lines = match &output.to {
+                AlertTo::Lines { target, profile } => Some((target, *profile)),
+                _ => None,
+            };
+            let sinks = open::alerts(output, agent)?;
+            alerts.extend(sinks.into_iter().map(|sink| Out::new(audience, sink, lines)));
         }
-        let flows = outputs.flow_log.iter().map(|output| open::flows(output, agent));
-        Ok(Self { alerts, flows: flows.collect::<Result<_, _>>()?, firing: Mutex::default() })
+        let flows = outputs.flow_log.iter().map(|output| {
+            let lines = match &output.to {
+                FlowTo::Lines { target, profile } => Some((target, *profile)),
+                FlowTo::Ipfix(_) => None,
+            };
+            open::flows(output, agent).map(|sink| Out::new(Audience::Record, sink, lines))
+        });
+        let flows = flows.collect::<Result<_, _>>()?;
+        Ok(Self { alerts, flows, firing: Mutex::default(), recent: Mutex::default() })
     }
 
     /// Takes over from the outputs before: what fires is told to those that must know it.
@@ -70,9 +132,12 @@ impl Outputs {
     /// Tells what fires already to those that must know it, and to nobody else.
     pub(super) fn remind(&self, firing: impl IntoIterator<Item = AlertEvent>) {
         for event in firing {
-            let sinks = self.alerts.iter().filter(|(audience, _)| *audience == Audience::Reminded);
-            sinks.for_each(|(_, sink)| sink.push(event.clone()));
-            self.firing().insert(event.0.fingerprint.clone(), event);
+            let before = self.firing().insert(event.0.fingerprint.clone(), event.clone());
+            // What these outputs were handed has been told.
+            if before.is_none() {
+                let sinks = self.alerts.iter().filter(|out| out.audience == Audience::Reminded);
+                sinks.for_each(|out| out.sink.push(event.clone()));
+            }
         }
     }
 
@@ -86,22 +151,6 @@ impl Outputs {
     /// Hands over what one call of the engine produced. Never waits.
     pub(super) fn write(&self, effects: &Effects, epoch: Epoch) {
         self.hand_over(effects, epoch, Sink::push, Sink::push);
-    }
-
-    /// Hands over those lines of what an agent before produced that were not written.
-    pub(super) fn write_missing(
-        &self,
-        effects: &Effects,
-        epoch: Epoch,
-        mut is_written: impl FnMut(&str) -> bool,
-    ) {
-        // What is not written as these lines is handed over again.
-        let mut is_written = |line: serde_json::Result<String>| line.is_ok_and(|line| is_written(&line));
-        let missing = |record: &&FlowRecord| !is_written(flow_log::line(record, epoch));
-        let records = effects.records.iter().filter(missing).cloned().collect();
-        let missing = |alert: &&Alert| !is_written(alert_log::line(alert, epoch));
-        let alerts = effects.alerts.iter().filter(missing).cloned().collect();
-        self.write(&Effects { records, alerts, ..Effects::default() }, epoch);
     }
 
     /// Hands over what one call of the engine produced, and waits where there is no room for it: for
@@ -120,40 +169,153 @@ impl Outputs {
         if !self.flows.is_empty() {
             for record in &effects.records {
                 let record = Arc::new(record.clone());
-                self.flows.iter().for_each(|sink| push_flow(sink, (Arc::clone(&record), epoch)));
+                self.flows.iter().for_each(|out| push_flow(&out.sink, (Arc::clone(&record), epoch)));
             }
         }
         for alert in &effects.alerts {
-            let event: AlertEvent = (Arc::new(alert.clone()), epoch);
-            // Of what an allow-list suppresses nobody is told, but for the end of what they were told of.
-            let told = alert.suppressed.is_none() || self.firing().contains_key(&alert.fingerprint);
-            let sinks = self.alerts.iter().filter(|(audience, _)| told || *audience == Audience::Record);
-            sinks.for_each(|(_, sink)| push_alert(sink, event.clone()));
-            match alert.state {
-                AlertState::Firing if told => drop(self.firing().insert(alert.fingerprint.clone(), event)),
-                AlertState::Firing => {}
-                AlertState::Resolved => drop(self.firing().remove(&alert.fingerprint)),
+            let event = self.take_note((Arc::new(alert.clone()), epoch));
+            self.hearing(event.told).for_each(|out| push_alert(&out.sink, event.event()));
+        }
+    }
+
+    /// Hands over what an agent before produced and may not have written or told, to each sink what it may
+    /// not have. `behind` tells of a sink whether it had not delivered all when that was last known.
+    pub(super) fn write_missing(
+        &self,
+        effects: &Effects,
+        epoch: Epoch,
+        written: &mut Written,
+        behind: &dyn Fn(&str) -> bool,
+    ) {
+        for record in &effects.records {
+            let line = |profile| flow_line(profile, record, epoch);
+            let has: Vec<bool> = self.flows.iter().map(|out| out.has(written, line)).collect();
+            let (event, others) = (Arc::new(record.clone()), has.contains(&true));
+            for (out, has) in self.flows.iter().zip(has) {
+                out.push_missing((Arc::clone(&event), epoch), has, others, behind);
             }
         }
+        for alert in &effects.alerts {
+            let event = self.take_note((Arc::new(alert.clone()), epoch));
+            let line = |profile| alert_line(profile, alert, epoch);
+            let has: Vec<bool> = self.hearing(event.told).map(|out| out.has(written, line)).collect();
+            let others = has.contains(&true);
+            for (out, has) in self.hearing(event.told).zip(has) {
+                out.push_missing(event.event(), has, others, behind);
+            }
+        }
+    }
+
+    /// Hands over alert events to the sinks that had not delivered them; to files only what they do not have.
+    pub(super) fn write_untold(&self, untold: &[Untold], written: &mut Written) {
+        for Untold { event, sinks } in untold {
+            self.note(event.clone());
+            for out in self.hearing(event.told) {
+                let (alert, epoch) = event.event();
+                let has = out.has(written, |profile| alert_line(profile, &alert, epoch));
+                if !has && sinks.iter().any(|name| name == out.sink.name()) {
+                    out.sink.push((alert, epoch));
+                }
+            }
+        }
+    }
+
+    /// Alert events that some sinks have not delivered, with the names of these; oldest first.
+    pub(super) fn untold(&self) -> Vec<Untold> {
+        let mut recent = self.recent();
+        let mut waiting: Vec<Vec<String>> = vec![Vec::new(); recent.len()];
+        for out in &self.alerts {
+            // What waits are the newest that it was handed.
+            let mut left = out.sink.waiting();
+            let audible = recent.iter().zip(&mut waiting).rev().filter(|(event, _)| out.hears(event.told));
+            for (_, names) in audible {
+                if left == 0 {
+                    break;
+                }
+                left -= 1;
+                names.push(out.sink.name().to_owned());
+            }
+        }
+        let delivered = waiting.iter().take_while(|names| names.is_empty()).count();
+        recent.drain(..delivered);
+        let waiting = waiting.into_iter().skip(delivered);
+        let untold = recent.iter().cloned().zip(waiting).map(|(event, sinks)| Untold { event, sinks });
+        untold.filter(|untold| !untold.sinks.is_empty()).collect()
+    }
+
+    /// By which epoch each alert that fires was told, by fingerprint.
+    pub(super) fn epochs(&self) -> Vec<(String, Epoch)> {
+        self.firing().iter().map(|(fingerprint, (_, epoch))| (fingerprint.clone(), *epoch)).collect()
+    }
+
+    /// Whether every file has all its lines, and every collector its records.
+    pub(super) fn is_written(&self) -> bool {
+        self.flows.iter().all(|out| out.sink.waiting() == 0)
+            && self.alerts.iter().all(|out| out.audience != Audience::Record || out.sink.waiting() == 0)
+    }
+
+    /// Whether every alert was delivered wherever it goes.
+    pub(super) fn is_told(&self) -> bool {
+        self.alerts.iter().all(|out| out.sink.waiting() == 0)
+    }
+
+    /// Counts what was not delivered as lost; after [`Outputs::close`].
+    pub(super) fn give_up(&self) {
+        self.flows.iter().for_each(|out| out.sink.give_up());
+        self.alerts.iter().for_each(|out| out.sink.give_up());
+    }
+
+    fn take_note(&self, (alert, epoch): AlertEvent) -> Event {
+        // Of what an allow-list suppresses nobody is told, but for the end of what they were told of.
+        let told = alert.suppressed.is_none() || self.firing().contains_key(&alert.fingerprint);
+        let event = Event::new(alert, epoch, told);
+        self.note(event.clone());
+        event
+    }
+
+    /// Notes what fires, and remembers the event until it is delivered.
+    fn note(&self, event: Event) {
+        let (alert, epoch) = event.event();
+        match alert.state {
+            AlertState::Firing if event.told => {
+                drop(self.firing().insert(alert.fingerprint.clone(), (alert, epoch)));
+            }
+            AlertState::Firing => {}
+            AlertState::Resolved => drop(self.firing().remove(&alert.fingerprint)),
+        }
+        let mut recent = self.recent();
+        if recent.len() >= REMEMBERED {
+            recent.pop_front();
+        }
+        recent.push_back(event);
+    }
+
+    /// The sinks that hear of events that are, or are not, told to people.
+    fn hearing(&self, told: bool) -> impl Iterator<Item = &Out<AlertEvent>> {
+        self.alerts.iter().filter(move |out| out.hears(told))
     }
 
     fn firing(&self) -> MutexGuard<'_, HashMap<String, AlertEvent>> {
         self.firing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn recent(&self) -> MutexGuard<'_, VecDeque<Event>> {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Delivers what waits, all sinks together within `grace`. What one of them could not deliver is an
     /// error in the end, and keeps nothing from the others.
-    pub(super) fn close(mut self, grace: Duration) -> Result<()> {
-        self.flows.iter_mut().for_each(Sink::hang_up);
-        self.alerts.iter_mut().for_each(|(_, sink)| sink.hang_up());
+    pub(super) fn close(&mut self, grace: Duration) -> Result<()> {
+        self.flows.iter_mut().for_each(|out| out.sink.hang_up());
+        self.alerts.iter_mut().for_each(|out| out.sink.hang_up());
         let deadline = clock::now() + grace;
         let left = || deadline.since(clock::now());
         let mut result = Ok(());
-        for sink in self.flows {
-            result = result.and(sink.close(left()).context("flow log"));
+        for out in &mut self.flows {
+            result = result.and(out.sink.finish(left()).context("flow log"));
         }
-        for (_, sink) in self.alerts {
-            result = result.and(sink.close(left()).context("alerts"));
+        for out in &mut self.alerts {
+            result = result.and(out.sink.finish(left()).context("alerts"));
         }
         result
     }
@@ -167,7 +329,7 @@ mod tests {
     use crate::{
         config,
         engine::{
-            event::{Severity, Source, Sums, TermValue, Value},
+            event::{Alert, Severity, Source, Sums, TermValue, Value},
             subject::Subject,
             time::Time,
         },

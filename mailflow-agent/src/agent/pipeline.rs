@@ -31,7 +31,7 @@ use crate::{
     },
     kernel::{self, Begun, Kept, Kernel, KernelError, PinError, Pins, Verify},
     sink::metrics::{Load, Places},
-    state::{Entry, Recovered, Store},
+    state::{Entry, Recovered, Store, Written},
 };
 
 /// Between two looks whether all is written.
@@ -81,26 +81,21 @@ impl Sinks {
         self.view.numbers().firing.take(alerts);
     }
 
-    /// Writes those lines that another process made and did not write.
-    pub(super) fn tell_missing(&self, effects: &Effects, epoch: Epoch, is_written: impl FnMut(&str) -> bool) {
-        self.outputs.write_missing(effects, epoch, is_written);
+    /// Where alerts and records go.
+    pub(super) fn outputs(&self) -> &Outputs {
+        &self.outputs
     }
 
-    /// Whether all that was handed over is written.
-    fn drained(&self) -> bool {
-        let sinks = self.view.agent.sinks();
-        sinks.values().all(|numbers| numbers.get("queue_lines").is_none_or(|waiting| *waiting == 0))
-    }
-
-    /// Waits until all that was handed over is written, as far as that is possible within a grace.
+    /// Waits until all lines are written, as far as that is possible within a grace.
     fn wait_until_written(&self) {
         let begin = clock::now();
-        while !self.drained() && clock::now().since(begin) < GRACE {
+        while !self.outputs.is_written() && clock::now().since(begin) < GRACE {
             thread::sleep(PAUSE);
         }
     }
 
-    fn firing(&self) -> Vec<(u64, Firing)> {
+    /// The alerts that fire, for the agent after this one.
+    pub(super) fn firing(&self) -> Vec<(u64, Firing)> {
         self.view.numbers().firing.saved()
     }
 
@@ -170,7 +165,7 @@ impl Pipeline {
         // What was told just now is in no journal: it is written before the tables and the state of before go.
         sinks.wait_until_written();
         keeper.mark();
-        keeper.keep(&kernel, &engine, now, sinks.firing());
+        keeper.keep(&kernel, &engine, now, &sinks);
         kernel.forget_left();
         sinks.view.numbers().settings.notes = notes(&config, directory, begun);
         Ok(Self {
@@ -197,9 +192,7 @@ impl Pipeline {
         let now = clock::now();
         let moment = (now, clock::epoch());
         let Self { kernel, engine, sinks, tables, room, delivery, lists, keeper, windows, .. } = self;
-        if sinks.drained() {
-            keeper.written();
-        }
+        keeper.look_at(sinks);
         if let Some(internal) = lists.look(now, &sinks.view.agent) {
             engine.set_internal(internal);
         }
@@ -208,7 +201,7 @@ impl Pipeline {
         // The wall clock may have been set: hours and the ends of allow-lists are its.
         engine.set_epoch(moment.1);
         let drain = cycle::look(kernel, engine, keeper, moment, |effects| sinks.take(moment, effects))?;
-        keeper.over(kernel, engine, now, sinks.drained(), || sinks.firing());
+        keeper.over(kernel, engine, now, sinks);
         let view = report::kernel_view(kernel, &before, tables, delivery, drain)?;
         room.note(&view);
         let shown = windows.show(engine, now);
@@ -271,11 +264,16 @@ impl Pipeline {
         let outputs = outputs.map_err(|error| vec![format!("{error:#}")])?;
         self.watch(&new).map_err(|error| vec![error.to_string()])?;
         if let Some(outputs) = outputs {
-            outputs.follow(&self.sinks.outputs);
-            let before = std::mem::replace(&mut self.sinks.outputs, outputs);
+            let mut before = std::mem::replace(&mut self.sinks.outputs, outputs);
             if let Err(error) = before.close(GRACE) {
                 warn!(%error, "the outputs before");
             }
+            let untold = before.untold();
+            // Namesakes share their numbers: the new ones begin at none that wait.
+            before.give_up();
+            self.sinks.outputs.follow(&before);
+            // An output of the same name goes on with what its namesake could not deliver.
+            self.sinks.outputs.write_untold(&untold, &mut Written::default());
         }
         let now = clock::now();
         let Reconfigured { restarted, effects } = self.engine.reconfigure(now, new.engine.clone());
@@ -305,33 +303,35 @@ impl Pipeline {
         result
     }
 
+    /// The programs are not to count on after the stop, whatever the configuration says.
+    pub(super) fn detach_at_stop(&mut self) {
+        self.kernel.detach_at_stop();
+    }
+
     /// Stops counting, makes the last records and writes what waits.
     pub(super) fn stop(self, grace: Duration) -> Result<()> {
-        let Self { mut kernel, mut engine, sinks, mut keeper, .. } = self;
+        let Self { mut kernel, mut engine, mut sinks, mut keeper, .. } = self;
         let now = clock::now();
         let moment = (now, clock::epoch());
-        let take = |effects: &Effects| sinks.take(moment, effects);
         let stays = kernel.stays();
+        let take = |effects: &Effects| sinks.take(moment, effects);
         let read = if stays {
             cycle::look(&mut kernel, &mut engine, &mut keeper, moment, take).map(drop)
         } else {
             kernel.detach();
             cycle::last_look(&mut kernel, &mut engine, &mut keeper, moment, take)
         };
-        let firing = sinks.firing();
         // As after every poll.
         let _ = keeper.note(vec![Entry::Over]);
         let written = sinks.outputs.close(grace);
-        if written.is_ok() {
-            keeper.written();
-        }
+        keeper.look_at(&sinks);
         if stays {
-            keeper.keep(&kernel, &engine, now, firing);
+            keeper.keep(&kernel, &engine, now, &sinks);
             info!("the programs stay and count on");
             kernel.leave();
         } else {
             kernel.unpin();
-            keeper.keep(&kernel, &engine, now, firing);
+            keeper.keep(&kernel, &engine, now, &sinks);
         }
         read.and(written)
     }

@@ -200,7 +200,7 @@ impl Replay {
             self.now = self.now + longest.unwrap_or_default();
             self.poll()?;
         }
-        let Self { mut kernel, mut engine, outputs, now, .. } = self;
+        let Self { mut kernel, mut engine, mut outputs, now, .. } = self;
         cycle::last_look(&mut kernel, &mut engine, &mut Keeper::none(), (now, EPOCH), |effects| {
             outputs.write_all(effects, EPOCH)
         })?;

@@ -1,6 +1,9 @@
 //! Going on where an agent before stopped, however it did.
 
-use std::collections::HashSet;
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use anyhow::Result;
 use mailflow_common::FlowKey;
@@ -49,12 +52,21 @@ pub(super) fn resume(
     }
     let now = state.now;
     sinks.resume_alerts(state.firing);
+    let epochs: HashMap<String, i128> = state.epochs.into_iter().collect();
     if state.rules.is_readable() {
         for rule in engine.restore(state.rules).forgotten {
             info!(%rule, "the rule is gone or means something else now: its windows begin anew");
         }
     }
     let judged = judge_again(engine, sinks, &history, &mut resumed);
+    // What is delivered since the state was kept is in the history.
+    let delivered = told(&history);
+    state.untold.retain(|untold| !delivered.contains(&Told::of(&untold.event.event().0)));
+    let behind: HashSet<String> = state.untold.iter().flat_map(|untold| untold.sinks.clone()).collect();
+    resumed.alerts += state.untold.len();
+    keeper.tell(state.untold.iter().map(|untold| Told::of(&untold.event.event().0)));
+    sinks.outputs().write_untold(&state.untold, &mut written);
+    let mut teller = Teller { sinks, keeper, behind, written };
     let polls = polls(journal, now);
     let mut missed = judged.missed;
     for poll in &polls {
@@ -73,13 +85,20 @@ pub(super) fn resume(
         }
         let alerts = std::mem::take(&mut missed);
         if poll.unwritten {
-            tell(sinks, keeper, Effects { alerts, ..lines }, epoch, &mut written, &mut resumed);
+            resumed.alerts += teller.tell(Effects { alerts, ..lines }, epoch);
         } else {
             missed = alerts;
         }
     }
     let epoch = polls.last().map_or_else(clock::epoch, |poll| Epoch::from_unix_nanos(poll.epoch));
-    tell(sinks, keeper, Effects { alerts: missed, ..Effects::default() }, epoch, &mut written, &mut resumed);
+    resumed.alerts += teller.tell(Effects { alerts: missed, ..Effects::default() }, epoch);
+    // Whoever must know what fires has heard it from a process that is gone.
+    let now = clock::epoch();
+    let firing = engine.firing().into_iter().map(|alert| {
+        let epoch = epochs.get(&alert.fingerprint).map_or(now, |epoch| Epoch::from_unix_nanos(*epoch));
+        (Arc::new(alert), epoch)
+    });
+    sinks.outputs().remind(firing);
     info!(
         records = resumed.judged,
         alerts = resumed.alerts,
@@ -102,13 +121,7 @@ struct JudgedAgain {
 
 /// Lets the rules see again what they saw; alerts that were told are not told again.
 fn judge_again(engine: &mut Engine, sinks: &Sinks, history: &[Past], resumed: &mut Resumed) -> JudgedAgain {
-    let told: HashSet<&Told> = history
-        .iter()
-        .filter_map(|past| match past {
-            Past::Told(told) => Some(told),
-            Past::Judged(_) | Past::Kept(_) => None,
-        })
-        .collect();
+    let told = told(history);
     let mut again = JudgedAgain { flows: HashSet::new(), missed: Vec::new() };
     for past in history {
         let Past::Judged(judged) = past else { continue };
@@ -253,16 +266,31 @@ impl Again<'_> {
     }
 }
 
-/// Hands over what may not have been told; what the files have already is left out.
-fn tell(
-    sinks: &Sinks,
-    keeper: &mut Keeper,
-    effects: Effects,
-    epoch: Epoch,
-    written: &mut Written,
-    resumed: &mut Resumed,
-) {
-    resumed.alerts += effects.alerts.len();
-    keeper.take(&effects);
-    sinks.tell_missing(&effects, epoch, |line| written.take(line));
+/// The alerts that were delivered.
+fn told(history: &[Past]) -> HashSet<&Told> {
+    let told = history.iter().filter_map(|past| match past {
+        Past::Told(told) => Some(told),
+        Past::Judged(_) | Past::Kept(_) => None,
+    });
+    told.collect()
+}
+
+/// Hands over what may not have been told.
+struct Teller<'a> {
+    sinks: &'a Sinks,
+    keeper: &'a mut Keeper,
+    /// Sinks that had not delivered all.
+    behind: HashSet<String>,
+    /// What the files have already.
+    written: Written,
+}
+
+impl Teller<'_> {
+    /// How many alerts there were.
+    fn tell(&mut self, effects: Effects, epoch: Epoch) -> usize {
+        self.keeper.take(&effects);
+        let behind = |name: &str| self.behind.contains(name);
+        self.sinks.outputs().write_missing(&effects, epoch, &mut self.written, &behind);
+        effects.alerts.len()
+    }
 }

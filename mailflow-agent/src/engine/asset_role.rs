@@ -1,8 +1,10 @@
 //! What the hosts of a network are for.
 
+use serde::{Deserialize, Serialize};
+
 /// What the hosts of a network are for: a fixed vocabulary, so that rules written by one person mean the
 /// same with another's lists.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum AssetRole {
     /// People's computers.
     Workstation,

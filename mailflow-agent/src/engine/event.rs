@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{asset_role::AssetRole, flow::FlowRecord, subject::Subject, time::Time};
 
 /// What one flow gained since it was last looked at.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Gain {
     /// Packets on the wire.
     pub packets: u64,
@@ -43,7 +43,7 @@ pub struct Qualified {
 }
 
 /// How loud a rule speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Severity {
     /// Worth a look.
     Low,
@@ -71,7 +71,7 @@ impl Severity {
 }
 
 /// State of an alert at the moment of its event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum AlertState {
     /// The condition holds; sent once when it begins and then every repeat interval.
     Firing,
@@ -108,7 +108,7 @@ impl Value {
 }
 
 /// Bytes and packets of both directions over the contributing flows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sums {
     /// Client to server.
     pub up: Gain,
@@ -119,7 +119,7 @@ pub struct Sums {
 }
 
 /// An alert event: everything a person needs to believe it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Alert {
     /// Name of the rule.
     pub rule: Arc<str>,
@@ -165,12 +165,14 @@ pub struct Alert {
     /// Server ports of the contributing flows, ascending.
     pub ports: Vec<u16>,
     /// Applications of the contributing flows.
+    #[serde(with = "super::saved::apps")]
     pub apps: Vec<App>,
     /// Destinations with the number of contributing flows to each, most first, at most ten.
     pub destinations: Vec<(IpAddr, u64)>,
     /// Totals over the contributing flows.
     pub sums: Sums,
     /// The newest contributing flows, at most twenty, oldest first.
+    #[serde(with = "super::saved::records")]
     pub flows: Vec<Arc<FlowRecord>>,
     /// Whether counting was complete for all contributing flows: none began before it was watched, and no
     /// packet of the subject found the flow table full.
@@ -180,7 +182,7 @@ pub struct Alert {
 }
 
 /// What a term of a rule's condition held.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TermValue {
     /// What was measured, in the words of the configuration: `count`, `count failed`, `sum payload_up`,
     /// `distinct destination`, `ratio failed/attempts`, `first_seen destination`.

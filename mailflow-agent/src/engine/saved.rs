@@ -161,6 +161,45 @@ impl Record {
     }
 }
 
+/// Applications by their names; one whose name is not known any more is left out.
+pub(super) mod apps {
+    use mailflow_common::App;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(in super::super) fn serialize<S: Serializer>(apps: &[App], to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(apps.iter().map(|app| app.name()))
+    }
+
+    pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<App>, D::Error> {
+        let names = Vec::<String>::deserialize(from)?;
+        let app = |name: &String| App::ALL.into_iter().find(|app| app.name() == name);
+        Ok(names.iter().filter_map(app).collect())
+    }
+}
+
+/// Records; one with a word that is not known any more is left out.
+pub(super) mod records {
+    use std::sync::Arc;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use super::{FlowRecord, Record};
+
+    pub(in super::super) fn serialize<S: Serializer>(
+        records: &[Arc<FlowRecord>],
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        to.collect_seq(records.iter().map(|record| Record::from(&**record)))
+    }
+
+    pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Vec<Arc<FlowRecord>>, D::Error> {
+        let records = Vec::<Record>::deserialize(from)?;
+        Ok(records.iter().filter_map(|record| record.record().map(Arc::new)).collect())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::{super::fixture, *};

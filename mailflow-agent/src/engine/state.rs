@@ -10,7 +10,7 @@ use super::{
     alert::{self, Incident, Shown},
     assets::Networks,
     evaluate::Evaluator,
-    event::TermValue,
+    event::{Alert, Source, TermValue},
     evidence::{Evidence, Handle},
     flow::{Direction, Flow},
     lane::{Known, Lane},
@@ -58,7 +58,15 @@ struct SubjectState {
 #[derive(Debug, Serialize, Deserialize)]
 enum LifeState {
     Quiet(Option<Time>),
-    Firing { starts_at: Time, holds_until: Time, next_repeat: Time, decided: usize, thresholds: Vec<u64> },
+    Firing {
+        starts_at: Time,
+        holds_until: Time,
+        next_repeat: Time,
+        decided: usize,
+        thresholds: Vec<u64>,
+        /// The client that it began with, which alerts about a server keep.
+        source: Option<Source>,
+    },
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -81,7 +89,7 @@ pub struct Restored {
 
 impl State {
     /// The form written by this version.
-    pub const VERSION: u32 = 1;
+    pub const VERSION: u32 = 2;
 
     /// Whether this version can read it.
     pub fn is_readable(&self) -> bool {
@@ -117,6 +125,20 @@ impl Engine {
             spills: self.spills.seen().map(|(key, seen)| (key.into(), *seen)).collect(),
             records: records.records,
         }
+    }
+
+    /// The alerts that fire, each as it was last told; those that an allow-list suppresses are not among them.
+    pub fn firing(&self) -> Vec<Alert> {
+        let lanes = self.evaluator.watches.iter().map(|watch| &watch.unknown);
+        let firing = lanes.flat_map(Lane::iter).filter_map(|(_, watched)| match watched.state() {
+            Life::Firing(firing) => Some(firing.0.told().clone()),
+            Life::Quiet(_) => None,
+        });
+        let mut firing: Vec<_> = firing.collect();
+        firing.sort_by(|one, other| {
+            (one.starts_at, &one.fingerprint).cmp(&(other.starts_at, &other.fingerprint))
+        });
+        firing
     }
 
     /// Goes on from a state, before anything else was seen. Its times must be of the same clock.
@@ -187,7 +209,14 @@ impl Evaluator {
                     places.iter().filter_map(|place| handles.get(*place).copied().flatten()).collect();
                 let state = match life {
                     LifeState::Quiet(end) => Life::Quiet(end),
-                    LifeState::Firing { starts_at, holds_until, next_repeat, decided, thresholds } => {
+                    LifeState::Firing {
+                        starts_at,
+                        holds_until,
+                        next_repeat,
+                        decided,
+                        thresholds,
+                        source,
+                    } => {
                         restored.firing += 1;
                         let mut terms = plan.values(&stores, plan.usual_levels(), starts_at);
                         for (term, threshold) in terms.iter_mut().zip(thresholds) {
@@ -198,6 +227,7 @@ impl Evaluator {
                         let shown = Shown { terms, flows, ..Shown::default() };
                         let mut told =
                             alert::firing(&plan.rule, &subject, internal, starts_at, decided, shown);
+                        told.source = source.or(told.source);
                         super::evaluate::excuse(plan, known, &mut told, internal, *epoch);
                         Life::Firing(Box::new((Incident::restored(told, holds_until, next_repeat), decided)))
                     }
@@ -238,7 +268,8 @@ fn subjects(lane: &Lane, records: &mut Records<'_>) -> Vec<SubjectState> {
                 let (starts_at, holds_until, next_repeat) = firing.0.times();
                 let thresholds =
                     firing.0.told().terms.iter().map(|term: &TermValue| term.threshold).collect();
-                LifeState::Firing { starts_at, holds_until, next_repeat, decided: firing.1, thresholds }
+                let (decided, source) = (firing.1, firing.0.told().source);
+                LifeState::Firing { starts_at, holds_until, next_repeat, decided, thresholds, source }
             }
         },
     };

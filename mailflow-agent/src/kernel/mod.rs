@@ -223,6 +223,13 @@ impl Kernel {
         }
     }
 
+    /// From now on the programs are not to count on after a stop.
+    pub fn detach_at_stop(&mut self) {
+        if let Some(pinned) = &mut self.pinned {
+            pinned.at_stop = AtStop::Detach;
+        }
+    }
+
     /// Whether the programs are to count on after a stop.
     pub fn stays(&self) -> bool {
         self.pinned.as_ref().is_some_and(|pinned| pinned.at_stop == AtStop::Keep)

@@ -103,6 +103,7 @@ impl Counters {
 /// The queue's end at which items are handed over.
 #[derive(Debug)]
 pub struct Sink<T> {
+    name: String,
     queue: Option<SyncSender<T>>,
     closing: Arc<AtomicBool>,
     failing: Arc<AtomicBool>,
@@ -143,7 +144,8 @@ impl<T: Send + 'static> Sink<T> {
                 drop(finished);
             })
             .map_err(|source| NoThread { name: name.to_owned(), source })?;
-        Ok(Self { queue: Some(queue), closing, failing, done, thread: handle.thread().clone(), counters })
+        let (name, thread) = (name.to_owned(), handle.thread().clone());
+        Ok(Self { name, queue: Some(queue), closing, failing, done, thread, counters })
     }
 
     /// Hands over one item. Never waits: one for which there is no room is dropped and counted.
@@ -169,6 +171,16 @@ impl<T: Send + 'static> Sink<T> {
         }
     }
 
+    /// Its name, by which its counters are told from other sinks'.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Items that were handed over, and are neither delivered nor lost.
+    pub fn waiting(&self) -> u64 {
+        u64::try_from(self.counters.waiting.get()).unwrap_or(0)
+    }
+
     /// What became of the items.
     pub fn counters(&self) -> &Counters {
         &self.counters
@@ -179,13 +191,26 @@ impl<T: Send + 'static> Sink<T> {
     /// # Errors
     /// How many items were taken but not delivered.
     pub fn close(mut self, grace: Duration) -> Result<(), Unwritten> {
+        self.finish(grace)
+    }
+
+    /// The same, with its numbers still to be read.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn finish(&mut self, grace: Duration) -> Result<(), Unwritten> {
         self.hang_up();
         // Either the thread is done, or the grace is over; the gauge knows what is left.
         let _ = self.done.recv_timeout(grace);
-        match self.counters.waiting.get() {
-            ..=0 => Ok(()),
-            left => Err(Unwritten(left.unsigned_abs())),
+        match self.waiting() {
+            0 => Ok(()),
+            left => Err(Unwritten(left)),
         }
+    }
+
+    /// Counts what waits as lost: nobody delivers it any more.
+    pub fn give_up(&self) {
+        self.counters.lost(usize::try_from(self.waiting()).unwrap_or(0));
     }
 
     /// Tells the thread that nothing comes any more, so that it delivers what waits and ends.

@@ -18,6 +18,7 @@ mod entry;
 mod frames;
 mod history;
 mod tail;
+mod untold;
 
 use std::{
     fs::{self, File, TryLockError},
@@ -31,6 +32,7 @@ pub use self::{
     entry::{Entry, Judged},
     history::{Past, Told},
     tail::Written,
+    untold::{Event, Untold},
 };
 use self::{frames::Appender, history::History};
 use crate::{
@@ -45,6 +47,8 @@ const STATE: &str = "state";
 const JOURNAL: &str = "journal";
 /// A journal this long asks for a state.
 const LONG: u64 = 16 << 20;
+/// Entries whose lines are not written take at most this much; beyond it those lines are given up.
+const MOST_UNWRITTEN: usize = 4 << 20;
 
 /// Why there is no state.
 #[derive(Debug, thiserror::Error)]
@@ -89,6 +93,10 @@ pub struct State {
     pub rules: engine::state::State,
     /// The alerts that fire, each with the moment it began to.
     pub firing: Vec<(u64, Firing)>,
+    /// By which each of them was told, by fingerprint: where the clock's beginning lies on the wall clock.
+    pub epochs: Vec<(String, i128)>,
+    /// Alert events that were not delivered everywhere, oldest first.
+    pub untold: Vec<Untold>,
 }
 
 /// What belongs to the kernel's tables, see [`Kept`].
@@ -141,9 +149,10 @@ pub struct Store {
     _lock: File,
     journal: Appender,
     history: History,
-    /// The journal's entries since the outputs had written all.
+    /// The journal's entries since the outputs had written all, and their bytes.
     unwritten: Vec<Vec<u8>>,
-    /// Alerts handed over since then.
+    unwritten_bytes: usize,
+    /// Alerts handed over since all of them were delivered.
     untold: Vec<Told>,
 }
 
@@ -180,6 +189,7 @@ impl Store {
             journal,
             history,
             unwritten: Vec::new(),
+            unwritten_bytes: 0,
             untold: Vec::new(),
         };
         Ok((store, recovered))
@@ -214,6 +224,7 @@ impl Store {
         for entry in entries {
             let bytes = entry.bytes().map_err(io::Error::other)?;
             self.journal.add(&bytes);
+            self.unwritten_bytes += bytes.len();
             self.unwritten.push(bytes);
         }
         self.journal.write()
@@ -233,13 +244,21 @@ impl Store {
         self.untold.extend(alerts);
     }
 
-    /// The outputs have written all that they were handed; `files` are those that they write to.
+    /// All alerts that were handed over are delivered.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn delivered(&mut self) -> io::Result<()> {
+        self.history.write(self.untold.drain(..).map(Past::Told))
+    }
+
+    /// The outputs have written all lines that they were handed; `files` are those that they write to.
     ///
     /// # Errors
     /// The system refuses.
     pub fn written(&mut self, files: &[PathBuf]) -> io::Result<()> {
         // The first is the last such note.
-        if self.unwritten.len() <= 1 && self.untold.is_empty() {
+        if self.unwritten.len() <= 1 {
             return Ok(());
         }
         self.mark(files)
@@ -250,10 +269,15 @@ impl Store {
     /// # Errors
     /// The system refuses.
     pub fn mark(&mut self, files: &[PathBuf]) -> io::Result<()> {
-        self.history.write(self.untold.drain(..).map(Past::Told))?;
         let entry = Entry::Written(files.iter().filter_map(|file| tail::Mark::of(file)).collect());
         self.unwritten.clear();
+        self.unwritten_bytes = 0;
         self.note(&[entry])
+    }
+
+    /// Whether there is more that the outputs have not written than is kept for them.
+    pub fn is_full(&self) -> bool {
+        self.unwritten_bytes > MOST_UNWRITTEN
     }
 
     /// Whether a state should be kept even if that takes a while.
@@ -261,7 +285,7 @@ impl Store {
         self.journal.bytes() > LONG
     }
 
-    /// Replaces the state. The outputs have written all they were handed, or what they have not is given up.
+    /// Replaces the state. What the outputs have not written or delivered stays known.
     ///
     /// # Errors
     /// The system refuses; the state before, and the journal and the history since then, stay.
@@ -275,10 +299,16 @@ impl Store {
         self.journal.write().map_err(refused)?;
         self.history.write([Past::Kept(state.now)]).map_err(refused)?;
         frames::replace(&self.directory.join(STATE), [head.as_slice(), &bytes]).map_err(refused)?;
-        let journal = self.directory.join(JOURNAL);
-        let entries = self.unwritten.iter().map(Vec::as_slice).chain([kept.as_slice()]);
-        frames::replace(&journal, entries).map_err(refused)?;
-        self.journal = Appender::open(&journal).map_err(refused)?;
+        // While outputs are behind it is not written anew each time.
+        if self.unwritten.len() <= 1 || self.is_long() {
+            let journal = self.directory.join(JOURNAL);
+            let entries = self.unwritten.iter().map(Vec::as_slice).chain([kept.as_slice()]);
+            frames::replace(&journal, entries).map_err(refused)?;
+            self.journal = Appender::open(&journal).map_err(refused)?;
+        }
+        // Of the alerts before, the state has those that are to be told yet.
+        let left: Vec<Told> = state.untold.iter().map(|untold| Told::of(&untold.event.event().0)).collect();
+        self.untold.retain(|told| left.contains(told));
         self.history.forget().map_err(refused)
     }
 }

@@ -32,7 +32,7 @@ impl Mark {
 /// Lines that files got since their marks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Written {
-    lines: HashMap<String, usize>,
+    files: HashMap<PathBuf, HashMap<String, usize>>,
 }
 
 impl Written {
@@ -63,15 +63,16 @@ impl Written {
         if whole < bytes.len() {
             file.set_len(from + whole as u64)?;
         }
+        let lines = self.files.entry(mark.path.clone()).or_default();
         for line in String::from_utf8_lossy(&bytes[..whole]).lines() {
-            *self.lines.entry(line.to_owned()).or_default() += 1;
+            *lines.entry(line.to_owned()).or_default() += 1;
         }
         Ok(())
     }
 
-    /// Whether a line is there; each of equal lines is there for one.
-    pub fn take(&mut self, line: &str) -> bool {
-        match self.lines.get_mut(line) {
+    /// Whether a file has a line; each of equal lines is there for one.
+    pub fn take(&mut self, file: &Path, line: &str) -> bool {
+        match self.files.get_mut(file).and_then(|lines| lines.get_mut(line)) {
             Some(left @ 1..) => {
                 *left -= 1;
                 true
@@ -92,13 +93,14 @@ mod tests {
         let mark = Mark::of(&path).unwrap();
         fs::write(&path, "old\nnew\nnew\ncut of").unwrap();
         let mut written = Written::read(std::slice::from_ref(&mark));
-        let taken: Vec<bool> = ["new", "new", "new", "old", "cut of"].map(|line| written.take(line)).into();
+        let taken = ["new", "new", "new", "old", "cut of"].map(|line| written.take(&path, line));
         assert_eq!(taken, [true, true, false, false, false]);
+        assert!(!Written::read(std::slice::from_ref(&mark)).take(Path::new("/other"), "new"), "another file");
         assert_eq!(fs::read_to_string(&path).unwrap(), "old\nnew\nnew\n");
         // Another file took its place: all of it came later.
         fs::write(path.with_extension("x"), "one\n").unwrap();
         fs::rename(path.with_extension("x"), &path).unwrap();
-        assert!(Written::read(&[mark]).take("one"));
+        assert!(Written::read(&[mark]).take(&path, "one"));
         fs::remove_file(path).unwrap();
         assert_eq!(Mark::of(Path::new("/nonexistent")), None);
     }

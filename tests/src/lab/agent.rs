@@ -47,11 +47,28 @@ impl Agent {
         options: &str,
         environment: &[(&str, &str)],
     ) -> Result<Self> {
+        let alerts = folder.join(format!("{name}-alerts.jsonl"));
+        let options = format!("{options} --alerts {}", alerts.display());
+        Self::start_as_configured(ns, binary, folder, name, &options, environment)
+    }
+
+    /// The same with no alert file but those that are configured.
+    ///
+    /// # Errors
+    /// As [`Agent::start`].
+    pub fn start_as_configured(
+        ns: &Ns,
+        binary: &Path,
+        folder: &Path,
+        name: &str,
+        options: &str,
+        environment: &[(&str, &str)],
+    ) -> Result<Self> {
         let log = folder.join(format!("{name}.log"));
         let alerts = folder.join(format!("{name}-alerts.jsonl"));
         let binary = binary.to_str().context("the path of the agent is not UTF-8")?;
         let mut command = ns.command(binary);
-        command.arg("run").args(options.split_whitespace()).arg("--alerts").arg(&alerts);
+        command.arg("run").args(options.split_whitespace());
         command.env("NO_COLOR", "1").env_remove("RUST_LOG").envs(environment.iter().copied());
         let told = |option: &str| options.split_whitespace().skip_while(|word| *word != option).nth(1);
         // Agents of other tests run at the same time: each has a socket of its own, and nothing else unless

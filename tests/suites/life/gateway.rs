@@ -49,9 +49,8 @@ impl Gateway {
         let gateway = Self { options: String::new(), lab, mount: Mounted(mount) };
         gateway.configure(rule, "");
         let options = format!(
-            "--config {} --poll-interval 200ms --flow-log {} --state {} --pins {}",
+            "--config {} --poll-interval 200ms --state {} --pins {}",
             folder.join("gateway.yaml").display(),
-            folder.join("flows.jsonl").display(),
             folder.join("state").display(),
             gateway.pins().display(),
         );
@@ -73,12 +72,20 @@ impl Gateway {
         fs::write(self.lab.folder().join("gateway.yaml"), text).unwrap();
     }
 
-    /// Starts an agent, with these further options and variables.
+    /// Starts an agent with the files of this gateway, and with these further options and variables.
     pub(crate) fn start(&self, more: &str, environment: &[(&str, &str)]) -> Agent {
-        let options = format!("{} {more}", self.options);
+        let log = self.lab.folder().join("flows.jsonl");
+        let options = format!("{} --flow-log {} {more}", self.options, log.display());
         let binary = agent_binary().unwrap();
         Agent::start_in(&self.lab.gateway, &binary, self.lab.folder(), "agent", &options, environment)
             .unwrap()
+    }
+
+    /// The same with the outputs that the configuration has.
+    pub(crate) fn start_as_configured(&self) -> Agent {
+        let (folder, binary) = (self.lab.folder(), agent_binary().unwrap());
+        let options = &self.options;
+        Agent::start_as_configured(&self.lab.gateway, &binary, folder, "agent", options, &[]).unwrap()
     }
 
     /// Makes a connection and ends it; what both ends say of it.

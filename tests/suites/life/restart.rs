@@ -74,14 +74,16 @@ fn a_stop_that_keeps_leaves_the_programs_counting() {
     gateway.expect(&agent, sent);
     // Without --keep nothing stays.
     assert_eq!(agent.stop().unwrap().code(), Some(0));
-    let left: Vec<_> =
-        std::fs::read_dir(gateway.pins()).unwrap().flatten().map(|entry| entry.path()).collect();
-    assert_eq!(left, Vec::<std::path::PathBuf>::new());
+    let left = || std::fs::read_dir(gateway.pins()).unwrap().flatten().map(|entry| entry.path());
+    assert_eq!(left().count(), 0, "{:?}", left().collect::<Vec<_>>());
     gateway.send();
-    let agent = gateway.start("", &[]);
+    let mut agent = gateway.start("--keep", &[]);
     std::thread::sleep(Duration::from_secs(1));
     assert_eq!(gateway.recorded(), sent, "what passed while nothing was attached was not counted");
-    drop(agent);
+    // Nor does anything after SIGQUIT, which stops for good.
+    agent.process().signal(libc::SIGQUIT).unwrap();
+    assert_eq!(agent.process().wait(Duration::from_secs(10)).unwrap().code(), Some(0));
+    assert_eq!(left().count(), 0, "{:?}", left().collect::<Vec<_>>());
 }
 
 #[test]
