@@ -33,7 +33,7 @@ pub(super) fn look(
     kernel.read(now, &mut Look { engine, keeper, hand_on: &mut hand_on })?;
     let took = clock::now().since(begin);
     let effects = engine.tick(now);
-    keeper.take(&effects);
+    keeper.take(engine.judged(), &effects);
     hand_on(&effects);
     Ok(took)
 }
@@ -50,7 +50,7 @@ pub(super) fn last_look(
     let mut reader = LastLook { engine, keeper, now, hand_on: &mut hand_on };
     kernel.read(now, &mut reader).context("reading the flow table a last time")?;
     let effects = engine.shutdown(now);
-    keeper.take(&effects);
+    keeper.take(engine.judged(), &effects);
     hand_on(&effects);
     Ok(())
 }

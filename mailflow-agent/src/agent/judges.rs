@@ -62,7 +62,7 @@ impl Judges {
         if record.inputs != Inputs::all() {
             self.note(&record);
         }
-        hand_on(&self.engine.record(at, record));
+        hand_on(&self.engine.record(at, &record));
     }
 
     /// Lets time pass.

@@ -91,18 +91,18 @@ impl Keeper {
     }
 
     /// Writes down what the rules were shown and what is told, before it is.
-    pub(super) fn take(&mut self, effects: &Effects) {
+    pub(super) fn take<'a>(&mut self, judged: impl Iterator<Item = event::Judged<'a>>, effects: &Effects) {
         let Some(store) = &mut self.store else { return };
-        let judged = |judged: &event::Judged| Judged {
-            at: judged.at,
-            flow: judged.record.flow.clone(),
-            reason: judged.record.reason,
-            open: judged.open,
-        };
-        let judged: Vec<Judged> = effects.judged.iter().map(judged).collect();
+        let judged = judged.map(|event::Judged { at, record, open }| Judged {
+            at,
+            flow: record.flow.clone(),
+            reason: record.reason,
+            open,
+        });
+        let mut judged = judged.peekable();
         store.handed_over(effects.alerts.iter().map(Told::of));
-        if !judged.is_empty() {
-            let result = store.judged(&judged);
+        if judged.peek().is_some() {
+            let result = store.judged(judged);
             // What cannot be written is judged again after a crash, or not; it is no reason to stop.
             let _ = self.report(result);
         }

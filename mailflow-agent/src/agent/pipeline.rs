@@ -156,11 +156,12 @@ impl Pipeline {
                 engine.finish(&left.finished),
                 engine.look_last(now, &left.flows),
                 engine.overflow(&left.spilled),
-                engine.tick(now),
             ] {
-                keeper.take(&effects);
                 sinks.take((now, clock::epoch()), &effects);
             }
+            let effects = engine.tick(now);
+            keeper.take(engine.judged(), &effects);
+            sinks.take((now, clock::epoch()), &effects);
         }
         // What was told just now is in no journal: it is written before the tables and the state of before go.
         sinks.wait_until_written();

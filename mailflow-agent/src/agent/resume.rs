@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    iter,
     sync::Arc,
 };
 
@@ -129,8 +130,9 @@ fn judge_again(engine: &mut Engine, sinks: &Sinks, history: &[Past], resumed: &m
         if !judged.open {
             again.flows.insert((judged.flow.key, judged.flow.first));
         }
-        let record = engine.record_for(&judged.flow, judged.reason).into();
-        let effects = engine.judge_again(event::Judged { at: judged.at, record, open: judged.open });
+        let record = engine.record_for(&judged.flow, judged.reason);
+        let shown = event::Judged { at: judged.at, record: &record, open: judged.open };
+        let effects = engine.judge_again(shown);
         sinks.told(&effects.alerts);
         again.missed.extend(effects.alerts.into_iter().filter(|alert| !told.contains(&Told::of(alert))));
     }
@@ -288,7 +290,7 @@ struct Teller<'a> {
 impl Teller<'_> {
     /// How many alerts there were.
     fn tell(&mut self, effects: Effects, epoch: Epoch) -> usize {
-        self.keeper.take(&effects);
+        self.keeper.take(iter::empty(), &effects);
         let behind = |name: &str| self.behind.contains(name);
         self.sinks.outputs().write_missing(&effects, epoch, &mut self.written, &behind);
         effects.alerts.len()

@@ -259,12 +259,12 @@ pub struct WindowValue {
 }
 
 /// A record that the rules were shown.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Judged {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Judged<'a> {
     /// When.
     pub at: Time,
     /// The record.
-    pub record: Arc<FlowRecord>,
+    pub record: &'a FlowRecord,
     /// Whether it is none: an open flow was shown because of what it gained.
     pub open: bool,
 }
@@ -280,7 +280,4 @@ pub struct Effects {
     pub qualified: Vec<Qualified>,
     /// Alert events.
     pub alerts: Vec<Alert>,
-    /// The records that the rules were shown, and when, in that order: judged so again by an engine without
-    /// any, they leave the same windows and alerts.
-    pub judged: Vec<Judged>,
 }

@@ -22,11 +22,11 @@ use super::{
     watched::State,
 };
 
-/// Newest records remembered to be explained, about 280 B each.
+/// Newest records remembered to be explained, about 220 B each.
 pub(super) const REMEMBERED: usize = 1 << 14;
 
 /// The newest records of all flows, counted by a rule or not.
-pub(super) type Recent = VecDeque<Arc<FlowRecord>>;
+pub(super) type Recent = VecDeque<FlowRecord>;
 
 /// All there is to say of an address.
 #[derive(Clone, Debug)]
@@ -62,7 +62,7 @@ pub struct Held {
 #[derive(Clone, Debug)]
 pub struct Judged {
     /// Its record.
-    pub record: Arc<FlowRecord>,
+    pub record: FlowRecord,
     /// Of each rule: nothing if it counts, or else why not, in words.
     pub verdicts: Vec<(Arc<str>, Option<String>)>,
 }
@@ -117,7 +117,7 @@ impl Engine {
                 rules.extend(held);
             }
         }
-        let own = |record: &&Arc<FlowRecord>| {
+        let own = |record: &&FlowRecord| {
             Source::of(record.flow.client(), self.settings.v6_source_prefix) == of
                 || record.flow.server() == source
         };
@@ -131,7 +131,7 @@ impl Engine {
                 .rev()
                 .filter(own)
                 .take(most)
-                .map(|record| self.judged(record))
+                .map(|record| self.explained(record))
                 .collect(),
             since: self.recent.front().map(|record| record.time()),
         }
@@ -183,14 +183,14 @@ impl Engine {
     }
 
     /// Remembers a record, to explain it.
-    pub(super) fn remember(&mut self, record: &Arc<FlowRecord>) {
+    pub(super) fn remember(&mut self, record: &FlowRecord) {
         if self.recent.len() >= REMEMBERED {
             self.recent.pop_front();
         }
-        self.recent.push_back(Arc::clone(record));
+        self.recent.push_back(record.clone());
     }
 
-    fn judged(&self, record: &Arc<FlowRecord>) -> Judged {
+    fn explained(&self, record: &FlowRecord) -> Judged {
         let ends = Ends::of(&record.flow, &self.settings.internal);
         let verdict = |watch: &super::evaluate::Watch| {
             let rule = &watch.plan.rule;
@@ -207,7 +207,7 @@ impl Engine {
             (Arc::clone(&rule.name), why)
         };
         let verdicts = self.evaluator.watches.iter().map(verdict).collect();
-        Judged { record: Arc::clone(record), verdicts }
+        Judged { record: record.clone(), verdicts }
     }
 }
 
@@ -275,7 +275,7 @@ mod tests {
         super::{
             event::Value,
             fixture::{self, at},
-            flow::RecordReason,
+            flow::{Fate, RecordReason},
             lifetime,
         },
         *,
@@ -285,7 +285,7 @@ mod tests {
         let mut flow = fixture::ending(fixture::flow(client, server), at(last));
         flow.down.bytes = bytes;
         let record = lifetime::record(flow, &fixture::settings().services, RecordReason::Closed);
-        engine.record(at(last), Arc::new(record));
+        engine.record(at(last), &record);
     }
 
     #[test]
@@ -304,6 +304,22 @@ mod tests {
         assert_eq!((told.rules[0].firing, told.since), (None, Some(at(100))));
         assert_eq!(engine.explain("10.0.0.1".parse().unwrap(), at(200), 1).flows.len(), 1);
         assert_eq!(engine.explain("10.0.0.77".parse().unwrap(), at(200), 9).flows.len(), 0);
+    }
+
+    #[test]
+    fn flows_of_a_gateway_are_explained_whether_they_count_or_not() {
+        let mut engine = Engine::new(fixture::settings());
+        let [counts, mut small] = [4_000, 4_001]
+            .map(|port| fixture::ending(fixture::flow(&format!("10.0.0.1:{port}"), "9.9.9.9:25"), at(100)));
+        small.down.bytes = 799;
+        engine.begin(at(400));
+        engine.look(&[counts, small]);
+        engine.end(&[Fate::Removed; 2]);
+        engine.tick(at(400));
+        let told = engine.explain("10.0.0.1".parse().unwrap(), at(400), 10);
+        let mut counted: Vec<_> = told.flows.iter().map(|flow| flow.verdicts[0].1.is_none()).collect();
+        counted.sort_unstable();
+        assert_eq!(counted, [false, true]);
     }
 
     #[test]

@@ -34,12 +34,9 @@ impl Engine {
     }
 
     /// Shows the rules again what they were shown.
-    pub fn judge_again(&mut self, Judged { at, record, open }: Judged) -> Effects {
-        let mut effects = Effects::default();
+    pub fn judge_again(&mut self, Judged { at, record, open }: Judged<'_>) -> Effects {
         let stage = if open { Stage::Live } else { Stage::of(record.reason) };
-        self.deliver(at, record, stage, &mut effects);
-        self.evaluator.advance(at, &self.settings.internal, &mut effects);
-        effects
+        self.present(at, record, stage)
     }
 
     /// A flow that another engine has made its last record of: what it gained since it was known.

@@ -16,6 +16,7 @@
 //! when somebody looked: they carry what the flow had by then.
 
 pub mod alert;
+mod arrival;
 pub mod asset_role;
 pub mod assets;
 mod evaluate;
@@ -50,6 +51,7 @@ mod watched;
 use std::sync::Arc;
 
 use self::{
+    arrival::{AHEAD, Arrival, Arrivals},
     assets::Networks,
     evaluate::Evaluator,
     event::{Effects, Judged, WindowValue},
@@ -83,21 +85,12 @@ pub struct Engine {
     now: Time,
     /// Flows it found ended, with their gains booked. The table has forgotten them.
     ending: Vec<Flow>,
-    /// Records the rules have not seen yet.
-    arrivals: Vec<Arrival>,
+    /// Records the rules have not seen yet, or saw last.
+    arrivals: Arrivals,
     /// What sources gained beyond the flow table, and the rules have not seen yet.
     overflowed: Vec<Overflowed>,
     /// The newest records, to be explained.
     recent: Recent,
-}
-
-/// A record on its way to the rules.
-#[derive(Debug)]
-struct Arrival {
-    at: Time,
-    time: Time,
-    stage: Stage,
-    record: Arc<FlowRecord>,
 }
 
 /// How much the engine holds.
@@ -128,7 +121,7 @@ impl Engine {
         let rules = std::mem::take(&mut settings.rules);
         let evaluator = Evaluator::new(rules, settings.v6_source_prefix, limits.lateness(), settings.epoch);
         let (table, spills) = (Table::default(), Spills::default());
-        let (ending, arrivals, overflowed) = (Vec::new(), Vec::new(), Vec::new());
+        let (ending, arrivals, overflowed) = (Vec::new(), Arrivals::default(), Vec::new());
         Self {
             settings,
             limits,
@@ -252,15 +245,16 @@ impl Engine {
     pub fn tick(&mut self, now: Time) -> Effects {
         let mut effects = Effects::default();
         let mut arrivals = std::mem::take(&mut self.arrivals);
-        arrivals.sort_unstable_by_key(Arrival::moment);
-        for equal in arrivals.chunk_by_mut(|one, other| one.moment() == other.moment()) {
-            if equal.len() > 1 {
-                equal.sort_by_cached_key(Arrival::ends);
+        arrivals.sort();
+        for place in 0..arrivals.len() {
+            if place % AHEAD == 0 {
+                arrivals.warm(place);
+            }
+            if let Some(arrival) = arrivals.get(place) {
+                self.deliver(arrival, &mut effects);
             }
         }
-        for Arrival { at, record, stage, .. } in arrivals {
-            self.deliver(at, record, stage, &mut effects);
-        }
+        self.arrivals = arrivals;
         for gain in std::mem::take(&mut self.overflowed) {
             self.evaluator.overflow(&gain, &self.settings.internal, &mut effects);
         }
@@ -289,13 +283,15 @@ impl Engine {
 
     /// Gives a record from elsewhere, such as a flow log, to the rules. `now` is the moment at which
     /// it was made; records are given in that order.
-    pub fn record(&mut self, now: Time, record: Arc<FlowRecord>) -> Effects {
-        let mut effects = Effects::default();
-        let stage = Stage::of(record.reason);
-        self.remember(&record);
-        self.deliver(now, record, stage, &mut effects);
-        self.evaluator.advance(now, &self.settings.internal, &mut effects);
-        effects
+    pub fn record(&mut self, now: Time, record: &FlowRecord) -> Effects {
+        self.remember(record);
+        self.present(now, record, Stage::of(record.reason))
+    }
+
+    /// The records that the rules were shown at the last [`Engine::tick`], and when, in that order: judged so
+    /// again by an engine without any, they leave the same windows and alerts.
+    pub fn judged(&self) -> impl Iterator<Item = Judged<'_>> {
+        self.arrivals.judged()
     }
 
     /// What each rule's window holds for each source at `now`, where that is not zero; ordered by
@@ -335,9 +331,9 @@ impl Engine {
             return;
         }
         let record = lifetime::record(flow.clone(), &self.settings.services, RecordReason::Active);
-        if self.evaluator.wants(&record, Stage::Live, &self.settings.internal) {
-            let (at, time) = (self.now.max(record.time()), record.time());
-            self.arrivals.push(Arrival { at, time, stage: Stage::Live, record: Arc::new(record) });
+        let fit = self.evaluator.fit(&record, Stage::Live, &self.settings.internal);
+        if !fit.is_empty() {
+            self.arrivals.push(self.now, Stage::Live, fit, record);
         }
     }
 
@@ -356,43 +352,37 @@ impl Engine {
     fn make(&mut self, flow: Flow, end: End, effects: &mut Effects) {
         let record = lifetime::record(flow, &self.settings.services, end.reason);
         let stage = Stage::of(end.reason);
+        let fit = self.evaluator.fit(&record, stage, &self.settings.internal);
         // Of most records no rule wants to know, and those need not wait for their turn.
-        if self.evaluator.wants(&record, stage, &self.settings.internal) {
-            let time = record.time();
-            self.arrivals.push(Arrival {
-                at: end.at.max(time),
-                time,
-                stage,
-                record: Arc::new(record.clone()),
-            });
+        if stage == Stage::Ended {
+            self.remember(&record);
+        }
+        if !fit.is_empty() {
+            self.arrivals.push(end.at, stage, fit, record.clone());
         } else if stage == Stage::Ended {
             self.table.unmark(&record.flow);
-            self.remember(&Arc::new(record.clone()));
         }
         effects.records.push(record);
     }
 
+    /// Gives a record from elsewhere to the rules at `at`, and lets time pass until then.
+    fn present(&mut self, at: Time, record: &FlowRecord, stage: Stage) -> Effects {
+        let mut effects = Effects::default();
+        let fit = self.evaluator.fit(record, stage, &self.settings.internal);
+        self.deliver(Arrival { at: at.max(record.time()), stage, fit, record }, &mut effects);
+        self.evaluator.advance(at, &self.settings.internal, &mut effects);
+        effects
+    }
+
     /// Gives a record to the rules; a flow counts once for each.
-    fn deliver(&mut self, at: Time, record: Arc<FlowRecord>, stage: Stage, effects: &mut Effects) {
-        effects.judged.push(Judged { at, record: Arc::clone(&record), open: stage == Stage::Live });
-        let mut tally = self.table.tally(&record.flow);
-        self.evaluator.admit(at, &record, stage, &mut tally, &self.settings.internal, effects);
-        match record.reason {
-            RecordReason::Active => self.table.mark(&record.flow, tally),
-            _ => self.table.unmark(&record.flow),
+    fn deliver(&mut self, arrival: Arrival<'_>, effects: &mut Effects) {
+        let flow = &arrival.record.flow;
+        let mut tally = self.table.tally(flow);
+        self.evaluator.admit(arrival, &mut tally, &self.settings.internal, effects);
+        match arrival.record.reason {
+            RecordReason::Active => self.table.mark(flow, tally),
+            _ => self.table.unmark(flow),
         }
-    }
-}
-
-impl Arrival {
-    fn moment(&self) -> (Time, Time) {
-        (self.at, self.time)
-    }
-
-    /// Which of equal moments goes first.
-    fn ends(&self) -> impl Ord + use<> {
-        let key = &self.record.flow.key;
-        (key.client.ip(), key.client_port, key.server.ip(), key.server_port)
     }
 }
 

@@ -185,6 +185,14 @@ impl Plan {
         }
     }
 
+    /// Whether the condition may hold at any time: cheap, and no for most.
+    pub(super) fn may_hold(&self, stores: &[Store], levels: &[Level]) -> bool {
+        self.holding(&self.rule.condition, &|term| {
+            let level = levels.get(term).map_or(u64::MAX, |level| level.at_least);
+            stores.get(term).is_some_and(|store| store.most() >= level)
+        })
+    }
+
     /// Whether the condition holds at `time`.
     pub(super) fn holds(&self, stores: &[Store], levels: &[Level], time: Time) -> bool {
         self.holding(&self.rule.condition, &|term| {

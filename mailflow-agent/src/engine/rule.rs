@@ -71,6 +71,11 @@ impl Match {
         self.check_flow(flow, app, epoch)
     }
 
+    /// The same of the ends alone.
+    pub(super) fn joins(&self, ends: &Ends<'_>) -> bool {
+        self.source.holds(&ends.source) && self.destination.holds(&ends.destination)
+    }
+
     /// The same without the ends: what needs no look-up.
     pub(super) fn check_flow(&self, flow: &Flow, app: App, epoch: Epoch) -> Result<(), Clause> {
         if !self.ports.contains(&flow.key.server_port) {

@@ -178,7 +178,7 @@ impl Engine {
 
 impl Evaluator {
     fn keep(&mut self, records: &[Record]) -> Vec<Option<Handle>> {
-        let keep = |record: &Record| Some(self.evidence.keep(&Arc::new(record.record()?)));
+        let keep = |record: &Record| Some(self.evidence.keep(&record.record()?));
         records.iter().map(keep).collect()
     }
 
@@ -222,8 +222,10 @@ impl Evaluator {
                         for (term, threshold) in terms.iter_mut().zip(thresholds) {
                             term.threshold = threshold;
                         }
-                        let flows =
-                            noted.iter().filter_map(|handle| evidence.get(*handle)).cloned().collect();
+                        let flows = noted
+                            .iter()
+                            .filter_map(|handle| evidence.get(*handle).cloned().map(Arc::new))
+                            .collect();
                         let shown = Shown { terms, flows, ..Shown::default() };
                         let mut told =
                             alert::firing(&plan.rule, &subject, internal, starts_at, decided, shown);
@@ -249,8 +251,8 @@ struct Records<'a> {
 impl Records<'_> {
     fn place(&mut self, handle: Handle) -> Option<usize> {
         let record = self.evidence.get(handle)?;
-        let place = *self.places.entry(Arc::as_ptr(record).addr()).or_insert_with(|| {
-            self.records.push(Record::from(&**record));
+        let place = *self.places.entry(std::ptr::from_ref(record).addr()).or_insert_with(|| {
+            self.records.push(Record::from(record));
             self.records.len() - 1
         });
         Some(place)

@@ -220,7 +220,7 @@ fn records_from_elsewhere_count_once_too() {
         Arc::new(FlowRecord { flow, app, reason, complete: true, inputs })
     };
     let counts = [RecordReason::Active, RecordReason::Active, RecordReason::Closed];
-    let counts = counts.map(|reason| engine.record(at(105), record(reason)).qualified.len());
+    let counts = counts.map(|reason| engine.record(at(105), &record(reason)).qualified.len());
     assert_eq!(counts, [1, 0, 0]);
     assert_eq!(engine.stats().open_flows, 0);
 }
@@ -324,7 +324,7 @@ fn a_restart_in_the_middle_of_a_window_forgets_nothing_and_repeats_nothing() {
     let deliver = |engine: &mut Engine, flows: &[Flow]| -> Vec<Alert> {
         let alerts = flows.iter().flat_map(|flow| {
             let record = lifetime::record(flow.clone(), &fixture::settings().services, RecordReason::Closed);
-            engine.record(flow.last(), Arc::new(record)).alerts
+            engine.record(flow.last(), &record).alerts
         });
         alerts.collect()
     };
@@ -352,7 +352,7 @@ fn a_rule_that_means_something_else_begins_anew() {
     for n in 0..9 {
         let flow = closed(4_000 + n, 100 + u64::from(n));
         let record = lifetime::record(flow, &fixture::settings().services, RecordReason::Closed);
-        engine.record(at(200), Arc::new(record));
+        engine.record(at(200), &record);
     }
     let settings = |change: fn(&mut Rule)| {
         let mut settings = fixture::settings();

@@ -52,6 +52,15 @@ pub(super) enum Booked {
     Late,
 }
 
+/// Whether an earlier record of a flow may have been noted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Again {
+    /// The rule has taken nothing of the flow before.
+    Never,
+    /// It has.
+    Perhaps,
+}
+
 /// What is around a subject.
 #[derive(Clone, Copy)]
 pub(super) struct Around<'a> {
@@ -98,19 +107,20 @@ impl Watched {
         booked
     }
 
-    /// Notes a flow that contributed. A later record of the same flow takes the place of an earlier one.
-    pub(super) fn note(&mut self, evidence: &Evidence, handle: Handle) {
-        let Some(record) = evidence.get(handle) else { return };
-        let of = |record: &FlowRecord| (record.flow.key, record.flow.first);
-        let known = |handle: &Handle| evidence.get(*handle).is_some_and(|known| of(known) == of(record));
-        self.evidence.retain(|handle| !known(handle));
+    /// Notes a flow that contributed. A later record of a flow takes the place of an earlier one.
+    pub(super) fn note(&mut self, evidence: &Evidence, handle: Handle, again: Again) {
+        let (Some(record), Some(time)) = (evidence.get(handle), evidence.time(handle)) else { return };
+        if again == Again::Perhaps {
+            let of = |record: &FlowRecord| (record.flow.key, record.flow.first);
+            let known = |handle: &Handle| evidence.get(*handle).is_some_and(|known| of(known) == of(record));
+            self.evidence.retain(|handle| !known(handle));
+        }
         if self.evidence.len() >= SHOWN {
             self.evidence.remove(0);
         } else if self.evidence.len() == self.evidence.capacity() {
             self.evidence.reserve_exact(self.evidence.len().clamp(1, SHOWN - self.evidence.len()));
         }
-        let earlier =
-            |handle: &Handle| evidence.get(*handle).is_none_or(|known| known.time() <= record.time());
+        let earlier = |handle: &Handle| evidence.time(*handle).is_none_or(|known| known <= time);
         let place = self.evidence.iter().rposition(earlier).map_or(0, |place| place + 1);
         self.evidence.insert(place, handle);
     }
@@ -239,6 +249,9 @@ impl Watched {
         {
             return store.decided(frame, level.at_least, after);
         }
+        if !plan.may_hold(self.stores(), levels) {
+            return None;
+        }
         let newest = self.stores().iter().filter_map(Store::newest).max();
         let later = |moment: &Time| after.is_none_or(|after| *moment > after);
         let moments = [Some(time), newest.filter(|newest| *newest != time)];
@@ -259,13 +272,13 @@ impl Watched {
 
     /// The newest flows in or after the window that ends at `end`, oldest first.
     fn flows(&self, around: Around<'_>, decided: usize, end: Time) -> Shown {
-        let inside = |record: &&Arc<FlowRecord>| {
+        let inside = |record: &&FlowRecord| {
             let frame = around.plan.frames().get(decided);
             frame.is_none_or(|frame| frame.shape.reaches(record.time(), end))
         };
         let kept: Vec<_> = self.evidence.iter().map(|handle| around.evidence.get(*handle)).collect();
         let cut = kept.iter().any(Option::is_none);
-        let flows = kept.into_iter().flatten().filter(inside).cloned().collect();
+        let flows = kept.into_iter().flatten().filter(inside).cloned().map(Arc::new).collect();
         Shown { terms: Vec::new(), flows, cut, overflow: around.overflow }
     }
 

@@ -234,9 +234,8 @@ impl Store {
     ///
     /// # Errors
     /// The system refuses.
-    pub fn judged(&mut self, judged: &[Judged]) -> io::Result<()> {
-        let past = judged.iter().cloned().map(Past::Judged);
-        self.history.write(past)
+    pub fn judged(&mut self, judged: impl IntoIterator<Item = Judged>) -> io::Result<()> {
+        self.history.write(judged.into_iter().map(Past::Judged))
     }
 
     /// Alerts were handed to the outputs.

@@ -119,7 +119,7 @@ pub fn judge(world: &World, lists: Lists) -> Found {
     let mut engine = Engine::new(config.engine);
     let mut alerts: Vec<Alert> = Vec::new();
     for arrival in &world.arrivals {
-        alerts.extend(engine.record(arrival.at, Arc::clone(&arrival.record)).alerts);
+        alerts.extend(engine.record(arrival.at, &arrival.record).alerts);
     }
     let end = Time::ZERO + Duration::from_secs((DAYS + 2) * DAY);
     alerts.extend(engine.tick(end).alerts);

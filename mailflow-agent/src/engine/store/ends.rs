@@ -44,6 +44,9 @@ impl Ends {
 
     /// Forgets what cannot matter at `clock` any more.
     pub(super) fn prune(&mut self, shape: &Shape, clock: Time) {
+        if self.entries.first().is_none_or(|(last, _)| shape.matters(*last, clock)) {
+            return;
+        }
         let old = self.entries.partition_point(|(last, _)| !shape.matters(*last, clock));
         forget(&mut self.entries, old);
     }

@@ -134,6 +134,16 @@ impl Store {
         }
     }
 
+    /// No window holds more than this, as far as that can be told at once.
+    pub(super) fn most(&self) -> u64 {
+        match self {
+            Store::Times(_) | Store::Ends(_) | Store::Sightings(_) => self.len() as u64,
+            Store::Series(series) if series.len() == 0 => 0,
+            Store::Ratio(both) if both.0.len() == 0 => 0,
+            Store::Series(_) | Store::Ratio(_) => u64::MAX,
+        }
+    }
+
     /// Until when it last held, or will have held, `hold`.
     pub(super) fn until(&self, frame: &Frame, hold: u64) -> Until {
         let until = match self {

@@ -57,6 +57,9 @@ impl Series {
 
     /// Forgets what cannot matter at `clock` any more.
     pub(super) fn prune(&mut self, shape: &Shape, clock: Time) {
+        if self.entries.first().is_none_or(|entry| shape.matters(entry.last, clock)) {
+            return;
+        }
         let old = self.entries.partition_point(|entry| !shape.matters(entry.last, clock));
         forget(&mut self.entries, old);
     }

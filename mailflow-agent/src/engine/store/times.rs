@@ -64,6 +64,9 @@ impl Times {
 
     /// Forgets what cannot matter at `clock` any more.
     pub(super) fn prune(&mut self, shape: &Shape, clock: Time) {
+        if self.events.first().is_none_or(|event| shape.matters(*event, clock)) {
+            return;
+        }
         let old = self.events.partition_point(|event| !shape.matters(*event, clock));
         forget(&mut self.events, old);
     }

@@ -1,0 +1,192 @@
+//! The way of a record, or of what a source has beyond the flow table, into the windows.
+
+use std::net::IpAddr;
+
+use super::{
+    super::{
+        arrival::Arrival,
+        assets::{Networks, Place, Site},
+        event::{Effects, Qualified, Source},
+        evidence::Exhibit,
+        flow::FlowRecord,
+        inputs::Inputs,
+        lane::Known,
+        plan::News,
+        rule::Ends,
+        settings::Measure,
+        spill::Overflowed,
+        store::Mark,
+        subject::Subject,
+        tally::{Kinds, Quantities, Stage, Taken, Tally},
+        watched::{Again, Around, Booked},
+    },
+    Evaluator, Fit, excuse,
+    fit::Verdict,
+};
+
+/// What is to be booked.
+struct Case<'a> {
+    /// The number of the rule.
+    rule: usize,
+    known: Known,
+    subject: Subject,
+    ends: &'a Ends<'a>,
+    news: News,
+}
+
+impl Evaluator {
+    /// The rules that count the flow of `record`; of most flows it is none.
+    pub(in super::super) fn fit(&self, record: &FlowRecord, stage: Stage, internal: &Networks) -> Fit {
+        let (mut fit, mut ends) = (Fit::default(), None);
+        for (number, watch) in self.watches.iter().enumerate() {
+            // Many fail a test of the flow itself, and those are cheaper than looking up where the ends are.
+            if watch.fits(record, stage, self.epoch) {
+                let ends = ends.get_or_insert_with(|| Ends::of(&record.flow, internal));
+                if watch.plan.rule.matching.joins(ends) {
+                    fit.insert(number);
+                }
+            }
+        }
+        fit
+    }
+
+    /// Takes a record, and what the rules have taken of its flow so far.
+    pub(in super::super) fn admit(
+        &mut self,
+        arrival: Arrival<'_>,
+        tally: &mut Tally,
+        internal: &Networks,
+        effects: &mut Effects,
+    ) {
+        let Arrival { at, stage, fit, record } = arrival;
+        self.advance(at, internal, effects);
+        if fit.is_empty() {
+            return;
+        }
+        let flow = &record.flow;
+        let ends = Ends::of(flow, internal);
+        let (time, has) = (record.time(), Quantities::of(flow));
+        let shows = Kinds::of(record, stage);
+        let source = Source::of(flow.client(), self.v6_source_prefix);
+        let mut exhibit = Exhibit::new(record);
+        for rule in 0..self.watches.len() {
+            let Some(watch) = self.watches.get(rule) else { continue };
+            let counts = match fit.of(rule) {
+                Verdict::Counts => true,
+                Verdict::Passes => false,
+                Verdict::Perhaps => {
+                    watch.fits(record, stage, self.epoch) && watch.plan.rule.matching.joins(&ends)
+                }
+            };
+            if !counts {
+                continue;
+            }
+            let taken = tally.of(rule);
+            let (kinds, gains) = (shows - taken.kinds, has.since(&taken.given));
+            // Nobody asks any more what was taken of a flow that has ended.
+            if stage != Stage::Ended {
+                tally.set(rule, Taken { kinds: taken.kinds | shows, given: has });
+            }
+            let known = watch.known(&ends, time, self.epoch);
+            if kinds.contains(Kinds::FLOWS) {
+                let suppressed = known == Known::Allowed;
+                let rule = watch.plan.rule.name.clone();
+                effects.qualified.push(Qualified { rule, key: flow.key, suppressed });
+            }
+            let subject = Subject::of(watch.plan.rule.group_by, flow, &ends.source, self.v6_source_prefix);
+            let news = News {
+                time,
+                kinds,
+                gains,
+                inputs: record.inputs,
+                source: mark(source.network().addr()),
+                destination: mark(flow.server()),
+                port: flow.key.server_port,
+            };
+            let case = Case { rule, known, subject, ends: &ends, news };
+            let again = if taken == Taken::default() { Again::Never } else { Again::Perhaps };
+            self.book(case, Some((&mut exhibit, again)), internal, effects);
+        }
+    }
+
+    /// Takes what a source gained beyond the flow table. Its destinations are not known: it counts for
+    /// rules that do not group by them.
+    pub(in super::super) fn overflow(
+        &mut self,
+        gain: &Overflowed,
+        internal: &Networks,
+        effects: &mut Effects,
+    ) {
+        let client = gain.client;
+        let source = internal.locate(client);
+        let ends = Ends { source, destination: Site { place: Place::Internet, network: None, ip: client } };
+        for number in 0..self.watches.len() {
+            let Some(watch) = self.watches.get_mut(number) else { continue };
+            let rule = &watch.plan.rule;
+            let sums = rule.terms.iter().any(|term| matches!(term.measure, Measure::Sum(_)));
+            let matching = &rule.matching;
+            let counts = matching.source.holds(&source)
+                && matching.ports.contains(&gain.port)
+                && matching.protocols.iter().any(|wanted| wanted.number() == gain.protocol);
+            let subject = Subject::of_client(rule.group_by, client, &source, self.v6_source_prefix);
+            let Some(subject) = subject.filter(|_| counts) else { continue };
+            let known = watch.known(&ends, gain.time, self.epoch);
+            // A rule that looks at each flow cannot say anything about flows that it does not see.
+            let each = matching.size.is_some() || matching.sessions_only || !matching.bounds.is_empty();
+            watch.lane(known).1.overflow(subject.clone(), gain.time);
+            if each || !sums {
+                continue;
+            }
+            let news = News {
+                time: gain.time,
+                kinds: Kinds::empty(),
+                gains: gain.gains,
+                inputs: Inputs::all(),
+                source: mark(client),
+                destination: [0; 16],
+                port: gain.port,
+            };
+            self.book(Case { rule: number, known, subject, ends: &ends, news }, None, internal, effects);
+        }
+    }
+
+    /// Books news of a subject, and judges it by them. What is behind them, if it is known, is kept.
+    fn book(
+        &mut self,
+        case: Case<'_>,
+        exhibit: Option<(&mut Exhibit<'_>, Again)>,
+        internal: &Networks,
+        effects: &mut Effects,
+    ) {
+        let Case { rule, known, subject, ends, news } = case;
+        let Some(watch) = self.watches.get_mut(rule) else { return };
+        let (plan, lane) = watch.lane(known);
+        let overflow = lane.overflowed(&subject);
+        let Some((subject, watched)) = lane.enter(plan, subject) else { return };
+        match watched.book(plan, self.clock, &news) {
+            Booked::Nothing => return,
+            Booked::Late => return self.late += 1,
+            Booked::Taken => {}
+        }
+        if let Some((exhibit, again)) = exhibit {
+            let handle = exhibit.handle(&mut self.evidence);
+            watched.note(&self.evidence, handle, again);
+        }
+        let (evidence, clock) = (&self.evidence, self.clock);
+        let around = Around { plan, subject, internal, evidence, clock, overflow };
+        if let Some(mut alert) = watched.judge(around, plan.levels(ends), news.time) {
+            excuse(plan, known, &mut alert, internal, self.epoch);
+            effects.alerts.push(alert);
+            if let Some(deadline) = watched.deadline(plan) {
+                self.deadlines.insert((deadline, rule, known, subject.clone()));
+            }
+        }
+    }
+}
+
+fn mark(ip: IpAddr) -> Mark {
+    match ip {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => v6.octets(),
+    }
+}

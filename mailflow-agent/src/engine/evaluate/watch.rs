@@ -1,0 +1,69 @@
+//! A rule with its subjects.
+
+use std::sync::Arc;
+
+use super::super::{
+    assets::Networks,
+    event::Alert,
+    flow::FlowRecord,
+    lane::{Known, Lane},
+    plan::Plan,
+    rule::Ends,
+    tally::Stage,
+    time::{Epoch, Time},
+};
+
+/// A rule with its subjects.
+#[derive(Debug)]
+pub(in super::super) struct Watch {
+    pub(in super::super) plan: Plan,
+    pub(in super::super) unknown: Lane,
+    pub(in super::super) allowed: Lane,
+}
+
+impl Watch {
+    pub(super) fn new(plan: Plan) -> Self {
+        Self { plan, unknown: Lane::default(), allowed: Lane::default() }
+    }
+
+    pub(in super::super) fn lane(&mut self, known: Known) -> (&Plan, &mut Lane) {
+        let lane = match known {
+            Known::No => &mut self.unknown,
+            Known::Allowed => &mut self.allowed,
+        };
+        (&self.plan, lane)
+    }
+
+    /// Whether the rule counts the flow of `record`, as far as that can be told without its ends.
+    pub(super) fn fits(&self, record: &FlowRecord, stage: Stage, epoch: Epoch) -> bool {
+        let matching = &self.plan.rule.matching;
+        (stage != Stage::Live || self.plan.live)
+            && matching.judges(stage)
+            && record.inputs.contains(matching.inputs())
+            && matching.check_flow(&record.flow, record.app, epoch).is_ok()
+    }
+
+    /// Which flows one between these ends is taken together with.
+    pub(super) fn known(&self, ends: &Ends<'_>, time: Time, epoch: Epoch) -> Known {
+        if self.plan.rule.allowed(ends, time, epoch).is_some() { Known::Allowed } else { Known::No }
+    }
+}
+
+/// Says why an alert about flows on an allow-list is suppressed.
+pub(in super::super) fn excuse(
+    plan: &Plan,
+    known: Known,
+    alert: &mut Alert,
+    internal: &Networks,
+    epoch: Epoch,
+) {
+    if known == Known::No {
+        return;
+    }
+    let of = |record: &Arc<FlowRecord>| {
+        let ends = Ends::of(&record.flow, internal);
+        plan.rule.allowed(&ends, record.time(), epoch).map(|allow| Arc::clone(&allow.reason))
+    };
+    let reason = alert.flows.iter().rev().find_map(of);
+    alert.suppressed = Some(reason.unwrap_or_else(|| "on an allow-list".into()));
+}
