@@ -7,6 +7,7 @@ use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 use mailflow_agent::{
     engine::{
         event::{Delta, Effects, Gain},
+        overview::Overview,
         settings::{Service, Services},
         time::Time,
     },
@@ -35,7 +36,13 @@ fn main() -> anyhow::Result<()> {
     for _ in 0..ROUNDS {
         let (page, took) = timed(|| {
             let mut page = String::new();
-            let shown = Page { agent: &agent, ledger: &ledger, windows: &[], kernel: None };
+            let shown = Page {
+                agent: &agent,
+                ledger: &ledger,
+                windows: &Overview::default(),
+                engine: None,
+                kernel: None,
+            };
             shown.render(&mut page).map(|()| page)
         })?;
         anyhow::ensure!(series(&page, "mailflow_source_") >= SERIES, "the page has too few series");

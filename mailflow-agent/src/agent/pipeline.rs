@@ -30,7 +30,7 @@ use crate::{
         time::{Epoch, Time},
     },
     kernel::{self, Begun, Kept, Kernel, KernelError, PinError, Pins, Verify},
-    sink::metrics::{Load, Places},
+    sink::metrics::{EngineView, Load, Places},
     state::{Entry, Recovered, Store, Written},
 };
 
@@ -177,7 +177,7 @@ impl Pipeline {
             tables: config.flow_table,
             room: Room::Enough,
             delivery: Delivery::default(),
-            windows: Windows::default(),
+            windows: windows(&config),
             lists: ListWatch::new(config.lists.clone(), &config.engine.internal),
             config,
         })
@@ -206,11 +206,13 @@ impl Pipeline {
         let view = report::kernel_view(kernel, &before, tables, delivery, drain)?;
         room.note(&view);
         let shown = windows.show(engine, now);
+        let held = EngineView { stats: engine.stats(), rules: engine.rule_counts() };
         let mut numbers = sinks.view.numbers();
         if let Some(shown) = shown {
             numbers.windows = shown;
         }
         numbers.kernel = Some(view);
+        numbers.engine = Some(held);
         drop(numbers);
         sinks.view.agent.polled(clock::now().since(now));
         Ok(())
@@ -281,6 +283,7 @@ impl Pipeline {
         self.sinks.take((now, clock::epoch()), &effects);
         changes.extend(restarted.iter().map(|rule| format!("rule {rule}: its windows begin anew")));
         self.lists = ListWatch::new(new.lists.clone(), &new.engine.internal);
+        self.windows = windows(&new);
         self.sinks.services = new.engine.services.clone();
         self.keeper.configure(&new);
         let mut shown = Shown::of(&new, source.name());
@@ -353,6 +356,11 @@ fn pins(config: &Config) -> Result<Option<Pins>> {
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// The windows from the beginning, as these settings ask for them.
+fn windows(config: &Config) -> Windows {
+    Windows::new(config.outputs.max_windows, config.poll_interval)
 }
 
 /// What there is to say of what outlives the agent.

@@ -1,11 +1,8 @@
 //! What the metrics port and the control socket show of the agent.
 
-use std::{
-    collections::HashMap,
-    sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+use std::sync::{
+    Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicBool, Ordering},
 };
 
 use anyhow::Result;
@@ -16,9 +13,9 @@ use crate::{
     clock,
     config::Config,
     control::{self, Conservation, Place, Row, RuleStatus, Status, Top, Ways},
-    engine::event::WindowValue,
+    engine::overview::Overview,
     http,
-    sink::metrics::{Agent, Fill, KernelView, Ledger, Limits, Load, Page},
+    sink::metrics::{Agent, EngineView, Fill, KernelView, Ledger, Limits, Load, Page},
 };
 
 /// Shared by the pipeline, which writes it, and by those that read it: the metrics port and the control
@@ -34,7 +31,8 @@ pub(super) struct View {
 /// What changes with each poll.
 pub(super) struct Numbers {
     pub(super) ledger: Ledger,
-    pub(super) windows: Vec<WindowValue>,
+    pub(super) windows: Overview,
+    pub(super) engine: Option<EngineView>,
     pub(super) kernel: Option<KernelView>,
     pub(super) firing: FiringAlerts,
     pub(super) settings: Shown,
@@ -72,12 +70,12 @@ impl View {
         agent.lists_loaded(Load::Good(started));
         agent.listed_networks(config.engine.internal.networks().len());
         let outputs = &config.outputs;
-        let limits =
-            Limits { sources: outputs.max_sources, windows: outputs.max_windows, ..Limits::default() };
+        let limits = Limits { sources: outputs.max_sources, ..Limits::default() };
         let rules = config.engine.rules.iter().map(|rule| rule.name.clone());
         let numbers = Numbers {
             ledger: Ledger::new(limits, rules),
-            windows: Vec::new(),
+            windows: Overview::default(),
+            engine: None,
             kernel: None,
             firing: FiringAlerts::default(),
             settings: Shown::of(config, file),
@@ -122,6 +120,7 @@ impl http::State for View {
             agent: &self.agent,
             ledger: &numbers.ledger,
             windows: &numbers.windows,
+            engine: numbers.engine.as_ref(),
             kernel: numbers.kernel.as_ref(),
         }
         .render(&mut page)?;
@@ -139,17 +138,11 @@ impl control::State for View {
         let numbers = self.numbers();
         let kernel = numbers.kernel.as_ref();
         let mut rules = numbers.settings.rules.clone();
-        // A rule may look at several things; the first says how near its sources are.
-        let mut terms = HashMap::new();
-        for value in &numbers.windows {
-            if *terms.entry(&value.rule).or_insert(&value.term) != &value.term {
-                continue;
-            }
-            let Some(rule) = rules.iter_mut().find(|rule| rule.name == *value.rule) else { continue };
-            rule.sources += 1;
-            if value.value.number() > rule.highest {
-                rule.highest = value.value.number();
-                rule.highest_source = Some(value.subject.to_string());
+        for standing in &numbers.windows.rules {
+            let Some(rule) = rules.iter_mut().find(|rule| rule.name == *standing.rule) else { continue };
+            rule.sources = usize::try_from(standing.subjects).unwrap_or(usize::MAX);
+            if let Some((subject, value)) = &standing.highest {
+                (rule.highest, rule.highest_source) = (value.number(), Some(subject.to_string()));
             }
         }
         let fill = |fill: Fill| control::Fill { entries: fill.entries, capacity: fill.capacity };

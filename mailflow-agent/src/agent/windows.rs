@@ -1,48 +1,41 @@
-//! What the rules' windows hold, for who looks: not more often than it is worth.
+//! What the rules' windows hold, for who looks: a part at each poll, so that a million sources stall none.
 
 use std::time::Duration;
 
 use crate::{
     clock,
-    engine::{Engine, event::WindowValue, time::Time},
+    engine::{
+        Engine,
+        overview::{Overview, Survey},
+        time::Time,
+    },
 };
 
-/// To go over a million sources takes a while: at most one part in this many of the time.
-const SHARE: u32 = 20;
-/// What is shown is at most this old.
-const OLDEST: Duration = Duration::from_secs(30);
+/// At most one part in this many of the time between two polls.
+const SHARE: u32 = 50;
 
-/// When the windows are gone over again.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// How far the windows have been gone over.
+#[derive(Debug)]
 pub(super) struct Windows {
-    next: Time,
+    survey: Survey,
+    /// How long it may take at a poll.
+    budget: Duration,
 }
 
 impl Windows {
-    /// What the windows hold at `now`, if it is time.
-    pub(super) fn show(&mut self, engine: &Engine, now: Time) -> Option<Vec<WindowValue>> {
-        if now < self.next {
-            return None;
-        }
-        let begin = clock::now();
-        let values = engine.windows(now);
-        self.next = now + rest(clock::now().since(begin));
-        Some(values)
+    /// Tells at most `most` values, of polls that are so far apart.
+    pub(super) fn new(most: usize, poll_interval: Duration) -> Self {
+        Self { survey: Survey::new(most), budget: poll_interval / SHARE }
     }
-}
 
-fn rest(took: Duration) -> Duration {
-    (took * SHARE).min(OLDEST)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_takes_long_is_done_less_often() {
-        assert_eq!(rest(Duration::from_micros(50)), Duration::from_millis(1));
-        assert_eq!(rest(Duration::from_millis(500)), Duration::from_secs(10));
-        assert_eq!(rest(Duration::from_secs(60)), OLDEST);
+    /// Goes on as long as there is time; what the windows hold, once all have been gone over.
+    pub(super) fn show(&mut self, engine: &Engine, now: Time) -> Option<Overview> {
+        let begin = clock::now();
+        loop {
+            let overview = engine.survey(&mut self.survey, now);
+            if overview.is_some() || clock::now().since(begin) >= self.budget {
+                return overview;
+            }
+        }
     }
 }

@@ -34,7 +34,6 @@ pub(super) struct Lane {
     shards: Vec<Shard>,
     hasher: RandomState,
     len: usize,
-    refused: u64,
     /// Subjects some of whose packets found the flow table full, and when last.
     overflowed: HashMap<Subject, Time, RandomState>,
 }
@@ -50,22 +49,19 @@ struct Shard {
 impl Default for Lane {
     fn default() -> Self {
         let shards = (0..SHARDS).map(|_| Shard::default()).collect();
-        Self { shards, hasher: RandomState::default(), len: 0, refused: 0, overflowed: HashMap::default() }
+        Self { shards, hasher: RandomState::default(), len: 0, overflowed: HashMap::default() }
     }
 }
 
 impl Lane {
     /// A subject, if it is remembered or there is room for it.
     pub(super) fn enter(&mut self, plan: &Plan, subject: Subject) -> Option<(&Subject, &mut Watched)> {
-        let Self { shards, hasher, len, refused, .. } = self;
+        let Self { shards, hasher, len, .. } = self;
         let hash = hasher.hash_one(&subject);
         let shard = shards.get_mut(number(hash))?;
         let place = match shard.place(hash, &subject) {
             Some(place) => place,
-            None if *len >= MOST => {
-                *refused += 1;
-                return None;
-            }
+            None if *len >= MOST => return None,
             None => {
                 *len += 1;
                 shard.push(hasher, hash, subject, Watched::new(plan))
@@ -126,11 +122,6 @@ impl Lane {
     /// How many there are.
     pub(super) fn len(&self) -> usize {
         self.len
-    }
-
-    /// Events of subjects for which there was no room.
-    pub(super) fn refused(&self) -> u64 {
-        self.refused
     }
 
     /// Forgets, in one shard, what cannot matter at `clock` any more.
@@ -251,7 +242,7 @@ mod tests {
         (0..MOST as u32).for_each(|n| see(&mut lane, &plan, n, 100));
         assert!(lane.enter(&plan, subject(MOST as u32)).is_none());
         assert!(lane.enter(&plan, subject(7)).is_some());
-        assert_eq!((lane.len(), lane.refused()), (MOST, 1));
+        assert_eq!(lane.len(), MOST);
         let later = at(100) + plan.retention;
         (0..SHARDS).for_each(|shard| lane.sweep(&plan, shard, later));
         assert_eq!(

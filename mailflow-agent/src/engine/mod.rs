@@ -29,6 +29,7 @@ mod known;
 mod lane;
 mod lifetime;
 mod name;
+pub mod overview;
 mod plan;
 mod ranges;
 pub mod rule;
@@ -65,7 +66,10 @@ use self::{
     tally::Stage,
     time::{Epoch, Time},
 };
-pub use self::{evaluate::RuleStats, known::Known};
+pub use self::{
+    evaluate::{RuleCounts, RuleStats},
+    known::Known,
+};
 
 /// Flows looked at together.
 const BATCH: usize = 32;
@@ -307,6 +311,11 @@ impl Engine {
             vanished_flows: self.table.vanished(),
             rules: self.evaluator.stats(),
         }
+    }
+
+    /// What each rule holds, and what it could not take; in the order of the rules.
+    pub fn rule_counts(&self) -> Vec<RuleCounts> {
+        self.evaluator.counts()
     }
 
     fn see(&mut self, name: Name, flow: &Flow, effects: &mut Effects) {

@@ -6,6 +6,7 @@ use mailflow_agent::{
     engine::{
         event::{AlertState, Delta, Effects, Gain, Qualified, Source, Value, WindowValue},
         flow::RecordReason,
+        overview::Overview,
         subject::Subject,
     },
     sink::metrics::{Ledger, Limits, Places},
@@ -28,9 +29,10 @@ fn observe(ledger: &mut Ledger, effects: &Effects, millis: u64) {
     ledger.observe(effects, Places { services: &services(), v6_source_prefix: 64 }, at(millis));
 }
 
-fn render(ledger: &Ledger, windows: &[WindowValue]) -> String {
+fn render(ledger: &Ledger, values: &[WindowValue]) -> String {
     let mut out = String::new();
-    ledger.render(windows, &mut out);
+    let windows = Overview { values: values.to_vec(), ..Overview::default() };
+    ledger.render(&windows, &mut out);
     out
 }
 
@@ -83,7 +85,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 proptest! {
     #[test]
     fn sums_over_sources_are_the_totals_and_no_series_falls(steps in steps(), sources in 0_usize..8) {
-        let limits = Limits { sources, windows: 5, idle: Duration::from_secs(1) };
+        let limits = Limits { sources, idle: Duration::from_secs(1) };
         let rules: [Arc<str>; 2] = ["first".into(), "second".into()];
         // The second rule is met later: as after a reload.
         let mut ledger = Ledger::new(limits, [Arc::clone(&rules[0])]);
@@ -150,7 +152,7 @@ proptest! {
 
 #[test]
 fn sources_beyond_the_cap_are_others_until_an_idle_one_leaves() {
-    let limits = Limits { sources: 1, windows: 1, idle: Duration::from_secs(10) };
+    let limits = Limits { sources: 1, idle: Duration::from_secs(10) };
     let mut ledger = Ledger::new(limits, []);
     let (first, second) = (key("10.0.0.1", 1, "192.0.2.1", 25), key("10.0.0.2", 1, "192.0.2.1", 25));
     let flows = |ledger: &Ledger| {

@@ -10,10 +10,14 @@ use std::{
 
 use mailflow_agent::{
     engine::{
+        RuleCounts, RuleStats, Stats,
         event::{Effects, Gain, Qualified, Source, Value, WindowValue},
+        overview::Overview,
         subject::Subject,
     },
-    sink::metrics::{Agent, Attached, Fill, Holding, KernelView, Ledger, Limits, Load, Page, Places},
+    sink::metrics::{
+        Agent, Attached, EngineView, Fill, Holding, KernelView, Ledger, Limits, Load, Page, Places,
+    },
 };
 use mailflow_common::{DirectionTotals, Openings, Reason, Totals};
 
@@ -60,12 +64,18 @@ fn page() -> String {
         ..Effects::default()
     };
     ledger.observe(&effects, Places { services: &services, v6_source_prefix: 64 }, at(0));
-    let windows = [WindowValue {
+    let value = WindowValue {
         rule: "smtp-burst".into(),
         term: "count".into(),
         subject: Subject::Source(Source::of(flow.client.ip(), 64)),
         value: Value::AtLeast(10),
-    }];
+    };
+    let windows = Overview { values: vec![value], ..Overview::default() };
+    let rules = RuleStats { evidence: 7, evidence_dropped: 3, ..RuleStats::default() };
+    let engine = EngineView {
+        stats: Stats { open_flows: 5, vanished_flows: 2, rules },
+        rules: vec![RuleCounts { rule: "smtp-burst".into(), subjects: 4, late: 6, refused: 8 }],
+    };
     let kernel = KernelView {
         totals: totals(),
         held: vec![Holding {
@@ -88,9 +98,8 @@ fn page() -> String {
         drain: Duration::from_millis(250),
     };
     let mut out = String::new();
-    Page { agent: &agent, ledger: &ledger, windows: &windows, kernel: Some(&kernel) }
-        .render(&mut out)
-        .unwrap();
+    let (engine, kernel) = (Some(&engine), Some(&kernel));
+    Page { agent: &agent, ledger: &ledger, windows: &windows, engine, kernel }.render(&mut out).unwrap();
     out
 }
 
@@ -220,7 +229,8 @@ fn the_kernels_families_wait_for_the_first_poll() {
     let agent = Agent::new("1", 0.0).unwrap();
     let ledger = Ledger::new(Limits::default(), []);
     let mut out = String::new();
-    Page { agent: &agent, ledger: &ledger, windows: &[], kernel: None }.render(&mut out).unwrap();
-    assert!(!out.contains("mailflow_flow_table"));
+    let windows = &Overview::default();
+    Page { agent: &agent, ledger: &ledger, windows, engine: None, kernel: None }.render(&mut out).unwrap();
+    assert!(!out.contains("mailflow_flow_table") && !out.contains("mailflow_open_flows"));
     assert_eq!(ledger.booked(), (Gain::default(), Gain::default()));
 }

@@ -20,7 +20,7 @@ use super::{
         tally::{Kinds, Quantities, Stage, Taken, Tally},
         watched::{Again, Around, Booked},
     },
-    Evaluator, Fit, excuse,
+    Evaluator, Fit, Watch, excuse,
     fit::Verdict,
 };
 
@@ -160,12 +160,19 @@ impl Evaluator {
     ) {
         let Case { rule, known, subject, ends, news } = case;
         let Some(watch) = self.watches.get_mut(rule) else { return };
-        let (plan, lane) = watch.lane(known);
+        let Watch { plan, unknown, allowed, missed } = watch;
+        let lane = match known {
+            Known::No => unknown,
+            Known::Allowed => allowed,
+        };
         let overflow = lane.overflowed(&subject);
-        let Some((subject, watched)) = lane.enter(plan, subject) else { return };
+        let Some((subject, watched)) = lane.enter(plan, subject) else {
+            missed.refused += 1;
+            return;
+        };
         match watched.book(plan, self.clock, &news) {
             Booked::Nothing => return,
-            Booked::Late => return self.late += 1,
+            Booked::Late => return missed.late += 1,
             Booked::Taken => {}
         }
         if let Some((exhibit, again)) = exhibit {

@@ -8,7 +8,7 @@ mod watch;
 
 use std::{collections::BTreeSet, time::Duration};
 
-pub use self::stats::RuleStats;
+pub use self::stats::{RuleCounts, RuleStats};
 pub(super) use self::{
     fit::Fit,
     watch::{Watch, excuse},
@@ -40,7 +40,6 @@ pub(super) struct Evaluator {
     next_sweep: Time,
     shard: usize,
     pub(super) evidence: Evidence,
-    late: u64,
 }
 
 impl Evaluator {
@@ -56,7 +55,6 @@ impl Evaluator {
             next_sweep: Time::ZERO,
             shard: 0,
             evidence: Evidence::default(),
-            late: 0,
         }
     }
 

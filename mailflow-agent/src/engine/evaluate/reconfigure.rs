@@ -53,7 +53,7 @@ impl Evaluator {
             }
             changed.restarted.push(Arc::clone(&plan.rule.name));
             plan.begin(self.clock);
-            let mut watch = Watch::new(plan);
+            let mut watch = Watch { missed: past.missed, ..Watch::new(plan) };
             if watch.plan.rule.group_by == past.plan.rule.group_by {
                 for known in [Known::No, Known::Allowed] {
                     let (plan, lane) = watch.lane(known);

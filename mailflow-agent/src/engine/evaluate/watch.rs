@@ -19,11 +19,26 @@ pub(in super::super) struct Watch {
     pub(in super::super) plan: Plan,
     pub(in super::super) unknown: Lane,
     pub(in super::super) allowed: Lane,
+    pub(super) missed: Missed,
+}
+
+/// Records that a rule counts and could not take, since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Missed {
+    /// They came too late to be judged.
+    pub(super) late: u64,
+    /// There was no room for their subjects.
+    pub(super) refused: u64,
 }
 
 impl Watch {
     pub(super) fn new(plan: Plan) -> Self {
-        Self { plan, unknown: Lane::default(), allowed: Lane::default() }
+        Self { plan, unknown: Lane::default(), allowed: Lane::default(), missed: Missed::default() }
+    }
+
+    /// How many subjects it remembers, those with flows on an allow-list apart.
+    pub(super) fn subjects(&self) -> u64 {
+        (self.unknown.len() + self.allowed.len()) as u64
     }
 
     pub(in super::super) fn lane(&mut self, known: Known) -> (&Plan, &mut Lane) {

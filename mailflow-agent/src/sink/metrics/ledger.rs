@@ -12,8 +12,9 @@ use super::{
     windows,
 };
 use crate::engine::{
-    event::{Effects, Gain, Source, WindowValue},
+    event::{Effects, Gain, Source},
     flow::{Flow, RecordReason},
+    overview::Overview,
     settings::{Service, Services},
     time::Time,
 };
@@ -40,15 +41,13 @@ const NO_SERVICE: &str = "other";
 pub struct Limits {
     /// Most sources with series of their own; further ones share `source="other"`.
     pub sources: usize,
-    /// Most series of the window gauge; the highest are kept.
-    pub windows: usize,
     /// A source without traffic for this long goes to `source="retired"`.
     pub idle: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { sources: 2_000, windows: 2_000, idle: Duration::from_secs(24 * 3_600) }
+        Self { sources: 2_000, idle: Duration::from_secs(24 * 3_600) }
     }
 }
 
@@ -173,13 +172,13 @@ impl Ledger {
     }
 
     /// Writes the families. `windows` is what the rules' windows hold now.
-    pub fn render(&self, windows: &[WindowValue], out: &mut String) {
+    pub fn render(&self, windows: &Overview, out: &mut String) {
         let names = Service::ALL.iter().map(|service| service.name()).chain([NO_SERVICE]);
         SERVICES.render(out, &self.rules, names.zip(&self.services));
         SOURCES.render(out, &self.rules, self.sources.rows().iter().copied());
         TRACKED.single(out, self.sources.len());
         LIMIT.single(out, self.limits.sources);
-        windows::render(out, windows, self.limits.windows);
+        windows::render(out, windows);
         RECORDS.head(out);
         for (reason, count) in RecordReason::ALL.iter().zip(self.records) {
             RECORDS.sample(out, &[("reason", reason.name())], count);

@@ -5,6 +5,7 @@
 
 mod agent;
 mod alerts;
+mod engine;
 mod kernel;
 mod ledger;
 mod row;
@@ -13,10 +14,11 @@ mod text;
 mod windows;
 
 pub use agent::{Agent, Load};
+pub use engine::EngineView;
 pub use kernel::{Attached, Fill, Holding, KernelView};
 pub use ledger::{Ledger, Limits, Places, SourceSums};
 
-use crate::engine::event::WindowValue;
+use crate::engine::overview::Overview;
 
 /// All that the page shows.
 #[derive(Clone, Copy, Debug)]
@@ -26,7 +28,9 @@ pub struct Page<'a> {
     /// What the effects add up to.
     pub ledger: &'a Ledger,
     /// What the rules' windows hold now.
-    pub windows: &'a [WindowValue],
+    pub windows: &'a Overview,
+    /// What the engine holds; `None` before the first poll.
+    pub engine: Option<&'a EngineView>,
     /// The kernel's side; `None` before the first poll.
     pub kernel: Option<&'a KernelView>,
 }
@@ -39,6 +43,9 @@ impl Page<'_> {
     pub fn render(&self, out: &mut String) -> Result<(), prometheus::Error> {
         self.agent.render(out)?;
         self.ledger.render(self.windows, out);
+        if let Some(engine) = self.engine {
+            engine.render(out);
+        }
         if let Some(kernel) = self.kernel {
             kernel.render(out);
         }

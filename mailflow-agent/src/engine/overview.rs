@@ -1,0 +1,217 @@
+//! What the rules' windows hold, gone over in steps and kept in bounded memory.
+//!
+//! A million sources with several terms each are neither gone over nor told between two readings: a
+//! [`Survey`] goes on from one part of the subjects to the next, and of the values only the highest stay.
+
+use std::{cmp::Reverse, collections::BinaryHeap, sync::Arc};
+
+use super::{
+    Engine,
+    evaluate::Watch,
+    event::{Value, WindowValue},
+    lane::SHARDS,
+    settings::Measure,
+    subject::Subject,
+    time::Time,
+    watched::Watched,
+};
+
+/// What the rules' windows hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Overview {
+    /// The highest values; in the order of the rules, then by subject, then in the order of the terms.
+    pub values: Vec<WindowValue>,
+    /// Values that are not zero either, for which there was no room.
+    pub omitted: u64,
+    /// What there is to say of each rule.
+    pub rules: Vec<Standing>,
+}
+
+/// How near the subjects of a rule are to its thresholds, by the first of its terms.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// The rule.
+    pub rule: Arc<str>,
+    /// Subjects whose window holds something.
+    pub subjects: u64,
+    /// The highest value of them.
+    pub highest: Option<(Subject, Value)>,
+}
+
+/// A walk over all subjects, in steps.
+#[derive(Debug)]
+pub struct Survey {
+    /// Most values kept.
+    most: usize,
+    /// Where it goes on: a rule, and a part of its subjects.
+    next: (usize, usize),
+    highest: BinaryHeap<Ranked>,
+    omitted: u64,
+    rules: Vec<Standing>,
+}
+
+/// A value by its rank: the greater it is, the sooner it is left out.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Ranked {
+    number: Reverse<u64>,
+    /// Of equals, those of the first rules and the lowest subjects stay, so that the choice lasts.
+    place: (usize, Subject, usize),
+    exact: bool,
+}
+
+impl Survey {
+    /// Keeps at most so many values.
+    pub fn new(most: usize) -> Self {
+        Self { most, next: (0, 0), highest: BinaryHeap::new(), omitted: 0, rules: Vec::new() }
+    }
+
+    /// A subject with what its windows hold at `now`.
+    fn see(&mut self, (rule, watch): (usize, &Watch), subject: &Subject, watched: &Watched, now: Time) {
+        for (term, frame) in watch.plan.frames().iter().enumerate() {
+            // A ratio says nothing without the number it is a part of.
+            if matches!(frame.measure, Measure::Ratio { .. }) {
+                continue;
+            }
+            let value = watch.plan.value(watched.stores(), term, now);
+            if value.number() == 0 {
+                continue;
+            }
+            if term == 0
+                && let Some(standing) = self.rules.get_mut(rule)
+            {
+                standing.subjects += 1;
+                let higher = |(of, highest): &(Subject, Value)| {
+                    (value.number(), Reverse(subject)) > (highest.number(), Reverse(of))
+                };
+                if standing.highest.as_ref().is_none_or(higher) {
+                    standing.highest = Some((subject.clone(), value));
+                }
+            }
+            self.rank(value, (rule, subject, term));
+        }
+    }
+
+    fn rank(&mut self, value: Value, (rule, subject, term): (usize, &Subject, usize)) {
+        if self.highest.len() >= self.most {
+            self.omitted += 1;
+            let better = |last: &Ranked| {
+                let (number, (of, whom, which)) = (last.number.0, &last.place);
+                (Reverse(value.number()), rule, subject, term) < (Reverse(number), *of, whom, *which)
+            };
+            if !self.highest.peek().is_some_and(better) {
+                return;
+            }
+            self.highest.pop();
+        }
+        self.highest.push(Ranked {
+            number: Reverse(value.number()),
+            place: (rule, subject.clone(), term),
+            exact: matches!(value, Value::Exactly(_)),
+        });
+    }
+
+    fn over(&mut self, watches: &[Watch]) -> Overview {
+        let Self { most, highest, omitted, rules, .. } = std::mem::replace(self, Self::new(self.most));
+        debug_assert!(highest.len() <= most);
+        let mut kept = highest.into_vec();
+        kept.sort_unstable_by(|one, other| one.place.cmp(&other.place));
+        let value = |Ranked { number: Reverse(number), place: (rule, subject, term), exact }| {
+            let plan = &watches.get(rule)?.plan;
+            Some(WindowValue {
+                rule: Arc::clone(&plan.rule.name),
+                term: Arc::clone(plan.name(term)?),
+                subject,
+                value: if exact { Value::Exactly(number) } else { Value::AtLeast(number) },
+            })
+        };
+        Overview { values: kept.into_iter().filter_map(value).collect(), omitted, rules }
+    }
+}
+
+impl Engine {
+    /// Goes on with a survey at `now`, over one part of the subjects of one rule: a 64th of them. With the last
+    /// part it gives what it found, and the survey begins anew. It must begin anew with other rules too.
+    pub fn survey(&self, survey: &mut Survey, now: Time) -> Option<Overview> {
+        let watches = &self.evaluator.watches;
+        let (rule, shard) = survey.next;
+        if let Some(watch) = watches.get(rule) {
+            if shard == 0 {
+                let (rule, highest) = (Arc::clone(&watch.plan.rule.name), None);
+                survey.rules.push(Standing { rule, subjects: 0, highest });
+            }
+            for (subject, watched) in watch.unknown.part(shard) {
+                survey.see((rule, watch), subject, watched, now);
+            }
+        }
+        survey.next = if shard + 1 < SHARDS { (rule, shard + 1) } else { (rule + 1, 0) };
+        (survey.next.0 >= watches.len()).then(|| survey.over(watches))
+    }
+
+    /// What the rules' windows hold at `now`, of all subjects at once: at most `most` values.
+    pub fn overview(&self, now: Time, most: usize) -> Overview {
+        let mut survey = Survey::new(most);
+        loop {
+            if let Some(overview) = self.survey(&mut survey, now) {
+                return overview;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{
+            fixture::{self, at},
+            flow::RecordReason,
+            lifetime,
+        },
+        *,
+    };
+
+    /// An engine in which 10.0.0.n has n % 7 + 1 flows that count.
+    fn engine(clients: u8) -> Engine {
+        let mut engine = Engine::new(fixture::settings());
+        for client in 0..clients {
+            for port in 0..=client % 7 {
+                let ends = (format!("10.0.0.{client}:{}", 4_000 + u16::from(port)), "9.9.9.9:25");
+                let flow = fixture::ending(fixture::flow(&ends.0, ends.1), at(100));
+                let record = lifetime::record(flow, &fixture::settings().services, RecordReason::Closed);
+                engine.record(at(100), &record);
+            }
+        }
+        engine
+    }
+
+    #[test]
+    fn in_steps_it_finds_what_is_there() {
+        let engine = engine(200);
+        let all = engine.windows(at(100));
+        assert_eq!(all.len(), 200);
+        let overview = engine.overview(at(100), 1_000);
+        assert_eq!((&overview.values, overview.omitted), (&all, 0));
+        let [ref standing] = overview.rules[..] else { panic!("{:?}", overview.rules) };
+        let highest = Some((all[6].subject.clone(), Value::Exactly(7)));
+        assert_eq!((standing.subjects, &standing.highest), (200, &highest), "the lowest of equals");
+    }
+
+    #[test]
+    fn the_highest_stay_and_of_equals_the_first() {
+        let engine = engine(200);
+        let mut all = engine.windows(at(100));
+        for most in [0, 1, 5, 50, 199] {
+            let overview = engine.overview(at(100), most);
+            all.sort_by_key(|value| (Reverse(value.value.number()), value.subject.clone()));
+            let mut expected = all[..most].to_vec();
+            expected.sort_by(|one, other| one.subject.cmp(&other.subject));
+            assert_eq!((overview.values, overview.omitted), (expected, 200 - most as u64), "{most}");
+        }
+    }
+
+    #[test]
+    fn without_rules_it_is_over_at_once() {
+        let settings = super::super::settings::Settings { rules: Vec::new(), ..fixture::settings() };
+        let engine = Engine::new(settings);
+        assert_eq!(engine.survey(&mut Survey::new(5), at(1)), Some(Overview::default()));
+    }
+}

@@ -1,0 +1,187 @@
+//! What a rule looks at: the terms of its condition.
+
+use std::time::Duration;
+
+use super::Window;
+
+/// One thing that a rule looks at: a number over a window, and when it is too high.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Term {
+    /// What is measured.
+    pub measure: Measure,
+    /// Over which time.
+    pub window: Window,
+    /// When it is too much, for whom no other thresholds are named.
+    pub level: Level,
+}
+
+/// The thresholds of a term. A ratio's are in [`Level::PARTS`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Level {
+    /// This much holds.
+    pub at_least: u64,
+    /// Below this a firing alert may end; at most `at_least`, at least 1.
+    pub resolve_below: u64,
+}
+
+impl Level {
+    /// What a ratio of one is.
+    pub const PARTS: u64 = 1_000_000;
+}
+
+/// What a term measures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Measure {
+    /// Flows of a kind.
+    Count(Kind),
+    /// A quantity, summed over flows. Open flows count with what they have so far.
+    Sum(Quantity),
+    /// Distinct ends of flows of a kind.
+    Distinct {
+        /// Which end.
+        of: End,
+        /// Of which flows.
+        among: Kind,
+    },
+    /// Flows of one kind for each of another, at most one. It takes part in how an incident begins; its
+    /// end follows from the other terms, or, where there are none, from the flows of the first kind.
+    Ratio {
+        /// Numerator.
+        of: Kind,
+        /// Denominator.
+        to: Kind,
+    },
+    /// Ends that the subject was seen with for the first time within the window.
+    FirstSeen {
+        /// Which end.
+        of: End,
+        /// What was not seen for this long is new again.
+        horizon: Duration,
+        /// Nothing is new before the rule has watched for this long.
+        learning: Duration,
+    },
+}
+
+impl Measure {
+    /// The name in configuration, alerts and metrics.
+    pub fn name(&self) -> String {
+        match self {
+            Measure::Count(Kind::Flows) => "count".to_owned(),
+            Measure::Count(kind) => format!("count {}", kind.name()),
+            Measure::Sum(quantity) => format!("sum {}", quantity.name()),
+            Measure::Distinct { of, among: Kind::Flows } => format!("distinct {}", of.name()),
+            Measure::Distinct { of, among } => format!("distinct {} among {}", of.name(), among.name()),
+            Measure::Ratio { of, to } => format!("ratio {}/{}", of.name(), to.name()),
+            Measure::FirstSeen { of, .. } => format!("first_seen {}", of.name()),
+        }
+    }
+
+    /// What its values and thresholds are divided by to be shown.
+    pub const fn scale(&self) -> u64 {
+        match self {
+            Measure::Ratio { .. } => Level::PARTS,
+            _ => 1,
+        }
+    }
+}
+
+/// Kinds of flows, by what their records tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// Every flow that the rule matches.
+    Flows,
+    /// Flows with a SYN.
+    Attempts,
+    /// Attempts with a SYN-ACK.
+    Sessions,
+    /// Attempts that ended without a session, or without a message.
+    Failed,
+    /// Sessions with at least one estimated message.
+    Delivering,
+}
+
+impl Kind {
+    /// Every one.
+    pub const ALL: [Kind; 5] = [Kind::Flows, Kind::Attempts, Kind::Sessions, Kind::Failed, Kind::Delivering];
+
+    /// The name in configuration, alerts and metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Kind::Flows => "flows",
+            Kind::Attempts => "attempts",
+            Kind::Sessions => "sessions",
+            Kind::Failed => "failed",
+            Kind::Delivering => "delivering",
+        }
+    }
+}
+
+/// What can be summed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Quantity {
+    /// Payload bytes, client to server.
+    PayloadUp,
+    /// Payload bytes, server to client.
+    PayloadDown,
+    /// IP bytes, client to server.
+    BytesUp,
+    /// IP bytes, server to client.
+    BytesDown,
+    /// Packets, client to server.
+    PacketsUp,
+    /// Packets, server to client.
+    PacketsDown,
+    /// Estimated messages.
+    Messages,
+}
+
+impl Quantity {
+    /// Every one.
+    pub const ALL: [Quantity; 7] = [
+        Quantity::PayloadUp,
+        Quantity::PayloadDown,
+        Quantity::BytesUp,
+        Quantity::BytesDown,
+        Quantity::PacketsUp,
+        Quantity::PacketsDown,
+        Quantity::Messages,
+    ];
+
+    /// The name in configuration, alerts and metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Quantity::PayloadUp => "payload_up",
+            Quantity::PayloadDown => "payload_down",
+            Quantity::BytesUp => "bytes_up",
+            Quantity::BytesDown => "bytes_down",
+            Quantity::PacketsUp => "packets_up",
+            Quantity::PacketsDown => "packets_down",
+            Quantity::Messages => "messages",
+        }
+    }
+}
+
+/// An end of a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum End {
+    /// The client, IPv6 by prefix.
+    Source,
+    /// The server's address.
+    Destination,
+    /// The server's port.
+    Port,
+}
+
+impl End {
+    /// Every one.
+    pub const ALL: [End; 3] = [End::Source, End::Destination, End::Port];
+
+    /// The name in configuration, alerts and metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            End::Source => "source",
+            End::Destination => "destination",
+            End::Port => "port",
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! What the engine holds, and what it could not take.
+
+use super::text::Family;
+use crate::engine::{RuleCounts, Stats};
+
+const OPEN: Family = Family::gauge("mailflow_open_flows", "Flows the agent knows that have not ended.");
+const VANISHED: Family = Family::counter(
+    "mailflow_vanished_flows_total",
+    "Flows that left the kernel's table unasked; their packets are counted, but they have no last record.",
+);
+const SUBJECTS: Family =
+    Family::gauge("mailflow_rule_subjects", "Subjects of which a rule remembers something, by rule.");
+const SUBJECTS_LIMIT: Family = Family::gauge(
+    "mailflow_rule_subjects_limit",
+    "Most subjects of a rule, of flows on an allow-list as many again.",
+);
+const LATE: Family = Family::counter(
+    "mailflow_rule_late_records_total",
+    "Records that a rule counts but that came too late to be judged, by rule.",
+);
+const REFUSED: Family = Family::counter(
+    "mailflow_rule_refused_records_total",
+    "Records that a rule counts of subjects for which there was no room, by rule.",
+);
+const EVIDENCE: Family =
+    Family::gauge("mailflow_evidence_records", "Records kept to be shown with alerts, the newest.");
+const EVIDENCE_LIMIT: Family =
+    Family::gauge("mailflow_evidence_records_limit", "Most records kept to be shown with alerts.");
+const EVIDENCE_DROPPED: Family = Family::counter(
+    "mailflow_evidence_dropped_total",
+    "Records kept to be shown with alerts that made way for newer ones.",
+);
+
+/// What the page shows of the engine.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EngineView {
+    /// All of it together.
+    pub stats: Stats,
+    /// By rule.
+    pub rules: Vec<RuleCounts>,
+}
+
+impl EngineView {
+    pub(super) fn render(&self, out: &mut String) {
+        let stats = &self.stats;
+        OPEN.single(out, stats.open_flows);
+        VANISHED.single(out, stats.vanished_flows);
+        self.by_rule(&SUBJECTS, |rule| rule.subjects, out);
+        self.by_rule(&LATE, |rule| rule.late, out);
+        self.by_rule(&REFUSED, |rule| rule.refused, out);
+        SUBJECTS_LIMIT.single(out, RuleCounts::MOST_SUBJECTS);
+        EVIDENCE.single(out, stats.rules.evidence);
+        EVIDENCE_LIMIT.single(out, RuleCounts::MOST_EVIDENCE);
+        EVIDENCE_DROPPED.single(out, stats.rules.evidence_dropped);
+    }
+
+    fn by_rule(&self, family: &Family, number: impl Fn(&RuleCounts) -> u64, out: &mut String) {
+        family.head(out);
+        for rule in &self.rules {
+            family.sample(out, &[("rule", &rule.rule)], number(rule));
+        }
+    }
+}
