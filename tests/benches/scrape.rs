@@ -40,7 +40,7 @@ fn main() -> anyhow::Result<()> {
                 agent: &agent,
                 ledger: &ledger,
                 windows: &Overview::default(),
-                engine: None,
+                memory: None,
                 kernel: None,
             };
             shown.render(&mut page).map(|()| page)

@@ -30,7 +30,7 @@ use crate::{
         time::{Epoch, Time},
     },
     kernel::{self, Begun, Kept, Kernel, KernelError, PinError, Pins, Verify},
-    sink::metrics::{EngineView, Load, Places},
+    sink::metrics::{Load, Memory, Places},
     state::{Entry, Recovered, Store, Written},
 };
 
@@ -206,13 +206,13 @@ impl Pipeline {
         let view = report::kernel_view(kernel, &before, tables, delivery, drain)?;
         room.note(&view);
         let shown = windows.show(engine, now);
-        let held = EngineView { stats: engine.stats(), rules: engine.rule_counts() };
+        let memory = Memory { stats: engine.stats(), rules: engine.rule_counts() };
         let mut numbers = sinks.view.numbers();
         if let Some(shown) = shown {
             numbers.windows = shown;
         }
         numbers.kernel = Some(view);
-        numbers.engine = Some(held);
+        numbers.memory = Some(memory);
         drop(numbers);
         sinks.view.agent.polled(clock::now().since(now));
         Ok(())

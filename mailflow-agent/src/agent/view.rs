@@ -15,7 +15,7 @@ use crate::{
     control::{self, Conservation, Place, Row, RuleStatus, Status, Top, Ways},
     engine::overview::Overview,
     http,
-    sink::metrics::{Agent, EngineView, Fill, KernelView, Ledger, Limits, Load, Page},
+    sink::metrics::{Agent, Fill, KernelView, Ledger, Limits, Load, Memory, Page},
 };
 
 /// Shared by the pipeline, which writes it, and by those that read it: the metrics port and the control
@@ -32,7 +32,7 @@ pub(super) struct View {
 pub(super) struct Numbers {
     pub(super) ledger: Ledger,
     pub(super) windows: Overview,
-    pub(super) engine: Option<EngineView>,
+    pub(super) memory: Option<Memory>,
     pub(super) kernel: Option<KernelView>,
     pub(super) firing: FiringAlerts,
     pub(super) settings: Shown,
@@ -75,7 +75,7 @@ impl View {
         let numbers = Numbers {
             ledger: Ledger::new(limits, rules),
             windows: Overview::default(),
-            engine: None,
+            memory: None,
             kernel: None,
             firing: FiringAlerts::default(),
             settings: Shown::of(config, file),
@@ -120,7 +120,7 @@ impl http::State for View {
             agent: &self.agent,
             ledger: &numbers.ledger,
             windows: &numbers.windows,
-            engine: numbers.engine.as_ref(),
+            memory: numbers.memory.as_ref(),
             kernel: numbers.kernel.as_ref(),
         }
         .render(&mut page)?;

@@ -15,9 +15,7 @@ use mailflow_agent::{
         overview::Overview,
         subject::Subject,
     },
-    sink::metrics::{
-        Agent, Attached, EngineView, Fill, Holding, KernelView, Ledger, Limits, Load, Page, Places,
-    },
+    sink::metrics::{Agent, Attached, Fill, Holding, KernelView, Ledger, Limits, Load, Memory, Page, Places},
 };
 use mailflow_common::{DirectionTotals, Openings, Reason, Totals};
 
@@ -72,7 +70,7 @@ fn page() -> String {
     };
     let windows = Overview { values: vec![value], ..Overview::default() };
     let rules = RuleStats { evidence: 7, evidence_dropped: 3, ..RuleStats::default() };
-    let engine = EngineView {
+    let memory = Memory {
         stats: Stats { open_flows: 5, vanished_flows: 2, rules },
         rules: vec![RuleCounts { rule: "smtp-burst".into(), subjects: 4, late: 6, refused: 8 }],
     };
@@ -98,8 +96,8 @@ fn page() -> String {
         drain: Duration::from_millis(250),
     };
     let mut out = String::new();
-    let (engine, kernel) = (Some(&engine), Some(&kernel));
-    Page { agent: &agent, ledger: &ledger, windows: &windows, engine, kernel }.render(&mut out).unwrap();
+    let (memory, kernel) = (Some(&memory), Some(&kernel));
+    Page { agent: &agent, ledger: &ledger, windows: &windows, memory, kernel }.render(&mut out).unwrap();
     out
 }
 
@@ -230,7 +228,7 @@ fn the_kernels_families_wait_for_the_first_poll() {
     let ledger = Ledger::new(Limits::default(), []);
     let mut out = String::new();
     let windows = &Overview::default();
-    Page { agent: &agent, ledger: &ledger, windows, engine: None, kernel: None }.render(&mut out).unwrap();
+    Page { agent: &agent, ledger: &ledger, windows, memory: None, kernel: None }.render(&mut out).unwrap();
     assert!(!out.contains("mailflow_flow_table") && !out.contains("mailflow_open_flows"));
     assert_eq!(ledger.booked(), (Gain::default(), Gain::default()));
 }

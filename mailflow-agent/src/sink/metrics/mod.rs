@@ -5,18 +5,18 @@
 
 mod agent;
 mod alerts;
-mod engine;
 mod kernel;
 mod ledger;
+mod memory;
 mod row;
 mod sources;
 mod text;
 mod windows;
 
 pub use agent::{Agent, Load};
-pub use engine::EngineView;
 pub use kernel::{Attached, Fill, Holding, KernelView};
 pub use ledger::{Ledger, Limits, Places, SourceSums};
+pub use memory::Memory;
 
 use crate::engine::overview::Overview;
 
@@ -30,7 +30,7 @@ pub struct Page<'a> {
     /// What the rules' windows hold now.
     pub windows: &'a Overview,
     /// What the engine holds; `None` before the first poll.
-    pub engine: Option<&'a EngineView>,
+    pub memory: Option<&'a Memory>,
     /// The kernel's side; `None` before the first poll.
     pub kernel: Option<&'a KernelView>,
 }
@@ -43,8 +43,8 @@ impl Page<'_> {
     pub fn render(&self, out: &mut String) -> Result<(), prometheus::Error> {
         self.agent.render(out)?;
         self.ledger.render(self.windows, out);
-        if let Some(engine) = self.engine {
-            engine.render(out);
+        if let Some(memory) = self.memory {
+            memory.render(out);
         }
         if let Some(kernel) = self.kernel {
             kernel.render(out);

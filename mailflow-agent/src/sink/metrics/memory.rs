@@ -1,4 +1,4 @@
-//! What the engine holds, and what it could not take.
+//! What the engine remembers, and what it could not take.
 
 use super::text::Family;
 use crate::engine::{RuleCounts, Stats};
@@ -31,16 +31,16 @@ const EVIDENCE_DROPPED: Family = Family::counter(
     "Records kept to be shown with alerts that made way for newer ones.",
 );
 
-/// What the page shows of the engine.
+/// What the engine remembers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct EngineView {
+pub struct Memory {
     /// All of it together.
     pub stats: Stats,
     /// By rule.
     pub rules: Vec<RuleCounts>,
 }
 
-impl EngineView {
+impl Memory {
     pub(super) fn render(&self, out: &mut String) {
         let stats = &self.stats;
         OPEN.single(out, stats.open_flows);
