@@ -44,15 +44,21 @@ impl Place {
     /// that share one.
     #[inline(always)]
     pub const fn of(key: &FlowKey, seed: &[u64; 2]) -> (Self, Rest) {
-        let ports = (key.client_port as u32) << 16 | key.server_port as u32;
         if !key.scope.v6() {
             let ends = [key.client.last_word(), key.server.last_word()];
-            return (Self { ends, ports, scope: key.scope }, Rest([0; 3]));
+            return (Self::v4(ends, [key.client_port, key.server_port], key.scope), Rest([0; 3]));
         }
+        let ports = (key.client_port as u32) << 16 | key.server_port as u32;
         let ([high, low], [first, second]) = (key.client.halves(), key.server.halves());
         let rest = Rest([high, first, second]);
         let hidden = low ^ rest.hash(seed);
         (Self { ends: [(hidden >> 32) as u32, hidden as u32], ports, scope: key.scope }, rest)
+    }
+
+    /// The place of an IPv4 flow: its ends' words as they lie in the packet, and their ports, client first.
+    #[inline(always)]
+    pub const fn v4(ends: [u32; 2], ports: [u16; 2], scope: Scope) -> Self {
+        Self { ends, ports: (ports[0] as u32) << 16 | ports[1] as u32, scope }
     }
 
     /// The flow whose place this is, with the rest that its entry has.

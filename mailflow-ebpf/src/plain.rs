@@ -1,13 +1,13 @@
 //! The short way through frames as nearly all are.
 
-use mailflow_common::{PROTOCOL_TCP, PROTOCOL_UDP, Scope, Vlans};
+use mailflow_common::{PROTOCOL_TCP, PROTOCOL_UDP, Place, Scope, Vlans};
 
 use crate::{
     Frame, Header, Link, Metadata,
     l2::IPV4,
     l3::{self, Part},
     l4,
-    segment::Located,
+    segment::{Located, Segment, Tcp},
 };
 
 /// A whole TCP or UDP packet in IPv4 without options, in a frame without tags that holds all of it.
@@ -52,7 +52,7 @@ pub fn glance<F: Frame>(frame: &F, link: Link, metadata: Metadata) -> Option<Pla
 impl Plain {
     /// What [`crate::locate`] makes of the frame.
     #[inline(always)]
-    pub fn located<F: Frame>(self, frame: &F) -> Located {
+    pub fn located<F: Frame>(&self, frame: &F) -> Located {
         let start = frame.forget(self.start, l3::START);
         let packet = l3::Packet {
             v6: false,
@@ -64,6 +64,48 @@ impl Plain {
             length: self.length,
         };
         let ports = l4::Ports { source: self.source_port, destination: self.destination_port };
-        Located { packet, ports: Some(ports), scope: Scope::new(Vlans::default(), self.protocol, false) }
+        Located { packet, ports: Some(ports), scope: self.scope() }
+    }
+
+    /// What [`Located::segment`] makes of the frame, where that is TCP's and neither begins nor ends anything.
+    /// `None` says nothing about a frame.
+    #[inline(always)]
+    pub fn amid<F: Frame>(&self, frame: &F) -> Option<Segment> {
+        if self.protocol != PROTOCOL_TCP {
+            return None;
+        }
+        let ip = frame.header::<40>(self.start)?;
+        let tcp = Tcp { sequence: u32::from_be(ip.raw32::<24>()), flags: ip.u8::<33>() };
+        let transport = u32::from(ip.u8::<32>() >> 4) << 2;
+        let headers = 20 + transport;
+        if tcp.notable() || transport < 20 || self.length < headers {
+            return None;
+        }
+        Some(Segment {
+            source_port: self.source_port,
+            destination_port: self.destination_port,
+            scope: self.scope(),
+            length: self.length,
+            headers,
+            payload_offset: self.start as u32 + headers,
+            tcp,
+        })
+    }
+
+    /// The place of the packet's flow, going up or down; `None` says nothing about a frame.
+    #[inline(always)]
+    pub fn place<F: Frame>(&self, frame: &F, up: bool) -> Option<Place> {
+        let ip = frame.header::<20>(self.start)?;
+        let (source, destination) = (ip.raw32::<12>(), ip.raw32::<16>());
+        let (ends, ports) = match up {
+            true => ([source, destination], [self.source_port, self.destination_port]),
+            false => ([destination, source], [self.destination_port, self.source_port]),
+        };
+        Some(Place::v4(ends, ports, self.scope()))
+    }
+
+    #[inline(always)]
+    fn scope(&self) -> Scope {
+        Scope::new(Vlans::default(), self.protocol, false)
     }
 }

@@ -3,17 +3,20 @@
 
 mod under_test;
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv6Addr},
+};
 
 use mailflow_agent::{
     engine::{
         event::Gain,
-        flow::{Direction, Fate},
+        flow::{Direction, Fate, Flow},
         time::Time,
     },
     kernel::{Difference, Kernel, LoadOptions, Programs},
 };
-use mailflow_common::{Reason, Totals};
+use mailflow_common::{Address, FlowKey, PROTOCOL_TCP, Place, Reason, Scope, Totals, Vlans};
 use mailflow_tests::frame::{FrameBuilder, flag::*, fragmented};
 
 const SERVER: &str = "93.184.215.25:25";
@@ -158,6 +161,54 @@ fn one_source_cannot_take_the_table_from_the_others() {
     assert_eq!((seen.flows["10.20.0.66"], seen.spilled["10.20.0.66"]), (100, 2_900));
     assert_eq!((seen.flows.len(), seen.flows.values().sum::<u64>()), (61, 160), "the others have theirs");
     assert_eq!(seen.spilled.len(), 1);
+}
+
+/// An IPv6 client of the prefix 2001:db8:2::/64 whose flow to `server` has the same place as `flow`.
+fn collides(kernel: &Kernel, flow: &FlowKey, server: Address) -> Ipv6Addr {
+    let other = |low: u64| {
+        let client = Ipv6Addr::from(0x2001_0db8_0002_0000_u128 << 64 | u128::from(low));
+        (client, FlowKey { client: IpAddr::V6(client).into(), server, ..*flow })
+    };
+    // What hides the low half of an address is the same for all of a prefix.
+    let low = |key: &FlowKey| {
+        let place = Place::of(key, &kernel.seed()).0;
+        place.flow(&Place::of(&other(0).1, &kernel.seed()).1, &kernel.seed()).client.halves()[1]
+    };
+    other(low(flow)).0
+}
+
+#[test]
+fn an_ipv6_flow_whose_place_is_taken_is_counted_to_its_source() {
+    let mut kernel = load(16, 16, 16);
+    let end = |text: &str| text.parse::<IpAddr>().unwrap().into();
+    let scope = Scope::new(Vlans::default(), PROTOCOL_TCP, true);
+    let (client, server) = (end("2001:db8:1::7"), end("2a00:1450::25"));
+    let flow = FlowKey { client, server, client_port: 40_000, server_port: 25, scope };
+    let other = collides(&kernel, &flow, end("2a00:1450::26"));
+    let of = |key: &FlowKey| Place::of(key, &kernel.seed()).0;
+    let second = FlowKey { client: IpAddr::V6(other).into(), server: end("2a00:1450::26"), ..flow };
+    assert_eq!(of(&second), of(&flow));
+    let mut sent = Sent::default();
+    let sessions = [
+        ("2001:db8:1::7", session("[2001:db8:1::7]:40000", SERVER6)),
+        ("2001:db8:2::", session(&format!("[{other}]:40000"), "[2a00:1450::26]:25")),
+    ];
+    for packet in 0..6 {
+        for (source, session) in &sessions {
+            let (down, frame) = &session[packet];
+            sent.send(&kernel, source, *down, frame);
+        }
+    }
+    let seen = seen(&mut kernel, at(1));
+    conserved(&kernel);
+    assert_eq!(seen.sources, sent.0);
+    assert_eq!(seen.flows.keys().collect::<Vec<_>>(), ["2001:db8:1::7"]);
+    assert_eq!(seen.spilled.keys().collect::<Vec<_>>(), ["2001:db8:2::"]);
+    // The one that has the place stays where it is, whichever is asked for.
+    let flows = kernel.snapshot(at(1)).unwrap().flows;
+    let stranger = Flow { key: second, ..flows[0].clone() };
+    assert_eq!(kernel.remove(&[stranger]).unwrap(), [Fate::Absent]);
+    assert_eq!(kernel.remove(&flows).unwrap(), [Fate::Removed]);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use std::mem::MaybeUninit;
 
-use mailflow_common::{Address, FlowKey, Reason};
+use mailflow_common::{Address, FlowKey, Place, Reason};
 use mailflow_ebpf::{Fragment, Gso, Link, Located, Metadata, Segment, SliceFrame, glance, locate};
 use mailflow_tests::frame::{FrameBuilder, Transport, flag::*, short_extension};
 use proptest::prelude::*;
@@ -17,6 +17,13 @@ fn segment(frame: &SliceFrame<'_>, link: Link, metadata: Metadata) -> Result<Seg
     let long = locate(frame, link, metadata).and_then(|located| said(&located, frame));
     if let Some(plain) = glance(frame, link, metadata) {
         assert_eq!(said(&plain.located(frame), frame), long, "the short way");
+        if let Some(amid) = plain.amid(frame) {
+            let (segment, keys, fragment) = long.unwrap();
+            assert_eq!((amid, fragment), (segment, None), "the short way amid a connection");
+            for (key, up) in keys.iter().zip([true, false]) {
+                assert_eq!(plain.place(frame, up), Some(Place::of(key, &[0; 2]).0));
+            }
+        }
         let located = locate(frame, link, metadata).unwrap();
         assert_eq!(Some((plain.source_port, plain.destination_port)), located.ports());
     }
@@ -197,6 +204,18 @@ fn the_short_way_is_for_whole_plain_packets() {
         let link = if frame.ethernet { Link::Ethernet } else { Link::Ip };
         glance(&SliceFrame::new(&frame.build()), link, Metadata { ethertype: 0x0800, tag }).is_some()
     };
+    let amid = |frame: &FrameBuilder| {
+        let link = if frame.ethernet { Link::Ethernet } else { Link::Ip };
+        let bytes = frame.build();
+        let bytes = SliceFrame::new(&bytes);
+        glance(&bytes, link, Metadata { ethertype: 0x0800, tag: None })?.amid(&bytes)
+    };
+    assert!(amid(&plain).is_some() && amid(&plain.clone().with(|frame| frame.ethernet = false)).is_some());
+    assert!(amid(&plain.clone().udp()).is_none());
+    for flags in [SYN, SYN | ACK, FIN | ACK, RST] {
+        let frame = FrameBuilder::tcp("10.20.0.2:40000", "93.184.215.25:25", flags);
+        assert!(amid(&frame).is_none(), "{frame:?}");
+    }
     for frame in [plain.clone(), plain.clone().udp(), plain.clone().with(|frame| frame.ethernet = false)] {
         assert!(glanced(&frame, None), "{frame:?}");
         assert!(!glanced(&frame, Some(7)), "{frame:?}");

@@ -112,6 +112,8 @@ fn flags(root: &Path, toolchain: &Toolchain, linker: &Path) -> Result<Vec<String
     let mut flags = vec![
         format!("-Clinker={}", utf8(linker)?),
         "-Clink-arg=--btf".to_owned(),
+        // Instructions on 32-bit words (Linux 5.1), without which each of those is shifted to and fro first.
+        "-Ctarget-cpu=v3".to_owned(),
         format!("--remap-path-prefix={}=/mailflow", utf8(root)?),
     ];
     let registry = cargo_home()?.join("registry/src");

@@ -6,6 +6,7 @@ use mailflow_ebpf::{Link, Segment, glance, locate};
 use super::{
     begin::{begin, create, note_client, side_of},
     fragments,
+    known::known,
     maps::{self, table},
     packet::Packet,
     recognise, report, reuse,
@@ -59,11 +60,22 @@ pub(super) fn count<P: Packet>(packet: P, link: Link, toward: Toward, whose: Who
 
 #[inline(always)]
 fn book<P: Packet>(packet: &P, link: Link, toward: Toward, whose: Whose) -> Result<(), Reason> {
-    let located = match glance(packet, link, packet.metadata()) {
+    let plain = glance(packet, link, packet.metadata());
+    let located = match &plain {
         Some(plain) if !wanted(toward, plain.source_port, plain.destination_port) => {
             return Err(Reason::NotWatched);
         }
-        Some(plain) => plain.located(packet),
+        Some(plain) => {
+            if !(whose == Whose::Made && maps::local_only())
+                && let Some(totals) = maps::totals()
+                && let Some(scratch) = maps::scratch()
+                // SAFETY: this CPU's own elements.
+                && unsafe { known(packet, plain, toward, scratch, totals) }
+            {
+                return Ok(());
+            }
+            plain.located(packet)
+        }
         None => {
             let located = locate(packet, link, packet.metadata())?;
             let Some((source, destination)) = located.ports() else {
@@ -162,7 +174,7 @@ fn wanted(toward: Toward, source: u16, destination: u16) -> bool {
 /// A flow whose tags are visible in one direction only is in the VLAN zone in which it began. A segment of its
 /// other direction is in that zone afterwards.
 #[inline(always)]
-fn goes_up(toward: Toward, segment: &Segment) -> bool {
+pub(super) fn goes_up(toward: Toward, segment: &Segment) -> bool {
     if segment.tcp.opens() {
         return segment.tcp.syn();
     }
@@ -179,7 +191,7 @@ fn goes_up(toward: Toward, segment: &Segment) -> bool {
 
 /// Whether another hook than this one counts the flow's packets of this direction.
 #[inline(always)]
-fn elsewhere(flow: *const FlowCounters, toward: Toward, up: bool) -> bool {
+pub(super) fn elsewhere(flow: *const FlowCounters, toward: Toward, up: bool) -> bool {
     let other = match toward {
         Toward::Both => return false,
         Toward::Server if up => side::TURNED,

@@ -233,6 +233,18 @@ pub(super) mod table {
         unsafe { at(&(*scratch).place, &(*scratch).entry.rest) }
     }
 
+    /// The same where the place is of IPv4 for certain.
+    #[inline(always)]
+    pub(in super::super) unsafe fn find_v4(scratch: *const Scratch) -> *mut FlowCounters {
+        // SAFETY: the caller's; what is found is an element of a preallocated map.
+        unsafe {
+            match FLOWS.get_ptr_mut(&(*scratch).place) {
+                Some(entry) => &raw mut (*entry).counters,
+                None => core::ptr::null_mut(),
+            }
+        }
+    }
+
     #[inline(always)]
     fn at(place: &Place, rest: &Rest) -> *mut FlowCounters {
         let Some(entry) = FLOWS.get_ptr_mut(place) else { return core::ptr::null_mut() };

@@ -4,6 +4,7 @@ mod begin;
 mod count;
 mod entry;
 mod fragments;
+mod known;
 mod maps;
 mod packet;
 mod recognise;

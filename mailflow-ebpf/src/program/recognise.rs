@@ -6,7 +6,7 @@ use mailflow_ebpf::{Header, Segment};
 use super::{packet::Packet, tally::add32};
 
 /// Payload packets of a flow that are looked into: enough for greeting, EHLO, STARTTLS and TLS.
-const LOOKED_INTO: u8 = 16;
+pub(super) const LOOKED_INTO: u8 = 16;
 /// A server's answer to a message is at most this long ...
 const ANSWER: u32 = 200;
 /// ... and follows at least this much from the client.
@@ -19,15 +19,7 @@ pub(super) unsafe fn payload<P: Packet>(packet: &P, flow: *mut FlowCounters, seg
     // once are single bytes and words, each of them right.
     unsafe {
         let facts = &raw mut (*flow).facts;
-        if !up {
-            let payload = (*flow).up.payload as u32;
-            // The first packet of a server that was spoken to first answers no message.
-            let answer = segment.payload() <= ANSWER && (*facts).opening_down != opening::NONE;
-            if answer && payload.wrapping_sub((*flow).mark) >= MESSAGE {
-                add32(&raw mut (*flow).messages, 1);
-            }
-            (*flow).mark = payload;
-        }
+        spoke(flow, segment.payload(), up);
         let looked = (*facts).looked & !side::BITS;
         if looked < LOOKED_INTO && segment.is_tcp() {
             (*facts).looked += 1;
@@ -37,6 +29,24 @@ pub(super) unsafe fn payload<P: Packet>(packet: &P, flow: *mut FlowCounters, seg
         if *known == opening::NONE {
             *known = opening::UNREAD;
         }
+    }
+}
+
+/// Estimates messages: payload of the server, where it is short, answers what the client sent since the last.
+#[inline(always)]
+pub(super) unsafe fn spoke(flow: *mut FlowCounters, length: u32, up: bool) {
+    // SAFETY: the caller's, as above.
+    unsafe {
+        if up {
+            return;
+        }
+        let payload = (*flow).up.payload as u32;
+        // The first packet of a server that was spoken to first answers no message.
+        let answer = length <= ANSWER && (*flow).facts.opening_down != opening::NONE;
+        if answer && payload.wrapping_sub((*flow).mark) >= MESSAGE {
+            add32(&raw mut (*flow).messages, 1);
+        }
+        (*flow).mark = payload;
     }
 }
 

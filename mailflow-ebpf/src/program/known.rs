@@ -1,0 +1,48 @@
+//! The short way of mail: a packet amid a connection whose flow is known, and has been looked into.
+
+use mailflow_common::{Totals, opening, side};
+use mailflow_ebpf::Plain;
+
+use super::{
+    count::{Toward, elsewhere, goes_up},
+    maps::{self, Scratch, table},
+    packet::Packet,
+    recognise, reuse,
+    tally::{Sum, add},
+};
+
+/// Counts such a packet. `false` where it is none: then nothing has been done about it.
+#[inline(always)]
+pub(super) unsafe fn known<P: Packet>(
+    packet: &P,
+    plain: &Plain,
+    toward: Toward,
+    scratch: *mut Scratch,
+    totals: *mut Totals,
+) -> bool {
+    let Some(segment) = plain.amid(packet) else { return false };
+    let up = goes_up(toward, &segment);
+    let Some(place) = plain.place(packet, up) else { return false };
+    let packets = segment.packets(packet.gso());
+    let sum = Sum { buffers: 1, packets, payload: segment.payload(), bytes: segment.bytes(packets) };
+    let now = maps::now();
+    // SAFETY: what is found is an element of a preallocated map; the rest is the caller's.
+    unsafe {
+        (*scratch).place = place;
+        let flow = table::find_v4(scratch);
+        if flow.is_null() || reuse::ended(flow, segment.tcp, up, now as u32) || elsewhere(flow, toward, up) {
+            return false;
+        }
+        if sum.payload != 0 {
+            let facts = &raw const (*flow).facts;
+            let seen = if up { (*facts).opening_up } else { (*facts).opening_down };
+            if (*facts).looked & !side::BITS < recognise::LOOKED_INTO || seen == opening::NONE {
+                return false;
+            }
+            recognise::spoke(flow, sum.payload, up);
+        }
+        add(flow, up, &sum, now);
+        sum.add_to(if up { &raw mut (*totals).up } else { &raw mut (*totals).down });
+    }
+    true
+}
