@@ -149,20 +149,19 @@ impl Pipeline {
             v6_source_prefix: config.engine.v6_source_prefix,
         };
         let mut keeper = Keeper::new(store, &config);
+        kernel.carry(clock::now(), kept)?;
         resume::resume(&mut kernel, begun, &mut engine, &sinks, &mut keeper, recovered)?;
-        let now = clock::now();
-        for left in kernel.left(now, kept)? {
-            for effects in [
-                engine.finish(&left.finished),
-                engine.look_last(now, &left.flows),
-                engine.overflow(&left.spilled),
-            ] {
-                sinks.take((now, clock::epoch()), &effects);
-            }
-            let effects = engine.tick(now);
-            keeper.take(engine.judged(), &effects);
+        let (now, left) = (clock::now(), kernel.take_left());
+        for effects in [
+            engine.finish(&left.finished),
+            engine.look_last(now, &left.flows),
+            engine.overflow(&left.spilled),
+        ] {
             sinks.take((now, clock::epoch()), &effects);
         }
+        let effects = engine.tick(now);
+        keeper.take(engine.judged(), &effects);
+        sinks.take((now, clock::epoch()), &effects);
         // What was told just now is in no journal: it is written before the tables and the state of before go.
         sinks.wait_until_written();
         keeper.mark();
@@ -367,6 +366,9 @@ fn windows(config: &Config) -> Windows {
 fn notes(config: &Config, pins: Option<PathBuf>, begun: Begun) -> Vec<String> {
     let pins = match (pins, begun) {
         (Some(pins), Begun::Resumed) => format!("tables pinned in {}, taken over", pins.display()),
+        (Some(pins), Begun::Carried) => {
+            format!("tables pinned in {}, with the open flows of others", pins.display())
+        }
         (Some(pins), Begun::Anew) => format!("tables pinned in {}, begun empty", pins.display()),
         (None, _) => "tables not pinned: they end with the agent".to_owned(),
     };

@@ -48,7 +48,7 @@ pub(super) fn resume(
         return Ok(Resumed::default());
     };
     let mut resumed = Resumed::default();
-    if begun == Begun::Resumed {
+    if begun != Begun::Anew {
         engine.know(&known(&mut state));
     }
     let now = state.now;
@@ -190,7 +190,7 @@ struct Again<'a> {
 impl Again<'_> {
     /// What was not done or booked is done now; its effects. `lines` gets records that were made before.
     fn one(mut self, entry: &Entry, lines: &mut Vec<FlowRecord>) -> Result<Option<Effects>> {
-        let resumed = self.begun == Begun::Resumed;
+        let resumed = self.begun != Begun::Anew;
         match entry {
             Entry::Ended(flow) => {
                 if self.lived(flow) || (!self.poll.over && resumed && self.kernel.holds(flow)?) {

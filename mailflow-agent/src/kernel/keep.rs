@@ -3,10 +3,11 @@
 use mailflow_common::{Entry, FlowCounters, FlowKey, Place, RetiredKey, SpillCounters, SpillKey};
 
 use super::{
-    Kernel,
+    Begun, Kernel,
     batch::{self, Element},
+    carried::less,
     held::Sum,
-    load::Loaded,
+    load::{Loaded, SilenceLimits},
     table::Book,
 };
 use crate::engine::{
@@ -28,6 +29,10 @@ pub struct Kept {
     pub retired: [u64; 4],
     /// ... and of sources whose overflow was taken out.
     pub overflow: [u64; 4],
+    /// Flows that were open in tables before these, as they were then.
+    pub carried: Vec<Flow>,
+    /// Those tables that were read, as far as they may still be there.
+    pub read: Vec<u32>,
 }
 
 impl Kernel {
@@ -42,13 +47,17 @@ impl Kernel {
             bases: book.bases.iter().map(base).collect(),
             retired: words(&book.held.retired),
             overflow: words(book.held.overflow_taken()),
+            carried: book.carried.all().cloned().collect(),
+            read: book.read.clone(),
         }
     }
 
     /// Goes on where another agent stopped. Before anything is read.
     pub(super) fn resume(&mut self, kept: &Kept) {
-        resume(self.table.book_mut(), kept);
+        let limits = self.table.limits();
+        resume(self.table.book_mut(), kept, &limits);
     }
+
     /// Whether the tables still hold the flow, with any number of packets.
     ///
     /// # Errors
@@ -57,7 +66,16 @@ impl Kernel {
         let first = self.ticks.tick(flow.first);
         let (place, rest) = Place::of(&flow.key, &self.loaded.sharing.1);
         let found = look_up::<Place, Entry>(&self.loaded, "FLOWS", &place)?;
-        Ok(found.is_some_and(|found| found.rest == rest && found.counters.first == first))
+        let found = found.filter(|found| found.rest == rest);
+        let book = self.table.book();
+        Ok(match book.carried.part(flow) {
+            // Without a packet here it is where it was carried to; with one, in its entry.
+            Some(part) => {
+                let same = (part.up.packets, part.down.packets) == (flow.up.packets, flow.down.packets);
+                same || (found.is_some() && !book.bases.contains_key(&flow.key))
+            }
+            None => found.is_some_and(|found| found.counters.first == first),
+        })
     }
 
     /// Whether the finished flow still waits to be read.
@@ -65,21 +83,34 @@ impl Kernel {
     /// # Errors
     /// The kernel refuses the read.
     pub fn holds_finished(&self, flow: &Flow) -> std::io::Result<bool> {
+        if self.left.finished.iter().any(|left| (left.flow.key, left.flow.first) == (flow.key, flow.first)) {
+            return Ok(true);
+        }
         let key = RetiredKey { flow: flow.key, first: self.ticks.tick(flow.first) };
         Ok(look_up::<RetiredKey, FlowCounters>(&self.loaded, "RETIRED", &key)?.is_some())
     }
 
     /// Books a flow that the agent before took out of the table.
     pub fn book_removed(&mut self, flow: &Flow) {
+        let counts = self.begun == Begun::Resumed;
         let book = self.table.book_mut();
-        book.bases.remove(&flow.key);
-        book.held.retire(flow);
+        let part = book.carried.take(flow);
+        // What tables before these held is in no number of theirs.
+        if counts {
+            book.bases.remove(&flow.key);
+            book.held.retire(&part.map_or_else(|| flow.clone(), |part| less(flow, &part)));
+        }
     }
 
     /// Books a finished flow that the agent before took out, with its entry's sums as the journal has them.
     pub fn book_finished(&mut self, Finished { flow, .. }: &Finished, sums: &[u8]) {
+        let counts = self.begun == Begun::Resumed;
         let book = self.table.book_mut();
-        book.held.retire(flow);
+        let part = book.carried.take(flow);
+        if !counts {
+            return;
+        }
+        book.held.retire(&part.map_or_else(|| flow.clone(), |part| less(flow, &part)));
         if let Some(base) = unpack(sums) {
             book.bases.insert(flow.key, base);
         }
@@ -87,7 +118,9 @@ impl Kernel {
 
     /// Books a source whose overflow the agent before took out.
     pub fn book_spilled(&mut self, spill: &Spill) {
-        self.table.book_mut().held.retire_spill(spill);
+        if self.begun == Begun::Resumed {
+            self.table.book_mut().held.retire_spill(spill);
+        }
     }
 
     /// Whether the source's overflow is still in its table.
@@ -95,12 +128,15 @@ impl Kernel {
     /// # Errors
     /// The kernel refuses the read.
     pub fn holds_spill(&self, key: &SpillKey) -> std::io::Result<bool> {
+        if self.left.spilled.iter().any(|left| left.key == *key) {
+            return Ok(true);
+        }
         Ok(look_up::<SpillKey, SpillCounters>(&self.loaded, "OVERFLOW", key)?.is_some())
     }
 }
 
 /// Goes on with a book where another agent stopped.
-pub(super) fn resume(book: &mut Book, kept: &Kept) {
+pub(super) fn resume(book: &mut Book, kept: &Kept, limits: &SilenceLimits) {
     let sum = |[packets, bytes, down_packets, down_bytes]: [u64; 4]| Sum {
         up: Gain { packets, bytes },
         down: Gain { packets: down_packets, bytes: down_bytes },
@@ -108,6 +144,10 @@ pub(super) fn resume(book: &mut Book, kept: &Kept) {
     let bases = kept.bases.iter().filter_map(|(key, base)| Some((unpack(key)?, unpack(base)?)));
     book.bases = bases.collect();
     book.held.resume(sum(kept.retired), sum(kept.overflow));
+    for flow in &kept.carried {
+        book.carried.add(flow.clone(), limits);
+    }
+    book.read.clone_from(&kept.read);
 }
 
 fn look_up<K: Element, V: Element>(

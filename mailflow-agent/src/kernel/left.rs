@@ -1,12 +1,14 @@
-//! Tables that an agent before left and this one cannot go on with: read once more, and removed.
+//! Tables that an agent before left and this one cannot go on with: read once more, and removed. Flows that are
+//! open in them go on.
 
-use aya::maps::{Array, Map, MapData, MapInfo};
+use aya::maps::{Array, Map, MapData};
 use mailflow_common::SEED_CELLS;
 
 use super::{
     Kernel, Snapshot,
     error::KernelError,
     keep::{self, Kept},
+    load::SilenceLimits,
     pins::Old,
     table::{Maps, Moment, Table},
     ticks::Ticks,
@@ -17,24 +19,46 @@ use crate::engine::{flow::Flow, time::Time};
 const UNDER_WAY: std::time::Duration = std::time::Duration::from_millis(20);
 
 impl Kernel {
-    /// What the tables hold that an agent before left; to be asked once its links were taken over, so that
-    /// nobody counts into them any more. `kept` is what it knew of them. They are removed by
-    /// [`Kernel::forget_left`].
+    /// Reads the tables that an agent before left; to be asked once its links were taken over, so that nobody
+    /// counts into them any more. `kept` is what it knew of them. Their open flows go on in these tables;
+    /// what does not is there for [`Kernel::take_left`]. They are removed by [`Kernel::forget_left`], once what
+    /// was carried over is kept.
     ///
     /// # Errors
     /// The kernel refuses a read; the tables stay.
-    pub fn left(&mut self, now: Time, kept: Option<(u32, &Kept)>) -> Result<Vec<Snapshot>, KernelError> {
-        let Some(pinned) = &self.pinned else { return Ok(Vec::new()) };
+    pub fn carry(&mut self, now: Time, kept: Option<(u32, &Kept)>) -> Result<(), KernelError> {
+        let Some(pinned) = &self.pinned else { return Ok(()) };
         if pinned.old.is_empty() {
-            return Ok(Vec::new());
+            return Ok(());
         }
         std::thread::sleep(UNDER_WAY);
-        let idle = self.table.idle();
-        pinned.old.iter().map(|old| read(old, (&self.ticks, idle, now), kept)).collect()
+        let limits = self.table.limits();
+        let mut flows = Vec::new();
+        for old in &pinned.old {
+            let generation = old.generation();
+            // An agent that ended before it removed them had carried them over.
+            if generation.is_some_and(|generation| self.table.book().read.contains(&generation)) {
+                continue;
+            }
+            let mut snapshot = read(old, (&self.ticks, limits, now), kept)?;
+            flows.append(&mut snapshot.flows);
+            self.left.finished.append(&mut snapshot.finished);
+            self.left.spilled.append(&mut snapshot.spilled);
+            self.table.book_mut().read.extend(generation);
+        }
+        let carried = &mut self.table.book_mut().carried;
+        self.left.flows.extend(flows.into_iter().filter_map(|flow| carried.add(flow, &limits)));
+        Ok(())
+    }
+
+    /// What was read and does not go on: flows that had ended, and what sources had beyond the flow table.
+    pub fn take_left(&mut self) -> Snapshot {
+        std::mem::take(&mut self.left)
     }
 
     /// Removes them.
     pub fn forget_left(&mut self) {
+        self.table.book_mut().read.clear();
         if let Some(pinned) = &mut self.pinned {
             pinned.old.drain(..).for_each(|old| old.remove());
         }
@@ -43,7 +67,7 @@ impl Kernel {
 
 fn read(
     old: &Old,
-    (ticks, idle, now): (&Ticks, std::time::Duration, Time),
+    (ticks, limits, now): (&Ticks, SilenceLimits, Time),
     kept: Option<(u32, &Kept)>,
 ) -> Result<Snapshot, KernelError> {
     let open = |map: &'static str| {
@@ -51,11 +75,10 @@ fn read(
         opened.map_err(|source| KernelError::Map { map, source: Box::new(source) })
     };
     let (flows, retired, overflow) = (open("FLOWS")?, open("RETIRED")?, open("OVERFLOW")?);
-    let generation = MapInfo::from_pin(old.map("FLOWS")).ok().map(|info| info.id());
-    let kept = kept.filter(|(of, _)| Some(*of) == generation).map(|(_, kept)| kept);
-    let mut table = Table::new(idle);
+    let kept = kept.filter(|(of, _)| Some(*of) == old.generation()).map(|(_, kept)| kept);
+    let mut table = Table::new(limits);
     if let Some(kept) = kept {
-        keep::resume(table.book_mut(), kept);
+        keep::resume(table.book_mut(), kept, &limits);
     }
     let before = kept.and_then(|kept| Ticks::from_words(kept.ticks));
     let ticks = before.as_ref().unwrap_or(ticks);

@@ -2,6 +2,7 @@
 
 mod attach;
 mod batch;
+mod carried;
 mod device;
 mod error;
 mod examine;
@@ -70,6 +71,8 @@ const EXTERNAL_TICK: u64 = 1_000_000;
 pub enum Begun {
     /// They go on.
     Resumed,
+    /// Others take their place, and what was open goes on in these.
+    Carried,
     /// They begin empty.
     Anew,
 }
@@ -102,6 +105,9 @@ pub struct Kernel {
     table: Table,
     watched: Watched,
     pinned: Option<Pinned>,
+    begun: Begun,
+    /// What was read of tables before these, and does not go on.
+    left: Snapshot,
 }
 
 /// What is pinned, and what an agent before left there.
@@ -127,7 +133,7 @@ impl Kernel {
 
     /// The same with tables and links that outlive the process. If an agent before left tables, which
     /// `kept` belongs to, it goes on with them; those it cannot go on with are there to be read once
-    /// ([`Kernel::left`]).
+    /// ([`Kernel::carry`]).
     ///
     /// # Errors
     /// As above; or what is pinned cannot be taken over or set aside.
@@ -139,14 +145,20 @@ impl Kernel {
         kept: Option<(u32, &Kept)>,
     ) -> Result<(Self, Begun), KernelError> {
         let old = pins.prepare(options, kept)?;
-        let kept = kept.filter(|(generation, _)| pins.generation() == Some(*generation));
+        let owned = |generation: &u32| match pins.generation() {
+            Some(ours) if ours == *generation => Some(Begun::Resumed),
+            _ => old.iter().any(|old| old.generation() == Some(*generation)).then_some(Begun::Carried),
+        };
+        let begun = kept.and_then(|(generation, _)| owned(&generation)).unwrap_or(Begun::Anew);
         let mut loaded = Loaded::new(object, options, Some(&pins))?;
+        // The kernel's ticks are the boot's, whatever tables they are noted in.
         let before = kept.and_then(|(_, kept)| Ticks::from_words(kept.ticks));
+        let before = before.filter(|_| begun != Begun::Anew);
         let ticks = before.map_or_else(|| watch_ticks(&mut loaded), Ok)?;
-        let begun = if kept.is_some() { Begun::Resumed } else { Begun::Anew };
         let pinned = Some(Pinned { pins, old, at_stop });
         let mut kernel = Self::begin(loaded, options, ports, (Clock::Kernel, ticks), pinned)?;
-        if let Some((_, kept)) = kept {
+        kernel.begun = begun;
+        if let Some((_, kept)) = kept.filter(|_| begun == Begun::Resumed) {
             kernel.resume(kept);
         }
         Ok((kernel, begun))
@@ -161,8 +173,9 @@ impl Kernel {
     ) -> Result<Self, KernelError> {
         loaded.watch(ports)?;
         loaded.set_silences(silences(&options.silences, &ticks))?;
-        let table = Table::new(options.silences.idle);
-        Ok(Self { loaded, ticks, clock, table, watched: Watched::new(), pinned })
+        let table = Table::new(options.silences);
+        let (watched, left) = (Watched::new(), Snapshot::default());
+        Ok(Self { loaded, ticks, clock, table, watched, pinned, begun: Begun::Anew, left })
     }
 
     /// Attaches to an interface, as its role asks, and watches it from then on.
@@ -192,7 +205,7 @@ impl Kernel {
     /// # Errors
     /// The kernel refuses the write.
     pub fn set_silences(&mut self, limits: &SilenceLimits) -> Result<(), KernelError> {
-        self.table.set_idle(limits.idle);
+        self.table.set_limits(*limits);
         self.loaded.set_silences(silences(limits, &self.ticks))
     }
 

@@ -205,6 +205,11 @@ impl Pins {
 }
 
 impl Old {
+    /// The kernel's number of the flow table.
+    pub(super) fn generation(&self) -> Option<u32> {
+        MapInfo::from_pin(self.map("FLOWS")).ok().map(|info| info.id())
+    }
+
     /// Where a map is pinned.
     pub(super) fn map(&self, name: &str) -> PathBuf {
         self.directory.join(name)

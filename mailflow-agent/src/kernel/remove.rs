@@ -18,17 +18,24 @@ pub(super) fn remove(loaded: &Loaded, book: &mut Book, flows: &[Flow]) -> Result
     let mut answered = vec![Removal::default(); removal::MOST];
     for flows in flows.chunks(removal::MOST) {
         asked.clear();
-        asked.extend(flows.iter().map(|flow| Removal {
+        // An entry of the tuple would be another flow's.
+        let over: Vec<bool> = flows.iter().map(|flow| book.carried.is_over(flow)).collect();
+        let inside = flows.iter().zip(&over).filter(|(_, over)| !**over);
+        asked.extend(inside.map(|(flow, _)| Removal {
             flow: flow.key,
             packets: book.packets(flow),
             answer: removal::ASKED,
         }));
-        let answered = &mut answered[..flows.len()];
-        run(loaded, &asked, answered)?;
-        for (flow, answer) in flows.iter().zip(answered) {
-            let fate = match answer.answer {
-                removal::REMOVED => Fate::Removed,
-                removal::ABSENT => Fate::Absent,
+        let answered = &mut answered[..asked.len()];
+        if !asked.is_empty() {
+            run(loaded, &asked, answered)?;
+        }
+        let mut answers = answered.iter().map(|answered| answered.answer);
+        for (flow, over) in flows.iter().zip(over) {
+            let answer = if over { Some(removal::ABSENT) } else { answers.next() };
+            let fate = match answer {
+                Some(removal::REMOVED) => Fate::Removed,
+                Some(removal::ABSENT) => Fate::Absent,
                 _ => Fate::Lives,
             };
             book.note(flow, fate);

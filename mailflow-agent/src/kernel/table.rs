@@ -4,7 +4,7 @@
 //! the table of finished flows. Here they are told apart again: a flow is what its entry gained since
 //! the one before it on the same tuple.
 
-use std::{collections::HashMap, io, time::Duration};
+use std::{collections::HashMap, io};
 
 use aya::maps::MapData;
 use mailflow_common::{
@@ -14,8 +14,10 @@ use mailflow_common::{
 
 use super::{
     batch::{self, Walker},
+    carried::{Carried, less},
     error::KernelError,
     held::Held,
+    load::SilenceLimits,
     ticks::Ticks,
 };
 use crate::engine::{
@@ -86,8 +88,8 @@ pub(super) struct Table {
     flows: Walker<Place, Entry>,
     retired: Walker<RetiredKey, FlowCounters>,
     overflow: Walker<SpillKey, SpillCounters>,
-    /// How long a source's overflow stays without a packet.
-    idle: Duration,
+    /// When flows end; a source's overflow stays as long as an open one without a packet.
+    limits: SilenceLimits,
     book: Book,
 }
 
@@ -96,6 +98,10 @@ pub(super) struct Table {
 pub(super) struct Book {
     /// Of tuples that were used again: the entry's sums when the flow before was finished.
     pub(super) bases: HashMap<FlowKey, FlowCounters>,
+    /// Flows that were open when these tables took the place of others.
+    pub(super) carried: Carried,
+    /// Other tables, by the kernel's number of their flow table, that are in `carried`.
+    pub(super) read: Vec<u32>,
     pub(super) held: Held,
 }
 
@@ -103,12 +109,12 @@ pub(super) struct Book {
 type Remove<'a> = &'a dyn Fn(&mut Book, &[Flow]) -> Result<Vec<Fate>, KernelError>;
 
 impl Table {
-    pub(super) fn new(idle: Duration) -> Self {
+    pub(super) fn new(limits: SilenceLimits) -> Self {
         Self {
             flows: Walker::new(),
             retired: Walker::new(),
             overflow: Walker::new(),
-            idle,
+            limits,
             book: Book::default(),
         }
     }
@@ -118,9 +124,9 @@ impl Table {
         &self.book.held
     }
 
-    /// How long a source's overflow stays without a packet.
-    pub(super) fn set_idle(&mut self, idle: Duration) {
-        self.idle = idle;
+    /// When flows end from now on.
+    pub(super) fn set_limits(&mut self, limits: SilenceLimits) {
+        self.limits = limits;
     }
 
     /// Reads everything, part by part.
@@ -157,11 +163,14 @@ impl Table {
         // Nothing of it is booked before it is gone from the table.
         let mut bases = self.book.bases.clone();
         let mut held = self.book.held;
+        let (carried, limits) = (&mut self.book.carried, &self.limits);
         let finished = ended.iter().map(|(key, counters)| {
             let base = bases.insert(key.flow, *counters);
             held.finish(counters, base.as_ref());
+            let flow = flow(&key.flow, counters, base.as_ref(), moment);
             let finished = Finished {
-                flow: flow(&key.flow, counters, base.as_ref(), moment),
+                // Of an entry's flows the first may have begun elsewhere.
+                flow: if base.is_none() { carried.join(flow, limits) } else { flow },
                 // Where a living flow has its mark, a finished one has when the next began.
                 replaced: moment.ticks.time_of_word(counters.mark, moment.tick),
             };
@@ -174,6 +183,9 @@ impl Table {
             batch::delete(retired.fd(), key).map_err(KernelError::Table)?;
         }
         (self.book.bases, self.book.held) = (bases, held);
+        for (finished, _) in &finished {
+            self.book.carried.take(&finished.flow);
+        }
         Ok(finished.into_iter().map(|(finished, _)| finished).collect())
     }
 
@@ -186,20 +198,22 @@ impl Table {
     ) -> Result<(), KernelError> {
         let mut living = Vec::with_capacity(BATCH);
         let mut refused = None;
-        let book = &mut self.book;
+        let (book, limits) = (&mut self.book, &self.limits);
         book.held.begin();
+        book.carried.begin();
         self.flows
             .walk(maps.flows.fd(), |place, entry| {
                 let key = place.flow(&entry.rest, &maps.seed);
-                living.extend(book.enter(&key, &entry.counters, moment));
+                living.extend(book.enter(&key, &entry.counters, moment, limits));
                 if living.len() == BATCH {
                     refused = hand_over(&living, book, reader, remove).err().or(refused.take());
                     living.clear();
                 }
             })
             .map_err(KernelError::Table)?;
-        if !living.is_empty() {
-            refused = hand_over(&living, book, reader, remove).err().or(refused);
+        living.extend(book.carried.alone().cloned());
+        for part in living.chunks(BATCH) {
+            refused = hand_over(part, book, reader, remove).err().or(refused);
         }
         refused.map_or(Ok(()), Err)
     }
@@ -215,7 +229,7 @@ impl Table {
         self.overflow
             .walk(overflow.fd(), |key, counters| spilled.push(spill(key, counters, moment)))
             .map_err(KernelError::Table)?;
-        let silent = |seen: &Spill| seen.last().is_some_and(|last| last + self.idle <= moment.now);
+        let silent = |seen: &Spill| seen.last().is_some_and(|last| last + self.limits.idle <= moment.now);
         let over: Vec<Spill> = spilled.iter().filter(|seen| silent(seen)).cloned().collect();
         if !over.is_empty() {
             reader.taking(Taking::Spilled(&over)).map_err(KernelError::Table)?;
@@ -232,9 +246,9 @@ impl Table {
         Ok(())
     }
 
-    /// As it was set.
-    pub(super) fn idle(&self) -> Duration {
-        self.idle
+    /// As they were set.
+    pub(super) fn limits(&self) -> SilenceLimits {
+        self.limits
     }
 
     /// What is kept of the entries themselves.
@@ -272,23 +286,42 @@ fn hand_over(
 impl Book {
     /// Notes an entry, and makes a flow of it. `None` if that cannot be done yet, as it is being used
     /// again at this moment.
-    fn enter(&mut self, key: &FlowKey, counters: &FlowCounters, moment: Moment<'_>) -> Option<Flow> {
+    fn enter(
+        &mut self,
+        key: &FlowKey,
+        counters: &FlowCounters,
+        moment: Moment<'_>,
+        limits: &SilenceLimits,
+    ) -> Option<Flow> {
         let base = self.bases.get(key);
         self.held.live(counters, base);
         let unsettled = base.is_some_and(|base| base.first == counters.first);
-        (counters.first < moment.horizon && !unsettled).then(|| flow(key, counters, base, moment))
+        if counters.first >= moment.horizon || unsettled {
+            self.carried.pass(key);
+            return None;
+        }
+        let flow = flow(key, counters, base, moment);
+        Some(if base.is_none() && !self.carried.is_empty() { self.carried.join(flow, limits) } else { flow })
     }
 
     /// The packets that the entry of `flow` holds, with those of the flows before it.
     pub(super) fn packets(&self, flow: &Flow) -> u64 {
         let base = self.bases.get(&flow.key).map_or(0, |base| base.up.packets() + base.down.packets());
-        base + flow.up.packets + flow.down.packets
+        let part = self.carried.part(flow).map_or(0, |part| part.up.packets + part.down.packets);
+        base + flow.up.packets + flow.down.packets - part
     }
 
     /// Notes what became of a flow that was to be taken out.
     pub(super) fn note(&mut self, flow: &Flow, fate: Fate) {
-        if fate != Fate::Lives {
-            self.held.remove(flow);
+        if fate == Fate::Lives {
+            return;
+        }
+        let over = self.carried.is_over(flow);
+        let part = self.carried.take(flow);
+        let own = part.map_or_else(|| flow.clone(), |part| less(flow, &part));
+        // One that had no entry is in no number of these tables.
+        if own.up.packets + own.down.packets > 0 && !over {
+            self.held.remove(&own);
             self.bases.remove(&flow.key);
         }
     }

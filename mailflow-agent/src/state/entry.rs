@@ -70,8 +70,9 @@ enum Line {
 
 type Way = (u64, u64, u64, u64, u64, Option<u64>);
 
-#[derive(Serialize, Deserialize)]
-struct Plain {
+/// A flow.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Plain {
     key: Vec<u8>,
     up: Way,
     down: Way,
@@ -160,7 +161,7 @@ fn direction((packets, bytes, payload, data_packets, data_bytes, last): Way) -> 
     Direction { packets, bytes, payload, data_packets, data_bytes, last: last.map(Time::from_nanos) }
 }
 
-fn plain(flow: &Flow) -> Plain {
+pub(super) fn plain(flow: &Flow) -> Plain {
     let facts = &flow.facts;
     Plain {
         key: pack_key(&flow.key),
@@ -184,7 +185,7 @@ fn plain(flow: &Flow) -> Plain {
     }
 }
 
-fn flow(plain: Plain) -> Option<Flow> {
+pub(super) fn flow(plain: Plain) -> Option<Flow> {
     let [syn, syn_ack, fin_up, fin_down, reset, answered, opening_up, opening_down, upgrade, looked] =
         plain.facts;
     Some(Flow {

@@ -107,17 +107,21 @@ pub struct Tables {
     bases: Vec<(Vec<u8>, Vec<u8>)>,
     retired: [u64; 4],
     overflow: [u64; 4],
+    carried: Vec<entry::Plain>,
+    read: Vec<u32>,
 }
 
 impl From<Kept> for Tables {
-    fn from(Kept { prefix, ticks, bases, retired, overflow }: Kept) -> Self {
-        Self { prefix, ticks, bases, retired, overflow }
+    fn from(Kept { prefix, ticks, bases, retired, overflow, carried, read }: Kept) -> Self {
+        let carried = carried.iter().map(entry::plain).collect();
+        Self { prefix, ticks, bases, retired, overflow, carried, read }
     }
 }
 
 impl From<Tables> for Kept {
-    fn from(Tables { prefix, ticks, bases, retired, overflow }: Tables) -> Self {
-        Self { prefix, ticks, bases, retired, overflow }
+    fn from(Tables { prefix, ticks, bases, retired, overflow, carried, read }: Tables) -> Self {
+        let carried = carried.into_iter().filter_map(entry::flow).collect();
+        Self { prefix, ticks, bases, retired, overflow, carried, read }
     }
 }
 

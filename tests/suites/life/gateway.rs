@@ -172,6 +172,11 @@ pub(crate) struct Open {
 }
 
 impl Open {
+    /// The client's port.
+    pub(crate) fn port(&self) -> u16 {
+        self.client.local_addr().unwrap().port()
+    }
+
     /// Sends some bytes there and back.
     pub(crate) fn talk(&mut self) {
         let mut bytes = [7; 100];

@@ -87,21 +87,54 @@ fn a_stop_that_keeps_leaves_the_programs_counting() {
 }
 
 #[test]
-fn another_layout_goes_on_with_empty_tables() {
+fn another_layout_goes_on_with_the_open_flows() {
     let gateway = Gateway::new(3);
     let agent = gateway.start("", &[]);
-    let mut open = gateway.open();
-    open.talk();
+    let mut open: Vec<_> = (0..4).map(|_| gateway.open()).collect();
+    open.iter_mut().for_each(|flow| flow.talk());
     let mut sent = gateway.send();
     kill(agent);
-    open.talk();
+    open[0].talk();
     add(&mut sent, gateway.send());
     let agent = gateway.start("", &[("MAILFLOW_TEST_LAYOUT", "3")]);
     assert!(gateway.pins().join("v3").exists() && !gateway.pins().join("v2").exists());
-    open.talk();
-    add(&mut sent, open.end());
+    // One goes on at once, one after another restart, one after another layout, and one with its end alone.
+    open[0].talk();
+    kill(agent);
+    let agent = gateway.start("", &[("MAILFLOW_TEST_LAYOUT", "3")]);
+    open[1].talk();
+    std::thread::sleep(Duration::from_secs(1));
+    kill(agent);
+    let agent = gateway.start("", &[("MAILFLOW_TEST_LAYOUT", "4:3")]);
+    assert!(gateway.pins().join("v4").exists() && !gateway.pins().join("v3").exists());
+    open[2].talk();
+    open[0].talk();
+    let mut each = Vec::new();
+    for flow in open {
+        let port = flow.port();
+        let packets = flow.end();
+        add(&mut sent, packets);
+        each.push((port, packets));
+    }
     gateway.expect(&agent, sent);
+    let finals = gateway.finals();
+    assert_eq!(finals.len(), 6, "a record for each flow: {finals:#?}");
+    for (port, [up, down]) in each {
+        let flow = finals.iter().find(|flow| flow["src_port"] == port).unwrap();
+        let part = &flow["flow"];
+        assert_eq!((&part["pkts_toserver"], &part["pkts_toclient"]), (&up.into(), &down.into()), "{flow:#}");
+        assert_eq!(
+            (&flow["mailflow"]["complete"], &part["reason"]),
+            (&true.into(), &"closed".into()),
+            "{flow:#}"
+        );
+    }
     assert_eq!(agent.alerts().len(), 1, "{:#?}", agent.alerts());
+    let metrics = agent.metrics().unwrap();
+    for direction in ["up", "down"] {
+        let line = format!("mailflow_conservation_difference_packets{{direction=\"{direction}\"}} 0");
+        assert!(metrics.contains(&line), "{metrics}");
+    }
 }
 
 #[test]

@@ -18,14 +18,15 @@ fn every_packet_once_and_every_incident_once() {
     let gateway = Gateway::new(30);
     let sending = AtomicBool::new(true);
     let agent = gateway.start("--keep", &[]);
-    let (sent, mut agent, turns) = std::thread::scope(|scope| {
+    let ((sent, flows), mut agent, turns) = std::thread::scope(|scope| {
         let sender = scope.spawn(|| {
-            let mut sent = [0; 2];
+            let (mut sent, mut flows) = ([0; 2], 0);
             while sending.load(Ordering::Relaxed) {
                 add(&mut sent, gateway.send());
+                flows += 1;
                 std::thread::sleep(Duration::from_millis(20));
             }
-            sent
+            (sent, flows)
         });
         let (agent, turns) = storm(&gateway, agent, Duration::from_secs(seconds.unwrap_or(SECONDS)));
         sending.store(false, Ordering::Relaxed);
@@ -33,13 +34,14 @@ fn every_packet_once_and_every_incident_once() {
     });
     gateway.expect(&agent, sent);
     assert!(turns >= 5, "{turns} turns");
+    assert_eq!(gateway.finals().len(), flows, "one record for each flow");
     assert_eq!(agent.alerts().len(), 1, "{:#?}", agent.alerts());
     let metrics = agent.metrics().unwrap();
     for direction in ["up", "down"] {
         let line = format!("mailflow_conservation_difference_packets{{direction=\"{direction}\"}} 0");
         assert!(metrics.contains(&line), "{metrics}");
     }
-    println!("{turns} turns, {} flows, {sent:?} packets", gateway.finals().len());
+    println!("{turns} turns, {flows} flows, {sent:?} packets");
     agent.stop().unwrap();
 }
 
