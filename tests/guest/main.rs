@@ -14,6 +14,7 @@ mod takeover;
 mod tun;
 #[path = "../suites/under_test.rs"]
 mod under_test;
+mod unit;
 
 use std::process::ExitCode;
 
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         [takeover::CRASH, interface] => takeover::crash(interface),
+        [unit::UNIT, interface] => unit::run(interface),
         _ if std::process::id() == 1 => init::power_off(run()),
         _ => {
             eprintln!("this runs in the guests of `cargo xtask test --kernels`");
@@ -44,6 +46,7 @@ fn run() -> Result<()> {
     live::check(&mut kernel, &network, &mut report);
     tun::check(&mut kernel, &network, &mut report)?;
     takeover::check(&mut kernel, &network, &mut report);
+    unit::check(&network, &mut report);
     drop(kernel);
     replay::check(&mut report);
     report.end();
