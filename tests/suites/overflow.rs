@@ -3,10 +3,7 @@
 
 mod under_test;
 
-use std::{
-    collections::BTreeMap,
-    net::{IpAddr, Ipv6Addr},
-};
+use std::{collections::BTreeMap, net::IpAddr};
 
 use mailflow_agent::{
     engine::{
@@ -163,18 +160,12 @@ fn one_source_cannot_take_the_table_from_the_others() {
     assert_eq!(seen.spilled.len(), 1);
 }
 
-/// An IPv6 client of the prefix 2001:db8:2::/64 whose flow to `server` has the same place as `flow`.
-fn collides(kernel: &Kernel, flow: &FlowKey, server: Address) -> Ipv6Addr {
-    let other = |low: u64| {
-        let client = Ipv6Addr::from(0x2001_0db8_0002_0000_u128 << 64 | u128::from(low));
-        (client, FlowKey { client: IpAddr::V6(client).into(), server, ..*flow })
-    };
+/// The flow of a client in `prefix` to `server` whose place is that of `flow`.
+fn colliding(kernel: &Kernel, flow: &FlowKey, prefix: Address, server: Address) -> FlowKey {
+    let seed = kernel.seed();
     // What hides the low half of an address is the same for all of a prefix.
-    let low = |key: &FlowKey| {
-        let place = Place::of(key, &kernel.seed()).0;
-        place.flow(&Place::of(&other(0).1, &kernel.seed()).1, &kernel.seed()).client.halves()[1]
-    };
-    other(low(flow)).0
+    let (_, rest) = Place::of(&FlowKey { client: prefix, server, ..*flow }, &seed);
+    Place::of(flow, &seed).0.flow(&rest, &seed)
 }
 
 #[test]
@@ -184,14 +175,13 @@ fn an_ipv6_flow_whose_place_is_taken_is_counted_to_its_source() {
     let scope = Scope::new(Vlans::default(), PROTOCOL_TCP, true);
     let (client, server) = (end("2001:db8:1::7"), end("2a00:1450::25"));
     let flow = FlowKey { client, server, client_port: 40_000, server_port: 25, scope };
-    let other = collides(&kernel, &flow, end("2a00:1450::26"));
+    let second = colliding(&kernel, &flow, end("2001:db8:2::"), end("2a00:1450::26"));
     let of = |key: &FlowKey| Place::of(key, &kernel.seed()).0;
-    let second = FlowKey { client: IpAddr::V6(other).into(), server: end("2a00:1450::26"), ..flow };
     assert_eq!(of(&second), of(&flow));
     let mut sent = Sent::default();
     let sessions = [
         ("2001:db8:1::7", session("[2001:db8:1::7]:40000", SERVER6)),
-        ("2001:db8:2::", session(&format!("[{other}]:40000"), "[2a00:1450::26]:25")),
+        ("2001:db8:2::", session(&format!("[{}]:40000", second.client.ip()), "[2a00:1450::26]:25")),
     ];
     for packet in 0..6 {
         for (source, session) in &sessions {
