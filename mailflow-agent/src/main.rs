@@ -10,9 +10,10 @@ use mailflow_agent::{
     agent::{
         self,
         backtest::Backtested,
+        explain::Past,
         replay::{AtEnd, Replayed},
     },
-    cli::{self, BacktestArgs, Command, Exit, ReplayArgs, RunArgs},
+    cli::{self, BacktestArgs, Command, Exit, LogArgs, ReplayArgs, RunArgs},
     clock,
     config::{self, Config},
     privileges,
@@ -45,10 +46,19 @@ fn main() -> ExitCode {
         }),
         Command::Completions { shell } => printed(cli::pages::completions(shell, &mut io::stdout())),
         Command::Man { folder } => written(&folder, cli::pages::man(&folder)),
+        Command::Explain { config, args } if !args.logs.logs.is_empty() => {
+            past(config.as_deref(), &args.logs, |past| {
+                let told = past.explain(args.source, args.flows);
+                cli::explain::print(&args, &told, &mut io::stdout())
+            })
+        }
+        Command::Suggest { config, args } if !args.logs.logs.is_empty() => {
+            past(config.as_deref(), &args.logs, |past| cli::explain::yaml(&past.suggest(), &mut io::stdout()))
+        }
         Command::Explain { config, args } => asked(config.as_deref(), &args.socket, |socket| {
             cli::explain::explain(socket, &args, &mut io::stdout(), &mut io::stderr())
         }),
-        Command::Suggest { config, args } => asked(config.as_deref(), &args, |socket| {
+        Command::Suggest { config, args } => asked(config.as_deref(), &args.socket, |socket| {
             cli::explain::suggest(socket, &mut io::stdout(), &mut io::stderr())
         }),
         Command::Doctor { config, args } => match config::load(config.as_deref()) {
@@ -109,6 +119,17 @@ fn backtest(path: Option<&Path>, args: &BacktestArgs) -> Exit {
             Exit::Failure
         }
     }
+}
+
+/// What is said of flow logs without an agent.
+fn past(path: Option<&Path>, args: &LogArgs, tell: impl FnOnce(&Past) -> io::Result<()>) -> Exit {
+    let config = match load(path) {
+        Ok(config) => config,
+        Err(exit) => return exit,
+    };
+    let past = Past::read(&config, &args.logs, args.l2_overhead);
+    let whole = past.read.unreadable == 0 && past.read.damaged == 0;
+    printed(tell(&past).map(|()| if whole { Exit::Good } else { Exit::Failure }))
 }
 
 const fn at_end(drain: bool) -> AtEnd {

@@ -12,5 +12,7 @@ mod order;
 mod roundtrip;
 #[path = "backtest/run.rs"]
 mod run;
+#[path = "backtest/why.rs"]
+mod why;
 #[path = "backtest/writers.rs"]
 mod writers;

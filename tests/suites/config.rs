@@ -1,6 +1,8 @@
 //! Configurations: every fault at once with its place, the shipped files, and no panic on any text.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests fail the test")]
 
+#[path = "config/examples.rs"]
+mod examples;
 #[path = "config/faults.rs"]
 mod faults;
 #[path = "config/lists.rs"]

@@ -9,9 +9,16 @@ use scenarios::{Attack, Lists, judge, world};
 #[test]
 fn the_rules_together_find_what_each_alone_does_not_and_with_lists_nothing_else() {
     let world = world(1);
+    let page = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/rules.md");
+    let page = std::fs::read_to_string(page).unwrap();
     let [none, sources, both] = Lists::ALL.map(|lists| {
         let found = judge(&world, lists);
         println!("{}\n{}", lists.name(), found.table());
+        let whole = format!("{}: {:.1} % found\n{}", lists.name(), found.part() * 100.0, found.table());
+        assert!(
+            page.contains(&whole),
+            "docs/rules.md has other numbers than `cargo xtask scenarios`:\n{whole}"
+        );
         found
     });
     for found in [&none, &sources, &both] {

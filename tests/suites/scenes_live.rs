@@ -20,6 +20,7 @@ mod told;
 use std::{
     collections::BTreeSet,
     fs,
+    net::IpAddr,
     time::{Duration, Instant},
 };
 
@@ -28,7 +29,7 @@ use cast::{Listed, Scene};
 use mailflow_tests::lab::{
     Agent, Family, Lab, LabOptions, Offloads, Package, Postfix, PostfixOptions, agent_binary, wait_for,
 };
-use told::{Told, backtest};
+use told::{Told, asked, backtest};
 
 /// How long the last alert may take once all is quiet, on a busy machine.
 const SECONDS: Duration = Duration::from_secs(60);
@@ -83,13 +84,24 @@ fn play(factor: u32, scenes: &[Scene]) {
     let ended =
         wait_for("their ends", SECONDS, || Ok(heard(&agent).resolved().is_superset(&silent).then_some(())));
     assert!(ended.is_ok(), "{}", differences(&silent, &heard(&agent).resolved()));
+    // What is asked sees the flows that the rules counted.
+    let relays: BTreeSet<_> =
+        scenes.iter().enumerate().filter(|(_, scene)| scene.relay).map(|(n, _)| source(n)).collect();
+    let suggested = asked(&agent, "suggest");
+    let named = |source: &IpAddr| suggested.contains(&format!("source: \"{source}\""));
+    assert_eq!((0..scenes.len()).map(source).filter(named).collect::<BTreeSet<_>>(), relays, "{suggested}");
+    let loud = &said.first().unwrap().1;
+    let why = asked(&agent, &format!("explain {loud}"));
+    assert!(why.lines().any(|line| line.ends_with(" counts")), "{why}");
     assert!(agent.stop().unwrap().success(), "{}", agent.log());
 
     // Nothing else came either, up to the end.
     let live = heard(&agent);
     assert_eq!(live.firing(), said, "live, and in words: {}", differences(&said, &live.firing()));
+    assert_eq!(live.relays(), relays);
     let again = backtest(&squeezed, &log);
     assert_eq!(again.fingerprints(), live.fingerprints(), "{}", differences(&again.firing(), &live.firing()));
+    assert_eq!(again.relays(), relays);
     assert!(again.resolved().is_superset(&live.resolved()), "{:?}", again.resolved());
     let stretched = lab.folder().join("stretched.jsonl");
     fs::write(&stretched, told::stretched(&fs::read_to_string(&log).unwrap(), factor)).unwrap();

@@ -28,7 +28,7 @@ use crate::{
 /// How long what is waiting to be written may take at the end.
 const GRACE: Duration = Duration::from_secs(60);
 /// Logs tell the wall clock's time.
-const EPOCH: Epoch = Epoch::from_unix_nanos(0);
+pub(super) const EPOCH: Epoch = Epoch::from_unix_nanos(0);
 /// Lines that cannot be read of which each is shown.
 const SHOWN: u64 = 10;
 
@@ -57,20 +57,7 @@ pub struct Backtested {
 pub fn run(config: &Config, logs: &[PathBuf], l2_overhead: Option<u16>, at_end: AtEnd) -> Result<Backtested> {
     let agent = Agent::new(env!("CARGO_PKG_VERSION"), clock::unix_seconds())?;
     let mut outputs = Outputs::open_for_the_past(&config.outputs, &agent)?;
-    let rhythm = Rhythm { timeouts: config.engine.timeouts, poll_interval: config.poll_interval };
-    let mut reader = Reader {
-        reading: Reading { services: &config.engine.services, l2_overhead },
-        history: History::new(rhythm),
-        progress: Progress::new(logs, &config.outputs, Unit::Records),
-        result: Backtested::default(),
-    };
-    logs.iter().for_each(|path| reader.log(path));
-    let Reader { history, progress, mut result, .. } = reader;
-    progress.end();
-    if result.unreadable > SHOWN {
-        error!("{} more lines could not be read", result.unreadable - SHOWN);
-    }
-
+    let (history, mut result) = read(config, logs, l2_overhead);
     let end = history.end();
     let (arrivals, repeated) = history.ordered();
     (result.records, result.repeated) = (arrivals.len() as u64, repeated);
@@ -91,6 +78,24 @@ pub fn run(config: &Config, logs: &[PathBuf], l2_overhead: Option<u16>, at_end: 
     let Backtested { records, other_events, not_watched, repeated, unreadable, damaged } = result;
     info!(records, other_events, not_watched, repeated, unreadable, damaged, "backtested");
     Ok(result)
+}
+
+/// Reads flow logs as one history. What cannot be read is logged and counted.
+pub(super) fn read(config: &Config, logs: &[PathBuf], l2_overhead: Option<u16>) -> (History, Backtested) {
+    let rhythm = Rhythm { timeouts: config.engine.timeouts, poll_interval: config.poll_interval };
+    let mut reader = Reader {
+        reading: Reading { services: &config.engine.services, l2_overhead },
+        history: History::new(rhythm),
+        progress: Progress::new(logs, &config.outputs, Unit::Records),
+        result: Backtested::default(),
+    };
+    logs.iter().for_each(|path| reader.log(path));
+    let Reader { history, progress, result, .. } = reader;
+    progress.end();
+    if result.unreadable > SHOWN {
+        error!("{} more lines could not be read", result.unreadable - SHOWN);
+    }
+    (history, result)
 }
 
 struct Reader<'a> {

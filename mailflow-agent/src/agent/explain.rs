@@ -1,42 +1,93 @@
-//! The engine's explanations in the words of the control socket.
+//! The engine's explanations in the words of the control socket: of a running agent, and of flow logs.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
 
-use super::pipeline::Pipeline;
+use super::{
+    backtest::{self, Backtested, EPOCH},
+    pipeline::Pipeline,
+};
 use crate::{
     clock,
+    config::Config,
     control::{Explained, HeldRule, HeldTerm, JudgedFlow, Suggested},
     engine::{
+        Engine,
         event::{TermValue, Value},
-        explain::{Held, Judged},
+        explain::{Explanation, Held, Judged},
         time::{Epoch, Time},
     },
+    flowlog::history::Arrival,
 };
 
 impl Pipeline {
     /// All there is to say of a source.
     pub(super) fn explain(&self, source: IpAddr, flows: usize) -> Explained {
-        let epoch = clock::epoch();
-        let told = self.engine().explain(source, clock::now(), flows);
-        Explained {
-            matched_network: told.matched_network,
-            group: told.group,
-            rules: told.rules.iter().map(|held| rule(held, epoch)).collect(),
-            flows: told.flows.iter().map(|judged| flow(judged, epoch)).collect(),
-            since: told.since.map(|since| seconds(since, epoch)),
-        }
+        explained(&self.engine().explain(source, clock::now(), flows), clock::epoch())
     }
 
     /// What an allow-list might name.
     pub(super) fn suggest(&self) -> Vec<Suggested> {
-        let words = |ip: Option<IpAddr>| ip.map(|ip| ip.to_string());
-        let suggested = self.engine().suggest().into_iter().map(|suggestion| Suggested {
-            source: words(suggestion.source),
-            destination: words(suggestion.destination),
-            because: suggestion.because,
-        });
-        suggested.collect()
+        suggested(self.engine())
     }
+}
+
+/// Flow logs as one history that the rules have seen.
+#[derive(Debug)]
+pub struct Past {
+    engine: Engine,
+    end: Time,
+    /// How it went.
+    pub read: Backtested,
+}
+
+impl Past {
+    /// Reads `logs` and lets the rules see them, as a backtest does. What cannot be read of the logs is
+    /// logged and counted.
+    pub fn read(config: &Config, logs: &[PathBuf], l2_overhead: Option<u16>) -> Self {
+        let (history, read) = backtest::read(config, logs, l2_overhead);
+        let mut engine = Engine::new(config.engine.clone());
+        // The logs are in memory: there is no sense in a bound.
+        engine.remember_all();
+        let end = history.end();
+        for Arrival { at, record } in history.ordered().0 {
+            engine.record(at, &record);
+        }
+        engine.tick(end);
+        Self { engine, end, read }
+    }
+
+    /// All there is to say of a source, as it was at the end of the logs.
+    pub fn explain(&self, source: IpAddr, flows: usize) -> Explained {
+        explained(&self.engine.explain(source, self.end, flows), EPOCH)
+    }
+
+    /// What an allow-list might name.
+    pub fn suggest(&self) -> Vec<Suggested> {
+        suggested(&self.engine)
+    }
+}
+
+fn explained(told: &Explanation, epoch: Epoch) -> Explained {
+    Explained {
+        matched_network: told.matched_network.clone(),
+        group: told.group.clone(),
+        rules: told.rules.iter().map(|held| rule(held, epoch)).collect(),
+        flows: told.flows.iter().map(|judged| flow(judged, epoch)).collect(),
+        since: told.since.map(|since| seconds(since, epoch)),
+    }
+}
+
+fn suggested(engine: &Engine) -> Vec<Suggested> {
+    let words = |ip: Option<IpAddr>| ip.map(|ip| ip.to_string());
+    let suggested = engine.suggest().into_iter().map(|suggestion| Suggested {
+        source: words(suggestion.source),
+        destination: words(suggestion.destination),
+        because: suggestion.because,
+    });
+    suggested.collect()
 }
 
 fn rule(held: &Held, epoch: Epoch) -> HeldRule {

@@ -3,7 +3,7 @@
 pub mod backtest;
 mod cycle;
 mod delivery;
-mod explain;
+pub mod explain;
 mod firing;
 mod judges;
 mod keeper;

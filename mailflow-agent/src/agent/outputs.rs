@@ -367,6 +367,7 @@ mod tests {
             flows: Vec::new(),
             complete: true,
             cut: false,
+            relay: None,
         }
     }
 

@@ -1,4 +1,4 @@
-//! The commands that ask the running agent why: `explain` and `suggest`.
+//! The commands that tell why: `explain` and `suggest`, of what the running agent says or flow logs hold.
 
 use std::{
     io::{self, Write},
@@ -25,13 +25,18 @@ pub fn explain(
         Ok(Reply::Explained(told)) => told,
         other => return unexpected(other, err),
     };
-    if args.json {
-        serde_json::to_writer_pretty(&mut *out, &told)?;
-        writeln!(out)?;
-    } else {
-        show(args, &told, out)?;
-    }
+    print(args, &told, out)?;
     Ok(Exit::Good)
+}
+
+/// Prints it, as `args` say.
+pub fn print(args: &ExplainArgs, told: &Explained, out: &mut impl Write) -> io::Result<()> {
+    if args.json {
+        serde_json::to_writer_pretty(&mut *out, told)?;
+        writeln!(out)
+    } else {
+        show(args, told, out)
+    }
 }
 
 /// `suggest`: prints allow-list entries.
@@ -97,7 +102,8 @@ fn flow(flow: &JudgedFlow, out: &mut impl Write) -> io::Result<()> {
     Ok(())
 }
 
-fn yaml(suggestions: &[Suggested], out: &mut impl Write) -> io::Result<()> {
+/// Prints them as an allow-list.
+pub fn yaml(suggestions: &[Suggested], out: &mut impl Write) -> io::Result<()> {
     if suggestions.is_empty() {
         return writeln!(out, "# Nothing behaves like a relay so far.");
     }
@@ -166,6 +172,7 @@ mod tests {
             source: "10.0.0.1".parse().unwrap(),
             flows: 5,
             json: false,
+            logs: Default::default(),
             socket: Default::default(),
         };
         let mut text = Vec::new();

@@ -17,7 +17,8 @@ use clap::{CommandFactory, Parser, error::ErrorKind};
 use clap_complete::Shell;
 
 pub use raw::{
-    BacktestArgs, Column, DoctorArgs, ExplainArgs, ReplayArgs, RunArgs, SocketArgs, StatusArgs, TopArgs,
+    BacktestArgs, Column, DoctorArgs, ExplainArgs, LogArgs, ReplayArgs, RunArgs, SocketArgs, StatusArgs,
+    SuggestArgs, TopArgs,
 };
 use raw::{RulesVerb, Typed, Verb};
 
@@ -121,17 +122,17 @@ pub enum Command {
     },
     /// Tell all there is to say of a source.
     Explain {
-        /// The configuration file, for its socket.
+        /// The configuration file, for its socket or its rules.
         config: Option<PathBuf>,
         /// What it was told.
         args: ExplainArgs,
     },
     /// Print what an allow-list might name.
     Suggest {
-        /// The configuration file, for its socket.
+        /// The configuration file, for its socket or its rules.
         config: Option<PathBuf>,
         /// What it was told.
-        args: SocketArgs,
+        args: SuggestArgs,
     },
     /// Look at this machine.
     Doctor {
@@ -268,6 +269,17 @@ mod tests {
     }
 
     #[test]
+    fn why_is_asked_of_an_agent_or_of_logs() {
+        let Ok(Command::Explain { args, .. }) = command("explain 10.0.0.1 --log a b --l2-overhead 18") else {
+            panic!("an explanation")
+        };
+        let logs = ["a", "b"].map(PathBuf::from).to_vec();
+        assert_eq!(args.logs, LogArgs { logs, l2_overhead: Some(18) });
+        let args = SuggestArgs::default();
+        assert_eq!(command("suggest").unwrap(), Command::Suggest { config: None, args });
+    }
+
+    #[test]
     fn rule_tests_name_their_own_configuration() {
         let files = ["a.yaml", "b.yaml"].map(PathBuf::from).to_vec();
         assert_eq!(command("rules test a.yaml b.yaml").unwrap(), Command::TestRules { files });
@@ -298,6 +310,10 @@ mod tests {
             "top --interval 1ms",
             "status now",
             "backtest a --l2-overhead -1",
+            "explain",
+            "explain 10.0.0.1 --log",
+            "explain 10.0.0.1 --log a --socket b",
+            "suggest --l2-overhead 18",
             "backtest a --l2-overhead 70000",
             "print-config a --config b",
             "rules",

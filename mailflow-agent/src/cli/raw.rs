@@ -78,11 +78,11 @@ pub(super) enum Verb {
         folder: PathBuf,
     },
     /// Tell of a source what each rule holds, and why each of its flows counts or not
-    #[command(after_help = ASKING)]
+    #[command(after_help = EXPLAIN)]
     Explain(ExplainArgs),
     /// Print allow-list entries for sources that behave like relays, and servers that many sources use
-    #[command(after_help = ASKING)]
-    Suggest(SocketArgs),
+    #[command(after_help = EXPLAIN)]
+    Suggest(SuggestArgs),
     /// Look at this machine: what speaks for or against exact counts, and what to do about it
     #[command(after_help = DOCTOR)]
     Doctor(DoctorArgs),
@@ -168,9 +168,34 @@ pub struct ExplainArgs {
     /// One JSON object instead of lines for people
     #[arg(long)]
     pub json: bool,
+    /// What is read instead of asking
+    #[command(flatten)]
+    pub logs: LogArgs,
     /// Where it listens
     #[command(flatten)]
     pub socket: SocketArgs,
+}
+
+/// What `suggest` was told.
+#[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
+pub struct SuggestArgs {
+    /// What is read instead of asking
+    #[command(flatten)]
+    pub logs: LogArgs,
+    /// Where it listens
+    #[command(flatten)]
+    pub socket: SocketArgs,
+}
+
+/// Flow logs in the place of a running agent.
+#[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
+pub struct LogArgs {
+    /// Read flow logs, as backtest does, instead of asking the running agent
+    #[arg(long = "log", value_name = "FLOWLOG", num_args = 1.., conflicts_with = "socket")]
+    pub logs: Vec<PathBuf>,
+    /// What a frame has beside its IP packet in logs that count frames, in bytes, as for backtest
+    #[arg(long, value_name = "BYTES", requires = "logs")]
+    pub l2_overhead: Option<u16>,
 }
 
 /// Where the running agent listens.
@@ -289,6 +314,13 @@ scroll. Space: look now. q: end.
 Numbers are client to server. Sources beyond the cap are summed in `other`, those idle for a day in `retired`.
 
 Exit status: 0 good, 1 the agent does not answer, 2 bad usage.";
+
+/// What `explain --help` and `suggest --help` say beyond the options.
+const EXPLAIN: &str = "\
+The running agent is asked, of the 16,384 newest flows. With --log no agent is needed: the rules of --config see \
+all flows of the logs, and what is told is how things stand at their end.
+
+Exit status: 0 good, 1 the agent does not answer, or a log could not be read to its end, 2 bad usage.";
 
 /// What `reload --help` says beyond the options.
 const RELOAD: &str = "\

@@ -196,6 +196,7 @@ pub(super) fn firing(
         flows: Vec::new(),
         complete: true,
         cut: shown.cut,
+        relay: None,
     };
     show(&mut alert, rule, shown.flows, shown.overflow);
     alert

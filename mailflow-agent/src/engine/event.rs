@@ -179,6 +179,27 @@ pub struct Alert {
     pub complete: bool,
     /// Whether contributing flows, within the most that are shown, had to make room for others.
     pub cut: bool,
+    /// What speaks for it, where its source behaves like one that is meant to send mail.
+    pub relay: Option<Relay>,
+}
+
+/// A source that behaves like a relay: it delivers much mail to many servers, and most of it is taken. In words:
+/// `30 of 31 sessions delivered mail, to 12 servers`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Relay {
+    /// Connections that it began, of the newest flows that are remembered.
+    pub attempts: u64,
+    /// Those of them in which mail was accepted.
+    pub delivered: u64,
+    /// The servers that accepted it.
+    pub servers: u64,
+}
+
+impl std::fmt::Display for Relay {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { attempts, delivered, servers } = self;
+        write!(f, "{delivered} of {attempts} sessions delivered mail, to {servers} servers")
+    }
 }
 
 /// What a term of a rule's condition held.

@@ -1,12 +1,7 @@
 //! Why a source raises an alert, or does not: what each rule holds for it, and for each of its flows the
-//! clause that speaks against it. And which sources look as if they were meant to send mail.
+//! clause that speaks against it.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
-    fmt,
-    net::IpAddr,
-    sync::Arc,
-};
+use std::{fmt, net::IpAddr, sync::Arc};
 
 use super::{
     Engine,
@@ -17,16 +12,10 @@ use super::{
     rule::{Clause, Ends},
     size::{Measure, Way},
     subject::Subject,
-    tally::{Kinds, Stage},
+    tally::Stage,
     time::Time,
     watched::State,
 };
-
-/// Newest records remembered to be explained, about 220 B each.
-pub(super) const REMEMBERED: usize = 1 << 14;
-
-/// The newest records of all flows, counted by a rule or not.
-pub(super) type Recent = VecDeque<FlowRecord>;
 
 /// All there is to say of an address.
 #[derive(Clone, Debug)]
@@ -66,24 +55,6 @@ pub struct Judged {
     /// Of each rule: nothing if it counts, or else why not, in words.
     pub verdicts: Vec<(Arc<str>, Option<String>)>,
 }
-
-/// A source that behaves like one that is meant to send mail, or a server that many use.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Suggestion {
-    /// The client, if it is about one.
-    pub source: Option<IpAddr>,
-    /// The server, if it is about one.
-    pub destination: Option<IpAddr>,
-    /// What speaks for it, in words.
-    pub because: String,
-}
-
-/// Sessions with mail from which on a source is looked at.
-const SESSIONS: usize = 20;
-/// Servers that a relay delivers to.
-const SERVERS: usize = 10;
-/// Sources that use a server which is meant for them.
-const SOURCES: usize = 5;
 
 impl Engine {
     /// All there is to say of `source` at `now`, with at most `most` flows.
@@ -127,73 +98,25 @@ impl Engine {
             rules,
             flows: self
                 .recent
-                .iter()
+                .all()
                 .rev()
                 .filter(own)
                 .take(most)
                 .map(|record| self.explained(record))
                 .collect(),
-            since: self.recent.front().map(|record| record.time()),
+            since: self.recent.oldest().map(FlowRecord::time),
         }
-    }
-
-    /// Sources and servers that an allow-list may name, with what speaks for it.
-    pub fn suggest(&self) -> Vec<Suggestion> {
-        let mut sources: BTreeMap<IpAddr, Sent> = BTreeMap::new();
-        let mut servers: BTreeMap<IpAddr, BTreeSet<IpAddr>> = BTreeMap::new();
-        for record in &self.recent {
-            let (flow, ends) = (&record.flow, Ends::of(&record.flow, &self.settings.internal));
-            let counts = self.evaluator.watches.iter().any(|watch| {
-                let (rule, epoch) = (&watch.plan.rule, self.settings.epoch);
-                rule.matching.source.holds(&ends.source)
-                    && rule.matching.destination.holds(&ends.destination)
-                    && rule.matching.ports.contains(&flow.key.server_port)
-                    && rule.allowed(&ends, record.time(), epoch).is_none()
-            });
-            let kinds = Kinds::of(record, Stage::of(record.reason));
-            if !counts || Stage::of(record.reason) != Stage::Ended || !kinds.contains(Kinds::ATTEMPTS) {
-                continue;
-            }
-            let sent = sources.entry(flow.client()).or_default();
-            sent.attempts += 1;
-            if kinds.contains(Kinds::DELIVERING) {
-                sent.delivered += 1;
-                sent.servers.insert(flow.server());
-                if flow.key.server_port != 25 {
-                    servers.entry(flow.server()).or_default().insert(flow.client());
-                }
-            }
-        }
-        let relays = sources.into_iter().filter(|(_, sent)| sent.like_a_relay()).map(|(source, sent)| {
-            let because = format!(
-                "{} of {} sessions delivered mail, to {} servers",
-                sent.delivered,
-                sent.attempts,
-                sent.servers.len()
-            );
-            Suggestion { source: Some(source), destination: None, because }
-        });
-        let used = servers.into_iter().filter(|(_, sources)| sources.len() >= SOURCES);
-        let used = used.map(|(server, sources)| Suggestion {
-            source: None,
-            destination: Some(server),
-            because: format!("{} sources submit mail to it", sources.len()),
-        });
-        relays.chain(used).collect()
-    }
-
-    /// Remembers a record, to explain it.
-    pub(super) fn remember(&mut self, record: &FlowRecord) {
-        if self.recent.len() >= REMEMBERED {
-            self.recent.pop_front();
-        }
-        self.recent.push_back(record.clone());
     }
 
     fn explained(&self, record: &FlowRecord) -> Judged {
         let ends = Ends::of(&record.flow, &self.settings.internal);
         let verdict = |watch: &super::evaluate::Watch| {
             let rule = &watch.plan.rule;
+            let lacking = rule.matching.inputs() - record.inputs;
+            if !lacking.is_empty() {
+                let why = format!("not evaluable, as its log does not tell: {lacking}");
+                return (Arc::clone(&rule.name), Some(why));
+            }
             let against = if rule.matching.judges(Stage::of(record.reason)) {
                 rule.matching.check(&record.flow, record.app, &ends, self.settings.epoch).err()
             } else {
@@ -208,22 +131,6 @@ impl Engine {
         };
         let verdicts = self.evaluator.watches.iter().map(verdict).collect();
         Judged { record: record.clone(), verdicts }
-    }
-}
-
-#[derive(Default)]
-struct Sent {
-    attempts: usize,
-    delivered: usize,
-    servers: BTreeSet<IpAddr>,
-}
-
-impl Sent {
-    /// Much mail, to many, and most of it taken.
-    fn like_a_relay(&self) -> bool {
-        self.delivered >= SESSIONS
-            && self.servers.len() >= SERVERS
-            && self.delivered * 10 >= self.attempts * 7
     }
 }
 
@@ -320,29 +227,5 @@ mod tests {
         let mut counted: Vec<_> = told.flows.iter().map(|flow| flow.verdicts[0].1.is_none()).collect();
         counted.sort_unstable();
         assert_eq!(counted, [false, true]);
-    }
-
-    #[test]
-    fn what_delivers_to_many_is_suggested_and_what_fails_is_not() {
-        let mut engine = Engine::new(fixture::settings());
-        for n in 0..30u16 {
-            let port = 4_000 + n;
-            deliver(&mut engine, &format!("10.0.0.1:{port}"), &format!("9.9.9.{}:25", n % 12), 100, 2_000);
-            deliver(&mut engine, &format!("10.0.0.2:{port}"), &format!("9.9.9.{}:25", n % 3), 100, 2_000);
-            deliver(&mut engine, &format!("10.0.1.{}:{port}", n % 6), "8.8.8.8:587", 100, 2_000);
-        }
-        let [relay, used] = engine.suggest().try_into().unwrap();
-        assert_eq!(relay.source, Some("10.0.0.1".parse().unwrap()));
-        assert_eq!(relay.because, "30 of 30 sessions delivered mail, to 12 servers");
-        assert_eq!(used.destination, Some("8.8.8.8".parse().unwrap()));
-        assert_eq!(used.because, "6 sources submit mail to it");
-    }
-
-    #[test]
-    fn what_is_remembered_is_bounded() {
-        let mut engine = Engine::new(fixture::settings());
-        let record = fixture::record(at(100));
-        (0..=REMEMBERED).for_each(|_| engine.remember(&record));
-        assert_eq!(engine.recent.len(), REMEMBERED);
     }
 }

@@ -32,6 +32,7 @@ mod name;
 pub mod overview;
 mod plan;
 mod ranges;
+pub mod relay;
 pub mod rule;
 mod saved;
 mod set;
@@ -56,10 +57,10 @@ use self::{
     assets::Networks,
     evaluate::Evaluator,
     event::{Effects, Judged, WindowValue},
-    explain::Recent,
     flow::{Fate, Finished, Flow, FlowRecord, RecordReason},
     lifetime::{End, Limits},
     name::Name,
+    relay::Recent,
     settings::Settings,
     spill::{Overflowed, Spill, Spills},
     table::Table,
@@ -262,7 +263,7 @@ impl Engine {
         for gain in std::mem::take(&mut self.overflowed) {
             self.evaluator.overflow(&gain, &self.settings.internal, &mut effects);
         }
-        self.evaluator.advance(now, &self.settings.internal, &mut effects);
+        self.pass(now, &mut effects);
         effects
     }
 
@@ -288,7 +289,7 @@ impl Engine {
     /// Gives a record from elsewhere, such as a flow log, to the rules. `now` is the moment at which
     /// it was made; records are given in that order.
     pub fn record(&mut self, now: Time, record: &FlowRecord) -> Effects {
-        self.remember(record);
+        self.recent.push(record);
         self.present(now, record, Stage::of(record.reason))
     }
 
@@ -364,7 +365,7 @@ impl Engine {
         let fit = self.evaluator.fit(&record, stage, &self.settings.internal);
         // Of most records no rule wants to know, and those need not wait for their turn.
         if stage == Stage::Ended {
-            self.remember(&record);
+            self.recent.push(&record);
         }
         if !fit.is_empty() {
             self.arrivals.push(end.at, stage, fit, record.clone());
@@ -379,15 +380,24 @@ impl Engine {
         let mut effects = Effects::default();
         let fit = self.evaluator.fit(record, stage, &self.settings.internal);
         self.deliver(Arrival { at: at.max(record.time()), stage, fit, record }, &mut effects);
-        self.evaluator.advance(at, &self.settings.internal, &mut effects);
+        self.pass(at, &mut effects);
         effects
+    }
+
+    /// Time passes: what is due is told.
+    fn pass(&mut self, now: Time, effects: &mut Effects) {
+        let told = effects.alerts.len();
+        self.evaluator.advance(now, &self.settings.internal, effects);
+        self.hint(effects.alerts.get_mut(told..).unwrap_or_default());
     }
 
     /// Gives a record to the rules; a flow counts once for each.
     fn deliver(&mut self, arrival: Arrival<'_>, effects: &mut Effects) {
         let flow = &arrival.record.flow;
         let mut tally = self.table.tally(flow);
+        let told = effects.alerts.len();
         self.evaluator.admit(arrival, &mut tally, &self.settings.internal, effects);
+        self.hint(effects.alerts.get_mut(told..).unwrap_or_default());
         match arrival.record.reason {
             RecordReason::Active => self.table.mark(flow, tally),
             _ => self.table.unmark(flow),

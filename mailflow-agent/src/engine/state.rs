@@ -127,7 +127,7 @@ impl Engine {
         }
     }
 
-    /// The alerts that fire, each as it was last told; those that an allow-list suppresses are not among them.
+    /// The alerts that fire, each as it was last told, with what is known of its source now; those that an allow-list suppresses are not among them.
     pub fn firing(&self) -> Vec<Alert> {
         let lanes = self.evaluator.watches.iter().map(|watch| &watch.unknown);
         let firing = lanes.flat_map(Lane::iter).filter_map(|(_, watched)| match watched.state() {
@@ -138,6 +138,7 @@ impl Engine {
         firing.sort_by(|one, other| {
             (one.starts_at, &one.fingerprint).cmp(&(other.starts_at, &other.fingerprint))
         });
+        self.hint(&mut firing);
         firing
     }
 

@@ -98,6 +98,7 @@ struct Extra<'a> {
     destinations: Vec<Destination>,
     complete: bool,
     evidence_cut: bool,
+    like_a_relay: Option<String>,
     conditions: Vec<Term<'a>>,
 }
 
@@ -169,6 +170,7 @@ impl<'a> AlertLine<'a> {
                     .collect(),
                 complete: alert.complete,
                 evidence_cut: alert.cut,
+                like_a_relay: alert.relay.map(|relay| relay.to_string()),
                 conditions: alert.terms.iter().map(Term::of).collect(),
             },
             flows: alert.flows.iter().map(|record| FlowLine::of(record, epoch)).collect(),

@@ -198,6 +198,7 @@ fn annotations(alert: &Alert) -> Value {
         "bytes_up": alert.sums.up.bytes.to_string(),
         "attack": list(alert.attack.clone()),
         "complete": alert.complete.to_string(),
+        "like_a_relay": alert.relay.map(|relay| relay.to_string()).unwrap_or_default(),
     })
 }
 

@@ -103,6 +103,9 @@ fn fields(alert: &Alert, epoch: Epoch, event: Option<&str>) -> Vec<u8> {
     if let Some(group) = &alert.group {
         field("MAILFLOW_GROUP", group);
     }
+    if let Some(relay) = &alert.relay {
+        field("MAILFLOW_LIKE_A_RELAY", &relay.to_string());
+    }
     field("MAILFLOW_VALUE", &value(alert));
     field("MAILFLOW_THRESHOLD", &threshold(alert));
     if let Some(event) = event {

@@ -5,13 +5,20 @@ use crate::{
     engine::event::{Alert, AlertState, Severity, Value},
 };
 
-/// `smtp-burst firing: 10.20.0.2 has count 10 or more (threshold 10) within 1h`.
+/// `smtp-burst firing: 10.20.0.2 has count 10 or more (threshold 10) within 1h`, and where its source behaves like
+/// a relay, that.
 pub(super) fn summary(alert: &Alert) -> String {
     let Alert { rule, subject, decided, .. } = alert;
     let more = if matches!(decided.value, Value::AtLeast(_)) { " or more" } else { "" };
     let (state, name, window) = (alert.state.name(), &decided.name, show_duration(decided.window));
     let (value, threshold) = (value(alert), threshold(alert));
-    format!("{rule} {state}: {subject} has {name} {value}{more} (threshold {threshold}) within {window}")
+    let hint = match alert.relay {
+        Some(relay) if alert.state == AlertState::Firing => format!("; it behaves like a relay: {relay}"),
+        _ => String::new(),
+    };
+    format!(
+        "{rule} {state}: {subject} has {name} {value}{more} (threshold {threshold}) within {window}{hint}"
+    )
 }
 
 /// What the window holds, as it is shown.

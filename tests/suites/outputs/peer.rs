@@ -15,6 +15,10 @@ use crate::fixture::{self, EPOCH, at};
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
 
+/// The fixture's alert in words.
+pub(crate) const SENTENCE: &str = "smtp-burst firing: 10.0.0.9 has count 10 or more (threshold 10) within 1h; it \
+    behaves like a relay: 30 of 31 sessions delivered mail, to 12 servers";
+
 /// A sink for alerts that goes to `to`.
 pub(crate) fn sink(to: AlertTo) -> Sink<AlertEvent> {
     let agent = Agent::new("test", 0.0).unwrap();

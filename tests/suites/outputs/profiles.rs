@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::{
     fixture::{EPOCH, key, record},
-    peer::{alert, resolved},
+    peer::{SENTENCE, alert, resolved},
 };
 
 fn parse(line: serde_json::Result<String>) -> Value {
@@ -62,11 +62,14 @@ fn ecs() {
             "/event/kind": "alert", "/event/dataset": "mailflow.alert", "/event/severity": 73,
             "/event/id": "0000000000000007", "/rule/name": "smtp-burst", "/rule/version": "3",
             "/threat/technique/id": ["T1048.003"], "/source/ip": "10.0.0.9", "/labels/team": "mail \"1\"",
-            "/message": "smtp-burst firing: 10.0.0.9 has count 10 or more (threshold 10) within 1h",
+            "/message": SENTENCE,
         }),
     );
     assert_eq!((&line["mailflow"]["alert"], &line["mailflow"]["flows"]), (&eve["alert"], &eve["flows"]));
-    assert_eq!(line["mailflow"]["destinations"], eve["mailflow"]["destinations"]);
+    for part in ["destinations", "like_a_relay"] {
+        assert!(!eve["mailflow"][part].is_null());
+        assert_eq!(line["mailflow"][part], eve["mailflow"][part]);
+    }
 }
 
 #[test]

@@ -22,6 +22,8 @@ pub(super) struct Scene {
     pub(super) listed: Listed,
     /// Whether they end within the hour after it: what a day's window holds does not.
     pub(super) resolves: bool,
+    /// Whether it sends as a relay does: much, to many, and it is taken.
+    pub(super) relay: bool,
 }
 
 impl Scene {
@@ -47,6 +49,7 @@ pub(super) const HOUR: [Scene; 10] = [
         alerts: &[],
         listed: Listed::No,
         resolves: false,
+        relay: false,
     },
     // A folder, page by page, 8 MB in all: neither many nor much.
     Scene {
@@ -55,6 +58,7 @@ pub(super) const HOUR: [Scene; 10] = [
         alerts: &[],
         listed: Listed::No,
         resolves: false,
+        relay: false,
     },
     // Forty letters through the provider within the hour: many, but not yet sixty.
     Scene {
@@ -67,6 +71,7 @@ pub(super) const HOUR: [Scene; 10] = [
         alerts: &[BURST],
         listed: Listed::No,
         resolves: true,
+        relay: false,
     },
     // Straight to the recipients' servers: some of it taken, most refused by reply or by RST.
     Scene {
@@ -81,6 +86,7 @@ pub(super) const HOUR: [Scene; 10] = [
         alerts: &[BURST, BULK],
         listed: Listed::No,
         resolves: true,
+        relay: false,
     },
     // The same behind a firewall. The owner's rule has nothing to measure.
     Scene {
@@ -92,6 +98,7 @@ pub(super) const HOUR: [Scene; 10] = [
         alerts: &[BULK],
         listed: Listed::No,
         resolves: true,
+        relay: false,
     },
     // One flow, however many mails are in it.
     Scene {
@@ -108,6 +115,7 @@ pub(super) const HOUR: [Scene; 10] = [
         alerts: &[BULK],
         listed: Listed::No,
         resolves: true,
+        relay: false,
     },
     // Few flows, and what comes back is ACKs: it is the sum that speaks.
     Scene {
@@ -116,6 +124,7 @@ pub(super) const HOUR: [Scene; 10] = [
         alerts: &[BULK],
         listed: Listed::No,
         resolves: true,
+        relay: false,
     },
     // At one server, again and again, and never a mail.
     Scene {
@@ -134,6 +143,7 @@ pub(super) const HOUR: [Scene; 10] = [
         alerts: &[GUESS],
         listed: Listed::No,
         resolves: true,
+        relay: false,
     },
     // The mail server: what it sends would be an attack from anybody else, and it is on the list.
     Scene {
@@ -143,6 +153,7 @@ pub(super) const HOUR: [Scene; 10] = [
         listed: Listed::Yes,
         // Eighty sessions with a mail stay in the window of a day.
         resolves: false,
+        relay: false,
     },
     // A probe: twelve servers in turn, greeted and left. On the list too.
     Scene {
@@ -157,18 +168,20 @@ pub(super) const HOUR: [Scene; 10] = [
         alerts: &[BULK],
         listed: Listed::Yes,
         resolves: true,
+        relay: false,
     },
 ];
 
 /// Of a day.
 pub(super) const DAY: [Scene; 2] = [
-    // Eight mails an hour: no hour is loud, but the day is.
+    // Eight mails an hour: no hour is loud, but the day is. Each is taken: a relay looks the same, and it is said.
     Scene {
         name: "slow drip, < 9 an hour",
         act: |host| host.at_most_an_hour(8, 66, |number| host.deliver(number)),
         alerts: &[BULK],
         listed: Listed::No,
         resolves: false,
+        relay: true,
     },
     // Four letters an hour, and no more than thirty a day: an office that writes much.
     Scene {
@@ -177,5 +190,6 @@ pub(super) const DAY: [Scene; 2] = [
         alerts: &[],
         listed: Listed::No,
         resolves: false,
+        relay: false,
     },
 ];

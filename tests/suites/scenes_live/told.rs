@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, net::IpAddr, path::Path, process::Command};
 
 use jiff::Timestamp;
-use mailflow_tests::lab::agent_binary;
+use mailflow_tests::lab::{Agent, agent_binary};
 use serde_json::Value;
 
 /// Rule, source, severity, and whether an allow-list suppresses it.
@@ -34,6 +34,12 @@ impl Told {
         self.in_state("firing").map(identity).collect()
     }
 
+    /// The sources that are said to behave like relays.
+    pub(super) fn relays(&self) -> BTreeSet<IpAddr> {
+        let like = |line: &&Value| line["mailflow"]["like_a_relay"].is_string();
+        self.0.iter().filter(like).map(|line| said(line).1).collect()
+    }
+
     fn in_state(&self, state: &str) -> impl Iterator<Item = &Value> {
         self.0.iter().filter(move |line| line["alert"]["state"] == state)
     }
@@ -54,6 +60,14 @@ pub(super) fn backtest(config: &Path, log: &Path) -> Told {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let lines: Vec<String> = String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect();
     Told::of(&lines)
+}
+
+/// What the running agent says when it is asked.
+pub(super) fn asked(agent: &Agent, question: &str) -> String {
+    let mut command = Command::new(agent_binary().unwrap());
+    let output = command.args(question.split(' ')).arg("--socket").arg(agent.socket()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
 }
 
 /// A flow log in which everything takes `factor` times as long.

@@ -168,6 +168,7 @@ fn an_alert_line_has_every_field_under_its_name() {
             "destinations": [{"ip": "192.0.2.1", "flows": 6}, {"ip": "2001:db8::1", "flows": 4}],
             "complete": false,
             "evidence_cut": true,
+            "like_a_relay": "30 of 31 sessions delivered mail, to 12 servers",
             "conditions": [
                 {
                     "name": "count", "window": 3_600, "value": 10, "threshold": 10, "at_bound": true,

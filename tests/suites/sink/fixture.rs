@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc, time::Du
 
 use mailflow_agent::engine::{
     asset_role::AssetRole,
-    event::{Alert, AlertState, Gain, Severity, Source, Sums, TermValue, Value},
+    event::{Alert, AlertState, Gain, Relay, Severity, Source, Sums, TermValue, Value},
     flow::{Direction, Flow, FlowRecord, RecordReason},
     inputs::Inputs,
     settings::{Service, Services},
@@ -101,6 +101,7 @@ pub(crate) fn alert() -> Alert {
         flows: flows.into_iter().map(|key| Arc::new(record(key))).collect(),
         complete: false,
         cut: true,
+        relay: Some(Relay { attempts: 31, delivered: 30, servers: 12 }),
     }
 }
 
