@@ -82,6 +82,7 @@ impl Gateway {
     }
 
     /// The same with the outputs that the configuration has.
+    #[allow(dead_code, reason = "shared with the suite `outputs`")]
     pub(crate) fn start_as_configured(&self) -> Agent {
         let (folder, binary) = (self.lab.folder(), agent_binary().unwrap());
         let options = &self.options;

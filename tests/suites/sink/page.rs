@@ -59,7 +59,6 @@ fn page() -> String {
         records: vec![record(flow)],
         qualified: vec![Qualified { rule: "smtp-burst".into(), key: flow, suppressed: false }],
         alerts: vec![alert()],
-        ..Effects::default()
     };
     ledger.observe(&effects, Places { services: &services, v6_source_prefix: 64 }, at(0));
     let value = WindowValue {
