@@ -91,7 +91,7 @@ fn serve(interface: &str) -> Result<()> {
     same("packets", seen(&mut kernel)?, PACKETS as u64)?;
     // Each minute's look at its place.
     kernel.follow(clock::now(), Verify::Now);
-    let standing: Vec<_> = kernel.places().map(|place| place.standing.clone()).collect();
+    let standing: Vec<_> = kernel.places().map(|place| place.standing).collect();
     same("standing", standing, vec![Standing::Attached { position: Some(1) }])?;
     let flows = kernel.snapshot(clock::now())?.flows;
     same("fates", kernel.remove(&flows)?, vec![Fate::Removed])?;

@@ -10,3 +10,5 @@ mod ansible;
 mod clickhouse;
 #[path = "install/package.rs"]
 mod package;
+#[path = "install/upgrade.rs"]
+mod upgrade;

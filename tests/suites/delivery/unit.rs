@@ -45,7 +45,7 @@ fn it_is_up_when_it_counts_and_watched_from_then_on() {
 fn a_reload_checks_the_configuration_that_it_runs_with() {
     let unit = text(UNIT);
     let file = "/etc/mailflow/mailflow.yaml";
-    assert_eq!(values(&unit, "ExecStart"), [format!("/usr/bin/mailflow-agent run --config {file}")]);
+    assert_eq!(values(&unit, "ExecStart"), [format!("/usr/bin/mailflow-agent run --config {file} --keep")]);
     let reload = [
         format!("/usr/bin/mailflow-agent check-config {file}"),
         format!("/usr/bin/mailflow-agent reload --config {file}"),

@@ -6,6 +6,7 @@ use std::{
     net::SocketAddr,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
 
@@ -18,14 +19,14 @@ use crate::package::package;
 const PAGES: &str = "127.0.0.1:10825";
 
 /// A gateway: a booted host between a client and a server.
-struct Gateway {
+pub(crate) struct Gateway {
     // Shut down before its network goes.
-    host: Host,
-    lab: Lab,
+    pub(crate) host: Host,
+    pub(crate) lab: Lab,
 }
 
 impl Gateway {
-    fn boot() -> Self {
+    pub(crate) fn boot() -> Self {
         let lab = Lab::new(&LabOptions::default()).unwrap();
         Self { host: Host::boot(&lab.gateway, lab.folder()).unwrap(), lab }
     }
@@ -39,7 +40,7 @@ impl Gateway {
     }
 
     /// A connection from the client to the server's port 25.
-    fn connect(&self) {
+    pub(crate) fn connect(&self) {
         let address = SocketAddr::new(self.lab.server_ip(Family::V4), 25);
         let _server = HttpServer::start(&self.lab.server, address, 3_000).unwrap();
         self.lab.client.run(&format!("curl -sS --fail http://{address}/a-page")).unwrap();
@@ -50,7 +51,17 @@ impl Gateway {
         wait_for(&what, Duration::from_secs(60), || {
             Ok((self.metric("mailflow_flows_total{service=\"smtp\"}") == Some(flows)).then_some(()))
         })
-        .unwrap();
+        .unwrap_or_else(|error| panic!("{error:#}\n{}", self.told()));
+    }
+
+    /// What its agent has to say.
+    pub(crate) fn told(&self) -> String {
+        let log = self.host.run("journalctl --no-pager --unit mailflow-agent").unwrap_or_default();
+        let (_, page) = get(&self.lab.gateway, PAGES.parse().unwrap(), "/metrics").unwrap_or_default();
+        let told = ["_flows_total", "_flow_records", "_held_", "_sink_", "_kernel_packets", "difference"];
+        let lines =
+            page.lines().filter(|line| !line.starts_with('#') && told.iter().any(|name| line.contains(name)));
+        format!("{log}\n{}", lines.collect::<Vec<_>>().join("\n"))
     }
 
     fn pid(&self) -> String {
@@ -63,7 +74,7 @@ impl Gateway {
 }
 
 /// An inventory of the gateways, and the key that opens them.
-struct Controller {
+pub(crate) struct Controller {
     folder: PathBuf,
     /// Short, as the names of sockets must be.
     connections: PathBuf,
@@ -78,14 +89,14 @@ impl Drop for Controller {
 
 /// The numbers of a run's last lines, by host.
 #[derive(Debug, PartialEq, Eq)]
-struct Recap {
-    changed: Vec<u64>,
-    failed: Vec<u64>,
-    said: String,
+pub(crate) struct Recap {
+    pub(crate) changed: Vec<u64>,
+    pub(crate) failed: Vec<u64>,
+    pub(crate) said: String,
 }
 
 impl Controller {
-    fn new(gateways: &[Gateway]) -> Self {
+    pub(crate) fn new(gateways: &[Gateway]) -> Self {
         let folder = gateways[0].lab.folder().join("ansible");
         fs::create_dir_all(&folder).unwrap();
         let key = folder.join("key");
@@ -110,17 +121,29 @@ impl Controller {
         .unwrap();
         writeln!(inventory, "    ansible_ssh_private_key_file: {}", key.display()).unwrap();
         fs::write(folder.join("inventory.yml"), inventory).unwrap();
-        let connections = std::env::temp_dir().join(format!("mf-{}", std::process::id()));
+        // Another test's hosts have the same names.
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let connections = std::env::temp_dir().join(format!("mf-{}-{number}", std::process::id()));
         Self { folder, connections, gateways: gateways.len() }
     }
 
     /// Runs the playbook with the package and this configuration.
-    fn play(&self, options: &[&str], config: &str) -> Recap {
-        let variables = format!(
+    pub(crate) fn play(&self, options: &[&str], config: &str) -> Recap {
+        self.play_with(options, config, None)
+    }
+
+    /// The same with a list of networks, `networks.txt`.
+    fn play_with(&self, options: &[&str], config: &str, list: Option<&str>) -> Recap {
+        let mut variables = format!(
             "---\nmailflow_agent_package: {}\nmailflow_agent_config:\n{}\n",
             package().display(),
             config.lines().map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n")
         );
+        if let Some(list) = list {
+            writeln!(variables, "mailflow_agent_lists:\n  - {{ name: networks.txt, content: {list:?} }}")
+                .unwrap();
+        }
         let file = self.folder.join("variables.yml");
         fs::write(&file, variables).unwrap();
         let mut playbook = command("ansible-playbook");
@@ -151,7 +174,8 @@ fn installed(gateways: &[Gateway]) -> bool {
     gateways.iter().any(|Gateway { host, .. }| host.run("test -e /usr/bin/mailflow-agent").is_ok())
 }
 
-const CONFIG: &str = "interfaces:\n  - { name: lan0, role: lan }\n\
+/// An agent that counts, and keeps alerts.
+pub(crate) const CONFIG: &str = "interfaces:\n  - { name: lan0, role: lan }\n\
     outputs:\n  alerts: /var/log/mailflow/alerts.json\n";
 
 #[test]
@@ -204,6 +228,29 @@ fn the_role_installs_changes_nothing_twice_and_refuses_what_is_bad() {
         assert_eq!(&gateway.pid(), pid, "restarted");
         gateway.connect();
         gateway.expect_flows(3);
+    }
+
+    // A list comes with the configuration that names it, and a bad one takes no good one's place.
+    let listed = format!("{CONFIG}internal_networks: {{ files: [/etc/mailflow/networks.txt] }}\n");
+    let list = |gateway: &Gateway| gateway.host.run("cat /etc/mailflow/networks.txt").ok();
+    let good = "10.0.0.0/8  offices\n";
+    for (options, written) in [(&["--check"][..], None), (&[], Some(good.to_owned()))] {
+        let played = controller.play_with(options, &listed, Some(good));
+        assert_eq!(played.failed, [0, 0], "{}", played.said);
+        assert!(played.changed.iter().all(|changed| *changed > 0), "{}", played.said);
+        assert_eq!(list(&gateways[0]), written, "{options:?}");
+    }
+    let same = controller.play_with(&[], &listed, Some(good));
+    assert_eq!((same.changed, same.failed), (vec![0, 0], vec![0, 0]), "{}", same.said);
+    for options in [&["--check"][..], &[]] {
+        let refused = controller.play_with(options, &listed, Some("10.0.0.0/8  offices\n10.0.0.0/33\n"));
+        assert_eq!(refused.failed, [1, 1], "{}", refused.said);
+        assert!(refused.said.contains("networks.txt:2"), "{}", refused.said);
+    }
+    for (gateway, pid) in gateways.iter().zip(&pids) {
+        assert_eq!(list(gateway).as_deref(), Some(good), "the list before stays");
+        assert_eq!(gateway.host.run("find /tmp -name mailflow-agent-*").unwrap(), "", "a draft is left");
+        assert_eq!(&gateway.pid(), pid, "restarted");
     }
 }
 

@@ -52,5 +52,5 @@ fn it_holds_what_the_documentation_lists_and_all_of_it_is_roots() {
 #[test]
 fn what_the_administrator_edits_is_not_overwritten() {
     let shown = output(Command::new("dpkg-deb").arg("--info").arg(package()).arg("conffiles")).unwrap();
-    assert_eq!(shown, "/etc/mailflow/mailflow.yaml\n");
+    assert_eq!(shown, "/etc/logrotate.d/mailflow-agent\n/etc/mailflow/mailflow.yaml\n");
 }

@@ -21,13 +21,14 @@ const FILES: &[(&str, &str)] = &[
     ("config/systemd/mailflow-agent.service", "usr/lib/systemd/system/mailflow-agent.service"),
     ("config/systemd/mailflow-agent.sysusers", "usr/lib/sysusers.d/mailflow-agent.conf"),
     ("config/systemd/mailflow-agent.tmpfiles", "usr/lib/tmpfiles.d/mailflow-agent.conf"),
+    ("config/debian/logrotate", "etc/logrotate.d/mailflow-agent"),
     ("config/debian/lintian-overrides", "usr/share/lintian/overrides/mailflow-agent"),
     ("config/mailflow.yaml", "usr/share/doc/mailflow-agent/examples/mailflow.yaml"),
 ];
 /// Folders of the repository whose files go into the examples.
 const SHIPPED: &[&str] = &["config/prometheus", "config/grafana", "config/clickhouse"];
 /// Files that an upgrade does not overwrite once the administrator changed them.
-pub(super) const CONFFILES: &[&str] = &["/etc/mailflow/mailflow.yaml"];
+pub(super) const CONFFILES: &[&str] = &["/etc/logrotate.d/mailflow-agent", "/etc/mailflow/mailflow.yaml"];
 
 /// A folder that is laid out as the machine is.
 #[derive(Debug)]
