@@ -7,10 +7,16 @@
 mod flows;
 #[path = "engine/memory.rs"]
 mod memory;
+#[path = "engine/sources.rs"]
+mod sources;
 #[path = "engine/subject.rs"]
 mod subject;
 
+use std::time::Instant;
+
 use flows::Kind;
+use mailflow_agent::engine::overview::Survey;
+use sources::Sources;
 use subject::Subject;
 
 #[global_allocator]
@@ -20,6 +26,9 @@ static ALLOCATOR: memory::Counting = memory::Counting;
 const LIVING: u32 = 1_000_000;
 /// Flows that come between two readings: 30,000 a second.
 const NEW: u32 = 300_000;
+/// Sources with windows at once.
+const SOURCES: u32 = 1_000_000;
+const MANY: &str = "1000000 sources";
 /// Readings of which the fastest counts.
 const ROUNDS: u64 = 5;
 
@@ -37,6 +46,9 @@ fn main() -> anyhow::Result<()> {
             }
         }
     }
+    if chosen(MANY) {
+        many()?;
+    }
     for count in [100_000, 250_000, 500_000, 1_000_000, 2_000_000, 4_000_000] {
         let case = format!("memory, {count} flows");
         if chosen(&case) {
@@ -46,6 +58,43 @@ fn main() -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// A million sources under the shipped rules: what a record costs, and what passes over all of them do.
+fn many() -> anyhow::Result<()> {
+    let mut sources = Sources::new(&[])?;
+    for (round, which) in [(0, "its first flow"), (1, "its second flow")] {
+        let begin = Instant::now();
+        (0..SOURCES).for_each(|source| drop(sources.flow(source, round)));
+        line(&format!("{MANY}: {which}"), "ns", share(begin, SOURCES), None);
+    }
+    anyhow::ensure!(sources.held() >= u64::from(SOURCES) * 2, "held: {}", sources.held());
+    let mut longest = 0.0_f64;
+    for _ in 0..64 {
+        let begin = Instant::now();
+        sources.tick();
+        longest = longest.max(share(begin, 1) / 1e6);
+    }
+    line(&format!("{MANY}: the longest tick of 64, a second apart"), "ms", longest, None);
+    let (mut survey, mut whole, mut longest) = (Survey::new(2_000), 0.0, 0.0_f64);
+    let overview = loop {
+        let begin = Instant::now();
+        let overview = sources.step(&mut survey);
+        let took = share(begin, 1) / 1e6;
+        (whole, longest) = (whole + took, longest.max(took));
+        if let Some(overview) = overview {
+            break overview;
+        }
+    };
+    anyhow::ensure!(overview.values.len() == 2_000 && overview.omitted > u64::from(SOURCES));
+    line(&format!("{MANY}: the windows gone over once"), "ms", whole, None);
+    line(&format!("{MANY}: the longest step of that"), "ms", longest, None);
+    Ok(())
+}
+
+/// Nanoseconds since `begin`, of each of so many.
+fn share(begin: Instant, count: u32) -> f64 {
+    begin.elapsed().as_nanos() as f64 / f64::from(count)
 }
 
 fn line(case: &str, unit: &str, value: f64, bar: Option<f64>) {

@@ -11,8 +11,8 @@ use super::{
     assets::Networks,
     evaluate::Evaluator,
     event::{Alert, Source, TermValue},
-    evidence::{Evidence, Handle},
-    flow::{Direction, Flow},
+    evidence::{Evidence, Handle, Trail},
+    flow::{Direction, Flow, FlowRecord},
     lane::{Known, Lane},
     plan::Plan,
     saved::{Key, Record, SpillPlace},
@@ -206,8 +206,10 @@ impl Evaluator {
                 if stores.len() != plan.frames().len() {
                     continue;
                 }
-                let noted: Vec<Handle> =
-                    places.iter().filter_map(|place| handles.get(*place).copied().flatten()).collect();
+                let mut trail = Trail::default();
+                for handle in places.iter().filter_map(|place| handles.get(*place).copied().flatten()) {
+                    evidence.note(&mut trail, handle);
+                }
                 let state = match life {
                     LifeState::Quiet(end) => Life::Quiet(end),
                     LifeState::Firing {
@@ -223,10 +225,8 @@ impl Evaluator {
                         for (term, threshold) in terms.iter_mut().zip(thresholds) {
                             term.threshold = threshold;
                         }
-                        let flows = noted
-                            .iter()
-                            .filter_map(|handle| evidence.get(*handle).cloned().map(Arc::new))
-                            .collect();
+                        let noted = evidence.find(trail).records.into_iter();
+                        let flows = noted.map(|(_, record)| Arc::new(record.clone())).collect();
                         let shown = Shown { terms, flows, ..Shown::default() };
                         let mut told =
                             alert::firing(&plan.rule, &subject, internal, starts_at, decided, shown);
@@ -236,7 +236,7 @@ impl Evaluator {
                     }
                 };
                 restored.subjects += 1;
-                lane.put(subject, Watched::restored(stores, noted, state));
+                lane.put(subject, Watched::restored(stores, trail, state));
             }
         }
     }
@@ -245,18 +245,22 @@ impl Evaluator {
 /// Records, each once.
 struct Records<'a> {
     evidence: &'a Evidence,
-    places: HashMap<usize, usize>,
+    places: HashMap<Handle, usize>,
     records: Vec<Record>,
 }
 
 impl Records<'_> {
-    fn place(&mut self, handle: Handle) -> Option<usize> {
-        let record = self.evidence.get(handle)?;
-        let place = *self.places.entry(std::ptr::from_ref(record).addr()).or_insert_with(|| {
+    /// The places of those that a trail leads to.
+    fn of(&mut self, trail: Trail) -> Vec<usize> {
+        let found = self.evidence.find(trail).records.into_iter();
+        found.map(|(handle, record)| self.place(handle, record)).collect()
+    }
+
+    fn place(&mut self, handle: Handle, record: &FlowRecord) -> usize {
+        *self.places.entry(handle).or_insert_with(|| {
             self.records.push(Record::from(record));
             self.records.len() - 1
-        });
-        Some(place)
+        })
     }
 }
 
@@ -264,7 +268,7 @@ fn subjects(lane: &Lane, records: &mut Records<'_>) -> Vec<SubjectState> {
     let subject = |(subject, watched): (&Subject, &Watched)| SubjectState {
         subject: subject.clone(),
         stores: watched.stores().to_vec(),
-        evidence: watched.noted().iter().filter_map(|handle| records.place(*handle)).collect(),
+        evidence: records.of(watched.trail()),
         life: match watched.state() {
             Life::Quiet(end) => LifeState::Quiet(*end),
             Life::Firing(firing) => {

@@ -2,13 +2,11 @@
 
 use std::sync::Arc;
 
-use thin_vec::ThinVec;
-
 use super::{
     alert::{self, Due, Incident, Shown},
     assets::Networks,
     event::Alert,
-    evidence::{Evidence, Handle, SHOWN},
+    evidence::{Evidence, Found, Handle, Trail},
     flow::FlowRecord,
     plan::{News, Plan},
     settings::{Condition, Level},
@@ -21,8 +19,8 @@ use super::{
 #[derive(Debug)]
 pub(super) struct Watched {
     stores: Stores,
-    /// The newest contributing flows, by time.
-    evidence: ThinVec<Handle>,
+    /// The newest contributing flows.
+    trail: Trail,
     state: State,
 }
 
@@ -52,15 +50,6 @@ pub(super) enum Booked {
     Late,
 }
 
-/// Whether an earlier record of a flow may have been noted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Again {
-    /// The rule has taken nothing of the flow before.
-    Never,
-    /// It has.
-    Perhaps,
-}
-
 /// What is around a subject.
 #[derive(Clone, Copy)]
 pub(super) struct Around<'a> {
@@ -80,16 +69,16 @@ impl Watched {
             [frame] => Stores::One([Store::new(frame.measure)]),
             frames => Stores::Many(frames.iter().map(|frame| Store::new(frame.measure)).collect()),
         };
-        Self { stores, evidence: ThinVec::new(), state: State::Quiet(None) }
+        Self { stores, trail: Trail::default(), state: State::Quiet(None) }
     }
 
     /// As it was saved.
-    pub(super) fn restored(stores: Vec<Store>, evidence: Vec<Handle>, state: State) -> Self {
+    pub(super) fn restored(stores: Vec<Store>, trail: Trail, state: State) -> Self {
         let stores = match <[Store; 1]>::try_from(stores) {
             Ok(one) => Stores::One(one),
             Err(many) => Stores::Many(many.into_boxed_slice()),
         };
-        Self { stores, evidence: evidence.into_iter().collect(), state }
+        Self { stores, trail, state }
     }
 
     /// Takes news.
@@ -108,21 +97,8 @@ impl Watched {
     }
 
     /// Notes a flow that contributed. A later record of a flow takes the place of an earlier one.
-    pub(super) fn note(&mut self, evidence: &Evidence, handle: Handle, again: Again) {
-        let (Some(record), Some(time)) = (evidence.get(handle), evidence.time(handle)) else { return };
-        if again == Again::Perhaps {
-            let of = |record: &FlowRecord| (record.flow.key, record.flow.first);
-            let known = |handle: &Handle| evidence.get(*handle).is_some_and(|known| of(known) == of(record));
-            self.evidence.retain(|handle| !known(handle));
-        }
-        if self.evidence.len() >= SHOWN {
-            self.evidence.remove(0);
-        } else if self.evidence.len() == self.evidence.capacity() {
-            self.evidence.reserve_exact(self.evidence.len().clamp(1, SHOWN - self.evidence.len()));
-        }
-        let earlier = |handle: &Handle| evidence.time(*handle).is_none_or(|known| known <= time);
-        let place = self.evidence.iter().rposition(earlier).map_or(0, |place| place + 1);
-        self.evidence.insert(place, handle);
+    pub(super) fn note(&mut self, evidence: &mut Evidence, handle: Handle) {
+        evidence.note(&mut self.trail, handle);
     }
 
     /// After news at `time`: begins an incident, or lengthens it. Gives a new incident's first alert.
@@ -212,7 +188,7 @@ impl Watched {
         }
         let held = self.events() > 0;
         if !held {
-            self.evidence = ThinVec::new();
+            self.trail = Trail::default();
         }
         held || match &self.state {
             State::Firing(_) => true,
@@ -226,9 +202,9 @@ impl Watched {
         stores(&self.stores)
     }
 
-    /// The flows noted, oldest first.
-    pub(super) fn noted(&self) -> &[Handle] {
-        &self.evidence
+    /// Leads to the flows noted.
+    pub(super) fn trail(&self) -> Trail {
+        self.trail
     }
 
     /// Whether an incident lasts.
@@ -276,9 +252,9 @@ impl Watched {
             let frame = around.plan.frames().get(decided);
             frame.is_none_or(|frame| frame.shape.reaches(record.time(), end))
         };
-        let kept: Vec<_> = self.evidence.iter().map(|handle| around.evidence.get(*handle)).collect();
-        let cut = kept.iter().any(Option::is_none);
-        let flows = kept.into_iter().flatten().filter(inside).cloned().map(Arc::new).collect();
+        let Found { records, cut } = around.evidence.find(self.trail);
+        let flows = records.into_iter().map(|(_, record)| record);
+        let flows = flows.filter(inside).cloned().map(Arc::new).collect();
         Shown { terms: Vec::new(), flows, cut, overflow: around.overflow }
     }
 

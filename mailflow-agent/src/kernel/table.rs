@@ -7,6 +7,7 @@
 use std::{collections::HashMap, io};
 
 use aya::maps::MapData;
+use foldhash::quality::RandomState;
 use mailflow_common::{
     DirectionCounters, Entry, Facts, FlowCounters, FlowKey, Place, RetiredKey, SpillCounters, SpillKey,
     answered, side,
@@ -97,7 +98,7 @@ pub(super) struct Table {
 #[derive(Default)]
 pub(super) struct Book {
     /// Of tuples that were used again: the entry's sums when the flow before was finished.
-    pub(super) bases: HashMap<FlowKey, FlowCounters>,
+    pub(super) bases: HashMap<FlowKey, FlowCounters, RandomState>,
     /// Flows that were open when these tables took the place of others.
     pub(super) carried: Carried,
     /// Other tables, by the kernel's number of their flow table, that are in `carried`.

@@ -18,7 +18,7 @@ use super::{
         store::Mark,
         subject::Subject,
         tally::{Kinds, Quantities, Stage, Taken, Tally},
-        watched::{Again, Around, Booked},
+        watched::{Around, Booked},
     },
     Evaluator, Fit, Watch, excuse,
     fit::Verdict,
@@ -104,8 +104,7 @@ impl Evaluator {
                 port: flow.key.server_port,
             };
             let case = Case { rule, known, subject, ends: &ends, news };
-            let again = if taken == Taken::default() { Again::Never } else { Again::Perhaps };
-            self.book(case, Some((&mut exhibit, again)), internal, effects);
+            self.book(case, Some(&mut exhibit), internal, effects);
         }
     }
 
@@ -154,7 +153,7 @@ impl Evaluator {
     fn book(
         &mut self,
         case: Case<'_>,
-        exhibit: Option<(&mut Exhibit<'_>, Again)>,
+        exhibit: Option<&mut Exhibit<'_>>,
         internal: &Networks,
         effects: &mut Effects,
     ) {
@@ -175,9 +174,9 @@ impl Evaluator {
             Booked::Late => return missed.late += 1,
             Booked::Taken => {}
         }
-        if let Some((exhibit, again)) = exhibit {
+        if let Some(exhibit) = exhibit {
             let handle = exhibit.handle(&mut self.evidence);
-            watched.note(&self.evidence, handle, again);
+            watched.note(&mut self.evidence, handle);
         }
         let (evidence, clock) = (&self.evidence, self.clock);
         let around = Around { plan, subject, internal, evidence, clock, overflow };

@@ -205,6 +205,12 @@ fn forget<T>(entries: &mut ThinVec<T>, old: usize) {
     }
 }
 
+/// How much more room is found for so many entries: most subjects have few, and a vector's own four, or twice as
+/// many each time, would be more than all the rest.
+fn more(entries: usize) -> usize {
+    (entries / 4).clamp(1, 16)
+}
+
 /// Until when there last were, or will have been, `hold` entries in one window; they are ascending in time.
 fn last_run<T>(entries: &[T], time: impl Fn(&T) -> Time, shape: &Shape, hold: u64) -> Option<Time> {
     entries.windows(runs(hold)).rev().find_map(|run| {

@@ -12,7 +12,7 @@
 use serde::{Deserialize, Serialize};
 use thin_vec::ThinVec;
 
-use super::{super::time::Time, Shape, forget, shape::PARTS};
+use super::{super::time::Time, Shape, forget, more, shape::PARTS};
 
 /// Amounts over time.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -47,7 +47,7 @@ impl Series {
             }
         }
         if self.entries.len() == self.entries.capacity() {
-            self.entries.reserve_exact(self.entries.len().clamp(1, 16));
+            self.entries.reserve_exact(more(self.entries.len()));
         }
         self.entries.insert(next, Entry { first: time, last: time, amount });
         if dense {

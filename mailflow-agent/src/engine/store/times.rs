@@ -31,7 +31,7 @@ use thin_vec::ThinVec;
 
 use super::{
     super::{event::Value, time::Time},
-    Shape, forget, last_run, runs,
+    Shape, forget, last_run, more, runs,
 };
 
 /// Times of events.
@@ -49,7 +49,7 @@ impl Times {
         self.prune(shape, clock);
         if self.events.len() == self.events.capacity() {
             // Most sources have few events: grow from one, not from a vector's four.
-            self.events.reserve_exact(self.events.len().clamp(1, 16));
+            self.events.reserve_exact(more(self.events.len()));
         }
         let position = self.events.partition_point(|event| *event <= time);
         self.events.insert(position, time);
