@@ -89,7 +89,7 @@ impl Subject {
 }
 
 /// This thread's CPU time in nanoseconds.
-fn cpu_time() -> u64 {
+pub(crate) fn cpu_time() -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: it writes one timespec.
     unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
