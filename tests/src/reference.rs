@@ -1,12 +1,20 @@
 //! A naive model of the engine: it knows every packet, keeps everything, and works each answer out
 //! from scratch from the words of the specification. Slow, and nothing of it is the engine's.
 
+#[path = "reference/course.rs"]
+mod course;
+#[path = "reference/held.rs"]
+mod held;
 #[path = "reference/history.rs"]
 mod history;
 #[path = "reference/incident.rs"]
 mod incident;
-#[path = "reference/terms.rs"]
-mod terms;
+#[path = "reference/places.rs"]
+mod places;
+#[path = "reference/subject.rs"]
+mod subject;
+#[path = "reference/world.rs"]
+mod world;
 
 use std::{collections::HashSet, net::IpAddr, time::Duration};
 
@@ -16,9 +24,11 @@ use mailflow_agent::engine::{
 };
 use mailflow_common::{App, FlowKey};
 
+pub use course::{Doing, Which};
 pub use history::{Connection, Mark, Packet, Talk};
 pub use incident::{Told, alerts, values};
-pub use terms::{Said, said};
+pub use subject::{Called, Said};
+pub use world::{Window, World};
 
 /// Nanoseconds.
 pub type Nanos = u64;

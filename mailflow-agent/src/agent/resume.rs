@@ -16,7 +16,7 @@ use crate::{
     engine::{
         Engine, Known,
         event::{self, Alert, Effects},
-        flow::{Finished, Flow, FlowRecord},
+        flow::{Finished, Flow, FlowRecord, RecordReason},
         time::{Epoch, Time},
     },
     kernel::{Begun, Kernel},
@@ -73,9 +73,9 @@ pub(super) fn resume(
     for poll in &polls {
         let epoch = Epoch::from_unix_nanos(poll.epoch);
         let mut lines = Effects::default();
-        engine.begin(poll.now);
+        engine.begin_again(poll.now);
         for entry in &poll.entries {
-            let again = Again { kernel, begun, engine, judged: &judged.flows, poll };
+            let again = Again { kernel, begun, engine, judged: &judged.records, poll };
             let effects = again.one(entry, &mut lines.records)?;
             resumed.booked += usize::from(effects.is_some());
             if let Some(mut effects) = effects {
@@ -113,9 +113,16 @@ fn known(state: &mut State) -> Known {
     Known { now: Time::from_nanos(state.seen), seeds: state.seeds, flows: std::mem::take(&mut state.flows) }
 }
 
+/// Which record of a flow: of which beginning, whether it was the last one, and of which moment.
+type Which = (FlowKey, Time, bool, Time);
+
+fn which(flow: &Flow, last: bool) -> Which {
+    (flow.key, flow.first, last, flow.last())
+}
+
 struct JudgedAgain {
-    /// Flows that the rules have judged, by their beginnings.
-    flows: HashSet<(FlowKey, Time)>,
+    /// The records that the rules have judged.
+    records: HashSet<Which>,
     /// Alerts that were not told.
     missed: Vec<Alert>,
 }
@@ -123,12 +130,12 @@ struct JudgedAgain {
 /// Lets the rules see again what they saw; alerts that were told are not told again.
 fn judge_again(engine: &mut Engine, sinks: &Sinks, history: &[Past], resumed: &mut Resumed) -> JudgedAgain {
     let told = told(history);
-    let mut again = JudgedAgain { flows: HashSet::new(), missed: Vec::new() };
+    let mut again = JudgedAgain { records: HashSet::new(), missed: Vec::new() };
     for past in history {
         let Past::Judged(judged) = past else { continue };
         resumed.judged += 1;
         if !judged.open {
-            again.flows.insert((judged.flow.key, judged.flow.first));
+            again.records.insert(which(&judged.flow, judged.reason != RecordReason::Active));
         }
         let record = engine.record_for(&judged.flow, judged.reason);
         let shown = event::Judged { at: judged.at, record: &record, open: judged.open };
@@ -183,7 +190,7 @@ struct Again<'a> {
     kernel: &'a mut Kernel,
     begun: Begun,
     engine: &'a mut Engine,
-    judged: &'a HashSet<(FlowKey, Time)>,
+    judged: &'a HashSet<Which>,
     poll: &'a Poll,
 }
 
@@ -225,11 +232,11 @@ impl Again<'_> {
                 Ok(Some(self.ended(flow, conclude, |engine| engine.finished_record(finished))))
             }
             Entry::Active(flow) if self.poll.kept => {
-                lines.push(self.engine.record_for(flow, crate::engine::flow::RecordReason::Active));
+                lines.push(self.engine.record_for(flow, RecordReason::Active));
                 Ok(None)
             }
-            Entry::Active(flow) if self.poll.over || self.judged.contains(&(flow.key, flow.first)) => {
-                lines.push(self.engine.record_for(flow, crate::engine::flow::RecordReason::Active));
+            Entry::Active(flow) if self.poll.over || self.judged.contains(&which(flow, false)) => {
+                lines.push(self.engine.record_for(flow, RecordReason::Active));
                 let deltas = self.engine.recall(flow).into_iter().collect();
                 Ok(Some(Effects { deltas, ..Effects::default() }))
             }
@@ -260,7 +267,7 @@ impl Again<'_> {
         conclude: impl FnOnce(&mut Engine) -> Effects,
         record: impl FnOnce(&Engine) -> FlowRecord,
     ) -> Effects {
-        if !self.poll.over && !self.judged.contains(&(flow.key, flow.first)) {
+        if !self.poll.over && !self.judged.contains(&which(flow, true)) {
             return conclude(self.engine);
         }
         let deltas = self.engine.forget(flow).into_iter().collect();

@@ -87,10 +87,10 @@ impl Incident {
     }
 
     /// Tells again, with what the windows hold at `clock`.
-    pub(super) fn repeat(&mut self, rule: &Rule, clock: Time, shown: Shown) -> Alert {
+    pub(super) fn repeat(&mut self, rule: &Rule, clock: Time, decided: usize, shown: Shown) -> Alert {
         self.schedule(rule, clock);
         self.told.time = clock;
-        self.tell(shown.terms);
+        self.tell(shown.terms, decided);
         // An empty window, on its way to be resolved, has no better evidence than the last.
         if !shown.flows.is_empty() {
             show(&mut self.told, rule, shown.flows, shown.overflow);
@@ -100,8 +100,8 @@ impl Incident {
     }
 
     /// Tells the end, and when that was. The evidence stays what it was when the alert last fired.
-    pub(super) fn resolve(mut self, clock: Time, terms: Vec<TermValue>) -> (Alert, Time) {
-        self.tell(terms);
+    pub(super) fn resolve(mut self, clock: Time, decided: usize, terms: Vec<TermValue>) -> (Alert, Time) {
+        self.tell(terms, decided);
         let ends_at = Some(self.holds_until);
         (Alert { state: AlertState::Resolved, time: clock, ends_at, ..self.told }, self.holds_until)
     }
@@ -121,12 +121,9 @@ impl Incident {
         &self.told
     }
 
-    /// The values of now; what decided stays what decided.
-    fn tell(&mut self, terms: Vec<TermValue>) {
-        let same = |term: &&TermValue| {
-            term.name == self.told.decided.name && term.window == self.told.decided.window
-        };
-        if let Some(decided) = terms.iter().find(same) {
+    /// The values of now, of which that of `decided` is told first.
+    pub(super) fn tell(&mut self, terms: Vec<TermValue>, decided: usize) {
+        if let Some(decided) = terms.get(decided) {
             self.told.decided = decided.clone();
         }
         self.told.terms = terms;
@@ -354,12 +351,12 @@ mod tests {
         incident.holds_until(at(9_000));
         incident.holds_until(at(8_000));
         assert_eq!(incident.due(&rule, at(4_600)), Due::Repeat);
-        let repeated = incident.repeat(&rule, at(4_601), shown(9, Vec::new()));
+        let repeated = incident.repeat(&rule, at(4_601), 0, shown(9, Vec::new()));
         assert_eq!((repeated.time, repeated.starts_at), (at(4_601), at(1_000)));
         assert_eq!((repeated.decided.value, repeated.flows.len()), (Value::Exactly(9), 1));
         assert_eq!(incident.due(&rule, at(8_199)), Due::Later(at(8_200)), "1000 + 2 x 3600");
         assert_eq!(incident.due(&rule, at(9_600)), Due::Resolve, "before a repeat");
-        let (resolved, end) = incident.resolve(at(9_600), vec![value(0)]);
+        let (resolved, end) = incident.resolve(at(9_600), 0, vec![value(0)]);
         assert_eq!(
             (resolved.state, resolved.ends_at, end),
             (AlertState::Resolved, Some(at(9_000)), at(9_000))

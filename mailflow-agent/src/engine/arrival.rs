@@ -7,7 +7,13 @@ use std::{hint::black_box, net::IpAddr};
 
 use mailflow_common::FlowKey;
 
-use super::{evaluate::Fit, event::Judged, flow::FlowRecord, tally::Stage, time::Time};
+use super::{
+    evaluate::Fit,
+    event::Judged,
+    flow::{Flow, FlowRecord},
+    tally::Stage,
+    time::Time,
+};
 
 /// Room that is kept from one tick to the next, in records.
 const KEPT: usize = 1 << 12;
@@ -98,6 +104,25 @@ impl Arrivals {
             all ^= u64::from(flow.messages);
         }
         black_box(all);
+    }
+
+    /// Those that the rules have not seen yet.
+    pub(super) fn waiting(&self) -> impl Iterator<Item = Judged<'_>> {
+        let turns = if self.seen { [].as_slice() } else { &self.turns };
+        turns.iter().filter_map(|turn| {
+            let record = self.records.get(turn.record as usize)?;
+            Some(Judged { at: turn.at, record, open: turn.stage == Stage::Live })
+        })
+    }
+
+    /// The rules have seen that record of `flow` after all.
+    pub(super) fn forget(&mut self, at: Time, stage: Stage, flow: &Flow) {
+        let Self { records, turns, seen } = self;
+        turns.retain(|turn| {
+            let of = |record: &FlowRecord| (record.flow.key, record.flow.first) == (flow.key, flow.first);
+            let same = || records.get(turn.record as usize).is_some_and(of);
+            *seen || (turn.at, turn.stage) != (at, stage) || !same()
+        });
     }
 
     /// Those that the rules have seen last, in their order.

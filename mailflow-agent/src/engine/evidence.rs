@@ -140,7 +140,7 @@ impl Evidence {
         Some((note, self.get(note.handle)?))
     }
 
-    fn get(&self, handle: Handle) -> Option<&FlowRecord> {
+    pub(super) fn get(&self, handle: Handle) -> Option<&FlowRecord> {
         let age = self.next.wrapping_sub(handle.0) as usize;
         if (1..=self.records.len()).contains(&age) {
             self.records.get(handle.0 as usize % KEPT)

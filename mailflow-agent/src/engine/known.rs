@@ -33,9 +33,18 @@ impl Engine {
         self.table.restore(known.now, known.seeds, &known.flows);
     }
 
+    /// A reading that another engine made since then, of which [`Engine::recall`] and the like tell.
+    pub fn begin_again(&mut self, now: Time) {
+        self.remain();
+        self.now = now;
+        self.table.again(now);
+    }
+
     /// Shows the rules again what they were shown.
     pub fn judge_again(&mut self, Judged { at, record, open }: Judged<'_>) -> Effects {
         let stage = if open { Stage::Live } else { Stage::of(record.reason) };
+        // The state may be older than that, and have it among what they have not seen.
+        self.arrivals.forget(at, stage, &record.flow);
         self.present(at, record, stage)
     }
 

@@ -60,7 +60,7 @@ impl Plan {
         };
         Self {
             retention: frames.iter().map(remembered).max().unwrap_or_default(),
-            names: rule.terms.iter().map(|term| term.measure.name().into()).collect(),
+            names: names(&rule.terms),
             inputs: rule.terms.iter().map(Term::inputs).collect(),
             levels: rule.terms.iter().map(|term| term.level).collect(),
             live: rule.terms.iter().any(|term| live(&term.measure)),
@@ -271,6 +271,17 @@ impl Plan {
             }
         }
     }
+}
+
+/// What the terms measure, in words. Those that measure the same, over another time or to another threshold, are
+/// told apart by a number: an alert names one of them, and each has a series of its own.
+fn names(terms: &[Term]) -> Vec<Arc<str>> {
+    let name = |(place, term): (usize, &Term)| {
+        let name = term.measure.name();
+        let before = terms.iter().take(place).filter(|before| before.measure.name() == name).count();
+        if before == 0 { name.into() } else { format!("{name} #{}", before + 1).into() }
+    };
+    terms.iter().enumerate().map(name).collect()
 }
 
 fn mark_of_port(port: u16) -> Mark {

@@ -3,6 +3,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use mailflow_common::FlowKey;
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -10,15 +11,15 @@ use super::{
     alert::{self, Incident, Shown},
     assets::Networks,
     evaluate::Evaluator,
-    event::{Alert, Source, TermValue},
+    event::{Alert, Judged, Source, TermValue},
     evidence::{Evidence, Handle, Trail},
-    flow::{Direction, Flow, FlowRecord},
+    flow::{Direction, Flow, FlowRecord, RecordReason},
     lane::{Known, Lane},
     plan::Plan,
     saved::{Key, Record, SpillPlace},
     store::Store,
     subject::Subject,
-    tally::{Kinds, Quantities, Taken, Tally},
+    tally::{Kinds, Quantities, Stage, Taken, Tally},
     time::Time,
     watched::{State as Life, Watched},
 };
@@ -34,6 +35,8 @@ pub struct State {
     /// What was seen last of sources beyond the flow table.
     spills: Vec<(SpillPlace, Quantities)>,
     records: Vec<Record>,
+    /// Records that the rules have not seen yet, when they should, and whether they are looks at open flows.
+    arrivals: Vec<(Time, Record, bool)>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -64,6 +67,8 @@ enum LifeState {
         next_repeat: Time,
         decided: usize,
         thresholds: Vec<u64>,
+        /// The flows that were told last; places in `records`.
+        shown: Vec<usize>,
         /// The client that it began with, which alerts about a server keep.
         source: Option<Source>,
     },
@@ -98,7 +103,7 @@ impl State {
 }
 
 impl Engine {
-    /// What the rules know, after a tick.
+    /// What the rules know, and what they have not seen yet.
     pub fn save(&self) -> State {
         let evaluator = &self.evaluator;
         let mut records =
@@ -124,6 +129,7 @@ impl Engine {
             flows: flows.collect(),
             spills: self.spills.seen().map(|(key, seen)| (key.into(), *seen)).collect(),
             records: records.records,
+            arrivals: self.arrivals.waiting().map(waiting).collect(),
         }
     }
 
@@ -158,6 +164,7 @@ impl Engine {
             self.evaluator.put(number, rule, &handles, internal, &mut restored);
         }
         self.evaluator.clock = self.evaluator.clock.max(state.clock);
+        self.evaluator.begin_but(&numbers);
         self.evaluator.schedule();
         for FlowState { key, first, taken } in state.flows {
             let mut tally = Tally::default();
@@ -173,6 +180,12 @@ impl Engine {
         for (place, seen) in state.spills {
             self.spills.put((&place).into(), seen);
         }
+        for (at, record, live) in state.arrivals {
+            let Some(record) = record.record() else { continue };
+            let stage = if live { Stage::Live } else { Stage::of(record.reason) };
+            let fit = self.evaluator.fit(&record, stage, &self.settings.internal);
+            self.arrivals.push(at, stage, fit, record);
+        }
         restored
     }
 }
@@ -181,6 +194,15 @@ impl Evaluator {
     fn keep(&mut self, records: &[Record]) -> Vec<Option<Handle>> {
         let keep = |record: &Record| Some(self.evidence.keep(&record.record()?));
         records.iter().map(keep).collect()
+    }
+
+    /// The rules that go on with nothing have watched for no time yet.
+    fn begin_but(&mut self, going_on: &[Option<usize>]) {
+        for (number, watch) in self.watches.iter_mut().enumerate() {
+            if !going_on.contains(&Some(number)) {
+                watch.plan.begin(self.clock);
+            }
+        }
     }
 
     /// The rule that goes on with what was kept for one, if there is one.
@@ -218,6 +240,7 @@ impl Evaluator {
                         next_repeat,
                         decided,
                         thresholds,
+                        shown,
                         source,
                     } => {
                         restored.firing += 1;
@@ -225,8 +248,9 @@ impl Evaluator {
                         for (term, threshold) in terms.iter_mut().zip(thresholds) {
                             term.threshold = threshold;
                         }
-                        let noted = evidence.find(trail).records.into_iter();
-                        let flows = noted.map(|(_, record)| Arc::new(record.clone())).collect();
+                        let shown = shown.iter().filter_map(|place| handles.get(*place).copied().flatten());
+                        let flows =
+                            shown.filter_map(|handle| evidence.get(handle).cloned().map(Arc::new)).collect();
                         let shown = Shown { terms, flows, ..Shown::default() };
                         let mut told =
                             alert::firing(&plan.rule, &subject, internal, starts_at, decided, shown);
@@ -242,10 +266,14 @@ impl Evaluator {
     }
 }
 
+fn waiting(Judged { at, record, open }: Judged<'_>) -> (Time, Record, bool) {
+    (at, Record::from(record), open)
+}
+
 /// Records, each once.
 struct Records<'a> {
     evidence: &'a Evidence,
-    places: HashMap<Handle, usize>,
+    places: HashMap<(FlowKey, Time, Time, RecordReason), usize>,
     records: Vec<Record>,
 }
 
@@ -253,11 +281,12 @@ impl Records<'_> {
     /// The places of those that a trail leads to.
     fn of(&mut self, trail: Trail) -> Vec<usize> {
         let found = self.evidence.find(trail).records.into_iter();
-        found.map(|(handle, record)| self.place(handle, record)).collect()
+        found.map(|(_, record)| self.place_of(record)).collect()
     }
 
-    fn place(&mut self, handle: Handle, record: &FlowRecord) -> usize {
-        *self.places.entry(handle).or_insert_with(|| {
+    fn place_of(&mut self, record: &FlowRecord) -> usize {
+        let which = (record.flow.key, record.flow.first, record.time(), record.reason);
+        *self.places.entry(which).or_insert_with(|| {
             self.records.push(Record::from(record));
             self.records.len() - 1
         })
@@ -276,7 +305,8 @@ fn subjects(lane: &Lane, records: &mut Records<'_>) -> Vec<SubjectState> {
                 let thresholds =
                     firing.0.told().terms.iter().map(|term: &TermValue| term.threshold).collect();
                 let (decided, source) = (firing.1, firing.0.told().source);
-                LifeState::Firing { starts_at, holds_until, next_repeat, decided, thresholds, source }
+                let shown = firing.0.told().flows.iter().map(|record| records.place_of(record)).collect();
+                LifeState::Firing { starts_at, holds_until, next_repeat, decided, thresholds, shown, source }
             }
         },
     };

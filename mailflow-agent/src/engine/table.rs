@@ -84,6 +84,14 @@ impl Table {
             let slot = Slot::from_words([*up, *down, *rest, *ends], self.reading);
             self.slots.put(Name { high: *high, low: slot.low() }, slot);
         }
+        self.reading += 1;
+        self.again(now);
+    }
+
+    /// Readings that another process made since, one after the other, are one: for not having been shown in them
+    /// nothing is forgotten.
+    pub(super) fn again(&mut self, now: Time) {
+        self.readings[usize::from(self.reading - 1)] = now;
     }
 
     /// A reading begins. Flows that the last ones did not show are forgotten.

@@ -8,7 +8,7 @@ use super::{
     event::{Alert, AlertState, Gain, Value},
     fixture::{self, at},
     inputs::Inputs,
-    settings::Rule,
+    settings::{Condition, Kind, Level, Measure, Quantity, Rule, Term, Window, WindowKind},
     *,
 };
 
@@ -364,4 +364,116 @@ fn a_rule_that_means_something_else_begins_anew() {
     assert_eq!(restored(|_| {}).subjects, 1);
     assert_eq!(restored(|rule| rule.terms[0].level.at_least = 12).subjects, 1, "what is held is the same");
     assert_eq!(restored(|rule| rule.matching.ports = vec![25]).forgotten, ["smtp-burst"]);
+}
+
+/// A count of `at_least` within `seconds`.
+fn count(at_least: u64, seconds: u64) -> Term {
+    let window = Window { length: Duration::from_secs(seconds), kind: WindowKind::Sliding };
+    let level = Level { at_least, resolve_below: at_least };
+    Term { measure: Measure::Count(Kind::Flows), window, level }
+}
+
+#[test]
+fn terms_that_measure_the_same_have_names_of_their_own() {
+    let condition = Condition::Any((0..3).map(Condition::Term).collect());
+    let terms = vec![count(10, 600), count(3, 60), count(20, 600)];
+    let rule = Rule { terms, condition, ..fixture::rule() };
+    let mut engine = Engine::new(Settings { rules: vec![rule], ..fixture::settings() });
+    let mut flows = (0..3).map(|n| closed(4_000 + n, 100)).collect();
+    let effects = cycle(&mut engine, at(110), &mut flows);
+    let [alert] = effects.alerts.as_slice() else { panic!("{:?}", effects.alerts) };
+    let terms: Vec<_> = alert.terms.iter().map(|term| (&*term.name, term.threshold, term.holds)).collect();
+    assert_eq!(terms, [("count", 10, false), ("count #2", 3, true), ("count #3", 20, false)]);
+    assert_eq!((&*alert.decided.name, alert.decided.threshold), ("count #2", 3));
+    let windows = engine.windows(at(110));
+    let names: Vec<&str> = windows.iter().map(|value| &*value.term).collect();
+    assert_eq!(names, ["count", "count #2", "count #3"], "each is a series of its own");
+}
+
+#[test]
+fn an_alert_speaks_of_the_terms_that_its_rule_has_now() {
+    let rule = |terms: Vec<Term>| {
+        let condition = Condition::Any((0..terms.len()).map(Condition::Term).collect());
+        let repeat_interval = Duration::from_secs(60);
+        Settings {
+            rules: vec![Rule { terms, condition, repeat_interval, ..fixture::rule() }],
+            ..fixture::settings()
+        }
+    };
+    let mut engine = Engine::new(rule(vec![count(3, 600)]));
+    cycle(&mut engine, at(110), &mut (0..3).map(|n| closed(4_000 + n, 100)).collect());
+    let sum = Term { measure: Measure::Sum(Quantity::BytesUp), ..count(5_000, 600) };
+    engine.reconfigure(at(120), rule(vec![sum.clone(), count(3, 600)]));
+    let told = |effects: Effects| {
+        let [alert] = effects.alerts.as_slice() else { panic!("{:?}", effects.alerts) };
+        let terms: Vec<_> = alert.terms.iter().map(|term| (term.name.to_string(), term.threshold)).collect();
+        (alert.decided.name.to_string(), terms)
+    };
+    let (both, one) =
+        ([("sum bytes_up".to_owned(), 5_000), ("count".to_owned(), 3)], [("sum bytes_up".to_owned(), 5_000)]);
+    assert_eq!(told(engine.tick(at(160))), ("count".to_owned(), both.to_vec()));
+    engine.reconfigure(at(170), rule(vec![sum]));
+    assert_eq!(
+        told(engine.tick(at(220))),
+        ("sum bytes_up".to_owned(), one.to_vec()),
+        "the first stands for it"
+    );
+}
+
+#[test]
+fn a_rule_that_is_new_at_a_restart_learns_first() {
+    let measure = Measure::FirstSeen {
+        of: settings::End::Destination,
+        horizon: Duration::from_secs(86_400),
+        learning: Duration::from_secs(3_600),
+    };
+    let learns =
+        Rule { name: "new".into(), terms: vec![Term { measure, ..count(1, 600) }], ..fixture::rule() };
+    let mut engine = engine();
+    cycle(&mut engine, at(50), &mut Vec::new());
+    let mut settings = fixture::settings();
+    settings.rules.push(learns);
+    let mut next = Engine::new(settings);
+    next.restore(engine.save());
+    assert_eq!(
+        cycle(&mut next, at(110), &mut vec![closed(4_000, 100)]).alerts,
+        [],
+        "it has watched for a minute"
+    );
+    let alerts = cycle(
+        &mut next,
+        at(4_100),
+        &mut vec![Flow { key: fixture::flow("10.0.0.1:1", "8.8.8.8:25").key, ..closed(1, 4_050) }],
+    );
+    assert_eq!(alerts.alerts.len(), 1, "and now for an hour");
+}
+
+#[test]
+fn a_state_has_the_records_that_the_rules_have_not_seen() {
+    let mut engine = engine();
+    cycle(&mut engine, at(50), &mut Vec::new());
+    for n in 0..10 {
+        engine.conclude_ended(&closed(4_000 + n, 100));
+    }
+    let mut next = Engine::new(fixture::settings());
+    next.restore(serde_json::from_str(&serde_json::to_string(&engine.save()).unwrap()).unwrap());
+    assert_eq!(next.tick(at(110)).alerts.len(), 1, "ten mails, one alert");
+}
+
+#[test]
+fn a_flow_lives_through_the_readings_that_another_process_made() {
+    let flow = fixture::flow("10.0.0.1:4000", "9.9.9.9:25");
+    let mut engine = engine();
+    read(&mut engine, at(150), std::slice::from_ref(&flow));
+    let known = engine.known();
+    for readings in [0, 1, 10, 40] {
+        let mut next = Engine::new(fixture::settings());
+        next.know(&known);
+        for reading in 0..readings {
+            next.begin_again(at(151 + reading));
+        }
+        let effects = read(&mut next, at(200), std::slice::from_ref(&flow));
+        assert_eq!(effects.deltas, [], "{readings}");
+        assert_eq!((next.stats().open_flows, next.stats().vanished_flows), (1, 0), "{readings}");
+    }
 }

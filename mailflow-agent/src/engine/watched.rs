@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{
     alert::{self, Due, Incident, Shown},
     assets::Networks,
-    event::Alert,
+    event::{Alert, TermValue},
     evidence::{Evidence, Found, Handle, Trail},
     flow::FlowRecord,
     plan::{News, Plan},
@@ -103,6 +103,14 @@ impl Watched {
 
     /// After news at `time`: begins an incident, or lengthens it. Gives a new incident's first alert.
     pub(super) fn judge(&mut self, around: Around<'_>, levels: &[Level], time: Time) -> Option<Alert> {
+        let alert = self.decide(around, levels, time);
+        for (store, frame) in self.stores_mut().iter_mut().zip(around.plan.frames()) {
+            store.fit(frame);
+        }
+        alert
+    }
+
+    fn decide(&mut self, around: Around<'_>, levels: &[Level], time: Time) -> Option<Alert> {
         let plan = around.plan;
         match &mut self.state {
             State::Firing(firing) => {
@@ -138,7 +146,7 @@ impl Watched {
             Due::Repeat => {
                 let shown = Shown { terms: self.told(plan, clock), ..self.flows(around, decided, clock) };
                 match &mut self.state {
-                    State::Firing(firing) => Some(firing.0.repeat(&plan.rule, clock, shown)),
+                    State::Firing(firing) => Some(firing.0.repeat(&plan.rule, clock, decided, shown)),
                     State::Quiet(_) => None,
                 }
             }
@@ -151,7 +159,7 @@ impl Watched {
         let terms = self.told(plan, clock);
         match std::mem::replace(&mut self.state, State::Quiet(None)) {
             State::Firing(firing) => {
-                let (alert, end) = firing.0.resolve(clock, terms);
+                let (alert, end) = firing.0.resolve(clock, firing.1, terms);
                 self.state = State::Quiet(Some(end));
                 Some(alert)
             }
@@ -162,12 +170,21 @@ impl Watched {
         }
     }
 
-    /// Nothing but the incident, if there is one, under a rule that measures otherwise.
+    /// Nothing but the incident, if there is one, under a rule that measures otherwise. If that has no more
+    /// the term that decided, its first one stands for it.
     pub(super) fn renewed(&mut self, plan: &Plan) -> Option<Self> {
         match std::mem::replace(&mut self.state, State::Quiet(None)) {
-            State::Firing(firing) => {
-                let state = State::Firing(Box::new((firing.0, 0)));
-                Some(Self { state, ..Self::new(plan) })
+            State::Firing(mut firing) => {
+                let told = &firing.0.told().decided;
+                let (name, window) = (Arc::clone(&told.name), told.window);
+                let mut new = Self::new(plan);
+                let empty = plan.values(new.stores(), plan.usual_levels(), Time::ZERO);
+                let same = |term: &TermValue| term.name == name && term.window == window;
+                firing.1 = empty.iter().position(same).unwrap_or(0);
+                let terms = as_told(empty, &firing.0);
+                firing.0.tell(terms, firing.1);
+                new.state = State::Firing(firing);
+                Some(new)
             }
             State::Quiet(_) => None,
         }
@@ -235,15 +252,12 @@ impl Watched {
     }
 
     /// The values at `clock`, with the thresholds that were told.
-    fn told(&self, plan: &Plan, clock: Time) -> Vec<super::event::TermValue> {
-        let mut terms = plan.values(self.stores(), plan.usual_levels(), clock);
-        if let State::Firing(firing) = &self.state {
-            for (term, told) in terms.iter_mut().zip(&firing.0.told().terms) {
-                term.threshold = told.threshold;
-                term.holds = term.value.number() >= told.threshold;
-            }
+    fn told(&self, plan: &Plan, clock: Time) -> Vec<TermValue> {
+        let terms = plan.values(self.stores(), plan.usual_levels(), clock);
+        match &self.state {
+            State::Firing(firing) => as_told(terms, &firing.0),
+            State::Quiet(_) => terms,
         }
-        terms
     }
 
     /// The newest flows in or after the window that ends at `end`, oldest first.
@@ -271,4 +285,16 @@ fn stores(stores: &Stores) -> &[Store] {
         Stores::One(one) => one,
         Stores::Many(many) => many,
     }
+}
+
+/// `terms` with the thresholds that the incident began with, where it had the same ones.
+fn as_told(mut terms: Vec<TermValue>, incident: &Incident) -> Vec<TermValue> {
+    for told in &incident.told().terms {
+        let same = |term: &&mut TermValue| term.name == told.name && term.window == told.window;
+        if let Some(term) = terms.iter_mut().find(same) {
+            term.threshold = told.threshold;
+            term.holds = term.value.number() >= told.threshold;
+        }
+    }
+    terms
 }

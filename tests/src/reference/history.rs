@@ -64,6 +64,11 @@ pub struct Connection {
 }
 
 impl Connection {
+    /// Its key and its beginning: they tell it from others of its tuple.
+    pub fn which(&self) -> (FlowKey, Nanos) {
+        (self.key, self.packets.first().map_or(0, |first| first.at))
+    }
+
     /// What the kernel's table shows of it at `now`.
     pub fn seen(&self, now: Nanos) -> Option<Flow> {
         let passed: Vec<&Packet> = self.packets.iter().filter(|packet| packet.at <= now).collect();

@@ -1,9 +1,6 @@
 //! R1 and its variations.
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use mailflow_agent::engine::{
     assets::Member,
@@ -85,12 +82,9 @@ fn any_rule() -> impl Strategy<Value = Rule> {
     })
 }
 
-/// One to three rules of every kind of condition but `first_seen`, by every grouping.
-pub(crate) fn compound() -> impl Strategy<Value = Vec<Rule>> {
-    prop::collection::vec(any_compound(), 1..4).prop_map(|rules| {
-        let named = |(n, rule): (usize, Rule)| Rule { name: format!("c{n}").into(), ..rule };
-        rules.into_iter().enumerate().map(named).collect()
-    })
+/// A rule of R1's kind, or of any other.
+pub(crate) fn any_whole() -> impl Strategy<Value = Rule> {
+    prop_oneof![1 => any_rule(), 3 => any_compound()]
 }
 
 fn any_term() -> impl Strategy<Value = Term> {
@@ -101,6 +95,7 @@ fn any_term() -> impl Strategy<Value = Term> {
     let some = prop_oneof![Just(2u64), Just(6), Just(20)];
     let part = prop::sample::select(&[250_000u64, 500_000, 1_000_000][..]);
     let quantity = prop::sample::select(&Quantity::ALL[..]);
+    let learning = prop::sample::select(&[0u64, 0, 20, 600][..]);
     let measure = prop_oneof![
         3 => (kind(), few()).prop_map(|(kind, (least, below))| (Measure::Count(kind), least, below)),
         2 => (quantity, much, some).prop_map(|(quantity, much, some)| {
@@ -108,9 +103,15 @@ fn any_term() -> impl Strategy<Value = Term> {
             let least = if small { some } else { much };
             (Measure::Sum(quantity), least, least * 4 / 5)
         }),
-        2 => (end, kind(), few())
+        2 => (end.clone(), kind(), few())
             .prop_map(|(of, among, (least, below))| (Measure::Distinct { of, among }, least, below)),
         1 => (kind(), kind(), part).prop_map(|(of, to, part)| (Measure::Ratio { of, to }, part, part * 4 / 5)),
+        2 => (end.clone(), few(), prop::sample::select(&[3_600u64, 4_000, 86_400][..]), learning).prop_map(
+            |(of, (least, below), horizon, learning)| {
+                let [horizon, learning] = [horizon, learning].map(Duration::from_secs);
+                (Measure::FirstSeen { of, horizon, learning }, least, below)
+            }
+        ),
     ];
     let seconds = prop::sample::select(&[30u64, 300, 1_800, 3_600][..]);
     let moves = prop_oneof![4 => Just(WindowKind::Sliding), 1 => Just(WindowKind::Tumbling)];
@@ -119,6 +120,19 @@ fn any_term() -> impl Strategy<Value = Term> {
         window: Window { length: Duration::from_secs(seconds), kind },
         level: Level { at_least, resolve_below: resolve_below.max(1) },
     })
+}
+
+/// The first two terms, where there are two, alike but for their thresholds, if they are to be.
+fn alike((mut terms, alike): (Vec<Term>, bool)) -> Vec<Term> {
+    if let ([one, two, ..], true) = (terms.as_mut_slice(), alike) {
+        let Level { at_least, resolve_below } = one.level;
+        *two = Term { level: Level { at_least, resolve_below: resolve_below.div_ceil(2) }, ..one.clone() };
+        if !matches!(one.measure, Measure::Ratio { .. }) {
+            // The first one seldom holds alone.
+            one.level = Level { at_least: at_least * 2, resolve_below };
+        }
+    }
+    terms
 }
 
 fn any_compound() -> impl Strategy<Value = Rule> {
@@ -130,12 +144,7 @@ fn any_compound() -> impl Strategy<Value = Rule> {
     ];
     let size = prop_oneof![2 => Just(None), 1 => Just(r1().matching.size)];
     let pace = (prop::sample::select(&[0u64, 5, 600][..]), prop::sample::select(&[60u64, 3_600][..]));
-    // Alerts name a term by what it measures and its window.
-    let apart = |terms: &Vec<Term>| {
-        let names: HashSet<_> = terms.iter().map(|term| (term.measure, term.window.length)).collect();
-        names.len() == terms.len()
-    };
-    let terms = prop::collection::vec(any_term(), 1..4).prop_filter("two terms alike", apart);
+    let terms = (prop::collection::vec(any_term(), 1..4), prop::bool::weighted(0.25)).prop_map(alike);
     (terms, 0..4u8, group, size, pace).prop_map(|(terms, shape, group_by, size, pace)| {
         let term = Condition::Term;
         let condition = match (terms.len(), shape) {

@@ -36,7 +36,7 @@ impl Ends {
         }
         let place = self.entries.partition_point(|(last, _)| *last <= time);
         self.entries.insert(place, (time, end));
-        if self.entries.len() as u64 > need.max(1) {
+        while self.entries.len() as u64 > need.max(1) {
             let (last, _) = self.entries.remove(0);
             self.forgotten = self.forgotten.max(last);
         }

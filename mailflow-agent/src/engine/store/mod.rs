@@ -98,7 +98,7 @@ impl Store {
             (Store::Ends(ends), Gain::With(end)) => ends.add(&frame.shape, frame.need, clock, time, end),
             (Store::Sightings(sightings), Gain::With(end)) => {
                 if let Measure::FirstSeen { horizon, .. } = frame.measure {
-                    sightings.add(horizon, frame.learnt, clock, time, end);
+                    sightings.add(&frame.shape, (horizon, frame.learnt), clock, time, end);
                 }
             }
             (Store::Series(_) | Store::Ratio(_) | Store::Ends(_) | Store::Sightings(_), _) => {}
@@ -117,9 +117,17 @@ impl Store {
             Store::Ends(ends) => ends.prune(&frame.shape, clock),
             Store::Sightings(sightings) => {
                 if let Measure::FirstSeen { horizon, .. } = frame.measure {
-                    sightings.prune(horizon, clock);
+                    sightings.prune(&frame.shape, horizon, clock);
                 }
             }
+        }
+    }
+
+    /// Forgets events for which there is no room, once they were judged: under a threshold that was higher before
+    /// there may be more than one, and the first of them decide.
+    pub(super) fn fit(&mut self, frame: &Frame) {
+        if let Store::Times(times) = self {
+            times.fit(&frame.shape);
         }
     }
 

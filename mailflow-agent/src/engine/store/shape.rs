@@ -52,6 +52,11 @@ impl Shape {
         self.retention
     }
 
+    /// L: how late a record can be.
+    pub(in super::super) fn lateness(&self) -> Duration {
+        self.retention - self.length
+    }
+
     /// C: most events kept apart.
     pub(in super::super) fn capacity(&self) -> usize {
         self.capacity

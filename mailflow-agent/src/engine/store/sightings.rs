@@ -34,16 +34,25 @@ struct Sighting {
 impl Sightings {
     /// Adds an event with `end`. What was not seen for `horizon` is new again; nothing is new before
     /// `learnt`.
-    pub(super) fn add(&mut self, horizon: Duration, learnt: Time, clock: Time, time: Time, end: Mark) {
-        self.prune(horizon, clock);
+    pub(super) fn add(
+        &mut self,
+        shape: &Shape,
+        (horizon, learnt): (Duration, Time),
+        clock: Time,
+        time: Time,
+        end: Mark,
+    ) {
+        self.prune(shape, horizon, clock);
         let new = if time < learnt { Time::ZERO } else { time };
         let room = self.seen.len() < MOST;
         match self.seen.iter_mut().find(|sighting| sighting.end == end) {
-            Some(sighting) if time > sighting.last + horizon => (sighting.first, sighting.last) = (new, time),
+            Some(sighting) if time >= sighting.last + horizon => {
+                (sighting.first, sighting.last) = (new, time)
+            }
             Some(sighting) => {
                 sighting.last = sighting.last.max(time);
                 // A late record may tell of an earlier flow.
-                if sighting.first > time {
+                if sighting.first > time && sighting.first < time + horizon {
                     sighting.first = new;
                 }
             }
@@ -52,9 +61,9 @@ impl Sightings {
         }
     }
 
-    /// Forgets what has not been seen for `horizon` at `clock`.
-    pub(super) fn prune(&mut self, horizon: Duration, clock: Time) {
-        self.seen.retain(|sighting| sighting.last + horizon > clock);
+    /// Forgets what no record still to come can have been seen within `horizon` of.
+    pub(super) fn prune(&mut self, shape: &Shape, horizon: Duration, clock: Time) {
+        self.seen.retain(|sighting| sighting.last + horizon + shape.lateness() > clock);
         self.full &= !self.seen.is_empty();
     }
 
@@ -103,7 +112,7 @@ mod tests {
     }
 
     fn add(sightings: &mut Sightings, learnt: u64, hours: u64, end: u8) {
-        sightings.add(30 * DAY, at(learnt), at(hours), at(hours), [end; 16]);
+        sightings.add(&day(), (30 * DAY, at(learnt)), at(hours), at(hours), [end; 16]);
     }
 
     #[test]
@@ -129,6 +138,16 @@ mod tests {
     }
 
     #[test]
+    fn a_late_record_finds_what_was_seen_before_it() {
+        let mut sightings = Sightings::default();
+        add(&mut sightings, 0, 1, 1);
+        let (hour, late) = (at(1), Duration::from_secs(200));
+        let back = hour + 30 * DAY - Duration::from_secs(100);
+        sightings.add(&day(), (30 * DAY, Time::ZERO), back + late, back, [1; 16]);
+        assert_eq!(sightings.value(&day(), back), Value::Exactly(0), "seen within 30 days, told after them");
+    }
+
+    #[test]
     fn while_learning_nothing_is_new() {
         let mut sightings = Sightings::default();
         add(&mut sightings, 24, 1, 1);
@@ -144,7 +163,7 @@ mod tests {
         for end in 0..2_000u16 {
             let mut mark = [0; 16];
             mark[..2].copy_from_slice(&end.to_be_bytes());
-            sightings.add(30 * DAY, Time::ZERO, at(1), at(1), mark);
+            sightings.add(&day(), (30 * DAY, Time::ZERO), at(1), at(1), mark);
         }
         assert_eq!((sightings.len(), sightings.value(&day(), at(1))), (MOST, Value::AtLeast(1_024)));
     }

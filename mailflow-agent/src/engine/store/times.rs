@@ -53,6 +53,10 @@ impl Times {
         }
         let position = self.events.partition_point(|event| *event <= time);
         self.events.insert(position, time);
+    }
+
+    /// Forgets events beyond the capacity.
+    pub(super) fn fit(&mut self, shape: &Shape) {
         if self.events.len() > shape.capacity() {
             let excess = self.events.len() - shape.capacity();
             if let Some(last) = self.events.get(excess - 1) {
@@ -128,6 +132,7 @@ mod tests {
         for event in events {
             clock = clock.max(at(event));
             times.add(shape, clock, at(event));
+            times.fit(shape);
         }
         times
     }

@@ -1,0 +1,173 @@
+//! What a term holds of one subject: every contribution is kept, and every number counted anew.
+//!
+//! Exact where the engine is exact: up to sixty event times a subject and term.
+
+use std::{cmp::Reverse, collections::BTreeMap, net::IpAddr};
+
+use mailflow_agent::engine::{
+    event::Source,
+    flow::Flow,
+    settings::{End, Kind, Level, Measure, Quantity, Settings, Term, WindowKind},
+};
+
+use super::{Nanos, nanos};
+
+/// What an event gave a term.
+#[derive(Clone, Debug)]
+pub(super) enum Gave {
+    Amount(u64),
+    Parts(u64, u64),
+    With(String),
+}
+
+/// A term with its contributions.
+#[derive(Clone, Debug)]
+pub(super) struct Held {
+    pub(super) term: Term,
+    /// The highest threshold of anybody.
+    pub(super) need: u64,
+    pub(super) horizon: Nanos,
+    /// Since when it knows what is new.
+    pub(super) learnt: Nanos,
+    /// How late a record may be.
+    pub(super) lateness: Nanos,
+    pub(super) given: Vec<(Nanos, Gave)>,
+}
+
+impl Held {
+    pub(super) fn length(&self) -> Nanos {
+        nanos(self.term.window.length)
+    }
+
+    /// Whether a record so late can matter still.
+    pub(super) fn matters(&self, time: Nanos, clock: Nanos) -> bool {
+        time + self.length() + self.lateness > clock
+    }
+
+    pub(super) fn give(&mut self, clock: Nanos, time: Nanos, gave: Gave) {
+        if let Measure::FirstSeen { .. } = self.term.measure {
+            self.given.push((time, gave));
+            return;
+        }
+        // What is too old counts no more, whatever thresholds there will be.
+        let (length, lateness) = (self.length(), self.lateness);
+        self.given.retain(|(time, _)| time + length + lateness > clock);
+        self.given.push((time, gave));
+        if let Measure::Distinct { .. } = self.term.measure {
+            // Of each end the last event, and the most recent ends, as many as it takes.
+            let mut lasts = self.lasts();
+            lasts.truncate(self.need as usize);
+            self.given = lasts.into_iter().map(|(time, end)| (time, Gave::With(end))).collect();
+        }
+    }
+
+    pub(super) fn inside(&self, event: Nanos, end: Nanos) -> bool {
+        let length = self.length();
+        event <= end
+            && match self.term.window.kind {
+                WindowKind::Sliding => event + length > end,
+                WindowKind::Tumbling => event >= end / length * length,
+            }
+    }
+
+    pub(super) fn leaves(&self, event: Nanos) -> Nanos {
+        let length = self.length();
+        match self.term.window.kind {
+            WindowKind::Sliding => event + length,
+            WindowKind::Tumbling => (event / length + 1) * length,
+        }
+    }
+
+    pub(super) fn value(&self, at: Nanos) -> u64 {
+        let counted = || self.given.iter().filter(|(time, _)| self.inside(*time, at)).map(|(_, gave)| gave);
+        let sum = |part: fn(&Gave) -> u64| counted().map(part).sum::<u64>();
+        let distinct = |times: Vec<Nanos>| times.iter().filter(|time| self.inside(**time, at)).count() as u64;
+        match self.term.measure {
+            Measure::Count(_) | Measure::Sum(_) => {
+                sum(|gave| if let Gave::Amount(n) = gave { *n } else { 0 })
+            }
+            Measure::Ratio { .. } => {
+                let of = sum(|gave| if let Gave::Parts(of, _) = gave { *of } else { 0 });
+                let to = sum(|gave| if let Gave::Parts(_, to) = gave { *to } else { 0 });
+                (of * Level::PARTS).checked_div(to).unwrap_or(0).min(Level::PARTS)
+            }
+            Measure::Distinct { .. } => distinct(self.lasts().into_iter().map(|(time, _)| time).collect()),
+            Measure::FirstSeen { .. } => distinct(self.news()),
+        }
+    }
+
+    /// Until when it last was, or will have been, `hold`.
+    pub(super) fn until(&self, hold: u64) -> Option<Nanos> {
+        let mut leaves: Vec<Nanos> = self.given.iter().map(|(time, _)| self.leaves(*time)).collect();
+        leaves.sort_unstable();
+        leaves.into_iter().rev().find(|leaf| self.value(leaf - 1) >= hold)
+    }
+
+    /// When the last flow above the line of a ratio leaves.
+    pub(super) fn empties(&self) -> Option<Nanos> {
+        let above = self.given.iter().filter(|(_, gave)| matches!(gave, Gave::Parts(1.., _)));
+        above.map(|(time, _)| self.leaves(*time)).max()
+    }
+
+    pub(super) fn newest(&self) -> Option<Nanos> {
+        self.given.iter().map(|(time, _)| *time).max()
+    }
+
+    fn by_end(&self) -> BTreeMap<&str, Vec<Nanos>> {
+        let mut ends: BTreeMap<&str, Vec<Nanos>> = BTreeMap::new();
+        for (time, gave) in &self.given {
+            if let Gave::With(end) = gave {
+                ends.entry(end).or_default().push(*time);
+            }
+        }
+        ends.values_mut().for_each(|times| times.sort_unstable());
+        ends
+    }
+
+    /// The last event of each end, the newest first.
+    fn lasts(&self) -> Vec<(Nanos, String)> {
+        let last = |(end, times): (&str, Vec<Nanos>)| Some((*times.last()?, end.to_owned()));
+        let mut lasts: Vec<(Nanos, String)> = self.by_end().into_iter().filter_map(last).collect();
+        lasts.sort_by_key(|last| Reverse(last.0));
+        lasts
+    }
+
+    /// When each end was new the last time: it had not been seen for the horizon.
+    fn news(&self) -> Vec<Nanos> {
+        let new = |times: Vec<Nanos>| {
+            let is_new = |time: &Nanos| !times.iter().any(|seen| seen < time && seen + self.horizon > *time);
+            times.iter().copied().rfind(|time| is_new(time))
+        };
+        self.by_end().into_values().filter_map(new).filter(|new| *new >= self.learnt).collect()
+    }
+}
+
+/// What a flow turned out to be, or has more of, gives a term.
+pub(super) fn gave(
+    settings: &Settings,
+    term: &Term,
+    flow: &Flow,
+    new: &[Kind],
+    more: impl Fn(Quantity) -> u64,
+) -> Option<Gave> {
+    let is = |kind: Kind| new.contains(&kind);
+    match term.measure {
+        Measure::Count(kind) => is(kind).then_some(Gave::Amount(1)),
+        Measure::Sum(quantity) => (more(quantity) > 0).then(|| Gave::Amount(more(quantity))),
+        Measure::Ratio { of, to } => {
+            let parts = (u64::from(is(of)), u64::from(is(to)));
+            (parts != (0, 0)).then_some(Gave::Parts(parts.0, parts.1))
+        }
+        Measure::Distinct { of, among } => is(among).then(|| Gave::With(end(settings, of, flow))),
+        Measure::FirstSeen { of, .. } => is(Kind::Flows).then(|| Gave::With(end(settings, of, flow))),
+    }
+}
+
+fn end(settings: &Settings, of: End, flow: &Flow) -> String {
+    let ip: IpAddr = flow.server();
+    match of {
+        End::Source => Source::of(flow.client(), settings.v6_source_prefix).to_string(),
+        End::Destination => ip.to_string(),
+        End::Port => flow.key.server_port.to_string(),
+    }
+}

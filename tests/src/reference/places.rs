@@ -1,0 +1,137 @@
+//! Where addresses are, and which flows a rule counts, from the words that a configuration is written in.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use mailflow_agent::engine::{
+    assets::Network,
+    flow::Flow,
+    settings::{Allow, Bound, Counter, Hours, Level, Quantity, Rule, Settings, Term, Transport},
+};
+use mailflow_common::App;
+
+use super::{Nanos, large};
+
+/// Special use, as far as the histories' addresses go.
+const SPECIAL: [&str; 3] = ["192.0.2.0/24", "127.0.0.0/8", "2001:db8::/32"];
+
+/// What is in force: the settings, and where the clock's beginning lies on the wall clock.
+#[derive(Clone, Copy)]
+pub(super) struct Force<'a> {
+    pub(super) settings: &'a Settings,
+    pub(super) epoch: i128,
+}
+
+impl Force<'_> {
+    fn line(&self, ip: IpAddr) -> Option<&Network> {
+        let lines = self.settings.internal.networks();
+        // The longest; of equal ones the later.
+        let longest =
+            lines.iter().filter(|line| line.net.contains(&ip)).max_by_key(|line| line.net.prefix_len());
+        longest.filter(|line| !line.exclude)
+    }
+
+    /// The group that `ip` is in.
+    pub(super) fn group(&self, ip: IpAddr) -> String {
+        self.line(ip).and_then(|line| line.group.clone()).unwrap_or_default()
+    }
+
+    /// Whether `ip` is in a set, as it is written: `internal, 9.9.9.9/32, !group:lan`.
+    fn holds(&self, written: &str, ip: IpAddr) -> bool {
+        let is = |member: &str| match (member, member.strip_prefix("group:")) {
+            ("any", _) => true,
+            ("internal", _) => self.line(ip).is_some(),
+            ("external", _) => {
+                let special = |net: &&str| net.parse::<IpNet>().unwrap().contains(&ip);
+                self.line(ip).is_none() && !SPECIAL.iter().any(special)
+            }
+            (_, Some(group)) => self.line(ip).is_some_and(|line| line.group.as_deref() == Some(group)),
+            (net, None) => net.parse::<IpNet>().unwrap().contains(&ip),
+        };
+        let (not, yes): (Vec<&str>, Vec<&str>) =
+            written.split(", ").partition(|member| member.starts_with('!'));
+        let within = yes.is_empty() || yes.into_iter().any(is);
+        within && !not.into_iter().any(|member| is(&member[1..]))
+    }
+
+    /// Whether a rule counts a flow of which this is known.
+    pub(super) fn counts(&self, rule: &Rule, flow: &Flow, app: App, ended: bool) -> bool {
+        let matching = &rule.matching;
+        let numbers = matching.protocols.iter().map(|wanted| if *wanted == Transport::Tcp { 6 } else { 17 });
+        let may_still_pass = |bound: &Bound| bound.at_most.is_some() || bound.at_most_tls.is_some();
+        self.holds(&matching.source.to_string(), flow.client())
+            && self.holds(&matching.destination.to_string(), flow.server())
+            && matching.ports.contains(&flow.key.server_port)
+            && (app == App::Unseen || matching.apps.contains(&app))
+            && numbers.into_iter().any(|number| number == flow.key.scope.protocol())
+            && matching.size.is_none_or(|size| large(&size, flow))
+            && (!matching.sessions_only || (flow.facts.syn == 1 && flow.facts.syn_ack == 1))
+            && matching.bounds.iter().all(|bound| within(bound, flow, app))
+            && matching.hours.is_none_or(|hours| self.at(&hours, flow.last().as_nanos()))
+            && (ended || !matching.bounds.iter().any(may_still_pass))
+    }
+
+    /// Whether a moment is within hours of the week, minute by minute.
+    fn at(&self, hours: &Hours, moment: Nanos) -> bool {
+        const WEEK: i128 = 7 * 24 * 60;
+        let seconds =
+            (self.epoch + i128::from(moment)).div_euclid(1_000_000_000) + i128::from(hours.utc_offset);
+        // 1970 began on a Thursday, the week begins on a Monday.
+        let minute = (seconds.div_euclid(60) + 3 * 24 * 60).rem_euclid(WEEK);
+        let days = (0..7).filter(|day| hours.days >> day & 1 == 1);
+        days.into_iter().any(|day| {
+            let (from, to) = (day * 1_440 + i128::from(hours.from), day * 1_440 + i128::from(hours.to));
+            let to = if hours.to > hours.from { to } else { to + 1_440 };
+            (from..to).contains(&minute) || (from..to).contains(&(minute + WEEK))
+        })
+    }
+
+    /// The entry of the allow-list that a flow is on.
+    pub(super) fn allowed<'b>(&self, rule: &'b Rule, flow: &Flow) -> Option<&'b Allow> {
+        let now = self.epoch + i128::from(flow.last().as_nanos());
+        let holds = |allow: &&Allow| {
+            self.holds(&allow.source.to_string(), flow.client())
+                && self.holds(&allow.destination.to_string(), flow.server())
+                && allow.until.is_none_or(|until| now < until)
+        };
+        rule.allow.iter().find(holds)
+    }
+
+    /// The thresholds for one at `ip`.
+    pub(super) fn levels(&self, rule: &Rule, ip: IpAddr) -> Vec<Level> {
+        let own = rule.thresholds.iter().find(|thresholds| self.holds(&thresholds.of.to_string(), ip));
+        own.map_or_else(|| usual(&rule.terms), |own| own.levels.clone())
+    }
+}
+
+/// The thresholds of everybody for whom there are no others.
+pub(super) fn usual(terms: &[Term]) -> Vec<Level> {
+    terms.iter().map(|term| term.level).collect()
+}
+
+fn within(bound: &Bound, flow: &Flow, app: App) -> bool {
+    let encrypted = [App::Smtps, App::SmtpStartTls, App::Pop3s, App::Imaps, App::Pop3Stls, App::ImapStartTls];
+    let has = match bound.of {
+        Counter::DataPacketsUp => flow.up.data_packets,
+        Counter::DataPacketsDown => flow.down.data_packets,
+        Counter::Quantity(quantity) => amount(quantity, flow),
+    };
+    let most = match bound.at_most_tls {
+        Some(most) if encrypted.contains(&app) => Some(most),
+        _ => bound.at_most,
+    };
+    has >= bound.at_least && most.is_none_or(|most| has <= most)
+}
+
+/// What a flow has of a quantity.
+pub(super) fn amount(quantity: Quantity, flow: &Flow) -> u64 {
+    match quantity {
+        Quantity::PayloadUp => flow.up.payload,
+        Quantity::PayloadDown => flow.down.payload,
+        Quantity::BytesUp => flow.up.bytes,
+        Quantity::BytesDown => flow.down.bytes,
+        Quantity::PacketsUp => flow.up.packets,
+        Quantity::PacketsDown => flow.down.packets,
+        Quantity::Messages => u64::from(flow.messages),
+    }
+}

@@ -1,0 +1,293 @@
+//! One subject under one rule: what it holds, and its incident.
+
+use std::{sync::Arc, time::Duration};
+
+use mailflow_agent::engine::{
+    event::AlertState,
+    flow::Flow,
+    settings::{Condition, Kind, Level, Measure, Rule, Term},
+};
+
+use super::{
+    Nanos,
+    course::Which,
+    held::{Gave, Held},
+    nanos,
+    places::{Force, usual},
+};
+
+/// An alert the engine should raise.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Said {
+    /// The rule, and whom it is about.
+    pub of: (Arc<str>, String),
+    /// Why it is suppressed, if it is.
+    pub suppressed: Option<Arc<str>>,
+    /// Firing or resolved.
+    pub state: AlertState,
+    /// The event's moment, the incident's beginning, its end.
+    pub times: (Nanos, Nanos, Option<Nanos>),
+    /// The term that decided: its name and window, its threshold, and what it held.
+    pub decided: (Called, u64, u64),
+    /// The newest flows that contributed and their event times, where they are known.
+    pub flows: Option<Vec<(Which, Nanos)>>,
+}
+
+/// Name and window of a term.
+pub type Called = (String, Duration);
+
+/// A subject under a rule.
+#[derive(Clone)]
+pub(super) struct Subject {
+    pub(super) held: Vec<Held>,
+    /// Flows that contributed, by time.
+    flows: Vec<Flow>,
+    ended: Option<Nanos>,
+    pub(super) firing: Option<Firing>,
+}
+
+#[derive(Clone)]
+pub(super) struct Firing {
+    pub(super) starts_at: Nanos,
+    holds_until: Nanos,
+    repeat: Nanos,
+    decided: usize,
+    thresholds: Vec<(Called, u64)>,
+    /// What the last alert showed.
+    shown: Vec<Flow>,
+}
+
+/// What is around a subject.
+#[derive(Clone, Copy)]
+pub(super) struct Around<'a> {
+    pub(super) rule: &'a Rule,
+    pub(super) of: &'a (bool, String),
+    pub(super) force: Force<'a>,
+    pub(super) clock: Nanos,
+}
+
+/// What each term is called: what it measures, and of several the number.
+pub(super) fn called(terms: &[Term]) -> Vec<Called> {
+    let mut called: Vec<Called> = Vec::new();
+    for (place, term) in terms.iter().enumerate() {
+        let name = term.measure.name();
+        let number = 1 + terms[..place].iter().filter(|before| before.measure.name() == name).count();
+        let name = if number > 1 { format!("{name} #{number}") } else { name };
+        called.push((name, term.window.length));
+    }
+    called
+}
+
+impl Subject {
+    pub(super) fn new(held: Vec<Held>) -> Self {
+        Self { held, flows: Vec::new(), ended: None, firing: None }
+    }
+
+    /// Takes what a flow gave each term. Gives whether it gave any of them anything.
+    pub(super) fn take(&mut self, clock: Nanos, flow: &Flow, gave: Vec<Option<Gave>>) -> bool {
+        let time = flow.last().as_nanos();
+        let mut any = false;
+        for (held, gave) in self.held.iter_mut().zip(gave) {
+            if let Some(gave) = gave.filter(|_| held.matters(time, clock)) {
+                held.give(clock, time, gave);
+                any = true;
+            }
+        }
+        if any {
+            self.flows.retain(|known| (known.key, known.first) != (flow.key, flow.first));
+            self.flows.push(flow.clone());
+            // Stable: of equal times the one that came later is the newer.
+            self.flows.sort_by_key(Flow::last);
+            let many = self.flows.len().saturating_sub(20);
+            self.flows.drain(..many);
+        }
+        any
+    }
+
+    /// After news at `time`.
+    pub(super) fn judge(&mut self, around: Around<'_>, levels: &[Level], time: Nanos) -> Option<Said> {
+        let until = self.until(&around.rule.condition, levels);
+        if let Some(firing) = &mut self.firing {
+            firing.holds_until = firing.holds_until.max(until.unwrap_or(0));
+            return None;
+        }
+        let holds = |moment: &Nanos| self.holds(&around.rule.condition, levels, *moment);
+        let single = matches!(
+            (&around.rule.condition, self.held[0].term.measure),
+            (Condition::Term(_), Measure::Count(_))
+        );
+        let mut moments = vec![time, self.held.iter().filter_map(Held::newest).max()?];
+        if single {
+            moments = self.held[0].given.iter().map(|(time, _)| *time).collect();
+            moments.sort_unstable();
+        }
+        let later = |moment: &Nanos| self.ended.is_none_or(|ended| *moment > ended);
+        let starts_at = moments.into_iter().filter(later).find(holds)?;
+        let decided = self.leading(&around.rule.condition, levels, starts_at).unwrap_or(0);
+        let at_least = levels.iter().map(|level| level.at_least);
+        let firing = Firing {
+            starts_at,
+            holds_until: until.unwrap_or(0).max(starts_at),
+            repeat: grid(around.rule, starts_at, around.clock),
+            decided,
+            thresholds: called(&around.rule.terms).into_iter().zip(at_least).collect(),
+            shown: self.shown(decided, starts_at),
+        };
+        self.firing = Some(firing);
+        self.say(around, AlertState::Firing, starts_at)
+    }
+
+    /// When there is something to be done for the incident.
+    pub(super) fn due(&self, rule: &Rule) -> Option<Nanos> {
+        let firing = self.firing.as_ref()?;
+        Some(firing.repeat.min(firing.holds_until + nanos(rule.resolve_after)))
+    }
+
+    /// Does what is due.
+    pub(super) fn act(&mut self, around: Around<'_>) -> Option<Said> {
+        let decided = self.firing.as_ref()?.decided;
+        let shown = self.shown(decided, around.clock);
+        let firing = self.firing.as_mut()?;
+        if firing.holds_until + nanos(around.rule.resolve_after) <= around.clock {
+            let ends_at = firing.holds_until;
+            return self.resolve(around, ends_at);
+        }
+        firing.repeat = grid(around.rule, firing.starts_at, around.clock);
+        if !shown.is_empty() {
+            firing.shown = shown;
+        }
+        self.say(around, AlertState::Firing, around.clock)
+    }
+
+    /// Ends the incident.
+    pub(super) fn end(&mut self, around: Around<'_>) -> Option<Said> {
+        self.resolve(around, around.clock)
+    }
+
+    fn resolve(&mut self, around: Around<'_>, ends_at: Nanos) -> Option<Said> {
+        let mut said = self.say(around, AlertState::Resolved, around.clock)?;
+        said.times.2 = Some(ends_at);
+        self.ended = self.firing.take().map(|firing| firing.holds_until);
+        Some(said)
+    }
+
+    /// The incident goes on under a rule that measures otherwise, which has nothing yet.
+    pub(super) fn renewed(mut self, before: &Rule, rule: &Rule, held: Vec<Held>) -> Option<Self> {
+        let mut firing = self.firing.take()?;
+        let decided = called(&before.terms).swap_remove(firing.decided);
+        firing.decided = called(&rule.terms).iter().position(|called| *called == decided).unwrap_or(0);
+        firing.thresholds = thresholds(rule, &firing);
+        Some(Self { firing: Some(firing), ..Self::new(held) })
+    }
+
+    fn say(&mut self, around: Around<'_>, state: AlertState, at: Nanos) -> Option<Said> {
+        let firing = self.firing.as_mut()?;
+        firing.thresholds = thresholds(around.rule, firing);
+        let (called, threshold) = firing.thresholds[firing.decided].clone();
+        let reason = |shown: &Vec<Flow>| {
+            let reasons = shown.iter().rev().find_map(|flow| around.force.allowed(around.rule, flow));
+            reasons.map_or_else(|| "on an allow-list".into(), |allow| Arc::clone(&allow.reason))
+        };
+        let which = |flow: &Flow| ((flow.key, flow.first.as_nanos()), flow.last().as_nanos());
+        // A flow is forgotten with the last of what it gave; where a term looks further back than the one it gave
+        // that to, it may be gone or not.
+        let alike = self.held.iter().all(|held| held.length() == self.held[0].length());
+        Some(Said {
+            of: (Arc::clone(&around.rule.name), around.of.1.clone()),
+            suppressed: around.of.0.then(|| reason(&firing.shown)),
+            state,
+            times: (at, firing.starts_at, None),
+            decided: (called, threshold, self.held[firing.decided].value(at)),
+            flows: alike.then(|| firing.shown.iter().map(which).collect()),
+        })
+    }
+
+    /// The flows in the window that ends at `end`, or after it.
+    fn shown(&self, decided: usize, end: Nanos) -> Vec<Flow> {
+        let inside = |flow: &&Flow| {
+            let time = flow.last().as_nanos();
+            time > end || self.held[decided].inside(time, end)
+        };
+        self.flows.iter().filter(inside).cloned().collect()
+    }
+
+    fn holds(&self, condition: &Condition, levels: &[Level], at: Nanos) -> bool {
+        match condition {
+            Condition::Term(term) => self.held[*term].value(at) >= levels[*term].at_least,
+            Condition::Any(parts) => parts.iter().any(|part| self.holds(part, levels, at)),
+            Condition::All(parts) => parts.iter().all(|part| self.holds(part, levels, at)),
+        }
+    }
+
+    fn leading(&self, condition: &Condition, levels: &[Level], at: Nanos) -> Option<usize> {
+        match condition {
+            Condition::Term(term) => self.holds(condition, levels, at).then_some(*term),
+            Condition::Any(parts) => parts.iter().find_map(|part| self.leading(part, levels, at)),
+            Condition::All(parts) => {
+                let terms: Vec<usize> =
+                    parts.iter().map(|part| self.leading(part, levels, at)).collect::<Option<_>>()?;
+                let ratio = |term: usize| matches!(self.held[term].term.measure, Measure::Ratio { .. });
+                terms.iter().find(|term| !ratio(**term)).or(terms.first()).copied()
+            }
+        }
+    }
+
+    /// Until when each term last held at its resolve threshold: of any the last, of all the first; ratios
+    /// say nothing, unless there is nothing else.
+    fn until(&self, condition: &Condition, levels: &[Level]) -> Option<Nanos> {
+        match self.lasting(condition, levels) {
+            Some(until) => until,
+            None => self.held.iter().filter_map(Held::empties).max(),
+        }
+    }
+
+    /// `None` where only ratios would speak; `Some(None)` where it never held.
+    fn lasting(&self, condition: &Condition, levels: &[Level]) -> Option<Option<Nanos>> {
+        let speaking = |parts: &[Condition]| -> Vec<Option<Nanos>> {
+            parts.iter().filter_map(|part| self.lasting(part, levels)).collect()
+        };
+        match condition {
+            Condition::Term(place) => {
+                let held = &self.held[*place];
+                let ratio = matches!(held.term.measure, Measure::Ratio { .. });
+                (!ratio).then(|| held.until(levels[*place].resolve_below))
+            }
+            Condition::Any(parts) => {
+                let untils = speaking(parts);
+                (!untils.is_empty()).then(|| untils.into_iter().flatten().max())
+            }
+            Condition::All(parts) => {
+                let untils = speaking(parts);
+                (!untils.is_empty())
+                    .then(|| untils.into_iter().collect::<Option<Vec<Nanos>>>()?.into_iter().min())
+            }
+        }
+    }
+}
+
+/// The thresholds an incident began with; of terms that it did not have then, the usual ones.
+fn thresholds(rule: &Rule, firing: &Firing) -> Vec<(Called, u64)> {
+    let known = |called: &Called| firing.thresholds.iter().find(|(known, _)| known == called);
+    let terms = called(&rule.terms).into_iter().zip(usual(&rule.terms));
+    terms.map(|(called, usual)| known(&called).cloned().unwrap_or((called, usual.at_least))).collect()
+}
+
+/// The next of the moments at which an incident is told again.
+fn grid(rule: &Rule, starts_at: Nanos, clock: Nanos) -> Nanos {
+    let interval = nanos(rule.repeat_interval);
+    (1..).map(|n| starts_at + n * interval).find(|repeat| *repeat > clock).unwrap()
+}
+
+/// What a look shows its flow to be.
+pub(super) fn kinds(flow: &Flow, live: bool, ended: bool) -> Vec<Kind> {
+    let (attempt, answered) = (flow.facts.syn != 0, flow.facts.syn != 0 && flow.facts.syn_ack != 0);
+    let delivering = answered && flow.messages > 0;
+    let is = |kind: &Kind| match kind {
+        Kind::Flows => !live,
+        Kind::Attempts => !live && attempt,
+        Kind::Sessions => !live && answered,
+        Kind::Failed => ended && attempt && !delivering,
+        Kind::Delivering => delivering,
+    };
+    Kind::ALL.into_iter().filter(is).collect()
+}
