@@ -74,7 +74,7 @@ impl Connection {
         let passed: Vec<&Packet> = self.packets.iter().filter(|packet| packet.at <= now).collect();
         let first = passed.first()?;
         let has = |up: bool, mark: Mark| u8::from(passed.iter().any(|p| p.up == up && p.mark == mark));
-        let speaks = |up| if has(up, Mark::Speaks) == 0 { opening::NONE } else { self.opening() };
+        let speaks = |up| if has(up, Mark::Speaks) == 0 { opening::NONE } else { self.opening(up) };
         Some(Flow {
             key: self.key,
             up: direction(&passed, true),
@@ -96,8 +96,10 @@ impl Connection {
         })
     }
 
-    fn opening(&self) -> u8 {
+    fn opening(&self, up: bool) -> u8 {
         match self.talk {
+            // A client's first command begins with a tag of its own, which says nothing.
+            Talk::Imap if up => opening::UNREAD,
             Talk::Smtp => opening::SMTP,
             Talk::Tls => opening::TLS,
             Talk::Imap => opening::IMAP,
@@ -115,6 +117,7 @@ impl Connection {
         match self.talk {
             _ if !spoken => App::Unseen,
             Talk::Smtp => App::Smtp,
+            Talk::Imap if flow.facts.opening_down == opening::NONE => App::Unseen,
             Talk::Imap => App::Imap,
             Talk::Tls if [143, 993].contains(&self.key.server_port) => App::Imaps,
             Talk::Tls => App::Smtps,
