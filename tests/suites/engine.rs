@@ -33,9 +33,12 @@ use run::{Readings, Run, run, told};
 /// Long enough for every window and every resolution after the last packet.
 const DRAIN: Nanos = 20_000 * SECOND;
 
-/// As many histories as `MAILFLOW_HISTORIES` says, or `usual`.
+/// How many histories are asked for.
+const HISTORIES: &str = "MAILFLOW_HISTORIES";
+
+/// As many histories as [`HISTORIES`] says, or `usual`.
 fn config(usual: u32) -> ProptestConfig {
-    let asked = std::env::var("MAILFLOW_HISTORIES").ok();
+    let asked = std::env::var(HISTORIES).ok();
     let cases = asked.map_or(usual, |asked| asked.parse().expect("MAILFLOW_HISTORIES is a number"));
     let max_shrink_time = 20_000;
     ProptestConfig { cases, max_shrink_time, failure_persistence: None, ..ProptestConfig::default() }

@@ -10,10 +10,13 @@ use mailflow_agent::engine::{
     settings::Settings,
     time::Time,
 };
-use proptest::{prelude::*, test_runner::TestRunner};
+use proptest::{
+    prelude::*,
+    test_runner::{RngAlgorithm, TestRng, TestRunner},
+};
 
 use super::{
-    DRAIN, config,
+    DRAIN, HISTORIES, config,
     histories::{MILLISECOND, SECOND, history},
     process::{Point, Process},
     whole::{Event, Events, plot},
@@ -37,7 +40,7 @@ fn everything_together_agrees_with_the_reference() {
     let interval = prop_oneof![1 => 100u64..1_000, 4 => 1_000u64..30_001];
     let rhythm = prop::collection::vec(interval.prop_map(|interval| interval * MILLISECOND), 1..6);
     let ways = (rhythm, 60u64..5_500, any::<u64>(), prop::bool::weighted(0.2));
-    let mut runner = TestRunner::new(config(500));
+    let mut runner = runner();
     let cases = u64::from(runner.config().cases);
     runner
         .run(&(plot(), history(), ways), |((settings, events), history, (rhythm, stop, seed, gaps))| {
@@ -54,6 +57,15 @@ fn everything_together_agrees_with_the_reference() {
     for (what, in_a_thousand) in LEAST {
         let number = tally.get(what).copied().unwrap_or(0);
         assert!(number * 1_000 >= in_a_thousand * cases, "{what}: {number} in {cases} histories");
+    }
+}
+
+/// The same histories each time, so that a difference is a change's; as many others as are asked for. Of those
+/// one in some hundreds still differs: ARCHITECTURE.md tells in what.
+fn runner() -> TestRunner {
+    match std::env::var_os(HISTORIES) {
+        Some(_) => TestRunner::new(config(0)),
+        None => TestRunner::new_with_rng(config(500), TestRng::deterministic_rng(RngAlgorithm::ChaCha)),
     }
 }
 
