@@ -116,13 +116,8 @@ impl Carried {
 /// Whether an entry that began later belongs to the same flow, by the rules by which the program parts flows.
 fn goes_on(carried: &Flow, later: &Flow, limits: &SilenceLimits) -> bool {
     let facts = &carried.facts;
-    let silence = match () {
-        () if facts.closed() => limits.closed,
-        () if facts.unanswered() => limits.unanswered.min(limits.idle),
-        () => limits.idle,
-    };
     // A SYN begins a flow of its own, but for one that is sent again as nobody answers.
-    later.first < carried.last() + silence && (later.facts.syn == 0 || facts.unanswered())
+    later.first < carried.last() + limits.of(facts) && (later.facts.syn == 0 || facts.unanswered())
 }
 
 /// A flow of what was carried over and what its entry has.
@@ -239,6 +234,18 @@ mod tests {
             let mut carried = Carried::default();
             carried.add(before.clone(), &LIMITS);
             assert_eq!(carried.join(later, &LIMITS).first, before.first);
+        }
+    }
+
+    #[test]
+    fn a_flow_that_closed_is_over_no_later_than_a_silent_one() {
+        let limits = SilenceLimits { closed: Duration::from_secs(600), ..LIMITS };
+        let closed = flow(10, 20, 7, Facts { reset: 1, ..OPEN });
+        for (later, goes_on) in [(319, true), (320, false)] {
+            let mut carried = Carried::default();
+            carried.add(closed.clone(), &limits);
+            let joined = carried.join(flow(later, later, 1, MIDDLE), &limits);
+            assert_eq!(joined.first == closed.first, goes_on, "after {later} s");
         }
     }
 

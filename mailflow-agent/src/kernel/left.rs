@@ -2,13 +2,12 @@
 //! open in them go on.
 
 use aya::maps::{Array, Map, MapData};
-use mailflow_common::SEED_CELLS;
 
 use super::{
     Kernel, Snapshot,
     error::KernelError,
     keep::{self, Kept},
-    load::SilenceLimits,
+    load::{SilenceLimits, known_seed, map_error},
     pins::Old,
     table::{Maps, Moment, Table},
     ticks::Ticks,
@@ -92,8 +91,5 @@ fn read(
 
 /// The seed by which the tables were filled.
 fn seed(shares: MapData) -> Result<[u64; 2], KernelError> {
-    let refused = |source| KernelError::Map { map: "SHARES", source: Box::new(source) };
-    let cells: Array<_, u64> = Array::try_from(Map::Array(shares)).map_err(refused)?;
-    let read = |cell| cells.get(&cell, 0).map_err(refused);
-    Ok([read(SEED_CELLS[0])?, read(SEED_CELLS[1])?])
+    known_seed(&Array::try_from(Map::Array(shares)).map_err(map_error("SHARES"))?)
 }

@@ -1,6 +1,7 @@
 //! Loading: the object's maps and every program this kernel takes.
 
 use std::{
+    borrow::Borrow,
     collections::BTreeSet,
     hash::{BuildHasher, Hasher, RandomState},
     os::fd::{AsFd, AsRawFd},
@@ -12,7 +13,7 @@ use aya::{
     maps::{Array, Map, MapData, PerCpuArray},
     programs::{Program, SchedClassifier, Xdp},
 };
-use mailflow_common::{PORT_WORDS, PortSet, SEED_CELLS, Sharing, Silences, Totals};
+use mailflow_common::{Facts, PORT_WORDS, PortSet, SEED_CELLS, Sharing, Silences, Totals};
 
 use super::{
     error::KernelError,
@@ -79,6 +80,14 @@ pub struct SilenceLimits {
     pub unanswered: Duration,
     /// Otherwise.
     pub idle: Duration,
+}
+
+impl SilenceLimits {
+    /// How long a flow with these facts may be silent: what the program's `patience` says in ticks.
+    pub(super) fn of(&self, facts: &Facts) -> Duration {
+        let open = if facts.unanswered() { self.unanswered.min(self.idle) } else { self.idle };
+        if facts.closed() { self.closed.min(open) } else { open }
+    }
 }
 
 /// Shows the kernel's ticks; whatever else is loaded needs it.
@@ -202,8 +211,7 @@ impl Loaded {
     /// The seed by which the tables are filled: their own, where they were taken over.
     fn seed(&mut self) -> Result<[u64; 2], KernelError> {
         let mut cells: Array<_, u64> = self.data("SHARES")?;
-        let read = |cell| cells.get(&cell, 0).map_err(map_error("SHARES"));
-        let known = [read(SEED_CELLS[0])?, read(SEED_CELLS[1])?];
+        let known = known_seed(&cells)?;
         if known != [0; 2] {
             return Ok(known);
         }
@@ -276,6 +284,12 @@ impl Loaded {
     }
 }
 
-fn map_error<E: Into<aya::maps::MapError>>(map: &'static str) -> impl Fn(E) -> KernelError {
+/// The seed by which tables were filled, of which these are the shares; zeros where they never were.
+pub(super) fn known_seed(shares: &Array<impl Borrow<MapData>, u64>) -> Result<[u64; 2], KernelError> {
+    let read = |cell| shares.get(&cell, 0).map_err(map_error("SHARES"));
+    Ok([read(SEED_CELLS[0])?, read(SEED_CELLS[1])?])
+}
+
+pub(super) fn map_error<E: Into<aya::maps::MapError>>(map: &'static str) -> impl Fn(E) -> KernelError {
     move |error| KernelError::Map { map, source: Box::new(error.into()) }
 }
