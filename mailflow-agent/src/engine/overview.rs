@@ -10,7 +10,6 @@ use super::{
     evaluate::Watch,
     event::{Value, WindowValue},
     lane::SHARDS,
-    settings::Measure,
     subject::Subject,
     time::Time,
     watched::Watched,
@@ -67,15 +66,7 @@ impl Survey {
 
     /// A subject with what its windows hold at `now`.
     fn see(&mut self, (rule, watch): (usize, &Watch), subject: &Subject, watched: &Watched, now: Time) {
-        for (term, frame) in watch.plan.frames().iter().enumerate() {
-            // A ratio says nothing without the number it is a part of.
-            if matches!(frame.measure, Measure::Ratio { .. }) {
-                continue;
-            }
-            let value = watch.plan.value(watched.stores(), term, now);
-            if value.number() == 0 {
-                continue;
-            }
+        for (term, value) in watch.held(watched, now) {
             if term == 0
                 && let Some(standing) = self.rules.get_mut(rule)
             {

@@ -19,7 +19,7 @@ use super::{
     evidence::Evidence,
     lane::{Known, SHARDS},
     plan::Plan,
-    settings::{Measure, Rule},
+    settings::Rule,
     subject::Subject,
     time::{Epoch, Time},
     watched::Around,
@@ -91,21 +91,16 @@ impl Evaluator {
         }
     }
 
-    /// The value of each term of each rule for each subject at `now`, where it is not zero; ordered.
-    /// Ratios are left out: they say nothing without the number they are a part of.
+    /// What the windows of each subject of each rule hold at `now`, see [`Watch::held`]; ordered.
     pub(super) fn values(&self, now: Time) -> Vec<WindowValue> {
         let mut values = Vec::new();
         for watch in &self.watches {
             let before = values.len();
             for (subject, watched) in watch.unknown.iter() {
-                for (term, frame) in watch.plan.frames().iter().enumerate() {
-                    let value = watch.plan.value(watched.stores(), term, now);
-                    let name =
-                        watch.plan.name(term).filter(|_| !matches!(frame.measure, Measure::Ratio { .. }));
-                    if let Some(name) = name.filter(|_| value.number() > 0) {
-                        let (rule, term) = (watch.plan.rule.name.clone(), name.clone());
-                        values.push(WindowValue { rule, term, subject: subject.clone(), value });
-                    }
+                for (term, value) in watch.held(watched, now) {
+                    let Some(name) = watch.plan.name(term) else { continue };
+                    let (rule, term) = (watch.plan.rule.name.clone(), name.clone());
+                    values.push(WindowValue { rule, term, subject: subject.clone(), value });
                 }
             }
             // Stable: a rule's terms stay in their order.

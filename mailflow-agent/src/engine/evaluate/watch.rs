@@ -4,13 +4,16 @@ use std::sync::Arc;
 
 use super::super::{
     assets::Networks,
-    event::Alert,
+    event::{Alert, Value},
     flow::FlowRecord,
     lane::{Known, Lane},
     plan::Plan,
     rule::Ends,
+    settings::Measure,
+    store::Frame,
     tally::Stage,
     time::{Epoch, Time},
+    watched::Watched,
 };
 
 /// A rule with its subjects.
@@ -47,6 +50,19 @@ impl Watch {
             Known::Allowed => &mut self.allowed,
         };
         (&self.plan, lane)
+    }
+
+    /// What the windows of one of its subjects hold at `now`: the number of each term, and its value where that
+    /// is not zero. Ratios are left out: they say nothing without the number they are a part of.
+    pub(in super::super) fn held<'a>(
+        &'a self,
+        watched: &'a Watched,
+        now: Time,
+    ) -> impl Iterator<Item = (usize, Value)> + 'a {
+        let counted = |frame: &Frame| !matches!(frame.measure, Measure::Ratio { .. });
+        let terms = self.plan.frames().iter().enumerate().filter(move |(_, frame)| counted(frame));
+        let values = terms.map(move |(term, _)| (term, self.plan.value(watched.stores(), term, now)));
+        values.filter(|(_, value)| value.number() > 0)
     }
 
     /// Whether the rule counts the flow of `record`, as far as that can be told without its ends.
