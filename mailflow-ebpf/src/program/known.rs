@@ -1,6 +1,6 @@
-//! The short way of mail: a packet amid a connection whose flow is known, and has been looked into.
+//! The short way of mail: a packet amid a connection whose flow is known.
 
-use mailflow_common::{Totals, opening, side};
+use mailflow_common::Totals;
 use mailflow_ebpf::Plain;
 
 use super::{
@@ -34,12 +34,7 @@ pub(super) unsafe fn known<P: Packet>(
             return false;
         }
         if sum.payload != 0 {
-            let facts = &raw const (*flow).facts;
-            let seen = if up { (*facts).opening_up } else { (*facts).opening_down };
-            if (*facts).looked & !side::BITS < recognise::LOOKED_INTO || seen == opening::NONE {
-                return false;
-            }
-            recognise::spoke(flow, sum.payload, up);
+            recognise::payload(packet, flow, &segment, up);
         }
         add(flow, up, &sum, now);
         sum.add_to(if up { &raw mut (*totals).up } else { &raw mut (*totals).down });

@@ -6,7 +6,7 @@ use mailflow_ebpf::{Header, Segment};
 use super::{packet::Packet, tally::add32};
 
 /// Payload packets of a flow that are looked into: enough for greeting, EHLO, STARTTLS and TLS.
-pub(super) const LOOKED_INTO: u8 = 16;
+const LOOKED_INTO: u8 = 16;
 /// A server's answer to a message is at most this long ...
 const ANSWER: u32 = 200;
 /// ... and follows at least this much from the client.
@@ -34,7 +34,7 @@ pub(super) unsafe fn payload<P: Packet>(packet: &P, flow: *mut FlowCounters, seg
 
 /// Estimates messages: payload of the server, where it is short, answers what the client sent since the last.
 #[inline(always)]
-pub(super) unsafe fn spoke(flow: *mut FlowCounters, length: u32, up: bool) {
+unsafe fn spoke(flow: *mut FlowCounters, length: u32, up: bool) {
     // SAFETY: the caller's, as above.
     unsafe {
         if up {
