@@ -284,9 +284,10 @@ fn wanted(name: &str, options: Option<&LoadOptions>) -> (MapType, usize, usize, 
 
 #[cfg(test)]
 mod tests {
+    use mailflow_common::{FlowKey, Scope, Vlans};
     use sha2::{Digest, Sha256};
 
-    use super::*;
+    use super::{super::batch, *};
 
     /// Changes with what the tables' keys and values are. If it is another one than here, raise [`LAYOUT`]
     /// where their meaning changed too, and note the new one.
@@ -308,6 +309,35 @@ mod tests {
         }
         let hash: String = hash.finalize().iter().take(4).map(|byte| format!("{byte:02x}")).collect();
         assert_eq!((LAYOUT, hash.as_str()), (2, "9850882f"));
+    }
+
+    /// Where a flow lies is part of the layout as well: its key's bytes, and what lies beside its counters.
+    #[test]
+    fn the_places_of_flows_are_those_of_the_layout() {
+        let place = |client: &str, server: &str| {
+            let [client, server] = [client, server].map(|end| end.parse::<std::net::IpAddr>().unwrap());
+            let scope = Scope::new(Vlans::default().push(7), 6, client.is_ipv6());
+            let (client, server) = (client.into(), server.into());
+            let key = FlowKey { client, server, client_port: 40_000, server_port: 25, scope };
+            let (place, rest) = Place::of(&key, &[3, 5]);
+            let entry = Entry { rest, ..Entry::default() };
+            let beside = batch::bytes(&[entry])[size_of::<FlowCounters>()..].to_vec();
+            let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+            (hex(batch::bytes(&[place])), hex(&beside))
+        };
+        let known = [
+            (("10.1.2.3", "198.51.100.4"), ("0a010203c63364041900409c07000006", "0".repeat(48))),
+            (
+                ("2001:db8:1:2:3:4:5:6", "2001:db8:9::25"),
+                (
+                    "258010223cad7ab01900409c07000086",
+                    "0001000220010db80009000020010db80000002500000000".to_owned(),
+                ),
+            ),
+        ];
+        for ((client, server), (key, beside)) in known {
+            assert_eq!(place(client, server), (key.to_owned(), beside), "{LAYOUT}");
+        }
     }
 
     #[test]
