@@ -3,6 +3,7 @@
 use std::{
     fs::File,
     io::{self, BufRead, BufReader, Read},
+    os::fd::AsFd,
     path::Path,
     sync::{
         Arc,
@@ -15,6 +16,9 @@ use flate2::read::MultiGzDecoder;
 /// What a gzip member begins with (RFC 1952, 2.3.1).
 const GZIP: [u8; 2] = [0x1f, 0x8b];
 
+/// What stands for standard input instead of a file.
+const STDIN: &str = "-";
+
 /// A file's contents, unpacked where it is packed. Nothing is sought in it, so that it may be a pipe.
 pub struct Packed {
     contents: Box<dyn Read + Send>,
@@ -22,13 +26,18 @@ pub struct Packed {
 }
 
 impl Packed {
-    /// Opens a file.
+    /// Opens a file; `-` is standard input.
     ///
     /// # Errors
     /// It cannot be opened or read.
     pub fn open(path: &Path) -> io::Result<Self> {
         let position = Arc::new(AtomicU64::new(0));
-        let mut file = BufReader::new(Counted { file: File::open(path)?, position: Arc::clone(&position) });
+        let file = if path == Path::new(STDIN) {
+            File::from(io::stdin().as_fd().try_clone_to_owned()?)
+        } else {
+            File::open(path)?
+        };
+        let mut file = BufReader::new(Counted { file, position: Arc::clone(&position) });
         let packed = file.fill_buf()?.starts_with(&GZIP);
         let contents: Box<dyn Read + Send> =
             if packed { Box::new(MultiGzDecoder::new(file)) } else { Box::new(file) };

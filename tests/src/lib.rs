@@ -5,5 +5,6 @@ pub mod guest;
 pub mod lab;
 pub mod mutants;
 pub mod pcap;
+pub mod pcapng;
 pub mod slow;
 pub mod wire;

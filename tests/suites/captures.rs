@@ -1,5 +1,10 @@
 //! Real captures, replayed through the loaded program, against a recount that shares no code with it.
 
+#[path = "captures/files.rs"]
+mod files;
+#[path = "captures/snapped.rs"]
+mod snapped;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,

@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use mailflow_common::{Reason, Totals};
 use tracing::{error, info, warn};
 
 use super::{
@@ -81,9 +82,22 @@ pub fn run(config: &Config, role: Role, captures: &[PathBuf], at_end: AtEnd) -> 
         }
     }
     progress.end();
-    replay.finish(config, at_end)?;
-    info!(frames = result.frames, skipped = result.skipped, damaged = result.damaged, "replayed");
+    let totals = replay.finish(config, at_end)?;
+    let counted = totals.up.buffers + totals.down.buffers;
+    let Replayed { frames, skipped, damaged } = result;
+    info!(frames, counted, skipped, damaged, "replayed");
+    if let Some(reasons) = uncounted(&totals) {
+        info!("not counted: {reasons}");
+    }
     Ok(result)
+}
+
+/// Why frames were not counted to a flow, and how many: with those that were, they are all.
+fn uncounted(totals: &Totals) -> Option<String> {
+    let told = Reason::ALL.into_iter().map(|reason| (reason.name(), totals.reason(reason)));
+    let told: Vec<String> =
+        told.filter(|(_, frames)| *frames > 0).map(|(name, frames)| format!("{name} {frames}")).collect();
+    (!told.is_empty()).then(|| told.join(", "))
 }
 
 /// Why a capture was left.
@@ -169,18 +183,16 @@ impl Replay {
             self.next_poll = self.now + self.poll_interval;
         }
         self.kernel.set_now(self.now)?;
-        let Frame { mut bytes, length, .. } = frame;
-        let captured = bytes.len().min(HEAD);
-        // What was not captured is zeros: the length on the wire is what counts.
-        bytes.resize(length.max(bytes.len()), 0);
-        match self.kernel.run(self.program, &bytes, None) {
-            Ok(_) => Ok(()),
-            // Larger than the kernel takes: its head, and its length told beside it.
-            Err(_) => {
-                let length = bytes.len() as u32;
-                Ok(self.kernel.run_head(self.program, &bytes[..captured], length).map(drop)?)
-            }
+        let Frame { bytes, length, .. } = frame;
+        // Written whole, and not larger than the kernel takes.
+        if bytes.len() >= length && self.kernel.run(self.program, &bytes, None).is_ok() {
+            return Ok(());
         }
+        // Otherwise its head, and its length told beside it: what was not captured is no payload of zeros, and
+        // a length that only stands in a file costs no memory.
+        let head = &bytes[..bytes.len().min(HEAD)];
+        let length = u32::try_from(length.max(bytes.len())).unwrap_or(u32::MAX);
+        Ok(self.kernel.run_head(self.program, head, length).map(drop)?)
     }
 
     fn poll(&mut self) -> Result<()> {
@@ -191,7 +203,8 @@ impl Replay {
         .map(drop)
     }
 
-    fn finish(mut self, config: &Config, at_end: AtEnd) -> Result<()> {
+    /// Goes to the end; gives back what the program counted.
+    fn finish(mut self, config: &Config, at_end: AtEnd) -> Result<Totals> {
         self.poll()?;
         if at_end == AtEnd::Drain {
             let longest = config.engine.rules.iter().map(|rule| rule.memory()).max();
@@ -204,6 +217,8 @@ impl Replay {
         cycle::last_look(&mut kernel, &mut engine, &mut Keeper::none(), (now, EPOCH), |effects| {
             outputs.write_all(effects, EPOCH)
         })?;
-        outputs.close(GRACE)
+        let totals = kernel.totals()?;
+        outputs.close(GRACE)?;
+        Ok(totals)
     }
 }

@@ -1,6 +1,13 @@
 //! Captures: pcap and pcapng files as frames with times.
+//!
+//! Read here rather than by a library: what the formats allow must not cost a frame (times in units of a
+//! power of two, offsets of either byte order, blocks of old writers), and what was read of a file that ends
+//! too early counts.
 
+mod input;
 mod link;
+mod pcap;
+mod pcapng;
 
 use std::{
     io,
@@ -11,16 +18,14 @@ use std::{
     },
 };
 
-use pcap_parser::{
-    Block, LegacyPcapBlock, Linktype, PcapBlockOwned, PcapError, PcapHeader, create_reader,
-    traits::{PcapNGPacketBlock, PcapReaderIterator},
+use self::{
+    input::{Input, Stop},
+    pcap::Pcap,
+    pcapng::PcapNg,
 };
-
 use crate::packed::Packed;
 
-/// Where reading starts; it grows with the largest block.
-const BUFFER: usize = 1 << 20;
-/// A block larger than this is damage, not a frame.
+/// A record longer than this is damage, not a frame.
 const LARGEST: usize = 64 << 20;
 
 /// Why a capture cannot be read on.
@@ -35,10 +40,12 @@ pub enum CaptureError {
         source: io::Error,
     },
     /// It is neither pcap nor pcapng.
-    #[error("{}: neither pcap nor pcapng", path.display())]
+    #[error("{}: neither pcap nor pcapng; {found}", path.display())]
     Format {
         /// The file.
         path: PathBuf,
+        /// What it is instead.
+        found: String,
     },
     /// It ends within a record, or a record contradicts itself.
     #[error("{}: damaged after frame {frames}: {reason}", path.display())]
@@ -64,26 +71,54 @@ pub struct Frame {
 }
 
 /// An interface of a capture.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Source {
-    link: Linktype,
+    /// Link type.
+    link: u32,
     /// Units of time in a second.
-    resolution: u64,
+    resolution: u128,
     /// Seconds to add.
     offset: i64,
     /// Most bytes captured of a frame; 0 for all.
     snap: u32,
 }
 
+/// What a record holds.
+enum Found {
+    Frame(Frame),
+    /// A frame whose link type carries no IP, or is not known.
+    Skipped,
+    /// No frame.
+    Nothing,
+}
+
+impl Source {
+    fn frame(&self, units: u64, data: &[u8], length: u32) -> Found {
+        let nanos = (u128::from(units) * 1_000_000_000).checked_div(self.resolution).unwrap_or_default();
+        let nanos = i128::try_from(nanos).unwrap_or(i128::MAX);
+        let nanos = nanos.saturating_add(i128::from(self.offset) * 1_000_000_000);
+        match link::ethernet(self.link, data, length as usize) {
+            Some((bytes, length)) => {
+                Found::Frame(Frame { time: u64::try_from(nanos).unwrap_or(0), bytes, length })
+            }
+            None => Found::Skipped,
+        }
+    }
+}
+
 /// An open capture.
 pub struct Capture {
     path: PathBuf,
     position: Arc<AtomicU64>,
-    reader: Box<dyn PcapReaderIterator + Send>,
-    sources: Vec<Source>,
+    input: Input,
+    format: Format,
     frames: u64,
     skipped: u64,
-    capacity: usize,
+}
+
+enum Format {
+    Pcap(Pcap),
+    PcapNg(PcapNg),
 }
 
 impl Capture {
@@ -92,20 +127,32 @@ impl Capture {
     /// # Errors
     /// It cannot be read, or is none.
     pub fn open(path: &Path) -> Result<Self, CaptureError> {
-        let failed = |source| CaptureError::File { path: path.to_owned(), source };
-        let file = Packed::open(path).map_err(failed)?;
+        let path = path.to_owned();
+        let file = match Packed::open(&path) {
+            Ok(file) => file,
+            Err(source) => return Err(CaptureError::File { path, source }),
+        };
         let position = file.position();
-        match create_reader(BUFFER, file) {
-            Ok(reader) => Ok(Self {
-                path: path.to_owned(),
-                position,
-                reader,
-                sources: Vec::new(),
-                frames: 0,
-                skipped: 0,
-                capacity: BUFFER,
-            }),
-            Err(_) => Err(CaptureError::Format { path: path.to_owned() }),
+        let mut input = Input::new(file);
+        let magic = match input.magic() {
+            Ok(magic) => magic,
+            Err(source) => return Err(CaptureError::File { path, source }),
+        };
+        let format = match <[u8; 4]>::try_from(&magic[..]) {
+            Ok(pcapng::MAGIC) => Ok(Some(Format::PcapNg(PcapNg::default()))),
+            Ok(magic) => Pcap::open(magic, &mut input).map(|pcap| pcap.map(Format::Pcap)),
+            Err(_) => Ok(None),
+        };
+        match format {
+            Ok(Some(format)) => Ok(Self { path, position, input, format, frames: 0, skipped: 0 }),
+            Ok(None) if magic.is_empty() => {
+                Err(CaptureError::Format { path, found: "it is empty".to_owned() })
+            }
+            Ok(None) => {
+                let bytes: Vec<String> = magic.iter().map(|byte| format!("{byte:02x}")).collect();
+                Err(CaptureError::Format { path, found: format!("it begins with {}", bytes.join(" ")) })
+            }
+            Err(stop) => Err(CaptureError::Damaged { path, frames: 0, reason: stop.to_string() }),
         }
     }
 
@@ -125,114 +172,25 @@ impl Capture {
     /// The capture is damaged here. What came before is good.
     pub fn next_frame(&mut self) -> Result<Option<Frame>, CaptureError> {
         loop {
-            let (sources, skipped) = (&mut self.sources, &mut self.skipped);
-            match self.reader.next() {
-                Ok((offset, block)) => {
-                    let found = read(&block, sources);
-                    self.reader.consume(offset);
-                    match found {
-                        Found::Frame(frame) => {
-                            self.frames += 1;
-                            return Ok(Some(frame));
-                        }
-                        Found::Skipped => *skipped += 1,
-                        Found::Nothing => {}
-                        Found::Damage(reason) => return Err(self.damaged(reason)),
-                    }
+            let found = match &mut self.format {
+                Format::Pcap(pcap) => pcap.next(&mut self.input),
+                Format::PcapNg(pcapng) => pcapng.next(&mut self.input),
+            };
+            match found {
+                Ok(Some(Found::Frame(frame))) => {
+                    self.frames += 1;
+                    return Ok(Some(frame));
                 }
-                Err(PcapError::Eof) => return Ok(None),
-                Err(PcapError::Incomplete(_)) => {
-                    if self.reader.reader_exhausted() {
-                        return Err(self.damaged("it ends within a record"));
-                    }
-                    if self.reader.refill().is_err() {
-                        return Err(self.damaged("it cannot be read on"));
-                    }
-                }
-                Err(PcapError::BufferTooSmall) => {
-                    self.capacity *= 2;
-                    if self.capacity > LARGEST || !self.reader.grow(self.capacity) {
-                        return Err(self.damaged("a record of an impossible length"));
-                    }
-                }
-                Err(PcapError::UnexpectedEof) => return Err(self.damaged("it ends within a record")),
-                Err(PcapError::ReadError) => return Err(self.damaged("it cannot be read on")),
-                Err(_) => return Err(self.damaged("a record that contradicts itself")),
+                Ok(Some(Found::Skipped)) => self.skipped += 1,
+                Ok(Some(Found::Nothing)) => {}
+                Ok(None) => return Ok(None),
+                Err(stop) => return Err(self.damaged(&stop)),
             }
         }
     }
 
-    fn damaged(&self, reason: impl Into<String>) -> CaptureError {
-        CaptureError::Damaged { path: self.path.clone(), frames: self.frames, reason: reason.into() }
-    }
-}
-
-enum Found {
-    Frame(Frame),
-    /// A frame whose link type carries no IP.
-    Skipped,
-    /// No frame.
-    Nothing,
-    Damage(&'static str),
-}
-
-fn read(block: &PcapBlockOwned<'_>, sources: &mut Vec<Source>) -> Found {
-    match block {
-        PcapBlockOwned::LegacyHeader(header) => {
-            *sources = vec![legacy_source(header)];
-            Found::Nothing
-        }
-        PcapBlockOwned::Legacy(packet) => legacy(packet, sources),
-        PcapBlockOwned::NG(Block::SectionHeader(_)) => {
-            sources.clear();
-            Found::Nothing
-        }
-        PcapBlockOwned::NG(Block::InterfaceDescription(interface)) => {
-            let Some(resolution) = interface.ts_resolution() else {
-                return Found::Damage("an interface whose time has an impossible resolution");
-            };
-            let offset = interface.ts_offset();
-            sources.push(Source { link: interface.linktype, resolution, offset, snap: interface.snaplen });
-            Found::Nothing
-        }
-        PcapBlockOwned::NG(Block::EnhancedPacket(packet)) => {
-            let Some(source) = sources.get(packet.if_id as usize) else {
-                return Found::Damage("a frame of an interface that was not described");
-            };
-            let units = u64::from(packet.ts_high) << 32 | u64::from(packet.ts_low);
-            frame(source, units, packet.packet_data(), packet.origlen)
-        }
-        PcapBlockOwned::NG(Block::SimplePacket(packet)) => {
-            let Some(source) = sources.first() else {
-                return Found::Damage("a frame of an interface that was not described");
-            };
-            let snap = if source.snap == 0 { u32::MAX } else { source.snap };
-            let captured = packet.origlen.min(snap) as usize;
-            let data = packet.raw_packet_data();
-            frame(source, 0, &data[..captured.min(data.len())], packet.origlen)
-        }
-        PcapBlockOwned::NG(_) => Found::Nothing,
-    }
-}
-
-fn legacy_source(header: &PcapHeader) -> Source {
-    let resolution = if header.is_nanosecond_precision() { 1_000_000_000 } else { 1_000_000 };
-    Source { link: Linktype(header.network.0 & 0xffff), resolution, offset: 0, snap: 0 }
-}
-
-fn legacy(packet: &LegacyPcapBlock<'_>, sources: &[Source]) -> Found {
-    let Some(source) = sources.first() else { return Found::Damage("a frame before the header") };
-    let units = u64::from(packet.ts_sec) * source.resolution + u64::from(packet.ts_usec);
-    frame(source, units, packet.data, packet.origlen)
-}
-
-fn frame(source: &Source, units: u64, data: &[u8], length: u32) -> Found {
-    let nanos = u128::from(units) * 1_000_000_000 / u128::from(source.resolution.max(1));
-    let nanos = nanos as i128 + i128::from(source.offset) * 1_000_000_000;
-    match link::ethernet(source.link, data, length as usize) {
-        Some((bytes, length)) => {
-            Found::Frame(Frame { time: u64::try_from(nanos).unwrap_or(0), bytes, length })
-        }
-        None => Found::Skipped,
+    fn damaged(&self, stop: &Stop) -> CaptureError {
+        let (path, frames) = (self.path.clone(), self.frames + self.skipped);
+        CaptureError::Damaged { path, frames, reason: stop.to_string() }
     }
 }

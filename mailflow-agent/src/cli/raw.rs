@@ -332,7 +332,7 @@ Exit status: 0 in force, 1 refused, or the agent does not answer, 2 bad usage.";
 /// What `replay` was told.
 #[derive(Args, Clone, Debug, PartialEq, Eq)]
 pub struct ReplayArgs {
-    /// pcap or pcapng files, gzip-compressed or not; more than one are one history
+    /// pcap or pcapng files, gzip-compressed or not, or - for standard input; more than one are one history
     #[arg(value_name = "CAPTURE", required = true)]
     pub captures: Vec<PathBuf>,
     /// Where flow records go, as JSON lines: a file, - for standard output, or off
@@ -370,7 +370,7 @@ Examples:
 /// What `backtest` was told.
 #[derive(Args, Clone, Debug, PartialEq, Eq)]
 pub struct BacktestArgs {
-    /// Flow logs, gzip-compressed or not; all of them are one history
+    /// Flow logs, gzip-compressed or not, or - for standard input; all of them are one history
     #[arg(value_name = "FLOWLOG", required = true)]
     pub logs: Vec<PathBuf>,
     /// Where alerts go, as JSON lines: a file, - for standard output (the default, whatever the
