@@ -16,6 +16,7 @@ use mailflow_agent::{
     cli::{self, BacktestArgs, Command, Exit, LogArgs, ReplayArgs, RunArgs},
     clock,
     config::{self, Config},
+    kernel::Lookout,
     privileges,
 };
 use tracing::{error, warn};
@@ -137,6 +138,8 @@ const fn at_end(drain: bool) -> AtEnd {
 }
 
 fn run(path: Option<PathBuf>, args: RunArgs) -> Exit {
+    // Before anything is read, and before there is a second thread.
+    let lookout = Lookout::start();
     let mut config = match load(path.as_deref()) {
         Ok(config) => config,
         Err(exit) => return exit,
@@ -144,6 +147,9 @@ fn run(path: Option<PathBuf>, args: RunArgs) -> Exit {
     for warning in config.over(clock::unix_nanos()) {
         warn!("{warning}");
     }
+    let lookout = lookout.inspect_err(|error| {
+        warn!(%error, "no process looks at the hooks: whether another program comes before ours is not known");
+    });
     if let Err(error) = cli::overrides::apply(&mut config, args.clone()) {
         eprintln!("{error}");
         return Exit::Usage;
@@ -160,7 +166,7 @@ fn run(path: Option<PathBuf>, args: RunArgs) -> Exit {
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = runtime.worker_threads(2).enable_all().on_thread_start(privileges::give_up_all).build();
     let result = match runtime {
-        Ok(runtime) => runtime.block_on(agent::run(config, source)),
+        Ok(runtime) => runtime.block_on(agent::run(config, source, lookout.ok())),
         Err(error) => Err(error.into()),
     };
     match result {

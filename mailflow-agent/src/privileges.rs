@@ -10,18 +10,36 @@ const USE_WITHOUT_BPF: KernelVersion = KernelVersion(5, 19);
 
 /// What the agent goes on using on a kernel, as far as it was given, with the reasons.
 pub fn needed_after_start(version: KernelVersion) -> Vec<(Capability, &'static str)> {
-    let hooks = "the kernel says only then which programs are at a hook, and which is the first";
-    let names = "the names of others' programs; the shipped unit does without";
-    let mut needed = vec![(Capability::CAP_NET_ADMIN, hooks), (Capability::CAP_SYS_ADMIN, names)];
+    let mut needed = Vec::new();
+    if version < KernelVersion::TCX {
+        needed.push((Capability::CAP_NET_ADMIN, "filters of clsact come and go only with it"));
+    }
     if version < USE_WITHOUT_BPF {
         needed.push((Capability::CAP_BPF, "the kernel refuses every bpf(2) command without it"));
     }
     needed
 }
 
+/// What the process that looks at the hooks keeps, as far as it was given, with the reasons.
+pub const LOOKOUT_KEEPS: [(Capability, &str); 2] = [
+    (
+        Capability::CAP_NET_ADMIN,
+        "the kernel says only then which programs are at a hook, and which is the first",
+    ),
+    (Capability::CAP_SYS_ADMIN, "the names of others' programs; the shipped unit does without"),
+];
+
+/// Takes all capabilities from this thread but those of [`LOOKOUT_KEEPS`].
+///
+/// # Errors
+/// The system refuses.
+pub fn keep_for_lookout() -> Result<(), caps::errors::CapsError> {
+    keep_of(LOOKOUT_KEEPS.map(|(capability, _)| capability)).map(drop)
+}
+
 /// Takes all capabilities from this thread, and from those that it starts: for threads that need none.
 pub fn give_up_all() {
-    // A thread that has some left has what it was started with; `who_has_some` tells.
+    // A thread that has some left has what it was started with; `others_that_have_some` tells.
     let _ = give_up(&CapsHashSet::new());
 }
 
@@ -30,16 +48,28 @@ pub fn give_up_all() {
 /// # Errors
 /// The system refuses.
 pub fn give_up_what_is_not_needed(version: KernelVersion) -> Result<Vec<String>, caps::errors::CapsError> {
-    let held = caps::read(None, CapSet::Permitted)?;
-    let needed: CapsHashSet = needed_after_start(version)
-        .into_iter()
-        .map(|(capability, _)| capability)
-        .filter(|capability| held.contains(capability))
-        .collect();
-    give_up(&needed)?;
-    let mut names: Vec<String> = needed.iter().map(ToString::to_string).collect();
+    let kept = keep_of(needed_after_start(version).into_iter().map(|(capability, _)| capability))?;
+    Ok(names(&kept))
+}
+
+/// What a process holds, by name; nothing where it cannot be told.
+pub fn held_by(process: u32) -> Vec<String> {
+    let process = i32::try_from(process).ok();
+    names(&caps::read(process, CapSet::Permitted).unwrap_or_default())
+}
+
+fn names(capabilities: &CapsHashSet) -> Vec<String> {
+    let mut names: Vec<String> = capabilities.iter().map(ToString::to_string).collect();
     names.sort();
-    Ok(names)
+    names
+}
+
+/// Gives up what is not wanted; what is left of that.
+fn keep_of(wanted: impl IntoIterator<Item = Capability>) -> Result<CapsHashSet, caps::errors::CapsError> {
+    let held = caps::read(None, CapSet::Permitted)?;
+    let keep = wanted.into_iter().filter(|capability| held.contains(capability)).collect();
+    give_up(&keep)?;
+    Ok(keep)
 }
 
 fn give_up(keep: &CapsHashSet) -> Result<(), caps::errors::CapsError> {
@@ -59,10 +89,13 @@ fn give_up(keep: &CapsHashSet) -> Result<(), caps::errors::CapsError> {
     caps::set(None, CapSet::Permitted, keep)
 }
 
-/// The threads of this process that hold capabilities, with what they hold, as hexadecimal digits.
-pub fn who_has_some() -> Vec<(String, String)> {
+/// The threads of this process but the first that hold capabilities, with what they hold, as hexadecimal
+/// digits.
+pub fn others_that_have_some() -> Vec<(String, String)> {
+    let first = std::process::id().to_string();
     let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
-    let held = tasks.filter_map(|task| {
+    let others = tasks.filter(|task| task.file_name().to_str() != Some(&first));
+    let held = others.filter_map(|task| {
         let status = std::fs::read_to_string(task.path().join("status")).ok()?;
         let field =
             |name: &str| Some(status.lines().find_map(|line| line.strip_prefix(name))?.trim().to_owned());
@@ -84,8 +117,9 @@ mod tests {
                 .map(|(capability, _)| capability.to_string())
                 .collect::<Vec<_>>()
         };
-        assert_eq!(needed(KernelVersion(6, 6)), ["CAP_NET_ADMIN", "CAP_SYS_ADMIN"]);
-        assert_eq!(needed(KernelVersion(5, 10)), ["CAP_NET_ADMIN", "CAP_SYS_ADMIN", "CAP_BPF"]);
+        assert!(needed(KernelVersion(6, 6)).is_empty());
+        assert_eq!(needed(KernelVersion(6, 1)), ["CAP_NET_ADMIN"]);
+        assert_eq!(needed(KernelVersion(5, 10)), ["CAP_NET_ADMIN", "CAP_BPF"]);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use mailflow_agent::{
     clock,
     config::{Hook, Role},
     engine::flow::Fate,
-    kernel::{Kernel, KernelVersion, Standing, Verify},
+    kernel::{Kernel, KernelVersion, Lookout, Standing, Verify},
     privileges,
 };
 use mailflow_tests::{
@@ -78,7 +78,10 @@ pub(crate) fn run(interface: &str) -> ExitCode {
 
 fn serve(interface: &str) -> Result<()> {
     confine().context("becoming the service's user")?;
+    let lookout = Lookout::start().context("the process that looks at the hooks")?;
+    let beside = privileges::held_by(lookout.process());
     let mut kernel = load::tc_mirror()?;
+    kernel.look_through(lookout);
     kernel.attach(interface, Role::Mirror, Hook::Tc)?;
     let held = privileges::give_up_what_is_not_needed(KernelVersion::running()?)?;
     println!("{COUNTS}");
@@ -95,8 +98,19 @@ fn serve(interface: &str) -> Result<()> {
     same("standing", standing, vec![Standing::Attached { position: Some(1) }])?;
     let flows = kernel.snapshot(clock::now())?.flows;
     same("fates", kernel.remove(&flows)?, vec![Fate::Removed])?;
+    // As a reload does, or an interface that comes back.
+    kernel.unwatch(interface);
+    kernel.attach(interface, Role::Mirror, Hook::Tc)?;
+    kernel.follow(clock::now(), Verify::Now);
+    let standing: Vec<_> = kernel.places().map(|place| place.standing).collect();
+    same("standing, attached again", standing, vec![Standing::Attached { position: Some(1) }])?;
+    ensure!(kernel.lookout().is_some(), "the process that looks at the hooks is gone");
     kernel.detach();
-    println!("`{}`", held.join("`, `"));
+    let shown = |held: &[String]| match held {
+        [] => "nothing".to_owned(),
+        held => format!("`{}`", held.join("`, `")),
+    };
+    println!("{}; beside it {}", shown(&held), shown(&beside));
     Ok(())
 }
 

@@ -9,6 +9,8 @@ mod beside;
 mod chain;
 #[path = "attach/life.rs"]
 mod life;
+#[path = "attach/lookout.rs"]
+mod lookout;
 #[path = "attach/mirror.rs"]
 mod mirror;
 #[path = "attach/watched.rs"]

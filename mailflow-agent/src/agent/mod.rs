@@ -38,7 +38,7 @@ use crate::{
     config::Config,
     control::{self, Order, Reply, Request},
     http,
-    kernel::{KernelVersion, LinkChanges},
+    kernel::{KernelVersion, LinkChanges, Lookout},
     privileges,
     signal::{Asked, Signals},
 };
@@ -48,12 +48,13 @@ const GRACE: Duration = Duration::from_secs(5);
 /// Orders that may wait for the poll that is on.
 const ORDERS: usize = 16;
 
-/// Counts until asked to stop. `source` is where `config` came from.
+/// Counts until asked to stop. `source` is where `config` came from; `lookout` looks at the hooks from the moment
+/// on when the agent itself may not any more.
 ///
 /// # Errors
 /// It could not start: the metrics port is in use, an output cannot be opened, the kernel refuses
 /// the program or an interface.
-pub async fn run(config: Config, source: Source) -> Result<()> {
+pub async fn run(config: Config, source: Source, lookout: Option<Lookout>) -> Result<()> {
     let mut signals = Signals::listen().context("listening for signals")?;
     let view = Arc::new(View::new(&config, source.name(), clock::unix_seconds())?);
     let listener = match config.outputs.metrics {
@@ -61,11 +62,11 @@ pub async fn run(config: Config, source: Source) -> Result<()> {
         None => None,
     };
     let socket = config.control.socket.as_deref().map(control::bind).transpose()?;
-    let mut pipeline = Pipeline::start(config, Arc::clone(&view))?;
+    let mut pipeline = Pipeline::start(config, Arc::clone(&view), lookout)?;
     let (stopped, server) = serve(listener, Arc::clone(&view));
     let (orders, mut ordered) = mpsc::channel(ORDERS);
     let (dismissed, clerk) = attend(socket, Arc::clone(&view), orders);
-    give_up_privileges(&view);
+    give_up_privileges(&view, pipeline.lookout());
     view.set_ready();
     let mut service = Service::new();
     service.ready(&view.summary());
@@ -129,11 +130,11 @@ pub async fn run(config: Config, source: Source) -> Result<()> {
 }
 
 /// Gives up the capabilities that this kernel does not ask for once everything is attached, and says what is
-/// left.
-fn give_up_privileges(view: &View) {
+/// left, and with whom.
+fn give_up_privileges(view: &View, lookout: Option<&Lookout>) {
     let left = KernelVersion::running().map_err(anyhow::Error::from);
     let left = left.and_then(|version| Ok(privileges::give_up_what_is_not_needed(version)?));
-    let note = match left {
+    let held = match left {
         Ok(left) if left.is_empty() => "no capability is held".to_owned(),
         Ok(left) => format!("capabilities held: {}", left.join(", ")),
         Err(error) => {
@@ -141,10 +142,15 @@ fn give_up_privileges(view: &View) {
             format!("capabilities cannot be given up: {error}")
         }
     };
-    info!("{note}");
-    view.numbers().settings.notes.push(note);
-    // The thread that looks at the hooks is the first.
-    for (thread, held) in privileges::who_has_some().into_iter().skip(1) {
+    let looks = lookout.map(Lookout::process).map(|process| {
+        let held = privileges::held_by(process).join(", ");
+        format!("process {process}, which looks at the hooks, holds {held}")
+    });
+    for note in [Some(held), looks].into_iter().flatten() {
+        info!("{note}");
+        view.numbers().settings.notes.push(note);
+    }
+    for (thread, held) in privileges::others_that_have_some() {
         warn!(%thread, %held, "another thread holds capabilities");
     }
 }

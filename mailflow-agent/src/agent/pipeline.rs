@@ -29,7 +29,7 @@ use crate::{
         settings::Services,
         time::{Epoch, Time},
     },
-    kernel::{self, Begun, Kept, Kernel, KernelError, PinError, Pins, Verify},
+    kernel::{self, Begun, Kept, Kernel, KernelError, Lookout, PinError, Pins, Verify},
     sink::metrics::{Load, Memory, Places},
     state::{Entry, Recovered, Store, Written},
 };
@@ -111,7 +111,7 @@ impl Sinks {
 
 impl Pipeline {
     /// Opens the outputs, loads the program and attaches it: in the order in which failing costs least.
-    pub(super) fn start(mut config: Config, view: Arc<View>) -> Result<Self> {
+    pub(super) fn start(mut config: Config, view: Arc<View>, lookout: Option<Lookout>) -> Result<Self> {
         let pins = pins(&config)?;
         let (store, mut recovered) = match &config.state.directory {
             Some(directory) => Store::open(directory).map(|(store, recovered)| (Some(store), recovered))?,
@@ -134,6 +134,9 @@ impl Pipeline {
             kernel_memory = kernel.memory(),
             "program loaded"
         );
+        if let Some(lookout) = lookout {
+            kernel.look_through(lookout);
+        }
         for interface in &config.interfaces {
             kernel.attach(&interface.name, interface.role, interface.hook)?;
         }
@@ -180,6 +183,11 @@ impl Pipeline {
             lists: ListWatch::new(config.lists.clone(), &config.engine.internal),
             config,
         })
+    }
+
+    /// Who looks at the hooks.
+    pub(super) fn lookout(&self) -> Option<&Lookout> {
+        self.kernel.lookout()
     }
 
     /// What is known of flows and sources.

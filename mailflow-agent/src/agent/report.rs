@@ -9,7 +9,7 @@ use super::delivery::Delivery;
 use crate::{
     config::FlowTable,
     engine::event::Gain,
-    kernel::{Kernel, KernelError, Place, Standing, Sum},
+    kernel::{Kernel, KernelError, Lookout, Place, Standing, Sum},
     sink::metrics::{Attached, Fill, Holding, KernelView},
 };
 
@@ -71,6 +71,7 @@ pub(super) fn kernel_view(
         flows: Fill { entries: held.flows, capacity: tables.flows.into() },
         overflow: Fill { entries: held.sources, capacity: tables.overflow.into() },
         attached: kernel.places().map(shown).collect(),
+        lookout: kernel.lookout().map(Lookout::process),
         totals,
         drain,
     })

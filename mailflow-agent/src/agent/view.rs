@@ -154,6 +154,7 @@ impl control::State for View {
             config_good: self.agent.config_good(),
             poll_seconds: numbers.settings.poll_seconds,
             interfaces: kernel.map(places).unwrap_or_default(),
+            lookout: kernel.map(|kernel| control::Lookout { process: kernel.lookout }),
             flows: kernel.map(|kernel| fill(kernel.flows)).unwrap_or_default(),
             overflow: kernel.map(|kernel| fill(kernel.overflow)).unwrap_or_default(),
             sources: numbers.ledger.tracked(),

@@ -102,6 +102,9 @@ fn show(status: &Status, out: &mut impl Write) -> io::Result<()> {
     for place in &status.interfaces {
         line("interface", shown(place))?;
     }
+    if status.lookout.is_some_and(|lookout| lookout.process.is_none()) {
+        line("WARNING", "nobody looks at the hooks: who comes first at TCX is not known".to_owned())?;
+    }
     let flows = &status.flows;
     line("flows", format!("{} of {}, read every {}s", flows.entries, flows.capacity, status.poll_seconds))?;
     let overflow = &status.overflow;

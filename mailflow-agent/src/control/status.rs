@@ -22,6 +22,8 @@ pub struct Status {
     pub poll_seconds: f64,
     /// The programs at their hooks.
     pub interfaces: Vec<Place>,
+    /// Who looks at the hooks; none until the tables were read once.
+    pub lookout: Option<Lookout>,
     /// The flow table.
     pub flows: Fill,
     /// The table of sources beyond it.
@@ -59,6 +61,14 @@ pub struct Place {
     pub position: Option<u32>,
     /// How often it was attached again.
     pub again: u64,
+}
+
+/// The process that looks at the hooks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Lookout {
+    /// Its number; none once it is gone: then places at TCX cannot be told.
+    pub process: Option<u32>,
 }
 
 /// How full a table is.

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::Finding;
-use crate::control::{Client, Reply, Request, Status};
+use crate::control::{Client, Lookout, Reply, Request, Status};
 
 /// What the running agent says of itself.
 pub(super) fn examine(socket: Option<&Path>) -> Vec<Finding> {
@@ -59,6 +59,17 @@ fn judge(status: &Status) -> Vec<Finding> {
             Finding::bad(where_, "the program is not attached", "see the agent's log")
         });
     }
+    match status.lookout {
+        Some(Lookout { process: Some(process) }) => {
+            findings.push(Finding::ok("lookout", format!("process {process} looks at the hooks")));
+        }
+        Some(Lookout { process: None }) => findings.push(Finding::warn(
+            "lookout",
+            "the process that looks at the hooks is gone: whether another program comes first at TCX is not known",
+            "counting goes on; restart the agent, and see its log",
+        )),
+        None => {}
+    }
     if !status.config_good {
         findings.push(Finding::bad(
             "configuration",
@@ -81,6 +92,11 @@ mod tests {
         let mut status = Status { config_good: true, ..Status::default() };
         assert_eq!(worst(&status), Some(Verdict::Ok));
         status.interfaces = vec![Place { attached: true, position: Some(2), ..Place::default() }];
+        assert_eq!(worst(&status), Some(Verdict::Warn));
+        status.interfaces.clear();
+        status.lookout = Some(Lookout { process: Some(7) });
+        assert_eq!(worst(&status), Some(Verdict::Ok));
+        status.lookout = Some(Lookout { process: None });
         assert_eq!(worst(&status), Some(Verdict::Warn));
         status.conservation.bytes = Ways { up: 0, down: -1 };
         assert_eq!(worst(&status), Some(Verdict::Bad));

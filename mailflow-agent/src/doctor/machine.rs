@@ -50,12 +50,16 @@ fn kernel_version(version: Result<KernelVersion, String>) -> Finding {
 }
 
 fn after_start(version: KernelVersion) -> Finding {
-    let needed = privileges::needed_after_start(version);
-    let each = needed.iter().map(|(capability, reason)| format!("{capability} ({reason})"));
-    Finding::ok(
-        "after start",
-        format!("the agent keeps, as far as it was given them: {}", each.collect::<Vec<_>>().join(", ")),
-    )
+    let list = |kept: &[(caps::Capability, &str)]| {
+        let each = kept.iter().map(|(capability, reason)| format!("{capability} ({reason})"));
+        each.collect::<Vec<_>>().join(", ")
+    };
+    let agent = match privileges::needed_after_start(version) {
+        none if none.is_empty() => "the agent keeps no capability".to_owned(),
+        some => format!("the agent keeps, as far as it was given them: {}", list(&some)),
+    };
+    let lookout = list(&privileges::LOOKOUT_KEEPS);
+    Finding::ok("after start", format!("{agent}; a process beside it keeps, as far as given: {lookout}"))
 }
 
 fn memory_limit(version: KernelVersion) -> Finding {

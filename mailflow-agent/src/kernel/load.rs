@@ -18,6 +18,7 @@ use mailflow_common::{Facts, PORT_WORDS, PortSet, SEED_CELLS, Sharing, Silences,
 use super::{
     error::KernelError,
     log::KernelLog,
+    lookout::Lookout,
     machine::{self, KernelVersion},
     pins::Pins,
     table::Maps,
@@ -104,6 +105,8 @@ pub(super) struct Loaded {
     pub(super) log: KernelLog,
     /// The IPv6 prefix that makes a source, and the seed of the tables.
     pub(super) sharing: (u8, [u64; 2]),
+    /// Who looks at the hooks, where it is not this thread.
+    pub(super) lookout: Option<Lookout>,
 }
 
 impl Loaded {
@@ -132,7 +135,8 @@ impl Loaded {
         KernelLog::ask(&mut loader, options.kernel_log, &level);
         let mut ebpf = loader.load(object).map_err(|error| KernelError::Load(Box::new(error)))?;
         let log = KernelLog::read(&mut ebpf, options.kernel_log);
-        let mut loaded = Self { ebpf, programs: BTreeSet::new(), version, log, sharing: Default::default() };
+        let (programs, sharing) = Default::default();
+        let mut loaded = Self { ebpf, programs, version, log, sharing, lookout: None };
         loaded.load_programs(options.programs)?;
         loaded.share(options)?;
         Ok(loaded)

@@ -12,6 +12,7 @@ mod keep;
 mod left;
 mod load;
 mod log;
+mod lookout;
 mod machine;
 mod mount;
 mod netlink;
@@ -38,6 +39,7 @@ pub use self::{
     held::{Difference, Held, Sum},
     keep::{Kept, pack_key, pack_spill_key, unpack_key, unpack_spill_key},
     load::{LoadOptions, Programs, SilenceLimits},
+    lookout::Lookout,
     machine::KernelVersion,
     mount::lock_holder,
     netlink::LinkChanges,
@@ -207,6 +209,16 @@ impl Kernel {
     pub fn set_silences(&mut self, limits: &SilenceLimits) -> Result<(), KernelError> {
         self.table.set_limits(*limits);
         self.loaded.set_silences(silences(limits, &self.ticks))
+    }
+
+    /// From now on this process looks at the hooks, for who holds no capability to do so.
+    pub fn look_through(&mut self, lookout: Lookout) {
+        self.loaded.lookout = Some(lookout);
+    }
+
+    /// Whether there is a process that looks at the hooks.
+    pub fn lookout(&self) -> Option<&Lookout> {
+        self.loaded.lookout.as_ref().filter(|lookout| lookout.looks())
     }
 
     /// Follows what has become of the watched interfaces since it was called last, and attaches again

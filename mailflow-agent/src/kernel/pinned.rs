@@ -12,7 +12,8 @@ use tracing::{debug, warn};
 use super::{
     attach::{self, Attachment, Hung, Spot},
     load::Loaded,
-    query::{self, Found},
+    lookout::Lookout,
+    query::{self, Found, Question},
 };
 
 /// Keeps a program at its place; dropped, it takes it away.
@@ -123,7 +124,12 @@ fn replace(
         match program.attach_to_link(link).and_then(|id| program.take_link(id)) {
             Ok(link) => {
                 let id = attach::id(program.info(), &name).ok()?;
-                return there(spot, *attachment, id).then_some((name, *attachment, id, Link::Xdp(link)));
+                return there(loaded.lookout.as_ref(), spot, *attachment, id).then_some((
+                    name,
+                    *attachment,
+                    id,
+                    Link::Xdp(link),
+                ));
             }
             Err(error) => refused("the link does not take the program", &error),
         }
@@ -135,7 +141,7 @@ fn replace(
     match program.attach_to_link(link).and_then(|id| program.take_link(id)) {
         Ok(link) => {
             let id = attach::id(program.info(), classifier).ok()?;
-            there(spot, Attachment::Tcx, id).then_some((
+            there(loaded.lookout.as_ref(), spot, Attachment::Tcx, id).then_some((
                 classifier.to_owned(),
                 Attachment::Tcx,
                 id,
@@ -150,7 +156,8 @@ fn replace(
 }
 
 /// Whether the program is at the interface now: the link may be of one that is gone.
-fn there(spot: Spot<'_>, attachment: Attachment, program: u32) -> bool {
-    let device = spot.interface.index();
-    matches!(query::find(device, spot.direction, attachment, program), Ok(Found::There { .. }))
+fn there(lookout: Option<&Lookout>, spot: Spot<'_>, attachment: Attachment, program: u32) -> bool {
+    let question =
+        Question { device: spot.interface.index(), direction: spot.direction, attachment, program };
+    matches!(query::find(lookout, question), Ok(Found::There { .. }))
 }

@@ -6,50 +6,87 @@ use aya::programs::loaded_programs;
 
 use super::{
     attach::{Attachment, Direction},
+    lookout::Lookout,
     netlink,
 };
 
+/// What is to be found out: whether this program is at this hook.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Question {
+    /// The interface's number.
+    pub(super) device: u32,
+    pub(super) direction: Direction,
+    pub(super) attachment: Attachment,
+    /// The program's id.
+    pub(super) program: u32,
+}
+
+/// A program of somebody's at a hook.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Seen {
+    /// Its id; `None` for a filter that is no BPF program.
+    pub(super) id: Option<u32>,
+    /// Its name, where the kernel tells it.
+    pub(super) name: Option<String>,
+}
+
 /// Where a program was found.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(super) enum Found {
-    /// At its hook; `before` are the ids of the programs that run before it.
+    /// At its hook; `before` are the programs that run before it.
     There {
-        /// In the order in which they run; `None` for a filter that is no BPF program.
-        before: Vec<Option<u32>>,
+        /// In the order in which they run.
+        before: Vec<Seen>,
     },
-    /// Not at its hook; instead there may be another one, with this id.
+    /// Not at its hook; instead there may be another one.
     Gone {
-        /// Of the program that sits there instead.
-        instead: Option<u32>,
+        /// That sits there instead.
+        instead: Option<Seen>,
     },
 }
 
-/// Looks for the program with this id at a hook of a device.
+/// Looks for a program at a hook: through the lookout's eyes, or where there is none with this thread's own.
 ///
 /// # Errors
 /// The kernel does not answer, for instance as capabilities were given up.
-pub(super) fn find(
-    device: u32,
-    direction: Direction,
-    attachment: Attachment,
-    program: u32,
-) -> io::Result<Found> {
+pub(super) fn find(lookout: Option<&Lookout>, question: Question) -> io::Result<Found> {
+    match lookout.and_then(|lookout| lookout.ask(question)) {
+        Some(found) => found,
+        None => look(question),
+    }
+}
+
+/// Looks for a program at a hook.
+///
+/// # Errors
+/// The kernel does not answer.
+pub(super) fn look(Question { device, direction, attachment, program }: Question) -> io::Result<Found> {
     let line: Vec<Option<u32>> = match attachment {
         Attachment::XdpFrags | Attachment::Xdp => {
             let ids = netlink::xdp_programs(device)?;
             return Ok(if ids.contains(&program) {
                 Found::There { before: Vec::new() }
             } else {
-                Found::Gone { instead: ids.first().copied() }
+                let instead = ids.first().map(|id| Some(*id));
+                Found::Gone { instead: seen(instead.as_slice()).pop() }
             });
         }
         Attachment::Tcx => tcx(device, direction)?.into_iter().map(Some).collect(),
         Attachment::Clsact => netlink::filters(device, direction)?,
     };
     Ok(match line.iter().position(|id| *id == Some(program)) {
-        Some(position) => Found::There { before: line[..position].to_vec() },
+        Some(position) => Found::There { before: seen(&line[..position]) },
         None => Found::Gone { instead: None },
     })
+}
+
+/// Programs with their names.
+fn seen(ids: &[Option<u32>]) -> Vec<Seen> {
+    let known: Vec<u32> = ids.iter().flatten().copied().collect();
+    // Most often there is nobody: then the kernel's programs need not be gone through.
+    let names = if known.is_empty() { Vec::new() } else { names(&known) };
+    let name = |id: u32| names.iter().find(|(known, _)| *known == id).map(|(_, name)| name.clone());
+    ids.iter().map(|id| Seen { id: *id, name: id.and_then(name) }).collect()
 }
 
 /// Names of programs by their ids; those that cannot be learned are left out.
@@ -59,7 +96,7 @@ pub(super) fn names(ids: &[u32]) -> Vec<(u32, String)> {
 }
 
 /// Most programs a TCX hook takes (`BPF_MPROG_MAX`, linux/bpf_mprog.h).
-const MOST: usize = 64;
+pub(super) const MOST: usize = 64;
 
 /// The part of `union bpf_attr` that BPF_PROG_QUERY uses.
 #[repr(C)]

@@ -15,7 +15,7 @@ use super::{
     interface::Interface,
     load::Loaded,
     pins::Pins,
-    query::{self, Found},
+    query::{self, Found, Question, Seen},
 };
 use crate::{
     config::{Hook, Role},
@@ -254,10 +254,16 @@ impl Held {
     fn verify(&mut self, interface: &str, device: &Device, loaded: &Loaded, now: Time) {
         let Some(hung) = &self.hung else { return };
         let (direction, hook) = (hung.direction.name(), hung.attachment.name());
-        let before = match query::find(device.index, hung.direction, hung.attachment, hung.program) {
+        let question = Question {
+            device: device.index,
+            direction: hung.direction,
+            attachment: hung.attachment,
+            program: hung.program,
+        };
+        let before = match query::find(loaded.lookout.as_ref(), question) {
             Ok(Found::There { before }) => before,
             Ok(Found::Gone { instead }) => {
-                let instead = instead.map(|id| shown(&[Some(id)], &query::names(&[id])));
+                let instead = instead.map(|other| shown(&[other]));
                 warn!(interface, direction, hook, instead, "the program was taken away; attaching it again");
                 return self.drop_link();
             }
@@ -276,15 +282,11 @@ impl Held {
             }
             return;
         }
-        let ids: Vec<u32> = before.iter().flatten().copied().collect();
-        let names = query::names(&ids);
         // Another agent's programs take nothing away from this one's.
-        let ours = |id: &Option<u32>| {
-            names.iter().any(|(known, name)| Some(*known) == *id && loaded.programs.contains(name))
-        };
+        let ours = |other: &Seen| other.name.as_ref().is_some_and(|name| loaded.programs.contains(name));
         let others = !before.iter().all(ours);
         if known != self.place.standing {
-            let before = shown(&before, &names);
+            let before = shown(&before);
             if others {
                 warn!(
                     interface,
@@ -307,15 +309,12 @@ impl Held {
 }
 
 /// Programs as an operator finds them: `cil_from_netdev (id 42)`.
-fn shown(ids: &[Option<u32>], names: &[(u32, String)]) -> String {
-    let one = |id: &Option<u32>| match id {
-        Some(id) => {
-            let name = names.iter().find(|(known, _)| known == id).map_or("?", |(_, name)| name);
-            format!("{name} (id {id})")
-        }
+fn shown(programs: &[Seen]) -> String {
+    let one = |program: &Seen| match program.id {
+        Some(id) => format!("{} (id {id})", program.name.as_deref().unwrap_or("?")),
         None => "a filter".to_owned(),
     };
-    ids.iter().map(one).collect::<Vec<_>>().join(", ")
+    programs.iter().map(one).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]

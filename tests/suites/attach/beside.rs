@@ -88,7 +88,7 @@ fn programs_that_are_taken_away_are_attached_again() {
 }
 
 /// Lets the agent hear of a change of the interface, so that it looks before its minute is over.
-fn changed(lab: &Lab) {
+pub(crate) fn changed(lab: &Lab) {
     static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
     let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     lab.gateway.ip(&format!("link set lan0 alias change-{number}")).unwrap();

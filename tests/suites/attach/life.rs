@@ -4,12 +4,12 @@ use mailflow_tests::lab::{Hosts, Lab, LabOptions};
 
 use super::watched::{again, all_is_counted, attached, metric, position, start, wait_for_metric};
 
-fn lab() -> Lab {
+pub(crate) fn lab() -> Lab {
     Lab::new(&LabOptions { hosts: Hosts::ClientAndInside, ..LabOptions::default() }).unwrap()
 }
 
 /// Makes `lan0` and the client's `eth0` again, as they were.
-fn make_lan0(lab: &Lab) {
+pub(crate) fn make_lan0(lab: &Lab) {
     let client = lab.client.name();
     lab.gateway.ip(&format!("link add lan0 type veth peer name eth0 netns {client}")).unwrap();
     lab.gateway.ip("link set lan0 up").unwrap();

@@ -99,6 +99,7 @@ fn page() -> String {
     Page { agent: &agent, ledger: &ledger, windows: &windows, memory, kernel }.render(&mut out).unwrap();
     out
 }
+        lookout: Some(7),
 
 #[test]
 fn shows_what_was_handed_over() {

@@ -66,6 +66,10 @@ const REATTACHED: Family = Family::counter(
     "mailflow_reattached_total",
     "Times the program was attached again: the interface came back, or the program was taken away or overtaken.",
 );
+const LOOKOUT: Family = Family::gauge(
+    "mailflow_lookout_up",
+    "Whether the process lives that looks at the hooks; without it the program's place at TCX is not known.",
+);
 const PACKET_DIFFERENCE: Family = Family::gauge(
     "mailflow_conservation_difference_packets",
     "Packets the program counted minus packets held, by direction; not zero is a loss.",
@@ -135,6 +139,8 @@ pub struct KernelView {
     pub overflow: Fill,
     /// What is attached where.
     pub attached: Vec<Attached>,
+    /// The process that looks at the hooks, while it does.
+    pub lookout: Option<u32>,
     /// How long reading the table took.
     pub drain: Duration,
 }
@@ -192,6 +198,7 @@ impl KernelView {
             let [interface, _, direction] = place.labels();
             REATTACHED.sample(out, &[interface, direction], place.again);
         }
+        LOOKOUT.single(out, u8::from(self.lookout.is_some()));
     }
 
     fn render_held(&self, out: &mut String) {
