@@ -213,7 +213,8 @@ impl Pipeline {
         let view = report::kernel_view(kernel, &before, tables, delivery, drain)?;
         room.note(&view);
         let shown = windows.show(engine, now);
-        let memory = Memory { stats: engine.stats(), rules: engine.rule_counts() };
+        let (rules, thresholds) = (engine.rule_counts(), engine.thresholds());
+        let memory = Memory { stats: engine.stats(), rules, thresholds };
         let mut numbers = sinks.view.numbers();
         if let Some(shown) = shown {
             numbers.windows = shown;

@@ -10,6 +10,8 @@ use super::{
     evaluate::Watch,
     event::{Value, WindowValue},
     lane::SHARDS,
+    plan::Plan,
+    settings::Term,
     subject::Subject,
     time::Time,
     watched::Watched,
@@ -35,6 +37,19 @@ pub struct Standing {
     pub subjects: u64,
     /// The highest value of them.
     pub highest: Option<(Subject, Value)>,
+}
+
+/// From which value on a term of a rule holds, for whom no other threshold is named.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Threshold {
+    /// The rule.
+    pub rule: Arc<str>,
+    /// The term, by its name.
+    pub term: Arc<str>,
+    /// The threshold, in `scale`ths.
+    pub at_least: u64,
+    /// What it is divided by to be shown: more than 1 for ratios.
+    pub scale: u64,
 }
 
 /// A walk over all subjects, in steps.
@@ -138,6 +153,20 @@ impl Engine {
         (survey.next.0 >= watches.len()).then(|| survey.over(watches))
     }
 
+    /// The thresholds in force, in the order of the rules and their terms.
+    pub fn thresholds(&self) -> Vec<Threshold> {
+        let of = |plan: &Plan| {
+            let terms = plan.rule.terms.iter().enumerate();
+            let threshold = |(index, term): (usize, &Term)| {
+                let (rule, name) = (Arc::clone(&plan.rule.name), Arc::clone(plan.name(index)?));
+                let scale = term.measure.scale();
+                Some(Threshold { rule, term: name, at_least: term.level.at_least, scale })
+            };
+            terms.filter_map(threshold).collect::<Vec<_>>()
+        };
+        self.evaluator.watches.iter().flat_map(|watch| of(&watch.plan)).collect()
+    }
+
     /// What the rules' windows hold at `now`, of all subjects at once: at most `most` values.
     pub fn overview(&self, now: Time, most: usize) -> Overview {
         let mut survey = Survey::new(most);
@@ -156,6 +185,7 @@ mod tests {
             fixture::{self, at},
             flow::RecordReason,
             lifetime,
+            settings::{Kind, Level, Measure},
         },
         *,
     };
@@ -197,6 +227,23 @@ mod tests {
             expected.sort_by(|one, other| one.subject.cmp(&other.subject));
             assert_eq!((overview.values, overview.omitted), (expected, 200 - most as u64), "{most}");
         }
+    }
+
+    #[test]
+    fn the_thresholds_are_those_of_the_terms() {
+        let mut settings = fixture::settings();
+        let rule = &mut settings.rules[0];
+        let count = rule.terms[0].clone();
+        let ratio = Measure::Ratio { of: Kind::Failed, to: Kind::Attempts };
+        let half = Level { at_least: Level::PARTS / 2, resolve_below: 1 };
+        rule.terms =
+            vec![count.clone(), count, Term { measure: ratio, level: half, ..rule.terms[0].clone() }];
+        let usual = rule.terms[0].level.at_least;
+        let thresholds = Engine::new(settings).thresholds();
+        let told: Vec<_> = thresholds.iter().map(|one| (&*one.term, one.at_least, one.scale)).collect();
+        let expected =
+            [("count", usual, 1), ("count #2", usual, 1), ("ratio failed/attempts", 500_000, 1_000_000)];
+        assert_eq!(told, expected);
     }
 
     #[test]

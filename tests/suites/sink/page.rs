@@ -12,7 +12,7 @@ use mailflow_agent::{
     engine::{
         RuleCounts, RuleStats, Stats,
         event::{Effects, Gain, Qualified, Source, Value, WindowValue},
-        overview::Overview,
+        overview::{Overview, Threshold},
         subject::Subject,
     },
     sink::metrics::{Agent, Attached, Fill, Holding, KernelView, Ledger, Limits, Load, Memory, Page, Places},
@@ -68,10 +68,17 @@ fn page() -> String {
         value: Value::AtLeast(10),
     };
     let windows = Overview { values: vec![value], ..Overview::default() };
+    let threshold = |term: &str, at_least, scale| Threshold {
+        rule: "smtp-burst".into(),
+        term: term.into(),
+        at_least,
+        scale,
+    };
     let rules = RuleStats { evidence: 7, evidence_dropped: 3, ..RuleStats::default() };
     let memory = Memory {
         stats: Stats { open_flows: 5, vanished_flows: 2, rules },
         rules: vec![RuleCounts { rule: "smtp-burst".into(), subjects: 4, late: 6, refused: 8 }],
+        thresholds: vec![threshold("count", 10, 1), threshold("ratio failed/attempts", 500_000, 1_000_000)],
     };
     let kernel = KernelView {
         totals: totals(),
@@ -92,6 +99,7 @@ fn page() -> String {
             position: Some(1),
             again: 0,
         }],
+        lookout: Some(7),
         drain: Duration::from_millis(250),
     };
     let mut out = String::new();
@@ -99,7 +107,6 @@ fn page() -> String {
     Page { agent: &agent, ledger: &ledger, windows: &windows, memory, kernel }.render(&mut out).unwrap();
     out
 }
-        lookout: Some(7),
 
 #[test]
 fn shows_what_was_handed_over() {
@@ -151,6 +158,9 @@ fn shows_what_was_handed_over() {
         ("mailflow_delivered_twice", 1.0),
         ("mailflow_attached_position{interface=\"lan0\",hook=\"tcx\",direction=\"ingress\"}", 1.0),
         ("mailflow_reattached_total{interface=\"lan0\",direction=\"ingress\"}", 0.0),
+        ("mailflow_rule_threshold{rule=\"smtp-burst\",condition=\"count\"}", 10.0),
+        ("mailflow_rule_threshold{rule=\"smtp-burst\",condition=\"ratio failed/attempts\"}", 0.5),
+        ("mailflow_lookout_up", 1.0),
         ("mailflow_flow_table_entries", 5.0),
         ("mailflow_flow_table_capacity", 100.0),
         ("mailflow_drain_duration_seconds", 0.25),

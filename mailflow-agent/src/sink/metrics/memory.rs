@@ -1,7 +1,7 @@
 //! What the engine remembers, and what it could not take.
 
 use super::text::Family;
-use crate::engine::{RuleCounts, Stats};
+use crate::engine::{RuleCounts, Stats, overview::Threshold};
 
 const OPEN: Family = Family::gauge("mailflow_open_flows", "Flows the agent knows that have not ended.");
 const VANISHED: Family = Family::counter(
@@ -22,6 +22,10 @@ const REFUSED: Family = Family::counter(
     "mailflow_rule_refused_records_total",
     "Records that a rule counts of subjects for which there was no room, by rule.",
 );
+const THRESHOLD: Family = Family::gauge(
+    "mailflow_rule_threshold",
+    "From which value on a condition of a rule holds, for whom no other threshold is named.",
+);
 const EVIDENCE: Family =
     Family::gauge("mailflow_evidence_records", "Records kept to be shown with alerts, the newest.");
 const EVIDENCE_LIMIT: Family =
@@ -38,6 +42,8 @@ pub struct Memory {
     pub stats: Stats,
     /// By rule.
     pub rules: Vec<RuleCounts>,
+    /// The thresholds in force.
+    pub thresholds: Vec<Threshold>,
 }
 
 impl Memory {
@@ -49,6 +55,10 @@ impl Memory {
         self.by_rule(&LATE, |rule| rule.late, out);
         self.by_rule(&REFUSED, |rule| rule.refused, out);
         SUBJECTS_LIMIT.single(out, RuleCounts::MOST_SUBJECTS);
+        THRESHOLD.head(out);
+        for Threshold { rule, term, at_least, scale } in &self.thresholds {
+            THRESHOLD.sample(out, &[("rule", rule), ("condition", term)], *at_least as f64 / *scale as f64);
+        }
         EVIDENCE.single(out, stats.rules.evidence);
         EVIDENCE_LIMIT.single(out, RuleCounts::MOST_EVIDENCE);
         EVIDENCE_DROPPED.single(out, stats.rules.evidence_dropped);
