@@ -6,6 +6,8 @@
 mod corpus;
 #[path = "backtest/faults.rs"]
 mod faults;
+#[path = "backtest/known.rs"]
+mod known;
 #[path = "backtest/order.rs"]
 mod order;
 #[path = "backtest/roundtrip.rs"]

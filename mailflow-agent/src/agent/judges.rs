@@ -38,6 +38,7 @@ pub(super) struct Judges {
 struct Judge {
     /// Of a flow's ends and kind: what every record tells.
     ends: Match,
+    sessions_only: bool,
     needs: Inputs,
     terms: Vec<Inputs>,
 }
@@ -46,6 +47,7 @@ impl Judges {
     pub(super) fn new(settings: &Settings) -> Self {
         let rules = settings.rules.iter().map(|rule| Judge {
             ends: Match { size: None, sessions_only: false, bounds: Vec::new(), ..rule.matching.clone() },
+            sessions_only: rule.matching.sessions_only,
             needs: rule.matching.inputs(),
             terms: rule.terms.iter().map(Term::inputs).collect(),
         });
@@ -94,6 +96,7 @@ impl Judges {
                 }
             };
             if missed.is_empty()
+                || judge.sessions_only && no_session(record)
                 || judge.ends.check(&record.flow, record.app, &ends, self.settings.epoch).is_err()
             {
                 continue;
@@ -106,4 +109,9 @@ impl Judges {
             }
         }
     }
+}
+
+/// Whether the record tells that there was no session.
+fn no_session(FlowRecord { flow, inputs, .. }: &FlowRecord) -> bool {
+    inputs.contains(Inputs::SYN | Inputs::SYN_ACK) && (flow.facts.syn == 0 || flow.facts.syn_ack == 0)
 }

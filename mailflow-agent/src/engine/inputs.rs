@@ -80,7 +80,8 @@ impl Term {
 }
 
 impl Kind {
-    fn inputs(self) -> Inputs {
+    /// What a record must tell to be known as one of this kind, or not.
+    pub fn inputs(self) -> Inputs {
         match self {
             Kind::Flows => Inputs::empty(),
             Kind::Attempts => Inputs::SYN,

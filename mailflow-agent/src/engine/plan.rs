@@ -135,7 +135,11 @@ impl Plan {
     /// What `news` adds to a term, if anything.
     pub(super) fn gain(&self, term: usize, news: &News) -> Option<Gain> {
         let (frame, inputs) = (self.frames.get(term)?, self.inputs.get(term)?);
-        if !news.inputs.contains(*inputs) {
+        // Of a ratio's flow it may be known that it is below the line, and not whether it is above: it is not.
+        let below_only =
+            matches!(frame.measure, Measure::Ratio { to, .. } if news.inputs.contains(to.inputs()));
+        let known = news.inputs.contains(*inputs);
+        if !known && !below_only {
             return None;
         }
         let of = |end| match end {
@@ -150,7 +154,8 @@ impl Plan {
                 (amount > 0).then_some(Gain::Amount(amount))
             }
             Measure::Ratio { of, to } => {
-                let [of, to] = [of, to].map(|kind| u64::from(news.kinds.are(kind)));
+                let of = u64::from(known && news.kinds.are(of));
+                let to = u64::from(news.kinds.are(to));
                 (of + to > 0).then_some(Gain::Parts(of, to))
             }
             Measure::Distinct { of: end, among } => news.kinds.are(among).then(|| Gain::With(of(end))),

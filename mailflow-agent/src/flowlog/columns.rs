@@ -16,6 +16,8 @@ pub(super) struct Columns {
     separator: String,
     unset: String,
     empty: String,
+    /// What stands between the members of a set.
+    members: String,
     path: Option<String>,
     names: Vec<String>,
     /// The place of each of [`Field::ALL`] among the columns.
@@ -28,6 +30,7 @@ impl Default for Columns {
             separator: "\t".to_owned(),
             unset: "-".to_owned(),
             empty: "(empty)".to_owned(),
+            members: ",".to_owned(),
             path: None,
             names: Vec::new(),
             places: [None; Field::ALL.len()],
@@ -98,6 +101,7 @@ impl Columns {
         let Some((name, value)) = line.split_once(self.separator.as_str()) else { return Ok(()) };
         match name {
             "#unset_field" => self.unset = value.to_owned(),
+            "#set_separator" if !value.is_empty() => self.members = unescaped(value),
             "#empty_field" => self.empty = value.to_owned(),
             "#path" if value != "conn" => return Err(format!("Zeek's {value}.log")),
             "#path" => self.path = Some(value.to_owned()),
@@ -129,7 +133,7 @@ impl Columns {
             resp_h: row.needed(Field::RespH)?,
             resp_p: row.needed(Field::RespP)?.0,
             proto: row.needed(Field::Proto)?,
-            service: row.text(Field::Service).map_or(Service::Unknown, |names| Service::Names(names.into())),
+            service: row.text(Field::Service).map_or(Service::Unknown, |names| self.service(names)),
             duration: row.value(Field::Duration)?,
             conn_state: row.text(Field::ConnState).map(|state| Word(Cow::Borrowed(state))),
             history: row.text(Field::History).map(|history| Word(Cow::Borrowed(history))),
@@ -145,6 +149,13 @@ impl Columns {
             orig_l2_addr: row.value(Field::OrigL2Addr)?,
         };
         Ok(conn.line(reading))
+    }
+}
+
+impl Columns {
+    fn service<'a>(&self, names: &'a str) -> Service<'a> {
+        let names = names.split(self.members.as_str());
+        Service::List(names.map(|name| Word(Cow::Borrowed(name))).collect())
     }
 }
 

@@ -2,10 +2,13 @@
 
 use std::net::IpAddr;
 
-use mailflow_common::{FlowKey, PROTOCOL_TCP, PROTOCOL_UDP, Scope, Vlans};
+use mailflow_common::{Facts, FlowKey, PROTOCOL_TCP, PROTOCOL_UDP, Scope, Vlans};
 
 use super::text::Proto;
-use crate::engine::settings::{Service, Services};
+use crate::engine::{
+    inputs::Inputs,
+    settings::{Service, Services},
+};
 
 /// The two ends as a log tells them.
 #[derive(Clone, Copy, Debug)]
@@ -27,6 +30,11 @@ pub(super) enum Handshake {
     OfDestination,
     /// Neither was seen: the watched port tells, and of two the lower one.
     Unseen,
+}
+
+/// What else is known of a flow whose SYN got no SYN-ACK, whatever its log tells: that no message was accepted.
+pub(super) fn without_session(facts: &Facts) -> Inputs {
+    if facts.syn != 0 && facts.syn_ack == 0 { Inputs::MESSAGES } else { Inputs::empty() }
 }
 
 /// How the two ends lie in a flow.

@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::{
     Entry, Origin, Reading, app,
-    ends::{Handshake, Lie},
+    ends::{Handshake, Lie, without_session},
     eve::{Flow as Eve, Found},
     fault::Fault,
     json,
@@ -97,5 +97,5 @@ fn seen(line: &Eve<'_>) -> (Inputs, Facts) {
         reset: has(up | down, flag::RST),
         ..Facts::default()
     };
-    (inputs | Inputs::SYN | Inputs::SYN_ACK, facts)
+    (inputs | Inputs::SYN | Inputs::SYN_ACK | without_session(&facts), facts)
 }

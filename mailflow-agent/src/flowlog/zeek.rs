@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::{
     Entry, Line, Origin, Reading, Skipped, app,
-    ends::{Ends, Handshake, Lie},
+    ends::{Ends, Handshake, Lie, without_session},
     eve::Word,
     fault::Fault,
     json,
@@ -167,7 +167,7 @@ impl Seen {
             (None, Some(state)) => by_state(&state.0),
             (None, None) => return unseen,
         };
-        Self { handshake, inputs, facts }
+        Self { handshake, inputs: inputs | without_session(&facts), facts }
     }
 }
 

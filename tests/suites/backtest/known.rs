@@ -1,0 +1,89 @@
+//! What another tool's log tells without saying so, and what it does not.
+
+use super::{
+    run::{Files, Told, backtest},
+    writers::{BEGIN, Session, Way, ZEEK_HEADER, columns, lines},
+};
+
+/// The third part of the shipped smtp-bulk.
+const FAILED: &str = "rules:
+  - name: failed
+    match: { source: internal, destination: external }
+    window: { length: 1h }
+    condition:
+      all:
+        - count: { of: failed, at_least: 20 }
+        - ratio: { of: failed, to: attempts, at_least: 0.5 }
+        - distinct: { of: destination, among: failed, at_least: 10 }
+";
+
+/// SYNs that nobody answered, each to another server.
+fn unanswered() -> Vec<Session> {
+    let way = Way { packets: 3, bytes: 180, ..Way::default() };
+    let of = |number: u16| Session {
+        server: format!("93.184.215.{}", 1 + number % 12),
+        answered: false,
+        messages: 0,
+        up: way,
+        down: Way::default(),
+        ..Session::mail("10.0.0.1", 20_000 + number, (BEGIN + u64::from(number)) * 1_000_000)
+    };
+    (0..20).map(of).collect()
+}
+
+/// Sessions before them, of which only our own log knows whether they delivered.
+fn answered(number: u16) -> Vec<Session> {
+    (0..number).map(|port| Session::mail("10.0.0.1", 40_000 + port, BEGIN * 1_000_000)).collect()
+}
+
+/// The same in each format, by its name.
+fn told(sessions: &[Session]) -> Vec<(&'static str, Told)> {
+    let files = Files::new();
+    let config = files.write("config.yaml", FAILED);
+    let each = |write: fn(&Session) -> String| lines(sessions.iter().map(write));
+    let logs = [
+        ("mailflow", each(|session| session.own("closed"))),
+        ("suricata", each(Session::suricata)),
+        ("zeek", each(Session::zeek)),
+        ("columns", columns(sessions)),
+    ];
+    logs.into_iter().map(|(name, log)| (name, backtest(&[], &config, &[files.write(name, log)]))).collect()
+}
+
+#[test]
+fn where_no_session_came_to_be_no_mail_was_accepted_whatever_the_log_tells() {
+    for (format, told) in told(&unanswered()) {
+        assert_eq!(told.firing(), [("failed".to_owned(), "10.0.0.1".to_owned())], "{format}: {}", told.log);
+        assert!(!told.log.contains("not evaluable"), "{format}: {}", told.log);
+    }
+}
+
+#[test]
+fn sessions_of_which_it_is_not_known_count_among_attempts_and_not_among_failed() {
+    // Twenty of forty is half, of forty-one it is not.
+    for (sessions, fires) in [(20, 1), (21, 0)] {
+        let all = [answered(sessions), unanswered()].concat();
+        for (format, told) in told(&all) {
+            assert_eq!(told.firing().len(), fires, "{format}, {sessions} sessions: {}", told.log);
+            let said =
+                told.log.contains(&format!("ratio failed/attempts: not evaluable for {sessions} records"));
+            assert_eq!(said, format != "mailflow", "{format}: {}", told.log);
+        }
+    }
+}
+
+#[test]
+fn a_zeek_log_may_have_other_separators() {
+    let files = Files::new();
+    let config = files.write(
+        "config.yaml",
+        "rules: [{ name: tls, match: { applications: [smtp+starttls] }, window: 1h, condition: { count: { at_least: 1 } } }]\n",
+    );
+    let row =
+        Session::mail("10.0.0.1", 4_000, BEGIN * 1_000_000).columns().replace("\tsmtp\t", "\tsmtp;ssl\t");
+    let header = ZEEK_HEADER.replace("#set_separator\t,", "#set_separator\t;");
+    let log =
+        format!("{header}{row}\n").replace("\\x09", "\\x7c").replace('\t', "|").replace("(empty)", "EMPTY");
+    let told = backtest(&[], &config, &[files.write("conn.log", log)]);
+    assert_eq!(told.firing(), [("tls".to_owned(), "10.0.0.1".to_owned())], "{}", told.log);
+}
