@@ -2,6 +2,8 @@
 
 #[path = "captures/files.rs"]
 mod files;
+#[path = "captures/order.rs"]
+mod order;
 #[path = "captures/snapped.rs"]
 mod snapped;
 

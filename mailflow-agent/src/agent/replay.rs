@@ -38,6 +38,8 @@ const HEAD: usize = 2_048;
 /// The program tells times apart by words of ticks, which suffices for 24 days. Before the clock leaps by more
 /// than this, the flows before it end.
 const LEAP: Duration = Duration::from_secs(24 * 60 * 60);
+/// By so much frames of one capture may be out of order, as those of several queues are.
+const DISORDER: Duration = Duration::from_secs(1);
 /// Shorter frames have no ethertype, and the kernel takes none of them.
 const SHORTEST: usize = 14;
 
@@ -61,7 +63,7 @@ pub enum AtEnd {
     Drain,
 }
 
-/// Replays captures, one after the other, as one history.
+/// Replays captures, the one that begins first before the others, as one history.
 ///
 /// # Errors
 /// It cannot start, or the kernel refuses to go on.
@@ -71,7 +73,7 @@ pub fn run(config: &Config, role: Role, captures: &[PathBuf], at_end: AtEnd) -> 
     let mut replay = Replay::new(config, role, outputs)?;
     let mut result = Replayed::default();
     let mut progress = Progress::new(captures, &config.outputs, Unit::Frames);
-    for path in captures {
+    for path in &in_order(captures) {
         match replay.capture(path, &mut result, &mut progress) {
             Ok(()) => {}
             Err(Stop::Capture(damage)) => {
@@ -90,6 +92,18 @@ pub fn run(config: &Config, role: Role, captures: &[PathBuf], at_end: AtEnd) -> 
         info!("not counted: {reasons}");
     }
     Ok(result)
+}
+
+/// Captures in the order in which they begin: a shell puts `cap10` before `cap2`. What can be read only once, as a
+/// pipe, is read where it stands.
+fn in_order(captures: &[PathBuf]) -> Vec<PathBuf> {
+    let mut ordered = captures.to_vec();
+    if captures.iter().all(|path| path.is_file()) {
+        // What cannot be read is told of when it is its turn.
+        let begin = |path: &PathBuf| Some(Capture::open(path).ok()?.next_frame().ok()??.time);
+        ordered.sort_by_cached_key(begin);
+    }
+    ordered
 }
 
 /// Why frames were not counted to a flow, and how many: with those that were, they are all.
@@ -128,6 +142,8 @@ struct Replay {
     silence: Duration,
     now: Time,
     next_poll: Time,
+    /// Frames of this capture that are older than what came before them by more than [`DISORDER`].
+    late: u64,
 }
 
 impl Replay {
@@ -142,6 +158,7 @@ impl Replay {
             silence: config.engine.timeouts.idle,
             now: Time::ZERO,
             next_poll: Time::ZERO,
+            late: 0,
         })
     }
 
@@ -160,6 +177,12 @@ impl Replay {
             }
         };
         progress.file_done(result.frames, capture.position());
+        let late = std::mem::take(&mut self.late);
+        if late > 0 {
+            progress.pause(|| {
+                warn!(capture = %path.display(), frames = late, "frames older than those before them count at the time of the newest");
+            });
+        }
         if capture.skipped() > 0 {
             progress.pause(|| {
                 warn!(capture = %path.display(), frames = capture.skipped(), "frames of link types that carry no IP");
@@ -171,7 +194,12 @@ impl Replay {
 
     fn frame(&mut self, frame: Frame) -> Result<()> {
         // The program's clock does not go back, whatever order the frames were written in.
-        let now = self.now.max(Time::from_nanos(frame.time));
+        let time = Time::from_nanos(frame.time);
+        let now = self.now.max(time);
+        // A frame without a time (a simple packet block) has that of the one before.
+        if time != Time::ZERO && now.since(time) > DISORDER {
+            self.late += 1;
+        }
         let rest = self.silence + Duration::from_secs(1);
         if self.now != Time::ZERO && now.since(self.now) > rest.max(LEAP) {
             self.now = self.now + rest;
