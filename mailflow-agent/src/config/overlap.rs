@@ -36,8 +36,8 @@ pub(super) fn warn(listed: &[Listed], faults: &mut Collector) {
         let handed = (!this.network.exclude).then_some(&this.network);
         let next = Outer {
             listed: this,
-            group: handed.and_then(|network| network.group.as_deref().or(outer?.group)),
-            role: handed.and_then(|network| network.role.or(outer?.role)),
+            group: handed.and_then(|network| network.group.as_deref().or_else(|| outer?.group)),
+            role: handed.and_then(|network| network.role.or_else(|| outer?.role)),
         };
         around.push(next);
     }

@@ -142,8 +142,8 @@ fn faults_of_tables_have_line_and_column() {
             format!("c.csv:1:13: \"Berlin\": {other}"),
             "d.csv:1:1: \"group\": the first line must name the columns, one of them cidr, prefix or network"
                 .to_owned(),
-            format!("e.csv: {empty}"),
-            format!("f.csv: {empty}"),
+            format!("e.csv:1:1: {empty}"),
+            format!("f.csv:1:1: {empty}"),
         ]
     );
 }
@@ -243,7 +243,7 @@ fn faults_of_netbox_files_have_line_and_column() {
             format!("c.json:1:14: {expected}: missing field `results`"),
             "d.json:1:1: \"next\": one page of several (\"next\" is not null); ask NetBox for all with ?limit=0"
                 .to_owned(),
-            "e.json: names no network in use; an empty list is more often a failed export".to_owned(),
+            "e.json:1:1: names no network in use; an empty list is more often a failed export".to_owned(),
             format!("f.json:1:4: {expected}: invalid type: floating point `10.6`, expected struct Page"),
         ]
     );

@@ -164,3 +164,25 @@ fn networks_inside_networks_are_warned_of_unless_meant() {
         ]
     );
 }
+
+#[test]
+fn a_groups_network_in_that_of_another_is_warned_of_also_where_nothing_is_around_them() {
+    for (list, line) in [
+        ("{ cidr: 10.0.0.0/8, group: a }, { cidr: 10.1.0.0/16, group: b }", 1),
+        ("{ cidr: 10.1.0.0/16, group: b }, { cidr: 10.0.0.0/8, group: a }", 0),
+    ] {
+        let config = good(&format!("internal_networks:\n  networks: [{list}]\n"));
+        let [warning] = &config.warnings[..] else { panic!("{list}: {:?}", config.warnings) };
+        let warning = warning.to_string();
+        assert!(
+            warning.contains(&format!("networks[{line}].cidr: \"10.1.0.0/16\": lies within 10.0.0.0/8")),
+            "{warning}"
+        );
+        assert!(warning.ends_with("group b within group a; the longer prefix decides"), "{warning}");
+    }
+    // What hands on a role makes the same role inside it idle.
+    let config = good(
+        "internal_networks:\n  networks: [{ cidr: 10.0.0.0/8, role: mta }, { cidr: 10.1.0.0/16, role: mta }]\n",
+    );
+    assert_eq!(config.warnings.len(), 1, "{:?}", config.warnings);
+}

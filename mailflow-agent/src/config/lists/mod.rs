@@ -14,7 +14,7 @@ use ipnet::IpNet;
 pub(super) use self::entry::{Listed, Said, group, prefix, role};
 use self::stamp::Stamp;
 use super::{
-    fault::{Collector, Fault, Faults, Place, quote},
+    fault::{Collector, Fault, Faults, Place, Position, quote},
     file, overlap,
 };
 use crate::engine::assets::{AssetRole, Networks};
@@ -205,7 +205,7 @@ impl ListFile {
             Format::Netbox => netbox::read(self, text, faults),
         };
         if listed.is_empty() && faults.count() == before {
-            let place = Place { file: self.name.clone(), position: None };
+            let place = Place { file: self.name.clone(), position: Some(Position::START) };
             let expected = "names no network in use; an empty list is more often a failed export".to_owned();
             faults.fault(Fault { place, path: String::new(), value: None, expected });
         }
