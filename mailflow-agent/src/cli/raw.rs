@@ -1,6 +1,10 @@
 //! Arguments as typed.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use clap::{
     Args, Parser, Subcommand,
@@ -8,6 +12,7 @@ use clap::{
 };
 
 use clap_complete::Shell;
+use ipnet::IpNet;
 
 use crate::config::{
     Hook, LogLevel, Role, Target,
@@ -159,9 +164,9 @@ pub struct RunArgs {
 /// What `explain` was told.
 #[derive(Args, Clone, Debug, PartialEq, Eq)]
 pub struct ExplainArgs {
-    /// Its address
-    #[arg(value_name = "SOURCE")]
-    pub source: std::net::IpAddr,
+    /// Its address, or the IPv6 prefix by which alerts name it
+    #[arg(value_name = "SOURCE", value_parser = source)]
+    pub source: IpAddr,
     /// At most this many of its flows, the newest first
     #[arg(long, value_name = "N", default_value_t = 20)]
     pub flows: usize,
@@ -384,6 +389,17 @@ pub struct BacktestArgs {
     /// Let time go on beyond the end until every window is over
     #[arg(long)]
     pub drain: bool,
+}
+
+/// An address; of an IPv6 prefix its first one, which lies in the same source.
+fn source(text: &str) -> Result<IpAddr, String> {
+    let address = text.parse().ok().or_else(|| match text.parse().ok()? {
+        IpNet::V6(net) => Some(IpAddr::V6(net.addr())),
+        IpNet::V4(_) => None,
+    });
+    address.ok_or_else(|| {
+        "expected an address such as 10.20.0.2, or an IPv6 prefix such as fd00::/64".to_owned()
+    })
 }
 
 /// A parser of one of these names.

@@ -64,6 +64,21 @@ fn a_flow_log_says_why() {
     let (_, again) = said(&["suggest", "--config", config.to_str().unwrap()], &logs);
     assert_eq!(again, "# Nothing behaves like a relay so far.\n");
 
+    // An IPv6 source is asked for by an address, or as alerts name it.
+    let v6 =
+        Session { server: "2606:4700::25".to_owned(), ..Session::mail("fd00::2", 4_000, BEGIN * 1_000_000) };
+    let v6 = files.write("v6", lines([v6.own("closed")]));
+    for source in ["fd00::2", "fd00::/64", "fd00::2/64"] {
+        let (code, shown) = said(&["explain", source], std::slice::from_ref(&v6));
+        assert!(code == 0 && shown.contains("smtp-burst for fd00::/64: quiet"), "{source}: {shown}");
+        assert_eq!(shown.matches("smtp-burst               counts").count(), 1, "{source}: {shown}");
+    }
+    let (code, shown) = said(&["explain", "10.0.0.0/8"], std::slice::from_ref(&v6));
+    assert!(
+        code == 2 && shown.contains("expected an address such as 10.20.0.2, or an IPv6 prefix"),
+        "{shown}"
+    );
+
     // What cannot be read is told, and the rest explained.
     let bad = files.write("bad", own(first) + "{\"event_type\":\"flow\"}\n");
     let (code, shown) = said(&["explain", "10.0.0.1"], &[bad]);
