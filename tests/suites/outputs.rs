@@ -27,5 +27,7 @@ mod peer;
 mod profiles;
 #[path = "outputs/restart.rs"]
 mod restart;
+#[path = "outputs/schemas.rs"]
+mod schemas;
 #[path = "outputs/webhook.rs"]
 mod webhook;

@@ -11,7 +11,8 @@ use crate::engine::{
     time::{Epoch, Time},
 };
 
-const VERSION: &str = "1.3.0";
+/// The first that has a name for Community IDs.
+const VERSION: &str = "1.4.0";
 /// Network Activity, of the category Network Activity.
 const NETWORK: u32 = 4_001;
 /// Detection Finding, of the category Findings.
@@ -70,12 +71,11 @@ pub(super) fn alert(alert: &Alert, epoch: Epoch) -> serde_json::Result<Value> {
         .map(|id| json!({ "technique": { "uid": id.split('.').next() }, "sub_technique": { "uid": id }, "version": "16" }))
         .collect();
     let address = line["src_ip"].take();
-    Ok(json!({
+    let mut event = json!({
         "class_uid": FINDING, "category_uid": FINDING / 1_000, "activity_id": activity,
         "type_uid": FINDING * 100 + activity, "severity_id": severity(alert.severity), "status_id": status,
         "time": millis(alert.time, epoch),
         "start_time": millis(alert.starts_at, epoch),
-        "end_time": alert.ends_at.map(|end| millis(end, epoch)),
         "message": summary(alert),
         "metadata": metadata("mailflow.alert"),
         "finding_info": {
@@ -93,7 +93,12 @@ pub(super) fn alert(alert: &Alert, epoch: Epoch) -> serde_json::Result<Value> {
         "unmapped": {
             "alert": line["alert"].take(), "mailflow": line["mailflow"].take(), "flows": line["flows"].take(),
         },
-    }))
+    });
+    // A field that is not known is left out: null is of no type.
+    if let Some(end) = alert.ends_at {
+        event["end_time"] = millis(end, epoch).into();
+    }
+    Ok(event)
 }
 
 fn metadata(log: &str) -> Value {

@@ -80,7 +80,7 @@ fn ocsf() {
         json!({
             "/class_uid": 4_001, "/category_uid": 4, "/activity_id": 2, "/type_uid": 400_102,
             "/severity_id": 1, "/time": 1_795_231_921_500_u64, "/start_time": 1_795_231_860_123_u64,
-            "/end_time": 1_795_231_921_500_u64, "/metadata/version": "1.3.0",
+            "/end_time": 1_795_231_921_500_u64, "/metadata/version": "1.4.0",
             "/metadata/product/name": "mailflow", "/src_endpoint/ip": "10.0.0.9",
             "/src_endpoint/port": 40_001, "/src_endpoint/mac": "02:00:00:00:ab:01",
             "/src_endpoint/vlan_uid": "20", "/dst_endpoint/ip": "192.0.2.1", "/dst_endpoint/port": 25,
