@@ -16,8 +16,8 @@ const PPPOE: u16 = 0x8864;
 const PPP_IPV4: u16 = 0x0021;
 const PPP_IPV6: u16 = 0x0057;
 const PPP_MPLS: [u16; 2] = [0x0281, 0x0283];
-/// Customer tag, service tag (IEEE 802.1Q), and the older service tag some switches still send.
-const TAGS: [u16; 3] = [0x8100, 0x88a8, 0x9100];
+/// Customer tag, service tag (IEEE 802.1Q), and the older service tags some switches still send.
+const TAGS: [u16; 4] = [0x8100, 0x88a8, 0x9100, 0x9200];
 
 /// VLAN tags that are followed, those in the metadata included.
 const DEEPEST: usize = 2;

@@ -2,7 +2,11 @@
 
 use mailflow_common::{PROTOCOL_TCP, Reason};
 
-use crate::{Frame, Header, l3::Packet, segment::Tcp};
+use crate::{
+    Frame, Header,
+    l3::{Packet, Part},
+    segment::Tcp,
+};
 
 /// RFC 9293, 3.1.
 pub(crate) const FIN: u8 = 0x01;
@@ -46,6 +50,11 @@ pub(crate) fn parse<F: Frame>(frame: &F, packet: &Packet) -> Result<Transport, R
     let offset = begin(frame, packet);
     if packet.protocol != PROTOCOL_TCP {
         return Ok(Transport { tcp: Tcp::default(), offset, header: 8 });
+    }
+    // A fragment may end amid the header (RFC 1858, 3): of that the ports are known, its flags are not.
+    if packet.part == Part::First && packet.length < packet.header as u32 + 20 {
+        let header = packet.length.wrapping_sub(packet.header as u32);
+        return Ok(Transport { tcp: Tcp::default(), offset, header });
     }
     let tcp = frame.header::<20>(offset).ok_or(Reason::Truncated)?;
     let header = u32::from(tcp.u8::<12>() >> 4) << 2;

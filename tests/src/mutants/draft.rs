@@ -49,7 +49,7 @@ impl Draft {
             for _ in 0..*pick(rng, &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 2, 2, 3]) {
                 let control = *pick(rng, &[7, 7, 7, 7, 0xe007, 0, 4095]);
                 layers.insert(0, (Layer::Tag, [u16::to_be_bytes(control), ethertype.to_be_bytes()].concat()));
-                ethertype = *pick(rng, &[0x8100, 0x8100, 0x88a8, 0x9100]);
+                ethertype = *pick(rng, &[0x8100, 0x8100, 0x88a8, 0x9100, 0x9200]);
             }
             let mut ethernet = vec![2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, rng.u8(1..4)];
             ethernet.extend(ethertype.to_be_bytes());

@@ -70,7 +70,7 @@ fn link(shown: &Shown<'_>, path: &mut Vec<&'static str>) -> Result<(u16, usize, 
     if shown.link == Link::Ethernet {
         path.push("ethernet");
         // IEEE 802.1Q's customer and service tags, and what switches sent before there were those.
-        while [0x8100, 0x88a8, 0x9100].contains(&ethertype) {
+        while [0x8100, 0x88a8, 0x9100, 0x9200].contains(&ethertype) {
             if tags.len() == TAGS {
                 return Err(Reason::TooDeep);
             }
@@ -283,7 +283,13 @@ fn transport(
     packet: &Packet,
     path: &mut Vec<&'static str>,
 ) -> Result<Transport, Reason> {
-    let (header, tcp) = if packet.protocol == 6 {
+    let here = packet.length - packet.ip_header;
+    let first = packet.fragment.is_some();
+    let (header, tcp) = if packet.protocol == 6 && first && here < 20 {
+        // RFC 1858, 3: a part of the header, without the flags.
+        path.push("a part of tcp's header");
+        (here as usize, Some((0, 0)))
+    } else if packet.protocol == 6 {
         let tcp = bytes(shown, offset, 20)?;
         let header = usize::from(tcp[12] >> 4) * 4;
         if header < 20 {

@@ -1,7 +1,7 @@
 //! Packets that come in fragments.
 
 use mailflow_common::Reason;
-use mailflow_tests::frame::{FrameBuilder, flag::*, fragmented};
+use mailflow_tests::frame::{FrameBuilder, Transport, flag::*, fragmented};
 
 use crate::{BOTH, CLIENT, CLIENT6, LoadOptions, SERVER, SERVER6, down, load_with, options, run};
 
@@ -20,6 +20,27 @@ fn fragments_belong_to_the_flow_of_their_first_one() {
                 assert_eq!((totals.up.packets, totals.up.bytes), (3, bytes));
                 assert_eq!(totals.reason(Reason::Fragment), 0);
             }
+        }
+    }
+}
+
+#[test]
+fn a_first_fragment_that_ends_amid_the_header_is_its_flows() {
+    let fragments = fragmented(CLIENT, SERVER, 7);
+    // Ports and sequence number (RFC 1858, 3), then the flags.
+    let tiny = fragments[0].clone().with(|frame| {
+        frame.transport = Transport::Other(6);
+        frame.payload = [&40_000_u16.to_be_bytes()[..], &25_u16.to_be_bytes(), &[0, 0, 0, 1]].concat();
+    });
+    let rest = fragments[1].clone().with(|frame| (frame.fragment, frame.payload) = (0x2001, vec![0; 24]));
+    let frames = [tiny, rest, fragments[2].clone()];
+    let bytes: u64 = frames.iter().map(FrameBuilder::ip_bytes).sum();
+    for program in BOTH {
+        for order in [[0, 1, 2], [1, 0, 2], [2, 1, 0]] {
+            let (flows, totals) = run(program, &order.map(|index| frames[index].clone()));
+            assert_eq!(flows.len(), 1, "{program} {order:?}");
+            assert_eq!((flows[0].up.packets, flows[0].up.bytes), (3, bytes), "{program} {order:?}");
+            assert_eq!((totals.reason(Reason::Fragment), totals.reason(Reason::Truncated)), (0, 0));
         }
     }
 }
