@@ -121,6 +121,9 @@ impl Columns {
     /// Reads a line of values.
     pub(super) fn read(&self, line: &str, reading: &Reading<'_>) -> Result<Line, Fault> {
         let values: Vec<&str> = line.split(self.separator.as_str()).collect();
+        if self.names.is_empty() {
+            return Err(Fault::new(1, "", "values before the `#fields` line, which names their columns"));
+        }
         if values.len() != self.names.len() {
             let found = format!("{} columns: expected {}", values.len(), self.names.len());
             return Err(Fault::new(1, "", found));

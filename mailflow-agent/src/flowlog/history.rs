@@ -1,6 +1,6 @@
 //! The records of several logs as one history, in an order that does not depend on that of the lines.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use super::{Entry, Origin};
 use crate::engine::{
@@ -65,6 +65,7 @@ impl History {
 
     /// The records in their order, and how many were left out as they stand in the logs twice.
     pub fn ordered(mut self) -> (Vec<Arrival>, u64) {
+        actives_before_ends(&mut self.arrivals);
         for arrival in &mut self.arrivals {
             arrival.at = arrival.at.min(self.end);
         }
@@ -78,6 +79,25 @@ impl History {
         self.arrivals.dedup_by(|one, other| one.at == other.at && one.record == other.record);
         let repeated = (before - self.arrivals.len()) as u64;
         (self.arrivals, repeated)
+    }
+}
+
+/// A flow's active records were made before its last one, also where the agent that made them did so at other
+/// intervals than are configured here: seen after it, they would be another flow's.
+fn actives_before_ends(arrivals: &mut [Arrival]) {
+    let flow = |arrival: &Arrival| (arrival.record.flow.key, arrival.record.flow.first);
+    let active = |arrival: &Arrival| arrival.record.reason == RecordReason::Active;
+    let lives = arrivals.iter().filter(|arrival| active(arrival));
+    let mut ends: HashMap<_, Option<Time>> = lives.map(|arrival| (flow(arrival), None)).collect();
+    for arrival in arrivals.iter().filter(|arrival| !active(arrival)) {
+        if let Some(end) = ends.get_mut(&flow(arrival)) {
+            *end = Some(end.map_or(arrival.at, |end| end.min(arrival.at)));
+        }
+    }
+    for arrival in arrivals.iter_mut().filter(|arrival| active(arrival)) {
+        if let Some(Some(end)) = ends.get(&flow(arrival)) {
+            arrival.at = arrival.at.min(*end);
+        }
     }
 }
 

@@ -33,6 +33,8 @@ use crate::{
 
 /// How much of a log is looked at to recognise it.
 const HEAD: u64 = 64 * 1024;
+/// U+FEFF in UTF-8.
+const MARK: &[u8] = "\u{feff}".as_bytes();
 /// The longest line that is read.
 const LONGEST: u64 = 1 << 20;
 
@@ -134,6 +136,10 @@ impl<'a> Log<'a> {
             Err(error) if head.is_empty() => return Err(failed(error)),
             read => read.err(),
         };
+        // Some editors and systems begin a text with a mark of its encoding.
+        if head.starts_with(MARK) {
+            head.drain(..MARK.len());
+        }
         let format = Format::of(&head).map_err(|found| LogError::Format { path: path.to_owned(), found })?;
         let contents = Box::new(BufReader::with_capacity(
             HEAD as usize,

@@ -193,6 +193,26 @@ fn a_cut_gzip_file_counts_as_far_as_it_goes() {
 }
 
 #[test]
+fn a_text_may_begin_with_the_mark_of_its_encoding() {
+    let files = Files::new();
+    let config = files.write("config.yaml", rules(&ONE));
+    for log in [lines([session().own("closed")]), columns(&[session()])] {
+        let told = backtest(&[], &config, &[files.write("log", format!("\u{feff}{log}"))]);
+        assert_eq!((told.code, told.firing().len()), (0, 1), "{}", told.log);
+    }
+}
+
+#[test]
+fn values_without_the_names_of_their_columns_are_no_matter_of_their_number() {
+    let fields = ZEEK_HEADER.split_inclusive('\n').find(|line| line.starts_with("#fields")).unwrap();
+    let row = session().columns();
+    let header = ZEEK_HEADER.replace(fields, "");
+    let other = Session { client: "10.0.0.2".to_owned(), ..session() }.columns();
+    let told = fault(&format!("{header}{row}\n{fields}{row}\n{other}\n"));
+    assert_eq!(told, "8:1: values before the `#fields` line, which names their columns");
+}
+
+#[test]
 fn bad_usage_and_bad_configurations_end_with_2() {
     let files = Files::new();
     let log = files.write("log", session().own("closed"));

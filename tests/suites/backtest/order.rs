@@ -129,6 +129,22 @@ fn a_flow_counts_once_however_many_records_it_has() {
 }
 
 #[test]
+fn a_flow_counts_once_also_where_another_interval_made_its_active_records() {
+    let files = Files::new();
+    let config = files.write("config.yaml", rules(&R1));
+    // Nine flows of a hundred seconds, by an agent with `active: 60s`.
+    let records = (0..9).flat_map(|number| {
+        [(59, "active"), (100, "closed")].map(|(age, reason)| {
+            let start = (BEGIN + 60 * u64::from(number)) * SECOND;
+            let session = Session::mail("10.0.0.1", 2_000 + number, start);
+            Session { duration: age * SECOND, ..session }.own(reason)
+        })
+    });
+    let told = backtest(&[], &config, &[files.write("log", lines(records))]);
+    assert_eq!((told.code, told.alerts.len()), (0, 0), "{}", told.log);
+}
+
+#[test]
 fn what_stands_in_two_logs_counts_once() {
     let files = Files::new();
     let config = files.write("config.yaml", rules(&R1));
