@@ -66,7 +66,14 @@ fn each_mistake_gets_one_line() {
 fn faults_of_a_named_configuration_are_its_own() {
     let text = "config: /nonexistent/rules.yaml\ntests: []\n";
     let faults = parse("f.yaml", text).unwrap_err().to_string();
-    assert!(faults.starts_with("/nonexistent/rules.yaml: cannot be read"), "{faults}");
+    let named =
+        "f.yaml:1:9: config: \"/nonexistent/rules.yaml\": /nonexistent/rules.yaml: cannot be read: No such";
+    assert!(faults.starts_with(named), "{faults}");
+    let bad = std::env::temp_dir().join(format!("mailflow-named-{}.yaml", std::process::id()));
+    std::fs::write(&bad, "rules: 7\n").unwrap();
+    let faults = parse("f.yaml", &format!("config: {}\ntests: []\n", bad.display())).unwrap_err().to_string();
+    std::fs::remove_file(&bad).unwrap();
+    assert!(faults.starts_with(&format!("{}:1:8: rules: ", bad.display())), "{faults}");
 }
 
 /// More records than a test may have are refused before they are made.

@@ -112,7 +112,13 @@ fn configured(at: &At<'_>, faults: &mut Collector, directory: &Path) -> Option<(
     match load(Some(&path)) {
         Ok(Config { engine, rules_off, .. }) => Some((engine, rules_off)),
         Err(found) => {
-            found.iter().for_each(|fault| faults.fault(fault.clone()));
+            for fault in found.iter() {
+                match fault.place.position {
+                    Some(_) => faults.fault(fault.clone()),
+                    // A file that cannot be read has no place of its own: it is wrong where it is named.
+                    None => return at.fault(faults, fault),
+                }
+            }
             None
         }
     }
