@@ -91,5 +91,5 @@ pub(crate) fn parse<F: Frame>(frame: &F, link: Link, metadata: Metadata) -> Resu
 
 #[inline(always)]
 fn is_tag(ethertype: u16) -> bool {
-    ethertype == TAGS[0] || ethertype == TAGS[1] || ethertype == TAGS[2]
+    ethertype == TAGS[0] || ethertype == TAGS[1] || ethertype == TAGS[2] || ethertype == TAGS[3]
 }

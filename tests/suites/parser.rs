@@ -85,6 +85,16 @@ fn a_tag_in_the_metadata_is_the_outer_one() {
 }
 
 #[test]
+fn every_tag_that_switches_send_is_one() {
+    let untagged = FrameBuilder::tcp("10.20.0.2:40000", "93.184.215.25:25", SYN);
+    let zone = |kind: u16| ethernet(&untagged.clone().tag(kind, 9)).map(|segment| segment.scope);
+    for kind in [0x88a8, 0x9100, 0x9200] {
+        assert_eq!((zone(kind).is_ok(), zone(kind)), (true, zone(0x8100)), "{kind:#x}");
+    }
+    assert_eq!(zone(0x9300), Err(Reason::NotIp));
+}
+
+#[test]
 fn a_total_length_of_zero_is_the_frames() {
     let frame = FrameBuilder::tcp("10.20.0.2:40000", "93.184.215.25:25", ACK).payload(vec![0; 1000]);
     for frame in

@@ -105,7 +105,10 @@ fn ethertype(rng: &mut Rng, draft: &Draft, bytes: &mut [u8]) {
     };
     let value: u16 = match layer {
         Layer::Pppoe => *pick(rng, &[0x0021, 0x0057, 0x0281, 0xc021]),
-        _ => *pick(rng, &[0x0800, 0x86dd, 0x8100, 0x88a8, 0x9100, 0x9200, 0x9300, 0x8847, 0x8848, 0x8863, 0x8864]),
+        _ => *pick(
+            rng,
+            &[0x0800, 0x86dd, 0x8100, 0x88a8, 0x9100, 0x9200, 0x9300, 0x8847, 0x8848, 0x8863, 0x8864],
+        ),
     };
     if let Some(place) = bytes.get_mut(range.end - 2..range.end) {
         place.copy_from_slice(&value.to_be_bytes());
