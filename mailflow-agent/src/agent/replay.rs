@@ -211,16 +211,15 @@ impl Replay {
             self.next_poll = self.now + self.poll_interval;
         }
         self.kernel.set_now(self.now)?;
-        let Frame { bytes, length, .. } = frame;
+        let Frame { bytes, length, .. } = &frame;
         // Written whole, and not larger than the kernel takes.
-        if bytes.len() >= length && self.kernel.run(self.program, &bytes, None).is_ok() {
+        if bytes.len() >= *length && self.kernel.run(self.program, bytes, None).is_ok() {
             return Ok(());
         }
         // Otherwise its head, and its length told beside it: what was not captured is no payload of zeros, and
         // a length that only stands in a file costs no memory.
-        let head = &bytes[..bytes.len().min(HEAD)];
-        let length = u32::try_from(length.max(bytes.len())).unwrap_or(u32::MAX);
-        Ok(self.kernel.run_head(self.program, head, length).map(drop)?)
+        let length = u32::try_from(bytes.len().max(*length)).unwrap_or(u32::MAX);
+        Ok(self.kernel.run_head(self.program, &frame.head(HEAD), length).map(drop)?)
     }
 
     fn poll(&mut self) -> Result<()> {

@@ -4,6 +4,7 @@
 //! power of two, offsets of either byte order, blocks of old writers), and what was read of a file that ends
 //! too early counts.
 
+mod head;
 mod input;
 mod link;
 mod pcap;
