@@ -17,6 +17,8 @@ mod gateway;
 mod http;
 #[path = "outputs/live.rs"]
 mod live;
+#[path = "outputs/logrotate.rs"]
+mod logrotate;
 #[path = "outputs/logs.rs"]
 mod logs;
 #[path = "outputs/nfcapd.rs"]
