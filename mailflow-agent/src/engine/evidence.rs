@@ -49,8 +49,7 @@ struct Note {
 /// What a trail leads to.
 #[derive(Debug, Default)]
 pub(super) struct Found<'a> {
-    /// The newest flows, at most [`SHOWN`], each with its last record; by time, and of equal times in the order
-    /// in which they were noted.
+    /// The flows noted last, at most [`SHOWN`], each with its last record.
     pub(super) records: Vec<(Handle, &'a FlowRecord)>,
     /// Whether there were more that are not kept any more.
     pub(super) cut: bool,
@@ -100,8 +99,16 @@ impl Evidence {
         (self.noted, trail.0) = (number, number);
     }
 
-    /// What a trail leads to.
+    /// What a trail leads to, by time, and of equal times in the order in which it was noted.
     pub(super) fn find(&self, trail: Trail) -> Found<'_> {
+        let mut found = self.noted(trail);
+        found.records.sort_by_key(|(_, record)| record.time());
+        found
+    }
+
+    /// What a trail leads to, in the order in which it was noted: noted so again, it leads to the same, and makes
+    /// room for others in the same order.
+    pub(super) fn noted(&self, trail: Trail) -> Found<'_> {
         let mut found = Found::default();
         let of = |record: &FlowRecord| (record.flow.key, record.flow.first);
         let mut number = trail.0;
@@ -117,7 +124,6 @@ impl Evidence {
             number = if note.back == 0 { 0 } else { number.saturating_sub(u64::from(note.back)) };
         }
         found.records.reverse();
-        found.records.sort_by_key(|(_, record)| record.time());
         found
     }
 

@@ -213,7 +213,7 @@ impl Plan {
 
     /// Until when the condition last held, or will have held, at the thresholds for its end.
     pub(super) fn until(&self, stores: &[Store], levels: &[Level]) -> Option<Time> {
-        match self.lasting(&self.rule.condition, stores, levels) {
+        match self.lasting(&self.rule.condition, stores, levels, Time::END) {
             Until::Then(until) => Some(until),
             Until::Never => None,
             // Nothing but ratios: for as long as there is something above the line.
@@ -250,14 +250,15 @@ impl Plan {
         }
     }
 
-    fn lasting(&self, condition: &Condition, stores: &[Store], levels: &[Level]) -> Until {
+    /// Until when, `before` at the latest, a part of the condition last held.
+    fn lasting(&self, condition: &Condition, stores: &[Store], levels: &[Level], before: Time) -> Until {
         match condition {
             Condition::Term(term) => match (self.frames.get(*term), stores.get(*term), levels.get(*term)) {
-                (Some(frame), Some(store), Some(level)) => store.until(frame, level.resolve_below),
+                (Some(frame), Some(store), Some(level)) => store.until(frame, level.resolve_below, before),
                 _ => Until::Never,
             },
             Condition::Any(parts) => {
-                let untils = parts.iter().map(|part| self.lasting(part, stores, levels));
+                let untils = parts.iter().map(|part| self.lasting(part, stores, levels, before));
                 untils.fold(Until::Whatever, |one, other| match (one, other) {
                     (Until::Then(one), Until::Then(other)) => Until::Then(one.max(other)),
                     (Until::Then(until), _) | (_, Until::Then(until)) => Until::Then(until),
@@ -265,14 +266,31 @@ impl Plan {
                     (Until::Whatever, Until::Whatever) => Until::Whatever,
                 })
             }
-            Condition::All(parts) => {
-                let untils = parts.iter().map(|part| self.lasting(part, stores, levels));
-                untils.fold(Until::Whatever, |one, other| match (one, other) {
-                    (Until::Never, _) | (_, Until::Never) => Until::Never,
-                    (Until::Then(one), Until::Then(other)) => Until::Then(one.min(other)),
-                    (Until::Then(until), _) | (_, Until::Then(until)) => Until::Then(until),
-                    (Until::Whatever, Until::Whatever) => Until::Whatever,
-                })
+            Condition::All(parts) => self.lasting_together(parts, stores, levels, before),
+        }
+    }
+
+    /// Until when all parts last held at once: where one did no longer, the others are asked about before that.
+    fn lasting_together(
+        &self,
+        parts: &[Condition],
+        stores: &[Store],
+        levels: &[Level],
+        mut before: Time,
+    ) -> Until {
+        loop {
+            let mut first = None;
+            for part in parts {
+                match self.lasting(part, stores, levels, before) {
+                    Until::Never => return Until::Never,
+                    Until::Then(until) => first = Some(first.map_or(until, |first: Time| first.min(until))),
+                    Until::Whatever => {}
+                }
+            }
+            match first {
+                None => return Until::Whatever,
+                Some(until) if until >= before => return Until::Then(until),
+                Some(until) => before = until,
             }
         }
     }

@@ -107,6 +107,12 @@ impl Slots {
         taken.map(|(high, slot)| (Name { high: *high, low: slot.low() }, slot))
     }
 
+    /// Every slot.
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Slot> {
+        let taken = self.names.iter().zip(&mut self.slots).filter(|(high, _)| **high != EMPTY);
+        taken.map(|(_, slot)| slot)
+    }
+
     /// Takes out all slots but those that `keep` holds of.
     pub(super) fn retain(&mut self, mut keep: impl FnMut(Name, &Slot) -> bool) {
         let before = self.len;

@@ -278,9 +278,9 @@ struct Records<'a> {
 }
 
 impl Records<'_> {
-    /// The places of those that a trail leads to.
+    /// The places of those that a trail leads to, in the order in which they were noted.
     fn of(&mut self, trail: Trail) -> Vec<usize> {
-        let found = self.evidence.find(trail).records.into_iter();
+        let found = self.evidence.noted(trail).records.into_iter();
         found.map(|(_, record)| self.place_of(record)).collect()
     }
 

@@ -84,13 +84,19 @@ impl Table {
             let slot = Slot::from_words([*up, *down, *rest, *ends], self.reading);
             self.slots.put(Name { high: *high, low: slot.low() }, slot);
         }
-        self.reading += 1;
-        self.again(now);
     }
 
-    /// Readings that another process made since, one after the other, are one: for not having been shown in them
-    /// nothing is forgotten.
+    /// A reading that another process made since. They have few numbers, so that for not having been shown in them
+    /// nothing is forgotten: when those are used up, the two oldest are one.
     pub(super) fn again(&mut self, now: Time) {
+        if self.reading + 1 < PATIENCE {
+            self.reading += 1;
+        } else {
+            for slot in self.slots.iter_mut().filter(|slot| slot.reading() > 1) {
+                *slot = Slot::from_words(slot.words(), slot.reading() - 1);
+            }
+            self.readings.copy_within(1..usize::from(self.reading), 0);
+        }
         self.readings[usize::from(self.reading - 1)] = now;
     }
 

@@ -420,6 +420,75 @@ fn an_alert_speaks_of_the_terms_that_its_rule_has_now() {
     );
 }
 
+/// Three flows that deliver in a minute; or two in a minute while two failed in ten.
+fn either_or_both() -> Rule {
+    let term = |kind, at_least, seconds| {
+        let window = Window { length: Duration::from_secs(seconds), kind: WindowKind::Sliding };
+        let level = Level { at_least, resolve_below: at_least };
+        Term { measure: Measure::Count(kind), window, level }
+    };
+    let both = Condition::All(vec![Condition::Term(1), Condition::Term(2)]);
+    Rule {
+        terms: vec![term(Kind::Delivering, 3, 60), term(Kind::Delivering, 2, 60), term(Kind::Failed, 2, 600)],
+        condition: Condition::Any(vec![Condition::Term(0), both]),
+        ..fixture::rule()
+    }
+}
+
+#[test]
+fn terms_that_held_one_after_the_other_did_not_hold_together() {
+    let mut engine = Engine::new(Settings { rules: vec![either_or_both()], ..fixture::settings() });
+    let failed = |port, last| Flow { messages: 0, ..closed(port, last) };
+    let mut table = vec![closed(4_000, 1_000), closed(4_001, 1_001), closed(4_002, 1_002)];
+    assert_eq!(cycle(&mut engine, at(1_010), &mut table).alerts.len(), 1);
+    // By now two that delivered are out of the window, and two that failed are in theirs.
+    cycle(&mut engine, at(1_120), &mut vec![failed(4_003, 1_100), failed(4_004, 1_110)]);
+    let told = engine.tick(at(1_700)).alerts;
+    let end = |alert: &Alert| (alert.state, alert.ends_at);
+    assert_eq!(told.iter().map(end).collect::<Vec<_>>(), [(AlertState::Resolved, Some(at(1_060)))]);
+}
+
+#[test]
+fn a_late_record_makes_terms_hold_together_in_the_past() {
+    let mut engine = Engine::new(Settings { rules: vec![either_or_both()], ..fixture::settings() });
+    let failed = |port, last| Flow { messages: 0, ..closed(port, last) };
+    let mut table = vec![closed(4_000, 1_000), closed(4_001, 1_001), closed(4_002, 1_002)];
+    assert_eq!(cycle(&mut engine, at(1_010), &mut table).alerts.len(), 1);
+    // Known at 1200, as some readings did not show them; the second delivery leaves at 1061.
+    let mut late = vec![failed(4_003, 1_030), failed(4_004, 1_050)];
+    cycle(&mut engine, at(1_200), &mut vec![]);
+    cycle(&mut engine, at(1_210), &mut late);
+    let told = engine.tick(at(1_700)).alerts;
+    assert_eq!(told.iter().map(|alert| alert.ends_at).collect::<Vec<_>>(), [Some(at(1_061))]);
+}
+
+#[test]
+fn a_restart_does_not_change_which_flows_an_alert_shows() {
+    let mut rule = fixture::rule();
+    rule.terms[0].level = Level { at_least: 21, resolve_below: 21 };
+    let settings = Settings { rules: vec![rule], ..fixture::settings() };
+    let late = closed(4_000, 1_000);
+    let shown = |restarts: bool| {
+        let mut engine = Engine::new(settings.clone());
+        cycle(
+            &mut engine,
+            at(1_200),
+            &mut (1..20).map(|n| closed(4_000 + n, 1_100 + u64::from(n))).collect(),
+        );
+        // The last of twenty to be known, and the first of them to have been.
+        cycle(&mut engine, at(1_210), &mut vec![late.clone()]);
+        if restarts {
+            let state = engine.save();
+            engine = Engine::new(settings.clone());
+            engine.restore(state);
+        }
+        let told = cycle(&mut engine, at(1_310), &mut vec![closed(4_020, 1_300)]).alerts;
+        told[0].flows.iter().map(|record| record.flow.key.client_port).collect::<Vec<_>>()
+    };
+    assert_eq!((shown(false).len(), shown(false)[0]), (20, 4_000));
+    assert_eq!(shown(true), shown(false));
+}
+
 #[test]
 fn a_rule_that_is_new_at_a_restart_learns_first() {
     let measure = Measure::FirstSeen {
@@ -475,5 +544,30 @@ fn a_flow_lives_through_the_readings_that_another_process_made() {
         let effects = read(&mut next, at(200), std::slice::from_ref(&flow));
         assert_eq!(effects.deltas, [], "{readings}");
         assert_eq!((next.stats().open_flows, next.stats().vanished_flows), (1, 0), "{readings}");
+    }
+}
+
+#[test]
+fn an_active_record_of_a_reading_that_was_not_finished_is_made() {
+    let mut before = engine();
+    let mut flow = fixture::flow("10.0.0.1:4000", "9.9.9.9:25");
+    let mut seen = |last: u64| {
+        flow.up.last = Some(at(last));
+        flow.clone()
+    };
+    read(&mut before, at(390), &[seen(380)]);
+    let known = before.known();
+    for others in [0, 1, 30] {
+        // Two intervals passed since the state; of the first there is a record, of the second one is only noted.
+        let mut engine = engine();
+        engine.know(&known);
+        engine.begin_again(at(410));
+        engine.recall(&seen(405));
+        (0..others).for_each(|n| engine.begin_again(at(420 + n)));
+        engine.begin_again(at(710));
+        let records = engine.look(&[seen(700)]).records;
+        assert_eq!(records.iter().map(FlowRecord::time).collect::<Vec<_>>(), [at(700)], "{others}");
+        engine.begin(at(720));
+        assert_eq!(engine.look(&[seen(715)]).records, []);
     }
 }

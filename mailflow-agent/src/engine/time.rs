@@ -18,6 +18,9 @@ impl Time {
     /// The beginning of the clock.
     pub const ZERO: Time = Time(0);
 
+    /// Later than any other.
+    pub const END: Time = Time(u64::MAX);
+
     /// A moment `nanos` nanoseconds after the clock's beginning.
     pub const fn from_nanos(nanos: u64) -> Self {
         Self(nanos)

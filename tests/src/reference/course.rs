@@ -36,6 +36,8 @@ pub enum Doing {
 #[derive(Clone, Debug)]
 pub(super) struct Look {
     pub(super) at: Nanos,
+    /// By the wall clock of the reading that showed it.
+    pub(super) epoch: i128,
     pub(super) flow: Flow,
     pub(super) app: App,
     /// Open, and looked at because of what it gained: no record.
@@ -52,6 +54,8 @@ pub(super) struct Course {
     pending: Vec<Look>,
     /// The last reading.
     last: Nanos,
+    /// The wall clock that is in force.
+    pub(super) epoch: i128,
 }
 
 #[derive(Clone)]
@@ -154,6 +158,7 @@ impl Course {
 
     fn push(&mut self, connection: &Connection, at: Nanos, flow: Flow, reason: RecordReason, live: bool) {
         let ended = matches!(reason, RecordReason::Closed | RecordReason::Idle);
-        self.pending.push(Look { at, app: connection.app(&flow), flow, live, ended });
+        let (app, epoch) = (connection.app(&flow), self.epoch);
+        self.pending.push(Look { at, epoch, app, flow, live, ended });
     }
 }

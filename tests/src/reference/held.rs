@@ -96,11 +96,9 @@ impl Held {
         }
     }
 
-    /// Until when it last was, or will have been, `hold`.
-    pub(super) fn until(&self, hold: u64) -> Option<Nanos> {
-        let mut leaves: Vec<Nanos> = self.given.iter().map(|(time, _)| self.leaves(*time)).collect();
-        leaves.sort_unstable();
-        leaves.into_iter().rev().find(|leaf| self.value(leaf - 1) >= hold)
+    /// When what it holds leaves its window.
+    pub(super) fn leaving(&self) -> Vec<Nanos> {
+        self.given.iter().map(|(time, _)| self.leaves(*time)).collect()
     }
 
     /// When the last flow above the line of a ratio leaves.

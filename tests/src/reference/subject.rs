@@ -40,7 +40,7 @@ pub type Called = (String, Duration);
 #[derive(Clone)]
 pub(super) struct Subject {
     pub(super) held: Vec<Held>,
-    /// Flows that contributed, by time.
+    /// Flows that contributed, in the order in which they did last.
     flows: Vec<Flow>,
     ended: Option<Nanos>,
     pub(super) firing: Option<Firing>,
@@ -96,8 +96,6 @@ impl Subject {
         if any {
             self.flows.retain(|known| (known.key, known.first) != (flow.key, flow.first));
             self.flows.push(flow.clone());
-            // Stable: of equal times the one that came later is the newer.
-            self.flows.sort_by_key(Flow::last);
             let many = self.flows.len().saturating_sub(20);
             self.flows.drain(..many);
         }
@@ -208,7 +206,10 @@ impl Subject {
             let time = flow.last().as_nanos();
             time > end || self.held[decided].inside(time, end)
         };
-        self.flows.iter().filter(inside).cloned().collect()
+        let mut flows: Vec<Flow> = self.flows.iter().filter(inside).cloned().collect();
+        // Stable: of equal times the one that came later is the newer.
+        flows.sort_by_key(Flow::last);
+        flows
     }
 
     fn holds(&self, condition: &Condition, levels: &[Level], at: Nanos) -> bool {
@@ -232,34 +233,35 @@ impl Subject {
         }
     }
 
-    /// Until when each term last held at its resolve threshold: of any the last, of all the first; ratios
-    /// say nothing, unless there is nothing else.
+    /// Until when the condition last held, or will have held, at the thresholds for its end, in which ratios have
+    /// no part unless there is nothing else. Whatever changes does so when something leaves a window.
     fn until(&self, condition: &Condition, levels: &[Level]) -> Option<Nanos> {
-        match self.lasting(condition, levels) {
-            Some(until) => until,
-            None => self.held.iter().filter_map(Held::empties).max(),
+        if self.lasts(condition, levels, 0).is_none() {
+            return self.held.iter().filter_map(Held::empties).max();
         }
+        let mut leaves: Vec<Nanos> = self.held.iter().flat_map(Held::leaving).collect();
+        leaves.sort_unstable();
+        leaves.into_iter().rev().find(|leaf| self.lasts(condition, levels, leaf - 1) == Some(true))
     }
 
-    /// `None` where only ratios would speak; `Some(None)` where it never held.
-    fn lasting(&self, condition: &Condition, levels: &[Level]) -> Option<Option<Nanos>> {
-        let speaking = |parts: &[Condition]| -> Vec<Option<Nanos>> {
-            parts.iter().filter_map(|part| self.lasting(part, levels)).collect()
+    /// Whether it holds then at those thresholds; none where there are only ratios.
+    fn lasts(&self, condition: &Condition, levels: &[Level], at: Nanos) -> Option<bool> {
+        let speaking = |parts: &[Condition]| -> Vec<bool> {
+            parts.iter().filter_map(|part| self.lasts(part, levels, at)).collect()
         };
         match condition {
             Condition::Term(place) => {
                 let held = &self.held[*place];
                 let ratio = matches!(held.term.measure, Measure::Ratio { .. });
-                (!ratio).then(|| held.until(levels[*place].resolve_below))
+                (!ratio).then(|| held.value(at) >= levels[*place].resolve_below)
             }
             Condition::Any(parts) => {
-                let untils = speaking(parts);
-                (!untils.is_empty()).then(|| untils.into_iter().flatten().max())
+                let parts = speaking(parts);
+                (!parts.is_empty()).then(|| parts.contains(&true))
             }
             Condition::All(parts) => {
-                let untils = speaking(parts);
-                (!untils.is_empty())
-                    .then(|| untils.into_iter().collect::<Option<Vec<Nanos>>>()?.into_iter().min())
+                let parts = speaking(parts);
+                (!parts.is_empty()).then(|| !parts.contains(&false))
             }
         }
     }

@@ -91,7 +91,7 @@ impl World {
                 self.go_on(history, &Doing::Tick(*now));
                 self.reload(settings);
             }
-            Doing::Set(epoch) => self.epoch = *epoch,
+            Doing::Set(epoch) => (self.epoch, self.course.epoch) = (*epoch, *epoch),
             Doing::Keep => self.course.keep(&self.settings),
             Doing::Restart => self.course.restart(),
         }
@@ -160,14 +160,17 @@ impl World {
     fn see(&mut self, look: &Look) {
         let flow = &look.flow;
         let time = flow.last().as_nanos();
-        let counts = |watch: &Watch| self.force().counts(&watch.rule, flow, look.app, look.ended);
-        if !self.watches.iter().any(counts) {
+        let counts = |world: &Self, rule: &Rule| {
+            let force = Force { epoch: look.epoch, ..world.force() };
+            force.counts(rule, flow, look.app, look.ended)
+        };
+        if !self.watches.iter().any(|watch| counts(self, &watch.rule)) {
             return;
         }
         self.pass(look.at.max(time));
         for place in 0..self.watches.len() {
             let rule = self.watches[place].rule.clone();
-            if (look.live && !is_live(&rule)) || !self.force().counts(&rule, flow, look.app, look.ended) {
+            if (look.live && !is_live(&rule)) || !counts(self, &rule) {
                 continue;
             }
             let shows = kinds(flow, look.live, look.ended);

@@ -59,9 +59,9 @@ impl Ends {
         if lost { Value::AtLeast(count) } else { Value::Exactly(count) }
     }
 
-    /// Until when there last were, or will have been, `hold` of them.
-    pub(super) fn until(&self, shape: &Shape, hold: u64) -> Option<Time> {
-        last_run(&self.entries, |(last, _)| *last, shape, hold)
+    /// Until when, `before` at the latest, there last were, or will have been, `hold` of them.
+    pub(super) fn until(&self, shape: &Shape, hold: u64, before: Time) -> Option<Time> {
+        last_run(&self.entries, |(last, _)| *last, shape, hold, before)
     }
 
     /// The newest event.
@@ -105,9 +105,9 @@ mod tests {
     fn each_end_counts_once() {
         let ends = ends(&[(100, 1), (200, 2), (300, 1), (400, 1)]);
         assert_eq!(ends.value(&hour(), at(400)), Value::Exactly(2));
-        assert_eq!(ends.until(&hour(), 2), Some(at(3_800)), "until the one at 200 leaves");
+        assert_eq!(ends.until(&hour(), 2, Time::END), Some(at(3_800)), "until the one at 200 leaves");
         assert_eq!(ends.value(&hour(), at(3_800)), Value::Exactly(1));
-        assert_eq!(ends.until(&hour(), 3), None);
+        assert_eq!(ends.until(&hour(), 3, Time::END), None);
     }
 
     #[test]

@@ -152,14 +152,14 @@ impl Store {
         }
     }
 
-    /// Until when it last held, or will have held, `hold`.
-    pub(super) fn until(&self, frame: &Frame, hold: u64) -> Until {
+    /// Until when, `before` at the latest, it last held, or will have held, `hold`.
+    pub(super) fn until(&self, frame: &Frame, hold: u64, before: Time) -> Until {
         let until = match self {
-            Store::Times(times) => times.until(&frame.shape, hold),
-            Store::Series(series) => series.until(&frame.shape, hold),
+            Store::Times(times) => times.until(&frame.shape, hold, before),
+            Store::Series(series) => series.until(&frame.shape, hold, before),
             Store::Ratio(_) => return Until::Whatever,
-            Store::Ends(ends) => ends.until(&frame.shape, hold),
-            Store::Sightings(sightings) => sightings.until(&frame.shape, hold),
+            Store::Ends(ends) => ends.until(&frame.shape, hold, before),
+            Store::Sightings(sightings) => sightings.until(&frame.shape, hold, before),
         };
         until.map_or(Until::Never, Until::Then)
     }
@@ -219,11 +219,19 @@ fn more(entries: usize) -> usize {
     (entries / 4).clamp(1, 16)
 }
 
-/// Until when there last were, or will have been, `hold` entries in one window; they are ascending in time.
-fn last_run<T>(entries: &[T], time: impl Fn(&T) -> Time, shape: &Shape, hold: u64) -> Option<Time> {
-    entries.windows(runs(hold)).rev().find_map(|run| {
+/// Until when, `before` at the latest, there last were, or will have been, `hold` entries in one window; they are
+/// ascending in time.
+fn last_run<T>(
+    entries: &[T],
+    time: impl Fn(&T) -> Time,
+    shape: &Shape,
+    hold: u64,
+    before: Time,
+) -> Option<Time> {
+    let known = entries.partition_point(|entry| time(entry) < before);
+    entries.get(..known)?.windows(runs(hold)).rev().find_map(|run| {
         let (oldest, newest) = (time(run.first()?), time(run.last()?));
-        shape.reaches(oldest, newest).then(|| shape.leaves(oldest))
+        shape.reaches(oldest, newest).then(|| shape.leaves(oldest).min(before))
     })
 }
 

@@ -74,12 +74,14 @@ impl Series {
         self.sum(|entry| entry.first <= time && shape.reaches(entry.last, time))
     }
 
-    /// Until when the sum last was, or will have been, at least `hold`.
-    pub(super) fn until(&self, shape: &Shape, hold: u64) -> Option<Time> {
+    /// Until when, `before` at the latest, the sum last was, or will have been, at least `hold`.
+    pub(super) fn until(&self, shape: &Shape, hold: u64, before: Time) -> Option<Time> {
+        let known = self.entries.partition_point(|entry| entry.last < before);
+        let entries = self.entries.get(..known)?;
         // `oldest..=newest` is what one window holds; both go back in time.
-        let (mut sum, mut oldest) = (0u64, self.entries.len());
-        for (newest, entry) in self.entries.iter().enumerate().rev() {
-            while let Some(next) = oldest.checked_sub(1).and_then(|next| self.entries.get(next)) {
+        let (mut sum, mut oldest) = (0u64, entries.len());
+        for (newest, entry) in entries.iter().enumerate().rev() {
+            while let Some(next) = oldest.checked_sub(1).and_then(|next| entries.get(next)) {
                 if sum >= hold.max(1) || !shape.reaches(next.first, entry.last) {
                     break;
                 }
@@ -87,7 +89,7 @@ impl Series {
                 oldest -= 1;
             }
             if sum >= hold.max(1) {
-                return self.entries.get(oldest).map(|entry| shape.leaves(entry.first));
+                return entries.get(oldest).map(|entry| shape.leaves(entry.first).min(before));
             }
             if oldest <= newest {
                 sum -= entry.amount;
@@ -160,9 +162,9 @@ mod tests {
         assert_eq!(series.within(&hour(), at(3_650)), 13, "50 has left");
         assert_eq!(series.within(&hour(), at(3_700)), 7);
         assert_eq!(series.within(&hour(), at(99)), 2, "as it was then");
-        assert_eq!(series.until(&hour(), 13), Some(at(3_700)));
-        assert_eq!(series.until(&hour(), 14), Some(at(3_650)));
-        assert_eq!(series.until(&hour(), 16), None);
+        assert_eq!(series.until(&hour(), 13, Time::END), Some(at(3_700)));
+        assert_eq!(series.until(&hour(), 14, Time::END), Some(at(3_650)));
+        assert_eq!(series.until(&hour(), 16, Time::END), None);
     }
 
     #[test]
@@ -222,7 +224,7 @@ mod tests {
                 events.iter().filter(|(time, _)| *time <= end && time + 3_600 > end).map(|(_, n)| n).sum()
             };
             let held = (0..13_000).rev().find(|end| value(*end) >= hold);
-            prop_assert_eq!(series.until(&hour(), hold), held.map(|last| at(last + 1)));
+            prop_assert_eq!(series.until(&hour(), hold, Time::END), held.map(|last| at(last + 1)));
         }
     }
 }

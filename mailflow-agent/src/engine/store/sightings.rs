@@ -75,12 +75,12 @@ impl Sightings {
         if self.full { Value::AtLeast(count) } else { Value::Exactly(count) }
     }
 
-    /// Until when there last were, or will have been, `hold` new ones.
-    pub(super) fn until(&self, shape: &Shape, hold: u64) -> Option<Time> {
+    /// Until when, `before` at the latest, there last were, or will have been, `hold` new ones.
+    pub(super) fn until(&self, shape: &Shape, hold: u64, before: Time) -> Option<Time> {
         let mut firsts: Vec<Time> = self.seen.iter().map(|sighting| sighting.first).collect();
         firsts.retain(|first| *first > Time::ZERO);
         firsts.sort_unstable();
-        last_run(&firsts, |first| *first, shape, hold)
+        last_run(&firsts, |first| *first, shape, hold, before)
     }
 
     /// The last event.
@@ -123,8 +123,8 @@ mod tests {
         }
         assert_eq!(sightings.value(&day(), at(10)), Value::Exactly(2));
         assert_eq!(sightings.value(&day(), at(30)), Value::Exactly(1), "1 is known since hour 1");
-        assert_eq!(sightings.until(&day(), 1), Some(at(34)));
-        assert_eq!(sightings.until(&day(), 2), Some(at(25)));
+        assert_eq!(sightings.until(&day(), 1, Time::END), Some(at(34)));
+        assert_eq!(sightings.until(&day(), 2, Time::END), Some(at(25)));
     }
 
     #[test]
@@ -145,6 +145,16 @@ mod tests {
         let back = hour + 30 * DAY - Duration::from_secs(100);
         sightings.add(&day(), (30 * DAY, Time::ZERO), back + late, back, [1; 16]);
         assert_eq!(sightings.value(&day(), back), Value::Exactly(0), "seen within 30 days, told after them");
+    }
+
+    #[test]
+    fn a_late_record_tells_since_when_it_is_seen() {
+        let mut sightings = Sightings::default();
+        add(&mut sightings, 0, 10, 1);
+        let earlier = at(10) - Duration::from_secs(100);
+        sightings.add(&day(), (30 * DAY, Time::ZERO), at(10), earlier, [1; 16]);
+        assert_eq!(sightings.value(&day(), earlier), Value::Exactly(1));
+        assert_eq!(sightings.until(&day(), 1, Time::END), Some(earlier + DAY));
     }
 
     #[test]

@@ -83,9 +83,9 @@ impl Times {
         })
     }
 
-    /// Until when there last were, or will have been, `hold` of them.
-    pub(super) fn until(&self, shape: &Shape, hold: u64) -> Option<Time> {
-        last_run(&self.events, |event| *event, shape, hold)
+    /// Until when, `before` at the latest, there last were, or will have been, `hold` of them.
+    pub(super) fn until(&self, shape: &Shape, hold: u64, before: Time) -> Option<Time> {
+        last_run(&self.events, |event| *event, shape, hold, before)
     }
 
     /// How many the window that ends at `time` holds.
@@ -149,7 +149,7 @@ mod tests {
         let three = shape(WindowKind::Tumbling, 3);
         assert_eq!(times(&three, [3_600, 5_000, 7_199]).decided(&three, 3, None), Some(at(7_199)));
         assert_eq!(times(&three, [3_599, 3_600, 7_199]).decided(&three, 3, None), None);
-        assert_eq!(times(&three, [3_600, 5_000, 7_199]).until(&three, 3), Some(at(7_200)));
+        assert_eq!(times(&three, [3_600, 5_000, 7_199]).until(&three, 3, Time::END), Some(at(7_200)));
     }
 
     #[test]
@@ -182,7 +182,7 @@ mod tests {
         );
         assert_eq!(times.value(&ten, at(3_600 + 971)), Value::Exactly(28));
         assert_eq!(times.value(&ten, at(3_600 + 972)), Value::Exactly(27));
-        assert_eq!(times.until(&ten, 10), Some(at(990 + 3_600)));
+        assert_eq!(times.until(&ten, 10, Time::END), Some(at(990 + 3_600)));
     }
 
     #[test]
