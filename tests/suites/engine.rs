@@ -16,7 +16,7 @@ mod run;
 #[path = "engine/whole.rs"]
 mod whole;
 
-use std::time::Duration;
+use std::{ops::Range, time::Duration};
 
 use mailflow_agent::engine::{
     event::{AlertState, Value},
@@ -33,19 +33,40 @@ use run::{Readings, Run, run, told};
 /// Long enough for every window and every resolution after the last packet.
 const DRAIN: Nanos = 20_000 * SECOND;
 
-/// How many histories are asked for.
+/// Which histories are asked for: how many, or the numbers of those from one up to another.
 const HISTORIES: &str = "MAILFLOW_HISTORIES";
 
-/// As many histories as [`HISTORIES`] says, or `usual`.
-fn config(usual: u32) -> ProptestConfig {
-    let asked = std::env::var(HISTORIES).ok();
-    let cases = asked.map_or(usual, |asked| asked.parse().expect("MAILFLOW_HISTORIES is a number"));
+/// The numbers of the histories that [`HISTORIES`] asks for.
+fn asked() -> Option<Range<u64>> {
+    let asked = std::env::var(HISTORIES).ok()?;
+    let number = |text: &str| text.parse().expect("MAILFLOW_HISTORIES is a number, or two with .. between");
+    Some(match asked.split_once("..") {
+        Some((first, end)) => number(first)..number(end),
+        None => 0..number(&asked),
+    })
+}
+
+/// So many cases.
+fn config(cases: u32) -> ProptestConfig {
     let max_shrink_time = 20_000;
-    ProptestConfig { cases, max_shrink_time, failure_persistence: None, ..ProptestConfig::default() }
+    // Left to itself, it gives up after four times as many as there are cases.
+    let max_shrink_iters = 1_000_000;
+    ProptestConfig {
+        cases,
+        max_shrink_iters,
+        max_shrink_time,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    }
+}
+
+/// As many cases as are asked for, or `usual`.
+fn cases(usual: u32) -> ProptestConfig {
+    config(asked().map_or(usual, |asked| (asked.end - asked.start) as u32))
 }
 
 proptest! {
-    #![proptest_config(config(200))]
+    #![proptest_config(cases(200))]
 
     /// Records, counts, windows and alerts are the reference's, whatever the polling and the parts in which
     /// the table is read, with flows that outlive the active timeout.

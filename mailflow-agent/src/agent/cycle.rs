@@ -4,7 +4,7 @@ use std::{io, time::Duration};
 
 use anyhow::{Context, Result};
 
-use super::keeper::{self, Keeper};
+use super::{keeper::Keeper, notes};
 use crate::{
     clock,
     engine::{
@@ -33,7 +33,7 @@ pub(super) fn look(
     kernel.read(now, &mut Look { engine, keeper, hand_on: &mut hand_on })?;
     let took = clock::now().since(begin);
     let effects = engine.tick(now);
-    keeper.take(engine.judged(), &effects);
+    keeper.take((now, epoch), engine, &effects);
     hand_on(&effects);
     Ok(took)
 }
@@ -50,7 +50,7 @@ pub(super) fn last_look(
     let mut reader = LastLook { engine, keeper, now, hand_on: &mut hand_on };
     kernel.read(now, &mut reader).context("reading the flow table a last time")?;
     let effects = engine.shutdown(now);
-    keeper.take(engine.judged(), &effects);
+    keeper.take((now, epoch), engine, &effects);
     hand_on(&effects);
     Ok(())
 }
@@ -69,7 +69,7 @@ impl Reader for Look<'_> {
 
     fn living(&mut self, flows: &[Flow]) -> &[Flow] {
         let effects = self.engine.look(flows);
-        let noted = self.keeper.note(keeper::entries(&effects, self.engine.ending()));
+        let noted = self.keeper.note(notes::living(&effects, self.engine.ending()));
         (self.hand_on)(&effects);
         // What is not in the journal stays in the table: another reading judges it again.
         if noted.is_ok() { self.engine.ending() } else { &[] }
@@ -88,7 +88,7 @@ impl Reader for Look<'_> {
     }
 
     fn taking(&mut self, taking: Taking<'_>) -> io::Result<()> {
-        self.keeper.note(keeper::taken(taking))
+        self.keeper.note(notes::taken(taking))
     }
 }
 
@@ -117,6 +117,6 @@ impl Reader for LastLook<'_> {
     }
 
     fn taking(&mut self, taking: Taking<'_>) -> io::Result<()> {
-        self.keeper.note(keeper::taken(taking))
+        self.keeper.note(notes::taken(taking))
     }
 }

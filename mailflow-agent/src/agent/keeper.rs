@@ -4,18 +4,17 @@ use std::{io, path::PathBuf, time::Duration};
 
 use tracing::{error, info};
 
-use super::pipeline::Sinks;
+use super::{notes, pipeline::Sinks};
 use crate::{
     clock,
     config::{AlertTo, Config, FlowTo, Target},
     engine::{
         Engine,
-        event::{self, Effects},
-        flow::RecordReason,
+        event::Effects,
         time::{Epoch, Time},
     },
-    kernel::{Kernel, Taking},
-    state::{Entry, Judged, State, Store, Told},
+    kernel::Kernel,
+    state::{Entry, State, Store, Told},
 };
 
 /// How often the state is kept while it is small ...
@@ -90,22 +89,13 @@ impl Keeper {
         self.report(result)
     }
 
-    /// Writes down what the rules were shown and what is told, before it is.
-    pub(super) fn take<'a>(&mut self, judged: impl Iterator<Item = event::Judged<'a>>, effects: &Effects) {
+    /// Writes down what the rules were shown, and until when time passed, before what is told of it is.
+    pub(super) fn take(&mut self, moment: (Time, Epoch), engine: &Engine, effects: &Effects) {
         let Some(store) = &mut self.store else { return };
-        let judged = judged.map(|event::Judged { at, record, open }| Judged {
-            at,
-            flow: record.flow.clone(),
-            reason: record.reason,
-            open,
-        });
-        let mut judged = judged.peekable();
         store.handed_over(effects.alerts.iter().map(Told::of));
-        if judged.peek().is_some() {
-            let result = store.judged(judged);
-            // What cannot be written is judged again after a crash, or not; it is no reason to stop.
-            let _ = self.report(result);
-        }
+        let result = store.passed(notes::passed(moment, engine));
+        // What cannot be written is judged again after a crash, or not; it is no reason to stop.
+        let _ = self.report(result);
     }
 
     /// Alerts of an agent before are handed over.
@@ -197,22 +187,5 @@ impl Keeper {
             _ => {}
         }
         result
-    }
-}
-
-/// The entries of what a part of the living brought: records of those that live on, and those that ended.
-pub(super) fn entries(effects: &Effects, ended: &[crate::engine::flow::Flow]) -> Vec<Entry> {
-    let active = effects.records.iter().filter(|record| record.reason == RecordReason::Active);
-    let active = active.map(|record| Entry::Active(record.flow.clone()));
-    active.chain(ended.iter().cloned().map(Entry::Ended)).collect()
-}
-
-/// The entries of what is taken out of the tables beside the living.
-pub(super) fn taken(taking: Taking<'_>) -> Vec<Entry> {
-    match taking {
-        Taking::Finished(finished) => {
-            finished.iter().cloned().map(|(finished, sums)| Entry::Finished(finished, sums)).collect()
-        }
-        Taking::Spilled(spilled) => spilled.iter().cloned().map(Entry::Spilled).collect(),
     }
 }

@@ -1,5 +1,6 @@
 //! The wiring: kernel -> engine -> sinks, once every poll. The only place that knows all of them.
 
+pub mod again;
 pub mod backtest;
 mod cycle;
 mod delivery;
@@ -9,6 +10,7 @@ mod judges;
 mod keeper;
 mod lists;
 mod load;
+pub mod notes;
 mod outputs;
 mod pipeline;
 mod progress;

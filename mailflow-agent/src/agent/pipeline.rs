@@ -31,7 +31,7 @@ use crate::{
     },
     kernel::{self, Begun, Kept, Kernel, KernelError, Lookout, PinError, Pins, Verify},
     sink::metrics::{Load, Memory, Places},
-    state::{Entry, Recovered, Store, Written},
+    state::{Entry, Recovered, Store, Told, Written},
 };
 
 /// Between two looks whether all is written.
@@ -162,9 +162,7 @@ impl Pipeline {
         ] {
             sinks.take((now, clock::epoch()), &effects);
         }
-        let effects = engine.tick(now);
-        keeper.take(engine.judged(), &effects);
-        sinks.take((now, clock::epoch()), &effects);
+        // No time passes before the tables are read: flows that ended meanwhile may keep an alert up.
         // What was told just now is in no journal: it is written before the tables and the state of before go.
         sinks.wait_until_written();
         keeper.mark();
@@ -197,13 +195,16 @@ impl Pipeline {
 
     /// Reads the kernel's table and hands on what follows from it.
     pub(super) fn poll(&mut self) -> Result<()> {
-        let now = clock::now();
-        let moment = (now, clock::epoch());
+        let begin = clock::now();
         let Self { kernel, engine, sinks, tables, room, delivery, lists, keeper, windows, .. } = self;
         keeper.look_at(sinks);
-        if let Some(internal) = lists.look(now, &sinks.view.agent) {
+        if let Some(internal) = lists.look(begin, &sinks.view.agent) {
             engine.set_internal(internal);
+            // What was judged by the list before is not to be judged again by this one.
+            keeper.keep(kernel, engine, begin, sinks);
         }
+        let now = clock::now();
+        let moment = (now, clock::epoch());
         kernel.follow(now, Verify::WhenDue);
         let before = kernel.totals()?;
         // The wall clock may have been set: hours and the ends of allow-lists are its.
@@ -288,12 +289,15 @@ impl Pipeline {
         }
         let now = clock::now();
         let Reconfigured { restarted, effects } = self.engine.reconfigure(now, new.engine.clone());
+        self.keeper.tell(effects.alerts.iter().map(Told::of));
         self.sinks.take((now, clock::epoch()), &effects);
         changes.extend(restarted.iter().map(|rule| format!("rule {rule}: its windows begin anew")));
         self.lists = ListWatch::new(new.lists.clone(), &new.engine.internal);
         self.windows = windows(&new);
         self.sinks.services = new.engine.services.clone();
         self.keeper.configure(&new);
+        // What the rules before judged is not to be judged again by these.
+        self.keeper.keep(&self.kernel, &self.engine, now, &self.sinks);
         let mut shown = Shown::of(&new, source.name());
         let mut numbers = self.sinks.view.numbers();
         shown.notes = std::mem::take(&mut numbers.settings.notes);

@@ -2,25 +2,30 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    iter,
+    io,
     sync::Arc,
 };
 
 use anyhow::Result;
-use mailflow_common::FlowKey;
+use mailflow_common::SpillKey;
 use tracing::info;
 
-use super::{keeper::Keeper, pipeline::Sinks};
+use super::{
+    again::{self, Hearers, Tables},
+    keeper::Keeper,
+    pipeline::Sinks,
+};
 use crate::{
     clock,
     engine::{
         Engine, Known,
-        event::{self, Alert, Effects},
-        flow::{Finished, Flow, FlowRecord, RecordReason},
+        event::{Alert, Effects},
+        flow::{Finished, Flow},
+        spill::Spill,
         time::{Epoch, Time},
     },
     kernel::{Begun, Kernel},
-    state::{Entry, Past, Recovered, State, Told, Written},
+    state::{Recovered, State, Told, Written},
 };
 
 /// What came of it.
@@ -47,11 +52,9 @@ pub(super) fn resume(
     let Recovered { state: Some(mut state), journal, history, mut written } = recovered else {
         return Ok(Resumed::default());
     };
-    let mut resumed = Resumed::default();
     if begun != Begun::Anew {
         engine.know(&known(&mut state));
     }
-    let now = state.now;
     sinks.resume_alerts(state.firing);
     let epochs: HashMap<String, i128> = state.epochs.into_iter().collect();
     if state.rules.is_readable() {
@@ -59,40 +62,22 @@ pub(super) fn resume(
             info!(%rule, "the rule is gone or means something else now: its windows begin anew");
         }
     }
-    let judged = judge_again(engine, sinks, &history, &mut resumed);
+    let (behind, none) = (HashSet::new(), Written::default());
+    let mut teller = Teller { sinks, keeper, behind, written: none, alerts: 0 };
+    let judged = again::judge_again(engine, &history, &mut teller);
+    engine.set_epoch(clock::epoch());
     // What is delivered since the state was kept is in the history.
-    let delivered = told(&history);
+    let delivered = again::told(&history);
     state.untold.retain(|untold| !delivered.contains(&Told::of(&untold.event.event().0)));
-    let behind: HashSet<String> = state.untold.iter().flat_map(|untold| untold.sinks.clone()).collect();
-    resumed.alerts += state.untold.len();
-    keeper.tell(state.untold.iter().map(|untold| Told::of(&untold.event.event().0)));
+    teller.behind = state.untold.iter().flat_map(|untold| untold.sinks.clone()).collect();
+    teller.keeper.tell(state.untold.iter().map(|untold| Told::of(&untold.event.event().0)));
     sinks.outputs().write_untold(&state.untold, &mut written);
-    let mut teller = Teller { sinks, keeper, behind, written };
-    let polls = polls(journal, now);
-    let mut missed = judged.missed;
-    for poll in &polls {
-        let epoch = Epoch::from_unix_nanos(poll.epoch);
-        let mut lines = Effects::default();
-        engine.begin_again(poll.now);
-        for entry in &poll.entries {
-            let again = Again { kernel, begun, engine, judged: &judged.records, poll };
-            let effects = again.one(entry, &mut lines.records)?;
-            resumed.booked += usize::from(effects.is_some());
-            if let Some(mut effects) = effects {
-                lines.records.append(&mut effects.records);
-                // They take their lines with them, which may be in the files already.
-                sinks.book(poll.now, &effects);
-            }
-        }
-        let alerts = std::mem::take(&mut missed);
-        if poll.unwritten {
-            resumed.alerts += teller.tell(Effects { alerts, ..lines }, epoch);
-        } else {
-            missed = alerts;
-        }
-    }
-    let epoch = polls.last().map_or_else(clock::epoch, |poll| Epoch::from_unix_nanos(poll.epoch));
-    resumed.alerts += teller.tell(Effects { alerts: missed, ..Effects::default() }, epoch);
+    teller.written = written;
+    let mut resumed = Resumed { judged: judged.number, ..Resumed::default() };
+    let tables = (begun != Begun::Anew).then_some(kernel);
+    let journal = (journal, Time::from_nanos(state.now));
+    resumed.booked = again::finish(engine, tables, journal, judged, (&mut teller, clock::epoch()))?;
+    resumed.alerts = state.untold.len() + teller.alerts;
     // Whoever must know what fires has heard it from a process that is gone.
     let now = clock::epoch();
     let firing = engine.firing().into_iter().map(|alert| {
@@ -113,175 +98,30 @@ fn known(state: &mut State) -> Known {
     Known { now: Time::from_nanos(state.seen), seeds: state.seeds, flows: std::mem::take(&mut state.flows) }
 }
 
-/// Which record of a flow: of which beginning, whether it was the last one, and of which moment.
-type Which = (FlowKey, Time, bool, Time);
-
-fn which(flow: &Flow, last: bool) -> Which {
-    (flow.key, flow.first, last, flow.last())
-}
-
-struct JudgedAgain {
-    /// The records that the rules have judged.
-    records: HashSet<Which>,
-    /// Alerts that were not told.
-    missed: Vec<Alert>,
-}
-
-/// Lets the rules see again what they saw; alerts that were told are not told again.
-fn judge_again(engine: &mut Engine, sinks: &Sinks, history: &[Past], resumed: &mut Resumed) -> JudgedAgain {
-    let told = told(history);
-    let mut again = JudgedAgain { records: HashSet::new(), missed: Vec::new() };
-    for past in history {
-        let Past::Judged(judged) = past else { continue };
-        resumed.judged += 1;
-        if !judged.open {
-            again.records.insert(which(&judged.flow, judged.reason != RecordReason::Active));
-        }
-        let record = engine.record_for(&judged.flow, judged.reason);
-        let shown = event::Judged { at: judged.at, record: &record, open: judged.open };
-        let effects = engine.judge_again(shown);
-        sinks.told(&effects.alerts);
-        again.missed.extend(effects.alerts.into_iter().filter(|alert| !told.contains(&Told::of(alert))));
-    }
-    again
-}
-
-/// A poll of the agent before.
-struct Poll {
-    now: Time,
-    epoch: i128,
-    entries: Vec<Entry>,
-    /// Whether the state has it.
-    kept: bool,
-    /// Whether it was finished.
-    over: bool,
-    /// Whether its lines may be missing.
-    unwritten: bool,
-}
-
-/// The polls in the journal, oldest first.
-fn polls(journal: Vec<Entry>, state: u64) -> Vec<Poll> {
-    let mut polls: Vec<Poll> = Vec::new();
-    for entry in journal {
-        match (entry, polls.last_mut()) {
-            (Entry::Poll { now, epoch }, _) => {
-                polls.push(Poll {
-                    now,
-                    epoch,
-                    entries: Vec::new(),
-                    kept: false,
-                    over: false,
-                    unwritten: true,
-                });
-            }
-            (Entry::Written(_), _) => polls.iter_mut().for_each(|poll| poll.unwritten = false),
-            // A state that was about to be written when the agent died is not there.
-            (Entry::Kept(now), _) if now <= state => polls.iter_mut().for_each(|poll| poll.kept = true),
-            (Entry::Kept(_), _) | (_, None) => {}
-            (Entry::Over, Some(poll)) => poll.over = true,
-            (entry, Some(poll)) => poll.entries.push(entry),
-        }
-    }
-    polls
-}
-
-/// Doing an entry again.
-struct Again<'a> {
-    kernel: &'a mut Kernel,
-    begun: Begun,
-    engine: &'a mut Engine,
-    judged: &'a HashSet<Which>,
-    poll: &'a Poll,
-}
-
-impl Again<'_> {
-    /// What was not done or booked is done now; its effects. `lines` gets records that were made before.
-    fn one(mut self, entry: &Entry, lines: &mut Vec<FlowRecord>) -> Result<Option<Effects>> {
-        let resumed = self.begun != Begun::Anew;
-        match entry {
-            Entry::Ended(flow) => {
-                if self.lived(flow) || (!self.poll.over && resumed && self.kernel.holds(flow)?) {
-                    return Ok(None);
-                }
-                if self.poll.kept {
-                    lines.push(self.engine.last_record(flow));
-                    return Ok(None);
-                }
-                if resumed {
-                    self.kernel.book_removed(flow);
-                }
-                Ok(Some(self.ended(
-                    flow,
-                    |engine| engine.conclude_ended(flow),
-                    |engine| engine.last_record(flow),
-                )))
-            }
-            Entry::Finished(finished, sums) => {
-                if !self.poll.over && resumed && self.kernel.holds_finished(&finished.flow)? {
-                    return Ok(None);
-                }
-                if self.poll.kept {
-                    lines.push(self.engine.finished_record(finished));
-                    return Ok(None);
-                }
-                if resumed {
-                    self.kernel.book_finished(finished, sums);
-                }
-                let Finished { flow, .. } = finished;
-                let conclude = |engine: &mut Engine| engine.finish(std::slice::from_ref(finished));
-                Ok(Some(self.ended(flow, conclude, |engine| engine.finished_record(finished))))
-            }
-            Entry::Active(flow) if self.poll.kept => {
-                lines.push(self.engine.record_for(flow, RecordReason::Active));
-                Ok(None)
-            }
-            Entry::Active(flow) if self.poll.over || self.judged.contains(&which(flow, false)) => {
-                lines.push(self.engine.record_for(flow, RecordReason::Active));
-                let deltas = self.engine.recall(flow).into_iter().collect();
-                Ok(Some(Effects { deltas, ..Effects::default() }))
-            }
-            Entry::Active(flow) => Ok(Some(self.engine.look(std::slice::from_ref(flow)))),
-            Entry::Spilled(spill) => {
-                if !self.poll.kept && resumed && !self.kernel.holds_spill(&spill.key)? {
-                    self.kernel.book_spilled(spill);
-                    return Ok(Some(self.engine.overflow(std::slice::from_ref(spill))));
-                }
-                Ok(None)
-            }
-            Entry::Lives(_) | Entry::Poll { .. } | Entry::Over | Entry::Written(_) | Entry::Kept(_) => {
-                Ok(None)
-            }
-        }
+impl Tables for Kernel {
+    fn holds(&self, flow: &Flow) -> io::Result<bool> {
+        self.holds(flow)
     }
 
-    /// Whether the kernel kept the flow: it had gained packets.
-    fn lived(&self, flow: &Flow) -> bool {
-        let same = |entry: &Entry| matches!(entry, Entry::Lives(lives) if (lives.key, lives.first) == (flow.key, flow.first));
-        self.poll.entries.iter().any(same)
+    fn holds_finished(&self, flow: &Flow) -> io::Result<bool> {
+        self.holds_finished(flow)
     }
 
-    /// A flow that is out of the tables: the rules see its record unless they have.
-    fn ended(
-        &mut self,
-        flow: &Flow,
-        conclude: impl FnOnce(&mut Engine) -> Effects,
-        record: impl FnOnce(&Engine) -> FlowRecord,
-    ) -> Effects {
-        if !self.poll.over && !self.judged.contains(&which(flow, true)) {
-            return conclude(self.engine);
-        }
-        let deltas = self.engine.forget(flow).into_iter().collect();
-        Effects { deltas, records: vec![record(self.engine)], ..Effects::default() }
+    fn holds_spill(&self, key: &SpillKey) -> io::Result<bool> {
+        self.holds_spill(key)
     }
-}
 
-/// The alerts that were delivered.
-fn told(history: &[Past]) -> HashSet<&Told> {
-    let told = history.iter().filter_map(|past| match past {
-        Past::Told(told) => Some(told),
-        Past::Judged(_) | Past::Kept(_) => None,
-    });
-    told.collect()
+    fn book_removed(&mut self, flow: &Flow) {
+        self.book_removed(flow);
+    }
+
+    fn book_finished(&mut self, finished: &Finished, sums: &[u8]) {
+        self.book_finished(finished, sums);
+    }
+
+    fn book_spilled(&mut self, spill: &Spill) {
+        self.book_spilled(spill);
+    }
 }
 
 /// Hands over what may not have been told.
@@ -292,14 +132,23 @@ struct Teller<'a> {
     behind: HashSet<String>,
     /// What the files have already.
     written: Written,
+    /// How many alerts there were.
+    alerts: usize,
 }
 
-impl Teller<'_> {
-    /// How many alerts there were.
-    fn tell(&mut self, effects: Effects, epoch: Epoch) -> usize {
-        self.keeper.take(iter::empty(), &effects);
+impl Hearers for Teller<'_> {
+    fn told(&mut self, alerts: &[Alert]) {
+        self.sinks.told(alerts);
+    }
+
+    fn book(&mut self, now: Time, effects: &Effects) {
+        self.sinks.book(now, effects);
+    }
+
+    fn tell(&mut self, effects: Effects, epoch: Epoch) {
+        self.keeper.tell(effects.alerts.iter().map(Told::of));
         let behind = |name: &str| self.behind.contains(name);
         self.sinks.outputs().write_missing(&effects, epoch, &mut self.written, &behind);
-        effects.alerts.len()
+        self.alerts += effects.alerts.len();
     }
 }

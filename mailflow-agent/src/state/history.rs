@@ -11,7 +11,10 @@ use super::{
     entry::Judged,
     frames::{self, Appender},
 };
-use crate::engine::event::{Alert, AlertState};
+use crate::engine::{
+    event::{Alert, AlertState},
+    time::Time,
+};
 
 const PREFIX: &str = "history-";
 
@@ -24,6 +27,10 @@ pub enum Past {
     Told(Told),
     /// A state of this moment has all that was before.
     Kept(u64),
+    /// Where the clock's beginning lies on the wall clock, by which the rules judge what follows.
+    Epoch(i128),
+    /// Time passed until then: what was due is done.
+    Passed(Time),
 }
 
 /// An alert event, as far as it takes to know it again.
@@ -119,6 +126,8 @@ impl Past {
             Self::Judged(judged) => (0, judged.bytes()),
             Self::Told(told) => (1, postcard::to_stdvec(told)),
             Self::Kept(now) => (2, postcard::to_stdvec(now)),
+            Self::Epoch(epoch) => (3, postcard::to_stdvec(epoch)),
+            Self::Passed(now) => (4, postcard::to_stdvec(&now.as_nanos())),
         };
         let mut frame = vec![kind];
         frame.extend(bytes.map_err(io::Error::other)?);
@@ -130,6 +139,8 @@ impl Past {
             (0, bytes) => Judged::read(bytes).map(Self::Judged),
             (1, bytes) => postcard::from_bytes(bytes).ok().map(Self::Told),
             (2, bytes) => postcard::from_bytes(bytes).ok().map(Self::Kept),
+            (3, bytes) => postcard::from_bytes(bytes).ok().map(Self::Epoch),
+            (4, bytes) => postcard::from_bytes(bytes).ok().map(|now| Self::Passed(Time::from_nanos(now))),
             _ => None,
         }
     }
@@ -152,7 +163,7 @@ fn files(directory: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
 #[cfg(test)]
 mod tests {
     use super::{super::entry::tests::some_flow, *};
-    use crate::engine::{flow::RecordReason, time::Time};
+    use crate::engine::flow::RecordReason;
 
     fn judged(seconds: u64) -> Past {
         let at = Time::from_nanos(seconds * 1_000_000_000);
@@ -173,10 +184,13 @@ mod tests {
         history.write([judged(1), told.clone()]).unwrap();
         history.write([Past::Kept(5), judged(2)]).unwrap();
         let mut again = History::open(&directory).unwrap();
-        again.write([judged(3)]).unwrap();
+        let [epoch, passed] = [Past::Epoch(-3), Past::Passed(Time::from_nanos(9))];
+        again.write([epoch.clone(), judged(3), passed.clone()]).unwrap();
         let all = History::read(&directory).unwrap();
-        assert_eq!(all, [judged(1), told, Past::Kept(5), judged(2), judged(3)]);
-        assert_eq!(since(all.clone(), 5), [judged(2), judged(3)]);
+        let last = [judged(2), epoch, judged(3), passed];
+        assert_eq!(all[..3], [judged(1), told, Past::Kept(5)]);
+        assert_eq!(all[3..], last);
+        assert_eq!(since(all.clone(), 5), last);
         assert_eq!(since(all.clone(), 4), all, "that state was never written");
         again.forget().unwrap();
         assert_eq!(History::read(&directory).unwrap(), []);

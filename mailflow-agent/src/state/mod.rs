@@ -234,12 +234,12 @@ impl Store {
         self.journal.write()
     }
 
-    /// Writes what the rules have judged to the history.
+    /// Writes to the history what the rules have judged, by which clock, and until when time passed.
     ///
     /// # Errors
     /// The system refuses.
-    pub fn judged(&mut self, judged: impl IntoIterator<Item = Judged>) -> io::Result<()> {
-        self.history.write(judged.into_iter().map(Past::Judged))
+    pub fn passed(&mut self, past: impl IntoIterator<Item = Past>) -> io::Result<()> {
+        self.history.write(past)
     }
 
     /// Alerts were handed to the outputs.

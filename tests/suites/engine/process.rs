@@ -1,18 +1,28 @@
 //! An agent without its I/O: it reads a table, keeps states, dies, and goes on.
 //!
-//! What the kernel's table, the journal, the history and the file of alerts would hold, this holds.
+//! What the kernel's table, the journal, the history and the file of alerts would hold, this holds. What is written
+//! to them and what another agent makes of it is the agent's own code.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, io};
 
 use crate::reference::{Connection, Doing, Nanos, Which};
-use mailflow_agent::engine::{
-    Engine, Known,
-    event::{Alert, AlertState, Effects, Judged},
-    flow::{Fate, Flow, FlowRecord, RecordReason},
-    settings::Settings,
-    state::State,
-    time::{Epoch, Time},
+use mailflow_agent::{
+    agent::{
+        again::{self, Hearers, Tables},
+        notes,
+    },
+    engine::{
+        Engine, Known,
+        event::{Alert, AlertState, Effects, Qualified},
+        flow::{Fate, Finished, Flow},
+        settings::Settings,
+        spill::Spill,
+        state::State,
+        time::{Epoch, Time},
+    },
+    state::{Entry, Past, Told},
 };
+use mailflow_common::SpillKey;
 
 use super::run::Chance;
 
@@ -36,49 +46,100 @@ impl Point {
         [Point::Noted, Point::Removed, Point::Ticked, Point::Judged, Point::Told];
 }
 
-/// What a poll notes before it does it.
-enum Entry {
-    Poll(Nanos),
-    Ended(Flow),
-    Lives(Which),
-    Active(Flow),
-    Over,
-}
-
 /// What is left when a process dies.
 struct Left {
+    /// When the state was kept, and the state.
+    now: Nanos,
     state: Vec<u8>,
     known: Known,
     journal: Vec<Entry>,
-    /// Records that the rules were shown, when, and whether they were looks at open flows.
-    history: Vec<(Time, FlowRecord, bool)>,
+    history: Vec<Past>,
+}
+
+impl Left {
+    fn nothing() -> Self {
+        Self { now: 0, state: Vec::new(), known: Known::default(), journal: Vec::new(), history: Vec::new() }
+    }
+}
+
+/// The connections whose flows are in the kernel's table, or will be.
+struct Table<'a>(Vec<&'a Connection>);
+
+impl Tables for Table<'_> {
+    fn holds(&self, flow: &Flow) -> io::Result<bool> {
+        Ok(self.0.iter().any(|connection| connection.which() == which(flow)))
+    }
+
+    fn holds_finished(&self, _: &Flow) -> io::Result<bool> {
+        unreachable!("each tuple has one flow at a time")
+    }
+
+    fn holds_spill(&self, _: &SpillKey) -> io::Result<bool> {
+        unreachable!("the table is never full")
+    }
+
+    fn book_removed(&mut self, _: &Flow) {}
+
+    fn book_finished(&mut self, _: &Finished, _: &[u8]) {}
+
+    fn book_spilled(&mut self, _: &Spill) {}
+}
+
+/// The file of alerts.
+#[derive(Default)]
+struct Lines {
+    alerts: Vec<Alert>,
+    told: HashSet<Identity>,
+    /// Those of which no agent has noted that they are there.
+    unnoted: Vec<Alert>,
+}
+
+impl Lines {
+    /// No alert is told twice.
+    fn tell(&mut self, alert: Alert) {
+        assert!(self.told.insert(identity(&alert)), "told twice: {alert:#?}");
+        self.unnoted.push(alert.clone());
+        self.alerts.push(alert);
+    }
+}
+
+impl Hearers for Lines {
+    fn told(&mut self, _: &[Alert]) {}
+
+    fn book(&mut self, _: Time, _: &Effects) {}
+
+    fn tell(&mut self, effects: Effects, _: Epoch) {
+        for alert in effects.alerts {
+            // What nobody noted is looked for in the file.
+            if !self.unnoted.iter().any(|told| identity(told) == identity(&alert)) {
+                self.tell(alert);
+            }
+        }
+    }
 }
 
 pub(crate) struct Process<'a> {
     pub(crate) engine: Engine,
     settings: Settings,
     pub(crate) epoch: i128,
-    /// The connections whose flows are in the kernel's table, or will be.
-    table: Vec<&'a Connection>,
+    table: Table<'a>,
     left: Left,
+    lines: Lines,
+    /// The beginning of the poll that is on, until something of it is in the journal.
+    begins: Option<Entry>,
     /// What was done, for the reference.
     pub(crate) doings: Vec<Doing>,
-    /// Alerts that were told.
-    pub(crate) alerts: Vec<Alert>,
     /// Flows that rules counted.
-    pub(crate) counted: Vec<mailflow_agent::engine::event::Qualified>,
-    told: HashSet<Told>,
-    /// Whether the first poll of a process is still to come.
-    first: bool,
+    pub(crate) counted: Vec<Qualified>,
     chance: Chance,
     /// Readings miss flows here and there.
     gaps: bool,
 }
 
 /// An alert, as far as it takes to know it again.
-type Told = (String, Time, Time, AlertState, bool);
+type Identity = (String, Time, Time, AlertState, bool);
 
-fn identity(alert: &Alert) -> Told {
+fn identity(alert: &Alert) -> Identity {
     (alert.fingerprint.clone(), alert.starts_at, alert.time, alert.state, alert.suppressed.is_some())
 }
 
@@ -88,29 +149,34 @@ fn which(flow: &Flow) -> Which {
 
 impl<'a> Process<'a> {
     pub(crate) fn new(settings: &Settings, history: &'a [Connection], seed: u64, gaps: bool) -> Self {
-        let engine = Engine::new(settings.clone());
-        let left =
-            Left { state: Vec::new(), known: Known::default(), journal: Vec::new(), history: Vec::new() };
         Self {
-            engine,
+            engine: Engine::new(settings.clone()),
             settings: settings.clone(),
             epoch: 0,
-            table: history.iter().collect(),
-            left,
+            table: Table(history.iter().collect()),
+            left: Left::nothing(),
+            lines: Lines::default(),
+            begins: None,
             doings: Vec::new(),
-            alerts: Vec::new(),
             counted: Vec::new(),
-            told: HashSet::new(),
-            first: false,
             chance: Chance(seed | 1),
             gaps,
         }
     }
 
+    /// Alerts that were told.
+    pub(crate) fn alerts(&self) -> &[Alert] {
+        &self.lines.alerts
+    }
+
     /// A poll, up to some point. Gives whether it came to its end.
     pub(crate) fn poll(&mut self, now: Nanos, until: Option<Point>) -> bool {
+        if self.chance.one_in(2) {
+            self.delivered();
+        }
         let mut missed: HashSet<Which> = HashSet::new();
-        let mut shown: Vec<Flow> = self.table.iter().filter_map(|connection| connection.seen(now)).collect();
+        let mut shown: Vec<Flow> =
+            self.table.0.iter().filter_map(|connection| connection.seen(now)).collect();
         if self.gaps {
             let misses: Vec<bool> = shown.iter().map(|_| self.chance.one_in(6)).collect();
             let mut misses = misses.into_iter();
@@ -121,7 +187,7 @@ impl<'a> Process<'a> {
             });
         }
         self.engine.begin(Time::from_nanos(now));
-        self.left.journal.push(Entry::Poll(now));
+        self.begins = Some(Entry::Poll { now: Time::from_nanos(now), epoch: self.epoch });
         let parts: Vec<Vec<Flow>> = self.chance.parts(&shown).into_iter().map(<[Flow]>::to_vec).collect();
         // The part at which a process dies, if it does so among them.
         let dies = self.chance.below(parts.len() as u64 + 1) as usize;
@@ -143,29 +209,33 @@ impl<'a> Process<'a> {
             return false;
         }
         self.doings.push(Doing::Tick(now));
-        let judged = self.engine.judged().map(|judged| (judged.at, judged.record.clone(), judged.open));
-        self.left.history.extend(judged);
+        let moment = (Time::from_nanos(now), Epoch::from_unix_nanos(self.epoch));
+        self.left.history.extend(notes::passed(moment, &self.engine));
         self.counted.extend(effects.qualified.iter().cloned());
         let alerts = match until {
             Some(Point::Judged) => 0,
             Some(_) => self.chance.below(effects.alerts.len() as u64 + 1) as usize,
             None => effects.alerts.len(),
         };
-        self.tell(effects.alerts.into_iter().take(alerts));
-        if until.is_none() {
-            self.left.journal.push(Entry::Over);
-            self.first = false;
+        effects.alerts.into_iter().take(alerts).for_each(|alert| self.lines.tell(alert));
+        if until.is_some() {
+            if self.chance.one_in(2) {
+                self.delivered();
+            }
+            return false;
         }
-        until.is_none()
+        // Of a poll that brought nothing there is nothing in the journal.
+        if self.begins.take().is_none() {
+            self.left.journal.push(Entry::Over);
+        }
+        true
     }
 
     /// A part of a reading: what it brings is noted before it is done.
     fn part(&mut self, part: &[Flow], until: Option<Point>, missed: &mut HashSet<Which>) -> bool {
         let effects = self.engine.look(part);
-        let active = effects.records.iter().filter(|record| record.reason == RecordReason::Active);
-        self.left.journal.extend(active.map(|record| Entry::Active(record.flow.clone())));
         let ending = self.engine.ending().to_vec();
-        self.left.journal.extend(ending.iter().cloned().map(Entry::Ended));
+        self.note(notes::living(&effects, &ending));
         if until == Some(Point::Noted) {
             missed.extend(ending.iter().map(which));
             return false;
@@ -180,11 +250,11 @@ impl<'a> Process<'a> {
             if *fate == Fate::Lives {
                 missed.insert(which(flow));
             } else {
-                self.table.retain(|connection| connection.which() != which(flow));
+                self.table.0.retain(|connection| connection.which() != which(flow));
             }
         }
         let lives = ending.iter().zip(&fates).filter(|(_, fate)| **fate == Fate::Lives);
-        self.left.journal.extend(lives.map(|(flow, _)| Entry::Lives(which(flow))));
+        self.note(lives.map(|(flow, _)| Entry::Lives(flow.clone())).collect());
         if until == Some(Point::Removed) {
             return false;
         }
@@ -192,10 +262,23 @@ impl<'a> Process<'a> {
         true
     }
 
-    /// The state is kept, as bytes.
-    pub(crate) fn keep(&mut self) {
+    /// Puts entries into the journal, the first ones of a poll behind its beginning.
+    fn note(&mut self, entries: Vec<Entry>) {
+        if !entries.is_empty() {
+            self.left.journal.extend(self.begins.take().into_iter().chain(entries));
+        }
+    }
+
+    /// The history gets to know what was told.
+    fn delivered(&mut self) {
+        self.left.history.extend(self.lines.unnoted.drain(..).map(|alert| Past::Told(Told::of(&alert))));
+    }
+
+    /// The state is kept at `now`, as bytes.
+    pub(crate) fn keep(&mut self, now: Nanos) {
         let state = postcard::to_stdvec(&self.engine.save()).unwrap();
-        self.left = Left { state, known: self.engine.known(), journal: Vec::new(), history: Vec::new() };
+        self.left = Left { now, state, known: self.engine.known(), ..Left::nothing() };
+        self.lines.unnoted.clear();
         self.doings.push(Doing::Keep);
     }
 
@@ -205,7 +288,7 @@ impl<'a> Process<'a> {
         self.doings.push(Doing::Reload(now, Box::new(settings.clone())));
         self.settings = settings.clone();
         self.enter(changed.effects);
-        self.keep();
+        self.keep(now);
         changed.restarted.len()
     }
 
@@ -214,88 +297,44 @@ impl<'a> Process<'a> {
         self.epoch = epoch;
         self.engine.set_epoch(Epoch::from_unix_nanos(epoch));
         self.doings.push(Doing::Set(epoch));
-        self.keep();
     }
 
     /// The agent stops and its tables end: what is open gets a last record.
     pub(crate) fn stop(&mut self, now: Nanos) {
-        let table: Vec<Flow> = self.table.iter().filter_map(|connection| connection.seen(now)).collect();
+        let table: Vec<Flow> = self.table.0.iter().filter_map(|connection| connection.seen(now)).collect();
         for part in self.chance.parts(&table) {
             self.engine.look_last(Time::from_nanos(now), part);
         }
-        self.table.retain(|connection| connection.seen(now).is_none());
+        self.table.0.retain(|connection| connection.seen(now).is_none());
         self.doings.extend([Doing::LastLook(now), Doing::Tick(now)]);
         let effects = self.engine.shutdown(Time::from_nanos(now));
         self.enter(effects);
-        self.keep();
+        self.keep(now);
     }
 
-    /// Another process goes on where this one stopped; how many alerts fire.
-    pub(crate) fn restart(&mut self, tables: bool) -> usize {
-        let Left { state, known, journal, history } = std::mem::replace(
-            &mut self.left,
-            Left { state: Vec::new(), known: Known::default(), journal: Vec::new(), history: Vec::new() },
-        );
+    /// Another process goes on where this one stopped, at `now`; how many alerts fire.
+    pub(crate) fn restart(&mut self, now: Nanos, tables: bool) -> usize {
+        let Left { now: kept, state, known, journal, history } =
+            std::mem::replace(&mut self.left, Left::nothing());
+        self.begins = None;
+        let epoch = Epoch::from_unix_nanos(self.epoch);
         self.engine = Engine::new(self.settings.clone());
-        self.engine.set_epoch(Epoch::from_unix_nanos(self.epoch));
         if tables {
             self.engine.know(&known);
         }
         let state: State = postcard::from_bytes(&state).unwrap();
         assert!(state.is_readable());
+        self.engine.set_epoch(epoch);
         let restored = self.engine.restore(state);
         assert_eq!(restored.forgotten, Vec::<String>::new());
         self.doings.push(Doing::Restart);
-        let mut judged = HashSet::new();
-        let mut missing = Vec::new();
-        for (at, record, open) in history {
-            judged.extend((!open).then(|| (which(&record.flow), record.reason, record.time())));
-            let record = self.engine.record_for(&record.flow, record.reason);
-            missing.extend(self.engine.judge_again(Judged { at, record: &record, open }).alerts);
-        }
-        self.again(&journal, &judged);
-        missing.retain(|alert| !self.told.contains(&identity(alert)));
-        self.tell(missing.into_iter());
-        self.first = true;
-        self.keep();
+        let judged = again::judge_again(&mut self.engine, &history, &mut self.lines);
+        self.engine.set_epoch(epoch);
+        let table = tables.then_some(&mut self.table);
+        let journal = (journal, Time::from_nanos(kept));
+        again::finish(&mut self.engine, table, journal, judged, (&mut self.lines, epoch)).unwrap();
+        self.keep(now);
         restored.firing
-    }
-
-    /// What was begun and not finished.
-    fn again(&mut self, journal: &[Entry], judged: &HashSet<(Which, RecordReason, Time)>) {
-        for poll in journal.chunk_by(|_, next| !matches!(next, Entry::Poll(_))) {
-            let over = poll.iter().any(|entry| matches!(entry, Entry::Over));
-            let lived = |flow: &Flow| {
-                poll.iter().any(|entry| matches!(entry, Entry::Lives(lives) if *lives == which(flow)))
-            };
-            let was_judged = |flow: &Flow, ended: bool| {
-                let mut of = judged.iter().filter(|(of, ..)| *of == which(flow));
-                of.any(|(_, reason, time)| (*reason != RecordReason::Active) == ended && *time == flow.last())
-            };
-            for entry in poll {
-                match entry {
-                    Entry::Poll(now) => self.engine.begin_again(Time::from_nanos(*now)),
-                    Entry::Ended(flow) => {
-                        let holds = self.table.iter().any(|connection| connection.which() == which(flow));
-                        if lived(flow) || (!over && holds) {
-                            continue;
-                        }
-                        if !over && !was_judged(flow, true) {
-                            self.engine.conclude_ended(flow);
-                        } else {
-                            self.engine.forget(flow);
-                        }
-                    }
-                    Entry::Active(flow) if over || was_judged(flow, false) => {
-                        self.engine.recall(flow);
-                    }
-                    Entry::Active(flow) => {
-                        self.engine.look(std::slice::from_ref(flow));
-                    }
-                    Entry::Lives(_) | Entry::Over => {}
-                }
-            }
-        }
     }
 
     /// Nothing but time passes.
@@ -307,18 +346,6 @@ impl<'a> Process<'a> {
 
     fn enter(&mut self, effects: Effects) {
         self.counted.extend(effects.qualified);
-        self.tell(effects.alerts.into_iter());
-    }
-
-    /// No alert is told twice.
-    fn tell(&mut self, alerts: impl Iterator<Item = Alert>) {
-        for alert in alerts {
-            // What a process told just before its death follows once more from time alone.
-            if self.told.insert(identity(&alert)) {
-                self.alerts.push(alert);
-            } else {
-                assert!(self.first, "told twice: {alert:#?}");
-            }
-        }
+        effects.alerts.into_iter().for_each(|alert| self.lines.tell(alert));
     }
 }
