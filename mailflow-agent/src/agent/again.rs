@@ -235,7 +235,7 @@ impl<T: Tables> Again<'_, T> {
                 let deltas = self.engine.recall(flow).into_iter().collect();
                 Ok(Some(Effects { deltas, ..Effects::default() }))
             }
-            Entry::Active(flow) => Ok(Some(self.engine.look(std::slice::from_ref(flow)))),
+            Entry::Active(flow) => Ok(Some(self.engine.conclude_interval(flow))),
             Entry::Spilled(spill) => {
                 if self.poll.kept || self.asks(|tables| tables.holds_spill(&spill.key))? {
                     return Ok(None);

@@ -60,6 +60,16 @@ impl Engine {
         self.table.see(name, flow).delta
     }
 
+    /// An open flow one of whose active intervals had passed in this reading, without its record as yet. When it was
+    /// looked at before that, a state does not tell for certain: it takes every flow for seen.
+    pub fn conclude_interval(&mut self, flow: &Flow) -> Effects {
+        let mut effects = Effects::default();
+        effects.deltas.extend(self.recall(flow));
+        let at = self.limits.interval(flow, None, self.now).unwrap_or(self.now);
+        self.make(flow.clone(), End { at, reason: RecordReason::Active }, &mut effects);
+        effects
+    }
+
     /// A flow that ended and is out of the table, without a record as yet.
     pub fn conclude_ended(&mut self, flow: &Flow) -> Effects {
         let mut effects = Effects::default();

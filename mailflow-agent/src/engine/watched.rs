@@ -260,11 +260,14 @@ impl Watched {
         }
     }
 
-    /// The newest flows in or after the window that ends at `end`, oldest first.
+    /// The newest flows in or after the window that ends at `end`, oldest first. Of those that cannot matter any more,
+    /// as the readings stood still for long, it is chance which are known, and none is shown.
     fn flows(&self, around: Around<'_>, decided: usize, end: Time) -> Shown {
         let inside = |record: &&FlowRecord| {
-            let frame = around.plan.frames().get(decided);
-            frame.is_none_or(|frame| frame.shape.reaches(record.time(), end))
+            let shape = around.plan.frames().get(decided).map(|frame| &frame.shape);
+            shape.is_none_or(|shape| {
+                shape.reaches(record.time(), end) && shape.matters(record.time(), around.clock)
+            })
         };
         let Found { records, cut } = around.evidence.find(self.trail);
         let flows = records.into_iter().map(|(_, record)| record);

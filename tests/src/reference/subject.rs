@@ -55,6 +55,8 @@ pub(super) struct Firing {
     thresholds: Vec<(Called, u64)>,
     /// What the last alert showed.
     shown: Vec<Flow>,
+    /// Whether that is what the agent must have shown.
+    alike: bool,
 }
 
 /// What is around a subject.
@@ -129,7 +131,8 @@ impl Subject {
             repeat: grid(around.rule, starts_at, around.clock),
             decided,
             thresholds: called(&around.rule.terms).into_iter().zip(at_least).collect(),
-            shown: self.shown(decided, starts_at),
+            shown: self.shown(decided, starts_at, around.clock),
+            alike: self.alike(),
         };
         self.firing = Some(firing);
         self.say(around, AlertState::Firing, starts_at)
@@ -144,7 +147,7 @@ impl Subject {
     /// Does what is due.
     pub(super) fn act(&mut self, around: Around<'_>) -> Option<Said> {
         let decided = self.firing.as_ref()?.decided;
-        let shown = self.shown(decided, around.clock);
+        let (shown, alike) = (self.shown(decided, around.clock, around.clock), self.alike());
         let firing = self.firing.as_mut()?;
         if firing.holds_until + nanos(around.rule.resolve_after) <= around.clock {
             let ends_at = firing.holds_until;
@@ -152,7 +155,7 @@ impl Subject {
         }
         firing.repeat = grid(around.rule, firing.starts_at, around.clock);
         if !shown.is_empty() {
-            firing.shown = shown;
+            (firing.shown, firing.alike) = (shown, alike);
         }
         self.say(around, AlertState::Firing, around.clock)
     }
@@ -187,24 +190,28 @@ impl Subject {
             reasons.map_or_else(|| "on an allow-list".into(), |allow| Arc::clone(&allow.reason))
         };
         let which = |flow: &Flow| ((flow.key, flow.first.as_nanos()), flow.last().as_nanos());
-        // A flow is forgotten with the last of what it gave; where a term looks further back than the one it gave
-        // that to, it may be gone or not.
-        let alike = self.held.iter().all(|held| held.length() == self.held[0].length());
         Some(Said {
             of: (Arc::clone(&around.rule.name), around.of.1.clone()),
             suppressed: around.of.0.then(|| reason(&firing.shown)),
             state,
             times: (at, firing.starts_at, None),
             decided: (called, threshold, self.held[firing.decided].value(at)),
-            flows: alike.then(|| firing.shown.iter().map(which).collect()),
+            flows: firing.alike.then(|| firing.shown.iter().map(which).collect()),
         })
     }
 
-    /// The flows in the window that ends at `end`, or after it.
-    fn shown(&self, decided: usize, end: Nanos) -> Vec<Flow> {
+    /// Whether it is certain which flows are known. A flow is forgotten with the last of what it gave; where a term
+    /// looks further back than the one it gave that to, it may be gone or not.
+    fn alike(&self) -> bool {
+        self.held.iter().all(|held| held.length() == self.held[0].length())
+    }
+
+    /// The flows in the window that ends at `end`, or after it, but for those that came too late to matter at `clock`.
+    fn shown(&self, decided: usize, end: Nanos, clock: Nanos) -> Vec<Flow> {
+        let held = &self.held[decided];
         let inside = |flow: &&Flow| {
             let time = flow.last().as_nanos();
-            time > end || self.held[decided].inside(time, end)
+            (time > end || held.inside(time, end)) && held.matters(time, clock)
         };
         let mut flows: Vec<Flow> = self.flows.iter().filter(inside).cloned().collect();
         // Stable: of equal times the one that came later is the newer.

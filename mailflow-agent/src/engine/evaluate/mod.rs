@@ -76,6 +76,11 @@ impl Evaluator {
             let (plan, lane) = watch.lane(known);
             let overflow = lane.overflowed(&subject);
             let Some(watched) = lane.get_mut(&subject) else { continue };
+            // What happened since may have put it off: beyond `to` too, while the clock is ahead of that.
+            if let Some(later) = watched.deadline(plan).filter(|later| *later > deadline) {
+                self.deadlines.insert((later, index, known, subject));
+                continue;
+            }
             let around = Around { plan, subject: &subject, internal, evidence, clock: *clock, overflow };
             if let Some(mut alert) = watched.act(around) {
                 excuse(plan, known, &mut alert, internal, *epoch);
