@@ -12,6 +12,7 @@ pub mod config;
 pub mod control;
 pub mod doctor;
 pub mod engine;
+pub mod fault;
 pub mod flowlog;
 pub mod http;
 pub mod kernel;

@@ -16,6 +16,7 @@ use mailflow_agent::{
     cli::{self, BacktestArgs, Command, Exit, LogArgs, ReplayArgs, RunArgs},
     clock,
     config::{self, Config},
+    fault,
     kernel::Lookout,
     privileges,
 };
@@ -100,7 +101,7 @@ fn replay(path: Option<&Path>, args: ReplayArgs) -> Exit {
         Ok(Replayed { damaged: 0, .. }) => Exit::Good,
         Ok(_) => Exit::Failure,
         Err(error) => {
-            error!("{error:#}");
+            error!("{}", fault::told(&error));
             Exit::Failure
         }
     }
@@ -116,7 +117,7 @@ fn backtest(path: Option<&Path>, args: &BacktestArgs) -> Exit {
         Ok(Backtested { unreadable: 0, damaged: 0, .. }) => Exit::Good,
         Ok(_) => Exit::Failure,
         Err(error) => {
-            error!("{error:#}");
+            error!("{}", fault::told(&error));
             Exit::Failure
         }
     }
@@ -172,7 +173,7 @@ fn run(path: Option<PathBuf>, args: RunArgs) -> Exit {
     match result {
         Ok(()) => Exit::Good,
         Err(error) => {
-            error!("{error:#}");
+            error!("{}", fault::told(&error));
             Exit::Failure
         }
     }

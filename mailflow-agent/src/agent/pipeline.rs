@@ -29,6 +29,7 @@ use crate::{
         settings::Services,
         time::{Epoch, Time},
     },
+    fault,
     kernel::{self, Begun, Kept, Kernel, KernelError, Lookout, PinError, Pins, Verify},
     sink::metrics::{Load, Memory, Places},
     state::{Entry, Recovered, Store, Told, Written},
@@ -273,7 +274,7 @@ impl Pipeline {
         // What may fail comes first, and is taken back if it does.
         let reopened = new.outputs != self.config.outputs;
         let outputs = reopened.then(|| Outputs::open(&new.outputs, &self.sinks.view.agent)).transpose();
-        let outputs = outputs.map_err(|error| vec![format!("{error:#}")])?;
+        let outputs = outputs.map_err(|error| vec![fault::told(&error.into())])?;
         self.watch(&new).map_err(|error| vec![error.to_string()])?;
         if let Some(outputs) = outputs {
             let mut before = std::mem::replace(&mut self.sinks.outputs, outputs);

@@ -1,0 +1,62 @@
+//! What is known late: after readings stood still, or after a process that noted it and died.
+
+use super::*;
+
+#[test]
+fn an_active_record_that_was_noted_is_made_whatever_the_state_takes_for_seen() {
+    let mut before = engine();
+    let flow = fixture::flow("10.0.0.1:4000", "9.9.9.9:25");
+    let seen = |last: u64| Flow { up: flow::Direction { last: Some(at(last)), ..flow.up }, ..flow.clone() };
+    read(&mut before, at(390), &[seen(380)]);
+    // This reading does not show the flow, whose interval has passed by then.
+    read(&mut before, at(410), &[]);
+    let mut engine = engine();
+    engine.know(&before.known());
+    engine.begin_again(at(430));
+    let records = engine.conclude_interval(&seen(420)).records;
+    assert_eq!(
+        records.iter().map(|record| (record.time(), record.reason)).collect::<Vec<_>>(),
+        [(at(420), RecordReason::Active)]
+    );
+    engine.begin(at(440));
+    assert_eq!(engine.look(&[seen(435)]).records, [], "the next one is due with the next interval");
+}
+
+/// Two flows within 300 s, and an end soon after; idle flows end after `idle` seconds.
+fn two_in_five_minutes(idle: u64) -> Engine {
+    let resolve_after = Duration::from_secs(5);
+    let rule = Rule { terms: vec![count(2, 300)], resolve_after, ..fixture::rule() };
+    let mut settings = Settings { rules: vec![rule], ..fixture::settings() };
+    settings.timeouts.idle = Duration::from_secs(idle);
+    Engine::new(settings)
+}
+
+#[test]
+fn an_end_that_later_flows_put_off_is_told_as_they_have_it_though_all_are_known_late() {
+    let mut engine = two_in_five_minutes(300);
+    cycle(&mut engine, at(170), &mut vec![closed(4_000, 161)]);
+    // Nothing is read for long. With the second flow the end is 461, with the third one 674, with the last 676.
+    engine.tick(at(681));
+    let late = [(4_001, 374), (4_002, 376), (4_003, 467)];
+    let told = cycle(&mut engine, at(682), &mut late.map(|(port, last)| closed(port, last)).to_vec()).alerts;
+    let told: Vec<_> = told.iter().map(|alert| (alert.state, alert.starts_at, alert.ends_at)).collect();
+    assert_eq!(told, [(AlertState::Firing, at(374), None), (AlertState::Resolved, at(374), Some(at(676)))]);
+}
+
+#[test]
+fn flows_too_old_to_matter_are_not_shown_whether_they_were_forgotten_or_not() {
+    for client in 1..=20 {
+        let flow = |port: u16, last| Flow {
+            key: fixture::flow(&format!("10.0.0.{client}:{port}"), "9.9.9.9:25").key,
+            ..closed(port, last)
+        };
+        let mut engine = two_in_five_minutes(40);
+        cycle(&mut engine, at(90), &mut vec![flow(4_000, 81)]);
+        // Nothing is read for long, in which the first flow ceases to matter; a part of the subjects is looked through.
+        engine.tick(at(420));
+        engine.tick(at(422));
+        let told = cycle(&mut engine, at(423), &mut vec![flow(4_001, 258), flow(4_002, 258)]).alerts;
+        let shown: Vec<_> = told[0].flows.iter().map(|record| record.flow.key.client_port).collect();
+        assert_eq!(shown, [4_001, 4_002], "{client}");
+    }
+}
