@@ -84,6 +84,11 @@ impl Watched {
     /// Takes news.
     pub(super) fn book(&mut self, plan: &Plan, clock: Time, news: &News) -> Booked {
         let mut booked = Booked::Nothing;
+        // What cannot matter any more is gone whenever anything is judged, whatever was swept when: a record that
+        // comes later than any should is judged by a window of the past.
+        for (store, frame) in self.stores_mut().iter_mut().zip(plan.frames()) {
+            store.age(frame, clock);
+        }
         for (term, (store, frame)) in self.stores_mut().iter_mut().zip(plan.frames()).enumerate() {
             let Some(gain) = plan.gain(term, news) else { continue };
             if frame.shape.matters(news.time, clock) {

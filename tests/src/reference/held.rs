@@ -44,14 +44,14 @@ impl Held {
         time + self.length() + self.lateness > clock
     }
 
-    pub(super) fn give(&mut self, clock: Nanos, time: Nanos, gave: Gave) {
-        if let Measure::FirstSeen { .. } = self.term.measure {
-            self.given.push((time, gave));
-            return;
+    pub(super) fn age(&mut self, clock: Nanos) {
+        if !matches!(self.term.measure, Measure::FirstSeen { .. }) {
+            let (length, lateness) = (self.length(), self.lateness);
+            self.given.retain(|(time, _)| time + length + lateness > clock);
         }
-        // What is too old counts no more, whatever thresholds there will be.
-        let (length, lateness) = (self.length(), self.lateness);
-        self.given.retain(|(time, _)| time + length + lateness > clock);
+    }
+
+    pub(super) fn give(&mut self, time: Nanos, gave: Gave) {
         self.given.push((time, gave));
         if let Measure::Distinct { .. } = self.term.measure {
             // Of each end the last event, and the most recent ends, as many as it takes.

@@ -89,9 +89,11 @@ impl Subject {
     pub(super) fn take(&mut self, clock: Nanos, flow: &Flow, gave: Vec<Option<Gave>>) -> bool {
         let time = flow.last().as_nanos();
         let mut any = false;
+        // What is too old counts no more, whatever thresholds there will be.
+        self.held.iter_mut().for_each(|held| held.age(clock));
         for (held, gave) in self.held.iter_mut().zip(gave) {
             if let Some(gave) = gave.filter(|_| held.matters(time, clock)) {
-                held.give(clock, time, gave);
+                held.give(time, gave);
                 any = true;
             }
         }

@@ -123,6 +123,13 @@ impl Store {
         }
     }
 
+    /// The same, but for what is known of ends that were seen: it says itself what it is worth, and is long.
+    pub(super) fn age(&mut self, frame: &Frame, clock: Time) {
+        if !matches!(self, Store::Sightings(_)) {
+            self.prune(frame, clock);
+        }
+    }
+
     /// Forgets events for which there is no room, once they were judged: under a threshold that was higher before
     /// there may be more than one, and the first of them decide.
     pub(super) fn fit(&mut self, frame: &Frame) {
