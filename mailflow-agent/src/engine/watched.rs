@@ -84,18 +84,20 @@ impl Watched {
     /// Takes news.
     pub(super) fn book(&mut self, plan: &Plan, clock: Time, news: &News) -> Booked {
         let mut booked = Booked::Nothing;
-        // What cannot matter any more is gone whenever anything is judged, whatever was swept when: a record that
-        // comes later than any should is judged by a window of the past.
-        for (store, frame) in self.stores_mut().iter_mut().zip(plan.frames()) {
-            store.age(frame, clock);
-        }
         for (term, (store, frame)) in self.stores_mut().iter_mut().zip(plan.frames()).enumerate() {
-            let Some(gain) = plan.gain(term, news) else { continue };
-            if frame.shape.matters(news.time, clock) {
-                store.add(frame, clock, news.time, gain);
-                booked = Booked::Taken;
-            } else if booked == Booked::Nothing {
-                booked = Booked::Late;
+            match plan.gain(term, news) {
+                Some(gain) if frame.shape.matters(news.time, clock) => {
+                    store.add(frame, clock, news.time, gain);
+                    booked = Booked::Taken;
+                }
+                gain => {
+                    // What cannot matter any more is gone whenever anything is judged, whatever was swept when: a
+                    // record that comes later than any should is judged by a window of the past.
+                    store.age(frame, clock);
+                    if gain.is_some() && booked == Booked::Nothing {
+                        booked = Booked::Late;
+                    }
+                }
             }
         }
         booked

@@ -46,8 +46,9 @@ impl Held {
 
     pub(super) fn age(&mut self, clock: Nanos) {
         if !matches!(self.term.measure, Measure::FirstSeen { .. }) {
-            let (length, lateness) = (self.length(), self.lateness);
-            self.given.retain(|(time, _)| time + length + lateness > clock);
+            let mut given = std::mem::take(&mut self.given);
+            given.retain(|(time, _)| self.matters(*time, clock));
+            self.given = given;
         }
     }
 

@@ -90,8 +90,9 @@ impl Store {
             (Store::Series(series), Gain::Amount(amount)) => series.add(&frame.shape, clock, time, amount),
             (Store::Ratio(both), Gain::Parts(of, to)) => {
                 for (series, amount) in [(&mut both.0, of), (&mut both.1, to)] {
-                    if amount > 0 {
-                        series.add(&frame.shape, clock, time, amount);
+                    match amount {
+                        0 => series.prune(&frame.shape, clock),
+                        _ => series.add(&frame.shape, clock, time, amount),
                     }
                 }
             }
@@ -123,7 +124,7 @@ impl Store {
         }
     }
 
-    /// The same, but for what is known of ends that were seen: it says itself what it is worth, and is long.
+    /// Does so where [`Store::add`] would have: what is known of ends that were seen is longer, and stays.
     pub(super) fn age(&mut self, frame: &Frame, clock: Time) {
         if !matches!(self, Store::Sightings(_)) {
             self.prune(frame, clock);

@@ -60,3 +60,26 @@ fn flows_too_old_to_matter_are_not_shown_whether_they_were_forgotten_or_not() {
         assert_eq!(shown, [4_001, 4_002], "{client}");
     }
 }
+
+#[test]
+fn what_is_too_old_to_matter_decides_nothing_whether_it_was_forgotten_or_not() {
+    let term = |kind, seconds| Term { measure: Measure::Count(kind), ..count(1, seconds) };
+    let both = Condition::All(vec![Condition::Term(0), Condition::Term(1)]);
+    let terms = vec![term(Kind::Delivering, 300), term(Kind::Failed, 300)];
+    let mut settings =
+        Settings { rules: vec![Rule { terms, condition: both, ..fixture::rule() }], ..fixture::settings() };
+    settings.timeouts.idle = Duration::from_secs(40);
+    for client in 1..=20 {
+        let flow = |port: u16, last, messages| Flow {
+            key: fixture::flow(&format!("10.0.0.{client}:{port}"), "9.9.9.9:25").key,
+            messages,
+            ..closed(port, last)
+        };
+        let mut engine = Engine::new(settings.clone());
+        cycle(&mut engine, at(90), &mut vec![flow(4_000, 81, 1)]);
+        engine.tick(at(420));
+        engine.tick(at(422));
+        let told = cycle(&mut engine, at(423), &mut vec![flow(4_001, 258, 0)]).alerts;
+        assert_eq!(told, [], "{client}: the delivery could be known no more");
+    }
+}
