@@ -153,9 +153,7 @@ impl Columns {
         };
         Ok(conn.line(reading))
     }
-}
 
-impl Columns {
     fn service<'a>(&self, names: &'a str) -> Service<'a> {
         let names = names.split(self.members.as_str());
         Service::List(names.map(|name| Word(Cow::Borrowed(name))).collect())

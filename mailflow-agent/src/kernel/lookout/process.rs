@@ -40,7 +40,8 @@ pub(super) fn limit_wait(socket: BorrowedFd<'_>, limit: Duration) -> io::Result<
     Ok(())
 }
 
-/// Starts a process that says at this socket whether it is confined, serves there and then ends. This process must have one thread only.
+/// Starts a process that says at this socket whether it is confined, serves there and then ends. This process must
+/// have one thread only.
 pub(super) fn fork(socket: OwnedFd, serve: fn(BorrowedFd<'_>)) -> io::Result<libc::pid_t> {
     let parent = std::process::id();
     // SAFETY: there is no other thread whose locks would stay locked in the copy.
