@@ -110,6 +110,11 @@ fn programs(role: Role) -> (&'static str, &'static str, Option<&'static str>) {
     }
 }
 
+/// Whether a role is that of a gateway's inside.
+pub(super) fn is_lan(role: Role) -> bool {
+    matches!(role, Role::Lan | Role::Auto)
+}
+
 /// The directions in which a role has a program. Egress first: a flow's up packets are never counted
 /// without its down ones.
 pub(super) fn directions(role: Role) -> &'static [Direction] {

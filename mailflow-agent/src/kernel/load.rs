@@ -245,8 +245,7 @@ impl Loaded {
     }
 
     fn data<V: Pod>(&mut self, name: &'static str) -> Result<Array<&mut MapData, V>, KernelError> {
-        let map = self.ebpf.map_mut(name).ok_or(KernelError::Missing(name))?;
-        Array::try_from(map).map_err(map_error(name))
+        Array::try_from(self.map_mut(name)?).map_err(map_error(name))
     }
 
     /// The totals of all CPUs.
@@ -274,6 +273,10 @@ impl Loaded {
             Some(Map::HashMap(map)) => Ok(map),
             _ => Err(KernelError::Missing(name)),
         }
+    }
+
+    pub(super) fn map_mut(&mut self, name: &'static str) -> Result<&mut Map, KernelError> {
+        self.ebpf.map_mut(name).ok_or(KernelError::Missing(name))
     }
 
     /// Bytes of kernel memory that the maps take, as the kernel itself says; 0 where it does not.

@@ -9,6 +9,7 @@ mod examine;
 mod held;
 mod interface;
 mod keep;
+mod lans;
 mod left;
 mod load;
 mod log;
@@ -191,7 +192,7 @@ impl Kernel {
 
     /// Takes the programs off an interface, if it is watched.
     pub fn unwatch(&mut self, name: &str) {
-        self.watched.remove(name);
+        self.watched.remove(&mut self.loaded, name);
     }
 
     /// Watches these ports from now on; packets pass meanwhile.

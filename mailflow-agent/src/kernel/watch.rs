@@ -13,6 +13,7 @@ use super::{
     device::Device,
     error::KernelError,
     interface::Interface,
+    lans::Lans,
     load::Loaded,
     pins::Pins,
     query::{self, Found, Question, Seen},
@@ -66,12 +67,13 @@ pub enum Verify {
 /// All watched interfaces.
 pub(super) struct Watched {
     watches: Vec<Watch>,
+    lans: Lans,
     next: Time,
 }
 
 impl Watched {
     pub(super) fn new() -> Self {
-        Self { watches: Vec::new(), next: Time::ZERO }
+        Self { watches: Vec::new(), lans: Lans::default(), next: Time::ZERO }
     }
 
     /// Begins to watch an interface that is there.
@@ -92,12 +94,21 @@ impl Watched {
         }
         let device = Some(Device { name: name.to_owned(), index: interface.index() });
         self.watches.push(Watch { name: name.to_owned(), role, hook, device, hooks, trouble: None });
+        self.tell(loaded);
         Ok(())
     }
 
     /// Takes the programs of an interface away.
-    pub(super) fn remove(&mut self, name: &str) {
+    pub(super) fn remove(&mut self, loaded: &mut Loaded, name: &str) {
         self.watches.retain(|watch| watch.name != name);
+        self.tell(loaded);
+    }
+
+    /// Tells the program where it counts what comes in.
+    fn tell(&mut self, loaded: &mut Loaded) {
+        let lans = self.watches.iter().filter(|watch| attach::is_lan(watch.role) && watch.listens());
+        let lans = lans.filter_map(|watch| watch.device.as_ref()).map(|device| device.index).collect();
+        self.lans.become_these(loaded, &lans);
     }
 
     /// Leaves every program where it is, and knows nothing of it any more.
@@ -130,6 +141,7 @@ impl Watched {
                 watch.verify(loaded, now);
             }
         }
+        self.tell(loaded);
     }
 }
 
@@ -186,6 +198,11 @@ impl Watch {
         }
         self.device = None;
         self.hooks.iter_mut().for_each(Held::drop_link);
+    }
+
+    /// Whether a program sees what comes in.
+    fn listens(&self) -> bool {
+        self.hooks.iter().any(|held| held.place.direction == Direction::Ingress && held.hung.is_some())
     }
 
     /// Looks for each program at its place.
@@ -339,6 +356,13 @@ mod tests {
         watched.places().map(|place| (place.direction, place.standing, place.again)).collect()
     }
 
+    /// The interfaces of which the program is told that it counts what comes in there.
+    fn lans(loaded: &Loaded) -> Vec<u32> {
+        let map = loaded.ebpf.map("LANS").unwrap();
+        let map: aya::maps::HashMap<_, u32, u32> = map.try_into().unwrap();
+        map.keys().collect::<Result<Vec<_>, _>>().unwrap()
+    }
+
     fn at(position: u32) -> Standing {
         Standing::Attached { position: Some(position) }
     }
@@ -396,13 +420,20 @@ mod tests {
             run("ip link add watched type veth peer name other");
             let (mut loaded, mut watched) = (load_as_on(KernelVersion(6, 18)), Watched::new());
             watched.add(&mut loaded, None, "watched", Role::Lan, Hook::Tc).unwrap();
+            watched.add(&mut loaded, None, "lo", Role::Host, Hook::Tc).unwrap();
+            assert_eq!(lans(&loaded), Vec::from_iter(Device::index_of("watched")));
             run("ip link del watched");
             watched.follow(&mut loaded, None, START, Verify::WhenDue);
-            let gone = |watched: &Watched| watched.places().all(|place| place.standing == Standing::Detached);
-            assert!(gone(&watched));
+            let [egress, ingress, ..] = standings(&watched)[..] else { panic!() };
+            assert_eq!([egress.1, ingress.1], [Standing::Detached; 2]);
+            assert_eq!(lans(&loaded), Vec::<u32>::new());
             run("ip link add watched type veth peer name other");
             watched.follow(&mut loaded, None, START, Verify::WhenDue);
-            assert!(watched.places().all(|place| place.standing == at(1) && place.again == 1));
+            let [egress, ingress, ..] = standings(&watched)[..] else { panic!() };
+            assert_eq!([egress, ingress], [(Direction::Egress, at(1), 1), (Direction::Ingress, at(1), 1)]);
+            assert_eq!(lans(&loaded), Vec::from_iter(Device::index_of("watched")));
+            watched.remove(&mut loaded, "watched");
+            assert_eq!(lans(&loaded), Vec::<u32>::new());
         });
     }
 }

@@ -91,7 +91,7 @@ fn book<P: Packet>(packet: &P, link: Link, toward: Toward, whose: Whose) -> Resu
     // Here rather than at the end: nothing is looked up fast behind atomic additions.
     let Some(totals) = maps::totals() else { return Ok(()) };
     let segment = located.segment(packet)?;
-    if whose == Whose::Made && maps::local_only() && packet.forwarded() {
+    if whose == Whose::Made && maps::local_only() && packet.came_by() != 0 {
         fragments::refused(packet, &located, toward, owner::FOREIGN);
         return Err(Reason::NotLocal);
     }
@@ -128,6 +128,10 @@ fn book<P: Packet>(packet: &P, link: Link, toward: Toward, whose: Whose) -> Resu
                 return Err(Reason::NotLocal);
             }
             if flow.is_null() {
+                if counted_before(packet, toward, whose, &segment) {
+                    fragments::refused(packet, &located, toward, owner::UNWATCHED);
+                    return Err(Reason::NotWatched);
+                }
                 flow = create(packet, link, scratch, toward, up, now);
             } else if found == seek::NONE && reuse::retire(scratch, flow) == 1 {
                 note_client(packet, link, flow, up);
@@ -187,6 +191,16 @@ pub(super) fn goes_up(toward: Toward, segment: &Segment) -> bool {
             if to && from { segment.destination_port <= segment.source_port } else { to }
         }
     }
+}
+
+/// Whether a packet whose flow is not in the table was counted where it came in: between two watched networks,
+/// with a watched port at either end. Of a flow that is, [`elsewhere`] tells.
+#[inline(always)]
+fn counted_before<P: Packet>(packet: &P, toward: Toward, whose: Whose, segment: &Segment) -> bool {
+    toward == Toward::Client
+        && whose == Whose::Any
+        && maps::watched(segment.destination_port)
+        && maps::is_lan(packet.came_by())
 }
 
 /// Whether another hook than this one counts the flow's packets of this direction.

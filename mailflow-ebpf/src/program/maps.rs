@@ -44,6 +44,11 @@ static FRAGMENTS: LruHashMap<FragmentKey, FragmentOwner, 8_192> = LruHashMap::ne
 #[aya_ebpf::macros::btf_map]
 static ZONES: LruHashMap<FlowKey, Scope, 16_384> = LruHashMap::new();
 
+/// Numbers of the interfaces in the `lan` role: what comes in there is counted there. The agent writes them, while
+/// packets pass.
+#[aya_ebpf::macros::btf_map]
+static LANS: HashMap<u32, u32, 4_096> = HashMap::new();
+
 /// Totals of each CPU.
 #[aya_ebpf::macros::btf_map]
 static TOTALS: PerCpuArray<Totals, 1> = PerCpuArray::new();
@@ -174,6 +179,12 @@ pub(super) fn sharing() -> *const Sharing {
 #[inline(always)]
 pub(super) fn local_only() -> bool {
     LOCAL_ONLY.load() == 1
+}
+
+/// Whether what came in by this interface was counted there.
+#[inline(always)]
+pub(super) fn is_lan(interface: u32) -> bool {
+    LANS.get_ptr(&interface).is_some()
 }
 
 #[inline(always)]

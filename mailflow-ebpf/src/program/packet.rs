@@ -18,8 +18,8 @@ pub(super) trait Packet: Frame + Sized {
     fn metadata(&self) -> Metadata;
     /// `LENGTH` payload bytes, which need not be directly readable.
     fn payload<const LENGTH: usize>(&self, offset: u32) -> Option<[u8; LENGTH]>;
-    /// Whether the machine received the packet rather than made it.
-    fn forwarded(&self) -> bool;
+    /// Number of the interface by which the machine received the packet; 0 where it made it.
+    fn came_by(&self) -> u32;
     /// Makes more of the frame readable, and tells whether that helped. Nothing reached before may
     /// be used afterwards.
     fn pull(&self) -> bool;
@@ -160,8 +160,9 @@ impl<const FRAGS: bool> Packet for Xdp<FRAGS> {
     }
 
     #[inline(always)]
-    fn forwarded(&self) -> bool {
-        true
+    fn came_by(&self) -> u32 {
+        // SAFETY: the kernel hands the program a valid context.
+        unsafe { (*self.0).ingress_ifindex }
     }
 
     #[inline(always)]
@@ -242,9 +243,9 @@ impl Packet for Skb {
     }
 
     #[inline(always)]
-    fn forwarded(&self) -> bool {
+    fn came_by(&self) -> u32 {
         // SAFETY: as above.
-        unsafe { (*self.0).ingress_ifindex != 0 }
+        unsafe { (*self.0).ingress_ifindex }
     }
 
     #[inline(always)]

@@ -70,10 +70,15 @@ fn lab() -> Lab {
 
 /// One agent at each kind of hook, both with both networks.
 fn agents(lab: &Lab) -> Vec<(&'static str, Agent, PathBuf)> {
+    agents_with(lab, "")
+}
+
+/// The same with more options.
+fn agents_with(lab: &Lab, more: &str) -> Vec<(&'static str, Agent, PathBuf)> {
     let start = |(hook, port)| {
         let log = lab.folder().join(format!("{hook}.jsonl"));
         let options = format!(
-            "--interface lan0 --interface lan1 --role lan --hook {hook} --metrics 127.0.0.1:{port} --flow-log {}",
+            "{more} --interface lan0 --interface lan1 --role lan --hook {hook} --metrics 127.0.0.1:{port} --flow-log {}",
             log.display()
         );
         let agent = Agent::start(&lab.gateway, &agent_binary().unwrap(), lab.folder(), hook, &options);
@@ -192,4 +197,35 @@ fn without_a_syn_and_the_server_first() {
     compare(agents, &cases, |case| {
         case.server.ip() == inside || case.connection.client_address().unwrap().ip() == outside
     });
+}
+
+#[test]
+fn where_the_table_is_full_each_packet_is_in_one_overflow() {
+    let lab = lab();
+    let config = lab.folder().join("full.yaml");
+    std::fs::write(&config, "flow_table: { flows: 1, source_share_percent: 100 }\n").unwrap();
+    let agents = agents_with(&lab, &format!("--config {}", config.display()));
+    let (inside, ip) = (lab.inside.as_ref().unwrap(), lab.inside_ip(Family::V4));
+    let pairs = PORTS.into_iter().flat_map(|own| PORTS.map(|port| (own, port)));
+    let open = |(own, port)| Case::open(&lab.client, own, inside, SocketAddr::new(ip, port));
+    let cases: Vec<Case> = pairs.map(open).collect();
+    cases.iter().for_each(|case| case.talk(First::Client));
+    let expected = cases.iter().map(Case::truth).fold([0; 2], |[packets, bytes], truth| {
+        let [up, up_bytes, down, down_bytes] = truth;
+        [packets + up + down, bytes + up_bytes + down_bytes]
+    });
+    for (hook, mut agent, _) in agents {
+        let sum = |family: &str| -> u64 {
+            let metrics = agent.metrics().unwrap();
+            let values = metrics.lines().filter_map(|line| line.strip_prefix(family)?.rsplit_once(' '));
+            values.map(|(_, value)| value.parse::<u64>().unwrap()).sum()
+        };
+        let counted = || [sum("mailflow_packets_total{"), sum("mailflow_bytes_total{")];
+        wait_for("every packet", Duration::from_secs(60), || Ok((counted() >= expected).then_some(())))
+            .unwrap_or_else(|error| println!("{hook}: {error}"));
+        assert_eq!(counted(), expected, "{hook}");
+        let overflow = sum("mailflow_held_packets{place=\"overflow\"");
+        assert!(overflow > expected[0] / 2, "{hook}: {overflow} of {} packets in the overflow", expected[0]);
+        assert!(agent.stop().unwrap().success());
+    }
 }
