@@ -1,8 +1,8 @@
 //! Interfaces that vanish, come back and are renamed while the agent runs.
 
-use mailflow_tests::lab::{Hosts, Lab, LabOptions};
+use mailflow_tests::lab::{Hosts, Lab, LabOptions, wait_for};
 
-use super::watched::{again, all_is_counted, attached, metric, position, start, wait_for_metric};
+use super::watched::{SECONDS, again, all_is_counted, attached, metric, position, start, wait_for_metric};
 
 pub(crate) fn lab() -> Lab {
     Lab::new(&LabOptions { hosts: Hosts::ClientAndInside, ..LabOptions::default() }).unwrap()
@@ -69,8 +69,9 @@ fn a_renamed_interface_is_watched_until_another_bears_its_name() {
         lab.gateway.ip(&format!("link set {words}")).unwrap();
     }
     all_is_counted(&lab, &[&agent]);
-    let log = agent.log();
-    assert_eq!(log.matches("the interface was renamed").count(), 1, "{log}");
+    let told = || agent.log().matches("the interface was renamed").count();
+    wait_for("the log tells of it", SECONDS, || Ok((told() > 0).then_some(()))).unwrap();
+    assert_eq!(told(), 1, "{}", agent.log());
     assert_eq!(metric(&agent, &attached("tcx", "ingress")), Some(1));
     assert_eq!(metric(&agent, &again("ingress")), Some(0), "its program never left");
 
