@@ -23,6 +23,7 @@ use crate::{
         event::{Alert, AlertState},
         time::{Epoch, Time},
     },
+    fault,
 };
 
 /// The end that is posted for what fires, in repeats: so long it stays without a further word of ours.
@@ -76,7 +77,7 @@ impl Alertmanager {
                 return keys.iter().try_for_each(|key| self.tell(std::slice::from_ref(key), counters));
             }
             Err(Failure::Refused(error)) => {
-                tracing::error!(error = format!("{error:#}"), "Alertmanager refuses an alert, which is lost");
+                tracing::error!(error = fault::told(&error), "Alertmanager refuses an alert, which is lost");
                 true
             }
         };

@@ -14,7 +14,7 @@ use std::{
 
 use prometheus::{IntCounter, IntGauge};
 
-use crate::{clock, engine::time::Time};
+use crate::{clock, engine::time::Time, fault};
 
 /// Pause before the first try after a failure; each further one is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -271,7 +271,7 @@ impl<T, W: Transport<T>> Worker<T, W> {
                     self.counters.errors.inc();
                     self.failing.store(true, Ordering::Relaxed);
                     if failing.is_none() {
-                        let error = format!("{error:#}");
+                        let error = fault::told(&error);
                         tracing::error!(sink = self.name, error, "a sink cannot deliver; it goes on trying");
                     }
                     if closing {
