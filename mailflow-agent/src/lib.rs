@@ -2,12 +2,13 @@
 //! evaluates the rules and tells people.
 //!
 //! Data goes one way: [`kernel`] (the only user of aya) -> [`engine`] (no clock, no I/O) -> [`sink`].
-//! [`agent`] is the only wiring.
+//! [`agent`] is the only wiring, [`commands`] what a person does with it.
 
 pub mod agent;
 pub mod capture;
 pub mod cli;
 pub mod clock;
+pub mod commands;
 pub mod config;
 pub mod control;
 pub mod doctor;

@@ -4,7 +4,7 @@ use std::{io, path::PathBuf, time::Duration};
 
 use tracing::{error, info};
 
-use super::{notes, pipeline::Sinks};
+use super::{notes, sinks::Sinks};
 use crate::{
     clock,
     config::{AlertTo, Config, FlowTo, Target},

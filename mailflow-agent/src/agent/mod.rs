@@ -20,6 +20,7 @@ mod report;
 mod resume;
 pub mod ruletest;
 mod service;
+mod sinks;
 mod view;
 mod windows;
 

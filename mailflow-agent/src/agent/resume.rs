@@ -13,7 +13,7 @@ use tracing::info;
 use super::{
     again::{self, Hearers, Tables},
     keeper::Keeper,
-    pipeline::Sinks,
+    sinks::Sinks,
 };
 use crate::{
     clock,

@@ -1,0 +1,113 @@
+//! A new configuration for a pipeline that runs.
+
+use std::sync::Arc;
+
+use tracing::{error, info, warn};
+
+use super::{Pipeline, choose_roles, windows};
+use crate::{
+    agent::{GRACE, Source, lists::ListWatch, load::ports, outputs::Outputs, reload, view::Shown},
+    clock,
+    config::Config,
+    engine::Reconfigured,
+    fault,
+    kernel::{Kernel, KernelError},
+    sink::metrics::Load,
+    state::{Told, Written},
+};
+
+impl Pipeline {
+    /// Reads the configuration again. Either all of it is in force then, with what changed in words, or
+    /// nothing of it, with the reasons.
+    pub(in crate::agent) fn reload(&mut self, source: &Source) -> Result<Vec<String>, Vec<String>> {
+        let agent = &Arc::clone(&self.sinks.view).agent;
+        match self.read_again(source) {
+            Ok(changes) => {
+                agent.config_loaded(Load::Good(clock::unix_seconds()));
+                info!(?changes, "the configuration was read again");
+                Ok(changes)
+            }
+            Err(reasons) => {
+                agent.config_loaded(Load::Refused);
+                reasons.iter().for_each(|reason| error!("{reason}"));
+                error!("the configuration is refused; the one before stays in force");
+                Err(reasons)
+            }
+        }
+    }
+
+    fn read_again(&mut self, source: &Source) -> Result<Vec<String>, Vec<String>> {
+        let mut new = (source.read)()?;
+        let over = new.over(clock::unix_nanos());
+        new.warnings.iter().chain(over).for_each(|warning| warn!("{warning}"));
+        choose_roles(&mut new).map_err(|error| vec![error.to_string()])?;
+        let refused = reload::needs_restart(&self.config, &new);
+        if !refused.is_empty() {
+            return Err(refused);
+        }
+        let mut changes = reload::changes(&self.config, &new);
+        // What may fail comes first, and is taken back if it does.
+        let reopened = new.outputs != self.config.outputs;
+        let outputs = reopened.then(|| Outputs::open(&new.outputs, &self.sinks.view.agent)).transpose();
+        let outputs = outputs.map_err(|error| vec![fault::told(&error.into())])?;
+        self.watch(&new).map_err(|error| vec![error.to_string()])?;
+        if let Some(outputs) = outputs {
+            let mut before = std::mem::replace(&mut self.sinks.outputs, outputs);
+            if let Err(error) = before.close(GRACE) {
+                warn!(%error, "the outputs before");
+            }
+            let untold = before.untold();
+            // Namesakes share their numbers: the new ones begin at none that wait.
+            before.give_up();
+            self.sinks.outputs.follow(&before);
+            // An output of the same name goes on with what its namesake could not deliver.
+            self.sinks.outputs.write_untold(&untold, &mut Written::default());
+        }
+        let now = clock::now();
+        let Reconfigured { restarted, effects } = self.engine.reconfigure(now, new.engine.clone());
+        self.keeper.tell(effects.alerts.iter().map(Told::of));
+        self.sinks.take((now, clock::epoch()), &effects);
+        changes.extend(restarted.iter().map(|rule| format!("rule {rule}: its windows begin anew")));
+        self.lists = ListWatch::new(new.lists.clone(), &new.engine.internal);
+        self.windows = windows(&new);
+        self.sinks.services = new.engine.services.clone();
+        self.keeper.configure(&new);
+        // What the rules before judged is not to be judged again by these.
+        self.keeper.keep(&self.kernel, &self.engine, now, &self.sinks);
+        let mut shown = Shown::of(&new, source.name());
+        let mut numbers = self.sinks.view.numbers();
+        shown.notes = std::mem::take(&mut numbers.settings.notes);
+        numbers.settings = shown;
+        drop(numbers);
+        self.config = new;
+        Ok(changes)
+    }
+
+    /// Watches other interfaces and ports from now on; if that fails, those as before.
+    fn watch(&mut self, new: &Config) -> Result<(), KernelError> {
+        let Self { config: old, kernel, .. } = self;
+        let result = rewatch(kernel, old, new);
+        if result.is_err()
+            && let Err(error) = rewatch(kernel, new, old)
+        {
+            error!(%error, "and the interfaces before cannot be watched as they were");
+        }
+        result
+    }
+}
+
+/// Watches what `new` names instead of what `old` does. What both name is left alone.
+fn rewatch(kernel: &mut Kernel, old: &Config, new: &Config) -> Result<(), KernelError> {
+    for interface in &new.interfaces {
+        if !old.interfaces.contains(interface) {
+            kernel.unwatch(&interface.name);
+            kernel.attach(&interface.name, interface.role, interface.hook)?;
+        }
+    }
+    let gone = |name: &str| !new.interfaces.iter().any(|interface| interface.name == name);
+    for interface in old.interfaces.iter().filter(|interface| gone(&interface.name)) {
+        kernel.unwatch(&interface.name);
+    }
+    kernel.watch_ports(&ports(new))?;
+    kernel.set_silences(&(&new.engine.timeouts).into())
+}

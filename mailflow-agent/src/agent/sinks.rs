@@ -1,0 +1,76 @@
+//! Where effects go: the numbers that are shown, and the outputs.
+
+use std::{sync::Arc, thread, time::Duration};
+
+use super::{GRACE, firing::FiringAlerts, outputs::Outputs, view::View};
+use crate::{
+    clock,
+    control::Firing,
+    engine::{
+        event::{Alert, Effects},
+        settings::Services,
+        time::{Epoch, Time},
+    },
+    sink::metrics::Places,
+};
+
+/// Between two looks whether all is written.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// Where effects go.
+pub(super) struct Sinks {
+    pub(super) outputs: Outputs,
+    pub(super) view: Arc<View>,
+    pub(super) services: Services,
+    pub(super) v6_source_prefix: u8,
+}
+
+impl Sinks {
+    /// Books effects without writing lines.
+    pub(super) fn book(&self, now: Time, effects: &Effects) {
+        let places = Places { services: &self.services, v6_source_prefix: self.v6_source_prefix };
+        self.view.numbers().ledger.observe(effects, places, now);
+    }
+
+    /// These alerts fire, as another process told.
+    pub(super) fn resume_alerts(&self, firing: Vec<(u64, Firing)>) {
+        let mut numbers = self.view.numbers();
+        for (_, alert) in &firing {
+            numbers.ledger.resume(&alert.rule, &alert.fingerprint);
+        }
+        numbers.firing = FiringAlerts::of(firing);
+    }
+
+    /// Takes note of alerts that are told again, or were told by another process.
+    pub(super) fn told(&self, alerts: &[Alert]) {
+        self.view.numbers().firing.take(alerts);
+    }
+
+    /// Where alerts and records go.
+    pub(super) fn outputs(&self) -> &Outputs {
+        &self.outputs
+    }
+
+    /// Waits until all lines are written, as far as that is possible within a grace.
+    pub(super) fn wait_until_written(&self) {
+        let begin = clock::now();
+        while !self.outputs.is_written() && clock::now().since(begin) < GRACE {
+            thread::sleep(PAUSE);
+        }
+    }
+
+    /// The alerts that fire, for the agent after this one.
+    pub(super) fn firing(&self) -> Vec<(u64, Firing)> {
+        self.view.numbers().firing.saved()
+    }
+
+    /// Books effects and writes their lines.
+    pub(super) fn take(&self, (now, epoch): (Time, Epoch), effects: &Effects) {
+        let places = Places { services: &self.services, v6_source_prefix: self.v6_source_prefix };
+        let mut numbers = self.view.numbers();
+        numbers.ledger.observe(effects, places, now);
+        numbers.firing.take(&effects.alerts);
+        drop(numbers);
+        self.outputs.write(effects, epoch);
+    }
+}

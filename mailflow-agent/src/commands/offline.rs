@@ -1,0 +1,64 @@
+//! Commands that judge what was recorded: captures and flow logs.
+
+use std::{io, path::Path};
+
+use tracing::error;
+
+use super::{load, printed};
+use crate::{
+    agent::{
+        self,
+        backtest::Backtested,
+        explain::Past,
+        replay::{AtEnd, Replayed},
+    },
+    cli::{self, BacktestArgs, Exit, LogArgs, ReplayArgs},
+    fault,
+};
+
+pub(super) fn replay(path: Option<&Path>, args: ReplayArgs) -> Exit {
+    let mut config = match load(path) {
+        Ok(config) => config,
+        Err(exit) => return exit,
+    };
+    cli::overrides::apply_replay(&mut config, &args);
+    match agent::replay::run(&config, args.role, &args.captures, at_end(args.drain)) {
+        Ok(Replayed { damaged: 0, .. }) => Exit::Good,
+        Ok(_) => Exit::Failure,
+        Err(error) => {
+            error!("{}", fault::told(&error));
+            Exit::Failure
+        }
+    }
+}
+
+pub(super) fn backtest(path: Option<&Path>, args: &BacktestArgs) -> Exit {
+    let mut config = match load(path) {
+        Ok(config) => config,
+        Err(exit) => return exit,
+    };
+    cli::overrides::apply_backtest(&mut config, args);
+    match agent::backtest::run(&config, &args.logs, args.l2_overhead, at_end(args.drain)) {
+        Ok(Backtested { unreadable: 0, damaged: 0, .. }) => Exit::Good,
+        Ok(_) => Exit::Failure,
+        Err(error) => {
+            error!("{}", fault::told(&error));
+            Exit::Failure
+        }
+    }
+}
+
+/// What is said of flow logs without an agent.
+pub(super) fn past(path: Option<&Path>, args: &LogArgs, tell: impl FnOnce(&Past) -> io::Result<()>) -> Exit {
+    let config = match load(path) {
+        Ok(config) => config,
+        Err(exit) => return exit,
+    };
+    let past = Past::read(&config, &args.logs, args.l2_overhead);
+    let whole = past.read.unreadable == 0 && past.read.damaged == 0;
+    printed(tell(&past).map(|()| if whole { Exit::Good } else { Exit::Failure }))
+}
+
+const fn at_end(drain: bool) -> AtEnd {
+    if drain { AtEnd::Drain } else { AtEnd::Stop }
+}
