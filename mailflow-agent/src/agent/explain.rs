@@ -68,6 +68,11 @@ impl Past {
     pub fn suggest(&self) -> Vec<Suggested> {
         suggested(&self.engine)
     }
+
+    /// Attempts of which the logs do not tell whether mail was delivered, and all attempts.
+    pub fn undelivered_or_not(&self) -> (u64, u64) {
+        self.engine.undelivered_or_not()
+    }
 }
 
 fn explained(told: &Explanation, epoch: Epoch) -> Explained {
@@ -81,10 +86,9 @@ fn explained(told: &Explanation, epoch: Epoch) -> Explained {
 }
 
 fn suggested(engine: &Engine) -> Vec<Suggested> {
-    let words = |ip: Option<IpAddr>| ip.map(|ip| ip.to_string());
     let suggested = engine.suggest().into_iter().map(|suggestion| Suggested {
-        source: words(suggestion.source),
-        destination: words(suggestion.destination),
+        source: suggestion.source.map(|source| source.to_string()),
+        destination: suggestion.destination.map(|server| server.to_string()),
         because: suggestion.because,
     });
     suggested.collect()

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 
 use super::{Exit, ExplainArgs, ask::unexpected};
 use crate::{
+    agent::explain::Past,
     config::value::show_duration,
     control::{Client, Explained, HeldTerm, JudgedFlow, Reply, Request, Suggested},
 };
@@ -80,6 +81,9 @@ fn show(args: &ExplainArgs, told: &Explained, out: &mut impl Write) -> io::Resul
 fn held(term: &HeldTerm) -> String {
     let HeldTerm { name, window_seconds, value, at_bound, threshold } = term;
     let window = show_duration(std::time::Duration::from_secs(*window_seconds));
+    let Some(value) = value else {
+        return format!("{name:<32} not evaluable, as no record tells it; {threshold} in {window}");
+    };
     let (bound, verdict) =
         (if *at_bound { ">= " } else { "" }, if value >= threshold { "holds" } else { "no" });
     format!("{name:<32} {bound}{value} of {threshold} in {window}: {verdict}")
@@ -100,6 +104,18 @@ fn flow(flow: &JudgedFlow, out: &mut impl Write) -> io::Result<()> {
         writeln!(out, "    {rule:<24} {}", why.as_deref().unwrap_or("counts"))?;
     }
     Ok(())
+}
+
+/// The same of flow logs, which may not tell all that it takes.
+pub fn of_logs(past: &Past, out: &mut impl Write) -> io::Result<()> {
+    let (unknown, attempts) = past.undelivered_or_not();
+    if unknown > 0 {
+        writeln!(
+            out,
+            "# Of {unknown} of {attempts} attempts it is not known whether mail was delivered: their log does not tell."
+        )?;
+    }
+    yaml(&past.suggest(), out)
 }
 
 /// Prints them as an allow-list.
@@ -149,7 +165,7 @@ mod tests {
         let term = HeldTerm {
             name: "count".to_owned(),
             window_seconds: 3_600,
-            value: 3.0,
+            value: Some(3.0),
             at_bound: false,
             threshold: 10.0,
         };

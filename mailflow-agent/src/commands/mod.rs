@@ -51,7 +51,7 @@ pub fn perform(command: Command) -> Exit {
             })
         }
         Command::Suggest { config, args } if !args.logs.logs.is_empty() => {
-            past(config.as_deref(), &args.logs, |past| cli::explain::yaml(&past.suggest(), &mut io::stdout()))
+            past(config.as_deref(), &args.logs, |past| cli::explain::of_logs(past, &mut io::stdout()))
         }
         Command::Explain { config, args } => asked(config.as_deref(), &args.socket, |socket| {
             cli::explain::explain(socket, &args, &mut io::stdout(), &mut io::stderr())

@@ -39,8 +39,8 @@ pub struct HeldTerm {
     pub name: String,
     /// The window in seconds.
     pub window_seconds: u64,
-    /// What it holds.
-    pub value: f64,
+    /// What it holds; none where it is not evaluable, as no record told what it takes.
+    pub value: Option<f64>,
     /// Whether it may be more.
     pub at_bound: bool,
     /// What it takes.

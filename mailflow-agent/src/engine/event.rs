@@ -89,20 +89,24 @@ impl AlertState {
     }
 }
 
-/// A value a window holds. At the window's bound only "at least" is known.
+/// A value a window holds. At the window's bound only "at least" is known, and so it is where some records did
+/// not tell what the term needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Value {
     /// Exactly this many.
     Exactly(u64),
     /// This many or more.
     AtLeast(u64),
+    /// Not evaluable: no record told what the term needs.
+    Unknown,
 }
 
 impl Value {
-    /// The number.
+    /// The number; 0 where nothing is known.
     pub const fn number(self) -> u64 {
         match self {
             Value::Exactly(n) | Value::AtLeast(n) => n,
+            Value::Unknown => 0,
         }
     }
 }
@@ -255,9 +259,9 @@ impl TermValue {
         Self { name, window, value: Value::Exactly(0), threshold: 0, scale: 1, holds: false }
     }
 
-    /// The value as it is shown.
-    pub fn shown(&self) -> f64 {
-        self.value.number() as f64 / self.scale as f64
+    /// The value as it is shown; none where it is not evaluable.
+    pub fn shown(&self) -> Option<f64> {
+        (self.value != Value::Unknown).then(|| self.value.number() as f64 / self.scale as f64)
     }
 
     /// The threshold as it is shown.

@@ -20,6 +20,8 @@ pub(super) struct Plan {
     frames: Vec<Frame>,
     names: Vec<Arc<str>>,
     inputs: Vec<Inputs>,
+    /// What some record did not tell.
+    lacking: Inputs,
     levels: Vec<Level>,
     /// Whether it has something to say about flows that are open, between their records.
     pub(super) live: bool,
@@ -62,6 +64,7 @@ impl Plan {
             retention: frames.iter().map(remembered).max().unwrap_or_default(),
             names: names(&rule.terms),
             inputs: rule.terms.iter().map(Term::inputs).collect(),
+            lacking: Inputs::empty(),
             levels: rule.terms.iter().map(|term| term.level).collect(),
             live: rule.terms.iter().any(|term| live(&term.measure)),
             frames,
@@ -132,6 +135,21 @@ impl Plan {
         &self.levels
     }
 
+    /// A record that counts tells this much.
+    pub(super) fn told(&mut self, inputs: Inputs) {
+        self.lacking |= inputs.complement();
+    }
+
+    /// What is held of a term, as far as it is known: what a record does not tell is not zero.
+    fn known(&self, term: usize, value: Value) -> Value {
+        let lacks = self.inputs.get(term).is_some_and(|inputs| inputs.intersects(self.lacking));
+        match value {
+            value if !lacks => value,
+            Value::Exactly(0) | Value::AtLeast(0) => Value::Unknown,
+            value => Value::AtLeast(value.number()),
+        }
+    }
+
     /// What `news` adds to a term, if anything.
     pub(super) fn gain(&self, term: usize, news: &News) -> Option<Gain> {
         let (frame, inputs) = (self.frames.get(term)?, self.inputs.get(term)?);
@@ -169,7 +187,7 @@ impl Plan {
     pub(super) fn values(&self, stores: &[Store], levels: &[Level], time: Time) -> Vec<TermValue> {
         let value = |(index, (store, level)): (usize, (&Store, &Level))| {
             let (frame, name) = (self.frames.get(index)?, self.names.get(index)?);
-            let value = store.value(frame, time);
+            let value = self.known(index, store.value(frame, time));
             Some(TermValue {
                 name: Arc::clone(name),
                 window: self.rule.terms.get(index)?.window.length,
@@ -209,6 +227,23 @@ impl Plan {
     /// Of the terms that hold, the one that decides the condition.
     pub(super) fn decided(&self, values: &[TermValue]) -> usize {
         self.leading(&self.rule.condition, values).unwrap_or(0)
+    }
+
+    /// The same of what keeps an incident up: if none of them holds any more, the one nearest to its threshold;
+    /// none where all hold nothing.
+    pub(super) fn decides_now(&self, values: &[TermValue]) -> Option<usize> {
+        let nearest = || {
+            let ratio = |term: usize| {
+                self.frames.get(term).is_none_or(|frame| matches!(frame.measure, Measure::Ratio { .. }))
+            };
+            let some =
+                values.iter().enumerate().filter(|(term, value)| value.value.number() > 0 && !ratio(*term));
+            // Of equals the first.
+            some.rev()
+                .max_by(|(_, one), (_, other)| nearness(one).total_cmp(&nearness(other)))
+                .map(|(term, _)| term)
+        };
+        self.leading(&self.rule.condition, values).or_else(nearest)
     }
 
     /// Until when the condition last held, or will have held, at the thresholds for its end.
@@ -294,6 +329,11 @@ impl Plan {
             }
         }
     }
+}
+
+/// How near a value is to its threshold, as a part of that.
+fn nearness(term: &TermValue) -> f64 {
+    term.value.number() as f64 / term.threshold.max(1) as f64
 }
 
 /// What the terms measure, in words. Those that measure the same, over another time or to another threshold, are

@@ -7,10 +7,11 @@ use std::{
 
 use super::{
     Engine,
-    event::{Alert, Relay},
+    event::{Alert, Relay, Source},
     flow::FlowRecord,
     lifetime::End,
     rule::Ends,
+    settings::Kind,
     tally::{Kinds, Stage},
 };
 
@@ -74,8 +75,8 @@ impl Recent {
 /// A source that behaves like one that is meant to send mail, or a server that many use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Suggestion {
-    /// The client, if it is about one.
-    pub source: Option<IpAddr>,
+    /// The source, if it is about one.
+    pub source: Option<Source>,
     /// The server, if it is about one.
     pub destination: Option<IpAddr>,
     /// What speaks for it, in words.
@@ -115,14 +116,15 @@ impl Engine {
 
     /// Sources and servers that an allow-list may name, with what speaks for it.
     pub fn suggest(&self) -> Vec<Suggestion> {
-        let mut sources: BTreeMap<IpAddr, Sent> = BTreeMap::new();
-        let mut servers: BTreeMap<IpAddr, BTreeSet<IpAddr>> = BTreeMap::new();
+        let mut sources: BTreeMap<Source, Sent> = BTreeMap::new();
+        let mut servers: BTreeMap<IpAddr, BTreeSet<Source>> = BTreeMap::new();
         for record in self.recent.all() {
             let Some(kinds) = self.attempt(record) else { continue };
             let flow = &record.flow;
-            sources.entry(flow.client()).or_default().add(record, kinds);
+            let source = Source::of(flow.client(), self.settings.v6_source_prefix);
+            sources.entry(source).or_default().add(record, kinds);
             if kinds.contains(Kinds::DELIVERING) && flow.key.server_port != 25 {
-                servers.entry(flow.server()).or_default().insert(flow.client());
+                servers.entry(flow.server()).or_default().insert(source);
             }
         }
         let relays = sources.into_iter().filter_map(|(source, sent)| {
@@ -136,6 +138,15 @@ impl Engine {
             because: format!("{} sources submit mail to it", sources.len()),
         });
         relays.chain(used).collect()
+    }
+
+    /// Attempts of which it is not known whether mail was delivered, as their log does not tell, and all attempts.
+    pub fn undelivered_or_not(&self) -> (u64, u64) {
+        let attempts = self.recent.all().filter(|record| self.attempt(record).is_some());
+        attempts.fold((0, 0), |(unknown, all), record| {
+            let tells = record.inputs.contains(Kind::Delivering.inputs());
+            (unknown + u64::from(!tells), all + 1)
+        })
     }
 
     /// Says of alerts, but those that an allow-list suppresses, whether their source behaves like a relay.
@@ -202,7 +213,7 @@ mod tests {
             deliver(&mut engine, &format!("10.0.1.{}:{port}", n % 6), "8.8.8.8:587", 100);
         }
         let [relay, used] = engine.suggest().try_into().unwrap();
-        assert_eq!(relay.source, Some("10.0.0.1".parse().unwrap()));
+        assert_eq!(relay.source.map(|source| source.to_string()).as_deref(), Some("10.0.0.1"));
         assert_eq!(relay.because, "30 of 30 sessions delivered mail, to 12 servers");
         assert_eq!(used.destination, Some("8.8.8.8".parse().unwrap()));
         assert_eq!(used.because, "6 sources submit mail to it");

@@ -5,6 +5,7 @@ use std::time::Duration;
 use mailflow_common::App;
 
 mod late;
+mod terms;
 
 use super::{
     event::{Alert, AlertState, Gain, Value},

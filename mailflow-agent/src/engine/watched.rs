@@ -147,13 +147,19 @@ impl Watched {
     pub(super) fn act(&mut self, around: Around<'_>) -> Option<Alert> {
         let (plan, clock) = (around.plan, around.clock);
         let State::Firing(firing) = &self.state else { return None };
-        let decided = firing.1;
+        let before = firing.1;
         match firing.0.due(&plan.rule, clock) {
             Due::Later(_) => None,
             Due::Repeat => {
-                let shown = Shown { terms: self.told(plan, clock), ..self.flows(around, decided, clock) };
+                let terms = self.told(plan, clock);
+                // Another term may keep it up than the one that began it.
+                let decided = plan.decides_now(&terms).unwrap_or(before);
+                let shown = Shown { terms, ..self.flows(around, decided, clock) };
                 match &mut self.state {
-                    State::Firing(firing) => Some(firing.0.repeat(&plan.rule, clock, decided, shown)),
+                    State::Firing(firing) => {
+                        firing.1 = decided;
+                        Some(firing.0.repeat(&plan.rule, clock, decided, shown))
+                    }
                     State::Quiet(_) => None,
                 }
             }
@@ -241,8 +247,8 @@ impl Watched {
         self.stores().iter().map(Store::len).sum()
     }
 
-    /// When an incident begins that `time` may decide: of a count, wherever in the past; of anything else,
-    /// then, or with the newest event.
+    /// When an incident begins that news at `time` decide: with the first event from then on at which the condition
+    /// holds. A count alone knows the moments at once.
     fn begins(&self, plan: &Plan, levels: &[Level], time: Time, after: Option<Time>) -> Option<Time> {
         if let (Condition::Term(_), [store @ Store::Times(_)], [frame], [level]) =
             (&plan.rule.condition, self.stores(), plan.frames(), levels)
@@ -252,10 +258,17 @@ impl Watched {
         if !plan.may_hold(self.stores(), levels) {
             return None;
         }
-        let newest = self.stores().iter().filter_map(Store::newest).max();
+        let mut moments = vec![time];
+        for store in self.stores() {
+            store.moments(time, &mut moments);
+        }
+        // Nearly all news are the newest.
+        if moments.len() > 1 {
+            moments.sort_unstable();
+            moments.dedup();
+        }
         let later = |moment: &Time| after.is_none_or(|after| *moment > after);
-        let moments = [Some(time), newest.filter(|newest| *newest != time)];
-        moments.into_iter().flatten().filter(later).find(|moment| plan.holds(self.stores(), levels, *moment))
+        moments.into_iter().filter(later).find(|moment| plan.holds(self.stores(), levels, *moment))
     }
 
     /// The values at `clock`, with the thresholds that were told.

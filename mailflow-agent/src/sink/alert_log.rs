@@ -66,17 +66,25 @@ struct Term<'a> {
     holds: bool,
 }
 
-/// A whole number, or a part of one.
+/// A whole number, or a part of one; `null` where it is not evaluable.
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
 enum Number {
     Whole(u64),
     Part(f64),
+    Unknown,
 }
 
 impl Number {
     fn of(number: u64, scale: u64) -> Self {
         if scale == 1 { Number::Whole(number) } else { Number::Part(number as f64 / scale as f64) }
+    }
+
+    fn held(term: &TermValue) -> Self {
+        match term.value {
+            Value::Unknown => Number::Unknown,
+            value => Number::of(value.number(), term.scale),
+        }
     }
 }
 
@@ -142,7 +150,7 @@ impl<'a> AlertLine<'a> {
                 ends_at: alert.ends_at.map(moment),
                 window: decided.window.as_secs(),
                 condition: &decided.name,
-                value: Number::of(decided.value.number(), decided.scale),
+                value: Number::held(decided),
                 threshold: Number::of(decided.threshold, decided.scale),
                 at_bound: matches!(decided.value, Value::AtLeast(_)),
                 suppressed: alert.suppressed.is_some(),
@@ -183,7 +191,7 @@ impl<'a> Term<'a> {
         Self {
             name: &term.name,
             window: term.window.as_secs(),
-            value: Number::of(term.value.number(), term.scale),
+            value: Number::held(term),
             threshold: Number::of(term.threshold, term.scale),
             at_bound: matches!(term.value, Value::AtLeast(_)),
             holds: term.holds,

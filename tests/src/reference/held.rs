@@ -108,8 +108,13 @@ impl Held {
         above.map(|(time, _)| self.leaves(*time)).max()
     }
 
-    pub(super) fn newest(&self) -> Option<Nanos> {
-        self.given.iter().map(|(time, _)| *time).max()
+    /// When the window may have come to hold more.
+    pub(super) fn moments(&self) -> Vec<Nanos> {
+        let times = self.given.iter().map(|(time, _)| *time);
+        match self.term.measure {
+            Measure::FirstSeen { .. } => self.news().into_iter().chain(times.max()).collect(),
+            _ => times.collect(),
+        }
     }
 
     fn by_end(&self) -> BTreeMap<&str, Vec<Nanos>> {

@@ -118,11 +118,10 @@ impl Subject {
             (&around.rule.condition, self.held[0].term.measure),
             (Condition::Term(_), Measure::Count(_))
         );
-        let mut moments = vec![time, self.held.iter().filter_map(Held::newest).max()?];
-        if single {
-            moments = self.held[0].given.iter().map(|(time, _)| *time).collect();
-            moments.sort_unstable();
-        }
+        let mut moments: Vec<Nanos> = self.held.iter().flat_map(Held::moments).collect();
+        moments.push(time);
+        moments.retain(|moment| single || *moment >= time);
+        moments.sort_unstable();
         let later = |moment: &Nanos| self.ended.is_none_or(|ended| *moment > ended);
         let starts_at = moments.into_iter().filter(later).find(holds)?;
         let decided = self.leading(&around.rule.condition, levels, starts_at).unwrap_or(0);
@@ -148,18 +147,37 @@ impl Subject {
 
     /// Does what is due.
     pub(super) fn act(&mut self, around: Around<'_>) -> Option<Said> {
-        let decided = self.firing.as_ref()?.decided;
-        let (shown, alike) = (self.shown(decided, around.clock, around.clock), self.alike());
-        let firing = self.firing.as_mut()?;
+        let firing = self.firing.as_ref()?;
         if firing.holds_until + nanos(around.rule.resolve_after) <= around.clock {
             let ends_at = firing.holds_until;
             return self.resolve(around, ends_at);
         }
+        let decided = self.decides_now(around).unwrap_or(firing.decided);
+        let (shown, alike) = (self.shown(decided, around.clock, around.clock), self.alike());
+        let firing = self.firing.as_mut()?;
+        firing.decided = decided;
         firing.repeat = grid(around.rule, firing.starts_at, around.clock);
         if !shown.is_empty() {
             (firing.shown, firing.alike) = (shown, alike);
         }
         self.say(around, AlertState::Firing, around.clock)
+    }
+
+    /// The term that keeps the incident up: the first that holds, as it was told; otherwise the one, but a ratio, that
+    /// is nearest to its threshold.
+    fn decides_now(&self, around: Around<'_>) -> Option<usize> {
+        let thresholds = thresholds(around.rule, self.firing.as_ref()?);
+        let thresholds: Vec<u64> = thresholds.into_iter().map(|(_, threshold)| threshold).collect();
+        let levels: Vec<Level> =
+            thresholds.iter().map(|at| Level { at_least: *at, resolve_below: *at }).collect();
+        let leading = self.leading(&around.rule.condition, &levels, around.clock);
+        leading.or_else(|| {
+            let part =
+                |term: &usize| self.held[*term].value(around.clock) as f64 / thresholds[*term].max(1) as f64;
+            let ratio = |term: usize| matches!(self.held[term].term.measure, Measure::Ratio { .. });
+            let terms = (0..self.held.len()).filter(|term| !ratio(*term) && part(term) > 0.0);
+            terms.reduce(|best, term| if part(&term) > part(&best) { term } else { best })
+        })
     }
 
     /// Ends the incident.

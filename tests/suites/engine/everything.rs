@@ -242,6 +242,8 @@ fn same(ours: Value, truth: u64, least: u64) -> bool {
     match ours {
         Value::Exactly(number) => number == truth,
         Value::AtLeast(number) => (least..=truth).contains(&number),
+        // Every record tells everything.
+        Value::Unknown => false,
     }
 }
 

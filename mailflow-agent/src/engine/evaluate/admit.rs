@@ -103,6 +103,9 @@ impl Evaluator {
                 destination: mark(flow.server()),
                 port: flow.key.server_port,
             };
+            if let Some(watch) = self.watches.get_mut(rule) {
+                watch.plan.told(record.inputs);
+            }
             let case = Case { rule, known, subject, ends: &ends, news };
             self.book(case, Some(&mut exhibit), internal, effects);
         }

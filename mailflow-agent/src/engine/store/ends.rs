@@ -64,9 +64,9 @@ impl Ends {
         last_run(&self.entries, |(last, _)| *last, shape, hold, before)
     }
 
-    /// The newest event.
-    pub(super) fn newest(&self) -> Option<Time> {
-        self.entries.last().map(|(last, _)| *last)
+    /// Event times, the newest first.
+    pub(super) fn newest_first(&self) -> impl Iterator<Item = Time> {
+        self.entries.iter().rev().map(|(last, _)| *last)
     }
 
     /// Ends held.
@@ -122,6 +122,6 @@ mod tests {
     fn a_late_event_does_not_make_an_end_older() {
         let mut ends = ends(&[(100, 1), (400, 1)]);
         ends.add(&hour(), 3, at(400), at(150), [1; 16]);
-        assert_eq!((ends.len(), ends.newest()), (1, Some(at(400))));
+        assert_eq!((ends.len(), ends.newest_first().next()), (1, Some(at(400))));
     }
 }

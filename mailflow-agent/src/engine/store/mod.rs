@@ -154,9 +154,9 @@ impl Store {
     pub(super) fn most(&self) -> u64 {
         match self {
             Store::Times(_) | Store::Ends(_) | Store::Sightings(_) => self.len() as u64,
-            Store::Series(series) if series.len() == 0 => 0,
+            Store::Series(series) => series.total(),
             Store::Ratio(both) if both.0.len() == 0 => 0,
-            Store::Series(_) | Store::Ratio(_) => u64::MAX,
+            Store::Ratio(_) => u64::MAX,
         }
     }
 
@@ -188,14 +188,18 @@ impl Store {
         }
     }
 
-    /// The newest event.
-    pub(super) fn newest(&self) -> Option<Time> {
+    /// Adds the event times from `since` on, at which what a window holds may have become more.
+    pub(super) fn moments(&self, since: Time, moments: &mut Vec<Time>) {
+        let later = |time: &Time| *time > since;
         match self {
-            Store::Times(times) => times.newest(),
-            Store::Series(series) => series.newest(),
-            Store::Ratio(both) => both.0.newest().max(both.1.newest()),
-            Store::Ends(ends) => ends.newest(),
-            Store::Sightings(sightings) => sightings.newest(),
+            Store::Times(times) => moments.extend(times.newest_first().take_while(later)),
+            Store::Series(series) => moments.extend(series.newest_first().take_while(later)),
+            Store::Ratio(both) => {
+                moments.extend(both.0.newest_first().take_while(later));
+                moments.extend(both.1.newest_first().take_while(later));
+            }
+            Store::Ends(ends) => moments.extend(ends.newest_first().take_while(later)),
+            Store::Sightings(sightings) => moments.extend(sightings.moments().filter(later)),
         }
     }
 

@@ -103,9 +103,19 @@ impl Series {
         self.entries.last().map(|entry| entry.last)
     }
 
+    /// Event times, the newest first.
+    pub(super) fn newest_first(&self) -> impl Iterator<Item = Time> {
+        self.entries.iter().rev().map(|entry| entry.last)
+    }
+
     /// Entries held.
     pub(super) fn len(&self) -> usize {
         self.entries.len()
+    }
+
+    /// All that is held.
+    pub(super) fn total(&self) -> u64 {
+        self.sum(|_| true)
     }
 
     fn sum(&self, counts: impl Fn(&Entry) -> bool) -> u64 {

@@ -88,6 +88,11 @@ impl Sightings {
         self.seen.iter().map(|sighting| sighting.last).max()
     }
 
+    /// When ends were new, and when any was seen last.
+    pub(super) fn moments(&self) -> impl Iterator<Item = Time> {
+        self.seen.iter().map(|sighting| sighting.first).chain(self.newest())
+    }
+
     /// Ends held.
     pub(super) fn len(&self) -> usize {
         self.seen.len()

@@ -97,9 +97,9 @@ impl Times {
         if lost { Value::AtLeast(count) } else { Value::Exactly(count) }
     }
 
-    /// The newest event.
-    pub(super) fn newest(&self) -> Option<Time> {
-        self.events.last().copied()
+    /// Event times, the newest first.
+    pub(super) fn newest_first(&self) -> impl Iterator<Item = Time> {
+        self.events.iter().rev().copied()
     }
 
     /// Events held.
