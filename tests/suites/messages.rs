@@ -115,7 +115,7 @@ fn the_estimate_is_what_the_server_accepted() {
         (class.sessions)(&Setting { lab: &lab, package: &package, relay: &servers.relay });
         println!("{}: {:.1} s", class.name, begin.elapsed().as_secs_f64());
     }
-    let sessions = wait_for("the end of every connection", Duration::from_secs(20), || {
+    let sessions = wait_for("the end of every connection", Duration::from_secs(120), || {
         Ok(truth::sessions(&servers.outside.log()))
     })
     .unwrap();

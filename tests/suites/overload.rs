@@ -118,7 +118,7 @@ fn every_packet_of_an_overload_is_in_its_sources_totals_or_in_the_rest() {
     let sent = |direction: usize| sources.values().map(|sums| sums[direction]).sum::<u64>() as f64;
 
     // Until the agent has read what came last, and its flows are no more.
-    let page = wait_for("a reading of all packets at rest", Duration::from_secs(30), || {
+    let page = wait_for("a reading of all packets at rest", Duration::from_secs(240), || {
         let page = agent.metrics()?;
         let found = samples(&page);
         let at_rest = found["mailflow_held_packets{place=\"live\",direction=\"up\"}"] == 0.0;

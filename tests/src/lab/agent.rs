@@ -30,7 +30,7 @@ impl Agent {
     /// this lab's own, and waits until it is ready. `name` tells its files in `folder` from other agents'.
     ///
     /// # Errors
-    /// The agent cannot start, ends, or is not ready within 60 seconds: the error holds its log.
+    /// The agent cannot start, ends, or is not ready within four minutes: the error holds its log.
     pub fn start(ns: &Ns, binary: &Path, folder: &Path, name: &str, options: &str) -> Result<Self> {
         Self::start_in(ns, binary, folder, name, options, &[])
     }
@@ -88,7 +88,7 @@ impl Agent {
             told("--metrics").map_or(Ok(PAGES), str::parse).context("--metrics is not ADDRESS:PORT")?;
         let running = Running::start(command, &log)?;
         let mut agent = Self { running, ns: ns.clone(), log, alerts, pages, socket };
-        let ready = wait_for("the agent is ready", Duration::from_secs(60), || agent.ready());
+        let ready = wait_for("the agent is ready", Duration::from_secs(240), || agent.ready());
         ready.with_context(|| format!("its log:\n{}", agent.log()))?;
         Ok(agent)
     }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 /// How long a program may take to end after SIGTERM before it gets SIGKILL.
-const GRACE: Duration = Duration::from_secs(5);
+const GRACE: Duration = Duration::from_secs(20);
 
 /// A command that also finds the tools of the sbin directories, which are not in every user's PATH.
 pub fn command(program: impl AsRef<OsStr>) -> Command {

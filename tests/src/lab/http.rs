@@ -13,7 +13,7 @@ use super::ns::Ns;
 use super::tcp::listen;
 
 /// How long either side waits for the other.
-const TIMEOUT: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A web server on any port of a namespace, one answer a connection. It ends with this value.
 #[derive(Debug)]
@@ -73,7 +73,7 @@ fn answer(stream: TcpStream, size: usize) -> std::io::Result<()> {
 /// Fetches a page from inside a namespace: the status and the body.
 ///
 /// # Errors
-/// No connection, no answer within five seconds, or the answer is not HTTP.
+/// No connection, no answer within a minute, or the answer is not HTTP.
 pub fn get(ns: &Ns, address: SocketAddr, path: &str) -> Result<(u16, String)> {
     let connected = ns.enter(|| TcpStream::connect_timeout(&address, TIMEOUT))?;
     let mut stream = connected.with_context(|| format!("cannot connect to {address}"))?;

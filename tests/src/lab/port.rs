@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use super::ns::Ns;
 
 /// How long a frame may be on its way.
-const TIMEOUT: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A packet socket on one interface (packet(7)).
 #[derive(Debug)]
@@ -54,7 +54,7 @@ impl Port {
     /// Sends a frame; tries again while the interface's queue is full.
     ///
     /// # Errors
-    /// The interface is down or the frame too large, or its queue stays full for five seconds.
+    /// The interface is down or the frame too large, or its queue stays full for twenty seconds.
     pub fn send(&self, frame: &[u8]) -> Result<()> {
         let begin = Instant::now();
         loop {
@@ -73,7 +73,7 @@ impl Port {
     /// Waits until a frame has come in whose IP packet is that of `frame`, whatever tags it has kept.
     ///
     /// # Errors
-    /// None has within five seconds.
+    /// None has within twenty seconds.
     pub fn receive(&self, frame: &[u8]) -> Result<()> {
         let begin = Instant::now();
         let mut buffer = vec![0; 1 << 16];

@@ -48,7 +48,7 @@ impl Prometheus {
         let log = folder.join("prometheus.log");
         let running = Running::start(command, &log)?;
         let mut prometheus = Self { running, ns: ns.clone(), log };
-        let ready = wait_for("Prometheus is ready", Duration::from_secs(30), || prometheus.ready());
+        let ready = wait_for("Prometheus is ready", Duration::from_secs(120), || prometheus.ready());
         ready.with_context(|| prometheus.log())?;
         Ok(prometheus)
     }

@@ -12,7 +12,7 @@ use super::command::wait_for;
 use super::ns::Ns;
 
 /// How long a transfer may stand still.
-const TIMEOUT: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// What one end has sent and received: `TCP_INFO`. Segments are packets of the wire, whatever the offloads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -195,7 +195,7 @@ fn connect(port: u16, server: SocketAddr) -> std::io::Result<TcpStream> {
 /// Listens in a namespace. A port just closed may be busy for a moment: a program that another thread starts
 /// holds a copy of every descriptor until its exec.
 pub(super) fn listen(ns: &Ns, address: SocketAddr) -> Result<TcpListener> {
-    let listener = wait_for("the port is free", Duration::from_secs(2), || {
+    let listener = wait_for("the port is free", Duration::from_secs(20), || {
         match ns.enter(|| TcpListener::bind(address))? {
             Err(error) if error.kind() == ErrorKind::AddrInUse => Ok(None),
             bound => Ok(Some(bound?)),

@@ -111,7 +111,7 @@ fn five_flows_here_and_five_there_fire_and_the_dashboard_shows_them() {
     // Five and five.
     there.send(1);
     expect_sum(&prometheus, 10.0);
-    let fired = wait_for("the alert", Duration::from_secs(10), || {
+    let fired = wait_for("the alert", Duration::from_secs(120), || {
         let fired = firing(&prometheus, "MailflowFleetBurst");
         Ok((!fired.is_empty()).then_some(fired))
     });

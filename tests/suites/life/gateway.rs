@@ -14,7 +14,7 @@ use mailflow_tests::lab::{
 use serde_json::Value;
 
 /// How long the last records may take: the shortest timeout, a poll, and a busy machine.
-const SECONDS: Duration = Duration::from_secs(30);
+const SECONDS: Duration = Duration::from_secs(120);
 
 /// Packets up and down.
 pub(crate) type Packets = [u64; 2];
@@ -205,7 +205,7 @@ fn packets(facts: &TcpFacts) -> Packets {
 /// Kills the agent.
 pub(crate) fn kill(mut agent: Agent) {
     agent.process().signal(libc::SIGKILL).unwrap();
-    agent.process().wait(Duration::from_secs(10)).unwrap();
+    agent.process().wait(Duration::from_secs(60)).unwrap();
 }
 
 /// Adds packets.

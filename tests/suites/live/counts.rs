@@ -32,7 +32,7 @@ fn check(hook: &str, family: Family, expected_hooks: [&str; 2]) {
         .iter()
         .map(|(up, down)| transfer(&lab.client, &lab.server, server, *up, *down).unwrap())
         .collect();
-    let flows = wait_for("a record of every flow", Duration::from_secs(20), || {
+    let flows = wait_for("a record of every flow", Duration::from_secs(120), || {
         let text = std::fs::read_to_string(&flow_log)?;
         let lines: Vec<Value> = text.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
         Ok((lines.len() >= TRANSFERS.len()).then_some(lines))

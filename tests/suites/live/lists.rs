@@ -37,7 +37,7 @@ fn a_source_that_becomes_internal_begins_to_count() {
         }
         sent.set(sent.get() + 3);
         let recorded = format!("mailflow_flow_records_total{{reason=\"closed\"}} {}", sent.get());
-        wait_for("the records", Duration::from_secs(20), || {
+        wait_for("the records", Duration::from_secs(120), || {
             Ok(agent.metrics()?.contains(&recorded).then_some(()))
         })
         .unwrap();

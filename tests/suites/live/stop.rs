@@ -21,7 +21,7 @@ fn a_stop_writes_what_is_open_and_leaves_nothing_behind() {
     let mut client = lab.client.enter(|| TcpStream::connect(address)).unwrap().unwrap();
     client.write_all(b"EHLO client.example\r\n").unwrap();
     let (_open, _) = listener.accept().unwrap();
-    wait_for("the flow is in the metrics", std::time::Duration::from_secs(5), || {
+    wait_for("the flow is in the metrics", std::time::Duration::from_secs(120), || {
         let metrics = agent.metrics()?;
         Ok(metrics.contains("mailflow_packets_total{service=\"smtp\",direction=\"up\"} 3").then_some(()))
     })

@@ -168,7 +168,7 @@ fn captures_on_the_wire_count_as_in_a_replay() {
         assert_eq!(counter(&lab.gateway, MIRROR, "rx_dropped"), 0);
 
         for (hook, agent, log) in &mut agents {
-            let shown = wait_for("a look at every frame", Duration::from_secs(5), || {
+            let shown = wait_for("a look at every frame", Duration::from_secs(120), || {
                 let shown = shown(&agent.metrics()?);
                 Ok((shown >= sent).then_some(shown))
             });

@@ -57,7 +57,7 @@ impl Setting<'_> {
         let before = self.relay.delivered();
         let local = SocketAddr::from(([127, 0, 0, 1], 25));
         self.smtp_source(&format!("-s 5 -m {mails} -l 1500 -t bob@{route}.example"), local);
-        wait_for("the relay has sent its mails", Duration::from_secs(30), || {
+        wait_for("the relay has sent its mails", Duration::from_secs(120), || {
             Ok((self.relay.delivered() >= before + mails).then_some(()))
         })
         .unwrap();
