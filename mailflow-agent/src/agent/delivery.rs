@@ -35,7 +35,7 @@ impl Delivery {
                     copies,
                     of = all,
                     "packets are delivered twice, and counted so: a mirror should send what enters its \
-                     ports, or what leaves them, not both"
+                     ports, or what leaves them, not both; elsewhere watch a bridge or its ports, not both"
                 );
             } else {
                 info!(copies, of = all, "packets are delivered once");

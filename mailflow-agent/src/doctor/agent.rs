@@ -40,7 +40,7 @@ fn judge(status: &Status) -> Vec<Finding> {
         Finding::bad(
             "delivery",
             "packets come twice, and are counted twice",
-            "let the mirror send what enters its ports or what leaves them, not both",
+            "let a mirror send what enters its ports or what leaves them, not both; elsewhere watch a bridge or its ports, an interface or what is stacked on it, not both",
         )
     } else {
         Finding::ok("delivery", "packets come once")

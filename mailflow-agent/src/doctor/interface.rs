@@ -28,6 +28,7 @@ pub(super) fn examine(watched: &Interface) -> Vec<Finding> {
         hooks(name, &examined),
         losses(name, role, &examined),
     ];
+    findings.extend(bridge(name, &examined));
     findings.extend(offloads(name));
     findings
 }
@@ -72,9 +73,9 @@ fn hooks(name: &str, examined: &Examined) -> Finding {
         }
         Ok(programs) if programs.is_empty() => Finding::ok(what, "no program is at its hooks"),
         Ok(programs) => {
-            let ours = |program: &String| program.contains(" tc_") || program.contains(" xdp_");
-            let all = programs.join(", ");
-            if programs.iter().all(ours) {
+            let all: Vec<_> = programs.iter().map(|program| program.shown.as_str()).collect();
+            let all = all.join(", ");
+            if programs.iter().all(|program| program.ours) {
                 return Finding::ok(what, format!("at its hooks: {all}"));
             }
             Finding::warn(
@@ -84,6 +85,17 @@ fn hooks(name: &str, examined: &Examined) -> Finding {
             )
         }
     }
+}
+
+/// What changes the packets of a bridge before they are counted.
+fn bridge(name: &str, examined: &Examined) -> Option<Finding> {
+    examined.filtered_bridge.then(|| {
+        Finding::warn(
+            format!("{name} bridge"),
+            "its packets pass the IP filters first: translated addresses split flows, and fragments come put together",
+            "watch its ports instead, or sysctl net.bridge.bridge-nf-call-iptables=0 net.bridge.bridge-nf-call-ip6tables=0",
+        )
+    })
 }
 
 fn losses(name: &str, role: Role, examined: &Examined) -> Finding {

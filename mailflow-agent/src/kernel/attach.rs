@@ -9,10 +9,12 @@ use aya::programs::{
 use tracing::{info, warn};
 
 use super::{
+    device::{self, Device},
     error::{KernelError, chain, errno},
     interface::{self, Interface},
     load::Loaded,
     machine::KernelVersion,
+    netlink,
     pinned::{self, Link},
     pins::Pins,
 };
@@ -110,6 +112,19 @@ fn programs(role: Role) -> (&'static str, &'static str, Option<&'static str>) {
     }
 }
 
+/// Whether a program is called as one of ours; the kernel keeps 15 bytes of a name (`BPF_OBJ_NAME_LEN`,
+/// linux/bpf.h).
+pub(super) fn is_ours(name: &str) -> bool {
+    let of_role = |role| {
+        let (xdp, ingress, egress) = programs(role);
+        let tc = [Some(ingress), egress].into_iter().flatten();
+        let tc = tc.flat_map(|name| [name.to_owned(), format!("{name}_ip")]);
+        tc.chain([xdp.to_owned(), format!("{xdp}_frags")])
+    };
+    let mut ours = [Role::Lan, Role::Host, Role::Mirror].into_iter().flat_map(of_role);
+    ours.any(|ours| ours.get(..15).unwrap_or(&ours) == name.get(..15).unwrap_or(name))
+}
+
 /// Whether a role is that of a gateway's inside.
 pub(super) fn is_lan(role: Role) -> bool {
     matches!(role, Role::Lan | Role::Auto)
@@ -133,19 +148,34 @@ pub(super) fn attach(
 ) -> Result<Hung, KernelError> {
     let Spot { interface, direction, .. } = spot;
     let link = interface.link()?;
+    if direction == Direction::Ingress && interface.filtered_bridge() {
+        warn!(
+            interface = interface.name(),
+            "packets of this bridge pass the IP filters before they are counted (net.bridge.bridge-nf-call-iptables); watch its ports, or switch that off"
+        );
+    }
     let (xdp, ingress, egress) = programs(role);
     let (classifier, chain) = match direction {
         Direction::Egress => (for_link(egress.unwrap_or(ingress), link), Vec::new()),
         Direction::Ingress => (for_link(ingress, link), ingress_chain(loaded.version, interface, link, hook)),
     };
-    if let Some((program, hung)) = pinned::take_over(loaded, spot, &chain, xdp, &classifier) {
-        let (interface, direction) = (interface.name(), direction.name());
-        info!(interface, direction, hook = hung.attachment.name(), %program, "took over the link of the agent before");
-        return Ok(hung);
-    }
-    let (name, mut hung) = match direction {
-        Direction::Egress => at_tc(loaded, interface, direction, classifier, Vec::new())?,
-        Direction::Ingress => at_ingress(loaded, interface, &chain, xdp, classifier)?,
+    let (name, mut hung) = match pinned::take_over(loaded, spot, &chain, xdp, &classifier) {
+        Some((program, hung)) => match better(loaded, interface, &hung, hook, &chain, xdp) {
+            Some(better) => {
+                // Its pin goes with it, before the other one takes its place.
+                drop(hung);
+                better
+            }
+            None => {
+                let (interface, direction) = (interface.name(), direction.name());
+                info!(interface, direction, hook = hung.attachment.name(), %program, "took over the link of the agent before");
+                return Ok(hung);
+            }
+        },
+        None => match direction {
+            Direction::Egress => at_tc(loaded, interface, direction, classifier, Vec::new())?,
+            Direction::Ingress => at_ingress(loaded, interface, &chain, xdp, classifier)?,
+        },
     };
     hung.link = hung.link.pinned(spot);
     info!(
@@ -198,6 +228,20 @@ fn at_ingress(
     classifier: String,
 ) -> Result<(String, Hung), KernelError> {
     let mut refused = Vec::new();
+    match at_xdp(loaded, interface, attachments, xdp, &mut refused)? {
+        Some(hung) => Ok(hung),
+        None => at_tc(loaded, interface, Direction::Ingress, classifier, refused),
+    }
+}
+
+/// By the first form of XDP that the interface takes.
+fn at_xdp(
+    loaded: &mut Loaded,
+    interface: &Interface,
+    attachments: &[Attachment],
+    xdp: &str,
+    refused: &mut Vec<String>,
+) -> Result<Option<(String, Hung)>, KernelError> {
     for attachment in attachments {
         let name = if *attachment == Attachment::XdpFrags { format!("{xdp}_frags") } else { xdp.to_owned() };
         let program = loaded.xdp(&name).ok_or(KernelError::Missing("XDP program"))?;
@@ -210,7 +254,7 @@ fn at_ingress(
                     program: id(program.info(), &name)?,
                     link: Link::Xdp(link),
                 };
-                return Ok((name, hung));
+                return Ok(Some((name, hung)));
             }
             Err(error) => {
                 let reason = explain(&error);
@@ -219,7 +263,58 @@ fn at_ingress(
             }
         }
     }
-    at_tc(loaded, interface, Direction::Ingress, classifier, refused)
+    Ok(None)
+}
+
+/// Where XDP was asked for by name and TC was taken over, XDP, if the interface takes it now. A packet in
+/// between is seen by both, rather than by none.
+fn better(
+    loaded: &mut Loaded,
+    interface: &Interface,
+    taken: &Hung,
+    hook: Hook,
+    chain: &[Attachment],
+    xdp: &str,
+) -> Option<(String, Hung)> {
+    if hook != Hook::Xdp || taken.attachment != Attachment::Tcx || taken.direction != Direction::Ingress {
+        return None;
+    }
+    at_xdp(loaded, interface, chain, xdp, &mut Vec::new()).ok().flatten()
+}
+
+/// Takes our filters off clsact everywhere but at `watched`: a filter outlives its agent, and would count on for
+/// one that does not look there.
+pub(super) fn leave_clsact(watched: &[(Option<u32>, Direction)]) {
+    for interface in device::present() {
+        let Some(device) = Device::find(&interface) else { continue };
+        for direction in [Direction::Ingress, Direction::Egress] {
+            if watched.contains(&(Some(device.index), direction)) {
+                continue;
+            }
+            let ours = |filter: &netlink::Filter| {
+                (filter.priority, filter.handle) == (PRIORITY, HANDLE.into())
+                    && filter.name.as_deref().is_some_and(is_ours)
+            };
+            if netlink::filters(device.index, direction).is_ok_and(|filters| filters.iter().any(ours)) {
+                match SchedClassifierLink::attached(&interface, side(direction), PRIORITY, HANDLE, None) {
+                    Ok(link) => {
+                        info!(%interface, direction = direction.name(), "is not watched any more; the filter of the agent before is taken away");
+                        drop(link);
+                    }
+                    Err(error) => {
+                        warn!(%interface, %error, "the filter of the agent before cannot be taken away")
+                    }
+                }
+            }
+        }
+    }
+}
+
+const fn side(direction: Direction) -> TcAttachType {
+    match direction {
+        Direction::Ingress => TcAttachType::Ingress,
+        Direction::Egress => TcAttachType::Egress,
+    }
 }
 
 /// Our filter's place on clsact: the first, and always the same, so that a crashed agent's filter is
@@ -236,10 +331,7 @@ fn at_tc(
 ) -> Result<(String, Hung), KernelError> {
     let attachment = if loaded.version >= KernelVersion::TCX { Attachment::Tcx } else { Attachment::Clsact };
     let program = loaded.classifier(&name).ok_or(KernelError::Missing("TC program"))?;
-    let side = match direction {
-        Direction::Ingress => TcAttachType::Ingress,
-        Direction::Egress => TcAttachType::Egress,
-    };
+    let side = side(direction);
     let result = match attachment {
         Attachment::Tcx => program
             // First: behind another program that answers PASS, nothing would be seen.
@@ -375,6 +467,32 @@ pub(super) mod tests {
             drop(links);
             assert_eq!(filters(), 0);
         });
+    }
+
+    #[test]
+    fn a_filter_left_where_nobody_looks_any_more_goes_and_others_stay() {
+        in_namespace(|| {
+            let (crashed, links) = attach_to_clsact();
+            std::mem::forget(links);
+            drop(crashed);
+            run("tc filter add dev lo ingress prio 2 protocol ip u32 match u32 0 0 classid 1:1");
+            let seen = netlink::filters(1, Direction::Ingress).unwrap();
+            assert_eq!(seen[0].name.as_deref(), Some("tc_host_in"));
+            assert!(seen[1..].iter().all(|filter| filter.program.is_none()), "u32 has no program: {seen:?}");
+            leave_clsact(&[(Some(1), Direction::Egress)]);
+            assert_eq!(netlink::filters(1, Direction::Ingress).unwrap(), seen[1..]);
+            assert_eq!(netlink::filters(1, Direction::Egress).unwrap().len(), 1);
+        });
+    }
+
+    #[test]
+    fn ours_are_called_as_ours_are() {
+        for name in ["tc_lan_in", "tc_host_out_ip", "xdp_mirror_frag", "xdp_mirror_frags", "tc_mirror"] {
+            assert!(is_ours(name), "{name}");
+        }
+        for name in ["xdp_drop", "tc_acl", "tc_lan", "tc_lan_in2", "ticks", ""] {
+            assert!(!is_ours(name), "{name}");
+        }
     }
 
     #[test]

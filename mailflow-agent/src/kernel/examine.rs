@@ -3,7 +3,7 @@
 use std::{fs, io, path::Path};
 
 use super::{
-    attach::{Attachment, Direction},
+    attach::{self, Attachment, Direction},
     error::KernelError,
     interface::{self, Interface},
     machine, mount, netlink, query,
@@ -25,10 +25,21 @@ pub struct Examined {
     pub promiscuous: bool,
     /// What speaks against native XDP.
     pub against_xdp: Option<String>,
-    /// The programs at its hooks, for people: `tcx ingress cil_from_netdev (id 42)`.
-    pub programs: io::Result<Vec<String>>,
+    /// Whether it is a bridge whose packets pass the IP filters first.
+    pub filtered_bridge: bool,
+    /// The programs at its hooks.
+    pub programs: io::Result<Vec<AtHook>>,
     /// Packets it has dropped on receipt; `None` where its counters cannot be read.
     pub dropped: Option<u64>,
+}
+
+/// A program at a hook.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AtHook {
+    /// For people: `tcx ingress cil_from_netdev (id 42)`.
+    pub shown: String,
+    /// Whether it is called as one of ours.
+    pub ours: bool,
 }
 
 /// Looks at an interface.
@@ -50,6 +61,7 @@ pub fn examine(name: &str) -> Result<Examined, KernelError> {
         default_route: interface::default_routes().iter().any(|route| route == name),
         promiscuous: interface.promiscuous(),
         against_xdp,
+        filtered_bridge: interface.filtered_bridge(),
         programs: programs(interface.index()),
         dropped: dropped(name),
     })
@@ -99,7 +111,7 @@ pub fn clock_state() -> io::Result<ClockState> {
 }
 
 /// The programs at the hooks of a device.
-fn programs(device: u32) -> io::Result<Vec<String>> {
+fn programs(device: u32) -> io::Result<Vec<AtHook>> {
     let mut found: Vec<(String, Option<u32>)> = Vec::new();
     let xdp = netlink::xdp_programs(device)?;
     found.extend(xdp.into_iter().map(|id| (Attachment::Xdp.name().to_owned(), Some(id))));
@@ -109,16 +121,16 @@ fn programs(device: u32) -> io::Result<Vec<String>> {
         let tcx = query::tcx(device, direction).unwrap_or_default();
         found.extend(tcx.into_iter().map(|id| (hook(Attachment::Tcx), Some(id))));
         let filters = netlink::filters(device, direction).unwrap_or_default();
-        found.extend(filters.into_iter().map(|id| (hook(Attachment::Clsact), id)));
+        found.extend(filters.into_iter().map(|filter| (hook(Attachment::Clsact), filter.program)));
     }
     let ids: Vec<u32> = found.iter().filter_map(|(_, id)| *id).collect();
     let names = query::names(&ids);
     let shown = found.into_iter().map(|(hook, id)| match id {
         Some(id) => {
             let name = names.iter().find(|(known, _)| *known == id).map_or("?", |(_, name)| name);
-            format!("{hook} {name} (id {id})")
+            AtHook { shown: format!("{hook} {name} (id {id})"), ours: attach::is_ours(name) }
         }
-        None => format!("{hook} a filter"),
+        None => AtHook { shown: format!("{hook} a filter"), ours: false },
     });
     Ok(shown.collect())
 }

@@ -1,10 +1,11 @@
 //! What an interface is: its link type, its driver, and what passes there.
 
-use std::fs;
+use std::{fs, path::Path};
 
 use super::{
     device::{self, Device},
     error::KernelError,
+    netlink,
 };
 use crate::config::Role;
 
@@ -78,6 +79,17 @@ impl Interface {
         }
     }
 
+    /// Whether it is a bridge whose packets pass the IP filters before they reach it: an address may be translated
+    /// and fragments put together before they are seen (net.bridge.bridge-nf-call-iptables).
+    pub(super) fn filtered_bridge(&self) -> bool {
+        let on = |file: &str| {
+            let value = fs::read_to_string(format!("/proc/sys/net/bridge/bridge-nf-call-{file}"));
+            value.is_ok_and(|value| value.trim() == "1")
+        };
+        self.device.driver().is_ok_and(|(driver, _)| driver == "bridge")
+            && (on("iptables") || on("ip6tables"))
+    }
+
     /// Whether it takes frames for others.
     pub(super) fn promiscuous(&self) -> bool {
         self.device.promiscuous().unwrap_or(false)
@@ -105,53 +117,66 @@ impl Interface {
     }
 }
 
-/// Whether this machine forwards packets.
+/// Whether this machine forwards packets: all of it, or what comes by some interface. Linux takes any number but 0
+/// for yes.
 pub(super) fn forwards() -> bool {
-    ["ipv4/ip_forward", "ipv6/conf/all/forwarding"].iter().any(|file| {
-        fs::read_to_string(format!("/proc/sys/net/{file}")).is_ok_and(|value| value.trim() == "1")
+    let on = |file: &Path| fs::read_to_string(file).is_ok_and(|value| value.trim() != "0");
+    // `all` is what ip_forward is; `default` is only for interfaces to come.
+    ["ipv4", "ipv6"].iter().any(|family| {
+        let interfaces = fs::read_dir(format!("/proc/sys/net/{family}/conf")).into_iter().flatten().flatten();
+        interfaces
+            .map(|entry| entry.path())
+            .any(|path| !path.ends_with("default") && on(&path.join("forwarding")))
     })
 }
 
 /// Interfaces that default routes leave by, IPv4 first.
 pub(super) fn default_routes() -> Vec<String> {
-    let v4 = fs::read_to_string("/proc/net/route").unwrap_or_default();
-    let v6 = fs::read_to_string("/proc/net/ipv6_route").unwrap_or_default();
-    let mut names: Vec<String> = v4.lines().skip(1).filter_map(default_v4).collect();
-    names.extend(v6.lines().filter_map(default_v6));
-    names.dedup();
-    names
-}
-
-/// `Iface Destination Gateway Flags RefCnt Use Metric Mask ...`
-fn default_v4(line: &str) -> Option<String> {
-    let fields: Vec<&str> = line.split_whitespace().collect();
-    (*fields.get(1)? == "00000000" && *fields.get(7)? == "00000000").then(|| fields[0].to_owned())
-}
-
-/// `destination length source length next-hop metric refcount use flags device`; the kernel's own
-/// unreachable route is on lo.
-fn default_v6(line: &str) -> Option<String> {
-    let fields: Vec<&str> = line.split_whitespace().collect();
-    let device = *fields.get(9)?;
-    (fields[0].bytes().all(|byte| byte == b'0') && fields[1] == "00" && device != "lo")
-        .then(|| device.to_owned())
+    let devices = netlink::default_routes().unwrap_or_default();
+    devices.into_iter().filter_map(Device::name_of).filter(|name| name != "lo").collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        super::attach::tests::{in_namespace, run},
+        *,
+    };
 
     #[test]
-    fn default_routes_are_told_from_others() {
-        let line = "wan0\t00000000\t0119D85D\t0003\t0\t0\t0\t00000000\t0\t0\t0";
-        assert_eq!(default_v4(line).as_deref(), Some("wan0"));
-        assert_eq!(default_v4("lan0\t0000140A\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0"), None);
-        let zero = "0".repeat(32);
-        let v6 =
-            |device: &str| format!("{zero} 00 {zero} 00 {zero} ffffffff 00000001 00000000 00200200 {device}");
-        assert_eq!(default_v6(&v6("wan0")).as_deref(), Some("wan0"));
-        assert_eq!(default_v6(&v6("lo")), None);
-        assert_eq!(default_v6("short"), None);
+    fn default_routes_are_told_from_others_wherever_they_are() {
+        in_namespace(|| {
+            for name in ["wan0", "wan1", "wan2", "lan0"] {
+                run(&format!("ip link add {name} type veth peer name p{name}"));
+                run(&format!("ip link set {name} up"));
+            }
+            run("ip address add 10.20.0.1/24 dev lan0");
+            assert_eq!(default_routes(), Vec::<String>::new());
+            run("ip route add default nexthop dev wan0 nexthop dev wan1");
+            run("ip route add default dev wan2 table 7");
+            run("ip route add 10.0.0.0/8 dev lan0");
+            let found = default_routes();
+            for name in ["wan0", "wan1", "wan2"] {
+                assert!(found.iter().any(|found| found == name), "{name}: {found:?}");
+            }
+            assert!(!found.iter().any(|found| found == "lan0"), "{found:?}");
+        });
+    }
+
+    #[test]
+    fn whoever_forwards_for_one_interface_forwards() {
+        in_namespace(|| {
+            run("ip link add lan0 type veth peer name other");
+            let set = |file: &str, value: &str| fs::write(format!("/proc/sys/net/{file}"), value).unwrap();
+            set("ipv4/ip_forward", "0");
+            set("ipv6/conf/all/forwarding", "0");
+            assert!(!forwards());
+            set("ipv4/conf/lan0/forwarding", "1");
+            assert!(forwards());
+            set("ipv4/conf/lan0/forwarding", "0");
+            set("ipv4/ip_forward", "2");
+            assert!(forwards());
+        });
     }
 
     #[test]

@@ -36,7 +36,7 @@ pub use self::{
     attach::{Attachment, Direction},
     device::present,
     error::KernelError,
-    examine::{ClockState, Examined, bpf_file_system, check_capabilities, clock_state, examine},
+    examine::{AtHook, ClockState, Examined, bpf_file_system, check_capabilities, clock_state, examine},
     held::{Difference, Held, Sum},
     keep::{Kept, pack_key, pack_spill_key, unpack_key, unpack_spill_key},
     load::{LoadOptions, Programs, SilenceLimits},
@@ -50,6 +50,7 @@ pub use self::{
     watch::{Place, Standing, Verify},
 };
 use self::{
+    device::Device,
     interface::Interface,
     load::Loaded,
     pins::Old,
@@ -188,6 +189,18 @@ impl Kernel {
     pub fn attach(&mut self, name: &str, role: Role, hook: Hook) -> Result<(), KernelError> {
         let pins = self.pinned.as_ref().map(|pinned| &pinned.pins);
         self.watched.add(&mut self.loaded, pins, name, role, hook)
+    }
+
+    /// What an agent before left at places that are not watched now goes: once all are attached that are to be.
+    pub fn leave_others(&mut self) {
+        let Some(pinned) = &self.pinned else { return };
+        let watched: Vec<_> = self.places().map(|place| (place.interface.clone(), place.direction)).collect();
+        pinned.pins.leave_links(&watched);
+        if self.loaded.version < KernelVersion::TCX {
+            // An interface may be configured by another of its names.
+            let devices = watched.iter().map(|(name, direction)| (Device::index_of(name), *direction));
+            attach::leave_clsact(&devices.collect::<Vec<_>>());
+        }
     }
 
     /// Takes the programs off an interface, if it is watched.

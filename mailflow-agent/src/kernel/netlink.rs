@@ -14,16 +14,21 @@ use super::attach::Direction;
 
 /// Room for one answer; the kernel sends dumps in parts of at most 32 KiB.
 const ANSWER: usize = 64 << 10;
-/// Lengths of `struct ifinfomsg` and `struct tcmsg` (linux/rtnetlink.h).
+/// Lengths of `struct ifinfomsg`, `struct tcmsg` and `struct rtmsg` (linux/rtnetlink.h).
 const LINK_HEAD: usize = 16;
 const FILTER_HEAD: usize = 20;
+const ROUTE_HEAD: usize = 12;
+/// Attribute of a route that leaves by several interfaces (linux/rtnetlink.h).
+const RTA_MULTIPATH: u16 = 9;
 /// Attributes of a link, and those inside `IFLA_XDP` that hold a program's id (linux/if_link.h).
 const IFLA_XDP: u16 = 43;
 const IFLA_XDP_IDS: [u16; 4] = [4, 5, 6, 7];
 /// Attributes of a filter (linux/rtnetlink.h), and inside its options a BPF filter's program
 /// (linux/pkt_cls.h).
+const TCA_KIND: u16 = 1;
 const TCA_OPTIONS: u16 = 2;
 const TCA_CHAIN: u16 = 11;
+const TCA_BPF_NAME: u16 = 7;
 const TCA_BPF_ID: u16 = 11;
 /// The group that hears of links (linux/rtnetlink.h).
 const RTNLGRP_LINK: u32 = 1;
@@ -39,7 +44,9 @@ pub(super) fn xdp_programs(device: u32) -> io::Result<Vec<u32>> {
             if attribute.kind() == IFLA_XDP {
                 for inner in NlasIterator::new(attribute.value()) {
                     let inner = inner?;
-                    ids.extend(word(inner.value()).filter(|_| IFLA_XDP_IDS.contains(&inner.kind())));
+                    let id = word(inner.value()).filter(|_| IFLA_XDP_IDS.contains(&inner.kind()));
+                    // One is told both by itself and by its mode.
+                    ids.extend(id.filter(|id| !ids.contains(id)));
                 }
             }
         }
@@ -48,9 +55,19 @@ pub(super) fn xdp_programs(device: u32) -> io::Result<Vec<u32>> {
     Ok(ids)
 }
 
-/// The filters of a device's clsact in the order in which they run, each by its program's id where it
-/// is a BPF filter; none where there is no clsact.
-pub(super) fn filters(device: u32, direction: Direction) -> io::Result<Vec<Option<u32>>> {
+/// A filter of clsact.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Filter {
+    /// Its number among those of its priority.
+    pub(super) handle: u32,
+    pub(super) priority: u16,
+    /// The id of its program, where it is a BPF filter, and what it is called.
+    pub(super) program: Option<u32>,
+    pub(super) name: Option<String>,
+}
+
+/// The filters of a device's clsact in the order in which they run; none where there is no clsact.
+pub(super) fn filters(device: u32, direction: Direction) -> io::Result<Vec<Filter>> {
     let parent = match direction {
         Direction::Ingress => 0xffff_fff2_u32,
         Direction::Egress => 0xffff_fff3,
@@ -62,26 +79,70 @@ pub(super) fn filters(device: u32, direction: Direction) -> io::Result<Vec<Optio
     ask(libc::RTM_GETTFILTER, NLM_F_DUMP, &head, |message| {
         let field = |at: usize| message.get(at..at + 4).and_then(word).unwrap_or(0);
         // A handle of 0 announces a priority; the filters of other chains are not run by themselves.
-        let (handle, mut chain, mut program) = (field(8), 0, None);
+        let mut filter = Filter { handle: field(8), priority: (field(16) >> 16) as u16, ..Filter::default() };
+        let (mut chain, mut bpf) = (0, false);
         for attribute in attributes(message, FILTER_HEAD) {
             let attribute = attribute?;
             match attribute.kind() {
                 TCA_CHAIN => chain = word(attribute.value()).unwrap_or(0),
-                TCA_OPTIONS => {
-                    // Other kinds of filter may hold something else here.
-                    let inner = NlasIterator::new(attribute.value()).flatten();
-                    program =
-                        inner.filter(|inner| inner.kind() == TCA_BPF_ID).find_map(|id| word(id.value()));
+                // It comes before the options, whose numbers other kinds of filter use for something else.
+                TCA_KIND => bpf = text(attribute.value()) == "bpf",
+                TCA_OPTIONS if bpf => {
+                    for inner in NlasIterator::new(attribute.value()).flatten() {
+                        match inner.kind() {
+                            TCA_BPF_ID => filter.program = word(inner.value()),
+                            TCA_BPF_NAME => filter.name = Some(text(inner.value())),
+                            _ => {}
+                        }
+                    }
                 }
                 _ => {}
             }
         }
-        if handle != 0 && chain == 0 {
-            filters.push(program);
+        if filter.handle != 0 && chain == 0 {
+            filters.push(filter);
         }
         Ok(())
     })?;
     Ok(filters)
+}
+
+/// Interfaces by which routes leave that hold for most addresses, or half of them, in whatever table; IPv4 first.
+pub(super) fn default_routes() -> io::Result<Vec<u32>> {
+    let mut devices = Vec::new();
+    // Of IPv6 all unicast addresses are in 2000::/3 (RFC 4291, 2.4).
+    for (family, widest) in [(libc::AF_INET, 1), (libc::AF_INET6, 3)] {
+        let mut head = [0; ROUTE_HEAD];
+        head[0] = family as u8;
+        ask(libc::RTM_GETROUTE, NLM_F_DUMP, &head, |message| {
+            let field = |at: usize| message.get(at).copied().unwrap_or(u8::MAX);
+            if field(0) != family as u8 || field(1) > widest || field(7) != libc::RTN_UNICAST {
+                return Ok(());
+            }
+            for attribute in attributes(message, ROUTE_HEAD) {
+                let attribute = attribute?;
+                match attribute.kind() {
+                    libc::RTA_OIF => devices.extend(word(attribute.value())),
+                    RTA_MULTIPATH => devices.extend(next_hops(attribute.value())),
+                    _ => {}
+                }
+            }
+            Ok(())
+        })?;
+    }
+    devices.dedup();
+    Ok(devices)
+}
+
+/// The devices of `struct rtnexthop`s: length in 16 bits, flags, hops, device, and attributes.
+fn next_hops(mut hops: &[u8]) -> Vec<u32> {
+    let mut devices = Vec::new();
+    while let (Some(length), Some(device)) = (hops.get(..2), hops.get(4..8).and_then(word)) {
+        devices.push(device);
+        let length = usize::from(u16::from_ne_bytes([length[0], length[1]])).max(8).next_multiple_of(4);
+        hops = hops.get(length..).unwrap_or_default();
+    }
+    devices
 }
 
 /// Word of interfaces that come, go and change.
@@ -170,6 +231,12 @@ fn ask(
 
 fn attributes(message: &[u8], head: usize) -> NlasIterator<&[u8]> {
     NlasIterator::new(message.get(head..).unwrap_or_default())
+}
+
+/// A string that ends with a zero.
+fn text(bytes: &[u8]) -> String {
+    let text = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
+    String::from_utf8_lossy(text).into_owned()
 }
 
 fn word(bytes: &[u8]) -> Option<u32> {

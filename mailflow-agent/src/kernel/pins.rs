@@ -30,6 +30,8 @@ const LAYOUT: u32 = 2;
 /// For tests of what happens when it changes: another number, and behind colons those that can be read too.
 const OTHER_LAYOUT: &str = "MAILFLOW_TEST_LAYOUT";
 
+/// How the name of a link begins.
+const LINK: &str = "link-";
 /// The pinned maps.
 const MAPS: [&str; 6] = ["FLOWS", "RETIRED", "OVERFLOW", "SHARES", "FRAGMENTS", "TOTALS"];
 
@@ -134,6 +136,28 @@ impl Pins {
         others.filter(|path| path.exists()).collect()
     }
 
+    /// Takes away the links of all places but `watched`, which an agent before left: each would count on for this one,
+    /// which does not look there.
+    pub(super) fn leave_links(&self, watched: &[(String, Direction)]) {
+        let watched: Vec<_> = watched.iter().map(|(name, direction)| link_name(name, *direction)).collect();
+        let directories = self.others().into_iter().map(|(_, directory)| directory).chain([self.directory()]);
+        for entry in directories.filter_map(|directory| fs::read_dir(directory).ok()).flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if !name.starts_with(LINK) || watched.contains(&name) {
+                continue;
+            }
+            let link = entry.path();
+            match fs::remove_file(&link) {
+                Ok(()) => {
+                    info!(link = %link.display(), "the agent before watched there, this one does not: its link is taken away");
+                }
+                Err(error) => {
+                    warn!(link = %link.display(), %error, "the link of the agent before cannot be taken away");
+                }
+            }
+        }
+    }
+
     /// The tables' generation, if there are tables: the kernel's number of the flow table.
     pub fn generation(&self) -> Option<u32> {
         MapInfo::from_pin(self.map("FLOWS")).ok().map(|info| info.id())
@@ -225,7 +249,7 @@ impl Old {
 fn link_name(interface: &str, direction: Direction) -> String {
     // `~` first, so that no two names become one.
     let interface = interface.replace('~', "~~").replace('.', "~");
-    format!("link-{}-{interface}", direction.name())
+    format!("{LINK}{}-{interface}", direction.name())
 }
 
 /// Removes a directory of pins. What cannot be removed is named.

@@ -72,7 +72,9 @@ pub(super) fn look(Question { device, direction, attachment, program }: Question
             });
         }
         Attachment::Tcx => tcx(device, direction)?.into_iter().map(Some).collect(),
-        Attachment::Clsact => netlink::filters(device, direction)?,
+        Attachment::Clsact => {
+            netlink::filters(device, direction)?.into_iter().map(|filter| filter.program).collect()
+        }
     };
     Ok(match line.iter().position(|id| *id == Some(program)) {
         Some(position) => Found::There { before: seen(&line[..position]) },

@@ -2,7 +2,7 @@
 
 use std::{process::Command, time::Duration};
 
-use mailflow_tests::lab::{agent_binary, wait_for};
+use mailflow_tests::lab::{agent_binary, detach_links, wait_for};
 use serde_json::Value;
 
 use crate::gateway::{Gateway, add, kill};
@@ -84,6 +84,38 @@ fn a_stop_that_keeps_leaves_the_programs_counting() {
     agent.process().signal(libc::SIGQUIT).unwrap();
     assert_eq!(agent.process().wait(Duration::from_secs(60)).unwrap().code(), Some(0));
     assert_eq!(left().count(), 0, "{:?}", left().collect::<Vec<_>>());
+}
+
+#[test]
+fn what_is_not_watched_any_more_is_let_go_of() {
+    let gateway = Gateway::new(100);
+    let agent = gateway.start("", &[]);
+    let sent = gateway.send();
+    gateway.expect(&agent, sent);
+    kill(agent);
+    // The same gateway, told to look elsewhere.
+    let config = std::fs::read_to_string(gateway.lab.folder().join("gateway.yaml")).unwrap();
+    std::fs::write(gateway.lab.folder().join("gateway.yaml"), config.replace("name: lan0", "name: lan9"))
+        .unwrap();
+    gateway.lab.gateway.ip("link add lan9 type veth peer name other").unwrap();
+    let mut agent = gateway.start("", &[]);
+    assert_eq!(agent.log().matches("its link is taken away").count(), 2, "{}", agent.log());
+    assert_eq!(detach_links(&gateway.lab.gateway, "lan0").unwrap(), 0, "{}", agent.log());
+    gateway.send();
+    gateway.expect(&agent, sent);
+    assert_eq!(agent.stop().unwrap().code(), Some(0));
+}
+
+#[test]
+fn a_hook_that_is_asked_for_by_name_is_taken_though_another_one_was_left() {
+    let gateway = Gateway::new(100);
+    kill(gateway.start("--interface lan0 --role lan --hook tc", &[]));
+    let mut agent = gateway.start("--interface lan0 --role lan --hook xdp", &[]);
+    let log = agent.log();
+    assert!(log.contains(r#"attached interface="lan0" direction="ingress" hook="xdp.frags""#), "{log}");
+    let sent = gateway.send();
+    gateway.expect(&agent, sent);
+    assert_eq!(agent.stop().unwrap().code(), Some(0));
 }
 
 #[test]

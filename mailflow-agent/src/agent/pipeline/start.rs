@@ -60,6 +60,7 @@ impl Pipeline {
         for interface in &config.interfaces {
             kernel.attach(&interface.name, interface.role, interface.hook)?;
         }
+        kernel.leave_others();
         for rule in &config.engine.rules {
             info!(rule = %rule.name, version = rule.version, "rule");
         }
