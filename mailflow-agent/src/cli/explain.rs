@@ -59,7 +59,7 @@ fn show(args: &ExplainArgs, told: &Explained, out: &mut impl Write) -> io::Resul
         (None, _) => writeln!(out, "{source} is not in the internal networks")?,
     }
     if told.rules.is_empty() {
-        writeln!(out, "no rule holds anything for it")?;
+        writeln!(out, "no rule looks at it")?;
     }
     for rule in &told.rules {
         let state = match rule.firing_since {

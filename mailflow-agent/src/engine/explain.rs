@@ -14,7 +14,7 @@ use super::{
     subject::Subject,
     tally::Stage,
     time::Time,
-    watched::State,
+    watched::{State, Watched},
 };
 
 /// All there is to say of an address.
@@ -86,6 +86,22 @@ impl Engine {
                     .collect();
                 held.sort_by(|one, other| one.subject.cmp(&other.subject));
                 rules.extend(held);
+            }
+            // What holds nothing is told too: zero is an answer.
+            let rule = &watch.plan.rule;
+            if !rules.iter().any(|held| held.rule == rule.name)
+                && rule.matching.source.holds(&site)
+                && let Some(subject) =
+                    Subject::of_client(rule.group_by, source, &site, self.settings.v6_source_prefix)
+            {
+                let nothing = Watched::new(&watch.plan);
+                rules.push(Held {
+                    rule: Arc::clone(&rule.name),
+                    subject,
+                    suppressed: false,
+                    firing: None,
+                    terms: watch.plan.values(nothing.stores(), watch.plan.levels_of(&site), now),
+                });
             }
         }
         let own = |record: &&FlowRecord| {
@@ -210,7 +226,10 @@ mod tests {
         assert_eq!((told.rules.len(), told.rules[0].terms[0].value), (1, Value::Exactly(1)));
         assert_eq!((told.rules[0].firing, told.since), (None, Some(at(100))));
         assert_eq!(engine.explain("10.0.0.1".parse().unwrap(), at(200), 1).flows.len(), 1);
-        assert_eq!(engine.explain("10.0.0.77".parse().unwrap(), at(200), 9).flows.len(), 0);
+        let [silent, outside] =
+            ["10.0.0.77", "9.9.9.9"].map(|ip| engine.explain(ip.parse().unwrap(), at(200), 9));
+        assert_eq!((silent.flows.len(), silent.rules[0].terms[0].value), (0, Value::Exactly(0)));
+        assert!(outside.rules.is_empty(), "no rule looks at it: {:?}", outside.rules);
     }
 
     #[test]

@@ -133,13 +133,23 @@ fn the_shipped_rules_judge_what_a_log_tells_and_name_what_it_does_not() {
         unjudged(&zeek.log, "smtp-bulk, count failed", "estimated messages");
         unjudged(&zeek.log, "smtp-auth-guess", "packets with payload, estimated messages");
         assert!(!zeek.log.contains("sum payload_up"), "{}", zeek.log);
+        // In an alert, too, what is not told is not zero.
+        let bulk = zeek.alerts.iter().find(|alert| alert["src_ip"] == "10.0.0.3").unwrap();
+        let terms = bulk["mailflow"]["conditions"].as_array().unwrap();
+        let value = |name| &terms.iter().find(|term| term["name"] == name).unwrap()["value"];
+        assert_eq!((value("sum payload_up"), value("sum messages")), (&21_000_000.into(), &Value::Null));
     }
 
     // Asked why, each flow says so too.
     let log = files.write("log", lines(sessions.iter().map(Session::suricata)));
-    let (_, shown) = said(&["explain", "10.0.0.1", "--flows", "1"], &[log]);
+    let (_, shown) = said(&["explain", "10.0.0.1", "--flows", "1"], std::slice::from_ref(&log));
     assert!(
         shown.contains("smtp-auth-guess          not evaluable, as its log does not tell: payload"),
         "{shown}"
     );
+    let messages = shown.lines().find(|line| line.trim_start().starts_with("sum messages")).unwrap();
+    assert!(messages.contains("not evaluable, as no record tells it; 60 in 1h"), "{shown}");
+    let (_, list) = said(&["suggest"], &[log]);
+    // Without a session none was.
+    assert!(list.starts_with("# Of 32 of 62 attempts it is not known whether mail was delivered"), "{list}");
 }
