@@ -69,39 +69,32 @@ impl Engine {
         };
         let mut rules = Vec::new();
         for watch in &self.evaluator.watches {
+            let rule = &watch.plan.rule;
+            let tell = |subject: &Subject, known: Known, watched: &Watched| Held {
+                rule: Arc::clone(&rule.name),
+                subject: subject.clone(),
+                suppressed: known == Known::Allowed,
+                firing: match watched.state() {
+                    State::Firing(firing) => Some(firing.0.told().starts_at),
+                    State::Quiet(_) => None,
+                },
+                terms: watch.plan.values(watched.stores(), watch.plan.levels_of(&site), now),
+            };
+            let before = rules.len();
             for (known, lane) in [(Known::No, &watch.unknown), (Known::Allowed, &watch.allowed)] {
-                let mut held: Vec<Held> = lane
-                    .iter()
-                    .filter(|(subject, _)| about(subject))
-                    .map(|(subject, watched)| Held {
-                        rule: Arc::clone(&watch.plan.rule.name),
-                        subject: subject.clone(),
-                        suppressed: known == Known::Allowed,
-                        firing: match watched.state() {
-                            State::Firing(firing) => Some(firing.0.told().starts_at),
-                            State::Quiet(_) => None,
-                        },
-                        terms: watch.plan.values(watched.stores(), watch.plan.levels_of(&site), now),
-                    })
-                    .collect();
+                let own = lane.iter().filter(|(subject, _)| about(subject));
+                let mut held: Vec<Held> =
+                    own.map(|(subject, watched)| tell(subject, known, watched)).collect();
                 held.sort_by(|one, other| one.subject.cmp(&other.subject));
                 rules.extend(held);
             }
             // What holds nothing is told too: zero is an answer.
-            let rule = &watch.plan.rule;
-            if !rules.iter().any(|held| held.rule == rule.name)
+            if rules.len() == before
                 && rule.matching.source.holds(&site)
                 && let Some(subject) =
                     Subject::of_client(rule.group_by, source, &site, self.settings.v6_source_prefix)
             {
-                let nothing = Watched::new(&watch.plan);
-                rules.push(Held {
-                    rule: Arc::clone(&rule.name),
-                    subject,
-                    suppressed: false,
-                    firing: None,
-                    terms: watch.plan.values(nothing.stores(), watch.plan.levels_of(&site), now),
-                });
+                rules.push(tell(&subject, Known::No, &Watched::new(&watch.plan)));
             }
         }
         let own = |record: &&FlowRecord| {

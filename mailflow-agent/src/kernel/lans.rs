@@ -31,11 +31,11 @@ impl Lans {
     fn write(&mut self, loaded: &mut Loaded, wanted: &BTreeSet<u32>) -> Result<(), super::KernelError> {
         let map = loaded.map_mut(LANS)?;
         let mut map: HashMap<_, u32, u32> = HashMap::try_from(map).map_err(map_error(LANS))?;
-        for gone in &self.0.clone() - wanted {
+        for gone in self.0.difference(wanted).copied().collect::<Vec<_>>() {
             map.remove(&gone).map_err(map_error(LANS))?;
             self.0.remove(&gone);
         }
-        for new in wanted - &self.0.clone() {
+        for new in wanted - &self.0 {
             map.insert(new, 1, 0).map_err(map_error(LANS))?;
             self.0.insert(new);
         }

@@ -103,9 +103,6 @@ impl Evaluator {
                 destination: mark(flow.server()),
                 port: flow.key.server_port,
             };
-            if let Some(watch) = self.watches.get_mut(rule) {
-                watch.plan.told(record.inputs);
-            }
             let case = Case { rule, known, subject, ends: &ends, news };
             self.book(case, Some(&mut exhibit), internal, effects);
         }
@@ -163,6 +160,7 @@ impl Evaluator {
         let Case { rule, known, subject, ends, news } = case;
         let Some(watch) = self.watches.get_mut(rule) else { return };
         let Watch { plan, unknown, allowed, missed } = watch;
+        plan.told(news.inputs);
         let lane = match known {
             Known::No => unknown,
             Known::Allowed => allowed,
