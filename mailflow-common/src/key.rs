@@ -114,6 +114,12 @@ impl Scope {
         Self(vlans.0 | ((protocol & 0x7f) as u32) << 24 | if v6 { Self::V6 } else { 0 })
     }
 
+    /// All of it.
+    #[inline(always)]
+    pub(crate) const fn word(self) -> u32 {
+        self.0
+    }
+
     /// IANA protocol number.
     #[inline(always)]
     pub const fn protocol(self) -> u8 {

@@ -11,6 +11,7 @@ mod counters;
 mod key;
 mod place;
 mod ports;
+mod set;
 mod source;
 mod totals;
 
@@ -21,5 +22,6 @@ pub use key::{
 };
 pub use place::{Entry, Place, Rest};
 pub use ports::{PORT_WORDS, PortSet};
+pub use set::{FREE, LEFT, Set, Slot, WAYS, set_of};
 pub use source::{Removal, SEED_CELLS, SHARE_CELLS, Sharing, SpillCounters, SpillKey, removal};
 pub use totals::{DirectionTotals, Openings, Reason, Totals};

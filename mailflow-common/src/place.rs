@@ -74,6 +74,25 @@ impl Place {
         FlowKey { client, server, client_port, server_port, scope: self.scope }
     }
 
+    /// Both halves as words, for hashing.
+    #[inline(always)]
+    pub const fn halves(&self) -> [u64; 2] {
+        [
+            (self.ends[0] as u64) << 32 | self.ends[1] as u64,
+            (self.ports as u64) << 32 | self.scope.word() as u64,
+        ]
+    }
+
+    /// Whether both are the same.
+    #[inline(always)]
+    pub const fn is(&self, other: &Self) -> bool {
+        (self.ends[0] ^ other.ends[0])
+            | (self.ends[1] ^ other.ends[1])
+            | (self.ports ^ other.ports)
+            | (self.scope.word() ^ other.scope.word())
+            == 0
+    }
+
     /// Whether it is one of IPv6, whose entry is the flow's only with the same rest.
     #[inline(always)]
     pub const fn v6(&self) -> bool {

@@ -167,6 +167,13 @@ pub fn locate<F: Frame>(frame: &F, link: Link, metadata: Metadata) -> Result<Loc
 }
 
 impl Located {
+    /// The same, of which `segment` was made: so its ports are known.
+    #[inline(always)]
+    pub fn of(self, segment: &Segment) -> Self {
+        let ports = l4::Ports { source: segment.source_port, destination: segment.destination_port };
+        Self { ports: Some(ports), ..self }
+    }
+
     /// Source and destination port; `None` for a fragment without them.
     #[inline(always)]
     pub fn ports(&self) -> Option<(u16, u16)> {

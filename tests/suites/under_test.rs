@@ -6,11 +6,11 @@ use mailflow_agent::{
 };
 use mailflow_common::PortSet;
 
-/// The default timeouts, a clock set by the test, and room for a thousand flows.
+/// The default timeouts, a clock set by the test, and room for so many flows that the table has sets.
 pub(crate) fn options(programs: Programs) -> LoadOptions {
     LoadOptions {
-        flows: 1024,
-        flows_per_source: 1024,
+        flows: 8_192,
+        flows_per_source: 8_192,
         overflow: 1024,
         ipv6_prefix: 64,
         local_only: false,

@@ -27,6 +27,8 @@ pub(super) unsafe trait Element: Copy {}
 unsafe impl Element for mailflow_common::Place {}
 // SAFETY: as above.
 unsafe impl Element for mailflow_common::Entry {}
+// SAFETY: as above, though it is a part of a map's.
+unsafe impl Element for mailflow_common::Slot {}
 // SAFETY: as above, though it is no map's.
 unsafe impl Element for mailflow_common::FlowKey {}
 // SAFETY: as above.

@@ -43,6 +43,9 @@ pub enum KernelError {
     /// The object lacks a program or a map: it is not this agent's.
     #[error("the BPF object has no `{0}`")]
     Missing(&'static str),
+    /// The object cannot be read.
+    #[error("the BPF object: {0}")]
+    Object(String),
     /// The object was refused.
     #[error("loading the BPF object: {}", chain(.0))]
     Load(#[source] Box<EbpfError>),

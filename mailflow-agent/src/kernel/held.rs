@@ -52,17 +52,17 @@ impl Held {
     /// An entry of the table, and what of it belongs to finished flows.
     pub(super) fn live(&mut self, counters: &FlowCounters, base: Option<&FlowCounters>) {
         self.flows += 1;
-        self.live.add(&entry(counters));
+        self.live.add(&Sum::of(counters));
         if let Some(base) = base {
-            self.live.subtract(&entry(base));
+            self.live.subtract(&Sum::of(base));
         }
     }
 
     /// A finished flow, and what of its entry belongs to those before it.
     pub(super) fn finish(&mut self, counters: &FlowCounters, base: Option<&FlowCounters>) {
-        self.retired.add(&entry(counters));
+        self.retired.add(&Sum::of(counters));
         if let Some(base) = base {
-            self.retired.subtract(&entry(base));
+            self.retired.subtract(&Sum::of(base));
         }
     }
 
@@ -72,6 +72,11 @@ impl Held {
         self.flows = self.flows.saturating_sub(1);
         self.live.subtract(&sum);
         self.retired.add(&sum);
+    }
+
+    /// Packets that were under way to flows when they were taken out.
+    pub(super) fn late(&mut self, late: &Sum) {
+        self.retired.add(late);
     }
 
     /// The sources that overflow.
@@ -143,25 +148,26 @@ fn beyond(held: Gain, counted: [&DirectionTotals; 2], unattributed: &DirectionTo
 }
 
 impl Sum {
-    fn add(&mut self, other: &Self) {
+    /// What an entry holds.
+    pub(super) fn of(counters: &FlowCounters) -> Self {
+        let [up, down] = [&counters.up, &counters.down]
+            .map(|direction| Gain { packets: direction.packets(), bytes: direction.bytes() });
+        Self { up, down }
+    }
+
+    pub(super) fn add(&mut self, other: &Self) {
         for (mine, theirs) in [(&mut self.up, other.up), (&mut self.down, other.down)] {
             mine.packets = mine.packets.wrapping_add(theirs.packets);
             mine.bytes = mine.bytes.wrapping_add(theirs.bytes);
         }
     }
 
-    fn subtract(&mut self, other: &Self) {
+    pub(super) fn subtract(&mut self, other: &Self) {
         for (mine, theirs) in [(&mut self.up, other.up), (&mut self.down, other.down)] {
             mine.packets = mine.packets.wrapping_sub(theirs.packets);
             mine.bytes = mine.bytes.wrapping_sub(theirs.bytes);
         }
     }
-}
-
-fn entry(counters: &FlowCounters) -> Sum {
-    let [up, down] = [&counters.up, &counters.down]
-        .map(|direction| Gain { packets: direction.packets(), bytes: direction.bytes() });
-    Sum { up, down }
 }
 
 fn gain(direction: &Direction) -> Gain {

@@ -64,9 +64,13 @@ impl Kernel {
     /// The kernel refuses the read.
     pub fn holds(&self, flow: &Flow) -> std::io::Result<bool> {
         let first = self.ticks.tick(flow.first);
-        let (place, rest) = Place::of(&flow.key, &self.loaded.sharing.1);
-        let found = look_up::<Place, Entry>(&self.loaded, "FLOWS", &place)?;
-        let found = found.filter(|found| found.rest == rest);
+        let found = match self.loaded.sets.as_ref().and_then(|sets| sets.get(&flow.key)) {
+            None => {
+                let (place, rest) = Place::of(&flow.key, &self.loaded.sharing.1);
+                look_up::<Place, Entry>(&self.loaded, "FLOWS", &place)?.filter(|found| found.rest == rest)
+            }
+            found => found,
+        };
         let book = self.table.book();
         Ok(match book.carried.part(flow) {
             // Without a packet here it is where it was carried to; with one, in its entry.

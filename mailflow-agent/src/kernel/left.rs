@@ -9,6 +9,7 @@ use super::{
     keep::{self, Kept},
     load::{SilenceLimits, known_seed, map_error},
     pins::Old,
+    sets::Sets,
     table::{Maps, Moment, Table},
     ticks::Ticks,
 };
@@ -82,11 +83,25 @@ fn read(
     let before = kept.and_then(|kept| Ticks::from_words(kept.ticks));
     let ticks = before.as_ref().unwrap_or(ticks);
     let moment = Moment { ticks, now, tick: ticks.tick(now), horizon: u64::MAX };
-    let maps = Maps { flows: &flows, retired: &retired, overflow: &overflow, seed: seed(open("SHARES")?)? };
+    let seed = seed(open("SHARES")?)?;
+    let sets = sets(old, seed)?;
+    let maps = Maps { sets: sets.as_ref(), flows: &flows, retired: &retired, overflow: &overflow, seed };
     let mut snapshot = Snapshot::default();
     table.read(&maps, moment, &mut snapshot, &|_, _: &[Flow]| Ok(Vec::new()))?;
     snapshot.spilled.iter_mut().for_each(|spill| spill.over = true);
     Ok(snapshot)
+}
+
+/// The sets of the flow table; before layout 3 it had none.
+fn sets(old: &Old, seed: [u64; 2]) -> Result<Option<Sets>, KernelError> {
+    let path = old.map("SETS");
+    if !path.exists() {
+        return Ok(None);
+    }
+    let failed = |source| KernelError::Map { map: "SETS", source: Box::new(source) };
+    let map = MapData::from_pin(path).map_err(failed)?;
+    let count = map.info().map_err(failed)?.max_entries();
+    Sets::open(&map, count, seed).map(Some).map_err(KernelError::Table)
 }
 
 /// The seed by which the tables were filled.

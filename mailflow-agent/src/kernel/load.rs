@@ -21,6 +21,8 @@ use super::{
     lookout::Lookout,
     machine::{self, KernelVersion},
     pins::Pins,
+    plain,
+    sets::{Sets, Shape},
     table::Maps,
 };
 use crate::config::LogLevel;
@@ -105,6 +107,8 @@ pub(super) struct Loaded {
     pub(super) log: KernelLog,
     /// The IPv6 prefix that makes a source, and the seed of the tables.
     pub(super) sharing: (u8, [u64; 2]),
+    /// The flow table's sets, where it has any.
+    pub(super) sets: Option<Sets>,
     /// Who looks at the hooks, where it is not this thread.
     pub(super) lookout: Option<Lookout>,
 }
@@ -121,24 +125,33 @@ impl Loaded {
         machine::lift_memory_limit(version);
         let local_only = u32::from(options.local_only);
         let clock = u32::from(options.external_clock);
+        let shape = Shape::of(options.flows, version);
         let mut loader = EbpfLoader::new();
         loader
             .verifier_log_level(VerifierLogLevel::STATS)
-            .map_max_entries("FLOWS", options.flows)
+            .map_max_entries("SETS", shape.sets.max(1))
+            .map_max_entries("FLOWS", shape.beside)
             .map_max_entries("OVERFLOW", options.overflow)
             .override_global("LOCAL_ONLY", &local_only, true)
-            .override_global("CLOCK", &clock, true);
+            .override_global("CLOCK", &clock, true)
+            .override_global("SET_COUNT", &shape.sets, true);
         for (name, path) in pins.into_iter().flat_map(Pins::maps) {
             loader.map_pin_path(name, path);
         }
         let level = KernelLog::number(options.kernel_log);
         KernelLog::ask(&mut loader, options.kernel_log, &level);
-        let mut ebpf = loader.load(object).map_err(|error| KernelError::Load(Box::new(error)))?;
+        let object = plain::for_kernel(object, version)?;
+        let mut ebpf = loader.load(&object).map_err(|error| KernelError::Load(Box::new(error)))?;
         let log = KernelLog::read(&mut ebpf, options.kernel_log);
         let (programs, sharing) = Default::default();
-        let mut loaded = Self { ebpf, programs, version, log, sharing, lookout: None };
+        let mut loaded = Self { ebpf, programs, version, log, sharing, sets: None, lookout: None };
         loaded.load_programs(options.programs)?;
-        loaded.share(options)?;
+        let sharing = loaded.share(options)?;
+        if shape.sets != 0 {
+            let [sets, shares] = ["SETS", "SHARES"].map(|name| loaded.array(name));
+            let sets = Sets::own(sets?, shape.sets, shares?, sharing);
+            loaded.sets = Some(sets.map_err(KernelError::Table)?);
+        }
         Ok(loaded)
     }
 
@@ -200,7 +213,7 @@ impl Loaded {
     }
 
     /// Says how the flow table is shared between sources.
-    fn share(&mut self, options: &LoadOptions) -> Result<(), KernelError> {
+    fn share(&mut self, options: &LoadOptions) -> Result<Sharing, KernelError> {
         let seed = self.seed()?;
         self.sharing = (options.ipv6_prefix, seed);
         let mut map: Array<_, Plain<Sharing>> = self.data(".data.sharing")?;
@@ -209,7 +222,8 @@ impl Loaded {
             seed,
             most: u64::from(options.flows_per_source),
         };
-        map.set(0, Plain(sharing), 0).map_err(map_error(".data.sharing"))
+        map.set(0, Plain(sharing), 0).map_err(map_error(".data.sharing"))?;
+        Ok(sharing)
     }
 
     /// The seed by which the tables are filled: their own, where they were taken over.
@@ -261,6 +275,7 @@ impl Loaded {
     /// The tables that are read.
     pub(super) fn tables(&self) -> Result<Maps<'_>, KernelError> {
         Ok(Maps {
+            sets: self.sets.as_ref(),
             flows: self.hash("FLOWS")?,
             retired: self.hash("RETIRED")?,
             overflow: self.hash("OVERFLOW")?,
@@ -271,6 +286,13 @@ impl Loaded {
     pub(super) fn hash(&self, name: &'static str) -> Result<&MapData, KernelError> {
         match self.ebpf.map(name) {
             Some(Map::HashMap(map)) => Ok(map),
+            _ => Err(KernelError::Missing(name)),
+        }
+    }
+
+    fn array(&self, name: &'static str) -> Result<&MapData, KernelError> {
+        match self.ebpf.map(name) {
+            Some(Map::Array(map)) => Ok(map),
             _ => Err(KernelError::Missing(name)),
         }
     }

@@ -13,6 +13,15 @@ impl KernelVersion {
     pub const FLOOR: Self = Self(5, 10);
     /// Charges maps to the control group rather than to RLIMIT_MEMLOCK.
     pub const NO_MEMLOCK: Self = Self(5, 11);
+    /// Its atomic operations tell what was there (BPF_CMPXCHG).
+    /// On arm64 compiled since 5.18, elsewhere since 6.0.
+    pub(super) const EXCHANGE: Self = if cfg!(any(target_arch = "x86_64", target_arch = "s390x")) {
+        Self(5, 12)
+    } else if cfg!(target_arch = "aarch64") {
+        Self(5, 18)
+    } else {
+        Self(6, 0)
+    };
     /// Takes XDP programs for frames in several buffers.
     pub(super) const XDP_FRAGS: Self = Self(5, 18);
     /// Has TCX.

@@ -15,13 +15,16 @@ mod load;
 mod log;
 mod lookout;
 mod machine;
+mod mapped;
 mod mount;
 mod netlink;
 mod object;
 mod pinned;
 mod pins;
+mod plain;
 mod query;
 mod remove;
+mod sets;
 mod table;
 mod ticks;
 mod watch;
@@ -176,6 +179,10 @@ impl Kernel {
         pinned: Option<Pinned>,
     ) -> Result<Self, KernelError> {
         loaded.watch(ports)?;
+        if clock == Clock::External {
+            // No tick is 0.
+            loaded.set_now(ticks.tick(Time::from_nanos(0)))?;
+        }
         loaded.set_silences(silences(&options.silences, &ticks))?;
         let table = Table::new(options.silences);
         let (watched, left) = (Watched::new(), Snapshot::default());
@@ -293,16 +300,20 @@ impl Kernel {
     /// The kernel refuses the read or a removal; what was shown by then holds.
     pub fn read(&mut self, now: Time, reader: &mut dyn Reader) -> Result<(), KernelError> {
         self.loaded.log.flush();
-        let counting = self.places().any(|place| place.standing != Standing::Detached);
-        let horizon = match self.clock {
-            Clock::Kernel if counting => see_ticks(&mut self.loaded)?,
-            // Nobody counts meanwhile.
-            Clock::Kernel | Clock::External => u64::MAX,
-        };
+        let counting = self.counting();
+        let horizon = if counting { see_ticks(&mut self.loaded)? } else { u64::MAX };
         let moment = Moment { ticks: &self.ticks, now, tick: self.ticks.tick(now), horizon };
         let Self { loaded, table, .. } = self;
-        let remove = |book: &mut _, flows: &[_]| remove::remove(loaded, book, flows);
+        if let Some(sets) = &loaded.sets {
+            table.book_mut().held.late(&sets.free(counting));
+        }
+        let remove = |book: &mut _, flows: &[_]| remove::remove(loaded, book, flows, counting);
         table.read(&loaded.tables()?, moment, reader, &remove)
+    }
+
+    /// Whether packets are counted meanwhile.
+    fn counting(&self) -> bool {
+        self.clock == Clock::Kernel && self.places().any(|place| place.standing != Standing::Detached)
     }
 
     /// All of it at once, for tables that are small; takes nothing out.
@@ -321,8 +332,9 @@ impl Kernel {
     /// # Errors
     /// The kernel refuses it; flows before the refusal may be gone.
     pub fn remove(&mut self, flows: &[Flow]) -> Result<Vec<Fate>, KernelError> {
+        let counting = self.counting();
         let Self { loaded, table, .. } = self;
-        table.remove(flows, &|book, flows| remove::remove(loaded, book, flows))
+        table.remove(flows, &|book, flows| remove::remove(loaded, book, flows, counting))
     }
 
     /// Where the packets are that were counted, as of the last reading and what was removed since.

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! /sys/fs/bpf/mailflow/          locked by the agent that runs
-//!   v2/                          tables of layout 2
-//!     FLOWS, RETIRED, ...
+//!   v3/                          tables of layout 3
+//!     SETS, FLOWS, RETIRED, ...
 //!     link-ingress-eth1          a link for each place
 //! ```
 //!
@@ -18,22 +18,24 @@ use std::{
 
 use aya::maps::{MapInfo, MapType};
 use mailflow_common::{
-    Entry, FlowCounters, FragmentKey, FragmentOwner, Place, RetiredKey, SEED_CELLS, SpillCounters, SpillKey,
-    Totals,
+    Entry, FlowCounters, FragmentKey, FragmentOwner, Place, RetiredKey, SEED_CELLS, Set, SpillCounters,
+    SpillKey, Totals,
 };
 use tracing::{info, warn};
 
-use super::{attach::Direction, keep::Kept, load::LoadOptions, mount};
+use super::{attach::Direction, keep::Kept, load::LoadOptions, machine::KernelVersion, mount, sets::Shape};
 
 /// The layout of the tables: raised when what a key or a value means changes. Layouts are never reused.
-const LAYOUT: u32 = 2;
+const LAYOUT: u32 = 3;
+/// The layout before the flow table had sets; what it has is read as it is now.
+const WITHOUT_SETS: u32 = 2;
 /// For tests of what happens when it changes: another number, and behind colons those that can be read too.
 const OTHER_LAYOUT: &str = "MAILFLOW_TEST_LAYOUT";
 
 /// How the name of a link begins.
 const LINK: &str = "link-";
 /// The pinned maps.
-const MAPS: [&str; 6] = ["FLOWS", "RETIRED", "OVERFLOW", "SHARES", "FRAGMENTS", "TOTALS"];
+const MAPS: [&str; 7] = ["SETS", "FLOWS", "RETIRED", "OVERFLOW", "SHARES", "FRAGMENTS", "TOTALS"];
 
 /// Why nothing can be pinned.
 #[derive(Debug, thiserror::Error)]
@@ -105,7 +107,7 @@ impl Pins {
         }
         let told = std::env::var(OTHER_LAYOUT).unwrap_or_default();
         let mut layouts: Vec<u32> = told.split(':').filter_map(|layout| layout.parse().ok()).collect();
-        layouts.push(LAYOUT);
+        layouts.extend([LAYOUT, WITHOUT_SETS]);
         Ok(Self { root: root.to_owned(), layout: layouts[0], layouts, _lock: lock })
     }
 
@@ -290,9 +292,15 @@ fn mismatch(directory: &Path, options: Option<&LoadOptions>) -> Option<String> {
 /// Kind, sizes and capacity of a map.
 fn wanted(name: &str, options: Option<&LoadOptions>) -> (MapType, usize, usize, Option<u32>) {
     const WORD: usize = size_of::<u32>();
+    let version = KernelVersion::running();
+    let shape = options.zip(version.ok()).map(|(options, version)| Shape::of(options.flows, version));
     match name {
+        "SETS" => {
+            let sets = shape.map(|shape| shape.sets.max(1));
+            (MapType::Array, WORD, size_of::<Set>(), sets)
+        }
         "FLOWS" => {
-            let flows = options.map(|options| options.flows);
+            let flows = shape.map(|shape| shape.beside);
             (MapType::Hash, size_of::<Place>(), size_of::<Entry>(), flows)
         }
         "RETIRED" => (MapType::Hash, size_of::<RetiredKey>(), size_of::<FlowCounters>(), None),
@@ -308,7 +316,7 @@ fn wanted(name: &str, options: Option<&LoadOptions>) -> (MapType, usize, usize, 
 
 #[cfg(test)]
 mod tests {
-    use mailflow_common::{FlowKey, Scope, Vlans};
+    use mailflow_common::{FlowKey, Scope, Vlans, set_of};
     use sha2::{Digest, Sha256};
 
     use super::{super::batch, *};
@@ -321,6 +329,7 @@ mod tests {
             include_str!("../../../mailflow-common/src/counters.rs"),
             include_str!("../../../mailflow-common/src/key.rs"),
             include_str!("../../../mailflow-common/src/place.rs"),
+            include_str!("../../../mailflow-common/src/set.rs"),
             include_str!("../../../mailflow-common/src/source.rs"),
             include_str!("../../../mailflow-common/src/totals.rs"),
         ];
@@ -332,7 +341,7 @@ mod tests {
             }
         }
         let hash: String = hash.finalize().iter().take(4).map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!((LAYOUT, hash.as_str()), (2, "9850882f"));
+        assert_eq!((LAYOUT, hash.as_str()), (3, "a5312969"));
     }
 
     /// Where a flow lies is part of the layout as well: its key's bytes, and what lies beside its counters.
@@ -347,20 +356,25 @@ mod tests {
             let entry = Entry { rest, ..Entry::default() };
             let beside = batch::bytes(&[entry])[size_of::<FlowCounters>()..].to_vec();
             let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-            (hex(batch::bytes(&[place])), hex(&beside))
+            let set = (place.tag(&[3, 5]), set_of(place.tag(&[3, 5]), 1_000));
+            (hex(batch::bytes(&[place])), hex(&beside), set)
         };
         let known = [
-            (("10.1.2.3", "198.51.100.4"), ("0a010203c63364041900409c07000006", "0".repeat(48))),
+            (
+                ("10.1.2.3", "198.51.100.4"),
+                ("0a010203c63364041900409c07000006", "0".repeat(48), (13_568_088_047_097_460_183, 735)),
+            ),
             (
                 ("2001:db8:1:2:3:4:5:6", "2001:db8:9::25"),
                 (
                     "258010223cad7ab01900409c07000086",
                     "0001000220010db80009000020010db80000002500000000".to_owned(),
+                    (6_946_894_397_343_047_591, 376),
                 ),
             ),
         ];
-        for ((client, server), (key, beside)) in known {
-            assert_eq!(place(client, server), (key.to_owned(), beside), "{LAYOUT}");
+        for ((client, server), (key, beside, set)) in known {
+            assert_eq!(place(client, server), (key.to_owned(), beside, set), "{LAYOUT}");
         }
     }
 

@@ -7,42 +7,64 @@ use super::{
     batch,
     error::KernelError,
     load::{Loaded, REMOVE},
+    sets::Taken,
     table::Book,
 };
 use crate::engine::flow::{Fate, Flow};
 
-/// Takes `flows` out of the table, each only if it has not changed since it was read.
-pub(super) fn remove(loaded: &Loaded, book: &mut Book, flows: &[Flow]) -> Result<Vec<Fate>, KernelError> {
+/// Takes `flows` out of the table, each only if it has not changed since it was read. `counting`: packets pass
+/// meanwhile.
+pub(super) fn remove(
+    loaded: &Loaded,
+    book: &mut Book,
+    flows: &[Flow],
+    counting: bool,
+) -> Result<Vec<Fate>, KernelError> {
+    if let Some(sets) = &loaded.sets {
+        book.held.late(&sets.free(counting));
+    }
     let mut fates = Vec::with_capacity(flows.len());
-    let mut asked = Vec::with_capacity(removal::MOST);
-    let mut answered = vec![Removal::default(); removal::MOST];
-    for flows in flows.chunks(removal::MOST) {
-        asked.clear();
+    let mut asked = Vec::new();
+    for (number, flow) in flows.iter().enumerate() {
         // An entry of the tuple would be another flow's.
-        let over: Vec<bool> = flows.iter().map(|flow| book.carried.is_over(flow)).collect();
-        let inside = flows.iter().zip(&over).filter(|(_, over)| !**over);
-        asked.extend(inside.map(|(flow, _)| Removal {
-            flow: flow.key,
-            packets: book.packets(flow),
-            answer: removal::ASKED,
-        }));
-        let answered = &mut answered[..asked.len()];
-        if !asked.is_empty() {
-            run(loaded, &asked, answered)?;
-        }
-        let mut answers = answered.iter().map(|answered| answered.answer);
-        for (flow, over) in flows.iter().zip(over) {
-            let answer = if over { Some(removal::ABSENT) } else { answers.next() };
-            let fate = match answer {
-                Some(removal::REMOVED) => Fate::Removed,
-                Some(removal::ABSENT) => Fate::Absent,
-                _ => Fate::Lives,
-            };
-            book.note(flow, fate);
-            fates.push(fate);
-        }
+        let fate = if book.carried.is_over(flow) {
+            Fate::Absent
+        } else {
+            let packets = book.packets(flow);
+            match loaded.sets.as_ref().map_or(Taken::Absent, |sets| sets.take(&flow.key, packets)) {
+                Taken::Out => Fate::Removed,
+                Taken::Lives => Fate::Lives,
+                Taken::Absent => {
+                    asked.push((number, Removal { flow: flow.key, packets, answer: removal::ASKED }));
+                    Fate::Lives
+                }
+            }
+        };
+        fates.push(fate);
+    }
+    beside(loaded, &asked, &mut fates)?;
+    for (flow, fate) in flows.iter().zip(&fates) {
+        book.note(flow, *fate);
     }
     Ok(fates)
+}
+
+/// The same for flows that lie beside the sets, each with its number among the fates.
+fn beside(loaded: &Loaded, asked: &[(usize, Removal)], fates: &mut [Fate]) -> Result<(), KernelError> {
+    let mut answered = [Removal::default(); removal::MOST];
+    for asked in asked.chunks(removal::MOST) {
+        let removals: Vec<Removal> = asked.iter().map(|(_, removal)| *removal).collect();
+        let answered = &mut answered[..asked.len()];
+        run(loaded, &removals, answered)?;
+        for ((number, _), answered) in asked.iter().zip(answered) {
+            fates[*number] = match answered.answer {
+                removal::REMOVED => Fate::Removed,
+                removal::ABSENT => Fate::Absent,
+                _ => Fate::Lives,
+            };
+        }
+    }
+    Ok(())
 }
 
 fn run(loaded: &Loaded, asked: &[Removal], answered: &mut [Removal]) -> Result<(), KernelError> {

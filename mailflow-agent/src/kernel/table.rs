@@ -17,8 +17,9 @@ use super::{
     batch::{self, Walker},
     carried::{Carried, less},
     error::KernelError,
-    held::Held,
+    held::{Held, Sum},
     load::SilenceLimits,
+    sets::Sets,
     ticks::Ticks,
 };
 use crate::engine::{
@@ -65,6 +66,8 @@ pub enum Taking<'a> {
 
 /// The maps of a reading.
 pub(super) struct Maps<'a> {
+    pub(super) sets: Option<&'a Sets>,
+    /// Flows beside them.
     pub(super) flows: &'a MapData,
     pub(super) retired: &'a MapData,
     pub(super) overflow: &'a MapData,
@@ -202,16 +205,36 @@ impl Table {
         let (book, limits) = (&mut self.book, &self.limits);
         book.held.begin();
         book.carried.begin();
-        self.flows
-            .walk(maps.flows.fd(), |place, entry| {
-                let key = place.flow(&entry.rest, &maps.seed);
-                living.extend(book.enter(&key, &entry.counters, moment, limits));
-                if living.len() == BATCH {
-                    refused = hand_over(&living, book, reader, remove).err().or(refused.take());
-                    living.clear();
+        let mut visit = |place: &Place, entry: &Entry| {
+            let key = place.flow(&entry.rest, &maps.seed);
+            living.extend(book.enter(&key, &entry.counters, moment, limits));
+            if living.len() == BATCH {
+                refused = hand_over(&living, book, reader, remove).err().or(refused.take());
+                living.clear();
+            }
+        };
+        let mut twins = Vec::new();
+        let beside = |place: &Place, entry: &Entry| {
+            // One that lies there and in its set: see `Sets::walk`.
+            if maps.sets.is_some_and(|sets| sets.has(&place.flow(&entry.rest, &maps.seed))) {
+                twins.push(*place);
+            } else {
+                visit(place, entry);
+            }
+        };
+        self.flows.walk(maps.flows.fd(), beside).map_err(KernelError::Table)?;
+        let mut apart = Sum::default();
+        if let Some(sets) = maps.sets {
+            for place in &twins {
+                let taken = batch::take::<Place, Entry>(maps.flows.fd(), place);
+                let Some(entry) = taken.map_err(KernelError::Table)? else { continue };
+                if !sets.join(&place.flow(&entry.rest, &maps.seed), &entry.counters) {
+                    apart.add(&Sum::of(&entry.counters));
                 }
-            })
-            .map_err(KernelError::Table)?;
+            }
+            apart.add(&sets.walk(&mut visit));
+        }
+        book.held.late(&apart);
         living.extend(book.carried.alone().cloned());
         for part in living.chunks(BATCH) {
             refused = hand_over(part, book, reader, remove).err().or(refused);

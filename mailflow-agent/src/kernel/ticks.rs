@@ -31,9 +31,10 @@ pub(super) struct Ticks {
 }
 
 impl Ticks {
-    /// A clock whose ticks are `length` long and begin with the clock: replay's.
+    /// A clock whose ticks are `length` long and begin with the clock: replay's. None of them is 0, which stands for
+    /// a flow that has not begun.
     pub(super) const fn of(length: u64) -> Self {
-        Self { length, tick: 0, at: 0 }
+        Self { length, tick: 1, at: 0 }
     }
 
     /// Finds out how long a tick is and where ticks lie on the monotonic clock, by watching them

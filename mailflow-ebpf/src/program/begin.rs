@@ -4,7 +4,7 @@ use mailflow_common::{FlowCounters, FlowKey, answered, side};
 use mailflow_ebpf::{Link, Tcp};
 
 use super::{
-    count::Toward,
+    hook::Toward,
     maps::{self, Scratch, table, zones},
     packet::Packet,
     recognise,
@@ -45,9 +45,7 @@ pub(super) unsafe fn begin<P: Packet>(
     }
 }
 
-/// Makes a flow that is still to be counted into, though another CPU may have been faster; null where
-/// there is no room. Not an option: where the compiler leaves a part of one undefined, the verifier
-/// sees what lay there before.
+/// Makes a flow that is still to be counted into, though another CPU may have been faster, and there may be no room.
 #[inline(always)]
 pub(super) unsafe fn create<P: Packet>(
     packet: &P,
@@ -56,7 +54,7 @@ pub(super) unsafe fn create<P: Packet>(
     toward: Toward,
     up: bool,
     now: u64,
-) -> *mut FlowCounters {
+) {
     // SAFETY: the caller's: this CPU's own element.
     unsafe {
         let key = &(*scratch).key;
@@ -67,7 +65,8 @@ pub(super) unsafe fn create<P: Packet>(
         (*new).facts.looked = side_of(toward, key, up);
         zones::begun(scratch);
         table::insert(scratch, key);
-        table::find(scratch)
+        // For `table::found`.
+        table::find(scratch);
     }
 }
 

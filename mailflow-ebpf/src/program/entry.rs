@@ -8,10 +8,10 @@ use aya_ebpf::{
 use mailflow_ebpf::Link::{self, Ethernet, Ip};
 
 use super::{
-    count::{
+    count::count,
+    hook::{
         Toward::{self, Both, Client, Server},
         Whose::{self, Any, Made, Received},
-        count,
     },
     maps,
     packet::{Skb, Xdp},

@@ -4,7 +4,7 @@ use mailflow_common::{FlowKey, Reason, owner};
 use mailflow_ebpf::{Fragment, Located};
 
 use super::{
-    count::Toward,
+    hook::Toward,
     maps::{self, Scratch, fragments, table},
     packet::Packet,
     spill,

@@ -4,7 +4,8 @@ use mailflow_common::Totals;
 use mailflow_ebpf::Plain;
 
 use super::{
-    count::{Toward, elsewhere, goes_up},
+    hook::Toward,
+    join::{elsewhere, goes_up},
     maps::{self, Scratch, table},
     packet::Packet,
     recognise, reuse,

@@ -4,6 +4,8 @@ mod begin;
 mod count;
 mod entry;
 mod fragments;
+mod hook;
+mod join;
 mod known;
 mod maps;
 mod packet;

@@ -11,7 +11,7 @@ use mailflow_ebpf::{Frame, Gso, Header, Metadata};
 use super::maps;
 
 /// A context the counter can work on.
-pub(super) trait Packet: Frame + Sized {
+pub(super) trait Packet: Frame + Copy {
     /// Segmentation facts.
     fn gso(&self) -> Gso;
     /// What the kernel took out of the frame.
@@ -85,6 +85,7 @@ fn settle<T>(value: &mut T) {
 }
 
 /// A frame at an XDP hook; with `FRAGS` it may lie in several buffers, of which the first is readable.
+#[derive(Clone, Copy)]
 pub(super) struct Xdp<const FRAGS: bool>(*mut xdp_md);
 
 impl<const FRAGS: bool> Xdp<FRAGS> {
@@ -172,6 +173,7 @@ impl<const FRAGS: bool> Packet for Xdp<FRAGS> {
 }
 
 /// A frame at a TC hook.
+#[derive(Clone, Copy)]
 pub(super) struct Skb(*mut __sk_buff);
 
 /// Deepest headers that are pulled into the linear area: Ethernet, two tags, IPv4 with all its

@@ -29,7 +29,8 @@ unsafe fn silent(flow: *const FlowCounters, up: bool, now: u32) -> bool {
         let same = if up { &raw const (*flow).up } else { &raw const (*flow).down };
         // Most packets follow another one closely: then this load and this compare are all.
         if (*same).packets() == 0 || silence(same, now) >= (*maps::silences()).least as i32 {
-            return shortest(flow, now) >= patience(flow);
+            // One that another CPU is about to begin has no times yet.
+            return (*flow).first != 0 && shortest(flow, now) >= patience(flow);
         }
         false
     }

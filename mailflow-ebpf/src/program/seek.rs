@@ -7,45 +7,34 @@
 //! and so sees it once for all kinds of packets.
 
 use mailflow_common::{FlowCounters, FlowKey, answered};
-use mailflow_ebpf::Tcp;
 
 use super::{
     maps::{Scratch, table, zones},
     reuse,
 };
 
-/// There is none.
-pub(super) const NONE: u32 = 0;
-/// The packet goes the way it was thought to.
-pub(super) const ALONG: u32 = 1;
-/// It goes the other way.
-pub(super) const AGAINST: u32 = 2;
-
-/// Looks for the living flow of a packet whose own key, which the scratch holds, has none. The key is that
-/// flow's afterwards.
+/// Looks for the living flow of a packet whose own key, which the scratch holds, has none. Where there is one, the key is
+/// that flow's afterwards, and the scratch says which way the packet goes.
 ///
 /// A SYN begins its flow where it is, and a SYN-ACK says which way it goes.
-#[inline(always)]
-pub(super) unsafe fn seek(scratch: *mut Scratch, tcp: Tcp, up: bool) -> u32 {
-    if tcp.syn() {
-        return NONE;
-    }
-    // SAFETY: the caller's: this CPU's own element.
-    unsafe { search(scratch, u32::from(up), u32::from(!tcp.opens())) }
-}
-
 #[inline(never)]
-unsafe fn search(scratch: *mut Scratch, up: u32, either: u32) -> u32 {
-    // SAFETY: the caller's; what is found are elements of a preallocated map.
+pub(super) unsafe fn seek(scratch: *mut Scratch) -> bool {
+    // SAFETY: the caller's: this CPU's own element; what is found are elements of a preallocated map.
     unsafe {
-        let (up, either) = (up == 1, either == 1);
+        let tcp = (*scratch).segment.tcp;
+        if tcp.syn() {
+            return false;
+        }
+        let up = (&raw const (*scratch).up).read_volatile() == 1;
+        let either = !tcp.opens();
         let (key, turned) = (&raw mut (*scratch).key, &raw mut (*scratch).turned);
         *turned = (*key).reversed();
         if either {
             let flow = find(scratch, turned);
             if !flow.is_null() && !reuse::ended_by_silence(flow, !up) {
                 *key = *turned;
-                return AGAINST;
+                turn(scratch, up);
+                return true;
             }
         }
         let own = (*key).scope;
@@ -53,21 +42,29 @@ unsafe fn search(scratch: *mut Scratch, up: u32, either: u32) -> u32 {
             (*key).scope = zone;
             let flow = find(scratch, key);
             if !flow.is_null() && joins(flow, up) {
-                return ALONG;
+                return true;
             }
             (*turned).scope = zone;
             if either {
                 let flow = find(scratch, turned);
                 if !flow.is_null() && joins(flow, !up) {
                     *key = *turned;
-                    return AGAINST;
+                    turn(scratch, up);
+                    return true;
                 }
             }
             (*key).scope = own;
         }
         table::turn_aside(scratch, key);
-        NONE
+        false
     }
+}
+
+/// The packet goes the other way than it was thought to.
+#[inline(always)]
+unsafe fn turn(scratch: *mut Scratch, up: bool) {
+    // SAFETY: the caller's: this CPU's own element.
+    unsafe { (&raw mut (*scratch).up).write_volatile(u32::from(!up)) }
 }
 
 #[inline(always)]

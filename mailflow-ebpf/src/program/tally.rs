@@ -9,6 +9,7 @@ use super::maps;
 
 /// What one buffer, or several fragments, add to a flow.
 #[repr(C)]
+#[derive(Clone, Copy)]
 pub(super) struct Sum {
     pub(super) buffers: u32,
     pub(super) packets: u32,

@@ -1,24 +1,34 @@
 //! Maps and settings: all state that outlives a packet.
 
+mod sets;
+pub(super) mod table;
+
 use core::arch::asm;
 
 use aya_ebpf::{
     Global,
-    bindings::BPF_NOEXIST,
+    bindings::{BPF_F_MMAPABLE, BPF_NOEXIST},
     btf_maps::{Array, HashMap, LruHashMap, PerCpuArray},
 };
 use mailflow_common::{
     Entry, FlowCounters, FlowKey, FragmentKey, FragmentOwner, PORT_WORDS, Place, RetiredKey, SEED_CELLS,
-    Scope, Sharing, Silences, SpillCounters, SpillKey, Totals,
+    Scope, Set, Sharing, Silences, SpillCounters, SpillKey, Totals,
 };
+use mailflow_ebpf::{Located, Segment};
 
+use self::table::Found;
 use super::{
     report::{KINDS, Reported},
     spill::Spill,
     tally::Sum,
 };
 
-/// Live flows. Preallocated and shared; the agent sets its size before it loads.
+/// Live flows, where this kernel has what it takes. The agent sets how many sets there are, and maps them into its
+/// memory (`BPF_F_MMAPABLE`, Linux 5.5).
+#[aya_ebpf::macros::btf_map]
+static SETS: Array<Set, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
+
+/// Live flows beside them. Preallocated and shared; the agent sets its size before it loads.
 #[aya_ebpf::macros::btf_map]
 static FLOWS: HashMap<Place, Entry, 262_144> = HashMap::new();
 
@@ -32,7 +42,7 @@ static OVERFLOW: HashMap<SpillKey, SpillCounters, 65_536> = HashMap::new();
 
 /// How many of the live flows each source holds: two rows of cells, see [`Sharing::cells`], and the seed.
 #[aya_ebpf::macros::btf_map]
-static SHARES: Array<u64, { 1 + SEED_CELLS[1] as usize }> = Array::new();
+static SHARES: Array<u64, { 1 + SEED_CELLS[1] as usize }, { BPF_F_MMAPABLE as usize }> = Array::new();
 
 /// Packets that come in fragments. What is lost here is lost to the flow and counted by reason, so the
 /// oldest may go.
@@ -57,16 +67,23 @@ static TOTALS: PerCpuArray<Totals, 1> = PerCpuArray::new();
 /// holds apart.
 #[repr(C)]
 pub(super) struct Scratch {
+    /// What is known of the packet.
+    pub(super) located: Located,
+    pub(super) segment: Segment,
+    /// What it adds.
+    pub(super) sum: Sum,
+    /// 1: it goes up.
+    pub(super) up: u32,
     /// The packet's flow.
     pub(super) key: FlowKey,
     /// Another key that is looked for.
     pub(super) turned: FlowKey,
-    /// Where `table` looks, and what it puts there.
+    /// Where `table` looks, what it found there, and what it puts there.
     pub(super) place: Place,
+    pub(super) found: Found,
     pub(super) entry: Entry,
     pub(super) retired: RetiredKey,
     pub(super) spill: Spill,
-    pub(super) sum: Sum,
     /// Nobody writes it.
     pub(super) nothing: SpillCounters,
     pub(super) fragment: FragmentKey,
@@ -118,6 +135,10 @@ static mut LENGTH: u64 = 0;
 #[unsafe(no_mangle)]
 #[unsafe(link_section = ".data.tagged")]
 static mut TAGGED: u64 = 0;
+
+/// How many sets of flows there are; none before Linux 5.12.
+#[unsafe(no_mangle)]
+static SET_COUNT: Global<u32> = Global::new(0);
 
 /// 1: interfaces in the `host` role stand beside `lan` ones and count only the machine's own.
 #[unsafe(no_mangle)]
@@ -210,155 +231,6 @@ pub(super) fn reported(kind: u32) -> Option<*mut Reported> {
 #[inline(always)]
 pub(super) fn scratch() -> Option<*mut Scratch> {
     SCRATCH.get_ptr_mut(0)
-}
-
-/// The flow table. Nothing else of the program knows what it is made of.
-pub(super) mod table {
-    use mailflow_common::Rest;
-
-    use super::{
-        super::tally::{add64, sub64},
-        BPF_NOEXIST, FLOWS, FlowCounters, FlowKey, OVERFLOW, Place, RETIRED, RetiredKey, SHARES, Scratch,
-        SpillCounters, SpillKey, sharing,
-    };
-
-    /// Turns to a flow's place: [`find`] and [`insert`] are about that one until the next time.
-    #[inline(always)]
-    pub(in super::super) unsafe fn turn_to(scratch: *mut Scratch, key: *const FlowKey) {
-        // SAFETY: the caller's: this CPU's own element, and a key; words that are only ever written whole.
-        unsafe { ((*scratch).place, (*scratch).entry.rest) = Place::of(&*key, &(*sharing()).seed) }
-    }
-
-    /// The same as a function of its own: for what is off the usual way.
-    #[inline(never)]
-    pub(in super::super) unsafe fn turn_aside(scratch: *mut Scratch, key: *const FlowKey) {
-        // SAFETY: the caller's.
-        unsafe { turn_to(scratch, key) }
-    }
-
-    /// The flow that was turned to; null where there is none. Not an option: where the compiler leaves a part
-    /// of one undefined, the verifier sees what lay there before.
-    #[inline(always)]
-    pub(in super::super) unsafe fn find(scratch: *const Scratch) -> *mut FlowCounters {
-        // SAFETY: the caller's: this CPU's own element.
-        unsafe { at(&(*scratch).place, &(*scratch).entry.rest) }
-    }
-
-    /// The same where the place is of IPv4 for certain.
-    #[inline(always)]
-    pub(in super::super) unsafe fn find_v4(scratch: *const Scratch) -> *mut FlowCounters {
-        // SAFETY: the caller's; what is found is an element of a preallocated map.
-        unsafe {
-            match FLOWS.get_ptr_mut(&(*scratch).place) {
-                Some(entry) => &raw mut (*entry).counters,
-                None => core::ptr::null_mut(),
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn at(place: &Place, rest: &Rest) -> *mut FlowCounters {
-        let Some(entry) = FLOWS.get_ptr_mut(place) else { return core::ptr::null_mut() };
-        // SAFETY: an element of a preallocated map.
-        unsafe {
-            if place.v6() && !(*entry).rest.is(rest) {
-                return core::ptr::null_mut();
-            }
-            &raw mut (*entry).counters
-        }
-    }
-
-    /// The cells that count the flows of a client's source.
-    #[inline(always)]
-    fn cells(key: &FlowKey) -> Option<[*mut u64; 2]> {
-        // SAFETY: words that are only ever written whole.
-        let sharing = unsafe { &*sharing() };
-        let [first, second] = sharing.cells(&sharing.source(&key.client));
-        Some([SHARES.get_ptr_mut(first)?, SHARES.get_ptr_mut(second)?])
-    }
-
-    /// Adds the flow that was turned to, which is `key`'s, with the scratch's counters; `false` when there is
-    /// one already, when its source has its share, or when there is no room.
-    #[inline(always)]
-    pub(in super::super) unsafe fn insert(scratch: *const Scratch, key: &FlowKey) -> bool {
-        let Some([first, second]) = cells(key) else { return false };
-        // SAFETY: elements of an array; every CPU adds to them atomically. The scratch is the caller's.
-        unsafe {
-            let most = (*sharing()).most;
-            // Another source may share one of them, hardly both.
-            if first.read_volatile() >= most && second.read_volatile() >= most {
-                return false;
-            }
-            if FLOWS.insert(&(*scratch).place, &(*scratch).entry, u64::from(BPF_NOEXIST)).is_err() {
-                return false;
-            }
-            add64(first, 1);
-            add64(second, 1);
-        }
-        true
-    }
-
-    /// A flow on the way out of the table.
-    pub(in super::super) struct Leaving(Place);
-
-    /// A flow that is to be taken out, and its counters; null where there is none. For the agent's own calls,
-    /// which packets interrupt: the scratch is theirs.
-    #[inline(always)]
-    pub(in super::super) fn leaving(key: &FlowKey) -> (Leaving, *mut FlowCounters) {
-        // SAFETY: words that are only ever written whole.
-        let (place, rest) = Place::of(key, unsafe { &(*sharing()).seed });
-        let flow = at(&place, &rest);
-        (Leaving(place), flow)
-    }
-
-    /// Takes a flow out.
-    #[inline(always)]
-    pub(in super::super) fn remove(leaving: &Leaving, key: &FlowKey) -> bool {
-        if FLOWS.remove(&leaving.0).is_err() {
-            return false;
-        }
-        if let Some([first, second]) = cells(key) {
-            // SAFETY: as in `insert`.
-            unsafe {
-                sub64(first, 1);
-                sub64(second, 1);
-            }
-        }
-        true
-    }
-
-    /// What became of a flow that was to be put aside.
-    #[derive(Clone, Copy, PartialEq, Eq)]
-    pub(in super::super) enum Retired {
-        /// It lies there now.
-        Now,
-        /// Another CPU was faster.
-        Already,
-        /// There is no room.
-        Full,
-    }
-
-    /// Puts a copy of a finished flow aside.
-    #[inline(always)]
-    pub(in super::super) fn retire(key: &RetiredKey, counters: &FlowCounters) -> Retired {
-        const EEXIST: i32 = -17;
-        match RETIRED.insert(key, counters, u64::from(BPF_NOEXIST)) {
-            Ok(()) => Retired::Now,
-            Err(EEXIST) => Retired::Already,
-            Err(_) => Retired::Full,
-        }
-    }
-
-    /// The place of a source without a place for its flow; `None` when there is no room for that either.
-    #[inline(always)]
-    pub(in super::super) fn spilled(key: &SpillKey, nothing: &SpillCounters) -> Option<*mut SpillCounters> {
-        if let Some(source) = OVERFLOW.get_ptr_mut(key) {
-            return Some(source);
-        }
-        // Of two CPUs that do so at once one fails, and finds the other's.
-        let _ = OVERFLOW.insert(key, nothing, u64::from(BPF_NOEXIST));
-        OVERFLOW.get_ptr_mut(key)
-    }
 }
 
 /// VLAN zones of flows whose tags may be visible in one direction only.

@@ -1,0 +1,335 @@
+//! The flow table's sets, read and freed where they are: see [`mailflow_common::Set`].
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::VecDeque,
+    io,
+    mem::offset_of,
+    sync::atomic::{AtomicU64, Ordering},
+    time::{Duration, Instant},
+};
+
+use aya::maps::MapData;
+use mailflow_common::{
+    DirectionCounters, Entry, FREE, Facts, FlowCounters, FlowKey, LEFT, Place, Set, Sharing, Slot, WAYS,
+    set_of,
+};
+
+use super::{batch, held::Sum, machine::KernelVersion, mapped::Mapped};
+
+/// Words of a set, and of a flow in it.
+const SET_WORDS: usize = size_of::<Set>() / 8;
+const SLOT_WORDS: usize = size_of::<Slot>() / 8;
+const SLOTS: usize = offset_of!(Set, slots) / 8;
+/// Where in a slot its time of beginning is.
+const FIRST: usize =
+    (offset_of!(Slot, entry) + offset_of!(Entry, counters) + offset_of!(FlowCounters, first)) / 8;
+
+/// Tables of fewer flows than this have no sets: they are small enough for the cache as they are.
+const LEAST: u32 = 8_192;
+/// How long a packet may still be under way to a flow that it found before that was taken out.
+const UNDER_WAY: Duration = Duration::from_millis(20);
+
+/// How the flow table is made up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Shape {
+    /// Its sets.
+    pub(super) sets: u32,
+    /// How many flows may lie beside them.
+    pub(super) beside: u32,
+}
+
+impl Shape {
+    /// What holds so many flows on this kernel.
+    ///
+    /// Flows fall into the sets by chance: where there are as many as all sets' ways, 14.9 % find their set full
+    /// (Poisson). There is room for 20 % beside the sets.
+    pub(super) fn of(flows: u32, version: KernelVersion) -> Self {
+        if version < KernelVersion::EXCHANGE || flows < LEAST {
+            return Self { sets: 0, beside: flows };
+        }
+        Self { sets: flows.div_ceil(WAYS as u32), beside: flows / 5 }
+    }
+}
+
+/// The sets of a table in our own memory.
+pub(super) struct Sets {
+    sets: Mapped,
+    /// The cells of [`Sharing`], where flows are taken out.
+    shares: Option<(Mapped, Sharing)>,
+    seed: [u64; 2],
+    /// Ways whose flow was taken out, until they can be freed ...
+    left: RefCell<VecDeque<Left>>,
+    /// ... and how many of them have a twin.
+    twins: Cell<usize>,
+}
+
+/// A way whose flow was taken out.
+struct Left {
+    set: u32,
+    way: u8,
+    /// When.
+    at: Instant,
+    /// What it held then.
+    sum: Sum,
+    /// The way that its flow has beside this one, where it had two.
+    twin: Option<u8>,
+}
+
+impl Left {
+    /// Whether this is the twin of a way.
+    fn is_twin(&self, set: u32, way: usize) -> bool {
+        self.set == set && self.twin.map(usize::from) == Some(way)
+    }
+}
+
+/// What became of a flow that was to be taken out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Taken {
+    /// It is.
+    Out,
+    /// It has another number of packets, and stays.
+    Lives,
+    /// It is in no set.
+    Absent,
+}
+
+impl Sets {
+    /// Maps the sets of a table, to be read.
+    pub(super) fn open(sets: &MapData, count: u32, seed: [u64; 2]) -> io::Result<Self> {
+        let sets = Mapped::new(sets, count, size_of::<Set>())?;
+        Ok(Self { sets, shares: None, seed, left: RefCell::default(), twins: Cell::default() })
+    }
+
+    /// Sets in memory of our own.
+    #[cfg(test)]
+    fn ours(count: usize, seed: [u64; 2]) -> io::Result<Self> {
+        let sets = Mapped::own(count * size_of::<Set>())?;
+        Ok(Self { sets, shares: None, seed, left: RefCell::default(), twins: Cell::default() })
+    }
+
+    /// The same with the cells of the sources' shares, to take flows out.
+    pub(super) fn own(sets: &MapData, count: u32, shares: &MapData, sharing: Sharing) -> io::Result<Self> {
+        let cells = mailflow_common::SEED_CELLS[1] + 1;
+        let shares = Mapped::new(shares, cells, size_of::<u64>())?;
+        let own = Self { shares: Some((shares, sharing)), ..Self::open(sets, count, sharing.seed)? };
+        own.find_left();
+        Ok(own)
+    }
+
+    /// Notes what an agent before took out and did not free.
+    fn find_left(&self) {
+        let at = Instant::now();
+        for (number, set) in self.all() {
+            for way in 0..WAYS {
+                if set[way].load(Ordering::Relaxed) == LEFT {
+                    let sum = Sum::of(&read(slot(set, way)).entry.counters);
+                    let left = Left { set: number, way: way as u8, at, sum, twin: None };
+                    self.left.borrow_mut().push_back(left);
+                }
+            }
+        }
+    }
+
+    fn all(&self) -> impl Iterator<Item = (u32, &[AtomicU64])> {
+        (0..).zip(self.sets.words().chunks_exact(SET_WORDS))
+    }
+
+    /// Shows `visit` every flow once. Those that begin or are taken out meanwhile are seen or not.
+    ///
+    /// A flow that two CPUs began in two ways at once, as one of them was just freed, keeps the first. What it has in
+    /// the other is added to that when no packet is under way to it any more ([`Sets::free`]), and returned here.
+    pub(super) fn walk(&self, mut visit: impl FnMut(&Place, &Entry)) -> Sum {
+        let mut apart = Sum::default();
+        for (number, set) in self.all() {
+            for way in 0..WAYS {
+                let tag = set[way].load(Ordering::Relaxed);
+                if tag <= LEFT {
+                    continue;
+                }
+                // One that is about to begin has nothing yet that it could be told by.
+                if slot(set, way)[FIRST].load(Ordering::Acquire) == 0 {
+                    continue;
+                }
+                let flow = read(slot(set, way));
+                let is = |other: &usize| {
+                    set[*other].load(Ordering::Relaxed) == tag && {
+                        let other = read(slot(set, *other));
+                        (other.place, other.entry.rest) == (flow.place, flow.entry.rest)
+                    }
+                };
+                match (0..way).find(is) {
+                    None => visit(&flow.place, &flow.entry),
+                    Some(twin) => {
+                        set[way].store(LEFT, Ordering::SeqCst);
+                        self.give_back(&flow.place.flow(&flow.entry.rest, &self.seed));
+                        let sum = Sum::of(&read(slot(set, way)).entry.counters);
+                        apart.add(&sum);
+                        self.twins.set(self.twins.get() + 1);
+                        let (way, twin) = (way as u8, Some(twin as u8));
+                        self.left.borrow_mut().push_back(Left {
+                            set: number,
+                            way,
+                            at: Instant::now(),
+                            sum,
+                            twin,
+                        });
+                    }
+                }
+            }
+        }
+        apart
+    }
+
+    /// Whether the flow has a way in its set.
+    pub(super) fn has(&self, key: &FlowKey) -> bool {
+        self.find(key).is_some()
+    }
+
+    /// Adds to the flow what it had beside its set, where it is not any more.
+    pub(super) fn join(&self, key: &FlowKey, counters: &FlowCounters) -> bool {
+        let tag = Place::of(key, &self.seed).0.tag(&self.seed);
+        let set = set_of(tag, (self.sets.words().len() / SET_WORDS) as u32) as usize;
+        if let Some(beside) = self.sets.words().get(set * SET_WORDS + offset_of!(Set, beside) / 8) {
+            beside.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.give_back(key);
+        self.add(key, counters)
+    }
+
+    /// `false` where it is not here any more.
+    fn add(&self, key: &FlowKey, counters: &FlowCounters) -> bool {
+        let Some((_, way, set)) = self.find(key) else { return false };
+        add(slot(set, way), counters);
+        true
+    }
+
+    /// Where a flow is.
+    fn find(&self, key: &FlowKey) -> Option<(u32, usize, &[AtomicU64])> {
+        let (place, rest) = Place::of(key, &self.seed);
+        let tag = place.tag(&self.seed);
+        let sets = (self.sets.words().len() / SET_WORDS) as u32;
+        let number = set_of(tag, sets);
+        let set = self.sets.words().get(number as usize * SET_WORDS..)?.get(..SET_WORDS)?;
+        let is = |way: &usize| {
+            let slot = slot(set, *way);
+            set[*way].load(Ordering::Relaxed) == tag && slot[FIRST].load(Ordering::Acquire) != 0 && {
+                let slot = read(slot);
+                slot.place == place && slot.entry.rest == rest
+            }
+        };
+        (0..WAYS).find(is).map(|way| (number, way, set))
+    }
+
+    /// A flow's entry.
+    pub(super) fn get(&self, key: &FlowKey) -> Option<Entry> {
+        self.find(key).map(|(_, way, set)| read(slot(set, way)).entry)
+    }
+
+    /// Takes a flow out, if it holds just so many packets.
+    pub(super) fn take(&self, key: &FlowKey, packets: u64) -> Taken {
+        let Some((number, way, set)) = self.find(key) else { return Taken::Absent };
+        // A part of it is on its way here.
+        if self.twins.get() > 0 && self.left.borrow().iter().any(|left| left.is_twin(number, way)) {
+            return Taken::Lives;
+        }
+        let slot = slot(set, way);
+        let same = |sum: &Sum| (sum.up.packets + sum.down.packets) as u32 == packets as u32;
+        if !same(&Sum::of(&read(slot).entry.counters)) {
+            return Taken::Lives;
+        }
+        let tag = set[way].swap(LEFT, Ordering::SeqCst);
+        let sum = Sum::of(&read(slot).entry.counters);
+        if !same(&sum) {
+            // Just now: as if nobody had asked.
+            set[way].store(tag, Ordering::SeqCst);
+            return Taken::Lives;
+        }
+        self.give_back(key);
+        let left = Left { set: number, way: way as u8, at: Instant::now(), sum, twin: None };
+        self.left.borrow_mut().push_back(left);
+        Taken::Out
+    }
+
+    /// A source has one flow less.
+    fn give_back(&self, key: &FlowKey) {
+        let Some((shares, sharing)) = &self.shares else { return };
+        for cell in sharing.cells(&sharing.source(&key.client)) {
+            if let Some(cell) = shares.words().get(cell as usize) {
+                cell.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Frees the ways whose flow was taken out so long ago that no packet is under way to it, or all of them where
+    /// nobody counts. Returns what came to them since.
+    pub(super) fn free(&self, counting: bool) -> Sum {
+        let mut late = Sum::default();
+        let mut left = self.left.borrow_mut();
+        while let Some(oldest) = left.front() {
+            if counting && oldest.at.elapsed() < UNDER_WAY {
+                break;
+            }
+            let start = oldest.set as usize * SET_WORDS;
+            if let Some(set) = self.sets.words().get(start..start + SET_WORDS) {
+                let slot = slot(set, usize::from(oldest.way));
+                let flow = read(slot);
+                let key = flow.place.flow(&flow.entry.rest, &self.seed);
+                late.subtract(&oldest.sum);
+                if oldest.twin.is_some() {
+                    self.twins.set(self.twins.get() - 1);
+                }
+                if oldest.twin.is_none() || !self.add(&key, &flow.entry.counters) {
+                    late.add(&Sum::of(&flow.entry.counters));
+                }
+                slot.iter().for_each(|word| word.store(0, Ordering::Relaxed));
+                // Whoever finds it free finds zeros.
+                set[usize::from(oldest.way)].store(FREE, Ordering::Release);
+            }
+            left.pop_front();
+        }
+        late
+    }
+}
+
+fn slot(set: &[AtomicU64], way: usize) -> &[AtomicU64] {
+    let start = SLOTS + way * SLOT_WORDS;
+    &set[start..start + SLOT_WORDS]
+}
+
+/// Adds counters of a flow to its others.
+fn add(slot: &[AtomicU64], counters: &FlowCounters) {
+    let start = (offset_of!(Slot, entry) + offset_of!(Entry, counters)) / 8;
+    let at = |field: usize| &slot[start + field / 8];
+    // What was seen of it once; what was recognised in its first bytes is where those came.
+    const SEEN: u64 = (1 << (8 * offset_of!(Facts, opening_up))) - 1;
+    let facts = Slot { entry: Entry { counters: *counters, ..Entry::default() }, ..Slot::default() };
+    let facts = u64::from_ne_bytes(batch::bytes(&[facts])[start * 8..][..8].try_into().unwrap_or_default());
+    at(offset_of!(FlowCounters, facts)).fetch_or(facts & SEEN, Ordering::Relaxed);
+    at(offset_of!(FlowCounters, messages)).fetch_add(u64::from(counters.messages), Ordering::Relaxed);
+    let ways =
+        [(offset_of!(FlowCounters, up), &counters.up), (offset_of!(FlowCounters, down), &counters.down)];
+    for (field, way) in ways {
+        at(field + offset_of!(DirectionCounters, data_packets))
+            .fetch_add(way.data_packets, Ordering::Relaxed);
+        at(field + offset_of!(DirectionCounters, data_bytes)).fetch_add(way.data_bytes, Ordering::Relaxed);
+        at(field + offset_of!(DirectionCounters, payload)).fetch_add(way.payload, Ordering::Relaxed);
+        at(field + offset_of!(DirectionCounters, bare_bytes)).fetch_add(way.bare_bytes, Ordering::Relaxed);
+        // The low half of a word whose high one is a time.
+        let packets = at(field + offset_of!(DirectionCounters, bare_packets));
+        packets.fetch_add(u64::from(way.bare_packets), Ordering::Relaxed);
+    }
+}
+
+fn read(words: &[AtomicU64]) -> Slot {
+    let mut slot = [Slot::default()];
+    let bytes = batch::bytes_mut(&mut slot);
+    for (to, word) in bytes.chunks_exact_mut(8).zip(words) {
+        to.copy_from_slice(&word.load(Ordering::Relaxed).to_ne_bytes());
+    }
+    let [slot] = slot;
+    slot
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,156 @@
+//! The sets as the program fills them, in memory of our own.
+
+use mailflow_common::{PROTOCOL_TCP, Scope, Vlans};
+
+use super::*;
+
+const SEED: [u64; 2] = [3, 5];
+const PACKETS: u64 = 7;
+
+fn key(client: &str, port: u16) -> FlowKey {
+    let [client, server] = [client, "2001:db8::25"].map(|end| end.parse::<std::net::IpAddr>().unwrap());
+    let scope = Scope::new(Vlans::default(), PROTOCOL_TCP, client.is_ipv6());
+    FlowKey { client: client.into(), server: server.into(), client_port: port, server_port: 25, scope }
+}
+
+/// What the program does.
+fn put(sets: &Sets, key: &FlowKey, first: u64) -> usize {
+    let (place, rest) = Place::of(key, &SEED);
+    let tag = place.tag(&SEED);
+    let count = (sets.sets.words().len() / SET_WORDS) as u32;
+    let set = &sets.sets.words()[set_of(tag, count) as usize * SET_WORDS..][..SET_WORDS];
+    let way = (0..WAYS).find(|way| set[*way].load(Ordering::Relaxed) == FREE).unwrap();
+    let mut counters = FlowCounters { first, ..FlowCounters::default() };
+    counters.up.bare_packets = PACKETS as u32;
+    let filled = [Slot { place, entry: Entry { counters, rest } }];
+    for (word, bytes) in slot(set, way).iter().zip(batch::bytes(&filled).chunks_exact(8)) {
+        word.store(u64::from_ne_bytes(bytes.try_into().unwrap()), Ordering::Relaxed);
+    }
+    set[way].store(tag, Ordering::Release);
+    way
+}
+
+fn count(sets: &Sets) -> usize {
+    let mut count = 0;
+    sets.walk(|_, _| count += 1);
+    count
+}
+
+#[test]
+fn flows_are_shown_and_found_each_by_itself() {
+    let sets = Sets::ours(2, SEED).unwrap();
+    let flows: Vec<_> = (0..6).map(|port| key("2001:db8::1", port)).collect();
+    flows.iter().for_each(|key| _ = put(&sets, key, 1));
+    let mut shown = Vec::new();
+    sets.walk(|place, entry| shown.push(place.flow(&entry.rest, &SEED)));
+    shown.sort_unstable_by_key(|key| key.client_port);
+    assert_eq!(shown, flows);
+    assert!(flows.iter().all(|key| sets.get(key).is_some()));
+    assert_eq!(sets.get(&key("2001:db8::2", 0)), None);
+}
+
+#[test]
+fn one_that_another_cpu_is_about_to_write_is_not_shown() {
+    let sets = Sets::ours(1, SEED).unwrap();
+    put(&sets, &key("2001:db8::1", 1), 0);
+    assert_eq!((count(&sets), sets.get(&key("2001:db8::1", 1))), (0, None));
+    assert_eq!(sets.take(&key("2001:db8::1", 1), PACKETS), Taken::Absent);
+}
+
+#[test]
+fn a_flow_is_taken_out_only_as_it_was_seen_and_its_way_freed_when_nothing_is_under_way() {
+    let sets = Sets::ours(1, SEED).unwrap();
+    let (one, other) = (key("2001:db8::1", 1), key("2001:db8::1", 2));
+    let way = put(&sets, &one, 1);
+    put(&sets, &other, 1);
+    assert_eq!(sets.take(&one, PACKETS - 1), Taken::Lives);
+    assert_eq!(sets.take(&one, PACKETS), Taken::Out);
+    assert_eq!((sets.take(&one, PACKETS), count(&sets)), (Taken::Absent, 1));
+    assert_eq!((sets.free(true), sets.left.borrow().len()), (Sum::default(), 1), "it was just now");
+    // A packet that had found the flow before.
+    let set = &sets.sets.words()[..SET_WORDS];
+    let bare = (offset_of!(Slot, entry) + offset_of!(FlowCounters, up)) / 8 + 3;
+    slot(set, way)[bare].fetch_add(60, Ordering::Relaxed);
+    assert_eq!(sets.free(false).up.bytes, 60, "it is in no record, and counted all the same");
+    assert!(slot(set, way).iter().all(|word| word.load(Ordering::Relaxed) == 0));
+    assert_eq!((set[way].load(Ordering::Relaxed), sets.left.borrow().len()), (FREE, 0));
+    assert_eq!(put(&sets, &one, 2), way, "there is room again");
+}
+
+#[test]
+fn what_an_agent_before_took_out_is_freed_by_the_next() {
+    let before = Sets::ours(1, SEED).unwrap();
+    let one = key("2001:db8::1", 1);
+    put(&before, &one, 1);
+    assert_eq!(before.take(&one, PACKETS), Taken::Out);
+    let after = Sets { left: RefCell::default(), ..before };
+    after.find_left();
+    assert_eq!((after.free(false), after.left.borrow().len()), (Sum::default(), 0));
+    assert!(after.sets.words().iter().all(|word| word.load(Ordering::Relaxed) == 0));
+}
+
+#[test]
+fn a_flow_that_began_twice_becomes_one() {
+    let sets = Sets::ours(1, SEED).unwrap();
+    let one = key("2001:db8::1", 1);
+    assert_ne!(put(&sets, &one, 1), put(&sets, &one, 1));
+    let mut shown = 0;
+    let apart = sets.walk(|_, entry| shown += entry.counters.up.packets());
+    assert_eq!((shown, apart.up.packets), (PACKETS, PACKETS), "the other part is known");
+    let mut late = apart;
+    late.add(&sets.free(false));
+    assert_eq!(late, Sum::default(), "it is the flow's now");
+    assert_eq!((count(&sets), sets.get(&one).unwrap().counters.up.packets()), (1, 2 * PACKETS));
+    assert_eq!(sets.take(&one, 2 * PACKETS), Taken::Out);
+    // Its record waits until it is.
+    sets.free(false);
+    put(&sets, &one, 1);
+    put(&sets, &one, 1);
+    sets.walk(|_, _| {});
+    assert_eq!(sets.take(&one, PACKETS), Taken::Lives);
+    sets.free(false);
+    assert_eq!(sets.take(&one, 2 * PACKETS), Taken::Out);
+}
+
+#[test]
+fn what_a_flow_had_beside_its_set_is_added_to_it() {
+    let sets = Sets::ours(1, SEED).unwrap();
+    let one = key("10.0.0.1", 1);
+    let beside = || sets.sets.words()[offset_of!(Set, beside) / 8].load(Ordering::Relaxed);
+    sets.sets.words()[offset_of!(Set, beside) / 8].store(2, Ordering::Relaxed);
+    let mut counters = FlowCounters { messages: 3, ..FlowCounters::default() };
+    (counters.facts.syn, counters.facts.answered) = (1, 2);
+    counters.facts.opening_up = 5;
+    counters.down.payload = 70;
+    assert!(!sets.join(&one, &counters));
+    put(&sets, &one, 1);
+    assert!(sets.has(&one) && sets.join(&one, &counters));
+    let sum = sets.get(&one).unwrap().counters;
+    assert_eq!((sum.messages, sum.facts.syn, sum.facts.answered, sum.down.payload), (3, 1, 2, 70));
+    assert_eq!((sum.facts.opening_up, sum.up.packets(), beside()), (0, PACKETS, 0));
+}
+
+#[test]
+fn a_source_gets_its_share_back() {
+    let sharing = Sharing { seed: SEED, ..Sharing::NONE };
+    let shares = Mapped::own((mailflow_common::SEED_CELLS[1] as usize + 1) * 8).unwrap();
+    let one = key("2001:db8::1", 1);
+    let cells = sharing.cells(&sharing.source(&one.client));
+    cells.iter().for_each(|cell| shares.words()[*cell as usize].store(2, Ordering::Relaxed));
+    let sets = Sets { shares: Some((shares, sharing)), ..Sets::ours(1, SEED).unwrap() };
+    put(&sets, &one, 1);
+    assert_eq!(sets.take(&one, PACKETS), Taken::Out);
+    let words = sets.shares.as_ref().unwrap().0.words();
+    assert!(cells.iter().all(|cell| words[*cell as usize].load(Ordering::Relaxed) == 1));
+}
+
+#[test]
+fn small_tables_and_old_kernels_have_no_sets() {
+    let of = |flows, version| {
+        let Shape { sets, beside } = Shape::of(flows, version);
+        (sets, beside)
+    };
+    assert_eq!(of(1_000, KernelVersion::TCX), (0, 1_000));
+    assert_eq!(of(262_144, KernelVersion::FLOOR), (0, 262_144));
+    assert_eq!(of(262_144, KernelVersion::TCX), (37_450, 52_428));
+}

@@ -1,0 +1,255 @@
+//! The flow table's sets: see [`Set`].
+
+use core::arch::asm;
+
+use mailflow_common::{FREE, Place, Rest, Set, Slot, WAYS, set_of};
+
+use super::{
+    super::tally::{add32, add64, sub64},
+    Entry, FlowCounters, SET_COUNT, SETS, sharing,
+};
+
+/// How often a new flow tries for a way that another one takes before it, until it lies beside the set.
+const TRIES: u32 = 3;
+
+/// A place's set, and its tag there.
+#[derive(Clone, Copy)]
+pub(super) struct Seat {
+    /// The set's number.
+    pub(super) number: u32,
+    set: *mut Set,
+    tag: u64,
+}
+
+/// What became of a flow that was to get a way.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Seated {
+    /// It has one.
+    Now,
+    /// It had one already.
+    Already,
+    /// There is none for it.
+    Full,
+}
+
+/// Where flows with this place belong; `None` where there are no sets.
+#[inline(always)]
+pub(super) fn seat(place: &Place) -> Option<Seat> {
+    let sets = SET_COUNT.load();
+    if sets == 0 {
+        return None;
+    }
+    // SAFETY: words that are only ever written whole.
+    let tag = place.tag(unsafe { &(*sharing()).seed });
+    let number = set_of(tag, sets);
+    let set = SETS.get_ptr_mut(number)?;
+    let seat = Seat { number, set, tag };
+    // SAFETY: an element of an array.
+    unsafe { seat.fetch() };
+    Some(seat)
+}
+
+impl Seat {
+    /// The flow's way; [`WAYS`] where it has none. `rest` is null where it is of IPv4 for certain.
+    #[inline(always)]
+    pub(super) unsafe fn find(self, place: *const Place, rest: *const Rest) -> usize {
+        // SAFETY: an element of an array; the rest is the caller's.
+        unsafe {
+            let way = self.way(self.tag);
+            let slot = slot(self.set, way);
+            if slot.is_null() {
+                return WAYS;
+            }
+            let same = (*slot).place.is(&*place) && (rest.is_null() || (*slot).entry.rest.is(&*rest));
+            // Or another CPU is about to write there what the flow is told by: then the tag tells it.
+            if same || (&raw const (*slot).entry.counters.first).read_volatile() == 0 { way } else { WAYS }
+        }
+    }
+
+    /// The counters of the flow that has this way; null where it is none.
+    #[inline(always)]
+    pub(super) unsafe fn counters(self, way: usize) -> *mut FlowCounters {
+        // SAFETY: an element of an array, and a slot of it.
+        unsafe {
+            let slot = slot(self.set, way);
+            if slot.is_null() { core::ptr::null_mut() } else { &raw mut (*slot).entry.counters }
+        }
+    }
+
+    /// Whether flows of this set lie beside it.
+    #[inline(always)]
+    pub(super) unsafe fn others(self) -> bool {
+        // SAFETY: an element of an array.
+        unsafe { (&raw const (*self.set).beside).read_volatile() != 0 }
+    }
+
+    /// One more lies beside the set, or is about to.
+    #[inline(always)]
+    pub(super) unsafe fn beside(self) {
+        // SAFETY: an element of an array.
+        unsafe { add64(&raw mut (*self.set).beside, 1) }
+    }
+
+    /// One does not any more.
+    #[inline(always)]
+    pub(super) unsafe fn not_beside(self) {
+        // SAFETY: an element of an array.
+        unsafe { sub64(&raw mut (*self.set).beside, 1) }
+    }
+
+    /// Gives a flow a way.
+    ///
+    /// Two CPUs with packets of one flow that is new choose the same way: whoever sees another one free by then, as the
+    /// other CPU has taken it, finds the flow's tag there, for which it looks after it has chosen. Only if a way is freed
+    /// between their choices may the flow get two, each of which counts what it counts; the agent makes one of them.
+    #[inline(always)]
+    pub(super) unsafe fn take(self, place: *const Place, entry: *const Entry) -> Seated {
+        // SAFETY: an element of an array, whose slots are zero where they are free; the rest is the caller's.
+        unsafe {
+            let mut tries = 0;
+            while tries < TRIES {
+                let way = self.free();
+                if self.way(self.tag) < WAYS {
+                    return Seated::Already;
+                }
+                let slot = slot(self.set, way);
+                if slot.is_null() {
+                    return Seated::Full;
+                }
+                let tag = (&raw mut (*self.set).tags).cast::<u64>().add(bounded(way));
+                let found = exchange(tag, FREE, self.tag);
+                if found == FREE {
+                    fill(slot, place, entry);
+                    return Seated::Now;
+                }
+                if found == self.tag {
+                    return Seated::Already;
+                }
+                // Another flow was faster.
+                tries += 1;
+            }
+            Seated::Full
+        }
+    }
+
+    /// The way that the flow gets if it is free.
+    #[inline(always)]
+    fn first_choice(self) -> usize {
+        ((self.tag & 0xffff) as usize * WAYS) >> 16
+    }
+
+    /// Reads from each line of the first choice, so that it comes from memory together with the tags rather than after
+    /// them.
+    #[inline(always)]
+    unsafe fn fetch(self) {
+        // SAFETY: an element of an array, and a slot of it: words of it, the last of which is a line before its end.
+        unsafe {
+            let slot = (&raw const (*self.set).slots).cast::<Slot>().add(self.first_choice()).cast::<u64>();
+            slot.read_volatile();
+            slot.add(size_of::<Slot>() / 2 / size_of::<u64>()).read_volatile();
+        }
+    }
+
+    /// A free way; [`WAYS`] where there is none.
+    #[inline(always)]
+    unsafe fn free(self) -> usize {
+        let choice = self.first_choice();
+        // SAFETY: an element of an array.
+        unsafe {
+            let tag = (&raw const (*self.set).tags).cast::<u64>().add(choice).read_volatile();
+            if tag == FREE { choice } else { self.way(FREE) }
+        }
+    }
+
+    /// The last way with this tag; [`WAYS`] where there is none. Without a branch: which way it is cannot be foreseen,
+    /// and the verifier would follow each.
+    #[inline(always)]
+    unsafe fn way(self, tag: u64) -> usize {
+        let mut found = WAYS as u64;
+        let mut way = 0;
+        while way < WAYS {
+            // SAFETY: an element of an array.
+            let other = unsafe { (&raw const (*self.set).tags).cast::<u64>().add(way).read_volatile() } ^ tag;
+            let mut negative = other;
+            // As an instruction of our own: LLVM would make a branch of what follows.
+            // SAFETY: one instruction on a register.
+            unsafe {
+                asm!("{n} = -{n}", n = inout(reg) negative, options(pure, nomem, nostack, preserves_flags));
+            }
+            // All ones where the tags differ.
+            let differs = ((other | negative) as i64 >> 63) as u64;
+            found = found & differs | way as u64 & !differs;
+            way += 1;
+        }
+        found as usize
+    }
+}
+
+/// The counters of the flow that has this way of this set; null where there is none.
+#[inline(always)]
+pub(super) unsafe fn counters(number: u32, way: usize) -> *mut FlowCounters {
+    let Some(set) = SETS.get_ptr_mut(number) else { return core::ptr::null_mut() };
+    // SAFETY: an element of an array, and a slot of it.
+    unsafe {
+        let slot = slot(set, way);
+        if slot.is_null() { core::ptr::null_mut() } else { &raw mut (*slot).entry.counters }
+    }
+}
+
+#[inline(always)]
+unsafe fn slot(set: *mut Set, way: usize) -> *mut Slot {
+    let way = bounded(way);
+    if way >= WAYS {
+        return core::ptr::null_mut();
+    }
+    // SAFETY: an element of an array, and a slot of it.
+    unsafe { (&raw mut (*set).slots).cast::<Slot>().add(way) }
+}
+
+/// The same number, of which the verifier knows that it is small.
+#[inline(always)]
+fn bounded(way: usize) -> usize {
+    let mut bounded = way;
+    // SAFETY: one instruction on a register.
+    unsafe {
+        asm!("{w} &= {m}", w = inout(reg) bounded, m = const WAYS, options(pure, nomem, nostack, preserves_flags));
+    }
+    bounded
+}
+
+/// Writes a new flow to where all is zero, and where other CPUs may add to it by now.
+#[inline(always)]
+unsafe fn fill(slot: *mut Slot, place: *const Place, entry: *const Entry) {
+    // SAFETY: the caller's: an element of an array, and this CPU's own.
+    unsafe {
+        (*slot).place = *place;
+        if (*place).v6() {
+            (*slot).entry.rest = (*entry).rest;
+        }
+        let (new, known) = (&raw mut (*slot).entry.counters, &raw const (*entry).counters);
+        (*new).mac = (*known).mac;
+        if (*known).facts.syn != 0 {
+            (*new).facts.syn = 1;
+            (*new).facts.answered |= (*known).facts.answered;
+            (*new).isn_up = (*known).isn_up;
+            (*new).up.last = (*known).up.last;
+            add32(&raw mut (*new).up.bare_packets, (*known).up.bare_packets);
+            add64(&raw mut (*new).up.bare_bytes, (*known).up.bare_bytes);
+        }
+        (*new).facts.looked |= (*known).facts.looked;
+        // Whoever finds it there finds the rest.
+        exchange(&raw mut (*new).first, 0, (*known).first);
+    }
+}
+
+/// Writes `new` where `old` is, in one step that all others come before or after, and tells what was there
+/// (BPF_CMPXCHG, Linux 5.12; where it is older the agent takes these instructions out).
+#[inline(always)]
+unsafe fn exchange(at: *mut u64, old: u64, new: u64) -> u64 {
+    let mut found = old;
+    // SAFETY: the caller's: an aligned word inside a map element.
+    unsafe {
+        asm!("r0 = cmpxchg_64({p} + 0, r0, {n})", p = in(reg) at, n = in(reg) new, inout("r0") found, options(nostack));
+    }
+    found
+}

@@ -1,0 +1,231 @@
+//! The flow table. Nothing else of the program knows what it is made of.
+
+use mailflow_common::{Rest, WAYS};
+
+use super::{
+    super::tally::{add64, sub64},
+    BPF_NOEXIST, Entry, FLOWS, FlowCounters, FlowKey, OVERFLOW, Place, RETIRED, RetiredKey, SHARES, Scratch,
+    SpillCounters, SpillKey,
+    sets::{self, Seated},
+    sharing,
+};
+
+/// Turns to a flow's place: [`find`] and [`insert`] are about that one until the next time.
+#[inline(always)]
+pub(in super::super) unsafe fn turn_to(scratch: *mut Scratch, key: *const FlowKey) {
+    // SAFETY: the caller's: this CPU's own element, and a key; words that are only ever written whole.
+    unsafe { ((*scratch).place, (*scratch).entry.rest) = Place::of(&*key, &(*sharing()).seed) }
+}
+
+/// The same as a function of its own: for what is off the usual way.
+#[inline(never)]
+pub(in super::super) unsafe fn turn_aside(scratch: *mut Scratch, key: *const FlowKey) {
+    // SAFETY: the caller's.
+    unsafe { turn_to(scratch, key) }
+}
+
+/// Where the flow is that was turned to.
+#[repr(C)]
+pub(in super::super) struct Found {
+    /// 0: nowhere.
+    is: u32,
+    set: u32,
+    /// None of the set's: beside it.
+    way: u32,
+}
+
+/// The flow that was turned to; null where there is none. Not an option: where the compiler leaves a part
+/// of one undefined, the verifier sees what lay there before.
+#[inline(never)]
+pub(in super::super) unsafe fn find(scratch: *mut Scratch) -> *mut FlowCounters {
+    // SAFETY: the caller's: this CPU's own element.
+    unsafe {
+        let found = &raw mut (*scratch).found;
+        let (place, rest) = (&raw const (*scratch).place, &raw const (*scratch).entry.rest);
+        (*found).way = WAYS as u32;
+        if let Some(seat) = sets::seat(&*place) {
+            let way = seat.find(place, rest);
+            let flow = seat.counters(way);
+            if !flow.is_null() || !seat.others() {
+                (*found).set = seat.number;
+                (*found).way = way as u32;
+                (*found).is = u32::from(!flow.is_null());
+                return flow;
+            }
+        }
+        let flow = beside(place, rest);
+        (*found).is = u32::from(!flow.is_null());
+        flow
+    }
+}
+
+/// What [`find`] found last.
+#[inline(always)]
+pub(in super::super) unsafe fn found(scratch: *const Scratch) -> *mut FlowCounters {
+    // SAFETY: the caller's: this CPU's own element.
+    unsafe {
+        let found = &raw const (*scratch).found;
+        let way = (&raw const (*found).way).read_volatile() as usize;
+        if (&raw const (*found).is).read_volatile() == 0 {
+            core::ptr::null_mut()
+        } else if way < WAYS {
+            sets::counters((&raw const (*found).set).read_volatile(), way)
+        } else {
+            match FLOWS.get_ptr_mut(&(*scratch).place) {
+                Some(entry) => &raw mut (*entry).counters,
+                None => core::ptr::null_mut(),
+            }
+        }
+    }
+}
+
+/// The same as [`find`] where the place is of IPv4 for certain, for the short way.
+#[inline(always)]
+pub(in super::super) unsafe fn find_v4(scratch: *const Scratch) -> *mut FlowCounters {
+    // SAFETY: the caller's: this CPU's own element.
+    unsafe {
+        let place = &raw const (*scratch).place;
+        if let Some(seat) = sets::seat(&*place) {
+            let flow = seat.counters(seat.find(place, core::ptr::null()));
+            if !flow.is_null() || !seat.others() {
+                return flow;
+            }
+        }
+        beside(place, core::ptr::null())
+    }
+}
+
+/// The flow with this place that lies beside the sets; without `rest` it is of IPv4 for certain.
+#[inline(always)]
+unsafe fn beside(place: *const Place, rest: *const Rest) -> *mut FlowCounters {
+    // SAFETY: the caller's; what is found is an element of a preallocated map.
+    unsafe {
+        let Some(entry) = FLOWS.get_ptr_mut(&*place) else { return core::ptr::null_mut() };
+        if !rest.is_null() && (*place).v6() && !(*entry).rest.is(&*rest) {
+            return core::ptr::null_mut();
+        }
+        &raw mut (*entry).counters
+    }
+}
+
+/// The cells that count the flows of a client's source.
+#[inline(always)]
+fn cells(key: &FlowKey) -> Option<[*mut u64; 2]> {
+    // SAFETY: words that are only ever written whole.
+    let sharing = unsafe { &*sharing() };
+    let [first, second] = sharing.cells(&sharing.source(&key.client));
+    Some([SHARES.get_ptr_mut(first)?, SHARES.get_ptr_mut(second)?])
+}
+
+/// Adds the flow that was turned to, which is `key`'s, with the scratch's counters; `false` when there is
+/// one already, when its source has its share, or when there is no room.
+#[inline(always)]
+pub(in super::super) unsafe fn insert(scratch: *const Scratch, key: &FlowKey) -> bool {
+    let Some([first, second]) = cells(key) else { return false };
+    // SAFETY: elements of an array; every CPU adds to them atomically. The scratch is the caller's.
+    unsafe {
+        let most = (*sharing()).most;
+        // Another source may share one of them, hardly both.
+        if first.read_volatile() >= most && second.read_volatile() >= most {
+            return false;
+        }
+        if !enter(&raw const (*scratch).place, &raw const (*scratch).entry) {
+            return false;
+        }
+        add64(first, 1);
+        add64(second, 1);
+    }
+    true
+}
+
+/// Puts an entry where there is room for it.
+#[inline(never)]
+unsafe fn enter(place: *const Place, entry: *const Entry) -> bool {
+    // SAFETY: the caller's: this CPU's own elements.
+    unsafe {
+        let add = || FLOWS.insert(&*place, &*entry, u64::from(BPF_NOEXIST)).is_ok();
+        let Some(seat) = sets::seat(&*place) else { return add() };
+        if seat.others() && FLOWS.get_ptr(&*place).is_some() {
+            return false;
+        }
+        match seat.take(place, entry) {
+            Seated::Now => return true,
+            Seated::Already => return false,
+            Seated::Full => {}
+        }
+        // Noted before it is there: nobody overlooks it.
+        seat.beside();
+        if add() {
+            return true;
+        }
+        seat.not_beside();
+        false
+    }
+}
+
+/// A flow on the way out of the table.
+pub(in super::super) struct Leaving(Place);
+
+/// A flow beside the sets that is to be taken out, and its counters; null where there is none. For the agent's own
+/// calls, which packets interrupt: the scratch is theirs.
+#[inline(always)]
+pub(in super::super) fn leaving(key: &FlowKey) -> (Leaving, *mut FlowCounters) {
+    // SAFETY: words that are only ever written whole.
+    let (place, rest) = Place::of(key, unsafe { &(*sharing()).seed });
+    // SAFETY: both are here.
+    let flow = unsafe { beside(&raw const place, &raw const rest) };
+    (Leaving(place), flow)
+}
+
+/// Takes a flow out.
+#[inline(always)]
+pub(in super::super) fn remove(leaving: &Leaving, key: &FlowKey) -> bool {
+    if FLOWS.remove(&leaving.0).is_err() {
+        return false;
+    }
+    if let Some(seat) = sets::seat(&leaving.0) {
+        // SAFETY: it was beside its set until now.
+        unsafe { seat.not_beside() }
+    }
+    if let Some([first, second]) = cells(key) {
+        // SAFETY: as in `insert`.
+        unsafe {
+            sub64(first, 1);
+            sub64(second, 1);
+        }
+    }
+    true
+}
+
+/// What became of a flow that was to be put aside.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(in super::super) enum Retired {
+    /// It lies there now.
+    Now,
+    /// Another CPU was faster.
+    Already,
+    /// There is no room.
+    Full,
+}
+
+/// Puts a copy of a finished flow aside.
+#[inline(always)]
+pub(in super::super) fn retire(key: &RetiredKey, counters: &FlowCounters) -> Retired {
+    const EEXIST: i32 = -17;
+    match RETIRED.insert(key, counters, u64::from(BPF_NOEXIST)) {
+        Ok(()) => Retired::Now,
+        Err(EEXIST) => Retired::Already,
+        Err(_) => Retired::Full,
+    }
+}
+
+/// The place of a source without a place for its flow; `None` when there is no room for that either.
+#[inline(always)]
+pub(in super::super) fn spilled(key: &SpillKey, nothing: &SpillCounters) -> Option<*mut SpillCounters> {
+    if let Some(source) = OVERFLOW.get_ptr_mut(key) {
+        return Some(source);
+    }
+    // Of two CPUs that do so at once one fails, and finds the other's.
+    let _ = OVERFLOW.insert(key, nothing, u64::from(BPF_NOEXIST));
+    OVERFLOW.get_ptr_mut(key)
+}
