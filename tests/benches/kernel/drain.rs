@@ -89,24 +89,30 @@ fn while_counting(kernel: &mut Kernel, flows: u32) -> anyhow::Result<f64> {
 /// /proc/self/fdinfo.
 pub(crate) fn memory(fill: Fill) -> anyhow::Result<()> {
     let capacity = fill.capacity();
+    let (mut sets, mut beside) = (None, None);
     for entry in std::fs::read_dir("/proc/self/fdinfo")? {
         // A descriptor of the listing itself is gone by now.
         let Ok(text) = std::fs::read_to_string(entry?.path()) else { continue };
         let field = |name: &str| -> Option<u64> {
             text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
         };
-        let size = size_of::<mailflow_common::Place>() as u64;
-        if (field("key_size:"), field("max_entries:")) == (Some(size), Some(u64::from(capacity)))
-            && let Some(bytes) = field("memlock:")
+        // The sets have as many ways as there is room for flows, and a fifth of that lies beside them.
+        let ways = field("max_entries:").unwrap_or(0) * mailflow_common::WAYS as u64;
+        if field("value_size:") == Some(size_of::<mailflow_common::Set>() as u64)
+            && ways.abs_diff(u64::from(capacity)) < mailflow_common::WAYS as u64
         {
-            line(
-                &format!("kernel table of {capacity} flows"),
-                "B/flow",
-                bytes as f64 / f64::from(capacity),
-                Some(230.0),
-            );
-            return Ok(());
+            sets = field("memlock:");
+        }
+        if field("key_size:") == Some(size_of::<mailflow_common::Place>() as u64)
+            && field("max_entries:") == Some(u64::from(capacity / 5))
+        {
+            beside = field("memlock:");
         }
     }
-    anyhow::bail!("no map of {capacity} flows in /proc/self/fdinfo")
+    let (Some(sets), Some(beside)) = (sets, beside) else {
+        anyhow::bail!("no tables of {capacity} flows in /proc/self/fdinfo")
+    };
+    let name = format!("kernel table of {capacity} flows");
+    line(&name, "B/flow", (sets + beside) as f64 / f64::from(capacity), Some(230.0));
+    Ok(())
 }
