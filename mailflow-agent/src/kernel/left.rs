@@ -9,14 +9,11 @@ use super::{
     keep::{self, Kept},
     load::{SilenceLimits, known_seed, map_error},
     pins::Old,
-    sets::Sets,
+    sets::{Sets, UNDER_WAY},
     table::{Maps, Moment, Table},
     ticks::Ticks,
 };
 use crate::engine::{flow::Flow, time::Time};
-
-/// How long a packet may still be under way through the program before.
-const UNDER_WAY: std::time::Duration = std::time::Duration::from_millis(20);
 
 impl Kernel {
     /// Reads the tables that an agent before left; to be asked once its links were taken over, so that nobody

@@ -27,8 +27,11 @@ const FIRST: usize =
 
 /// Tables of fewer flows than this have no sets: they are small enough for the cache as they are.
 const LEAST: u32 = 8_192;
-/// How long a packet may still be under way to a flow that it found before that was taken out.
-const UNDER_WAY: Duration = Duration::from_millis(20);
+/// How long a packet may still be under way: to a flow that it found before that was taken out, or through a program
+/// that was replaced.
+pub(super) const UNDER_WAY: Duration = Duration::from_millis(20);
+
+const _: () = assert!(offset_of!(FlowCounters, facts) == 0, "the facts are the counters' first word");
 
 /// How the flow table is made up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,16 +122,30 @@ impl Sets {
 
     /// Notes what an agent before took out and did not free.
     fn find_left(&self) {
-        let at = Instant::now();
         for (number, set) in self.all() {
             for way in 0..WAYS {
                 if set[way].load(Ordering::Relaxed) == LEFT {
-                    let sum = Sum::of(&read(slot(set, way)).entry.counters);
-                    let left = Left { set: number, way: way as u8, at, sum, twin: None };
-                    self.left.borrow_mut().push_back(left);
+                    self.leave(number, way, Sum::of(&read(slot(set, way)).entry.counters), None);
                 }
             }
         }
+    }
+
+    /// A way is to be freed, which holds `sum` now.
+    fn leave(&self, set: u32, way: usize, sum: Sum, twin: Option<usize>) {
+        let (way, twin) = (way as u8, twin.map(|twin| twin as u8));
+        self.left.borrow_mut().push_back(Left { set, way, at: Instant::now(), sum, twin });
+    }
+
+    /// The set with this number.
+    fn set(&self, number: u32) -> Option<&[AtomicU64]> {
+        let start = number as usize * SET_WORDS;
+        self.sets.words().get(start..start + SET_WORDS)
+    }
+
+    /// The number of a tag's set.
+    fn number(&self, tag: u64) -> u32 {
+        set_of(tag, (self.sets.words().len() / SET_WORDS) as u32)
     }
 
     fn all(&self) -> impl Iterator<Item = (u32, &[AtomicU64])> {
@@ -166,14 +183,7 @@ impl Sets {
                         let sum = Sum::of(&read(slot(set, way)).entry.counters);
                         apart.add(&sum);
                         self.twins.set(self.twins.get() + 1);
-                        let (way, twin) = (way as u8, Some(twin as u8));
-                        self.left.borrow_mut().push_back(Left {
-                            set: number,
-                            way,
-                            at: Instant::now(),
-                            sum,
-                            twin,
-                        });
+                        self.leave(number, way, sum, Some(twin));
                     }
                 }
             }
@@ -189,9 +199,8 @@ impl Sets {
     /// Adds to the flow what it had beside its set, where it is not any more.
     pub(super) fn join(&self, key: &FlowKey, counters: &FlowCounters) -> bool {
         let tag = Place::of(key, &self.seed).0.tag(&self.seed);
-        let set = set_of(tag, (self.sets.words().len() / SET_WORDS) as u32) as usize;
-        if let Some(beside) = self.sets.words().get(set * SET_WORDS + offset_of!(Set, beside) / 8) {
-            beside.fetch_sub(1, Ordering::Relaxed);
+        if let Some(set) = self.set(self.number(tag)) {
+            set[offset_of!(Set, beside) / 8].fetch_sub(1, Ordering::Relaxed);
         }
         self.give_back(key);
         self.add(key, counters)
@@ -208,9 +217,8 @@ impl Sets {
     fn find(&self, key: &FlowKey) -> Option<(u32, usize, &[AtomicU64])> {
         let (place, rest) = Place::of(key, &self.seed);
         let tag = place.tag(&self.seed);
-        let sets = (self.sets.words().len() / SET_WORDS) as u32;
-        let number = set_of(tag, sets);
-        let set = self.sets.words().get(number as usize * SET_WORDS..)?.get(..SET_WORDS)?;
+        let number = self.number(tag);
+        let set = self.set(number)?;
         let is = |way: &usize| {
             let slot = slot(set, *way);
             set[*way].load(Ordering::Relaxed) == tag && slot[FIRST].load(Ordering::Acquire) != 0 && {
@@ -246,8 +254,7 @@ impl Sets {
             return Taken::Lives;
         }
         self.give_back(key);
-        let left = Left { set: number, way: way as u8, at: Instant::now(), sum, twin: None };
-        self.left.borrow_mut().push_back(left);
+        self.leave(number, way, sum, None);
         Taken::Out
     }
 
@@ -270,8 +277,7 @@ impl Sets {
             if counting && oldest.at.elapsed() < UNDER_WAY {
                 break;
             }
-            let start = oldest.set as usize * SET_WORDS;
-            if let Some(set) = self.sets.words().get(start..start + SET_WORDS) {
+            if let Some(set) = self.set(oldest.set) {
                 let slot = slot(set, usize::from(oldest.way));
                 let flow = read(slot);
                 let key = flow.place.flow(&flow.entry.rest, &self.seed);
@@ -303,8 +309,8 @@ fn add(slot: &[AtomicU64], counters: &FlowCounters) {
     let at = |field: usize| &slot[start + field / 8];
     // What was seen of it once; what was recognised in its first bytes is where those came.
     const SEEN: u64 = (1 << (8 * offset_of!(Facts, opening_up))) - 1;
-    let facts = Slot { entry: Entry { counters: *counters, ..Entry::default() }, ..Slot::default() };
-    let facts = u64::from_ne_bytes(batch::bytes(&[facts])[start * 8..][..8].try_into().unwrap_or_default());
+    let facts = batch::bytes(std::slice::from_ref(counters)).first_chunk().copied();
+    let facts = u64::from_ne_bytes(facts.unwrap_or_default());
     at(offset_of!(FlowCounters, facts)).fetch_or(facts & SEEN, Ordering::Relaxed);
     at(offset_of!(FlowCounters, messages)).fetch_add(u64::from(counters.messages), Ordering::Relaxed);
     let ways =

@@ -71,10 +71,8 @@ pub(in super::super) unsafe fn found(scratch: *const Scratch) -> *mut FlowCounte
         } else if way < WAYS {
             sets::counters((&raw const (*found).set).read_volatile(), way)
         } else {
-            match FLOWS.get_ptr_mut(&(*scratch).place) {
-                Some(entry) => &raw mut (*entry).counters,
-                None => core::ptr::null_mut(),
-            }
+            // What lies there was compared when it was found.
+            beside(&raw const (*scratch).place, core::ptr::null())
         }
     }
 }
