@@ -77,7 +77,7 @@ impl Reader for Look<'_> {
 
     fn removed(&mut self, fates: &[Fate]) {
         let lives = self.engine.ending().iter().zip(fates).filter(|(_, fate)| **fate == Fate::Lives);
-        let lives = lives.map(|(flow, _)| Entry::Lives(flow.clone())).collect();
+        let lives = lives.map(|(flow, _)| Entry::Lives(flow.clone()));
         // Without that note it would be looked up at the next start, and found alive as well.
         let _ = self.keeper.note(lives);
         (self.hand_on)(&self.engine.end(fates));

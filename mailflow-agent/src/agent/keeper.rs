@@ -75,14 +75,14 @@ impl Keeper {
     ///
     /// # Errors
     /// It cannot be written: then it must not be done.
-    pub(super) fn note(&mut self, entries: Vec<Entry>) -> io::Result<()> {
+    pub(super) fn note(&mut self, entries: impl IntoIterator<Item = Entry>) -> io::Result<()> {
         let Some(store) = &mut self.store else { return Ok(()) };
-        if entries.is_empty() {
+        let mut entries = entries.into_iter().peekable();
+        if entries.peek().is_none() {
             return Ok(());
         }
         let first = self.poll.take();
-        let all: Vec<Entry> = first.iter().cloned().chain(entries).collect();
-        let result = store.note(&all);
+        let result = store.note(first.iter().cloned().chain(entries));
         if result.is_err() {
             self.poll = first;
         }
@@ -109,7 +109,7 @@ impl Keeper {
     pub(super) fn over(&mut self, kernel: &Kernel, engine: &Engine, now: Time, sinks: &Sinks) {
         if self.poll.take().is_none() {
             // Without that note the poll is taken for one that was not finished, and looked at again.
-            let _ = self.note(vec![Entry::Over]);
+            let _ = self.note([Entry::Over]);
         }
         self.look_at(sinks);
         // Outputs that work are given until the next poll: what they deliver by then need not be kept.

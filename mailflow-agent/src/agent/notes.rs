@@ -12,10 +12,10 @@ use crate::{
 };
 
 /// What a part of the living brought: records of those that live on, and those that ended.
-pub fn living(effects: &Effects, ended: &[Flow]) -> Vec<Entry> {
+pub fn living(effects: &Effects, ended: &[Flow]) -> impl Iterator<Item = Entry> {
     let active = effects.records.iter().filter(|record| record.reason == RecordReason::Active);
     let active = active.map(|record| Entry::Active(record.flow.clone()));
-    active.chain(ended.iter().cloned().map(Entry::Ended)).collect()
+    active.chain(ended.iter().cloned().map(Entry::Ended))
 }
 
 /// What is taken out of the tables beside the living.

@@ -41,7 +41,7 @@ pub use self::{
     error::KernelError,
     examine::{AtHook, ClockState, Examined, bpf_file_system, check_capabilities, clock_state, examine},
     held::{Difference, Held, Sum},
-    keep::{Kept, pack_key, pack_spill_key, unpack_key, unpack_spill_key},
+    keep::{Kept, key_bytes, pack_spill_key, unpack_key, unpack_spill_key},
     load::{LoadOptions, Programs, SilenceLimits},
     lookout::Lookout,
     machine::KernelVersion,

@@ -1,6 +1,6 @@
 //! What is in the journal and in the history, as bytes.
 
-use mailflow_common::Facts;
+use mailflow_common::{Facts, FlowKey};
 use serde::{Deserialize, Serialize};
 
 use super::tail::Mark;
@@ -10,7 +10,7 @@ use crate::{
         spill::Spill,
         time::Time,
     },
-    kernel::{pack_key, pack_spill_key, unpack_key, unpack_spill_key},
+    kernel::{pack_spill_key, unpack_spill_key},
 };
 
 /// An entry of the journal: what a poll does to the tables, before it does it.
@@ -54,8 +54,9 @@ pub struct Judged {
     pub open: bool,
 }
 
+/// Either, as it is written.
 #[derive(Serialize, Deserialize)]
-enum Line {
+pub(super) enum Line {
     Poll { now: u64, epoch: i128 },
     Ended(Plain),
     Lives(Plain),
@@ -73,7 +74,8 @@ type Way = (u64, u64, u64, u64, u64, Option<u64>);
 /// A flow.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Plain {
-    key: Vec<u8>,
+    #[serde(with = "packed")]
+    key: FlowKey,
     up: Way,
     down: Way,
     first: u64,
@@ -83,8 +85,8 @@ pub(super) struct Plain {
 }
 
 impl Entry {
-    pub(super) fn bytes(&self) -> Result<Vec<u8>, postcard::Error> {
-        let written = match self {
+    pub(super) fn line(&self) -> Line {
+        match self {
             Self::Poll { now, epoch } => Line::Poll { now: now.as_nanos(), epoch: *epoch },
             Self::Ended(flow) => Line::Ended(plain(flow)),
             Self::Lives(flow) => Line::Lives(plain(flow)),
@@ -99,20 +101,19 @@ impl Entry {
             Self::Over => Line::Over,
             Self::Written(files) => Line::Written(files.clone()),
             Self::Kept(now) => Line::Kept(*now),
-        };
-        postcard::to_stdvec(&written)
+        }
     }
 
     /// From bytes; `None` where they are no entry of a journal.
     pub(super) fn read(bytes: &[u8]) -> Option<Self> {
         Some(match postcard::from_bytes(bytes).ok()? {
             Line::Poll { now, epoch } => Self::Poll { now: Time::from_nanos(now), epoch },
-            Line::Ended(plain) => Self::Ended(flow(plain)?),
-            Line::Lives(plain) => Self::Lives(flow(plain)?),
+            Line::Ended(plain) => Self::Ended(flow(plain)),
+            Line::Lives(plain) => Self::Lives(flow(plain)),
             Line::Finished(plain, replaced, sums) => {
-                Self::Finished(Finished { flow: flow(plain)?, replaced: Time::from_nanos(replaced) }, sums)
+                Self::Finished(Finished { flow: flow(plain), replaced: Time::from_nanos(replaced) }, sums)
             }
-            Line::Active(plain) => Self::Active(flow(plain)?),
+            Line::Active(plain) => Self::Active(flow(plain)),
             Line::Spilled(key, up, down, attempts, sessions) => {
                 let key = unpack_spill_key(&key)?;
                 Self::Spilled(Spill {
@@ -133,9 +134,9 @@ impl Entry {
 }
 
 impl Judged {
-    pub(super) fn bytes(&self) -> Result<Vec<u8>, postcard::Error> {
+    pub(super) fn line(&self) -> Line {
         let reason = RecordReason::ALL.iter().position(|reason| *reason == self.reason).unwrap_or(0);
-        postcard::to_stdvec(&Line::Judged(self.at.as_nanos(), plain(&self.flow), reason as u8, self.open))
+        Line::Judged(self.at.as_nanos(), plain(&self.flow), reason as u8, self.open)
     }
 
     /// From bytes; `None` where they are none.
@@ -143,7 +144,7 @@ impl Judged {
         match postcard::from_bytes(bytes).ok()? {
             Line::Judged(at, plain, reason, open) => Some(Self {
                 at: Time::from_nanos(at),
-                flow: flow(plain)?,
+                flow: flow(plain),
                 reason: *RecordReason::ALL.get(usize::from(reason))?,
                 open,
             }),
@@ -164,7 +165,7 @@ fn direction((packets, bytes, payload, data_packets, data_bytes, last): Way) -> 
 pub(super) fn plain(flow: &Flow) -> Plain {
     let facts = &flow.facts;
     Plain {
-        key: pack_key(&flow.key),
+        key: flow.key,
         up: way(&flow.up),
         down: way(&flow.down),
         first: flow.first.as_nanos(),
@@ -185,11 +186,11 @@ pub(super) fn plain(flow: &Flow) -> Plain {
     }
 }
 
-pub(super) fn flow(plain: Plain) -> Option<Flow> {
+pub(super) fn flow(plain: Plain) -> Flow {
     let [syn, syn_ack, fin_up, fin_down, reset, answered, opening_up, opening_down, upgrade, looked] =
         plain.facts;
-    Some(Flow {
-        key: unpack_key(&plain.key)?,
+    Flow {
+        key: plain.key,
         up: direction(plain.up),
         down: direction(plain.down),
         first: Time::from_nanos(plain.first),
@@ -207,12 +208,28 @@ pub(super) fn flow(plain: Plain) -> Option<Flow> {
             upgrade,
             looked,
         },
-    })
+    }
+}
+
+/// A flow's key as its bytes.
+mod packed {
+    use mailflow_common::FlowKey;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    use crate::kernel::{key_bytes, unpack_key};
+
+    pub(super) fn serialize<S: Serializer>(key: &FlowKey, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(key_bytes(key))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<FlowKey, D::Error> {
+        unpack_key(Deserialize::deserialize(deserializer)?).ok_or_else(|| D::Error::custom("no flow's key"))
+    }
 }
 
 #[cfg(test)]
 pub(super) mod tests {
-    use mailflow_common::{Address, FlowKey};
+    use mailflow_common::Address;
 
     use super::*;
 
@@ -246,6 +263,22 @@ pub(super) mod tests {
         }
     }
 
+    fn bytes(line: &Line) -> Vec<u8> {
+        postcard::to_stdvec(line).unwrap()
+    }
+
+    #[test]
+    fn a_key_that_is_cut_is_no_entry() {
+        let [whole, cut] = [40, 39].map(|length| {
+            let key = vec![0u8; length];
+            let way: Way = (0, 0, 0, 0, 0, None);
+            // As `Line::Ended` is written.
+            postcard::to_stdvec(&(1u8, key, way, way, 0u64, 0u32, None::<[u8; 6]>, [0u8; 10])).unwrap()
+        });
+        assert!(matches!(Entry::read(&whole), Some(Entry::Ended(flow)) if flow.key == FlowKey::default()));
+        assert_eq!(Entry::read(&cut), None);
+    }
+
     #[test]
     fn entries_come_back() {
         let flow = some_flow(4_000);
@@ -266,11 +299,11 @@ pub(super) mod tests {
             Entry::Spilled(spill),
             Entry::Over,
         ] {
-            assert_eq!(Entry::read(&entry.bytes().unwrap()), Some(entry));
+            assert_eq!(Entry::read(&bytes(&entry.line())), Some(entry));
         }
         let judged = Judged { at: Time::from_nanos(8), flow, reason: RecordReason::Shutdown, open: true };
-        assert_eq!(Judged::read(&judged.bytes().unwrap()), Some(judged.clone()));
-        assert_eq!(Entry::read(&judged.bytes().unwrap()), None);
+        assert_eq!(Judged::read(&bytes(&judged.line())), Some(judged.clone()));
+        assert_eq!(Entry::read(&bytes(&judged.line())), None);
         assert_eq!(Entry::read(&[99, 1, 2]), None);
     }
 }

@@ -92,7 +92,7 @@ impl History {
         Ok(Self { directory: directory.to_owned(), current: None, next })
     }
 
-    /// Appends.
+    /// Appends. After an error nothing of it is there.
     pub(super) fn write(&mut self, past: impl IntoIterator<Item = Past>) -> io::Result<()> {
         let mut past = past.into_iter().peekable();
         if past.peek().is_none() {
@@ -106,10 +106,15 @@ impl History {
                 none.insert(Appender::open(&path)?)
             }
         };
-        for past in past {
-            current.add(&past.bytes()?);
-        }
-        current.write()
+        let before = current.bytes();
+        let written = past.try_for_each(|past| {
+            past.add_to(current).map_err(io::Error::other)?;
+            if current.is_full() { current.write() } else { Ok(()) }
+        });
+        written.and_then(|()| current.write()).or_else(|error| {
+            current.cut(before)?;
+            Err(error)
+        })
     }
 
     /// Removes all of it, and begins anew.
@@ -120,18 +125,16 @@ impl History {
 }
 
 impl Past {
-    fn bytes(&self) -> io::Result<Vec<u8>> {
+    fn add_to(&self, file: &mut Appender) -> postcard::Result<()> {
         // The first byte tells them apart.
-        let (kind, bytes) = match self {
-            Self::Judged(judged) => (0, judged.bytes()),
-            Self::Told(told) => (1, postcard::to_stdvec(told)),
-            Self::Kept(now) => (2, postcard::to_stdvec(now)),
-            Self::Epoch(epoch) => (3, postcard::to_stdvec(epoch)),
-            Self::Passed(now) => (4, postcard::to_stdvec(&now.as_nanos())),
+        let frame = match self {
+            Self::Judged(judged) => file.add(&(0u8, judged.line())),
+            Self::Told(told) => file.add(&(1u8, told)),
+            Self::Kept(now) => file.add(&(2u8, now)),
+            Self::Epoch(epoch) => file.add(&(3u8, epoch)),
+            Self::Passed(now) => file.add(&(4u8, now.as_nanos())),
         };
-        let mut frame = vec![kind];
-        frame.extend(bytes.map_err(io::Error::other)?);
-        Ok(frame)
+        frame.map(drop)
     }
 
     fn read(frame: &[u8]) -> Option<Self> {
@@ -196,6 +199,10 @@ mod tests {
         assert_eq!(History::read(&directory).unwrap(), []);
         again.write([judged(4)]).unwrap();
         assert_eq!(History::read(&directory).unwrap(), [judged(4)]);
+        // More than is written at once.
+        let many: Vec<Past> = (0..10_000).map(judged).collect();
+        again.write(many.iter().cloned()).unwrap();
+        assert_eq!(History::read(&directory).unwrap()[1..], many);
         History::clear(&directory).unwrap();
         fs::remove_dir(directory).unwrap();
     }

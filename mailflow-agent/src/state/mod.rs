@@ -34,7 +34,10 @@ pub use self::{
     tail::Written,
     untold::{Event, Untold},
 };
-use self::{frames::Appender, history::History};
+use self::{
+    frames::{Appender, Frames},
+    history::History,
+};
 use crate::{
     control::Firing,
     engine,
@@ -120,7 +123,7 @@ impl From<Kept> for Tables {
 
 impl From<Tables> for Kept {
     fn from(Tables { prefix, ticks, bases, retired, overflow, carried, read }: Tables) -> Self {
-        let carried = carried.into_iter().filter_map(entry::flow).collect();
+        let carried = carried.into_iter().map(entry::flow).collect();
         Self { prefix, ticks, bases, retired, overflow, carried, read }
     }
 }
@@ -153,9 +156,8 @@ pub struct Store {
     _lock: File,
     journal: Appender,
     history: History,
-    /// The journal's entries since the outputs had written all, and their bytes.
-    unwritten: Vec<Vec<u8>>,
-    unwritten_bytes: usize,
+    /// The journal's entries since the outputs had written all.
+    unwritten: Frames,
     /// Alerts handed over since all of them were delivered.
     untold: Vec<Told>,
 }
@@ -192,8 +194,7 @@ impl Store {
             _lock: lock,
             journal,
             history,
-            unwritten: Vec::new(),
-            unwritten_bytes: 0,
+            unwritten: Frames::default(),
             untold: Vec::new(),
         };
         Ok((store, recovered))
@@ -224,12 +225,13 @@ impl Store {
     ///
     /// # Errors
     /// The system refuses; then nothing of it is there.
-    pub fn note(&mut self, entries: &[Entry]) -> io::Result<()> {
+    pub fn note(&mut self, entries: impl IntoIterator<Item = Entry>) -> io::Result<()> {
         for entry in entries {
-            let bytes = entry.bytes().map_err(io::Error::other)?;
-            self.journal.add(&bytes);
-            self.unwritten_bytes += bytes.len();
-            self.unwritten.push(bytes);
+            let frame = self.journal.add(&entry.line()).map_err(io::Error::other)?;
+            // More of them are given up.
+            if self.unwritten.bytes().len() <= MOST_UNWRITTEN {
+                self.unwritten.push(frame);
+            }
         }
         self.journal.write()
     }
@@ -273,14 +275,13 @@ impl Store {
     /// The system refuses.
     pub fn mark(&mut self, files: &[PathBuf]) -> io::Result<()> {
         let entry = Entry::Written(files.iter().filter_map(|file| tail::Mark::of(file)).collect());
-        self.unwritten.clear();
-        self.unwritten_bytes = 0;
-        self.note(&[entry])
+        self.unwritten.clear(0);
+        self.note([entry])
     }
 
     /// Whether there is more that the outputs have not written than is kept for them.
     pub fn is_full(&self) -> bool {
-        self.unwritten_bytes > MOST_UNWRITTEN
+        self.unwritten.bytes().len() > MOST_UNWRITTEN
     }
 
     /// Whether a state should be kept even if that takes a while.
@@ -293,20 +294,21 @@ impl Store {
     /// # Errors
     /// The system refuses; the state before, and the journal and the history since then, stay.
     pub fn keep(&mut self, state: &State) -> Result<(), StateError> {
-        let head = postcard::to_stdvec(&Head { version: VERSION, boot: self.boot.clone() })?;
-        let bytes = postcard::to_stdvec(state)?;
+        let (mut whole, mut kept) = (Frames::default(), Frames::default());
+        whole.add(&Head { version: VERSION, boot: self.boot.clone() })?;
+        whole.add(state)?;
         let refused = |source| StateError::Refused { path: self.directory.clone(), source };
         // The journal first says that the state has it all, so that nothing is booked twice whenever this ends.
-        let kept = Entry::Kept(state.now).bytes()?;
-        self.journal.add(&kept);
+        let line = Entry::Kept(state.now).line();
+        kept.add(&line)?;
+        self.journal.add(&line)?;
         self.journal.write().map_err(refused)?;
         self.history.write([Past::Kept(state.now)]).map_err(refused)?;
-        frames::replace(&self.directory.join(STATE), [head.as_slice(), &bytes]).map_err(refused)?;
+        frames::replace(&self.directory.join(STATE), [&whole]).map_err(refused)?;
         // While outputs are behind it is not written anew each time.
         if self.unwritten.len() <= 1 || self.is_long() {
             let journal = self.directory.join(JOURNAL);
-            let entries = self.unwritten.iter().map(Vec::as_slice).chain([kept.as_slice()]);
-            frames::replace(&journal, entries).map_err(refused)?;
+            frames::replace(&journal, [&self.unwritten, &kept]).map_err(refused)?;
             self.journal = Appender::open(&journal).map_err(refused)?;
         }
         // Of the alerts before, the state has those that are to be told yet.

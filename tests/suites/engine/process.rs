@@ -235,7 +235,7 @@ impl<'a> Process<'a> {
     fn part(&mut self, part: &[Flow], until: Option<Point>, missed: &mut HashSet<Which>) -> bool {
         let effects = self.engine.look(part);
         let ending = self.engine.ending().to_vec();
-        self.note(notes::living(&effects, &ending));
+        self.note(notes::living(&effects, &ending).collect());
         if until == Some(Point::Noted) {
             missed.extend(ending.iter().map(which));
             return false;

@@ -119,7 +119,7 @@ impl Pipeline {
             cycle::last_look(&mut kernel, &mut engine, &mut keeper, moment, take)
         };
         // As after every poll.
-        let _ = keeper.note(vec![Entry::Over]);
+        let _ = keeper.note([Entry::Over]);
         let written = sinks.outputs.close(grace);
         keeper.look_at(&sinks);
         if stays {
