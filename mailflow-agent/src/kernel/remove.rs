@@ -42,6 +42,9 @@ pub(super) fn remove(
         };
         fates.push(fate);
     }
+    if let Some(sets) = &loaded.sets {
+        sets.mark();
+    }
     beside(loaded, &asked, &mut fates)?;
     for (flow, fate) in flows.iter().zip(&fates) {
         book.note(flow, *fate);

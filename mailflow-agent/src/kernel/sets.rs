@@ -16,6 +16,7 @@ use mailflow_common::{
 };
 
 use super::{batch, held::Sum, machine::KernelVersion, mapped::Mapped};
+use crate::engine::event::Gain;
 
 /// Words of a set, and of a flow in it.
 const SET_WORDS: usize = size_of::<Set>() / 8;
@@ -65,14 +66,14 @@ pub(super) struct Sets {
     left: RefCell<VecDeque<Left>>,
     /// ... and how many of them have a twin.
     twins: Cell<usize>,
+    /// By when how many of them were taken out: to look at the clock for each would cost more than all else.
+    waves: RefCell<VecDeque<(Instant, usize)>>,
 }
 
 /// A way whose flow was taken out.
 struct Left {
     set: u32,
     way: u8,
-    /// When.
-    at: Instant,
     /// What it held then.
     sum: Sum,
     /// The way that its flow has beside this one, where it had two.
@@ -101,14 +102,18 @@ impl Sets {
     /// Maps the sets of a table, to be read.
     pub(super) fn open(sets: &MapData, count: u32, seed: [u64; 2]) -> io::Result<Self> {
         let sets = Mapped::new(sets, count, size_of::<Set>())?;
-        Ok(Self { sets, shares: None, seed, left: RefCell::default(), twins: Cell::default() })
+        Ok(Self::of(sets, seed))
     }
 
     /// Sets in memory of our own.
     #[cfg(test)]
     fn ours(count: usize, seed: [u64; 2]) -> io::Result<Self> {
-        let sets = Mapped::own(count * size_of::<Set>())?;
-        Ok(Self { sets, shares: None, seed, left: RefCell::default(), twins: Cell::default() })
+        Ok(Self::of(Mapped::own(count * size_of::<Set>())?, seed))
+    }
+
+    fn of(sets: Mapped, seed: [u64; 2]) -> Self {
+        let (left, twins, waves) = Default::default();
+        Self { sets, shares: None, seed, left, twins, waves }
     }
 
     /// The same with the cells of the sources' shares, to take flows out.
@@ -125,16 +130,27 @@ impl Sets {
         for (number, set) in self.all() {
             for way in 0..WAYS {
                 if set[way].load(Ordering::Relaxed) == LEFT {
-                    self.leave(number, way, Sum::of(&read(slot(set, way)).entry.counters), None);
+                    self.leave(number, way, sum(slot(set, way)), None);
                 }
             }
         }
+        self.mark();
     }
 
     /// A way is to be freed, which holds `sum` now.
     fn leave(&self, set: u32, way: usize, sum: Sum, twin: Option<usize>) {
         let (way, twin) = (way as u8, twin.map(|twin| twin as u8));
-        self.left.borrow_mut().push_back(Left { set, way, at: Instant::now(), sum, twin });
+        self.left.borrow_mut().push_back(Left { set, way, sum, twin });
+    }
+
+    /// Notes the time: what was taken out since the last such note can be freed [`UNDER_WAY`] from now.
+    pub(super) fn mark(&self) {
+        let mut waves = self.waves.borrow_mut();
+        let known: usize = waves.iter().map(|(_, ways)| ways).sum();
+        let ways = self.left.borrow().len() - known;
+        if ways > 0 {
+            waves.push_back((Instant::now(), ways));
+        }
     }
 
     /// The set with this number.
@@ -180,7 +196,7 @@ impl Sets {
                     Some(twin) => {
                         set[way].store(LEFT, Ordering::SeqCst);
                         self.give_back(&flow.place.flow(&flow.entry.rest, &self.seed));
-                        let sum = Sum::of(&read(slot(set, way)).entry.counters);
+                        let sum = sum(slot(set, way));
                         apart.add(&sum);
                         self.twins.set(self.twins.get() + 1);
                         self.leave(number, way, sum, Some(twin));
@@ -188,6 +204,7 @@ impl Sets {
                 }
             }
         }
+        self.mark();
         apart
     }
 
@@ -243,11 +260,11 @@ impl Sets {
         }
         let slot = slot(set, way);
         let same = |sum: &Sum| (sum.up.packets + sum.down.packets) as u32 == packets as u32;
-        if !same(&Sum::of(&read(slot).entry.counters)) {
+        if !same(&sum(slot)) {
             return Taken::Lives;
         }
         let tag = set[way].swap(LEFT, Ordering::SeqCst);
-        let sum = Sum::of(&read(slot).entry.counters);
+        let sum = sum(slot);
         if !same(&sum) {
             // Just now: as if nobody had asked.
             set[way].store(tag, Ordering::SeqCst);
@@ -271,30 +288,30 @@ impl Sets {
     /// Frees the ways whose flow was taken out so long ago that no packet is under way to it, or all of them where
     /// nobody counts. Returns what came to them since.
     pub(super) fn free(&self, counting: bool) -> Sum {
-        let mut late = Sum::default();
-        let mut left = self.left.borrow_mut();
-        while let Some(oldest) = left.front() {
-            if counting && oldest.at.elapsed() < UNDER_WAY {
-                break;
-            }
-            if let Some(set) = self.set(oldest.set) {
-                let slot = slot(set, usize::from(oldest.way));
-                let flow = read(slot);
-                let key = flow.place.flow(&flow.entry.rest, &self.seed);
-                late.subtract(&oldest.sum);
-                if oldest.twin.is_some() {
-                    self.twins.set(self.twins.get() - 1);
-                }
-                if oldest.twin.is_none() || !self.add(&key, &flow.entry.counters) {
-                    late.add(&Sum::of(&flow.entry.counters));
-                }
-                slot.iter().for_each(|word| word.store(0, Ordering::Relaxed));
-                // Whoever finds it free finds zeros.
-                set[usize::from(oldest.way)].store(FREE, Ordering::Release);
-            }
-            left.pop_front();
+        self.mark();
+        let (now, mut late) = (Instant::now(), Sum::default());
+        let (mut waves, mut left) = (self.waves.borrow_mut(), self.left.borrow_mut());
+        while let Some((_, ways)) = waves.pop_front_if(|(at, _)| !counting || *at + UNDER_WAY <= now) {
+            left.drain(..ways).for_each(|left| self.free_one(&left, &mut late));
         }
         late
+    }
+
+    fn free_one(&self, left: &Left, late: &mut Sum) {
+        let Some(set) = self.set(left.set) else { return };
+        let (way, slot) = (usize::from(left.way), slot(set, usize::from(left.way)));
+        late.subtract(&left.sum);
+        let added = left.twin.is_some() && {
+            self.twins.set(self.twins.get() - 1);
+            let flow = read(slot);
+            self.add(&flow.place.flow(&flow.entry.rest, &self.seed), &flow.entry.counters)
+        };
+        if !added {
+            late.add(&sum(slot));
+        }
+        slot.iter().for_each(|word| word.store(0, Ordering::Relaxed));
+        // Whoever finds it free finds zeros.
+        set[way].store(FREE, Ordering::Release);
     }
 }
 
@@ -325,6 +342,22 @@ fn add(slot: &[AtomicU64], counters: &FlowCounters) {
         let packets = at(field + offset_of!(DirectionCounters, bare_packets));
         packets.fetch_add(u64::from(way.bare_packets), Ordering::Relaxed);
     }
+}
+
+/// What the flow in a slot has.
+fn sum(slot: &[AtomicU64]) -> Sum {
+    const START: usize = (offset_of!(Slot, entry) + offset_of!(Entry, counters)) / 8;
+    let way = |field: usize| {
+        let word = |part: usize| slot[START + (field + part) / 8].load(Ordering::Relaxed);
+        Gain {
+            // The low half of a word whose high one is a time.
+            packets: word(offset_of!(DirectionCounters, data_packets))
+                + u64::from(word(offset_of!(DirectionCounters, bare_packets)) as u32),
+            bytes: word(offset_of!(DirectionCounters, data_bytes))
+                + word(offset_of!(DirectionCounters, bare_bytes)),
+        }
+    };
+    Sum { up: way(offset_of!(FlowCounters, up)), down: way(offset_of!(FlowCounters, down)) }
 }
 
 fn read(words: &[AtomicU64]) -> Slot {

@@ -28,8 +28,8 @@ use crate::engine::{
     time::Time,
 };
 
-/// Flows handed on together: few enough for a CPU's cache.
-const BATCH: usize = 1024;
+/// Flows handed on together: few enough for a CPU's cache, with all that is made of them.
+const BATCH: usize = 256;
 
 /// Who is shown the tables, part by part, in the order of these methods.
 pub trait Reader {
@@ -207,7 +207,7 @@ impl Table {
         book.carried.begin();
         let mut visit = |place: &Place, entry: &Entry| {
             let key = place.flow(&entry.rest, &maps.seed);
-            living.extend(book.enter(&key, &entry.counters, moment, limits));
+            book.enter(&mut living, &key, &entry.counters, moment, limits);
             if living.len() == BATCH {
                 refused = hand_over(&living, book, reader, remove).err().or(refused.take());
                 living.clear();
@@ -308,24 +308,28 @@ fn hand_over(
 }
 
 impl Book {
-    /// Notes an entry, and makes a flow of it. `None` if that cannot be done yet, as it is being used
-    /// again at this moment.
+    /// Notes an entry, and adds the flow that it is of. Not yet if it is being used again at this moment.
     fn enter(
         &mut self,
+        living: &mut Vec<Flow>,
         key: &FlowKey,
         counters: &FlowCounters,
         moment: Moment<'_>,
         limits: &SilenceLimits,
-    ) -> Option<Flow> {
+    ) {
         let base = self.bases.get(key);
         self.held.live(counters, base);
         let unsettled = base.is_some_and(|base| base.first == counters.first);
         if counters.first >= moment.horizon || unsettled {
-            self.carried.pass(key);
-            return None;
+            return self.carried.pass(key);
         }
-        let flow = flow(key, counters, base, moment);
-        Some(if base.is_none() && !self.carried.is_empty() { self.carried.join(flow, limits) } else { flow })
+        living.push(flow(key, counters, base, moment));
+        if base.is_none()
+            && !self.carried.is_empty()
+            && let Some(flow) = living.last_mut()
+        {
+            *flow = self.carried.join(flow.clone(), limits);
+        }
     }
 
     /// The packets that the entry of `flow` holds, with those of the flows before it.

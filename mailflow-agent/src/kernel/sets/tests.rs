@@ -75,6 +75,13 @@ fn a_flow_is_taken_out_only_as_it_was_seen_and_its_way_freed_when_nothing_is_und
     assert!(slot(set, way).iter().all(|word| word.load(Ordering::Relaxed) == 0));
     assert_eq!((set[way].load(Ordering::Relaxed), sets.left.borrow().len()), (FREE, 0));
     assert_eq!(put(&sets, &one, 2), way, "there is room again");
+    // Two looks at the clock: what was taken out after the first is not freed with what was before it.
+    assert_eq!(sets.take(&one, PACKETS), Taken::Out);
+    sets.mark();
+    std::thread::sleep(UNDER_WAY);
+    assert_eq!(sets.take(&other, PACKETS), Taken::Out);
+    assert_eq!((sets.free(true), sets.left.borrow().len()), (Sum::default(), 1));
+    assert_eq!(set[way].load(Ordering::Relaxed), FREE);
 }
 
 #[test]
