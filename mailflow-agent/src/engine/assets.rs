@@ -97,11 +97,19 @@ impl Networks {
 
     /// The line that makes `ip` internal: the longest that matches, unless it excludes.
     pub fn find(&self, ip: IpAddr) -> Option<&Network> {
-        let line = match ip.to_canonical() {
+        self.0.networks.get(self.line(ip)?)
+    }
+
+    fn line(&self, ip: IpAddr) -> Option<usize> {
+        match ip.to_canonical() {
             IpAddr::V4(v4) => self.0.v4.find(v4.to_bits()),
             IpAddr::V6(v6) => self.0.v6.find(v6.to_bits()),
-        };
-        self.0.networks.get(line?)
+        }
+    }
+
+    /// Whether both are one and the same set, and not only alike.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 
     /// The lines, with the groups and roles that they inherit.
@@ -118,13 +126,19 @@ impl Networks {
     /// `ip` with all that is known of it. The internal list goes first: what it names is inside,
     /// special use or not.
     pub fn locate(&self, ip: IpAddr) -> Site<'_> {
+        self.locate_line(ip).0
+    }
+
+    /// The same with the number of the line that makes it internal, from 0.
+    pub(super) fn locate_line(&self, ip: IpAddr) -> (Site<'_>, Option<usize>) {
         let ip = ip.to_canonical();
-        let network = self.find(ip);
+        let line = self.line(ip);
+        let network = line.and_then(|line| self.0.networks.get(line));
         let place = match network {
             Some(_) => Place::Internal,
             None => special_use(ip).map_or(Place::Internet, Place::Special),
         };
-        Site { ip, place, network }
+        (Site { ip, place, network }, line)
     }
 
     /// Where `ip` is.

@@ -37,6 +37,7 @@ pub mod rule;
 mod saved;
 mod set;
 pub mod settings;
+mod sites;
 pub mod size;
 mod slot;
 mod slots;

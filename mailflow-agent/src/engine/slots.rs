@@ -12,7 +12,7 @@ use std::{cmp::Ordering, hint::black_box};
 use super::{name::Name, slot::Slot};
 
 /// Of this many slots, one fewer is taken at most.
-const ROOM: usize = 8;
+const ROOM: usize = 6;
 /// The table grows by this part of itself.
 const STEP: usize = 12;
 /// Slots behind the last home, for those that find no room before.

@@ -36,12 +36,13 @@ struct Case<'a> {
 
 impl Evaluator {
     /// The rules that count the flow of `record`; of most flows it is none.
-    pub(in super::super) fn fit(&self, record: &FlowRecord, stage: Stage, internal: &Networks) -> Fit {
+    pub(in super::super) fn fit(&mut self, record: &FlowRecord, stage: Stage, internal: &Networks) -> Fit {
         let (mut fit, mut ends) = (Fit::default(), None);
-        for (number, watch) in self.watches.iter().enumerate() {
+        let Self { watches, sites, epoch, .. } = self;
+        for (number, watch) in watches.iter().enumerate() {
             // Many fail a test of the flow itself, and those are cheaper than looking up where the ends are.
-            if watch.fits(record, stage, self.epoch) {
-                let ends = ends.get_or_insert_with(|| Ends::of(&record.flow, internal));
+            if watch.fits(record, stage, *epoch) {
+                let ends = ends.get_or_insert_with(|| sites.ends(&record.flow, internal));
                 if watch.plan.rule.matching.joins(ends) {
                     fit.insert(number);
                 }
@@ -64,7 +65,7 @@ impl Evaluator {
             return;
         }
         let flow = &record.flow;
-        let ends = Ends::of(flow, internal);
+        let ends = self.sites.ends(flow, internal);
         let (time, has) = (record.time(), Quantities::of(flow));
         let shows = Kinds::of(record, stage);
         let source = Source::of(flow.client(), self.v6_source_prefix);

@@ -20,6 +20,7 @@ use super::{
     lane::{Known, SHARDS},
     plan::Plan,
     settings::Rule,
+    sites::Sites,
     subject::Subject,
     time::{Epoch, Time},
     watched::Around,
@@ -40,6 +41,7 @@ pub(super) struct Evaluator {
     next_sweep: Time,
     shard: usize,
     pub(super) evidence: Evidence,
+    sites: Sites,
 }
 
 impl Evaluator {
@@ -55,6 +57,7 @@ impl Evaluator {
             next_sweep: Time::ZERO,
             shard: 0,
             evidence: Evidence::default(),
+            sites: Sites::default(),
         }
     }
 
