@@ -1,5 +1,8 @@
 //! The flow table's sets, read and freed where they are: see [`mailflow_common::Set`].
 
+mod shape;
+mod slot;
+
 use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
@@ -10,51 +13,18 @@ use std::{
 };
 
 use aya::maps::MapData;
-use mailflow_common::{
-    DirectionCounters, Entry, FREE, Facts, FlowCounters, FlowKey, LEFT, Place, Set, Sharing, Slot, WAYS,
-    set_of,
-};
+use mailflow_common::{Entry, FREE, FlowCounters, FlowKey, LEFT, Place, Set, Sharing, WAYS, set_of};
 
-use super::{batch, held::Sum, machine::KernelVersion, mapped::Mapped};
-use crate::engine::event::Gain;
+pub(super) use self::shape::Shape;
+use self::slot::{FIRST, add, read, slot, sum};
+use super::{held::Sum, mapped::Mapped};
 
-/// Words of a set, and of a flow in it.
+/// Words of a set.
 const SET_WORDS: usize = size_of::<Set>() / 8;
-const SLOT_WORDS: usize = size_of::<Slot>() / 8;
-const SLOTS: usize = offset_of!(Set, slots) / 8;
-/// Where in a slot its time of beginning is.
-const FIRST: usize =
-    (offset_of!(Slot, entry) + offset_of!(Entry, counters) + offset_of!(FlowCounters, first)) / 8;
 
-/// Tables of fewer flows than this have no sets: they are small enough for the cache as they are.
-const LEAST: u32 = 8_192;
 /// How long a packet may still be under way: to a flow that it found before that was taken out, or through a program
 /// that was replaced.
 pub(super) const UNDER_WAY: Duration = Duration::from_millis(20);
-
-const _: () = assert!(offset_of!(FlowCounters, facts) == 0, "the facts are the counters' first word");
-
-/// How the flow table is made up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Shape {
-    /// Its sets.
-    pub(super) sets: u32,
-    /// How many flows may lie beside them.
-    pub(super) beside: u32,
-}
-
-impl Shape {
-    /// What holds so many flows on this kernel.
-    ///
-    /// Flows fall into the sets by chance: where there are as many as all sets' ways, 14.9 % find their set full
-    /// (Poisson). There is room for 20 % beside the sets.
-    pub(super) fn of(flows: u32, version: KernelVersion) -> Self {
-        if version < KernelVersion::EXCHANGE || flows < LEAST {
-            return Self { sets: 0, beside: flows };
-        }
-        Self { sets: flows.div_ceil(WAYS as u32), beside: flows / 5 }
-    }
-}
 
 /// The sets of a table in our own memory.
 pub(super) struct Sets {
@@ -66,7 +36,7 @@ pub(super) struct Sets {
     left: RefCell<VecDeque<Left>>,
     /// ... and how many of them have a twin.
     twins: Cell<usize>,
-    /// By when how many of them were taken out: to look at the clock for each would cost more than all else.
+    /// By when how many of them were taken out: to look at the clock for each would cost as much as to free it.
     waves: RefCell<VecDeque<(Instant, usize)>>,
 }
 
@@ -313,61 +283,6 @@ impl Sets {
         // Whoever finds it free finds zeros.
         set[way].store(FREE, Ordering::Release);
     }
-}
-
-fn slot(set: &[AtomicU64], way: usize) -> &[AtomicU64] {
-    let start = SLOTS + way * SLOT_WORDS;
-    &set[start..start + SLOT_WORDS]
-}
-
-/// Adds counters of a flow to its others.
-fn add(slot: &[AtomicU64], counters: &FlowCounters) {
-    let start = (offset_of!(Slot, entry) + offset_of!(Entry, counters)) / 8;
-    let at = |field: usize| &slot[start + field / 8];
-    // What was seen of it once; what was recognised in its first bytes is where those came.
-    const SEEN: u64 = (1 << (8 * offset_of!(Facts, opening_up))) - 1;
-    let facts = batch::bytes(std::slice::from_ref(counters)).first_chunk().copied();
-    let facts = u64::from_ne_bytes(facts.unwrap_or_default());
-    at(offset_of!(FlowCounters, facts)).fetch_or(facts & SEEN, Ordering::Relaxed);
-    at(offset_of!(FlowCounters, messages)).fetch_add(u64::from(counters.messages), Ordering::Relaxed);
-    let ways =
-        [(offset_of!(FlowCounters, up), &counters.up), (offset_of!(FlowCounters, down), &counters.down)];
-    for (field, way) in ways {
-        at(field + offset_of!(DirectionCounters, data_packets))
-            .fetch_add(way.data_packets, Ordering::Relaxed);
-        at(field + offset_of!(DirectionCounters, data_bytes)).fetch_add(way.data_bytes, Ordering::Relaxed);
-        at(field + offset_of!(DirectionCounters, payload)).fetch_add(way.payload, Ordering::Relaxed);
-        at(field + offset_of!(DirectionCounters, bare_bytes)).fetch_add(way.bare_bytes, Ordering::Relaxed);
-        // The low half of a word whose high one is a time.
-        let packets = at(field + offset_of!(DirectionCounters, bare_packets));
-        packets.fetch_add(u64::from(way.bare_packets), Ordering::Relaxed);
-    }
-}
-
-/// What the flow in a slot has.
-fn sum(slot: &[AtomicU64]) -> Sum {
-    const START: usize = (offset_of!(Slot, entry) + offset_of!(Entry, counters)) / 8;
-    let way = |field: usize| {
-        let word = |part: usize| slot[START + (field + part) / 8].load(Ordering::Relaxed);
-        Gain {
-            // The low half of a word whose high one is a time.
-            packets: word(offset_of!(DirectionCounters, data_packets))
-                + u64::from(word(offset_of!(DirectionCounters, bare_packets)) as u32),
-            bytes: word(offset_of!(DirectionCounters, data_bytes))
-                + word(offset_of!(DirectionCounters, bare_bytes)),
-        }
-    };
-    Sum { up: way(offset_of!(FlowCounters, up)), down: way(offset_of!(FlowCounters, down)) }
-}
-
-fn read(words: &[AtomicU64]) -> Slot {
-    let mut slot = [Slot::default()];
-    let bytes = batch::bytes_mut(&mut slot);
-    for (to, word) in bytes.chunks_exact_mut(8).zip(words) {
-        to.copy_from_slice(&word.load(Ordering::Relaxed).to_ne_bytes());
-    }
-    let [slot] = slot;
-    slot
 }
 
 #[cfg(test)]

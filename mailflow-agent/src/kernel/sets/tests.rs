@@ -1,8 +1,8 @@
 //! The sets as the program fills them, in memory of our own.
 
-use mailflow_common::{PROTOCOL_TCP, Scope, Vlans};
+use mailflow_common::{PROTOCOL_TCP, Scope, Slot, Vlans};
 
-use super::*;
+use super::{super::batch, *};
 
 const SEED: [u64; 2] = [3, 5];
 const PACKETS: u64 = 7;
@@ -149,15 +149,4 @@ fn a_source_gets_its_share_back() {
     assert_eq!(sets.take(&one, PACKETS), Taken::Out);
     let words = sets.shares.as_ref().unwrap().0.words();
     assert!(cells.iter().all(|cell| words[*cell as usize].load(Ordering::Relaxed) == 1));
-}
-
-#[test]
-fn small_tables_and_old_kernels_have_no_sets() {
-    let of = |flows, version| {
-        let Shape { sets, beside } = Shape::of(flows, version);
-        (sets, beside)
-    };
-    assert_eq!(of(1_000, KernelVersion::TCX), (0, 1_000));
-    assert_eq!(of(262_144, KernelVersion::FLOOR), (0, 262_144));
-    assert_eq!(of(262_144, KernelVersion::TCX), (37_450, 52_428));
 }
