@@ -34,10 +34,17 @@ outputs: { metrics: { listen: '127.0.0.1:10825' }, alerts: off }
 ";
 
 pub(crate) fn measure() -> Result<()> {
+    measure_with("", None)?;
+    // As it is installed.
+    measure_with(", with its state kept", Some("state"))
+}
+
+fn measure_with(which: &str, state: Option<&str>) -> Result<()> {
     let lab = Lab::new(&LabOptions::default())?;
     let config = lab.folder().join("wire.yaml");
     fs::write(&config, CONFIG)?;
-    let options = format!("--config {} --interface lan0 --role mirror", config.display());
+    let state = state.map_or("off".into(), |folder| lab.folder().join(folder).display().to_string());
+    let options = format!("--config {} --interface lan0 --role mirror --state {state}", config.display());
     let mut agent = Agent::start(&lab.gateway, &agent_binary()?, lab.folder(), "agent", &options)?;
     let id = agent.process().pid();
     let wire = Wire::open(&lab.client, "eth0")?;
@@ -56,8 +63,8 @@ pub(crate) fn measure() -> Result<()> {
             .ok()
     });
     ensure!(difference.context("no series of the difference")? == 0.0, "packets are missing:\n{page}");
-    line(&format!("{NAME}: new flows sent"), "flows/s", (flows.sent - sent) as f64 / took, None);
-    line(&format!("{NAME} polling every 10 s, CPU"), "% a core", share, Some(8.0));
+    line(&format!("{NAME}{which}: new flows sent"), "flows/s", (flows.sent - sent) as f64 / took, None);
+    line(&format!("{NAME} polling every 10 s{which}, CPU"), "% a core", share, Some(8.0));
     // It has millions of records still to make, which may take longer than it is given.
     agent.stop().map(drop)
 }
