@@ -19,7 +19,7 @@ use super::{
 const KEPT: usize = 1 << 12;
 
 /// Records that are brought into the caches together.
-pub(super) const AHEAD: usize = 16;
+const AHEAD: usize = 16;
 
 /// A record as the rules see it.
 #[derive(Clone, Copy, Debug)]
@@ -83,19 +83,20 @@ impl Arrivals {
         });
     }
 
-    /// How many there are.
-    pub(super) fn len(&self) -> usize {
-        self.turns.len()
-    }
-
-    /// The one at a place of the order.
-    pub(super) fn get(&self, place: usize) -> Option<Arrival<'_>> {
-        let Turn { at, fit, record, stage, .. } = *self.turns.get(place)?;
-        Some(Arrival { at, stage, fit, record: self.records.get(record as usize)? })
+    /// Those that the rules have seen last, or see now, in their order.
+    pub(super) fn in_order(&self) -> impl Iterator<Item = Arrival<'_>> {
+        let turns = if self.seen { self.turns.as_slice() } else { &[] };
+        turns.iter().enumerate().filter_map(|(place, turn)| {
+            if place % AHEAD == 0 {
+                self.warm(place);
+            }
+            let Turn { at, fit, record, stage, .. } = *turn;
+            Some(Arrival { at, stage, fit, record: self.records.get(record as usize)? })
+        })
     }
 
     /// Brings the next records into the caches. Read one by one, each waits for main memory alone.
-    pub(super) fn warm(&self, from: usize) {
+    fn warm(&self, from: usize) {
         let near = self.turns.iter().skip(from).take(AHEAD);
         let mut all = 0;
         for record in near.filter_map(|turn| self.records.get(turn.record as usize)) {
@@ -127,16 +128,10 @@ impl Arrivals {
         });
     }
 
-    /// Those that the rules have seen last, in their order.
+    /// The same, as they were judged.
     pub(super) fn judged(&self) -> impl Iterator<Item = Judged<'_>> {
-        let seen = if self.seen { self.turns.len() } else { 0 };
-        (0..seen).filter_map(|place| {
-            if place % AHEAD == 0 {
-                self.warm(place);
-            }
-            let Arrival { at, stage, record, .. } = self.get(place)?;
-            Some(Judged { at, record, open: stage == Stage::Live })
-        })
+        let judged = |Arrival { at, stage, record, .. }| Judged { at, record, open: stage == Stage::Live };
+        self.in_order().map(judged)
     }
 
     fn clear(&mut self) {

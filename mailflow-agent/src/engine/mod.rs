@@ -54,7 +54,7 @@ mod watched;
 use std::sync::Arc;
 
 use self::{
-    arrival::{AHEAD, Arrival, Arrivals},
+    arrival::{Arrival, Arrivals},
     assets::Networks,
     evaluate::Evaluator,
     event::{Effects, Judged, WindowValue},
@@ -252,13 +252,8 @@ impl Engine {
         let mut effects = Effects::default();
         let mut arrivals = std::mem::take(&mut self.arrivals);
         arrivals.sort();
-        for place in 0..arrivals.len() {
-            if place % AHEAD == 0 {
-                arrivals.warm(place);
-            }
-            if let Some(arrival) = arrivals.get(place) {
-                self.deliver(arrival, &mut effects);
-            }
+        for arrival in arrivals.in_order() {
+            self.deliver(arrival, &mut effects);
         }
         self.arrivals = arrivals;
         for gain in std::mem::take(&mut self.overflowed) {

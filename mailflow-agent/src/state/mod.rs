@@ -299,9 +299,7 @@ impl Store {
         whole.add(state)?;
         let refused = |source| StateError::Refused { path: self.directory.clone(), source };
         // The journal first says that the state has it all, so that nothing is booked twice whenever this ends.
-        let line = Entry::Kept(state.now).line();
-        kept.add(&line)?;
-        self.journal.add(&line)?;
+        kept.push(self.journal.add(&Entry::Kept(state.now).line())?);
         self.journal.write().map_err(refused)?;
         self.history.write([Past::Kept(state.now)]).map_err(refused)?;
         frames::replace(&self.directory.join(STATE), [&whole]).map_err(refused)?;

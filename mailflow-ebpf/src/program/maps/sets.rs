@@ -69,11 +69,8 @@ impl Seat {
     /// The counters of the flow that has this way; null where it is none.
     #[inline(always)]
     pub(super) unsafe fn counters(self, way: usize) -> *mut FlowCounters {
-        // SAFETY: an element of an array, and a slot of it.
-        unsafe {
-            let slot = slot(self.set, way);
-            if slot.is_null() { core::ptr::null_mut() } else { &raw mut (*slot).entry.counters }
-        }
+        // SAFETY: an element of an array.
+        unsafe { counters_in(self.set, way) }
     }
 
     /// Whether flows of this set lie beside it.
@@ -189,7 +186,13 @@ impl Seat {
 #[inline(always)]
 pub(super) unsafe fn counters(number: u32, way: usize) -> *mut FlowCounters {
     let Some(set) = SETS.get_ptr_mut(number) else { return core::ptr::null_mut() };
-    // SAFETY: an element of an array, and a slot of it.
+    // SAFETY: an element of an array.
+    unsafe { counters_in(set, way) }
+}
+
+#[inline(always)]
+unsafe fn counters_in(set: *mut Set, way: usize) -> *mut FlowCounters {
+    // SAFETY: the caller's: an element of an array, and a slot of it.
     unsafe {
         let slot = slot(set, way);
         if slot.is_null() { core::ptr::null_mut() } else { &raw mut (*slot).entry.counters }
