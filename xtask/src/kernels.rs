@@ -6,6 +6,7 @@
 
 mod apt;
 mod boot;
+mod emulator;
 mod guest;
 mod initramfs;
 mod kernel;
@@ -17,7 +18,7 @@ use std::sync::Mutex;
 
 use anyhow::{Result, bail, ensure};
 
-use self::{boot::Booted, guest::Guest, kernel::Kernel, report::Report, table::Table};
+use self::{boot::Booted, emulator::Emulator, guest::Guest, kernel::Kernel, report::Report, table::Table};
 use crate::terminal::say;
 
 /// A line of kernels, and where Debian has it.
@@ -50,6 +51,7 @@ const AT_ONCE: usize = 2;
 /// Boots every kernel that can be had and compares what they say with the documentation.
 pub(crate) fn run() -> Result<()> {
     ensure!(cfg!(target_arch = "x86_64"), "the guests are x86-64 machines, and their program is built here");
+    let emulator = Emulator::get()?;
     let guest = Guest::build()?;
     let mut kernels = Vec::new();
     let mut missing = Vec::new();
@@ -62,7 +64,7 @@ pub(crate) fn run() -> Result<()> {
             }
         }
     }
-    let booted = boot_all(&guest, &kernels);
+    let booted = boot_all(&guest, &kernels, &emulator);
     let mut failed = Vec::new();
     let mut table = Table::new();
     for ((series, kernel), booted) in kernels.iter().zip(booted) {
@@ -89,7 +91,7 @@ pub(crate) fn run() -> Result<()> {
 }
 
 /// Boots them, some at a time; the results are in the kernels' order.
-fn boot_all(guest: &Guest, kernels: &[(&Series, Kernel)]) -> Vec<Result<Booted>> {
+fn boot_all(guest: &Guest, kernels: &[(&Series, Kernel)], emulator: &Emulator) -> Vec<Result<Booted>> {
     let results: Vec<Mutex<Option<Result<Booted>>>> = kernels.iter().map(|_| Mutex::new(None)).collect();
     let next = Mutex::new(0..kernels.len());
     let take = || next.lock().ok()?.next();
@@ -97,7 +99,7 @@ fn boot_all(guest: &Guest, kernels: &[(&Series, Kernel)]) -> Vec<Result<Booted>>
         for _ in 0..AT_ONCE {
             scope.spawn(|| {
                 while let Some(index) = take() {
-                    let booted = boot::boot(guest, &kernels[index].1);
+                    let booted = boot::boot(guest, &kernels[index].1, emulator);
                     if let Ok(mut result) = results[index].lock() {
                         *result = Some(booted);
                     }

@@ -1,7 +1,7 @@
 //! `cargo xtask setup`: what the other tasks need from the machine.
 //!
 //! Only command-line tools are installed. No service is: Postfix, Prometheus, its Alertmanager, nfdump and
-//! tcpreplay are unpacked under `target/lab`, never installed.
+//! tcpreplay are unpacked under `target/lab`, never installed, and so is QEMU where the host has none.
 
 use std::{
     path::Path,
@@ -60,7 +60,6 @@ const TOOLS: &[Tool] = {
         Tool { command: "mount", package: "mount", purposes: &[Demo, Test, Delivery] },
         Tool { command: "c++", package: "g++", purposes: &[Test] },
         Tool { command: "ethtool", package: "ethtool", purposes: &[Test, Kernels] },
-        Tool { command: "qemu-system-x86_64", package: "qemu-system-x86", purposes: &[Test, Kernels] },
         Tool { command: "xz", package: "xz-utils", purposes: &[Test, Kernels] },
         Tool { command: "systemd-analyze", package: "systemd", purposes: &[Test] },
         Tool { command: "lintian", package: "lintian", purposes: &[Test, Delivery] },
@@ -81,7 +80,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 /// Installs what `purpose` lacks; where that takes root and this is not root, the error holds the commands.
 pub(crate) fn prepare(purpose: Purpose) -> Result<()> {
     let needed: Vec<_> = TOOLS.iter().filter(|tool| tool.purposes.contains(&purpose)).collect();
-    let (present, missing): (Vec<_>, Vec<_>) = needed.into_iter().partition(|tool| is_present(tool.command));
+    let (present, missing): (Vec<_>, Vec<_>) =
+        needed.into_iter().partition(|tool| lab::is_present(tool.command));
     if !present.is_empty() {
         terminal::say(format!("here: {}", list(present.iter().map(|tool| tool.command))));
     }
@@ -134,7 +134,7 @@ fn install(packages: &[&str], update: bool) -> Result<()> {
         return Ok(());
     }
     let lines = || list_lines(commands.iter().map(|command| format!("  sudo {}", terminal::shown(command))));
-    if !is_present("apt-get") {
+    if !lab::is_present("apt-get") {
         bail!(
             "this is no Debian or Ubuntu: install these by your system's means: {}",
             list(packages.iter().copied())
@@ -170,10 +170,6 @@ fn rust_components() -> Result<()> {
 }
 
 /// Whether a command is in PATH or in one of the sbin directories.
-fn is_present(command: &str) -> bool {
-    std::env::split_paths(&lab::search_path()).any(|folder| folder.join(command).is_file())
-}
-
 /// apt's package lists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Lists {

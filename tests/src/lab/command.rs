@@ -26,6 +26,12 @@ pub fn search_path() -> String {
     format!("{path}:/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin")
 }
 
+/// Whether [`command`] would find the program.
+#[must_use]
+pub fn is_present(program: &str) -> bool {
+    std::env::split_paths(&search_path()).any(|folder| folder.join(program).is_file())
+}
+
 /// Runs a command to its end.
 ///
 /// # Errors

@@ -19,6 +19,8 @@ pub enum With {
     Nothing,
     /// The libraries it needs and the host lacks.
     Libraries,
+    /// These libraries, and packages whose files it looks for beside its own.
+    LibrariesAnd(&'static [&'static str]),
 }
 
 /// An unpacked package, under `target/lab`.
@@ -96,9 +98,12 @@ pub fn is_unpacked(name: &str) -> bool {
 /// Downloads and unpacks into `root`; returns the package's version.
 fn fetch(name: &str, with: With, root: &Path) -> Result<String> {
     let mut download = apt(&["download", name]);
-    if with == With::Libraries {
+    if with != With::Nothing {
         let plan = output(&mut apt(&["--simulate", "install", name]))?;
         download.args(missing_libraries(&plan));
+    }
+    if let With::LibrariesAnd(others) = with {
+        download.args(others);
     }
     output(download.current_dir(root))?;
     let mut version = None;

@@ -10,9 +10,9 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use mailflow_tests::lab::{Running, command};
+use mailflow_tests::lab::Running;
 
-use super::{guest::Guest, initramfs::Initramfs, kernel::Kernel, modules};
+use super::{emulator::Emulator, guest::Guest, initramfs::Initramfs, kernel::Kernel, modules};
 
 /// How long a guest may take: several times what it needs on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -30,7 +30,7 @@ pub(super) struct Booted {
 }
 
 /// Boots a kernel with the guest and waits until the guest switches the machine off.
-pub(super) fn boot(guest: &Guest, kernel: &Kernel) -> Result<Booted> {
+pub(super) fn boot(guest: &Guest, kernel: &Kernel, emulator: &Emulator) -> Result<Booted> {
     let initramfs = kernel.root.join("initramfs");
     pack(guest, kernel, &initramfs).context("making the guest's file system")?;
     let log = kernel.root.join("console.log");
@@ -39,7 +39,7 @@ pub(super) fn boot(guest: &Guest, kernel: &Kernel) -> Result<Booted> {
         fs::remove_file(&log)?;
     }
     let began = Instant::now();
-    let mut machine = Running::start(qemu(&kernel.image()?, &initramfs), &log)?;
+    let mut machine = Running::start(qemu(emulator, &kernel.image()?, &initramfs), &log)?;
     let ended = machine.wait(PATIENCE);
     machine.stop()?;
     let took = began.elapsed();
@@ -61,8 +61,8 @@ fn pack(guest: &Guest, kernel: &Kernel, path: &Path) -> Result<()> {
     Ok(())
 }
 
-fn qemu(image: &Path, initramfs: &Path) -> Command {
-    let mut qemu = command("qemu-system-x86_64");
+fn qemu(emulator: &Emulator, image: &Path, initramfs: &Path) -> Command {
+    let mut qemu = emulator.command();
     qemu.args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-serial", "stdio"]);
     // One thread for all CPUs: with one each, the emulation has crashed a guest. KVM is not asked for:
     // a virtual machine may show a /dev/kvm that cannot run these kernels.
