@@ -26,7 +26,7 @@ pub(super) fn count<P: Packet>(packet: P, link: Link, toward: Toward, whose: Who
                 let Some(totals) = maps::totals() else { return };
                 // SAFETY: this CPU's own element.
                 unsafe { (*totals).reasons[reason as usize & 15] += 1 };
-                report::lost(reason, packet.length());
+                report::lost(reason, || packet.length());
                 return;
             }
         }

@@ -27,11 +27,12 @@ pub(super) struct Reported {
     count: u64,
 }
 
-/// Says why a buffer was not counted.
+/// Says why a buffer was not counted. Its length is asked for where it is said: most buffers are no mail, and that
+/// is no loss.
 #[inline(always)]
-pub(super) fn lost(reason: Reason, length: u32) {
+pub(super) fn lost(reason: Reason, length: impl FnOnce() -> u32) {
     if reason.is_loss() {
-        event(reason as u32, length);
+        event(reason as u32, length());
     }
 }
 
