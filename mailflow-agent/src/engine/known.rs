@@ -50,14 +50,12 @@ impl Engine {
 
     /// A flow that another engine has made its last record of: what it gained since it was known.
     pub fn forget(&mut self, flow: &Flow) -> Option<Delta> {
-        let [name] = self.table.names(std::slice::from_ref(flow));
-        self.table.take(name, flow)
+        self.table.take(self.table.name(flow), flow)
     }
 
     /// A flow that another engine has made an active record of in this reading: what it gained.
     pub fn recall(&mut self, flow: &Flow) -> Option<Delta> {
-        let [name] = self.table.names(std::slice::from_ref(flow));
-        self.table.see(name, flow).delta
+        self.table.see(self.table.name(flow), flow).delta
     }
 
     /// An open flow one of whose active intervals had passed in this reading, without its record as yet. When it was

@@ -201,7 +201,9 @@ impl Engine {
         let mut effects = Effects::default();
         effects.deltas.reserve(flows.len());
         for flows in flows.chunks(BATCH) {
-            let names = self.table.names::<BATCH>(flows);
+            // One that is new and over already has never been in the table.
+            let short = |flow: &Flow| self.table.is_new(flow) && End::of(flow, &self.limits).at <= self.now;
+            let names = self.table.names::<BATCH>(flows, short);
             for (name, flow) in names.into_iter().zip(flows) {
                 self.see(name, flow, &mut effects);
             }
@@ -315,7 +317,12 @@ impl Engine {
         self.evaluator.counts()
     }
 
-    fn see(&mut self, name: Name, flow: &Flow, effects: &mut Effects) {
+    fn see(&mut self, name: Option<Name>, flow: &Flow, effects: &mut Effects) {
+        let Some(name) = name else {
+            effects.deltas.push(table::all(flow));
+            self.ending.push(flow.clone());
+            return;
+        };
         if End::of(flow, &self.limits).at <= self.now {
             effects.deltas.extend(self.table.take(name, flow));
             self.ending.push(flow.clone());
@@ -350,8 +357,7 @@ impl Engine {
     }
 
     fn conclude(&mut self, flow: &Flow, end: End, effects: &mut Effects) {
-        let [name] = self.table.names(std::slice::from_ref(flow));
-        effects.deltas.extend(self.table.take(name, flow));
+        effects.deltas.extend(self.table.take(self.table.name(flow), flow));
         self.make(flow.clone(), end, effects);
     }
 

@@ -75,6 +75,18 @@ impl Slot {
         (self.rest >> READING) as u8
     }
 
+    /// Whether no reading shows it any more.
+    #[inline]
+    pub(super) fn is_gone(&self) -> bool {
+        self.reading() == 0
+    }
+
+    /// No reading shows it any more; it keeps its name.
+    #[inline]
+    pub(super) fn go(&mut self) {
+        self.rest &= (1 << READING) - 1;
+    }
+
     /// What `flow` gained from `self` to `now`, if anything.
     #[inline]
     pub(super) fn gain(&self, now: &Slot, flow: &Flow) -> Option<Delta> {

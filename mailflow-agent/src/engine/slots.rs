@@ -6,6 +6,9 @@
 //!
 //! The half of the name that is searched for lies apart from the rest: the neighbours that a search
 //! passes are then mostly in one cache line.
+//!
+//! A slot that is taken out keeps its name and its place, for the next that belongs there or near: half of the
+//! flows of a reading may be over at the next, and to close the ranks behind each would cost as much as all the rest.
 
 use std::{cmp::Ordering, hint::black_box};
 
@@ -15,6 +18,8 @@ use super::{name::Name, slot::Slot};
 const ROOM: usize = 6;
 /// The table grows by this part of itself.
 const STEP: usize = 12;
+/// Where this part of the table has been taken out, what is left is put together rather than the table grown.
+const GONE: usize = 16;
 /// Slots behind the last home, for those that find no room before.
 const TAIL: usize = 64;
 /// No name's upper half; higher than all of them.
@@ -31,31 +36,33 @@ pub(super) struct Slots {
     /// Slots that are somebody's home.
     homes: usize,
     len: usize,
+    /// Slots taken out that keep their place.
+    gone: usize,
 }
 
 impl Slots {
     /// The slot of a name, if there is one.
     #[inline]
     pub(super) fn get_mut(&mut self, name: Name) -> Option<&mut Slot> {
-        self.find(name).ok().map(|index| &mut self.slots[index])
+        self.find(name).ok().map(|index| &mut self.slots[index]).filter(|slot| !slot.is_gone())
     }
 
     /// Brings the slots of `names` into the caches.
     ///
     /// Searched for one by one, each waits for main memory alone. Here nothing depends on what is read,
     /// and little is done in between, so that the waits overlap.
-    pub(super) fn warm<const N: usize>(&self, names: &[Name; N]) {
+    pub(super) fn warm<const N: usize>(&self, names: &[Option<Name>; N]) {
         let mut places = [0; N];
         let mut all = 0;
         for (home, name) in places.iter_mut().zip(names) {
-            *home = self.home(name.high);
+            *home = name.map_or(0, |name| self.home(name.high));
         }
         for home in places {
             all ^= self.names.get(home..home + NEAR).map_or(0, |near| near[0] ^ near[NEAR - 1]);
         }
         black_box(all);
         for (place, name) in places.iter_mut().zip(names) {
-            *place = self.lower(name.high);
+            *place = name.map_or(0, |name| self.lower(name.high));
         }
         for place in places {
             all ^= self.slots.get(place).map_or(0, Slot::touch);
@@ -65,19 +72,21 @@ impl Slots {
 
     /// Adds a slot, or replaces the one of the same name.
     pub(super) fn put(&mut self, name: Name, slot: Slot) {
-        if self.len >= self.homes / ROOM * (ROOM - 1) {
-            self.grow();
+        if self.len + self.gone >= self.homes / ROOM * (ROOM - 1) {
+            if self.gone > self.homes / GONE { self.fit(self.homes) } else { self.grow() }
         }
         loop {
             match self.find(name) {
-                Ok(index) => return self.slots[index] = slot,
+                Ok(index) => return self.fill(index, name, slot),
                 Err(index) => {
-                    if let Some(free) = self.names[index..].iter().position(|name| *name == EMPTY) {
-                        self.names.copy_within(index..index + free, index + 1);
-                        self.slots.copy_within(index..index + free, index + 1);
-                        (self.names[index], self.slots[index]) = (name.high, slot);
-                        self.len += 1;
-                        return;
+                    let free = |index: &usize| self.names[*index] == EMPTY || self.slots[*index].is_gone();
+                    if let Some(free) = (index..self.names.len()).find(free) {
+                        // Nobody's place any more, or the first of those that move up.
+                        self.gone -= usize::from(self.names[free] != EMPTY);
+                        self.names.copy_within(index..free, index + 1);
+                        self.slots.copy_within(index..free, index + 1);
+                        self.names[index] = EMPTY;
+                        return self.fill(index, name, slot);
                     }
                 }
             }
@@ -86,43 +95,54 @@ impl Slots {
         }
     }
 
+    /// Puts a slot where one of its name is or was, or none.
+    fn fill(&mut self, index: usize, name: Name, slot: Slot) {
+        if self.names[index] == EMPTY {
+            self.len += 1;
+        } else if self.slots[index].is_gone() {
+            self.gone -= 1;
+            self.len += 1;
+        }
+        (self.names[index], self.slots[index]) = (name.high, slot);
+    }
+
     /// Takes a slot out.
     pub(super) fn remove(&mut self, name: Name) -> Option<Slot> {
         let index = self.find(name).ok()?;
         let slot = self.slots[index];
-        // Those behind it that are not at home come one nearer.
-        let after = index + 1;
-        let astray = |(index, name): &(usize, &u64)| **name != EMPTY && self.home(**name) < after + index;
-        let end = after + self.names[after..].iter().enumerate().take_while(astray).count();
-        self.names.copy_within(after..end, index);
-        self.slots.copy_within(after..end, index);
-        self.names[end - 1] = EMPTY;
+        if slot.is_gone() {
+            return None;
+        }
+        self.slots[index].go();
         self.len -= 1;
+        self.gone += 1;
         Some(slot)
     }
 
     /// Every slot with its name.
     pub(super) fn iter(&self) -> impl Iterator<Item = (Name, &Slot)> {
-        let taken = self.names.iter().zip(&self.slots).filter(|(high, _)| **high != EMPTY);
+        let all = self.names.iter().zip(&self.slots);
+        let taken = all.filter(|(high, slot)| **high != EMPTY && !slot.is_gone());
         taken.map(|(high, slot)| (Name { high: *high, low: slot.low() }, slot))
     }
 
     /// Every slot.
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Slot> {
-        let taken = self.names.iter().zip(&mut self.slots).filter(|(high, _)| **high != EMPTY);
-        taken.map(|(_, slot)| slot)
+        let all = self.names.iter().zip(&mut self.slots);
+        all.filter(|(high, slot)| **high != EMPTY && !slot.is_gone()).map(|(_, slot)| slot)
     }
 
     /// Takes out all slots but those that `keep` holds of.
     pub(super) fn retain(&mut self, mut keep: impl FnMut(Name, &Slot) -> bool) {
-        let before = self.len;
-        for (high, slot) in self.names.iter_mut().zip(&self.slots) {
-            if *high != EMPTY && !keep(Name { high: *high, low: slot.low() }, slot) {
-                *high = EMPTY;
+        for (high, slot) in self.names.iter().zip(&mut self.slots) {
+            if *high != EMPTY && !slot.is_gone() && !keep(Name { high: *high, low: slot.low() }, slot) {
+                slot.go();
                 self.len -= 1;
+                self.gone += 1;
             }
         }
-        if self.len < before {
+        if self.gone > 0 {
+            self.clear_gone();
             self.place();
         }
     }
@@ -183,6 +203,7 @@ impl Slots {
 
     /// Makes `homes` of them.
     fn fit(&mut self, homes: usize) {
+        self.clear_gone();
         let grows = homes > self.homes;
         self.homes = homes;
         if grows {
@@ -193,6 +214,13 @@ impl Slots {
         }
         let end = self.place();
         self.resize(homes.max(end) + TAIL);
+    }
+
+    /// Slots that were taken out have no place any more; [`Slots::place`] follows.
+    fn clear_gone(&mut self) {
+        let all = self.names.iter_mut().zip(&self.slots);
+        all.filter(|(_, slot)| slot.is_gone()).for_each(|(high, _)| *high = EMPTY);
+        self.gone = 0;
     }
 
     fn resize(&mut self, length: usize) {
@@ -293,17 +321,16 @@ mod tests {
 
     fn check(slots: &mut Slots, model: &BTreeMap<Name, u8>) {
         assert_eq!(slots.len(), model.len());
-        let mut held = Vec::new();
-        slots.retain(|name, slot| {
-            held.push((name, slot.reading()));
-            true
-        });
+        let held: Vec<_> = slots.iter().map(|(name, slot)| (name, slot.reading())).collect();
+        let gone =
+            slots.names.iter().zip(&slots.slots).filter(|(name, slot)| **name != EMPTY && slot.is_gone());
+        assert_eq!(slots.gone, gone.count());
         let expected: Vec<_> = model.iter().map(|(name, reading)| (*name, *reading)).collect();
         assert_eq!(held, expected, "in order");
         for (name, reading) in model {
             assert_eq!(slots.get_mut(*name).map(|slot| slot.reading()), Some(*reading));
         }
-        assert!(slots.len <= slots.homes, "{} of {}", slots.len, slots.homes);
+        assert!(slots.len + slots.gone <= slots.homes, "{} of {}", slots.len, slots.homes);
     }
 
     proptest! {
@@ -351,7 +378,9 @@ mod tests {
             names.clone().for_each(|name| slots.put(name, slot(name, 1)));
             assert!(names.clone().all(|name| slots.get_mut(name).is_some()));
             assert!(names.clone().all(|name| slots.remove(name).is_some()));
-            assert_eq!((slots.len(), slots.names.iter().all(|name| *name == EMPTY)), (0, true));
+            assert_eq!((slots.len(), slots.gone), (0, names.len()));
+            slots.retain(|_, _| true);
+            assert_eq!((slots.gone, slots.names.iter().all(|name| *name == EMPTY)), (0, true));
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What is remembered of every live flow between two readings: enough to tell its gains, no more.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use foldhash::fast;
 use mailflow_common::FlowKey;
@@ -17,6 +17,8 @@ use super::{
 
 /// Readings that may miss a living flow one after the other, at least; twice as many at most.
 const PATIENCE: u8 = 8;
+/// A flow that began so long after the last reading was not in it, however its time was rounded.
+const AFTER: Duration = Duration::from_secs(1);
 /// Readings told apart; the first is 1.
 const READINGS: u8 = 4 * PATIENCE;
 
@@ -30,6 +32,8 @@ pub(super) struct Table {
     /// The moments of the last readings; a flow knows at which it was seen.
     readings: [Time; READINGS as usize],
     reading: u8,
+    /// What began later than this is new in this reading.
+    new_from: Time,
     /// Most flows at once since unused memory was last given back.
     most: usize,
     vanished: u64,
@@ -60,6 +64,7 @@ impl Default for Table {
             marks: HashMap::default(),
             readings: [Time::ZERO; READINGS as usize],
             reading: 1,
+            new_from: Time::END,
             most: 0,
             vanished: 0,
         }
@@ -102,6 +107,7 @@ impl Table {
 
     /// A reading begins. Flows that the last ones did not show are forgotten.
     pub(super) fn begin(&mut self, now: Time) {
+        self.new_from = self.readings[usize::from(self.reading - 1)] + AFTER;
         self.reading = self.reading % READINGS + 1;
         self.readings[usize::from(self.reading - 1)] = now;
         self.most = self.most.max(self.slots.len());
@@ -111,11 +117,25 @@ impl Table {
         }
     }
 
-    /// The names of `flows`, at most `N`, whose slots are in the caches then.
-    pub(super) fn names<const N: usize>(&self, flows: &[Flow]) -> [Name; N] {
-        let mut names = [Name::default(); N];
-        for (name, flow) in names.iter_mut().zip(flows) {
-            *name = self.names.of(flow);
+    /// Whether no reading before this one can have shown a flow.
+    pub(super) fn is_new(&self, flow: &Flow) -> bool {
+        flow.first > self.new_from
+    }
+
+    /// A flow's name.
+    pub(super) fn name(&self, flow: &Flow) -> Name {
+        self.names.of(flow)
+    }
+
+    /// The names of `flows`, at most `N`, but for those to `skip`; their slots are in the caches then.
+    pub(super) fn names<const N: usize>(
+        &self,
+        flows: &[Flow],
+        skip: impl Fn(&Flow) -> bool,
+    ) -> [Option<Name>; N] {
+        let mut names = [None; N];
+        for (name, flow) in names.iter_mut().zip(flows).filter(|(_, flow)| !skip(flow)) {
+            *name = Some(self.names.of(flow));
         }
         self.slots.warm(&names);
         names
@@ -226,7 +246,8 @@ impl Table {
     }
 }
 
-fn all(flow: &Flow) -> Delta {
+/// All that a flow has is its gain.
+pub(super) fn all(flow: &Flow) -> Delta {
     let messages = u64::from(flow.messages);
     Delta { key: flow.key, up: reached(&flow.up), down: reached(&flow.down), messages, new_flow: true }
 }
@@ -252,13 +273,11 @@ mod tests {
     }
 
     fn see(table: &mut Table, flow: &Flow) -> Seen {
-        let [name] = table.names(std::slice::from_ref(flow));
-        table.see(name, flow)
+        table.see(table.name(flow), flow)
     }
 
     fn take(table: &mut Table, flow: &Flow) -> Option<Delta> {
-        let [name] = table.names(std::slice::from_ref(flow));
-        table.take(name, flow)
+        table.take(table.name(flow), flow)
     }
 
     /// One of 300 flows: 20 clients, 5 beginnings of each of 3 ports.
@@ -396,6 +415,23 @@ mod tests {
             assert!(misses > PATIENCE || seen.before.is_some(), "{misses}");
             assert!(misses <= 2 * PATIENCE || seen.before.is_none(), "{misses}");
         }
+    }
+
+    #[test]
+    fn new_is_what_began_well_after_the_last_reading() {
+        let begun = |table: &Table, second| table.is_new(&Flow { first: at(second), ..flow() });
+        let mut table = Table::default();
+        assert!(!begun(&table, 1), "no reading is on");
+        table.begin(at(100));
+        assert!(begun(&table, 99), "it is the first");
+        table.begin(at(110));
+        assert_eq!([100, 101, 102, 110].map(|second| begun(&table, second)), [false, false, true, true]);
+        // The last reading of another process is the last one.
+        let mut table = Table::default();
+        table.restore(at(100), [1, 2], &[]);
+        table.again(at(105));
+        table.begin(at(110));
+        assert_eq!([102, 106, 107].map(|second| begun(&table, second)), [false, false, true]);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use super::workspace;
 
 /// The agent, built with the profile and into the folder that the running test came from: a test must
-/// not run yesterday's agent.
+/// not run yesterday's agent. A benchmark gets it as it is installed.
 ///
 /// # Errors
 /// It does not build.
@@ -24,9 +24,11 @@ fn build() -> Result<PathBuf> {
     let target = profile.parent().context("the test is in no target folder")?;
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.args(["build", "--quiet", "--package", "mailflow-agent", "--target-dir"]).arg(target);
+    let mut folder = profile.to_owned();
     if profile.ends_with("release") {
-        cargo.arg("--release");
+        cargo.args(["--profile", "dist"]);
+        folder = target.join("dist");
     }
     ensure!(cargo.current_dir(workspace()).status()?.success(), "the agent does not build");
-    Ok(profile.join("mailflow-agent"))
+    Ok(folder.join("mailflow-agent"))
 }
