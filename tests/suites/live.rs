@@ -12,6 +12,8 @@ mod lists;
 mod polls;
 #[path = "live/ports.rs"]
 mod ports;
+#[path = "live/queue.rs"]
+mod queue;
 #[path = "live/rule.rs"]
 mod rule;
 #[path = "live/stop.rs"]

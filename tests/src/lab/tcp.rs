@@ -175,6 +175,14 @@ impl Connection {
     pub fn facts(&self) -> Result<(TcpFacts, TcpFacts)> {
         settled(&self.client, &self.server)
     }
+
+    /// What client and server have counted by now, whatever was lost between them.
+    ///
+    /// # Errors
+    /// The kernel does not say.
+    pub fn facts_now(&self) -> Result<(TcpFacts, TcpFacts)> {
+        now(&self.client, &self.server)
+    }
 }
 
 /// Connects from a port, which other connections of this host may have in use too.
@@ -230,12 +238,17 @@ fn drain(mut stream: &TcpStream) -> std::io::Result<()> {
 }
 
 /// Both ends' counters once neither moves any more: the last ACK is on its way when `read` returns.
+fn now(client: &TcpStream, server: &TcpStream) -> Result<(TcpFacts, TcpFacts)> {
+    let (client, mut server) = (TcpFacts::of(client)?, TcpFacts::of(server)?);
+    // The SYN-ACK is sent before this socket exists, and Linux does not book it on the socket later.
+    server.segments_out += 1;
+    Ok((client, server))
+}
+
 fn settled(client: &TcpStream, server: &TcpStream) -> Result<(TcpFacts, TcpFacts)> {
     let deadline = Instant::now() + TIMEOUT;
     loop {
-        let (c, mut s) = (TcpFacts::of(client)?, TcpFacts::of(server)?);
-        // The SYN-ACK is sent before this socket exists, and Linux does not book it on the socket later.
-        s.segments_out += 1;
+        let (c, s) = now(client, server)?;
         if c.segments_out == s.segments_in && s.segments_out == c.segments_in {
             return Ok((c, s));
         }
