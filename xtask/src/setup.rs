@@ -169,7 +169,6 @@ fn rust_components() -> Result<()> {
     )
 }
 
-/// Whether a command is in PATH or in one of the sbin directories.
 /// apt's package lists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Lists {

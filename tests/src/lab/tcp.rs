@@ -237,7 +237,7 @@ fn drain(mut stream: &TcpStream) -> std::io::Result<()> {
     std::io::copy(&mut stream, &mut std::io::sink()).map(drop)
 }
 
-/// Both ends' counters once neither moves any more: the last ACK is on its way when `read` returns.
+/// Both ends' counters as they are.
 fn now(client: &TcpStream, server: &TcpStream) -> Result<(TcpFacts, TcpFacts)> {
     let (client, mut server) = (TcpFacts::of(client)?, TcpFacts::of(server)?);
     // The SYN-ACK is sent before this socket exists, and Linux does not book it on the socket later.
@@ -245,6 +245,7 @@ fn now(client: &TcpStream, server: &TcpStream) -> Result<(TcpFacts, TcpFacts)> {
     Ok((client, server))
 }
 
+/// Both ends' counters once neither moves any more: the last ACK is on its way when `read` returns.
 fn settled(client: &TcpStream, server: &TcpStream) -> Result<(TcpFacts, TcpFacts)> {
     let deadline = Instant::now() + TIMEOUT;
     loop {
