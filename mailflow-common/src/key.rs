@@ -38,7 +38,13 @@ impl Address {
         Self([words[0] & mask[0], words[1] & mask[1], words[2] & mask[2], words[3] & mask[3]])
     }
 
-    /// Both halves as words, for hashing.
+    /// The words as they lie in the packet, for hashing.
+    #[inline(always)]
+    pub(crate) const fn words(&self) -> [u32; 4] {
+        self.0
+    }
+
+    /// Both halves as words.
     #[inline(always)]
     pub const fn halves(&self) -> [u64; 2] {
         let words = &self.0;

@@ -9,6 +9,7 @@
 mod app;
 mod counters;
 mod key;
+mod keyed_hash;
 mod place;
 mod ports;
 mod set;
@@ -20,8 +21,9 @@ pub use counters::{DirectionCounters, Facts, FlowCounters, Silences, answered, s
 pub use key::{
     Address, FlowKey, FragmentKey, FragmentOwner, PROTOCOL_TCP, PROTOCOL_UDP, RetiredKey, Scope, Vlans, owner,
 };
+pub use keyed_hash::HashKeys;
 pub use place::{Entry, Place, Rest};
 pub use ports::{PORT_WORDS, PortSet};
-pub use set::{FREE, LEFT, Set, Slot, WAYS, set_of};
-pub use source::{Removal, SEED_CELLS, SHARE_CELLS, Sharing, SpillCounters, SpillKey, removal};
+pub use set::{FREE, LEFT, Set, Slot, WAYS, set_of, tag_of};
+pub use source::{ALL_CELLS, KEY_CELLS, Removal, SHARE_CELLS, Sharing, SpillCounters, SpillKey, removal};
 pub use totals::{DirectionTotals, Openings, Reason, Totals};

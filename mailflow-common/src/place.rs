@@ -1,17 +1,15 @@
-//! Where a flow lies in the flow table.
+//! A flow's key as the sets of the flow table hold it.
 //!
-//! The table is looked into for every packet of mail, and what that costs is the hash and the comparison of its
-//! key. So the key is as short as IPv4 needs. What an IPv6 flow has beyond it lies beside its counters, and is
-//! compared there.
+//! Every packet of mail is looked up, and the cost of that is the comparison of its key. So the first part of a key is
+//! as short as IPv4 needs. The rest of an IPv6 key follows the counters, and is compared there.
 
 use crate::{Address, FlowCounters, FlowKey, Scope};
 
-/// Key of the flow table.
+/// The part of a flow's key that is compared first, which is all there is of an IPv4 flow.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Place {
-    /// IPv4: the client's and the server's address. IPv6: the low half of the client's, hidden by a hash of
-    /// what is in [`Rest`].
+    /// IPv4: the client's and the server's address. IPv6: the low half of the client's.
     ends: [u32; 2],
     /// The client's port in the high half, the server's in the low one.
     ports: u32,
@@ -19,40 +17,40 @@ pub struct Place {
     scope: Scope,
 }
 
-/// What of an IPv6 flow's addresses is not in its [`Place`]: the high half of the client's, and the server's.
+/// The part of an IPv6 flow's addresses that is not in its [`Place`]: the high half of the client's, and the server's.
 /// All zeros for IPv4.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rest([u64; 3]);
 
-/// Value of the flow table.
+/// A flow's counters in a set, with the rest of its key.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Entry {
     /// The flow's counters.
     pub counters: FlowCounters,
-    /// The rest of its addresses. Two flows of which only this differs have one place, of any two of IPv6
-    /// one pair in 2^64: the second one is counted to its source, as if there were no room.
+    /// The rest of its addresses.
     pub rest: Rest,
 }
 
-const _: () = assert!(size_of::<Place>() == 16, "the flow table's key size");
-const _: () = assert!(size_of::<Entry>() == 144, "the flow table's value size");
+const _: () = assert!(size_of::<Place>() == 16, "the size of a flow's place in a set");
+const _: () = assert!(size_of::<Entry>() == 144, "the size of a flow's entry in a set");
 
 impl Place {
-    /// The place of a flow. `seed` makes those of IPv6 a secret of this table's: nobody can choose addresses
-    /// that share one.
+    /// Number of words that are hashed.
+    pub(crate) const WORDS: usize = 4;
+
+    /// The place of a flow, and the rest of its key.
     #[inline(always)]
-    pub const fn of(key: &FlowKey, seed: &[u64; 2]) -> (Self, Rest) {
+    pub const fn of(key: &FlowKey) -> (Self, Rest) {
         if !key.scope.v6() {
             let ends = [key.client.last_word(), key.server.last_word()];
             return (Self::v4(ends, [key.client_port, key.server_port], key.scope), Rest([0; 3]));
         }
         let ports = (key.client_port as u32) << 16 | key.server_port as u32;
         let ([high, low], [first, second]) = (key.client.halves(), key.server.halves());
-        let rest = Rest([high, first, second]);
-        let hidden = low ^ rest.hash(seed);
-        (Self { ends: [(hidden >> 32) as u32, hidden as u32], ports, scope: key.scope }, rest)
+        let place = Self { ends: [(low >> 32) as u32, low as u32], ports, scope: key.scope };
+        (place, Rest([high, first, second]))
     }
 
     /// The place of an IPv4 flow: its ends' words as they lie in the packet, and their ports, client first.
@@ -61,12 +59,13 @@ impl Place {
         Self { ends, ports: (ports[0] as u32) << 16 | ports[1] as u32, scope }
     }
 
-    /// The flow whose place this is, with the rest that its entry has.
-    pub const fn flow(&self, rest: &Rest, seed: &[u64; 2]) -> FlowKey {
+    /// The key of the flow with this place and this rest.
+    #[inline(always)]
+    pub const fn flow(&self, rest: &Rest) -> FlowKey {
         let (client, server) = if self.scope.v6() {
             let [high, first, second] = rest.0;
-            let hidden = (self.ends[0] as u64) << 32 | self.ends[1] as u64;
-            (Address::of_halves([high, hidden ^ rest.hash(seed)]), Address::of_halves([first, second]))
+            let low = (self.ends[0] as u64) << 32 | self.ends[1] as u64;
+            (Address::of_halves([high, low]), Address::of_halves([first, second]))
         } else {
             (Address::v4(self.ends[0]), Address::v4(self.ends[1]))
         };
@@ -74,13 +73,10 @@ impl Place {
         FlowKey { client, server, client_port, server_port, scope: self.scope }
     }
 
-    /// Both halves as words, for hashing.
+    /// The words that are hashed.
     #[inline(always)]
-    pub const fn halves(&self) -> [u64; 2] {
-        [
-            (self.ends[0] as u64) << 32 | self.ends[1] as u64,
-            (self.ports as u64) << 32 | self.scope.word() as u64,
-        ]
+    pub(crate) const fn words(&self) -> [u32; Self::WORDS] {
+        [self.ends[0], self.ends[1], self.ports, self.scope.word()]
     }
 
     /// Whether both are the same.
@@ -101,16 +97,21 @@ impl Place {
 }
 
 impl Rest {
+    /// Number of words that are hashed.
+    pub(crate) const WORDS: usize = 6;
+
+    /// The words that are hashed.
     #[inline(always)]
-    const fn hash(&self, seed: &[u64; 2]) -> u64 {
-        // Multiplication spreads upwards only; the shift brings it back down.
+    pub(crate) const fn words(&self) -> [u32; Self::WORDS] {
         let [high, first, second] = self.0;
-        let mut hash = (high ^ seed[0]).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        hash ^= hash >> 32;
-        hash = (hash ^ first ^ seed[1]).wrapping_mul(0xd6e8_feb8_6659_fd93);
-        hash ^= hash >> 32;
-        hash = (hash ^ second).wrapping_mul(0xd6e8_feb8_6659_fd93);
-        hash ^ hash >> 32
+        [
+            (high >> 32) as u32,
+            high as u32,
+            (first >> 32) as u32,
+            first as u32,
+            (second >> 32) as u32,
+            second as u32,
+        ]
     }
 
     /// Whether both are the same.
@@ -140,16 +141,15 @@ mod tests {
             [("10.1.2.3", "198.51.100.4"), ("2001:db8:1:2:3:4:5:6", "2001:db8:9::25"), ("::", "::ffff:0:1")]
         {
             let key = key(client, server);
-            let (place, rest) = Place::of(&key, &[3, 5]);
-            assert_eq!(place.flow(&rest, &[3, 5]), key);
+            let (place, rest) = Place::of(&key);
+            assert_eq!(place.flow(&rest), key);
             assert_eq!(place.v6(), key.scope.v6());
         }
     }
 
     #[test]
-    fn places_differ_in_every_part_of_a_flow_and_by_seed() {
+    fn place_and_rest_differ_in_every_part_of_a_flow() {
         let one = key("2001:db8:1:2:3:4:5:6", "2001:db8:9::25");
-        let place = |key: &FlowKey| Place::of(key, &[3, 5]).0;
         let others = [
             key("2001:db8:1:2:3:4:5:7", "2001:db8:9::25"),
             key("2001:db8:1:3:3:4:5:6", "2001:db8:9::25"),
@@ -160,7 +160,6 @@ mod tests {
             FlowKey { scope: one.scope.untagged(), ..one },
             one.reversed(),
         ];
-        others.iter().for_each(|other| assert_ne!(place(other), place(&one), "{other:?}"));
-        assert_ne!(Place::of(&one, &[4, 5]).0, place(&one));
+        others.iter().for_each(|other| assert_ne!(Place::of(other), Place::of(&one), "{other:?}"));
     }
 }

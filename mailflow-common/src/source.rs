@@ -1,6 +1,6 @@
 //! What the kernel keeps of a source: its share of the flow table, and its packets beyond it.
 
-use crate::{Address, DirectionCounters, FlowKey};
+use crate::{Address, DirectionCounters, FlowKey, HashKeys};
 
 /// Key of the overflow table: where the packets of flows go that have no place in the flow table.
 #[repr(C)]
@@ -34,8 +34,10 @@ const _: () = assert!(size_of::<SpillCounters>() == 88);
 
 /// Cells that sources are counted in, in each of two rows. A power of two.
 pub const SHARE_CELLS: u32 = 65_536;
-/// Behind them, two cells with the seed by which they were chosen: [`Sharing::seed`], zeros before it is.
-pub const SEED_CELLS: [u32; 2] = [2 * SHARE_CELLS, 2 * SHARE_CELLS + 1];
+/// First of the cells behind them, which hold [`Sharing::keys`]: zeros until the agent has drawn them.
+pub const KEY_CELLS: u32 = 2 * SHARE_CELLS;
+/// All of these cells.
+pub const ALL_CELLS: u32 = KEY_CELLS + HashKeys::WORDS as u32;
 
 /// How much of the flow table one source may hold, and what a source is.
 #[repr(C)]
@@ -43,16 +45,15 @@ pub const SEED_CELLS: [u32; 2] = [2 * SHARE_CELLS, 2 * SHARE_CELLS + 1];
 pub struct Sharing {
     /// The bits of an IPv6 address that tell sources apart, as they lie in the packet.
     pub mask: [u32; 4],
-    /// Makes the cells and the places of these tables their own, so that nobody can choose addresses that
-    /// share one.
-    pub seed: [u64; 2],
+    /// Keys of the hashes of these tables.
+    pub keys: HashKeys,
     /// Most flows of a source.
     pub most: u64,
 }
 
 impl Sharing {
     /// No limit, and every address a source.
-    pub const NONE: Self = Self { mask: [u32::MAX; 4], seed: [0; 2], most: u64::MAX };
+    pub const NONE: Self = Self { mask: [u32::MAX; 4], keys: HashKeys::ZERO, most: u64::MAX };
 
     /// The mask of an IPv6 prefix length.
     pub const fn mask(prefix: u8) -> [u32; 4] {
@@ -73,20 +74,13 @@ impl Sharing {
         client.masked(&self.mask)
     }
 
-    /// The two cells that count a source's flows. Two sources that share both hinder each other, and
-    /// of any two that is one pair in 2^32.
+    /// The two cells that count a source's flows. Two sources that share both hinder each other: of any two, one pair
+    /// in 2^32.
     #[inline(always)]
     pub const fn cells(&self, source: &Address) -> [u32; 2] {
-        let [low, high] = source.halves();
-        // Multiplication spreads upwards only; the shift brings it back down.
-        let mut hash = (low ^ self.seed[0]).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        hash ^= hash >> 32;
-        hash = (hash ^ high ^ self.seed[1]).wrapping_mul(0xd6e8_feb8_6659_fd93);
-        hash ^= hash >> 32;
-        hash = hash.wrapping_mul(0xd6e8_feb8_6659_fd93);
-        let first = (hash >> 16) as u32 & (SHARE_CELLS - 1);
-        let second = (hash >> 40) as u32 & (SHARE_CELLS - 1);
-        [first, SHARE_CELLS + second]
+        const _: () = assert!(SHARE_CELLS == 1 << 16);
+        let [first, second] = self.keys.source(source);
+        [first >> 16, SHARE_CELLS + (second >> 16)]
     }
 }
 
@@ -148,7 +142,8 @@ mod tests {
 
     #[test]
     fn cells_lie_in_their_rows_and_spread() {
-        let sharing = Sharing { seed: [3, 5], ..Sharing::NONE };
+        let mut random = fastrand::Rng::with_seed(3);
+        let sharing = Sharing { keys: HashKeys::draw(|| random.u64(..)), ..Sharing::NONE };
         let mut seen = [0_u8; 2 * SHARE_CELLS as usize];
         for host in 0..SHARE_CELLS {
             let [first, second] = sharing.cells(&Address::v4(host.to_be()));

@@ -3,17 +3,17 @@
 
 mod under_test;
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::collections::BTreeMap;
 
 use mailflow_agent::{
     engine::{
         event::Gain,
-        flow::{Direction, Fate, Flow},
+        flow::{Direction, Fate},
         time::Time,
     },
     kernel::{Difference, Kernel, LoadOptions, Programs},
 };
-use mailflow_common::{Address, FlowKey, PROTOCOL_TCP, Place, Reason, Scope, Totals, Vlans};
+use mailflow_common::{Reason, Totals};
 use mailflow_tests::frame::{FrameBuilder, flag::*, fragmented};
 
 const SERVER: &str = "93.184.215.25:25";
@@ -158,47 +158,6 @@ fn one_source_cannot_take_the_table_from_the_others() {
     assert_eq!((seen.flows["10.20.0.66"], seen.spilled["10.20.0.66"]), (100, 2_900));
     assert_eq!((seen.flows.len(), seen.flows.values().sum::<u64>()), (61, 160), "the others have theirs");
     assert_eq!(seen.spilled.len(), 1);
-}
-
-/// The flow of a client in `prefix` to `server` whose place is that of `flow`.
-fn colliding(kernel: &Kernel, flow: &FlowKey, prefix: Address, server: Address) -> FlowKey {
-    let seed = kernel.seed();
-    // What hides the low half of an address is the same for all of a prefix.
-    let (_, rest) = Place::of(&FlowKey { client: prefix, server, ..*flow }, &seed);
-    Place::of(flow, &seed).0.flow(&rest, &seed)
-}
-
-#[test]
-fn an_ipv6_flow_whose_place_is_taken_is_counted_to_its_source() {
-    let mut kernel = load(16, 16, 16);
-    let end = |text: &str| text.parse::<IpAddr>().unwrap().into();
-    let scope = Scope::new(Vlans::default(), PROTOCOL_TCP, true);
-    let (client, server) = (end("2001:db8:1::7"), end("2a00:1450::25"));
-    let flow = FlowKey { client, server, client_port: 40_000, server_port: 25, scope };
-    let second = colliding(&kernel, &flow, end("2001:db8:2::"), end("2a00:1450::26"));
-    let of = |key: &FlowKey| Place::of(key, &kernel.seed()).0;
-    assert_eq!(of(&second), of(&flow));
-    let mut sent = Sent::default();
-    let sessions = [
-        ("2001:db8:1::7", session("[2001:db8:1::7]:40000", SERVER6)),
-        ("2001:db8:2::", session(&format!("[{}]:40000", second.client.ip()), "[2a00:1450::26]:25")),
-    ];
-    for packet in 0..6 {
-        for (source, session) in &sessions {
-            let (down, frame) = &session[packet];
-            sent.send(&kernel, source, *down, frame);
-        }
-    }
-    let seen = seen(&mut kernel, at(1));
-    conserved(&kernel);
-    assert_eq!(seen.sources, sent.0);
-    assert_eq!(seen.flows.keys().collect::<Vec<_>>(), ["2001:db8:1::7"]);
-    assert_eq!(seen.spilled.keys().collect::<Vec<_>>(), ["2001:db8:2::"]);
-    // The one that has the place stays where it is, whichever is asked for.
-    let flows = kernel.snapshot(at(1)).unwrap().flows;
-    let stranger = Flow { key: second, ..flows[0].clone() };
-    assert_eq!(kernel.remove(&[stranger]).unwrap(), [Fate::Absent]);
-    assert_eq!(kernel.remove(&flows).unwrap(), [Fate::Removed]);
 }
 
 #[test]

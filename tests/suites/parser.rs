@@ -21,7 +21,7 @@ fn segment(frame: &SliceFrame<'_>, link: Link, metadata: Metadata) -> Result<Seg
             let (segment, keys, fragment) = long.unwrap();
             assert_eq!((amid, fragment), (segment, None), "the short way amid a connection");
             for (key, up) in keys.iter().zip([true, false]) {
-                assert_eq!(plain.place(frame, up), Some(Place::of(key, &[0; 2]).0));
+                assert_eq!(plain.place(frame, up), Some(Place::of(key).0));
             }
         }
         let located = locate(frame, link, metadata).unwrap();

@@ -18,6 +18,7 @@ pub(crate) fn options(programs: Programs) -> LoadOptions {
         silences: (&Timeouts::default()).into(),
         programs,
         kernel_log: None,
+        hash_keys: None,
     }
 }
 

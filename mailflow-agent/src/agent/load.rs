@@ -47,6 +47,7 @@ fn options(config: &Config, programs: Programs, hosts: Hosts) -> LoadOptions {
         silences: (&config.engine.timeouts).into(),
         programs,
         kernel_log: config.kernel_log,
+        hash_keys: None,
     }
 }
 

@@ -3,9 +3,11 @@
 //! There may be a million of them. So they lie next to each other, with room for an eighth more, and only their
 //! places are in a hash table, whose empty places then cost little.
 
-use std::{collections::HashMap, hash::BuildHasher};
+use std::{
+    collections::HashMap,
+    hash::{BuildHasher, RandomState},
+};
 
-use foldhash::quality::RandomState;
 use hashbrown::HashTable;
 
 use super::{plan::Plan, subject::Subject, time::Time, watched::Watched};

@@ -2,7 +2,6 @@
 
 use std::{collections::HashMap, net::IpAddr};
 
-use foldhash::quality::RandomState;
 use mailflow_common::{Facts, FlowKey, Scope, SpillKey, Vlans};
 
 use super::{
@@ -50,7 +49,7 @@ pub(super) struct Overflowed {
 /// What was seen of them last.
 #[derive(Debug, Default)]
 pub(super) struct Spills {
-    seen: HashMap<SpillKey, Quantities, RandomState>,
+    seen: HashMap<SpillKey, Quantities>,
 }
 
 impl Spills {

@@ -1,8 +1,11 @@
 //! What is remembered of every live flow between two readings: enough to tell its gains, no more.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::HashMap,
+    hash::{BuildHasherDefault, DefaultHasher},
+    time::Duration,
+};
 
-use foldhash::fast;
 use mailflow_common::FlowKey;
 
 use super::{
@@ -27,8 +30,8 @@ const READINGS: u8 = 4 * PATIENCE;
 pub(super) struct Table {
     slots: Slots,
     names: Names,
-    /// What the rules have taken of living flows; few live long enough for that.
-    marks: HashMap<Name, Mark, fast::RandomState>,
+    /// What the rules have taken of living flows; few live long enough for that. A name is a keyed hash already.
+    marks: HashMap<Name, Mark, BuildHasherDefault<DefaultHasher>>,
     /// The moments of the last readings; a flow knows at which it was seen.
     readings: [Time; READINGS as usize],
     reading: u8,

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use mailflow_common::App;
 
+mod hashes;
 mod late;
 mod terms;
 

@@ -414,6 +414,7 @@ pub(super) mod tests {
             silences,
             programs: Programs::All,
             kernel_log: None,
+            hash_keys: None,
         };
         let mut loaded = Loaded::new(OBJECT, &options, None).unwrap();
         loaded.version = version;

@@ -24,13 +24,11 @@ pub(super) unsafe trait Element: Copy {}
 
 // SAFETY: words and arrays of words, in #[repr(C)] without padding; the sizes are pinned in
 // mailflow-common and are those of the map's definition.
-unsafe impl Element for mailflow_common::Place {}
-// SAFETY: as above.
-unsafe impl Element for mailflow_common::Entry {}
+unsafe impl Element for mailflow_common::FlowKey {}
 // SAFETY: as above, though it is a part of a map's.
 unsafe impl Element for mailflow_common::Slot {}
-// SAFETY: as above, though it is no map's.
-unsafe impl Element for mailflow_common::FlowKey {}
+// SAFETY: words of any value.
+unsafe impl Element for u64 {}
 // SAFETY: as above.
 unsafe impl Element for mailflow_common::FlowCounters {}
 // SAFETY: as above.

@@ -1,6 +1,6 @@
 //! What the agent knows of the tables beside what is in them, for the agent after it.
 
-use mailflow_common::{Entry, FlowCounters, FlowKey, Place, RetiredKey, SpillCounters, SpillKey};
+use mailflow_common::{FlowCounters, FlowKey, RetiredKey, SpillCounters, SpillKey};
 
 use super::{
     Begun, Kernel,
@@ -42,7 +42,7 @@ impl Kernel {
         let words = |sum: &Sum| [sum.up.packets, sum.up.bytes, sum.down.packets, sum.down.bytes];
         let base = |(key, base): (&FlowKey, &FlowCounters)| (pack(key), pack(base));
         Kept {
-            prefix: self.loaded.sharing.0,
+            prefix: self.loaded.ipv6_prefix,
             ticks: self.ticks.words(),
             bases: book.bases.iter().map(base).collect(),
             retired: words(&book.held.retired),
@@ -65,10 +65,7 @@ impl Kernel {
     pub fn holds(&self, flow: &Flow) -> std::io::Result<bool> {
         let first = self.ticks.tick(flow.first);
         let found = match self.loaded.sets.as_ref().and_then(|sets| sets.get(&flow.key)) {
-            None => {
-                let (place, rest) = Place::of(&flow.key, &self.loaded.sharing.1);
-                look_up::<Place, Entry>(&self.loaded, "FLOWS", &place)?.filter(|found| found.rest == rest)
-            }
+            None => look_up::<FlowKey, FlowCounters>(&self.loaded, "FLOWS", &flow.key)?,
             found => found,
         };
         let book = self.table.book();
@@ -78,7 +75,7 @@ impl Kernel {
                 let same = (part.up.packets, part.down.packets) == (flow.up.packets, flow.down.packets);
                 same || (found.is_some() && !book.bases.contains_key(&flow.key))
             }
-            None => found.is_some_and(|found| found.counters.first == first),
+            None => found.is_some_and(|found| found.first == first),
         })
     }
 

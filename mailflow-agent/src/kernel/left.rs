@@ -2,12 +2,13 @@
 //! open in them go on.
 
 use aya::maps::{Array, Map, MapData};
+use mailflow_common::HashKeys;
 
 use super::{
     Kernel, Snapshot,
     error::KernelError,
     keep::{self, Kept},
-    load::{SilenceLimits, known_seed, map_error},
+    load::{SilenceLimits, known_keys, map_error},
     pins::Old,
     sets::{Sets, UNDER_WAY},
     table::{Maps, Moment, Table},
@@ -80,17 +81,16 @@ fn read(
     let before = kept.and_then(|kept| Ticks::from_words(kept.ticks));
     let ticks = before.as_ref().unwrap_or(ticks);
     let moment = Moment { ticks, now, tick: ticks.tick(now), horizon: u64::MAX };
-    let seed = seed(open("SHARES")?)?;
-    let sets = sets(old, seed)?;
-    let maps = Maps { sets: sets.as_ref(), flows: &flows, retired: &retired, overflow: &overflow, seed };
+    let sets = sets(old, keys(open("SHARES")?)?)?;
+    let maps = Maps { sets: sets.as_ref(), flows: &flows, retired: &retired, overflow: &overflow };
     let mut snapshot = Snapshot::default();
     table.read(&maps, moment, &mut snapshot, &|_, _: &[Flow]| Ok(Vec::new()))?;
     snapshot.spilled.iter_mut().for_each(|spill| spill.over = true);
     Ok(snapshot)
 }
 
-/// The sets of the flow table; before layout 3 it had none.
-fn sets(old: &Old, seed: [u64; 2]) -> Result<Option<Sets>, KernelError> {
+/// The sets of the flow table, where it has any.
+fn sets(old: &Old, keys: HashKeys) -> Result<Option<Sets>, KernelError> {
     let path = old.map("SETS");
     if !path.exists() {
         return Ok(None);
@@ -98,10 +98,10 @@ fn sets(old: &Old, seed: [u64; 2]) -> Result<Option<Sets>, KernelError> {
     let failed = |source| KernelError::Map { map: "SETS", source: Box::new(source) };
     let map = MapData::from_pin(path).map_err(failed)?;
     let count = map.info().map_err(failed)?.max_entries();
-    Sets::open(&map, count, seed).map(Some).map_err(KernelError::Table)
+    Sets::open(&map, count, keys).map(Some).map_err(KernelError::Table)
 }
 
-/// The seed by which the tables were filled.
-fn seed(shares: MapData) -> Result<[u64; 2], KernelError> {
-    known_seed(&Array::try_from(Map::Array(shares)).map_err(map_error("SHARES"))?)
+/// The keys by which the tables were filled.
+fn keys(shares: MapData) -> Result<HashKeys, KernelError> {
+    known_keys(&Array::try_from(Map::Array(shares)).map_err(map_error("SHARES"))?)
 }

@@ -3,7 +3,6 @@
 use std::{
     borrow::Borrow,
     collections::BTreeSet,
-    hash::{BuildHasher, Hasher, RandomState},
     os::fd::{AsFd, AsRawFd},
     time::Duration,
 };
@@ -13,9 +12,12 @@ use aya::{
     maps::{Array, Map, MapData, PerCpuArray},
     programs::{Program, SchedClassifier, Xdp},
 };
-use mailflow_common::{Facts, PORT_WORDS, PortSet, SEED_CELLS, Sharing, Silences, Totals};
+use mailflow_common::{
+    ALL_CELLS, Facts, HashKeys, KEY_CELLS, PORT_WORDS, PortSet, Sharing, Silences, Totals,
+};
 
 use super::{
+    batch,
     error::KernelError,
     log::KernelLog,
     lookout::Lookout,
@@ -62,6 +64,8 @@ pub struct LoadOptions {
     pub programs: Programs,
     /// How much the program says of what it cannot count; nothing without.
     pub kernel_log: Option<LogLevel>,
+    /// Keys of the tables' hashes, for tests of collisions; drawn at random without.
+    pub hash_keys: Option<HashKeys>,
 }
 
 /// Which of the object's programs are loaded.
@@ -105,8 +109,8 @@ pub(super) struct Loaded {
     pub(super) programs: BTreeSet<String>,
     pub(super) version: KernelVersion,
     pub(super) log: KernelLog,
-    /// The IPv6 prefix that makes a source, and the seed of the tables.
-    pub(super) sharing: (u8, [u64; 2]),
+    /// The IPv6 prefix that makes a source.
+    pub(super) ipv6_prefix: u8,
     /// The flow table's sets, where it has any.
     pub(super) sets: Option<Sets>,
     /// Who looks at the hooks, where it is not this thread.
@@ -143,8 +147,9 @@ impl Loaded {
         let object = plain::for_kernel(object, version)?;
         let mut ebpf = loader.load(&object).map_err(|error| KernelError::Load(Box::new(error)))?;
         let log = KernelLog::read(&mut ebpf, options.kernel_log);
-        let (programs, sharing) = Default::default();
-        let mut loaded = Self { ebpf, programs, version, log, sharing, sets: None, lookout: None };
+        let ipv6_prefix = options.ipv6_prefix;
+        let programs = BTreeSet::new();
+        let mut loaded = Self { ebpf, programs, version, log, ipv6_prefix, sets: None, lookout: None };
         loaded.load_programs(options.programs)?;
         let sharing = loaded.share(options)?;
         if shape.sets != 0 {
@@ -214,30 +219,30 @@ impl Loaded {
 
     /// Says how the flow table is shared between sources.
     fn share(&mut self, options: &LoadOptions) -> Result<Sharing, KernelError> {
-        let seed = self.seed()?;
-        self.sharing = (options.ipv6_prefix, seed);
+        let keys = options.hash_keys.map_or_else(|| self.hash_keys(), Ok)?;
         let mut map: Array<_, Plain<Sharing>> = self.data(".data.sharing")?;
         let sharing = Sharing {
             mask: Sharing::mask(options.ipv6_prefix),
-            seed,
+            keys,
             most: u64::from(options.flows_per_source),
         };
         map.set(0, Plain(sharing), 0).map_err(map_error(".data.sharing"))?;
         Ok(sharing)
     }
 
-    /// The seed by which the tables are filled: their own, where they were taken over.
-    fn seed(&mut self) -> Result<[u64; 2], KernelError> {
+    /// Keys of the hashes by which the tables are filled: their own, where they were taken over.
+    fn hash_keys(&mut self) -> Result<HashKeys, KernelError> {
         let mut cells: Array<_, u64> = self.data("SHARES")?;
-        let known = known_seed(&cells)?;
-        if known != [0; 2] {
-            return Ok(known);
+        // Written in their order: where the last one is, all are.
+        if cells.get(&(ALL_CELLS - 1), 0).map_err(map_error("SHARES"))? != 0 {
+            return known_keys(&cells);
         }
-        let seed = SEED_CELLS.map(|_| RandomState::new().build_hasher().finish());
-        for (cell, word) in SEED_CELLS.into_iter().zip(seed) {
+        let mut words = [0; HashKeys::WORDS];
+        getrandom::fill(batch::bytes_mut(&mut words)).map_err(|error| KernelError::Table(error.into()))?;
+        for (cell, word) in (KEY_CELLS..).zip(words) {
             cells.set(cell, word, 0).map_err(map_error("SHARES"))?;
         }
-        Ok(seed)
+        known_keys(&cells)
     }
 
     /// Reads what is the program's idea of now where it does not ask the kernel.
@@ -279,7 +284,6 @@ impl Loaded {
             flows: self.hash("FLOWS")?,
             retired: self.hash("RETIRED")?,
             overflow: self.hash("OVERFLOW")?,
-            seed: self.sharing.1,
         })
     }
 
@@ -313,10 +317,14 @@ impl Loaded {
     }
 }
 
-/// The seed by which tables were filled, of which these are the shares; zeros where they never were.
-pub(super) fn known_seed(shares: &Array<impl Borrow<MapData>, u64>) -> Result<[u64; 2], KernelError> {
-    let read = |cell| shares.get(&cell, 0).map_err(map_error("SHARES"));
-    Ok([read(SEED_CELLS[0])?, read(SEED_CELLS[1])?])
+/// Keys of the hashes by which tables were filled, of which these are the shares.
+pub(super) fn known_keys(shares: &Array<impl Borrow<MapData>, u64>) -> Result<HashKeys, KernelError> {
+    let mut words = [0; HashKeys::WORDS];
+    for (cell, word) in (KEY_CELLS..).zip(&mut words) {
+        *word = shares.get(&cell, 0).map_err(map_error("SHARES"))?;
+    }
+    let mut words = words.into_iter();
+    Ok(HashKeys::draw(|| words.next().unwrap_or_default()))
 }
 
 pub(super) fn map_error<E: Into<aya::maps::MapError>>(map: &'static str) -> impl Fn(E) -> KernelError {

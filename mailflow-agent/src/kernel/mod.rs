@@ -374,12 +374,6 @@ impl Kernel {
         fd.map_err(failed)?.as_fd().try_clone_to_owned().map_err(KernelError::Table)
     }
 
-    /// The secret of these tables, by which the places of IPv6 flows and the shares of sources are chosen: who
-    /// knows it can make flows that share one.
-    pub fn seed(&self) -> [u64; 2] {
-        self.loaded.sharing.1
-    }
-
     /// How many instructions the verifier went through for a loaded program; `None` where the kernel does
     /// not say (before Linux 5.16).
     pub fn verified_instructions(&self, program: &str) -> Option<u32> {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! /sys/fs/bpf/mailflow/          locked by the agent that runs
-//!   v3/                          tables of layout 3
+//!   v4/                          tables of layout 4
 //!     SETS, FLOWS, RETIRED, ...
 //!     link-ingress-eth1          a link for each place
 //! ```
@@ -18,17 +18,15 @@ use std::{
 
 use aya::maps::{MapInfo, MapType};
 use mailflow_common::{
-    Entry, FlowCounters, FragmentKey, FragmentOwner, Place, RetiredKey, SEED_CELLS, Set, SpillCounters,
-    SpillKey, Totals,
+    ALL_CELLS, FlowCounters, FlowKey, FragmentKey, FragmentOwner, RetiredKey, Set, SpillCounters, SpillKey,
+    Totals,
 };
 use tracing::{info, warn};
 
 use super::{attach::Direction, keep::Kept, load::LoadOptions, machine::KernelVersion, mount, sets::Shape};
 
 /// The layout of the tables: raised when what a key or a value means changes. Layouts are never reused.
-const LAYOUT: u32 = 3;
-/// The layout before the flow table had sets; what it has is read as it is now.
-const WITHOUT_SETS: u32 = 2;
+const LAYOUT: u32 = 4;
 /// For tests of what happens when it changes: another number, and behind colons those that can be read too.
 const OTHER_LAYOUT: &str = "MAILFLOW_TEST_LAYOUT";
 
@@ -107,7 +105,7 @@ impl Pins {
         }
         let told = std::env::var(OTHER_LAYOUT).unwrap_or_default();
         let mut layouts: Vec<u32> = told.split(':').filter_map(|layout| layout.parse().ok()).collect();
-        layouts.extend([LAYOUT, WITHOUT_SETS]);
+        layouts.push(LAYOUT);
         Ok(Self { root: root.to_owned(), layout: layouts[0], layouts, _lock: lock })
     }
 
@@ -301,14 +299,14 @@ fn wanted(name: &str, options: Option<&LoadOptions>) -> (MapType, usize, usize, 
         }
         "FLOWS" => {
             let flows = shape.map(|shape| shape.beside);
-            (MapType::Hash, size_of::<Place>(), size_of::<Entry>(), flows)
+            (MapType::Hash, size_of::<FlowKey>(), size_of::<FlowCounters>(), flows)
         }
         "RETIRED" => (MapType::Hash, size_of::<RetiredKey>(), size_of::<FlowCounters>(), None),
         "OVERFLOW" => {
             let sources = options.map(|options| options.overflow);
             (MapType::Hash, size_of::<SpillKey>(), size_of::<SpillCounters>(), sources)
         }
-        "SHARES" => (MapType::Array, WORD, size_of::<u64>(), Some(SEED_CELLS[1] + 1)),
+        "SHARES" => (MapType::Array, WORD, size_of::<u64>(), Some(ALL_CELLS)),
         "FRAGMENTS" => (MapType::LruHash, size_of::<FragmentKey>(), size_of::<FragmentOwner>(), None),
         _ => (MapType::PerCpuArray, WORD, size_of::<Totals>(), Some(1)),
     }
@@ -316,7 +314,7 @@ fn wanted(name: &str, options: Option<&LoadOptions>) -> (MapType, usize, usize, 
 
 #[cfg(test)]
 mod tests {
-    use mailflow_common::{FlowKey, Scope, Vlans, set_of};
+    use mailflow_common::{Entry, HashKeys, Place, Scope, Slot, Vlans, set_of, tag_of};
     use sha2::{Digest, Sha256};
 
     use super::{super::batch, *};
@@ -328,6 +326,7 @@ mod tests {
         let sources = [
             include_str!("../../../mailflow-common/src/counters.rs"),
             include_str!("../../../mailflow-common/src/key.rs"),
+            include_str!("../../../mailflow-common/src/keyed_hash.rs"),
             include_str!("../../../mailflow-common/src/place.rs"),
             include_str!("../../../mailflow-common/src/set.rs"),
             include_str!("../../../mailflow-common/src/source.rs"),
@@ -341,10 +340,10 @@ mod tests {
             }
         }
         let hash: String = hash.finalize().iter().take(4).map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!((LAYOUT, hash.as_str()), (3, "a5312969"));
+        assert_eq!((LAYOUT, hash.as_str()), (4, "7e72d8ed"));
     }
 
-    /// Where a flow lies is part of the layout as well: its key's bytes, and what lies beside its counters.
+    /// A flow's key as a set holds it is part of the layout as well, and so is the hash that chooses the set.
     #[test]
     fn the_places_of_flows_are_those_of_the_layout() {
         let place = |client: &str, server: &str| {
@@ -352,24 +351,32 @@ mod tests {
             let scope = Scope::new(Vlans::default().push(7), 6, client.is_ipv6());
             let (client, server) = (client.into(), server.into());
             let key = FlowKey { client, server, client_port: 40_000, server_port: 25, scope };
-            let (place, rest) = Place::of(&key, &[3, 5]);
-            let entry = Entry { rest, ..Entry::default() };
-            let beside = batch::bytes(&[entry])[size_of::<FlowCounters>()..].to_vec();
+            let (place, rest) = Place::of(&key);
+            let slot = Slot { place, entry: Entry { rest, ..Entry::default() } };
+            let bytes = batch::bytes(&[slot]).to_vec();
+            let (head, tail) =
+                (&bytes[..size_of::<Place>()], &bytes[size_of::<Place>() + size_of::<FlowCounters>()..]);
             let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-            let set = (place.tag(&[3, 5]), set_of(place.tag(&[3, 5]), 1_000));
-            (hex(batch::bytes(&[place])), hex(&beside), set)
+            let mut word = 3_u64;
+            let keys = HashKeys::draw(|| {
+                word = word.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                word
+            });
+            let tag = tag_of(keys.flow(&place, &rest));
+            let set = (tag, set_of(tag, 1_000));
+            (hex(head), hex(tail), set)
         };
         let known = [
             (
                 ("10.1.2.3", "198.51.100.4"),
-                ("0a010203c63364041900409c07000006", "0".repeat(48), (13_568_088_047_097_460_183, 735)),
+                ("0a010203c63364041900409c07000006", "0".repeat(48), (4_719_967_015_757_930_658, 255)),
             ),
             (
                 ("2001:db8:1:2:3:4:5:6", "2001:db8:9::25"),
                 (
-                    "258010223cad7ab01900409c07000086",
+                    "00030004000500061900409c07000086",
                     "0001000220010db80009000020010db80000002500000000".to_owned(),
-                    (6_946_894_397_343_047_591, 376),
+                    (7_871_943_975_354_033_146, 426),
                 ),
             ),
         ];

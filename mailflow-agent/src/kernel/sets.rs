@@ -13,7 +13,9 @@ use std::{
 };
 
 use aya::maps::MapData;
-use mailflow_common::{Entry, FREE, FlowCounters, FlowKey, LEFT, Place, Set, Sharing, WAYS, set_of};
+use mailflow_common::{
+    FREE, FlowCounters, FlowKey, HashKeys, LEFT, Place, Rest, Set, Sharing, WAYS, set_of, tag_of,
+};
 
 pub(super) use self::shape::Shape;
 use self::slot::{FIRST, add, read, slot, sum};
@@ -31,7 +33,7 @@ pub(super) struct Sets {
     sets: Mapped,
     /// The cells of [`Sharing`], where flows are taken out.
     shares: Option<(Mapped, Sharing)>,
-    seed: [u64; 2],
+    keys: HashKeys,
     /// Ways whose flow was taken out, until they can be freed ...
     left: RefCell<VecDeque<Left>>,
     /// ... and how many of them have a twin.
@@ -70,27 +72,26 @@ pub(super) enum Taken {
 
 impl Sets {
     /// Maps the sets of a table, to be read.
-    pub(super) fn open(sets: &MapData, count: u32, seed: [u64; 2]) -> io::Result<Self> {
+    pub(super) fn open(sets: &MapData, count: u32, keys: HashKeys) -> io::Result<Self> {
         let sets = Mapped::new(sets, count, size_of::<Set>())?;
-        Ok(Self::of(sets, seed))
+        Ok(Self::of(sets, keys))
     }
 
     /// Sets in memory of our own.
     #[cfg(test)]
-    fn ours(count: usize, seed: [u64; 2]) -> io::Result<Self> {
-        Ok(Self::of(Mapped::own(count * size_of::<Set>())?, seed))
+    fn ours(count: usize, keys: HashKeys) -> io::Result<Self> {
+        Ok(Self::of(Mapped::own(count * size_of::<Set>())?, keys))
     }
 
-    fn of(sets: Mapped, seed: [u64; 2]) -> Self {
+    fn of(sets: Mapped, keys: HashKeys) -> Self {
         let (left, twins, waves) = Default::default();
-        Self { sets, shares: None, seed, left, twins, waves }
+        Self { sets, shares: None, keys, left, twins, waves }
     }
 
     /// The same with the cells of the sources' shares, to take flows out.
     pub(super) fn own(sets: &MapData, count: u32, shares: &MapData, sharing: Sharing) -> io::Result<Self> {
-        let cells = mailflow_common::SEED_CELLS[1] + 1;
-        let shares = Mapped::new(shares, cells, size_of::<u64>())?;
-        let own = Self { shares: Some((shares, sharing)), ..Self::open(sets, count, sharing.seed)? };
+        let shares = Mapped::new(shares, mailflow_common::ALL_CELLS, size_of::<u64>())?;
+        let own = Self { shares: Some((shares, sharing)), ..Self::open(sets, count, sharing.keys)? };
         own.find_left();
         Ok(own)
     }
@@ -134,6 +135,12 @@ impl Sets {
         set_of(tag, (self.sets.words().len() / SET_WORDS) as u32)
     }
 
+    /// A flow's place, the rest of its key, and its tag.
+    fn place(&self, key: &FlowKey) -> (Place, Rest, u64) {
+        let (place, rest) = Place::of(key);
+        (place, rest, tag_of(self.keys.flow(&place, &rest)))
+    }
+
     fn all(&self) -> impl Iterator<Item = (u32, &[AtomicU64])> {
         (0..).zip(self.sets.words().chunks_exact(SET_WORDS))
     }
@@ -142,7 +149,7 @@ impl Sets {
     ///
     /// A flow that two CPUs began in two ways at once, as one of them was just freed, keeps the first. What it has in
     /// the other is added to that when no packet is under way to it any more ([`Sets::free`]), and returned here.
-    pub(super) fn walk(&self, mut visit: impl FnMut(&Place, &Entry)) -> Sum {
+    pub(super) fn walk(&self, mut visit: impl FnMut(&FlowKey, &FlowCounters)) -> Sum {
         let mut apart = Sum::default();
         for (number, set) in self.all() {
             for way in 0..WAYS {
@@ -162,10 +169,10 @@ impl Sets {
                     }
                 };
                 match (0..way).find(is) {
-                    None => visit(&flow.place, &flow.entry),
+                    None => visit(&flow.place.flow(&flow.entry.rest), &flow.entry.counters),
                     Some(twin) => {
                         set[way].store(LEFT, Ordering::SeqCst);
-                        self.give_back(&flow.place.flow(&flow.entry.rest, &self.seed));
+                        self.give_back(&flow.place.flow(&flow.entry.rest));
                         let sum = sum(slot(set, way));
                         apart.add(&sum);
                         self.twins.set(self.twins.get() + 1);
@@ -185,7 +192,7 @@ impl Sets {
 
     /// Adds to the flow what it had beside its set, where it is not any more.
     pub(super) fn join(&self, key: &FlowKey, counters: &FlowCounters) -> bool {
-        let tag = Place::of(key, &self.seed).0.tag(&self.seed);
+        let (_, _, tag) = self.place(key);
         if let Some(set) = self.set(self.number(tag)) {
             set[offset_of!(Set, beside) / 8].fetch_sub(1, Ordering::Relaxed);
         }
@@ -202,8 +209,7 @@ impl Sets {
 
     /// Where a flow is.
     fn find(&self, key: &FlowKey) -> Option<(u32, usize, &[AtomicU64])> {
-        let (place, rest) = Place::of(key, &self.seed);
-        let tag = place.tag(&self.seed);
+        let (place, rest, tag) = self.place(key);
         let number = self.number(tag);
         let set = self.set(number)?;
         let is = |way: &usize| {
@@ -216,9 +222,9 @@ impl Sets {
         (0..WAYS).find(is).map(|way| (number, way, set))
     }
 
-    /// A flow's entry.
-    pub(super) fn get(&self, key: &FlowKey) -> Option<Entry> {
-        self.find(key).map(|(_, way, set)| read(slot(set, way)).entry)
+    /// A flow's counters.
+    pub(super) fn get(&self, key: &FlowKey) -> Option<FlowCounters> {
+        self.find(key).map(|(_, way, set)| read(slot(set, way)).entry.counters)
     }
 
     /// Takes a flow out, if it holds just so many packets.
@@ -274,7 +280,7 @@ impl Sets {
         let added = left.twin.is_some() && {
             self.twins.set(self.twins.get() - 1);
             let flow = read(slot);
-            self.add(&flow.place.flow(&flow.entry.rest, &self.seed), &flow.entry.counters)
+            self.add(&flow.place.flow(&flow.entry.rest), &flow.entry.counters)
         };
         if !added {
             late.add(&sum(slot));

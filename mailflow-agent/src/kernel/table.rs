@@ -7,10 +7,8 @@
 use std::{collections::HashMap, io};
 
 use aya::maps::MapData;
-use foldhash::quality::RandomState;
 use mailflow_common::{
-    DirectionCounters, Entry, Facts, FlowCounters, FlowKey, Place, RetiredKey, SpillCounters, SpillKey,
-    answered, side,
+    DirectionCounters, Facts, FlowCounters, FlowKey, RetiredKey, SpillCounters, SpillKey, answered, side,
 };
 
 use super::{
@@ -71,8 +69,6 @@ pub(super) struct Maps<'a> {
     pub(super) flows: &'a MapData,
     pub(super) retired: &'a MapData,
     pub(super) overflow: &'a MapData,
-    /// By which the places of flows were chosen.
-    pub(super) seed: [u64; 2],
 }
 
 /// How a reading tells times.
@@ -89,7 +85,7 @@ pub(super) struct Moment<'a> {
 
 /// What is known of the tables from one reading to the next.
 pub(super) struct Table {
-    flows: Walker<Place, Entry>,
+    flows: Walker<FlowKey, FlowCounters>,
     retired: Walker<RetiredKey, FlowCounters>,
     overflow: Walker<SpillKey, SpillCounters>,
     /// When flows end; a source's overflow stays as long as an open one without a packet.
@@ -101,7 +97,7 @@ pub(super) struct Table {
 #[derive(Default)]
 pub(super) struct Book {
     /// Of tuples that were used again: the entry's sums when the flow before was finished.
-    pub(super) bases: HashMap<FlowKey, FlowCounters, RandomState>,
+    pub(super) bases: HashMap<FlowKey, FlowCounters>,
     /// Flows that were open when these tables took the place of others.
     pub(super) carried: Carried,
     /// Other tables, by the kernel's number of their flow table, that are in `carried`.
@@ -205,31 +201,30 @@ impl Table {
         let (book, limits) = (&mut self.book, &self.limits);
         book.held.begin();
         book.carried.begin();
-        let mut visit = |place: &Place, entry: &Entry| {
-            let key = place.flow(&entry.rest, &maps.seed);
-            book.enter(&mut living, &key, &entry.counters, moment, limits);
+        let mut visit = |key: &FlowKey, counters: &FlowCounters| {
+            book.enter(&mut living, key, counters, moment, limits);
             if living.len() == BATCH {
                 refused = hand_over(&living, book, reader, remove).err().or(refused.take());
                 living.clear();
             }
         };
         let mut twins = Vec::new();
-        let beside = |place: &Place, entry: &Entry| {
+        let beside = |key: &FlowKey, counters: &FlowCounters| {
             // One that lies there and in its set: see `Sets::walk`.
-            if maps.sets.is_some_and(|sets| sets.has(&place.flow(&entry.rest, &maps.seed))) {
-                twins.push(*place);
+            if maps.sets.is_some_and(|sets| sets.has(key)) {
+                twins.push(*key);
             } else {
-                visit(place, entry);
+                visit(key, counters);
             }
         };
         self.flows.walk(maps.flows.fd(), beside).map_err(KernelError::Table)?;
         let mut apart = Sum::default();
         if let Some(sets) = maps.sets {
-            for place in &twins {
-                let taken = batch::take::<Place, Entry>(maps.flows.fd(), place);
-                let Some(entry) = taken.map_err(KernelError::Table)? else { continue };
-                if !sets.join(&place.flow(&entry.rest, &maps.seed), &entry.counters) {
-                    apart.add(&Sum::of(&entry.counters));
+            for key in &twins {
+                let taken = batch::take::<FlowKey, FlowCounters>(maps.flows.fd(), key);
+                let Some(counters) = taken.map_err(KernelError::Table)? else { continue };
+                if !sets.join(key, &counters) {
+                    apart.add(&Sum::of(&counters));
                 }
             }
             apart.add(&sets.walk(&mut visit));

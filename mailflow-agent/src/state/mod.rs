@@ -45,7 +45,7 @@ use crate::{
 };
 
 /// Of the format of all files; another one's files are set aside.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 const STATE: &str = "state";
 const JOURNAL: &str = "journal";
 /// A journal this long asks for a state.

@@ -29,7 +29,7 @@ unsafe fn one(asked: *const Removal) -> u64 {
     // SAFETY: the caller's: within the frame; what is found is an element of a preallocated map.
     unsafe {
         let key = &(*asked).flow;
-        let (leaving, flow) = table::leaving(key);
+        let flow = table::leaving(key);
         if flow.is_null() {
             return removal::ABSENT;
         }
@@ -38,6 +38,6 @@ unsafe fn one(asked: *const Removal) -> u64 {
         if packets as u32 != (*asked).packets as u32 {
             return removal::LIVES;
         }
-        if table::remove(&leaving, key) { removal::REMOVED } else { removal::ABSENT }
+        if table::remove(key) { removal::REMOVED } else { removal::ABSENT }
     }
 }

@@ -103,7 +103,8 @@ pub(crate) fn memory(fill: Fill) -> anyhow::Result<()> {
         {
             sets = field("memlock:");
         }
-        if field("key_size:") == Some(size_of::<mailflow_common::Place>() as u64)
+        if field("key_size:") == Some(size_of::<mailflow_common::FlowKey>() as u64)
+            && field("value_size:") == Some(size_of::<mailflow_common::FlowCounters>() as u64)
             && field("max_entries:") == Some(u64::from(capacity / 5))
         {
             beside = field("memlock:");

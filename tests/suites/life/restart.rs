@@ -66,7 +66,7 @@ fn a_stop_that_keeps_leaves_the_programs_counting() {
     open.talk();
     let mut sent = gateway.send();
     assert_eq!(agent.stop().unwrap().code(), Some(0));
-    assert!(gateway.pins().join("v3").exists());
+    assert!(gateway.pins().join("v4").exists());
     open.talk();
     add(&mut sent, gateway.send());
     let mut agent = gateway.start("", &[]);
@@ -128,17 +128,17 @@ fn another_layout_goes_on_with_the_open_flows() {
     kill(agent);
     open[0].talk();
     add(&mut sent, gateway.send());
-    let agent = gateway.start("", &[("MAILFLOW_TEST_LAYOUT", "4")]);
-    assert!(gateway.pins().join("v4").exists() && !gateway.pins().join("v3").exists());
+    let agent = gateway.start("", &[("MAILFLOW_TEST_LAYOUT", "5")]);
+    assert!(gateway.pins().join("v5").exists() && !gateway.pins().join("v4").exists());
     // One goes on at once, one after another restart, one after another layout, and one with its end alone.
     open[0].talk();
     kill(agent);
-    let agent = gateway.start("", &[("MAILFLOW_TEST_LAYOUT", "4")]);
+    let agent = gateway.start("", &[("MAILFLOW_TEST_LAYOUT", "5")]);
     open[1].talk();
     std::thread::sleep(Duration::from_secs(1));
     kill(agent);
-    let agent = gateway.start("", &[("MAILFLOW_TEST_LAYOUT", "5:4")]);
-    assert!(gateway.pins().join("v5").exists() && !gateway.pins().join("v4").exists());
+    let agent = gateway.start("", &[("MAILFLOW_TEST_LAYOUT", "6:5")]);
+    assert!(gateway.pins().join("v6").exists() && !gateway.pins().join("v5").exists());
     open[2].talk();
     open[0].talk();
     let mut each = Vec::new();

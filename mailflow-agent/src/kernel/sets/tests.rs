@@ -1,10 +1,9 @@
 //! The sets as the program fills them, in memory of our own.
 
-use mailflow_common::{PROTOCOL_TCP, Scope, Slot, Vlans};
+use mailflow_common::{Entry, PROTOCOL_TCP, Scope, Slot, Vlans};
 
 use super::{super::batch, *};
 
-const SEED: [u64; 2] = [3, 5];
 const PACKETS: u64 = 7;
 
 fn key(client: &str, port: u16) -> FlowKey {
@@ -13,10 +12,17 @@ fn key(client: &str, port: u16) -> FlowKey {
     FlowKey { client: client.into(), server: server.into(), client_port: port, server_port: 25, scope }
 }
 
+fn keys() -> HashKeys {
+    let mut word = 3_u64;
+    HashKeys::draw(|| {
+        word = word.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        word
+    })
+}
+
 /// What the program does.
 fn put(sets: &Sets, key: &FlowKey, first: u64) -> usize {
-    let (place, rest) = Place::of(key, &SEED);
-    let tag = place.tag(&SEED);
+    let (place, rest, tag) = sets.place(key);
     let count = (sets.sets.words().len() / SET_WORDS) as u32;
     let set = &sets.sets.words()[set_of(tag, count) as usize * SET_WORDS..][..SET_WORDS];
     let way = (0..WAYS).find(|way| set[*way].load(Ordering::Relaxed) == FREE).unwrap();
@@ -38,11 +44,11 @@ fn count(sets: &Sets) -> usize {
 
 #[test]
 fn flows_are_shown_and_found_each_by_itself() {
-    let sets = Sets::ours(2, SEED).unwrap();
+    let sets = Sets::ours(2, keys()).unwrap();
     let flows: Vec<_> = (0..6).map(|port| key("2001:db8::1", port)).collect();
     flows.iter().for_each(|key| _ = put(&sets, key, 1));
     let mut shown = Vec::new();
-    sets.walk(|place, entry| shown.push(place.flow(&entry.rest, &SEED)));
+    sets.walk(|key, _| shown.push(*key));
     shown.sort_unstable_by_key(|key| key.client_port);
     assert_eq!(shown, flows);
     assert!(flows.iter().all(|key| sets.get(key).is_some()));
@@ -51,7 +57,7 @@ fn flows_are_shown_and_found_each_by_itself() {
 
 #[test]
 fn one_that_another_cpu_is_about_to_write_is_not_shown() {
-    let sets = Sets::ours(1, SEED).unwrap();
+    let sets = Sets::ours(1, keys()).unwrap();
     put(&sets, &key("2001:db8::1", 1), 0);
     assert_eq!((count(&sets), sets.get(&key("2001:db8::1", 1))), (0, None));
     assert_eq!(sets.take(&key("2001:db8::1", 1), PACKETS), Taken::Absent);
@@ -59,7 +65,7 @@ fn one_that_another_cpu_is_about_to_write_is_not_shown() {
 
 #[test]
 fn a_flow_is_taken_out_only_as_it_was_seen_and_its_way_freed_when_nothing_is_under_way() {
-    let sets = Sets::ours(1, SEED).unwrap();
+    let sets = Sets::ours(1, keys()).unwrap();
     let (one, other) = (key("2001:db8::1", 1), key("2001:db8::1", 2));
     let way = put(&sets, &one, 1);
     put(&sets, &other, 1);
@@ -86,7 +92,7 @@ fn a_flow_is_taken_out_only_as_it_was_seen_and_its_way_freed_when_nothing_is_und
 
 #[test]
 fn what_an_agent_before_took_out_is_freed_by_the_next() {
-    let before = Sets::ours(1, SEED).unwrap();
+    let before = Sets::ours(1, keys()).unwrap();
     let one = key("2001:db8::1", 1);
     put(&before, &one, 1);
     assert_eq!(before.take(&one, PACKETS), Taken::Out);
@@ -98,16 +104,16 @@ fn what_an_agent_before_took_out_is_freed_by_the_next() {
 
 #[test]
 fn a_flow_that_began_twice_becomes_one() {
-    let sets = Sets::ours(1, SEED).unwrap();
+    let sets = Sets::ours(1, keys()).unwrap();
     let one = key("2001:db8::1", 1);
     assert_ne!(put(&sets, &one, 1), put(&sets, &one, 1));
     let mut shown = 0;
-    let apart = sets.walk(|_, entry| shown += entry.counters.up.packets());
+    let apart = sets.walk(|_, entry| shown += entry.up.packets());
     assert_eq!((shown, apart.up.packets), (PACKETS, PACKETS), "the other part is known");
     let mut late = apart;
     late.add(&sets.free(false));
     assert_eq!(late, Sum::default(), "it is the flow's now");
-    assert_eq!((count(&sets), sets.get(&one).unwrap().counters.up.packets()), (1, 2 * PACKETS));
+    assert_eq!((count(&sets), sets.get(&one).unwrap().up.packets()), (1, 2 * PACKETS));
     assert_eq!(sets.take(&one, 2 * PACKETS), Taken::Out);
     // Its record waits until it is.
     sets.free(false);
@@ -121,7 +127,7 @@ fn a_flow_that_began_twice_becomes_one() {
 
 #[test]
 fn what_a_flow_had_beside_its_set_is_added_to_it() {
-    let sets = Sets::ours(1, SEED).unwrap();
+    let sets = Sets::ours(1, keys()).unwrap();
     let one = key("10.0.0.1", 1);
     let beside = || sets.sets.words()[offset_of!(Set, beside) / 8].load(Ordering::Relaxed);
     sets.sets.words()[offset_of!(Set, beside) / 8].store(2, Ordering::Relaxed);
@@ -132,19 +138,19 @@ fn what_a_flow_had_beside_its_set_is_added_to_it() {
     assert!(!sets.join(&one, &counters));
     put(&sets, &one, 1);
     assert!(sets.has(&one) && sets.join(&one, &counters));
-    let sum = sets.get(&one).unwrap().counters;
+    let sum = sets.get(&one).unwrap();
     assert_eq!((sum.messages, sum.facts.syn, sum.facts.answered, sum.down.payload), (3, 1, 2, 70));
     assert_eq!((sum.facts.opening_up, sum.up.packets(), beside()), (0, PACKETS, 0));
 }
 
 #[test]
 fn a_source_gets_its_share_back() {
-    let sharing = Sharing { seed: SEED, ..Sharing::NONE };
-    let shares = Mapped::own((mailflow_common::SEED_CELLS[1] as usize + 1) * 8).unwrap();
+    let sharing = Sharing { keys: keys(), ..Sharing::NONE };
+    let shares = Mapped::own(mailflow_common::ALL_CELLS as usize * 8).unwrap();
     let one = key("2001:db8::1", 1);
     let cells = sharing.cells(&sharing.source(&one.client));
     cells.iter().for_each(|cell| shares.words()[*cell as usize].store(2, Ordering::Relaxed));
-    let sets = Sets { shares: Some((shares, sharing)), ..Sets::ours(1, SEED).unwrap() };
+    let sets = Sets { shares: Some((shares, sharing)), ..Sets::ours(1, keys()).unwrap() };
     put(&sets, &one, 1);
     assert_eq!(sets.take(&one, PACKETS), Taken::Out);
     let words = sets.shares.as_ref().unwrap().0.words();

@@ -2,7 +2,6 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use foldhash::quality::RandomState;
 use mailflow_common::FlowKey;
 
 use crate::engine::{
@@ -19,7 +18,7 @@ const MANY: usize = 65_536;
 /// What was exported of the flows that have not ended.
 #[derive(Debug, Default)]
 pub(super) struct Gains {
-    exported: HashMap<(FlowKey, Time), Exported, RandomState>,
+    exported: HashMap<(FlowKey, Time), Exported>,
     next_sweep: usize,
 }
 

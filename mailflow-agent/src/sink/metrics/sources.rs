@@ -9,8 +9,6 @@ use std::{
     time::Duration,
 };
 
-use foldhash::quality::RandomState;
-
 use super::row::Row;
 use crate::engine::{event::Source, time::Time};
 
@@ -19,7 +17,7 @@ use crate::engine::{event::Source, time::Time};
 pub(super) struct Sources {
     limit: usize,
     idle: Duration,
-    live: HashMap<u128, Entry, RandomState>,
+    live: HashMap<u128, Entry>,
     /// Of sources for which there was no room.
     other: Row,
     /// Of sources that left.

@@ -11,7 +11,7 @@ use aya_ebpf::{
     btf_maps::{Array, HashMap, LruHashMap, PerCpuArray},
 };
 use mailflow_common::{
-    Entry, FlowCounters, FlowKey, FragmentKey, FragmentOwner, PORT_WORDS, Place, RetiredKey, SEED_CELLS,
+    ALL_CELLS, Entry, FlowCounters, FlowKey, FragmentKey, FragmentOwner, PORT_WORDS, Place, RetiredKey,
     Scope, Set, Sharing, Silences, SpillCounters, SpillKey, Totals,
 };
 use mailflow_ebpf::{Located, Segment};
@@ -28,9 +28,9 @@ use super::{
 #[aya_ebpf::macros::btf_map]
 static SETS: Array<Set, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
 
-/// Live flows beside them. Preallocated and shared; the agent sets its size before it loads.
+/// Live flows beside them, by their whole key. Preallocated and shared; the agent sets its size before it loads.
 #[aya_ebpf::macros::btf_map]
-static FLOWS: HashMap<Place, Entry, 262_144> = HashMap::new();
+static FLOWS: HashMap<FlowKey, FlowCounters, 262_144> = HashMap::new();
 
 /// Finished flows whose tuple is used again, until the agent has read them.
 #[aya_ebpf::macros::btf_map]
@@ -40,9 +40,9 @@ static RETIRED: HashMap<RetiredKey, FlowCounters, 65_536> = HashMap::new();
 #[aya_ebpf::macros::btf_map]
 static OVERFLOW: HashMap<SpillKey, SpillCounters, 65_536> = HashMap::new();
 
-/// How many of the live flows each source holds: two rows of cells, see [`Sharing::cells`], and the seed.
+/// How many of the live flows each source holds: two rows of cells, see [`Sharing::cells`], and the hash keys.
 #[aya_ebpf::macros::btf_map]
-static SHARES: Array<u64, { 1 + SEED_CELLS[1] as usize }, { BPF_F_MMAPABLE as usize }> = Array::new();
+static SHARES: Array<u64, { ALL_CELLS as usize }, { BPF_F_MMAPABLE as usize }> = Array::new();
 
 /// Packets that come in fragments. What is lost here is lost to the flow and counted by reason, so the
 /// oldest may go.
@@ -82,6 +82,8 @@ pub(super) struct Scratch {
     pub(super) place: Place,
     pub(super) found: Found,
     pub(super) entry: Entry,
+    /// The whole key of the flow that was turned to, where `FLOWS` is asked.
+    pub(super) whole: FlowKey,
     pub(super) retired: RetiredKey,
     pub(super) spill: Spill,
     /// Nobody writes it.

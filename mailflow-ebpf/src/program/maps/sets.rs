@@ -2,7 +2,7 @@
 
 use core::arch::asm;
 
-use mailflow_common::{FREE, Place, Rest, Set, Slot, WAYS, set_of};
+use mailflow_common::{FREE, Place, Rest, Set, Slot, WAYS, set_of, tag_of};
 
 use super::{
     super::tally::{add32, add64, sub64},
@@ -32,15 +32,19 @@ pub(super) enum Seated {
     Full,
 }
 
-/// Where flows with this place belong; `None` where there are no sets.
+/// The seat of a flow; `None` where there are no sets. `rest` is null where it is of IPv4 for certain.
 #[inline(always)]
-pub(super) fn seat(place: &Place) -> Option<Seat> {
+pub(super) unsafe fn seat(place: *const Place, rest: *const Rest) -> Option<Seat> {
     let sets = SET_COUNT.load();
     if sets == 0 {
         return None;
     }
-    // SAFETY: words that are only ever written whole.
-    let tag = place.tag(unsafe { &(*sharing()).seed });
+    // SAFETY: the caller's; keys are words that are only ever written whole.
+    let hash = unsafe {
+        let keys = &(*sharing()).keys;
+        if rest.is_null() { keys.flow_v4(&*place) } else { keys.flow(&*place, &*rest) }
+    };
+    let tag = tag_of(hash);
     let number = set_of(tag, sets);
     let set = SETS.get_ptr_mut(number)?;
     let seat = Seat { number, set, tag };
@@ -60,9 +64,7 @@ impl Seat {
             if slot.is_null() {
                 return WAYS;
             }
-            let same = (*slot).place.is(&*place) && (rest.is_null() || (*slot).entry.rest.is(&*rest));
-            // Or another CPU is about to write there what the flow is told by: then the tag tells it.
-            if same || (&raw const (*slot).entry.counters.first).read_volatile() == 0 { way } else { WAYS }
+            if is_flow(slot, place, rest) { way } else { WAYS }
         }
     }
 
@@ -99,6 +101,8 @@ impl Seat {
     /// Two CPUs with packets of one flow that is new choose the same way: whoever sees another one free by then, as the
     /// other CPU has taken it, finds the flow's tag there, for which it looks after it has chosen. Only if a way is freed
     /// between their choices may the flow get two, each of which counts what it counts; the agent makes one of them.
+    ///
+    /// A flow whose tag is another flow's gets none: a tag leads to at most one flow.
     #[inline(always)]
     pub(super) unsafe fn take(self, place: *const Place, entry: *const Entry) -> Seated {
         // SAFETY: an element of an array, whose slots are zero where they are free; the rest is the caller's.
@@ -106,8 +110,13 @@ impl Seat {
             let mut tries = 0;
             while tries < TRIES {
                 let way = self.free();
-                if self.way(self.tag) < WAYS {
-                    return Seated::Already;
+                let own = slot(self.set, self.way(self.tag));
+                if !own.is_null() {
+                    return if is_flow(own, place, &raw const (*entry).rest) {
+                        Seated::Already
+                    } else {
+                        Seated::Full
+                    };
                 }
                 let slot = slot(self.set, way);
                 if slot.is_null() {
@@ -120,7 +129,11 @@ impl Seat {
                     return Seated::Now;
                 }
                 if found == self.tag {
-                    return Seated::Already;
+                    return if is_flow(slot, place, &raw const (*entry).rest) {
+                        Seated::Already
+                    } else {
+                        Seated::Full
+                    };
                 }
                 // Another flow was faster.
                 tries += 1;
@@ -207,6 +220,20 @@ unsafe fn slot(set: *mut Set, way: usize) -> *mut Slot {
     }
     // SAFETY: an element of an array, and a slot of it.
     unsafe { (&raw mut (*set).slots).cast::<Slot>().add(way) }
+}
+
+/// Returns true if a slot with a flow's tag is that flow's. `rest` is null where it is of IPv4 for certain.
+///
+/// Until the CPU that took the slot has written the key, the tag decides: for two flows that share one (a pair in 2^62)
+/// and begin in the same moment the packet is counted to the other one.
+#[inline(always)]
+unsafe fn is_flow(slot: *const Slot, place: *const Place, rest: *const Rest) -> bool {
+    // SAFETY: the caller's: a slot of an element of an array, and this CPU's own.
+    unsafe {
+        let same =
+            (*slot).place.is(&*place) && (rest.is_null() || !(*place).v6() || (*slot).entry.rest.is(&*rest));
+        same || (&raw const (*slot).entry.counters.first).read_volatile() == 0
+    }
 }
 
 /// The same number, of which the verifier knows that it is small.

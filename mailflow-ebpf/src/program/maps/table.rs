@@ -1,10 +1,10 @@
 //! The flow table. Nothing else of the program knows what it is made of.
 
-use mailflow_common::{Rest, WAYS};
+use mailflow_common::WAYS;
 
 use super::{
     super::tally::{add64, sub64},
-    BPF_NOEXIST, Entry, FLOWS, FlowCounters, FlowKey, OVERFLOW, Place, RETIRED, RetiredKey, SHARES, Scratch,
+    BPF_NOEXIST, FLOWS, FlowCounters, FlowKey, OVERFLOW, Place, RETIRED, RetiredKey, SHARES, Scratch,
     SpillCounters, SpillKey,
     sets::{self, Seated},
     sharing,
@@ -13,8 +13,8 @@ use super::{
 /// Turns to a flow's place: [`find`] and [`insert`] are about that one until the next time.
 #[inline(always)]
 pub(in super::super) unsafe fn turn_to(scratch: *mut Scratch, key: *const FlowKey) {
-    // SAFETY: the caller's: this CPU's own element, and a key; words that are only ever written whole.
-    unsafe { ((*scratch).place, (*scratch).entry.rest) = Place::of(&*key, &(*sharing()).seed) }
+    // SAFETY: the caller's: this CPU's own element, and a key.
+    unsafe { ((*scratch).place, (*scratch).entry.rest) = Place::of(&*key) }
 }
 
 /// The same as a function of its own: for what is off the usual way.
@@ -43,7 +43,7 @@ pub(in super::super) unsafe fn find(scratch: *mut Scratch) -> *mut FlowCounters 
         let found = &raw mut (*scratch).found;
         let (place, rest) = (&raw const (*scratch).place, &raw const (*scratch).entry.rest);
         (*found).way = WAYS as u32;
-        if let Some(seat) = sets::seat(&*place) {
+        if let Some(seat) = sets::seat(place, rest) {
             let way = seat.find(place, rest);
             let flow = seat.counters(way);
             if !flow.is_null() || !seat.others() {
@@ -53,7 +53,7 @@ pub(in super::super) unsafe fn find(scratch: *mut Scratch) -> *mut FlowCounters 
                 return flow;
             }
         }
-        let flow = beside(place, rest);
+        let flow = beside(scratch);
         (*found).is = u32::from(!flow.is_null());
         flow
     }
@@ -61,7 +61,7 @@ pub(in super::super) unsafe fn find(scratch: *mut Scratch) -> *mut FlowCounters 
 
 /// What [`find`] found last.
 #[inline(always)]
-pub(in super::super) unsafe fn found(scratch: *const Scratch) -> *mut FlowCounters {
+pub(in super::super) unsafe fn found(scratch: *mut Scratch) -> *mut FlowCounters {
     // SAFETY: the caller's: this CPU's own element.
     unsafe {
         let found = &raw const (*scratch).found;
@@ -71,38 +71,41 @@ pub(in super::super) unsafe fn found(scratch: *const Scratch) -> *mut FlowCounte
         } else if way < WAYS {
             sets::counters((&raw const (*found).set).read_volatile(), way)
         } else {
-            // What lies there was compared when it was found.
-            beside(&raw const (*scratch).place, core::ptr::null())
+            beside(scratch)
         }
     }
 }
 
 /// The same as [`find`] where the place is of IPv4 for certain, for the short way.
 #[inline(always)]
-pub(in super::super) unsafe fn find_v4(scratch: *const Scratch) -> *mut FlowCounters {
+pub(in super::super) unsafe fn find_v4(scratch: *mut Scratch) -> *mut FlowCounters {
     // SAFETY: the caller's: this CPU's own element.
     unsafe {
         let place = &raw const (*scratch).place;
-        if let Some(seat) = sets::seat(&*place) {
+        if let Some(seat) = sets::seat(place, core::ptr::null()) {
             let flow = seat.counters(seat.find(place, core::ptr::null()));
             if !flow.is_null() || !seat.others() {
                 return flow;
             }
         }
-        beside(place, core::ptr::null())
+        beside(scratch)
     }
 }
 
-/// The flow with this place that lies beside the sets; without `rest` it is of IPv4 for certain.
+/// The flow that was turned to, where it lies beside the sets; null where it does not.
 #[inline(always)]
-unsafe fn beside(place: *const Place, rest: *const Rest) -> *mut FlowCounters {
-    // SAFETY: the caller's; what is found is an element of a preallocated map.
+unsafe fn beside(scratch: *mut Scratch) -> *mut FlowCounters {
+    // SAFETY: the caller's: this CPU's own element; what is found is an element of a preallocated map.
+    unsafe { FLOWS.get_ptr_mut(&*whole_key(scratch)).unwrap_or(core::ptr::null_mut()) }
+}
+
+/// The key of the flow that was turned to, in the scratch.
+#[inline(always)]
+unsafe fn whole_key(scratch: *mut Scratch) -> *const FlowKey {
+    // SAFETY: the caller's: this CPU's own element.
     unsafe {
-        let Some(entry) = FLOWS.get_ptr_mut(&*place) else { return core::ptr::null_mut() };
-        if !rest.is_null() && (*place).v6() && !(*entry).rest.is(&*rest) {
-            return core::ptr::null_mut();
-        }
-        &raw mut (*entry).counters
+        (*scratch).whole = (*scratch).place.flow(&(*scratch).entry.rest);
+        &raw const (*scratch).whole
     }
 }
 
@@ -118,7 +121,7 @@ fn cells(key: &FlowKey) -> Option<[*mut u64; 2]> {
 /// Adds the flow that was turned to, which is `key`'s, with the scratch's counters; `false` when there is
 /// one already, when its source has its share, or when there is no room.
 #[inline(always)]
-pub(in super::super) unsafe fn insert(scratch: *const Scratch, key: &FlowKey) -> bool {
+pub(in super::super) unsafe fn insert(scratch: *mut Scratch, key: &FlowKey) -> bool {
     let Some([first, second]) = cells(key) else { return false };
     // SAFETY: elements of an array; every CPU adds to them atomically. The scratch is the caller's.
     unsafe {
@@ -127,7 +130,7 @@ pub(in super::super) unsafe fn insert(scratch: *const Scratch, key: &FlowKey) ->
         if first.read_volatile() >= most && second.read_volatile() >= most {
             return false;
         }
-        if !enter(&raw const (*scratch).place, &raw const (*scratch).entry) {
+        if !enter(scratch) {
             return false;
         }
         add64(first, 1);
@@ -138,12 +141,13 @@ pub(in super::super) unsafe fn insert(scratch: *const Scratch, key: &FlowKey) ->
 
 /// Puts an entry where there is room for it.
 #[inline(never)]
-unsafe fn enter(place: *const Place, entry: *const Entry) -> bool {
-    // SAFETY: the caller's: this CPU's own elements.
+unsafe fn enter(scratch: *mut Scratch) -> bool {
+    // SAFETY: the caller's: this CPU's own element.
     unsafe {
-        let add = || FLOWS.insert(&*place, &*entry, u64::from(BPF_NOEXIST)).is_ok();
-        let Some(seat) = sets::seat(&*place) else { return add() };
-        if seat.others() && FLOWS.get_ptr(&*place).is_some() {
+        let (place, entry) = (&raw const (*scratch).place, &raw const (*scratch).entry);
+        let add = || FLOWS.insert(&*whole_key(scratch), &(*entry).counters, u64::from(BPF_NOEXIST)).is_ok();
+        let Some(seat) = sets::seat(place, &raw const (*entry).rest) else { return add() };
+        if seat.others() && !beside(scratch).is_null() {
             return false;
         }
         match seat.take(place, entry) {
@@ -161,29 +165,24 @@ unsafe fn enter(place: *const Place, entry: *const Entry) -> bool {
     }
 }
 
-/// A flow on the way out of the table.
-pub(in super::super) struct Leaving(Place);
-
-/// A flow beside the sets that is to be taken out, and its counters; null where there is none. For the agent's own
-/// calls, which packets interrupt: the scratch is theirs.
+/// The counters of a flow beside the sets, for the agent's own calls, which packets interrupt: the scratch is theirs.
 #[inline(always)]
-pub(in super::super) fn leaving(key: &FlowKey) -> (Leaving, *mut FlowCounters) {
-    // SAFETY: words that are only ever written whole.
-    let (place, rest) = Place::of(key, unsafe { &(*sharing()).seed });
-    // SAFETY: both are here.
-    let flow = unsafe { beside(&raw const place, &raw const rest) };
-    (Leaving(place), flow)
+pub(in super::super) fn leaving(key: &FlowKey) -> *mut FlowCounters {
+    FLOWS.get_ptr_mut(key).unwrap_or(core::ptr::null_mut())
 }
 
-/// Takes a flow out.
+/// Takes a flow beside the sets out.
 #[inline(always)]
-pub(in super::super) fn remove(leaving: &Leaving, key: &FlowKey) -> bool {
-    if FLOWS.remove(&leaving.0).is_err() {
+pub(in super::super) fn remove(key: &FlowKey) -> bool {
+    if FLOWS.remove(key).is_err() {
         return false;
     }
-    if let Some(seat) = sets::seat(&leaving.0) {
-        // SAFETY: it was beside its set until now.
-        unsafe { seat.not_beside() }
+    let (place, rest) = Place::of(key);
+    // SAFETY: both are here; the flow was beside its set until now.
+    unsafe {
+        if let Some(seat) = sets::seat(&raw const place, &raw const rest) {
+            seat.not_beside();
+        }
     }
     if let Some([first, second]) = cells(key) {
         // SAFETY: as in `insert`.
