@@ -22,6 +22,7 @@ pub mod assets;
 mod evaluate;
 pub mod event;
 mod evidence;
+mod expiry;
 pub mod explain;
 pub mod flow;
 pub mod inputs;

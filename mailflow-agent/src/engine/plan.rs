@@ -27,6 +27,8 @@ pub(super) struct Plan {
     pub(super) live: bool,
     /// How long anything can matter.
     pub(super) retention: Duration,
+    /// How long what a record gave any of the terms matters at least.
+    pub(super) soonest: Duration,
 }
 
 /// What a record, or a look at an open flow, tells that was not known yet.
@@ -52,16 +54,13 @@ impl Plan {
             Frame { measure: term.measure, shape, need, learnt: Time::ZERO }
         };
         let frames: Vec<Frame> = rule.terms.iter().enumerate().map(frame).collect();
-        let remembered = |frame: &Frame| match frame.measure {
-            Measure::FirstSeen { horizon, .. } => frame.shape.retention().max(horizon),
-            _ => frame.shape.retention(),
-        };
         let live = |measure: &Measure| {
             matches!(measure, Measure::Sum(_) | Measure::Count(Kind::Delivering))
                 || matches!(measure, Measure::Distinct { among: Kind::Delivering, .. })
         };
         Self {
-            retention: frames.iter().map(remembered).max().unwrap_or_default(),
+            retention: frames.iter().map(Frame::retention).max().unwrap_or_default(),
+            soonest: frames.iter().map(Frame::retention).min().unwrap_or_default(),
             names: names(&rule.terms),
             inputs: rule.terms.iter().map(Term::inputs).collect(),
             lacking: Inputs::empty(),
