@@ -31,6 +31,7 @@ mod lane;
 mod lifetime;
 mod name;
 pub mod overview;
+mod pairs;
 mod plan;
 mod ranges;
 pub mod relay;
