@@ -27,10 +27,11 @@ pub(crate) struct Args {
 }
 
 /// The benchmarks of the tests package, in the order they are run, and what each is about.
-const BENCHES: [(&str, &str); 4] = [
+const BENCHES: [(&str, &str); 5] = [
     ("kernel", "the kernel program, net of an empty one"),
     ("wire", "on the wire, between network namespaces"),
     ("engine", "the agent, from the kernel's table to the records"),
+    ("backtest", "two weeks of flows, beside DuckDB's reading of the same file"),
     ("scrape", "the metrics page, against the prometheus crate's counter vectors"),
 ];
 

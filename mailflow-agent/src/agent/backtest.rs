@@ -21,6 +21,7 @@ use crate::{
     flowlog::{
         Line, Log, LogError, Reading, Skipped,
         history::{History, Rhythm},
+        read_lines,
     },
     sink::metrics::Agent,
 };
@@ -107,33 +108,37 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn log(&mut self, path: &Path) {
-        let mut log = match Log::open(path, self.reading) {
+        let log = match Log::open(path, self.reading) {
             Ok(log) => log,
             Err(damage) => return self.damaged(&damage),
         };
-        loop {
-            match log.next_line() {
-                Ok(Some(Line::Entry(entry))) => {
-                    self.history.push(entry);
-                    self.result.records += 1;
-                    self.progress.at(self.result.records, log.position());
-                }
-                Ok(Some(Line::Skipped(Skipped::OtherEvent))) => self.result.other_events += 1,
-                Ok(Some(Line::Skipped(Skipped::NotWatched))) => self.result.not_watched += 1,
-                Ok(None) => break,
-                Err(fault @ LogError::Line { .. }) => {
-                    self.result.unreadable += 1;
-                    if self.result.unreadable <= SHOWN {
-                        self.progress.pause(|| error!("{fault}"));
-                    }
-                }
-                Err(damage) => {
-                    self.damaged(&damage);
-                    break;
+        let mut read = 0;
+        let end = read_lines(log, |line, position| {
+            read = position;
+            self.line(line, position);
+        });
+        if let Err(damage) = &end {
+            self.damaged(damage);
+        }
+        self.progress.file_done(self.result.records, end.unwrap_or(read));
+    }
+
+    fn line(&mut self, line: Result<Line, LogError>, position: u64) {
+        match line {
+            Ok(Line::Entry(entry)) => {
+                self.history.push(entry);
+                self.result.records += 1;
+                self.progress.at(self.result.records, position);
+            }
+            Ok(Line::Skipped(Skipped::OtherEvent)) => self.result.other_events += 1,
+            Ok(Line::Skipped(Skipped::NotWatched)) => self.result.not_watched += 1,
+            Err(fault) => {
+                self.result.unreadable += 1;
+                if self.result.unreadable <= SHOWN {
+                    self.progress.pause(|| error!("{fault}"));
                 }
             }
         }
-        self.progress.file_done(self.result.records, log.position());
     }
 
     fn damaged(&mut self, damage: &LogError) {

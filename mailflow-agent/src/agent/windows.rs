@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// At most one part in this many of the time between two polls.
-const SHARE: u32 = 50;
+const SHARE: u32 = 200;
 
 /// How far the windows have been gone over.
 #[derive(Debug)]

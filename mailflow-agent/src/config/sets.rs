@@ -1,6 +1,8 @@
 //! Sets of addresses: `internal`, `external`, `any`, `group:NAME`, `role:NAME`, a network, `!` before
 //! any of them, or a list of these.
 
+use std::collections::HashSet;
+
 use super::{
     fault::{Collector, nearest, plain},
     lists::{prefix, role},
@@ -20,13 +22,12 @@ pub(super) fn read(at: &At<'_>, faults: &mut Collector, internal: Option<&Networ
             Sign::Out => Set::new(Vec::new(), vec![member]),
         });
     }
-    let mut seen = Vec::new();
+    let mut seen = HashSet::new();
     let members = items(at, faults, |item, faults| {
         let this = member(item, faults, internal)?;
-        if seen.contains(&this) {
+        if !seen.insert(this.clone()) {
             return item.fault(faults, "given twice in this list");
         }
-        seen.push(this.clone());
         Some(this)
     })?;
     if members.is_empty() {
@@ -42,7 +43,7 @@ pub(super) fn read(at: &At<'_>, faults: &mut Collector, internal: Option<&Networ
     Some(Set::new(any, but))
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 enum Sign {
     In,
     Out,

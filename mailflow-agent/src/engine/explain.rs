@@ -132,7 +132,7 @@ impl Engine {
                 Some(Clause::NotEnded)
             };
             let allowed = || {
-                let allow = rule.allowed(&ends, record.time(), self.settings.epoch)?;
+                let allow = watch.plan.allowed(&ends, record.time(), self.settings.epoch)?;
                 Some(format!("on the allow-list: {}", allow.reason))
             };
             let why = against.map(|clause| clause.to_string()).or_else(allowed);

@@ -17,6 +17,9 @@ use super::{
     watched::Watched,
 };
 
+/// Most places of subjects gone over in one step.
+const STEP: usize = 1_024;
+
 /// What the rules' windows hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Overview {
@@ -57,8 +60,8 @@ pub struct Threshold {
 pub struct Survey {
     /// Most values kept.
     most: usize,
-    /// Where it goes on: a rule, and a part of its subjects.
-    next: (usize, usize),
+    /// Where it goes on: a rule, a shard of its subjects, and a place in that.
+    next: (usize, usize, usize),
     highest: BinaryHeap<Ranked>,
     omitted: u64,
     rules: Vec<Standing>,
@@ -76,7 +79,7 @@ struct Ranked {
 impl Survey {
     /// Keeps at most so many values.
     pub fn new(most: usize) -> Self {
-        Self { most, next: (0, 0), highest: BinaryHeap::new(), omitted: 0, rules: Vec::new() }
+        Self { most, next: (0, 0, 0), highest: BinaryHeap::new(), omitted: 0, rules: Vec::new() }
     }
 
     /// A subject with what its windows hold at `now`.
@@ -121,6 +124,8 @@ impl Survey {
         debug_assert!(highest.len() <= most);
         let mut kept = highest.into_vec();
         kept.sort_unstable_by(|one, other| one.place.cmp(&other.place));
+        // A subject that was forgotten and came back between two steps was seen twice.
+        kept.dedup_by(|later, first| later.place == first.place);
         let value = |Ranked { number: Reverse(number), place: (rule, subject, term), exact }| {
             let plan = &watches.get(rule)?.plan;
             Some(WindowValue {
@@ -135,21 +140,26 @@ impl Survey {
 }
 
 impl Engine {
-    /// Goes on with a survey at `now`, over one part of the subjects of one rule: a 64th of them. With the last
-    /// part it gives what it found, and the survey begins anew. It must begin anew with other rules too.
+    /// Goes on with a survey at `now`, over some of the subjects of one rule. With the last of them it gives what it
+    /// found, and the survey starts again. It must start again with other rules too.
     pub fn survey(&self, survey: &mut Survey, now: Time) -> Option<Overview> {
         let watches = &self.evaluator.watches;
-        let (rule, shard) = survey.next;
+        let (rule, shard, from) = survey.next;
+        let mut further = false;
         if let Some(watch) = watches.get(rule) {
-            if shard == 0 {
+            if (shard, from) == (0, 0) {
                 let (rule, highest) = (Arc::clone(&watch.plan.rule.name), None);
                 survey.rules.push(Standing { rule, subjects: 0, highest });
             }
-            for (subject, watched) in watch.unknown.part(shard) {
-                survey.see((rule, watch), subject, watched, now);
-            }
+            let (subjects, more) = watch.unknown.part(shard, from, STEP);
+            subjects.for_each(|(subject, watched)| survey.see((rule, watch), subject, watched, now));
+            further = more;
         }
-        survey.next = if shard + 1 < SHARDS { (rule, shard + 1) } else { (rule + 1, 0) };
+        survey.next = match further {
+            true => (rule, shard, from + STEP),
+            false if shard + 1 < SHARDS => (rule, shard + 1, 0),
+            false => (rule + 1, 0, 0),
+        };
         (survey.next.0 >= watches.len()).then(|| survey.over(watches))
     }
 

@@ -6,11 +6,13 @@ use super::{
     assets::Site,
     event::{TermValue, Value},
     inputs::Inputs,
+    pairs::Pairs,
     rule::Ends,
-    settings::{Condition, End, GroupBy, Kind, Level, Measure, Rule, Term},
+    set::Set,
+    settings::{Allow, Condition, End, GroupBy, Kind, Level, Measure, Rule, Term},
     store::{Frame, Gain, Mark, PARTS, Shape, Store, Until},
     tally::{Kinds, Quantities},
-    time::Time,
+    time::{Epoch, Time},
 };
 
 /// A rule with what follows from it.
@@ -19,6 +21,10 @@ pub(super) struct Plan {
     pub(super) rule: Rule,
     frames: Vec<Frame>,
     names: Vec<Arc<str>>,
+    /// The rule's allow-list.
+    allow: Pairs,
+    /// Those for whom it has other thresholds.
+    others: Pairs,
     inputs: Vec<Inputs>,
     /// What some record did not tell.
     lacking: Inputs,
@@ -27,6 +33,8 @@ pub(super) struct Plan {
     pub(super) live: bool,
     /// How long anything can matter.
     pub(super) retention: Duration,
+    /// How long what a record gave any of the terms matters at least.
+    pub(super) soonest: Duration,
 }
 
 /// What a record, or a look at an open flow, tells that was not known yet.
@@ -52,17 +60,17 @@ impl Plan {
             Frame { measure: term.measure, shape, need, learnt: Time::ZERO }
         };
         let frames: Vec<Frame> = rule.terms.iter().enumerate().map(frame).collect();
-        let remembered = |frame: &Frame| match frame.measure {
-            Measure::FirstSeen { horizon, .. } => frame.shape.retention().max(horizon),
-            _ => frame.shape.retention(),
-        };
         let live = |measure: &Measure| {
             matches!(measure, Measure::Sum(_) | Measure::Count(Kind::Delivering))
                 || matches!(measure, Measure::Distinct { among: Kind::Delivering, .. })
         };
+        let anywhere = Set::default();
         Self {
-            retention: frames.iter().map(remembered).max().unwrap_or_default(),
+            retention: frames.iter().map(Frame::retention).max().unwrap_or_default(),
+            soonest: frames.iter().map(Frame::retention).min().unwrap_or_default(),
             names: names(&rule.terms),
+            allow: Pairs::new(rule.allow.iter().map(|allow| (&allow.source, &allow.destination))),
+            others: Pairs::new(rule.thresholds.iter().map(|other| (&other.of, &anywhere))),
             inputs: rule.terms.iter().map(Term::inputs).collect(),
             lacking: Inputs::empty(),
             levels: rule.terms.iter().map(|term| term.level).collect(),
@@ -126,8 +134,17 @@ impl Plan {
 
     /// The thresholds for a subject at `site`.
     pub(super) fn levels_of(&self, site: &Site<'_>) -> &[Level] {
-        let own = self.rule.thresholds.iter().find(|thresholds| thresholds.of.holds(site));
-        own.map_or(&self.levels, |thresholds| &thresholds.levels)
+        let ends = Ends { source: *site, destination: *site };
+        let of = |number: usize| self.rule.thresholds.get(number);
+        let own = self.others.first(&ends, |number| of(number).is_some_and(|other| other.of.holds(site)));
+        own.and_then(of).map_or(&self.levels, |thresholds| &thresholds.levels)
+    }
+
+    /// Returns what makes a flow between these ends at `time` known, if anything does.
+    pub(super) fn allowed(&self, ends: &Ends<'_>, time: Time, epoch: Epoch) -> Option<&Allow> {
+        let of = |number: usize| self.rule.allow.get(number);
+        let holds = |number| of(number).is_some_and(|allow| allow.holds(ends, time, epoch));
+        self.allow.first(ends, holds).and_then(of)
     }
 
     /// The thresholds of everybody else.

@@ -179,7 +179,7 @@ impl Engine {
             rule.matching.source.holds(&ends.source)
                 && rule.matching.destination.holds(&ends.destination)
                 && rule.matching.ports.contains(&record.flow.key.server_port)
-                && rule.allowed(&ends, record.time(), epoch).is_none()
+                && watch.plan.allowed(&ends, record.time(), epoch).is_none()
         });
         counts.then_some(kinds)
     }

@@ -5,7 +5,7 @@ use mailflow_common::{App, PROTOCOL_TCP, PROTOCOL_UDP};
 use super::{
     assets::{Networks, Place, Site},
     flow::Flow,
-    settings::{Allow, Bound, Counter, Hours, Match, Quantity, Rule, Transport},
+    settings::{Allow, Bound, Counter, Hours, Match, Quantity, Transport},
     size::Shortfall,
     tally::Stage,
     time::{Epoch, Time},
@@ -171,13 +171,6 @@ impl Allow {
     }
 }
 
-impl Rule {
-    /// What makes a flow known, if anything does.
-    pub fn allowed(&self, ends: &Ends<'_>, time: Time, epoch: Epoch) -> Option<&Allow> {
-        self.allow.iter().find(|allow| allow.holds(ends, time, epoch))
-    }
-}
-
 impl Transport {
     /// Its IANA protocol number.
     pub const fn number(self) -> u8 {
@@ -191,7 +184,7 @@ impl Transport {
 #[cfg(test)]
 mod tests {
     use super::{
-        super::{assets::Member, fixture, fixture::at},
+        super::{assets::Member, fixture, fixture::at, plan::Plan, settings::Rule},
         *,
     };
 
@@ -307,11 +300,14 @@ mod tests {
             until,
         };
         let internal = fixture::internal();
-        let rule = |until| Rule { allow: vec![allow(until)], ..fixture::rule() };
+        let plan = |until| {
+            let rule = Rule { allow: vec![allow(until)], ..fixture::rule() };
+            Plan::new(rule, std::time::Duration::from_secs(300))
+        };
         let allowed = |client: &str, until| {
             let flow = fixture::flow(client, "9.9.9.9:25");
             let ends = Ends::of(&flow, &internal);
-            rule(until).allowed(&ends, at(100), Epoch::default()).is_some()
+            plan(until).allowed(&ends, at(100), Epoch::default()).is_some()
         };
         assert!(allowed("10.0.0.1:4000", None));
         assert!(!allowed("10.0.0.2:4000", None));

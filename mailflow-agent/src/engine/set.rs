@@ -1,6 +1,6 @@
 //! Sets of addresses, as rules and allow-lists name them.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;
 
@@ -12,9 +12,23 @@ use super::{
 /// Addresses: any of some members, without those of others.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Set {
-    any: Vec<Member>,
-    but: Vec<Member>,
+    // Shared: each rule has the entries of the common allow-list.
+    any: Arc<Members>,
+    but: Arc<Members>,
 }
+
+/// Members in the order in which they were given.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+struct Members {
+    all: Vec<Member>,
+    /// The networks among them, ascending, where there are many; otherwise empty.
+    nets: Vec<IpNet>,
+    /// The lengths of those, and whether they are IPv6.
+    lengths: Vec<(bool, u8)>,
+}
+
+/// Networks from which on they are searched for rather than gone over.
+const MANY: usize = 8;
 
 /// What a set is made of.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -36,19 +50,64 @@ pub enum Member {
 impl Set {
     /// Any of `any` (of all addresses, where that is empty), but none of `but`.
     pub fn new(any: Vec<Member>, but: Vec<Member>) -> Self {
-        Self { any, but }
+        Self { any: Members::new(any).into(), but: Members::new(but).into() }
     }
 
     /// Whether an address is in the set.
     pub fn holds(&self, site: &Site<'_>) -> bool {
-        let holds = |member: &Member| member.holds(site);
-        (self.any.is_empty() || self.any.iter().any(holds)) && !self.but.iter().any(holds)
+        (self.any.all.is_empty() || self.any.hold(site)) && !self.but.hold(site)
+    }
+
+    /// The members of which an address must be one; none, where it may be any.
+    pub(super) fn any(&self) -> &[Member] {
+        &self.any.all
     }
 
     /// The members that it names, those it leaves out among them.
     pub fn members(&self) -> impl Iterator<Item = &Member> {
-        self.any.iter().chain(&self.but)
+        self.any.all.iter().chain(&self.but.all)
     }
+}
+
+impl Members {
+    fn new(all: Vec<Member>) -> Self {
+        let net = |member: &Member| match member {
+            Member::Net(net) => Some(net.trunc()),
+            _ => None,
+        };
+        let mut nets: Vec<IpNet> = all.iter().filter_map(net).collect();
+        if nets.len() < MANY {
+            return Self { all, ..Self::default() };
+        }
+        nets.sort_unstable();
+        let mut lengths: Vec<_> = nets.iter().map(length).collect();
+        lengths.sort_unstable();
+        lengths.dedup();
+        Self { all, nets, lengths }
+    }
+
+    /// Returns true if one of them holds the address; of many networks in logarithmic time.
+    fn hold(&self, site: &Site<'_>) -> bool {
+        let searched = |member: &&Member| self.nets.is_empty() || !matches!(member, Member::Net(_));
+        let around = |(v6, length): &(bool, u8)| {
+            *v6 == site.ip.is_ipv6()
+                && around(site.ip, *length).is_some_and(|net| self.nets.binary_search(&net).is_ok())
+        };
+        if self.nets.len() == self.all.len() {
+            return self.lengths.iter().any(around);
+        }
+        self.all.iter().filter(searched).any(|member| member.holds(site)) || self.lengths.iter().any(around)
+    }
+}
+
+/// Returns the length of a network, and whether it is IPv6.
+pub(super) fn length(net: &IpNet) -> (bool, u8) {
+    (matches!(net, IpNet::V6(_)), net.prefix_len())
+}
+
+/// Returns the network of this length around an address.
+pub(super) fn around(ip: IpAddr, length: u8) -> Option<IpNet> {
+    IpNet::new(ip, length).ok().map(|net| net.trunc())
 }
 
 impl Member {
@@ -75,11 +134,11 @@ impl From<Member> for Set {
 /// As it is written in a configuration.
 impl fmt::Display for Set {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let any = self.any.iter().map(|member| ("", member));
-        for (index, (not, member)) in any.chain(self.but.iter().map(|member| ("!", member))).enumerate() {
+        let any = self.any.all.iter().map(|member| ("", member));
+        for (index, (not, member)) in any.chain(self.but.all.iter().map(|member| ("!", member))).enumerate() {
             write!(f, "{}{not}{member}", if index == 0 { "" } else { ", " })?;
         }
-        if self.any.is_empty() && self.but.is_empty() { f.write_str("any") } else { Ok(()) }
+        if self.any.all.is_empty() && self.but.all.is_empty() { f.write_str("any") } else { Ok(()) }
     }
 }
 
@@ -134,6 +193,37 @@ mod tests {
         assert_eq!(set(Member::Group("berlin".into())), ["10.0.0.1", "10.1.0.1"], "inherited");
         assert_eq!(set(Member::Role(AssetRole::Mta)), ["10.1.0.1"]);
         assert_eq!(set(Member::Net("9.0.0.0/8".parse().unwrap())), ["9.9.9.9"]);
+    }
+
+    #[test]
+    fn many_members_hold_what_each_of_them_holds() {
+        let networks = networks();
+        let nets = |from: u32| {
+            (from..from + 3_000).map(|n| {
+                let address = n.wrapping_mul(0x9e37_79b9);
+                Member::Net(
+                    IpNet::new(std::net::Ipv4Addr::from(address).into(), 12 + (n % 21) as u8).unwrap(),
+                )
+            })
+        };
+        let (any, but): (Vec<_>, Vec<_>) = (nets(0).collect(), nets(5_000).skip(2_900).collect());
+        let any: Vec<Member> = any
+            .into_iter()
+            .chain([Member::Group("berlin".into()), Member::Net("fd00::/9".parse().unwrap())])
+            .collect();
+        let set = Set::new(any.clone(), but.clone());
+        let mut held = 0;
+        for n in 0..20_000_u32 {
+            let ip = match n % 50 {
+                0 => IpAddr::from(std::net::Ipv6Addr::from(0xfd00_u128 << 112 | u128::from(n) << 103)),
+                _ => std::net::Ipv4Addr::from(n.wrapping_mul(0x85eb_ca6b)).into(),
+            };
+            let site = networks.locate(ip);
+            let holds = |members: &[Member]| members.iter().any(|member| member.holds(&site));
+            assert_eq!(set.holds(&site), holds(&any) && !holds(&but), "{ip}");
+            held += u32::from(set.holds(&site));
+        }
+        assert!((1_000..19_000).contains(&held), "{held}");
     }
 
     #[test]

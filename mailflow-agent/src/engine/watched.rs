@@ -10,7 +10,7 @@ use super::{
     flow::FlowRecord,
     plan::{News, Plan},
     settings::{Condition, Level},
-    store::Store,
+    store::{Frame, Store},
     subject::Subject,
     time::Time,
 };
@@ -83,6 +83,9 @@ impl Watched {
 
     /// Takes news.
     pub(super) fn book(&mut self, plan: &Plan, clock: Time, news: &News) -> Booked {
+        if self.lapsed(plan, clock) {
+            self.trail = Trail::default();
+        }
         let mut booked = Booked::Nothing;
         for (term, (store, frame)) in self.stores_mut().iter_mut().zip(plan.frames()).enumerate() {
             match plan.gain(term, news) {
@@ -225,6 +228,25 @@ impl Watched {
             // Until no record from before the end can come.
             State::Quiet(end) => end.is_some_and(|end| end + plan.retention > clock),
         }
+    }
+
+    /// Returns when there may be something to forget: when all that a term holds is too old, or the last incident.
+    pub(super) fn next_visit(&self, plan: &Plan, clock: Time) -> Time {
+        let stores = self.stores().iter().zip(plan.frames());
+        let terms = stores.filter_map(|(store, frame)| store.expires(frame)).min();
+        terms.unwrap_or_else(|| match &self.state {
+            State::Quiet(Some(end)) => *end + plan.retention,
+            State::Quiet(None) | State::Firing(_) => clock + plan.retention,
+        })
+    }
+
+    /// Returns true if nothing that it holds can matter any more, whether it was visited since or not.
+    fn lapsed(&self, plan: &Plan, clock: Time) -> bool {
+        let expired = |(store, frame): (&Store, &Frame)| match store {
+            Store::Ratio(_) => store.len() == 0,
+            _ => store.expires(frame).is_none_or(|time| time <= clock),
+        };
+        self.stores().iter().zip(plan.frames()).all(expired)
     }
 
     /// What is remembered, term by term.

@@ -11,6 +11,7 @@ mod fault;
 pub mod history;
 mod json;
 mod own;
+mod parallel;
 mod suricata;
 mod text;
 mod zeek;
@@ -25,7 +26,10 @@ use std::{
 };
 
 use self::columns::Columns;
-pub use self::fault::{Fault, LogError};
+pub use self::{
+    fault::{Fault, LogError},
+    parallel::read_lines,
+};
 use crate::{
     engine::{flow::FlowRecord, settings::Services},
     packed::Packed,
@@ -169,30 +173,17 @@ impl<'a> Log<'a> {
                     return Err(LogError::File { path: self.path.clone(), source });
                 }
             }
-            let line = self.line.trim_ascii_end();
-            if line.is_empty() {
-                continue;
+            match self.format.read(&self.line, &self.reading) {
+                Ok(None) => {}
+                Ok(Some(line)) => return Ok(Some(line)),
+                Err(Bad::Line(fault)) => {
+                    return Err(LogError::Line { path: self.path.clone(), line: self.number, fault });
+                }
+                Err(Bad::Header(found)) => {
+                    self.ended = true;
+                    return Err(LogError::Format { path: self.path.clone(), found });
+                }
             }
-            let found = match &mut self.format {
-                _ if self.line.len() as u64 >= LONGEST => Err(Fault::new(1, "", "longer than 1 MiB")),
-                Format::Eve => eve::read(line, &self.reading),
-                Format::ZeekJson => zeek::read(line, &self.reading),
-                Format::ZeekColumns(columns) => match text(&self.line) {
-                    Ok(text) if text.starts_with('#') => match columns.header(text) {
-                        Ok(()) => continue,
-                        Err(found) => {
-                            self.ended = true;
-                            return Err(LogError::Format { path: self.path.clone(), found });
-                        }
-                    },
-                    Ok(text) => columns.read(text, &self.reading),
-                    Err(fault) => Err(fault),
-                },
-                Format::Empty => continue,
-            };
-            let found = found.and_then(possible);
-            let fault = |fault| LogError::Line { path: self.path.clone(), line: self.number, fault };
-            return found.map(Some).map_err(fault);
         }
         Ok(None)
     }
@@ -238,7 +229,46 @@ fn text(line: &[u8]) -> Result<&str, Fault> {
     std::str::from_utf8(line).map_err(|error| Fault::new(error.valid_up_to() + 1, "", "not UTF-8"))
 }
 
+/// Why a line gives neither a record nor a reason to skip it.
+enum Bad {
+    /// It cannot be read; the next one may be.
+    Line(Fault),
+    /// It says that what follows has a form that is not known here.
+    Header(String),
+}
+
 impl Format {
+    /// Reads a line with its end. Returns `None` for one without contents.
+    fn read(&mut self, whole: &[u8], reading: &Reading<'_>) -> Result<Option<Line>, Bad> {
+        let line = whole.trim_ascii_end();
+        if line.is_empty() {
+            return Ok(None);
+        }
+        let found = match self {
+            _ if whole.len() as u64 >= LONGEST => Err(Fault::new(1, "", "longer than 1 MiB")),
+            Format::Eve => eve::read(line, reading),
+            Format::ZeekJson => zeek::read(line, reading),
+            Format::ZeekColumns(columns) => match text(whole) {
+                Ok(text) if text.starts_with('#') => {
+                    return columns.header(text).map(|()| None).map_err(Bad::Header);
+                }
+                Ok(text) => columns.read(text, reading),
+                Err(fault) => Err(fault),
+            },
+            Format::Empty => return Ok(None),
+        };
+        found.and_then(possible).map(Some).map_err(Bad::Line)
+    }
+
+    /// Returns another reader of the same lines, if each line can be read without those before it.
+    fn of_any_line(&self) -> Option<Self> {
+        match self {
+            Format::Eve => Some(Format::Eve),
+            Format::ZeekJson => Some(Format::ZeekJson),
+            Format::ZeekColumns(_) | Format::Empty => None,
+        }
+    }
+
     /// The format of a log that begins with `head`; otherwise what it begins with.
     fn of(head: &[u8]) -> Result<Self, String> {
         let has = |line: &[u8], key: &str| memchr::memmem::find(line, key.as_bytes()).is_some();

@@ -355,3 +355,19 @@ fn many_mistakes_in_a_rule_are_told_together() {
         faults(&text).iter().map(|fault| fault.split(": ").next().unwrap().to_owned()).collect();
     assert_eq!(places, ["f.yaml:14:53", "f.yaml:19:44", "f.yaml:23:31"]);
 }
+
+#[test]
+fn more_rules_than_a_record_can_be_shown_are_refused() {
+    let rules = |number: usize| {
+        let rule = |n| {
+            format!(
+                "  - {{ name: r{n}, match: {{}}, window: {{ length: 1h }}, condition: {{ count: {{ at_least: 3 }} }} }}\n"
+            )
+        };
+        format!("rules:\n{}", (0..number).map(rule).collect::<String>())
+    };
+    assert_eq!(good(&rules(256)).engine.rules.len(), 256);
+    let found = faults(&rules(257));
+    assert!(found.iter().any(|fault| fault.contains("257 rules: at most 256")), "{found:?}");
+    assert_eq!(found.len(), 1, "{found:?}");
+}

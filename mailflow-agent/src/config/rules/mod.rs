@@ -31,6 +31,9 @@ use matching::Known;
 /// Shortest and longest window and interval.
 const SPAN: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(30 * 86_400)];
 
+/// Most rules: each is asked about every record.
+pub(super) const MOST_RULES: usize = 256;
+
 /// The rules of a configuration.
 #[derive(Debug, Default)]
 pub(super) struct Rules {
@@ -60,6 +63,13 @@ pub(super) fn read<'a>(
     around: Around<'a>,
     ending: &mut Vec<Expiry>,
 ) -> Option<Rules> {
+    let number = match at.content() {
+        Content::List(rules) => rules.len(),
+        _ => 0,
+    };
+    if number > MOST_RULES {
+        return at.fault(faults, format!("{number} rules: at most {MOST_RULES}"));
+    }
     let mut names = HashSet::new();
     let items = items(at, faults, |item, faults| {
         Fields::read(item, faults, |fields| {

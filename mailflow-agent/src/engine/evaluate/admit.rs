@@ -166,8 +166,8 @@ impl Evaluator {
             Known::No => unknown,
             Known::Allowed => allowed,
         };
-        let overflow = lane.overflowed(&subject);
-        let Some((subject, watched)) = lane.enter(plan, subject) else {
+        let overflow = lane.overflowed(&subject, plan.retention, self.clock);
+        let Some((subject, watched)) = lane.enter(plan, self.clock, subject) else {
             missed.refused += 1;
             return;
         };

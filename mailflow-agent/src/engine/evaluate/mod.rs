@@ -17,7 +17,7 @@ use super::{
     assets::Networks,
     event::{Effects, WindowValue},
     evidence::Evidence,
-    lane::{Known, SHARDS},
+    lane::Known,
     plan::Plan,
     settings::Rule,
     sites::Sites,
@@ -26,8 +26,8 @@ use super::{
     watched::Around,
 };
 
-/// How often a part of the subjects is looked over for what can be forgotten.
-const SWEEP: Duration = Duration::from_secs(1);
+/// How often subjects whose visit is due are visited.
+const EXPIRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Evaluates the rules.
 #[derive(Debug)]
@@ -38,8 +38,7 @@ pub(super) struct Evaluator {
     pub(super) clock: Time,
     /// When which incident has something to do; one entry for each, never too late.
     deadlines: BTreeSet<(Time, usize, Known, Subject)>,
-    next_sweep: Time,
-    shard: usize,
+    next_expiry: Time,
     pub(super) evidence: Evidence,
     sites: Sites,
 }
@@ -54,8 +53,7 @@ impl Evaluator {
             epoch,
             clock: Time::ZERO,
             deadlines: BTreeSet::new(),
-            next_sweep: Time::ZERO,
-            shard: 0,
+            next_expiry: Time::ZERO,
             evidence: Evidence::default(),
             sites: Sites::default(),
         }
@@ -77,7 +75,7 @@ impl Evaluator {
             let Self { watches, evidence, clock, epoch, .. } = self;
             let Some(watch) = watches.get_mut(index) else { continue };
             let (plan, lane) = watch.lane(known);
-            let overflow = lane.overflowed(&subject);
+            let overflow = lane.overflowed(&subject, plan.retention, *clock);
             let Some(watched) = lane.get_mut(&subject) else { continue };
             // What happened since may have put it off: beyond `to` too, while the clock is ahead of that.
             if let Some(later) = watched.deadline(plan).filter(|later| *later > deadline) {
@@ -94,8 +92,8 @@ impl Evaluator {
             }
         }
         self.clock = self.clock.max(to);
-        if self.next_sweep <= self.clock {
-            self.sweep();
+        if self.next_expiry <= self.clock {
+            self.expire();
         }
     }
 
@@ -117,17 +115,13 @@ impl Evaluator {
         values
     }
 
-    /// A part of the subjects for each second that passed, all of them at most once.
-    fn sweep(&mut self) {
-        let passed = self.clock.since(self.next_sweep).as_secs() + 1;
-        self.next_sweep = self.clock + SWEEP;
-        for _ in 0..passed.min(SHARDS as u64) {
-            self.shard = (self.shard + 1) % SHARDS;
-            for watch in &mut self.watches {
-                for known in [Known::No, Known::Allowed] {
-                    let (plan, lane) = watch.lane(known);
-                    lane.sweep(plan, self.shard, self.clock);
-                }
+    /// Forgets what cannot matter any more.
+    fn expire(&mut self) {
+        self.next_expiry = self.clock + EXPIRY_INTERVAL;
+        for watch in &mut self.watches {
+            for known in [Known::No, Known::Allowed] {
+                let (plan, lane) = watch.lane(known);
+                lane.expire(plan, self.clock);
             }
         }
     }

@@ -92,10 +92,14 @@ impl Evaluator {
         }
     }
 
-    /// Notes for every incident when it has something to do.
+    /// Notes for every incident when it has something to do, and for every subject when it is visited.
     pub(in super::super) fn schedule(&mut self) {
         self.deadlines.clear();
-        for (index, watch) in self.watches.iter().enumerate() {
+        for (index, watch) in self.watches.iter_mut().enumerate() {
+            for known in [Known::No, Known::Allowed] {
+                let (plan, lane) = watch.lane(known);
+                lane.schedule(plan, self.clock);
+            }
             for (known, lane) in [(Known::No, &watch.unknown), (Known::Allowed, &watch.allowed)] {
                 for (subject, watched) in lane.iter() {
                     if let Some(deadline) = watched.deadline(&watch.plan) {

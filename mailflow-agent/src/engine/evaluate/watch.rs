@@ -76,7 +76,7 @@ impl Watch {
 
     /// Which flows one between these ends is taken together with.
     pub(super) fn known(&self, ends: &Ends<'_>, time: Time, epoch: Epoch) -> Known {
-        if self.plan.rule.allowed(ends, time, epoch).is_some() { Known::Allowed } else { Known::No }
+        if self.plan.allowed(ends, time, epoch).is_some() { Known::Allowed } else { Known::No }
     }
 }
 
@@ -93,7 +93,7 @@ pub(in super::super) fn excuse(
     }
     let of = |record: &Arc<FlowRecord>| {
         let ends = Ends::of(&record.flow, internal);
-        plan.rule.allowed(&ends, record.time(), epoch).map(|allow| Arc::clone(&allow.reason))
+        plan.allowed(&ends, record.time(), epoch).map(|allow| Arc::clone(&allow.reason))
     };
     let reason = alert.flows.iter().rev().find_map(of);
     alert.suppressed = Some(reason.unwrap_or_else(|| "on an allow-list".into()));

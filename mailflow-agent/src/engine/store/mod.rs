@@ -7,6 +7,8 @@ mod shape;
 mod sightings;
 mod times;
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 use thin_vec::ThinVec;
 
@@ -45,6 +47,16 @@ pub(super) struct Frame {
     pub(super) need: u64,
     /// When the rule has watched for long enough to tell what is new.
     pub(super) learnt: Time,
+}
+
+impl Frame {
+    /// Returns how long an event can matter.
+    pub(super) fn retention(&self) -> Duration {
+        match self.measure {
+            Measure::FirstSeen { horizon, .. } => self.shape.retention().max(horizon + self.shape.lateness()),
+            _ => self.shape.retention(),
+        }
+    }
 }
 
 /// Until when a term holds.
@@ -122,6 +134,22 @@ impl Store {
                 }
             }
         }
+    }
+
+    /// Returns when the newest event of the store, of a ratio of either part, cannot matter any more; `None` if it is
+    /// empty.
+    pub(super) fn expires(&self, frame: &Frame) -> Option<Time> {
+        let newest = match self {
+            Store::Times(times) => times.newest_first().next(),
+            Store::Series(series) => series.newest(),
+            Store::Ratio(both) => match (both.0.newest(), both.1.newest()) {
+                (Some(of), Some(to)) => Some(of.min(to)),
+                (of, to) => of.or(to),
+            },
+            Store::Ends(ends) => ends.newest_first().next(),
+            Store::Sightings(sightings) => sightings.newest(),
+        };
+        newest.map(|newest| newest + frame.retention())
     }
 
     /// Does so where [`Store::add`] would have: what is known of ends that were seen is longer, and stays.
