@@ -22,3 +22,4 @@ pub mod privileges;
 pub mod signal;
 pub mod sink;
 pub mod state;
+pub mod terminal;

@@ -34,8 +34,8 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
-pub use self::reload::Source;
-use self::{pipeline::Pipeline, service::Service, view::View};
+pub use self::reload::{ReadConfig, Source};
+use self::{pipeline::Pipeline, reload::Reload, service::Service, view::View};
 use crate::{
     clock,
     config::Config,
@@ -76,6 +76,7 @@ pub async fn run(config: Config, source: Source, lookout: Option<Lookout>) -> Re
 
     let mut changes = LinkChanges::listen().inspect_err(unheard).ok();
     let mut polls = polls(&pipeline);
+    let mut reload = Reload::default();
     loop {
         tokio::select! {
             _ = polls.tick() => {}
@@ -88,9 +89,20 @@ pub async fn run(config: Config, source: Source, lookout: Option<Lookout>) -> Re
                 continue;
             }
             Some(order) = ordered.recv() => {
-                service.reloading();
-                block_in_place(|| answer(order, &mut pipeline, &source));
-                service.ready(&view.summary());
+                match order {
+                    Order { request: Request::Reload, reply } => {
+                        service.reloading();
+                        reload.ask(&source, Some(reply));
+                    }
+                    order => block_in_place(|| answer(order, &pipeline)),
+                }
+                continue;
+            }
+            read = reload.read() => {
+                let outcome = block_in_place(|| pipeline.reload(read, &source));
+                if !reload.end(&source, &outcome) {
+                    service.ready(&view.summary());
+                }
                 polls = self::polls(&pipeline);
                 continue;
             }
@@ -106,10 +118,8 @@ pub async fn run(config: Config, source: Source, lookout: Option<Lookout>) -> Re
                 }
                 Asked::Reload => {
                     service.reloading();
-                    // Its outcome is in the log, for who sent a signal hears no answer.
-                    let _ = block_in_place(|| pipeline.reload(&source));
-                    service.ready(&view.summary());
-                    polls = self::polls(&pipeline);
+                    // Its outcome is in the log.
+                    reload.ask(&source, None);
                     continue;
                 }
             },
@@ -166,16 +176,14 @@ fn polls(pipeline: &Pipeline) -> tokio::time::Interval {
     polls
 }
 
-/// Does what the control socket asks of the poll loop.
-fn answer(Order { request, reply }: Order, pipeline: &mut Pipeline, source: &Source) {
+/// Answers what the control socket asks of the poll loop.
+fn answer(Order { request, reply }: Order, pipeline: &Pipeline) {
     let answer = match request {
-        Request::Reload => match pipeline.reload(source) {
-            Ok(changes) => Reply::Reloaded(changes),
-            Err(reasons) => Reply::Refused(reasons),
-        },
         Request::Explain { source, flows } => Reply::Explained(Box::new(pipeline.explain(source, flows))),
         Request::Suggest => Reply::Suggested(pipeline.suggest()),
-        Request::Status | Request::Top => Reply::Refused(vec!["asked of the wrong room".to_owned()]),
+        Request::Reload | Request::Status | Request::Top => {
+            Reply::Refused(vec!["asked of the wrong room".to_owned()])
+        }
     };
     // Who does not wait for the answer does not want it.
     let _ = reply.send(answer);

@@ -1,16 +1,21 @@
 //! A new configuration while the agent runs: all of it, or nothing.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc, thread};
 
-use crate::config::Config;
+use tokio::sync::oneshot;
+
+use crate::{config::Config, control::Reply, privileges};
 
 /// Where the configuration came from, and how it is read again.
 pub struct Source {
     /// Its file; the built-in one without.
     pub file: Option<PathBuf>,
     /// Reads it again, with what the command line said on top; otherwise what is wrong with it.
-    pub read: Box<dyn Fn() -> Result<Config, Vec<String>> + Send>,
+    pub read: Arc<ReadConfig>,
 }
+
+/// Reads a configuration; otherwise returns what is wrong with it.
+pub type ReadConfig = dyn Fn() -> Result<Config, Vec<String>> + Send + Sync;
 
 impl std::fmt::Debug for Source {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -23,6 +28,80 @@ impl Source {
     pub(super) fn name(&self) -> Option<String> {
         self.file.as_ref().map(|file| file.display().to_string())
     }
+}
+
+/// The client that waits for a reload; none for a signal.
+type Waiting = Option<oneshot::Sender<Reply>>;
+
+/// Reads the configuration beside the poll loop, as its lists of networks may be long or slow to come by.
+#[derive(Default)]
+pub(super) struct Reload {
+    /// What comes of the reading that is on, and the clients that wait for it.
+    reading: Option<(oneshot::Receiver<Result<Config, Vec<String>>>, Vec<Waiting>)>,
+    /// Clients that came meanwhile: the files may have changed once more.
+    next: Vec<Waiting>,
+}
+
+impl Reload {
+    /// Begins to read, or does so again once the reading that is on has ended.
+    pub(super) fn ask(&mut self, source: &Source, waiting: Waiting) {
+        self.next.push(waiting);
+        if self.reading.is_none() {
+            self.begin(source);
+        }
+    }
+
+    fn begin(&mut self, source: &Source) {
+        let (finished, reading) = oneshot::channel();
+        let read = Arc::clone(&source.read);
+        let thread = thread::Builder::new().name("reload".into()).spawn(move || {
+            privileges::give_up_all();
+            // The agent may have ended meanwhile.
+            let _ = finished.send(read());
+        });
+        let reading = match thread {
+            Ok(_) => reading,
+            Err(error) => refused(format!("no thread to read the configuration: {error}")),
+        };
+        self.reading = Some((reading, std::mem::take(&mut self.next)));
+    }
+
+    /// Returns what was read, once it is. Never returns where nothing is being read.
+    pub(super) async fn read(&mut self) -> Result<Config, Vec<String>> {
+        match &mut self.reading {
+            Some((reading, _)) => {
+                let gone = || Err(vec!["the thread that read the configuration ended".to_owned()]);
+                reading.await.unwrap_or_else(|_| gone())
+            }
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Answers the clients that waited for the reading that has ended, and reads again for those that came
+    /// meanwhile. Returns true if it does.
+    pub(super) fn end(&mut self, source: &Source, outcome: &Result<Vec<String>, Vec<String>>) -> bool {
+        let (_, waiting) = self.reading.take().unzip();
+        for client in waiting.into_iter().flatten().flatten() {
+            let reply = match outcome {
+                Ok(changes) => Reply::Reloaded(changes.clone()),
+                Err(reasons) => Reply::Refused(reasons.clone()),
+            };
+            // The client may have disconnected.
+            let _ = client.send(reply);
+        }
+        let again = !self.next.is_empty();
+        if again {
+            self.begin(source);
+        }
+        again
+    }
+}
+
+/// A reading that has failed.
+fn refused(why: String) -> oneshot::Receiver<Result<Config, Vec<String>>> {
+    let (finished, reading) = oneshot::channel();
+    let _ = finished.send(Err(vec![why]));
+    reading
 }
 
 /// The settings that differ and are read at start only.
@@ -106,6 +185,42 @@ mod tests {
 
     fn parsed(text: &str) -> Config {
         config::parse("f", text).unwrap()
+    }
+
+    /// The reading waits until the test lets it go on, as one of a list on a server that is gone.
+    #[tokio::test]
+    async fn a_configuration_is_read_beside_the_loop_and_again_for_who_came_meanwhile() {
+        use std::sync::{Mutex, mpsc::channel};
+        let (release, released) = channel();
+        let released = Mutex::new(released);
+        let read = move || {
+            let text: &str = released.lock().unwrap().recv().unwrap();
+            Ok(config::parse("f", text).unwrap())
+        };
+        let source = Source { file: None, read: Arc::new(read) };
+        let mut reload = Reload::default();
+        let (one, mut first) = oneshot::channel();
+        reload.ask(&source, Some(one));
+        let (other, mut second) = oneshot::channel();
+        reload.ask(&source, Some(other));
+        // The loop turns meanwhile.
+        for _ in 0..10 {
+            tokio::select! {
+                biased;
+                _ = reload.read() => panic!("nothing was read yet"),
+                () = tokio::task::yield_now() => {}
+            }
+        }
+        release.send("poll_interval: 5s").unwrap();
+        let config = reload.read().await.unwrap();
+        assert_eq!(config.poll_interval.as_secs(), 5);
+        assert!(reload.end(&source, &Ok(vec!["poll_interval: 5s".to_owned()])), "read again");
+        assert!(matches!(first.try_recv(), Ok(Reply::Reloaded(changes)) if changes.len() == 1));
+        assert!(second.try_recv().is_err(), "not answered by the reading before");
+        release.send("poll_interval: 7s").unwrap();
+        assert_eq!(reload.read().await.unwrap().poll_interval.as_secs(), 7);
+        assert!(!reload.end(&source, &Err(vec!["no".to_owned()])));
+        assert!(matches!(second.try_recv(), Ok(Reply::Refused(reasons)) if reasons == ["no"]));
     }
 
     #[test]

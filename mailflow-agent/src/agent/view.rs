@@ -36,6 +36,8 @@ pub(super) struct Numbers {
     pub(super) kernel: Option<KernelView>,
     pub(super) firing: FiringAlerts,
     pub(super) settings: Shown,
+    /// The fault for which the changed lists of networks are refused; empty where they are in force.
+    pub(super) lists_refused: String,
 }
 
 /// What is shown of the configuration in force.
@@ -79,6 +81,7 @@ impl View {
             kernel: None,
             firing: FiringAlerts::default(),
             settings: Shown::of(config, file),
+            lists_refused: String::new(),
         };
         Ok(Self { agent, started, numbers: Mutex::new(numbers), ready: AtomicBool::new(false) })
     }
@@ -100,7 +103,9 @@ impl View {
             more => format!(", {more} alerts fire"),
         };
         let refused = if self.agent.config_good() { "" } else { ", the last configuration was refused" };
-        format!("counting{missing}{firing}{refused}")
+        let lists =
+            if numbers.lists_refused.is_empty() { "" } else { ", the changed lists of networks are refused" };
+        format!("counting{missing}{firing}{refused}{lists}")
     }
 
     pub(super) fn poll_failed(&self) {
@@ -152,6 +157,10 @@ impl control::State for View {
             uptime_seconds: (clock::unix_seconds() - self.started).max(0.0),
             config: numbers.settings.file.clone(),
             config_good: self.agent.config_good(),
+            lists: Some(control::ListStatus {
+                networks: self.agent.networks_listed(),
+                refused: Some(&numbers.lists_refused).filter(|fault| !fault.is_empty()).cloned(),
+            }),
             poll_seconds: numbers.settings.poll_seconds,
             interfaces: kernel.map(places).unwrap_or_default(),
             lookout: kernel.map(|kernel| control::Lookout { process: kernel.lookout }),

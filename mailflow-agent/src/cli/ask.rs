@@ -8,7 +8,7 @@ use std::{
 use super::{Exit, SocketArgs, StatusArgs};
 use crate::{
     config::{self, value::show_duration},
-    control::{Client, Conservation, Place, Reply, Request, Status},
+    control::{Client, Conservation, ListStatus, Place, Reply, Request, Status},
 };
 
 /// Where the agent listens: as told, as configured, or as shipped. Faults of the configuration go to `err`.
@@ -23,7 +23,9 @@ pub fn socket(config: Option<&Path>, args: &SocketArgs, err: &mut impl Write) ->
         }
         Ok(config) => Ok(config.control.socket),
         Err(faults) => {
-            writeln!(err, "{faults}")?;
+            for fault in faults.iter() {
+                writeln!(err, "{fault}")?;
+            }
             Ok(None)
         }
     }
@@ -83,6 +85,7 @@ pub(super) fn unexpected(
 /// Whether nothing speaks against the agent's counts and configuration.
 fn good(status: &Status) -> bool {
     status.config_good
+        && status.lists.as_ref().is_none_or(|lists| lists.refused.is_none())
         && status.interfaces.iter().all(|place| place.attached)
         && balanced(&status.conservation)
 }
@@ -99,6 +102,13 @@ fn show(status: &Status, out: &mut impl Write) -> io::Result<()> {
     let file = status.config.as_deref().unwrap_or("built in");
     let good = if status.config_good { "in force" } else { "the last attempt to load it was refused" };
     line("configuration", format!("{file}: {good}"))?;
+    match &status.lists {
+        Some(ListStatus { networks, refused: None }) => line("networks", networks.to_string())?,
+        Some(ListStatus { networks, refused: Some(fault) }) => {
+            line("networks", format!("{networks}; the changed lists are REFUSED: {fault}"))?;
+        }
+        None => {}
+    }
     for place in &status.interfaces {
         line("interface", shown(place))?;
     }
@@ -233,6 +243,10 @@ mod tests {
         assert!(!good(&status) && text(&status).contains("NOT ATTACHED"));
         status = Status { config_good: false, ..Status::default() };
         assert!(!good(&status) && text(&status).contains("refused"));
+        let lists = ListStatus { networks: 7, refused: Some("a.txt:1:1: oops".to_owned()) };
+        status = Status { config_good: true, lists: Some(lists), ..Status::default() };
+        let refused = "networks      7; the changed lists are REFUSED: a.txt:1:1: oops";
+        assert!(!good(&status) && text(&status).contains(refused), "{}", text(&status));
     }
 
     #[test]

@@ -29,10 +29,13 @@ pub fn check(files: &[PathBuf], out: &mut impl Write, err: &mut impl Write) -> i
                     writeln!(err, "warning: {warning}")?;
                 }
                 let name = file.map_or(config::DEFAULT_NAME.into(), Path::to_string_lossy);
-                writeln!(out, "{name}: ok\n  {}", summary(&config))?;
+                writeln!(out, "{name}: ok")?;
+                writeln!(out, "  {}", summary(&config))?;
             }
             Err(faults) => {
-                writeln!(err, "{faults}")?;
+                for fault in faults.iter() {
+                    writeln!(err, "{fault}")?;
+                }
                 exit = Exit::Usage;
             }
         }

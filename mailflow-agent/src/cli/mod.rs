@@ -11,11 +11,12 @@ mod raw;
 pub mod rules;
 pub mod top;
 
-use std::{collections::HashSet, ffi::OsString, path::PathBuf};
+use std::{collections::HashSet, ffi::OsString, io::Write, path::PathBuf};
 
 use clap::{CommandFactory, Parser, error::ErrorKind};
 use clap_complete::Shell;
 
+use crate::terminal;
 pub use raw::{
     BacktestArgs, Column, DoctorArgs, ExplainArgs, LogArgs, ReplayArgs, RunArgs, SocketArgs, StatusArgs,
     SuggestArgs, TopArgs,
@@ -150,7 +151,16 @@ pub const VERSION: &str = concat!("mailflow-agent ", env!("CARGO_PKG_VERSION"));
 
 /// The process's own arguments; ends the process on bad usage (2), `--help` and `--version` (0).
 pub fn parse() -> Command {
-    parse_from(std::env::args_os()).unwrap_or_else(|error| error.exit())
+    parse_from(std::env::args_os()).unwrap_or_else(|error| {
+        if !error.use_stderr() {
+            error.exit();
+        }
+        // Names of files are arguments too, and a shell's pattern brings in those of others.
+        for line in error.render().to_string().lines() {
+            let _ = writeln!(terminal::err(), "{line}");
+        }
+        std::process::exit(error.exit_code())
+    })
 }
 
 /// Arguments, the program's name first.

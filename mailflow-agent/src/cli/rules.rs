@@ -18,7 +18,9 @@ pub fn test(files: &[PathBuf], out: &mut impl Write, err: &mut impl Write) -> io
         let read = match read(file) {
             Ok(read) => read,
             Err(faults) => {
-                writeln!(err, "{faults}")?;
+                for fault in faults.iter() {
+                    writeln!(err, "{fault}")?;
+                }
                 faulty += 1;
                 continue;
             }

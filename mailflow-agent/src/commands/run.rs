@@ -1,10 +1,10 @@
 //! The command that counts.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 use tracing::{error, warn};
 
-use super::load;
+use super::{load, say};
 use crate::{
     agent,
     cli::{self, Exit, RunArgs},
@@ -27,7 +27,7 @@ pub(super) fn run(path: Option<PathBuf>, args: RunArgs) -> Exit {
         warn!(%error, "no process looks at the hooks: whether another program comes before ours is not known");
     });
     if let Err(error) = cli::overrides::apply(&mut config, args.clone()) {
-        eprintln!("{error}");
+        say(format_args!("{error}"));
         return Exit::Usage;
     }
     let file = path.clone();
@@ -37,7 +37,7 @@ pub(super) fn run(path: Option<PathBuf>, args: RunArgs) -> Exit {
         cli::overrides::apply(&mut config, args.clone()).map_err(|error| vec![error.to_string()])?;
         Ok(config)
     };
-    let source = agent::Source { file, read: Box::new(read) };
+    let source = agent::Source { file, read: Arc::new(read) };
     // What needs capabilities is done by this thread.
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = runtime.worker_threads(2).enable_all().on_thread_start(privileges::give_up_all).build();

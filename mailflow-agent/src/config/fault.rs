@@ -78,19 +78,28 @@ impl fmt::Display for Fault {
 }
 
 /// Everything that is wrong with a configuration (something is), in the order of its lines; one line each.
+/// Of each file the first [`MAX_OF_A_FILE`], and how many more there are.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Faults(Vec<Fault>);
+pub struct Faults {
+    faults: Vec<Fault>,
+    count: usize,
+}
 
 impl Faults {
-    /// The faults.
+    /// The faults; behind those of a file that has more, how many.
     pub fn iter(&self) -> std::slice::Iter<'_, Fault> {
-        self.0.iter()
+        self.faults.iter()
+    }
+
+    /// Number of faults, those included that are only counted.
+    pub fn count(&self) -> usize {
+        self.count
     }
 }
 
 impl fmt::Display for Faults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, fault) in self.0.iter().enumerate() {
+        for (index, fault) in self.faults.iter().enumerate() {
             if index > 0 {
                 f.write_str("\n")?;
             }
@@ -104,8 +113,90 @@ impl std::error::Error for Faults {}
 
 impl From<Fault> for Faults {
     fn from(fault: Fault) -> Self {
-        Self(vec![fault])
+        Self { faults: vec![fault], count: 1 }
     }
+}
+
+/// Most faults that are kept of one file, and most warnings: a list may have a fault on each of a million lines.
+const MAX_OF_A_FILE: usize = 100;
+
+/// Faults or warnings, at most [`MAX_OF_A_FILE`] of each file; the others are counted.
+#[derive(Debug, Default)]
+struct Reports {
+    /// Those that are kept. What stands in one place and is used in several (an alias, a shipped value) is
+    /// one.
+    kept: Vec<Fault>,
+    /// Kept, by place, value and expectation.
+    known: HashSet<(Place, Option<String>, String)>,
+    /// Of each file, those that are kept and those that are only counted.
+    files: HashMap<Arc<str>, [usize; 2]>,
+}
+
+impl Reports {
+    fn take(&mut self, fault: Fault) {
+        let [kept, more] = match self.files.get_mut(&fault.place.file) {
+            Some(counts) => counts,
+            None => self.files.entry(Arc::clone(&fault.place.file)).or_default(),
+        };
+        if *kept >= MAX_OF_A_FILE {
+            let same = |known: &Fault| known.place == fault.place && known.expected == fault.expected;
+            // Faults of a list are never reported twice, and looking through those kept is not free.
+            let repeated = *more < MAX_OF_A_FILE && self.kept.iter().any(same);
+            *more += usize::from(!repeated);
+        } else if self.known.insert((fault.place.clone(), fault.value.clone(), fault.expected.clone())) {
+            *kept += 1;
+            self.kept.push(fault);
+        }
+    }
+
+    fn count(&self) -> usize {
+        self.files.values().map(|[kept, more]| kept + more).sum()
+    }
+
+    /// Those of the file `main` first, then those of the files it names, each by line; of a file that has more,
+    /// how many.
+    fn in_order(self, main: &Arc<str>, what: &str) -> Vec<Fault> {
+        let Self { mut kept, files: counts, .. } = self;
+        let mut files = HashMap::from([(Arc::clone(main), 0)]);
+        for fault in &kept {
+            let next = files.len();
+            files.entry(Arc::clone(&fault.place.file)).or_insert(next);
+        }
+        let of = |file: &Arc<str>| files.get(file).copied();
+        let mut more: Vec<(Option<usize>, Fault)> = counts
+            .iter()
+            .filter(|(_, [_, more])| *more > 0)
+            .map(|(file, [_, more])| (of(file), further(file, *more, what)))
+            .collect();
+        more.sort_by_key(|(file, _)| *file);
+        kept.sort_by_key(|fault| (of(&fault.place.file), fault.place.position));
+        // Each behind the last one of its file.
+        for (file, more) in more.into_iter().rev() {
+            kept.insert(kept.partition_point(|fault| of(&fault.place.file) <= file), more);
+        }
+        kept
+    }
+}
+
+/// "and 99,900 more faults" of a file.
+fn further(file: &Arc<str>, more: usize, what: &str) -> Fault {
+    let place = Place { file: Arc::clone(file), position: None };
+    let s = if more == 1 { "" } else { "s" };
+    let expected = format!("and {} more {what}{s}", thousands(more));
+    Fault { place, path: String::new(), value: None, expected }
+}
+
+/// `1234567` as `1,234,567`.
+fn thousands(number: usize) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
 }
 
 /// Collects faults and warnings while a configuration is read.
@@ -115,14 +206,15 @@ impl From<Fault> for Faults {
 #[derive(Debug)]
 pub(super) struct Collector {
     file: Arc<str>,
-    faults: Vec<Fault>,
-    warnings: Vec<Fault>,
+    faults: Reports,
+    warnings: Reports,
+    count: usize,
 }
 
 impl Collector {
     /// A collector for the configuration named `file`.
     pub(super) fn new(file: &str) -> Self {
-        Self { file: file.into(), faults: Vec::new(), warnings: Vec::new() }
+        Self { file: file.into(), faults: Reports::default(), warnings: Reports::default(), count: 0 }
     }
 
     /// A place in the configuration file itself.
@@ -130,45 +222,38 @@ impl Collector {
         Place { file: self.file.clone(), position: Some(position) }
     }
 
-    /// How many faults there are.
+    /// How many faults there are, kept or not.
     pub(super) fn count(&self) -> usize {
-        self.faults.len()
+        self.count
+    }
+
+    /// Returns true if further faults of `file` are only counted.
+    pub(super) fn is_full(&self, file: &Arc<str>) -> bool {
+        self.faults.files.get(file).is_some_and(|[kept, _]| *kept >= MAX_OF_A_FILE)
     }
 
     /// Takes a fault.
     pub(super) fn fault(&mut self, fault: Fault) {
-        self.faults.push(fault);
+        self.count += 1;
+        self.faults.take(fault);
     }
 
     /// Takes something odd that is not wrong.
     pub(super) fn warn(&mut self, warning: Fault) {
-        self.warnings.push(warning);
+        self.warnings.take(warning);
     }
 
     /// `value` with the warnings, or the faults where there are any.
     pub(super) fn finish<T>(self, value: Option<T>) -> Result<(T, Vec<Fault>), Faults> {
-        let Self { file, faults, warnings } = self;
+        let Self { file, faults, warnings, count } = self;
         match value {
-            Some(value) if faults.is_empty() => Ok((value, in_order(&file, warnings))),
-            Some(_) | None => Err(Faults(in_order(&file, faults))),
+            Some(value) if count == 0 => Ok((value, warnings.in_order(&file, "warning"))),
+            Some(_) | None => {
+                let count = faults.count();
+                Err(Faults { faults: faults.in_order(&file, "fault"), count })
+            }
         }
     }
-}
-
-/// The configuration's own faults first, then those of the files it names, each by line. What stands
-/// in one place and is used in several (an alias, a shipped value) is one fault.
-fn in_order(main: &Arc<str>, mut faults: Vec<Fault>) -> Vec<Fault> {
-    let mut told = HashSet::new();
-    faults.retain(|Fault { place, value, expected, .. }| {
-        told.insert((place.clone(), value.clone(), expected.clone()))
-    });
-    let mut files = HashMap::from([(main.clone(), 0)]);
-    for fault in &faults {
-        let next = files.len();
-        files.entry(fault.place.file.clone()).or_insert(next);
-    }
-    faults.sort_by_key(|fault| (files.get(&fault.place.file).copied(), fault.place.position));
-    faults
 }
 
 /// `text` in quotes, on one line and of bearable length.
@@ -241,6 +326,33 @@ mod tests {
         assert_eq!(of("abc", ""), 3);
         assert_eq!(of("abc", "abc"), 0);
         assert_eq!(of("tpc", "tcp"), 1);
+    }
+
+    #[test]
+    fn numbers_have_commas() {
+        let shown = [0, 999, 1_000, 99_900, 1_234_567].map(thousands);
+        assert_eq!(shown, ["0", "999", "1,000", "99,900", "1,234,567"]);
+    }
+
+    #[test]
+    fn what_is_not_kept_is_counted_behind_the_last_of_its_file() {
+        let mut faults = Collector::new("m");
+        let fault = |file: &str, line: usize| Fault {
+            place: Place { file: file.into(), position: Some(Position { line, column: 1 }) },
+            path: String::new(),
+            value: None,
+            expected: "x".to_owned(),
+        };
+        for line in (1..=150).rev() {
+            faults.fault(fault("a", line));
+            // An alias is used many times.
+            faults.fault(fault("m", 7));
+        }
+        faults.fault(fault("b", 1));
+        let faults = faults.finish(Some(())).unwrap_err().to_string();
+        let lines: Vec<_> = faults.lines().collect();
+        assert_eq!((lines.len(), lines[0], lines[1]), (103, "m:7:1: x", "a:51:1: x"));
+        assert_eq!(lines[100..], ["a:150:1: x", "a: and 50 more faults", "b:1:1: x"]);
     }
 
     #[test]

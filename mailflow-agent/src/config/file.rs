@@ -1,6 +1,12 @@
 //! Files as text.
 
-use std::{fs::File, io::Read, path::Path, sync::Arc};
+use std::{
+    fs::{File, FileType, OpenOptions},
+    io::{self, Read},
+    os::unix::fs::{FileTypeExt, OpenOptionsExt},
+    path::Path,
+    sync::Arc,
+};
 
 use super::fault::{Fault, Faults, Place, Position};
 
@@ -31,28 +37,66 @@ impl NoText {
     }
 }
 
-/// Reads a file that must be text.
+/// Reads a file that must be text. It may be a pipe, as a shell makes one for `<(...)`.
 pub(super) fn read(path: &Path) -> Result<String, NoText> {
-    read_at_most(path, MAX_BYTES)
+    text(read_at_most(File::open(path).map_err(cannot)?, MAX_BYTES)?)
 }
 
-/// Reads a list of networks, which must be text too.
+/// Reads a list of networks, which must be text too, and a regular file: it is read again when it changes, and
+/// nothing else may be waited for.
 pub(super) fn read_list(path: &Path) -> Result<String, NoText> {
-    read_at_most(path, MAX_LIST_BYTES)
+    // A FIFO would be waited for at its opening; a regular file does not know the flag.
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path);
+    let file = match file {
+        // No socket can be opened.
+        Err(error) if error.raw_os_error() == Some(libc::ENXIO) => return Err(whole(irregular("a socket"))),
+        file => file.map_err(cannot)?,
+    };
+    let kind = file.metadata().map_err(cannot)?.file_type();
+    if !kind.is_file() {
+        return Err(whole(irregular(name(kind))));
+    }
+    text(read_at_most(file, MAX_LIST_BYTES)?)
 }
 
-fn read_at_most(path: &Path, most: u64) -> Result<String, NoText> {
-    let whole = |why: String| NoText { position: None, why };
-    let cannot = |error: std::io::Error| whole(format!("cannot be read: {error}"));
+fn irregular(kind: &str) -> String {
+    format!("{kind}; expected a regular file")
+}
+
+fn name(kind: FileType) -> &'static str {
+    if kind.is_dir() {
+        "a directory"
+    } else if kind.is_fifo() {
+        "a FIFO"
+    } else if kind.is_char_device() || kind.is_block_device() {
+        "a device"
+    } else {
+        "no file"
+    }
+}
+
+fn whole(why: String) -> NoText {
+    NoText { position: None, why }
+}
+
+fn cannot(error: io::Error) -> NoText {
+    whole(format!("cannot be read: {error}"))
+}
+
+fn read_at_most(file: File, most: u64) -> Result<Vec<u8>, NoText> {
     let mut bytes = Vec::new();
-    File::open(path).map_err(cannot)?.take(most + 1).read_to_end(&mut bytes).map_err(cannot)?;
+    file.take(most + 1).read_to_end(&mut bytes).map_err(cannot)?;
     if bytes.len() as u64 > most {
         return Err(whole(format!("larger than {} MiB", most >> 20)));
     }
-    text(bytes)
+    Ok(bytes)
 }
 
 fn text(bytes: Vec<u8>) -> Result<String, NoText> {
+    // The mark that UTF-16 begins with (Unicode 23.8).
+    if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
+        return Err(NoText { position: Some(Position::START), why: "UTF-16; it must be UTF-8".to_owned() });
+    }
     let text = String::from_utf8(bytes).map_err(|error| {
         let (good, bad) = error.as_bytes().split_at(error.utf8_error().valid_up_to());
         NoText {
@@ -69,7 +113,7 @@ pub(super) fn check(text: &str) -> Result<(), NoText> {
     match text.find('\0') {
         Some(at) => Err(NoText {
             position: Some(Position::after(text.get(..at).unwrap_or_default())),
-            why: "a NUL byte; this is no text".to_owned(),
+            why: "a NUL byte; this is no text, or text in UTF-16".to_owned(),
         }),
         None => Ok(()),
     }

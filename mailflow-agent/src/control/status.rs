@@ -18,6 +18,8 @@ pub struct Status {
     pub config: Option<String>,
     /// Whether the last attempt to load it succeeded.
     pub config_good: bool,
+    /// The internal networks; none from an agent that does not say it.
+    pub lists: Option<ListStatus>,
     /// How often the kernel's tables are read, in seconds.
     pub poll_seconds: f64,
     /// The programs at their hooks.
@@ -44,6 +46,16 @@ pub struct Status {
     pub sinks: Vec<Sink>,
     /// What else there is to say of its life: pins, state, capabilities.
     pub notes: Vec<String>,
+}
+
+/// The internal networks and the files that list them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ListStatus {
+    /// Networks in force.
+    pub networks: u64,
+    /// The first fault for which the files, since they changed, are refused; none where they are in force.
+    pub refused: Option<String>,
 }
 
 /// A program's place.

@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::worker::{Counters, NoThread, Sink, Taken, Transport};
-use crate::config::Target;
+use crate::{config::Target, terminal};
 
 /// Bytes after which a batch is written even if more lines wait.
 const BATCH: usize = 64 * 1024;
@@ -51,6 +51,12 @@ where
     T: Send + 'static,
     R: Fn(&T) -> serde_json::Result<String> + Send + 'static,
 {
+    // Standard output may be a terminal. To who reads it as JSON the line means the same.
+    let stdout = *target == Target::Stdout;
+    let render = move |item: &T| {
+        let line = render(item)?;
+        Ok(if stdout { terminal::escape(&line).into_owned() } else { line })
+    };
     let lines = Lines { output: Output::open(target)?, pending: Vec::new(), begun: false, render };
     Ok(Sink::start(name, queue, counters, lines)?)
 }

@@ -74,7 +74,7 @@ const MISTAKES: &[(&str, &str)] = &[
     ("sources: { ipv6_prefix: 129 }", r#"1:25: sources.ipv6_prefix: "129": expected a whole number from 1 to 128"#),
     ("internal_networks: { networks: [] }", "1:20: internal_networks: no network is internal"),
     (r#"internal_networks: { networks: ["!10.0.0.0/8"] }"#, "1:20: internal_networks: no network is internal"),
-    ("internal_networks: { networks: [10.0.0.0/8, 10.0.0.0/8] }", r#"1:45: internal_networks.networks[1]: "10.0.0.0/8": this network was listed before, at f.yaml:1:33"#),
+    ("internal_networks: { networks: [10.0.0.0/8, \"!10.0.0.0/8\"] }", r#"1:45: internal_networks.networks[1]: "!10.0.0.0/8": this network was listed the other way before, at f.yaml:1:33"#),
     (r#"internal_networks: { networks: [10.0.0.0/8, "!10.0.0.0/8"] }"#, r#"1:45: internal_networks.networks[1]: "!10.0.0.0/8": this network was listed the other way before"#),
     ("internal_networks: { networks: [10.0.0.0/8, !10.9.0.0/16] }", r#"1:45: internal_networks.networks[1]: "!10.9.0.0/16": YAML tags mean nothing here"#),
     (r#"internal_networks: { networks: ["fc00::/129"] }"#, r#"1:33: internal_networks.networks[0]: "fc00::/129": the prefix length of this address is 0 to 128"#),

@@ -131,7 +131,6 @@ fn faults_of_tables_have_line_and_column() {
             "a.csv:5:1: \"\": expected a network such as 10.0.0.0/8, fc00::/7 or an address".to_owned(),
             "a.csv:6:18: \"b\": more fields than the 5 columns; a field with \",\" in it stands in quotes"
                 .to_owned(),
-            "a.csv:8:1: \"10.4.0.0/16\": this network was listed before, at a.csv:7:1".to_owned(),
             "a.csv:9:25: \"or 6\"\": more fields than the 5 columns; a field with \",\" in it stands in quotes".to_owned(),
             "a.csv:10:14: \"\"x\"\": a quote must be the first character of its field, without a space before it".to_owned(),
             "a.csv:11:16: \"no end\\n10.6.0.0/16\": a line break in a field; is a quote missing?".to_owned(),
@@ -237,7 +236,6 @@ fn faults_of_netbox_files_have_line_and_column() {
             format!("a.json:3:13: {expected}: invalid type: integer `7`, expected a string"),
             format!("a.json:3:29: {expected}: missing field `prefix`"),
             format!("a.json:3:32: {expected}: invalid type: integer `5`, expected struct Prefix"),
-            "a.json:5:3: \"10.2.0.0/16\": this network was listed before, at a.json:4:2".to_owned(),
             "a.json:5:30: \"a,b\": expected the name of a group: 1 to 64 characters, no comma".to_owned(),
             "b.json:2:28: this is no JSON: expected `,` or `}`".to_owned(),
             format!("c.json:1:14: {expected}: missing field `results`"),
@@ -245,6 +243,192 @@ fn faults_of_netbox_files_have_line_and_column() {
                 .to_owned(),
             "e.json:1:1: names no network in use; an empty list is more often a failed export".to_owned(),
             format!("f.json:1:4: {expected}: invalid type: floating point `10.6`, expected struct Page"),
+        ]
+    );
+}
+
+/// Lines of a file end with LF, with CR LF, or with CR alone, as old Macs and some exports write them.
+#[test]
+fn a_carriage_return_ends_a_line_in_every_format() {
+    for (name, end) in [("cr", "\r"), ("lf", "\n"), ("crlf", "\r\n")] {
+        let scratch = Scratch::new(&format!("ends-{name}"));
+        let write = |file: &str, lines: &[&str]| {
+            scratch.write(file, lines.iter().map(|line| format!("{line}{end}")).collect::<String>())
+        };
+        write("a.txt", &["# offices", "10.1.0.0/16  Berlin", "", "10.2.0.0/16"]);
+        write("b.csv", &["# made by hand", "cidr,comment", "# one", "10.3.0.0/16,x", "10.4.0.0/16,y"]);
+        write("c.json", &["[", "{\"prefix\":\"10.5.0.0/16\"},", "{\"prefix\":\"10.6.0.0/16\"}]"]);
+        let config = load(&scratch, "a.txt, b.csv, c.json");
+        assert_eq!(
+            shown(&config, &scratch),
+            [
+                "10.1.0.0/16 | 10.1.0.0/16  Berlin | - | - | a.txt:2",
+                "10.2.0.0/16 | 10.2.0.0/16 | - | - | a.txt:4",
+                "10.3.0.0/16 | 10.3.0.0/16  x | - | - | b.csv:4",
+                "10.4.0.0/16 | 10.4.0.0/16  y | - | - | b.csv:5",
+                "10.5.0.0/16 | 10.5.0.0/16 | - | - | c.json:2",
+                "10.6.0.0/16 | 10.6.0.0/16 | - | - | c.json:3",
+            ],
+            "{name}"
+        );
+        write("a.txt", &["10.1.0.0/16", "oops"]);
+        write("b.csv", &["cidr,role", "10.3.0.0/16,mtaa"]);
+        write("c.json", &["[", "{\"prefix\":7}]"]);
+        let faults = scratch.faults("internal_networks: { files: [a.txt, b.csv, c.json] }");
+        let places: Vec<_> = faults.iter().map(|fault| fault.split(": ").next().unwrap()).collect();
+        assert_eq!(places, ["a.txt:2:1", "b.csv:2:13", "c.json:2:11"], "{name}");
+    }
+    let scratch = Scratch::new("ends-mixed");
+    scratch.write("a.txt", "10.1.0.0/16\r10.2.0.0/16\n10.3.0.0/16\r\n\r10.4.0.0/16\n\r10.5.0.0/16");
+    let lines: Vec<_> = shown(&load(&scratch, "a.txt"), &scratch)
+        .iter()
+        .map(|line| line.rsplit(' ').next().unwrap().to_owned())
+        .collect();
+    assert_eq!(lines, ["a.txt:1", "a.txt:2", "a.txt:3", "a.txt:5", "a.txt:7"]);
+}
+
+#[test]
+fn a_second_network_on_a_line_is_a_fault_that_names_both() {
+    let scratch = Scratch::new("two");
+    scratch.write(
+        "a.txt",
+        "10.1.0.0/16 10.2.0.0/16\n\
+         10.3.0.0/16, !10.3.1.0/24\n\
+         10.4.0.0/16,10.5.0.0/16\n\
+         10.6.0.0/16 Berlin 10.7.0.0/16 Hamburg\n\
+         10.8.0.0 10.8.0.9\n\
+         10.9.0.0 255.255.0.0\n\
+         10.10.0.0/16\t|\tfd00::/8\n\
+         10.11.0.0/16\u{2028}10.12.0.0/16\n\
+         10.20.0.0/16  was 192.0.2.1 before\n\
+         10.21.0.0/16  Berlin # was 10.22.0.0/16\n",
+    );
+    scratch.write("b.csv", "cidr,comment\n\"10.30.0.0/16, 10.31.0.0/16\",x\n10.32.0.0/16 10.33.0.0/16\n");
+    scratch.write("c.json", "[{\"prefix\": \"10.40.0.0/16 10.41.0.0/16\"}]");
+    let text = "internal_networks: { networks: [10.50.0.0/16 10.51.0.0/16], files: [a.txt, b.csv, c.json] }";
+    let two = |place: &str, first: &str, second: &str| {
+        format!(
+            "{place}: a second network, {second}, beside {first}: each needs a line of its own; \
+             in a comment it may stand behind #"
+        )
+    };
+    let inner = |place: &str, first: &str, second: &str| {
+        format!("{place}: two networks, {first} and {second}; expected one")
+    };
+    assert_eq!(
+        scratch.faults(text),
+        [
+            inner(
+                "m.yaml:1:33: internal_networks.networks[0]: \"10.50.0.0/16 10.51.0.0/16\"",
+                "10.50.0.0/16",
+                "10.51.0.0/16"
+            ),
+            two("a.txt:1:13: \"10.2.0.0/16\"", "10.1.0.0/16", "10.2.0.0/16"),
+            two("a.txt:2:14: \"!10.3.1.0/24\"", "10.3.0.0/16", "!10.3.1.0/24"),
+            inner("a.txt:3:1: \"10.4.0.0/16,10.5.0.0/16\"", "10.4.0.0/16", "10.5.0.0/16"),
+            two("a.txt:4:20: \"10.7.0.0/16\"", "10.6.0.0/16", "10.7.0.0/16"),
+            two("a.txt:5:10: \"10.8.0.9\"", "10.8.0.0", "10.8.0.9"),
+            two("a.txt:6:10: \"255.255.0.0\"", "10.9.0.0", "255.255.0.0"),
+            two("a.txt:7:16: \"fd00::/8\"", "10.10.0.0/16", "fd00::/8"),
+            two("a.txt:8:14: \"10.12.0.0/16\"", "10.11.0.0/16", "10.12.0.0/16"),
+            inner("b.csv:2:1: \"10.30.0.0/16, 10.31.0.0/16\"", "10.30.0.0/16", "10.31.0.0/16"),
+            inner("b.csv:3:1: \"10.32.0.0/16 10.33.0.0/16\"", "10.32.0.0/16", "10.33.0.0/16"),
+            inner("c.json:1:2: \"10.40.0.0/16 10.41.0.0/16\"", "10.40.0.0/16", "10.41.0.0/16"),
+        ]
+    );
+}
+
+#[test]
+fn equal_duplicates_are_warned_of_and_different_ones_are_faults() {
+    let scratch = Scratch::new("duplicates");
+    scratch.write("a.txt", "10.1.0.0/16  Berlin\n10.2.0.0/16\n10.1.0.0/16\n10.1.0.0/16\n");
+    scratch.write("b.csv", "cidr,group\n10.3.0.0/16,x\n10.3.0.0/16,x\n");
+    let config = load(&scratch, "a.txt, b.csv");
+    let again = |place: &str, first: &str| {
+        format!("{place}: this network was listed before, at {first}, and says the same; it counts once")
+    };
+    assert_eq!(
+        warnings(&config, &scratch),
+        [
+            again("a.txt:3:1: \"10.1.0.0/16\"", "a.txt:1:1"),
+            again("a.txt:4:1: \"10.1.0.0/16\"", "a.txt:1:1"),
+            again("b.csv:3:1: \"10.3.0.0/16\"", "b.csv:2:1"),
+        ]
+    );
+    assert_eq!(config.engine.internal.networks().len(), 3);
+    assert_eq!(config.engine.internal.networks()[0].line, "10.1.0.0/16  Berlin", "the first one stays");
+    scratch.write("a.txt", "10.1.0.0/16\n!10.1.0.0/16\n");
+    scratch.write("b.csv", "cidr,group,role\n10.3.0.0/16,x,\n10.3.0.0/16,y,\n10.3.0.0/16,x,mta\n");
+    assert_eq!(
+        scratch.faults("internal_networks: { files: [a.txt, b.csv] }"),
+        [
+            "a.txt:2:1: \"!10.1.0.0/16\": this network was listed the other way before, at a.txt:1:1",
+            "b.csv:3:1: \"10.3.0.0/16\": this network was listed before, at b.csv:2:1, with another group",
+            "b.csv:4:1: \"10.3.0.0/16\": this network was listed before, at b.csv:2:1, with another role",
+        ]
+    );
+}
+
+/// One hundred faults of each file, and how many more there are.
+#[test]
+fn faults_and_warnings_are_capped_with_a_count_in_each_file() {
+    let scratch = Scratch::new("capped");
+    let bad = |rows: usize, head: &str, row: &str| format!("{head}{}", row.repeat(rows));
+    scratch.write("a.csv", bad(100_000, "cidr,role\n", "10.0.0.1/8,mtaa\n"));
+    scratch.write("b.txt", bad(101, "", "oops\n"));
+    scratch.write("c.json", format!("[{}{{}}]", "{\"prefix\": 7},".repeat(1_000)));
+    let text = "internal_networks: { files: [a.csv, b.txt, c.json] }\nsources: 1\n";
+    let faults = scratch.faults(text);
+    let of = |file: &str| faults.iter().filter(|fault| fault.starts_with(file)).collect::<Vec<_>>();
+    assert_eq!(faults[0], "m.yaml:2:10: sources: \"1\": expected a mapping (key: value)");
+    assert_eq!([of("a.csv").len(), of("b.txt").len(), of("c.json").len()], [101, 101, 101]);
+    assert!(of("a.csv")[99].starts_with("a.csv:51:12: \"mtaa\": "), "{}", of("a.csv")[99]);
+    assert_eq!(of("a.csv")[100], "a.csv: and 199,900 more faults");
+    assert_eq!(of("b.txt")[100], "b.txt: and 1 more fault");
+    assert_eq!(of("c.json")[100], "c.json: and 901 more faults");
+
+    // The configuration's own faults, and warnings, alike.
+    let keys: String = (0..300).map(|n| format!("unknown{n}: 1\n")).collect();
+    let faults = scratch.faults(keys);
+    assert_eq!((faults.len(), faults[100].as_str()), (101, "m.yaml: and 200 more faults"));
+    scratch.write("a.txt", "10.1.0.0/16\n".repeat(501));
+    let warnings = warnings(&load(&scratch, "a.txt"), &scratch);
+    assert_eq!((warnings.len(), warnings[100].as_str()), (101, "a.txt: and 400 more warnings"));
+}
+
+/// What stands at a list's path may be anything: each is a fault, and none is waited for or read without end.
+#[test]
+fn only_regular_files_of_text_are_lists() {
+    let scratch = Scratch::new("kinds");
+    let fifo = std::ffi::CString::new(scratch.0.join("fifo").to_str().unwrap()).unwrap();
+    // SAFETY: the path is a C string that lives until the call returns.
+    assert_eq!(unsafe { libc::mkfifo(fifo.as_ptr(), 0o600) }, 0);
+    fs::create_dir(scratch.0.join("directory")).unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(scratch.0.join("socket")).unwrap();
+    let utf16 = |mark: &[u8], bytes: fn(u16) -> [u8; 2]| {
+        let text = "10.1.0.0/16\n".encode_utf16().flat_map(bytes);
+        mark.iter().copied().chain(text).collect::<Vec<u8>>()
+    };
+    scratch.write("le", utf16(&[0xff, 0xfe], u16::to_le_bytes));
+    scratch.write("be", utf16(&[0xfe, 0xff], u16::to_be_bytes));
+    scratch.write("bare", utf16(&[], u16::to_le_bytes));
+    scratch.write("nul", "10.1.0.0/16\n10.2.0.0/16\0\n");
+    let text = "internal_networks: { files: [fifo, directory, socket, /dev/zero, le, be, bare, nul] }";
+    let odd = |column: usize, index: usize, name: &str, why: &str| {
+        format!("m.yaml:1:{column}: internal_networks.files[{index}]: \"{name}\": {name}: {why}")
+    };
+    let utf16 = "UTF-16; it must be UTF-8";
+    assert_eq!(
+        scratch.faults(text),
+        [
+            odd(30, 0, "fifo", "a FIFO; expected a regular file"),
+            odd(36, 1, "directory", "a directory; expected a regular file"),
+            odd(47, 2, "socket", "a socket; expected a regular file"),
+            odd(55, 3, "/dev/zero", "a device; expected a regular file"),
+            format!("le:1:1: {utf16}"),
+            format!("be:1:1: {utf16}"),
+            "bare:1:2: a NUL byte; this is no text, or text in UTF-16".to_owned(),
+            "nul:2:12: a NUL byte; this is no text, or text in UTF-16".to_owned(),
         ]
     );
 }
@@ -300,6 +484,14 @@ fn a_changed_file_is_read_once_it_keeps_still_and_only_if_it_is_good() {
     assert!(!lists.changed() && lists.changed());
     assert!(lists.read_again().unwrap().0.find("10.4.0.1".parse().unwrap()).is_some());
 
+    // Written to while it was read: seen afterwards, and read again once it keeps still.
+    scratch.write("a.txt", "10.1.0.0/16\n");
+    assert!(!lists.changed() && lists.changed() && !lists.moved());
+    assert!(lists.read_again().is_ok());
+    scratch.write("a.txt", "10.1.0.0/16\n10.3.0.0/16\n10.5.0.0/16\n");
+    assert!(lists.moved() && !lists.changed() && lists.changed());
+    assert_eq!(lists.read_again().unwrap().0.networks().len(), 4);
+
     // Gone: a fault, told once.
     fs::remove_file(scratch.0.join("b.txt")).unwrap();
     assert!(!lists.changed() && lists.changed());
@@ -344,8 +536,9 @@ proptest! {
         if let Err(faults) = config::load(Some(&scratch.write("m.yaml", file))) {
             for fault in faults.iter().filter(|fault| fault.place.file.ends_with("/a")) {
                 if let Some(position) = fault.place.position {
-                    prop_assert!(position.line <= text.split('\n').count(), "{}", fault);
-                    let line = text.split('\n').nth(position.line - 1).unwrap();
+                    let lines = text.replace("\r\n", "\n").replace('\r', "\n");
+                    prop_assert!(position.line <= lines.split('\n').count(), "{}", fault);
+                    let line = lines.split('\n').nth(position.line - 1).unwrap();
                     prop_assert!(position.column <= line.chars().count() + 1, "{} in {:?}", fault, text);
                 }
             }

@@ -36,9 +36,12 @@ fn it_is_up_when_it_counts_and_watched_from_then_on() {
     let unit = text(UNIT);
     assert_eq!(
         (values(&unit, "Type"), values(&unit, "Restart")),
-        (vec!["notify".to_owned()], vec!["on-failure".to_owned()])
+        (vec!["notify".to_owned()], vec!["always".to_owned()])
     );
     assert_eq!(values(&unit, "WatchdogSec"), ["30s"]);
+    // However often it was killed: a limit on starts would leave the gateway uncounted for good.
+    assert_eq!(values(&unit, "StartLimitIntervalSec"), ["0"]);
+    assert_eq!(values(&unit, "StartLimitBurst"), [""; 0]);
 }
 
 #[test]

@@ -57,7 +57,7 @@ impl Pipeline {
         let begin = clock::now();
         let Self { kernel, engine, sinks, tables, room, delivery, lists, keeper, windows, .. } = self;
         keeper.look_at(sinks);
-        if let Some(internal) = lists.look(begin, &sinks.view.agent) {
+        if let Some(internal) = lists.look(begin, &sinks.view) {
             engine.set_internal(internal);
             // What was judged by the list before is not to be judged again by this one.
             keeper.keep(kernel, engine, begin, sinks);

@@ -17,11 +17,15 @@ use crate::{
 };
 
 impl Pipeline {
-    /// Reads the configuration again. Either all of it is in force then, with what changed in words, or
-    /// nothing of it, with the reasons.
-    pub(in crate::agent) fn reload(&mut self, source: &Source) -> Result<Vec<String>, Vec<String>> {
+    /// Puts a configuration into force that was read beside the poll loop ([`Reload`](super::super::reload::Reload)).
+    /// Either all of it is in force then, with what changed in words, or nothing of it, with the reasons.
+    pub(in crate::agent) fn reload(
+        &mut self,
+        read: Result<Config, Vec<String>>,
+        source: &Source,
+    ) -> Result<Vec<String>, Vec<String>> {
         let agent = &Arc::clone(&self.sinks.view).agent;
-        match self.read_again(source) {
+        match read.and_then(|new| self.renew(new, source)) {
             Ok(changes) => {
                 agent.config_loaded(Load::Good(clock::unix_seconds()));
                 info!(?changes, "the configuration was read again");
@@ -36,8 +40,7 @@ impl Pipeline {
         }
     }
 
-    fn read_again(&mut self, source: &Source) -> Result<Vec<String>, Vec<String>> {
-        let mut new = (source.read)()?;
+    fn renew(&mut self, mut new: Config, source: &Source) -> Result<Vec<String>, Vec<String>> {
         let over = new.over(clock::unix_nanos());
         new.warnings.iter().chain(over).for_each(|warning| warn!("{warning}"));
         choose_roles(&mut new).map_err(|error| vec![error.to_string()])?;
@@ -69,6 +72,7 @@ impl Pipeline {
         self.sinks.take((now, clock::epoch()), &effects);
         changes.extend(restarted.iter().map(|rule| format!("rule {rule}: its windows begin anew")));
         self.lists = ListWatch::new(new.lists.clone(), &new.engine.internal);
+        self.sinks.view.lists_in_force(new.engine.internal.networks().len());
         self.windows = windows(&new);
         self.sinks.services = new.engine.services.clone();
         self.keeper.configure(&new);

@@ -10,7 +10,10 @@ use std::{
 
 use self::table::{Look, Span};
 use super::{Exit, TopArgs, ask::unexpected};
-use crate::control::{CallError, Client, Reply, Request, Top};
+use crate::{
+    control::{CallError, Client, Reply, Request, Top},
+    terminal::Terminal,
+};
 
 /// Shows the table: live on a terminal, once otherwise.
 pub fn run(socket: &Path, args: &TopArgs, err: &mut impl Write) -> io::Result<Exit> {
@@ -32,7 +35,7 @@ pub fn run(socket: &Path, args: &TopArgs, err: &mut impl Write) -> io::Result<Ex
     let ended = if args.once || !stdout.is_terminal() || !io::stdin().is_terminal() {
         match ask() {
             Ok(top) => {
-                once(&look, &top, args.rows, &mut stdout.lock())?;
+                once(&look, &top, args.rows, &mut Terminal(stdout.lock()))?;
                 return Ok(Exit::Good);
             }
             Err(other) => other,

@@ -17,7 +17,7 @@ use super::{
     Other,
     table::{Look, Span},
 };
-use crate::{cli::Column, clock, control::Top};
+use crate::{cli::Column, clock, control::Top, terminal::escape};
 
 /// Why it ended.
 pub(super) enum End {
@@ -153,7 +153,7 @@ impl Screen {
         let room = usize::from(height.saturating_sub(3));
         let rows = self.look.rows(now, before);
         self.offset = self.offset.min(rows.len().saturating_sub(room));
-        let cut = |line: &str| line.chars().take(usize::from(width)).collect::<String>();
+        let cut = |line: &str| escape(line).chars().take(usize::from(width)).collect::<String>();
         let mut out = io::stdout().lock();
         queue!(out, cursor::MoveTo(0, 0), Print(cut(&self.title(rows.len()))))?;
         queue!(out, terminal::Clear(ClearType::UntilNewLine), cursor::MoveTo(0, 1))?;

@@ -1,5 +1,7 @@
 //! Tables: the first line names the columns, in any order.
 
+use std::ops::Range;
+
 use csv::{ReaderBuilder, StringRecord, Trim};
 
 use super::{
@@ -64,11 +66,13 @@ pub(super) fn read(file: &ListFile, text: &str, faults: &mut Collector) -> Vec<L
             continue;
         }
         match &columns {
-            None => match rows.columns(&record, start) {
+            None => match rows.columns(&record, start..reader.position().byte() as usize) {
                 Some(found) => columns = Some(found),
                 None => return Vec::new(),
             },
-            Some(columns) => listed.extend(rows.row(&record, start, columns)),
+            Some(columns) => {
+                listed.extend(rows.row(&record, start..reader.position().byte() as usize, columns));
+            }
         }
     }
     listed
@@ -84,17 +88,23 @@ struct Rows<'a, 'f> {
 
 impl Rows<'_, '_> {
     /// What each column says; `None` after a fault.
-    fn columns(&mut self, names: &StringRecord, start: usize) -> Option<Vec<Option<Column>>> {
+    fn columns(&mut self, names: &StringRecord, at: Range<usize>) -> Option<Vec<Option<Column>>> {
         let mut columns: Vec<Option<Column>> = Vec::new();
+        // There may be a million columns, and only so many that are known.
+        let mut known: Vec<Column> = Vec::new();
         let before = self.faults.count();
         for (index, name) in names.iter().enumerate() {
             let column = Column::named(name);
             if let Some(why) = ill_quoted(name) {
-                self.fault(start, index, name, why);
+                self.fault(&at, index, name, why);
                 continue;
             }
-            if column.is_some() && columns.contains(&column) {
-                self.fault(start, index, name, "another column says the same");
+            match column {
+                Some(column) if known.contains(&column) => {
+                    self.fault(&at, index, name, "another column says the same");
+                }
+                Some(column) => known.push(column),
+                None => {}
             }
             if column.is_none() && self.file.columns == OtherColumns::Refuse {
                 let known = NAMES.map(|(name, _)| name);
@@ -105,19 +115,19 @@ impl Rows<'_, '_> {
                         known.join(", ")
                     ),
                 };
-                self.fault(start, index, name, expected);
+                self.fault(&at, index, name, expected);
             }
             columns.push(column);
         }
         if !columns.contains(&Some(Column::Cidr)) && self.faults.count() == before {
             let first = names.get(0).unwrap_or_default();
             let expected = "the first line must name the columns, one of them cidr, prefix or network";
-            self.fault(start, 0, first, expected);
+            self.fault(&at, 0, first, expected);
         }
         (self.faults.count() == before).then_some(columns)
     }
 
-    fn row(&mut self, row: &StringRecord, start: usize, columns: &[Option<Column>]) -> Option<Listed> {
+    fn row(&mut self, row: &StringRecord, at: Range<usize>, columns: &[Option<Column>]) -> Option<Listed> {
         let before = self.faults.count();
         if let Some(extra) = row.get(columns.len()) {
             let expected = format!(
@@ -125,14 +135,14 @@ impl Rows<'_, '_> {
                 columns.len(),
                 char::from(self.delimiter).escape_default()
             );
-            self.fault(start, columns.len(), extra, expected);
+            self.fault(&at, columns.len(), extra, expected);
             return None;
         }
         let mut said = Said::default();
         let mut cidr_at = 0;
         for (index, (cell, column)) in row.iter().zip(columns).enumerate() {
             if let Some(why) = ill_quoted(cell) {
-                self.fault(start, index, cell, why);
+                self.fault(&at, index, cell, why);
                 return None;
             }
             let Some(column) = column else { continue };
@@ -142,36 +152,40 @@ impl Rows<'_, '_> {
             match column {
                 Column::Cidr => (said.cidr, cidr_at) = (cell, index),
                 Column::Comment => said.comment = Some(cell),
-                Column::Group => said.group = self.value(start, index, cell, group),
-                Column::Role => said.role = self.value(start, index, cell, role),
-                Column::Exclude => said.exclude = self.value(start, index, cell, yes).unwrap_or_default(),
+                Column::Group => said.group = self.value(&at, index, cell, group),
+                Column::Role => said.role = self.value(&at, index, cell, role),
+                Column::Exclude => said.exclude = self.value(&at, index, cell, yes).unwrap_or_default(),
             }
         }
-        let position = self.position(start, cidr_at);
+        let position = self.position(&at, cidr_at);
         let listed = said.listed(self.file, position, self.faults);
         listed.filter(|_| self.faults.count() == before)
     }
 
     fn value<'c, T>(
         &mut self,
-        start: usize,
+        at: &Range<usize>,
         index: usize,
         cell: &'c str,
         read: impl FnOnce(&'c str) -> Result<T, String>,
     ) -> Option<T> {
-        read(cell).map_err(|expected| self.fault(start, index, cell, expected)).ok()
+        read(cell).map_err(|expected| self.fault(at, index, cell, expected)).ok()
     }
 
-    fn fault(&mut self, start: usize, index: usize, cell: &str, expected: impl Into<String>) {
-        let position = self.position(start, index);
+    fn fault(&mut self, at: &Range<usize>, index: usize, cell: &str, expected: impl Into<String>) {
+        // The place of a fault that will not be shown is not looked for: a row may have a million columns.
+        if self.faults.is_full(&self.file.name) {
+            return self.file.fault(Position::START, None, expected, self.faults);
+        }
+        let position = self.position(at, index);
         self.file.fault(position, Some(cell), expected, self.faults);
     }
 
-    /// Where the field begins, of the row that begins at `start`.
-    fn position(&mut self, start: usize, index: usize) -> Position {
-        let row = self.text.get(start..).unwrap_or_default();
+    /// The place at which the field begins, of the row at these bytes.
+    fn position(&mut self, at: &Range<usize>, index: usize) -> Position {
+        let row = self.text.get(at.clone()).unwrap_or_default().trim_end_matches(['\r', '\n']);
         let field = field_at(row, index, char::from(self.delimiter));
-        self.walk.to(start + field)
+        self.walk.to(at.start + field)
     }
 }
 

@@ -110,6 +110,9 @@ impl ListFile {
 /// `ADDRESS/LENGTH`, or an address that stands for itself; v4-mapped prefixes become IPv4 ones.
 pub(in crate::config) fn prefix(text: &str) -> Result<IpNet, String> {
     const EXPECTED: &str = "expected a network such as 10.0.0.0/8, fc00::/7 or an address";
+    if let Some((first, second)) = two(text) {
+        return Err(format!("two networks, {first} and {second}; expected one"));
+    }
     let (address, length) = text.split_once('/').map_or((text, None), |(a, l)| (a, Some(l)));
     let address: IpAddr = address.parse().map_err(|_| EXPECTED.to_owned())?;
     let longest = if address.is_ipv4() { 32 } else { 128 };
@@ -126,6 +129,31 @@ pub(in crate::config) fn prefix(text: &str) -> Result<IpNet, String> {
         return Err(format!("host bits set; did you mean {}?", net.trunc()));
     }
     Ok(canonical(net))
+}
+
+/// The first two networks of a text that is made of several.
+fn two(text: &str) -> Option<(&str, &str)> {
+    let mut words =
+        text.split(|c: char| c.is_whitespace() || is_separator(c)).filter(|word| !word.is_empty());
+    let (first, second) = (words.next()?, words.next()?);
+    (is_network(first) && is_network(second)).then_some((first, second))
+}
+
+fn is_separator(c: char) -> bool {
+    matches!(c, ',' | ';' | '|')
+}
+
+/// A word without the separators around it.
+pub(super) fn unpunctuated(word: &str) -> &str {
+    word.trim_matches(is_separator)
+}
+
+/// Returns true if a word has the form of a network, whether its host bits are clear or not.
+pub(super) fn is_network(word: &str) -> bool {
+    let bare = word.strip_prefix('!').unwrap_or(word);
+    let (address, length) = bare.split_once('/').map_or((bare, None), |(a, l)| (a, Some(l)));
+    let length = length.is_none_or(|length| length.parse::<u8>().is_ok());
+    length && address.parse::<IpAddr>().is_ok()
 }
 
 /// The name of a group.

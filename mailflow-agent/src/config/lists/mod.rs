@@ -131,6 +131,11 @@ impl Lists {
         settled
     }
 
+    /// Returns true if a file is another one than the one that was read, or was written to since.
+    pub fn moved(&self) -> bool {
+        self.look() != self.stamps
+    }
+
     /// Reads all of it again.
     ///
     /// # Errors
@@ -150,7 +155,7 @@ impl Lists {
         let before = faults.count();
         let filed: Vec<Vec<Listed>> = self.files.iter().map(|file| file.read(faults)).collect();
         let listed: Vec<Listed> = self.inline.iter().cloned().chain(filed.into_iter().flatten()).collect();
-        report_repeats(&listed, faults);
+        let listed = without_repeats(listed, faults);
         if faults.count() > before || !complete {
             return None;
         }
@@ -197,6 +202,7 @@ impl ListFile {
                 return Vec::new();
             }
         };
+        let text = walk::one_line_end(text);
         let text = text.trim_start_matches('\u{feff}');
         let before = faults.count();
         let listed = match self.format.unwrap_or_else(|| Format::of(self, text)) {
@@ -213,18 +219,45 @@ impl ListFile {
     }
 }
 
-/// Reports networks that are listed twice.
-fn report_repeats(listed: &[Listed], faults: &mut Collector) {
-    let mut first: HashMap<IpNet, &Listed> = HashMap::with_capacity(listed.len());
+/// Reports networks that are listed twice. Of those that say the same the first one stays.
+fn without_repeats(listed: Vec<Listed>, faults: &mut Collector) -> Vec<Listed> {
+    let mut places: HashMap<IpNet, usize> = HashMap::with_capacity(listed.len());
+    let mut kept: Vec<Listed> = Vec::with_capacity(listed.len());
     for this in listed {
-        let Some(before) = first.insert(this.network.net, this) else { continue };
-        let how = if before.network.exclude == this.network.exclude { "" } else { "the other way " };
-        let why = format!("this network was listed {how}before, at {}", before.place);
-        if before.vrf == this.vrf {
-            faults.fault(this.remark(why));
-        } else {
-            // Another routing table has it too: nobody's slip, but packets do not tell which they are of.
-            faults.warn(this.remark(format!("{why}, in another VRF; this one decides")));
+        match places.get(&this.network.net).and_then(|place| kept.get(*place)) {
+            None => {
+                places.insert(this.network.net, kept.len());
+                kept.push(this);
+            }
+            Some(before) if before.vrf != this.vrf => {
+                // Another routing table has it too: nobody's slip, but packets do not tell which they are of.
+                let why = format!(
+                    "this network was listed before, at {}, in another VRF; this one decides",
+                    before.place
+                );
+                faults.warn(this.remark(why));
+                places.insert(this.network.net, kept.len());
+                kept.push(this);
+            }
+            Some(before) => {
+                let (now, then, place) = (&this.network, &before.network, &before.place);
+                if now.exclude != then.exclude {
+                    let why = format!("this network was listed the other way before, at {place}");
+                    faults.fault(this.remark(why));
+                } else if now.group != then.group {
+                    let why = format!("this network was listed before, at {place}, with another group");
+                    faults.fault(this.remark(why));
+                } else if now.role != then.role {
+                    let why = format!("this network was listed before, at {place}, with another role");
+                    faults.fault(this.remark(why));
+                } else {
+                    let why = format!(
+                        "this network was listed before, at {place}, and says the same; it counts once"
+                    );
+                    faults.warn(this.remark(why));
+                }
+            }
         }
     }
+    kept
 }

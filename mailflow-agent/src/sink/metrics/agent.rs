@@ -159,6 +159,11 @@ impl Agent {
         }
     }
 
+    /// Returns the number of lines of the internal networks in force.
+    pub fn networks_listed(&self) -> u64 {
+        u64::try_from(self.internal.get()).unwrap_or_default()
+    }
+
     /// Books how many lines the internal networks in force have.
     pub fn listed_networks(&self, lines: usize) {
         self.internal.set(i64::try_from(lines).unwrap_or(i64::MAX));
