@@ -27,6 +27,8 @@ mod nfcapd;
 mod peer;
 #[path = "outputs/profiles.rs"]
 mod profiles;
+#[path = "outputs/remote.rs"]
+mod remote;
 #[path = "outputs/restart.rs"]
 mod restart;
 #[path = "outputs/schemas.rs"]

@@ -4,7 +4,11 @@ use std::{path::PathBuf, sync::Arc, thread};
 
 use tokio::sync::oneshot;
 
-use crate::{config::Config, control::Reply, privileges};
+use crate::{
+    config::{AlertTo, Config, FlowTo},
+    control::Reply,
+    privileges,
+};
 
 /// Where the configuration came from, and how it is read again.
 pub struct Source {
@@ -172,10 +176,32 @@ pub(super) fn changes(old: &Config, new: &Config) -> Vec<String> {
     for rule in old.engine.rules.iter().filter(|rule| gone(&rule.name)) {
         say(format!("rule {}: not evaluated any more", rule.name));
     }
-    if old.outputs != new.outputs {
-        say("outputs: opened anew".to_owned());
+    let names = |config: &Config| outputs(config).map(|(name, _)| name.to_owned()).collect::<Vec<_>>();
+    let (before, after) = (names(old), names(new));
+    for (name, output) in outputs(new) {
+        match outputs(old).find(|(known, _)| *known == name) {
+            None => say(format!("output {name}: opened")),
+            Some((_, known)) if known != output => say(format!("output {name}: opened again")),
+            Some(_) => {}
+        }
+    }
+    for name in before.iter().filter(|name| !after.contains(name)) {
+        say(format!("output {name}: closed"));
     }
     changes
+}
+
+/// An output, whatever it is for.
+#[derive(PartialEq)]
+enum Output<'a> {
+    Alerts(&'a AlertTo),
+    Flows(&'a FlowTo),
+}
+
+/// The outputs by their names, of which no two are equal.
+fn outputs(config: &Config) -> impl Iterator<Item = (&str, Output<'_>)> {
+    let alerts = config.outputs.alerts.iter().map(|output| (&*output.name, Output::Alerts(&output.to)));
+    alerts.chain(config.outputs.flow_log.iter().map(|output| (&*output.name, Output::Flows(&output.to))))
 }
 
 #[cfg(test)]
@@ -272,5 +298,16 @@ mod tests {
             "{changes:?}"
         );
         assert_eq!(changes.len(), 5);
+    }
+
+    #[test]
+    fn outputs_that_change_are_named_and_no_others() {
+        let webhook = |name: &str, port: u16| {
+            format!("{{ type: webhook, name: {name}, url: \"http://127.0.0.1:{port}\" }}")
+        };
+        let of = |outputs: &[String]| parsed(&format!("outputs: {{ alerts: [{}] }}", outputs.join(", ")));
+        let old = of(&[webhook("a", 1), webhook("b", 1), webhook("c", 1)]);
+        let new = of(&[webhook("d", 1), webhook("c", 2), webhook("a", 1)]);
+        assert_eq!(changes(&old, &new), ["output d: opened", "output c: opened again", "output b: closed"]);
     }
 }

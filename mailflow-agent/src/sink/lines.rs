@@ -2,6 +2,7 @@
 //! truncating it, and a disk that is full is tried again: no line is cut in two or written twice.
 
 use std::{
+    collections::VecDeque,
     fs::{self, File, OpenOptions},
     io::{self, ErrorKind, Read, Seek, SeekFrom, Write},
     os::{fd::AsFd, unix::fs::MetadataExt},
@@ -57,13 +58,16 @@ where
         let line = render(item)?;
         Ok(if stdout { terminal::escape(&line).into_owned() } else { line })
     };
-    let lines = Lines { output: Output::open(target)?, pending: Vec::new(), begun: false, render };
+    let (output, items) = (Output::open(target)?, VecDeque::new());
+    let lines = Lines { output, items, pending: Vec::new(), begun: false, render };
     Ok(Sink::start(name, queue, counters, lines)?)
 }
 
 /// The thread's side.
-struct Lines<W, R> {
+struct Lines<T, W, R> {
     output: W,
+    /// What the lines of `pending` were made of.
+    items: VecDeque<T>,
     /// Lines not yet written; begins within a line after a disk filled up there.
     pending: Vec<u8>,
     /// Whether it does.
@@ -77,8 +81,9 @@ trait Renew: Write + Send + 'static {
     fn renew(&mut self) -> io::Result<()>;
 }
 
-impl<T, W, R> Transport<T> for Lines<W, R>
+impl<T, W, R> Transport<T> for Lines<T, W, R>
 where
+    T: Send + 'static,
     W: Renew,
     R: Fn(&T) -> serde_json::Result<String> + Send + 'static,
 {
@@ -87,6 +92,7 @@ where
             Ok(line) => {
                 self.pending.extend_from_slice(line.as_bytes());
                 self.pending.push(b'\n');
+                self.items.push_back(item);
                 Taken::Kept
             }
             Err(error) => {
@@ -111,6 +117,7 @@ where
                 Ok(taken) => {
                     self.begun = self.pending.get(taken - 1) != Some(&b'\n');
                     let lines = self.pending.drain(..taken).filter(|byte| *byte == b'\n').count();
+                    self.items.drain(..lines.min(self.items.len()));
                     counters.delivered(lines);
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -122,6 +129,10 @@ where
 
     fn is_empty(&self) -> bool {
         self.pending.is_empty()
+    }
+
+    fn take_back(&mut self) -> Vec<T> {
+        self.items.drain(..).collect()
     }
 
     fn longest_pause(&self) -> Duration {
@@ -246,7 +257,7 @@ mod tests {
     fn a_disk_that_was_full_gets_every_line_whole_and_once() {
         let (file, renewed, counters) = (Arc::default(), Arc::default(), counters());
         let output = FullForAWhile { file: Arc::clone(&file), calls: 0, renewed: Arc::clone(&renewed) };
-        let lines = Lines { output, pending: Vec::new(), begun: false, render: text };
+        let lines = Lines { output, items: VecDeque::new(), pending: Vec::new(), begun: false, render: text };
         let sink = Sink::start("test", 10, counters.clone(), lines).unwrap();
         for line in ["first line", "second", "third"] {
             sink.push(line.to_owned());

@@ -18,6 +18,7 @@ mod post;
 pub mod profile;
 mod remote;
 mod single;
+mod socket;
 mod syslog;
 mod webhook;
 mod words;

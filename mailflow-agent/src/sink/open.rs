@@ -38,7 +38,7 @@ pub fn alerts(output: &AlertOutput, agent: &Agent) -> Result<Vec<Sink<AlertEvent
         AlertTo::Journal { path, profile } => {
             one(single(name, agent, Journal { path: path.clone(), profile: *profile, socket: None }))
         }
-        AlertTo::Syslog(settings) => one(single(name, agent, Syslog::new(settings.clone()))),
+        AlertTo::Syslog(settings) => one(start(name, agent, ALERTS, Syslog::new(settings.clone()))),
         AlertTo::Webhook { url, receiver, profile } => {
             let post = Post::new(url.clone(), receiver.clone());
             one(single(name, agent, Webhook { post, profile: *profile }))
@@ -68,7 +68,7 @@ pub fn flows(output: &FlowOutput, agent: &Agent) -> Result<Sink<FlowEvent>, Open
             let render = move |(record, epoch): &FlowEvent| flow_line(profile, record, *epoch);
             lines::start(name, target, RECORDS, agent.sink_counters(name), render)
         }
-        FlowTo::Ipfix(settings) => Ok(start(name, agent, RECORDS, Exporter::new(settings.clone()))?),
+        FlowTo::Ipfix(settings) => Ok(start(name, agent, RECORDS, Exporter::new(settings))?),
     }
 }
 

@@ -2,10 +2,12 @@
 //! with its length before it).
 
 use std::{
+    collections::VecDeque,
     fmt::Write as _,
-    io::{self, Write},
-    net::UdpSocket,
+    io,
     os::unix::net::UnixDatagram,
+    path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::Context;
@@ -14,9 +16,9 @@ use super::{
     AlertEvent,
     eve::Moment,
     profile::alert_line,
-    remote::{self, TIMEOUT},
-    single::{Deliver, Failure},
+    remote::{Encode, Protocol, Remote},
     words::{hostname, priority, summary, threshold, value},
+    worker::{Counters, Taken, Transport},
 };
 use crate::{
     config::{Syslog as Settings, SyslogMessage, SyslogTo},
@@ -27,73 +29,150 @@ use crate::{
 const DATA: &str = "mailflow@32473";
 /// What fits a UDP datagram over IPv4.
 const DATAGRAM: usize = 65_507;
+/// Messages taken out of the queue ahead of their delivery.
+const AHEAD: usize = 256;
+/// Limit of a write to a server that does not read.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A syslog server.
 pub(super) struct Syslog {
     settings: Settings,
     hostname: String,
-    connection: Option<Connection>,
+    to: To,
 }
 
-enum Connection {
-    Unix(UnixDatagram),
-    Udp(UdpSocket),
-    Tcp(std::net::TcpStream),
+enum To {
+    Unix(Local),
+    Remote(Remote<String, Framing>),
 }
 
 impl Syslog {
     pub(super) fn new(settings: Settings) -> Self {
-        Self { settings, hostname: hostname(), connection: None }
+        let to = match &settings.to {
+            SyslogTo::Unix(path) => To::Unix(Local::new(path)),
+            SyslogTo::Udp(address) => To::Remote(Remote::new(Protocol::Udp, address, Framing)),
+            SyslogTo::Tcp(address) => To::Remote(Remote::new(Protocol::Tcp, address, Framing)),
+        };
+        Self { settings, hostname: hostname(), to }
     }
 
-    fn connect(&self) -> anyhow::Result<Connection> {
-        match &self.settings.to {
-            SyslogTo::Unix(path) => {
-                let socket = UnixDatagram::unbound()?;
-                socket.set_write_timeout(Some(TIMEOUT))?;
-                socket.connect(path).with_context(|| path.display().to_string())?;
-                Ok(Connection::Unix(socket))
+    fn message(&self, alert: &Alert, epoch: Epoch) -> serde_json::Result<String> {
+        let header = header(&self.settings, &self.hostname, alert, epoch);
+        let text = match self.settings.message {
+            SyslogMessage::Text => summary(alert),
+            SyslogMessage::Json(profile) => alert_line(profile, alert, epoch)?,
+        };
+        let message = format!("{header} {text}");
+        if message.len() > DATAGRAM {
+            return Ok(format!("{header} {}", summary(alert)));
+        }
+        Ok(message)
+    }
+}
+
+impl Transport<AlertEvent> for Syslog {
+    fn take(&mut self, (alert, epoch): AlertEvent) -> Taken {
+        let message = match self.message(&alert, epoch) {
+            Ok(message) => message,
+            Err(error) => {
+                tracing::error!(%error, "an alert cannot be written as JSON");
+                return Taken::Dropped;
             }
-            SyslogTo::Udp(address) => remote::udp(address).map(Connection::Udp),
-            SyslogTo::Tcp(address) => remote::tcp(address).map(Connection::Tcp),
+        };
+        match &mut self.to {
+            To::Unix(local) => local.waiting.push_back(message),
+            To::Remote(remote) => remote.push(message),
+        }
+        Taken::Kept
+    }
+
+    fn has_room(&self) -> bool {
+        match &self.to {
+            To::Unix(local) => local.waiting.len() < AHEAD,
+            To::Remote(remote) => remote.waiting() < AHEAD && remote.has_room(),
+        }
+    }
+
+    fn deliver(&mut self, counters: &Counters) -> anyhow::Result<()> {
+        match &mut self.to {
+            To::Unix(local) => local.deliver(counters),
+            To::Remote(remote) => remote.deliver(counters),
+        }
+        .with_context(|| self.settings.to.to_string())
+    }
+
+    fn is_empty(&self) -> bool {
+        match &self.to {
+            To::Unix(local) => local.waiting.is_empty(),
+            To::Remote(remote) => remote.is_empty(),
+        }
+    }
+
+    fn due(&self) -> Option<Duration> {
+        match &self.to {
+            To::Unix(_) => None,
+            To::Remote(remote) => remote.due(),
         }
     }
 }
 
-impl Deliver<AlertEvent> for Syslog {
-    fn deliver(&mut self, (alert, epoch): &AlertEvent) -> Result<(), Failure> {
-        let text = match self.settings.message {
-            SyslogMessage::Text => summary(alert),
-            SyslogMessage::Json(profile) => alert_line(profile, alert, *epoch).map_err(Failure::refused)?,
+/// Messages on the wire: as they are in datagrams, with their length before them in a stream.
+struct Framing;
+
+impl Encode<String> for Framing {
+    fn begin(&mut self, _: Protocol) {}
+
+    fn message<'a>(
+        &mut self,
+        protocol: Protocol,
+        items: &mut dyn Iterator<Item = &'a String>,
+    ) -> (Vec<u8>, usize) {
+        let message = items.next().map_or("", String::as_str);
+        let framed = match protocol {
+            Protocol::Tcp => format!("{} {message}", message.len()),
+            Protocol::Udp => message.to_owned(),
         };
-        let header = header(&self.settings, &self.hostname, alert, *epoch);
-        let mut connection = match self.connection.take() {
-            Some(connection) => connection,
-            None => self.connect()?,
-        };
-        let message = format!("{header} {text}");
-        let short = || format!("{header} {}", summary(alert));
-        let sent = match &mut connection {
-            Connection::Unix(socket) => datagram(|bytes| socket.send(bytes), &message, &short()),
-            Connection::Udp(socket) => datagram(|bytes| socket.send(bytes), &message, &short()),
-            Connection::Tcp(stream) => {
-                // A server that has gone is noticed before the message goes after it.
-                remote::alive(stream)
-                    .and_then(|()| stream.write_all(format!("{} {message}", message.len()).as_bytes()))
-            }
-        };
-        sent.with_context(|| self.settings.to.to_string())?;
-        self.connection = Some(connection);
-        Ok(())
+        (framed.into_bytes(), 1)
+    }
+
+    fn sent(&mut self, _: Protocol, _: usize) {}
+
+    fn size(message: &String) -> usize {
+        message.len()
     }
 }
 
-/// Sends a datagram, or a shorter one where it is too long.
-fn datagram(send: impl Fn(&[u8]) -> io::Result<usize>, message: &str, short: &str) -> io::Result<()> {
-    let sent = if message.len() > DATAGRAM { send(short.as_bytes()) } else { send(message.as_bytes()) };
-    match sent {
-        Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => send(short.as_bytes()).map(drop),
-        sent => sent.map(drop),
+/// A server on this machine. What its socket takes it has.
+struct Local {
+    path: PathBuf,
+    socket: Option<UnixDatagram>,
+    waiting: VecDeque<String>,
+}
+
+impl Local {
+    fn new(path: &Path) -> Self {
+        Self { path: path.to_owned(), socket: None, waiting: VecDeque::new() }
+    }
+
+    fn deliver(&mut self, counters: &Counters) -> anyhow::Result<()> {
+        while let Some(message) = self.waiting.front() {
+            let socket = match self.socket.take() {
+                Some(socket) => socket,
+                None => self.connect()?,
+            };
+            socket.send(message.as_bytes())?;
+            self.socket = Some(socket);
+            self.waiting.pop_front();
+            counters.delivered(1);
+        }
+        Ok(())
+    }
+
+    fn connect(&self) -> io::Result<UnixDatagram> {
+        let socket = UnixDatagram::unbound()?;
+        socket.set_write_timeout(Some(TIMEOUT))?;
+        socket.connect(&self.path)?;
+        Ok(socket)
     }
 }
 

@@ -4,7 +4,7 @@
 use std::{
     io,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
         mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, TrySendError, sync_channel},
     },
@@ -37,6 +37,11 @@ pub trait Transport<T>: Send + 'static {
 
     /// Whether there is something to deliver.
     fn is_empty(&self) -> bool;
+
+    /// Gives back what it has not delivered, as far as it can.
+    fn take_back(&mut self) -> Vec<T> {
+        Vec::new()
+    }
 
     /// In what time it wants to deliver although nothing came.
     fn due(&self) -> Option<Duration> {
@@ -84,17 +89,25 @@ pub struct Counters {
     pub errors: IntCounter,
     /// Taken and neither delivered nor lost.
     pub waiting: IntGauge,
+    /// Set once nothing is booked any more: another sink of the name has what was left.
+    pub abandoned: Arc<AtomicBool>,
 }
 
 impl Counters {
     /// Books items as delivered.
     pub fn delivered(&self, items: usize) {
+        if self.abandoned.load(Ordering::Relaxed) {
+            return;
+        }
         self.written.inc_by(items as u64);
         self.waiting.sub(items as i64);
     }
 
     /// Books items as lost.
     pub fn lost(&self, items: usize) {
+        if self.abandoned.load(Ordering::Relaxed) {
+            return;
+        }
         self.dropped.inc_by(items as u64);
         self.waiting.sub(items as i64);
     }
@@ -111,7 +124,12 @@ pub struct Sink<T> {
     done: Receiver<()>,
     thread: Thread,
     counters: Counters,
+    /// Who gets what is left at the end.
+    heir: Heir<T>,
 }
+
+/// The queue of the sink that gets what another one leaves.
+type Heir<T> = Arc<Mutex<Option<SyncSender<T>>>>;
 
 impl<T: Send + 'static> Sink<T> {
     /// Starts the thread. At most `queue` items wait (at least one) beside those that the transport has;
@@ -128,6 +146,7 @@ impl<T: Send + 'static> Sink<T> {
         let (queue, items) = sync_channel(queue.max(1));
         let (finished, done) = sync_channel(0);
         let (closing, failing) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
+        let heir = Heir::<T>::default();
         let worker = Worker {
             name: name.to_owned(),
             transport,
@@ -135,6 +154,7 @@ impl<T: Send + 'static> Sink<T> {
             counters: counters.clone(),
             closing: Arc::clone(&closing),
             failing: Arc::clone(&failing),
+            heir: Arc::clone(&heir),
         };
         let handle = thread::Builder::new()
             .name("sink".into())
@@ -145,7 +165,7 @@ impl<T: Send + 'static> Sink<T> {
             })
             .map_err(|source| NoThread { name: name.to_owned(), source })?;
         let (name, thread) = (name.to_owned(), handle.thread().clone());
-        Ok(Self { name, queue: Some(queue), closing, failing, done, thread, counters })
+        Ok(Self { name, queue: Some(queue), closing, failing, done, thread, counters, heir })
     }
 
     /// Hands over one item. Never waits: one for which there is no room is dropped and counted.
@@ -208,9 +228,18 @@ impl<T: Send + 'static> Sink<T> {
         }
     }
 
-    /// Counts what waits as lost: nobody delivers it any more.
-    pub fn give_up(&self) {
-        self.counters.lost(usize::try_from(self.waiting()).unwrap_or(0));
+    /// Books nothing from now on, and returns how many items were not delivered. They count neither as lost nor
+    /// as waiting: another sink has them, or this one is not wanted any more.
+    pub fn abandon(&self) -> u64 {
+        let waiting = self.waiting();
+        self.counters.abandoned.store(true, Ordering::Relaxed);
+        self.counters.waiting.sub(i64::try_from(waiting).unwrap_or(i64::MAX));
+        waiting
+    }
+
+    /// Leaves what cannot be delivered to another sink of the same name, which shares the numbers.
+    pub fn bequeath(&self, heir: &Self) {
+        *self.heir.lock().unwrap_or_else(PoisonError::into_inner) = heir.queue.clone();
     }
 
     /// Tells the thread that nothing comes any more, so that it delivers what waits and ends.
@@ -237,36 +266,49 @@ struct Worker<T, W> {
     counters: Counters,
     closing: Arc<AtomicBool>,
     failing: Arc<AtomicBool>,
+    heir: Heir<T>,
 }
 
 /// Deliveries fail since some time.
 #[derive(Clone, Copy)]
 struct Failing {
     pause: Duration,
-    until: Time,
+    /// The end of the pause; none once the transport works on what it has.
+    until: Option<Time>,
+    /// What was delivered before.
+    written: u64,
 }
 
 impl<T, W: Transport<T>> Worker<T, W> {
-    /// Delivers until the queue is closed and everything delivered, or closed and failing.
+    /// Delivers until the queue is closed and everything delivered, or closed and failing. What is left then goes
+    /// to the heir, if there is one.
     fn run(mut self) {
+        self.work();
+        let heir = self.heir.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(heir) = heir else { return };
+        let left = self.transport.take_back();
+        for item in left.into_iter().chain(self.items.try_iter()) {
+            if heir.try_send(item).is_err() {
+                self.counters.lost(1);
+            }
+        }
+    }
+
+    fn work(&mut self) {
         let mut failing: Option<Failing> = None;
         loop {
-            let wait = match failing {
-                Some(failing) => Some(failing.until.since(clock::now())),
+            let wait = match failing.and_then(|failing| failing.until) {
+                Some(until) => Some(until.since(clock::now())),
                 None => self.transport.due(),
             };
             let open = self.receive(wait);
             let closing = self.closing.load(Ordering::Acquire);
-            if failing.is_some_and(|failing| !closing && clock::now() < failing.until) {
+            let pausing = |until| !closing && clock::now() < until;
+            if failing.and_then(|failing| failing.until).is_some_and(pausing) {
                 continue;
             }
             match self.transport.deliver(&self.counters) {
-                Ok(()) => {
-                    if failing.take().is_some() {
-                        self.failing.store(false, Ordering::Relaxed);
-                        tracing::info!(sink = self.name, "the sink delivers again");
-                    }
-                }
+                Ok(()) => failing = failing.and_then(|failing| self.works(failing)),
                 Err(error) => {
                     self.counters.errors.inc();
                     self.failing.store(true, Ordering::Relaxed);
@@ -279,13 +321,29 @@ impl<T, W: Transport<T>> Worker<T, W> {
                     }
                     let pause = failing.map_or(FIRST_PAUSE, |failing| failing.pause * 2);
                     let pause = pause.min(self.transport.longest_pause());
-                    failing = Some(Failing { pause, until: clock::now() + pause });
+                    let written =
+                        failing.map_or_else(|| self.counters.written.get(), |failing| failing.written);
+                    failing = Some(Failing { pause, until: Some(clock::now() + pause), written });
                 }
             }
-            if !open && self.transport.is_empty() {
-                return;
+            if !open {
+                if self.transport.is_empty() {
+                    return;
+                }
+                // What was sent last is looked at again.
+                thread::park_timeout(self.transport.due().unwrap_or(ROOM));
             }
         }
+    }
+
+    /// A delivery has not failed, after others did. That the sink works is known once something arrived.
+    fn works(&self, failing: Failing) -> Option<Failing> {
+        if self.counters.written.get() == failing.written && !self.transport.is_empty() {
+            return Some(Failing { until: None, ..failing });
+        }
+        self.failing.store(false, Ordering::Relaxed);
+        tracing::info!(sink = self.name, "the sink delivers again");
+        None
     }
 
     /// Takes what is in the queue, and waits for something to come; at most for `wait`. Says whether

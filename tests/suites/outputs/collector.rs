@@ -23,7 +23,7 @@ type Element = (u16, bool);
 
 /// A collector's knowledge.
 #[derive(Default)]
-struct Collector {
+pub(crate) struct Collector {
     templates: HashMap<u16, Vec<(Element, usize)>>,
     /// The sequence number that comes next.
     next: u32,
@@ -41,6 +41,22 @@ fn short(bytes: &[u8], at: usize) -> usize {
 }
 
 impl Collector {
+    /// Reads a message of a stream.
+    pub(crate) fn stream(&mut self, stream: &mut impl Read) {
+        read(stream, self);
+    }
+
+    /// Reads a message of a sender that another collector may have heard before.
+    pub(crate) fn from_anywhere(&mut self, message: &[u8]) {
+        self.next = number(&message[8..12]) as u32;
+        self.message(message, 7);
+    }
+
+    /// The client ports of all records.
+    pub(crate) fn ports(&self) -> std::collections::BTreeSet<u64> {
+        self.records.iter().map(|record| number(&record[&(7, false)])).collect()
+    }
+
     /// Reads a message (RFC 7011, 3).
     fn message(&mut self, message: &[u8], domain: u64) {
         assert_eq!((short(message, 0), short(message, 2)), (10, message.len()));

@@ -6,14 +6,14 @@ use tracing::{error, info, warn};
 
 use super::{Pipeline, choose_roles, windows};
 use crate::{
-    agent::{GRACE, Source, lists::ListWatch, load::ports, outputs::Outputs, reload, view::Shown},
+    agent::{GRACE, Source, lists::ListWatch, load::ports, reload, view::Shown},
     clock,
     config::Config,
     engine::Reconfigured,
     fault,
     kernel::{Kernel, KernelError},
     sink::metrics::Load,
-    state::{Told, Written},
+    state::Told,
 };
 
 impl Pipeline {
@@ -50,22 +50,10 @@ impl Pipeline {
         }
         let mut changes = reload::changes(&self.config, &new);
         // What may fail comes first, and is taken back if it does.
-        let reopened = new.outputs != self.config.outputs;
-        let outputs = reopened.then(|| Outputs::open(&new.outputs, &self.sinks.view.agent)).transpose();
+        let outputs = self.sinks.outputs.prepare(&new.outputs, &self.sinks.view.agent);
         let outputs = outputs.map_err(|error| vec![fault::told(&error.into())])?;
         self.watch(&new).map_err(|error| vec![error.to_string()])?;
-        if let Some(outputs) = outputs {
-            let mut before = std::mem::replace(&mut self.sinks.outputs, outputs);
-            if let Err(error) = before.close(GRACE) {
-                warn!(%error, "the outputs before");
-            }
-            let untold = before.untold();
-            // Namesakes share their numbers: the new ones begin at none that wait.
-            before.give_up();
-            self.sinks.outputs.follow(&before);
-            // An output of the same name goes on with what its namesake could not deliver.
-            self.sinks.outputs.write_untold(&untold, &mut Written::default());
-        }
+        self.sinks.outputs.renew(outputs, GRACE, &self.sinks.view.agent);
         let now = clock::now();
         let Reconfigured { restarted, effects } = self.engine.reconfigure(now, new.engine.clone());
         self.keeper.tell(effects.alerts.iter().map(Told::of));

@@ -75,6 +75,11 @@ impl Data {
         bytes.extend(flow_id(&flow.key, flow.first).to_be_bytes());
         Self { set, bytes }
     }
+
+    /// Its bytes in a message.
+    pub(super) fn size(&self) -> usize {
+        self.bytes.len()
+    }
 }
 
 /// A message in the making.

@@ -4,28 +4,21 @@ mod gains;
 mod message;
 mod template;
 
-use std::{
-    collections::VecDeque,
-    io::Write,
-    net::{TcpStream, UdpSocket},
-    thread,
-    time::Duration,
-};
-
-use anyhow::Context;
+use std::{thread, time::Duration};
 
 use self::{
     gains::Gains,
     message::{Data, Message},
 };
 use super::{
-    FlowEvent, remote,
+    FlowEvent,
+    remote::{Encode, Protocol, Remote},
     worker::{Counters, Taken, Transport},
 };
 use crate::{
     clock,
     config::{Ipfix, IpfixTo},
-    engine::time::Time,
+    engine::{flow::FlowRecord, time::Time},
 };
 
 /// Records taken out of the queue ahead of their delivery.
@@ -43,123 +36,108 @@ const PAUSE: Duration = Duration::from_millis(5);
 
 /// Exports to one collector.
 pub(super) struct Exporter {
-    settings: Ipfix,
-    session: Option<Session>,
     gains: Gains,
-    waiting: VecDeque<Data>,
-    /// Data records sent: in the lifetime of the process over UDP, of the connection over TCP.
-    sequence: u32,
+    remote: Remote<Record, Session>,
 }
 
-/// A transport session.
+/// A flow record, as it came and as it is exported.
+struct Record {
+    event: FlowEvent,
+    data: Data,
+}
+
+impl Exporter {
+    pub(super) fn new(settings: &Ipfix) -> Self {
+        let (protocol, address) = match &settings.to {
+            IpfixTo::Udp(address) => (Protocol::Udp, address),
+            IpfixTo::Tcp(address) => (Protocol::Tcp, address),
+        };
+        let session = Session { domain: settings.domain, sequence: 0, templates: None, burst: 0 };
+        Self { gains: Gains::default(), remote: Remote::new(protocol, address, session) }
+    }
+}
+
+impl Transport<FlowEvent> for Exporter {
+    fn take(&mut self, event: FlowEvent) -> Taken {
+        let (record, epoch) = &event;
+        let gain = self.gains.of(record);
+        let data = Data::of(record, &gain, *epoch);
+        self.remote.push(Record { event, data });
+        Taken::Kept
+    }
+
+    fn has_room(&self) -> bool {
+        self.remote.waiting() < AHEAD && self.remote.has_room()
+    }
+
+    fn deliver(&mut self, counters: &Counters) -> anyhow::Result<()> {
+        self.remote.deliver(counters)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.remote.is_empty()
+    }
+
+    fn take_back(&mut self) -> Vec<FlowEvent> {
+        self.remote.take_back().map(|record| record.event).collect()
+    }
+
+    fn due(&self) -> Option<Duration> {
+        self.remote.due()
+    }
+}
+
+/// A transport session, and what it begins with.
 struct Session {
-    to: Connection,
+    domain: u32,
+    /// Data records sent: in the lifetime of the process over UDP, of the connection over TCP.
+    sequence: u32,
     /// When the templates are due; at once where they were never sent.
     templates: Option<Time>,
     /// Datagrams since the last pause.
     burst: u32,
 }
 
-enum Connection {
-    Udp(UdpSocket),
-    Tcp(TcpStream),
-}
-
-impl Exporter {
-    pub(super) fn new(settings: Ipfix) -> Self {
-        Self { settings, session: None, gains: Gains::default(), waiting: VecDeque::new(), sequence: 0 }
-    }
-
-    fn connect(&mut self) -> anyhow::Result<Session> {
-        let to = match &self.settings.to {
-            IpfixTo::Udp(address) => Connection::Udp(remote::udp(address)?),
-            IpfixTo::Tcp(address) => {
-                let stream = remote::tcp(address)?;
-                self.sequence = 0;
-                Connection::Tcp(stream)
-            }
-        };
-        Ok(Session { to, templates: None, burst: 0 })
-    }
-
-    /// Sends what waits in one message after the other.
-    fn send(&mut self, session: &mut Session, counters: &Counters) -> anyhow::Result<()> {
-        while !self.waiting.is_empty() {
-            let now = clock::now();
-            let seconds = clock::epoch().unix_nanos(now) / 1_000_000_000;
-            let mut message =
-                Message::new(session.largest(), seconds as u32, self.sequence, self.settings.domain);
-            if session.templates.is_none_or(|due| due <= now) {
-                message.templates();
-                session.templates = match session.to {
-                    Connection::Udp(_) => Some(now + REFRESH),
-                    Connection::Tcp(_) => Some(Time::from_nanos(u64::MAX)),
-                };
-            }
-            let records = self.waiting.iter().take_while(|data| message.add(data)).count();
-            session.send(&message.finish())?;
-            self.waiting.drain(..records);
-            self.sequence = self.sequence.wrapping_add(records as u32);
-            counters.delivered(records);
-        }
-        Ok(())
-    }
-}
-
-impl Session {
-    const fn largest(&self) -> usize {
-        match self.to {
-            Connection::Udp(_) => DATAGRAM,
-            Connection::Tcp(_) => SEGMENT,
+impl Encode<Record> for Session {
+    fn begin(&mut self, protocol: Protocol) {
+        self.templates = None;
+        if protocol == Protocol::Tcp {
+            self.sequence = 0;
         }
     }
 
-    fn send(&mut self, message: &[u8]) -> std::io::Result<()> {
-        match &mut self.to {
-            Connection::Udp(socket) => {
-                socket.send(message)?;
-                self.burst += 1;
-                if self.burst >= BURST {
-                    self.burst = 0;
-                    thread::sleep(PAUSE);
-                }
-                Ok(())
-            }
-            Connection::Tcp(stream) => {
-                // A collector that has gone is noticed before the message goes after it.
-                remote::alive(stream)?;
-                stream.write_all(message)
+    fn message<'a>(
+        &mut self,
+        protocol: Protocol,
+        items: &mut dyn Iterator<Item = &'a Record>,
+    ) -> (Vec<u8>, usize) {
+        let now = clock::now();
+        let seconds = clock::epoch().unix_nanos(now) / 1_000_000_000;
+        let largest = if protocol == Protocol::Tcp { SEGMENT } else { DATAGRAM };
+        let mut message = Message::new(largest, seconds as u32, self.sequence, self.domain);
+        if self.templates.is_none_or(|due| due <= now) {
+            message.templates();
+        }
+        let records = items.take_while(|record| message.add(&record.data)).count();
+        (message.finish(), records)
+    }
+
+    fn sent(&mut self, protocol: Protocol, records: usize) {
+        let now = clock::now();
+        if self.templates.is_none_or(|due| due <= now) {
+            self.templates = Some(if protocol == Protocol::Tcp { Time::END } else { now + REFRESH });
+        }
+        self.sequence = self.sequence.wrapping_add(records as u32);
+        if protocol == Protocol::Udp {
+            self.burst += 1;
+            if self.burst >= BURST {
+                self.burst = 0;
+                thread::sleep(PAUSE);
             }
         }
     }
-}
 
-impl Transport<FlowEvent> for Exporter {
-    fn take(&mut self, (record, epoch): FlowEvent) -> Taken {
-        let gain = self.gains.of(&record);
-        self.waiting.push_back(Data::of(&record, &gain, epoch));
-        Taken::Kept
-    }
-
-    fn has_room(&self) -> bool {
-        self.waiting.len() < AHEAD
-    }
-
-    fn deliver(&mut self, counters: &Counters) -> anyhow::Result<()> {
-        if self.waiting.is_empty() {
-            return Ok(());
-        }
-        let mut session = match self.session.take() {
-            Some(session) => session,
-            None => self.connect()?,
-        };
-        // After a failure the next try begins a session anew, with templates.
-        self.send(&mut session, counters).with_context(|| self.settings.to.to_string())?;
-        self.session = Some(session);
-        Ok(())
-    }
-
-    fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
+    fn size(record: &Record) -> usize {
+        record.data.size() + size_of::<FlowRecord>()
     }
 }

@@ -1,7 +1,7 @@
 //! The agent's own metrics, kept by the `prometheus` crate: few, and of one label at most (the
 //! crate takes two series for one when two labels joined read the same).
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use prometheus::{
     Error, Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
@@ -176,7 +176,17 @@ impl Agent {
             dropped: self.dropped.with_label_values(&[sink]),
             errors: self.errors.with_label_values(&[sink]),
             waiting: self.waiting.with_label_values(&[sink]),
+            abandoned: Arc::default(),
         }
+    }
+
+    /// Shows the sink of this name no more.
+    pub fn forget_sink(&self, sink: &str) {
+        for family in [&self.written, &self.dropped, &self.errors] {
+            // One that was never counted is not there either.
+            let _ = family.remove_label_values(&[sink]);
+        }
+        let _ = self.waiting.remove_label_values(&[sink]);
     }
 
     /// What became of each sink's events: the numbers by their names on the page, without what all share

@@ -1,0 +1,226 @@
+//! Sockets to receivers on other machines: nothing here waits but the look-up of a name and a connection attempt.
+
+use std::{
+    io::{self, ErrorKind, Read, Write},
+    net::{SocketAddr, TcpStream, ToSocketAddrs, UdpSocket},
+    os::fd::AsRawFd,
+    time::Duration,
+};
+
+use socket2::{SockRef, TcpKeepalive};
+
+use super::remote::Protocol;
+
+/// Limit of a connection attempt.
+const CONNECT: Duration = Duration::from_secs(5);
+/// Limit after which the kernel gives up a connection whose other side acknowledges nothing, or takes nothing.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(15);
+/// Silence after which the kernel asks whether the other side is still there, and between two questions.
+const KEEPALIVE: Duration = Duration::from_secs(10);
+const KEEPALIVE_AGAIN: Duration = Duration::from_secs(5);
+/// Limit of a datagram's way into the kernel.
+const SEND: Duration = Duration::from_secs(10);
+
+/// Finds the addresses of a `HOST:PORT`, in the order of preference.
+pub(super) fn look_up(address: &str) -> io::Result<Vec<SocketAddr>> {
+    Ok(address.to_socket_addrs()?.collect())
+}
+
+/// A socket to one address.
+pub(super) enum Socket {
+    /// A connection.
+    Tcp(Stream),
+    /// Datagrams.
+    Udp(SocketAddr, UdpSocket),
+}
+
+/// A connection, and what was handed to it.
+pub(super) struct Stream {
+    to: SocketAddr,
+    stream: TcpStream,
+    /// A message that the kernel has not taken all of, and how much it has.
+    out: (Vec<u8>, usize),
+    /// Bytes of all messages, the one in `out` included.
+    bytes: u64,
+}
+
+/// The end of a connection.
+#[derive(Debug)]
+pub(super) struct Ended {
+    pub(super) kind: End,
+    pub(super) error: io::Error,
+}
+
+/// Kinds of ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// The other side has closed the connection and read all that it acknowledged.
+    Closed,
+    /// Nobody listens there.
+    Refused,
+    /// It was reset, or the other side is gone.
+    Lost,
+}
+
+impl Ended {
+    /// Classifies an error of a socket.
+    pub(super) fn of(error: io::Error) -> Self {
+        let kind = match error.kind() {
+            ErrorKind::UnexpectedEof => End::Closed,
+            ErrorKind::ConnectionRefused => End::Refused,
+            _ => End::Lost,
+        };
+        Self { kind, error }
+    }
+}
+
+impl Socket {
+    /// Opens a socket to `to`; over TCP with a connection.
+    pub(super) fn open(protocol: Protocol, to: SocketAddr) -> io::Result<Self> {
+        match protocol {
+            Protocol::Tcp => Stream::open(to).map(Self::Tcp),
+            Protocol::Udp => {
+                let from: SocketAddr = if to.is_ipv4() { ([0; 4], 0).into() } else { ([0_u16; 8], 0).into() };
+                let socket = UdpSocket::bind(from)?;
+                report_errors(&socket, to)?;
+                socket.set_write_timeout(Some(SEND))?;
+                socket.connect(to)?;
+                Ok(Self::Udp(to, socket))
+            }
+        }
+    }
+
+    /// The address at its other end.
+    pub(super) fn to(&self) -> SocketAddr {
+        match self {
+            Self::Tcp(stream) => stream.to,
+            Self::Udp(to, _) => *to,
+        }
+    }
+
+    /// Hands over what is left of the last message; true if nothing is.
+    pub(super) fn flush(&mut self) -> io::Result<bool> {
+        match self {
+            Self::Tcp(stream) => stream.flush(),
+            Self::Udp(..) => Ok(true),
+        }
+    }
+
+    /// Hands over a message, after [`Socket::flush`] has returned true. False if the kernel takes none now.
+    pub(super) fn send(&mut self, message: Vec<u8>) -> io::Result<bool> {
+        match self {
+            Self::Tcp(stream) => {
+                stream.bytes += message.len() as u64;
+                stream.out = (message, 0);
+                stream.flush().map(|_| true)
+            }
+            Self::Udp(_, socket) => match socket.send(&message) {
+                Ok(_) => Ok(true),
+                Err(error) if is_busy(&error) => Ok(false),
+                Err(error) => Err(error),
+            },
+        }
+    }
+
+    /// The place behind the last message in the connection's bytes.
+    pub(super) fn end(&self) -> u64 {
+        match self {
+            Self::Tcp(stream) => stream.bytes,
+            Self::Udp(..) => 0,
+        }
+    }
+
+    /// Returns up to which place the other side has acknowledged.
+    ///
+    /// # Errors
+    /// The connection has ended, or a datagram was refused.
+    pub(super) fn acknowledged(&mut self) -> io::Result<u64> {
+        match self {
+            Self::Tcp(stream) => {
+                stream.listen()?;
+                stream.acknowledged()
+            }
+            Self::Udp(_, socket) => socket.take_error()?.map_or(Ok(0), Err),
+        }
+    }
+
+    /// The same of a connection that has ended; none over UDP.
+    pub(super) fn last_acknowledged(&self) -> Option<u64> {
+        match self {
+            Self::Tcp(stream) => stream.acknowledged().ok(),
+            Self::Udp(..) => None,
+        }
+    }
+}
+
+impl Stream {
+    fn open(to: SocketAddr) -> io::Result<Self> {
+        let stream = TcpStream::connect_timeout(&to, CONNECT)?;
+        stream.set_nodelay(true)?;
+        stream.set_nonblocking(true)?;
+        let socket = SockRef::from(&stream);
+        socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE_AGAIN))?;
+        socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
+        Ok(Self { to, stream, out: (Vec::new(), 0), bytes: 0 })
+    }
+
+    fn flush(&mut self) -> io::Result<bool> {
+        let (message, done) = &mut self.out;
+        while *done < message.len() {
+            match self.stream.write(&message[*done..]) {
+                Ok(0) => return Err(ErrorKind::WriteZero.into()),
+                Ok(taken) => *done += taken,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if is_busy(&error) => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Reads what the other side says, which is of no interest but for its end.
+    fn listen(&mut self) -> io::Result<()> {
+        let mut said = [0; 1_024];
+        loop {
+            match self.stream.read(&mut said) {
+                Ok(0) => {
+                    let closed = "the other side has closed the connection";
+                    return Err(io::Error::new(ErrorKind::UnexpectedEof, closed));
+                }
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if is_busy(&error) => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn acknowledged(&self) -> io::Result<u64> {
+        let mut queued: libc::c_int = 0;
+        // SIOCOUTQ (tcp(7)) has this number and counts the bytes that are not acknowledged.
+        // SAFETY: writes one integer that lives through the call.
+        if unsafe { libc::ioctl(self.stream.as_raw_fd(), libc::TIOCOUTQ, &raw mut queued) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let (message, done) = &self.out;
+        let left = (message.len() - done) as u64 + u64::try_from(queued).unwrap_or(0);
+        Ok(self.bytes.saturating_sub(left))
+    }
+}
+
+fn is_busy(error: &io::Error) -> bool {
+    error.kind() == ErrorKind::WouldBlock || error.raw_os_error() == Some(libc::ENOBUFS)
+}
+
+/// Lets a socket report machines and networks that cannot be reached, and not only refused ports.
+fn report_errors(socket: &UdpSocket, to: SocketAddr) -> io::Result<()> {
+    let (level, option) = match to {
+        SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_RECVERR),
+        SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_RECVERR),
+    };
+    let on: libc::c_int = 1;
+    let length = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: reads one integer that lives through the call.
+    let done = unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const on).cast(), length) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
