@@ -21,4 +21,5 @@ pub mod packed;
 pub mod privileges;
 pub mod signal;
 pub mod sink;
+pub mod sockets;
 pub mod state;
