@@ -21,5 +21,6 @@ pub mod packed;
 pub mod privileges;
 pub mod signal;
 pub mod sink;
+pub mod sockets;
 pub mod state;
 pub mod terminal;

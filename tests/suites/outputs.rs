@@ -33,5 +33,7 @@ mod remote;
 mod restart;
 #[path = "outputs/schemas.rs"]
 mod schemas;
+#[path = "outputs/suricata.rs"]
+mod suricata;
 #[path = "outputs/webhook.rs"]
 mod webhook;

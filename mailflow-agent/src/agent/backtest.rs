@@ -23,7 +23,7 @@ use crate::{
         history::{History, Rhythm},
         read_lines,
     },
-    sink::metrics::Agent,
+    sink::{gateway::Gateway, metrics::Agent},
 };
 
 /// How long what is waiting to be written may take at the end.
@@ -57,7 +57,8 @@ pub struct Backtested {
 /// The alerts cannot be written. What cannot be read of the logs is logged and counted.
 pub fn run(config: &Config, logs: &[PathBuf], l2_overhead: Option<u16>, at_end: AtEnd) -> Result<Backtested> {
     let agent = Agent::new(env!("CARGO_PKG_VERSION"), clock::unix_seconds())?;
-    let mut outputs = Outputs::open_for_the_past(&config.outputs, &agent)?;
+    let mut outputs =
+        Outputs::open_for_the_past(&config.outputs, &agent, Gateway::new(config.gateway_name.as_deref()))?;
     let (history, mut result) = read(config, logs, l2_overhead);
     let end = history.end();
     let (arrivals, repeated) = history.ordered();

@@ -17,6 +17,7 @@ use crate::{
         Engine,
         event::{TermValue, Value},
         explain::{Explanation, Held, Judged},
+        settings::unit,
         time::{Epoch, Time},
     },
     flowlog::history::Arrival,
@@ -107,6 +108,7 @@ fn rule(held: &Held, epoch: Epoch) -> HeldRule {
 fn term(term: &TermValue) -> HeldTerm {
     HeldTerm {
         name: term.name.to_string(),
+        unit: unit(&term.name).to_owned(),
         window_seconds: term.window.as_secs(),
         value: term.shown(),
         at_bound: matches!(term.value, Value::AtLeast(_)),

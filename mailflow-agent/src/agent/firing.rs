@@ -3,9 +3,11 @@
 use std::collections::HashMap;
 
 use crate::{
-    control::Firing,
+    control::{Firing, FiringAlert, Number},
     engine::{
-        event::{Alert, AlertState},
+        event::{Alert, AlertState, Value},
+        overview::Reached,
+        settings::unit,
         time::{Epoch, Time},
     },
 };
@@ -49,14 +51,34 @@ impl FiringAlerts {
         self.firing.values().map(|(starts_at, firing)| (starts_at.as_nanos(), firing.clone())).collect()
     }
 
-    /// Them, the oldest first.
-    pub(super) fn shown(&self, epoch: Epoch) -> Vec<Firing> {
+    /// Returns them, the oldest first, each with what its window held when the windows were last gone over; before
+    /// that with the numbers of its last event.
+    pub(super) fn shown(&self, epoch: Epoch, windows: &[Reached]) -> Vec<FiringAlert> {
+        let now: HashMap<(&str, String), &Reached> =
+            windows.iter().map(|one| ((&*one.rule, one.subject.to_string()), one)).collect();
         let mut firing: Vec<_> = self.firing.values().collect();
         firing.sort_by(|(one, a), (other, b)| (one, &a.fingerprint).cmp(&(other, &b.fingerprint)));
         let since = |starts_at: &Time| epoch.unix_nanos(*starts_at) as f64 / 1e9;
         firing
             .into_iter()
-            .map(|(starts_at, firing)| Firing { since: since(starts_at), ..firing.clone() })
+            .map(|(starts_at, firing)| {
+                let now = now.get(&(&*firing.rule, firing.source.clone()));
+                let scale = now.map_or(1, |now| now.scale);
+                let (value, threshold) =
+                    now.map_or((firing.value, firing.threshold), |now| (now.value.number(), now.threshold));
+                FiringAlert {
+                    rule: firing.rule.clone(),
+                    severity: firing.severity.clone(),
+                    source: firing.source.clone(),
+                    fingerprint: firing.fingerprint.clone(),
+                    since: since(starts_at),
+                    condition: now.map(|now| now.term.to_string()),
+                    unit: now.map(|now| unit(&now.term).to_owned()),
+                    value: Number::of(value, scale),
+                    at_bound: now.is_some_and(|now| matches!(now.value, Value::AtLeast(_))),
+                    threshold: Number::of(threshold, scale),
+                }
+            })
             .collect()
     }
 }

@@ -110,7 +110,8 @@ fn refused(why: String) -> oneshot::Receiver<Result<Config, Vec<String>>> {
 
 /// The settings that differ and are read at start only.
 pub(super) fn needs_restart(old: &Config, new: &Config) -> Vec<String> {
-    let differs: [(&str, bool); 12] = [
+    let differs: [(&str, bool); 13] = [
+        ("gateway_name", old.gateway_name != new.gateway_name),
         ("flow_table.flows", old.flow_table.flows != new.flow_table.flows),
         ("flow_table.source_share_percent", old.flow_table.share_percent != new.flow_table.share_percent),
         ("flow_table.overflow_sources", old.flow_table.overflow != new.flow_table.overflow),
@@ -254,6 +255,7 @@ mod tests {
         let old = parsed("{}");
         assert_eq!(needs_restart(&old, &parsed("poll_interval: 5s")), Vec::<String>::new());
         for (text, setting) in [
+            ("gateway_name: gw1", "gateway_name"),
             ("flow_table: { flows: 7 }", "flow_table.flows"),
             ("flow_table: { source_share_percent: 7 }", "flow_table.source_share_percent"),
             ("flow_table: { overflow_sources: 7 }", "flow_table.overflow_sources"),

@@ -26,7 +26,7 @@ use crate::{
         time::{Epoch, Time},
     },
     kernel::{self, Kernel, Programs},
-    sink::metrics::Agent,
+    sink::{gateway::Gateway, metrics::Agent},
 };
 
 /// How long what is waiting to be written may take at the end.
@@ -69,7 +69,8 @@ pub enum AtEnd {
 /// It cannot start, or the kernel refuses to go on.
 pub fn run(config: &Config, role: Role, captures: &[PathBuf], at_end: AtEnd) -> Result<Replayed> {
     let agent = Agent::new(env!("CARGO_PKG_VERSION"), clock::unix_seconds())?;
-    let outputs = Outputs::open_for_the_past(&config.outputs, &agent)?;
+    let outputs =
+        Outputs::open_for_the_past(&config.outputs, &agent, Gateway::new(config.gateway_name.as_deref()))?;
     let mut replay = Replay::new(config, role, outputs)?;
     let mut result = Replayed::default();
     let mut progress = Progress::new(captures, &config.outputs, Unit::Frames);

@@ -12,8 +12,11 @@ use super::firing::FiringAlerts;
 use crate::{
     clock,
     config::Config,
-    control::{self, Conservation, Place, Row, RuleStatus, Status, Top, Ways},
-    engine::overview::Overview,
+    control::{self, Conservation, Number, Place, Row, RuleStatus, Status, Top, Ways},
+    engine::{
+        overview::{Overview, Reached},
+        settings::unit,
+    },
     http,
     sink::metrics::{Agent, Fill, KernelView, Ledger, Limits, Load, Memory, Page},
 };
@@ -146,8 +149,12 @@ impl control::State for View {
         for standing in &numbers.windows.rules {
             let Some(rule) = rules.iter_mut().find(|rule| rule.name == *standing.rule) else { continue };
             rule.sources = usize::try_from(standing.subjects).unwrap_or(usize::MAX);
-            if let Some((subject, value)) = &standing.highest {
-                (rule.highest, rule.highest_source) = (value.number(), Some(subject.to_string()));
+            if let Some(Reached { subject, term, value, threshold, scale, .. }) = &standing.highest {
+                rule.highest = Number::of(value.number(), *scale);
+                rule.highest_source = Some(subject.to_string());
+                rule.highest_condition = Some(term.to_string());
+                rule.highest_unit = Some(unit(term).to_owned());
+                rule.highest_threshold = Number::of(*threshold, *scale);
             }
         }
         let fill = |fill: Fill| control::Fill { entries: fill.entries, capacity: fill.capacity };
@@ -171,7 +178,7 @@ impl control::State for View {
             uncounted: kernel.map(|kernel| uncounted(kernel).collect()).unwrap_or_default(),
             delivered_twice: kernel.is_some_and(|kernel| kernel.twice),
             rules,
-            alerts: numbers.firing.shown(clock::epoch()),
+            alerts: numbers.firing.shown(clock::epoch(), &numbers.windows.firing),
             sinks: sinks.map(|(name, numbers)| control::Sink { name, numbers }).collect(),
             notes: numbers.settings.notes.clone(),
         }

@@ -8,7 +8,7 @@ use std::{
 use super::{Exit, SocketArgs, StatusArgs};
 use crate::{
     config::{self, value::show_duration},
-    control::{Client, Conservation, ListStatus, Place, Reply, Request, Status},
+    control::{Client, Conservation, ListStatus, Number, Place, Reply, Request, Status},
 };
 
 /// Where the agent listens: as told, as configured, or as shipped. Faults of the configuration go to `err`.
@@ -129,7 +129,11 @@ fn show(status: &Status, out: &mut impl Write) -> io::Result<()> {
     }
     for rule in &status.rules {
         let highest = match &rule.highest_source {
-            Some(source) => format!("highest {} ({source})", rule.highest),
+            Some(source) => {
+                let amount =
+                    of(&rule.highest_condition, rule.highest, rule.highest_threshold, &rule.highest_unit);
+                format!("highest {amount} ({source})")
+            }
             None => "all windows empty".to_owned(),
         };
         let window = seconds(rule.window_seconds as f64);
@@ -142,7 +146,9 @@ fn show(status: &Status, out: &mut impl Write) -> io::Result<()> {
         )?;
     }
     for alert in &status.alerts {
-        line("FIRING", format!("{}: {}, {} of {}", alert.rule, alert.source, alert.value, alert.threshold))?;
+        let bound = if alert.at_bound { ", or more" } else { "" };
+        let amount = of(&alert.condition, alert.value, alert.threshold, &alert.unit);
+        line("FIRING", format!("{}: {}, {amount}{bound}", alert.rule, alert.source))?;
     }
     if status.alerts.is_empty() {
         line("alerts", "none fires".to_owned())?;
@@ -159,6 +165,14 @@ fn show(status: &Status, out: &mut impl Write) -> io::Result<()> {
         line("life", note.clone())?;
     }
     Ok(())
+}
+
+/// `count 28 of 10 flows`: a value and its threshold, with the term and the unit that both are of.
+fn of(condition: &Option<String>, value: Number, threshold: Number, unit: &Option<String>) -> String {
+    let condition = condition.as_ref().map_or_else(String::new, |condition| format!("{condition} "));
+    let unit =
+        unit.as_ref().filter(|unit| !unit.is_empty()).map_or_else(String::new, |unit| format!(" {unit}"));
+    format!("{condition}{value} of {threshold}{unit}")
 }
 
 fn shown(place: &Place) -> String {
@@ -210,7 +224,7 @@ fn age(seconds: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::{Firing, RuleStatus, Ways};
+    use crate::control::{FiringAlert, RuleStatus, Ways};
 
     fn text(status: &Status) -> String {
         let mut out = Vec::new();
@@ -257,19 +271,37 @@ mod tests {
             severity: "high".into(),
             window_seconds: 3_600,
             sources: 1,
-            highest: 11,
+            highest: Number::Whole(22_543_958),
             highest_source: Some("10.0.0.1".into()),
+            highest_condition: Some("sum payload_up".into()),
+            highest_unit: Some("bytes".into()),
+            highest_threshold: Number::Whole(20_000_000),
         };
-        let alert = Firing {
+        let alert = FiringAlert {
             rule: "r".into(),
             source: "10.0.0.1".into(),
-            value: 11,
-            threshold: 10,
-            ..Firing::default()
+            condition: Some("count".into()),
+            unit: Some("flows".into()),
+            value: Number::Whole(28),
+            threshold: Number::Whole(10),
+            ..FiringAlert::default()
         };
-        let status = Status { rules: vec![rule], alerts: vec![alert], ..Status::default() };
+        let share = FiringAlert {
+            condition: Some("ratio failed/attempts".into()),
+            unit: Some(String::new()),
+            value: Number::Part(0.75),
+            at_bound: true,
+            threshold: Number::Part(0.5),
+            ..alert.clone()
+        };
+        let status = Status { rules: vec![rule], alerts: vec![alert, share], ..Status::default() };
         let text = text(&status);
-        assert!(text.contains("r v2, high, 1h: 1 sources, highest 11 (10.0.0.1)"), "{text}");
-        assert!(text.contains("FIRING        r: 10.0.0.1, 11 of 10"), "{text}");
+        for shown in [
+            "r v2, high, 1h: 1 sources, highest sum payload_up 22543958 of 20000000 bytes (10.0.0.1)",
+            "FIRING        r: 10.0.0.1, count 28 of 10 flows\n",
+            "FIRING        r: 10.0.0.1, ratio failed/attempts 0.75 of 0.5, or more\n",
+        ] {
+            assert!(text.contains(shown), "{shown}: {text}");
+        }
     }
 }

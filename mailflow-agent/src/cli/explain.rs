@@ -79,14 +79,15 @@ fn show(args: &ExplainArgs, told: &Explained, out: &mut impl Write) -> io::Resul
 }
 
 fn held(term: &HeldTerm) -> String {
-    let HeldTerm { name, window_seconds, value, at_bound, threshold } = term;
+    let HeldTerm { name, unit, window_seconds, value, at_bound, threshold } = term;
+    let unit = if unit.is_empty() { String::new() } else { format!(" {unit}") };
     let window = show_duration(std::time::Duration::from_secs(*window_seconds));
     let Some(value) = value else {
-        return format!("{name:<32} not evaluable, as no record tells it; {threshold} in {window}");
+        return format!("{name:<32} not evaluable, as no record tells it; {threshold}{unit} in {window}");
     };
     let (bound, verdict) =
         (if *at_bound { ">= " } else { "" }, if value >= threshold { "holds" } else { "no" });
-    format!("{name:<32} {bound}{value} of {threshold} in {window}: {verdict}")
+    format!("{name:<32} {bound}{value} of {threshold}{unit} in {window}: {verdict}")
 }
 
 fn flow(flow: &JudgedFlow, out: &mut impl Write) -> io::Result<()> {
@@ -164,6 +165,7 @@ mod tests {
     fn an_explanation_names_numbers_and_reasons() {
         let term = HeldTerm {
             name: "count".to_owned(),
+            unit: "flows".to_owned(),
             window_seconds: 3_600,
             value: Some(3.0),
             at_bound: false,
@@ -194,7 +196,9 @@ mod tests {
         let mut text = Vec::new();
         show(&args, &told, &mut text).unwrap();
         let text = String::from_utf8(text).unwrap();
-        for part in ["internal by `10.0.0.0/8`", "3 of 10 in 1h: no", "2001-09-09T01:46:40Z", "it is imap"] {
+        for part in
+            ["internal by `10.0.0.0/8`", "3 of 10 flows in 1h: no", "2001-09-09T01:46:40Z", "it is imap"]
+        {
             assert!(text.contains(part), "{part}: {text}");
         }
     }

@@ -84,6 +84,7 @@ fn shipped() -> Option<&'static Node> {
 
 fn config(at: &At<'_>, faults: &mut Collector, directory: &Path) -> Option<Config> {
     Fields::read(at, faults, |fields| {
+        let gateway_name = fields.needed("gateway_name", gateway_name);
         let interfaces = fields.needed("interfaces", interfaces::read);
         let poll_interval = fields
             .needed("poll_interval", |at, faults| parsed(at, faults, "a duration", value::poll_interval));
@@ -94,6 +95,7 @@ fn config(at: &At<'_>, faults: &mut Collector, directory: &Path) -> Option<Confi
         let state = fields.needed("state", life::state);
         let Judged { settings, rules_off, lists, ending } = judged?;
         Some(Config {
+            gateway_name: gateway_name?,
             interfaces: interfaces?,
             poll_interval: poll_interval?,
             flow_table: flow_table?,
@@ -108,6 +110,17 @@ fn config(at: &At<'_>, faults: &mut Collector, directory: &Path) -> Option<Confi
             ending,
         })
     })
+}
+
+/// `auto`, or a name that syslog can carry (RFC 5424, 6.2.4).
+fn gateway_name(at: &At<'_>, faults: &mut Collector) -> Option<Option<String>> {
+    match typed::string(at, faults)? {
+        "auto" => Some(None),
+        name if (1..=255).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_graphic()) => {
+            Some(Some(name.to_owned()))
+        }
+        _ => at.fault(faults, "expected auto, or at most 255 printable ASCII characters without a space"),
+    }
 }
 
 fn flow_table(at: &At<'_>, faults: &mut Collector) -> Option<FlowTable> {
@@ -141,6 +154,8 @@ impl FlowTable {
 /// A validated configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// The name that every event has; `None` for the machine's host name.
+    pub gateway_name: Option<String>,
     /// The interfaces to watch.
     pub interfaces: Vec<Interface>,
     /// How often the kernel's tables are read.

@@ -37,6 +37,9 @@ pub struct HeldRule {
 pub struct HeldTerm {
     /// What is measured.
     pub name: String,
+    /// The unit of value and threshold; empty for a ratio.
+    #[serde(default)]
+    pub unit: String,
     /// The window in seconds.
     pub window_seconds: u64,
     /// What it holds; none where it is not evaluable, as no record told what it takes.

@@ -18,7 +18,10 @@ pub use self::{
     client::{CallError, Client},
     explain::{Explained, HeldRule, HeldTerm, JudgedFlow, Suggested},
     server::{BindError, Listener, Order, State, bind, serve},
-    status::{Conservation, Fill, Firing, ListStatus, Lookout, Place, RuleStatus, Sink, Status, Ways},
+    status::{
+        Conservation, Fill, Firing, FiringAlert, ListStatus, Lookout, Number, Place, RuleStatus, Sink, Status,
+        Ways,
+    },
     top::{Row, Top},
 };
 

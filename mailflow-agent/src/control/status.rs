@@ -1,6 +1,6 @@
 //! How an agent is.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
 
@@ -41,7 +41,7 @@ pub struct Status {
     /// The rules.
     pub rules: Vec<RuleStatus>,
     /// The alerts that fire, oldest first.
-    pub alerts: Vec<Firing>,
+    pub alerts: Vec<FiringAlert>,
     /// Where events go.
     pub sinks: Vec<Sink>,
     /// What else there is to say of its life: pins, state, capabilities.
@@ -113,7 +113,7 @@ pub struct Conservation {
 }
 
 /// A rule and its windows.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct RuleStatus {
     /// Its name.
@@ -124,15 +124,79 @@ pub struct RuleStatus {
     pub severity: String,
     /// Length of its window in seconds.
     pub window_seconds: u64,
-    /// Sources whose window is not empty.
+    /// Sources whose windows are not all empty.
     pub sources: usize,
-    /// The highest value of a window.
-    pub highest: u64,
+    /// The value that is nearest to its threshold.
+    pub highest: Number,
     /// Whose it is.
     pub highest_source: Option<String>,
+    /// The term of the condition that it is of.
+    pub highest_condition: Option<String>,
+    /// The unit of value and threshold.
+    pub highest_unit: Option<String>,
+    /// The threshold of the term.
+    pub highest_threshold: Number,
 }
 
-/// An alert that fires.
+/// A number as it is shown: whole, or a ratio.
+#[derive(Clone, Copy, Debug, PartialEq, PartialOrd, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Number {
+    /// A whole number.
+    Whole(u64),
+    /// A part of one.
+    Part(f64),
+}
+
+impl Number {
+    /// Returns `number` divided by `scale`.
+    pub fn of(number: u64, scale: u64) -> Self {
+        if scale <= 1 { Self::Whole(number) } else { Self::Part(number as f64 / scale as f64) }
+    }
+}
+
+impl Default for Number {
+    fn default() -> Self {
+        Self::Whole(0)
+    }
+}
+
+impl fmt::Display for Number {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Whole(number) => number.fmt(f),
+            Self::Part(number) => number.fmt(f),
+        }
+    }
+}
+
+/// An alert that fires, with what its window holds now.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FiringAlert {
+    /// The rule.
+    pub rule: String,
+    /// Its severity.
+    pub severity: String,
+    /// Whom it is about.
+    pub source: String,
+    /// Identity of rule and source.
+    pub fingerprint: String,
+    /// Since when, in seconds since 1970.
+    pub since: f64,
+    /// The term that decided; none where only the numbers of its last event are known.
+    pub condition: Option<String>,
+    /// The unit of value and threshold.
+    pub unit: Option<String>,
+    /// What the window of the term holds.
+    pub value: Number,
+    /// True if that is a lower bound.
+    pub at_bound: bool,
+    /// What the rule allows.
+    pub threshold: Number,
+}
+
+/// An alert that fires, as it is kept from one process to the next.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Firing {

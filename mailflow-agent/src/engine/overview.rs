@@ -14,7 +14,7 @@ use super::{
     settings::Term,
     subject::Subject,
     time::Time,
-    watched::Watched,
+    watched::{State, Watched},
 };
 
 /// Most places of subjects gone over in one step.
@@ -29,17 +29,48 @@ pub struct Overview {
     pub omitted: u64,
     /// What there is to say of each rule.
     pub rules: Vec<Standing>,
+    /// What the windows hold of subjects about which an alert fires, for the terms that decided: at most
+    /// [`MAX_FIRING`].
+    pub firing: Vec<Reached>,
 }
 
-/// How near the subjects of a rule are to its thresholds, by the first of its terms.
+/// Most subjects of which [`Overview::firing`] tells.
+pub const MAX_FIRING: usize = 10_000;
+
+/// What a term holds for a subject, and what it takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reached {
+    /// The rule.
+    pub rule: Arc<str>,
+    /// Whom it is about.
+    pub subject: Subject,
+    /// The term, by its name.
+    pub term: Arc<str>,
+    /// What its window holds.
+    pub value: Value,
+    /// What it takes.
+    pub threshold: u64,
+    /// What both are divided by to be shown.
+    pub scale: u64,
+}
+
+impl Reached {
+    /// Returns true if this is nearer to its threshold than `other`, or of equals the lower subject.
+    fn is_nearer(&self, other: &Self) -> bool {
+        let share = |one: &Self, of: &Self| u128::from(one.value.number()) * u128::from(of.threshold.max(1));
+        (share(self, other), Reverse(&self.subject)) > (share(other, self), Reverse(&other.subject))
+    }
+}
+
+/// How near the subjects of a rule are to its thresholds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Standing {
     /// The rule.
     pub rule: Arc<str>,
-    /// Subjects whose window holds something.
+    /// Subjects whose windows hold something.
     pub subjects: u64,
-    /// The highest value of them.
-    pub highest: Option<(Subject, Value)>,
+    /// The one that is nearest to the threshold of a term, whatever the term counts.
+    pub highest: Option<Reached>,
 }
 
 /// From which value on a term of a rule holds, for whom no other threshold is named.
@@ -65,6 +96,7 @@ pub struct Survey {
     highest: BinaryHeap<Ranked>,
     omitted: u64,
     rules: Vec<Standing>,
+    firing: Vec<Reached>,
 }
 
 /// A value by its rank: the greater it is, the sooner it is left out.
@@ -79,24 +111,38 @@ struct Ranked {
 impl Survey {
     /// Keeps at most so many values.
     pub fn new(most: usize) -> Self {
-        Self { most, next: (0, 0, 0), highest: BinaryHeap::new(), omitted: 0, rules: Vec::new() }
+        Self {
+            most,
+            next: (0, 0, 0),
+            highest: BinaryHeap::new(),
+            omitted: 0,
+            rules: Vec::new(),
+            firing: Vec::new(),
+        }
     }
 
     /// A subject with what its windows hold at `now`.
     fn see(&mut self, (rule, watch): (usize, &Watch), subject: &Subject, watched: &Watched, now: Time) {
+        let mut seen = false;
         for (term, value) in watch.held(watched, now) {
-            if term == 0
-                && let Some(standing) = self.rules.get_mut(rule)
+            if let Some(standing) = self.rules.get_mut(rule)
+                && let Some(reached) = reached(&watch.plan, subject, (term, value), None)
             {
-                standing.subjects += 1;
-                let higher = |(of, highest): &(Subject, Value)| {
-                    (value.number(), Reverse(subject)) > (highest.number(), Reverse(of))
-                };
-                if standing.highest.as_ref().is_none_or(higher) {
-                    standing.highest = Some((subject.clone(), value));
+                standing.subjects += u64::from(!seen);
+                seen = true;
+                if standing.highest.as_ref().is_none_or(|highest| reached.is_nearer(highest)) {
+                    standing.highest = Some(reached);
                 }
             }
             self.rank(value, (rule, subject, term));
+        }
+        if let State::Firing(firing) = watched.state()
+            && self.firing.len() < MAX_FIRING
+        {
+            let (incident, term) = &**firing;
+            let value = watch.plan.value(watched.stores(), *term, now);
+            let began_with = incident.told().terms.get(*term).map(|term| term.threshold);
+            self.firing.extend(reached(&watch.plan, subject, (*term, value), began_with));
         }
     }
 
@@ -120,7 +166,8 @@ impl Survey {
     }
 
     fn over(&mut self, watches: &[Watch]) -> Overview {
-        let Self { most, highest, omitted, rules, .. } = std::mem::replace(self, Self::new(self.most));
+        let Self { most, highest, omitted, rules, firing, .. } =
+            std::mem::replace(self, Self::new(self.most));
         debug_assert!(highest.len() <= most);
         let mut kept = highest.into_vec();
         kept.sort_unstable_by(|one, other| one.place.cmp(&other.place));
@@ -135,8 +182,26 @@ impl Survey {
                 value: if exact { Value::Exactly(number) } else { Value::AtLeast(number) },
             })
         };
-        Overview { values: kept.into_iter().filter_map(value).collect(), omitted, rules }
+        Overview { values: kept.into_iter().filter_map(value).collect(), omitted, rules, firing }
     }
+}
+
+/// What a term holds for a subject, with the threshold for whom no other is named unless it is given.
+fn reached(
+    plan: &Plan,
+    subject: &Subject,
+    (term, value): (usize, Value),
+    threshold: Option<u64>,
+) -> Option<Reached> {
+    let measured = plan.rule.terms.get(term)?;
+    Some(Reached {
+        rule: Arc::clone(&plan.rule.name),
+        subject: subject.clone(),
+        term: Arc::clone(plan.name(term)?),
+        value,
+        threshold: threshold.unwrap_or(measured.level.at_least),
+        scale: measured.measure.scale(),
+    })
 }
 
 impl Engine {
@@ -222,8 +287,13 @@ mod tests {
         let overview = engine.overview(at(100), 1_000);
         assert_eq!((&overview.values, overview.omitted), (&all, 0));
         let [ref standing] = overview.rules[..] else { panic!("{:?}", overview.rules) };
-        let highest = Some((all[6].subject.clone(), Value::Exactly(7)));
-        assert_eq!((standing.subjects, &standing.highest), (200, &highest), "the lowest of equals");
+        let highest = standing.highest.clone().unwrap();
+        assert_eq!((standing.subjects, &highest.subject), (200, &all[6].subject), "the lowest of equals");
+        assert_eq!((highest.value, &*highest.term, highest.scale), (Value::Exactly(7), "count", 1));
+        let firing: Vec<_> = overview.firing.iter().map(|one| one.value.number()).collect();
+        let threshold = highest.threshold;
+        let over = all.iter().map(|one| one.value.number()).filter(|value| *value >= threshold);
+        assert_eq!(firing.len(), over.count());
     }
 
     #[test]

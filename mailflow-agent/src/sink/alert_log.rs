@@ -1,29 +1,39 @@
 //! Alert events as EVE-compatible JSON lines.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use serde::Serialize;
 
-use super::{eve::Moment, flow_log::FlowLine};
+use super::{eve::Moment, flow_log::FlowLine, gateway::Gateway};
 use crate::engine::{
-    event::{Alert, Gain, TermValue, Value},
+    event::{Alert, Gain, Severity, TermValue, Value},
     inputs::Inputs,
+    settings::{signature_id, unit},
     time::Epoch,
 };
 
-/// One alert event as JSON, without the line end. `epoch` places the packet clock on the wall clock.
+/// Returns an alert event of `gateway` as JSON, without the line end, with at most so many of its newest flows.
+/// `epoch` places the packet clock on the wall clock.
 ///
 /// # Errors
 /// None that these types can bring about; it is serde's to say so.
-pub fn line(alert: &Alert, epoch: Epoch) -> serde_json::Result<String> {
-    serde_json::to_string(&AlertLine::of(alert, epoch))
+pub fn line(alert: &Alert, epoch: Epoch, gateway: &Gateway, flows: usize) -> serde_json::Result<String> {
+    serde_json::to_string(&AlertLine::of(alert, epoch, gateway, flows))
 }
+
+/// Our generator; Suricata's own is 1. The number is the one for documentation (RFC 5612), as in syslog.
+const GENERATOR: u32 = 32_473;
+/// The name of Suricata's class `bad-unknown`, which readers of EVE lines know.
+const CATEGORY: &str = "Potentially Bad Traffic";
 
 /// What an alert line holds; the field names are the product's interface (docs/events.md).
 #[derive(Debug, Serialize)]
 pub struct AlertLine<'a> {
     timestamp: Moment,
     event_type: &'static str,
+    host: Arc<str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    in_iface: Option<Arc<str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     src_ip: Option<IpAddr>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -35,16 +45,22 @@ pub struct AlertLine<'a> {
 
 #[derive(Debug, Serialize)]
 struct EveAlert<'a> {
+    action: &'static str,
+    gid: u32,
+    signature_id: u32,
+    rev: u32,
     signature: String,
+    category: &'static str,
+    severity: u8,
     rule: &'a str,
     rule_version: u32,
     state: &'static str,
-    severity: &'static str,
     fingerprint: &'a str,
     starts_at: Moment,
     ends_at: Option<Moment>,
     window: u64,
     condition: &'a str,
+    unit: &'static str,
     value: Number,
     threshold: Number,
     at_bound: bool,
@@ -59,6 +75,7 @@ struct EveAlert<'a> {
 #[derive(Debug, Serialize)]
 struct Term<'a> {
     name: &'a str,
+    unit: &'static str,
     window: u64,
     value: Number,
     threshold: Number,
@@ -90,6 +107,8 @@ impl Number {
 
 #[derive(Debug, Serialize)]
 struct Extra<'a> {
+    severity: &'static str,
+    interfaces: Arc<[Arc<str>]>,
     subject: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     source: Option<String>,
@@ -106,6 +125,7 @@ struct Extra<'a> {
     destinations: Vec<Destination>,
     complete: bool,
     evidence_cut: bool,
+    flows_omitted: usize,
     like_a_relay: Option<String>,
     conditions: Vec<Term<'a>>,
 }
@@ -129,27 +149,37 @@ struct Destination {
 }
 
 impl<'a> AlertLine<'a> {
-    /// The line of `alert`.
-    pub fn of(alert: &'a Alert, epoch: Epoch) -> Self {
+    /// The line of `alert`, with at most so many of its newest flows.
+    pub fn of(alert: &'a Alert, epoch: Epoch, gateway: &Gateway, flows: usize) -> Self {
         let moment = |time| Moment::of(time, epoch);
         let decided = &alert.decided;
+        let omitted = alert.flows.len().saturating_sub(flows);
+        let shown = alert.flows.get(omitted..).unwrap_or_default();
         let messages_known = alert.flows.iter().all(|record| record.inputs.contains(Inputs::MESSAGES));
         Self {
             timestamp: moment(alert.time),
             event_type: "alert",
+            host: Arc::clone(gateway.name()),
+            in_iface: gateway.interface(),
             src_ip: address(alert),
             dest_ip: alert.subject.destination(),
             alert: EveAlert {
+                action: "allowed",
+                gid: GENERATOR,
+                signature_id: signature_id(&alert.rule),
+                rev: alert.rule_version,
                 signature: alert.rule.replace(['-', '_'], " "),
+                category: CATEGORY,
+                severity: severity(alert.severity),
                 rule: &alert.rule,
                 rule_version: alert.rule_version,
                 state: alert.state.name(),
-                severity: alert.severity.name(),
                 fingerprint: &alert.fingerprint,
                 starts_at: moment(alert.starts_at),
                 ends_at: alert.ends_at.map(moment),
                 window: decided.window.as_secs(),
                 condition: &decided.name,
+                unit: unit(&decided.name),
                 value: Number::held(decided),
                 threshold: Number::of(decided.threshold, decided.scale),
                 at_bound: matches!(decided.value, Value::AtLeast(_)),
@@ -159,6 +189,8 @@ impl<'a> AlertLine<'a> {
                 attack: &alert.attack,
             },
             mailflow: Extra {
+                severity: alert.severity.name(),
+                interfaces: gateway.interfaces(),
                 subject: alert.subject.to_string(),
                 source: alert.source.map(|source| source.to_string()),
                 group: alert.group.as_deref(),
@@ -178,11 +210,21 @@ impl<'a> AlertLine<'a> {
                     .collect(),
                 complete: alert.complete,
                 evidence_cut: alert.cut,
+                flows_omitted: omitted,
                 like_a_relay: alert.relay.map(|relay| relay.to_string()),
                 conditions: alert.terms.iter().map(Term::of).collect(),
             },
-            flows: alert.flows.iter().map(|record| FlowLine::of(record, epoch)).collect(),
+            flows: shown.iter().map(|record| FlowLine::of(record, epoch, gateway)).collect(),
         }
+    }
+}
+
+/// Returns Suricata's number of a severity, of which 1 is the highest.
+const fn severity(severity: Severity) -> u8 {
+    match severity {
+        Severity::Critical | Severity::High => 1,
+        Severity::Medium => 2,
+        Severity::Low => 3,
     }
 }
 
@@ -190,6 +232,7 @@ impl<'a> Term<'a> {
     fn of(term: &'a TermValue) -> Self {
         Self {
             name: &term.name,
+            unit: unit(&term.name),
             window: term.window.as_secs(),
             value: Number::held(term),
             threshold: Number::of(term.threshold, term.scale),

@@ -21,6 +21,7 @@ use crate::{
     clock,
     engine::{
         event::{Alert, AlertState},
+        settings::unit,
         time::{Epoch, Time},
     },
     fault,
@@ -190,6 +191,8 @@ fn annotations(alert: &Alert) -> Value {
     let list = |texts: Vec<String>| texts.join(", ");
     json!({
         "summary": summary(alert),
+        "condition": &*alert.decided.name,
+        "unit": unit(&alert.decided.name),
         "value": value(alert),
         "threshold": threshold(alert),
         "group": alert.group.clone().unwrap_or_default(),

@@ -5,7 +5,8 @@ use mailflow_common::PROTOCOL_UDP;
 use serde_json::{Map, Value, json};
 
 use super::{
-    alert_log::AlertLine, community_id::CommunityId, eve::Moment, flow_log::FlowLine, words::summary,
+    alert_log::AlertLine, community_id::CommunityId, eve::Moment, flow_log::FlowLine, gateway::Gateway,
+    words::summary,
 };
 use crate::engine::{
     event::{Alert, Severity},
@@ -17,9 +18,9 @@ use crate::engine::{
 const VERSION: &str = "8.11.0";
 
 /// A flow record.
-pub(super) fn flow(record: &FlowRecord, epoch: Epoch) -> serde_json::Result<Value> {
+pub(super) fn flow(record: &FlowRecord, epoch: Epoch, gateway: &Gateway) -> serde_json::Result<Value> {
     let flow = &record.flow;
-    let mut line = serde_json::to_value(FlowLine::of(record, epoch))?;
+    let mut line = serde_json::to_value(FlowLine::of(record, epoch, gateway))?;
     let (start, end) = (flow.first, flow.last());
     let kind = if record.reason == RecordReason::Active { "connection" } else { "end" };
     let mut source = json!({
@@ -60,13 +61,19 @@ pub(super) fn flow(record: &FlowRecord, epoch: Epoch) -> serde_json::Result<Valu
             "packets": flow.down.packets, "bytes": flow.down.bytes,
         },
         "network": network,
+        "observer": observer(gateway),
         "mailflow": line["mailflow"].take(),
     }))
 }
 
 /// An alert event.
-pub(super) fn alert(alert: &Alert, epoch: Epoch) -> serde_json::Result<Value> {
-    let mut line = serde_json::to_value(AlertLine::of(alert, epoch))?;
+pub(super) fn alert(
+    alert: &Alert,
+    epoch: Epoch,
+    gateway: &Gateway,
+    flows: usize,
+) -> serde_json::Result<Value> {
+    let mut line = serde_json::to_value(AlertLine::of(alert, epoch, gateway, flows))?;
     let mut event = json!({
         "kind": "alert", "category": ["network", "intrusion_detection"], "type": ["info"],
         "module": "mailflow", "dataset": "mailflow.alert", "action": alert.state.name(),
@@ -92,8 +99,18 @@ pub(super) fn alert(alert: &Alert, epoch: Epoch) -> serde_json::Result<Value> {
         "threat": { "framework": "MITRE ATT&CK", "technique": { "id": alert.attack } },
         "source": { "ip": line["src_ip"].take(), "packets": alert.sums.up.packets, "bytes": alert.sums.up.bytes },
         "labels": labels,
+        "observer": observer(gateway),
         "mailflow": mailflow,
     }))
+}
+
+/// The gateway.
+fn observer(gateway: &Gateway) -> Value {
+    let mut observer = json!({ "name": &**gateway.name(), "vendor": "mailflow", "product": "mailflow" });
+    if let Some(interface) = gateway.interface() {
+        observer["ingress"] = json!({ "interface": { "name": &*interface } });
+    }
+    observer
 }
 
 /// As a number that grows with what it means.

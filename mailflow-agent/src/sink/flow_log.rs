@@ -1,6 +1,6 @@
 //! Flow records as EVE-compatible JSON lines.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use mailflow_common::{App, Facts, FlowKey, PROTOCOL_TCP, PROTOCOL_UDP, opening};
 use serde::Serialize;
@@ -9,6 +9,7 @@ use sha1::{Digest, Sha1};
 use super::{
     community_id::CommunityId,
     eve::{Mac, Moment},
+    gateway::Gateway,
 };
 use crate::engine::{
     flow::{Flow, FlowRecord, RecordReason},
@@ -20,8 +21,8 @@ use crate::engine::{
 ///
 /// # Errors
 /// None that these types can bring about; it is serde's to say so.
-pub fn line(record: &FlowRecord, epoch: Epoch) -> serde_json::Result<String> {
-    serde_json::to_string(&FlowLine::of(record, epoch))
+pub fn line(record: &FlowRecord, epoch: Epoch, gateway: &Gateway) -> serde_json::Result<String> {
+    serde_json::to_string(&FlowLine::of(record, epoch, gateway))
 }
 
 /// What a flow line holds; the field names are the product's interface (docs/events.md).
@@ -29,6 +30,9 @@ pub fn line(record: &FlowRecord, epoch: Epoch) -> serde_json::Result<String> {
 pub struct FlowLine {
     timestamp: Moment,
     event_type: &'static str,
+    host: Arc<str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    in_iface: Option<Arc<str>>,
     flow_id: u64,
     src_ip: IpAddr,
     src_port: u16,
@@ -74,12 +78,14 @@ struct Extra {
 
 impl FlowLine {
     /// The line of `record`.
-    pub fn of(record: &FlowRecord, epoch: Epoch) -> Self {
+    pub fn of(record: &FlowRecord, epoch: Epoch, gateway: &Gateway) -> Self {
         let flow = &record.flow;
         let moment = |time| Moment::of(time, epoch);
         Self {
             timestamp: moment(record.time()),
             event_type: "flow",
+            host: Arc::clone(gateway.name()),
+            in_iface: gateway.interface(),
             flow_id: flow_id(&flow.key, flow.first),
             src_ip: flow.client(),
             src_port: flow.key.client_port,

@@ -12,14 +12,12 @@ use anyhow::Context;
 use super::{
     AlertEvent,
     eve::Moment,
-    profile::alert_line,
+    gateway::Gateway,
+    profile::Format,
     single::{Deliver, Failure},
     words::{priority, summary, threshold, value},
 };
-use crate::{
-    config::Profile,
-    engine::{event::Alert, time::Epoch},
-};
+use crate::engine::{event::Alert, settings::unit, time::Epoch};
 
 /// Names these messages in the journal's catalogue: `journalctl MESSAGE_ID=...`.
 const MESSAGE_ID: &str = "6d61696c666c6f77a1e57b1c3d4f4c0e";
@@ -30,7 +28,7 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) struct Journal {
     pub(super) path: PathBuf,
-    pub(super) profile: Profile,
+    pub(super) format: Format,
     pub(super) socket: Option<UnixDatagram>,
 }
 
@@ -40,14 +38,18 @@ impl Deliver<AlertEvent> for Journal {
             Some(socket) => socket,
             None => connect(&self.path).with_context(|| self.path.display().to_string())?,
         };
-        let event = alert_line(self.profile, alert, *epoch).map_err(Failure::refused)?;
-        let sent = match socket.send(&fields(alert, *epoch, Some(&event))) {
+        let gateway = &self.format.gateway;
+        let event = self.format.alert_line(alert, *epoch).map_err(Failure::refused)?;
+        let too_long = |sent: &io::Result<usize>| matches!(sent, Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE));
+        let mut sent = socket.send(&fields(alert, *epoch, gateway, Some(&event)));
+        if too_long(&sent) {
             // Larger than the socket takes: then without the flows, which other sinks have.
-            Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => {
-                socket.send(&fields(alert, *epoch, None))
-            }
-            sent => sent,
-        };
+            let event = self.format.line(alert, *epoch, 0).map_err(Failure::refused)?;
+            sent = socket.send(&fields(alert, *epoch, gateway, Some(&event)));
+        }
+        if too_long(&sent) {
+            sent = socket.send(&fields(alert, *epoch, gateway, None));
+        }
         match sent {
             Ok(_) => {
                 self.socket = Some(socket);
@@ -70,7 +72,7 @@ fn connect(path: &PathBuf) -> io::Result<UnixDatagram> {
 }
 
 /// The datagram: `NAME=value` a line; a value of several lines has its length before it.
-fn fields(alert: &Alert, epoch: Epoch, event: Option<&str>) -> Vec<u8> {
+fn fields(alert: &Alert, epoch: Epoch, gateway: &Gateway, event: Option<&str>) -> Vec<u8> {
     let mut datagram = Vec::new();
     let mut field = |name: &str, value: &str| {
         datagram.extend_from_slice(name.as_bytes());
@@ -106,8 +108,12 @@ fn fields(alert: &Alert, epoch: Epoch, event: Option<&str>) -> Vec<u8> {
     if let Some(relay) = &alert.relay {
         field("MAILFLOW_LIKE_A_RELAY", &relay.to_string());
     }
+    field("MAILFLOW_CONDITION", &alert.decided.name);
+    field("MAILFLOW_UNIT", unit(&alert.decided.name));
     field("MAILFLOW_VALUE", &value(alert));
     field("MAILFLOW_THRESHOLD", &threshold(alert));
+    field("MAILFLOW_GATEWAY", gateway.name());
+    field("MAILFLOW_INTERFACES", &gateway.interfaces().join(" "));
     if let Some(event) = event {
         field("MAILFLOW_EVENT", event);
     }

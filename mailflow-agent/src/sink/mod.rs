@@ -8,6 +8,7 @@ pub mod community_id;
 mod ecs;
 pub mod eve;
 pub mod flow_log;
+pub mod gateway;
 mod ipfix;
 mod journal;
 pub mod lines;

@@ -4,7 +4,9 @@
 use mailflow_common::PROTOCOL_UDP;
 use serde_json::{Value, json};
 
-use super::{alert_log::AlertLine, community_id::CommunityId, flow_log::FlowLine, words::summary};
+use super::{
+    alert_log::AlertLine, community_id::CommunityId, flow_log::FlowLine, gateway::Gateway, words::summary,
+};
 use crate::engine::{
     event::{Alert, AlertState, Severity},
     flow::{FlowRecord, RecordReason},
@@ -19,9 +21,9 @@ const NETWORK: u32 = 4_001;
 const FINDING: u32 = 2_004;
 
 /// A flow record.
-pub(super) fn flow(record: &FlowRecord, epoch: Epoch) -> serde_json::Result<Value> {
+pub(super) fn flow(record: &FlowRecord, epoch: Epoch, gateway: &Gateway) -> serde_json::Result<Value> {
     let flow = &record.flow;
-    let mut line = serde_json::to_value(FlowLine::of(record, epoch))?;
+    let mut line = serde_json::to_value(FlowLine::of(record, epoch, gateway))?;
     // Close, or traffic of what goes on.
     let activity = if record.reason == RecordReason::Active { 6 } else { 2 };
     let mut client = json!({ "ip": flow.client(), "port": flow.key.client_port });
@@ -52,13 +54,19 @@ pub(super) fn flow(record: &FlowRecord, epoch: Epoch) -> serde_json::Result<Valu
             "packets": flow.up.packets + flow.down.packets, "bytes": flow.up.bytes + flow.down.bytes,
         },
         "app_name": record.app.name(),
+        "device": device(gateway),
         "unmapped": { "flow": line["flow"].take(), "mailflow": line["mailflow"].take() },
     }))
 }
 
 /// An alert event.
-pub(super) fn alert(alert: &Alert, epoch: Epoch) -> serde_json::Result<Value> {
-    let mut line = serde_json::to_value(AlertLine::of(alert, epoch))?;
+pub(super) fn alert(
+    alert: &Alert,
+    epoch: Epoch,
+    gateway: &Gateway,
+    flows: usize,
+) -> serde_json::Result<Value> {
+    let mut line = serde_json::to_value(AlertLine::of(alert, epoch, gateway, flows))?;
     // A repeat is an update of what was created when it began.
     let (activity, status) = match alert.state {
         AlertState::Firing if alert.time == alert.starts_at => (1, 1),
@@ -88,6 +96,7 @@ pub(super) fn alert(alert: &Alert, epoch: Epoch) -> serde_json::Result<Value> {
             },
             "attacks": attacks,
         },
+        "device": device(gateway),
         "evidences": [{ "src_endpoint": { "ip": address } }],
         "observables": [{ "name": "evidences[].src_endpoint.ip", "type_id": 2, "type": "IP Address", "value": address }],
         "unmapped": {
@@ -103,9 +112,18 @@ pub(super) fn alert(alert: &Alert, epoch: Epoch) -> serde_json::Result<Value> {
 
 fn metadata(log: &str) -> Value {
     json!({
-        "version": VERSION, "log_name": log,
+        "version": VERSION, "log_name": log, "profiles": ["host"],
         "product": { "name": "mailflow", "vendor_name": "mailflow", "version": env!("CARGO_PKG_VERSION") },
     })
+}
+
+/// The gateway: a device of no type that the schema names.
+fn device(gateway: &Gateway) -> Value {
+    let mut device = json!({ "hostname": &**gateway.name(), "type_id": 99, "type": "Gateway" });
+    if let Some(interface) = gateway.interface() {
+        device["interface_name"] = (*interface).into();
+    }
+    device
 }
 
 fn millis(time: Time, epoch: Epoch) -> i64 {

@@ -3,18 +3,19 @@
 use super::{
     AlertEvent, FlowEvent,
     alertmanager::Alertmanager,
+    gateway::Gateway,
     ipfix::Exporter,
     journal::Journal,
     lines::{self, OpenError},
     metrics::Agent,
     post::Post,
-    profile::{alert_line, flow_line},
+    profile::Format,
     single::{Deliver, OneByOne},
     syslog::Syslog,
     webhook::Webhook,
     worker::{NoThread, Sink, Transport},
 };
-use crate::config::{AlertOutput, AlertTo, FlowOutput, FlowTo};
+use crate::config::{AlertOutput, AlertTo, FlowOutput, FlowTo, Profile};
 
 /// Events that may wait for a slow disk, or for a collector, before they are dropped and counted.
 const RECORDS: usize = 65_536;
@@ -26,31 +27,41 @@ const ALERTS: usize = 8_192;
 /// # Errors
 /// A file cannot be opened, or no thread can be started. What is at the other end of a connection need
 /// not be there yet.
-pub fn alerts(output: &AlertOutput, agent: &Agent) -> Result<Vec<Sink<AlertEvent>>, OpenError> {
+pub fn alerts(
+    output: &AlertOutput,
+    agent: &Agent,
+    gateway: &Gateway,
+) -> Result<Vec<Sink<AlertEvent>>, OpenError> {
     let name = output.name.as_str();
+    let format = |profile: Profile| Format { profile, gateway: gateway.clone() };
     let one = |sink: Result<_, NoThread>| Ok(vec![sink?]);
     match &output.to {
         AlertTo::Lines { target, profile } => {
-            let profile = *profile;
-            let render = move |(alert, epoch): &AlertEvent| alert_line(profile, alert, *epoch);
+            let format = format(*profile);
+            let render = move |(alert, epoch): &AlertEvent| format.alert_line(alert, *epoch);
             Ok(vec![lines::start(name, target, ALERTS, agent.sink_counters(name), render)?])
         }
         AlertTo::Journal { path, profile } => {
-            one(single(name, agent, Journal { path: path.clone(), profile: *profile, socket: None }))
+            one(single(name, agent, Journal { path: path.clone(), format: format(*profile), socket: None }))
         }
-        AlertTo::Syslog(settings) => one(start(name, agent, ALERTS, Syslog::new(settings.clone()))),
+        AlertTo::Syslog(settings) => {
+            one(start(name, agent, ALERTS, Syslog::new(settings.clone(), gateway.clone())))
+        }
         AlertTo::Webhook { url, receiver, profile } => {
             let post = Post::new(url.clone(), receiver.clone());
-            one(single(name, agent, Webhook { post, profile: *profile }))
+            one(single(name, agent, Webhook { post, format: format(*profile) }))
         }
         AlertTo::Alertmanager { urls, receiver, labels, every } => urls
             .iter()
             .map(|url| {
+                // A label that is configured names the gateway as its owner wants it.
+                let mut labels = labels.clone();
+                labels.entry("gateway".to_owned()).or_insert_with(|| gateway.name().to_string());
                 // Each has a thread of its own: one that is dead keeps nothing from the others.
                 let name = if urls.len() == 1 { name.to_owned() } else { format!("{name}/{}", host(url)) };
                 let post =
                     Post::new(format!("{}/api/v2/alerts", url.trim_end_matches('/')), receiver.clone());
-                Ok(start(&name, agent, ALERTS, Alertmanager::new(post, labels.clone(), *every))?)
+                Ok(start(&name, agent, ALERTS, Alertmanager::new(post, labels, *every))?)
             })
             .collect(),
     }
@@ -60,15 +71,15 @@ pub fn alerts(output: &AlertOutput, agent: &Agent) -> Result<Vec<Sink<AlertEvent
 ///
 /// # Errors
 /// A file cannot be opened, or no thread can be started.
-pub fn flows(output: &FlowOutput, agent: &Agent) -> Result<Sink<FlowEvent>, OpenError> {
+pub fn flows(output: &FlowOutput, agent: &Agent, gateway: &Gateway) -> Result<Sink<FlowEvent>, OpenError> {
     let name = output.name.as_str();
     match &output.to {
         FlowTo::Lines { target, profile } => {
-            let profile = *profile;
-            let render = move |(record, epoch): &FlowEvent| flow_line(profile, record, *epoch);
+            let format = Format { profile: *profile, gateway: gateway.clone() };
+            let render = move |(record, epoch): &FlowEvent| format.flow_line(record, *epoch);
             lines::start(name, target, RECORDS, agent.sink_counters(name), render)
         }
-        FlowTo::Ipfix(settings) => Ok(start(name, agent, RECORDS, Exporter::new(settings))?),
+        FlowTo::Ipfix(settings) => Ok(start(name, agent, RECORDS, Exporter::new(settings, gateway))?),
     }
 }
 

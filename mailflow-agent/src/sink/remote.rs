@@ -42,8 +42,7 @@ pub(super) trait Encode<I: 'static>: Send + 'static {
     fn begin(&mut self, protocol: Protocol);
 
     /// Makes a message of the first of `items`; returns it with the number of items in it, at least one.
-    fn message<'a>(&mut self, protocol: Protocol, items: &mut dyn Iterator<Item = &'a I>)
-    -> (Vec<u8>, usize);
+    fn message(&mut self, protocol: Protocol, items: &mut dyn Iterator<Item = &I>) -> (Vec<u8>, usize);
 
     /// Takes note that so many items were sent.
     fn sent(&mut self, protocol: Protocol, items: usize);

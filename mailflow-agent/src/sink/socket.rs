@@ -3,13 +3,13 @@
 use std::{
     io::{self, ErrorKind, Read, Write},
     net::{SocketAddr, TcpStream, ToSocketAddrs, UdpSocket},
-    os::fd::AsRawFd,
     time::Duration,
 };
 
 use socket2::{SockRef, TcpKeepalive};
 
 use super::remote::Protocol;
+use crate::sockets;
 
 /// Limit of a connection attempt.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -82,7 +82,7 @@ impl Socket {
             Protocol::Udp => {
                 let from: SocketAddr = if to.is_ipv4() { ([0; 4], 0).into() } else { ([0_u16; 8], 0).into() };
                 let socket = UdpSocket::bind(from)?;
-                report_errors(&socket, to)?;
+                sockets::report_errors(&socket, to)?;
                 socket.set_write_timeout(Some(SEND))?;
                 socket.connect(to)?;
                 Ok(Self::Udp(to, socket))
@@ -196,31 +196,13 @@ impl Stream {
     }
 
     fn acknowledged(&self) -> io::Result<u64> {
-        let mut queued: libc::c_int = 0;
-        // SIOCOUTQ (tcp(7)) has this number and counts the bytes that are not acknowledged.
-        // SAFETY: writes one integer that lives through the call.
-        if unsafe { libc::ioctl(self.stream.as_raw_fd(), libc::TIOCOUTQ, &raw mut queued) } != 0 {
-            return Err(io::Error::last_os_error());
-        }
+        let queued = sockets::unacknowledged(&self.stream)?;
         let (message, done) = &self.out;
-        let left = (message.len() - done) as u64 + u64::try_from(queued).unwrap_or(0);
+        let left = (message.len() - done) as u64 + queued;
         Ok(self.bytes.saturating_sub(left))
     }
 }
 
 fn is_busy(error: &io::Error) -> bool {
     error.kind() == ErrorKind::WouldBlock || error.raw_os_error() == Some(libc::ENOBUFS)
-}
-
-/// Lets a socket report machines and networks that cannot be reached, and not only refused ports.
-fn report_errors(socket: &UdpSocket, to: SocketAddr) -> io::Result<()> {
-    let (level, option) = match to {
-        SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_RECVERR),
-        SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_RECVERR),
-    };
-    let on: libc::c_int = 1;
-    let length = size_of::<libc::c_int>() as libc::socklen_t;
-    // SAFETY: reads one integer that lives through the call.
-    let done = unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const on).cast(), length) };
-    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

@@ -15,20 +15,21 @@ use anyhow::Context;
 use super::{
     AlertEvent,
     eve::Moment,
-    profile::alert_line,
+    gateway::Gateway,
+    profile::Format,
     remote::{Encode, Protocol, Remote},
-    words::{hostname, priority, summary, threshold, value},
+    words::{priority, summary, threshold, value},
     worker::{Counters, Taken, Transport},
 };
 use crate::{
     config::{Syslog as Settings, SyslogMessage, SyslogTo},
-    engine::{event::Alert, time::Epoch},
+    engine::{event::Alert, settings::unit, time::Epoch},
 };
 
 /// Names our structured data; the number is the one for documentation (RFC 5612).
 const DATA: &str = "mailflow@32473";
-/// What fits a UDP datagram over IPv4.
-const DATAGRAM: usize = 65_507;
+/// Stands at the end of a sentence that is cut.
+const CUT: &str = "...";
 /// Messages taken out of the queue ahead of their delivery.
 const AHEAD: usize = 256;
 /// Limit of a write to a server that does not read.
@@ -37,37 +38,53 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// A syslog server.
 pub(super) struct Syslog {
     settings: Settings,
-    hostname: String,
+    gateway: Gateway,
     to: To,
 }
 
 enum To {
     Unix(Local),
-    Remote(Remote<String, Framing>),
+    Remote(Box<Remote<String, Framing>>),
 }
 
 impl Syslog {
-    pub(super) fn new(settings: Settings) -> Self {
+    pub(super) fn new(settings: Settings, gateway: Gateway) -> Self {
         let to = match &settings.to {
             SyslogTo::Unix(path) => To::Unix(Local::new(path)),
-            SyslogTo::Udp(address) => To::Remote(Remote::new(Protocol::Udp, address, Framing)),
-            SyslogTo::Tcp(address) => To::Remote(Remote::new(Protocol::Tcp, address, Framing)),
+            SyslogTo::Udp(address) => To::Remote(Box::new(Remote::new(Protocol::Udp, address, Framing))),
+            SyslogTo::Tcp(address) => To::Remote(Box::new(Remote::new(Protocol::Tcp, address, Framing))),
         };
-        Self { settings, hostname: hostname(), to }
+        Self { settings, gateway, to }
     }
 
+    /// The message, of at most `max_size` bytes.
     fn message(&self, alert: &Alert, epoch: Epoch) -> serde_json::Result<String> {
-        let header = header(&self.settings, &self.hostname, alert, epoch);
-        let text = match self.settings.message {
-            SyslogMessage::Text => summary(alert),
-            SyslogMessage::Json(profile) => alert_line(profile, alert, epoch)?,
-        };
-        let message = format!("{header} {text}");
-        if message.len() > DATAGRAM {
-            return Ok(format!("{header} {}", summary(alert)));
+        let most = self.settings.max_size;
+        let (header, data) = header(&self.settings, &self.gateway, alert, epoch);
+        // The data that is structured says what the sentence says.
+        let longest_cut = header.len() + 1 + data.len() + 1 + CUT.len();
+        let data = if longest_cut > most { "-".to_owned() } else { data };
+        let begin = format!("{header} {data} ");
+        let left = most.saturating_sub(begin.len());
+        let mut sentence = summary(alert);
+        if let SyslogMessage::Json(profile) = self.settings.message {
+            let format = Format { profile, gateway: self.gateway.clone() };
+            if let Some(line) = format.alert_line_within(alert, epoch, left)? {
+                return Ok(begin + &line);
+            }
+            let _ = write!(sentence, "; {} flows left out", alert.flows.len());
         }
-        Ok(message)
+        Ok(begin + &shortened(sentence, left))
     }
+}
+
+/// Cuts a text that has more than `most` bytes, between two characters.
+fn shortened(mut text: String, most: usize) -> String {
+    if text.len() > most {
+        text.truncate(text.floor_char_boundary(most.saturating_sub(CUT.len())));
+        text.push_str(CUT);
+    }
+    text
 }
 
 impl Transport<AlertEvent> for Syslog {
@@ -122,11 +139,7 @@ struct Framing;
 impl Encode<String> for Framing {
     fn begin(&mut self, _: Protocol) {}
 
-    fn message<'a>(
-        &mut self,
-        protocol: Protocol,
-        items: &mut dyn Iterator<Item = &'a String>,
-    ) -> (Vec<u8>, usize) {
+    fn message(&mut self, protocol: Protocol, items: &mut dyn Iterator<Item = &String>) -> (Vec<u8>, usize) {
         let message = items.next().map_or("", String::as_str);
         let framed = match protocol {
             Protocol::Tcp => format!("{} {message}", message.len()),
@@ -176,12 +189,14 @@ impl Local {
     }
 }
 
-/// Everything before the message.
-fn header(settings: &Settings, hostname: &str, alert: &Alert, epoch: Epoch) -> String {
+/// Everything before the message: the header, and the structured data.
+fn header(settings: &Settings, gateway: &Gateway, alert: &Alert, epoch: Epoch) -> (String, String) {
+    let hostname = gateway.name();
     let pri = u16::from(settings.facility) * 8 + u16::from(priority(alert));
     let time = Moment::of(alert.time, epoch).rfc3339();
     let pid = std::process::id();
-    let mut text = format!("<{pri}>1 {time} {hostname} mailflow-agent {pid} alert [{DATA}");
+    let header = format!("<{pri}>1 {time} {hostname} mailflow-agent {pid} alert");
+    let mut text = format!("[{DATA}");
     let mut parameter = |name: &str, said: &str| {
         let _ = write!(text, " {name}=\"");
         for character in said.chars() {
@@ -204,8 +219,12 @@ fn header(settings: &Settings, hostname: &str, alert: &Alert, epoch: Epoch) -> S
     if let Some(end) = alert.ends_at {
         parameter("ends_at", &Moment::of(end, epoch).rfc3339());
     }
+    parameter("condition", &alert.decided.name);
+    parameter("unit", unit(&alert.decided.name));
     parameter("value", &value(alert));
     parameter("threshold", &threshold(alert));
+    parameter("gateway", hostname);
+    parameter("interfaces", &gateway.interfaces().join(" "));
     text.push(']');
-    text
+    (header, text)
 }

@@ -3,20 +3,19 @@
 use super::{
     AlertEvent,
     post::Post,
-    profile::alert_line,
+    profile::Format,
     single::{Deliver, Failure},
 };
-use crate::config::Profile;
 
 /// A receiver.
 pub(super) struct Webhook {
     pub(super) post: Post,
-    pub(super) profile: Profile,
+    pub(super) format: Format,
 }
 
 impl Deliver<AlertEvent> for Webhook {
     fn deliver(&mut self, (alert, epoch): &AlertEvent) -> Result<(), Failure> {
-        let line = alert_line(self.profile, alert, *epoch).map_err(Failure::refused)?;
+        let line = self.format.alert_line(alert, *epoch).map_err(Failure::refused)?;
         self.post.send(&line)
     }
 }

@@ -2,22 +2,29 @@
 
 use crate::{
     config::value::show_duration,
-    engine::event::{Alert, AlertState, Severity, Value},
+    engine::{
+        event::{Alert, AlertState, Severity, Value},
+        settings::unit,
+    },
 };
 
-/// `smtp-burst firing: 10.20.0.2 has count 10 or more (threshold 10) within 1h`, and where its source behaves like
+/// `smtp-burst firing: 10.20.0.2 has count 10 flows or more (threshold 10) within 1h`, and where its source behaves like
 /// a relay, that.
 pub(super) fn summary(alert: &Alert) -> String {
     let Alert { rule, subject, decided, .. } = alert;
     let more = if matches!(decided.value, Value::AtLeast(_)) { " or more" } else { "" };
     let (state, name, window) = (alert.state.name(), &decided.name, show_duration(decided.window));
     let (value, threshold) = (value(alert), threshold(alert));
+    let unit = match unit(&decided.name) {
+        "" => String::new(),
+        unit => format!(" {unit}"),
+    };
     let hint = match alert.relay {
         Some(relay) if alert.state == AlertState::Firing => format!("; it behaves like a relay: {relay}"),
         _ => String::new(),
     };
     format!(
-        "{rule} {state}: {subject} has {name} {value}{more} (threshold {threshold}) within {window}{hint}"
+        "{rule} {state}: {subject} has {name} {value}{unit}{more} (threshold {threshold}) within {window}{hint}"
     )
 }
 
@@ -44,11 +51,4 @@ pub(super) const fn priority(alert: &Alert) -> u8 {
         (AlertState::Firing, Severity::Medium) => 4,
         (AlertState::Firing, Severity::Low) => 5,
     }
-}
-
-/// The machine's name, as other machines know it; `-` where it has none.
-pub(super) fn hostname() -> String {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let name: String = name.trim().chars().filter(char::is_ascii_graphic).take(255).collect();
-    if name.is_empty() { "-".to_owned() } else { name }
 }

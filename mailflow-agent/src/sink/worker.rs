@@ -381,3 +381,167 @@ impl<T, W: Transport<T>> Worker<T, W> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::sink::metrics::Agent;
+
+    /// Fails, then takes what it has without saying that it arrived, then delivers.
+    #[derive(Default)]
+    struct SlowToConfirm {
+        has: usize,
+        calls: usize,
+        log: Arc<Mutex<Vec<u8>>>,
+    }
+
+    impl Transport<()> for SlowToConfirm {
+        fn take(&mut self, (): ()) -> Taken {
+            self.has += 1;
+            Taken::Kept
+        }
+
+        fn has_room(&self) -> bool {
+            true
+        }
+
+        fn deliver(&mut self, counters: &Counters) -> anyhow::Result<()> {
+            self.calls += 1;
+            match self.calls {
+                1 => anyhow::bail!("refused"),
+                2..=4 => {
+                    let log = String::from_utf8(self.log.lock().unwrap().clone()).unwrap();
+                    assert!(log.contains("cannot deliver") && !log.contains("delivers again"), "{log}");
+                }
+                _ => counters.delivered(std::mem::take(&mut self.has)),
+            }
+            Ok(())
+        }
+
+        fn is_empty(&self) -> bool {
+            self.has == 0
+        }
+
+        fn due(&self) -> Option<Duration> {
+            (self.has > 0).then_some(ROOM)
+        }
+
+        fn longest_pause(&self) -> Duration {
+            ROOM
+        }
+    }
+
+    /// What is logged.
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_sink_that_failed_delivers_again_once_something_arrived() {
+        let log = Log::default();
+        let transport = SlowToConfirm { log: Arc::clone(&log.0), ..SlowToConfirm::default() };
+        let counters = Agent::new("0", 0.0).unwrap().sink_counters("test");
+        let (queue, items) = sync_channel(1);
+        queue.send(()).unwrap();
+        counters.waiting.inc();
+        let worker = Worker {
+            name: "test".to_owned(),
+            transport,
+            items,
+            counters: counters.clone(),
+            closing: Arc::default(),
+            failing: Arc::default(),
+            heir: Heir::default(),
+        };
+        let writer = log.clone();
+        let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
+        let closer = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(200));
+            drop(queue);
+        });
+        tracing::subscriber::with_default(subscriber, || worker.run());
+        closer.join().unwrap();
+        let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+        assert_eq!(text.matches("delivers again").count(), 1, "{text}");
+        assert_eq!((counters.written.get(), counters.waiting.get()), (1, 0));
+    }
+
+    #[test]
+    fn what_a_sink_leaves_goes_to_its_heir() {
+        /// Delivers nothing.
+        struct Dead(Vec<u32>);
+
+        impl Transport<u32> for Dead {
+            fn take(&mut self, item: u32) -> Taken {
+                self.0.push(item);
+                Taken::Kept
+            }
+
+            fn has_room(&self) -> bool {
+                self.0.len() < 3
+            }
+
+            fn deliver(&mut self, _: &Counters) -> anyhow::Result<()> {
+                anyhow::bail!("dead")
+            }
+
+            fn is_empty(&self) -> bool {
+                false
+            }
+
+            fn take_back(&mut self) -> Vec<u32> {
+                std::mem::take(&mut self.0)
+            }
+        }
+
+        /// Keeps what it gets.
+        struct Alive(Arc<Mutex<Vec<u32>>>);
+
+        impl Transport<u32> for Alive {
+            fn take(&mut self, item: u32) -> Taken {
+                self.0.lock().unwrap().push(item);
+                Taken::Kept
+            }
+
+            fn has_room(&self) -> bool {
+                true
+            }
+
+            fn deliver(&mut self, counters: &Counters) -> anyhow::Result<()> {
+                counters.delivered(self.0.lock().unwrap().len() - counters.written.get() as usize);
+                Ok(())
+            }
+
+            fn is_empty(&self) -> bool {
+                true
+            }
+        }
+
+        let agent = Agent::new("0", 0.0).unwrap();
+        let mut old = Sink::start("test", 100, agent.sink_counters("test"), Dead(Vec::new())).unwrap();
+        (0..50).for_each(|item| old.push(item));
+        let got = Arc::<Mutex<Vec<u32>>>::default();
+        let heir = Sink::start("test", 100, agent.sink_counters("test"), Alive(Arc::clone(&got))).unwrap();
+        old.bequeath(&heir);
+        old.hang_up();
+        let patience = clock::now() + Duration::from_secs(30);
+        while heir.counters().written.get() < 50 {
+            assert!(clock::now() < patience, "{:?}", got.lock().unwrap());
+            thread::sleep(ROOM);
+        }
+        assert_eq!(*got.lock().unwrap(), (0..50).collect::<Vec<_>>(), "in their order");
+        assert_eq!((heir.counters().dropped.get(), heir.waiting()), (0, 0));
+    }
+}

@@ -55,7 +55,7 @@ const MISTAKES: &[(&str, &str)] = &[
     (r#"flow_table: { flows: "9" }"#, r#"1:22: flow_table.flows: "9": expected a whole number"#),
     ("timeouts: { idel: 1s }", "1:13: timeouts.idel: unknown key; did you mean idle?"),
     ("timeouts: { closed: 25h }", r#"1:21: timeouts.closed: "25h": expected a duration from 100ms to 1d"#),
-    ("colour: red", "1:1: colour: unknown key; expected one of interfaces, "),
+    ("colour: red", "1:1: colour: unknown key; expected one of gateway_name, "),
     ("interfaces: eth0", r#"1:13: interfaces: "eth0": expected a list"#),
     ("interfaces: [eth0]", r#"1:14: interfaces[0]: "eth0": expected a mapping"#),
     ("interfaces: [{ role: lan }]", "1:14: interfaces[0].name: is missing"),
@@ -94,6 +94,9 @@ const MISTAKES: &[(&str, &str)] = &[
     ("outputs: { alerts: { type: syslog, to: \"udp:host\" } }", r#"1:40: outputs.alerts.to: "udp:host": expected HOST:PORT after the colon"#),
     ("outputs: { alerts: { type: syslog, to: \"tls:host:1\" } }", r#"1:40: outputs.alerts.to: "tls:host:1": expected unix:PATH, udp:HOST:PORT or tcp:HOST:PORT"#),
     ("outputs: { alerts: { type: syslog, to: \"udp:h:1\", facility: mial } }", r#"1:61: outputs.alerts.facility: "mial": expected one of kern"#),
+    ("outputs: { alerts: { type: syslog, to: \"udp:h:1\", max_size: 100 } }", r#"1:61: outputs.alerts.max_size: "100": expected 1kB to 65507 bytes"#),
+    ("gateway_name: \"a b\"", r#"1:15: gateway_name: "a b": expected auto, or at most 255 printable ASCII characters"#),
+    ("gateway_name: \"\"", "1:15: gateway_name: \"\": expected auto"),
     ("outputs: { alerts: { type: alertmanager, urls: [] } }", "1:48: outputs.alerts.urls: an empty list matches nothing"),
     ("outputs: { alerts: { type: alertmanager, urls: [\"192.0.2.1:9093\"] } }", r#"1:49: outputs.alerts.urls[0]: "192.0.2.1:9093": expected http://HOST:PORT/PATH"#),
     ("outputs: { alerts: { type: webhook, url: \"http://me:pw@host/\" } }", r#"1:42: outputs.alerts.url: "http://me:pw@host/": expected http://HOST"#),
@@ -121,6 +124,19 @@ const MISTAKES: &[(&str, &str)] = &[
     ("!x sources: {}", r#"1:1: "!x": YAML tags"#),
     ("sources: { <<: 5 }", r#"1:16: sources: "5": only a mapping can be merged"#),
 ];
+
+#[test]
+fn two_rules_with_one_signature_id_are_a_fault() {
+    let rule = |name: &str| {
+        format!(
+            "  - {{ name: {name}, match: {{}}, window: {{ length: 1h }}, condition: {{ count: {{ at_least: 5 }} }} }}\n"
+        )
+    };
+    assert_only(
+        &format!("rules:\n{}{}", rule("rule-32930"), rule("rule-38803")),
+        r#"3:13: rules[1].name: "rule-38803": the rule rule-32930 has the same signature_id (1102046464)"#,
+    );
+}
 
 #[test]
 fn one_mistake_is_one_line() {

@@ -271,7 +271,7 @@ outputs:
     - { type: file, path: \"-\", profile: ocsf, name: screen }
     - { type: journal, profile: ecs }
     - { type: syslog, to: \"udp:[::1]:514\", facility: mail }
-    - { type: syslog, to: unix:/dev/log, message: eve, name: local }
+    - { type: syslog, to: unix:/dev/log, message: eve, name: local, max_size: 2kB }
     - type: alertmanager
       urls: [\"http://192.0.2.1:9093\", \"https://am.example/path\"]
       labels: { site: berlin }
@@ -305,6 +305,7 @@ outputs:
                 to: SyslogTo::Udp("[::1]:514".into()),
                 facility: 2,
                 message: SyslogMessage::Text,
+                max_size: 8_000,
             }),
         ),
         (
@@ -313,6 +314,7 @@ outputs:
                 to: SyslogTo::Unix("/dev/log".into()),
                 facility: 3,
                 message: SyslogMessage::Json(Profile::Eve),
+                max_size: 2_000,
             }),
         ),
         (

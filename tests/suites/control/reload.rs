@@ -175,3 +175,56 @@ fn rules_change_and_windows_stay() {
     wait_for("its end", SECONDS, || Ok((gateway.agent.alerts().len() == 2).then_some(()))).unwrap();
     assert_eq!(status(&gateway.agent)["alerts"], serde_json::json!([]));
 }
+
+#[test]
+fn status_explain_and_metrics_say_the_same_of_an_alert_with_its_unit() {
+    let gateway = Gateway::new(&format!(
+        "{ONE}timeouts: {{ closed: 100ms }}\nrules:\n  - name: much\n    match: {{ applications: [smtp, other] }}\n    \
+         window: {{ length: 1h }}\n    condition: {{ any: [{{ count: {{ at_least: 1000 }} }}, \
+         {{ sum: {{ of: payload_up, at_least: 1kB }} }}] }}\n"
+    ));
+    let source = gateway.lab.client_ip(Family::V4, 0).to_string();
+    let series =
+        format!("mailflow_window_value{{rule=\"much\",condition=\"sum payload_up\",source=\"{source}\"}}");
+    for sent in 1..=3 {
+        send(&gateway.lab);
+        let records = "mailflow_flow_records_total{reason=\"closed\"}";
+        wait_for_metric(&gateway.agent, records, sent);
+    }
+    // The alert's own event is of the first flow; the window holds more by now.
+    let alert: Value = serde_json::from_str(&gateway.agent.alerts()[0]).unwrap();
+    let first = alert["alert"]["value"].as_u64().unwrap();
+    assert_eq!(
+        (&alert["alert"]["condition"], &alert["alert"]["unit"]),
+        (&"sum payload_up".into(), &"bytes".into())
+    );
+    let held = wait_for("the window", SECONDS, || {
+        let held = metric(&gateway.agent, &series).unwrap_or(0);
+        Ok((held >= 3 * first).then_some(held))
+    })
+    .unwrap();
+    let found = wait_for("the status", SECONDS, || {
+        let found = status(&gateway.agent);
+        Ok((found["alerts"][0]["value"] == held).then_some(found))
+    })
+    .unwrap_or_else(|error| panic!("{error:#}, {held}: {:#}", status(&gateway.agent)["alerts"]));
+    let (rule, firing) = (&found["rules"][0], &found["alerts"][0]);
+    for (of, names) in [
+        (firing, ["value", "condition", "unit", "threshold"]),
+        (rule, ["highest", "highest_condition", "highest_unit", "highest_threshold"]),
+    ] {
+        let expected: [Value; 4] = [held.into(), "sum payload_up".into(), "bytes".into(), 1_000.into()];
+        assert_eq!(names.map(|name| of[name].clone()), expected, "{of:#}");
+    }
+    let told = ask(&gateway.agent, &format!("explain {source} --json"));
+    let told: Value = serde_json::from_slice(&told.stdout).unwrap();
+    let term =
+        told["rules"][0]["terms"].as_array().unwrap().iter().find(|term| term["name"] == "sum payload_up");
+    let term = term.unwrap();
+    assert_eq!((term["value"].as_f64(), &term["unit"]), (Some(held as f64), &"bytes".into()));
+    let amount = format!("{held} of 1000 bytes");
+    for question in ["status".to_owned(), format!("explain {source}")] {
+        let said = String::from_utf8(ask(&gateway.agent, &question).stdout).unwrap();
+        assert!(said.contains(&amount), "{amount}: {said}");
+    }
+}

@@ -65,6 +65,7 @@ fn what_fires_is_told_again_and_again_and_the_end_once() {
         ("alertname", "smtp-burst"),
         ("source", "10.0.0.9"),
         ("severity", "high"),
+        ("gateway", "gw1.example"),
         ("fingerprint", firing.fingerprint.as_str()),
         ("team", "mail \"1\""),
         ("site", "berlin"),

@@ -15,7 +15,7 @@ use mailflow_agent::{
 
 use crate::{
     fixture::{EPOCH, at, key, record},
-    peer::{PATIENCE, until},
+    peer::{PATIENCE, gateway, until},
 };
 
 /// Element, and whether it is of the reverse direction.
@@ -28,6 +28,8 @@ pub(crate) struct Collector {
     /// The sequence number that comes next.
     next: u32,
     records: Vec<HashMap<Element, Vec<u8>>>,
+    /// The records of options templates.
+    options: Vec<HashMap<Element, Vec<u8>>>,
     /// Messages with templates.
     taught: usize,
 }
@@ -67,7 +69,12 @@ impl Collector {
             let (id, length) = (short(rest, 0) as u16, short(rest, 2));
             let set = &rest[4..length];
             match id {
-                2 => self.learn(set),
+                2 => {
+                    self.taught += 1;
+                    self.learn(set);
+                }
+                // After the number of fields stands that of those that are the scope.
+                3 => self.learn(&[&set[..4], &set[6..]].concat()),
                 _ => self.read(id, set),
             }
             rest = &rest[length..];
@@ -75,7 +82,6 @@ impl Collector {
     }
 
     fn learn(&mut self, mut set: &[u8]) {
-        self.taught += 1;
         while !set.is_empty() {
             let (id, count) = (short(set, 0) as u16, short(set, 2));
             set = &set[4..];
@@ -98,10 +104,19 @@ impl Collector {
         while !set.is_empty() {
             let mut found = HashMap::new();
             for (element, length) in &self.templates[&id] {
-                found.insert(*element, set[..*length].to_vec());
-                set = &set[*length..];
+                let mut length = *length;
+                if length == usize::from(u16::MAX) {
+                    (length, set) = (usize::from(set[0]), &set[1..]);
+                }
+                found.insert(*element, set[..length].to_vec());
+                set = &set[length..];
             }
-            self.records.push(found);
+            let flow = found.contains_key(&(4, false));
+            if flow {
+                self.records.push(found)
+            } else {
+                self.options.push(found)
+            }
             self.next = self.next.wrapping_add(1);
         }
     }
@@ -109,8 +124,12 @@ impl Collector {
 
 fn exporter(to: IpfixTo) -> Sink<FlowEvent> {
     let agent = Agent::new("test", 0.0).unwrap();
-    open::flows(&FlowOutput { name: "test".into(), to: FlowTo::Ipfix(Ipfix { to, domain: 7 }) }, &agent)
-        .unwrap()
+    open::flows(
+        &FlowOutput { name: "test".into(), to: FlowTo::Ipfix(Ipfix { to, domain: 7 }) },
+        &agent,
+        &gateway(),
+    )
+    .unwrap()
 }
 
 fn push(sink: &Sink<FlowEvent>, record: FlowRecord) {
@@ -203,7 +222,9 @@ fn over_tcp_a_collector_that_comes_back_is_taught_anew() {
     read(&mut stream, &mut collector);
     push(&sink, v4(2));
     read(&mut stream, &mut collector);
-    assert_eq!((collector.records.len(), collector.next, collector.taught), (2, 2, 1));
+    assert_eq!((collector.records.len(), collector.next, collector.taught), (2, 3, 1));
+    let [options] = &collector.options[..] else { panic!("{:?}", collector.options) };
+    assert_eq!((number(&options[&(149, false)]), &*options[&(300, false)]), (7, &b"gw1.example"[..]));
 
     drop((stream, listener));
     for port in 3..100 {

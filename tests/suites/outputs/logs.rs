@@ -10,7 +10,10 @@ use std::{
     time::Duration,
 };
 
-use mailflow_agent::config::{AlertTo, Profile, Syslog, SyslogMessage, SyslogTo};
+use mailflow_agent::{
+    config::{AlertTo, Profile, Syslog, SyslogMessage, SyslogTo},
+    engine::event::Alert,
+};
 use serde_json::Value;
 
 use crate::peer::{PATIENCE, SENTENCE, alert, event, numbers, resolved, sink, until};
@@ -65,6 +68,10 @@ fn the_journal_gets_fields() {
         ("SYSLOG_IDENTIFIER", "mailflow-agent"),
         ("MAILFLOW_RULE", "smtp-burst"),
         ("MAILFLOW_STATE", "firing"),
+        ("MAILFLOW_CONDITION", "count"),
+        ("MAILFLOW_UNIT", "flows"),
+        ("MAILFLOW_GATEWAY", "gw1.example"),
+        ("MAILFLOW_INTERFACES", "lan0"),
         ("MAILFLOW_SOURCE", "10.0.0.9"),
         ("MAILFLOW_GROUP", "two\nlines"),
         ("MAILFLOW_FINGERPRINT", firing.fingerprint.as_str()),
@@ -91,7 +98,7 @@ fn the_journal_gets_fields() {
 }
 
 fn syslog(to: SyslogTo, message: SyslogMessage) -> AlertTo {
-    AlertTo::Syslog(Syslog { to, facility: 2, message })
+    AlertTo::Syslog(Syslog { to, facility: 2, message, max_size: 8_000 })
 }
 
 /// Header, structured data and text of a message (RFC 5424, 6).
@@ -114,17 +121,22 @@ fn a_message_has_every_part_of_rfc_5424() {
     // Facility mail (2), severity error (3).
     assert_eq!(header[0], "<19>1");
     assert_eq!(header[1], "2026-11-21T03:31:05.000000Z");
-    assert!(!header[2].is_empty());
+    assert_eq!(header[2], "gw1.example");
     assert_eq!(header[3], "mailflow-agent");
     assert_eq!((header[4], header[5]), (std::process::id().to_string().as_str(), "alert"));
     assert!(data.starts_with("mailflow@32473 rule=\"a\\\"b\\]c\\\\d\" state=\"firing\" "), "{data}");
-    assert!(data.contains(" source=\"10.0.0.9\" ") && data.contains(" value=\"10\" "), "{data}");
+    assert!(
+        data.contains(" source=\"10.0.0.9\" ")
+            && data.contains(" condition=\"count\" unit=\"flows\" value=\"10\" "),
+        "{data}"
+    );
+    assert!(data.ends_with(" gateway=\"gw1.example\" interfaces=\"lan0\""), "{data}");
     assert!(text.ends_with(&SENTENCE["smtp-burst firing: ".len()..]), "{text}");
     fs::remove_file(&path).unwrap();
 }
 
 #[test]
-fn datagrams_are_sent_whole_or_without_the_flows() {
+fn what_is_too_long_is_sent_with_fewer_flows() {
     let server = UdpSocket::bind("127.0.0.1:0").unwrap();
     server.set_read_timeout(Some(PATIENCE)).unwrap();
     let to = SyslogTo::Udp(server.local_addr().unwrap().to_string());
@@ -142,8 +154,74 @@ fn datagrams_are_sent_whole_or_without_the_flows() {
     let (first, second) = (next(), next());
     let line: Value = serde_json::from_str(parts(&first).2).unwrap();
     assert_eq!(line["flows"].as_array().unwrap().len(), 2);
-    assert!(parts(&second).2.starts_with("smtp-burst firing: "), "{second}");
+    assert!(second.len() <= 8_000, "{}", second.len());
+    let line: Value = serde_json::from_str(parts(&second).2).unwrap();
+    let shown = line["flows"].as_array().unwrap().len();
+    assert_eq!(line["mailflow"]["flows_omitted"], 200 - shown);
+    assert!(shown > 3, "as many as there is room for: {shown}");
     until("counted", || numbers(&sink) == (2, 0, 0));
+}
+
+/// An alert with so many flows, and with characters of several bytes in many places.
+fn wide(number: u64, flows: usize) -> Alert {
+    let mut alert = alert(number);
+    alert.flows = (0..flows).map(|index| alert.flows[index % 2].clone()).collect();
+    alert.group = Some("Büro \u{1f4e7}".repeat(6));
+    alert.suppressed = None;
+    alert.labels.insert("Straße".into(), "ä€\u{1f4e7}".repeat(11));
+    alert.rule = "r\u{e9}gle".into();
+    alert
+}
+
+#[test]
+fn no_message_is_longer_than_its_bound_and_what_it_says_is_whole() {
+    let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+    server.set_read_timeout(Some(PATIENCE)).unwrap();
+    let to = SyslogTo::Udp(server.local_addr().unwrap().to_string());
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let forms = Profile::ALL.map(SyslogMessage::Json).into_iter().chain([SyslogMessage::Text]);
+    let (mut lines, mut sentences) = (0, 0);
+    for form in forms {
+        for max_size in [1_000, 1_400, 2_048, 3_001, 8_000, 20_000, 65_507] {
+            let settings = |to| AlertTo::Syslog(Syslog { to, facility: 2, message: form, max_size });
+            let sink = self::sink(settings(to.clone()));
+            let tcp = self::sink(settings(SyslogTo::Tcp(listener.local_addr().unwrap().to_string())));
+            for flows in [0, 1, 12, 20, 200] {
+                let whole = wide(1, flows);
+                sink.push(event(&whole));
+                let mut buffer = vec![0; 1 << 17];
+                let length = server.recv(&mut buffer).unwrap();
+                assert!(length <= max_size, "{length} of {max_size}, {form:?}, {flows} flows");
+                let message = std::str::from_utf8(&buffer[..length]).unwrap();
+                let Some((_, json)) = message.split_once(" {") else {
+                    sentences += 1;
+                    assert!(message.contains("has count 10 flows") || message.ends_with("..."), "{message}");
+                    continue;
+                };
+                lines += 1;
+                let line: Value = serde_json::from_str(&format!("{{{json}")).unwrap();
+                let (ours, shown) = match form {
+                    SyslogMessage::Json(Profile::Ocsf) => {
+                        (&line["unmapped"]["mailflow"], &line["unmapped"]["flows"])
+                    }
+                    SyslogMessage::Json(Profile::Ecs) => (&line["mailflow"], &line["mailflow"]["flows"]),
+                    _ => (&line["mailflow"], &line["flows"]),
+                };
+                let shown = shown.as_array().unwrap().len();
+                assert_eq!(ours["flows_omitted"], flows - shown);
+                assert!(
+                    shown == flows || length + 1_000 > max_size,
+                    "{shown} of {flows} in {length} of {max_size}"
+                );
+                // Over TCP it is the same message, with its length before it.
+                if flows == 200 {
+                    let mut connection = BufReader::new(listener.accept_after(|| tcp.push(event(&whole))));
+                    assert_eq!(self::message(&mut connection), message);
+                }
+            }
+        }
+    }
+    assert!(lines > 60 && sentences > 35, "{lines} {sentences}");
 }
 
 #[test]

@@ -6,9 +6,9 @@ use std::{
 };
 
 use mailflow_agent::{
-    config::{AlertOutput, AlertTo},
+    config::{AlertOutput, AlertTo, Profile},
     engine::event::{Alert, AlertState},
-    sink::{AlertEvent, metrics::Agent, open, worker::Sink},
+    sink::{AlertEvent, gateway::Gateway, metrics::Agent, open, profile::Format, worker::Sink},
 };
 
 use crate::fixture::{self, EPOCH, at};
@@ -16,13 +16,25 @@ use crate::fixture::{self, EPOCH, at};
 pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
 
 /// The fixture's alert in words.
-pub(crate) const SENTENCE: &str = "smtp-burst firing: 10.0.0.9 has count 10 or more (threshold 10) within 1h; it \
+pub(crate) const SENTENCE: &str = "smtp-burst firing: 10.0.0.9 has count 10 flows or more (threshold 10) within 1h; it \
     behaves like a relay: 30 of 31 sessions delivered mail, to 12 servers";
+
+/// The gateway that events name.
+pub(crate) fn gateway() -> Gateway {
+    let gateway = Gateway::new(Some("gw1.example"));
+    gateway.watch(["lan0"]);
+    gateway
+}
+
+/// Its events in a dialect.
+pub(crate) fn format(profile: Profile) -> Format {
+    Format { profile, gateway: gateway() }
+}
 
 /// A sink for alerts that goes to `to`.
 pub(crate) fn sink(to: AlertTo) -> Sink<AlertEvent> {
     let agent = Agent::new("test", 0.0).unwrap();
-    open::alerts(&AlertOutput { name: "test".into(), to }, &agent).unwrap().remove(0)
+    open::alerts(&AlertOutput { name: "test".into(), to }, &agent, &gateway()).unwrap().remove(0)
 }
 
 /// An alert of this number.

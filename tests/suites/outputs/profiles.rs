@@ -1,12 +1,12 @@
 //! The dialects of JSON: what their schemas ask for, and that nothing of an EVE line is lost.
 
-use mailflow_agent::{config::Profile, sink::profile};
+use mailflow_agent::config::Profile;
 use mailflow_common::{Scope, Vlans};
 use serde_json::{Value, json};
 
 use crate::{
     fixture::{EPOCH, key, record},
-    peer::{SENTENCE, alert, resolved},
+    peer::{SENTENCE, alert, format, resolved},
 };
 
 fn parse(line: serde_json::Result<String>) -> Value {
@@ -16,11 +16,11 @@ fn parse(line: serde_json::Result<String>) -> Value {
 fn flow(profile: Profile) -> Value {
     let mut record = record(key("10.0.0.9", 40_001, "192.0.2.1", 25));
     record.flow.key.scope = Scope::new(Vlans::default().push(20).push(30), 6, false);
-    parse(profile::flow_line(profile, &record, EPOCH))
+    parse(format(profile).flow_line(&record, EPOCH))
 }
 
 fn told(profile: Profile) -> Value {
-    parse(profile::alert_line(profile, &alert(7), EPOCH))
+    parse(format(profile).alert_line(&alert(7), EPOCH))
 }
 
 /// Each of these paths has this value.
@@ -46,7 +46,8 @@ fn ecs() {
             "/destination/bytes": 202,
             "/network/transport": "tcp", "/network/type": "ipv4", "/network/protocol": "smtp",
             "/network/packets": 302, "/network/bytes": 304, "/network/vlan/id": "20",
-            "/network/inner/vlan/id": "30",
+            "/network/inner/vlan/id": "30", "/observer/name": "gw1.example",
+            "/observer/ingress/interface/name": "lan0",
         }),
     );
     let eve = flow(Profile::Eve);
@@ -62,7 +63,9 @@ fn ecs() {
             "/event/kind": "alert", "/event/dataset": "mailflow.alert", "/event/severity": 73,
             "/event/id": "0000000000000007", "/rule/name": "smtp-burst", "/rule/version": "3",
             "/threat/technique/id": ["T1048.003"], "/source/ip": "10.0.0.9", "/labels/team": "mail \"1\"",
-            "/message": SENTENCE,
+            "/message": SENTENCE, "/observer/name": "gw1.example",
+            "/observer/ingress/interface/name": "lan0", "/mailflow/interfaces": ["lan0"],
+            "/mailflow/severity": "high", "/mailflow/alert/severity": 1,
         }),
     );
     assert_eq!((&line["mailflow"]["alert"], &line["mailflow"]["flows"]), (&eve["alert"], &eve["flows"]));
@@ -87,6 +90,7 @@ fn ocsf() {
             "/connection_info/protocol_num": 6, "/connection_info/protocol_name": "tcp",
             "/connection_info/direction_id": 2, "/traffic/packets_out": 101, "/traffic/bytes_out": 102,
             "/traffic/packets_in": 201, "/traffic/bytes_in": 202, "/traffic/packets": 302,
+            "/device/hostname": "gw1.example", "/device/interface_name": "lan0",
         }),
     );
     let eve = flow(Profile::Eve);
@@ -102,12 +106,13 @@ fn ocsf() {
             "/finding_info/analytic/name": "smtp-burst", "/finding_info/analytic/type_id": 1,
             "/finding_info/attacks/0/technique/uid": "T1048",
             "/finding_info/attacks/0/sub_technique/uid": "T1048.003",
-            "/evidences/0/src_endpoint/ip": "10.0.0.9",
+            "/evidences/0/src_endpoint/ip": "10.0.0.9", "/device/hostname": "gw1.example",
+            "/device/interface_name": "lan0", "/unmapped/mailflow/severity": "high",
         }),
     );
     for part in ["alert", "mailflow", "flows"] {
         assert_eq!(line["unmapped"][part], eve[part], "{part}");
     }
-    let over = parse(profile::alert_line(Profile::Ocsf, &resolved(&alert(7)), EPOCH));
+    let over = parse(format(Profile::Ocsf).alert_line(&resolved(&alert(7)), EPOCH));
     has(&over, json!({ "/activity_id": 3, "/status_id": 4, "/end_time": 1_795_231_869_000_u64 }));
 }

@@ -22,20 +22,20 @@ use socket2::{SockRef, Socket};
 use crate::{
     collector::Collector,
     fixture::{EPOCH, key, record},
-    peer::{PATIENCE, alert, event, numbers, sink, until},
+    peer::{PATIENCE, alert, event, gateway, numbers, sink, until},
 };
 
 /// Longer than any limit of the product: an unacknowledged line, a connection attempt, a pause.
 const LONG: Duration = Duration::from_secs(90);
 
 fn syslog(to: SyslogTo) -> Sink<AlertEvent> {
-    sink(AlertTo::Syslog(Syslog { to, facility: 3, message: SyslogMessage::Text }))
+    sink(AlertTo::Syslog(Syslog { to, facility: 3, message: SyslogMessage::Text, max_size: 8_000 }))
 }
 
 fn ipfix(to: IpfixTo) -> Sink<FlowEvent> {
     let agent = Agent::new("test", 0.0).unwrap();
-    open::flows(&FlowOutput { name: "test".into(), to: FlowTo::Ipfix(Ipfix { to, domain: 7 }) }, &agent)
-        .unwrap()
+    let output = FlowOutput { name: "test".into(), to: FlowTo::Ipfix(Ipfix { to, domain: 7 }) };
+    open::flows(&output, &agent, &gateway()).unwrap()
 }
 
 fn flow(port: u16) -> FlowEvent {
@@ -249,7 +249,6 @@ fn receive_numbers(server: &UdpSocket, wanted: impl IntoIterator<Item = u64>) {
         let length = server.recv(&mut buffer).unwrap_or_else(|error| panic!("{error}: only {found:?}"));
         found.insert(number(std::str::from_utf8(&buffer[..length]).unwrap()));
     }
-    found
 }
 
 #[test]

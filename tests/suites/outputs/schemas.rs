@@ -7,13 +7,13 @@ use std::{
     process::Command,
 };
 
-use mailflow_agent::{config::Profile, sink::profile};
+use mailflow_agent::config::Profile;
 use mailflow_common::{Scope, Vlans};
 use mailflow_tests::lab::{agent_binary, output};
 
 use crate::{
     fixture::{EPOCH, key, record},
-    peer::{alert, resolved},
+    peer::{alert, format, resolved},
 };
 
 /// OCSF's schemas up to 1.8, and what makes JSON Schema of them; and what validates.
@@ -54,7 +54,7 @@ fn ecs_fields() -> anyhow::Result<PathBuf> {
 }
 
 /// Files with lines of a profile: each kind of event, and what a replay of captures writes, where there are any.
-fn lines(profile: Profile, name: &str) -> Vec<PathBuf> {
+pub(crate) fn lines(profile: Profile, name: &str) -> Vec<PathBuf> {
     let folder = std::env::temp_dir().join(format!("mailflow-schemas-{name}-{}", std::process::id()));
     let _ = fs::remove_dir_all(&folder);
     fs::create_dir_all(&folder).unwrap();
@@ -62,10 +62,10 @@ fn lines(profile: Profile, name: &str) -> Vec<PathBuf> {
     tagged.flow.key.scope = Scope::new(Vlans::default().push(20).push(30), 6, false);
     let six = record(key("2001:db8::9", 40_001, "2001:db8:1::1", 465));
     let mut made: Vec<String> =
-        [&tagged, &six].map(|record| profile::flow_line(profile, record, EPOCH).unwrap()).into();
+        [&tagged, &six].map(|record| format(profile).flow_line(record, EPOCH).unwrap()).into();
     let firing = alert(7);
     for alert in [&firing, &resolved(&firing)] {
-        made.push(profile::alert_line(profile, alert, EPOCH).unwrap());
+        made.push(format(profile).alert_line(alert, EPOCH).unwrap());
     }
     let own = folder.join("own.json");
     fs::write(&own, made.iter().map(|line| format!("{}\n", line.trim_end())).collect::<String>()).unwrap();

@@ -2,16 +2,13 @@
 
 use std::{fs, net::TcpListener, time::Instant};
 
-use mailflow_agent::{
-    config::{AlertTo, Credentials, Profile, Receiver as Settings},
-    sink::profile::alert_line,
-};
+use mailflow_agent::config::{AlertTo, Credentials, Profile, Receiver as Settings};
 use serde_json::Value;
 
 use crate::{
     fixture::EPOCH,
     http::Receiver,
-    peer::{alert, event, numbers, sink, until},
+    peer::{alert, event, format, numbers, sink, until},
 };
 
 fn webhook(url: String, receiver: Settings) -> AlertTo {
@@ -33,7 +30,8 @@ fn an_event_is_posted_as_it_is_written() {
     until("posted", || !receiver.received().is_empty());
     let received = receiver.received().remove(0);
     assert_eq!(received.line, "POST /hook?a=b");
-    let expected: Value = serde_json::from_str(&alert_line(Profile::Eve, &alert(1), EPOCH).unwrap()).unwrap();
+    let expected: Value =
+        serde_json::from_str(&format(Profile::Eve).alert_line(&alert(1), EPOCH).unwrap()).unwrap();
     assert_eq!(received.body, expected);
     for (name, value) in
         [("content-type", "application/json"), ("authorization", "Bearer s3cret"), ("x-tenant", "7")]

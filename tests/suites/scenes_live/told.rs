@@ -49,7 +49,12 @@ fn said(line: &Value) -> Said {
     let alert = &line["alert"];
     let word = |name: &str| alert[name].as_str().unwrap().to_owned();
     let source = line["src_ip"].as_str().unwrap().parse().unwrap();
-    (word("rule"), source, word("severity"), alert["suppressed"].as_bool().unwrap())
+    (
+        word("rule"),
+        source,
+        line["mailflow"]["severity"].as_str().unwrap().to_owned(),
+        alert["suppressed"].as_bool().unwrap(),
+    )
 }
 
 /// What the agent's own `backtest` makes of a flow log, up to the end of every window.

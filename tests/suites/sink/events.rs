@@ -4,16 +4,22 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use mailflow_agent::{
     engine::{
-        event::{Alert, AlertState, Source, Value as Held},
+        event::{Alert, AlertState, Severity, Source, Value as Held},
         flow::{FlowRecord, RecordReason},
         subject::Subject,
     },
-    sink::{alert_log, flow_log},
+    sink::{alert_log, flow_log, gateway::Gateway},
 };
 use mailflow_common::{App, PROTOCOL_UDP, Scope, Vlans};
 use serde_json::{Value, json};
 
 use crate::fixture::{EPOCH, alert, at, doc, documented, key, record, term};
+
+fn gateway() -> Gateway {
+    let gateway = Gateway::new(Some("gw1.example"));
+    gateway.watch(["lan0"]);
+    gateway
+}
 
 fn parse(line: serde_json::Result<String>) -> Value {
     let line = line.unwrap();
@@ -42,12 +48,14 @@ fn paths(value: &Value, at: &str, found: &mut BTreeSet<String>) {
 fn a_flow_line_has_every_field_under_its_name() {
     let mut record = record(key("10.0.0.9", 40_001, "192.0.2.1", 25));
     record.flow.key.scope = Scope::new(Vlans::default().push(20).push(30), 6, false);
-    let mut line = parse(flow_log::line(&record, EPOCH));
+    let mut line = parse(flow_log::line(&record, EPOCH, &gateway()));
     let id = line["flow_id"].take().as_u64().unwrap();
     assert!(id < 1 << 53);
     let expected = json!({
         "timestamp": "2026-11-21T03:32:01.500000+0000",
         "event_type": "flow",
+        "host": "gw1.example",
+        "in_iface": "lan0",
         "flow_id": null,
         "src_ip": "10.0.0.9",
         "src_port": 40_001,
@@ -96,7 +104,7 @@ fn ipv6_udp_and_what_is_not_there() {
     record.app = App::Unseen;
     record.reason = RecordReason::Idle;
     record.complete = false;
-    let line = parse(flow_log::line(&record, EPOCH));
+    let line = parse(flow_log::line(&record, EPOCH, &gateway()));
     assert_eq!(line["src_ip"], "2001:db8::9");
     assert_eq!(line["dest_ip"], "2001:db8:1::1");
     assert_eq!(line["proto"], "UDP");
@@ -114,7 +122,7 @@ fn ipv6_udp_and_what_is_not_there() {
 
 #[test]
 fn a_flow_keeps_its_id_and_the_next_one_gets_another() {
-    let id = |record: &FlowRecord| parse(flow_log::line(record, EPOCH))["flow_id"].as_u64();
+    let id = |record: &FlowRecord| parse(flow_log::line(record, EPOCH, &gateway()))["flow_id"].as_u64();
     let first = record(key("10.0.0.9", 40_001, "192.0.2.1", 25));
     let mut later = first.clone();
     later.flow.up.packets += 1;
@@ -127,24 +135,33 @@ fn a_flow_keeps_its_id_and_the_next_one_gets_another() {
 #[test]
 fn an_alert_line_has_every_field_under_its_name() {
     let alert = alert();
-    let mut line = parse(alert_log::line(&alert, EPOCH));
-    let flows: Vec<Value> = alert.flows.iter().map(|record| parse(flow_log::line(record, EPOCH))).collect();
+    let mut line = parse(alert_log::line(&alert, EPOCH, &gateway(), usize::MAX));
+    let flows: Vec<Value> =
+        alert.flows.iter().map(|record| parse(flow_log::line(record, EPOCH, &gateway()))).collect();
     assert_eq!(line["flows"].take(), json!(flows), "the flow log's own lines");
     let expected = json!({
         "timestamp": "2026-11-21T03:31:05.000000+0000",
         "event_type": "alert",
+        "host": "gw1.example",
+        "in_iface": "lan0",
         "src_ip": "10.0.0.9",
         "alert": {
+            "action": "allowed",
+            "gid": 32_473,
+            "signature_id": 1_026_403_007,
+            "rev": 3,
             "signature": "smtp burst",
+            "category": "Potentially Bad Traffic",
+            "severity": 1,
             "rule": "smtp-burst",
             "rule_version": 3,
             "state": "firing",
-            "severity": "high",
             "fingerprint": "0123456789abcdef",
             "starts_at": "2026-11-21T03:31:04.000000+0000",
             "ends_at": null,
             "window": 3_600,
             "condition": "count",
+            "unit": "flows",
             "value": 10,
             "threshold": 10,
             "at_bound": true,
@@ -153,6 +170,8 @@ fn an_alert_line_has_every_field_under_its_name() {
             "attack": ["T1048.003"],
         },
         "mailflow": {
+            "severity": "high",
+            "interfaces": ["lan0"],
             "subject": "10.0.0.9",
             "source": "10.0.0.9",
             "group": "workstations",
@@ -168,14 +187,15 @@ fn an_alert_line_has_every_field_under_its_name() {
             "destinations": [{"ip": "192.0.2.1", "flows": 6}, {"ip": "2001:db8::1", "flows": 4}],
             "complete": false,
             "evidence_cut": true,
+            "flows_omitted": 0,
             "like_a_relay": "30 of 31 sessions delivered mail, to 12 servers",
             "conditions": [
                 {
-                    "name": "count", "window": 3_600, "value": 10, "threshold": 10, "at_bound": true,
+                    "name": "count", "unit": "flows", "window": 3_600, "value": 10, "threshold": 10, "at_bound": true,
                     "holds": true,
                 },
                 {
-                    "name": "ratio failed/attempts", "window": 3_600, "value": 0.25, "threshold": 0.5,
+                    "name": "ratio failed/attempts", "unit": "", "window": 3_600, "value": 0.25, "threshold": 0.5,
                     "at_bound": false, "holds": false,
                 },
             ],
@@ -199,7 +219,7 @@ fn a_resolved_alert_of_a_prefix_shows_its_end_and_an_address() {
         flows: vec![Arc::new(record(key("2001:db8:5::1", 1, "2001:db8:1::1", 25))), Arc::new(record(newest))],
         ..alert()
     };
-    let line = parse(alert_log::line(&resolved, EPOCH));
+    let line = parse(alert_log::line(&resolved, EPOCH, &gateway(), usize::MAX));
     assert_eq!(line["src_ip"], "2001:db8:5::77");
     assert_eq!(line["mailflow"]["source"], "2001:db8:5::/64");
     assert_eq!(line["mailflow"]["group"], Value::Null);
@@ -209,7 +229,11 @@ fn a_resolved_alert_of_a_prefix_shows_its_end_and_an_address() {
     assert_eq!((&line["alert"]["value"], &line["alert"]["at_bound"]), (&json!(3), &json!(false)));
 
     let bare = Alert { flows: Vec::new(), ..resolved };
-    assert_eq!(parse(alert_log::line(&bare, EPOCH))["src_ip"], "2001:db8:5::", "no flow left to name one");
+    assert_eq!(
+        parse(alert_log::line(&bare, EPOCH, &gateway(), usize::MAX))["src_ip"],
+        "2001:db8:5::",
+        "no flow left to name one"
+    );
 }
 
 #[test]
@@ -218,11 +242,33 @@ fn an_alert_by_destination_names_the_server_and_the_newest_client() {
     let suppressed = Some("newsletter, ticket 4711".into());
     let newest = Some(Source::of("10.0.0.9".parse().unwrap(), 128));
     let alert = Alert { subject: Subject::Destination(server), source: newest, suppressed, ..alert() };
-    let line = parse(alert_log::line(&alert, EPOCH));
+    let line = parse(alert_log::line(&alert, EPOCH, &gateway(), usize::MAX));
     assert_eq!((&line["src_ip"], &line["dest_ip"]), (&json!("10.0.0.9"), &json!("9.9.9.9")));
     assert_eq!(line["mailflow"]["subject"], "9.9.9.9");
     assert_eq!(line["alert"]["suppressed"], true);
     assert_eq!(line["alert"]["suppressed_by"], "newsletter, ticket 4711");
+}
+
+#[test]
+fn a_severity_is_suricatas_number_and_the_word_stays() {
+    for (severity, number) in
+        [(Severity::Critical, 1), (Severity::High, 1), (Severity::Medium, 2), (Severity::Low, 3)]
+    {
+        let line = parse(alert_log::line(&Alert { severity, ..alert() }, EPOCH, &gateway(), usize::MAX));
+        assert_eq!(
+            (&line["alert"]["severity"], &line["mailflow"]["severity"]),
+            (&json!(number), &json!(severity.name()))
+        );
+    }
+}
+
+#[test]
+fn where_several_interfaces_are_watched_an_alert_names_them_all_and_a_flow_none() {
+    let several = Gateway::new(Some("gw1"));
+    several.watch(["lan0", "lan1"]);
+    let line = parse(alert_log::line(&alert(), EPOCH, &several, usize::MAX));
+    assert_eq!((line.get("in_iface"), &line["mailflow"]["interfaces"]), (None, &json!(["lan0", "lan1"])));
+    assert_eq!((line["flows"][0].get("in_iface"), &line["flows"][0]["host"]), (None, &json!("gw1")));
 }
 
 /// An alert with every field there can be.
@@ -238,8 +284,8 @@ fn the_documentation_lists_the_fields_and_no_others() {
     let mut tagged = record(key("10.0.0.9", 40_001, "192.0.2.1", 25));
     tagged.flow.key.scope = Scope::new(Vlans::default().push(20), 6, false);
     for (page, line) in [
-        (flow_page, parse(flow_log::line(&tagged, EPOCH))),
-        (alert_page, parse(alert_log::line(&everything(), EPOCH))),
+        (flow_page, parse(flow_log::line(&tagged, EPOCH, &gateway()))),
+        (alert_page, parse(alert_log::line(&everything(), EPOCH, &gateway(), usize::MAX))),
     ] {
         let mut written = BTreeSet::new();
         paths(&line, "", &mut written);

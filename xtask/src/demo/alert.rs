@@ -21,7 +21,6 @@ struct Line {
 struct Alert {
     rule: String,
     state: String,
-    severity: String,
     window: u64,
     value: u64,
     threshold: u64,
@@ -30,6 +29,7 @@ struct Alert {
 
 #[derive(Deserialize)]
 struct Extra {
+    severity: String,
     matched_network: Option<String>,
     ports: Vec<u16>,
     applications: Vec<String>,
@@ -78,7 +78,7 @@ pub(super) fn summary(json: &str) -> Result<String> {
          counting     {}\n",
         alert.rule,
         alert.state.to_uppercase(),
-        alert.severity,
+        mailflow.severity,
         mailflow.matched_network.as_deref().unwrap_or("no listed network"),
         alert.value,
         hours(alert.window),

@@ -22,6 +22,7 @@ use crate::{
     config::{Config, Role},
     engine::Engine,
     kernel::{Begun, Kept, Lookout, PinError, Pins},
+    sink::gateway::Gateway,
     state::{Recovered, Store},
 };
 
@@ -37,7 +38,9 @@ impl Pipeline {
             Some(directory) => Store::open(directory).map(|(store, recovered)| (Some(store), recovered))?,
             None => (None, Recovered::default()),
         };
-        let outputs = Outputs::open(&config.outputs, &view.agent)?;
+        let gateway = Gateway::new(config.gateway_name.as_deref());
+        gateway.watch(config.interfaces.iter().map(|interface| &*interface.name));
+        let outputs = Outputs::open(&config.outputs, &view.agent, gateway)?;
         choose_roles(&mut config)?;
         let has = |role| config.interfaces.iter().any(|interface| interface.role == role);
         let hosts = if has(Role::Host) && has(Role::Lan) { Hosts::OwnOnly } else { Hosts::Any };

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
+    ops::RangeInclusive,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -13,6 +14,7 @@ use super::{
     },
 };
 use crate::config::{
+    amounts::bytes,
     fault::Collector,
     read::{At, Fields},
     span::Content,
@@ -27,6 +29,11 @@ const JOURNAL: &str = "/run/systemd/journal/socket";
 const EVERY: Duration = Duration::from_secs(60);
 const SHORTEST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(600);
+
+/// Most bytes of a syslog message, and the bounds of that: rsyslog keeps 8,096 of a message unless told otherwise,
+/// and a UDP datagram over IPv4 has at most 65,507.
+const MAX_SIZE: u64 = 8_000;
+const SIZES: RangeInclusive<u64> = 1_000..=65_507;
 
 /// RFC 5424's facilities, by their numbers (table 1).
 const FACILITIES: [(&str, u8); 20] = [
@@ -186,7 +193,9 @@ fn syslog(fields: &mut Fields<'_, '_>) -> Option<Syslog> {
     let mut messages = vec![("text", SyslogMessage::Text)];
     messages.extend(Profile::ALL.map(|profile| (profile.name(), SyslogMessage::Json(profile))));
     let message = fields.or("message", SyslogMessage::Text, |at, faults| choice(at, faults, &messages));
-    Some(Syslog { to: to?, facility: facility?, message: message? })
+    let max_size = fields.or("max_size", MAX_SIZE, |at, faults| bytes(at, faults, SIZES));
+    let max_size = usize::try_from(max_size?).unwrap_or(usize::MAX);
+    Some(Syslog { to: to?, facility: facility?, message: message?, max_size })
 }
 
 fn profile(fields: &mut Fields<'_, '_>) -> Option<Profile> {

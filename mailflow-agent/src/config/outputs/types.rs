@@ -199,6 +199,8 @@ pub struct Syslog {
     pub facility: u8,
     /// What a message says beside its structured data.
     pub message: SyslogMessage,
+    /// Most bytes of a message, its header included.
+    pub max_size: usize,
 }
 
 /// Where a syslog server listens.

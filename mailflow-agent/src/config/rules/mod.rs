@@ -9,7 +9,10 @@ mod matching;
 mod odd;
 mod terms;
 
-use std::{collections::HashSet, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use super::{
     fault::Collector,
@@ -22,7 +25,7 @@ use super::{
 use crate::engine::{
     assets::Networks,
     event::Severity,
-    settings::{Allow, GroupBy, Rule, Term, Window, WindowKind},
+    settings::{Allow, GroupBy, Rule, Term, Window, WindowKind, signature_id},
 };
 pub use allow::Expiry;
 use levels::Resolve;
@@ -70,15 +73,23 @@ pub(super) fn read<'a>(
     if number > MOST_RULES {
         return at.fault(faults, format!("{number} rules: at most {MOST_RULES}"));
     }
-    let mut names = HashSet::new();
+    let (mut names, mut signatures) = (HashSet::new(), HashMap::new());
     let items = items(at, faults, |item, faults| {
         Fields::read(item, faults, |fields| {
             let name = fields.needed("name", |at, faults| {
                 let name = parsed(at, faults, "the name of the rule", rule_name)?;
-                if names.insert(name.clone()) {
-                    Some(name)
-                } else {
-                    at.fault(faults, "another rule has this name")
+                if !names.insert(name.clone()) {
+                    return at.fault(faults, "another rule has this name");
+                }
+                // Readers of EVE lines know a rule by this number.
+                let id = signature_id(&name);
+                match signatures.insert(id, name.clone()) {
+                    None => Some(name),
+                    Some(other) => {
+                        let same =
+                            format!("the rule {other} has the same signature_id ({id}); rename one of them");
+                        at.fault(faults, same)
+                    }
                 }
             });
             let enabled = fields.or("enabled", true, boolean);

@@ -2,6 +2,7 @@
 
 mod matching;
 mod rule;
+mod signature;
 mod term;
 
 use std::{collections::BTreeMap, time::Duration};
@@ -11,7 +12,8 @@ use mailflow_common::Family;
 pub use self::{
     matching::{Bound, Counter, Hours, Layer, Match, SizeKind, SizeTest, Transport},
     rule::{Allow, Condition, GroupBy, Rule, Thresholds, Window, WindowKind},
-    term::{End, Kind, Level, Measure, Quantity, Term},
+    signature::signature_id,
+    term::{End, Kind, Level, Measure, Quantity, Term, unit},
 };
 use super::{assets::Networks, time::Epoch};
 

@@ -85,6 +85,21 @@ impl Measure {
     }
 }
 
+/// Returns the unit of a term's values by the term's name, in the plural; nothing for a ratio, which has none.
+pub fn unit(term: &str) -> &'static str {
+    let mut words = term.split(' ');
+    match (words.next(), words.next()) {
+        (Some("count"), _) => "flows",
+        (Some("sum"), Some("messages")) => "messages",
+        (Some("sum"), Some("packets_up" | "packets_down")) => "packets",
+        (Some("sum"), _) => "bytes",
+        (Some("distinct" | "first_seen"), Some("source")) => "sources",
+        (Some("distinct" | "first_seen"), Some("destination")) => "destinations",
+        (Some("distinct" | "first_seen"), Some("port")) => "ports",
+        _ => "",
+    }
+}
+
 /// Kinds of flows, by what their records tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
@@ -183,5 +198,35 @@ impl End {
             End::Destination => "destination",
             End::Port => "port",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_measure_has_a_unit_by_its_name_but_ratios() {
+        for quantity in Quantity::ALL {
+            let expected = match quantity {
+                Quantity::Messages => "messages",
+                Quantity::PacketsUp | Quantity::PacketsDown => "packets",
+                _ => "bytes",
+            };
+            assert_eq!(unit(&Measure::Sum(quantity).name()), expected);
+        }
+        for of in End::ALL {
+            let expected = format!("{}s", of.name());
+            let seen = Measure::FirstSeen { of, horizon: Duration::ZERO, learning: Duration::ZERO };
+            assert_eq!(unit(&seen.name()), expected);
+            for among in Kind::ALL {
+                assert_eq!(unit(&Measure::Distinct { of, among }.name()), expected);
+            }
+        }
+        for kind in Kind::ALL {
+            assert_eq!(unit(&Measure::Count(kind).name()), "flows");
+            assert_eq!(unit(&Measure::Ratio { of: kind, to: Kind::Flows }.name()), "");
+        }
+        assert_eq!((unit("count #2"), unit("sum payload_up #2"), unit("none")), ("flows", "bytes", ""));
     }
 }

@@ -102,9 +102,10 @@ impl Message {
         Self { bytes, largest, open: None }
     }
 
-    /// Adds the templates. Comes first.
-    pub(super) fn templates(&mut self) {
+    /// Adds the templates, and a data record that names the observation domain. Comes first.
+    pub(super) fn templates(&mut self, domain: u32, name: &str) {
         self.bytes.extend(template::set());
+        self.bytes.extend(template::domain(domain, name));
     }
 
     /// Adds a record if there is room for it.
@@ -172,7 +173,7 @@ mod tests {
     fn a_message_keeps_its_bound_and_its_lengths() {
         let data = |set| Data { set, bytes: vec![7; template::length(set)] };
         let mut message = Message::new(1_232, 1, 2, 3);
-        message.templates();
+        message.templates(3, &"ä".repeat(200));
         let mut added = 0;
         while message.add(&data(if added % 3 == 0 { V6 } else { V4 })) {
             added += 1;
@@ -184,7 +185,9 @@ mod tests {
         let (mut at, mut records) = (HEADER, 0);
         while at < bytes.len() {
             let (id, length) = (short(at), short(at + 2));
-            if id >= 256 {
+            if id == usize::from(template::DOMAIN) {
+                assert_eq!(length, SET + 4 + 1 + 254, "cut between two characters");
+            } else if id >= 256 {
                 let each = template::length(id as u16);
                 assert_eq!((length - SET) % each, 0);
                 records += (length - SET) / each;

@@ -4,7 +4,7 @@ mod gains;
 mod message;
 mod template;
 
-use std::{thread, time::Duration};
+use std::{sync::Arc, thread, time::Duration};
 
 use self::{
     gains::Gains,
@@ -12,6 +12,7 @@ use self::{
 };
 use super::{
     FlowEvent,
+    gateway::Gateway,
     remote::{Encode, Protocol, Remote},
     worker::{Counters, Taken, Transport},
 };
@@ -47,12 +48,19 @@ struct Record {
 }
 
 impl Exporter {
-    pub(super) fn new(settings: &Ipfix) -> Self {
+    pub(super) fn new(settings: &Ipfix, gateway: &Gateway) -> Self {
         let (protocol, address) = match &settings.to {
             IpfixTo::Udp(address) => (Protocol::Udp, address),
             IpfixTo::Tcp(address) => (Protocol::Tcp, address),
         };
-        let session = Session { domain: settings.domain, sequence: 0, templates: None, burst: 0 };
+        let session = Session {
+            domain: settings.domain,
+            name: Arc::clone(gateway.name()),
+            sequence: 0,
+            templates: None,
+            teaches: false,
+            burst: 0,
+        };
         Self { gains: Gains::default(), remote: Remote::new(protocol, address, session) }
     }
 }
@@ -90,10 +98,14 @@ impl Transport<FlowEvent> for Exporter {
 /// A transport session, and what it begins with.
 struct Session {
     domain: u32,
+    /// What the domain is called: the gateway.
+    name: Arc<str>,
     /// Data records sent: in the lifetime of the process over UDP, of the connection over TCP.
     sequence: u32,
     /// When the templates are due; at once where they were never sent.
     templates: Option<Time>,
+    /// The last message has them.
+    teaches: bool,
     /// Datagrams since the last pause.
     burst: u32,
 }
@@ -106,26 +118,25 @@ impl Encode<Record> for Session {
         }
     }
 
-    fn message<'a>(
-        &mut self,
-        protocol: Protocol,
-        items: &mut dyn Iterator<Item = &'a Record>,
-    ) -> (Vec<u8>, usize) {
+    fn message(&mut self, protocol: Protocol, items: &mut dyn Iterator<Item = &Record>) -> (Vec<u8>, usize) {
         let now = clock::now();
         let seconds = clock::epoch().unix_nanos(now) / 1_000_000_000;
         let largest = if protocol == Protocol::Tcp { SEGMENT } else { DATAGRAM };
         let mut message = Message::new(largest, seconds as u32, self.sequence, self.domain);
-        if self.templates.is_none_or(|due| due <= now) {
-            message.templates();
+        self.teaches = self.templates.is_none_or(|due| due <= now);
+        if self.teaches {
+            message.templates(self.domain, &self.name);
         }
         let records = items.take_while(|record| message.add(&record.data)).count();
         (message.finish(), records)
     }
 
     fn sent(&mut self, protocol: Protocol, records: usize) {
-        let now = clock::now();
-        if self.templates.is_none_or(|due| due <= now) {
-            self.templates = Some(if protocol == Protocol::Tcp { Time::END } else { now + REFRESH });
+        if self.teaches {
+            let refresh = clock::now() + REFRESH;
+            self.templates = Some(if protocol == Protocol::Tcp { Time::END } else { refresh });
+            // The record that names the domain is a data record too.
+            self.sequence = self.sequence.wrapping_add(1);
         }
         self.sequence = self.sequence.wrapping_add(records as u32);
         if protocol == Protocol::Udp {

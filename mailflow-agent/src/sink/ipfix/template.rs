@@ -5,6 +5,14 @@ const REVERSE: u32 = 29_305;
 /// Set id of templates (RFC 7011, 3.3.2).
 const TEMPLATES: u16 = 2;
 
+/// Set id of options templates.
+const OPTIONS: u16 = 3;
+
+/// Template and set id of what the observation domain is called.
+pub(super) const DOMAIN: u16 = 258;
+/// observationDomainId, which is the scope, and observationDomainName, as long as it is.
+const DOMAIN_FIELDS: [(u16, u16); 2] = [(149, 4), (300, u16::MAX)];
+
 /// Template and set id of IPv4 flows.
 pub(super) const V4: u16 = 256;
 /// Template and set id of IPv6 flows.
@@ -60,6 +68,30 @@ pub(super) fn set() -> Vec<u8> {
     let length = set.len() as u16;
     set[2..4].copy_from_slice(&length.to_be_bytes());
     set
+}
+
+/// Returns the sets that name the observation domain: the options template, and its only record (RFC 7011, 3.4.2).
+pub(super) fn domain(id: u32, name: &str) -> Vec<u8> {
+    let mut template = Vec::new();
+    for number in [DOMAIN, DOMAIN_FIELDS.len() as u16, 1] {
+        template.extend(number.to_be_bytes());
+    }
+    for (element, length) in DOMAIN_FIELDS {
+        template.extend(element.to_be_bytes());
+        template.extend(length.to_be_bytes());
+    }
+    // A length of one byte is less than 255.
+    let name = &name[..name.floor_char_boundary(254)];
+    let mut record = id.to_be_bytes().to_vec();
+    record.push(name.len() as u8);
+    record.extend(name.as_bytes());
+    let mut sets = Vec::new();
+    for (set, content) in [(OPTIONS, template), (DOMAIN, record)] {
+        sets.extend(set.to_be_bytes());
+        sets.extend((content.len() as u16 + 4).to_be_bytes());
+        sets.extend(content);
+    }
+    sets
 }
 
 /// Bytes of a record of a template.

@@ -24,7 +24,8 @@ const REFUSED: Family = Family::counter(
 );
 const THRESHOLD: Family = Family::gauge(
     "mailflow_rule_threshold",
-    "From which value on a condition of a rule holds, for whom no other threshold is named.",
+    "From which value on a condition of a rule holds, for whom no other threshold is named, in the unit of \
+     mailflow_window_value; a ratio has none.",
 );
 const EVIDENCE: Family =
     Family::gauge("mailflow_evidence_records", "Records kept to be shown with alerts, the newest.");

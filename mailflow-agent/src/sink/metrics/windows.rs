@@ -5,7 +5,9 @@ use crate::engine::overview::Overview;
 
 const VALUE: Family = Family::gauge(
     "mailflow_window_value",
-    "What a rule's window holds for a source; at the threshold it means that or more.",
+    "What a rule's window holds for a source, in the unit of its condition: flows for count, bytes, packets or \
+     messages for sum, sources, destinations or ports for distinct and first_seen; at the threshold it means that \
+     or more.",
 );
 const OMITTED: Family = Family::gauge(
     "mailflow_window_values_omitted",
@@ -45,7 +47,7 @@ mod tests {
             value(Subject::Pair(Box::new((source(2), [192, 0, 2, 1].into()))), Value::Exactly(3)),
         ];
         let mut out = String::new();
-        render(&mut out, &Overview { values, omitted: 1, rules: Vec::new() });
+        render(&mut out, &Overview { values, omitted: 1, ..Overview::default() });
         let samples: Vec<_> = out.lines().filter(|line| !line.starts_with('#')).collect();
         assert_eq!(
             samples,
