@@ -20,7 +20,7 @@ pub use self::{
     server::{BindError, Listener, Order, State, bind, serve},
     status::{
         Conservation, Fill, Firing, FiringAlert, ListStatus, Lookout, Number, Place, RuleStatus, Sink, Status,
-        Ways,
+        Unlisted, Watched, WatchedInterface, Ways,
     },
     top::{Row, Top},
 };

@@ -111,6 +111,8 @@ pub(super) struct Loaded {
     pub(super) log: KernelLog,
     /// The IPv6 prefix that makes a source.
     pub(super) ipv6_prefix: u8,
+    /// Packets that are forwarded are not counted at `host` interfaces.
+    pub(super) local_only: bool,
     /// The flow table's sets, where it has any.
     pub(super) sets: Option<Sets>,
     /// Who looks at the hooks, where it is not this thread.
@@ -147,9 +149,10 @@ impl Loaded {
         let object = plain::for_kernel(object, version)?;
         let mut ebpf = loader.load(&object).map_err(|error| KernelError::Load(Box::new(error)))?;
         let log = KernelLog::read(&mut ebpf, options.kernel_log);
-        let ipv6_prefix = options.ipv6_prefix;
+        let LoadOptions { ipv6_prefix, local_only, .. } = *options;
         let programs = BTreeSet::new();
-        let mut loaded = Self { ebpf, programs, version, log, ipv6_prefix, sets: None, lookout: None };
+        let mut loaded =
+            Self { ebpf, programs, version, log, ipv6_prefix, local_only, sets: None, lookout: None };
         loaded.load_programs(options.programs)?;
         let sharing = loaded.share(options)?;
         if shape.sets != 0 {
