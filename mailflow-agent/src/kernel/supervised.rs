@@ -6,7 +6,7 @@ use tracing::{debug, info, warn};
 
 use super::{
     attach::{self, Attachment, Direction, Hung},
-    device::Device,
+    device::{self, Device},
     error::KernelError,
     interface::{self, Interface},
     load::Loaded,
@@ -145,7 +145,8 @@ impl Watch {
             Ok(_) if self.device.is_some() => return Ok(()),
             Ok(_) => {}
         }
-        warn!(interface = %self.name, "there is no such interface; it is watched once it appears");
+        let present = device::present().join(", ");
+        warn!(interface = %self.name, %present, "there is no such interface; it is watched once it appears");
         Ok(())
     }
 

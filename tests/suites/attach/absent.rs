@@ -60,6 +60,7 @@ fn an_interface_that_is_absent_at_the_start_is_waited_for_and_the_others_are_wat
     assert_eq!(code, Some(1), "{text}");
     let log = agent.log();
     assert_eq!(log.matches("there is no such interface").count(), 1, "{log}");
+    assert!(log.contains("lan1, ") || log.contains(", lan1"), "what there is instead: {log}");
 
     make_lan0(&lab);
     wait_for_metric(&agent, &attached("tcx", "ingress"), 1);

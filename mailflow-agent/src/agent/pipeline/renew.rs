@@ -16,6 +16,9 @@ use crate::{
     state::Told,
 };
 
+/// Warnings that a reload answers with; all of them are in the log.
+const MAX_WARNINGS: usize = 20;
+
 impl Pipeline {
     /// Puts a configuration into force that was read beside the poll loop ([`Reload`](super::super::reload::Reload)).
     /// Either all of it is in force then, with what changed in words, or nothing of it, with the reasons.
@@ -67,6 +70,8 @@ impl Pipeline {
         let Reconfigured { restarted, effects } = self.engine.reconfigure(now, new.engine.clone());
         self.keeper.tell(effects.alerts.iter().map(Told::of));
         self.sinks.take((now, clock::epoch()), &effects);
+        let warnings = new.warnings.iter().take(MAX_WARNINGS);
+        changes.extend(warnings.map(|warning| format!("warning: {warning}")));
         changes.extend(restarted.iter().map(|rule| format!("rule {rule}: its windows begin anew")));
         self.lists = ListWatch::new(new.lists.clone(), &new.engine.internal);
         self.sinks.view.lists_in_force(new.engine.internal.networks().len());
