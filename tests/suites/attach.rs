@@ -3,10 +3,14 @@
 //!
 //! These tests make network namespaces and so need root.
 
+#[path = "attach/absent.rs"]
+mod absent;
 #[path = "attach/beside.rs"]
 mod beside;
 #[path = "attach/chain.rs"]
 mod chain;
+#[path = "attach/inside.rs"]
+mod inside;
 #[path = "attach/life.rs"]
 mod life;
 #[path = "attach/lookout.rs"]

@@ -11,6 +11,8 @@ mod lists;
 mod networks;
 #[path = "config/rules.rs"]
 mod rules;
+#[path = "config/services.rs"]
+mod services;
 #[path = "config/values.rs"]
 mod values;
 
@@ -28,6 +30,12 @@ fn faults(text: &str) -> Vec<String> {
 /// The configuration of a text that is good.
 fn good(text: &str) -> Config {
     config::parse("f.yaml", text).unwrap_or_else(|faults| panic!("{faults}\nin {text}"))
+}
+
+/// Warnings but for those about what a rule list of the file's own leaves out.
+fn warnings_but_of_replaced_rules(config: &Config) -> Vec<String> {
+    let told = config.warnings.iter().map(ToString::to_string);
+    told.filter(|told| !told.contains("replaces the shipped") && !told.contains("no rule uses")).collect()
 }
 
 /// Scalars, indicators and keys that a YAML file of ours may hold, and some that it may not.

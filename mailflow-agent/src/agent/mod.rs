@@ -6,6 +6,7 @@ mod cycle;
 mod delivery;
 pub mod explain;
 mod firing;
+mod inside;
 mod judges;
 mod keeper;
 mod lists;
@@ -24,7 +25,7 @@ mod sinks;
 mod view;
 mod windows;
 
-use std::{io, path::Path, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, path::Path, pin::pin, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use tokio::{
@@ -41,13 +42,15 @@ use crate::{
     config::Config,
     control::{self, Order, Reply, Request},
     http,
-    kernel::{KernelVersion, LinkChanges, Lookout},
+    kernel::{self, KernelVersion, LinkChanges, Lookout},
     privileges,
     signal::{Asked, Signals},
 };
 
 /// How long what is waiting to be written may take at the end.
 const GRACE: Duration = Duration::from_secs(5);
+/// Between two attempts to listen at an address whose interface is not there.
+const LISTEN_INTERVAL: Duration = Duration::from_secs(5);
 /// Orders that may wait for the poll that is on.
 const ORDERS: usize = 16;
 
@@ -58,10 +61,15 @@ const ORDERS: usize = 16;
 /// It could not start: the metrics port is in use, an output cannot be opened, the kernel refuses
 /// the program or an interface.
 pub async fn run(config: Config, source: Source, lookout: Option<Lookout>) -> Result<()> {
+    // First, as it is the cause of most other refusals.
+    KernelVersion::running()?;
+    kernel::check_capabilities()?;
     let mut signals = Signals::listen().context("listening for signals")?;
     let view = Arc::new(View::new(&config, source.name(), clock::unix_seconds())?);
     let listener = match config.outputs.metrics {
-        Some(address) => Some((http::bind(address).await?, door(config.outputs.web_config.as_deref())?)),
+        Some(address) => {
+            Some((MetricsPort::open(address).await?, door(config.outputs.web_config.as_deref())?))
+        }
         None => None,
     };
     let socket = config.control.socket.as_deref().map(control::bind).transpose()?;
@@ -195,6 +203,49 @@ fn unheard(error: &io::Error) {
 
 type Server = tokio::task::JoinHandle<()>;
 
+/// Where the metrics are served.
+enum MetricsPort {
+    Open(http::Listener),
+    /// The interface of the address is not there yet.
+    Waiting(SocketAddr),
+}
+
+impl MetricsPort {
+    /// Listens at `address`. An address that no interface has yet is no error.
+    async fn open(address: SocketAddr) -> Result<Self, http::BindError> {
+        match http::bind(address).await {
+            Ok(listener) => {
+                if http::is_assigned(address) {
+                    info!(address = %listener.addr(), "metrics");
+                } else {
+                    warn!(%address, "no interface has the address of the metrics yet; they are served once one has");
+                }
+                Ok(Self::Open(listener))
+            }
+            Err(error @ http::BindError::Absent { .. }) => {
+                warn!(%error, "the metrics are not served yet; it is tried again every 5 s");
+                Ok(Self::Waiting(address))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Returns the listener, once there is one.
+    async fn listener(self) -> http::Listener {
+        let address = match self {
+            Self::Open(listener) => return listener,
+            Self::Waiting(address) => address,
+        };
+        loop {
+            tokio::time::sleep(LISTEN_INTERVAL).await;
+            if let Ok(listener) = http::bind(address).await {
+                info!(%address, "metrics");
+                return listener;
+            }
+        }
+    }
+}
+
 /// Who may see the metrics.
 fn door(web_config: Option<&Path>) -> Result<http::Door> {
     web_config.map_or_else(|| Ok(http::Door::open()), |path| Ok(http::Door::guarded(path)?))
@@ -202,16 +253,22 @@ fn door(web_config: Option<&Path>) -> Result<http::Door> {
 
 /// Serves until the sender is dropped.
 fn serve(
-    listener: Option<(http::Listener, http::Door)>,
+    listener: Option<(MetricsPort, http::Door)>,
     view: Arc<View>,
 ) -> (oneshot::Sender<()>, Option<Server>) {
     let (stopped, stop) = oneshot::channel::<()>();
-    let server = listener.map(|(listener, door)| {
-        info!(address = %listener.addr(), "metrics");
-        tokio::spawn(http::serve(listener, door, view, async {
+    let server = listener.map(|(port, door)| {
+        tokio::spawn(async move {
             // Dropped rather than sent to: both mean the end.
-            let _ = stop.await;
-        }))
+            let mut stop = pin!(async {
+                let _ = stop.await;
+            });
+            let listener = tokio::select! {
+                listener = port.listener() => listener,
+                () = &mut stop => return,
+            };
+            http::serve(listener, door, view, stop).await;
+        })
     });
     (stopped, server)
 }

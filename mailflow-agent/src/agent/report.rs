@@ -7,10 +7,11 @@ use tracing::{info, warn};
 
 use super::delivery::Delivery;
 use crate::{
+    clock,
     config::FlowTable,
     engine::event::Gain,
-    kernel::{Kernel, KernelError, Lookout, Place, Standing, Sum},
-    sink::metrics::{Attached, Fill, Holding, KernelView},
+    kernel::{Bound, Kernel, KernelError, Lookout, Place, Standing, Sum},
+    sink::metrics::{Attached, Fill, Holding, KernelView, WatchedEntry},
 };
 
 /// Whether every flow finds a place.
@@ -71,10 +72,24 @@ pub(super) fn kernel_view(
         flows: Fill { entries: held.flows, capacity: tables.flows.into() },
         overflow: Fill { entries: held.sources, capacity: tables.overflow.into() },
         attached: kernel.places().map(shown).collect(),
+        entries: kernel.bound().into_iter().map(entry).collect(),
+        unlisted: Vec::new(),
+        unlisted_flows: 0,
         lookout: kernel.lookout().map(Lookout::process),
         totals,
         drain,
     })
+}
+
+/// An entry as the metrics and `status` show it.
+pub(super) fn entry(bound: Bound) -> WatchedEntry {
+    WatchedEntry {
+        name: bound.entry,
+        pattern: bound.pattern,
+        hook: bound.hook.name(),
+        interfaces: bound.interfaces.into_iter().map(|(name, role)| (name, role.name())).collect(),
+        missing: bound.missing.map(|missing| clock::now().since(missing)),
+    }
 }
 
 /// A place as the metrics show it.

@@ -29,7 +29,9 @@ impl Sinks {
     /// Books effects without writing lines.
     pub(super) fn book(&self, now: Time, effects: &Effects) {
         let places = Places { services: &self.services, v6_source_prefix: self.v6_source_prefix };
-        self.view.numbers().ledger.observe(effects, places, now);
+        let mut numbers = self.view.numbers();
+        numbers.ledger.observe(effects, places, now);
+        numbers.clients.observe(effects, self.v6_source_prefix);
     }
 
     /// These alerts fire, as another process told.
@@ -69,6 +71,7 @@ impl Sinks {
         let places = Places { services: &self.services, v6_source_prefix: self.v6_source_prefix };
         let mut numbers = self.view.numbers();
         numbers.ledger.observe(effects, places, now);
+        numbers.clients.observe(effects, self.v6_source_prefix);
         numbers.firing.take(&effects.alerts);
         drop(numbers);
         self.outputs.write(effects, epoch);

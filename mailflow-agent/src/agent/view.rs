@@ -1,20 +1,26 @@
 //! What the metrics port and the control socket show of the agent.
 
-use std::sync::{
-    Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    net::SocketAddr,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use anyhow::Result;
 use mailflow_common::Reason;
 
-use super::firing::FiringAlerts;
+use super::{firing::FiringAlerts, inside::UnlistedClients};
 use crate::{
     clock,
     config::Config,
-    control::{self, Conservation, Place, Row, RuleStatus, Status, Top, Ways},
+    control::{
+        self, Conservation, Place, Row, RuleStatus, Status, Top, Unlisted, Watched, WatchedInterface, Ways,
+    },
     engine::overview::Overview,
     http,
+    kernel::InsidePrefix,
     sink::metrics::{Agent, Fill, KernelView, Ledger, Limits, Load, Memory, Page},
 };
 
@@ -24,6 +30,8 @@ pub(super) struct View {
     /// The agent's own metrics.
     pub(super) agent: Agent,
     started: f64,
+    /// Where the metrics are served.
+    metrics: Option<SocketAddr>,
     numbers: Mutex<Numbers>,
     ready: AtomicBool,
 }
@@ -36,6 +44,11 @@ pub(super) struct Numbers {
     pub(super) kernel: Option<KernelView>,
     pub(super) firing: FiringAlerts,
     pub(super) settings: Shown,
+    pub(super) clients: UnlistedClients,
+    /// Networks behind inside interfaces that are in no internal network.
+    pub(super) unlisted: Vec<InsidePrefix>,
+    /// Inside interfaces by which a default route leaves.
+    pub(super) outward: Vec<String>,
 }
 
 /// What is shown of the configuration in force.
@@ -46,6 +59,8 @@ pub(super) struct Shown {
     rules: Vec<RuleStatus>,
     /// What else there is to say of the agent's life.
     pub(super) notes: Vec<String>,
+    /// What speaks against how it runs.
+    pub(super) warnings: Vec<String>,
 }
 
 impl Shown {
@@ -59,7 +74,7 @@ impl Shown {
             ..RuleStatus::default()
         });
         let poll_seconds = config.poll_interval.as_secs_f64();
-        Self { file, poll_seconds, rules: rules.collect(), notes: Vec::new() }
+        Self { file, poll_seconds, rules: rules.collect(), ..Self::default() }
     }
 }
 
@@ -79,8 +94,12 @@ impl View {
             kernel: None,
             firing: FiringAlerts::default(),
             settings: Shown::of(config, file),
+            clients: UnlistedClients::default(),
+            unlisted: Vec::new(),
+            outward: Vec::new(),
         };
-        Ok(Self { agent, started, numbers: Mutex::new(numbers), ready: AtomicBool::new(false) })
+        let (numbers, ready) = (Mutex::new(numbers), AtomicBool::new(false));
+        Ok(Self { agent, started, metrics: outputs.metrics, numbers, ready })
     }
 
     /// The numbers. A panic elsewhere leaves them whole enough to be shown.
@@ -94,13 +113,18 @@ impl View {
         let places = numbers.kernel.iter().flat_map(|kernel| &kernel.attached);
         let away = places.filter(|place| !place.attached).count();
         let missing = if away == 0 { String::new() } else { format!(", {away} programs NOT attached") };
+        let entries = numbers.kernel.iter().flat_map(|kernel| &kernel.entries);
+        let waits: Vec<&str> =
+            entries.filter(|entry| entry.missing.is_some()).map(|entry| entry.name.as_str()).collect();
+        let waits =
+            if waits.is_empty() { String::new() } else { format!(", waiting for {}", waits.join(", ")) };
         let firing = match numbers.firing.len() {
             0 => String::new(),
             1 => ", 1 alert fires".to_owned(),
             more => format!(", {more} alerts fire"),
         };
         let refused = if self.agent.config_good() { "" } else { ", the last configuration was refused" };
-        format!("counting{missing}{firing}{refused}")
+        format!("counting{missing}{waits}{firing}{refused}")
     }
 
     pub(super) fn poll_failed(&self) {
@@ -160,6 +184,9 @@ impl control::State for View {
             sources: numbers.ledger.tracked(),
             conservation: kernel.map(conservation).unwrap_or_default(),
             uncounted: kernel.map(|kernel| uncounted(kernel).collect()).unwrap_or_default(),
+            watched: kernel.map(watched).unwrap_or_default(),
+            unlisted: unlisted(&numbers),
+            warnings: warnings(&numbers, self.metrics),
             delivered_twice: kernel.is_some_and(|kernel| kernel.twice),
             rules,
             alerts: numbers.firing.shown(clock::epoch()),
@@ -182,6 +209,46 @@ impl control::State for View {
         });
         Top { at_seconds: (clock::unix_seconds() - self.started).max(0.0), rows: rows.collect() }
     }
+}
+
+fn watched(kernel: &KernelView) -> Vec<Watched> {
+    let entry = |entry: &crate::sink::metrics::WatchedEntry| Watched {
+        entry: entry.name.clone(),
+        pattern: entry.pattern,
+        hook: entry.hook.to_owned(),
+        interfaces: entry
+            .interfaces
+            .iter()
+            .map(|(name, role)| WatchedInterface { name: name.clone(), role: (*role).to_owned() })
+            .collect(),
+        missing_seconds: entry.missing.map(|missing| missing.as_secs_f64()),
+    };
+    kernel.entries.iter().map(entry).collect()
+}
+
+fn unlisted(numbers: &Numbers) -> Unlisted {
+    let prefix = |found: &InsidePrefix| format!("{} {}", found.interface, found.prefix);
+    Unlisted {
+        prefixes: numbers.unlisted.iter().map(prefix).collect(),
+        flows: numbers.clients.flows,
+        clients: numbers.clients.examples.iter().map(ToString::to_string).collect(),
+    }
+}
+
+/// What speaks against where and how the agent runs, a line each.
+fn warnings(numbers: &Numbers, metrics: Option<SocketAddr>) -> Vec<String> {
+    let mut warnings = numbers.settings.warnings.clone();
+    let outward = |interface: &String| {
+        format!(
+            "{interface} is watched as the inside (role lan), but a default route leaves by it: behind source NAT the \
+             internal hosts cannot be told apart there"
+        )
+    };
+    warnings.extend(numbers.outward.iter().map(outward));
+    if let Some(address) = metrics.filter(|address| !http::is_assigned(*address)) {
+        warnings.push(format!("the metrics are served at {address}, which no interface has yet"));
+    }
+    warnings
 }
 
 fn places(kernel: &KernelView) -> Vec<Place> {

@@ -8,7 +8,7 @@ use std::{
 use super::{Exit, SocketArgs, StatusArgs};
 use crate::{
     config::{self, value::show_duration},
-    control::{Client, Conservation, Place, Reply, Request, Status},
+    control::{Client, Conservation, Place, Reply, Request, Status, Unlisted, Watched},
 };
 
 /// Where the agent listens: as told, as configured, or as shipped. Faults of the configuration go to `err`.
@@ -102,6 +102,22 @@ fn show(status: &Status, out: &mut impl Write) -> io::Result<()> {
     for place in &status.interfaces {
         line("interface", shown(place))?;
     }
+    for entry in &status.watched {
+        if let Some(text) = missing(entry) {
+            line("interface", text)?;
+        }
+    }
+    for warning in &status.warnings {
+        line("WARNING", warning.clone())?;
+    }
+    for prefix in &status.unlisted.prefixes {
+        line("WARNING", format!("{prefix} is behind an inside interface and in no internal network"))?;
+    }
+    if status.unlisted.flows > 0 {
+        let Unlisted { flows, clients, .. } = &status.unlisted;
+        let text = format!("{flows} flows of clients in no internal network, such as {}", clients.join(", "));
+        line("WARNING", text)?;
+    }
     if status.lookout.is_some_and(|lookout| lookout.process.is_none()) {
         line("WARNING", "nobody looks at the hooks: who comes first at TCX is not known".to_owned())?;
     }
@@ -149,6 +165,16 @@ fn show(status: &Status, out: &mut impl Write) -> io::Result<()> {
         line("life", note.clone())?;
     }
     Ok(())
+}
+
+/// What an entry waits for, if it is bound to no interface.
+fn missing(entry: &Watched) -> Option<String> {
+    let since = age(entry.missing_seconds?);
+    let Watched { entry, pattern, .. } = entry;
+    Some(match pattern {
+        true => format!("{entry}: no interface matches, for {since} now"),
+        false => format!("{entry}: WAITING, there is no such interface for {since} now"),
+    })
 }
 
 fn shown(place: &Place) -> String {

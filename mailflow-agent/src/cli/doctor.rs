@@ -5,12 +5,16 @@ use std::io::{self, Write};
 use super::{DoctorArgs, Exit};
 use crate::{
     config::{Config, Hook, Interface, Role},
-    doctor::{self, Verdict},
+    doctor::{self, Interfaces, Verdict},
 };
 
 /// Examines and prints: a line a finding, and what to do below it.
 pub fn run(mut config: Config, args: &DoctorArgs, out: &mut impl Write) -> io::Result<Exit> {
-    if !args.interfaces.is_empty() {
+    if let Some(socket) = &args.socket.socket {
+        config.control.socket = Some(socket.clone());
+    }
+    let interfaces = if args.interfaces.is_empty() { Interfaces::Watched } else { Interfaces::Named };
+    if interfaces == Interfaces::Named {
         let known = std::mem::take(&mut config.interfaces);
         let named = |name: &String| {
             let role = args.role.unwrap_or(Role::Auto);
@@ -19,7 +23,7 @@ pub fn run(mut config: Config, args: &DoctorArgs, out: &mut impl Write) -> io::R
         };
         config.interfaces = args.interfaces.iter().map(named).collect();
     }
-    let findings = doctor::examine(&config);
+    let findings = doctor::examine(&config, interfaces);
     if args.json {
         serde_json::to_writer_pretty(&mut *out, &findings)?;
         writeln!(out)?;

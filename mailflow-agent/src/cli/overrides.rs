@@ -4,8 +4,8 @@ use std::fmt;
 
 use super::{BacktestArgs, ReplayArgs, RunArgs};
 use crate::{
-    config::{AtStop, Config, Hook, Interface, Role, Target, value::Switch},
-    engine::settings::Service,
+    config::{AtStop, Config, Interface, Target, value::Switch},
+    engine::settings::{Match, Service},
 };
 
 /// Nobody named an interface to watch.
@@ -31,7 +31,7 @@ impl fmt::Display for NoInterface {
 impl std::error::Error for NoInterface {}
 
 /// Merges `args` over `config`. `--interface` replaces the configured list: an interface that is
-/// configured keeps its role and hook unless they are given too, any other gets `auto`. Fails when
+/// configured, by its name or by a pattern, keeps its role and hook unless they are given too, any other gets `auto`. Fails when
 /// there is nothing to watch then.
 pub fn apply(config: &mut Config, args: RunArgs) -> Result<(), NoInterface> {
     let RunArgs { interfaces, role, hook, flow_log, alerts, metrics, poll_interval, kernel_log, .. } = args;
@@ -85,6 +85,14 @@ pub fn apply_replay(config: &mut Config, args: &ReplayArgs) {
         let configured = std::mem::take(&mut config.engine.services);
         let service = |port: &u16| configured.get(port).copied().unwrap_or(Service::Smtp);
         config.engine.services = args.ports.iter().map(|port| (*port, service(port))).collect();
+        // A rule that names a service means its ports, also those that are named here.
+        for rule in config.engine.rules.iter_mut().chain(&mut config.rules_off) {
+            let Match { ports, services, .. } = &mut rule.matching;
+            let named = config.engine.services.iter().filter(|(_, service)| services.contains(service));
+            ports.extend(named.map(|(port, _)| *port));
+            ports.sort_unstable();
+            ports.dedup();
+        }
     }
 }
 
@@ -97,11 +105,11 @@ pub fn apply_backtest(config: &mut Config, args: &BacktestArgs) {
 }
 
 fn watched(configured: &[Interface], name: String) -> Interface {
-    configured.iter().find(|interface| interface.name == name).cloned().unwrap_or_else(|| Interface {
-        name,
-        role: Role::default(),
-        hook: Hook::default(),
-    })
+    let matches = |entry: &&Interface| entry.pattern().is_some_and(|pattern| pattern.matches(&name));
+    let known =
+        configured.iter().find(|entry| entry.name == name).or_else(|| configured.iter().find(matches));
+    let (role, hook) = known.map(|entry| (entry.role, entry.hook)).unwrap_or_default();
+    Interface { name, role, hook }
 }
 
 /// The machine's interfaces, but the loopback.
@@ -118,7 +126,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::config;
+    use crate::config::{self, Hook, Role};
 
     fn configured() -> Config {
         let text = "interfaces: [{ name: eth1, role: lan, hook: xdp }, { name: eth2 }]";
@@ -147,6 +155,41 @@ mod tests {
             config.interfaces,
             [interface("eth1", Role::Lan, Hook::Tc), interface("wg0", Role::Auto, Hook::Tc)]
         );
+    }
+
+    #[test]
+    fn an_interface_given_is_that_of_a_pattern_unless_its_name_is_configured() {
+        let text = "interfaces: [{ name: 'ppp*', role: lan, hook: tc }, { name: ppp9, role: host }]";
+        let mut config = config::parse("f", text).unwrap();
+        let interfaces = ["ppp3", "ppp9", "re:^wg", "ppp*"].map(str::to_owned).to_vec();
+        apply(&mut config, RunArgs { interfaces, ..RunArgs::default() }).unwrap();
+        assert_eq!(
+            config.interfaces,
+            [
+                interface("ppp3", Role::Lan, Hook::Tc),
+                interface("ppp9", Role::Host, Hook::Auto),
+                interface("re:^wg", Role::Auto, Hook::Auto),
+                interface("ppp*", Role::Lan, Hook::Tc)
+            ]
+        );
+    }
+
+    #[test]
+    fn ports_of_a_replay_are_those_of_the_rules_that_name_their_service() {
+        let mut config = config::parse("f", "{}").unwrap();
+        let args = ReplayArgs {
+            captures: Vec::new(),
+            flow_log: None,
+            alerts: None,
+            ports: vec![25, 2525, 143],
+            role: Role::Mirror,
+            kernel_log: None,
+            drain: false,
+        };
+        apply_replay(&mut config, &args);
+        for rule in config.engine.rules.iter().chain(&config.rules_off) {
+            assert_eq!(rule.matching.ports, [25, 465, 587, 994, 2525], "{}", rule.name);
+        }
     }
 
     #[test]

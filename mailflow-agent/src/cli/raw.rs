@@ -123,8 +123,8 @@ An alert that is expected and does not come fails its test, and so does one that
 /// What `run` was told beside the configuration; each wins over it.
 #[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
 pub struct RunArgs {
-    /// Watch this interface instead of the configured ones; may be repeated
-    #[arg(long = "interface", value_name = "NAME", value_parser = value::interface_name)]
+    /// Watch this interface, or those whose names match a pattern (ppp*, re:^wg[0-9]+$), instead of the configured ones; may be repeated
+    #[arg(long = "interface", value_name = "NAME", value_parser = value::interface)]
     pub interfaces: Vec<String>,
     /// What passes the interfaces: auto, lan (inside of a gateway), host (this machine's own mail), mirror
     #[arg(long, value_name = "ROLE", hide_possible_values = true, value_parser = named(Role::ALL.map(|role| (role.name(), role))))]
@@ -292,12 +292,15 @@ missing, or the last configuration was refused, 2 bad usage.";
 /// What `doctor` was told.
 #[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
 pub struct DoctorArgs {
-    /// Look at this interface instead of the configured ones; may be repeated
-    #[arg(long = "interface", value_name = "NAME", value_parser = value::interface_name)]
+    /// Look at this interface, or those whose names match a pattern, instead of those that the running agent watches or that are configured; may be repeated
+    #[arg(long = "interface", value_name = "NAME", value_parser = value::interface)]
     pub interfaces: Vec<String>,
     /// What passes the interfaces that are not configured: auto, lan, host, mirror
     #[arg(long, value_name = "ROLE", hide_possible_values = true, value_parser = named(Role::ALL.map(|role| (role.name(), role))))]
     pub role: Option<Role>,
+    /// Where the running agent listens
+    #[command(flatten)]
+    pub socket: SocketArgs,
     /// Print the findings as JSON
     #[arg(long)]
     pub json: bool,
@@ -346,7 +349,7 @@ pub struct ReplayArgs {
     /// Where alerts go, as JSON lines: a file, - for standard output, or off
     #[arg(long, value_name = "FILE|-", value_parser = value::target)]
     pub alerts: Option<Switch<Target>>,
-    /// Watch these ports instead of the configured ones, separated by commas
+    /// Watch these ports instead of the configured ones, separated by commas; one that is not configured is one of smtp
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..))]
     pub ports: Vec<u16>,
     /// What the captures show: mirror (both directions), lan or host (one)

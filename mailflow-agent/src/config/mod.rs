@@ -15,6 +15,7 @@ mod lists;
 mod networks;
 mod outputs;
 mod overlap;
+mod pattern;
 mod ports;
 mod read;
 mod rules;
@@ -40,6 +41,7 @@ pub use outputs::{
     AlertOutput, AlertTo, ClientTls, Credentials, FlowOutput, FlowTo, Ipfix, IpfixTo, Outputs, Profile,
     Receiver, Syslog, SyslogMessage, SyslogTo, Target,
 };
+pub use pattern::NamePattern;
 use read::{At, Fields};
 pub use rules::Expiry;
 use span::Node;
@@ -92,7 +94,9 @@ fn config(at: &At<'_>, faults: &mut Collector, directory: &Path) -> Option<Confi
         let outputs = fields.needed("outputs", |at, faults| outputs::read(at, faults, directory));
         let control = fields.needed("control", life::control);
         let state = fields.needed("state", life::state);
+        rules::shipped::warn_of_gone(fields);
         let Judged { settings, rules_off, lists, ending } = judged?;
+        rules::shipped::warn_of_unused(fields, &settings.services, &settings.rules);
         Some(Config {
             interfaces: interfaces?,
             poll_interval: poll_interval?,
@@ -177,12 +181,19 @@ impl Config {
 /// An interface to watch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interface {
-    /// Its name.
+    /// Its name, or a pattern of names ([`NamePattern`]).
     pub name: String,
     /// What passes there.
     pub role: Role,
     /// Where the program is attached.
     pub hook: Hook,
+}
+
+impl Interface {
+    /// The pattern, where the entry is one.
+    pub fn pattern(&self) -> Option<NamePattern> {
+        NamePattern::is_one(&self.name).then(|| NamePattern::parse(&self.name).ok()).flatten()
+    }
 }
 
 /// What passes an interface.

@@ -39,6 +39,17 @@ impl Watched {
         (self.others == Others::None).then_some(self.services)
     }
 
+    /// The ports of a service, in ascending order.
+    pub(super) fn ports_of(&self, service: Service) -> Vec<u16> {
+        let of = self.services.iter().filter(|(_, known)| **known == service);
+        of.map(|(port, _)| *port).collect()
+    }
+
+    /// Returns true if no port is at fault.
+    pub(super) fn is_complete(&self) -> bool {
+        self.others == Others::None
+    }
+
     /// Whether it is certain that `port` is not watched.
     pub(super) fn lacks(&self, port: u16) -> bool {
         self.others != Others::Unknown && !self.services.contains_key(&port)

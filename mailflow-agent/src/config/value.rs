@@ -4,7 +4,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use super::Target;
+use super::{NamePattern, Target};
 
 /// The shortest and the longest time between two reads of the kernel's tables.
 const POLL: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(60)];
@@ -99,6 +99,14 @@ pub fn interface_name(text: &str) -> Result<String, String> {
         return Ok(text.to_owned());
     };
     Err(format!("expected the name of an interface; {wrong}"))
+}
+
+/// An entry of `interfaces`: the name of an interface, or a pattern of names.
+pub fn interface(text: &str) -> Result<String, String> {
+    if NamePattern::is_one(text) {
+        return NamePattern::parse(text).map(|_| text.to_owned());
+    }
+    interface_name(text)
 }
 
 /// Where metrics are served: `ADDRESS:PORT`, or `off`.

@@ -18,7 +18,10 @@ pub use self::{
     client::{CallError, Client},
     explain::{Explained, HeldRule, HeldTerm, JudgedFlow, Suggested},
     server::{BindError, Listener, Order, State, bind, serve},
-    status::{Conservation, Fill, Firing, Lookout, Place, RuleStatus, Sink, Status, Ways},
+    status::{
+        Conservation, Fill, Firing, Lookout, Place, RuleStatus, Sink, Status, Unlisted, Watched,
+        WatchedInterface, Ways,
+    },
     top::{Row, Top},
 };
 

@@ -22,6 +22,12 @@ pub struct Status {
     pub poll_seconds: f64,
     /// The programs at their hooks.
     pub interfaces: Vec<Place>,
+    /// The entries of the configuration that are watched, and the interfaces that each is bound to.
+    pub watched: Vec<Watched>,
+    /// Clients inside that are in no internal network.
+    pub unlisted: Unlisted,
+    /// What speaks against where and how it runs, a line each.
+    pub warnings: Vec<String>,
     /// Who looks at the hooks; none until the tables were read once.
     pub lookout: Option<Lookout>,
     /// The flow table.
@@ -61,6 +67,44 @@ pub struct Place {
     pub position: Option<u32>,
     /// How often it was attached again.
     pub again: u64,
+}
+
+/// An entry of the configuration that is watched.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Watched {
+    /// The name or the pattern, as configured.
+    pub entry: String,
+    /// The entry is a pattern.
+    pub pattern: bool,
+    /// Hook, as configured.
+    pub hook: String,
+    /// The interfaces that it is bound to.
+    pub interfaces: Vec<WatchedInterface>,
+    /// For how long there is none, in seconds.
+    pub missing_seconds: Option<f64>,
+}
+
+/// An interface that is watched.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct WatchedInterface {
+    /// Its name.
+    pub name: String,
+    /// `lan`, `host` or `mirror`.
+    pub role: String,
+}
+
+/// Clients inside that are in no internal network: no rule with `source: internal` counts their flows.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Unlisted {
+    /// Interfaces with the networks behind them.
+    pub prefixes: Vec<String>,
+    /// Flows of such clients to the Internet, since the agent started.
+    pub flows: u64,
+    /// Some of the clients.
+    pub clients: Vec<String>,
 }
 
 /// The process that looks at the hooks.

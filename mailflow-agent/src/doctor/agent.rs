@@ -3,15 +3,18 @@
 use std::path::Path;
 
 use super::Finding;
-use crate::control::{Client, Lookout, Reply, Request, Status};
+use crate::control::{Client, Lookout, Reply, Request, Status, Unlisted};
 
-/// What the running agent says of itself.
-pub(super) fn examine(socket: Option<&Path>) -> Vec<Finding> {
-    let Some(socket) = socket else { return Vec::new() };
+/// What the running agent says of itself, and what there is to say of that.
+pub(super) fn ask(socket: Option<&Path>) -> (Option<Status>, Vec<Finding>) {
+    let Some(socket) = socket else { return (None, Vec::new()) };
     match Client::connect(socket).and_then(|mut client| client.call(&Request::Status)) {
-        Ok(Reply::Status(status)) => judge(&status),
-        Ok(_) => vec![Finding::warn("agent", "one of another version runs", "restart it")],
-        Err(error) => vec![Finding::warn("agent", error.to_string(), "start it: mailflow-agent run")],
+        Ok(Reply::Status(status)) => {
+            let findings = judge(&status);
+            (Some(*status), findings)
+        }
+        Ok(_) => (None, vec![Finding::warn("agent", "one of another version runs", "restart it")]),
+        Err(error) => (None, vec![Finding::warn("agent", error.to_string(), "start it: mailflow-agent run")]),
     }
 }
 
@@ -45,6 +48,19 @@ fn judge(status: &Status) -> Vec<Finding> {
     } else {
         Finding::ok("delivery", "packets come once")
     });
+    let Unlisted { prefixes, flows, clients } = &status.unlisted;
+    if *flows > 0 {
+        findings.push(Finding::warn(
+            "networks",
+            format!("{flows} flows came from clients in no internal network, such as {}", clients.join(", ")),
+            "add their networks to internal_networks: no rule with `source: internal` counts them",
+        ));
+    } else if prefixes.is_empty() {
+        findings.push(Finding::ok("networks", "the clients of all flows inside are in internal networks"));
+    }
+    for warning in &status.warnings {
+        findings.push(Finding::warn("agent", warning, "see the agent's log and docs/attaching.md"));
+    }
     for place in
         status.interfaces.iter().filter(|place| !place.attached || place.position.is_some_and(|at| at > 1))
     {
@@ -96,6 +112,12 @@ mod tests {
         status.interfaces.clear();
         status.lookout = Some(Lookout { process: Some(7) });
         assert_eq!(worst(&status), Some(Verdict::Ok));
+        status.unlisted.flows = 3;
+        assert_eq!(worst(&status), Some(Verdict::Warn));
+        status.unlisted.flows = 0;
+        status.warnings = vec!["pins".to_owned()];
+        assert_eq!(worst(&status), Some(Verdict::Warn));
+        status.warnings.clear();
         status.lookout = Some(Lookout { process: None });
         assert_eq!(worst(&status), Some(Verdict::Warn));
         status.conservation.bytes = Ways { up: 0, down: -1 };

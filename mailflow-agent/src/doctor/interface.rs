@@ -1,53 +1,118 @@
 //! An interface that is to be watched.
 
-use std::fs;
+use std::{fs, net::IpAddr, process::Command};
 
 use super::Finding;
 use crate::{
-    config::{Interface, Role},
+    config::{Config, Interface, Role},
+    control::{Watched, WatchedInterface},
+    engine::assets::{Networks, Place},
     kernel::{self, Examined},
 };
 
-/// All there is to say of it.
-pub(super) fn examine(watched: &Interface) -> Vec<Finding> {
-    let name = &watched.name;
-    let examined = match kernel::examine(name) {
+/// All there is to say of what an entry of the configuration names.
+pub(super) fn of_config(entry: &Interface, config: &Config, ask_bpf: bool) -> Vec<Finding> {
+    let Some(pattern) = entry.pattern() else { return examine(&entry.name, entry.role, config, ask_bpf) };
+    let named = |name: &str| config.interfaces.iter().any(|other| other.name == name);
+    let earlier = |name: &str| {
+        let before = config.interfaces.iter().take_while(|other| other.name != entry.name);
+        before.filter_map(Interface::pattern).any(|pattern| pattern.matches(name))
+    };
+    let (others, matching): (Vec<String>, Vec<String>) =
+        kernel::matching(&pattern).into_iter().partition(|name| named(name) || earlier(name));
+    let mut findings = vec![matches(&entry.name, &matching, &others)];
+    findings.extend(matching.iter().flat_map(|name| examine(name, entry.role, config, ask_bpf)));
+    findings
+}
+
+/// All there is to say of what the running agent watches by one of its entries.
+pub(super) fn of_agent(entry: &Watched, config: &Config, ask_bpf: bool) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if entry.pattern {
+        let names: Vec<String> = entry.interfaces.iter().map(|interface| interface.name.clone()).collect();
+        findings.push(matches(&entry.entry, &names, &[]));
+    } else if entry.interfaces.is_empty() {
+        findings.extend(examine(&entry.entry, Role::Auto, config, ask_bpf));
+    }
+    for WatchedInterface { name, role } in &entry.interfaces {
+        let role = Role::ALL.into_iter().find(|known| known.name() == role).unwrap_or_default();
+        findings.extend(examine(name, role, config, ask_bpf));
+    }
+    findings
+}
+
+/// Which interfaces a pattern is bound to.
+fn matches(pattern: &str, bound: &[String], others: &[String]) -> Finding {
+    let others = match others {
+        [] => String::new(),
+        others => format!("; an entry before it, or with the name, decides on {}", others.join(", ")),
+    };
+    match bound {
+        [] => Finding::warn(
+            pattern,
+            format!("no interface matches the pattern{others}"),
+            "each that does is watched once it appears; `ip link` lists those that are there",
+        ),
+        bound => Finding::ok(pattern, format!("matches {}{others}", bound.join(", "))),
+    }
+}
+
+/// All there is to say of an interface.
+fn examine(name: &str, role: Role, config: &Config, ask_bpf: bool) -> Vec<Finding> {
+    let examined = match kernel::examine(name, ask_bpf) {
         Ok(examined) => examined,
         Err(error) => {
             return vec![Finding::bad(
                 name,
                 error.to_string(),
-                "correct its name; it is watched once it appears",
+                "the agent starts without it and watches it once it appears; correct the name if that is wrong",
             )];
         }
     };
-    let role = if watched.role == Role::Auto { examined.role } else { watched.role };
+    let role = if role == Role::Auto { examined.role } else { role };
+    let internal = &config.engine.internal;
     let mut findings = vec![
-        side(name, role, &examined),
+        side(name, role, &examined, internal),
         xdp(name, &examined),
         hooks(name, &examined),
         losses(name, role, &examined),
     ];
+    findings.extend(networks(name, role, &examined, internal));
     findings.extend(bridge(name, &examined));
     findings.extend(offloads(name));
     findings
 }
 
 /// Whether what is watched is where the role wants it.
-fn side(name: &str, role: Role, examined: &Examined) -> Finding {
+fn side(name: &str, role: Role, examined: &Examined, internal: &Networks) -> Finding {
     let what = format!("{name} role");
     let reason = &examined.reason;
+    let inside = "watch the interface on the inside; role: host counts the machine's own mail";
+    let public = |address: &&IpAddr| internal.locate(**address).place == Place::Internet;
     match role {
         Role::Lan if examined.default_route => Finding::warn(
             what,
             "lan, but this machine's default route leaves here: behind source NAT the internal hosts cannot be told apart",
-            "watch the interface on the inside",
+            inside,
         ),
         Role::Lan if !examined.forwards => Finding::warn(
             what,
             "lan, but this machine forwards nothing",
             "role: host for the machine's own mail, mirror for copies; or switch forwarding on",
         ),
+        Role::Lan => match (source_nat(name), examined.addresses.iter().find(public)) {
+            (Some(rule), _) => Finding::warn(
+                what,
+                format!("lan, but source NAT hides the internal hosts from what leaves here: {rule}"),
+                inside,
+            ),
+            (None, Some(address)) => Finding::warn(
+                what,
+                format!("lan, but its address {address} is of the Internet and in no internal network"),
+                format!("{inside}; where its network is yours, add it to internal_networks"),
+            ),
+            (None, None) => Finding::ok(what, format!("lan: {reason}")),
+        },
         Role::Mirror if !examined.promiscuous => Finding::warn(
             what,
             "mirror, but the interface is not in promiscuous mode: a NIC drops frames for others",
@@ -55,6 +120,50 @@ fn side(name: &str, role: Role, examined: &Examined) -> Finding {
         ),
         _ => Finding::ok(what, format!("{}: {reason}", role.name())),
     }
+}
+
+/// The rule by which source NAT changes what leaves by an interface, as far as `nft` and `iptables` are there to tell.
+fn source_nat(name: &str) -> Option<String> {
+    let commands: [(&str, &[&str]); 3] = [
+        ("nft", &["list", "ruleset"]),
+        ("iptables-save", &["-t", "nat"]),
+        ("ip6tables-save", &["-t", "nat"]),
+    ];
+    commands.into_iter().find_map(|(command, arguments)| {
+        let told =
+            Command::new(command).args(arguments).output().ok().filter(|told| told.status.success())?;
+        source_nat_rule(&String::from_utf8_lossy(&told.stdout), name)
+    })
+}
+
+/// The first rule of a list that changes the source of what leaves by an interface.
+fn source_nat_rule(rules: &str, name: &str) -> Option<String> {
+    let changes = |line: &str| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let leaves = words
+            .windows(2)
+            .any(|pair| matches!(pair[0], "oifname" | "oif" | "-o") && pair[1].trim_matches('"') == name);
+        leaves && words.iter().any(|word| matches!(*word, "masquerade" | "snat" | "MASQUERADE" | "SNAT"))
+    };
+    rules.lines().map(str::trim).find(|line| changes(line)).map(str::to_owned)
+}
+
+/// Networks behind an inside interface that are in no internal network.
+fn networks(name: &str, role: Role, examined: &Examined, internal: &Networks) -> Option<Finding> {
+    if role != Role::Lan || examined.default_route {
+        return None;
+    }
+    let what = format!("{name} networks");
+    let missed = examined.prefixes.iter().filter(|prefix| internal.misses(prefix)).map(ToString::to_string);
+    let missed: Vec<String> = missed.collect();
+    Some(match missed.as_slice() {
+        [] => Finding::ok(what, "its addresses are in internal networks"),
+        missed => Finding::warn(
+            what,
+            format!("in no internal network: {}", missed.join(", ")),
+            "add them to internal_networks: no rule with `source: internal` counts clients there",
+        ),
+    })
 }
 
 fn xdp(name: &str, examined: &Examined) -> Finding {
@@ -118,7 +227,7 @@ fn losses(name: &str, role: Role, examined: &Examined) -> Finding {
 /// What the NIC does without the kernel, as far as ethtool is there to tell.
 fn offloads(name: &str) -> Vec<Finding> {
     let what = format!("{name} offloads");
-    let told = std::process::Command::new("ethtool").args(["-k", name]).output();
+    let told = Command::new("ethtool").args(["-k", name]).output();
     let Some(told) = told.ok().filter(|told| told.status.success()) else {
         return vec![Finding::warn(what, "cannot be told without ethtool", "install ethtool")];
     };
@@ -151,4 +260,26 @@ fn offloads(name: &str) -> Vec<Finding> {
         findings.push(Finding::ok(what, "GRO and TSO count exactly; nothing is forwarded by the NIC"));
     }
     findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn source_nat_is_found_by_the_interface_it_leaves_by() {
+        let nft = "table inet nat {\n\tchain post {\n\t\toifname \"wan0\" masquerade\n\t\toifname \"wan1\" accept\n\t}\n}";
+        let tables = "*nat\n-A POSTROUTING -s 10.0.0.0/8 -o ppp0 -j MASQUERADE\n-A POSTROUTING -o eth1 -j SNAT --to-source 192.0.2.1\n";
+        for (rules, name, found) in [
+            (nft, "wan0", true),
+            (nft, "wan1", false),
+            (nft, "wan", false),
+            (tables, "ppp0", true),
+            (tables, "eth1", true),
+            (tables, "eth0", false),
+            ("", "wan0", false),
+        ] {
+            assert_eq!(source_nat_rule(rules, name).is_some(), found, "{name}");
+        }
+    }
 }

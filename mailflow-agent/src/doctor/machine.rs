@@ -5,19 +5,29 @@ use std::{fs, path::Path};
 use super::Finding;
 use crate::{
     config::Config,
-    kernel::{self, ClockState, KernelVersion},
+    kernel::{self, ClockState, KernelVersion, Refusal},
     privileges,
 };
 
-/// All of it.
-pub(super) fn examine(config: &Config) -> Vec<Finding> {
+/// All of it, and whether bpf(2) may be called.
+pub(super) fn examine(config: &Config) -> (Vec<Finding>, bool) {
     let version = KernelVersion::running();
     let mut findings = vec![kernel_version(version.as_ref().map_err(ToString::to_string).copied())];
     findings.push(match kernel::check_capabilities() {
-        Ok(()) => Finding::ok("capabilities", "this process may load and attach programs"),
+        Ok(()) => Finding::ok("capabilities", "this process holds those that loading and attaching need"),
         Err(error) => {
             Finding::bad("capabilities", error.to_string(), "run as root, or under the shipped systemd unit")
         }
+    });
+    let tried = kernel::try_bpf();
+    let harmless = !tried.as_ref().is_err_and(|refusal| refusal.deadly);
+    findings.push(match tried {
+        Ok(()) => Finding::ok("bpf", "a map was created and a program loaded, to try it"),
+        Err(Refusal { what, error, cause, .. }) => Finding::bad(
+            "bpf",
+            format!("{what} is refused: {error}"),
+            format!("the cause is likely this: {cause}"),
+        ),
     });
     if let Ok(version) = version {
         findings.push(after_start(version));
@@ -33,7 +43,7 @@ pub(super) fn examine(config: &Config) -> Vec<Finding> {
         ),
         Err(error) => Finding::warn("clock", format!("cannot be asked: {error}"), "see `timedatectl`"),
     });
-    findings
+    (findings, harmless)
 }
 
 fn kernel_version(version: Result<KernelVersion, String>) -> Finding {
@@ -88,6 +98,14 @@ fn pins(pins: Option<&Path>) -> Finding {
         return Finding::warn(what, format!("switched off: {lost}"), "set state.pins");
     };
     match kernel::bpf_file_system(pins) {
+        Ok(true) if kernel::private_file_system(pins) == Some(true) => Finding::warn(
+            what,
+            format!(
+                "{} is in a BPF file system of this mount namespace alone, and ends with it",
+                pins.display()
+            ),
+            "start the agent with nsenter --net=/run/netns/NAME instead of `ip netns exec`, or set state.pins to a BPF file system that is mounted outside",
+        ),
         Ok(true) => Finding::ok(what, format!("{} is in a BPF file system", pins.display())),
         Ok(false) => Finding::warn(
             what,

@@ -108,13 +108,21 @@ impl Networks {
     }
 
     /// Whether both are one and the same set, and not only alike.
-    pub(super) fn is(&self, other: &Self) -> bool {
+    pub fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
     /// The lines, with the groups and roles that they inherit.
     pub fn networks(&self) -> &[Network] {
         &self.0.networks
+    }
+
+    /// Returns true if the network behind an interface is not internal, and was not left out on purpose: by a line that
+    /// excludes it, or by a list of parts of it.
+    pub fn misses(&self, prefix: &IpNet) -> bool {
+        let mut lines = self.networks().iter();
+        let meant = |line: &Network| prefix.contains(&line.net) || line.exclude && line.net.contains(prefix);
+        self.find(prefix.addr()).is_none() && !lines.any(meant)
     }
 
     /// The groups that internal networks belong to.
@@ -217,6 +225,22 @@ mod tests {
 
     fn found<'a>(networks: &'a Networks, ip: &str) -> Option<&'a str> {
         networks.find(ip.parse().unwrap()).map(|network| network.line.as_str())
+    }
+
+    #[test]
+    fn a_network_is_missed_unless_it_is_internal_or_left_out_on_purpose() {
+        for (lines, prefix, missed) in [
+            (&["10.0.0.0/8"][..], "2001:db8:1::/64", true),
+            (&["10.0.0.0/8", "2001:db8::/32"], "2001:db8:1::/64", false),
+            (&["10.0.0.0/8"], "10.1.0.0/16", false),
+            (&["10.0.0.0/8"], "192.0.2.0/24", true),
+            (&["10.0.0.0/8", "!10.9.0.0/16"], "10.9.0.0/24", false),
+            (&["10.0.0.0/8", "192.0.2.16/28"], "192.0.2.0/24", false),
+            (&["10.0.0.0/8"], "203.0.113.7/32", true),
+        ] {
+            let networks = Networks::new(lines.iter().map(|line| network(line)).collect());
+            assert_eq!(networks.misses(&prefix.parse().unwrap()), missed, "{lines:?} {prefix}");
+        }
     }
 
     #[test]

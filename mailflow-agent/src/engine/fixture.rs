@@ -84,6 +84,7 @@ pub(super) fn rule() -> Rule {
             source: Member::Internal.into(),
             destination: Member::External.into(),
             ports: vec![25, 465, 587, 994],
+            services: Vec::new(),
             apps: vec![App::Smtp, App::SmtpStartTls, App::Smtps],
             protocols: vec![Transport::Tcp],
             size: Some(size),

@@ -142,6 +142,11 @@ impl Engine {
         }
     }
 
+    /// The internal networks in force.
+    pub fn internal(&self) -> &Networks {
+        &self.settings.internal
+    }
+
     /// From now on these are the internal networks. What was counted stays counted; records that come are
     /// judged by the new list.
     pub fn set_internal(&mut self, internal: Networks) {

@@ -17,6 +17,7 @@ use super::{
     lane::{Known, Lane},
     plan::Plan,
     saved::{Key, Record, SpillPlace},
+    settings::Match,
     store::Store,
     subject::Subject,
     tally::{Kinds, Quantities, Stage, Taken, Tally},
@@ -315,5 +316,8 @@ fn subjects(lane: &Lane, records: &mut Records<'_>) -> Vec<SubjectState> {
 
 fn meaning(plan: &Plan) -> String {
     let terms: Vec<_> = plan.rule.terms.iter().map(|term| (term.measure, term.window)).collect();
-    format!("{:?} {:?} {terms:?}", plan.rule.matching, plan.rule.group_by)
+    // A rule that names a service means its ports. Without the field the text is also that of older states.
+    let matching = Match { services: Vec::new(), ..plan.rule.matching.clone() };
+    let matching = format!("{matching:?}").replace("services: [], ", "");
+    format!("{matching} {:?} {terms:?}", plan.rule.group_by)
 }

@@ -3,9 +3,11 @@
 mod auth;
 mod compress;
 mod door;
+mod listen;
 mod routes;
 
 pub use door::Door;
+pub use listen::is_assigned;
 
 use std::{future::Future, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
@@ -57,6 +59,14 @@ pub enum BindError {
         /// The address.
         addr: SocketAddr,
     },
+    /// Neither the address nor its interface is there yet.
+    #[error("cannot listen on {addr} yet: {source}")]
+    Absent {
+        /// The address.
+        addr: SocketAddr,
+        /// The system's reason.
+        source: io::Error,
+    },
     /// The system refuses it.
     #[error("cannot listen on {addr}: {source}")]
     Refused {
@@ -88,9 +98,10 @@ impl Listener {
 pub async fn bind(addr: SocketAddr) -> Result<Listener, BindError> {
     let refused = |source: io::Error| match source.kind() {
         io::ErrorKind::AddrInUse => BindError::InUse { addr },
+        _ if listen::is_absent(&source) => BindError::Absent { addr, source },
         _ => BindError::Refused { addr, source },
     };
-    let inner = TcpListener::bind(addr).await.map_err(refused)?;
+    let inner = listen::listen(addr).map_err(refused)?;
     let addr = inner.local_addr().map_err(refused)?;
     Ok(Listener { inner, addr })
 }

@@ -1,14 +1,18 @@
 //! An interface and the machine, as `doctor` looks at them.
 
-use std::{fs, io, path::Path};
+use std::{fs, io, net::IpAddr, path::Path};
+
+use ipnet::IpNet;
 
 use super::{
+    addresses,
     attach::{self, Attachment, Direction},
+    device::Device,
     error::KernelError,
     interface::{self, Interface},
     machine, mount, netlink, query,
 };
-use crate::config::Role;
+use crate::config::{NamePattern, Role};
 
 /// What there is to say of an interface.
 #[derive(Debug)]
@@ -21,6 +25,10 @@ pub struct Examined {
     pub forwards: bool,
     /// Whether a default route leaves here.
     pub default_route: bool,
+    /// Its addresses, but for those of the link alone.
+    pub addresses: Vec<IpAddr>,
+    /// The networks behind it.
+    pub prefixes: Vec<IpNet>,
     /// Whether it takes frames for others.
     pub promiscuous: bool,
     /// What speaks against native XDP.
@@ -42,14 +50,17 @@ pub struct AtHook {
     pub ours: bool,
 }
 
-/// Looks at an interface.
+/// Looks at an interface; with `ask_bpf` also at its programs, which takes bpf(2).
 ///
 /// # Errors
 /// There is none of this name, or its kind is not known.
-pub fn examine(name: &str) -> Result<Examined, KernelError> {
+pub fn examine(name: &str, ask_bpf: bool) -> Result<Examined, KernelError> {
     let interface = Interface::find(name)?;
     let link = interface.link()?;
     let (role, reason) = interface.guess_role();
+    let known = addresses::read([(interface.index(), name)].into_iter(), None).unwrap_or_default();
+    let all = netlink::addresses().unwrap_or_default().into_iter();
+    let own = all.filter(|address| address.device == interface.index() && address.global);
     let against_xdp = match link {
         interface::Link::Ethernet => interface.against_native_xdp(),
         interface::Link::Ip => Some("its frames have no Ethernet header".to_owned()),
@@ -58,12 +69,17 @@ pub fn examine(name: &str) -> Result<Examined, KernelError> {
         role,
         reason,
         forwards: interface::forwards(),
-        default_route: interface::default_routes().iter().any(|route| route == name),
+        default_route: interface::carries_default_route(interface.index()),
+        addresses: own.map(|address| address.local).collect(),
+        prefixes: known.inside.iter().map(|found| found.prefix).collect(),
         promiscuous: interface.promiscuous(),
         against_xdp,
         filtered_bridge: interface.filtered_bridge(),
-        programs: programs(interface.index()),
-        dropped: dropped(name),
+        programs: match ask_bpf {
+            true => programs(interface.index()),
+            false => Err(io::Error::other("bpf(2) ends the process")),
+        },
+        dropped: Device::name_of(interface.index()).and_then(|name| dropped(&name)),
     })
 }
 
@@ -81,6 +97,18 @@ pub fn check_capabilities() -> Result<(), KernelError> {
 /// The system does not say.
 pub fn bpf_file_system(path: &Path) -> io::Result<bool> {
     mount::is_bpf(path.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(path))
+}
+
+/// Whether a BPF file system is in this mount namespace alone; `None` where that cannot be told.
+pub fn private_file_system(path: &Path) -> Option<bool> {
+    mount::is_private(path)
+}
+
+/// The interfaces that match a pattern, by any of their names, but for the loopback.
+pub fn matching(pattern: &NamePattern) -> Vec<String> {
+    let links = netlink::links().unwrap_or_default().into_iter();
+    let matching = links.filter(|link| !link.loopback && link.names.iter().any(|name| pattern.matches(name)));
+    matching.filter_map(|link| link.names.into_iter().next()).collect()
 }
 
 /// Whether somebody keeps the clock.
@@ -148,10 +176,10 @@ mod tests {
 
     #[test]
     fn the_loopback_is_examined() {
-        let lo = examine("lo").unwrap();
+        let lo = examine("lo", true).unwrap();
         assert!(lo.against_xdp.is_some() && lo.dropped.is_some() && !lo.promiscuous, "{lo:?}");
         assert!(lo.programs.is_ok(), "{lo:?}");
-        assert!(examine("nosuch").is_err());
+        assert!(examine("nosuch", true).is_err());
         assert!(clock_state().is_ok());
         assert!(!bpf_file_system(Path::new("/proc/none/such")).unwrap());
     }

@@ -98,17 +98,17 @@ impl Interface {
     /// What passes here, and why that is believed.
     pub(super) fn guess_role(&self) -> (Role, String) {
         let forwards = forwards();
-        let defaults = default_routes();
+        let defaults = default_devices();
         if self.promiscuous() {
             return (Role::Mirror, "it is in promiscuous mode".to_owned());
         }
         if !forwards {
             return (Role::Host, "this machine forwards nothing".to_owned());
         }
-        if defaults.iter().any(|name| name == self.name()) {
+        if defaults.contains(&self.index()) {
             return (Role::Host, "this machine's default route leaves here: behind source NAT only the machine's own mail can be told apart".to_owned());
         }
-        match defaults.first() {
+        match defaults.iter().find_map(|device| Device::name_of(*device)) {
             Some(route) => {
                 (Role::Lan, format!("this machine forwards, and its default route leaves by {route}"))
             }
@@ -130,10 +130,31 @@ pub(super) fn forwards() -> bool {
     })
 }
 
-/// Interfaces that default routes leave by, IPv4 first.
-pub(super) fn default_routes() -> Vec<String> {
+/// Numbers of the interfaces that default routes leave by, IPv4 first. By number, as an interface may be configured
+/// by another of its names.
+pub(super) fn default_devices() -> Vec<u32> {
     let devices = netlink::default_routes().unwrap_or_default();
-    devices.into_iter().filter_map(Device::name_of).filter(|name| name != "lo").collect()
+    devices.into_iter().filter(|device| Device::name_of(*device).is_some_and(|name| name != "lo")).collect()
+}
+
+/// Whether a default route leaves by an interface.
+pub(super) fn carries_default_route(device: u32) -> bool {
+    default_devices().contains(&device)
+}
+
+/// The roles that an entry has by what is there now, and with `later` those that it may come to have: an interface
+/// may appear, and a default route may leave by one that was the inside.
+pub(super) fn possible_roles(name: &str, role: Role, later: bool) -> Vec<Role> {
+    match (role, Device::find(name)) {
+        (Role::Auto, _) if !forwards() => vec![Role::Host],
+        (Role::Auto, Some(device)) => match Interface::of(device).guess_role().0 {
+            Role::Lan if later => vec![Role::Lan, Role::Host],
+            role => vec![role],
+        },
+        (Role::Auto, None) if later => vec![Role::Host, Role::Lan],
+        (Role::Auto, None) => Vec::new(),
+        (role, _) => vec![role],
+    }
 }
 
 #[cfg(test)]
@@ -151,6 +172,8 @@ mod tests {
                 run(&format!("ip link set {name} up"));
             }
             run("ip address add 10.20.0.1/24 dev lan0");
+            let default_routes =
+                || default_devices().into_iter().filter_map(Device::name_of).collect::<Vec<_>>();
             assert_eq!(default_routes(), Vec::<String>::new());
             run("ip route add default nexthop dev wan0 nexthop dev wan1");
             run("ip route add default dev wan2 table 7");
@@ -160,6 +183,11 @@ mod tests {
                 assert!(found.iter().any(|found| found == name), "{name}: {found:?}");
             }
             assert!(!found.iter().any(|found| found == "lan0"), "{found:?}");
+            // By whichever of its names it is asked for.
+            run("ip link property add dev wan0 altname uplink");
+            fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
+            assert_eq!(Interface::find("uplink").unwrap().guess_role().0, Role::Host);
+            assert_eq!(Interface::find("lan0").unwrap().guess_role().0, Role::Lan);
         });
     }
 

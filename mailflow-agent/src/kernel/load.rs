@@ -107,6 +107,8 @@ pub(super) struct Loaded {
     pub(super) log: KernelLog,
     /// The IPv6 prefix that makes a source, and the seed of the tables.
     pub(super) sharing: (u8, [u64; 2]),
+    /// Packets that are forwarded are not counted at `host` interfaces.
+    pub(super) local_only: bool,
     /// The flow table's sets, where it has any.
     pub(super) sets: Option<Sets>,
     /// Who looks at the hooks, where it is not this thread.
@@ -144,7 +146,9 @@ impl Loaded {
         let mut ebpf = loader.load(&object).map_err(|error| KernelError::Load(Box::new(error)))?;
         let log = KernelLog::read(&mut ebpf, options.kernel_log);
         let (programs, sharing) = Default::default();
-        let mut loaded = Self { ebpf, programs, version, log, sharing, sets: None, lookout: None };
+        let local_only = options.local_only;
+        let mut loaded =
+            Self { ebpf, programs, version, log, sharing, local_only, sets: None, lookout: None };
         loaded.load_programs(options.programs)?;
         let sharing = loaded.share(options)?;
         if shape.sets != 0 {

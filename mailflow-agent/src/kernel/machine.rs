@@ -57,7 +57,7 @@ const CAP_SYS_ADMIN: u32 = 21;
 /// # Errors
 /// [`KernelError::Capabilities`] names what is missing.
 pub(super) fn check_capabilities() -> Result<(), KernelError> {
-    let path = "/proc/self/status";
+    let path = "/proc/thread-self/status";
     let status =
         fs::read_to_string(path).map_err(|source| KernelError::Machine { what: path.to_owned(), source })?;
     let effective = status
@@ -90,6 +90,15 @@ pub(super) fn lift_memory_limit(version: KernelVersion) {
             tracing::debug!(error = %std::io::Error::last_os_error(), "RLIMIT_MEMLOCK stays as it is");
         }
     }
+}
+
+/// RLIMIT_MEMLOCK in bytes, where maps are charged to it and it is a limit.
+pub(super) fn memory_limit() -> Option<u64> {
+    KernelVersion::running().ok().filter(|version| *version < KernelVersion::NO_MEMLOCK)?;
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: writes one struct that lives through the call.
+    let told = unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &raw mut limit) } == 0;
+    (told && limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur)
 }
 
 /// Bytes of kernel memory behind the map that a descriptor of ours names (bpf_map_show_fdinfo); 0

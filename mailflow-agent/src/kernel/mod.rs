@@ -1,6 +1,8 @@
 //! The kernel seam, the only user of aya: load, attach, read. It knows no rule.
 
+mod addresses;
 mod attach;
+mod attempt;
 mod batch;
 mod carried;
 mod device;
@@ -25,21 +27,26 @@ mod plain;
 mod query;
 mod remove;
 mod sets;
+mod supervised;
 mod table;
 mod ticks;
 mod watch;
 
-use std::os::fd::{AsFd, OwnedFd};
-
-use aya::{TestRun, TestRunOptions, programs::Program};
-use mailflow_common::{PortSet, Silences, Totals};
-use tracing::info;
+use std::{
+    io,
+    os::fd::{AsFd, OwnedFd},
+};
 
 pub use self::{
+    addresses::{Addresses, InsidePrefix},
     attach::{Attachment, Direction},
+    attempt::{Refusal, try_bpf},
     device::present,
     error::KernelError,
-    examine::{AtHook, ClockState, Examined, bpf_file_system, check_capabilities, clock_state, examine},
+    examine::{
+        AtHook, ClockState, Examined, bpf_file_system, check_capabilities, clock_state, examine, matching,
+        private_file_system,
+    },
     held::{Difference, Held, Sum},
     keep::{Kept, key_bytes, pack_spill_key, unpack_key, unpack_spill_key},
     load::{LoadOptions, Programs, SilenceLimits},
@@ -50,11 +57,10 @@ pub use self::{
     object::OBJECT,
     pins::{PinError, Pins, holder},
     table::{Reader, Taking},
-    watch::{Place, Standing, Verify},
+    watch::{Bound, Place, Standing, Verify},
 };
 use self::{
     device::Device,
-    interface::Interface,
     load::Loaded,
     pins::Old,
     table::{Moment, Table},
@@ -62,13 +68,15 @@ use self::{
     watch::Watched,
 };
 use crate::{
-    config::{AtStop, Hook, Role},
+    config::{self, AtStop, Hook, NamePattern, Role},
     engine::{
         flow::{Fate, Finished, Flow},
         spill::Spill,
         time::Time,
     },
 };
+use aya::{TestRun, TestRunOptions, programs::Program};
+use mailflow_common::{PortSet, Silences, Totals};
 
 /// Length of a tick of a clock that is set from outside, in nanoseconds.
 const EXTERNAL_TICK: u64 = 1_000_000;
@@ -189,10 +197,11 @@ impl Kernel {
         Ok(Self { loaded, ticks, clock, table, watched, pinned, begun: Begun::Anew, left })
     }
 
-    /// Attaches to an interface, as its role asks, and watches it from then on.
+    /// Attaches to an interface, or to those that match a pattern, as the role asks, and watches from then on. What
+    /// is not there is waited for.
     ///
     /// # Errors
-    /// There is no such interface, or no hook takes the program; every refusal is named.
+    /// The interface of that name is there and no hook takes the program; every refusal is named.
     pub fn attach(&mut self, name: &str, role: Role, hook: Hook) -> Result<(), KernelError> {
         let pins = self.pinned.as_ref().map(|pinned| &pinned.pins);
         self.watched.add(&mut self.loaded, pins, name, role, hook)
@@ -284,6 +293,20 @@ impl Kernel {
     /// Which tables these are: the kernel's number of the flow table; none where nothing is pinned.
     pub fn generation(&self) -> Option<u32> {
         self.pinned.as_ref().and_then(|pinned| pinned.pins.generation())
+    }
+
+    /// The entries that are watched, and the interfaces that each is bound to.
+    pub fn bound(&self) -> Vec<Bound> {
+        self.watched.bound()
+    }
+
+    /// The machine's addresses, and the networks behind the interfaces that are watched as the inside of a gateway.
+    /// Default routes are looked up again where the addresses are not those of `before`.
+    ///
+    /// # Errors
+    /// The kernel does not list its addresses.
+    pub fn addresses(&self, before: Option<&Addresses>) -> io::Result<Addresses> {
+        addresses::read(self.watched.inside(), before)
     }
 
     /// Where programs belong, and whether they are there.
@@ -433,18 +456,31 @@ impl Reader for Snapshot {
     }
 }
 
-/// The role of an interface: as configured, or chosen by what the machine does, and said so.
-///
-/// # Errors
-/// There is no such interface.
-pub fn choose_role(name: &str, role: Role) -> Result<Role, KernelError> {
-    let interface = Interface::find(name)?;
-    if role != Role::Auto {
-        return Ok(role);
-    }
-    let (role, reason) = interface.guess_role();
-    info!(interface = name, role = role.name(), %reason, "role chosen");
-    Ok(role)
+/// Returns true if `host` interfaces stand beside `lan` ones, as configured or as chosen by what is there now; with
+/// `later` if they may come to.
+pub fn roles_mix(interfaces: &[config::Interface], later: bool) -> bool {
+    let possible = |entry: &config::Interface| interface::possible_roles(&entry.name, entry.role, later);
+    let roles: Vec<_> = interfaces.iter().map(possible).collect();
+    let may_be_lan = |but: Option<usize>| {
+        let mut others = roles.iter().enumerate().filter(|(number, _)| Some(*number) != but);
+        others.any(|(_, roles)| roles.contains(&Role::Lan))
+    };
+    let mixes = |(number, entry): (usize, &config::Interface)| {
+        // One interface has one role; those of a pattern may have several.
+        let but = (!NamePattern::is_one(&entry.name)).then_some(number);
+        roles[number].contains(&Role::Host) && may_be_lan(but)
+    };
+    interfaces.iter().enumerate().any(mixes)
+}
+
+/// Returns true if `host` interfaces are watched and no `lan` ones, whatever comes.
+pub fn roles_are_host(interfaces: &[config::Interface]) -> bool {
+    let may_be = |role: Role| {
+        let mut roles =
+            interfaces.iter().map(|entry| interface::possible_roles(&entry.name, entry.role, true));
+        roles.any(|roles| roles.contains(&role))
+    };
+    may_be(Role::Host) && !may_be(Role::Lan)
 }
 
 /// The program that captures of a role are run through: where this kernel has it, the one that takes

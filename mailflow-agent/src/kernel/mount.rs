@@ -60,6 +60,22 @@ pub(super) fn is_bpf(path: &Path) -> io::Result<bool> {
     Ok(found.f_type == MAGIC)
 }
 
+/// Returns true if the BPF file system at `path` is in this process's mount namespace alone, and so ends with it: `ip
+/// netns exec` gives each command a mount namespace of its own. `None` where the mounts of the first process cannot be
+/// read.
+pub(super) fn is_private(path: &Path) -> Option<bool> {
+    let there = path.ancestors().find(|ancestor| ancestor.exists())?;
+    let device = fs::metadata(there).ok()?.dev();
+    let mounts = fs::read_to_string("/proc/1/mountinfo").ok()?;
+    Some(!lists(&mounts, (libc::major(device), libc::minor(device))))
+}
+
+/// Returns true if a mount table has a file system of this device number (proc(5), /proc/PID/mountinfo).
+fn lists(mounts: &str, (major, minor): (u32, u32)) -> bool {
+    let device = format!("{major}:{minor}");
+    mounts.lines().any(|line| line.split_whitespace().nth(2) == Some(&device))
+}
+
 /// The process that holds a lock (flock) on `path`, where the kernel says so (proc(5), /proc/locks).
 pub fn lock_holder(path: &Path) -> Option<u32> {
     let inode = fs::metadata(path).ok()?.ino();
@@ -70,4 +86,43 @@ pub fn lock_holder(path: &Path) -> Option<u32> {
         let held = *fields.get(1)? == "FLOCK" && fields.get(5)?.rsplit(':').next()? == inode.to_string();
         held.then(|| fields[4].parse().ok()).flatten()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mount_is_found_by_its_device() {
+        let mounts =
+            "24 1 0:22 / /sys rw shared:7 - sysfs sysfs rw\n31 24 0:40 / /sys/fs/bpf rw - bpf bpf rw\n";
+        assert!(lists(mounts, (0, 40)) && lists(mounts, (0, 22)));
+        assert!(!lists(mounts, (0, 4)) && !lists(mounts, (0, 41)) && !lists("", (0, 40)));
+    }
+
+    #[test]
+    fn a_mount_of_a_namespace_of_its_own_is_private() {
+        let inside = || {
+            let folder = std::env::temp_dir().join(format!("mailflow-mount-{}", std::process::id()));
+            fs::create_dir_all(&folder).unwrap();
+            // A file system of the machine, as seen from here.
+            assert_eq!(is_private(&folder), Some(false));
+            let target = CString::new(folder.as_os_str().as_bytes()).unwrap();
+            // SAFETY: moves this thread alone into a mount namespace of its own, whose changes stay there; the strings
+            // live through the calls.
+            unsafe {
+                assert_eq!(libc::unshare(libc::CLONE_FS | libc::CLONE_NEWNS), 0, "this test needs root");
+                let flags = libc::MS_REC | libc::MS_PRIVATE;
+                let nothing = std::ptr::null();
+                assert_eq!(libc::mount(nothing, c"/".as_ptr(), nothing, flags, nothing.cast()), 0);
+                let kind = c"bpf".as_ptr();
+                assert_eq!(libc::mount(kind, target.as_ptr(), kind, 0, nothing.cast()), 0);
+            }
+            assert!(is_bpf(&folder).unwrap());
+            assert_eq!(is_private(&folder.join("mailflow")), Some(true));
+            folder
+        };
+        let folder = std::thread::spawn(inside).join().unwrap();
+        fs::remove_dir(folder).unwrap();
+    }
 }

@@ -2,7 +2,7 @@
 //! of changes. Answers are searched for the few attributes that matter here and not parsed as a whole:
 //! newer kernels add attributes that no parser knows.
 
-use std::io;
+use std::{io, net::IpAddr};
 
 use netlink_packet_core::{
     DecodeError, NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer, NlasIterator,
@@ -30,8 +30,104 @@ const TCA_OPTIONS: u16 = 2;
 const TCA_CHAIN: u16 = 11;
 const TCA_BPF_NAME: u16 = 7;
 const TCA_BPF_ID: u16 = 11;
-/// The group that hears of links (linux/rtnetlink.h).
-const RTNLGRP_LINK: u32 = 1;
+/// The groups that hear of links and of addresses (linux/rtnetlink.h).
+const GROUPS: [u32; 3] = [1, 5, 9];
+/// Length of `struct ifaddrmsg`, its attributes, and the widest scope (linux/if_addr.h, linux/rtnetlink.h).
+const ADDRESS_HEAD: usize = 8;
+const IFA_ADDRESS: u16 = 1;
+const IFA_LOCAL: u16 = 2;
+const RT_SCOPE_UNIVERSE: u8 = 0;
+/// Attributes with a link's names, and what asks for a link without its counters (linux/if_link.h).
+const IFLA_IFNAME: u16 = 3;
+const IFLA_EXT_MASK: u16 = 29;
+const IFLA_PROP_LIST: u16 = 52;
+const IFLA_ALT_IFNAME: u16 = 53;
+const RTEXT_FILTER_SKIP_STATS: u32 = 1 << 3;
+
+/// A link of this network namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct LinkNames {
+    /// Its number.
+    pub(super) device: u32,
+    /// Its name, then its alternative names.
+    pub(super) names: Vec<String>,
+    /// A loopback carries the machine's own packets only.
+    pub(super) loopback: bool,
+}
+
+/// Returns every link with all its names, in the order of the kernel.
+pub(super) fn links() -> io::Result<Vec<LinkNames>> {
+    let mut head = [0; LINK_HEAD + 8];
+    head[LINK_HEAD..LINK_HEAD + 2].copy_from_slice(&8_u16.to_ne_bytes());
+    head[LINK_HEAD + 2..LINK_HEAD + 4].copy_from_slice(&IFLA_EXT_MASK.to_ne_bytes());
+    head[LINK_HEAD + 4..].copy_from_slice(&RTEXT_FILTER_SKIP_STATS.to_ne_bytes());
+    let mut links = Vec::new();
+    ask(libc::RTM_GETLINK, NLM_F_DUMP, &head, |message| {
+        let field = |at: usize| message.get(at..at + 4).and_then(word).unwrap_or(0);
+        let loopback = field(8) & libc::IFF_LOOPBACK as u32 != 0;
+        let (mut names, mut alternative) = (Vec::new(), Vec::new());
+        for attribute in attributes(message, LINK_HEAD) {
+            let attribute = attribute?;
+            match attribute.kind() {
+                IFLA_IFNAME => names.push(text(attribute.value())),
+                IFLA_PROP_LIST => {
+                    let inner = NlasIterator::new(attribute.value()).flatten();
+                    let inner = inner.filter(|inner| inner.kind() == IFLA_ALT_IFNAME);
+                    alternative.extend(inner.map(|inner| text(inner.value())));
+                }
+                _ => {}
+            }
+        }
+        names.append(&mut alternative);
+        links.push(LinkNames { device: field(4), names, loopback });
+        Ok(())
+    })?;
+    Ok(links)
+}
+
+/// An address of an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct InterfaceAddress {
+    /// The interface's number.
+    pub(super) device: u32,
+    /// The machine's own address.
+    pub(super) local: IpAddr,
+    /// The prefix of the network behind the interface; on a point-to-point link the other end's address.
+    pub(super) prefix: (IpAddr, u8),
+    /// It is meant for more than its link.
+    pub(super) global: bool,
+}
+
+/// Returns every address of this network namespace.
+pub(super) fn addresses() -> io::Result<Vec<InterfaceAddress>> {
+    let mut addresses = Vec::new();
+    ask(libc::RTM_GETADDR, NLM_F_DUMP, &[0; ADDRESS_HEAD], |message| {
+        let byte = |at: usize| message.get(at).copied().unwrap_or(0);
+        let device = message.get(4..8).and_then(word).unwrap_or(0);
+        let (mut address, mut local) = (None, None);
+        for attribute in attributes(message, ADDRESS_HEAD) {
+            let attribute = attribute?;
+            match attribute.kind() {
+                IFA_ADDRESS => address = ip(attribute.value()),
+                IFA_LOCAL => local = ip(attribute.value()),
+                _ => {}
+            }
+        }
+        if let Some(address) = address.or(local) {
+            let local = local.unwrap_or(address);
+            let global = byte(3) == RT_SCOPE_UNIVERSE;
+            addresses.push(InterfaceAddress { device, local, prefix: (address, byte(1)), global });
+        }
+        Ok(())
+    })?;
+    Ok(addresses)
+}
+
+/// An IPv4 or IPv6 address in network order.
+fn ip(bytes: &[u8]) -> Option<IpAddr> {
+    let v4 = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
+    v4.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from)).ok()
+}
 
 /// Ids of the XDP programs of a device, in whatever mode.
 pub(super) fn xdp_programs(device: u32) -> io::Result<Vec<u32>> {
@@ -145,7 +241,7 @@ fn next_hops(mut hops: &[u8]) -> Vec<u32> {
     devices
 }
 
-/// Word of interfaces that come, go and change.
+/// Word of interfaces and addresses that come, go and change.
 pub struct LinkChanges(AsyncFd<Socket>);
 
 impl LinkChanges {
@@ -156,7 +252,9 @@ impl LinkChanges {
     pub fn listen() -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.bind_auto()?;
-        socket.add_membership(RTNLGRP_LINK)?;
+        for group in GROUPS {
+            socket.add_membership(group)?;
+        }
         socket.set_non_blocking(true)?;
         // SAFETY: the socket owns its descriptor, and the two are dropped together.
         Ok(Self(unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }?))
@@ -245,7 +343,10 @@ fn word(bytes: &[u8]) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        super::attach::tests::{in_namespace, run},
+        *,
+    };
 
     #[test]
     fn loopback_runs_no_xdp_and_a_device_that_is_not_there_is_an_error() {
@@ -253,5 +354,34 @@ mod tests {
         let error = xdp_programs(0x7fff_ffff).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::ENODEV));
         assert!(filters(0x7fff_ffff, Direction::Ingress).unwrap().is_empty());
+    }
+
+    #[test]
+    fn links_have_all_their_names_and_addresses_their_prefixes() {
+        in_namespace(|| {
+            run("ip link add lan0 type veth peer name far");
+            run("ip link property add dev lan0 altname inside altname office-of-a-long-name");
+            run("ip link set lan0 up");
+            run("ip link set far up");
+            run("ip address add 192.0.2.1/24 dev lan0");
+            run("ip address add 2001:db8::1/64 dev lan0 nodad");
+            run("ip address add 198.51.100.1 peer 203.0.113.7 dev far");
+            let links = links().unwrap();
+            assert!(links.iter().any(|link| link.loopback && link.names == ["lo"]), "{links:?}");
+            let lan0 = links.iter().find(|link| link.names[0] == "lan0").unwrap();
+            assert_eq!(lan0.names, ["lan0", "inside", "office-of-a-long-name"]);
+            let found: Vec<_> = addresses().unwrap().into_iter().filter(|found| found.global).collect();
+            let on = |device: u32| {
+                let found = found.iter().filter(move |found| found.device == device);
+                found.map(|found| (found.local.to_string(), found.prefix.0.to_string(), found.prefix.1))
+            };
+            let pair = |local: &str, address: &str, bits| (local.to_owned(), address.to_owned(), bits);
+            assert_eq!(
+                on(lan0.device).collect::<Vec<_>>(),
+                [pair("192.0.2.1", "192.0.2.1", 24), pair("2001:db8::1", "2001:db8::1", 64)]
+            );
+            let far = links.iter().find(|link| link.names[0] == "far").unwrap();
+            assert_eq!(on(far.device).collect::<Vec<_>>(), [pair("198.51.100.1", "203.0.113.7", 32)]);
+        });
     }
 }

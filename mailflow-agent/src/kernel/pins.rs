@@ -78,6 +78,8 @@ pub struct Pins {
     layout: u32,
     /// Those that can be read.
     layouts: Vec<u32>,
+    /// The BPF file system is in this mount namespace alone.
+    private: bool,
     _lock: File,
 }
 
@@ -108,7 +110,13 @@ impl Pins {
         let told = std::env::var(OTHER_LAYOUT).unwrap_or_default();
         let mut layouts: Vec<u32> = told.split(':').filter_map(|layout| layout.parse().ok()).collect();
         layouts.extend([LAYOUT, WITHOUT_SETS]);
-        Ok(Self { root: root.to_owned(), layout: layouts[0], layouts, _lock: lock })
+        let private = mount::is_private(root).unwrap_or(false);
+        Ok(Self { root: root.to_owned(), layout: layouts[0], layouts, private, _lock: lock })
+    }
+
+    /// Returns true if the pins end with the mount namespace of this process, which no other process has.
+    pub fn are_private(&self) -> bool {
+        self.private
     }
 
     /// The directory of this layout.

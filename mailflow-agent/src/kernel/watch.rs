@@ -1,32 +1,31 @@
 //! The interfaces that are watched, through all that may happen to them: they vanish, come back and
 //! are renamed, and others attach and detach programs.
 //!
-//! What is watched is what bears the configured name, as it would be after a restart. An interface that
-//! is renamed is still watched, until another one bears its name.
+//! An entry of the configuration is a name or a pattern. What is watched is what bears the configured name, as it
+//! would be after a restart. An interface that is renamed is still watched, until another one bears its name. A
+//! pattern is bound to each interface that matches while it does. An interface that is not there is waited for.
 
 use std::time::Duration;
 
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
 use super::{
-    attach::{self, Attachment, Direction, Hung},
+    attach::{self, Attachment, Direction},
     device::Device,
     error::KernelError,
-    interface::Interface,
     lans::Lans,
     load::Loaded,
+    netlink,
     pins::Pins,
-    query::{self, Found, Question, Seen},
+    supervised::Watch,
 };
 use crate::{
-    config::{Hook, Role},
+    config::{Hook, NamePattern, Role},
     engine::time::Time,
 };
 
 /// How often every program's place is verified.
-const EVERY: Duration = Duration::from_secs(60);
-/// Longest wait between two moves to the front, where another program wants to be there too.
-const LONGEST_WAIT: Duration = Duration::from_secs(3_600);
+pub(super) const EVERY: Duration = Duration::from_secs(60);
 
 /// Where a program belongs, and whether it is there.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,19 +63,45 @@ pub enum Verify {
     Now,
 }
 
+/// An entry of the configuration, and what it is bound to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bound {
+    /// The name or the pattern, as configured.
+    pub entry: String,
+    /// The entry is a pattern.
+    pub pattern: bool,
+    /// The interfaces, by the names in [`Place::interface`], with the role of each.
+    pub interfaces: Vec<(String, Role)>,
+    /// Hook, as configured.
+    pub hook: Hook,
+    /// Since when there is no such interface; set at the first look after it went.
+    pub missing: Option<Time>,
+}
+
+/// A pattern of the configuration.
+struct PatternEntry {
+    text: String,
+    pattern: NamePattern,
+    role: Role,
+    hook: Hook,
+    missing: Option<Time>,
+}
+
 /// All watched interfaces.
 pub(super) struct Watched {
+    /// Those of entries with a name, and those that patterns are bound to.
     watches: Vec<Watch>,
+    patterns: Vec<PatternEntry>,
     lans: Lans,
     next: Time,
 }
 
 impl Watched {
     pub(super) fn new() -> Self {
-        Self { watches: Vec::new(), lans: Lans::default(), next: Time::ZERO }
+        Self { watches: Vec::new(), patterns: Vec::new(), lans: Lans::default(), next: Time::ZERO }
     }
 
-    /// Begins to watch an interface that is there.
+    /// Begins to watch what an entry names: now, where it is there, otherwise as soon as it is.
     pub(super) fn add(
         &mut self,
         loaded: &mut Loaded,
@@ -85,253 +110,171 @@ impl Watched {
         role: Role,
         hook: Hook,
     ) -> Result<(), KernelError> {
-        let interface = Interface::find(name)?;
-        let mut hooks = Vec::new();
-        for direction in attach::directions(role) {
-            let place = attach::Spot { configured: name, interface: &interface, direction: *direction, pins };
-            let hung = attach::attach(loaded, place, role, hook)?;
-            hooks.push(Held::new(name, hung));
+        if let Some(pattern) = NamePattern::is_one(name).then(|| NamePattern::parse(name).ok()).flatten() {
+            self.patterns.push(PatternEntry { text: name.to_owned(), pattern, role, hook, missing: None });
+            self.bind();
+            for number in 0..self.watches.len() {
+                let beside_lan = self.is_beside_lan(number);
+                if self.watches[number].entry.as_deref() == Some(name) {
+                    // A refusal is logged, and tried again at each look.
+                    self.watches[number].mend(loaded, pins, beside_lan);
+                }
+            }
+            if !self.watches.iter().any(|watch| watch.entry.as_deref() == Some(name)) {
+                info!(
+                    pattern = name,
+                    "no interface matches the pattern yet; each that does is watched once it appears"
+                );
+            }
+        } else {
+            self.release(name);
+            let taken = self.devices();
+            let mut watch = Watch::new(name, None, role, hook, loaded.version);
+            watch.find(&taken);
+            watch.begin(loaded, pins, self.is_beside_lan(self.watches.len()))?;
+            self.watches.push(watch);
         }
-        let device = Some(Device { name: name.to_owned(), index: interface.index() });
-        self.watches.push(Watch { name: name.to_owned(), role, hook, device, hooks, trouble: None });
         self.tell(loaded);
         Ok(())
     }
 
-    /// Takes the programs of an interface away.
+    /// Takes the programs of an entry away.
     pub(super) fn remove(&mut self, loaded: &mut Loaded, name: &str) {
-        self.watches.retain(|watch| watch.name != name);
+        self.watches.retain(|watch| watch.entry.as_deref().unwrap_or(&watch.name) != name);
+        self.patterns.retain(|pattern| pattern.text != name);
         self.tell(loaded);
+    }
+
+    /// Takes an interface from the pattern that is bound to it: an entry with its name comes first.
+    fn release(&mut self, name: &str) {
+        let device = Device::index_of(name);
+        let named = |watch: &Watch| watch.device.as_ref().map(|device| device.index) == device;
+        self.watches.retain(|watch| watch.entry.is_none() || device.is_none() || !named(watch));
+    }
+
+    /// Returns true if another interface than this one is watched as the inside of a gateway.
+    fn is_beside_lan(&self, number: usize) -> bool {
+        let others = self.watches.iter().enumerate().filter(|(other, _)| *other != number);
+        let mut roles = others.filter(|(_, watch)| watch.device.is_some()).map(|(_, watch)| watch.role());
+        roles.any(|role| role == Role::Lan)
+    }
+
+    /// The numbers of the devices that are watched.
+    fn devices(&self) -> Vec<u32> {
+        self.watches.iter().filter_map(|watch| Some(watch.device.as_ref()?.index)).collect()
+    }
+
+    /// Binds patterns to the interfaces that match and are not watched.
+    fn bind(&mut self) {
+        if self.patterns.is_empty() {
+            return;
+        }
+        let links = match netlink::links() {
+            Ok(links) => links,
+            Err(error) => {
+                debug!(%error, "the interfaces cannot be listed; patterns are bound at the next look");
+                return;
+            }
+        };
+        let taken = self.devices();
+        for link in links.iter().filter(|link| !link.loopback && !taken.contains(&link.device)) {
+            let named = |watch: &Watch| watch.entry.is_none() && link.names.contains(&watch.name);
+            let Some(name) = link.names.first().filter(|_| !self.watches.iter().any(named)) else { continue };
+            let matches = |entry: &&PatternEntry| link.names.iter().any(|name| entry.pattern.matches(name));
+            if let Some(entry) = self.patterns.iter().find(matches) {
+                info!(interface = %name, pattern = %entry.text, "the interface matches the pattern and is watched");
+                let device = Device { name: name.clone(), index: link.device };
+                self.watches.push(Watch::of(device, &entry.text, entry.role, entry.hook));
+            }
+        }
     }
 
     /// Tells the program where it counts what comes in.
     fn tell(&mut self, loaded: &mut Loaded) {
-        let lans = self.watches.iter().filter(|watch| attach::is_lan(watch.role) && watch.listens());
+        let lans = self.watches.iter().filter(|watch| attach::is_lan(watch.role()) && watch.listens());
         let lans = lans.filter_map(|watch| watch.device.as_ref()).map(|device| device.index).collect();
         self.lans.become_these(loaded, &lans);
     }
 
     /// Leaves every program where it is, and knows nothing of it any more.
     pub(super) fn leave(&mut self) {
-        for held in self.watches.iter_mut().flat_map(|watch| &mut watch.hooks) {
-            held.hung.take().into_iter().for_each(Hung::leave);
-        }
-        self.watches.clear();
+        self.watches.drain(..).for_each(Watch::leave_programs);
     }
 
     /// Takes every program away.
     pub(super) fn clear(&mut self) {
         self.watches.clear();
+        self.patterns.clear();
     }
 
     pub(super) fn places(&self) -> impl Iterator<Item = &Place> {
-        self.watches.iter().flat_map(|watch| &watch.hooks).map(|held| &held.place)
+        self.watches.iter().flat_map(Watch::places)
+    }
+
+    /// The entries, those with a name first, with what each is bound to.
+    pub(super) fn bound(&self) -> Vec<Bound> {
+        let named = self.watches.iter().filter(|watch| watch.entry.is_none()).map(|watch| Bound {
+            entry: watch.name.clone(),
+            pattern: false,
+            interfaces: watch.device.iter().map(|_| (watch.name.clone(), watch.role())).collect(),
+            hook: watch.hook,
+            missing: watch.missing,
+        });
+        let patterns = self.patterns.iter().map(|entry| Bound {
+            entry: entry.text.clone(),
+            pattern: true,
+            interfaces: self.of(entry).map(|watch| (watch.name.clone(), watch.role())).collect(),
+            hook: entry.hook,
+            missing: entry.missing,
+        });
+        named.chain(patterns).collect()
+    }
+
+    /// The numbers of the interfaces that are watched as the inside of a gateway, with their names.
+    pub(super) fn inside(&self) -> impl Iterator<Item = (u32, &str)> {
+        let lans = self.watches.iter().filter(|watch| watch.role() == Role::Lan);
+        lans.filter_map(|watch| Some((watch.device.as_ref()?.index, watch.name.as_str())))
+    }
+
+    fn of(&self, entry: &PatternEntry) -> impl Iterator<Item = &Watch> {
+        self.watches.iter().filter(|watch| watch.entry.as_ref() == Some(&entry.text))
     }
 
     /// Follows what has become of the interfaces, and puts right what is not as it should be.
     pub(super) fn follow(&mut self, loaded: &mut Loaded, pins: Option<&Pins>, now: Time, verify: Verify) {
         // All leave before any arrives: two interfaces may have swapped their names.
         self.watches.iter_mut().for_each(Watch::leave);
+        self.watches.retain(|watch| watch.entry.is_none() || watch.device.is_some());
         if verify == Verify::Now || now >= self.next {
             self.next = now + EVERY;
-            self.watches.iter_mut().for_each(|watch| watch.verify(loaded, now));
-        }
-        for watch in &mut self.watches {
-            if watch.mend(loaded, pins) {
-                watch.verify(loaded, now);
+            for number in 0..self.watches.len() {
+                let beside_lan = self.is_beside_lan(number);
+                self.watches[number].verify(loaded, now, beside_lan);
             }
+        }
+        let waiting = self.watches.iter().filter(|watch| watch.entry.is_none() && watch.device.is_none());
+        let waiting: Vec<String> = waiting.map(|watch| watch.name.clone()).collect();
+        for name in waiting {
+            self.release(&name);
+            let taken = self.devices();
+            self.watches.iter_mut().filter(|watch| watch.name == name).for_each(|watch| watch.find(&taken));
+        }
+        self.bind();
+        for number in 0..self.watches.len() {
+            let beside_lan = self.is_beside_lan(number);
+            let watch = &mut self.watches[number];
+            if watch.mend(loaded, pins, beside_lan) {
+                watch.verify(loaded, now, beside_lan);
+            }
+            watch.note_time(now);
+        }
+        for number in 0..self.patterns.len() {
+            let missing = self.of(&self.patterns[number]).next().is_none();
+            let before = self.patterns[number].missing;
+            self.patterns[number].missing = missing.then(|| before.unwrap_or(now));
         }
         self.tell(loaded);
     }
-}
-
-/// One watched interface.
-struct Watch {
-    /// As configured.
-    name: String,
-    role: Role,
-    hook: Hook,
-    /// The device, while it exists.
-    device: Option<Device>,
-    hooks: Vec<Held>,
-    /// What was last said of why it cannot be attached to.
-    trouble: Option<String>,
-}
-
-/// A place, and what is there.
-struct Held {
-    place: Place,
-    hung: Option<Hung>,
-    /// Not to be moved to the front again before this.
-    patience: Time,
-    /// How long the next wait is.
-    wait: Duration,
-}
-
-impl Watch {
-    /// Lets go of a device that is gone, or whose name another one bears.
-    fn leave(&mut self) {
-        let Some(device) = &mut self.device else { return };
-        let interface = self.name.as_str();
-        match (Device::index_of(interface), Device::name_of(device.index)) {
-            (Some(index), _) if index == device.index => {
-                if device.name != interface {
-                    info!(interface, "the interface has its name again");
-                    device.name = interface.to_owned();
-                }
-                return;
-            }
-            (None, Some(called)) => {
-                if called != device.name {
-                    warn!(interface, %called, "the interface was renamed; it is watched on, under its configured name");
-                    device.name = called;
-                }
-                return;
-            }
-            (Some(_), Some(called)) => {
-                warn!(interface, %called, "another interface bears the name now, and is watched instead of this one");
-            }
-            (Some(_), None) => warn!(interface, "the interface was made anew"),
-            (None, None) => {
-                warn!(interface, "the interface is gone; it is watched again when one of its name appears");
-            }
-        }
-        self.device = None;
-        self.hooks.iter_mut().for_each(Held::drop_link);
-    }
-
-    /// Whether a program sees what comes in.
-    fn listens(&self) -> bool {
-        self.hooks.iter().any(|held| held.place.direction == Direction::Ingress && held.hung.is_some())
-    }
-
-    /// Looks for each program at its place.
-    fn verify(&mut self, loaded: &Loaded, now: Time) {
-        let Some(device) = &self.device else { return };
-        for held in &mut self.hooks {
-            held.verify(&self.name, device, loaded, now);
-        }
-    }
-
-    /// Attaches what is not attached; whether there was anything to do.
-    fn mend(&mut self, loaded: &mut Loaded, pins: Option<&Pins>) -> bool {
-        if self.device.is_none() {
-            self.device = Device::find(&self.name);
-        }
-        let Some(device) = &self.device else { return false };
-        if self.hooks.iter().all(|held| held.hung.is_some()) {
-            return false;
-        }
-        let interface = Interface::of(device.clone());
-        for held in self.hooks.iter_mut().filter(|held| held.hung.is_none()) {
-            let direction = held.place.direction;
-            let place = attach::Spot { configured: &self.name, interface: &interface, direction, pins };
-            match attach::attach(loaded, place, self.role, self.hook) {
-                Ok(hung) => held.take(hung),
-                Err(error) => {
-                    let error = error.to_string();
-                    if self.trouble.as_ref() != Some(&error) {
-                        warn!(interface = %self.name, %error, "not attached again; it is tried on");
-                    }
-                    self.trouble = Some(error);
-                    return true;
-                }
-            }
-        }
-        self.trouble = None;
-        true
-    }
-}
-
-impl Held {
-    fn new(interface: &str, hung: Hung) -> Self {
-        let place = Place {
-            interface: interface.to_owned(),
-            direction: hung.direction,
-            attachment: hung.attachment,
-            standing: Standing::Attached { position: None },
-            again: 0,
-        };
-        Self { place, hung: Some(hung), patience: Time::ZERO, wait: EVERY }
-    }
-
-    fn take(&mut self, hung: Hung) {
-        self.place.attachment = hung.attachment;
-        self.place.standing = Standing::Attached { position: None };
-        self.place.again += 1;
-        self.hung = Some(hung);
-    }
-
-    fn drop_link(&mut self) {
-        self.hung = None;
-        self.place.standing = Standing::Detached;
-    }
-
-    /// Looks for the program at its place; drops its link where it is to be attached again.
-    fn verify(&mut self, interface: &str, device: &Device, loaded: &Loaded, now: Time) {
-        let Some(hung) = &self.hung else { return };
-        let (direction, hook) = (hung.direction.name(), hung.attachment.name());
-        let question = Question {
-            device: device.index,
-            direction: hung.direction,
-            attachment: hung.attachment,
-            program: hung.program,
-        };
-        let before = match query::find(loaded.lookout.as_ref(), question) {
-            Ok(Found::There { before }) => before,
-            Ok(Found::Gone { instead }) => {
-                let instead = instead.map(|other| shown(&[other]));
-                warn!(interface, direction, hook, instead, "the program was taken away; attaching it again");
-                return self.drop_link();
-            }
-            Err(error) => {
-                debug!(interface, direction, hook, %error, "whether the program is in its place cannot be told");
-                self.place.standing = Standing::Attached { position: None };
-                return;
-            }
-        };
-        let position = before.len() as u32 + 1;
-        let known = self.place.standing;
-        self.place.standing = Standing::Attached { position: Some(position) };
-        if before.is_empty() {
-            if now >= self.patience {
-                self.wait = EVERY;
-            }
-            return;
-        }
-        // Another agent's programs take nothing away from this one's.
-        let ours = |other: &Seen| other.name.as_ref().is_some_and(|name| loaded.programs.contains(name));
-        let others = !before.iter().all(ours);
-        if known != self.place.standing {
-            let before = shown(&before);
-            if others {
-                warn!(
-                    interface,
-                    direction,
-                    hook,
-                    before,
-                    "the program is not the first; what those before it accept it does not see"
-                );
-            } else {
-                info!(interface, direction, hook, before, "another agent's program is the first");
-            }
-        }
-        if others && now >= self.patience {
-            self.patience = now + self.wait;
-            self.wait = (self.wait * 2).min(LONGEST_WAIT);
-            info!(interface, direction, hook, "moving the program to the front");
-            self.drop_link();
-        }
-    }
-}
-
-/// Programs as an operator finds them: `cil_from_netdev (id 42)`.
-fn shown(programs: &[Seen]) -> String {
-    let one = |program: &Seen| match program.id {
-        Some(id) => format!("{} (id {id})", program.name.as_deref().unwrap_or("?")),
-        None => "a filter".to_owned(),
-    };
-    programs.iter().map(one).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]

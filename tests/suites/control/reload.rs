@@ -1,8 +1,10 @@
 //! A new configuration while the agent runs.
 
-use std::{fs, net::SocketAddr};
+use std::{fs, net::SocketAddr, process::Command};
 
-use mailflow_tests::lab::{Agent, Family, Hosts, Lab, LabOptions, transfer, wait_for};
+use mailflow_tests::lab::{
+    Agent, Bystander, Family, Hosts, Lab, LabOptions, Slot, Verdict, agent_binary, transfer, wait_for,
+};
 use serde_json::Value;
 
 use crate::{
@@ -117,20 +119,55 @@ fn what_is_wrong_changes_nothing() {
         &["flow_table.flows: a change needs a restart", "sources.ipv6_prefix: a change needs a restart"],
     );
     // Half of it could be done: none of it is.
+    // TCX takes 64 programs (BPF_MPROG_MAX, kernel/bpf/mprog.c).
+    let others: Vec<_> = (0..64).map(|_| Bystander::load("other", Verdict::TcNext).unwrap()).collect();
+    let attach =
+        |other: &Bystander| other.attach(&gateway.lab.gateway, "lan1", Slot::TcxEgressFirst).unwrap();
+    let links: Vec<_> = others.iter().map(attach).collect();
+    gateway.lab.gateway.ip("link add lan2 type veth peer name far").unwrap();
     refused(
-        "interfaces: [{ name: lan1, role: lan }, { name: nosuch, role: lan }]\n",
-        &["no interface `nosuch`"],
+        "interfaces: [{ name: lan2, role: lan }, { name: lan1, role: lan }]\n",
+        &["attaching to `lan1` failed: tcx at egress"],
     );
+    drop(links);
     refused(
         &format!("{ONE}outputs: {{ flow_log: /nosuch/flows.json }}\n"),
         &["cannot open /nosuch/flows.json"],
     );
     assert!(gateway.agent.log().contains("the configuration is refused; the one before stays in force"));
 
+    // What is not there is no reason to refuse: it is waited for.
+    let (code, said) =
+        gateway.reload(&format!("{}, {{ name: nosuch, role: lan }}]\n", ONE.trim_end_matches("]\n")));
+    assert!(code == Some(0) && said.contains("interface nosuch: watched from now on"), "{said}");
+    wait_for("it is waited for", SECONDS, || Ok((gateway.interfaces() == ["lan0", "nosuch"]).then_some(())))
+        .unwrap();
+
     // The signal does the same.
     fs::write(gateway.lab.folder().join("gateway.yaml"), ONE).unwrap();
     gateway.agent.process().signal(libc::SIGHUP).unwrap();
     wait_for_metric(&gateway.agent, GOOD, 1);
+}
+
+#[test]
+fn shipped_rules_that_a_list_replaces_are_named_wherever_it_is_read() {
+    const GONE: &str = "not evaluated any more: smtp-burst (with its size test), smtp-bulk, smtp-auth-guess, \
+                        mail-server-fan-in (off as shipped)";
+    let list = format!("{ONE}rules: []\n");
+    let gateway = Gateway::new(&list);
+    assert_eq!(gateway.agent.log().matches(GONE).count(), 1, "at the start: {}", gateway.agent.log());
+    let (code, said) = gateway.reload(&list);
+    assert!(code == Some(0) && said.contains("warning: ") && said.contains(GONE), "{said}");
+    assert!(gateway.agent.log().matches(GONE).count() >= 2, "at a reload: {}", gateway.agent.log());
+    let file = gateway.lab.folder().join("gateway.yaml");
+    for command in ["check-config", "doctor"] {
+        let output =
+            Command::new(agent_binary().unwrap()).args([command, "--config"]).arg(&file).output().unwrap();
+        let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        assert!(said.contains(GONE), "{command}: {said}");
+    }
+    let (code, said) = gateway.reload(ONE);
+    assert!(code == Some(0) && !said.contains("warning"), "{said}");
 }
 
 #[test]

@@ -33,6 +33,7 @@ pub(crate) fn r1() -> Rule {
             source: Member::Internal.into(),
             destination: Member::External.into(),
             ports: vec![25, 465, 587, 994],
+            services: Vec::new(),
             apps: vec![App::Smtp, App::SmtpStartTls, App::Smtps],
             protocols: vec![Transport::Tcp],
             size: Some(SizeTest { kind: SizeKind::Ratio, layer: Layer::L3, up: 80, down: 80 }),

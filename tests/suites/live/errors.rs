@@ -38,8 +38,9 @@ fn config(folder: &Path, text: &str) -> String {
 #[test]
 fn failures_name_their_cause() {
     let lab = Lab::new(&LabOptions::default()).unwrap();
-    // A bad interface: what there is instead.
-    expect(&run(&lab, "", "run --interface lan7"), 1, &["lan7", "lan0", "wan0"]);
+    // What can be no interface. One that is not there is waited for: the suite `attach`.
+    expect(&run(&lab, "", "run --interface lan0/7"), 2, &["lan0/7", "slash"]);
+    expect(&run(&lab, "", "run --interface re:^lan("), 2, &["re:^lan(", "regular expression"]);
     // None at all.
     expect(&run(&lab, "", "run"), 2, &["--interface", "lan0"]);
     // A bad network: where, and what instead.

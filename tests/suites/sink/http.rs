@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use mailflow_agent::http::{BindError, Door, State, bind, serve};
+use mailflow_agent::http::{BindError, Door, State, bind, is_assigned, serve};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -150,9 +150,13 @@ async fn a_port_in_use_is_named() {
         error.to_string(),
         format!("cannot listen on {}: the address is in use by another process", server.addr)
     );
-    let foreign = "192.0.2.1:10825".parse().unwrap();
-    let error = bind(foreign).await.unwrap_err();
-    assert!(error.to_string().starts_with("cannot listen on 192.0.2.1:10825: "), "{error}");
+    // An address that no interface has is listened at all the same; one whose interface is missing cannot be.
+    let foreign = "192.0.2.1:0".parse().unwrap();
+    assert!(!is_assigned(foreign) && is_assigned(server.addr));
+    bind(foreign).await.unwrap();
+    let error = bind("[fe80::1%4000000000]:10825".parse().unwrap()).await.unwrap_err();
+    assert!(matches!(error, BindError::Absent { .. }), "{error}");
+    assert!(error.to_string().starts_with("cannot listen on [fe80::1%4000000000]:10825 yet: "), "{error}");
 }
 
 #[tokio::test]

@@ -15,7 +15,9 @@ use mailflow_agent::{
         overview::{Overview, Threshold},
         subject::Subject,
     },
-    sink::metrics::{Agent, Attached, Fill, Holding, KernelView, Ledger, Limits, Load, Memory, Page, Places},
+    sink::metrics::{
+        Agent, Attached, Fill, Holding, KernelView, Ledger, Limits, Load, Memory, Page, Places, WatchedEntry,
+    },
 };
 use mailflow_common::{DirectionTotals, Openings, Reason, Totals};
 
@@ -99,6 +101,15 @@ fn page() -> String {
             position: Some(1),
             again: 0,
         }],
+        entries: vec![WatchedEntry {
+            name: "ppp*".into(),
+            pattern: true,
+            hook: "auto",
+            interfaces: vec![("ppp0".into(), "lan"), ("ppp1".into(), "lan")],
+            missing: None,
+        }],
+        unlisted: vec![("lan0".into(), "2001:db8::/64".into())],
+        unlisted_flows: 9,
         lookout: Some(7),
         drain: Duration::from_millis(250),
     };
@@ -117,6 +128,9 @@ fn shows_what_was_handed_over() {
         ("process_start_time_seconds", 1_795_231_860.0),
         ("mailflow_poll_duration_seconds_count", 1.0),
         ("mailflow_poll_failures_total", 1.0),
+        ("mailflow_watched_interfaces{entry=\"ppp*\"}", 2.0),
+        ("mailflow_unlisted_prefix{interface=\"lan0\",prefix=\"2001:db8::/64\"}", 1.0),
+        ("mailflow_unlisted_client_flows_total", 9.0),
         ("mailflow_config_last_reload_successful", 1.0),
         ("mailflow_config_last_reload_success_timestamp_seconds", 1_795_231_861.0),
         ("mailflow_sink_lines_written_total{sink=\"alerts\"}", 2.0),

@@ -11,6 +11,7 @@ use tracing::info;
 use super::{
     cycle,
     delivery::Delivery,
+    inside::InsideWatch,
     keeper::Keeper,
     lists::ListWatch,
     report::{self, Room},
@@ -21,8 +22,8 @@ use crate::{
     clock,
     config::{Config, FlowTable},
     engine::{Engine, event::Effects},
-    kernel::{self, Kernel, KernelError, Lookout, Verify},
-    sink::metrics::Memory,
+    kernel::{Kernel, Lookout, Verify},
+    sink::metrics::{KernelView, Memory},
     state::Entry,
 };
 
@@ -30,6 +31,8 @@ use crate::{
 pub(super) struct Pipeline {
     /// What is in force.
     config: Config,
+    /// The program is loaded for `host` interfaces beside `lan` ones.
+    mixed: bool,
     kernel: Kernel,
     engine: Engine,
     sinks: Sinks,
@@ -39,6 +42,7 @@ pub(super) struct Pipeline {
     windows: Windows,
     lists: ListWatch,
     keeper: Keeper,
+    inside: InsideWatch,
 }
 
 impl Pipeline {
@@ -55,7 +59,7 @@ impl Pipeline {
     /// Reads the kernel's table and hands on what follows from it.
     pub(super) fn poll(&mut self) -> Result<()> {
         let begin = clock::now();
-        let Self { kernel, engine, sinks, tables, room, delivery, lists, keeper, windows, .. } = self;
+        let Self { kernel, engine, sinks, tables, room, delivery, lists, keeper, windows, inside, .. } = self;
         keeper.look_at(sinks);
         if let Some(internal) = lists.look(begin, &sinks.view.agent) {
             engine.set_internal(internal);
@@ -65,6 +69,7 @@ impl Pipeline {
         let now = clock::now();
         let moment = (now, clock::epoch());
         kernel.follow(now, Verify::WhenDue);
+        inside.look(kernel, engine.internal(), &sinks.view, (now, false));
         let before = kernel.totals()?;
         // The wall clock may have been set: hours and the ends of allow-lists are its.
         engine.set_epoch(moment.1);
@@ -79,7 +84,9 @@ impl Pipeline {
         if let Some(shown) = shown {
             numbers.windows = shown;
         }
-        numbers.kernel = Some(view);
+        let unlisted = numbers.unlisted.iter();
+        let unlisted = unlisted.map(|found| (found.interface.clone(), found.prefix.to_string())).collect();
+        numbers.kernel = Some(KernelView { unlisted, unlisted_flows: numbers.clients.flows, ..view });
         numbers.memory = Some(memory);
         drop(numbers);
         sinks.view.agent.polled(clock::now().since(now));
@@ -88,11 +95,14 @@ impl Pipeline {
 
     /// Follows a change of the machine's interfaces.
     pub(super) fn follow(&mut self) {
-        let Self { kernel, sinks, .. } = self;
-        kernel.follow(clock::now(), Verify::Now);
+        let Self { kernel, sinks, engine, inside, .. } = self;
+        let now = clock::now();
+        kernel.follow(now, Verify::Now);
         if let Some(view) = &mut sinks.view.numbers().kernel {
             view.attached = kernel.places().map(report::shown).collect();
+            view.entries = kernel.bound().into_iter().map(report::entry).collect();
         }
+        inside.look(kernel, engine.internal(), &sinks.view, (now, true));
     }
 
     /// How often to poll.
@@ -137,12 +147,4 @@ impl Pipeline {
 /// The windows from the beginning, as these settings ask for them.
 fn windows(config: &Config) -> Windows {
     Windows::new(config.outputs.max_windows, config.poll_interval)
-}
-
-/// The roles that are to be chosen.
-fn choose_roles(config: &mut Config) -> Result<(), KernelError> {
-    for interface in &mut config.interfaces {
-        interface.role = kernel::choose_role(&interface.name, interface.role)?;
-    }
-    Ok(())
 }

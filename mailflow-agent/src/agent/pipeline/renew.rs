@@ -4,17 +4,20 @@ use std::sync::Arc;
 
 use tracing::{error, info, warn};
 
-use super::{Pipeline, choose_roles, windows};
+use super::{Pipeline, windows};
 use crate::{
     agent::{GRACE, Source, lists::ListWatch, load::ports, outputs::Outputs, reload, view::Shown},
     clock,
-    config::Config,
+    config::{Config, Interface, NamePattern},
     engine::Reconfigured,
     fault,
-    kernel::{Kernel, KernelError},
+    kernel::{self, Kernel, KernelError, Verify},
     sink::metrics::Load,
     state::{Told, Written},
 };
+
+/// Warnings that a reload answers with; all of them are in the log.
+const MAX_WARNINGS: usize = 20;
 
 impl Pipeline {
     /// Reads the configuration again. Either all of it is in force then, with what changed in words, or
@@ -37,11 +40,19 @@ impl Pipeline {
     }
 
     fn read_again(&mut self, source: &Source) -> Result<Vec<String>, Vec<String>> {
-        let mut new = (source.read)()?;
+        let new = (source.read)()?;
         let over = new.over(clock::unix_nanos());
         new.warnings.iter().chain(over).for_each(|warning| warn!("{warning}"));
-        choose_roles(&mut new).map_err(|error| vec![error.to_string()])?;
-        let refused = reload::needs_restart(&self.config, &new);
+        let mut refused = reload::needs_restart(&self.config, &new);
+        // The same interfaces may be taken otherwise by now: a default route leaves elsewhere. That changes nothing.
+        let other = new.interfaces != self.config.interfaces;
+        let misfits = match self.mixed {
+            true => kernel::roles_are_host(&new.interfaces),
+            false => kernel::roles_mix(&new.interfaces, false),
+        };
+        if other && misfits {
+            refused.push(reload::MIXED.to_owned());
+        }
         if !refused.is_empty() {
             return Err(refused);
         }
@@ -67,6 +78,8 @@ impl Pipeline {
         let Reconfigured { restarted, effects } = self.engine.reconfigure(now, new.engine.clone());
         self.keeper.tell(effects.alerts.iter().map(Told::of));
         self.sinks.take((now, clock::epoch()), &effects);
+        let warnings = new.warnings.iter().take(MAX_WARNINGS);
+        changes.extend(warnings.map(|warning| format!("warning: {warning}")));
         changes.extend(restarted.iter().map(|rule| format!("rule {rule}: its windows begin anew")));
         self.lists = ListWatch::new(new.lists.clone(), &new.engine.internal);
         self.windows = windows(&new);
@@ -77,6 +90,7 @@ impl Pipeline {
         let mut shown = Shown::of(&new, source.name());
         let mut numbers = self.sinks.view.numbers();
         shown.notes = std::mem::take(&mut numbers.settings.notes);
+        shown.warnings = std::mem::take(&mut numbers.settings.warnings);
         numbers.settings = shown;
         drop(numbers);
         self.config = new;
@@ -98,16 +112,19 @@ impl Pipeline {
 
 /// Watches what `new` names instead of what `old` does. What both name is left alone.
 fn rewatch(kernel: &mut Kernel, old: &Config, new: &Config) -> Result<(), KernelError> {
-    for interface in &new.interfaces {
-        if !old.interfaces.contains(interface) {
-            kernel.unwatch(&interface.name);
-            kernel.attach(&interface.name, interface.role, interface.hook)?;
-        }
+    let is_new = |entry: &&Interface| !old.interfaces.contains(entry);
+    let is_pattern = |entry: &&Interface| NamePattern::is_one(&entry.name);
+    let (patterns, named): (Vec<_>, Vec<_>) = new.interfaces.iter().filter(is_new).partition(is_pattern);
+    for entry in named.into_iter().chain(patterns) {
+        kernel.unwatch(&entry.name);
+        kernel.attach(&entry.name, entry.role, entry.hook)?;
     }
     let gone = |name: &str| !new.interfaces.iter().any(|interface| interface.name == name);
     for interface in old.interfaces.iter().filter(|interface| gone(&interface.name)) {
         kernel.unwatch(&interface.name);
     }
+    // What an entry has let go of may match a pattern.
+    kernel.follow(clock::now(), Verify::WhenDue);
     kernel.watch_ports(&ports(new))?;
     kernel.set_silences(&(&new.engine.timeouts).into())
 }

@@ -1,14 +1,18 @@
 //! How a pipeline begins: with what an agent before it left, where there is something.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use anyhow::Result;
 use tracing::{info, warn};
 
-use super::{Pipeline, choose_roles, windows};
+use super::{Pipeline, windows};
 use crate::{
     agent::{
         delivery::Delivery,
+        inside::InsideWatch,
         keeper::Keeper,
         lists::ListWatch,
         load::{Hosts, load_for_life},
@@ -19,34 +23,30 @@ use crate::{
         view::View,
     },
     clock,
-    config::{Config, Role},
+    config::{Config, NamePattern},
     engine::Engine,
-    kernel::{Begun, Kept, Lookout, PinError, Pins},
+    kernel::{self, Begun, Kept, Lookout, PinError, Pins},
     state::{Recovered, Store},
 };
 
 impl Pipeline {
     /// Opens the outputs, loads the program and attaches it: in the order in which failing costs least.
-    pub(in crate::agent) fn start(
-        mut config: Config,
-        view: Arc<View>,
-        lookout: Option<Lookout>,
-    ) -> Result<Self> {
+    pub(in crate::agent) fn start(config: Config, view: Arc<View>, lookout: Option<Lookout>) -> Result<Self> {
         let pins = pins(&config)?;
         let (store, mut recovered) = match &config.state.directory {
             Some(directory) => Store::open(directory).map(|(store, recovered)| (Some(store), recovered))?,
             None => (None, Recovered::default()),
         };
         let outputs = Outputs::open(&config.outputs, &view.agent)?;
-        choose_roles(&mut config)?;
-        let has = |role| config.interfaces.iter().any(|interface| interface.role == role);
-        let hosts = if has(Role::Host) && has(Role::Lan) { Hosts::OwnOnly } else { Hosts::Any };
+        let mixed = kernel::roles_mix(&config.interfaces, true);
+        let hosts = if mixed { Hosts::OwnOnly } else { Hosts::Any };
         let kept = recovered
             .state
             .as_mut()
             .map(|state| (state.generation, Kept::from(std::mem::take(&mut state.tables))));
         let kept = kept.as_ref().and_then(|(generation, kept)| Some(((*generation)?, kept)));
         let directory = pins.as_ref().map(Pins::directory);
+        let private = pins.as_ref().is_some_and(Pins::are_private);
         let (mut kernel, begun) = load_for_life(&config, hosts, pins, kept)?;
         info!(
             flows = config.flow_table.flows,
@@ -57,8 +57,11 @@ impl Pipeline {
         if let Some(lookout) = lookout {
             kernel.look_through(lookout);
         }
-        for interface in &config.interfaces {
-            kernel.attach(&interface.name, interface.role, interface.hook)?;
+        // Names first: where a pattern matches an interface too, the entry with its name decides.
+        let (patterns, named): (Vec<_>, _) =
+            config.interfaces.iter().partition(|entry| NamePattern::is_one(&entry.name));
+        for entry in named.into_iter().chain(patterns) {
+            kernel.attach(&entry.name, entry.role, entry.hook)?;
         }
         kernel.leave_others();
         for rule in &config.engine.rules {
@@ -89,7 +92,15 @@ impl Pipeline {
         keeper.mark();
         keeper.keep(&kernel, &engine, now, &sinks);
         kernel.forget_left();
-        sinks.view.numbers().settings.notes = notes(&config, directory, begun);
+        let mut numbers = sinks.view.numbers();
+        numbers.settings.notes =
+            notes(&config, directory.clone().map(|directory| (directory, private)), begun);
+        if let Some(directory) = directory.filter(|_| private) {
+            let warning = private_pins(&directory);
+            warn!("{warning}");
+            numbers.settings.warnings.push(warning);
+        }
+        drop(numbers);
         Ok(Self {
             kernel,
             engine,
@@ -101,6 +112,8 @@ impl Pipeline {
             windows: windows(&config),
             lists: ListWatch::new(config.lists.clone(), &config.engine.internal),
             config,
+            mixed,
+            inside: InsideWatch::default(),
         })
     }
 }
@@ -122,15 +135,29 @@ fn pins(config: &Config) -> Result<Option<Pins>> {
     }
 }
 
+/// What there is to say of pins that end with the agent.
+fn private_pins(directory: &Path) -> String {
+    format!(
+        "the pins in {} do not outlive the agent: their BPF file system is in a mount namespace of its own, as `ip netns \
+         exec` makes one; start the agent with `nsenter --net=/run/netns/NAME`, or set state.pins to a directory of a \
+         BPF file system that is mounted outside",
+        directory.display()
+    )
+}
+
 /// What there is to say of what outlives the agent.
-fn notes(config: &Config, pins: Option<PathBuf>, begun: Begun) -> Vec<String> {
-    let pins = match (pins, begun) {
-        (Some(pins), Begun::Resumed) => format!("tables pinned in {}, taken over", pins.display()),
-        (Some(pins), Begun::Carried) => {
-            format!("tables pinned in {}, with the open flows of others", pins.display())
+fn notes(config: &Config, pins: Option<(PathBuf, bool)>, begun: Begun) -> Vec<String> {
+    let begun = match begun {
+        Begun::Resumed => "taken over",
+        Begun::Carried => "with the open flows of others",
+        Begun::Anew => "begun empty",
+    };
+    let pins = match pins {
+        Some((pins, false)) => format!("tables pinned in {}, {begun}", pins.display()),
+        Some((pins, true)) => {
+            format!("tables pinned in {}, {begun}; they end with this mount namespace", pins.display())
         }
-        (Some(pins), Begun::Anew) => format!("tables pinned in {}, begun empty", pins.display()),
-        (None, _) => "tables not pinned: they end with the agent".to_owned(),
+        None => "tables not pinned: they end with the agent".to_owned(),
     };
     let state = match &config.state.directory {
         Some(directory) => format!("state in {}", directory.display()),

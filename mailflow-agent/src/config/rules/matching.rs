@@ -1,10 +1,12 @@
 //! `rules[].match`: which flows count.
 
+use std::collections::BTreeSet;
+
 use mailflow_common::App;
 
 use super::{
     super::{
-        fault::Collector,
+        fault::{Collector, nearest},
         ports::{Watched, port},
         read::{At, Fields},
         sets,
@@ -15,7 +17,7 @@ use super::{
 };
 use crate::engine::{
     assets::Networks,
-    settings::{Layer, Match, SizeKind, SizeTest, Transport},
+    settings::{Layer, Match, Service, SizeKind, SizeTest, Transport},
 };
 
 const TRANSPORTS: [(&str, Transport); 2] = [("tcp", Transport::Tcp), ("udp", Transport::Udp)];
@@ -47,15 +49,7 @@ pub(super) fn read<'a>(at: &At<'a>, faults: &mut Collector, known: Known<'a>) ->
     Fields::read(&at.clone().over(shipped), faults, |fields| {
         let source = fields.needed("source", |at, faults| sets::read(at, faults, internal));
         let destination = fields.needed("destination", |at, faults| sets::read(at, faults, internal));
-        let ports = fields.needed("ports", |at, faults| {
-            nonempty_set(at, faults, |at, faults| {
-                let port = port(at, faults)?;
-                if watched.is_some_and(|watched| watched.lacks(port)) {
-                    return at.fault(faults, "this port is not in watched_ports, so no flow could match");
-                }
-                Some(port)
-            })
-        });
+        let ports = fields.needed("ports", |at, faults| rule_ports(at, faults, watched));
         // Unseen always matches: the port decides.
         let apps: Vec<_> =
             App::ALL.into_iter().filter(|app| *app != App::Unseen).map(|app| (app.name(), app)).collect();
@@ -78,10 +72,12 @@ pub(super) fn read<'a>(at: &At<'a>, faults: &mut Collector, known: Known<'a>) ->
             Some(at) => hours::read(&at, fields.faults).map(Some),
             None => Some(None),
         };
+        let (ports, services) = ports?;
         Some(Match {
             source: source?,
             destination: destination?,
-            ports: ports?,
+            ports,
+            services,
             apps: apps?,
             protocols: protocols?,
             size: size?,
@@ -90,6 +86,55 @@ pub(super) fn read<'a>(at: &At<'a>, faults: &mut Collector, known: Known<'a>) ->
             hours: hours?,
         })
     })
+}
+
+/// An item of `match.ports`: a port, or the service whose watched ports it stands for.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum RulePort {
+    Number(u16),
+    Service(Service),
+}
+
+/// Reads `match.ports`. A service stands for all ports that `watched_ports` has for it, so that a port that is
+/// added there is a port of the rule too. Returns the ports in ascending order, and the services.
+fn rule_ports(
+    at: &At<'_>,
+    faults: &mut Collector,
+    watched: Option<&Watched>,
+) -> Option<(Vec<u16>, Vec<Service>)> {
+    let known = Service::ALL.map(|service| (service.name(), service));
+    let given = nonempty_set(at, faults, |at, faults| {
+        if at.is_number() {
+            let port = port(at, faults)?;
+            if watched.is_some_and(|watched| watched.lacks(port)) {
+                return at.fault(faults, "this port is not in watched_ports, so no flow could match");
+            }
+            return Some(RulePort::Number(port));
+        }
+        let named = at.text().and_then(|text| known.iter().find(|(name, _)| *name == text));
+        if let Some((_, service)) = named {
+            return Some(RulePort::Service(*service));
+        }
+        let names = known.map(|(name, _)| name);
+        let meant = at.text().and_then(|text| nearest(text, names));
+        let meant = meant.map_or_else(String::new, |name| format!("; did you mean {name}?"));
+        let names = names.join(", ");
+        at.fault(faults, format!("expected a whole number from 1 to 65535, or a service ({names}){meant}"))
+    })?;
+    let of = |item: &RulePort| match item {
+        RulePort::Number(port) => vec![*port],
+        RulePort::Service(service) => watched.map_or_else(Vec::new, |watched| watched.ports_of(*service)),
+    };
+    let ports: BTreeSet<u16> = given.iter().flat_map(of).collect();
+    if ports.is_empty() && watched.is_some_and(Watched::is_complete) {
+        return at
+            .fault_inside(faults, "watched_ports has no port of these services, so no flow could match");
+    }
+    let service = |item: &RulePort| match item {
+        RulePort::Number(_) => None,
+        RulePort::Service(service) => Some(*service),
+    };
+    Some((ports.into_iter().collect(), given.iter().filter_map(service).collect()))
 }
 
 fn size(at: &At<'_>, faults: &mut Collector) -> Option<SizeTest> {

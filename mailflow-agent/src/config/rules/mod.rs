@@ -7,6 +7,7 @@ mod hours;
 mod levels;
 mod matching;
 mod odd;
+pub(super) mod shipped;
 mod terms;
 
 use std::{collections::HashSet, time::Duration};

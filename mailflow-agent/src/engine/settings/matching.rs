@@ -2,7 +2,7 @@
 
 use mailflow_common::App;
 
-use super::{super::assets::Set, Quantity};
+use super::{super::assets::Set, Quantity, Service};
 
 /// Transport protocols.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -22,6 +22,8 @@ pub struct Match {
     pub destination: Set,
     /// Server ports.
     pub ports: Vec<u16>,
+    /// Services all of whose ports are in `ports`, as the rule names them.
+    pub services: Vec<Service>,
     /// Applications; `App::Unseen` always matches, as the port decides.
     pub apps: Vec<App>,
     /// Transport protocols.

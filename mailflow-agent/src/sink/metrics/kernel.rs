@@ -66,6 +66,18 @@ const REATTACHED: Family = Family::counter(
     "mailflow_reattached_total",
     "Times the program was attached again: the interface came back, or the program was taken away or overtaken.",
 );
+const ENTRIES_BOUND: Family = Family::gauge(
+    "mailflow_watched_interfaces",
+    "Interfaces that an entry of `interfaces` is bound to, by the entry; 0 while there is none.",
+);
+const UNLISTED: Family = Family::gauge(
+    "mailflow_unlisted_prefix",
+    "Networks behind inside interfaces that are in no internal network, 1 each.",
+);
+const UNLISTED_FLOWS: Family = Family::counter(
+    "mailflow_unlisted_client_flows_total",
+    "Flows to the Internet, seen at inside interfaces, whose client is in no internal network.",
+);
 const LOOKOUT: Family = Family::gauge(
     "mailflow_lookout_up",
     "Whether the process lives that looks at the hooks; without it the program's place at TCX is not known.",
@@ -100,6 +112,21 @@ impl Attached {
     fn labels(&self) -> [(&'static str, &str); 3] {
         [("interface", &self.interface), ("hook", self.hook), ("direction", self.direction)]
     }
+}
+
+/// An entry of the configuration that is watched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WatchedEntry {
+    /// The name or the pattern, as configured.
+    pub name: String,
+    /// The entry is a pattern.
+    pub pattern: bool,
+    /// Hook, as configured.
+    pub hook: &'static str,
+    /// The interfaces that it is bound to, with the role of each.
+    pub interfaces: Vec<(String, &'static str)>,
+    /// For how long there is none.
+    pub missing: Option<Duration>,
 }
 
 /// How full a table is.
@@ -139,6 +166,12 @@ pub struct KernelView {
     pub overflow: Fill,
     /// What is attached where.
     pub attached: Vec<Attached>,
+    /// What is watched.
+    pub entries: Vec<WatchedEntry>,
+    /// Networks behind inside interfaces that are in no internal network, with the interface of each.
+    pub unlisted: Vec<(String, String)>,
+    /// Flows of such clients.
+    pub unlisted_flows: u64,
     /// The process that looks at the hooks, while it does.
     pub lookout: Option<u32>,
     /// How long reading the table took.
@@ -198,6 +231,15 @@ impl KernelView {
             let [interface, _, direction] = place.labels();
             REATTACHED.sample(out, &[interface, direction], place.again);
         }
+        ENTRIES_BOUND.head(out);
+        for entry in &self.entries {
+            ENTRIES_BOUND.sample(out, &[("entry", &entry.name)], entry.interfaces.len());
+        }
+        UNLISTED.head(out);
+        for (interface, prefix) in &self.unlisted {
+            UNLISTED.sample(out, &[("interface", interface), ("prefix", prefix)], 1);
+        }
+        UNLISTED_FLOWS.single(out, self.unlisted_flows);
         LOOKOUT.single(out, u8::from(self.lookout.is_some()));
     }
 

@@ -14,7 +14,7 @@ mod text;
 mod windows;
 
 pub use agent::{Agent, Load};
-pub use kernel::{Attached, Fill, Holding, KernelView};
+pub use kernel::{Attached, Fill, Holding, KernelView, WatchedEntry};
 pub use ledger::{Ledger, Limits, Places, SourceSums};
 pub use memory::Memory;
 

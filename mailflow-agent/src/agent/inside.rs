@@ -1,0 +1,212 @@
+//! Clients that are inside and in no internal network: no rule with `source: internal` counts their flows.
+
+use std::{
+    collections::{BTreeSet, HashSet},
+    net::IpAddr,
+    time::Duration,
+};
+
+use mailflow_common::FlowKey;
+use tracing::{debug, warn};
+
+use super::view::View;
+use crate::{
+    config::Role,
+    engine::{
+        assets::{Networks, Place},
+        event::{Effects, Source},
+        time::Time,
+    },
+    kernel::{Addresses, InsidePrefix, Kernel},
+};
+
+/// How often the addresses are read, where no word of a change comes.
+const EVERY: Duration = Duration::from_secs(60);
+/// Sources that are named as examples.
+const MAX_EXAMPLES: usize = 5;
+/// Prefixes that are logged; later ones are in the metrics and in `status` only.
+const MAX_LOGGED: usize = 100;
+
+/// Looks from time to time at which addresses are behind the inside interfaces.
+#[derive(Default)]
+pub(super) struct InsideWatch {
+    internal: Networks,
+    addresses: Addresses,
+    next: Time,
+    logged: HashSet<String>,
+}
+
+impl InsideWatch {
+    /// Looks if it is time, or at once where `changed` says so, and shows what it found.
+    pub(super) fn look(
+        &mut self,
+        kernel: &Kernel,
+        internal: &Networks,
+        view: &View,
+        (now, changed): (Time, bool),
+    ) {
+        let same = self.internal.is(internal);
+        if same && !changed && now < self.next {
+            return;
+        }
+        self.next = now + EVERY;
+        let addresses = match kernel.addresses(Some(&self.addresses).filter(|_| !changed)) {
+            Ok(addresses) => addresses,
+            Err(error) => {
+                debug!(%error, "the machine's addresses cannot be listed");
+                return;
+            }
+        };
+        let roles: Vec<Role> =
+            kernel.bound().iter().flat_map(|bound| &bound.interfaces).map(|(_, role)| *role).collect();
+        let mut numbers = view.numbers();
+        // Copies of strangers' flows are no clients of ours.
+        numbers.clients.counts = roles.contains(&Role::Lan) && !roles.contains(&Role::Mirror);
+        if same && addresses == self.addresses {
+            return;
+        }
+        self.internal = internal.clone();
+        numbers.clients.become_these(internal, addresses.own.clone());
+        numbers.unlisted =
+            addresses.inside.iter().filter(|found| internal.misses(&found.prefix)).cloned().collect();
+        numbers.outward.clone_from(&addresses.outward);
+        let unlisted = numbers.unlisted.clone();
+        drop(numbers);
+        self.addresses = addresses;
+        for InsidePrefix { interface, prefix, local } in &unlisted {
+            if self.logged.len() < MAX_LOGGED && self.logged.insert(format!("{interface} {prefix}")) {
+                warn!(
+                    %interface, %prefix, address = %local,
+                    "the network behind this interface is in no internal network: no rule with `source: internal` \
+                     counts its clients; add it to internal_networks"
+                );
+            }
+        }
+        for interface in &self.addresses.outward {
+            if self.logged.insert(interface.clone()) {
+                warn!(
+                    %interface,
+                    "the interface is watched as the inside (role lan), but a default route leaves by it: behind source \
+                     NAT the internal hosts cannot be told apart there"
+                );
+            }
+        }
+    }
+}
+
+/// Counts flows of clients that are in no internal network.
+#[derive(Default)]
+pub(super) struct UnlistedClients {
+    /// Flows are counted: what is watched is the inside of a gateway.
+    counts: bool,
+    internal: Networks,
+    /// What the list takes out on purpose.
+    excluded: Networks,
+    own: HashSet<IpAddr>,
+    /// Flows to the Internet of such clients.
+    pub(super) flows: u64,
+    /// Some of the clients.
+    pub(super) examples: BTreeSet<Source>,
+}
+
+impl UnlistedClients {
+    fn become_these(&mut self, internal: &Networks, own: HashSet<IpAddr>) {
+        let lines = internal.networks().iter().filter(|line| line.exclude).cloned();
+        let included = lines.map(|mut line| {
+            line.exclude = false;
+            line
+        });
+        self.excluded = Networks::new(included.collect());
+        self.internal = internal.clone();
+        self.own = own;
+    }
+
+    /// Books the flows that began.
+    pub(super) fn observe(&mut self, effects: &Effects, v6_source_prefix: u8) {
+        if !self.counts {
+            return;
+        }
+        for delta in effects.deltas.iter().filter(|delta| delta.new_flow) {
+            if !self.is_unlisted(&delta.key) {
+                continue;
+            }
+            self.flows += 1;
+            let source = Source::of(delta.key.client.ip(), v6_source_prefix);
+            if self.flows == 1 {
+                warn!(
+                    client = %source,
+                    "a client is in no internal network: no rule with `source: internal` counts its flows; \
+                     mailflow_unlisted_client_flows_total counts them"
+                );
+            }
+            if self.examples.len() < MAX_EXAMPLES {
+                self.examples.insert(source);
+            }
+        }
+    }
+
+    /// Returns true for a flow to the Internet whose client is neither internal, nor excluded, nor this machine.
+    fn is_unlisted(&self, key: &FlowKey) -> bool {
+        let (client, server) = (key.client.ip(), key.server.ip());
+        let outside = |ip: IpAddr| self.internal.locate(ip).place == Place::Internet;
+        self.internal.find(client).is_none()
+            && outside(server)
+            && self.excluded.find(client).is_none()
+            && !self.own.contains(&client)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mailflow_common::{Scope, Vlans};
+
+    use super::*;
+    use crate::engine::{
+        assets::Network,
+        event::{Delta, Gain},
+    };
+
+    fn networks(lines: &[&str]) -> Networks {
+        let line = |line: &&str| {
+            let exclude = line.starts_with('!');
+            Network { exclude, ..Network::new(line.trim_start_matches('!').parse().unwrap(), *line) }
+        };
+        Networks::new(lines.iter().map(line).collect())
+    }
+
+    #[test]
+    fn flows_of_unlisted_clients_are_counted_and_those_of_others_are_not() {
+        let mut clients = UnlistedClients { counts: true, ..UnlistedClients::default() };
+        let internal = networks(&["10.0.0.0/8", "!10.9.0.0/16"]);
+        clients.become_these(&internal, HashSet::from(["198.51.100.1".parse().unwrap()]));
+        let mut deltas = Vec::new();
+        for (client, server, new_flow) in [
+            ("10.1.0.1", "93.184.215.25", true),
+            ("2a00:1450:1::7", "2a00:1450:2::25", true),
+            ("2a00:1450:1::7", "2a00:1450:2::25", false),
+            ("93.184.216.1", "93.184.215.25", true),
+            ("93.184.216.1", "10.1.0.2", true),
+            ("10.9.0.1", "93.184.215.25", true),
+            ("198.51.100.1", "93.184.215.25", true),
+        ] {
+            let [client, server]: [IpAddr; 2] = [client, server].map(|ip| ip.parse().unwrap());
+            let key = FlowKey {
+                client: client.into(),
+                server: server.into(),
+                client_port: 40_000,
+                server_port: 25,
+                scope: Scope::new(Vlans::default(), 6, client.is_ipv6()),
+            };
+            let (up, down) = (Gain::default(), Gain::default());
+            deltas.push(Delta { key, up, down, messages: 0, new_flow });
+        }
+        let effects = Effects { deltas, ..Effects::default() };
+        clients.observe(&effects, 64);
+        assert_eq!(clients.flows, 2);
+        let examples: Vec<_> = clients.examples.iter().map(ToString::to_string).collect();
+        assert_eq!(examples.len(), 2, "{examples:?}");
+        clients.counts = false;
+        clients.observe(&effects, 64);
+        assert_eq!(clients.flows, 2, "not where nothing inside is watched");
+    }
+}

@@ -1,0 +1,152 @@
+//! Warnings about a rule list that replaces the shipped one, and about watched ports that no rule uses.
+
+use std::collections::BTreeSet;
+
+use serde_yaml::Value;
+
+use super::super::{
+    fault::Fault,
+    read::Fields,
+    span::{Content, Node},
+};
+use crate::engine::settings::{Rule, Service, Services};
+
+/// A rule of the shipped list, as far as a warning names it.
+struct Shipped<'a> {
+    name: &'a str,
+    enabled: bool,
+    /// Its `match` has a size test.
+    sized: bool,
+}
+
+/// Warns of each shipped rule that the file's own list leaves out, and of a size test that it leaves out.
+pub(in super::super) fn warn_of_gone(fields: &mut Fields<'_, '_>) {
+    let shipped = fields.shipped("rules").map(|entry| shipped_rules(&entry.value)).unwrap_or_default();
+    let Some(at) = fields.own("rules") else { return };
+    let Content::List(own) = at.content() else { return };
+    let named = |name: &str| own.iter().find(|rule| text(rule, "name") == Some(name));
+    let gone: Vec<String> = shipped.iter().filter(|rule| named(rule.name).is_none()).map(told).collect();
+    if !gone.is_empty() {
+        at.warn(
+            fields.faults,
+            format!(
+                "this list replaces the shipped one; not evaluated any more: {}. To keep them, copy them from \
+                 `mailflow-agent print-config`",
+                gone.join(", ")
+            ),
+        );
+    }
+    for rule in shipped.iter().filter(|rule| rule.sized) {
+        if let Some(own) = named(rule.name)
+            && own.get("match").is_none_or(|entry| entry.value.get("size").is_none())
+        {
+            let path = format!("{}.{}", at.path(), rule.name);
+            let expected =
+                "the size test of the shipped rule of this name is gone: flows of any size count. To \
+                            keep it, add `size: {}` to its match"
+                    .to_owned();
+            let place = fields.faults.place(own.position);
+            fields.faults.warn(Fault { place, path, value: None, expected });
+        }
+    }
+}
+
+fn told(rule: &Shipped<'_>) -> String {
+    let mut more = Vec::new();
+    if rule.sized {
+        more.push("with its size test");
+    }
+    if !rule.enabled {
+        more.push("off as shipped");
+    }
+    let more = if more.is_empty() { String::new() } else { format!(" ({})", more.join(", ")) };
+    format!("{}{more}", rule.name)
+}
+
+fn shipped_rules(rules: &Node) -> Vec<Shipped<'_>> {
+    let mut shipped = Vec::new();
+    for rule in list(rules) {
+        let Some(name) = text(rule, "name") else { continue };
+        let enabled = rule.get("enabled").and_then(|entry| scalar(&entry.value));
+        let enabled = enabled.is_none_or(|(_, value)| *value != Value::Bool(false));
+        let sized = rule.get("match").is_some_and(|entry| entry.value.get("size").is_some());
+        shipped.push(Shipped { name, enabled, sized });
+    }
+    shipped
+}
+
+/// Warns of watched ports that no evaluated rule uses: those that the file adds and, where it has a rule list of
+/// its own, those that the shipped rules would use. No shipped rule uses the shipped ports of POP3 and IMAP: they
+/// are watched for the metrics.
+pub(in super::super) fn warn_of_unused(fields: &mut Fields<'_, '_>, services: &Services, rules: &[Rule]) {
+    let used: BTreeSet<u16> = rules.iter().flat_map(|rule| rule.matching.ports.iter().copied()).collect();
+    let own_rules = fields.own("rules");
+    // An empty list has a warning of its own.
+    if rules.is_empty() && own_rules.is_some() {
+        return;
+    }
+    let shipped_use = fields.shipped("rules").map(|entry| shipped_ports(&entry.value)).unwrap_or_default();
+    let shipped_services = fields.shipped("watched_ports").map(|entry| &entry.value);
+    let own_ports = fields.own("watched_ports");
+    for service in Service::ALL {
+        let own = own_ports.as_ref().and_then(|at| match at.content() {
+            Content::Map(entries) => entries.iter().find(|entry| entry.key == service.name()),
+            _ => None,
+        });
+        let rules_use = shipped_use.contains(&service.name());
+        let as_shipped =
+            |port: u16| !rules_use && shipped_ports_of(shipped_services, service).contains(&port);
+        let unused = services.iter().filter(|(port, known)| **known == service && !used.contains(port));
+        let unused = unused.filter(|(port, _)| !as_shipped(**port));
+        let unused: Vec<String> = unused.map(|(port, _)| port.to_string()).collect();
+        let (path, place) = match (own, &own_rules) {
+            (Some(entry), _) => {
+                (format!("watched_ports.{}", service.name()), fields.faults.place(entry.position))
+            }
+            (None, Some(at)) if rules_use => (at.path().to_owned(), at.place(fields.faults)),
+            (None, _) => continue,
+        };
+        if unused.is_empty() {
+            continue;
+        }
+        let ports = if unused.len() == 1 { "port" } else { "ports" };
+        let expected = format!(
+            "no rule uses {ports} {} ({}): the flows are counted, and cause no alert",
+            unused.join(", "),
+            service.name()
+        );
+        fields.faults.warn(Fault { place, path, value: None, expected });
+    }
+}
+
+/// Returns the shipped ports of a service.
+fn shipped_ports_of(services: Option<&Node>, service: Service) -> Vec<u16> {
+    let ports = services.and_then(|services| services.get(service.name()));
+    let items = ports.map(|entry| list(&entry.value)).unwrap_or_default();
+    items.iter().filter_map(|item| scalar(item)?.0.parse().ok()).collect()
+}
+
+/// Returns the items of `match.ports` of all shipped rules.
+fn shipped_ports(rules: &Node) -> Vec<&str> {
+    let ports = list(rules).iter().filter_map(|rule| rule.get("match")?.value.get("ports"));
+    let items = ports.flat_map(|entry| list(&entry.value));
+    items.filter_map(|item| scalar(item).map(|(text, _)| text)).collect()
+}
+
+fn list(node: &Node) -> &[Node] {
+    match &node.content {
+        Content::List(items) => items,
+        _ => &[],
+    }
+}
+
+fn scalar(node: &Node) -> Option<(&str, &Value)> {
+    match &node.content {
+        Content::Scalar { text, value } => Some((text, value)),
+        _ => None,
+    }
+}
+
+fn text<'a>(rule: &'a Node, key: &str) -> Option<&'a str> {
+    Some(scalar(&rule.get(key)?.value)?.0)
+}
