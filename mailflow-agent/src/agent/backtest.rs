@@ -13,13 +13,14 @@ use super::{
     outputs::Outputs,
     progress::{Progress, Unit},
     replay::AtEnd,
+    unread::Unread,
 };
 use crate::{
     clock,
     config::Config,
     engine::time::Epoch,
     flowlog::{
-        Line, Log, LogError, Reading, Skipped,
+        Line, Log, LogError, LogOptions, Reading, Skipped,
         history::{History, Rhythm},
     },
     sink::metrics::Agent,
@@ -29,8 +30,6 @@ use crate::{
 const GRACE: Duration = Duration::from_secs(60);
 /// Logs tell the wall clock's time.
 pub(super) const EPOCH: Epoch = Epoch::from_unix_nanos(0);
-/// Lines that cannot be read of which each is shown.
-const SHOWN: u64 = 10;
 
 /// How a backtest went.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -49,15 +48,14 @@ pub struct Backtested {
     pub damaged: u64,
 }
 
-/// Evaluates the rules on flow logs as one history. `l2_overhead` are the bytes that frames have
-/// beside their IP packet, in logs that count frames.
+/// Evaluates the rules on flow logs as one history.
 ///
 /// # Errors
 /// The alerts cannot be written. What cannot be read of the logs is logged and counted.
-pub fn run(config: &Config, logs: &[PathBuf], l2_overhead: Option<u16>, at_end: AtEnd) -> Result<Backtested> {
+pub fn run(config: &Config, logs: &[PathBuf], options: &LogOptions, at_end: AtEnd) -> Result<Backtested> {
     let agent = Agent::new(env!("CARGO_PKG_VERSION"), clock::unix_seconds())?;
     let mut outputs = Outputs::open_for_the_past(&config.outputs, &agent)?;
-    let (history, mut result) = read(config, logs, l2_overhead);
+    let (history, mut result) = read(config, logs, options);
     let end = history.end();
     let (arrivals, repeated) = history.ordered();
     (result.records, result.repeated) = (arrivals.len() as u64, repeated);
@@ -81,10 +79,14 @@ pub fn run(config: &Config, logs: &[PathBuf], l2_overhead: Option<u16>, at_end: 
 }
 
 /// Reads flow logs as one history. What cannot be read is logged and counted.
-pub(super) fn read(config: &Config, logs: &[PathBuf], l2_overhead: Option<u16>) -> (History, Backtested) {
+pub(super) fn read(config: &Config, logs: &[PathBuf], options: &LogOptions) -> (History, Backtested) {
     let rhythm = Rhythm { timeouts: config.engine.timeouts, poll_interval: config.poll_interval };
     let mut reader = Reader {
-        reading: Reading { services: &config.engine.services, l2_overhead },
+        reading: Reading {
+            services: &config.engine.services,
+            l2_overhead: options.l2_overhead,
+            columns: &options.columns,
+        },
         history: History::new(rhythm),
         progress: Progress::new(logs, &config.outputs, Unit::Records),
         result: Backtested::default(),
@@ -92,9 +94,6 @@ pub(super) fn read(config: &Config, logs: &[PathBuf], l2_overhead: Option<u16>) 
     logs.iter().for_each(|path| reader.log(path));
     let Reader { history, progress, result, .. } = reader;
     progress.end();
-    if result.unreadable > SHOWN {
-        error!("{} more lines could not be read", result.unreadable - SHOWN);
-    }
     (history, result)
 }
 
@@ -111,6 +110,7 @@ impl Reader<'_> {
             Ok(log) => log,
             Err(damage) => return self.damaged(&damage),
         };
+        let mut unread = Unread::default();
         loop {
             match log.next_line() {
                 Ok(Some(Line::Entry(entry))) => {
@@ -119,12 +119,16 @@ impl Reader<'_> {
                     self.progress.at(self.result.records, log.position());
                 }
                 Ok(Some(Line::Skipped(Skipped::OtherEvent))) => self.result.other_events += 1,
+                Ok(Some(Line::Skipped(Skipped::OneWay))) => {
+                    self.result.other_events += 1;
+                    unread.one_way += 1;
+                }
                 Ok(Some(Line::Skipped(Skipped::NotWatched))) => self.result.not_watched += 1,
                 Ok(None) => break,
-                Err(fault @ LogError::Line { .. }) => {
+                Err(LogError::Line { path, line, fault }) => {
                     self.result.unreadable += 1;
-                    if self.result.unreadable <= SHOWN {
-                        self.progress.pause(|| error!("{fault}"));
+                    if unread.is_first_of_its_reason(&fault) {
+                        self.progress.pause(|| error!("{}", LogError::Line { path, line, fault }));
                     }
                 }
                 Err(damage) => {
@@ -133,6 +137,7 @@ impl Reader<'_> {
                 }
             }
         }
+        self.progress.pause(|| unread.report(path));
         self.progress.file_done(self.result.records, log.position());
     }
 

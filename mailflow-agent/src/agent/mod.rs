@@ -21,6 +21,7 @@ mod resume;
 pub mod ruletest;
 mod service;
 mod sinks;
+mod unread;
 mod view;
 mod windows;
 

@@ -30,6 +30,9 @@ impl Source {
     }
 }
 
+/// What a thread has read, once it has.
+type Reading = oneshot::Receiver<Result<Config, Vec<String>>>;
+
 /// The client that waits for a reload; none for a signal.
 type Waiting = Option<oneshot::Sender<Reply>>;
 
@@ -37,7 +40,7 @@ type Waiting = Option<oneshot::Sender<Reply>>;
 #[derive(Default)]
 pub(super) struct Reload {
     /// What comes of the reading that is on, and the clients that wait for it.
-    reading: Option<(oneshot::Receiver<Result<Config, Vec<String>>>, Vec<Waiting>)>,
+    reading: Option<(Reading, Vec<Waiting>)>,
     /// Clients that came meanwhile: the files may have changed once more.
     next: Vec<Waiting>,
 }
@@ -98,7 +101,7 @@ impl Reload {
 }
 
 /// A reading that has failed.
-fn refused(why: String) -> oneshot::Receiver<Result<Config, Vec<String>>> {
+fn refused(why: String) -> Reading {
     let (finished, reading) = oneshot::channel();
     let _ = finished.send(Err(vec![why]));
     reading
