@@ -4,8 +4,12 @@
 
 #[path = "backtest/corpus.rs"]
 mod corpus;
+#[path = "backtest/escapes.rs"]
+mod escapes;
 #[path = "backtest/faults.rs"]
 mod faults;
+#[path = "backtest/formats.rs"]
+mod formats;
 #[path = "backtest/known.rs"]
 mod known;
 #[path = "backtest/order.rs"]
@@ -14,6 +18,8 @@ mod order;
 mod roundtrip;
 #[path = "backtest/run.rs"]
 mod run;
+#[path = "backtest/unknown.rs"]
+mod unknown;
 #[path = "backtest/why.rs"]
 mod why;
 #[path = "backtest/writers.rs"]

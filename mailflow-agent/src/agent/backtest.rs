@@ -13,13 +13,14 @@ use super::{
     outputs::Outputs,
     progress::{Progress, Unit},
     replay::AtEnd,
+    unread::Unread,
 };
 use crate::{
     clock,
     config::Config,
     engine::time::Epoch,
     flowlog::{
-        Line, Log, LogError, Reading, Skipped,
+        Line, Log, LogError, LogOptions, Reading, Skipped,
         history::{History, Rhythm},
         read_lines,
     },
@@ -30,8 +31,6 @@ use crate::{
 const GRACE: Duration = Duration::from_secs(60);
 /// Logs tell the wall clock's time.
 pub(super) const EPOCH: Epoch = Epoch::from_unix_nanos(0);
-/// Lines that cannot be read of which each is shown.
-const SHOWN: u64 = 10;
 
 /// How a backtest went.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -50,16 +49,15 @@ pub struct Backtested {
     pub damaged: u64,
 }
 
-/// Evaluates the rules on flow logs as one history. `l2_overhead` are the bytes that frames have
-/// beside their IP packet, in logs that count frames.
+/// Evaluates the rules on flow logs as one history.
 ///
 /// # Errors
 /// The alerts cannot be written. What cannot be read of the logs is logged and counted.
-pub fn run(config: &Config, logs: &[PathBuf], l2_overhead: Option<u16>, at_end: AtEnd) -> Result<Backtested> {
+pub fn run(config: &Config, logs: &[PathBuf], options: &LogOptions, at_end: AtEnd) -> Result<Backtested> {
     let agent = Agent::new(env!("CARGO_PKG_VERSION"), clock::unix_seconds())?;
     let mut outputs =
         Outputs::open_for_the_past(&config.outputs, &agent, Gateway::new(config.gateway_name.as_deref()))?;
-    let (history, mut result) = read(config, logs, l2_overhead);
+    let (history, mut result) = read(config, logs, options);
     let end = history.end();
     let (arrivals, repeated) = history.ordered();
     (result.records, result.repeated) = (arrivals.len() as u64, repeated);
@@ -83,10 +81,14 @@ pub fn run(config: &Config, logs: &[PathBuf], l2_overhead: Option<u16>, at_end: 
 }
 
 /// Reads flow logs as one history. What cannot be read is logged and counted.
-pub(super) fn read(config: &Config, logs: &[PathBuf], l2_overhead: Option<u16>) -> (History, Backtested) {
+pub(super) fn read(config: &Config, logs: &[PathBuf], options: &LogOptions) -> (History, Backtested) {
     let rhythm = Rhythm { timeouts: config.engine.timeouts, poll_interval: config.poll_interval };
     let mut reader = Reader {
-        reading: Reading { services: &config.engine.services, l2_overhead },
+        reading: Reading {
+            services: &config.engine.services,
+            l2_overhead: options.l2_overhead,
+            columns: &options.columns,
+        },
         history: History::new(rhythm),
         progress: Progress::new(logs, &config.outputs, Unit::Records),
         result: Backtested::default(),
@@ -94,9 +96,6 @@ pub(super) fn read(config: &Config, logs: &[PathBuf], l2_overhead: Option<u16>) 
     logs.iter().for_each(|path| reader.log(path));
     let Reader { history, progress, result, .. } = reader;
     progress.end();
-    if result.unreadable > SHOWN {
-        error!("{} more lines could not be read", result.unreadable - SHOWN);
-    }
     (history, result)
 }
 
@@ -113,18 +112,19 @@ impl Reader<'_> {
             Ok(log) => log,
             Err(damage) => return self.damaged(&damage),
         };
-        let mut read = 0;
+        let (mut read, mut unread) = (0, Unread::default());
         let end = read_lines(log, |line, position| {
             read = position;
-            self.line(line, position);
+            self.line(line, position, &mut unread);
         });
         if let Err(damage) = &end {
             self.damaged(damage);
         }
+        self.progress.pause(|| unread.report(path));
         self.progress.file_done(self.result.records, end.unwrap_or(read));
     }
 
-    fn line(&mut self, line: Result<Line, LogError>, position: u64) {
+    fn line(&mut self, line: Result<Line, LogError>, position: u64, unread: &mut Unread) {
         match line {
             Ok(Line::Entry(entry)) => {
                 self.history.push(entry);
@@ -132,13 +132,18 @@ impl Reader<'_> {
                 self.progress.at(self.result.records, position);
             }
             Ok(Line::Skipped(Skipped::OtherEvent)) => self.result.other_events += 1,
+            Ok(Line::Skipped(Skipped::OneWay)) => {
+                self.result.other_events += 1;
+                unread.one_way += 1;
+            }
             Ok(Line::Skipped(Skipped::NotWatched)) => self.result.not_watched += 1,
-            Err(fault) => {
+            Err(LogError::Line { path, line, fault }) => {
                 self.result.unreadable += 1;
-                if self.result.unreadable <= SHOWN {
-                    self.progress.pause(|| error!("{fault}"));
+                if unread.is_first_of_its_reason(&fault) {
+                    self.progress.pause(|| error!("{}", LogError::Line { path, line, fault }));
                 }
             }
+            Err(damage) => self.damaged(&damage),
         }
     }
 

@@ -17,10 +17,12 @@ use crate::{
         Engine,
         event::{TermValue, Value},
         explain::{Explanation, Held, Judged},
+        flow::Direction,
+        inputs::Inputs,
         settings::unit,
         time::{Epoch, Time},
     },
-    flowlog::history::Arrival,
+    flowlog::{LogOptions, history::Arrival},
 };
 
 impl Pipeline {
@@ -47,8 +49,8 @@ pub struct Past {
 impl Past {
     /// Reads `logs` and lets the rules see them, as a backtest does. What cannot be read of the logs is
     /// logged and counted.
-    pub fn read(config: &Config, logs: &[PathBuf], l2_overhead: Option<u16>) -> Self {
-        let (history, read) = backtest::read(config, logs, l2_overhead);
+    pub fn read(config: &Config, logs: &[PathBuf], options: &LogOptions) -> Self {
+        let (history, read) = backtest::read(config, logs, options);
         let mut engine = Engine::new(config.engine.clone());
         // The logs are in memory: there is no sense in a bound.
         engine.remember_all();
@@ -119,15 +121,20 @@ fn term(term: &TermValue) -> HeldTerm {
 fn flow(judged: &Judged, epoch: Epoch) -> JudgedFlow {
     let flow = &judged.record.flow;
     let end = |ip: IpAddr, port: u16| SocketAddr::new(ip, port).to_string();
+    let known = |input| judged.record.inputs.contains(input);
+    let way = |way: &Direction| {
+        let (packets, bytes) = (known(Inputs::PACKETS), known(Inputs::BYTES));
+        (packets.then_some(way.packets), bytes.then_some(way.bytes))
+    };
     JudgedFlow {
         time: seconds(judged.record.time(), epoch),
         client: end(flow.client(), flow.key.client_port),
         server: end(flow.server(), flow.key.server_port),
         app_proto: judged.record.app.name().to_owned(),
         reason: judged.record.reason.name().to_owned(),
-        up: (flow.up.packets, flow.up.bytes),
-        down: (flow.down.packets, flow.down.bytes),
-        messages: flow.messages,
+        up: way(&flow.up),
+        down: way(&flow.down),
+        messages: known(Inputs::MESSAGES).then_some(flow.messages),
         verdicts: judged.verdicts.iter().map(|(rule, why)| (rule.to_string(), why.clone())).collect(),
     }
 }

@@ -22,6 +22,7 @@ mod resume;
 pub mod ruletest;
 mod service;
 mod sinks;
+mod unread;
 mod view;
 mod windows;
 

@@ -34,6 +34,9 @@ impl Source {
     }
 }
 
+/// What a thread has read, once it has.
+type Reading = oneshot::Receiver<Result<Config, Vec<String>>>;
+
 /// The client that waits for a reload; none for a signal.
 type Waiting = Option<oneshot::Sender<Reply>>;
 
@@ -41,7 +44,7 @@ type Waiting = Option<oneshot::Sender<Reply>>;
 #[derive(Default)]
 pub(super) struct Reload {
     /// What comes of the reading that is on, and the clients that wait for it.
-    reading: Option<(oneshot::Receiver<Result<Config, Vec<String>>>, Vec<Waiting>)>,
+    reading: Option<(Reading, Vec<Waiting>)>,
     /// Clients that came meanwhile: the files may have changed once more.
     next: Vec<Waiting>,
 }
@@ -102,7 +105,7 @@ impl Reload {
 }
 
 /// A reading that has failed.
-fn refused(why: String) -> oneshot::Receiver<Result<Config, Vec<String>>> {
+fn refused(why: String) -> Reading {
     let (finished, reading) = oneshot::channel();
     let _ = finished.send(Err(vec![why]));
     reading

@@ -92,14 +92,18 @@ fn held(term: &HeldTerm) -> String {
 
 fn flow(flow: &JudgedFlow, out: &mut impl Write) -> io::Result<()> {
     let JudgedFlow { time, client, server, app_proto, reason, up, down, messages, verdicts } = flow;
+    let number = |number: Option<u64>| number.map_or_else(|| "?".to_owned(), |number| number.to_string());
+    let way = |way: &(Option<u64>, Option<u64>)| match way {
+        (None, None) => "not recorded".to_owned(),
+        (packets, bytes) => format!("{} B / {}", number(*bytes), number(*packets)),
+    };
+    let messages = messages.map_or_else(|| "not recorded".to_owned(), |messages| messages.to_string());
     writeln!(
         out,
-        "{} {client} -> {server} {app_proto} {reason}, up {} B / {}, down {} B / {}, messages {messages}",
+        "{} {client} -> {server} {app_proto} {reason}, up {}, down {}, messages {messages}",
         moment(*time),
-        up.1,
-        up.0,
-        down.1,
-        down.0
+        way(up),
+        way(down)
     )?;
     for (rule, why) in verdicts {
         writeln!(out, "    {rule:<24} {}", why.as_deref().unwrap_or("counts"))?;
@@ -124,7 +128,8 @@ pub fn yaml(suggestions: &[Suggested], out: &mut impl Write) -> io::Result<()> {
     if suggestions.is_empty() {
         return writeln!(out, "# Nothing behaves like a relay so far.");
     }
-    writeln!(out, "# Look at each before you take it: an allow-list hides what it names.\nallow:")?;
+    writeln!(out, "# Look at each before you take it: an allow-list hides what it names.")?;
+    writeln!(out, "allow:")?;
     for Suggested { source, destination, because } in suggestions {
         writeln!(out, "  # {because}")?;
         let (source, what) = match source {

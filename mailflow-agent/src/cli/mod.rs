@@ -18,8 +18,8 @@ use clap_complete::Shell;
 
 use crate::terminal;
 pub use raw::{
-    BacktestArgs, Column, DoctorArgs, ExplainArgs, LogArgs, ReplayArgs, RunArgs, SocketArgs, StatusArgs,
-    SuggestArgs, TopArgs,
+    BacktestArgs, Column, DoctorArgs, ExplainArgs, LogArgs, ReadingArgs, ReplayArgs, RunArgs, SocketArgs,
+    StatusArgs, SuggestArgs, TopArgs,
 };
 use raw::{RulesVerb, Typed, Verb};
 
@@ -272,7 +272,7 @@ mod tests {
         let args = BacktestArgs {
             logs: ["a.json", "b.gz"].map(PathBuf::from).to_vec(),
             alerts: Some(Switch::Off),
-            l2_overhead: Some(18),
+            reading: ReadingArgs { l2_overhead: Some(18), columns: Vec::new() },
             drain: true,
         };
         assert_eq!(command(typed).unwrap(), Command::Backtest { config: Some("c.yaml".into()), args });
@@ -284,7 +284,10 @@ mod tests {
             panic!("an explanation")
         };
         let logs = ["a", "b"].map(PathBuf::from).to_vec();
-        assert_eq!(args.logs, LogArgs { logs, l2_overhead: Some(18) });
+        assert_eq!(
+            args.logs,
+            LogArgs { logs, reading: ReadingArgs { l2_overhead: Some(18), columns: Vec::new() } }
+        );
         let args = SuggestArgs::default();
         assert_eq!(command("suggest").unwrap(), Command::Suggest { config: None, args });
     }

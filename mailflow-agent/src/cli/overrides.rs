@@ -236,7 +236,8 @@ mod tests {
         let mut config = configured();
         config.outputs.set_flow_log(Some(Target::File("flows".into())));
         config.outputs.set_alerts(Some(Target::File("alerts".into())));
-        let mut args = BacktestArgs { logs: Vec::new(), alerts: None, l2_overhead: None, drain: false };
+        let mut args =
+            BacktestArgs { logs: Vec::new(), alerts: None, reading: Default::default(), drain: false };
         apply_backtest(&mut config, &args);
         assert!(config.outputs.to_stdout());
         assert_eq!((config.outputs.alerts.len(), config.outputs.flow_log.len()), (1, 0));

@@ -14,9 +14,12 @@ use clap::{
 use clap_complete::Shell;
 use ipnet::IpNet;
 
-use crate::config::{
-    Hook, LogLevel, Role, Target,
-    value::{self, Switch},
+use crate::{
+    config::{
+        Hook, LogLevel, Role, Target,
+        value::{self, Switch},
+    },
+    flowlog::{LogOptions, Renamed},
 };
 
 /// Tells which internal host sends too much mail, from exact kernel counts.
@@ -198,9 +201,28 @@ pub struct LogArgs {
     /// Read flow logs, as backtest does, instead of asking the running agent
     #[arg(long = "log", value_name = "FLOWLOG", num_args = 1.., conflicts_with = "socket")]
     pub logs: Vec<PathBuf>,
-    /// What a frame has beside its IP packet in logs that count frames, in bytes, as for backtest
+    /// As for backtest
+    #[command(flatten)]
+    pub reading: ReadingArgs,
+}
+
+/// How flow logs are read.
+#[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReadingArgs {
+    /// What a frame has beside its IP packet in logs that count frames (Suricata), in bytes; 14, and 4
+    /// more for each VLAN tag, without it
     #[arg(long, value_name = "BYTES", requires = "logs")]
     pub l2_overhead: Option<u16>,
+    /// The name that one of Zeek's columns has in the logs, such as ts=timestamp; may be repeated
+    #[arg(long = "column", value_name = "ZEEK=NAME", requires = "logs")]
+    pub columns: Vec<Renamed>,
+}
+
+impl ReadingArgs {
+    /// Returns them as the reader takes them.
+    pub fn options(&self) -> LogOptions {
+        LogOptions { l2_overhead: self.l2_overhead, columns: self.columns.clone() }
+    }
 }
 
 /// Where the running agent listens.
@@ -366,10 +388,11 @@ pub struct ReplayArgs {
 /// What `backtest --help` says beyond the options.
 const BACKTEST: &str = "\
 Formats, each file recognised by what is in it, plain or gzip: mailflow's own flow lines, Suricata's \
-EVE flow lines, Zeek's conn.log as columns or as JSON. The order of files and lines does not matter.
+EVE flow lines, Zeek's conn.log, open_conn.log and conn_long.log as columns or as JSON; as JSON also within lines of \
+Filebeat or Elasticsearch. The order of files and lines does not matter.
 
 A rule that needs what a log does not tell is reported as not evaluable, with the number of records. \
-A line that cannot be read is reported, the others count, and the exit status is 1.
+Of lines that cannot be read the first one of each reason is shown and the others are counted; the rest is evaluated, and the exit status is 1.
 
 Examples:
   mailflow-agent backtest /var/log/mailflow/flows.json* --config new-rules.yaml
@@ -385,10 +408,9 @@ pub struct BacktestArgs {
     /// configuration says), or off
     #[arg(long, value_name = "FILE|-", value_parser = value::target)]
     pub alerts: Option<Switch<Target>>,
-    /// What a frame has beside its IP packet in logs that count frames (Suricata), in bytes; 14, and 4
-    /// more for each VLAN tag, without it
-    #[arg(long, value_name = "BYTES")]
-    pub l2_overhead: Option<u16>,
+    /// How they are read
+    #[command(flatten)]
+    pub reading: ReadingArgs,
     /// Let time go on beyond the end until every window is over
     #[arg(long)]
     pub drain: bool,

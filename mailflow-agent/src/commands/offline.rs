@@ -38,7 +38,7 @@ pub(super) fn backtest(path: Option<&Path>, args: &BacktestArgs) -> Exit {
         Err(exit) => return exit,
     };
     cli::overrides::apply_backtest(&mut config, args);
-    match agent::backtest::run(&config, &args.logs, args.l2_overhead, at_end(args.drain)) {
+    match agent::backtest::run(&config, &args.logs, &args.reading.options(), at_end(args.drain)) {
         Ok(Backtested { unreadable: 0, damaged: 0, .. }) => Exit::Good,
         Ok(_) => Exit::Failure,
         Err(error) => {
@@ -54,7 +54,7 @@ pub(super) fn past(path: Option<&Path>, args: &LogArgs, tell: impl FnOnce(&Past)
         Ok(config) => config,
         Err(exit) => return exit,
     };
-    let past = Past::read(&config, &args.logs, args.l2_overhead);
+    let past = Past::read(&config, &args.logs, &args.reading.options());
     let whole = past.read.unreadable == 0 && past.read.damaged == 0;
     printed(tell(&past).map(|()| if whole { Exit::Good } else { Exit::Failure }))
 }

@@ -232,6 +232,14 @@ impl Collector {
         self.faults.files.get(file).is_some_and(|[kept, _]| *kept >= MAX_OF_A_FILE)
     }
 
+    /// Counts a fault of a `file` that is full.
+    pub(super) fn count_further(&mut self, file: &Arc<str>) {
+        self.count += 1;
+        if let Some([_, more]) = self.faults.files.get_mut(file) {
+            *more += 1;
+        }
+    }
+
     /// Takes a fault.
     pub(super) fn fault(&mut self, fault: Fault) {
         self.count += 1;

@@ -63,12 +63,12 @@ pub struct JudgedFlow {
     pub app_proto: String,
     /// Why the record was made.
     pub reason: String,
-    /// Packets and IP bytes up.
-    pub up: (u64, u64),
-    /// Packets and IP bytes down.
-    pub down: (u64, u64),
-    /// Estimated messages.
-    pub messages: u32,
+    /// Packets and IP bytes up; none where the flow's log does not tell.
+    pub up: (Option<u64>, Option<u64>),
+    /// Packets and IP bytes down; none where the flow's log does not tell.
+    pub down: (Option<u64>, Option<u64>),
+    /// Estimated messages; none where the flow's log does not tell.
+    pub messages: Option<u32>,
     /// Of each rule: nothing if the flow counts, or else why not.
     pub verdicts: Vec<(String, Option<String>)>,
 }

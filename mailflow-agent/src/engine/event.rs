@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 use mailflow_common::{App, FlowKey};
 use serde::{Deserialize, Serialize};
 
-use super::{asset_role::AssetRole, flow::FlowRecord, subject::Subject, time::Time};
+use super::{asset_role::AssetRole, flow::FlowRecord, inputs::Inputs, subject::Subject, time::Time};
 
 /// What one flow gained since it was last looked at.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -185,6 +185,13 @@ pub struct Alert {
     pub cut: bool,
     /// What speaks for it, where its source behaves like one that is meant to send mail.
     pub relay: Option<Relay>,
+}
+
+impl Alert {
+    /// Returns true if all of its flows tell this, so that their sums mean something.
+    pub fn tells(&self, input: Inputs) -> bool {
+        self.flows.iter().all(|record| record.inputs.contains(input))
+    }
 }
 
 /// A source that behaves like a relay: it delivers much mail to many servers, and most of it is taken. In words:

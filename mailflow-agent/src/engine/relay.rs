@@ -86,13 +86,18 @@ pub struct Suggestion {
 /// What was sent.
 #[derive(Default)]
 struct Sent {
+    /// Those of which it is known whether they delivered.
     attempts: u64,
     delivered: u64,
     servers: BTreeSet<IpAddr>,
 }
 
 impl Sent {
+    /// Takes an attempt. One of which it is not known whether it delivered speaks neither for nor against.
     fn add(&mut self, record: &FlowRecord, kinds: Kinds) {
+        if !record.inputs.contains(Kind::Delivering.inputs()) {
+            return;
+        }
         self.attempts += 1;
         if kinds.contains(Kinds::DELIVERING) {
             self.delivered += 1;

@@ -3,11 +3,12 @@
 use std::borrow::Cow;
 
 use super::{
-    Line, Reading,
+    Line, Reading, Skipped,
     eve::Word,
     fault::Fault,
+    names::{self, Renamed},
     text::{Read, Text, refused},
-    zeek::{Conn, Service},
+    zeek::{self, Conn, Service},
 };
 
 /// What the header says so far. Logs that were put together have more than one.
@@ -19,6 +20,10 @@ pub(super) struct Columns {
     /// What stands between the members of a set.
     members: String,
     path: Option<String>,
+    /// What follows is a part of a log of something else.
+    foreign: bool,
+    /// Connections have been read, so that only a part is of something else.
+    began: bool,
     names: Vec<String>,
     /// The place of each of [`Field::ALL`] among the columns.
     places: [Option<usize>; Field::ALL.len()],
@@ -32,6 +37,8 @@ impl Default for Columns {
             empty: "(empty)".to_owned(),
             members: ",".to_owned(),
             path: None,
+            foreign: false,
+            began: false,
             names: Vec::new(),
             places: [None; Field::ALL.len()],
         }
@@ -90,12 +97,23 @@ impl Field {
     const NEEDED: usize = 6;
 }
 
+/// The names in Zeek's logs of the columns that are looked at.
+pub(super) const NAMES: [&str; Field::ALL.len()] = {
+    let mut names = [""; Field::ALL.len()];
+    let mut number = 0;
+    while number < names.len() {
+        names[number] = Field::ALL[number].1;
+        number += 1;
+    }
+    names
+};
+
 impl Columns {
     /// Reads a line of the header (`#...`). An error is one of the whole log: what it is instead of
     /// connections with their ends.
-    pub(super) fn header(&mut self, line: &str) -> Result<(), String> {
+    pub(super) fn header(&mut self, line: &str, renamed: &[Renamed]) -> Result<(), String> {
         if let Some(separator) = line.strip_prefix("#separator ") {
-            *self = Self { separator: unescaped(separator), ..Self::default() };
+            *self = Self { separator: unescaped(separator), began: self.began, ..Self::default() };
             return Ok(());
         }
         let Some((name, value)) = line.split_once(self.separator.as_str()) else { return Ok(()) };
@@ -103,11 +121,22 @@ impl Columns {
             "#unset_field" => self.unset = value.to_owned(),
             "#set_separator" if !value.is_empty() => self.members = unescaped(value),
             "#empty_field" => self.empty = value.to_owned(),
-            "#path" if value != "conn" => return Err(format!("Zeek's {value}.log")),
-            "#path" => self.path = Some(value.to_owned()),
+            "#path" if zeek::is_open(value).is_none() => {
+                // Logs that were put together may be of several kinds.
+                if !self.began {
+                    return Err(format!("Zeek's {value}.log"));
+                }
+                self.foreign = true;
+            }
+            "#path" => {
+                self.foreign = false;
+                self.path = Some(value.to_owned());
+            }
+            "#fields" if self.foreign => {}
             "#fields" => {
                 self.names = value.split(self.separator.as_str()).map(str::to_owned).collect();
-                self.places = Field::ALL.map(|(_, name)| self.names.iter().position(|column| column == name));
+                let names = self.names.iter().map(String::as_str);
+                self.places = Field::ALL.map(|(_, name)| names::place(name, renamed, names.clone()));
                 let mut needed = Field::ALL.iter().zip(&self.places).take(Field::NEEDED);
                 if let Some(((_, name), _)) = needed.find(|(_, place)| place.is_none()) {
                     return Err(format!("a Zeek log without the column {name}"));
@@ -119,7 +148,11 @@ impl Columns {
     }
 
     /// Reads a line of values.
-    pub(super) fn read(&self, line: &str, reading: &Reading<'_>) -> Result<Line, Fault> {
+    pub(super) fn read(&mut self, line: &str, reading: &Reading<'_>) -> Result<Line, Fault> {
+        if self.foreign {
+            return Ok(Line::Skipped(Skipped::OtherEvent));
+        }
+        self.began = true;
         let values: Vec<&str> = line.split(self.separator.as_str()).collect();
         if self.names.is_empty() {
             return Err(Fault::new(1, "", "values before the `#fields` line, which names their columns"));
@@ -150,6 +183,7 @@ impl Columns {
             vlan: row.value(Field::Vlan)?.map(|Read(tag)| tag),
             inner_vlan: row.value(Field::InnerVlan)?.map(|Read(tag)| tag),
             orig_l2_addr: row.value(Field::OrigL2Addr)?,
+            open: self.path.as_deref().and_then(zeek::is_open).unwrap_or_default(),
         };
         Ok(conn.line(reading))
     }

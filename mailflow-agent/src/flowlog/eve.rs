@@ -3,7 +3,7 @@
 use std::{borrow::Cow, net::IpAddr};
 
 use mailflow_common::Vlans;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 use super::{
     Entry, Line, Reading, Skipped,
@@ -14,6 +14,7 @@ use super::{
     suricata::{self, Tcp},
     text::{Moment, Proto, Read},
 };
+use crate::engine::inputs::Inputs;
 
 /// A string that is not copied unless it must be.
 #[derive(Debug, Deserialize)]
@@ -33,7 +34,7 @@ pub(super) struct Flow<'a> {
     /// Suricata: what it was before it changed to TLS.
     #[serde(borrow)]
     pub(super) app_proto_orig: Option<Word<'a>>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "tags")]
     pub(super) vlan: Vec<u16>,
     #[serde(borrow)]
     pub(super) flow: Counters<'a>,
@@ -44,16 +45,31 @@ pub(super) struct Flow<'a> {
 
 #[derive(Debug, Deserialize)]
 pub(super) struct Counters<'a> {
-    pub(super) pkts_toserver: u64,
-    pub(super) bytes_toserver: u64,
-    pub(super) pkts_toclient: u64,
-    pub(super) bytes_toclient: u64,
+    #[serde(deserialize_with = "nullable")]
+    pub(super) pkts_toserver: Option<u64>,
+    #[serde(deserialize_with = "nullable")]
+    pub(super) bytes_toserver: Option<u64>,
+    #[serde(deserialize_with = "nullable")]
+    pub(super) pkts_toclient: Option<u64>,
+    #[serde(deserialize_with = "nullable")]
+    pub(super) bytes_toclient: Option<u64>,
     pub(super) start: Read<Moment>,
     pub(super) end: Read<Moment>,
     #[serde(borrow)]
     pub(super) state: Option<Word<'a>>,
     #[serde(borrow)]
     pub(super) reason: Option<Word<'a>>,
+}
+
+impl Counters<'_> {
+    /// What they tell: only what they tell of both ways means anything.
+    pub(super) fn inputs(&self) -> Inputs {
+        let both = |one: Option<u64>, other: Option<u64>| one.and(other).is_some();
+        let mut inputs = Inputs::empty();
+        inputs.set(Inputs::PACKETS, both(self.pkts_toserver, self.pkts_toclient));
+        inputs.set(Inputs::BYTES, both(self.bytes_toserver, self.bytes_toclient));
+        inputs
+    }
 }
 
 /// The line's kind alone.
@@ -63,13 +79,35 @@ struct Kind<'a> {
     event_type: Option<Word<'a>>,
 }
 
+/// A number that must be there, and may be null: what a log of evidence has for what is not known.
+fn nullable<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
+    Option::deserialize(from)
+}
+
+/// VLAN tags: a list, or one, or null, or none.
+fn tags<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u16>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "expected a VLAN tag from 0 to 65535, or a list of them")]
+    enum Tags {
+        List(Vec<u16>),
+        One(u16),
+    }
+    Ok(match Option::<Tags>::deserialize(from)? {
+        Some(Tags::List(tags)) => tags,
+        Some(Tags::One(tag)) => vec![tag],
+        None => Vec::new(),
+    })
+}
+
 /// Reads one line.
 pub(super) fn read(line: &[u8], reading: &Reading<'_>) -> Result<Line, Fault> {
     // Lines of other kinds have fields of the same names and other forms.
     if memchr::memmem::find(line, b"\"event_type\":\"flow\"").is_none() {
         let kind: Kind<'_> = json::read(line)?;
-        if kind.event_type.is_none_or(|kind| kind.0 != "flow") {
-            return Ok(Line::Skipped(Skipped::OtherEvent));
+        match kind.event_type.as_ref().map(|kind| &*kind.0) {
+            Some("flow") => {}
+            Some("netflow") => return Ok(Line::Skipped(Skipped::OneWay)),
+            _ => return Ok(Line::Skipped(Skipped::OtherEvent)),
         }
     }
     let flow: Flow<'_> = json::read(line)?;

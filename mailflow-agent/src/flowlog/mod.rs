@@ -10,10 +10,12 @@ mod eve;
 mod fault;
 pub mod history;
 mod json;
+mod names;
 mod own;
 mod parallel;
 mod suricata;
 mod text;
+mod wrapped;
 mod zeek;
 
 use std::{
@@ -25,9 +27,10 @@ use std::{
     },
 };
 
-use self::columns::Columns;
+use self::{columns::Columns, wrapped::Kind};
 pub use self::{
     fault::{Fault, LogError},
+    names::Renamed,
     parallel::read_lines,
 };
 use crate::{
@@ -52,6 +55,17 @@ pub struct Reading<'a> {
     pub services: &'a Services,
     /// What a frame has beside its IP packet, in bytes, instead of Ethernet and its tags.
     pub l2_overhead: Option<u16>,
+    /// Zeek's columns that have other names.
+    pub columns: &'a [Renamed],
+}
+
+/// How logs are read, as the command line has it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LogOptions {
+    /// Bytes of a frame outside of its IP packet, instead of those of Ethernet and its tags.
+    pub l2_overhead: Option<u16>,
+    /// Zeek's columns that have other names.
+    pub columns: Vec<Renamed>,
 }
 
 /// Whose record it is.
@@ -88,8 +102,10 @@ pub struct Entry {
 /// Why a line that can be read has no record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Skipped {
-    /// It is of another event type.
+    /// It is of another event type, or of another log than one of connections.
     OtherEvent,
+    /// It is one of Suricata's `netflow` events, which tell of one direction each.
+    OneWay,
     /// It is a flow to no watched port, or of neither TCP nor UDP: the agent would not count it.
     NotWatched,
 }
@@ -121,6 +137,8 @@ enum Format {
     Eve,
     ZeekJson,
     ZeekColumns(Box<Columns>),
+    /// Lines of either within lines of other tools.
+    Wrapped,
     /// There is not one line.
     Empty,
 }
@@ -144,7 +162,8 @@ impl<'a> Log<'a> {
         if head.starts_with(MARK) {
             head.drain(..MARK.len());
         }
-        let format = Format::of(&head).map_err(|found| LogError::Format { path: path.to_owned(), found })?;
+        let format = Format::of(&head, reading.columns)
+            .map_err(|found| LogError::Format { path: path.to_owned(), found })?;
         let contents = Box::new(BufReader::with_capacity(
             HEAD as usize,
             Cursor::new(head).chain(Broken(damage)).chain(file),
@@ -200,6 +219,18 @@ impl<'a> Log<'a> {
     }
 }
 
+/// A line within one of another tool.
+fn wrapped(line: &[u8], reading: &Reading<'_>) -> Result<Line, Fault> {
+    let Some(inner) = wrapped::inner(line, reading.columns)? else {
+        return Ok(Line::Skipped(Skipped::OtherEvent));
+    };
+    let read = match inner.kind {
+        Kind::Eve => eve::read(&inner.line, reading),
+        Kind::Zeek => zeek::read(&inner.line, reading),
+    };
+    read.map_err(|fault| inner.outer(fault))
+}
+
 /// A line whose counts can be added up.
 fn possible(line: Line) -> Result<Line, Fault> {
     let Line::Entry(Entry { record, .. }) = &line else { return Ok(line) };
@@ -226,6 +257,7 @@ impl Read for Broken {
 fn text(line: &[u8]) -> Result<&str, Fault> {
     let line = line.strip_suffix(b"\n").unwrap_or(line);
     let line = line.strip_suffix(b"\r").unwrap_or(line);
+    let line = line.strip_prefix(MARK).unwrap_or(line);
     std::str::from_utf8(line).map_err(|error| Fault::new(error.valid_up_to() + 1, "", "not UTF-8"))
 }
 
@@ -241,6 +273,8 @@ impl Format {
     /// Reads a line with its end. Returns `None` for one without contents.
     fn read(&mut self, whole: &[u8], reading: &Reading<'_>) -> Result<Option<Line>, Bad> {
         let line = whole.trim_ascii_end();
+        // Logs that were put together may each begin with the mark.
+        let line = line.strip_prefix(MARK).unwrap_or(line);
         if line.is_empty() {
             return Ok(None);
         }
@@ -248,9 +282,10 @@ impl Format {
             _ if whole.len() as u64 >= LONGEST => Err(Fault::new(1, "", "longer than 1 MiB")),
             Format::Eve => eve::read(line, reading),
             Format::ZeekJson => zeek::read(line, reading),
+            Format::Wrapped => wrapped(line, reading),
             Format::ZeekColumns(columns) => match text(whole) {
                 Ok(text) if text.starts_with('#') => {
-                    return columns.header(text).map(|()| None).map_err(Bad::Header);
+                    return columns.header(text, reading.columns).map(|()| None).map_err(Bad::Header);
                 }
                 Ok(text) => columns.read(text, reading),
                 Err(fault) => Err(fault),
@@ -265,19 +300,27 @@ impl Format {
         match self {
             Format::Eve => Some(Format::Eve),
             Format::ZeekJson => Some(Format::ZeekJson),
+            Format::Wrapped => Some(Format::Wrapped),
             Format::ZeekColumns(_) | Format::Empty => None,
         }
     }
 
     /// The format of a log that begins with `head`; otherwise what it begins with.
-    fn of(head: &[u8]) -> Result<Self, String> {
-        let has = |line: &[u8], key: &str| memchr::memmem::find(line, key.as_bytes()).is_some();
+    fn of(head: &[u8], renamed: &[Renamed]) -> Result<Self, String> {
+        if let Some((_, name)) = PACKED.iter().find(|(magic, _)| head.starts_with(magic)) {
+            return Err(format!("compressed with {name}, which is not read: unpack it, or use gzip"));
+        }
+        if head.starts_with(&[0xff, 0xfe]) || head.starts_with(&[0xfe, 0xff]) {
+            return Err("UTF-16; it must be UTF-8".to_owned());
+        }
         let mut first = None;
         for line in head.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii) {
             match line {
                 [] => continue,
-                [b'{', ..] if has(line, "\"event_type\"") => return Ok(Self::Eve),
-                [b'{', ..] if has(line, "\"id.orig_h\"") => return Ok(Self::ZeekJson),
+                [b'{', ..] => match Self::of_json(line, renamed) {
+                    Some(format) => return Ok(format),
+                    None => first = first.or(Some(line)),
+                },
                 [b'#', ..] if line.starts_with(b"#separator") || line.starts_with(b"#fields") => {
                     return Ok(Self::ZeekColumns(Box::default()));
                 }
@@ -292,4 +335,30 @@ impl Format {
             }
         }
     }
+
+    fn of_json(line: &[u8], renamed: &[Renamed]) -> Option<Self> {
+        let has = |key: &str| memchr::memmem::find(line, key.as_bytes()).is_some();
+        match Kind::of(line, renamed) {
+            Some(Kind::Eve) => return Some(Self::Eve),
+            Some(Kind::Zeek) => return Some(Self::ZeekJson),
+            None => {}
+        }
+        match wrapped::inner(line, renamed) {
+            Ok(Some(_)) => Some(Self::Wrapped),
+            Ok(None) => None,
+            // A damaged line, or one that is longer than what is looked at.
+            Err(_) if has("\"event_type\"") => Some(Self::Eve),
+            Err(_) if has("\"id.orig_h\"") => Some(Self::ZeekJson),
+            Err(_) => None,
+        }
+    }
 }
+
+/// What begins files that other programs packed.
+const PACKED: [(&[u8], &str); 5] = [
+    (&[0x28, 0xb5, 0x2f, 0xfd], "zstd"),
+    (&[0xfd, b'7', b'z', b'X', b'Z', 0], "xz"),
+    (b"BZh", "bzip2"),
+    (&[0x04, 0x22, 0x4d, 0x18], "lz4"),
+    (b"PK\x03\x04", "zip"),
+];

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use super::{
     Entry, Origin, Reading, app,
     ends::Handshake,
-    eve::{Flow as Eve, Found, Word},
+    eve::{Counters, Flow as Eve, Found, Word},
     fault::Fault,
     json,
     text::{Mac, Read, Text, refused},
@@ -46,15 +46,18 @@ pub(super) fn entry(line: &Eve<'_>, extra: &Extra<'_>, text: &[u8], reading: &Re
         .as_ref()
         .map_or(Ok(RecordReason::Closed), |reason| named(&reason.0, "flow.reason", text))?;
 
-    let direction =
-        |packets, bytes, payload: Option<u64>, data: Option<u64>, data_bytes: Option<u64>| Direction {
-            packets,
-            bytes,
-            payload: payload.unwrap_or_default(),
-            data_packets: data.unwrap_or_default(),
-            data_bytes: data_bytes.unwrap_or_default(),
-            last: (packets > 0).then_some(end.0),
-        };
+    let direction = |packets: Option<u64>,
+                     bytes: Option<u64>,
+                     payload: Option<u64>,
+                     data: Option<u64>,
+                     data_bytes: Option<u64>| Direction {
+        packets: packets.unwrap_or_default(),
+        bytes: bytes.unwrap_or_default(),
+        payload: payload.unwrap_or_default(),
+        data_packets: data.unwrap_or_default(),
+        data_bytes: data_bytes.unwrap_or_default(),
+        last: packets.is_none_or(|packets| packets > 0).then_some(end.0),
+    };
     let (packets, bytes) = (counters.pkts_toserver, counters.bytes_toserver);
     let up = direction(packets, bytes, extra.payload_up, extra.data_packets_up, extra.data_bytes_up);
     let (packets, bytes) = (counters.pkts_toclient, counters.bytes_toclient);
@@ -75,13 +78,13 @@ pub(super) fn entry(line: &Eve<'_>, extra: &Extra<'_>, text: &[u8], reading: &Re
     let (messages, mac) = (extra.messages_estimated.unwrap_or_default(), extra.mac.map(|Read(mac)| mac.0));
     let flow = Flow { key, up, down, first: start.0, messages, mac, facts };
     let complete = extra.complete.unwrap_or_default();
-    let record = FlowRecord { flow, app, reason, complete, inputs: inputs(extra) };
+    let record = FlowRecord { flow, app, reason, complete, inputs: inputs(counters, extra) };
     Ok(Some(Entry { record, origin: Origin::Mailflow }))
 }
 
-fn inputs(extra: &Extra<'_>) -> Inputs {
+fn inputs(counters: &Counters<'_>, extra: &Extra<'_>) -> Inputs {
     let both = |one: Option<u64>, other: Option<u64>| one.and(other).is_some();
-    let mut inputs = Inputs::PACKETS | Inputs::BYTES;
+    let mut inputs = counters.inputs();
     inputs.set(Inputs::PAYLOAD, both(extra.payload_up, extra.payload_down));
     inputs.set(Inputs::DATA_PACKETS, both(extra.data_packets_up, extra.data_packets_down));
     inputs.set(Inputs::DATA_BYTES, both(extra.data_bytes_up, extra.data_bytes_down));

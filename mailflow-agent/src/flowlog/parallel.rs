@@ -229,7 +229,7 @@ mod tests {
     }
 
     fn all(path: &PathBuf, services: &Services, readers: usize) -> Vec<String> {
-        let reading = Reading { services, l2_overhead: None };
+        let reading = Reading { services, l2_overhead: None, columns: &[] };
         let mut log = Log::open(path, reading).unwrap();
         let mut found = Vec::new();
         let mut note = |line: Result<Line, LogError>| {

@@ -52,11 +52,15 @@ pub(super) fn entry(line: &Eve<'_>, text: &[u8], reading: &Reading<'_>) -> Found
     let counters = &line.flow;
 
     let overhead = reading.l2_overhead.map_or(ETHERNET + TAG * line.vlan.len() as u64, u64::from);
-    let direction = |packets: u64, frames: u64, field: &str| {
+    let direction = |packets: Option<u64>, frames: Option<u64>, field: &str| {
+        let last = packets.is_none_or(|packets| packets > 0).then_some(end.0);
+        // Without the packets it is not known what to take off.
+        let (Some(packets), Some(frames)) = (packets, frames) else {
+            return Ok(Direction { packets: packets.unwrap_or_default(), last, ..Direction::default() });
+        };
         let bytes = packets.checked_mul(overhead).and_then(|overhead| frames.checked_sub(overhead));
         let expected = || format!("at least {overhead} a packet, of which there are {packets}");
         let short = || Fault::new(json::column(text, field), field, refused(frames, &expected()));
-        let last = (packets > 0).then_some(end.0);
         bytes.map(|bytes| Direction { packets, bytes, last, ..Direction::default() }).ok_or_else(short)
     };
     let mut up = direction(counters.pkts_toserver, counters.bytes_toserver, "flow.bytes_toserver")?;
@@ -65,6 +69,7 @@ pub(super) fn entry(line: &Eve<'_>, text: &[u8], reading: &Reading<'_>) -> Found
         std::mem::swap(&mut up, &mut down);
         std::mem::swap(&mut facts.fin_up, &mut facts.fin_down);
     }
+    let unanswered = inputs.contains(Inputs::PACKETS) && down.packets == 0;
     facts.answered = (down.packets > 0).into();
 
     let names = [&line.app_proto, &line.app_proto_orig].into_iter().flatten().map(|name| &*name.0);
@@ -73,7 +78,7 @@ pub(super) fn entry(line: &Eve<'_>, text: &[u8], reading: &Reading<'_>) -> Found
     let closed = facts.closed() || counters.state.as_ref().is_some_and(|state| state.0 == "closed");
     let reason = if closed { RecordReason::Closed } else { RecordReason::Idle };
     let complete = match line.proto.0 {
-        Proto::Tcp => facts.syn != 0 && (down.packets == 0 || facts.syn_ack != 0),
+        Proto::Tcp => facts.syn != 0 && (unanswered || facts.syn_ack != 0),
         _ => true,
     };
     let flow = Flow { key, up, down, first: start.0, messages: 0, mac: None, facts };
@@ -83,7 +88,10 @@ pub(super) fn entry(line: &Eve<'_>, text: &[u8], reading: &Reading<'_>) -> Found
 
 /// What the line tells, and the facts among it.
 fn seen(line: &Eve<'_>) -> (Inputs, Facts) {
-    let inputs = Inputs::PACKETS | Inputs::BYTES;
+    let mut inputs = line.flow.inputs();
+    if !inputs.contains(Inputs::PACKETS) {
+        inputs.remove(Inputs::BYTES);
+    }
     let Some(Tcp { tcp_flags_ts: Some(Read(Flags(up))), tcp_flags_tc: Some(Read(Flags(down))) }) = line.tcp
     else {
         return (inputs, Facts::default());

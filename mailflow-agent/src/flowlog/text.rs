@@ -156,7 +156,13 @@ impl Text for Moment {
     const EXPECTED: &'static str = "a time after 1970, as ISO 8601 or in seconds";
 
     fn read(text: &str) -> Option<Self> {
-        eve(text.as_bytes()).or_else(|| seconds(text)).or_else(|| iso(text)).map(Self)
+        /// As many digits hold milliseconds, or less than seconds: see [`Moment::number`].
+        const MANY: usize = 12;
+        let (bytes, digits) = (text.as_bytes(), text.bytes().take_while(u8::is_ascii_digit).count());
+        if digits >= MANY {
+            return Self::number(text.parse().ok()?);
+        }
+        eve(bytes).or_else(|| seconds(text)).or_else(|| iso(text)).map(Self)
     }
 
     fn number(number: f64) -> Option<Self> {
@@ -175,10 +181,16 @@ impl Text for Span {
     const EXPECTED: &'static str = "a duration in seconds";
 
     fn read(text: &str) -> Option<Self> {
-        seconds(text).map(|time| Self(time.as_nanos()))
+        // Columns may have `-0.000001` and `5.1e-05` too.
+        seconds(text).map(|time| Self(time.as_nanos())).or_else(|| {
+            Self::number(text.parse().ok().filter(|_| text.contains(|c: char| c.is_ascii_digit()))?)
+        })
     }
 
     fn number(number: f64) -> Option<Self> {
+        /// Packets that were captured out of their order end before they begin, by as much.
+        const DISORDER: f64 = -1.0;
+        let number = if DISORDER < number && number < 0.0 { 0.0 } else { number };
         micros_to_time(number * 1e6).map(|time| Self(time.as_nanos()))
     }
 }
@@ -253,6 +265,9 @@ mod tests {
             "2026-11-21T03:31:00.123456Z",
             "1795231860.123456",
             "1795231860.123456000",
+            "1795231860123.456",
+            "2026-11-21T03:31:00.123456+00:00",
+            "2026-11-21 04:31:00.123456+01:00",
         ] {
             assert_eq!(nanos(text), expected, "{text}");
         }
@@ -287,6 +302,17 @@ mod tests {
     #[test]
     fn the_rest_is_read_or_refused() {
         assert_eq!(Span::read("0.000001"), Some(Span(1_000)));
+        for (text, nanos) in
+            [("5.1e-05", 51_000), ("5.1E-5", 51_000), ("1e1", 10_000_000_000), ("2.", 2_000_000_000)]
+        {
+            assert_eq!(Span::read(text), Some(Span(nanos)), "{text}");
+        }
+        for text in ["-0.000001", "-0", "-1e-06", "-0.5"] {
+            assert_eq!(Span::read(text), Some(Span(0)), "{text}: packets out of order");
+        }
+        for text in ["", "-", "-1.5", "nan", "inf", "-inf", "1e400", "1,5", "1e", "infinity"] {
+            assert_eq!(Span::read(text), None, "{text}");
+        }
         assert_eq!(Mac::read("02:00:00:00:AB:01"), Some(Mac([2, 0, 0, 0, 0xab, 1])));
         assert_eq!([Mac::read("02:00:00:00:ab"), Mac::read("02:00:00:00:ab:01:02")], [None; 2]);
         assert_eq!((Flags::read("1b"), Flags::read("1bx")), (Some(Flags(0x1b)), None));

@@ -10,7 +10,7 @@ use super::{
     ends::{Ends, Handshake, Lie, without_session},
     eve::Word,
     fault::Fault,
-    json,
+    json, names,
     text::{Mac, Moment, Proto, Read, Span},
 };
 use crate::engine::{
@@ -49,6 +49,9 @@ pub(super) struct Conn<'a> {
     pub(super) vlan: Option<u16>,
     pub(super) inner_vlan: Option<u16>,
     pub(super) orig_l2_addr: Option<Read<Mac>>,
+    /// The log it is of says that the connection is still open.
+    #[serde(skip)]
+    pub(super) open: bool,
 }
 
 /// One name, or several with commas, or a list of names.
@@ -71,6 +74,15 @@ impl Service<'_> {
     }
 }
 
+/// Zeek's logs of connections, and whether these are still open there. Packages write the second and the third
+/// one while long connections last, with their totals so far.
+const LOGS: [(&str, bool); 3] = [("conn", false), ("open_conn", true), ("conn_long", true)];
+
+/// Returns whether the connections of a log are still open; none where it is not one of connections.
+pub(super) fn is_open(path: &str) -> Option<bool> {
+    LOGS.iter().find(|(name, _)| *name == path).map(|(_, open)| *open)
+}
+
 /// Which log a line of JSON is of, where it says so.
 #[derive(Deserialize)]
 struct Path<'a> {
@@ -80,13 +92,26 @@ struct Path<'a> {
 
 /// Reads one line of JSON.
 pub(super) fn read(line: &[u8], reading: &Reading<'_>) -> Result<Line, Fault> {
+    let mut open = false;
     if memchr::memmem::find(line, b"\"_path\"").is_some() {
         let Path { path } = json::read(line)?;
-        if path.is_some_and(|path| path.0 != "conn") {
-            return Ok(Line::Skipped(Skipped::OtherEvent));
+        match path.map_or(Some(false), |path| is_open(&path.0)) {
+            Some(of_log) => open = of_log,
+            None => return Ok(Line::Skipped(Skipped::OtherEvent)),
         }
     }
-    Ok(json::read::<Conn<'_>>(line)?.line(reading))
+    let plain = reading.columns.is_empty() && memchr::memmem::find(line, b"\"id.orig_h\"").is_some();
+    if plain {
+        let conn = Conn { open, ..json::read(line)? };
+        return Ok(conn.line(reading));
+    }
+    // Nested, renamed or with underscores: the names that Zeek gives come first.
+    let renamed = serde_json::to_vec(&names::own(json::read(line)?, reading.columns)).unwrap_or_default();
+    let conn: Conn<'_> = json::read(&renamed).map_err(|fault| {
+        let name = fault.field.rsplit('.').next().unwrap_or_default();
+        Fault { column: json::column(line, name), ..fault }
+    })?;
+    Ok(Conn { open, ..conn }.line(reading))
 }
 
 impl Conn<'_> {
@@ -112,19 +137,29 @@ impl Conn<'_> {
             std::mem::swap(&mut up, &mut down);
             std::mem::swap(&mut facts.fin_up, &mut facts.fin_down);
         }
+        let mut inputs = self.inputs(seen.inputs);
+        let unanswered = inputs.contains(Inputs::PACKETS) && down.packets == 0;
         facts.answered = (down.packets > 0).into();
         let app = app::class(self.service.names(), service);
         app::stands_for(app, false, &mut facts);
 
-        let reason = if facts.closed() { RecordReason::Closed } else { RecordReason::Idle };
+        let reason = match (self.open, facts.closed()) {
+            (true, _) => RecordReason::Active,
+            (false, true) => RecordReason::Closed,
+            (false, false) => RecordReason::Idle,
+        };
+        if self.open && facts.syn_ack == 0 {
+            // It may still be answered.
+            inputs.remove(Inputs::MESSAGES);
+        }
         let whole = match self.proto.0 {
-            Proto::Tcp => facts.syn != 0 && (down.packets == 0 || facts.syn_ack != 0),
+            Proto::Tcp => facts.syn != 0 && (unanswered || facts.syn_ack != 0),
             _ => true,
         };
         let complete = whole && self.missed_bytes.unwrap_or_default() == 0;
         let mac = self.orig_l2_addr.filter(|_| lie == Lie::AsTold).map(|Read(mac)| mac.0);
         let flow = Flow { key, up, down, first, messages: 0, mac, facts };
-        let record = FlowRecord { flow, app, reason, complete, inputs: self.inputs(seen.inputs) };
+        let record = FlowRecord { flow, app, reason, complete, inputs };
         Line::Entry(Entry { record, origin: Origin::Zeek })
     }
 

@@ -132,13 +132,15 @@ struct Extra<'a> {
 
 #[derive(Debug, Serialize)]
 struct Sum {
-    packets: u64,
-    bytes: u64,
+    packets: Option<u64>,
+    bytes: Option<u64>,
 }
 
-impl From<Gain> for Sum {
-    fn from(Gain { packets, bytes }: Gain) -> Self {
-        Self { packets, bytes }
+impl Sum {
+    /// Over the flows of an alert; null where one of them does not tell.
+    fn of(alert: &Alert, Gain { packets, bytes }: Gain) -> Self {
+        let known = |input, sum| alert.tells(input).then_some(sum);
+        Self { packets: known(Inputs::PACKETS, packets), bytes: known(Inputs::BYTES, bytes) }
     }
 }
 
@@ -155,7 +157,6 @@ impl<'a> AlertLine<'a> {
         let decided = &alert.decided;
         let omitted = alert.flows.len().saturating_sub(flows);
         let shown = alert.flows.get(omitted..).unwrap_or_default();
-        let messages_known = alert.flows.iter().all(|record| record.inputs.contains(Inputs::MESSAGES));
         Self {
             timestamp: moment(alert.time),
             event_type: "alert",
@@ -200,9 +201,9 @@ impl<'a> AlertLine<'a> {
                 last: moment(alert.last),
                 ports: &alert.ports,
                 applications: alert.apps.iter().map(|app| app.name()).collect(),
-                up: alert.sums.up.into(),
-                down: alert.sums.down.into(),
-                messages_estimated: messages_known.then_some(alert.sums.messages),
+                up: Sum::of(alert, alert.sums.up),
+                down: Sum::of(alert, alert.sums.down),
+                messages_estimated: alert.tells(Inputs::MESSAGES).then_some(alert.sums.messages),
                 destinations: alert
                     .destinations
                     .iter()

@@ -21,6 +21,7 @@ use crate::{
     clock,
     engine::{
         event::{Alert, AlertState},
+        inputs::Inputs,
         settings::unit,
         time::{Epoch, Time},
     },
@@ -199,7 +200,7 @@ fn annotations(alert: &Alert) -> Value {
         "network": alert.matched_network.clone().unwrap_or_default(),
         "ports": list(alert.ports.iter().map(u16::to_string).collect()),
         "destinations": list(alert.destinations.iter().map(|(ip, flows)| format!("{ip} ({flows})")).collect()),
-        "bytes_up": alert.sums.up.bytes.to_string(),
+        "bytes_up": if alert.tells(Inputs::BYTES) { alert.sums.up.bytes.to_string() } else { "not recorded".to_owned() },
         "attack": list(alert.attack.clone()),
         "complete": alert.complete.to_string(),
         "like_a_relay": alert.relay.map(|relay| relay.to_string()).unwrap_or_default(),

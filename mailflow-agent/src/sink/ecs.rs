@@ -11,6 +11,7 @@ use super::{
 use crate::engine::{
     event::{Alert, Severity},
     flow::{FlowRecord, RecordReason},
+    inputs::Inputs,
     time::Epoch,
 };
 
@@ -23,9 +24,8 @@ pub(super) fn flow(record: &FlowRecord, epoch: Epoch, gateway: &Gateway) -> serd
     let mut line = serde_json::to_value(FlowLine::of(record, epoch, gateway))?;
     let (start, end) = (flow.first, flow.last());
     let kind = if record.reason == RecordReason::Active { "connection" } else { "end" };
-    let mut source = json!({
-        "ip": flow.client(), "port": flow.key.client_port, "packets": flow.up.packets, "bytes": flow.up.bytes,
-    });
+    let mut source = json!({ "ip": flow.client(), "port": flow.key.client_port });
+    let mut destination = json!({ "ip": flow.server(), "port": flow.key.server_port });
     if let Some(mac) = flow.mac {
         // As RFC 7042 writes it.
         source["mac"] = mac.map(|byte| format!("{byte:02X}")).join("-").into();
@@ -36,9 +36,18 @@ pub(super) fn flow(record: &FlowRecord, epoch: Epoch, gateway: &Gateway) -> serd
         "type": if flow.client().is_ipv4() { "ipv4" } else { "ipv6" },
         "protocol": record.app.name(),
         "community_id": CommunityId::of(&flow.key),
-        "packets": flow.up.packets + flow.down.packets,
-        "bytes": flow.up.bytes + flow.down.bytes,
     });
+    // A field that is not known is left out.
+    for (input, name, up, down) in [
+        (Inputs::PACKETS, "packets", flow.up.packets, flow.down.packets),
+        (Inputs::BYTES, "bytes", flow.up.bytes, flow.down.bytes),
+    ] {
+        if record.inputs.contains(input) {
+            source[name] = up.into();
+            destination[name] = down.into();
+            network[name] = up.saturating_add(down).into();
+        }
+    }
     let mut tags = flow.key.scope.vlans().tags();
     if let Some(outer) = tags.next() {
         network["vlan"] = json!({ "id": outer.to_string() });
@@ -56,10 +65,7 @@ pub(super) fn flow(record: &FlowRecord, epoch: Epoch, gateway: &Gateway) -> serd
             "duration": end.since(start).as_nanos() as u64,
         },
         "source": source,
-        "destination": {
-            "ip": flow.server(), "port": flow.key.server_port,
-            "packets": flow.down.packets, "bytes": flow.down.bytes,
-        },
+        "destination": destination,
         "network": network,
         "observer": observer(gateway),
         "mailflow": line["mailflow"].take(),
@@ -90,6 +96,14 @@ pub(super) fn alert(
     }
     let labels: Map<String, Value> =
         alert.labels.iter().map(|(name, value)| (name.clone(), value.clone().into())).collect();
+    let mut source = json!({ "ip": line["src_ip"].take() });
+    for (input, name, sum) in
+        [(Inputs::PACKETS, "packets", alert.sums.up.packets), (Inputs::BYTES, "bytes", alert.sums.up.bytes)]
+    {
+        if alert.tells(input) {
+            source[name] = sum.into();
+        }
+    }
     Ok(json!({
         "@timestamp": Moment::of(alert.time, epoch).rfc3339(),
         "ecs": { "version": VERSION },
@@ -97,7 +111,7 @@ pub(super) fn alert(
         "event": event,
         "rule": { "name": &*alert.rule, "version": alert.rule_version.to_string() },
         "threat": { "framework": "MITRE ATT&CK", "technique": { "id": alert.attack } },
-        "source": { "ip": line["src_ip"].take(), "packets": alert.sums.up.packets, "bytes": alert.sums.up.bytes },
+        "source": source,
         "labels": labels,
         "observer": observer(gateway),
         "mailflow": mailflow,

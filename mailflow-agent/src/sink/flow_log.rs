@@ -49,14 +49,14 @@ pub struct FlowLine {
 
 #[derive(Debug, Serialize)]
 struct EveFlow {
-    pkts_toserver: u64,
-    bytes_toserver: u64,
-    pkts_toclient: u64,
-    bytes_toclient: u64,
+    pkts_toserver: Option<u64>,
+    bytes_toserver: Option<u64>,
+    pkts_toclient: Option<u64>,
+    bytes_toclient: Option<u64>,
     start: Moment,
     end: Moment,
     age: u64,
-    state: &'static str,
+    state: Option<&'static str>,
     reason: &'static str,
 }
 
@@ -81,6 +81,7 @@ impl FlowLine {
     pub fn of(record: &FlowRecord, epoch: Epoch, gateway: &Gateway) -> Self {
         let flow = &record.flow;
         let moment = |time| Moment::of(time, epoch);
+        let known = |input, count| record.inputs.contains(input).then_some(count);
         Self {
             timestamp: moment(record.time()),
             event_type: "flow",
@@ -96,14 +97,14 @@ impl FlowLine {
             community_id: CommunityId::of(&flow.key),
             vlan: flow.key.scope.vlans().tags().collect(),
             flow: EveFlow {
-                pkts_toserver: flow.up.packets,
-                bytes_toserver: flow.up.bytes,
-                pkts_toclient: flow.down.packets,
-                bytes_toclient: flow.down.bytes,
+                pkts_toserver: known(Inputs::PACKETS, flow.up.packets),
+                bytes_toserver: known(Inputs::BYTES, flow.up.bytes),
+                pkts_toclient: known(Inputs::PACKETS, flow.down.packets),
+                bytes_toclient: known(Inputs::BYTES, flow.down.bytes),
                 start: moment(flow.first),
                 end: moment(flow.last()),
                 age: flow.last().since(flow.first).as_secs(),
-                state: State::of(flow, record.reason).name(),
+                state: State::of(record).map(State::name),
                 reason: record.reason.name(),
             },
             mailflow: Extra::of(record),
@@ -177,15 +178,16 @@ enum State {
 }
 
 impl State {
-    fn of(flow: &Flow, reason: RecordReason) -> Self {
+    /// None where nothing is known that could tell it.
+    fn of(FlowRecord { flow, reason, inputs, .. }: &FlowRecord) -> Option<Self> {
         let facts = &flow.facts;
         let finished = facts.reset != 0 || (facts.fin_up != 0 && facts.fin_down != 0);
-        if finished || reason == RecordReason::Closed {
-            State::Closed
+        if finished || *reason == RecordReason::Closed {
+            Some(State::Closed)
         } else if facts.syn_ack != 0 || (flow.up.packets > 0 && flow.down.packets > 0) {
-            State::Established
+            Some(State::Established)
         } else {
-            State::New
+            inputs.intersects(Inputs::SYN_ACK | Inputs::PACKETS).then_some(State::New)
         }
     }
 
@@ -300,8 +302,14 @@ mod tests {
             |up, down, facts| Flow { key: key(1), up, down, first: start, messages: 0, mac: None, facts };
         let none = Direction::default();
         let syn = Facts { syn: 1, ..Facts::default() };
-        let state = |flow: &Flow, reason| State::of(flow, reason).name();
+        let record = |flow: &Flow, reason, inputs| {
+            let (flow, app, complete) = (flow.clone(), App::Unseen, true);
+            State::of(&FlowRecord { flow, app, reason, complete, inputs }).map(State::name)
+        };
+        let state = |flow: &Flow, reason| record(flow, reason, Inputs::all()).unwrap();
         assert_eq!(state(&flow(seen, none, syn), RecordReason::Idle), "new");
+        let nothing = flow(none, none, Facts::default());
+        assert_eq!(record(&nothing, RecordReason::Idle, Inputs::PAYLOAD), None, "not recorded");
         assert_eq!(state(&flow(seen, seen, syn), RecordReason::Active), "established");
         let answered = Facts { syn_ack: 1, ..syn };
         assert_eq!(state(&flow(none, seen, answered), RecordReason::Active), "established");

@@ -10,6 +10,7 @@ use super::{
 use crate::engine::{
     event::{Alert, AlertState, Severity},
     flow::{FlowRecord, RecordReason},
+    inputs::Inputs,
     time::{Epoch, Time},
 };
 
@@ -34,6 +35,18 @@ pub(super) fn flow(record: &FlowRecord, epoch: Epoch, gateway: &Gateway) -> serd
         client["vlan_uid"] = tag.to_string().into();
     }
     let protocol = flow.key.scope.protocol();
+    // A field that is not known is left out: null is of no type.
+    let mut traffic = json!({});
+    for (input, [out, back, both], up, down) in [
+        (Inputs::PACKETS, ["packets_out", "packets_in", "packets"], flow.up.packets, flow.down.packets),
+        (Inputs::BYTES, ["bytes_out", "bytes_in", "bytes"], flow.up.bytes, flow.down.bytes),
+    ] {
+        if record.inputs.contains(input) {
+            traffic[out] = up.into();
+            traffic[back] = down.into();
+            traffic[both] = up.saturating_add(down).into();
+        }
+    }
     Ok(json!({
         "class_uid": NETWORK, "category_uid": NETWORK / 1_000, "activity_id": activity,
         "type_uid": NETWORK * 100 + activity, "severity_id": 1,
@@ -48,11 +61,7 @@ pub(super) fn flow(record: &FlowRecord, epoch: Epoch, gateway: &Gateway) -> serd
             "protocol_num": protocol, "protocol_name": if protocol == PROTOCOL_UDP { "udp" } else { "tcp" },
             "protocol_ver_id": if flow.client().is_ipv4() { 4 } else { 6 }, "direction_id": 2,
         },
-        "traffic": {
-            "packets_out": flow.up.packets, "bytes_out": flow.up.bytes,
-            "packets_in": flow.down.packets, "bytes_in": flow.down.bytes,
-            "packets": flow.up.packets + flow.down.packets, "bytes": flow.up.bytes + flow.down.bytes,
-        },
+        "traffic": traffic,
         "app_name": record.app.name(),
         "device": device(gateway),
         "unmapped": { "flow": line["flow"].take(), "mailflow": line["mailflow"].take() },

@@ -30,7 +30,10 @@ pub(super) fn summary(alert: &Alert) -> String {
 
 /// What the window holds, as it is shown.
 pub(super) fn value(alert: &Alert) -> String {
-    scaled(alert.decided.value.number(), alert.decided.scale)
+    match alert.decided.value {
+        Value::Unknown => "not recorded".to_owned(),
+        value => scaled(value.number(), alert.decided.scale),
+    }
 }
 
 /// What it took to fire.

@@ -134,18 +134,36 @@ fn columns_are_named_with_their_place() {
     }
 }
 
+/// The first line of each reason with its place, and how many more there are: not a line each.
 #[test]
-fn ten_are_shown_and_the_rest_is_counted() {
+fn each_reason_is_shown_once_in_each_file_and_the_rest_is_counted() {
     let files = Files::new();
     let config = files.write("config.yaml", rules(&ONE));
-    let bad = (0..13).map(|number| format!("{{\"event_type\":\"flow\",\"src_ip\":\"{number}\"}}"));
-    let path = files.write("log", lines(bad.chain([session().own("closed")])));
-    let told = backtest(&[], &config, std::slice::from_ref(&path));
+    let bad = || (0..1_000).map(|number| format!("{{\"event_type\":\"flow\",\"src_ip\":\"{number}\"}}"));
+    let short = session().suricata().replace("\"bytes_toclient\":2140", "\"bytes_toclient\":139");
+    let shorts = (0..10).map(|number| short.replace(":10,", &format!(":{},", 10 + number)));
+    let one = files.write("one", lines(bad().chain(shorts).chain([session().own("closed")])));
+    let two = files.write("two", lines(bad()));
+    let told = backtest(&[], &config, &[one.clone(), two.clone()]);
     assert_eq!((told.code, told.alerts.len()), (1, 1), "{}", told.log);
-    let place = format!("{}:", path.display());
-    assert_eq!(told.log.lines().filter(|line| line.contains(&place)).count(), 10, "{}", told.log);
-    assert!(told.log.contains("3 more lines could not be read"), "{}", told.log);
-    assert!(told.log.contains("unreadable=13"), "{}", told.log);
+    let of = |path: &std::path::Path| {
+        let place = format!("{}:", path.display());
+        let rest = |line: &str| line.split_once(&place).map(|(_, rest)| rest.to_owned());
+        told.log.lines().filter_map(rest).collect::<Vec<_>>()
+    };
+    let first = "1:33: src_ip: \"0\": expected an IP address";
+    let more = " 999 more lines could not be read: src_ip: expected an IP address";
+    let [second, least] = [
+        "1001:352: flow.bytes_toclient: \"139\": expected at least 14 a packet",
+        " 9 more lines could not be read: flow.bytes_toclient: expected at least 14 a packet",
+    ];
+    let shown = of(&one);
+    assert_eq!(shown.len(), 4, "{shown:?}");
+    assert_eq!((shown[0].as_str(), shown[2].as_str()), (first, more));
+    assert!(shown[1].starts_with(&second[..5]) && shown[1].contains(&second[9..]), "{}", shown[1]);
+    assert!(shown[3].starts_with(least), "{}", shown[3]);
+    assert_eq!(of(&two), [first, more]);
+    assert!(told.log.contains("unreadable=2010"), "{}", told.log);
 }
 
 #[test]
@@ -245,7 +263,7 @@ proptest! {
         let files = Files::new();
         let path = files.write("log", log);
         let config = config::load(None).unwrap();
-        let reading = Reading { services: &config.engine.services, l2_overhead: None };
+        let reading = Reading { services: &config.engine.services, l2_overhead: None, columns: &[] };
         let mut log = Log::open(&path, reading).unwrap();
         let mut read = 0;
         loop {

@@ -387,6 +387,10 @@ fn faults_and_warnings_are_capped_with_a_count_in_each_file() {
     assert_eq!(of("b.txt")[100], "b.txt: and 1 more fault");
     assert_eq!(of("c.json")[100], "c.json: and 901 more faults");
 
+    scratch.write("a.csv", "x,".repeat(1_000));
+    let faults = scratch.faults("internal_networks: { files: [a.csv] }");
+    assert_eq!((faults.len(), faults[100].as_str()), (101, "a.csv: and 901 more faults"));
+
     // The configuration's own faults, and warnings, alike.
     let keys: String = (0..300).map(|n| format!("unknown{n}: 1\n")).collect();
     let faults = scratch.faults(keys);

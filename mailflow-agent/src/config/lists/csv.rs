@@ -175,7 +175,7 @@ impl Rows<'_, '_> {
     fn fault(&mut self, at: &Range<usize>, index: usize, cell: &str, expected: impl Into<String>) {
         // The place of a fault that will not be shown is not looked for: a row may have a million columns.
         if self.faults.is_full(&self.file.name) {
-            return self.file.fault(Position::START, None, expected, self.faults);
+            return self.faults.count_further(&self.file.name);
         }
         let position = self.position(at, index);
         self.file.fault(position, Some(cell), expected, self.faults);
