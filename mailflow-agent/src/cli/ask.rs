@@ -167,7 +167,7 @@ fn show(status: &Status, out: &mut impl Write) -> io::Result<()> {
     Ok(())
 }
 
-/// What an entry waits for, if it is bound to no interface.
+/// Returns the line about an entry that is bound to no interface.
 fn missing(entry: &Watched) -> Option<String> {
     let since = age(entry.missing_seconds?);
     let Watched { entry, pattern, .. } = entry;
