@@ -20,7 +20,7 @@ use crate::{
     kernel::{Addresses, InsidePrefix, Kernel},
 };
 
-/// How often the addresses are read, where no word of a change comes.
+/// Interval between two reads of the addresses, where no event reports a change.
 const EVERY: Duration = Duration::from_secs(60);
 /// Sources that are named as examples.
 const MAX_EXAMPLES: usize = 5;
@@ -87,7 +87,7 @@ impl InsideWatch {
                 warn!(
                     %interface,
                     "the interface is watched as the inside (role lan), but a default route leaves by it: behind source \
-                     NAT the internal hosts cannot be told apart there"
+                     NAT the internal hosts cannot be distinguished there"
                 );
             }
         }
@@ -100,7 +100,7 @@ pub(super) struct UnlistedClients {
     /// Flows are counted: what is watched is the inside of a gateway.
     counts: bool,
     internal: Networks,
-    /// What the list takes out on purpose.
+    /// Networks that the list takes out on purpose.
     excluded: Networks,
     own: HashSet<IpAddr>,
     /// Flows to the Internet of such clients.

@@ -212,7 +212,7 @@ fn unheard(error: &io::Error) {
 
 type Server = tokio::task::JoinHandle<()>;
 
-/// Where the metrics are served.
+/// The listener of the metrics, or the address that it waits for.
 enum MetricsPort {
     Open(http::Listener),
     /// The interface of the address is not there yet.

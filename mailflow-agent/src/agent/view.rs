@@ -33,7 +33,7 @@ pub(super) struct View {
     /// The agent's own metrics.
     pub(super) agent: Agent,
     started: f64,
-    /// Where the metrics are served.
+    /// Address of the metrics.
     metrics: Option<SocketAddr>,
     numbers: Mutex<Numbers>,
     ready: AtomicBool,
@@ -64,7 +64,7 @@ pub(super) struct Shown {
     rules: Vec<RuleStatus>,
     /// What else there is to say of the agent's life.
     pub(super) notes: Vec<String>,
-    /// What speaks against how it runs.
+    /// Warnings about how the agent runs.
     pub(super) warnings: Vec<String>,
 }
 
@@ -251,13 +251,13 @@ fn unlisted(numbers: &Numbers) -> Unlisted {
     }
 }
 
-/// What speaks against where and how the agent runs, a line each.
+/// Returns the warnings about where and how the agent runs, a line each.
 fn warnings(numbers: &Numbers, metrics: Option<SocketAddr>) -> Vec<String> {
     let mut warnings = numbers.settings.warnings.clone();
     let outward = |interface: &String| {
         format!(
             "{interface} is watched as the inside (role lan), but a default route leaves by it: behind source NAT the \
-             internal hosts cannot be told apart there"
+             internal hosts cannot be distinguished there"
         )
     };
     warnings.extend(numbers.outward.iter().map(outward));

@@ -191,7 +191,7 @@ fn of(condition: &Option<String>, value: Number, threshold: Number, unit: &Optio
     format!("{condition}{value} of {threshold}{unit}")
 }
 
-/// What an entry waits for, if it is bound to no interface.
+/// Returns the line about an entry that is bound to no interface.
 fn missing(entry: &Watched) -> Option<String> {
     let since = age(entry.missing_seconds?);
     let Watched { entry, pattern, .. } = entry;

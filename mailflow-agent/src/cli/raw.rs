@@ -320,7 +320,7 @@ pub struct DoctorArgs {
     /// What passes the interfaces that are not configured: auto, lan, host, mirror
     #[arg(long, value_name = "ROLE", hide_possible_values = true, value_parser = named(Role::ALL.map(|role| (role.name(), role))))]
     pub role: Option<Role>,
-    /// Where the running agent listens
+    /// The running agent's socket
     #[command(flatten)]
     pub socket: SocketArgs,
     /// Print the findings as JSON

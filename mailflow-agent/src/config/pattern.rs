@@ -1,6 +1,6 @@
 //! Patterns of interface names.
 
-/// How a regular expression is marked. No interface name holds a colon.
+/// Mark of a regular expression. No interface name holds a colon.
 const REGEX: &str = "re:";
 /// Characters that make a name a glob.
 const GLOB: [char; 3] = ['*', '?', '['];

@@ -28,7 +28,7 @@ pub struct Status {
     pub watched: Vec<Watched>,
     /// Clients inside that are in no internal network.
     pub unlisted: Unlisted,
-    /// What speaks against where and how it runs, a line each.
+    /// Warnings about where and how the agent runs, a line each.
     pub warnings: Vec<String>,
     /// Who looks at the hooks; none until the tables were read once.
     pub lookout: Option<Lookout>,

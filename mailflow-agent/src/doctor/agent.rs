@@ -5,7 +5,7 @@ use std::path::Path;
 use super::Finding;
 use crate::control::{Client, Lookout, Reply, Request, Status, Unlisted};
 
-/// What the running agent says of itself, and what there is to say of that.
+/// Returns the status of the running agent, if it answers, and the findings about it.
 pub(super) fn ask(socket: Option<&Path>) -> (Option<Status>, Vec<Finding>) {
     let Some(socket) = socket else { return (None, Vec::new()) };
     match Client::connect(socket).and_then(|mut client| client.call(&Request::Status)) {

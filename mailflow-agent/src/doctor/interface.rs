@@ -10,7 +10,7 @@ use crate::{
     kernel::{self, Examined},
 };
 
-/// All there is to say of what an entry of the configuration names.
+/// Returns the findings about the interfaces that an entry of the configuration names.
 pub(super) fn of_config(entry: &Interface, config: &Config, ask_bpf: bool) -> Vec<Finding> {
     let Some(pattern) = entry.pattern() else { return examine(&entry.name, entry.role, config, ask_bpf) };
     let named = |name: &str| config.interfaces.iter().any(|other| other.name == name);
@@ -25,7 +25,7 @@ pub(super) fn of_config(entry: &Interface, config: &Config, ask_bpf: bool) -> Ve
     findings
 }
 
-/// All there is to say of what the running agent watches by one of its entries.
+/// Returns the findings about the interfaces that the running agent watches by one of its entries.
 pub(super) fn of_agent(entry: &Watched, config: &Config, ask_bpf: bool) -> Vec<Finding> {
     let mut findings = Vec::new();
     if entry.pattern {
@@ -41,7 +41,7 @@ pub(super) fn of_agent(entry: &Watched, config: &Config, ask_bpf: bool) -> Vec<F
     findings
 }
 
-/// Which interfaces a pattern is bound to.
+/// Returns the finding about the interfaces that a pattern is bound to.
 fn matches(pattern: &str, bound: &[String], others: &[String]) -> Finding {
     let others = match others {
         [] => String::new(),
@@ -57,7 +57,7 @@ fn matches(pattern: &str, bound: &[String], others: &[String]) -> Finding {
     }
 }
 
-/// All there is to say of an interface.
+/// Returns the findings about an interface.
 fn examine(name: &str, role: Role, config: &Config, ask_bpf: bool) -> Vec<Finding> {
     let examined = match kernel::examine(name, ask_bpf) {
         Ok(examined) => examined,
@@ -122,7 +122,7 @@ fn side(name: &str, role: Role, examined: &Examined, internal: &Networks) -> Fin
     }
 }
 
-/// The rule by which source NAT changes what leaves by an interface, as far as `nft` and `iptables` are there to tell.
+/// The rule by which source NAT changes what leaves by an interface, as `nft` and `iptables-save` list it.
 fn source_nat(name: &str) -> Option<String> {
     let commands: [(&str, &[&str]); 3] = [
         ("nft", &["list", "ruleset"]),
@@ -130,22 +130,41 @@ fn source_nat(name: &str) -> Option<String> {
         ("ip6tables-save", &["-t", "nat"]),
     ];
     commands.into_iter().find_map(|(command, arguments)| {
-        let told =
-            Command::new(command).args(arguments).output().ok().filter(|told| told.status.success())?;
-        source_nat_rule(&String::from_utf8_lossy(&told.stdout), name)
+        let output = Command::new(command).args(arguments).output().ok();
+        let output = output.filter(|output| output.status.success())?;
+        source_nat_rule(&String::from_utf8_lossy(&output.stdout), name)
     })
 }
 
-/// The first rule of a list that changes the source of what leaves by an interface.
+/// Returns the first rule of a list that changes the source of what leaves by an interface.
 fn source_nat_rule(rules: &str, name: &str) -> Option<String> {
     let changes = |line: &str| {
         let words: Vec<&str> = line.split_whitespace().collect();
-        let leaves = words
-            .windows(2)
-            .any(|pair| matches!(pair[0], "oifname" | "oif" | "-o") && pair[1].trim_matches('"') == name);
-        leaves && words.iter().any(|word| matches!(*word, "masquerade" | "snat" | "MASQUERADE" | "SNAT"))
+        let changes = words.iter().any(|word| matches!(*word, "masquerade" | "snat" | "MASQUERADE" | "SNAT"));
+        changes && names_exit(&words, name)
     };
     rules.lines().map(str::trim).find(|line| changes(line)).map(str::to_owned)
+}
+
+/// Returns true if a rule of nftables or iptables names an interface as the one that packets leave by: alone, in a
+/// set, by a pattern, or as none of those that it excludes.
+fn names_exit(words: &[&str], name: &str) -> bool {
+    let exit = |word: &&str| matches!(*word, "oifname" | "oif" | "-o");
+    let Some(at) = words.iter().position(exit) else { return false };
+    let mut rest = words[at + 1..].iter().copied().peekable();
+    let before = at.checked_sub(1).and_then(|before| words.get(before));
+    let excludes = rest.next_if_eq(&"!=").is_some() || before == Some(&"!");
+    let is_set = rest.next_if_eq(&"{").is_some();
+    let listed: Vec<&str> =
+        if is_set { rest.take_while(|word| *word != "}").collect() } else { rest.take(1).collect() };
+    let matches = |word: &&str| {
+        let word = word.trim_matches(['"', ',']);
+        match word.strip_suffix(['*', '+']) {
+            Some(prefix) => name.starts_with(prefix),
+            None => word == name,
+        }
+    };
+    listed.iter().any(matches) != excludes
 }
 
 /// Networks behind an inside interface that are in no internal network.
@@ -270,6 +289,7 @@ mod tests {
     fn source_nat_is_found_by_the_interface_it_leaves_by() {
         let nft = "table inet nat {\n\tchain post {\n\t\toifname \"wan0\" masquerade\n\t\toifname \"wan1\" accept\n\t}\n}";
         let tables = "*nat\n-A POSTROUTING -s 10.0.0.0/8 -o ppp0 -j MASQUERADE\n-A POSTROUTING -o eth1 -j SNAT --to-source 192.0.2.1\n";
+        let set = "oifname { \"wan0\", \"ppp*\" } counter packets 0 bytes 0 masquerade";
         for (rules, name, found) in [
             (nft, "wan0", true),
             (nft, "wan1", false),
@@ -277,6 +297,15 @@ mod tests {
             (tables, "ppp0", true),
             (tables, "eth1", true),
             (tables, "eth0", false),
+            (set, "wan0", true),
+            (set, "ppp7", true),
+            (set, "lan0", false),
+            ("oifname != \"lan0\" masquerade", "wan0", true),
+            ("oifname != \"lan0\" masquerade", "lan0", false),
+            ("-A POSTROUTING ! -o br+ -j MASQUERADE", "eth0", true),
+            ("-A POSTROUTING ! -o br+ -j MASQUERADE", "br0", false),
+            ("ip saddr 10.0.0.0/8 masquerade", "eth0", false),
+            ("oifname", "eth0", false),
             ("", "wan0", false),
         ] {
             assert_eq!(source_nat_rule(rules, name).is_some(), found, "{name}");

@@ -58,7 +58,7 @@ impl Finding {
     }
 }
 
-/// Which interfaces are looked at.
+/// The interfaces to look at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Interfaces {
     /// Those that the running agent watches; where none runs, those of the configuration.
@@ -71,7 +71,7 @@ pub enum Interfaces {
 pub fn examine(config: &Config, interfaces: Interfaces) -> Vec<Finding> {
     let (mut findings, ask_bpf) = machine::examine(config);
     findings.extend(warnings(config));
-    let (status, told) = agent::ask(config.control.socket.as_deref());
+    let (status, about_agent) = agent::ask(config.control.socket.as_deref());
     let watched = status.as_ref().map(|status| status.watched.as_slice()).unwrap_or_default();
     if interfaces == Interfaces::Watched && !watched.is_empty() {
         let names: Vec<&str> = watched.iter().map(|entry| entry.entry.as_str()).collect();
@@ -87,11 +87,11 @@ pub fn examine(config: &Config, interfaces: Interfaces) -> Vec<Finding> {
             findings.extend(interface::of_config(entry, config, ask_bpf));
         }
     }
-    findings.extend(told);
+    findings.extend(about_agent);
     findings
 }
 
-/// What is odd about the configuration, as `check-config` says it.
+/// Returns the warnings about the configuration, as `check-config` prints them.
 fn warnings(config: &Config) -> Vec<Finding> {
     /// More are only counted.
     const MAX_SHOWN: usize = 10;

@@ -26,7 +26,7 @@ pub struct Addresses {
     pub inside: Vec<InsidePrefix>,
     /// Inside interfaces by which a default route leaves: they look like the outside.
     pub outward: Vec<String>,
-    /// As `inside`, before those of `outward` were left out.
+    /// `inside`, with the networks behind the interfaces of `outward`.
     all: Vec<InsidePrefix>,
 }
 

@@ -27,7 +27,7 @@ struct Attributes {
 /// Why bpf(2) cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// What was refused.
+    /// The call that was refused.
     pub what: &'static str,
     /// The system's answer.
     pub error: String,
@@ -37,7 +37,7 @@ pub struct Refusal {
     pub deadly: bool,
 }
 
-/// How a call ended in a process of its own.
+/// Outcome of a call in a process of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Outcome {
     Done,
@@ -46,7 +46,7 @@ enum Outcome {
     Killed(i32),
 }
 
-/// What may be the cause of a refusal.
+/// Conditions that may cause a refusal.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Conditions {
     missing_capabilities: Option<String>,
@@ -63,7 +63,7 @@ struct Conditions {
 /// end a process that calls bpf(2). Both are gone afterwards.
 ///
 /// # Errors
-/// What was refused, and the likely cause.
+/// The call that was refused, and the likely cause.
 pub fn try_bpf() -> Result<(), Refusal> {
     if let Ok(version) = KernelVersion::running() {
         machine::lift_memory_limit(version);

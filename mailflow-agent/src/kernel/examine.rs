@@ -99,7 +99,8 @@ pub fn bpf_file_system(path: &Path) -> io::Result<bool> {
     mount::is_bpf(path.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(path))
 }
 
-/// Whether a BPF file system is in this mount namespace alone; `None` where that cannot be told.
+/// Returns true if a BPF file system is in this mount namespace alone; `None` where the mounts of the first process
+/// cannot be read.
 pub fn private_file_system(path: &Path) -> Option<bool> {
     mount::is_private(path)
 }

@@ -137,7 +137,7 @@ pub(super) fn default_devices() -> Vec<u32> {
     devices.into_iter().filter(|device| Device::name_of(*device).is_some_and(|name| name != "lo")).collect()
 }
 
-/// Whether a default route leaves by an interface.
+/// Returns true if a default route leaves by an interface.
 pub(super) fn carries_default_route(device: u32) -> bool {
     default_devices().contains(&device)
 }

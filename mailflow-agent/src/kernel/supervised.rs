@@ -34,17 +34,17 @@ pub(super) struct Watch {
     pub(super) entry: Option<String>,
     /// As configured.
     role: Role,
-    /// What was chosen for the device, where the configuration leaves it open.
+    /// Role that was chosen for the device, where the configuration leaves it open.
     chosen: Option<Role>,
     pub(super) hook: Hook,
     /// The device, while it exists.
     pub(super) device: Option<Device>,
     hooks: Vec<Held>,
-    /// What was last said of why it cannot be attached to.
+    /// Reason that was logged last why it cannot be attached to.
     trouble: Option<String>,
     /// Since when there is no device.
     pub(super) missing: Option<Time>,
-    /// When the device was first looked at.
+    /// Time of the first look at the device.
     arrived: Option<Time>,
 }
 
@@ -56,7 +56,7 @@ struct Held {
     was_there: bool,
     /// Not to be moved to the front again before this.
     patience: Time,
-    /// How long the next wait is.
+    /// Length of the next wait.
     wait: Duration,
 }
 
@@ -246,7 +246,7 @@ impl Watch {
             (Some(_), Some(called)) => {
                 warn!(interface, %called, "another interface bears the name now, and is watched instead of this one");
             }
-            (Some(_), None) => warn!(interface, "the interface was made anew"),
+            (Some(_), None) => warn!(interface, "another interface was made under the name"),
             (None, None) => {
                 warn!(interface, "the interface is gone; it is watched again when one of its name appears");
             }
@@ -257,7 +257,7 @@ impl Watch {
         self.hooks.iter_mut().for_each(Held::drop_link);
     }
 
-    /// Whether a program sees what comes in.
+    /// Returns true if a program sees the packets that come in.
     pub(super) fn listens(&self) -> bool {
         self.hooks.iter().any(|held| held.place.direction == Direction::Ingress && held.hung.is_some())
     }
@@ -271,7 +271,7 @@ impl Watch {
         }
     }
 
-    /// Attaches what is not attached; whether there was anything to do. A refusal is logged once.
+    /// Attaches the programs that are not attached; returns true if there were any. A refusal is logged once.
     pub(super) fn mend(&mut self, loaded: &mut Loaded, pins: Option<&Pins>, beside_lan: bool) -> bool {
         match self.try_mend(loaded, pins, beside_lan) {
             Ok(done) => {
@@ -287,7 +287,7 @@ impl Watch {
         }
     }
 
-    /// The same; the first refusal is returned.
+    /// Attaches the programs that are not attached, and returns the first refusal.
     fn try_mend(
         &mut self,
         loaded: &mut Loaded,

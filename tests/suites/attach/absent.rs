@@ -10,7 +10,7 @@ use super::{
     watched::{SECONDS, all_is_counted, attached, metric, start, wait_for_metric},
 };
 
-/// What the agent says of itself.
+/// Status of the agent.
 fn status(agent: &Agent) -> Status {
     let mut client = Client::connect(agent.socket()).unwrap();
     let Reply::Status(status) = client.call(&Request::Status).unwrap() else { panic!("a status") };

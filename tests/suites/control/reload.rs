@@ -119,8 +119,8 @@ fn what_is_wrong_changes_nothing() {
         &["flow_table.flows: a change needs a restart", "sources.ipv6_prefix: a change needs a restart"],
     );
     // Half of it could be done: none of it is.
-    // TCX takes 64 programs (BPF_MPROG_MAX, kernel/bpf/mprog.c).
-    let others: Vec<_> = (0..64).map(|_| Bystander::load("other", Verdict::TcNext).unwrap()).collect();
+    // TCX takes 63 programs (bpf_mprog_max(), linux/bpf_mprog.h).
+    let others: Vec<_> = (0..63).map(|_| Bystander::load("other", Verdict::TcNext).unwrap()).collect();
     let attach =
         |other: &Bystander| other.attach(&gateway.lab.gateway, "lan1", Slot::TcxEgressFirst).unwrap();
     let links: Vec<_> = others.iter().map(attach).collect();

@@ -138,7 +138,7 @@ fn pins(config: &Config) -> Result<Option<Pins>> {
     }
 }
 
-/// What there is to say of pins that end with the agent.
+/// Returns the warning about pins that end with the mount namespace.
 fn private_pins(directory: &Path) -> String {
     format!(
         "the pins in {} do not outlive the agent: their BPF file system is in a mount namespace of its own, as `ip netns \

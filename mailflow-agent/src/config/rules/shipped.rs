@@ -25,7 +25,7 @@ pub(in super::super) fn warn_of_gone(fields: &mut Fields<'_, '_>) {
     let Some(at) = fields.own("rules") else { return };
     let Content::List(own) = at.content() else { return };
     let named = |name: &str| own.iter().find(|rule| text(rule, "name") == Some(name));
-    let gone: Vec<String> = shipped.iter().filter(|rule| named(rule.name).is_none()).map(told).collect();
+    let gone: Vec<String> = shipped.iter().filter(|rule| named(rule.name).is_none()).map(shown).collect();
     if !gone.is_empty() {
         at.warn(
             fields.faults,
@@ -51,7 +51,7 @@ pub(in super::super) fn warn_of_gone(fields: &mut Fields<'_, '_>) {
     }
 }
 
-fn told(rule: &Shipped<'_>) -> String {
+fn shown(rule: &Shipped<'_>) -> String {
     let mut more = Vec::new();
     if rule.sized {
         more.push("with its size test");

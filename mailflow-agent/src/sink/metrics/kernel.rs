@@ -166,7 +166,7 @@ pub struct KernelView {
     pub overflow: Fill,
     /// What is attached where.
     pub attached: Vec<Attached>,
-    /// What is watched.
+    /// Entries of the configuration that are watched.
     pub entries: Vec<WatchedEntry>,
     /// Networks behind inside interfaces that are in no internal network, with the interface of each.
     pub unlisted: Vec<(String, String)>,
