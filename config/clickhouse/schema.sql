@@ -10,8 +10,10 @@ CREATE DATABASE IF NOT EXISTS mailflow;
 
 CREATE TABLE IF NOT EXISTS mailflow.flows
 (
-    -- The gateway that counted the flow: set it where the lines are collected.
-    gateway LowCardinality(String) DEFAULT '',
+    -- The gateway that counted the flow, as its lines name it, unless it is set where the lines are collected.
+    gateway LowCardinality(String) DEFAULT host,
+    host LowCardinality(String) DEFAULT '',
+    in_iface LowCardinality(String) DEFAULT '',
     timestamp DateTime64(6, 'UTC') CODEC(Delta, ZSTD),
     event_type LowCardinality(String),
     flow_id UInt64,

@@ -148,7 +148,7 @@ fn the_shipped_rules_judge_what_a_log_tells_and_name_what_it_does_not() {
         "{shown}"
     );
     let messages = shown.lines().find(|line| line.trim_start().starts_with("sum messages")).unwrap();
-    assert!(messages.contains("not evaluable, as no record tells it; 60 in 1h"), "{shown}");
+    assert!(messages.contains("not evaluable, as no record tells it; 60 messages in 1h"), "{shown}");
     let (_, list) = said(&["suggest"], &[log]);
     // Without a session none was.
     assert!(list.starts_with("# Of 32 of 62 attempts it is not known whether mail was delivered"), "{list}");

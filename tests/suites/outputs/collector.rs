@@ -49,7 +49,7 @@ impl Collector {
     }
 
     /// Reads a message of a sender that another collector may have heard before.
-    pub(crate) fn from_anywhere(&mut self, message: &[u8]) {
+    pub(crate) fn datagram(&mut self, message: &[u8]) {
         self.next = number(&message[8..12]) as u32;
         self.message(message, 7);
     }

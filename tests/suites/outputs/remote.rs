@@ -271,7 +271,7 @@ fn where_the_first_address_of_a_name_refuses_the_next_gets_every_datagram() {
     let (mut collector, mut buffer) = (Collector::default(), [0; 2_048]);
     while collector.ports().len() < 5 {
         let length = server.recv(&mut buffer).unwrap();
-        collector.from_anywhere(&buffer[..length]);
+        collector.datagram(&buffer[..length]);
     }
     until("counted", || sink.counters().written.get() == 5);
     fs::remove_file(path).unwrap();

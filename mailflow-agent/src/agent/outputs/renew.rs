@@ -86,16 +86,17 @@ impl Outputs {
         }
         let untold = untold(&old_alerts, &self.recent());
         for old in &old_alerts {
-            let waiting = old.sink.abandon();
-            if !self.alerts.iter().any(|out| out.sink.name() == old.sink.name()) {
-                closed(old.sink.name(), waiting, agent);
-            }
+            let (name, waiting) = (old.sink.name(), old.sink.abandon());
+            let heir = self.alerts.iter().any(|out| out.sink.name() == name);
+            let handed_over = untold.iter().filter(|(_, names)| names.iter().any(|of| of == name)).count();
+            self.closed(name, waiting.saturating_sub(if heir { handed_over as u64 } else { 0 }), agent);
         }
-        for old in old_flows {
-            let mut sink = old.sink;
-            if !self.flows.iter().any(|out| out.sink.name() == sink.name()) {
-                let _ = sink.finish(left());
-                closed(sink.name(), sink.abandon(), agent);
+        for mut old in old_flows {
+            let name = old.sink.name().to_owned();
+            // What an heir gets is waiting still, by the numbers that both share.
+            if !self.flows.iter().any(|out| out.sink.name() == name) {
+                let _ = old.sink.finish(left());
+                self.closed(&name, old.sink.abandon(), agent);
             }
         }
         let is_new = |out: &&Out<AlertEvent>| !kept_alerts.contains_key(&out.output);
@@ -112,6 +113,20 @@ impl Outputs {
                     out.sink.push(event.event());
                 }
             }
+        }
+    }
+
+    /// A sink was closed, and so many lines that it had not delivered were not handed over.
+    fn closed(&self, name: &str, lines: u64, agent: &Agent) {
+        if lines > 0 {
+            warn!(
+                output = name,
+                lines, "the output was closed by a reload; what it had not delivered is lost"
+            );
+        }
+        let alerts = self.alerts.iter().map(|out| out.sink.name());
+        if !alerts.chain(self.flows.iter().map(|out| out.sink.name())).any(|of| of == name) {
+            agent.forget_sink(name);
         }
     }
 }
@@ -144,17 +159,9 @@ fn exchange<T>(sinks: &mut Vec<Out<T>>, opened: Vec<Out<T>>, kept: &Kept) -> Vec
     gone
 }
 
-/// An output is not configured any more, and had not delivered so many lines.
-fn closed(output: &str, lines: u64, agent: &Agent) {
-    if lines > 0 {
-        warn!(output, lines, "the output is not configured any more; what it had not delivered is lost");
-    }
-    agent.forget_sink(output);
-}
-
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::{fs, sync::Arc};
 
     use mailflow_common::{App, Facts, FlowKey, PROTOCOL_TCP, Scope, Vlans};
 
@@ -226,25 +233,31 @@ mod tests {
         let (agent, path) = (Agent::new("0", 0.0).unwrap(), file("stay"));
         let mut outputs = Outputs::open(&several(&path, ""), &agent, Gateway::default()).unwrap();
         outputs.write(&told(&alert()), Epoch::default());
-        let before: Vec<*const Out<AlertEvent>> = outputs.alerts.iter().map(std::ptr::from_ref).collect();
+        // A sink is known by what its thread shares with it.
+        let same = |outputs: &Outputs| -> HashMap<String, *const _> {
+            let sinks = outputs.alerts.iter().map(|out| &out.sink);
+            sinks.map(|sink| (sink.name().to_owned(), Arc::as_ptr(&sink.counters().abandoned))).collect()
+        };
+        let before = same(&outputs);
         assert_eq!(before.len(), 4);
-        // One more output, and others in another order.
-        let mut new = several(&path, ", { type: webhook, url: \"http://127.0.0.1:9\" }");
+        // Two more outputs, and all in another order.
+        let more = ", { type: webhook, url: \"http://127.0.0.1:9\" }, \
+                    { type: alertmanager, name: second, urls: [\"http://127.0.0.1:9\"] }";
+        let mut new = several(&path, more);
         new.alerts.reverse();
         let opened = outputs.prepare(&new, &agent).unwrap();
-        assert_eq!((opened.alerts.len(), opened.flows.len()), (1, 0), "what is opened");
-        let begun = clock::now();
+        assert_eq!((opened.alerts.len(), opened.flows.len()), (2, 0), "what is opened");
         outputs.renew(opened, Duration::from_secs(5), &agent);
-        assert!(
-            clock::now().since(begun) < Duration::from_secs(1),
-            "nothing is closed, so nothing is waited for"
-        );
         let names: Vec<&str> = outputs.alerts.iter().map(|out| out.sink.name()).collect();
-        assert_eq!(names, ["alerts_webhook", "alerts_alertmanager", "twin", "alerts_syslog", "alerts"]);
+        let expected = ["second", "alerts_webhook", "alerts_alertmanager", "twin", "alerts_syslog", "alerts"];
+        assert_eq!(names, expected);
+        let after = same(&outputs);
+        assert!(before.iter().all(|(name, sink)| after[name] == *sink), "{before:?} {after:?}");
         for sink in DOWN {
             assert_eq!(counted(&agent, sink), [0, 0, 1], "{sink}");
         }
         assert_eq!(counted(&agent, "alerts_webhook"), [0, 0, 0], "it hears of what comes, not of what was");
+        assert_eq!(counted(&agent, "second"), [0, 0, 1], "it must know what fires");
         drop(outputs);
         fs::remove_file(path).unwrap();
     }
