@@ -10,7 +10,7 @@ use aya::maps::MapData;
 use foldhash::quality::RandomState;
 use mailflow_common::{
     DirectionCounters, Entry, Facts, FlowCounters, FlowKey, Place, RetiredKey, SpillCounters, SpillKey,
-    answered, side,
+    answered, side, upgrade,
 };
 
 use super::{
@@ -389,7 +389,12 @@ fn flow(key: &FlowKey, counters: &FlowCounters, base: Option<&FlowCounters>, mom
 
 /// The facts without what the program notes beside them for itself.
 fn facts(facts: Facts) -> Facts {
-    Facts { looked: facts.looked & !side::BITS, answered: facts.answered & answered::YES, ..facts }
+    Facts {
+        looked: facts.looked & !side::BITS,
+        answered: facts.answered & answered::YES,
+        upgrade: facts.upgrade & upgrade::BITS,
+        ..facts
+    }
 }
 
 fn spill(key: &SpillKey, counters: &SpillCounters, moment: Moment<'_>) -> Spill {
