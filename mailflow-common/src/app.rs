@@ -28,6 +28,36 @@ pub mod upgrade {
     pub const ASKED: u8 = 1;
     /// A TLS record of the client followed.
     pub const FOLLOWED: u8 = 2;
+    /// The bits of the three values above; the others are [`super::turn`]'s.
+    pub const BITS: u8 = 0x03;
+}
+
+/// State of the message estimate, in the high bits of [`Facts::upgrade`]. Only the kernel program reads it.
+///
+/// A turn is what the client sends until the server sends payload.
+pub mod turn {
+    /// The server's next packet accepts no message: it answers a handshake, or a chunk that is not the last.
+    pub const QUIET: u8 = 0x04;
+    /// The bits of the client's last turn inside TLS: one of the four values below.
+    pub const LAST: u8 = 0x18;
+    /// At most a short command, `DATA` for example.
+    pub const SHORT: u8 = 0x00;
+    /// One command with an argument.
+    pub const COMMAND: u8 = 0x08;
+    /// Several commands, or a message that was not accepted.
+    pub const LONG: u8 = 0x10;
+    /// A message that was accepted. In the clear: the server may still owe the reply to a last chunk.
+    pub const ACCEPTED: u8 = 0x18;
+    /// The bits that count turns since the handshake, the one with `EHLO` included; stops at [`MANY`].
+    pub const COUNT: u8 = 0xe0;
+    /// One turn.
+    pub const ONE: u8 = 0x20;
+    /// Two turns.
+    pub const TWO: u8 = 0x40;
+    /// In the clear: the client's turn begins with a command.
+    pub const COMMANDS: u8 = 0x20;
+    /// Four turns or more.
+    pub const MANY: u8 = 0x80;
 }
 
 /// The protocol family an operator watches a port for.
@@ -130,7 +160,7 @@ pub fn classify(facts: &Facts, family: Family) -> App {
         (_, opening::SMTP) => Some(Family::Smtp),
         _ => None,
     };
-    let upgraded = facts.upgrade == upgrade::FOLLOWED;
+    let upgraded = facts.upgrade & upgrade::BITS == upgrade::FOLLOWED;
     match spoken {
         Some(Family::Smtp) if upgraded => App::SmtpStartTls,
         Some(Family::Smtp) => App::Smtp,

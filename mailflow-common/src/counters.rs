@@ -58,7 +58,7 @@ pub struct Facts {
     pub opening_up: u8,
     /// What the server's first bytes were: one of [`crate::opening`].
     pub opening_down: u8,
-    /// Whether the session changed to TLS: one of [`crate::upgrade`].
+    /// Change of the session to TLS: one of [`crate::upgrade`]. The high bits are [`crate::turn`]'s.
     pub upgrade: u8,
     /// Payload packets of either direction that were looked into; stops where looking stops. Its high bits are
     /// one of [`side`].
@@ -128,8 +128,8 @@ pub struct FlowCounters {
     pub mac: [u8; 6],
     /// Messages the server seems to have accepted; works inside TLS.
     pub messages: u32,
-    /// Low word of the client's payload bytes at the time the server last sent payload. In the copy of
-    /// a finished flow: low word of the kernel's jiffies when the next one began.
+    /// Low word of the client's payload bytes at which its turn began: when the server last sent payload, or
+    /// after `DATA`. In the copy of a finished flow: low word of the kernel's jiffies when the next one began.
     pub mark: u32,
     /// Client to server.
     pub up: DirectionCounters,

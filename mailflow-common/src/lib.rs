@@ -16,7 +16,7 @@ mod set;
 mod source;
 mod totals;
 
-pub use app::{App, Family, classify, opening, upgrade};
+pub use app::{App, Family, classify, opening, turn, upgrade};
 pub use counters::{DirectionCounters, Facts, FlowCounters, Silences, answered, side};
 pub use key::{
     Address, FlowKey, FragmentKey, FragmentOwner, PROTOCOL_TCP, PROTOCOL_UDP, RetiredKey, Scope, Vlans, owner,

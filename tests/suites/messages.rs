@@ -2,14 +2,25 @@
 //!
 //! `cargo test -p mailflow-tests --test messages -- --nocapture` prints the table that docs/messages.md shows.
 
+#[path = "messages/channel.rs"]
+mod channel;
 #[path = "messages/classes.rs"]
 mod classes;
 #[path = "messages/dialogue.rs"]
 mod dialogue;
+#[path = "messages/probes.rs"]
+mod probes;
+#[path = "messages/script.rs"]
+mod script;
+#[path = "messages/scripted.rs"]
+mod scripted;
 #[path = "messages/senders.rs"]
 mod senders;
+#[path = "messages/servers.rs"]
+mod servers;
 #[path = "messages/truth.rs"]
 mod truth;
+mod under_test;
 
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
@@ -46,6 +57,15 @@ impl Row {
             std::cmp::Ordering::Greater => self.over += 1,
             std::cmp::Ordering::Less => self.under += 1,
         }
+    }
+
+    fn join(&mut self, other: &Self) {
+        self.sessions += other.sessions;
+        self.accepted += other.accepted;
+        self.estimated += other.estimated;
+        self.exact += other.exact;
+        self.over += other.over;
+        self.under += other.under;
     }
 
     fn print(&self, name: &str) {

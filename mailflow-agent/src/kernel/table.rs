@@ -8,7 +8,7 @@ use std::{collections::HashMap, io};
 
 use aya::maps::MapData;
 use mailflow_common::{
-    DirectionCounters, Facts, FlowCounters, FlowKey, RetiredKey, SpillCounters, SpillKey, answered, side,
+    DirectionCounters, Facts, FlowCounters, FlowKey, RetiredKey, SpillCounters, SpillKey, answered, side, upgrade,
 };
 
 use super::{
@@ -384,7 +384,12 @@ fn flow(key: &FlowKey, counters: &FlowCounters, base: Option<&FlowCounters>, mom
 
 /// The facts without what the program notes beside them for itself.
 fn facts(facts: Facts) -> Facts {
-    Facts { looked: facts.looked & !side::BITS, answered: facts.answered & answered::YES, ..facts }
+    Facts {
+        looked: facts.looked & !side::BITS,
+        answered: facts.answered & answered::YES,
+        upgrade: facts.upgrade & upgrade::BITS,
+        ..facts
+    }
 }
 
 fn spill(key: &SpillKey, counters: &SpillCounters, moment: Moment<'_>) -> Spill {

@@ -3,6 +3,7 @@
 mod begin;
 mod count;
 mod entry;
+mod estimate;
 mod fragments;
 mod hook;
 mod join;

@@ -155,7 +155,7 @@ impl<const FRAGS: bool> Packet for Xdp<FRAGS> {
 
     #[inline(always)]
     fn payload<const LENGTH: usize>(&self, offset: u32) -> Option<[u8; LENGTH]> {
-        let bytes = self.header::<LENGTH>(maps::forget(offset as usize, 0x3ff))?;
+        let bytes = self.header::<LENGTH>(maps::forget(offset as usize, 0x1fff))?;
         // SAFETY: `header` found LENGTH bytes behind the pointer.
         Some(unsafe { bytes.0.cast::<[u8; LENGTH]>().read() })
     }

@@ -1,16 +1,12 @@
-//! Application facts from the first payload bytes, and the message estimate.
+//! Application facts from the first payload bytes.
 
-use mailflow_common::{FlowCounters, opening, side, upgrade};
+use mailflow_common::{FlowCounters, opening, side, turn, upgrade};
 use mailflow_ebpf::{Header, Segment};
 
-use super::{packet::Packet, tally::add32};
+use super::{estimate, packet::Packet};
 
 /// Payload packets of a flow that are looked into: enough for greeting, EHLO, STARTTLS and TLS.
 const LOOKED_INTO: u8 = 16;
-/// A server's answer to a message is at most this long ...
-const ANSWER: u32 = 200;
-/// ... and follows at least this much from the client.
-const MESSAGE: u32 = 300;
 
 /// Looks at a segment with payload.
 #[inline(always)]
@@ -19,11 +15,21 @@ pub(super) unsafe fn payload<P: Packet>(packet: &P, flow: *mut FlowCounters, seg
     // once are single bytes and words, each of them right.
     unsafe {
         let facts = &raw mut (*flow).facts;
-        spoke(flow, segment.payload(), up);
         let looked = (*facts).looked & !side::BITS;
-        if looked < LOOKED_INTO && segment.is_tcp() {
+        let inspects = looked < LOOKED_INTO && segment.is_tcp();
+        if inspects {
             (*facts).looked += 1;
-            look(packet, flow, segment, up, looked);
+        }
+        if up {
+            if inspects {
+                look_up(packet, flow, segment, looked);
+            }
+            estimate::sent(packet, flow, segment);
+        } else {
+            estimate::answered(packet, flow, segment);
+            if inspects {
+                look_down(packet, flow, segment, looked);
+            }
         }
         let known = if up { &raw mut (*facts).opening_up } else { &raw mut (*facts).opening_down };
         if *known == opening::NONE {
@@ -32,46 +38,36 @@ pub(super) unsafe fn payload<P: Packet>(packet: &P, flow: *mut FlowCounters, seg
     }
 }
 
-/// Estimates messages: payload of the server, where it is short, answers what the client sent since the last.
+/// Inspects one of a flow's first payload packets, from the client; `looked` came before it.
 #[inline(always)]
-unsafe fn spoke(flow: *mut FlowCounters, length: u32, up: bool) {
-    // SAFETY: the caller's, as above.
-    unsafe {
-        if up {
-            return;
-        }
-        let payload = (*flow).up.payload as u32;
-        // The first packet of a server that was spoken to first answers no message.
-        let answer = length <= ANSWER && (*flow).facts.opening_down != opening::NONE;
-        if answer && payload.wrapping_sub((*flow).mark) >= MESSAGE {
-            add32(&raw mut (*flow).messages, 1);
-        }
-        (*flow).mark = payload;
-    }
-}
-
-/// Looks into one of a flow's first payload packets; `looked` came before it.
-#[inline(always)]
-unsafe fn look<P: Packet>(packet: &P, flow: *mut FlowCounters, segment: &Segment, up: bool, looked: u8) {
+unsafe fn look_up<P: Packet>(packet: &P, flow: *mut FlowCounters, segment: &Segment, looked: u8) {
     // SAFETY: the caller's.
     unsafe {
         let facts = &raw mut (*flow).facts;
         let Some(bytes) = first_bytes(packet, segment) else { return };
-        if up {
-            if opens((*facts).opening_up, (*facts).syn, (*flow).isn_up, looked, segment) {
-                // Who speaks after the server has spoken may say anything.
-                (*facts).opening_up = client_opening(bytes, looked == 0);
-            }
-            if (*facts).upgrade == upgrade::ASKED && is_tls(bytes) {
-                (*facts).upgrade = upgrade::FOLLOWED;
-                // What answers it is the handshake, which is short where a session is resumed.
-                (*flow).mark = ((*flow).up.payload as u32).wrapping_add(segment.payload());
-            } else if (*facts).upgrade == upgrade::NONE
-                && (asks_for_tls(bytes) || ends_with_starttls(packet, segment))
-            {
-                (*facts).upgrade = upgrade::ASKED;
-            }
-        } else if opens((*facts).opening_down, (*facts).syn_ack, (*flow).isn_down, looked, segment) {
+        if opens((*facts).opening_up, (*facts).syn, (*flow).isn_up, looked, segment) {
+            // Who speaks after the server has spoken may say anything.
+            (*facts).opening_up = client_opening(bytes, looked == 0);
+        }
+        let asked = (*facts).upgrade & upgrade::BITS;
+        if asked == upgrade::ASKED && is_tls(bytes) {
+            // The handshake comes next, which accepts no message.
+            (*facts).upgrade = upgrade::FOLLOWED | turn::QUIET;
+        } else if asked == upgrade::NONE && (asks_for_tls(bytes) || ends_with_starttls(packet, segment)) {
+            (*facts).upgrade |= upgrade::ASKED;
+        }
+    }
+}
+
+/// Inspects one of a flow's first payload packets, from the server.
+#[inline(always)]
+unsafe fn look_down<P: Packet>(packet: &P, flow: *mut FlowCounters, segment: &Segment, looked: u8) {
+    // SAFETY: the caller's.
+    unsafe {
+        let facts = &raw mut (*flow).facts;
+        if opens((*facts).opening_down, (*facts).syn_ack, (*flow).isn_down, looked, segment)
+            && let Some(bytes) = first_bytes(packet, segment)
+        {
             (*facts).opening_down = server_opening(bytes);
         }
     }
@@ -97,7 +93,7 @@ fn opens(known: u8, syn: u8, isn: u32, looked: u8, segment: &Segment) -> bool {
 
 /// The first eight payload bytes, zeros where there are only four to seven; `None` for fewer.
 #[inline(always)]
-fn first_bytes<P: Packet>(packet: &P, segment: &Segment) -> Option<[u8; 8]> {
+pub(super) fn first_bytes<P: Packet>(packet: &P, segment: &Segment) -> Option<[u8; 8]> {
     if segment.payload() >= 8 {
         return packet.payload::<8>(segment.payload_offset);
     }
@@ -109,10 +105,10 @@ fn first_bytes<P: Packet>(packet: &P, segment: &Segment) -> Option<[u8; 8]> {
 }
 
 /// Makes ASCII letters upper case, for comparison with words of them.
-const UPPER: u32 = 0xdfdf_dfdf;
+pub(super) const UPPER: u32 = 0xdfdf_dfdf;
 
 #[inline(always)]
-fn word(bytes: [u8; 8]) -> u32 {
+pub(super) fn word(bytes: [u8; 8]) -> u32 {
     u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
 }
 

@@ -53,7 +53,7 @@ fn v6(host: u8) -> Ipv6Addr {
 }
 
 /// What either side of a mail session may say, and what it may not.
-const WORDS: [&[u8]; 28] = [
+const WORDS: [&[u8]; 53] = [
     b"220 mx.example ESMTP\r\n",
     b"220-mx\r\n",
     b"220\r\n",
@@ -82,6 +82,32 @@ const WORDS: [&[u8]; 28] = [
     b"GET / HTTP/1.1\r\n",
     b"SSH-2.0-x\r\n",
     b"PROXY TCP4 8.0.0.1\r\n",
+    // What the message estimate goes by.
+    b"220 mx.example ESMTP\r\n",
+    b"250 2.0.0 Ok: queued\r\n",
+    b"250-one of several\r\n",
+    b"235 2.7.0 ok\r\n",
+    b"354 go ahead\r\n",
+    b"554 5.7.1 no\r\n",
+    b"2",
+    b"MAIL FROM:<a@b.example>\r\n",
+    b"mail from:<a@b.example> SIZE=1\r\nrcpt to:<b@b.example>\r\ndata\r\n",
+    b"RCPT TO:<b@b.example> NOTIFY=NEVER\r\n",
+    b"DATA\r\n",
+    b".\r\n",
+    b"small\r\n.\r\n",
+    b"BDAT 400\r\n",
+    b"BDAT 400\r\nLonger than that\r\n",
+    b"BDAT 0 LAST\r\n",
+    b"bdat 123456 last\r\n",
+    b"\x14\x03\x03\x00\x01\x01\x17\x03\x03\x00\x35",
+    b"\x17\x03\x03\x00\x18\x00\x00\x00",
+    b"\x17\x03\x03\x00\x19\x00\x00\x00",
+    b"\x17\x03\x03\x00\xc3\x00\x00\x00",
+    b"\x17\x03\x03\x00\xc4\x00\x00\x00",
+    b"\x17\x03\x03\x01\xe0\x00\x00\x00",
+    b"\x17\x03\x03\x01\xe1\x00\x00\x00",
+    b"\x17\x03\x03\x00\x46",
 ];
 
 /// A payload, often none.
@@ -99,8 +125,9 @@ pub(super) fn payload(rng: &mut Rng, longest: usize) -> Vec<u8> {
             }
             words
         }
-        70..78 => filled(rng.usize(1..9)),
+        70..74 => filled(rng.usize(1..9)),
         // Around the bounds of the message estimate.
+        74..78 => filled(*pick(rng, &[35, 36, 79, 80, 81, 169, 170, 171])),
         78..84 => filled(rng.usize(199..203)),
         84..92 => filled(rng.usize(298..303)),
         92..97 => filled(rng.usize(1..1_400)),

@@ -1,27 +1,13 @@
-//! Application facts and the message estimate (SPEC 2.7 and 2.8).
+//! Application facts (SPEC 2.7).
 
 use mailflow_common::{opening, upgrade};
 
-use super::flow::Flow;
+use super::{estimate::Dialogue, flow::Flow};
 
 /// Payload packets of a flow that are looked into.
 const LOOKED_INTO: u8 = 16;
 
 impl Flow {
-    /// Counts messages by the sizes of payloads.
-    pub(super) fn estimate(&mut self, up: bool, payload: u64) {
-        if up {
-            self.pending += payload;
-            return;
-        }
-        // The first packet of a server that was spoken to first answers no message.
-        if self.server_spoke && payload <= 200 && self.pending >= 300 {
-            self.messages += 1;
-        }
-        self.pending = 0;
-        self.server_spoke = true;
-    }
-
     /// Looks at a packet's payload; `tcp` is its sequence number and flags.
     pub(super) fn look(&mut self, up: bool, payload: &[u8], tcp: Option<(u32, u8)>) {
         if let Some(tcp) = tcp
@@ -58,7 +44,7 @@ impl Flow {
             self.facts.upgrade = match self.facts.upgrade {
                 upgrade::ASKED if is_tls(payload) => {
                     // A handshake is answered next, no message.
-                    self.pending = 0;
+                    self.dialogue = Dialogue::shaking_hands(self.dialogue.turn);
                     upgrade::FOLLOWED
                 }
                 upgrade::NONE if asks_for_tls(payload) => upgrade::ASKED,

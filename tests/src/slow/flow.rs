@@ -4,6 +4,8 @@ use std::net::IpAddr;
 
 pub use mailflow_common::Facts;
 
+use super::estimate::Dialogue;
+
 /// What tells flows apart.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Tuple {
@@ -58,10 +60,8 @@ pub struct Flow {
     pub messages: u32,
     /// TCP and application facts.
     pub facts: Facts,
-    /// The client's payload since the server's last.
-    pub(super) pending: u64,
-    /// Whether the server has sent payload.
-    pub(super) server_spoke: bool,
+    /// State of the message estimate.
+    pub(super) dialogue: Dialogue,
     /// Sequence numbers of the SYN and of the SYN-ACK.
     pub(super) numbers: [Option<u32>; 2],
     /// Whether one direction comes in another VLAN zone.
@@ -87,8 +87,7 @@ impl Flow {
             mac,
             messages: 0,
             facts: Facts::NONE,
-            pending: 0,
-            server_spoke: false,
+            dialogue: Dialogue::default(),
             numbers: [None; 2],
             across: false,
             straight: None,

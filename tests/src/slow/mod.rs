@@ -13,6 +13,7 @@
 //! 7. The rest of the transport header: its own length, and whether the total length holds it.
 
 mod application;
+mod estimate;
 mod flow;
 mod model;
 mod parse;

@@ -295,9 +295,15 @@ impl Model {
             flow.note(tcp, up);
         }
         if transport.payload != 0 {
-            flow.estimate(up, transport.payload);
             let payload = &shown.bytes[transport.offset..];
-            flow.look(up, &payload[..payload.len().min(transport.payload as usize)], transport.tcp);
+            let payload = &payload[..payload.len().min(transport.payload as usize)];
+            if up {
+                flow.look(up, payload, transport.tcp);
+                flow.sent(payload, transport.payload);
+            } else {
+                flow.answered(payload, transport.payload);
+                flow.look(up, payload, transport.tcp);
+            }
         }
         flow.add(up, packets, bytes, transport.payload, now);
         packet.path.push(if up { "up" } else { "down" });
@@ -363,7 +369,7 @@ impl Model {
         let Some(flow) = self.flows.get_mut(tuple) else { return };
         flow.add(up, 1, bytes, payload, now);
         if up {
-            flow.estimate(up, payload);
+            flow.sent_unread(payload);
         }
         self.sum(up, 1, 1, bytes);
     }

@@ -1,0 +1,238 @@
+//! The message estimate (docs/messages.md).
+
+use mailflow_common::{opening, upgrade};
+
+use super::flow::Flow;
+
+/// Turns since the handshake after which the estimate stops counting them.
+const SETTLED: u32 = 4;
+
+/// State of a session.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Dialogue {
+    /// The client's payload since the server's last, or since `DATA`.
+    pub(super) turn: u64,
+    /// The server's next packet accepts nothing.
+    quiet: bool,
+    /// In the clear: a reply to a last chunk may still come.
+    owed: bool,
+    /// In the clear: the client's turn begins with a command.
+    commands: bool,
+    /// Inside TLS: the client's turn before this one.
+    last: Option<Last>,
+    /// Inside TLS: the server's replies to turns after the handshake.
+    replies: u32,
+}
+
+impl Dialogue {
+    /// The state where TLS begins after so much of a turn.
+    pub(super) fn shaking_hands(turn: u64) -> Self {
+        Self { turn, quiet: true, ..Self::default() }
+    }
+}
+
+/// A turn inside TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Last {
+    Bytes(u64),
+    Accepted,
+}
+
+/// What the estimate goes by.
+enum Ground {
+    Codes,
+    Sizes,
+    Records,
+    Any,
+}
+
+/// The beginning of a server's packet.
+enum Head<'a> {
+    OutOfReach,
+    /// Fewer than four bytes.
+    Cut(u8),
+    /// As many as eight.
+    Bytes(&'a [u8]),
+}
+
+impl Flow {
+    fn ground(&self) -> Ground {
+        let facts = &self.facts;
+        if facts.upgrade == upgrade::FOLLOWED
+            || [facts.opening_up, facts.opening_down].contains(&opening::TLS)
+        {
+            return Ground::Records;
+        }
+        match facts.opening_down {
+            opening::SMTP => Ground::Codes,
+            opening::POP3 | opening::IMAP => Ground::Sizes,
+            _ => Ground::Any,
+        }
+    }
+
+    /// The client sent what cannot be read: a fragment.
+    pub(super) fn sent_unread(&mut self, length: u64) {
+        self.dialogue.turn += length;
+    }
+
+    /// The client sent a packet of this length, of which these bytes can be read.
+    pub(super) fn sent(&mut self, payload: &[u8], length: u64) {
+        let begins = self.dialogue.turn == 0;
+        self.dialogue.turn += length;
+        match self.ground() {
+            Ground::Records => {
+                let shakes_hands = match head(payload, length) {
+                    Head::Bytes(bytes) => matches!(bytes, [0x14 | 0x16, 3, 0..=4, ..]),
+                    _ => false,
+                };
+                if begins && self.dialogue.replies < SETTLED && shakes_hands {
+                    self.dialogue.quiet = true;
+                }
+            }
+            Ground::Codes if self.dialogue.turn <= 4096 => self.commanded(payload, length, begins),
+            _ => {}
+        }
+    }
+
+    fn commanded(&mut self, payload: &[u8], length: u64, begins: bool) {
+        let text = payload.to_ascii_uppercase();
+        let small = self.dialogue.turn < 300;
+        if length < 8 {
+            if length == 3 && small && text.starts_with(b".\r") {
+                self.dialogue.turn = 300;
+            }
+            if length == 6 && self.dialogue.commands && text.starts_with(b"DATA") {
+                self.dialogue.turn = 0;
+            }
+            return;
+        }
+        let word = |word: &[u8; 4]| text.starts_with(word) && [b' ', b'\r', 0].contains(&text[4]);
+        if begins {
+            if text.len() < 8 {
+                return;
+            }
+            if [b"MAIL", b"RCPT", b"RSET", b"EHLO"].iter().any(|command| word(command)) {
+                self.dialogue.commands = true;
+            } else if word(b"BDAT") {
+                let said: Option<&[u8]> = match length {
+                    ..16 => (text.len() as u64 == length).then(|| &text[text.len() - 6..text.len() - 2]),
+                    _ => text.get(5..16),
+                };
+                let last = said.is_some_and(|said| match length {
+                    ..16 => said == b"LAST",
+                    _ => said.iter().find(|byte| [b'\r', b'L'].contains(byte)) == Some(&b'L'),
+                });
+                if !last {
+                    self.dialogue.quiet = true;
+                } else if small {
+                    self.dialogue.turn = 300;
+                }
+                return;
+            }
+        }
+        if (text.len() as u64) < length {
+            return;
+        }
+        if self.dialogue.commands && (text.ends_with(b"\nDATA\r\n") || text.ends_with(b">\r\n")) {
+            self.dialogue.turn = 0;
+        } else if small && text.ends_with(b"\r\n.\r\n") {
+            self.dialogue.turn = 300;
+        }
+    }
+
+    /// The server sent a packet of this length, of which these bytes can be read.
+    pub(super) fn answered(&mut self, payload: &[u8], length: u64) {
+        let turn = std::mem::take(&mut self.dialogue.turn);
+        // The first packet of a server that was spoken to first answers no message.
+        if self.facts.opening_down == opening::NONE {
+            return;
+        }
+        let accepted = match self.ground() {
+            Ground::Records => turn != 0 && self.accepted_record(payload, length, turn),
+            Ground::Codes => {
+                let chunk = turn != 0 && self.dialogue.quiet;
+                let owed = turn == 0 && self.dialogue.owed;
+                let whole = turn >= 300 && !chunk;
+                self.dialogue.owed = chunk;
+                self.dialogue.quiet = false;
+                self.dialogue.commands = false;
+                (owed || whole) && accepts(payload, length, false)
+            }
+            Ground::Sizes => turn >= 300 && length <= 200,
+            Ground::Any => turn >= 300 && accepts(payload, length, true),
+        };
+        self.messages += u32::from(accepted);
+    }
+
+    fn accepted_record(&mut self, payload: &[u8], length: u64, turn: u64) -> bool {
+        let head = head(payload, length);
+        let mailbox = [opening::POP3, opening::IMAP].contains(&self.facts.opening_down)
+            || [110, 143, 993, 995].contains(&self.tuple.server.1);
+        let dialogue = &mut self.dialogue;
+        if std::mem::take(&mut dialogue.quiet) {
+            let encrypted = matches!(head, Head::Bytes([0x17, 3, 0..=4, ..]));
+            // A Finished takes no more than 80 bytes. A command behind it is a turn.
+            dialogue.replies = u32::from(encrypted && turn > 80);
+            dialogue.last = Some(Last::Bytes(if encrypted && turn > 170 { 1_000 } else { 40 }));
+            return false;
+        }
+        let before = dialogue.last.unwrap_or(Last::Bytes(0));
+        dialogue.replies += 1;
+        let record = match head {
+            Head::Bytes([0x17, 3, 0..=4, high, low, ..]) => Some(u64::from(*high) * 256 + u64::from(*low)),
+            Head::Bytes(_) if length >= 8 => None,
+            // Out of reach, or cut.
+            _ => (length <= 200).then_some(44),
+        };
+        // The bounds of a command depend on how many replies came before it: EHLO, then AUTH, then any.
+        let command = |bytes| match dialogue.replies {
+            2 => bytes <= 96,
+            3 => bytes <= 69,
+            _ => (36..=80).contains(&bytes),
+        };
+        let may = |record: u64| match before {
+            _ if dialogue.replies < 2 => false,
+            Last::Bytes(bytes) if command(bytes) => {
+                dialogue.replies >= SETTLED && (record <= 195 || record * 2 <= turn)
+            }
+            Last::Bytes(_) => true,
+            Last::Accepted => record >= 44 && record * 2 <= turn,
+        };
+        let accepted = turn >= 300
+            && record.is_some_and(|record| match mailbox {
+                true => (25..=195).contains(&record),
+                false => (25..=480).contains(&record) && may(record),
+            });
+        dialogue.last = Some(if accepted { Last::Accepted } else { Last::Bytes(turn) });
+        accepted
+    }
+}
+
+fn head(payload: &[u8], length: u64) -> Head<'_> {
+    let wanted = match length {
+        8.. => 8,
+        4.. => 4,
+        _ => 1,
+    };
+    match payload.get(..wanted) {
+        None => Head::OutOfReach,
+        Some([byte]) => Head::Cut(*byte),
+        Some(bytes) => Head::Bytes(bytes),
+    }
+}
+
+/// A reply that says so, by its code or its size.
+fn accepts(payload: &[u8], length: u64, by_size: bool) -> bool {
+    match head(payload, length) {
+        Head::OutOfReach => length <= 200,
+        Head::Cut(byte) => by_size || byte == b'2',
+        Head::Bytes(
+            [first @ b'2'..=b'5', second @ b'0'..=b'9', b'0'..=b'9', b' ' | b'-' | b'\r' | b'\n', ..],
+        ) => *first == b'2' && ![b'2', b'3'].contains(second),
+        Head::Bytes([0x17, 3, 0..=4, high, rest @ ..]) => {
+            let low = rest.first().copied().unwrap_or(0);
+            (25..=480).contains(&(u32::from(*high) * 256 + u32::from(low)))
+        }
+        Head::Bytes(_) => by_size && length <= 200,
+    }
+}
