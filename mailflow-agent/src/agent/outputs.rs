@@ -19,6 +19,7 @@ use crate::{
         event::{AlertState, Effects},
         time::Epoch,
     },
+    kernel::Bound,
     sink::{
         AlertEvent, FlowEvent, gateway::Gateway, lines::OpenError, metrics::Agent, profile::Format,
         worker::Sink,
@@ -124,9 +125,15 @@ impl Outputs {
         Ok(Self { alerts, flows, configured, ..none })
     }
 
-    /// These interfaces are watched from now on.
-    pub(super) fn watch<'a>(&self, interfaces: impl IntoIterator<Item = &'a str>) {
-        self.gateway.watch(interfaces);
+    /// Sets the watched interfaces that events name: those with a name of their own in the configuration, and those
+    /// that a pattern matches now.
+    pub(super) fn watch(&self, entries: &[Bound]) {
+        let matched = |entry: &Bound| entry.interfaces.iter().map(|(name, _)| name.clone()).collect();
+        let names = entries.iter().flat_map(|entry| match entry.pattern {
+            true => matched(entry),
+            false => vec![entry.entry.clone()],
+        });
+        self.gateway.watch(names.collect::<Vec<_>>().iter().map(String::as_str));
     }
 
     /// Tells what fires already to those that must know it, and to nobody else.

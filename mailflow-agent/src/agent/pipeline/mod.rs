@@ -69,6 +69,7 @@ impl Pipeline {
         let now = clock::now();
         let moment = (now, clock::epoch());
         kernel.follow(now, Verify::WhenDue);
+        sinks.outputs.watch(&kernel.bound());
         inside.look(kernel, engine.internal(), &sinks.view, (now, false));
         let before = kernel.totals()?;
         // The wall clock may have been set: hours and the ends of allow-lists are its.
@@ -98,6 +99,7 @@ impl Pipeline {
         let Self { kernel, sinks, engine, inside, .. } = self;
         let now = clock::now();
         kernel.follow(now, Verify::Now);
+        sinks.outputs.watch(&kernel.bound());
         if let Some(view) = &mut sinks.view.numbers().kernel {
             view.attached = kernel.places().map(report::shown).collect();
             view.entries = kernel.bound().into_iter().map(report::entry).collect();

@@ -64,7 +64,7 @@ impl Pipeline {
         let outputs = self.sinks.outputs.prepare(&new.outputs, &self.sinks.view.agent);
         let outputs = outputs.map_err(|error| vec![fault::told(&error.into())])?;
         self.watch(&new).map_err(|error| vec![error.to_string()])?;
-        self.sinks.outputs.watch(new.interfaces.iter().map(|interface| &*interface.name));
+        self.sinks.outputs.watch(&self.kernel.bound());
         self.sinks.outputs.renew(outputs, GRACE, &self.sinks.view.agent);
         let now = clock::now();
         let Reconfigured { restarted, effects } = self.engine.reconfigure(now, new.engine.clone());

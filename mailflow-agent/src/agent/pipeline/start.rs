@@ -39,7 +39,6 @@ impl Pipeline {
             None => (None, Recovered::default()),
         };
         let gateway = Gateway::new(config.gateway_name.as_deref());
-        gateway.watch(config.interfaces.iter().map(|interface| &*interface.name));
         let outputs = Outputs::open(&config.outputs, &view.agent, gateway)?;
         let mixed = kernel::roles_mix(&config.interfaces, true);
         let hosts = if mixed { Hosts::OwnOnly } else { Hosts::Any };
@@ -67,6 +66,7 @@ impl Pipeline {
             kernel.attach(&entry.name, entry.role, entry.hook)?;
         }
         kernel.leave_others();
+        outputs.watch(&kernel.bound());
         for rule in &config.engine.rules {
             info!(rule = %rule.name, version = rule.version, "rule");
         }
