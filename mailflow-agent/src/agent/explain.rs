@@ -17,6 +17,7 @@ use crate::{
         Engine,
         event::{TermValue, Value},
         explain::{Explanation, Held, Judged},
+        settings::{RuleLimits, Settings},
         time::{Epoch, Time},
     },
     flowlog::history::Arrival,
@@ -48,7 +49,8 @@ impl Past {
     /// logged and counted.
     pub fn read(config: &Config, logs: &[PathBuf], l2_overhead: Option<u16>) -> Self {
         let (history, read) = backtest::read(config, logs, l2_overhead);
-        let mut engine = Engine::new(config.engine.clone());
+        let settings = Settings { limits: RuleLimits::WIDEST, ..config.engine.clone() };
+        let mut engine = Engine::new(settings);
         // The logs are in memory: there is no sense in a bound.
         engine.remember_all();
         let end = history.end();
