@@ -75,6 +75,7 @@ fn many() -> anyhow::Result<()> {
         longest = longest.max(share(begin, 1) / 1e6);
     }
     line(&format!("{MANY}: the longest tick of 64, a second apart"), "ms", longest, None);
+    quiet(&mut sources);
     let (mut survey, mut whole, mut longest) = (Survey::new(2_000), 0.0, 0.0_f64);
     let overview = loop {
         let begin = cpu_time();
@@ -89,6 +90,22 @@ fn many() -> anyhow::Result<()> {
     line(&format!("{MANY}: the windows gone over once"), "ms", whole, None);
     line(&format!("{MANY}: the longest step of that"), "ms", longest, None);
     Ok(())
+}
+
+/// A million sources of which nothing is heard: what a poll a second costs, with the windows that it goes over.
+fn quiet(sources: &mut Sources) {
+    /// As the agent: at most a 200th of the time between two polls for the windows, and one step at least.
+    const SURVEY: u64 = 1_000_000_000 / 200;
+    const POLLS: u32 = 300;
+    let mut survey = Survey::new(2_000);
+    let begin = cpu_time();
+    for _ in 0..POLLS {
+        sources.tick();
+        let begin = cpu_time();
+        while sources.step(&mut survey).is_none() && cpu_time() - begin < SURVEY {}
+    }
+    let share = share(begin, POLLS) / 1e7;
+    line(&format!("{MANY}: quiet, polled each second"), "% a core", share, Some(1.0));
 }
 
 /// Nanoseconds of CPU time since `begin`, of each of so many.

@@ -19,7 +19,7 @@ use crate::{
         explain::{Explanation, Held, Judged},
         flow::Direction,
         inputs::Inputs,
-        settings::unit,
+        settings::{RuleLimits, Settings, unit},
         time::{Epoch, Time},
     },
     flowlog::{LogOptions, history::Arrival},
@@ -51,7 +51,8 @@ impl Past {
     /// logged and counted.
     pub fn read(config: &Config, logs: &[PathBuf], options: &LogOptions) -> Self {
         let (history, read) = backtest::read(config, logs, options);
-        let mut engine = Engine::new(config.engine.clone());
+        let settings = Settings { limits: RuleLimits::WIDEST, ..config.engine.clone() };
+        let mut engine = Engine::new(settings);
         // The logs are in memory: there is no sense in a bound.
         engine.remember_all();
         let end = history.end();

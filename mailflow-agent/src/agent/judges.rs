@@ -9,7 +9,7 @@ use crate::{
         flow::FlowRecord,
         inputs::Inputs,
         rule::Ends,
-        settings::{Match, Settings, Term},
+        settings::{Match, RuleLimits, Settings, Term},
         time::Time,
     },
     flowlog::history::Arrival,
@@ -53,7 +53,8 @@ impl Judges {
         });
         Self {
             rules: rules.collect(),
-            engine: Engine::new(settings.clone()),
+            // What was logged is bounded by the log, and each alert is wanted.
+            engine: Engine::new(Settings { limits: RuleLimits::WIDEST, ..settings.clone() }),
             settings: settings.clone(),
             unjudged: BTreeMap::new(),
         }

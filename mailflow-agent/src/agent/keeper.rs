@@ -22,7 +22,7 @@ const OFTEN: Duration = Duration::from_secs(1);
 /// ... and while it is not.
 const SELDOM: Duration = Duration::from_secs(10);
 /// Keeping it takes at most one part in this many of the time.
-const SHARE: u32 = 20;
+const SHARE: u32 = 200;
 /// Living flows up to which it is small.
 const SMALL: u64 = 5_000;
 

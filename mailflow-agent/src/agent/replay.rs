@@ -23,6 +23,7 @@ use crate::{
     config::{Config, Role},
     engine::{
         Engine,
+        settings::{RuleLimits, Settings},
         time::{Epoch, Time},
     },
     kernel::{self, Kernel, Programs},
@@ -152,7 +153,8 @@ impl Replay {
         let program = kernel::replay_program(role)?;
         Ok(Self {
             kernel: load(config, Programs::One(program), Hosts::Any)?,
-            engine: Engine::new(config.engine.clone()),
+            // Each alert of a capture is wanted.
+            engine: Engine::new(Settings { limits: RuleLimits::WIDEST, ..config.engine.clone() }),
             outputs,
             program,
             poll_interval: config.poll_interval,

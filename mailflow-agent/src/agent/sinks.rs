@@ -2,12 +2,14 @@
 
 use std::{sync::Arc, thread, time::Duration};
 
+use tracing::info;
+
 use super::{GRACE, firing::FiringAlerts, outputs::Outputs, view::View};
 use crate::{
     clock,
     control::Firing,
     engine::{
-        event::{Alert, Effects},
+        event::{Alert, Effects, Grouped},
         settings::Services,
         time::{Epoch, Time},
     },
@@ -74,6 +76,22 @@ impl Sinks {
         numbers.clients.observe(effects, self.v6_source_prefix);
         numbers.firing.take(&effects.alerts);
         drop(numbers);
+        log_grouped(effects);
         self.outputs.write(effects, epoch);
+    }
+}
+
+/// Alerts of one line of the log.
+const IN_A_LINE: usize = 50;
+
+/// Names the alerts that are told together, each by its fingerprint: their one alert has examples only.
+fn log_grouped(effects: &Effects) {
+    for alerts in effects.grouped.chunk_by(|one, other| one.rule == other.rule) {
+        for alerts in alerts.chunks(IN_A_LINE) {
+            let named = |alert: &Grouped| format!("{} {}", alert.fingerprint, alert.subject);
+            let rule = alerts.first().map_or("", |alert| &alert.rule);
+            let alerts: Vec<String> = alerts.iter().map(named).collect();
+            info!(rule, number = alerts.len(), alerts = alerts.join(", "), "alerts told together");
+        }
     }
 }

@@ -4,6 +4,7 @@ use std::{path::Path, time::Duration};
 
 use super::{
     fault::Collector,
+    limits,
     lists::Lists,
     networks, ports,
     read::{At, Fields},
@@ -51,6 +52,7 @@ pub(super) fn judged(fields: &mut Fields<'_, '_>, directory: &Path) -> Option<Ju
         shipped,
         allow: allow.as_deref().unwrap_or_default(),
     };
+    let limits = fields.needed("limits", limits::read);
     let rules = fields.needed("rules", |at, faults| rules::read(at, faults, around, &mut ending));
     let (internal, lists) = internal?;
     let Rules { on, off } = rules?;
@@ -62,6 +64,7 @@ pub(super) fn judged(fields: &mut Fields<'_, '_>, directory: &Path) -> Option<Ju
         v6_source_prefix: v6_source_prefix?,
         epoch: Epoch::default(),
         rules: on,
+        limits: limits?,
     };
     Some(Judged { settings, rules_off: off, lists, ending })
 }

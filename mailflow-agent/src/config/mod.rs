@@ -11,6 +11,7 @@ mod file;
 mod interfaces;
 mod judged;
 mod life;
+mod limits;
 mod lists;
 mod networks;
 mod outputs;

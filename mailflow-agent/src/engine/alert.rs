@@ -44,6 +44,8 @@ pub(super) struct Incident {
     next_repeat: Time,
     /// What was last told.
     told: Alert,
+    /// Whether it is told together with others, and not by itself.
+    joined: bool,
 }
 
 /// What an incident's deadline asks for.
@@ -60,7 +62,7 @@ pub(super) enum Due {
 impl Incident {
     /// Begins with `told`, at `clock`.
     pub(super) fn new(rule: &Rule, clock: Time, holds_until: Time, told: Alert) -> Self {
-        let mut incident = Self { holds_until, next_repeat: told.starts_at, told };
+        let mut incident = Self { holds_until, next_repeat: told.starts_at, told, joined: false };
         incident.schedule(rule, clock);
         incident
     }
@@ -92,7 +94,7 @@ impl Incident {
         self.told.time = clock;
         self.tell(shown.terms, decided);
         // An empty window, on its way to be resolved, has no better evidence than the last.
-        if !shown.flows.is_empty() {
+        if !shown.flows.is_empty() && !self.joined {
             show(&mut self.told, rule, shown.flows, shown.overflow);
             self.told.cut = shown.cut;
         }
@@ -107,8 +109,19 @@ impl Incident {
     }
 
     /// Goes on as it was.
-    pub(super) fn restored(told: Alert, holds_until: Time, next_repeat: Time) -> Self {
-        Self { holds_until, next_repeat, told }
+    pub(super) fn restored(told: Alert, holds_until: Time, next_repeat: Time, joined: bool) -> Self {
+        Self { holds_until, next_repeat, told, joined }
+    }
+
+    /// From now on it is told together with others. Its flows are not shown, and not held.
+    pub(super) fn join(&mut self) {
+        self.joined = true;
+        self.told.flows = Vec::new();
+    }
+
+    /// Returns true if it is told together with others.
+    pub(super) fn joined(&self) -> bool {
+        self.joined
     }
 
     /// Its beginning, until when the value holds as far as is known, and when it is told again.
@@ -210,7 +223,19 @@ pub(super) fn fingerprint(rule: &str, subject: &Subject) -> String {
     hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// Works out what an alert says of its flows.
+pub(super) fn show_flows(alert: &mut Alert) {
+    let (flows, attack, complete) = (std::mem::take(&mut alert.flows), alert.attack.clone(), alert.complete);
+    sum_up(alert, flows, false);
+    (alert.attack, alert.complete) = (attack, complete && alert.complete);
+}
+
 fn show(alert: &mut Alert, rule: &Rule, flows: Vec<Arc<FlowRecord>>, overflow: bool) {
+    sum_up(alert, flows, overflow);
+    alert.attack = techniques(&rule.attack, &alert.apps);
+}
+
+fn sum_up(alert: &mut Alert, flows: Vec<Arc<FlowRecord>>, overflow: bool) {
     let mut destinations = BTreeMap::new();
     let mut sums = Sums::default();
     for record in &flows {
@@ -231,7 +256,6 @@ fn show(alert: &mut Alert, rule: &Rule, flows: Vec<Arc<FlowRecord>>, overflow: b
     alert.last = flows.iter().map(|record| record.time()).max().unwrap_or(alert.starts_at);
     alert.ports = sorted(flows.iter().map(|record| record.flow.key.server_port));
     alert.apps = sorted(flows.iter().map(|record| record.app));
-    alert.attack = techniques(&rule.attack, &alert.apps);
     alert.complete = !overflow && flows.iter().all(|record| record.complete);
     alert.flows = flows;
 }

@@ -312,4 +312,25 @@ pub struct Effects {
     pub qualified: Vec<Qualified>,
     /// Alert events.
     pub alerts: Vec<Alert>,
+    /// Alerts that are told together with others.
+    pub grouped: Vec<Grouped>,
+}
+
+/// An alert that is told together with others, for the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grouped {
+    /// Name of the rule.
+    pub rule: Arc<str>,
+    /// Its fingerprint.
+    pub fingerprint: String,
+    /// Whom it is about.
+    pub subject: Subject,
+}
+
+impl Grouped {
+    /// Of `alert`.
+    pub(super) fn of(alert: &Alert) -> Self {
+        let (rule, fingerprint) = (Arc::clone(&alert.rule), alert.fingerprint.clone());
+        Self { rule, fingerprint, subject: alert.subject.clone() }
+    }
 }

@@ -66,6 +66,7 @@ impl Engine {
             Subject::Source(_) | Subject::Pair(_) => subject.source() == Some(of),
             Subject::Group(name) => Some(&**name) == group.as_deref(),
             Subject::Destination(server) => *server == source,
+            Subject::Many => false,
         };
         let mut rules = Vec::new();
         for watch in &self.evaluator.watches {
@@ -78,7 +79,7 @@ impl Engine {
                     State::Firing(firing) => Some(firing.0.told().starts_at),
                     State::Quiet(_) => None,
                 },
-                terms: watch.plan.values(watched.stores(), watch.plan.levels_of(&site), now),
+                terms: watch.plan.values(&watched.terms(&watch.plan), watch.plan.levels_of(&site), now),
             };
             let before = rules.len();
             for (known, lane) in [(Known::No, &watch.unknown), (Known::Allowed, &watch.allowed)] {

@@ -10,8 +10,8 @@ use super::{
     flow::{Direction, Flow, FlowRecord, RecordReason},
     inputs::Inputs,
     settings::{
-        Condition, GroupBy, Kind, Layer, Level, Match, Measure, Rule, Service, Settings, SizeKind, SizeTest,
-        Term, Timeouts, Transport, Window, WindowKind,
+        Condition, GroupBy, Kind, Layer, Level, Match, Measure, Rule, RuleLimits, Service, Settings,
+        SizeKind, SizeTest, Term, Timeouts, Transport, Window, WindowKind,
     },
     time::{Epoch, Time},
 };
@@ -131,5 +131,6 @@ pub(super) fn settings() -> Settings {
         v6_source_prefix: 64,
         epoch: Epoch::default(),
         rules: vec![rule()],
+        limits: RuleLimits::default(),
     }
 }

@@ -1,6 +1,6 @@
 //! The subjects of one rule, in shards, each with the slots of an expiry wheel.
 //!
-//! There may be a million of them. So they lie next to each other, with room for an eighth more, and only their
+//! There may be a million of them. So they lie next to each other, with room for a sixteenth more, and only their
 //! places are in a hash table, whose empty places then cost little.
 
 use std::{
@@ -9,25 +9,25 @@ use std::{
     time::Duration,
 };
 
-use hashbrown::HashTable;
-
 pub(super) use super::expiry::SHARDS;
 use super::{
-    expiry::{SLOTS, Turns},
+    expiry::Turns,
     plan::Plan,
+    settings::RuleLimits,
+    shard::{HalfOpen, NONE, PLACE, Place, Shard},
     subject::Subject,
     time::Time,
     watched::Watched,
 };
 
-/// Most subjects of a rule. Those beyond are not watched until others are forgotten, and counted.
-pub(super) const MOST: usize = 1 << 20;
+/// Most subjects of a rule, whatever the settings say: places are 32 bits, and few of them have more.
+pub(super) const MOST: usize = 1 << 24;
 
-/// The room for subjects grows by this part of itself.
-const STEP: usize = 8;
+/// Shards in which such a one is looked for, until there is one of a single flow.
+const COMPARED_SHARDS: usize = 8;
 
-/// The end of a list of places.
-const NONE: u32 = u32::MAX;
+/// Other subjects of which the least interesting one does, where there is no half-open one.
+const SAMPLED: usize = 64;
 
 /// Which flows are taken together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -44,6 +44,8 @@ pub(super) struct Lane {
     shards: Vec<Shard>,
     hasher: RandomState,
     len: usize,
+    /// Bytes that they take.
+    memory: usize,
     turns: Turns,
     overflowed: Overflowed,
 }
@@ -56,67 +58,121 @@ struct Overflowed {
     next: Time,
 }
 
-/// A part of the subjects.
-#[derive(Debug)]
-struct Shard {
-    places: Vec<Place>,
-    /// The first place without a subject; each leads to the next.
-    free: u32,
-    len: usize,
-    /// Where each subject is, by its hash.
-    index: HashTable<u32>,
-    /// Of each slot of the wheel the first place that waits in it; each leads to the next. Empty at first.
-    slots: Vec<u32>,
-}
-
-/// Room for a subject.
-#[derive(Debug)]
-struct Place {
-    entry: Option<(Subject, Watched)>,
-    /// The next place in the same list.
-    next: u32,
-}
-
-impl Default for Shard {
-    fn default() -> Self {
-        Self { places: Vec::new(), free: NONE, len: 0, index: HashTable::new(), slots: Vec::new() }
-    }
-}
-
 impl Default for Lane {
     fn default() -> Self {
         let shards = (0..SHARDS).map(|_| Shard::default()).collect();
         let (hasher, turns, overflowed) = (RandomState::default(), Turns::default(), Overflowed::default());
-        Self { shards, hasher, len: 0, turns, overflowed }
+        Self { shards, hasher, len: 0, memory: 0, turns, overflowed }
     }
 }
 
 impl Lane {
-    /// Returns a subject, if it is remembered or there is room for it.
+    /// Returns a subject, if it is remembered or there is room for it, and whether it is new. [`Lane::room`] comes
+    /// before. `completed` says whether what follows completed a handshake.
     pub(super) fn enter(
         &mut self,
         plan: &Plan,
         clock: Time,
-        subject: Subject,
-    ) -> Option<(&Subject, &mut Watched)> {
-        let Self { shards, hasher, len, turns, .. } = self;
+        (subject, completed): (Subject, bool),
+        limits: &RuleLimits,
+    ) -> Option<(&Subject, &mut Watched, bool)> {
+        let full = self.is_full(limits);
+        let Self { shards, hasher, len, memory, turns, .. } = self;
         let hash = hasher.hash_one(&subject);
         let number = number(hash);
         let shard = shards.get_mut(number)?;
-        let place = match shard.find(hash, &subject) {
+        let known = shard.find(hash, &subject);
+        let place = match known {
             Some(place) => place,
-            None if *len >= MOST => return None,
+            None if full => return None,
             None => {
                 if *len == 0 {
                     // There was nothing to visit meanwhile.
                     *turns = Turns::new(plan.retention, clock);
                 }
                 *len += 1;
+                *memory += PLACE;
                 let slot = turns.slot(number, clock + plan.soonest);
-                shard.push(hasher, hash, (subject, Watched::new(plan)), slot)
+                shard.push(hasher, hash, (subject, Watched::small(plan)), slot, completed)
             }
         };
-        shard.get_mut(place)
+        let (subject, watched) = shard.get_mut(place)?;
+        Some((subject, watched, known.is_none()))
+    }
+
+    /// Makes room where a limit is reached: the least interesting subject is forgotten, which is one that has
+    /// completed no handshake, has few flows and is old, of the shard of `subject` if there is one. Returns how many were.
+    pub(super) fn room(&mut self, limits: &RuleLimits, subject: &Subject) -> u64 {
+        /// Subjects forgotten at once: what grows beyond the limit by one record shrinks by more.
+        const MOST_AT_ONCE: u64 = 8;
+        if !self.is_full(limits) {
+            return 0;
+        }
+        let hash = self.hasher.hash_one(subject);
+        let (mut forgotten, near) = (0, number(hash));
+        let known = self.shards.get(near).is_some_and(|shard| shard.find(hash, subject).is_some());
+        while forgotten < MOST_AT_ONCE
+            && (self.memory >= limits.memory || (!known && self.len >= limits.subjects.min(MOST)))
+        {
+            let Some((number, place)) = self.least(near) else { break };
+            let Self { shards, hasher, len, memory, .. } = self;
+            let Some(shard) = shards.get_mut(number) else { break };
+            let Some(heap) = shard.remove(hasher, place) else { break };
+            *len -= 1;
+            *memory = memory.saturating_sub(PLACE + heap);
+            forgotten += 1;
+        }
+        forgotten
+    }
+
+    /// A subject grew, or shrank.
+    pub(super) fn account(&mut self, before: usize, after: usize) {
+        self.memory = (self.memory + after).saturating_sub(before);
+    }
+
+    /// Returns the bytes that the subjects take.
+    pub(super) fn memory(&self) -> usize {
+        self.memory
+    }
+
+    fn is_full(&self, limits: &RuleLimits) -> bool {
+        self.len >= limits.subjects.min(MOST) || self.memory >= limits.memory
+    }
+
+    /// Returns the shard and the place of a subject that can be forgotten.
+    fn least(&mut self, first: usize) -> Option<(usize, u32)> {
+        let mut half_open: Option<(usize, HalfOpen)> = None;
+        let mut shards = 0;
+        for number in (0..SHARDS).map(|step| (first + step) % SHARDS) {
+            let Some(found) = self.shards.get_mut(number)?.least() else { continue };
+            shards += 1;
+            let other = match &half_open {
+                Some((_, known)) if known.flows <= found.flows => Some((number, found)),
+                _ => half_open.replace((number, found)),
+            };
+            // What is not chosen waits on.
+            if let Some((number, HalfOpen { at, stamp, .. })) = other {
+                self.shards.get_mut(number)?.half_open.push_front((at, stamp));
+            }
+            if shards >= COMPARED_SHARDS || half_open.as_ref().is_some_and(|(_, found)| found.flows <= 1) {
+                break;
+            }
+        }
+        if let Some((number, found)) = half_open {
+            return Some((number, found.at));
+        }
+        // All have completed a handshake. One incident that is forgotten would be an alert without an end.
+        let mut least = None;
+        for step in 0..SAMPLED {
+            let number = (first + step) % SHARDS;
+            let Some(shard) = self.shards.get_mut(number).filter(|shard| shard.len > 0) else { continue };
+            let Some((place, watched)) = shard.next_used() else { continue };
+            let interest = watched.interest();
+            if !watched.fires() && least.as_ref().is_none_or(|(other, _)| interest < *other) {
+                least = Some((interest, (number, place)));
+            }
+        }
+        least.map(|(_, found)| found)
     }
 
     /// Puts a subject back as it was saved. [`Lane::schedule`] follows.
@@ -127,7 +183,9 @@ impl Lane {
             Some((_, known)) => *known = watched,
             None => {
                 self.len += 1;
-                shard.push(&self.hasher, hash, (subject, watched), 0);
+                self.memory += PLACE + watched.heap();
+                let completed = watched.completed();
+                shard.push(&self.hasher, hash, (subject, watched), 0, completed);
             }
         }
     }
@@ -197,7 +255,7 @@ impl Lane {
 
     /// Forgets what cannot matter at `clock` any more, of the subjects whose visit is due; returns how many those are.
     pub(super) fn expire(&mut self, plan: &Plan, clock: Time) -> usize {
-        let Self { shards, hasher, len, turns, overflowed } = self;
+        let Self { shards, hasher, len, memory, turns, overflowed, .. } = self;
         overflowed.expire(plan, clock);
         let mut visits = 0;
         if *len == 0 {
@@ -209,9 +267,18 @@ impl Lane {
             let before = shard.len;
             while let Some(place) = shard.places.get_mut(next as usize) {
                 let at = std::mem::replace(&mut next, place.next);
-                let Some((subject, watched)) = &mut place.entry else { continue };
+                let Some((subject, watched)) = &mut place.entry else {
+                    // It waits for another subject, and for its turn.
+                    let slot = turns.slot(number, clock + plan.retention);
+                    if let Some(first) = shard.slots.get_mut(slot) {
+                        place.next = std::mem::replace(first, at);
+                    }
+                    continue;
+                };
                 visits += 1;
+                let before = watched.heap();
                 if watched.prune(plan, clock) {
+                    *memory = memory.saturating_sub(before - watched.heap().min(before));
                     let slot = turns.slot(number, watched.next_visit(plan, clock));
                     if let Some(first) = shard.slots.get_mut(slot) {
                         place.next = std::mem::replace(first, at);
@@ -224,6 +291,7 @@ impl Lane {
                 }
                 (place.entry, place.next) = (None, std::mem::replace(&mut shard.free, at));
                 shard.len -= 1;
+                *memory = memory.saturating_sub(PLACE + before);
             }
             if shard.len < before {
                 *len -= before - shard.len;
@@ -243,93 +311,6 @@ impl Overflowed {
         self.next = clock + plan.retention / SHARDS as u32;
         self.last.retain(|_, last| *last + plan.retention > clock);
     }
-}
-
-impl Place {
-    fn get(&self) -> Option<(&Subject, &Watched)> {
-        self.entry.as_ref().map(|(subject, watched)| (subject, watched))
-    }
-
-    fn get_mut(&mut self) -> Option<(&Subject, &mut Watched)> {
-        self.entry.as_mut().map(|(subject, watched)| (&*subject, watched))
-    }
-}
-
-impl Shard {
-    fn get_mut(&mut self, place: u32) -> Option<(&Subject, &mut Watched)> {
-        self.places.get_mut(place as usize)?.get_mut()
-    }
-
-    fn find(&self, hash: u64, subject: &Subject) -> Option<u32> {
-        let same = |place: &u32| {
-            let entry = self.places.get(*place as usize).and_then(Place::get);
-            entry.is_some_and(|(of, _)| of == subject)
-        };
-        self.index.find(hash, same).copied()
-    }
-
-    /// Adds a subject that is not there, to be visited in the turn of `slot`; returns its place.
-    fn push(&mut self, hasher: &RandomState, hash: u64, entry: (Subject, Watched), slot: usize) -> u32 {
-        if self.slots.is_empty() {
-            self.slots = vec![NONE; SLOTS];
-        }
-        let Self { places, free, index, slots, .. } = self;
-        let mut waits = NONE;
-        // A lane has at most 2^20 of them.
-        let at = if *free == NONE { places.len() as u32 } else { *free };
-        if let Some(first) = slots.get_mut(slot) {
-            waits = std::mem::replace(first, at);
-        }
-        match places.get_mut(at as usize) {
-            Some(place) => {
-                *free = place.next;
-                *place = Place { entry: Some(entry), next: waits };
-            }
-            None => {
-                if places.len() == places.capacity() {
-                    places.reserve_exact((places.len() / STEP).max(1));
-                }
-                places.push(Place { entry: Some(entry), next: waits });
-            }
-        }
-        index.insert_unique(hash, at, |place| hash_at(places, hasher, *place));
-        self.len += 1;
-        at
-    }
-
-    /// Gives back room that is not needed.
-    fn shrink(&mut self, hasher: &RandomState) {
-        let Self { places, free, len, index, slots } = self;
-        if *len >= places.capacity() / 4 * 3 {
-            return;
-        }
-        // Where each subject comes to be: those behind a free place move up.
-        let mut moved = Vec::with_capacity(places.len());
-        let mut to = 0;
-        for place in places.iter() {
-            moved.push(if place.entry.is_some() { to } else { NONE });
-            to += u32::from(place.entry.is_some());
-        }
-        let follow = |next: &mut u32| *next = moved.get(*next as usize).copied().unwrap_or(NONE);
-        places.retain(|place| place.entry.is_some());
-        places.shrink_to(*len + *len / STEP);
-        places.iter_mut().for_each(|place| follow(&mut place.next));
-        slots.iter_mut().for_each(follow);
-        *free = NONE;
-        index.clear();
-        for at in 0..to {
-            index.insert_unique(hash_at(places, hasher, at), at, |place| hash_at(places, hasher, *place));
-        }
-        index.shrink_to_fit(|place| hash_at(places, hasher, *place));
-        if *len == 0 {
-            *slots = Vec::new();
-        }
-    }
-}
-
-fn hash_at(places: &[Place], hasher: &RandomState, place: u32) -> u64 {
-    let entry = places.get(place as usize).and_then(Place::get);
-    entry.map_or(0, |(subject, _)| hasher.hash_one(subject))
 }
 
 /// The shard of a hash. Its low and its highest bits choose the place within that.
@@ -360,9 +341,17 @@ mod tests {
     fn see(lane: &mut Lane, plan: &Plan, n: u32, seconds: u64) {
         let (time, mark): (_, Mark) = (at(seconds), [0; 16]);
         let (gains, inputs) = (Default::default(), super::super::inputs::Inputs::all());
-        let news =
-            News { time, kinds: Kinds::FLOWS, gains, inputs, source: mark, destination: mark, port: 25 };
-        let (found, watched) = lane.enter(plan, time, subject(n)).unwrap();
+        let news = News {
+            time,
+            kinds: Kinds::FLOWS,
+            gains,
+            inputs,
+            source: mark,
+            destination: mark,
+            port: 25,
+            completed: false,
+        };
+        let (found, watched, _) = lane.enter(plan, time, (subject(n), false), &RuleLimits::WIDEST).unwrap();
         assert_eq!(*found, subject(n));
         watched.book(plan, time, &news);
     }
@@ -415,16 +404,78 @@ mod tests {
         assert!((100 + 100 * day / 2..=200 + 100 * (day + 1)).contains(&visits), "{visits} visits");
     }
 
+    fn limits(subjects: usize, memory: usize) -> RuleLimits {
+        RuleLimits { subjects, memory, ..RuleLimits::WIDEST }
+    }
+
+    /// Makes room, and takes a flow of a subject that was answered with payload or not.
+    fn take(lane: &mut Lane, plan: &Plan, limits: &RuleLimits, n: u32, completed: bool) -> bool {
+        lane.room(limits, &subject(n));
+        let (time, mark): (_, Mark) = (at(100 + u64::from(n) / 1_000), [0; 16]);
+        let (gains, inputs) = (Default::default(), super::super::inputs::Inputs::all());
+        let kinds = Kinds::FLOWS | Kinds::ATTEMPTS | Kinds::FAILED;
+        let news = News { time, kinds, gains, inputs, source: mark, destination: mark, port: 25, completed };
+        let Some((_, watched, _)) = lane.enter(plan, time, (subject(n), completed), limits) else {
+            return false;
+        };
+        let before = watched.heap();
+        watched.book(plan, time, &news);
+        let after = watched.heap();
+        lane.account(before, after);
+        true
+    }
+
     #[test]
-    fn when_it_is_full_new_ones_are_refused_until_others_are_forgotten() {
+    fn the_least_interesting_subject_makes_room_and_never_a_real_one() {
+        let (plan, mut lane, limits) = (plan(), Lane::default(), limits(5_000, usize::MAX));
+        // 1,000 that completed a handshake, and 100 with many flows that nobody answered.
+        (0..1_000).for_each(|n| assert!(take(&mut lane, &plan, &limits, n, true)));
+        for _ in 0..10 {
+            (1_000..1_100).for_each(|n| assert!(take(&mut lane, &plan, &limits, n, false)));
+        }
+        // A flood of single ones, and amid it one that is real.
+        for n in 10_000..200_000 {
+            assert!(take(&mut lane, &plan, &limits, n, false), "each is taken");
+            if n % 1_000 == 0 {
+                assert!(take(&mut lane, &plan, &limits, 5_555, false));
+            }
+        }
+        assert!(lane.len() <= 5_000);
+        assert!((0..1_100).chain([5_555]).all(|n| lane.get_mut(&subject(n)).is_some()), "a real one is gone");
+        assert!(lane.get_mut(&subject(199_999)).is_some(), "the newest is there");
+        assert!(lane.get_mut(&subject(10_000)).is_none(), "the oldest of the flood is gone");
+        let places: usize = lane.shards.iter().map(|shard| shard.places.len()).sum();
+        assert!(places <= 5_000 + 2 * SHARDS, "{places} places: those that were given up are taken again");
+        let waiting: usize = lane.shards.iter().map(|shard| shard.half_open.len()).sum();
+        assert!(waiting <= 3 * 5_000, "{waiting}");
+        // Where all are real, one of few flows makes room; an alert that fires never does.
+        (300_000..310_000).for_each(|n| assert!(take(&mut lane, &plan, &limits, n, true)));
+        assert!(lane.len() <= 5_000);
+        assert_eq!(lane.iter().count(), lane.len());
+        lane.expire(&plan, at(400) + plan.retention * 3);
+        assert_eq!((lane.len(), lane.memory()), (0, 0));
+    }
+
+    #[test]
+    fn the_memory_of_a_lane_is_bounded_and_told_as_it_is() {
         let (plan, mut lane) = (plan(), Lane::default());
-        (0..MOST as u32).for_each(|n| see(&mut lane, &plan, n, 100));
-        assert!(lane.enter(&plan, at(100), subject(MOST as u32)).is_none());
-        assert!(lane.enter(&plan, at(100), subject(7)).is_some());
-        assert_eq!(lane.len(), MOST);
+        let limits = limits(usize::MAX, 1 << 20);
+        for n in 0..400_000 {
+            assert!(take(&mut lane, &plan, &limits, n / 3, n % 5 == 0));
+            assert!(lane.memory() <= (1 << 20) + 1_000, "{}", lane.memory());
+        }
+        let held: usize = lane.iter().map(|(_, watched)| PLACE + watched.heap()).sum();
+        assert_eq!(lane.memory(), held);
+        assert!(lane.len() > 3_000);
+    }
+
+    #[test]
+    fn what_is_forgotten_gives_its_room_back() {
+        let (plan, mut lane) = (plan(), Lane::default());
+        (0..100_000).for_each(|n| see(&mut lane, &plan, n, 100));
+        assert_eq!(lane.len(), 100_000);
         lane.expire(&plan, at(100) + plan.retention * 2);
         let room = lane.shards.iter().map(|shard| shard.places.capacity() + shard.index.capacity()).max();
         assert_eq!((lane.len(), room), (0, Some(0)));
-        assert!(lane.enter(&plan, at(100), subject(MOST as u32)).is_some());
     }
 }

@@ -39,6 +39,7 @@ pub mod rule;
 mod saved;
 mod set;
 pub mod settings;
+mod shard;
 mod sites;
 pub mod size;
 mod slot;
@@ -127,7 +128,12 @@ impl Engine {
     pub fn new(mut settings: Settings) -> Self {
         let limits = Limits::new(&settings.timeouts);
         let rules = std::mem::take(&mut settings.rules);
-        let evaluator = Evaluator::new(rules, settings.v6_source_prefix, limits.lateness(), settings.epoch);
+        let evaluator = Evaluator::new(
+            (rules, settings.limits),
+            settings.v6_source_prefix,
+            limits.lateness(),
+            settings.epoch,
+        );
         let (table, spills) = (Table::default(), Spills::default());
         let (ending, arrivals, overflowed) = (Vec::new(), Arrivals::default(), Vec::new());
         Self {
@@ -165,7 +171,8 @@ impl Engine {
         let rules = std::mem::take(&mut settings.rules);
         (settings.v6_source_prefix, settings.epoch) = (self.settings.v6_source_prefix, self.settings.epoch);
         let lateness = self.limits.lateness();
-        let changed = self.evaluator.reconfigure(rules, lateness, &settings.internal, &mut effects);
+        let changed =
+            self.evaluator.reconfigure((rules, settings.limits), lateness, &settings.internal, &mut effects);
         self.table.renumber(|rule| changed.numbers.get(rule).copied().flatten());
         self.settings = settings;
         Reconfigured { restarted: changed.restarted, effects }

@@ -140,7 +140,7 @@ impl Survey {
             && self.firing.len() < MAX_FIRING
         {
             let (incident, term) = &**firing;
-            let value = watch.plan.value(watched.stores(), *term, now);
+            let value = watch.plan.value(&watched.terms(&watch.plan), *term, now);
             let began_with = incident.told().terms.get(*term).map(|term| term.threshold);
             self.firing.extend(reached(&watch.plan, subject, (*term, value), began_with));
         }

@@ -29,6 +29,8 @@ pub(super) struct Plan {
     /// What some record did not tell.
     lacking: Inputs,
     levels: Vec<Level>,
+    /// The lowest threshold of any subject, by term.
+    least: Vec<u64>,
     /// Whether it has something to say about flows that are open, between their records.
     pub(super) live: bool,
     /// How long anything can matter.
@@ -47,6 +49,8 @@ pub(super) struct News {
     pub(super) source: Mark,
     pub(super) destination: Mark,
     pub(super) port: u16,
+    /// Whether the server has answered with payload, which it does to a client at that address only.
+    pub(super) completed: bool,
 }
 
 impl Plan {
@@ -74,6 +78,7 @@ impl Plan {
             inputs: rule.terms.iter().map(Term::inputs).collect(),
             lacking: Inputs::empty(),
             levels: rule.terms.iter().map(|term| term.level).collect(),
+            least: (0..rule.terms.len()).map(|term| least(&rule, term)).collect(),
             live: rule.terms.iter().any(|term| live(&term.measure)),
             frames,
             rule,
@@ -198,6 +203,25 @@ impl Plan {
                 news.kinds.contains(Kinds::FLOWS).then(|| Gain::With(of(end)))
             }
         }
+    }
+
+    /// Returns true if the first news of a subject can be kept as they are: they give each term at most one flow, or
+    /// one end, and the condition does not hold by them alone, whatever the subject's thresholds are.
+    pub(super) fn keeps_first(&self, news: &News, clock: Time) -> bool {
+        let gain = |term| self.gain(term, news);
+        let small = self.frames.iter().enumerate().all(|(term, frame)| match gain(term) {
+            None => !matches!(frame.measure, Measure::FirstSeen { .. }),
+            Some(Gain::Amount(_)) => false,
+            Some(_) => {
+                !matches!(frame.measure, Measure::FirstSeen { .. }) && frame.shape.matters(news.time, clock)
+            }
+        });
+        let holds = |term: usize| match gain(term) {
+            None | Some(Gain::Amount(_)) => false,
+            Some(Gain::Parts(of, _)) => of > 0,
+            Some(Gain::One | Gain::With(_)) => self.least.get(term).is_none_or(|least| *least <= 1),
+        };
+        small && !self.holding(&self.rule.condition, &holds)
     }
 
     /// What the windows that end at `time` hold.
@@ -362,6 +386,13 @@ fn names(terms: &[Term]) -> Vec<Arc<str>> {
         if before == 0 { name.into() } else { format!("{name} #{}", before + 1).into() }
     };
     terms.iter().enumerate().map(name).collect()
+}
+
+/// The lowest threshold of a term.
+fn least(rule: &Rule, term: usize) -> u64 {
+    let others = rule.thresholds.iter().filter_map(|other| other.levels.get(term));
+    let usual = rule.terms.get(term).map(|term| &term.level);
+    others.chain(usual).map(|level| level.at_least).min().unwrap_or(0)
 }
 
 fn mark_of_port(port: u16) -> Mark {

@@ -22,7 +22,7 @@ use super::{
     subject::Subject,
     tally::{Kinds, Quantities, Stage, Taken, Tally},
     time::Time,
-    watched::{State as Life, Watched},
+    watched::{First, Held, State as Life, Watched},
 };
 
 /// What the rules know. Its form may change between versions; [`State::VERSION`] says which it is.
@@ -54,6 +54,10 @@ struct RuleState {
 struct SubjectState {
     subject: Subject,
     stores: Vec<Store>,
+    /// Instead of them, if there was but one flow.
+    first: Option<First>,
+    /// Whether any of its flows was answered with payload.
+    completed: bool,
     /// Places in `records`.
     evidence: Vec<usize>,
     life: LifeState,
@@ -72,6 +76,8 @@ enum LifeState {
         shown: Vec<usize>,
         /// The client that it began with, which alerts about a server keep.
         source: Option<Source>,
+        /// Whether it is told together with others.
+        joined: bool,
     },
 }
 
@@ -95,7 +101,7 @@ pub struct Restored {
 
 impl State {
     /// The form written by this version.
-    pub const VERSION: u32 = 2;
+    pub const VERSION: u32 = 3;
 
     /// Whether this version can read it.
     pub fn is_readable(&self) -> bool {
@@ -138,10 +144,11 @@ impl Engine {
     pub fn firing(&self) -> Vec<Alert> {
         let lanes = self.evaluator.watches.iter().map(|watch| &watch.unknown);
         let firing = lanes.flat_map(Lane::iter).filter_map(|(_, watched)| match watched.state() {
-            Life::Firing(firing) => Some(firing.0.told().clone()),
-            Life::Quiet(_) => None,
+            Life::Firing(firing) if !firing.0.joined() => Some(firing.0.told().clone()),
+            Life::Firing(_) | Life::Quiet(_) => None,
         });
         let mut firing: Vec<_> = firing.collect();
+        firing.extend(self.evaluator.together().cloned());
         firing.sort_by(|one, other| {
             (one.starts_at, &one.fingerprint).cmp(&(other.starts_at, &other.fingerprint))
         });
@@ -225,8 +232,8 @@ impl Evaluator {
         watch.plan.set_learnt(&rule.learnt);
         for (known, subjects) in [(Known::No, rule.unknown), (Known::Allowed, rule.allowed)] {
             let (plan, lane) = watch.lane(known);
-            for SubjectState { subject, stores, evidence: places, life } in subjects {
-                if stores.len() != plan.frames().len() {
+            for SubjectState { subject, stores, first, completed, evidence: places, life } in subjects {
+                if first.is_none() && stores.len() != plan.frames().len() {
                     continue;
                 }
                 let mut trail = Trail::default();
@@ -243,6 +250,7 @@ impl Evaluator {
                         thresholds,
                         shown,
                         source,
+                        joined,
                     } => {
                         restored.firing += 1;
                         let mut terms = plan.values(&stores, plan.usual_levels(), starts_at);
@@ -257,11 +265,15 @@ impl Evaluator {
                             alert::firing(&plan.rule, &subject, internal, starts_at, decided, shown);
                         told.source = source.or(told.source);
                         super::evaluate::excuse(plan, known, &mut told, internal, *epoch);
-                        Life::Firing(Box::new((Incident::restored(told, holds_until, next_repeat), decided)))
+                        Life::Firing(Box::new((
+                            Incident::restored(told, holds_until, next_repeat, joined),
+                            decided,
+                        )))
                     }
                 };
                 restored.subjects += 1;
-                lane.put(subject, Watched::restored(stores, trail, state));
+                let held = first.map_or(Held::Stores(stores), Held::First);
+                lane.put(subject, Watched::restored(held, trail, state, completed));
             }
         }
     }
@@ -295,21 +307,39 @@ impl Records<'_> {
 }
 
 fn subjects(lane: &Lane, records: &mut Records<'_>) -> Vec<SubjectState> {
-    let subject = |(subject, watched): (&Subject, &Watched)| SubjectState {
-        subject: subject.clone(),
-        stores: watched.stores().to_vec(),
-        evidence: records.of(watched.trail()),
-        life: match watched.state() {
-            Life::Quiet(end) => LifeState::Quiet(*end),
-            Life::Firing(firing) => {
-                let (starts_at, holds_until, next_repeat) = firing.0.times();
-                let thresholds =
-                    firing.0.told().terms.iter().map(|term: &TermValue| term.threshold).collect();
-                let (decided, source) = (firing.1, firing.0.told().source);
-                let shown = firing.0.told().flows.iter().map(|record| records.place_of(record)).collect();
-                LifeState::Firing { starts_at, holds_until, next_repeat, decided, thresholds, shown, source }
-            }
-        },
+    let held = |watched: &Watched| match watched.held() {
+        Held::First(first) => (Vec::new(), Some(first)),
+        Held::Stores(stores) => (stores, None),
+    };
+    let subject = |(subject, watched): (&Subject, &Watched)| {
+        let (stores, first) = held(watched);
+        SubjectState {
+            subject: subject.clone(),
+            stores,
+            first,
+            completed: watched.completed(),
+            evidence: records.of(watched.trail()),
+            life: match watched.state() {
+                Life::Quiet(end) => LifeState::Quiet(*end),
+                Life::Firing(firing) => {
+                    let (starts_at, holds_until, next_repeat) = firing.0.times();
+                    let thresholds =
+                        firing.0.told().terms.iter().map(|term: &TermValue| term.threshold).collect();
+                    let (decided, source, joined) = (firing.1, firing.0.told().source, firing.0.joined());
+                    let shown = firing.0.told().flows.iter().map(|record| records.place_of(record)).collect();
+                    LifeState::Firing {
+                        starts_at,
+                        holds_until,
+                        next_repeat,
+                        decided,
+                        thresholds,
+                        shown,
+                        source,
+                        joined,
+                    }
+                }
+            },
+        }
     };
     lane.iter().map(subject).collect()
 }

@@ -17,6 +17,8 @@ pub enum Subject {
     Destination(IpAddr),
     /// A group of internal networks; empty for clients without one.
     Group(Arc<str>),
+    /// Many of them: what is told of all together.
+    Many,
 }
 
 impl Subject {
@@ -45,7 +47,7 @@ impl Subject {
         match self {
             Subject::Source(source) => Some(*source),
             Subject::Pair(pair) => Some(pair.0),
-            Subject::Destination(_) | Subject::Group(_) => None,
+            Subject::Destination(_) | Subject::Group(_) | Subject::Many => None,
         }
     }
 
@@ -54,7 +56,7 @@ impl Subject {
         match self {
             Subject::Pair(pair) => Some(pair.1),
             Subject::Destination(ip) => Some(*ip),
-            Subject::Source(_) | Subject::Group(_) => None,
+            Subject::Source(_) | Subject::Group(_) | Subject::Many => None,
         }
     }
 
@@ -77,6 +79,7 @@ impl fmt::Display for Subject {
         match self {
             Subject::Source(source) => write!(f, "{source}"),
             Subject::Pair(pair) => write!(f, "{} -> {}", pair.0, pair.1),
+            Subject::Many => f.write_str("many subjects"),
             Subject::Destination(ip) => write!(f, "{ip}"),
             Subject::Group(name) => write!(f, "group {name}"),
         }

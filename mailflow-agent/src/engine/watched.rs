@@ -1,6 +1,8 @@
 //! One subject under one rule: what it holds, and whether an incident lasts.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
+
+use serde::{Deserialize, Serialize};
 
 use super::{
     alert::{self, Due, Incident, Shown},
@@ -8,12 +10,23 @@ use super::{
     event::{Alert, TermValue},
     evidence::{Evidence, Found, Handle, Trail},
     flow::FlowRecord,
+    inputs::Inputs,
     plan::{News, Plan},
     settings::{Condition, Level},
-    store::{Frame, Store},
+    store::{Frame, Mark, Store},
     subject::Subject,
+    tally::{Kinds, Quantities},
     time::Time,
 };
+
+/// What an allocation takes beyond its size.
+const ALLOCATION: usize = 16;
+
+/// Entries up to which a subject is visited when all of them are forgotten, not when those of one term are.
+const MUCH: usize = 16;
+
+/// What an incident takes beyond its flows: its alert, as it was told last, and as others hold it.
+const INCIDENT: usize = 4_096;
 
 /// A subject under a rule.
 #[derive(Debug)]
@@ -22,13 +35,34 @@ pub(super) struct Watched {
     /// The newest contributing flows.
     trail: Trail,
     state: State,
+    /// Whether any of its flows was answered with payload.
+    completed: bool,
 }
 
 /// Most rules have one term, and those need no box.
 #[derive(Debug)]
 enum Stores {
+    /// Nothing, or what the first flow gave, of a rule of several terms: a SYN that nobody answers takes no more.
+    First(Option<Box<First>>),
     One([Store; 1]),
     Many(Box<[Store]>),
+}
+
+/// The first news of a subject, of which each term is given at most one flow or end.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct First {
+    time: Time,
+    kinds: u8,
+    inputs: u8,
+    source: Mark,
+    destination: Mark,
+    port: u16,
+}
+
+/// What is remembered of a subject, as it is saved.
+pub(super) enum Held {
+    First(First),
+    Stores(Vec<Store>),
 }
 
 #[derive(Debug)]
@@ -65,26 +99,55 @@ pub(super) struct Around<'a> {
 impl Watched {
     /// Without anything yet.
     pub(super) fn new(plan: &Plan) -> Self {
-        let stores = match plan.frames() {
-            [frame] => Stores::One([Store::new(frame.measure)]),
-            frames => Stores::Many(frames.iter().map(|frame| Store::new(frame.measure)).collect()),
-        };
-        Self { stores, trail: Trail::default(), state: State::Quiet(None) }
+        Self { stores: Stores::of(plan), ..Self::before_its_first() }
+    }
+
+    /// Without anything yet, and as little room as that takes.
+    pub(super) fn small(plan: &Plan) -> Self {
+        if plan.frames().len() == 1 { Self::new(plan) } else { Self::before_its_first() }
+    }
+
+    fn before_its_first() -> Self {
+        let (stores, state) = (Stores::First(None), State::Quiet(None));
+        Self { stores, trail: Trail::default(), state, completed: false }
     }
 
     /// As it was saved.
-    pub(super) fn restored(stores: Vec<Store>, trail: Trail, state: State) -> Self {
-        let stores = match <[Store; 1]>::try_from(stores) {
-            Ok(one) => Stores::One(one),
-            Err(many) => Stores::Many(many.into_boxed_slice()),
+    pub(super) fn restored(held: Held, trail: Trail, state: State, completed: bool) -> Self {
+        let stores = match held {
+            Held::First(first) => Stores::First(Some(Box::new(first))),
+            Held::Stores(stores) => match <[Store; 1]>::try_from(stores) {
+                Ok(one) => Stores::One(one),
+                Err(many) => Stores::Many(many.into_boxed_slice()),
+            },
         };
-        Self { stores, trail, state }
+        Self { stores, trail, state, completed }
+    }
+
+    /// What is to be saved of it.
+    pub(super) fn held(&self) -> Held {
+        match &self.stores {
+            Stores::First(Some(first)) => Held::First(**first),
+            stores => Held::Stores(stores.made().to_vec()),
+        }
     }
 
     /// Takes news.
     pub(super) fn book(&mut self, plan: &Plan, clock: Time, news: &News) -> Booked {
         if self.lapsed(plan, clock) {
             self.trail = Trail::default();
+        }
+        self.completed |= news.completed;
+        if let Stores::First(first) = &mut self.stores {
+            if (0..plan.frames().len()).all(|term| plan.gain(term, news).is_none()) {
+                return Booked::Nothing;
+            }
+            let quiet = matches!(self.state, State::Quiet(None));
+            if first.is_none() && quiet && plan.keeps_first(news, clock) {
+                *first = Some(Box::new(First::of(news)));
+                return Booked::Taken;
+            }
+            self.make(plan, clock);
         }
         let mut booked = Booked::Nothing;
         for (term, (store, frame)) in self.stores_mut().iter_mut().zip(plan.frames()).enumerate() {
@@ -121,10 +184,13 @@ impl Watched {
     }
 
     fn decide(&mut self, around: Around<'_>, levels: &[Level], time: Time) -> Option<Alert> {
+        if let Stores::First(_) = self.stores {
+            return None;
+        }
         let plan = around.plan;
         match &mut self.state {
             State::Firing(firing) => {
-                if let Some(until) = plan.until(stores(&self.stores), levels) {
+                if let Some(until) = plan.until(self.stores.made(), levels) {
                     firing.0.holds_until(until);
                 }
                 None
@@ -216,6 +282,11 @@ impl Watched {
 
     /// Forgets what cannot matter at `clock` any more; whether anything is left to remember.
     pub(super) fn prune(&mut self, plan: &Plan, clock: Time) -> bool {
+        if let Stores::First(first) = &mut self.stores
+            && first.as_ref().is_some_and(|first| first.expires(plan) <= clock)
+        {
+            *first = None;
+        }
         for (store, frame) in self.stores_mut().iter_mut().zip(plan.frames()) {
             store.prune(frame, clock);
         }
@@ -230,10 +301,16 @@ impl Watched {
         }
     }
 
-    /// Returns when there may be something to forget: when all that a term holds is too old, or the last incident.
+    /// Returns when there may be something to forget: all of it, or what the first term forgets of a subject that holds
+    /// much.
     pub(super) fn next_visit(&self, plan: &Plan, clock: Time) -> Time {
-        let stores = self.stores().iter().zip(plan.frames());
-        let terms = stores.filter_map(|(store, frame)| store.expires(frame)).min();
+        let expires = |(store, frame): (&Store, &Frame)| store.expires(frame);
+        let each = self.stores().iter().zip(plan.frames()).filter_map(expires);
+        let terms = match &self.stores {
+            Stores::First(first) => first.as_ref().map(|first| first.expires(plan)),
+            _ if self.events() > MUCH => each.min(),
+            _ => each.max(),
+        };
         terms.unwrap_or_else(|| match &self.state {
             State::Quiet(Some(end)) => *end + plan.retention,
             State::Quiet(None) | State::Firing(_) => clock + plan.retention,
@@ -242,6 +319,9 @@ impl Watched {
 
     /// Returns true if nothing that it holds can matter any more, whether it was visited since or not.
     fn lapsed(&self, plan: &Plan, clock: Time) -> bool {
+        if let Stores::First(first) = &self.stores {
+            return first.as_ref().is_none_or(|first| first.expires(plan) <= clock);
+        }
         let expired = |(store, frame): (&Store, &Frame)| match store {
             Store::Ratio(_) => store.len() == 0,
             _ => store.expires(frame).is_none_or(|time| time <= clock),
@@ -249,9 +329,76 @@ impl Watched {
         self.stores().iter().zip(plan.frames()).all(expired)
     }
 
+    /// What is remembered, term by term; nothing of a subject with its first flow only.
+    fn stores(&self) -> &[Store] {
+        self.stores.made()
+    }
+
     /// What is remembered, term by term.
-    pub(super) fn stores(&self) -> &[Store] {
-        stores(&self.stores)
+    pub(super) fn terms(&self, plan: &Plan) -> Cow<'_, [Store]> {
+        match &self.stores {
+            Stores::First(None) => Cow::Owned(Stores::of(plan).made().to_vec()),
+            Stores::First(Some(first)) => {
+                let mut stores = Stores::of(plan);
+                first.give(plan, Time::ZERO, stores.made_mut());
+                Cow::Owned(stores.made().to_vec())
+            }
+            stores => Cow::Borrowed(stores.made()),
+        }
+    }
+
+    /// Gives each term room of its own, and what the first flow gave it.
+    fn make(&mut self, plan: &Plan, clock: Time) {
+        if let Stores::First(first) = std::mem::replace(&mut self.stores, Stores::of(plan))
+            && let Some(first) = first
+        {
+            first.give(plan, clock, self.stores_mut());
+        }
+    }
+
+    /// Returns true if any of its flows was answered with payload.
+    pub(super) fn completed(&self) -> bool {
+        self.completed
+    }
+
+    /// Returns how much speaks against forgetting it to make room: an incident, a flow that was answered, flows.
+    pub(super) fn interest(&self) -> (bool, bool, usize) {
+        let incident = !matches!(self.state, State::Quiet(None));
+        (incident, self.completed, self.events())
+    }
+
+    /// Its alert is told together with others.
+    pub(super) fn join(&mut self) {
+        if let State::Firing(firing) = &mut self.state {
+            firing.0.join();
+        }
+    }
+
+    /// Returns true if its alert is told together with others.
+    pub(super) fn joined(&self) -> bool {
+        matches!(&self.state, State::Firing(firing) if firing.0.joined())
+    }
+
+    /// Returns true if an alert fires.
+    pub(super) fn fires(&self) -> bool {
+        matches!(self.state, State::Firing(_))
+    }
+
+    /// The bytes that it has allocated.
+    pub(super) fn heap(&self) -> usize {
+        let stores = match &self.stores {
+            Stores::First(first) => first.as_ref().map_or(0, |_| size_of::<First>() + ALLOCATION),
+            Stores::One([store]) => store.heap(),
+            Stores::Many(stores) => {
+                let each = stores.iter().map(|store| store.heap() + ALLOCATION);
+                size_of_val(&**stores) + each.sum::<usize>()
+            }
+        };
+        let incident = match &self.state {
+            State::Firing(firing) => INCIDENT + firing.0.told().flows.len() * size_of::<FlowRecord>(),
+            State::Quiet(_) => 0,
+        };
+        stores + incident
     }
 
     /// Leads to the flows noted.
@@ -266,6 +413,9 @@ impl Watched {
 
     /// Entries held.
     pub(super) fn events(&self) -> usize {
+        if let Stores::First(first) = &self.stores {
+            return first.iter().count();
+        }
         self.stores().iter().map(Store::len).sum()
     }
 
@@ -318,17 +468,69 @@ impl Watched {
     }
 
     fn stores_mut(&mut self) -> &mut [Store] {
-        match &mut self.stores {
+        self.stores.made_mut()
+    }
+}
+
+impl Stores {
+    fn of(plan: &Plan) -> Self {
+        match plan.frames() {
+            [frame] => Stores::One([Store::new(frame.measure)]),
+            frames => Stores::Many(frames.iter().map(|frame| Store::new(frame.measure)).collect()),
+        }
+    }
+
+    fn made(&self) -> &[Store] {
+        match self {
+            Stores::First(_) => &[],
+            Stores::One(one) => one,
+            Stores::Many(many) => many,
+        }
+    }
+
+    fn made_mut(&mut self) -> &mut [Store] {
+        match self {
+            Stores::First(_) => &mut [],
             Stores::One(one) => one,
             Stores::Many(many) => many,
         }
     }
 }
 
-fn stores(stores: &Stores) -> &[Store] {
-    match stores {
-        Stores::One(one) => one,
-        Stores::Many(many) => many,
+impl First {
+    fn of(news: &News) -> Self {
+        let News { time, kinds, inputs, source, destination, port, .. } = *news;
+        Self { time, kinds: kinds.bits(), inputs: inputs.bits(), source, destination, port }
+    }
+
+    fn news(&self) -> News {
+        News {
+            time: self.time,
+            kinds: Kinds::from_bits_truncate(self.kinds),
+            gains: Quantities::default(),
+            inputs: Inputs::from_bits_truncate(self.inputs),
+            source: self.source,
+            destination: self.destination,
+            port: self.port,
+            completed: false,
+        }
+    }
+
+    /// Gives it to each term that counts it, as if it had come just now: what is added is what would be left.
+    fn give(&self, plan: &Plan, clock: Time, stores: &mut [Store]) {
+        let news = self.news();
+        for (term, (store, frame)) in stores.iter_mut().zip(plan.frames()).enumerate() {
+            if let Some(gain) = plan.gain(term, &news).filter(|_| frame.shape.matters(self.time, clock)) {
+                store.add(frame, clock, self.time, gain);
+            }
+        }
+    }
+
+    /// Returns when it matters to no term any more.
+    fn expires(&self, plan: &Plan) -> Time {
+        let news = self.news();
+        let counts = plan.frames().iter().enumerate().filter(|(term, _)| plan.gain(*term, &news).is_some());
+        self.time + counts.map(|(_, frame)| frame.retention()).max().unwrap_or_default()
     }
 }
 

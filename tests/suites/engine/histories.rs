@@ -5,7 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 use crate::reference::{Connection, Mark, Nanos, Packet, Talk};
 use mailflow_agent::engine::{
     assets::{Network, Networks},
-    settings::{Service, Services, Settings, Timeouts},
+    settings::{RuleLimits, Service, Services, Settings, Timeouts},
     time::Epoch,
 };
 use mailflow_common::{FlowKey, PROTOCOL_TCP, Scope, Vlans};
@@ -36,6 +36,7 @@ pub(crate) fn defaults() -> Settings {
         v6_source_prefix: 64,
         epoch: Epoch::default(),
         rules: Vec::new(),
+        limits: RuleLimits::default(),
     }
 }
 

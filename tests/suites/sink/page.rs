@@ -61,6 +61,7 @@ fn page() -> String {
         records: vec![record(flow)],
         qualified: vec![Qualified { rule: "smtp-burst".into(), key: flow, suppressed: false }],
         alerts: vec![alert()],
+        ..Effects::default()
     };
     ledger.observe(&effects, Places { services: &services, v6_source_prefix: 64 }, at(0));
     let value = WindowValue {
@@ -79,7 +80,15 @@ fn page() -> String {
     let rules = RuleStats { evidence: 7, evidence_dropped: 3, ..RuleStats::default() };
     let memory = Memory {
         stats: Stats { open_flows: 5, vanished_flows: 2, rules },
-        rules: vec![RuleCounts { rule: "smtp-burst".into(), subjects: 4, late: 6, refused: 8 }],
+        rules: vec![RuleCounts {
+            rule: "smtp-burst".into(),
+            subjects: 4,
+            late: 6,
+            refused: 8,
+            evicted: 10,
+            memory: 12,
+            grouped: 14,
+        }],
         thresholds: vec![threshold("count", 10, 1), threshold("ratio failed/attempts", 500_000, 1_000_000)],
     };
     let kernel = KernelView {
@@ -134,6 +143,10 @@ fn shows_what_was_handed_over() {
         ("mailflow_config_last_reload_successful", 1.0),
         ("mailflow_config_last_reload_success_timestamp_seconds", 1_795_231_861.0),
         ("mailflow_sink_lines_written_total{sink=\"alerts\"}", 2.0),
+        ("mailflow_rule_evicted_subjects_total{rule=\"smtp-burst\"}", 10.0),
+        ("mailflow_rule_memory_bytes{rule=\"smtp-burst\"}", 12.0),
+        ("mailflow_rule_grouped_alerts_total{rule=\"smtp-burst\"}", 14.0),
+        ("mailflow_source_flood", 0.0),
         ("mailflow_sink_lines_dropped_total{sink=\"flow_log\"}", 1.0),
         ("mailflow_packets_total{service=\"smtp\",direction=\"up\"}", 10.0),
         ("mailflow_bytes_total{service=\"smtp\",direction=\"down\"}", 2_000.0),

@@ -70,6 +70,14 @@ impl Pipeline {
         for rule in &config.engine.rules {
             info!(rule = %rule.name, version = rule.version, "rule");
         }
+        let limits = config.engine.limits;
+        info!(
+            subjects = limits.subjects,
+            memory = limits.memory,
+            alerts_per_minute = limits.alerts_per_minute,
+            flood_sources = limits.flood_sources,
+            "limits of each rule"
+        );
         let mut engine = Engine::new(config.engine.clone());
         engine.set_epoch(clock::epoch());
         let sinks = Sinks {

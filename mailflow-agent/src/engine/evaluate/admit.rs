@@ -6,14 +6,14 @@ use super::{
     super::{
         arrival::Arrival,
         assets::{Networks, Place, Site},
-        event::{Effects, Qualified, Source},
+        event::{Effects, Grouped, Qualified, Source},
         evidence::Exhibit,
         flow::FlowRecord,
         inputs::Inputs,
         lane::Known,
         plan::News,
         rule::Ends,
-        settings::Measure,
+        settings::{Measure, Quantity},
         spill::Overflowed,
         store::Mark,
         subject::Subject,
@@ -69,7 +69,7 @@ impl Evaluator {
         let (time, has) = (record.time(), Quantities::of(flow));
         let shows = Kinds::of(record, stage);
         let source = Source::of(flow.client(), self.v6_source_prefix);
-        let mut exhibit = Exhibit::new(record);
+        let (mut exhibit, mut seen) = (Exhibit::new(record), false);
         for rule in 0..self.watches.len() {
             let Some(watch) = self.watches.get(rule) else { continue };
             let counts = match fit.of(rule) {
@@ -103,9 +103,14 @@ impl Evaluator {
                 source: mark(source.network().addr()),
                 destination: mark(flow.server()),
                 port: flow.key.server_port,
+                completed: completed(record),
             };
             let case = Case { rule, known, subject, ends: &ends, news };
-            self.book(case, Some(&mut exhibit), internal, effects);
+            if self.book(case, Some(&mut exhibit), internal, effects) && !seen {
+                // Several rules may count it.
+                seen = true;
+                self.flood.see(self.clock, completed(record));
+            }
         }
     }
 
@@ -145,51 +150,77 @@ impl Evaluator {
                 source: mark(client),
                 destination: [0; 16],
                 port: gain.port,
+                completed: gain.gains.get(Quantity::PayloadDown) > 0,
             };
             self.book(Case { rule: number, known, subject, ends: &ends, news }, None, internal, effects);
         }
     }
 
-    /// Books news of a subject, and judges it by them. What is behind them, if it is known, is kept.
+    /// Books news of a subject, and judges it by them. What is behind them, if it is known, is kept. Returns true if
+    /// the subject is a source, or a pair, that the rule did not remember.
     fn book(
         &mut self,
         case: Case<'_>,
         exhibit: Option<&mut Exhibit<'_>>,
         internal: &Networks,
         effects: &mut Effects,
-    ) {
+    ) -> bool {
         let Case { rule, known, subject, ends, news } = case;
-        let Some(watch) = self.watches.get_mut(rule) else { return };
-        let Watch { plan, unknown, allowed, missed } = watch;
+        let Some(watch) = self.watches.get_mut(rule) else { return false };
+        let Watch { plan, unknown, allowed, missed, burst } = watch;
         plan.told(news.inputs);
         let lane = match known {
             Known::No => unknown,
             Known::Allowed => allowed,
         };
         let overflow = lane.overflowed(&subject, plan.retention, self.clock);
-        let Some((subject, watched)) = lane.enter(plan, self.clock, subject) else {
+        missed.evicted += lane.room(&self.limits, &subject);
+        let Some((subject, watched, new)) =
+            lane.enter(plan, self.clock, (subject, news.completed), &self.limits)
+        else {
             missed.refused += 1;
-            return;
+            return false;
         };
-        match watched.book(plan, self.clock, &news) {
-            Booked::Nothing => return,
-            Booked::Late => return missed.late += 1,
-            Booked::Taken => {}
-        }
-        if let Some(exhibit) = exhibit {
-            let handle = exhibit.handle(&mut self.evidence);
-            watched.note(&mut self.evidence, handle);
-        }
-        let (evidence, clock) = (&self.evidence, self.clock);
-        let around = Around { plan, subject, internal, evidence, clock, overflow };
-        if let Some(mut alert) = watched.judge(around, plan.levels(ends), news.time) {
-            excuse(plan, known, &mut alert, internal, self.epoch);
-            effects.alerts.push(alert);
-            if let Some(deadline) = watched.deadline(plan) {
-                self.deadlines.insert((deadline, rule, known, subject.clone()));
+        let new = new && subject.source().is_some();
+        let before = watched.heap();
+        let booked = watched.book(plan, self.clock, &news);
+        match booked {
+            Booked::Nothing => {}
+            Booked::Late => missed.late += 1,
+            Booked::Taken => {
+                if let Some(exhibit) = exhibit {
+                    let handle = exhibit.handle(&mut self.evidence);
+                    watched.note(&mut self.evidence, handle);
+                }
+                let (evidence, clock) = (&self.evidence, self.clock);
+                let around = Around { plan, subject, internal, evidence, clock, overflow };
+                if let Some(mut alert) = watched.judge(around, plan.levels(ends), news.time) {
+                    excuse(plan, known, &mut alert, internal, self.epoch);
+                    let suppressed = alert.suppressed.is_some();
+                    if burst.admits(clock, suppressed, watched.completed(), &self.limits) {
+                        effects.alerts.push(alert);
+                    } else {
+                        watched.join();
+                        effects.grouped.push(Grouped::of(&alert));
+                        effects.alerts.extend(burst.join(clock, alert, &self.limits));
+                    }
+                    if let Some(deadline) = watched.deadline(plan) {
+                        self.deadlines.insert((deadline, rule, known, subject.clone()));
+                    }
+                }
             }
         }
+        let after = watched.heap();
+        lane.account(before, after);
+        new && booked == Booked::Taken
     }
+}
+
+/// Returns true if the server answered with payload: the client is at its address. Where the log does not tell, any
+/// answer will do.
+fn completed(record: &FlowRecord) -> bool {
+    let down = &record.flow.down;
+    down.payload > 0 || (!record.inputs.contains(Inputs::PAYLOAD) && down.packets > 0)
 }
 
 fn mark(ip: IpAddr) -> Mark {

@@ -1,13 +1,16 @@
 //! Rules over records: the engine's clock, the windows of every subject, the incidents.
 
 mod admit;
+mod burst;
 mod fit;
+mod flood;
 mod reconfigure;
 mod stats;
 mod watch;
 
 use std::{collections::BTreeSet, time::Duration};
 
+use self::flood::Flood;
 pub use self::stats::{RuleCounts, RuleStats};
 pub(super) use self::{
     fit::Fit,
@@ -19,7 +22,7 @@ use super::{
     evidence::Evidence,
     lane::Known,
     plan::Plan,
-    settings::Rule,
+    settings::{Rule, RuleLimits},
     sites::Sites,
     subject::Subject,
     time::{Epoch, Time},
@@ -39,13 +42,20 @@ pub(super) struct Evaluator {
     /// When which incident has something to do; one entry for each, never too late.
     deadlines: BTreeSet<(Time, usize, Known, Subject)>,
     next_expiry: Time,
+    pub(super) limits: RuleLimits,
+    flood: Flood,
     pub(super) evidence: Evidence,
     sites: Sites,
 }
 
 impl Evaluator {
     /// Without any flow yet; a record comes at most `lateness` after its event time.
-    pub(super) fn new(rules: Vec<Rule>, v6_source_prefix: u8, lateness: Duration, epoch: Epoch) -> Self {
+    pub(super) fn new(
+        (rules, limits): (Vec<Rule>, RuleLimits),
+        v6_source_prefix: u8,
+        lateness: Duration,
+        epoch: Epoch,
+    ) -> Self {
         let watch = |rule: Rule| Watch::new(Plan::new(rule, lateness));
         Self {
             watches: rules.into_iter().map(watch).collect(),
@@ -54,6 +64,8 @@ impl Evaluator {
             clock: Time::ZERO,
             deadlines: BTreeSet::new(),
             next_expiry: Time::ZERO,
+            limits,
+            flood: Flood::default(),
             evidence: Evidence::default(),
             sites: Sites::default(),
         }
@@ -77,6 +89,7 @@ impl Evaluator {
             let (plan, lane) = watch.lane(known);
             let overflow = lane.overflowed(&subject, plan.retention, *clock);
             let Some(watched) = lane.get_mut(&subject) else { continue };
+            let (before, told) = (watched.heap(), !watched.joined());
             // What happened since may have put it off: beyond `to` too, while the clock is ahead of that.
             if let Some(later) = watched.deadline(plan).filter(|later| *later > deadline) {
                 self.deadlines.insert((later, index, known, subject));
@@ -85,15 +98,19 @@ impl Evaluator {
             let around = Around { plan, subject: &subject, internal, evidence, clock: *clock, overflow };
             if let Some(mut alert) = watched.act(around) {
                 excuse(plan, known, &mut alert, internal, *epoch);
-                effects.alerts.push(alert);
+                // Of those that are told together each is silent.
+                effects.alerts.extend(Some(alert).filter(|_| told));
             }
             if let Some(next) = watched.deadline(plan) {
                 self.deadlines.insert((next, index, known, subject));
             }
+            let after = watched.heap();
+            lane.account(before, after);
         }
         self.clock = self.clock.max(to);
         if self.next_expiry <= self.clock {
             self.expire();
+            self.pass(effects);
         }
     }
 
@@ -113,6 +130,14 @@ impl Evaluator {
             values[before..].sort_by(|one, other| one.subject.cmp(&other.subject));
         }
         values
+    }
+
+    /// Tells what is told of many subjects together, where it is due.
+    fn pass(&mut self, effects: &mut Effects) {
+        for watch in &mut self.watches {
+            effects.alerts.extend(watch.burst.pass(self.clock, &self.limits));
+        }
+        effects.alerts.extend(self.flood.pass(self.clock, &self.limits));
     }
 
     /// Forgets what cannot matter any more.

@@ -4,7 +4,12 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     super::{
-        assets::Networks, event::Effects, lane::Known, plan::Plan, settings::Rule, subject::Subject,
+        assets::Networks,
+        event::Effects,
+        lane::Known,
+        plan::Plan,
+        settings::{Rule, RuleLimits},
+        subject::Subject,
         watched::Watched,
     },
     Evaluator, Watch, excuse,
@@ -20,14 +25,15 @@ pub(in super::super) struct Changed {
 }
 
 impl Evaluator {
-    /// Judges by other rules from now on.
+    /// Judges by other rules, within other limits, from now on.
     pub(in super::super) fn reconfigure(
         &mut self,
-        rules: Vec<Rule>,
+        (rules, limits): (Vec<Rule>, RuleLimits),
         lateness: Duration,
         internal: &Networks,
         effects: &mut Effects,
     ) -> Changed {
+        self.limits = limits;
         let mut before: Vec<Option<Watch>> =
             std::mem::take(&mut self.watches).into_iter().map(Some).collect();
         let mut changed = Changed { numbers: vec![None; before.len()], restarted: Vec::new() };
@@ -53,7 +59,8 @@ impl Evaluator {
             }
             changed.restarted.push(Arc::clone(&plan.rule.name));
             plan.begin(self.clock);
-            let mut watch = Watch { missed: past.missed, ..Watch::new(plan) };
+            let mut watch =
+                Watch { missed: past.missed, burst: std::mem::take(&mut past.burst), ..Watch::new(plan) };
             if watch.plan.rule.group_by == past.plan.rule.group_by {
                 for known in [Known::No, Known::Allowed] {
                     let (plan, lane) = watch.lane(known);
@@ -77,10 +84,12 @@ impl Evaluator {
 
     /// What is not watched any more has no value: its incidents end here.
     fn end(&self, mut watch: Watch, internal: &Networks, effects: &mut Effects) {
+        effects.alerts.extend(watch.burst.end(self.clock));
         for known in [Known::No, Known::Allowed] {
             let (plan, lane) = watch.lane(known);
             let resolve = |(subject, watched): (&Subject, &mut Watched)| {
-                Some((subject.clone(), watched.resolve(plan, self.clock)?))
+                let told = !watched.joined();
+                watched.resolve(plan, self.clock).filter(|_| told).map(|alert| (subject.clone(), alert))
             };
             let mut ended: Vec<_> = lane.iter_mut().filter_map(resolve).collect();
             ended.sort_by(|one, other| one.0.cmp(&other.0));

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    super::{evidence, lane},
+    super::{event::Alert, evidence, settings::RuleLimits},
     Evaluator, Known,
 };
 
@@ -24,6 +24,12 @@ pub struct RuleStats {
     pub evidence: u64,
     /// Records no longer kept, as others took their places.
     pub evidence_dropped: u64,
+    /// Whether sources that complete no handshake come in such numbers that they are named as a flood.
+    pub flood: bool,
+    /// Sources that were new and had completed no handshake, since the start.
+    pub half_open_sources: u64,
+    /// The bounds in force.
+    pub limits: RuleLimits,
 }
 
 /// What one rule holds, and what it could not take since it has been in force.
@@ -37,16 +43,25 @@ pub struct RuleCounts {
     pub late: u64,
     /// Records that it counts, of subjects for which there was no room.
     pub refused: u64,
+    /// Subjects that were forgotten to make room for others.
+    pub evicted: u64,
+    /// Bytes that what it remembers takes.
+    pub memory: u64,
+    /// Alerts that were told together with others.
+    pub grouped: u64,
 }
 
 impl RuleCounts {
-    /// Most subjects of a rule; of flows on an allow-list as many again.
-    pub const MOST_SUBJECTS: usize = lane::MOST;
     /// Most records kept as evidence, of all rules together.
     pub const MOST_EVIDENCE: usize = evidence::KEPT;
 }
 
 impl Evaluator {
+    /// Returns the alerts that fire about many subjects together.
+    pub(in super::super) fn together(&self) -> impl Iterator<Item = &Alert> {
+        self.watches.iter().filter_map(|watch| watch.burst.fires()).chain(self.flood.fires())
+    }
+
     /// How much is held.
     pub(in super::super) fn stats(&self) -> RuleStats {
         let suppressed = self.deadlines.iter().filter(|(_, _, known, _)| *known == Known::Allowed);
@@ -55,6 +70,9 @@ impl Evaluator {
             suppressed: suppressed.count() as u64,
             evidence: self.evidence.len() as u64,
             evidence_dropped: self.evidence.dropped(),
+            flood: self.flood.lasts(),
+            half_open_sources: self.flood.seen(),
+            limits: self.limits,
             ..RuleStats::default()
         };
         for watch in &self.watches {
@@ -72,6 +90,9 @@ impl Evaluator {
             subjects: watch.subjects(),
             late: watch.missed.late,
             refused: watch.missed.refused,
+            evicted: watch.missed.evicted,
+            memory: (watch.unknown.memory() + watch.allowed.memory()) as u64,
+            grouped: watch.burst.joined(),
         };
         self.watches.iter().map(counts).collect()
     }

@@ -2,18 +2,21 @@
 
 use std::sync::Arc;
 
-use super::super::{
-    assets::Networks,
-    event::{Alert, Value},
-    flow::FlowRecord,
-    lane::{Known, Lane},
-    plan::Plan,
-    rule::Ends,
-    settings::Measure,
-    store::Frame,
-    tally::Stage,
-    time::{Epoch, Time},
-    watched::Watched,
+use super::{
+    super::{
+        assets::Networks,
+        event::{Alert, Value},
+        flow::FlowRecord,
+        lane::{Known, Lane},
+        plan::Plan,
+        rule::Ends,
+        settings::Measure,
+        store::Frame,
+        tally::Stage,
+        time::{Epoch, Time},
+        watched::Watched,
+    },
+    burst::Burst,
 };
 
 /// A rule with its subjects.
@@ -23,6 +26,7 @@ pub(in super::super) struct Watch {
     pub(in super::super) unknown: Lane,
     pub(in super::super) allowed: Lane,
     pub(super) missed: Missed,
+    pub(in super::super) burst: Burst,
 }
 
 /// Records that a rule counts and could not take, since the start.
@@ -32,11 +36,14 @@ pub(super) struct Missed {
     pub(super) late: u64,
     /// There was no room for their subjects.
     pub(super) refused: u64,
+    /// Subjects that made room for others.
+    pub(super) evicted: u64,
 }
 
 impl Watch {
     pub(super) fn new(plan: Plan) -> Self {
-        Self { plan, unknown: Lane::default(), allowed: Lane::default(), missed: Missed::default() }
+        let (unknown, allowed) = (Lane::default(), Lane::default());
+        Self { plan, unknown, allowed, missed: Missed::default(), burst: Burst::default() }
     }
 
     /// How many subjects it remembers, those with flows on an allow-list apart.
@@ -59,9 +66,10 @@ impl Watch {
         watched: &'a Watched,
         now: Time,
     ) -> impl Iterator<Item = (usize, Value)> + 'a {
+        let stores = watched.terms(&self.plan);
         let counted = |frame: &Frame| !matches!(frame.measure, Measure::Ratio { .. });
         let terms = self.plan.frames().iter().enumerate().filter(move |(_, frame)| counted(frame));
-        let values = terms.map(move |(term, _)| (term, self.plan.value(watched.stores(), term, now)));
+        let values = terms.map(move |(term, _)| (term, self.plan.value(&stores, term, now)));
         values.filter(|(_, value)| value.number() > 0)
     }
 

@@ -15,7 +15,7 @@ pub use self::{
     signature::signature_id,
     term::{End, Kind, Level, Measure, Quantity, Term, unit},
 };
-use super::{assets::Networks, time::Epoch};
+use super::{assets::Networks, lane, time::Epoch};
 
 /// Everything the engine needs to know.
 #[derive(Clone, Debug)]
@@ -32,6 +32,37 @@ pub struct Settings {
     pub epoch: Epoch,
     /// The rules, enabled ones only.
     pub rules: Vec<Rule>,
+    /// What they may hold and tell.
+    pub limits: RuleLimits,
+}
+
+/// What the rules may hold and tell, however many sources are made up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RuleLimits {
+    /// Most subjects that one rule remembers; of flows on an allow-list as many again.
+    pub subjects: usize,
+    /// Most bytes of what one rule remembers of them.
+    pub memory: usize,
+    /// New alerts of one rule in a minute. Those beyond are told together.
+    pub alerts_per_minute: u32,
+    /// Sources that began a connection in a minute and completed none, from which on they are named as a flood.
+    pub flood_sources: u32,
+}
+
+impl RuleLimits {
+    /// The bounds of a rule's table, and none else: what was logged is told alert by alert.
+    pub const WIDEST: Self = Self {
+        subjects: lane::MOST,
+        memory: usize::MAX,
+        alerts_per_minute: u32::MAX,
+        flood_sources: u32::MAX,
+    };
+}
+
+impl Default for RuleLimits {
+    fn default() -> Self {
+        Self::WIDEST
+    }
 }
 
 /// When a flow's record is made (RFC 5470's active and idle timeouts).

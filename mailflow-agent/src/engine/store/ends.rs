@@ -9,7 +9,7 @@ use thin_vec::ThinVec;
 
 use super::{
     super::{event::Value, time::Time},
-    Shape, forget, last_run,
+    Shape, forget, heap, last_run,
 };
 
 /// An end as bytes: an address (IPv4 mapped to IPv6) or a port.
@@ -67,6 +67,11 @@ impl Ends {
     /// Event times, the newest first.
     pub(super) fn newest_first(&self) -> impl Iterator<Item = Time> {
         self.entries.iter().rev().map(|(last, _)| *last)
+    }
+
+    /// Bytes allocated.
+    pub(super) fn heap(&self) -> usize {
+        heap(&self.entries)
     }
 
     /// Ends held.

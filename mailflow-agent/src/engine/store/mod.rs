@@ -231,6 +231,17 @@ impl Store {
         }
     }
 
+    /// Returns the bytes that it has allocated.
+    pub(super) fn heap(&self) -> usize {
+        match self {
+            Store::Times(times) => times.heap(),
+            Store::Series(series) => series.heap(),
+            Store::Ratio(both) => size_of_val(&**both) + both.0.heap() + both.1.heap(),
+            Store::Ends(ends) => ends.heap(),
+            Store::Sightings(sightings) => sightings.heap(),
+        }
+    }
+
     /// Entries held.
     pub(super) fn len(&self) -> usize {
         match self {
@@ -250,6 +261,14 @@ fn forget<T>(entries: &mut ThinVec<T>, old: usize) {
         if entries.len() * 4 < entries.capacity() {
             entries.shrink_to_fit();
         }
+    }
+}
+
+/// The bytes that entries take, with the length and the capacity before them.
+fn heap<T>(entries: &ThinVec<T>) -> usize {
+    match entries.capacity() {
+        0 => 0,
+        room => 2 * size_of::<usize>() + room * size_of::<T>(),
     }
 }
 

@@ -12,7 +12,7 @@
 use serde::{Deserialize, Serialize};
 use thin_vec::ThinVec;
 
-use super::{super::time::Time, Shape, forget, more, shape::PARTS};
+use super::{super::time::Time, Shape, forget, heap, more, shape::PARTS};
 
 /// Amounts over time.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -106,6 +106,11 @@ impl Series {
     /// Event times, the newest first.
     pub(super) fn newest_first(&self) -> impl Iterator<Item = Time> {
         self.entries.iter().rev().map(|entry| entry.last)
+    }
+
+    /// Bytes allocated.
+    pub(super) fn heap(&self) -> usize {
+        heap(&self.entries)
     }
 
     /// Entries held.

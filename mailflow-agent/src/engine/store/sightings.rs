@@ -9,7 +9,7 @@ use super::{
     super::{event::Value, time::Time},
     Shape,
     ends::Mark,
-    last_run,
+    heap, last_run,
 };
 
 /// Most ends remembered of one subject. What is seen beyond is not told apart: it is not new.
@@ -91,6 +91,11 @@ impl Sightings {
     /// When ends were new, and when any was seen last.
     pub(super) fn moments(&self) -> impl Iterator<Item = Time> {
         self.seen.iter().map(|sighting| sighting.first).chain(self.newest())
+    }
+
+    /// Bytes allocated.
+    pub(super) fn heap(&self) -> usize {
+        heap(&self.seen)
     }
 
     /// Ends held.

@@ -31,7 +31,7 @@ use thin_vec::ThinVec;
 
 use super::{
     super::{event::Value, time::Time},
-    Shape, forget, last_run, more, runs,
+    Shape, forget, heap, last_run, more, runs,
 };
 
 /// Times of events.
@@ -100,6 +100,11 @@ impl Times {
     /// Event times, the newest first.
     pub(super) fn newest_first(&self) -> impl Iterator<Item = Time> {
         self.events.iter().rev().copied()
+    }
+
+    /// Bytes allocated.
+    pub(super) fn heap(&self) -> usize {
+        heap(&self.events)
     }
 
     /// Events held.

@@ -22,6 +22,28 @@ const REFUSED: Family = Family::counter(
     "mailflow_rule_refused_records_total",
     "Records that a rule counts of subjects for which there was no room, by rule.",
 );
+const MEMORY: Family =
+    Family::gauge("mailflow_rule_memory_bytes", "Memory of what a rule remembers of its subjects, by rule.");
+const MEMORY_LIMIT: Family = Family::gauge(
+    "mailflow_rule_memory_limit_bytes",
+    "Most memory of what a rule remembers, of flows on an allow-list as much again.",
+);
+const EVICTED: Family = Family::counter(
+    "mailflow_rule_evicted_subjects_total",
+    "Subjects that a rule forgot to make room for others, by rule.",
+);
+const GROUPED: Family = Family::counter(
+    "mailflow_rule_grouped_alerts_total",
+    "Alerts of a rule beyond its limit, which one alert about many subjects tells of, by rule.",
+);
+const HALF_OPEN: Family = Family::counter(
+    "mailflow_half_open_sources_total",
+    "Sources that were new to a rule and had completed no handshake.",
+);
+const FLOOD: Family = Family::gauge(
+    "mailflow_source_flood",
+    "1 while new sources that complete no handshake are so many that their addresses must be spoofed, else 0.",
+);
 const THRESHOLD: Family = Family::gauge(
     "mailflow_rule_threshold",
     "From which value on a condition of a rule holds, for whom no other threshold is named, in the unit of \
@@ -55,7 +77,13 @@ impl Memory {
         self.by_rule(&SUBJECTS, |rule| rule.subjects, out);
         self.by_rule(&LATE, |rule| rule.late, out);
         self.by_rule(&REFUSED, |rule| rule.refused, out);
-        SUBJECTS_LIMIT.single(out, RuleCounts::MOST_SUBJECTS);
+        self.by_rule(&EVICTED, |rule| rule.evicted, out);
+        self.by_rule(&MEMORY, |rule| rule.memory, out);
+        self.by_rule(&GROUPED, |rule| rule.grouped, out);
+        SUBJECTS_LIMIT.single(out, stats.rules.limits.subjects as u64);
+        MEMORY_LIMIT.single(out, stats.rules.limits.memory as u64);
+        HALF_OPEN.single(out, stats.rules.half_open_sources);
+        FLOOD.single(out, u64::from(stats.rules.flood));
         THRESHOLD.head(out);
         for Threshold { rule, term, at_least, scale } in &self.thresholds {
             THRESHOLD.sample(out, &[("rule", rule), ("condition", term)], *at_least as f64 / *scale as f64);

@@ -1,0 +1,176 @@
+//! Sources that begin connections and complete none, in numbers that no network has: spoofed addresses.
+//!
+//! A client that is not at its address gets no answer, so it completes no handshake. A flood is named where the sources
+//! of one minute that are new and had no flow that was answered with payload reach `flood_sources`, and are ten times
+//! as many as those that had one. Its alert has the name of no rule: `spoofed-sources`.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::{
+    super::{
+        alert,
+        event::{Alert, AlertState, Severity, Sums},
+        settings::RuleLimits,
+        subject::Subject,
+        time::Time,
+    },
+    burst::{MINUTE, QUIET, subjects},
+};
+
+/// What its alerts say instead of a rule.
+const NAME: &str = "spoofed-sources";
+
+/// How many half-open sources there must be for each other one.
+const SHARE: u64 = 10;
+
+/// Sources that are new.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Flood {
+    since: Time,
+    half_open: u64,
+    completed: u64,
+    /// Half-open ones since the start.
+    seen: u64,
+    /// The alert that fires, with the last minute that was one of the flood.
+    fires: Option<(Alert, Time)>,
+}
+
+impl Flood {
+    /// A source is new, for some rule.
+    pub(super) fn see(&mut self, clock: Time, completed: bool) {
+        if self.since == Time::ZERO {
+            self.since = clock;
+        }
+        if completed {
+            self.completed += 1;
+        } else {
+            self.half_open += 1;
+            self.seen += 1;
+        }
+    }
+
+    /// Lets time pass. Returns what there is to tell.
+    pub(super) fn pass(&mut self, clock: Time, limits: &RuleLimits) -> Option<Alert> {
+        let (half_open, completed) = (self.half_open, self.completed);
+        let is_flood = half_open >= u64::from(limits.flood_sources) && half_open >= completed * SHARE;
+        // The first alert need not wait for the end of the minute.
+        if self.since + MINUTE > clock && (!is_flood || self.fires.is_some()) {
+            return None;
+        }
+        if self.since + MINUTE <= clock {
+            (self.since, self.half_open, self.completed) = (clock, 0, 0);
+        }
+        match &mut self.fires {
+            None if is_flood => {
+                let alert = about(clock, half_open, limits.flood_sources);
+                self.fires = Some((alert.clone(), clock));
+                Some(alert)
+            }
+            None => None,
+            Some((alert, last)) if is_flood => {
+                *last = clock;
+                let decided = subjects(half_open, limits.flood_sources);
+                alert.terms = vec![decided.clone()];
+                (alert.decided, alert.time) = (decided, clock);
+                Some(alert.clone())
+            }
+            Some((_, last)) if *last + QUIET > clock => None,
+            Some((_, last)) => {
+                let ends_at = Some(*last);
+                let (alert, _) = self.fires.take()?;
+                Some(Alert { state: AlertState::Resolved, time: clock, ends_at, ..alert })
+            }
+        }
+    }
+
+    /// Returns its alert, if it fires.
+    pub(super) fn fires(&self) -> Option<&Alert> {
+        self.fires.as_ref().map(|(alert, _)| alert)
+    }
+
+    /// Returns true if a flood lasts.
+    pub(super) fn lasts(&self) -> bool {
+        self.fires.is_some()
+    }
+
+    /// Returns how many new sources were half-open, since the start.
+    pub(super) fn seen(&self) -> u64 {
+        self.seen
+    }
+}
+
+fn about(clock: Time, number: u64, threshold: u32) -> Alert {
+    let decided = subjects(number, threshold);
+    let rule: Arc<str> = NAME.into();
+    Alert {
+        fingerprint: alert::fingerprint(&rule, &Subject::Many),
+        rule,
+        rule_version: 1,
+        state: AlertState::Firing,
+        severity: Severity::High,
+        time: clock,
+        starts_at: clock,
+        ends_at: None,
+        subject: Subject::Many,
+        source: None,
+        matched_network: None,
+        group: None,
+        role: None,
+        suppressed: None,
+        terms: vec![decided.clone()],
+        decided,
+        labels: BTreeMap::new(),
+        // Network denial of service: direct network flood.
+        attack: vec!["T1498.001".to_owned()],
+        first: clock,
+        last: clock,
+        ports: Vec::new(),
+        apps: Vec::new(),
+        destinations: Vec::new(),
+        sums: Sums::default(),
+        flows: Vec::new(),
+        complete: true,
+        cut: false,
+        relay: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::super::fixture::at, *};
+
+    fn limits() -> RuleLimits {
+        RuleLimits { flood_sources: 1_000, ..RuleLimits::WIDEST }
+    }
+
+    #[test]
+    fn many_that_complete_no_handshake_are_a_flood_until_ten_minutes_without() {
+        let (mut flood, mut told) = (Flood::default(), Vec::new());
+        for second in 1_000..3_000 {
+            // 100 a second for five minutes.
+            let number = if second < 1_300 { 100 } else { 1 };
+            (0..number).for_each(|_| flood.see(at(second), false));
+            told.extend(flood.pass(at(second), &limits()));
+        }
+        let first = &told[0];
+        assert_eq!((first.state, first.time), (AlertState::Firing, at(1_009)), "at once");
+        assert_eq!(
+            (&*first.rule, first.subject.to_string()),
+            ("spoofed-sources", "many subjects".to_owned())
+        );
+        assert!((4..=8).contains(&told.len()), "{}", told.len());
+        let last = told.last().unwrap();
+        assert_eq!(last.state, AlertState::Resolved);
+        assert!(last.time >= at(1_300) + QUIET && !flood.lasts());
+        assert_eq!(flood.seen(), 30_000 + 1_700);
+    }
+
+    #[test]
+    fn a_busy_morning_is_none() {
+        let mut flood = Flood::default();
+        for second in 1_000..2_000 {
+            (0..100).for_each(|n| flood.see(at(second), n % 5 == 0));
+            assert_eq!(flood.pass(at(second), &limits()), None);
+        }
+    }
+}
