@@ -12,6 +12,7 @@ use anyhow::{Context, Result};
 use crate::{
     clock,
     config::{self, AlertTo, FlowTo, Profile, Target},
+    disk::Limits,
     engine::{
         event::{AlertState, Effects},
         time::Epoch,
@@ -110,7 +111,7 @@ impl Outputs {
                 AlertTo::Lines { target, profile } => Some((target, *profile)),
                 _ => None,
             };
-            let sinks = open::alerts(output, agent)?;
+            let sinks = open::alerts_within(output, outputs.files, agent)?;
             alerts.extend(sinks.into_iter().map(|sink| Out::new(audience, sink, lines)));
         }
         let flows = outputs.flow_log.iter().map(|output| {
@@ -118,7 +119,8 @@ impl Outputs {
                 FlowTo::Lines { target, profile } => Some((target, *profile)),
                 FlowTo::Ipfix(_) => None,
             };
-            open::flows(output, agent).map(|sink| Out::new(Audience::Record, sink, lines))
+            open::flows_within(output, outputs.files, agent)
+                .map(|sink| Out::new(Audience::Record, sink, lines))
         });
         let flows = flows.collect::<Result<_, _>>()?;
         Ok(Self { alerts, flows, firing: Mutex::default(), recent: Mutex::default() })
@@ -145,6 +147,8 @@ impl Outputs {
     pub(super) fn open_for_the_past(outputs: &config::Outputs, agent: &Agent) -> Result<Self, OpenError> {
         let mut outputs = outputs.clone();
         outputs.keep_alerts_to_files();
+        // Who asks for a file waits for it, and sees what becomes of it.
+        outputs.files = Limits::NONE;
         Self::open(&outputs, agent)
     }
 

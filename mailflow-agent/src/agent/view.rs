@@ -8,11 +8,11 @@ use std::sync::{
 use anyhow::Result;
 use mailflow_common::Reason;
 
-use super::firing::FiringAlerts;
+use super::{firing::FiringAlerts, keeper::Keeper};
 use crate::{
     clock,
     config::Config,
-    control::{self, Conservation, Place, Row, RuleStatus, Status, Top, Ways},
+    control::{self, Conservation, Durability, Place, Row, RuleStatus, Status, Top, Ways},
     engine::overview::Overview,
     http,
     sink::metrics::{Agent, Fill, KernelView, Ledger, Limits, Load, Memory, Page},
@@ -26,6 +26,9 @@ pub(super) struct View {
     started: f64,
     numbers: Mutex<Numbers>,
     ready: AtomicBool,
+    durability: Mutex<Option<Durability>>,
+    /// Why pins cannot be made again, if they are gone.
+    pins: Mutex<Option<String>>,
 }
 
 /// What changes with each poll.
@@ -80,7 +83,14 @@ impl View {
             firing: FiringAlerts::default(),
             settings: Shown::of(config, file),
         };
-        Ok(Self { agent, started, numbers: Mutex::new(numbers), ready: AtomicBool::new(false) })
+        Ok(Self {
+            agent,
+            started,
+            numbers: Mutex::new(numbers),
+            ready: AtomicBool::new(false),
+            durability: Mutex::default(),
+            pins: Mutex::default(),
+        })
     }
 
     /// The numbers. A panic elsewhere leaves them whole enough to be shown.
@@ -100,7 +110,27 @@ impl View {
             more => format!(", {more} alerts fire"),
         };
         let refused = if self.agent.config_good() { "" } else { ", the last configuration was refused" };
-        format!("counting{missing}{firing}{refused}")
+        let durable = self.durability().is_none_or(|durability| durability.durable);
+        let durable = if durable { "" } else { ", the state is NOT written" };
+        format!("counting{missing}{durable}{firing}{refused}")
+    }
+
+    /// Shows how the state on the disk is.
+    pub(super) fn set_durability(&self, keeper: &Keeper) {
+        let durability = keeper.durability();
+        if let (Some(durability), Some((bytes, failures))) = (&durability, keeper.usage()) {
+            self.agent.state_kept(durability.durable, bytes, failures);
+        }
+        *self.durability.lock().unwrap_or_else(PoisonError::into_inner) = durability;
+    }
+
+    /// Shows why pins cannot be made again that are gone.
+    pub(super) fn set_pins(&self, trouble: Option<String>) {
+        *self.pins.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+    }
+
+    fn durability(&self) -> Option<Durability> {
+        self.durability.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(super) fn poll_failed(&self) {
@@ -129,6 +159,16 @@ impl http::State for View {
 
     fn ready(&self) -> bool {
         self.ready.load(Ordering::Acquire)
+    }
+
+    fn warning(&self) -> Option<String> {
+        let Durability { durable, cause, in_memory, .. } = self.durability()?;
+        let cause = cause.filter(|_| !durable)?;
+        Some(if in_memory {
+            format!("without durability: {cause}")
+        } else {
+            format!("flows wait for the state to be written: {cause}")
+        })
     }
 }
 
@@ -164,7 +204,11 @@ impl control::State for View {
             rules,
             alerts: numbers.firing.shown(clock::epoch()),
             sinks: sinks.map(|(name, numbers)| control::Sink { name, numbers }).collect(),
-            notes: numbers.settings.notes.clone(),
+            durability: self.durability(),
+            notes: {
+                let pins = self.pins.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                numbers.settings.notes.iter().cloned().chain(pins).collect()
+            },
         }
     }
 

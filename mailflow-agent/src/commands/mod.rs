@@ -4,7 +4,7 @@ mod offline;
 mod run;
 
 use std::{
-    io::{self, IsTerminal},
+    io::{self, IsTerminal, Write},
     path::Path,
 };
 
@@ -15,11 +15,15 @@ use self::offline::{backtest, past, replay};
 use crate::{
     cli::{self, Command, Exit},
     config::{self, Config},
+    fault::{self, EndedBy},
 };
 
 /// Does what a command says; whatever goes wrong is told on standard error.
 #[must_use]
 pub fn perform(command: Command) -> Exit {
+    if !matches!(command, Command::Run { .. }) {
+        fault::end_on_panic(EndedBy::Others);
+    }
     match command {
         Command::Run { config, args } => run::run(config, args),
         Command::Replay { config, args } => replay(config.as_deref(), args),
@@ -62,14 +66,11 @@ pub fn perform(command: Command) -> Exit {
         Command::Doctor { config, args } => match config::load(config.as_deref()) {
             Ok(config) => printed(cli::doctor::run(config, &args, &mut io::stdout())),
             Err(faults) => {
-                eprintln!("{faults}");
+                fault::say(&faults);
                 Exit::Usage
             }
         },
-        Command::Version => {
-            println!("{}", cli::VERSION);
-            Exit::Good
-        }
+        Command::Version => printed(writeln!(io::stdout(), "{}", cli::VERSION).map(|()| Exit::Good)),
     }
 }
 
@@ -77,7 +78,7 @@ pub fn perform(command: Command) -> Exit {
 fn load(path: Option<&Path>) -> Result<Config, Exit> {
     log();
     let config = config::load(path).map_err(|faults| {
-        eprintln!("{faults}");
+        fault::say(&faults);
         Exit::Usage
     })?;
     for warning in &config.warnings {
@@ -101,7 +102,7 @@ fn printed(result: io::Result<Exit>) -> Exit {
         Ok(exit) => exit,
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Good,
         Err(error) => {
-            eprintln!("{error}");
+            fault::say(&error);
             Exit::Failure
         }
     }
@@ -112,7 +113,7 @@ fn written(folder: &Path, result: io::Result<()>) -> Exit {
     match result {
         Ok(()) => Exit::Good,
         Err(error) => {
-            eprintln!("{}: {error}", folder.display());
+            fault::say(format_args!("{}: {error}", folder.display()));
             Exit::Failure
         }
     }
@@ -124,5 +125,6 @@ fn log() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,kernel=trace"));
     let colours = io::stderr().is_terminal();
     let format = tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_ansi(colours);
-    format.with_writer(io::stderr).init();
+    // A line that cannot be written is lost: told of it, the subscriber would panic where it cannot say so either.
+    format.log_internal_errors(false).with_writer(io::stderr).init();
 }

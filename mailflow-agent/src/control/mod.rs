@@ -17,8 +17,8 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     client::{CallError, Client},
     explain::{Explained, HeldRule, HeldTerm, JudgedFlow, Suggested},
-    server::{BindError, Listener, Order, State, bind, serve},
-    status::{Conservation, Fill, Firing, Lookout, Place, RuleStatus, Sink, Status, Ways},
+    server::{BindError, Listener, Order, Orders, State, bind, serve},
+    status::{Conservation, Durability, Fill, Firing, Lookout, Place, RuleStatus, Sink, Status, Ways},
     top::{Row, Top},
 };
 

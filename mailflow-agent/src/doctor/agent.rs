@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::Finding;
-use crate::control::{Client, Lookout, Reply, Request, Status};
+use crate::control::{Client, Durability, Lookout, Reply, Request, Status};
 
 /// What the running agent says of itself.
 pub(super) fn examine(socket: Option<&Path>) -> Vec<Finding> {
@@ -70,6 +70,13 @@ fn judge(status: &Status) -> Vec<Finding> {
         )),
         None => {}
     }
+    if let Some(Durability { durable: false, cause, .. }) = &status.durability {
+        findings.push(Finding::bad(
+            "state",
+            format!("not written: {}", cause.as_deref().unwrap_or("no cause is known")),
+            "make room on its disk, or raise state.max_size; until then a crash loses what the rules learn",
+        ));
+    }
     if !status.config_good {
         findings.push(Finding::bad(
             "configuration",
@@ -98,6 +105,11 @@ mod tests {
         assert_eq!(worst(&status), Some(Verdict::Ok));
         status.lookout = Some(Lookout { process: None });
         assert_eq!(worst(&status), Some(Verdict::Warn));
+        status.durability = Some(Durability { durable: true, ..Durability::default() });
+        assert_eq!(worst(&status), Some(Verdict::Warn));
+        status.durability = Some(Durability::default());
+        assert_eq!(worst(&status), Some(Verdict::Bad));
+        status.durability = None;
         status.conservation.bytes = Ways { up: 0, down: -1 };
         assert_eq!(worst(&status), Some(Verdict::Bad));
     }

@@ -1,5 +1,6 @@
 //! The kernel seam, the only user of aya: load, attach, read. It knows no rule.
 
+mod ahead;
 mod attach;
 mod batch;
 mod carried;
@@ -24,6 +25,7 @@ mod pins;
 mod plain;
 mod query;
 mod remove;
+mod repin;
 mod sets;
 mod table;
 mod ticks;
@@ -36,6 +38,7 @@ use mailflow_common::{PortSet, Silences, Totals};
 use tracing::info;
 
 pub use self::{
+    ahead::Ahead,
     attach::{Attachment, Direction},
     device::present,
     error::KernelError,
@@ -284,6 +287,11 @@ impl Kernel {
     /// Which tables these are: the kernel's number of the flow table; none where nothing is pinned.
     pub fn generation(&self) -> Option<u32> {
         self.pinned.as_ref().and_then(|pinned| pinned.pins.generation())
+    }
+
+    /// The mark that the pinned tables are ahead of the state on the disk; none where nothing is pinned.
+    pub fn ahead(&self) -> Option<Ahead> {
+        self.pinned.as_ref().map(|pinned| Ahead::of(&pinned.pins.directory()))
     }
 
     /// Where programs belong, and whether they are there.

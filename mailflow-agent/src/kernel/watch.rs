@@ -4,7 +4,7 @@
 //! What is watched is what bears the configured name, as it would be after a restart. An interface that
 //! is renamed is still watched, until another one bears its name.
 
-use std::time::Duration;
+use std::{io, time::Duration};
 
 use tracing::{debug, info, warn};
 
@@ -109,6 +109,21 @@ impl Watched {
         let lans = self.watches.iter().filter(|watch| attach::is_lan(watch.role) && watch.listens());
         let lans = lans.filter_map(|watch| watch.device.as_ref()).map(|device| device.index).collect();
         self.lans.become_these(loaded, &lans);
+    }
+
+    /// Pins links again whose pins are gone; returns the names of the pins.
+    pub(super) fn mend_pins(&mut self, pins: &Pins) -> io::Result<Vec<String>> {
+        let mut made = Vec::new();
+        for watch in &mut self.watches {
+            for held in &mut watch.hooks {
+                let Some(hung) = &mut held.hung else { continue };
+                let path = pins.link(&watch.name, held.place.direction);
+                if hung.mend_pin(&path)? {
+                    made.push(path.display().to_string());
+                }
+            }
+        }
+        Ok(made)
     }
 
     /// Leaves every program where it is, and knows nothing of it any more.

@@ -14,7 +14,10 @@ use super::{
     webhook::Webhook,
     worker::{NoThread, Sink, Transport},
 };
-use crate::config::{AlertOutput, AlertTo, FlowOutput, FlowTo};
+use crate::{
+    config::{AlertOutput, AlertTo, FlowOutput, FlowTo},
+    disk::Limits,
+};
 
 /// Events that may wait for a slow disk, or for a collector, before they are dropped and counted.
 const RECORDS: usize = 65_536;
@@ -27,13 +30,26 @@ const ALERTS: usize = 8_192;
 /// A file cannot be opened, or no thread can be started. What is at the other end of a connection need
 /// not be there yet.
 pub fn alerts(output: &AlertOutput, agent: &Agent) -> Result<Vec<Sink<AlertEvent>>, OpenError> {
+    alerts_within(output, Limits::NONE, agent)
+}
+
+/// The same with limits of files.
+///
+/// # Errors
+/// As above.
+pub fn alerts_within(
+    output: &AlertOutput,
+    files: Limits,
+    agent: &Agent,
+) -> Result<Vec<Sink<AlertEvent>>, OpenError> {
     let name = output.name.as_str();
     let one = |sink: Result<_, NoThread>| Ok(vec![sink?]);
     match &output.to {
         AlertTo::Lines { target, profile } => {
             let profile = *profile;
             let render = move |(alert, epoch): &AlertEvent| alert_line(profile, alert, *epoch);
-            Ok(vec![lines::start(name, target, ALERTS, agent.sink_counters(name), render)?])
+            let (counters, bounds) = (agent.sink_counters(name), agent.file_bounds(name, files));
+            Ok(vec![lines::start_within(name, target, ALERTS, counters, Some(bounds), render)?])
         }
         AlertTo::Journal { path, profile } => {
             one(single(name, agent, Journal { path: path.clone(), profile: *profile, socket: None }))
@@ -61,12 +77,21 @@ pub fn alerts(output: &AlertOutput, agent: &Agent) -> Result<Vec<Sink<AlertEvent
 /// # Errors
 /// A file cannot be opened, or no thread can be started.
 pub fn flows(output: &FlowOutput, agent: &Agent) -> Result<Sink<FlowEvent>, OpenError> {
+    flows_within(output, Limits::NONE, agent)
+}
+
+/// The same with limits of files.
+///
+/// # Errors
+/// As above.
+pub fn flows_within(output: &FlowOutput, files: Limits, agent: &Agent) -> Result<Sink<FlowEvent>, OpenError> {
     let name = output.name.as_str();
     match &output.to {
         FlowTo::Lines { target, profile } => {
             let profile = *profile;
             let render = move |(record, epoch): &FlowEvent| flow_line(profile, record, *epoch);
-            lines::start(name, target, RECORDS, agent.sink_counters(name), render)
+            let (counters, bounds) = (agent.sink_counters(name), agent.file_bounds(name, files));
+            lines::start_within(name, target, RECORDS, counters, Some(bounds), render)
         }
         FlowTo::Ipfix(settings) => Ok(start(name, agent, RECORDS, Exporter::new(settings.clone()))?),
     }

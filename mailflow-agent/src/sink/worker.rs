@@ -14,7 +14,11 @@ use std::{
 
 use prometheus::{IntCounter, IntGauge};
 
-use crate::{clock, engine::time::Time, fault};
+use crate::{
+    clock,
+    engine::time::Time,
+    fault::{self, Limited},
+};
 
 /// Pause before the first try after a failure; each further one is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -250,6 +254,9 @@ impl<T, W: Transport<T>> Worker<T, W> {
     /// Delivers until the queue is closed and everything delivered, or closed and failing.
     fn run(mut self) {
         let mut failing: Option<Failing> = None;
+        // A disk that fills up again and again, say.
+        let mut lines = Limited::default();
+        let mut said = false;
         loop {
             let wait = match failing {
                 Some(failing) => Some(failing.until.since(clock::now())),
@@ -264,13 +271,16 @@ impl<T, W: Transport<T>> Worker<T, W> {
                 Ok(()) => {
                     if failing.take().is_some() {
                         self.failing.store(false, Ordering::Relaxed);
-                        tracing::info!(sink = self.name, "the sink delivers again");
+                        if std::mem::take(&mut said) {
+                            tracing::info!(sink = self.name, "the sink delivers again");
+                        }
                     }
                 }
                 Err(error) => {
                     self.counters.errors.inc();
                     self.failing.store(true, Ordering::Relaxed);
-                    if failing.is_none() {
+                    if failing.is_none() && lines.may_say(clock::now()) {
+                        said = true;
                         let error = fault::told(&error);
                         tracing::error!(sink = self.name, error, "a sink cannot deliver; it goes on trying");
                     }

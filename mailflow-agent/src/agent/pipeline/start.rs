@@ -13,6 +13,7 @@ use crate::{
         lists::ListWatch,
         load::{Hosts, load_for_life},
         outputs::Outputs,
+        pin_watch::PinWatch,
         report::Room,
         resume,
         sinks::Sinks,
@@ -34,9 +35,14 @@ impl Pipeline {
     ) -> Result<Self> {
         let pins = pins(&config)?;
         let (store, mut recovered) = match &config.state.directory {
-            Some(directory) => Store::open(directory).map(|(store, recovered)| (Some(store), recovered))?,
+            Some(directory) => {
+                let (store, recovered) =
+                    Store::open(directory, config.state.limits, clock::unix_seconds() as u64)?;
+                (Some(store), recovered)
+            }
             None => (None, Recovered::default()),
         };
+        let pins = pins.map(|pins| pins.with_state(store.as_ref().and_then(Store::state)));
         let outputs = Outputs::open(&config.outputs, &view.agent)?;
         choose_roles(&mut config)?;
         let has = |role| config.interfaces.iter().any(|interface| interface.role == role);
@@ -72,7 +78,8 @@ impl Pipeline {
             services: config.engine.services.clone(),
             v6_source_prefix: config.engine.v6_source_prefix,
         };
-        let mut keeper = Keeper::new(store, &config);
+        let aside = std::mem::take(&mut recovered.notes);
+        let mut keeper = Keeper::new(store, kernel.ahead(), recovered.trouble.take(), &config);
         kernel.carry(clock::now(), kept)?;
         resume::resume(&mut kernel, begun, &mut engine, &sinks, &mut keeper, recovered)?;
         let (now, left) = (clock::now(), kernel.take_left());
@@ -89,7 +96,9 @@ impl Pipeline {
         keeper.mark();
         keeper.keep(&kernel, &engine, now, &sinks);
         kernel.forget_left();
-        sinks.view.numbers().settings.notes = notes(&config, directory, begun);
+        let notes = notes(&config, directory, begun).into_iter().chain(aside).collect();
+        sinks.view.numbers().settings.notes = notes;
+        sinks.view.set_durability(&keeper);
         Ok(Self {
             kernel,
             engine,
@@ -99,6 +108,7 @@ impl Pipeline {
             room: Room::Enough,
             delivery: Delivery::default(),
             windows: windows(&config),
+            pin_watch: PinWatch::default(),
             lists: ListWatch::new(config.lists.clone(), &config.engine.internal),
             config,
         })
