@@ -11,6 +11,8 @@ pub mod clock;
 pub mod commands;
 pub mod config;
 pub mod control;
+pub mod crowd;
+pub mod disk;
 pub mod doctor;
 pub mod engine;
 pub mod fault;

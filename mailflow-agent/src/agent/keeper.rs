@@ -1,19 +1,25 @@
 //! What a poll leaves behind for the agent after this one: the journal, the history, the state.
+//!
+//! A flow is in the journal before it leaves the kernel's table. Where nothing can be written, flows wait in that table
+//! for `state.durability_timeout`; then they leave it without being written down, and rules, alerts and outputs go on.
+//! The tables are marked as ahead of the state ([`Ahead`]) before the first of them does. Durability begins again with
+//! a fresh state, and only then with entries of the journal.
 
 use std::{io, path::PathBuf, time::Duration};
 
-use tracing::{error, info};
+use tracing::warn;
 
-use super::{notes, sinks::Sinks};
+use super::{notes, sinks::Sinks, trouble::Trouble};
 use crate::{
     clock,
     config::{AlertTo, Config, FlowTo, Target},
+    control::Durability,
     engine::{
         Engine,
         event::Effects,
         time::{Epoch, Time},
     },
-    kernel::Kernel,
+    kernel::{Ahead, Kernel},
     state::{Entry, State, Store, Told},
 };
 
@@ -33,19 +39,46 @@ pub(super) struct Keeper {
     files: Vec<PathBuf>,
     next: Time,
     poll: Option<Entry>,
-    trouble: bool,
+    /// How long flows wait for a disk that takes nothing.
+    patience: Duration,
+    /// The mark that the pinned tables are ahead of the state, where they are pinned.
+    ahead: Option<Ahead>,
+    /// The state that the tables are marked as ahead of.
+    marked: Option<Option<u64>>,
+    trouble: Trouble,
+    /// What was judged in this poll could not be written.
+    judged_is_lost: bool,
 }
 
 impl Keeper {
     /// Keeps nothing.
     pub(super) fn none() -> Self {
-        Self { store: None, files: Vec::new(), next: Time::ZERO, poll: None, trouble: false }
+        Self {
+            store: None,
+            files: Vec::new(),
+            next: Time::ZERO,
+            poll: None,
+            patience: Duration::ZERO,
+            ahead: None,
+            marked: None,
+            trouble: Trouble::default(),
+            judged_is_lost: false,
+        }
     }
 
-    /// Keeps it in `store`.
-    pub(super) fn new(store: Option<Store>, config: &Config) -> Self {
-        let mut keeper = Self { store, ..Self::none() };
+    /// Keeps it in `store`, which cannot be written because of `trouble`, if there is any. `ahead` marks the tables.
+    pub(super) fn new(
+        store: Option<Store>,
+        ahead: Option<Ahead>,
+        trouble: Option<String>,
+        config: &Config,
+    ) -> Self {
+        let mut keeper = Self { store, ahead, ..Self::none() };
         keeper.configure(config);
+        if let Some(cause) = trouble {
+            keeper.trouble.note(cause, keeper.patience, true);
+            keeper.follow_suspension();
+        }
         keeper
     }
 
@@ -64,6 +97,10 @@ impl Keeper {
             Target::Stdout => None,
         };
         self.files = alerts.chain(flows).flatten().filter_map(file).collect();
+        self.patience = config.state.durability_timeout;
+        if let Some(store) = &mut self.store {
+            store.set_limits(config.state.limits);
+        }
     }
 
     /// A poll begins, whose lines are written by this epoch.
@@ -82,11 +119,30 @@ impl Keeper {
             return Ok(());
         }
         let first = self.poll.take();
-        let result = store.note(first.iter().cloned().chain(entries));
+        let otherwise = self.trouble.otherwise(self.patience);
+        let result = store.note(first.iter().cloned().chain(entries), otherwise);
         if result.is_err() {
             self.poll = first;
         }
+        if let Some(cause) = store.take_cause() {
+            self.trouble.note(cause, self.patience, true);
+        }
+        self.follow_suspension();
         self.report(result)
+    }
+
+    /// Returns true while flows wait in the kernel's table for a disk that takes nothing.
+    pub(super) fn waits(&self) -> bool {
+        self.trouble.is_on() && !self.is_in_memory()
+    }
+
+    /// From now on flows leave the kernel's table although nothing can be written: at the end nothing may wait.
+    pub(super) fn wait_no_longer(&mut self) {
+        self.patience = Duration::ZERO;
+    }
+
+    fn is_in_memory(&self) -> bool {
+        self.store.as_ref().is_some_and(Store::is_suspended)
     }
 
     /// Writes down what the rules were shown, and until when time passed, before what is told of it is.
@@ -94,8 +150,8 @@ impl Keeper {
         let Some(store) = &mut self.store else { return };
         store.handed_over(effects.alerts.iter().map(Told::of));
         let result = store.passed(notes::passed(moment, engine));
-        // What cannot be written is judged again after a crash, or not; it is no reason to stop.
-        let _ = self.report(result);
+        // What cannot be written is judged again after a crash; it is no reason to stop.
+        self.judged_is_lost = self.report(result).is_err();
     }
 
     /// Alerts of an agent before are handed over.
@@ -107,14 +163,15 @@ impl Keeper {
 
     /// The poll is over, and the state is kept when it is time to, whatever the outputs do.
     pub(super) fn over(&mut self, kernel: &Kernel, engine: &Engine, now: Time, sinks: &Sinks) {
-        if self.poll.take().is_none() {
+        if self.poll.take().is_none() && !self.judged_is_lost {
             // Without that note the poll is taken for one that was not finished, and looked at again.
             let _ = self.note([Entry::Over]);
         }
         self.look_at(sinks);
         // Outputs that work are given until the next poll: what they deliver by then need not be kept.
-        let due = now >= if sinks.outputs().is_told() { self.next } else { self.next + OFTEN };
-        if self.store.as_ref().is_some_and(|store| due || store.is_long()) {
+        let calm = !sinks.outputs().is_told() && !self.trouble.is_on();
+        let due = now >= if calm { self.next + OFTEN } else { self.next };
+        if self.store.as_ref().is_some_and(|store| due || store.is_long() && !self.trouble.is_on()) {
             self.keep(kernel, engine, now, sinks);
             let took = clock::now().since(now);
             let pause = if engine.stats().open_flows < SMALL { OFTEN } else { SELDOM };
@@ -169,23 +226,63 @@ impl Keeper {
             epochs: epochs.map(|(fingerprint, epoch)| (fingerprint, epoch.unix_nanos(Time::ZERO))).collect(),
             untold: sinks.outputs().untold(),
         };
-        let result = store.keep(&state).map_err(io::Error::other);
-        let _ = self.report(result);
+        let result = store.keep(&state);
+        match result {
+            Ok(()) => {
+                self.clear_mark();
+                self.trouble.end();
+            }
+            Err(error) => {
+                self.trouble.note(error.to_string(), self.patience, self.is_in_memory());
+                // It may be the state that could be replaced, and the journal that could not.
+                self.follow_suspension();
+            }
+        }
     }
 
-    /// Says once that it cannot be written, and once that it can be again.
+    /// Notes a failed write.
     fn report(&mut self, result: io::Result<()>) -> io::Result<()> {
-        match &result {
-            Err(error) if !self.trouble => {
-                self.trouble = true;
-                error!(%error, "the state cannot be written: flows stay in the kernel's table until it can");
-            }
-            Ok(()) if self.trouble => {
-                self.trouble = false;
-                info!("the state is written again");
-            }
-            _ => {}
+        if let Err(error) = &result {
+            let in_memory = self.is_in_memory();
+            self.trouble.note(error.to_string(), self.patience, in_memory);
         }
         result
+    }
+
+    /// Marks the tables as ahead of the state on the disk while nothing is written.
+    fn follow_suspension(&mut self) {
+        let Some(store) = self.store.as_ref().filter(|store| store.is_suspended()) else { return };
+        let state = store.state();
+        let stands = self.ahead.as_ref().is_none_or(|ahead| ahead.is_marked(state));
+        if self.marked == Some(state) && stands {
+            return;
+        }
+        if let Some(ahead) = &self.ahead
+            && let Err(error) = ahead.mark(state)
+            && self.marked != Some(state)
+        {
+            warn!(%error, "the pinned tables cannot be marked as ahead of the state");
+        }
+        self.marked = Some(state);
+    }
+
+    fn clear_mark(&mut self) {
+        if self.marked.take().is_some()
+            && let Some(ahead) = &self.ahead
+            && let Err(error) = ahead.clear()
+        {
+            warn!(%error, "the mark of the pinned tables cannot be removed");
+        }
+    }
+
+    /// The state on the disk, for people; none where none is kept.
+    pub(super) fn durability(&self) -> Option<Durability> {
+        let store = self.store.as_ref()?;
+        Some(self.trouble.shown(store.is_suspended()))
+    }
+
+    /// Bytes of the state's files, and the failures to write them so far.
+    pub(super) fn usage(&self) -> Option<(u64, u64)> {
+        self.store.as_ref().map(|store| (store.bytes(), self.trouble.failures()))
     }
 }

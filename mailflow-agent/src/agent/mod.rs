@@ -13,6 +13,7 @@ mod lists;
 mod load;
 pub mod notes;
 mod outputs;
+mod pin_watch;
 mod pipeline;
 mod progress;
 mod reload;
@@ -22,6 +23,7 @@ mod resume;
 pub mod ruletest;
 mod service;
 mod sinks;
+mod trouble;
 mod unread;
 mod view;
 mod windows;
@@ -41,8 +43,8 @@ use self::{pipeline::Pipeline, reload::Reload, service::Service, view::View};
 use crate::{
     clock,
     config::Config,
-    control::{self, Order, Reply, Request},
-    http,
+    control::{self, Order, Orders, Reply, Request},
+    disk, http,
     kernel::{self, KernelVersion, LinkChanges, Lookout},
     privileges,
     signal::{Asked, Signals},
@@ -73,10 +75,12 @@ pub async fn run(config: Config, source: Source, lookout: Option<Lookout>) -> Re
         }
         None => None,
     };
-    let socket = config.control.socket.as_deref().map(control::bind).transpose()?;
+    let socket = config.control.socket.as_deref().and_then(listen).transpose()?;
     let mut pipeline = Pipeline::start(config, Arc::clone(&view), lookout)?;
     let (stopped, server) = serve(listener, Arc::clone(&view));
-    let (orders, mut ordered) = mpsc::channel(ORDERS);
+    let (reloads, mut reloads_ordered) = mpsc::channel(ORDERS);
+    let (questions, mut asked) = mpsc::channel(ORDERS);
+    let orders = Orders { reloads, questions };
     let (dismissed, clerk) = attend(socket, Arc::clone(&view), orders);
     give_up_privileges(&view, pipeline.lookout());
     view.set_ready();
@@ -88,23 +92,11 @@ pub async fn run(config: Config, source: Source, lookout: Option<Lookout>) -> Re
     let mut reload = Reload::default();
     loop {
         tokio::select! {
-            _ = polls.tick() => {}
-            heard = changed(changes.as_ref()) => {
-                if let Err(error) = heard {
-                    unheard(&error);
-                    changes = None;
-                }
-                block_in_place(|| pipeline.follow());
-                continue;
-            }
-            Some(order) = ordered.recv() => {
-                match order {
-                    Order { request: Request::Reload, reply } => {
-                        service.reloading();
-                        reload.ask(&source, Some(reply));
-                    }
-                    order => block_in_place(|| answer(order, &pipeline)),
-                }
+            // A channel of its own, so that it waits behind no question. Of those that are ready, select! takes one by
+            // chance: none is left out.
+            Some(Order { reply, .. }) = reloads_ordered.recv() => {
+                service.reloading();
+                reload.ask(&source, Some(reply));
                 continue;
             }
             read = reload.read() => {
@@ -113,10 +105,6 @@ pub async fn run(config: Config, source: Source, lookout: Option<Lookout>) -> Re
                     service.ready(&view.summary());
                 }
                 polls = self::polls(&pipeline);
-                continue;
-            }
-            () = service.watched() => {
-                service.alive();
                 continue;
             }
             asked = signals.asked() => match asked {
@@ -132,6 +120,23 @@ pub async fn run(config: Config, source: Source, lookout: Option<Lookout>) -> Re
                     continue;
                 }
             },
+            () = service.watched() => {
+                service.alive();
+                continue;
+            }
+            _ = polls.tick() => {}
+            heard = changed(changes.as_ref()) => {
+                if let Err(error) = heard {
+                    unheard(&error);
+                    changes = None;
+                }
+                block_in_place(|| pipeline.follow());
+                continue;
+            }
+            Some(order) = asked.recv() => {
+                block_in_place(|| answer(order, &pipeline));
+                continue;
+            }
         }
         // Reading a large table takes a while: the metrics port goes on answering meanwhile.
         if let Err(error) = block_in_place(|| pipeline.poll()) {
@@ -149,6 +154,17 @@ pub async fn run(config: Config, source: Source, lookout: Option<Lookout>) -> Re
         task.await.context("the metrics port or the control socket")?;
     }
     last
+}
+
+/// Listens at the control socket; counting does not wait for a disk that takes no socket.
+fn listen(path: &Path) -> Option<Result<control::Listener, control::BindError>> {
+    match control::bind(path) {
+        Err(control::BindError::Refused { source, .. }) if disk::takes_nothing(&source) => {
+            error!(socket = %path.display(), error = %source, "no control socket: nobody can ask this agent");
+            None
+        }
+        other => Some(other),
+    }
 }
 
 /// Gives up the capabilities that this kernel does not ask for once everything is attached, and says what is
@@ -286,7 +302,7 @@ fn serve(
 fn attend(
     socket: Option<control::Listener>,
     view: Arc<View>,
-    orders: mpsc::Sender<Order>,
+    orders: Orders,
 ) -> (oneshot::Sender<()>, Option<Server>) {
     let (dismissed, dismiss) = oneshot::channel::<()>();
     let clerk = socket.map(|socket| {

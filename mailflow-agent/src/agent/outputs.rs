@@ -15,6 +15,7 @@ use self::renew::Opened;
 use crate::{
     clock,
     config::{self, AlertOutput, AlertTo, FlowOutput, Target},
+    disk::Limits,
     engine::{
         event::{AlertState, Effects},
         time::Epoch,
@@ -156,6 +157,8 @@ impl Outputs {
     ) -> Result<Self, OpenError> {
         let mut outputs = outputs.clone();
         outputs.keep_alerts_to_files();
+        // The user asks for these files, and sees what becomes of them.
+        outputs.files = Limits::NONE;
         Self::open(&outputs, agent, gateway)
     }
 

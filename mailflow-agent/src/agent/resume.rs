@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::Result;
 use mailflow_common::SpillKey;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::{
     again::{self, Hearers, Tables},
@@ -49,7 +49,7 @@ pub(super) fn resume(
     keeper: &mut Keeper,
     recovered: Recovered,
 ) -> Result<Resumed> {
-    let Recovered { state: Some(mut state), journal, history, mut written } = recovered else {
+    let Recovered { state: Some(mut state), journal, history, mut written, .. } = recovered else {
         return Ok(Resumed::default());
     };
     if begun != Begun::Anew {
@@ -61,6 +61,8 @@ pub(super) fn resume(
         for rule in engine.restore(state.rules).forgotten {
             info!(%rule, "the rule is gone or means something else now: its windows begin anew");
         }
+    } else {
+        warn!("what the rules of the agent before knew has another format: windows begin anew");
     }
     let (behind, none) = (HashSet::new(), Written::default());
     let mut teller = Teller { sinks, keeper, behind, written: none, alerts: 0 };

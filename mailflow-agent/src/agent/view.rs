@@ -11,12 +11,13 @@ use std::{
 use anyhow::Result;
 use mailflow_common::Reason;
 
-use super::{firing::FiringAlerts, inside::UnlistedClients};
+use super::{firing::FiringAlerts, inside::UnlistedClients, keeper::Keeper};
 use crate::{
     clock,
     config::Config,
     control::{
-        self, Conservation, Number, Place, Row, RuleStatus, Status, Top, Unlisted, Watched, WatchedInterface, Ways,
+        self, Conservation, Durability, Number, Place, Row, RuleStatus, Status, Top, Unlisted, Watched,
+        WatchedInterface, Ways,
     },
     engine::{
         overview::{Overview, Reached},
@@ -37,6 +38,9 @@ pub(super) struct View {
     metrics: Option<SocketAddr>,
     numbers: Mutex<Numbers>,
     ready: AtomicBool,
+    durability: Mutex<Option<Durability>>,
+    /// Why pins cannot be made again, if they are gone.
+    pins: Mutex<Option<String>>,
 }
 
 /// What changes with each poll.
@@ -104,8 +108,15 @@ impl View {
             unlisted: Vec::new(),
             outward: Vec::new(),
         };
-        let (numbers, ready) = (Mutex::new(numbers), AtomicBool::new(false));
-        Ok(Self { agent, started, metrics: outputs.metrics, numbers, ready })
+        Ok(Self {
+            agent,
+            started,
+            metrics: outputs.metrics,
+            numbers: Mutex::new(numbers),
+            ready: AtomicBool::new(false),
+            durability: Mutex::default(),
+            pins: Mutex::default(),
+        })
     }
 
     /// The numbers. A panic elsewhere leaves them whole enough to be shown.
@@ -130,9 +141,29 @@ impl View {
             more => format!(", {more} alerts fire"),
         };
         let refused = if self.agent.config_good() { "" } else { ", the last configuration was refused" };
+        let durable = self.durability().is_none_or(|durability| durability.durable);
+        let durable = if durable { "" } else { ", the state is NOT written" };
         let lists =
             if numbers.lists_refused.is_empty() { "" } else { ", the changed lists of networks are refused" };
-        format!("counting{missing}{waits}{firing}{refused}{lists}")
+        format!("counting{missing}{waits}{durable}{firing}{refused}{lists}")
+    }
+
+    /// Shows how the state on the disk is.
+    pub(super) fn set_durability(&self, keeper: &Keeper) {
+        let durability = keeper.durability();
+        if let (Some(durability), Some((bytes, failures))) = (&durability, keeper.usage()) {
+            self.agent.state_kept(durability.durable, bytes, failures);
+        }
+        *self.durability.lock().unwrap_or_else(PoisonError::into_inner) = durability;
+    }
+
+    /// Shows why pins cannot be made again that are gone.
+    pub(super) fn set_pins(&self, trouble: Option<String>) {
+        *self.pins.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+    }
+
+    fn durability(&self) -> Option<Durability> {
+        self.durability.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(super) fn poll_failed(&self) {
@@ -161,6 +192,16 @@ impl http::State for View {
 
     fn ready(&self) -> bool {
         self.ready.load(Ordering::Acquire)
+    }
+
+    fn warning(&self) -> Option<String> {
+        let Durability { durable, cause, in_memory, .. } = self.durability()?;
+        let cause = cause.filter(|_| !durable)?;
+        Some(if in_memory {
+            format!("without durability: {cause}")
+        } else {
+            format!("flows wait for the state to be written: {cause}")
+        })
     }
 }
 
@@ -207,7 +248,11 @@ impl control::State for View {
             rules,
             alerts: numbers.firing.shown(clock::epoch(), &numbers.windows.firing),
             sinks: sinks.map(|(name, numbers)| control::Sink { name, numbers }).collect(),
-            notes: numbers.settings.notes.clone(),
+            durability: self.durability(),
+            notes: {
+                let pins = self.pins.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                numbers.settings.notes.iter().cloned().chain(pins).collect()
+            },
         }
     }
 

@@ -8,8 +8,14 @@ use std::{
 use super::{Exit, SocketArgs, StatusArgs};
 use crate::{
     config::{self, value::show_duration},
-    control::{Client, Conservation, ListStatus, Number, Place, Reply, Request, Status, Unlisted, Watched},
+    control::{
+        CallError, Client, Conservation, Durability, ListStatus, Number, Place, Reply, Request, Status,
+        Unlisted, Watched,
+    },
 };
+
+/// How often a request is repeated whose connection broke.
+const RETRIES: usize = 4;
 
 /// Where the agent listens: as told, as configured, or as shipped. Faults of the configuration go to `err`.
 pub fn socket(config: Option<&Path>, args: &SocketArgs, err: &mut impl Write) -> io::Result<Option<PathBuf>> {
@@ -53,7 +59,14 @@ pub fn status(
 
 /// `reload`: lets the agent read its configuration again, and prints what came of it.
 pub fn reload(socket: &Path, out: &mut impl Write, err: &mut impl Write) -> io::Result<Exit> {
-    match Client::connect(socket).and_then(|mut client| client.call(&Request::Reload)) {
+    let ask = || Client::connect(socket).and_then(|mut client| client.call(&Request::Reload));
+    // The connection may be closed for newer ones before the agent has read the request: then nothing was done.
+    let broken = |answer: &Result<Reply, CallError>| {
+        use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+        matches!(answer, Err(CallError::Broken(error)) if matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof))
+    };
+    let answer = (0..RETRIES).map(|_| ask()).find(|answer| !broken(answer)).unwrap_or_else(ask);
+    match answer {
         Ok(Reply::Reloaded(changes)) => {
             for change in &changes {
                 writeln!(out, "{change}")?;
@@ -88,6 +101,7 @@ fn good(status: &Status) -> bool {
         && status.lists.as_ref().is_none_or(|lists| lists.refused.is_none())
         && status.interfaces.iter().all(|place| place.attached)
         && balanced(&status.conservation)
+        && status.durability.as_ref().is_none_or(|durability| durability.durable)
 }
 
 fn balanced(conservation: &Conservation) -> bool {
@@ -137,6 +151,9 @@ fn show(status: &Status, out: &mut impl Write) -> io::Result<()> {
     line("overflow", format!("{} of {} sources and services", overflow.entries, overflow.capacity))?;
     line("sources", status.sources.to_string())?;
     line("conservation", conservation(&status.conservation))?;
+    if let Some(durability) = &status.durability {
+        line("state", state(durability))?;
+    }
     for (reason, buffers) in &status.uncounted {
         line("not counted", format!("{reason}: {buffers}"))?;
     }
@@ -170,9 +187,12 @@ fn show(status: &Status, out: &mut impl Write) -> io::Result<()> {
         line("alerts", "none fires".to_owned())?;
     }
     for sink in &status.sinks {
+        // What hardly ever happens is shown where it does.
+        let rare = |name: &str| matches!(name, "files_replaced" | "waits_for_room");
         let numbers: Vec<String> = sink
             .numbers
             .iter()
+            .filter(|(name, number)| **number > 0 || !rare(name))
             .map(|(name, number)| format!("{} {number}", name.replace('_', " ")))
             .collect();
         line("sink", format!("{}: {}", sink.name, numbers.join(", ")))?;
@@ -211,6 +231,25 @@ fn shown(place: &Place) -> String {
     let again =
         if place.again == 0 { String::new() } else { format!(", attached again {} times", place.again) };
     format!("{interface} {direction} by {hook}: {standing}{again}")
+}
+
+fn state(durability: &Durability) -> String {
+    let Durability { durable, since, cause, in_memory } = durability;
+    if *durable {
+        return "written".to_owned();
+    }
+    let consequence = if *in_memory {
+        "detection goes on without it; a crash loses what the rules learn"
+    } else {
+        "flows wait in the kernel's table"
+    };
+    let since = utc(*since);
+    format!("NOT WRITTEN since {since}: {}; {consequence}", cause.as_deref().unwrap_or("no cause is known"))
+}
+
+/// A moment, in UTC.
+fn utc(unix_seconds: f64) -> String {
+    jiff::Timestamp::from_second(unix_seconds as i64).map_or_else(|_| "?".to_owned(), |time| time.to_string())
 }
 
 fn conservation(conservation: &Conservation) -> String {
@@ -281,6 +320,21 @@ mod tests {
         assert!(!good(&status) && text(&status).contains("MISSING 3 packets up, 0 down"));
         status = Status { config_good: true, interfaces: vec![place(false)], ..Status::default() };
         assert!(!good(&status) && text(&status).contains("NOT ATTACHED"));
+        let durability = |durable| Durability {
+            durable,
+            since: 1_790_000_000.0,
+            cause: (!durable).then(|| "No space left".to_owned()),
+            in_memory: true,
+        };
+        status = Status { config_good: true, durability: Some(durability(true)), ..Status::default() };
+        assert!(good(&status) && text(&status).contains("state         written"));
+        status.durability = Some(durability(false));
+        let shown = text(&status);
+        assert!(!good(&status), "{shown}");
+        assert!(
+            shown.contains("NOT WRITTEN since 2026-09-21T14:13:20Z: No space left; detection goes on"),
+            "{shown}"
+        );
         status = Status { config_good: false, ..Status::default() };
         assert!(!good(&status) && text(&status).contains("refused"));
         let lists = ListStatus { networks: 7, refused: Some("a.txt:1:1: oops".to_owned()) };

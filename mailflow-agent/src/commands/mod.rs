@@ -16,12 +16,16 @@ use self::offline::{backtest, past, replay};
 use crate::{
     cli::{self, Command, Exit},
     config::{self, Config, Faults},
+    fault::{self, EndedBy},
     terminal,
 };
 
 /// Does what a command says; whatever goes wrong is told on standard error.
 #[must_use]
 pub fn perform(command: Command) -> Exit {
+    if !matches!(command, Command::Run { .. }) {
+        fault::end_on_panic(EndedBy::Others);
+    }
     match command {
         Command::Run { config, args } => run::run(config, args),
         Command::Replay { config, args } => replay(config.as_deref(), args),
@@ -63,10 +67,7 @@ pub fn perform(command: Command) -> Exit {
             Ok(config) => printed(cli::doctor::run(config, &args, &mut terminal::out())),
             Err(faults) => faulty(&faults),
         },
-        Command::Version => {
-            println!("{}", cli::VERSION);
-            Exit::Good
-        }
+        Command::Version => printed(writeln!(io::stdout(), "{}", cli::VERSION).map(|()| Exit::Good)),
     }
 }
 
@@ -148,5 +149,7 @@ fn log() {
             name => write!(writer, "{name}={}", terminal::escape(&value)),
         }
     });
+    // A line that cannot be written is lost: the subscriber would panic where it cannot say so either.
+    let format = format.log_internal_errors(false);
     format.fmt_fields(fields.delimited(" ")).with_writer(io::stderr).init();
 }

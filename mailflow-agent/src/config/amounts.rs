@@ -63,7 +63,8 @@ pub(super) fn show_parts(parts: u64) -> String {
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
-fn amount(text: &str) -> Result<u64, String> {
+/// Bytes, with or without a unit.
+pub(super) fn amount(text: &str) -> Result<u64, String> {
     const EXPECTED: &str = "expected bytes such as 400, 20MB or 5MiB";
     let unit_at = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
     let (number, name) = text.split_at(unit_at);

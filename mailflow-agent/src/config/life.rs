@@ -1,14 +1,21 @@
 //! `control` and `state`: how a running agent is asked, and what outlives it.
 
-use std::path::PathBuf;
+use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use super::{
     AtStop, Control, State,
+    amounts::{amount, bytes},
     fault::Collector,
     read::{At, Fields},
-    typed::{choice, or_off},
-    value::path,
+    typed::{choice, or_off, parsed},
+    value::{duration_within, path},
 };
+use crate::disk::{Limits, Reserve};
+
+/// Sizes that files may be limited to: a state of few flows takes some kilobytes.
+const SIZES: RangeInclusive<u64> = 64_000..=1_000_000_000_000_000;
+/// The flow table of a busy gateway is full after some minutes without a poll.
+const LONGEST_WAIT: Duration = Duration::from_secs(300);
 
 /// Reads how the agent is asked.
 pub(super) fn control(at: &At<'_>, faults: &mut Collector) -> Option<Control> {
@@ -25,8 +32,33 @@ pub(super) fn state(at: &At<'_>, faults: &mut Collector) -> Option<State> {
         let pins = fields.needed("pins", place);
         let choices = AtStop::ALL.map(|at_stop| (at_stop.name(), at_stop));
         let at_stop = fields.needed("at_stop", |at, faults| choice(at, faults, &choices));
-        Some(State { directory: directory?, pins: pins?, at_stop: at_stop? })
+        let limits = limits(fields);
+        let durability_timeout = fields.needed("durability_timeout", |at, faults| {
+            parsed(at, faults, "a duration", |text| duration_within(text, [Duration::ZERO, LONGEST_WAIT]))
+        });
+        Some(State {
+            directory: directory?,
+            pins: pins?,
+            at_stop: at_stop?,
+            limits: limits?,
+            durability_timeout: durability_timeout?,
+        })
     })
+}
+
+/// Limits of files: `max_size` and `min_free`.
+pub(super) fn limits(fields: &mut Fields<'_, '_>) -> Option<Limits> {
+    let max_size = fields.needed("max_size", |at, faults| bytes(at, faults, SIZES));
+    let min_free = fields.needed("min_free", |at, faults| {
+        parsed(at, faults, "bytes such as 20MB, or percent such as 1%", |text| {
+            let Some(percent) = text.strip_suffix('%') else { return amount(text).map(Reserve::Bytes) };
+            match percent.parse() {
+                Ok(percent @ 0..=99) => Ok(Reserve::Percent(percent)),
+                _ => Err("expected a whole number of percent from 0% to 99%".to_owned()),
+            }
+        })
+    });
+    Some(Limits { max_size: max_size?, min_free: min_free? })
 }
 
 fn place(at: &At<'_>, faults: &mut Collector) -> Option<Option<PathBuf>> {

@@ -33,7 +33,10 @@ use std::{
     time::Duration,
 };
 
-use crate::engine::settings::{Rule, Settings};
+use crate::{
+    disk::Limits,
+    engine::settings::{Rule, Settings},
+};
 use fault::Collector;
 pub use fault::{Fault, Faults, Place, Position};
 use judged::{Judged, judged};
@@ -315,6 +318,10 @@ pub struct State {
     pub pins: Option<PathBuf>,
     /// What becomes of the attached programs when the agent is stopped.
     pub at_stop: AtStop,
+    /// Limits of the files in `directory` together.
+    pub limits: Limits,
+    /// How long flows wait in the kernel's table for a directory that takes nothing.
+    pub durability_timeout: Duration,
 }
 
 /// What becomes of the attached programs when the agent is stopped.

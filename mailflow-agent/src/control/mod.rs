@@ -17,10 +17,10 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     client::{CallError, Client},
     explain::{Explained, HeldRule, HeldTerm, JudgedFlow, Suggested},
-    server::{BindError, Listener, Order, State, bind, serve},
+    server::{BindError, Listener, Order, Orders, State, bind, serve},
     status::{
-        Conservation, Fill, Firing, FiringAlert, ListStatus, Lookout, Number, Place, RuleStatus, Sink, Status,
-        Unlisted, Watched, WatchedInterface, Ways,
+        Conservation, Durability, Fill, Firing, FiringAlert, ListStatus, Lookout, Number, Place, RuleStatus,
+        Sink, Status, Unlisted, Watched, WatchedInterface, Ways,
     },
     top::{Row, Top},
 };

@@ -2,31 +2,38 @@
 
 use std::{
     fs, io,
-    os::unix::fs::{FileTypeExt, PermissionsExt},
+    os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
 use tokio::{
-    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{UnixListener, UnixStream},
-    sync::{Semaphore, mpsc, oneshot},
+    sync::{mpsc, oneshot},
     time::timeout,
 };
 
 use super::{LINE, Reply, Request, Status, Top};
+use crate::crowd::{Crowd, Leave};
 
-/// Connections served at once; further ones wait.
-const CONNECTIONS: usize = 16;
+/// Connections served at once, and those of a user. Beyond that the oldest one is closed that asks for nothing that
+/// changes the agent, so that a new one never waits.
+const CONNECTIONS: usize = 64;
+const CONNECTIONS_OF_A_USER: usize = 48;
 /// A connection on which nothing is asked for this long is closed.
 const IDLE: Duration = Duration::from_secs(300);
+/// A request that has begun must be whole within this time, and an answer must be read.
+const SLOWEST: Duration = Duration::from_secs(10);
 /// Pause after the system refused a connection.
 const REFUSED: Duration = Duration::from_millis(200);
 /// Most bytes of an overlong line that are waited for.
 const REST: u64 = 16 << 20;
 /// Owner and group may ask.
 const MODE: u32 = 0o660;
+/// Of a directory that is made for the socket, whatever the umask is.
+const DIRECTORY_MODE: u32 = 0o755;
 
 /// What is shown without the poll loop.
 pub trait State: Send + Sync + 'static {
@@ -44,6 +51,15 @@ pub struct Order {
     pub request: Request,
     /// Where the answer goes.
     pub reply: oneshot::Sender<Reply>,
+}
+
+/// Where requests go that the poll loop is to answer.
+#[derive(Clone, Debug)]
+pub struct Orders {
+    /// To read the configuration again: before whatever is only asked.
+    pub reloads: mpsc::Sender<Order>,
+    /// All others.
+    pub questions: mpsc::Sender<Order>,
 }
 
 /// Why the socket cannot be had.
@@ -84,7 +100,7 @@ impl Drop for Listener {
 pub fn bind(path: &Path) -> Result<Listener, BindError> {
     let refused = |source| BindError::Refused { path: path.to_owned(), source };
     if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
-        fs::create_dir_all(directory).map_err(refused)?;
+        fs::DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(directory).map_err(refused)?;
     }
     if fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket()) {
         if std::os::unix::net::UnixStream::connect(path).is_ok() {
@@ -102,19 +118,25 @@ pub fn bind(path: &Path) -> Result<Listener, BindError> {
 pub async fn serve(
     listener: Listener,
     state: Arc<dyn State>,
-    orders: mpsc::Sender<Order>,
+    orders: Orders,
     shutdown: impl Future<Output = ()>,
 ) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let crowd = Arc::new(Crowd::new(CONNECTIONS, CONNECTIONS_OF_A_USER));
     let accept = async {
         loop {
-            let place = Arc::clone(&places).acquire_owned().await.ok();
             match listener.inner.accept().await {
                 Ok((stream, _)) => {
+                    // Who cannot be told is taken for one user.
+                    let user = stream.peer_cred().map_or(u32::MAX, |peer| peer.uid());
+                    let leave = Arc::<Leave>::default();
+                    let Some(place) = crowd.enter(user, &leave) else { continue };
                     let (state, orders) = (Arc::clone(&state), orders.clone());
                     tokio::spawn(async move {
-                        // Who breaks off does not want to know.
-                        let _ = attend(stream, state.as_ref(), &orders).await;
+                        tokio::select! {
+                            // Who breaks off does not want to know.
+                            _ = attend(stream, state.as_ref(), &orders, &leave) => {}
+                            () = leave.asked() => {}
+                        }
                         drop(place);
                     });
                 }
@@ -132,19 +154,17 @@ pub async fn serve(
 }
 
 /// Answers one connection until it ends.
-async fn attend(stream: UnixStream, state: &dyn State, orders: &mpsc::Sender<Order>) -> io::Result<()> {
+async fn attend(stream: UnixStream, state: &dyn State, orders: &Orders, leave: &Leave) -> io::Result<()> {
     let (read, mut write) = stream.into_split();
     let mut lines = BufReader::new(read);
     loop {
-        let mut line = Vec::new();
-        let limited = (&mut lines).take(LINE as u64);
-        let Ok(read) = timeout(IDLE, { limited }.read_until(b'\n', &mut line)).await else { return Ok(()) };
-        if read? == 0 {
-            return Ok(());
-        }
+        let Some(line) = line(&mut lines).await? else { return Ok(()) };
         let whole = line.ends_with(b"\n");
         let reply = match serde_json::from_slice(&line) {
-            Ok(request) => answer(request, state, orders).await,
+            Ok(request) => {
+                leave.set_stays(request == Request::Reload);
+                answer(request, state, orders).await
+            }
             Err(_) if !whole => {
                 Reply::Refused(vec![format!("a request is one line of at most {LINE} bytes")])
             }
@@ -152,7 +172,8 @@ async fn attend(stream: UnixStream, state: &dyn State, orders: &mpsc::Sender<Ord
         };
         let mut reply = serde_json::to_vec(&reply)?;
         reply.push(b'\n');
-        write.write_all(&reply).await?;
+        timeout(SLOWEST, write.write_all(&reply)).await??;
+        leave.set_stays(false);
         if !whole {
             // Who is cut off while writing would not read the answer.
             let (mut rest, mut nothing) = (lines.take(REST), tokio::io::sink());
@@ -162,17 +183,31 @@ async fn attend(stream: UnixStream, state: &dyn State, orders: &mpsc::Sender<Ord
     }
 }
 
-async fn answer(request: Request, state: &dyn State, orders: &mpsc::Sender<Order>) -> Reply {
-    match request {
-        Request::Status => Reply::Status(Box::new(state.status())),
-        Request::Top => Reply::Top(state.top()),
-        Request::Reload | Request::Explain { .. } | Request::Suggest => {
-            let (reply, answer) = oneshot::channel();
-            let sent = orders.send(Order { request, reply }).await;
-            let stopping = || Reply::Refused(vec!["the agent is stopping".to_owned()]);
-            if sent.is_err() { stopping() } else { answer.await.unwrap_or_else(|_| stopping()) }
-        }
+/// A line, or as much of one as is taken; none where nothing more comes in time.
+async fn line(lines: &mut (impl AsyncBufRead + Unpin)) -> io::Result<Option<Vec<u8>>> {
+    let Ok(begun) = timeout(IDLE, lines.fill_buf()).await else { return Ok(None) };
+    if begun?.is_empty() {
+        return Ok(None);
     }
+    let mut line = Vec::new();
+    let mut limited = lines.take(LINE as u64);
+    match timeout(SLOWEST, limited.read_until(b'\n', &mut line)).await {
+        Ok(read) => read.map(|_| Some(line)),
+        Err(_) => Ok(None),
+    }
+}
+
+async fn answer(request: Request, state: &dyn State, orders: &Orders) -> Reply {
+    let to = match request {
+        Request::Status => return Reply::Status(Box::new(state.status())),
+        Request::Top => return Reply::Top(state.top()),
+        Request::Reload => &orders.reloads,
+        Request::Explain { .. } | Request::Suggest => &orders.questions,
+    };
+    let (reply, answer) = oneshot::channel();
+    let sent = to.send(Order { request, reply }).await;
+    let stopping = || Reply::Refused(vec!["the agent is stopping".to_owned()]);
+    if sent.is_err() { stopping() } else { answer.await.unwrap_or_else(|_| stopping()) }
 }
 
 #[cfg(test)]
@@ -212,6 +247,7 @@ mod tests {
                 }
             });
             let (stop, stopped) = oneshot::channel::<()>();
+            let orders = Orders { reloads: orders.clone(), questions: orders };
             let served = tokio::spawn(serve(listener, Arc::new(Still), orders, async {
                 let _ = stopped.await;
             }));
@@ -248,6 +284,77 @@ mod tests {
         assert!(answers[2].contains("dance") && answers[2].contains("`status`"), "{}", answers[2]);
         assert!(answers[3].starts_with(r#"{"refused":["not a request"#), "{}", answers[3]);
         assert_eq!(answers[4], r#"{"top":{"at_seconds":0.0,"rows":[]}}"#);
+    }
+
+    /// Serves with these senders, connects so many times, and lets `then` use the socket meanwhile.
+    fn beside<T>(name: &str, idle: usize, orders: Orders, then: impl Future<Output = T> + Send) -> T {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let path = socket(name);
+            let listener = bind(&path).unwrap();
+            let server = tokio::spawn(serve(listener, Arc::new(Still), orders, std::future::pending()));
+            let mut streams = Vec::new();
+            for _ in 0..idle {
+                streams.push(UnixStream::connect(&path).await.unwrap());
+            }
+            let result = then.await;
+            server.abort();
+            let _ = server.await;
+            fs::remove_dir_all(path.parent().unwrap()).unwrap();
+            result
+        })
+    }
+
+    /// Asks, and returns the answer; an error where the connection was closed for a newer one.
+    async fn ask(name: &str, request: &str) -> io::Result<String> {
+        let mut stream = UnixStream::connect(socket(name)).await?;
+        stream.write_all(format!("{request}\n").as_bytes()).await?;
+        let mut answer = String::new();
+        BufReader::new(stream).read_line(&mut answer).await?;
+        Ok(answer)
+    }
+
+    #[test]
+    fn a_reload_is_shut_out_by_nobody() {
+        let ((reloads, mut ordered), (questions, unanswered)) = (mpsc::channel(1), mpsc::channel(1));
+        let answer = beside("crowded", 200, Orders { reloads, questions }, async {
+            // More questions than wait for the poll loop, which answers none of them.
+            let mut asked = Vec::new();
+            for _ in 0..CONNECTIONS {
+                let mut stream = UnixStream::connect(socket("crowded")).await.unwrap();
+                // One that has been closed for a newer one by now cannot be written to.
+                let _ = stream.write_all(b"{\"command\":\"suggest\"}\n").await;
+                asked.push(stream);
+            }
+            tokio::spawn(async move {
+                while let Some(order) = ordered.recv().await {
+                    order.reply.send(Reply::Reloaded(vec!["done".to_owned()])).unwrap();
+                }
+            });
+            let answer = timeout(Duration::from_secs(60), ask("crowded", r#"{"command":"reload"}"#)).await;
+            drop(asked);
+            answer
+        });
+        drop(unanswered);
+        assert_eq!(answer.unwrap().unwrap(), "{\"reloaded\":[\"done\"]}\n");
+    }
+
+    #[test]
+    fn who_reads_or_writes_slowly_is_let_go_of() {
+        let (questions, _unanswered) = mpsc::channel(1);
+        let orders = Orders { reloads: questions.clone(), questions };
+        let ended = beside("slow", 0, orders, async {
+            let mut half = UnixStream::connect(socket("slow")).await.unwrap();
+            half.write_all(b"{\"command\":").await.unwrap();
+            let mut deaf = UnixStream::connect(socket("slow")).await.unwrap();
+            // Requests whose answers are more than a socket holds, and are never read.
+            let many = r#"{"command":"status"}"#.to_owned() + "\n";
+            let asks = async { while deaf.write_all(many.repeat(100).as_bytes()).await.is_ok() {} };
+            let limit = Duration::from_secs(120);
+            (timeout(limit, half.read(&mut [0; 9])).await, timeout(limit, asks).await)
+        });
+        assert_eq!(ended.0.unwrap().unwrap(), 0, "half a request is not waited for");
+        assert!(ended.1.is_ok(), "who does not read is let go of");
     }
 
     #[test]

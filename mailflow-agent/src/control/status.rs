@@ -50,6 +50,8 @@ pub struct Status {
     pub alerts: Vec<FiringAlert>,
     /// Where events go.
     pub sinks: Vec<Sink>,
+    /// The state on the disk; none where the agent keeps none.
+    pub durability: Option<Durability>,
     /// What else there is to say of its life: pins, state, capabilities.
     pub notes: Vec<String>,
 }
@@ -62,6 +64,20 @@ pub struct ListStatus {
     pub networks: u64,
     /// The first fault for which the files, since they changed, are refused; none where they are in force.
     pub refused: Option<String>,
+}
+
+/// The state on the disk, which the next agent goes on from.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Durability {
+    /// True where the state is written.
+    pub durable: bool,
+    /// The beginning of that, or of the trouble, in seconds since 1970.
+    pub since: f64,
+    /// Why it cannot be written.
+    pub cause: Option<String>,
+    /// True once flows leave the kernel's table without being written down; until then they wait there.
+    pub in_memory: bool,
 }
 
 /// A program's place.

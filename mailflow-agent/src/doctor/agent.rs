@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::Finding;
-use crate::control::{Client, Lookout, Reply, Request, Status, Unlisted};
+use crate::control::{Client, Durability, Lookout, Reply, Request, Status, Unlisted};
 
 /// Returns the status of the running agent, if it answers, and the findings about it.
 pub(super) fn ask(socket: Option<&Path>) -> (Option<Status>, Vec<Finding>) {
@@ -86,6 +86,13 @@ fn judge(status: &Status) -> Vec<Finding> {
         )),
         None => {}
     }
+    if let Some(Durability { durable: false, cause, .. }) = &status.durability {
+        findings.push(Finding::bad(
+            "state",
+            format!("not written: {}", cause.as_deref().unwrap_or("no cause is known")),
+            "make room on its disk, or raise state.max_size; until then a crash loses what the rules learn",
+        ));
+    }
     if !status.config_good {
         findings.push(Finding::bad(
             "configuration",
@@ -120,6 +127,11 @@ mod tests {
         status.warnings.clear();
         status.lookout = Some(Lookout { process: None });
         assert_eq!(worst(&status), Some(Verdict::Warn));
+        status.durability = Some(Durability { durable: true, ..Durability::default() });
+        assert_eq!(worst(&status), Some(Verdict::Warn));
+        status.durability = Some(Durability::default());
+        assert_eq!(worst(&status), Some(Verdict::Bad));
+        status.durability = None;
         status.conservation.bytes = Ways { up: 0, down: -1 };
         assert_eq!(worst(&status), Some(Verdict::Bad));
     }

@@ -6,14 +6,17 @@ use std::{
 };
 
 use axum::{
-    Router,
+    Extension, Router,
     extract::{Request, State as Shared},
     http::{StatusCode, header},
     middleware::{Next, from_fn_with_state},
     response::{IntoResponse, Response},
 };
 
-use super::auth::Auth;
+use super::{
+    Guest,
+    auth::{Admission, Auth},
+};
 use crate::config::{
     Faults,
     web::{Web, WebWatch},
@@ -66,10 +69,21 @@ impl Door {
     }
 }
 
-async fn admit(Shared((auth, web)): Shared<(Arc<Auth>, Arc<Web>)>, request: Request, next: Next) -> Response {
-    if auth.admits(&web, request.headers()).await {
-        return next.run(request).await;
+async fn admit(
+    Shared((auth, web)): Shared<(Arc<Auth>, Arc<Web>)>,
+    Extension(guest): Extension<Arc<Guest>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    match auth.admits(&web.users, request.headers(), guest.peer).await {
+        Admission::Admitted => next.run(request).await,
+        Admission::Refused => {
+            let ask = [(header::WWW_AUTHENTICATE, "Basic")];
+            (StatusCode::UNAUTHORIZED, ask, "unauthorized\n").into_response()
+        }
+        Admission::Busy => {
+            let later = [(header::RETRY_AFTER, "5")];
+            (StatusCode::TOO_MANY_REQUESTS, later, "too many passwords are tried\n").into_response()
+        }
     }
-    let ask = [(header::WWW_AUTHENTICATE, "Basic")];
-    (StatusCode::UNAUTHORIZED, ask, "unauthorized\n").into_response()
 }

@@ -5,13 +5,23 @@ mod compress;
 mod door;
 mod listen;
 mod routes;
+mod timed;
+mod turns;
 
 pub use door::Door;
 pub use listen::is_assigned;
+pub use timed::Timed;
 
-use std::{future::Future, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    io,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    pin::pin,
+    sync::Arc,
+    time::Duration,
+};
 
-use axum::Router;
+use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -20,13 +30,23 @@ use hyper_util::{
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, watch},
+    sync::watch,
+    task::JoinSet,
     time::{sleep, timeout},
 };
 use tokio_rustls::TlsAcceptor;
 
-/// Connections served at once; further ones wait in the kernel's queue.
-const CONNECTIONS: usize = 64;
+use crate::crowd::{Crowd, Leave, Place};
+
+/// Connections served at once, and those of a peer. Beyond that the oldest one is closed, so that a new one, such as
+/// a probe of the health page, never waits.
+const CONNECTIONS: usize = 256;
+const CONNECTIONS_OF_A_PEER: usize = 64;
+/// Metrics pages that are being read at once, and by a peer. Beyond that the connection of the oldest one is closed.
+const PAGES: usize = 16;
+const PAGES_OF_A_PEER: usize = 8;
+/// An answer must be read within this time.
+const READING: Duration = Duration::from_secs(30);
 /// A request's head must be complete within this time.
 const HEAD: Duration = Duration::from_secs(10);
 /// A connection is not kept longer than this, whether idle or slow.
@@ -48,6 +68,11 @@ pub trait State: Send + Sync + 'static {
 
     /// Whether the agent is counting.
     fn ready(&self) -> bool;
+
+    /// A line about what is not as it should be although the agent counts, if there is something. Does not block.
+    fn warning(&self) -> Option<String> {
+        None
+    }
 }
 
 /// Why the port cannot be had.
@@ -91,6 +116,46 @@ impl Listener {
     }
 }
 
+/// Who asks: an address, or the /64 of an IPv6 address, as a host has many in one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Peer(IpAddr);
+
+impl From<SocketAddr> for Peer {
+    fn from(address: SocketAddr) -> Self {
+        Self(match address.ip().to_canonical() {
+            IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+            address => address,
+        })
+    }
+}
+
+/// A connection, as its requests know it.
+#[derive(Debug)]
+struct Guest {
+    peer: Peer,
+    leave: Arc<Leave>,
+    pages: Arc<Crowd<Peer>>,
+}
+
+impl Guest {
+    /// A place among those that read a page; none where there is none.
+    fn asks_for_a_page(&self) -> Option<Place<Peer>> {
+        self.pages.enter(self.peer, &self.leave)
+    }
+}
+
+/// A page that is being read.
+struct PageInHand {
+    page: Vec<u8>,
+    _place: Place<Peer>,
+}
+
+impl AsRef<[u8]> for PageInHand {
+    fn as_ref(&self) -> &[u8] {
+        &self.page
+    }
+}
+
 /// Listens on `addr`. Needs a tokio runtime.
 ///
 /// # Errors
@@ -114,27 +179,32 @@ pub async fn serve(
     shutdown: impl Future<Output = ()>,
 ) {
     let router = routes::router(state);
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let connections = Arc::new(Crowd::new(CONNECTIONS, CONNECTIONS_OF_A_PEER));
+    let pages = Arc::new(Crowd::new(PAGES, PAGES_OF_A_PEER));
     let (stop, stopped) = watch::channel(());
+    let mut served = JoinSet::new();
     let mut shutdown = pin!(shutdown);
     loop {
-        let accept = async {
-            // Fails only when closed, which nobody does.
-            let place = Arc::clone(&places).acquire_owned().await.ok();
-            (listener.inner.accept().await, place)
-        };
-        let (accepted, place) = tokio::select! {
-            accepted = accept => accepted,
+        let accepted = tokio::select! {
+            accepted = listener.inner.accept() => accepted,
+            Some(_) = served.join_next() => continue,
             () = &mut shutdown => break,
         };
         match accepted {
-            Ok((stream, _)) => {
+            Ok((stream, address)) => {
+                let (peer, leave) = (Peer::from(address), Arc::<Leave>::default());
+                let Some(place) = connections.enter(peer, &leave) else { continue };
+                let guest = Arc::new(Guest { peer, leave: Arc::clone(&leave), pages: Arc::clone(&pages) });
                 let web = door.web();
-                let router = door.guard(router.clone(), web.as_ref());
+                let router = door.guard(router.clone(), web.as_ref()).layer(Extension(guest));
                 let tls = web.and_then(|web| web.tls.clone()).map(TlsAcceptor::from);
                 let connection = welcome(stream, tls, router, stopped.clone());
-                tokio::spawn(async move {
-                    connection.await;
+                served.spawn(async move {
+                    tokio::select! {
+                        () = connection => {}
+                        // Whatever it is about: a newer one takes its place.
+                        () = leave.asked() => {}
+                    }
                     drop(place);
                 });
             }
@@ -149,8 +219,7 @@ pub async fn serve(
     }
     drop(listener);
     drop(stop);
-    let all = u32::try_from(CONNECTIONS).unwrap_or(u32::MAX);
-    let _ = timeout(GRACE, places.acquire_many(all)).await;
+    let _ = timeout(GRACE, async { while served.join_next().await.is_some() {} }).await;
 }
 
 /// Serves one connection, after TLS has been agreed on where it is asked for.
@@ -173,7 +242,7 @@ where
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD)
         .max_buf_size(BUFFER)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(Timed::new(stream, READING)), TowerToHyperService::new(router));
     let mut connection = pin!(connection);
     tokio::select! {
         // A client that breaks off is its own business.

@@ -3,14 +3,15 @@
 use std::sync::Arc;
 
 use axum::{
-    Router,
+    Extension, Router,
+    body::Bytes,
     extract::State as Shared,
     http::{HeaderMap, HeaderName, StatusCode, header},
     response::{Html, IntoResponse, Response},
     routing::get,
 };
 
-use super::{State, compress};
+use super::{Guest, PageInHand, State, compress};
 
 /// Prometheus 3 refuses a page whose type it does not know.
 const METRICS_TYPE: [(HeaderName, &str); 2] =
@@ -46,15 +47,25 @@ pub(super) fn router(state: Arc<dyn State>) -> Router {
         .with_state(state)
 }
 
-async fn metrics(Shared(state): Shared<Arc<dyn State>>, headers: HeaderMap) -> Response {
+async fn metrics(
+    Shared(state): Shared<Arc<dyn State>>,
+    Extension(guest): Extension<Arc<Guest>>,
+    headers: HeaderMap,
+) -> Response {
+    // Only so many pages are in memory, however slowly they are read.
+    let Some(place) = guest.asks_for_a_page() else {
+        let later = [(header::RETRY_AFTER, "5")];
+        return (StatusCode::SERVICE_UNAVAILABLE, later, "too many pages are being read\n").into_response();
+    };
     let gzip = compress::takes_gzip(&headers);
     // The page waits for the agent's locks: that must not hold up the runtime.
     let made = tokio::task::spawn_blocking(move || {
         let page = state.metrics()?;
         anyhow::Ok(if gzip {
-            (GZIPPED, compress::gzip(&page)?).into_response()
+            (GZIPPED, Bytes::from_owner(PageInHand { page: compress::gzip(&page)?, _place: place }))
+                .into_response()
         } else {
-            page.into_response()
+            Bytes::from_owner(PageInHand { page: page.into_bytes(), _place: place }).into_response()
         })
     });
     let page = match made.await {
@@ -75,6 +86,10 @@ async fn healthy() -> &'static str {
     "healthy\n"
 }
 
-async fn ready(Shared(state): Shared<Arc<dyn State>>) -> (StatusCode, &'static str) {
-    if state.ready() { (StatusCode::OK, "ready\n") } else { (StatusCode::SERVICE_UNAVAILABLE, "not ready\n") }
+async fn ready(Shared(state): Shared<Arc<dyn State>>) -> (StatusCode, String) {
+    if !state.ready() {
+        return (StatusCode::SERVICE_UNAVAILABLE, "not ready\n".to_owned());
+    }
+    let warning = state.warning().map_or_else(String::new, |warning| format!("{warning}\n"));
+    (StatusCode::OK, format!("ready\n{warning}"))
 }

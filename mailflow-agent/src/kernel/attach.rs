@@ -1,6 +1,6 @@
 //! Attaching: which program goes where, and what is tried when a hook refuses it.
 
-use std::fmt;
+use std::{fmt, io, path::Path};
 
 use aya::programs::{
     LinkOrder, ProgramError, ProgramInfo, SchedClassifier, TcAttachType, XdpMode,
@@ -89,6 +89,11 @@ impl Hung {
     /// Leaves the program where it is.
     pub(super) fn leave(self) {
         self.link.leave();
+    }
+
+    /// Pins its link again if the pin at `path` is gone; whether it was.
+    pub(super) fn mend_pin(&mut self, path: &Path) -> io::Result<bool> {
+        self.link.mend_pin(path)
     }
 }
 

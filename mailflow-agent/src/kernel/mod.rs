@@ -1,6 +1,7 @@
 //! The kernel seam, the only user of aya: load, attach, read. It knows no rule.
 
 mod addresses;
+mod ahead;
 mod attach;
 mod attempt;
 mod batch;
@@ -26,6 +27,7 @@ mod pins;
 mod plain;
 mod query;
 mod remove;
+mod repin;
 mod sets;
 mod supervised;
 mod table;
@@ -39,6 +41,7 @@ use std::{
 
 pub use self::{
     addresses::{Addresses, InsidePrefix},
+    ahead::Ahead,
     attach::{Attachment, Direction},
     attempt::{Refusal, try_bpf},
     device::present,
@@ -307,6 +310,11 @@ impl Kernel {
     /// The kernel does not list its addresses.
     pub fn addresses(&self, before: Option<&Addresses>) -> io::Result<Addresses> {
         addresses::read(self.watched.inside(), before)
+    }
+
+    /// The mark that the pinned tables are ahead of the state on the disk; none where nothing is pinned.
+    pub fn ahead(&self) -> Option<Ahead> {
+        self.pinned.as_ref().map(|pinned| Ahead::of(&pinned.pins.directory()))
     }
 
     /// Where programs belong, and whether they are there.

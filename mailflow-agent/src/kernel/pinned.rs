@@ -1,6 +1,6 @@
 //! Links that outlive the agent: pinned when they are made, taken over by the next agent.
 
-use std::{fs, path::Path};
+use std::{fs, io, path::Path};
 
 use aya::programs::{
     links::{FdLink, PinnedLink},
@@ -48,6 +48,18 @@ impl Link {
                 Self::Pinned(Pinned(None))
             }
         }
+    }
+
+    /// Pins the link again if its pin at `path` is gone; whether it was. A link that cannot be pinned is lost with an
+    /// error, and its program is attached again.
+    pub(super) fn mend_pin(&mut self, path: &Path) -> io::Result<bool> {
+        let Self::Pinned(Pinned(link)) = self else { return Ok(false) };
+        if fs::symlink_metadata(path).is_ok() {
+            return Ok(false);
+        }
+        let Some(held) = link.take() else { return Ok(false) };
+        *link = Some(FdLink::from(held).pin(path).map_err(io::Error::other)?);
+        Ok(true)
     }
 
     /// Leaves the program where it is, as far as it can stay there without this process.

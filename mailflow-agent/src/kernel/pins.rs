@@ -13,6 +13,7 @@
 use std::{
     fs::{self, File, TryLockError},
     io,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
@@ -23,7 +24,10 @@ use mailflow_common::{
 };
 use tracing::{info, warn};
 
-use super::{attach::Direction, keep::Kept, load::LoadOptions, machine::KernelVersion, mount, sets::Shape};
+use super::{
+    ahead::Ahead, attach::Direction, keep::Kept, load::LoadOptions, machine::KernelVersion, mount,
+    sets::Shape,
+};
 
 /// The layout of the tables: raised when what a key or a value means changes. Layouts are never reused.
 const LAYOUT: u32 = 4;
@@ -78,7 +82,9 @@ pub struct Pins {
     layouts: Vec<u32>,
     /// The BPF file system is in this mount namespace alone.
     private: bool,
-    _lock: File,
+    /// The moment of the state on the disk.
+    state: Option<u64>,
+    lock: File,
 }
 
 /// Tables that an agent left which this one cannot go on with.
@@ -109,12 +115,37 @@ impl Pins {
         let mut layouts: Vec<u32> = told.split(':').filter_map(|layout| layout.parse().ok()).collect();
         layouts.push(LAYOUT);
         let private = mount::is_private(root).unwrap_or(false);
-        Ok(Self { root: root.to_owned(), layout: layouts[0], layouts, private, _lock: lock })
+        Ok(Self { root: root.to_owned(), layout: layouts[0], layouts, private, state: None, lock })
     }
 
     /// Returns true if the pins end with the mount namespace of this process, which no other process has.
     pub fn are_private(&self) -> bool {
         self.private
+    }
+
+    /// The same for an agent that goes on from the state of this moment.
+    #[must_use]
+    pub fn with_state(self, state: Option<u64>) -> Self {
+        Self { state, ..self }
+    }
+
+    /// The directory of all layouts.
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Returns true if the directory of all layouts is the one that is locked.
+    pub(super) fn is_locked(&self) -> bool {
+        let id = |found: fs::Metadata| (found.dev(), found.ino());
+        matches!((self.lock.metadata().map(id), fs::metadata(&self.root).map(id)), (Ok(mine), Ok(there)) if mine == there)
+    }
+
+    /// Locks that directory once it was made again.
+    pub(super) fn lock_again(&mut self) -> io::Result<()> {
+        let lock = File::open(&self.root)?;
+        lock.try_lock()?;
+        self.lock = lock;
+        Ok(())
     }
 
     /// The directory of this layout.
@@ -181,8 +212,10 @@ impl Pins {
         let directory = self.directory();
         let refused = |source| PinError::Refused { path: directory.clone(), source };
         if directory.exists() {
+            let marked = Ahead::of(&directory).is_marked(self.state);
             let reason = match mismatch(&directory, Some(options)) {
                 Some(reason) => Some(reason),
+                None if marked => Some("the agent before went on without a state on the disk".to_owned()),
                 None => match known.filter(|(generation, _)| self.generation() == Some(*generation)) {
                     Some((_, kept)) if kept.prefix == options.ipv6_prefix => None,
                     Some(_) => Some("they group sources otherwise".to_owned()),

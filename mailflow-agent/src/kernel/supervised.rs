@@ -1,6 +1,6 @@
 //! One watched interface: its device while there is one, and its programs at their hooks.
 
-use std::time::Duration;
+use std::{io, time::Duration};
 
 use tracing::{debug, info, warn};
 
@@ -89,6 +89,19 @@ impl Watch {
     pub(super) fn of(device: Device, entry: &str, role: Role, hook: Hook) -> Self {
         let watch = Self::new(&device.name, Some(entry), role, hook, KernelVersion::TCX);
         Self { device: Some(device), ..watch }
+    }
+
+    /// Pins the links of its programs again whose pins are gone; returns the names of the pins.
+    pub(super) fn mend_pins(&mut self, pins: &Pins) -> io::Result<Vec<String>> {
+        let mut made = Vec::new();
+        for held in &mut self.hooks {
+            let Some(hung) = &mut held.hung else { continue };
+            let path = pins.link(&self.name, held.place.direction);
+            if hung.mend_pin(&path)? {
+                made.push(path.display().to_string());
+            }
+        }
+        Ok(made)
     }
 
     /// The role in force.

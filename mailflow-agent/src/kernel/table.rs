@@ -8,7 +8,8 @@ use std::{collections::HashMap, io};
 
 use aya::maps::MapData;
 use mailflow_common::{
-    DirectionCounters, Facts, FlowCounters, FlowKey, RetiredKey, SpillCounters, SpillKey, answered, side, upgrade,
+    DirectionCounters, Facts, FlowCounters, FlowKey, RetiredKey, SpillCounters, SpillKey, answered, side,
+    upgrade,
 };
 
 use super::{

@@ -5,7 +5,7 @@
 //! would be after a restart. An interface that is renamed is still watched, until another one bears its name. A
 //! pattern is bound to each interface that matches while it does. An interface that is not there is waited for.
 
-use std::time::Duration;
+use std::{io, time::Duration};
 
 use tracing::{debug, info};
 
@@ -194,6 +194,15 @@ impl Watched {
         let lans = self.watches.iter().filter(|watch| attach::is_lan(watch.role()) && watch.listens());
         let lans = lans.filter_map(|watch| watch.device.as_ref()).map(|device| device.index).collect();
         self.lans.become_these(loaded, &lans);
+    }
+
+    /// Pins links again whose pins are gone; returns the names of the pins.
+    pub(super) fn mend_pins(&mut self, pins: &Pins) -> io::Result<Vec<String>> {
+        let mut made = Vec::new();
+        for watch in &mut self.watches {
+            made.extend(watch.mend_pins(pins)?);
+        }
+        Ok(made)
     }
 
     /// Leaves every program where it is, and knows nothing of it any more.

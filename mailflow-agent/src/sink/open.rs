@@ -15,7 +15,10 @@ use super::{
     webhook::Webhook,
     worker::{NoThread, Sink, Transport},
 };
-use crate::config::{AlertOutput, AlertTo, FlowOutput, FlowTo, Profile};
+use crate::{
+    config::{AlertOutput, AlertTo, FlowOutput, FlowTo, Profile},
+    disk::Limits,
+};
 
 /// Events that may wait for a slow disk, or for a collector, before they are dropped and counted.
 const RECORDS: usize = 65_536;
@@ -32,6 +35,19 @@ pub fn alerts(
     agent: &Agent,
     gateway: &Gateway,
 ) -> Result<Vec<Sink<AlertEvent>>, OpenError> {
+    alerts_within(output, Limits::NONE, agent, gateway)
+}
+
+/// The same with limits of files.
+///
+/// # Errors
+/// As above.
+pub fn alerts_within(
+    output: &AlertOutput,
+    files: Limits,
+    agent: &Agent,
+    gateway: &Gateway,
+) -> Result<Vec<Sink<AlertEvent>>, OpenError> {
     let name = output.name.as_str();
     let format = |profile: Profile| Format { profile, gateway: gateway.clone() };
     let one = |sink: Result<_, NoThread>| Ok(vec![sink?]);
@@ -39,7 +55,8 @@ pub fn alerts(
         AlertTo::Lines { target, profile } => {
             let format = format(*profile);
             let render = move |(alert, epoch): &AlertEvent| format.alert_line(alert, *epoch);
-            Ok(vec![lines::start(name, target, ALERTS, agent.sink_counters(name), render)?])
+            let (counters, bounds) = (agent.sink_counters(name), agent.file_bounds(name, files));
+            Ok(vec![lines::start_within(name, target, ALERTS, counters, Some(bounds), render)?])
         }
         AlertTo::Journal { path, profile } => {
             one(single(name, agent, Journal { path: path.clone(), format: format(*profile), socket: None }))
@@ -72,12 +89,26 @@ pub fn alerts(
 /// # Errors
 /// A file cannot be opened, or no thread can be started.
 pub fn flows(output: &FlowOutput, agent: &Agent, gateway: &Gateway) -> Result<Sink<FlowEvent>, OpenError> {
+    flows_within(output, Limits::NONE, agent, gateway)
+}
+
+/// The same with limits of files.
+///
+/// # Errors
+/// As above.
+pub fn flows_within(
+    output: &FlowOutput,
+    files: Limits,
+    agent: &Agent,
+    gateway: &Gateway,
+) -> Result<Sink<FlowEvent>, OpenError> {
     let name = output.name.as_str();
     match &output.to {
         FlowTo::Lines { target, profile } => {
             let format = Format { profile: *profile, gateway: gateway.clone() };
             let render = move |(record, epoch): &FlowEvent| format.flow_line(record, *epoch);
-            lines::start(name, target, RECORDS, agent.sink_counters(name), render)
+            let (counters, bounds) = (agent.sink_counters(name), agent.file_bounds(name, files));
+            lines::start_within(name, target, RECORDS, counters, Some(bounds), render)
         }
         FlowTo::Ipfix(settings) => Ok(start(name, agent, RECORDS, Exporter::new(settings, gateway))?),
     }

@@ -14,7 +14,11 @@ use std::{
 
 use prometheus::{IntCounter, IntGauge};
 
-use crate::{clock, engine::time::Time, fault};
+use crate::{
+    clock,
+    engine::time::Time,
+    fault::{self, Limited},
+};
 
 /// Pause before the first try after a failure; each further one is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -296,6 +300,9 @@ impl<T, W: Transport<T>> Worker<T, W> {
 
     fn work(&mut self) {
         let mut failing: Option<Failing> = None;
+        // A disk that fills up again and again, say.
+        let mut lines = Limited::default();
+        let mut said = false;
         loop {
             let wait = match failing.and_then(|failing| failing.until) {
                 Some(until) => Some(until.since(clock::now())),
@@ -308,11 +315,12 @@ impl<T, W: Transport<T>> Worker<T, W> {
                 continue;
             }
             match self.transport.deliver(&self.counters) {
-                Ok(()) => failing = failing.and_then(|failing| self.works(failing)),
+                Ok(()) => failing = failing.and_then(|failing| self.works(failing, &mut said)),
                 Err(error) => {
                     self.counters.errors.inc();
                     self.failing.store(true, Ordering::Relaxed);
-                    if failing.is_none() {
+                    if failing.is_none() && lines.may_say(clock::now()) {
+                        said = true;
                         let error = fault::told(&error);
                         tracing::error!(sink = self.name, error, "a sink cannot deliver; it goes on trying");
                     }
@@ -337,12 +345,14 @@ impl<T, W: Transport<T>> Worker<T, W> {
     }
 
     /// A delivery has not failed, after others did. That the sink works is known once something arrived.
-    fn works(&self, failing: Failing) -> Option<Failing> {
+    fn works(&self, failing: Failing, said: &mut bool) -> Option<Failing> {
         if self.counters.written.get() == failing.written && !self.transport.is_empty() {
             return Some(Failing { until: None, ..failing });
         }
         self.failing.store(false, Ordering::Relaxed);
-        tracing::info!(sink = self.name, "the sink delivers again");
+        if std::mem::take(said) {
+            tracing::info!(sink = self.name, "the sink delivers again");
+        }
         None
     }
 

@@ -4,22 +4,21 @@
 //! leaves a frame that is cut off; what comes before it is good.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fmt,
+    fs::File,
     io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
-    path::Path,
 };
 
 use flate2::Crc;
 use postcard::ser_flavors::Flavor;
 use serde::Serialize;
 
+use super::directory::Directory;
+
 /// Bytes before those of a frame.
 const HEAD: usize = 8;
 /// Bytes that are written together, where there are as many: few enough for a CPU's cache.
 const ROOM: usize = 256 << 10;
-/// Only the agent's user may read it: it holds addresses.
-const MODE: u32 = 0o600;
 
 /// Frames in memory.
 #[derive(Debug, Default)]
@@ -61,6 +60,12 @@ impl Frames {
         &self.bytes
     }
 
+    /// Removes what was added since there were so many frames of so many bytes.
+    pub(super) fn truncate(&mut self, count: usize, bytes: usize) {
+        self.bytes.truncate(bytes);
+        self.count = count;
+    }
+
     /// Removes all; room for so many bytes is kept.
     pub(super) fn clear(&mut self, room: usize) {
         self.bytes.clear();
@@ -96,15 +101,17 @@ pub(super) struct Appender {
     file: File,
     bytes: u64,
     frames: Frames,
+    /// Bytes may follow those that were written: a write failed, and they could not be cut off.
+    ragged: bool,
 }
 
 impl Appender {
     /// Opens a file, and cuts off what is not whole at its end.
-    pub(super) fn open(path: &Path) -> io::Result<Self> {
-        let whole = whole(&read_or_empty(path)?);
-        let file = OpenOptions::new().create(true).append(true).mode(MODE).open(path)?;
+    pub(super) fn open(directory: &Directory, name: &str) -> io::Result<Self> {
+        let whole = whole(&directory.read(name)?.unwrap_or_default());
+        let file = directory.append(name)?;
         file.set_len(whole as u64)?;
-        Ok(Self { file, bytes: whole as u64, frames: Frames::default() })
+        Ok(Self { file, bytes: whole as u64, frames: Frames::default(), ragged: false })
     }
 
     /// Adds a frame of a value to those that the next [`Appender::write`] writes; gives the frame.
@@ -114,19 +121,27 @@ impl Appender {
 
     /// Writes what was added, at once. After an error nothing of it is there.
     pub(super) fn write(&mut self) -> io::Result<()> {
-        let result = self.file.write_all(self.frames.bytes());
+        // What an earlier write left behind would hide all that follows.
+        let written = if self.ragged { self.trim() } else { Ok(()) };
+        let written = written.and_then(|()| self.file.write_all(self.frames.bytes()));
         let length = self.frames.bytes().len() as u64;
         self.frames.clear(ROOM);
-        match result {
+        match written {
             Ok(()) => {
                 self.bytes += length;
                 Ok(())
             }
             Err(error) => {
-                self.cut(self.bytes)?;
+                // Where that fails too, the next write begins with it.
+                let _ = self.trim();
                 Err(error)
             }
         }
+    }
+
+    /// Forgets what was added.
+    pub(super) fn drop_added(&mut self) {
+        self.frames.clear(ROOM);
     }
 
     /// Whether so much was added that it is better written before more is.
@@ -134,11 +149,23 @@ impl Appender {
         self.frames.bytes().len() >= ROOM
     }
 
+    /// Bytes that were added and not written.
+    pub(super) fn added(&self) -> u64 {
+        self.frames.bytes().len() as u64
+    }
+
     /// Removes what was written after so many bytes, and what was added since.
     pub(super) fn cut(&mut self, bytes: u64) -> io::Result<()> {
         self.frames.clear(ROOM);
-        self.file.set_len(bytes)?;
         self.bytes = bytes;
+        self.trim()
+    }
+
+    /// Cuts the file to what was written whole.
+    fn trim(&mut self) -> io::Result<()> {
+        self.ragged = true;
+        self.file.set_len(self.bytes)?;
+        self.ragged = false;
         Ok(())
     }
 
@@ -148,25 +175,90 @@ impl Appender {
     }
 }
 
-/// The frames of a file that are whole; none where there is no file.
-pub(super) fn read(path: &Path) -> io::Result<Vec<Vec<u8>>> {
-    let bytes = read_or_empty(path)?;
-    Ok(frames(&bytes).map(<[u8]>::to_vec).collect())
+/// The frames of a file, and the damage that ends them before its end.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// The frames that are whole.
+    pub(super) frames: Vec<Vec<u8>>,
+    /// The damage, if there is any.
+    pub(super) damage: Option<Damage>,
+}
+
+/// Damage to a file: nothing after it can be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Damage {
+    /// Its place in the file.
+    pub(super) at: usize,
+    /// Bytes from there to the end.
+    pub(super) left: usize,
+    /// Its kind.
+    pub(super) kind: DamageKind,
+}
+
+/// A kind of damage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum DamageKind {
+    /// The file ends within a frame: a process was killed while it wrote, or a length is wrong.
+    CutOff,
+    /// The bytes of a frame do not match its checksum.
+    Checksum,
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { at, left, kind } = self;
+        let kind = match kind {
+            DamageKind::CutOff => "it is cut off in the entry at",
+            DamageKind::Checksum => "the checksum is wrong of the entry at",
+        };
+        write!(f, "{kind} byte {at} of {}", at + left)
+    }
+}
+
+/// The frames of a file; none where there is no file.
+pub(super) fn read(directory: &Directory, name: &str) -> io::Result<Found> {
+    Ok(found(&directory.read(name)?.unwrap_or_default()))
+}
+
+/// The frames in the bytes of a file.
+pub(super) fn found(bytes: &[u8]) -> Found {
+    let whole_frames: Vec<Vec<u8>> = frames(bytes).map(<[u8]>::to_vec).collect();
+    let at = whole(bytes);
+    let left = bytes.len() - at;
+    let damage = (left > 0).then(|| Damage { at, left, kind: kind(&bytes[at..]) });
+    Found { frames: whole_frames, damage }
+}
+
+/// The kind of damage that bytes begin with.
+fn kind(bytes: &[u8]) -> DamageKind {
+    match split(bytes) {
+        Some(_) => DamageKind::Checksum,
+        None => DamageKind::CutOff,
+    }
+}
+
+/// Writes frames to a new file beside `name`, which [`Directory::rename`] puts in its place. Returns its name.
+pub(super) fn stage<'a>(
+    directory: &Directory,
+    name: &str,
+    frames: impl IntoIterator<Item = &'a Frames>,
+) -> io::Result<String> {
+    let new = format!("{name}.new");
+    let mut file = directory.create(&new)?;
+    let written = frames.into_iter().try_for_each(|frames| file.write_all(frames.bytes()));
+    // A part of it would only take room.
+    written.inspect_err(|_| _ = directory.remove(&new))?;
+    Ok(new)
 }
 
 /// Replaces a file by one of these frames, so that whoever reads it sees the old one or the new one.
-pub(super) fn replace<'a>(path: &Path, frames: impl IntoIterator<Item = &'a Frames>) -> io::Result<()> {
-    let new = path.with_extension("new");
-    let mut file = OpenOptions::new().create(true).write(true).truncate(true).mode(MODE).open(&new)?;
-    frames.into_iter().try_for_each(|frames| file.write_all(frames.bytes()))?;
-    fs::rename(&new, path)
-}
-
-fn read_or_empty(path: &Path) -> io::Result<Vec<u8>> {
-    match fs::read(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        other => other,
-    }
+pub(super) fn replace<'a>(
+    directory: &Directory,
+    name: &str,
+    frames: impl IntoIterator<Item = &'a Frames>,
+) -> io::Result<()> {
+    let new = stage(directory, name, frames)?;
+    directory.rename(&new, name)
 }
 
 fn checksum(frame: &[u8]) -> u32 {
@@ -180,23 +272,30 @@ fn whole(bytes: &[u8]) -> usize {
     frames(bytes).map(|frame| HEAD + frame.len()).sum()
 }
 
+/// The checksum and the bytes of the first frame, and what follows it; `None` where it is cut off.
+fn split(bytes: &[u8]) -> Option<(u32, &[u8], &[u8])> {
+    let (head, after) = bytes.split_first_chunk::<HEAD>()?;
+    let word = |from: usize| u32::from_le_bytes([head[from], head[from + 1], head[from + 2], head[from + 3]]);
+    let (frame, rest) = after.split_at_checked(word(0) as usize)?;
+    Some((word(4), frame, rest))
+}
+
 fn frames(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = bytes;
     std::iter::from_fn(move || {
-        let (head, after) = rest.split_first_chunk::<HEAD>()?;
-        let word =
-            |from: usize| u32::from_le_bytes([head[from], head[from + 1], head[from + 2], head[from + 3]]);
-        let frame = after.get(..word(0) as usize)?;
-        if checksum(frame) != word(4) {
+        let (sum, frame, after) = split(rest)?;
+        if checksum(frame) != sum {
             return None;
         }
-        rest = &after[frame.len()..];
+        rest = after;
         Some(frame)
     })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     /// Bytes as they are.
@@ -211,10 +310,31 @@ mod tests {
         }
     }
 
+    /// A directory of its own, which goes with the value.
+    struct Temporary(Directory);
+
+    impl Temporary {
+        fn new(name: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("mailflow-frames-{name}-{}", std::process::id()));
+            Self(Directory::open(&path).unwrap())
+        }
+    }
+
+    impl Drop for Temporary {
+        fn drop(&mut self) {
+            fs::remove_dir_all(self.0.path()).unwrap();
+        }
+    }
+
+    fn read(directory: &Directory, name: &str) -> io::Result<Vec<Vec<u8>>> {
+        super::read(directory, name).map(|found| found.frames)
+    }
+
     #[test]
     fn a_cut_file_is_good_up_to_the_cut() {
-        let path = std::env::temp_dir().join(format!("mailflow-frames-{}", std::process::id()));
-        let mut appender = Appender::open(&path).unwrap();
+        let temporary = Temporary::new("cut");
+        let (directory, path) = (&temporary.0, temporary.0.path().join("file"));
+        let mut appender = Appender::open(directory, "file").unwrap();
         for frame in [Raw(b"one"), Raw(b""), Raw(b"three")] {
             appender.add(&frame).unwrap();
         }
@@ -223,31 +343,49 @@ mod tests {
         assert_eq!(appender.bytes(), bytes.len() as u64);
         for length in 0..=bytes.len() {
             fs::write(&path, &bytes[..length]).unwrap();
-            let found = read(&path).unwrap().len();
+            let found = read(directory, "file").unwrap().len();
             let expected = [11, 19, 32].iter().filter(|end| **end <= length).count();
             assert_eq!(found, expected, "{length}");
-            let mut again = Appender::open(&path).unwrap();
+            let mut again = Appender::open(directory, "file").unwrap();
             again.add(&Raw(b"more")).unwrap();
             again.write().unwrap();
-            assert_eq!(read(&path).unwrap().len(), expected + 1, "{length}");
-            assert_eq!(read(&path).unwrap().last().unwrap(), b"more");
+            assert_eq!(read(directory, "file").unwrap().len(), expected + 1, "{length}");
+            assert_eq!(read(directory, "file").unwrap().last().unwrap(), b"more");
         }
         fs::write(&path, &bytes).unwrap();
         let mut damaged = bytes.clone();
         damaged[12] ^= 1;
         fs::write(&path, damaged).unwrap();
-        assert_eq!(read(&path).unwrap().len(), 1, "nothing after the damage is believed");
+        assert_eq!(read(directory, "file").unwrap().len(), 1, "nothing after the damage is believed");
+        let damage = |change: &dyn Fn(&mut Vec<u8>)| {
+            let mut bytes = bytes.clone();
+            change(&mut bytes);
+            fs::write(&path, bytes).unwrap();
+            super::read(directory, "file").unwrap().damage.map(|damage| damage.to_string())
+        };
+        assert_eq!(damage(&|_| ()), None);
+        for (change, told) in [
+            (
+                &(|bytes: &mut Vec<u8>| bytes[15] ^= 1) as &dyn Fn(&mut Vec<u8>),
+                "the checksum is wrong of the entry at byte 11 of 32",
+            ),
+            (&|bytes| bytes[20] ^= 1, "it is cut off in the entry at byte 19 of 32"),
+            (&|bytes| bytes.truncate(31), "it is cut off in the entry at byte 19 of 31"),
+            (&|bytes| bytes[31] ^= 128, "the checksum is wrong of the entry at byte 19 of 32"),
+        ] {
+            assert_eq!(damage(change).as_deref(), Some(told));
+        }
         let mut new = Frames::default();
         new.add(&Raw(b"new")).unwrap();
-        replace(&path, [&new]).unwrap();
-        assert_eq!(read(&path).unwrap(), [b"new"]);
-        fs::remove_file(path).unwrap();
+        replace(directory, "file", [&new]).unwrap();
+        assert_eq!(read(directory, "file").unwrap(), [b"new"]);
     }
 
     #[test]
     fn what_is_cut_off_is_gone_and_what_follows_is_whole() {
-        let path = std::env::temp_dir().join(format!("mailflow-cut-{}", std::process::id()));
-        let mut appender = Appender::open(&path).unwrap();
+        let temporary = Temporary::new("gone");
+        let directory = &temporary.0;
+        let mut appender = Appender::open(directory, "file").unwrap();
         appender.add(&Raw(b"one")).unwrap();
         appender.add(&Raw(b"two")).unwrap();
         appender.write().unwrap();
@@ -259,7 +397,9 @@ mod tests {
         appender.cut(before).unwrap();
         appender.add(&Raw(b"six")).unwrap();
         appender.write().unwrap();
-        assert_eq!(read(&path).unwrap(), ["one", "two", "six"].map(|frame| frame.as_bytes().to_vec()));
-        fs::remove_file(path).unwrap();
+        assert_eq!(
+            read(directory, "file").unwrap(),
+            ["one", "two", "six"].map(|frame| frame.as_bytes().to_vec())
+        );
     }
 }

@@ -1,15 +1,13 @@
 //! The records that the rules have judged and the alerts that were told, since the last state.
 
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-};
+use std::io;
 
 use serde::{Deserialize, Serialize};
 
 use super::{
+    directory::Directory,
     entry::Judged,
-    frames::{self, Appender},
+    frames::{self, Appender, Found},
 };
 use crate::engine::{
     event::{Alert, AlertState},
@@ -63,37 +61,42 @@ pub(super) fn since(mut past: Vec<Past>, state: u64) -> Vec<Past> {
 }
 
 /// The files.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct History {
-    directory: PathBuf,
     /// The one that is written, if there is one.
     current: Option<Appender>,
     next: u64,
 }
 
 impl History {
-    /// All of it, in its order.
-    pub(super) fn read(directory: &Path) -> io::Result<Vec<Past>> {
-        let mut past = Vec::new();
-        for (_, path) in files(directory)? {
-            past.extend(frames::read(&path)?.iter().filter_map(|frame| Past::read(frame)));
-        }
-        Ok(past)
-    }
-
-    /// Removes all of it.
-    pub(super) fn clear(directory: &Path) -> io::Result<()> {
-        files(directory)?.into_iter().try_for_each(|(_, path)| fs::remove_file(path))
+    /// All of it, in its order: each file's name, and its frames.
+    pub(super) fn read(directory: &Directory) -> io::Result<Vec<(String, io::Result<Found>)>> {
+        let files = files(directory)?.into_iter();
+        Ok(files
+            .map(|(_, name)| {
+                let found = frames::read(directory, &name);
+                (name, found)
+            })
+            .collect())
     }
 
     /// Goes on after what is there.
-    pub(super) fn open(directory: &Path) -> io::Result<Self> {
+    pub(super) fn open(directory: &Directory) -> io::Result<Self> {
         let next = files(directory)?.last().map_or(0, |(number, _)| number + 1);
-        Ok(Self { directory: directory.to_owned(), current: None, next })
+        Ok(Self { current: None, next })
+    }
+
+    /// Bytes that were written since it was forgotten last.
+    pub(super) fn bytes(&self) -> u64 {
+        self.current.as_ref().map_or(0, Appender::bytes)
     }
 
     /// Appends. After an error nothing of it is there.
-    pub(super) fn write(&mut self, past: impl IntoIterator<Item = Past>) -> io::Result<()> {
+    pub(super) fn write(
+        &mut self,
+        directory: &Directory,
+        past: impl IntoIterator<Item = Past>,
+    ) -> io::Result<()> {
         let mut past = past.into_iter().peekable();
         if past.peek().is_none() {
             return Ok(());
@@ -101,9 +104,9 @@ impl History {
         let current = match &mut self.current {
             Some(current) => current,
             none => {
-                let path = self.directory.join(format!("{PREFIX}{:012}", self.next));
+                let file = Appender::open(directory, &format!("{PREFIX}{:012}", self.next))?;
                 self.next += 1;
-                none.insert(Appender::open(&path)?)
+                none.insert(file)
             }
         };
         let before = current.bytes();
@@ -112,15 +115,16 @@ impl History {
             if current.is_full() { current.write() } else { Ok(()) }
         });
         written.and_then(|()| current.write()).or_else(|error| {
-            current.cut(before)?;
+            // Where that fails too, the next write begins with it.
+            let _ = current.cut(before);
             Err(error)
         })
     }
 
     /// Removes all of it, and begins anew.
-    pub(super) fn forget(&mut self) -> io::Result<()> {
+    pub(super) fn forget(&mut self, directory: &Directory) -> io::Result<()> {
         self.current = None;
-        Self::clear(&self.directory)
+        files(directory)?.into_iter().try_for_each(|(_, name)| directory.remove(&name))
     }
 }
 
@@ -137,7 +141,8 @@ impl Past {
         frame.map(drop)
     }
 
-    fn read(frame: &[u8]) -> Option<Self> {
+    /// From the bytes of a frame; `None` where they are none of these.
+    pub(super) fn read(frame: &[u8]) -> Option<Self> {
         match frame.split_first()? {
             (0, bytes) => Judged::read(bytes).map(Self::Judged),
             (1, bytes) => postcard::from_bytes(bytes).ok().map(Self::Told),
@@ -149,16 +154,10 @@ impl Past {
     }
 }
 
-/// The files that are there, oldest first.
-fn files(directory: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
-    let mut files = Vec::new();
-    for entry in fs::read_dir(directory)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        let number =
-            name.to_str().and_then(|name| name.strip_prefix(PREFIX)).and_then(|number| number.parse().ok());
-        files.extend(number.map(|number| (number, entry.path())));
-    }
+/// The files that are there, oldest first: their numbers and names.
+fn files(directory: &Directory) -> io::Result<Vec<(u64, String)>> {
+    let numbered = |name: String| Some((name.strip_prefix(PREFIX)?.parse().ok()?, name));
+    let mut files: Vec<(u64, String)> = directory.names(PREFIX)?.into_iter().filter_map(numbered).collect();
     files.sort_unstable();
     Ok(files)
 }
@@ -180,30 +179,34 @@ mod tests {
 
     #[test]
     fn it_goes_on_and_is_forgotten_with_a_state() {
-        let directory = std::env::temp_dir().join(format!("mailflow-history-{}", std::process::id()));
-        fs::create_dir_all(&directory).unwrap();
+        let path = std::env::temp_dir().join(format!("mailflow-history-{}", std::process::id()));
+        let directory = Directory::open(&path).unwrap();
+        let read = || -> Vec<Past> {
+            let files = History::read(&directory).unwrap().into_iter();
+            let frames = files.flat_map(|(_, found)| found.unwrap().frames);
+            frames.map(|frame| Past::read(&frame).unwrap()).collect()
+        };
         let told = Past::Told(Told { fingerprint: "f".to_owned(), starts_at: 1, at: 2, resolved: true });
         let mut history = History::open(&directory).unwrap();
-        history.write([judged(1), told.clone()]).unwrap();
-        history.write([Past::Kept(5), judged(2)]).unwrap();
+        history.write(&directory, [judged(1), told.clone()]).unwrap();
+        history.write(&directory, [Past::Kept(5), judged(2)]).unwrap();
         let mut again = History::open(&directory).unwrap();
         let [epoch, passed] = [Past::Epoch(-3), Past::Passed(Time::from_nanos(9))];
-        again.write([epoch.clone(), judged(3), passed.clone()]).unwrap();
-        let all = History::read(&directory).unwrap();
+        again.write(&directory, [epoch.clone(), judged(3), passed.clone()]).unwrap();
+        let all = read();
         let last = [judged(2), epoch, judged(3), passed];
         assert_eq!(all[..3], [judged(1), told, Past::Kept(5)]);
         assert_eq!(all[3..], last);
         assert_eq!(since(all.clone(), 5), last);
         assert_eq!(since(all.clone(), 4), all, "that state was never written");
-        again.forget().unwrap();
-        assert_eq!(History::read(&directory).unwrap(), []);
-        again.write([judged(4)]).unwrap();
-        assert_eq!(History::read(&directory).unwrap(), [judged(4)]);
+        again.forget(&directory).unwrap();
+        assert_eq!(read(), []);
+        again.write(&directory, [judged(4)]).unwrap();
+        assert_eq!(read(), [judged(4)]);
         // More than is written at once.
         let many: Vec<Past> = (0..10_000).map(judged).collect();
-        again.write(many.iter().cloned()).unwrap();
-        assert_eq!(History::read(&directory).unwrap()[1..], many);
-        History::clear(&directory).unwrap();
-        fs::remove_dir(directory).unwrap();
+        again.write(&directory, many.iter().cloned()).unwrap();
+        assert_eq!(read()[1..], many);
+        std::fs::remove_dir_all(path).unwrap();
     }
 }

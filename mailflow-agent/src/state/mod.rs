@@ -12,40 +12,54 @@
 //! the records in their order: those since the state are judged again, and an alert that was told is not told
 //! again. Lines that a file has already are not written to it again.
 //!
+//! **Without durability.** Where the files cannot be written ([`Unwritable::InMemory`]), entries are kept in memory only. They
+//! are written again from a fresh state on: the state is replaced first, then the journal, so that no entry from before
+//! is replayed over it.
+//!
 //! Nothing is forced to the disk: this is against the death of the process, not of the machine.
 
+mod directory;
 mod entry;
 mod frames;
 mod history;
+mod recover;
 mod tail;
+#[cfg(test)]
+mod tests;
 mod untold;
 
 use std::{
-    fs::{self, File, TryLockError},
-    io,
+    fs, io,
     path::{Path, PathBuf},
 };
 
 use serde::{Deserialize, Serialize};
 
-pub use self::{
-    entry::{Entry, Judged},
-    history::{Past, Told},
-    tail::Written,
-    untold::{Event, Untold},
-};
 use self::{
+    directory::Directory,
     frames::{Appender, Frames},
     history::History,
 };
+pub use self::{
+    entry::{Entry, Judged},
+    history::{Past, Told},
+    recover::Recovered,
+    tail::Written,
+    untold::{Event, Untold},
+};
 use crate::{
     control::Firing,
+    disk::{Limits, takes_nothing},
     engine,
-    kernel::{self, Kept},
+    kernel::Kept,
 };
 
 /// Of the format of all files; another one's files are set aside.
 const VERSION: u32 = 3;
+/// The setting, as errors name it.
+const MIN_FREE: &str = "state.min_free";
+/// Most alerts that are remembered as handed over while no state forgets them.
+const MOST_UNTOLD: usize = 1_000;
 const STATE: &str = "state";
 const JOURNAL: &str = "journal";
 /// A journal this long asks for a state.
@@ -63,6 +77,40 @@ pub enum StateError {
         path: PathBuf,
         /// The agent's process, where it can be told.
         pid: Option<u32>,
+    },
+    /// It belongs to somebody else, who may choose what the agent reads.
+    #[error(
+        "state directory {} belongs to user {owner}, and the agent runs as user {ours}: change its owner, run the \
+         agent as that user, or name another directory", path.display()
+    )]
+    Owner {
+        /// The directory.
+        path: PathBuf,
+        /// Its owner.
+        owner: u32,
+        /// Who the agent runs as.
+        ours: u32,
+    },
+    /// Others may write to it.
+    #[error(
+        "state directory {} may be written to by others (mode {mode:o}): take that away (chmod go-w), or name \
+         another directory", path.display()
+    )]
+    Mode {
+        /// The directory.
+        path: PathBuf,
+        /// Its mode.
+        mode: u32,
+    },
+    /// The files have reached their bound.
+    #[error("state directory {}: {size} bytes are needed, and state.max_size is {limit}", path.display())]
+    Size {
+        /// The directory.
+        path: PathBuf,
+        /// Bytes of all files, once this is written.
+        size: u64,
+        /// The bound.
+        limit: u64,
     },
     /// The system refuses.
     #[error("state directory {}: {source}", path.display())]
@@ -135,118 +183,167 @@ struct Head {
     boot: String,
 }
 
-/// What an agent before left.
-#[derive(Debug, Default)]
-pub struct Recovered {
-    /// How far it had come; none at the first start, after a boot of the machine, or of another format.
-    pub state: Option<State>,
-    /// What it did since.
-    pub journal: Vec<Entry>,
-    /// What the rules had judged.
-    pub history: Vec<Past>,
-    /// What its files have already of what may not have been written.
-    pub written: Written,
+/// The machine that a state is of: systemd's machine id, empty where there is none. Behind the state in its file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct MachineId(String);
+
+/// What becomes of entries that cannot be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unwritable {
+    /// An error; nothing may be done that they are about.
+    Refused,
+    /// They are kept in memory, and so are all that follow, until [`Store::keep`] succeeds.
+    InMemory,
 }
 
 /// The directory, locked.
 #[derive(Debug)]
 pub struct Store {
-    directory: PathBuf,
+    path: PathBuf,
+    limits: Limits,
     boot: String,
-    _lock: File,
-    journal: Appender,
-    history: History,
+    machine: MachineId,
+    /// The files; none where there is no directory.
+    files: Option<Files>,
+    /// The moment of the state in the directory; none where there is none.
+    state: Option<u64>,
+    /// Bytes of that state.
+    state_bytes: u64,
+    /// Entries are kept in memory only.
+    suspended: bool,
+    /// Why that began, until it is asked for.
+    cause: Option<String>,
     /// The journal's entries since the outputs had written all.
     unwritten: Frames,
     /// Alerts handed over since all of them were delivered.
     untold: Vec<Told>,
 }
 
+#[derive(Debug)]
+struct Files {
+    directory: Directory,
+    /// None until it could be opened.
+    journal: Option<Appender>,
+    history: History,
+}
+
 impl Store {
-    /// Opens a directory, which is made where it is missing, and reads what an agent before left.
+    /// Opens a directory, which is made where it is missing, and reads what an agent before left. A directory on a
+    /// disk that takes nothing is no error: the store is suspended then, and [`Recovered::trouble`] says why.
     ///
     /// # Errors
-    /// Another agent uses it, or the system refuses.
-    pub fn open(directory: &Path) -> Result<(Self, Recovered), StateError> {
-        let refused = |source| StateError::Refused { path: directory.to_owned(), source };
-        fs::create_dir_all(directory).map_err(refused)?;
-        let lock = File::open(directory).map_err(refused)?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let pid = kernel::lock_holder(directory);
-                return Err(StateError::Held { path: directory.to_owned(), pid });
-            }
-            Err(TryLockError::Error(source)) => return Err(refused(source)),
-        }
+    /// Another agent uses it, others may write to it, or the system refuses it for good.
+    pub fn open(path: &Path, limits: Limits, unix_seconds: u64) -> Result<(Self, Recovered), StateError> {
+        let refused = |source| StateError::Refused { path: path.to_owned(), source };
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").map_err(refused)?.trim().to_owned();
-        let recovered = Self::recover(directory, &boot).map_err(refused)?;
-        if recovered.state.is_none() {
-            History::clear(directory).map_err(refused)?;
-            frames::replace(&directory.join(JOURNAL), []).map_err(refused)?;
-        }
-        let journal = Appender::open(&directory.join(JOURNAL)).map_err(refused)?;
-        let history = History::open(directory).map_err(refused)?;
-        let directory = directory.to_owned();
-        let store = Self {
-            directory,
+        let mut store = Self {
+            path: path.to_owned(),
+            limits,
             boot,
-            _lock: lock,
-            journal,
-            history,
+            machine: MachineId::of_this_machine(),
+            files: None,
+            state: None,
+            state_bytes: 0,
+            suspended: false,
+            cause: None,
             unwritten: Frames::default(),
             untold: Vec::new(),
         };
-        Ok((store, recovered))
-    }
-
-    fn recover(directory: &Path, boot: &str) -> io::Result<Recovered> {
-        let mut found = frames::read(&directory.join(STATE))?.into_iter();
-        let (Some(head), Some(state)) = (found.next(), found.next()) else { return Ok(Recovered::default()) };
-        let known =
-            postcard::from_bytes(&head).is_ok_and(|head: Head| head.version == VERSION && head.boot == boot);
-        let Some(state) = known.then(|| postcard::from_bytes(&state).ok()).flatten() else {
-            tracing::info!("the state is of another boot or another version: windows begin anew");
-            return Ok(Recovered::default());
+        let directory = match Directory::open(path) {
+            Ok(directory) => directory,
+            Err(StateError::Refused { source, .. }) if takes_nothing(&source) => {
+                store.suspended = true;
+                let trouble = Some(refused(source).to_string());
+                return Ok((store, Recovered { trouble, ..Recovered::default() }));
+            }
+            Err(error) => return Err(error),
         };
-        let journal: Vec<Entry> =
-            frames::read(&directory.join(JOURNAL))?.iter().filter_map(|frame| Entry::read(frame)).collect();
-        let files = journal.iter().rev().find_map(|entry| match entry {
-            Entry::Written(files) => Some(files.as_slice()),
-            _ => None,
-        });
-        let written = Written::read(files.unwrap_or_default());
-        let state: State = state;
-        let history = history::since(History::read(directory)?, state.now);
-        Ok(Recovered { state: Some(state), written, journal, history })
+        let mut recovered = Recovered::read(&directory, (&store.boot, &store.machine), unix_seconds);
+        store.state = recovered.state.as_ref().map(|state| state.now);
+        store.state_bytes = recovered.bytes;
+        let mut files = Files::new(directory);
+        if let Err(source) = files.begin(recovered.state.is_none()) {
+            store.suspended = true;
+            recovered.trouble = Some(refused(source).to_string());
+        }
+        store.files = Some(files);
+        Ok((store, recovered))
     }
 
     /// Writes entries to the journal.
     ///
     /// # Errors
-    /// The system refuses; then nothing of it is there.
-    pub fn note(&mut self, entries: impl IntoIterator<Item = Entry>) -> io::Result<()> {
+    /// The system refuses, or a bound is reached, and `otherwise` is [`Unwritable::Refused`]; then nothing of it is
+    /// there.
+    pub fn note(
+        &mut self,
+        entries: impl IntoIterator<Item = Entry>,
+        otherwise: Unwritable,
+    ) -> io::Result<()> {
+        let (count, bytes) = (self.unwritten.len(), self.unwritten.bytes().len());
+        let result = self.write_entries(entries);
+        if let Err(error) = &result {
+            if let Some(Files { journal: Some(journal), .. }) = &mut self.files {
+                journal.drop_added();
+            }
+            if otherwise == Unwritable::InMemory {
+                self.suspended = true;
+                self.cause = Some(error.to_string());
+                return Ok(());
+            }
+            self.unwritten.truncate(count, bytes);
+        }
+        result
+    }
+
+    fn write_entries(&mut self, entries: impl IntoIterator<Item = Entry>) -> io::Result<()> {
+        let mut frames = Frames::default();
+        let mut journal = match &mut self.files {
+            Some(Files { journal: Some(journal), .. }) if !self.suspended => Some(journal),
+            _ => None,
+        };
         for entry in entries {
-            let frame = self.journal.add(&entry.line()).map_err(io::Error::other)?;
+            let frame = match &mut journal {
+                Some(journal) => journal.add(&entry.line()),
+                None => {
+                    frames.clear(0);
+                    frames.add(&entry.line())
+                }
+            };
+            let frame = frame.map_err(io::Error::other)?;
             // More of them are given up.
             if self.unwritten.bytes().len() <= MOST_UNWRITTEN {
                 self.unwritten.push(frame);
             }
         }
-        self.journal.write()
+        if self.suspended {
+            return Ok(());
+        }
+        let closed = || io::Error::other("the journal could not be opened");
+        let files = self.files.as_mut().ok_or_else(closed)?;
+        files.room(&self.limits, self.state_bytes)?;
+        files.journal.as_mut().ok_or_else(closed)?.write()
     }
 
-    /// Writes to the history what the rules have judged, by which clock, and until when time passed.
+    /// Writes to the history what the rules have judged, by which clock, and until when time passed. Nothing while the
+    /// store is suspended.
     ///
     /// # Errors
-    /// The system refuses.
+    /// The system refuses, or a bound is reached.
     pub fn passed(&mut self, past: impl IntoIterator<Item = Past>) -> io::Result<()> {
-        self.history.write(past)
+        let Some(files) = self.files.as_mut().filter(|_| !self.suspended) else { return Ok(()) };
+        files.room(&self.limits, self.state_bytes)?;
+        files.history.write(&files.directory, past)
     }
 
     /// Alerts were handed to the outputs.
     pub fn handed_over(&mut self, alerts: impl IntoIterator<Item = Told>) {
         self.untold.extend(alerts);
+        if self.suspended {
+            // No state forgets them meanwhile.
+            let surplus = self.untold.len().saturating_sub(MOST_UNTOLD);
+            self.untold.drain(..surplus);
+        }
     }
 
     /// All alerts that were handed over are delivered.
@@ -254,7 +351,8 @@ impl Store {
     /// # Errors
     /// The system refuses.
     pub fn delivered(&mut self) -> io::Result<()> {
-        self.history.write(self.untold.drain(..).map(Past::Told))
+        let told = std::mem::take(&mut self.untold);
+        self.passed(told.into_iter().map(Past::Told))
     }
 
     /// The outputs have written all lines that they were handed; `files` are those that they write to.
@@ -276,7 +374,7 @@ impl Store {
     pub fn mark(&mut self, files: &[PathBuf]) -> io::Result<()> {
         let entry = Entry::Written(files.iter().filter_map(|file| tail::Mark::of(file)).collect());
         self.unwritten.clear(0);
-        self.note([entry])
+        self.note([entry], Unwritable::Refused)
     }
 
     /// Whether there is more that the outputs have not written than is kept for them.
@@ -286,32 +384,137 @@ impl Store {
 
     /// Whether a state should be kept even if that takes a while.
     pub fn is_long(&self) -> bool {
-        self.journal.bytes() > LONG
+        self.files.as_ref().is_some_and(|files| files.journal_bytes() > LONG)
     }
 
-    /// Replaces the state. What the outputs have not written or delivered stays known.
+    /// Why entries are kept in memory from now on, once.
+    pub fn take_cause(&mut self) -> Option<String> {
+        self.cause.take()
+    }
+
+    /// Other limits hold from now on.
+    pub fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
+
+    /// Returns true while entries are kept in memory only.
+    pub fn is_suspended(&self) -> bool {
+        self.suspended
+    }
+
+    /// The moment of the state in the directory; none where there is none.
+    pub fn state(&self) -> Option<u64> {
+        self.state
+    }
+
+    /// Bytes of the state, the journal and the history.
+    pub fn bytes(&self) -> u64 {
+        self.state_bytes
+            + self.files.as_ref().map_or(0, |files| files.journal_bytes() + files.history.bytes())
+    }
+
+    /// Returns true if the directory is where it was opened; where it could not be opened there is none to miss.
+    pub fn is_in_place(&self) -> bool {
+        self.files.as_ref().is_none_or(|files| files.directory.is_in_place())
+    }
+
+    /// Replaces the state. What the outputs have not written or delivered stays known. A directory that was removed
+    /// is made again. Afterwards the store is not suspended any more.
     ///
     /// # Errors
-    /// The system refuses; the state before, and the journal and the history since then, stay.
+    /// The system refuses, or a bound is reached. Then the state in the directory is the one before, with the journal
+    /// and the history since then, or this one.
     pub fn keep(&mut self, state: &State) -> Result<(), StateError> {
-        let (mut whole, mut kept) = (Frames::default(), Frames::default());
+        let path = self.path.clone();
+        let refused = |source| StateError::Refused { path: path.clone(), source };
+        let mut whole = Frames::default();
         whole.add(&Head { version: VERSION, boot: self.boot.clone() })?;
         whole.add(state)?;
-        let refused = |source| StateError::Refused { path: self.directory.clone(), source };
-        // The journal first says that the state has it all, so that nothing is booked twice whenever this ends.
-        kept.push(self.journal.add(&Entry::Kept(state.now).line())?);
-        self.journal.write().map_err(refused)?;
-        self.history.write([Past::Kept(state.now)]).map_err(refused)?;
-        frames::replace(&self.directory.join(STATE), [&whole]).map_err(refused)?;
+        whole.add(&self.machine)?;
+        if !self.is_in_place() {
+            tracing::warn!(
+                directory = %self.path.display(),
+                "the state directory was removed or replaced; it is made again with what the agent knows"
+            );
+            // Its lock is on a directory that nobody can open by this name any more.
+            self.files = None;
+            (self.state, self.state_bytes) = (None, 0);
+        }
+        let files = match &mut self.files {
+            Some(files) => files,
+            none => none.insert(Files::new(Directory::open(&self.path)?)),
+        };
+        if files.journal.is_none() {
+            files.begin(self.state.is_none()).map_err(refused)?;
+        }
+        let Files { directory, journal: Some(journal), history } = files else {
+            return Err(refused(io::Error::other("the journal could not be opened")));
+        };
+        let size = whole.bytes().len() as u64;
+        self.limits.min_free.check(directory.file(), size, MIN_FREE).map_err(refused)?;
+        // The old state and the new one are there together for a moment; of the journal and the history little is left.
+        if size + self.state_bytes > self.limits.max_size {
+            let (size, limit) = (size + self.state_bytes, self.limits.max_size);
+            return Err(StateError::Size { path, size, limit });
+        }
+        let new = frames::stage(directory, STATE, [&whole]).map_err(refused)?;
+        let mut kept = Frames::default();
+        let before = journal.bytes();
+        let finished = (|| {
+            // The journal first says that the state has it all, so that nothing is booked twice whenever this ends.
+            kept.push(journal.add(&Entry::Kept(state.now).line()).map_err(io::Error::other)?);
+            journal.write()?;
+            history.write(directory, [Past::Kept(state.now)])?;
+            directory.rename(&new, STATE)
+        })();
+        if let Err(error) = finished {
+            let _ = directory.remove(&new);
+            let _ = journal.cut(before);
+            return Err(refused(error));
+        }
+        (self.state, self.state_bytes) = (Some(state.now), size);
         // While outputs are behind it is not written anew each time.
-        if self.unwritten.len() <= 1 || self.is_long() {
-            let journal = self.directory.join(JOURNAL);
-            frames::replace(&journal, [&self.unwritten, &kept]).map_err(refused)?;
-            self.journal = Appender::open(&journal).map_err(refused)?;
+        if self.suspended || self.unwritten.len() <= 1 || journal.bytes() > LONG {
+            frames::replace(directory, JOURNAL, [&self.unwritten, &kept]).map_err(refused)?;
+            *journal = Appender::open(directory, JOURNAL).map_err(refused)?;
         }
         // Of the alerts before, the state has those that are to be told yet.
         let left: Vec<Told> = state.untold.iter().map(|untold| Told::of(&untold.event.event().0)).collect();
         self.untold.retain(|told| left.contains(told));
-        self.history.forget().map_err(refused)
+        history.forget(directory).map_err(refused)?;
+        self.suspended = false;
+        Ok(())
+    }
+}
+
+impl Files {
+    fn new(directory: Directory) -> Self {
+        Self { directory, journal: None, history: History::default() }
+    }
+
+    /// Opens the files; where they are to begin empty, what is there goes.
+    fn begin(&mut self, empty: bool) -> io::Result<()> {
+        self.history = History::open(&self.directory)?;
+        if empty {
+            self.history.forget(&self.directory)?;
+            frames::replace(&self.directory, JOURNAL, [])?;
+        }
+        self.journal = Some(Appender::open(&self.directory, JOURNAL)?);
+        Ok(())
+    }
+
+    fn journal_bytes(&self) -> u64 {
+        self.journal.as_ref().map_or(0, Appender::bytes)
+    }
+
+    /// Returns an error if what was added to the journal would reach a bound. `state` are the bytes of the state.
+    fn room(&self, limits: &Limits, state: u64) -> io::Result<()> {
+        let more = self.journal.as_ref().map_or(0, Appender::added);
+        let size = state + self.journal_bytes() + self.history.bytes() + more;
+        if size > limits.max_size {
+            let text = format!("state.max_size is {}, and {size} bytes are needed", limits.max_size);
+            return Err(io::Error::new(io::ErrorKind::StorageFull, text));
+        }
+        limits.min_free.check(self.directory.file(), more, MIN_FREE)
     }
 }

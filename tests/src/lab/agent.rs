@@ -144,6 +144,14 @@ impl Agent {
         complete.lines().map(str::to_owned).collect()
     }
 
+    /// The status and the text of one of its pages.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub fn get(&self, path: &str) -> Result<(u16, String)> {
+        get(&self.ns, self.pages, path)
+    }
+
     /// Its metrics, in the text format.
     ///
     /// # Errors

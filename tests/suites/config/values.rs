@@ -11,6 +11,7 @@ use mailflow_agent::{
         self, AlertOutput, AlertTo, ClientTls, Config, Credentials, FlowOutput, FlowTo, Hook, Interface,
         Ipfix, IpfixTo, Outputs, Profile, Receiver, Role, Syslog, SyslogMessage, SyslogTo, Target,
     },
+    disk::{Limits, Reserve},
     engine::{
         assets::{Member, Set},
         event::Severity,
@@ -97,6 +98,7 @@ fn the_shipped_configuration_is_what_the_documents_say() {
                 to: AlertTo::Lines { target: Target::Stdout, profile: Profile::Eve },
             }],
             flow_log: vec![],
+            files: Limits { max_size: 10_000_000_000, min_free: Reserve::Percent(1) },
         }
     );
     let services = [

@@ -4,7 +4,7 @@ use std::{
     fs,
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -12,6 +12,50 @@ use mailflow_tests::lab::{
     Agent, Family, Lab, LabOptions, TcpFacts, agent_binary, command, output, transfer, wait_for,
 };
 use serde_json::Value;
+
+/// A tmpfs of its own, until this is dropped.
+pub(crate) struct SmallDisk {
+    mount: Mounted,
+}
+
+impl SmallDisk {
+    /// Mounts one of this size at a folder, which is made.
+    #[allow(dead_code, reason = "shared with the suite `outputs`")]
+    pub(crate) fn new(folder: &Path, size: &str) -> Self {
+        fs::create_dir_all(folder).unwrap();
+        let options = format!("size={size},mode=750");
+        output(command("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(folder)).unwrap();
+        Self { mount: Mounted(folder.to_owned()) }
+    }
+
+    /// Takes all room that is left.
+    pub(crate) fn fill(&self) {
+        let mut filler = fs::File::options().create(true).append(true).open(self.filler()).unwrap();
+        // Pages first, then what is left of them.
+        for size in [4_096, 1] {
+            while filler.write_all(&vec![0; size]).is_ok() {}
+        }
+    }
+
+    /// Gives the room back.
+    pub(crate) fn empty(&self) {
+        fs::remove_file(self.filler()).unwrap();
+    }
+
+    /// Takes writes, or refuses them.
+    pub(crate) fn remount(&self, options: &str) {
+        output(command("mount").args(["-o", &format!("remount,{options}")]).arg(&self.mount.0)).unwrap();
+    }
+
+    /// Where it is mounted.
+    pub(crate) fn path(&self) -> &Path {
+        &self.mount.0
+    }
+
+    fn filler(&self) -> PathBuf {
+        self.mount.0.join("filler")
+    }
+}
 
 /// How long the last records may take: the shortest timeout, a poll, and a busy machine.
 const SECONDS: Duration = Duration::from_secs(120);

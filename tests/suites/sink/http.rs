@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -23,12 +23,16 @@ use tokio::{
 pub(crate) struct Fake {
     ready: AtomicBool,
     broken: AtomicBool,
+    /// Further bytes of the page.
+    more: AtomicUsize,
 }
 
 impl State for Fake {
     fn metrics(&self) -> anyhow::Result<String> {
         anyhow::ensure!(!self.broken.load(Ordering::Relaxed), "out of ink");
-        Ok("mailflow_build_info{version=\"1\"} 1\n".into())
+        let mut page = "mailflow_build_info{version=\"1\"} 1\n".to_owned();
+        page.push_str(&"#\n".repeat(self.more.load(Ordering::Relaxed) / 2));
+        Ok(page)
     }
 
     fn ready(&self) -> bool {
@@ -131,6 +135,70 @@ async fn is_ready_when_the_agent_is() {
         server.state.ready.store(true, Ordering::Relaxed);
         assert_eq!(request(server.addr, "GET", path).await.0, "200 OK");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readers_that_are_slow_keep_nobody_out() {
+    let server = start().await;
+    server.state.ready.store(true, Ordering::Relaxed);
+    // More than the sockets hold.
+    server.state.more.store(16 << 20, Ordering::Relaxed);
+    let mut slow = Vec::new();
+    for _ in 0..64 {
+        let mut stream = TcpStream::connect(server.addr).await.unwrap();
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        slow.push(stream);
+    }
+    let limit = Duration::from_secs(60);
+    for path in ["/-/healthy", "/-/ready", "/"] {
+        let answer = timeout(limit, request(server.addr, "GET", path)).await.expect(path);
+        assert_eq!(answer.0, "200 OK", "{path}");
+    }
+    let page = timeout(limit, request(server.addr, "GET", "/metrics")).await.expect("a scrape");
+    assert!(page.0 == "200 OK" && page.2.len() > 16 << 20, "{}", page.0);
+    // Only so many pages are in memory: the connections of the others were closed.
+    let mut closed = 0;
+    for stream in &mut slow {
+        let mut nothing = tokio::io::sink();
+        let read = timeout(Duration::from_millis(20), tokio::io::copy(stream, &mut nothing)).await;
+        closed += usize::from(matches!(read, Ok(Ok(read)) if read < 16 << 20) || matches!(read, Ok(Err(_))));
+    }
+    assert!(closed >= 64 - 8 - 1, "{closed}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_has_only_so_many_connections_and_the_newest_is_served() {
+    let server = start().await;
+    let mut idle = Vec::new();
+    for _ in 0..300 {
+        idle.push(TcpStream::connect(server.addr).await.unwrap());
+    }
+    assert_eq!(request(server.addr, "GET", "/-/healthy").await.0, "200 OK");
+    let mut open = 0;
+    for stream in &mut idle {
+        let mut byte = [0];
+        open += usize::from(timeout(Duration::from_millis(10), stream.read(&mut byte)).await.is_err());
+    }
+    assert!((1..=64).contains(&open), "{open}");
+}
+
+#[tokio::test]
+async fn an_answer_that_is_not_read_ends_the_connection() {
+    let limit = Duration::from_millis(100);
+    let (near, mut far) = tokio::io::duplex(1_000);
+    let mut near = mailflow_agent::http::Timed::new(near, limit);
+    near.write_all(&[7; 1_000]).await.unwrap();
+    // A byte now and then is too slow as well.
+    let reader = tokio::spawn(async move {
+        let mut byte = [0];
+        while far.read_exact(&mut byte).await.is_ok() {
+            tokio::time::sleep(limit / 10).await;
+        }
+    });
+    let written = timeout(Duration::from_secs(60), near.write_all(&[7; 100_000])).await.expect("no end");
+    assert_eq!(written.unwrap_err().kind(), std::io::ErrorKind::TimedOut);
+    drop(near);
+    reader.await.unwrap();
 }
 
 #[tokio::test]

@@ -53,6 +53,9 @@ fn page() -> String {
     agent.config_loaded(Load::Good(1_795_231_861.0));
     agent.sink_counters("alerts").written.inc_by(2);
     agent.sink_counters("flow_log").dropped.inc();
+    agent.state_kept(false, 700, 3);
+    let files = mailflow_agent::disk::Limits::NONE;
+    agent.file_bounds("alerts", files).replaced.inc();
     let mut ledger = Ledger::new(Limits::default(), [Arc::from("smtp-burst")]);
     let flow = key("10.0.0.9", 40_001, "192.0.2.1", 25);
     let services = services();
@@ -188,6 +191,11 @@ fn shows_what_was_handed_over() {
         ("mailflow_rule_threshold{rule=\"smtp-burst\",condition=\"count\"}", 10.0),
         ("mailflow_rule_threshold{rule=\"smtp-burst\",condition=\"ratio failed/attempts\"}", 0.5),
         ("mailflow_lookout_up", 1.0),
+        ("mailflow_state_durable", 0.0),
+        ("mailflow_state_bytes", 700.0),
+        ("mailflow_state_write_failures_total", 3.0),
+        ("mailflow_sink_files_replaced_total{sink=\"alerts\"}", 1.0),
+        ("mailflow_sink_waits_for_room{sink=\"alerts\"}", 0.0),
         ("mailflow_flow_table_entries", 5.0),
         ("mailflow_flow_table_capacity", 100.0),
         ("mailflow_drain_duration_seconds", 0.25),

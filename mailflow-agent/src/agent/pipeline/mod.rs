@@ -14,6 +14,7 @@ use super::{
     inside::InsideWatch,
     keeper::Keeper,
     lists::ListWatch,
+    pin_watch::PinWatch,
     report::{self, Room},
     sinks::Sinks,
     windows::Windows,
@@ -43,6 +44,7 @@ pub(super) struct Pipeline {
     lists: ListWatch,
     keeper: Keeper,
     inside: InsideWatch,
+    pin_watch: PinWatch,
 }
 
 impl Pipeline {
@@ -59,8 +61,10 @@ impl Pipeline {
     /// Reads the kernel's table and hands on what follows from it.
     pub(super) fn poll(&mut self) -> Result<()> {
         let begin = clock::now();
-        let Self { kernel, engine, sinks, tables, room, delivery, lists, keeper, windows, inside, .. } = self;
+        let Self { kernel, engine, sinks, tables, room, delivery, lists, keeper, windows, .. } = self;
+        let (inside, pin_watch) = (&mut self.inside, &mut self.pin_watch);
         keeper.look_at(sinks);
+        pin_watch.look(begin, kernel, &sinks.view);
         if let Some(internal) = lists.look(begin, &sinks.view) {
             engine.set_internal(internal);
             // What was judged by the list before is not to be judged again by this one.
@@ -74,8 +78,15 @@ impl Pipeline {
         let before = kernel.totals()?;
         // The wall clock may have been set: hours and the ends of allow-lists are its.
         engine.set_epoch(moment.1);
-        let drain = cycle::look(kernel, engine, keeper, moment, |effects| sinks.take(moment, effects))?;
+        let looked = cycle::look(kernel, engine, keeper, moment, |effects| sinks.take(moment, effects));
+        let drain = match looked {
+            // Nothing is wrong with the tables: this poll is done again once the disk takes it, or without it.
+            Err(_) if keeper.waits() => None,
+            looked => Some(looked?),
+        };
         keeper.over(kernel, engine, now, sinks);
+        sinks.view.set_durability(keeper);
+        let Some(drain) = drain else { return Ok(()) };
         let view = report::kernel_view(kernel, &before, tables, delivery, drain)?;
         room.note(&view);
         let shown = windows.show(engine, now);
@@ -124,6 +135,9 @@ impl Pipeline {
         let moment = (now, clock::epoch());
         let stays = kernel.stays();
         let take = |effects: &Effects| sinks.take(moment, effects);
+        if !stays {
+            keeper.wait_no_longer();
+        }
         let read = if stays {
             cycle::look(&mut kernel, &mut engine, &mut keeper, moment, take).map(drop)
         } else {

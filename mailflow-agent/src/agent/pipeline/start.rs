@@ -17,6 +17,7 @@ use crate::{
         lists::ListWatch,
         load::{Hosts, load_for_life},
         outputs::Outputs,
+        pin_watch::PinWatch,
         report::Room,
         resume,
         sinks::Sinks,
@@ -35,9 +36,14 @@ impl Pipeline {
     pub(in crate::agent) fn start(config: Config, view: Arc<View>, lookout: Option<Lookout>) -> Result<Self> {
         let pins = pins(&config)?;
         let (store, mut recovered) = match &config.state.directory {
-            Some(directory) => Store::open(directory).map(|(store, recovered)| (Some(store), recovered))?,
+            Some(directory) => {
+                let (store, recovered) =
+                    Store::open(directory, config.state.limits, clock::unix_seconds() as u64)?;
+                (Some(store), recovered)
+            }
             None => (None, Recovered::default()),
         };
+        let pins = pins.map(|pins| pins.with_state(store.as_ref().and_then(Store::state)));
         let gateway = Gateway::new(config.gateway_name.as_deref());
         let outputs = Outputs::open(&config.outputs, &view.agent, gateway)?;
         let mixed = kernel::roles_mix(&config.interfaces, true);
@@ -86,7 +92,8 @@ impl Pipeline {
             services: config.engine.services.clone(),
             v6_source_prefix: config.engine.v6_source_prefix,
         };
-        let mut keeper = Keeper::new(store, &config);
+        let aside = std::mem::take(&mut recovered.notes);
+        let mut keeper = Keeper::new(store, kernel.ahead(), recovered.trouble.take(), &config);
         kernel.carry(clock::now(), kept)?;
         resume::resume(&mut kernel, begun, &mut engine, &sinks, &mut keeper, recovered)?;
         let (now, left) = (clock::now(), kernel.take_left());
@@ -106,12 +113,14 @@ impl Pipeline {
         let mut numbers = sinks.view.numbers();
         numbers.settings.notes =
             notes(&config, directory.clone().map(|directory| (directory, private)), begun);
+        numbers.settings.notes.extend(aside);
         if let Some(directory) = directory.filter(|_| private) {
             let warning = private_pins(&directory);
             warn!("{warning}");
             numbers.settings.warnings.push(warning);
         }
         drop(numbers);
+        sinks.view.set_durability(&keeper);
         Ok(Self {
             kernel,
             engine,
@@ -121,6 +130,7 @@ impl Pipeline {
             room: Room::Enough,
             delivery: Delivery::default(),
             windows: windows(&config),
+            pin_watch: PinWatch::default(),
             lists: ListWatch::new(config.lists.clone(), &config.engine.internal),
             config,
             mixed,

@@ -9,6 +9,7 @@ use std::{collections::HashSet, path::Path};
 
 use super::{
     fault::Collector,
+    life::limits,
     read::{At, Fields},
 };
 pub use types::{
@@ -27,9 +28,18 @@ pub(super) fn read(at: &At<'_>, faults: &mut Collector, directory: &Path) -> Opt
         });
         let flow_log =
             fields.needed("flow_log", |at, faults| targets::read(at, faults, &mut names, targets::flows));
+        let files = fields.needed("files", |at, faults| Fields::read(at, faults, limits));
         let metrics::Metrics { listen, max_sources, max_windows, web_config } = metrics?;
         let alerts = alerts?.into_iter().map(|(name, to)| AlertOutput { name, to }).collect();
         let flow_log = flow_log?.into_iter().map(|(name, to)| FlowOutput { name, to }).collect();
-        Some(Outputs { metrics: listen, max_sources, max_windows, web_config, alerts, flow_log })
+        Some(Outputs {
+            metrics: listen,
+            max_sources,
+            max_windows,
+            web_config,
+            alerts,
+            flow_log,
+            files: files?,
+        })
     })
 }

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
+use crate::disk::Limits;
+
 /// Where records, alerts and metrics go.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outputs {
@@ -18,6 +20,8 @@ pub struct Outputs {
     pub alerts: Vec<AlertOutput>,
     /// Flow records.
     pub flow_log: Vec<FlowOutput>,
+    /// Limits of each file.
+    pub files: Limits,
 }
 
 impl Outputs {

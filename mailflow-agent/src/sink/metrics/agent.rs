@@ -8,7 +8,10 @@ use prometheus::{
     Registry, TextEncoder, core::Collector,
 };
 
-use crate::sink::worker::Counters;
+use crate::{
+    disk::Limits,
+    sink::{lines::Bounds, worker::Counters},
+};
 
 /// Bounds of the poll histogram in seconds.
 const POLL_BUCKETS: [f64; 10] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0];
@@ -33,10 +36,15 @@ pub struct Agent {
     lists_good: IntGauge,
     lists_time: Gauge,
     internal: IntGauge,
+    state_durable: IntGaugeVec,
+    state_bytes: IntGaugeVec,
+    state_failures: IntCounterVec,
     written: IntCounterVec,
     dropped: IntCounterVec,
     errors: IntCounterVec,
     waiting: IntGaugeVec,
+    files_replaced: IntCounterVec,
+    waits_for_room: IntGaugeVec,
 }
 
 impl Agent {
@@ -98,6 +106,31 @@ impl Agent {
                 &registry,
                 IntGauge::new("mailflow_listed_networks", "Lines of the internal networks in force.")?,
             )?,
+            // Without labels, and absent where no state is kept.
+            state_durable: add(
+                &registry,
+                IntGaugeVec::new(
+                    Opts::new("mailflow_state_durable", "Whether the state on the disk is written."),
+                    &[],
+                )?,
+            )?,
+            state_bytes: add(
+                &registry,
+                IntGaugeVec::new(
+                    Opts::new("mailflow_state_bytes", "Bytes of state, journal and history on the disk."),
+                    &[],
+                )?,
+            )?,
+            state_failures: add(
+                &registry,
+                IntCounterVec::new(
+                    Opts::new(
+                        "mailflow_state_write_failures_total",
+                        "Failed attempts to write the state, the journal or the history.",
+                    ),
+                    &[],
+                )?,
+            )?,
             written: counters(
                 &registry,
                 "mailflow_sink_lines_written_total",
@@ -119,6 +152,21 @@ impl Agent {
                     Opts::new(
                         "mailflow_sink_queue_lines",
                         "Lines or events taken and not yet delivered, by sink.",
+                    ),
+                    &["sink"],
+                )?,
+            )?,
+            files_replaced: counters(
+                &registry,
+                "mailflow_sink_files_replaced_total",
+                "Files that reached their greatest size and were renamed, by sink.",
+            )?,
+            waits_for_room: add(
+                &registry,
+                IntGaugeVec::new(
+                    Opts::new(
+                        "mailflow_sink_waits_for_room",
+                        "Whether lines wait because a part of the disk must stay free, by sink.",
                     ),
                     &["sink"],
                 )?,
@@ -169,6 +217,14 @@ impl Agent {
         self.internal.set(i64::try_from(lines).unwrap_or(i64::MAX));
     }
 
+    /// Books how the state on the disk is: whether it is written, its size, and all failures to write it so far.
+    pub fn state_kept(&self, durable: bool, bytes: u64, failures: u64) {
+        self.state_durable.with_label_values::<&str>(&[]).set(i64::from(durable));
+        self.state_bytes.with_label_values::<&str>(&[]).set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        let counter = self.state_failures.with_label_values::<&str>(&[]);
+        counter.inc_by(failures.saturating_sub(counter.get()));
+    }
+
     /// The counters of the sink of this name; the same ones for the same name.
     pub fn sink_counters(&self, sink: &str) -> Counters {
         Counters {
@@ -187,6 +243,15 @@ impl Agent {
             let _ = family.remove_label_values(&[sink]);
         }
         let _ = self.waiting.remove_label_values(&[sink]);
+    }
+
+    /// The bounds of the file of the sink of this name, with its numbers.
+    pub fn file_bounds(&self, sink: &str, limits: Limits) -> Bounds {
+        Bounds {
+            limits,
+            replaced: self.files_replaced.with_label_values(&[sink]),
+            waits: self.waits_for_room.with_label_values(&[sink]),
+        }
     }
 
     /// What became of each sink's events: the numbers by their names on the page, without what all share

@@ -1,0 +1,48 @@
+//! Looks from time to time whether somebody removed the pins.
+
+use std::time::Duration;
+
+use tracing::{info, warn};
+
+use super::view::View;
+use crate::{engine::time::Time, fault::Limited, kernel::Kernel};
+
+/// Between two looks.
+const INTERVAL: Duration = Duration::from_secs(10);
+
+/// When to look.
+#[derive(Debug, Default)]
+pub(super) struct PinWatch {
+    next: Time,
+    trouble: bool,
+    lines: Limited,
+}
+
+impl PinWatch {
+    /// Makes pins again that are gone, if it is time to look.
+    pub(super) fn look(&mut self, now: Time, kernel: &mut Kernel, view: &View) {
+        if now < self.next {
+            return;
+        }
+        self.next = now + INTERVAL;
+        match kernel.mend_pins() {
+            Ok(made) => {
+                if !made.is_empty() {
+                    warn!(pins = made.join(", "), "pins were removed by somebody, and are made again");
+                } else if self.trouble {
+                    info!("nothing is missing of the pins any more");
+                }
+                if std::mem::take(&mut self.trouble) {
+                    view.set_pins(None);
+                }
+            }
+            Err(error) => {
+                self.trouble = true;
+                if self.lines.may_say(now) {
+                    warn!(%error, "pins were removed by somebody, and cannot be made again: the programs end with the agent");
+                }
+                view.set_pins(Some(format!("pins are missing and cannot be made again: {error}")));
+            }
+        }
+    }
+}

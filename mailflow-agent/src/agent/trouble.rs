@@ -1,0 +1,117 @@
+//! Trouble with the state on the disk: its cause, its beginning, and the lines of the log about it.
+
+use std::time::Duration;
+
+use tracing::{error, info};
+
+use crate::{
+    clock, config::value::show_duration, control::Durability, engine::time::Time, fault::Limited,
+    state::Unwritable,
+};
+
+/// Trouble, or none.
+#[derive(Debug)]
+pub(super) struct Trouble {
+    on: Option<Now>,
+    /// Seconds since 1970: the end of the last trouble, or the start.
+    good_since: f64,
+    failures: u64,
+    lines: Limited,
+}
+
+#[derive(Debug)]
+struct Now {
+    since: Time,
+    unix_seconds: f64,
+    cause: String,
+    /// The log has it.
+    said: bool,
+}
+
+impl Default for Trouble {
+    fn default() -> Self {
+        let good_since = clock::unix_seconds();
+        Self { on: None, good_since, failures: 0, lines: Limited::default() }
+    }
+}
+
+impl Trouble {
+    /// Returns true while the state cannot be written.
+    pub(super) fn is_on(&self) -> bool {
+        self.on.is_some()
+    }
+
+    /// Failures to write so far.
+    pub(super) fn failures(&self) -> u64 {
+        self.failures
+    }
+
+    /// What becomes of entries that cannot be written now: after the patience they are kept in memory.
+    pub(super) fn otherwise(&self, patience: Duration) -> Unwritable {
+        let over = |now: &Now| clock::now().since(now.since) >= patience;
+        if patience.is_zero() || self.on.as_ref().is_some_and(over) {
+            Unwritable::InMemory
+        } else {
+            Unwritable::Refused
+        }
+    }
+
+    /// The state could not be written. The log has a line a minute at most.
+    pub(super) fn note(&mut self, cause: String, patience: Duration, in_memory: bool) {
+        self.failures += 1;
+        let now = clock::now();
+        let on = self.on.get_or_insert_with(|| Now {
+            since: now,
+            unix_seconds: clock::unix_seconds(),
+            cause: String::new(),
+            said: false,
+        });
+        on.cause = cause;
+        if !self.lines.may_say(now) {
+            return;
+        }
+        on.said = true;
+        let (error, seconds) = (&on.cause, now.since(on.since).as_secs());
+        if in_memory {
+            error!(
+                error,
+                seconds,
+                failures = self.failures,
+                "the state cannot be written: detection goes on without it; a crash now loses what the rules learn"
+            );
+        } else {
+            let patience = show_duration(patience);
+            error!(
+                error,
+                seconds,
+                patience,
+                "the state cannot be written: flows wait in the kernel's table, at most for the patience; then \
+                 detection goes on without the state"
+            );
+        }
+    }
+
+    /// The state is written again.
+    pub(super) fn end(&mut self) {
+        let Some(now) = self.on.take() else { return };
+        self.good_since = clock::unix_seconds();
+        // The log has the end of what it has the beginning of.
+        if now.said {
+            let seconds = clock::now().since(now.since).as_secs();
+            info!(seconds, "the state is written again, all of it; durability is back");
+        }
+    }
+
+    /// As people are shown it.
+    pub(super) fn shown(&self, in_memory: bool) -> Durability {
+        match &self.on {
+            None => Durability { durable: true, since: self.good_since, cause: None, in_memory: false },
+            Some(now) => Durability {
+                durable: false,
+                since: now.unix_seconds,
+                cause: Some(now.cause.clone()),
+                in_memory,
+            },
+        }
+    }
+}
