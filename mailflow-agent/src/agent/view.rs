@@ -16,7 +16,8 @@ use crate::{
     clock,
     config::Config,
     control::{
-        self, Conservation, Number, Place, Row, RuleStatus, Status, Top, Unlisted, Watched, WatchedInterface, Ways,
+        self, Conservation, Number, Place, Row, RuleStatus, Status, Top, Unlisted, Watched, WatchedInterface,
+        Ways,
     },
     engine::{
         overview::{Overview, Reached},

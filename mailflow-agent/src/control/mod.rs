@@ -19,8 +19,8 @@ pub use self::{
     explain::{Explained, HeldRule, HeldTerm, JudgedFlow, Suggested},
     server::{BindError, Listener, Order, State, bind, serve},
     status::{
-        Conservation, Fill, Firing, FiringAlert, ListStatus, Lookout, Number, Place, RuleStatus, Sink, Status,
-        Unlisted, Watched, WatchedInterface, Ways,
+        Conservation, Fill, Firing, FiringAlert, ListStatus, Lookout, Number, Place, RuleStatus, Sink,
+        Status, Unlisted, Watched, WatchedInterface, Ways,
     },
     top::{Row, Top},
 };
