@@ -2,6 +2,7 @@
 
 mod binary;
 mod deb;
+mod notices;
 mod tree;
 
 use std::{fs, path::PathBuf};

@@ -5,6 +5,7 @@ mod bench;
 mod bpf;
 mod delivery;
 mod demo;
+mod deny;
 mod dist;
 mod fuzz;
 mod kernels;
@@ -38,6 +39,8 @@ enum Task {
     Bench(bench::Args),
     /// Build what is installed: a static binary, and a package for Debian and Ubuntu
     Dist(dist::Args),
+    /// Check the dependencies: licences, sources, known vulnerabilities
+    Deny,
     /// Build the BPF object, or check that it is what its sources make
     Bpf(bpf::Args),
 }
@@ -52,6 +55,7 @@ fn main() -> ExitCode {
         Task::Scenarios(args) => scenarios::run(&args),
         Task::Bench(args) => bench::run(&args),
         Task::Dist(args) => dist::run(&args).map(drop),
+        Task::Deny => deny::run(),
         Task::Bpf(args) => bpf::run(&args),
     };
     match result {

@@ -9,7 +9,7 @@ use anyhow::{Result, anyhow, ensure};
 use mailflow_tests::lab::{self, With};
 
 use crate::{
-    bpf, delivery, fuzz, kernels,
+    bpf, delivery, deny, fuzz, kernels,
     setup::{self, Purpose},
     terminal::{self, Steps, say},
     workspace,
@@ -48,7 +48,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         "the tests make network namespaces and load programs into the kernel; run them as root:\n  \
          sudo --preserve-env=HOME env \"PATH=$PATH\" cargo xtask test"
     );
-    let mut steps = Steps::new(CARGO.len() + 5);
+    let mut steps = Steps::new(CARGO.len() + 6);
     steps.next("setup");
     setup::prepare(Purpose::Test)?;
     // Debian's package would start a server: only promtool is wanted.
@@ -69,6 +69,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     results.push(timed(&mut steps, "cargo xtask fuzz --seconds 10".to_owned(), || fuzz::run(&fuzz)));
     let check = bpf::Args { check: true };
     results.push(timed(&mut steps, "cargo xtask bpf --check".to_owned(), || bpf::run(&check)));
+    results.push(timed(&mut steps, "cargo xtask deny".to_owned(), deny::run));
     results.push(timed(&mut steps, "cargo xtask test --kernels".to_owned(), kernels::run));
     results.push(timed(&mut steps, "cargo xtask test --delivery".to_owned(), delivery::run));
     summarise(&results)

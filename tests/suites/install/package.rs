@@ -49,6 +49,28 @@ fn it_holds_what_the_documentation_lists_and_all_of_it_is_roots() {
     }
 }
 
+/// Every library that the agent names itself is in the notices, and so is the text of the commonest licence.
+#[test]
+fn it_has_the_licence_notices_of_the_libraries_in_the_binary() {
+    let folder = std::env::temp_dir().join(format!("mailflow-notices-{}", std::process::id()));
+    output(Command::new("dpkg-deb").arg("--extract").arg(package()).arg(&folder)).unwrap();
+    let file = folder.join("usr/share/doc/mailflow-agent/THIRD-PARTY-NOTICES.gz");
+    let notices = output(Command::new("gzip").args(["--decompress", "--stdout"]).arg(file)).unwrap();
+    std::fs::remove_dir_all(folder).unwrap();
+    let manifest =
+        std::fs::read_to_string(mailflow_tests::lab::workspace().join("mailflow-agent/Cargo.toml"));
+    let manifest = manifest.unwrap();
+    let dependencies = manifest.split("[dependencies]").nth(1).unwrap().split("\n[").next().unwrap();
+    let names = dependencies.lines().filter_map(|line| line.split_once('.').map(|(name, _)| name));
+    let names: Vec<_> = names.filter(|name| !name.starts_with("mailflow-")).collect();
+    assert!(names.len() > 20, "{names:?}");
+    for name in names {
+        let entry = notices.lines().find(|line| line.starts_with(&format!("{name} ")));
+        assert!(entry.is_some_and(|line| line.contains(": ")), "{name} is missing");
+    }
+    assert!(notices.contains("Permission is hereby granted, free of charge"));
+}
+
 #[test]
 fn what_the_administrator_edits_is_not_overwritten() {
     let shown = output(Command::new("dpkg-deb").arg("--info").arg(package()).arg("conffiles")).unwrap();

@@ -31,7 +31,7 @@ pub(super) fn build() -> Result<PathBuf> {
 }
 
 /// The machine's own triple.
-fn host() -> Result<String> {
+pub(super) fn host() -> Result<String> {
     let output = Command::new("rustc").arg("-vV").output().context("cannot run rustc")?;
     let text = String::from_utf8(output.stdout)?;
     let line = text.lines().find_map(|line| line.strip_prefix("host: "));

@@ -55,6 +55,9 @@ impl Tree {
         tree.write(&format!("{DOC}/copyright"), copyright()?.as_bytes(), 0o644)?;
         let log = tree.write(&format!("{DOC}/changelog"), &read("config/debian/changelog")?, 0o644)?;
         compress(&log)?;
+        let notices = super::notices::collect(&super::binary::host()?)?;
+        let notices = tree.write(&format!("{DOC}/THIRD-PARTY-NOTICES"), notices.as_bytes(), 0o644)?;
+        compress(&notices)?;
         Ok(tree)
     }
 
