@@ -193,7 +193,7 @@ fn names_comments_and_lines_of_files_are_escaped() {
         &["doctor", "--config", &path("bad.yaml")],
         &["status", "--socket", &path(EVIL)],
         &["backtest", &path(EVIL), "--config", &config],
-        &["run", "--config", &path("bad.yaml")],
+        &["replay", "--config", &path("bad.yaml"), &path(EVIL)],
         &["print-config", "--config", &path(EVIL)],
         &["man", &path(EVIL)],
         &[EVIL],
