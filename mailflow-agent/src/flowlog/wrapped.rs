@@ -10,7 +10,7 @@ use super::{fault::Fault, json, names, names::Renamed};
 /// Most lines that lie within each other: Elasticsearch's around Filebeat's around the line itself.
 const DEPTH: usize = 4;
 
-/// What a line of JSON is.
+/// The kind of a line of JSON.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     /// An EVE event.
@@ -30,7 +30,7 @@ impl Kind {
     }
 }
 
-/// Where lines lie within others: `_source` (Elasticsearch), `message`, `event.original`, `suricata.eve` and
+/// Fields that hold lines of others: `_source` (Elasticsearch), `message`, `event.original`, `suricata.eve` and
 /// `json` (Filebeat), `log` (containers), `data` (Wazuh), `result._raw` (Splunk).
 #[derive(Deserialize)]
 struct Around<'a> {
