@@ -64,8 +64,8 @@ pub fn err() -> Terminal<io::Stderr> {
 
 /// A writer of text that people read: escapes what passes through it.
 ///
-/// What `write!` and `writeln!` write is one line or a part of one: only a line feed at its end ends a line, so
-/// that no text from outside begins a line of its own. Bytes written otherwise (JSON) keep their line feeds.
+/// The text of one `write!` or `writeln!` is one line or a part of one: only a line feed at its end ends a line.
+/// So no text from outside begins a line of its own. Bytes written otherwise (JSON) keep their line feeds.
 #[derive(Debug)]
 pub struct Terminal<W>(pub W);
 

@@ -34,7 +34,7 @@ impl Source {
     }
 }
 
-/// What a thread has read, once it has.
+/// The outcome of a thread that reads a configuration.
 type Reading = oneshot::Receiver<Result<Config, Vec<String>>>;
 
 /// The client that waits for a reload; none for a signal.
@@ -43,9 +43,9 @@ type Waiting = Option<oneshot::Sender<Reply>>;
 /// Reads the configuration beside the poll loop, as its lists of networks may be long or slow to come by.
 #[derive(Default)]
 pub(super) struct Reload {
-    /// What comes of the reading that is on, and the clients that wait for it.
+    /// The reading in progress, and the clients that wait for it.
     reading: Option<(Reading, Vec<Waiting>)>,
-    /// Clients that came meanwhile: the files may have changed once more.
+    /// Clients that asked meanwhile: the files may have changed once more.
     next: Vec<Waiting>,
 }
 

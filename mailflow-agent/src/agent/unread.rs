@@ -1,4 +1,4 @@
-//! What was not read of a flow log: a line for each reason, however many lines of the log it holds for.
+//! Lines of a flow log that were not read: one log line for each reason, with a count.
 
 use std::path::Path;
 
@@ -6,16 +6,16 @@ use tracing::{error, warn};
 
 use crate::flowlog::Fault;
 
-/// Most reasons that are told apart in one log.
+/// Most reasons with a count of their own in one log.
 const MAX_REASONS: usize = 20;
 
-/// What was not read of one log.
+/// Counts of the lines of one log that were not read.
 #[derive(Debug, Default)]
 pub(super) struct Unread {
     reasons: Vec<Reason>,
-    /// Lines beyond the reasons that are told apart.
+    /// Lines of further reasons.
     others: u64,
-    /// Events that tell of one direction each.
+    /// Events that hold one direction each.
     pub(super) one_way: u64,
 }
 
@@ -58,7 +58,7 @@ impl Unread {
         }
         if self.one_way > 0 {
             warn!(
-                "{path}: {} netflow events are not read, as each tells of one direction: let Suricata log flow events",
+                "{path}: {} netflow events are not read, as each holds one direction: let Suricata log flow events",
                 self.one_way
             );
         }

@@ -206,7 +206,7 @@ pub struct LogArgs {
     pub reading: ReadingArgs,
 }
 
-/// How flow logs are read.
+/// Options of the reader of flow logs.
 #[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReadingArgs {
     /// What a frame has beside its IP packet in logs that count frames (Suricata), in bytes; 14, and 4
@@ -408,7 +408,7 @@ pub struct BacktestArgs {
     /// configuration says), or off
     #[arg(long, value_name = "FILE|-", value_parser = value::target)]
     pub alerts: Option<Switch<Target>>,
-    /// How they are read
+    /// Options of the reader
     #[command(flatten)]
     pub reading: ReadingArgs,
     /// Let time go on beyond the end until every window is over

@@ -222,7 +222,7 @@ impl Collector {
         Place { file: self.file.clone(), position: Some(position) }
     }
 
-    /// How many faults there are, kept or not.
+    /// Returns the number of faults, kept or not.
     pub(super) fn count(&self) -> usize {
         self.count
     }

@@ -63,11 +63,11 @@ pub struct JudgedFlow {
     pub app_proto: String,
     /// Why the record was made.
     pub reason: String,
-    /// Packets and IP bytes up; none where the flow's log does not tell.
+    /// Packets and IP bytes up; none where the flow's log lacks them.
     pub up: (Option<u64>, Option<u64>),
-    /// Packets and IP bytes down; none where the flow's log does not tell.
+    /// Packets and IP bytes down; none where the flow's log lacks them.
     pub down: (Option<u64>, Option<u64>),
-    /// Estimated messages; none where the flow's log does not tell.
+    /// Estimated messages; none where the flow's log lacks them.
     pub messages: Option<u32>,
     /// Of each rule: nothing if the flow counts, or else why not.
     pub verdicts: Vec<(String, Option<String>)>,

@@ -188,7 +188,7 @@ pub struct Alert {
 }
 
 impl Alert {
-    /// Returns true if all of its flows tell this, so that their sums mean something.
+    /// Returns true if all of its flows have this input, so that their sums mean something.
     pub fn tells(&self, input: Inputs) -> bool {
         self.flows.iter().all(|record| record.inputs.contains(input))
     }

@@ -20,7 +20,7 @@ pub(super) struct Columns {
     /// What stands between the members of a set.
     members: String,
     path: Option<String>,
-    /// What follows is a part of a log of something else.
+    /// Set while the lines are of a log of something else.
     foreign: bool,
     /// Connections have been read, so that only a part is of something else.
     began: bool,

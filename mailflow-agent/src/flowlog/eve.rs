@@ -62,7 +62,7 @@ pub(super) struct Counters<'a> {
 }
 
 impl Counters<'_> {
-    /// What they tell: only what they tell of both ways means anything.
+    /// Returns the inputs that both directions have.
     pub(super) fn inputs(&self) -> Inputs {
         let both = |one: Option<u64>, other: Option<u64>| one.and(other).is_some();
         let mut inputs = Inputs::empty();

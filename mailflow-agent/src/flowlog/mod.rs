@@ -59,7 +59,7 @@ pub struct Reading<'a> {
     pub columns: &'a [Renamed],
 }
 
-/// How logs are read, as the command line has it.
+/// Options of the reader, as the command line has them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LogOptions {
     /// Bytes of a frame outside of its IP packet, instead of those of Ethernet and its tags.
@@ -104,7 +104,7 @@ pub struct Entry {
 pub enum Skipped {
     /// It is of another event type, or of another log than one of connections.
     OtherEvent,
-    /// It is one of Suricata's `netflow` events, which tell of one direction each.
+    /// It is one of Suricata's `netflow` events, which hold one direction each.
     OneWay,
     /// It is a flow to no watched port, or of neither TCP nor UDP: the agent would not count it.
     NotWatched,
@@ -354,7 +354,7 @@ impl Format {
     }
 }
 
-/// What begins files that other programs packed.
+/// First bytes of files that other programs packed.
 const PACKED: [(&[u8], &str); 5] = [
     (&[0x28, 0xb5, 0x2f, 0xfd], "zstd"),
     (&[0xfd, b'7', b'z', b'X', b'Z', 0], "xz"),

@@ -10,7 +10,7 @@ use super::{fault::Fault, json, names, names::Renamed};
 /// Most lines that lie within each other: Elasticsearch's around Filebeat's around the line itself.
 const DEPTH: usize = 4;
 
-/// What a line of JSON is.
+/// The kind of a line of JSON.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     /// An EVE event.
@@ -30,8 +30,8 @@ impl Kind {
     }
 }
 
-/// Where lines lie within others: `_source` (Elasticsearch), `message`, `event.original`, `suricata.eve` and
-/// `json` (Filebeat), `log` (containers).
+/// Fields that hold lines of others: `_source` (Elasticsearch), `message`, `event.original`, `suricata.eve` and
+/// `json` (Filebeat), `log` (containers), `data` (Wazuh), `result._raw` (Splunk).
 #[derive(Deserialize)]
 struct Around<'a> {
     #[serde(borrow, rename = "_source")]
@@ -50,6 +50,12 @@ struct Around<'a> {
     message: Option<&'a RawValue>,
     #[serde(borrow)]
     log: Option<&'a RawValue>,
+    #[serde(borrow)]
+    data: Option<&'a RawValue>,
+    #[serde(borrow)]
+    result: Option<&'a RawValue>,
+    #[serde(borrow, rename = "_raw")]
+    raw: Option<&'a RawValue>,
 }
 
 /// A line, and how it lies within another.
@@ -103,8 +109,9 @@ fn search<'a>(value: &'a RawValue, at: usize, renamed: &[Renamed], depth: usize)
     }
     let depth = depth.checked_sub(1)?;
     let around: Around<'_> = serde_json::from_str(text).ok()?;
-    let Around { source, suricata, eve, json, event, original, message, log } = around;
-    [source, suricata, eve, json, event, original, message, log].into_iter().flatten().find_map(|value| {
+    let Around { source, suricata, eve, json, event, original, message, log, data, result, raw } = around;
+    let all = [source, suricata, eve, json, event, original, message, log, data, result, raw];
+    all.into_iter().flatten().find_map(|value| {
         let offset = value.get().as_ptr() as usize - text.as_ptr() as usize;
         search(value, at + offset, renamed, depth)
     })
@@ -132,6 +139,8 @@ mod tests {
             format!(r#"{{"_index":"a","_source":{{"message":{text}}}}}"#),
             format!(r#" {{"_source":{{"suricata":{{"eve":{eve}}}}}}}"#),
             format!(r#"{{"log":{text},"stream":"stdout"}}"#),
+            format!(r#"{{"agent":{{"id":"000"}},"data":{eve}}}"#),
+            format!(r#"{{"preview":false,"result":{{"_raw":{text}}}}}"#),
         ] {
             assert_eq!(found(&line), Some((Kind::Eve, eve.to_owned())), "{line}");
         }

@@ -137,7 +137,7 @@ struct Sum {
 }
 
 impl Sum {
-    /// Over the flows of an alert; null where one of them does not tell.
+    /// Returns the sum over the flows of an alert; null where one of them lacks it.
     fn of(alert: &Alert, Gain { packets, bytes }: Gain) -> Self {
         let known = |input, sum| alert.tells(input).then_some(sum);
         Self { packets: known(Inputs::PACKETS, packets), bytes: known(Inputs::BYTES, bytes) }

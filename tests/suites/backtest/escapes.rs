@@ -34,7 +34,7 @@ fn acted_on(text: &str) -> Vec<char> {
     text.chars().filter(harmful).collect()
 }
 
-/// What a command prints, on both streams. Nothing of it makes a terminal act.
+/// Returns the output of a command, on both streams, and checks that none of it makes a terminal act.
 fn printed(arguments: &[&str]) -> (String, String) {
     let output =
         Command::new(agent_binary().unwrap()).args(arguments).env("RUST_LOG", "debug").output().unwrap();
@@ -200,7 +200,7 @@ fn names_comments_and_lines_of_files_are_escaped() {
         &["doctor", "--config", &path("bad.yaml")],
         &["status", "--socket", &path(EVIL)],
         &["backtest", &path(EVIL), "--config", &config],
-        &["run", "--config", &path("bad.yaml")],
+        &["replay", "--config", &path("bad.yaml"), &path(EVIL)],
         &["print-config", "--config", &path(EVIL)],
         &["man", &path(EVIL)],
         &[EVIL],

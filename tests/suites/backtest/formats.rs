@@ -205,7 +205,7 @@ fn lines_within_the_lines_of_other_tools_are_read() {
     assert!(told.log.contains(&format!(":1:{column}: src_ip: \"10.0.0\"")), "{column}: {}", told.log);
 }
 
-/// What is not read is said once in each file, with a count.
+/// One log line in each file for each reason, with a count.
 #[test]
 fn what_is_not_read_is_counted_by_reason() {
     let netflow = all(Session::suricata, |mut line| {
@@ -224,11 +224,7 @@ fn what_is_not_read_is_counted_by_reason() {
     let told = run(&[], (netflow + &icmp + &all(Session::suricata, |line| line)).as_bytes());
     assert_eq!((told.code, told.firing().len()), (0, 2), "{}", told.log);
     assert_eq!(told.log.matches("netflow").count(), 1, "{}", told.log);
-    assert!(
-        told.log.contains("3 netflow events are not read, as each tells of one direction"),
-        "{}",
-        told.log
-    );
+    assert!(told.log.contains("3 netflow events are not read, as each holds one direction"), "{}", told.log);
     assert!(told.log.contains("other_events=3 not_watched=3"), "{}", told.log);
 
     for (magic, name) in [

@@ -400,7 +400,7 @@ fn faults_and_warnings_are_capped_with_a_count_in_each_file() {
     assert_eq!((warnings.len(), warnings[100].as_str()), (101, "a.txt: and 400 more warnings"));
 }
 
-/// What stands at a list's path may be anything: each is a fault, and none is waited for or read without end.
+/// Anything may stand at a list's path: each is a fault, and none is waited for or read without end.
 #[test]
 fn only_regular_files_of_text_are_lists() {
     let scratch = Scratch::new("kinds");
