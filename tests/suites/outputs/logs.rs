@@ -97,6 +97,25 @@ fn the_journal_gets_fields() {
     fs::remove_file(&path).unwrap();
 }
 
+#[test]
+fn an_event_too_long_for_the_journals_socket_comes_without_its_flows() {
+    let path = socket_path("journal-long");
+    let journal = UnixDatagram::bind(&path).unwrap();
+    let sink = sink(AlertTo::Journal { path: path.clone(), profile: Profile::Eve });
+    let mut long = alert(1);
+    // A socket takes 208 kB.
+    long.flows = vec![long.flows[0].clone(); 400];
+    sink.push(event(&long));
+    let found = fields(&receive(&journal));
+    let line: Value = serde_json::from_str(&found["MAILFLOW_EVENT"]).unwrap();
+    assert_eq!(
+        (line["flows"].as_array().unwrap().len(), &line["mailflow"]["flows_omitted"]),
+        (0, &400.into())
+    );
+    until("counted", || numbers(&sink) == (1, 0, 0));
+    fs::remove_file(&path).unwrap();
+}
+
 fn syslog(to: SyslogTo, message: SyslogMessage) -> AlertTo {
     AlertTo::Syslog(Syslog { to, facility: 2, message, max_size: 8_000 })
 }
