@@ -42,7 +42,7 @@ use crate::{
     config::Config,
     control::{self, Order, Reply, Request},
     http,
-    kernel::{self, KernelVersion, LinkChanges, Lookout},
+    kernel::{self, KernelError, KernelVersion, LinkChanges, Lookout, Refusal},
     privileges,
     signal::{Asked, Signals},
 };
@@ -73,7 +73,7 @@ pub async fn run(config: Config, source: Source, lookout: Option<Lookout>) -> Re
         None => None,
     };
     let socket = config.control.socket.as_deref().map(control::bind).transpose()?;
-    let mut pipeline = Pipeline::start(config, Arc::clone(&view), lookout)?;
+    let mut pipeline = Pipeline::start(config, Arc::clone(&view), lookout).map_err(with_cause)?;
     let (stopped, server) = serve(listener, Arc::clone(&view));
     let (orders, mut ordered) = mpsc::channel(ORDERS);
     let (dismissed, clerk) = attend(socket, Arc::clone(&view), orders);
@@ -138,6 +138,20 @@ pub async fn run(config: Config, source: Source, lookout: Option<Lookout>) -> Re
         task.await.context("the metrics port or the control socket")?;
     }
     last
+}
+
+/// Adds the likely cause where the kernel refuses bpf(2) as such, and not this program.
+fn with_cause(error: anyhow::Error) -> anyhow::Error {
+    let by_kernel = matches!(
+        error.downcast_ref(),
+        Some(KernelError::Load(_) | KernelError::Program { .. } | KernelError::Map { .. })
+    );
+    match by_kernel.then(kernel::try_bpf) {
+        Some(Err(Refusal { cause, .. })) => {
+            error.context(format!("bpf(2) is refused, likely because {cause}"))
+        }
+        Some(Ok(())) | None => error,
+    }
 }
 
 /// Gives up the capabilities that this kernel does not ask for once everything is attached, and says what is
