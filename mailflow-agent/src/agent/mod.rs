@@ -45,7 +45,7 @@ use crate::{
     config::Config,
     control::{self, Order, Orders, Reply, Request},
     disk, http,
-    kernel::{self, KernelVersion, LinkChanges, Lookout},
+    kernel::{self, KernelError, KernelVersion, LinkChanges, Lookout, Refusal},
     privileges,
     signal::{Asked, Signals},
 };
@@ -76,7 +76,7 @@ pub async fn run(config: Config, source: Source, lookout: Option<Lookout>) -> Re
         None => None,
     };
     let socket = config.control.socket.as_deref().and_then(listen).transpose()?;
-    let mut pipeline = Pipeline::start(config, Arc::clone(&view), lookout)?;
+    let mut pipeline = Pipeline::start(config, Arc::clone(&view), lookout).map_err(with_cause)?;
     let (stopped, server) = serve(listener, Arc::clone(&view));
     let (reloads, mut reloads_ordered) = mpsc::channel(ORDERS);
     let (questions, mut asked) = mpsc::channel(ORDERS);
@@ -164,6 +164,20 @@ fn listen(path: &Path) -> Option<Result<control::Listener, control::BindError>> 
             None
         }
         other => Some(other),
+    }
+}
+
+/// Adds the likely cause where the kernel refuses bpf(2) as such, and not this program.
+fn with_cause(error: anyhow::Error) -> anyhow::Error {
+    let by_kernel = matches!(
+        error.downcast_ref(),
+        Some(KernelError::Load(_) | KernelError::Program { .. } | KernelError::Map { .. })
+    );
+    match by_kernel.then(kernel::try_bpf) {
+        Some(Err(Refusal { cause, .. })) => {
+            error.context(format!("bpf(2) is refused, likely because {cause}"))
+        }
+        Some(Ok(())) | None => error,
     }
 }
 

@@ -222,6 +222,16 @@ fn doctor_names_a_filter_of_system_calls() {
         assert_eq!(bpf["verdict"], "bad");
         assert!(bpf["advice"].as_str().unwrap().contains("a seccomp filter"), "{bpf}");
     }
+    // So does `run`, beside the kernel's answer.
+    let mut command = Command::new(agent_binary().unwrap());
+    let options = "run --interface lo --metrics off --state off --pins off --control off --alerts off";
+    command.args(options.split_whitespace());
+    let deny = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
+    // SAFETY: as above.
+    let output = unsafe { command.pre_exec(move || filter(deny)) }.output().unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert!(error.contains("likely because a seccomp filter"), "{error}");
 }
 
 #[test]
