@@ -83,6 +83,10 @@ pub(super) unsafe fn sent<P: Packet>(packet: &P, flow: *mut FlowCounters, segmen
     // SAFETY: the caller's.
     unsafe {
         let before = ((*flow).up.payload as u32).wrapping_sub((*flow).mark);
+        // Most packets are in the middle of a message.
+        if before > COMMANDS {
+            return;
+        }
         match stage(flow) {
             Stage::Tls => {
                 let facts = &raw mut (*flow).facts;

@@ -213,7 +213,7 @@ const TOKENS: [Login; 6] = [
 ];
 
 #[test]
-fn other_sessions() {
+fn sessions_of_other_kinds_are_estimated() {
     let identity = Identity::generate();
     let starttls = |tls| Mode::StartTls(tls, Order::EhloFirst);
     let many = |modes: &[Mode], pace: Pace| -> Vec<Played> {
@@ -233,19 +233,11 @@ fn other_sessions() {
         for server in &SERVERS {
             for mode in modes {
                 for (cut, pace) in [1, 2, 3, 4, 5, 7, 30, 120].into_iter().zip(PACES.iter().cycle()) {
-                    {
-                        let number = sessions.len();
-                        let mail = |_| Mail {
-                            bytes: 900,
-                            recipients: 1,
-                            verdict: server.accepts[number % server.accepts.len()],
-                        };
-                        let (login, cut, mails) = (Login::None, Cut::After(cut), (0..2).map(mail).collect());
-                        sessions.push(
-                            Session { server, mode: *mode, pace: *pace, login, cut, mails, number }
-                                .play(&identity),
-                        );
-                    }
+                    let number = sessions.len();
+                    let verdict = server.accepts[number % server.accepts.len()];
+                    let mails = (0..2).map(|_| Mail { bytes: 900, recipients: 1, verdict }).collect();
+                    let (mode, pace, login, cut) = (*mode, *pace, Login::None, Cut::After(cut));
+                    sessions.push(Session { server, mode, pace, login, cut, mails, number }.play(&identity));
                 }
             }
         }
@@ -273,23 +265,24 @@ fn other_sessions() {
     println!("|---|---|---|---|---|---|---|");
     let mut classes = Classes::new();
     let mut least = Vec::new();
+    // The share of a class's flows that must be exact; 0 where docs/messages.md calls it a limit.
     let mut judge = |name: &str, sessions: Vec<Played>, share: f64| {
         classes.push((name.to_owned(), sessions));
         least.push(share);
     };
     judge("replies in two packets, in the clear", cuts(clear), 1.0);
-    judge("replies in two packets, TLS", cuts(&ALL_TLS), 0.0);
+    judge("replies in two packets, TLS", cuts(&ALL_TLS), 0.98);
     judge("many recipients in a group, in the clear", many(clear, Pace::Group), 1.0);
     judge("many recipients in a group, replies merged, in the clear", many(clear, Pace::GroupMerged), 1.0);
-    judge("many recipients in a group, TLS", many(&ALL_TLS, Pace::Group), 0.0);
-    judge("many recipients in a group, replies merged, TLS", many(&ALL_TLS, Pace::GroupMerged), 0.0);
+    judge("many recipients in a group, TLS", many(&ALL_TLS, Pace::Group), 0.6);
+    judge("many recipients in a group, replies merged, TLS", many(&ALL_TLS, Pace::GroupMerged), 0.8);
     judge("many recipients, DATA apart, in the clear", many(clear, Pace::Recipients), 1.0);
     judge("mails of less than 300 B, in the clear", small(Mode::Clear), 1.0);
     judge("mails of less than 300 B, TLS", small(starttls(Tls::V13)), 0.0);
     judge("AUTH with long tokens and no mail, in the clear", logins(clear, &TOKENS, 0, &identity), 1.0);
     judge("AUTH with long tokens and a mail, in the clear", logins(clear, &TOKENS, 1, &identity), 1.0);
     judge("AUTH with long tokens and no mail, TLS", logins(&ALL_TLS, &TOKENS, 0, &identity), 1.0);
-    judge("AUTH with long tokens and a mail, TLS", logins(&ALL_TLS, &TOKENS, 1, &identity), 0.9);
+    judge("AUTH with long tokens and a mail, TLS", logins(&ALL_TLS, &TOKENS, 1, &identity), 1.0);
     judge("GSSAPI and no mail, TLS", logins(&ALL_TLS, &[Login::Gssapi], 0, &identity), 1.0);
     judge("NTLM and no mail, TLS", logins(&ALL_TLS, &[Login::Ntlm], 0, &identity), 0.0);
     judge("handshakes of other kinds and no mail", logins(&modes, none, 0, &identity), 1.0);
