@@ -6,7 +6,7 @@ use crate::{
     control::Firing,
     engine::{
         event::{Alert, AlertState},
-        time::{Epoch, Time},
+        time::Time,
     },
 };
 
@@ -50,14 +50,10 @@ impl FiringAlerts {
     }
 
     /// Them, the oldest first.
-    pub(super) fn shown(&self, epoch: Epoch) -> Vec<Firing> {
+    pub(super) fn shown(&self) -> Vec<Firing> {
         let mut firing: Vec<_> = self.firing.values().collect();
         firing.sort_by(|(one, a), (other, b)| (one, &a.fingerprint).cmp(&(other, &b.fingerprint)));
-        let since = |starts_at: &Time| epoch.unix_nanos(*starts_at) as f64 / 1e9;
-        firing
-            .into_iter()
-            .map(|(starts_at, firing)| Firing { since: since(starts_at), ..firing.clone() })
-            .collect()
+        firing.into_iter().map(|(_, firing)| firing.clone()).collect()
     }
 }
 
@@ -67,7 +63,7 @@ fn shown(alert: &Alert) -> Firing {
         severity: alert.severity.name().to_owned(),
         source: alert.subject.to_string(),
         fingerprint: alert.fingerprint.clone(),
-        since: 0.0,
+        since: alert.starts_at_unix as f64 / 1e9,
         value: alert.decided.value.number(),
         threshold: alert.decided.threshold,
     }

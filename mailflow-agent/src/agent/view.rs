@@ -162,7 +162,7 @@ impl control::State for View {
             uncounted: kernel.map(|kernel| uncounted(kernel).collect()).unwrap_or_default(),
             delivered_twice: kernel.is_some_and(|kernel| kernel.twice),
             rules,
-            alerts: numbers.firing.shown(clock::epoch()),
+            alerts: numbers.firing.shown(),
             sinks: sinks.map(|(name, numbers)| control::Sink { name, numbers }).collect(),
             notes: numbers.settings.notes.clone(),
         }

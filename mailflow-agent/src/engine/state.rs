@@ -63,6 +63,7 @@ enum LifeState {
     Quiet(Option<Time>),
     Firing {
         starts_at: Time,
+        starts_at_unix: i128,
         holds_until: Time,
         next_repeat: Time,
         decided: usize,
@@ -94,7 +95,7 @@ pub struct Restored {
 
 impl State {
     /// The form written by this version.
-    pub const VERSION: u32 = 2;
+    pub const VERSION: u32 = 3;
 
     /// Whether this version can read it.
     pub fn is_readable(&self) -> bool {
@@ -236,6 +237,7 @@ impl Evaluator {
                     LifeState::Quiet(end) => Life::Quiet(end),
                     LifeState::Firing {
                         starts_at,
+                        starts_at_unix,
                         holds_until,
                         next_repeat,
                         decided,
@@ -252,8 +254,8 @@ impl Evaluator {
                         let flows =
                             shown.filter_map(|handle| evidence.get(handle).cloned().map(Arc::new)).collect();
                         let shown = Shown { terms, flows, ..Shown::default() };
-                        let mut told =
-                            alert::firing(&plan.rule, &subject, internal, starts_at, decided, shown);
+                        let start = (starts_at, starts_at_unix);
+                        let mut told = alert::firing(&plan.rule, &subject, internal, start, decided, shown);
                         told.source = source.or(told.source);
                         super::evaluate::excuse(plan, known, &mut told, internal, *epoch);
                         Life::Firing(Box::new((Incident::restored(told, holds_until, next_repeat), decided)))
@@ -305,8 +307,18 @@ fn subjects(lane: &Lane, records: &mut Records<'_>) -> Vec<SubjectState> {
                 let thresholds =
                     firing.0.told().terms.iter().map(|term: &TermValue| term.threshold).collect();
                 let (decided, source) = (firing.1, firing.0.told().source);
+                let starts_at_unix = firing.0.told().starts_at_unix;
                 let shown = firing.0.told().flows.iter().map(|record| records.place_of(record)).collect();
-                LifeState::Firing { starts_at, holds_until, next_repeat, decided, thresholds, shown, source }
+                LifeState::Firing {
+                    starts_at,
+                    starts_at_unix,
+                    holds_until,
+                    next_repeat,
+                    decided,
+                    thresholds,
+                    shown,
+                    source,
+                }
             }
         },
     };

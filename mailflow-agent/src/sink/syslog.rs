@@ -121,9 +121,9 @@ fn header(settings: &Settings, hostname: &str, alert: &Alert, epoch: Epoch) -> S
         parameter("source", &source.to_string());
     }
     parameter("fingerprint", &alert.fingerprint);
-    parameter("starts_at", &Moment::of(alert.starts_at, epoch).rfc3339());
-    if let Some(end) = alert.ends_at {
-        parameter("ends_at", &Moment::of(end, epoch).rfc3339());
+    parameter("starts_at", &Moment::of_start(alert).rfc3339());
+    if let Some(end) = Moment::of_end(alert, epoch) {
+        parameter("ends_at", &end.rfc3339());
     }
     parameter("value", &value(alert));
     parameter("threshold", &threshold(alert));

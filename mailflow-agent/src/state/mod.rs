@@ -45,7 +45,7 @@ use crate::{
 };
 
 /// Of the format of all files; another one's files are set aside.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 const STATE: &str = "state";
 const JOURNAL: &str = "journal";
 /// A journal this long asks for a state.
@@ -96,8 +96,6 @@ pub struct State {
     pub rules: engine::state::State,
     /// The alerts that fire, each with the moment it began to.
     pub firing: Vec<(u64, Firing)>,
-    /// By which each of them was told, by fingerprint: where the clock's beginning lies on the wall clock.
-    pub epochs: Vec<(String, i128)>,
     /// Alert events that were not delivered everywhere, oldest first.
     pub untold: Vec<Untold>,
 }

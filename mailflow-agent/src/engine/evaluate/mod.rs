@@ -84,9 +84,10 @@ impl Evaluator {
                 self.deadlines.insert((later, index, known, subject));
                 continue;
             }
-            let around = Around { plan, subject: &subject, internal, evidence, clock: *clock, overflow };
+            let (clock, epoch) = (*clock, *epoch);
+            let around = Around { plan, subject: &subject, internal, evidence, clock, epoch, overflow };
             if let Some(mut alert) = watched.act(around) {
-                excuse(plan, known, &mut alert, internal, *epoch);
+                excuse(plan, known, &mut alert, internal, epoch);
                 effects.alerts.push(alert);
             }
             if let Some(next) = watched.deadline(plan) {
