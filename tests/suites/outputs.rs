@@ -5,6 +5,8 @@
 
 #[path = "outputs/alertmanager.rs"]
 mod alertmanager;
+#[path = "outputs/clock.rs"]
+mod clock;
 #[path = "outputs/collector.rs"]
 mod collector;
 #[path = "sink/fixture.rs"]
@@ -27,9 +29,15 @@ mod nfcapd;
 mod peer;
 #[path = "outputs/profiles.rs"]
 mod profiles;
+#[path = "outputs/proxy.rs"]
+mod proxy;
 #[path = "outputs/restart.rs"]
 mod restart;
 #[path = "outputs/schemas.rs"]
 mod schemas;
+#[path = "outputs/secrets.rs"]
+mod secrets;
+#[path = "outputs/tls.rs"]
+mod tls;
 #[path = "outputs/webhook.rs"]
 mod webhook;

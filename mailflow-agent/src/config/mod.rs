@@ -13,10 +13,11 @@ mod judged;
 mod life;
 mod lists;
 mod networks;
-mod outputs;
+pub mod outputs;
 mod overlap;
 mod ports;
 mod read;
+mod redact;
 mod rules;
 pub mod ruletest;
 mod sets;
@@ -37,10 +38,11 @@ pub use fault::{Fault, Faults, Place, Position};
 use judged::{Judged, judged};
 pub use lists::Lists;
 pub use outputs::{
-    AlertOutput, AlertTo, ClientTls, Credentials, FlowOutput, FlowTo, Ipfix, IpfixTo, Outputs, Profile,
-    Receiver, Syslog, SyslogMessage, SyslogTo, Target,
+    Address, AlertOutput, AlertTo, ClientTls, Credentials, DeadLetters, FlowOutput, FlowTo, Ipfix, IpfixTo,
+    Outputs, Profile, Proxy, Receiver, Syslog, SyslogMessage, SyslogTo, Target,
 };
 use read::{At, Fields};
+pub use redact::redacted;
 pub use rules::Expiry;
 use span::Node;
 use typed::{number, parsed};

@@ -1,6 +1,7 @@
 //! `doctor`: what of this machine speaks for or against exact counts, and what to do about it.
 
 mod agent;
+mod dead_letters;
 mod interface;
 mod machine;
 
@@ -69,5 +70,6 @@ pub fn examine(config: &Config) -> Vec<Finding> {
         findings.extend(interface::examine(watched));
     }
     findings.extend(agent::examine(config.control.socket.as_deref()));
+    findings.extend(dead_letters::examine(config));
     findings
 }

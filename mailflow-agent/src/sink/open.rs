@@ -3,6 +3,7 @@
 use super::{
     AlertEvent, FlowEvent,
     alertmanager::Alertmanager,
+    dead_letters,
     ipfix::Exporter,
     journal::Journal,
     lines::{self, OpenError},
@@ -14,7 +15,7 @@ use super::{
     webhook::Webhook,
     worker::{NoThread, Sink, Transport},
 };
-use crate::config::{AlertOutput, AlertTo, FlowOutput, FlowTo};
+use crate::config::{Address, AlertOutput, AlertTo, DeadLetters, FlowOutput, FlowTo};
 
 /// Events that may wait for a slow disk, or for a collector, before they are dropped and counted.
 const RECORDS: usize = 65_536;
@@ -39,18 +40,26 @@ pub fn alerts(output: &AlertOutput, agent: &Agent) -> Result<Vec<Sink<AlertEvent
             one(single(name, agent, Journal { path: path.clone(), profile: *profile, socket: None }))
         }
         AlertTo::Syslog(settings) => one(single(name, agent, Syslog::new(settings.clone()))),
-        AlertTo::Webhook { url, receiver, profile } => {
-            let post = Post::new(url.clone(), receiver.clone());
-            one(single(name, agent, Webhook { post, profile: *profile }))
+        AlertTo::Webhook { url, receiver, profile, dead_letters } => {
+            let post = Post::new(url.clone(), "", receiver.clone());
+            let path = match dead_letters {
+                DeadLetters::File(path) => Some(path.clone()),
+                DeadLetters::InState | DeadLetters::Off => None,
+            };
+            let letters = dead_letters::DeadLetters::new(path, agent.receiver_counters(name));
+            one(start(name, agent, ALERTS, Webhook::new(name.to_owned(), post, *profile, letters)))
         }
         AlertTo::Alertmanager { urls, receiver, labels, every } => urls
             .iter()
             .map(|url| {
                 // Each has a thread of its own: one that is dead keeps nothing from the others.
-                let name = if urls.len() == 1 { name.to_owned() } else { format!("{name}/{}", host(url)) };
-                let post =
-                    Post::new(format!("{}/api/v2/alerts", url.trim_end_matches('/')), receiver.clone());
-                Ok(start(&name, agent, ALERTS, Alertmanager::new(post, labels.clone(), *every))?)
+                let origin = url.origin();
+                let host = origin.split_once("://").map_or(origin.as_str(), |(_, host)| host);
+                let name = if urls.len() == 1 { name.to_owned() } else { format!("{name}/{host}") };
+                let post = Post::new(Address::Here(url.clone()), "/api/v2/alerts", receiver.clone());
+                let counters = agent.receiver_counters(&name);
+                let alertmanager = Alertmanager::new(name.clone(), post, labels.clone(), *every, counters);
+                Ok(start(&name, agent, ALERTS, alertmanager)?)
             })
             .collect(),
     }
@@ -83,10 +92,4 @@ fn start<T: Send + 'static>(
     transport: impl Transport<T>,
 ) -> Result<Sink<T>, NoThread> {
     Sink::start(name, queue, agent.sink_counters(name), transport)
-}
-
-/// `HOST:PORT` of a URL.
-fn host(url: &str) -> &str {
-    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
-    rest.split('/').next().unwrap_or(rest)
 }

@@ -43,6 +43,11 @@ pub trait Transport<T>: Send + 'static {
         None
     }
 
+    /// The pause that the other side asked for when the last delivery failed, if it did.
+    fn asked_pause(&self) -> Option<Duration> {
+        None
+    }
+
     /// The longest pause between two tries.
     fn longest_pause(&self) -> Duration {
         Duration::from_secs(30)
@@ -279,7 +284,8 @@ impl<T, W: Transport<T>> Worker<T, W> {
                     }
                     let pause = failing.map_or(FIRST_PAUSE, |failing| failing.pause * 2);
                     let pause = pause.min(self.transport.longest_pause());
-                    failing = Some(Failing { pause, until: clock::now() + pause });
+                    let until = clock::now() + self.transport.asked_pause().unwrap_or(pause);
+                    failing = Some(Failing { pause, until });
                 }
             }
             if !open && self.transport.is_empty() {

@@ -51,6 +51,7 @@ fn page() -> String {
     agent.config_loaded(Load::Good(1_795_231_861.0));
     agent.sink_counters("alerts").written.inc_by(2);
     agent.sink_counters("flow_log").dropped.inc();
+    agent.receiver_counters("alerts_webhook").refusals.inc();
     let mut ledger = Ledger::new(Limits::default(), [Arc::from("smtp-burst")]);
     let flow = key("10.0.0.9", 40_001, "192.0.2.1", 25);
     let services = services();
