@@ -49,6 +49,8 @@ pub(super) struct Letter<'a> {
 impl DeadLetters {
     /// Those in `path` and beside it; without a path they are counted only.
     pub(super) fn new(path: Option<PathBuf>, counters: ReceiverCounters) -> Self {
+        // A namesake before a reload may have left another number.
+        counters.dead_letters.set(0);
         let mut letters = Self { path, counters, counted: Default::default(), unwritten: 0 };
         letters.count();
         letters
