@@ -5,6 +5,8 @@
 
 #[path = "outputs/alertmanager.rs"]
 mod alertmanager;
+#[path = "outputs/clock.rs"]
+mod clock;
 #[path = "outputs/collector.rs"]
 mod collector;
 #[path = "sink/fixture.rs"]
@@ -27,13 +29,19 @@ mod nfcapd;
 mod peer;
 #[path = "outputs/profiles.rs"]
 mod profiles;
+#[path = "outputs/proxy.rs"]
+mod proxy;
 #[path = "outputs/remote.rs"]
 mod remote;
 #[path = "outputs/restart.rs"]
 mod restart;
 #[path = "outputs/schemas.rs"]
 mod schemas;
+#[path = "outputs/secrets.rs"]
+mod secrets;
 #[path = "outputs/suricata.rs"]
 mod suricata;
+#[path = "outputs/tls.rs"]
+mod tls;
 #[path = "outputs/webhook.rs"]
 mod webhook;

@@ -1,7 +1,7 @@
 //! `cargo xtask setup`: what the other tasks need from the machine.
 //!
-//! Only command-line tools are installed. No service is: Postfix, Prometheus, its Alertmanager, nfdump and
-//! tcpreplay are unpacked under `target/lab`, never installed, and so is QEMU where the host has none.
+//! Only command-line tools are installed. No service is: Postfix, Prometheus, its Alertmanager, nfdump, tcpreplay
+//! and libfaketime are unpacked under `target/lab`, never installed, and so is QEMU where the host has none.
 
 use std::{
     path::Path,
@@ -92,9 +92,15 @@ pub(crate) fn prepare(purpose: Purpose) -> Result<()> {
     // The lab downloads packages of its own, and for that apt's lists must be there.
     let downloads = match purpose {
         Purpose::Demo => &["postfix"][..],
-        Purpose::Test => {
-            &["postfix", "prometheus", "prometheus-alertmanager", "nfdump", "tcpreplay", "systemd-container"]
-        }
+        Purpose::Test => &[
+            "postfix",
+            "prometheus",
+            "prometheus-alertmanager",
+            "nfdump",
+            "tcpreplay",
+            "systemd-container",
+            "libfaketime",
+        ],
         Purpose::Delivery => &["systemd-container"],
         Purpose::Kernels | Purpose::Bpf => &[],
     };

@@ -8,7 +8,7 @@ use crate::{
         event::{Alert, AlertState, Value},
         overview::Reached,
         settings::unit,
-        time::{Epoch, Time},
+        time::Time,
     },
 };
 
@@ -53,15 +53,14 @@ impl FiringAlerts {
 
     /// Returns them, the oldest first, each with what its window held when the windows were last gone over; before
     /// that with the numbers of its last event.
-    pub(super) fn shown(&self, epoch: Epoch, windows: &[Reached]) -> Vec<FiringAlert> {
+    pub(super) fn shown(&self, windows: &[Reached]) -> Vec<FiringAlert> {
         let now: HashMap<(&str, String), &Reached> =
             windows.iter().map(|one| ((&*one.rule, one.subject.to_string()), one)).collect();
         let mut firing: Vec<_> = self.firing.values().collect();
         firing.sort_by(|(one, a), (other, b)| (one, &a.fingerprint).cmp(&(other, &b.fingerprint)));
-        let since = |starts_at: &Time| epoch.unix_nanos(*starts_at) as f64 / 1e9;
         firing
             .into_iter()
-            .map(|(starts_at, firing)| {
+            .map(|(_, firing)| {
                 let now = now.get(&(&*firing.rule, firing.source.clone()));
                 let scale = now.map_or(1, |now| now.scale);
                 let (value, threshold) =
@@ -71,7 +70,7 @@ impl FiringAlerts {
                     severity: firing.severity.clone(),
                     source: firing.source.clone(),
                     fingerprint: firing.fingerprint.clone(),
-                    since: since(starts_at),
+                    since: firing.since,
                     condition: now.map(|now| now.term.to_string()),
                     unit: now.map(|now| unit(&now.term).to_owned()),
                     value: Number::of(value, scale),
@@ -89,7 +88,7 @@ fn shown(alert: &Alert) -> Firing {
         severity: alert.severity.name().to_owned(),
         source: alert.subject.to_string(),
         fingerprint: alert.fingerprint.clone(),
-        since: 0.0,
+        since: alert.starts_at_unix as f64 / 1e9,
         value: alert.decided.value.number(),
         threshold: alert.decided.threshold,
     }

@@ -213,7 +213,6 @@ impl Keeper {
     pub(super) fn keep(&mut self, kernel: &Kernel, engine: &Engine, now: Time, sinks: &Sinks) {
         let Some(store) = &mut self.store else { return };
         let known = engine.known();
-        let epochs = sinks.outputs().epochs().into_iter();
         let state = State {
             generation: kernel.generation(),
             tables: kernel.keep().into(),
@@ -223,7 +222,6 @@ impl Keeper {
             flows: known.flows,
             rules: engine.save(),
             firing: sinks.firing(),
-            epochs: epochs.map(|(fingerprint, epoch)| (fingerprint, epoch.unix_nanos(Time::ZERO))).collect(),
             untold: sinks.outputs().untold(),
         };
         let result = store.keep(&state);

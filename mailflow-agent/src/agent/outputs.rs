@@ -244,11 +244,6 @@ impl Outputs {
         untold.filter(|untold| !untold.sinks.is_empty()).collect()
     }
 
-    /// By which epoch each alert that fires was told, by fingerprint.
-    pub(super) fn epochs(&self) -> Vec<(String, Epoch)> {
-        self.firing().iter().map(|(fingerprint, (_, epoch))| (fingerprint.clone(), *epoch)).collect()
-    }
-
     /// Whether every file has all its lines, and every collector its records.
     pub(super) fn is_written(&self) -> bool {
         self.flows.iter().all(|out| out.sink.waiting() == 0)
@@ -354,6 +349,7 @@ mod tests {
             severity: Severity::High,
             time: Time::ZERO,
             starts_at: Time::ZERO,
+            starts_at_unix: 0,
             ends_at: None,
             subject: Subject::Source(source),
             source: Some(source),

@@ -1,10 +1,6 @@
 //! Going on where an agent before stopped, however it did.
 
-use std::{
-    collections::{HashMap, HashSet},
-    io,
-    sync::Arc,
-};
+use std::{collections::HashSet, io, sync::Arc};
 
 use anyhow::Result;
 use mailflow_common::SpillKey;
@@ -56,7 +52,6 @@ pub(super) fn resume(
         engine.know(&known(&mut state));
     }
     sinks.resume_alerts(state.firing);
-    let epochs: HashMap<String, i128> = state.epochs.into_iter().collect();
     if state.rules.is_readable() {
         for rule in engine.restore(state.rules).forgotten {
             info!(%rule, "the rule is gone or means something else now: its windows begin anew");
@@ -82,10 +77,7 @@ pub(super) fn resume(
     resumed.alerts = state.untold.len() + teller.alerts;
     // Whoever must know what fires has heard it from a process that is gone.
     let now = clock::epoch();
-    let firing = engine.firing().into_iter().map(|alert| {
-        let epoch = epochs.get(&alert.fingerprint).map_or(now, |epoch| Epoch::from_unix_nanos(*epoch));
-        (Arc::new(alert), epoch)
-    });
+    let firing = engine.firing().into_iter().map(|alert| (Arc::new(alert), now));
     sinks.outputs().remind(firing);
     info!(
         records = resumed.judged,

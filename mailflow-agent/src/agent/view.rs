@@ -246,7 +246,7 @@ impl control::State for View {
             warnings: warnings(&numbers, self.metrics),
             delivered_twice: kernel.is_some_and(|kernel| kernel.twice),
             rules,
-            alerts: numbers.firing.shown(clock::epoch(), &numbers.windows.firing),
+            alerts: numbers.firing.shown(&numbers.windows.firing),
             sinks: sinks.map(|(name, numbers)| control::Sink { name, numbers }).collect(),
             durability: self.durability(),
             notes: {

@@ -102,6 +102,29 @@ fn good(status: &Status) -> bool {
         && status.interfaces.iter().all(|place| place.attached)
         && balanced(&status.conservation)
         && status.durability.as_ref().is_none_or(|durability| durability.durable)
+        && undelivered(status).next().is_none()
+}
+
+/// What receivers refuse, in words.
+fn undelivered(status: &Status) -> impl Iterator<Item = String> {
+    status.sinks.iter().flat_map(|sink| {
+        let number = |name| sink.numbers.get(name).copied().unwrap_or(0);
+        let name = &sink.name;
+        let dead = match number("dead_letters") {
+            0 => None,
+            dead => Some(format!(
+                "{name}: {dead} events that the receiver refuses are dead letters (see the agent's log, then empty the \
+                 file)"
+            )),
+        };
+        let refused = match number("refused_alerts") {
+            0 => None,
+            refused => Some(format!(
+                "{name}: the receiver refuses {refused} alerts, which are posted again (see the agent's log)"
+            )),
+        };
+        dead.into_iter().chain(refused)
+    })
 }
 
 fn balanced(conservation: &Conservation) -> bool {
@@ -197,6 +220,9 @@ fn show(status: &Status, out: &mut impl Write) -> io::Result<()> {
             .collect();
         line("sink", format!("{}: {}", sink.name, numbers.join(", ")))?;
     }
+    for warning in undelivered(status) {
+        line("WARNING", warning)?;
+    }
     for note in &status.notes {
         line("life", note.clone())?;
     }
@@ -289,7 +315,7 @@ fn age(seconds: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::{FiringAlert, RuleStatus, Ways};
+    use crate::control::{FiringAlert, RuleStatus, Sink, Ways};
 
     fn text(status: &Status) -> String {
         let mut out = Vec::new();
@@ -335,6 +361,13 @@ mod tests {
             shown.contains("NOT WRITTEN since 2026-09-21T14:13:20Z: No space left; detection goes on"),
             "{shown}"
         );
+        for name in ["dead_letters", "refused_alerts"] {
+            let sink = |number| Sink { name: "hook".into(), numbers: [(name.to_owned(), number)].into() };
+            status = Status { config_good: true, sinks: vec![sink(0)], ..Status::default() };
+            assert!(good(&status) && !text(&status).contains("WARNING"));
+            status.sinks = vec![sink(3)];
+            assert!(!good(&status) && text(&status).contains("WARNING       hook: "), "{}", text(&status));
+        }
         status = Status { config_good: false, ..Status::default() };
         assert!(!good(&status) && text(&status).contains("refused"));
         let lists = ListStatus { networks: 7, refused: Some("a.txt:1:1: oops".to_owned()) };

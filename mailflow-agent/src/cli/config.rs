@@ -59,17 +59,17 @@ fn count(number: usize, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
-/// Prints `file`, or the shipped configuration, byte for byte; a file need not be good.
+/// Prints the shipped configuration byte for byte, or `file` without what may be a secret; a file need not be good.
 pub fn print(file: Option<&Path>, out: &mut impl Write, err: &mut impl Write) -> io::Result<Exit> {
-    let bytes = match file.map(|path| (path, fs::read(path))) {
-        None => DEFAULT.into(),
-        Some((_, Ok(bytes))) => bytes,
+    let text = match file.map(|path| (path, fs::read(path))) {
+        None => DEFAULT.to_owned(),
+        Some((_, Ok(bytes))) => config::redacted(&String::from_utf8_lossy(&bytes)),
         Some((path, Err(error))) => {
             writeln!(err, "{}: cannot be read: {error}", path.display())?;
             return Ok(Exit::Usage);
         }
     };
-    out.write_all(&bytes)?;
+    out.write_all(text.as_bytes())?;
     Ok(Exit::Good)
 }
 

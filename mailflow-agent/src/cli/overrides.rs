@@ -66,6 +66,7 @@ pub fn apply(config: &mut Config, args: RunArgs) -> Result<(), NoInterface> {
     if args.keep {
         config.state.at_stop = AtStop::Keep;
     }
+    config.outputs.place_dead_letters(config.state.directory.as_deref());
     config.poll_interval = poll_interval.unwrap_or(config.poll_interval);
     config.kernel_log = kernel_log;
     Ok(())

@@ -14,11 +14,12 @@ mod life;
 mod limits;
 mod lists;
 mod networks;
-mod outputs;
+pub mod outputs;
 mod overlap;
 mod pattern;
 mod ports;
 mod read;
+mod redact;
 mod rules;
 pub mod ruletest;
 mod sets;
@@ -42,11 +43,12 @@ pub use fault::{Fault, Faults, Place, Position};
 use judged::{Judged, judged};
 pub use lists::Lists;
 pub use outputs::{
-    AlertOutput, AlertTo, ClientTls, Credentials, FlowOutput, FlowTo, Ipfix, IpfixTo, Outputs, Profile,
-    Receiver, Syslog, SyslogMessage, SyslogTo, Target,
+    Address, AlertOutput, AlertTo, ClientTls, Credentials, DeadLetters, FlowOutput, FlowTo, Ipfix, IpfixTo,
+    Outputs, Profile, Proxy, Receiver, Syslog, SyslogMessage, SyslogTo, Target,
 };
 pub use pattern::NamePattern;
 use read::{At, Fields};
+pub use redact::redacted;
 pub use rules::Expiry;
 use span::Node;
 use typed::{number, parsed};

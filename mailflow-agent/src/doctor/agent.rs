@@ -93,6 +93,16 @@ fn judge(status: &Status) -> Vec<Finding> {
             "make room on its disk, or raise state.max_size; until then a crash loses what the rules learn",
         ));
     }
+    for sink in &status.sinks {
+        let refused = sink.numbers.get("refused_alerts").copied().unwrap_or(0);
+        if refused > 0 {
+            findings.push(Finding::bad(
+                format!("{} refusals", sink.name),
+                format!("the receiver refuses {refused} alerts, which are posted again"),
+                "see the agent's log for its reason",
+            ));
+        }
+    }
     if !status.config_good {
         findings.push(Finding::bad(
             "configuration",

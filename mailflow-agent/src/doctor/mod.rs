@@ -1,6 +1,7 @@
 //! `doctor`: what of this machine speaks for or against exact counts, and what to do about it.
 
 mod agent;
+mod dead_letters;
 mod interface;
 mod machine;
 
@@ -88,6 +89,7 @@ pub fn examine(config: &Config, interfaces: Interfaces) -> Vec<Finding> {
         }
     }
     findings.extend(about_agent);
+    findings.extend(dead_letters::examine(config));
     findings
 }
 

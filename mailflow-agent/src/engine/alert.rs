@@ -164,12 +164,13 @@ pub(super) struct Shown {
     pub(super) overflow: bool,
 }
 
-/// The first alert of an incident that began at `starts_at` with the term `decided`.
+/// The first alert of an incident that began at `starts_at`, with that moment on the wall clock, and with the term
+/// `decided`.
 pub(super) fn firing(
     rule: &Rule,
     subject: &Subject,
     internal: &Networks,
-    starts_at: Time,
+    (starts_at, starts_at_unix): (Time, i128),
     decided: usize,
     shown: Shown,
 ) -> Alert {
@@ -186,6 +187,7 @@ pub(super) fn firing(
         severity: rule.severity,
         time: starts_at,
         starts_at,
+        starts_at_unix,
         ends_at: None,
         subject: subject.clone(),
         source,
@@ -314,7 +316,7 @@ mod tests {
 
     fn told(flows: Vec<Arc<FlowRecord>>) -> Alert {
         let internal = fixture::internal();
-        firing(&fixture::rule(), &subject("10.0.0.1"), &internal, at(1_000), 0, shown(10, flows))
+        firing(&fixture::rule(), &subject("10.0.0.1"), &internal, (at(1_000), 7), 0, shown(10, flows))
     }
 
     fn record(server: &str, app: App, last: u64, complete: bool) -> Arc<FlowRecord> {
@@ -386,6 +388,7 @@ mod tests {
             (AlertState::Resolved, Some(at(9_000)), at(9_000))
         );
         assert_eq!((resolved.fingerprint, resolved.starts_at), (repeated.fingerprint, at(1_000)));
+        assert_eq!((repeated.starts_at_unix, resolved.starts_at_unix), (7, 7));
     }
 
     #[test]

@@ -140,6 +140,9 @@ pub struct Alert {
     pub time: Time,
     /// When the condition began to hold: event time of the deciding flow.
     pub starts_at: Time,
+    /// `starts_at` on the wall clock, in nanoseconds since 1970. Fixed when the alert begins: repeats, the
+    /// resolve and a restart keep this value, also where the wall clock was set meanwhile.
+    pub starts_at_unix: i128,
     /// When it ended; only when resolved.
     pub ends_at: Option<Time>,
     /// Whom it is about.

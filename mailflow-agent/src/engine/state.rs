@@ -68,6 +68,7 @@ enum LifeState {
     Quiet(Option<Time>),
     Firing {
         starts_at: Time,
+        starts_at_unix: i128,
         holds_until: Time,
         next_repeat: Time,
         decided: usize,
@@ -244,6 +245,7 @@ impl Evaluator {
                     LifeState::Quiet(end) => Life::Quiet(end),
                     LifeState::Firing {
                         starts_at,
+                        starts_at_unix,
                         holds_until,
                         next_repeat,
                         decided,
@@ -261,8 +263,8 @@ impl Evaluator {
                         let flows =
                             shown.filter_map(|handle| evidence.get(handle).cloned().map(Arc::new)).collect();
                         let shown = Shown { terms, flows, ..Shown::default() };
-                        let mut told =
-                            alert::firing(&plan.rule, &subject, internal, starts_at, decided, shown);
+                        let start = (starts_at, starts_at_unix);
+                        let mut told = alert::firing(&plan.rule, &subject, internal, start, decided, shown);
                         told.source = source.or(told.source);
                         super::evaluate::excuse(plan, known, &mut told, internal, *epoch);
                         Life::Firing(Box::new((
@@ -325,10 +327,12 @@ fn subjects(lane: &Lane, records: &mut Records<'_>) -> Vec<SubjectState> {
                     let (starts_at, holds_until, next_repeat) = firing.0.times();
                     let thresholds =
                         firing.0.told().terms.iter().map(|term: &TermValue| term.threshold).collect();
+                    let starts_at_unix = firing.0.told().starts_at_unix;
                     let (decided, source, joined) = (firing.1, firing.0.told().source, firing.0.joined());
                     let shown = firing.0.told().flows.iter().map(|record| records.place_of(record)).collect();
                     LifeState::Firing {
                         starts_at,
+                        starts_at_unix,
                         holds_until,
                         next_repeat,
                         decided,

@@ -16,7 +16,7 @@ use super::{
     store::{Frame, Mark, Store},
     subject::Subject,
     tally::{Kinds, Quantities},
-    time::Time,
+    time::{Epoch, Time},
 };
 
 /// What an allocation takes beyond its size.
@@ -92,6 +92,8 @@ pub(super) struct Around<'a> {
     pub(super) internal: &'a Networks,
     pub(super) evidence: &'a Evidence,
     pub(super) clock: Time,
+    /// Places the start of an alert on the wall clock.
+    pub(super) epoch: Epoch,
     /// Whether packets of the subject found the flow table full within the rule's memory.
     pub(super) overflow: bool,
 }
@@ -201,8 +203,8 @@ impl Watched {
                 let terms = plan.values(self.stores(), levels, starts_at);
                 let decided = plan.decided(&terms);
                 let shown = Shown { terms, ..self.flows(around, decided, starts_at) };
-                let alert =
-                    alert::firing(&plan.rule, around.subject, around.internal, starts_at, decided, shown);
+                let start = (starts_at, around.epoch.unix_nanos(starts_at));
+                let alert = alert::firing(&plan.rule, around.subject, around.internal, start, decided, shown);
                 // A ratio may have decided, which does not say for how long.
                 let until = plan.until(self.stores(), levels).map_or(starts_at, |until| until.max(starts_at));
                 let incident = Incident::new(&plan.rule, around.clock, until, alert.clone());

@@ -84,10 +84,10 @@ pub(super) fn alert(
         "kind": "alert", "category": ["network", "intrusion_detection"], "type": ["info"],
         "module": "mailflow", "dataset": "mailflow.alert", "action": alert.state.name(),
         "severity": severity(alert.severity), "id": alert.fingerprint,
-        "start": Moment::of(alert.starts_at, epoch).rfc3339(),
+        "start": Moment::of_start(alert).rfc3339(),
     });
-    if let Some(end) = alert.ends_at {
-        event["end"] = Moment::of(end, epoch).rfc3339().into();
+    if let Some(end) = Moment::of_end(alert, epoch) {
+        event["end"] = end.rfc3339().into();
     }
     let mut mailflow = line["mailflow"].take();
     if let Some(mailflow) = mailflow.as_object_mut() {

@@ -5,7 +5,10 @@ use std::fmt;
 use jiff::{Timestamp, tz::Offset};
 use serde::{Serialize, Serializer};
 
-use crate::engine::time::{Epoch, Time};
+use crate::engine::{
+    event::Alert,
+    time::{Epoch, Time},
+};
 
 /// A moment as EVE writes it: `2026-11-21T03:31:00.123456+0000`, always UTC, cut to microseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -17,6 +20,16 @@ impl Moment {
         let nanos = epoch.unix_nanos(time);
         let clamped = nanos.clamp(Timestamp::MIN.as_nanosecond(), Timestamp::MAX.as_nanosecond());
         Self(Timestamp::from_nanosecond(clamped).unwrap_or(Timestamp::MAX))
+    }
+
+    /// The start of an alert, fixed on the wall clock when it began.
+    pub fn of_start(alert: &Alert) -> Self {
+        Self::of(Time::ZERO, Epoch::from_unix_nanos(alert.starts_at_unix))
+    }
+
+    /// The end of an alert: never before its start, also where the wall clock was set back meanwhile.
+    pub fn of_end(alert: &Alert, epoch: Epoch) -> Option<Self> {
+        alert.ends_at.map(|end| Self::of(end, epoch).max(Self::of_start(alert)))
     }
 
     /// As RFC 3339 writes it: `2026-11-21T03:31:00.123456Z`.

@@ -98,9 +98,9 @@ fn fields(alert: &Alert, epoch: Epoch, gateway: &Gateway, event: Option<&str>) -
         field("MAILFLOW_SOURCE", &source.to_string());
     }
     field("MAILFLOW_FINGERPRINT", &alert.fingerprint);
-    field("MAILFLOW_STARTS_AT", &Moment::of(alert.starts_at, epoch).rfc3339());
-    if let Some(end) = alert.ends_at {
-        field("MAILFLOW_ENDS_AT", &Moment::of(end, epoch).rfc3339());
+    field("MAILFLOW_STARTS_AT", &Moment::of_start(alert).rfc3339());
+    if let Some(end) = Moment::of_end(alert, epoch) {
+        field("MAILFLOW_ENDS_AT", &end.rfc3339());
     }
     if let Some(group) = &alert.group {
         field("MAILFLOW_GROUP", group);

@@ -5,6 +5,7 @@
 pub mod alert_log;
 mod alertmanager;
 pub mod community_id;
+pub mod dead_letters;
 mod ecs;
 pub mod eve;
 pub mod flow_log;

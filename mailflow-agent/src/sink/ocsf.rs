@@ -87,16 +87,17 @@ pub(super) fn alert(
         .iter()
         .map(|id| json!({ "technique": { "uid": id.split('.').next() }, "sub_technique": { "uid": id }, "version": "16" }))
         .collect();
+    let start = millis(Time::ZERO, Epoch::from_unix_nanos(alert.starts_at_unix));
     let address = line["src_ip"].take();
     let mut event = json!({
         "class_uid": FINDING, "category_uid": FINDING / 1_000, "activity_id": activity,
         "type_uid": FINDING * 100 + activity, "severity_id": severity(alert.severity), "status_id": status,
         "time": millis(alert.time, epoch),
-        "start_time": millis(alert.starts_at, epoch),
+        "start_time": start,
         "message": summary(alert),
         "metadata": metadata("mailflow.alert"),
         "finding_info": {
-            "uid": format!("{}-{}", alert.fingerprint, millis(alert.starts_at, epoch)),
+            "uid": format!("{}-{start}", alert.fingerprint),
             "title": line["alert"]["signature"], "desc": summary(alert),
             "first_seen_time": millis(alert.first, epoch), "last_seen_time": millis(alert.last, epoch),
             "analytic": {
@@ -114,7 +115,7 @@ pub(super) fn alert(
     });
     // A field that is not known is left out: null is of no type.
     if let Some(end) = alert.ends_at {
-        event["end_time"] = millis(end, epoch).into();
+        event["end_time"] = millis(end, epoch).max(start).into();
     }
     Ok(event)
 }

@@ -3,6 +3,7 @@
 use super::{
     AlertEvent, FlowEvent,
     alertmanager::Alertmanager,
+    dead_letters,
     gateway::Gateway,
     ipfix::Exporter,
     journal::Journal,
@@ -16,7 +17,7 @@ use super::{
     worker::{NoThread, Sink, Transport},
 };
 use crate::{
-    config::{AlertOutput, AlertTo, FlowOutput, FlowTo, Profile},
+    config::{Address, AlertOutput, AlertTo, DeadLetters, FlowOutput, FlowTo, Profile},
     disk::Limits,
 };
 
@@ -64,9 +65,14 @@ pub fn alerts_within(
         AlertTo::Syslog(settings) => {
             one(start(name, agent, ALERTS, Syslog::new(settings.clone(), gateway.clone())))
         }
-        AlertTo::Webhook { url, receiver, profile } => {
-            let post = Post::new(url.clone(), receiver.clone());
-            one(single(name, agent, Webhook { post, format: format(*profile) }))
+        AlertTo::Webhook { url, receiver, profile, dead_letters } => {
+            let post = Post::new(url.clone(), "", receiver.clone());
+            let path = match dead_letters {
+                DeadLetters::File(path) => Some(path.clone()),
+                DeadLetters::InState | DeadLetters::Off => None,
+            };
+            let letters = dead_letters::DeadLetters::new(path, agent.receiver_counters(name));
+            one(start(name, agent, ALERTS, Webhook::new(name.to_owned(), post, format(*profile), letters)))
         }
         AlertTo::Alertmanager { urls, receiver, labels, every } => urls
             .iter()
@@ -75,10 +81,13 @@ pub fn alerts_within(
                 let mut labels = labels.clone();
                 labels.entry("gateway".to_owned()).or_insert_with(|| gateway.name().to_string());
                 // Each has a thread of its own: one that is dead keeps nothing from the others.
-                let name = if urls.len() == 1 { name.to_owned() } else { format!("{name}/{}", host(url)) };
-                let post =
-                    Post::new(format!("{}/api/v2/alerts", url.trim_end_matches('/')), receiver.clone());
-                Ok(start(&name, agent, ALERTS, Alertmanager::new(post, labels, *every))?)
+                let origin = url.origin();
+                let host = origin.split_once("://").map_or(origin.as_str(), |(_, host)| host);
+                let name = if urls.len() == 1 { name.to_owned() } else { format!("{name}/{host}") };
+                let post = Post::new(Address::Here(url.clone()), "/api/v2/alerts", receiver.clone());
+                let counters = agent.receiver_counters(&name);
+                let alertmanager = Alertmanager::new(name.clone(), post, labels, *every, counters);
+                Ok(start(&name, agent, ALERTS, alertmanager)?)
             })
             .collect(),
     }
@@ -125,10 +134,4 @@ fn start<T: Send + 'static>(
     transport: impl Transport<T>,
 ) -> Result<Sink<T>, NoThread> {
     Sink::start(name, queue, agent.sink_counters(name), transport)
-}
-
-/// `HOST:PORT` of a URL.
-fn host(url: &str) -> &str {
-    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
-    rest.split('/').next().unwrap_or(rest)
 }

@@ -215,9 +215,9 @@ fn header(settings: &Settings, gateway: &Gateway, alert: &Alert, epoch: Epoch) -
         parameter("source", &source.to_string());
     }
     parameter("fingerprint", &alert.fingerprint);
-    parameter("starts_at", &Moment::of(alert.starts_at, epoch).rfc3339());
-    if let Some(end) = alert.ends_at {
-        parameter("ends_at", &Moment::of(end, epoch).rfc3339());
+    parameter("starts_at", &Moment::of_start(alert).rfc3339());
+    if let Some(end) = Moment::of_end(alert, epoch) {
+        parameter("ends_at", &end.rfc3339());
     }
     parameter("condition", &alert.decided.name);
     parameter("unit", unit(&alert.decided.name));

@@ -52,6 +52,11 @@ pub trait Transport<T>: Send + 'static {
         None
     }
 
+    /// The pause that the other side asked for when the last delivery failed, if it did.
+    fn asked_pause(&self) -> Option<Duration> {
+        None
+    }
+
     /// The longest pause between two tries.
     fn longest_pause(&self) -> Duration {
         Duration::from_secs(30)
@@ -329,9 +334,10 @@ impl<T, W: Transport<T>> Worker<T, W> {
                     }
                     let pause = failing.map_or(FIRST_PAUSE, |failing| failing.pause * 2);
                     let pause = pause.min(self.transport.longest_pause());
+                    let until = clock::now() + self.transport.asked_pause().unwrap_or(pause);
                     let written =
                         failing.map_or_else(|| self.counters.written.get(), |failing| failing.written);
-                    failing = Some(Failing { pause, until: Some(clock::now() + pause), written });
+                    failing = Some(Failing { pause, until: Some(until), written });
                 }
             }
             if !open {

@@ -144,8 +144,6 @@ pub struct State {
     pub rules: engine::state::State,
     /// The alerts that fire, each with the moment it began to.
     pub firing: Vec<(u64, Firing)>,
-    /// By which each of them was told, by fingerprint: where the clock's beginning lies on the wall clock.
-    pub epochs: Vec<(String, i128)>,
     /// Alert events that were not delivered everywhere, oldest first.
     pub untold: Vec<Untold>,
 }

@@ -64,7 +64,6 @@ fn state(now: u64) -> State {
         flows: Vec::new(),
         rules: engine.save(),
         firing: Vec::new(),
-        epochs: Vec::new(),
         untold: Vec::new(),
     }
 }

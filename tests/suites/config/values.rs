@@ -8,8 +8,10 @@ use std::{
 
 use mailflow_agent::{
     config::{
-        self, AlertOutput, AlertTo, ClientTls, Config, Credentials, FlowOutput, FlowTo, Hook, Interface,
-        Ipfix, IpfixTo, Outputs, Profile, Receiver, Role, Syslog, SyslogMessage, SyslogTo, Target,
+        self, Address, AlertOutput, AlertTo, ClientTls, Config, Credentials, DeadLetters, FlowOutput, FlowTo,
+        Hook, Interface, Ipfix, IpfixTo, Outputs, Profile, Proxy, Receiver, Role, Syslog, SyslogMessage,
+        SyslogTo, Target,
+        outputs::url::{Form, Url},
     },
     disk::{Limits, Reserve},
     engine::{
@@ -264,9 +266,28 @@ fn configurations(root: &Path, directory: &Path) -> Vec<PathBuf> {
 fn outputs_of_every_kind_are_what_they_say() {
     let folder = std::env::temp_dir().join(format!("mailflow-outputs-{}", std::process::id()));
     fs::create_dir_all(&folder).unwrap();
-    for file in ["password", "ca.pem", "token"] {
+    for file in ["password", "token"] {
         fs::write(folder.join(file), "secret\n").unwrap();
     }
+    let made = std::process::Command::new("openssl")
+        .args([
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-subj",
+            "/CN=a",
+        ])
+        .args(["-keyout", "ca.key", "-out", "ca.pem"])
+        .current_dir(&folder)
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{made:?}");
+    fs::write(folder.join("proxy"), "http://me:secret@proxy.example:3128\n").unwrap();
+    fs::write(folder.join("address"), "https://soar.example/hook?secret\n").unwrap();
     let text = "
 outputs:
   alerts:
@@ -281,6 +302,13 @@ outputs:
       basic_auth: { username: me, password_file: password }
       tls: { ca_file: ca.pem }
     - { type: webhook, url: \"https://soar.example/hook\", bearer_token_file: token, headers: { x-tenant: \"7\" } }
+    - type: webhook
+      name: in_files
+      url_file: address
+      proxy_file: proxy
+      timeout: 30s
+      dead_letters: dead.json
+      tls: { ca_file: ca.pem, cert_file: ca.pem, key_file: ca.key, server_name: other.example }
   flow_log:
     - { type: ipfix, to: tcp:collector.example:4739 }
     - { type: ipfix, to: \"udp:192.0.2.9:4739\", domain: 7, name: second }
@@ -289,11 +317,23 @@ outputs:
     fs::write(&path, text).unwrap();
     let outputs = config::load(Some(&path)).unwrap_or_else(|faults| panic!("{faults}")).outputs;
     let credentials = Credentials::Basic { username: "me".into(), password_file: folder.join("password") };
-    let tls = ClientTls { ca_file: Some(folder.join("ca.pem")), certificate: None };
+    let tls = ClientTls { ca_file: Some(folder.join("ca.pem")), certificate: None, server_name: None };
     let hook = Receiver {
         credentials: Credentials::Bearer { token_file: folder.join("token") },
         tls: ClientTls::default(),
         headers: vec![("x-tenant".into(), "7".into())],
+        ..Receiver::default()
+    };
+    let url = |text: &str| Url::parse(text, Form::Webhook).unwrap();
+    let in_files = Receiver {
+        tls: ClientTls {
+            ca_file: Some(folder.join("ca.pem")),
+            certificate: Some((folder.join("ca.pem"), folder.join("ca.key"))),
+            server_name: Some("other.example".into()),
+        },
+        timeout: Duration::from_secs(30),
+        proxy: Proxy::File(folder.join("proxy")),
+        ..Receiver::default()
     };
     let expected = [
         ("alerts", AlertTo::Lines { target: Target::File("a.json".into()), profile: Profile::Eve }),
@@ -323,8 +363,8 @@ outputs:
         (
             "alerts_alertmanager",
             AlertTo::Alertmanager {
-                urls: vec!["http://192.0.2.1:9093".into(), "https://am.example/path".into()],
-                receiver: Receiver { credentials, tls, headers: vec![] },
+                urls: vec![url("http://192.0.2.1:9093"), url("https://am.example/path")],
+                receiver: Receiver { credentials, tls, ..Receiver::default() },
                 labels: [("site".into(), "berlin".into())].into(),
                 every: Duration::from_secs(60),
             },
@@ -332,9 +372,19 @@ outputs:
         (
             "alerts_webhook",
             AlertTo::Webhook {
-                url: "https://soar.example/hook".into(),
+                url: Address::Here(url("https://soar.example/hook")),
                 receiver: hook,
                 profile: Profile::Eve,
+                dead_letters: DeadLetters::InState,
+            },
+        ),
+        (
+            "in_files",
+            AlertTo::Webhook {
+                url: Address::File(folder.join("address")),
+                receiver: in_files,
+                profile: Profile::Eve,
+                dead_letters: DeadLetters::File("dead.json".into()),
             },
         ),
     ];

@@ -8,6 +8,7 @@ use std::{
         atomic::{AtomicBool, AtomicU16, Ordering},
     },
     thread,
+    time::{Duration, Instant},
 };
 
 /// A request as it was received.
@@ -26,9 +27,26 @@ pub(crate) struct Receiver {
     shared: Arc<Shared>,
 }
 
+/// What a script answers.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    /// Further lines of the head, each with its line end.
+    pub(crate) head: String,
+    pub(crate) body: String,
+    pub(crate) delay: Duration,
+}
+
+type Script = Box<dyn Fn(&Received) -> Reply + Send + Sync>;
+
 struct Shared {
     /// What is answered; 0 is nothing at all, ever.
     status: AtomicU16,
+    /// Answers instead.
+    script: Option<Script>,
+    /// Every request, and when it came.
+    asked: Mutex<Vec<(Instant, Received)>>,
+    tls: Option<Arc<rustls::ServerConfig>>,
     gone: AtomicBool,
     received: Mutex<Vec<Received>>,
 }
@@ -36,8 +54,30 @@ struct Shared {
 impl Receiver {
     /// Listens on `addr` (port 0 is any) and answers with `status`.
     pub(crate) fn start(addr: SocketAddr, status: u16) -> Self {
+        Self::with(addr, status, None, None)
+    }
+
+    /// On any port of the loopback, answering as `script` says.
+    pub(crate) fn scripted(script: impl Fn(&Received) -> Reply + Send + Sync + 'static) -> Self {
+        Self::with("127.0.0.1:0".parse().unwrap(), 200, Some(Box::new(script)), None)
+    }
+
+    /// On any port of the loopback, over TLS.
+    pub(crate) fn encrypted(tls: rustls::ServerConfig) -> Self {
+        Self::with("127.0.0.1:0".parse().unwrap(), 200, None, Some(Arc::new(tls)))
+    }
+
+    fn with(
+        addr: SocketAddr,
+        status: u16,
+        script: Option<Script>,
+        tls: Option<Arc<rustls::ServerConfig>>,
+    ) -> Self {
         let listener = TcpListener::bind(addr).unwrap();
         let shared = Arc::new(Shared {
+            script,
+            asked: Mutex::default(),
+            tls,
             status: AtomicU16::new(status),
             gone: AtomicBool::new(false),
             received: Mutex::default(),
@@ -69,6 +109,11 @@ impl Receiver {
         self.shared.status.store(status, Ordering::SeqCst);
     }
 
+    /// Every request so far, and when it came.
+    pub(crate) fn asked(&self) -> Vec<(Instant, Received)> {
+        self.shared.asked.lock().unwrap().clone()
+    }
+
     /// What was answered with success so far.
     pub(crate) fn received(&self) -> Vec<Received> {
         self.shared.received.lock().unwrap().clone()
@@ -85,8 +130,30 @@ impl Drop for Receiver {
 impl Shared {
     /// One request after the other, until the client or the receiver has gone.
     fn attend(&self, stream: TcpStream) {
-        let mut input = BufReader::new(&stream);
+        match &self.tls {
+            None => self.serve(&stream, &stream),
+            Some(tls) => {
+                let connection = rustls::ServerConnection::new(Arc::clone(tls)).unwrap();
+                let stream = Mutex::new(rustls::StreamOwned::new(connection, stream));
+                self.serve(Locked(&stream), Locked(&stream));
+            }
+        }
+    }
+
+    fn serve(&self, input: impl Read, mut output: impl Write) {
+        let mut input = BufReader::new(input);
         while let Some(received) = read(&mut input) {
+            self.asked.lock().unwrap().push((Instant::now(), received.clone()));
+            if let Some(script) = &self.script {
+                let Reply { status, head, body, delay } = script(&received);
+                thread::sleep(delay);
+                if (200..300).contains(&status) {
+                    self.received.lock().unwrap().push(received);
+                }
+                let length = body.len();
+                let _ = write!(output, "HTTP/1.1 {status} X\r\n{head}content-length: {length}\r\n\r\n{body}");
+                continue;
+            }
             let status = self.status.load(Ordering::SeqCst);
             if status == 0 {
                 // Until the client has had enough.
@@ -101,8 +168,27 @@ impl Shared {
             }
             let said = if status < 300 { "" } else { "no" };
             let length = said.len();
-            let _ = write!(&stream, "HTTP/1.1 {status} X\r\ncontent-length: {length}\r\n\r\n{said}");
+            let _ = write!(output, "HTTP/1.1 {status} X\r\ncontent-length: {length}\r\n\r\n{said}");
         }
+    }
+}
+
+/// Both ends of one stream.
+struct Locked<'a, T>(&'a Mutex<T>);
+
+impl<T: Read> Read for Locked<'_, T> {
+    fn read(&mut self, bytes: &mut [u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().read(bytes)
+    }
+}
+
+impl<T: Write> Write for Locked<'_, T> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.0.lock().unwrap().flush()
     }
 }
 

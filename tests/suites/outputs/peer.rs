@@ -1,14 +1,21 @@
 //! What the tests of sinks share: an open sink, its numbers, and patience.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, Mutex, OnceLock},
     time::{Duration, Instant},
 };
 
 use mailflow_agent::{
     config::{AlertOutput, AlertTo, Profile},
     engine::event::{Alert, AlertState},
-    sink::{AlertEvent, gateway::Gateway, metrics::Agent, open, profile::Format, worker::Sink},
+    sink::{
+        AlertEvent,
+        gateway::Gateway,
+        metrics::{Agent, ReceiverCounters},
+        open,
+        profile::Format,
+        worker::Sink,
+    },
 };
 
 use crate::fixture::{self, EPOCH, at};
@@ -35,6 +42,39 @@ pub(crate) fn format(profile: Profile) -> Format {
 pub(crate) fn sink(to: AlertTo) -> Sink<AlertEvent> {
     let agent = Agent::new("test", 0.0).unwrap();
     open::alerts(&AlertOutput { name: "test".into(), to }, &agent, &gateway()).unwrap().remove(0)
+}
+
+/// The same with the numbers of its receiver.
+pub(crate) fn sink_and_receiver(to: AlertTo) -> (Sink<AlertEvent>, ReceiverCounters) {
+    let agent = Agent::new("test", 0.0).unwrap();
+    let sink = open::alerts(&AlertOutput { name: "test".into(), to }, &agent, &gateway()).unwrap().remove(0);
+    (sink, agent.receiver_counters("test"))
+}
+
+/// The lines that sinks of this process have logged since the first call, and that hold `part`.
+pub(crate) fn logged(part: &str) -> Vec<String> {
+    static LOG: OnceLock<Arc<Mutex<Vec<u8>>>> = OnceLock::new();
+    let log = LOG.get_or_init(|| {
+        let log = Arc::<Mutex<Vec<u8>>>::default();
+        let lines = Arc::clone(&log);
+        let writer = move || Lines(Arc::clone(&lines));
+        tracing_subscriber::fmt().with_ansi(false).with_writer(writer).init();
+        log
+    });
+    let text = String::from_utf8(log.lock().unwrap().clone()).unwrap();
+    text.lines().filter(|line| line.contains(part)).map(str::to_owned).collect()
+}
+
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 /// An alert of this number.

@@ -1,18 +1,33 @@
 //! Webhooks: what is posted, and receivers that refuse, hang, and die.
 
-use std::{fs, net::TcpListener, time::Instant};
+use std::{
+    collections::HashSet,
+    fs,
+    net::TcpListener,
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    time::{Duration, Instant},
+};
 
-use mailflow_agent::config::{AlertTo, Credentials, Profile, Receiver as Settings};
+use mailflow_agent::{
+    config::{
+        Address, AlertTo, Credentials, DeadLetters, Profile, Receiver as Settings,
+        outputs::url::{Form, Url},
+    },
+    engine::event::Alert,
+};
 use serde_json::Value;
 
 use crate::{
     fixture::EPOCH,
-    http::Receiver,
-    peer::{alert, event, format, numbers, sink, until},
+    http::{Received, Receiver, Reply},
+    peer::{alert, event, format, numbers, resolved, sink, sink_and_receiver, until},
 };
 
+const SECOND: Duration = Duration::from_secs(1);
+
 fn webhook(url: String, receiver: Settings) -> AlertTo {
-    AlertTo::Webhook { url, receiver, profile: Profile::Eve }
+    let url = Address::Here(Url::parse(&url, Form::Webhook).unwrap());
+    AlertTo::Webhook { url, receiver, profile: Profile::Eve, dead_letters: DeadLetters::Off }
 }
 
 #[test]
@@ -95,4 +110,232 @@ fn a_receiver_that_is_dead_or_hangs_delays_nobody_and_what_is_lost_is_counted() 
             assert_eq!(receiver.received()[0].body["alert"]["fingerprint"], alert(0).fingerprint);
         }
     }
+}
+
+fn fingerprint(received: &Received) -> String {
+    received.body["alert"]["fingerprint"].as_str().unwrap().to_owned()
+}
+
+fn header(received: &Received, name: &str) -> String {
+    let found = received.headers.iter().find(|header| header.0 == name);
+    found.map(|header| header.1.clone()).unwrap_or_default()
+}
+
+fn reply(status: u16) -> Reply {
+    Reply { status, ..Reply::default() }
+}
+
+fn with_timeout(timeout: Duration) -> Settings {
+    Settings { timeout, ..Settings::default() }
+}
+
+/// The receiver answers one of the events after its time limit only.
+#[test]
+fn a_slow_event_blocks_no_other_and_has_one_key_in_every_try() {
+    let slow = alert(1).fingerprint;
+    let receiver = Receiver::scripted(move |received| {
+        let delay = if fingerprint(received) == slow { SECOND * 3 } else { Duration::ZERO };
+        Reply { delay, ..reply(200) }
+    });
+    let sink = sink(webhook(receiver.url("/"), with_timeout(SECOND)));
+    for number in 1..=20 {
+        sink.push(event(&alert(number)));
+    }
+    let of_slow = || receiver.asked().into_iter().filter(|(_, one)| fingerprint(one) == alert(1).fingerprint);
+    until("three tries", || of_slow().count() >= 3);
+    let asked = receiver.asked();
+    let order: Vec<String> = asked.iter().take(20).map(|(_, one)| fingerprint(one)).collect();
+    let expected: Vec<String> = (1..=20).map(|number| alert(number).fingerprint).collect();
+    assert_eq!(order, expected, "the others come before its second try");
+    assert_eq!(numbers(&sink), (19, 0, 1));
+    let keys: HashSet<String> = asked.iter().map(|(_, one)| header(one, "idempotency-key")).collect();
+    assert_eq!(keys.len(), 20, "one for each event: {keys:?}");
+    assert!(of_slow().all(|(_, one)| {
+        header(&one, "idempotency-key").starts_with("0000000000000001-1795231864000-firing")
+    }));
+}
+
+#[test]
+fn a_time_limit_is_a_setting() {
+    let receiver = Receiver::scripted(|_| Reply { delay: SECOND * 2, ..reply(200) });
+    let sink = sink(webhook(receiver.url("/"), with_timeout(SECOND * 60)));
+    sink.push(event(&alert(1)));
+    until("delivered", || numbers(&sink) == (1, 0, 0));
+    assert_eq!(receiver.asked().len(), 1, "posted once");
+}
+
+#[test]
+fn every_state_and_repeat_of_an_alert_has_a_key_of_its_own() {
+    let receiver = Receiver::anywhere(200);
+    let sink = sink(webhook(receiver.url("/"), Settings::default()));
+    let first = Alert { time: alert(1).starts_at, ..alert(1) };
+    for alert in [&first, &alert(1), &resolved(&alert(1))] {
+        sink.push(event(alert));
+    }
+    until("delivered", || receiver.received().len() == 3);
+    let keys: Vec<String> = receiver.received().iter().map(|one| header(one, "idempotency-key")).collect();
+    let start = "0000000000000001-1795231864000";
+    assert_eq!(keys, [format!("{start}-firing"), format!("{start}-firing-1"), format!("{start}-resolved")]);
+}
+
+#[test]
+fn a_receiver_is_left_alone_for_as_long_as_it_asks() {
+    for status in [429, 503] {
+        let first = AtomicBool::new(true);
+        let receiver = Receiver::scripted(move |_| match first.swap(false, Ordering::SeqCst) {
+            true => Reply { head: "retry-after: 4\r\n".into(), ..reply(status) },
+            false => reply(200),
+        });
+        let sink = sink(webhook(receiver.url("/"), Settings::default()));
+        sink.push(event(&alert(1)));
+        sink.push(event(&alert(2)));
+        until("delivered", || numbers(&sink) == (2, 0, 0));
+        let asked = receiver.asked();
+        assert_eq!(asked.len(), 3, "{status}: no try in between");
+        assert!(asked[1].0 - asked[0].0 >= SECOND * 4, "{status}");
+    }
+}
+
+#[test]
+fn what_can_never_be_taken_is_a_dead_letter_without_secrets() {
+    let file = std::env::temp_dir().join(format!("mailflow-letters-{}.json", std::process::id()));
+    let token = std::env::temp_dir().join(format!("mailflow-letters-{}.token", std::process::id()));
+    fs::write(&token, "PLANTED-token\n").unwrap();
+    let refused = alert(1).fingerprint;
+    // A receiver that says what it was asked, as many frameworks do.
+    let receiver = Receiver::scripted(move |received| match fingerprint(received) == refused {
+        true => Reply { body: format!("Cannot {} with {:?}", received.line, received.headers), ..reply(404) },
+        false => reply(200),
+    });
+    let settings = Settings {
+        credentials: Credentials::Bearer { token_file: token.clone() },
+        headers: vec![("x-key".into(), "PLANTED-header".into())],
+        ..Settings::default()
+    };
+    let AlertTo::Webhook { url, receiver: settings, profile, .. } =
+        webhook(receiver.url("/hook/PLANTED-path?key=PLANTED-query"), settings)
+    else {
+        panic!()
+    };
+    let dead_letters = DeadLetters::File(file.clone());
+    let (sink, counters) =
+        sink_and_receiver(AlertTo::Webhook { url, receiver: settings, profile, dead_letters });
+    for number in 1..=3 {
+        sink.push(event(&alert(number)));
+    }
+    until("the others", || numbers(&sink) == (2, 1, 0));
+    assert_eq!((counters.dead_lettered.get(), counters.dead_letters.get()), (1, 1));
+    let text = fs::read_to_string(&file).unwrap();
+    assert!(!text.contains("PLANTED"), "{text}");
+    let letter: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(letter["event"]["alert"]["fingerprint"], alert(1).fingerprint);
+    assert_eq!((letter["sink"].as_str(), letter["status"].as_u64()), (Some("test"), Some(404)));
+    assert_eq!(letter["receiver"].as_str().unwrap(), receiver.url(""));
+    assert!(letter["reason"].as_str().unwrap().starts_with("404 Not Found: Cannot POST"), "{letter}");
+    // Until the operator has seen to it.
+    fs::remove_file(&file).unwrap();
+    until("none is left", || counters.dead_letters.get() == 0);
+    fs::remove_file(&token).unwrap();
+}
+
+#[test]
+fn each_status_is_tried_again_or_a_dead_letter() {
+    for (status, again) in [
+        (400, false),
+        (401, false),
+        (403, false),
+        (404, false),
+        (410, false),
+        (413, false),
+        (422, false),
+        (408, true),
+        (425, true),
+        (429, true),
+        (307, true),
+        (500, true),
+        (502, true),
+        (503, true),
+    ] {
+        let first = AtomicBool::new(true);
+        let receiver = Receiver::scripted(move |_| {
+            reply(if first.swap(false, Ordering::SeqCst) { status } else { 200 })
+        });
+        let sink = sink(webhook(receiver.url("/"), Settings::default()));
+        sink.push(event(&alert(1)));
+        let expected = if again { (1, 0, 0) } else { (0, 1, 0) };
+        until(&format!("{status}"), || numbers(&sink) == expected);
+        assert_eq!(receiver.asked().len(), 1 + usize::from(again), "{status}");
+    }
+}
+
+#[test]
+fn the_end_of_an_alert_never_overtakes_its_beginning() {
+    let failures = AtomicUsize::new(0);
+    let receiver = Receiver::scripted(move |received| {
+        let late =
+            fingerprint(received) == alert(1).fingerprint && failures.fetch_add(1, Ordering::SeqCst) < 2;
+        reply(if late { 500 } else { 200 })
+    });
+    let sink = sink(webhook(receiver.url("/"), Settings::default()));
+    sink.push(event(&alert(1)));
+    sink.push(event(&resolved(&alert(1))));
+    sink.push(event(&alert(2)));
+    until("all", || numbers(&sink) == (3, 0, 0));
+    let received = receiver.received();
+    let states: Vec<_> =
+        received.iter().map(|one| (fingerprint(one), one.body["alert"]["state"].clone())).collect();
+    let [one, two] = [alert(1).fingerprint, alert(2).fingerprint];
+    assert_eq!(states, [(two, "firing".into()), (one.clone(), "firing".into()), (one, "resolved".into())]);
+}
+
+#[test]
+fn a_redirect_is_not_followed() {
+    let other = Receiver::anywhere(200);
+    let head = format!("location: {}\r\n", other.url("/elsewhere"));
+    let receiver = Receiver::scripted(move |_| Reply { head: head.clone(), ..reply(308) });
+    let sink = sink(webhook(receiver.url("/"), Settings::default()));
+    sink.push(event(&alert(1)));
+    until("two tries", || receiver.asked().len() >= 2);
+    assert!(other.asked().is_empty());
+    assert_eq!(numbers(&sink), (0, 0, 1));
+}
+
+/// The receiver closes the connection that was kept for the next event, with no word of it.
+#[test]
+fn a_connection_that_the_receiver_has_closed_costs_no_event() {
+    let receiver = Receiver::anywhere(200);
+    let addr = receiver.addr;
+    let sink = sink(webhook(receiver.url("/"), Settings::default()));
+    sink.push(event(&alert(1)));
+    until("the first", || numbers(&sink) == (1, 0, 0));
+    drop(receiver);
+    let receiver = Receiver::start(addr, 200);
+    sink.push(event(&alert(2)));
+    until("the second", || numbers(&sink) == (2, 0, 0));
+    assert_eq!(receiver.received().len(), 1);
+}
+
+/// More events than the receiver is given the benefit of the doubt for are never answered.
+#[test]
+fn several_events_that_fail_for_ever_keep_nothing_from_the_others() {
+    let receiver = Receiver::scripted(|received| {
+        let number = u64::from_str_radix(&fingerprint(received), 16).unwrap();
+        reply(if number <= 5 { 500 } else { 200 })
+    });
+    let sink = sink(webhook(receiver.url("/"), Settings::default()));
+    for number in 1..=20 {
+        sink.push(event(&alert(number)));
+    }
+    until("the others", || numbers(&sink) == (15, 0, 5));
+    // And what comes while they wait is posted at once: in the order of the requests, before all five failed again.
+    let before = receiver.asked().len();
+    sink.push(event(&alert(21)));
+    until("a further one", || numbers(&sink).0 == 16);
+    let between = receiver
+        .asked()
+        .iter()
+        .skip(before)
+        .take_while(|(_, one)| fingerprint(one) != alert(21).fingerprint)
+        .count();
+    assert!(between <= 6, "{between} requests before it");
 }

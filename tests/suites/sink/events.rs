@@ -3,12 +3,14 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use mailflow_agent::{
+    config::Profile,
     engine::{
         event::{Alert, AlertState, Severity, Source, Value as Held},
         flow::{FlowRecord, RecordReason},
         subject::Subject,
+        time::{Epoch, Time},
     },
-    sink::{alert_log, flow_log, gateway::Gateway},
+    sink::{alert_log, flow_log, gateway::Gateway, profile::Format},
 };
 use mailflow_common::{App, PROTOCOL_UDP, Scope, Vlans};
 use serde_json::{Value, json};
@@ -296,5 +298,31 @@ fn the_documentation_lists_the_fields_and_no_others() {
         }
         let listed: BTreeSet<_> = documented(page).map(str::to_owned).collect();
         assert_eq!(listed, written);
+    }
+}
+
+/// The wall clock is set back and forward by an hour while an alert fires.
+#[test]
+fn an_alert_keeps_its_start_when_the_clock_is_set() {
+    let hour = 3_600_000_000_000;
+    let firing = alert();
+    for step in [-hour, hour] {
+        let later = Epoch::from_unix_nanos(EPOCH.unix_nanos(Time::ZERO) + step);
+        let repeat = Alert { time: at(6_000), ..firing.clone() };
+        let end = Alert { state: AlertState::Resolved, ends_at: Some(at(9_000)), ..repeat.clone() };
+        for alert in [&repeat, &end] {
+            let [eve, ecs, ocsf] = Profile::ALL
+                .map(|profile| parse(Format { profile, gateway: gateway() }.alert_line(alert, later)));
+            assert_eq!(eve["alert"]["starts_at"], "2026-11-21T03:31:04.000000+0000");
+            assert_eq!(ecs["event"]["start"], "2026-11-21T03:31:04.000000Z");
+            assert_eq!(ocsf["start_time"], 1_795_231_864_000_i64);
+            assert_eq!(ocsf["finding_info"]["uid"], "0123456789abcdef-1795231864000", "one finding");
+            assert_eq!(ocsf["unmapped"]["alert"]["starts_at"], "2026-11-21T03:31:04.000000+0000");
+        }
+        // An end before the start would be refused by what reads it.
+        let end = parse(alert_log::line(&end, later, &gateway(), usize::MAX))["alert"]["ends_at"].clone();
+        let expected =
+            if step < 0 { "2026-11-21T03:31:04.000000+0000" } else { "2026-11-21T04:31:09.000000+0000" };
+        assert_eq!(end, expected);
     }
 }

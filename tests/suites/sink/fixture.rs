@@ -74,6 +74,7 @@ pub(crate) fn alert() -> Alert {
         severity: Severity::High,
         time: at(5_000),
         starts_at: at(4_000),
+        starts_at_unix: EPOCH.unix_nanos(at(4_000)),
         ends_at: None,
         subject: Subject::Source(Source::of(source, 64)),
         source: Some(Source::of(source, 64)),

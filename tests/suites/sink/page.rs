@@ -56,6 +56,7 @@ fn page() -> String {
     agent.state_kept(false, 700, 3);
     let files = mailflow_agent::disk::Limits::NONE;
     agent.file_bounds("alerts", files).replaced.inc();
+    agent.receiver_counters("alerts_webhook").refusals.inc();
     let mut ledger = Ledger::new(Limits::default(), [Arc::from("smtp-burst")]);
     let flow = key("10.0.0.9", 40_001, "192.0.2.1", 25);
     let services = services();

@@ -1,9 +1,11 @@
 //! `outputs`: where metrics, alerts and flow records go.
 
+pub mod files;
 mod metrics;
 mod receiver;
 mod targets;
 mod types;
+pub mod url;
 
 use std::{collections::HashSet, path::Path};
 
@@ -13,8 +15,8 @@ use super::{
     read::{At, Fields},
 };
 pub use types::{
-    AlertOutput, AlertTo, ClientTls, Credentials, FlowOutput, FlowTo, Ipfix, IpfixTo, Outputs, Profile,
-    Receiver, Syslog, SyslogMessage, SyslogTo, Target,
+    Address, AlertOutput, AlertTo, ClientTls, Credentials, DeadLetters, FlowOutput, FlowTo, Ipfix, IpfixTo,
+    Outputs, Profile, Proxy, Receiver, Syslog, SyslogMessage, SyslogTo, Target,
 };
 
 /// Reads the outputs. Files that are read are relative to `directory`, files that are written to the

@@ -8,9 +8,10 @@ use std::{
 };
 
 use super::{
-    receiver::{receiver, url},
+    receiver::{address, receiver, urls},
     types::{
-        ALERTS, AlertTo, FLOW_LOG, FlowTo, Ipfix, IpfixTo, Profile, Syslog, SyslogMessage, SyslogTo, Target,
+        ALERTS, AlertTo, DeadLetters, FLOW_LOG, FlowTo, Ipfix, IpfixTo, Profile, Syslog, SyslogMessage,
+        SyslogTo, Target,
     },
 };
 use crate::config::{
@@ -18,8 +19,8 @@ use crate::config::{
     fault::Collector,
     read::{At, Fields},
     span::Content,
-    typed::{choice, entries, items, nonempty_set, number, or_off, parsed, string},
-    value::{duration_within, target},
+    typed::{choice, entries, items, number, or_off, parsed, string},
+    value::{Switch, duration_within, target},
 };
 
 /// Where systemd's journal listens.
@@ -27,6 +28,8 @@ const JOURNAL: &str = "/run/systemd/journal/socket";
 
 /// How often Alertmanager is told what fires, and the bounds of that.
 const EVERY: Duration = Duration::from_secs(60);
+/// The longest one that leaves room for a lost post within an Alertmanager's default `resolve_timeout`.
+const SAFE: Duration = Duration::from_secs(150);
 const SHORTEST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(600);
 
@@ -113,22 +116,44 @@ pub(super) fn alerts(
             }
             "syslog" => ("alerts_syslog", AlertTo::Syslog(syslog(fields)?)),
             "alertmanager" => {
-                let urls = fields.needed("urls", |at, faults| nonempty_set(at, faults, url));
+                let urls = fields.needed("urls", urls);
                 let labels = fields.or("labels", BTreeMap::new(), labels);
                 let every = fields.or("every", EVERY, |at, faults| {
-                    parsed(at, faults, "a duration", |text| duration_within(text, [SHORTEST, LONGEST]))
+                    let every =
+                        parsed(at, faults, "a duration", |text| duration_within(text, [SHORTEST, LONGEST]))?;
+                    if every > SAFE {
+                        at.warn(
+                            faults,
+                            "an Alertmanager whose resolve_timeout is not longer than twice this (it is 5m unless \
+                             configured) ends alerts that still fire",
+                        );
+                    }
+                    Some(every)
                 });
                 let receiver = receiver(fields, directory);
-                let urls = urls?.into_iter().map(str::to_owned).collect();
                 (
                     "alerts_alertmanager",
-                    AlertTo::Alertmanager { urls, labels: labels?, every: every?, receiver: receiver? },
+                    AlertTo::Alertmanager {
+                        urls: urls?,
+                        labels: labels?,
+                        every: every?,
+                        receiver: receiver?,
+                    },
                 )
             }
             _ => {
-                let (url, profile) = (fields.needed("url", url), profile(fields));
+                let (url, profile) = (address(fields, directory), profile(fields));
                 let receiver = receiver(fields, directory);
-                let to = AlertTo::Webhook { url: url?.to_owned(), receiver: receiver?, profile: profile? };
+                let dead_letters = fields.or("dead_letters", DeadLetters::InState, |at, faults| {
+                    let file = or_off(at, faults, "a file", |text| match text {
+                        "" | "-" => Err("expected a file, or off".to_owned()),
+                        "off" => Ok(Switch::Off),
+                        file => Ok(Switch::To(PathBuf::from(file))),
+                    })?;
+                    Some(file.map_or(DeadLetters::Off, DeadLetters::File))
+                });
+                let (url, receiver, profile) = (url?, receiver?, profile?);
+                let to = AlertTo::Webhook { url, receiver, profile, dead_letters: dead_letters? };
                 ("alerts_webhook", to)
             }
         };

@@ -1,6 +1,14 @@
 //! Outputs as they are used.
 
-use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use super::url::Url;
 
 use crate::disk::Limits;
 
@@ -57,6 +65,18 @@ impl Outputs {
         }
     }
 
+    /// Gives each webhook that names no file for dead letters one in the state directory, or none without a
+    /// state directory.
+    pub fn place_dead_letters(&mut self, state: Option<&Path>) {
+        for output in &mut self.alerts {
+            if let AlertTo::Webhook { dead_letters: place @ DeadLetters::InState, .. } = &mut output.to {
+                *place = state.map_or(DeadLetters::Off, |state| {
+                    DeadLetters::File(state.join("dead-letters").join(format!("{}.json", output.name)))
+                });
+            }
+        }
+    }
+
     /// Leaves alerts to files and standard output alone: what is of the past wakes nobody.
     pub fn keep_alerts_to_files(&mut self) {
         self.alerts.retain(|output| output.to.target().is_some());
@@ -99,7 +119,7 @@ pub enum AlertTo {
     /// Alertmanagers, each told everything.
     Alertmanager {
         /// Their addresses, without `/api/v2/alerts`.
-        urls: Vec<String>,
+        urls: Vec<Url>,
         /// How they are spoken to.
         receiver: Receiver,
         /// Labels that every alert gets.
@@ -110,11 +130,13 @@ pub enum AlertTo {
     /// Anything that takes JSON by POST.
     Webhook {
         /// The address.
-        url: String,
+        url: Address,
         /// How it is spoken to.
         receiver: Receiver,
         /// The dialect.
         profile: Profile,
+        /// Where events go that the receiver refuses for good.
+        dead_letters: DeadLetters,
     },
 }
 
@@ -264,15 +286,85 @@ impl fmt::Display for IpfixTo {
     }
 }
 
-/// How a receiver of HTTP requests is spoken to.
+/// Where the address of a webhook stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// In the configuration.
+    Here(Url),
+    /// In a file, which is read at each request.
+    File(PathBuf),
+}
+
+/// File of the events that a webhook's receiver refuses for good.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum DeadLetters {
+    /// One in the state directory; see [`Outputs::place_dead_letters`].
+    #[default]
+    InState,
+    /// This one.
+    File(PathBuf),
+    /// None: such an event is logged and counted only.
+    Off,
+}
+
+/// Proxy on the way to a receiver.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Proxy {
+    /// The one that the environment's variables name.
+    #[default]
+    Environment,
+    /// None.
+    Off,
+    /// This one.
+    To(Url),
+    /// The one whose address is in a file, which is read at each request.
+    File(PathBuf),
+}
+
+/// How a receiver of HTTP requests is spoken to.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Receiver {
     /// Who we are.
     pub credentials: Credentials,
     /// How we know who it is.
     pub tls: ClientTls,
-    /// Further headers.
+    /// Further headers. Their values may be secrets.
     pub headers: Vec<(String, String)>,
+    /// Longest time a request may take, from the look-up of the name to the end of the answer.
+    pub timeout: Duration,
+    /// The proxy.
+    pub proxy: Proxy,
+}
+
+impl Receiver {
+    /// Longest time a request may take unless it is configured.
+    pub const TIMEOUT: Duration = Duration::from_secs(10);
+}
+
+impl Default for Receiver {
+    fn default() -> Self {
+        Self {
+            credentials: Credentials::default(),
+            tls: ClientTls::default(),
+            headers: Vec::new(),
+            timeout: Self::TIMEOUT,
+            proxy: Proxy::default(),
+        }
+    }
+}
+
+impl fmt::Debug for Receiver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { credentials, tls, headers, timeout, proxy } = self;
+        let headers: Vec<&str> = headers.iter().map(|(name, _)| name.as_str()).collect();
+        f.debug_struct("Receiver")
+            .field("credentials", credentials)
+            .field("tls", tls)
+            .field("headers", &headers)
+            .field("timeout", timeout)
+            .field("proxy", proxy)
+            .finish()
+    }
 }
 
 /// What proves who we are. Secrets stand in files, which are read at each request.
@@ -298,8 +390,10 @@ pub enum Credentials {
 /// TLS as a client.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClientTls {
-    /// Authorities to trust, instead of the system's.
+    /// Authorities, and certificates of servers, to trust instead of the system's authorities.
     pub ca_file: Option<PathBuf>,
+    /// Name that the server's certificate must have, instead of the address's host.
+    pub server_name: Option<String>,
     /// Our own certificate and its key.
     pub certificate: Option<(PathBuf, PathBuf)>,
 }

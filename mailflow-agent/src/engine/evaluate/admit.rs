@@ -192,10 +192,10 @@ impl Evaluator {
                     let handle = exhibit.handle(&mut self.evidence);
                     watched.note(&mut self.evidence, handle);
                 }
-                let (evidence, clock) = (&self.evidence, self.clock);
-                let around = Around { plan, subject, internal, evidence, clock, overflow };
+                let (evidence, clock, epoch) = (&self.evidence, self.clock, self.epoch);
+                let around = Around { plan, subject, internal, evidence, clock, epoch, overflow };
                 if let Some(mut alert) = watched.judge(around, plan.levels(ends), news.time) {
-                    excuse(plan, known, &mut alert, internal, self.epoch);
+                    excuse(plan, known, &mut alert, internal, epoch);
                     let suppressed = alert.suppressed.is_some();
                     if burst.admits(clock, suppressed, watched.completed(), &self.limits) {
                         effects.alerts.push(alert);

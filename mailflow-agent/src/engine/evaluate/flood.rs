@@ -12,7 +12,7 @@ use super::{
         event::{Alert, AlertState, Severity, Sums},
         settings::RuleLimits,
         subject::Subject,
-        time::Time,
+        time::{Epoch, Time},
     },
     burst::{MINUTE, QUIET, subjects},
 };
@@ -50,7 +50,7 @@ impl Flood {
     }
 
     /// Lets time pass. Returns what there is to tell.
-    pub(super) fn pass(&mut self, clock: Time, limits: &RuleLimits) -> Option<Alert> {
+    pub(super) fn pass(&mut self, clock: Time, epoch: Epoch, limits: &RuleLimits) -> Option<Alert> {
         let (half_open, completed) = (self.half_open, self.completed);
         let is_flood = half_open >= u64::from(limits.flood_sources) && half_open >= completed * SHARE;
         // The first alert need not wait for the end of the minute.
@@ -62,7 +62,7 @@ impl Flood {
         }
         match &mut self.fires {
             None if is_flood => {
-                let alert = about(clock, half_open, limits.flood_sources);
+                let alert = about((clock, epoch), half_open, limits.flood_sources);
                 self.fires = Some((alert.clone(), clock));
                 Some(alert)
             }
@@ -99,7 +99,7 @@ impl Flood {
     }
 }
 
-fn about(clock: Time, number: u64, threshold: u32) -> Alert {
+fn about((clock, epoch): (Time, Epoch), number: u64, threshold: u32) -> Alert {
     let decided = subjects(number, threshold);
     let rule: Arc<str> = NAME.into();
     Alert {
@@ -110,6 +110,7 @@ fn about(clock: Time, number: u64, threshold: u32) -> Alert {
         severity: Severity::High,
         time: clock,
         starts_at: clock,
+        starts_at_unix: epoch.unix_nanos(clock),
         ends_at: None,
         subject: Subject::Many,
         source: None,
@@ -150,7 +151,7 @@ mod tests {
             // 100 a second for five minutes.
             let number = if second < 1_300 { 100 } else { 1 };
             (0..number).for_each(|_| flood.see(at(second), false));
-            told.extend(flood.pass(at(second), &limits()));
+            told.extend(flood.pass(at(second), Epoch::default(), &limits()));
         }
         let first = &told[0];
         assert_eq!((first.state, first.time), (AlertState::Firing, at(1_009)), "at once");
@@ -170,7 +171,7 @@ mod tests {
         let mut flood = Flood::default();
         for second in 1_000..2_000 {
             (0..100).for_each(|n| flood.see(at(second), n % 5 == 0));
-            assert_eq!(flood.pass(at(second), &limits()), None);
+            assert_eq!(flood.pass(at(second), Epoch::default(), &limits()), None);
         }
     }
 }

@@ -95,9 +95,10 @@ impl Evaluator {
                 self.deadlines.insert((later, index, known, subject));
                 continue;
             }
-            let around = Around { plan, subject: &subject, internal, evidence, clock: *clock, overflow };
+            let (clock, epoch) = (*clock, *epoch);
+            let around = Around { plan, subject: &subject, internal, evidence, clock, epoch, overflow };
             if let Some(mut alert) = watched.act(around) {
-                excuse(plan, known, &mut alert, internal, *epoch);
+                excuse(plan, known, &mut alert, internal, epoch);
                 // Of those that are told together each is silent.
                 effects.alerts.extend(Some(alert).filter(|_| told));
             }
@@ -137,7 +138,7 @@ impl Evaluator {
         for watch in &mut self.watches {
             effects.alerts.extend(watch.burst.pass(self.clock, &self.limits));
         }
-        effects.alerts.extend(self.flood.pass(self.clock, &self.limits));
+        effects.alerts.extend(self.flood.pass(self.clock, self.epoch, &self.limits));
     }
 
     /// Forgets what cannot matter any more.

@@ -83,3 +83,22 @@ fn what_is_too_old_to_matter_decides_nothing_whether_it_was_forgotten_or_not() {
         assert_eq!(told, [], "{client}: the delivery could be known no more");
     }
 }
+
+#[test]
+fn the_start_of_an_alert_on_the_wall_clock_is_fixed_when_it_begins() {
+    let mut engine = two_in_five_minutes(300);
+    engine.set_epoch(Epoch::from_unix_nanos(5));
+    let told = cycle(&mut engine, at(400), &mut vec![closed(4_000, 370), closed(4_001, 374)]).alerts;
+    let start = i128::from(at(374).as_nanos()) + 5;
+    assert_eq!((told.len(), told[0].starts_at_unix), (1, start));
+    // The wall clock is set back by an hour, and another process goes on after that.
+    engine.set_epoch(Epoch::from_unix_nanos(-3_600_000_000_000));
+    let mut other = two_in_five_minutes(300);
+    other.set_epoch(Epoch::from_unix_nanos(7));
+    other.restore(engine.save());
+    assert_eq!(other.firing()[0].starts_at_unix, start);
+    for engine in [&mut engine, &mut other] {
+        let end = engine.tick(at(1_000)).alerts.pop().unwrap();
+        assert_eq!((end.state, end.starts_at_unix), (AlertState::Resolved, start));
+    }
+}

@@ -25,6 +25,21 @@ pub enum Load {
     Refused,
 }
 
+/// Numbers of a sink that posts to a receiver over HTTP. Clones share them.
+#[derive(Clone, Debug)]
+pub struct ReceiverCounters {
+    /// Answers that refuse a single event.
+    pub refusals: IntCounter,
+    /// Alerts that the receiver refused when they were posted last.
+    pub refused: IntGauge,
+    /// Events added to the dead letters.
+    pub dead_lettered: IntCounter,
+    /// Events among the dead letters.
+    pub dead_letters: IntGauge,
+    /// By how much the receiver's clock is ahead of this machine's, in seconds.
+    pub clock_offset: Gauge,
+}
+
 /// The agent's own metrics.
 #[derive(Debug)]
 pub struct Agent {
@@ -45,6 +60,11 @@ pub struct Agent {
     waiting: IntGaugeVec,
     files_replaced: IntCounterVec,
     waits_for_room: IntGaugeVec,
+    refusals: IntCounterVec,
+    refused: IntGaugeVec,
+    dead_lettered: IntCounterVec,
+    dead_letters: IntGaugeVec,
+    clock_offset: GaugeVec,
 }
 
 impl Agent {
@@ -171,6 +191,46 @@ impl Agent {
                     &["sink"],
                 )?,
             )?,
+            refusals: counters(
+                &registry,
+                "mailflow_sink_refusals_total",
+                "Answers of a receiver that refuse a single event, by sink.",
+            )?,
+            refused: add(
+                &registry,
+                IntGaugeVec::new(
+                    Opts::new(
+                        "mailflow_sink_refused_alerts",
+                        "Alerts that an Alertmanager refused when they were posted last; they are posted again, by sink.",
+                    ),
+                    &["sink"],
+                )?,
+            )?,
+            dead_lettered: counters(
+                &registry,
+                "mailflow_sink_dead_lettered_total",
+                "Events added to the dead letters, by sink: the receiver refuses them for good.",
+            )?,
+            dead_letters: add(
+                &registry,
+                IntGaugeVec::new(
+                    Opts::new(
+                        "mailflow_sink_dead_letters",
+                        "Events in the files of dead letters, by sink; 0 once the files are emptied or removed.",
+                    ),
+                    &["sink"],
+                )?,
+            )?,
+            clock_offset: add(
+                &registry,
+                GaugeVec::new(
+                    Opts::new(
+                        "mailflow_receiver_clock_offset_seconds",
+                        "By how much a receiver's clock is ahead of this machine's, by the Date of its answers; 0 where they agree.",
+                    ),
+                    &["sink"],
+                )?,
+            )?,
             registry,
         })
     }
@@ -251,6 +311,17 @@ impl Agent {
             limits,
             replaced: self.files_replaced.with_label_values(&[sink]),
             waits: self.waits_for_room.with_label_values(&[sink]),
+        }
+    }
+
+    /// The numbers of the sink of this name that posts to a receiver; the same ones for the same name.
+    pub fn receiver_counters(&self, sink: &str) -> ReceiverCounters {
+        ReceiverCounters {
+            refusals: self.refusals.with_label_values(&[sink]),
+            refused: self.refused.with_label_values(&[sink]),
+            dead_lettered: self.dead_lettered.with_label_values(&[sink]),
+            dead_letters: self.dead_letters.with_label_values(&[sink]),
+            clock_offset: self.clock_offset.with_label_values(&[sink]),
         }
     }
 

@@ -13,7 +13,7 @@ mod sources;
 mod text;
 mod windows;
 
-pub use agent::{Agent, Load};
+pub use agent::{Agent, Load, ReceiverCounters};
 pub use kernel::{Attached, Fill, Holding, KernelView, WatchedEntry};
 pub use ledger::{Ledger, Limits, Places, SourceSums};
 pub use memory::Memory;

@@ -1,0 +1,218 @@
+//! A configuration file as it may be shown: addresses without their path, query and user information, and headers
+//! without their values.
+
+use saphyr_parser::{Event, Parser};
+
+/// Keys of the settings whose values are addresses.
+const ADDRESSES: [&str; 3] = ["url", "urls", "proxy"];
+/// The key of the headers, each of whose values may be a secret.
+const HEADERS: &str = "headers";
+/// In place of what is not shown.
+const HIDDEN: &str = "...";
+
+/// `text` without what may be a secret. What follows a fault in its YAML is left out.
+pub fn redacted(text: &str) -> String {
+    let (values, fault) = values(text);
+    let mut shown = String::new();
+    let mut at = 0;
+    for Value { from, to, address } in values {
+        let (Some(before), Some(value)) = (text.get(at..from), text.get(from..to)) else { continue };
+        shown.push_str(&without_secrets(before));
+        match address {
+            true => shown.push_str(&address_shown(value)),
+            false => shown.push_str(&format!("\"{HIDDEN}\"")),
+        }
+        at = to;
+    }
+    let end = fault.unwrap_or(text.len()).max(at);
+    shown.push_str(&without_secrets(text.get(at..end).unwrap_or_default()));
+    if fault.is_some() {
+        shown.push_str("\n# The rest is not shown: it is no YAML.\n");
+    }
+    shown
+}
+
+/// A value that may be a secret, by its place in the text.
+struct Value {
+    from: usize,
+    to: usize,
+    /// An address, whose origin may be shown.
+    address: bool,
+}
+
+/// An open mapping or list.
+enum Open {
+    Map { key: Option<String>, hidden: Option<bool> },
+    List { hidden: Option<bool> },
+}
+
+/// The values that may be secrets, in their order, and where the text ceases to be YAML.
+fn values(text: &str) -> (Vec<Value>, Option<usize>) {
+    // The parser counts characters.
+    let offsets: Vec<usize> = text.char_indices().map(|(at, _)| at).chain([text.len()]).collect();
+    let offset = |index: usize| offsets.get(index).copied().unwrap_or(text.len());
+    let (mut values, mut open): (Vec<Value>, Vec<Open>) = (Vec::new(), Vec::new());
+    // The end of what was told of.
+    let mut known = 0;
+    for event in Parser::new_from_str(text) {
+        let (event, span) = match event {
+            Ok(event) => event,
+            // The parser reads ahead: a value before the fault may not have been told of.
+            Err(_) => return (values, Some(known)),
+        };
+        known = known.max(offset(span.end.index()));
+        // Whether the value that begins here is hidden, and as what.
+        let hidden = match open.last() {
+            Some(Open::Map { key: Some(key), hidden }) => hidden.or(match key.as_str() {
+                HEADERS => Some(false),
+                key if ADDRESSES.contains(&key) => Some(true),
+                _ => None,
+            }),
+            Some(Open::List { hidden }) => *hidden,
+            _ => None,
+        };
+        match event {
+            Event::Scalar(scalar, ..) => {
+                match open.last_mut() {
+                    Some(Open::Map { key: key @ None, .. }) => {
+                        *key = Some(scalar.into_owned());
+                        continue;
+                    }
+                    Some(Open::Map { key, .. }) => *key = None,
+                    _ => {}
+                }
+                if let Some(address) = hidden {
+                    let (from, to) = (offset(span.start.index()), offset(span.end.index()));
+                    let plain = address && matches!(scalar.as_ref(), "off" | "environment");
+                    if from < to && !plain {
+                        values.push(Value { from, to, address });
+                    }
+                }
+            }
+            Event::MappingStart(..) => {
+                taken(&mut open);
+                open.push(Open::Map { key: None, hidden });
+            }
+            Event::SequenceStart(..) => {
+                taken(&mut open);
+                open.push(Open::List { hidden });
+            }
+            Event::MappingEnd | Event::SequenceEnd => drop(open.pop()),
+            Event::Alias(_) => taken(&mut open),
+            _ => {}
+        }
+    }
+    (values, None)
+}
+
+/// The key of the innermost mapping has its value; a key that is none of text stands for itself.
+fn taken(open: &mut [Open]) {
+    if let Some(Open::Map { key, .. }) = open.last_mut() {
+        *key = match key {
+            Some(_) => None,
+            None => Some(String::new()),
+        };
+    }
+}
+
+/// An address as typed, without what may be a secret.
+fn address_shown(value: &str) -> String {
+    let shown = without_secrets(value);
+    // What has no scheme may be anything.
+    if shown.contains("://") || shown.trim().is_empty() { shown } else { format!("\"{HIDDEN}\"") }
+}
+
+/// `text` whose addresses have nothing behind their port and no user information, and whose schemes of authorization
+/// have no credentials; also in comments.
+fn without_secrets(text: &str) -> String {
+    let mut shown = String::new();
+    let mut rest = text;
+    loop {
+        let lower = rest.to_ascii_lowercase();
+        let found =
+            ["://", "bearer ", "basic "].iter().filter_map(|mark| Some((lower.find(mark)?, *mark))).min();
+        let Some((at, mark)) = found else { break };
+        let (before, after) = rest.split_at(at + mark.len());
+        shown.push_str(before);
+        let end = after.find(|c: char| c.is_whitespace() || "\"'`,]})>".contains(c)).unwrap_or(after.len());
+        let (token, left) = after.split_at(end);
+        rest = left;
+        if mark != "://" {
+            // "basic auth" and "bearer token" are words.
+            let word = token.len() <= 6
+                && !token.bytes().any(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit());
+            shown.push_str(if word { token } else { HIDDEN });
+            continue;
+        }
+        let (authority, more) = token.split_at(token.find(['/', '?', '#']).unwrap_or(token.len()));
+        shown.push_str(authority.rsplit_once('@').map_or(authority, |(_, host)| host));
+        shown.push_str(match more {
+            "" | "/" => more,
+            _ => "/...",
+        });
+    }
+    shown + rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_may_be_a_secret_is_left() {
+        let text = r#"
+outputs:
+  alerts:
+    - { type: webhook, url: "https://h.example:8443/a/PLANTED?k=PLANTED", headers: { authorization: "Bearer PLANTED", x: 'PLANTED' } }
+    - type: alertmanager   # as https://old.example/PLANTED was, with Basic PLANTED
+      urls:
+        - http://a.example:9093/PLANTED
+        - http://127.0.0.1:9093
+      headers:
+        ü: PLANTED
+        x-long: >
+          PLANTED
+          PLANTED
+        x-list: [PLANTED, { y: PLANTED }]
+      proxy: http://user:PLANTED@proxy.example:3128
+      timeout: 5s
+    - { type: webhook, url: PLANTED, proxy: off, bearer_token_file: /etc/token }
+interfaces: [{ name: lan0 }]
+"#;
+        let shown = redacted(text);
+        assert!(!shown.contains("PLANTED"), "{shown}");
+        for kept in [
+            "https://h.example:8443/...",
+            "http://a.example:9093/...",
+            "- http://127.0.0.1:9093\n",
+            "http://proxy.example:3128\n",
+            "proxy: off",
+            "bearer_token_file: /etc/token",
+            "interfaces: [{ name: lan0 }]\n",
+            "timeout: 5s",
+        ] {
+            assert!(shown.contains(kept), "{kept}: {shown}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_no_yaml_is_shown_as_far_as_it_is() {
+        for text in [
+            "a: 1\nurl: [\"PLANTED\n",
+            "a: 1\nheaders: { x: PLANTED",
+            "a: 1\nb:\n  - { headers: { x: PLANTED } \n  - { c: d }\n",
+            "a: 1\nheaders:\n  x: PLANTED\n b: *nope\n  PLANTED\n",
+            "a: 1\nheaders:\n\tx: PLANTED\n",
+            "a: 1\nurl: PLANTED: PLANTED\n",
+        ] {
+            let shown = redacted(text);
+            assert!(!shown.contains("PLANTED") && shown.starts_with("a: 1\n"), "{text}: {shown}");
+        }
+    }
+
+    #[test]
+    fn what_has_no_secrets_is_shown_as_it_is() {
+        assert_eq!(redacted(crate::config::DEFAULT), crate::config::DEFAULT);
+        assert_eq!(redacted("# nothing\r\n"), "# nothing\r\n");
+    }
+}
