@@ -18,10 +18,11 @@ mod totals;
 pub use app::{App, Family, classify, opening, upgrade};
 pub use counters::{DirectionCounters, Facts, FlowCounters, Silences, answered, side};
 pub use key::{
-    Address, FlowKey, FragmentKey, FragmentOwner, PROTOCOL_TCP, PROTOCOL_UDP, RetiredKey, Scope, Vlans, owner,
+    Address, FlowKey, FragmentKey, FragmentOwner, PROTOCOL_TCP, PROTOCOL_UDP, RetiredKey, Scope, Vlans,
+    owner, pieces,
 };
 pub use place::{Entry, Place, Rest};
-pub use ports::{PORT_WORDS, PortSet};
+pub use ports::{PORT_WORDS, PortSet, is_tunnel};
 pub use set::{FREE, LEFT, Set, Slot, WAYS, set_of};
 pub use source::{Removal, SEED_CELLS, SHARE_CELLS, Sharing, SpillCounters, SpillKey, removal};
 pub use totals::{DirectionTotals, Openings, Reason, Totals};

@@ -389,7 +389,8 @@ fn flow(key: &FlowKey, counters: &FlowCounters, base: Option<&FlowCounters>, mom
 
 /// The facts without what the program notes beside them for itself.
 fn facts(facts: Facts) -> Facts {
-    Facts { looked: facts.looked & !side::BITS, answered: facts.answered & answered::YES, ..facts }
+    const KEPT: u8 = answered::YES | answered::JOINS | answered::JOINED;
+    Facts { looked: facts.looked & !side::BITS, answered: facts.answered & KEPT, ..facts }
 }
 
 fn spill(key: &SpillKey, counters: &SpillCounters, moment: Moment<'_>) -> Spill {

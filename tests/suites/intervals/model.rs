@@ -8,7 +8,7 @@ use super::history::{Packet, Way};
 /// After FIN both ways or RST, in milliseconds.
 const CLOSED: u64 = 5_000;
 /// While nobody has answered a SYN.
-const UNANSWERED: u64 = 30_000;
+const UNANSWERED: u64 = 127_000;
 /// Otherwise.
 const IDLE: u64 = 300_000;
 
@@ -79,7 +79,8 @@ impl Flow<'_> {
                 .any(|seen| seen.flags & SYN == SYN && seen.way == Way::Up && seen.sequence == sequence)
         };
         let fresh = packet.flags & (SYN | ACK) == SYN && !known(packet.sequence);
-        packet.at - last.at >= self.patience() || (fresh && self.closed())
+        let begun = self.has(Some(Way::Up), SYN, ACK);
+        packet.at - last.at >= self.patience() || (fresh && (begun || self.closed()))
     }
 
     fn record(&self) -> Record {
