@@ -5,7 +5,7 @@ use mailflow_agent::engine::{
     settings::Settings,
     time::Time,
 };
-use mailflow_common::{App, Facts, FlowKey, answered, opening};
+use mailflow_common::{App, Facts, FlowKey, opening};
 
 use super::{Nanos, nanos};
 
@@ -88,17 +88,12 @@ impl Connection {
                 fin_up: has(true, Mark::Fin),
                 fin_down: has(false, Mark::Fin),
                 reset: has(true, Mark::Reset) | has(false, Mark::Reset),
-                answered: u8::from(passed.iter().any(|packet| !packet.up)) | self.joins(),
+                answered: u8::from(passed.iter().any(|packet| !packet.up)),
                 opening_up: speaks(true),
                 opening_down: speaks(false),
                 ..Facts::default()
             },
         })
-    }
-
-    /// Some are paths that were added to another connection: by their port, so that a history stays what it is.
-    fn joins(&self) -> u8 {
-        if self.key.client_port % 11 == 3 { answered::JOINS | answered::JOINED } else { 0 }
     }
 
     fn opening(&self, up: bool) -> u8 {
