@@ -47,6 +47,7 @@ CREATE TABLE IF NOT EXISTS mailflow.flows
         complete Bool,
         syn Bool,
         synack Bool,
+        mptcp_join Bool,
         mac Nullable(String))
 )
 ENGINE = MergeTree

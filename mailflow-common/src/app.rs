@@ -168,7 +168,9 @@ pub fn classify(facts: &Facts, family: Family) -> App {
         Some(Family::Pop3) => App::Pop3,
         Some(Family::Imap) if upgraded => App::ImapStartTls,
         Some(Family::Imap) => App::Imap,
+        // A subflow of a multipath connection begins amid what is said.
         None if facts.syn != 0
+            && !facts.subflow()
             && (facts.opening_up == opening::OTHER || facts.opening_down == opening::OTHER) =>
         {
             App::Other
@@ -211,6 +213,43 @@ mod tests {
         assert_eq!(classify(&asked, Family::Smtp), App::Smtp);
         asked.upgrade = upgrade::FOLLOWED;
         assert_eq!(classify(&asked, Family::Smtp), App::SmtpStartTls);
+    }
+
+    #[test]
+    fn a_subflow_begins_amid_what_is_said() {
+        use crate::answered::{JOINED, JOINS, YES};
+        let joining =
+            |opening_up, opening_down, answered| Facts { answered, ..facts(opening_up, opening_down) };
+        let agreed = YES | JOINS | JOINED;
+        for (opening_up, opening_down) in [(opening::OTHER, opening::OTHER), (opening::UNREAD, opening::NONE)]
+        {
+            let facts = joining(opening_up, opening_down, agreed);
+            assert_eq!((facts.subflow(), classify(&facts, Family::Smtp)), (true, App::Unseen));
+        }
+        // The server says what it begins with: where it agreed to join, that is chance.
+        let tls = joining(opening::OTHER, opening::TLS, agreed);
+        assert_eq!((tls.subflow(), classify(&tls, Family::Smtp)), (true, App::Smtps));
+        // It did not agree: then bytes of which nothing can be told are no sign of another path.
+        let alone = YES | JOINS;
+        for (opening_up, opening_down, subflow) in [
+            (opening::NONE, opening::NONE, true),
+            (opening::OTHER, opening::NONE, true),
+            (opening::OTHER, opening::OTHER, true),
+            (opening::UNREAD, opening::OTHER, true),
+            (opening::UNREAD, opening::NONE, false),
+            (opening::SMTP, opening::NONE, false),
+            (opening::SMTP, opening::OTHER, false),
+            (opening::TLS, opening::OTHER, false),
+            (opening::OTHER, opening::UNREAD, false),
+            (opening::NONE, opening::SMTP, false),
+            (opening::NONE, opening::TLS, false),
+            (opening::NONE, opening::POP3, false),
+            (opening::NONE, opening::IMAP, false),
+        ] {
+            let facts = joining(opening_up, opening_down, alone);
+            assert_eq!(facts.subflow(), subflow, "{opening_up} {opening_down}");
+        }
+        assert!(!joining(opening::OTHER, opening::OTHER, YES | JOINED).subflow(), "nobody asked");
     }
 
     #[test]

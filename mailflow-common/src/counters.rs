@@ -52,7 +52,7 @@ pub struct Facts {
     pub fin_down: u8,
     /// A RST of either side.
     pub reset: u8,
-    /// Any packet of the server; bits of [`answered`].
+    /// Packets of either side, and what its SYN asked for; bits of [`answered`].
     pub answered: u8,
     /// What the client's first bytes were: one of [`crate::opening`]. Valid from the first byte on.
     pub opening_up: u8,
@@ -73,6 +73,10 @@ pub mod answered {
     pub const ASKED: u8 = 2;
     /// One direction comes in another VLAN zone than the other, and both are counted here.
     pub const ACROSS: u8 = 4;
+    /// The client's SYN asks to join the connection to another one (MP_JOIN; RFC 8684, 3.2).
+    pub const JOINS: u8 = 8;
+    /// The server's SYN-ACK agreed.
+    pub const JOINED: u8 = 16;
 }
 
 /// Which hook counts which direction of a flow whose ports are both watched: on its way between two watched
@@ -105,6 +109,21 @@ impl Facts {
     #[inline(always)]
     pub const fn closed(&self) -> bool {
         (self.fin_up != 0 && self.fin_down != 0) || self.reset != 0
+    }
+
+    /// Returns true for a subflow of a multipath connection (MPTCP): neither an attempt nor a session of its own.
+    ///
+    /// The server's answer to MP_JOIN shows it. A server that does not know the option ignores it, and the connection
+    /// is an ordinary one: then a mail protocol's first bytes, or bytes that cannot be told, speak against it.
+    pub const fn subflow(&self) -> bool {
+        use crate::opening::{NONE, OTHER, SMTP, TLS};
+        let (asked, agreed) = (self.answered & answered::JOINS != 0, self.answered & answered::JOINED != 0);
+        let amid = match self.opening_down {
+            NONE => matches!(self.opening_up, NONE | OTHER),
+            OTHER => !matches!(self.opening_up, TLS | SMTP),
+            _ => false,
+        };
+        asked && (agreed || amid)
     }
 
     /// A SYN to which nothing came back.

@@ -213,13 +213,52 @@ pub struct FragmentOwner {
     /// The flow; all zeros while `direction` does not name one.
     pub flow: FlowKey,
     /// One of [`owner`].
-    pub direction: u32,
+    pub direction: u16,
+    /// End of the packet's headers: see [`pieces`].
+    pub headers: u16,
     /// Fragments that came before the first one.
-    pub waiting: u32,
+    pub waiting: u16,
+    /// Where those lie: see [`pieces`].
+    pub waiting_units: u16,
     /// Their IP bytes.
     pub waiting_bytes: u32,
-    /// Their payload bytes.
+    /// Their bytes behind the IP headers.
     pub waiting_payload: u32,
+}
+
+/// Which bytes of a fragmented packet are its headers.
+///
+/// The headers of a packet may continue in its second fragment and further ones (RFC 1858, 3). Positions count from
+/// where the part begins that was fragmented. Fragments begin at multiples of eight, and headers are multiples of
+/// four: so the first units of eight bytes, as a bit each, tell how much of a fragment is headers.
+pub mod pieces {
+    /// Set in an end of headers that is the least it can be: the first fragment ended before the TCP header's length.
+    pub const LEAST: u16 = 0x8000;
+    /// Units that are told apart. What lies behind them counts as payload.
+    pub const UNITS: u32 = 16;
+
+    /// The units of which `bytes` bytes from `offset` on hold at least the first half.
+    #[inline(always)]
+    pub const fn units(offset: u32, bytes: u32) -> u16 {
+        let first = offset >> 3;
+        if first >= UNITS {
+            return 0;
+        }
+        let count = (bytes + 4) >> 3;
+        let count = if count > UNITS { UNITS } else { count };
+        ((((1_u64 << count) - 1) << first) & 0xffff) as u16
+    }
+
+    /// How many bytes in these units are headers that end at `headers`.
+    #[inline(always)]
+    pub const fn of_headers(units: u16, headers: u16) -> u32 {
+        let end = (headers & !LEAST) as u32;
+        let end = if end > UNITS << 3 { UNITS << 3 } else { end };
+        let whole = end >> 3;
+        let bytes = ((units as u32) & ((1 << whole) - 1)).count_ones() << 3;
+        // A header may end amid a unit.
+        bytes + (units as u32 >> whole & 1) * (end & 4)
+    }
 }
 
 /// What is known of a fragmented packet.
@@ -234,6 +273,8 @@ pub mod owner {
     pub const UNWATCHED: u32 = 3;
     /// It is not the machine's own, on an interface that counts only those.
     pub const FOREIGN: u32 = 4;
+    /// It is to a tunnel's port, which is not watched.
+    pub const TUNNELLED: u32 = 5;
 }
 
 const _: () = assert!(size_of::<FragmentOwner>() == 56);
@@ -275,6 +316,30 @@ mod tests {
         assert_eq!(tags(Vlans::default().push(0xe007)), ([7, 0], 1));
         assert_eq!(tags(Vlans::default().push(9).push(8)), ([9, 8], 2));
         assert_eq!(Vlans::default().push(9).push(0xe000), Vlans::default().push(9));
+    }
+
+    #[test]
+    fn the_units_of_fragments_tell_their_headers() {
+        let header = |offset, bytes, headers| pieces::of_headers(pieces::units(offset, bytes), headers);
+        for headers in (8..=60).step_by(4) {
+            let mut sum = 0;
+            for offset in (0..80).step_by(8) {
+                let expected = u32::from(headers).saturating_sub(offset).min(8);
+                assert_eq!(header(offset, 8, headers), expected, "{offset} {headers}");
+                assert_eq!(header(offset, 8, headers | pieces::LEAST), expected);
+                sum += expected;
+            }
+            assert_eq!((sum, header(0, 1_480, headers)), (u32::from(headers), u32::from(headers)));
+            // The last fragment ends with the header.
+            let last = u32::from(headers) & !7;
+            assert_eq!(header(last, 4, headers), u32::from(headers) & 4);
+        }
+        assert_eq!(
+            pieces::units(0, 3) | pieces::units(128, 8),
+            0,
+            "less than half a unit, and behind all of them"
+        );
+        assert_eq!((header(120, 8, 132), header(120, 8, 124)), (8, 4), "the last unit");
     }
 
     #[test]

@@ -19,11 +19,12 @@ mod totals;
 pub use app::{App, Family, classify, opening, turn, upgrade};
 pub use counters::{DirectionCounters, Facts, FlowCounters, Silences, answered, side};
 pub use key::{
-    Address, FlowKey, FragmentKey, FragmentOwner, PROTOCOL_TCP, PROTOCOL_UDP, RetiredKey, Scope, Vlans, owner,
+    Address, FlowKey, FragmentKey, FragmentOwner, PROTOCOL_TCP, PROTOCOL_UDP, RetiredKey, Scope, Vlans,
+    owner, pieces,
 };
 pub use keyed_hash::HashKeys;
 pub use place::{Entry, Place, Rest};
-pub use ports::{PORT_WORDS, PortSet};
+pub use ports::{PORT_WORDS, PortSet, is_tunnel};
 pub use set::{FREE, LEFT, Set, Slot, WAYS, set_of, tag_of};
 pub use source::{ALL_CELLS, KEY_CELLS, Removal, SHARE_CELLS, Sharing, SpillCounters, SpillKey, removal};
 pub use totals::{DirectionTotals, Openings, Reason, Totals};

@@ -36,6 +36,14 @@ impl FromIterator<u16> for PortSet {
     }
 }
 
+/// Returns true if datagrams to `port` carry packets, by the registry of service names and port numbers: L2TP,
+/// GTP-U, Teredo, LISP, GRE in UDP, VXLAN and its extension, CAPWAP, GUE, Geneve, MPLS in UDP, and VXLAN where Linux
+/// had it at first.
+#[inline(always)]
+pub const fn is_tunnel(port: u16) -> bool {
+    matches!(port, 1701 | 2152 | 3544 | 4341 | 4754 | 4789 | 4790 | 5247 | 6080 | 6081 | 6635 | 8472)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -26,11 +26,17 @@ pub enum Reason {
     Fragment = 9,
     /// Forwarded or foreign traffic on an interface that counts only what the machine itself sends.
     NotLocal = 10,
+    /// A link layer that carries whole frames or tags of its own: FabricPath, provider backbone bridges (802.1ah),
+    /// VN-Tag and E-Tag (802.1BR), TRILL, MACsec, network service headers.
+    LinkTunnel = 11,
+    /// A datagram to a port of a tunnel (VXLAN, GTP-U, Geneve, ...) that is not watched. What it carries is counted on
+    /// the tunnel's own interface, if it has one here.
+    UdpTunnel = 12,
 }
 
 impl Reason {
     /// Every reason, in the order of the counters.
-    pub const ALL: [Reason; 11] = [
+    pub const ALL: [Reason; 13] = [
         Reason::NotIp,
         Reason::NotTransport,
         Reason::NotWatched,
@@ -42,6 +48,8 @@ impl Reason {
         Reason::Tunnel,
         Reason::Fragment,
         Reason::NotLocal,
+        Reason::LinkTunnel,
+        Reason::UdpTunnel,
     ];
 
     /// The name in metrics.
@@ -58,12 +66,18 @@ impl Reason {
             Reason::Tunnel => "tunnel",
             Reason::Fragment => "fragment",
             Reason::NotLocal => "not_local",
+            Reason::LinkTunnel => "link_tunnel",
+            Reason::UdpTunnel => "udp_tunnel",
         }
     }
 
-    /// Whether such a packet may have been mail that is missing from the counts.
+    /// Returns true if such a packet may have been mail that is missing from the counts. A datagram to a tunnel's
+    /// port is none: any client may have that port, and most tunnels end on an interface of their own.
     pub const fn is_loss(self) -> bool {
-        !matches!(self, Reason::NotIp | Reason::NotTransport | Reason::NotWatched | Reason::NotLocal)
+        !matches!(
+            self,
+            Reason::NotIp | Reason::NotTransport | Reason::NotWatched | Reason::NotLocal | Reason::UdpTunnel
+        )
     }
 }
 

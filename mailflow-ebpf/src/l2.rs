@@ -19,6 +19,9 @@ const PPP_MPLS: [u16; 2] = [0x0281, 0x0283];
 /// Customer tag, service tag (IEEE 802.1Q), and the older service tags some switches still send.
 const TAGS: [u16; 4] = [0x8100, 0x88a8, 0x9100, 0x9200];
 
+/// What carries whole frames, or tags of its own: FabricPath, 802.1ah, VN-Tag, 802.1BR, TRILL, 802.1AE, RFC 8300.
+const TUNNELS: [u16; 7] = [0x8903, 0x88e7, 0x8926, 0x893f, 0x22f3, 0x88e5, 0x894f];
+
 /// VLAN tags that are followed, those in the metadata included.
 const DEEPEST: usize = 2;
 
@@ -85,6 +88,7 @@ pub(crate) fn parse<F: Frame>(frame: &F, link: Link, metadata: Metadata) -> Resu
     match ethertype {
         IPV4 | IPV6 => Ok(Network { ethertype, offset, vlans }),
         _ if ethertype == MPLS[0] || ethertype == MPLS[1] => Err(Reason::Mpls),
+        _ if TUNNELS.contains(&ethertype) => Err(Reason::LinkTunnel),
         _ => Err(Reason::NotIp),
     }
 }

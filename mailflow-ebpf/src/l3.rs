@@ -160,17 +160,38 @@ impl Packet {
         Ok((source, destination))
     }
 
-    /// Identification and protocol that all fragments of a packet carry.
+    /// What a fragment says of itself.
     #[inline(always)]
-    pub(crate) fn identity<F: Frame>(&self, frame: &F) -> Result<(u32, u8), Reason> {
+    pub(crate) fn identity<F: Frame>(&self, frame: &F) -> Result<Identity, Reason> {
         if self.v6 {
             let offset = frame.forget(self.start, START) + frame.forget(self.fragment, DEEPEST);
             let fragment = frame.header::<8>(offset).ok_or(Reason::Truncated)?;
-            return Ok((fragment.raw32::<4>(), fragment.u8::<0>()));
+            return Ok(Identity {
+                identification: fragment.raw32::<4>(),
+                protocol: fragment.u8::<0>(),
+                offset: u32::from(fragment.be16::<2>() & 0xfff8),
+                between: self.header as u32 - self.fragment as u32 - 8,
+            });
         }
         let ip = frame.header::<20>(frame.forget(self.start, START)).ok_or(Reason::Truncated)?;
-        Ok((u32::from(ip.be16::<4>()), self.protocol))
+        Ok(Identity {
+            identification: u32::from(ip.be16::<4>()),
+            protocol: self.protocol,
+            offset: u32::from(ip.be16::<6>() & 0x1fff) << 3,
+            between: 0,
+        })
     }
+}
+
+/// What all fragments of a packet share, and where this one lies in it.
+pub(crate) struct Identity {
+    pub(crate) identification: u32,
+    /// The protocol (RFC 8200: next header) that the fragments carry.
+    pub(crate) protocol: u8,
+    /// Where this one begins, from where the part begins that was fragmented.
+    pub(crate) offset: u32,
+    /// Length of the extension headers between the fragment header and the transport header.
+    pub(crate) between: u32,
 }
 
 const FRAGMENT: u8 = 44;

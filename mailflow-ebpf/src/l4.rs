@@ -1,10 +1,10 @@
 //! Transport layer: TCP and UDP.
 
-use mailflow_common::{PROTOCOL_TCP, Reason};
+use mailflow_common::{PROTOCOL_TCP, Reason, pieces};
 
 use crate::{
     Frame, Header,
-    l3::{Packet, Part},
+    l3::{Identity, Packet, Part},
     segment::Tcp,
 };
 
@@ -13,6 +13,12 @@ pub(crate) const FIN: u8 = 0x01;
 pub(crate) const SYN: u8 = 0x02;
 pub(crate) const RST: u8 = 0x04;
 pub(crate) const ACK: u8 = 0x10;
+
+/// Up to where a TCP header is looked at: its length and flags.
+const FLAGS: u32 = 14;
+
+/// Where it says its length.
+const LENGTH: u32 = 12;
 
 /// Furthest a transport header may begin in a frame.
 const DEEPEST: usize = 0x3ff;
@@ -51,16 +57,44 @@ pub(crate) fn parse<F: Frame>(frame: &F, packet: &Packet) -> Result<Transport, R
     if packet.protocol != PROTOCOL_TCP {
         return Ok(Transport { tcp: Tcp::default(), offset, header: 8 });
     }
-    // A fragment may end amid the header (RFC 1858, 3): of that the ports are known, its flags are not.
-    if packet.part == Part::First && packet.length < packet.header as u32 + 20 {
-        let header = packet.length.wrapping_sub(packet.header as u32);
-        return Ok(Transport { tcp: Tcp::default(), offset, header });
+    // A fragment may end amid the header (RFC 1858, 3): it has the ports, and the flags where it is long enough.
+    let first = packet.part == Part::First;
+    let held = packet.length.wrapping_sub(packet.header as u32);
+    if first && held < FLAGS {
+        return Ok(Transport { tcp: Tcp::default(), offset, header: held });
     }
-    let tcp = frame.header::<20>(offset).ok_or(Reason::Truncated)?;
+    let tcp = if first && held < 20 {
+        frame.header::<{ FLAGS as usize }>(offset)
+    } else {
+        frame.header::<20>(offset)
+    };
+    let tcp = tcp.ok_or(Reason::Truncated)?;
     let header = u32::from(tcp.u8::<12>() >> 4) << 2;
     if header < 20 {
         return Err(Reason::Malformed);
     }
+    let header = if first && header > held { held } else { header };
     let tcp = Tcp { sequence: u32::from_be(tcp.raw32::<4>()), flags: tcp.u8::<13>() };
     Ok(Transport { tcp, offset, header })
+}
+
+/// Where the headers of a fragmented packet end, as far as this fragment tells: see [`pieces`]. 0 where it does not.
+#[inline(always)]
+pub(crate) fn end<F: Frame>(frame: &F, packet: &Packet, identity: &Identity) -> u16 {
+    let held = packet.length.wrapping_sub(packet.header as u32);
+    let first = packet.part == Part::First;
+    let tcp = if first { packet.protocol } else { identity.protocol } == PROTOCOL_TCP;
+    // Where this fragment has the byte with the TCP header's length: a second one behind a first one of eight bytes.
+    let place = if first { LENGTH } else { LENGTH - 8 };
+    if !tcp || held <= place || !first && identity.offset != 8 {
+        return match (first, tcp) {
+            (true, true) => (identity.between + 20) as u16 | pieces::LEAST,
+            (true, false) => (identity.between + 8) as u16,
+            _ => 0,
+        };
+    }
+    let offset = frame.forget(packet.start + packet.header + place as usize, DEEPEST);
+    let Some(byte) = frame.header::<1>(offset) else { return 0 };
+    let length = u32::from(byte.u8::<0>() >> 4) << 2;
+    if length < 20 { 0 } else { (identity.between + length) as u16 }
 }

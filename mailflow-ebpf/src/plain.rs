@@ -19,7 +19,8 @@ pub struct Plain {
     pub source_port: u16,
     /// The receiver's port.
     pub destination_port: u16,
-    protocol: u8,
+    /// IANA protocol number.
+    pub protocol: u8,
     length: u32,
     start: usize,
 }
@@ -99,6 +100,7 @@ impl Plain {
             length: self.length,
             headers,
             payload_offset: self.start as u32 + headers,
+            options: transport - 20,
             tcp,
         })
     }

@@ -2,7 +2,7 @@
 
 use core::mem::MaybeUninit;
 
-use mailflow_common::{Address, FlowKey, PROTOCOL_TCP, Reason, Scope};
+use mailflow_common::{Address, FlowKey, PROTOCOL_TCP, Reason, Scope, pieces};
 
 pub use crate::l2::Metadata;
 use crate::{Frame, Link, l2, l3, l4};
@@ -84,6 +84,8 @@ pub struct Segment {
     pub headers: u32,
     /// Where the payload begins in the frame.
     pub payload_offset: u32,
+    /// Length of the TCP options, which end there.
+    pub options: u32,
     /// TCP's own; all zeros for UDP. Not an option: where the compiler leaves the fields of one undefined,
     /// the verifier sees what lay there before.
     pub tcp: Tcp,
@@ -141,6 +143,22 @@ pub struct Fragment {
     pub length: u32,
     /// IP headers of this fragment.
     pub headers: u32,
+    /// Where it begins, from where the part begins that was fragmented.
+    pub offset: u32,
+}
+
+impl Fragment {
+    /// Bytes behind the IP headers.
+    #[inline(always)]
+    pub const fn bytes(&self) -> u32 {
+        self.length - self.headers
+    }
+
+    /// Where it lies, see [`pieces`].
+    #[inline(always)]
+    pub const fn units(&self) -> u16 {
+        pieces::units(self.offset, self.bytes())
+    }
 }
 
 /// Follows a frame to its ports.
@@ -174,6 +192,12 @@ impl Located {
         Self { ports: Some(ports), ..self }
     }
 
+    /// IANA protocol number.
+    #[inline(always)]
+    pub fn protocol(&self) -> u8 {
+        self.scope.protocol()
+    }
+
     /// Source and destination port; `None` for a fragment without them.
     #[inline(always)]
     pub fn ports(&self) -> Option<(u16, u16)> {
@@ -187,13 +211,21 @@ impl Located {
         if packet.part == l3::Part::Whole {
             return None;
         }
-        let (identification, protocol) = packet.identity(frame).ok()?;
+        let identity = packet.identity(frame).ok()?;
         Some(Fragment {
-            identification,
-            scope: Scope::new(self.scope.vlans(), protocol, packet.v6),
+            identification: identity.identification,
+            scope: Scope::new(self.scope.vlans(), identity.protocol, packet.v6),
             length: packet.length,
             headers: packet.header as u32,
+            offset: identity.offset,
         })
+    }
+
+    /// Where the headers end of the packet that this is a fragment of, as far as it tells; else 0. See [`pieces`].
+    #[inline(always)]
+    pub fn headers_end<F: Frame>(&self, frame: &F) -> u16 {
+        let end = self.packet.identity(frame).map_or(0, |identity| l4::end(frame, &self.packet, &identity));
+        frame.forget(usize::from(end), 0xffff) as u16
     }
 
     /// The fragment that this is, where it has no ports.
@@ -271,6 +303,7 @@ impl Located {
             length: packet.length,
             headers,
             payload_offset: transport.offset as u32 + transport.header,
+            options: if packet.protocol == PROTOCOL_TCP { transport.header.saturating_sub(20) } else { 0 },
             tcp: transport.tcp,
         })
     }

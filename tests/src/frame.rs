@@ -252,3 +252,35 @@ pub fn fragmented(from: &str, to: &str, identification: u16) -> Vec<FrameBuilder
     };
     vec![cut(0, true, 580), cut(600, true, 600), cut(1200, false, 320)]
 }
+
+/// A packet in fragments that end so many bytes from where what is cut begins: behind the IPv4 header or IPv6's own;
+/// each a multiple of eight.
+///
+/// # Panics
+/// When one of them lies behind the packet's end, which is the test's own mistake.
+pub fn cut(packet: &FrameBuilder, ends: &[usize], identification: u16) -> Vec<FrameBuilder> {
+    let v6 = packet.ends[0].0.is_ipv6();
+    let bytes = packet.build();
+    let link = if packet.ethernet { 14 + 4 * packet.tags.len() } else { 0 };
+    let header = if v6 { 40 } else { 20 + packet.options.len() };
+    let kind = bytes[link + if v6 { 6 } else { 9 }];
+    let bytes = &bytes[link + header..bytes.len() - packet.padding];
+    let begins = [&[0], ends].concat();
+    let all = [ends, &[bytes.len()]].concat();
+    let pieces = begins.iter().zip(all).map(|(begin, end)| {
+        let (position, more) = (*begin as u16, end != bytes.len());
+        let mut piece = packet.clone();
+        piece.transport = Transport::Other(kind);
+        piece.payload = bytes[*begin..end].to_vec();
+        if v6 {
+            let word = (position | u16::from(more)).to_be_bytes();
+            let name = identification.to_be_bytes();
+            piece.extensions = vec![(44, vec![0, word[0], word[1], 0, 0, name[0], name[1]])];
+        } else {
+            piece.fragment = position >> 3 | if more { 0x2000 } else { 0 };
+            piece.identification = identification;
+        }
+        piece
+    });
+    pieces.collect()
+}

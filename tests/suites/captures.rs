@@ -1,5 +1,7 @@
 //! Real captures, replayed through the loaded program, against a recount that shares no code with it.
 
+#[path = "captures/attempts.rs"]
+mod attempts;
 #[path = "captures/files.rs"]
 mod files;
 #[path = "captures/order.rs"]

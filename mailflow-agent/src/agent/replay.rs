@@ -188,7 +188,10 @@ impl Replay {
         }
         if capture.skipped() > 0 {
             progress.pause(|| {
-                warn!(capture = %path.display(), frames = capture.skipped(), "frames of link types that carry no IP");
+                let types: Vec<String> =
+                    capture.skipped_types().iter().map(|(link, frames)| format!("{link}: {frames}")).collect();
+                let (frames, types) = (capture.skipped(), types.join(", "));
+                warn!(capture = %path.display(), frames, link_types = types, "frames without IP, or of link types that are not read");
             });
         }
         result.skipped += capture.skipped();

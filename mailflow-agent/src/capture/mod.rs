@@ -11,6 +11,7 @@ mod pcap;
 mod pcapng;
 
 use std::{
+    collections::BTreeMap,
     io,
     path::{Path, PathBuf},
     sync::{
@@ -87,8 +88,8 @@ struct Source {
 /// What a record holds.
 enum Found {
     Frame(Frame),
-    /// A frame whose link type carries no IP, or is not known.
-    Skipped,
+    /// A frame of this link type that carries no IP, or whose link type is not read.
+    Skipped(u32),
     /// No frame.
     Nothing,
 }
@@ -102,7 +103,7 @@ impl Source {
             Some((bytes, length)) => {
                 Found::Frame(Frame { time: u64::try_from(nanos).unwrap_or(0), bytes, length })
             }
-            None => Found::Skipped,
+            None => Found::Skipped(self.link),
         }
     }
 }
@@ -114,7 +115,8 @@ pub struct Capture {
     input: Input,
     format: Format,
     frames: u64,
-    skipped: u64,
+    /// By link type.
+    skipped: BTreeMap<u32, u64>,
 }
 
 enum Format {
@@ -145,7 +147,9 @@ impl Capture {
             Err(_) => Ok(None),
         };
         match format {
-            Ok(Some(format)) => Ok(Self { path, position, input, format, frames: 0, skipped: 0 }),
+            Ok(Some(format)) => {
+                Ok(Self { path, position, input, format, frames: 0, skipped: BTreeMap::new() })
+            }
             Ok(None) if magic.is_empty() => {
                 Err(CaptureError::Format { path, found: "it is empty".to_owned() })
             }
@@ -162,9 +166,14 @@ impl Capture {
         self.position.load(Ordering::Relaxed)
     }
 
-    /// Frames of link types that carry no IP, or that are not known.
+    /// Returns the number of frames that carry no IP, or whose link type is not read.
     pub fn skipped(&self) -> u64 {
-        self.skipped
+        self.skipped.values().sum()
+    }
+
+    /// Returns their link types, each with how many it has.
+    pub fn skipped_types(&self) -> &BTreeMap<u32, u64> {
+        &self.skipped
     }
 
     /// The next frame; `None` at the end.
@@ -182,7 +191,7 @@ impl Capture {
                     self.frames += 1;
                     return Ok(Some(frame));
                 }
-                Ok(Some(Found::Skipped)) => self.skipped += 1,
+                Ok(Some(Found::Skipped(link))) => *self.skipped.entry(link).or_default() += 1,
                 Ok(Some(Found::Nothing)) => {}
                 Ok(None) => return Ok(None),
                 Err(stop) => return Err(self.damaged(&stop)),
@@ -191,7 +200,7 @@ impl Capture {
     }
 
     fn damaged(&self, stop: &Stop) -> CaptureError {
-        let (path, frames) = (self.path.clone(), self.frames + self.skipped);
+        let (path, frames) = (self.path.clone(), self.frames + self.skipped());
         CaptureError::Damaged { path, frames, reason: stop.to_string() }
     }
 }

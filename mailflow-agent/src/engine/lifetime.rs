@@ -128,7 +128,7 @@ mod tests {
             (flow.facts.syn_ack, flow.facts.answered) = (0, 0);
             flow.down = Default::default();
         };
-        assert_eq!(end(silent), (at(131), RecordReason::Idle));
+        assert_eq!(end(silent), (at(228), RecordReason::Idle), "a client may send its SYN again for 127 s");
         let refused = |flow: &mut Flow| (flow.facts.syn_ack, flow.facts.reset) = (0, 1);
         assert_eq!(end(refused), (at(106), RecordReason::Closed), "answered by a RST");
         let one_sided = |flow: &mut Flow| flow.facts.syn_ack = 0;

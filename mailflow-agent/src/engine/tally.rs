@@ -48,8 +48,13 @@ impl Stage {
 
 impl Kinds {
     /// What `record` shows. While a flow is open, it may still become a session and deliver.
+    ///
+    /// A subflow of a multipath connection is none of these: that connection counts. What it carries is summed.
     pub(super) fn of(record: &FlowRecord, stage: Stage) -> Self {
         let Flow { facts, messages, .. } = &record.flow;
+        if facts.subflow() {
+            return Kinds::empty();
+        }
         let attempt = facts.syn != 0;
         let session = attempt && facts.syn_ack != 0;
         let delivering = session && *messages > 0;
@@ -189,12 +194,22 @@ impl Tally {
 
 #[cfg(test)]
 mod tests {
+    use mailflow_common::answered;
+
     use super::{super::fixture, *};
 
     fn kinds(stage: Stage, syn: u8, syn_ack: u8, messages: u32) -> Kinds {
         let mut record = (*fixture::record(fixture::at(100))).clone();
         (record.flow.facts.syn, record.flow.facts.syn_ack, record.flow.messages) = (syn, syn_ack, messages);
         Kinds::of(&record, stage)
+    }
+
+    #[test]
+    fn a_subflow_is_no_flow_of_its_own() {
+        let mut record = (*fixture::record(fixture::at(100))).clone();
+        assert!(!Kinds::of(&record, Stage::Ended).is_empty());
+        record.flow.facts.answered |= answered::JOINS | answered::JOINED;
+        assert_eq!(Kinds::of(&record, Stage::Ended), Kinds::empty());
     }
 
     #[test]

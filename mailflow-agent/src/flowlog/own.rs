@@ -1,6 +1,6 @@
 //! mailflow's own flow lines (docs/events.md).
 
-use mailflow_common::{App, Facts};
+use mailflow_common::{App, Facts, answered};
 use serde::Deserialize;
 
 use super::{
@@ -31,6 +31,7 @@ pub(super) struct Extra<'a> {
     complete: Option<bool>,
     syn: Option<bool>,
     synack: Option<bool>,
+    mptcp_join: Option<bool>,
     mac: Option<Read<Mac>>,
 }
 
@@ -69,7 +70,8 @@ pub(super) fn entry(line: &Eve<'_>, extra: &Extra<'_>, text: &[u8], reading: &Re
         syn_ack: extra.synack.unwrap_or_default().into(),
         fin_up: closed.into(),
         fin_down: closed.into(),
-        answered: (down.packets > 0).into(),
+        answered: u8::from(down.packets > 0)
+            | if extra.mptcp_join == Some(true) { answered::JOINS | answered::JOINED } else { 0 },
         ..Facts::default()
     };
     let client = extra.app_evidence.as_ref().is_some_and(|evidence| evidence.0 == "client_hello");

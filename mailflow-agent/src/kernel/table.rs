@@ -385,9 +385,10 @@ fn flow(key: &FlowKey, counters: &FlowCounters, base: Option<&FlowCounters>, mom
 
 /// The facts without what the program notes beside them for itself.
 fn facts(facts: Facts) -> Facts {
+    const KEPT: u8 = answered::YES | answered::JOINS | answered::JOINED;
     Facts {
         looked: facts.looked & !side::BITS,
-        answered: facts.answered & answered::YES,
+        answered: facts.answered & KEPT,
         upgrade: facts.upgrade & upgrade::BITS,
         ..facts
     }

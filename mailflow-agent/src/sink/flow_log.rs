@@ -73,6 +73,7 @@ struct Extra {
     complete: bool,
     syn: Option<bool>,
     synack: Option<bool>,
+    mptcp_join: bool,
     mac: Option<Mac>,
 }
 
@@ -131,6 +132,7 @@ impl Extra {
             complete: record.complete,
             syn: fact(Inputs::SYN, facts.syn),
             synack: fact(Inputs::SYN_ACK, facts.syn_ack),
+            mptcp_join: facts.subflow(),
             mac: mac.map(Mac),
         }
     }

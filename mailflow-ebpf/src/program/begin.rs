@@ -6,6 +6,7 @@ use mailflow_ebpf::{Link, Tcp};
 use super::{
     hook::Toward,
     maps::{self, Scratch, table, zones},
+    multipath::Options,
     packet::Packet,
     recognise,
     tally::Sum,
@@ -34,7 +35,8 @@ pub(super) unsafe fn begin<P: Packet>(
         (*new).first = now;
         (*new).isn_up = tcp.sequence;
         (*new).facts.syn = 1;
-        (*new).facts.answered = answered::ASKED;
+        (*new).facts.answered =
+            if Options::join(scratch) { answered::ASKED | answered::JOINS } else { answered::ASKED };
         (*new).facts.looked = side_of(toward, key, true);
         note_client(packet, link, new, true);
         if !table::insert(scratch, key) {

@@ -1,12 +1,12 @@
 //! The counter: from a frame to what is counted.
 
-use mailflow_common::{Reason, owner};
+use mailflow_common::{PROTOCOL_UDP, Reason, is_tunnel, owner};
 use mailflow_ebpf::{Link, Located, glance, locate};
 
 use super::{
     fragments,
     hook::{Hook, Toward, Whose},
-    join::{self, first, join},
+    join::{self, join},
     known::known,
     maps,
     packet::Packet,
@@ -37,7 +37,7 @@ pub(super) fn count<P: Packet>(packet: P, link: Link, toward: Toward, whose: Who
 fn book<P: Packet>(packet: &P, link: Link, toward: Toward, whose: Whose) -> Result<(), Reason> {
     match &glance(packet, link, packet.metadata()) {
         Some(plain) if !wanted(toward, plain.source_port, plain.destination_port) => {
-            return Err(Reason::NotWatched);
+            return Err(unwanted(plain.protocol, plain.destination_port));
         }
         Some(plain) => {
             if !(whose == Whose::Made && maps::local_only())
@@ -56,8 +56,10 @@ fn book<P: Packet>(packet: &P, link: Link, toward: Toward, whose: Whose) -> Resu
                 return fragments::later(packet, &located, toward);
             };
             if !wanted(toward, source, destination) {
-                fragments::refused(packet, &located, toward, owner::UNWATCHED);
-                return Err(Reason::NotWatched);
+                let reason = unwanted(located.protocol(), destination);
+                let owner = if reason == Reason::UdpTunnel { owner::TUNNELLED } else { owner::UNWATCHED };
+                fragments::refused(packet, &located, toward, owner);
+                return Err(reason);
             }
             note_packet(packet, located, toward, whose)?;
         }
@@ -66,11 +68,8 @@ fn book<P: Packet>(packet: &P, link: Link, toward: Toward, whose: Whose) -> Resu
     let hook = Hook::new(link, toward, whose);
     // SAFETY: both are this CPU's own; what is found is an element of a preallocated map.
     let answer = unsafe {
-        match first(*packet, scratch, totals, hook) {
-            join::OPEN => match join::owner(*packet, scratch, hook) {
-                join::OPEN => join(*packet, scratch, totals, hook),
-                refused => refused,
-            },
+        match join::owner(*packet, scratch, totals, hook) {
+            join::OPEN => join(*packet, scratch, totals, hook),
             answer => answer,
         }
     };
@@ -98,6 +97,12 @@ fn note_packet<P: Packet>(packet: &P, located: Located, toward: Toward, whose: W
         }
     }
     Ok(())
+}
+
+/// Returns the reason for a packet to this port that is not counted.
+#[inline(always)]
+fn unwanted(protocol: u8, destination: u16) -> Reason {
+    if protocol == PROTOCOL_UDP && is_tunnel(destination) { Reason::UdpTunnel } else { Reason::NotWatched }
 }
 
 /// Whether a packet between these ports is counted.

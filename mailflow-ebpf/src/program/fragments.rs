@@ -1,6 +1,6 @@
 //! Packets that come in fragments: only the first one has ports, the others belong to its flow.
 
-use mailflow_common::{FlowKey, Reason, owner};
+use mailflow_common::{FlowKey, Reason, owner, pieces};
 use mailflow_ebpf::{Fragment, Located};
 
 use super::{
@@ -19,6 +19,7 @@ fn prepare<P: Packet>(
     fragment: &Fragment,
     toward: Toward,
     direction: u32,
+    headers: u16,
 ) -> Option<*mut Scratch> {
     let scratch = maps::scratch()?;
     // SAFETY: this CPU's own element.
@@ -28,8 +29,10 @@ fn prepare<P: Packet>(
         key.identification = fragment.identification;
         key.scope = fragment.scope;
         key.hook = toward as u32;
-        (*scratch).owner.direction = direction;
+        (*scratch).owner.direction = direction as u16;
+        (*scratch).owner.headers = headers;
         (*scratch).owner.waiting = 0;
+        (*scratch).owner.waiting_units = 0;
         (*scratch).owner.waiting_bytes = 0;
         (*scratch).owner.waiting_payload = 0;
     }
@@ -48,7 +51,8 @@ pub(super) unsafe fn first<P: Packet>(
 ) {
     let Some(fragment) = located.fragment(packet) else { return };
     let direction = if up { owner::UP } else { owner::DOWN };
-    let Some(scratch) = prepare(packet, located, &fragment, toward, direction) else { return };
+    let headers = located.headers_end(packet);
+    let Some(scratch) = prepare(packet, located, &fragment, toward, direction, headers) else { return };
     // SAFETY: this CPU's own element; the rest is the caller's.
     unsafe {
         (*scratch).owner.flow = *key;
@@ -63,15 +67,19 @@ unsafe fn claim(scratch: *mut Scratch) {
     // share may go below zero.
     unsafe {
         let key = &raw const (*scratch).fragment;
-        let up = (*scratch).owner.direction == owner::UP;
+        let up = u32::from((*scratch).owner.direction) == owner::UP;
         if let Some(known) = fragments::find(&*key)
-            && (*known).direction == owner::UNKNOWN
+            && u32::from((*known).direction) == owner::UNKNOWN
         {
-            let waiting = (*known).waiting;
+            let waiting = u32::from((*known).waiting);
+            if (*scratch).owner.headers & pieces::LEAST != 0 && (*known).headers != 0 {
+                (*scratch).owner.headers = (*known).headers;
+            }
+            let headers = pieces::of_headers((*known).waiting_units, (*scratch).owner.headers);
             (*scratch).sum = Sum {
                 buffers: waiting,
                 packets: waiting,
-                payload: (*known).waiting_payload,
+                payload: (*known).waiting_payload.saturating_sub(headers),
                 bytes: u64::from((*known).waiting_bytes),
             };
             if waiting != 0 {
@@ -90,7 +98,7 @@ unsafe fn claim(scratch: *mut Scratch) {
 #[inline(always)]
 pub(super) fn refused<P: Packet>(packet: &P, located: &Located, toward: Toward, owner: u32) {
     if let Some(fragment) = located.fragment(packet)
-        && let Some(scratch) = prepare(packet, located, &fragment, toward, owner)
+        && let Some(scratch) = prepare(packet, located, &fragment, toward, owner, 0)
     {
         // SAFETY: both are this CPU's own elements.
         unsafe { disown(scratch) };
@@ -103,15 +111,14 @@ unsafe fn disown(scratch: *const Scratch) {
     unsafe {
         let (key, owner) = (&(*scratch).fragment, &(*scratch).owner);
         if let Some(known) = fragments::find(key)
-            && (*known).direction == owner::UNKNOWN
+            && u32::from((*known).direction) == owner::UNKNOWN
             && let Some(totals) = maps::totals()
         {
             let waiting = u64::from((*known).waiting);
             let reasons = &raw mut (*totals).reasons;
             (*reasons)[Reason::Fragment as usize] =
                 (*reasons)[Reason::Fragment as usize].wrapping_sub(waiting);
-            let reason =
-                if owner.direction == owner::FOREIGN { Reason::NotLocal } else { Reason::NotWatched };
+            let reason = refusal(u32::from(owner.direction)).unwrap_or(Reason::NotWatched);
             (*reasons)[reason as usize & 15] += waiting;
         }
         fragments::note(key, owner);
@@ -122,13 +129,24 @@ unsafe fn disown(scratch: *const Scratch) {
 #[inline(always)]
 pub(super) fn later<P: Packet>(packet: &P, located: &Located, toward: Toward) -> Result<(), Reason> {
     let fragment = located.later(packet)?;
-    let scratch = prepare(packet, located, &fragment, toward, owner::UNKNOWN).ok_or(Reason::Fragment)?;
+    let headers = located.headers_end(packet);
+    let scratch =
+        prepare(packet, located, &fragment, toward, owner::UNKNOWN, headers).ok_or(Reason::Fragment)?;
     // SAFETY: both are this CPU's own elements.
-    match unsafe { follow(scratch, fragment.length, fragment.length - fragment.headers) } {
+    match unsafe { follow(scratch, fragment.length, fragment.bytes(), fragment.units()) } {
         COUNTED => Ok(()),
-        owner::UNWATCHED => Err(Reason::NotWatched),
-        owner::FOREIGN => Err(Reason::NotLocal),
-        _ => Err(Reason::Fragment),
+        owner => Err(refusal(owner).unwrap_or(Reason::Fragment)),
+    }
+}
+
+/// Returns why the fragments of such a packet are not counted, if that is known.
+#[inline(always)]
+fn refusal(owner: u32) -> Option<Reason> {
+    match owner {
+        owner::UNWATCHED => Some(Reason::NotWatched),
+        owner::FOREIGN => Some(Reason::NotLocal),
+        owner::TUNNELLED => Some(Reason::UdpTunnel),
+        _ => None,
     }
 }
 
@@ -137,19 +155,26 @@ const COUNTED: u32 = u32::MAX;
 
 /// Counts a fragment to the flow of its first one, or lets it wait for that.
 #[inline(never)]
-unsafe fn follow(scratch: *mut Scratch, bytes: u32, payload: u32) -> u32 {
+unsafe fn follow(scratch: *mut Scratch, bytes: u32, payload: u32, units: u16) -> u32 {
     // SAFETY: the caller's; what is found are elements of maps: words that are read and written whole.
     unsafe {
         let Some(known) = fragments::find(&(*scratch).fragment) else {
             (*scratch).owner.waiting = 1;
+            (*scratch).owner.waiting_units = units;
             (*scratch).owner.waiting_bytes = bytes;
             (*scratch).owner.waiting_payload = payload;
             fragments::note(&(*scratch).fragment, &(*scratch).owner);
             return owner::UNKNOWN;
         };
-        let direction = (*known).direction;
+        let direction = u32::from((*known).direction);
+        let told = (*scratch).owner.headers;
+        if told != 0 && ((*known).headers == 0 || (*known).headers & pieces::LEAST != 0) {
+            (*known).headers = told;
+        }
         if direction == owner::UNKNOWN {
-            add32(&raw mut (*known).waiting, 1);
+            // With the half word behind it, as additions to less than a word are not atomic.
+            add32((&raw mut (*known).waiting).cast(), 1);
+            (*known).waiting_units |= units;
             add32(&raw mut (*known).waiting_bytes, bytes);
             add32(&raw mut (*known).waiting_payload, payload);
         }
@@ -157,6 +182,7 @@ unsafe fn follow(scratch: *mut Scratch, bytes: u32, payload: u32) -> u32 {
             return direction;
         }
         let up = direction == owner::UP;
+        let payload = payload.saturating_sub(pieces::of_headers(units, (*known).headers));
         (*scratch).sum = Sum { buffers: 1, packets: 1, payload, bytes: u64::from(bytes) };
         put(scratch, &raw const (*known).flow, up);
         COUNTED

@@ -1,16 +1,17 @@
 //! From a packet, of which the scratch tells, to its flow.
 //!
-//! [`first`], [`owner`] and [`join`] are functions of their own that read what is known of the packet from the scratch:
+//! [`owner`] and [`join`] are functions of their own that read what is known of the packet from the scratch:
 //! the verifier does not follow what is stored there, and so sees each of them once for all kinds of packets.
 
-use mailflow_common::{FlowCounters, Reason, Totals, owner, side};
-use mailflow_ebpf::Segment;
+use mailflow_common::{FlowCounters, Reason, Totals, answered, owner, side};
+use mailflow_ebpf::{Segment, Tcp};
 
 use super::{
     begin::{begin, create, note_client, side_of},
     fragments,
     hook::{Hook, Toward, Whose},
     maps::{self, Scratch, table},
+    multipath::{self, Options},
     packet::Packet,
     recognise, reuse,
     seek::seek,
@@ -18,7 +19,7 @@ use super::{
     tally::{Sum, add, note},
 };
 
-/// What [`first`] and [`join`] answer where they have counted ...
+/// What [`owner`] and [`join`] answer where they have counted ...
 pub(super) const COUNTED: u32 = u32::MAX;
 /// ... where that is still to be done ...
 pub(super) const OPEN: u32 = u32::MAX - 1;
@@ -26,37 +27,6 @@ pub(super) const OPEN: u32 = u32::MAX - 1;
 pub(super) const NOT_LOCAL: u32 = Reason::NotLocal as u32;
 pub(super) const NOT_WATCHED: u32 = Reason::NotWatched as u32;
 const TRUNCATED: u32 = Reason::Truncated as u32;
-
-/// Counts a packet where it is all that there is of its flow so far.
-#[inline(never)]
-pub(super) unsafe fn first<P: Packet>(
-    packet: P,
-    scratch: *mut Scratch,
-    totals: *mut Totals,
-    hook: Hook,
-) -> u32 {
-    // SAFETY: the caller's: this CPU's own.
-    unsafe {
-        if measure(&packet, scratch, hook.toward()).is_err() {
-            return TRUNCATED;
-        }
-        let (located, segment) = (&*(&raw const (*scratch).located), &*(&raw const (*scratch).segment));
-        let (tcp, now) = (segment.tcp, maps::now());
-        let may_begin = hook.whose() != Whose::Received || !maps::local_only();
-        let sum = (&raw const (*scratch).sum).read_volatile();
-        if tcp.bare_syn()
-            && sum.payload == 0
-            && may_begin
-            && begin(&packet, hook.link(), scratch, hook.toward(), tcp, &sum, now)
-        {
-            (*totals).syns.all += 1;
-            sum.add_to(&raw mut (*totals).up);
-            fragments::first(&packet, located, hook.toward(), &(*scratch).key, true);
-            return COUNTED;
-        }
-        OPEN
-    }
-}
 
 /// Notes in the scratch what a packet adds and which way it goes, and turns to the place of its flow.
 #[inline(always)]
@@ -100,6 +70,9 @@ pub(super) unsafe fn join<P: Packet>(
             if tcp.notable() {
                 note(flow, tcp, up, totals);
             }
+            if tcp.opens() {
+                agree(scratch, flow, tcp, up);
+            }
             if sum.payload != 0 {
                 recognise::payload(&packet, flow, segment, up);
             }
@@ -111,13 +84,43 @@ pub(super) unsafe fn join<P: Packet>(
     }
 }
 
-/// Finds the flow of a packet, or makes it, for [`join`]: `OPEN`, or why the packet is not to be counted.
+/// Notes that a SYN asks to join its flow to another connection, or that the server agrees to that.
+#[inline(always)]
+unsafe fn agree(scratch: *const Scratch, flow: *mut FlowCounters, tcp: Tcp, up: bool) {
+    // SAFETY: the caller's: an element of a preallocated map; this CPU's own scratch.
+    unsafe {
+        if !Options::join(scratch) {
+            return;
+        }
+        let known = (*flow).facts.answered;
+        if up && tcp.syn() {
+            (*flow).facts.answered = known | answered::JOINS;
+        } else if !up && known & answered::JOINS != 0 {
+            (*flow).facts.answered = known | answered::JOINED;
+        }
+    }
+}
+
+/// Finds the flow of a packet, or makes it, for [`join`]: `OPEN`, or why the packet is not to be counted. `COUNTED` where
+/// a SYN is all that there is of its flow so far.
 #[inline(never)]
-pub(super) unsafe fn owner<P: Packet>(packet: P, scratch: *mut Scratch, hook: Hook) -> u32 {
+pub(super) unsafe fn owner<P: Packet>(
+    packet: P,
+    scratch: *mut Scratch,
+    totals: *mut Totals,
+    hook: Hook,
+) -> u32 {
     // SAFETY: what is found is an element of a preallocated map; the rest is the caller's: this CPU's own.
     unsafe {
+        if measure(&packet, scratch, hook.toward()).is_err() {
+            return TRUNCATED;
+        }
         let (located, segment) = (&*(&raw const (*scratch).located), &*(&raw const (*scratch).segment));
         let up = (&raw const (*scratch).up).read_volatile() == 1;
+        if segment.tcp.opens() {
+            Options::clear(scratch);
+            multipath::look(packet, scratch);
+        }
         let flow = table::find(scratch);
         if !flow.is_null() && !reuse::ended(flow, segment.tcp, up, maps::now() as u32) || seek(scratch) {
             return OPEN;
@@ -128,16 +131,31 @@ pub(super) unsafe fn owner<P: Packet>(packet: P, scratch: *mut Scratch, hook: Ho
         }
         // Once more: the verifier would follow what was found through all of the search.
         let flow = table::find(scratch);
-        if flow.is_null() {
-            if counted_before(&packet, hook.toward(), hook.whose(), segment) {
-                fragments::refused(&packet, located, hook.toward(), owner::UNWATCHED);
-                return NOT_WATCHED;
+        if !flow.is_null() {
+            if reuse::retire(scratch, flow) == 1 {
+                note_client(&packet, hook.link(), flow, up);
+                (*flow).facts.looked = side_of(hook.toward(), &(*scratch).key, up);
             }
-            create(&packet, hook.link(), scratch, hook.toward(), up, maps::now());
-        } else if reuse::retire(scratch, flow) == 1 {
-            note_client(&packet, hook.link(), flow, up);
-            (*flow).facts.looked = side_of(hook.toward(), &(*scratch).key, up);
+            return OPEN;
         }
+        if segment.tcp.bare_syn() && segment.payload() == 0 {
+            let sum = (&raw const (*scratch).sum).read_volatile();
+            if begin(&packet, hook.link(), scratch, hook.toward(), segment.tcp, &sum, maps::now()) {
+                (*totals).syns.all += 1;
+                sum.add_to(&raw mut (*totals).up);
+                fragments::first(&packet, located, hook.toward(), &(*scratch).key, true);
+                return COUNTED;
+            }
+            // Another CPU was faster, or there is no room.
+            if !table::find(scratch).is_null() {
+                return OPEN;
+            }
+        }
+        if counted_before(&packet, hook.toward(), hook.whose(), segment) {
+            fragments::refused(&packet, located, hook.toward(), owner::UNWATCHED);
+            return NOT_WATCHED;
+        }
+        create(&packet, hook.link(), scratch, hook.toward(), up, maps::now());
         OPEN
     }
 }

@@ -9,6 +9,7 @@ mod hook;
 mod join;
 mod known;
 mod maps;
+mod multipath;
 mod packet;
 mod recognise;
 mod remove;

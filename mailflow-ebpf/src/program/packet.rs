@@ -1,6 +1,6 @@
 //! The two kinds of kernel context as frames.
 
-use core::arch::asm;
+use core::{arch::asm, mem::offset_of};
 
 use aya_ebpf::{
     bindings::{__sk_buff, xdp_md},
@@ -64,6 +64,20 @@ impl Header for Bytes {
     }
 }
 
+/// The word at `OFFSET` of a context that says where the frame begins or ends.
+///
+/// One instruction that fills a register: LLVM would widen a word of 32 bits wherever it is used again, and that is no
+/// pointer for the verifier any more.
+#[inline(always)]
+fn bound<const OFFSET: usize, C>(context: *mut C) -> usize {
+    let value: usize;
+    // SAFETY: the kernel hands the program a valid context, and the callers know its fields.
+    unsafe {
+        asm!("{v} = *(u32 *)({p} + {o})", v = out(reg) value, p = in(reg) context, o = const OFFSET, options(pure, readonly, nostack, preserves_flags));
+    }
+    value
+}
+
 #[inline(always)]
 fn reach<const LENGTH: usize>(start: usize, end: usize, offset: usize) -> Option<Bytes> {
     let mut pointer = start + offset;
@@ -96,8 +110,10 @@ impl<const FRAGS: bool> Xdp<FRAGS> {
 
     #[inline(always)]
     fn bounds(&self) -> (usize, usize) {
-        // SAFETY: the kernel hands the program a valid context.
-        unsafe { ((*self.0).data as usize, (*self.0).data_end as usize) }
+        (
+            bound::<{ offset_of!(xdp_md, data) }, _>(self.0),
+            bound::<{ offset_of!(xdp_md, data_end) }, _>(self.0),
+        )
     }
 }
 
@@ -192,8 +208,8 @@ impl Frame for Skb {
 
     #[inline(always)]
     fn header<const LENGTH: usize>(&self, offset: usize) -> Option<Bytes> {
-        // SAFETY: the kernel hands the program a valid context.
-        let (start, end) = unsafe { ((*self.0).data as usize, (*self.0).data_end as usize) };
+        let start = bound::<{ offset_of!(__sk_buff, data) }, _>(self.0);
+        let end = bound::<{ offset_of!(__sk_buff, data_end) }, _>(self.0);
         reach::<LENGTH>(start, end, offset)
     }
 

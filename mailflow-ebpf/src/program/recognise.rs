@@ -81,11 +81,9 @@ fn opens(known: u8, syn: u8, isn: u32, looked: u8, segment: &Segment) -> bool {
         return false;
     }
     let tcp = segment.tcp;
-    if tcp.syn() || tcp.syn_ack() {
-        // RFC 7413: a SYN may carry the first bytes itself, and so may its answer.
-        true
-    } else if syn != 0 {
-        tcp.sequence == isn.wrapping_add(1)
+    if syn != 0 {
+        // RFC 7413: a SYN may carry the first bytes itself, and so may its answer. It takes a number itself.
+        tcp.sequence.wrapping_add(u32::from(tcp.opens())) == isn.wrapping_add(1)
     } else {
         known == opening::NONE && looked < 2
     }

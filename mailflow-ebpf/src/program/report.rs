@@ -67,6 +67,7 @@ fn say(kind: u32, length: u32) -> u32 {
     const MPLS: u32 = Reason::Mpls as u32;
     const TUNNEL: u32 = Reason::Tunnel as u32;
     const FRAGMENT: u32 = Reason::Fragment as u32;
+    const LINK_TUNNEL: u32 = Reason::LinkTunnel as u32;
     match kind {
         MALFORMED => warn!((), "malformed: {} bytes", length),
         TRUNCATED => warn!((), "truncated: {} bytes", length),
@@ -75,6 +76,7 @@ fn say(kind: u32, length: u32) -> u32 {
         MPLS => info!((), "mpls: {} bytes", length),
         TUNNEL => info!((), "tunnel: {} bytes", length),
         FRAGMENT => info!((), "fragment: {} bytes", length),
+        LINK_TUNNEL => info!((), "link_tunnel: {} bytes", length),
         OVERFLOW => warn!((), "overflow: {} bytes", length),
         UNATTRIBUTED => error!((), "unattributed: {} bytes", length),
         _ => {}

@@ -72,8 +72,10 @@ unsafe fn patience(flow: *const FlowCounters) -> i32 {
     }
 }
 
-/// Whether a SYN of the client belongs to another connection: another sequence number, and this one
-/// has got further than its handshake.
+/// Returns true if a SYN of the client belongs to another connection: its sequence number is not that of this one's
+/// SYN (RFC 9293, 3.4). A SYN that is sent again has the same.
+///
+/// Of a flow without a SYN it may be the one that came late, unless that flow has got further than its handshake.
 #[inline(always)]
 unsafe fn foreign(flow: *const FlowCounters, tcp: Tcp, up: bool) -> bool {
     // SAFETY: the caller's.
@@ -81,7 +83,7 @@ unsafe fn foreign(flow: *const FlowCounters, tcp: Tcp, up: bool) -> bool {
         let facts: *const Facts = &raw const (*flow).facts;
         let looked = (*facts).looked & !side::BITS;
         let further = (*facts).fin_up != 0 || (*facts).fin_down != 0 || (*facts).reset != 0 || looked != 0;
-        up && further && ((*facts).syn == 0 || tcp.sequence != (*flow).isn_up)
+        up && if (*facts).syn == 0 { further } else { tcp.sequence != (*flow).isn_up }
     }
 }
 

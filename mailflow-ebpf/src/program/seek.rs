@@ -6,7 +6,7 @@
 //! A function of its own that works on keys in the scratch: the verifier does not follow what is stored there,
 //! and so sees it once for all kinds of packets.
 
-use mailflow_common::{FlowCounters, FlowKey, answered};
+use mailflow_common::{Facts, FlowCounters, FlowKey, answered};
 
 use super::{
     maps::{Scratch, table, zones},
@@ -16,47 +16,53 @@ use super::{
 /// Looks for the living flow of a packet whose own key, which the scratch holds, has none. Where there is one, the key is
 /// that flow's afterwards, and the scratch says which way the packet goes.
 ///
-/// A SYN begins its flow where it is, and a SYN-ACK says which way it goes.
+/// A SYN begins its flow where it is, and a SYN-ACK says which way it goes: unless the other side's SYN came before it.
+/// Then both sides open the connection at once, or the server answers with a SYN (RFC 9293, 3.5).
 #[inline(never)]
 pub(super) unsafe fn seek(scratch: *mut Scratch) -> bool {
     // SAFETY: the caller's: this CPU's own element; what is found are elements of a preallocated map.
     unsafe {
         let tcp = (*scratch).segment.tcp;
-        if tcp.syn() {
-            return false;
-        }
         let up = (&raw const (*scratch).up).read_volatile() == 1;
-        let either = !tcp.opens();
+        let opens = tcp.opens();
         let (key, turned) = (&raw mut (*scratch).key, &raw mut (*scratch).turned);
         *turned = (*key).reversed();
-        if either {
+        let flow = find(scratch, turned);
+        if !flow.is_null() && (!opens || opening(flow)) && !reuse::ended_by_silence(flow, !up) {
+            *key = *turned;
+            turn(scratch, up);
+            return true;
+        }
+        let own = (*key).scope;
+        if let Some(zone) = zones::other(&*key, &*turned) {
+            if !tcp.syn() {
+                (*key).scope = zone;
+                let flow = find(scratch, key);
+                if !flow.is_null() && joins(flow, up) {
+                    return true;
+                }
+            }
+            (*turned).scope = zone;
             let flow = find(scratch, turned);
-            if !flow.is_null() && !reuse::ended_by_silence(flow, !up) {
+            if !flow.is_null() && (!opens || opening(flow)) && joins(flow, !up) {
                 *key = *turned;
                 turn(scratch, up);
                 return true;
-            }
-        }
-        let own = (*key).scope;
-        if let Some(zone) = zones::other(&*key, &*turned, either) {
-            (*key).scope = zone;
-            let flow = find(scratch, key);
-            if !flow.is_null() && joins(flow, up) {
-                return true;
-            }
-            (*turned).scope = zone;
-            if either {
-                let flow = find(scratch, turned);
-                if !flow.is_null() && joins(flow, !up) {
-                    *key = *turned;
-                    turn(scratch, up);
-                    return true;
-                }
             }
             (*key).scope = own;
         }
         table::turn_aside(scratch, key);
         false
+    }
+}
+
+/// Returns true if a SYN of the server may be part of the flow: its client's was seen, and neither side has closed it.
+#[inline(always)]
+unsafe fn opening(flow: *const FlowCounters) -> bool {
+    // SAFETY: the caller's: an element of a preallocated map.
+    unsafe {
+        let facts: *const Facts = &raw const (*flow).facts;
+        (*facts).syn != 0 && (*facts).reset == 0 && (*facts).fin_up == 0 && (*facts).fin_down == 0
     }
 }
 

@@ -73,21 +73,24 @@ pub(super) fn total(up: bool, sum: &Sum) {
 }
 
 /// Notes the TCP facts of a segment; UDP has none.
+///
+/// A server may answer with a SYN of its own (RFC 9293, figures 7 and 8; split handshakes): that is its opening as a
+/// SYN-ACK would be. The SYN-ACK with which the client answers that one tells nothing new.
 #[inline(always)]
 pub(super) unsafe fn note(flow: *mut FlowCounters, tcp: Tcp, up: bool, totals: *mut Totals) {
     // SAFETY: the caller's. Facts are bytes that only ever become 1.
     unsafe {
         let facts: *mut Facts = &raw mut (*flow).facts;
-        if tcp.syn() {
-            let repeats = (*facts).syn != 0 && (*flow).isn_up == tcp.sequence;
-            opening(&raw mut (*totals).syns, repeats, &raw const (*flow).up);
-            (*flow).isn_up = tcp.sequence;
-            (*facts).syn = 1;
-        } else if tcp.syn_ack() {
+        if tcp.opens() && !up {
             let repeats = (*facts).syn_ack != 0 && (*flow).isn_down == tcp.sequence;
             opening(&raw mut (*totals).syn_acks, repeats, &raw const (*flow).down);
             (*flow).isn_down = tcp.sequence;
             (*facts).syn_ack = 1;
+        } else if tcp.syn() {
+            let repeats = (*facts).syn != 0 && (*flow).isn_up == tcp.sequence;
+            opening(&raw mut (*totals).syns, repeats, &raw const (*flow).up);
+            (*flow).isn_up = tcp.sequence;
+            (*facts).syn = 1;
         }
         if tcp.fin() {
             if up {

@@ -38,9 +38,12 @@ impl Draft {
             _ => 0x86dd,
         };
         if wanted.ethernet {
-            // IPv4, IPv6, and what is neither: ARP, MPLS, LLDP, an 802.3 length.
+            // IPv4, IPv6, and what is neither: ARP, MPLS, LLDP, an 802.3 length, what carries frames or tags.
             if rng.u8(..100) < 4 {
-                ethertype = *pick(rng, &[0x0806, 0x8847, 0x8848, 0x88cc, 0x0100]);
+                ethertype = *pick(
+                    rng,
+                    &[0x0806, 0x8847, 0x8848, 0x88cc, 0x0100, 0x8903, 0x88e7, 0x8926, 0x893f, 0x894f],
+                );
             }
             if rng.u8(..100) < 10 {
                 layers.push((Layer::Pppoe, pppoe(rng, ethertype, &ip)));
@@ -62,11 +65,22 @@ impl Draft {
     /// The IP packet: its own header, extension headers, the transport header, payload.
     fn packet(rng: &mut Rng, ends: &Ends, wanted: &Wanted) -> Vec<(Layer, Vec<u8>)> {
         let piece = Piece::any(rng);
+        let cut = match piece {
+            Piece::First => {
+                *pick(rng, &[None, None, Some(8), Some(12), Some(16), Some(24), Some(32), Some(40)])
+            }
+            _ => None,
+        };
         let mut payload = pools::payload(rng, wanted.longest);
         let (mut protocol, mut transport) = transport(rng, ends.ports, payload.len());
         if rng.u8(..100) < 4 {
             // ICMP, SCTP, ESP, no next header; IP in IP, IPv6 in IP, GRE.
             (protocol, transport) = (*pick(rng, &[1, 58, 132, 50, 59, 4, 41, 47]), Vec::new());
+        }
+        if let Some(cut) = cut.filter(|cut| *cut < transport.len()) {
+            // It ends amid the transport header.
+            transport.truncate(cut);
+            payload.clear();
         }
         if let Piece::Later(_) = piece {
             transport.clear();
@@ -152,6 +166,8 @@ impl Piece {
             0..86 => Piece::Whole,
             86..88 => Piece::Atomic,
             88..93 => Piece::First,
+            // Near the beginning, where headers may be, or anywhere.
+            _ if rng.bool() => Piece::Later(rng.u16(1..9)),
             _ => Piece::Later(rng.u16(1..0x1fff)),
         }
     }
@@ -244,9 +260,45 @@ fn transport(rng: &mut Rng, ports: [u16; 2], payload: usize) -> (u8, Vec<u8>) {
         _ => rng.u32(..),
     };
     let options = *pick(rng, &[0, 0, 0, 3, 5, 10]);
+    let options = tcp_options(rng, options * 4);
     header.extend(sequence.to_be_bytes());
     header.extend([0; 4]);
-    header.extend([(5 + options as u8) << 4, flags, 0xff, 0xff, 0, 0, 0, 0]);
-    header.extend(std::iter::repeat_n(1, options * 4));
+    header.extend([(5 + options.len() as u8 / 4) << 4, flags, 0xff, 0xff, 0, 0, 0, 0]);
+    header.extend(options);
     (6, header)
+}
+
+/// TCP options of this length: often nothing, else some, MP_JOIN among them (RFC 8684, 3.2).
+fn tcp_options(rng: &mut Rng, length: usize) -> Vec<u8> {
+    let mut options = Vec::new();
+    if rng.u8(..3) == 0 {
+        for _ in 0..rng.u8(1..6) {
+            let (kind, size): (u8, usize) = *pick(
+                rng,
+                &[
+                    (1, 1),
+                    (1, 1),
+                    (2, 4),
+                    (3, 3),
+                    (4, 2),
+                    (8, 10),
+                    (30, 12),
+                    (30, 12),
+                    (30, 16),
+                    (30, 3),
+                    (30, 2),
+                    (0, 1),
+                ],
+            );
+            let mut option = vec![kind; size.min(1)];
+            option.extend((size > 1).then_some(size as u8));
+            // MP_CAPABLE, MP_JOIN, DSS.
+            option.extend((size > 2).then(|| *pick(rng, &[0x10, 0x10, 0x1f, 0x01, 0x20])));
+            option.resize(size, 7);
+            options.extend(option);
+        }
+    }
+    options.resize(options.len().max(length), 1);
+    options.truncate(length);
+    options
 }

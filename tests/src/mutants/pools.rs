@@ -28,7 +28,7 @@ impl Ends {
         let mut ports = [rng.u16(40_000..40_003), *pick(rng, &[25, 25, 25, 465, 587, 143])];
         match rng.u8(..100) {
             0..12 => ports[0] = *pick(rng, &WATCHED),
-            12..24 => ports[1] = *pick(rng, &[53, 80, 443, 8025]),
+            12..24 => ports[1] = *pick(rng, &[53, 80, 443, 8025, 4789, 2152, 6081]),
             _ => {}
         }
         let ends = Self { addresses, ports };

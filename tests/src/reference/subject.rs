@@ -311,6 +311,11 @@ fn grid(rule: &Rule, starts_at: Nanos, clock: Nanos) -> Nanos {
 pub(super) fn kinds(flow: &Flow, live: bool, ended: bool) -> Vec<Kind> {
     let (attempt, answered) = (flow.facts.syn != 0, flow.facts.syn != 0 && flow.facts.syn_ack != 0);
     let delivering = answered && flow.messages > 0;
+    // A path of another connection, if its SYN asked for that and the SYN-ACK agreed.
+    let joined = mailflow_common::answered::JOINS | mailflow_common::answered::JOINED;
+    if flow.facts.answered & joined == joined {
+        return Vec::new();
+    }
     let is = |kind: &Kind| match kind {
         Kind::Flows => !live,
         Kind::Attempts => !live && attempt,

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 pub use mailflow_common::Facts;
+use mailflow_common::answered;
 
 use super::estimate::Dialogue;
 
@@ -99,7 +100,7 @@ impl Flow {
         let last = self.up.last.max(self.down.last).unwrap_or(self.first);
         let facts = &self.facts;
         let mut patience = silences.idle;
-        if facts.syn == 1 && facts.answered == 0 {
+        if facts.syn == 1 && facts.answered & answered::YES == 0 {
             patience = patience.min(silences.unanswered);
         }
         if facts.reset == 1 || (facts.fin_up == 1 && facts.fin_down == 1) {
@@ -108,25 +109,38 @@ impl Flow {
         now - last >= patience
     }
 
-    /// Whether a SYN with this number is another connection's: a new number, where this one has got
-    /// further than its handshake (a FIN, a RST, payload).
+    /// Whether a SYN with this number is another connection's: it is not this one's number. A flow that was met
+    /// without its SYN takes one, if it has not got further than a handshake (a FIN, a RST, payload).
     pub(super) fn foreign(&self, number: u32) -> bool {
         let facts = &self.facts;
         let further = facts.fin_up == 1 || facts.fin_down == 1 || facts.reset == 1 || facts.looked != 0;
-        further && self.numbers[0] != Some(number)
+        self.numbers[0].map_or(further, |own| own != number)
+    }
+
+    /// Whether a SYN of the server may be this flow's: its client has sent one, and nobody has closed it.
+    pub(super) fn opening(&self) -> bool {
+        let facts = &self.facts;
+        facts.syn == 1 && facts.fin_up == 0 && facts.fin_down == 0 && facts.reset == 0
     }
 
     /// Notes TCP's flags.
-    pub(super) fn note(&mut self, (sequence, flags): (u32, u8), up: bool) {
+    pub(super) fn note(&mut self, (sequence, flags): (u32, u8), joins: bool, up: bool) {
         let has = |bit: u8| flags & bit != 0;
-        match (has(0x02), has(0x10)) {
-            (true, false) => {
+        match (has(0x02), has(0x10), up) {
+            (true, false, true) => {
                 self.facts.syn = 1;
                 self.numbers[0] = Some(sequence);
+                if joins {
+                    self.facts.answered |= answered::JOINS;
+                }
             }
-            (true, true) => {
+            // Whether the server acknowledges the client's SYN or sends one of its own.
+            (true, _, false) => {
                 self.facts.syn_ack = 1;
                 self.numbers[1] = Some(sequence);
+                if joins && self.facts.answered & answered::JOINS != 0 {
+                    self.facts.answered |= answered::JOINED;
+                }
             }
             _ => {}
         }
@@ -150,7 +164,7 @@ impl Flow {
         }
         side.last = Some(now);
         if !up {
-            self.facts.answered = 1;
+            self.facts.answered |= answered::YES;
         }
     }
 }

@@ -79,8 +79,31 @@ pub struct Packet {
     pub fragment: Option<FragmentOf>,
     /// Ports and what follows; `None` for a fragment that is not the first.
     pub ports: Option<Ports>,
+    /// Of a fragment: where it lies in what was cut, and what it tells of the headers there.
+    pub piece: Piece,
     /// Names of the ways it went through the parser.
     pub path: Vec<&'static str>,
+}
+
+/// Where a fragment lies in what was cut: all behind the IPv4 header, or behind IPv6's fragment header.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Piece {
+    /// Where it begins.
+    pub begin: u64,
+    /// Where the headers end, which may be in a later fragment.
+    pub headers: Headers,
+}
+
+/// Where the headers of a packet end that came in fragments.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Headers {
+    /// This fragment does not tell.
+    #[default]
+    Unknown,
+    /// There, or behind it: the first fragment ends before TCP's data offset.
+    AtLeast(u64),
+    /// There.
+    At(u64),
 }
 
 /// What the fragments of one packet share (RFC 791, 3.2; RFC 8200, 4.5).
@@ -116,6 +139,8 @@ pub struct Transport {
     pub header: u64,
     /// TCP's sequence number and flags.
     pub tcp: Option<(u32, u8)>,
+    /// Whether TCP's options ask to join a connection, or agree to that (RFC 8684, 3.2).
+    pub joins: bool,
     /// Payload length by the headers.
     pub payload: u64,
     /// Where the payload begins in the frame.

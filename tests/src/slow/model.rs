@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::{
-    FragmentOf, Link, Packet, Ports, Reason, Shown, Transport,
+    FragmentOf, Headers, Link, Packet, Ports, Reason, Shown, Transport,
     flow::{Flow, Silences, Tuple},
     parse,
 };
@@ -72,12 +72,30 @@ pub struct Totals {
 
 /// What is known of a packet that comes in fragments.
 enum Owner {
-    /// Its first one has not come; these have, as bytes and payload.
-    Nobody(Vec<(u64, u64)>),
-    /// Its first one was counted to this tuple, up or down.
-    Tuple(Tuple, bool),
+    /// Its first one has not come; these have, and what they tell of the headers.
+    Nobody(Vec<Waiting>, Headers),
+    /// Its first one was counted to this tuple, up or down; the headers end there.
+    Tuple(Tuple, bool, Headers),
     /// Its first one was not counted.
     Refused(Reason),
+}
+
+/// A fragment that came before its packet's first one.
+struct Waiting {
+    bytes: u64,
+    payload: u64,
+    units: HashSet<u64>,
+}
+
+/// The units of eight bytes of which a fragment has at least four. The first sixteen are told apart.
+fn units(begin: u64, bytes: u64) -> HashSet<u64> {
+    (begin / 8..16).filter(|unit| begin + bytes >= unit * 8 + 4).collect()
+}
+
+/// How many bytes of these units are headers. A header may end amid one.
+fn headers_in(units: &HashSet<u64>, headers: Headers) -> u64 {
+    let (Headers::At(end) | Headers::AtLeast(end)) = headers else { return 0 };
+    units.iter().map(|unit| end.min(128).saturating_sub(unit * 8).min(8)).sum()
 }
 
 /// The counter behind all hooks.
@@ -145,8 +163,12 @@ impl Model {
             Toward::Both => to || from,
         };
         if !wanted {
-            self.refuse(hook.toward, &packet, Reason::NotWatched);
-            return Err(Reason::NotWatched);
+            // L2TP, GTP-U, Teredo, LISP, GRE in UDP, VXLAN, VXLAN-GPE, CAPWAP, GUE, Geneve, MPLS in UDP, VXLAN of old.
+            let tunnels = [1701, 2152, 3544, 4341, 4754, 4789, 4790, 5247, 6080, 6081, 6635, 8472];
+            let tunnel = packet.protocol == 17 && tunnels.contains(&ports.destination);
+            let reason = if tunnel { Reason::UdpTunnel } else { Reason::NotWatched };
+            self.refuse(hook.toward, &packet, reason);
+            return Err(reason);
         }
         let transport = ports.transport.clone()?;
         if hook.whose == Whose::Made && shown.forwarded {
@@ -170,7 +192,8 @@ impl Model {
         }
         self.book(shown, &mut packet, &transport, &tuple, up);
         if let Some(fragment) = packet.fragment.take() {
-            self.claim((hook.toward, fragment), tuple, up, &mut packet.path);
+            let headers = packet.piece.headers;
+            self.claim((hook.toward, fragment), tuple, up, headers, &mut packet.path);
         }
         Ok(packet.path)
     }
@@ -210,17 +233,32 @@ impl Model {
             _ => "direction by port or hook",
         });
         let number = transport.tcp.filter(|(_, flags)| flags & 0x12 == 0x02).map(|(number, _)| number);
-        if !said && !self.lives(&tuple, number) && self.lives(&tuple.reversed(), number) {
+        let opened = |flow: &Flow| !said || flow.opening();
+        let other_way = |model: &Self, tuple: &Tuple| {
+            model.lives(tuple, None) && model.flows.get(tuple).is_some_and(opened)
+        };
+        if !self.lives(&tuple, number) && other_way(self, &tuple.reversed()) {
             (tuple, up) = (tuple.reversed(), !up);
-            packet.path.push("direction by the flow there is");
+            packet.path.push(if said { "the server opens too" } else { "direction by the flow there is" });
+            packet.path.push("known flow");
+            return Ok((tuple, up));
         }
         if self.lives(&tuple, number) {
             packet.path.push("known flow");
             return Ok((tuple, up));
         }
         let turns = [(tuple.clone(), up), (tuple.reversed(), !up)];
-        let turns = if number.is_some() { &[][..] } else { &turns[..if said { 1 } else { 2 }] };
-        if let Some(found) = self.across(turns) {
+        let zone = self.zone(&turns);
+        let reversed = zone
+            .clone()
+            .is_some_and(|zone| self.flows.get(&Tuple { zone, ..turns[1].0.clone() }).is_some_and(opened));
+        let turns: Vec<_> = turns
+            .into_iter()
+            // A SYN begins where it is.
+            .zip([number.is_none(), reversed])
+            .filter_map(|(turn, possible)| possible.then_some(turn))
+            .collect();
+        if let Some(found) = self.across(&turns, zone) {
             packet.path.push("known flow of another zone");
             return Ok(found);
         }
@@ -250,15 +288,19 @@ impl Model {
         Ok((tuple, up))
     }
 
-    /// The living flow outside of a packet's own VLAN zone that the packet belongs to, as tags are visible in one
-    /// direction only: that of one of these tuples without tags, or with those it began with.
-    fn across(&mut self, turns: &[(Tuple, bool)]) -> Option<(Tuple, bool)> {
+    /// Where else than in its own VLAN zone a packet's flow may be: without tags, or with those it began with.
+    fn zone(&self, turns: &[(Tuple, bool)]) -> Option<Vec<u16>> {
         let tagged = turns.first().is_some_and(|(tuple, _)| !tuple.zone.is_empty());
-        let zone = if tagged {
-            Vec::new()
-        } else {
-            turns.iter().find_map(|(tuple, _)| self.zones.get(tuple))?.clone()
-        };
+        if tagged {
+            return Some(Vec::new());
+        }
+        turns.iter().find_map(|(tuple, _)| self.zones.get(tuple)).cloned()
+    }
+
+    /// The living flow outside of a packet's own VLAN zone that the packet belongs to, as tags are visible in one
+    /// direction only: that of one of these tuples in that `zone`.
+    fn across(&mut self, turns: &[(Tuple, bool)], zone: Option<Vec<u16>>) -> Option<(Tuple, bool)> {
+        let zone = zone?;
         let takes = |(tuple, up): &(Tuple, bool)| {
             self.lives(tuple, None)
                 && self.flows.get(tuple).is_some_and(|flow| {
@@ -292,7 +334,7 @@ impl Model {
         let now = self.now;
         let Some(flow) = self.flows.get_mut(tuple) else { return };
         if let Some(tcp) = transport.tcp {
-            flow.note(tcp, up);
+            flow.note(tcp, transport.joins, up);
         }
         if transport.payload != 0 {
             let payload = &shown.bytes[transport.offset..];
@@ -317,28 +359,35 @@ impl Model {
         sum.bytes += bytes;
     }
 
-    /// A first fragment was counted: those that came before it are, too.
+    /// A first fragment was counted: those that came before it are, too, as one sum.
     fn claim(
         &mut self,
         fragment: (Toward, FragmentOf),
         tuple: Tuple,
         up: bool,
+        mut headers: Headers,
         path: &mut Vec<&'static str>,
     ) {
-        if let Some(Owner::Nobody(waiting)) = self.fragments.remove(&fragment) {
+        if let Some(Owner::Nobody(waiting, told)) = self.fragments.remove(&fragment) {
             path.push("fragments that waited");
             *self.totals.reasons.entry(Reason::Fragment).or_default() -= waiting.len() as u64;
-            for (bytes, payload) in waiting {
-                self.fragment(&tuple, up, bytes, payload);
+            if let (Headers::AtLeast(_), Headers::At(_)) = (headers, told) {
+                headers = told;
             }
+            // Copies of a fragment are the same headers.
+            let units = waiting.iter().flat_map(|one| one.units.iter().copied()).collect();
+            let bytes = waiting.iter().map(|one| one.bytes).sum();
+            let payload = waiting.iter().map(|one| one.payload).sum::<u64>();
+            let payload = payload.saturating_sub(headers_in(&units, headers));
+            self.pieces(&tuple, up, waiting.len() as u64, bytes, payload);
         }
-        self.fragments.insert(fragment, Owner::Tuple(tuple, up));
+        self.fragments.insert(fragment, Owner::Tuple(tuple, up, headers));
     }
 
     /// A first fragment was not counted: nor are the others.
     fn refuse(&mut self, toward: Toward, packet: &Packet, reason: Reason) {
         let Some(fragment) = packet.fragment.clone() else { return };
-        if let Some(Owner::Nobody(waiting)) =
+        if let Some(Owner::Nobody(waiting, _)) =
             self.fragments.insert((toward, fragment), Owner::Refused(reason))
         {
             *self.totals.reasons.entry(Reason::Fragment).or_default() -= waiting.len() as u64;
@@ -348,30 +397,40 @@ impl Model {
 
     fn later(&mut self, toward: Toward, mut packet: Packet) -> Result<Vec<&'static str>, Reason> {
         let fragment = packet.fragment.take().ok_or(Reason::Fragment)?;
-        let sizes = (packet.length, packet.length - packet.ip_header);
-        match self.fragments.entry((toward, fragment)).or_insert_with(|| Owner::Nobody(Vec::new())) {
-            Owner::Nobody(waiting) => {
-                waiting.push(sizes);
+        let (bytes, payload) = (packet.length, packet.length - packet.ip_header);
+        let units = units(packet.piece.begin, payload);
+        let told = packet.piece.headers;
+        let known = self.fragments.entry((toward, fragment));
+        match known.or_insert_with(|| Owner::Nobody(Vec::new(), Headers::Unknown)) {
+            Owner::Nobody(waiting, headers) => {
+                waiting.push(Waiting { bytes, payload, units });
+                if *headers == Headers::Unknown {
+                    *headers = told;
+                }
                 Err(Reason::Fragment)
             }
             Owner::Refused(reason) => Err(*reason),
-            Owner::Tuple(tuple, up) => {
-                let (tuple, up) = (tuple.clone(), *up);
-                self.fragment(&tuple, up, sizes.0, sizes.1);
+            Owner::Tuple(tuple, up, headers) => {
+                if let (Headers::AtLeast(_) | Headers::Unknown, Headers::At(_)) = (&headers, told) {
+                    *headers = told;
+                }
+                let (tuple, up, headers) = (tuple.clone(), *up, *headers);
+                let payload = payload.saturating_sub(headers_in(&units, headers));
+                self.pieces(&tuple, up, 1, bytes, payload);
                 Ok(packet.path)
             }
         }
     }
 
-    /// Counts a fragment to the flow that its first one's tuple has now.
-    fn fragment(&mut self, tuple: &Tuple, up: bool, bytes: u64, payload: u64) {
+    /// Counts fragments to the flow that their first one's tuple has now.
+    fn pieces(&mut self, tuple: &Tuple, up: bool, count: u64, bytes: u64, payload: u64) {
         let now = self.now;
         let Some(flow) = self.flows.get_mut(tuple) else { return };
-        flow.add(up, 1, bytes, payload, now);
+        flow.add(up, count, bytes, payload, now);
         if up {
             flow.sent_unread(payload);
         }
-        self.sum(up, 1, 1, bytes);
+        self.sum(up, count, count, bytes);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::{FragmentOf, Link, Packet, Ports, Reason, Shown, Transport};
+use super::{FragmentOf, Headers, Link, Packet, Piece, Ports, Reason, Shown, Transport};
 
 /// VLAN tags that are followed, whether in the frame or beside it.
 const TAGS: usize = 2;
@@ -23,6 +23,8 @@ pub fn parse(shown: &Shown<'_>) -> Result<Packet, Reason> {
         0x86dd => v6(shown, start, zone, &mut path)?,
         // RFC 3032 and 5332.
         0x8847 | 0x8848 => return Err(Reason::Mpls),
+        // FabricPath; 802.1ah; VN-Tag; 802.1BR; TRILL (RFC 6325); 802.1AE; RFC 8300.
+        0x8903 | 0x88e7 | 0x8926 | 0x893f | 0x22f3 | 0x88e5 | 0x894f => return Err(Reason::LinkTunnel),
         _ => return Err(Reason::NotIp),
     };
     if packet.length < packet.ip_header {
@@ -41,11 +43,45 @@ pub fn parse(shown: &Shown<'_>) -> Result<Packet, Reason> {
             if packet.length == packet.ip_header {
                 return Err(Reason::Malformed);
             }
+            packet.piece.headers = second(shown, transport, &packet);
         }
         _ => packet.ports = Some(ports(shown, transport, &packet, &mut path)?),
     }
+    if let Some(ports) = packet.ports.as_ref().filter(|_| packet.fragment.is_some()) {
+        packet.piece.headers = first(shown, transport, &packet, ports);
+    }
     packet.path = path;
     Ok(packet)
+}
+
+/// Where the headers end, by a packet's first fragment. TCP's data offset is the thirteenth byte.
+fn first(shown: &Shown<'_>, transport: usize, packet: &Packet, ports: &Ports) -> Headers {
+    // Extension headers that were cut together with the packet.
+    let between = packet.piece.begin;
+    match shown.bytes.get(transport + 12) {
+        _ if packet.protocol == 17 => Headers::At(between + 8),
+        Some(byte) if packet.length - packet.ip_header > 12 => match u64::from(byte >> 4) * 4 {
+            length if length >= 20 => Headers::At(between + length),
+            // Such a packet is malformed.
+            _ => Headers::Unknown,
+        },
+        _ if ports.transport.is_ok() => Headers::AtLeast(between + 20),
+        _ => Headers::Unknown,
+    }
+}
+
+/// The same by the second of a packet whose first one has eight bytes.
+fn second(shown: &Shown<'_>, transport: usize, packet: &Packet) -> Headers {
+    let tcp = packet.fragment.as_ref().is_some_and(|fragment| fragment.protocol == 6);
+    match shown.bytes.get(transport + 4) {
+        Some(byte) if tcp && packet.piece.begin == 8 && packet.length - packet.ip_header > 4 => {
+            match u64::from(byte >> 4) * 4 {
+                length if length >= 20 => Headers::At(length),
+                _ => Headers::Unknown,
+            }
+        }
+        _ => Headers::Unknown,
+    }
 }
 
 /// Bytes from `offset` on.
@@ -144,6 +180,7 @@ fn v4(
         length: total(shown, start, u64::from(word(ip, 2)), path),
         ip_header: header as u64,
         fragment,
+        piece: Piece { begin: u64::from(offset) * 8, headers: Headers::Unknown },
         ports: None,
         path: Vec::new(),
     })
@@ -168,6 +205,7 @@ fn v6(
     let mut next = ip[6];
     let mut followed = 0;
     let mut piece = None;
+    let (mut begin, mut cut_at) = (0, 0);
     let mut later = false;
     while let Some(name) = extension(next).filter(|_| !later) {
         if followed == EXTENSIONS || header + 8 > DEEPEST {
@@ -181,6 +219,7 @@ fn v6(
                 let (offset, more) = (word(extension, 2) >> 3, extension[3] & 1 == 1);
                 if fragment(offset != 0, more, path) {
                     later = offset != 0;
+                    (begin, cut_at) = (u64::from(offset) * 8, header + 8);
                     piece = Some(FragmentOf {
                         zone: zone.clone(),
                         source,
@@ -222,6 +261,11 @@ fn v6(
         protocol: next,
         length: total(shown, start, said, path),
         ip_header: header as u64,
+        piece: Piece {
+            // Of a first fragment: how much of the headers lies before the transport header.
+            begin: if piece.is_some() && !later { (header - cut_at) as u64 } else { begin },
+            headers: Headers::Unknown,
+        },
         fragment: piece,
         ports: None,
         path: Vec::new(),
@@ -285,17 +329,26 @@ fn transport(
 ) -> Result<Transport, Reason> {
     let here = packet.length - packet.ip_header;
     let first = packet.fragment.is_some();
-    let (header, tcp) = if packet.protocol == 6 && first && here < 20 {
+    let mut joins = false;
+    let (header, tcp) = if packet.protocol == 6 && first && here < 14 {
         // RFC 1858, 3: a part of the header, without the flags.
         path.push("a part of tcp's header");
         (here as usize, Some((0, 0)))
     } else if packet.protocol == 6 {
-        let tcp = bytes(shown, offset, 20)?;
-        let header = usize::from(tcp[12] >> 4) * 4;
+        let tcp = bytes(shown, offset, if first && here < 20 { 14 } else { 20 })?;
+        let mut header = usize::from(tcp[12] >> 4) * 4;
         if header < 20 {
             return Err(Reason::Malformed);
         }
         path.push(if header == 20 { "tcp" } else { "tcp with options" });
+        if first && header as u64 > here {
+            path.push("a part of tcp's header, with the flags");
+            header = here as usize;
+        }
+        if header > 20 && offset + header <= shown.bytes.len() {
+            let whole = (header - 20) / 4 * 4;
+            joins = options(&shown.bytes[offset + 20..offset + 20 + whole]).contains(&(30, 1));
+        }
         let sequence = u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]);
         (header, Some((sequence, tcp[13])))
     } else {
@@ -305,5 +358,25 @@ fn transport(
     let headers = packet.ip_header + header as u64;
     let payload = packet.length.checked_sub(headers).ok_or(Reason::Malformed)?;
     path.push(if payload == 0 { "no payload" } else { "payload" });
-    Ok(Transport { header: header as u64, tcp, payload, offset: offset + header })
+    Ok(Transport { header: header as u64, tcp, joins, payload, offset: offset + header })
+}
+
+/// TCP's options as kind and the upper half of the byte behind the length (RFC 9293, 3.1), as far as they can be told.
+fn options(mut bytes: &[u8]) -> Vec<(u8, u8)> {
+    let mut found = Vec::new();
+    loop {
+        match bytes {
+            [] | [0, ..] => return found,
+            [1, rest @ ..] => bytes = rest,
+            [_] | [_, 0 | 1, ..] => return found,
+            [kind, length, rest @ ..] => {
+                // MP_JOIN has 12 bytes in a SYN and 16 in a SYN-ACK.
+                if *length >= 12 && bytes.len() >= 12 {
+                    found.push((*kind, rest[0] >> 4));
+                }
+                let Some(rest) = bytes.get(usize::from(*length)..) else { return found };
+                bytes = rest;
+            }
+        }
+    }
 }

@@ -126,7 +126,8 @@ impl Flow<'_> {
                 "state": if reason == "closed" { "closed" } else { "established" }, "reason": reason },
             "mailflow": { "payload_up": 100, "payload_down": 100, "data_packets_up": 5, "data_packets_down": 5,
                 "data_bytes_up": 360, "data_bytes_down": 360, "messages_estimated": 1,
-                "app_evidence": "server_greeting", "complete": true, "syn": true, "synack": true, "mac": null }
+                "app_evidence": "server_greeting", "complete": true, "syn": true, "synack": true,
+                "mptcp_join": false, "mac": null }
         })
     }
 }

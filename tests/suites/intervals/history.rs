@@ -139,8 +139,26 @@ pub(super) fn cases() -> Vec<Conversation> {
     case("a SYN repeated for 29 s", &[(6, 0)], &|c| {
         c.syn(0, 7).syn(1_000, 7).syn(2_000, 7).syn(4_000, 7).syn(8_000, 7).syn(29_000, 7);
     });
-    case("a SYN repeated after 31 s", &[(1, 0), (1, 0)], &|c| {
+    case("a SYN repeated after 31 s", &[(2, 0)], &|c| {
         c.syn(0, 7).syn(31_000, 7);
+    });
+    case("a SYN repeated as Linux does, for 63 s", &[(7, 0)], &|c| {
+        c.syn(0, 7);
+        for seconds in [1, 2, 4, 8, 16, 32] {
+            c.syn(seconds * 1_000, 7);
+        }
+    });
+    case("a SYN repeated after 126 s", &[(2, 0)], &|c| {
+        c.syn(0, 7).syn(126_000, 7);
+    });
+    case("a SYN repeated after 128 s", &[(1, 0), (1, 0)], &|c| {
+        c.syn(0, 7).syn(128_000, 7);
+    });
+    case("a SYN with another number after 2 s", &[(1, 0), (1, 0)], &|c| {
+        c.syn(0, 7).syn(2_000, 9);
+    });
+    case("a server that answers with a SYN", &[(5, 4)], &|c| {
+        c.syn(0, 7).then(1, Down, SYN, 0).then(1, Up, SYN | ACK, 0).then(1, Down, ACK, 0).talk(8).close(8);
     });
     case("a SYN that was answered after 29 s", &[(5, 3)], &|c| {
         c.syn(0, 7).then(29_000, Down, SYN | ACK, 0).then(1, Up, ACK, 0).talk(8).close(8);
@@ -177,8 +195,8 @@ pub(super) fn burst(count: usize) -> Vec<Conversation> {
 
 /// Tuples with random packets at random distances, on both sides of each limit.
 pub(super) fn random(count: usize) -> Vec<Conversation> {
-    const GAPS: [u64; 14] =
-        [1, 1, 2, 5, 20, 90, 700, 4_900, 5_100, 29_000, 31_000, 120_000, 299_000, 301_000];
+    const GAPS: [u64; 15] =
+        [1, 1, 2, 5, 20, 90, 700, 4_900, 5_100, 29_000, 31_000, 126_000, 128_000, 299_000, 301_000];
     let mut state = 0x2545_f491_4f6c_dd1d_u64;
     // xorshift64 (Marsaglia 2003): the same history every time.
     let mut below = move |limit: u64| {

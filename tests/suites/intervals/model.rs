@@ -8,7 +8,7 @@ use super::history::{Packet, Way};
 /// After FIN both ways or RST, in milliseconds.
 const CLOSED: u64 = 5_000;
 /// While nobody has answered a SYN.
-const UNANSWERED: u64 = 30_000;
+const UNANSWERED: u64 = 127_000;
 /// Otherwise.
 const IDLE: u64 = 300_000;
 
@@ -78,11 +78,14 @@ impl Flow<'_> {
                 .iter()
                 .any(|seen| seen.flags & SYN == SYN && seen.way == Way::Up && seen.sequence == sequence)
         };
-        let fresh = packet.flags & (SYN | ACK) == SYN && !known(packet.sequence);
-        packet.at - last.at >= self.patience() || (fresh && self.closed())
+        let syn = packet.way == Way::Up && packet.flags & (SYN | ACK) == SYN;
+        let fresh = syn && !known(packet.sequence);
+        let begun = self.has(Some(Way::Up), SYN, ACK);
+        packet.at - last.at >= self.patience() || (fresh && (begun || self.closed()))
     }
 
-    fn record(&self) -> Record {
+    /// The record; `replaced` by the next flow before its own end came.
+    fn record(&self, replaced: bool) -> Record {
         let sum = |way: Way, value: fn(&Packet) -> u64| {
             self.0.iter().filter(|packet| packet.way == way).map(|packet| value(packet)).sum()
         };
@@ -93,7 +96,7 @@ impl Flow<'_> {
             // IPv4 and TCP without options.
             bytes: both(|packet| 40 + packet.payload as u64),
             payload: both(|packet| packet.payload as u64),
-            reason: if self.closed() { "closed" } else { "idle" },
+            reason: if self.closed() || replaced { "closed" } else { "idle" },
         }
     }
 }
@@ -107,7 +110,12 @@ pub(super) fn records(packets: &[Packet]) -> Vec<Record> {
             _ => flows.push(Flow(vec![packet])),
         }
     }
-    let mut records: Vec<Record> = flows.iter().map(Flow::record).collect();
+    let next = flows.iter().skip(1).map(|next| Some(next.0[0])).chain([None]);
+    let record = |(flow, next): (&Flow<'_>, Option<&Packet>)| {
+        let last = flow.0[flow.0.len() - 1];
+        flow.record(next.is_some_and(|next| next.at - last.at < flow.patience()))
+    };
+    let mut records: Vec<Record> = flows.iter().zip(next).map(record).collect();
     records.sort();
     records
 }

@@ -90,6 +90,7 @@ fn a_flow_line_has_every_field_under_its_name() {
             "complete": true,
             "syn": true,
             "synack": true,
+            "mptcp_join": false,
             "mac": "02:00:00:00:ab:01",
         },
     });

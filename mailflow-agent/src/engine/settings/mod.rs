@@ -83,7 +83,7 @@ impl Default for Timeouts {
         Self {
             closed: Duration::from_secs(5),
             idle: Duration::from_secs(300),
-            unanswered: Duration::from_secs(30),
+            unanswered: Duration::from_secs(127),
             active: Duration::from_secs(300),
         }
     }

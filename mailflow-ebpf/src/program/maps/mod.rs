@@ -18,6 +18,7 @@ use mailflow_ebpf::{Located, Segment};
 
 use self::table::Found;
 use super::{
+    multipath::Options,
     report::{KINDS, Reported},
     spill::Spill,
     tally::Sum,
@@ -88,6 +89,8 @@ pub(super) struct Scratch {
     pub(super) spill: Spill,
     /// Nobody writes it.
     pub(super) nothing: SpillCounters,
+    /// A SYN's options.
+    pub(super) options: Options,
     pub(super) fragment: FragmentKey,
     pub(super) owner: FragmentOwner,
 }
@@ -265,9 +268,9 @@ pub(super) mod zones {
     }
 
     /// Where the flow of a packet may be that has none in its own zone: outside of every VLAN, or in the one
-    /// in which it began. `either` way round, or as `key` is.
+    /// in which it began, either way round.
     #[inline(always)]
-    pub(in super::super) fn other(key: &FlowKey, turned: &FlowKey, either: bool) -> Option<Scope> {
+    pub(in super::super) fn other(key: &FlowKey, turned: &FlowKey) -> Option<Scope> {
         if key.scope.tagged() {
             return Some(key.scope.untagged());
         }
@@ -276,7 +279,7 @@ pub(super) mod zones {
             return None;
         }
         let found = match ZONES.get_ptr(key) {
-            None if either => ZONES.get_ptr(turned),
+            None => ZONES.get_ptr(turned),
             found => found,
         };
         // SAFETY: an element of the map; at worst another flow's, whose zone is none of this one's either.
