@@ -22,7 +22,7 @@ use super::{
 use crate::engine::{
     assets::Networks,
     event::Severity,
-    settings::{Allow, GroupBy, Rule, Term, Window, WindowKind},
+    settings::{Allow, GroupBy, Rule, RuleLimits, Term, Window, WindowKind},
 };
 pub use allow::Expiry;
 use levels::Resolve;
@@ -75,6 +75,9 @@ pub(super) fn read<'a>(
         Fields::read(item, faults, |fields| {
             let name = fields.needed("name", |at, faults| {
                 let name = parsed(at, faults, "the name of the rule", rule_name)?;
+                if name == RuleLimits::FLOOD_ALERT {
+                    return at.fault(faults, "the alert about spoofed sources has this name");
+                }
                 if names.insert(name.clone()) {
                     Some(name)
                 } else {
