@@ -161,7 +161,7 @@ mod tests {
             let internal = fixture::internal();
             let index = Pairs::new(pairs.iter().map(|(source, destination)| (source, destination)));
             for n in 0..300u32 {
-                let ip = |n: u32| Ipv4Addr::from(if n % 3 == 0 { 0x0909_0900 + n } else { 0x0a00_0000 + n }).into();
+                let ip = |n: u32| Ipv4Addr::from(if n.is_multiple_of(3) { 0x0909_0900 + n } else { 0x0a00_0000 + n }).into();
                 let ends = Ends { source: internal.locate(ip(n)), destination: internal.locate(ip(n * 7)) };
                 let holds = |number: usize| {
                     let (source, destination) = &pairs[number];

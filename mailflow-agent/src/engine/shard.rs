@@ -214,11 +214,19 @@ impl Shard {
             moved.push(if place.entry.is_some() { to } else { NONE });
             to += u32::from(place.entry.is_some());
         }
-        let follow = |next: &mut u32| *next = moved.get(*next as usize).copied().unwrap_or(NONE);
+        // A place that waits without a subject leaves its list; those behind it stay.
+        for first in slots.iter_mut() {
+            let mut at = std::mem::replace(first, NONE);
+            while let Some(place) = places.get_mut(at as usize) {
+                let to = moved.get(at as usize).copied().unwrap_or(NONE);
+                at = place.next;
+                if to != NONE {
+                    place.next = std::mem::replace(first, to);
+                }
+            }
+        }
         places.retain(|place| place.entry.is_some());
         places.shrink_to(*len + *len / STEP);
-        places.iter_mut().for_each(|place| follow(&mut place.next));
-        slots.iter_mut().for_each(follow);
         *free = NONE;
         *vacant = Vec::new();
         half_open.retain_mut(|(at, _)| {

@@ -22,6 +22,9 @@ use super::{
 /// What an allocation takes beyond its size.
 const ALLOCATION: usize = 16;
 
+/// What one takes that is told together with others.
+const SILENT_INCIDENT: usize = 1_024;
+
 /// Entries up to which a subject is visited when all of them are forgotten, not when those of one term are.
 const MUCH: usize = 16;
 
@@ -363,9 +366,10 @@ impl Watched {
         self.completed
     }
 
-    /// Returns how much speaks against forgetting it to make room: an incident, a flow that was answered, flows.
+    /// Returns how much speaks against forgetting it to make room: an incident that was told by itself, a flow that was
+    /// answered, flows.
     pub(super) fn interest(&self) -> (bool, bool, usize) {
-        let incident = !matches!(self.state, State::Quiet(None));
+        let incident = !matches!(self.state, State::Quiet(None)) && !self.joined();
         (incident, self.completed, self.events())
     }
 
@@ -381,9 +385,9 @@ impl Watched {
         matches!(&self.state, State::Firing(firing) if firing.0.joined())
     }
 
-    /// Returns true if an alert fires.
+    /// Returns true if an alert fires that was told by itself.
     pub(super) fn fires(&self) -> bool {
-        matches!(self.state, State::Firing(_))
+        matches!(self.state, State::Firing(_)) && !self.joined()
     }
 
     /// The bytes that it has allocated.
@@ -397,6 +401,7 @@ impl Watched {
             }
         };
         let incident = match &self.state {
+            State::Firing(firing) if firing.0.joined() => SILENT_INCIDENT,
             State::Firing(firing) => INCIDENT + firing.0.told().flows.len() * size_of::<FlowRecord>(),
             State::Quiet(_) => 0,
         };

@@ -187,7 +187,10 @@ impl Log<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::{io::Write, path::PathBuf};
+    use std::{
+        io::Write,
+        path::{Path, PathBuf},
+    };
 
     use flate2::{Compression, write::GzEncoder};
 
@@ -228,7 +231,7 @@ mod tests {
         path
     }
 
-    fn all(path: &PathBuf, services: &Services, readers: usize) -> Vec<String> {
+    fn all(path: &Path, services: &Services, readers: usize) -> Vec<String> {
         let reading = Reading { services, l2_overhead: None, columns: &[] };
         let mut log = Log::open(path, reading).unwrap();
         let mut found = Vec::new();

@@ -365,3 +365,20 @@ fn more_rules_than_a_record_can_be_shown_are_refused() {
     assert!(found.iter().any(|fault| fault.contains("257 rules: at most 256")), "{found:?}");
     assert_eq!(found.len(), 1, "{found:?}");
 }
+
+#[test]
+fn the_name_of_the_alert_about_a_flood_is_no_rules() {
+    let found = faults(
+        "rules:\n  - { name: spoofed-sources, match: {}, window: { length: 1h }, condition: { count: { at_least: 3 } } }\n",
+    );
+    assert!(found[0].contains("the alert about spoofed sources has this name"), "{found:?}");
+}
+
+#[test]
+fn limits_have_bounds_and_what_is_left_out_is_shipped() {
+    let limits = good("limits: { subjects: 5000 }\n").engine.limits;
+    assert_eq!((limits.subjects, limits.memory), (5_000, 512_000_000));
+    assert_eq!((limits.alerts_per_minute, limits.flood_sources), (60, 1_000));
+    let found = faults("limits: { subjects: 999, memory: 1kB, alerts_per_minute: 0, flood_sources: x }\n");
+    assert_eq!(found.len(), 4, "{found:?}");
+}

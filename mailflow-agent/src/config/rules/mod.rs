@@ -26,7 +26,7 @@ use super::{
 use crate::engine::{
     assets::Networks,
     event::Severity,
-    settings::{Allow, GroupBy, Rule, Term, Window, WindowKind, signature_id},
+    settings::{Allow, GroupBy, Rule, RuleLimits, Term, Window, WindowKind, signature_id},
 };
 pub use allow::Expiry;
 use levels::Resolve;
@@ -79,6 +79,9 @@ pub(super) fn read<'a>(
         Fields::read(item, faults, |fields| {
             let name = fields.needed("name", |at, faults| {
                 let name = parsed(at, faults, "the name of the rule", rule_name)?;
+                if name == RuleLimits::FLOOD_ALERT {
+                    return at.fault(faults, "the alert about spoofed sources has this name");
+                }
                 if !names.insert(name.clone()) {
                     return at.fault(faults, "another rule has this name");
                 }

@@ -218,6 +218,19 @@ mod tests {
     }
 
     #[test]
+    fn those_that_are_told_together_make_room_for_others() {
+        let limits = RuleLimits { alerts_per_minute: 10, subjects: 500, ..RuleLimits::WIDEST };
+        let (engine, told, grouped) = alerts(3_000, limits);
+        let counts = &engine.rule_counts()[0];
+        assert_eq!((counts.refused, counts.subjects), (0, 500), "each found room");
+        assert_eq!(
+            told.len() + grouped - 3_000,
+            told.iter().filter(|alert| alert.subject == Subject::Many).count()
+        );
+        assert_eq!(engine.firing().len(), 51, "what was told by itself stays");
+    }
+
+    #[test]
     fn below_the_rate_each_is_told() {
         let limits = RuleLimits { alerts_per_minute: 600, ..RuleLimits::WIDEST };
         let (_, told, grouped) = alerts(3_000, limits);

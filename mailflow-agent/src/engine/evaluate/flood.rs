@@ -17,9 +17,6 @@ use super::{
     burst::{MINUTE, QUIET, subjects},
 };
 
-/// What its alerts say instead of a rule.
-const NAME: &str = "spoofed-sources";
-
 /// How many half-open sources there must be for each other one.
 const SHARE: u64 = 10;
 
@@ -101,7 +98,7 @@ impl Flood {
 
 fn about((clock, epoch): (Time, Epoch), number: u64, threshold: u32) -> Alert {
     let decided = subjects(number, threshold);
-    let rule: Arc<str> = NAME.into();
+    let rule: Arc<str> = RuleLimits::FLOOD_ALERT.into();
     Alert {
         fingerprint: alert::fingerprint(&rule, &Subject::Many),
         rule,

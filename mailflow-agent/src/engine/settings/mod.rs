@@ -50,6 +50,9 @@ pub struct RuleLimits {
 }
 
 impl RuleLimits {
+    /// Name of the alert about a flood, which no rule may have.
+    pub const FLOOD_ALERT: &'static str = "spoofed-sources";
+
     /// The bounds of a rule's table, and none else: what was logged is told alert by alert.
     pub const WIDEST: Self = Self {
         subjects: lane::MOST,
