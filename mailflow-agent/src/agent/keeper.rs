@@ -129,9 +129,8 @@ impl Keeper {
         let first = self.poll.take();
         let otherwise = self.trouble.otherwise(self.patience);
         let result = store.note(first.iter().cloned().chain(entries), otherwise);
-        match &result {
-            Err(_) => (self.poll, self.entries_failed) = (first, true),
-            Ok(()) => {}
+        if result.is_err() {
+            (self.poll, self.entries_failed) = (first, true);
         }
         if let Some(cause) = store.take_cause() {
             self.trouble.note(Unwritten::Entries, cause, self.patience, true);
