@@ -11,6 +11,9 @@ pub fn takes_nothing(error: &io::Error) -> bool {
         || error.raw_os_error() == Some(libc::EIO)
 }
 
+/// Most bytes that a reserve in percent keeps.
+pub const MOST_OF_PERCENT: u64 = 100_000_000;
+
 /// Limits of a file, or of the files of a directory together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -25,7 +28,7 @@ pub struct Limits {
 pub enum Reserve {
     /// So many bytes.
     Bytes(u64),
-    /// So many percent of its size.
+    /// So many percent of its size, at most [`MOST_OF_PERCENT`]: a hundredth of a large disk is more than enough.
     Percent(u8),
 }
 
@@ -62,7 +65,8 @@ impl Reserve {
             Self::Bytes(bytes) => bytes,
             Self::Percent(percent) => {
                 let size = u128::from(found.f_blocks) * u128::from(found.f_frsize);
-                u64::try_from(size * u128::from(percent) / 100).unwrap_or(u64::MAX)
+                let part = size * u128::from(percent) / 100;
+                u64::try_from(part).unwrap_or(u64::MAX).min(MOST_OF_PERCENT)
             }
         };
         if free >= keep.saturating_add(wanted) { Ok(()) } else { Err((free, keep)) }
@@ -101,6 +105,8 @@ mod tests {
             (Reserve::Percent(10), 100, 10, 1, false),
             (Reserve::Percent(10), 100, 11, 4_096, true),
             (Reserve::Percent(100), 100, 99, 0, false),
+            (Reserve::Percent(1), 1 << 40, 24_415, 0, true),
+            (Reserve::Percent(1), 1 << 40, 24_414, 0, false),
             (Reserve::Percent(0), 100, 0, 0, true),
             (Reserve::Percent(50), u64::MAX, u64::MAX, 0, true),
         ] {

@@ -9,7 +9,11 @@ use std::{io, path::PathBuf, time::Duration};
 
 use tracing::warn;
 
-use super::{notes, sinks::Sinks, trouble::Trouble};
+use super::{
+    notes,
+    sinks::Sinks,
+    trouble::{Trouble, Unwritten},
+};
 use crate::{
     clock,
     config::{AlertTo, Config, FlowTo, Target},
@@ -20,7 +24,7 @@ use crate::{
         time::{Epoch, Time},
     },
     kernel::{Ahead, Kernel},
-    state::{Entry, State, Store, Told},
+    state::{Entry, State, Store, Told, Unwritable},
 };
 
 /// How often the state is kept while it is small ...
@@ -48,6 +52,8 @@ pub(super) struct Keeper {
     trouble: Trouble,
     /// What was judged in this poll could not be written.
     judged_is_lost: bool,
+    /// Entries of this poll could not be written to the journal.
+    entries_failed: bool,
 }
 
 impl Keeper {
@@ -63,6 +69,7 @@ impl Keeper {
             marked: None,
             trouble: Trouble::default(),
             judged_is_lost: false,
+            entries_failed: false,
         }
     }
 
@@ -76,7 +83,7 @@ impl Keeper {
         let mut keeper = Self { store, ahead, ..Self::none() };
         keeper.configure(config);
         if let Some(cause) = trouble {
-            keeper.trouble.note(cause, keeper.patience, true);
+            keeper.trouble.note(Unwritten::Entries, cause, keeper.patience, true);
             keeper.follow_suspension();
         }
         keeper
@@ -105,6 +112,7 @@ impl Keeper {
 
     /// A poll begins, whose lines are written by this epoch.
     pub(super) fn begin(&mut self, now: Time, epoch: Epoch) {
+        self.entries_failed = false;
         self.poll = Some(Entry::Poll { now, epoch: epoch.unix_nanos(Time::ZERO) });
     }
 
@@ -122,10 +130,10 @@ impl Keeper {
         let otherwise = self.trouble.otherwise(self.patience);
         let result = store.note(first.iter().cloned().chain(entries), otherwise);
         if result.is_err() {
-            self.poll = first;
+            (self.poll, self.entries_failed) = (first, true);
         }
         if let Some(cause) = store.take_cause() {
-            self.trouble.note(cause, self.patience, true);
+            self.trouble.note(Unwritten::Entries, cause, self.patience, true);
         }
         self.follow_suspension();
         self.report(result)
@@ -133,7 +141,7 @@ impl Keeper {
 
     /// Returns true while flows wait in the kernel's table for a disk that takes nothing.
     pub(super) fn waits(&self) -> bool {
-        self.trouble.is_on() && !self.is_in_memory()
+        self.trouble.is_with_entries() && !self.is_in_memory()
     }
 
     /// From now on flows leave the kernel's table although nothing can be written: at the end nothing may wait.
@@ -151,7 +159,18 @@ impl Keeper {
         store.handed_over(effects.alerts.iter().map(Told::of));
         let result = store.passed(notes::passed(moment, engine));
         // What cannot be written is judged again after a crash; it is no reason to stop.
-        self.judged_is_lost = self.report(result).is_err();
+        self.judged_is_lost = result.is_err();
+        match &result {
+            Ok(()) if !self.entries_failed => self.trouble.entries_written(),
+            Ok(()) => {}
+            Err(_) => {
+                if self.trouble.otherwise(self.patience) == Unwritable::InMemory {
+                    store.suspend();
+                }
+            }
+        }
+        let _ = self.report(result);
+        self.follow_suspension();
     }
 
     /// Alerts of an agent before are handed over.
@@ -231,7 +250,8 @@ impl Keeper {
                 self.trouble.end();
             }
             Err(error) => {
-                self.trouble.note(error.to_string(), self.patience, self.is_in_memory());
+                let in_memory = self.is_in_memory();
+                self.trouble.note(Unwritten::State, error.to_string(), self.patience, in_memory);
                 // It may be the state that could be replaced, and the journal that could not.
                 self.follow_suspension();
             }
@@ -242,7 +262,7 @@ impl Keeper {
     fn report(&mut self, result: io::Result<()>) -> io::Result<()> {
         if let Err(error) = &result {
             let in_memory = self.is_in_memory();
-            self.trouble.note(error.to_string(), self.patience, in_memory);
+            self.trouble.note(Unwritten::Entries, error.to_string(), self.patience, in_memory);
         }
         result
     }

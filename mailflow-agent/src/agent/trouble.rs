@@ -24,8 +24,20 @@ struct Now {
     since: Time,
     unix_seconds: f64,
     cause: String,
+    /// Since when entries of the journal or the history cannot be written; none while they can, and the state alone
+    /// cannot be replaced.
+    entries_since: Option<Time>,
     /// The log has it.
     said: bool,
+}
+
+/// Something that cannot be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unwritten {
+    /// Entries of the journal or the history.
+    Entries,
+    /// The state.
+    State,
 }
 
 impl Default for Trouble {
@@ -41,6 +53,18 @@ impl Trouble {
         self.on.is_some()
     }
 
+    /// Returns true while entries of the journal or the history cannot be written.
+    pub(super) fn is_with_entries(&self) -> bool {
+        self.on.as_ref().is_some_and(|now| now.entries_since.is_some())
+    }
+
+    /// Entries are written again.
+    pub(super) fn entries_written(&mut self) {
+        if let Some(now) = &mut self.on {
+            now.entries_since = None;
+        }
+    }
+
     /// Failures to write so far.
     pub(super) fn failures(&self) -> u64 {
         self.failures
@@ -48,8 +72,8 @@ impl Trouble {
 
     /// What becomes of entries that cannot be written now: after the patience they are kept in memory.
     pub(super) fn otherwise(&self, patience: Duration) -> Unwritable {
-        let over = |now: &Now| clock::now().since(now.since) >= patience;
-        if patience.is_zero() || self.on.as_ref().is_some_and(over) {
+        let since = self.on.as_ref().and_then(|now| now.entries_since);
+        if patience.is_zero() || since.is_some_and(|since| clock::now().since(since) >= patience) {
             Unwritable::InMemory
         } else {
             Unwritable::Refused
@@ -57,16 +81,20 @@ impl Trouble {
     }
 
     /// The state could not be written. The log has a line a minute at most.
-    pub(super) fn note(&mut self, cause: String, patience: Duration, in_memory: bool) {
+    pub(super) fn note(&mut self, what: Unwritten, cause: String, patience: Duration, in_memory: bool) {
         self.failures += 1;
         let now = clock::now();
         let on = self.on.get_or_insert_with(|| Now {
             since: now,
             unix_seconds: clock::unix_seconds(),
             cause: String::new(),
+            entries_since: None,
             said: false,
         });
         on.cause = cause;
+        if what == Unwritten::Entries {
+            on.entries_since.get_or_insert(now);
+        }
         if !self.lines.may_say(now) {
             return;
         }
@@ -78,6 +106,13 @@ impl Trouble {
                 seconds,
                 failures = self.failures,
                 "the state cannot be written: detection goes on without it; a crash now loses what the rules learn"
+            );
+        } else if on.entries_since.is_none() {
+            error!(
+                error,
+                seconds,
+                failures = self.failures,
+                "the state cannot be replaced: the journal is written on, and grows"
             );
         } else {
             let patience = show_duration(patience);
@@ -105,12 +140,13 @@ impl Trouble {
     /// As people are shown it.
     pub(super) fn shown(&self, in_memory: bool) -> Durability {
         match &self.on {
-            None => Durability { durable: true, since: self.good_since, cause: None, in_memory: false },
+            None => Durability { durable: true, since: self.good_since, ..Durability::default() },
             Some(now) => Durability {
                 durable: false,
                 since: now.unix_seconds,
                 cause: Some(now.cause.clone()),
                 in_memory,
+                journal: !in_memory && now.entries_since.is_none(),
             },
         }
     }

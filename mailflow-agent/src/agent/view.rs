@@ -195,10 +195,12 @@ impl http::State for View {
     }
 
     fn warning(&self) -> Option<String> {
-        let Durability { durable, cause, in_memory, .. } = self.durability()?;
+        let Durability { durable, cause, in_memory, journal, .. } = self.durability()?;
         let cause = cause.filter(|_| !durable)?;
         Some(if in_memory {
             format!("without durability: {cause}")
+        } else if journal {
+            format!("the journal grows, as the state cannot be replaced: {cause}")
         } else {
             format!("flows wait for the state to be written: {cause}")
         })

@@ -260,12 +260,14 @@ fn shown(place: &Place) -> String {
 }
 
 fn state(durability: &Durability) -> String {
-    let Durability { durable, since, cause, in_memory } = durability;
+    let Durability { durable, since, cause, in_memory, journal } = durability;
     if *durable {
         return "written".to_owned();
     }
     let consequence = if *in_memory {
         "detection goes on without it; a crash loses what the rules learn"
+    } else if *journal {
+        "the journal is written on, and grows"
     } else {
         "flows wait in the kernel's table"
     };
@@ -351,6 +353,7 @@ mod tests {
             since: 1_790_000_000.0,
             cause: (!durable).then(|| "No space left".to_owned()),
             in_memory: true,
+            journal: false,
         };
         status = Status { config_good: true, durability: Some(durability(true)), ..Status::default() };
         assert!(good(&status) && text(&status).contains("state         written"));

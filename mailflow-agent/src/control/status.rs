@@ -76,8 +76,11 @@ pub struct Durability {
     pub since: f64,
     /// Why it cannot be written.
     pub cause: Option<String>,
-    /// True once flows leave the kernel's table without being written down; until then they wait there.
+    /// True once flows leave the kernel's table without being written down.
     pub in_memory: bool,
+    /// True while the journal is still written, and the state alone is not. Where neither this nor `in_memory` holds,
+    /// flows wait in the kernel's table.
+    pub journal: bool,
 }
 
 /// A program's place.

@@ -66,10 +66,15 @@ impl Auth {
         }
         let Some(turn) = self.turns.take(peer).await else { return Admission::Busy };
         let (verify, highest) = (self.verify, highest(users));
-        let checked = tokio::task::spawn_blocking(move || check(verify, hash.as_deref(), highest, &password));
+        let turns = Arc::clone(&self.turns);
+        // The turn ends with the check, also where nobody waits for it any more.
+        let checked = tokio::task::spawn_blocking(move || {
+            let right = check(verify, hash.as_deref(), highest, &password);
+            turns.book(peer, right);
+            drop(turn);
+            right
+        });
         let right = matches!(checked.await, Ok(true));
-        self.turns.book(peer, right);
-        drop(turn);
         remember(if right { &self.right } else { &self.wrong }, name);
         if right { Admission::Admitted } else { Admission::Refused }
     }
@@ -143,7 +148,7 @@ fn credentials(headers: &HeaderMap) -> Option<(String, String)> {
 mod tests {
     use std::{
         net::{IpAddr, Ipv4Addr},
-        sync::atomic::{AtomicU64, AtomicUsize, Ordering},
+        sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     };
 
     use super::*;
@@ -190,17 +195,19 @@ mod tests {
     async fn a_login_that_is_known_waits_for_no_other_and_few_are_checked_at_once() {
         static BUSY: AtomicUsize = AtomicUsize::new(0);
         static MOST: AtomicUsize = AtomicUsize::new(0);
-        static HELD: Mutex<()> = Mutex::new(());
+        static HELD: AtomicBool = AtomicBool::new(false);
         let auth = Arc::new(Auth::with(|password, _| {
             MOST.fetch_max(BUSY.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-            drop(HELD.lock());
+            while HELD.load(Ordering::SeqCst) {
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
             BUSY.fetch_sub(1, Ordering::SeqCst);
             password == "right"
         }));
         let users = Arc::new(users(&[("scraper", 4)]));
         let right = headers("scraper", "right");
         assert_eq!(auth.admits(&users, &right, PEER).await, Admission::Admitted);
-        let held = HELD.lock().unwrap();
+        HELD.store(true, Ordering::SeqCst);
         let wrong: Vec<_> = (0..40)
             .map(|number| {
                 let (auth, users) = (Arc::clone(&auth), Arc::clone(&users));
@@ -212,7 +219,7 @@ mod tests {
             tokio::task::yield_now().await;
         }
         assert_eq!(auth.admits(&users, &right, PEER).await, Admission::Admitted, "while all others wait");
-        drop(held);
+        HELD.store(false, Ordering::SeqCst);
         let mut outcomes = Vec::new();
         for one in wrong {
             outcomes.push(one.await.unwrap());

@@ -17,7 +17,7 @@ use tokio::{
 pub struct Timed<S> {
     inner: S,
     limit: Duration,
-    /// Runs from the first write that must wait until the peer says something again.
+    /// Runs from the first write that must wait until all is written, or the peer says something again.
     left: Option<Pin<Box<Sleep>>>,
 }
 
@@ -83,7 +83,12 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Timed<S> {
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let flushed = Pin::new(&mut this.inner).poll_flush(context);
-        this.in_time(context, flushed)
+        let flushed = this.in_time(context, flushed);
+        if matches!(flushed, Poll::Ready(Ok(()))) {
+            // The answer is out of our hands; an idle connection has no time limit here.
+            this.left = None;
+        }
+        flushed
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

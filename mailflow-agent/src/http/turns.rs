@@ -21,12 +21,12 @@ const PEERS: usize = 1_024;
 
 /// Turns, by peer.
 #[derive(Debug)]
-pub(super) struct Turns<P> {
+pub(super) struct Turns<P: Copy + Eq + Hash> {
     queue: Mutex<Queue<P>>,
 }
 
 #[derive(Debug)]
-struct Queue<P> {
+struct Queue<P: Copy + Eq + Hash> {
     running: usize,
     next: u64,
     waiting: Vec<Waiting<P>>,
@@ -34,17 +34,17 @@ struct Queue<P> {
 }
 
 #[derive(Debug)]
-struct Waiting<P> {
+struct Waiting<P: Copy + Eq + Hash> {
     peer: P,
     number: u64,
-    called: oneshot::Sender<()>,
+    called: oneshot::Sender<Turn<P>>,
 }
 
 /// A turn, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Turn<P: Copy + Eq + Hash>(Arc<Turns<P>>);
+pub(super) struct Turn<P: Copy + Eq + Hash>(Option<Arc<Turns<P>>>);
 
-impl<P> Default for Turns<P> {
+impl<P: Copy + Eq + Hash> Default for Turns<P> {
     fn default() -> Self {
         let queue = Queue { running: 0, next: 0, waiting: Vec::new(), wrong: HashMap::new() };
         Self { queue: Mutex::new(queue) }
@@ -58,12 +58,12 @@ impl<P: Copy + Eq + Hash> Turns<P> {
             let mut queue = self.queue();
             if queue.running < AT_ONCE {
                 queue.running += 1;
-                return Some(Turn(Arc::clone(self)));
+                return Some(Turn(Some(Arc::clone(self))));
             }
             queue.wait(peer)
         };
         // The sender is dropped where this one is sent away.
-        called.await.ok().map(|()| Turn(Arc::clone(self)))
+        called.await.ok()
     }
 
     /// Books what came of a peer's turn.
@@ -86,7 +86,7 @@ impl<P: Copy + Eq + Hash> Turns<P> {
 }
 
 impl<P: Copy + Eq + Hash> Queue<P> {
-    fn wait(&mut self, peer: P) -> oneshot::Receiver<()> {
+    fn wait(&mut self, peer: P) -> oneshot::Receiver<Turn<P>> {
         let (called, call) = oneshot::channel();
         self.waiting.retain(|waiting| !waiting.called.is_closed());
         if self.waiting.len() >= WAITING {
@@ -116,14 +116,20 @@ impl<P: Copy + Eq + Hash> Queue<P> {
 
 impl<P: Copy + Eq + Hash> Drop for Turn<P> {
     fn drop(&mut self) {
-        let mut queue = self.0.queue();
-        // Who has gone meanwhile is passed over.
-        while let Some(waiting) = queue.call() {
-            if waiting.called.send(()).is_ok() {
+        let Some(turns) = self.0.take() else { return };
+        loop {
+            let mut queue = turns.queue();
+            let Some(waiting) = queue.call() else {
+                queue.running -= 1;
                 return;
+            };
+            drop(queue);
+            match waiting.called.send(Turn(Some(Arc::clone(&turns)))) {
+                Ok(()) => return,
+                // Who waited has gone: the turn is the next one's.
+                Err(mut unheard) => unheard.0 = None,
             }
         }
-        queue.running -= 1;
     }
 }
 
@@ -153,6 +159,20 @@ mod tests {
         }
         assert_eq!(order, [(3, 2), (2, 2), (4, 1), (1, 1), (0, 1)]);
         assert_eq!(turns.queue().running, 0);
+    }
+
+    #[tokio::test]
+    async fn who_goes_while_waiting_or_when_called_keeps_no_turn() {
+        let turns: Arc<Turns<u8>> = Arc::default();
+        let running = [turns.take(1).await.unwrap(), turns.take(1).await.unwrap()];
+        let calls = [2, 2, 2].map(|peer| turns.queue().wait(peer));
+        let [gone, called, other] = calls;
+        drop(gone);
+        drop(running);
+        // Called, and gone before that was noticed.
+        drop((called, other));
+        assert_eq!(turns.queue().running, 0);
+        assert!(turns.take(3).await.is_some());
     }
 
     #[tokio::test]

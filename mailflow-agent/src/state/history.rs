@@ -114,10 +114,9 @@ impl History {
             past.add_to(current).map_err(io::Error::other)?;
             if current.is_full() { current.write() } else { Ok(()) }
         });
-        written.and_then(|()| current.write()).or_else(|error| {
+        written.and_then(|()| current.write()).inspect_err(|_| {
             // Where that fails too, the next write begins with it.
             let _ = current.cut(before);
-            Err(error)
         })
     }
 

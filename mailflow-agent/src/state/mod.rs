@@ -372,7 +372,12 @@ impl Store {
     pub fn mark(&mut self, files: &[PathBuf]) -> io::Result<()> {
         let entry = Entry::Written(files.iter().filter_map(|file| tail::Mark::of(file)).collect());
         self.unwritten.clear(0);
-        self.note([entry], Unwritable::Refused)
+        let result = self.note([entry.clone()], Unwritable::Refused);
+        if result.is_err() {
+            // What the files have is so whether it can be written down or not; the next journal begins with it.
+            self.unwritten.add(&entry.line()).map_err(io::Error::other)?;
+        }
+        result
     }
 
     /// Whether there is more that the outputs have not written than is kept for them.
@@ -383,6 +388,11 @@ impl Store {
     /// Whether a state should be kept even if that takes a while.
     pub fn is_long(&self) -> bool {
         self.files.as_ref().is_some_and(|files| files.journal_bytes() > LONG)
+    }
+
+    /// From now on entries are kept in memory, until [`Store::keep`] succeeds.
+    pub fn suspend(&mut self) {
+        self.suspended = true;
     }
 
     /// Why entries are kept in memory from now on, once.

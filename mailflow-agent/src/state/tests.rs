@@ -202,7 +202,9 @@ fn headed(bytes: &[u8], head: &Head, machine: Option<&MachineId>) -> Vec<u8> {
     let mut new = Frames::default();
     new.add(head).unwrap();
     new.add(&postcard::from_bytes::<State>(&found.frames[1]).unwrap()).unwrap();
-    machine.map(|machine| new.add(machine).map(drop).unwrap());
+    if let Some(machine) = machine {
+        new.add(machine).unwrap();
+    }
     new.bytes().to_vec()
 }
 
