@@ -298,11 +298,21 @@ impl Agent {
 
     /// Shows the sink of this name no more.
     pub fn forget_sink(&self, sink: &str) {
-        for family in [&self.written, &self.dropped, &self.errors] {
-            // One that was never counted is not there either.
+        // A series that was never counted is not there either.
+        for family in [
+            &self.written,
+            &self.dropped,
+            &self.errors,
+            &self.refusals,
+            &self.dead_lettered,
+            &self.files_replaced,
+        ] {
             let _ = family.remove_label_values(&[sink]);
         }
-        let _ = self.waiting.remove_label_values(&[sink]);
+        for family in [&self.waiting, &self.refused, &self.dead_letters, &self.waits_for_room] {
+            let _ = family.remove_label_values(&[sink]);
+        }
+        let _ = self.clock_offset.remove_label_values(&[sink]);
     }
 
     /// The bounds of the file of the sink of this name, with its numbers.
