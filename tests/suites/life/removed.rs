@@ -24,7 +24,7 @@ fn a_state_directory_and_pins_that_are_removed_are_made_again() {
     gateway.expect(&agent, sent);
     let (state, pins) = (gateway.lab.folder().join("state"), gateway.pins());
     let pinned = || -> Vec<String> {
-        let found = fs::read_dir(pins.join("v3")).into_iter().flatten().flatten();
+        let found = fs::read_dir(pins.join("v4")).into_iter().flatten().flatten();
         let mut names: Vec<String> = found.map(|entry| entry.file_name().into_string().unwrap()).collect();
         names.sort();
         names
@@ -32,15 +32,15 @@ fn a_state_directory_and_pins_that_are_removed_are_made_again() {
     let all = pinned();
     fs::remove_dir_all(&state).unwrap();
     // One table's pin, then all that there is.
-    fs::remove_file(pins.join("v3/FLOWS")).unwrap();
+    fs::remove_file(pins.join("v4/FLOWS")).unwrap();
     wait("a state", &agent, || state.join("state").exists());
     wait("the pin", &agent, || pinned() == all);
     assert!(agent.log().contains("the state directory was removed or replaced"), "{}", agent.log());
     assert!(agent.log().contains("pins were removed by somebody, and are made again"), "{}", agent.log());
     for name in &all {
-        fs::remove_file(pins.join("v3").join(name)).unwrap();
+        fs::remove_file(pins.join("v4").join(name)).unwrap();
     }
-    fs::remove_dir(pins.join("v3")).unwrap();
+    fs::remove_dir(pins.join("v4")).unwrap();
     fs::remove_dir(&pins).unwrap();
     add(&mut sent, gateway.send());
     wait("all pins", &agent, || pinned() == all);
