@@ -65,7 +65,9 @@ fn no_command_panics_where_it_cannot_write() {
         &[
             "run",
             "--interface",
-            "no-such-one",
+            "lo",
+            "--alerts",
+            "/nosuch/alerts.json",
             "--state",
             "off",
             "--pins",
