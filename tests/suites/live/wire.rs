@@ -71,7 +71,8 @@ fn records(lines: &str) -> Records {
         let ends = ["proto", "src_ip", "src_port", "dest_ip", "dest_port", "vlan"];
         let tuple = ends.map(|name| record[name].to_string()).join(" ");
         let fields = record.as_object_mut().unwrap();
-        for name in ["timestamp", "flow_id"] {
+        // A replay has no interface.
+        for name in ["timestamp", "flow_id", "in_iface"] {
             fields.remove(name);
         }
         for name in ["start", "end", "age", "reason", "state"] {
