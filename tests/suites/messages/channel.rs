@@ -1,6 +1,9 @@
 //! Both ends of a session, without a network: what each sends becomes the payload of TCP segments. TLS is real.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering},
+};
 
 use rustls::{
     CipherSuite, ClientConfig, ClientConnection, DigitallySignedStruct, DistinguishedName, Error,
@@ -42,7 +45,10 @@ pub(super) struct Identity {
 
 impl Identity {
     pub(super) fn generate() -> Self {
-        let folder = std::env::temp_dir().join(format!("mailflow-messages-{}", std::process::id()));
+        // Tests of one process run at the same time.
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let (process, number) = (std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let folder = std::env::temp_dir().join(format!("mailflow-messages-{process}-{number}"));
         std::fs::create_dir_all(&folder).unwrap();
         let (certificate, key) = (folder.join("certificate.pem"), folder.join("key.pem"));
         let mut openssl = command("openssl");
