@@ -25,6 +25,8 @@ pub(crate) struct Received {
 pub(crate) struct Receiver {
     pub(crate) addr: SocketAddr,
     shared: Arc<Shared>,
+    /// Accepts connections until the receiver has gone.
+    accepting: Option<thread::JoinHandle<()>>,
 }
 
 /// What a script answers.
@@ -83,7 +85,7 @@ impl Receiver {
             received: Mutex::default(),
         });
         let (addr, here) = (listener.local_addr().unwrap(), Arc::clone(&shared));
-        thread::spawn(move || {
+        let accepting = thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
                 if here.gone.load(Ordering::SeqCst) {
                     return;
@@ -92,7 +94,7 @@ impl Receiver {
                 thread::spawn(move || shared.attend(stream));
             }
         });
-        Self { addr, shared }
+        Self { addr, shared, accepting: Some(accepting) }
     }
 
     /// On any port of the loopback.
@@ -123,7 +125,10 @@ impl Receiver {
 impl Drop for Receiver {
     fn drop(&mut self) {
         self.shared.gone.store(true, Ordering::SeqCst);
-        let _ = TcpStream::connect(self.addr);
+        // The address is free for the next receiver once the thread has ended.
+        if TcpStream::connect(self.addr).is_ok() {
+            let _ = self.accepting.take().map(thread::JoinHandle::join);
+        }
     }
 }
 
