@@ -16,7 +16,7 @@ use crate::engine::time::Time;
 const PANICKED: i32 = 101;
 
 /// Writes a line to standard error. A line that cannot be written is lost, unlike with `eprintln!`, which panics.
-pub fn say(line: impl Display) {
+fn say(line: impl Display) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 

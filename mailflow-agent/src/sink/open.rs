@@ -26,24 +26,12 @@ const RECORDS: usize = 65_536;
 /// Alerts that may wait. One holds up to twenty flows, about 8 kB.
 const ALERTS: usize = 8_192;
 
-/// Opens an output for alerts: one sink, or one for each Alertmanager.
+/// Opens an output for alerts: one sink, or one for each Alertmanager. `files` are the limits of files.
 ///
 /// # Errors
 /// A file cannot be opened, or no thread can be started. What is at the other end of a connection need
 /// not be there yet.
 pub fn alerts(
-    output: &AlertOutput,
-    agent: &Agent,
-    gateway: &Gateway,
-) -> Result<Vec<Sink<AlertEvent>>, OpenError> {
-    alerts_within(output, Limits::NONE, agent, gateway)
-}
-
-/// The same with limits of files.
-///
-/// # Errors
-/// As above.
-pub fn alerts_within(
     output: &AlertOutput,
     files: Limits,
     agent: &Agent,
@@ -93,19 +81,11 @@ pub fn alerts_within(
     }
 }
 
-/// Opens an output for flow records.
+/// Opens an output for flow records. `files` are the limits of files.
 ///
 /// # Errors
 /// A file cannot be opened, or no thread can be started.
-pub fn flows(output: &FlowOutput, agent: &Agent, gateway: &Gateway) -> Result<Sink<FlowEvent>, OpenError> {
-    flows_within(output, Limits::NONE, agent, gateway)
-}
-
-/// The same with limits of files.
-///
-/// # Errors
-/// As above.
-pub fn flows_within(
+pub fn flows(
     output: &FlowOutput,
     files: Limits,
     agent: &Agent,

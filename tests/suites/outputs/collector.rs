@@ -9,6 +9,7 @@ use std::{
 
 use mailflow_agent::{
     config::{FlowOutput, FlowTo, Ipfix, IpfixTo},
+    disk::Limits,
     engine::flow::{FlowRecord, RecordReason},
     sink::{FlowEvent, metrics::Agent, open, worker::Sink},
 };
@@ -126,6 +127,7 @@ fn exporter(to: IpfixTo) -> Sink<FlowEvent> {
     let agent = Agent::new("test", 0.0).unwrap();
     open::flows(
         &FlowOutput { name: "test".into(), to: FlowTo::Ipfix(Ipfix { to, domain: 7 }) },
+        Limits::NONE,
         &agent,
         &gateway(),
     )

@@ -7,6 +7,7 @@ use std::{
 
 use mailflow_agent::{
     config::{AlertOutput, AlertTo, Profile},
+    disk::Limits,
     engine::event::{Alert, AlertState},
     sink::{
         AlertEvent,
@@ -41,13 +42,17 @@ pub(crate) fn format(profile: Profile) -> Format {
 /// A sink for alerts that goes to `to`.
 pub(crate) fn sink(to: AlertTo) -> Sink<AlertEvent> {
     let agent = Agent::new("test", 0.0).unwrap();
-    open::alerts(&AlertOutput { name: "test".into(), to }, &agent, &gateway()).unwrap().remove(0)
+    open::alerts(&AlertOutput { name: "test".into(), to }, Limits::NONE, &agent, &gateway())
+        .unwrap()
+        .remove(0)
 }
 
 /// The same with the numbers of its receiver.
 pub(crate) fn sink_and_receiver(to: AlertTo) -> (Sink<AlertEvent>, ReceiverCounters) {
     let agent = Agent::new("test", 0.0).unwrap();
-    let sink = open::alerts(&AlertOutput { name: "test".into(), to }, &agent, &gateway()).unwrap().remove(0);
+    let sink = open::alerts(&AlertOutput { name: "test".into(), to }, Limits::NONE, &agent, &gateway())
+        .unwrap()
+        .remove(0);
     (sink, agent.receiver_counters("test"))
 }
 

@@ -46,7 +46,7 @@ impl Outputs {
                 AlertTo::Lines { target, profile } => Some((target, format(*profile))),
                 _ => None,
             };
-            let sinks = open::alerts_within(output, outputs.files, agent, &self.gateway)?;
+            let sinks = open::alerts(output, outputs.files, agent, &self.gateway)?;
             let out = |sink| Out::new(index, audience, sink, lines.clone());
             opened.alerts.extend(sinks.into_iter().map(out));
         }
@@ -58,7 +58,7 @@ impl Outputs {
                 FlowTo::Lines { target, profile } => Some((target, format(*profile))),
                 FlowTo::Ipfix(_) => None,
             };
-            let sink = open::flows_within(output, outputs.files, agent, &self.gateway)?;
+            let sink = open::flows(output, outputs.files, agent, &self.gateway)?;
             opened.flows.push(Out::new(index, Audience::Record, sink, lines));
         }
         Ok(opened)
