@@ -1,5 +1,7 @@
 //! When a tuple is used again: a packet begins a new flow where one has ended.
 
+use core::arch::asm;
+
 use mailflow_common::{DirectionCounters, Facts, FlowCounters, RetiredKey, Silences, side};
 use mailflow_ebpf::Tcp;
 
@@ -76,10 +78,18 @@ unsafe fn patience(flow: *const FlowCounters) -> i32 {
 /// SYN (RFC 9293, 3.4). A SYN that is sent again has the same.
 ///
 /// Of a flow without a SYN it may be the one that came late, unless that flow has got further than its handshake.
+///
+/// A flow that another CPU is writing has no SYN to compare with yet, and began within this packet's time: it is never
+/// another connection's.
 #[inline(always)]
 unsafe fn foreign(flow: *const FlowCounters, tcp: Tcp, up: bool) -> bool {
-    // SAFETY: the caller's.
+    // SAFETY: the caller's: an element of a preallocated map.
     unsafe {
+        let first = (&raw const (*flow).first).read_volatile();
+        if first == 0 {
+            return false;
+        }
+        let flow = after(flow, first);
         let facts: *const Facts = &raw const (*flow).facts;
         let looked = (*facts).looked & !side::BITS;
         let further = (*facts).fin_up != 0 || (*facts).fin_down != 0 || (*facts).reset != 0 || looked != 0;
@@ -87,14 +97,31 @@ unsafe fn foreign(flow: *const FlowCounters, tcp: Tcp, up: bool) -> bool {
     }
 }
 
-/// Puts the flow of the scratch's key aside and makes its entry the next one's: 1. 0 when another CPU was
-/// faster, or when there is no room: then the tuple's flows stay one, and that is counted.
+/// The same pointer, so that what is read through it is read after `first` was: CPUs keep the order of loads of which
+/// the second one's address depends on the first one's value (Documentation/memory-barriers.txt, address dependencies).
+#[inline(always)]
+fn after(flow: *const FlowCounters, first: u64) -> *const FlowCounters {
+    let mut nothing = first;
+    // SAFETY: one instruction on a register. As an instruction of our own: LLVM would take the dependency out.
+    unsafe {
+        asm!("{n} &= 0", n = inout(reg) nothing, options(pure, nomem, nostack, preserves_flags));
+    }
+    flow.wrapping_byte_add(nothing as usize)
+}
+
+/// Puts the flow of the scratch's key aside and makes its entry the next one's: 1. 0 when it has not ended, as another
+/// CPU has begun it since, when another CPU was faster, or when there is no room: then the tuple's flows stay one, and
+/// that is counted.
 #[inline(never)]
 pub(super) unsafe fn retire(scratch: *mut Scratch, flow: *mut FlowCounters) -> u32 {
     // SAFETY: the caller's.
     unsafe {
         let first = (*flow).first;
         let now = maps::now();
+        let up = (&raw const (*scratch).up).read_volatile() == 1;
+        if !ended(flow, (*scratch).segment.tcp, up, now as u32) {
+            return 0;
+        }
         (*scratch).retired = RetiredKey { flow: (*scratch).key, first };
         copy(flow, &raw mut (*scratch).entry.counters);
         // A finished flow needs no mark: the word tells when the next one began.
