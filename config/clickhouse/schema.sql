@@ -43,6 +43,7 @@ CREATE TABLE IF NOT EXISTS mailflow.flows
         data_bytes_up UInt64,
         data_bytes_down UInt64,
         messages_estimated UInt64,
+        messages_rejected Nullable(UInt64),
         app_evidence LowCardinality(String),
         complete Bool,
         syn Bool,

@@ -160,6 +160,10 @@ pub struct FlowCounters {
     pub isn_up: u32,
     /// Sequence number of the server's SYN-ACK.
     pub isn_down: u32,
+    /// The kernel's number of the interface at which the flow's first packet was counted; 0 where it is not known.
+    pub interface: u32,
+    /// Messages the server refused after it had taken them, by its reply codes: only of sessions in the clear.
+    pub rejected: u32,
 }
 
 /// How long a tuple is silent before the next packet begins a new flow, in ticks.
@@ -190,4 +194,4 @@ impl Silences {
 }
 
 const _: () = assert!(size_of::<DirectionCounters>() == 40);
-const _: () = assert!(size_of::<FlowCounters>() == 120);
+const _: () = assert!(size_of::<FlowCounters>() == 128);

@@ -34,7 +34,7 @@ pub struct Entry {
 }
 
 const _: () = assert!(size_of::<Place>() == 16, "the size of a flow's place in a set");
-const _: () = assert!(size_of::<Entry>() == 144, "the size of a flow's entry in a set");
+const _: () = assert!(size_of::<Entry>() == 152, "the size of a flow's entry in a set");
 
 impl Place {
     /// Number of words that are hashed.

@@ -32,7 +32,7 @@ pub struct Slot {
     pub entry: Entry,
 }
 
-const _: () = assert!(size_of::<Slot>() == 160, "the size of a flow in a set");
+const _: () = assert!(size_of::<Slot>() == 168, "the size of a flow in a set");
 
 /// Flows whose places have something in common.
 #[repr(C)]
@@ -45,10 +45,10 @@ pub struct Set {
     /// The flows.
     pub slots: [Slot; WAYS],
     /// Whole lines of the cache.
-    pub rest: [u64; 4],
+    pub rest: [u64; 5],
 }
 
-const _: () = assert!(size_of::<Set>() == 19 * 64, "the size of a set");
+const _: () = assert!(size_of::<Set>() == 20 * 64, "the size of a set");
 
 /// The tag of a flow with this hash: [`HashKeys::flow`].
 ///

@@ -6,6 +6,8 @@
 mod counts;
 #[path = "live/errors.rs"]
 mod errors;
+#[path = "live/interfaces.rs"]
+mod interfaces;
 #[path = "live/lists.rs"]
 mod lists;
 #[path = "live/polls.rs"]

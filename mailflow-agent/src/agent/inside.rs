@@ -58,7 +58,7 @@ impl InsideWatch {
             }
         };
         let roles: Vec<Role> =
-            kernel.bound().iter().flat_map(|bound| &bound.interfaces).map(|(_, role)| *role).collect();
+            kernel.bound().iter().flat_map(|bound| &bound.interfaces).map(|bound| bound.role).collect();
         let mut numbers = view.numbers();
         // Copies of strangers' flows are no clients of ours.
         numbers.clients.counts = roles.contains(&Role::Lan) && !roles.contains(&Role::Mirror);

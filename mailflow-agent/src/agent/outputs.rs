@@ -129,12 +129,12 @@ impl Outputs {
     /// Sets the watched interfaces that events name: those with a name of their own in the configuration, and those
     /// that a pattern matches now.
     pub(super) fn watch(&self, entries: &[Bound]) {
-        let matched = |entry: &Bound| entry.interfaces.iter().map(|(name, _)| name.clone()).collect();
         let names = entries.iter().flat_map(|entry| match entry.pattern {
-            true => matched(entry),
-            false => vec![entry.entry.clone()],
+            true => entry.interfaces.iter().map(|bound| bound.name.as_str()).collect(),
+            false => vec![entry.entry.as_str()],
         });
-        self.gateway.watch(names.collect::<Vec<_>>().iter().map(String::as_str));
+        let numbers = entries.iter().flat_map(|entry| &entry.interfaces);
+        self.gateway.watch(names, numbers.map(|bound| (bound.number, bound.name.as_str())));
     }
 
     /// Tells what fires already to those that must know it, and to nobody else.

@@ -87,7 +87,7 @@ pub(super) fn entry(bound: Bound) -> WatchedEntry {
         name: bound.entry,
         pattern: bound.pattern,
         hook: bound.hook.name(),
-        interfaces: bound.interfaces.into_iter().map(|(name, role)| (name, role.name())).collect(),
+        interfaces: bound.interfaces.into_iter().map(|bound| (bound.name, bound.role.name())).collect(),
         missing: bound.missing.map(|missing| clock::now().since(missing)),
     }
 }

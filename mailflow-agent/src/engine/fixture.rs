@@ -53,7 +53,9 @@ fn build(client: &str, server: &str, protocol: u8) -> Flow {
         down: Direction { last: Some(at(101)), ..way },
         first: at(100),
         messages: 1,
+        rejected: 0,
         mac: None,
+        interface: None,
         facts: Facts { syn: 1, syn_ack: 1, answered: 1, ..Facts::default() },
     }
 }

@@ -1,6 +1,6 @@
 //! Flows as the engine sees them, and the records made of them.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, num::NonZeroU32};
 
 use mailflow_common::{App, Facts, FlowKey};
 
@@ -36,8 +36,12 @@ pub struct Flow {
     pub first: Time,
     /// Estimated messages.
     pub messages: u32,
+    /// Messages the server refused after it had taken them, by its reply codes: only of sessions in the clear.
+    pub rejected: u32,
     /// The client's MAC address, where there is one.
     pub mac: Option<[u8; 6]>,
+    /// The kernel's number of the interface that the flow's first packet passed; `None` where it is not known.
+    pub interface: Option<NonZeroU32>,
     /// TCP and application facts.
     pub facts: Facts,
 }

@@ -1,6 +1,6 @@
 //! Flows and records in a form that can be kept on disk.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, num::NonZeroU32};
 
 use mailflow_common::{App, Facts, FlowKey, Scope, SpillKey, Vlans};
 use serde::{Deserialize, Serialize};
@@ -74,7 +74,9 @@ pub(super) struct Record {
     up: Way,
     down: Way,
     messages: u32,
+    rejected: u32,
     mac: Option<[u8; 6]>,
+    interface: Option<NonZeroU32>,
     /// SYN, SYN-ACK, FIN up, FIN down, RST, answered; the openings; the upgrade.
     facts: [u8; 9],
     app: String,
@@ -102,14 +104,16 @@ impl From<&Way> for Direction {
 
 impl From<&FlowRecord> for Record {
     fn from(record: &FlowRecord) -> Self {
-        let Flow { key, up, down, first, messages, mac, facts } = &record.flow;
+        let Flow { key, up, down, first, messages, rejected, mac, interface, facts } = &record.flow;
         Self {
             key: key.into(),
             first: *first,
             up: up.into(),
             down: down.into(),
             messages: *messages,
+            rejected: *rejected,
             mac: *mac,
+            interface: *interface,
             facts: [
                 facts.syn,
                 facts.syn_ack,
@@ -151,7 +155,9 @@ impl Record {
             down: (&self.down).into(),
             first: self.first,
             messages: self.messages,
+            rejected: self.rejected,
             mac: self.mac,
+            interface: self.interface,
             facts,
         };
         let app = App::ALL.into_iter().find(|app| app.name() == self.app)?;

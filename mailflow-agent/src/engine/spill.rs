@@ -99,7 +99,9 @@ fn nowhere(key: &SpillKey) -> Flow {
         down: Direction::default(),
         first: Time::ZERO,
         messages: 0,
+        rejected: 0,
         mac: None,
+        interface: None,
         facts: Facts::default(),
     }
 }

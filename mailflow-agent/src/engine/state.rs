@@ -183,8 +183,19 @@ impl Engine {
                 }
             }
             let (up, down) = (Direction::default(), Direction::default());
-            let (messages, mac, facts) = (0, None, mailflow_common::Facts::default());
-            self.table.mark(&Flow { key: (&key).into(), first, up, down, messages, mac, facts }, tally);
+            let facts = mailflow_common::Facts::default();
+            let flow = Flow {
+                key: (&key).into(),
+                first,
+                up,
+                down,
+                messages: 0,
+                rejected: 0,
+                mac: None,
+                interface: None,
+                facts,
+            };
+            self.table.mark(&flow, tally);
         }
         for (place, seen) in state.spills {
             self.spills.put((&place).into(), seen);

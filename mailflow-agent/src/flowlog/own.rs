@@ -26,6 +26,7 @@ pub(super) struct Extra<'a> {
     data_bytes_up: Option<u64>,
     data_bytes_down: Option<u64>,
     messages_estimated: Option<u32>,
+    messages_rejected: Option<u32>,
     #[serde(borrow)]
     app_evidence: Option<Word<'a>>,
     complete: Option<bool>,
@@ -77,8 +78,17 @@ pub(super) fn entry(line: &Eve<'_>, extra: &Extra<'_>, text: &[u8], reading: &Re
     let client = extra.app_evidence.as_ref().is_some_and(|evidence| evidence.0 == "client_hello");
     app::stands_for(app, client, &mut facts);
 
-    let (messages, mac) = (extra.messages_estimated.unwrap_or_default(), extra.mac.map(|Read(mac)| mac.0));
-    let flow = Flow { key, up, down, first: start.0, messages, mac, facts };
+    let flow = Flow {
+        key,
+        up,
+        down,
+        first: start.0,
+        messages: extra.messages_estimated.unwrap_or_default(),
+        rejected: extra.messages_rejected.unwrap_or_default(),
+        mac: extra.mac.map(|Read(mac)| mac.0),
+        interface: None,
+        facts,
+    };
     let complete = extra.complete.unwrap_or_default();
     let record = FlowRecord { flow, app, reason, complete, inputs: inputs(counters, extra) };
     Ok(Some(Entry { record, origin: Origin::Mailflow }))

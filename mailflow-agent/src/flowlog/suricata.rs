@@ -81,7 +81,8 @@ pub(super) fn entry(line: &Eve<'_>, text: &[u8], reading: &Reading<'_>) -> Found
         Proto::Tcp => facts.syn != 0 && (unanswered || facts.syn_ack != 0),
         _ => true,
     };
-    let flow = Flow { key, up, down, first: start.0, messages: 0, mac: None, facts };
+    let flow =
+        Flow { key, up, down, first: start.0, messages: 0, rejected: 0, mac: None, interface: None, facts };
     let record = FlowRecord { flow, app, reason, complete, inputs };
     Ok(Some(Entry { record, origin: Origin::Suricata }))
 }

@@ -151,7 +151,9 @@ fn sum(carried: &Flow, entry: Flow) -> Flow {
         down: way(&carried.down, &entry.down),
         first: carried.first,
         messages: carried.messages.wrapping_add(entry.messages),
+        rejected: carried.rejected.wrapping_add(entry.rejected),
         mac: carried.mac.or(entry.mac),
+        interface: carried.interface.or(entry.interface),
         facts,
     }
 }
@@ -186,7 +188,17 @@ mod tests {
         let at = |seconds: u64| Time::from_nanos(seconds * 1_000_000_000);
         let way = Direction { packets, bytes: packets * 60, last: Some(at(last)), ..Direction::default() };
         let key = FlowKey { client_port: 4_000, server_port: 25, ..FlowKey::default() };
-        Flow { key, up: way, down: Direction::default(), first: at(first), messages: 0, mac: None, facts }
+        Flow {
+            key,
+            up: way,
+            down: Direction::default(),
+            first: at(first),
+            messages: 0,
+            rejected: 0,
+            mac: None,
+            interface: None,
+            facts,
+        }
     }
 
     const OPEN: Facts = Facts { syn: 1, syn_ack: 1, answered: 1, ..Facts::NONE };

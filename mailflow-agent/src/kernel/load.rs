@@ -4,6 +4,8 @@ use std::{
     borrow::Borrow,
     collections::BTreeSet,
     os::fd::{AsFd, AsRawFd},
+    sync::{Mutex, PoisonError},
+    thread,
     time::Duration,
 };
 
@@ -99,6 +101,8 @@ impl SilenceLimits {
 
 /// Shows the kernel's ticks; whatever else is loaded needs it.
 pub(super) const TICKS: &str = "ticks";
+/// Threads beside the first one that load programs. Each keeps a buffer for the verifier's answer.
+const MOST_LOADERS: usize = 7;
 /// Takes flows out of the table.
 pub(super) const REMOVE: &str = "remove_flows";
 
@@ -165,29 +169,49 @@ impl Loaded {
 
     /// Loads every program. Those for frames in several buffers may be refused by kernels that do not
     /// know such frames; every other one must load.
+    ///
+    /// The kernel's check of a program takes most of the time until packets are counted, and works on one CPU: as many
+    /// programs are loaded at the same time as there are CPUs.
     fn load_programs(&mut self, programs: Programs) -> Result<(), KernelError> {
-        for (name, program) in self.ebpf.programs_mut() {
-            let wanted = match programs {
+        let version = self.version;
+        let wanted = self.ebpf.programs_mut().filter(|(name, program)| {
+            let named = match programs {
                 Programs::All => true,
-                Programs::One(one) => name == one || name == TICKS || name == REMOVE,
+                Programs::One(one) => *name == one || *name == TICKS || *name == REMOVE,
             };
-            if !wanted {
-                continue;
+            let refused = name.ends_with("_frags") && version < KernelVersion::XDP_FRAGS;
+            named && !refused && matches!(program, Program::Xdp(_) | Program::SchedClassifier(_))
+        });
+        let queue = Mutex::new(wanted);
+        let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+        let work = || {
+            let mut loaded = Vec::new();
+            while let Some((name, program)) = next() {
+                let result = match program {
+                    Program::Xdp(program) => program.load(),
+                    Program::SchedClassifier(program) => program.load(),
+                    _ => continue,
+                };
+                result.map_err(|source| KernelError::Program {
+                    program: name.to_owned(),
+                    source: Box::new(source),
+                })?;
+                loaded.push(name.to_owned());
             }
-            if name.ends_with("_frags") && self.version < KernelVersion::XDP_FRAGS {
-                continue;
-            }
-            let result = match program {
-                Program::Xdp(program) => program.load(),
-                Program::SchedClassifier(program) => program.load(),
-                _ => continue,
-            };
-            result.map_err(|source| KernelError::Program {
-                program: name.to_owned(),
-                source: Box::new(source),
-            })?;
-            self.programs.insert(name.to_owned());
-        }
+            Ok(loaded)
+        };
+        let others = thread::available_parallelism().map_or(0, |cpus| cpus.get() - 1).min(MOST_LOADERS);
+        let loaded = thread::scope(|scope| {
+            // Where the system gives no thread, the others load more.
+            let start = |_| thread::Builder::new().name("load".to_owned()).spawn_scoped(scope, work).ok();
+            let started: Vec<_> = (0..others).filter_map(start).collect();
+            let own = work();
+            let joined = started
+                .into_iter()
+                .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+            joined.chain([own]).collect::<Result<Vec<_>, KernelError>>()
+        })?;
+        self.programs.extend(loaded.into_iter().flatten());
         Ok(())
     }
 

@@ -60,7 +60,7 @@ pub use self::{
     object::OBJECT,
     pins::{PinError, Pins, holder},
     table::{Reader, Taking},
-    watch::{Bound, Place, Standing, Verify},
+    watch::{Bound, BoundInterface, Place, Standing, Verify},
 };
 use self::{
     device::Device,

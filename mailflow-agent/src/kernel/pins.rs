@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! /sys/fs/bpf/mailflow/          locked by the agent that runs
-//!   v4/                          tables of layout 4
+//!   v5/                          tables of layout 5
 //!     SETS, FLOWS, RETIRED, ...
 //!     link-ingress-eth1          a link for each place
 //! ```
@@ -30,7 +30,7 @@ use super::{
 };
 
 /// The layout of the tables: raised when what a key or a value means changes. Layouts are never reused.
-const LAYOUT: u32 = 4;
+const LAYOUT: u32 = 5;
 /// For tests of what happens when it changes: another number, and behind colons those that can be read too.
 const OTHER_LAYOUT: &str = "MAILFLOW_TEST_LAYOUT";
 
@@ -381,7 +381,7 @@ mod tests {
             }
         }
         let hash: String = hash.finalize().iter().take(4).map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!((LAYOUT, hash.as_str()), (4, "aa82c9ff"));
+        assert_eq!((LAYOUT, hash.as_str()), (5, "ff11f29a"));
     }
 
     /// A flow's key as a set holds it is part of the layout as well, and so is the hash that chooses the set.

@@ -4,7 +4,7 @@
 //! the table of finished flows. Here they are told apart again: a flow is what its entry gained since
 //! the one before it on the same tuple.
 
-use std::{collections::HashMap, io};
+use std::{collections::HashMap, io, num::NonZeroU32};
 
 use aya::maps::MapData;
 use mailflow_common::{
@@ -378,7 +378,9 @@ fn flow(key: &FlowKey, counters: &FlowCounters, base: Option<&FlowCounters>, mom
         down: direction(&counters.down, base.map(|base| &base.down), moment),
         first: moment.ticks.time(counters.first),
         messages: counters.messages.wrapping_sub(base.map_or(0, |base| base.messages)),
+        rejected: counters.rejected.wrapping_sub(base.map_or(0, |base| base.rejected)),
         mac: (counters.mac != [0; 6]).then_some(counters.mac),
+        interface: NonZeroU32::new(counters.interface),
         facts: facts(counters.facts),
     }
 }

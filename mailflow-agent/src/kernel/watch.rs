@@ -70,12 +70,23 @@ pub struct Bound {
     pub entry: String,
     /// The entry is a pattern.
     pub pattern: bool,
-    /// The interfaces, by the names in [`Place::interface`], with the role of each.
-    pub interfaces: Vec<(String, Role)>,
+    /// The interfaces that are there.
+    pub interfaces: Vec<BoundInterface>,
     /// Hook, as configured.
     pub hook: Hook,
     /// Since when there is no such interface; set at the first look after it went.
     pub missing: Option<Time>,
+}
+
+/// An interface that an entry of the configuration is bound to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BoundInterface {
+    /// The kernel's number of it.
+    pub number: u32,
+    /// Its name, as in [`Place::interface`].
+    pub name: String,
+    /// Its role.
+    pub role: Role,
 }
 
 /// A pattern of the configuration.
@@ -225,14 +236,14 @@ impl Watched {
         let named = self.watches.iter().filter(|watch| watch.entry.is_none()).map(|watch| Bound {
             entry: watch.name.clone(),
             pattern: false,
-            interfaces: watch.device.iter().map(|_| (watch.name.clone(), watch.role())).collect(),
+            interfaces: bound_interface(watch).into_iter().collect(),
             hook: watch.hook,
             missing: watch.missing,
         });
         let patterns = self.patterns.iter().map(|entry| Bound {
             entry: entry.text.clone(),
             pattern: true,
-            interfaces: self.of(entry).map(|watch| (watch.name.clone(), watch.role())).collect(),
+            interfaces: self.of(entry).filter_map(bound_interface).collect(),
             hook: entry.hook,
             missing: entry.missing,
         });
@@ -284,6 +295,11 @@ impl Watched {
         }
         self.tell(loaded);
     }
+}
+
+fn bound_interface(watch: &Watch) -> Option<BoundInterface> {
+    let number = watch.device.as_ref()?.index;
+    Some(BoundInterface { number, name: watch.name.clone(), role: watch.role() })
 }
 
 #[cfg(test)]

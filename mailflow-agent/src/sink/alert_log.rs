@@ -155,13 +155,14 @@ impl<'a> AlertLine<'a> {
     pub fn of(alert: &'a Alert, epoch: Epoch, gateway: &Gateway, flows: usize) -> Self {
         let moment = |time| Moment::of(time, epoch);
         let decided = &alert.decided;
+        let interfaces = gateway.interfaces_of(alert);
         let omitted = alert.flows.len().saturating_sub(flows);
         let shown = alert.flows.get(omitted..).unwrap_or_default();
         Self {
             timestamp: moment(alert.time),
             event_type: "alert",
             host: Arc::clone(gateway.name()),
-            in_iface: gateway.interface(),
+            in_iface: only(&interfaces),
             src_ip: address(alert),
             dest_ip: alert.subject.destination(),
             alert: EveAlert {
@@ -191,7 +192,7 @@ impl<'a> AlertLine<'a> {
             },
             mailflow: Extra {
                 severity: alert.severity.name(),
-                interfaces: gateway.interfaces(),
+                interfaces,
                 subject: alert.subject.to_string(),
                 source: alert.source.map(|source| source.to_string()),
                 group: alert.group.as_deref(),
@@ -217,6 +218,14 @@ impl<'a> AlertLine<'a> {
             },
             flows: shown.iter().map(|record| FlowLine::of(record, epoch, gateway)).collect(),
         }
+    }
+}
+
+/// The interface of an event with these: where it is one alone.
+pub(super) fn only(interfaces: &[Arc<str>]) -> Option<Arc<str>> {
+    match interfaces {
+        [only] => Some(Arc::clone(only)),
+        _ => None,
     }
 }
 

@@ -1,11 +1,17 @@
 //! Events in Elastic's Common Schema. What it has no name for stands under `mailflow`, under the names
 //! that the EVE lines have.
 
+use std::sync::Arc;
+
 use mailflow_common::PROTOCOL_UDP;
 use serde_json::{Map, Value, json};
 
 use super::{
-    alert_log::AlertLine, community_id::CommunityId, eve::Moment, flow_log::FlowLine, gateway::Gateway,
+    alert_log::{self, AlertLine},
+    community_id::CommunityId,
+    eve::Moment,
+    flow_log::FlowLine,
+    gateway::Gateway,
     words::summary,
 };
 use crate::engine::{
@@ -67,7 +73,7 @@ pub(super) fn flow(record: &FlowRecord, epoch: Epoch, gateway: &Gateway) -> serd
         "source": source,
         "destination": destination,
         "network": network,
-        "observer": observer(gateway),
+        "observer": observer(gateway, gateway.interface(flow.interface)),
         "mailflow": line["mailflow"].take(),
     }))
 }
@@ -113,15 +119,15 @@ pub(super) fn alert(
         "threat": { "framework": "MITRE ATT&CK", "technique": { "id": alert.attack } },
         "source": source,
         "labels": labels,
-        "observer": observer(gateway),
+        "observer": observer(gateway, alert_log::only(&gateway.interfaces_of(alert))),
         "mailflow": mailflow,
     }))
 }
 
 /// The gateway.
-fn observer(gateway: &Gateway) -> Value {
+fn observer(gateway: &Gateway, interface: Option<Arc<str>>) -> Value {
     let mut observer = json!({ "name": &**gateway.name(), "vendor": "mailflow", "product": "mailflow" });
-    if let Some(interface) = gateway.interface() {
+    if let Some(interface) = interface {
         observer["ingress"] = json!({ "interface": { "name": &*interface } });
     }
     observer

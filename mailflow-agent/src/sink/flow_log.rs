@@ -69,6 +69,7 @@ struct Extra {
     data_bytes_up: Option<u64>,
     data_bytes_down: Option<u64>,
     messages_estimated: Option<u32>,
+    messages_rejected: Option<u32>,
     app_evidence: &'static str,
     complete: bool,
     syn: Option<bool>,
@@ -87,7 +88,7 @@ impl FlowLine {
             timestamp: moment(record.time()),
             event_type: "flow",
             host: Arc::clone(gateway.name()),
-            in_iface: gateway.interface(),
+            in_iface: gateway.interface(flow.interface),
             flow_id: flow_id(&flow.key, flow.first),
             src_ip: flow.client(),
             src_port: flow.key.client_port,
@@ -116,7 +117,7 @@ impl FlowLine {
 impl Extra {
     /// What the record does not tell is null, not 0.
     fn of(record: &FlowRecord) -> Self {
-        let Flow { up, down, facts, messages, mac, .. } = &record.flow;
+        let Flow { up, down, facts, messages, rejected, mac, .. } = &record.flow;
         let known = |input| record.inputs.contains(input);
         let count = |input, count| known(input).then_some(count);
         let fact = |input, fact: u8| known(input).then_some(fact != 0);
@@ -128,6 +129,7 @@ impl Extra {
             data_bytes_up: count(Inputs::DATA_BYTES, up.data_bytes),
             data_bytes_down: count(Inputs::DATA_BYTES, down.data_bytes),
             messages_estimated: known(Inputs::MESSAGES).then_some(*messages),
+            messages_rejected: (known(Inputs::MESSAGES) && record.app == App::Smtp).then_some(*rejected),
             app_evidence: Evidence::of(record.app, facts).name(),
             complete: record.complete,
             syn: fact(Inputs::SYN, facts.syn),
@@ -300,8 +302,17 @@ mod tests {
     fn states_are_eves() {
         let start = Time::ZERO + Duration::from_secs(1);
         let seen = Direction { packets: 1, last: Some(start), ..Direction::default() };
-        let flow =
-            |up, down, facts| Flow { key: key(1), up, down, first: start, messages: 0, mac: None, facts };
+        let flow = |up, down, facts| Flow {
+            key: key(1),
+            up,
+            down,
+            first: start,
+            messages: 0,
+            rejected: 0,
+            mac: None,
+            interface: None,
+            facts,
+        };
         let none = Direction::default();
         let syn = Facts { syn: 1, ..Facts::default() };
         let record = |flow: &Flow, reason, inputs| {

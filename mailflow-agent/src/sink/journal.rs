@@ -113,7 +113,7 @@ fn fields(alert: &Alert, epoch: Epoch, gateway: &Gateway, event: Option<&str>) -
     field("MAILFLOW_VALUE", &value(alert));
     field("MAILFLOW_THRESHOLD", &threshold(alert));
     field("MAILFLOW_GATEWAY", gateway.name());
-    field("MAILFLOW_INTERFACES", &gateway.interfaces().join(" "));
+    field("MAILFLOW_INTERFACES", &gateway.interfaces_of(alert).join(" "));
     if let Some(event) = event {
         field("MAILFLOW_EVENT", event);
     }

@@ -224,7 +224,7 @@ fn header(settings: &Settings, gateway: &Gateway, alert: &Alert, epoch: Epoch) -
     parameter("value", &value(alert));
     parameter("threshold", &threshold(alert));
     parameter("gateway", hostname);
-    parameter("interfaces", &gateway.interfaces().join(" "));
+    parameter("interfaces", &gateway.interfaces_of(alert).join(" "));
     text.push(']');
     (header, text)
 }

@@ -1,5 +1,7 @@
 //! What is in the journal and in the history, as bytes.
 
+use std::num::NonZeroU32;
+
 use mailflow_common::{Facts, FlowKey};
 use serde::{Deserialize, Serialize};
 
@@ -80,7 +82,9 @@ pub(super) struct Plain {
     down: Way,
     first: u64,
     messages: u32,
+    rejected: u32,
     mac: Option<[u8; 6]>,
+    interface: Option<NonZeroU32>,
     facts: [u8; 10],
 }
 
@@ -170,7 +174,9 @@ pub(super) fn plain(flow: &Flow) -> Plain {
         down: way(&flow.down),
         first: flow.first.as_nanos(),
         messages: flow.messages,
+        rejected: flow.rejected,
         mac: flow.mac,
+        interface: flow.interface,
         facts: [
             facts.syn,
             facts.syn_ack,
@@ -195,7 +201,9 @@ pub(super) fn flow(plain: Plain) -> Flow {
         down: direction(plain.down),
         first: Time::from_nanos(plain.first),
         messages: plain.messages,
+        rejected: plain.rejected,
         mac: plain.mac,
+        interface: plain.interface,
         facts: Facts {
             syn,
             syn_ack,
@@ -258,7 +266,9 @@ pub(super) mod tests {
             down: Direction::default(),
             first: at(3),
             messages: 2,
+            rejected: 1,
             mac: Some([1, 2, 3, 4, 5, 6]),
+            interface: NonZeroU32::new(7),
             facts,
         }
     }
@@ -273,7 +283,18 @@ pub(super) mod tests {
             let key = vec![0u8; length];
             let way: Way = (0, 0, 0, 0, 0, None);
             // As `Line::Ended` is written.
-            postcard::to_stdvec(&(1u8, key, way, way, 0u64, 0u32, None::<[u8; 6]>, [0u8; 10])).unwrap()
+            postcard::to_stdvec(&(
+                1u8,
+                key,
+                way,
+                way,
+                0u64,
+                [0u32; 2],
+                None::<[u8; 6]>,
+                None::<u32>,
+                [0u8; 10],
+            ))
+            .unwrap()
         });
         assert!(matches!(Entry::read(&whole), Some(Entry::Ended(flow)) if flow.key == FlowKey::default()));
         assert_eq!(Entry::read(&cut), None);

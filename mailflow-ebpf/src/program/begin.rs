@@ -38,7 +38,7 @@ pub(super) unsafe fn begin<P: Packet>(
         (*new).facts.answered =
             if Options::join(scratch) { answered::ASKED | answered::JOINS } else { answered::ASKED };
         (*new).facts.looked = side_of(toward, key, true);
-        note_client(packet, link, new, true);
+        note_origin(packet, link, new, true);
         if !table::insert(scratch, key) {
             return false;
         }
@@ -63,7 +63,7 @@ pub(super) unsafe fn create<P: Packet>(
         let new = &raw mut (*scratch).entry.counters;
         clear(new);
         (*new).first = now;
-        note_client(packet, link, new, up);
+        note_origin(packet, link, new, up);
         (*new).facts.looked = side_of(toward, key, up);
         zones::begun(scratch);
         table::insert(scratch, key);
@@ -84,11 +84,12 @@ pub(super) fn side_of(toward: Toward, key: &FlowKey, up: bool) -> u8 {
     }
 }
 
-/// Notes the client's MAC address, where a flow's first packet has one.
+/// Notes the interface of a flow's first packet, and the client's MAC address where it has one.
 #[inline(always)]
-pub(super) unsafe fn note_client<P: Packet>(packet: &P, link: Link, flow: *mut FlowCounters, up: bool) {
+pub(super) unsafe fn note_origin<P: Packet>(packet: &P, link: Link, flow: *mut FlowCounters, up: bool) {
     // SAFETY: the caller's: an element of a preallocated map.
     unsafe {
+        (*flow).interface = packet.interface();
         if let Link::Ethernet = link {
             (*flow).mac = recognise::client_mac(packet, up);
         }

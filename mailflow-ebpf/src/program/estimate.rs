@@ -227,7 +227,14 @@ unsafe fn accepts_in_the_clear<P: Packet>(
         if state & !upgrade::BITS != 0 {
             (*facts).upgrade = state & upgrade::BITS | if quiet { turn::ACCEPTED } else { 0 };
         }
-        (owed || turn >= MESSAGE && !quiet) && is_accepting(packet, segment, false)
+        if !owed && (turn < MESSAGE || quiet) {
+            return false;
+        }
+        let accepts = is_accepting(packet, segment, false);
+        if !accepts && is_rejecting(packet, segment) {
+            add32(&raw mut (*flow).rejected, 1);
+        }
+        accepts
     }
 }
 
@@ -248,6 +255,13 @@ fn is_accepting<P: Packet>(packet: &P, segment: &Segment, by_size: bool) -> bool
         return (LEAST_RECORD..=LONG_RECORD).contains(&record(bytes));
     }
     by_size && segment.payload() <= REPLY
+}
+
+/// Returns true if a reply's code is of a failure, for now or for good (RFC 5321, 4.2.1).
+#[inline(always)]
+fn is_rejecting<P: Packet>(packet: &P, segment: &Segment) -> bool {
+    let bytes = first_bytes(packet, segment);
+    bytes.is_some_and(|bytes| is_code(bytes) && (bytes[0] == b'4' || bytes[0] == b'5'))
 }
 
 /// A reply inside TLS to a turn of this many bytes.

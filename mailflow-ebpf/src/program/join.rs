@@ -7,7 +7,7 @@ use mailflow_common::{FlowCounters, Reason, Totals, answered, owner, side};
 use mailflow_ebpf::{Segment, Tcp};
 
 use super::{
-    begin::{begin, create, note_client, side_of},
+    begin::{begin, create, note_origin, side_of},
     fragments,
     hook::{Hook, Toward, Whose},
     maps::{self, Scratch, table},
@@ -133,7 +133,7 @@ pub(super) unsafe fn owner<P: Packet>(
         let flow = table::find(scratch);
         if !flow.is_null() {
             if reuse::retire(scratch, flow) == 1 {
-                note_client(&packet, hook.link(), flow, up);
+                note_origin(&packet, hook.link(), flow, up);
                 (*flow).facts.looked = side_of(hook.toward(), &(*scratch).key, up);
             }
             return OPEN;

@@ -20,6 +20,8 @@ pub(super) trait Packet: Frame + Copy {
     fn payload<const LENGTH: usize>(&self, offset: u32) -> Option<[u8; LENGTH]>;
     /// Number of the interface by which the machine received the packet; 0 where it made it.
     fn came_by(&self) -> u32;
+    /// Number of the interface at whose hook it is.
+    fn interface(&self) -> u32;
     /// Makes more of the frame readable, and tells whether that helped. Nothing reached before may
     /// be used afterwards.
     fn pull(&self) -> bool;
@@ -183,6 +185,11 @@ impl<const FRAGS: bool> Packet for Xdp<FRAGS> {
     }
 
     #[inline(always)]
+    fn interface(&self) -> u32 {
+        self.came_by()
+    }
+
+    #[inline(always)]
     fn pull(&self) -> bool {
         false
     }
@@ -264,6 +271,12 @@ impl Packet for Skb {
     fn came_by(&self) -> u32 {
         // SAFETY: as above.
         unsafe { (*self.0).ingress_ifindex }
+    }
+
+    #[inline(always)]
+    fn interface(&self) -> u32 {
+        // SAFETY: as above.
+        unsafe { (*self.0).ifindex }
     }
 
     #[inline(always)]

@@ -43,7 +43,9 @@ pub(crate) fn flow(n: u32, kind: Kind, packets: u64) -> Flow {
         down: way(down),
         first: Time::from_nanos(u64::from(n) * 4_000_000 % 999_999_999),
         messages: 1,
+        rejected: 0,
         mac: None,
+        interface: None,
         facts: Facts { syn: 1, syn_ack: 1, answered: 1, opening_down: opening::SMTP, ..Facts::default() },
     }
 }

@@ -81,7 +81,9 @@ impl Connection {
             down: direction(&passed, false),
             first: Time::from_nanos(first.at),
             messages: passed.len() as u32 / 8,
+            rejected: 0,
             mac: None,
+            interface: None,
             facts: Facts {
                 syn: has(true, Mark::Syn),
                 syn_ack: has(false, Mark::Syn),

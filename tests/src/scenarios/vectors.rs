@@ -101,7 +101,9 @@ impl Vector {
             down: way(self.down),
             first,
             messages: self.messages as u32,
+            rejected: 0,
             mac: None,
+            interface: None,
             facts: Facts { syn: 1, syn_ack: u8::from(self.answered), ..Facts::default() },
         }
     }

@@ -156,7 +156,9 @@ impl Flow {
                 self.dialogue.owed = chunk;
                 self.dialogue.quiet = false;
                 self.dialogue.commands = false;
-                (owed || whole) && accepts(payload, length, false)
+                let accepted = (owed || whole) && accepts(payload, length, false);
+                self.rejected += u32::from((owed || whole) && !accepted && rejects(payload, length));
+                accepted
             }
             Ground::Sizes => turn >= 300 && length <= 200,
             Ground::Any => turn >= 300 && accepts(payload, length, true),
@@ -234,5 +236,15 @@ fn accepts(payload: &[u8], length: u64, by_size: bool) -> bool {
             (25..=480).contains(&(u32::from(*high) * 256 + u32::from(low)))
         }
         Head::Bytes(_) => by_size && length <= 200,
+    }
+}
+
+/// A reply by whose code the server refuses, for now or for good.
+fn rejects(payload: &[u8], length: u64) -> bool {
+    match head(payload, length) {
+        Head::Bytes([b'4' | b'5', b'0'..=b'9', b'0'..=b'9', end, ..]) => {
+            [b' ', b'-', b'\r', b'\n'].contains(end)
+        }
+        _ => false,
     }
 }

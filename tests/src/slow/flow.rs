@@ -59,6 +59,8 @@ pub struct Flow {
     pub mac: Option<[u8; 6]>,
     /// Estimated messages.
     pub messages: u32,
+    /// Messages refused by the code of the reply to their body.
+    pub rejected: u32,
     /// TCP and application facts.
     pub facts: Facts,
     /// State of the message estimate.
@@ -87,6 +89,7 @@ impl Flow {
             first,
             mac,
             messages: 0,
+            rejected: 0,
             facts: Facts::NONE,
             dialogue: Dialogue::default(),
             numbers: [None; 2],

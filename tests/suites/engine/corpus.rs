@@ -70,7 +70,9 @@ fn by_rule(number: &dyn Fn(&str) -> u64, size: SizeTest) -> bool {
         down: way("dn"),
         first: Time::ZERO,
         messages: 0,
+        rejected: 0,
         mac: None,
+        interface: None,
         facts: Facts::default(),
     };
     let matching = Match { size: Some(size), ..r1().matching };

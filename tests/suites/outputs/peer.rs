@@ -30,7 +30,7 @@ pub(crate) const SENTENCE: &str = "smtp-burst firing: 10.0.0.9 has count 10 flow
 /// The gateway that events name.
 pub(crate) fn gateway() -> Gateway {
     let gateway = Gateway::new(Some("gw1.example"));
-    gateway.watch(["lan0"]);
+    gateway.watch(["lan0"], []);
     gateway
 }
 

@@ -1,12 +1,13 @@
 //! Lines, parsed back: the names and values others script against.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, num::NonZeroU32, sync::Arc};
 
 use mailflow_agent::{
     config::Profile,
     engine::{
         event::{Alert, AlertState, Severity, Source, Value as Held},
         flow::{FlowRecord, RecordReason},
+        inputs::Inputs,
         subject::Subject,
         time::{Epoch, Time},
     },
@@ -19,7 +20,7 @@ use crate::fixture::{EPOCH, alert, at, doc, documented, key, record, term};
 
 fn gateway() -> Gateway {
     let gateway = Gateway::new(Some("gw1.example"));
-    gateway.watch(["lan0"]);
+    gateway.watch(["lan0"], []);
     gateway
 }
 
@@ -86,6 +87,7 @@ fn a_flow_line_has_every_field_under_its_name() {
             "data_bytes_up": 105,
             "data_bytes_down": 205,
             "messages_estimated": 7,
+            "messages_rejected": 1,
             "app_evidence": "server_greeting",
             "complete": true,
             "syn": true,
@@ -266,12 +268,40 @@ fn a_severity_is_suricatas_number_and_the_word_stays() {
 }
 
 #[test]
-fn where_several_interfaces_are_watched_an_alert_names_them_all_and_a_flow_none() {
+fn a_flow_names_its_interface_and_an_alert_those_of_its_flows() {
     let several = Gateway::new(Some("gw1"));
-    several.watch(["lan0", "lan1"]);
-    let line = parse(alert_log::line(&alert(), EPOCH, &several, usize::MAX));
-    assert_eq!((line.get("in_iface"), &line["mailflow"]["interfaces"]), (None, &json!(["lan0", "lan1"])));
-    assert_eq!((line["flows"][0].get("in_iface"), &line["flows"][0]["host"]), (None, &json!("gw1")));
+    several.watch(["lan0", "lan1", "lan2"], [(3, "lan0"), (4, "lan1"), (5, "lan2")]);
+    let named = |numbers: [u32; 2]| {
+        let mut alert = alert();
+        for (record, number) in alert.flows.iter_mut().zip(numbers) {
+            let mut known = FlowRecord::clone(record);
+            known.flow.interface = NonZeroU32::new(number);
+            *record = known.into();
+        }
+        let line = parse(alert_log::line(&alert, EPOCH, &several, usize::MAX));
+        let flows = [0, 1].map(|flow| line["flows"][flow]["in_iface"].clone());
+        (line["in_iface"].clone(), line["mailflow"]["interfaces"].clone(), flows)
+    };
+    let (none, lan) = (Value::Null, |name: &str| json!(name));
+    assert_eq!(named([4, 4]), (lan("lan1"), json!(["lan1"]), [lan("lan1"), lan("lan1")]));
+    assert_eq!(named([5, 3]), (none.clone(), json!(["lan0", "lan2"]), [lan("lan2"), lan("lan0")]));
+    assert_eq!(named([4, 0]), (lan("lan1"), json!(["lan1"]), [lan("lan1"), none.clone()]));
+    // Where it is not known of any flow, the mail passed one of those that are watched.
+    assert_eq!(named([0, 9]), (none.clone(), json!(["lan0", "lan1", "lan2"]), [none.clone(), none]));
+}
+
+#[test]
+fn refused_messages_are_told_only_of_sessions_in_the_clear() {
+    let mut record = record(key("10.0.0.9", 40_001, "192.0.2.1", 25));
+    let mut refused = |app, inputs| {
+        (record.app, record.inputs) = (app, inputs);
+        parse(flow_log::line(&record, EPOCH, &gateway()))["mailflow"]["messages_rejected"].clone()
+    };
+    assert_eq!(refused(App::Smtp, Inputs::all()), json!(1));
+    for app in [App::SmtpStartTls, App::Smtps, App::Unseen, App::Imap] {
+        assert_eq!(refused(app, Inputs::all()), Value::Null, "{app:?}");
+    }
+    assert_eq!(refused(App::Smtp, Inputs::all() - Inputs::MESSAGES), Value::Null);
 }
 
 /// An alert with every field there can be.

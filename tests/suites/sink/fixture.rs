@@ -56,7 +56,9 @@ pub(crate) fn record(key: FlowKey) -> FlowRecord {
         down: direction(200, at(61_250)),
         first: at(123),
         messages: 7,
+        rejected: 1,
         mac: Some([2, 0, 0, 0, 0xab, 1]),
+        interface: None,
         facts,
     };
     let (app, reason) = (App::Smtp, RecordReason::Closed);

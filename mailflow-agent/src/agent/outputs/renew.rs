@@ -194,7 +194,9 @@ mod tests {
             down: Direction::default(),
             first: Time::ZERO,
             messages: 0,
+            rejected: 0,
             mac: None,
+            interface: None,
             facts: Facts::default(),
         };
         let (app, reason) = (App::Smtp, RecordReason::Closed);

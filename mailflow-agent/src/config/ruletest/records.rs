@@ -70,7 +70,17 @@ impl Given {
                 last: (way.packets > 0).then(|| first + passed),
             };
             let messages = u32::try_from(part(messages.into())).unwrap_or(messages);
-            let flow = Flow { key, up: way(up), down: way(down), first, messages, mac: None, facts };
+            let flow = Flow {
+                key,
+                up: way(up),
+                down: way(down),
+                first,
+                messages,
+                rejected: 0,
+                mac: None,
+                interface: None,
+                facts,
+            };
             FlowRecord { flow, app, reason, complete, inputs: Inputs::all() }
         };
         let on_its_way = (1..self.steps(active)).map(move |step| record(active * step, RecordReason::Active));

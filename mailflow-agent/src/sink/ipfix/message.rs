@@ -1,6 +1,6 @@
 //! Messages and the records in them, as they are on the wire: all numbers big endian.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, num::NonZeroU32};
 
 use mailflow_common::Facts;
 
@@ -73,6 +73,7 @@ impl Data {
         }
         bytes.extend(flow.mac.unwrap_or_default());
         bytes.extend(flow_id(&flow.key, flow.first).to_be_bytes());
+        bytes.extend(flow.interface.map_or(0, NonZeroU32::get).to_be_bytes());
         Self { set, bytes }
     }
 

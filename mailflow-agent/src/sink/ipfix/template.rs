@@ -27,7 +27,7 @@ const ADDRESSES_V4: [Field; 2] = [(8, 4, false), (12, 4, false)];
 const ADDRESSES_V6: [Field; 2] = [(27, 16, false), (28, 16, false)];
 
 /// What stands behind the addresses, in both templates, in the order in which `Data` writes it.
-const COMMON: [Field; 17] = [
+const COMMON: [Field; 18] = [
     (7, 2, false),   // sourceTransportPort
     (11, 2, false),  // destinationTransportPort
     (4, 1, false),   // protocolIdentifier
@@ -45,6 +45,7 @@ const COMMON: [Field; 17] = [
     (245, 2, false), // dot1qCustomerVlanId: the inner one
     (56, 6, false),  // sourceMacAddress
     (148, 8, false), // flowId
+    (10, 4, false),  // ingressInterface
 ];
 
 /// The set that holds both templates.

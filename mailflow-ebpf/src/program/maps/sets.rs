@@ -258,6 +258,7 @@ unsafe fn fill(slot: *mut Slot, place: *const Place, entry: *const Entry) {
         }
         let (new, known) = (&raw mut (*slot).entry.counters, &raw const (*entry).counters);
         (*new).mac = (*known).mac;
+        (*new).interface = (*known).interface;
         if (*known).facts.syn != 0 {
             (*new).facts.syn = 1;
             (*new).facts.answered |= (*known).facts.answered;
