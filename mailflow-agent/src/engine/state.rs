@@ -10,9 +10,9 @@ use super::{
     Engine,
     alert::{self, Incident, Shown},
     assets::Networks,
-    evaluate::Evaluator,
+    evaluate::{Burst, BurstState, Evaluator, Flood, FloodState},
     event::{Alert, Judged, Source, TermValue},
-    evidence::{Evidence, Handle, Trail},
+    evidence::{Class, Evidence, Handle, Trail},
     flow::{Direction, Flow, FlowRecord, RecordReason},
     lane::{Known, Lane},
     plan::Plan,
@@ -30,6 +30,9 @@ use super::{
 pub struct State {
     version: u32,
     clock: Time,
+    /// When what is told of many subjects is looked at next.
+    next_expiry: Time,
+    flood: FloodState,
     rules: Vec<RuleState>,
     /// What the rules have taken of flows that are open.
     flows: Vec<FlowState>,
@@ -48,6 +51,9 @@ struct RuleState {
     learnt: Vec<Time>,
     unknown: Vec<SubjectState>,
     allowed: Vec<SubjectState>,
+    burst: BurstState,
+    /// Examples of the alert about many subjects; places in `records`.
+    examples: Vec<usize>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -102,7 +108,7 @@ pub struct Restored {
 
 impl State {
     /// The form written by this version.
-    pub const VERSION: u32 = 3;
+    pub const VERSION: u32 = 4;
 
     /// Whether this version can read it.
     pub fn is_readable(&self) -> bool {
@@ -122,6 +128,8 @@ impl Engine {
             learnt: watch.plan.learnt(),
             unknown: subjects(&watch.unknown, &mut records),
             allowed: subjects(&watch.allowed, &mut records),
+            burst: watch.burst.save(),
+            examples: watch.burst.examples().iter().map(|record| records.place_of(record)).collect(),
         });
         let rules = rules.collect();
         let flows = self.table.tallies().filter(|(_, _, tally)| !tally.is_empty());
@@ -133,6 +141,8 @@ impl Engine {
         State {
             version: State::VERSION,
             clock: evaluator.clock,
+            next_expiry: evaluator.next_expiry,
+            flood: evaluator.flood.save(),
             rules,
             flows: flows.collect(),
             spills: self.spills.seen().map(|(key, seen)| (key.into(), *seen)).collect(),
@@ -160,7 +170,7 @@ impl Engine {
     /// Goes on from a state, before anything else was seen. Its times must be of the same clock.
     pub fn restore(&mut self, state: State) -> Restored {
         let mut restored = Restored::default();
-        let handles = self.evaluator.keep(&state.records);
+        let mut records = Kept::new(state.records);
         let mut numbers = Vec::new();
         for rule in state.rules {
             let number = self.evaluator.place(&rule);
@@ -170,9 +180,11 @@ impl Engine {
                 continue;
             };
             let internal = &self.settings.internal;
-            self.evaluator.put(number, rule, &handles, internal, &mut restored);
+            self.evaluator.put(number, rule, &mut records, internal, &mut restored);
         }
         self.evaluator.clock = self.evaluator.clock.max(state.clock);
+        self.evaluator.next_expiry = state.next_expiry;
+        self.evaluator.flood = Flood::restored(state.flood);
         self.evaluator.begin_but(&numbers);
         self.evaluator.schedule();
         for FlowState { key, first, taken } in state.flows {
@@ -200,11 +212,6 @@ impl Engine {
 }
 
 impl Evaluator {
-    fn keep(&mut self, records: &[Record]) -> Vec<Option<Handle>> {
-        let keep = |record: &Record| Some(self.evidence.keep(&record.record()?));
-        records.iter().map(keep).collect()
-    }
-
     /// The rules that go on with nothing have watched for no time yet.
     fn begin_but(&mut self, going_on: &[Option<usize>]) {
         for (number, watch) in self.watches.iter_mut().enumerate() {
@@ -224,13 +231,14 @@ impl Evaluator {
         &mut self,
         number: usize,
         rule: RuleState,
-        handles: &[Option<Handle>],
+        records: &mut Kept,
         internal: &Networks,
         restored: &mut Restored,
     ) {
         let Self { watches, evidence, epoch, .. } = self;
         let Some(watch) = watches.get_mut(number) else { return };
         watch.plan.set_learnt(&rule.learnt);
+        watch.burst = Burst::restored((&watch.plan.rule, internal), rule.burst, records.all(&rule.examples));
         for (known, subjects) in [(Known::No, rule.unknown), (Known::Allowed, rule.allowed)] {
             let (plan, lane) = watch.lane(known);
             for SubjectState { subject, stores, first, completed, evidence: places, life } in subjects {
@@ -238,8 +246,10 @@ impl Evaluator {
                     continue;
                 }
                 let mut trail = Trail::default();
-                for handle in places.iter().filter_map(|place| handles.get(*place).copied().flatten()) {
-                    evidence.note(&mut trail, handle);
+                for place in places {
+                    if let Some(handle) = records.handle(place, evidence, Class::of(completed)) {
+                        evidence.note(&mut trail, handle);
+                    }
                 }
                 let state = match life {
                     LifeState::Quiet(end) => Life::Quiet(end),
@@ -259,10 +269,7 @@ impl Evaluator {
                         for (term, threshold) in terms.iter_mut().zip(thresholds) {
                             term.threshold = threshold;
                         }
-                        let shown = shown.iter().filter_map(|place| handles.get(*place).copied().flatten());
-                        let flows =
-                            shown.filter_map(|handle| evidence.get(handle).cloned().map(Arc::new)).collect();
-                        let shown = Shown { terms, flows, ..Shown::default() };
+                        let shown = Shown { terms, flows: records.all(&shown), ..Shown::default() };
                         let start = (starts_at, starts_at_unix);
                         let mut told = alert::firing(&plan.rule, &subject, internal, start, decided, shown);
                         told.source = source.or(told.source);
@@ -283,6 +290,34 @@ impl Evaluator {
 
 fn waiting(Judged { at, record, open }: Judged<'_>) -> (Time, Record, bool) {
     (at, Record::from(record), open)
+}
+
+/// Records as they were kept, each with its handle in each ring of the evidence that it was put back into.
+struct Kept {
+    records: Vec<Record>,
+    handles: Vec<[Option<Handle>; 2]>,
+}
+
+impl Kept {
+    fn new(records: Vec<Record>) -> Self {
+        let handles = vec![[None; 2]; records.len()];
+        Self { records, handles }
+    }
+
+    /// Returns the handle of a record among the evidence of subjects of this class.
+    fn handle(&mut self, place: usize, evidence: &mut Evidence, class: Class) -> Option<Handle> {
+        let known = self.handles.get_mut(place)?.get_mut(class as usize)?;
+        if known.is_none() {
+            *known = Some(evidence.keep(&self.records.get(place)?.record()?, class));
+        }
+        *known
+    }
+
+    /// Returns the records at these places.
+    fn all(&self, places: &[usize]) -> Vec<Arc<FlowRecord>> {
+        let records = places.iter().filter_map(|place| self.records.get(*place)?.record());
+        records.map(Arc::new).collect()
+    }
 }
 
 /// Records, each once.

@@ -8,7 +8,7 @@ use super::{
     alert::{self, Due, Incident, Shown},
     assets::Networks,
     event::{Alert, TermValue},
-    evidence::{Evidence, Found, Handle, Trail},
+    evidence::{Class, Evidence, Exhibit, Found, Trail},
     flow::FlowRecord,
     inputs::Inputs,
     plan::{News, Plan},
@@ -175,8 +175,8 @@ impl Watched {
     }
 
     /// Notes a flow that contributed. A later record of a flow takes the place of an earlier one.
-    pub(super) fn note(&mut self, evidence: &mut Evidence, handle: Handle) {
-        evidence.note(&mut self.trail, handle);
+    pub(super) fn note(&mut self, evidence: &mut Evidence, exhibit: &mut Exhibit<'_>) {
+        exhibit.note(evidence, &mut self.trail, Class::of(self.completed));
     }
 
     /// After news at `time`: begins an incident, or lengthens it. Gives a new incident's first alert.

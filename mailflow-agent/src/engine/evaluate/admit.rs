@@ -189,8 +189,7 @@ impl Evaluator {
             Booked::Late => missed.late += 1,
             Booked::Taken => {
                 if let Some(exhibit) = exhibit {
-                    let handle = exhibit.handle(&mut self.evidence);
-                    watched.note(&mut self.evidence, handle);
+                    watched.note(&mut self.evidence, exhibit);
                 }
                 let (evidence, clock, epoch) = (&self.evidence, self.clock, self.epoch);
                 let around = Around { plan, subject, internal, evidence, clock, epoch, overflow };
