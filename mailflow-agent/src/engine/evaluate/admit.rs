@@ -152,6 +152,11 @@ impl Evaluator {
                 port: gain.port,
                 completed: gain.gains.get(Quantity::PayloadDown) > 0,
             };
+            // Of a source with nothing but SYNs the rule has nothing to remember.
+            let plan = &watch.plan;
+            if (0..plan.frames().len()).all(|term| plan.gain(term, &news).is_none()) {
+                continue;
+            }
             self.book(Case { rule: number, known, subject, ends: &ends, news }, None, internal, effects);
         }
     }
