@@ -1,32 +1,32 @@
 //! Floods of spoofed inside sources at a running agent, with real senders among them: memory, state and alerts stay within
 //! the configured limits, the flood is named, and the real senders are alerted on in their normal time.
 //!
-//! `MAILFLOW_FLOOD_SOURCES` is the number of sources (100,000), `MAILFLOW_FLOOD_RATE` their number a second (20,000). With
-//! 2,000,000 the limits are the shipped ones, and the agent must be built for release: docs/life.md has the command.
+//! `MAILFLOW_FLOOD_SOURCES` is the number of sources (100,000), `MAILFLOW_FLOOD_RATE` their number a second (8,000; of more
+//! sources 20,000). With 2,000,000 the limits are the shipped ones, and the agent must be built for release: docs/life.md has the command.
 
 use std::{
+    collections::BTreeSet,
     fs,
     net::Ipv4Addr,
     path::Path,
+    sync::{Mutex, PoisonError},
     thread,
     time::{Duration, Instant},
 };
 
 use mailflow_tests::{
     frame::{FrameBuilder, flag::*},
-    lab::{Agent, Lab, LabOptions, agent_binary, wait_for},
+    lab::{Agent, Lab, LabOptions, agent_binary, wait_for, workspace},
     wire::Wire,
 };
 use serde_json::Value;
 
 /// Sources, unless the environment says otherwise.
 const SOURCES: u32 = 100_000;
-/// Sources a second, unless the environment says otherwise.
-const RATE: u32 = 20_000;
+/// Sources a second, unless the environment says otherwise: of a small flood, and of a large one.
+const RATES: [u32; 2] = [8_000, 20_000];
 /// Pause between two batches of frames.
 const PAUSE: Duration = Duration::from_millis(20);
-/// Half of what the systemd unit allows, in MB.
-const MOST_MEMORY: u64 = 1_000;
 /// The shipped `state.max_size`.
 const MOST_STATE: u64 = 1_000_000_000;
 /// Sends mails that are taken.
@@ -59,7 +59,8 @@ impl Flood {
     fn new(bound: Bound) -> Self {
         let number = |name: &str| std::env::var(name).ok().map(|text| text.parse().unwrap());
         let sources = number("MAILFLOW_FLOOD_SOURCES").unwrap_or(SOURCES);
-        Self { bound, sources, rate: number("MAILFLOW_FLOOD_RATE").unwrap_or(RATE) }
+        let rate = number("MAILFLOW_FLOOD_RATE").unwrap_or(RATES[usize::from(sources > SOURCES)]);
+        Self { bound, sources, rate }
     }
 
     fn is_large(self) -> bool {
@@ -86,12 +87,14 @@ impl Flood {
         if small { (20_000.0, 20e6) } else { (1_048_576.0, 512e6) }
     }
 
-    /// Time in which a sender is alerted on whose connections end: until its flow ends, the next two polls, and the line.
+    /// Time in which a sender is alerted on whose connections end: until its flow ends, two polls, and as much again; more
+    /// where the agent is built for debugging, on a machine that is busy with other tests.
     fn normal_time(self) -> Duration {
-        match self.bound {
-            Bound::Subjects => Duration::from_millis(200 + 2_000 + 1_000),
-            Bound::Tables => Duration::from_millis(5_000 + 2_000 + 1_000),
-        }
+        let closed = match self.bound {
+            Bound::Subjects => Duration::from_millis(200),
+            Bound::Tables => Duration::from_secs(5),
+        };
+        closed + Duration::from_secs(if is_release() { 4 } else { 16 })
     }
 
     /// Frames of source `n`.
@@ -165,6 +168,25 @@ fn sample(page: &str, name: &str) -> f64 {
 fn find(page: &str, name: &str) -> Option<f64> {
     let value = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
     Some(value.parse().unwrap())
+}
+
+/// Returns true if the agent is built for release.
+fn is_release() -> bool {
+    !cfg!(debug_assertions) || std::env::var("MAILFLOW_AGENT_PROFILE").is_ok_and(|profile| profile != "dev")
+}
+
+/// `MemoryMax` of the shipped unit, in MB.
+fn memory_max() -> u64 {
+    let unit = workspace().join("config/systemd/mailflow-agent.service");
+    let unit = fs::read_to_string(unit).unwrap();
+    let value = unit.lines().find_map(|line| line.strip_prefix("MemoryMax=")?.strip_suffix('G')).unwrap();
+    value.parse::<u64>().unwrap() * 1_073
+}
+
+/// Memory of the kernel's tables, which is charged to the unit too, in MB.
+fn kernel_memory(log: &str) -> u64 {
+    let value = log.split_once("kernel_memory=").unwrap().1.split_whitespace().next().unwrap();
+    value.parse::<u64>().unwrap() / 1_000_000
 }
 
 /// Most resident memory of a process so far, in MB.
@@ -270,6 +292,9 @@ fn send(flood: Flood, agent: &Agent, wire: &Wire, state: &Path) -> ([Option<Dura
 }
 
 fn run(flood: Flood) {
+    // Each is about the time that alerts take.
+    static ONE_BY_ONE: Mutex<()> = Mutex::new(());
+    let _turn = ONE_BY_ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let Flood { sources, bound, .. } = flood;
     let lab = Lab::new(&LabOptions::default()).unwrap();
     let file = lab.folder().join("flood.yaml");
@@ -291,11 +316,13 @@ fn run(flood: Flood) {
         assert!(took <= flood.normal_time(), "{took:?}");
     }
 
-    wait_for("the flood is alerted on, and its loud ones", Duration::from_secs(240), || {
-        let many = alerts(&agent, "spoofed-sources", None) > 0 && alerts(&agent, "smtp-bulk", None) > 0;
-        // Among the loud ones the bot is one of many; where the tables are full it is one of the flood.
-        let bot = alerts(&agent, "smtp-bulk", Some(BOT)) > 0 || agent.log().contains(&format!(" {BOT}"));
-        Ok((many && (bot || bound == Bound::Tables)).then_some(()))
+    wait_for("the flood is alerted on, and its loud ones", Duration::from_secs(180), || {
+        let flood = alerts(&agent, "spoofed-sources", None) > 0;
+        // Where the tables are full, few of the loud ones have room for all of their flows, and the bot is one of the flood.
+        let loud = bound == Bound::Tables
+            || alerts(&agent, "smtp-bulk", None) > 0
+                && (alerts(&agent, "smtp-bulk", Some(BOT)) > 0 || agent.log().contains(&format!(" {BOT}")));
+        Ok((flood && loud).then_some(()))
     })
     .unwrap_or_else(|error| panic!("{error:#}\n{}", agent.log()));
 
@@ -324,7 +351,7 @@ fn run(flood: Flood) {
     let (lines, together) = (agent.alerts().len(), alerts(&agent, "smtp-bulk", None));
     let grouped = of_bulk("mailflow_rule_grouped_alerts_total");
     println!("{lines} alert lines, {together} about many, {grouped} told together");
-    assert!(grouped > 0.0 && together > 0);
+    assert!(bound == Bound::Tables || grouped > 0.0 && together > 0);
     let minutes = f64::from(sources / flood.rate) / 60.0 + 5.0;
     assert!((lines as f64) < 60.0 * minutes + 100.0, "{lines} alert lines");
     let log = agent.log();
@@ -334,10 +361,36 @@ fn run(flood: Flood) {
 
     let pid = agent.process().pid();
     let (most, most_state) = (most_memory(pid), size(&state).max(most_state));
-    println!("process {pid}: at most {most} MB resident; at most {} MB of state", most_state / 1_000_000);
-    assert!(most < MOST_MEMORY, "{most} MB");
+    let tables = kernel_memory(&log);
+    println!("process {pid}: at most {most} MB resident, {tables} MB of tables; at most {} MB of state", most_state / 1_000_000);
+    assert!(2 * (most + tables) < memory_max(), "{most} MB and {tables} MB are not half of MemoryMax");
     assert!(most_state < MOST_STATE, "{most_state} bytes of state");
-    assert!(agent.stop().unwrap().success());
+    if bound == Bound::Subjects {
+        agent.process().signal(libc::SIGKILL).unwrap();
+        let _ = agent.process().wait(Duration::from_secs(60)).unwrap();
+        let before = starts_of_many(&agent);
+        let mut agent =
+            Agent::start(&lab.gateway, &agent_binary().unwrap(), lab.folder(), "agent", &options).unwrap();
+        let since = Instant::now();
+        let page = wait_for("a reading", Duration::from_secs(60), || {
+            let page = agent.metrics()?;
+            let long = since.elapsed() > Duration::from_secs(5);
+            Ok((long && find(&page, "mailflow_half_open_sources_total").is_some()).then_some(page))
+        })
+        .unwrap();
+        assert_eq!(sample(&page, "mailflow_source_flood"), 1.0, "what is told of many goes on");
+        assert_eq!(starts_of_many(&agent), before, "and is not told as another one");
+        assert!(agent.stop().unwrap().success());
+    } else {
+        assert!(agent.stop().unwrap().success());
+    }
+}
+
+/// The rules and beginnings of alerts about many.
+fn starts_of_many(agent: &Agent) -> BTreeSet<(String, String)> {
+    let alerts = agent.alerts().into_iter().map(|line| serde_json::from_str::<Value>(&line).unwrap());
+    let many = alerts.filter(|alert| alert["mailflow"]["source"].is_null());
+    many.map(|alert| (alert["alert"]["rule"].to_string(), alert["alert"]["starts_at"].to_string())).collect()
 }
 
 #[test]

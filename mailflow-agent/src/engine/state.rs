@@ -25,6 +25,10 @@ use super::{
     watched::{First, Held, State as Life, Watched},
 };
 
+/// Most subjects of a rule with a single flow that nobody answered that are saved, the newest. A flood of spoofed sources
+/// would make the state as large as the rules' memory, and each poll that saves it as long as the copying takes.
+const MAX_SAVED_SINGLES: usize = 1 << 16;
+
 /// What the rules know. Its form may change between versions; [`State::VERSION`] says which it is.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct State {
@@ -126,8 +130,8 @@ impl Engine {
             name: watch.plan.rule.name.to_string(),
             meaning: meaning(&watch.plan),
             learnt: watch.plan.learnt(),
-            unknown: subjects(&watch.unknown, &mut records),
-            allowed: subjects(&watch.allowed, &mut records),
+            unknown: subjects(&watch.plan, &watch.unknown, &mut records),
+            allowed: subjects(&watch.plan, &watch.allowed, &mut records),
             burst: watch.burst.save(),
             examples: watch.burst.examples().iter().map(|record| records.place_of(record)).collect(),
         });
@@ -343,7 +347,9 @@ impl Records<'_> {
     }
 }
 
-fn subjects(lane: &Lane, records: &mut Records<'_>) -> Vec<SubjectState> {
+fn subjects(plan: &Plan, lane: &Lane, records: &mut Records<'_>) -> Vec<SubjectState> {
+    let oldest = oldest_single(plan, lane);
+    let is_saved = |watched: &Watched| watched.single(plan).is_none_or(|time| time >= oldest);
     let held = |watched: &Watched| match watched.held() {
         Held::First(first) => (Vec::new(), Some(first)),
         Held::Stores(stores) => (stores, None),
@@ -380,7 +386,19 @@ fn subjects(lane: &Lane, records: &mut Records<'_>) -> Vec<SubjectState> {
             },
         }
     };
-    lane.iter().map(subject).collect()
+    lane.iter().filter(|(_, watched)| is_saved(watched)).map(subject).collect()
+}
+
+/// Returns the time from which on subjects with a single unanswered flow are saved.
+fn oldest_single(plan: &Plan, lane: &Lane) -> Time {
+    if lane.len() <= MAX_SAVED_SINGLES {
+        return Time::ZERO;
+    }
+    let mut times: Vec<_> = lane.iter().filter_map(|(_, watched)| watched.single(plan)).collect();
+    match times.len().checked_sub(MAX_SAVED_SINGLES) {
+        Some(older) if older > 0 => *times.select_nth_unstable(older).1,
+        _ => Time::ZERO,
+    }
 }
 
 fn meaning(plan: &Plan) -> String {
@@ -389,4 +407,49 @@ fn meaning(plan: &Plan) -> String {
     let matching = Match { services: Vec::new(), ..plan.rule.matching.clone() };
     let matching = format!("{matching:?}").replace("services: [], ", "");
     format!("{matching} {:?} {terms:?}", plan.rule.group_by)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{
+            fixture::{self, at},
+            lifetime,
+        },
+        *,
+    };
+
+    #[test]
+    fn of_sources_with_one_unanswered_flow_the_newest_are_saved() {
+        let mut settings = fixture::settings();
+        settings.rules[0].matching.size = None;
+        let mut engine = Engine::new(settings.clone());
+        let mut see = |client: std::net::Ipv4Addr, answered: bool, second: u64| {
+            let mut flow =
+                fixture::ending(fixture::flow(&format!("{client}:4000"), "9.9.9.9:25"), at(second));
+            if !answered {
+                flow.down = Direction::default();
+            }
+            let record = lifetime::record(flow, &settings.services, RecordReason::Closed);
+            engine.record(at(second), &record);
+        };
+        // Among them some with an answer, and some with a second flow.
+        let client = |n: u32| std::net::Ipv4Addr::from(0x0a00_0000 + n);
+        for n in 0..70_000 {
+            see(client(n), n % 1_000 == 0, 1_000 + u64::from(n) / 100);
+            if n % 1_000 == 1 {
+                see(client(n), false, 1_000 + u64::from(n) / 100);
+            }
+        }
+        let state = engine.save();
+        let saved: std::collections::HashSet<_> =
+            state.rules[0].unknown.iter().filter_map(|subject| subject.subject.source()).collect();
+        let source = |n: u32| Source::of(client(n).into(), 64);
+        assert!((0..70).all(|n| saved.contains(&source(n * 1_000)) && saved.contains(&source(n * 1_000 + 1))));
+        assert!((5_000..70_000).all(|n| saved.contains(&source(n))), "the newest");
+        // A hundred have the same time.
+        assert!((MAX_SAVED_SINGLES + 140..MAX_SAVED_SINGLES + 240).contains(&saved.len()), "{}", saved.len());
+        let mut next = Engine::new(settings);
+        assert_eq!(next.restore(state).subjects, saved.len());
+    }
 }

@@ -366,6 +366,18 @@ impl Watched {
         self.completed
     }
 
+    /// Returns a time that grows with that of its flow, if it has only one, and nobody answered that.
+    pub(super) fn single(&self, plan: &Plan) -> Option<Time> {
+        if self.completed || !matches!(self.state, State::Quiet(None)) {
+            return None;
+        }
+        match (&self.stores, plan.frames()) {
+            (Stores::First(first), _) => first.as_ref().map(|first| first.time),
+            (Stores::One([store]), [frame]) if store.len() == 1 => store.expires(frame),
+            _ => None,
+        }
+    }
+
     /// Returns how much speaks against forgetting it to make room: an incident that was told by itself, a flow that was
     /// answered, flows.
     pub(super) fn interest(&self) -> (bool, bool, usize) {
