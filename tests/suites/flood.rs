@@ -155,7 +155,8 @@ fn bulk() -> Vec<Vec<u8>> {
     let (client, server) = (format!("{BULK}:5000"), "93.184.215.25:25");
     let up = |flags, payload: &[u8]| FrameBuilder::tcp(&client, server, flags).payload(payload).build();
     let down = |flags, payload: &[u8]| FrameBuilder::tcp(server, &client, flags).payload(payload).build();
-    let mut frames = vec![up(SYN, b""), down(SYN | ACK, b""), up(ACK, b""), down(ACK | PSH, b"220 mx ESMTP\r\n")];
+    let mut frames =
+        vec![up(SYN, b""), down(SYN | ACK, b""), up(ACK, b""), down(ACK | PSH, b"220 mx ESMTP\r\n")];
     frames.extend((0..15_000).map(|_| up(ACK, &[b'x'; 1_400])));
     frames
 }
@@ -362,7 +363,10 @@ fn run(flood: Flood) {
     let pid = agent.process().pid();
     let (most, most_state) = (most_memory(pid), size(&state).max(most_state));
     let tables = kernel_memory(&log);
-    println!("process {pid}: at most {most} MB resident, {tables} MB of tables; at most {} MB of state", most_state / 1_000_000);
+    println!(
+        "process {pid}: at most {most} MB resident, {tables} MB of tables; at most {} MB of state",
+        most_state / 1_000_000
+    );
     assert!(2 * (most + tables) < memory_max(), "{most} MB and {tables} MB are not half of MemoryMax");
     assert!(most_state < MOST_STATE, "{most_state} bytes of state");
     if bound == Bound::Subjects {

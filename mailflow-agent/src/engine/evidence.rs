@@ -185,7 +185,8 @@ impl Evidence {
 
     /// The trail of a subject that has just completed a handshake, with what it noted before.
     fn promote(&mut self, trail: Trail) -> Trail {
-        let records: Vec<_> = self.noted(trail).records.into_iter().map(|(_, record)| record.clone()).collect();
+        let records: Vec<_> =
+            self.noted(trail).records.into_iter().map(|(_, record)| record.clone()).collect();
         let mut promoted = Trail::default();
         for record in records {
             let handle = self.keep(&record, Class::Completed);
@@ -267,7 +268,11 @@ impl Ring {
 
     fn get(&self, number: u32) -> Option<&FlowRecord> {
         let age = (self.next.wrapping_sub(number) & !SECOND_HANDLE) as usize;
-        if (1..=self.records.len()).contains(&age) { self.records.get(number as usize % self.room) } else { None }
+        if (1..=self.records.len()).contains(&age) {
+            self.records.get(number as usize % self.room)
+        } else {
+            None
+        }
     }
 }
 

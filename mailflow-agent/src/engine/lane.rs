@@ -493,7 +493,8 @@ mod tests {
     #[test]
     fn so_many_overflowed_that_any_may_have() {
         let (plan, mut lane) = (plan(), Lane::default());
-        let overflowed = |lane: &Lane, n: u32, clock: u64| lane.overflowed(&subject(n), plan.retention, at(clock));
+        let overflowed =
+            |lane: &Lane, n: u32, clock: u64| lane.overflowed(&subject(n), plan.retention, at(clock));
         (0..MAX_OVERFLOWED as u32).for_each(|n| lane.overflow(subject(n), at(1_000)));
         assert!(overflowed(&lane, 7, 1_000) && !overflowed(&lane, 1_000_000, 1_000));
         (100_000..400_000).for_each(|n| lane.overflow(subject(n), at(1_001)));
@@ -502,7 +503,9 @@ mod tests {
         lane.overflow(subject(7), at(2_000));
         let later = 1_001 + plan.retention.as_secs();
         lane.overflowed.expire(&plan, at(later));
-        assert!(overflowed(&lane, 7, later) && !overflowed(&lane, 8, later) && !overflowed(&lane, 399_999, later));
+        assert!(
+            overflowed(&lane, 7, later) && !overflowed(&lane, 8, later) && !overflowed(&lane, 399_999, later)
+        );
         assert_eq!(lane.overflowed.last.len(), 1);
         lane.overflow(subject(399_999), at(later));
         assert!(overflowed(&lane, 399_999, later), "there is room again");

@@ -445,7 +445,9 @@ mod tests {
         let saved: std::collections::HashSet<_> =
             state.rules[0].unknown.iter().filter_map(|subject| subject.subject.source()).collect();
         let source = |n: u32| Source::of(client(n).into(), 64);
-        assert!((0..70).all(|n| saved.contains(&source(n * 1_000)) && saved.contains(&source(n * 1_000 + 1))));
+        assert!(
+            (0..70).all(|n| saved.contains(&source(n * 1_000)) && saved.contains(&source(n * 1_000 + 1)))
+        );
         assert!((5_000..70_000).all(|n| saved.contains(&source(n))), "the newest");
         // A hundred have the same time.
         assert!((MAX_SAVED_SINGLES + 140..MAX_SAVED_SINGLES + 240).contains(&saved.len()), "{}", saved.len());

@@ -354,7 +354,7 @@ impl Loaded {
 fn half_open(options: &LoadOptions) -> Room {
     let of = |entries: u32| match options.half_open_percent {
         100.. => u64::MAX,
-        percent => u64::from(entries) * u64::from(percent) / 100,
+        percent => (u64::from(entries) * u64::from(percent) / 100).max(1),
     };
     Room { flows: of(options.flows), sources: of(options.overflow) }
 }

@@ -237,8 +237,8 @@ mod tests {
     use super::{
         super::super::{
             Engine,
-            fixture::{self, at},
             event::Effects,
+            fixture::{self, at},
             flow::RecordReason,
             lifetime,
             settings::{Level, Settings},
@@ -298,7 +298,8 @@ mod tests {
             after.restore(postcard::from_bytes(&bytes).unwrap());
             let fires = |engine: &Engine| -> Vec<_> {
                 let alerts = engine.firing().into_iter().filter(|alert| alert.subject == Subject::Many);
-                let which = |alert: Alert| (alert.fingerprint, alert.starts_at_unix, alert.time, alert.decided);
+                let which =
+                    |alert: Alert| (alert.fingerprint, alert.starts_at_unix, alert.time, alert.decided);
                 alerts.map(which).collect()
             };
             assert_eq!(fires(&after), fires(&before));
