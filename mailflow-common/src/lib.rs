@@ -26,5 +26,7 @@ pub use keyed_hash::HashKeys;
 pub use place::{Entry, Place, Rest};
 pub use ports::{PORT_WORDS, PortSet, is_tunnel};
 pub use set::{FREE, LEFT, Set, Slot, WAYS, set_of, tag_of};
-pub use source::{ALL_CELLS, KEY_CELLS, Removal, SHARE_CELLS, Sharing, SpillCounters, SpillKey, removal};
+pub use source::{
+    ALL_CELLS, KEY_CELLS, Removal, Room, SHARE_CELLS, Sharing, SpillCounters, SpillKey, removal,
+};
 pub use totals::{DirectionTotals, Openings, Reason, Totals};

@@ -84,6 +84,23 @@ impl Sharing {
     }
 }
 
+/// Room for what a client alone brings about, whose address may be spoofed: in the flow table, and in the overflow table.
+/// Each is the number of entries made since the program was loaded from which on only packets of servers make more. The
+/// agent moves it on at each reading, by what it found there.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// Flows made.
+    pub flows: u64,
+    /// Entries of the overflow table made.
+    pub sources: u64,
+}
+
+impl Room {
+    /// No limit.
+    pub const ENDLESS: Self = Self { flows: u64::MAX, sources: u64::MAX };
+}
+
 /// What the agent asks the program to take out of the flow table, and its answer.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

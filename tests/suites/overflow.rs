@@ -160,6 +160,92 @@ fn one_source_cannot_take_the_table_from_the_others() {
     assert_eq!(seen.spilled.len(), 1);
 }
 
+/// SYNs of as many made-up sources as there are in `numbers`.
+fn flood(kernel: &Kernel, numbers: std::ops::Range<u32>) {
+    for number in numbers {
+        let ip = std::net::Ipv4Addr::from(0x0a80_0000 + number);
+        send(kernel, &FrameBuilder::tcp(&format!("{ip}:40000"), SERVER, SYN));
+    }
+}
+
+#[test]
+fn made_up_sources_leave_room_for_flows_that_a_server_answers() {
+    // A table without sets, and one with them.
+    for flows in [1_000, 16_000] {
+        let all = under_test::options(Programs::One(PROGRAM));
+        let options = LoadOptions {
+            flows,
+            flows_per_source: flows / 10,
+            overflow: 1_000,
+            half_open_percent: 75,
+            external_clock: true,
+            ..all
+        };
+        let mut kernel = under_test::load(&options, &[25, 465, 587, 994]).unwrap();
+        let mut numbers = (0..).step_by(2 * flows as usize).map(|from| from..from + 2 * flows);
+        let mut rest = 0;
+        // With and without a reading in between: what is read must not make room for more.
+        for round in 0..3 {
+            flood(&kernel, numbers.next().unwrap());
+            let snapshot = kernel.snapshot(at(1)).unwrap();
+            assert_eq!(snapshot.flows.len() as u32, flows * 3 / 4, "{flows} flows, round {round}");
+            assert_eq!(snapshot.spilled.len(), 750);
+            rest += 2 * flows;
+            let unattributed = kernel.totals().unwrap().unattributed_up.packets;
+            assert_eq!(unattributed as u32, rest - flows * 3 / 4 - 750);
+        }
+        let session_of = |host: u32| format!("10.20.{}.{}:40000", host / 200, host % 200 + 1);
+        // More of them than there is room for half-open ones: the flood comes in between.
+        for host in 0..flows / 5 {
+            for (_, frame) in session(&session_of(host), SERVER) {
+                send(&kernel, &frame);
+            }
+        }
+        // RSTs of closed servers and ACKs of clients are no answers.
+        for number in 0..flows {
+            let client = format!("10.21.{}.{}:40000", number / 200, number % 200 + 1);
+            send(&kernel, &FrameBuilder::tcp(SERVER, &client, RST | ACK));
+            send(&kernel, &FrameBuilder::tcp(&client, SERVER, ACK).payload("early"));
+        }
+        let snapshot = kernel.snapshot(at(1)).unwrap();
+        conserved(&kernel);
+        let answered: Vec<_> = snapshot.flows.iter().filter(|flow| flow.down.packets > 0).collect();
+        assert_eq!(answered.len() as u32, flows / 5, "each real session has its flow");
+        let whole = |flow: &&&mailflow_agent::engine::flow::Flow| {
+            (flow.up.packets, flow.up.payload, flow.down.packets) == (2, 700, 3) && flow.facts.syn == 0
+        };
+        assert_eq!(answered.iter().filter(whole).count(), answered.len(), "all but the SYN");
+        // Those that ended make room for others.
+        let half_open: Vec<_> = snapshot.flows.into_iter().filter(|flow| flow.down.packets == 0).collect();
+        assert!(kernel.remove(&half_open).unwrap().iter().all(|fate| *fate == Fate::Removed));
+        kernel.snapshot(at(1)).unwrap();
+        flood(&kernel, numbers.next().unwrap());
+        assert_eq!(kernel.snapshot(at(1)).unwrap().flows.len() as u32, flows * 3 / 4);
+        conserved(&kernel);
+    }
+}
+
+#[test]
+fn made_up_sources_leave_room_to_count_a_real_one_that_has_its_share() {
+    let all = under_test::options(Programs::One(PROGRAM));
+    let options =
+        LoadOptions { flows: 100, flows_per_source: 1, overflow: 100, half_open_percent: 75, ..all };
+    let mut kernel = under_test::load(&options, &[25, 465, 587, 994]).unwrap();
+    flood(&kernel, 0..5_000);
+    for port in 0..11_u16 {
+        for (_, frame) in session(&format!("10.20.0.7:{}", 40_000 + port), SERVER) {
+            send(&kernel, &frame);
+        }
+    }
+    let snapshot = kernel.snapshot(at(1)).unwrap();
+    conserved(&kernel);
+    let is_real = |ip: std::net::IpAddr| ip.to_string() == "10.20.0.7";
+    let flows: Vec<_> = snapshot.flows.iter().filter(|flow| is_real(flow.client())).collect();
+    let spills: Vec<_> = snapshot.spilled.iter().filter(|spill| is_real(spill.key.source.ip())).collect();
+    assert_eq!((flows.len(), spills.len()), (1, 1));
+    assert_eq!((flows[0].up.payload + spills[0].up.payload, spills[0].sessions), (11 * 700, 10));
+}
+
 #[test]
 fn ipv6_sources_are_prefixes() {
     let mut kernel = load(1024, 10, 1024);

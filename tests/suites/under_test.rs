@@ -12,6 +12,7 @@ pub(crate) fn options(programs: Programs) -> LoadOptions {
         flows: 8_192,
         flows_per_source: 8_192,
         overflow: 1024,
+        half_open_percent: 100,
         ipv6_prefix: 64,
         local_only: false,
         external_clock: true,

@@ -41,6 +41,7 @@ fn options(config: &Config, programs: Programs, hosts: Hosts) -> LoadOptions {
         flows: config.flow_table.flows,
         flows_per_source: config.flow_table.flows_per_source(),
         overflow: config.flow_table.overflow,
+        half_open_percent: config.flow_table.half_open_percent,
         ipv6_prefix: config.engine.v6_source_prefix,
         local_only: hosts == Hosts::OwnOnly,
         external_clock: programs != Programs::All,

@@ -113,11 +113,15 @@ fn refused(why: String) -> Reading {
 
 /// The settings that differ and are read at start only.
 pub(super) fn needs_restart(old: &Config, new: &Config) -> Vec<String> {
-    let differs: [(&str, bool); 12] = [
+    let differs: [(&str, bool); 13] = [
         ("gateway_name", old.gateway_name != new.gateway_name),
         ("flow_table.flows", old.flow_table.flows != new.flow_table.flows),
         ("flow_table.source_share_percent", old.flow_table.share_percent != new.flow_table.share_percent),
         ("flow_table.overflow_sources", old.flow_table.overflow != new.flow_table.overflow),
+        (
+            "flow_table.half_open_percent",
+            old.flow_table.half_open_percent != new.flow_table.half_open_percent,
+        ),
         ("sources.ipv6_prefix", old.engine.v6_source_prefix != new.engine.v6_source_prefix),
         ("outputs.metrics.listen", old.outputs.metrics != new.outputs.metrics),
         ("outputs.metrics.max_sources", old.outputs.max_sources != new.outputs.max_sources),
@@ -257,6 +261,7 @@ mod tests {
             ("flow_table: { flows: 7 }", "flow_table.flows"),
             ("flow_table: { source_share_percent: 7 }", "flow_table.source_share_percent"),
             ("flow_table: { overflow_sources: 7 }", "flow_table.overflow_sources"),
+            ("flow_table: { half_open_percent: 7 }", "flow_table.half_open_percent"),
             ("sources: { ipv6_prefix: 56 }", "sources.ipv6_prefix"),
             ("outputs: { metrics: { listen: off } }", "outputs.metrics.listen"),
             ("outputs: { metrics: { max_sources: 7 } }", "outputs.metrics.max_sources"),

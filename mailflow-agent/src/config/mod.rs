@@ -138,7 +138,13 @@ fn flow_table(at: &At<'_>, faults: &mut Collector) -> Option<FlowTable> {
         let mut field = |key, range| fields.needed(key, |at, faults| number(at, faults, range));
         let (flows, overflow) = (field("flows", FLOWS), field("overflow_sources", FLOWS));
         let share = field("source_share_percent", 1..=100);
-        Some(FlowTable { flows: flows?, overflow: overflow?, share_percent: share? })
+        let half_open = field("half_open_percent", 1..=100);
+        Some(FlowTable {
+            flows: flows?,
+            overflow: overflow?,
+            share_percent: share?,
+            half_open_percent: half_open?,
+        })
     })
 }
 
@@ -151,6 +157,8 @@ pub struct FlowTable {
     pub overflow: u32,
     /// How much of `flows` one source may hold.
     pub share_percent: u32,
+    /// How much of `flows` and of `overflow` clients alone may fill.
+    pub half_open_percent: u32,
 }
 
 impl FlowTable {

@@ -4,7 +4,7 @@
 //! places are in a hash table, whose empty places then cost little.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     hash::{BuildHasher, RandomState},
     time::Duration,
 };
@@ -50,10 +50,15 @@ pub(super) struct Lane {
     overflowed: Overflowed,
 }
 
+/// Most subjects of which it is remembered by themselves that packets found the flow table full.
+const MAX_OVERFLOWED: usize = 65_536;
+
 /// Subjects some of whose packets found the flow table full, and when last.
 #[derive(Debug, Default)]
 struct Overflowed {
     last: HashMap<Subject, Time, RandomState>,
+    /// The last time of a subject for which there was no room. It may be any.
+    of_any: Option<Time>,
     /// When those are forgotten whose last packet is too long ago.
     next: Time,
 }
@@ -222,14 +227,22 @@ impl Lane {
 
     /// Notes that packets of `subject` found the flow table full.
     pub(super) fn overflow(&mut self, subject: Subject, time: Time) {
-        let last = self.overflowed.last.entry(subject).or_default();
-        *last = time.max(*last);
+        let Overflowed { last, of_any, .. } = &mut self.overflowed;
+        let full = last.len() >= MAX_OVERFLOWED;
+        match last.entry(subject) {
+            Entry::Vacant(_) if full => *of_any = Some(time).max(*of_any),
+            entry => {
+                let last = entry.or_default();
+                *last = time.max(*last);
+            }
+        }
     }
 
     /// Returns true if that was within `retention`.
     pub(super) fn overflowed(&self, subject: &Subject, retention: Duration, clock: Time) -> bool {
-        let Overflowed { last, .. } = &self.overflowed;
-        !last.is_empty() && last.get(subject).is_some_and(|last| *last + retention > clock)
+        let Overflowed { last, of_any, .. } = &self.overflowed;
+        let within = |last: &Time| *last + retention > clock;
+        !last.is_empty() && last.get(subject).is_some_and(within) || of_any.as_ref().is_some_and(within)
     }
 
     /// Returns every subject.
@@ -475,6 +488,27 @@ mod tests {
         let held: usize = lane.iter().map(|(_, watched)| PLACE + watched.heap()).sum();
         assert_eq!(lane.memory(), held);
         assert!(lane.len() > 3_000);
+    }
+
+    #[test]
+    fn so_many_overflowed_that_any_may_have() {
+        let (plan, mut lane) = (plan(), Lane::default());
+        let overflowed =
+            |lane: &Lane, n: u32, clock: u64| lane.overflowed(&subject(n), plan.retention, at(clock));
+        (0..MAX_OVERFLOWED as u32).for_each(|n| lane.overflow(subject(n), at(1_000)));
+        assert!(overflowed(&lane, 7, 1_000) && !overflowed(&lane, 1_000_000, 1_000));
+        (100_000..400_000).for_each(|n| lane.overflow(subject(n), at(1_001)));
+        assert_eq!(lane.overflowed.last.len(), MAX_OVERFLOWED, "a flood takes no more");
+        assert!(overflowed(&lane, 399_999, 1_002) && overflowed(&lane, 1_000_000, 1_002), "it may be any");
+        lane.overflow(subject(7), at(2_000));
+        let later = 1_001 + plan.retention.as_secs();
+        lane.overflowed.expire(&plan, at(later));
+        assert!(
+            overflowed(&lane, 7, later) && !overflowed(&lane, 8, later) && !overflowed(&lane, 399_999, later)
+        );
+        assert_eq!(lane.overflowed.last.len(), 1);
+        lane.overflow(subject(399_999), at(later));
+        assert!(overflowed(&lane, 399_999, later), "there is room again");
     }
 
     #[test]

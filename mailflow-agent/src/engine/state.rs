@@ -10,9 +10,9 @@ use super::{
     Engine,
     alert::{self, Incident, Shown},
     assets::Networks,
-    evaluate::Evaluator,
+    evaluate::{Burst, BurstState, Evaluator, Flood, FloodState},
     event::{Alert, Judged, Source, TermValue},
-    evidence::{Evidence, Handle, Trail},
+    evidence::{Class, Evidence, Handle, Trail},
     flow::{Direction, Flow, FlowRecord, RecordReason},
     lane::{Known, Lane},
     plan::Plan,
@@ -25,11 +25,18 @@ use super::{
     watched::{First, Held, State as Life, Watched},
 };
 
+/// Most subjects of a rule with a single flow that nobody answered that are saved, the newest. A flood of spoofed sources
+/// would make the state as large as the rules' memory, and each poll that saves it as long as the copying takes.
+const MAX_SAVED_SINGLES: usize = 1 << 16;
+
 /// What the rules know. Its form may change between versions; [`State::VERSION`] says which it is.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct State {
     version: u32,
     clock: Time,
+    /// When what is told of many subjects is looked at next.
+    next_expiry: Time,
+    flood: FloodState,
     rules: Vec<RuleState>,
     /// What the rules have taken of flows that are open.
     flows: Vec<FlowState>,
@@ -48,6 +55,9 @@ struct RuleState {
     learnt: Vec<Time>,
     unknown: Vec<SubjectState>,
     allowed: Vec<SubjectState>,
+    burst: BurstState,
+    /// Examples of the alert about many subjects; places in `records`.
+    examples: Vec<usize>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -102,7 +112,7 @@ pub struct Restored {
 
 impl State {
     /// The form written by this version.
-    pub const VERSION: u32 = 3;
+    pub const VERSION: u32 = 4;
 
     /// Whether this version can read it.
     pub fn is_readable(&self) -> bool {
@@ -120,8 +130,10 @@ impl Engine {
             name: watch.plan.rule.name.to_string(),
             meaning: meaning(&watch.plan),
             learnt: watch.plan.learnt(),
-            unknown: subjects(&watch.unknown, &mut records),
-            allowed: subjects(&watch.allowed, &mut records),
+            unknown: subjects(&watch.plan, &watch.unknown, &mut records),
+            allowed: subjects(&watch.plan, &watch.allowed, &mut records),
+            burst: watch.burst.save(),
+            examples: watch.burst.examples().iter().map(|record| records.place_of(record)).collect(),
         });
         let rules = rules.collect();
         let flows = self.table.tallies().filter(|(_, _, tally)| !tally.is_empty());
@@ -133,6 +145,8 @@ impl Engine {
         State {
             version: State::VERSION,
             clock: evaluator.clock,
+            next_expiry: evaluator.next_expiry,
+            flood: evaluator.flood.save(),
             rules,
             flows: flows.collect(),
             spills: self.spills.seen().map(|(key, seen)| (key.into(), *seen)).collect(),
@@ -160,7 +174,7 @@ impl Engine {
     /// Goes on from a state, before anything else was seen. Its times must be of the same clock.
     pub fn restore(&mut self, state: State) -> Restored {
         let mut restored = Restored::default();
-        let handles = self.evaluator.keep(&state.records);
+        let mut records = Kept::new(state.records);
         let mut numbers = Vec::new();
         for rule in state.rules {
             let number = self.evaluator.place(&rule);
@@ -170,9 +184,11 @@ impl Engine {
                 continue;
             };
             let internal = &self.settings.internal;
-            self.evaluator.put(number, rule, &handles, internal, &mut restored);
+            self.evaluator.put(number, rule, &mut records, internal, &mut restored);
         }
         self.evaluator.clock = self.evaluator.clock.max(state.clock);
+        self.evaluator.next_expiry = state.next_expiry;
+        self.evaluator.flood = Flood::restored(state.flood);
         self.evaluator.begin_but(&numbers);
         self.evaluator.schedule();
         for FlowState { key, first, taken } in state.flows {
@@ -211,11 +227,6 @@ impl Engine {
 }
 
 impl Evaluator {
-    fn keep(&mut self, records: &[Record]) -> Vec<Option<Handle>> {
-        let keep = |record: &Record| Some(self.evidence.keep(&record.record()?));
-        records.iter().map(keep).collect()
-    }
-
     /// The rules that go on with nothing have watched for no time yet.
     fn begin_but(&mut self, going_on: &[Option<usize>]) {
         for (number, watch) in self.watches.iter_mut().enumerate() {
@@ -235,13 +246,14 @@ impl Evaluator {
         &mut self,
         number: usize,
         rule: RuleState,
-        handles: &[Option<Handle>],
+        records: &mut Kept,
         internal: &Networks,
         restored: &mut Restored,
     ) {
         let Self { watches, evidence, epoch, .. } = self;
         let Some(watch) = watches.get_mut(number) else { return };
         watch.plan.set_learnt(&rule.learnt);
+        watch.burst = Burst::restored((&watch.plan.rule, internal), rule.burst, records.all(&rule.examples));
         for (known, subjects) in [(Known::No, rule.unknown), (Known::Allowed, rule.allowed)] {
             let (plan, lane) = watch.lane(known);
             for SubjectState { subject, stores, first, completed, evidence: places, life } in subjects {
@@ -249,8 +261,10 @@ impl Evaluator {
                     continue;
                 }
                 let mut trail = Trail::default();
-                for handle in places.iter().filter_map(|place| handles.get(*place).copied().flatten()) {
-                    evidence.note(&mut trail, handle);
+                for place in places {
+                    if let Some(handle) = records.handle(place, evidence, Class::of(completed)) {
+                        evidence.note(&mut trail, handle);
+                    }
                 }
                 let state = match life {
                     LifeState::Quiet(end) => Life::Quiet(end),
@@ -270,10 +284,7 @@ impl Evaluator {
                         for (term, threshold) in terms.iter_mut().zip(thresholds) {
                             term.threshold = threshold;
                         }
-                        let shown = shown.iter().filter_map(|place| handles.get(*place).copied().flatten());
-                        let flows =
-                            shown.filter_map(|handle| evidence.get(handle).cloned().map(Arc::new)).collect();
-                        let shown = Shown { terms, flows, ..Shown::default() };
+                        let shown = Shown { terms, flows: records.all(&shown), ..Shown::default() };
                         let start = (starts_at, starts_at_unix);
                         let mut told = alert::firing(&plan.rule, &subject, internal, start, decided, shown);
                         told.source = source.or(told.source);
@@ -294,6 +305,34 @@ impl Evaluator {
 
 fn waiting(Judged { at, record, open }: Judged<'_>) -> (Time, Record, bool) {
     (at, Record::from(record), open)
+}
+
+/// Records as they were kept, each with its handle in each ring of the evidence that it was put back into.
+struct Kept {
+    records: Vec<Record>,
+    handles: Vec<[Option<Handle>; 2]>,
+}
+
+impl Kept {
+    fn new(records: Vec<Record>) -> Self {
+        let handles = vec![[None; 2]; records.len()];
+        Self { records, handles }
+    }
+
+    /// Returns the handle of a record among the evidence of subjects of this class.
+    fn handle(&mut self, place: usize, evidence: &mut Evidence, class: Class) -> Option<Handle> {
+        let known = self.handles.get_mut(place)?.get_mut(class as usize)?;
+        if known.is_none() {
+            *known = Some(evidence.keep(&self.records.get(place)?.record()?, class));
+        }
+        *known
+    }
+
+    /// Returns the records at these places.
+    fn all(&self, places: &[usize]) -> Vec<Arc<FlowRecord>> {
+        let records = places.iter().filter_map(|place| self.records.get(*place)?.record());
+        records.map(Arc::new).collect()
+    }
 }
 
 /// Records, each once.
@@ -319,7 +358,9 @@ impl Records<'_> {
     }
 }
 
-fn subjects(lane: &Lane, records: &mut Records<'_>) -> Vec<SubjectState> {
+fn subjects(plan: &Plan, lane: &Lane, records: &mut Records<'_>) -> Vec<SubjectState> {
+    let oldest = oldest_single(plan, lane);
+    let is_saved = |watched: &Watched| watched.single(plan).is_none_or(|time| time >= oldest);
     let held = |watched: &Watched| match watched.held() {
         Held::First(first) => (Vec::new(), Some(first)),
         Held::Stores(stores) => (stores, None),
@@ -356,7 +397,19 @@ fn subjects(lane: &Lane, records: &mut Records<'_>) -> Vec<SubjectState> {
             },
         }
     };
-    lane.iter().map(subject).collect()
+    lane.iter().filter(|(_, watched)| is_saved(watched)).map(subject).collect()
+}
+
+/// Returns the time from which on subjects with a single unanswered flow are saved.
+fn oldest_single(plan: &Plan, lane: &Lane) -> Time {
+    if lane.len() <= MAX_SAVED_SINGLES {
+        return Time::ZERO;
+    }
+    let mut times: Vec<_> = lane.iter().filter_map(|(_, watched)| watched.single(plan)).collect();
+    match times.len().checked_sub(MAX_SAVED_SINGLES) {
+        Some(older) if older > 0 => *times.select_nth_unstable(older).1,
+        _ => Time::ZERO,
+    }
 }
 
 fn meaning(plan: &Plan) -> String {
@@ -365,4 +418,51 @@ fn meaning(plan: &Plan) -> String {
     let matching = Match { services: Vec::new(), ..plan.rule.matching.clone() };
     let matching = format!("{matching:?}").replace("services: [], ", "");
     format!("{matching} {:?} {terms:?}", plan.rule.group_by)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{
+            fixture::{self, at},
+            lifetime,
+        },
+        *,
+    };
+
+    #[test]
+    fn of_sources_with_one_unanswered_flow_the_newest_are_saved() {
+        let mut settings = fixture::settings();
+        settings.rules[0].matching.size = None;
+        let mut engine = Engine::new(settings.clone());
+        let mut see = |client: std::net::Ipv4Addr, answered: bool, second: u64| {
+            let mut flow =
+                fixture::ending(fixture::flow(&format!("{client}:4000"), "9.9.9.9:25"), at(second));
+            if !answered {
+                flow.down = Direction::default();
+            }
+            let record = lifetime::record(flow, &settings.services, RecordReason::Closed);
+            engine.record(at(second), &record);
+        };
+        // Among them some with an answer, and some with a second flow.
+        let client = |n: u32| std::net::Ipv4Addr::from(0x0a00_0000 + n);
+        for n in 0..70_000 {
+            see(client(n), n % 1_000 == 0, 1_000 + u64::from(n) / 100);
+            if n % 1_000 == 1 {
+                see(client(n), false, 1_000 + u64::from(n) / 100);
+            }
+        }
+        let state = engine.save();
+        let saved: std::collections::HashSet<_> =
+            state.rules[0].unknown.iter().filter_map(|subject| subject.subject.source()).collect();
+        let source = |n: u32| Source::of(client(n).into(), 64);
+        assert!(
+            (0..70).all(|n| saved.contains(&source(n * 1_000)) && saved.contains(&source(n * 1_000 + 1)))
+        );
+        assert!((5_000..70_000).all(|n| saved.contains(&source(n))), "the newest");
+        // A hundred have the same time.
+        assert!((MAX_SAVED_SINGLES + 140..MAX_SAVED_SINGLES + 240).contains(&saved.len()), "{}", saved.len());
+        let mut next = Engine::new(settings);
+        assert_eq!(next.restore(state).subjects, saved.len());
+    }
 }

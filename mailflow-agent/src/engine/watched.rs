@@ -8,7 +8,7 @@ use super::{
     alert::{self, Due, Incident, Shown},
     assets::Networks,
     event::{Alert, TermValue},
-    evidence::{Evidence, Found, Handle, Trail},
+    evidence::{Class, Evidence, Exhibit, Found, Trail},
     flow::FlowRecord,
     inputs::Inputs,
     plan::{News, Plan},
@@ -175,8 +175,8 @@ impl Watched {
     }
 
     /// Notes a flow that contributed. A later record of a flow takes the place of an earlier one.
-    pub(super) fn note(&mut self, evidence: &mut Evidence, handle: Handle) {
-        evidence.note(&mut self.trail, handle);
+    pub(super) fn note(&mut self, evidence: &mut Evidence, exhibit: &mut Exhibit<'_>) {
+        exhibit.note(evidence, &mut self.trail, Class::of(self.completed));
     }
 
     /// After news at `time`: begins an incident, or lengthens it. Gives a new incident's first alert.
@@ -364,6 +364,18 @@ impl Watched {
     /// Returns true if any of its flows was answered with payload.
     pub(super) fn completed(&self) -> bool {
         self.completed
+    }
+
+    /// Returns a time that grows with that of its flow, if it has only one, and nobody answered that.
+    pub(super) fn single(&self, plan: &Plan) -> Option<Time> {
+        if self.completed || !matches!(self.state, State::Quiet(None)) {
+            return None;
+        }
+        match (&self.stores, plan.frames()) {
+            (Stores::First(first), _) => first.as_ref().map(|first| first.time),
+            (Stores::One([store]), [frame]) if store.len() == 1 => store.expires(frame),
+            _ => None,
+        }
     }
 
     /// Returns how much speaks against forgetting it to make room: an incident that was told by itself, a flow that was

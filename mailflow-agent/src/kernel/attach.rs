@@ -413,6 +413,7 @@ pub(super) mod tests {
             flows: 8,
             flows_per_source: 8,
             overflow: 8,
+            half_open_percent: 100,
             ipv6_prefix: 64,
             local_only: false,
             external_clock: true,

@@ -15,7 +15,7 @@ use aya::{
     programs::{Program, SchedClassifier, Xdp},
 };
 use mailflow_common::{
-    ALL_CELLS, Facts, HashKeys, KEY_CELLS, PORT_WORDS, PortSet, Sharing, Silences, Totals,
+    ALL_CELLS, Facts, HashKeys, KEY_CELLS, PORT_WORDS, PortSet, Room, Sharing, Silences, Totals,
 };
 
 use super::{
@@ -44,6 +44,8 @@ unsafe impl Pod for Plain<[u64; PORT_WORDS]> {}
 unsafe impl Pod for Plain<Silences> {}
 // SAFETY: as above.
 unsafe impl Pod for Plain<Sharing> {}
+// SAFETY: as above.
+unsafe impl Pod for Plain<Room> {}
 
 /// What the program is told at load.
 #[derive(Clone, Debug)]
@@ -54,6 +56,8 @@ pub struct LoadOptions {
     pub flows_per_source: u32,
     /// Capacity of the table for sources that have no place in it for a flow.
     pub overflow: u32,
+    /// How much of either table clients alone may fill, in percent; the rest is for flows that a server answers.
+    pub half_open_percent: u32,
     /// IPv6 clients with a prefix of this length in common are one source.
     pub ipv6_prefix: u8,
     /// Whether `host` interfaces stand beside `lan` ones and count only the machine's own.
@@ -115,6 +119,8 @@ pub(super) struct Loaded {
     pub(super) log: KernelLog,
     /// The IPv6 prefix that makes a source.
     pub(super) ipv6_prefix: u8,
+    /// Most entries that clients alone may make, of the flow table and of the overflow table.
+    half_open: Room,
     /// Packets that are forwarded are not counted at `host` interfaces.
     pub(super) local_only: bool,
     /// The flow table's sets, where it has any.
@@ -155,9 +161,12 @@ impl Loaded {
         let log = KernelLog::read(&mut ebpf, options.kernel_log);
         let LoadOptions { ipv6_prefix, local_only, .. } = *options;
         let programs = BTreeSet::new();
+        let half_open = half_open(options);
+        let (sets, lookout) = (None, None);
         let mut loaded =
-            Self { ebpf, programs, version, log, ipv6_prefix, local_only, sets: None, lookout: None };
+            Self { ebpf, programs, version, log, ipv6_prefix, half_open, local_only, sets, lookout };
         loaded.load_programs(options.programs)?;
+        loaded.set_room(Room { flows: 0, sources: 0 }, (0, 0))?;
         let sharing = loaded.share(options)?;
         if shape.sets != 0 {
             let [sets, shares] = ["SETS", "SHARES"].map(|name| loaded.array(name));
@@ -257,6 +266,27 @@ impl Loaded {
         Ok(sharing)
     }
 
+    /// Returns how many entries the program has made.
+    pub(super) fn made(&mut self) -> Result<Room, KernelError> {
+        let map: Array<_, Plain<Room>> = self.data(".data.made")?;
+        map.get(&0, 0).map(|made| made.0).map_err(map_error(".data.made"))
+    }
+
+    /// Lets clients make entries until their part of each table is full. The tables held `flows` and `sources` entries
+    /// after a reading, before which the program had made `made`: what it made meanwhile is counted twice until the next one.
+    pub(super) fn set_room(&mut self, made: Room, (flows, sources): (u64, u64)) -> Result<(), KernelError> {
+        let until = |made: u64, most: u64, held: u64| match most {
+            u64::MAX => u64::MAX,
+            most => made + most.saturating_sub(held),
+        };
+        let room = Room {
+            flows: until(made.flows, self.half_open.flows, flows),
+            sources: until(made.sources, self.half_open.sources, sources),
+        };
+        let mut map: Array<_, Plain<Room>> = self.data(".data.room")?;
+        map.set(0, Plain(room), 0).map_err(map_error(".data.room"))
+    }
+
     /// Keys of the hashes by which the tables are filled: their own, where they were taken over.
     fn hash_keys(&mut self) -> Result<HashKeys, KernelError> {
         let mut cells: Array<_, u64> = self.data("SHARES")?;
@@ -342,6 +372,15 @@ impl Loaded {
         };
         self.ebpf.maps().map(map_memory).sum()
     }
+}
+
+/// Most entries that clients alone may make.
+fn half_open(options: &LoadOptions) -> Room {
+    let of = |entries: u32| match options.half_open_percent {
+        100.. => u64::MAX,
+        percent => (u64::from(entries) * u64::from(percent) / 100).max(1),
+    };
+    Room { flows: of(options.flows), sources: of(options.overflow) }
 }
 
 /// Keys of the hashes by which tables were filled, of which these are the shares.

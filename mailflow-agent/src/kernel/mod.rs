@@ -334,12 +334,15 @@ impl Kernel {
         let counting = self.counting();
         let horizon = if counting { see_ticks(&mut self.loaded)? } else { u64::MAX };
         let moment = Moment { ticks: &self.ticks, now, tick: self.ticks.tick(now), horizon };
+        let made = self.loaded.made()?;
         let Self { loaded, table, .. } = self;
         if let Some(sets) = &loaded.sets {
             table.book_mut().held.late(&sets.free(counting));
         }
         let remove = |book: &mut _, flows: &[_]| remove::remove(loaded, book, flows, counting);
-        table.read(&loaded.tables()?, moment, reader, &remove)
+        table.read(&loaded.tables()?, moment, reader, &remove)?;
+        let held = table.held();
+        self.loaded.set_room(made, (held.flows, held.sources))
     }
 
     /// Whether packets are counted meanwhile.

@@ -5,7 +5,11 @@ use mailflow_ebpf::{Link, Tcp};
 
 use super::{
     hook::Toward,
-    maps::{self, Scratch, table, zones},
+    maps::{
+        self, Scratch,
+        table::{self, Maker},
+        zones,
+    },
     multipath::Options,
     packet::Packet,
     recognise,
@@ -39,7 +43,7 @@ pub(super) unsafe fn begin<P: Packet>(
             if Options::join(scratch) { answered::ASKED | answered::JOINS } else { answered::ASKED };
         (*new).facts.looked = side_of(toward, key, true);
         note_origin(packet, link, new, true);
-        if !table::insert(scratch, key) {
+        if !table::insert(scratch, key, Maker::Client) {
             return false;
         }
         zones::begun(scratch);
@@ -59,14 +63,14 @@ pub(super) unsafe fn create<P: Packet>(
 ) {
     // SAFETY: the caller's: this CPU's own element.
     unsafe {
-        let key = &(*scratch).key;
+        let (key, reset) = (&(*scratch).key, (*scratch).segment.tcp.reset());
         let new = &raw mut (*scratch).entry.counters;
         clear(new);
         (*new).first = now;
         note_origin(packet, link, new, up);
         (*new).facts.looked = side_of(toward, key, up);
         zones::begun(scratch);
-        table::insert(scratch, key);
+        table::insert(scratch, key, if up || reset { Maker::Client } else { Maker::Server });
         // For `table::found`.
         table::find(scratch);
     }

@@ -5,7 +5,10 @@ use mailflow_common::{FlowKey, SpillKey};
 use mailflow_ebpf::Tcp;
 
 use super::{
-    maps::{self, Scratch, table},
+    maps::{
+        self, Scratch,
+        table::{self, Maker},
+    },
     report,
     tally::{Sum, add32, tally, total},
 };
@@ -64,7 +67,8 @@ unsafe fn put(scratch: *const Scratch) {
         let sum = &(*scratch).sum;
         let up = (*spill).up == 1;
         report::event(report::OVERFLOW, sum.bytes as u32);
-        match table::spilled(&(*spill).key, &(*scratch).nothing) {
+        let maker = if up { Maker::Client } else { Maker::Server };
+        match table::spilled(&(*spill).key, &(*scratch).nothing, maker) {
             Some(source) => {
                 tally(if up { &raw mut (*source).up } else { &raw mut (*source).down }, sum, maps::now());
                 if (*spill).opens == 1 {

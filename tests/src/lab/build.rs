@@ -7,7 +7,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use super::workspace;
 
 /// The agent, built with the profile and into the folder that the running test came from: a test must
-/// not run yesterday's agent. A benchmark gets it as it is installed.
+/// not run yesterday's agent. A benchmark gets it as it is installed. `MAILFLOW_AGENT_PROFILE` names another profile.
 ///
 /// # Errors
 /// It does not build.
@@ -25,9 +25,11 @@ fn build() -> Result<PathBuf> {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.args(["build", "--quiet", "--package", "mailflow-agent", "--target-dir"]).arg(target);
     let mut folder = profile.to_owned();
-    if profile.ends_with("release") {
-        cargo.args(["--profile", "dist"]);
-        folder = target.join("dist");
+    let wanted = std::env::var("MAILFLOW_AGENT_PROFILE").ok();
+    let installed = || profile.ends_with("release").then(|| "dist".to_owned());
+    if let Some(name) = wanted.or_else(installed) {
+        cargo.args(["--profile", &name]);
+        folder = target.join(name);
     }
     ensure!(cargo.current_dir(workspace()).status()?.success(), "the agent does not build");
     Ok(folder.join("mailflow-agent"))

@@ -81,6 +81,7 @@ fn the_shipped_configuration_is_what_the_documents_say() {
     assert_eq!(config.poll_interval, Duration::from_secs(1));
     let tables = config.flow_table;
     assert_eq!((tables.flows, tables.flows_per_source(), tables.overflow), (262_144, 65_536, 65_536));
+    assert_eq!(tables.half_open_percent, 75);
     assert_eq!(config.engine.timeouts, Timeouts::default());
     assert_eq!(config.engine.v6_source_prefix, 64);
     assert_eq!(config.engine.rules[0], smtp_burst());

@@ -59,6 +59,8 @@ impl Pipeline {
         info!(
             flows = config.flow_table.flows,
             programs = kernel.programs().count(),
+            half_open_percent = config.flow_table.half_open_percent,
+            overflow_sources = config.flow_table.overflow,
             kernel_memory = kernel.memory(),
             "program loaded"
         );

@@ -152,6 +152,11 @@ impl Evaluator {
                 port: gain.port,
                 completed: gain.gains.get(Quantity::PayloadDown) > 0,
             };
+            // Of a source with nothing but SYNs the rule has nothing to remember.
+            let plan = &watch.plan;
+            if (0..plan.frames().len()).all(|term| plan.gain(term, &news).is_none()) {
+                continue;
+            }
             self.book(Case { rule: number, known, subject, ends: &ends, news }, None, internal, effects);
         }
     }
@@ -189,8 +194,7 @@ impl Evaluator {
             Booked::Late => missed.late += 1,
             Booked::Taken => {
                 if let Some(exhibit) = exhibit {
-                    let handle = exhibit.handle(&mut self.evidence);
-                    watched.note(&mut self.evidence, handle);
+                    watched.note(&mut self.evidence, exhibit);
                 }
                 let (evidence, clock, epoch) = (&self.evidence, self.clock, self.epoch);
                 let around = Around { plan, subject, internal, evidence, clock, epoch, overflow };

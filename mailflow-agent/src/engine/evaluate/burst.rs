@@ -9,12 +9,15 @@
 
 use std::{sync::Arc, time::Duration};
 
+use serde::{Deserialize, Serialize};
+
 use super::super::{
-    alert,
+    alert::{self, Shown},
+    assets::Networks,
     event::{Alert, AlertState, TermValue, Value},
     evidence::SHOWN,
     flow::FlowRecord,
-    settings::RuleLimits,
+    settings::{Rule, RuleLimits},
     subject::Subject,
     time::Time,
 };
@@ -47,7 +50,74 @@ struct Group {
     told: (Time, u64),
 }
 
+/// New alerts of one rule, as they are saved: all but the examples.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(in super::super) struct BurstState {
+    since: Time,
+    told: [u32; 2],
+    group: Option<GroupState>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct GroupState {
+    starts_at: Time,
+    starts_at_unix: i128,
+    attack: Vec<String>,
+    complete: bool,
+    threshold: u64,
+    subjects: u64,
+    last: Time,
+    told: (Time, u64),
+}
+
 impl Burst {
+    /// Returns what is to be saved.
+    pub(in super::super) fn save(&self) -> BurstState {
+        let group = self.group.as_ref().map(|group| GroupState {
+            starts_at: group.alert.starts_at,
+            starts_at_unix: group.alert.starts_at_unix,
+            attack: group.alert.attack.clone(),
+            complete: group.alert.complete,
+            threshold: group.alert.decided.threshold,
+            subjects: group.subjects,
+            last: group.last,
+            told: group.told,
+        });
+        BurstState { since: self.since, told: self.told, group }
+    }
+
+    /// Returns the examples of the alert about many subjects.
+    pub(in super::super) fn examples(&self) -> &[Arc<FlowRecord>] {
+        self.group.as_ref().map_or(&[], |group| &group.alert.flows)
+    }
+
+    /// Goes on as it was saved.
+    pub(in super::super) fn restored(
+        (rule, internal): (&Rule, &Networks),
+        state: BurstState,
+        examples: Vec<Arc<FlowRecord>>,
+    ) -> Self {
+        let BurstState { since, told, group } = state;
+        let group = group.map(|group| {
+            let (at, of) = group.told;
+            let start = (group.starts_at, group.starts_at_unix);
+            let terms = vec![subjects(of, u32::try_from(group.threshold).unwrap_or(u32::MAX))];
+            let shown = Shown { terms, flows: examples, cut: true, overflow: false };
+            let alert = Alert {
+                time: at,
+                source: None,
+                matched_network: None,
+                group: None,
+                role: None,
+                attack: group.attack,
+                complete: group.complete,
+                ..alert::firing(rule, &Subject::Many, internal, start, 0, shown)
+            };
+            Group { alert, subjects: group.subjects, last: group.last, told: group.told }
+        });
+        Self { since, told, joined: 0, group }
+    }
+
     /// Returns true if a new alert is told by itself. Those that an allow-list suppresses are told to nobody. Spoofed
     /// sources complete no handshake, and do not use up what is for those that do.
     pub(super) fn admits(
@@ -167,6 +237,7 @@ mod tests {
     use super::{
         super::super::{
             Engine,
+            event::Effects,
             fixture::{self, at},
             flow::RecordReason,
             lifetime,
@@ -175,22 +246,67 @@ mod tests {
         *,
     };
 
-    /// Sources of which each has one flow, which is too much, a second apart.
-    fn alerts(sources: u32, limits: RuleLimits) -> (Engine, Vec<Alert>, usize) {
+    /// An engine for which one flow of a source is too much.
+    fn engine(limits: RuleLimits) -> Engine {
         let mut settings = Settings { limits, ..fixture::settings() };
         settings.rules[0].terms[0].level = Level { at_least: 1, resolve_below: 1 };
-        let mut engine = Engine::new(settings);
-        let (mut alerts, mut grouped) = (Vec::new(), 0);
+        Engine::new(settings)
+    }
+
+    /// The flow of source `n`, a tenth of a second after the one before.
+    fn see(engine: &mut Engine, n: u32) -> Effects {
+        let now = at(1_000 + u64::from(n) / 10);
+        let client = format!("10.0.{}.{}:4000", n / 200, n % 200 + 1);
+        let flow = fixture::ending(fixture::flow(&client, "9.9.9.9:25"), now);
+        let record = lifetime::record(flow, &fixture::settings().services, RecordReason::Closed);
+        engine.record(now, &record)
+    }
+
+    /// Sources of which each has one flow, which is too much, ten a second.
+    fn alerts(sources: u32, limits: RuleLimits) -> (Engine, Vec<Alert>, usize) {
+        let (mut engine, mut alerts, mut grouped) = (engine(limits), Vec::new(), 0);
         for n in 0..sources {
-            let now = at(1_000 + u64::from(n) / 10);
-            let client = format!("10.0.{}.{}:4000", n / 200, n % 200 + 1);
-            let flow = fixture::ending(fixture::flow(&client, "9.9.9.9:25"), now);
-            let record = lifetime::record(flow, &fixture::settings().services, RecordReason::Closed);
-            let effects = engine.record(now, &record);
+            let effects = see(&mut engine, n);
             alerts.extend(effects.alerts);
             grouped += effects.grouped.len();
         }
         (engine, alerts, grouped)
+    }
+
+    #[test]
+    fn a_restart_neither_repeats_nor_forgets_what_is_told_of_many() {
+        let limits =
+            RuleLimits { alerts_per_minute: 10, flood_sources: 500, subjects: 2_000, ..RuleLimits::WIDEST };
+        // 3,000 flows, and an hour and a half after them.
+        let steps = |engine: &mut Engine, steps: std::ops::Range<u32>| -> Vec<Vec<Alert>> {
+            let step = |n| match n {
+                0..3_000 => see(engine, n).alerts,
+                _ => engine.tick(at(1_300 + u64::from(n - 3_000) * 17)).alerts,
+            };
+            steps.map(step).collect()
+        };
+        let all = 3_000..3_400;
+        let mut whole = engine(limits);
+        let told = steps(&mut whole, 0..all.end);
+        let of_many: Vec<_> = told.iter().flatten().filter(|alert| alert.subject == Subject::Many).collect();
+        assert!(of_many.len() > 5 && of_many.last().unwrap().state == AlertState::Resolved);
+        for kept in [5, 10, 11, 12, 105, 600, 1_777, 2_999, 3_010, 3_040] {
+            let mut before = engine(limits);
+            assert_eq!(steps(&mut before, 0..kept), told[..kept as usize]);
+            let bytes = postcard::to_allocvec(&before.save()).unwrap();
+            let mut after = engine(limits);
+            after.restore(postcard::from_bytes(&bytes).unwrap());
+            let fires = |engine: &Engine| -> Vec<_> {
+                let alerts = engine.firing().into_iter().filter(|alert| alert.subject == Subject::Many);
+                let which =
+                    |alert: Alert| (alert.fingerprint, alert.starts_at_unix, alert.time, alert.decided);
+                alerts.map(which).collect()
+            };
+            assert_eq!(fires(&after), fires(&before));
+            assert_eq!(fires(&after).len(), usize::from(kept > 10 && kept < 3_040), "{kept}");
+            // What was judged since the state was kept is judged again after a crash: the same alerts, not told again.
+            assert_eq!(steps(&mut after, kept..all.end), told[kept as usize..], "kept after {kept}");
+        }
     }
 
     #[test]

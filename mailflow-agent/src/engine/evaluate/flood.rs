@@ -6,6 +6,8 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     super::{
         alert,
@@ -22,7 +24,7 @@ const SHARE: u64 = 10;
 
 /// Sources that are new.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Flood {
+pub(in super::super) struct Flood {
     since: Time,
     half_open: u64,
     completed: u64,
@@ -32,7 +34,50 @@ pub(super) struct Flood {
     fires: Option<(Alert, Time)>,
 }
 
+/// Sources that are new, as they are saved.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub(in super::super) struct FloodState {
+    since: Time,
+    half_open: u64,
+    completed: u64,
+    fires: Option<FiringState>,
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+struct FiringState {
+    starts_at: Time,
+    starts_at_unix: i128,
+    time: Time,
+    number: u64,
+    threshold: u32,
+    last: Time,
+}
+
 impl Flood {
+    /// Returns what is to be saved.
+    pub(in super::super) fn save(&self) -> FloodState {
+        let Self { since, half_open, completed, .. } = *self;
+        let fires = self.fires.as_ref().map(|(alert, last)| FiringState {
+            starts_at: alert.starts_at,
+            starts_at_unix: alert.starts_at_unix,
+            time: alert.time,
+            number: alert.decided.value.number(),
+            threshold: u32::try_from(alert.decided.threshold).unwrap_or(u32::MAX),
+            last: *last,
+        });
+        FloodState { since, half_open, completed, fires }
+    }
+
+    /// Goes on as it was saved.
+    pub(in super::super) fn restored(state: FloodState) -> Self {
+        let FloodState { since, half_open, completed, fires } = state;
+        let fires = fires.map(|fires| {
+            let alert = about((fires.starts_at, fires.starts_at_unix), fires.number, fires.threshold);
+            (Alert { time: fires.time, ..alert }, fires.last)
+        });
+        Self { since, half_open, completed, seen: 0, fires }
+    }
+
     /// A source is new, for some rule.
     pub(super) fn see(&mut self, clock: Time, completed: bool) {
         if self.since == Time::ZERO {
@@ -59,7 +104,8 @@ impl Flood {
         }
         match &mut self.fires {
             None if is_flood => {
-                let alert = about((clock, epoch), half_open, limits.flood_sources);
+                let start = (clock, epoch.unix_nanos(clock));
+                let alert = about(start, half_open, limits.flood_sources);
                 self.fires = Some((alert.clone(), clock));
                 Some(alert)
             }
@@ -96,7 +142,8 @@ impl Flood {
     }
 }
 
-fn about((clock, epoch): (Time, Epoch), number: u64, threshold: u32) -> Alert {
+/// The alert about a flood that began at this moment, which is also one of the wall clock.
+fn about((starts_at, starts_at_unix): (Time, i128), number: u64, threshold: u32) -> Alert {
     let decided = subjects(number, threshold);
     let rule: Arc<str> = RuleLimits::FLOOD_ALERT.into();
     Alert {
@@ -105,9 +152,9 @@ fn about((clock, epoch): (Time, Epoch), number: u64, threshold: u32) -> Alert {
         rule_version: 1,
         state: AlertState::Firing,
         severity: Severity::High,
-        time: clock,
-        starts_at: clock,
-        starts_at_unix: epoch.unix_nanos(clock),
+        time: starts_at,
+        starts_at,
+        starts_at_unix,
         ends_at: None,
         subject: Subject::Many,
         source: None,
@@ -120,8 +167,8 @@ fn about((clock, epoch): (Time, Epoch), number: u64, threshold: u32) -> Alert {
         labels: BTreeMap::new(),
         // Network denial of service: direct network flood.
         attack: vec!["T1498.001".to_owned()],
-        first: clock,
-        last: clock,
+        first: starts_at,
+        last: starts_at,
         ports: Vec::new(),
         apps: Vec::new(),
         destinations: Vec::new(),
@@ -161,6 +208,26 @@ mod tests {
         assert_eq!(last.state, AlertState::Resolved);
         assert!(last.time >= at(1_300) + QUIET && !flood.lasts());
         assert_eq!(flood.seen(), 30_000 + 1_700);
+    }
+
+    #[test]
+    fn a_restart_neither_repeats_nor_forgets_it() {
+        let step = |flood: &mut Flood, second: u64| {
+            let number = if second < 1_300 { 100 } else { 1 };
+            (0..number).for_each(|_| flood.see(at(second), false));
+            flood.pass(at(second), Epoch::default(), &limits())
+        };
+        let mut whole = Flood::default();
+        let told: Vec<_> = (1_000..3_000).map(|second| step(&mut whole, second)).collect();
+        for kept in [1_005, 1_009, 1_010, 1_100, 1_500, 1_900, 2_500] {
+            let mut flood = Flood::default();
+            (1_000..kept).for_each(|second| drop(step(&mut flood, second)));
+            let bytes = postcard::to_allocvec(&flood.save()).unwrap();
+            let mut after = Flood::restored(postcard::from_bytes(&bytes).unwrap());
+            assert_eq!(after.fires(), flood.fires(), "{kept}");
+            let rest: Vec<_> = (kept..3_000).map(|second| step(&mut after, second)).collect();
+            assert_eq!(rest, told[kept as usize - 1_000..], "{kept}");
+        }
     }
 
     #[test]

@@ -10,10 +10,11 @@ mod watch;
 
 use std::{collections::BTreeSet, time::Duration};
 
-use self::flood::Flood;
 pub use self::stats::{RuleCounts, RuleStats};
 pub(super) use self::{
+    burst::{Burst, BurstState},
     fit::Fit,
+    flood::{Flood, FloodState},
     watch::{Watch, excuse},
 };
 use super::{
@@ -41,9 +42,9 @@ pub(super) struct Evaluator {
     pub(super) clock: Time,
     /// When which incident has something to do; one entry for each, never too late.
     deadlines: BTreeSet<(Time, usize, Known, Subject)>,
-    next_expiry: Time,
+    pub(super) next_expiry: Time,
     pub(super) limits: RuleLimits,
-    flood: Flood,
+    pub(super) flood: Flood,
     pub(super) evidence: Evidence,
     sites: Sites,
 }

@@ -53,7 +53,7 @@ pub struct RuleCounts {
 
 impl RuleCounts {
     /// Most records kept as evidence, of all rules together.
-    pub const MOST_EVIDENCE: usize = evidence::KEPT;
+    pub const MOST_EVIDENCE: usize = evidence::MAX_RECORDS;
 }
 
 impl Evaluator {

@@ -11,7 +11,7 @@ use aya_ebpf::{
     btf_maps::{Array, HashMap, LruHashMap, PerCpuArray},
 };
 use mailflow_common::{
-    ALL_CELLS, Entry, FlowCounters, FlowKey, FragmentKey, FragmentOwner, PORT_WORDS, Place, RetiredKey,
+    ALL_CELLS, Entry, FlowCounters, FlowKey, FragmentKey, FragmentOwner, PORT_WORDS, Place, RetiredKey, Room,
     Scope, Set, Sharing, Silences, SpillCounters, SpillKey, Totals,
 };
 use mailflow_ebpf::{Located, Segment};
@@ -118,6 +118,16 @@ static mut SILENCES: Silences = Silences::NEVER;
 #[unsafe(link_section = ".data.sharing")]
 static mut SHARING: Sharing = Sharing::NONE;
 
+/// Until when clients alone make entries. The agent writes it, at each reading.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".data.room")]
+static mut ROOM: Room = Room::ENDLESS;
+
+/// Entries made since the program was loaded: flows, and sources in the overflow table. Every CPU adds to them.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".data.made")]
+static mut MADE: Room = Room { flows: 0, sources: 0 };
+
 /// Always zero, which the verifier cannot know.
 #[unsafe(no_mangle)]
 static mut ZERO: u64 = 0;
@@ -200,6 +210,16 @@ pub(super) fn silences() -> *const Silences {
 #[inline(always)]
 pub(super) fn sharing() -> *const Sharing {
     &raw const SHARING
+}
+
+#[inline(always)]
+fn room() -> *const Room {
+    &raw const ROOM
+}
+
+#[inline(always)]
+fn made() -> *mut Room {
+    &raw mut MADE
 }
 
 #[inline(always)]

@@ -5,10 +5,19 @@ use mailflow_common::WAYS;
 use super::{
     super::tally::{add64, sub64},
     BPF_NOEXIST, FLOWS, FlowCounters, FlowKey, OVERFLOW, Place, RETIRED, RetiredKey, SHARES, Scratch,
-    SpillCounters, SpillKey,
+    SpillCounters, SpillKey, made, room,
     sets::{self, Seated},
     sharing,
 };
+
+/// Which end a packet came from that makes an entry.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(in super::super) enum Maker {
+    /// A client, whose address may be spoofed: it makes an entry only while there is [`Room`](mailflow_common::Room).
+    Client,
+    /// A server that sends to the client, and does not refuse it.
+    Server,
+}
 
 /// Turns to a flow's place: [`find`] and [`insert`] are about that one until the next time.
 #[inline(always)]
@@ -119,9 +128,17 @@ fn cells(key: &FlowKey) -> Option<[*mut u64; 2]> {
 }
 
 /// Adds the flow that was turned to, which is `key`'s, with the scratch's counters; `false` when there is
-/// one already, when its source has its share, or when there is no room.
+/// one already, when its source has its share, or when there is no room for one that `maker` makes.
 #[inline(always)]
-pub(in super::super) unsafe fn insert(scratch: *mut Scratch, key: &FlowKey) -> bool {
+pub(in super::super) unsafe fn insert(scratch: *mut Scratch, key: &FlowKey, maker: Maker) -> bool {
+    // SAFETY: aligned words that are only ever written whole.
+    unsafe {
+        if maker == Maker::Client
+            && (&raw const (*made()).flows).read_volatile() >= (&raw const (*room()).flows).read_volatile()
+        {
+            return false;
+        }
+    }
     let Some([first, second]) = cells(key) else { return false };
     // SAFETY: elements of an array; every CPU adds to them atomically. The scratch is the caller's.
     unsafe {
@@ -135,6 +152,7 @@ pub(in super::super) unsafe fn insert(scratch: *mut Scratch, key: &FlowKey) -> b
         }
         add64(first, 1);
         add64(second, 1);
+        add64(&raw mut (*made()).flows, 1);
     }
     true
 }
@@ -218,11 +236,27 @@ pub(in super::super) fn retire(key: &RetiredKey, counters: &FlowCounters) -> Ret
 
 /// The place of a source without a place for its flow; `None` when there is no room for that either.
 #[inline(always)]
-pub(in super::super) fn spilled(key: &SpillKey, nothing: &SpillCounters) -> Option<*mut SpillCounters> {
+pub(in super::super) fn spilled(
+    key: &SpillKey,
+    nothing: &SpillCounters,
+    maker: Maker,
+) -> Option<*mut SpillCounters> {
     if let Some(source) = OVERFLOW.get_ptr_mut(key) {
         return Some(source);
     }
+    // SAFETY: aligned words that are only ever written whole.
+    unsafe {
+        if maker == Maker::Client
+            && (&raw const (*made()).sources).read_volatile()
+                >= (&raw const (*room()).sources).read_volatile()
+        {
+            return None;
+        }
+    }
     // Of two CPUs that do so at once one fails, and finds the other's.
-    let _ = OVERFLOW.insert(key, nothing, u64::from(BPF_NOEXIST));
+    if OVERFLOW.insert(key, nothing, u64::from(BPF_NOEXIST)).is_ok() {
+        // SAFETY: an aligned word; every CPU adds to it atomically.
+        unsafe { add64(&raw mut (*made()).sources, 1) };
+    }
     OVERFLOW.get_ptr_mut(key)
 }
