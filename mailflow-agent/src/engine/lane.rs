@@ -220,6 +220,14 @@ impl Lane {
         shard.get_mut(place).map(|(_, watched)| watched)
     }
 
+    /// Returns a subject, if it is remembered.
+    pub(super) fn get(&self, subject: &Subject) -> Option<&Watched> {
+        let hash = self.hasher.hash_one(subject);
+        let shard = self.shards.get(number(hash))?;
+        let place = shard.find(hash, subject)?;
+        shard.places.get(place as usize)?.get().map(|(_, watched)| watched)
+    }
+
     /// Notes that packets of `subject` found the flow table full.
     pub(super) fn overflow(&mut self, subject: Subject, time: Time) {
         let last = self.overflowed.last.entry(subject).or_default();
