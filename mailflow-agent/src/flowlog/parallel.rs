@@ -42,7 +42,7 @@ struct Block {
     position: u64,
 }
 
-/// What came of a part of a log, beside its records.
+/// Counts and faults of a part of a log; its records go to the sorter.
 #[derive(Debug, Default)]
 pub struct Found {
     /// Lines that gave a record.
@@ -59,7 +59,7 @@ pub struct Found {
     pub position: u64,
 }
 
-/// Why a log is not read to its end.
+/// The reason why a log is not read to its end.
 enum Damage {
     File(io::Error),
     /// It is of another format from there on.
@@ -306,7 +306,7 @@ mod tests {
         }
     }
 
-    /// What is found in a log, the records sorted.
+    /// All that is found in a log, the records sorted.
     #[derive(Debug, Default, PartialEq)]
     struct All {
         entries: Vec<String>,

@@ -1,7 +1,8 @@
 //! EVE flow lines in the form in which nearly all are written: compact, without escapes. They are read without a JSON
 //! parser's detours, in a fifth of the time.
 //!
-//! Every other line, and every one that has a fault, is left to the parser: what is read here it reads the same.
+//! All other lines, and those with a fault, are left to the parser, which reads the same of the lines that are read
+//! here.
 
 use std::{borrow::Cow, net::IpAddr};
 
@@ -143,7 +144,7 @@ impl Seen {
     }
 }
 
-/// What is left of a line.
+/// The rest of a line.
 struct Scan<'a>(&'a [u8]);
 
 impl<'a> Scan<'a> {
@@ -257,7 +258,7 @@ impl<'a> Scan<'a> {
     }
 }
 
-/// Where the string that begins here ends, if it is of printable ASCII without escapes.
+/// Returns the length of the string that begins here, if it is of printable ASCII without escapes.
 #[inline]
 fn plain(text: &[u8]) -> Option<usize> {
     /// The same byte eight times.

@@ -1,4 +1,4 @@
-//! Records as bytes, for as long as they wait for their turn: a third of what they take in memory.
+//! Records as bytes, for as long as they wait for their turn: a third of their size in memory.
 //!
 //! Numbers are LEB128; a moment is its difference to the record's event time, zigzag.
 
@@ -14,7 +14,7 @@ use crate::engine::{
 /// The most bytes of a record.
 pub(super) const LONGEST: usize = 256;
 
-/// What the first two bytes say.
+/// Bits of the flags behind the moments.
 mod flag {
     pub(super) const V6: u16 = 1;
     pub(super) const UP: u16 = 1 << 1;
@@ -171,7 +171,7 @@ fn moment(out: &mut Vec<u8>, time: Time, moment: Time) {
     number(out, (difference << 1 ^ difference >> 63) as u64);
 }
 
-/// What is left to read.
+/// Bytes that are left to read.
 struct Bytes<'a>(&'a [u8]);
 
 impl Bytes<'_> {

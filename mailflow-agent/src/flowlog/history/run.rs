@@ -19,8 +19,7 @@ use crate::engine::time::Time;
 /// Bytes of a file that are read at once.
 const READ: usize = 64 * 1024;
 
-/// Where temporary files are made, unless `TMPDIR` says otherwise: what is large does not belong into memory, where
-/// `/tmp` may be.
+/// Directory of temporary files, unless `TMPDIR` names another. They are large, and `/tmp` is often in memory.
 const TEMPORARY: &str = "/var/tmp";
 
 /// Records, one after the other.
@@ -42,7 +41,7 @@ pub(super) struct Spill {
 /// Reads a run.
 pub(super) struct Reader {
     bytes: Bytes,
-    /// What was read of a file.
+    /// Bytes that were read of a file.
     buffer: Vec<u8>,
     /// The next record's place in what is in memory.
     at: usize,
@@ -85,7 +84,7 @@ impl Spill {
         Some(Run(Bytes::File { file: Arc::clone(file), from, to: *to }))
     }
 
-    /// What follows goes to another file.
+    /// Begins another file with the next bytes.
     pub(super) fn end(&mut self) {
         self.file = None;
     }
@@ -159,7 +158,7 @@ fn temporary(directory: &Path) -> io::Result<File> {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let path = directory.join(format!(".mailflow-{}-{number}", process::id()));
         match OpenOptions::new().read(true).append(true).create_new(true).mode(0o600).open(&path) {
-            // One of an agent that was killed at this point.
+            // One of an agent that was killed right here.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(named(directory, &error)),
             Ok(file) => {
@@ -173,4 +172,25 @@ fn temporary(directory: &Path) -> io::Result<File> {
 fn named(directory: &Path, error: &io::Error) -> io::Error {
     let directory = directory.display();
     io::Error::new(error.kind(), format!("temporary file in {directory} (TMPDIR names another place): {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_where_no_file_can_be_made_is_named() {
+        let error = temporary(Path::new("/nonexistent")).unwrap_err().to_string();
+        assert!(error.starts_with("temporary file in /nonexistent (TMPDIR names another place): "), "{error}");
+    }
+
+    #[test]
+    fn a_temporary_file_has_no_name() {
+        let directory = env::temp_dir().join(format!("mailflow-runs-{}", process::id()));
+        fs::create_dir(&directory).unwrap();
+        let mut file = temporary(&directory).unwrap();
+        file.write_all(b"bytes").unwrap();
+        assert_eq!(fs::read_dir(&directory).unwrap().count(), 0);
+        fs::remove_dir(directory).unwrap();
+    }
 }

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::engine::time::Time;
 
-/// How much is held in memory.
+/// Bounds of the memory that sorting takes.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Bytes of sorted records; what is more is written to a temporary file.
@@ -48,7 +48,7 @@ pub struct Sorter {
     waiting: Mutex<Waiting>,
 }
 
-/// What waits for its turn.
+/// Records that wait for their turn.
 #[derive(Debug, Default)]
 struct Waiting {
     /// The latest moment of which a record tells.
@@ -65,7 +65,7 @@ struct Waiting {
     /// Records of an agent's stop, in no order.
     stopped: Vec<Run>,
     unsorted: Spill,
-    /// Why a record could not be kept.
+    /// The reason why a record could not be kept.
     failed: Option<io::Error>,
 }
 
