@@ -25,7 +25,7 @@ fn top<'a>(from: &mut Scan<'a>) -> Option<Flow<'a>> {
     let (mut event_type, mut source, mut destination, mut proto, mut counters) =
         (None, None, None, None, None);
     let (mut src_port, mut dest_port, mut app_proto, mut app_proto_orig) = (None, None, None, None);
-    let (mut tcp, mut mailflow) = (None, None);
+    let (mut tcp, mut mailflow, mut vlan) = (None, None, Vec::new());
     from.fields(|name, from| {
         match name {
             b"event_type" => event_type = Some(seen.once(0, from.word()?)?),
@@ -39,7 +39,7 @@ fn top<'a>(from: &mut Scan<'a>) -> Option<Flow<'a>> {
             b"flow" => counters = Some(seen.once(8, flow(from)?)?),
             b"tcp" => tcp = seen.once(9, from.nullable(tcp_flags)?)?,
             b"mailflow" => mailflow = seen.once(10, from.nullable(extra)?)?,
-            b"vlan" => return None,
+            b"vlan" => vlan = seen.once(11, from.nullable(tags)?)?.unwrap_or_default(),
             _ => from.pass()?,
         }
         Some(())
@@ -53,11 +53,30 @@ fn top<'a>(from: &mut Scan<'a>) -> Option<Flow<'a>> {
         proto: proto?,
         app_proto,
         app_proto_orig,
-        vlan: Vec::new(),
+        vlan,
         flow: counters?,
         tcp,
         mailflow,
     })
+}
+
+/// A list of VLAN tags, or one.
+fn tags(from: &mut Scan<'_>) -> Option<Vec<u16>> {
+    if from.0.first() != Some(&b'[') {
+        return Some(vec![from.small()?]);
+    }
+    from.byte(b'[')?;
+    if from.0.first() == Some(&b']') {
+        from.byte(b']')?;
+        return Some(Vec::new());
+    }
+    let mut tags = vec![from.small()?];
+    while from.0.first() == Some(&b',') {
+        from.byte(b',')?;
+        tags.push(from.small()?);
+    }
+    from.byte(b']')?;
+    Some(tags)
 }
 
 fn flow<'a>(from: &mut Scan<'a>) -> Option<Counters<'a>> {
@@ -231,7 +250,7 @@ impl<'a> Scan<'a> {
             return None;
         }
         self.0 = self.0.get(digits..)?;
-        matches!(self.0.first(), Some(b',' | b'}')).then_some(number)
+        matches!(self.0.first(), Some(b',' | b'}' | b']')).then_some(number)
     }
 
     #[inline]
@@ -313,8 +332,12 @@ mod tests {
         for line in [OWN, SURICATA] {
             assert!(agree(line.as_bytes()));
         }
-        let tagged = OWN.replace("\"proto\"", "\"vlan\":[7],\"proto\"");
-        assert!(!agree(tagged.as_bytes()));
+        for (tags, quick) in
+            [("[7]", true), ("[7,100]", true), ("[]", true), ("9", true), ("null", true), ("[7", false), ("[-1]", false), ("[7,]", false), ("[null]", false), ("7]", false), ("[70000]", false)]
+        {
+            let tagged = OWN.replace("\"proto\"", &format!("\"vlan\":{tags},\"proto\""));
+            assert_eq!(agree(tagged.as_bytes()), quick, "{tags}");
+        }
     }
 
     #[test]
