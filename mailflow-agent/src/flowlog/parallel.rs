@@ -250,10 +250,7 @@ impl Log<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        io::Write,
-        path::PathBuf,
-    };
+    use std::{io::Write, path::PathBuf};
 
     use flate2::{Compression, write::GzEncoder};
 
@@ -339,13 +336,18 @@ mod tests {
 
     fn by_several(log: Log<'_>, readers: usize) -> All {
         let (mut all, collected, mut records) = (All::default(), Mutex::default(), 0);
-        let end = with_readers(log, || Collected(&collected), readers, |found| {
-            records += found.records as usize;
-            all.faults.extend(found.faults);
-            let skipped = [found.other_events, found.one_way, found.not_watched];
-            all.skipped.iter_mut().zip(skipped).for_each(|(sum, number)| *sum += number);
-            true
-        });
+        let end = with_readers(
+            log,
+            || Collected(&collected),
+            readers,
+            |found| {
+                records += found.records as usize;
+                all.faults.extend(found.faults);
+                let skipped = [found.other_events, found.one_way, found.not_watched];
+                all.skipped.iter_mut().zip(skipped).for_each(|(sum, number)| *sum += number);
+                true
+            },
+        );
         all.damage = end.err().map(|damage| damage.to_string());
         all.entries = collected.into_inner().unwrap();
         all.entries.sort();
@@ -363,7 +365,12 @@ mod tests {
             let found = by_several(Log::open(&path, reading).unwrap(), readers);
             let differs = expected.entries.iter().zip(&found.entries).position(|(one, other)| one != other);
             assert_eq!((differs, found.entries.len()), (None, expected.entries.len()), "{name}");
-            assert!(found == expected, "{name}, {readers} readers: {:?}, {:?}", found.damage, expected.damage);
+            assert!(
+                found == expected,
+                "{name}, {readers} readers: {:?}, {:?}",
+                found.damage,
+                expected.damage
+            );
         }
         std::fs::remove_file(path).unwrap();
         expected
@@ -416,8 +423,13 @@ mod tests {
         assert_eq!(all.entries.len(), 19_800);
         assert!(all.damage.unwrap().contains("without the column id.orig_h"));
         // Before the first connection another log is a fault, and what follows a header is none of it.
-        for (name, before) in [("columns-none", "\n \r\n"), ("columns-some", "1\t2\n"), ("columns-long", "\u{ff}\n")] {
-            let begin = "#fields\tts\n".replace("ts", &["ts", "id.orig_h", "id.orig_p", "id.resp_h", "id.resp_p", "proto"].join("\t"));
+        for (name, before) in
+            [("columns-none", "\n \r\n"), ("columns-some", "1\t2\n"), ("columns-long", "\u{ff}\n")]
+        {
+            let begin = "#fields\tts\n".replace(
+                "ts",
+                &["ts", "id.orig_h", "id.orig_p", "id.resp_h", "id.resp_p", "proto"].join("\t"),
+            );
             let all = read(name, &log(&[&begin, before, dns, &other]));
             assert_eq!(all.damage.is_some(), name == "columns-none", "{name}");
         }

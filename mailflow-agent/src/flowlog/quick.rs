@@ -332,9 +332,19 @@ mod tests {
         for line in [OWN, SURICATA] {
             assert!(agree(line.as_bytes()));
         }
-        for (tags, quick) in
-            [("[7]", true), ("[7,100]", true), ("[]", true), ("9", true), ("null", true), ("[7", false), ("[-1]", false), ("[7,]", false), ("[null]", false), ("7]", false), ("[70000]", false)]
-        {
+        for (tags, quick) in [
+            ("[7]", true),
+            ("[7,100]", true),
+            ("[]", true),
+            ("9", true),
+            ("null", true),
+            ("[7", false),
+            ("[-1]", false),
+            ("[7,]", false),
+            ("[null]", false),
+            ("7]", false),
+            ("[70000]", false),
+        ] {
             let tagged = OWN.replace("\"proto\"", &format!("\"vlan\":{tags},\"proto\""));
             assert_eq!(agree(tagged.as_bytes()), quick, "{tags}");
         }

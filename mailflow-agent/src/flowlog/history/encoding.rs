@@ -117,18 +117,8 @@ pub(super) fn read(bytes: &mut &[u8]) -> Option<Arrival> {
     let mac = if is(flag::MAC) { Some(from.take()?) } else { None };
     let [syn, syn_ack, fin_up, fin_down, reset, answered, opening_up, opening_down, upgrade, looked] =
         from.take()?;
-    let facts = Facts {
-        syn,
-        syn_ack,
-        fin_up,
-        fin_down,
-        reset,
-        answered,
-        opening_up,
-        opening_down,
-        upgrade,
-        looked,
-    };
+    let facts =
+        Facts { syn, syn_ack, fin_up, fin_down, reset, answered, opening_up, opening_down, upgrade, looked };
     let first = from.moment(time)?;
     let messages = u32::try_from(from.number()?).ok()?;
     let mut way = |flag: u16| {
@@ -212,29 +202,40 @@ pub(super) mod tests {
     use super::*;
 
     fn time() -> impl Strategy<Value = Time> {
-        prop_oneof![Just(0), Just(u64::MAX), any::<u64>(), 1_700_000_000_000_000_000..1_700_000_100_000_000_000_u64]
-            .prop_map(Time::from_nanos)
+        prop_oneof![
+            Just(0),
+            Just(u64::MAX),
+            any::<u64>(),
+            1_700_000_000_000_000_000..1_700_000_100_000_000_000_u64
+        ]
+        .prop_map(Time::from_nanos)
     }
 
     fn way() -> impl Strategy<Value = Direction> {
         let count = || prop_oneof![0..200_u64, any::<u64>()];
         let counts = (count(), count(), count(), count(), count());
-        (counts, prop::option::of(time())).prop_map(|((packets, bytes, payload, data_packets, data_bytes), last)| {
-            Direction { packets, bytes, payload, data_packets, data_bytes, last }
-        })
+        (counts, prop::option::of(time())).prop_map(
+            |((packets, bytes, payload, data_packets, data_bytes), last)| Direction {
+                packets,
+                bytes,
+                payload,
+                data_packets,
+                data_bytes,
+                last,
+            },
+        )
     }
 
     fn key() -> impl Strategy<Value = FlowKey> {
         let ips = (any::<IpAddr>(), any::<IpAddr>());
-        (ips, any::<[u16; 2]>(), prop::collection::vec(any::<u16>(), 0..3), 0..128_u8, any::<bool>()).prop_map(
-            |((client, server), [client_port, server_port], tags, protocol, v6)| FlowKey {
+        (ips, any::<[u16; 2]>(), prop::collection::vec(any::<u16>(), 0..3), 0..128_u8, any::<bool>())
+            .prop_map(|((client, server), [client_port, server_port], tags, protocol, v6)| FlowKey {
                 client: client.into(),
                 server: server.into(),
                 client_port,
                 server_port,
                 scope: Scope::new(tags.into_iter().fold(Vlans::default(), Vlans::push), protocol, v6),
-            },
-        )
+            })
     }
 
     /// Any record whatever.

@@ -171,7 +171,10 @@ fn temporary(directory: &Path) -> io::Result<File> {
 
 fn named(directory: &Path, error: &io::Error) -> io::Error {
     let directory = directory.display();
-    io::Error::new(error.kind(), format!("temporary file in {directory} (TMPDIR names another place): {error}"))
+    io::Error::new(
+        error.kind(),
+        format!("temporary file in {directory} (TMPDIR names another place): {error}"),
+    )
 }
 
 #[cfg(test)]
@@ -181,7 +184,10 @@ mod tests {
     #[test]
     fn a_place_where_no_file_can_be_made_is_named() {
         let error = temporary(Path::new("/nonexistent")).unwrap_err().to_string();
-        assert!(error.starts_with("temporary file in /nonexistent (TMPDIR names another place): "), "{error}");
+        assert!(
+            error.starts_with("temporary file in /nonexistent (TMPDIR names another place): "),
+            "{error}"
+        );
     }
 
     #[test]

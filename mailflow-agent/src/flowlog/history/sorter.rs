@@ -351,7 +351,10 @@ mod tests {
         (reason, origin, 0..6_u8, 0..3_u64, 0..90_u64, 0..3_u8).prop_map(
             |(reason, origin, client, first, age, facts)| {
                 let mut flow = Flow {
-                    key: FlowKey { client: std::net::IpAddr::from([10, 0, 0, client]).into(), ..FlowKey::default() },
+                    key: FlowKey {
+                        client: std::net::IpAddr::from([10, 0, 0, client]).into(),
+                        ..FlowKey::default()
+                    },
                     up: Direction::default(),
                     down: Direction::default(),
                     first: Time::from_nanos((1_000 + first * 40) * 1_000_000_000),
