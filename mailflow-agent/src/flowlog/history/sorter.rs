@@ -175,6 +175,23 @@ fn runs(arrivals: &mut Vec<Arrival>) -> (Vec<u8>, Vec<u8>, Vec<u8>) {
     (sorted, active, stopped)
 }
 
+/// Writes merged runs to a file, for [`Spill::run`].
+fn append(spill: &mut Spill, mut merge: Merge) -> io::Result<u64> {
+    /// Bytes that are written at once.
+    const WRITTEN: usize = 1 << 20;
+    let mut bytes = Vec::new();
+    let from = spill.append(&bytes)?;
+    while let Some(arrival) = merge.take()? {
+        encoding::write(&mut bytes, &arrival);
+        if bytes.len() >= WRITTEN {
+            spill.append(&bytes)?;
+            bytes.clear();
+        }
+    }
+    spill.append(&bytes)?;
+    Ok(from)
+}
+
 impl Waiting {
     fn keep(
         &mut self,
@@ -209,43 +226,29 @@ impl Waiting {
             self.sorted.push(Run::in_memory(bytes));
             return Ok(());
         }
-        self.spill(0, limits, |spill| spill.append(&bytes))
+        self.spill(limits, &bytes)
     }
 
-    /// Adds a run to the files of `level`. Where these are as many as are read together, they become one of the next.
-    fn spill(
-        &mut self,
-        level: usize,
-        limits: &Limits,
-        write: impl FnOnce(&mut Spill) -> io::Result<u64>,
-    ) -> io::Result<()> {
-        if self.spilled.len() <= level {
-            self.spilled.resize_with(level + 1, Default::default);
-        }
-        let Some((spill, runs)) = self.spilled.get_mut(level) else { return Ok(()) };
-        let from = write(spill)?;
-        runs.extend(spill.run(from));
-        if runs.len() < limits.fan {
-            return Ok(());
-        }
-        spill.end();
-        let mut merge = Merge::new(mem::take(runs))?;
-        let merged = |spill: &mut Spill| {
-            let mut bytes = Vec::new();
-            let from = spill.append(&[])?;
-            while let Some(arrival) = merge.take()? {
-                encoding::write(&mut bytes, &arrival);
-                if bytes.len() >= 1 << 20 {
-                    spill.append(&bytes)?;
-                    bytes.clear();
-                }
+    /// Writes a run to a file. Where those of a level are as many as are read together, they become one of the next.
+    fn spill(&mut self, limits: &Limits, bytes: &[u8]) -> io::Result<()> {
+        let mut many: Option<Merge> = None;
+        for level in 0.. {
+            if self.spilled.len() <= level {
+                self.spilled.resize_with(level + 1, Default::default);
             }
-            spill.append(&bytes)?;
-            Ok(from)
-        };
-        // Boxed, as each level has a type of its own otherwise.
-        let merged: Box<dyn FnOnce(&mut Spill) -> io::Result<u64>> = Box::new(merged);
-        self.spill(level + 1, limits, merged)
+            let Some((spill, runs)) = self.spilled.get_mut(level) else { break };
+            let from = match many.take() {
+                None => spill.append(bytes)?,
+                Some(merge) => append(spill, merge)?,
+            };
+            runs.extend(spill.run(from));
+            if runs.len() < limits.fan {
+                break;
+            }
+            spill.end();
+            many = Some(Merge::new(mem::take(runs))?);
+        }
+        Ok(())
     }
 
     /// A flow's active records were made before its last one, also where the agent that made them did so at other
