@@ -28,6 +28,15 @@ const NEW: u32 = 300_000;
 /// Sources with windows at once.
 const SOURCES: u32 = 1_000_000;
 const MANY: &str = "1000000 sources";
+/// Cases of so many sources; all are run where one is chosen.
+const MANY_CASES: [&str; 6] = [
+    "its first flow",
+    "its second flow",
+    "the longest tick of 64, a second apart",
+    "quiet, polled each second",
+    "the windows gone over once",
+    "the longest step of that",
+];
 /// Readings of which the fastest counts.
 const ROUNDS: u64 = 5;
 
@@ -45,8 +54,8 @@ fn main() -> anyhow::Result<()> {
             }
         }
     }
-    if chosen(MANY) {
-        many()?;
+    if MANY_CASES.iter().any(|case| chosen(&many_case(case))) {
+        many(chosen)?;
     }
     for count in [100_000, 250_000, 500_000, 1_000_000, 2_000_000, 4_000_000] {
         let case = format!("memory, {count} flows");
@@ -60,12 +69,18 @@ fn main() -> anyhow::Result<()> {
 }
 
 /// A million sources under the shipped rules: what a record costs, and what passes over all of them do.
-fn many() -> anyhow::Result<()> {
+fn many(chosen: impl Fn(&str) -> bool) -> anyhow::Result<()> {
+    let [first, second, tick, quiet, windows, step] = MANY_CASES.map(many_case);
+    let line = |case: &str, unit: &str, value: f64, bar: Option<f64>| {
+        if chosen(case) {
+            line(case, unit, value, bar);
+        }
+    };
     let mut sources = Sources::new(&[])?;
-    for (round, which) in [(0, "its first flow"), (1, "its second flow")] {
+    for (round, which) in [(0, first), (1, second)] {
         let begin = cpu_time();
         (0..SOURCES).for_each(|source| drop(sources.flow(source, round)));
-        line(&format!("{MANY}: {which}"), "ns", share(begin, SOURCES), None);
+        line(&which, "ns", share(begin, SOURCES), None);
     }
     anyhow::ensure!(sources.held() >= u64::from(SOURCES) * 2, "held: {}", sources.held());
     let mut longest = 0.0_f64;
@@ -74,8 +89,8 @@ fn many() -> anyhow::Result<()> {
         sources.tick();
         longest = longest.max(share(begin, 1) / 1e6);
     }
-    line(&format!("{MANY}: the longest tick of 64, a second apart"), "ms", longest, None);
-    quiet(&mut sources);
+    line(&tick, "ms", longest, None);
+    line(&quiet, "% a core", quiet_share(&mut sources), Some(1.0));
     let (mut survey, mut whole, mut longest) = (Survey::new(2_000), 0.0, 0.0_f64);
     let overview = loop {
         let begin = cpu_time();
@@ -87,15 +102,19 @@ fn many() -> anyhow::Result<()> {
         }
     };
     anyhow::ensure!(overview.values.len() == 2_000 && overview.omitted > u64::from(SOURCES));
-    line(&format!("{MANY}: the windows gone over once"), "ms", whole, None);
-    line(&format!("{MANY}: the longest step of that"), "ms", longest, None);
+    line(&windows, "ms", whole, None);
+    line(&step, "ms", longest, None);
     Ok(())
 }
 
+fn many_case(case: &str) -> String {
+    format!("{MANY}: {case}")
+}
+
 /// A million sources of which nothing is heard: what a poll a second costs, with the windows that it goes over.
-fn quiet(sources: &mut Sources) {
-    /// As the agent: at most a 200th of the time between two polls for the windows, and one step at least.
-    const SURVEY: u64 = 1_000_000_000 / 200;
+fn quiet_share(sources: &mut Sources) -> f64 {
+    /// As the agent: at most a 500th of the time between two polls for the windows, and one step at least.
+    const SURVEY: u64 = 1_000_000_000 / 500;
     const POLLS: u32 = 300;
     let mut survey = Survey::new(2_000);
     let begin = cpu_time();
@@ -104,8 +123,7 @@ fn quiet(sources: &mut Sources) {
         let begin = cpu_time();
         while sources.step(&mut survey).is_none() && cpu_time() - begin < SURVEY {}
     }
-    let share = share(begin, POLLS) / 1e7;
-    line(&format!("{MANY}: quiet, polled each second"), "% a core", share, Some(1.0));
+    share(begin, POLLS) / 1e7
 }
 
 /// Nanoseconds of CPU time since `begin`, of each of so many.

@@ -29,6 +29,9 @@ fn main() -> anyhow::Result<()> {
     if chosen(agent::NAME) {
         agent::measure()?;
     }
+    if chosen(agent::QUIET) {
+        agent::measure_quiet()?;
+    }
     Ok(())
 }
 

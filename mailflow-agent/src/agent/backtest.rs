@@ -20,8 +20,8 @@ use crate::{
     config::Config,
     engine::time::Epoch,
     flowlog::{
-        Line, Log, LogError, LogOptions, Reading, Skipped,
-        history::{History, Rhythm},
+        Log, LogError, LogOptions, Reading,
+        history::{Limits, Rhythm, Sorter},
         read_lines,
     },
     sink::{gateway::Gateway, metrics::Agent},
@@ -57,14 +57,14 @@ pub fn run(config: &Config, logs: &[PathBuf], options: &LogOptions, at_end: AtEn
     let agent = Agent::new(env!("CARGO_PKG_VERSION"), clock::unix_seconds())?;
     let mut outputs =
         Outputs::open_for_the_past(&config.outputs, &agent, Gateway::new(config.gateway_name.as_deref()))?;
-    let (history, mut result) = read(config, logs, options);
-    let end = history.end();
-    let (arrivals, repeated) = history.ordered();
-    (result.records, result.repeated) = (arrivals.len() as u64, repeated);
+    let (sorter, mut result) = read(config, logs, options);
     let mut judges = Judges::new(&config.engine);
-    for arrival in arrivals {
-        judges.see(arrival, |effects| outputs.write_all(effects, EPOCH));
-    }
+    let (sorted, end) = sorter.sorted()?;
+    result.records = 0;
+    result.repeated = sorted.for_each(|arrivals| {
+        result.records += arrivals.len() as u64;
+        judges.see(arrivals, |effects| outputs.write_all(effects, EPOCH));
+    })?;
     if at_end == AtEnd::Drain {
         let longest = config.engine.rules.iter().map(|rule| rule.memory()).max();
         let end = end + config.engine.timeouts.idle + longest.unwrap_or_default();
@@ -81,7 +81,7 @@ pub fn run(config: &Config, logs: &[PathBuf], options: &LogOptions, at_end: AtEn
 }
 
 /// Reads flow logs as one history. What cannot be read is logged and counted.
-pub(super) fn read(config: &Config, logs: &[PathBuf], options: &LogOptions) -> (History, Backtested) {
+pub(super) fn read(config: &Config, logs: &[PathBuf], options: &LogOptions) -> (Sorter, Backtested) {
     let rhythm = Rhythm { timeouts: config.engine.timeouts, poll_interval: config.poll_interval };
     let mut reader = Reader {
         reading: Reading {
@@ -89,66 +89,59 @@ pub(super) fn read(config: &Config, logs: &[PathBuf], options: &LogOptions) -> (
             l2_overhead: options.l2_overhead,
             columns: &options.columns,
         },
-        history: History::new(rhythm),
+        sorter: Sorter::new(rhythm, Limits::USUAL),
         progress: Progress::new(logs, &config.outputs, Unit::Records),
         result: Backtested::default(),
     };
     logs.iter().for_each(|path| reader.log(path));
-    let Reader { history, progress, result, .. } = reader;
+    let Reader { sorter, progress, result, .. } = reader;
     progress.end();
-    (history, result)
+    (sorter, result)
 }
 
 struct Reader<'a> {
     reading: Reading<'a>,
-    history: History,
+    sorter: Sorter,
     progress: Progress,
     result: Backtested,
 }
 
 impl Reader<'_> {
     fn log(&mut self, path: &Path) {
-        let log = match Log::open(path, self.reading) {
+        let Self { reading, sorter, progress, result } = self;
+        // Otherwise it is known already that this fails.
+        if !sorter.is_good() {
+            return;
+        }
+        let damaged = |result: &mut Backtested, damage: &LogError| {
+            result.damaged += 1;
+            progress.pause(|| error!("{damage}"));
+        };
+        let log = match Log::open(path, *reading) {
             Ok(log) => log,
-            Err(damage) => return self.damaged(&damage),
+            Err(damage) => return damaged(result, &damage),
         };
         let (mut read, mut unread) = (0, Unread::default());
-        let end = read_lines(log, |line, position| {
-            read = position;
-            self.line(line, position, &mut unread);
-        });
-        if let Err(damage) = &end {
-            self.damaged(damage);
-        }
-        self.progress.pause(|| unread.report(path));
-        self.progress.file_done(self.result.records, end.unwrap_or(read));
-    }
-
-    fn line(&mut self, line: Result<Line, LogError>, position: u64, unread: &mut Unread) {
-        match line {
-            Ok(Line::Entry(entry)) => {
-                self.history.push(entry);
-                self.result.records += 1;
-                self.progress.at(self.result.records, position);
-            }
-            Ok(Line::Skipped(Skipped::OtherEvent)) => self.result.other_events += 1,
-            Ok(Line::Skipped(Skipped::OneWay)) => {
-                self.result.other_events += 1;
-                unread.one_way += 1;
-            }
-            Ok(Line::Skipped(Skipped::NotWatched)) => self.result.not_watched += 1,
-            Err(LogError::Line { path, line, fault }) => {
-                self.result.unreadable += 1;
+        let end = read_lines(log, sorter, |found| {
+            read = found.position;
+            result.records += found.records;
+            result.other_events += found.other_events + found.one_way;
+            result.not_watched += found.not_watched;
+            result.unreadable += found.faults.len() as u64;
+            unread.one_way += found.one_way;
+            for (line, fault) in found.faults {
                 if unread.is_first_of_its_reason(&fault) {
-                    self.progress.pause(|| error!("{}", LogError::Line { path, line, fault }));
+                    let path = path.to_owned();
+                    progress.pause(|| error!("{}", LogError::Line { path, line, fault }));
                 }
             }
-            Err(damage) => self.damaged(&damage),
+            progress.at_block(result.records, read);
+            sorter.is_good()
+        });
+        if let Err(damage) = &end {
+            damaged(result, damage);
         }
-    }
-
-    fn damaged(&mut self, damage: &LogError) {
-        self.result.damaged += 1;
-        self.progress.pause(|| error!("{damage}"));
+        progress.pause(|| unread.report(path));
+        self.progress.file_done(self.result.records, end.unwrap_or(read));
     }
 }

@@ -5,6 +5,8 @@ use std::{
     path::PathBuf,
 };
 
+use anyhow::Result;
+
 use super::{
     backtest::{self, Backtested, EPOCH},
     pipeline::Pipeline,
@@ -49,18 +51,23 @@ pub struct Past {
 impl Past {
     /// Reads `logs` and lets the rules see them, as a backtest does. What cannot be read of the logs is
     /// logged and counted.
-    pub fn read(config: &Config, logs: &[PathBuf], options: &LogOptions) -> Self {
-        let (history, read) = backtest::read(config, logs, options);
+    ///
+    /// # Errors
+    /// A temporary file for the records cannot be written or read.
+    pub fn read(config: &Config, logs: &[PathBuf], options: &LogOptions) -> Result<Self> {
+        let (sorter, read) = backtest::read(config, logs, options);
         let settings = Settings { limits: RuleLimits::WIDEST, ..config.engine.clone() };
         let mut engine = Engine::new(settings);
-        // The logs are in memory: there is no sense in a bound.
+        // What explains all records holds them all: there is no sense in a bound.
         engine.remember_all();
-        let end = history.end();
-        for Arrival { at, record } in history.ordered().0 {
-            engine.record(at, &record);
-        }
+        let (sorted, end) = sorter.sorted()?;
+        sorted.for_each(|arrivals| {
+            for Arrival { at, record } in arrivals {
+                engine.record(*at, record);
+            }
+        })?;
         engine.tick(end);
-        Self { engine, end, read }
+        Ok(Self { engine, end, read })
     }
 
     /// All there is to say of a source, as it was at the end of the logs.

@@ -60,12 +60,20 @@ impl Judges {
         }
     }
 
-    /// Lets the rules see a record.
-    pub(super) fn see(&mut self, Arrival { at, record }: Arrival, mut hand_on: impl FnMut(&Effects)) {
-        if record.inputs != Inputs::all() {
-            self.note(&record);
+    /// Lets the rules see records; hands on what comes of each.
+    pub(super) fn see(&mut self, arrivals: &[Arrival], mut hand_on: impl FnMut(&Effects)) {
+        let mut effects = Effects::default();
+        for some in arrivals.chunks(Engine::AHEAD) {
+            self.engine.prefetch(some.iter().map(|arrival| &arrival.record));
+            for Arrival { at, record } in some {
+                if record.inputs != Inputs::all() {
+                    self.note(record);
+                }
+                self.engine.record_into(*at, record, &mut effects);
+                hand_on(&effects);
+                effects.clear();
+            }
         }
-        hand_on(&self.engine.record(at, &record));
     }
 
     /// Lets time pass.

@@ -62,6 +62,13 @@ impl Progress {
         }
     }
 
+    /// Shows the same, for who has counted many units.
+    pub(super) fn at_block(&self, units: u64, position: u64) {
+        if !self.bar.is_hidden() {
+            self.show(units, position);
+        }
+    }
+
     /// Shows that a file is done.
     pub(super) fn file_done(&mut self, units: u64, position: u64) {
         self.show(units, position);

@@ -391,6 +391,9 @@ Formats, each file recognised by what is in it, plain or gzip: mailflow's own fl
 EVE flow lines, Zeek's conn.log, open_conn.log and conn_long.log as columns or as JSON; as JSON also within lines of \
 Filebeat or Elasticsearch. The order of files and lines does not matter.
 
+Records that wait for their turn take up to 256 MiB of memory; beyond that, about 70 bytes a record in a temporary \
+file without a name, in TMPDIR or else in /var/tmp.
+
 A rule that needs what a log does not tell is reported as not evaluable, with the number of records. \
 Of lines that cannot be read the first one of each reason is shown and the others are counted; the rest is evaluated, and the exit status is 1.
 

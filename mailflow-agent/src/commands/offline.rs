@@ -54,7 +54,13 @@ pub(super) fn past(path: Option<&Path>, args: &LogArgs, tell: impl FnOnce(&Past)
         Ok(config) => config,
         Err(exit) => return exit,
     };
-    let past = Past::read(&config, &args.logs, &args.reading.options());
+    let past = match Past::read(&config, &args.logs, &args.reading.options()) {
+        Ok(past) => past,
+        Err(error) => {
+            error!("{}", fault::told(&error));
+            return Exit::Failure;
+        }
+    };
     let whole = past.read.unreadable == 0 && past.read.damaged == 0;
     printed(tell(&past).map(|()| if whole { Exit::Good } else { Exit::Failure }))
 }

@@ -319,6 +319,18 @@ pub struct Effects {
     pub grouped: Vec<Grouped>,
 }
 
+impl Effects {
+    /// Forgets them, and keeps their room.
+    pub fn clear(&mut self) {
+        let Self { deltas, records, qualified, alerts, grouped } = self;
+        deltas.clear();
+        records.clear();
+        qualified.clear();
+        alerts.clear();
+        grouped.clear();
+    }
+}
+
 /// An alert that is told together with others, for the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Grouped {

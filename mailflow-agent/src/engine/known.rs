@@ -45,7 +45,9 @@ impl Engine {
         let stage = if open { Stage::Live } else { Stage::of(record.reason) };
         // The state may be older than that, and have it among what they have not seen.
         self.arrivals.forget(at, stage, &record.flow);
-        self.present(at, record, stage)
+        let mut effects = Effects::default();
+        self.present(at, record, stage, &mut effects);
+        effects
     }
 
     /// A flow that another engine has made its last record of: what it gained since it was known.

@@ -29,6 +29,9 @@ const COMPARED_SHARDS: usize = 8;
 /// Other subjects of which the least interesting one does, where there is no half-open one.
 const SAMPLED: usize = 64;
 
+/// Subjects that are brought into the caches together before they are visited.
+const AHEAD: usize = 32;
+
 /// Which flows are taken together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Known {
@@ -225,6 +228,14 @@ impl Lane {
         shard.get_mut(place).map(|(_, watched)| watched)
     }
 
+    /// Returns a subject, if it is remembered.
+    pub(super) fn get(&self, subject: &Subject) -> Option<&Watched> {
+        let hash = self.hasher.hash_one(subject);
+        let shard = self.shards.get(number(hash))?;
+        let place = shard.find(hash, subject)?;
+        shard.places.get(place as usize)?.get().map(|(_, watched)| watched)
+    }
+
     /// Notes that packets of `subject` found the flow table full.
     pub(super) fn overflow(&mut self, subject: Subject, time: Time) {
         let Overflowed { last, of_any, .. } = &mut self.overflowed;
@@ -276,7 +287,7 @@ impl Lane {
     pub(super) fn expire(&mut self, plan: &Plan, clock: Time) -> usize {
         let Self { shards, hasher, len, memory, turns, overflowed, .. } = self;
         overflowed.expire(plan, clock);
-        let mut visits = 0;
+        let (mut visits, mut due) = (0, Vec::new());
         if *len == 0 {
             return visits;
         }
@@ -284,8 +295,17 @@ impl Lane {
             let Some(shard) = shards.get_mut(number) else { continue };
             let mut next = shard.slots.get_mut(slot).map_or(NONE, |first| std::mem::replace(first, NONE));
             let before = shard.len;
-            while let Some(place) = shard.places.get_mut(next as usize) {
-                let at = std::mem::replace(&mut next, place.next);
+            due.clear();
+            while let Some(place) = shard.places.get(next as usize) {
+                due.push(next);
+                next = place.next;
+            }
+            for (turn, at) in due.iter().copied().enumerate() {
+                if turn % AHEAD == 0 {
+                    let ahead = due.iter().skip(turn).take(AHEAD);
+                    shard.touch(ahead.copied());
+                }
+                let Some(place) = shard.places.get_mut(at as usize) else { continue };
                 let Some((subject, watched)) = &mut place.entry else {
                     // It waits for another subject, and for its turn.
                     let slot = turns.slot(number, clock + plan.retention);

@@ -301,9 +301,25 @@ impl Engine {
     /// Gives a record from elsewhere, such as a flow log, to the rules. `now` is the moment at which
     /// it was made; records are given in that order.
     pub fn record(&mut self, now: Time, record: &FlowRecord) -> Effects {
-        self.recent.push(record);
-        self.present(now, record, Stage::of(record.reason))
+        let mut effects = Effects::default();
+        self.record_into(now, record, &mut effects);
+        effects
     }
+
+    /// Does so, and adds to `effects`: of millions of records few have any.
+    pub fn record_into(&mut self, now: Time, record: &FlowRecord, effects: &mut Effects) {
+        self.recent.push(record);
+        self.present(now, record, Stage::of(record.reason), effects);
+    }
+
+    /// Brings what the rules remember of the sources of the next records into the caches, at most [`Engine::AHEAD`]
+    /// at once. It changes nothing else.
+    pub fn prefetch<'a>(&self, next: impl Iterator<Item = &'a FlowRecord>) {
+        self.evaluator.prefetch(next.take(Self::AHEAD));
+    }
+
+    /// Records that are worth a look ahead at once.
+    pub const AHEAD: usize = 16;
 
     /// The records that the rules were shown at the last [`Engine::tick`], and when, in that order: judged so
     /// again by an engine without any, they leave the same windows and alerts.
@@ -392,12 +408,10 @@ impl Engine {
     }
 
     /// Gives a record from elsewhere to the rules at `at`, and lets time pass until then.
-    fn present(&mut self, at: Time, record: &FlowRecord, stage: Stage) -> Effects {
-        let mut effects = Effects::default();
+    fn present(&mut self, at: Time, record: &FlowRecord, stage: Stage, effects: &mut Effects) {
         let fit = self.evaluator.fit(record, stage, &self.settings.internal);
-        self.deliver(Arrival { at: at.max(record.time()), stage, fit, record }, &mut effects);
-        self.pass(at, &mut effects);
-        effects
+        self.deliver(Arrival { at: at.max(record.time()), stage, fit, record }, effects);
+        self.pass(at, effects);
     }
 
     /// Time passes: what is due is told.

@@ -3,6 +3,7 @@
 use std::{
     collections::VecDeque,
     hash::{BuildHasher, RandomState},
+    hint::black_box,
 };
 
 use hashbrown::HashTable;
@@ -97,6 +98,13 @@ impl Shard {
             entry.is_some_and(|(of, _)| of == subject)
         };
         self.index.find(hash, same).copied()
+    }
+
+    /// Reads what some subjects hold, so that it is in the caches when they are visited. One by one, each of several
+    /// places would be waited for when it is needed; here these waits overlap.
+    pub(super) fn touch(&self, places: impl Iterator<Item = u32>) {
+        let found = places.filter_map(|at| self.places.get(at as usize)?.get());
+        black_box(found.fold(0, |sum, (_, watched)| sum ^ watched.touch()));
     }
 
     /// Adds a subject that is not there, to be visited in the turn of `slot`; returns its place.

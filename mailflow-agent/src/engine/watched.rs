@@ -420,6 +420,14 @@ impl Watched {
         stores + incident
     }
 
+    /// Reads something of each place where it keeps anything.
+    pub(super) fn touch(&self) -> u64 {
+        if let Stores::First(first) = &self.stores {
+            return first.as_ref().map_or(0, |first| first.time.as_nanos());
+        }
+        self.stores().iter().fold(0, |sum, store| sum ^ store.touch())
+    }
+
     /// Leads to the flows noted.
     pub(super) fn trail(&self) -> Trail {
         self.trail

@@ -147,12 +147,22 @@ impl Columns {
         Ok(())
     }
 
+    /// Returns true once connections have been read.
+    pub(super) fn has_begun(&self) -> bool {
+        self.began
+    }
+
+    /// A line of values was read, here or by another.
+    pub(super) fn begin(&mut self) {
+        self.began |= !self.foreign;
+    }
+
     /// Reads a line of values.
     pub(super) fn read(&mut self, line: &str, reading: &Reading<'_>) -> Result<Line, Fault> {
         if self.foreign {
             return Ok(Line::Skipped(Skipped::OtherEvent));
         }
-        self.began = true;
+        self.begin();
         let values: Vec<&str> = line.split(self.separator.as_str()).collect();
         if self.names.is_empty() {
             return Err(Fault::new(1, "", "values before the `#fields` line, which names their columns"));

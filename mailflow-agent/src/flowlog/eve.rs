@@ -11,6 +11,7 @@ use super::{
     fault::Fault,
     json,
     own::{self, Extra},
+    quick,
     suricata::{self, Tcp},
     text::{Moment, Proto, Read},
 };
@@ -23,7 +24,8 @@ pub(super) struct Word<'a>(#[serde(borrow)] pub(super) Cow<'a, str>);
 /// A flow line.
 #[derive(Debug, Deserialize)]
 pub(super) struct Flow<'a> {
-    event_type: Cow<'a, str>,
+    #[serde(borrow)]
+    pub(super) event_type: Word<'a>,
     pub(super) src_ip: Read<IpAddr>,
     pub(super) src_port: Option<u16>,
     pub(super) dest_ip: Read<IpAddr>,
@@ -40,7 +42,7 @@ pub(super) struct Flow<'a> {
     pub(super) flow: Counters<'a>,
     pub(super) tcp: Option<Tcp>,
     #[serde(borrow)]
-    mailflow: Option<Extra<'a>>,
+    pub(super) mailflow: Option<Extra<'a>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -101,6 +103,9 @@ fn tags<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u16>, D::Error> {
 
 /// Reads one line.
 pub(super) fn read(line: &[u8], reading: &Reading<'_>) -> Result<Line, Fault> {
+    if let Some(flow) = quick::read(line).filter(|flow| flow.event_type.0 == "flow") {
+        return flow.line(line, reading);
+    }
     // Lines of other kinds have fields of the same names and other forms.
     if memchr::memmem::find(line, b"\"event_type\":\"flow\"").is_none() {
         let kind: Kind<'_> = json::read(line)?;
@@ -111,17 +116,22 @@ pub(super) fn read(line: &[u8], reading: &Reading<'_>) -> Result<Line, Fault> {
         }
     }
     let flow: Flow<'_> = json::read(line)?;
-    if flow.event_type != "flow" {
+    if flow.event_type.0 != "flow" {
         return Ok(Line::Skipped(Skipped::OtherEvent));
     }
-    let entry = match &flow.mailflow {
-        Some(extra) => own::entry(&flow, extra, line, reading)?,
-        None => suricata::entry(&flow, line, reading)?,
-    };
-    Ok(entry.map_or(Line::Skipped(Skipped::NotWatched), Line::Entry))
+    flow.line(line, reading)
 }
 
 impl Flow<'_> {
+    /// What comes of it.
+    fn line(&self, line: &[u8], reading: &Reading<'_>) -> Result<Line, Fault> {
+        let entry = match &self.mailflow {
+            Some(extra) => own::entry(self, extra, line, reading)?,
+            None => suricata::entry(self, line, reading)?,
+        };
+        Ok(entry.map_or(Line::Skipped(Skipped::NotWatched), Line::Entry))
+    }
+
     /// The two ends; `None` for a protocol without ports.
     pub(super) fn ends(&self, line: &[u8]) -> Result<Option<Ends>, Fault> {
         if self.proto.0 == Proto::Other {

@@ -13,6 +13,7 @@ mod json;
 mod names;
 mod own;
 mod parallel;
+mod quick;
 mod suricata;
 mod text;
 mod wrapped;
@@ -31,7 +32,7 @@ use self::{columns::Columns, wrapped::Kind};
 pub use self::{
     fault::{Fault, LogError},
     names::Renamed,
-    parallel::read_lines,
+    parallel::{Found, read_lines},
 };
 use crate::{
     engine::{flow::FlowRecord, settings::Services},
@@ -132,7 +133,7 @@ pub struct Log<'a> {
 }
 
 /// A log's format.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Format {
     Eve,
     ZeekJson,
@@ -295,13 +296,41 @@ impl Format {
         found.and_then(possible).map(Some).map_err(Bad::Line)
     }
 
-    /// Returns another reader of the same lines, if each line can be read without those before it.
-    fn of_any_line(&self) -> Option<Self> {
-        match self {
-            Format::Eve => Some(Format::Eve),
-            Format::ZeekJson => Some(Format::ZeekJson),
-            Format::Wrapped => Some(Format::Wrapped),
-            Format::ZeekColumns(_) | Format::Empty => None,
+    /// Passes over lines that another reads: their header, if they have one, says how those after them are read. Of a
+    /// header that is of another format, and of what follows it, `lines` keeps nothing.
+    fn pass(&mut self, lines: &mut Vec<u8>, reading: &Reading<'_>) -> Result<(), String> {
+        if !matches!(self, Format::ZeekColumns(_)) {
+            return Ok(());
+        }
+        let mut from = 0;
+        for sign in memchr::memchr_iter(b'#', lines) {
+            let (Some(before), Some(after)) = (lines.get(..sign), lines.get(sign..)) else { continue };
+            let begin = before.strip_suffix(MARK).unwrap_or(before).len();
+            if before.get(..begin).and_then(<[u8]>::last).is_some_and(|last| *last != b'\n') {
+                continue;
+            }
+            let end = sign + memchr::memchr(b'\n', after).map_or(after.len(), |end| end + 1);
+            self.pass_values(lines.get(from..begin).unwrap_or_default());
+            from = end;
+            if let Err(Bad::Header(found)) = self.read(lines.get(begin..end).unwrap_or_default(), reading) {
+                lines.truncate(begin);
+                return Err(found);
+            }
+        }
+        self.pass_values(lines.get(from..).unwrap_or_default());
+        Ok(())
+    }
+
+    /// Passes over lines of which none is one of a header.
+    fn pass_values(&mut self, lines: &[u8]) {
+        let Format::ZeekColumns(columns) = self else { return };
+        let is_read = |line: &[u8]| {
+            let contents = line.trim_ascii_end();
+            let contents = contents.strip_prefix(MARK).unwrap_or(contents);
+            (line.len() as u64) < LONGEST && !contents.is_empty() && text(line).is_ok()
+        };
+        if !columns.has_begun() && lines.split_inclusive(|byte| *byte == b'\n').any(is_read) {
+            columns.begin();
         }
     }
 

@@ -17,23 +17,23 @@ use crate::engine::{
 };
 
 /// What mailflow adds to an EVE line.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 pub(super) struct Extra<'a> {
-    payload_up: Option<u64>,
-    payload_down: Option<u64>,
-    data_packets_up: Option<u64>,
-    data_packets_down: Option<u64>,
-    data_bytes_up: Option<u64>,
-    data_bytes_down: Option<u64>,
-    messages_estimated: Option<u32>,
-    messages_rejected: Option<u32>,
+    pub(super) payload_up: Option<u64>,
+    pub(super) payload_down: Option<u64>,
+    pub(super) data_packets_up: Option<u64>,
+    pub(super) data_packets_down: Option<u64>,
+    pub(super) data_bytes_up: Option<u64>,
+    pub(super) data_bytes_down: Option<u64>,
+    pub(super) messages_estimated: Option<u32>,
+    pub(super) messages_rejected: Option<u32>,
     #[serde(borrow)]
-    app_evidence: Option<Word<'a>>,
-    complete: Option<bool>,
-    syn: Option<bool>,
-    synack: Option<bool>,
-    mptcp_join: Option<bool>,
-    mac: Option<Read<Mac>>,
+    pub(super) app_evidence: Option<Word<'a>>,
+    pub(super) complete: Option<bool>,
+    pub(super) syn: Option<bool>,
+    pub(super) synack: Option<bool>,
+    pub(super) mptcp_join: Option<bool>,
+    pub(super) mac: Option<Read<Mac>>,
 }
 
 /// The record of a line; its source is the client.

@@ -33,10 +33,10 @@ mod flag {
 }
 
 /// What Suricata says of TCP: the flags seen each way, all packets together.
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
 pub(super) struct Tcp {
-    tcp_flags_ts: Option<Read<Flags>>,
-    tcp_flags_tc: Option<Read<Flags>>,
+    pub(super) tcp_flags_ts: Option<Read<Flags>>,
+    pub(super) tcp_flags_tc: Option<Read<Flags>>,
 }
 
 /// The record of a line.

@@ -11,6 +11,7 @@ use mailflow_agent::{
         flow::{FlowRecord, RecordReason},
         inputs::Inputs,
         overview::{Overview, Survey},
+        settings::RuleLimits,
         time::Time,
     },
 };
@@ -40,6 +41,8 @@ impl Sources {
         let config =
             config::parse(config::DEFAULT_NAME, config::DEFAULT).map_err(|faults| anyhow!("{faults}"))?;
         let mut settings = config.engine;
+        // All of them are to be remembered, whatever memory that takes.
+        settings.limits = RuleLimits::WIDEST;
         settings.rules.retain(|rule| names.is_empty() || names.contains(&&*rule.name));
         let flow = flows::flow(0, Kind::Counts, 1);
         let (app, reason) = (App::Smtp, RecordReason::Closed);

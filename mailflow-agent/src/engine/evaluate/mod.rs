@@ -8,7 +8,7 @@ mod reconfigure;
 mod stats;
 mod watch;
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, hint::black_box, time::Duration};
 
 pub use self::stats::{RuleCounts, RuleStats};
 pub(super) use self::{
@@ -19,13 +19,15 @@ pub(super) use self::{
 };
 use super::{
     assets::Networks,
-    event::{Effects, WindowValue},
+    event::{Effects, Source, WindowValue},
     evidence::Evidence,
+    flow::FlowRecord,
     lane::Known,
     plan::Plan,
-    settings::{Rule, RuleLimits},
+    settings::{GroupBy, Rule, RuleLimits},
     sites::Sites,
     subject::Subject,
+    tally::Stage,
     time::{Epoch, Time},
     watched::Around,
 };
@@ -114,6 +116,28 @@ impl Evaluator {
             self.expire();
             self.pass(effects);
         }
+    }
+
+    /// Reads what is remembered of the sources of records whose turn comes soon. One by one, each of several places
+    /// would be waited for when it is needed; here these waits overlap.
+    pub(super) fn prefetch<'a>(&self, next: impl Iterator<Item = &'a FlowRecord>) {
+        /// Sources of rules that are looked at together.
+        const MOST: usize = 48;
+        let (mut found, mut number) = ([None; MOST], 0);
+        for record in next {
+            let subject = Subject::Source(Source::of(record.flow.client(), self.v6_source_prefix));
+            for watch in &self.watches {
+                if watch.plan.rule.group_by == GroupBy::Source
+                    && watch.fits(record, Stage::Ended, self.epoch)
+                    && let Some(place) = found.get_mut(number)
+                {
+                    *place = watch.unknown.get(&subject);
+                    number += 1;
+                }
+            }
+        }
+        let found = found.iter().take(number).flatten();
+        black_box(found.fold(0, |sum, watched| sum ^ watched.touch()));
     }
 
     /// What the windows of each subject of each rule hold at `now`, see [`Watch::held`]; ordered.

@@ -231,6 +231,18 @@ impl Store {
         }
     }
 
+    /// Reads something of what it has allocated.
+    pub(super) fn touch(&self) -> u64 {
+        let newest = match self {
+            Store::Times(times) => times.newest_first().next(),
+            Store::Series(series) => series.newest(),
+            Store::Ratio(both) => both.0.newest().max(both.1.newest()),
+            Store::Ends(ends) => ends.newest_first().next(),
+            Store::Sightings(sightings) => sightings.newest(),
+        };
+        newest.map_or(0, Time::as_nanos)
+    }
+
     /// Returns the bytes that it has allocated.
     pub(super) fn heap(&self) -> usize {
         match self {

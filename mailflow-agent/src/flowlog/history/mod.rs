@@ -1,10 +1,22 @@
 //! The records of several logs as one history, in an order that does not depend on that of the lines.
+//!
+//! [`History`] holds all of its records in memory; [`Sorter`] sorts those of logs of any size in bounded memory, and
+//! gives the same order.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+mod encoding;
+mod merge;
+mod run;
+mod sorter;
 
+use std::{cmp::Ordering, collections::HashMap, time::Duration};
+
+pub use self::{
+    merge::Sorted,
+    sorter::{Limits, Part, Sorter},
+};
 use super::{Entry, Origin};
 use crate::engine::{
-    flow::{FlowRecord, RecordReason},
+    flow::{Direction, FlowRecord, RecordReason},
     settings::Timeouts,
     time::Time,
 };
@@ -19,12 +31,12 @@ pub struct Rhythm {
 }
 
 /// A record and the moment at which the rules see it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Arrival {
     /// The moment.
     pub at: Time,
     /// The record.
-    pub record: Arc<FlowRecord>,
+    pub record: FlowRecord,
 }
 
 /// Records on their way into their order.
@@ -47,15 +59,10 @@ impl History {
     }
 
     /// Adds a record.
-    pub fn push(&mut self, Entry { record, origin }: Entry) {
-        let at = match origin {
-            Origin::Mailflow => self.rhythm.made(&record),
-            Origin::Suricata | Origin::Zeek => record.time(),
-        };
-        // When the agent was stopped is not known: not before any other moment that is.
-        let known = if record.reason == RecordReason::Shutdown { record.time() } else { at };
+    pub fn push(&mut self, entry: Entry) {
+        let (arrival, known) = self.rhythm.arrival(entry);
         self.end = self.end.max(known);
-        self.arrivals.push(Arrival { at, record: Arc::new(record) });
+        self.arrivals.push(arrival);
     }
 
     /// The history's end: no record tells of a later moment.
@@ -69,12 +76,7 @@ impl History {
         for arrival in &mut self.arrivals {
             arrival.at = arrival.at.min(self.end);
         }
-        self.arrivals.sort_unstable_by(|one, other| {
-            (one.at, one.record.time()).cmp(&(other.at, other.record.time())).then_with(|| {
-                // Whatever else there is: equal records stand beside each other.
-                rank(&one.record).cmp(&rank(&other.record))
-            })
-        });
+        self.arrivals.sort_unstable_by(Arrival::order);
         let before = self.arrivals.len();
         self.arrivals.dedup_by(|one, other| one.at == other.at && one.record == other.record);
         let repeated = (before - self.arrivals.len()) as u64;
@@ -101,7 +103,26 @@ fn actives_before_ends(arrivals: &mut [Arrival]) {
     }
 }
 
+impl Arrival {
+    /// The order in which the rules see records; equal ones stand beside each other.
+    fn order(&self, other: &Self) -> Ordering {
+        let moments = |arrival: &Self| (arrival.at, arrival.record.time());
+        moments(self).cmp(&moments(other)).then_with(|| rank(&self.record).cmp(&rank(&other.record)))
+    }
+}
+
 impl Rhythm {
+    /// Returns when the rules see a record, unless others move it, and the latest moment of which it tells.
+    fn arrival(&self, Entry { record, origin }: Entry) -> (Arrival, Time) {
+        let at = match origin {
+            Origin::Mailflow => self.made(&record),
+            Origin::Suricata | Origin::Zeek => record.time(),
+        };
+        // When the agent was stopped is not known: not before any other moment that is.
+        let known = if record.reason == RecordReason::Shutdown { record.time() } else { at };
+        (Arrival { at, record }, known)
+    }
+
     /// When the agent made its record.
     fn made(&self, record: &FlowRecord) -> Time {
         let (flow, last) = (&record.flow, record.time());
@@ -133,10 +154,21 @@ fn rank(record: &FlowRecord) -> impl Ord + use<> {
     let ends = (key.client.ip(), key.client_port, key.server.ip(), key.server_port);
     let scope = (key.scope.protocol(), key.scope.vlans().tags().collect::<Vec<_>>());
     let last = record.reason != RecordReason::Active;
-    let way = |way: &crate::engine::flow::Direction| {
-        [way.packets, way.bytes, way.payload, way.data_packets, way.data_bytes]
-    };
-    let counters = (way(&flow.up), way(&flow.down), flow.messages);
+    let way = |way: &Direction| [way.packets, way.bytes, way.payload, way.data_packets, way.data_bytes];
+    let counters = (way(&flow.up), way(&flow.down), flow.messages, flow.rejected);
     let rest = (record.app, record.reason.name(), record.complete, record.inputs, flow.mac);
-    (ends, scope, flow.first, last, counters, rest)
+    let facts = &flow.facts;
+    let facts = [
+        facts.syn,
+        facts.syn_ack,
+        facts.fin_up,
+        facts.fin_down,
+        facts.reset,
+        facts.answered,
+        facts.opening_up,
+        facts.opening_down,
+        facts.upgrade,
+        facts.looked,
+    ];
+    (ends, scope, flow.first, last, counters, rest, facts, flow.up.last, flow.down.last)
 }
