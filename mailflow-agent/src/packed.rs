@@ -37,7 +37,20 @@ impl Packed {
         } else {
             File::open(path)?
         };
-        let mut file = BufReader::new(Counted { file, position: Arc::clone(&position) });
+        Self::new(Counted { file, position: Arc::clone(&position) }, position)
+    }
+
+    /// Reads what another reader has, such as bytes in memory.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn from_reader(reader: impl Read + Send + 'static) -> io::Result<Self> {
+        let position = Arc::new(AtomicU64::new(0));
+        Self::new(Counted { file: reader, position: Arc::clone(&position) }, position)
+    }
+
+    fn new<R: Read + Send + 'static>(file: Counted<R>, position: Arc<AtomicU64>) -> io::Result<Self> {
+        let mut file = BufReader::new(file);
         let packed = file.fill_buf()?.starts_with(&GZIP);
         let contents: Box<dyn Read + Send> =
             if packed { Box::new(MultiGzDecoder::new(file)) } else { Box::new(file) };
@@ -57,12 +70,12 @@ impl Read for Packed {
 }
 
 /// A file that tells how far it was read.
-struct Counted {
-    file: File,
+struct Counted<R> {
+    file: R,
     position: Arc<AtomicU64>,
 }
 
-impl Read for Counted {
+impl<R: Read> Read for Counted<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.file.read(buffer)?;
         self.position.fetch_add(read as u64, Ordering::Relaxed);

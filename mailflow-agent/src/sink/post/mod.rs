@@ -20,10 +20,14 @@ use hyper::{
     http::{HeaderName, HeaderValue, Uri},
 };
 use hyper_util::rt::TokioIo;
-use tokio::{runtime::Runtime, time::timeout};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    runtime::Runtime,
+    time::timeout,
+};
 
-pub(super) use self::answer::Answer;
-use self::connect::{End, Tls, connect};
+pub use self::answer::Answer;
+use self::connect::{End, Stream, Tls, connect};
 use crate::{
     clock,
     config::{
@@ -170,6 +174,17 @@ impl Post {
             false => None,
         };
         let stream = connect(&prepared.end, prepared.proxy.as_ref(), tls.as_ref(), *timeout).await?;
+        self.begin(stream, prepared, body, (sent, connected)).await
+    }
+
+    /// Sends the first request of a connection.
+    async fn begin(
+        &mut self,
+        stream: impl Stream + 'static,
+        prepared: &Prepared,
+        body: &str,
+        (sent, connected): (i128, &Cell<bool>),
+    ) -> anyhow::Result<Answer> {
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         tokio::spawn(connection);
         connected.set(true);
@@ -207,6 +222,21 @@ impl Post {
             moved_to: moved_to(head.status, &head.headers),
         })
     }
+}
+
+/// Posts `body` to `to` over a connection that is made already, and reads the answer. Needs a tokio runtime.
+///
+/// # Errors
+/// What comes back is no answer.
+pub async fn post_over(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    to: &Url,
+    receiver: Receiver,
+    body: &str,
+) -> anyhow::Result<Answer> {
+    let mut post = Post::new(Address::Here(to.clone()), "", receiver);
+    let prepared = Prepared::new(&post, to, &[])?;
+    post.begin(stream, &prepared, body, (clock::unix_nanos(), &Cell::new(false))).await
 }
 
 impl Drop for Post {
