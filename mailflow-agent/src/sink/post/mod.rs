@@ -219,7 +219,7 @@ impl Post {
             said: prepared.scrubbed(&said),
             retry_after: answer::retry_after(&head.headers, received),
             clock_offset: answer::clock_offset(&head.headers, [sent, received]),
-            moved_to: moved_to(head.status, &head.headers),
+            moved_to: moved_to(head.status, &head.headers).map(|to| prepared.scrubbed(to.as_bytes())),
         })
     }
 }
@@ -381,4 +381,38 @@ fn chain(error: &hyper::Error) -> String {
         cause = inner.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    #[test]
+    fn no_part_of_an_answer_shows_a_secret() {
+        let to = Url::parse("http://receiver.example/PLANTED1?key=PLANTED2", Form::Webhook).unwrap();
+        let headers = vec![("x-token".to_owned(), "PLANTED3".to_owned())];
+        let receiver = Receiver { headers, proxy: crate::config::Proxy::Off, ..Receiver::default() };
+        let shown = |answer: &'static str| {
+            runtime().unwrap().block_on(async {
+                let (client, mut server) = tokio::io::duplex(1 << 16);
+                tokio::spawn(async move {
+                    let _ = server.read(&mut [0; 1 << 12]).await;
+                    server.write_all(answer.as_bytes()).await.unwrap();
+                });
+                format!("{:?}", post_over(client, &to, receiver.clone(), "{}").await)
+            })
+        };
+        for answer in [
+            "HTTP/1.1 400 Bad\r\n\r\nno PLANTED1 with PLANTED2 and PLANTED3",
+            "HTTP/1.1 301 Moved\r\nLocation: https://PLANTED1.example/PLANTED2\r\n\r\n",
+            "HTTP/1.1 302 Found\r\nLocation: http://PLANTED2:PLANTED3@other.example/\r\n\r\n",
+            "HTTP/1.1 307 Found\r\nLocation: x://PLANTED1\r\n\r\n",
+            "PLANTED1 PLANTED2\r\n\r\n",
+        ] {
+            assert!(!shown(answer).contains("PLANTED"), "{}", shown(answer));
+        }
+        assert!(shown("HTTP/1.1 301 Moved\r\nLocation: https://o.example/\r\n\r\n").contains("https://o.example:443"));
+    }
 }
