@@ -22,7 +22,7 @@ pub(crate) struct Args {
     /// Run this target alone; may be given several times
     #[arg(long = "target", value_name = "NAME", value_parser = named)]
     pub(crate) targets: Vec<Target>,
-    /// How long each target looks for new inputs, after those that are known
+    /// Seconds for which each target looks for new inputs, beside those that are known
     #[arg(long, value_name = "N", default_value_t = 60)]
     pub(crate) seconds: u32,
     /// Run one input alone, such as a finding

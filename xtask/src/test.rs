@@ -33,7 +33,7 @@ const CARGO: &[&[&str]] = &[
     &["test", "--locked", "--workspace", "--no-fail-fast"],
 ];
 
-/// How long each fuzz target looks for new inputs: with the committed ones, all targets take less than a minute.
+/// Seconds for which each fuzz target looks for new inputs: with the committed ones, all targets take less than a minute.
 const FUZZ_SECONDS: u32 = 3;
 
 /// Runs all of them, whatever the first ones say, and ends with a summary.

@@ -7,7 +7,7 @@ use mailflow_agent::{
     packed::Packed,
 };
 
-use crate::pieces::Pieces;
+use crate::{budget::GZIP, pieces::Pieces};
 
 /// Most bytes that a link type's header grows by: an Ethernet header replaces it.
 const ETHERNET: usize = 14;
@@ -52,9 +52,12 @@ fn read(contents: Pieces) -> Found {
 
 /// Reads a capture whole, in pieces, cut, and written again.
 pub(crate) fn run(data: &[u8]) {
+    let packed = data.starts_with(&GZIP);
     let whole = read(Pieces::whole(data));
-    assert_eq!(whole, read(Pieces::small(data)), "in pieces");
-    let packed = data.starts_with(&[0x1f, 0x8b]);
+    // How much is unpacked before damage depends on the pieces.
+    if !packed || whole.error.is_none() {
+        assert_eq!(whole, read(Pieces::small(data)), "in pieces");
+    }
 
     let bytes: usize = whole.frames.iter().map(|frame| frame.bytes.len()).sum();
     assert!(packed || bytes <= data.len() + ETHERNET * whole.frames.len(), "{bytes} bytes of frames");

@@ -16,7 +16,7 @@ use mailflow_agent::{
 };
 use serde_json::Value;
 
-use crate::pieces::Pieces;
+use crate::{budget::GZIP, pieces::Pieces};
 
 /// Largest count of a record that is read.
 const LARGEST: u64 = 1 << 48;
@@ -31,7 +31,7 @@ static RENAMED: LazyLock<[Renamed; 1]> = LazyLock::new(|| ["ts=no such column".p
 
 const NAME: &str = "log";
 
-/// What a log holds.
+/// Contents of a log.
 #[derive(Debug, Default)]
 struct Found {
     lines: Vec<Result<Line, LogError>>,
@@ -110,8 +110,12 @@ pub(crate) fn zeek_tsv(data: &[u8]) {
 /// Reads a log whole and in pieces, and what it holds once more from lines of our own.
 fn checked(text: &[u8]) -> Found {
     let found = read(Pieces::whole(text), &[]);
-    assert_eq!(shown(&found), shown(&read(Pieces::small(text), &[])), "in pieces");
-    if !text.starts_with(&[0x1f, 0x8b]) {
+    let packed = text.starts_with(&GZIP);
+    // How much is unpacked before damage depends on the pieces.
+    if !packed || found.error.is_none() {
+        assert_eq!(shown(&found), shown(&read(Pieces::small(text), &[])), "in pieces");
+    }
+    if !packed {
         places(&found, text);
     }
     for entry in found.entries() {

@@ -261,7 +261,7 @@ fn variant(frame: &[u8]) -> Option<u32> {
     None
 }
 
-/// The frames of a file, as docs/life.md has them: a length, a CRC-32, and so many bytes.
+/// The frames of a file: a length, a CRC-32, and so many bytes.
 fn split(mut bytes: &[u8]) -> Vec<Vec<u8>> {
     let mut frames = Vec::new();
     while let Some((head, rest)) = bytes.split_first_chunk::<8>() {
