@@ -113,7 +113,9 @@ mod tests {
         let mut packed = GzEncoder::new(Vec::new(), Compression::fast());
         packed.write_all(b"contents").unwrap();
         let packed = packed.finish().unwrap();
-        for (bytes, expected) in [(packed.as_slice(), &b"contents"[..]), (&[0x1f], &[0x1f]), (b"", b""), (b"plain", b"plain")] {
+        for (bytes, expected) in
+            [(packed.as_slice(), &b"contents"[..]), (&[0x1f], &[0x1f]), (b"", b""), (b"plain", b"plain")]
+        {
             let mut contents = Vec::new();
             Packed::from_reader(Bytes(bytes.to_vec())).unwrap().read_to_end(&mut contents).unwrap();
             assert_eq!(contents, expected);

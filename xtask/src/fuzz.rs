@@ -153,7 +153,9 @@ fn run_one(binary: &Path, target: Target, args: &Args) -> Result<()> {
         }
         None => {
             ensure!(!files(&committed)?.is_empty(), "{} has no inputs", committed.display());
-            command.arg(format!("-max_total_time={}", args.seconds)).arg(format!("-max_len={}", longest(target)));
+            command
+                .arg(format!("-max_total_time={}", args.seconds))
+                .arg(format!("-max_len={}", longest(target)));
             let dictionary = workspace::root().join(format!("tests/fuzz/dictionaries/{name}.dict"));
             if dictionary.exists() {
                 command.arg(format!("-dict={}", dictionary.display()));
@@ -165,7 +167,10 @@ fn run_one(binary: &Path, target: Target, args: &Args) -> Result<()> {
         for found in files(&findings).unwrap_or_default().iter().filter(|found| !known.contains(found)) {
             say(format!("finding: {}", found.display()));
             say(format!("again:   cargo xtask fuzz --target {name} --input {}", found.display()));
-            say(format!("once it is fixed, copy it to {}: it is run each time from then on", committed.display()));
+            say(format!(
+                "once it is fixed, copy it to {}: it is run each time from then on",
+                committed.display()
+            ));
         }
     })
 }

@@ -225,6 +225,12 @@ interfaces: [{ name: lan0 }]
     }
 
     #[test]
+    fn a_mark_before_the_text_moves_nothing() {
+        let text = "url: x-PLANTED\nheaders: { a: PLANTED }\n";
+        assert_eq!(redacted(&format!("\u{feff}{text}")), format!("\u{feff}{}", redacted(text)));
+    }
+
+    #[test]
     fn credentials_are_found_behind_words_and_blanks() {
         for (text, shown) in [
             ("# Bearer  PLANTED1 and", "# Bearer  ... and"),

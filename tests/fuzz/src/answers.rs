@@ -29,7 +29,8 @@ const SHOWN: usize = 500 * 10;
 /// Longest pause that a receiver may ask for.
 const PAUSE: Duration = Duration::from_secs(600);
 
-static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Builder::new_current_thread().enable_all().build().unwrap());
+static RUNTIME: LazyLock<Runtime> =
+    LazyLock::new(|| Builder::new_current_thread().enable_all().build().unwrap());
 static TO: LazyLock<Url> = LazyLock::new(|| {
     Url::parse("http://receiver.example/hook/PathSecret?key=QuerySecret", Form::Webhook).unwrap()
 });
@@ -42,7 +43,11 @@ struct Server {
 }
 
 impl AsyncRead for Server {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, to: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        to: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         if !self.asked {
             self.reader = Some(context.waker().clone());
             return Poll::Pending;

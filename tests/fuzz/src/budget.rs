@@ -71,7 +71,9 @@ impl Budget {
     fn of(target: Target, data: &[u8]) -> Self {
         match target {
             // By design, anchors and aliases may stand for a million values.
-            Target::Config | Target::Web if data.contains(&b'&') => Self { bytes: 1 << 30, time: Duration::from_secs(5) },
+            Target::Config | Target::Web if data.contains(&b'&') => {
+                Self { bytes: 1 << 30, time: Duration::from_secs(5) }
+            }
             _ => Self { bytes: 32 << 20, time: Duration::from_millis(500) },
         }
     }

@@ -71,7 +71,9 @@ pub(crate) fn run(data: &[u8]) {
     let cut = read(Pieces::whole(&data[..data.len() / 2]));
     assert!(packed || whole.frames.starts_with(&cut.frames), "cut in half");
 
-    let fits = |frame: &Frame| u32::try_from(frame.length).is_ok() && frame.time / 1_000_000_000 <= u64::from(u32::MAX);
+    let fits = |frame: &Frame| {
+        u32::try_from(frame.length).is_ok() && frame.time / 1_000_000_000 <= u64::from(u32::MAX)
+    };
     let frames: Vec<Frame> = whole.frames.into_iter().filter(fits).collect();
     let again = read(Pieces::whole(&written(&frames)));
     assert_eq!(again, Found { frames, skipped: BTreeMap::new(), error: None }, "written again");

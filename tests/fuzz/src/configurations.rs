@@ -68,7 +68,8 @@ fn secrets(config: &Config) -> Vec<String> {
     for output in &config.outputs.alerts {
         match &output.to {
             AlertTo::Webhook { url: to, receiver, .. } => {
-                let address = if let Address::Here(url) = to { vec![url.text().to_owned()] } else { Vec::new() };
+                let address =
+                    if let Address::Here(url) = to { vec![url.text().to_owned()] } else { Vec::new() };
                 of(receiver, address);
             }
             AlertTo::Alertmanager { urls, receiver, .. } => {
@@ -92,8 +93,12 @@ fn same(config: &Config, other: Result<Config, Faults>, how: &str) {
 
 /// All but the outputs, whose addresses and headers are not shown.
 fn engine(config: &Config) -> String {
-    let Config { gateway_name, interfaces, poll_interval, flow_table, engine, rules_off, control, state, .. } = config;
-    format!("{gateway_name:?} {interfaces:?} {poll_interval:?} {flow_table:?} {engine:?} {rules_off:?} {control:?} {state:?}")
+    let Config {
+        gateway_name, interfaces, poll_interval, flow_table, engine, rules_off, control, state, ..
+    } = config;
+    format!(
+        "{gateway_name:?} {interfaces:?} {poll_interval:?} {flow_table:?} {engine:?} {rules_off:?} {control:?} {state:?}"
+    )
 }
 
 /// Reads a web configuration.
@@ -115,7 +120,8 @@ pub(crate) fn web(data: &[u8]) {
     names.dedup();
     assert_eq!(names.len(), web.users.len(), "a user with two passwords");
     let quoted = |text: &str| serde_json::to_string(text).unwrap();
-    let line = |(name, hash): &(String, String)| format!("  {}: {}\n", quoted(name), quoted(hash));
+    // A key on one line with its value may have 1024 characters only.
+    let line = |(name, hash): &(String, String)| format!("  ? {}\n  : {}\n", quoted(name), quoted(hash));
     let users: String = web.users.iter().map(line).collect();
     if !users.is_empty() {
         let again = parse(&format!("basic_auth_users:\n{users}"));

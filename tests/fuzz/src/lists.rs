@@ -78,7 +78,8 @@ impl List {
         }
         let with_crlf = String::from_utf8_lossy(text).replace('\n', "\r\n").into_bytes();
         if found.is_ok() && !text.contains(&b'\r') {
-            let other = self.read(&with_crlf).map(|(networks, warnings)| (meaning(&networks), warnings.len()));
+            let other =
+                self.read(&with_crlf).map(|(networks, warnings)| (meaning(&networks), warnings.len()));
             let this = found.as_ref().map(|(networks, warnings)| (meaning(networks), warnings.len())).ok();
             assert_eq!(other.as_ref().ok(), this.as_ref(), "with CRLF: {:?}", other.as_ref().err());
         }

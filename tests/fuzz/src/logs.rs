@@ -181,7 +181,8 @@ fn known(record: &FlowRecord) -> impl PartialEq + std::fmt::Debug + use<> {
 
 fn written(records: &[&FlowRecord]) -> String {
     static GATEWAY: LazyLock<Gateway> = LazyLock::new(|| Gateway::new(Some("gateway")));
-    let line = |record: &&FlowRecord| flow_log::line(record, Epoch::from_unix_nanos(0), &GATEWAY).unwrap() + "\n";
+    let line =
+        |record: &&FlowRecord| flow_log::line(record, Epoch::from_unix_nanos(0), &GATEWAY).unwrap() + "\n";
     records.iter().map(line).collect()
 }
 

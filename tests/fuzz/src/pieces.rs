@@ -23,7 +23,8 @@ impl Pieces {
 
     /// A reader of pieces, whose length follows from the bytes.
     pub(crate) fn small(bytes: &[u8]) -> Self {
-        let sum = bytes.iter().fold(0_usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(usize::from(*byte)));
+        let sum =
+            bytes.iter().fold(0_usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(usize::from(*byte)));
         // Many small pieces of a long input would only cost time.
         let length = 1 + sum % 13 + bytes.len() / 512;
         Self { bytes: bytes.to_vec(), at: 0, length }
@@ -46,7 +47,11 @@ impl Read for Pieces {
 }
 
 impl AsyncRead for Pieces {
-    fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, to: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        to: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let piece = self.next(to.remaining());
         to.put_slice(piece);
         Poll::Ready(Ok(()))

@@ -12,7 +12,7 @@ use mailflow_agent::{
     config,
     disk::Limits,
     engine::{Engine, flow::FlowRecord, settings::Settings, time::Epoch},
-    state::{Event, Past, Recovered, State, Store, Tables, Unwritable, Untold},
+    state::{Event, Past, Recovered, State, Store, Tables, Untold, Unwritable},
 };
 
 use crate::logs;
@@ -123,7 +123,10 @@ pub(crate) fn journal(data: &[u8]) {
     assert!(first.state.is_some(), "{:?}", first.notes);
     let found = first.journal.len() + first.history.len();
     assert!(found <= frames.len(), "{found} entries of {} frames", frames.len());
-    assert!(output.starts_with(&fs::read_to_string(place.output()).unwrap()), "another tool's lines were changed");
+    assert!(
+        output.starts_with(&fs::read_to_string(place.output()).unwrap()),
+        "another tool's lines were changed"
+    );
     let second = open(&directory);
     assert_eq!((&first.journal, &first.history), (&second.journal, &second.history), "read again");
 

@@ -413,6 +413,9 @@ mod tests {
         ] {
             assert!(!shown(answer).contains("PLANTED"), "{}", shown(answer));
         }
-        assert!(shown("HTTP/1.1 301 Moved\r\nLocation: https://o.example/\r\n\r\n").contains("https://o.example:443"));
+        assert!(
+            shown("HTTP/1.1 301 Moved\r\nLocation: https://o.example/\r\n\r\n")
+                .contains("https://o.example:443")
+        );
     }
 }
