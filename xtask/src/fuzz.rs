@@ -160,7 +160,12 @@ fn run_one(binary: &Path, target: Target, args: &Args) -> Result<()> {
             if dictionary.exists() {
                 command.arg(format!("-dict={}", dictionary.display()));
             }
-            terminal::run(command.args(["-print_final_stats=1", "-verbosity=0"]).arg(&learnt).arg(&committed))
+            terminal::run(
+                command
+                    .args(["-print_final_stats=1", "-verbosity=0", "-print_funcs=0"])
+                    .arg(&learnt)
+                    .arg(&committed),
+            )
         }
     };
     result.inspect_err(|_| {

@@ -34,7 +34,7 @@ const CARGO: &[&[&str]] = &[
 ];
 
 /// Seconds for which each fuzz target looks for new inputs: with the committed ones, all targets take less than a minute.
-const FUZZ_SECONDS: u32 = 3;
+const FUZZ_SECONDS: u32 = 2;
 
 /// Runs all of them, whatever the first ones say, and ends with a summary.
 pub(crate) fn run(args: &Args) -> Result<()> {
