@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{self, BufRead, BufReader, Read},
+    io::{self, BufReader, Cursor, Read},
     os::fd::AsFd,
     path::Path,
     sync::{
@@ -37,10 +37,27 @@ impl Packed {
         } else {
             File::open(path)?
         };
-        let mut file = BufReader::new(Counted { file, position: Arc::clone(&position) });
-        let packed = file.fill_buf()?.starts_with(&GZIP);
+        Self::new(Counted { file, position: Arc::clone(&position) }, position)
+    }
+
+    /// Reads what another reader has, such as bytes in memory.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn from_reader(reader: impl Read + Send + 'static) -> io::Result<Self> {
+        let position = Arc::new(AtomicU64::new(0));
+        Self::new(Counted { file: reader, position: Arc::clone(&position) }, position)
+    }
+
+    fn new<R: Read + Send + 'static>(file: Counted<R>, position: Arc<AtomicU64>) -> io::Result<Self> {
+        let mut file = BufReader::new(file);
+        let mut begin = Vec::with_capacity(GZIP.len());
+        // A pipe may give them one by one.
+        file.by_ref().take(GZIP.len() as u64).read_to_end(&mut begin)?;
+        let packed = begin == GZIP;
+        let whole = Cursor::new(begin).chain(file);
         let contents: Box<dyn Read + Send> =
-            if packed { Box::new(MultiGzDecoder::new(file)) } else { Box::new(file) };
+            if packed { Box::new(MultiGzDecoder::new(whole)) } else { Box::new(whole) };
         Ok(Self { contents, position })
     }
 
@@ -57,15 +74,51 @@ impl Read for Packed {
 }
 
 /// A file that tells how far it was read.
-struct Counted {
-    file: File,
+struct Counted<R> {
+    file: R,
     position: Arc<AtomicU64>,
 }
 
-impl Read for Counted {
+impl<R: Read> Read for Counted<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.file.read(buffer)?;
         self.position.fetch_add(read as u64, Ordering::Relaxed);
         Ok(read)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use flate2::{Compression, write::GzEncoder};
+
+    use super::*;
+
+    /// Gives one byte at each read.
+    struct Bytes(Vec<u8>);
+
+    impl Read for Bytes {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            let length = buffer.len().min(1).min(self.0.len());
+            for (to, byte) in buffer.iter_mut().zip(self.0.drain(..length)) {
+                *to = byte;
+            }
+            Ok(length)
+        }
+    }
+
+    #[test]
+    fn gzip_is_recognised_however_small_the_pieces_are() {
+        let mut packed = GzEncoder::new(Vec::new(), Compression::fast());
+        packed.write_all(b"contents").unwrap();
+        let packed = packed.finish().unwrap();
+        for (bytes, expected) in
+            [(packed.as_slice(), &b"contents"[..]), (&[0x1f], &[0x1f]), (b"", b""), (b"plain", b"plain")]
+        {
+            let mut contents = Vec::new();
+            Packed::from_reader(Bytes(bytes.to_vec())).unwrap().read_to_end(&mut contents).unwrap();
+            assert_eq!(contents, expected);
+        }
     }
 }

@@ -1,16 +1,48 @@
-//! `cargo xtask fuzz`: the parser against frames that libFuzzer finds.
+//! `cargo xtask fuzz`: the parsers of outside input against inputs that libFuzzer finds.
 
-use std::{fs, process::Command};
+#[path = "../../tests/fuzz/src/targets.rs"]
+mod targets;
 
-use anyhow::{Context, Result};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
-use crate::{terminal, workspace};
+use anyhow::{Context, Result, ensure};
 
-#[derive(Clone, Copy, Debug, clap::Args)]
+use self::targets::{Target, VARIABLE};
+use crate::{
+    terminal::{self, say},
+    workspace,
+};
+
+#[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
-    /// How long to look for frames on which the parsers differ
+    /// Run this target alone; may be given several times
+    #[arg(long = "target", value_name = "NAME", value_parser = named)]
+    pub(crate) targets: Vec<Target>,
+    /// Seconds for which each target looks for new inputs, beside those that are known
     #[arg(long, value_name = "N", default_value_t = 60)]
     pub(crate) seconds: u32,
+    /// Run one input alone, such as a finding
+    #[arg(long, value_name = "FILE")]
+    pub(crate) input: Option<PathBuf>,
+    /// List the targets
+    #[arg(long)]
+    pub(crate) list: bool,
+}
+
+impl Args {
+    /// All targets, for so many seconds each.
+    pub(crate) fn all(seconds: u32) -> Self {
+        Self { targets: Vec::new(), seconds, input: None, list: false }
+    }
+}
+
+fn named(name: &str) -> Result<Target, String> {
+    let known = || Target::ALL.map(Target::name).join(", ");
+    Target::named(name).ok_or_else(|| format!("expected one of {}", known()))
 }
 
 /// libFuzzer's instrumentation, which stable rustc has as passes of LLVM.
@@ -20,24 +52,161 @@ const INSTRUMENTED: &str = "--cfg fuzzing -Cpasses=sancov-module \
      -Cllvm-args=-sanitizer-coverage-pc-table \
      -Cllvm-args=-sanitizer-coverage-trace-compares \
      -Ccodegen-units=1";
-/// Headers as deep as they are followed, and some payload.
-const LONGEST: u32 = 700;
+/// Seconds after which one input has taken too long. The targets themselves compare time with the input's length.
+const TIMEOUT: u32 = 60;
+/// Most memory of the process, in MiB. The targets themselves compare memory with the input's length.
+const MEMORY: u32 = 4096;
 
-/// Builds the target and runs it. What was found lies in `target/fuzz`, the frames that lead to code
-/// not reached before in `target/fuzz/corpus`, for the next run to begin with.
+/// Builds the targets and runs them one after the other, all of them whatever the first ones find.
+///
+/// Findings lie in `target/fuzz/findings`, the inputs that lead to code not reached before in `target/fuzz/corpus`, for
+/// the next run to begin with.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let folder = workspace::root().join("target/fuzz");
-    let corpus = folder.join("corpus");
-    fs::create_dir_all(&corpus).with_context(|| format!("making {}", corpus.display()))?;
+    let targets = if args.targets.is_empty() { &Target::ALL[..] } else { &args.targets };
+    if args.list {
+        for target in targets {
+            println!("{:<10} {}", target.name(), about(*target));
+        }
+        return Ok(());
+    }
+    ensure!(args.input.is_none() || targets.len() == 1, "--input takes the --target that reads it");
+    let binary = build()?;
+    let mut failed = Vec::new();
+    for target in targets {
+        if let Err(error) = run_one(&binary, *target, args) {
+            say(format!("{error:#}"));
+            failed.push(target.name());
+        }
+    }
+    ensure!(failed.is_empty(), "findings in {}", failed.join(", "));
+    Ok(())
+}
+
+/// Returns the input and the property that is checked.
+const fn about(target: Target) -> &'static str {
+    match target {
+        Target::Frames => "frames: the parser agrees with the slow reference parser",
+        Target::Pcap => "pcap files: the same in pieces, and after being written again",
+        Target::Pcapng => "pcapng files: the same in pieces, and after being written as pcap",
+        Target::FlowLog => "flow logs of any format: the same in pieces and by several threads",
+        Target::Eve => "EVE lines: the records, written as lines of our own, are read back equal",
+        Target::ZeekJson => "conn.log as JSON: the same with and without renamed columns",
+        Target::ZeekTsv => "conn.log as columns: the places of faults lie in the file",
+        Target::Csv => "tables of networks: bounded faults inside of the file, the same with CRLF",
+        Target::Lines => "lists of networks: written as lines, they are read back equal",
+        Target::Netbox => "NetBox's answers: bounded faults inside of the file, the same as lines",
+        Target::Config => "configurations: as print-config shows them they are accepted, without secrets",
+        Target::Web => "web configurations: bounded faults inside of the file, the same with CRLF",
+        Target::Journal => "the journal and the history: written again they are read back equal",
+        Target::State => "the state: written again it is read back equal, and the engine goes on from it",
+        Target::Control => "control requests: an answer for each line, the same in pieces",
+        Target::Http => "answers of receivers: no secret is shown, the same in pieces",
+    }
+}
+
+/// Returns the length of the longest input in bytes.
+const fn longest(target: Target) -> u32 {
+    match target {
+        // Headers as deep as they are followed, and some payload.
+        Target::Frames => 700,
+        Target::Http => 8 << 10,
+        // Longer than the longest request.
+        Target::Control => 80 << 10,
+        _ => 16 << 10,
+    }
+}
+
+fn folder() -> PathBuf {
+    workspace::root().join("target/fuzz")
+}
+
+/// Builds the binary that all targets are in.
+fn build() -> Result<PathBuf> {
+    let (host, folder) = (host()?, folder().join("build"));
     let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["run", "--locked", "--release", "--manifest-path", "tests/fuzz/Cargo.toml"]);
+    cargo.args(["build", "--locked", "--release", "--manifest-path", "tests/fuzz/Cargo.toml"]);
     // A target of its own: build scripts and macros are not instrumented.
-    cargo.args(["--target", &host()?]).arg("--target-dir").arg(folder.join("build"));
+    cargo.args(["--target", &host]).arg("--target-dir").arg(&folder);
     cargo.env("RUSTFLAGS", INSTRUMENTED).current_dir(workspace::root());
-    cargo.arg("--").arg(&corpus);
-    cargo.arg(format!("-artifact_prefix={}/", folder.display()));
-    cargo.args([format!("-max_total_time={}", args.seconds), format!("-max_len={LONGEST}")]);
-    terminal::run(cargo.arg("-print_final_stats=1"))
+    terminal::run(&mut cargo)?;
+    Ok(folder.join(host).join("release/mailflow-fuzz"))
+}
+
+fn run_one(binary: &Path, target: Target, args: &Args) -> Result<()> {
+    let name = target.name();
+    println!("{}", terminal::bold(&format!("{name}: {}", about(target))));
+    let committed = workspace::root().join("tests/fuzz/corpus").join(name);
+    let (learnt, findings) = (folder().join("corpus").join(name), folder().join("findings").join(name));
+    for folder in [&learnt, &findings] {
+        fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+    }
+    let known = files(&findings)?;
+    let working = Working::new(name)?;
+    let mut command = Command::new(binary);
+    command.env(VARIABLE, name).env("TMPDIR", &working.0).current_dir(&working.0);
+    command.args([format!("-timeout={TIMEOUT}"), format!("-rss_limit_mb={MEMORY}")]);
+    command.arg(format!("-artifact_prefix={}/", findings.display()));
+    let result = match &args.input {
+        Some(input) => {
+            let input = fs::canonicalize(input).with_context(|| format!("reading {}", input.display()))?;
+            terminal::run(command.arg(input))
+        }
+        None => {
+            ensure!(!files(&committed)?.is_empty(), "{} has no inputs", committed.display());
+            command
+                .arg(format!("-max_total_time={}", args.seconds))
+                .arg(format!("-max_len={}", longest(target)));
+            let dictionary = workspace::root().join(format!("tests/fuzz/dictionaries/{name}.dict"));
+            if dictionary.exists() {
+                command.arg(format!("-dict={}", dictionary.display()));
+            }
+            terminal::run(
+                command
+                    .args(["-print_final_stats=1", "-verbosity=0", "-print_funcs=0"])
+                    .arg(&learnt)
+                    .arg(&committed),
+            )
+        }
+    };
+    result.inspect_err(|_| {
+        for found in files(&findings).unwrap_or_default().iter().filter(|found| !known.contains(found)) {
+            say(format!("finding: {}", found.display()));
+            say(format!("again:   cargo xtask fuzz --target {name} --input {}", found.display()));
+            say(format!(
+                "once it is fixed, copy it to {}: it is run each time from then on",
+                committed.display()
+            ));
+        }
+    })
+}
+
+/// The files in a folder, in the order of their names.
+fn files(folder: &Path) -> Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(folder).with_context(|| format!("listing {}", folder.display()))?;
+    let mut files = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
+    files.sort();
+    Ok(files)
+}
+
+/// A working directory, in memory where the system has one there; it goes with the value.
+struct Working(PathBuf);
+
+impl Working {
+    fn new(name: &str) -> Result<Self> {
+        let memory = Path::new("/dev/shm");
+        let parent = if memory.is_dir() { memory } else { &std::env::temp_dir() };
+        let path = parent.join(format!("mailflow-fuzz-{name}-{}", std::process::id()));
+        fs::create_dir_all(&path).with_context(|| format!("making {}", path.display()))?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Working {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.0) {
+            say(format!("{} cannot be removed: {error}", self.0.display()));
+        }
+    }
 }
 
 /// The triple of this machine.

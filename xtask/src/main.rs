@@ -29,7 +29,7 @@ enum Task {
     Run(run::Args),
     /// Run every test and check there is, as root
     Test(test::Args),
-    /// Look for frames on which the parser and the slow reference parser differ
+    /// Look for inputs that a parser of outside input gets wrong
     Fuzz(fuzz::Args),
     /// Install the command-line tools that the other tasks need, or say which are missing
     Setup(setup::Args),

@@ -130,11 +130,18 @@ impl Capture {
     /// # Errors
     /// It cannot be read, or is none.
     pub fn open(path: &Path) -> Result<Self, CaptureError> {
+        match Packed::open(path) {
+            Ok(contents) => Self::from_contents(path, contents),
+            Err(source) => Err(CaptureError::File { path: path.to_owned(), source }),
+        }
+    }
+
+    /// Reads a capture from its contents; `path` names it in errors.
+    ///
+    /// # Errors
+    /// It cannot be read, or is none.
+    pub fn from_contents(path: &Path, file: Packed) -> Result<Self, CaptureError> {
         let path = path.to_owned();
-        let file = match Packed::open(&path) {
-            Ok(file) => file,
-            Err(source) => return Err(CaptureError::File { path, source }),
-        };
         let position = file.position();
         let mut input = Input::new(file);
         let magic = match input.magic() {

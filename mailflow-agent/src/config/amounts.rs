@@ -4,7 +4,12 @@ use std::{fmt::Display, ops::RangeInclusive};
 
 use serde_yaml::Value;
 
-use super::{fault::Collector, read::At, span::Content, typed::parsed};
+use super::{
+    fault::{Collector, quote},
+    read::At,
+    span::Content,
+    typed::parsed,
+};
 
 /// The units of bytes: powers of ten, and of two with an `i`.
 const UNITS: [(&str, u64); 9] = [
@@ -76,7 +81,7 @@ pub(super) fn amount(text: &str) -> Result<u64, String> {
         let meant = UNITS.iter().find(|(unit, _)| unit.eq_ignore_ascii_case(name));
         return Err(match meant {
             Some((unit, _)) => format!("{EXPECTED}; did you mean {number}{unit}?"),
-            None => format!("{EXPECTED}; \"{name}\" is no unit of bytes"),
+            None => format!("{EXPECTED}; {} is no unit of bytes", quote(name)),
         });
     };
     let all = (u128::from(whole) * u128::from(scale) + u128::from(fraction)) * u128::from(*unit);

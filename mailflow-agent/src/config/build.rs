@@ -20,6 +20,8 @@ const MAX_COPIES: usize = 1_000_000;
 
 /// Reads `text`, one YAML document; `None` when a fault says why there is no tree.
 pub(super) fn read(text: &str, faults: &mut Collector) -> Option<Node> {
+    // The mark that some editors put before a text is no column of it.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut builder = Builder { faults, open: Vec::new(), anchors: HashMap::new(), copies: 0, root: None };
     // The scanner may look past the end.
     let end = Position::after(text);
@@ -334,6 +336,13 @@ mod tests {
         assert!(faults("a: [1, 2\nb: 3\n")[0].contains("not YAML"));
         assert!(faults("a: &x [*x]\n")[0].contains("its own anchor"));
         assert_eq!(faults("? [a]\n: b\n"), ["f:1:3: a key must be a name"]);
+    }
+
+    #[test]
+    fn a_mark_before_the_text_is_no_column() {
+        for text in ["pol: [", "a: 1\nb: 2\na: 3\n", "a: !x 1\n", "{a: 1, a: 2}\n", "{a: b c d e f g"] {
+            assert_eq!(faults(&format!("\u{feff}{text}")), faults(text), "{text}");
+        }
     }
 
     #[test]

@@ -6,6 +6,8 @@ use std::{
     sync::Arc,
 };
 
+use crate::terminal::escape;
+
 /// A place in a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Position {
@@ -44,9 +46,10 @@ pub struct Place {
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let file = escape(&self.file);
         match self.position {
-            Some(position) => write!(f, "{}:{position}", self.file),
-            None => write!(f, "{}", self.file),
+            Some(position) => write!(f, "{file}:{position}"),
+            None => f.write_str(&file),
         }
     }
 }
@@ -361,6 +364,25 @@ mod tests {
         let lines: Vec<_> = faults.lines().collect();
         assert_eq!((lines.len(), lines[0], lines[1]), (103, "m:7:1: x", "a:51:1: x"));
         assert_eq!(lines[100..], ["a:150:1: x", "a: and 50 more faults", "b:1:1: x"]);
+    }
+
+    #[test]
+    fn no_fault_repeats_a_value_as_it_is() {
+        let long = "x".repeat(1_000);
+        for text in [
+            format!("outputs: {{ flow_log: {{ type: ipfix, to: \"udp:h\\e:{long}\" }} }}"),
+            format!("outputs: {{ alerts: {{ type: syslog, to: \"tcp:h\\e{long}\" }} }}"),
+            format!("poll_interval: \"5{long}\\e\""),
+            format!("state: {{ max_size: \"5{long}\\e\" }}"),
+            "internal_networks: { files: [\"/nonexistent/\\e\"] }".to_owned(),
+        ] {
+            let faults = super::super::parse("f", &text).unwrap_err();
+            for fault in faults.iter().map(ToString::to_string) {
+                assert!(!fault.contains(char::is_control) && fault.len() < 600, "{fault}");
+            }
+        }
+        let odd = Place { file: "a\u{1b}[1m".into(), position: None };
+        assert_eq!(odd.to_string(), "a\\u001b[1m");
     }
 
     #[test]

@@ -125,25 +125,39 @@ fn address_shown(value: &str) -> String {
 /// `text` whose addresses have nothing behind their port and no user information, and whose schemes of authorization
 /// have no credentials; also in comments.
 fn without_secrets(text: &str) -> String {
+    let lower = text.to_ascii_lowercase();
+    let find = |mark: &str, from: usize| lower.get(from..)?.find(mark).map(|at| from + at);
+    // Each is looked for again only once it is passed: the time is proportional to the text.
+    let mut marks = ["://", "bearer ", "basic "].map(|mark| (mark, find(mark, 0)));
     let mut shown = String::new();
-    let mut rest = text;
+    let mut at = 0;
     loop {
-        let lower = rest.to_ascii_lowercase();
-        let found =
-            ["://", "bearer ", "basic "].iter().filter_map(|mark| Some((lower.find(mark)?, *mark))).min();
-        let Some((at, mark)) = found else { break };
-        let (before, after) = rest.split_at(at + mark.len());
-        shown.push_str(before);
+        for (mark, next) in &mut marks {
+            if next.is_some_and(|next| next < at) {
+                *next = find(mark, at);
+            }
+        }
+        let found = marks.iter().filter_map(|(mark, next)| Some(((*next)?, *mark))).min();
+        let Some((found, mark)) = found else { break };
+        let (before, after) = text.split_at(found + mark.len());
+        shown.push_str(&before[at..]);
+        at = before.len();
+        let blank = if mark == "://" { 0 } else { after.len() - after.trim_start_matches([' ', '\t']).len() };
+        let (blank, after) = after.split_at(blank);
         let end = after.find(|c: char| c.is_whitespace() || "\"'`,]})>".contains(c)).unwrap_or(after.len());
-        let (token, left) = after.split_at(end);
-        rest = left;
+        let (token, _) = after.split_at(end);
         if mark != "://" {
-            // "basic auth" and "bearer token" are words.
+            // "basic auth" and "bearer token" are words. The next scheme may be one too.
+            let scheme = ["basic", "bearer"].iter().any(|scheme| token.eq_ignore_ascii_case(scheme));
             let word = token.len() <= 6
                 && !token.bytes().any(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit());
-            shown.push_str(if word { token } else { HIDDEN });
+            if !word && !scheme {
+                shown.extend([blank, HIDDEN]);
+                at += blank.len() + token.len();
+            }
             continue;
         }
+        at += token.len();
         let (authority, more) = token.split_at(token.find(['/', '?', '#']).unwrap_or(token.len()));
         shown.push_str(authority.rsplit_once('@').map_or(authority, |(_, host)| host));
         shown.push_str(match more {
@@ -151,7 +165,7 @@ fn without_secrets(text: &str) -> String {
             _ => "/...",
         });
     }
-    shown + rest
+    shown + text.get(at..).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -208,6 +222,35 @@ interfaces: [{ name: lan0 }]
             let shown = redacted(text);
             assert!(!shown.contains("PLANTED") && shown.starts_with("a: 1\n"), "{text}: {shown}");
         }
+    }
+
+    #[test]
+    fn a_mark_before_the_text_moves_nothing() {
+        let text = "url: x-PLANTED\nheaders: { a: PLANTED }\n";
+        assert_eq!(redacted(&format!("\u{feff}{text}")), format!("\u{feff}{}", redacted(text)));
+    }
+
+    #[test]
+    fn credentials_are_found_behind_words_and_blanks() {
+        for (text, shown) in [
+            ("# Bearer  PLANTED1 and", "# Bearer  ... and"),
+            ("# basic\tauth: Basic \tPLANTED1", "# basic\tauth: Basic \t..."),
+            ("# basic basic PLANTED1", "# basic basic ..."),
+            ("# Basic Bearer PLANTED1", "# Basic Bearer ..."),
+            ("# bearer http://u:PLANTED@h/PLANTED", "# bearer ..."),
+            ("# basic auth of http://u:PLANTED@h/PLANTED", "# basic auth of http://h/..."),
+        ] {
+            assert_eq!(redacted(text), shown);
+        }
+    }
+
+    #[test]
+    fn the_time_is_proportional_to_the_text() {
+        let text = "# basic a:a ".repeat(100_000);
+        let began = crate::clock::now();
+        assert_eq!(redacted(&text), text);
+        let took = crate::clock::now().since(began);
+        assert!(took < std::time::Duration::from_secs(5), "{took:?}");
     }
 
     #[test]

@@ -4,7 +4,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use super::{NamePattern, Target};
+use super::{NamePattern, Target, fault::quote};
 
 /// The shortest and the longest time between two reads of the kernel's tables.
 const POLL: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(60)];
@@ -50,7 +50,7 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         return Err(format!("{EXPECTED}; the unit is missing (did you mean {text}s?)"));
     }
     let Some((_, nanos)) = UNITS.iter().find(|(name, _)| *name == unit) else {
-        return Err(format!("{EXPECTED}; \"{unit}\" is no unit"));
+        return Err(format!("{EXPECTED}; {} is no unit", quote(unit)));
     };
     let places = u32::try_from(fraction.len()).map_err(|_| EXPECTED)?;
     let digits: u128 = format!("{whole}{fraction}").parse().map_err(|_| EXPECTED)?;

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     client::{CallError, Client},
     explain::{Explained, HeldRule, HeldTerm, JudgedFlow, Suggested},
-    server::{BindError, Listener, Order, Orders, State, bind, serve},
+    server::{BindError, Listener, Order, Orders, State, attend, bind, serve},
     status::{
         Conservation, Durability, Fill, Firing, FiringAlert, ListStatus, Lookout, Number, Place, RuleStatus,
         Sink, Status, Unlisted, Watched, WatchedInterface, Ways,

@@ -9,8 +9,8 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
-    net::{UnixListener, UnixStream},
+    io::{AsyncBufRead, AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader},
+    net::UnixListener,
     sync::{mpsc, oneshot},
     time::timeout,
 };
@@ -134,7 +134,10 @@ pub async fn serve(
                     tokio::spawn(async move {
                         tokio::select! {
                             // Who breaks off does not want to know.
-                            _ = attend(stream, state.as_ref(), &orders, &leave) => {}
+                            _ = async {
+                                let (read, write) = stream.into_split();
+                                attend(read, write, state.as_ref(), &orders, &leave).await
+                            } => {}
                             () = leave.asked() => {}
                         }
                         drop(place);
@@ -153,9 +156,17 @@ pub async fn serve(
     }
 }
 
-/// Answers one connection until it ends.
-async fn attend(stream: UnixStream, state: &dyn State, orders: &Orders, leave: &Leave) -> io::Result<()> {
-    let (read, mut write) = stream.into_split();
+/// Answers one connection until it ends. Needs a tokio runtime with timers.
+///
+/// # Errors
+/// The connection breaks, or its other end reads too slowly.
+pub async fn attend(
+    read: impl AsyncRead + Unpin,
+    mut write: impl AsyncWrite + Unpin,
+    state: &dyn State,
+    orders: &Orders,
+    leave: &Leave,
+) -> io::Result<()> {
     let mut lines = BufReader::new(read);
     loop {
         let Some(line) = line(&mut lines).await? else { return Ok(()) };
@@ -212,6 +223,8 @@ async fn answer(request: Request, state: &dyn State, orders: &Orders) -> Reply {
 
 #[cfg(test)]
 mod tests {
+    use tokio::net::UnixStream;
+
     use super::{
         super::{CallError, Client},
         *,

@@ -150,8 +150,17 @@ impl<'a> Log<'a> {
     /// # Errors
     /// It cannot be read, or is of no format known here.
     pub fn open(path: &Path, reading: Reading<'a>) -> Result<Self, LogError> {
+        let contents =
+            Packed::open(path).map_err(|source| LogError::File { path: path.to_owned(), source })?;
+        Self::from_contents(path, contents, reading)
+    }
+
+    /// Reads a log from its contents and recognises it by them; `path` names it in errors.
+    ///
+    /// # Errors
+    /// It cannot be read, or is of no format known here.
+    pub fn from_contents(path: &Path, mut file: Packed, reading: Reading<'a>) -> Result<Self, LogError> {
         let failed = |source| LogError::File { path: path.to_owned(), source };
-        let mut file = Packed::open(path).map_err(failed)?;
         let position = file.position();
         let mut head = Vec::new();
         // Damage this early leaves what stands before it.

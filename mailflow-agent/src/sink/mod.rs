@@ -28,6 +28,10 @@ pub mod worker;
 
 use std::sync::Arc;
 
+/// The client of receivers without its connections, for the fuzz target of their answers.
+#[doc(hidden)]
+pub use self::post::{Answer, post_over};
+
 use crate::engine::{event::Alert, flow::FlowRecord, time::Epoch};
 
 /// An alert event, and where its times lie on the wall clock.

@@ -1,55 +1,57 @@
-//! The fuzz target: what the parser makes of a frame, against what the slow parser makes of it. libFuzzer
-//! looks for frames that lead to code not reached before; `cargo xtask fuzz` builds and runs it.
+//! The fuzz targets in one binary: `MAILFLOW_FUZZ_TARGET` names the one that runs. libFuzzer looks for inputs that
+//! lead to code not reached before; `cargo xtask fuzz` builds and runs it.
 #![no_main]
 
 mod agree;
+mod answers;
+mod budget;
+mod captures;
+mod configurations;
+mod control;
+mod faults;
+mod frames;
+mod lists;
+mod logs;
+mod pieces;
+mod state;
+mod targets;
+
+use std::sync::LazyLock;
 
 use libfuzzer_sys::{fuzz_mutator, fuzz_target, fuzzer_mutate};
-use mailflow_tests::{
-    mutants::{Mutants, Wanted},
-    slow::{Link, Merged, Shown},
-};
 
-/// What stands before the frame: its kind, how much of it can be read, and what the kernel knows of it.
-const HEAD: usize = 8;
+use self::targets::{Target, VARIABLE};
 
-fuzz_target!(|data: &[u8]| {
-    let Some((head, frame)) = data.split_at_checked(HEAD) else { return };
-    let word = |index: usize| u16::from_be_bytes([head[index], head[index + 1]]);
-    let readable = match head[1] {
-        0..128 => frame.len(),
-        less => frame.len().min(usize::from(less - 128) * 4),
-    };
-    agree::agree(&Shown {
-        bytes: &frame[..readable],
-        length: frame.len(),
-        link: match head[0] & 3 {
-            0 => Link::Ip(0x0800),
-            1 => Link::Ip(0x86dd),
-            _ => Link::Ethernet,
-        },
-        tag: (head[0] & 4 != 0).then(|| word(2)),
-        merged: Merged { size: u32::from(word(4)), segments: u32::from(word(6)) },
-        forwarded: false,
-    });
+static TARGET: LazyLock<Target> = LazyLock::new(|| {
+    let name = std::env::var(VARIABLE).unwrap_or_default();
+    let known = || Target::ALL.map(Target::name).join(", ");
+    Target::named(&name).unwrap_or_else(|| panic!("{VARIABLE}={name:?}: expected one of {}", known()))
 });
 
-// Frames whose layers fit together are rarely found by chance: one in four is made anew.
-fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| {
-    if seed % 4 != 0 || max_size <= HEAD + 14 {
-        return fuzzer_mutate(data, size, max_size);
-    }
-    let longest = (max_size - HEAD).min(data.len().saturating_sub(HEAD));
-    let wanted = Wanted { ethernet: seed % 8 == 0, socket_buffers: true, shortest: 0, longest };
-    let frame = Mutants::new(u64::from(seed), wanted).frame().bytes;
-    let head = fastrand::Rng::with_seed(u64::from(seed)).u64(..).to_be_bytes();
-    let kind = match (wanted.ethernet, frame.first()) {
-        (true, _) => 2,
-        (false, Some(0x60..=0x6f)) => 1,
-        (false, _) => 0,
+fuzz_target!(|data: &[u8]| {
+    let run = match *TARGET {
+        Target::Frames => frames::run,
+        Target::Pcap | Target::Pcapng => captures::run,
+        Target::FlowLog => logs::any,
+        Target::Eve => logs::eve,
+        Target::ZeekJson => logs::zeek_json,
+        Target::ZeekTsv => logs::zeek_tsv,
+        Target::Csv => lists::csv,
+        Target::Lines => lists::lines,
+        Target::Netbox => lists::netbox,
+        Target::Config => configurations::config,
+        Target::Web => configurations::web,
+        Target::Journal => state::journal,
+        Target::State => state::state,
+        Target::Control => control::run,
+        Target::Http => answers::run,
     };
-    data[..HEAD].copy_from_slice(&head);
-    data[0] = head[0] & 0xfc | kind;
-    data[HEAD..HEAD + frame.len()].copy_from_slice(&frame);
-    HEAD + frame.len()
+    budget::within(*TARGET, run, data);
+});
+
+fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| {
+    match *TARGET {
+        Target::Frames => frames::mutate(data, size, max_size, seed),
+        _ => fuzzer_mutate(data, size, max_size),
+    }
 });

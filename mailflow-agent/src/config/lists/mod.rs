@@ -17,7 +17,10 @@ use super::{
     fault::{Collector, Fault, Faults, Place, Position, quote},
     file, overlap,
 };
-use crate::engine::assets::{AssetRole, Networks};
+use crate::{
+    engine::assets::{AssetRole, Networks},
+    terminal::escape,
+};
 
 /// Where the internal networks come from, and how the files looked when they were read.
 #[derive(Clone)]
@@ -193,7 +196,7 @@ impl ListFile {
                     place: self.place.clone(),
                     path: self.setting.clone(),
                     value: Some(quote(&self.typed)),
-                    expected: format!("{}: {}", self.name, no_text.why),
+                    expected: format!("{}: {}", escape(&self.name), no_text.why),
                 });
                 return Vec::new();
             }

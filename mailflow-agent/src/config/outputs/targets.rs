@@ -16,7 +16,7 @@ use super::{
 };
 use crate::config::{
     amounts::bytes,
-    fault::Collector,
+    fault::{Collector, quote},
     read::{At, Fields},
     span::Content,
     typed::{choice, entries, items, number, or_off, parsed, string},
@@ -263,7 +263,8 @@ fn labels(at: &At<'_>, faults: &mut Collector) -> Option<BTreeMap<String, String
 
 /// `HOST:PORT`, checked as far as that goes without asking anybody.
 fn host_port(text: &str) -> Result<String, String> {
-    let expected = || format!("expected HOST:PORT after the colon, such as 192.0.2.1:514, not \"{text}\"");
+    let expected =
+        || format!("expected HOST:PORT after the colon, such as 192.0.2.1:514, not {}", quote(text));
     let (host, port) = text.rsplit_once(':').ok_or_else(expected)?;
     let bare = !host.contains(':') || (host.starts_with('[') && host.ends_with(']'));
     let port = port.parse::<u16>().is_ok_and(|port| port > 0);

@@ -37,10 +37,18 @@ pub struct Web {
 pub fn load(path: &Path) -> Result<Web, Faults> {
     let name = path.display().to_string();
     let text = file::read(path).map_err(|no_text| no_text.faults(&name))?;
-    let directory = path.parent().unwrap_or(Path::new(""));
-    let mut faults = Collector::new(&name);
+    parse(&name, &text, path.parent().unwrap_or(Path::new("")))
+}
+
+/// Validates a web-config file called `name`, and what it names; files are relative to `directory`.
+///
+/// # Errors
+/// Everything that is wrong with it, with its places.
+pub fn parse(name: &str, text: &str, directory: &Path) -> Result<Web, Faults> {
+    file::check(text).map_err(|no_text| no_text.faults(name))?;
+    let mut faults = Collector::new(name);
     let web =
-        build::read(&text, &mut faults).and_then(|node| web(&At::root(&node, None), &mut faults, directory));
+        build::read(text, &mut faults).and_then(|node| web(&At::root(&node, None), &mut faults, directory));
     faults.finish(web).map(|(web, _)| web)
 }
 

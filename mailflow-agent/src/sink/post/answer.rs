@@ -10,16 +10,17 @@ pub(in super::super) const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(6
 
 /// The answer of a receiver.
 #[derive(Clone, Debug)]
-pub(in super::super) struct Answer {
-    pub(in super::super) status: StatusCode,
+pub struct Answer {
+    /// Its status.
+    pub status: StatusCode,
     /// The beginning of its body, on one line and without what may be a secret.
-    pub(in super::super) said: String,
+    pub said: String,
     /// How long it asks to be left alone.
-    pub(in super::super) retry_after: Option<Duration>,
+    pub retry_after: Option<Duration>,
     /// By how much its clock is ahead of this machine's, in nanoseconds; 0 where they agree.
-    pub(in super::super) clock_offset: Option<i128>,
+    pub clock_offset: Option<i128>,
     /// The origin that it redirects to.
-    pub(in super::super) moved_to: Option<String>,
+    pub moved_to: Option<String>,
 }
 
 /// Nanoseconds of a second.

@@ -20,10 +20,14 @@ use hyper::{
     http::{HeaderName, HeaderValue, Uri},
 };
 use hyper_util::rt::TokioIo;
-use tokio::{runtime::Runtime, time::timeout};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    runtime::Runtime,
+    time::timeout,
+};
 
-pub(super) use self::answer::Answer;
-use self::connect::{End, Tls, connect};
+pub use self::answer::Answer;
+use self::connect::{End, Stream, Tls, connect};
 use crate::{
     clock,
     config::{
@@ -170,6 +174,17 @@ impl Post {
             false => None,
         };
         let stream = connect(&prepared.end, prepared.proxy.as_ref(), tls.as_ref(), *timeout).await?;
+        self.begin(stream, prepared, body, (sent, connected)).await
+    }
+
+    /// Sends the first request of a connection.
+    async fn begin(
+        &mut self,
+        stream: impl Stream + 'static,
+        prepared: &Prepared,
+        body: &str,
+        (sent, connected): (i128, &Cell<bool>),
+    ) -> anyhow::Result<Answer> {
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         tokio::spawn(connection);
         connected.set(true);
@@ -204,9 +219,24 @@ impl Post {
             said: prepared.scrubbed(&said),
             retry_after: answer::retry_after(&head.headers, received),
             clock_offset: answer::clock_offset(&head.headers, [sent, received]),
-            moved_to: moved_to(head.status, &head.headers),
+            moved_to: moved_to(head.status, &head.headers).map(|to| prepared.scrubbed(to.as_bytes())),
         })
     }
+}
+
+/// Posts `body` to `to` over a connection that is made already, and reads the answer. Needs a tokio runtime.
+///
+/// # Errors
+/// What comes back is no answer.
+pub async fn post_over(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    to: &Url,
+    receiver: Receiver,
+    body: &str,
+) -> anyhow::Result<Answer> {
+    let mut post = Post::new(Address::Here(to.clone()), "", receiver);
+    let prepared = Prepared::new(&post, to, &[])?;
+    post.begin(stream, &prepared, body, (clock::unix_nanos(), &Cell::new(false))).await
 }
 
 impl Drop for Post {
@@ -351,4 +381,41 @@ fn chain(error: &hyper::Error) -> String {
         cause = inner.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    #[test]
+    fn no_part_of_an_answer_shows_a_secret() {
+        let to = Url::parse("http://receiver.example/PLANTED1?key=PLANTED2", Form::Webhook).unwrap();
+        let headers = vec![("x-token".to_owned(), "PLANTED3".to_owned())];
+        let receiver = Receiver { headers, proxy: crate::config::Proxy::Off, ..Receiver::default() };
+        let shown = |answer: &'static str| {
+            runtime().unwrap().block_on(async {
+                let (client, mut server) = tokio::io::duplex(1 << 16);
+                tokio::spawn(async move {
+                    let _ = server.read(&mut [0; 1 << 12]).await;
+                    server.write_all(answer.as_bytes()).await.unwrap();
+                });
+                format!("{:?}", post_over(client, &to, receiver.clone(), "{}").await)
+            })
+        };
+        for answer in [
+            "HTTP/1.1 400 Bad\r\n\r\nno PLANTED1 with PLANTED2 and PLANTED3",
+            "HTTP/1.1 301 Moved\r\nLocation: https://PLANTED1.example/PLANTED2\r\n\r\n",
+            "HTTP/1.1 302 Found\r\nLocation: http://PLANTED2:PLANTED3@other.example/\r\n\r\n",
+            "HTTP/1.1 307 Found\r\nLocation: x://PLANTED1\r\n\r\n",
+            "PLANTED1 PLANTED2\r\n\r\n",
+        ] {
+            assert!(!shown(answer).contains("PLANTED"), "{}", shown(answer));
+        }
+        assert!(
+            shown("HTTP/1.1 301 Moved\r\nLocation: https://o.example/\r\n\r\n")
+                .contains("https://o.example:443")
+        );
+    }
 }

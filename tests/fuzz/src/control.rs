@@ -1,0 +1,84 @@
+//! Requests on the control socket.
+
+use std::sync::LazyLock;
+
+use mailflow_agent::{
+    control::{Order, Orders, Reply, Request, State, Status, Top, attend},
+    crowd::Leave,
+};
+use tokio::{
+    runtime::{Builder, Runtime},
+    sync::mpsc,
+};
+
+use crate::pieces::Pieces;
+
+/// Longest request in bytes, with its line end (docs/control.md).
+const LONGEST: usize = 64 * 1024;
+/// Most bytes of an answer beside what it repeats of the request.
+const ANSWER: usize = 10_000;
+
+static RUNTIME: LazyLock<Runtime> =
+    LazyLock::new(|| Builder::new_current_thread().enable_time().build().unwrap());
+
+/// An agent that has seen nothing.
+struct Still;
+
+impl State for Still {
+    fn status(&self) -> Status {
+        Status::default()
+    }
+
+    fn top(&self) -> Top {
+        Top::default()
+    }
+}
+
+/// Answers the requests, at once and in pieces.
+pub(crate) fn run(data: &[u8]) {
+    let answers = answers(Pieces::whole(data));
+    assert_eq!(answers, self::answers(Pieces::small(data)), "in pieces");
+    let lines: Vec<&[u8]> = data.split_inclusive(|byte| *byte == b'\n').collect();
+    // A longer line is the last one that is answered.
+    let long = lines.iter().position(|line| line.len() > LONGEST);
+    let lines = &lines[..long.map_or(lines.len(), |long| long + 1)];
+    let text = String::from_utf8(answers).unwrap();
+    assert_eq!(text.lines().count(), lines.len(), "{text}");
+    for (line, answer) in lines.iter().zip(text.lines()) {
+        // Each character of the request may be escaped.
+        assert!(answer.len() <= ANSWER + 8 * line.len(), "{} bytes answer {}", answer.len(), line.len());
+        let reply: Reply = serde_json::from_str(answer).unwrap();
+        let refused = matches!(&reply, Reply::Refused(why) if *why != [ASKED]);
+        match serde_json::from_slice::<Request>(line).ok().filter(|_| line.len() <= LONGEST) {
+            Some(request) => {
+                assert!(!refused, "{request:?}: {answer}");
+                let again = serde_json::to_vec(&request).unwrap();
+                assert_eq!(serde_json::from_slice::<Request>(&again).unwrap(), request, "written again");
+            }
+            None => assert!(refused, "{answer}"),
+        }
+    }
+}
+
+/// The answer to requests that the poll loop answers.
+const ASKED: &str = "asked";
+
+fn answers(read: Pieces) -> Vec<u8> {
+    let mut written = Vec::new();
+    let (sender, mut orders) = mpsc::channel::<Order>(1);
+    let senders = Orders { reloads: sender.clone(), questions: sender };
+    let leave = Leave::default();
+    RUNTIME.block_on(async {
+        let loops = async {
+            while let Some(order) = orders.recv().await {
+                order.reply.send(Reply::Refused(vec![ASKED.to_owned()])).unwrap();
+            }
+        };
+        tokio::select! {
+            biased;
+            result = attend(read, &mut written, &Still, &senders, &leave) => result.unwrap(),
+            () = loops => {}
+        }
+    });
+    written
+}

@@ -1,0 +1,206 @@
+//! Flow logs: our own lines, Suricata's and Zeek's.
+
+use std::{path::Path, sync::LazyLock};
+
+use mailflow_agent::{
+    config,
+    engine::{
+        flow::{Direction, FlowRecord},
+        inputs::Inputs,
+        settings::Services,
+        time::Epoch,
+    },
+    flowlog::{Entry, Line, Log, LogError, Origin, Reading, Renamed, read_lines},
+    packed::Packed,
+    sink::{flow_log, gateway::Gateway},
+};
+use serde_json::Value;
+
+use crate::{budget::GZIP, pieces::Pieces};
+
+/// Largest count of a record that is read.
+const LARGEST: u64 = 1 << 48;
+/// Longest text of a fault in bytes, however long the line is.
+const LONGEST: usize = 1_000;
+/// One input in so many is read by several threads too: starting them takes longer than reading.
+const PARALLEL: usize = 32;
+
+static SERVICES: LazyLock<Services> = LazyLock::new(|| config::load(None).unwrap().engine.services);
+/// A column that no log has: lines are read as if some had another name.
+static RENAMED: LazyLock<[Renamed; 1]> = LazyLock::new(|| ["ts=no such column".parse().unwrap()]);
+
+const NAME: &str = "log";
+
+/// Contents of a log.
+#[derive(Debug, Default)]
+struct Found {
+    lines: Vec<Result<Line, LogError>>,
+    /// The reason why the log cannot be read to its end.
+    error: Option<LogError>,
+}
+
+impl Found {
+    fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.lines.iter().filter_map(|line| match line {
+            Ok(Line::Entry(entry)) => Some(entry),
+            _ => None,
+        })
+    }
+}
+
+fn open<'a>(contents: Pieces, columns: &'a [Renamed]) -> Result<Log<'a>, LogError> {
+    let reading = Reading { services: &SERVICES, l2_overhead: None, columns };
+    Log::from_contents(Path::new(NAME), Packed::from_reader(contents).unwrap(), reading)
+}
+
+fn read(contents: Pieces, columns: &[Renamed]) -> Found {
+    let mut found = Found::default();
+    let mut log = match open(contents, columns) {
+        Ok(log) => log,
+        Err(error) => return Found { error: Some(error), ..found },
+    };
+    loop {
+        match log.next_line() {
+            Ok(Some(line)) => found.lines.push(Ok(line)),
+            Ok(None) => return found,
+            Err(fault @ LogError::Line { .. }) => found.lines.push(Err(fault)),
+            Err(error) => return Found { error: Some(error), ..found },
+        }
+    }
+}
+
+/// Reads a log of any format.
+pub(crate) fn any(data: &[u8]) {
+    let found = checked(data);
+    let sum: usize = data.iter().map(|byte| usize::from(*byte)).sum();
+    if sum % PARALLEL == 0
+        && let Ok(log) = open(Pieces::whole(data), &[])
+    {
+        let mut lines = Vec::new();
+        let error = read_lines(log, |line, _| lines.push(line)).err();
+        assert_eq!(shown(&Found { lines, error }), shown(&found), "by several threads");
+    }
+}
+
+/// Reads lines of EVE.
+pub(crate) fn eve(data: &[u8]) {
+    checked(&[b"{\"event_type\":\"stats\"}\n", data].concat());
+}
+
+/// Reads lines of conn.log as JSON.
+pub(crate) fn zeek_json(data: &[u8]) {
+    let text = [b"{\"id.orig_h\":\"10.0.0.1\",\"_path\":\"dns\"}\n", data].concat();
+    let found = checked(&text);
+    let renamed = read(Pieces::whole(&text), RENAMED.as_slice());
+    assert_eq!(found.lines.len(), renamed.lines.len());
+    // In fields that are not looked at, texts that are no JSON are passed over, but for lines with other names.
+    let strict = text.split(|byte| *byte == b'\n').all(|line| serde_json::from_slice::<Value>(line).is_ok());
+    for (plain, renamed) in found.lines.iter().zip(&renamed.lines) {
+        if plain.is_ok() && (strict || renamed.is_ok()) {
+            assert_eq!(format!("{plain:?}"), format!("{renamed:?}"), "with renamed columns");
+        }
+    }
+}
+
+/// Reads conn.log as columns.
+pub(crate) fn zeek_tsv(data: &[u8]) {
+    checked(&[b"#separator \\x09\n", data].concat());
+}
+
+/// Reads a log whole and in pieces, and what it holds once more from lines of our own.
+fn checked(text: &[u8]) -> Found {
+    let found = read(Pieces::whole(text), &[]);
+    let packed = text.starts_with(&GZIP);
+    // How much is unpacked before damage depends on the pieces.
+    if !packed || found.error.is_none() {
+        assert_eq!(shown(&found), shown(&read(Pieces::small(text), &[])), "in pieces");
+    }
+    if !packed {
+        places(&found, text);
+    }
+    for entry in found.entries() {
+        let flow = &entry.record.flow;
+        for way in [&flow.up, &flow.down] {
+            let counts = [way.packets, way.bytes, way.payload, way.data_packets, way.data_bytes];
+            assert!(counts.iter().all(|count| *count <= LARGEST), "{counts:?}");
+        }
+    }
+    again(&found);
+    found
+}
+
+/// Checks that faults lie in the file, and that their text is short.
+fn places(found: &Found, text: &[u8]) {
+    let lines: Vec<&[u8]> = text.split(|byte| *byte == b'\n').collect();
+    let mut last = 0;
+    for error in found.lines.iter().filter_map(|line| line.as_ref().err()) {
+        let LogError::Line { line, fault, .. } = error else { panic!("{error}") };
+        assert!(*line > last, "line {line} after line {last}");
+        last = *line;
+        let length = usize::try_from(*line).ok().and_then(|line| lines.get(line - 1)).map(|line| line.len());
+        let within = length.is_some_and(|length| (1..=length + 1).contains(&fault.column));
+        assert!(within, "outside of the file: {error}");
+        let bytes = fault.what.len() + fault.field.len();
+        assert!(bytes <= LONGEST, "a fault of {bytes} bytes: {error}");
+    }
+}
+
+/// Writes the records as lines of our own, which must be read back. The first time loses what such lines do not hold,
+/// such as nanoseconds; the second time must lose nothing.
+fn again(found: &Found) {
+    let before: Vec<&FlowRecord> = found.entries().map(|entry| &entry.record).collect();
+    if before.is_empty() {
+        return;
+    }
+    let first = from_own(&written(&before));
+    assert_eq!(first.len(), before.len(), "records that cannot be read back");
+    for (first, before) in first.iter().zip(before) {
+        assert_eq!(known(first), known(before));
+    }
+    let text = written(&first.iter().collect::<Vec<_>>());
+    let second = from_own(&text);
+    assert_eq!(first, second, "read back");
+    assert_eq!(text, written(&second.iter().collect::<Vec<_>>()), "written again");
+}
+
+/// The parts of a record that a line of our own holds. A count of one direction alone is written as unknown.
+fn known(record: &FlowRecord) -> impl PartialEq + std::fmt::Debug + use<> {
+    let FlowRecord { flow, app, reason, complete, inputs } = record;
+    let way = |way: &Direction| {
+        let count = |input, count: u64| inputs.contains(input).then_some(count);
+        [
+            count(Inputs::PACKETS, way.packets),
+            count(Inputs::BYTES, way.bytes),
+            count(Inputs::PAYLOAD, way.payload),
+            count(Inputs::DATA_PACKETS, way.data_packets),
+            count(Inputs::DATA_BYTES, way.data_bytes),
+        ]
+    };
+    ([way(&flow.up), way(&flow.down)], flow.key, flow.mac, *app, *reason, *complete, *inputs)
+}
+
+fn written(records: &[&FlowRecord]) -> String {
+    static GATEWAY: LazyLock<Gateway> = LazyLock::new(|| Gateway::new(Some("gateway")));
+    let line =
+        |record: &&FlowRecord| flow_log::line(record, Epoch::from_unix_nanos(0), &GATEWAY).unwrap() + "\n";
+    records.iter().map(line).collect()
+}
+
+pub(crate) fn from_own(text: &str) -> Vec<FlowRecord> {
+    let found = read(Pieces::whole(text.as_bytes()), &[]);
+    assert!(found.error.is_none(), "{:?}", found.error);
+    let lines = found.lines.into_iter().zip(text.lines());
+    let record = |(line, text): (Result<Line, LogError>, &str)| match line {
+        Ok(Line::Entry(Entry { record, origin: Origin::Mailflow })) => record,
+        other => panic!("{text}: {other:?}"),
+    };
+    lines.map(record).collect()
+}
+
+fn shown(found: &Found) -> Vec<String> {
+    let lines = found.lines.iter().map(|line| match line {
+        Ok(line) => format!("{line:?}"),
+        Err(error) => error.to_string(),
+    });
+    lines.chain(found.error.as_ref().map(LogError::to_string)).collect()
+}

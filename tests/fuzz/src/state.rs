@@ -1,0 +1,296 @@
+//! The state directory: state, journal and history.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::{Arc, LazyLock, Mutex},
+    time::Duration,
+};
+
+use flate2::Crc;
+use mailflow_agent::{
+    config,
+    disk::Limits,
+    engine::{Engine, flow::FlowRecord, settings::Settings, time::Epoch},
+    state::{Event, Past, Recovered, State, Store, Tables, Untold, Unwritable},
+};
+
+use crate::logs;
+
+/// Stands between the frames of an input: their lengths and checksums are added, as no mutation keeps them right.
+const SEPARATOR: [u8; 2] = [0xa5, 0x5a];
+/// The history file that an input may be.
+const HISTORY: &str = "history-000000000000";
+/// Number of the journal's entry that names output files.
+const WRITTEN: u32 = 7;
+/// Flows of the state that inputs are changes of: enough for an alert of the shipped rules.
+const FLOWS: u32 = 14;
+const SECOND: u64 = 1_000_000_000;
+
+static SETTINGS: LazyLock<Settings> = LazyLock::new(|| config::load(None).unwrap().engine);
+
+/// The working directory of this process: three state directories and an output file.
+struct Place(PathBuf);
+
+impl Place {
+    fn directory(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    fn output(&self) -> PathBuf {
+        self.0.join("output.json")
+    }
+}
+
+static PLACE: LazyLock<Mutex<Place>> = LazyLock::new(|| {
+    let path = std::env::temp_dir().join(format!("mailflow-fuzz-{}", std::process::id()));
+    fs::create_dir_all(&path).unwrap();
+    // A path in an input may be relative.
+    std::env::set_current_dir(&path).unwrap();
+    Mutex::new(Place(path))
+});
+
+/// The frames of a file with a state: head, state, machine.
+static TEMPLATE: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
+    let path = std::env::temp_dir().join(format!("mailflow-fuzz-template-{}", std::process::id()));
+    let (mut store, _) = Store::open(&path, Limits::NONE, 1).unwrap();
+    store.keep(&template()).unwrap();
+    let frames = split(&fs::read(path.join("state")).unwrap());
+    fs::remove_dir_all(path).unwrap();
+    assert_eq!(frames.len(), 3);
+    frames
+});
+
+/// The state of an engine that has seen a source send too much, and others a little.
+fn template() -> State {
+    let mut engine = Engine::new(SETTINGS.clone());
+    let line = |n: u32| {
+        let (host, second) = (2 + n % 2 * (n / 6), 10 + n);
+        format!(
+            r#"{{"timestamp":"2026-11-21T03:31:{second}.000000+0000","event_type":"flow","src_ip":"10.0.0.{host}","src_port":{},"dest_ip":"93.184.215.{n}","dest_port":25,"proto":"TCP","app_proto":"smtp","vlan":[{n}],"flow":{{"pkts_toserver":30,"bytes_toserver":30000,"pkts_toclient":30,"bytes_toclient":30000,"start":"2026-11-21T03:31:{second}.000000+0000","end":"2026-11-21T03:31:{second}.500000+0000","state":"closed","reason":"closed"}},"mailflow":{{"payload_up":20000,"payload_down":2000,"data_packets_up":9,"data_packets_down":9,"data_bytes_up":9000,"data_bytes_down":900,"messages_estimated":1,"complete":true,"syn":true,"synack":true}}}}"#,
+            4000 + n
+        ) + "\n"
+    };
+    let records: Vec<FlowRecord> = logs::from_own(&(0..FLOWS).map(line).collect::<String>());
+    let mut alerts = Vec::new();
+    for record in &records {
+        alerts.extend(engine.record(record.time(), record).alerts);
+    }
+    let now = records.last().unwrap().time() + Duration::from_secs(60);
+    alerts.extend(engine.tick(now).alerts);
+    assert!(!alerts.is_empty() && !engine.firing().is_empty(), "the template has no alert");
+    let untold = alerts.into_iter().map(|alert| Untold {
+        event: Event::new(Arc::new(alert), Epoch::from_unix_nanos(0), true),
+        sinks: vec!["alerts".to_owned()],
+    });
+    State {
+        generation: Some(3),
+        tables: Tables::default(),
+        now: now.as_nanos(),
+        seen: now.as_nanos(),
+        seeds: [1, 2],
+        flows: vec![[1, 2, 3, 4, 5]],
+        rules: engine.save(),
+        firing: Vec::new(),
+        untold: untold.collect(),
+    }
+}
+
+/// Reads a journal, or a history.
+///
+/// The first byte says which, and whether the rest is a file as it is or frames with [`SEPARATOR`] between them.
+pub(crate) fn journal(data: &[u8]) {
+    let Some((kind, rest)) = data.split_first() else { return };
+    let place = PLACE.lock().unwrap();
+    let name = if kind & 1 == 0 { "journal" } else { HISTORY };
+    let file = if kind & 2 == 0 {
+        joined(&parts(rest).map(|frame| harmless(frame, &place.output())).collect::<Vec<_>>())
+    } else {
+        rest.to_vec()
+    };
+    // The paths in such entries would be opened, and be cut.
+    let mut frames = split(&file);
+    if kind & 2 != 0 && frames.iter().any(|frame| variant(frame) == Some(WRITTEN)) {
+        return;
+    }
+    frames.truncate(frames.len().min(10_000));
+    let output = "one\ntwo\nand a half";
+    fs::write(place.output(), output).unwrap();
+
+    let directory = place.directory("journal");
+    fill(&directory, &joined(&TEMPLATE), &[(name, &file)]);
+    let first = open(&directory);
+    assert!(first.state.is_some(), "{:?}", first.notes);
+    let found = first.journal.len() + first.history.len();
+    assert!(found <= frames.len(), "{found} entries of {} frames", frames.len());
+    assert!(
+        output.starts_with(&fs::read_to_string(place.output()).unwrap()),
+        "another tool's lines were changed"
+    );
+    let second = open(&directory);
+    assert_eq!((&first.journal, &first.history), (&second.journal, &second.history), "read again");
+
+    // Written by a store of its own.
+    let directory = place.directory("again");
+    fill(&directory, &joined(&TEMPLATE), &[]);
+    let (mut store, _) = Store::open(&directory, Limits::NONE, 1).unwrap();
+    store.note(first.journal.iter().cloned(), Unwritable::Refused).unwrap();
+    store.passed(first.history.iter().cloned()).unwrap();
+    drop(store);
+    let third = open(&directory);
+    assert_eq!(third.notes, Vec::<String>::new());
+    assert_eq!(third.journal, first.journal, "written again");
+    let now = third.state.as_ref().map_or(0, |state| state.now);
+    assert_eq!(third.history, since(&first.history, now), "written again");
+}
+
+/// The history after the last mark of a state that is there.
+fn since(history: &[Past], state: u64) -> &[Past] {
+    let mark = history.iter().rposition(|past| matches!(past, Past::Kept(now) if *now <= state));
+    &history[mark.map_or(0, |mark| mark + 1)..]
+}
+
+/// Reads a state.
+///
+/// The first byte says whether the rest is a file as it is, the frame with the state, or changes to the template's.
+pub(crate) fn state(data: &[u8]) {
+    let Some((kind, rest)) = data.split_first() else { return };
+    let place = PLACE.lock().unwrap();
+    let file = match kind % 3 {
+        0 => changed(joined(&TEMPLATE), rest),
+        1 => joined(&[TEMPLATE[0].clone(), changed(TEMPLATE[1].clone(), rest), TEMPLATE[2].clone()]),
+        _ => joined(&[TEMPLATE[0].clone(), rest.to_vec(), TEMPLATE[2].clone()]),
+    };
+    let directory = place.directory("state");
+    fill(&directory, &file, &[]);
+    let Recovered { state, notes, .. } = open(&directory);
+    let Some(state) = state else {
+        assert_eq!(notes.len(), 1, "a state that is not used is said to be so: {notes:?}");
+        return;
+    };
+    let shown = format!("{state:?}");
+    let directory = place.directory("again");
+    let _ = fs::remove_dir_all(&directory);
+    let (mut store, _) = Store::open(&directory, Limits::NONE, 1).unwrap();
+    store.keep(&state).unwrap();
+    drop(store);
+    let again = open(&directory).state.expect("a state that was written is read");
+    assert_eq!(shown, format!("{again:?}"), "written again");
+    go_on(again);
+}
+
+/// Lets an engine go on from a state.
+fn go_on(state: State) {
+    if !state.rules.is_readable() {
+        return;
+    }
+    for untold in &state.untold {
+        let (alert, epoch) = untold.event.event();
+        epoch.unix_nanos(alert.time);
+    }
+    let mut engine = Engine::new(SETTINGS.clone());
+    engine.restore(state.rules);
+    let firing = engine.firing().len();
+    let mut again = Engine::new(SETTINGS.clone());
+    again.restore(engine.save());
+    assert_eq!(again.firing().len(), firing, "alerts that fire");
+    let now = mailflow_agent::engine::time::Time::from_nanos(state.now);
+    for after in [0, 60, 3_600, 100_000] {
+        let now = now + Duration::from_nanos(after * SECOND);
+        engine.tick(now);
+        engine.windows(now);
+    }
+    engine.stats();
+    engine.save();
+}
+
+fn open(directory: &Path) -> Recovered {
+    Store::open(directory, Limits::NONE, 1).unwrap().1
+}
+
+/// Makes a directory with these files.
+fn fill(directory: &Path, state: &[u8], files: &[(&str, &[u8])]) {
+    let _ = fs::remove_dir_all(directory);
+    fs::create_dir(directory).unwrap();
+    for (name, bytes) in [("state", state)].iter().chain(files) {
+        fs::write(directory.join(name), bytes).unwrap();
+    }
+}
+
+/// Changes of four bytes each: a place, what is done there, and a byte.
+fn changed(mut bytes: Vec<u8>, changes: &[u8]) -> Vec<u8> {
+    for change in changes.chunks_exact(4) {
+        let at = usize::from(u16::from_le_bytes([change[0], change[1]])) % (bytes.len() + 1);
+        match (change[2] % 4, bytes.get_mut(at)) {
+            (0, Some(byte)) => *byte = change[3],
+            (1, _) => bytes.insert(at, change[3]),
+            (2, Some(_)) => drop(bytes.drain(at..(at + usize::from(change[3])).min(bytes.len()))),
+            (3, Some(byte)) => *byte = byte.wrapping_add(change[3]),
+            _ => {}
+        }
+    }
+    bytes
+}
+
+fn parts(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = Some(bytes);
+    std::iter::from_fn(move || {
+        let bytes = rest?;
+        let at = bytes.windows(2).position(|window| window == SEPARATOR);
+        rest = at.map(|at| &bytes[at + 2..]);
+        Some(&bytes[..at.unwrap_or(bytes.len())])
+    })
+}
+
+/// A frame, with the output file in place of those that it names.
+fn harmless(frame: &[u8], output: &Path) -> Vec<u8> {
+    if variant(frame) != Some(WRITTEN) {
+        return frame.to_vec();
+    }
+    let path = output.to_str().unwrap();
+    let numbers = [frame.get(1), frame.get(2)].map(|byte| byte.copied().unwrap_or_default() & 0x7f);
+    [&[WRITTEN as u8, 1, u8::try_from(path.len()).unwrap()][..], path.as_bytes(), &numbers].concat()
+}
+
+/// The number that an enumeration's value begins with, as postcard reads it.
+fn variant(frame: &[u8]) -> Option<u32> {
+    let mut number = 0;
+    for (index, byte) in frame.iter().take(5).enumerate() {
+        number |= u32::from(byte & 0x7f).checked_shl(7 * index as u32)?;
+        if byte & 0x80 == 0 {
+            return Some(number);
+        }
+    }
+    None
+}
+
+/// The frames of a file: a length, a CRC-32, and so many bytes.
+fn split(mut bytes: &[u8]) -> Vec<Vec<u8>> {
+    let mut frames = Vec::new();
+    while let Some((head, rest)) = bytes.split_first_chunk::<8>() {
+        let word = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+        let Some((frame, rest)) = rest.split_at_checked(word(0) as usize) else { break };
+        if sum(frame) != word(4) {
+            break;
+        }
+        frames.push(frame.to_vec());
+        bytes = rest;
+    }
+    frames
+}
+
+fn joined(frames: &[Vec<u8>]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for frame in frames {
+        bytes.extend((frame.len() as u32).to_le_bytes());
+        bytes.extend(sum(frame).to_le_bytes());
+        bytes.extend(frame);
+    }
+    bytes
+}
+
+fn sum(bytes: &[u8]) -> u32 {
+    let mut sum = Crc::new();
+    sum.update(bytes);
+    sum.sum()
+}
