@@ -8,9 +8,13 @@ use mailflow_agent::{
         flow::{Direction, FlowRecord},
         inputs::Inputs,
         settings::Services,
-        time::Epoch,
+        time::{Epoch, Time},
     },
-    flowlog::{Entry, Line, Log, LogError, Origin, Reading, Renamed, read_lines},
+    flowlog::{
+        Entry, Line, Log, LogError, Origin, Reading, Renamed,
+        history::{Arrival, History, Limits, Rhythm, Sorter},
+        read_lines,
+    },
     packed::Packed,
     sink::{flow_log, gateway::Gateway},
 };
@@ -26,6 +30,10 @@ const LONGEST: usize = 1_000;
 const PARALLEL: usize = 32;
 
 static SERVICES: LazyLock<Services> = LazyLock::new(|| config::load(None).unwrap().engine.services);
+static RHYTHM: LazyLock<Rhythm> = LazyLock::new(|| {
+    let config = config::load(None).unwrap();
+    Rhythm { timeouts: config.engine.timeouts, poll_interval: config.poll_interval }
+});
 /// A column that no log has: lines are read as if some had another name.
 static RENAMED: LazyLock<[Renamed; 1]> = LazyLock::new(|| ["ts=no such column".parse().unwrap()]);
 
@@ -73,13 +81,42 @@ fn read(contents: Pieces, columns: &[Renamed]) -> Found {
 pub(crate) fn any(data: &[u8]) {
     let found = checked(data);
     let sum: usize = data.iter().map(|byte| usize::from(*byte)).sum();
-    if sum % PARALLEL == 0
-        && let Ok(log) = open(Pieces::whole(data), &[])
-    {
-        let mut lines = Vec::new();
-        let error = read_lines(log, |line, _| lines.push(line)).err();
-        assert_eq!(shown(&Found { lines, error }), shown(&found), "by several threads");
+    if sum % PARALLEL == 0 {
+        by_threads(data, &found);
     }
+}
+
+/// Reads a log by several threads and sorts its records in little memory: both must give what one thread and one list give.
+fn by_threads(data: &[u8], found: &Found) {
+    const LITTLE: Limits = Limits { memory: 2_000, part: 7, fan: 3, active: 5 };
+    let Ok(log) = open(Pieces::whole(data), &[]) else { return };
+    let sorter = Sorter::new(*RHYTHM, LITTLE);
+    let (mut records, mut faults) = (0, Vec::new());
+    let error = read_lines(log, &sorter, |block| {
+        records += block.records;
+        faults.extend(block.faults.into_iter().map(|(line, fault)| (line, fault.column)));
+        true
+    });
+    assert_eq!(error.err().map(|error| error.to_string()), found.error.as_ref().map(LogError::to_string));
+    let places = found.lines.iter().filter_map(|line| match line {
+        Err(LogError::Line { line, fault, .. }) => Some((*line, fault.column)),
+        _ => None,
+    });
+    assert_eq!(faults, places.collect::<Vec<_>>());
+    assert_eq!(records, found.entries().count() as u64);
+    let mut history = History::new(*RHYTHM);
+    found.entries().for_each(|entry| history.push(entry.clone()));
+    let (ordered, repeated) = history.ordered();
+    let mut arrivals = Vec::new();
+    let (sorted, end) = sorter.sorted().unwrap();
+    let left_out =
+        sorted.for_each(|batch| arrivals.extend(batch.iter().map(|arrival| at_most(arrival, end)))).unwrap();
+    assert_eq!((arrivals, left_out), (ordered, repeated));
+}
+
+/// A record is seen at the history's end at the latest.
+fn at_most(arrival: &Arrival, end: Time) -> Arrival {
+    Arrival { at: arrival.at.min(end), record: arrival.record.clone() }
 }
 
 /// Reads lines of EVE.
