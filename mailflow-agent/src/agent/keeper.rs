@@ -31,8 +31,13 @@ use crate::{
 const OFTEN: Duration = Duration::from_secs(1);
 /// ... and while it is not.
 const SELDOM: Duration = Duration::from_secs(10);
-/// Keeping it takes at most one part in this many of the time.
+/// Keeping it takes at most one part in this many of the time ...
 const SHARE: u32 = 200;
+/// ... and less where that takes long: with the polls, a million quiet sources are to take less than a 100th of a core.
+/// The journal since then stays short all the same, see [`Store::is_long`].
+const SHARE_OF_LONG: u32 = 500;
+/// From here on it takes long.
+const LONG: Duration = Duration::from_millis(200);
 /// Living flows up to which it is small.
 const SMALL: u64 = 5_000;
 
@@ -195,7 +200,8 @@ impl Keeper {
             let took = clock::now().since(now);
             let pause = if engine.stats().open_flows < SMALL { OFTEN } else { SELDOM };
             // A state that takes long to keep is kept more seldom.
-            self.next = now + pause.max(took * SHARE);
+            let share = if took < LONG { SHARE } else { SHARE_OF_LONG };
+            self.next = now + pause.max(took * share);
         }
     }
 
