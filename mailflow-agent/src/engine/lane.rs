@@ -9,6 +9,8 @@ use std::{
     time::Duration,
 };
 
+use serde::{Deserialize, Serialize};
+
 pub(super) use super::expiry::SHARDS;
 use super::{
     expiry::Turns,
@@ -64,6 +66,13 @@ struct Overflowed {
     of_any: Option<Time>,
     /// When those are forgotten whose last packet is too long ago.
     next: Time,
+}
+
+/// The overflowed subjects of a lane, in a form that can be kept on disk.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct OverflowState {
+    last: Vec<(Subject, Time)>,
+    of_any: Option<Time>,
 }
 
 impl Default for Lane {
@@ -254,6 +263,23 @@ impl Lane {
         let Overflowed { last, of_any, .. } = &self.overflowed;
         let within = |last: &Time| *last + retention > clock;
         !last.is_empty() && last.get(subject).is_some_and(within) || of_any.as_ref().is_some_and(within)
+    }
+
+    /// Returns the subjects whose packets found the flow table full, as they are kept over a restart.
+    pub(super) fn save_overflow(&self) -> OverflowState {
+        let Overflowed { last, of_any, .. } = &self.overflowed;
+        OverflowState {
+            last: last.iter().map(|(subject, time)| (subject.clone(), *time)).collect(),
+            of_any: *of_any,
+        }
+    }
+
+    /// Goes on from what was kept.
+    pub(super) fn restore_overflow(&mut self, state: OverflowState) {
+        self.overflowed.of_any = state.of_any;
+        for (subject, time) in state.last {
+            self.overflow(subject, time);
+        }
     }
 
     /// Returns every subject.

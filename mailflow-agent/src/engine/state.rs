@@ -14,7 +14,7 @@ use super::{
     event::{Alert, Judged, Source, TermValue},
     evidence::{Class, Evidence, Handle, Trail},
     flow::{Direction, Flow, FlowRecord, RecordReason},
-    lane::{Known, Lane},
+    lane::{Known, Lane, OverflowState},
     plan::Plan,
     saved::{Key, Record, SpillPlace},
     settings::Match,
@@ -55,6 +55,8 @@ struct RuleState {
     learnt: Vec<Time>,
     unknown: Vec<SubjectState>,
     allowed: Vec<SubjectState>,
+    /// Of `unknown` and `allowed`.
+    overflowed: [OverflowState; 2],
     burst: BurstState,
     /// Examples of the alert about many subjects; places in `records`.
     examples: Vec<usize>,
@@ -132,6 +134,7 @@ impl Engine {
             learnt: watch.plan.learnt(),
             unknown: subjects(&watch.plan, &watch.unknown, &mut records),
             allowed: subjects(&watch.plan, &watch.allowed, &mut records),
+            overflowed: [&watch.unknown, &watch.allowed].map(Lane::save_overflow),
             burst: watch.burst.save(),
             examples: watch.burst.examples().iter().map(|record| records.place_of(record)).collect(),
         });
@@ -254,8 +257,10 @@ impl Evaluator {
         let Some(watch) = watches.get_mut(number) else { return };
         watch.plan.set_learnt(&rule.learnt);
         watch.burst = Burst::restored((&watch.plan.rule, internal), rule.burst, records.all(&rule.examples));
-        for (known, subjects) in [(Known::No, rule.unknown), (Known::Allowed, rule.allowed)] {
+        let lanes = [(Known::No, rule.unknown), (Known::Allowed, rule.allowed)];
+        for ((known, subjects), overflowed) in lanes.into_iter().zip(rule.overflowed) {
             let (plan, lane) = watch.lane(known);
+            lane.restore_overflow(overflowed);
             for SubjectState { subject, stores, first, completed, evidence: places, life } in subjects {
                 if first.is_none() && stores.len() != plan.frames().len() {
                     continue;

@@ -1,8 +1,8 @@
 //! The engine as its caller sees it.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
-use mailflow_common::App;
+use mailflow_common::{App, SpillKey};
 
 mod hashes;
 mod late;
@@ -11,6 +11,7 @@ mod terms;
 use super::{
     event::{Alert, AlertState, Gain, Value},
     fixture::{self, at},
+    flow::Direction,
     inputs::Inputs,
     settings::{Condition, Kind, Level, Measure, Quantity, Rule, Term, Window, WindowKind},
     *,
@@ -573,5 +574,27 @@ fn an_active_record_of_a_reading_that_was_not_finished_is_made() {
         assert_eq!(records.iter().map(FlowRecord::time).collect::<Vec<_>>(), [at(700)], "{others}");
         engine.begin(at(720));
         assert_eq!(engine.look(&[seen(715)]).records, []);
+    }
+}
+
+#[test]
+fn a_source_that_overflowed_before_a_restart_is_not_complete_after_it() {
+    let overflowed = Spill {
+        key: SpillKey { source: IpAddr::from([10, 0, 0, 1]).into(), server_port: 25, protocol: 6 },
+        up: Direction { packets: 5, bytes: 300, last: Some(at(90)), ..Direction::default() },
+        down: Direction::default(),
+        attempts: 1,
+        sessions: 1,
+        over: false,
+    };
+    for (spills, complete) in [(vec![], true), (vec![overflowed], false)] {
+        let mut engine = engine();
+        engine.overflow(&spills);
+        cycle(&mut engine, at(95), &mut Vec::new());
+        let mut next = Engine::new(fixture::settings());
+        next.restore(serde_json::from_str(&serde_json::to_string(&engine.save()).unwrap()).unwrap());
+        let mut flows = (0..10).map(|n| closed(4_000 + n, 100)).collect();
+        let alerts = cycle(&mut next, at(110), &mut flows).alerts;
+        assert_eq!(alerts.iter().map(|alert| alert.complete).collect::<Vec<_>>(), [complete]);
     }
 }
