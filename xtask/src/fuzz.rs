@@ -160,12 +160,8 @@ fn run_one(binary: &Path, target: Target, args: &Args) -> Result<()> {
             if dictionary.exists() {
                 command.arg(format!("-dict={}", dictionary.display()));
             }
-            terminal::run(
-                command
-                    .args(["-print_final_stats=1", "-verbosity=0", "-print_funcs=0"])
-                    .arg(&learnt)
-                    .arg(&committed),
-            )
+            command.args(["-print_final_stats=1", "-verbosity=0", "-print_funcs=0"]);
+            logged(command.arg(&learnt).arg(&committed), name)
         }
     };
     result.inspect_err(|_| {
@@ -178,6 +174,29 @@ fn run_one(binary: &Path, target: Target, args: &Args) -> Result<()> {
             ));
         }
     })
+}
+
+/// Runs the fuzzer with its output in a log, and prints a line of figures; where it fails, the log.
+fn logged(command: &mut Command, name: &str) -> Result<()> {
+    let path = folder().join(format!("{name}.log"));
+    let log = fs::File::create(&path).with_context(|| format!("writing {}", path.display()))?;
+    command.stdout(log.try_clone()?).stderr(log);
+    let result = terminal::run(command);
+    let text = String::from_utf8_lossy(&fs::read(&path)?).into_owned();
+    if result.is_err() {
+        eprintln!("{text}");
+    }
+    let figure = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(&format!("stat::{name}:")));
+        line.map_or("?", str::trim).to_owned()
+    };
+    println!(
+        "{} inputs, of which {} led to new code and are kept; {}",
+        figure("number_of_executed_units"),
+        figure("new_units_added"),
+        path.display()
+    );
+    result
 }
 
 /// The files in a folder, in the order of their names.
