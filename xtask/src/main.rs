@@ -9,6 +9,7 @@ mod deny;
 mod dist;
 mod fuzz;
 mod kernels;
+mod record;
 mod run;
 mod scenarios;
 mod setup;
@@ -39,6 +40,8 @@ enum Task {
     Bench(bench::Args),
     /// Build what is installed: a static binary, and a package for Debian and Ubuntu
     Dist(dist::Args),
+    /// Record what the agent makes of known inputs, or compare two such recordings
+    Record(record::Args),
     /// Check the dependencies: licences, sources, known vulnerabilities
     Deny,
     /// Build the BPF object, or check that it is what its sources make
@@ -55,6 +58,7 @@ fn main() -> ExitCode {
         Task::Scenarios(args) => scenarios::run(&args),
         Task::Bench(args) => bench::run(&args),
         Task::Dist(args) => dist::run(&args).map(drop),
+        Task::Record(args) => record::run(&args),
         Task::Deny => deny::run(),
         Task::Bpf(args) => bpf::run(&args),
     };
