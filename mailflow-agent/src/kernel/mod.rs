@@ -58,7 +58,7 @@ pub use self::{
     mount::lock_holder,
     netlink::LinkChanges,
     object::OBJECT,
-    pins::{PinError, Pins, holder},
+    pins::{LAYOUT, PinError, Pins, holder},
     table::{Reader, Taking},
     watch::{Bound, BoundInterface, Place, Standing, Verify},
 };

@@ -30,7 +30,7 @@ use super::{
 };
 
 /// The layout of the tables: raised when what a key or a value means changes. Layouts are never reused.
-const LAYOUT: u32 = 5;
+pub const LAYOUT: u32 = 5;
 /// For tests of what happens when it changes: another number, and behind colons those that can be read too.
 const OTHER_LAYOUT: &str = "MAILFLOW_TEST_LAYOUT";
 

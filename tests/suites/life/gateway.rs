@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use mailflow_agent::kernel::LAYOUT;
 use mailflow_tests::lab::{
     Agent, Family, Lab, LabOptions, TcpFacts, agent_binary, command, output, transfer, wait_for,
 };
@@ -104,6 +105,11 @@ impl Gateway {
     /// Where tables and links are pinned.
     pub(crate) fn pins(&self) -> PathBuf {
         self.mount.0.join("mailflow")
+    }
+
+    /// The folder there of the tables of a layout: so many after the agent's own.
+    pub(crate) fn tables(&self, later: u32) -> PathBuf {
+        self.pins().join(format!("v{}", LAYOUT + later))
     }
 
     /// Writes the configuration, with further lines.

@@ -22,9 +22,9 @@ fn a_state_directory_and_pins_that_are_removed_are_made_again() {
     open.talk();
     let mut sent = gateway.send();
     gateway.expect(&agent, sent);
-    let (state, pins) = (gateway.lab.folder().join("state"), gateway.pins());
+    let (state, pins, tables) = (gateway.lab.folder().join("state"), gateway.pins(), gateway.tables(0));
     let pinned = || -> Vec<String> {
-        let found = fs::read_dir(pins.join("v4")).into_iter().flatten().flatten();
+        let found = fs::read_dir(&tables).into_iter().flatten().flatten();
         let mut names: Vec<String> = found.map(|entry| entry.file_name().into_string().unwrap()).collect();
         names.sort();
         names
@@ -32,15 +32,15 @@ fn a_state_directory_and_pins_that_are_removed_are_made_again() {
     let all = pinned();
     fs::remove_dir_all(&state).unwrap();
     // One table's pin, then all that there is.
-    fs::remove_file(pins.join("v4/FLOWS")).unwrap();
+    fs::remove_file(tables.join("FLOWS")).unwrap();
     wait("a state", &agent, || state.join("state").exists());
     wait("the pin", &agent, || pinned() == all);
     assert!(agent.log().contains("the state directory was removed or replaced"), "{}", agent.log());
     assert!(agent.log().contains("pins were removed by somebody, and are made again"), "{}", agent.log());
     for name in &all {
-        fs::remove_file(pins.join("v4").join(name)).unwrap();
+        fs::remove_file(tables.join(name)).unwrap();
     }
-    fs::remove_dir(pins.join("v4")).unwrap();
+    fs::remove_dir(&tables).unwrap();
     fs::remove_dir(&pins).unwrap();
     add(&mut sent, gateway.send());
     wait("all pins", &agent, || pinned() == all);

@@ -2,6 +2,7 @@
 
 use std::{process::Command, time::Duration};
 
+use mailflow_agent::kernel::LAYOUT;
 use mailflow_tests::lab::{agent_binary, detach_links, wait_for};
 use serde_json::Value;
 
@@ -66,7 +67,7 @@ fn a_stop_that_keeps_leaves_the_programs_counting() {
     open.talk();
     let mut sent = gateway.send();
     assert_eq!(agent.stop().unwrap().code(), Some(0));
-    assert!(gateway.pins().join("v4").exists());
+    assert!(gateway.tables(0).exists());
     open.talk();
     add(&mut sent, gateway.send());
     let mut agent = gateway.start("", &[]);
@@ -128,17 +129,19 @@ fn another_layout_goes_on_with_the_open_flows() {
     kill(agent);
     open[0].talk();
     add(&mut sent, gateway.send());
-    let agent = gateway.start("", &[("MAILFLOW_TEST_LAYOUT", "5")]);
-    assert!(gateway.pins().join("v5").exists() && !gateway.pins().join("v4").exists());
+    let layouts = format!("{}:{}", LAYOUT + 2, LAYOUT + 1);
+    let next = layouts.split_once(':').unwrap().1;
+    let agent = gateway.start("", &[("MAILFLOW_TEST_LAYOUT", next)]);
+    assert!(gateway.tables(1).exists() && !gateway.tables(0).exists());
     // One goes on at once, one after another restart, one after another layout, and one with its end alone.
     open[0].talk();
     kill(agent);
-    let agent = gateway.start("", &[("MAILFLOW_TEST_LAYOUT", "5")]);
+    let agent = gateway.start("", &[("MAILFLOW_TEST_LAYOUT", next)]);
     open[1].talk();
     std::thread::sleep(Duration::from_secs(1));
     kill(agent);
-    let agent = gateway.start("", &[("MAILFLOW_TEST_LAYOUT", "6:5")]);
-    assert!(gateway.pins().join("v6").exists() && !gateway.pins().join("v5").exists());
+    let agent = gateway.start("", &[("MAILFLOW_TEST_LAYOUT", &layouts)]);
+    assert!(gateway.tables(2).exists() && !gateway.tables(1).exists());
     open[2].talk();
     open[0].talk();
     let mut each = Vec::new();
@@ -172,13 +175,15 @@ fn another_layout_goes_on_with_the_open_flows() {
 #[test]
 fn another_capacity_and_an_unknown_layout() {
     let gateway = Gateway::new(100);
-    let agent = gateway.start("", &[("MAILFLOW_TEST_LAYOUT", "7")]);
+    let unknown = (LAYOUT + 1).to_string();
+    let agent = gateway.start("", &[("MAILFLOW_TEST_LAYOUT", &unknown)]);
     let mut sent = gateway.send();
     gateway.expect(&agent, sent);
     kill(agent);
     gateway.configure(100, "flow_table: { flows: 1000 }\n");
     let agent = gateway.start("", &[]);
-    assert!(agent.log().contains("aside-v7"), "an unknown layout is named:\n{}", agent.log());
+    let aside = format!("aside-v{unknown}");
+    assert!(agent.log().contains(&aside), "an unknown layout is named:\n{}", agent.log());
     add(&mut sent, gateway.send());
     kill(agent);
     gateway.configure(100, "flow_table: { flows: 2000 }\n");
