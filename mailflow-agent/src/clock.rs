@@ -3,13 +3,14 @@
 use std::{
     ops::RangeInclusive,
     sync::{Mutex, PoisonError},
+    time::Duration,
 };
 
 use crate::engine::time::{Epoch, Time};
 
 fn read(clock: libc::clockid_t) -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: writes one struct that lives through the call. Both clocks used here always exist.
+    // SAFETY: writes one struct that lives through the call. The clocks used here always exist.
     unsafe { libc::clock_gettime(clock, &raw mut time) };
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
@@ -17,6 +18,11 @@ fn read(clock: libc::clockid_t) -> u64 {
 /// Now on the packet clock, which live is the kernel's monotonic clock.
 pub fn now() -> Time {
     Time::from_nanos(read(libc::CLOCK_MONOTONIC))
+}
+
+/// CPU time that this thread has used: what its work costs, however busy the machine and the disk are.
+pub fn thread_cpu_time() -> Duration {
+    Duration::from_nanos(read(libc::CLOCK_THREAD_CPUTIME_ID))
 }
 
 /// Where the packet clock's beginning lies on the wall clock: the same until somebody sets the wall clock, so

@@ -31,13 +31,15 @@ use crate::{
 const OFTEN: Duration = Duration::from_secs(1);
 /// ... and while it is not.
 const SELDOM: Duration = Duration::from_secs(10);
-/// Keeping it takes at most one part in this many of the time ...
+/// Keeping it takes at most one part in this many of a CPU's time ...
 const SHARE: u32 = 200;
 /// ... and less where that takes long: with the polls, a million quiet sources are to take less than a 100th of a core.
 /// The journal since then stays short all the same, see [`Store::is_long`].
 const SHARE_OF_LONG: u32 = 500;
 /// From here on it takes long.
 const LONG: Duration = Duration::from_millis(200);
+/// Polls wait for the disk, and for other processes, for at most one part in this many of the time.
+const SHARE_OF_WAITS: u32 = 20;
 /// Living flows up to which it is small.
 const SMALL: u64 = 5_000;
 
@@ -196,12 +198,13 @@ impl Keeper {
         let calm = !sinks.outputs().is_told() && !self.trouble.is_on();
         let due = now >= if calm { self.next + OFTEN } else { self.next };
         if self.store.as_ref().is_some_and(|store| due || store.is_long() && !self.trouble.is_on()) {
+            let (begun, used) = (clock::now(), clock::thread_cpu_time());
             self.keep(kernel, engine, now, sinks);
-            let took = clock::now().since(now);
+            let (took, used) = (clock::now().since(begun), clock::thread_cpu_time().saturating_sub(used));
             let pause = if engine.stats().open_flows < SMALL { OFTEN } else { SELDOM };
             // A state that takes long to keep is kept more seldom.
-            let share = if took < LONG { SHARE } else { SHARE_OF_LONG };
-            self.next = now + pause.max(took * share);
+            let share = if used < LONG { SHARE } else { SHARE_OF_LONG };
+            self.next = now + pause.max(used * share).max(took * SHARE_OF_WAITS);
         }
     }
 
