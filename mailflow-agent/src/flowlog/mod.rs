@@ -112,6 +112,10 @@ pub enum Skipped {
 }
 
 /// What comes of a line.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all lines are records: a box would allocate for each of them"
+)]
 #[derive(Clone, Debug)]
 pub enum Line {
     /// A record.
