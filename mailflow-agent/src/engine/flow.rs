@@ -23,6 +23,28 @@ pub struct Direction {
     pub last: Option<Time>,
 }
 
+/// TCP and application facts as they are kept on disk, in the order of [`facts_of`].
+pub(crate) fn facts_bytes(facts: &Facts) -> [u8; 10] {
+    [
+        facts.syn,
+        facts.syn_ack,
+        facts.fin_up,
+        facts.fin_down,
+        facts.reset,
+        facts.answered,
+        facts.opening_up,
+        facts.opening_down,
+        facts.upgrade,
+        facts.looked,
+    ]
+}
+
+/// Facts from those bytes.
+pub(crate) fn facts_of(bytes: [u8; 10]) -> Facts {
+    let [syn, syn_ack, fin_up, fin_down, reset, answered, opening_up, opening_down, upgrade, looked] = bytes;
+    Facts { syn, syn_ack, fin_up, fin_down, reset, answered, opening_up, opening_down, upgrade, looked }
+}
+
 /// A flow as one snapshot of the kernel's table shows it, its times resolved.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Flow {

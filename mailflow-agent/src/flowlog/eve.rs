@@ -123,7 +123,7 @@ pub(super) fn read(line: &[u8], reading: &Reading<'_>) -> Result<Line, Fault> {
 }
 
 impl Flow<'_> {
-    /// What comes of it.
+    /// Returns its record, or the reason why it gives none.
     fn line(&self, line: &[u8], reading: &Reading<'_>) -> Result<Line, Fault> {
         let entry = match &self.mailflow {
             Some(extra) => own::entry(self, extra, line, reading)?,

@@ -30,9 +30,9 @@ fn top<'a>(from: &mut Scan<'a>) -> Option<Flow<'a>> {
         match name {
             b"event_type" => event_type = Some(seen.once(0, from.word()?)?),
             b"src_ip" => source = Some(seen.once(1, from.text::<IpAddr>()?)?),
-            b"src_port" => src_port = seen.once(2, from.nullable(Scan::small)?)?,
+            b"src_port" => src_port = seen.once(2, from.nullable(Scan::integer)?)?,
             b"dest_ip" => destination = Some(seen.once(3, from.text::<IpAddr>()?)?),
-            b"dest_port" => dest_port = seen.once(4, from.nullable(Scan::small)?)?,
+            b"dest_port" => dest_port = seen.once(4, from.nullable(Scan::integer)?)?,
             b"proto" => proto = Some(seen.once(5, from.text::<Proto>()?)?),
             b"app_proto" => app_proto = seen.once(6, from.nullable(Scan::word)?)?,
             b"app_proto_orig" => app_proto_orig = seen.once(7, from.nullable(Scan::word)?)?,
@@ -63,17 +63,17 @@ fn top<'a>(from: &mut Scan<'a>) -> Option<Flow<'a>> {
 /// A list of VLAN tags, or one.
 fn tags(from: &mut Scan<'_>) -> Option<Vec<u16>> {
     if from.0.first() != Some(&b'[') {
-        return Some(vec![from.small()?]);
+        return Some(vec![from.integer()?]);
     }
     from.byte(b'[')?;
     if from.0.first() == Some(&b']') {
         from.byte(b']')?;
         return Some(Vec::new());
     }
-    let mut tags = vec![from.small()?];
+    let mut tags = vec![from.integer()?];
     while from.0.first() == Some(&b',') {
         from.byte(b',')?;
-        tags.push(from.small()?);
+        tags.push(from.integer()?);
     }
     from.byte(b']')?;
     Some(tags)
@@ -120,13 +120,9 @@ fn extra<'a>(from: &mut Scan<'a>) -> Option<Extra<'a>> {
             b"data_bytes_up" => extra.data_bytes_up = seen.once(4, from.nullable(Scan::number)?)?,
             b"data_bytes_down" => extra.data_bytes_down = seen.once(5, from.nullable(Scan::number)?)?,
             b"messages_estimated" => {
-                let messages = |from: &mut Scan<'a>| u32::try_from(from.number()?).ok();
-                extra.messages_estimated = seen.once(6, from.nullable(messages)?)?;
+                extra.messages_estimated = seen.once(6, from.nullable(Scan::integer)?)?
             }
-            b"messages_rejected" => {
-                let messages = |from: &mut Scan<'a>| u32::try_from(from.number()?).ok();
-                extra.messages_rejected = seen.once(13, from.nullable(messages)?)?;
-            }
+            b"messages_rejected" => extra.messages_rejected = seen.once(13, from.nullable(Scan::integer)?)?,
             b"app_evidence" => extra.app_evidence = seen.once(7, from.nullable(Scan::word)?)?,
             b"complete" => extra.complete = seen.once(8, from.nullable(Scan::boolean)?)?,
             b"syn" => extra.syn = seen.once(9, from.nullable(Scan::boolean)?)?,
@@ -258,8 +254,8 @@ impl<'a> Scan<'a> {
     }
 
     #[inline]
-    fn small(&mut self) -> Option<u16> {
-        u16::try_from(self.number()?).ok()
+    fn integer<T: TryFrom<u64>>(&mut self) -> Option<T> {
+        T::try_from(self.number()?).ok()
     }
 
     #[inline]
@@ -284,7 +280,7 @@ impl<'a> Scan<'a> {
 /// Returns the length of the string that begins here, if it is of printable ASCII without escapes.
 #[inline]
 fn plain(text: &[u8]) -> Option<usize> {
-    /// The same byte eight times.
+    /// Returns a byte eight times in a word.
     const fn each(byte: u8) -> u64 {
         u64::from_ne_bytes([byte; 8])
     }

@@ -115,7 +115,7 @@ pub(super) fn read(line: &[u8], reading: &Reading<'_>) -> Result<Line, Fault> {
 }
 
 impl Conn<'_> {
-    /// What comes of it.
+    /// Returns its record, or the reason why it gives none.
     pub(super) fn line(&self, reading: &Reading<'_>) -> Line {
         let seen = Seen::of(self);
         let vlans = [self.vlan, self.inner_vlan].into_iter().flatten();

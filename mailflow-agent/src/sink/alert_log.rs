@@ -222,7 +222,7 @@ impl<'a> AlertLine<'a> {
 }
 
 /// The interface of an event with these: where it is one alone.
-pub(super) fn only(interfaces: &[Arc<str>]) -> Option<Arc<str>> {
+fn only(interfaces: &[Arc<str>]) -> Option<Arc<str>> {
     match interfaces {
         [only] => Some(Arc::clone(only)),
         _ => None,

@@ -1,17 +1,11 @@
 //! Events in Elastic's Common Schema. What it has no name for stands under `mailflow`, under the names
 //! that the EVE lines have.
 
-use std::sync::Arc;
-
 use mailflow_common::PROTOCOL_UDP;
 use serde_json::{Map, Value, json};
 
 use super::{
-    alert_log::{self, AlertLine},
-    community_id::CommunityId,
-    eve::Moment,
-    flow_log::FlowLine,
-    gateway::Gateway,
+    alert_log::AlertLine, community_id::CommunityId, eve::Moment, flow_log::FlowLine, gateway::Gateway,
     words::summary,
 };
 use crate::engine::{
@@ -73,7 +67,7 @@ pub(super) fn flow(record: &FlowRecord, epoch: Epoch, gateway: &Gateway) -> serd
         "source": source,
         "destination": destination,
         "network": network,
-        "observer": observer(gateway, gateway.interface(flow.interface)),
+        "observer": observer(gateway, line["in_iface"].take()),
         "mailflow": line["mailflow"].take(),
     }))
 }
@@ -119,16 +113,16 @@ pub(super) fn alert(
         "threat": { "framework": "MITRE ATT&CK", "technique": { "id": alert.attack } },
         "source": source,
         "labels": labels,
-        "observer": observer(gateway, alert_log::only(&gateway.interfaces_of(alert))),
+        "observer": observer(gateway, line["in_iface"].take()),
         "mailflow": mailflow,
     }))
 }
 
 /// The gateway.
-fn observer(gateway: &Gateway, interface: Option<Arc<str>>) -> Value {
+fn observer(gateway: &Gateway, interface: Value) -> Value {
     let mut observer = json!({ "name": &**gateway.name(), "vendor": "mailflow", "product": "mailflow" });
-    if let Some(interface) = interface {
-        observer["ingress"] = json!({ "interface": { "name": &*interface } });
+    if !interface.is_null() {
+        observer["ingress"] = json!({ "interface": { "name": interface } });
     }
     observer
 }

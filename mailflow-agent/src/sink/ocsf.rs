@@ -1,17 +1,11 @@
 //! Events in the Open Cybersecurity Schema Framework: flows as Network Activity, alerts as Detection
 //! Finding. What it has no name for stands under `unmapped`, under the names that the EVE lines have.
 
-use std::sync::Arc;
-
 use mailflow_common::PROTOCOL_UDP;
 use serde_json::{Value, json};
 
 use super::{
-    alert_log::{self, AlertLine},
-    community_id::CommunityId,
-    flow_log::FlowLine,
-    gateway::Gateway,
-    words::summary,
+    alert_log::AlertLine, community_id::CommunityId, flow_log::FlowLine, gateway::Gateway, words::summary,
 };
 use crate::engine::{
     event::{Alert, AlertState, Severity},
@@ -69,7 +63,7 @@ pub(super) fn flow(record: &FlowRecord, epoch: Epoch, gateway: &Gateway) -> serd
         },
         "traffic": traffic,
         "app_name": record.app.name(),
-        "device": device(gateway, gateway.interface(flow.interface)),
+        "device": device(gateway, line["in_iface"].take()),
         "unmapped": { "flow": line["flow"].take(), "mailflow": line["mailflow"].take() },
     }))
 }
@@ -112,7 +106,7 @@ pub(super) fn alert(
             },
             "attacks": attacks,
         },
-        "device": device(gateway, alert_log::only(&gateway.interfaces_of(alert))),
+        "device": device(gateway, line["in_iface"].take()),
         "evidences": [{ "src_endpoint": { "ip": address } }],
         "observables": [{ "name": "evidences[].src_endpoint.ip", "type_id": 2, "type": "IP Address", "value": address }],
         "unmapped": {
@@ -134,10 +128,10 @@ fn metadata(log: &str) -> Value {
 }
 
 /// The gateway: a device of no type that the schema names.
-fn device(gateway: &Gateway, interface: Option<Arc<str>>) -> Value {
+fn device(gateway: &Gateway, interface: Value) -> Value {
     let mut device = json!({ "hostname": &**gateway.name(), "type_id": 99, "type": "Gateway" });
-    if let Some(interface) = interface {
-        device["interface_name"] = (*interface).into();
+    if !interface.is_null() {
+        device["interface_name"] = interface;
     }
     device
 }

@@ -2,13 +2,13 @@
 
 use std::num::NonZeroU32;
 
-use mailflow_common::{Facts, FlowKey};
+use mailflow_common::FlowKey;
 use serde::{Deserialize, Serialize};
 
 use super::tail::Mark;
 use crate::{
     engine::{
-        flow::{Direction, Finished, Flow, RecordReason},
+        flow::{Direction, Finished, Flow, RecordReason, facts_bytes, facts_of},
         spill::Spill,
         time::Time,
     },
@@ -167,7 +167,6 @@ fn direction((packets, bytes, payload, data_packets, data_bytes, last): Way) -> 
 }
 
 pub(super) fn plain(flow: &Flow) -> Plain {
-    let facts = &flow.facts;
     Plain {
         key: flow.key,
         up: way(&flow.up),
@@ -177,24 +176,11 @@ pub(super) fn plain(flow: &Flow) -> Plain {
         rejected: flow.rejected,
         mac: flow.mac,
         interface: flow.interface,
-        facts: [
-            facts.syn,
-            facts.syn_ack,
-            facts.fin_up,
-            facts.fin_down,
-            facts.reset,
-            facts.answered,
-            facts.opening_up,
-            facts.opening_down,
-            facts.upgrade,
-            facts.looked,
-        ],
+        facts: facts_bytes(&flow.facts),
     }
 }
 
 pub(super) fn flow(plain: Plain) -> Flow {
-    let [syn, syn_ack, fin_up, fin_down, reset, answered, opening_up, opening_down, upgrade, looked] =
-        plain.facts;
     Flow {
         key: plain.key,
         up: direction(plain.up),
@@ -204,18 +190,7 @@ pub(super) fn flow(plain: Plain) -> Flow {
         rejected: plain.rejected,
         mac: plain.mac,
         interface: plain.interface,
-        facts: Facts {
-            syn,
-            syn_ack,
-            fin_up,
-            fin_down,
-            reset,
-            answered,
-            opening_up,
-            opening_down,
-            upgrade,
-            looked,
-        },
+        facts: facts_of(plain.facts),
     }
 }
 
@@ -237,7 +212,7 @@ mod packed {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use mailflow_common::Address;
+    use mailflow_common::{Address, Facts};
 
     use super::*;
 

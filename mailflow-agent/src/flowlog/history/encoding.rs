@@ -4,11 +4,11 @@
 
 use std::num::NonZeroU32;
 
-use mailflow_common::{Address, App, Facts, FlowKey, Scope, Vlans};
+use mailflow_common::{Address, App, FlowKey, Scope, Vlans};
 
 use super::Arrival;
 use crate::engine::{
-    flow::{Direction, Flow, FlowRecord, RecordReason},
+    flow::{Direction, Flow, FlowRecord, RecordReason, facts_bytes, facts_of},
     inputs::Inputs,
     time::Time,
 };
@@ -62,18 +62,7 @@ pub(super) fn write(out: &mut Vec<u8>, Arrival { at, record }: &Arrival) {
     out.extend([key.scope.protocol() | if key.scope.v6() { 0x80 } else { 0 }, inputs.bits()]);
     vlans.tags().for_each(|tag| out.extend(tag.to_le_bytes()));
     out.extend(mac.iter().flatten());
-    out.extend([
-        facts.syn,
-        facts.syn_ack,
-        facts.fin_up,
-        facts.fin_down,
-        facts.reset,
-        facts.answered,
-        facts.opening_up,
-        facts.opening_down,
-        facts.upgrade,
-        facts.looked,
-    ]);
+    out.extend(facts_bytes(facts));
     moment(out, time, *first);
     let interface = interface.map_or(0, NonZeroU32::get);
     [*messages, *rejected, interface].into_iter().for_each(|count| number(out, u64::from(count)));
@@ -118,10 +107,7 @@ pub(super) fn read(bytes: &mut &[u8]) -> Option<Arrival> {
     }
     let scope = Scope::new(vlans, protocol & 0x7f, protocol & 0x80 != 0);
     let mac = if is(flag::MAC) { Some(from.take()?) } else { None };
-    let [syn, syn_ack, fin_up, fin_down, reset, answered, opening_up, opening_down, upgrade, looked] =
-        from.take()?;
-    let facts =
-        Facts { syn, syn_ack, fin_up, fin_down, reset, answered, opening_up, opening_down, upgrade, looked };
+    let facts = facts_of(from.take()?);
     let first = from.moment(time)?;
     let mut small = || u32::try_from(from.number()?).ok();
     let (messages, rejected, interface) = (small()?, small()?, NonZeroU32::new(small()?));
@@ -247,20 +233,7 @@ pub(super) mod tests {
         let counts = any::<[u32; 3]>();
         let flow = (key(), way(), way(), time(), counts, any::<Option<[u8; 6]>>(), any::<[u8; 10]>());
         let flow = flow.prop_map(|(key, up, down, first, [messages, rejected, interface], mac, facts)| {
-            let [syn, syn_ack, fin_up, fin_down, reset, answered, opening_up, opening_down, upgrade, looked] =
-                facts;
-            let facts = Facts {
-                syn,
-                syn_ack,
-                fin_up,
-                fin_down,
-                reset,
-                answered,
-                opening_up,
-                opening_down,
-                upgrade,
-                looked,
-            };
+            let facts = facts_of(facts);
             let interface = NonZeroU32::new(interface);
             Flow { key, up, down, first, messages, rejected, mac, interface, facts }
         });

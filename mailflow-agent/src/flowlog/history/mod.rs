@@ -16,7 +16,7 @@ pub use self::{
 };
 use super::{Entry, Origin};
 use crate::engine::{
-    flow::{Direction, FlowRecord, RecordReason},
+    flow::{Direction, FlowRecord, RecordReason, facts_bytes},
     settings::Timeouts,
     time::Time,
 };
@@ -157,18 +157,6 @@ fn rank(record: &FlowRecord) -> impl Ord + use<> {
     let way = |way: &Direction| [way.packets, way.bytes, way.payload, way.data_packets, way.data_bytes];
     let counters = (way(&flow.up), way(&flow.down), flow.messages, flow.rejected);
     let rest = (record.app, record.reason.name(), record.complete, record.inputs, flow.mac);
-    let facts = &flow.facts;
-    let facts = [
-        facts.syn,
-        facts.syn_ack,
-        facts.fin_up,
-        facts.fin_down,
-        facts.reset,
-        facts.answered,
-        facts.opening_up,
-        facts.opening_down,
-        facts.upgrade,
-        facts.looked,
-    ];
+    let facts = facts_bytes(&flow.facts);
     (ends, scope, flow.first, last, counters, rest, facts, flow.up.last, flow.down.last)
 }

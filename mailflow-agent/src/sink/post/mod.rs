@@ -227,7 +227,7 @@ impl Post {
 /// Posts `body` to `to` over a connection that is made already, and reads the answer. Needs a tokio runtime.
 ///
 /// # Errors
-/// What comes back is no answer.
+/// The bytes received are no HTTP answer.
 pub async fn post_over(
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     to: &Url,
