@@ -6,7 +6,7 @@ use mailflow_ebpf::{Link, Tcp};
 use super::{
     hook::Toward,
     maps::{
-        self, Scratch,
+        self, Scratch, client_port,
         table::{self, Maker},
         zones,
     },
@@ -47,6 +47,7 @@ pub(super) unsafe fn begin<P: Packet>(
             return false;
         }
         zones::begun(scratch);
+        client_port::begun(key, now);
         true
     }
 }
@@ -70,6 +71,7 @@ pub(super) unsafe fn create<P: Packet>(
         note_origin(packet, link, new, up);
         (*new).facts.looked = side_of(toward, key, up);
         zones::begun(scratch);
+        client_port::begun(key, now);
         table::insert(scratch, key, if up || reset { Maker::Client } else { Maker::Server });
         // For `table::found`.
         table::find(scratch);

@@ -97,8 +97,8 @@ unsafe fn foreign(flow: *const FlowCounters, tcp: Tcp, up: bool) -> bool {
     }
 }
 
-/// The same pointer, so that what is read through it is read after `first` was: CPUs keep the order of loads of which
-/// the second one's address depends on the first one's value (Documentation/memory-barriers.txt, address dependencies).
+/// Returns `flow` such that a load through it comes after the load of `first`: CPUs keep the order of two loads if the
+/// address of the second depends on the value of the first (Documentation/memory-barriers.txt, address dependencies).
 #[inline(always)]
 fn after(flow: *const FlowCounters, first: u64) -> *const FlowCounters {
     let mut nothing = first;
@@ -141,7 +141,9 @@ pub(super) unsafe fn retire(scratch: *mut Scratch, flow: *mut FlowCounters) -> u
         // The clock is read again: what begins before a tick was put aside before it, which the agent
         // goes by. And two flows of one tuple never begin at the same tick: it tells them by that.
         let now = maps::now();
-        (&raw mut (*flow).first).write_volatile(if now > first { now } else { first + 1 });
+        let next = if now > first { now } else { first + 1 };
+        (&raw mut (*flow).first).write_volatile(next);
+        maps::client_port::begun(&(*scratch).key, next);
         1
     }
 }

@@ -9,7 +9,7 @@
 use mailflow_common::{Facts, FlowCounters, FlowKey, answered};
 
 use super::{
-    maps::{Scratch, table, zones},
+    maps::{self, Scratch, client_port, table, zones},
     reuse,
 };
 
@@ -27,14 +27,22 @@ pub(super) unsafe fn seek(scratch: *mut Scratch) -> bool {
         let opens = tcp.opens();
         let (key, turned) = (&raw mut (*scratch).key, &raw mut (*scratch).turned);
         *turned = (*key).reversed();
-        let flow = find(scratch, turned);
-        if !flow.is_null() && (!opens || opening(flow)) && !reuse::ended_by_silence(flow, !up) {
-            *key = *turned;
-            turn(scratch, up);
-            return true;
+        let exchanged = !tcp.syn() || client_port::exchanged(&*key);
+        if exchanged {
+            let flow = find(scratch, turned);
+            if !flow.is_null() && (!opens || opening(flow)) && !reuse::ended_by_silence(flow, !up) {
+                *key = *turned;
+                turn(scratch, up);
+                return true;
+            }
         }
         let own = (*key).scope;
-        if let Some(zone) = zones::other(&*key, &*turned) {
+        let zone = zones::other(&*key, &*turned);
+        if !exchanged && zone.is_none() {
+            // The table was never turned away.
+            return false;
+        }
+        if let Some(zone) = zone {
             if !tcp.syn() {
                 (*key).scope = zone;
                 let flow = find(scratch, key);
@@ -56,13 +64,17 @@ pub(super) unsafe fn seek(scratch: *mut Scratch) -> bool {
     }
 }
 
-/// Returns true if a SYN of the server may be part of the flow: its client's was seen, and neither side has closed it.
+/// Returns true if a SYN of the server may be part of the flow: its client's was seen, neither side has closed it, and it
+/// began within the time in which a SYN is sent again.
 #[inline(always)]
 unsafe fn opening(flow: *const FlowCounters) -> bool {
     // SAFETY: the caller's: an element of a preallocated map.
     unsafe {
         let facts: *const Facts = &raw const (*flow).facts;
-        (*facts).syn != 0 && (*facts).reset == 0 && (*facts).fin_up == 0 && (*facts).fin_down == 0
+        let age = maps::now().wrapping_sub((*flow).first) as i64;
+        let waits = (&raw const (*maps::silences()).unanswered).read_volatile();
+        age <= i64::from(waits)
+            && (*facts).syn != 0 && (*facts).reset == 0 && (*facts).fin_up == 0 && (*facts).fin_down == 0
     }
 }
 

@@ -120,10 +120,11 @@ impl Flow {
         self.numbers[0].map_or(further, |own| own != number)
     }
 
-    /// Whether a SYN of the server may be this flow's: its client has sent one, and nobody has closed it.
-    pub(super) fn opening(&self) -> bool {
+    /// Whether a SYN of the server may be this flow's: its client has sent one, nobody has closed it, and it began within
+    /// the time in which a SYN is sent again.
+    pub(super) fn opening(&self, now: u64, silences: &Silences) -> bool {
         let facts = &self.facts;
-        facts.syn == 1 && facts.fin_up == 0 && facts.fin_down == 0 && facts.reset == 0
+        now.saturating_sub(self.first) <= silences.unanswered && facts.syn == 1 && facts.fin_up == 0 && facts.fin_down == 0 && facts.reset == 0
     }
 
     /// Notes TCP's flags.

@@ -233,7 +233,7 @@ impl Model {
             _ => "direction by port or hook",
         });
         let number = transport.tcp.filter(|(_, flags)| flags & 0x12 == 0x02).map(|(number, _)| number);
-        let opened = |flow: &Flow| !said || flow.opening();
+        let opened = |flow: &Flow| !said || flow.opening(self.now, &self.silences);
         let other_way = |model: &Self, tuple: &Tuple| {
             model.lives(tuple, None) && model.flows.get(tuple).is_some_and(opened)
         };

@@ -283,6 +283,36 @@ fn a_syn_to_a_flow_that_is_over_begins_another_one() {
     }
 }
 
+#[test]
+fn a_syn_of_the_server_belongs_to_a_flow_only_while_syns_are_sent_again() {
+    const LAST: u64 = 127_000;
+    for program in BOTH {
+        let mut histories = Histories::new(Some(program));
+        // Also where both ports are watched, and where the client's flow is a second one of its tuple.
+        for client in [CLIENT, "10.20.0.2:587"] {
+            let a = |flags: u8, sequence: u32| FrameBuilder::tcp(client, SERVER, flags).sequence(sequence);
+            let b = |flags: u8, sequence: u32| FrameBuilder::tcp(SERVER, client, flags).sequence(sequence);
+            for (after, again) in [(LAST, false), (LAST + 20, false), (LAST, true), (LAST + 20, true)] {
+                let mut frames = vec![(0, a(SYN, 5)), (1, b(SYN | ACK, 9)), (2, a(ACK, 6))];
+                if again {
+                    let earlier = [(0, a(SYN, 3)), (1, b(RST | ACK, 0))];
+                    frames.iter_mut().for_each(|frame| frame.0 += 6_000);
+                    frames.splice(0..0, earlier);
+                }
+                let begun = if again { 6_000 } else { 0 };
+                frames.push((begun + after, b(SYN, 77)));
+                histories.play(&format!("{client}, {again}, {after}"), &frames);
+            }
+        }
+        for (name, flows) in histories.end() {
+            let told: Vec<_> = flows.iter().map(|flow| flow.key.server_port).collect();
+            let again = usize::from(name.contains("true"));
+            assert_eq!(told[..=again], [25, 25][..=again], "{name}");
+            assert_eq!(told.len() - 1 - again, usize::from(name.ends_with("020")), "{name}: {told:?}");
+        }
+    }
+}
+
 /// The packets of a flow with these options in its SYN and SYN-ACK, and the first bytes of its server.
 fn joining(v6: bool, options: [&[u8]; 2], greeting: &str) -> Vec<(u64, FrameBuilder)> {
     let (client, server) = if v6 { (CLIENT6, SERVER6) } else { (CLIENT, SERVER) };

@@ -151,6 +151,11 @@ static mut LENGTH: u64 = 0;
 #[unsafe(link_section = ".data.tagged")]
 static mut TAGGED: u64 = 0;
 
+/// When a flow last began whose client's port is watched, in ticks; 0: none has since the program was loaded.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".data.client_port")]
+static mut CLIENT_PORT: u64 = 0;
+
 /// How many sets of flows there are; none before Linux 5.12.
 #[unsafe(no_mangle)]
 static SET_COUNT: Global<u32> = Global::new(0);
@@ -256,6 +261,34 @@ pub(super) fn reported(kind: u32) -> Option<*mut Reported> {
 #[inline(always)]
 pub(super) fn scratch() -> Option<*mut Scratch> {
     SCRATCH.get_ptr_mut(0)
+}
+
+/// Flows from a watched port: as rare as they are, most SYNs need not look for one that goes the other way.
+pub(super) mod client_port {
+    use mailflow_common::FlowKey;
+
+    use super::{CLIENT_PORT, now, silences, watched};
+
+    /// Notes a flow that begins, if its client's port is watched.
+    #[inline(always)]
+    pub(in super::super) fn begun(key: &FlowKey, now: u64) {
+        if watched(key.client_port) {
+            // SAFETY: an aligned word that is only ever written whole.
+            unsafe { (&raw mut CLIENT_PORT).write_volatile(now) }
+        }
+    }
+
+    /// Returns true if a flow that is `key` with its ends exchanged may have begun so late that it still waits for its
+    /// first answer. Such a flow's client has the port that `key` has as its server's.
+    #[inline(always)]
+    pub(in super::super) fn exchanged(key: &FlowKey) -> bool {
+        // SAFETY: aligned words that are only ever written whole.
+        unsafe {
+            let begun = (&raw const CLIENT_PORT).read_volatile();
+            let waits = (&raw const (*silences()).unanswered).read_volatile();
+            !watched(key.server_port) || begun != 0 && now().wrapping_sub(begun) as i64 <= i64::from(waits)
+        }
+    }
 }
 
 /// VLAN zones of flows whose tags may be visible in one direction only.
