@@ -25,7 +25,7 @@ pub use key::{
 pub use keyed_hash::HashKeys;
 pub use place::{Entry, Place, Rest};
 pub use ports::{PORT_WORDS, PortSet, is_tunnel};
-pub use set::{FREE, LEFT, Set, Slot, WAYS, set_of, tag_of};
+pub use set::{FREE, LEFT, SETS_IN_GROUP, Set, Slot, WAYS, groups_of, set_of, tag_of};
 pub use source::{
     ALL_CELLS, KEY_CELLS, Removal, Room, SHARE_CELLS, Sharing, SpillCounters, SpillKey, removal,
 };

@@ -50,6 +50,15 @@ pub struct Set {
 
 const _: () = assert!(size_of::<Set>() == 20 * 64, "the size of a set");
 
+/// Sets in a row that share a word of the map of insertions: 1 there means that a flow was inserted into one of them since
+/// the agent last cleared it. So the agent reads only sets that may hold flows.
+pub const SETS_IN_GROUP: u32 = 64;
+
+/// The number of groups of so many sets.
+pub const fn groups_of(sets: u32) -> u32 {
+    sets.div_ceil(SETS_IN_GROUP)
+}
+
 /// The tag of a flow with this hash: [`HashKeys::flow`].
 ///
 /// [`HashKeys::flow`]: crate::HashKeys::flow

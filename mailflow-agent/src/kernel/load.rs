@@ -15,7 +15,7 @@ use aya::{
     programs::{Program, SchedClassifier, Xdp},
 };
 use mailflow_common::{
-    ALL_CELLS, Facts, HashKeys, KEY_CELLS, PORT_WORDS, PortSet, Room, Sharing, Silences, Totals,
+    ALL_CELLS, Facts, HashKeys, KEY_CELLS, PORT_WORDS, PortSet, Room, Sharing, Silences, Totals, groups_of,
 };
 
 use super::{
@@ -146,6 +146,7 @@ impl Loaded {
         loader
             .verifier_log_level(VerifierLogLevel::STATS)
             .map_max_entries("SETS", shape.sets.max(1))
+            .map_max_entries("INSERTED", groups_of(shape.sets.max(1)))
             .map_max_entries("FLOWS", shape.beside)
             .map_max_entries("OVERFLOW", options.overflow)
             .override_global("LOCAL_ONLY", &local_only, true)
@@ -169,8 +170,8 @@ impl Loaded {
         loaded.set_room(Room { flows: 0, sources: 0 }, (0, 0))?;
         let sharing = loaded.share(options)?;
         if shape.sets != 0 {
-            let [sets, shares] = ["SETS", "SHARES"].map(|name| loaded.array(name));
-            let sets = Sets::own(sets?, shape.sets, shares?, sharing);
+            let [sets, inserted, shares] = ["SETS", "INSERTED", "SHARES"].map(|name| loaded.array(name));
+            let sets = Sets::own(sets?, shape.sets, inserted?, shares?, sharing);
             loaded.sets = Some(sets.map_err(KernelError::Table)?);
         }
         Ok(loaded)

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! /sys/fs/bpf/mailflow/          locked by the agent that runs
-//!   v5/                          tables of layout 5
+//!   v6/                          tables of layout 6
 //!     SETS, FLOWS, RETIRED, ...
 //!     link-ingress-eth1          a link for each place
 //! ```
@@ -20,7 +20,7 @@ use std::{
 use aya::maps::{MapInfo, MapType};
 use mailflow_common::{
     ALL_CELLS, FlowCounters, FlowKey, FragmentKey, FragmentOwner, RetiredKey, Set, SpillCounters, SpillKey,
-    Totals,
+    Totals, groups_of,
 };
 use tracing::{info, warn};
 
@@ -30,14 +30,14 @@ use super::{
 };
 
 /// The layout of the tables: raised when what a key or a value means changes. Layouts are never reused.
-pub const LAYOUT: u32 = 5;
+pub const LAYOUT: u32 = 6;
 /// For tests of what happens when it changes: another number, and behind colons those that can be read too.
 const OTHER_LAYOUT: &str = "MAILFLOW_TEST_LAYOUT";
 
 /// How the name of a link begins.
 const LINK: &str = "link-";
 /// The pinned maps.
-const MAPS: [&str; 7] = ["SETS", "FLOWS", "RETIRED", "OVERFLOW", "SHARES", "FRAGMENTS", "TOTALS"];
+const MAPS: [&str; 8] = ["SETS", "INSERTED", "FLOWS", "RETIRED", "OVERFLOW", "SHARES", "FRAGMENTS", "TOTALS"];
 
 /// Why nothing can be pinned.
 #[derive(Debug, thiserror::Error)]
@@ -338,6 +338,10 @@ fn wanted(name: &str, options: Option<&LoadOptions>) -> (MapType, usize, usize, 
             let sets = shape.map(|shape| shape.sets.max(1));
             (MapType::Array, WORD, size_of::<Set>(), sets)
         }
+        "INSERTED" => {
+            let groups = shape.map(|shape| groups_of(shape.sets.max(1)));
+            (MapType::Array, WORD, size_of::<u64>(), groups)
+        }
         "FLOWS" => {
             let flows = shape.map(|shape| shape.beside);
             (MapType::Hash, size_of::<FlowKey>(), size_of::<FlowCounters>(), flows)
@@ -381,7 +385,7 @@ mod tests {
             }
         }
         let hash: String = hash.finalize().iter().take(4).map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!((LAYOUT, hash.as_str()), (5, "47320a13"));
+        assert_eq!((LAYOUT, hash.as_str()), (6, "47320a13"));
     }
 
     /// A flow's key as a set holds it is part of the layout as well, and so is the hash that chooses the set.

@@ -14,7 +14,8 @@ use std::{
 
 use aya::maps::MapData;
 use mailflow_common::{
-    FREE, FlowCounters, FlowKey, HashKeys, LEFT, Place, Rest, Set, Sharing, WAYS, set_of, tag_of,
+    FREE, FlowCounters, FlowKey, HashKeys, LEFT, Place, Rest, SETS_IN_GROUP, Set, Sharing, WAYS, groups_of,
+    set_of, tag_of,
 };
 
 pub(super) use self::shape::Shape;
@@ -31,6 +32,8 @@ pub(super) const UNDER_WAY: Duration = Duration::from_millis(20);
 /// The sets of a table in our own memory.
 pub(super) struct Sets {
     sets: Mapped,
+    /// Which groups of sets may hold flows; none where all sets are read.
+    groups: Option<Groups>,
     /// The cells of [`Sharing`], where flows are taken out.
     shares: Option<(Mapped, Sharing)>,
     keys: HashKeys,
@@ -40,6 +43,40 @@ pub(super) struct Sets {
     twins: Cell<usize>,
     /// By when how many of them were taken out: to look at the clock for each would cost as much as to free it.
     waves: RefCell<VecDeque<(Instant, usize)>>,
+}
+
+/// Which groups of [`SETS_IN_GROUP`] sets may hold flows.
+struct Groups {
+    /// The program's words: 1 where a flow was inserted.
+    inserted: Mapped,
+    /// Which groups held flows when they were last read. All of them at first: an agent before this one may have cleared
+    /// the words.
+    occupied: RefCell<Vec<bool>>,
+}
+
+impl Groups {
+    fn new(inserted: Mapped) -> Self {
+        let occupied = RefCell::new(vec![true; inserted.words().len()]);
+        Self { inserted, occupied }
+    }
+
+    /// Returns true if the group has to be read: it held flows last time, or one was inserted since.
+    fn begin(&self, group: usize) -> bool {
+        // A flow that is inserted after this is seen now, or sets the word again.
+        let inserted = self
+            .inserted
+            .words()
+            .get(group)
+            .is_none_or(|word| word.load(Ordering::Relaxed) != 0 && word.swap(0, Ordering::SeqCst) != 0);
+        inserted || self.occupied.borrow().get(group).is_none_or(|occupied| *occupied)
+    }
+
+    /// Notes if the group holds flows.
+    fn end(&self, group: usize, occupied: bool) {
+        if let Some(known) = self.occupied.borrow_mut().get_mut(group) {
+            *known = occupied;
+        }
+    }
 }
 
 /// A way whose flow was taken out.
@@ -80,18 +117,28 @@ impl Sets {
     /// Sets in memory of our own.
     #[cfg(test)]
     fn ours(count: usize, keys: HashKeys) -> io::Result<Self> {
-        Ok(Self::of(Mapped::own(count * size_of::<Set>())?, keys))
+        let inserted = Mapped::own(groups_of(count as u32) as usize * size_of::<u64>())?;
+        let groups = Some(Groups::new(inserted));
+        Ok(Self { groups, ..Self::of(Mapped::own(count * size_of::<Set>())?, keys) })
     }
 
     fn of(sets: Mapped, keys: HashKeys) -> Self {
         let (left, twins, waves) = Default::default();
-        Self { sets, shares: None, keys, left, twins, waves }
+        Self { sets, groups: None, shares: None, keys, left, twins, waves }
     }
 
-    /// The same with the cells of the sources' shares, to take flows out.
-    pub(super) fn own(sets: &MapData, count: u32, shares: &MapData, sharing: Sharing) -> io::Result<Self> {
-        let shares = Mapped::new(shares, mailflow_common::ALL_CELLS, size_of::<u64>())?;
-        let own = Self { shares: Some((shares, sharing)), ..Self::open(sets, count, sharing.keys)? };
+    /// Maps them to take flows out as well, with the words of insertions and the cells of the sources' shares. There may be
+    /// one such value at a time: it clears the words.
+    pub(super) fn own(
+        sets: &MapData,
+        count: u32,
+        inserted: &MapData,
+        shares: &MapData,
+        sharing: Sharing,
+    ) -> io::Result<Self> {
+        let groups = Some(Groups::new(Mapped::new(inserted, groups_of(count), size_of::<u64>())?));
+        let shares = Some((Mapped::new(shares, mailflow_common::ALL_CELLS, size_of::<u64>())?, sharing));
+        let own = Self { groups, shares, ..Self::open(sets, count, sharing.keys)? };
         own.find_left();
         Ok(own)
     }
@@ -151,12 +198,36 @@ impl Sets {
     /// the other is added to that when no packet is under way to it any more ([`Sets::free`]), and returned here.
     pub(super) fn walk(&self, mut visit: impl FnMut(&FlowKey, &FlowCounters)) -> Sum {
         let mut apart = Sum::default();
-        for (number, set) in self.all() {
+        for (group, sets) in self.sets.words().chunks(SETS_IN_GROUP as usize * SET_WORDS).enumerate() {
+            if self.groups.as_ref().is_some_and(|groups| !groups.begin(group)) {
+                continue;
+            }
+            let first = group as u32 * SETS_IN_GROUP;
+            let occupied = self.walk_group(first, sets, &mut visit, &mut apart);
+            if let Some(groups) = &self.groups {
+                groups.end(group, occupied);
+            }
+        }
+        self.mark();
+        apart
+    }
+
+    /// Shows the flows of the sets from number `first` on. Returns true if there are any, shown or not.
+    fn walk_group(
+        &self,
+        first: u32,
+        sets: &[AtomicU64],
+        visit: &mut impl FnMut(&FlowKey, &FlowCounters),
+        apart: &mut Sum,
+    ) -> bool {
+        let mut occupied = false;
+        for (number, set) in (first..).zip(sets.chunks_exact(SET_WORDS)) {
             for way in 0..WAYS {
                 let tag = set[way].load(Ordering::Relaxed);
                 if tag <= LEFT {
                     continue;
                 }
+                occupied = true;
                 // One that is about to begin has nothing yet that it could be told by.
                 if slot(set, way)[FIRST].load(Ordering::Acquire) == 0 {
                     continue;
@@ -181,8 +252,7 @@ impl Sets {
                 }
             }
         }
-        self.mark();
-        apart
+        occupied
     }
 
     /// Whether the flow has a way in its set.

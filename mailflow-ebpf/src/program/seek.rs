@@ -74,7 +74,10 @@ unsafe fn opening(flow: *const FlowCounters) -> bool {
         let age = maps::now().wrapping_sub((*flow).first) as i64;
         let waits = (&raw const (*maps::silences()).unanswered).read_volatile();
         age <= i64::from(waits)
-            && (*facts).syn != 0 && (*facts).reset == 0 && (*facts).fin_up == 0 && (*facts).fin_down == 0
+            && (*facts).syn != 0
+            && (*facts).reset == 0
+            && (*facts).fin_up == 0
+            && (*facts).fin_down == 0
     }
 }
 

@@ -124,7 +124,11 @@ impl Flow {
     /// the time in which a SYN is sent again.
     pub(super) fn opening(&self, now: u64, silences: &Silences) -> bool {
         let facts = &self.facts;
-        now.saturating_sub(self.first) <= silences.unanswered && facts.syn == 1 && facts.fin_up == 0 && facts.fin_down == 0 && facts.reset == 0
+        now.saturating_sub(self.first) <= silences.unanswered
+            && facts.syn == 1
+            && facts.fin_up == 0
+            && facts.fin_down == 0
+            && facts.reset == 0
     }
 
     /// Notes TCP's flags.

@@ -33,6 +33,8 @@ fn put(sets: &Sets, key: &FlowKey, first: u64) -> usize {
         word.store(u64::from_ne_bytes(bytes.try_into().unwrap()), Ordering::Relaxed);
     }
     set[way].store(tag, Ordering::Release);
+    let inserted = sets.groups.as_ref().unwrap().inserted.words();
+    inserted[(set_of(tag, count) / SETS_IN_GROUP) as usize].store(1, Ordering::Release);
     way
 }
 
@@ -58,9 +60,46 @@ fn flows_are_shown_and_found_each_by_itself() {
 #[test]
 fn one_that_another_cpu_is_about_to_write_is_not_shown() {
     let sets = Sets::ours(1, keys()).unwrap();
-    put(&sets, &key("2001:db8::1", 1), 0);
-    assert_eq!((count(&sets), sets.get(&key("2001:db8::1", 1))), (0, None));
-    assert_eq!(sets.take(&key("2001:db8::1", 1), PACKETS), Taken::Absent);
+    let key = key("2001:db8::1", 1);
+    let way = put(&sets, &key, 0);
+    assert_eq!((count(&sets), sets.get(&key)), (0, None));
+    assert_eq!(sets.take(&key, PACKETS), Taken::Absent);
+    // Its insertion was noted once, before it was written.
+    slot(&sets.sets.words()[..SET_WORDS], way)[FIRST].store(1, Ordering::Release);
+    assert_eq!(count(&sets), 1);
+}
+
+/// Which groups are read, by their numbers.
+fn read_groups(sets: &Sets) -> Vec<usize> {
+    let groups = sets.groups.as_ref().unwrap();
+    let words = groups.inserted.words();
+    let occupied = groups.occupied.borrow();
+    (0..words.len()).filter(|group| words[*group].load(Ordering::Relaxed) == 1 || occupied[*group]).collect()
+}
+
+#[test]
+fn only_groups_of_sets_with_flows_are_read() {
+    const SETS: u32 = 10 * SETS_IN_GROUP - 1;
+    let sets = Sets::ours(SETS as usize, keys()).unwrap();
+    assert_eq!(read_groups(&sets).len(), 10, "an agent before this one may have read the words");
+    assert_eq!((count(&sets), read_groups(&sets)), (0, vec![]));
+    let flows: Vec<_> = (0..3).map(|port| key("10.0.0.1", port)).collect();
+    let group = |key: &FlowKey| (sets.number(sets.place(key).2) / SETS_IN_GROUP) as usize;
+    flows.iter().for_each(|key| _ = put(&sets, key, 1));
+    let mut holding: Vec<_> = flows.iter().map(group).collect();
+    holding.sort_unstable();
+    holding.dedup();
+    for _ in 0..3 {
+        assert_eq!((read_groups(&sets), count(&sets)), (holding.clone(), 3));
+    }
+    for key in &flows {
+        assert_eq!(sets.take(key, PACKETS), Taken::Out);
+    }
+    assert_eq!((count(&sets), read_groups(&sets)), (0, vec![]));
+    sets.free(false);
+    // Its way is used again.
+    put(&sets, &flows[1], 2);
+    assert_eq!((read_groups(&sets), count(&sets)), (vec![group(&flows[1])], 1));
 }
 
 #[test]

@@ -29,6 +29,11 @@ use super::{
 #[aya_ebpf::macros::btf_map]
 static SETS: Array<Set, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
 
+/// A word for each group of sets: 1 where a flow was inserted since the agent last cleared it. The agent sets how many
+/// there are, and maps them into its memory.
+#[aya_ebpf::macros::btf_map]
+static INSERTED: Array<u64, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
+
 /// Live flows beside them, by their whole key. Preallocated and shared; the agent sets its size before it loads.
 #[aya_ebpf::macros::btf_map]
 static FLOWS: HashMap<FlowKey, FlowCounters, 262_144> = HashMap::new();

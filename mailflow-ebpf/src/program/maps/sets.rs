@@ -2,11 +2,11 @@
 
 use core::arch::asm;
 
-use mailflow_common::{FREE, Place, Rest, Set, Slot, WAYS, set_of, tag_of};
+use mailflow_common::{FREE, Place, Rest, SETS_IN_GROUP, Set, Slot, WAYS, set_of, tag_of};
 
 use super::{
     super::tally::{add32, add64, sub64},
-    Entry, FlowCounters, SET_COUNT, SETS, sharing,
+    Entry, FlowCounters, INSERTED, SET_COUNT, SETS, sharing,
 };
 
 /// How often a new flow tries for a way that another one takes before it, until it lies beside the set.
@@ -126,6 +126,7 @@ impl Seat {
                 let found = exchange(tag, FREE, self.tag);
                 if found == FREE {
                     fill(slot, place, entry);
+                    self.note_insertion();
                     return Seated::Now;
                 }
                 if found == self.tag {
@@ -139,6 +140,21 @@ impl Seat {
                 tries += 1;
             }
             Seated::Full
+        }
+    }
+
+    /// Notes for the agent that the set holds a new flow. It clears the word before it reads the tags, and the tag was
+    /// written before, by an operation that orders what follows (LKMM: a successful `cmpxchg` is a full barrier): so the
+    /// agent sees the flow now, or the word next time. A word that is set stays clean in the other CPUs' caches.
+    #[inline(always)]
+    unsafe fn note_insertion(self) {
+        if let Some(word) = INSERTED.get_ptr_mut(self.number / SETS_IN_GROUP) {
+            // SAFETY: an element of an array, an aligned word that is only ever written whole.
+            unsafe {
+                if word.read_volatile() == 0 {
+                    word.write_volatile(1);
+                }
+            }
         }
     }
 
