@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use crate::engine::time::{Epoch, Time};
+use mailflow_engine::time::{Epoch, Time};
 
 fn read(clock: libc::clockid_t) -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use crate::engine::time::Time;
+use mailflow_engine::time::Time;
 
 /// Exit status of a process that panicked, as Rust's own.
 const PANICKED: i32 = 101;

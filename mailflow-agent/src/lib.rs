@@ -1,7 +1,7 @@
 //! mailflow's agent: reads the kernel's flow counters, joins them with the internal networks,
 //! evaluates the rules and tells people.
 //!
-//! Data goes one way: [`kernel`] (the only user of aya) -> [`engine`] (no clock, no I/O) -> [`sink`].
+//! Data goes one way: [`kernel`] (the only user of aya) -> [`mailflow_engine`] (no clock, no I/O) -> [`sink`].
 //! [`agent`] is the only wiring, [`commands`] what a person does with it.
 
 pub mod agent;
@@ -14,7 +14,6 @@ pub mod control;
 pub mod crowd;
 pub mod disk;
 pub mod doctor;
-pub mod engine;
 pub mod fault;
 pub mod flowlog;
 pub mod http;

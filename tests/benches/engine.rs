@@ -14,7 +14,7 @@ mod sources;
 mod subject;
 
 use flows::Kind;
-use mailflow_agent::engine::overview::Survey;
+use mailflow_engine::overview::Survey;
 use sources::Sources;
 use subject::{Subject, cpu_time};
 

@@ -4,15 +4,13 @@
 
 use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 
-use mailflow_agent::{
-    engine::{
+use mailflow_agent::{sink::metrics::{Agent, Ledger, Limits, Page, Places}};
+use mailflow_engine::{
         event::{Delta, Effects, Gain},
         overview::Overview,
         settings::{Service, Services},
         time::Time,
-    },
-    sink::metrics::{Agent, Ledger, Limits, Page, Places},
-};
+    };
 use mailflow_common::{FlowKey, PROTOCOL_TCP, Scope, Vlans};
 use prometheus::{IntCounterVec, Opts, Registry, TextEncoder};
 

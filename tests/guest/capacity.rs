@@ -1,7 +1,8 @@
 //! Many flows: read, taken out, and more than a source may hold.
 
 use anyhow::Result;
-use mailflow_agent::{clock, engine::flow::Flow, kernel::Kernel};
+use mailflow_agent::{clock, kernel::Kernel};
+use mailflow_engine::flow::Flow;
 use mailflow_tests::frame::{FrameBuilder, flag::SYN};
 
 use crate::{

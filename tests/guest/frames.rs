@@ -3,11 +3,8 @@
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result, ensure};
-use mailflow_agent::{
-    clock,
-    engine::flow::{Fate, Flow},
-    kernel::Kernel,
-};
+use mailflow_agent::{clock, kernel::Kernel};
+use mailflow_engine::flow::{Fate, Flow};
 use mailflow_common::{Reason, Totals};
 use mailflow_tests::frame::{FrameBuilder, Transport, flag::*, fragmented, short_extension};
 

@@ -8,13 +8,8 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use mailflow_agent::{
-    clock,
-    config::{Hook, Role},
-    engine::flow::Fate,
-    kernel::{Kernel, KernelVersion, Lookout, Standing, Verify},
-    privileges,
-};
+use mailflow_agent::{clock, config::{Hook, Role}, kernel::{Kernel, KernelVersion, Lookout, Standing, Verify}, privileges};
+use mailflow_engine::flow::Fate;
 use mailflow_tests::{
     frame::{FrameBuilder, flag::ACK},
     lab::wait_for,

@@ -18,7 +18,7 @@ mod world;
 
 use std::{collections::HashSet, net::IpAddr, time::Duration};
 
-use mailflow_agent::engine::{
+use mailflow_engine::{
     flow::{Direction, Flow, RecordReason},
     settings::{Layer, Rule, Settings, SizeKind, SizeTest},
 };

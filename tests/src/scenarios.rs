@@ -16,7 +16,7 @@ mod vectors;
 use std::{net::Ipv4Addr, sync::Arc};
 
 use fastrand::Rng;
-use mailflow_agent::engine::{
+use mailflow_engine::{
     flow::{FlowRecord, RecordReason},
     time::Time,
 };

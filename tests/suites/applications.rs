@@ -2,7 +2,8 @@
 
 use std::fmt::Write;
 
-use mailflow_agent::{config, engine::settings::Service};
+use mailflow_agent::{config};
+use mailflow_engine::settings::Service;
 use mailflow_common::{App, Facts, Family, classify, opening, upgrade};
 
 const DOCUMENT: &str = include_str!("../../docs/applications.md");

@@ -18,7 +18,7 @@ mod whole;
 
 use std::{ops::Range, time::Duration};
 
-use mailflow_agent::engine::{
+use mailflow_engine::{
     event::{AlertState, Value},
     flow::{FlowRecord, RecordReason},
     inputs::Inputs,

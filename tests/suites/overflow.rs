@@ -5,14 +5,12 @@ mod under_test;
 
 use std::collections::BTreeMap;
 
-use mailflow_agent::{
-    engine::{
+use mailflow_agent::{kernel::{Difference, Kernel, LoadOptions, Programs}};
+use mailflow_engine::{
         event::Gain,
         flow::{Direction, Fate},
         time::Time,
-    },
-    kernel::{Difference, Kernel, LoadOptions, Programs},
-};
+    };
 use mailflow_common::{Reason, Totals};
 use mailflow_tests::frame::{FrameBuilder, flag::*, fragmented};
 
@@ -211,7 +209,7 @@ fn made_up_sources_leave_room_for_flows_that_a_server_answers() {
         conserved(&kernel);
         let answered: Vec<_> = snapshot.flows.iter().filter(|flow| flow.down.packets > 0).collect();
         assert_eq!(answered.len() as u32, flows / 5, "each real session has its flow");
-        let whole = |flow: &&&mailflow_agent::engine::flow::Flow| {
+        let whole = |flow: &&&mailflow_engine::flow::Flow| {
             (flow.up.packets, flow.up.payload, flow.down.packets) == (2, 700, 3) && flow.facts.syn == 0
         };
         assert_eq!(answered.iter().filter(whole).count(), answered.len(), "all but the SYN");

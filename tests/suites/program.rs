@@ -6,13 +6,11 @@ mod fragments;
 mod handshakes;
 mod under_test;
 
-use mailflow_agent::{
-    engine::{
+use mailflow_agent::{kernel::{Kernel, LoadOptions, Programs}};
+use mailflow_engine::{
         flow::{Fate, Flow},
         time::Time,
-    },
-    kernel::{Kernel, LoadOptions, Programs},
-};
+    };
 use mailflow_common::{Reason, Totals, opening, upgrade};
 use mailflow_tests::frame::{FrameBuilder, Transport, flag::*, short_extension};
 

@@ -50,7 +50,7 @@ fn the_alert_has_every_field_that_alerts_have() {
     }
     assert_eq!(alert["alert"]["rule"], "smtp-burst");
     assert_eq!((&alert["alert"]["severity"], &alert["mailflow"]["severity"]), (&1.into(), &"high".into()));
-    let id = mailflow_agent::engine::settings::signature_id("smtp-burst");
+    let id = mailflow_engine::settings::signature_id("smtp-burst");
     assert_eq!(alert["alert"]["signature_id"], id);
     assert!(alert["alert"]["value"].as_u64() >= alert["alert"]["threshold"].as_u64());
 }

@@ -9,13 +9,11 @@ use std::{
     sync::Barrier,
 };
 
-use mailflow_agent::{
-    engine::{
+use mailflow_agent::{kernel::{Difference, Kernel, LoadOptions, Programs}};
+use mailflow_engine::{
         flow::{Fate, Flow},
         time::Time,
-    },
-    kernel::{Difference, Kernel, LoadOptions, Programs},
-};
+    };
 use mailflow_common::HashKeys;
 use mailflow_tests::frame::{FrameBuilder, flag::*};
 

@@ -1,9 +1,7 @@
 //! The kernel program under test, for suites that run frames through it.
 
-use mailflow_agent::{
-    engine::settings::Timeouts,
-    kernel::{Kernel, KernelError, LoadOptions, OBJECT, Programs},
-};
+use mailflow_agent::{kernel::{Kernel, KernelError, LoadOptions, OBJECT, Programs}};
+use mailflow_engine::settings::Timeouts;
 use mailflow_common::PortSet;
 
 /// The default timeouts, a clock set by the test, and room for so many flows that the table has sets.

@@ -15,17 +15,12 @@ use super::{
     replay::AtEnd,
     unread::Unread,
 };
-use crate::{
-    clock,
-    config::Config,
-    engine::time::Epoch,
-    flowlog::{
+use crate::{clock, config::Config, flowlog::{
         Log, LogError, LogOptions, Reading,
         history::{Limits, Rhythm, Sorter},
         read_lines,
-    },
-    sink::{gateway::Gateway, metrics::Agent},
-};
+    }, sink::{gateway::Gateway, metrics::Agent}};
+use mailflow_engine::time::Epoch;
 
 /// How long what is waiting to be written may take at the end.
 const GRACE: Duration = Duration::from_secs(60);

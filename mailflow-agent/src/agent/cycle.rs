@@ -5,18 +5,14 @@ use std::{io, time::Duration};
 use anyhow::{Context, Result};
 
 use super::{keeper::Keeper, notes};
-use crate::{
-    clock,
-    engine::{
+use crate::{clock, kernel::{Kernel, Reader, Taking}, state::Entry};
+use mailflow_engine::{
         Engine,
         event::Effects,
         flow::{Fate, Finished, Flow},
         spill::Spill,
         time::{Epoch, Time},
-    },
-    kernel::{Kernel, Reader, Taking},
-    state::Entry,
-};
+    };
 
 /// Reads the tables, lets the engine see them at `now`, and takes out what ended. `hand_on` gets the
 /// effects in order. Gives back how long the reading took, with what followed from each part.

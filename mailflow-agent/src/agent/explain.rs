@@ -11,11 +11,8 @@ use super::{
     backtest::{self, Backtested, EPOCH},
     pipeline::Pipeline,
 };
-use crate::{
-    clock,
-    config::Config,
-    control::{Explained, HeldRule, HeldTerm, JudgedFlow, Suggested},
-    engine::{
+use crate::{clock, config::Config, control::{Explained, HeldRule, HeldTerm, JudgedFlow, Suggested}, flowlog::{LogOptions, history::Arrival}};
+use mailflow_engine::{
         Engine,
         event::{TermValue, Value},
         explain::{Explanation, Held, Judged},
@@ -23,9 +20,7 @@ use crate::{
         inputs::Inputs,
         settings::{RuleLimits, Settings, unit},
         time::{Epoch, Time},
-    },
-    flowlog::{LogOptions, history::Arrival},
-};
+    };
 
 impl Pipeline {
     /// All there is to say of a source.

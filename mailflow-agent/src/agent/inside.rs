@@ -10,15 +10,12 @@ use mailflow_common::FlowKey;
 use tracing::{debug, warn};
 
 use super::view::View;
-use crate::{
-    config::Role,
-    engine::{
+use crate::{config::Role, kernel::{Addresses, InsidePrefix, Kernel}};
+use mailflow_engine::{
         assets::{Networks, Place},
         event::{Effects, Source},
         time::Time,
-    },
-    kernel::{Addresses, InsidePrefix, Kernel},
-};
+    };
 
 /// Interval between two reads of the addresses, where no event reports a change.
 const EVERY: Duration = Duration::from_secs(60);
@@ -161,7 +158,7 @@ mod tests {
     use mailflow_common::{Scope, Vlans};
 
     use super::*;
-    use crate::engine::{
+    use mailflow_engine::{
         assets::Network,
         event::{Delta, Gain},
     };

@@ -2,8 +2,8 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use crate::{
-    engine::{
+use crate::{flowlog::history::Arrival};
+use mailflow_engine::{
         Engine,
         event::Effects,
         flow::FlowRecord,
@@ -11,9 +11,7 @@ use crate::{
         rule::Ends,
         settings::{Match, RuleLimits, Settings, Term},
         time::Time,
-    },
-    flowlog::history::Arrival,
-};
+    };
 
 /// Records that a rule, or a term of its condition, could not judge.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -14,18 +14,12 @@ use super::{
     sinks::Sinks,
     trouble::{Trouble, Unwritten},
 };
-use crate::{
-    clock,
-    config::{AlertTo, Config, FlowTo, Target},
-    control::Durability,
-    engine::{
+use crate::{clock, config::{AlertTo, Config, FlowTo, Target}, control::Durability, kernel::{Ahead, Kernel}, state::{Entry, State, Store, Told, Unwritable}};
+use mailflow_engine::{
         Engine,
         event::Effects,
         time::{Epoch, Time},
-    },
-    kernel::{Ahead, Kernel},
-    state::{Entry, State, Store, Told, Unwritable},
-};
+    };
 
 /// How often the state is kept while it is small ...
 const OFTEN: Duration = Duration::from_secs(1);

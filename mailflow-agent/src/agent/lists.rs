@@ -16,13 +16,8 @@ use std::{
 use tracing::{debug, error, info, warn};
 
 use super::view::View;
-use crate::{
-    clock,
-    config::{Fault, Faults, Lists},
-    engine::{assets::Networks, time::Time},
-    privileges,
-    sink::metrics::Load,
-};
+use crate::{clock, config::{Fault, Faults, Lists}, privileges, sink::metrics::Load};
+use mailflow_engine::{assets::Networks, time::Time};
 
 /// Time between two looks at the files.
 const INTERVAL: Duration = Duration::from_secs(1);

@@ -2,11 +2,8 @@
 
 use mailflow_common::PortSet;
 
-use crate::{
-    config::Config,
-    engine::settings::Timeouts,
-    kernel::{Begun, Kept, Kernel, KernelError, LoadOptions, OBJECT, Pins, Programs, SilenceLimits},
-};
+use crate::{config::Config, kernel::{Begun, Kept, Kernel, KernelError, LoadOptions, OBJECT, Pins, Programs, SilenceLimits}};
+use mailflow_engine::settings::Timeouts;
 
 /// Whose packets `host` interfaces count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,15 +1,12 @@
 //! What a poll writes down, for the agent after this one to read in [`super::again`].
 
-use crate::{
-    engine::{
+use crate::{kernel::Taking, state::{Entry, Judged, Past}};
+use mailflow_engine::{
         Engine,
         event::{self, Effects},
         flow::{Flow, RecordReason},
         time::{Epoch, Time},
-    },
-    kernel::Taking,
-    state::{Entry, Judged, Past},
-};
+    };
 
 /// What a part of the living brought: records of those that live on, and those that ended.
 pub fn living(effects: &Effects, ended: &[Flow]) -> impl Iterator<Item = Entry> {

@@ -12,21 +12,14 @@ use std::{
 use anyhow::{Context, Result};
 
 use self::renew::Opened;
-use crate::{
-    clock,
-    config::{self, AlertOutput, AlertTo, FlowOutput, Target},
-    disk::Limits,
-    engine::{
-        event::{AlertState, Effects},
-        time::Epoch,
-    },
-    kernel::Bound,
-    sink::{
+use crate::{clock, config::{self, AlertOutput, AlertTo, FlowOutput, Target}, disk::Limits, kernel::Bound, sink::{
         AlertEvent, FlowEvent, gateway::Gateway, lines::OpenError, metrics::Agent, profile::Format,
         worker::Sink,
-    },
-    state::{Event, Untold, Written},
-};
+    }, state::{Event, Untold, Written}};
+use mailflow_engine::{
+        event::{AlertState, Effects},
+        time::Epoch,
+    };
 
 /// Alert events that are remembered for sinks that have not delivered them; older ones are in those sinks'
 /// queues only.
@@ -328,14 +321,12 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::{
-        config,
-        engine::{
+    use crate::{config};
+    use mailflow_engine::{
             event::{Alert, Severity, Source, Sums, TermValue, Value},
             subject::Subject,
             time::Time,
-        },
-    };
+        };
 
     pub(super) fn alert() -> Alert {
         let source = Source::of([10, 0, 0, 9].into(), 64);

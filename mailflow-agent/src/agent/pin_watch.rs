@@ -5,7 +5,8 @@ use std::time::Duration;
 use tracing::{info, warn};
 
 use super::view::View;
-use crate::{engine::time::Time, fault::Limited, kernel::Kernel};
+use crate::{fault::Limited, kernel::Kernel};
+use mailflow_engine::time::Time;
 
 /// Between two looks.
 const INTERVAL: Duration = Duration::from_secs(10);

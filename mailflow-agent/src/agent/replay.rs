@@ -17,18 +17,12 @@ use super::{
     outputs::Outputs,
     progress::{Progress, Unit},
 };
-use crate::{
-    capture::{Capture, CaptureError, Frame},
-    clock,
-    config::{Config, Role},
-    engine::{
+use crate::{capture::{Capture, CaptureError, Frame}, clock, config::{Config, Role}, kernel::{self, Kernel, Programs}, sink::{gateway::Gateway, metrics::Agent}};
+use mailflow_engine::{
         Engine,
         settings::{RuleLimits, Settings},
         time::{Epoch, Time},
-    },
-    kernel::{self, Kernel, Programs},
-    sink::{gateway::Gateway, metrics::Agent},
-};
+    };
 
 /// How long what is waiting to be written may take at the end.
 const GRACE: Duration = Duration::from_secs(60);

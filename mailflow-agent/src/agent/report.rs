@@ -6,13 +6,8 @@ use mailflow_common::{DirectionTotals, Totals};
 use tracing::{info, warn};
 
 use super::delivery::Delivery;
-use crate::{
-    clock,
-    config::FlowTable,
-    engine::event::Gain,
-    kernel::{Bound, Kernel, KernelError, Lookout, Place, Standing, Sum},
-    sink::metrics::{Attached, Fill, Holding, KernelView, WatchedEntry},
-};
+use crate::{clock, config::FlowTable, kernel::{Bound, Kernel, KernelError, Lookout, Place, Standing, Sum}, sink::metrics::{Attached, Fill, Holding, KernelView, WatchedEntry}};
+use mailflow_engine::event::Gain;
 
 /// Whether every flow finds a place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

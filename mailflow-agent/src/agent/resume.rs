@@ -11,18 +11,14 @@ use super::{
     keeper::Keeper,
     sinks::Sinks,
 };
-use crate::{
-    clock,
-    engine::{
+use crate::{clock, kernel::{Begun, Kernel}, state::{Recovered, State, Told, Written}};
+use mailflow_engine::{
         Engine, Known,
         event::{Alert, Effects},
         flow::{Finished, Flow},
         spill::Spill,
         time::{Epoch, Time},
-    },
-    kernel::{Begun, Kernel},
-    state::{Recovered, State, Told, Written},
-};
+    };
 
 /// What came of it.
 #[derive(Clone, Copy, Debug, Default)]

@@ -5,16 +5,12 @@ use std::{sync::Arc, thread, time::Duration};
 use tracing::info;
 
 use super::{GRACE, firing::FiringAlerts, outputs::Outputs, view::View};
-use crate::{
-    clock,
-    control::Firing,
-    engine::{
+use crate::{clock, control::Firing, sink::metrics::Places};
+use mailflow_engine::{
         event::{Alert, Effects, Grouped},
         settings::Services,
         time::{Epoch, Time},
-    },
-    sink::metrics::Places,
-};
+    };
 
 /// Between two looks whether all is written.
 const PAUSE: Duration = Duration::from_millis(5);

@@ -4,10 +4,8 @@ use std::time::Duration;
 
 use tracing::{error, info};
 
-use crate::{
-    clock, config::value::show_duration, control::Durability, engine::time::Time, fault::Limited,
-    state::Unwritable,
-};
+use crate::{clock, config::value::show_duration, control::Durability, fault::Limited, state::Unwritable};
+use mailflow_engine::time::Time;
 
 /// Trouble, or none.
 #[derive(Debug)]

@@ -12,21 +12,14 @@ use anyhow::Result;
 use mailflow_common::Reason;
 
 use super::{firing::FiringAlerts, inside::UnlistedClients, keeper::Keeper};
-use crate::{
-    clock,
-    config::Config,
-    control::{
+use crate::{clock, config::Config, control::{
         self, Conservation, Durability, Number, Place, Row, RuleStatus, Status, Top, Unlisted, Watched,
         WatchedInterface, Ways,
-    },
-    engine::{
+    }, http, kernel::InsidePrefix, sink::metrics::{Agent, Fill, KernelView, Ledger, Limits, Load, Memory, Page}};
+use mailflow_engine::{
         overview::{Overview, Reached},
         settings::unit,
-    },
-    http,
-    kernel::InsidePrefix,
-    sink::metrics::{Agent, Fill, KernelView, Ledger, Limits, Load, Memory, Page},
-};
+    };
 
 /// Shared by the pipeline, which writes it, and by those that read it: the metrics port and the control
 /// socket.

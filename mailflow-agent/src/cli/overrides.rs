@@ -3,10 +3,8 @@
 use std::fmt;
 
 use super::{BacktestArgs, ReplayArgs, RunArgs};
-use crate::{
-    config::{AtStop, Config, Interface, Target, value::Switch},
-    engine::settings::{Match, Service},
-};
+use crate::{config::{AtStop, Config, Interface, Target, value::Switch}};
+use mailflow_engine::settings::{Match, Service};
 
 /// Nobody named an interface to watch.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -12,7 +12,7 @@ use super::{
     typed::{number, parsed},
     value::duration_within,
 };
-use crate::engine::{
+use mailflow_engine::{
     settings::{Rule, Settings, Timeouts},
     time::Epoch,
 };

@@ -6,7 +6,7 @@ use super::{
     read::{At, Fields},
     typed::number,
 };
-use crate::engine::settings::RuleLimits;
+use mailflow_engine::settings::RuleLimits;
 
 /// Fewest and most subjects of a rule.
 const SUBJECTS: [usize; 2] = [1_000, 1 << 24];

@@ -34,10 +34,8 @@ use std::{
     time::Duration,
 };
 
-use crate::{
-    disk::Limits,
-    engine::settings::{Rule, Settings},
-};
+use crate::{disk::Limits};
+use mailflow_engine::settings::{Rule, Settings};
 use fault::Collector;
 pub use fault::{Fault, Faults, Place, Position};
 use judged::{Judged, judged};

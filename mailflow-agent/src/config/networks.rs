@@ -8,7 +8,7 @@ use super::{
     read::{At, Fields},
     typed::{choice, items, parsed, string},
 };
-use crate::engine::assets::{AssetRole, Networks, Origin};
+use mailflow_engine::assets::{AssetRole, Networks, Origin};
 
 /// Reads the internal networks, and tells where they come from; files are relative to `directory`.
 pub(super) fn read(at: &At<'_>, faults: &mut Collector, directory: &Path) -> Option<(Networks, Lists)> {

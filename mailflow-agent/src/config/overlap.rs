@@ -1,7 +1,7 @@
 //! Networks inside networks: allowed, as the longest match decides, but not always meant.
 
 use super::{fault::Collector, lists::Listed};
-use crate::engine::assets::AssetRole;
+use mailflow_engine::assets::AssetRole;
 
 /// More remarks of this kind than this are only counted.
 const MOST: usize = 20;

@@ -7,7 +7,7 @@ use super::{
     read::{At, Fields},
     typed::{items, number},
 };
-use crate::engine::settings::{Service, Services};
+use mailflow_engine::settings::{Service, Services};
 
 /// A port number; 0 is none.
 pub(super) fn port(at: &At<'_>, faults: &mut Collector) -> Option<u16> {

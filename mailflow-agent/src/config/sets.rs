@@ -10,7 +10,7 @@ use super::{
     span::Content,
     typed::{items, string},
 };
-use crate::engine::assets::{Member, Networks, Set};
+use mailflow_engine::assets::{Member, Networks, Set};
 
 /// Reads a set: any of what is named, without what is named behind `!`. Groups must be among those of
 /// `internal`, where it is known.
@@ -105,7 +105,7 @@ fn group(name: &str, internal: Option<&Networks>) -> Result<Member, String> {
 #[cfg(test)]
 mod tests {
     use super::{super::build, *};
-    use crate::engine::assets::Network;
+    use mailflow_engine::assets::Network;
 
     fn internal() -> Networks {
         let line = |net: &str, group: &str| Network {

@@ -3,12 +3,8 @@
 use std::{fs, net::IpAddr, process::Command};
 
 use super::Finding;
-use crate::{
-    config::{Config, Interface, Role},
-    control::{Watched, WatchedInterface},
-    engine::assets::{Networks, Place},
-    kernel::{self, Examined},
-};
+use crate::{config::{Config, Interface, Role}, control::{Watched, WatchedInterface}, kernel::{self, Examined}};
+use mailflow_engine::assets::{Networks, Place};
 
 /// Returns the findings about the interfaces that an entry of the configuration names.
 pub(super) fn of_config(entry: &Interface, config: &Config, ask_bpf: bool) -> Vec<Finding> {

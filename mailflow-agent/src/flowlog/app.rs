@@ -2,7 +2,7 @@
 
 use mailflow_common::{App, Facts, Family, opening, upgrade};
 
-use crate::engine::settings::Service;
+use mailflow_engine::settings::Service;
 
 /// The class of a flow that another tool named so, on a port of `service`.
 ///

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use mailflow_common::{Facts, FlowKey, PROTOCOL_TCP, PROTOCOL_UDP, Scope, Vlans};
 
 use super::text::Proto;
-use crate::engine::{
+use mailflow_engine::{
     inputs::Inputs,
     settings::{Service, Services},
 };

@@ -15,7 +15,7 @@ use super::{
     suricata::{self, Tcp},
     text::{Moment, Proto, Read},
 };
-use crate::engine::inputs::Inputs;
+use mailflow_engine::inputs::Inputs;
 
 /// A string that is not copied unless it must be.
 #[derive(Debug, Deserialize)]

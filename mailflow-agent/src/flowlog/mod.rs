@@ -1,6 +1,6 @@
 //! Flow logs as flow records: mailflow's own lines, Suricata's, Zeek's conn.log.
 //!
-//! What a log does not tell is told as missing ([`Inputs`](crate::engine::inputs::Inputs)), never as
+//! What a log does not tell is told as missing ([`Inputs`](mailflow_engine::inputs::Inputs)), never as
 //! zero. docs/backtest.md says what each format has.
 
 mod app;
@@ -34,10 +34,8 @@ pub use self::{
     names::Renamed,
     parallel::{Found, read_lines},
 };
-use crate::{
-    engine::{flow::FlowRecord, settings::Services},
-    packed::Packed,
-};
+use crate::{packed::Packed};
+use mailflow_engine::{flow::FlowRecord, settings::Services};
 
 /// How much of a log is looked at to recognise it.
 const HEAD: u64 = 64 * 1024;

@@ -11,7 +11,7 @@ use super::{
     json,
     text::{Mac, Read, Text, refused},
 };
-use crate::engine::{
+use mailflow_engine::{
     flow::{Direction, Flow, FlowRecord, RecordReason},
     inputs::Inputs,
 };

@@ -255,10 +255,8 @@ mod tests {
     use flate2::{Compression, write::GzEncoder};
 
     use super::*;
-    use crate::{
-        engine::settings::{Service, Services},
-        flowlog::Entry,
-    };
+    use crate::{flowlog::Entry};
+    use mailflow_engine::settings::{Service, Services};
 
     /// A flow of a client, by number.
     fn flow(n: usize) -> String {

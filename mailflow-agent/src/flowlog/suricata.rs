@@ -14,7 +14,7 @@ use super::{
     json,
     text::{Flags, Proto, Read, refused},
 };
-use crate::engine::{
+use mailflow_engine::{
     flow::{Direction, Flow, FlowRecord, RecordReason},
     inputs::Inputs,
 };

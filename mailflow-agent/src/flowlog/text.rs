@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use mailflow_common::App;
 use serde::{Deserialize, Deserializer, de};
 
-use crate::engine::{flow::RecordReason, time::Time};
+use mailflow_engine::{flow::RecordReason, time::Time};
 
 /// Most of a bad value that is shown.
 const SHOWN: usize = 80;

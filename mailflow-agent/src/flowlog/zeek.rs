@@ -13,7 +13,7 @@ use super::{
     json, names,
     text::{Mac, Moment, Proto, Read, Span},
 };
-use crate::engine::{
+use mailflow_engine::{
     flow::{Direction, Flow, FlowRecord, RecordReason},
     inputs::Inputs,
     time::Time,

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use mailflow_common::{Facts, FlowKey};
 
 use super::load::SilenceLimits;
-use crate::engine::flow::{Direction, Flow};
+use mailflow_engine::flow::{Direction, Flow};
 
 /// The flows, each tuple's newest.
 #[derive(Default)]
@@ -176,7 +176,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::engine::time::Time;
+    use mailflow_engine::time::Time;
 
     const LIMITS: SilenceLimits = SilenceLimits {
         closed: Duration::from_secs(5),

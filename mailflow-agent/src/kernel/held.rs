@@ -2,7 +2,7 @@
 
 use mailflow_common::{DirectionTotals, FlowCounters, Totals};
 
-use crate::engine::{
+use mailflow_engine::{
     event::Gain,
     flow::{Direction, Flow},
     spill::Spill,

@@ -10,7 +10,7 @@ use super::{
     load::{Loaded, SilenceLimits},
     table::Book,
 };
-use crate::engine::{
+use mailflow_engine::{
     event::Gain,
     flow::{Finished, Flow},
     spill::Spill,

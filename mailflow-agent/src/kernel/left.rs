@@ -14,7 +14,7 @@ use super::{
     table::{Maps, Moment, Table},
     ticks::Ticks,
 };
-use crate::engine::{flow::Flow, time::Time};
+use mailflow_engine::{flow::Flow, time::Time};
 
 impl Kernel {
     /// Reads the tables that an agent before left; to be asked once its links were taken over, so that nobody

@@ -70,14 +70,12 @@ use self::{
     ticks::Ticks,
     watch::Watched,
 };
-use crate::{
-    config::{self, AtStop, Hook, NamePattern, Role},
-    engine::{
+use crate::{config::{self, AtStop, Hook, NamePattern, Role}};
+use mailflow_engine::{
         flow::{Fate, Finished, Flow},
         spill::Spill,
         time::Time,
-    },
-};
+    };
 use aya::{TestRun, TestRunOptions, programs::Program};
 use mailflow_common::{PortSet, Silences, Totals};
 

@@ -10,7 +10,7 @@ use super::{
     sets::Taken,
     table::Book,
 };
-use crate::engine::flow::{Fate, Flow};
+use mailflow_engine::flow::{Fate, Flow};
 
 /// Takes `flows` out of the table, each only if it has not changed since it was read. `counting`: packets pass
 /// meanwhile.

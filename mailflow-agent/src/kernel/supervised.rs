@@ -15,10 +15,8 @@ use super::{
     query::{self, Found, Question, Seen},
     watch::{EVERY, Place, Standing},
 };
-use crate::{
-    config::{Hook, Role},
-    engine::time::Time,
-};
+use crate::{config::{Hook, Role}};
+use mailflow_engine::time::Time;
 
 /// Longest wait between two moves to the front, where another program wants to be there too.
 const LONGEST_WAIT: Duration = Duration::from_secs(3_600);

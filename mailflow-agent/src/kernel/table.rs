@@ -21,7 +21,7 @@ use super::{
     sets::Sets,
     ticks::Ticks,
 };
-use crate::engine::{
+use mailflow_engine::{
     flow::{Direction, Fate, Finished, Flow},
     spill::Spill,
     time::Time,

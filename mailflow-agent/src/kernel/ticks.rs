@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::{clock, engine::time::Time};
+use crate::{clock};
+use mailflow_engine::time::Time;
 
 /// Tick lengths kernels are built with (CONFIG_HZ of all architectures), per second.
 const RATES: [u64; 10] = [24, 32, 48, 64, 100, 128, 250, 300, 512, 1000];

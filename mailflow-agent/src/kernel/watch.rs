@@ -19,10 +19,8 @@ use super::{
     pins::Pins,
     supervised::Watch,
 };
-use crate::{
-    config::{Hook, NamePattern, Role},
-    engine::time::Time,
-};
+use crate::{config::{Hook, NamePattern, Role}};
+use mailflow_engine::time::Time;
 
 /// How often every program's place is verified.
 pub(super) const EVERY: Duration = Duration::from_secs(60);

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 use serde::Serialize;
 
 use super::{eve::Moment, flow_log::FlowLine, gateway::Gateway};
-use crate::engine::{
+use mailflow_engine::{
     event::{Alert, Gain, Severity, TermValue, Value},
     inputs::Inputs,
     settings::{signature_id, unit},

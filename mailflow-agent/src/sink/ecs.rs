@@ -8,7 +8,7 @@ use super::{
     alert_log::AlertLine, community_id::CommunityId, eve::Moment, flow_log::FlowLine, gateway::Gateway,
     words::summary,
 };
-use crate::engine::{
+use mailflow_engine::{
     event::{Alert, Severity},
     flow::{FlowRecord, RecordReason},
     inputs::Inputs,

@@ -5,7 +5,7 @@ use std::fmt;
 use jiff::{Timestamp, tz::Offset};
 use serde::{Serialize, Serializer};
 
-use crate::engine::{
+use mailflow_engine::{
     event::Alert,
     time::{Epoch, Time},
 };

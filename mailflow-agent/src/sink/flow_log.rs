@@ -11,7 +11,7 @@ use super::{
     eve::{Mac, Moment},
     gateway::Gateway,
 };
-use crate::engine::{
+use mailflow_engine::{
     flow::{Flow, FlowRecord, RecordReason},
     inputs::Inputs,
     time::{Epoch, Time},
@@ -254,7 +254,7 @@ mod tests {
     use mailflow_common::{Family, Scope, Vlans, classify, upgrade};
 
     use super::*;
-    use crate::engine::flow::Direction;
+    use mailflow_engine::flow::Direction;
 
     fn key(client_port: u16) -> FlowKey {
         let ip = |text: &str| text.parse::<IpAddr>().unwrap().into();

@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
 };
 
-use crate::engine::event::Alert;
+use mailflow_engine::event::Alert;
 
 /// The gateway's name and its watched interfaces. Clones share the interfaces, which a reload may change.
 #[derive(Clone, Debug)]

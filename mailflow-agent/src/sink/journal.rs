@@ -17,7 +17,7 @@ use super::{
     single::{Deliver, Failure},
     words::{priority, summary, threshold, value},
 };
-use crate::engine::{event::Alert, settings::unit, time::Epoch};
+use mailflow_engine::{event::Alert, settings::unit, time::Epoch};
 
 /// Names these messages in the journal's catalogue: `journalctl MESSAGE_ID=...`.
 const MESSAGE_ID: &str = "6d61696c666c6f77a1e57b1c3d4f4c0e";

@@ -32,7 +32,7 @@ use std::sync::Arc;
 #[doc(hidden)]
 pub use self::post::{Answer, post_over};
 
-use crate::engine::{event::Alert, flow::FlowRecord, time::Epoch};
+use mailflow_engine::{event::Alert, flow::FlowRecord, time::Epoch};
 
 /// An alert event, and where its times lie on the wall clock.
 pub type AlertEvent = (Arc<Alert>, Epoch);

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::{
     alert_log::AlertLine, community_id::CommunityId, flow_log::FlowLine, gateway::Gateway, words::summary,
 };
-use crate::engine::{
+use mailflow_engine::{
     event::{Alert, AlertState, Severity},
     flow::{FlowRecord, RecordReason},
     inputs::Inputs,

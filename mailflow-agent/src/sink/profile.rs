@@ -1,10 +1,8 @@
 //! Events as JSON in the dialect that the reader speaks.
 
 use super::{alert_log, ecs, flow_log, gateway::Gateway, ocsf};
-use crate::{
-    config::Profile,
-    engine::{event::Alert, flow::FlowRecord, time::Epoch},
-};
+use crate::{config::Profile};
+use mailflow_engine::{event::Alert, flow::FlowRecord, time::Epoch};
 
 /// The dialect of events, and the gateway that they name.
 #[derive(Clone, Debug)]

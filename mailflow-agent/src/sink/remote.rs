@@ -13,7 +13,8 @@ use super::{
     socket::{self, End, Ended, Socket},
     worker::Counters,
 };
-use crate::{clock, engine::time::Time};
+use crate::{clock};
+use mailflow_engine::time::Time;
 
 /// Age from which on a name is looked up again.
 const LOOK_UP: Duration = Duration::from_secs(60);

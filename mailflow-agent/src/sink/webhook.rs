@@ -15,14 +15,11 @@ use super::{
     profile::Format,
     worker::{Counters, Taken, Transport},
 };
-use crate::{
-    clock,
-    engine::{
+use crate::{clock, fault};
+use mailflow_engine::{
         event::{Alert, AlertState},
         time::Time,
-    },
-    fault,
-};
+    };
 
 /// Events taken out of the queue ahead of their delivery.
 const AHEAD: usize = 1_024;

@@ -14,11 +14,8 @@ use std::{
 
 use prometheus::{IntCounter, IntGauge};
 
-use crate::{
-    clock,
-    engine::time::Time,
-    fault::{self, Limited},
-};
+use crate::{clock, fault::{self, Limited}};
+use mailflow_engine::time::Time;
 
 /// Pause before the first try after a failure; each further one is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);

@@ -6,14 +6,12 @@ use mailflow_common::FlowKey;
 use serde::{Deserialize, Serialize};
 
 use super::tail::Mark;
-use crate::{
-    engine::{
+use crate::{kernel::{pack_spill_key, unpack_spill_key}};
+use mailflow_engine::{
         flow::{Direction, Finished, Flow, RecordReason, facts_bytes, facts_of},
         spill::Spill,
         time::Time,
-    },
-    kernel::{pack_spill_key, unpack_spill_key},
-};
+    };
 
 /// An entry of the journal: what a poll does to the tables, before it does it.
 #[derive(Clone, Debug, PartialEq)]

@@ -9,7 +9,7 @@ use super::{
     entry::Judged,
     frames::{self, Appender, Found},
 };
-use crate::engine::{
+use mailflow_engine::{
     event::{Alert, AlertState},
     time::Time,
 };
@@ -164,7 +164,7 @@ fn files(directory: &Directory) -> io::Result<Vec<(u64, String)>> {
 #[cfg(test)]
 mod tests {
     use super::{super::entry::tests::some_flow, *};
-    use crate::engine::flow::RecordReason;
+    use mailflow_engine::flow::RecordReason;
 
     fn judged(seconds: u64) -> Past {
         let at = Time::from_nanos(seconds * 1_000_000_000);

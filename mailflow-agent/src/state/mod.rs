@@ -47,12 +47,7 @@ pub use self::{
     tail::Written,
     untold::{Event, Untold},
 };
-use crate::{
-    control::Firing,
-    disk::{Limits, takes_nothing},
-    engine,
-    kernel::Kept,
-};
+use crate::{control::Firing, disk::{Limits, takes_nothing}, kernel::Kept};
 
 /// Of the format of all files; another one's files are set aside.
 const VERSION: u32 = 3;
@@ -141,7 +136,7 @@ pub struct State {
     /// The living flows as they were last seen, by name.
     pub flows: Vec<[u64; 5]>,
     /// What the rules know.
-    pub rules: engine::state::State,
+    pub rules: mailflow_engine::state::State,
     /// The alerts that fire, each with the moment it began to.
     pub firing: Vec<(u64, Firing)>,
     /// Alert events that were not delivered everywhere, oldest first.

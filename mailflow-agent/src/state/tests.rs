@@ -7,11 +7,8 @@ use std::{
 };
 
 use super::{entry::tests::some_flow, *};
-use crate::{
-    config,
-    disk::Reserve,
-    engine::{Engine, flow::RecordReason, time::Time},
-};
+use crate::{config, disk::Reserve};
+use mailflow_engine::{Engine, flow::RecordReason, time::Time};
 
 /// A directory that goes with the value.
 struct Place(PathBuf);

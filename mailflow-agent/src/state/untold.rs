@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::engine::{
+use mailflow_engine::{
     event::Alert,
     time::{Epoch, Time},
 };

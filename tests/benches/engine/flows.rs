@@ -1,6 +1,6 @@
 //! Flows as the kernel seam shows them.
 
-use mailflow_agent::engine::{
+use mailflow_engine::{
     flow::{Direction, Flow},
     time::Time,
 };

@@ -3,9 +3,8 @@
 use std::{net::Ipv4Addr, time::Duration};
 
 use anyhow::{Result, anyhow};
-use mailflow_agent::{
-    config,
-    engine::{
+use mailflow_agent::{config};
+use mailflow_engine::{
         Engine,
         event::Effects,
         flow::{FlowRecord, RecordReason},
@@ -13,8 +12,7 @@ use mailflow_agent::{
         overview::{Overview, Survey},
         settings::RuleLimits,
         time::Time,
-    },
-};
+    };
 use mailflow_common::{Address, App};
 
 use super::flows::{self, Kind};

@@ -3,15 +3,12 @@
 use std::collections::BTreeMap;
 
 use anyhow::anyhow;
-use mailflow_agent::{
-    config,
-    engine::{
+use mailflow_agent::{config, sink::metrics::{Ledger, Limits, Places}};
+use mailflow_engine::{
         Engine,
         event::Effects,
         flow::{Fate, Flow},
-    },
-    sink::metrics::{Ledger, Limits, Places},
-};
+    };
 
 use super::flows::{PART, at};
 
@@ -25,7 +22,7 @@ pub(crate) struct Subject {
 
 struct Books {
     ledger: Ledger,
-    services: BTreeMap<u16, mailflow_agent::engine::settings::Service>,
+    services: BTreeMap<u16, mailflow_engine::settings::Service>,
     now: u64,
 }
 

@@ -6,13 +6,11 @@ use std::{
     thread,
 };
 
-use mailflow_agent::{
-    engine::{
+use mailflow_agent::{kernel::{Kernel, Reader}};
+use mailflow_engine::{
         flow::{Fate, Finished, Flow},
         spill::Spill,
-    },
-    kernel::{Kernel, Reader},
-};
+    };
 
 use super::{
     cases::{self, Fill},

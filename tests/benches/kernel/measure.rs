@@ -5,10 +5,8 @@ use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
-use mailflow_agent::{
-    engine::{flow::Fate, time::Time},
-    kernel::Kernel,
-};
+use mailflow_agent::{kernel::Kernel};
+use mailflow_engine::{flow::Fate, time::Time};
 
 use super::{
     cases::{self, Case, Fill, Visit},

@@ -7,15 +7,11 @@ use std::{
 };
 
 use anyhow::{Result, ensure};
-use mailflow_agent::{
-    clock,
-    config::Role,
-    engine::{
+use mailflow_agent::{clock, config::Role, kernel::{Kernel, LoadOptions, Programs, Reader}};
+use mailflow_engine::{
         flow::{Fate, Finished, Flow},
         spill::Spill,
-    },
-    kernel::{Kernel, LoadOptions, Programs, Reader},
-};
+    };
 use mailflow_tests::{
     frame::{FrameBuilder, flag::*},
     lab::{Lab, LabOptions},

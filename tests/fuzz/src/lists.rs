@@ -10,10 +10,8 @@ use std::{
 };
 
 use ipnet::IpNet;
-use mailflow_agent::{
-    config::{self, Fault, Faults, Lists},
-    engine::assets::{AssetRole, Network, Networks},
-};
+use mailflow_agent::{config::{self, Fault, Faults, Lists}};
+use mailflow_engine::assets::{AssetRole, Network, Networks};
 
 use crate::faults;
 

@@ -2,22 +2,17 @@
 
 use std::{path::Path, sync::LazyLock};
 
-use mailflow_agent::{
-    config,
-    engine::{
+use mailflow_agent::{config, flowlog::{
+        Entry, Line, Log, LogError, Origin, Reading, Renamed,
+        history::{Arrival, History, Limits, Rhythm, Sorter},
+        read_lines,
+    }, packed::Packed, sink::{flow_log, gateway::Gateway}};
+use mailflow_engine::{
         flow::{Direction, FlowRecord},
         inputs::Inputs,
         settings::Services,
         time::{Epoch, Time},
-    },
-    flowlog::{
-        Entry, Line, Log, LogError, Origin, Reading, Renamed,
-        history::{Arrival, History, Limits, Rhythm, Sorter},
-        read_lines,
-    },
-    packed::Packed,
-    sink::{flow_log, gateway::Gateway},
-};
+    };
 use serde_json::Value;
 
 use crate::{budget::GZIP, pieces::Pieces};

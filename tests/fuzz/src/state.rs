@@ -8,12 +8,8 @@ use std::{
 };
 
 use flate2::Crc;
-use mailflow_agent::{
-    config,
-    disk::Limits,
-    engine::{Engine, flow::FlowRecord, settings::Settings, time::Epoch},
-    state::{Event, Past, Recovered, State, Store, Tables, Untold, Unwritable},
-};
+use mailflow_agent::{config, disk::Limits, state::{Event, Past, Recovered, State, Store, Tables, Untold, Unwritable}};
+use mailflow_engine::{Engine, flow::FlowRecord, settings::Settings, time::Epoch};
 
 use crate::logs;
 
@@ -194,7 +190,7 @@ fn go_on(state: State) {
     let mut again = Engine::new(SETTINGS.clone());
     again.restore(engine.save());
     assert_eq!(again.firing().len(), firing, "alerts that fire");
-    let now = mailflow_agent::engine::time::Time::from_nanos(state.now);
+    let now = mailflow_engine::time::Time::from_nanos(state.now);
     for after in [0, 60, 3_600, 100_000] {
         let now = now + Duration::from_nanos(after * SECOND);
         engine.tick(now);

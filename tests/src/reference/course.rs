@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use mailflow_agent::engine::{
+use mailflow_engine::{
     flow::{Flow, RecordReason},
     settings::Settings,
 };

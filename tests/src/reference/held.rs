@@ -4,7 +4,7 @@
 
 use std::{cmp::Reverse, collections::BTreeMap, net::IpAddr};
 
-use mailflow_agent::engine::{
+use mailflow_engine::{
     event::Source,
     flow::Flow,
     settings::{End, Kind, Level, Measure, Quantity, Settings, Term, WindowKind},

@@ -1,6 +1,6 @@
 //! Histories: connections as lists of packets, and what a kernel that counts them would show.
 
-use mailflow_agent::engine::{
+use mailflow_engine::{
     flow::{Direction, Flow, RecordReason},
     settings::Settings,
     time::Time,

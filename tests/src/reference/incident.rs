@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use mailflow_agent::engine::{
+use mailflow_engine::{
     event::{AlertState, Source},
     settings::{Rule, Settings, WindowKind},
 };

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use mailflow_agent::engine::{
+use mailflow_engine::{
     assets::Network,
     flow::Flow,
     settings::{Allow, Bound, Counter, Hours, Level, Quantity, Rule, Settings, Term, Transport},

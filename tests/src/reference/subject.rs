@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use mailflow_agent::engine::{
+use mailflow_engine::{
     event::AlertState,
     flow::Flow,
     settings::{Condition, Kind, Level, Measure, Rule, Term},

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use mailflow_agent::engine::{
+use mailflow_engine::{
     event::Source,
     flow::Flow,
     settings::{GroupBy, Kind, Measure, Rule, Settings, Term},

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, net::Ipv4Addr, time::Duration};
 
 use fastrand::Rng;
-use mailflow_agent::engine::{
+use mailflow_engine::{
     flow::{Direction, Flow, FlowRecord, RecordReason},
     inputs::Inputs,
     time::Time,

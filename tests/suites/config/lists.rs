@@ -2,10 +2,8 @@
 
 use std::fs;
 
-use mailflow_agent::{
-    config::{self, Config},
-    engine::assets::AssetRole,
-};
+use mailflow_agent::{config::{self, Config}};
+use mailflow_engine::assets::AssetRole;
 use proptest::prelude::*;
 
 use super::networks::Scratch;

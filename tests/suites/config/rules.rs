@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mailflow_agent::engine::{
+use mailflow_engine::{
     assets::{Member, Set},
     settings::{
         Bound, Condition, Counter, End, GroupBy, Hours, Kind, Level, Match, Measure, Quantity, Rule, Term,

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, fs, path::Path};
 
-use mailflow_agent::engine::{
+use mailflow_engine::{
     flow::{Direction, Flow},
     rule::{Clause, Ends},
     settings::{Layer, Match, SizeKind, SizeTest},

@@ -5,7 +5,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
 };
 
-use mailflow_agent::engine::{
+use mailflow_engine::{
     event::{Alert, AlertState, Value},
     settings::{Hours, Level, Match, Rule, Settings, Term},
     time::Time,
@@ -249,7 +249,7 @@ fn same(ours: Value, truth: u64, least: u64) -> bool {
 
 fn said_of(alert: &Alert) -> Said {
     let decided = &alert.decided;
-    let which = |flow: &mailflow_agent::engine::flow::Flow| (flow.key, flow.first.as_nanos());
+    let which = |flow: &mailflow_engine::flow::Flow| (flow.key, flow.first.as_nanos());
     Said {
         of: (alert.rule.clone(), alert.subject.to_string()),
         suppressed: alert.suppressed.clone(),

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use crate::reference::{Connection, Mark, Nanos, Packet, Talk};
-use mailflow_agent::engine::{
+use mailflow_engine::{
     assets::{Network, Networks},
     settings::{RuleLimits, Service, Services, Settings, Timeouts},
     time::Epoch,

@@ -6,12 +6,11 @@
 use std::{collections::HashSet, io};
 
 use crate::reference::{Connection, Doing, Nanos, Which};
-use mailflow_agent::{
-    agent::{
+use mailflow_agent::{agent::{
         again::{self, Hearers, Tables},
         notes,
-    },
-    engine::{
+    }, state::{Entry, Past, Told}};
+use mailflow_engine::{
         Engine, Known,
         event::{Alert, AlertState, Effects, Qualified},
         flow::{Fate, Finished, Flow},
@@ -19,9 +18,7 @@ use mailflow_agent::{
         spill::Spill,
         state::State,
         time::{Epoch, Time},
-    },
-    state::{Entry, Past, Told},
-};
+    };
 use mailflow_common::SpillKey;
 
 use super::run::Chance;

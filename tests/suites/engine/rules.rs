@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use mailflow_agent::engine::{
+use mailflow_engine::{
     assets::Member,
     event::Severity,
     settings::{

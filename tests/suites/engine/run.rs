@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::reference::{Connection, Nanos, Told};
-use mailflow_agent::engine::{
+use mailflow_engine::{
     Engine,
     event::{Alert, Effects, Gain, Qualified, WindowValue},
     flow::{Fate, Flow, FlowRecord},

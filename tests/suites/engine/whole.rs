@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mailflow_agent::engine::{
+use mailflow_engine::{
     assets::{Member, Network, Networks, Set},
     settings::{
         Allow, Bound, Counter, Hours, Level, Match, Measure, Quantity, Rule, Settings, Thresholds, Timeouts,

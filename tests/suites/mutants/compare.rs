@@ -6,10 +6,8 @@ use std::{
     num::NonZeroU32,
 };
 
-use mailflow_agent::{
-    engine::flow::{Direction, Flow},
-    kernel::Kernel,
-};
+use mailflow_agent::{kernel::Kernel};
+use mailflow_engine::flow::{Direction, Flow};
 use mailflow_common::{Address, DirectionTotals, FlowKey, Reason, Scope, Vlans};
 use mailflow_tests::slow::{self, Model};
 

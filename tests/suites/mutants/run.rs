@@ -5,10 +5,8 @@
 
 use std::time::Duration;
 
-use mailflow_agent::{
-    engine::time::Time,
-    kernel::{Kernel, LoadOptions, Programs, SilenceLimits},
-};
+use mailflow_agent::{kernel::{Kernel, LoadOptions, Programs, SilenceLimits}};
+use mailflow_engine::time::Time;
 use mailflow_tests::{
     mutants::{Mutant, Mutants, WATCHED, Wanted},
     slow::{

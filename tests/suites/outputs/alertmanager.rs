@@ -15,17 +15,14 @@ use std::{
 };
 
 use jiff::Timestamp;
-use mailflow_agent::{
-    config::{
+use mailflow_agent::{config::{
         AlertTo, Receiver as Settings,
         outputs::url::{Form, Url},
-    },
-    engine::{
+    }, sink::AlertEvent};
+use mailflow_engine::{
         event::{Alert, AlertState},
         time::{Epoch, Time},
-    },
-    sink::AlertEvent,
-};
+    };
 use mailflow_tests::lab::{self, Ns, With};
 use serde_json::Value;
 

@@ -7,12 +7,8 @@ use std::{
     sync::Arc,
 };
 
-use mailflow_agent::{
-    config::{FlowOutput, FlowTo, Ipfix, IpfixTo},
-    disk::Limits,
-    engine::flow::{FlowRecord, RecordReason},
-    sink::{FlowEvent, metrics::Agent, open, worker::Sink},
-};
+use mailflow_agent::{config::{FlowOutput, FlowTo, Ipfix, IpfixTo}, disk::Limits, sink::{FlowEvent, metrics::Agent, open, worker::Sink}};
+use mailflow_engine::flow::{FlowRecord, RecordReason};
 
 use crate::{
     fixture::{EPOCH, at, key, record},

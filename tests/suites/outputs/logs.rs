@@ -10,10 +10,8 @@ use std::{
     time::Duration,
 };
 
-use mailflow_agent::{
-    config::{AlertTo, Profile, Syslog, SyslogMessage, SyslogTo},
-    engine::event::Alert,
-};
+use mailflow_agent::{config::{AlertTo, Profile, Syslog, SyslogMessage, SyslogTo}};
+use mailflow_engine::event::Alert;
 use serde_json::Value;
 
 use crate::peer::{PATIENCE, SENTENCE, alert, event, numbers, resolved, sink, until};

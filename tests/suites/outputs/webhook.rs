@@ -8,13 +8,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mailflow_agent::{
-    config::{
+use mailflow_agent::{config::{
         Address, AlertTo, Credentials, DeadLetters, Profile, Receiver as Settings,
         outputs::url::{Form, Url},
-    },
-    engine::event::Alert,
-};
+    }};
+use mailflow_engine::event::Alert;
 use serde_json::Value;
 
 use crate::{

@@ -5,7 +5,8 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use mailflow_agent::{engine::flow::Flow, kernel::Kernel};
+use mailflow_agent::{kernel::Kernel};
+use mailflow_engine::flow::Flow;
 use mailflow_common::{answered, opening};
 use mailflow_tests::frame::{FrameBuilder, flag::*};
 

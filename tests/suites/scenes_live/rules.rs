@@ -2,10 +2,8 @@
 
 use std::{fmt::Write as _, net::IpAddr, time::Duration};
 
-use mailflow_agent::{
-    config,
-    engine::settings::{Rule, Timeouts},
-};
+use mailflow_agent::{config};
+use mailflow_engine::settings::{Rule, Timeouts};
 use serde_yaml::{Mapping, Value};
 
 /// The settings of a rule that are times.

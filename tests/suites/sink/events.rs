@@ -2,17 +2,14 @@
 
 use std::{collections::BTreeSet, num::NonZeroU32, sync::Arc};
 
-use mailflow_agent::{
-    config::Profile,
-    engine::{
+use mailflow_agent::{config::Profile, sink::{alert_log, flow_log, gateway::Gateway, profile::Format}};
+use mailflow_engine::{
         event::{Alert, AlertState, Severity, Source, Value as Held},
         flow::{FlowRecord, RecordReason},
         inputs::Inputs,
         subject::Subject,
         time::{Epoch, Time},
-    },
-    sink::{alert_log, flow_log, gateway::Gateway, profile::Format},
-};
+    };
 use mailflow_common::{App, PROTOCOL_UDP, Scope, Vlans};
 use serde_json::{Value, json};
 

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use mailflow_agent::engine::{
+use mailflow_engine::{
     asset_role::AssetRole,
     event::{Alert, AlertState, Gain, Relay, Severity, Source, Sums, TermValue, Value},
     flow::{Direction, Flow, FlowRecord, RecordReason},

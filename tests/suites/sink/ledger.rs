@@ -2,15 +2,13 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use mailflow_agent::{
-    engine::{
+use mailflow_agent::{sink::metrics::{Ledger, Limits, Places}};
+use mailflow_engine::{
         event::{AlertState, Delta, Effects, Gain, Qualified, Source, Value, WindowValue},
         flow::RecordReason,
         overview::Overview,
         subject::Subject,
-    },
-    sink::metrics::{Ledger, Limits, Places},
-};
+    };
 use mailflow_common::FlowKey;
 use proptest::prelude::*;
 

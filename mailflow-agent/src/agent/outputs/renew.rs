@@ -169,15 +169,13 @@ mod tests {
         super::tests::{alert, told},
         *,
     };
-    use crate::{
-        engine::{
+    use crate::{sink::gateway::Gateway};
+    use mailflow_engine::{
             event::Effects,
             flow::{Direction, Flow, FlowRecord, RecordReason},
             inputs::Inputs,
             time::{Epoch, Time},
-        },
-        sink::gateway::Gateway,
-    };
+        };
 
     fn record() -> FlowRecord {
         let ip = |text: &str| text.parse::<std::net::IpAddr>().unwrap().into();

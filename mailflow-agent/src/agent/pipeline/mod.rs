@@ -19,14 +19,8 @@ use super::{
     sinks::Sinks,
     windows::Windows,
 };
-use crate::{
-    clock,
-    config::{Config, FlowTable},
-    engine::{Engine, event::Effects},
-    kernel::{Kernel, Lookout, Verify},
-    sink::metrics::{KernelView, Memory},
-    state::Entry,
-};
+use crate::{clock, config::{Config, FlowTable}, kernel::{Kernel, Lookout, Verify}, sink::metrics::{KernelView, Memory}, state::Entry};
+use mailflow_engine::{Engine, event::Effects};
 
 /// Everything a poll passes through.
 pub(super) struct Pipeline {

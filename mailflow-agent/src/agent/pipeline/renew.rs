@@ -5,16 +5,8 @@ use std::sync::Arc;
 use tracing::{error, info, warn};
 
 use super::{Pipeline, windows};
-use crate::{
-    agent::{GRACE, Source, lists::ListWatch, load::ports, reload, view::Shown},
-    clock,
-    config::{Config, Interface, NamePattern},
-    engine::Reconfigured,
-    fault,
-    kernel::{self, Kernel, KernelError, Verify},
-    sink::metrics::Load,
-    state::Told,
-};
+use crate::{agent::{GRACE, Source, lists::ListWatch, load::ports, reload, view::Shown}, clock, config::{Config, Interface, NamePattern}, fault, kernel::{self, Kernel, KernelError, Verify}, sink::metrics::Load, state::Told};
+use mailflow_engine::Reconfigured;
 
 /// Warnings that a reload answers with; all of them are in the log.
 const MAX_WARNINGS: usize = 20;

@@ -9,8 +9,7 @@ use anyhow::Result;
 use tracing::{info, warn};
 
 use super::{Pipeline, windows};
-use crate::{
-    agent::{
+use crate::{agent::{
         delivery::Delivery,
         inside::InsideWatch,
         keeper::Keeper,
@@ -22,14 +21,8 @@ use crate::{
         resume,
         sinks::Sinks,
         view::View,
-    },
-    clock,
-    config::{Config, NamePattern},
-    engine::Engine,
-    kernel::{self, Begun, Kept, Lookout, PinError, Pins},
-    sink::gateway::Gateway,
-    state::{Recovered, Store},
-};
+    }, clock, config::{Config, NamePattern}, kernel::{self, Begun, Kept, Lookout, PinError, Pins}, sink::gateway::Gateway, state::{Recovered, Store}};
+use mailflow_engine::Engine;
 
 impl Pipeline {
     /// Opens the outputs, loads the program and attaches it: in the order in which failing costs least.

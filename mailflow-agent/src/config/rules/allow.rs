@@ -8,7 +8,7 @@ use super::super::{
     sets,
     typed::{items, mapping, parsed, string},
 };
-use crate::engine::{
+use mailflow_engine::{
     assets::{Member, Networks, Set},
     settings::Allow,
 };

@@ -11,7 +11,7 @@ use super::{
     },
     terms::is_bytes,
 };
-use crate::engine::settings::{Bound, Counter, Quantity};
+use mailflow_engine::settings::{Bound, Counter, Quantity};
 
 /// Highest bound.
 const MOST: u64 = 1 << 40;

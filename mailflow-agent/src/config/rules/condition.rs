@@ -9,7 +9,7 @@ use super::{
     },
     terms::{self, Given},
 };
-use crate::engine::settings::{Condition, Window};
+use mailflow_engine::settings::{Condition, Window};
 
 /// Most terms of a rule.
 const MOST: usize = 32;

@@ -5,7 +5,7 @@ use super::super::{
     read::{At, Fields},
     typed::{choice, mapping, nonempty_set, parsed},
 };
-use crate::engine::settings::Hours;
+use mailflow_engine::settings::Hours;
 
 const DAYS: [(&str, u8); 7] =
     [("mon", 0), ("tue", 1), ("wed", 2), ("thu", 3), ("fri", 4), ("sat", 5), ("sun", 6)];

@@ -14,7 +14,7 @@ use super::{
     SPAN,
     terms::{Given, range, show, threshold},
 };
-use crate::engine::{
+use mailflow_engine::{
     assets::Networks,
     settings::{Level, Measure, Thresholds},
 };

@@ -15,7 +15,7 @@ use super::{
     },
     bounds, hours,
 };
-use crate::engine::{
+use mailflow_engine::{
     assets::Networks,
     settings::{Layer, Match, Service, SizeKind, SizeTest, Transport},
 };

@@ -23,7 +23,7 @@ use super::{
     typed::{boolean, choice, entries, items, nonempty_set, number, parsed, set, string},
     value::duration_within,
 };
-use crate::engine::{
+use mailflow_engine::{
     assets::Networks,
     event::Severity,
     settings::{Allow, GroupBy, Rule, RuleLimits, Term, Window, WindowKind, signature_id},

@@ -4,7 +4,7 @@ use super::{
     super::{fault::Collector, read::At},
     terms::{Given, show},
 };
-use crate::engine::settings::{
+use mailflow_engine::settings::{
     Bound, Condition, Counter, End, GroupBy, Kind, Match, Measure, Quantity, Rule, Transport,
 };
 

@@ -9,7 +9,7 @@ use super::super::{
     read::Fields,
     span::{Content, Node},
 };
-use crate::engine::settings::{Rule, Service, Services};
+use mailflow_engine::settings::{Rule, Service, Services};
 
 /// A rule of the shipped list, as far as a warning names it.
 struct Shipped<'a> {

@@ -12,7 +12,7 @@ use super::{
     },
     SPAN, interval, window,
 };
-use crate::engine::settings::{End, Kind, Measure, Quantity, Window, WindowKind};
+use mailflow_engine::settings::{End, Kind, Measure, Quantity, Window, WindowKind};
 
 /// The keys that a term is written under.
 pub(super) const KEYS: [&str; 5] = ["count", "sum", "distinct", "ratio", "first_seen"];

@@ -17,7 +17,7 @@ use super::{
     },
     moment_of_test, no_rule,
 };
-use crate::engine::{
+use mailflow_engine::{
     event::{Alert, AlertState, TermValue},
     settings::Rule,
     time::Time,

@@ -17,7 +17,7 @@ use super::{
     kinds::{Answer, Kind},
     moment_of_test,
 };
-use crate::engine::{
+use mailflow_engine::{
     flow::{Direction, FlowRecord},
     settings::{Service, Settings},
     time::Time,

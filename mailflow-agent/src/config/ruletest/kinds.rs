@@ -2,7 +2,7 @@
 
 use mailflow_common::App;
 
-use crate::engine::{flow::Direction, settings::Service};
+use mailflow_engine::{flow::Direction, settings::Service};
 
 /// What a flow is, as far as a test does not say otherwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

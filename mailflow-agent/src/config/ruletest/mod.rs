@@ -23,7 +23,7 @@ use super::{
     typed::{items, parsed, string},
     value::duration_within,
 };
-use crate::engine::{
+use mailflow_engine::{
     flow::FlowRecord,
     settings::{Rule, Settings},
     time::Time,

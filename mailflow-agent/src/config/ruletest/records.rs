@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use mailflow_common::{Facts, FlowKey, PROTOCOL_TCP, Scope, Vlans};
 
 use super::{flow::Given, kinds::Answer};
-use crate::engine::{
+use mailflow_engine::{
     flow::{Direction, Flow, FlowRecord, RecordReason},
     inputs::Inputs,
     time::Time,

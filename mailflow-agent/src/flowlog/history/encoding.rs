@@ -7,7 +7,7 @@ use std::num::NonZeroU32;
 use mailflow_common::{Address, App, FlowKey, Scope, Vlans};
 
 use super::Arrival;
-use crate::engine::{
+use mailflow_engine::{
     flow::{Direction, Flow, FlowRecord, RecordReason, facts_bytes, facts_of},
     inputs::Inputs,
     time::Time,

@@ -3,7 +3,7 @@
 use std::{io, num::NonZero, sync::mpsc, thread};
 
 use super::{Arrival, run::Reader, run::Run};
-use crate::engine::time::Time;
+use mailflow_engine::time::Time;
 
 /// Records handed from one thread to another at once.
 const BATCH: usize = 512;

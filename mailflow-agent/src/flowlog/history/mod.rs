@@ -15,7 +15,7 @@ pub use self::{
     sorter::{Limits, Part, Sorter},
 };
 use super::{Entry, Origin};
-use crate::engine::{
+use mailflow_engine::{
     flow::{Direction, FlowRecord, RecordReason, facts_bytes},
     settings::Timeouts,
     time::Time,

@@ -14,7 +14,7 @@ use std::{
 };
 
 use super::{Arrival, encoding};
-use crate::engine::time::Time;
+use mailflow_engine::time::Time;
 
 /// Bytes of a file that are read at once.
 const READ: usize = 64 * 1024;

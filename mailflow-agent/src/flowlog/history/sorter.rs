@@ -20,7 +20,7 @@ use super::{
     merge::{Merge, Sorted},
     run::{Run, Spill},
 };
-use crate::engine::time::Time;
+use mailflow_engine::time::Time;
 
 /// Bounds of the memory that sorting takes.
 #[derive(Clone, Copy, Debug)]
@@ -331,7 +331,7 @@ mod tests {
         super::{History, Origin},
         *,
     };
-    use crate::engine::{
+    use mailflow_engine::{
         flow::{Direction, Flow, FlowRecord},
         inputs::Inputs,
         settings::Timeouts,

@@ -141,10 +141,8 @@ mod tests {
         machine::KernelVersion,
         watch::{Standing, Verify, Watched},
     };
-    use crate::{
-        config::{Hook, Role},
-        engine::time::Time,
-    };
+    use crate::{config::{Hook, Role}};
+    use mailflow_engine::time::Time;
 
     /// One that is a thread.
     fn lookout() -> (Lookout, std::thread::JoinHandle<()>) {

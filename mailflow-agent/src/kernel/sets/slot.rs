@@ -8,7 +8,7 @@ use std::{
 use mailflow_common::{DirectionCounters, Entry, Facts, FlowCounters, Set, Slot};
 
 use super::super::{batch, held::Sum};
-use crate::engine::event::Gain;
+use mailflow_engine::event::Gain;
 
 const SLOT_WORDS: usize = size_of::<Slot>() / 8;
 const SLOTS: usize = offset_of!(Set, slots) / 8;

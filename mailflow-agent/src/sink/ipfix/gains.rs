@@ -4,7 +4,7 @@ use std::{collections::HashMap, time::Duration};
 
 use mailflow_common::FlowKey;
 
-use crate::engine::{
+use mailflow_engine::{
     event::Gain,
     flow::{Direction, FlowRecord, RecordReason},
     time::Time,

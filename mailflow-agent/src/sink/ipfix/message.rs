@@ -8,13 +8,11 @@ use super::{
     gains::Both,
     template::{self, V4, V6},
 };
-use crate::{
-    engine::{
+use crate::{sink::flow_log::flow_id};
+use mailflow_engine::{
         flow::{FlowRecord, RecordReason},
         time::{Epoch, Time},
-    },
-    sink::flow_log::flow_id,
-};
+    };
 
 /// Version number of IPFIX.
 const VERSION: u16 = 10;

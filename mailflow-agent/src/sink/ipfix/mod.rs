@@ -16,11 +16,8 @@ use super::{
     remote::{Encode, Protocol, Remote},
     worker::{Counters, Taken, Transport},
 };
-use crate::{
-    clock,
-    config::{Ipfix, IpfixTo},
-    engine::{flow::FlowRecord, time::Time},
-};
+use crate::{clock, config::{Ipfix, IpfixTo}};
+use mailflow_engine::{flow::FlowRecord, time::Time};
 
 /// Records taken out of the queue ahead of their delivery.
 const AHEAD: usize = 1_024;

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use super::text::Family;
-use crate::engine::event::{Alert, AlertState};
+use mailflow_engine::event::{Alert, AlertState};
 
 const FIRING: Family = Family::gauge("mailflow_alerts", "Alerts that are firing now, by rule and state.");
 const EVENTS: Family =

@@ -5,7 +5,7 @@ use std::time::Duration;
 use mailflow_common::{Reason, Totals};
 
 use super::text::Family;
-use crate::engine::event::Gain;
+use mailflow_engine::event::Gain;
 
 const PACKETS: Family =
     Family::counter("mailflow_kernel_packets_total", "Packets the program counted, by direction.");

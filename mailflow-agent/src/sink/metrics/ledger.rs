@@ -11,7 +11,7 @@ use super::{
     text::Family,
     windows,
 };
-use crate::engine::{
+use mailflow_engine::{
     event::{Effects, Gain, Source},
     flow::{Flow, RecordReason},
     overview::Overview,

@@ -1,7 +1,7 @@
 //! What the engine remembers, and what it could not take.
 
 use super::text::Family;
-use crate::engine::{RuleCounts, Stats, overview::Threshold};
+use mailflow_engine::{RuleCounts, Stats, overview::Threshold};
 
 const OPEN: Family = Family::gauge("mailflow_open_flows", "Flows the agent knows that have not ended.");
 const VANISHED: Family = Family::counter(

@@ -18,7 +18,7 @@ pub use kernel::{Attached, Fill, Holding, KernelView, WatchedEntry};
 pub use ledger::{Ledger, Limits, Places, SourceSums};
 pub use memory::Memory;
 
-use crate::engine::overview::Overview;
+use mailflow_engine::overview::Overview;
 
 /// All that the page shows.
 #[derive(Clone, Copy, Debug)]

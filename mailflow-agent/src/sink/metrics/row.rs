@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::text::Family;
-use crate::engine::event::{Delta, Gain};
+use mailflow_engine::event::{Delta, Gain};
 
 /// What a service or a source has had since the process started.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::row::Row;
-use crate::engine::{event::Source, time::Time};
+use mailflow_engine::{event::Source, time::Time};
 
 /// Rows by source. Their sum is always the sum of everything booked.
 #[derive(Clone, Debug)]

@@ -1,7 +1,7 @@
 //! The window gauge: what each rule's window holds for each source.
 
 use super::text::Family;
-use crate::engine::overview::Overview;
+use mailflow_engine::overview::Overview;
 
 const VALUE: Family = Family::gauge(
     "mailflow_window_value",
@@ -33,7 +33,7 @@ pub(super) fn render(out: &mut String, windows: &Overview) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::{
+    use mailflow_engine::{
         event::{Source, Value, WindowValue},
         subject::Subject,
     };

@@ -28,17 +28,14 @@ use tokio::{
 
 pub use self::answer::Answer;
 use self::connect::{End, Stream, Tls, connect};
-use crate::{
-    clock,
-    config::{
+use crate::{clock, config::{
         Address, Credentials, Receiver,
         outputs::{
             files,
             url::{Form, Url, origin},
         },
-    },
-    engine::time::Time,
-};
+    }};
+use mailflow_engine::time::Time;
 
 /// How much of an answer that refuses is logged.
 const SHOWN: usize = 500;

@@ -24,7 +24,7 @@ pub struct Direction {
 }
 
 /// TCP and application facts as they are kept on disk, in the order of [`facts_of`].
-pub(crate) fn facts_bytes(facts: &Facts) -> [u8; 10] {
+pub fn facts_bytes(facts: &Facts) -> [u8; 10] {
     [
         facts.syn,
         facts.syn_ack,
@@ -40,7 +40,7 @@ pub(crate) fn facts_bytes(facts: &Facts) -> [u8; 10] {
 }
 
 /// Facts from those bytes.
-pub(crate) fn facts_of(bytes: [u8; 10]) -> Facts {
+pub fn facts_of(bytes: [u8; 10]) -> Facts {
     let [syn, syn_ack, fin_up, fin_down, reset, answered, opening_up, opening_down, upgrade, looked] = bytes;
     Facts { syn, syn_ack, fin_up, fin_down, reset, answered, opening_up, opening_down, upgrade, looked }
 }
