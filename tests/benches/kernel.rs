@@ -16,7 +16,7 @@ mod under_test;
 
 use std::collections::BTreeMap;
 
-use mailflow_agent::kernel::{Kernel, LoadOptions, Programs};
+use mailflow_kernel::{Kernel, LoadOptions, Programs};
 
 use cases::{Case, Fill};
 use measure::Prepared;

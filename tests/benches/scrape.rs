@@ -4,14 +4,14 @@
 
 use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 
-use mailflow_agent::{sink::metrics::{Agent, Ledger, Limits, Page, Places}};
-use mailflow_engine::{
-        event::{Delta, Effects, Gain},
-        overview::Overview,
-        settings::{Service, Services},
-        time::Time,
-    };
+use mailflow_agent::sink::metrics::{Agent, Ledger, Limits, Page, Places};
 use mailflow_common::{FlowKey, PROTOCOL_TCP, Scope, Vlans};
+use mailflow_engine::{
+    event::{Delta, Effects, Gain},
+    overview::Overview,
+    settings::{Service, Services},
+    time::Time,
+};
 use prometheus::{IntCounterVec, Opts, Registry, TextEncoder};
 
 /// Series by source that the page has.

@@ -1,8 +1,9 @@
 //! Many flows: read, taken out, and more than a source may hold.
 
 use anyhow::Result;
-use mailflow_agent::{clock, kernel::Kernel};
 use mailflow_engine::flow::Flow;
+use mailflow_kernel::Kernel;
+use mailflow_kernel::clock;
 use mailflow_tests::frame::{FrameBuilder, flag::SYN};
 
 use crate::{

@@ -3,9 +3,10 @@
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result, ensure};
-use mailflow_agent::{clock, kernel::Kernel};
-use mailflow_engine::flow::{Fate, Flow};
 use mailflow_common::{Reason, Totals};
+use mailflow_engine::flow::{Fate, Flow};
+use mailflow_kernel::Kernel;
+use mailflow_kernel::clock;
 use mailflow_tests::frame::{FrameBuilder, Transport, flag::*, fragmented, short_extension};
 
 use crate::report::{Report, same};

@@ -4,12 +4,10 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use mailflow_agent::{
-    clock,
-    config::{Hook, Role},
-    kernel::{Attachment, Direction, Kernel, Standing},
-};
+use mailflow_agent::config::{Hook, Role};
 use mailflow_common::Totals;
+use mailflow_kernel::clock;
+use mailflow_kernel::{Attachment, Direction, Kernel, Standing};
 use mailflow_tests::{
     lab::{Family, Ns, transfer, wait_for},
     wire::Wire,

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Instant};
 
 use anyhow::{Result, ensure};
 use mailflow_agent::config::LogLevel;
-use mailflow_agent::kernel::{Kernel, KernelVersion, LoadOptions, Programs};
+use mailflow_kernel::{Kernel, KernelVersion, LoadOptions, Programs};
 
 use crate::{
     report::{Report, same},

@@ -1,8 +1,9 @@
 //! A load for replay: one program, and a clock that is set from outside.
 
 use anyhow::Result;
-use mailflow_agent::{config::Role, kernel::{Kernel, replay_program}};
+use mailflow_agent::config::Role;
 use mailflow_engine::time::Time;
+use mailflow_kernel::{Kernel, replay_program};
 use mailflow_tests::frame::{FrameBuilder, flag::ACK};
 
 use crate::{

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Result, ensure};
-use mailflow_agent::kernel::KernelVersion;
+use mailflow_kernel::KernelVersion;
 use mailflow_tests::guest::Line;
 
 /// Writes what is found out, as it is found out.

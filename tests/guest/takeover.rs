@@ -3,11 +3,9 @@
 use std::{os::unix::process::ExitStatusExt, process::ExitCode, time::Duration};
 
 use anyhow::{Result, bail, ensure};
-use mailflow_agent::{
-    clock,
-    config::{Hook, Role},
-    kernel::{Attachment, Kernel},
-};
+use mailflow_agent::config::{Hook, Role};
+use mailflow_kernel::clock;
+use mailflow_kernel::{Attachment, Kernel};
 use mailflow_tests::{
     frame::{FrameBuilder, flag::ACK},
     lab::wait_for,

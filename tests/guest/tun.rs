@@ -7,10 +7,8 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use mailflow_agent::{
-    config::{Hook, Role},
-    kernel::Kernel,
-};
+use mailflow_agent::config::{Hook, Role};
+use mailflow_kernel::Kernel;
 
 use crate::{
     frames::{self, Begins, Ways},

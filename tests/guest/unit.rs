@@ -8,8 +8,11 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use mailflow_agent::{clock, config::{Hook, Role}, kernel::{Kernel, KernelVersion, Lookout, Standing, Verify}, privileges};
+use mailflow_agent::config::{Hook, Role};
 use mailflow_engine::flow::Fate;
+use mailflow_kernel::capabilities;
+use mailflow_kernel::clock;
+use mailflow_kernel::{Kernel, KernelVersion, Lookout, Standing, Verify};
 use mailflow_tests::{
     frame::{FrameBuilder, flag::ACK},
     lab::wait_for,
@@ -74,11 +77,11 @@ pub(crate) fn run(interface: &str) -> ExitCode {
 fn serve(interface: &str) -> Result<()> {
     confine().context("becoming the service's user")?;
     let lookout = Lookout::start().context("the process that looks at the hooks")?;
-    let beside = privileges::held_by(lookout.process());
+    let beside = capabilities::held_by(lookout.process());
     let mut kernel = load::tc_mirror()?;
     kernel.look_through(lookout);
     kernel.attach(interface, Role::Mirror, Hook::Tc)?;
-    let held = privileges::give_up_what_is_not_needed(KernelVersion::running()?)?;
+    let held = capabilities::give_up_what_is_not_needed(KernelVersion::running()?)?;
     println!("{COUNTS}");
     let seen = |kernel: &mut Kernel| -> Result<u64> {
         Ok(kernel.snapshot(clock::now())?.flows.iter().map(|flow| flow.up.packets).sum())

@@ -18,11 +18,11 @@ mod world;
 
 use std::{collections::HashSet, net::IpAddr, time::Duration};
 
+use mailflow_common::{App, FlowKey};
 use mailflow_engine::{
     flow::{Direction, Flow, RecordReason},
     settings::{Layer, Rule, Settings, SizeKind, SizeTest},
 };
-use mailflow_common::{App, FlowKey};
 
 pub use course::{Doing, Which};
 pub use history::{Connection, Mark, Packet, Talk};

@@ -2,9 +2,9 @@
 
 use std::fmt::Write;
 
-use mailflow_agent::{config};
-use mailflow_engine::settings::Service;
+use mailflow_agent::config;
 use mailflow_common::{App, Facts, Family, classify, opening, upgrade};
+use mailflow_engine::settings::Service;
 
 const DOCUMENT: &str = include_str!("../../docs/applications.md");
 

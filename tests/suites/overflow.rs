@@ -5,13 +5,13 @@ mod under_test;
 
 use std::collections::BTreeMap;
 
-use mailflow_agent::{kernel::{Difference, Kernel, LoadOptions, Programs}};
-use mailflow_engine::{
-        event::Gain,
-        flow::{Direction, Fate},
-        time::Time,
-    };
 use mailflow_common::{Reason, Totals};
+use mailflow_engine::{
+    event::Gain,
+    flow::{Direction, Fate},
+    time::Time,
+};
+use mailflow_kernel::{Difference, Kernel, LoadOptions, Programs};
 use mailflow_tests::frame::{FrameBuilder, flag::*, fragmented};
 
 const SERVER: &str = "93.184.215.25:25";

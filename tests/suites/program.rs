@@ -6,12 +6,12 @@ mod fragments;
 mod handshakes;
 mod under_test;
 
-use mailflow_agent::{kernel::{Kernel, LoadOptions, Programs}};
-use mailflow_engine::{
-        flow::{Fate, Flow},
-        time::Time,
-    };
 use mailflow_common::{Reason, Totals, opening, upgrade};
+use mailflow_engine::{
+    flow::{Fate, Flow},
+    time::Time,
+};
+use mailflow_kernel::{Kernel, LoadOptions, Programs};
 use mailflow_tests::frame::{FrameBuilder, Transport, flag::*, short_extension};
 
 const CLIENT: &str = "10.20.0.2:40000";
@@ -405,9 +405,9 @@ fn interfaces_without_ethernet_have_their_own_entries() {
 #[test]
 fn the_kernels_clock_is_the_monotonic_one() {
     let mut kernel = load_with(&LoadOptions { flows: 8, external_clock: false, ..options() });
-    let before = mailflow_agent::clock::now();
+    let before = mailflow_kernel::clock::now();
     kernel.run("tc_lan_in", &up(SYN).build(), None).unwrap();
-    let after = mailflow_agent::clock::now();
+    let after = mailflow_kernel::clock::now();
     let flow = kernel.snapshot(after).unwrap().flows[0].clone();
     // Two ticks of the slowest kernel.
     let slack = std::time::Duration::from_millis(20);

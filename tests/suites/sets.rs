@@ -9,12 +9,12 @@ use std::{
     sync::Barrier,
 };
 
-use mailflow_agent::{kernel::{Difference, Kernel, LoadOptions, Programs}};
-use mailflow_engine::{
-        flow::{Fate, Flow},
-        time::Time,
-    };
 use mailflow_common::HashKeys;
+use mailflow_engine::{
+    flow::{Fate, Flow},
+    time::Time,
+};
+use mailflow_kernel::{Difference, Kernel, LoadOptions, Programs};
 use mailflow_tests::frame::{FrameBuilder, flag::*};
 
 const PROGRAM: &str = "xdp_mirror";

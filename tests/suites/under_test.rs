@@ -1,8 +1,8 @@
 //! The kernel program under test, for suites that run frames through it.
 
-use mailflow_agent::{kernel::{Kernel, KernelError, LoadOptions, OBJECT, Programs}};
-use mailflow_engine::settings::Timeouts;
 use mailflow_common::PortSet;
+use mailflow_engine::settings::Timeouts;
+use mailflow_kernel::{Kernel, KernelError, LoadOptions, OBJECT, Programs};
 
 /// The default timeouts, a clock set by the test, and room for so many flows that the table has sets.
 pub(crate) fn options(programs: Programs) -> LoadOptions {

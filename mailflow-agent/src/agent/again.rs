@@ -7,14 +7,14 @@ use std::{collections::HashSet, io};
 
 use mailflow_common::{FlowKey, SpillKey};
 
-use crate::{state::{Entry, Past, Told}};
+use crate::state::{Entry, Past, Told};
 use mailflow_engine::{
-        Engine,
-        event::{self, Alert, Effects},
-        flow::{Finished, Flow, FlowRecord, RecordReason},
-        spill::Spill,
-        time::{Epoch, Time},
-    };
+    Engine,
+    event::{self, Alert, Effects},
+    flow::{Finished, Flow, FlowRecord, RecordReason},
+    spill::Spill,
+    time::{Epoch, Time},
+};
 
 /// The tables, where they are those of the agent before.
 pub trait Tables {

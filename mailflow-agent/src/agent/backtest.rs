@@ -15,12 +15,17 @@ use super::{
     replay::AtEnd,
     unread::Unread,
 };
-use crate::{clock, config::Config, flowlog::{
+use crate::{
+    config::Config,
+    flowlog::{
         Log, LogError, LogOptions, Reading,
         history::{Limits, Rhythm, Sorter},
         read_lines,
-    }, sink::{gateway::Gateway, metrics::Agent}};
+    },
+    sink::{gateway::Gateway, metrics::Agent},
+};
 use mailflow_engine::time::Epoch;
+use mailflow_kernel::clock;
 
 /// How long what is waiting to be written may take at the end.
 const GRACE: Duration = Duration::from_secs(60);

@@ -5,14 +5,16 @@ use std::{io, time::Duration};
 use anyhow::{Context, Result};
 
 use super::{keeper::Keeper, notes};
-use crate::{clock, kernel::{Kernel, Reader, Taking}, state::Entry};
+use crate::state::Entry;
 use mailflow_engine::{
-        Engine,
-        event::Effects,
-        flow::{Fate, Finished, Flow},
-        spill::Spill,
-        time::{Epoch, Time},
-    };
+    Engine,
+    event::Effects,
+    flow::{Fate, Finished, Flow},
+    spill::Spill,
+    time::{Epoch, Time},
+};
+use mailflow_kernel::clock;
+use mailflow_kernel::{Kernel, Reader, Taking};
 
 /// Reads the tables, lets the engine see them at `now`, and takes out what ended. `hand_on` gets the
 /// effects in order. Gives back how long the reading took, with what followed from each part.

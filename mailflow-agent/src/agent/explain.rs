@@ -11,16 +11,21 @@ use super::{
     backtest::{self, Backtested, EPOCH},
     pipeline::Pipeline,
 };
-use crate::{clock, config::Config, control::{Explained, HeldRule, HeldTerm, JudgedFlow, Suggested}, flowlog::{LogOptions, history::Arrival}};
+use crate::{
+    config::Config,
+    control::{Explained, HeldRule, HeldTerm, JudgedFlow, Suggested},
+    flowlog::{LogOptions, history::Arrival},
+};
 use mailflow_engine::{
-        Engine,
-        event::{TermValue, Value},
-        explain::{Explanation, Held, Judged},
-        flow::Direction,
-        inputs::Inputs,
-        settings::{RuleLimits, Settings, unit},
-        time::{Epoch, Time},
-    };
+    Engine,
+    event::{TermValue, Value},
+    explain::{Explanation, Held, Judged},
+    flow::Direction,
+    inputs::Inputs,
+    settings::{RuleLimits, Settings, unit},
+    time::{Epoch, Time},
+};
+use mailflow_kernel::clock;
 
 impl Pipeline {
     /// All there is to say of a source.

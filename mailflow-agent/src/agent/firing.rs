@@ -2,13 +2,13 @@
 
 use std::collections::HashMap;
 
-use crate::{control::{Firing, FiringAlert, Number}};
+use crate::control::{Firing, FiringAlert, Number};
 use mailflow_engine::{
-        event::{Alert, AlertState, Value},
-        overview::Reached,
-        settings::unit,
-        time::Time,
-    };
+    event::{Alert, AlertState, Value},
+    overview::Reached,
+    settings::unit,
+    time::Time,
+};
 
 /// The alerts that fire, by fingerprint.
 #[derive(Clone, Debug, Default)]

@@ -10,12 +10,13 @@ use mailflow_common::FlowKey;
 use tracing::{debug, warn};
 
 use super::view::View;
-use crate::{config::Role, kernel::{Addresses, InsidePrefix, Kernel}};
+use crate::config::Role;
 use mailflow_engine::{
-        assets::{Networks, Place},
-        event::{Effects, Source},
-        time::Time,
-    };
+    assets::{Networks, Place},
+    event::{Effects, Source},
+    time::Time,
+};
+use mailflow_kernel::{Addresses, InsidePrefix, Kernel};
 
 /// Interval between two reads of the addresses, where no event reports a change.
 const EVERY: Duration = Duration::from_secs(60);

@@ -2,16 +2,16 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use crate::{flowlog::history::Arrival};
+use crate::flowlog::history::Arrival;
 use mailflow_engine::{
-        Engine,
-        event::Effects,
-        flow::FlowRecord,
-        inputs::Inputs,
-        rule::Ends,
-        settings::{Match, RuleLimits, Settings, Term},
-        time::Time,
-    };
+    Engine,
+    event::Effects,
+    flow::FlowRecord,
+    inputs::Inputs,
+    rule::Ends,
+    settings::{Match, RuleLimits, Settings, Term},
+    time::Time,
+};
 
 /// Records that a rule, or a term of its condition, could not judge.
 #[derive(Clone, Debug, PartialEq, Eq)]

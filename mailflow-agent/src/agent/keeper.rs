@@ -14,12 +14,18 @@ use super::{
     sinks::Sinks,
     trouble::{Trouble, Unwritten},
 };
-use crate::{clock, config::{AlertTo, Config, FlowTo, Target}, control::Durability, kernel::{Ahead, Kernel}, state::{Entry, State, Store, Told, Unwritable}};
+use crate::{
+    config::{AlertTo, Config, FlowTo, Target},
+    control::Durability,
+    state::{Entry, State, Store, Told, Unwritable},
+};
 use mailflow_engine::{
-        Engine,
-        event::Effects,
-        time::{Epoch, Time},
-    };
+    Engine,
+    event::Effects,
+    time::{Epoch, Time},
+};
+use mailflow_kernel::clock;
+use mailflow_kernel::{Ahead, Kernel};
 
 /// How often the state is kept while it is small ...
 const OFTEN: Duration = Duration::from_secs(1);

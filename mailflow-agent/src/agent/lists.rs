@@ -16,8 +16,13 @@ use std::{
 use tracing::{debug, error, info, warn};
 
 use super::view::View;
-use crate::{clock, config::{Fault, Faults, Lists}, privileges, sink::metrics::Load};
+use crate::{
+    config::{Fault, Faults, Lists},
+    sink::metrics::Load,
+};
 use mailflow_engine::{assets::Networks, time::Time};
+use mailflow_kernel::capabilities;
+use mailflow_kernel::clock;
 
 /// Time between two looks at the files.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -79,7 +84,7 @@ fn start(
     let in_force: Weak<()> = Arc::downgrade(&alive);
     let (publish, finished) = sync_channel(1);
     thread::Builder::new().name("lists".into()).spawn(move || {
-        privileges::give_up_all();
+        capabilities::give_up_all();
         while in_force.strong_count() > 0 {
             match next() {
                 // Other lists may have come into force while these were read.

@@ -2,8 +2,8 @@
 
 use mailflow_common::PortSet;
 
-use crate::{config::Config, kernel::{Begun, Kept, Kernel, KernelError, LoadOptions, OBJECT, Pins, Programs, SilenceLimits}};
-use mailflow_engine::settings::Timeouts;
+use crate::config::Config;
+use mailflow_kernel::{Begun, Kept, Kernel, KernelError, LoadOptions, OBJECT, Pins, Programs};
 
 /// Whose packets `host` interfaces count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,10 +52,4 @@ fn options(config: &Config, programs: Programs, hosts: Hosts) -> LoadOptions {
 /// The ports that are watched.
 pub(super) fn ports(config: &Config) -> PortSet {
     config.engine.services.keys().copied().collect()
-}
-
-impl From<&Timeouts> for SilenceLimits {
-    fn from(timeouts: &Timeouts) -> Self {
-        Self { closed: timeouts.closed, unanswered: timeouts.unanswered, idle: timeouts.idle }
-    }
 }

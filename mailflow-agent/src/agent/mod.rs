@@ -41,14 +41,14 @@ use tracing::{error, info, warn};
 pub use self::reload::{ReadConfig, Source};
 use self::{pipeline::Pipeline, reload::Reload, service::Service, view::View};
 use crate::{
-    clock,
     config::Config,
     control::{self, Order, Orders, Reply, Request},
     disk, http,
-    kernel::{self, KernelError, KernelVersion, LinkChanges, Lookout, Refusal},
-    privileges,
     signal::{Asked, Signals},
 };
+use mailflow_kernel::capabilities;
+use mailflow_kernel::clock;
+use mailflow_kernel::{self, KernelError, KernelVersion, LinkChanges, Lookout, Refusal};
 
 /// How long what is waiting to be written may take at the end.
 const GRACE: Duration = Duration::from_secs(5);
@@ -66,7 +66,7 @@ const ORDERS: usize = 16;
 pub async fn run(config: Config, source: Source, lookout: Option<Lookout>) -> Result<()> {
     // First, as it is the cause of most other refusals.
     KernelVersion::running()?;
-    kernel::check_capabilities()?;
+    mailflow_kernel::check_capabilities()?;
     let mut signals = Signals::listen().context("listening for signals")?;
     let view = Arc::new(View::new(&config, source.name(), clock::unix_seconds())?);
     let listener = match config.outputs.metrics {
@@ -173,7 +173,7 @@ fn with_cause(error: anyhow::Error) -> anyhow::Error {
         error.downcast_ref(),
         Some(KernelError::Load(_) | KernelError::Program { .. } | KernelError::Map { .. })
     );
-    match by_kernel.then(kernel::try_bpf) {
+    match by_kernel.then(mailflow_kernel::try_bpf) {
         Some(Err(Refusal { cause, .. })) => {
             error.context(format!("bpf(2) is refused, likely because {cause}"))
         }
@@ -185,7 +185,7 @@ fn with_cause(error: anyhow::Error) -> anyhow::Error {
 /// left, and with whom.
 fn give_up_privileges(view: &View, lookout: Option<&Lookout>) {
     let left = KernelVersion::running().map_err(anyhow::Error::from);
-    let left = left.and_then(|version| Ok(privileges::give_up_what_is_not_needed(version)?));
+    let left = left.and_then(|version| Ok(capabilities::give_up_what_is_not_needed(version)?));
     let held = match left {
         Ok(left) if left.is_empty() => "no capability is held".to_owned(),
         Ok(left) => format!("capabilities held: {}", left.join(", ")),
@@ -195,14 +195,14 @@ fn give_up_privileges(view: &View, lookout: Option<&Lookout>) {
         }
     };
     let looks = lookout.map(Lookout::process).map(|process| {
-        let held = privileges::held_by(process).join(", ");
+        let held = capabilities::held_by(process).join(", ");
         format!("process {process}, which looks at the hooks, holds {held}")
     });
     for note in [Some(held), looks].into_iter().flatten() {
         info!("{note}");
         view.numbers().settings.notes.push(note);
     }
-    for (thread, held) in privileges::others_that_have_some() {
+    for (thread, held) in capabilities::others_that_have_some() {
         warn!(%thread, %held, "another thread holds capabilities");
     }
 }

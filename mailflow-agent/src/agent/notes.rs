@@ -1,12 +1,13 @@
 //! What a poll writes down, for the agent after this one to read in [`super::again`].
 
-use crate::{kernel::Taking, state::{Entry, Judged, Past}};
+use crate::state::{Entry, Judged, Past};
 use mailflow_engine::{
-        Engine,
-        event::{self, Effects},
-        flow::{Flow, RecordReason},
-        time::{Epoch, Time},
-    };
+    Engine,
+    event::{self, Effects},
+    flow::{Flow, RecordReason},
+    time::{Epoch, Time},
+};
+use mailflow_kernel::Taking;
 
 /// What a part of the living brought: records of those that live on, and those that ended.
 pub fn living(effects: &Effects, ended: &[Flow]) -> impl Iterator<Item = Entry> {

@@ -12,14 +12,21 @@ use std::{
 use anyhow::{Context, Result};
 
 use self::renew::Opened;
-use crate::{clock, config::{self, AlertOutput, AlertTo, FlowOutput, Target}, disk::Limits, kernel::Bound, sink::{
+use crate::{
+    config::{self, AlertOutput, AlertTo, FlowOutput, Target},
+    disk::Limits,
+    sink::{
         AlertEvent, FlowEvent, gateway::Gateway, lines::OpenError, metrics::Agent, profile::Format,
         worker::Sink,
-    }, state::{Event, Untold, Written}};
+    },
+    state::{Event, Untold, Written},
+};
 use mailflow_engine::{
-        event::{AlertState, Effects},
-        time::Epoch,
-    };
+    event::{AlertState, Effects},
+    time::Epoch,
+};
+use mailflow_kernel::Bound;
+use mailflow_kernel::clock;
 
 /// Alert events that are remembered for sinks that have not delivered them; older ones are in those sinks'
 /// queues only.
@@ -321,12 +328,12 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::{config};
+    use crate::config;
     use mailflow_engine::{
-            event::{Alert, Severity, Source, Sums, TermValue, Value},
-            subject::Subject,
-            time::Time,
-        };
+        event::{Alert, Severity, Source, Sums, TermValue, Value},
+        subject::Subject,
+        time::Time,
+    };
 
     pub(super) fn alert() -> Alert {
         let source = Source::of([10, 0, 0, 9].into(), 64);

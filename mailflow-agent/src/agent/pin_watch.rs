@@ -5,8 +5,9 @@ use std::time::Duration;
 use tracing::{info, warn};
 
 use super::view::View;
-use crate::{fault::Limited, kernel::Kernel};
+use crate::fault::Limited;
 use mailflow_engine::time::Time;
+use mailflow_kernel::Kernel;
 
 /// Between two looks.
 const INTERVAL: Duration = Duration::from_secs(10);

@@ -7,8 +7,8 @@ use tokio::sync::oneshot;
 use crate::{
     config::{AlertTo, Config, FlowTo},
     control::Reply,
-    privileges,
 };
+use mailflow_kernel::capabilities;
 
 /// Where the configuration came from, and how it is read again.
 pub struct Source {
@@ -62,7 +62,7 @@ impl Reload {
         let (finished, reading) = oneshot::channel();
         let read = Arc::clone(&source.read);
         let thread = thread::Builder::new().name("reload".into()).spawn(move || {
-            privileges::give_up_all();
+            capabilities::give_up_all();
             // The agent may have ended meanwhile.
             let _ = finished.send(read());
         });

@@ -17,12 +17,18 @@ use super::{
     outputs::Outputs,
     progress::{Progress, Unit},
 };
-use crate::{capture::{Capture, CaptureError, Frame}, clock, config::{Config, Role}, kernel::{self, Kernel, Programs}, sink::{gateway::Gateway, metrics::Agent}};
+use crate::{
+    capture::{Capture, CaptureError, Frame},
+    config::{Config, Role},
+    sink::{gateway::Gateway, metrics::Agent},
+};
 use mailflow_engine::{
-        Engine,
-        settings::{RuleLimits, Settings},
-        time::{Epoch, Time},
-    };
+    Engine,
+    settings::{RuleLimits, Settings},
+    time::{Epoch, Time},
+};
+use mailflow_kernel::clock;
+use mailflow_kernel::{self, Kernel, Programs};
 
 /// How long what is waiting to be written may take at the end.
 const GRACE: Duration = Duration::from_secs(60);
@@ -144,7 +150,7 @@ struct Replay {
 
 impl Replay {
     fn new(config: &Config, role: Role, outputs: Outputs) -> Result<Self> {
-        let program = kernel::replay_program(role)?;
+        let program = mailflow_kernel::replay_program(role)?;
         Ok(Self {
             kernel: load(config, Programs::One(program), Hosts::Any)?,
             // Each alert of a capture is wanted.

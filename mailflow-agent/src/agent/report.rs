@@ -6,8 +6,13 @@ use mailflow_common::{DirectionTotals, Totals};
 use tracing::{info, warn};
 
 use super::delivery::Delivery;
-use crate::{clock, config::FlowTable, kernel::{Bound, Kernel, KernelError, Lookout, Place, Standing, Sum}, sink::metrics::{Attached, Fill, Holding, KernelView, WatchedEntry}};
+use crate::{
+    config::FlowTable,
+    sink::metrics::{Attached, Fill, Holding, KernelView, WatchedEntry},
+};
 use mailflow_engine::event::Gain;
+use mailflow_kernel::clock;
+use mailflow_kernel::{Bound, Kernel, KernelError, Lookout, Place, Standing, Sum};
 
 /// Whether every flow finds a place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,14 +11,16 @@ use super::{
     keeper::Keeper,
     sinks::Sinks,
 };
-use crate::{clock, kernel::{Begun, Kernel}, state::{Recovered, State, Told, Written}};
+use crate::state::{Recovered, State, Told, Written};
 use mailflow_engine::{
-        Engine, Known,
-        event::{Alert, Effects},
-        flow::{Finished, Flow},
-        spill::Spill,
-        time::{Epoch, Time},
-    };
+    Engine, Known,
+    event::{Alert, Effects},
+    flow::{Finished, Flow},
+    spill::Spill,
+    time::{Epoch, Time},
+};
+use mailflow_kernel::clock;
+use mailflow_kernel::{Begun, Kernel};
 
 /// What came of it.
 #[derive(Clone, Copy, Debug, Default)]

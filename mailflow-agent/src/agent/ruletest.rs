@@ -1,9 +1,12 @@
 //! Rule tests: given flows through the engine in simulated time, its alerts against the expected ones.
 
-use crate::{config::ruletest::{Expected, RuleTest}, flowlog::{
+use crate::{
+    config::ruletest::{Expected, RuleTest},
+    flowlog::{
         Entry, Origin,
         history::{History, Rhythm},
-    }};
+    },
+};
 use mailflow_engine::{Engine, event::Alert, time::Time};
 
 /// What a test found.

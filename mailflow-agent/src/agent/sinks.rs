@@ -5,12 +5,13 @@ use std::{sync::Arc, thread, time::Duration};
 use tracing::info;
 
 use super::{GRACE, firing::FiringAlerts, outputs::Outputs, view::View};
-use crate::{clock, control::Firing, sink::metrics::Places};
+use crate::{control::Firing, sink::metrics::Places};
 use mailflow_engine::{
-        event::{Alert, Effects, Grouped},
-        settings::Services,
-        time::{Epoch, Time},
-    };
+    event::{Alert, Effects, Grouped},
+    settings::Services,
+    time::{Epoch, Time},
+};
+use mailflow_kernel::clock;
 
 /// Between two looks whether all is written.
 const PAUSE: Duration = Duration::from_millis(5);

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use tracing::{error, info};
 
-use crate::{clock, config::value::show_duration, control::Durability, fault::Limited, state::Unwritable};
+use crate::{config::value::show_duration, control::Durability, fault::Limited, state::Unwritable};
 use mailflow_engine::time::Time;
+use mailflow_kernel::clock;
 
 /// Trouble, or none.
 #[derive(Debug)]

@@ -12,14 +12,21 @@ use anyhow::Result;
 use mailflow_common::Reason;
 
 use super::{firing::FiringAlerts, inside::UnlistedClients, keeper::Keeper};
-use crate::{clock, config::Config, control::{
+use crate::{
+    config::Config,
+    control::{
         self, Conservation, Durability, Number, Place, Row, RuleStatus, Status, Top, Unlisted, Watched,
         WatchedInterface, Ways,
-    }, http, kernel::InsidePrefix, sink::metrics::{Agent, Fill, KernelView, Ledger, Limits, Load, Memory, Page}};
+    },
+    http,
+    sink::metrics::{Agent, Fill, KernelView, Ledger, Limits, Load, Memory, Page},
+};
 use mailflow_engine::{
-        overview::{Overview, Reached},
-        settings::unit,
-    };
+    overview::{Overview, Reached},
+    settings::unit,
+};
+use mailflow_kernel::InsidePrefix;
+use mailflow_kernel::clock;
 
 /// Shared by the pipeline, which writes it, and by those that read it: the metrics port and the control
 /// socket.

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use crate::{clock};
 use mailflow_engine::{
-        Engine,
-        overview::{Overview, Survey},
-        time::Time,
-    };
+    Engine,
+    overview::{Overview, Survey},
+    time::Time,
+};
+use mailflow_kernel::clock;
 
 /// At most one part in this many of the time between two polls: with the state, which takes a 200th, and the polls, a
 /// million quiet sources are to take less than a 100th of a core.

@@ -15,11 +15,12 @@ use super::{load, say};
 use crate::{
     agent,
     cli::{self, Exit, RunArgs},
-    clock, config,
+    config,
     fault::{self, EndedBy},
-    kernel::Lookout,
-    privileges,
 };
+use mailflow_kernel::Lookout;
+use mailflow_kernel::capabilities;
+use mailflow_kernel::clock;
 
 /// Threads that run what waits for the network.
 const WORKERS: usize = 2;
@@ -85,7 +86,7 @@ fn runtime() -> io::Result<Runtime> {
     try_threads(WORKERS + HELPERS)?;
     let mut runtime = Builder::new_multi_thread();
     runtime.worker_threads(WORKERS).max_blocking_threads(HELPERS).thread_keep_alive(FOR_EVER);
-    let runtime = runtime.enable_all().on_thread_start(privileges::give_up_all).build()?;
+    let runtime = runtime.enable_all().on_thread_start(capabilities::give_up_all).build()?;
     let (begun, beginnings) = mpsc::channel();
     // They end together, so that each task has a thread of its own.
     let together = Arc::new(Barrier::new(HELPERS + 1));

@@ -16,7 +16,6 @@ mod lists;
 mod networks;
 pub mod outputs;
 mod overlap;
-mod pattern;
 mod ports;
 mod read;
 mod redact;
@@ -34,17 +33,18 @@ use std::{
     time::Duration,
 };
 
-use crate::{disk::Limits};
-use mailflow_engine::settings::{Rule, Settings};
+use crate::disk::Limits;
 use fault::Collector;
 pub use fault::{Fault, Faults, Place, Position};
 use judged::{Judged, judged};
 pub use lists::Lists;
+use mailflow_engine::settings::{Rule, Settings};
+pub use mailflow_kernel::options::{AtStop, Hook, Interface, LogLevel, Role};
+pub use mailflow_kernel::pattern::NamePattern;
 pub use outputs::{
     Address, AlertOutput, AlertTo, ClientTls, Credentials, DeadLetters, FlowOutput, FlowTo, Ipfix, IpfixTo,
     Outputs, Profile, Proxy, Receiver, Syslog, SyslogMessage, SyslogTo, Target,
 };
-pub use pattern::NamePattern;
 use read::{At, Fields};
 pub use redact::redacted;
 pub use rules::Expiry;
@@ -205,111 +205,6 @@ impl Config {
     }
 }
 
-/// An interface to watch.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Interface {
-    /// Its name, or a pattern of names ([`NamePattern`]).
-    pub name: String,
-    /// What passes there.
-    pub role: Role,
-    /// Where the program is attached.
-    pub hook: Hook,
-}
-
-impl Interface {
-    /// The pattern, where the entry is one.
-    pub fn pattern(&self) -> Option<NamePattern> {
-        NamePattern::is_one(&self.name).then(|| NamePattern::parse(&self.name).ok()).flatten()
-    }
-}
-
-/// What passes an interface.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Role {
-    /// Chosen at start, with the reason logged.
-    #[default]
-    Auto,
-    /// The inside of a gateway.
-    Lan,
-    /// The machine's own traffic.
-    Host,
-    /// Copies of both directions.
-    Mirror,
-}
-
-impl Role {
-    /// Every role.
-    pub const ALL: [Role; 4] = [Role::Auto, Role::Lan, Role::Host, Role::Mirror];
-
-    /// The name in configuration and on the command line.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Role::Auto => "auto",
-            Role::Lan => "lan",
-            Role::Host => "host",
-            Role::Mirror => "mirror",
-        }
-    }
-}
-
-/// Where the program is attached.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Hook {
-    /// Native XDP where nothing is lost by it, otherwise TC.
-    #[default]
-    Auto,
-    /// XDP at ingress, TC at egress.
-    Xdp,
-    /// TC (TCX, or clsact before Linux 6.6).
-    Tc,
-}
-
-impl Hook {
-    /// Every hook.
-    pub const ALL: [Hook; 3] = [Hook::Auto, Hook::Xdp, Hook::Tc];
-
-    /// The name in configuration and on the command line.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Hook::Auto => "auto",
-            Hook::Xdp => "xdp",
-            Hook::Tc => "tc",
-        }
-    }
-}
-
-/// How much is said.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum LogLevel {
-    /// Packets that are in no table.
-    Error,
-    /// Also packets that may be mail and were not counted to their flow.
-    Warn,
-    /// Also those that are deeper than the program follows.
-    Info,
-    /// Nothing more, as yet.
-    Debug,
-    /// Nothing more, as yet.
-    Trace,
-}
-
-impl LogLevel {
-    /// Every level.
-    pub const ALL: [LogLevel; 5] =
-        [LogLevel::Error, LogLevel::Warn, LogLevel::Info, LogLevel::Debug, LogLevel::Trace];
-
-    /// The name on the command line.
-    pub const fn name(self) -> &'static str {
-        match self {
-            LogLevel::Error => "error",
-            LogLevel::Warn => "warn",
-            LogLevel::Info => "info",
-            LogLevel::Debug => "debug",
-            LogLevel::Trace => "trace",
-        }
-    }
-}
-
 /// How the running agent is asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Control {
@@ -330,26 +225,4 @@ pub struct State {
     pub limits: Limits,
     /// How long flows wait in the kernel's table for a directory that takes nothing.
     pub durability_timeout: Duration,
-}
-
-/// What becomes of the attached programs when the agent is stopped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum AtStop {
-    /// They are taken away: nothing is counted any more.
-    Detach,
-    /// They stay and count; the next agent reads what they counted.
-    Keep,
-}
-
-impl AtStop {
-    /// Both.
-    pub const ALL: [AtStop; 2] = [AtStop::Detach, AtStop::Keep];
-
-    /// The name in configuration.
-    pub const fn name(self) -> &'static str {
-        match self {
-            AtStop::Detach => "detach",
-            AtStop::Keep => "keep",
-        }
-    }
 }

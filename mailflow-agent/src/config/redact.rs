@@ -247,9 +247,9 @@ interfaces: [{ name: lan0 }]
     #[test]
     fn the_time_is_proportional_to_the_text() {
         let text = "# basic a:a ".repeat(100_000);
-        let began = crate::clock::now();
+        let began = mailflow_kernel::clock::now();
         assert_eq!(redacted(&text), text);
-        let took = crate::clock::now().since(began);
+        let took = mailflow_kernel::clock::now().since(began);
         assert!(took < std::time::Duration::from_secs(5), "{took:?}");
     }
 

@@ -3,8 +3,12 @@
 use std::{fs, net::IpAddr, process::Command};
 
 use super::Finding;
-use crate::{config::{Config, Interface, Role}, control::{Watched, WatchedInterface}, kernel::{self, Examined}};
+use crate::{
+    config::{Config, Interface, Role},
+    control::{Watched, WatchedInterface},
+};
 use mailflow_engine::assets::{Networks, Place};
+use mailflow_kernel::{self, Examined};
 
 /// Returns the findings about the interfaces that an entry of the configuration names.
 pub(super) fn of_config(entry: &Interface, config: &Config, ask_bpf: bool) -> Vec<Finding> {
@@ -15,7 +19,7 @@ pub(super) fn of_config(entry: &Interface, config: &Config, ask_bpf: bool) -> Ve
         before.filter_map(Interface::pattern).any(|pattern| pattern.matches(name))
     };
     let (others, matching): (Vec<String>, Vec<String>) =
-        kernel::matching(&pattern).into_iter().partition(|name| named(name) || earlier(name));
+        mailflow_kernel::matching(&pattern).into_iter().partition(|name| named(name) || earlier(name));
     let mut findings = vec![matches(&entry.name, &matching, &others)];
     findings.extend(matching.iter().flat_map(|name| examine(name, entry.role, config, ask_bpf)));
     findings
@@ -55,7 +59,7 @@ fn matches(pattern: &str, bound: &[String], others: &[String]) -> Finding {
 
 /// Returns the findings about an interface.
 fn examine(name: &str, role: Role, config: &Config, ask_bpf: bool) -> Vec<Finding> {
-    let examined = match kernel::examine(name, ask_bpf) {
+    let examined = match mailflow_kernel::examine(name, ask_bpf) {
         Ok(examined) => examined,
         Err(error) => {
             return vec![Finding::bad(

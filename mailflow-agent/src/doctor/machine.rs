@@ -3,23 +3,21 @@
 use std::{fs, path::Path};
 
 use super::Finding;
-use crate::{
-    config::Config,
-    kernel::{self, ClockState, KernelVersion, Refusal},
-    privileges,
-};
+use crate::config::Config;
+use mailflow_kernel::capabilities;
+use mailflow_kernel::{self, ClockState, KernelVersion, Refusal};
 
 /// All of it, and whether bpf(2) may be called.
 pub(super) fn examine(config: &Config) -> (Vec<Finding>, bool) {
     let version = KernelVersion::running();
     let mut findings = vec![kernel_version(version.as_ref().map_err(ToString::to_string).copied())];
-    findings.push(match kernel::check_capabilities() {
+    findings.push(match mailflow_kernel::check_capabilities() {
         Ok(()) => Finding::ok("capabilities", "this process holds those that loading and attaching need"),
         Err(error) => {
             Finding::bad("capabilities", error.to_string(), "run as root, or under the shipped systemd unit")
         }
     });
-    let tried = kernel::try_bpf();
+    let tried = mailflow_kernel::try_bpf();
     let harmless = !tried.as_ref().is_err_and(|refusal| refusal.deadly);
     findings.push(match tried {
         Ok(()) => Finding::ok("bpf", "a map was created and a program loaded, to try it"),
@@ -34,7 +32,7 @@ pub(super) fn examine(config: &Config) -> (Vec<Finding>, bool) {
         findings.push(memory_limit(version));
     }
     findings.push(pins(config.state.pins.as_deref()));
-    findings.push(match kernel::clock_state() {
+    findings.push(match mailflow_kernel::clock_state() {
         Ok(ClockState::Synchronized) => Finding::ok("clock", "synchronized"),
         Ok(ClockState::Unsynchronized) => Finding::warn(
             "clock",
@@ -64,11 +62,11 @@ fn after_start(version: KernelVersion) -> Finding {
         let each = kept.iter().map(|(capability, reason)| format!("{capability} ({reason})"));
         each.collect::<Vec<_>>().join(", ")
     };
-    let agent = match privileges::needed_after_start(version) {
+    let agent = match capabilities::needed_after_start(version) {
         none if none.is_empty() => "the agent keeps no capability".to_owned(),
         some => format!("the agent keeps, as far as it was given them: {}", list(&some)),
     };
-    let lookout = list(&privileges::LOOKOUT_KEEPS);
+    let lookout = list(&capabilities::LOOKOUT_KEEPS);
     Finding::ok("after start", format!("{agent}; a process beside it keeps, as far as given: {lookout}"))
 }
 
@@ -97,8 +95,8 @@ fn pins(pins: Option<&Path>) -> Finding {
     let Some(pins) = pins else {
         return Finding::warn(what, format!("switched off: {lost}"), "set state.pins");
     };
-    match kernel::bpf_file_system(pins) {
-        Ok(true) if kernel::private_file_system(pins) == Some(true) => Finding::warn(
+    match mailflow_kernel::bpf_file_system(pins) {
+        Ok(true) if mailflow_kernel::private_file_system(pins) == Some(true) => Finding::warn(
             what,
             format!(
                 "{} is in a BPF file system of this mount namespace alone, and ends with it",

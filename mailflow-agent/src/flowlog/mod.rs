@@ -34,7 +34,7 @@ pub use self::{
     names::Renamed,
     parallel::{Found, read_lines},
 };
-use crate::{packed::Packed};
+use crate::packed::Packed;
 use mailflow_engine::{flow::FlowRecord, settings::Services};
 
 /// How much of a log is looked at to recognise it.

@@ -255,7 +255,7 @@ mod tests {
     use flate2::{Compression, write::GzEncoder};
 
     use super::*;
-    use crate::{flowlog::Entry};
+    use crate::flowlog::Entry;
     use mailflow_engine::settings::{Service, Services};
 
     /// A flow of a client, by number.

@@ -23,13 +23,13 @@ use super::{
     words::{summary, threshold, value},
     worker::{Counters, Taken, Transport},
 };
-use crate::{clock};
 use mailflow_engine::{
-        event::{Alert, AlertState},
-        inputs::Inputs,
-        settings::unit,
-        time::{Epoch, Time},
-    };
+    event::{Alert, AlertState},
+    inputs::Inputs,
+    settings::unit,
+    time::{Epoch, Time},
+};
+use mailflow_kernel::clock;
 
 /// Alerts that are kept; more than this at once is a mistake in a rule.
 const MOST: usize = 10_000;

@@ -13,8 +13,8 @@ use std::{
 use serde_json::{Value, json};
 
 use super::{eve::Moment, metrics::ReceiverCounters};
-use crate::{clock};
 use mailflow_engine::time::{Epoch, Time};
+use mailflow_kernel::clock;
 
 /// Largest file.
 const MAX_BYTES: u64 = 8 << 20;

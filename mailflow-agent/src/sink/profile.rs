@@ -1,7 +1,7 @@
 //! Events as JSON in the dialect that the reader speaks.
 
 use super::{alert_log, ecs, flow_log, gateway::Gateway, ocsf};
-use crate::{config::Profile};
+use crate::config::Profile;
 use mailflow_engine::{event::Alert, flow::FlowRecord, time::Epoch};
 
 /// The dialect of events, and the gateway that they name.

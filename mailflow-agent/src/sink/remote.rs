@@ -13,8 +13,8 @@ use super::{
     socket::{self, End, Ended, Socket},
     worker::Counters,
 };
-use crate::{clock};
 use mailflow_engine::time::Time;
+use mailflow_kernel::clock;
 
 /// Age from which on a name is looked up again.
 const LOOK_UP: Duration = Duration::from_secs(60);

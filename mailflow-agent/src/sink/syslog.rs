@@ -21,7 +21,7 @@ use super::{
     words::{priority, summary, threshold, value},
     worker::{Counters, Taken, Transport},
 };
-use crate::{config::{Syslog as Settings, SyslogMessage, SyslogTo}};
+use crate::config::{Syslog as Settings, SyslogMessage, SyslogTo};
 use mailflow_engine::{event::Alert, settings::unit, time::Epoch};
 
 /// Names our structured data; the number is the one for documentation (RFC 5612).

@@ -15,11 +15,12 @@ use super::{
     profile::Format,
     worker::{Counters, Taken, Transport},
 };
-use crate::{clock, fault};
+use crate::fault;
 use mailflow_engine::{
-        event::{Alert, AlertState},
-        time::Time,
-    };
+    event::{Alert, AlertState},
+    time::Time,
+};
+use mailflow_kernel::clock;
 
 /// Events taken out of the queue ahead of their delivery.
 const AHEAD: usize = 1_024;

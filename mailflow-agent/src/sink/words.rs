@@ -1,10 +1,10 @@
 //! An alert in a sentence, for people and for what only carries text.
 
-use crate::{config::value::show_duration};
+use crate::config::value::show_duration;
 use mailflow_engine::{
-        event::{Alert, AlertState, Severity, Value},
-        settings::unit,
-    };
+    event::{Alert, AlertState, Severity, Value},
+    settings::unit,
+};
 
 /// `smtp-burst firing: 10.20.0.2 has count 10 flows or more (threshold 10) within 1h`, and where its source behaves like
 /// a relay, that.

@@ -14,8 +14,9 @@ use std::{
 
 use prometheus::{IntCounter, IntGauge};
 
-use crate::{clock, fault::{self, Limited}};
+use crate::fault::{self, Limited};
 use mailflow_engine::time::Time;
+use mailflow_kernel::clock;
 
 /// Pause before the first try after a failure; each further one is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -165,7 +166,7 @@ impl<T: Send + 'static> Sink<T> {
         let handle = thread::Builder::new()
             .name("sink".into())
             .spawn(move || {
-                crate::privileges::give_up_all();
+                mailflow_kernel::capabilities::give_up_all();
                 worker.run();
                 drop(finished);
             })

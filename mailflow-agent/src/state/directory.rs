@@ -13,7 +13,6 @@ use std::{
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, fstat, openat, renameat, unlinkat};
 
 use super::{MachineId, StateError};
-use crate::kernel;
 
 /// Mode of a directory that the agent makes.
 const MODE: u32 = 0o750;
@@ -41,7 +40,7 @@ impl Directory {
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                let pid = kernel::lock_holder(path);
+                let pid = mailflow_kernel::lock_holder(path);
                 return Err(StateError::Held { path: path.to_owned(), pid });
             }
             Err(TryLockError::Error(source)) => return Err(refused(source)),

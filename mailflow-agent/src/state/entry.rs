@@ -6,12 +6,12 @@ use mailflow_common::FlowKey;
 use serde::{Deserialize, Serialize};
 
 use super::tail::Mark;
-use crate::{kernel::{pack_spill_key, unpack_spill_key}};
 use mailflow_engine::{
-        flow::{Direction, Finished, Flow, RecordReason, facts_bytes, facts_of},
-        spill::Spill,
-        time::Time,
-    };
+    flow::{Direction, Finished, Flow, RecordReason, facts_bytes, facts_of},
+    spill::Spill,
+    time::Time,
+};
+use mailflow_kernel::{pack_spill_key, unpack_spill_key};
 
 /// An entry of the journal: what a poll does to the tables, before it does it.
 #[derive(Clone, Debug, PartialEq)]
@@ -197,7 +197,7 @@ mod packed {
     use mailflow_common::FlowKey;
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
-    use crate::kernel::{key_bytes, unpack_key};
+    use mailflow_kernel::{key_bytes, unpack_key};
 
     pub(super) fn serialize<S: Serializer>(key: &FlowKey, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_bytes(key_bytes(key))

@@ -47,7 +47,11 @@ pub use self::{
     tail::Written,
     untold::{Event, Untold},
 };
-use crate::{control::Firing, disk::{Limits, takes_nothing}, kernel::Kept};
+use crate::{
+    control::Firing,
+    disk::{Limits, takes_nothing},
+};
+use mailflow_kernel::Kept;
 
 /// Of the format of all files; another one's files are set aside.
 const VERSION: u32 = 3;
@@ -66,7 +70,7 @@ const MOST_UNWRITTEN: usize = 4 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     /// Another agent uses the directory.
-    #[error("the state directory {} is in use by another agent{}", path.display(), crate::kernel::holder(*.pid))]
+    #[error("the state directory {} is in use by another agent{}", path.display(), mailflow_kernel::holder(*.pid))]
     Held {
         /// The directory.
         path: PathBuf,

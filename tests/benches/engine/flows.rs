@@ -1,10 +1,10 @@
 //! Flows as the kernel seam shows them.
 
+use mailflow_common::{Address, Facts, FlowKey, PROTOCOL_TCP, Scope, Vlans, opening};
 use mailflow_engine::{
     flow::{Direction, Flow},
     time::Time,
 };
-use mailflow_common::{Address, Facts, FlowKey, PROTOCOL_TCP, Scope, Vlans, opening};
 
 /// Flows handed over together.
 pub(crate) const PART: usize = 1_024;

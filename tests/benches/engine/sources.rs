@@ -3,17 +3,17 @@
 use std::{net::Ipv4Addr, time::Duration};
 
 use anyhow::{Result, anyhow};
-use mailflow_agent::{config};
-use mailflow_engine::{
-        Engine,
-        event::Effects,
-        flow::{FlowRecord, RecordReason},
-        inputs::Inputs,
-        overview::{Overview, Survey},
-        settings::RuleLimits,
-        time::Time,
-    };
+use mailflow_agent::config;
 use mailflow_common::{Address, App};
+use mailflow_engine::{
+    Engine,
+    event::Effects,
+    flow::{FlowRecord, RecordReason},
+    inputs::Inputs,
+    overview::{Overview, Survey},
+    settings::RuleLimits,
+    time::Time,
+};
 
 use super::flows::{self, Kind};
 

@@ -3,12 +3,15 @@
 use std::collections::BTreeMap;
 
 use anyhow::anyhow;
-use mailflow_agent::{config, sink::metrics::{Ledger, Limits, Places}};
+use mailflow_agent::{
+    config,
+    sink::metrics::{Ledger, Limits, Places},
+};
 use mailflow_engine::{
-        Engine,
-        event::Effects,
-        flow::{Fate, Flow},
-    };
+    Engine,
+    event::Effects,
+    flow::{Fate, Flow},
+};
 
 use super::flows::{PART, at};
 

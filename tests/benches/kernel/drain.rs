@@ -6,11 +6,11 @@ use std::{
     thread,
 };
 
-use mailflow_agent::{kernel::{Kernel, Reader}};
 use mailflow_engine::{
-        flow::{Fate, Finished, Flow},
-        spill::Spill,
-    };
+    flow::{Fate, Finished, Flow},
+    spill::Spill,
+};
+use mailflow_kernel::{Kernel, Reader};
 
 use super::{
     cases::{self, Fill},

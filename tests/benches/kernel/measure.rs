@@ -5,8 +5,8 @@ use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
-use mailflow_agent::{kernel::Kernel};
 use mailflow_engine::{flow::Fate, time::Time};
+use mailflow_kernel::Kernel;
 
 use super::{
     cases::{self, Case, Fill, Visit},

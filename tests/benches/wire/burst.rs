@@ -7,11 +7,13 @@ use std::{
 };
 
 use anyhow::{Result, ensure};
-use mailflow_agent::{clock, config::Role, kernel::{Kernel, LoadOptions, Programs, Reader}};
+use mailflow_agent::config::Role;
 use mailflow_engine::{
-        flow::{Fate, Finished, Flow},
-        spill::Spill,
-    };
+    flow::{Fate, Finished, Flow},
+    spill::Spill,
+};
+use mailflow_kernel::clock;
+use mailflow_kernel::{Kernel, LoadOptions, Programs, Reader};
 use mailflow_tests::{
     frame::{FrameBuilder, flag::*},
     lab::{Lab, LabOptions},

@@ -6,10 +6,8 @@
 //! XDP, where it is compared with another such, the measurement's noise.
 
 use anyhow::Result;
-use mailflow_agent::{
-    config::{Hook, Role},
-    kernel::{Kernel, Programs},
-};
+use mailflow_agent::config::{Hook, Role};
+use mailflow_kernel::{Kernel, Programs};
 use mailflow_tests::{
     frame::{FrameBuilder, flag::ACK},
     lab::{Attached, Bystander, Lab, LabOptions, Slot, Verdict},

@@ -2,11 +2,11 @@
 
 use std::collections::{HashMap, HashSet};
 
+use mailflow_common::{App, FlowKey};
 use mailflow_engine::{
     flow::{Flow, RecordReason},
     settings::Settings,
 };
-use mailflow_common::{App, FlowKey};
 
 use super::{Connection, Nanos, nanos};
 

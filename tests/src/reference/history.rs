@@ -1,11 +1,11 @@
 //! Histories: connections as lists of packets, and what a kernel that counts them would show.
 
+use mailflow_common::{App, Facts, FlowKey, opening};
 use mailflow_engine::{
     flow::{Direction, Flow, RecordReason},
     settings::Settings,
     time::Time,
 };
-use mailflow_common::{App, Facts, FlowKey, opening};
 
 use super::{Nanos, nanos};
 

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
+use mailflow_common::FlowKey;
 use mailflow_engine::{
     event::{AlertState, Source},
     settings::{Rule, Settings, WindowKind},
 };
-use mailflow_common::FlowKey;
 
 use super::{Expected, Nanos, counts, nanos};
 

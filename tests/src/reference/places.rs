@@ -3,12 +3,12 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use mailflow_common::App;
 use mailflow_engine::{
     assets::Network,
     flow::Flow,
     settings::{Allow, Bound, Counter, Hours, Level, Quantity, Rule, Settings, Term, Transport},
 };
-use mailflow_common::App;
 
 use super::{Nanos, large};
 

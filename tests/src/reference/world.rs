@@ -5,12 +5,12 @@ use std::{
     sync::Arc,
 };
 
+use mailflow_common::FlowKey;
 use mailflow_engine::{
     event::Source,
     flow::Flow,
     settings::{GroupBy, Kind, Measure, Rule, Settings, Term},
 };
-use mailflow_common::FlowKey;
 
 use super::{
     Connection, Nanos,

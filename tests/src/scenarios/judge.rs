@@ -7,12 +7,12 @@ use std::{
     time::Duration,
 };
 
-use mailflow_agent::{config};
+use mailflow_agent::config;
 use mailflow_engine::{
-        Engine,
-        event::{Alert, AlertState},
-        time::Time,
-    };
+    Engine,
+    event::{Alert, AlertState},
+    time::Time,
+};
 
 use super::{Attack, DAY, DAYS, HOSTS, World, benign};
 

@@ -3,12 +3,12 @@
 use std::{collections::HashMap, net::Ipv4Addr, time::Duration};
 
 use fastrand::Rng;
+use mailflow_common::{App, Facts, FlowKey, PROTOCOL_TCP, Scope, Vlans};
 use mailflow_engine::{
     flow::{Direction, Flow, FlowRecord, RecordReason},
     inputs::Inputs,
     time::Time,
 };
-use mailflow_common::{App, Facts, FlowKey, PROTOCOL_TCP, Scope, Vlans};
 
 /// A measured session.
 #[derive(Clone, Debug)]

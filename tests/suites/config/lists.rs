@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use mailflow_agent::{config::{self, Config}};
+use mailflow_agent::config::{self, Config};
 use mailflow_engine::assets::AssetRole;
 use proptest::prelude::*;
 

@@ -6,21 +6,24 @@ use std::{
     time::Duration,
 };
 
-use mailflow_agent::{config::{
+use mailflow_agent::{
+    config::{
         self, Address, AlertOutput, AlertTo, ClientTls, Config, Credentials, DeadLetters, FlowOutput, FlowTo,
         Hook, Interface, Ipfix, IpfixTo, Outputs, Profile, Proxy, Receiver, Role, Syslog, SyslogMessage,
         SyslogTo, Target,
         outputs::url::{Form, Url},
-    }, disk::{Limits, Reserve}};
-use mailflow_engine::{
-        assets::{Member, Set},
-        event::Severity,
-        settings::{
-            Condition, GroupBy, Kind, Layer, Level, Match, Measure, Rule, Service, SizeKind, SizeTest, Term,
-            Timeouts, Transport, Window, WindowKind,
-        },
-    };
+    },
+    disk::{Limits, Reserve},
+};
 use mailflow_common::App;
+use mailflow_engine::{
+    assets::{Member, Set},
+    event::Severity,
+    settings::{
+        Condition, GroupBy, Kind, Layer, Level, Match, Measure, Rule, Service, SizeKind, SizeTest, Term,
+        Timeouts, Transport, Window, WindowKind,
+    },
+};
 
 use super::{faults, good, warnings_but_of_replaced_rules};
 

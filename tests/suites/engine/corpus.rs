@@ -2,13 +2,13 @@
 
 use std::{collections::HashMap, fs, path::Path};
 
+use mailflow_common::{App, Facts, FlowKey, PROTOCOL_TCP, Scope, Vlans};
 use mailflow_engine::{
     flow::{Direction, Flow},
     rule::{Clause, Ends},
     settings::{Layer, Match, SizeKind, SizeTest},
     time::Time,
 };
-use mailflow_common::{App, Facts, FlowKey, PROTOCOL_TCP, Scope, Vlans};
 
 use super::histories::{
     defaults,

@@ -3,12 +3,12 @@
 use std::{net::SocketAddr, time::Duration};
 
 use crate::reference::{Connection, Mark, Nanos, Packet, Talk};
+use mailflow_common::{FlowKey, PROTOCOL_TCP, Scope, Vlans};
 use mailflow_engine::{
     assets::{Network, Networks},
     settings::{RuleLimits, Service, Services, Settings, Timeouts},
     time::Epoch,
 };
-use mailflow_common::{FlowKey, PROTOCOL_TCP, Scope, Vlans};
 use proptest::prelude::*;
 
 #[path = "rules.rs"]

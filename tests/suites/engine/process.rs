@@ -6,20 +6,23 @@
 use std::{collections::HashSet, io};
 
 use crate::reference::{Connection, Doing, Nanos, Which};
-use mailflow_agent::{agent::{
+use mailflow_agent::{
+    agent::{
         again::{self, Hearers, Tables},
         notes,
-    }, state::{Entry, Past, Told}};
-use mailflow_engine::{
-        Engine, Known,
-        event::{Alert, AlertState, Effects, Qualified},
-        flow::{Fate, Finished, Flow},
-        settings::Settings,
-        spill::Spill,
-        state::State,
-        time::{Epoch, Time},
-    };
+    },
+    state::{Entry, Past, Told},
+};
 use mailflow_common::SpillKey;
+use mailflow_engine::{
+    Engine, Known,
+    event::{Alert, AlertState, Effects, Qualified},
+    flow::{Fate, Finished, Flow},
+    settings::Settings,
+    spill::Spill,
+    state::State,
+    time::{Epoch, Time},
+};
 
 use super::run::Chance;
 

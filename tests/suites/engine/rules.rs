@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use mailflow_common::App;
 use mailflow_engine::{
     assets::Member,
     event::Severity,
@@ -10,7 +11,6 @@ use mailflow_engine::{
         Term, Transport, Window, WindowKind,
     },
 };
-use mailflow_common::App;
 use proptest::prelude::*;
 
 /// Every form of the size test.

@@ -6,6 +6,7 @@ use std::{
 };
 
 use crate::reference::{Connection, Nanos, Told};
+use mailflow_common::FlowKey;
 use mailflow_engine::{
     Engine,
     event::{Alert, Effects, Gain, Qualified, WindowValue},
@@ -13,7 +14,6 @@ use mailflow_engine::{
     settings::Settings,
     time::Time,
 };
-use mailflow_common::FlowKey;
 
 /// How the table is read.
 #[derive(Clone, Copy, Debug)]

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use mailflow_agent::kernel::LAYOUT;
+use mailflow_kernel::LAYOUT;
 use mailflow_tests::lab::{
     Agent, Family, Lab, LabOptions, TcpFacts, agent_binary, command, output, transfer, wait_for,
 };

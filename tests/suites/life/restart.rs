@@ -2,7 +2,7 @@
 
 use std::{process::Command, time::Duration};
 
-use mailflow_agent::kernel::LAYOUT;
+use mailflow_kernel::LAYOUT;
 use mailflow_tests::lab::{agent_binary, detach_links, wait_for};
 use serde_json::Value;
 

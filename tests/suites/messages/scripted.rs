@@ -4,8 +4,8 @@
 
 use std::collections::BTreeMap;
 
-use mailflow_agent::{kernel::Programs};
 use mailflow_engine::time::Time;
+use mailflow_kernel::Programs;
 use mailflow_tests::{
     frame::{FrameBuilder, flag::*},
     slow::{Hook, Link, Merged, Model, Shown, Toward, Whose},

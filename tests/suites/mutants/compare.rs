@@ -6,9 +6,9 @@ use std::{
     num::NonZeroU32,
 };
 
-use mailflow_agent::{kernel::Kernel};
-use mailflow_engine::flow::{Direction, Flow};
 use mailflow_common::{Address, DirectionTotals, FlowKey, Reason, Scope, Vlans};
+use mailflow_engine::flow::{Direction, Flow};
+use mailflow_kernel::Kernel;
 use mailflow_tests::slow::{self, Model};
 
 use crate::run::moment;

@@ -5,8 +5,8 @@
 
 use std::time::Duration;
 
-use mailflow_agent::{kernel::{Kernel, LoadOptions, Programs, SilenceLimits}};
 use mailflow_engine::time::Time;
+use mailflow_kernel::{Kernel, LoadOptions, Programs, SilenceLimits};
 use mailflow_tests::{
     mutants::{Mutant, Mutants, WATCHED, Wanted},
     slow::{

@@ -15,14 +15,17 @@ use std::{
 };
 
 use jiff::Timestamp;
-use mailflow_agent::{config::{
+use mailflow_agent::{
+    config::{
         AlertTo, Receiver as Settings,
         outputs::url::{Form, Url},
-    }, sink::AlertEvent};
+    },
+    sink::AlertEvent,
+};
 use mailflow_engine::{
-        event::{Alert, AlertState},
-        time::{Epoch, Time},
-    };
+    event::{Alert, AlertState},
+    time::{Epoch, Time},
+};
 use mailflow_tests::lab::{self, Ns, With};
 use serde_json::Value;
 

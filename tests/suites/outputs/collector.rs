@@ -7,7 +7,11 @@ use std::{
     sync::Arc,
 };
 
-use mailflow_agent::{config::{FlowOutput, FlowTo, Ipfix, IpfixTo}, disk::Limits, sink::{FlowEvent, metrics::Agent, open, worker::Sink}};
+use mailflow_agent::{
+    config::{FlowOutput, FlowTo, Ipfix, IpfixTo},
+    disk::Limits,
+    sink::{FlowEvent, metrics::Agent, open, worker::Sink},
+};
 use mailflow_engine::flow::{FlowRecord, RecordReason};
 
 use crate::{

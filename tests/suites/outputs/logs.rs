@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use mailflow_agent::{config::{AlertTo, Profile, Syslog, SyslogMessage, SyslogTo}};
+use mailflow_agent::config::{AlertTo, Profile, Syslog, SyslogMessage, SyslogTo};
 use mailflow_engine::event::Alert;
 use serde_json::Value;
 

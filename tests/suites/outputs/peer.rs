@@ -5,14 +5,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mailflow_agent::{config::{AlertOutput, AlertTo, Profile}, disk::Limits, sink::{
+use mailflow_agent::{
+    config::{AlertOutput, AlertTo, Profile},
+    disk::Limits,
+    sink::{
         AlertEvent,
         gateway::Gateway,
         metrics::{Agent, ReceiverCounters},
         open,
         profile::Format,
         worker::Sink,
-    }};
+    },
+};
 use mailflow_engine::event::{Alert, AlertState};
 
 use crate::fixture::{self, EPOCH, at};

@@ -8,10 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mailflow_agent::{config::{
-        Address, AlertTo, Credentials, DeadLetters, Profile, Receiver as Settings,
-        outputs::url::{Form, Url},
-    }};
+use mailflow_agent::config::{
+    Address, AlertTo, Credentials, DeadLetters, Profile, Receiver as Settings,
+    outputs::url::{Form, Url},
+};
 use mailflow_engine::event::Alert;
 use serde_json::Value;
 

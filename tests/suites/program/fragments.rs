@@ -162,8 +162,7 @@ fn cases() -> Vec<Case> {
 fn a_packet_cut_anywhere_is_counted_whole() {
     let cases = cases();
     for program in BOTH {
-        let mut kernel =
-            load_with(&crate::under_test::options(mailflow_agent::kernel::Programs::One(program)));
+        let mut kernel = load_with(&crate::under_test::options(mailflow_kernel::Programs::One(program)));
         let mut shown = 0;
         for case in &cases {
             for piece in &case.order {

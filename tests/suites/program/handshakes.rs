@@ -5,9 +5,9 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use mailflow_agent::{kernel::Kernel};
-use mailflow_engine::flow::Flow;
 use mailflow_common::{answered, opening};
+use mailflow_engine::flow::Flow;
+use mailflow_kernel::Kernel;
 use mailflow_tests::frame::{FrameBuilder, flag::*};
 
 use crate::{BOTH, CLIENT, CLIENT6, SERVER, SERVER6, at, down, load, load_with, options, run, up};

@@ -2,7 +2,7 @@
 
 use std::{fmt::Write as _, net::IpAddr, time::Duration};
 
-use mailflow_agent::{config};
+use mailflow_agent::config;
 use mailflow_engine::settings::{Rule, Timeouts};
 use serde_yaml::{Mapping, Value};
 

@@ -2,15 +2,18 @@
 
 use std::{collections::BTreeSet, num::NonZeroU32, sync::Arc};
 
-use mailflow_agent::{config::Profile, sink::{alert_log, flow_log, gateway::Gateway, profile::Format}};
-use mailflow_engine::{
-        event::{Alert, AlertState, Severity, Source, Value as Held},
-        flow::{FlowRecord, RecordReason},
-        inputs::Inputs,
-        subject::Subject,
-        time::{Epoch, Time},
-    };
+use mailflow_agent::{
+    config::Profile,
+    sink::{alert_log, flow_log, gateway::Gateway, profile::Format},
+};
 use mailflow_common::{App, PROTOCOL_UDP, Scope, Vlans};
+use mailflow_engine::{
+    event::{Alert, AlertState, Severity, Source, Value as Held},
+    flow::{FlowRecord, RecordReason},
+    inputs::Inputs,
+    subject::Subject,
+    time::{Epoch, Time},
+};
 use serde_json::{Value, json};
 
 use crate::fixture::{EPOCH, alert, at, doc, documented, key, record, term};

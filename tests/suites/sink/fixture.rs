@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
+use mailflow_common::{App, Facts, FlowKey, PROTOCOL_TCP, Scope, Vlans, opening};
 use mailflow_engine::{
     asset_role::AssetRole,
     event::{Alert, AlertState, Gain, Relay, Severity, Source, Sums, TermValue, Value},
@@ -11,7 +12,6 @@ use mailflow_engine::{
     subject::Subject,
     time::{Epoch, Time},
 };
-use mailflow_common::{App, Facts, FlowKey, PROTOCOL_TCP, Scope, Vlans, opening};
 
 /// The packet clock began at 2026-11-21 03:31:00 UTC.
 pub(crate) const EPOCH: Epoch = Epoch::from_unix_nanos(1_795_231_860_000_000_000);

@@ -2,14 +2,14 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use mailflow_agent::{sink::metrics::{Ledger, Limits, Places}};
-use mailflow_engine::{
-        event::{AlertState, Delta, Effects, Gain, Qualified, Source, Value, WindowValue},
-        flow::RecordReason,
-        overview::Overview,
-        subject::Subject,
-    };
+use mailflow_agent::sink::metrics::{Ledger, Limits, Places};
 use mailflow_common::FlowKey;
+use mailflow_engine::{
+    event::{AlertState, Delta, Effects, Gain, Qualified, Source, Value, WindowValue},
+    flow::RecordReason,
+    overview::Overview,
+    subject::Subject,
+};
 use proptest::prelude::*;
 
 use crate::{

@@ -8,16 +8,16 @@ use std::{
     time::Duration,
 };
 
-use mailflow_agent::{sink::metrics::{
-        Agent, Attached, Fill, Holding, KernelView, Ledger, Limits, Load, Memory, Page, Places, WatchedEntry,
-    }};
-use mailflow_engine::{
-        RuleCounts, RuleStats, Stats,
-        event::{Effects, Gain, Qualified, Source, Value, WindowValue},
-        overview::{Overview, Threshold},
-        subject::Subject,
-    };
+use mailflow_agent::sink::metrics::{
+    Agent, Attached, Fill, Holding, KernelView, Ledger, Limits, Load, Memory, Page, Places, WatchedEntry,
+};
 use mailflow_common::{DirectionTotals, Openings, Reason, Totals};
+use mailflow_engine::{
+    RuleCounts, RuleStats, Stats,
+    event::{Effects, Gain, Qualified, Source, Value, WindowValue},
+    overview::{Overview, Threshold},
+    subject::Subject,
+};
 
 use crate::fixture::{alert, at, doc, documented, key, record, services};
 use crate::ledger::delta;

@@ -6,10 +6,10 @@ use tracing::warn;
 
 use super::{Audience, Out, Outputs, untold};
 use crate::{
-    clock,
     config::{self, AlertOutput, AlertTo, FlowOutput, FlowTo, Profile},
     sink::{AlertEvent, FlowEvent, lines::OpenError, metrics::Agent, open, profile::Format},
 };
+use mailflow_kernel::clock;
 
 /// Outputs that were opened to take the place of others.
 pub(in crate::agent) struct Opened {
@@ -169,13 +169,13 @@ mod tests {
         super::tests::{alert, told},
         *,
     };
-    use crate::{sink::gateway::Gateway};
+    use crate::sink::gateway::Gateway;
     use mailflow_engine::{
-            event::Effects,
-            flow::{Direction, Flow, FlowRecord, RecordReason},
-            inputs::Inputs,
-            time::{Epoch, Time},
-        };
+        event::Effects,
+        flow::{Direction, Flow, FlowRecord, RecordReason},
+        inputs::Inputs,
+        time::{Epoch, Time},
+    };
 
     fn record() -> FlowRecord {
         let ip = |text: &str| text.parse::<std::net::IpAddr>().unwrap().into();

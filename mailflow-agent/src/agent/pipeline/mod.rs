@@ -19,8 +19,14 @@ use super::{
     sinks::Sinks,
     windows::Windows,
 };
-use crate::{clock, config::{Config, FlowTable}, kernel::{Kernel, Lookout, Verify}, sink::metrics::{KernelView, Memory}, state::Entry};
+use crate::{
+    config::{Config, FlowTable},
+    sink::metrics::{KernelView, Memory},
+    state::Entry,
+};
 use mailflow_engine::{Engine, event::Effects};
+use mailflow_kernel::clock;
+use mailflow_kernel::{Kernel, Lookout, Verify};
 
 /// Everything a poll passes through.
 pub(super) struct Pipeline {

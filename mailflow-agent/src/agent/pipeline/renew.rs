@@ -5,8 +5,16 @@ use std::sync::Arc;
 use tracing::{error, info, warn};
 
 use super::{Pipeline, windows};
-use crate::{agent::{GRACE, Source, lists::ListWatch, load::ports, reload, view::Shown}, clock, config::{Config, Interface, NamePattern}, fault, kernel::{self, Kernel, KernelError, Verify}, sink::metrics::Load, state::Told};
+use crate::{
+    agent::{GRACE, Source, lists::ListWatch, load::ports, reload, view::Shown},
+    config::{Config, Interface, NamePattern},
+    fault,
+    sink::metrics::Load,
+    state::Told,
+};
 use mailflow_engine::Reconfigured;
+use mailflow_kernel::clock;
+use mailflow_kernel::{self, Kernel, KernelError, Verify};
 
 /// Warnings that a reload answers with; all of them are in the log.
 const MAX_WARNINGS: usize = 20;
@@ -42,8 +50,8 @@ impl Pipeline {
         // The same interfaces may be taken otherwise by now: a default route leaves elsewhere. That changes nothing.
         let other = new.interfaces != self.config.interfaces;
         let misfits = match self.mixed {
-            true => kernel::roles_are_host(&new.interfaces),
-            false => kernel::roles_mix(&new.interfaces, false),
+            true => mailflow_kernel::roles_are_host(&new.interfaces),
+            false => mailflow_kernel::roles_mix(&new.interfaces, false),
         };
         if other && misfits {
             refused.push(reload::MIXED.to_owned());

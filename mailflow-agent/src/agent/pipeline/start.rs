@@ -9,7 +9,8 @@ use anyhow::Result;
 use tracing::{info, warn};
 
 use super::{Pipeline, windows};
-use crate::{agent::{
+use crate::{
+    agent::{
         delivery::Delivery,
         inside::InsideWatch,
         keeper::Keeper,
@@ -21,8 +22,14 @@ use crate::{agent::{
         resume,
         sinks::Sinks,
         view::View,
-    }, clock, config::{Config, NamePattern}, kernel::{self, Begun, Kept, Lookout, PinError, Pins}, sink::gateway::Gateway, state::{Recovered, Store}};
+    },
+    config::{Config, NamePattern},
+    sink::gateway::Gateway,
+    state::{Recovered, Store},
+};
 use mailflow_engine::Engine;
+use mailflow_kernel::clock;
+use mailflow_kernel::{self, Begun, Kept, Lookout, PinError, Pins};
 
 impl Pipeline {
     /// Opens the outputs, loads the program and attaches it: in the order in which failing costs least.
@@ -39,7 +46,7 @@ impl Pipeline {
         let pins = pins.map(|pins| pins.with_state(store.as_ref().and_then(Store::state)));
         let gateway = Gateway::new(config.gateway_name.as_deref());
         let outputs = Outputs::open(&config.outputs, &view.agent, gateway)?;
-        let mixed = kernel::roles_mix(&config.interfaces, true);
+        let mixed = mailflow_kernel::roles_mix(&config.interfaces, true);
         let hosts = if mixed { Hosts::OwnOnly } else { Hosts::Any };
         let kept = recovered
             .state

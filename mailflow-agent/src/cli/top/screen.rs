@@ -17,7 +17,8 @@ use super::{
     Other,
     table::{Look, Span},
 };
-use crate::{cli::Column, clock, control::Top, terminal::escape};
+use crate::{cli::Column, control::Top, terminal::escape};
+use mailflow_kernel::clock;
 
 /// Why it ended.
 pub(super) enum End {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::ListFile;
-use crate::{config::fault::{Collector, Fault, Place, Position, nearest, plain, quote}};
+use crate::config::fault::{Collector, Fault, Place, Position, nearest, plain, quote};
 use mailflow_engine::assets::{AssetRole, Network, Origin, canonical};
 
 /// A network as it stands in a file.

@@ -17,7 +17,7 @@ use super::{
     fault::{Collector, Fault, Faults, Place, Position, quote},
     file, overlap,
 };
-use crate::{terminal::escape};
+use crate::terminal::escape;
 use mailflow_engine::assets::{AssetRole, Networks};
 
 /// Where the internal networks come from, and how the files looked when they were read.

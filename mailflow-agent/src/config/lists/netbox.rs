@@ -12,7 +12,7 @@ use serde::{
 use serde_json::value::RawValue;
 
 use super::{ListFile, Listed, Said, entry::group, walk::Walk};
-use crate::{config::fault::{Collector, Position, plain}};
+use crate::config::fault::{Collector, Position, plain};
 use mailflow_engine::assets::AssetRole;
 
 const EXPECTED: &str = "expected what NetBox's /api/ipam/prefixes/ answers, or the list of its results";

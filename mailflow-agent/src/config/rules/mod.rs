@@ -23,13 +23,13 @@ use super::{
     typed::{boolean, choice, entries, items, nonempty_set, number, parsed, set, string},
     value::duration_within,
 };
+pub use allow::Expiry;
+use levels::Resolve;
 use mailflow_engine::{
     assets::Networks,
     event::Severity,
     settings::{Allow, GroupBy, Rule, RuleLimits, Term, Window, WindowKind, signature_id},
 };
-pub use allow::Expiry;
-use levels::Resolve;
 use matching::Known;
 
 /// Shortest and longest window and interval.

@@ -8,11 +8,11 @@ use super::{
     gains::Both,
     template::{self, V4, V6},
 };
-use crate::{sink::flow_log::flow_id};
+use crate::sink::flow_log::flow_id;
 use mailflow_engine::{
-        flow::{FlowRecord, RecordReason},
-        time::{Epoch, Time},
-    };
+    flow::{FlowRecord, RecordReason},
+    time::{Epoch, Time},
+};
 
 /// Version number of IPFIX.
 const VERSION: u16 = 10;

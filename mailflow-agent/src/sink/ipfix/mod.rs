@@ -16,8 +16,9 @@ use super::{
     remote::{Encode, Protocol, Remote},
     worker::{Counters, Taken, Transport},
 };
-use crate::{clock, config::{Ipfix, IpfixTo}};
+use crate::config::{Ipfix, IpfixTo};
 use mailflow_engine::{flow::FlowRecord, time::Time};
+use mailflow_kernel::clock;
 
 /// Records taken out of the queue ahead of their delivery.
 const AHEAD: usize = 1_024;

@@ -23,10 +23,8 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 
 use super::tls;
-use crate::{
-    clock,
-    config::outputs::url::{Url, host_port},
-};
+use crate::config::outputs::url::{Url, host_port};
+use mailflow_kernel::clock;
 
 /// Least time for one of several addresses.
 const LEAST: Duration = Duration::from_millis(50);

@@ -28,14 +28,15 @@ use tokio::{
 
 pub use self::answer::Answer;
 use self::connect::{End, Stream, Tls, connect};
-use crate::{clock, config::{
-        Address, Credentials, Receiver,
-        outputs::{
-            files,
-            url::{Form, Url, origin},
-        },
-    }};
+use crate::config::{
+    Address, Credentials, Receiver,
+    outputs::{
+        files,
+        url::{Form, Url, origin},
+    },
+};
 use mailflow_engine::time::Time;
+use mailflow_kernel::clock;
 
 /// How much of an answer that refuses is logged.
 const SHOWN: usize = 500;

@@ -17,6 +17,7 @@ use aya::{
 use mailflow_common::{
     ALL_CELLS, Facts, HashKeys, KEY_CELLS, PORT_WORDS, PortSet, Room, Sharing, Silences, Totals, groups_of,
 };
+use mailflow_engine::settings::Timeouts;
 
 use super::{
     batch,
@@ -29,7 +30,7 @@ use super::{
     sets::{Sets, Shape},
     table::Maps,
 };
-use crate::config::LogLevel;
+use crate::options::LogLevel;
 
 /// A value as a map holds it.
 #[repr(transparent)]
@@ -93,6 +94,12 @@ pub struct SilenceLimits {
     pub unanswered: Duration,
     /// Otherwise.
     pub idle: Duration,
+}
+
+impl From<&Timeouts> for SilenceLimits {
+    fn from(timeouts: &Timeouts) -> Self {
+        Self { closed: timeouts.closed, unanswered: timeouts.unanswered, idle: timeouts.idle }
+    }
 }
 
 impl SilenceLimits {

@@ -18,7 +18,7 @@ use super::{
     pinned::{self, Link},
     pins::Pins,
 };
-use crate::config::{Hook, Role};
+use crate::options::{Hook, Role};
 
 /// Where a packet passes an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -403,10 +403,10 @@ pub(super) mod tests {
     use std::{process::Command, time::Duration};
 
     use super::*;
-    use crate::kernel::{LoadOptions, OBJECT, Programs, SilenceLimits};
+    use crate::{LoadOptions, OBJECT, Programs, SilenceLimits};
 
     /// The program as on a kernel of that version, as far as attaching goes.
-    pub(in crate::kernel) fn load_as_on(version: KernelVersion) -> Loaded {
+    pub(crate) fn load_as_on(version: KernelVersion) -> Loaded {
         let silences =
             SilenceLimits { closed: Duration::ZERO, unanswered: Duration::ZERO, idle: Duration::ZERO };
         let options = LoadOptions {
@@ -428,7 +428,7 @@ pub(super) mod tests {
     }
 
     /// Runs a test on a thread in a network namespace of its own.
-    pub(in crate::kernel) fn in_namespace(test: impl FnOnce() + Send + 'static) {
+    pub(crate) fn in_namespace(test: impl FnOnce() + Send + 'static) {
         let inside = || {
             // SAFETY: moves this thread alone into a network namespace of its own.
             assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNET) }, 0, "this test needs root");
@@ -438,7 +438,7 @@ pub(super) mod tests {
     }
 
     /// Runs a command in the thread's namespace.
-    pub(in crate::kernel) fn run(line: &str) -> String {
+    pub(crate) fn run(line: &str) -> String {
         let mut words = line.split_whitespace();
         let output = Command::new(words.next().unwrap()).args(words).output().unwrap();
         assert!(output.status.success(), "{line}: {output:?}");
@@ -446,7 +446,7 @@ pub(super) mod tests {
     }
 
     /// How many filters the loopback has.
-    pub(in crate::kernel) fn filters() -> usize {
+    pub(crate) fn filters() -> usize {
         let count = |side| run(&format!("tc filter show dev lo {side}")).matches("handle 0x").count();
         count("ingress") + count("egress")
     }

@@ -5,7 +5,9 @@ mod ahead;
 mod attach;
 mod attempt;
 mod batch;
+pub mod capabilities;
 mod carried;
+pub mod clock;
 mod device;
 mod error;
 mod examine;
@@ -22,6 +24,8 @@ mod mapped;
 mod mount;
 mod netlink;
 mod object;
+pub mod options;
+pub mod pattern;
 mod pinned;
 mod pins;
 mod plain;
@@ -70,14 +74,17 @@ use self::{
     ticks::Ticks,
     watch::Watched,
 };
-use crate::{config::{self, AtStop, Hook, NamePattern, Role}};
-use mailflow_engine::{
-        flow::{Fate, Finished, Flow},
-        spill::Spill,
-        time::Time,
-    };
+use self::{
+    options::{AtStop, Hook, Interface, Role},
+    pattern::NamePattern,
+};
 use aya::{TestRun, TestRunOptions, programs::Program};
 use mailflow_common::{PortSet, Silences, Totals};
+use mailflow_engine::{
+    flow::{Fate, Finished, Flow},
+    spill::Spill,
+    time::Time,
+};
 
 /// Length of a tick of a clock that is set from outside, in nanoseconds.
 const EXTERNAL_TICK: u64 = 1_000_000;
@@ -461,14 +468,14 @@ impl Reader for Snapshot {
 
 /// Returns true if `host` interfaces stand beside `lan` ones, as configured or as chosen by what is there now; with
 /// `later` if they may come to.
-pub fn roles_mix(interfaces: &[config::Interface], later: bool) -> bool {
-    let possible = |entry: &config::Interface| interface::possible_roles(&entry.name, entry.role, later);
+pub fn roles_mix(interfaces: &[Interface], later: bool) -> bool {
+    let possible = |entry: &Interface| interface::possible_roles(&entry.name, entry.role, later);
     let roles: Vec<_> = interfaces.iter().map(possible).collect();
     let may_be_lan = |but: Option<usize>| {
         let mut others = roles.iter().enumerate().filter(|(number, _)| Some(*number) != but);
         others.any(|(_, roles)| roles.contains(&Role::Lan))
     };
-    let mixes = |(number, entry): (usize, &config::Interface)| {
+    let mixes = |(number, entry): (usize, &Interface)| {
         // One interface has one role; those of a pattern may have several.
         let but = (!NamePattern::is_one(&entry.name)).then_some(number);
         roles[number].contains(&Role::Host) && may_be_lan(but)
@@ -477,7 +484,7 @@ pub fn roles_mix(interfaces: &[config::Interface], later: bool) -> bool {
 }
 
 /// Returns true if `host` interfaces are watched and no `lan` ones, whatever comes.
-pub fn roles_are_host(interfaces: &[config::Interface]) -> bool {
+pub fn roles_are_host(interfaces: &[Interface]) -> bool {
     let may_be = |role: Role| {
         let mut roles =
             interfaces.iter().map(|entry| interface::possible_roles(&entry.name, entry.role, true));

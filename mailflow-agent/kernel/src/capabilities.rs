@@ -2,7 +2,7 @@
 
 use caps::{CapSet, Capability, CapsHashSet};
 
-use crate::kernel::KernelVersion;
+use crate::KernelVersion;
 
 /// The first kernel that lets whoever has a map or a program use it, whatever
 /// `kernel.unprivileged_bpf_disabled` says.

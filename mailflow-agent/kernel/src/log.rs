@@ -5,7 +5,7 @@ use aya_log::EbpfLogger;
 use log::{Level, Log, Metadata, Record};
 use tracing::{debug, error, info, trace, warn};
 
-use crate::config::LogLevel;
+use crate::options::LogLevel;
 
 /// The program's ring buffer of lines.
 const LINES: &str = "AYA_LOGS";

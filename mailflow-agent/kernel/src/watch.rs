@@ -19,7 +19,10 @@ use super::{
     pins::Pins,
     supervised::Watch,
 };
-use crate::{config::{Hook, NamePattern, Role}};
+use crate::{
+    options::{Hook, Role},
+    pattern::NamePattern,
+};
 use mailflow_engine::time::Time;
 
 /// How often every program's place is verified.
@@ -303,7 +306,7 @@ fn bound_interface(watch: &Watch) -> Option<BoundInterface> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::{
+    use crate::{
         attach::tests::{filters, in_namespace, load_as_on, run},
         machine::KernelVersion,
     };

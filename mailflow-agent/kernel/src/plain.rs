@@ -51,7 +51,7 @@ mod tests {
 
     #[test]
     fn kernels_that_do_not_exchange_get_no_such_instruction() {
-        let object = crate::kernel::OBJECT;
+        let object = crate::OBJECT;
         assert!(!exchanges(object).unwrap().is_empty());
         let plain = for_kernel(object, KernelVersion::FLOOR).unwrap();
         assert!(exchanges(&plain).unwrap().is_empty());

@@ -12,7 +12,7 @@ use super::{
     interface::{self, Interface},
     machine, mount, netlink, query,
 };
-use crate::config::{NamePattern, Role};
+use crate::{options::Role, pattern::NamePattern};
 
 /// What there is to say of an interface.
 #[derive(Debug)]

@@ -7,7 +7,7 @@ use super::{
     error::KernelError,
     netlink,
 };
-use crate::config::Role;
+use crate::options::Role;
 
 /// Link type of an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -133,7 +133,8 @@ fn serve(socket: BorrowedFd<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::{
+    use crate::options::{Hook, Role};
+    use crate::{
         attach::{
             Attachment, Direction,
             tests::{in_namespace, load_as_on, run},
@@ -141,7 +142,6 @@ mod tests {
         machine::KernelVersion,
         watch::{Standing, Verify, Watched},
     };
-    use crate::{config::{Hook, Role}};
     use mailflow_engine::time::Time;
 
     /// One that is a thread.

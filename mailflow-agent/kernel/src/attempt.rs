@@ -247,7 +247,7 @@ mod tests {
     #[test]
     fn missing_capabilities_are_named() {
         let refused = std::thread::spawn(|| {
-            crate::privileges::give_up_all();
+            crate::capabilities::give_up_all();
             try_bpf()
         });
         let refused = refused.join().unwrap();

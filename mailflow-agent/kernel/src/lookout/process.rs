@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use crate::privileges;
+use crate::capabilities;
 
 /// What ends the agent, or is meant for it, does not end this process: the agent's end does.
 const IGNORED: [libc::c_int; 7] =
@@ -94,7 +94,7 @@ fn confine(socket: BorrowedFd<'_>, parent: u32) -> io::Result<()> {
             return Err(io::Error::last_os_error());
         }
     }
-    privileges::keep_for_lookout().map_err(io::Error::other)?;
+    capabilities::keep_for_lookout().map_err(io::Error::other)?;
     // SAFETY: integers and a string that lives through the call.
     unsafe {
         done(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))?;

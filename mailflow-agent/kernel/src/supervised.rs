@@ -15,7 +15,7 @@ use super::{
     query::{self, Found, Question, Seen},
     watch::{EVERY, Place, Standing},
 };
-use crate::{config::{Hook, Role}};
+use crate::options::{Hook, Role};
 use mailflow_engine::time::Time;
 
 /// Longest wait between two moves to the front, where another program wants to be there too.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{clock};
+use crate::clock;
 use mailflow_engine::time::Time;
 
 /// Tick lengths kernels are built with (CONFIG_HZ of all architectures), per second.
