@@ -8,6 +8,7 @@ mod demo;
 mod deny;
 mod dist;
 mod fuzz;
+mod imports;
 mod kernels;
 mod record;
 mod run;
@@ -42,6 +43,8 @@ enum Task {
     Dist(dist::Args),
     /// Record what the agent makes of known inputs, or compare two such recordings
     Record(record::Args),
+    /// Print the import graph of crates and files; circles and wrong arrows are errors
+    Imports(imports::Args),
     /// Check the dependencies: licences, sources, known vulnerabilities
     Deny,
     /// Build the BPF object, or check that it is what its sources make
@@ -59,6 +62,7 @@ fn main() -> ExitCode {
         Task::Bench(args) => bench::run(&args),
         Task::Dist(args) => dist::run(&args).map(drop),
         Task::Record(args) => record::run(&args),
+        Task::Imports(args) => imports::run(&args),
         Task::Deny => deny::run(),
         Task::Bpf(args) => bpf::run(&args),
     };

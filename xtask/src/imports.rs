@@ -1,0 +1,122 @@
+//! `cargo xtask imports`: the import graph of the crates, and of the files of each crate.
+//!
+//! An edge goes from a file to the file that defines what it names: a re-export counts as its definition. Code of tests
+//! is left out. Circles of more than [`LARGEST_CIRCLE`] files are errors, and so are crates that depend on what they must
+//! build without.
+
+mod graph;
+mod source;
+
+use std::{collections::BTreeMap, path::Path};
+
+use anyhow::{Context, Result, ensure};
+
+use self::source::Crate;
+use crate::workspace;
+
+/// Most files of a circle: two files that need each other are one concept in two files.
+const LARGEST_CIRCLE: usize = 2;
+
+/// Crates that build without these dependencies, so that their tests compile in seconds.
+const WITHOUT: [(&str, &[&str]); 3] = [
+    ("mailflow-common", &["aya", "tokio", "rustls", "mailflow-engine", "mailflow-kernel", "mailflow-agent"]),
+    ("mailflow-engine", &["aya", "tokio", "rustls", "tracing", "libc", "mailflow-kernel", "mailflow-agent"]),
+    ("mailflow-kernel", &["rustls", "serde_yaml", "mailflow-agent"]),
+];
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Also print each file's imports
+    #[arg(long)]
+    files: bool,
+}
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let packages = packages()?;
+    let mut errors = Vec::new();
+    println!("crates");
+    for package in &packages {
+        let inside: Vec<_> = package
+            .dependencies
+            .iter()
+            .filter(|name| name.starts_with("mailflow-"))
+            .map(String::as_str)
+            .collect();
+        println!(
+            "  {} -> {}",
+            package.name,
+            if inside.is_empty() { "-".to_owned() } else { inside.join(", ") }
+        );
+        let without = WITHOUT.iter().find(|(name, _)| *name == package.name).map_or(&[][..], |found| found.1);
+        for name in without.iter().filter(|name| package.dependencies.iter().any(|found| found == *name)) {
+            errors.push(format!("{} depends on {name}", package.name));
+        }
+    }
+    for package in &packages {
+        let read = Crate::read(&package.root).with_context(|| package.name.clone())?;
+        let graph = read.graph();
+        let edges: usize = graph.values().map(std::collections::BTreeSet::len).sum();
+        println!("{}: {} files, {edges} imports", package.name, graph.len());
+        if args.files {
+            for (file, imports) in &graph {
+                println!("  {file} -> {}", imports.iter().cloned().collect::<Vec<_>>().join(", "));
+            }
+        }
+        for circle in graph::circles(&graph) {
+            println!("  circle of {}:", circle.len());
+            for file in &circle {
+                let within: Vec<_> =
+                    graph[file].iter().filter(|other| circle.contains(*other)).cloned().collect();
+                println!("    {file} -> {}", within.join(", "));
+            }
+            if circle.len() > LARGEST_CIRCLE {
+                errors.push(format!(
+                    "{}: a circle of {} files: {}",
+                    package.name,
+                    circle.len(),
+                    circle.join(", ")
+                ));
+            }
+        }
+    }
+    ensure!(errors.is_empty(), "the import graph is not what it should be:\n  {}", errors.join("\n  "));
+    Ok(())
+}
+
+/// A package of the workspace with a library.
+struct Package {
+    name: String,
+    /// Its `lib.rs`.
+    root: String,
+    /// Names of its dependencies; those of tests are left out.
+    dependencies: Vec<String>,
+}
+
+fn packages() -> Result<Vec<Package>> {
+    let output = std::process::Command::new(env!("CARGO"))
+        .args(["metadata", "--no-deps", "--format-version", "1"])
+        .current_dir(workspace::root())
+        .output()?;
+    ensure!(output.status.success(), "cargo metadata: {}", String::from_utf8_lossy(&output.stderr));
+    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+    let list = |value: &serde_json::Value| value.as_array().cloned().unwrap_or_default();
+    let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+    let mut packages = BTreeMap::new();
+    for package in list(&metadata["packages"]) {
+        let library = list(&package["targets"]).into_iter().find(|target| target["kind"][0] == "lib");
+        let Some(library) = library else { continue };
+        let dependencies = list(&package["dependencies"]);
+        let dependencies = dependencies.iter().filter(|dependency| dependency["kind"].is_null());
+        let name = text(&package["name"]);
+        packages.insert(
+            name.clone(),
+            Package {
+                name,
+                root: text(&library["src_path"]),
+                dependencies: dependencies.map(|dependency| text(&dependency["name"])).collect(),
+            },
+        );
+    }
+    ensure!(packages.values().all(|package| Path::new(&package.root).exists()), "a library has no source");
+    Ok(packages.into_values().collect())
+}

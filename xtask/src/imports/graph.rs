@@ -1,0 +1,79 @@
+//! Circles of a directed graph.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+/// By file, the files that it imports from.
+pub(super) type Graph = BTreeMap<String, BTreeSet<String>>;
+
+/// Returns the strongly connected components of more than one file, the largest first (Tarjan 1972).
+pub(super) fn circles(graph: &Graph) -> Vec<Vec<String>> {
+    let mut search =
+        Search { graph, next: 0, visited: BTreeMap::new(), path: Vec::new(), circles: Vec::new() };
+    for file in graph.keys() {
+        if !search.visited.contains_key(file.as_str()) {
+            search.visit(file);
+        }
+    }
+    search.circles.sort_by_key(|circle| std::cmp::Reverse(circle.len()));
+    search.circles
+}
+
+struct Search<'a> {
+    graph: &'a Graph,
+    next: usize,
+    /// By file: its number in the order of visits, and the lowest number that it reaches; `None` once its component is known.
+    visited: BTreeMap<&'a str, Option<(usize, usize)>>,
+    path: Vec<&'a str>,
+    circles: Vec<Vec<String>>,
+}
+
+impl<'a> Search<'a> {
+    /// Returns the lowest number that the file reaches.
+    fn visit(&mut self, file: &'a str) -> usize {
+        let number = self.next;
+        let mut lowest = number;
+        self.next += 1;
+        self.visited.insert(file, Some((number, number)));
+        self.path.push(file);
+        for import in self.graph.get(file).into_iter().flatten() {
+            match self.visited.get(import.as_str()) {
+                None if self.graph.contains_key(import) => lowest = lowest.min(self.visit(import)),
+                Some(Some((other, _))) => lowest = lowest.min(*other),
+                _ => {}
+            }
+        }
+        if lowest == number {
+            let start = self.path.iter().rposition(|other| *other == file).unwrap_or(0);
+            let component = self.path.split_off(start);
+            for member in &component {
+                self.visited.insert(member, None);
+            }
+            if component.len() > 1 {
+                self.circles.push(component.into_iter().map(str::to_owned).collect());
+            }
+        } else {
+            self.visited.insert(file, Some((number, lowest)));
+        }
+        lowest
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn graph(edges: &[(&str, &[&str])]) -> Graph {
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        edges.iter().map(|(file, imports)| ((*file).to_owned(), names(imports))).collect()
+    }
+
+    #[test]
+    fn circles_are_found_and_trees_are_none() {
+        let tree = graph(&[("a", &["b", "c"]), ("b", &["c"]), ("c", &[])]);
+        assert_eq!(circles(&tree), Vec::<Vec<String>>::new());
+        let two = graph(&[("a", &["b"]), ("b", &["c", "d"]), ("c", &["a"]), ("d", &["e"]), ("e", &["d"])]);
+        let mut found = circles(&two);
+        found.iter_mut().for_each(|circle| circle.sort());
+        assert_eq!(found, [vec!["a", "b", "c"], vec!["d", "e"]]);
+    }
+}
