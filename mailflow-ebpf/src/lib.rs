@@ -5,22 +5,8 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
-mod frame;
-mod l2;
-mod l3;
-mod l4;
-mod plain;
-mod segment;
+mod parser;
 
-pub use frame::{Frame, Header, SliceFrame};
-pub use plain::{Plain, glance};
-pub use segment::{Fragment, Gso, Located, Metadata, Segment, Tcp, locate};
-
-/// Link type of an interface.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Link {
-    /// Frames begin with an Ethernet header.
-    Ethernet,
-    /// Frames begin with the IP header (tun, wireguard, ppp).
-    Ip,
-}
+pub use parser::{
+    Fragment, Frame, Gso, Header, Link, Located, Metadata, Plain, Segment, SliceFrame, Tcp, glance, locate,
+};

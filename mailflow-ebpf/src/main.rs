@@ -5,6 +5,9 @@
 #![cfg_attr(target_arch = "bpf", allow(internal_features))]
 
 #[cfg(target_arch = "bpf")]
+#[allow(unreachable_pub, reason = "the loader finds maps by name")]
+mod maps;
+#[cfg(target_arch = "bpf")]
 #[allow(unreachable_pub, reason = "the loader finds entry points and maps by name")]
 mod program;
 

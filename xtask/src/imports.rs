@@ -7,7 +7,7 @@
 mod graph;
 mod source;
 
-use std::{collections::BTreeMap, path::Path};
+use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
 
@@ -52,11 +52,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             errors.push(format!("{} depends on {name}", package.name));
         }
     }
-    for package in &packages {
-        let read = Crate::read(&package.root).with_context(|| package.name.clone())?;
-        let graph = read.graph();
+    for (name, root) in packages.iter().flat_map(|package| &package.roots) {
+        let graph = Crate::read(root).with_context(|| name.clone())?.graph();
         let edges: usize = graph.values().map(std::collections::BTreeSet::len).sum();
-        println!("{}: {} files, {edges} imports", package.name, graph.len());
+        println!("{name}: {} files, {edges} imports", graph.len());
         if args.files {
             for (file, imports) in &graph {
                 println!("  {file} -> {}", imports.iter().cloned().collect::<Vec<_>>().join(", "));
@@ -70,12 +69,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
                 println!("    {file} -> {}", within.join(", "));
             }
             if circle.len() > LARGEST_CIRCLE {
-                errors.push(format!(
-                    "{}: a circle of {} files: {}",
-                    package.name,
-                    circle.len(),
-                    circle.join(", ")
-                ));
+                errors.push(format!("{name}: a circle of {} files: {}", circle.len(), circle.join(", ")));
             }
         }
     }
@@ -83,11 +77,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// A package of the workspace with a library.
+/// A package of the workspace.
 struct Package {
     name: String,
-    /// Its `lib.rs`.
-    root: String,
+    /// Its libraries and programs: their names, and the files that they begin with.
+    roots: Vec<(String, String)>,
     /// Names of its dependencies; those of tests are left out.
     dependencies: Vec<String>,
 }
@@ -103,20 +97,15 @@ fn packages() -> Result<Vec<Package>> {
     let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
     let mut packages = BTreeMap::new();
     for package in list(&metadata["packages"]) {
-        let library = list(&package["targets"]).into_iter().find(|target| target["kind"][0] == "lib");
-        let Some(library) = library else { continue };
+        let name = text(&package["name"]);
+        let targets = list(&package["targets"]);
+        let built = targets.iter().filter(|target| target["kind"][0] == "lib" || target["kind"][0] == "bin");
+        let label = |target: &serde_json::Value| format!("{name}, {}", text(&target["kind"][0]));
+        let roots = built.map(|target| (label(target), text(&target["src_path"]))).collect();
         let dependencies = list(&package["dependencies"]);
         let dependencies = dependencies.iter().filter(|dependency| dependency["kind"].is_null());
-        let name = text(&package["name"]);
-        packages.insert(
-            name.clone(),
-            Package {
-                name,
-                root: text(&library["src_path"]),
-                dependencies: dependencies.map(|dependency| text(&dependency["name"])).collect(),
-            },
-        );
+        let dependencies = dependencies.map(|dependency| text(&dependency["name"])).collect();
+        packages.insert(name.clone(), Package { name, roots, dependencies });
     }
-    ensure!(packages.values().all(|package| Path::new(&package.root).exists()), "a library has no source");
     Ok(packages.into_values().collect())
 }

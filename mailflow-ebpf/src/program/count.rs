@@ -4,14 +4,14 @@ use mailflow_common::{PROTOCOL_UDP, Reason, is_tunnel, owner};
 use mailflow_ebpf::{Link, Located, glance, locate};
 
 use super::{
+    context::Packet,
+    fast_path::known,
     fragments,
     hook::{Hook, Toward, Whose},
-    join::{self, join},
-    known::known,
-    maps,
-    packet::Packet,
-    report,
+    log,
+    slow_path::{self, join},
 };
+use crate::maps;
 
 /// Counts one frame: to its flow, or to the reason why not.
 #[inline(always)]
@@ -26,7 +26,7 @@ pub(super) fn count<P: Packet>(packet: P, link: Link, toward: Toward, whose: Who
                 let Some(totals) = maps::totals() else { return };
                 // SAFETY: this CPU's own element.
                 unsafe { (*totals).reasons[reason as usize & 15] += 1 };
-                report::lost(reason, || packet.length());
+                log::lost(reason, || packet.length());
                 return;
             }
         }
@@ -68,15 +68,15 @@ fn book<P: Packet>(packet: &P, link: Link, toward: Toward, whose: Whose) -> Resu
     let hook = Hook::new(link, toward, whose);
     // SAFETY: both are this CPU's own; what is found is an element of a preallocated map.
     let answer = unsafe {
-        match join::owner(*packet, scratch, totals, hook) {
-            join::OPEN => join(*packet, scratch, totals, hook),
+        match slow_path::owner(*packet, scratch, totals, hook) {
+            slow_path::OPEN => join(*packet, scratch, totals, hook),
             answer => answer,
         }
     };
     match answer {
-        join::COUNTED => Ok(()),
-        join::NOT_LOCAL => Err(Reason::NotLocal),
-        join::NOT_WATCHED => Err(Reason::NotWatched),
+        slow_path::COUNTED => Ok(()),
+        slow_path::NOT_LOCAL => Err(Reason::NotLocal),
+        slow_path::NOT_WATCHED => Err(Reason::NotWatched),
         _ => Err(Reason::Truncated),
     }
 }

@@ -8,15 +8,15 @@ use aya_ebpf::{
 use mailflow_ebpf::Link::{self, Ethernet, Ip};
 
 use super::{
+    context::{Skb, Xdp},
     count::count,
+    evict,
     hook::{
         Toward::{self, Both, Client, Server},
         Whose::{self, Any, Made, Received},
     },
-    maps,
-    packet::{Skb, Xdp},
-    remove,
 };
+use crate::maps;
 
 /// TC_ACT_UNSPEC, TCX_NEXT: whoever comes next decides.
 const NEXT: i32 = -1;
@@ -82,6 +82,6 @@ pub fn ticks(_: XdpContext) -> u32 {
 /// Takes flows out of the table: the frame is the agent's list of them, and comes back with answers.
 #[xdp]
 pub fn remove_flows(context: XdpContext) -> u32 {
-    remove::all(context.data(), context.data_end());
+    evict::all(context.data(), context.data_end());
     XDP_PASS
 }

@@ -7,10 +7,10 @@ use mailflow_common::{FlowCounters, opening, turn, upgrade};
 use mailflow_ebpf::Segment;
 
 use super::{
-    packet::Packet,
-    recognise::{UPPER, first_bytes, word},
-    tally::add32,
+    context::Packet,
+    payload::{UPPER, first_bytes, word},
 };
+use crate::maps::add32;
 
 /// Least payload of a message and its envelope in one turn of the client.
 const MESSAGE: u32 = 300;

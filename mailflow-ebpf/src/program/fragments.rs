@@ -4,12 +4,12 @@ use mailflow_common::{FlowKey, Reason, owner, pieces};
 use mailflow_ebpf::{Fragment, Located};
 
 use super::{
+    context::Packet,
+    counters::{add, total},
     hook::Toward,
-    maps::{self, Scratch, fragments, table},
-    packet::Packet,
-    spill,
-    tally::{Sum, add, add32, total},
+    overflow,
 };
+use crate::maps::{self, Scratch, Sum, add32, flow_table, fragments};
 
 /// This CPU's scratch with the key of a fragment's packet and what is known of it.
 #[inline(always)]
@@ -194,10 +194,10 @@ unsafe fn follow(scratch: *mut Scratch, bytes: u32, payload: u32, units: u16) ->
 unsafe fn put(scratch: *mut Scratch, key: *const FlowKey, up: bool) {
     // SAFETY: the caller's: this CPU's own element.
     unsafe {
-        table::turn_aside(scratch, key);
-        let flow = table::find(scratch);
+        flow_table::turn_aside(scratch, key);
+        let flow = flow_table::find(scratch);
         if flow.is_null() {
-            spill::fragments(scratch, &*key, up);
+            overflow::fragments(scratch, &*key, up);
         } else {
             add(flow, up, &(*scratch).sum, maps::now());
             total(up, &(*scratch).sum);

@@ -1,20 +1,20 @@
 //! What only exists on the BPF target.
 
-mod begin;
+mod classify;
+mod context;
 mod count;
+mod counters;
 mod entry;
 mod estimate;
+mod evict;
+mod fast_path;
 mod fragments;
 mod hook;
-mod join;
-mod known;
-mod maps;
-mod multipath;
-mod packet;
-mod recognise;
-mod remove;
-mod report;
-mod reuse;
-mod seek;
-mod spill;
-mod tally;
+mod insert_flow;
+mod log;
+mod mptcp;
+mod overflow;
+mod payload;
+mod reverse_lookup;
+mod slow_path;
+mod tuple_reuse;

@@ -50,19 +50,19 @@ impl Crate {
     fn read_file(&mut self, file: &Path, folder: &Path, path: Vec<String>, root: &Path) -> Result<()> {
         let text = fs::read_to_string(file).with_context(|| file.display().to_string())?;
         let parsed = syn::parse_file(&text).with_context(|| file.display().to_string())?;
-        let name = file.strip_prefix(root).unwrap_or(file).display().to_string();
-        self.read_items(&parsed.items, &name, folder, path, root)
+        self.read_items(&parsed.items, file, folder, path, root)
     }
 
     fn read_items(
         &mut self,
         items: &[Item],
-        file: &str,
+        file: &Path,
         folder: &Path,
         path: Vec<String>,
         root: &Path,
     ) -> Result<()> {
-        let mut module = Module { file: file.to_owned(), ..Module::default() };
+        let name = file.strip_prefix(root).unwrap_or(file).display().to_string();
+        let mut module = Module { file: name, ..Module::default() };
         for item in items.iter().filter(|item| !is_test(attributes(item))) {
             match item {
                 Item::Mod(inner) => {
@@ -73,7 +73,14 @@ impl Crate {
                         self.read_items(items, file, &inner_folder, inner_path, root)?;
                         continue;
                     }
-                    let (file, folder) = child(folder, &name);
+                    let (file, folder) = match told_path(&inner.attrs) {
+                        Some(told) => {
+                            let file = file.with_file_name(told);
+                            let folder = file.parent().unwrap_or(folder).to_owned();
+                            (file, folder)
+                        }
+                        None => child(folder, &name),
+                    };
                     self.read_file(&file, &folder, inner_path, root)?;
                 }
                 Item::Use(item) => module.import(&item.tree, &[]),
@@ -235,6 +242,14 @@ fn child(folder: &Path, name: &str) -> (PathBuf, PathBuf) {
     let own = folder.join(name);
     let file = folder.join(format!("{name}.rs"));
     (if file.exists() { file } else { own.join("mod.rs") }, own)
+}
+
+/// Returns the path of `#[path = "..."]`.
+fn told_path(attributes: &[Attribute]) -> Option<String> {
+    let found = attributes.iter().find(|attribute| attribute.path().is_ident("path"))?;
+    let syn::Expr::Lit(literal) = &found.meta.require_name_value().ok()?.value else { return None };
+    let syn::Lit::Str(text) = &literal.lit else { return None };
+    Some(text.value())
 }
 
 fn is_test(attributes: &[Attribute]) -> bool {

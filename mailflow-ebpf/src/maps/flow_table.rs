@@ -1,18 +1,19 @@
 //! The flow table. Nothing else of the program knows what it is made of.
 
-use mailflow_common::WAYS;
+use aya_ebpf::bindings::BPF_NOEXIST;
+use mailflow_common::{FlowCounters, FlowKey, Place, RetiredKey, SpillCounters, SpillKey, WAYS};
 
 use super::{
-    super::tally::{add64, sub64},
-    BPF_NOEXIST, FLOWS, FlowCounters, FlowKey, OVERFLOW, Place, RETIRED, RetiredKey, SHARES, Scratch,
-    SpillCounters, SpillKey, made, room,
-    sets::{self, Seated},
-    sharing,
+    atomic::{add64, sub64},
+    buckets::{self, Seated},
+    definitions::{FLOWS, OVERFLOW, RETIRED, SHARES},
+    scratch::Scratch,
+    settings::{made, room, sharing},
 };
 
 /// Which end a packet came from that makes an entry.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(in super::super) enum Maker {
+pub(crate) enum Maker {
     /// A client, whose address may be spoofed: it makes an entry only while there is [`Room`](mailflow_common::Room).
     Client,
     /// A server that sends to the client, and does not refuse it.
@@ -21,38 +22,28 @@ pub(in super::super) enum Maker {
 
 /// Turns to a flow's place: [`find`] and [`insert`] are about that one until the next time.
 #[inline(always)]
-pub(in super::super) unsafe fn turn_to(scratch: *mut Scratch, key: *const FlowKey) {
+pub(crate) unsafe fn turn_to(scratch: *mut Scratch, key: *const FlowKey) {
     // SAFETY: the caller's: this CPU's own element, and a key.
     unsafe { ((*scratch).place, (*scratch).entry.rest) = Place::of(&*key) }
 }
 
 /// The same as a function of its own: for what is off the usual way.
 #[inline(never)]
-pub(in super::super) unsafe fn turn_aside(scratch: *mut Scratch, key: *const FlowKey) {
+pub(crate) unsafe fn turn_aside(scratch: *mut Scratch, key: *const FlowKey) {
     // SAFETY: the caller's.
     unsafe { turn_to(scratch, key) }
-}
-
-/// Where the flow is that was turned to.
-#[repr(C)]
-pub(in super::super) struct Found {
-    /// 0: nowhere.
-    is: u32,
-    set: u32,
-    /// None of the set's: beside it.
-    way: u32,
 }
 
 /// The flow that was turned to; null where there is none. Not an option: where the compiler leaves a part
 /// of one undefined, the verifier sees what lay there before.
 #[inline(never)]
-pub(in super::super) unsafe fn find(scratch: *mut Scratch) -> *mut FlowCounters {
+pub(crate) unsafe fn find(scratch: *mut Scratch) -> *mut FlowCounters {
     // SAFETY: the caller's: this CPU's own element.
     unsafe {
         let found = &raw mut (*scratch).found;
         let (place, rest) = (&raw const (*scratch).place, &raw const (*scratch).entry.rest);
         (*found).way = WAYS as u32;
-        if let Some(seat) = sets::seat(place, rest) {
+        if let Some(seat) = buckets::seat(place, rest) {
             let way = seat.find(place, rest);
             let flow = seat.counters(way);
             if !flow.is_null() || !seat.others() {
@@ -70,7 +61,7 @@ pub(in super::super) unsafe fn find(scratch: *mut Scratch) -> *mut FlowCounters 
 
 /// What [`find`] found last.
 #[inline(always)]
-pub(in super::super) unsafe fn found(scratch: *mut Scratch) -> *mut FlowCounters {
+pub(crate) unsafe fn found(scratch: *mut Scratch) -> *mut FlowCounters {
     // SAFETY: the caller's: this CPU's own element.
     unsafe {
         let found = &raw const (*scratch).found;
@@ -78,7 +69,7 @@ pub(in super::super) unsafe fn found(scratch: *mut Scratch) -> *mut FlowCounters
         if (&raw const (*found).is).read_volatile() == 0 {
             core::ptr::null_mut()
         } else if way < WAYS {
-            sets::counters((&raw const (*found).set).read_volatile(), way)
+            buckets::counters((&raw const (*found).set).read_volatile(), way)
         } else {
             beside(scratch)
         }
@@ -87,11 +78,11 @@ pub(in super::super) unsafe fn found(scratch: *mut Scratch) -> *mut FlowCounters
 
 /// The same as [`find`] where the place is of IPv4 for certain, for the short way.
 #[inline(always)]
-pub(in super::super) unsafe fn find_v4(scratch: *mut Scratch) -> *mut FlowCounters {
+pub(crate) unsafe fn find_v4(scratch: *mut Scratch) -> *mut FlowCounters {
     // SAFETY: the caller's: this CPU's own element.
     unsafe {
         let place = &raw const (*scratch).place;
-        if let Some(seat) = sets::seat(place, core::ptr::null()) {
+        if let Some(seat) = buckets::seat(place, core::ptr::null()) {
             let flow = seat.counters(seat.find(place, core::ptr::null()));
             if !flow.is_null() || !seat.others() {
                 return flow;
@@ -130,7 +121,7 @@ fn cells(key: &FlowKey) -> Option<[*mut u64; 2]> {
 /// Adds the flow that was turned to, which is `key`'s, with the scratch's counters; `false` when there is
 /// one already, when its source has its share, or when there is no room for one that `maker` makes.
 #[inline(always)]
-pub(in super::super) unsafe fn insert(scratch: *mut Scratch, key: &FlowKey, maker: Maker) -> bool {
+pub(crate) unsafe fn insert(scratch: *mut Scratch, key: &FlowKey, maker: Maker) -> bool {
     // SAFETY: aligned words that are only ever written whole.
     unsafe {
         if maker == Maker::Client
@@ -164,7 +155,7 @@ unsafe fn enter(scratch: *mut Scratch) -> bool {
     unsafe {
         let (place, entry) = (&raw const (*scratch).place, &raw const (*scratch).entry);
         let add = || FLOWS.insert(&*whole_key(scratch), &(*entry).counters, u64::from(BPF_NOEXIST)).is_ok();
-        let Some(seat) = sets::seat(place, &raw const (*entry).rest) else { return add() };
+        let Some(seat) = buckets::seat(place, &raw const (*entry).rest) else { return add() };
         if seat.others() && !beside(scratch).is_null() {
             return false;
         }
@@ -185,20 +176,20 @@ unsafe fn enter(scratch: *mut Scratch) -> bool {
 
 /// The counters of a flow beside the sets, for the agent's own calls, which packets interrupt: the scratch is theirs.
 #[inline(always)]
-pub(in super::super) fn leaving(key: &FlowKey) -> *mut FlowCounters {
+pub(crate) fn leaving(key: &FlowKey) -> *mut FlowCounters {
     FLOWS.get_ptr_mut(key).unwrap_or(core::ptr::null_mut())
 }
 
 /// Takes a flow beside the sets out.
 #[inline(always)]
-pub(in super::super) fn remove(key: &FlowKey) -> bool {
+pub(crate) fn remove(key: &FlowKey) -> bool {
     if FLOWS.remove(key).is_err() {
         return false;
     }
     let (place, rest) = Place::of(key);
     // SAFETY: both are here; the flow was beside its set until now.
     unsafe {
-        if let Some(seat) = sets::seat(&raw const place, &raw const rest) {
+        if let Some(seat) = buckets::seat(&raw const place, &raw const rest) {
             seat.not_beside();
         }
     }
@@ -214,7 +205,7 @@ pub(in super::super) fn remove(key: &FlowKey) -> bool {
 
 /// What became of a flow that was to be put aside.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(in super::super) enum Retired {
+pub(crate) enum Retired {
     /// It lies there now.
     Now,
     /// Another CPU was faster.
@@ -225,7 +216,7 @@ pub(in super::super) enum Retired {
 
 /// Puts a copy of a finished flow aside.
 #[inline(always)]
-pub(in super::super) fn retire(key: &RetiredKey, counters: &FlowCounters) -> Retired {
+pub(crate) fn retire(key: &RetiredKey, counters: &FlowCounters) -> Retired {
     const EEXIST: i32 = -17;
     match RETIRED.insert(key, counters, u64::from(BPF_NOEXIST)) {
         Ok(()) => Retired::Now,
@@ -236,11 +227,7 @@ pub(in super::super) fn retire(key: &RetiredKey, counters: &FlowCounters) -> Ret
 
 /// The place of a source without a place for its flow; `None` when there is no room for that either.
 #[inline(always)]
-pub(in super::super) fn spilled(
-    key: &SpillKey,
-    nothing: &SpillCounters,
-    maker: Maker,
-) -> Option<*mut SpillCounters> {
+pub(crate) fn spilled(key: &SpillKey, nothing: &SpillCounters, maker: Maker) -> Option<*mut SpillCounters> {
     if let Some(source) = OVERFLOW.get_ptr_mut(key) {
         return Some(source);
     }

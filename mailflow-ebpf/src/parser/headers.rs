@@ -4,8 +4,12 @@ use core::mem::MaybeUninit;
 
 use mailflow_common::{Address, FlowKey, PROTOCOL_TCP, Reason, Scope, pieces};
 
-pub use crate::l2::Metadata;
-use crate::{Frame, Link, l2, l3, l4};
+use super::{
+    frame::Frame,
+    link::{self, Link, Metadata},
+    network,
+    transport::{self, Tcp},
+};
 
 /// Segmentation facts of a merged buffer, as `struct __sk_buff` has them.
 #[derive(Clone, Copy, Debug, Default)]
@@ -14,59 +18,6 @@ pub struct Gso {
     pub size: u32,
     /// Number of segments; 0 where a VM host did not say.
     pub segments: u32,
-}
-
-/// The TCP fields that are looked at.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tcp {
-    /// Sequence number, host byte order.
-    pub sequence: u32,
-    /// Flag bits.
-    pub flags: u8,
-}
-
-impl Tcp {
-    /// A SYN without ACK.
-    #[inline(always)]
-    pub const fn syn(self) -> bool {
-        self.flags & (l4::SYN | l4::ACK) == l4::SYN
-    }
-
-    /// A SYN with ACK.
-    #[inline(always)]
-    pub const fn syn_ack(self) -> bool {
-        self.flags & (l4::SYN | l4::ACK) == l4::SYN | l4::ACK
-    }
-
-    /// A SYN, with ACK or without.
-    #[inline(always)]
-    pub const fn opens(self) -> bool {
-        self.flags & l4::SYN != 0
-    }
-
-    /// A SYN without ACK that neither ends nor resets.
-    #[inline(always)]
-    pub const fn bare_syn(self) -> bool {
-        self.flags & (l4::SYN | l4::ACK | l4::FIN | l4::RST) == l4::SYN
-    }
-
-    /// Whether it begins or ends anything.
-    #[inline(always)]
-    pub const fn notable(self) -> bool {
-        self.flags & (l4::SYN | l4::FIN | l4::RST) != 0
-    }
-
-    /// FIN.
-    #[inline(always)]
-    pub const fn fin(self) -> bool {
-        self.flags & l4::FIN != 0
-    }
-
-    /// RST.
-    #[inline(always)]
-    pub const fn reset(self) -> bool {
-        self.flags & l4::RST != 0
-    }
 }
 
 /// A TCP or UDP packet toward or from a watched port.
@@ -127,8 +78,8 @@ impl Segment {
 
 /// Where a frame leads: as far as it is followed before its ports are known to be watched.
 pub struct Located {
-    pub(crate) packet: l3::Packet,
-    pub(crate) ports: Option<l4::Ports>,
+    pub(crate) packet: network::Packet,
+    pub(crate) ports: Option<transport::Ports>,
     pub(crate) scope: Scope,
 }
 
@@ -174,11 +125,11 @@ impl Fragment {
 /// first: a caller that can make more of the frame readable may try again.
 #[inline(always)]
 pub fn locate<F: Frame>(frame: &F, link: Link, metadata: Metadata) -> Result<Located, Reason> {
-    let network = l2::parse(frame, link, metadata)?;
-    let packet = l3::parse(frame, &network)?;
+    let network = link::parse(frame, link, metadata)?;
+    let packet = network::parse(frame, &network)?;
     let ports = match packet.part {
-        l3::Part::Later => None,
-        _ => Some(l4::ports(frame, &packet)?),
+        network::Part::Later => None,
+        _ => Some(transport::ports(frame, &packet)?),
     };
     let scope = Scope::new(network.vlans, packet.protocol, packet.v6);
     Ok(Located { packet, ports, scope })
@@ -188,7 +139,7 @@ impl Located {
     /// The same, of which `segment` was made: so its ports are known.
     #[inline(always)]
     pub fn of(self, segment: &Segment) -> Self {
-        let ports = l4::Ports { source: segment.source_port, destination: segment.destination_port };
+        let ports = transport::Ports { source: segment.source_port, destination: segment.destination_port };
         Self { ports: Some(ports), ..self }
     }
 
@@ -208,7 +159,7 @@ impl Located {
     #[inline(always)]
     pub fn fragment<F: Frame>(&self, frame: &F) -> Option<Fragment> {
         let packet = &self.packet;
-        if packet.part == l3::Part::Whole {
+        if packet.part == network::Part::Whole {
             return None;
         }
         let identity = packet.identity(frame).ok()?;
@@ -224,7 +175,8 @@ impl Located {
     /// Where the headers end of the packet that this is a fragment of, as far as it tells; else 0. See [`pieces`].
     #[inline(always)]
     pub fn headers_end<F: Frame>(&self, frame: &F) -> u16 {
-        let end = self.packet.identity(frame).map_or(0, |identity| l4::end(frame, &self.packet, &identity));
+        let end =
+            self.packet.identity(frame).map_or(0, |identity| transport::end(frame, &self.packet, &identity));
         frame.forget(usize::from(end), 0xffff) as u16
     }
 
@@ -291,7 +243,7 @@ impl Located {
         let Some(ports) = &self.ports else {
             return Err(self.later(frame).err().unwrap_or(Reason::Fragment));
         };
-        let transport = l4::parse(frame, packet)?;
+        let transport = transport::parse(frame, packet)?;
         let headers = packet.header as u32 + transport.header;
         if packet.length < headers {
             return Err(Reason::Malformed);

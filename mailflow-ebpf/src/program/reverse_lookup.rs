@@ -8,10 +8,8 @@
 
 use mailflow_common::{Facts, FlowCounters, FlowKey, answered};
 
-use super::{
-    maps::{self, Scratch, client_port, table, zones},
-    reuse,
-};
+use super::tuple_reuse;
+use crate::maps::{self, Scratch, client_port, flow_table, vlan_zones};
 
 /// Looks for the living flow of a packet whose own key, which the scratch holds, has none. Where there is one, the key is
 /// that flow's afterwards, and the scratch says which way the packet goes.
@@ -30,14 +28,14 @@ pub(super) unsafe fn seek(scratch: *mut Scratch) -> bool {
         let exchanged = !tcp.syn() || client_port::exchanged(&*key);
         if exchanged {
             let flow = find(scratch, turned);
-            if !flow.is_null() && (!opens || opening(flow)) && !reuse::ended_by_silence(flow, !up) {
+            if !flow.is_null() && (!opens || opening(flow)) && !tuple_reuse::ended_by_silence(flow, !up) {
                 *key = *turned;
                 turn(scratch, up);
                 return true;
             }
         }
         let own = (*key).scope;
-        let zone = zones::other(&*key, &*turned);
+        let zone = vlan_zones::other(&*key, &*turned);
         if !exchanged && zone.is_none() {
             // The table was never turned away.
             return false;
@@ -59,7 +57,7 @@ pub(super) unsafe fn seek(scratch: *mut Scratch) -> bool {
             }
             (*key).scope = own;
         }
-        table::turn_aside(scratch, key);
+        flow_table::turn_aside(scratch, key);
         false
     }
 }
@@ -92,8 +90,8 @@ unsafe fn turn(scratch: *mut Scratch, up: bool) {
 unsafe fn find(scratch: *mut Scratch, key: *const FlowKey) -> *mut FlowCounters {
     // SAFETY: the caller's: this CPU's own element.
     unsafe {
-        table::turn_aside(scratch, key);
-        table::find(scratch)
+        flow_table::turn_aside(scratch, key);
+        flow_table::find(scratch)
     }
 }
 
@@ -105,7 +103,7 @@ unsafe fn joins(flow: *mut FlowCounters, up: bool) -> bool {
     unsafe {
         let known = (*flow).facts.answered;
         let heard = if up { answered::ASKED } else { answered::YES };
-        if (known & heard != 0 && known & answered::ACROSS == 0) || reuse::ended_by_silence(flow, up) {
+        if (known & heard != 0 && known & answered::ACROSS == 0) || tuple_reuse::ended_by_silence(flow, up) {
             return false;
         }
         (*flow).facts.answered = known | answered::ACROSS;

@@ -3,7 +3,11 @@
 use mailflow_common::{FlowCounters, opening, side, turn, upgrade};
 use mailflow_ebpf::{Header, Segment};
 
-use super::{estimate, packet::Packet};
+use super::{
+    context::Packet,
+    estimate,
+    payload::{UPPER, first_bytes, word},
+};
 
 /// Payload packets of a flow that are looked into: enough for greeting, EHLO, STARTTLS and TLS.
 const LOOKED_INTO: u8 = 16;
@@ -87,27 +91,6 @@ fn opens(known: u8, syn: u8, isn: u32, looked: u8, segment: &Segment) -> bool {
     } else {
         known == opening::NONE && looked < 2
     }
-}
-
-/// The first eight payload bytes, zeros where there are only four to seven; `None` for fewer.
-#[inline(always)]
-pub(super) fn first_bytes<P: Packet>(packet: &P, segment: &Segment) -> Option<[u8; 8]> {
-    if segment.payload() >= 8 {
-        return packet.payload::<8>(segment.payload_offset);
-    }
-    if segment.payload() < 4 {
-        return None;
-    }
-    let four = packet.payload::<4>(segment.payload_offset)?;
-    Some([four[0], four[1], four[2], four[3], 0, 0, 0, 0])
-}
-
-/// Makes ASCII letters upper case, for comparison with words of them.
-pub(super) const UPPER: u32 = 0xdfdf_dfdf;
-
-#[inline(always)]
-pub(super) fn word(bytes: [u8; 8]) -> u32 {
-    u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
 }
 
 /// A TLS handshake or alert record (RFC 8446, 5.1).

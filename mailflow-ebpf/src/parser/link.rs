@@ -2,7 +2,7 @@
 
 use mailflow_common::{Reason, Vlans};
 
-use crate::{Frame, Header, Link};
+use super::frame::{Frame, Header};
 
 /// IPv4 (RFC 894).
 pub(crate) const IPV4: u16 = 0x0800;
@@ -30,6 +30,15 @@ pub(crate) struct Network {
     pub(crate) ethertype: u16,
     pub(crate) offset: usize,
     pub(crate) vlans: Vlans,
+}
+
+/// Link type of an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Link {
+    /// Frames begin with an Ethernet header.
+    Ethernet,
+    /// Frames begin with the IP header (tun, wireguard, ppp).
+    Ip,
 }
 
 /// What the kernel knows of a frame beside its bytes.

@@ -8,7 +8,7 @@ use aya_ebpf::{
 };
 use mailflow_ebpf::{Frame, Gso, Header, Metadata};
 
-use super::maps;
+use crate::maps;
 
 /// A context the counter can work on.
 pub(super) trait Packet: Frame + Copy {

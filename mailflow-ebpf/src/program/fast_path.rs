@@ -4,13 +4,14 @@ use mailflow_common::Totals;
 use mailflow_ebpf::Plain;
 
 use super::{
+    classify,
+    context::Packet,
+    counters::add,
     hook::Toward,
-    join::{elsewhere, goes_up},
-    maps::{self, Scratch, table},
-    packet::Packet,
-    recognise, reuse,
-    tally::{Sum, add},
+    slow_path::{elsewhere, goes_up},
+    tuple_reuse,
 };
+use crate::maps::{self, Scratch, Sum, flow_table};
 
 /// Counts such a packet. `false` where it is none: then nothing has been done about it.
 #[inline(always)]
@@ -30,12 +31,15 @@ pub(super) unsafe fn known<P: Packet>(
     // SAFETY: what is found is an element of a preallocated map; the rest is the caller's.
     unsafe {
         (*scratch).place = place;
-        let flow = table::find_v4(scratch);
-        if flow.is_null() || reuse::ended(flow, segment.tcp, up, now as u32) || elsewhere(flow, toward, up) {
+        let flow = flow_table::find_v4(scratch);
+        if flow.is_null()
+            || tuple_reuse::ended(flow, segment.tcp, up, now as u32)
+            || elsewhere(flow, toward, up)
+        {
             return false;
         }
         if sum.payload != 0 {
-            recognise::payload(packet, flow, &segment, up);
+            classify::payload(packet, flow, &segment, up);
         }
         add(flow, up, &sum, now);
         sum.add_to(if up { &raw mut (*totals).up } else { &raw mut (*totals).down });

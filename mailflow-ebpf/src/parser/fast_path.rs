@@ -4,12 +4,12 @@ use core::hint::cold_path;
 
 use mailflow_common::{PROTOCOL_TCP, PROTOCOL_UDP, Place, Scope, Vlans};
 
-use crate::{
-    Frame, Header, Link, Metadata,
-    l2::IPV4,
-    l3::{self, Part},
-    l4,
-    segment::{Located, Segment, Tcp},
+use super::{
+    frame::{Frame, Header},
+    headers::{Located, Segment},
+    link::{IPV4, Link, Metadata},
+    network::{self, Part},
+    transport::{self, Tcp},
 };
 
 /// A whole TCP or UDP packet in IPv4 without options, in a frame without tags that holds all of it.
@@ -65,8 +65,8 @@ impl Plain {
     /// What [`crate::locate`] makes of the frame.
     #[inline(always)]
     pub fn located<F: Frame>(&self, frame: &F) -> Located {
-        let start = frame.forget(self.start, l3::START);
-        let packet = l3::Packet {
+        let start = frame.forget(self.start, network::START);
+        let packet = network::Packet {
             v6: false,
             protocol: self.protocol,
             part: Part::Whole,
@@ -75,7 +75,7 @@ impl Plain {
             header: 20,
             length: self.length,
         };
-        let ports = l4::Ports { source: self.source_port, destination: self.destination_port };
+        let ports = transport::Ports { source: self.source_port, destination: self.destination_port };
         Located { packet, ports: Some(ports), scope: self.scope() }
     }
 

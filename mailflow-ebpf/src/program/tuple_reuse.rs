@@ -5,9 +5,9 @@ use core::arch::asm;
 use mailflow_common::{DirectionCounters, Facts, FlowCounters, RetiredKey, Silences, side};
 use mailflow_ebpf::Tcp;
 
-use super::maps::{
+use crate::maps::{
     self, Scratch,
-    table::{self, Retired},
+    flow_table::{self, Retired},
 };
 
 /// Whether the flow ended before this packet: by silence, or by a SYN that cannot be its own.
@@ -126,7 +126,7 @@ pub(super) unsafe fn retire(scratch: *mut Scratch, flow: *mut FlowCounters) -> u
         copy(flow, &raw mut (*scratch).entry.counters);
         // A finished flow needs no mark: the word tells when the next one began.
         (*scratch).entry.counters.mark = now as u32;
-        match table::retire(&(*scratch).retired, &(*scratch).entry.counters) {
+        match flow_table::retire(&(*scratch).retired, &(*scratch).entry.counters) {
             Retired::Now => {}
             Retired::Already => return 0,
             Retired::Full => {

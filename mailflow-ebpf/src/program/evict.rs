@@ -6,7 +6,7 @@
 
 use mailflow_common::{Removal, removal};
 
-use super::maps::table;
+use crate::maps::flow_table;
 
 /// Answers every removal in the frame between `start` and `end`.
 #[inline(always)]
@@ -29,7 +29,7 @@ unsafe fn one(asked: *const Removal) -> u64 {
     // SAFETY: the caller's: within the frame; what is found is an element of a preallocated map.
     unsafe {
         let key = &(*asked).flow;
-        let flow = table::leaving(key);
+        let flow = flow_table::leaving(key);
         if flow.is_null() {
             return removal::ABSENT;
         }
@@ -38,6 +38,6 @@ unsafe fn one(asked: *const Removal) -> u64 {
         if packets as u32 != (*asked).packets as u32 {
             return removal::LIVES;
         }
-        if table::remove(key) { removal::REMOVED } else { removal::ABSENT }
+        if flow_table::remove(key) { removal::REMOVED } else { removal::ABSENT }
     }
 }

@@ -2,9 +2,9 @@
 
 use mailflow_common::{Address, PROTOCOL_TCP, PROTOCOL_UDP, Reason};
 
-use crate::{
-    Frame, Header,
-    l2::{IPV4, Network},
+use super::{
+    frame::{Frame, Header},
+    link::{IPV4, Network},
 };
 
 /// Extension headers that are followed; RFC 8200 lets each kind come once, destination options twice.

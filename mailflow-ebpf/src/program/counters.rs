@@ -1,34 +1,9 @@
 //! Adding: to a flow, to a source, to the totals.
 
-use core::intrinsics::{AtomicOrdering, atomic_xadd};
-
-use mailflow_common::{DirectionCounters, DirectionTotals, Facts, FlowCounters, Openings, Totals, answered};
+use mailflow_common::{DirectionCounters, Facts, FlowCounters, Openings, Totals, answered};
 use mailflow_ebpf::Tcp;
 
-use super::maps;
-
-/// What one buffer, or several fragments, add to a flow.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub(super) struct Sum {
-    pub(super) buffers: u32,
-    pub(super) packets: u32,
-    pub(super) payload: u32,
-    pub(super) bytes: u64,
-}
-
-impl Sum {
-    /// Adds to totals, which must be this CPU's own.
-    #[inline(always)]
-    pub(super) unsafe fn add_to(&self, total: *mut DirectionTotals) {
-        // SAFETY: the caller's.
-        unsafe {
-            (*total).buffers += u64::from(self.buffers);
-            (*total).packets += u64::from(self.packets);
-            (*total).bytes += self.bytes;
-        }
-    }
-}
+use crate::maps::{self, Sum, add32, add64};
 
 /// Adds to a direction of a flow.
 ///
@@ -115,22 +90,4 @@ unsafe fn opening(openings: *mut Openings, repeats: bool, direction: *const Dire
             (*openings).copies += 1;
         }
     }
-}
-
-#[inline(always)]
-pub(super) unsafe fn add64(counter: *mut u64, value: u64) {
-    // SAFETY: the caller's: an aligned word inside a map element.
-    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(counter, value) };
-}
-
-#[inline(always)]
-pub(super) unsafe fn sub64(counter: *mut u64, value: u64) {
-    // SAFETY: the caller's. Subtraction is addition around the end.
-    unsafe { add64(counter, value.wrapping_neg()) };
-}
-
-#[inline(always)]
-pub(super) unsafe fn add32(counter: *mut u32, value: u32) {
-    // SAFETY: the caller's: an aligned word inside a map element.
-    unsafe { atomic_xadd::<u32, u32, { AtomicOrdering::Relaxed }>(counter, value) };
 }

@@ -2,10 +2,9 @@
 
 use mailflow_common::{PROTOCOL_TCP, Reason, pieces};
 
-use crate::{
-    Frame, Header,
-    l3::{Identity, Packet, Part},
-    segment::Tcp,
+use super::{
+    frame::{Frame, Header},
+    network::{Identity, Packet, Part},
 };
 
 /// RFC 9293, 3.1.
@@ -22,6 +21,59 @@ const LENGTH: u32 = 12;
 
 /// Furthest a transport header may begin in a frame.
 const DEEPEST: usize = 0x3ff;
+
+/// The TCP fields that are looked at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tcp {
+    /// Sequence number, host byte order.
+    pub sequence: u32,
+    /// Flag bits.
+    pub flags: u8,
+}
+
+impl Tcp {
+    /// A SYN without ACK.
+    #[inline(always)]
+    pub const fn syn(self) -> bool {
+        self.flags & (SYN | ACK) == SYN
+    }
+
+    /// A SYN with ACK.
+    #[inline(always)]
+    pub const fn syn_ack(self) -> bool {
+        self.flags & (SYN | ACK) == SYN | ACK
+    }
+
+    /// A SYN, with ACK or without.
+    #[inline(always)]
+    pub const fn opens(self) -> bool {
+        self.flags & SYN != 0
+    }
+
+    /// A SYN without ACK that neither ends nor resets.
+    #[inline(always)]
+    pub const fn bare_syn(self) -> bool {
+        self.flags & (SYN | ACK | FIN | RST) == SYN
+    }
+
+    /// Whether it begins or ends anything.
+    #[inline(always)]
+    pub const fn notable(self) -> bool {
+        self.flags & (SYN | FIN | RST) != 0
+    }
+
+    /// FIN.
+    #[inline(always)]
+    pub const fn fin(self) -> bool {
+        self.flags & FIN != 0
+    }
+
+    /// RST.
+    #[inline(always)]
+    pub const fn reset(self) -> bool {
+        self.flags & RST != 0
+    }
+}
 
 /// Ports, source first.
 pub(crate) struct Ports {

@@ -5,23 +5,13 @@ use mailflow_common::{FlowKey, SpillKey};
 use mailflow_ebpf::Tcp;
 
 use super::{
-    maps::{
-        self, Scratch,
-        table::{self, Maker},
-    },
-    report,
-    tally::{Sum, add32, tally, total},
+    counters::{tally, total},
+    log,
 };
-
-/// A packet on its way to its source.
-#[repr(C)]
-pub(super) struct Spill {
-    key: SpillKey,
-    /// 1: from client to server.
-    up: u32,
-    /// 1: a SYN, or a SYN-ACK.
-    opens: u32,
-}
+use crate::maps::{
+    self, Scratch, Spill, Sum, add32,
+    flow_table::{self, Maker},
+};
 
 /// Counts a packet of the flow `key` to its source.
 #[inline(always)]
@@ -66,9 +56,9 @@ unsafe fn put(scratch: *const Scratch) {
         let spill = &raw const (*scratch).spill;
         let sum = &(*scratch).sum;
         let up = (*spill).up == 1;
-        report::event(report::OVERFLOW, sum.bytes as u32);
+        log::event(log::OVERFLOW, sum.bytes as u32);
         let maker = if up { Maker::Client } else { Maker::Server };
-        match table::spilled(&(*spill).key, &(*scratch).nothing, maker) {
+        match flow_table::spilled(&(*spill).key, &(*scratch).nothing, maker) {
             Some(source) => {
                 tally(if up { &raw mut (*source).up } else { &raw mut (*source).down }, sum, maps::now());
                 if (*spill).opens == 1 {
@@ -76,7 +66,7 @@ unsafe fn put(scratch: *const Scratch) {
                 }
             }
             None => {
-                report::event(report::UNATTRIBUTED, sum.bytes as u32);
+                log::event(log::UNATTRIBUTED, sum.bytes as u32);
                 let Some(totals) = maps::totals() else { return };
                 sum.add_to(match up {
                     true => &raw mut (*totals).unattributed_up,

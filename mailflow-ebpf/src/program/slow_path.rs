@@ -7,17 +7,17 @@ use mailflow_common::{FlowCounters, Reason, Totals, answered, owner, side};
 use mailflow_ebpf::{Segment, Tcp};
 
 use super::{
-    begin::{begin, create, note_origin, side_of},
+    classify,
+    context::Packet,
+    counters::{add, note},
     fragments,
     hook::{Hook, Toward, Whose},
-    maps::{self, Scratch, table},
-    multipath::{self, Options},
-    packet::Packet,
-    recognise, reuse,
-    seek::seek,
-    spill,
-    tally::{Sum, add, note},
+    insert_flow::{begin, create, note_origin, side_of},
+    mptcp, overflow,
+    reverse_lookup::seek,
+    tuple_reuse,
 };
+use crate::maps::{self, Options, Scratch, Sum, flow_table};
 
 /// What [`owner`] and [`join`] answer where they have counted ...
 pub(super) const COUNTED: u32 = u32::MAX;
@@ -40,7 +40,7 @@ unsafe fn measure<P: Packet>(packet: &P, scratch: *mut Scratch, toward: Toward) 
         (&raw mut (*scratch).sum).write_volatile(sum);
         (&raw mut (*scratch).up).write_volatile(u32::from(up));
         located.key(packet, up, &mut *(&raw mut (*scratch).key).cast())?;
-        table::turn_to(scratch, &raw const (*scratch).key);
+        flow_table::turn_to(scratch, &raw const (*scratch).key);
         Ok(())
     }
 }
@@ -59,9 +59,9 @@ pub(super) unsafe fn join<P: Packet>(
         let (tcp, now, key) = (segment.tcp, maps::now(), &(*scratch).key);
         let sum = (&raw const (*scratch).sum).read_volatile();
         let up = (&raw const (*scratch).up).read_volatile() == 1;
-        let flow = table::found(scratch);
+        let flow = flow_table::found(scratch);
         if flow.is_null() {
-            spill::packet(key, up, tcp, sum);
+            overflow::packet(key, up, tcp, sum);
         } else {
             if elsewhere(flow, hook.toward(), up) {
                 fragments::refused(&packet, located, hook.toward(), owner::UNWATCHED);
@@ -74,7 +74,7 @@ pub(super) unsafe fn join<P: Packet>(
                 agree(scratch, flow, tcp, up);
             }
             if sum.payload != 0 {
-                recognise::payload(&packet, flow, segment, up);
+                classify::payload(&packet, flow, segment, up);
             }
             add(flow, up, &sum, now);
             sum.add_to(if up { &raw mut (*totals).up } else { &raw mut (*totals).down });
@@ -119,10 +119,11 @@ pub(super) unsafe fn owner<P: Packet>(
         let up = (&raw const (*scratch).up).read_volatile() == 1;
         if segment.tcp.opens() {
             Options::clear(scratch);
-            multipath::look(packet, scratch);
+            mptcp::look(packet, scratch);
         }
-        let flow = table::find(scratch);
-        if !flow.is_null() && !reuse::ended(flow, segment.tcp, up, maps::now() as u32) || seek(scratch) {
+        let flow = flow_table::find(scratch);
+        if !flow.is_null() && !tuple_reuse::ended(flow, segment.tcp, up, maps::now() as u32) || seek(scratch)
+        {
             return OPEN;
         }
         if hook.whose() == Whose::Received && maps::local_only() {
@@ -130,9 +131,9 @@ pub(super) unsafe fn owner<P: Packet>(
             return NOT_LOCAL;
         }
         // Once more: the verifier would follow what was found through all of the search.
-        let flow = table::find(scratch);
+        let flow = flow_table::find(scratch);
         if !flow.is_null() {
-            if reuse::retire(scratch, flow) == 1 {
+            if tuple_reuse::retire(scratch, flow) == 1 {
                 note_origin(&packet, hook.link(), flow, up);
                 (*flow).facts.looked = side_of(hook.toward(), &(*scratch).key, up);
             }
@@ -147,7 +148,7 @@ pub(super) unsafe fn owner<P: Packet>(
                 return COUNTED;
             }
             // Another CPU was faster, or there is no room.
-            if !table::find(scratch).is_null() {
+            if !flow_table::find(scratch).is_null() {
                 return OPEN;
             }
         }

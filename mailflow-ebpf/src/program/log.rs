@@ -6,26 +6,16 @@ use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_log_ebpf::{error, info, macro_support::AYA_LOG_LEVEL, warn};
 use mailflow_common::Reason;
 
-use super::maps;
+use crate::maps;
 
 /// A packet whose flow has no place in the table. Below are the reasons.
 pub(super) const OVERFLOW: u32 = 16;
 /// A packet whose source has none either.
 pub(super) const UNATTRIBUTED: u32 = 17;
-/// All kinds of report.
-pub(super) const KINDS: usize = 18;
 /// Reports of one kind that each CPU may make in a second: a flood of damaged frames must not become a
 /// flood of lines.
 const MOST: u32 = 8;
 const SECOND: u64 = 1_000_000_000;
-
-/// What a CPU has reported of one kind.
-#[repr(C)]
-pub(super) struct Reported {
-    /// Since when, on the kernel's monotonic clock.
-    since: u64,
-    count: u64,
-}
 
 /// Says why a buffer was not counted. Its length is asked for where it is said: most buffers are no mail, and that
 /// is no loss.

@@ -3,17 +3,11 @@
 use mailflow_common::{FlowCounters, FlowKey, answered, side};
 use mailflow_ebpf::{Link, Tcp};
 
-use super::{
-    hook::Toward,
-    maps::{
-        self, Scratch, client_port,
-        table::{self, Maker},
-        zones,
-    },
-    multipath::Options,
-    packet::Packet,
-    recognise,
-    tally::Sum,
+use super::{classify, context::Packet, hook::Toward};
+use crate::maps::{
+    self, Options, Scratch, Sum, client_port,
+    flow_table::{self, Maker},
+    vlan_zones,
 };
 
 /// Makes a flow of nothing but its SYN, as nearly all begin, in one step; `false` where there is
@@ -43,10 +37,10 @@ pub(super) unsafe fn begin<P: Packet>(
             if Options::join(scratch) { answered::ASKED | answered::JOINS } else { answered::ASKED };
         (*new).facts.looked = side_of(toward, key, true);
         note_origin(packet, link, new, true);
-        if !table::insert(scratch, key, Maker::Client) {
+        if !flow_table::insert(scratch, key, Maker::Client) {
             return false;
         }
-        zones::begun(scratch);
+        vlan_zones::begun(scratch);
         client_port::begun(key, now);
         true
     }
@@ -70,11 +64,11 @@ pub(super) unsafe fn create<P: Packet>(
         (*new).first = now;
         note_origin(packet, link, new, up);
         (*new).facts.looked = side_of(toward, key, up);
-        zones::begun(scratch);
+        vlan_zones::begun(scratch);
         client_port::begun(key, now);
-        table::insert(scratch, key, if up || reset { Maker::Client } else { Maker::Server });
-        // For `table::found`.
-        table::find(scratch);
+        flow_table::insert(scratch, key, if up || reset { Maker::Client } else { Maker::Server });
+        // For `flow_table::found`.
+        flow_table::find(scratch);
     }
 }
 
@@ -97,7 +91,7 @@ pub(super) unsafe fn note_origin<P: Packet>(packet: &P, link: Link, flow: *mut F
     unsafe {
         (*flow).interface = packet.interface();
         if let Link::Ethernet = link {
-            (*flow).mac = recognise::client_mac(packet, up);
+            (*flow).mac = classify::client_mac(packet, up);
         }
     }
 }

@@ -2,11 +2,14 @@
 
 use core::arch::asm;
 
-use mailflow_common::{FREE, Place, Rest, SETS_IN_GROUP, Set, Slot, WAYS, set_of, tag_of};
+use mailflow_common::{
+    Entry, FREE, FlowCounters, Place, Rest, SETS_IN_GROUP, Set, Slot, WAYS, set_of, tag_of,
+};
 
 use super::{
-    super::tally::{add32, add64, sub64},
-    Entry, FlowCounters, INSERTED, SET_COUNT, SETS, sharing,
+    atomic::{add32, add64, sub64},
+    definitions::{INSERTED, SETS},
+    settings::{set_count, sharing},
 };
 
 /// How often a new flow tries for a way that another one takes before it, until it lies beside the set.
@@ -35,7 +38,7 @@ pub(super) enum Seated {
 /// The seat of a flow; `None` where there are no sets. `rest` is null where it is of IPv4 for certain.
 #[inline(always)]
 pub(super) unsafe fn seat(place: *const Place, rest: *const Rest) -> Option<Seat> {
-    let sets = SET_COUNT.load();
+    let sets = set_count();
     if sets == 0 {
         return None;
     }

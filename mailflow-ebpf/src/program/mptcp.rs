@@ -1,37 +1,10 @@
 //! Subflows of multipath connections (MPTCP): a SYN with MP_JOIN adds a path to a connection that there is.
 
-use super::{
-    maps::{self, Scratch},
-    packet::Packet,
-};
+use super::context::Packet;
+use crate::maps::{self, Scratch};
 
 /// Longest TCP options.
 const LONGEST: usize = 40;
-
-/// A SYN's options.
-#[repr(C)]
-pub(super) struct Options {
-    /// More than there can be, so that a mask keeps every index within.
-    bytes: [u8; 64],
-    /// 1: MP_JOIN is one of them.
-    join: u32,
-}
-
-impl Options {
-    /// No options.
-    #[inline(always)]
-    pub(super) unsafe fn clear(scratch: *mut Scratch) {
-        // SAFETY: the caller's: this CPU's own element.
-        unsafe { (&raw mut (*scratch).options.join).write_volatile(0) }
-    }
-
-    /// Returns true if MP_JOIN is one of them.
-    #[inline(always)]
-    pub(super) unsafe fn join(scratch: *const Scratch) -> bool {
-        // SAFETY: the caller's: this CPU's own element.
-        unsafe { (&raw const (*scratch).options.join).read_volatile() == 1 }
-    }
-}
 
 /// Kinds of options (RFC 9293, 3.1; RFC 8684, 3.2).
 const END: u8 = 0;

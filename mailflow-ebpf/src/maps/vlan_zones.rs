@@ -1,0 +1,52 @@
+//! VLAN zones of flows whose tags may be visible in one direction only.
+
+use mailflow_common::{FlowKey, Scope};
+
+use super::{definitions::ZONES, scratch::Scratch};
+
+/// Whether any flow has begun in a VLAN.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".data.tagged")]
+static mut TAGGED: u64 = 0;
+
+/// Notes the zone in which the flow of the scratch's key begins, if it is a VLAN's.
+#[inline(always)]
+pub(crate) unsafe fn begun(scratch: *mut Scratch) {
+    // SAFETY: the caller's: this CPU's own element.
+    unsafe {
+        if (*scratch).key.scope.tagged() {
+            note(scratch);
+        }
+    }
+}
+
+#[inline(never)]
+unsafe fn note(scratch: *mut Scratch) {
+    // SAFETY: the caller's; an aligned word that only ever becomes 1.
+    unsafe {
+        (&raw mut TAGGED).write_volatile(1);
+        (*scratch).turned = (*scratch).key;
+        (*scratch).turned.scope = (*scratch).key.scope.untagged();
+        // A table that is full drops its oldest.
+        let _ = ZONES.insert(&(*scratch).turned, &(*scratch).key.scope, 0);
+    }
+}
+
+/// Where the flow of a packet may be that has none in its own zone: outside of every VLAN, or in the one
+/// in which it began, either way round.
+#[inline(always)]
+pub(crate) fn other(key: &FlowKey, turned: &FlowKey) -> Option<Scope> {
+    if key.scope.tagged() {
+        return Some(key.scope.untagged());
+    }
+    // SAFETY: as above.
+    if unsafe { (&raw const TAGGED).read_volatile() } == 0 {
+        return None;
+    }
+    let found = match ZONES.get_ptr(key) {
+        None => ZONES.get_ptr(turned),
+        found => found,
+    };
+    // SAFETY: an element of the map; at worst another flow's, whose zone is none of this one's either.
+    found.map(|zone| unsafe { *zone })
+}
