@@ -15,7 +15,7 @@
 
 use crate::{
     Address,
-    place::{Place, Rest},
+    table_key::{Place, Rest},
 };
 
 /// Words of a flow: those of [`Place`], then those of [`Rest`].

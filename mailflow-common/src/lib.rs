@@ -7,26 +7,26 @@
 #![forbid(unsafe_code)]
 
 mod app;
+mod bucket;
 mod counters;
-mod key;
+mod flow_key;
 mod keyed_hash;
-mod place;
 mod ports;
-mod set;
-mod source;
+mod source_limit;
+mod table_key;
 mod totals;
 
 pub use app::{App, Family, classify, opening, turn, upgrade};
+pub use bucket::{FREE, LEFT, SETS_IN_GROUP, Set, Slot, WAYS, groups_of, set_of, tag_of};
 pub use counters::{DirectionCounters, Facts, FlowCounters, Silences, answered, side};
-pub use key::{
+pub use flow_key::{
     Address, FlowKey, FragmentKey, FragmentOwner, PROTOCOL_TCP, PROTOCOL_UDP, RetiredKey, Scope, Vlans,
     owner, pieces,
 };
 pub use keyed_hash::HashKeys;
-pub use place::{Entry, Place, Rest};
 pub use ports::{PORT_WORDS, PortSet, is_tunnel};
-pub use set::{FREE, LEFT, SETS_IN_GROUP, Set, Slot, WAYS, groups_of, set_of, tag_of};
-pub use source::{
+pub use source_limit::{
     ALL_CELLS, KEY_CELLS, Removal, Room, SHARE_CELLS, Sharing, SpillCounters, SpillKey, removal,
 };
+pub use table_key::{Entry, Place, Rest};
 pub use totals::{DirectionTotals, Openings, Reason, Totals};

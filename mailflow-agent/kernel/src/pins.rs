@@ -370,11 +370,11 @@ mod tests {
     fn the_layout_is_that_of_the_sources() {
         let sources = [
             include_str!("../../../mailflow-common/src/counters.rs"),
-            include_str!("../../../mailflow-common/src/key.rs"),
+            include_str!("../../../mailflow-common/src/flow_key.rs"),
             include_str!("../../../mailflow-common/src/keyed_hash.rs"),
-            include_str!("../../../mailflow-common/src/place.rs"),
-            include_str!("../../../mailflow-common/src/set.rs"),
-            include_str!("../../../mailflow-common/src/source.rs"),
+            include_str!("../../../mailflow-common/src/table_key.rs"),
+            include_str!("../../../mailflow-common/src/bucket.rs"),
+            include_str!("../../../mailflow-common/src/source_limit.rs"),
             include_str!("../../../mailflow-common/src/totals.rs"),
         ];
         let mut hash = Sha256::new();

@@ -61,8 +61,8 @@ impl Crate {
         path: Vec<String>,
         root: &Path,
     ) -> Result<()> {
-        let name = file.strip_prefix(root).unwrap_or(file).display().to_string();
-        let mut module = Module { file: name, ..Module::default() };
+        let shown = file.strip_prefix(root).unwrap_or(file).display().to_string();
+        let mut module = Module { file: shown, ..Module::default() };
         for item in items.iter().filter(|item| !is_test(attributes(item))) {
             match item {
                 Item::Mod(inner) => {
