@@ -12,38 +12,23 @@ mod initramfs;
 mod kernel;
 mod modules;
 mod report;
+mod series;
 mod table;
 
 use std::sync::Mutex;
 
 use anyhow::{Result, bail, ensure};
 
-use self::{boot::Booted, emulator::Emulator, guest::Guest, kernel::Kernel, report::Report, table::Table};
+use self::{
+    boot::Booted,
+    emulator::Emulator,
+    guest::Guest,
+    kernel::Kernel,
+    report::Report,
+    series::{SERIES, Series},
+    table::Table,
+};
 use crate::terminal::say;
-
-/// A line of kernels, and where Debian has it.
-struct Series {
-    /// The column in `docs/kernels.md`.
-    name: &'static str,
-    /// What its versions begin with.
-    prefix: &'static str,
-    /// Suites to look in: the newest kernel of all of them is taken.
-    suites: &'static [&'static str],
-    /// Whether CI fails without it.
-    required: bool,
-}
-
-const SERIES: [Series; 4] = [
-    Series { name: "5.10", prefix: "5.10.", suites: &["bullseye-security"], required: true },
-    Series { name: "6.1", prefix: "6.1.", suites: &["bookworm-security"], required: true },
-    Series {
-        name: "6.12",
-        prefix: "6.12.",
-        suites: &["trixie-security", "bookworm-backports"],
-        required: false,
-    },
-    Series { name: "newest", prefix: "", suites: &["sid", "trixie-backports"], required: true },
-];
 
 /// Guests that run at a time: each keeps one CPU busy.
 const AT_ONCE: usize = 2;

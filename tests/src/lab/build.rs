@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::Command, sync::OnceLock};
 
 use anyhow::{Context, Result, anyhow, ensure};
 
-use super::workspace;
+use super::workspace::workspace;
 
 /// The agent, built with the profile and into the folder that the running test came from: a test must
 /// not run yesterday's agent. A benchmark gets it as it is installed. `MAILFLOW_AGENT_PROFILE` names another profile.

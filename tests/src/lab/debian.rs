@@ -57,7 +57,7 @@ impl Unpacked {
 /// # Errors
 /// This is no Debian or Ubuntu, or the package cannot be downloaded.
 pub fn unpack(name: &str, with: With) -> Result<Unpacked> {
-    let lab = super::workspace().join("target/lab");
+    let lab = super::workspace::workspace().join("target/lab");
     let root = lab.join(name);
     if !is_unpacked(name) {
         std::fs::create_dir_all(&lab).with_context(|| format!("cannot create {}", lab.display()))?;
@@ -92,7 +92,7 @@ fn unpack_into(name: &str, with: With, root: &Path) -> Result<()> {
 /// Whether [`unpack`] would find the package unpacked already.
 #[must_use]
 pub fn is_unpacked(name: &str) -> bool {
-    super::workspace().join("target/lab").join(name).join(NOTE).exists()
+    super::workspace::workspace().join("target/lab").join(name).join(NOTE).exists()
 }
 
 /// Downloads and unpacks into `root`; returns the package's version.

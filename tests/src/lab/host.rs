@@ -139,7 +139,7 @@ impl Drop for Pins {
 
 /// The hosts' files, `target/lab/host`, made once.
 fn image() -> Result<PathBuf> {
-    let lab = super::workspace().join("target/lab");
+    let lab = super::workspace::workspace().join("target/lab");
     let image = lab.join("host");
     fs::create_dir_all(&lab)?;
     let lock = lab.join("host.lock");

@@ -18,6 +18,7 @@ mod prometheus;
 mod tcp;
 mod tcpreplay;
 mod topology;
+mod workspace;
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -40,6 +41,7 @@ pub use prometheus::Prometheus;
 pub use tcp::{Connection, TcpFacts, Transfer, transfer};
 pub use tcpreplay::Tcpreplay;
 pub use topology::Family;
+pub use workspace::workspace;
 
 use topology::Net;
 
@@ -248,11 +250,4 @@ fn remove_stale() -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// The repository.
-#[must_use]
-pub fn workspace() -> PathBuf {
-    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
-    tests.parent().unwrap_or(tests).to_path_buf()
 }

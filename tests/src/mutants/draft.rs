@@ -5,7 +5,7 @@ use std::{net::IpAddr, ops::Range};
 use fastrand::Rng;
 
 use super::{
-    Wanted, pick,
+    choice::{Wanted, pick},
     pools::{self, Ends},
 };
 

@@ -1,27 +1,15 @@
 //! Frames of every shape a network may show, many of them damaged: the same ones for the same seed.
 
+mod choice;
 mod draft;
 mod mutate;
 mod pools;
 
 use fastrand::Rng;
 
-pub use self::pools::WATCHED;
-use self::{draft::Draft, pools::Ends};
+pub use self::{choice::Wanted, pools::WATCHED};
+use self::{choice::pick, draft::Draft, pools::Ends};
 use crate::slow::Merged;
-
-/// What the frames are for.
-#[derive(Clone, Copy, Debug)]
-pub struct Wanted {
-    /// Whether frames begin with an Ethernet header.
-    pub ethernet: bool,
-    /// Whether buffers may stand for several packets, and be forwarded.
-    pub socket_buffers: bool,
-    /// Shortest frame.
-    pub shortest: usize,
-    /// Longest frame.
-    pub longest: usize,
-}
 
 /// A frame, and what the kernel would know beside it.
 #[derive(Clone, Debug)]
@@ -89,8 +77,4 @@ fn pause(rng: &mut Rng) -> u64 {
         9_996..9_999 => rng.u64(299_999..=300_001),
         _ => rng.u64(300_000..400_000),
     }
-}
-
-fn pick<'a, T>(rng: &mut Rng, from: &'a [T]) -> &'a T {
-    &from[rng.usize(..from.len())]
 }

@@ -3,8 +3,8 @@
 use fastrand::Rng;
 
 use super::{
+    choice::pick,
     draft::{Draft, Layer},
-    pick,
 };
 
 /// A frame with one to three faults.

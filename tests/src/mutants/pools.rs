@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use fastrand::Rng;
 
-use super::pick;
+use super::choice::pick;
 
 /// The ports that are watched.
 pub const WATCHED: [u16; 8] = [25, 110, 143, 465, 587, 993, 994, 2525];

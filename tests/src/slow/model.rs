@@ -2,9 +2,11 @@
 
 use std::collections::{HashMap, HashSet};
 
+use mailflow_common::Reason;
+
 use super::{
-    FragmentOf, Headers, Link, Packet, Ports, Reason, Shown, Transport,
     flow::{Flow, Silences, Tuple},
+    packet::{FragmentOf, Headers, Link, Packet, Ports, Shown, Transport},
     parse,
 };
 

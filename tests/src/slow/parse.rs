@@ -2,7 +2,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::{FragmentOf, Headers, Link, Packet, Piece, Ports, Reason, Shown, Transport};
+use mailflow_common::Reason;
+
+use super::packet::{FragmentOf, Headers, Link, Packet, Piece, Ports, Shown, Transport};
 
 /// VLAN tags that are followed, whether in the frame or beside it.
 const TAGS: usize = 2;

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result, anyhow, bail};
 use mailflow_tests::lab::command;
 
-use super::{Series, apt::Suite};
+use super::{apt::Suite, series::Series};
 use crate::{terminal::say, workspace};
 
 /// Resolves to the newest kernel of a suite. Built for virtual machines, it is the smallest to download and

@@ -1,0 +1,10 @@
+//! The repository that the tests belong to.
+
+use std::path::{Path, PathBuf};
+
+/// The repository.
+#[must_use]
+pub fn workspace() -> PathBuf {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
+    tests.parent().unwrap_or(tests).to_path_buf()
+}
