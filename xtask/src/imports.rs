@@ -31,6 +31,11 @@ pub(crate) struct Args {
     files: bool,
 }
 
+/// Checks the graph, and prints its circles.
+pub(crate) fn check() -> Result<()> {
+    run(&Args { files: false })
+}
+
 pub(crate) fn run(args: &Args) -> Result<()> {
     let packages = packages()?;
     let mut errors = Vec::new();

@@ -9,7 +9,7 @@ use anyhow::{Result, anyhow, ensure};
 use mailflow_tests::lab::{self, With};
 
 use crate::{
-    bpf, delivery, deny, fuzz, kernels,
+    bpf, delivery, deny, fuzz, imports, kernels,
     setup::{self, Purpose},
     terminal::{self, Steps, say},
     workspace,
@@ -51,7 +51,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         "the tests make network namespaces and load programs into the kernel; run them as root:\n  \
          sudo --preserve-env=HOME env \"PATH=$PATH\" cargo xtask test"
     );
-    let mut steps = Steps::new(CARGO.len() + 6);
+    let mut steps = Steps::new(CARGO.len() + 7);
     steps.next("setup");
     setup::prepare(Purpose::Test)?;
     // Debian's package would start a server: only promtool is wanted.
@@ -67,6 +67,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         let name = format!("cargo {}", words.join(" "));
         results.push(timed(&mut steps, name, || terminal::run(&mut cargo)));
     }
+    results.push(timed(&mut steps, "cargo xtask imports".to_owned(), imports::check));
     // The committed inputs, among them every finding of before, and a few new ones.
     results.push(timed(&mut steps, format!("cargo xtask fuzz --seconds {FUZZ_SECONDS}"), || {
         fuzz::run(&fuzz::Args::all(FUZZ_SECONDS))
