@@ -1,6 +1,6 @@
 //! Attaching: which program goes where, and what is tried when a hook refuses it.
 
-use std::{fmt, io, path::Path};
+use std::{io, path::Path};
 
 use aya::programs::{
     LinkOrder, ProgramError, ProgramInfo, SchedClassifier, TcAttachType, XdpMode,
@@ -11,6 +11,7 @@ use tracing::{info, warn};
 use super::{
     device::{self, Device},
     error::{KernelError, chain, errno},
+    hook::{Attachment, Direction},
     interface::{self, Interface},
     load::Loaded,
     machine::KernelVersion,
@@ -19,56 +20,6 @@ use super::{
     pins::Pins,
 };
 use crate::options::{Hook, Role};
-
-/// Where a packet passes an interface.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Direction {
-    /// Into the machine.
-    Ingress,
-    /// Out of it.
-    Egress,
-}
-
-impl Direction {
-    /// The name in logs and metrics.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Direction::Ingress => "ingress",
-            Direction::Egress => "egress",
-        }
-    }
-}
-
-/// A kind of hook that a program hangs on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Attachment {
-    /// Native XDP, for frames in several buffers too.
-    XdpFrags,
-    /// Native XDP.
-    Xdp,
-    /// TCX.
-    Tcx,
-    /// A filter of the clsact qdisc.
-    Clsact,
-}
-
-impl Attachment {
-    /// The name in logs and metrics.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Attachment::XdpFrags => "xdp.frags",
-            Attachment::Xdp => "xdp",
-            Attachment::Tcx => "tcx",
-            Attachment::Clsact => "clsact",
-        }
-    }
-}
-
-impl fmt::Display for Attachment {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
 
 /// A program at its place, which it leaves when this is dropped.
 pub(super) struct Hung {

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use mailflow_common::{Facts, FlowKey};
 
-use super::load::SilenceLimits;
+use crate::options::SilenceLimits;
 use mailflow_engine::flow::{Direction, Flow};
 
 /// The flows, each tuple's newest.

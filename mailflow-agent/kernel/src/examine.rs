@@ -5,10 +5,10 @@ use std::{fs, io, net::IpAddr, path::Path};
 use ipnet::IpNet;
 
 use super::{
-    addresses,
-    attach::{self, Attachment, Direction},
+    addresses, attach,
     device::Device,
     error::KernelError,
+    hook::{Attachment, Direction},
     interface::{self, Interface},
     machine, mount, netlink, query,
 };

@@ -7,9 +7,10 @@ use super::{
     batch::{self, Element},
     carried::less,
     held::Sum,
-    load::{Loaded, SilenceLimits},
+    load::Loaded,
     table::Book,
 };
+use crate::options::SilenceLimits;
 use mailflow_engine::{
     event::Gain,
     flow::{Finished, Flow},

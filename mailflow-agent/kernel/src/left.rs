@@ -8,12 +8,13 @@ use super::{
     Kernel, Snapshot,
     error::KernelError,
     keep::{self, Kept},
-    load::{SilenceLimits, known_keys, map_error},
+    load::{known_keys, map_error},
     pins::Old,
     sets::{Sets, UNDER_WAY},
     table::{Maps, Moment, Table},
     ticks::Ticks,
 };
+use crate::options::SilenceLimits;
 use mailflow_engine::{flow::Flow, time::Time};
 
 impl Kernel {

@@ -12,6 +12,7 @@ mod device;
 mod error;
 mod examine;
 mod held;
+mod hook;
 mod interface;
 mod keep;
 mod lans;
@@ -46,23 +47,23 @@ use std::{
 pub use self::{
     addresses::{Addresses, InsidePrefix},
     ahead::Ahead,
-    attach::{Attachment, Direction},
     attempt::{Refusal, try_bpf},
     device::present,
-    error::KernelError,
+    error::{KernelError, PinError, holder},
     examine::{
         AtHook, ClockState, Examined, bpf_file_system, check_capabilities, clock_state, examine, matching,
         private_file_system,
     },
     held::{Difference, Held, Sum},
+    hook::{Attachment, Direction},
     keep::{Kept, key_bytes, pack_spill_key, unpack_key, unpack_spill_key},
-    load::{LoadOptions, Programs, SilenceLimits},
     lookout::Lookout,
     machine::KernelVersion,
     mount::lock_holder,
     netlink::LinkChanges,
     object::OBJECT,
-    pins::{LAYOUT, PinError, Pins, holder},
+    options::{LoadOptions, Programs, SilenceLimits},
+    pins::{LAYOUT, Pins},
     table::{Reader, Taking},
     watch::{Bound, BoundInterface, Place, Standing, Verify},
 };

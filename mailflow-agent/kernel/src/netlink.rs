@@ -10,7 +10,7 @@ use netlink_packet_core::{
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use tokio::io::{Interest, unix::AsyncFd};
 
-use super::attach::Direction;
+use super::hook::Direction;
 
 /// Room for one answer; the kernel sends dumps in parts of at most 32 KiB.
 const ANSWER: usize = 64 << 10;

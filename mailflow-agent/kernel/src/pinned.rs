@@ -10,7 +10,8 @@ use aya::programs::{
 use tracing::{debug, warn};
 
 use super::{
-    attach::{self, Attachment, Hung, Spot},
+    attach::{self, Hung, Spot},
+    hook::Attachment,
     load::Loaded,
     lookout::Lookout,
     query::{self, Found, Question},

@@ -25,9 +25,9 @@ use mailflow_common::{
 use tracing::{info, warn};
 
 use super::{
-    ahead::Ahead, attach::Direction, keep::Kept, load::LoadOptions, machine::KernelVersion, mount,
-    sets::Shape,
+    ahead::Ahead, error::PinError, hook::Direction, keep::Kept, machine::KernelVersion, mount, sets::Shape,
 };
+use crate::options::LoadOptions;
 
 /// The layout of the tables: raised when what a key or a value means changes. Layouts are never reused.
 pub const LAYOUT: u32 = 6;
@@ -38,40 +38,6 @@ const OTHER_LAYOUT: &str = "MAILFLOW_TEST_LAYOUT";
 const LINK: &str = "link-";
 /// The pinned maps.
 const MAPS: [&str; 8] = ["SETS", "INSERTED", "FLOWS", "RETIRED", "OVERFLOW", "SHARES", "FRAGMENTS", "TOTALS"];
-
-/// Why nothing can be pinned.
-#[derive(Debug, thiserror::Error)]
-pub enum PinError {
-    /// Another agent runs.
-    #[error("{} is in use by another agent{}", path.display(), holder(*.pid))]
-    Held {
-        /// The directory.
-        path: PathBuf,
-        /// The agent's process, where it can be told.
-        pid: Option<u32>,
-    },
-    /// There is no BPF file system, and it cannot be mounted.
-    #[error("no BPF file system at {}: {source}", path.display())]
-    NoFileSystem {
-        /// Where it was looked for.
-        path: PathBuf,
-        /// Why it cannot be mounted.
-        source: io::Error,
-    },
-    /// The system refuses.
-    #[error("{}: {source}", path.display())]
-    Refused {
-        /// What was refused.
-        path: PathBuf,
-        /// The system's reason.
-        source: io::Error,
-    },
-}
-
-/// A process, for people.
-pub fn holder(pid: Option<u32>) -> String {
-    pid.map_or_else(String::new, |pid| format!(", process {pid}"))
-}
 
 /// The directory of the pins, locked.
 #[derive(Debug)]

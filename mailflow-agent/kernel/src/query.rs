@@ -5,7 +5,7 @@ use std::io;
 use aya::programs::loaded_programs;
 
 use super::{
-    attach::{Attachment, Direction},
+    hook::{Attachment, Direction},
     lookout::Lookout,
     netlink,
 };

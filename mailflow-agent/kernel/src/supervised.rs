@@ -5,9 +5,10 @@ use std::{io, time::Duration};
 use tracing::{debug, info, warn};
 
 use super::{
-    attach::{self, Attachment, Direction, Hung},
+    attach::{self, Hung},
     device::{self, Device},
     error::KernelError,
+    hook::{Attachment, Direction},
     interface::{self, Interface},
     load::Loaded,
     machine::KernelVersion,

@@ -17,10 +17,10 @@ use super::{
     carried::{Carried, less},
     error::KernelError,
     held::{Held, Sum},
-    load::SilenceLimits,
     sets::Sets,
     ticks::Ticks,
 };
+use crate::options::SilenceLimits;
 use mailflow_engine::{
     flow::{Direction, Fate, Finished, Flow},
     spill::Spill,

@@ -10,9 +10,10 @@ use std::{io, time::Duration};
 use tracing::{debug, info};
 
 use super::{
-    attach::{self, Attachment, Direction},
+    attach,
     device::Device,
     error::KernelError,
+    hook::{Attachment, Direction},
     lans::Lans,
     load::Loaded,
     netlink,

@@ -3,7 +3,7 @@
 use std::io;
 
 use super::super::{
-    attach::{Attachment, Direction},
+    hook::{Attachment, Direction},
     query::{Found, MOST, Question, Seen},
 };
 

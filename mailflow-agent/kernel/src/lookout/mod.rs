@@ -135,10 +135,8 @@ mod tests {
     use super::*;
     use crate::options::{Hook, Role};
     use crate::{
-        attach::{
-            Attachment, Direction,
-            tests::{in_namespace, load_as_on, run},
-        },
+        attach::tests::{in_namespace, load_as_on, run},
+        hook::{Attachment, Direction},
         machine::KernelVersion,
         watch::{Standing, Verify, Watched},
     };
