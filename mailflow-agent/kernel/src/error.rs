@@ -114,7 +114,7 @@ pub fn holder(pid: Option<u32>) -> String {
 }
 
 /// An error with all its causes, and of a verifier's log the end, where the reason stands.
-pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     const LONGEST: usize = 600;
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -133,7 +133,7 @@ pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
 }
 
 /// The errno behind a refused attach, where there is one.
-pub(super) fn errno(error: &ProgramError) -> Option<i32> {
+pub(crate) fn errno(error: &ProgramError) -> Option<i32> {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = cause {
         if let Some(SyscallError { io_error, .. }) = error.downcast_ref::<SyscallError>() {

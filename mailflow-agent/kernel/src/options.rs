@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use mailflow_common::{Facts, HashKeys};
 
-use crate::pattern::NamePattern;
+use crate::host::name_pattern::NamePattern;
 use mailflow_engine::settings::Timeouts;
 
 /// An interface to watch.

@@ -1,0 +1,12 @@
+//! Attaching: the programs at the hooks of the watched interfaces, supervised while the agent runs.
+
+pub(crate) mod attach;
+pub(crate) mod clsact;
+pub(crate) mod helper;
+pub(crate) mod lan_interfaces;
+pub(crate) mod link;
+pub(crate) mod pinned_link;
+pub(crate) mod query;
+pub(crate) mod status;
+pub(crate) mod supervised_interface;
+pub(crate) mod supervisor;
