@@ -1,4 +1,4 @@
-//! The kernel side of the agent: the loaded program, its tables and its hooks, behind one value.
+//! Handle of the loaded program, its tables and its hooks.
 
 use std::{
     fs, io,

@@ -1,4 +1,5 @@
-//! Choices of the operator: which interfaces are watched, in which role and at which hook, and what outlives the agent.
+//! Options: which interfaces are watched, in which role and at which hook, what outlives the agent, and how the program
+//! is loaded.
 
 use std::time::Duration;
 

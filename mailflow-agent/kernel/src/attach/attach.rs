@@ -12,8 +12,7 @@ use crate::{
     error::{KernelError, chain, errno},
     host::{
         hook::{Attachment, Direction},
-        interface,
-        interface::Interface,
+        interface::{self, Interface},
         kernel_version::KernelVersion,
     },
     options::{Hook, Role},

@@ -8,9 +8,18 @@ use tracing::{info, warn};
 
 use crate::{
     error::errno,
-    host::{device, device::Device, hook::Direction, netlink},
+    host::{
+        device::{self, Device},
+        hook::Direction,
+        netlink,
+    },
     program::names::is_ours,
 };
+
+/// Our filter's place on clsact: the first, and always the same, so that a crashed agent's filter is
+/// taken over instead of counting beside the new one.
+const PRIORITY: u16 = 1;
+const HANDLE: TcHandle = TcHandle::new(0, 0x6d66);
 
 /// Takes our filters off clsact everywhere but at `watched`: a filter outlives its agent, and would count on for
 /// one that does not look there.
@@ -40,20 +49,15 @@ pub(crate) fn leave_clsact(watched: &[(Option<u32>, Direction)]) {
     }
 }
 
-pub(crate) const fn side(direction: Direction) -> TcAttachType {
+pub(super) const fn side(direction: Direction) -> TcAttachType {
     match direction {
         Direction::Ingress => TcAttachType::Ingress,
         Direction::Egress => TcAttachType::Egress,
     }
 }
 
-/// Our filter's place on clsact: the first, and always the same, so that a crashed agent's filter is
-/// taken over instead of counting beside the new one.
-const PRIORITY: u16 = 1;
-
-const HANDLE: TcHandle = TcHandle::new(0, 0x6d66);
-
-pub(crate) fn clsact(
+/// Attaches a program as a filter of clsact, which is added where there is none.
+pub(super) fn clsact(
     program: &mut SchedClassifier,
     interface: &str,
     side: TcAttachType,

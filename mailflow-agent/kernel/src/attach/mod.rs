@@ -1,5 +1,6 @@
 //! Attaching: the programs at the hooks of the watched interfaces, supervised while the agent runs.
 
+#[expect(clippy::module_inception, reason = "the folder is named after its main operation")]
 pub(crate) mod attach;
 pub(crate) mod clsact;
 pub(crate) mod helper;

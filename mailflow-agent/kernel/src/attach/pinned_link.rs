@@ -10,8 +10,8 @@ use aya::programs::{
 use tracing::debug;
 
 use super::{
-    helper, link,
-    link::{Hung, Link, Pinned, Spot},
+    helper,
+    link::{self, Hung, Link, Pinned, Spot},
     query::{Found, Question},
 };
 use crate::{host::hook::Attachment, program::load::Loaded};

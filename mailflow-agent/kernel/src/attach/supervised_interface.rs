@@ -5,8 +5,8 @@ use std::{io, time::Duration};
 use tracing::{debug, info, warn};
 
 use super::{
-    attach, helper,
-    helper::Lookout,
+    attach,
+    helper::{self, Lookout},
     link::{Hung, Spot},
     query::{Found, Question, Seen},
     status::{EVERY, Place, Standing},
@@ -14,11 +14,9 @@ use super::{
 use crate::{
     error::KernelError,
     host::{
-        device,
-        device::Device,
+        device::{self, Device},
         hook::{Attachment, Direction},
-        interface,
-        interface::Interface,
+        interface::{self, Interface},
         kernel_version::KernelVersion,
     },
     options::{Hook, Role},

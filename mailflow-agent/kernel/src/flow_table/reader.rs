@@ -13,8 +13,7 @@ use mailflow_common::{
 };
 
 use super::{
-    batch,
-    batch::Walker,
+    batch::{self, Walker},
     buckets::Sets,
     clock::Ticks,
     conservation::{Held, Sum},

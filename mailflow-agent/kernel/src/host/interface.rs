@@ -2,7 +2,10 @@
 
 use std::{fs, path::Path};
 
-use super::{device, device::Device, netlink};
+use super::{
+    device::{self, Device},
+    netlink,
+};
 use crate::{error::KernelError, options::Role};
 
 /// Link type of an interface.

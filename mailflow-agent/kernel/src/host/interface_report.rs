@@ -1,4 +1,4 @@
-//! An interface and the machine, as `doctor` looks at them.
+//! An interface, as `doctor` looks at it.
 
 use std::{fs, io, net::IpAddr};
 
@@ -8,8 +8,7 @@ use super::{
     addresses,
     device::Device,
     hook::{Attachment, Direction},
-    interface,
-    interface::Interface,
+    interface::{self, Interface},
     name_pattern::NamePattern,
     netlink,
 };

@@ -5,7 +5,7 @@ use super::{
     interface::{Interface, forwards},
     name_pattern::NamePattern,
 };
-use crate::{options, options::Role};
+use crate::options::{self, Role};
 
 /// Returns true if `host` interfaces stand beside `lan` ones, as configured or as chosen by what is there now; with
 /// `later` if they may come to.

@@ -4,7 +4,10 @@
 use aya::maps::{Array, Map, MapData};
 use mailflow_common::HashKeys;
 
-use super::{kernel_checkpoint, kernel_checkpoint::Kept, pins::Old};
+use super::{
+    kernel_checkpoint::{self, Kept},
+    pins::Old,
+};
 use crate::{
     error::KernelError,
     flow_table::{

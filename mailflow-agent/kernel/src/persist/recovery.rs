@@ -1,4 +1,4 @@
-//! Checkpoint and crash recovery of the tables: what the agent after this one must know, and what is done again.
+//! Checkpoint of what is known of the tables, and queries and corrections of crash recovery.
 
 use mailflow_common::{FlowCounters, FlowKey, RetiredKey, SpillCounters, SpillKey};
 

@@ -14,11 +14,8 @@ use std::{
 
 use tracing::warn;
 
-use super::{
-    query,
-    query::{Found, Question},
-};
-use crate::attach::helper::message::ANSWER;
+use self::message::ANSWER;
+use super::query::{self, Found, Question};
 
 /// Longest wait for an answer. The kernel answers within microseconds, unless somebody else holds its lock of
 /// interfaces; a service manager's watchdog waits longer.
