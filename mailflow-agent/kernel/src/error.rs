@@ -1,10 +1,8 @@
 //! What can go wrong between the agent and the kernel, in words for whoever runs it.
 
-use std::io;
+use std::{io, path::PathBuf};
 
 use aya::{EbpfError, maps::MapError, programs::ProgramError, sys::SyscallError};
-
-use super::pins::PinError;
 
 /// An error of the kernel seam.
 #[derive(Debug, thiserror::Error)]
@@ -81,8 +79,42 @@ pub enum KernelError {
     Table(#[source] io::Error),
 }
 
+/// Why nothing can be pinned.
+#[derive(Debug, thiserror::Error)]
+pub enum PinError {
+    /// Another agent runs.
+    #[error("{} is in use by another agent{}", path.display(), holder(*.pid))]
+    Held {
+        /// The directory.
+        path: PathBuf,
+        /// The agent's process, where it can be told.
+        pid: Option<u32>,
+    },
+    /// There is no BPF file system, and it cannot be mounted.
+    #[error("no BPF file system at {}: {source}", path.display())]
+    NoFileSystem {
+        /// Where it was looked for.
+        path: PathBuf,
+        /// Why it cannot be mounted.
+        source: io::Error,
+    },
+    /// The system refuses.
+    #[error("{}: {source}", path.display())]
+    Refused {
+        /// What was refused.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+}
+
+/// A process, for people.
+pub fn holder(pid: Option<u32>) -> String {
+    pid.map_or_else(String::new, |pid| format!(", process {pid}"))
+}
+
 /// An error with all its causes, and of a verifier's log the end, where the reason stands.
-pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     const LONGEST: usize = 600;
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -101,7 +133,7 @@ pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
 }
 
 /// The errno behind a refused attach, where there is one.
-pub(super) fn errno(error: &ProgramError) -> Option<i32> {
+pub(crate) fn errno(error: &ProgramError) -> Option<i32> {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = cause {
         if let Some(SyscallError { io_error, .. }) = error.downcast_ref::<SyscallError>() {

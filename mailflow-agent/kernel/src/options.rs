@@ -1,6 +1,12 @@
-//! Choices of the operator: which interfaces are watched, in which role and at which hook, and what outlives the agent.
+//! Options: which interfaces are watched, in which role and at which hook, what outlives the agent, and how the program
+//! is loaded.
 
-use crate::pattern::NamePattern;
+use std::time::Duration;
+
+use mailflow_common::{Facts, HashKeys};
+
+use crate::host::name_pattern::NamePattern;
+use mailflow_engine::settings::Timeouts;
 
 /// An interface to watch.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -126,5 +132,67 @@ impl AtStop {
             AtStop::Detach => "detach",
             AtStop::Keep => "keep",
         }
+    }
+}
+
+/// What the program is told at load.
+#[derive(Clone, Debug)]
+pub struct LoadOptions {
+    /// Capacity of the flow table.
+    pub flows: u32,
+    /// How many of the flows one source may hold.
+    pub flows_per_source: u32,
+    /// Capacity of the table for sources that have no place in it for a flow.
+    pub overflow: u32,
+    /// How much of either table clients alone may fill, in percent; the rest is for flows that a server answers.
+    pub half_open_percent: u32,
+    /// IPv6 clients with a prefix of this length in common are one source.
+    pub ipv6_prefix: u8,
+    /// Whether `host` interfaces stand beside `lan` ones and count only the machine's own.
+    pub local_only: bool,
+    /// Whether time is set from outside before each frame (replay) rather than the kernel's.
+    pub external_clock: bool,
+    /// When a tuple's next packet begins a new flow.
+    pub silences: SilenceLimits,
+    /// Which programs are loaded.
+    pub programs: Programs,
+    /// How much the program says of what it cannot count; nothing without.
+    pub kernel_log: Option<LogLevel>,
+    /// Keys of the tables' hashes, for tests of collisions; drawn at random without.
+    pub hash_keys: Option<HashKeys>,
+}
+
+/// Which of the object's programs are loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Programs {
+    /// Every one this kernel takes.
+    All,
+    /// This one, to run frames through it.
+    One(&'static str),
+}
+
+/// How long a tuple may be silent before its next packet begins a new flow. They must be those by
+/// which the engine ends flows.
+#[derive(Clone, Copy, Debug)]
+pub struct SilenceLimits {
+    /// After FIN both ways or RST.
+    pub closed: Duration,
+    /// While a SYN is unanswered.
+    pub unanswered: Duration,
+    /// Otherwise.
+    pub idle: Duration,
+}
+
+impl From<&Timeouts> for SilenceLimits {
+    fn from(timeouts: &Timeouts) -> Self {
+        Self { closed: timeouts.closed, unanswered: timeouts.unanswered, idle: timeouts.idle }
+    }
+}
+
+impl SilenceLimits {
+    /// How long a flow with these facts may be silent: what the program's `patience` says in ticks.
+    pub(crate) fn of(&self, facts: &Facts) -> Duration {
+        let open = if facts.unanswered() { self.unanswered.min(self.idle) } else { self.idle };
+        if facts.closed() { self.closed.min(open) } else { open }
     }
 }

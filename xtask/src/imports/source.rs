@@ -67,7 +67,7 @@ impl Crate {
             match item {
                 Item::Mod(inner) => {
                     let name = inner.ident.to_string();
-                    let inner_path = [&path[..], &[name.clone()]].concat();
+                    let inner_path = [&path[..], std::slice::from_ref(&name)].concat();
                     let inner_folder = folder.join(&name);
                     if let Some((_, items)) = &inner.content {
                         self.read_items(items, file, &inner_folder, inner_path, root)?;

@@ -1,0 +1,192 @@
+//! The system calls behind the lookout: the process, and its socket.
+
+use std::{
+    io,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+    time::Duration,
+};
+
+use crate::host::capabilities;
+
+/// What ends the agent, or is meant for it, does not end this process: the agent's end does.
+const IGNORED: [libc::c_int; 7] =
+    [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT, libc::SIGUSR1, libc::SIGUSR2, libc::SIGPIPE];
+
+/// What `ps -o comm` shows.
+const NAME: &std::ffi::CStr = c"mailflow-hooks";
+
+/// Two ends of a socket that keeps messages apart.
+pub(super) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    let mut ends = [-1; 2];
+    let kind = libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC;
+    // SAFETY: writes two integers, which live through the call.
+    done(unsafe { libc::socketpair(libc::AF_UNIX, kind, 0, ends.as_mut_ptr()) })?;
+    // SAFETY: the call succeeded: both are open, and nobody else's.
+    Ok(unsafe { (OwnedFd::from_raw_fd(ends[0]), OwnedFd::from_raw_fd(ends[1])) })
+}
+
+/// Lets nobody wait for longer to receive or send.
+pub(super) fn limit_wait(socket: BorrowedFd<'_>, limit: Duration) -> io::Result<()> {
+    let limit = libc::timeval {
+        tv_sec: limit.as_secs() as libc::time_t,
+        tv_usec: libc::suseconds_t::from(limit.subsec_micros() as i32),
+    };
+    for option in [libc::SO_RCVTIMEO, libc::SO_SNDTIMEO] {
+        let length = size_of::<libc::timeval>() as libc::socklen_t;
+        let value = (&raw const limit).cast();
+        // SAFETY: reads one struct of that length, which lives through the call.
+        done(unsafe { libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, option, value, length) })?;
+    }
+    Ok(())
+}
+
+/// Starts a process that says at this socket whether it is confined, serves there and then ends. This process must
+/// have one thread only.
+pub(super) fn fork(socket: OwnedFd, serve: fn(BorrowedFd<'_>)) -> io::Result<libc::pid_t> {
+    let parent = std::process::id();
+    // SAFETY: there is no other thread whose locks would stay locked in the copy.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => {
+            // Whatever happens, nothing of the agent runs here.
+            let _at_a_panic = End;
+            let confined = confine(socket.as_fd(), parent);
+            let errno = confined.map_or_else(|error| error.raw_os_error().unwrap_or(libc::EIO), |()| 0);
+            if send(socket.as_fd(), &errno.to_ne_bytes()).is_ok() && errno == 0 {
+                serve(socket.as_fd());
+            }
+            end()
+        }
+        process => Ok(process),
+    }
+}
+
+/// Waits until the process is what it is to be.
+pub(super) fn confined(socket: BorrowedFd<'_>) -> io::Result<()> {
+    let mut errno = [0; size_of::<libc::c_int>()];
+    match (receive(socket, &mut errno)?, libc::c_int::from_ne_bytes(errno)) {
+        (length, 0) if length == errno.len() => Ok(()),
+        (length, errno) if length == size_of_val(&errno) => Err(io::Error::from_raw_os_error(errno)),
+        _ => Err(io::ErrorKind::UnexpectedEof.into()),
+    }
+}
+
+/// Ends the process, without what the agent does at its end.
+fn end() -> ! {
+    // SAFETY: an integer only; nothing comes after it.
+    unsafe { libc::_exit(0) }
+}
+
+/// Does so when it is dropped.
+struct End;
+
+impl Drop for End {
+    fn drop(&mut self) {
+        end();
+    }
+}
+
+/// Makes of a copy of the agent what the lookout is.
+fn confine(socket: BorrowedFd<'_>, parent: u32) -> io::Result<()> {
+    for signal in IGNORED {
+        // SAFETY: integers only; nothing is run by it.
+        if unsafe { libc::signal(signal, libc::SIG_IGN) } == libc::SIG_ERR {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    capabilities::keep_for_lookout().map_err(io::Error::other)?;
+    // SAFETY: integers and a string that lives through the call.
+    unsafe {
+        done(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))?;
+        // Neither traced nor dumped by who has the agent's user.
+        done(libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0))?;
+        done(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0))?;
+        done(libc::prctl(libc::PR_SET_NAME, NAME.as_ptr(), 0, 0, 0))?;
+    }
+    close_all_but(socket.as_raw_fd());
+    // The agent may have ended before the signal of its death was asked for.
+    // SAFETY: it takes nothing.
+    if unsafe { libc::getppid() }.unsigned_abs() == parent {
+        Ok(())
+    } else {
+        Err(io::ErrorKind::NotFound.into())
+    }
+}
+
+/// Closes what else is open: whoever reads the agent's output or waits for its sockets is not to wait for this
+/// process. What cannot be closed at once stays open, and does no harm.
+fn close_all_but(socket: RawFd) {
+    let close = |first: u32, last: u32| {
+        // SAFETY: integers only. Nothing of what is closed is used by this process again.
+        if first <= last && unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) } != 0 {
+            // Not known, or not allowed: at least standard input, output and error.
+            for descriptor in (first..=last).take_while(|descriptor| *descriptor <= 2) {
+                // SAFETY: as above.
+                unsafe { libc::close(descriptor as RawFd) };
+            }
+        }
+    };
+    let socket = socket.unsigned_abs();
+    close(0, socket.saturating_sub(1));
+    close(socket + 1, u32::MAX);
+}
+
+/// Sends a message.
+pub(super) fn send(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<()> {
+    loop {
+        // SAFETY: reads bytes that live through the call.
+        let sent =
+            unsafe { libc::send(socket.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), libc::MSG_NOSIGNAL) };
+        match sent {
+            -1 if interrupted() => {}
+            -1 => return Err(io::Error::last_os_error()),
+            _ => return Ok(()),
+        }
+    }
+}
+
+/// Waits for a message, and says how long it is; 0 where the other end is closed.
+pub(super) fn receive(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> io::Result<usize> {
+    loop {
+        // With MSG_TRUNC one that is too long is not taken for one of ours.
+        // SAFETY: writes bytes that live through the call.
+        let length = unsafe {
+            libc::recv(socket.as_raw_fd(), bytes.as_mut_ptr().cast(), bytes.len(), libc::MSG_TRUNC)
+        };
+        match usize::try_from(length) {
+            Ok(length) => return Ok(length),
+            Err(_) if interrupted() => {}
+            Err(_) => return Err(io::Error::last_os_error()),
+        }
+    }
+}
+
+/// Whether the other end is closed.
+pub(super) fn hung_up(socket: BorrowedFd<'_>) -> bool {
+    let mut asked = libc::pollfd { fd: socket.as_raw_fd(), events: 0, revents: 0 };
+    // SAFETY: reads and writes one struct, which lives through the call.
+    let ready = unsafe { libc::poll(&raw mut asked, 1, 0) };
+    ready > 0 && asked.revents & (libc::POLLHUP | libc::POLLERR) != 0
+}
+
+/// Says to both ends that nothing follows.
+pub(super) fn shut(socket: BorrowedFd<'_>) {
+    // SAFETY: integers only.
+    unsafe { libc::shutdown(socket.as_raw_fd(), libc::SHUT_RDWR) };
+}
+
+/// Takes note that a process ended, if it did.
+pub(super) fn reap(process: libc::pid_t) {
+    if process > 0 {
+        // SAFETY: integers only; the status is not asked for.
+        unsafe { libc::waitpid(process, std::ptr::null_mut(), libc::WNOHANG) };
+    }
+}
+
+fn interrupted() -> bool {
+    io::Error::last_os_error().kind() == io::ErrorKind::Interrupted
+}
+
+fn done(result: libc::c_int) -> io::Result<()> {
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}

@@ -1,0 +1,133 @@
+//! Whether a program is still where it was attached, and who is before it.
+
+use std::io;
+
+use aya::programs::loaded_programs;
+
+use crate::host::{
+    hook::{Attachment, Direction},
+    netlink,
+};
+
+/// What is to be found out: whether this program is at this hook.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Question {
+    /// The interface's number.
+    pub(crate) device: u32,
+    pub(crate) direction: Direction,
+    pub(crate) attachment: Attachment,
+    /// The program's id.
+    pub(crate) program: u32,
+}
+
+/// A program of somebody's at a hook.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Seen {
+    /// Its id; `None` for a filter that is no BPF program.
+    pub(crate) id: Option<u32>,
+    /// Its name, where the kernel tells it.
+    pub(crate) name: Option<String>,
+}
+
+/// Where a program was found.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// At its hook; `before` are the programs that run before it.
+    There {
+        /// In the order in which they run.
+        before: Vec<Seen>,
+    },
+    /// Not at its hook; instead there may be another one.
+    Gone {
+        /// That sits there instead.
+        instead: Option<Seen>,
+    },
+}
+
+/// Looks for a program at a hook.
+///
+/// # Errors
+/// The kernel does not answer.
+pub(super) fn look(Question { device, direction, attachment, program }: Question) -> io::Result<Found> {
+    let line: Vec<Option<u32>> = match attachment {
+        Attachment::XdpFrags | Attachment::Xdp => {
+            let ids = netlink::xdp_programs(device)?;
+            return Ok(if ids.contains(&program) {
+                Found::There { before: Vec::new() }
+            } else {
+                let instead = ids.first().map(|id| Some(*id));
+                Found::Gone { instead: seen(instead.as_slice()).pop() }
+            });
+        }
+        Attachment::Tcx => tcx(device, direction)?.into_iter().map(Some).collect(),
+        Attachment::Clsact => {
+            netlink::filters(device, direction)?.into_iter().map(|filter| filter.program).collect()
+        }
+    };
+    Ok(match line.iter().position(|id| *id == Some(program)) {
+        Some(position) => Found::There { before: seen(&line[..position]) },
+        None => Found::Gone { instead: None },
+    })
+}
+
+/// Programs with their names.
+fn seen(ids: &[Option<u32>]) -> Vec<Seen> {
+    let known: Vec<u32> = ids.iter().flatten().copied().collect();
+    // Most often there is nobody: then the kernel's programs need not be gone through.
+    let names = if known.is_empty() { Vec::new() } else { names(&known) };
+    let name = |id: u32| names.iter().find(|(known, _)| *known == id).map(|(_, name)| name.clone());
+    ids.iter().map(|id| Seen { id: *id, name: id.and_then(name) }).collect()
+}
+
+/// Names of programs by their ids; those that cannot be learned are left out.
+pub(crate) fn names(ids: &[u32]) -> Vec<(u32, String)> {
+    let wanted = loaded_programs().flatten().filter(|program| ids.contains(&program.id()));
+    wanted.filter_map(|program| Some((program.id(), program.name_as_str()?.to_owned()))).collect()
+}
+
+/// Most programs a TCX hook takes (`BPF_MPROG_MAX`, linux/bpf_mprog.h).
+pub(crate) const MOST: usize = 64;
+
+/// The part of `union bpf_attr` that BPF_PROG_QUERY uses.
+#[repr(C)]
+#[derive(Default)]
+struct QueryAttributes {
+    target_ifindex: u32,
+    attach_type: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    prog_ids: u64,
+    count: u32,
+    padding: u32,
+    prog_attach_flags: u64,
+    link_ids: u64,
+    link_attach_flags: u64,
+    revision: u64,
+}
+
+/// Ids of the programs at a TCX hook in the order in which they run. aya's own query also opens each
+/// program, which takes CAP_SYS_ADMIN.
+pub(crate) fn tcx(device: u32, direction: Direction) -> io::Result<Vec<u32>> {
+    const BPF_PROG_QUERY: libc::c_int = 16;
+    let mut ids = [0_u32; MOST];
+    let mut attributes = QueryAttributes {
+        target_ifindex: device,
+        // BPF_TCX_INGRESS, BPF_TCX_EGRESS
+        attach_type: match direction {
+            Direction::Ingress => 46,
+            Direction::Egress => 47,
+        },
+        prog_ids: ids.as_mut_ptr() as u64,
+        count: MOST as u32,
+        ..QueryAttributes::default()
+    };
+    // SAFETY: the attributes are the command's, and `prog_ids` points to `count` words, alive through
+    // the call.
+    let result = unsafe {
+        libc::syscall(libc::SYS_bpf, BPF_PROG_QUERY, &raw mut attributes, size_of::<QueryAttributes>())
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(ids[..(attributes.count as usize).min(MOST)].to_vec())
+}

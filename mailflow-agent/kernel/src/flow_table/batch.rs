@@ -1,0 +1,162 @@
+//! Batched operations on hash maps, which aya lacks: bpf(2) on the map's descriptor.
+
+use std::{
+    io,
+    mem::MaybeUninit,
+    os::fd::{AsFd, AsRawFd, BorrowedFd},
+    ptr,
+};
+
+use super::element::Element;
+
+/// Commands of bpf(2) (linux/bpf.h).
+#[derive(Clone, Copy)]
+enum Command {
+    LookupElement = 1,
+    DeleteElement = 3,
+    LookupAndDeleteElement = 21,
+    LookupBatch = 24,
+}
+
+/// `struct { ... } batch` of `union bpf_attr`.
+#[repr(C)]
+struct BatchAttributes {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map_fd: u32,
+    elem_flags: u64,
+    flags: u64,
+}
+
+/// The element part of `union bpf_attr`.
+#[repr(C)]
+struct ElementAttributes {
+    map_fd: u32,
+    padding: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+/// Buffers for walking a map, kept from one walk to the next.
+pub(super) struct Walker<K, V> {
+    keys: Vec<MaybeUninit<K>>,
+    values: Vec<MaybeUninit<V>>,
+}
+
+/// Elements asked for at a time: few enough that those which are taken out at once are still in a CPU's cache.
+const BATCH: usize = 1024;
+
+impl<K: Element, V: Element> Walker<K, V> {
+    pub(crate) fn new() -> Self {
+        let mut walker = Self { keys: Vec::new(), values: Vec::new() };
+        walker.resize(BATCH);
+        walker
+    }
+
+    fn resize(&mut self, count: usize) {
+        self.keys.resize(count, MaybeUninit::uninit());
+        self.values.resize(count, MaybeUninit::uninit());
+    }
+
+    /// Shows `visit` every element of the hash map once.
+    ///
+    /// The kernel copies bucket by bucket, under each bucket's lock, so that elements which come and
+    /// go meanwhile are seen or not, and none is seen twice.
+    pub(super) fn walk(&mut self, map: impl AsFd, mut visit: impl FnMut(&K, &V)) -> io::Result<()> {
+        let map_fd = map.as_fd().as_raw_fd() as u32;
+        let mut cursor: Option<u32> = None;
+        loop {
+            let mut next = 0_u32;
+            let mut attributes = BatchAttributes {
+                in_batch: cursor.as_ref().map_or(0, |cursor| ptr::from_ref(cursor) as u64),
+                out_batch: &raw mut next as u64,
+                keys: self.keys.as_mut_ptr() as u64,
+                values: self.values.as_mut_ptr() as u64,
+                count: self.keys.len() as u32,
+                map_fd,
+                elem_flags: 0,
+                flags: 0,
+            };
+            let result = bpf(Command::LookupBatch, &mut attributes);
+            let error = result.err().and_then(|error| error.raw_os_error());
+            match error {
+                None | Some(libc::ENOENT | libc::ENOSPC) => {}
+                Some(libc::EINTR | libc::EAGAIN) => continue,
+                Some(errno) => return Err(io::Error::from_raw_os_error(errno)),
+            }
+            let copied = (attributes.count as usize).min(self.keys.len());
+            for (key, value) in self.keys.iter().zip(&self.values).take(copied) {
+                // SAFETY: the kernel wrote `copied` elements of the map's sizes.
+                unsafe { visit(key.assume_init_ref(), value.assume_init_ref()) };
+            }
+            match error {
+                Some(libc::ENOENT) => return Ok(()),
+                // The next bucket alone holds more than there is room for; nothing of it was copied.
+                Some(_) => self.resize(self.keys.len() * 2),
+                None => {}
+            }
+            cursor = Some(next);
+        }
+    }
+}
+
+/// Takes one element out of a hash map and returns its last value; `None` when it is not there.
+///
+/// Before Linux 5.14 there is no such command for hashes. Then a packet that arrives between the
+/// read and the delete is lost to the flow.
+pub(crate) fn take<K: Element, V: Element>(map: impl AsFd, key: &K) -> io::Result<Option<V>> {
+    /// ENOTSUPP, which the kernel answers with here though it is not one of user space's.
+    const ENOTSUPP: i32 = 524;
+    let map = map.as_fd();
+    match element(Command::LookupAndDeleteElement, map, key) {
+        Err(error) if matches!(error.raw_os_error(), Some(ENOTSUPP | libc::EOPNOTSUPP | libc::EINVAL)) => {
+            let value = element(Command::LookupElement, map, key)?;
+            if value.is_some() {
+                element::<K, V>(Command::DeleteElement, map, key)?;
+            }
+            Ok(value)
+        }
+        other => other,
+    }
+}
+
+/// The value of a key of a hash map; `None` when it is not there.
+pub(crate) fn get<K: Element, V: Element>(map: impl AsFd, key: &K) -> io::Result<Option<V>> {
+    element(Command::LookupElement, map.as_fd(), key)
+}
+
+/// Deletes a key of a hash map, if it is there.
+pub(super) fn delete<K: Element>(map: impl AsFd, key: &K) -> io::Result<()> {
+    // The command takes no value: a word stands for one.
+    element::<K, mailflow_common::Removal>(Command::DeleteElement, map.as_fd(), key).map(drop)
+}
+
+/// A command on one element; `None` when it is not there.
+fn element<K: Element, V: Element>(command: Command, map: BorrowedFd<'_>, key: &K) -> io::Result<Option<V>> {
+    let mut value = MaybeUninit::<V>::zeroed();
+    let mut attributes = ElementAttributes {
+        map_fd: map.as_raw_fd() as u32,
+        padding: 0,
+        key: ptr::from_ref(key) as u64,
+        // The kernel refuses attributes that a command does not know.
+        value: if matches!(command, Command::DeleteElement) { 0 } else { value.as_mut_ptr() as u64 },
+        flags: 0,
+    };
+    match bpf(command, &mut attributes) {
+        // SAFETY: all bits are valid for an `Element`: zeros, or what the kernel wrote over them.
+        Ok(()) => Ok(Some(unsafe { value.assume_init() })),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn bpf<A>(command: Command, attributes: &mut A) -> io::Result<()> {
+    // SAFETY: the attributes are the command's, and every address in them points to memory of the
+    // size the kernel reads or writes, alive through the call.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command as libc::c_int, attributes, size_of::<A>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}

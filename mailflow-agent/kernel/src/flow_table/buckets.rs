@@ -1,0 +1,365 @@
+//! The flow table's sets, read and freed where they are: see [`mailflow_common::Set`].
+
+mod shape;
+mod slot;
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::VecDeque,
+    io,
+    mem::offset_of,
+    sync::atomic::{AtomicU64, Ordering},
+    time::{Duration, Instant},
+};
+
+use aya::maps::MapData;
+use mailflow_common::{
+    FREE, FlowCounters, FlowKey, HashKeys, LEFT, Place, Rest, SETS_IN_GROUP, Set, Sharing, WAYS, groups_of,
+    set_of, tag_of,
+};
+
+pub(crate) use self::shape::Shape;
+use self::slot::{FIRST, add, read, slot, sum};
+use super::{conservation::Sum, mmap::Mapped};
+
+/// Words of a set.
+const SET_WORDS: usize = size_of::<Set>() / 8;
+
+/// How long a packet may still be under way: to a flow that it found before that was taken out, or through a program
+/// that was replaced.
+pub(crate) const UNDER_WAY: Duration = Duration::from_millis(20);
+
+/// The sets of a table in our own memory.
+pub(crate) struct Sets {
+    sets: Mapped,
+    /// Which groups of sets may hold flows; none where all sets are read.
+    groups: Option<Groups>,
+    /// The cells of [`Sharing`], where flows are taken out.
+    shares: Option<(Mapped, Sharing)>,
+    keys: HashKeys,
+    /// Ways whose flow was taken out, until they can be freed ...
+    left: RefCell<VecDeque<Left>>,
+    /// ... and how many of them have a twin.
+    twins: Cell<usize>,
+    /// By when how many of them were taken out: to look at the clock for each would cost as much as to free it.
+    waves: RefCell<VecDeque<(Instant, usize)>>,
+}
+
+/// Which groups of [`SETS_IN_GROUP`] sets may hold flows.
+struct Groups {
+    /// The program's words: 1 where a flow was inserted.
+    inserted: Mapped,
+    /// Which groups held flows when they were last read. All of them at first: an agent before this one may have cleared
+    /// the words.
+    occupied: RefCell<Vec<bool>>,
+}
+
+impl Groups {
+    fn new(inserted: Mapped) -> Self {
+        let occupied = RefCell::new(vec![true; inserted.words().len()]);
+        Self { inserted, occupied }
+    }
+
+    /// Returns true if the group has to be read: it held flows last time, or one was inserted since.
+    fn begin(&self, group: usize) -> bool {
+        // A flow that is inserted after this is seen now, or sets the word again.
+        let inserted = self
+            .inserted
+            .words()
+            .get(group)
+            .is_none_or(|word| word.load(Ordering::Relaxed) != 0 && word.swap(0, Ordering::SeqCst) != 0);
+        inserted || self.occupied.borrow().get(group).is_none_or(|occupied| *occupied)
+    }
+
+    /// Notes if the group holds flows.
+    fn end(&self, group: usize, occupied: bool) {
+        if let Some(known) = self.occupied.borrow_mut().get_mut(group) {
+            *known = occupied;
+        }
+    }
+}
+
+/// A way whose flow was taken out.
+struct Left {
+    set: u32,
+    way: u8,
+    /// What it held then.
+    sum: Sum,
+    /// The way that its flow has beside this one, where it had two.
+    twin: Option<u8>,
+}
+
+impl Left {
+    /// Whether this is the twin of a way.
+    fn is_twin(&self, set: u32, way: usize) -> bool {
+        self.set == set && self.twin.map(usize::from) == Some(way)
+    }
+}
+
+/// What became of a flow that was to be taken out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Taken {
+    /// It is.
+    Out,
+    /// It has another number of packets, and stays.
+    Lives,
+    /// It is in no set.
+    Absent,
+}
+
+impl Sets {
+    /// Maps the sets of a table, to be read.
+    pub(crate) fn open(sets: &MapData, count: u32, keys: HashKeys) -> io::Result<Self> {
+        let sets = Mapped::new(sets, count, size_of::<Set>())?;
+        Ok(Self::of(sets, keys))
+    }
+
+    /// Sets in memory of our own.
+    #[cfg(test)]
+    fn ours(count: usize, keys: HashKeys) -> io::Result<Self> {
+        let inserted = Mapped::own(groups_of(count as u32) as usize * size_of::<u64>())?;
+        let groups = Some(Groups::new(inserted));
+        Ok(Self { groups, ..Self::of(Mapped::own(count * size_of::<Set>())?, keys) })
+    }
+
+    fn of(sets: Mapped, keys: HashKeys) -> Self {
+        let (left, twins, waves) = Default::default();
+        Self { sets, groups: None, shares: None, keys, left, twins, waves }
+    }
+
+    /// Maps them to take flows out as well, with the words of insertions and the cells of the sources' shares. There may be
+    /// one such value at a time: it clears the words.
+    pub(crate) fn own(
+        sets: &MapData,
+        count: u32,
+        inserted: &MapData,
+        shares: &MapData,
+        sharing: Sharing,
+    ) -> io::Result<Self> {
+        let groups = Some(Groups::new(Mapped::new(inserted, groups_of(count), size_of::<u64>())?));
+        let shares = Some((Mapped::new(shares, mailflow_common::ALL_CELLS, size_of::<u64>())?, sharing));
+        let own = Self { groups, shares, ..Self::open(sets, count, sharing.keys)? };
+        own.find_left();
+        Ok(own)
+    }
+
+    /// Notes what an agent before took out and did not free.
+    fn find_left(&self) {
+        for (number, set) in self.all() {
+            for way in 0..WAYS {
+                if set[way].load(Ordering::Relaxed) == LEFT {
+                    self.leave(number, way, sum(slot(set, way)), None);
+                }
+            }
+        }
+        self.mark();
+    }
+
+    /// A way is to be freed, which holds `sum` now.
+    fn leave(&self, set: u32, way: usize, sum: Sum, twin: Option<usize>) {
+        let (way, twin) = (way as u8, twin.map(|twin| twin as u8));
+        self.left.borrow_mut().push_back(Left { set, way, sum, twin });
+    }
+
+    /// Notes the time: what was taken out since the last such note can be freed [`UNDER_WAY`] from now.
+    pub(crate) fn mark(&self) {
+        let mut waves = self.waves.borrow_mut();
+        let known: usize = waves.iter().map(|(_, ways)| ways).sum();
+        let ways = self.left.borrow().len() - known;
+        if ways > 0 {
+            waves.push_back((Instant::now(), ways));
+        }
+    }
+
+    /// The set with this number.
+    fn set(&self, number: u32) -> Option<&[AtomicU64]> {
+        let start = number as usize * SET_WORDS;
+        self.sets.words().get(start..start + SET_WORDS)
+    }
+
+    /// The number of a tag's set.
+    fn number(&self, tag: u64) -> u32 {
+        set_of(tag, (self.sets.words().len() / SET_WORDS) as u32)
+    }
+
+    /// A flow's place, the rest of its key, and its tag.
+    fn place(&self, key: &FlowKey) -> (Place, Rest, u64) {
+        let (place, rest) = Place::of(key);
+        (place, rest, tag_of(self.keys.flow(&place, &rest)))
+    }
+
+    fn all(&self) -> impl Iterator<Item = (u32, &[AtomicU64])> {
+        (0..).zip(self.sets.words().chunks_exact(SET_WORDS))
+    }
+
+    /// Shows `visit` every flow once. Those that begin or are taken out meanwhile are seen or not.
+    ///
+    /// A flow that two CPUs began in two ways at once, as one of them was just freed, keeps the first. What it has in
+    /// the other is added to that when no packet is under way to it any more ([`Sets::free`]), and returned here.
+    pub(super) fn walk(&self, mut visit: impl FnMut(&FlowKey, &FlowCounters)) -> Sum {
+        let mut apart = Sum::default();
+        for (group, sets) in self.sets.words().chunks(SETS_IN_GROUP as usize * SET_WORDS).enumerate() {
+            if self.groups.as_ref().is_some_and(|groups| !groups.begin(group)) {
+                continue;
+            }
+            let first = group as u32 * SETS_IN_GROUP;
+            let occupied = self.walk_group(first, sets, &mut visit, &mut apart);
+            if let Some(groups) = &self.groups {
+                groups.end(group, occupied);
+            }
+        }
+        self.mark();
+        apart
+    }
+
+    /// Shows the flows of the sets from number `first` on. Returns true if there are any, shown or not.
+    fn walk_group(
+        &self,
+        first: u32,
+        sets: &[AtomicU64],
+        visit: &mut impl FnMut(&FlowKey, &FlowCounters),
+        apart: &mut Sum,
+    ) -> bool {
+        let mut occupied = false;
+        for (number, set) in (first..).zip(sets.chunks_exact(SET_WORDS)) {
+            for way in 0..WAYS {
+                let tag = set[way].load(Ordering::Relaxed);
+                if tag <= LEFT {
+                    continue;
+                }
+                occupied = true;
+                // One that is about to begin has nothing yet that it could be told by.
+                if slot(set, way)[FIRST].load(Ordering::Acquire) == 0 {
+                    continue;
+                }
+                let flow = read(slot(set, way));
+                let is = |other: &usize| {
+                    set[*other].load(Ordering::Relaxed) == tag && {
+                        let other = read(slot(set, *other));
+                        (other.place, other.entry.rest) == (flow.place, flow.entry.rest)
+                    }
+                };
+                match (0..way).find(is) {
+                    None => visit(&flow.place.flow(&flow.entry.rest), &flow.entry.counters),
+                    Some(twin) => {
+                        set[way].store(LEFT, Ordering::SeqCst);
+                        self.give_back(&flow.place.flow(&flow.entry.rest));
+                        let sum = sum(slot(set, way));
+                        apart.add(&sum);
+                        self.twins.set(self.twins.get() + 1);
+                        self.leave(number, way, sum, Some(twin));
+                    }
+                }
+            }
+        }
+        occupied
+    }
+
+    /// Whether the flow has a way in its set.
+    pub(crate) fn has(&self, key: &FlowKey) -> bool {
+        self.find(key).is_some()
+    }
+
+    /// Adds to the flow what it had beside its set, where it is not any more.
+    pub(crate) fn join(&self, key: &FlowKey, counters: &FlowCounters) -> bool {
+        let (_, _, tag) = self.place(key);
+        if let Some(set) = self.set(self.number(tag)) {
+            set[offset_of!(Set, beside) / 8].fetch_sub(1, Ordering::Relaxed);
+        }
+        self.give_back(key);
+        self.add(key, counters)
+    }
+
+    /// `false` where it is not here any more.
+    fn add(&self, key: &FlowKey, counters: &FlowCounters) -> bool {
+        let Some((_, way, set)) = self.find(key) else { return false };
+        add(slot(set, way), counters);
+        true
+    }
+
+    /// Where a flow is.
+    fn find(&self, key: &FlowKey) -> Option<(u32, usize, &[AtomicU64])> {
+        let (place, rest, tag) = self.place(key);
+        let number = self.number(tag);
+        let set = self.set(number)?;
+        let is = |way: &usize| {
+            let slot = slot(set, *way);
+            set[*way].load(Ordering::Relaxed) == tag && slot[FIRST].load(Ordering::Acquire) != 0 && {
+                let slot = read(slot);
+                slot.place == place && slot.entry.rest == rest
+            }
+        };
+        (0..WAYS).find(is).map(|way| (number, way, set))
+    }
+
+    /// A flow's counters.
+    pub(crate) fn get(&self, key: &FlowKey) -> Option<FlowCounters> {
+        self.find(key).map(|(_, way, set)| read(slot(set, way)).entry.counters)
+    }
+
+    /// Takes a flow out, if it holds just so many packets.
+    pub(super) fn take(&self, key: &FlowKey, packets: u64) -> Taken {
+        let Some((number, way, set)) = self.find(key) else { return Taken::Absent };
+        // A part of it is on its way here.
+        if self.twins.get() > 0 && self.left.borrow().iter().any(|left| left.is_twin(number, way)) {
+            return Taken::Lives;
+        }
+        let slot = slot(set, way);
+        let same = |sum: &Sum| (sum.up.packets + sum.down.packets) as u32 == packets as u32;
+        if !same(&sum(slot)) {
+            return Taken::Lives;
+        }
+        let tag = set[way].swap(LEFT, Ordering::SeqCst);
+        let sum = sum(slot);
+        if !same(&sum) {
+            // Just now: as if nobody had asked.
+            set[way].store(tag, Ordering::SeqCst);
+            return Taken::Lives;
+        }
+        self.give_back(key);
+        self.leave(number, way, sum, None);
+        Taken::Out
+    }
+
+    /// A source has one flow less.
+    fn give_back(&self, key: &FlowKey) {
+        let Some((shares, sharing)) = &self.shares else { return };
+        for cell in sharing.cells(&sharing.source(&key.client)) {
+            if let Some(cell) = shares.words().get(cell as usize) {
+                cell.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Frees the ways whose flow was taken out so long ago that no packet is under way to it, or all of them where
+    /// nobody counts. Returns what came to them since.
+    pub(crate) fn free(&self, counting: bool) -> Sum {
+        self.mark();
+        let (now, mut late) = (Instant::now(), Sum::default());
+        let (mut waves, mut left) = (self.waves.borrow_mut(), self.left.borrow_mut());
+        while let Some((_, ways)) = waves.pop_front_if(|(at, _)| !counting || *at + UNDER_WAY <= now) {
+            left.drain(..ways).for_each(|left| self.free_one(&left, &mut late));
+        }
+        late
+    }
+
+    fn free_one(&self, left: &Left, late: &mut Sum) {
+        let Some(set) = self.set(left.set) else { return };
+        let (way, slot) = (usize::from(left.way), slot(set, usize::from(left.way)));
+        late.subtract(&left.sum);
+        let added = left.twin.is_some() && {
+            self.twins.set(self.twins.get() - 1);
+            let flow = read(slot);
+            self.add(&flow.place.flow(&flow.entry.rest), &flow.entry.counters)
+        };
+        if !added {
+            late.add(&sum(slot));
+        }
+        slot.iter().for_each(|word| word.store(0, Ordering::Relaxed));
+        // Whoever finds it free finds zeros.
+        set[way].store(FREE, Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests;

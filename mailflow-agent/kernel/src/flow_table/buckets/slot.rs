@@ -1,0 +1,75 @@
+//! A flow in a set: words that packets add to meanwhile.
+
+use std::{
+    mem::offset_of,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use mailflow_common::{DirectionCounters, Entry, Facts, FlowCounters, Set, Slot};
+
+use crate::flow_table::{conservation::Sum, element};
+use mailflow_engine::event::Gain;
+
+const SLOT_WORDS: usize = size_of::<Slot>() / 8;
+const SLOTS: usize = offset_of!(Set, slots) / 8;
+/// Where its counters begin.
+const COUNTERS: usize = (offset_of!(Slot, entry) + offset_of!(Entry, counters)) / 8;
+/// Where its time of beginning is.
+pub(super) const FIRST: usize = COUNTERS + offset_of!(FlowCounters, first) / 8;
+
+const _: () = assert!(offset_of!(FlowCounters, facts) == 0, "the facts are the counters' first word");
+
+/// A flow of a set.
+pub(super) fn slot(set: &[AtomicU64], way: usize) -> &[AtomicU64] {
+    let start = SLOTS + way * SLOT_WORDS;
+    &set[start..start + SLOT_WORDS]
+}
+
+/// Adds counters of a flow to its others.
+pub(super) fn add(slot: &[AtomicU64], counters: &FlowCounters) {
+    let at = |field: usize| &slot[COUNTERS + field / 8];
+    // What was seen of it once; what was recognised in its first bytes is where those came.
+    const SEEN: u64 = (1 << (8 * offset_of!(Facts, opening_up))) - 1;
+    let facts = element::bytes(std::slice::from_ref(counters)).first_chunk().copied();
+    let facts = u64::from_ne_bytes(facts.unwrap_or_default());
+    at(offset_of!(FlowCounters, facts)).fetch_or(facts & SEEN, Ordering::Relaxed);
+    at(offset_of!(FlowCounters, messages)).fetch_add(u64::from(counters.messages), Ordering::Relaxed);
+    let ways =
+        [(offset_of!(FlowCounters, up), &counters.up), (offset_of!(FlowCounters, down), &counters.down)];
+    for (field, way) in ways {
+        at(field + offset_of!(DirectionCounters, data_packets))
+            .fetch_add(way.data_packets, Ordering::Relaxed);
+        at(field + offset_of!(DirectionCounters, data_bytes)).fetch_add(way.data_bytes, Ordering::Relaxed);
+        at(field + offset_of!(DirectionCounters, payload)).fetch_add(way.payload, Ordering::Relaxed);
+        at(field + offset_of!(DirectionCounters, bare_bytes)).fetch_add(way.bare_bytes, Ordering::Relaxed);
+        // The low half of a word whose high one is a time.
+        let packets = at(field + offset_of!(DirectionCounters, bare_packets));
+        packets.fetch_add(u64::from(way.bare_packets), Ordering::Relaxed);
+    }
+}
+
+/// What the flow in a slot has.
+pub(super) fn sum(slot: &[AtomicU64]) -> Sum {
+    let way = |field: usize| {
+        let word = |part: usize| slot[COUNTERS + (field + part) / 8].load(Ordering::Relaxed);
+        Gain {
+            // The low half of a word whose high one is a time.
+            packets: word(offset_of!(DirectionCounters, data_packets))
+                + u64::from(word(offset_of!(DirectionCounters, bare_packets)) as u32),
+            bytes: word(offset_of!(DirectionCounters, data_bytes))
+                + word(offset_of!(DirectionCounters, bare_bytes)),
+        }
+    };
+    Sum { up: way(offset_of!(FlowCounters, up)), down: way(offset_of!(FlowCounters, down)) }
+}
+
+/// All of it.
+pub(super) fn read(words: &[AtomicU64]) -> Slot {
+    let mut slot = [Slot::default()];
+    let bytes = element::bytes_mut(&mut slot);
+    for (to, word) in bytes.chunks_exact_mut(8).zip(words) {
+        to.copy_from_slice(&word.load(Ordering::Relaxed).to_ne_bytes());
+    }
+    let [slot] = slot;
+    slot
+}

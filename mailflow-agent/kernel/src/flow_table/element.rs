@@ -1,0 +1,84 @@
+//! Keys and values of the maps as bytes.
+
+use mailflow_common::{FlowKey, SpillKey};
+
+/// A key or value of a map: plain bytes, any of which are valid.
+///
+/// # Safety
+/// Every bit pattern is a value, there is no padding, and the map's element size is `size_of` it.
+pub(crate) unsafe trait Element: Copy {}
+
+// SAFETY: words and arrays of words, in #[repr(C)] without padding; the sizes are pinned in
+// mailflow-common and are those of the map's definition.
+unsafe impl Element for mailflow_common::FlowKey {}
+// SAFETY: as above, though it is a part of a map's.
+unsafe impl Element for mailflow_common::Slot {}
+// SAFETY: words of any value.
+unsafe impl Element for u64 {}
+// SAFETY: as above.
+unsafe impl Element for mailflow_common::FlowCounters {}
+// SAFETY: as above.
+unsafe impl Element for mailflow_common::RetiredKey {}
+// SAFETY: as above.
+unsafe impl Element for mailflow_common::SpillKey {}
+// SAFETY: as above.
+unsafe impl Element for mailflow_common::SpillCounters {}
+// SAFETY: as above, though it is no map's.
+unsafe impl Element for mailflow_common::Removal {}
+
+/// The bytes of elements.
+pub(crate) fn bytes<E: Element>(elements: &[E]) -> &[u8] {
+    // SAFETY: no padding, so that every byte is initialised; the length is that of the slice.
+    unsafe { std::slice::from_raw_parts(elements.as_ptr().cast(), size_of_val(elements)) }
+}
+
+/// The bytes of elements, to be written to.
+pub(crate) fn bytes_mut<E: Element>(elements: &mut [E]) -> &mut [u8] {
+    // SAFETY: as above, and whatever is written is valid.
+    unsafe { std::slice::from_raw_parts_mut(elements.as_mut_ptr().cast(), size_of_val(elements)) }
+}
+
+/// The bytes of a key or value.
+pub(crate) fn pack<E: Element>(element: &E) -> Vec<u8> {
+    bytes(std::slice::from_ref(element)).to_vec()
+}
+
+/// A key or value from its bytes; `None` where they are not as many.
+pub(crate) fn unpack<E: Element + Default>(bytes: &[u8]) -> Option<E> {
+    let mut element = E::default();
+    let room = bytes_mut(std::slice::from_mut(&mut element));
+    (room.len() == bytes.len()).then(|| room.copy_from_slice(bytes))?;
+    Some(element)
+}
+
+/// A flow's key as bytes, for files.
+pub fn key_bytes(key: &FlowKey) -> &[u8] {
+    bytes(std::slice::from_ref(key))
+}
+
+/// A flow's key from its bytes.
+pub fn unpack_key(bytes: &[u8]) -> Option<FlowKey> {
+    unpack(bytes)
+}
+
+/// An overflowing source's key as bytes, for files.
+pub fn pack_spill_key(key: &SpillKey) -> Vec<u8> {
+    pack(key)
+}
+
+/// An overflowing source's key from its bytes.
+pub fn unpack_spill_key(bytes: &[u8]) -> Option<SpillKey> {
+    unpack(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_come_back_from_bytes() {
+        let key = FlowKey { client_port: 7, server_port: 25, ..FlowKey::default() };
+        assert_eq!(unpack_key(key_bytes(&key)), Some(key));
+        assert_eq!(unpack_key(&[0; 39]), None);
+    }
+}

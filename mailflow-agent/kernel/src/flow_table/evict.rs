@@ -1,0 +1,82 @@
+//! Taking flows out of the table, many at a time, by a program of our own.
+
+use aya::{TestRun, TestRunOptions, programs::Program};
+use mailflow_common::{Removal, removal};
+
+use super::{buckets::Taken, element, reader::Book};
+use crate::{
+    error::KernelError,
+    program::load::{Loaded, REMOVE},
+};
+use mailflow_engine::flow::{Fate, Flow};
+
+/// Takes `flows` out of the table, each only if it has not changed since it was read. `counting`: packets pass
+/// meanwhile.
+pub(crate) fn remove(
+    loaded: &Loaded,
+    book: &mut Book,
+    flows: &[Flow],
+    counting: bool,
+) -> Result<Vec<Fate>, KernelError> {
+    if let Some(sets) = &loaded.sets {
+        book.held.late(&sets.free(counting));
+    }
+    let mut fates = Vec::with_capacity(flows.len());
+    let mut asked = Vec::new();
+    for (number, flow) in flows.iter().enumerate() {
+        // An entry of the tuple would be another flow's.
+        let fate = if book.carried.is_over(flow) {
+            Fate::Absent
+        } else {
+            let packets = book.packets(flow);
+            match loaded.sets.as_ref().map_or(Taken::Absent, |sets| sets.take(&flow.key, packets)) {
+                Taken::Out => Fate::Removed,
+                Taken::Lives => Fate::Lives,
+                Taken::Absent => {
+                    asked.push((number, Removal { flow: flow.key, packets, answer: removal::ASKED }));
+                    Fate::Lives
+                }
+            }
+        };
+        fates.push(fate);
+    }
+    if let Some(sets) = &loaded.sets {
+        sets.mark();
+    }
+    beside(loaded, &asked, &mut fates)?;
+    for (flow, fate) in flows.iter().zip(&fates) {
+        book.note(flow, *fate);
+    }
+    Ok(fates)
+}
+
+/// The same for flows that lie beside the sets, each with its number among the fates.
+fn beside(loaded: &Loaded, asked: &[(usize, Removal)], fates: &mut [Fate]) -> Result<(), KernelError> {
+    let mut answered = [Removal::default(); removal::MOST];
+    for asked in asked.chunks(removal::MOST) {
+        let removals: Vec<Removal> = asked.iter().map(|(_, removal)| *removal).collect();
+        let answered = &mut answered[..asked.len()];
+        run(loaded, &removals, answered)?;
+        for ((number, _), answered) in asked.iter().zip(answered) {
+            fates[*number] = match answered.answer {
+                removal::REMOVED => Fate::Removed,
+                removal::ABSENT => Fate::Absent,
+                _ => Fate::Lives,
+            };
+        }
+    }
+    Ok(())
+}
+
+fn run(loaded: &Loaded, asked: &[Removal], answered: &mut [Removal]) -> Result<(), KernelError> {
+    let Some(Program::Xdp(program)) = loaded.ebpf.program(REMOVE) else {
+        return Err(KernelError::Missing("program that removes flows"));
+    };
+    let mut options = TestRunOptions::new();
+    options.data_in = Some(element::bytes(asked));
+    options.data_out = Some(element::bytes_mut(answered));
+    let result = program.test_run(options);
+    result
+        .map(drop)
+        .map_err(|error| KernelError::Program { program: REMOVE.to_owned(), source: Box::new(error) })
+}

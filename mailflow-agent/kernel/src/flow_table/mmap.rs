@@ -1,0 +1,56 @@
+//! Arrays of the kernel's in our own memory.
+
+use std::{
+    io,
+    os::fd::{AsFd, AsRawFd},
+    ptr,
+    sync::atomic::AtomicU64,
+};
+
+use aya::maps::MapData;
+
+/// An array's elements, as words. Packets change them meanwhile.
+pub(super) struct Mapped {
+    start: ptr::NonNull<AtomicU64>,
+    words: usize,
+}
+
+// SAFETY: the memory is this value's until it is dropped, and is only ever used by atomic operations.
+unsafe impl Send for Mapped {}
+
+impl Mapped {
+    /// Maps all elements of an array that was made for it (`BPF_F_MMAPABLE`).
+    pub(crate) fn new(array: &MapData, elements: u32, size: usize) -> io::Result<Self> {
+        Self::of(elements as usize * size, libc::MAP_SHARED, array.fd().as_fd().as_raw_fd())
+    }
+
+    /// Memory of nobody else's.
+    #[cfg(test)]
+    pub(crate) fn own(bytes: usize) -> io::Result<Self> {
+        Self::of(bytes, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1)
+    }
+
+    fn of(bytes: usize, flags: i32, descriptor: i32) -> io::Result<Self> {
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: a mapping of its own, at an address of the kernel's choice.
+        let start = unsafe { libc::mmap(ptr::null_mut(), bytes, protection, flags, descriptor, 0) };
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let start = ptr::NonNull::new(start.cast()).ok_or(io::ErrorKind::AddrNotAvailable)?;
+        Ok(Self { start, words: bytes / size_of::<u64>() })
+    }
+
+    /// The words.
+    pub(crate) fn words(&self) -> &[AtomicU64] {
+        // SAFETY: the mapping is of this many aligned words, and lives as long as `self`.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.words) }
+    }
+}
+
+impl Drop for Mapped {
+    fn drop(&mut self) {
+        // SAFETY: the mapping that `new` made, to which no reference is left.
+        unsafe { libc::munmap(self.start.as_ptr().cast(), self.words * size_of::<u64>()) };
+    }
+}

@@ -1,0 +1,11 @@
+//! The flow table: the maps that the program counts in, read and emptied.
+
+pub(crate) mod batch;
+pub(crate) mod buckets;
+pub(crate) mod clock;
+pub(crate) mod conservation;
+pub(crate) mod element;
+pub(crate) mod evict;
+pub(crate) mod mmap;
+pub(crate) mod reader;
+pub(crate) mod snapshot;

@@ -1,0 +1,411 @@
+//! The tables, read: from the kernel's counters to flows with times.
+//!
+//! An entry's sums go on when its tuple carries another flow; what they were at that moment lies in
+//! the table of finished flows. Here they are told apart again: a flow is what its entry gained since
+//! the one before it on the same tuple.
+
+use std::{collections::HashMap, io, num::NonZeroU32};
+
+use aya::maps::MapData;
+use mailflow_common::{
+    DirectionCounters, Facts, FlowCounters, FlowKey, RetiredKey, SpillCounters, SpillKey, answered, side,
+    upgrade,
+};
+
+use super::{
+    batch::{self, Walker},
+    buckets::Sets,
+    clock::Ticks,
+    conservation::{Held, Sum},
+    element::pack,
+};
+use crate::{
+    error::KernelError,
+    options::SilenceLimits,
+    persist::migrated_flows::{Carried, less},
+};
+use mailflow_engine::{
+    flow::{Direction, Fate, Finished, Flow},
+    spill::Spill,
+    time::Time,
+};
+
+/// Flows handed on together: few enough for a CPU's cache, with all that is made of them.
+const BATCH: usize = 256;
+
+/// Who is shown the tables, part by part, in the order of these methods.
+pub trait Reader {
+    /// Flows whose tuple carries another one by now, each tuple's in their order.
+    fn finished(&mut self, finished: &[Finished]);
+
+    /// Flows in the table; gives back those that are to be taken out of it.
+    fn living(&mut self, flows: &[Flow]) -> &[Flow];
+
+    /// What became of those, in their order; follows upon each part of the living.
+    fn removed(&mut self, fates: &[Fate]);
+
+    /// Sources some of whose flows have no place in the table.
+    fn spilled(&mut self, spilled: &[Spill]);
+
+    /// What is about to be taken out beside the living, before it is: an error leaves it where it is.
+    ///
+    /// # Errors
+    /// It cannot be kept, and is to stay in the tables.
+    fn taking(&mut self, taking: Taking<'_>) -> io::Result<()> {
+        let _ = taking;
+        Ok(())
+    }
+}
+
+/// What is taken out of the tables.
+#[derive(Clone, Copy, Debug)]
+pub enum Taking<'a> {
+    /// Finished flows, each with its entry's sums, for [`crate::Kernel::book_finished`].
+    Finished(&'a [(Finished, Vec<u8>)]),
+    /// Sources that have been silent for long; [`Reader::spilled`] tells what they had when they were taken.
+    Spilled(&'a [Spill]),
+}
+
+/// The maps of a reading.
+pub(crate) struct Maps<'a> {
+    pub(crate) sets: Option<&'a Sets>,
+    /// Flows beside them.
+    pub(crate) flows: &'a MapData,
+    pub(crate) retired: &'a MapData,
+    pub(crate) overflow: &'a MapData,
+}
+
+/// How a reading tells times.
+#[derive(Clone, Copy)]
+pub(crate) struct Moment<'a> {
+    pub(crate) ticks: &'a Ticks,
+    pub(crate) now: Time,
+    /// The tick at that time.
+    pub(crate) tick: u64,
+    /// The program's clock before the reading began. Flows that began no earlier are left for the next
+    /// one: the flow before them on their tuple may have been put aside too late to be read.
+    pub(crate) horizon: u64,
+}
+
+/// What is known of the tables from one reading to the next.
+pub(crate) struct Table {
+    flows: Walker<FlowKey, FlowCounters>,
+    retired: Walker<RetiredKey, FlowCounters>,
+    overflow: Walker<SpillKey, SpillCounters>,
+    /// When flows end; a source's overflow stays as long as an open one without a packet.
+    limits: SilenceLimits,
+    book: Book,
+}
+
+/// What is kept of the entries themselves.
+#[derive(Default)]
+pub(crate) struct Book {
+    /// Of tuples that were used again: the entry's sums when the flow before was finished.
+    pub(crate) bases: HashMap<FlowKey, FlowCounters>,
+    /// Flows that were open when these tables took the place of others.
+    pub(crate) carried: Carried,
+    /// Other tables, by the kernel's number of their flow table, that are in `carried`.
+    pub(crate) read: Vec<u32>,
+    pub(crate) held: Held,
+}
+
+/// Takes flows out of the table: a fate for each.
+type Remove<'a> = &'a dyn Fn(&mut Book, &[Flow]) -> Result<Vec<Fate>, KernelError>;
+
+impl Table {
+    pub(crate) fn new(limits: SilenceLimits) -> Self {
+        Self {
+            flows: Walker::new(),
+            retired: Walker::new(),
+            overflow: Walker::new(),
+            limits,
+            book: Book::default(),
+        }
+    }
+
+    /// What the tables held at the last reading, less what was taken out since.
+    pub(crate) fn held(&self) -> &Held {
+        &self.book.held
+    }
+
+    /// When flows end from now on.
+    pub(crate) fn set_limits(&mut self, limits: SilenceLimits) {
+        self.limits = limits;
+    }
+
+    /// Reads everything, part by part.
+    pub(crate) fn read(
+        &mut self,
+        maps: &Maps<'_>,
+        moment: Moment<'_>,
+        reader: &mut dyn Reader,
+        remove: Remove<'_>,
+    ) -> Result<(), KernelError> {
+        let finished = self.finished(maps.retired, moment, reader)?;
+        if !finished.is_empty() {
+            reader.finished(&finished);
+        }
+        self.living(maps, moment, reader, remove)?;
+        self.spilled(maps.overflow, moment, reader)
+    }
+
+    /// Drains the finished flows.
+    fn finished(
+        &mut self,
+        retired: &MapData,
+        moment: Moment<'_>,
+        reader: &mut dyn Reader,
+    ) -> Result<Vec<Finished>, KernelError> {
+        let mut ended: Vec<(RetiredKey, FlowCounters)> = Vec::new();
+        self.retired
+            .walk(retired.fd(), |key, counters| ended.push((*key, *counters)))
+            .map_err(KernelError::Table)?;
+        if ended.is_empty() {
+            return Ok(Vec::new());
+        }
+        ended.sort_unstable_by_key(|(key, _)| key.first);
+        // Nothing of it is booked before it is gone from the table.
+        let mut bases = self.book.bases.clone();
+        let mut held = self.book.held;
+        let (carried, limits) = (&mut self.book.carried, &self.limits);
+        let finished = ended.iter().map(|(key, counters)| {
+            let base = bases.insert(key.flow, *counters);
+            held.finish(counters, base.as_ref());
+            let flow = flow(&key.flow, counters, base.as_ref(), moment);
+            let finished = Finished {
+                // Of an entry's flows the first may have begun elsewhere.
+                flow: if base.is_none() { carried.join(flow, limits) } else { flow },
+                // Where a living flow has its mark, a finished one has when the next began.
+                replaced: moment.ticks.time_of_word(counters.mark, moment.tick),
+            };
+            (finished, pack(counters))
+        });
+        let finished: Vec<_> = finished.collect();
+        reader.taking(Taking::Finished(&finished)).map_err(KernelError::Table)?;
+        // An entry never changes once it is there.
+        for (key, _) in &ended {
+            batch::delete(retired.fd(), key).map_err(KernelError::Table)?;
+        }
+        (self.book.bases, self.book.held) = (bases, held);
+        for (finished, _) in &finished {
+            self.book.carried.take(&finished.flow);
+        }
+        Ok(finished.into_iter().map(|(finished, _)| finished).collect())
+    }
+
+    fn living(
+        &mut self,
+        maps: &Maps<'_>,
+        moment: Moment<'_>,
+        reader: &mut dyn Reader,
+        remove: Remove<'_>,
+    ) -> Result<(), KernelError> {
+        let mut living = Vec::with_capacity(BATCH);
+        let mut refused = None;
+        let (book, limits) = (&mut self.book, &self.limits);
+        book.held.begin();
+        book.carried.begin();
+        let mut visit = |key: &FlowKey, counters: &FlowCounters| {
+            book.enter(&mut living, key, counters, moment, limits);
+            if living.len() == BATCH {
+                refused = hand_over(&living, book, reader, remove).err().or(refused.take());
+                living.clear();
+            }
+        };
+        let mut twins = Vec::new();
+        let beside = |key: &FlowKey, counters: &FlowCounters| {
+            // One that lies there and in its set: see `Sets::walk`.
+            if maps.sets.is_some_and(|sets| sets.has(key)) {
+                twins.push(*key);
+            } else {
+                visit(key, counters);
+            }
+        };
+        self.flows.walk(maps.flows.fd(), beside).map_err(KernelError::Table)?;
+        let mut apart = Sum::default();
+        if let Some(sets) = maps.sets {
+            for key in &twins {
+                let taken = batch::take::<FlowKey, FlowCounters>(maps.flows.fd(), key);
+                let Some(counters) = taken.map_err(KernelError::Table)? else { continue };
+                if !sets.join(key, &counters) {
+                    apart.add(&Sum::of(&counters));
+                }
+            }
+            apart.add(&sets.walk(&mut visit));
+        }
+        book.held.late(&apart);
+        living.extend(book.carried.alone().cloned());
+        for part in living.chunks(BATCH) {
+            refused = hand_over(part, book, reader, remove).err().or(refused);
+        }
+        refused.map_or(Ok(()), Err)
+    }
+
+    /// Reads the sources that overflow, and takes out those that have been silent for long.
+    fn spilled(
+        &mut self,
+        overflow: &MapData,
+        moment: Moment<'_>,
+        reader: &mut dyn Reader,
+    ) -> Result<(), KernelError> {
+        let mut spilled = Vec::new();
+        self.overflow
+            .walk(overflow.fd(), |key, counters| spilled.push(spill(key, counters, moment)))
+            .map_err(KernelError::Table)?;
+        let silent = |seen: &Spill| seen.last().is_some_and(|last| last + self.limits.idle <= moment.now);
+        let over: Vec<Spill> = spilled.iter().filter(|seen| silent(seen)).cloned().collect();
+        if !over.is_empty() {
+            reader.taking(Taking::Spilled(&over)).map_err(KernelError::Table)?;
+        }
+        for seen in spilled.iter_mut().filter(|seen| silent(seen)) {
+            if let Some(counters) = batch::take(overflow.fd(), &seen.key).map_err(KernelError::Table)? {
+                *seen = Spill { over: true, ..spill(&seen.key, &counters, moment) };
+            }
+        }
+        self.book.held.spilled(&spilled);
+        if !spilled.is_empty() {
+            reader.spilled(&spilled);
+        }
+        Ok(())
+    }
+
+    /// As they were set.
+    pub(crate) fn limits(&self) -> SilenceLimits {
+        self.limits
+    }
+
+    /// What is kept of the entries themselves.
+    pub(crate) fn book(&self) -> &Book {
+        &self.book
+    }
+
+    /// The same, to be changed.
+    pub(crate) fn book_mut(&mut self) -> &mut Book {
+        &mut self.book
+    }
+
+    /// Takes flows out of the table, other than while it is read.
+    pub(crate) fn remove(&mut self, flows: &[Flow], remove: Remove<'_>) -> Result<Vec<Fate>, KernelError> {
+        remove(&mut self.book, flows)
+    }
+}
+
+/// Shows a part of the living and takes out what is to go.
+fn hand_over(
+    living: &[Flow],
+    book: &mut Book,
+    reader: &mut dyn Reader,
+    remove: Remove<'_>,
+) -> Result<(), KernelError> {
+    let ended = reader.living(living);
+    if ended.is_empty() {
+        return Ok(());
+    }
+    let fates = remove(book, ended)?;
+    reader.removed(&fates);
+    Ok(())
+}
+
+impl Book {
+    /// Notes an entry, and adds the flow that it is of. Not yet if it is being used again at this moment.
+    fn enter(
+        &mut self,
+        living: &mut Vec<Flow>,
+        key: &FlowKey,
+        counters: &FlowCounters,
+        moment: Moment<'_>,
+        limits: &SilenceLimits,
+    ) {
+        let base = self.bases.get(key);
+        self.held.live(counters, base);
+        let unsettled = base.is_some_and(|base| base.first == counters.first);
+        if counters.first >= moment.horizon || unsettled {
+            return self.carried.pass(key);
+        }
+        living.push(flow(key, counters, base, moment));
+        if base.is_none()
+            && !self.carried.is_empty()
+            && let Some(flow) = living.last_mut()
+        {
+            *flow = self.carried.join(flow.clone(), limits);
+        }
+    }
+
+    /// The packets that the entry of `flow` holds, with those of the flows before it.
+    pub(crate) fn packets(&self, flow: &Flow) -> u64 {
+        let base = self.bases.get(&flow.key).map_or(0, |base| base.up.packets() + base.down.packets());
+        let part = self.carried.part(flow).map_or(0, |part| part.up.packets + part.down.packets);
+        base + flow.up.packets + flow.down.packets - part
+    }
+
+    /// Notes what became of a flow that was to be taken out.
+    pub(crate) fn note(&mut self, flow: &Flow, fate: Fate) {
+        if fate == Fate::Lives {
+            return;
+        }
+        let over = self.carried.is_over(flow);
+        let part = self.carried.take(flow);
+        let own = part.map_or_else(|| flow.clone(), |part| less(flow, &part));
+        // One that had no entry is in no number of these tables.
+        if own.up.packets + own.down.packets > 0 && !over {
+            self.held.remove(&own);
+            self.bases.remove(&flow.key);
+        }
+    }
+}
+
+fn direction(
+    counters: &DirectionCounters,
+    base: Option<&DirectionCounters>,
+    moment: Moment<'_>,
+) -> Direction {
+    let base = base.copied().unwrap_or_default();
+    let data_packets = counters.data_packets.wrapping_sub(base.data_packets);
+    let data_bytes = counters.data_bytes.wrapping_sub(base.data_bytes);
+    let packets = data_packets + u64::from(counters.bare_packets.wrapping_sub(base.bare_packets));
+    Direction {
+        packets,
+        bytes: data_bytes + counters.bare_bytes.wrapping_sub(base.bare_bytes),
+        payload: counters.payload.wrapping_sub(base.payload),
+        data_packets,
+        data_bytes,
+        last: (packets != 0).then(|| moment.ticks.time_of_word(counters.last, moment.tick)),
+    }
+}
+
+/// A flow: its entry's sums less those of the flows before it.
+fn flow(key: &FlowKey, counters: &FlowCounters, base: Option<&FlowCounters>, moment: Moment<'_>) -> Flow {
+    Flow {
+        key: *key,
+        up: direction(&counters.up, base.map(|base| &base.up), moment),
+        down: direction(&counters.down, base.map(|base| &base.down), moment),
+        first: moment.ticks.time(counters.first),
+        messages: counters.messages.wrapping_sub(base.map_or(0, |base| base.messages)),
+        rejected: counters.rejected.wrapping_sub(base.map_or(0, |base| base.rejected)),
+        mac: (counters.mac != [0; 6]).then_some(counters.mac),
+        interface: NonZeroU32::new(counters.interface),
+        facts: facts(counters.facts),
+    }
+}
+
+/// The facts without what the program notes beside them for itself.
+fn facts(facts: Facts) -> Facts {
+    const KEPT: u8 = answered::YES | answered::JOINS | answered::JOINED;
+    Facts {
+        looked: facts.looked & !side::BITS,
+        answered: facts.answered & KEPT,
+        upgrade: facts.upgrade & upgrade::BITS,
+        ..facts
+    }
+}
+
+fn spill(key: &SpillKey, counters: &SpillCounters, moment: Moment<'_>) -> Spill {
+    Spill {
+        key: *key,
+        up: direction(&counters.up, None, moment),
+        down: direction(&counters.down, None, moment),
+        attempts: counters.syns,
+        sessions: counters.syn_acks,
+        over: false,
+    }
+}

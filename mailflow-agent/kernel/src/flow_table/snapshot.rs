@@ -1,0 +1,35 @@
+//! All flow tables at one moment.
+
+use super::reader::Reader;
+use mailflow_engine::{
+    flow::{Fate, Finished, Flow},
+    spill::Spill,
+};
+
+/// All tables at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Flows whose tuple carries another one by now, each tuple's in their order.
+    pub finished: Vec<Finished>,
+    /// Flows in the table.
+    pub flows: Vec<Flow>,
+    /// Sources some of whose flows have no place in it.
+    pub spilled: Vec<Spill>,
+}
+
+impl Reader for Snapshot {
+    fn finished(&mut self, finished: &[Finished]) {
+        self.finished.extend_from_slice(finished);
+    }
+
+    fn living(&mut self, flows: &[Flow]) -> &[Flow] {
+        self.flows.extend_from_slice(flows);
+        &[]
+    }
+
+    fn removed(&mut self, _: &[Fate]) {}
+
+    fn spilled(&mut self, spilled: &[Spill]) {
+        self.spilled.extend_from_slice(spilled);
+    }
+}

@@ -1,0 +1,294 @@
+//! Trying bpf(2) in earnest: a map is created and a program loaded, and a refusal gets its cause.
+
+use std::{fs, io};
+
+use super::{capabilities, kernel_version::KernelVersion, memory};
+use crate::error::KernelError;
+
+/// Commands, types and sizes of bpf(2) (linux/bpf.h).
+const BPF_MAP_CREATE: libc::c_long = 0;
+const BPF_PROG_LOAD: libc::c_long = 5;
+const BPF_MAP_TYPE_ARRAY: u32 = 2;
+const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
+/// `r0 = 0; exit`, the same in both byte orders.
+const PROGRAM: [[u8; 8]; 2] = [[0xb7, 0, 0, 0, 0, 0, 0, 0], [0x95, 0, 0, 0, 0, 0, 0, 0]];
+const LICENSE: &std::ffi::CStr = c"GPL";
+
+/// The first fields of `union bpf_attr` of the two commands; the rest is zero.
+#[repr(C, align(8))]
+struct Attributes {
+    words: [u32; 4],
+    license: u64,
+    rest: [u64; 6],
+}
+
+/// Why bpf(2) cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The call that was refused.
+    pub what: &'static str,
+    /// The system's answer.
+    pub error: String,
+    /// The likely cause.
+    pub cause: String,
+    /// A process that calls bpf(2) is ended by a signal.
+    pub deadly: bool,
+}
+
+/// Outcome of a call in a process of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    Done,
+    Errno(i32),
+    /// A signal ended the process: seccomp filters may do so.
+    Killed(i32),
+}
+
+/// Conditions that may cause a refusal.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Conditions {
+    missing_capabilities: Option<String>,
+    seccomp: bool,
+    /// `integrity` or `confidentiality`.
+    lockdown: Option<String>,
+    user_namespace: bool,
+    unprivileged_disabled: bool,
+    /// RLIMIT_MEMLOCK in bytes, where maps are charged to it.
+    memlock: Option<u64>,
+}
+
+/// Creates a map and loads a program of two instructions, each in a process of its own: a filter of system calls may
+/// end a process that calls bpf(2). Both are gone afterwards.
+///
+/// # Errors
+/// The call that was refused, and the likely cause.
+pub fn try_bpf() -> Result<(), Refusal> {
+    if let Ok(version) = KernelVersion::running() {
+        memory::lift_memory_limit(version);
+    }
+    let map = Attributes { words: [BPF_MAP_TYPE_ARRAY, 4, 8, 1], license: 0, rest: [0; 6] };
+    let [low, high] = halves(PROGRAM.as_ptr() as u64);
+    let program = Attributes {
+        words: [BPF_PROG_TYPE_SCHED_CLS, PROGRAM.len() as u32, low, high],
+        license: LICENSE.as_ptr() as u64,
+        rest: [0; 6],
+    };
+    for (what, command, attributes) in
+        [("creating a map", BPF_MAP_CREATE, map), ("loading a program", BPF_PROG_LOAD, program)]
+    {
+        let outcome = call_apart(command, &attributes);
+        let outcome =
+            outcome.unwrap_or_else(|error| Outcome::Errno(error.raw_os_error().unwrap_or(libc::EIO)));
+        if let Some((error, cause)) = explain(outcome, &Conditions::read()) {
+            let deadly = matches!(outcome, Outcome::Killed(_));
+            return Err(Refusal { what, error, cause, deadly });
+        }
+    }
+    Ok(())
+}
+
+/// The halves of a word in the order in which they lie in memory.
+fn halves(word: u64) -> [u32; 2] {
+    let bytes = word.to_ne_bytes();
+    let half = |at: usize| u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+    [half(0), half(4)]
+}
+
+/// Calls bpf(2) in a copy of this process, which ends then.
+fn call_apart(command: libc::c_long, attributes: &Attributes) -> io::Result<Outcome> {
+    // SAFETY: the copy makes system calls alone, takes no lock, and ends. What the calls read lives in it too.
+    unsafe {
+        let process = libc::fork();
+        if process < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        if process == 0 {
+            let size = size_of::<Attributes>();
+            let result = libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attributes), size);
+            let errno = if result < 0 { *libc::__errno_location() } else { 0 };
+            libc::_exit(errno);
+        }
+        let mut status = 0;
+        while libc::waitpid(process, &raw mut status, 0) < 0 {
+            let error = io::Error::last_os_error();
+            if error.kind() != io::ErrorKind::Interrupted {
+                return Err(error);
+            }
+        }
+        Ok(match libc::WIFEXITED(status) {
+            true if libc::WEXITSTATUS(status) == 0 => Outcome::Done,
+            true => Outcome::Errno(libc::WEXITSTATUS(status)),
+            false => Outcome::Killed(libc::WTERMSIG(status)),
+        })
+    }
+}
+
+impl Conditions {
+    fn read() -> Self {
+        let status = fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
+        let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+        let lockdown = fs::read_to_string("/sys/kernel/security/lockdown").unwrap_or_default();
+        // The mode in force is in brackets: none [integrity] confidentiality.
+        let mode = lockdown.split_whitespace().find_map(|mode| mode.strip_prefix('[')?.strip_suffix(']'));
+        let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+        let map: Vec<&str> = map.split_whitespace().collect();
+        let sysctl = fs::read_to_string("/proc/sys/kernel/unprivileged_bpf_disabled").unwrap_or_default();
+        let missing_capabilities = match capabilities::check_capabilities() {
+            Err(KernelError::Capabilities { missing }) => Some(missing),
+            _ => None,
+        };
+        Self {
+            missing_capabilities,
+            seccomp: field("Seccomp:") == Some("2"),
+            lockdown: mode.filter(|mode| *mode != "none").map(str::to_owned),
+            user_namespace: !map.is_empty() && map != ["0", "0", "4294967295"],
+            unprivileged_disabled: !matches!(sysctl.trim(), "" | "0"),
+            memlock: memory::memory_limit(),
+        }
+    }
+}
+
+/// The answer and its likely cause, in words; `None` where the call was done.
+fn explain(outcome: Outcome, conditions: &Conditions) -> Option<(String, String)> {
+    const FILTER: &str =
+        "a seccomp filter (SystemCallFilter= of a unit, or a container's profile) forbids bpf(2)";
+    let errno = match outcome {
+        Outcome::Done => return None,
+        Outcome::Killed(signal) => {
+            let cause = if signal == libc::SIGSYS { FILTER } else { "a signal ended the process" };
+            return Some((format!("the process was ended by signal {signal}"), cause.to_owned()));
+        }
+        Outcome::Errno(errno) => errno,
+    };
+    let error = io::Error::from_raw_os_error(errno).to_string();
+    let denied = matches!(errno, libc::EPERM | libc::EACCES);
+    let mut causes = Vec::new();
+    if let Some(missing) = conditions.missing_capabilities.as_ref().filter(|_| denied) {
+        let mut cause = format!("missing capabilities: {missing}");
+        if conditions.unprivileged_disabled {
+            cause.push_str(" (kernel.unprivileged_bpf_disabled is set, so nothing goes without them)");
+        }
+        causes.push(cause);
+    } else {
+        if conditions.seccomp && (denied || errno == libc::ENOSYS) {
+            causes.push(FILTER.to_owned());
+        }
+        if let Some(mode) = conditions.lockdown.as_ref().filter(|_| denied) {
+            causes.push(format!("the kernel is locked down ({mode})"));
+        }
+        if conditions.user_namespace && denied {
+            causes.push(
+                "the capabilities are those of a user namespace, and the kernel wants them of the first one"
+                    .to_owned(),
+            );
+        }
+        if let Some(limit) = conditions.memlock.filter(|_| denied || errno == libc::ENOMEM) {
+            causes.push(format!("RLIMIT_MEMLOCK is {limit} bytes, to which this kernel charges maps"));
+        }
+    }
+    if causes.is_empty() {
+        causes.push(match errno {
+            libc::EPERM | libc::EACCES => {
+                "a security module (SELinux, AppArmor, BPF LSM) or an out-of-tree lockdown forbids it"
+                    .to_owned()
+            }
+            libc::ENOSYS => "the kernel is built without bpf(2) (CONFIG_BPF_SYSCALL)".to_owned(),
+            libc::ENOMEM => "there is no memory for it, or the control group is at its limit".to_owned(),
+            _ => "the kernel refuses it".to_owned(),
+        });
+    }
+    Some((error, causes.join("; or ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_root_both_are_done() {
+        assert_eq!(try_bpf(), Ok(()), "this test needs root");
+    }
+
+    /// Lets a filter answer bpf(2) in this way, for this thread and what it starts.
+    fn filter(action: u32) {
+        // Load the number of the system call; if it is bpf's, answer with the action, otherwise allow.
+        let code = |code: u32, jt, jf, k| libc::sock_filter { code: code as u16, jt, jf, k };
+        let mut program = [
+            code(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
+            code(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, libc::SYS_bpf as u32),
+            code(libc::BPF_RET | libc::BPF_K, 0, 0, action),
+            code(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
+        ];
+        let program = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
+        // SAFETY: reads the program, which lives through the call.
+        unsafe {
+            assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+            let mode = libc::SECCOMP_MODE_FILTER;
+            assert_eq!(libc::prctl(libc::PR_SET_SECCOMP, mode, &raw const program, 0, 0), 0);
+        }
+    }
+
+    #[test]
+    fn a_filter_of_system_calls_is_named() {
+        let errno = |errno: i32| libc::SECCOMP_RET_ERRNO | errno as u32;
+        for action in [errno(libc::EPERM), errno(libc::ENOSYS), libc::SECCOMP_RET_KILL_PROCESS] {
+            let refused = std::thread::spawn(move || {
+                filter(action);
+                try_bpf()
+            });
+            let refused = refused.join().unwrap().unwrap_err();
+            assert_eq!(refused.what, "creating a map");
+            assert!(refused.cause.starts_with("a seccomp filter"), "{refused:?}");
+        }
+    }
+
+    #[test]
+    fn missing_capabilities_are_named() {
+        let refused = std::thread::spawn(|| {
+            crate::host::capabilities::give_up_all();
+            try_bpf()
+        });
+        let refused = refused.join().unwrap();
+        // Where unprivileged programs are allowed, the map may be created.
+        let refused = refused.unwrap_err();
+        assert!(
+            refused.cause.starts_with("missing capabilities: CAP_NET_ADMIN, CAP_PERFMON, CAP_BPF"),
+            "{refused:?}"
+        );
+    }
+
+    #[test]
+    fn each_refusal_has_its_cause() {
+        let none = Conditions::default();
+        let lockdown = Conditions { lockdown: Some("confidentiality".to_owned()), ..none.clone() };
+        let both = Conditions { seccomp: true, ..lockdown.clone() };
+        let limit = Conditions { memlock: Some(65_536), ..none.clone() };
+        let user = Conditions { user_namespace: true, ..none.clone() };
+        for (errno, conditions, cause) in [
+            (libc::EPERM, &lockdown, "the kernel is locked down (confidentiality)"),
+            (
+                libc::EPERM,
+                &both,
+                "a seccomp filter (SystemCallFilter= of a unit, or a container's profile) forbids bpf(2); or the kernel is locked down (confidentiality)",
+            ),
+            (libc::EPERM, &limit, "RLIMIT_MEMLOCK is 65536 bytes, to which this kernel charges maps"),
+            (
+                libc::EPERM,
+                &user,
+                "the capabilities are those of a user namespace, and the kernel wants them of the first one",
+            ),
+            (
+                libc::EPERM,
+                &none,
+                "a security module (SELinux, AppArmor, BPF LSM) or an out-of-tree lockdown forbids it",
+            ),
+            (libc::ENOSYS, &lockdown, "the kernel is built without bpf(2) (CONFIG_BPF_SYSCALL)"),
+            (libc::ENOMEM, &none, "there is no memory for it, or the control group is at its limit"),
+            (libc::EINVAL, &both, "the kernel refuses it"),
+        ] {
+            let (_, found) = explain(Outcome::Errno(errno), conditions).unwrap();
+            assert_eq!(found, cause);
+        }
+        assert_eq!(explain(Outcome::Done, &both), None);
+    }
+}

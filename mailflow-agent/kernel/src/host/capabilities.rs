@@ -1,0 +1,185 @@
+//! Capabilities: those that loading needs, and those that are given up once everything is loaded and attached.
+
+use std::fs;
+
+use caps::{CapSet, Capability, CapsHashSet};
+
+use super::kernel_version::KernelVersion;
+use crate::error::KernelError;
+
+/// Capabilities that loading and attaching need, with their bit (linux/capability.h).
+const NEEDED: [(&str, u32); 3] = [("CAP_NET_ADMIN", 12), ("CAP_PERFMON", 38), ("CAP_BPF", 39)];
+
+/// Stands for all three.
+const CAP_SYS_ADMIN: u32 = 21;
+
+/// Checks for the capabilities that loading needs, so that a refusal has a name.
+///
+/// # Errors
+/// [`KernelError::Capabilities`] names what is missing.
+pub fn check_capabilities() -> Result<(), KernelError> {
+    let path = "/proc/thread-self/status";
+    let status =
+        fs::read_to_string(path).map_err(|source| KernelError::Machine { what: path.to_owned(), source })?;
+    let effective = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
+        .unwrap_or(0);
+    match missing(effective) {
+        missing if missing.is_empty() => Ok(()),
+        missing => Err(KernelError::Capabilities { missing: missing.join(", ") }),
+    }
+}
+
+fn missing(effective: u64) -> Vec<&'static str> {
+    let has = |bit: u32| effective >> bit & 1 == 1;
+    NEEDED
+        .into_iter()
+        .filter(|(name, bit)| !(has(*bit) || has(CAP_SYS_ADMIN) && *name != "CAP_NET_ADMIN"))
+        .map(|(name, _)| name)
+        .collect()
+}
+
+/// The first kernel that lets whoever has a map or a program use it, whatever
+/// `kernel.unprivileged_bpf_disabled` says.
+const USE_WITHOUT_BPF: KernelVersion = KernelVersion(5, 19);
+
+/// What the agent goes on using on a kernel, as far as it was given, with the reasons.
+pub fn needed_after_start(version: KernelVersion) -> Vec<(Capability, &'static str)> {
+    let mut needed = Vec::new();
+    if version < KernelVersion::TCX {
+        needed.push((Capability::CAP_NET_ADMIN, "filters of clsact come and go only with it"));
+    }
+    if version < USE_WITHOUT_BPF {
+        needed.push((Capability::CAP_BPF, "the kernel refuses every bpf(2) command without it"));
+    }
+    needed
+}
+
+/// What the process that looks at the hooks keeps, as far as it was given, with the reasons.
+pub const LOOKOUT_KEEPS: [(Capability, &str); 2] = [
+    (
+        Capability::CAP_NET_ADMIN,
+        "the kernel says only then which programs are at a hook, and which is the first",
+    ),
+    (Capability::CAP_SYS_ADMIN, "the names of others' programs; the shipped unit does without"),
+];
+
+/// Takes all capabilities from this thread but those of [`LOOKOUT_KEEPS`].
+///
+/// # Errors
+/// The system refuses.
+pub fn keep_for_lookout() -> Result<(), caps::errors::CapsError> {
+    keep_of(LOOKOUT_KEEPS.map(|(capability, _)| capability)).map(drop)
+}
+
+/// Takes all capabilities from this thread, and from those that it starts: for threads that need none.
+pub fn give_up_all() {
+    // A thread that has some left has what it was started with; `others_that_have_some` tells.
+    let _ = give_up(&CapsHashSet::new());
+}
+
+/// Takes all capabilities from this thread but those that this kernel asks for; the names of those left.
+///
+/// # Errors
+/// The system refuses.
+pub fn give_up_what_is_not_needed(version: KernelVersion) -> Result<Vec<String>, caps::errors::CapsError> {
+    let kept = keep_of(needed_after_start(version).into_iter().map(|(capability, _)| capability))?;
+    Ok(names(&kept))
+}
+
+/// What a process holds, by name; nothing where it cannot be told.
+pub fn held_by(process: u32) -> Vec<String> {
+    let process = i32::try_from(process).ok();
+    names(&caps::read(process, CapSet::Permitted).unwrap_or_default())
+}
+
+fn names(capabilities: &CapsHashSet) -> Vec<String> {
+    let mut names: Vec<String> = capabilities.iter().map(ToString::to_string).collect();
+    names.sort();
+    names
+}
+
+/// Gives up what is not wanted; what is left of that.
+fn keep_of(wanted: impl IntoIterator<Item = Capability>) -> Result<CapsHashSet, caps::errors::CapsError> {
+    let held = caps::read(None, CapSet::Permitted)?;
+    let keep = wanted.into_iter().filter(|capability| held.contains(capability)).collect();
+    give_up(&keep)?;
+    Ok(keep)
+}
+
+fn give_up(keep: &CapsHashSet) -> Result<(), caps::errors::CapsError> {
+    // The bounding set first: that takes a capability itself. Nothing is started from here, so it hardly
+    // matters, and without CAP_SETPCAP it stays.
+    if caps::has_cap(None, CapSet::Effective, Capability::CAP_SETPCAP)? {
+        for capability in caps::runtime::thread_all_supported() {
+            if !keep.contains(&capability) {
+                caps::drop(None, CapSet::Bounding, capability)?;
+            }
+        }
+    }
+    // Not known before Linux 4.3, which is older than the program's floor.
+    caps::clear(None, CapSet::Ambient)?;
+    caps::clear(None, CapSet::Inheritable)?;
+    caps::set(None, CapSet::Effective, keep)?;
+    caps::set(None, CapSet::Permitted, keep)
+}
+
+/// The threads of this process but the first that hold capabilities, with what they hold, as hexadecimal
+/// digits.
+pub fn others_that_have_some() -> Vec<(String, String)> {
+    let first = std::process::id().to_string();
+    let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let others = tasks.filter(|task| task.file_name().to_str() != Some(&first));
+    let held = others.filter_map(|task| {
+        let status = std::fs::read_to_string(task.path().join("status")).ok()?;
+        let field =
+            |name: &str| Some(status.lines().find_map(|line| line.strip_prefix(name))?.trim().to_owned());
+        let permitted = field("CapPrm:")?;
+        permitted.bytes().any(|digit| digit != b'0').then_some((field("Name:")?, permitted))
+    });
+    held.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn older_kernels_leave_more() {
+        let needed = |version| {
+            needed_after_start(version)
+                .into_iter()
+                .map(|(capability, _)| capability.to_string())
+                .collect::<Vec<_>>()
+        };
+        assert!(needed(KernelVersion(6, 6)).is_empty());
+        assert_eq!(needed(KernelVersion(6, 1)), ["CAP_NET_ADMIN"]);
+        assert_eq!(needed(KernelVersion(5, 10)), ["CAP_NET_ADMIN", "CAP_BPF"]);
+    }
+
+    #[test]
+    fn a_thread_gives_up_its_own() {
+        let left = std::thread::spawn(|| {
+            give_up_all();
+            let sets = [
+                CapSet::Effective,
+                CapSet::Permitted,
+                CapSet::Inheritable,
+                CapSet::Ambient,
+                CapSet::Bounding,
+            ];
+            sets.map(|set| caps::read(None, set).unwrap().len())
+        });
+        assert_eq!(left.join().unwrap(), [0; 5], "this test needs root");
+    }
+
+    #[test]
+    fn missing_capabilities_are_named() {
+        assert_eq!(missing(0), ["CAP_NET_ADMIN", "CAP_PERFMON", "CAP_BPF"]);
+        assert_eq!(missing(1 << 12 | 1 << 38), ["CAP_BPF"]);
+        assert_eq!(missing(1 << CAP_SYS_ADMIN), ["CAP_NET_ADMIN"]);
+        assert!(missing(1 << 12 | 1 << 38 | 1 << 39).is_empty());
+    }
+}

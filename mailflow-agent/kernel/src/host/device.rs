@@ -1,0 +1,153 @@
+//! Questions to the kernel about a network device. By ioctl rather than sysfs, whose mount may show
+//! another network namespace than the process is in.
+
+use std::{
+    ffi::{CStr, CString},
+    io,
+};
+
+/// A device of the process's network namespace.
+#[derive(Clone, Debug)]
+pub(crate) struct Device {
+    /// Its name when it was found; names change.
+    pub(crate) name: String,
+    /// Its number, which stays while it exists.
+    pub(crate) index: u32,
+}
+
+/// Commands of SIOCETHTOOL (include/uapi/linux/ethtool.h).
+const ETHTOOL_GDRVINFO: u32 = 0x03;
+const ETHTOOL_GFLAGS: u32 = 0x25;
+const ETH_FLAG_RXVLAN: u32 = 1 << 8;
+
+/// `struct ethtool_drvinfo`.
+#[repr(C)]
+struct DriverInfo {
+    command: u32,
+    driver: [u8; 32],
+    version: [u8; 32],
+    firmware: [u8; 32],
+    bus: [u8; 32],
+    rest: [u8; 64],
+}
+
+impl Device {
+    /// The device of that name, if there is one.
+    pub(crate) fn find(name: &str) -> Option<Self> {
+        Some(Self { name: name.to_owned(), index: Self::index_of(name)? })
+    }
+
+    /// The number of the device of that name, if there is one.
+    pub(crate) fn index_of(name: &str) -> Option<u32> {
+        let name = CString::new(name).ok()?;
+        // SAFETY: reads a string that lives through the call.
+        let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
+        (index != 0).then_some(index)
+    }
+
+    /// What the device of that number is called now, if there is one.
+    pub(crate) fn name_of(index: u32) -> Option<String> {
+        let mut name = [0; libc::IF_NAMESIZE];
+        // SAFETY: writes at most IF_NAMESIZE bytes, the last of them zero.
+        let found = unsafe { libc::if_indextoname(index, name.as_mut_ptr()) };
+        if found.is_null() {
+            return None;
+        }
+        // SAFETY: the call succeeded, so the name ends within the array.
+        Some(unsafe { CStr::from_ptr(name.as_ptr()) }.to_string_lossy().into_owned())
+    }
+
+    /// ARPHRD type (include/uapi/linux/if_arp.h).
+    pub(super) fn link_type(&self) -> io::Result<u16> {
+        let request = self.ask(libc::SIOCGIFHWADDR, libc::__c_anonymous_ifr_ifru { ifru_ifindex: 0 })?;
+        // SAFETY: the call filled in this member.
+        Ok(unsafe { request.ifr_ifru.ifru_hwaddr.sa_family })
+    }
+
+    /// Whether it is in promiscuous mode.
+    pub(super) fn promiscuous(&self) -> io::Result<bool> {
+        let request = self.ask(libc::SIOCGIFFLAGS, libc::__c_anonymous_ifr_ifru { ifru_ifindex: 0 })?;
+        // SAFETY: the call filled in this member.
+        Ok(i32::from(unsafe { request.ifr_ifru.ifru_flags }) & libc::IFF_PROMISC != 0)
+    }
+
+    /// Names of its driver and of the bus it is on; both empty where there are none.
+    pub(crate) fn driver(&self) -> io::Result<(String, String)> {
+        let mut info = DriverInfo {
+            command: ETHTOOL_GDRVINFO,
+            driver: [0; 32],
+            version: [0; 32],
+            firmware: [0; 32],
+            bus: [0; 32],
+            rest: [0; 64],
+        };
+        self.ask(libc::SIOCETHTOOL, libc::__c_anonymous_ifr_ifru { ifru_data: (&raw mut info).cast() })?;
+        Ok((text(&info.driver), text(&info.bus)))
+    }
+
+    /// Whether it takes VLAN tags out of frames on receipt.
+    pub(super) fn strips_vlan_tags(&self) -> io::Result<bool> {
+        let mut value = [ETHTOOL_GFLAGS, 0_u32];
+        self.ask(libc::SIOCETHTOOL, libc::__c_anonymous_ifr_ifru { ifru_data: (&raw mut value).cast() })?;
+        Ok(value[1] & ETH_FLAG_RXVLAN != 0)
+    }
+
+    fn ask(&self, command: libc::Ioctl, argument: libc::__c_anonymous_ifr_ifru) -> io::Result<libc::ifreq> {
+        let mut request = libc::ifreq { ifr_name: [0; libc::IFNAMSIZ], ifr_ifru: argument };
+        for (to, from) in request.ifr_name.iter_mut().zip(self.name.bytes()).take(libc::IFNAMSIZ - 1) {
+            *to = from as libc::c_char;
+        }
+        // SAFETY: the request, and what its argument points to, live through the call and are of the
+        // command's sizes; the descriptor is closed again.
+        unsafe {
+            let socket = libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0);
+            if socket < 0 {
+                return Err(io::Error::last_os_error());
+            }
+            let result = libc::ioctl(socket, command, &raw mut request);
+            let error = io::Error::last_os_error();
+            libc::close(socket);
+            if result < 0 { Err(error) } else { Ok(request) }
+        }
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+    String::from_utf8_lossy(&bytes[..end]).into_owned()
+}
+
+/// Names of the devices there are.
+pub fn present() -> Vec<String> {
+    let mut names = Vec::new();
+    // SAFETY: the list ends with an entry without a name and is freed once.
+    unsafe {
+        let list = libc::if_nameindex();
+        let mut entry = list;
+        while !entry.is_null() && !(*entry).if_name.is_null() {
+            names.push(CStr::from_ptr((*entry).if_name).to_string_lossy().into_owned());
+            entry = entry.add(1);
+        }
+        if !list.is_null() {
+            libc::if_freenameindex(list);
+        }
+    }
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loopback_answers() {
+        let lo = Device::find("lo").unwrap();
+        assert_eq!(lo.link_type().unwrap(), 772);
+        assert!(!lo.promiscuous().unwrap());
+        assert!(!lo.strips_vlan_tags().unwrap());
+        assert!(present().iter().any(|name| name == "lo"));
+        assert_eq!(Device::name_of(lo.index).as_deref(), Some("lo"));
+        assert_eq!(Device::name_of(u32::MAX), None);
+        assert!(Device::find("no\0such").is_none() && Device::find("nosuch").is_none());
+    }
+}

@@ -1,0 +1,62 @@
+//! Version of the running kernel.
+
+use std::fs;
+
+use crate::error::KernelError;
+
+/// A kernel version, major and minor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct KernelVersion(pub u32, pub u32);
+
+impl KernelVersion {
+    /// Oldest kernel the program loads on.
+    pub const FLOOR: Self = Self(5, 10);
+    /// Charges maps to the control group rather than to RLIMIT_MEMLOCK.
+    pub const NO_MEMLOCK: Self = Self(5, 11);
+    /// Its atomic operations tell what was there (BPF_CMPXCHG).
+    /// On arm64 compiled since 5.18, elsewhere since 6.0.
+    pub(crate) const EXCHANGE: Self = if cfg!(any(target_arch = "x86_64", target_arch = "s390x")) {
+        Self(5, 12)
+    } else if cfg!(target_arch = "aarch64") {
+        Self(5, 18)
+    } else {
+        Self(6, 0)
+    };
+    /// Takes XDP programs for frames in several buffers.
+    pub(crate) const XDP_FRAGS: Self = Self(5, 18);
+    /// Has TCX.
+    pub const TCX: Self = Self(6, 6);
+
+    /// The running kernel's.
+    ///
+    /// # Errors
+    /// [`KernelError::TooOld`] below the floor, [`KernelError::Machine`] when it cannot be read.
+    pub fn running() -> Result<Self, KernelError> {
+        let path = "/proc/sys/kernel/osrelease";
+        let release = fs::read_to_string(path)
+            .map_err(|source| KernelError::Machine { what: path.to_owned(), source })?;
+        match Self::parse(&release) {
+            Some(version) if version >= Self::FLOOR => Ok(version),
+            _ => Err(KernelError::TooOld { release: release.trim().to_owned() }),
+        }
+    }
+
+    fn parse(release: &str) -> Option<Self> {
+        let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+        Some(Self(numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_read_from_all_kinds_of_names() {
+        assert_eq!(KernelVersion::parse("6.18.44-fc-v445\n"), Some(KernelVersion(6, 18)));
+        assert_eq!(KernelVersion::parse("5.10.0-32-amd64"), Some(KernelVersion(5, 10)));
+        assert_eq!(KernelVersion::parse("7.0-rc1"), Some(KernelVersion(7, 0)));
+        assert_eq!(KernelVersion::parse("linux"), None);
+        assert!(KernelVersion(5, 4) < KernelVersion::FLOOR && KernelVersion(10, 0) > KernelVersion::TCX);
+    }
+}

@@ -1,0 +1,34 @@
+//! Kernel memory of the maps: its limit, and how much each takes.
+
+use std::fs;
+
+use super::kernel_version::KernelVersion;
+
+/// Lifts the limit that maps were charged to before Linux 5.11. That it may not be lifted shows in
+/// the error of the load that follows.
+pub(crate) fn lift_memory_limit(version: KernelVersion) {
+    if version < KernelVersion::NO_MEMLOCK {
+        let limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+        // SAFETY: reads one struct that lives through the call.
+        if unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit) } != 0 {
+            tracing::debug!(error = %std::io::Error::last_os_error(), "RLIMIT_MEMLOCK stays as it is");
+        }
+    }
+}
+
+/// RLIMIT_MEMLOCK in bytes, where maps are charged to it and it is a limit.
+pub(super) fn memory_limit() -> Option<u64> {
+    KernelVersion::running().ok().filter(|version| *version < KernelVersion::NO_MEMLOCK)?;
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: writes one struct that lives through the call.
+    let known = unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &raw mut limit) } == 0;
+    (known && limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur)
+}
+
+/// Bytes of kernel memory behind the map that a descriptor of ours names (bpf_map_show_fdinfo); 0
+/// where the kernel does not say.
+pub(crate) fn map_memory(descriptor: i32) -> u64 {
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{descriptor}")).unwrap_or_default();
+    let bytes = info.lines().find_map(|line| line.strip_prefix("memlock:"));
+    bytes.and_then(|bytes| bytes.trim().parse().ok()).unwrap_or(0)
+}

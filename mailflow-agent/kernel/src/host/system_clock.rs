@@ -1,0 +1,121 @@
+//! The only reader of clocks. Everything else is handed the time.
+
+use std::{
+    io,
+    ops::RangeInclusive,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use mailflow_engine::time::{Epoch, Time};
+
+fn read(clock: libc::clockid_t) -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: writes one struct that lives through the call. The clocks used here always exist.
+    unsafe { libc::clock_gettime(clock, &raw mut time) };
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+/// Now on the packet clock, which live is the kernel's monotonic clock.
+pub fn now() -> Time {
+    Time::from_nanos(read(libc::CLOCK_MONOTONIC))
+}
+
+/// CPU time that this thread has used: what its work costs, however busy the machine and the disk are.
+pub fn thread_cpu_time() -> Duration {
+    Duration::from_nanos(read(libc::CLOCK_THREAD_CPUTIME_ID))
+}
+
+/// Where the packet clock's beginning lies on the wall clock: the same until somebody sets the wall clock, so
+/// that a flow's times read the same in its record, in an alert and in an answer.
+///
+/// The kernel slews both clocks alike, so only a step parts them; what differs from one reading to the next is
+/// when this thread ran.
+pub fn epoch() -> Epoch {
+    static HELD: Mutex<Option<i128>> = Mutex::new(None);
+    let mut held = HELD.lock().unwrap_or_else(PoisonError::into_inner);
+    let epoch = held.filter(|held| reading().contains(held)).unwrap_or_else(|| {
+        let narrowest = (0..READINGS).map(|_| reading()).min_by_key(|bounds| bounds.end() - bounds.start());
+        let bounds = narrowest.unwrap_or_else(reading);
+        i128::midpoint(*bounds.start(), *bounds.end())
+    });
+    *held = Some(epoch);
+    Epoch::from_unix_nanos(epoch)
+}
+
+/// Readings of which the best gives the epoch.
+const READINGS: usize = 16;
+
+/// Both clocks are rounded by themselves, in nanoseconds.
+const ROUNDING: i128 = 100;
+
+/// What the epoch is at least and at most, by one reading.
+fn reading() -> RangeInclusive<i128> {
+    let before = i128::from(read(libc::CLOCK_MONOTONIC));
+    let wall = i128::from(read(libc::CLOCK_REALTIME));
+    let after = i128::from(read(libc::CLOCK_MONOTONIC));
+    wall - after - ROUNDING..=wall - before + ROUNDING
+}
+
+/// Nanoseconds since 1970.
+pub fn unix_nanos() -> i128 {
+    i128::from(read(libc::CLOCK_REALTIME))
+}
+
+/// Seconds since 1970.
+pub fn unix_seconds() -> f64 {
+    read(libc::CLOCK_REALTIME) as f64 / 1e9
+}
+
+/// Whether somebody keeps the clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClockState {
+    /// By NTP, PTP or the like.
+    Synchronized,
+    /// Nobody does.
+    Unsynchronized,
+}
+
+/// Asks the kernel whether the clock is kept (adjtimex(2)).
+///
+/// # Errors
+/// The system refuses.
+pub fn clock_state() -> io::Result<ClockState> {
+    // SAFETY: all of its fields are numbers, for which zero is a value: nothing is to be changed.
+    let mut asked: libc::timex = unsafe { std::mem::zeroed() };
+    // SAFETY: writes one struct that lives through the call.
+    if unsafe { libc::adjtimex(&raw mut asked) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(if asked.status & libc::STA_UNSYNC == 0 {
+        ClockState::Synchronized
+    } else {
+        ClockState::Unsynchronized
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_epoch_stays_while_nobody_sets_the_clock() {
+        let first = epoch();
+        assert!((0..100_000).all(|_| epoch() == first));
+    }
+
+    #[test]
+    fn the_epoch_is_where_the_clocks_are() {
+        let epoch = epoch().unix_nanos(Time::ZERO);
+        // Clocks that were set a millisecond away would be outside of any reading here.
+        let readings: Vec<_> = (0..1_000).map(|_| reading()).collect();
+        let narrow = readings.iter().filter(|bounds| bounds.end() - bounds.start() < 1_000_000);
+        let inside: Vec<bool> = narrow.map(|bounds| bounds.contains(&epoch)).collect();
+        assert!(!inside.is_empty() && inside.iter().all(|inside| *inside));
+    }
+
+    #[test]
+    fn the_kernel_says_if_the_clock_is_kept() {
+        assert!(clock_state().is_ok());
+    }
+}

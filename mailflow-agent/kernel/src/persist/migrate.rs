@@ -1,0 +1,113 @@
+//! Tables that an agent before left and this one cannot go on with: read once more, and removed. Flows that are
+//! open in them go on.
+
+use aya::maps::{Array, Map, MapData};
+use mailflow_common::HashKeys;
+
+use super::{
+    kernel_checkpoint::{self, Kept},
+    pins::Old,
+};
+use crate::{
+    error::KernelError,
+    flow_table::{
+        buckets::{Sets, UNDER_WAY},
+        clock::Ticks,
+        reader::{Maps, Moment, Table},
+        snapshot::Snapshot,
+    },
+    handle::Kernel,
+    options::SilenceLimits,
+    program::load::{known_keys, map_error},
+};
+use mailflow_engine::{flow::Flow, time::Time};
+
+impl Kernel {
+    /// Reads the tables that an agent before left; to be asked once its links were taken over, so that nobody
+    /// counts into them any more. `kept` is what it knew of them. Their open flows go on in these tables;
+    /// what does not is there for [`Kernel::take_left`]. They are removed by [`Kernel::forget_left`], once what
+    /// was carried over is kept.
+    ///
+    /// # Errors
+    /// The kernel refuses a read; the tables stay.
+    pub fn carry(&mut self, now: Time, kept: Option<(u32, &Kept)>) -> Result<(), KernelError> {
+        let Some(pinned) = &self.pinned else { return Ok(()) };
+        if pinned.old.is_empty() {
+            return Ok(());
+        }
+        std::thread::sleep(UNDER_WAY);
+        let limits = self.table.limits();
+        let mut flows = Vec::new();
+        for old in &pinned.old {
+            let generation = old.generation();
+            // An agent that ended before it removed them had carried them over.
+            if generation.is_some_and(|generation| self.table.book().read.contains(&generation)) {
+                continue;
+            }
+            let mut snapshot = read(old, (&self.ticks, limits, now), kept)?;
+            flows.append(&mut snapshot.flows);
+            self.left.finished.append(&mut snapshot.finished);
+            self.left.spilled.append(&mut snapshot.spilled);
+            self.table.book_mut().read.extend(generation);
+        }
+        let carried = &mut self.table.book_mut().carried;
+        self.left.flows.extend(flows.into_iter().filter_map(|flow| carried.add(flow, &limits)));
+        Ok(())
+    }
+
+    /// What was read and does not go on: flows that had ended, and what sources had beyond the flow table.
+    pub fn take_left(&mut self) -> Snapshot {
+        std::mem::take(&mut self.left)
+    }
+
+    /// Removes them.
+    pub fn forget_left(&mut self) {
+        self.table.book_mut().read.clear();
+        if let Some(pinned) = &mut self.pinned {
+            pinned.old.drain(..).for_each(|old| old.remove());
+        }
+    }
+}
+
+fn read(
+    old: &Old,
+    (ticks, limits, now): (&Ticks, SilenceLimits, Time),
+    kept: Option<(u32, &Kept)>,
+) -> Result<Snapshot, KernelError> {
+    let open = |map: &'static str| {
+        let opened = MapData::from_pin(old.map(map));
+        opened.map_err(|source| KernelError::Map { map, source: Box::new(source) })
+    };
+    let (flows, retired, overflow) = (open("FLOWS")?, open("RETIRED")?, open("OVERFLOW")?);
+    let kept = kept.filter(|(of, _)| Some(*of) == old.generation()).map(|(_, kept)| kept);
+    let mut table = Table::new(limits);
+    if let Some(kept) = kept {
+        kernel_checkpoint::resume(table.book_mut(), kept, &limits);
+    }
+    let before = kept.and_then(|kept| Ticks::from_words(kept.ticks));
+    let ticks = before.as_ref().unwrap_or(ticks);
+    let moment = Moment { ticks, now, tick: ticks.tick(now), horizon: u64::MAX };
+    let sets = sets(old, keys(open("SHARES")?)?)?;
+    let maps = Maps { sets: sets.as_ref(), flows: &flows, retired: &retired, overflow: &overflow };
+    let mut snapshot = Snapshot::default();
+    table.read(&maps, moment, &mut snapshot, &|_, _: &[Flow]| Ok(Vec::new()))?;
+    snapshot.spilled.iter_mut().for_each(|spill| spill.over = true);
+    Ok(snapshot)
+}
+
+/// The sets of the flow table, where it has any.
+fn sets(old: &Old, keys: HashKeys) -> Result<Option<Sets>, KernelError> {
+    let path = old.map("SETS");
+    if !path.exists() {
+        return Ok(None);
+    }
+    let failed = |source| KernelError::Map { map: "SETS", source: Box::new(source) };
+    let map = MapData::from_pin(path).map_err(failed)?;
+    let count = map.info().map_err(failed)?.max_entries();
+    Sets::open(&map, count, keys).map(Some).map_err(KernelError::Table)
+}
+
+/// The keys by which the tables were filled.
+fn keys(shares: MapData) -> Result<HashKeys, KernelError> {
+    known_keys(&Array::try_from(Map::Array(shares)).map_err(map_error("SHARES"))?)
+}

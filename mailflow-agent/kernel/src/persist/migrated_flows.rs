@@ -1,0 +1,277 @@
+//! Flows that were open when the tables changed: each goes on here, with what it had there.
+//!
+//! The program begins with empty tables, so a carried flow has an entry from its next packet on, which begins in
+//! the middle of its connection. The flow is the sum of both. Until that packet comes it is shown as it was.
+
+use std::collections::HashMap;
+
+use mailflow_common::{Facts, FlowKey};
+
+use crate::options::SilenceLimits;
+use mailflow_engine::flow::{Direction, Flow};
+
+/// The flows, each tuple's newest.
+#[derive(Default)]
+pub(crate) struct Carried {
+    flows: HashMap<FlowKey, Carry>,
+}
+
+struct Carry {
+    /// As it was when it was carried over.
+    flow: Flow,
+    standing: Standing,
+    /// Whether the reading that is on has come upon its tuple.
+    seen: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    /// No packet of its tuple has come since.
+    Waits,
+    /// The tuple's entry goes on with it.
+    GoesOn,
+    /// The tuple's entry is another flow's: this one gets no more.
+    Over,
+}
+
+impl Carried {
+    /// Whether there are none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.flows.is_empty()
+    }
+
+    /// Carries a flow over. Of two on a tuple the later may be the same one, gone on; if it is not, the earlier
+    /// is given back: it is over.
+    pub(crate) fn add(&mut self, flow: Flow, limits: &SilenceLimits) -> Option<Flow> {
+        let fresh = |flow| Carry { flow, standing: Standing::Waits, seen: false };
+        let Some(before) = self.flows.remove(&flow.key) else {
+            self.flows.insert(flow.key, fresh(flow));
+            return None;
+        };
+        let (earlier, later) =
+            if before.flow.first <= flow.first { (before.flow, flow) } else { (flow, before.flow) };
+        let goes_on = goes_on(&earlier, &later, limits);
+        let (newest, over) = if goes_on { (sum(&earlier, later), None) } else { (later, Some(earlier)) };
+        self.flows.insert(newest.key, fresh(newest));
+        over
+    }
+
+    /// A reading of the table begins.
+    pub(crate) fn begin(&mut self) {
+        self.flows.values_mut().for_each(|carry| carry.seen = false);
+    }
+
+    /// The reading has come upon an entry of this tuple, which cannot be shown yet.
+    pub(crate) fn pass(&mut self, key: &FlowKey) {
+        if let Some(carry) = self.flows.get_mut(key) {
+            carry.seen = true;
+        }
+    }
+
+    /// The first flow of an entry, with what was carried over if it is that flow's.
+    pub(crate) fn join(&mut self, flow: Flow, limits: &SilenceLimits) -> Flow {
+        let Some(carry) = self.flows.get_mut(&flow.key) else { return flow };
+        carry.seen = true;
+        if carry.standing == Standing::Waits {
+            let goes_on = goes_on(&carry.flow, &flow, limits);
+            carry.standing = if goes_on { Standing::GoesOn } else { Standing::Over };
+        }
+        if carry.standing == Standing::GoesOn { sum(&carry.flow, flow) } else { flow }
+    }
+
+    /// Those that have no entry, after a reading.
+    pub(crate) fn alone(&self) -> impl Iterator<Item = &Flow> {
+        let alone = |carry: &&Carry| match carry.standing {
+            Standing::Waits => !carry.seen,
+            Standing::GoesOn => false,
+            Standing::Over => true,
+        };
+        self.flows.values().filter(alone).map(|carry| &carry.flow)
+    }
+
+    /// All of them as they were carried over.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Flow> {
+        self.flows.values().map(|carry| &carry.flow)
+    }
+
+    /// What was carried over of this flow.
+    pub(crate) fn part(&self, flow: &Flow) -> Option<&Flow> {
+        let carry = self.flows.get(&flow.key)?;
+        (carry.flow.first == flow.first).then_some(&carry.flow)
+    }
+
+    /// Whether this flow was carried over and has no entry any more, although its tuple may have one.
+    pub(crate) fn is_over(&self, flow: &Flow) -> bool {
+        let standing = self.flows.get(&flow.key).map(|carry| carry.standing);
+        standing == Some(Standing::Over) && self.part(flow).is_some()
+    }
+
+    /// Forgets this flow, if it was carried over; what it had then.
+    pub(crate) fn take(&mut self, flow: &Flow) -> Option<Flow> {
+        self.part(flow)?;
+        self.flows.remove(&flow.key).map(|carry| carry.flow)
+    }
+}
+
+/// Whether an entry that began later belongs to the same flow, by the rules by which the program parts flows.
+fn goes_on(carried: &Flow, later: &Flow, limits: &SilenceLimits) -> bool {
+    let facts = &carried.facts;
+    // A SYN begins a flow of its own, but for one that is sent again as nobody answers.
+    later.first < carried.last() + limits.of(facts) && (later.facts.syn == 0 || facts.unanswered())
+}
+
+/// A flow of what was carried over and what its entry has.
+fn sum(carried: &Flow, entry: Flow) -> Flow {
+    let way = |one: &Direction, other: &Direction| Direction {
+        packets: one.packets + other.packets,
+        bytes: one.bytes + other.bytes,
+        payload: one.payload + other.payload,
+        data_packets: one.data_packets + other.data_packets,
+        data_bytes: one.data_bytes + other.data_bytes,
+        last: one.last.max(other.last),
+    };
+    let (before, after) = (carried.facts, entry.facts);
+    // What was recognised at the beginning stays.
+    let opening = |before: u8, after: u8| if before == 0 { after } else { before };
+    let facts = Facts {
+        syn: before.syn | after.syn,
+        syn_ack: before.syn_ack | after.syn_ack,
+        fin_up: before.fin_up | after.fin_up,
+        fin_down: before.fin_down | after.fin_down,
+        reset: before.reset | after.reset,
+        answered: before.answered | after.answered,
+        opening_up: opening(before.opening_up, after.opening_up),
+        opening_down: opening(before.opening_down, after.opening_down),
+        upgrade: before.upgrade.max(after.upgrade),
+        looked: before.looked.max(after.looked),
+    };
+    Flow {
+        key: entry.key,
+        up: way(&carried.up, &entry.up),
+        down: way(&carried.down, &entry.down),
+        first: carried.first,
+        messages: carried.messages.wrapping_add(entry.messages),
+        rejected: carried.rejected.wrapping_add(entry.rejected),
+        mac: carried.mac.or(entry.mac),
+        interface: carried.interface.or(entry.interface),
+        facts,
+    }
+}
+
+/// What a flow has beyond a part of it.
+pub(crate) fn less(flow: &Flow, part: &Flow) -> Flow {
+    let way = |one: &Direction, other: &Direction| Direction {
+        packets: one.packets.saturating_sub(other.packets),
+        bytes: one.bytes.saturating_sub(other.bytes),
+        payload: one.payload.saturating_sub(other.payload),
+        data_packets: one.data_packets.saturating_sub(other.data_packets),
+        data_bytes: one.data_bytes.saturating_sub(other.data_bytes),
+        last: one.last,
+    };
+    Flow { up: way(&flow.up, &part.up), down: way(&flow.down, &part.down), ..flow.clone() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use mailflow_engine::time::Time;
+
+    const LIMITS: SilenceLimits = SilenceLimits {
+        closed: Duration::from_secs(5),
+        unanswered: Duration::from_secs(30),
+        idle: Duration::from_secs(300),
+    };
+
+    fn flow(first: u64, last: u64, packets: u64, facts: Facts) -> Flow {
+        let at = |seconds: u64| Time::from_nanos(seconds * 1_000_000_000);
+        let way = Direction { packets, bytes: packets * 60, last: Some(at(last)), ..Direction::default() };
+        let key = FlowKey { client_port: 4_000, server_port: 25, ..FlowKey::default() };
+        Flow {
+            key,
+            up: way,
+            down: Direction::default(),
+            first: at(first),
+            messages: 0,
+            rejected: 0,
+            mac: None,
+            interface: None,
+            facts,
+        }
+    }
+
+    const OPEN: Facts = Facts { syn: 1, syn_ack: 1, answered: 1, ..Facts::NONE };
+    const MIDDLE: Facts = Facts { answered: 1, ..Facts::NONE };
+
+    #[test]
+    fn an_entry_that_begins_in_the_middle_goes_on_with_what_was_carried() {
+        let mut carried = Carried::default();
+        assert_eq!(carried.add(flow(10, 20, 7, OPEN), &LIMITS), None);
+        carried.begin();
+        assert_eq!(carried.alone().count(), 1, "until a packet comes it is shown as it was");
+        let joined = carried.join(flow(30, 40, 3, MIDDLE), &LIMITS);
+        assert_eq!((joined.first, joined.up.packets, joined.facts.syn), (flow(10, 0, 0, OPEN).first, 10, 1));
+        assert_eq!(carried.alone().count(), 0);
+        assert_eq!(less(&joined, carried.part(&joined).unwrap()).up.packets, 3);
+        // Its end may come later; what the entry becomes then is still its.
+        let again = carried.join(flow(30, 500, 4, Facts { syn: 1, ..MIDDLE }), &LIMITS);
+        assert_eq!(again.up.packets, 11);
+        assert!(!carried.is_over(&again) && carried.take(&again).is_some() && carried.is_empty());
+    }
+
+    #[test]
+    fn another_flow_on_the_tuple_is_another_one() {
+        for (before, later) in [
+            // A SYN on a connection that was answered.
+            (flow(10, 20, 7, OPEN), flow(30, 30, 1, Facts { syn: 1, ..Facts::NONE })),
+            // A packet long after the end.
+            (flow(10, 20, 7, Facts { reset: 1, ..OPEN }), flow(25, 25, 1, MIDDLE)),
+            (flow(10, 20, 7, OPEN), flow(320, 320, 1, MIDDLE)),
+        ] {
+            let mut carried = Carried::default();
+            carried.add(before.clone(), &LIMITS);
+            carried.begin();
+            assert_eq!(carried.join(later.clone(), &LIMITS), later);
+            assert!(carried.is_over(&before) && !carried.is_over(&later));
+            assert_eq!(carried.alone().collect::<Vec<_>>(), [&before], "it gets its own end");
+            assert_eq!(carried.take(&later), None);
+        }
+        // A SYN that is sent again, and the last packet of an end.
+        let syn = Facts { syn: 1, ..Facts::NONE };
+        for (before, later) in [
+            (flow(10, 20, 1, syn), flow(21, 21, 1, syn)),
+            (flow(10, 20, 7, Facts { fin_up: 1, fin_down: 1, ..OPEN }), flow(21, 21, 1, MIDDLE)),
+        ] {
+            let mut carried = Carried::default();
+            carried.add(before.clone(), &LIMITS);
+            assert_eq!(carried.join(later, &LIMITS).first, before.first);
+        }
+    }
+
+    #[test]
+    fn a_flow_that_closed_is_over_no_later_than_a_silent_one() {
+        let limits = SilenceLimits { closed: Duration::from_secs(600), ..LIMITS };
+        let closed = flow(10, 20, 7, Facts { reset: 1, ..OPEN });
+        for (later, goes_on) in [(319, true), (320, false)] {
+            let mut carried = Carried::default();
+            carried.add(closed.clone(), &limits);
+            let joined = carried.join(flow(later, later, 1, MIDDLE), &limits);
+            assert_eq!(joined.first == closed.first, goes_on, "after {later} s");
+        }
+    }
+
+    #[test]
+    fn of_two_on_a_tuple_the_later_goes_on() {
+        let (one, other) = (flow(10, 20, 7, OPEN), flow(30, 40, 3, MIDDLE));
+        for order in [[&one, &other], [&other, &one]] {
+            let mut carried = Carried::default();
+            assert!(order.into_iter().all(|flow| carried.add(flow.clone(), &LIMITS).is_none()));
+            assert_eq!(carried.all().next().unwrap().up.packets, 10);
+        }
+        let mut carried = Carried::default();
+        carried.add(one.clone(), &LIMITS);
+        let next = flow(30, 40, 3, Facts { syn: 1, ..MIDDLE });
+        assert_eq!(carried.add(next, &LIMITS), Some(one));
+    }
+}

@@ -1,0 +1,428 @@
+//! Tables and links that outlive the agent: pinned in a BPF file system, in a directory for their layout.
+//!
+//! ```text
+//! /sys/fs/bpf/mailflow/          locked by the agent that runs
+//!   v6/                          tables of layout 6
+//!     SETS, FLOWS, RETIRED, ...
+//!     link-ingress-eth1          a link for each place
+//! ```
+//!
+//! A map that is taken over unchecked and has another layout is memory that is not ours: each is compared
+//! with what the program wants before it is opened as that.
+
+use std::{
+    fs::{self, File, TryLockError},
+    io,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
+
+use aya::maps::{MapInfo, MapType};
+use mailflow_common::{
+    ALL_CELLS, FlowCounters, FlowKey, FragmentKey, FragmentOwner, RetiredKey, Set, SpillCounters, SpillKey,
+    Totals, groups_of,
+};
+use tracing::{info, warn};
+
+use super::{bpffs, kernel_checkpoint::Kept, lock, stale_checkpoint::Ahead};
+use crate::{
+    error::PinError,
+    flow_table::buckets::Shape,
+    host::{hook::Direction, kernel_version::KernelVersion},
+    options::LoadOptions,
+};
+
+/// The layout of the tables: raised when what a key or a value means changes. Layouts are never reused.
+pub const LAYOUT: u32 = 6;
+/// For tests of what happens when it changes: another number, and behind colons those that can be read too.
+const OTHER_LAYOUT: &str = "MAILFLOW_TEST_LAYOUT";
+
+/// How the name of a link begins.
+const LINK: &str = "link-";
+/// The pinned maps.
+const MAPS: [&str; 8] = ["SETS", "INSERTED", "FLOWS", "RETIRED", "OVERFLOW", "SHARES", "FRAGMENTS", "TOTALS"];
+
+/// The directory of the pins, locked.
+#[derive(Debug)]
+pub struct Pins {
+    root: PathBuf,
+    layout: u32,
+    /// Those that can be read.
+    layouts: Vec<u32>,
+    /// The BPF file system is in this mount namespace alone.
+    private: bool,
+    /// The moment of the state on the disk.
+    state: Option<u64>,
+    lock: File,
+}
+
+/// Tables that an agent left which this one cannot go on with.
+#[derive(Debug)]
+pub(crate) struct Old {
+    /// Where they are.
+    pub(crate) directory: PathBuf,
+}
+
+impl Pins {
+    /// Locks `root`, which is made where it is missing; so is the BPF file system, where that may be mounted.
+    ///
+    /// # Errors
+    /// Another agent holds it, there is no BPF file system, or the system refuses.
+    pub fn open(root: &Path) -> Result<Self, PinError> {
+        bpffs::provide(root).map_err(|source| PinError::NoFileSystem { path: root.to_owned(), source })?;
+        let refused = |source| PinError::Refused { path: root.to_owned(), source };
+        fs::create_dir_all(root).map_err(refused)?;
+        let lock = File::open(root).map_err(refused)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(PinError::Held { path: root.to_owned(), pid: lock::lock_holder(root) });
+            }
+            Err(TryLockError::Error(source)) => return Err(refused(source)),
+        }
+        let told = std::env::var(OTHER_LAYOUT).unwrap_or_default();
+        let mut layouts: Vec<u32> = told.split(':').filter_map(|layout| layout.parse().ok()).collect();
+        layouts.push(LAYOUT);
+        let private = bpffs::is_private(root).unwrap_or(false);
+        Ok(Self { root: root.to_owned(), layout: layouts[0], layouts, private, state: None, lock })
+    }
+
+    /// Returns true if the pins end with the mount namespace of this process, which no other process has.
+    pub fn are_private(&self) -> bool {
+        self.private
+    }
+
+    /// The same for an agent that goes on from the state of this moment.
+    #[must_use]
+    pub fn with_state(self, state: Option<u64>) -> Self {
+        Self { state, ..self }
+    }
+
+    /// The directory of all layouts.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Returns true if the directory of all layouts is the one that is locked.
+    pub(super) fn is_locked(&self) -> bool {
+        let id = |found: fs::Metadata| (found.dev(), found.ino());
+        matches!((self.lock.metadata().map(id), fs::metadata(&self.root).map(id)), (Ok(mine), Ok(there)) if mine == there)
+    }
+
+    /// Locks that directory once it was made again.
+    pub(super) fn lock_again(&mut self) -> io::Result<()> {
+        let lock = File::open(&self.root)?;
+        lock.try_lock()?;
+        self.lock = lock;
+        Ok(())
+    }
+
+    /// Makes the directories again where they are gone; whether one was.
+    pub(crate) fn mend_directories(&mut self) -> io::Result<bool> {
+        let (locked, directory) = (self.is_locked(), self.directory());
+        if locked && directory.is_dir() {
+            return Ok(false);
+        }
+        let there = self.root().ancestors().find(|ancestor| ancestor.exists()).map(PathBuf::from);
+        // Elsewhere the directories would be files on a disk.
+        if !there.is_some_and(|there| bpffs::is_bpf(&there).unwrap_or(false)) {
+            let text = format!("no BPF file system at {}", self.root().display());
+            return Err(io::Error::other(text));
+        }
+        fs::create_dir_all(&directory)?;
+        if !locked {
+            self.lock_again()?;
+        }
+        Ok(true)
+    }
+
+    /// The directory of this layout.
+    pub fn directory(&self) -> PathBuf {
+        self.root.join(format!("v{}", self.layout))
+    }
+
+    /// Where a map is pinned.
+    pub(crate) fn map(&self, name: &str) -> PathBuf {
+        self.directory().join(name)
+    }
+
+    /// The maps, with where each is pinned.
+    pub(crate) fn maps(&self) -> impl Iterator<Item = (&'static str, PathBuf)> {
+        MAPS.map(|name| (name, self.map(name))).into_iter()
+    }
+
+    /// Where the link of a place is pinned.
+    pub(crate) fn link(&self, interface: &str, direction: Direction) -> PathBuf {
+        self.directory().join(link_name(interface, direction))
+    }
+
+    /// Links of a place that other layouts' agents left.
+    pub(crate) fn other_links(&self, interface: &str, direction: Direction) -> Vec<PathBuf> {
+        let name = link_name(interface, direction);
+        let others = self.others().into_iter().map(|(_, directory)| directory.join(&name));
+        others.filter(|path| path.exists()).collect()
+    }
+
+    /// Takes away the links of all places but `watched`, which an agent before left: each would count on for this one,
+    /// which does not look there.
+    pub(crate) fn leave_links(&self, watched: &[(String, Direction)]) {
+        let watched: Vec<_> = watched.iter().map(|(name, direction)| link_name(name, *direction)).collect();
+        let directories = self.others().into_iter().map(|(_, directory)| directory).chain([self.directory()]);
+        for entry in directories.filter_map(|directory| fs::read_dir(directory).ok()).flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if !name.starts_with(LINK) || watched.contains(&name) {
+                continue;
+            }
+            let link = entry.path();
+            match fs::remove_file(&link) {
+                Ok(()) => {
+                    info!(link = %link.display(), "the agent before watched there, this one does not: its link is taken away");
+                }
+                Err(error) => {
+                    warn!(link = %link.display(), %error, "the link of the agent before cannot be taken away");
+                }
+            }
+        }
+    }
+
+    /// The tables' generation, if there are tables: the kernel's number of the flow table.
+    pub fn generation(&self) -> Option<u32> {
+        MapInfo::from_pin(self.map("FLOWS")).ok().map(|info| info.id())
+    }
+
+    /// Makes room for tables as `options` wants them: what is there and cannot be gone on with is set aside.
+    /// `known` is the generation that the agent's state belongs to, and that state. Returns what can be read once more.
+    pub(crate) fn prepare(
+        &self,
+        options: &LoadOptions,
+        known: Option<(u32, &Kept)>,
+    ) -> Result<Vec<Old>, PinError> {
+        let directory = self.directory();
+        let refused = |source| PinError::Refused { path: directory.clone(), source };
+        if directory.exists() {
+            let marked = Ahead::of(&directory).is_marked(self.state);
+            let reason = match mismatch(&directory, Some(options)) {
+                Some(reason) => Some(reason),
+                None if marked => Some("the agent before went on without a state on the disk".to_owned()),
+                None => match known.filter(|(generation, _)| self.generation() == Some(*generation)) {
+                    Some((_, kept)) if kept.prefix == options.ipv6_prefix => None,
+                    Some(_) => Some("they group sources otherwise".to_owned()),
+                    None if self.generation().is_some() => Some("no state belongs to them".to_owned()),
+                    None => None,
+                },
+            };
+            if let Some(reason) = reason {
+                let aside = self.root.join(format!("v{}-before", self.layout));
+                remove(&aside);
+                warn!(tables = %directory.display(), %reason, "the pinned tables are read once more and replaced");
+                fs::rename(&directory, &aside).map_err(refused)?;
+            }
+        }
+        fs::create_dir_all(&directory).map_err(refused)?;
+        let mut old = Vec::new();
+        for (name, directory) in self.others() {
+            if !name.starts_with("aside-") && !directory.join("FLOWS").exists() {
+                remove(&directory);
+            } else if mismatch(&directory, None).is_none() && self.knows(&name) {
+                old.push(Old { directory });
+            } else {
+                let aside = self.root.join(format!("aside-{}", name.trim_start_matches("aside-")));
+                if aside != directory {
+                    fs::rename(&directory, &aside).map_err(refused)?;
+                }
+                warn!(tables = %aside.display(), "pinned tables of a layout that this agent does not know are set aside");
+            }
+        }
+        Ok(old)
+    }
+
+    /// Takes away what was pinned: at a stop that ends counting.
+    pub(crate) fn clear(&self) {
+        remove(&self.directory());
+    }
+
+    /// Directories of other layouts, by their names.
+    fn others(&self) -> Vec<(String, PathBuf)> {
+        let entries = fs::read_dir(&self.root).into_iter().flatten().flatten();
+        let ours = format!("v{}", self.layout);
+        let named = entries.filter_map(|entry| Some((entry.file_name().into_string().ok()?, entry.path())));
+        named.filter(|(name, path)| *name != ours && path.is_dir()).collect()
+    }
+
+    /// Whether the directory of this name holds tables that this agent can read.
+    fn knows(&self, name: &str) -> bool {
+        let number = name.strip_prefix('v').map(|rest| rest.trim_end_matches("-before"));
+        let number = number.and_then(|number| number.parse::<u32>().ok());
+        number.is_some_and(|number| self.layouts.contains(&number))
+    }
+}
+
+impl Old {
+    /// The kernel's number of the flow table.
+    pub(crate) fn generation(&self) -> Option<u32> {
+        MapInfo::from_pin(self.map("FLOWS")).ok().map(|info| info.id())
+    }
+
+    /// Where a map is pinned.
+    pub(crate) fn map(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
+    /// Removes the tables: they were read.
+    pub(crate) fn remove(&self) {
+        info!(tables = %self.directory.display(), "the tables of the agent before were read and are removed");
+        remove(&self.directory);
+    }
+}
+
+fn link_name(interface: &str, direction: Direction) -> String {
+    // `~` first, so that no two names become one.
+    let interface = interface.replace('~', "~~").replace('.', "~");
+    format!("{LINK}{}-{interface}", direction.name())
+}
+
+/// Removes a directory of pins. What cannot be removed is named.
+fn remove(directory: &Path) {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let files = entries.map(|entry| fs::remove_file(entry.path())).find_map(Result::err);
+    let removed = files.map_or_else(|| fs::remove_dir(directory), Err);
+    if let Err(error) = removed
+        && directory.exists()
+    {
+        warn!(directory = %directory.display(), %error, "pins are left");
+    }
+}
+
+/// What speaks against the maps pinned in a directory: one is of another kind or size than the program's.
+/// Capacities are compared where options are given.
+fn mismatch(directory: &Path, options: Option<&LoadOptions>) -> Option<String> {
+    for (name, path) in MAPS.map(|name| (name, directory.join(name))) {
+        if !path.exists() {
+            continue;
+        }
+        let info = match MapInfo::from_pin(&path) {
+            Ok(info) => info,
+            Err(error) => return Some(format!("{name} cannot be opened: {error}")),
+        };
+        let (kind, key, value, entries) = wanted(name, options);
+        let found = (info.map_type().ok(), info.key_size() as usize, info.value_size() as usize);
+        if found != (Some(kind), key, value) {
+            return Some(format!("{name} is of another layout"));
+        }
+        if entries.is_some_and(|entries| entries != info.max_entries()) {
+            return Some(format!("{name} has room for {} entries", info.max_entries()));
+        }
+    }
+    None
+}
+
+/// Kind, sizes and capacity of a map.
+fn wanted(name: &str, options: Option<&LoadOptions>) -> (MapType, usize, usize, Option<u32>) {
+    const WORD: usize = size_of::<u32>();
+    let version = KernelVersion::running();
+    let shape = options.zip(version.ok()).map(|(options, version)| Shape::of(options.flows, version));
+    match name {
+        "SETS" => {
+            let sets = shape.map(|shape| shape.sets.max(1));
+            (MapType::Array, WORD, size_of::<Set>(), sets)
+        }
+        "INSERTED" => {
+            let groups = shape.map(|shape| groups_of(shape.sets.max(1)));
+            (MapType::Array, WORD, size_of::<u64>(), groups)
+        }
+        "FLOWS" => {
+            let flows = shape.map(|shape| shape.beside);
+            (MapType::Hash, size_of::<FlowKey>(), size_of::<FlowCounters>(), flows)
+        }
+        "RETIRED" => (MapType::Hash, size_of::<RetiredKey>(), size_of::<FlowCounters>(), None),
+        "OVERFLOW" => {
+            let sources = options.map(|options| options.overflow);
+            (MapType::Hash, size_of::<SpillKey>(), size_of::<SpillCounters>(), sources)
+        }
+        "SHARES" => (MapType::Array, WORD, size_of::<u64>(), Some(ALL_CELLS)),
+        "FRAGMENTS" => (MapType::LruHash, size_of::<FragmentKey>(), size_of::<FragmentOwner>(), None),
+        _ => (MapType::PerCpuArray, WORD, size_of::<Totals>(), Some(1)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mailflow_common::{Entry, HashKeys, Place, Scope, Slot, Vlans, set_of, tag_of};
+    use sha2::{Digest, Sha256};
+
+    use super::*;
+    use crate::flow_table::element;
+
+    /// Changes with what the tables' keys and values are. If it is another one than here, raise [`LAYOUT`]
+    /// where their meaning changed too, and note the new one.
+    #[test]
+    fn the_layout_is_that_of_the_sources() {
+        let sources = [
+            include_str!("../../../../mailflow-common/src/counters.rs"),
+            include_str!("../../../../mailflow-common/src/flow_key.rs"),
+            include_str!("../../../../mailflow-common/src/keyed_hash.rs"),
+            include_str!("../../../../mailflow-common/src/table_key.rs"),
+            include_str!("../../../../mailflow-common/src/bucket.rs"),
+            include_str!("../../../../mailflow-common/src/source_limit.rs"),
+            include_str!("../../../../mailflow-common/src/totals.rs"),
+        ];
+        let mut hash = Sha256::new();
+        for line in sources.iter().flat_map(|source| source.lines()).map(str::trim) {
+            // Fields of the structs: `pub name: type,`.
+            if line.starts_with("pub ") && line.ends_with(',') && line.contains(": ") {
+                hash.update(line);
+            }
+        }
+        let hash: String = hash.finalize().iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!((LAYOUT, hash.as_str()), (6, "47320a13"));
+    }
+
+    /// A flow's key as a set holds it is part of the layout as well, and so is the hash that chooses the set.
+    #[test]
+    fn the_places_of_flows_are_those_of_the_layout() {
+        let place = |client: &str, server: &str| {
+            let [client, server] = [client, server].map(|end| end.parse::<std::net::IpAddr>().unwrap());
+            let scope = Scope::new(Vlans::default().push(7), 6, client.is_ipv6());
+            let (client, server) = (client.into(), server.into());
+            let key = FlowKey { client, server, client_port: 40_000, server_port: 25, scope };
+            let (place, rest) = Place::of(&key);
+            let slot = Slot { place, entry: Entry { rest, ..Entry::default() } };
+            let bytes = element::bytes(&[slot]).to_vec();
+            let (head, tail) =
+                (&bytes[..size_of::<Place>()], &bytes[size_of::<Place>() + size_of::<FlowCounters>()..]);
+            let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+            let mut word = 3_u64;
+            let keys = HashKeys::draw(|| {
+                word = word.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                word
+            });
+            let tag = tag_of(keys.flow(&place, &rest));
+            let set = (tag, set_of(tag, 1_000));
+            (hex(head), hex(tail), set)
+        };
+        let known = [
+            (
+                ("10.1.2.3", "198.51.100.4"),
+                ("0a010203c63364041900409c07000006", "0".repeat(48), (4_719_967_015_757_930_658, 255)),
+            ),
+            (
+                ("2001:db8:1:2:3:4:5:6", "2001:db8:9::25"),
+                (
+                    "00030004000500061900409c07000086",
+                    "0001000220010db80009000020010db80000002500000000".to_owned(),
+                    (7_871_943_975_354_033_146, 426),
+                ),
+            ),
+        ];
+        for ((client, server), (key, beside, set)) in known {
+            assert_eq!(place(client, server), (key.to_owned(), beside, set), "{LAYOUT}");
+        }
+    }
+
+    #[test]
+    fn names_have_no_dots_and_stay_apart() {
+        let name = |interface| link_name(interface, Direction::Egress);
+        assert_eq!(name("eth0.100"), "link-egress-eth0~100");
+        assert_ne!(name("a~b"), name("a.b"));
+    }
+}

@@ -1,0 +1,122 @@
+//! Checkpoint of what is known of the tables, and queries and corrections of crash recovery.
+
+use mailflow_common::{FlowCounters, FlowKey, RetiredKey, SpillCounters, SpillKey};
+
+use super::{kernel_checkpoint::Kept, migrated_flows::less};
+use crate::{
+    flow_table::{
+        batch,
+        conservation::Sum,
+        element::{Element, pack, unpack},
+    },
+    handle::{Begun, Kernel},
+    program::load::Loaded,
+};
+use mailflow_engine::{
+    flow::{Finished, Flow},
+    spill::Spill,
+};
+
+impl Kernel {
+    /// What the agent after this one must know of the tables.
+    pub fn keep(&self) -> Kept {
+        let book = &self.table.book();
+        let words = |sum: &Sum| [sum.up.packets, sum.up.bytes, sum.down.packets, sum.down.bytes];
+        let base = |(key, base): (&FlowKey, &FlowCounters)| (pack(key), pack(base));
+        Kept {
+            prefix: self.loaded.ipv6_prefix,
+            ticks: self.ticks.words(),
+            bases: book.bases.iter().map(base).collect(),
+            retired: words(&book.held.retired),
+            overflow: words(book.held.overflow_taken()),
+            carried: book.carried.all().cloned().collect(),
+            read: book.read.clone(),
+        }
+    }
+
+    /// Whether the tables still hold the flow, with any number of packets.
+    ///
+    /// # Errors
+    /// The kernel refuses the read.
+    pub fn holds(&self, flow: &Flow) -> std::io::Result<bool> {
+        let first = self.ticks.tick(flow.first);
+        let found = match self.loaded.sets.as_ref().and_then(|sets| sets.get(&flow.key)) {
+            None => look_up::<FlowKey, FlowCounters>(&self.loaded, "FLOWS", &flow.key)?,
+            found => found,
+        };
+        let book = self.table.book();
+        Ok(match book.carried.part(flow) {
+            // Without a packet here it is where it was carried to; with one, in its entry.
+            Some(part) => {
+                let same = (part.up.packets, part.down.packets) == (flow.up.packets, flow.down.packets);
+                same || (found.is_some() && !book.bases.contains_key(&flow.key))
+            }
+            None => found.is_some_and(|found| found.first == first),
+        })
+    }
+
+    /// Whether the finished flow still waits to be read.
+    ///
+    /// # Errors
+    /// The kernel refuses the read.
+    pub fn holds_finished(&self, flow: &Flow) -> std::io::Result<bool> {
+        if self.left.finished.iter().any(|left| (left.flow.key, left.flow.first) == (flow.key, flow.first)) {
+            return Ok(true);
+        }
+        let key = RetiredKey { flow: flow.key, first: self.ticks.tick(flow.first) };
+        Ok(look_up::<RetiredKey, FlowCounters>(&self.loaded, "RETIRED", &key)?.is_some())
+    }
+
+    /// Books a flow that the agent before took out of the table.
+    pub fn book_removed(&mut self, flow: &Flow) {
+        let counts = self.begun == Begun::Resumed;
+        let book = self.table.book_mut();
+        let part = book.carried.take(flow);
+        // What tables before these held is in no number of theirs.
+        if counts {
+            book.bases.remove(&flow.key);
+            book.held.retire(&part.map_or_else(|| flow.clone(), |part| less(flow, &part)));
+        }
+    }
+
+    /// Books a finished flow that the agent before took out, with its entry's sums as the journal has them.
+    pub fn book_finished(&mut self, Finished { flow, .. }: &Finished, sums: &[u8]) {
+        let counts = self.begun == Begun::Resumed;
+        let book = self.table.book_mut();
+        let part = book.carried.take(flow);
+        if !counts {
+            return;
+        }
+        book.held.retire(&part.map_or_else(|| flow.clone(), |part| less(flow, &part)));
+        if let Some(base) = unpack(sums) {
+            book.bases.insert(flow.key, base);
+        }
+    }
+
+    /// Books a source whose overflow the agent before took out.
+    pub fn book_spilled(&mut self, spill: &Spill) {
+        if self.begun == Begun::Resumed {
+            self.table.book_mut().held.retire_spill(spill);
+        }
+    }
+
+    /// Whether the source's overflow is still in its table.
+    ///
+    /// # Errors
+    /// The kernel refuses the read.
+    pub fn holds_spill(&self, key: &SpillKey) -> std::io::Result<bool> {
+        if self.left.spilled.iter().any(|left| left.key == *key) {
+            return Ok(true);
+        }
+        Ok(look_up::<SpillKey, SpillCounters>(&self.loaded, "OVERFLOW", key)?.is_some())
+    }
+}
+
+fn look_up<K: Element, V: Element>(
+    loaded: &Loaded,
+    map: &'static str,
+    key: &K,
+) -> std::io::Result<Option<V>> {
+    let map = loaded.hash(map).map_err(std::io::Error::other)?;
+    batch::get(map.fd(), key)
+}

@@ -1,0 +1,78 @@
+//! A mark beside the pinned tables: they are ahead of the state on the disk, which could not be written.
+//!
+//! It is a symbolic link in the BPF file system, which takes no room on a disk; its target names the state.
+
+use std::{
+    fs, io,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+};
+
+const NAME: &str = "ahead";
+
+/// The mark of pinned tables.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ahead {
+    path: PathBuf,
+}
+
+impl Ahead {
+    /// The mark of the tables in this directory.
+    pub(crate) fn of(directory: &Path) -> Self {
+        Self { path: directory.join(NAME) }
+    }
+
+    /// Marks the tables as ahead of the state of this moment.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn mark(&self, state: Option<u64>) -> io::Result<()> {
+        self.clear()?;
+        symlink(target(state), &self.path)
+    }
+
+    /// Removes the mark, if there is one.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn clear(&self) -> io::Result<()> {
+        match fs::remove_file(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Returns true if the tables are ahead of the state of this moment.
+    pub fn is_marked(&self, state: Option<u64>) -> bool {
+        fs::read_link(&self.path).is_ok_and(|found| found.as_os_str() == target(state).as_str())
+    }
+}
+
+fn target(state: Option<u64>) -> String {
+    match state {
+        Some(moment) => format!("state-{moment}"),
+        None => "no-state".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mark_is_of_one_state() {
+        let directory = std::env::temp_dir().join(format!("mailflow-ahead-{}", std::process::id()));
+        fs::create_dir_all(&directory).unwrap();
+        let ahead = Ahead::of(&directory);
+        assert!(!ahead.is_marked(Some(7)) && !ahead.is_marked(None));
+        ahead.clear().unwrap();
+        for state in [Some(7), Some(8), None] {
+            ahead.mark(state).unwrap();
+            let marked = [Some(7), Some(8), None].map(|other| ahead.is_marked(other));
+            assert_eq!(marked, [Some(7), Some(8), None].map(|other| other == state));
+        }
+        ahead.clear().unwrap();
+        assert!(!ahead.is_marked(None));
+        fs::remove_dir(directory).unwrap();
+    }
+}

@@ -1,0 +1,339 @@
+//! Loading: the object's maps and every program this kernel takes.
+
+use std::{
+    borrow::Borrow,
+    collections::BTreeSet,
+    os::fd::{AsFd, AsRawFd},
+    sync::{Mutex, PoisonError},
+    thread,
+};
+
+use aya::{
+    Ebpf, EbpfLoader, Pod, VerifierLogLevel,
+    maps::{Array, Map, MapData, PerCpuArray},
+    programs::{Program, SchedClassifier, Xdp},
+};
+use mailflow_common::{
+    ALL_CELLS, HashKeys, KEY_CELLS, PORT_WORDS, PortSet, Room, Sharing, Silences, Totals, groups_of,
+};
+
+use super::{log::KernelLog, object_compat};
+use crate::{
+    error::KernelError,
+    flow_table::{
+        buckets::{Sets, Shape},
+        element,
+        reader::Maps,
+    },
+    host::{capabilities, kernel_version::KernelVersion, memory},
+    options::{LoadOptions, Programs},
+    persist::pins::Pins,
+};
+
+/// A value as a map holds it.
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+struct Plain<T>(T);
+
+// SAFETY: words and arrays of words in #[repr(C)], without padding, of which all bits are valid.
+unsafe impl Pod for Plain<Totals> {}
+// SAFETY: as above.
+unsafe impl Pod for Plain<[u64; PORT_WORDS]> {}
+// SAFETY: as above.
+unsafe impl Pod for Plain<Silences> {}
+// SAFETY: as above.
+unsafe impl Pod for Plain<Sharing> {}
+// SAFETY: as above.
+unsafe impl Pod for Plain<Room> {}
+
+/// Shows the kernel's ticks; whatever else is loaded needs it.
+pub(crate) const TICKS: &str = "ticks";
+/// Threads beside the first one that load programs. Each keeps a buffer for the verifier's answer.
+const MOST_LOADERS: usize = 7;
+/// Takes flows out of the table.
+pub(crate) const REMOVE: &str = "remove_flows";
+
+/// The loaded object.
+pub(crate) struct Loaded {
+    pub(crate) ebpf: Ebpf,
+    /// Names of the programs this kernel took.
+    pub(crate) programs: BTreeSet<String>,
+    pub(crate) version: KernelVersion,
+    pub(crate) log: KernelLog,
+    /// The IPv6 prefix that makes a source.
+    pub(crate) ipv6_prefix: u8,
+    /// Most entries that clients alone may make, of the flow table and of the overflow table.
+    half_open: Room,
+    /// Packets that are forwarded are not counted at `host` interfaces.
+    pub(crate) local_only: bool,
+    /// The flow table's sets, where it has any.
+    pub(crate) sets: Option<Sets>,
+}
+
+impl Loaded {
+    /// Loads `object`; its tables pinned and taken over from there, where that is wanted.
+    pub(crate) fn new(
+        object: &[u8],
+        options: &LoadOptions,
+        pins: Option<&Pins>,
+    ) -> Result<Self, KernelError> {
+        let version = KernelVersion::running()?;
+        capabilities::check_capabilities()?;
+        memory::lift_memory_limit(version);
+        let local_only = u32::from(options.local_only);
+        let clock = u32::from(options.external_clock);
+        let shape = Shape::of(options.flows, version);
+        let mut loader = EbpfLoader::new();
+        loader
+            .verifier_log_level(VerifierLogLevel::STATS)
+            .map_max_entries("SETS", shape.sets.max(1))
+            .map_max_entries("INSERTED", groups_of(shape.sets.max(1)))
+            .map_max_entries("FLOWS", shape.beside)
+            .map_max_entries("OVERFLOW", options.overflow)
+            .override_global("LOCAL_ONLY", &local_only, true)
+            .override_global("CLOCK", &clock, true)
+            .override_global("SET_COUNT", &shape.sets, true);
+        for (name, path) in pins.into_iter().flat_map(Pins::maps) {
+            loader.map_pin_path(name, path);
+        }
+        let level = KernelLog::number(options.kernel_log);
+        KernelLog::ask(&mut loader, options.kernel_log, &level);
+        let object = object_compat::for_kernel(object, version)?;
+        let mut ebpf = loader.load(&object).map_err(|error| KernelError::Load(Box::new(error)))?;
+        let log = KernelLog::read(&mut ebpf, options.kernel_log);
+        let LoadOptions { ipv6_prefix, local_only, .. } = *options;
+        let programs = BTreeSet::new();
+        let half_open = half_open(options);
+        let mut loaded =
+            Self { ebpf, programs, version, log, ipv6_prefix, half_open, local_only, sets: None };
+        loaded.load_programs(options.programs)?;
+        loaded.set_room(Room { flows: 0, sources: 0 }, (0, 0))?;
+        let sharing = loaded.share(options)?;
+        if shape.sets != 0 {
+            let [sets, inserted, shares] = ["SETS", "INSERTED", "SHARES"].map(|name| loaded.array(name));
+            let sets = Sets::own(sets?, shape.sets, inserted?, shares?, sharing);
+            loaded.sets = Some(sets.map_err(KernelError::Table)?);
+        }
+        Ok(loaded)
+    }
+
+    /// Loads every program. Those for frames in several buffers may be refused by kernels that do not
+    /// know such frames; every other one must load.
+    ///
+    /// The kernel's check of a program takes most of the time until packets are counted, and works on one CPU: as many
+    /// programs are loaded at the same time as there are CPUs.
+    fn load_programs(&mut self, programs: Programs) -> Result<(), KernelError> {
+        let version = self.version;
+        let wanted = self.ebpf.programs_mut().filter(|(name, program)| {
+            let named = match programs {
+                Programs::All => true,
+                Programs::One(one) => *name == one || *name == TICKS || *name == REMOVE,
+            };
+            let refused = name.ends_with("_frags") && version < KernelVersion::XDP_FRAGS;
+            named && !refused && matches!(program, Program::Xdp(_) | Program::SchedClassifier(_))
+        });
+        let queue = Mutex::new(wanted);
+        let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+        let work = || {
+            let mut loaded = Vec::new();
+            while let Some((name, program)) = next() {
+                let result = match program {
+                    Program::Xdp(program) => program.load(),
+                    Program::SchedClassifier(program) => program.load(),
+                    _ => continue,
+                };
+                result.map_err(|source| KernelError::Program {
+                    program: name.to_owned(),
+                    source: Box::new(source),
+                })?;
+                loaded.push(name.to_owned());
+            }
+            Ok(loaded)
+        };
+        let others = thread::available_parallelism().map_or(0, |cpus| cpus.get() - 1).min(MOST_LOADERS);
+        let loaded = thread::scope(|scope| {
+            // Where the system gives no thread, the others load more.
+            let start = |_| thread::Builder::new().name("load".to_owned()).spawn_scoped(scope, work).ok();
+            let started: Vec<_> = (0..others).filter_map(start).collect();
+            let own = work();
+            let joined = started
+                .into_iter()
+                .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+            joined.chain([own]).collect::<Result<Vec<_>, KernelError>>()
+        })?;
+        self.programs.extend(loaded.into_iter().flatten());
+        Ok(())
+    }
+
+    pub(crate) fn xdp(&mut self, name: &str) -> Option<&mut Xdp> {
+        self.ebpf.program_mut(name)?.try_into().ok()
+    }
+
+    pub(crate) fn classifier(&mut self, name: &str) -> Option<&mut SchedClassifier> {
+        self.ebpf.program_mut(name)?.try_into().ok()
+    }
+
+    pub(crate) fn verified_instructions(&self, name: &str) -> Option<u32> {
+        let info = match self.ebpf.program(name)? {
+            Program::Xdp(program) => program.info(),
+            Program::SchedClassifier(program) => program.info(),
+            _ => return None,
+        };
+        info.ok()?.verified_instruction_count()
+    }
+
+    /// Sets the watched ports; packets pass meanwhile.
+    pub(crate) fn watch(&mut self, ports: &PortSet) -> Result<(), KernelError> {
+        let mut map: Array<_, Plain<[u64; PORT_WORDS]>> = self.data(".data.ports")?;
+        map.set(0, Plain(*ports.words()), 0).map_err(map_error(".data.ports"))
+    }
+
+    /// Sets the silences that separate flows; packets pass meanwhile.
+    pub(crate) fn set_silences(&mut self, silences: Silences) -> Result<(), KernelError> {
+        let mut map: Array<_, Plain<Silences>> = self.data(".data.silences")?;
+        map.set(0, Plain(silences), 0).map_err(map_error(".data.silences"))
+    }
+
+    /// Says how the flow table is shared between sources.
+    fn share(&mut self, options: &LoadOptions) -> Result<Sharing, KernelError> {
+        let keys = options.hash_keys.map_or_else(|| self.hash_keys(), Ok)?;
+        let mut map: Array<_, Plain<Sharing>> = self.data(".data.sharing")?;
+        let sharing = Sharing {
+            mask: Sharing::mask(options.ipv6_prefix),
+            keys,
+            most: u64::from(options.flows_per_source),
+        };
+        map.set(0, Plain(sharing), 0).map_err(map_error(".data.sharing"))?;
+        Ok(sharing)
+    }
+
+    /// Returns how many entries the program has made.
+    pub(crate) fn made(&mut self) -> Result<Room, KernelError> {
+        let map: Array<_, Plain<Room>> = self.data(".data.made")?;
+        map.get(&0, 0).map(|made| made.0).map_err(map_error(".data.made"))
+    }
+
+    /// Lets clients make entries until their part of each table is full. The tables held `flows` and `sources` entries
+    /// after a reading, before which the program had made `made`: what it made meanwhile is counted twice until the next one.
+    pub(crate) fn set_room(&mut self, made: Room, (flows, sources): (u64, u64)) -> Result<(), KernelError> {
+        let until = |made: u64, most: u64, held: u64| match most {
+            u64::MAX => u64::MAX,
+            most => made + most.saturating_sub(held),
+        };
+        let room = Room {
+            flows: until(made.flows, self.half_open.flows, flows),
+            sources: until(made.sources, self.half_open.sources, sources),
+        };
+        let mut map: Array<_, Plain<Room>> = self.data(".data.room")?;
+        map.set(0, Plain(room), 0).map_err(map_error(".data.room"))
+    }
+
+    /// Keys of the hashes by which the tables are filled: their own, where they were taken over.
+    fn hash_keys(&mut self) -> Result<HashKeys, KernelError> {
+        let mut cells: Array<_, u64> = self.data("SHARES")?;
+        // Written in their order: where the last one is, all are.
+        if cells.get(&(ALL_CELLS - 1), 0).map_err(map_error("SHARES"))? != 0 {
+            return known_keys(&cells);
+        }
+        let mut words = [0; HashKeys::WORDS];
+        getrandom::fill(element::bytes_mut(&mut words)).map_err(|error| KernelError::Table(error.into()))?;
+        for (cell, word) in (KEY_CELLS..).zip(words) {
+            cells.set(cell, word, 0).map_err(map_error("SHARES"))?;
+        }
+        known_keys(&cells)
+    }
+
+    /// Reads what is the program's idea of now where it does not ask the kernel.
+    pub(crate) fn noted_ticks(&mut self) -> Result<u64, KernelError> {
+        let map: Array<_, u64> = self.data(".data.now")?;
+        map.get(&0, 0).map_err(map_error(".data.now"))
+    }
+
+    /// Tells the length of a frame of which only the head is shown; 0 where all of it is.
+    pub(crate) fn tell_length(&mut self, length: u64) -> Result<(), KernelError> {
+        let mut map: Array<_, u64> = self.data(".data.length")?;
+        map.set(0, length, 0).map_err(map_error(".data.length"))
+    }
+
+    /// Sets it.
+    pub(crate) fn set_now(&mut self, ticks: u64) -> Result<(), KernelError> {
+        let mut map: Array<_, u64> = self.data(".data.now")?;
+        map.set(0, ticks, 0).map_err(map_error(".data.now"))
+    }
+
+    fn data<V: Pod>(&mut self, name: &'static str) -> Result<Array<&mut MapData, V>, KernelError> {
+        Array::try_from(self.map_mut(name)?).map_err(map_error(name))
+    }
+
+    /// The totals of all CPUs.
+    pub(crate) fn totals(&self) -> Result<Totals, KernelError> {
+        let map = self.ebpf.map("TOTALS").ok_or(KernelError::Missing("TOTALS"))?;
+        let map: PerCpuArray<_, Plain<Totals>> = PerCpuArray::try_from(map).map_err(map_error("TOTALS"))?;
+        let cpus = map.get(&0, 0).map_err(map_error("TOTALS"))?;
+        let mut totals = Totals::default();
+        cpus.iter().for_each(|cpu| totals.add(&cpu.0));
+        Ok(totals)
+    }
+
+    /// The tables that are read.
+    pub(crate) fn tables(&self) -> Result<Maps<'_>, KernelError> {
+        Ok(Maps {
+            sets: self.sets.as_ref(),
+            flows: self.hash("FLOWS")?,
+            retired: self.hash("RETIRED")?,
+            overflow: self.hash("OVERFLOW")?,
+        })
+    }
+
+    pub(crate) fn hash(&self, name: &'static str) -> Result<&MapData, KernelError> {
+        match self.ebpf.map(name) {
+            Some(Map::HashMap(map)) => Ok(map),
+            _ => Err(KernelError::Missing(name)),
+        }
+    }
+
+    fn array(&self, name: &'static str) -> Result<&MapData, KernelError> {
+        match self.ebpf.map(name) {
+            Some(Map::Array(map)) => Ok(map),
+            _ => Err(KernelError::Missing(name)),
+        }
+    }
+
+    pub(crate) fn map_mut(&mut self, name: &'static str) -> Result<&mut Map, KernelError> {
+        self.ebpf.map_mut(name).ok_or(KernelError::Missing(name))
+    }
+
+    /// Bytes of kernel memory that the maps take, as the kernel itself says; 0 where it does not.
+    pub(crate) fn memory(&self) -> u64 {
+        let map_memory = |(_, map): (&str, &Map)| match map {
+            Map::HashMap(map) | Map::LruHashMap(map) | Map::Array(map) | Map::PerCpuArray(map) => {
+                memory::map_memory(map.fd().as_fd().as_raw_fd())
+            }
+            _ => 0,
+        };
+        self.ebpf.maps().map(map_memory).sum()
+    }
+}
+
+/// Most entries that clients alone may make.
+fn half_open(options: &LoadOptions) -> Room {
+    let of = |entries: u32| match options.half_open_percent {
+        100.. => u64::MAX,
+        percent => (u64::from(entries) * u64::from(percent) / 100).max(1),
+    };
+    Room { flows: of(options.flows), sources: of(options.overflow) }
+}
+
+/// Keys of the hashes by which tables were filled, of which these are the shares.
+pub(crate) fn known_keys(shares: &Array<impl Borrow<MapData>, u64>) -> Result<HashKeys, KernelError> {
+    let mut words = [0; HashKeys::WORDS];
+    for (cell, word) in (KEY_CELLS..).zip(&mut words) {
+        *word = shares.get(&cell, 0).map_err(map_error("SHARES"))?;
+    }
+    let mut words = words.into_iter();
+    Ok(HashKeys::draw(|| words.next().unwrap_or_default()))
+}
+
+pub(crate) fn map_error<E: Into<aya::maps::MapError>>(map: &'static str) -> impl Fn(E) -> KernelError {
+    move |error| KernelError::Map { map, source: Box::new(error.into()) }
+}

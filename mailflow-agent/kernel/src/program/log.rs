@@ -1,0 +1,81 @@
+//! What the program itself says, where it is asked to (`--kernel-log`).
+
+use aya::{Ebpf, EbpfLoader};
+use aya_log::EbpfLogger;
+use log::{Level, Log, Metadata, Record};
+use tracing::{debug, error, info, trace, warn};
+
+use crate::options::LogLevel;
+
+/// The program's ring buffer of lines.
+const LINES: &str = "AYA_LOGS";
+/// Bytes of it: some hundred lines.
+const ROOM: u32 = 128 << 10;
+
+/// Reads what the program says.
+pub(crate) struct KernelLog(Option<EbpfLogger<Tracing>>);
+
+impl KernelLog {
+    /// Tells the program to say what is of this level or above; without one its code for that goes away
+    /// when it is loaded, and its buffer is the smallest there is.
+    pub(crate) fn ask<'a>(loader: &mut EbpfLoader<'a>, level: Option<LogLevel>, number: &'a u8) {
+        let room = if level.is_some() { ROOM } else { page() };
+        loader.override_global(aya_log::LEVEL, number, true).map_max_entries(LINES, room);
+    }
+
+    /// The level as the program knows it; 0 is silence.
+    pub(crate) fn number(level: Option<LogLevel>) -> u8 {
+        match level {
+            None => 0,
+            Some(LogLevel::Error) => 1,
+            Some(LogLevel::Warn) => 2,
+            Some(LogLevel::Info) => 3,
+            Some(LogLevel::Debug) => 4,
+            Some(LogLevel::Trace) => 5,
+        }
+    }
+
+    /// Begins to read. That it cannot is no reason not to count.
+    pub(crate) fn read(ebpf: &mut Ebpf, level: Option<LogLevel>) -> Self {
+        if level.is_none() {
+            return Self(None);
+        }
+        let logger = EbpfLogger::init_with_logger(ebpf, Tracing);
+        Self(logger.inspect_err(|error| warn!(%error, "what the program says cannot be read")).ok())
+    }
+
+    /// Logs what it has said since.
+    pub(crate) fn flush(&mut self) {
+        if let Some(logger) = &mut self.0 {
+            logger.flush();
+        }
+    }
+}
+
+/// The smallest ring buffer is a page.
+fn page() -> u32 {
+    // SAFETY: takes a number and touches no memory of ours.
+    u32::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4_096)
+}
+
+/// Hands the program's lines on, each with its level. Their target is `kernel`.
+struct Tracing;
+
+impl Log for Tracing {
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        let said = record.args();
+        match record.level() {
+            Level::Error => error!(target: "kernel", "kernel: {said}"),
+            Level::Warn => warn!(target: "kernel", "kernel: {said}"),
+            Level::Info => info!(target: "kernel", "kernel: {said}"),
+            Level::Debug => debug!(target: "kernel", "kernel: {said}"),
+            Level::Trace => trace!(target: "kernel", "kernel: {said}"),
+        }
+    }
+
+    fn flush(&self) {}
+}

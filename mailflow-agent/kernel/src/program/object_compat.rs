@@ -1,0 +1,66 @@
+//! The object for kernels that know fewer instructions.
+
+use std::borrow::Cow;
+
+use object::{Object, ObjectSection, SectionKind};
+
+use crate::{error::KernelError, host::kernel_version::KernelVersion};
+
+/// Length of an instruction.
+const LENGTH: usize = 8;
+/// Operation code of all atomic operations on words of 64 bits (BPF_STX | BPF_ATOMIC | BPF_DW) ...
+const ATOMIC: u8 = 0xdb;
+/// ... and which of them compares and exchanges (BPF_CMPXCHG).
+const EXCHANGE: [u8; 4] = [0xf1, 0, 0, 0];
+/// `r0 = 1`: what was found is neither free nor the flow's.
+const FOUND_ANOTHER: [u8; LENGTH] = [0xb7, 0, 0, 0, 1, 0, 0, 0];
+
+/// The object as this kernel takes it. Before Linux 5.12 a program may have no instruction that exchanges, not even where
+/// it never gets to: there are no sets then, and these are all on the way to them.
+pub(super) fn for_kernel(object: &[u8], version: KernelVersion) -> Result<Cow<'_, [u8]>, KernelError> {
+    if version >= KernelVersion::EXCHANGE {
+        return Ok(Cow::Borrowed(object));
+    }
+    let places = exchanges(object).map_err(|error| KernelError::Object(error.to_string()))?;
+    let mut plain = object.to_vec();
+    for place in places {
+        plain[place..place + LENGTH].copy_from_slice(&FOUND_ANOTHER);
+    }
+    Ok(Cow::Owned(plain))
+}
+
+/// Where in the file they are.
+fn exchanges(object: &[u8]) -> Result<Vec<usize>, object::Error> {
+    let mut found = Vec::new();
+    for section in object::File::parse(object)?.sections() {
+        let Some((start, _)) = section.file_range().filter(|_| section.kind() == SectionKind::Text) else {
+            continue;
+        };
+        for (number, instruction) in section.data()?.chunks_exact(LENGTH).enumerate() {
+            if instruction[0] == ATOMIC && instruction[4..] == EXCHANGE {
+                found.push(start as usize + number * LENGTH);
+            }
+        }
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernels_that_do_not_exchange_get_no_such_instruction() {
+        let object = crate::OBJECT;
+        assert!(!exchanges(object).unwrap().is_empty());
+        let plain = for_kernel(object, KernelVersion::FLOOR).unwrap();
+        assert!(exchanges(&plain).unwrap().is_empty());
+        assert_eq!(plain.len(), object.len());
+        assert!(matches!(for_kernel(object, KernelVersion::TCX).unwrap(), Cow::Borrowed(_)));
+    }
+
+    #[test]
+    fn what_is_no_object_is_an_error() {
+        assert!(for_kernel(b"ELF", KernelVersion::FLOOR).is_err());
+    }
+}

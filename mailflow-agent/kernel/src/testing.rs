@@ -1,0 +1,54 @@
+//! Helpers of the unit tests.
+
+use std::{process::Command, time::Duration};
+
+use crate::{
+    host::kernel_version::KernelVersion,
+    options::{LoadOptions, Programs, SilenceLimits},
+    program::{load::Loaded, object::OBJECT},
+};
+
+/// The program as on a kernel of that version, as far as attaching goes.
+pub(crate) fn load_as_on(version: KernelVersion) -> Loaded {
+    let silences = SilenceLimits { closed: Duration::ZERO, unanswered: Duration::ZERO, idle: Duration::ZERO };
+    let options = LoadOptions {
+        flows: 8,
+        flows_per_source: 8,
+        overflow: 8,
+        half_open_percent: 100,
+        ipv6_prefix: 64,
+        local_only: false,
+        external_clock: true,
+        silences,
+        programs: Programs::All,
+        kernel_log: None,
+        hash_keys: None,
+    };
+    let mut loaded = Loaded::new(OBJECT, &options, None).unwrap();
+    loaded.version = version;
+    loaded
+}
+
+/// Runs a test on a thread in a network namespace of its own.
+pub(crate) fn in_namespace(test: impl FnOnce() + Send + 'static) {
+    let inside = || {
+        // SAFETY: moves this thread alone into a network namespace of its own.
+        assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNET) }, 0, "this test needs root");
+        test();
+    };
+    std::thread::spawn(inside).join().unwrap();
+}
+
+/// Runs a command in the thread's namespace.
+pub(crate) fn run(line: &str) -> String {
+    let mut words = line.split_whitespace();
+    let output = Command::new(words.next().unwrap()).args(words).output().unwrap();
+    assert!(output.status.success(), "{line}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// How many filters the loopback has.
+pub(crate) fn filters() -> usize {
+    let count = |side| run(&format!("tc filter show dev lo {side}")).matches("handle 0x").count();
+    count("ingress") + count("egress")
+}
