@@ -9,7 +9,7 @@ use std::{
     io,
     mem::offset_of,
     sync::atomic::{AtomicU64, Ordering},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use aya::maps::MapData;
@@ -18,9 +18,12 @@ use mailflow_common::{
     set_of, tag_of,
 };
 
+use mailflow_engine::time::Time;
+
 pub(crate) use self::shape::Shape;
 use self::slot::{FIRST, add, read, slot, sum};
 use super::{conservation::Sum, mmap::Mapped};
+use crate::host::system_clock;
 
 /// Words of a set.
 const SET_WORDS: usize = size_of::<Set>() / 8;
@@ -42,7 +45,7 @@ pub(crate) struct Sets {
     /// ... and how many of them have a twin.
     twins: Cell<usize>,
     /// By when how many of them were taken out: to look at the clock for each would cost as much as to free it.
-    waves: RefCell<VecDeque<(Instant, usize)>>,
+    waves: RefCell<VecDeque<(Time, usize)>>,
 }
 
 /// Which groups of [`SETS_IN_GROUP`] sets may hold flows.
@@ -167,7 +170,7 @@ impl Sets {
         let known: usize = waves.iter().map(|(_, ways)| ways).sum();
         let ways = self.left.borrow().len() - known;
         if ways > 0 {
-            waves.push_back((Instant::now(), ways));
+            waves.push_back((system_clock::now(), ways));
         }
     }
 
@@ -335,7 +338,7 @@ impl Sets {
     /// nobody counts. Returns what came to them since.
     pub(crate) fn free(&self, counting: bool) -> Sum {
         self.mark();
-        let (now, mut late) = (Instant::now(), Sum::default());
+        let (now, mut late) = (system_clock::now(), Sum::default());
         let (mut waves, mut left) = (self.waves.borrow_mut(), self.left.borrow_mut());
         while let Some((_, ways)) = waves.pop_front_if(|(at, _)| !counting || *at + UNDER_WAY <= now) {
             left.drain(..ways).for_each(|left| self.free_one(&left, &mut late));
