@@ -8,5 +8,6 @@
 mod parser;
 
 pub use parser::{
-    Fragment, Frame, Gso, Header, Link, Located, Metadata, Plain, Segment, SliceFrame, Tcp, glance, locate,
+    FastPathHeaders, Fragment, Frame, Gso, Header, Link, Metadata, ParsedHeaders, Segment, SliceFrame, Tcp,
+    parse_fast, parse_headers,
 };

@@ -4,7 +4,9 @@
 use std::mem::MaybeUninit;
 
 use mailflow_common::{Address, FlowKey, Place, Reason};
-use mailflow_ebpf::{Fragment, Gso, Link, Located, Metadata, Segment, SliceFrame, glance, locate};
+use mailflow_ebpf::{
+    Fragment, Gso, Link, Metadata, ParsedHeaders, Segment, SliceFrame, parse_fast, parse_headers,
+};
 use mailflow_tests::frame::{FrameBuilder, Transport, flag::*, short_extension};
 use proptest::prelude::*;
 
@@ -14,24 +16,24 @@ fn all(frame: &[u8], link: Link, metadata: Metadata) -> Result<Segment, Reason> 
 
 /// Also holds the short way against the long one, where there is one.
 fn segment(frame: &SliceFrame<'_>, link: Link, metadata: Metadata) -> Result<Segment, Reason> {
-    let long = locate(frame, link, metadata).and_then(|located| said(&located, frame));
-    if let Some(plain) = glance(frame, link, metadata) {
-        assert_eq!(said(&plain.located(frame), frame), long, "the short way");
-        if let Some(amid) = plain.amid(frame) {
+    let long = parse_headers(frame, link, metadata).and_then(|located| said(&located, frame));
+    if let Some(plain) = parse_fast(frame, link, metadata) {
+        assert_eq!(said(&plain.parsed(frame), frame), long, "the short way");
+        if let Some(amid) = plain.established_segment(frame) {
             let (segment, keys, fragment) = long.unwrap();
             assert_eq!((amid, fragment), (segment, None), "the short way amid a connection");
             for (key, up) in keys.iter().zip([true, false]) {
                 assert_eq!(plain.place(frame, up), Some(Place::of(key).0));
             }
         }
-        let located = locate(frame, link, metadata).unwrap();
+        let located = parse_headers(frame, link, metadata).unwrap();
         assert_eq!(Some((plain.source_port, plain.destination_port)), located.ports());
     }
     long.map(|(segment, ..)| segment)
 }
 
 fn said(
-    located: &Located,
+    located: &ParsedHeaders,
     frame: &SliceFrame<'_>,
 ) -> Result<(Segment, [FlowKey; 2], Option<Fragment>), Reason> {
     let segment = located.segment(frame)?;
@@ -53,7 +55,7 @@ fn a_segment_says_what_was_built() {
     let segment = ethernet(&frame).unwrap();
     let bytes = frame.build();
     let bytes = SliceFrame::new(&bytes);
-    let located = locate(&bytes, Link::Ethernet, Metadata::default()).unwrap();
+    let located = parse_headers(&bytes, Link::Ethernet, Metadata::default()).unwrap();
     let (_, [up, down], _) = said(&located, &bytes).unwrap();
     let ends = frame.ends.map(|(ip, port)| (Address::from(ip), port));
     assert_eq!([(up.client, up.client_port), (up.server, up.server_port)], ends);
@@ -180,7 +182,7 @@ fn fragments_of_a_packet_share_an_identity() {
     let parts = |frame: &FrameBuilder| {
         let bytes = frame.build();
         let frame = SliceFrame::new(&bytes);
-        let located = locate(&frame, Link::Ethernet, Metadata::default()).unwrap();
+        let located = parse_headers(&frame, Link::Ethernet, Metadata::default()).unwrap();
         (located.ports(), located.fragment(&frame), located.addresses(&frame))
     };
     let whole = FrameBuilder::tcp("10.20.0.2:40000", "93.184.215.25:25", ACK).payload(vec![0; 64]);
@@ -212,13 +214,13 @@ fn the_short_way_is_for_whole_plain_packets() {
     let six = FrameBuilder::tcp("[fd20::2]:40000", "[2a00::25]:25", ACK);
     let glanced = |frame: &FrameBuilder, tag: Option<u16>| {
         let link = if frame.ethernet { Link::Ethernet } else { Link::Ip };
-        glance(&SliceFrame::new(&frame.build()), link, Metadata { ethertype: 0x0800, tag }).is_some()
+        parse_fast(&SliceFrame::new(&frame.build()), link, Metadata { ethertype: 0x0800, tag }).is_some()
     };
     let amid = |frame: &FrameBuilder| {
         let link = if frame.ethernet { Link::Ethernet } else { Link::Ip };
         let bytes = frame.build();
         let bytes = SliceFrame::new(&bytes);
-        glance(&bytes, link, Metadata { ethertype: 0x0800, tag: None })?.amid(&bytes)
+        parse_fast(&bytes, link, Metadata { ethertype: 0x0800, tag: None })?.established_segment(&bytes)
     };
     assert!(amid(&plain).is_some() && amid(&plain.clone().with(|frame| frame.ethernet = false)).is_some());
     assert!(amid(&plain.clone().udp()).is_none());

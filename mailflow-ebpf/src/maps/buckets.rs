@@ -9,15 +9,15 @@ use mailflow_common::{
 use super::{
     atomic::{add32, add64, sub64},
     definitions::{INSERTED, SETS},
-    settings::{set_count, sharing},
+    settings::{set_count, source_limit},
 };
 
 /// How often a new flow tries for a way that another one takes before it, until it lies beside the set.
-const TRIES: u32 = 3;
+const MAX_INSERT_ATTEMPTS: u32 = 3;
 
 /// A place's set, and its tag there.
 #[derive(Clone, Copy)]
-pub(super) struct Seat {
+pub(super) struct BucketRef {
     /// The set's number.
     pub(super) number: u32,
     set: *mut Set,
@@ -26,48 +26,48 @@ pub(super) struct Seat {
 
 /// What became of a flow that was to get a way.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Seated {
+pub(super) enum InsertOutcome {
     /// It has one.
-    Now,
+    Inserted,
     /// It had one already.
-    Already,
+    Exists,
     /// There is none for it.
     Full,
 }
 
-/// The seat of a flow; `None` where there are no sets. `rest` is null where it is of IPv4 for certain.
+/// The bucket_of of a flow; `None` where there are no sets. `rest` is null where it is of IPv4 for certain.
 #[inline(always)]
-pub(super) unsafe fn seat(place: *const Place, rest: *const Rest) -> Option<Seat> {
+pub(super) unsafe fn bucket_of(place: *const Place, rest: *const Rest) -> Option<BucketRef> {
     let sets = set_count();
     if sets == 0 {
         return None;
     }
     // SAFETY: the caller's; keys are words that are only ever written whole.
     let hash = unsafe {
-        let keys = &(*sharing()).keys;
+        let keys = &(*source_limit()).keys;
         if rest.is_null() { keys.flow_v4(&*place) } else { keys.flow(&*place, &*rest) }
     };
     let tag = tag_of(hash);
     let number = set_of(tag, sets);
     let set = SETS.get_ptr_mut(number)?;
-    let seat = Seat { number, set, tag };
+    let bucket_of = BucketRef { number, set, tag };
     // SAFETY: an element of an array.
-    unsafe { seat.fetch() };
-    Some(seat)
+    unsafe { bucket_of.prefetch() };
+    Some(bucket_of)
 }
 
-impl Seat {
+impl BucketRef {
     /// The flow's way; [`WAYS`] where it has none. `rest` is null where it is of IPv4 for certain.
     #[inline(always)]
-    pub(super) unsafe fn find(self, place: *const Place, rest: *const Rest) -> usize {
+    pub(super) unsafe fn find_slot(self, place: *const Place, rest: *const Rest) -> usize {
         // SAFETY: an element of an array; the rest is the caller's.
         unsafe {
-            let way = self.way(self.tag);
+            let way = self.slot_with_tag(self.tag);
             let slot = slot(self.set, way);
             if slot.is_null() {
                 return WAYS;
             }
-            if is_flow(slot, place, rest) { way } else { WAYS }
+            if holds_flow(slot, place, rest) { way } else { WAYS }
         }
     }
 
@@ -80,21 +80,21 @@ impl Seat {
 
     /// Whether flows of this set lie beside it.
     #[inline(always)]
-    pub(super) unsafe fn others(self) -> bool {
+    pub(super) unsafe fn has_fallback_entries(self) -> bool {
         // SAFETY: an element of an array.
         unsafe { (&raw const (*self.set).beside).read_volatile() != 0 }
     }
 
     /// One more lies beside the set, or is about to.
     #[inline(always)]
-    pub(super) unsafe fn beside(self) {
+    pub(super) unsafe fn increment_fallback(self) {
         // SAFETY: an element of an array.
         unsafe { add64(&raw mut (*self.set).beside, 1) }
     }
 
     /// One does not any more.
     #[inline(always)]
-    pub(super) unsafe fn not_beside(self) {
+    pub(super) unsafe fn decrement_fallback(self) {
         // SAFETY: an element of an array.
         unsafe { sub64(&raw mut (*self.set).beside, 1) }
     }
@@ -105,44 +105,44 @@ impl Seat {
     /// other CPU has taken it, finds the flow's tag there, for which it looks after it has chosen. Only if a way is freed
     /// between their choices may the flow get two, each of which counts what it counts; the agent makes one of them.
     ///
-    /// A flow whose tag is another flow's gets none: a tag leads to at most one flow.
+    /// A flow host_filter tag is another flow's gets none: a tag leads to at most one flow.
     #[inline(always)]
-    pub(super) unsafe fn take(self, place: *const Place, entry: *const Entry) -> Seated {
-        // SAFETY: an element of an array, whose slots are zero where they are free; the rest is the caller's.
+    pub(super) unsafe fn insert(self, place: *const Place, entry: *const Entry) -> InsertOutcome {
+        // SAFETY: an element of an array, host_filter slots are zero where they are free; the rest is the caller's.
         unsafe {
             let mut tries = 0;
-            while tries < TRIES {
-                let way = self.free();
-                let own = slot(self.set, self.way(self.tag));
+            while tries < MAX_INSERT_ATTEMPTS {
+                let way = self.free_slot();
+                let own = slot(self.set, self.slot_with_tag(self.tag));
                 if !own.is_null() {
-                    return if is_flow(own, place, &raw const (*entry).rest) {
-                        Seated::Already
+                    return if holds_flow(own, place, &raw const (*entry).rest) {
+                        InsertOutcome::Exists
                     } else {
-                        Seated::Full
+                        InsertOutcome::Full
                     };
                 }
                 let slot = slot(self.set, way);
                 if slot.is_null() {
-                    return Seated::Full;
+                    return InsertOutcome::Full;
                 }
                 let tag = (&raw mut (*self.set).tags).cast::<u64>().add(bounded(way));
-                let found = exchange(tag, FREE, self.tag);
+                let found = compare_exchange(tag, FREE, self.tag);
                 if found == FREE {
-                    fill(slot, place, entry);
-                    self.note_insertion();
-                    return Seated::Now;
+                    write_entry(slot, place, entry);
+                    self.mark_group();
+                    return InsertOutcome::Inserted;
                 }
                 if found == self.tag {
-                    return if is_flow(slot, place, &raw const (*entry).rest) {
-                        Seated::Already
+                    return if holds_flow(slot, place, &raw const (*entry).rest) {
+                        InsertOutcome::Exists
                     } else {
-                        Seated::Full
+                        InsertOutcome::Full
                     };
                 }
                 // Another flow was faster.
                 tries += 1;
             }
-            Seated::Full
+            InsertOutcome::Full
         }
     }
 
@@ -150,7 +150,7 @@ impl Seat {
     /// written before, by an operation that orders what follows (LKMM: a successful `cmpxchg` is a full barrier): so the
     /// agent sees the flow now, or the word next time. A word that is set stays clean in the other CPUs' caches.
     #[inline(always)]
-    unsafe fn note_insertion(self) {
+    unsafe fn mark_group(self) {
         if let Some(word) = INSERTED.get_ptr_mut(self.number / SETS_IN_GROUP) {
             // SAFETY: an element of an array, an aligned word that is only ever written whole.
             unsafe {
@@ -163,17 +163,17 @@ impl Seat {
 
     /// The way that the flow gets if it is free.
     #[inline(always)]
-    fn first_choice(self) -> usize {
+    fn preferred_slot(self) -> usize {
         ((self.tag & 0xffff) as usize * WAYS) >> 16
     }
 
     /// Reads from each line of the first choice, so that it comes from memory together with the tags rather than after
     /// them.
     #[inline(always)]
-    unsafe fn fetch(self) {
+    unsafe fn prefetch(self) {
         // SAFETY: an element of an array, and a slot of it: words of it, the last of which is a line before its end.
         unsafe {
-            let slot = (&raw const (*self.set).slots).cast::<Slot>().add(self.first_choice()).cast::<u64>();
+            let slot = (&raw const (*self.set).slots).cast::<Slot>().add(self.preferred_slot()).cast::<u64>();
             slot.read_volatile();
             slot.add(size_of::<Slot>() / 2 / size_of::<u64>()).read_volatile();
         }
@@ -181,19 +181,19 @@ impl Seat {
 
     /// A free way; [`WAYS`] where there is none.
     #[inline(always)]
-    unsafe fn free(self) -> usize {
-        let choice = self.first_choice();
+    unsafe fn free_slot(self) -> usize {
+        let choice = self.preferred_slot();
         // SAFETY: an element of an array.
         unsafe {
             let tag = (&raw const (*self.set).tags).cast::<u64>().add(choice).read_volatile();
-            if tag == FREE { choice } else { self.way(FREE) }
+            if tag == FREE { choice } else { self.slot_with_tag(FREE) }
         }
     }
 
     /// The last way with this tag; [`WAYS`] where there is none. Without a branch: which way it is cannot be foreseen,
     /// and the verifier would follow each.
     #[inline(always)]
-    unsafe fn way(self, tag: u64) -> usize {
+    unsafe fn slot_with_tag(self, tag: u64) -> usize {
         let mut found = WAYS as u64;
         let mut way = 0;
         while way < WAYS {
@@ -246,7 +246,7 @@ unsafe fn slot(set: *mut Set, way: usize) -> *mut Slot {
 /// Until the CPU that took the slot has written the key, the tag decides: for two flows that share one (a pair in 2^62)
 /// and begin in the same moment the packet is counted to the other one.
 #[inline(always)]
-unsafe fn is_flow(slot: *const Slot, place: *const Place, rest: *const Rest) -> bool {
+unsafe fn holds_flow(slot: *const Slot, place: *const Place, rest: *const Rest) -> bool {
     // SAFETY: the caller's: a slot of an element of an array, and this CPU's own.
     unsafe {
         let same =
@@ -268,7 +268,7 @@ fn bounded(way: usize) -> usize {
 
 /// Writes a new flow to where all is zero, and where other CPUs may add to it by now.
 #[inline(always)]
-unsafe fn fill(slot: *mut Slot, place: *const Place, entry: *const Entry) {
+unsafe fn write_entry(slot: *mut Slot, place: *const Place, entry: *const Entry) {
     // SAFETY: the caller's: an element of an array, and this CPU's own.
     unsafe {
         (*slot).place = *place;
@@ -288,14 +288,14 @@ unsafe fn fill(slot: *mut Slot, place: *const Place, entry: *const Entry) {
         }
         (*new).facts.looked |= (*known).facts.looked;
         // Whoever finds it there finds the rest.
-        exchange(&raw mut (*new).first, 0, (*known).first);
+        compare_exchange(&raw mut (*new).first, 0, (*known).first);
     }
 }
 
-/// Writes `new` where `old` is, in one step that all others come before or after, and tells what was there
+/// Writes `new` where `old` is, in one step that all has_fallback_entries come before or after, and tells what was there
 /// (BPF_CMPXCHG, Linux 5.12; where it is older the agent takes these instructions out).
 #[inline(always)]
-unsafe fn exchange(at: *mut u64, old: u64, new: u64) -> u64 {
+unsafe fn compare_exchange(at: *mut u64, old: u64, new: u64) -> u64 {
     let mut found = old;
     // SAFETY: the caller's: an aligned word inside a map element.
     unsafe {

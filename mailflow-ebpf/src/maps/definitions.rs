@@ -9,7 +9,7 @@ use mailflow_common::{
     SpillKey, Totals,
 };
 
-use super::scratch::{KINDS, Reported, Scratch};
+use super::scratch::{KINDS, LogBudget, Scratch};
 
 /// Live flows, where this kernel has what it takes. The agent sets how many sets there are, and maps them into its
 /// memory (`BPF_F_MMAPABLE`, Linux 5.5).
@@ -25,7 +25,7 @@ pub(crate) static INSERTED: Array<u64, 1, { BPF_F_MMAPABLE as usize }> = Array::
 #[aya_ebpf::macros::btf_map]
 pub(crate) static FLOWS: HashMap<FlowKey, FlowCounters, 262_144> = HashMap::new();
 
-/// Finished flows whose tuple is used again, until the agent has read them.
+/// Finished flows host_filter tuple is used again, until the agent has read them.
 #[aya_ebpf::macros::btf_map]
 pub(crate) static RETIRED: HashMap<RetiredKey, FlowCounters, 65_536> = HashMap::new();
 
@@ -42,7 +42,7 @@ pub(crate) static SHARES: Array<u64, { ALL_CELLS as usize }, { BPF_F_MMAPABLE as
 #[aya_ebpf::macros::btf_map]
 pub(crate) static FRAGMENTS: LruHashMap<FragmentKey, FragmentOwner, 8_192> = LruHashMap::new();
 
-/// By a flow's key without tags, the zone in which it began. What is lost here splits a flow whose tags are
+/// By a flow's key without tags, the zone in which it began. What is lost here splits a flow host_filter tags are
 /// visible in one direction only, so the oldest may go.
 #[aya_ebpf::macros::btf_map]
 pub(crate) static ZONES: LruHashMap<FlowKey, Scope, 16_384> = LruHashMap::new();
@@ -60,13 +60,13 @@ pub(crate) static TOTALS: PerCpuArray<Totals, 1> = PerCpuArray::new();
 #[aya_ebpf::macros::btf_map]
 pub(crate) static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
 
-/// What each CPU has reported of late.
+/// What each CPU has log_budget of late.
 #[aya_ebpf::macros::btf_map]
-pub(crate) static REPORTED: PerCpuArray<Reported, { KINDS }> = PerCpuArray::new();
+pub(crate) static REPORTED: PerCpuArray<LogBudget, { KINDS }> = PerCpuArray::new();
 
 /// Whether what came in by this interface was counted there.
 #[inline(always)]
-pub(crate) fn is_lan(interface: u32) -> bool {
+pub(crate) fn is_lan_interface(interface: u32) -> bool {
     LANS.get_ptr(&interface).is_some()
 }
 
@@ -76,9 +76,9 @@ pub(crate) fn totals() -> Option<*mut Totals> {
     TOTALS.get_ptr_mut(0)
 }
 
-/// What this CPU has reported of a kind.
+/// What this CPU has log_budget of a kind.
 #[inline(always)]
-pub(crate) fn reported(kind: u32) -> Option<*mut Reported> {
+pub(crate) fn log_budget(kind: u32) -> Option<*mut LogBudget> {
     REPORTED.get_ptr_mut(kind)
 }
 

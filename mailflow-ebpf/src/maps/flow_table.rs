@@ -5,16 +5,16 @@ use mailflow_common::{FlowCounters, FlowKey, Place, RetiredKey, SpillCounters, S
 
 use super::{
     atomic::{add64, sub64},
-    buckets::{self, Seated},
+    buckets::{self, InsertOutcome},
     definitions::{FLOWS, OVERFLOW, RETIRED, SHARES},
     scratch::Scratch,
-    settings::{made, room, sharing},
+    settings::{made, room, source_limit},
 };
 
 /// Which end a packet came from that makes an entry.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Maker {
-    /// A client, whose address may be spoofed: it makes an entry only while there is [`Room`](mailflow_common::Room).
+pub(crate) enum InsertedBy {
+    /// A client, host_filter address may be spoofed: it makes an entry only while there is [`Room`](mailflow_common::Room).
     Client,
     /// A server that sends to the client, and does not refuse it.
     Server,
@@ -22,38 +22,38 @@ pub(crate) enum Maker {
 
 /// Turns to a flow's place: [`find`] and [`insert`] are about that one until the next time.
 #[inline(always)]
-pub(crate) unsafe fn turn_to(scratch: *mut Scratch, key: *const FlowKey) {
+pub(crate) unsafe fn set_key(scratch: *mut Scratch, key: *const FlowKey) {
     // SAFETY: the caller's: this CPU's own element, and a key.
     unsafe { ((*scratch).place, (*scratch).entry.rest) = Place::of(&*key) }
 }
 
 /// The same as a function of its own: for what is off the usual way.
 #[inline(never)]
-pub(crate) unsafe fn turn_aside(scratch: *mut Scratch, key: *const FlowKey) {
+pub(crate) unsafe fn set_key_outlined(scratch: *mut Scratch, key: *const FlowKey) {
     // SAFETY: the caller's.
-    unsafe { turn_to(scratch, key) }
+    unsafe { set_key(scratch, key) }
 }
 
 /// The flow that was turned to; null where there is none. Not an option: where the compiler leaves a part
 /// of one undefined, the verifier sees what lay there before.
 #[inline(never)]
-pub(crate) unsafe fn find(scratch: *mut Scratch) -> *mut FlowCounters {
+pub(crate) unsafe fn lookup(scratch: *mut Scratch) -> *mut FlowCounters {
     // SAFETY: the caller's: this CPU's own element.
     unsafe {
         let found = &raw mut (*scratch).found;
         let (place, rest) = (&raw const (*scratch).place, &raw const (*scratch).entry.rest);
         (*found).way = WAYS as u32;
-        if let Some(seat) = buckets::seat(place, rest) {
-            let way = seat.find(place, rest);
-            let flow = seat.counters(way);
-            if !flow.is_null() || !seat.others() {
-                (*found).set = seat.number;
+        if let Some(bucket_of) = buckets::bucket_of(place, rest) {
+            let way = bucket_of.find_slot(place, rest);
+            let flow = bucket_of.counters(way);
+            if !flow.is_null() || !bucket_of.has_fallback_entries() {
+                (*found).set = bucket_of.number;
                 (*found).way = way as u32;
                 (*found).is = u32::from(!flow.is_null());
                 return flow;
             }
         }
-        let flow = beside(scratch);
+        let flow = lookup_fallback(scratch);
         (*found).is = u32::from(!flow.is_null());
         flow
     }
@@ -61,7 +61,7 @@ pub(crate) unsafe fn find(scratch: *mut Scratch) -> *mut FlowCounters {
 
 /// What [`find`] found last.
 #[inline(always)]
-pub(crate) unsafe fn found(scratch: *mut Scratch) -> *mut FlowCounters {
+pub(crate) unsafe fn cached_entry(scratch: *mut Scratch) -> *mut FlowCounters {
     // SAFETY: the caller's: this CPU's own element.
     unsafe {
         let found = &raw const (*scratch).found;
@@ -71,37 +71,37 @@ pub(crate) unsafe fn found(scratch: *mut Scratch) -> *mut FlowCounters {
         } else if way < WAYS {
             buckets::counters((&raw const (*found).set).read_volatile(), way)
         } else {
-            beside(scratch)
+            lookup_fallback(scratch)
         }
     }
 }
 
 /// The same as [`find`] where the place is of IPv4 for certain, for the short way.
 #[inline(always)]
-pub(crate) unsafe fn find_v4(scratch: *mut Scratch) -> *mut FlowCounters {
+pub(crate) unsafe fn lookup_v4(scratch: *mut Scratch) -> *mut FlowCounters {
     // SAFETY: the caller's: this CPU's own element.
     unsafe {
         let place = &raw const (*scratch).place;
-        if let Some(seat) = buckets::seat(place, core::ptr::null()) {
-            let flow = seat.counters(seat.find(place, core::ptr::null()));
-            if !flow.is_null() || !seat.others() {
+        if let Some(bucket_of) = buckets::bucket_of(place, core::ptr::null()) {
+            let flow = bucket_of.counters(bucket_of.find_slot(place, core::ptr::null()));
+            if !flow.is_null() || !bucket_of.has_fallback_entries() {
                 return flow;
             }
         }
-        beside(scratch)
+        lookup_fallback(scratch)
     }
 }
 
 /// The flow that was turned to, where it lies beside the sets; null where it does not.
 #[inline(always)]
-unsafe fn beside(scratch: *mut Scratch) -> *mut FlowCounters {
+unsafe fn lookup_fallback(scratch: *mut Scratch) -> *mut FlowCounters {
     // SAFETY: the caller's: this CPU's own element; what is found is an element of a preallocated map.
-    unsafe { FLOWS.get_ptr_mut(&*whole_key(scratch)).unwrap_or(core::ptr::null_mut()) }
+    unsafe { FLOWS.get_ptr_mut(&*full_key(scratch)).unwrap_or(core::ptr::null_mut()) }
 }
 
 /// The key of the flow that was turned to, in the scratch.
 #[inline(always)]
-unsafe fn whole_key(scratch: *mut Scratch) -> *const FlowKey {
+unsafe fn full_key(scratch: *mut Scratch) -> *const FlowKey {
     // SAFETY: the caller's: this CPU's own element.
     unsafe {
         (*scratch).whole = (*scratch).place.flow(&(*scratch).entry.rest);
@@ -113,18 +113,18 @@ unsafe fn whole_key(scratch: *mut Scratch) -> *const FlowKey {
 #[inline(always)]
 fn cells(key: &FlowKey) -> Option<[*mut u64; 2]> {
     // SAFETY: words that are only ever written whole.
-    let sharing = unsafe { &*sharing() };
-    let [first, second] = sharing.cells(&sharing.source(&key.client));
+    let source_limit = unsafe { &*source_limit() };
+    let [first, second] = source_limit.cells(&source_limit.source(&key.client));
     Some([SHARES.get_ptr_mut(first)?, SHARES.get_ptr_mut(second)?])
 }
 
 /// Adds the flow that was turned to, which is `key`'s, with the scratch's counters; `false` when there is
-/// one already, when its source has its share, or when there is no room for one that `maker` makes.
+/// one already, when its source has its share, or when there is no room for one that `inserted_by` makes.
 #[inline(always)]
-pub(crate) unsafe fn insert(scratch: *mut Scratch, key: &FlowKey, maker: Maker) -> bool {
+pub(crate) unsafe fn insert(scratch: *mut Scratch, key: &FlowKey, inserted_by: InsertedBy) -> bool {
     // SAFETY: aligned words that are only ever written whole.
     unsafe {
-        if maker == Maker::Client
+        if inserted_by == InsertedBy::Client
             && (&raw const (*made()).flows).read_volatile() >= (&raw const (*room()).flows).read_volatile()
         {
             return false;
@@ -133,12 +133,12 @@ pub(crate) unsafe fn insert(scratch: *mut Scratch, key: &FlowKey, maker: Maker) 
     let Some([first, second]) = cells(key) else { return false };
     // SAFETY: elements of an array; every CPU adds to them atomically. The scratch is the caller's.
     unsafe {
-        let most = (*sharing()).most;
+        let most = (*source_limit()).most;
         // Another source may share one of them, hardly both.
         if first.read_volatile() >= most && second.read_volatile() >= most {
             return false;
         }
-        if !enter(scratch) {
+        if !insert_entry(scratch) {
             return false;
         }
         add64(first, 1);
@@ -150,47 +150,47 @@ pub(crate) unsafe fn insert(scratch: *mut Scratch, key: &FlowKey, maker: Maker) 
 
 /// Puts an entry where there is room for it.
 #[inline(never)]
-unsafe fn enter(scratch: *mut Scratch) -> bool {
+unsafe fn insert_entry(scratch: *mut Scratch) -> bool {
     // SAFETY: the caller's: this CPU's own element.
     unsafe {
         let (place, entry) = (&raw const (*scratch).place, &raw const (*scratch).entry);
-        let add = || FLOWS.insert(&*whole_key(scratch), &(*entry).counters, u64::from(BPF_NOEXIST)).is_ok();
-        let Some(seat) = buckets::seat(place, &raw const (*entry).rest) else { return add() };
-        if seat.others() && !beside(scratch).is_null() {
+        let add = || FLOWS.insert(&*full_key(scratch), &(*entry).counters, u64::from(BPF_NOEXIST)).is_ok();
+        let Some(bucket_of) = buckets::bucket_of(place, &raw const (*entry).rest) else { return add() };
+        if bucket_of.has_fallback_entries() && !lookup_fallback(scratch).is_null() {
             return false;
         }
-        match seat.take(place, entry) {
-            Seated::Now => return true,
-            Seated::Already => return false,
-            Seated::Full => {}
+        match bucket_of.insert(place, entry) {
+            InsertOutcome::Inserted => return true,
+            InsertOutcome::Exists => return false,
+            InsertOutcome::Full => {}
         }
         // Noted before it is there: nobody overlooks it.
-        seat.beside();
+        bucket_of.increment_fallback();
         if add() {
             return true;
         }
-        seat.not_beside();
+        bucket_of.decrement_fallback();
         false
     }
 }
 
 /// The counters of a flow beside the sets, for the agent's own calls, which packets interrupt: the scratch is theirs.
 #[inline(always)]
-pub(crate) fn leaving(key: &FlowKey) -> *mut FlowCounters {
+pub(crate) fn fallback_entry(key: &FlowKey) -> *mut FlowCounters {
     FLOWS.get_ptr_mut(key).unwrap_or(core::ptr::null_mut())
 }
 
 /// Takes a flow beside the sets out.
 #[inline(always)]
-pub(crate) fn remove(key: &FlowKey) -> bool {
+pub(crate) fn remove_fallback(key: &FlowKey) -> bool {
     if FLOWS.remove(key).is_err() {
         return false;
     }
     let (place, rest) = Place::of(key);
     // SAFETY: both are here; the flow was beside its set until now.
     unsafe {
-        if let Some(seat) = buckets::seat(&raw const place, &raw const rest) {
-            seat.not_beside();
+        if let Some(bucket_of) = buckets::bucket_of(&raw const place, &raw const rest) {
+            bucket_of.decrement_fallback();
         }
     }
     if let Some([first, second]) = cells(key) {
@@ -205,35 +205,39 @@ pub(crate) fn remove(key: &FlowKey) -> bool {
 
 /// What became of a flow that was to be put aside.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Retired {
+pub(crate) enum SupersedeOutcome {
     /// It lies there now.
-    Now,
+    Stored,
     /// Another CPU was faster.
-    Already,
+    Exists,
     /// There is no room.
     Full,
 }
 
 /// Puts a copy of a finished flow aside.
 #[inline(always)]
-pub(crate) fn retire(key: &RetiredKey, counters: &FlowCounters) -> Retired {
+pub(crate) fn supersede(key: &RetiredKey, counters: &FlowCounters) -> SupersedeOutcome {
     const EEXIST: i32 = -17;
     match RETIRED.insert(key, counters, u64::from(BPF_NOEXIST)) {
-        Ok(()) => Retired::Now,
-        Err(EEXIST) => Retired::Already,
-        Err(_) => Retired::Full,
+        Ok(()) => SupersedeOutcome::Stored,
+        Err(EEXIST) => SupersedeOutcome::Exists,
+        Err(_) => SupersedeOutcome::Full,
     }
 }
 
 /// The place of a source without a place for its flow; `None` when there is no room for that either.
 #[inline(always)]
-pub(crate) fn spilled(key: &SpillKey, nothing: &SpillCounters, maker: Maker) -> Option<*mut SpillCounters> {
+pub(crate) fn overflow_entry(
+    key: &SpillKey,
+    nothing: &SpillCounters,
+    inserted_by: InsertedBy,
+) -> Option<*mut SpillCounters> {
     if let Some(source) = OVERFLOW.get_ptr_mut(key) {
         return Some(source);
     }
     // SAFETY: aligned words that are only ever written whole.
     unsafe {
-        if maker == Maker::Client
+        if inserted_by == InsertedBy::Client
             && (&raw const (*made()).sources).read_volatile()
                 >= (&raw const (*room()).sources).read_volatile()
         {

@@ -12,7 +12,10 @@ pub(crate) mod vlan_zones;
 
 pub(crate) use self::{
     atomic::{add32, add64},
-    definitions::{is_lan, reported, scratch, totals},
-    scratch::{Options, Scratch, Spill, Sum},
-    settings::{forget, local_only, note_ticks, now, sharing, silences, told_length, watched},
+    definitions::{is_lan_interface, log_budget, scratch, totals},
+    scratch::{Options, OverflowPacket, PacketSum, Scratch},
+    settings::{
+        capture_frame_length, count_local_only, idle_timeouts, now, opaque, publish_ticks, source_limit,
+        watched,
+    },
 };

@@ -1,19 +1,19 @@
-//! Each CPU's scratch memory, and what lies there. Plain data: the stack of 512 bytes has no room for it.
+//! Each CPU's scratch memory, and what lies there. FastPathHeaders data: the stack of 512 bytes has no room for it.
 
 use mailflow_common::{
     DirectionTotals, Entry, FlowKey, FragmentKey, FragmentOwner, Place, RetiredKey, SpillCounters, SpillKey,
 };
-use mailflow_ebpf::{Located, Segment};
+use mailflow_ebpf::{ParsedHeaders, Segment};
 
 /// What is prepared for a map: the stack of 512 bytes has no room for it, and what lies there the verifier
 /// holds apart.
 #[repr(C)]
 pub(crate) struct Scratch {
     /// What is known of the packet.
-    pub(crate) located: Located,
+    pub(crate) parsed: ParsedHeaders,
     pub(crate) segment: Segment,
     /// What it adds.
-    pub(crate) sum: Sum,
+    pub(crate) sum: PacketSum,
     /// 1: it goes up.
     pub(crate) up: u32,
     /// The packet's flow.
@@ -27,7 +27,7 @@ pub(crate) struct Scratch {
     /// The whole key of the flow that was turned to, where `FLOWS` is asked.
     pub(crate) whole: FlowKey,
     pub(crate) retired: RetiredKey,
-    pub(crate) spill: Spill,
+    pub(crate) spill: OverflowPacket,
     /// Nobody writes it.
     pub(crate) nothing: SpillCounters,
     /// A SYN's options.
@@ -39,14 +39,14 @@ pub(crate) struct Scratch {
 /// What one buffer, or several fragments, add to a flow.
 #[repr(C)]
 #[derive(Clone, Copy)]
-pub(crate) struct Sum {
+pub(crate) struct PacketSum {
     pub(crate) buffers: u32,
     pub(crate) packets: u32,
     pub(crate) payload: u32,
     pub(crate) bytes: u64,
 }
 
-impl Sum {
+impl PacketSum {
     /// Adds to totals, which must be this CPU's own.
     #[inline(always)]
     pub(crate) unsafe fn add_to(&self, total: *mut DirectionTotals) {
@@ -61,7 +61,7 @@ impl Sum {
 
 /// A packet on its way to its source.
 #[repr(C)]
-pub(crate) struct Spill {
+pub(crate) struct OverflowPacket {
     pub(crate) key: SpillKey,
     /// 1: from client to server.
     pub(crate) up: u32,
@@ -107,9 +107,9 @@ pub(crate) struct Found {
 /// All kinds of report.
 pub(crate) const KINDS: usize = 18;
 
-/// What a CPU has reported of one kind.
+/// What a CPU has log_budget of one kind.
 #[repr(C)]
-pub(crate) struct Reported {
+pub(crate) struct LogBudget {
     /// Since when, on the kernel's monotonic clock.
     pub(crate) since: u64,
     pub(crate) count: u64,

@@ -12,12 +12,12 @@ static mut PORTS: [u64; PORT_WORDS] = [0; PORT_WORDS];
 
 /// How long a tuple is silent before a new flow begins. The agent writes it.
 #[unsafe(no_mangle)]
-#[unsafe(link_section = ".data.silences")]
+#[unsafe(link_section = ".data.idle_timeouts")]
 static mut SILENCES: Silences = Silences::NEVER;
 
 /// How much of the flow table a source may hold. The agent writes it.
 #[unsafe(no_mangle)]
-#[unsafe(link_section = ".data.sharing")]
+#[unsafe(link_section = ".data.source_limit")]
 static mut SHARING: Sharing = Sharing::NONE;
 
 /// Until when clients alone make entries. The agent writes it, at each reading.
@@ -70,7 +70,7 @@ pub(crate) fn now() -> u64 {
 
 /// The frame's length where a replay says it, otherwise 0.
 #[inline(always)]
-pub(crate) fn told_length() -> u32 {
+pub(crate) fn capture_frame_length() -> u32 {
     if CLOCK.load() == 1 {
         // SAFETY: an aligned word that is only ever written whole.
         unsafe { core::ptr::read_volatile(&raw const LENGTH) as u32 }
@@ -81,7 +81,7 @@ pub(crate) fn told_length() -> u32 {
 
 /// Lets the agent see the kernel's jiffies.
 #[inline(always)]
-pub(crate) fn note_ticks() {
+pub(crate) fn publish_ticks() {
     // SAFETY: the helper takes nothing; the word is aligned and written whole.
     unsafe { core::ptr::write_volatile(&raw mut NOW, aya_ebpf::helpers::bpf_jiffies64()) };
 }
@@ -100,12 +100,12 @@ pub(crate) fn watched(port: u16) -> bool {
 }
 
 #[inline(always)]
-pub(crate) fn silences() -> *const Silences {
+pub(crate) fn idle_timeouts() -> *const Silences {
     &raw const SILENCES
 }
 
 #[inline(always)]
-pub(crate) fn sharing() -> *const Sharing {
+pub(crate) fn source_limit() -> *const Sharing {
     &raw const SHARING
 }
 
@@ -120,12 +120,12 @@ pub(super) fn made() -> *mut Room {
 }
 
 #[inline(always)]
-pub(crate) fn local_only() -> bool {
+pub(crate) fn count_local_only() -> bool {
     LOCAL_ONLY.load() == 1
 }
 
 #[inline(always)]
-pub(crate) fn forget(value: usize, mask: usize) -> usize {
+pub(crate) fn opaque(value: usize, mask: usize) -> usize {
     // SAFETY: an aligned word that nobody writes.
     let zero = unsafe { core::ptr::read_volatile(&raw const ZERO) };
     value.wrapping_add(zero as usize) & mask

@@ -1,4 +1,4 @@
-//! VLAN zones of flows whose tags may be visible in one direction only.
+//! VLAN zones of flows host_filter tags may be visible in one direction only.
 
 use mailflow_common::{FlowKey, Scope};
 
@@ -11,17 +11,17 @@ static mut TAGGED: u64 = 0;
 
 /// Notes the zone in which the flow of the scratch's key begins, if it is a VLAN's.
 #[inline(always)]
-pub(crate) unsafe fn begun(scratch: *mut Scratch) {
+pub(crate) unsafe fn record(scratch: *mut Scratch) {
     // SAFETY: the caller's: this CPU's own element.
     unsafe {
         if (*scratch).key.scope.tagged() {
-            note(scratch);
+            insert(scratch);
         }
     }
 }
 
 #[inline(never)]
-unsafe fn note(scratch: *mut Scratch) {
+unsafe fn insert(scratch: *mut Scratch) {
     // SAFETY: the caller's; an aligned word that only ever becomes 1.
     unsafe {
         (&raw mut TAGGED).write_volatile(1);
@@ -35,7 +35,7 @@ unsafe fn note(scratch: *mut Scratch) {
 /// Where the flow of a packet may be that has none in its own zone: outside of every VLAN, or in the one
 /// in which it began, either way round.
 #[inline(always)]
-pub(crate) fn other(key: &FlowKey, turned: &FlowKey) -> Option<Scope> {
+pub(crate) fn lookup(key: &FlowKey, turned: &FlowKey) -> Option<Scope> {
     if key.scope.tagged() {
         return Some(key.scope.untagged());
     }
@@ -47,6 +47,6 @@ pub(crate) fn other(key: &FlowKey, turned: &FlowKey) -> Option<Scope> {
         None => ZONES.get_ptr(turned),
         found => found,
     };
-    // SAFETY: an element of the map; at worst another flow's, whose zone is none of this one's either.
+    // SAFETY: an element of the map; at worst another flow's, host_filter zone is none of this one's either.
     found.map(|zone| unsafe { *zone })
 }

@@ -6,7 +6,7 @@ use mailflow_common::{PROTOCOL_TCP, PROTOCOL_UDP, Place, Scope, Vlans};
 
 use super::{
     frame::{Frame, Header},
-    headers::{Located, Segment},
+    headers::{ParsedHeaders, Segment},
     link::{IPV4, Link, Metadata},
     network::{self, Part},
     transport::{self, Tcp},
@@ -14,7 +14,7 @@ use super::{
 
 /// A whole TCP or UDP packet in IPv4 without options, in a frame without tags that holds all of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Plain {
+pub struct FastPathHeaders {
     /// The sender's port.
     pub source_port: u16,
     /// The receiver's port.
@@ -25,47 +25,47 @@ pub struct Plain {
     start: usize,
 }
 
-/// Looks whether a frame is a plain one: a third of the instructions of [`crate::locate`], and for most
+/// Looks whether a frame is a plain one: a third of the instructions of [`crate::parse_headers`], and for most
 /// frames all there is to do, as their ports are not watched. `None` says nothing about a frame.
 #[inline(always)]
-pub fn glance<F: Frame>(frame: &F, link: Link, metadata: Metadata) -> Option<Plain> {
+pub fn parse_fast<F: Frame>(frame: &F, link: Link, metadata: Metadata) -> Option<FastPathHeaders> {
     let (ethertype, start) = match link {
         Link::Ethernet => (frame.header::<14>(0)?.be16::<12>(), 14),
         Link::Ip => (metadata.ethertype, 0),
     };
-    if seldom(ethertype != IPV4) || seldom(metadata.tag.is_some()) {
+    if unlikely(ethertype != IPV4) || unlikely(metadata.tag.is_some()) {
         return None;
     }
     let ip = frame.header::<24>(start)?;
     let protocol = ip.u8::<9>();
     let length = u32::from(ip.be16::<2>());
     // Version 4 and a header of five words; no offset and no more fragments (RFC 791, 3.1).
-    if seldom(ip.u8::<0>() != 0x45)
-        || seldom(ip.be16::<6>() & 0x3fff != 0)
-        || seldom(protocol != PROTOCOL_TCP && protocol != PROTOCOL_UDP)
-        || seldom(length < 20)
-        || seldom(!frame.holds(length + start as u32))
+    if unlikely(ip.u8::<0>() != 0x45)
+        || unlikely(ip.be16::<6>() & 0x3fff != 0)
+        || unlikely(protocol != PROTOCOL_TCP && protocol != PROTOCOL_UDP)
+        || unlikely(length < 20)
+        || unlikely(!frame.holds(length + start as u32))
     {
         return None;
     }
     let (source_port, destination_port) = (ip.be16::<20>(), ip.be16::<22>());
-    Some(Plain { source_port, destination_port, protocol, length, start })
+    Some(FastPathHeaders { source_port, destination_port, protocol, length, start })
 }
 
 /// Has what follows put behind the code of the short way, which then lies in fewer lines of the cache.
 #[inline(always)]
-fn seldom(condition: bool) -> bool {
+fn unlikely(condition: bool) -> bool {
     if condition {
         cold_path();
     }
     condition
 }
 
-impl Plain {
-    /// What [`crate::locate`] makes of the frame.
+impl FastPathHeaders {
+    /// What [`crate::parse_headers`] makes of the frame.
     #[inline(always)]
-    pub fn located<F: Frame>(&self, frame: &F) -> Located {
-        let start = frame.forget(self.start, network::START);
+    pub fn parsed<F: Frame>(&self, frame: &F) -> ParsedHeaders {
+        let start = frame.opaque(self.start, network::START);
         let packet = network::Packet {
             v6: false,
             protocol: self.protocol,
@@ -76,13 +76,13 @@ impl Plain {
             length: self.length,
         };
         let ports = transport::Ports { source: self.source_port, destination: self.destination_port };
-        Located { packet, ports: Some(ports), scope: self.scope() }
+        ParsedHeaders { packet, ports: Some(ports), scope: self.scope() }
     }
 
-    /// What [`Located::segment`] makes of the frame, where that is TCP's and neither begins nor ends anything.
+    /// What [`ParsedHeaders::segment`] makes of the frame, where that is TCP's and neither begins nor ends anything.
     /// `None` says nothing about a frame.
     #[inline(always)]
-    pub fn amid<F: Frame>(&self, frame: &F) -> Option<Segment> {
+    pub fn established_segment<F: Frame>(&self, frame: &F) -> Option<Segment> {
         if self.protocol != PROTOCOL_TCP {
             return None;
         }

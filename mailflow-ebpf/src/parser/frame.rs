@@ -27,10 +27,10 @@ pub trait Frame {
 
     /// `value`, which is at most `mask`, as a number of which the kernel's verifier knows only that:
     /// so that the paths that lead to different values are verified once, not once each.
-    fn forget(&self, value: usize, mask: usize) -> usize;
+    fn opaque(&self, value: usize, mask: usize) -> usize;
 
     /// Makes sure that `value` lies in memory by now, not in the compiler's mind.
-    fn settle<T>(&self, value: &mut T);
+    fn materialise<T>(&self, value: &mut T);
 }
 
 /// A frame in memory, for tests.
@@ -81,10 +81,10 @@ impl<'a> Frame for SliceFrame<'a> {
         bytes <= self.length
     }
 
-    fn forget(&self, value: usize, mask: usize) -> usize {
+    fn opaque(&self, value: usize, mask: usize) -> usize {
         debug_assert!(value <= mask, "{value} does not fit into {mask}");
         value & mask
     }
 
-    fn settle<T>(&self, _: &mut T) {}
+    fn materialise<T>(&self, _: &mut T) {}
 }

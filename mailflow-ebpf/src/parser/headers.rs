@@ -77,7 +77,7 @@ impl Segment {
 }
 
 /// Where a frame leads: as far as it is followed before its ports are known to be watched.
-pub struct Located {
+pub struct ParsedHeaders {
     pub(crate) packet: network::Packet,
     pub(crate) ports: Option<transport::Ports>,
     pub(crate) scope: Scope,
@@ -118,13 +118,13 @@ impl Fragment {
 /// the reason: what the frame does not hold of a header; the IP header's version and length; more
 /// extension headers than are followed; the protocol; the total length, against the headers so far
 /// and against the frame. Ports that are not watched end it there. What follows them is held against
-/// the total length by [`Located::segment`].
+/// the total length by [`ParsedHeaders::segment`].
 ///
 /// # Errors
 /// The reason why it counts to no flow. [`Reason::Truncated`] means that the readable part ended
 /// first: a caller that can make more of the frame readable may try again.
 #[inline(always)]
-pub fn locate<F: Frame>(frame: &F, link: Link, metadata: Metadata) -> Result<Located, Reason> {
+pub fn parse_headers<F: Frame>(frame: &F, link: Link, metadata: Metadata) -> Result<ParsedHeaders, Reason> {
     let network = link::parse(frame, link, metadata)?;
     let packet = network::parse(frame, &network)?;
     let ports = match packet.part {
@@ -132,10 +132,10 @@ pub fn locate<F: Frame>(frame: &F, link: Link, metadata: Metadata) -> Result<Loc
         _ => Some(transport::ports(frame, &packet)?),
     };
     let scope = Scope::new(network.vlans, packet.protocol, packet.v6);
-    Ok(Located { packet, ports, scope })
+    Ok(ParsedHeaders { packet, ports, scope })
 }
 
-impl Located {
+impl ParsedHeaders {
     /// The same, of which `segment` was made: so its ports are known.
     #[inline(always)]
     pub fn of(self, segment: &Segment) -> Self {
@@ -177,7 +177,7 @@ impl Located {
     pub fn headers_end<F: Frame>(&self, frame: &F) -> u16 {
         let end =
             self.packet.identity(frame).map_or(0, |identity| transport::end(frame, &self.packet, &identity));
-        frame.forget(usize::from(end), 0xffff) as u16
+        frame.opaque(usize::from(end), 0xffff) as u16
     }
 
     /// The fragment that this is, where it has no ports.
@@ -193,7 +193,7 @@ impl Located {
     /// The packet's sender and receiver.
     ///
     /// # Errors
-    /// As [`locate`]; none where that had none.
+    /// As [`parse_headers`]; none where that had none.
     #[inline(always)]
     pub fn addresses<F: Frame>(&self, frame: &F) -> Result<(Address, Address), Reason> {
         self.packet.addresses(frame)
@@ -223,11 +223,11 @@ impl Located {
         };
         let key = if self.packet.v6 {
             let key = place.write(key(self.packet.addresses6(frame)?));
-            frame.settle(key);
+            frame.materialise(key);
             key
         } else {
             let key = place.write(key(self.packet.addresses4(frame)?));
-            frame.settle(key);
+            frame.materialise(key);
             key
         };
         Ok(key)
@@ -236,7 +236,7 @@ impl Located {
     /// Follows the frame to the end of its headers.
     ///
     /// # Errors
-    /// As [`locate`] and [`Located::later`]; [`Reason::Fragment`] for a fragment without ports.
+    /// As [`parse_headers`] and [`ParsedHeaders::later`]; [`Reason::Fragment`] for a fragment without ports.
     #[inline(always)]
     pub fn segment<F: Frame>(&self, frame: &F) -> Result<Segment, Reason> {
         let packet = &self.packet;

@@ -8,9 +8,9 @@ mod network;
 mod transport;
 
 pub use self::{
-    fast_path::{Plain, glance},
+    fast_path::{FastPathHeaders, parse_fast},
     frame::{Frame, Header, SliceFrame},
-    headers::{Fragment, Gso, Located, Segment, locate},
+    headers::{Fragment, Gso, ParsedHeaders, Segment, parse_headers},
     link::{Link, Metadata},
     transport::Tcp,
 };

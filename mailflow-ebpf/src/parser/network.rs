@@ -25,7 +25,7 @@ pub(crate) enum Part {
     Later,
 }
 
-/// A packet whose IP headers have been followed.
+/// A packet host_filter IP headers have been followed.
 pub(crate) struct Packet {
     pub(crate) v6: bool,
     pub(crate) protocol: u8,
@@ -42,7 +42,7 @@ pub(crate) struct Packet {
 
 #[inline(always)]
 pub(crate) fn parse<F: Frame>(frame: &F, network: &Network) -> Result<Packet, Reason> {
-    let start = frame.forget(network.offset, START);
+    let start = frame.opaque(network.offset, START);
     let packet = if network.ethertype == IPV4 { v4(frame, start)? } else { v6(frame, start)? };
     // Both are small: a total length has 16 bits, or it is what the frame has.
     if !frame.holds(packet.length.wrapping_add(start as u32)) {
@@ -122,7 +122,7 @@ fn v6<F: Frame>(frame: &F, start: usize) -> Result<Packet, Reason> {
             return Err(Reason::TooDeep);
         }
         protocol = next.u8::<0>();
-        header = frame.forget(header, DEEPEST);
+        header = frame.opaque(header, DEEPEST);
         followed += 1;
     }
     // What a later fragment begins with is not known: its first one had the headers between.
@@ -146,14 +146,14 @@ impl Packet {
     /// The same of what is known to be IPv4.
     #[inline(always)]
     pub(crate) fn addresses4<F: Frame>(&self, frame: &F) -> Result<(Address, Address), Reason> {
-        let ip = frame.header::<20>(frame.forget(self.start, START)).ok_or(Reason::Truncated)?;
+        let ip = frame.header::<20>(frame.opaque(self.start, START)).ok_or(Reason::Truncated)?;
         Ok((Address::v4(ip.raw32::<12>()), Address::v4(ip.raw32::<16>())))
     }
 
     /// The same of what is known to be IPv6.
     #[inline(always)]
     pub(crate) fn addresses6<F: Frame>(&self, frame: &F) -> Result<(Address, Address), Reason> {
-        let ip = frame.header::<40>(frame.forget(self.start, START)).ok_or(Reason::Truncated)?;
+        let ip = frame.header::<40>(frame.opaque(self.start, START)).ok_or(Reason::Truncated)?;
         let source = Address::v6([ip.raw32::<8>(), ip.raw32::<12>(), ip.raw32::<16>(), ip.raw32::<20>()]);
         let destination =
             Address::v6([ip.raw32::<24>(), ip.raw32::<28>(), ip.raw32::<32>(), ip.raw32::<36>()]);
@@ -164,7 +164,7 @@ impl Packet {
     #[inline(always)]
     pub(crate) fn identity<F: Frame>(&self, frame: &F) -> Result<Identity, Reason> {
         if self.v6 {
-            let offset = frame.forget(self.start, START) + frame.forget(self.fragment, DEEPEST);
+            let offset = frame.opaque(self.start, START) + frame.opaque(self.fragment, DEEPEST);
             let fragment = frame.header::<8>(offset).ok_or(Reason::Truncated)?;
             return Ok(Identity {
                 identification: fragment.raw32::<4>(),
@@ -173,7 +173,7 @@ impl Packet {
                 between: self.header as u32 - self.fragment as u32 - 8,
             });
         }
-        let ip = frame.header::<20>(frame.forget(self.start, START)).ok_or(Reason::Truncated)?;
+        let ip = frame.header::<20>(frame.opaque(self.start, START)).ok_or(Reason::Truncated)?;
         Ok(Identity {
             identification: u32::from(ip.be16::<4>()),
             protocol: self.protocol,

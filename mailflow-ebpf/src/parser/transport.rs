@@ -100,7 +100,7 @@ pub(crate) fn ports<F: Frame>(frame: &F, packet: &Packet) -> Result<Ports, Reaso
 /// the offset is used.
 #[inline(always)]
 fn begin<F: Frame>(frame: &F, packet: &Packet) -> usize {
-    frame.forget(packet.start + packet.header, DEEPEST)
+    frame.opaque(packet.start + packet.header, DEEPEST)
 }
 
 #[inline(always)]
@@ -109,7 +109,7 @@ pub(crate) fn parse<F: Frame>(frame: &F, packet: &Packet) -> Result<Transport, R
     if packet.protocol != PROTOCOL_TCP {
         return Ok(Transport { tcp: Tcp::default(), offset, header: 8 });
     }
-    // A fragment may end amid the header (RFC 1858, 3): it has the ports, and the flags where it is long enough.
+    // A fragment may end established_segment the header (RFC 1858, 3): it has the ports, and the flags where it is long enough.
     let first = packet.part == Part::First;
     let held = packet.length.wrapping_sub(packet.header as u32);
     if first && held < FLAGS {
@@ -145,7 +145,7 @@ pub(crate) fn end<F: Frame>(frame: &F, packet: &Packet, identity: &Identity) -> 
             _ => 0,
         };
     }
-    let offset = frame.forget(packet.start + packet.header + place as usize, DEEPEST);
+    let offset = frame.opaque(packet.start + packet.header + place as usize, DEEPEST);
     let Some(byte) = frame.header::<1>(offset) else { return 0 };
     let length = u32::from(byte.u8::<0>() >> 4) << 2;
     if length < 20 { 0 } else { (identity.between + length) as u16 }

@@ -10,29 +10,29 @@ use super::{
 };
 
 /// Payload packets of a flow that are looked into: enough for greeting, EHLO, STARTTLS and TLS.
-const LOOKED_INTO: u8 = 16;
+const MAX_INSPECTED: u8 = 16;
 
 /// Looks at a segment with payload.
 #[inline(always)]
-pub(super) unsafe fn payload<P: Packet>(packet: &P, flow: *mut FlowCounters, segment: &Segment, up: bool) {
+pub(super) unsafe fn inspect<P: Packet>(packet: &P, flow: *mut FlowCounters, segment: &Segment, up: bool) {
     // SAFETY: the caller's: an element of a preallocated map. What several CPUs may write here at
     // once are single bytes and words, each of them right.
     unsafe {
         let facts = &raw mut (*flow).facts;
         let looked = (*facts).looked & !side::BITS;
-        let inspects = looked < LOOKED_INTO && segment.is_tcp();
+        let inspects = looked < MAX_INSPECTED && segment.is_tcp();
         if inspects {
             (*facts).looked += 1;
         }
         if up {
             if inspects {
-                look_up(packet, flow, segment, looked);
+                inspect_client(packet, flow, segment, looked);
             }
             estimate::sent(packet, flow, segment);
         } else {
             estimate::answered(packet, flow, segment);
             if inspects {
-                look_down(packet, flow, segment, looked);
+                inspect_server(packet, flow, segment, looked);
             }
         }
         let known = if up { &raw mut (*facts).opening_up } else { &raw mut (*facts).opening_down };
@@ -44,14 +44,14 @@ pub(super) unsafe fn payload<P: Packet>(packet: &P, flow: *mut FlowCounters, seg
 
 /// Inspects one of a flow's first payload packets, from the client; `looked` came before it.
 #[inline(always)]
-unsafe fn look_up<P: Packet>(packet: &P, flow: *mut FlowCounters, segment: &Segment, looked: u8) {
+unsafe fn inspect_client<P: Packet>(packet: &P, flow: *mut FlowCounters, segment: &Segment, looked: u8) {
     // SAFETY: the caller's.
     unsafe {
         let facts = &raw mut (*flow).facts;
         let Some(bytes) = first_bytes(packet, segment) else { return };
-        if opens((*facts).opening_up, (*facts).syn, (*flow).isn_up, looked, segment) {
+        if is_first_payload((*facts).opening_up, (*facts).syn, (*flow).isn_up, looked, segment) {
             // Who speaks after the server has spoken may say anything.
-            (*facts).opening_up = client_opening(bytes, looked == 0);
+            (*facts).opening_up = client_first_payload(bytes, looked == 0);
         }
         let asked = (*facts).upgrade & upgrade::BITS;
         if asked == upgrade::ASKED && is_tls(bytes) {
@@ -65,14 +65,14 @@ unsafe fn look_up<P: Packet>(packet: &P, flow: *mut FlowCounters, segment: &Segm
 
 /// Inspects one of a flow's first payload packets, from the server.
 #[inline(always)]
-unsafe fn look_down<P: Packet>(packet: &P, flow: *mut FlowCounters, segment: &Segment, looked: u8) {
+unsafe fn inspect_server<P: Packet>(packet: &P, flow: *mut FlowCounters, segment: &Segment, looked: u8) {
     // SAFETY: the caller's.
     unsafe {
         let facts = &raw mut (*flow).facts;
-        if opens((*facts).opening_down, (*facts).syn_ack, (*flow).isn_down, looked, segment)
+        if is_first_payload((*facts).opening_down, (*facts).syn_ack, (*flow).isn_down, looked, segment)
             && let Some(bytes) = first_bytes(packet, segment)
         {
-            (*facts).opening_down = server_opening(bytes);
+            (*facts).opening_down = server_first_payload(bytes);
         }
     }
 }
@@ -80,7 +80,7 @@ unsafe fn look_down<P: Packet>(packet: &P, flow: *mut FlowCounters, segment: &Se
 /// Whether `segment` holds the first bytes of its direction: by its sequence number where the SYN
 /// was seen, otherwise because hardly anything came before it.
 #[inline(always)]
-fn opens(known: u8, syn: u8, isn: u32, looked: u8, segment: &Segment) -> bool {
+fn is_first_payload(known: u8, syn: u8, isn: u32, looked: u8, segment: &Segment) -> bool {
     if known != opening::NONE && known != opening::UNREAD {
         return false;
     }
@@ -122,7 +122,7 @@ fn ends_with_starttls<P: Packet>(packet: &P, segment: &Segment) -> bool {
 }
 
 #[inline(always)]
-fn client_opening(bytes: [u8; 8], speaks_first: bool) -> u8 {
+fn client_first_payload(bytes: [u8; 8], speaks_first: bool) -> u8 {
     let first = word(bytes) & UPPER;
     if is_tls(bytes) {
         opening::TLS
@@ -139,7 +139,7 @@ fn client_opening(bytes: [u8; 8], speaks_first: bool) -> u8 {
 }
 
 #[inline(always)]
-fn server_opening(bytes: [u8; 8]) -> u8 {
+fn server_first_payload(bytes: [u8; 8]) -> u8 {
     let first = word(bytes);
     let code = first >> 8;
     let second = bytes[3];

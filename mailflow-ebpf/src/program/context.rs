@@ -19,8 +19,8 @@ pub(super) trait Packet: Frame + Copy {
     /// `LENGTH` payload bytes, which need not be directly readable.
     fn payload<const LENGTH: usize>(&self, offset: u32) -> Option<[u8; LENGTH]>;
     /// Number of the interface by which the machine received the packet; 0 where it made it.
-    fn came_by(&self) -> u32;
-    /// Number of the interface at whose hook it is.
+    fn ingress_interface(&self) -> u32;
+    /// Number of the interface at host_filter hook it is.
     fn interface(&self) -> u32;
     /// Makes more of the frame readable, and tells whether that helped. Nothing reached before may
     /// be used afterwards.
@@ -93,7 +93,7 @@ fn reach<const LENGTH: usize>(start: usize, end: usize, offset: usize) -> Option
 
 /// For all that LLVM knows this reads and writes `value`.
 #[inline(always)]
-fn settle<T>(value: &mut T) {
+fn materialise<T>(value: &mut T) {
     // SAFETY: one instruction that changes nothing.
     unsafe {
         asm!("{p} = {p}", p = inout(reg) core::ptr::from_mut(value) => _, options(nostack, preserves_flags));
@@ -130,7 +130,7 @@ impl<const FRAGS: bool> Frame for Xdp<FRAGS> {
 
     #[inline(always)]
     fn length(&self) -> u32 {
-        let told = maps::told_length();
+        let told = maps::capture_frame_length();
         if told != 0 {
             return told;
         }
@@ -150,13 +150,13 @@ impl<const FRAGS: bool> Frame for Xdp<FRAGS> {
     }
 
     #[inline(always)]
-    fn forget(&self, value: usize, mask: usize) -> usize {
-        maps::forget(value, mask)
+    fn opaque(&self, value: usize, mask: usize) -> usize {
+        maps::opaque(value, mask)
     }
 
     #[inline(always)]
-    fn settle<T>(&self, value: &mut T) {
-        settle(value);
+    fn materialise<T>(&self, value: &mut T) {
+        materialise(value);
     }
 }
 
@@ -173,20 +173,20 @@ impl<const FRAGS: bool> Packet for Xdp<FRAGS> {
 
     #[inline(always)]
     fn payload<const LENGTH: usize>(&self, offset: u32) -> Option<[u8; LENGTH]> {
-        let bytes = self.header::<LENGTH>(maps::forget(offset as usize, 0x1fff))?;
+        let bytes = self.header::<LENGTH>(maps::opaque(offset as usize, 0x1fff))?;
         // SAFETY: `header` found LENGTH bytes behind the pointer.
         Some(unsafe { bytes.0.cast::<[u8; LENGTH]>().read() })
     }
 
     #[inline(always)]
-    fn came_by(&self) -> u32 {
+    fn ingress_interface(&self) -> u32 {
         // SAFETY: the kernel hands the program a valid context.
         unsafe { (*self.0).ingress_ifindex }
     }
 
     #[inline(always)]
     fn interface(&self) -> u32 {
-        self.came_by()
+        self.ingress_interface()
     }
 
     #[inline(always)]
@@ -232,13 +232,13 @@ impl Frame for Skb {
     }
 
     #[inline(always)]
-    fn forget(&self, value: usize, mask: usize) -> usize {
-        maps::forget(value, mask)
+    fn opaque(&self, value: usize, mask: usize) -> usize {
+        maps::opaque(value, mask)
     }
 
     #[inline(always)]
-    fn settle<T>(&self, value: &mut T) {
-        settle(value);
+    fn materialise<T>(&self, value: &mut T) {
+        materialise(value);
     }
 }
 
@@ -268,7 +268,7 @@ impl Packet for Skb {
     }
 
     #[inline(always)]
-    fn came_by(&self) -> u32 {
+    fn ingress_interface(&self) -> u32 {
         // SAFETY: as above.
         unsafe { (*self.0).ingress_ifindex }
     }
@@ -287,8 +287,8 @@ impl Packet for Skb {
             if (*self.0).data_end - (*self.0).data >= length {
                 return false;
             }
-            let wanted = if length < HEADERS { length } else { HEADERS };
-            bpf_skb_pull_data(self.0, wanted) == 0
+            let is_watched = if length < HEADERS { length } else { HEADERS };
+            bpf_skb_pull_data(self.0, is_watched) == 0
         }
     }
 }

@@ -1,24 +1,24 @@
 //! The counter: from a frame to what is counted.
 
 use mailflow_common::{PROTOCOL_UDP, Reason, is_tunnel, owner};
-use mailflow_ebpf::{Link, Located, glance, locate};
+use mailflow_ebpf::{Link, ParsedHeaders, parse_fast, parse_headers};
 
 use super::{
     context::Packet,
-    fast_path::known,
+    fast_path::count_established,
     fragments,
-    hook::{Hook, Toward, Whose},
+    hook::{Direction, Hook, HostFilter},
     log,
-    slow_path::{self, join},
+    slow_path::{self, update_flow},
 };
 use crate::maps;
 
 /// Counts one frame: to its flow, or to the reason why not.
 #[inline(always)]
-pub(super) fn count<P: Packet>(packet: P, link: Link, toward: Toward, whose: Whose) {
+pub(super) fn count<P: Packet>(packet: P, link: Link, direction: Direction, host_filter: HostFilter) {
     let mut pulled = false;
     loop {
-        match book(&packet, link, toward, whose) {
+        match count_packet(&packet, link, direction, host_filter) {
             Ok(()) => return,
             // Headers may lie outside the linear area (drivers that receive into pages).
             Err(Reason::Truncated) if !pulled && packet.pull() => pulled = true,
@@ -26,7 +26,7 @@ pub(super) fn count<P: Packet>(packet: P, link: Link, toward: Toward, whose: Who
                 let Some(totals) = maps::totals() else { return };
                 // SAFETY: this CPU's own element.
                 unsafe { (*totals).reasons[reason as usize & 15] += 1 };
-                log::lost(reason, || packet.length());
+                log::log_uncounted(reason, || packet.length());
                 return;
             }
         }
@@ -34,42 +34,47 @@ pub(super) fn count<P: Packet>(packet: P, link: Link, toward: Toward, whose: Who
 }
 
 #[inline(always)]
-fn book<P: Packet>(packet: &P, link: Link, toward: Toward, whose: Whose) -> Result<(), Reason> {
-    match &glance(packet, link, packet.metadata()) {
-        Some(plain) if !wanted(toward, plain.source_port, plain.destination_port) => {
-            return Err(unwanted(plain.protocol, plain.destination_port));
+fn count_packet<P: Packet>(
+    packet: &P,
+    link: Link,
+    direction: Direction,
+    host_filter: HostFilter,
+) -> Result<(), Reason> {
+    match &parse_fast(packet, link, packet.metadata()) {
+        Some(plain) if !is_watched(direction, plain.source_port, plain.destination_port) => {
+            return Err(unwatched_reason(plain.protocol, plain.destination_port));
         }
         Some(plain) => {
-            if !(whose == Whose::Made && maps::local_only())
+            if !(host_filter == HostFilter::LocalOut && maps::count_local_only())
                 && let Some(totals) = maps::totals()
                 && let Some(scratch) = maps::scratch()
                 // SAFETY: this CPU's own elements.
-                && unsafe { known(packet, plain, toward, scratch, totals) }
+                && unsafe { count_established(packet, plain, direction, scratch, totals) }
             {
                 return Ok(());
             }
-            note_packet(packet, plain.located(packet), toward, whose)?;
+            store_headers(packet, plain.parsed(packet), direction, host_filter)?;
         }
         None => {
-            let located = locate(packet, link, packet.metadata())?;
-            let Some((source, destination)) = located.ports() else {
-                return fragments::later(packet, &located, toward);
+            let parsed = parse_headers(packet, link, packet.metadata())?;
+            let Some((source, destination)) = parsed.ports() else {
+                return fragments::count_later(packet, &parsed, direction);
             };
-            if !wanted(toward, source, destination) {
-                let reason = unwanted(located.protocol(), destination);
+            if !is_watched(direction, source, destination) {
+                let reason = unwatched_reason(parsed.protocol(), destination);
                 let owner = if reason == Reason::UdpTunnel { owner::TUNNELLED } else { owner::UNWATCHED };
-                fragments::refused(packet, &located, toward, owner);
+                fragments::reject_fragments(packet, &parsed, direction, owner);
                 return Err(reason);
             }
-            note_packet(packet, located, toward, whose)?;
+            store_headers(packet, parsed, direction, host_filter)?;
         }
     }
     let (Some(scratch), Some(totals)) = (maps::scratch(), maps::totals()) else { return Ok(()) };
-    let hook = Hook::new(link, toward, whose);
+    let hook = Hook::new(link, direction, host_filter);
     // SAFETY: both are this CPU's own; what is found is an element of a preallocated map.
     let answer = unsafe {
-        match slow_path::owner(*packet, scratch, totals, hook) {
-            slow_path::OPEN => join(*packet, scratch, totals, hook),
+        match slow_path::find_or_create(*packet, scratch, totals, hook) {
+            slow_path::FOUND => update_flow(*packet, scratch, totals, hook),
             answer => answer,
         }
     };
@@ -81,18 +86,23 @@ fn book<P: Packet>(packet: &P, link: Link, toward: Toward, whose: Whose) -> Resu
     }
 }
 
-/// Follows a packet to the end of its headers, and notes in the scratch what is known of it.
+/// Follows a packet to the end of its headers, and notes in the scratch what is count_established of it.
 #[inline(always)]
-fn note_packet<P: Packet>(packet: &P, located: Located, toward: Toward, whose: Whose) -> Result<(), Reason> {
-    let segment = located.segment(packet)?;
-    if whose == Whose::Made && maps::local_only() && packet.came_by() != 0 {
-        fragments::refused(packet, &located, toward, owner::FOREIGN);
+fn store_headers<P: Packet>(
+    packet: &P,
+    parsed: ParsedHeaders,
+    direction: Direction,
+    host_filter: HostFilter,
+) -> Result<(), Reason> {
+    let segment = parsed.segment(packet)?;
+    if host_filter == HostFilter::LocalOut && maps::count_local_only() && packet.ingress_interface() != 0 {
+        fragments::reject_fragments(packet, &parsed, direction, owner::FOREIGN);
         return Err(Reason::NotLocal);
     }
     if let Some(scratch) = maps::scratch() {
         // SAFETY: this CPU's own.
         unsafe {
-            (&raw mut (*scratch).located).write(located.of(&segment));
+            (&raw mut (*scratch).parsed).write(parsed.of(&segment));
             (&raw mut (*scratch).segment).write(segment);
         }
     }
@@ -101,16 +111,16 @@ fn note_packet<P: Packet>(packet: &P, located: Located, toward: Toward, whose: W
 
 /// Returns the reason for a packet to this port that is not counted.
 #[inline(always)]
-fn unwanted(protocol: u8, destination: u16) -> Reason {
+fn unwatched_reason(protocol: u8, destination: u16) -> Reason {
     if protocol == PROTOCOL_UDP && is_tunnel(destination) { Reason::UdpTunnel } else { Reason::NotWatched }
 }
 
 /// Whether a packet between these ports is counted.
 #[inline(always)]
-fn wanted(toward: Toward, source: u16, destination: u16) -> bool {
-    match toward {
-        Toward::Server => maps::watched(destination),
-        Toward::Client => maps::watched(source),
-        Toward::Both => maps::watched(destination) || maps::watched(source),
+fn is_watched(direction: Direction, source: u16, destination: u16) -> bool {
+    match direction {
+        Direction::ToServer => maps::watched(destination),
+        Direction::FromServer => maps::watched(source),
+        Direction::Both => maps::watched(destination) || maps::watched(source),
     }
 }

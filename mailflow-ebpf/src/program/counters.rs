@@ -3,17 +3,17 @@
 use mailflow_common::{DirectionCounters, Facts, FlowCounters, Openings, Totals, answered};
 use mailflow_ebpf::Tcp;
 
-use crate::maps::{self, Sum, add32, add64};
+use crate::maps::{self, PacketSum, add32, add64};
 
 /// Adds to a direction of a flow.
 ///
 /// To the flow first, then to the totals: whoever reads the totals before the flows never finds a
 /// packet missing there.
 #[inline(always)]
-pub(super) unsafe fn add(flow: *mut FlowCounters, up: bool, sum: &Sum, now: u64) {
+pub(super) unsafe fn add_to_flow(flow: *mut FlowCounters, up: bool, sum: &PacketSum, now: u64) {
     // SAFETY: the caller's: an element of a preallocated map, and this CPU's own totals.
     unsafe {
-        tally(if up { &raw mut (*flow).up } else { &raw mut (*flow).down }, sum, now);
+        add_to_direction(if up { &raw mut (*flow).up } else { &raw mut (*flow).down }, sum, now);
         let heard = if up { answered::ASKED } else { answered::YES };
         if (*flow).facts.answered & heard == 0 {
             (*flow).facts.answered |= heard;
@@ -24,7 +24,7 @@ pub(super) unsafe fn add(flow: *mut FlowCounters, up: bool, sum: &Sum, now: u64)
 /// Adds to a direction of a flow or a source. Other CPUs add to it too, so its counters are added to
 /// atomically; its time is a word of which any CPU's is right.
 #[inline(always)]
-pub(super) unsafe fn tally(direction: *mut DirectionCounters, sum: &Sum, now: u64) {
+pub(super) unsafe fn add_to_direction(direction: *mut DirectionCounters, sum: &PacketSum, now: u64) {
     // SAFETY: the caller's: an element of a preallocated map.
     unsafe {
         if sum.payload != 0 {
@@ -41,7 +41,7 @@ pub(super) unsafe fn tally(direction: *mut DirectionCounters, sum: &Sum, now: u6
 
 /// Adds to this CPU's totals of a direction.
 #[inline(always)]
-pub(super) fn total(up: bool, sum: &Sum) {
+pub(super) fn add_to_totals(up: bool, sum: &PacketSum) {
     let Some(totals) = maps::totals() else { return };
     // SAFETY: this CPU's own element.
     unsafe { sum.add_to(if up { &raw mut (*totals).up } else { &raw mut (*totals).down }) }
@@ -52,18 +52,18 @@ pub(super) fn total(up: bool, sum: &Sum) {
 /// A server may answer with a SYN of its own (RFC 9293, figures 7 and 8; split handshakes): that is its opening as a
 /// SYN-ACK would be. The SYN-ACK with which the client answers that one tells nothing new.
 #[inline(always)]
-pub(super) unsafe fn note(flow: *mut FlowCounters, tcp: Tcp, up: bool, totals: *mut Totals) {
+pub(super) unsafe fn record_tcp_flags(flow: *mut FlowCounters, tcp: Tcp, up: bool, totals: *mut Totals) {
     // SAFETY: the caller's. Facts are bytes that only ever become 1.
     unsafe {
         let facts: *mut Facts = &raw mut (*flow).facts;
         if tcp.opens() && !up {
             let repeats = (*facts).syn_ack != 0 && (*flow).isn_down == tcp.sequence;
-            opening(&raw mut (*totals).syn_acks, repeats, &raw const (*flow).down);
+            count_handshake(&raw mut (*totals).syn_acks, repeats, &raw const (*flow).down);
             (*flow).isn_down = tcp.sequence;
             (*facts).syn_ack = 1;
         } else if tcp.syn() {
             let repeats = (*facts).syn != 0 && (*flow).isn_up == tcp.sequence;
-            opening(&raw mut (*totals).syns, repeats, &raw const (*flow).up);
+            count_handshake(&raw mut (*totals).syns, repeats, &raw const (*flow).up);
             (*flow).isn_up = tcp.sequence;
             (*facts).syn = 1;
         }
@@ -82,7 +82,7 @@ pub(super) unsafe fn note(flow: *mut FlowCounters, tcp: Tcp, up: bool, totals: *
 
 /// Counts a SYN or SYN-ACK, before its direction is added to.
 #[inline(always)]
-unsafe fn opening(openings: *mut Openings, repeats: bool, direction: *const DirectionCounters) {
+unsafe fn count_handshake(openings: *mut Openings, repeats: bool, direction: *const DirectionCounters) {
     // SAFETY: the caller's: this CPU's own totals, and an element of a preallocated map.
     unsafe {
         (*openings).all += 1;

@@ -10,7 +10,7 @@ use crate::maps::flow_table;
 
 /// Answers every removal in the frame between `start` and `end`.
 #[inline(always)]
-pub(super) fn all(start: usize, end: usize) {
+pub(super) fn evict_batch(start: usize, end: usize) {
     let mut index = 0;
     while index < removal::MOST {
         let asked = start + index * size_of::<Removal>();
@@ -19,17 +19,17 @@ pub(super) fn all(start: usize, end: usize) {
         }
         let asked = asked as *mut Removal;
         // SAFETY: within the frame, as just seen.
-        unsafe { (*asked).answer = one(asked) };
+        unsafe { (*asked).answer = evict_one(asked) };
         index += 1;
     }
 }
 
 #[inline(always)]
-unsafe fn one(asked: *const Removal) -> u64 {
+unsafe fn evict_one(asked: *const Removal) -> u64 {
     // SAFETY: the caller's: within the frame; what is found is an element of a preallocated map.
     unsafe {
         let key = &(*asked).flow;
-        let flow = flow_table::leaving(key);
+        let flow = flow_table::fallback_entry(key);
         if flow.is_null() {
             return removal::ABSENT;
         }
@@ -38,6 +38,6 @@ unsafe fn one(asked: *const Removal) -> u64 {
         if packets as u32 != (*asked).packets as u32 {
             return removal::LIVES;
         }
-        if flow_table::remove(key) { removal::REMOVED } else { removal::ABSENT }
+        if flow_table::remove_fallback(key) { removal::REMOVED } else { removal::ABSENT }
     }
 }

@@ -1,47 +1,47 @@
-//! The short way of mail: a packet amid a connection whose flow is known.
+//! The short way of mail: a packet established_segment a connection host_filter flow is known.
 
 use mailflow_common::Totals;
-use mailflow_ebpf::Plain;
+use mailflow_ebpf::FastPathHeaders;
 
 use super::{
     classify,
     context::Packet,
-    counters::add,
-    hook::Toward,
-    slow_path::{elsewhere, goes_up},
+    counters::add_to_flow,
+    hook::Direction,
+    slow_path::{is_counted_at_other_hook, is_to_server},
     tuple_reuse,
 };
-use crate::maps::{self, Scratch, Sum, flow_table};
+use crate::maps::{self, PacketSum, Scratch, flow_table};
 
 /// Counts such a packet. `false` where it is none: then nothing has been done about it.
 #[inline(always)]
-pub(super) unsafe fn known<P: Packet>(
+pub(super) unsafe fn count_established<P: Packet>(
     packet: &P,
-    plain: &Plain,
-    toward: Toward,
+    plain: &FastPathHeaders,
+    direction: Direction,
     scratch: *mut Scratch,
     totals: *mut Totals,
 ) -> bool {
-    let Some(segment) = plain.amid(packet) else { return false };
-    let up = goes_up(toward, &segment);
+    let Some(segment) = plain.established_segment(packet) else { return false };
+    let up = is_to_server(direction, &segment);
     let Some(place) = plain.place(packet, up) else { return false };
     let packets = segment.packets(packet.gso());
-    let sum = Sum { buffers: 1, packets, payload: segment.payload(), bytes: segment.bytes(packets) };
+    let sum = PacketSum { buffers: 1, packets, payload: segment.payload(), bytes: segment.bytes(packets) };
     let now = maps::now();
     // SAFETY: what is found is an element of a preallocated map; the rest is the caller's.
     unsafe {
         (*scratch).place = place;
-        let flow = flow_table::find_v4(scratch);
+        let flow = flow_table::lookup_v4(scratch);
         if flow.is_null()
-            || tuple_reuse::ended(flow, segment.tcp, up, now as u32)
-            || elsewhere(flow, toward, up)
+            || tuple_reuse::is_expired(flow, segment.tcp, up, now as u32)
+            || is_counted_at_other_hook(flow, direction, up)
         {
             return false;
         }
         if sum.payload != 0 {
-            classify::payload(packet, flow, &segment, up);
+            classify::inspect(packet, flow, &segment, up);
         }
-        add(flow, up, &sum, now);
+        add_to_flow(flow, up, &sum, now);
         sum.add_to(if up { &raw mut (*totals).up } else { &raw mut (*totals).down });
     }
     true

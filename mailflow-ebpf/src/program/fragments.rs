@@ -1,35 +1,35 @@
-//! Packets that come in fragments: only the first one has ports, the others belong to its flow.
+//! Packets that come in fragments: only the first one has ports, the has_fallback_entries belong to its flow.
 
 use mailflow_common::{FlowKey, Reason, owner, pieces};
-use mailflow_ebpf::{Fragment, Located};
+use mailflow_ebpf::{Fragment, ParsedHeaders};
 
 use super::{
     context::Packet,
-    counters::{add, total},
-    hook::Toward,
+    counters::{add_to_flow, add_to_totals},
+    hook::Direction,
     overflow,
 };
-use crate::maps::{self, Scratch, Sum, add32, flow_table, fragments};
+use crate::maps::{self, PacketSum, Scratch, add32, flow_table, fragments};
 
 /// This CPU's scratch with the key of a fragment's packet and what is known of it.
 #[inline(always)]
 fn prepare<P: Packet>(
     packet: &P,
-    located: &Located,
+    parsed: &ParsedHeaders,
     fragment: &Fragment,
-    toward: Toward,
-    direction: u32,
+    direction: Direction,
+    owner: u32,
     headers: u16,
 ) -> Option<*mut Scratch> {
     let scratch = maps::scratch()?;
     // SAFETY: this CPU's own element.
     unsafe {
         let key = &mut (*scratch).fragment;
-        (key.source, key.destination) = located.addresses(packet).ok()?;
+        (key.source, key.destination) = parsed.addresses(packet).ok()?;
         key.identification = fragment.identification;
         key.scope = fragment.scope;
-        key.hook = toward as u32;
-        (*scratch).owner.direction = direction as u16;
+        key.hook = direction as u32;
+        (*scratch).owner.direction = owner as u16;
         (*scratch).owner.headers = headers;
         (*scratch).owner.waiting = 0;
         (*scratch).owner.waiting_units = 0;
@@ -42,17 +42,17 @@ fn prepare<P: Packet>(
 /// A packet was counted to the flow `key` or, where there is none, to its source. If it was a first
 /// fragment, those that came before it are counted now, and those to come will find the same.
 #[inline(always)]
-pub(super) unsafe fn first<P: Packet>(
+pub(super) unsafe fn record_first<P: Packet>(
     packet: &P,
-    located: &Located,
-    toward: Toward,
+    parsed: &ParsedHeaders,
+    direction: Direction,
     key: &FlowKey,
     up: bool,
 ) {
-    let Some(fragment) = located.fragment(packet) else { return };
-    let direction = if up { owner::UP } else { owner::DOWN };
-    let headers = located.headers_end(packet);
-    let Some(scratch) = prepare(packet, located, &fragment, toward, direction, headers) else { return };
+    let Some(fragment) = parsed.fragment(packet) else { return };
+    let owner = if up { owner::UP } else { owner::DOWN };
+    let headers = parsed.headers_end(packet);
+    let Some(scratch) = prepare(packet, parsed, &fragment, direction, owner, headers) else { return };
     // SAFETY: this CPU's own element; the rest is the caller's.
     unsafe {
         (*scratch).owner.flow = *key;
@@ -63,12 +63,12 @@ pub(super) unsafe fn first<P: Packet>(
 #[inline(never)]
 unsafe fn claim(scratch: *mut Scratch) {
     // SAFETY: the caller's: this CPU's own elements. What is found are elements of maps; at worst another
-    // packet's, whose numbers are small. The sum of a reason over all CPUs is right though this one's
+    // packet's, host_filter numbers are small. The sum of a reason over all CPUs is right though this one's
     // share may go below zero.
     unsafe {
         let key = &raw const (*scratch).fragment;
         let up = u32::from((*scratch).owner.direction) == owner::UP;
-        if let Some(known) = fragments::find(&*key)
+        if let Some(known) = fragments::lookup(&*key)
             && u32::from((*known).direction) == owner::UNKNOWN
         {
             let waiting = u32::from((*known).waiting);
@@ -76,7 +76,7 @@ unsafe fn claim(scratch: *mut Scratch) {
                 (*scratch).owner.headers = (*known).headers;
             }
             let headers = pieces::of_headers((*known).waiting_units, (*scratch).owner.headers);
-            (*scratch).sum = Sum {
+            (*scratch).sum = PacketSum {
                 buffers: waiting,
                 packets: waiting,
                 payload: (*known).waiting_payload.saturating_sub(headers),
@@ -90,27 +90,32 @@ unsafe fn claim(scratch: *mut Scratch) {
                 put(scratch, &raw const (*scratch).owner.flow, up);
             }
         }
-        fragments::note(&*key, &(*scratch).owner);
+        fragments::insert(&*key, &(*scratch).owner);
     }
 }
 
-/// A first fragment was not counted, for what `owner` says: the others will not be either.
+/// A first fragment was not counted, for what `owner` says: the has_fallback_entries will not be either.
 #[inline(always)]
-pub(super) fn refused<P: Packet>(packet: &P, located: &Located, toward: Toward, owner: u32) {
-    if let Some(fragment) = located.fragment(packet)
-        && let Some(scratch) = prepare(packet, located, &fragment, toward, owner, 0)
+pub(super) fn reject_fragments<P: Packet>(
+    packet: &P,
+    parsed: &ParsedHeaders,
+    direction: Direction,
+    owner: u32,
+) {
+    if let Some(fragment) = parsed.fragment(packet)
+        && let Some(scratch) = prepare(packet, parsed, &fragment, direction, owner, 0)
     {
         // SAFETY: both are this CPU's own elements.
-        unsafe { disown(scratch) };
+        unsafe { store_rejection(scratch) };
     }
 }
 
 #[inline(never)]
-unsafe fn disown(scratch: *const Scratch) {
+unsafe fn store_rejection(scratch: *const Scratch) {
     // SAFETY: the caller's, and as in `claim`.
     unsafe {
         let (key, owner) = (&(*scratch).fragment, &(*scratch).owner);
-        if let Some(known) = fragments::find(key)
+        if let Some(known) = fragments::lookup(key)
             && u32::from((*known).direction) == owner::UNKNOWN
             && let Some(totals) = maps::totals()
         {
@@ -121,17 +126,21 @@ unsafe fn disown(scratch: *const Scratch) {
             let reason = refusal(u32::from(owner.direction)).unwrap_or(Reason::NotWatched);
             (*reasons)[reason as usize & 15] += waiting;
         }
-        fragments::note(key, owner);
+        fragments::insert(key, owner);
     }
 }
 
 /// Counts a fragment without ports.
 #[inline(always)]
-pub(super) fn later<P: Packet>(packet: &P, located: &Located, toward: Toward) -> Result<(), Reason> {
-    let fragment = located.later(packet)?;
-    let headers = located.headers_end(packet);
+pub(super) fn count_later<P: Packet>(
+    packet: &P,
+    parsed: &ParsedHeaders,
+    direction: Direction,
+) -> Result<(), Reason> {
+    let fragment = parsed.later(packet)?;
+    let headers = parsed.headers_end(packet);
     let scratch =
-        prepare(packet, located, &fragment, toward, owner::UNKNOWN, headers).ok_or(Reason::Fragment)?;
+        prepare(packet, parsed, &fragment, direction, owner::UNKNOWN, headers).ok_or(Reason::Fragment)?;
     // SAFETY: both are this CPU's own elements.
     match unsafe { follow(scratch, fragment.length, fragment.bytes(), fragment.units()) } {
         COUNTED => Ok(()),
@@ -158,12 +167,12 @@ const COUNTED: u32 = u32::MAX;
 unsafe fn follow(scratch: *mut Scratch, bytes: u32, payload: u32, units: u16) -> u32 {
     // SAFETY: the caller's; what is found are elements of maps: words that are read and written whole.
     unsafe {
-        let Some(known) = fragments::find(&(*scratch).fragment) else {
+        let Some(known) = fragments::lookup(&(*scratch).fragment) else {
             (*scratch).owner.waiting = 1;
             (*scratch).owner.waiting_units = units;
             (*scratch).owner.waiting_bytes = bytes;
             (*scratch).owner.waiting_payload = payload;
-            fragments::note(&(*scratch).fragment, &(*scratch).owner);
+            fragments::insert(&(*scratch).fragment, &(*scratch).owner);
             return owner::UNKNOWN;
         };
         let direction = u32::from((*known).direction);
@@ -183,7 +192,7 @@ unsafe fn follow(scratch: *mut Scratch, bytes: u32, payload: u32, units: u16) ->
         }
         let up = direction == owner::UP;
         let payload = payload.saturating_sub(pieces::of_headers(units, (*known).headers));
-        (*scratch).sum = Sum { buffers: 1, packets: 1, payload, bytes: u64::from(bytes) };
+        (*scratch).sum = PacketSum { buffers: 1, packets: 1, payload, bytes: u64::from(bytes) };
         put(scratch, &raw const (*known).flow, up);
         COUNTED
     }
@@ -194,13 +203,13 @@ unsafe fn follow(scratch: *mut Scratch, bytes: u32, payload: u32, units: u16) ->
 unsafe fn put(scratch: *mut Scratch, key: *const FlowKey, up: bool) {
     // SAFETY: the caller's: this CPU's own element.
     unsafe {
-        flow_table::turn_aside(scratch, key);
-        let flow = flow_table::find(scratch);
+        flow_table::set_key_outlined(scratch, key);
+        let flow = flow_table::lookup(scratch);
         if flow.is_null() {
-            overflow::fragments(scratch, &*key, up);
+            overflow::count_fragments(scratch, &*key, up);
         } else {
-            add(flow, up, &(*scratch).sum, maps::now());
-            total(up, &(*scratch).sum);
+            add_to_flow(flow, up, &(*scratch).sum, maps::now());
+            add_to_totals(up, &(*scratch).sum);
         }
     }
 }

@@ -1,38 +1,38 @@
-//! Where a packet is seen, and what is counted there.
+//! The hook that sees a packet, and what it counts.
 
 use mailflow_ebpf::Link;
 
-/// Which packets a hook counts. On a gateway's inside and on a mail host each direction passes one
+/// Direction of the packets that a hook counts. On a gateway's inside and on a mail host each direction passes one
 /// hook, on a mirror both pass the same.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Toward {
+pub(super) enum Direction {
     /// Packets to a watched port.
-    Server = 0,
+    ToServer = 0,
     /// Packets from one.
-    Client = 1,
+    FromServer = 1,
     /// Either.
     Both = 2,
 }
 
-/// Whose packets a hook counts.
+/// HostFilter packets a hook counts.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Whose {
-    /// Everybody's.
+pub(super) enum HostFilter {
+    /// All hosts.
     Any = 0,
-    /// The machine's own, at egress.
-    Made = 1,
-    /// The machine's own, at ingress.
-    Received = 2,
+    /// This machine, at egress.
+    LocalOut = 1,
+    /// This machine, at ingress.
+    LocalIn = 2,
 }
 
-/// Where a packet is seen, in one word: what a function takes.
+/// Link type, direction and host filter of a hook, packed into one argument.
 #[derive(Clone, Copy)]
 pub(super) struct Hook(u32);
 
 impl Hook {
     #[inline(always)]
-    pub(super) fn new(link: Link, toward: Toward, whose: Whose) -> Self {
-        Self(link as u32 | (toward as u32) << 4 | (whose as u32) << 8)
+    pub(super) fn new(link: Link, direction: Direction, host_filter: HostFilter) -> Self {
+        Self(link as u32 | (direction as u32) << 4 | (host_filter as u32) << 8)
     }
 
     #[inline(always)]
@@ -41,20 +41,20 @@ impl Hook {
     }
 
     #[inline(always)]
-    pub(super) fn toward(self) -> Toward {
+    pub(super) fn direction(self) -> Direction {
         match self.0 >> 4 & 15 {
-            0 => Toward::Server,
-            1 => Toward::Client,
-            _ => Toward::Both,
+            0 => Direction::ToServer,
+            1 => Direction::FromServer,
+            _ => Direction::Both,
         }
     }
 
     #[inline(always)]
-    pub(super) fn whose(self) -> Whose {
+    pub(super) fn host_filter(self) -> HostFilter {
         match self.0 >> 8 {
-            0 => Whose::Any,
-            1 => Whose::Made,
-            _ => Whose::Received,
+            0 => HostFilter::Any,
+            1 => HostFilter::LocalOut,
+            _ => HostFilter::LocalIn,
         }
     }
 }

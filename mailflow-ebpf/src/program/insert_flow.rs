@@ -3,30 +3,30 @@
 use mailflow_common::{FlowCounters, FlowKey, answered, side};
 use mailflow_ebpf::{Link, Tcp};
 
-use super::{classify, context::Packet, hook::Toward};
+use super::{classify, context::Packet, hook::Direction};
 use crate::maps::{
-    self, Options, Scratch, Sum, client_port,
-    flow_table::{self, Maker},
+    self, Options, PacketSum, Scratch, client_port,
+    flow_table::{self, InsertedBy},
     vlan_zones,
 };
 
 /// Makes a flow of nothing but its SYN, as nearly all begin, in one step; `false` where there is
 /// one already, or no room for it.
 #[inline(always)]
-pub(super) unsafe fn begin<P: Packet>(
+pub(super) unsafe fn insert_syn_flow<P: Packet>(
     packet: &P,
     link: Link,
     scratch: *mut Scratch,
-    toward: Toward,
+    direction: Direction,
     tcp: Tcp,
-    sum: &Sum,
+    sum: &PacketSum,
     now: u64,
 ) -> bool {
     // SAFETY: the caller's: this CPU's own element.
     unsafe {
         let key = &(*scratch).key;
         let new = &raw mut (*scratch).entry.counters;
-        clear(new);
+        zero(new);
         (*new).up.bare_packets = sum.packets;
         (*new).up.bare_bytes = sum.bytes;
         (*new).up.last = now as u32;
@@ -35,24 +35,24 @@ pub(super) unsafe fn begin<P: Packet>(
         (*new).facts.syn = 1;
         (*new).facts.answered =
             if Options::join(scratch) { answered::ASKED | answered::JOINS } else { answered::ASKED };
-        (*new).facts.looked = side_of(toward, key, true);
-        note_origin(packet, link, new, true);
-        if !flow_table::insert(scratch, key, Maker::Client) {
+        (*new).facts.looked = hook_orientation(direction, key, true);
+        record_origin(packet, link, new, true);
+        if !flow_table::insert(scratch, key, InsertedBy::Client) {
             return false;
         }
-        vlan_zones::begun(scratch);
-        client_port::begun(key, now);
+        vlan_zones::record(scratch);
+        client_port::record(key, now);
         true
     }
 }
 
 /// Makes a flow that is still to be counted into, though another CPU may have been faster, and there may be no room.
 #[inline(always)]
-pub(super) unsafe fn create<P: Packet>(
+pub(super) unsafe fn insert_flow<P: Packet>(
     packet: &P,
     link: Link,
     scratch: *mut Scratch,
-    toward: Toward,
+    direction: Direction,
     up: bool,
     now: u64,
 ) {
@@ -60,33 +60,33 @@ pub(super) unsafe fn create<P: Packet>(
     unsafe {
         let (key, reset) = (&(*scratch).key, (*scratch).segment.tcp.reset());
         let new = &raw mut (*scratch).entry.counters;
-        clear(new);
+        zero(new);
         (*new).first = now;
-        note_origin(packet, link, new, up);
-        (*new).facts.looked = side_of(toward, key, up);
-        vlan_zones::begun(scratch);
-        client_port::begun(key, now);
-        flow_table::insert(scratch, key, if up || reset { Maker::Client } else { Maker::Server });
+        record_origin(packet, link, new, up);
+        (*new).facts.looked = hook_orientation(direction, key, up);
+        vlan_zones::record(scratch);
+        client_port::record(key, now);
+        flow_table::insert(scratch, key, if up || reset { InsertedBy::Client } else { InsertedBy::Server });
         // For `flow_table::found`.
-        flow_table::find(scratch);
+        flow_table::lookup(scratch);
     }
 }
 
 /// Which hook counts which direction of the flow `key` that begins at this one.
 #[inline(always)]
-pub(super) fn side_of(toward: Toward, key: &FlowKey, up: bool) -> u8 {
+pub(super) fn hook_orientation(direction: Direction, key: &FlowKey, up: bool) -> u8 {
     let both = maps::watched(key.client_port) && maps::watched(key.server_port);
-    match toward {
-        Toward::Both => 0,
+    match direction {
+        Direction::Both => 0,
         _ if !both => 0,
-        _ if up == (toward == Toward::Server) => side::STRAIGHT,
+        _ if up == (direction == Direction::ToServer) => side::STRAIGHT,
         _ => side::TURNED,
     }
 }
 
 /// Notes the interface of a flow's first packet, and the client's MAC address where it has one.
 #[inline(always)]
-pub(super) unsafe fn note_origin<P: Packet>(packet: &P, link: Link, flow: *mut FlowCounters, up: bool) {
+pub(super) unsafe fn record_origin<P: Packet>(packet: &P, link: Link, flow: *mut FlowCounters, up: bool) {
     // SAFETY: the caller's: an element of a preallocated map.
     unsafe {
         (*flow).interface = packet.interface();
@@ -98,7 +98,7 @@ pub(super) unsafe fn note_origin<P: Packet>(packet: &P, link: Link, flow: *mut F
 
 /// Writes zeros word by word: LLVM's own `memset` would store bytes.
 #[inline(always)]
-unsafe fn clear(counters: *mut FlowCounters) {
+unsafe fn zero(counters: *mut FlowCounters) {
     const WORDS: usize = size_of::<FlowCounters>() / size_of::<u64>();
     let mut word = 0;
     while word < WORDS {

@@ -8,45 +8,45 @@ use mailflow_common::Reason;
 
 use crate::maps;
 
-/// A packet whose flow has no place in the table. Below are the reasons.
+/// A packet host_filter flow has no place in the table. Below are the reasons.
 pub(super) const OVERFLOW: u32 = 16;
-/// A packet whose source has none either.
+/// A packet host_filter source has none either.
 pub(super) const UNATTRIBUTED: u32 = 17;
 /// Reports of one kind that each CPU may make in a second: a flood of damaged frames must not become a
 /// flood of lines.
-const MOST: u32 = 8;
+const MAX_PER_SECOND: u32 = 8;
 const SECOND: u64 = 1_000_000_000;
 
 /// Says why a buffer was not counted. Its length is asked for where it is said: most buffers are no mail, and that
 /// is no loss.
 #[inline(always)]
-pub(super) fn lost(reason: Reason, length: impl FnOnce() -> u32) {
+pub(super) fn log_uncounted(reason: Reason, length: impl FnOnce() -> u32) {
     if reason.is_loss() {
-        event(reason as u32, length());
+        log_event(reason as u32, length());
     }
 }
 
-/// Says that a packet was counted elsewhere than to its flow.
+/// Says that a packet was counted is_counted_at_other_hook than to its flow.
 #[inline(always)]
-pub(super) fn event(kind: u32, length: u32) {
+pub(super) fn log_event(kind: u32, length: u32) {
     if AYA_LOG_LEVEL.load() != 0 {
-        say(kind, length);
+        emit(kind, length);
     }
 }
 
 /// A function of its own, as the entry points' stacks are full and their code is many times this.
 #[inline(never)]
-fn say(kind: u32, length: u32) -> u32 {
-    let Some(reported) = maps::reported(kind) else { return 0 };
+fn emit(kind: u32, length: u32) -> u32 {
+    let Some(log_budget) = maps::log_budget(kind) else { return 0 };
     // SAFETY: the helper takes nothing; this CPU's own element.
     unsafe {
         let now = bpf_ktime_get_ns();
-        if now.wrapping_sub((*reported).since) >= SECOND {
-            (*reported).since = now;
-            (*reported).count = 0;
+        if now.wrapping_sub((*log_budget).since) >= SECOND {
+            (*log_budget).since = now;
+            (*log_budget).count = 0;
         }
-        (*reported).count += 1;
-        if (*reported).count > u64::from(MOST) {
+        (*log_budget).count += 1;
+        if (*log_budget).count > u64::from(MAX_PER_SECOND) {
             return 0;
         }
     }

@@ -17,13 +17,13 @@ const IN_SYN: usize = 12;
 
 /// Notes in the scratch if the options of its segment, a SYN or SYN-ACK, hold MP_JOIN.
 ///
-/// A function of its own, which reads from the scratch how long the options are, and whose only result is there: the
+/// A function of its own, which reads from the scratch how long the options are, and host_filter only result is there: the
 /// verifier sees what follows once, not once for each length.
 #[inline(never)]
-pub(super) unsafe fn look<P: Packet>(packet: P, scratch: *mut Scratch) -> u32 {
+pub(super) unsafe fn find_join<P: Packet>(packet: P, scratch: *mut Scratch) -> u32 {
     // SAFETY: the caller's: this CPU's own element.
     unsafe {
-        // Of a fragment that ends amid them whole words.
+        // Of a fragment that ends established_segment them whole words.
         let length = (&raw const (*scratch).segment.options).read_volatile() & !3;
         let begin = (&raw const (*scratch).segment.payload_offset).read_volatile();
         let begin = begin.wrapping_sub((&raw const (*scratch).segment.options).read_volatile());
@@ -37,17 +37,17 @@ pub(super) unsafe fn look<P: Packet>(packet: P, scratch: *mut Scratch) -> u32 {
             options.add(word).write_volatile(bytes);
             word += 1;
         }
-        walk(scratch)
+        walk_options(scratch)
     }
 }
 
 /// Walks the options in the scratch, for [`look`].
 #[inline(never)]
-unsafe fn walk(scratch: *mut Scratch) -> u32 {
+unsafe fn walk_options(scratch: *mut Scratch) -> u32 {
     // SAFETY: the caller's: this CPU's own element; every index is within by its mask.
     unsafe {
         let options = (&raw const (*scratch).options.bytes).cast::<u8>();
-        let at = |position: usize| options.add(maps::forget(position, 63)).read_volatile();
+        let at = |position: usize| options.add(maps::opaque(position, 63)).read_volatile();
         let length = (&raw const (*scratch).segment.options).read_volatile() as usize & !3;
         let mut position = 0;
         let mut looked = 0;
@@ -67,7 +67,7 @@ unsafe fn walk(scratch: *mut Scratch) -> u32 {
                 (&raw mut (*scratch).options.join).write_volatile(1);
                 break;
             }
-            position = maps::forget(position + step, 511);
+            position = maps::opaque(position + step, 511);
             looked += 1;
         }
         0

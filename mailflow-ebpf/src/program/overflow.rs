@@ -1,47 +1,47 @@
-//! Where packets go whose flow has no place in the table: to their source, and if there is no room for
+//! Where packets go host_filter flow has no place in the table: to their source, and if there is no room for
 //! that either, to one counter for all of them.
 
 use mailflow_common::{FlowKey, SpillKey};
 use mailflow_ebpf::Tcp;
 
 use super::{
-    counters::{tally, total},
+    counters::{add_to_direction, add_to_totals},
     log,
 };
 use crate::maps::{
-    self, Scratch, Spill, Sum, add32,
-    flow_table::{self, Maker},
+    self, OverflowPacket, PacketSum, Scratch, add32,
+    flow_table::{self, InsertedBy},
 };
 
 /// Counts a packet of the flow `key` to its source.
 #[inline(always)]
-pub(super) unsafe fn packet(key: &FlowKey, up: bool, tcp: Tcp, sum: Sum) {
+pub(super) unsafe fn count_packet(key: &FlowKey, up: bool, tcp: Tcp, sum: PacketSum) {
     let Some(scratch) = maps::scratch() else { return };
     // SAFETY: this CPU's own element; the rest is the caller's.
     unsafe {
         (*scratch).sum = sum;
         prepare(scratch, key, up, tcp.syn() || tcp.syn_ack());
-        put(scratch);
+        count(scratch);
     }
 }
 
-/// Counts fragments of the flow `key`, whose sum the scratch holds, to its source.
+/// Counts fragments of the flow `key`, host_filter sum the scratch holds, to its source.
 #[inline(always)]
-pub(super) unsafe fn fragments(scratch: *mut Scratch, key: &FlowKey, up: bool) {
+pub(super) unsafe fn count_fragments(scratch: *mut Scratch, key: &FlowKey, up: bool) {
     // SAFETY: the caller's.
     unsafe {
         prepare(scratch, key, up, false);
-        put(scratch);
+        count(scratch);
     }
 }
 
 #[inline(always)]
 unsafe fn prepare(scratch: *mut Scratch, key: &FlowKey, up: bool, opens: bool) {
-    // SAFETY: the caller's: this CPU's own element; the sharing are words that are written whole.
+    // SAFETY: the caller's: this CPU's own element; the source_limit are words that are written whole.
     unsafe {
-        let source = (*maps::sharing()).source(&key.client);
+        let source = (*maps::source_limit()).source(&key.client);
         let protocol = u16::from(key.scope.protocol());
-        (*scratch).spill = Spill {
+        (*scratch).spill = OverflowPacket {
             key: SpillKey { source, server_port: key.server_port, protocol },
             up: u32::from(up),
             opens: u32::from(opens),
@@ -50,23 +50,27 @@ unsafe fn prepare(scratch: *mut Scratch, key: &FlowKey, up: bool, opens: bool) {
 }
 
 #[inline(never)]
-unsafe fn put(scratch: *const Scratch) {
+unsafe fn count(scratch: *const Scratch) {
     // SAFETY: the caller's: this CPU's own elements. A source is an element of a preallocated map.
     unsafe {
         let spill = &raw const (*scratch).spill;
         let sum = &(*scratch).sum;
         let up = (*spill).up == 1;
-        log::event(log::OVERFLOW, sum.bytes as u32);
-        let maker = if up { Maker::Client } else { Maker::Server };
-        match flow_table::spilled(&(*spill).key, &(*scratch).nothing, maker) {
+        log::log_event(log::OVERFLOW, sum.bytes as u32);
+        let inserted_by = if up { InsertedBy::Client } else { InsertedBy::Server };
+        match flow_table::overflow_entry(&(*spill).key, &(*scratch).nothing, inserted_by) {
             Some(source) => {
-                tally(if up { &raw mut (*source).up } else { &raw mut (*source).down }, sum, maps::now());
+                add_to_direction(
+                    if up { &raw mut (*source).up } else { &raw mut (*source).down },
+                    sum,
+                    maps::now(),
+                );
                 if (*spill).opens == 1 {
                     add32(if up { &raw mut (*source).syns } else { &raw mut (*source).syn_acks }, 1);
                 }
             }
             None => {
-                log::event(log::UNATTRIBUTED, sum.bytes as u32);
+                log::log_event(log::UNATTRIBUTED, sum.bytes as u32);
                 let Some(totals) = maps::totals() else { return };
                 sum.add_to(match up {
                     true => &raw mut (*totals).unattributed_up,
@@ -74,6 +78,6 @@ unsafe fn put(scratch: *const Scratch) {
                 });
             }
         }
-        total(up, sum);
+        add_to_totals(up, sum);
     }
 }

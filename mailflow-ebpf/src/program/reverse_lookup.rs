@@ -11,13 +11,13 @@ use mailflow_common::{Facts, FlowCounters, FlowKey, answered};
 use super::tuple_reuse;
 use crate::maps::{self, Scratch, client_port, flow_table, vlan_zones};
 
-/// Looks for the living flow of a packet whose own key, which the scratch holds, has none. Where there is one, the key is
+/// Looks for the living flow of a packet host_filter own key, which the scratch holds, has none. Where there is one, the key is
 /// that flow's afterwards, and the scratch says which way the packet goes.
 ///
 /// A SYN begins its flow where it is, and a SYN-ACK says which way it goes: unless the other side's SYN came before it.
 /// Then both sides open the connection at once, or the server answers with a SYN (RFC 9293, 3.5).
 #[inline(never)]
-pub(super) unsafe fn seek(scratch: *mut Scratch) -> bool {
+pub(super) unsafe fn find_reversed_or_other_vlan(scratch: *mut Scratch) -> bool {
     // SAFETY: the caller's: this CPU's own element; what is found are elements of a preallocated map.
     unsafe {
         let tcp = (*scratch).segment.tcp;
@@ -25,39 +25,39 @@ pub(super) unsafe fn seek(scratch: *mut Scratch) -> bool {
         let opens = tcp.opens();
         let (key, turned) = (&raw mut (*scratch).key, &raw mut (*scratch).turned);
         *turned = (*key).reversed();
-        let exchanged = !tcp.syn() || client_port::exchanged(&*key);
-        if exchanged {
-            let flow = find(scratch, turned);
-            if !flow.is_null() && (!opens || opening(flow)) && !tuple_reuse::ended_by_silence(flow, !up) {
+        let may_be_reversed = !tcp.syn() || client_port::may_be_reversed(&*key);
+        if may_be_reversed {
+            let flow = lookup_key(scratch, turned);
+            if !flow.is_null() && (!opens || is_opening(flow)) && !tuple_reuse::is_idle_outlined(flow, !up) {
                 *key = *turned;
-                turn(scratch, up);
+                flip_direction(scratch, up);
                 return true;
             }
         }
         let own = (*key).scope;
-        let zone = vlan_zones::other(&*key, &*turned);
-        if !exchanged && zone.is_none() {
+        let zone = vlan_zones::lookup(&*key, &*turned);
+        if !may_be_reversed && zone.is_none() {
             // The table was never turned away.
             return false;
         }
         if let Some(zone) = zone {
             if !tcp.syn() {
                 (*key).scope = zone;
-                let flow = find(scratch, key);
-                if !flow.is_null() && joins(flow, up) {
+                let flow = lookup_key(scratch, key);
+                if !flow.is_null() && same_flow_other_vlan(flow, up) {
                     return true;
                 }
             }
             (*turned).scope = zone;
-            let flow = find(scratch, turned);
-            if !flow.is_null() && (!opens || opening(flow)) && joins(flow, !up) {
+            let flow = lookup_key(scratch, turned);
+            if !flow.is_null() && (!opens || is_opening(flow)) && same_flow_other_vlan(flow, !up) {
                 *key = *turned;
-                turn(scratch, up);
+                flip_direction(scratch, up);
                 return true;
             }
             (*key).scope = own;
         }
-        flow_table::turn_aside(scratch, key);
+        flow_table::set_key_outlined(scratch, key);
         false
     }
 }
@@ -65,12 +65,12 @@ pub(super) unsafe fn seek(scratch: *mut Scratch) -> bool {
 /// Returns true if a SYN of the server may be part of the flow: its client's was seen, neither side has closed it, and it
 /// began within the time in which a SYN is sent again.
 #[inline(always)]
-unsafe fn opening(flow: *const FlowCounters) -> bool {
+unsafe fn is_opening(flow: *const FlowCounters) -> bool {
     // SAFETY: the caller's: an element of a preallocated map.
     unsafe {
         let facts: *const Facts = &raw const (*flow).facts;
         let age = maps::now().wrapping_sub((*flow).first) as i64;
-        let waits = (&raw const (*maps::silences()).unanswered).read_volatile();
+        let waits = (&raw const (*maps::idle_timeouts()).unanswered).read_volatile();
         age <= i64::from(waits)
             && (*facts).syn != 0
             && (*facts).reset == 0
@@ -81,29 +81,29 @@ unsafe fn opening(flow: *const FlowCounters) -> bool {
 
 /// The packet goes the other way than it was thought to.
 #[inline(always)]
-unsafe fn turn(scratch: *mut Scratch, up: bool) {
+unsafe fn flip_direction(scratch: *mut Scratch, up: bool) {
     // SAFETY: the caller's: this CPU's own element.
     unsafe { (&raw mut (*scratch).up).write_volatile(u32::from(!up)) }
 }
 
 #[inline(always)]
-unsafe fn find(scratch: *mut Scratch, key: *const FlowKey) -> *mut FlowCounters {
+unsafe fn lookup_key(scratch: *mut Scratch, key: *const FlowKey) -> *mut FlowCounters {
     // SAFETY: the caller's: this CPU's own element.
     unsafe {
-        flow_table::turn_aside(scratch, key);
-        flow_table::find(scratch)
+        flow_table::set_key_outlined(scratch, key);
+        flow_table::lookup(scratch)
     }
 }
 
 /// Whether a segment of this direction belongs to `flow`, which is in another VLAN zone: as long as it lives,
 /// and nothing of this direction came in its own.
 #[inline(always)]
-unsafe fn joins(flow: *mut FlowCounters, up: bool) -> bool {
+unsafe fn same_flow_other_vlan(flow: *mut FlowCounters, up: bool) -> bool {
     // SAFETY: the caller's: an element of a preallocated map.
     unsafe {
         let known = (*flow).facts.answered;
         let heard = if up { answered::ASKED } else { answered::YES };
-        if (known & heard != 0 && known & answered::ACROSS == 0) || tuple_reuse::ended_by_silence(flow, up) {
+        if (known & heard != 0 && known & answered::ACROSS == 0) || tuple_reuse::is_idle_outlined(flow, up) {
             return false;
         }
         (*flow).facts.answered = known | answered::ACROSS;

@@ -7,32 +7,33 @@ use mailflow_ebpf::Tcp;
 
 use crate::maps::{
     self, Scratch,
-    flow_table::{self, Retired},
+    flow_table::{self, SupersedeOutcome},
 };
 
 /// Whether the flow ended before this packet: by silence, or by a SYN that cannot be its own.
 #[inline(always)]
-pub(super) unsafe fn ended(flow: *const FlowCounters, tcp: Tcp, up: bool, now: u32) -> bool {
+pub(super) unsafe fn is_expired(flow: *const FlowCounters, tcp: Tcp, up: bool, now: u32) -> bool {
     // SAFETY: the caller's: an element of a preallocated map.
-    unsafe { silent(flow, up, now) || tcp.syn() && foreign(flow, tcp, up) }
+    unsafe { is_idle(flow, up, now) || tcp.syn() && is_new_connection(flow, tcp, up) }
 }
 
 /// The same for a packet that is no SYN, as a function of its own: for what is off the usual way.
 #[inline(never)]
-pub(super) unsafe fn ended_by_silence(flow: *const FlowCounters, up: bool) -> bool {
+pub(super) unsafe fn is_idle_outlined(flow: *const FlowCounters, up: bool) -> bool {
     // SAFETY: the caller's.
-    unsafe { silent(flow, up, maps::now() as u32) }
+    unsafe { is_idle(flow, up, maps::now() as u32) }
 }
 
 #[inline(always)]
-unsafe fn silent(flow: *const FlowCounters, up: bool, now: u32) -> bool {
+unsafe fn is_idle(flow: *const FlowCounters, up: bool, now: u32) -> bool {
     // SAFETY: the caller's.
     unsafe {
         let same = if up { &raw const (*flow).up } else { &raw const (*flow).down };
         // Most packets follow another one closely: then this load and this compare are all.
-        if (*same).packets() == 0 || silence(same, now) >= (*maps::silences()).least as i32 {
+        if (*same).packets() == 0 || direction_idle_ticks(same, now) >= (*maps::idle_timeouts()).least as i32
+        {
             // One that another CPU is about to begin has no times yet.
-            return (*flow).first != 0 && shortest(flow, now) >= patience(flow);
+            return (*flow).first != 0 && idle_ticks(flow, now) >= idle_timeout(flow);
         }
         false
     }
@@ -40,17 +41,20 @@ unsafe fn silent(flow: *const FlowCounters, up: bool, now: u32) -> bool {
 
 /// Ticks since a direction's last packet; another CPU's may be of a tick that is yet to come here.
 #[inline(always)]
-unsafe fn silence(direction: *const DirectionCounters, now: u32) -> i32 {
+unsafe fn direction_idle_ticks(direction: *const DirectionCounters, now: u32) -> i32 {
     // SAFETY: the caller's.
     now.wrapping_sub(unsafe { (*direction).last }) as i32
 }
 
 /// Ticks since the flow's last packet.
 #[inline(always)]
-unsafe fn shortest(flow: *const FlowCounters, now: u32) -> i32 {
+unsafe fn idle_ticks(flow: *const FlowCounters, now: u32) -> i32 {
     // SAFETY: the caller's.
     unsafe {
-        let (up, down) = (silence(&raw const (*flow).up, now), silence(&raw const (*flow).down, now));
+        let (up, down) = (
+            direction_idle_ticks(&raw const (*flow).up, now),
+            direction_idle_ticks(&raw const (*flow).down, now),
+        );
         if (*flow).up.packets() == 0 {
             down
         } else if (*flow).down.packets() == 0 || up < down {
@@ -63,13 +67,14 @@ unsafe fn shortest(flow: *const FlowCounters, now: u32) -> i32 {
 
 /// How many ticks of silence end the flow.
 #[inline(always)]
-unsafe fn patience(flow: *const FlowCounters) -> i32 {
-    let silences: *const Silences = maps::silences();
-    // SAFETY: the caller's; the silences are words that are only ever written whole.
+unsafe fn idle_timeout(flow: *const FlowCounters) -> i32 {
+    let idle_timeouts: *const Silences = maps::idle_timeouts();
+    // SAFETY: the caller's; the idle_timeouts are words that are only ever written whole.
     unsafe {
         let facts = &(*flow).facts;
-        let open = if facts.unanswered() { (*silences).unanswered } else { (*silences).idle };
-        let end = if facts.closed() && (*silences).closed < open { (*silences).closed } else { open };
+        let open = if facts.unanswered() { (*idle_timeouts).unanswered } else { (*idle_timeouts).idle };
+        let end =
+            if facts.closed() && (*idle_timeouts).closed < open { (*idle_timeouts).closed } else { open };
         end as i32
     }
 }
@@ -82,14 +87,14 @@ unsafe fn patience(flow: *const FlowCounters) -> i32 {
 /// A flow that another CPU is writing has no SYN to compare with yet, and began within this packet's time: it is never
 /// another connection's.
 #[inline(always)]
-unsafe fn foreign(flow: *const FlowCounters, tcp: Tcp, up: bool) -> bool {
+unsafe fn is_new_connection(flow: *const FlowCounters, tcp: Tcp, up: bool) -> bool {
     // SAFETY: the caller's: an element of a preallocated map.
     unsafe {
         let first = (&raw const (*flow).first).read_volatile();
         if first == 0 {
             return false;
         }
-        let flow = after(flow, first);
+        let flow = load_after(flow, first);
         let facts: *const Facts = &raw const (*flow).facts;
         let looked = (*facts).looked & !side::BITS;
         let further = (*facts).fin_up != 0 || (*facts).fin_down != 0 || (*facts).reset != 0 || looked != 0;
@@ -100,7 +105,7 @@ unsafe fn foreign(flow: *const FlowCounters, tcp: Tcp, up: bool) -> bool {
 /// Returns `flow` such that a load through it comes after the load of `first`: CPUs keep the order of two loads if the
 /// address of the second depends on the value of the first (Documentation/memory-barriers.txt, address dependencies).
 #[inline(always)]
-fn after(flow: *const FlowCounters, first: u64) -> *const FlowCounters {
+fn load_after(flow: *const FlowCounters, first: u64) -> *const FlowCounters {
     let mut nothing = first;
     // SAFETY: one instruction on a register. As an instruction of our own: LLVM would take the dependency out.
     unsafe {
@@ -113,23 +118,23 @@ fn after(flow: *const FlowCounters, first: u64) -> *const FlowCounters {
 /// CPU has begun it since, when another CPU was faster, or when there is no room: then the tuple's flows stay one, and
 /// that is counted.
 #[inline(never)]
-pub(super) unsafe fn retire(scratch: *mut Scratch, flow: *mut FlowCounters) -> u32 {
+pub(super) unsafe fn supersede(scratch: *mut Scratch, flow: *mut FlowCounters) -> u32 {
     // SAFETY: the caller's.
     unsafe {
         let first = (*flow).first;
         let now = maps::now();
         let up = (&raw const (*scratch).up).read_volatile() == 1;
-        if !ended(flow, (*scratch).segment.tcp, up, now as u32) {
+        if !is_expired(flow, (*scratch).segment.tcp, up, now as u32) {
             return 0;
         }
         (*scratch).retired = RetiredKey { flow: (*scratch).key, first };
-        copy(flow, &raw mut (*scratch).entry.counters);
+        copy_counters(flow, &raw mut (*scratch).entry.counters);
         // A finished flow needs no mark: the word tells when the next one began.
         (*scratch).entry.counters.mark = now as u32;
-        match flow_table::retire(&(*scratch).retired, &(*scratch).entry.counters) {
-            Retired::Now => {}
-            Retired::Already => return 0,
-            Retired::Full => {
+        match flow_table::supersede(&(*scratch).retired, &(*scratch).entry.counters) {
+            SupersedeOutcome::Stored => {}
+            SupersedeOutcome::Exists => return 0,
+            SupersedeOutcome::Full => {
                 if let Some(totals) = maps::totals() {
                     (*totals).merged += 1;
                 }
@@ -143,14 +148,14 @@ pub(super) unsafe fn retire(scratch: *mut Scratch, flow: *mut FlowCounters) -> u
         let now = maps::now();
         let next = if now > first { now } else { first + 1 };
         (&raw mut (*flow).first).write_volatile(next);
-        maps::client_port::begun(&(*scratch).key, next);
+        maps::client_port::record(&(*scratch).key, next);
         1
     }
 }
 
 /// Copies counters word by word, as other CPUs add to them.
 #[inline(always)]
-unsafe fn copy(from: *const FlowCounters, to: *mut FlowCounters) {
+unsafe fn copy_counters(from: *const FlowCounters, to: *mut FlowCounters) {
     const WORDS: usize = size_of::<FlowCounters>() / size_of::<u64>();
     let mut word = 0;
     while word < WORDS {

@@ -3,7 +3,7 @@
 use std::{mem::MaybeUninit, net::IpAddr};
 
 use mailflow_common::{Address, Reason, Scope, Vlans};
-use mailflow_ebpf::{Gso, Located, Metadata, SliceFrame, glance, locate};
+use mailflow_ebpf::{Gso, Metadata, ParsedHeaders, SliceFrame, parse_fast, parse_headers};
 use mailflow_tests::slow::{self, Link, Packet, Shown, Transport};
 
 /// What becomes of a frame, in words that both can be said in.
@@ -35,21 +35,21 @@ pub(crate) fn agree(shown: &Shown<'_>) {
     };
     let frame = SliceFrame::partial(shown.bytes, shown.length as u32);
     let metadata = Metadata { ethertype, tag: shown.tag };
-    let product = locate(&frame, link, metadata)
+    let product = parse_headers(&frame, link, metadata)
         .and_then(|located| match located.ports() {
             None => located.later(&frame).map(|_| located),
             Some(_) => Ok(located),
         })
         .map(|located| product(&located, &frame, shown));
-    if let Some(plain) = glance(&frame, link, metadata) {
-        let short = self::product(&plain.located(&frame), &frame, shown);
+    if let Some(plain) = parse_fast(&frame, link, metadata) {
+        let short = self::product(&plain.parsed(&frame), &frame, shown);
         assert_eq!(product.as_ref(), Ok(&short), "right is the short way's, of {shown:02x?}");
     }
     let slow = slow::parse(shown).map(|packet| slowly(&packet, shown));
     assert_eq!(product, slow, "left is the product's, of {shown:02x?}");
 }
 
-fn product(located: &Located, frame: &SliceFrame<'_>, shown: &Shown<'_>) -> Said {
+fn product(located: &ParsedHeaders, frame: &SliceFrame<'_>, shown: &Shown<'_>) -> Said {
     let gso = Gso { size: shown.merged.size, segments: shown.merged.segments };
     let ends = located.addresses(frame);
     Said {
