@@ -1,4 +1,4 @@
-//! Atomic additions to words that every CPU adds to.
+//! Atomic additions to words that several CPUs share.
 
 use core::intrinsics::{AtomicOrdering, atomic_xadd};
 

@@ -1,4 +1,4 @@
-//! The flow table's sets: see [`Set`].
+//! Buckets of the flow table: see [`Set`].
 
 use core::arch::asm;
 
@@ -12,30 +12,32 @@ use super::{
     settings::{set_count, source_limit},
 };
 
-/// How often a new flow tries for a way that another one takes before it, until it lies beside the set.
+/// Attempts to insert a flow into its bucket while other flows take the slot first. After that it goes to the
+/// fallback map.
 const MAX_INSERT_ATTEMPTS: u32 = 3;
 
-/// A place's set, and its tag there.
+/// Bucket of a key, with the tag of the key.
 #[derive(Clone, Copy)]
 pub(super) struct BucketRef {
-    /// The set's number.
+    /// Number of the bucket.
     pub(super) number: u32,
     set: *mut Set,
     tag: u64,
 }
 
-/// What became of a flow that was to get a way.
+/// Result of an insertion.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum InsertOutcome {
-    /// It has one.
+    /// The flow has a new slot.
     Inserted,
-    /// It had one already.
+    /// The flow has a slot already.
     Exists,
-    /// There is none for it.
+    /// The bucket is full, or another flow has the same tag.
     Full,
 }
 
-/// The bucket_of of a flow; `None` where there are no sets. `rest` is null where it is of IPv4 for certain.
+/// Returns the bucket of a key; `None` if the table has no buckets. `rest` is null if the key is IPv4 for
+/// certain.
 #[inline(always)]
 pub(super) unsafe fn bucket_of(place: *const Place, rest: *const Rest) -> Option<BucketRef> {
     let sets = set_count();
@@ -57,7 +59,7 @@ pub(super) unsafe fn bucket_of(place: *const Place, rest: *const Rest) -> Option
 }
 
 impl BucketRef {
-    /// The flow's way; [`WAYS`] where it has none. `rest` is null where it is of IPv4 for certain.
+    /// Returns the slot of the flow; [`WAYS`] if it has none. `rest` is null if the key is IPv4 for certain.
     #[inline(always)]
     pub(super) unsafe fn find_slot(self, place: *const Place, rest: *const Rest) -> usize {
         // SAFETY: an element of an array; the rest is the caller's.
@@ -71,44 +73,45 @@ impl BucketRef {
         }
     }
 
-    /// The counters of the flow that has this way; null where it is none.
+    /// Returns the counters in a slot; null if `way` is out of range.
     #[inline(always)]
     pub(super) unsafe fn counters(self, way: usize) -> *mut FlowCounters {
         // SAFETY: an element of an array.
         unsafe { counters_in(self.set, way) }
     }
 
-    /// Whether flows of this set lie beside it.
+    /// Returns true if flows of this bucket are in the fallback map.
     #[inline(always)]
     pub(super) unsafe fn has_fallback_entries(self) -> bool {
         // SAFETY: an element of an array.
         unsafe { (&raw const (*self.set).beside).read_volatile() != 0 }
     }
 
-    /// One more lies beside the set, or is about to.
+    /// Increments the bucket's fallback count. Call before inserting into `FLOWS`, so that a concurrent
+    /// lookup never misses the entry.
     #[inline(always)]
     pub(super) unsafe fn increment_fallback(self) {
         // SAFETY: an element of an array.
         unsafe { add64(&raw mut (*self.set).beside, 1) }
     }
 
-    /// One does not any more.
+    /// Decrements the bucket's fallback count. Call after removing from `FLOWS`.
     #[inline(always)]
     pub(super) unsafe fn decrement_fallback(self) {
         // SAFETY: an element of an array.
         unsafe { sub64(&raw mut (*self.set).beside, 1) }
     }
 
-    /// Gives a flow a way.
+    /// Inserts a flow into the bucket.
     ///
-    /// Two CPUs with packets of one flow that is new choose the same way: whoever sees another one free by then, as the
-    /// other CPU has taken it, finds the flow's tag there, for which it looks after it has chosen. Only if a way is freed
-    /// between their choices may the flow get two, each of which counts what it counts; the agent makes one of them.
+    /// Two CPUs that insert the same flow choose the same slot. A CPU that sees another slot free, because
+    /// the first CPU has taken the first, finds the tag of the flow: it looks for it after it has chosen. If
+    /// a slot is freed between the two choices the flow gets two slots, and the agent merges them.
     ///
-    /// A flow host_filter tag is another flow's gets none: a tag leads to at most one flow.
+    /// A flow whose tag another flow of the bucket has is refused: a tag identifies at most one flow.
     #[inline(always)]
     pub(super) unsafe fn insert(self, place: *const Place, entry: *const Entry) -> InsertOutcome {
-        // SAFETY: an element of an array, host_filter slots are zero where they are free; the rest is the caller's.
+        // SAFETY: an element of an array, whose slots are zero where they are free; the rest is the caller's.
         unsafe {
             let mut tries = 0;
             while tries < MAX_INSERT_ATTEMPTS {
@@ -146,9 +149,11 @@ impl BucketRef {
         }
     }
 
-    /// Notes for the agent that the set holds a new flow. It clears the word before it reads the tags, and the tag was
-    /// written before, by an operation that orders what follows (LKMM: a successful `cmpxchg` is a full barrier): so the
-    /// agent sees the flow now, or the word next time. A word that is set stays clean in the other CPUs' caches.
+    /// Marks the group of this bucket for the agent, which then reads it at its next poll.
+    ///
+    /// The agent clears the word before it reads the tags. The tag was written before by a
+    /// compare-and-exchange, which is a full barrier (LKMM): the agent sees the flow now, or the word at its
+    /// next poll. A word that is set is not written again, so the cache line stays shared.
     #[inline(always)]
     unsafe fn mark_group(self) {
         if let Some(word) = INSERTED.get_ptr_mut(self.number / SETS_IN_GROUP) {
@@ -161,14 +166,13 @@ impl BucketRef {
         }
     }
 
-    /// The way that the flow gets if it is free.
+    /// Returns the slot that the flow gets if it is free.
     #[inline(always)]
     fn preferred_slot(self) -> usize {
         ((self.tag & 0xffff) as usize * WAYS) >> 16
     }
 
-    /// Reads from each line of the first choice, so that it comes from memory together with the tags rather than after
-    /// them.
+    /// Prefetches the cache lines of the preferred slot, so that they arrive together with the tags.
     #[inline(always)]
     unsafe fn prefetch(self) {
         // SAFETY: an element of an array, and a slot of it: words of it, the last of which is a line before its end.
@@ -179,7 +183,7 @@ impl BucketRef {
         }
     }
 
-    /// A free way; [`WAYS`] where there is none.
+    /// Returns a free slot; [`WAYS`] if there is none.
     #[inline(always)]
     unsafe fn free_slot(self) -> usize {
         let choice = self.preferred_slot();
@@ -190,8 +194,8 @@ impl BucketRef {
         }
     }
 
-    /// The last way with this tag; [`WAYS`] where there is none. Without a branch: which way it is cannot be foreseen,
-    /// and the verifier would follow each.
+    /// Returns the last slot with this tag; [`WAYS`] if there is none. Branch-free: the slot is not
+    /// predictable, and the verifier would follow each branch.
     #[inline(always)]
     unsafe fn slot_with_tag(self, tag: u64) -> usize {
         let mut found = WAYS as u64;
@@ -214,7 +218,7 @@ impl BucketRef {
     }
 }
 
-/// The counters of the flow that has this way of this set; null where there is none.
+/// Returns the counters in a slot of a bucket; null if either is out of range.
 #[inline(always)]
 pub(super) unsafe fn counters(number: u32, way: usize) -> *mut FlowCounters {
     let Some(set) = SETS.get_ptr_mut(number) else { return core::ptr::null_mut() };
@@ -241,10 +245,11 @@ unsafe fn slot(set: *mut Set, way: usize) -> *mut Slot {
     unsafe { (&raw mut (*set).slots).cast::<Slot>().add(way) }
 }
 
-/// Returns true if a slot with a flow's tag is that flow's. `rest` is null where it is of IPv4 for certain.
+/// Returns true if a slot with the tag of a flow is the slot of that flow. `rest` is null if the key is IPv4
+/// for certain.
 ///
-/// Until the CPU that took the slot has written the key, the tag decides: for two flows that share one (a pair in 2^62)
-/// and begin in the same moment the packet is counted to the other one.
+/// Until the inserting CPU has written the key, the tag decides. For two flows with the same tag (one pair in
+/// 2^62) that begin at the same moment, the packet is counted to the other flow.
 #[inline(always)]
 unsafe fn holds_flow(slot: *const Slot, place: *const Place, rest: *const Rest) -> bool {
     // SAFETY: the caller's: a slot of an element of an array, and this CPU's own.
@@ -255,7 +260,7 @@ unsafe fn holds_flow(slot: *const Slot, place: *const Place, rest: *const Rest) 
     }
 }
 
-/// The same number, of which the verifier knows that it is small.
+/// Returns the same number, with a bound that the verifier can see.
 #[inline(always)]
 fn bounded(way: usize) -> usize {
     let mut bounded = way;
@@ -266,7 +271,7 @@ fn bounded(way: usize) -> usize {
     bounded
 }
 
-/// Writes a new flow to where all is zero, and where other CPUs may add to it by now.
+/// Writes a new flow into a zeroed slot. Other CPUs may add to its counters at the same time.
 #[inline(always)]
 unsafe fn write_entry(slot: *mut Slot, place: *const Place, entry: *const Entry) {
     // SAFETY: the caller's: an element of an array, and this CPU's own.
@@ -292,8 +297,8 @@ unsafe fn write_entry(slot: *mut Slot, place: *const Place, entry: *const Entry)
     }
 }
 
-/// Writes `new` where `old` is, in one step that all has_fallback_entries come before or after, and tells what was there
-/// (BPF_CMPXCHG, Linux 5.12; where it is older the agent takes these instructions out).
+/// Writes `new` if the word is `old`, atomically, and returns the previous value (BPF_CMPXCHG, Linux 5.12).
+/// The agent removes these instructions on older kernels.
 #[inline(always)]
 unsafe fn compare_exchange(at: *mut u64, old: u64, new: u64) -> u64 {
     let mut found = old;

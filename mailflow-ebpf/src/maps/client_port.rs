@@ -1,15 +1,16 @@
-//! Flows from a watched port: as rare as they are, most SYNs need not look for one that goes the other way.
+//! Time of the last flow whose client port is watched. Such flows are rare, so most SYNs need no lookup of
+//! the reversed key.
 
 use mailflow_common::FlowKey;
 
 use super::settings::{idle_timeouts, now, watched};
 
-/// When a flow last began host_filter client's port is watched, in ticks; 0: none has since the program was loaded.
+/// Start of the last flow whose client port is watched, in ticks; 0: none since the program was loaded.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = ".data.client_port")]
 static mut CLIENT_PORT: u64 = 0;
 
-/// Notes a flow that begins, if its client's port is watched.
+/// Records a new flow, if its client port is watched.
 #[inline(always)]
 pub(crate) fn record(key: &FlowKey, now: u64) {
     if watched(key.client_port) {
@@ -18,8 +19,8 @@ pub(crate) fn record(key: &FlowKey, now: u64) {
     }
 }
 
-/// Returns true if a flow that is `key` with its ends exchanged may have begun so late that it still waits for its
-/// first answer. Such a flow's client has the port that `key` has as its server's.
+/// Returns true if a flow with the reversed key may still be waiting for its first answer. The client port of
+/// such a flow is the server port of `key`.
 #[inline(always)]
 pub(crate) fn may_be_reversed(key: &FlowKey) -> bool {
     // SAFETY: aligned words that are only ever written whole.

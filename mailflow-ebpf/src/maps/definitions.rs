@@ -1,4 +1,4 @@
-//! The maps: all state that outlives a packet, and that the agent reads.
+//! The BPF maps: all state that outlives a packet. The agent reads them.
 
 use aya_ebpf::{
     bindings::BPF_F_MMAPABLE,
@@ -11,44 +11,46 @@ use mailflow_common::{
 
 use super::scratch::{KINDS, LogBudget, Scratch};
 
-/// Live flows, where this kernel has what it takes. The agent sets how many sets there are, and maps them into its
-/// memory (`BPF_F_MMAPABLE`, Linux 5.5).
+/// Flow table: buckets of live flows, on kernels with BPF_CMPXCHG. The agent sets the number of buckets, and
+/// maps them into its memory (`BPF_F_MMAPABLE`, Linux 5.5).
 #[aya_ebpf::macros::btf_map]
 pub(crate) static SETS: Array<Set, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
 
-/// A word for each group of sets: 1 where a flow was inserted since the agent last cleared it. The agent sets how many
-/// there are, and maps them into its memory.
+/// One word for each group of buckets: 1 if a flow was inserted since the agent last cleared the word. The
+/// agent sets their number, and maps them into its memory.
 #[aya_ebpf::macros::btf_map]
 pub(crate) static INSERTED: Array<u64, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
 
-/// Live flows beside them, by their whole key. Preallocated and shared; the agent sets its size before it loads.
+/// Fallback map: live flows whose bucket is full, by their full key. Preallocated. The agent sets its size
+/// before it loads the program.
 #[aya_ebpf::macros::btf_map]
 pub(crate) static FLOWS: HashMap<FlowKey, FlowCounters, 262_144> = HashMap::new();
 
-/// Finished flows host_filter tuple is used again, until the agent has read them.
+/// Flows whose 5-tuple a new flow has taken over, until the agent has read them.
 #[aya_ebpf::macros::btf_map]
 pub(crate) static RETIRED: HashMap<RetiredKey, FlowCounters, 65_536> = HashMap::new();
 
-/// By source, the packets of flows that have no place among the live ones. The agent sets its size.
+/// Overflow counters by source, for packets of flows that have no entry in the flow table. The agent sets its
+/// size.
 #[aya_ebpf::macros::btf_map]
 pub(crate) static OVERFLOW: HashMap<SpillKey, SpillCounters, 65_536> = HashMap::new();
 
-/// How many of the live flows each source holds: two rows of cells, see [`Sharing::cells`], and the hash keys.
+/// Number of live flows by source: a sketch of two rows ([`Sharing::cells`]), and the hash keys behind it.
 #[aya_ebpf::macros::btf_map]
 pub(crate) static SHARES: Array<u64, { ALL_CELLS as usize }, { BPF_F_MMAPABLE as usize }> = Array::new();
 
-/// Packets that come in fragments. What is lost here is lost to the flow and counted by reason, so the
-/// oldest may go.
+/// Owner of each fragmented packet. An LRU map: the fragments of an evicted entry are counted by reason
+/// instead of to their flow.
 #[aya_ebpf::macros::btf_map]
 pub(crate) static FRAGMENTS: LruHashMap<FragmentKey, FragmentOwner, 8_192> = LruHashMap::new();
 
-/// By a flow's key without tags, the zone in which it began. What is lost here splits a flow host_filter tags are
-/// visible in one direction only, so the oldest may go.
+/// VLAN zone in which a flow began, by its key without tags. An LRU map: without its entry, a flow whose tags
+/// are visible in one direction only becomes two.
 #[aya_ebpf::macros::btf_map]
 pub(crate) static ZONES: LruHashMap<FlowKey, Scope, 16_384> = LruHashMap::new();
 
-/// Numbers of the interfaces in the `lan` role: what comes in there is counted there. The agent writes them, while
-/// packets pass.
+/// Interface indexes in the `lan` role, whose ingress hook counts what they receive. The agent writes it
+/// while packets pass.
 #[aya_ebpf::macros::btf_map]
 pub(crate) static LANS: HashMap<u32, u32, 4_096> = HashMap::new();
 
@@ -56,33 +58,33 @@ pub(crate) static LANS: HashMap<u32, u32, 4_096> = HashMap::new();
 #[aya_ebpf::macros::btf_map]
 pub(crate) static TOTALS: PerCpuArray<Totals, 1> = PerCpuArray::new();
 
-/// Each CPU's scratch.
+/// Scratch memory of each CPU.
 #[aya_ebpf::macros::btf_map]
 pub(crate) static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
 
-/// What each CPU has log_budget of late.
+/// Log budget of each CPU, by kind of message.
 #[aya_ebpf::macros::btf_map]
 pub(crate) static REPORTED: PerCpuArray<LogBudget, { KINDS }> = PerCpuArray::new();
 
-/// Whether what came in by this interface was counted there.
+/// Returns true if the interface is in the `lan` role.
 #[inline(always)]
 pub(crate) fn is_lan_interface(interface: u32) -> bool {
     LANS.get_ptr(&interface).is_some()
 }
 
-/// This CPU's totals.
+/// Returns the totals of this CPU.
 #[inline(always)]
 pub(crate) fn totals() -> Option<*mut Totals> {
     TOTALS.get_ptr_mut(0)
 }
 
-/// What this CPU has log_budget of a kind.
+/// Returns the log budget of this CPU for a kind of message.
 #[inline(always)]
 pub(crate) fn log_budget(kind: u32) -> Option<*mut LogBudget> {
     REPORTED.get_ptr_mut(kind)
 }
 
-/// This CPU's scratch, as its last use left it.
+/// Returns the scratch memory of this CPU, with what the previous packet left there.
 #[inline(always)]
 pub(crate) fn scratch() -> Option<*mut Scratch> {
     SCRATCH.get_ptr_mut(0)

@@ -1,4 +1,4 @@
-//! The flow table. Nothing else of the program knows what it is made of.
+//! The flow table: buckets, and a fallback map for flows whose bucket is full.
 
 use aya_ebpf::bindings::BPF_NOEXIST;
 use mailflow_common::{FlowCounters, FlowKey, Place, RetiredKey, SpillCounters, SpillKey, WAYS};
@@ -11,31 +11,32 @@ use super::{
     settings::{made, room, source_limit},
 };
 
-/// Which end a packet came from that makes an entry.
+/// Side whose packet inserts an entry.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum InsertedBy {
-    /// A client, host_filter address may be spoofed: it makes an entry only while there is [`Room`](mailflow_common::Room).
+    /// A client, whose address may be spoofed. It inserts only within the limit of
+    /// [`Room`](mailflow_common::Room).
     Client,
-    /// A server that sends to the client, and does not refuse it.
+    /// A server that sends to the client, other than RST.
     Server,
 }
 
-/// Turns to a flow's place: [`find`] and [`insert`] are about that one until the next time.
+/// Sets the key that [`lookup`] and [`insert`] use.
 #[inline(always)]
 pub(crate) unsafe fn set_key(scratch: *mut Scratch, key: *const FlowKey) {
     // SAFETY: the caller's: this CPU's own element, and a key.
     unsafe { ((*scratch).place, (*scratch).entry.rest) = Place::of(&*key) }
 }
 
-/// The same as a function of its own: for what is off the usual way.
+/// [`set_key`] as a separate function, for slow paths.
 #[inline(never)]
 pub(crate) unsafe fn set_key_outlined(scratch: *mut Scratch, key: *const FlowKey) {
     // SAFETY: the caller's.
     unsafe { set_key(scratch, key) }
 }
 
-/// The flow that was turned to; null where there is none. Not an option: where the compiler leaves a part
-/// of one undefined, the verifier sees what lay there before.
+/// Returns the counters of the flow; null if there is none. Not an `Option`: the compiler may leave part of
+/// one undefined, and the verifier then sees stale stack.
 #[inline(never)]
 pub(crate) unsafe fn lookup(scratch: *mut Scratch) -> *mut FlowCounters {
     // SAFETY: the caller's: this CPU's own element.
@@ -59,7 +60,7 @@ pub(crate) unsafe fn lookup(scratch: *mut Scratch) -> *mut FlowCounters {
     }
 }
 
-/// What [`find`] found last.
+/// Returns what [`lookup`] found last.
 #[inline(always)]
 pub(crate) unsafe fn cached_entry(scratch: *mut Scratch) -> *mut FlowCounters {
     // SAFETY: the caller's: this CPU's own element.
@@ -76,7 +77,7 @@ pub(crate) unsafe fn cached_entry(scratch: *mut Scratch) -> *mut FlowCounters {
     }
 }
 
-/// The same as [`find`] where the place is of IPv4 for certain, for the short way.
+/// [`lookup`] for a key that is IPv4 for certain, for the fast path.
 #[inline(always)]
 pub(crate) unsafe fn lookup_v4(scratch: *mut Scratch) -> *mut FlowCounters {
     // SAFETY: the caller's: this CPU's own element.
@@ -92,14 +93,14 @@ pub(crate) unsafe fn lookup_v4(scratch: *mut Scratch) -> *mut FlowCounters {
     }
 }
 
-/// The flow that was turned to, where it lies beside the sets; null where it does not.
+/// Returns the counters of the flow in the fallback map; null if it is not there.
 #[inline(always)]
 unsafe fn lookup_fallback(scratch: *mut Scratch) -> *mut FlowCounters {
     // SAFETY: the caller's: this CPU's own element; what is found is an element of a preallocated map.
     unsafe { FLOWS.get_ptr_mut(&*full_key(scratch)).unwrap_or(core::ptr::null_mut()) }
 }
 
-/// The key of the flow that was turned to, in the scratch.
+/// Writes the full key of the flow into the scratch memory.
 #[inline(always)]
 unsafe fn full_key(scratch: *mut Scratch) -> *const FlowKey {
     // SAFETY: the caller's: this CPU's own element.
@@ -109,7 +110,7 @@ unsafe fn full_key(scratch: *mut Scratch) -> *const FlowKey {
     }
 }
 
-/// The cells that count the flows of a client's source.
+/// Returns the cells of the sketch that count the flows of a source.
 #[inline(always)]
 fn cells(key: &FlowKey) -> Option<[*mut u64; 2]> {
     // SAFETY: words that are only ever written whole.
@@ -118,8 +119,8 @@ fn cells(key: &FlowKey) -> Option<[*mut u64; 2]> {
     Some([SHARES.get_ptr_mut(first)?, SHARES.get_ptr_mut(second)?])
 }
 
-/// Adds the flow that was turned to, which is `key`'s, with the scratch's counters; `false` when there is
-/// one already, when its source has its share, or when there is no room for one that `inserted_by` makes.
+/// Inserts the flow with the counters in the scratch memory. Returns false if there is one already, if its
+/// source has reached its limit, or if there is no room for an entry of `inserted_by`.
 #[inline(always)]
 pub(crate) unsafe fn insert(scratch: *mut Scratch, key: &FlowKey, inserted_by: InsertedBy) -> bool {
     // SAFETY: aligned words that are only ever written whole.
@@ -148,7 +149,7 @@ pub(crate) unsafe fn insert(scratch: *mut Scratch, key: &FlowKey, inserted_by: I
     true
 }
 
-/// Puts an entry where there is room for it.
+/// Inserts the entry into its bucket, or into the fallback map.
 #[inline(never)]
 unsafe fn insert_entry(scratch: *mut Scratch) -> bool {
     // SAFETY: the caller's: this CPU's own element.
@@ -174,13 +175,14 @@ unsafe fn insert_entry(scratch: *mut Scratch) -> bool {
     }
 }
 
-/// The counters of a flow beside the sets, for the agent's own calls, which packets interrupt: the scratch is theirs.
+/// Returns the counters of a flow in the fallback map, without using the scratch memory: packets interrupt
+/// the calls of the agent.
 #[inline(always)]
 pub(crate) fn fallback_entry(key: &FlowKey) -> *mut FlowCounters {
     FLOWS.get_ptr_mut(key).unwrap_or(core::ptr::null_mut())
 }
 
-/// Takes a flow beside the sets out.
+/// Removes a flow from the fallback map.
 #[inline(always)]
 pub(crate) fn remove_fallback(key: &FlowKey) -> bool {
     if FLOWS.remove(key).is_err() {
@@ -203,18 +205,18 @@ pub(crate) fn remove_fallback(key: &FlowKey) -> bool {
     true
 }
 
-/// What became of a flow that was to be put aside.
+/// Result of storing a superseded flow.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SupersedeOutcome {
-    /// It lies there now.
+    /// Stored.
     Stored,
-    /// Another CPU was faster.
+    /// Another CPU has stored it.
     Exists,
-    /// There is no room.
+    /// The map is full.
     Full,
 }
 
-/// Puts a copy of a finished flow aside.
+/// Stores a copy of a superseded flow for the agent.
 #[inline(always)]
 pub(crate) fn supersede(key: &RetiredKey, counters: &FlowCounters) -> SupersedeOutcome {
     const EEXIST: i32 = -17;
@@ -225,7 +227,7 @@ pub(crate) fn supersede(key: &RetiredKey, counters: &FlowCounters) -> SupersedeO
     }
 }
 
-/// The place of a source without a place for its flow; `None` when there is no room for that either.
+/// Returns the overflow counters of a source; `None` if there is no room for them.
 #[inline(always)]
 pub(crate) fn overflow_entry(
     key: &SpillKey,

@@ -1,4 +1,4 @@
-//! Packets that come in fragments.
+//! Owners of fragmented packets.
 
 use mailflow_common::{FragmentKey, FragmentOwner};
 

@@ -1,4 +1,4 @@
-//! Maps and settings: all state that outlives a packet.
+//! BPF maps, settings, and the operations on them.
 
 mod atomic;
 mod buckets;

@@ -1,42 +1,42 @@
-//! Each CPU's scratch memory, and what lies there. FastPathHeaders data: the stack of 512 bytes has no room for it.
+//! Scratch memory of each CPU. Plain data: the BPF stack has 512 bytes only.
 
 use mailflow_common::{
     DirectionTotals, Entry, FlowKey, FragmentKey, FragmentOwner, Place, RetiredKey, SpillCounters, SpillKey,
 };
 use mailflow_ebpf::{ParsedHeaders, Segment};
 
-/// What is prepared for a map: the stack of 512 bytes has no room for it, and what lies there the verifier
-/// holds apart.
+/// Values of the current packet, and keys and values for map operations. The verifier does not track what is
+/// stored here.
 #[repr(C)]
 pub(crate) struct Scratch {
-    /// What is known of the packet.
+    /// Headers of the packet.
     pub(crate) parsed: ParsedHeaders,
     pub(crate) segment: Segment,
-    /// What it adds.
+    /// Counts that the packet adds.
     pub(crate) sum: PacketSum,
-    /// 1: it goes up.
+    /// 1: client to server.
     pub(crate) up: u32,
-    /// The packet's flow.
+    /// Key of the flow.
     pub(crate) key: FlowKey,
-    /// Another key that is looked for.
+    /// Second key, for lookups.
     pub(crate) turned: FlowKey,
-    /// Where `table` looks, what it found there, and what it puts there.
+    /// Key to look up, the cached result, and the entry to insert.
     pub(crate) place: Place,
     pub(crate) found: Found,
     pub(crate) entry: Entry,
-    /// The whole key of the flow that was turned to, where `FLOWS` is asked.
+    /// Full key, for `FLOWS`.
     pub(crate) whole: FlowKey,
     pub(crate) retired: RetiredKey,
     pub(crate) spill: OverflowPacket,
-    /// Nobody writes it.
+    /// Zeros, to insert.
     pub(crate) nothing: SpillCounters,
-    /// A SYN's options.
+    /// TCP options of a SYN.
     pub(crate) options: Options,
     pub(crate) fragment: FragmentKey,
     pub(crate) owner: FragmentOwner,
 }
 
-/// What one buffer, or several fragments, add to a flow.
+/// Counts that one buffer, or several fragments, add.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub(crate) struct PacketSum {
@@ -59,34 +59,34 @@ impl PacketSum {
     }
 }
 
-/// A packet on its way to its source.
+/// Packet to count to its source.
 #[repr(C)]
 pub(crate) struct OverflowPacket {
     pub(crate) key: SpillKey,
-    /// 1: from client to server.
+    /// 1: client to server.
     pub(crate) up: u32,
     /// 1: a SYN, or a SYN-ACK.
     pub(crate) opens: u32,
 }
 
-/// A SYN's options.
+/// TCP options of a SYN.
 #[repr(C)]
 pub(crate) struct Options {
-    /// More than there can be, so that a mask keeps every index within.
+    /// A power of two above the longest options, so that a mask bounds every index.
     pub(crate) bytes: [u8; 64],
-    /// 1: MP_JOIN is one of them.
+    /// 1: MP_JOIN is among them.
     pub(crate) join: u32,
 }
 
 impl Options {
-    /// No options.
+    /// Clears the result.
     #[inline(always)]
     pub(crate) unsafe fn clear(scratch: *mut Scratch) {
         // SAFETY: the caller's: this CPU's own element.
         unsafe { (&raw mut (*scratch).options.join).write_volatile(0) }
     }
 
-    /// Returns true if MP_JOIN is one of them.
+    /// Returns true if MP_JOIN is among them.
     #[inline(always)]
     pub(crate) unsafe fn join(scratch: *const Scratch) -> bool {
         // SAFETY: the caller's: this CPU's own element.
@@ -94,23 +94,23 @@ impl Options {
     }
 }
 
-/// Where the flow is that was turned to.
+/// Cached result of the last lookup.
 #[repr(C)]
 pub(crate) struct Found {
-    /// 0: nowhere.
+    /// 0: not found.
     pub(crate) is: u32,
     pub(crate) set: u32,
-    /// None of the set's: beside it.
+    /// [`WAYS`](mailflow_common::WAYS): in the fallback map.
     pub(crate) way: u32,
 }
 
-/// All kinds of report.
+/// Number of kinds of log messages.
 pub(crate) const KINDS: usize = 18;
 
-/// What a CPU has log_budget of one kind.
+/// Messages of one kind that this CPU has logged within the current second.
 #[repr(C)]
 pub(crate) struct LogBudget {
-    /// Since when, on the kernel's monotonic clock.
+    /// Start of that second, on the monotonic clock.
     pub(crate) since: u64,
     pub(crate) count: u64,
 }

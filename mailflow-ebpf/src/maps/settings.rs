@@ -1,31 +1,32 @@
-//! Settings that the agent writes, and clocks.
+//! Settings that the agent writes, and the clock.
 
 use core::arch::asm;
 
 use aya_ebpf::Global;
 use mailflow_common::{PORT_WORDS, Room, Sharing, Silences};
 
-/// The watched ports, a bit each. The agent writes them, while packets pass.
+/// Watched ports, one bit each. The agent writes them while packets pass.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = ".data.ports")]
 static mut PORTS: [u64; PORT_WORDS] = [0; PORT_WORDS];
 
-/// How long a tuple is silent before a new flow begins. The agent writes it.
+/// Idle timeouts, after which a packet begins a new flow. The agent writes them.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = ".data.idle_timeouts")]
 static mut SILENCES: Silences = Silences::NEVER;
 
-/// How much of the flow table a source may hold. The agent writes it.
+/// Limit of flows for each source, and hash keys. The agent writes it.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = ".data.source_limit")]
 static mut SHARING: Sharing = Sharing::NONE;
 
-/// Until when clients alone make entries. The agent writes it, at each reading.
+/// Number of entries from which on packets of clients insert no more. The agent writes it at each poll.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = ".data.room")]
 static mut ROOM: Room = Room::ENDLESS;
 
-/// Entries made since the program was loaded: flows, and sources in the overflow table. Every CPU adds to them.
+/// Number of entries inserted since the program was loaded: flows, and sources in the overflow map. All CPUs
+/// add to it.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = ".data.made")]
 static mut MADE: Room = Room { flows: 0, sources: 0 };
@@ -34,29 +35,30 @@ static mut MADE: Room = Room { flows: 0, sources: 0 };
 #[unsafe(no_mangle)]
 static mut ZERO: u64 = 0;
 
-/// 0: the kernel's jiffies are the clock; 1: `NOW` is (replay).
+/// Clock of the program. 0: the kernel's jiffies; 1: `NOW` (replay).
 #[unsafe(no_mangle)]
 static CLOCK: Global<u32> = Global::new(0);
 
-/// The clock of a replay, in ticks, set before each frame; otherwise what `ticks` noted.
+/// Time of a replay, in ticks, set before each frame. Live, what the program `ticks` has published.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = ".data.now")]
 static mut NOW: u64 = 0;
 
-/// Length on the wire of a frame of which a replay shows only the head; 0 otherwise.
+/// Length on the wire of a truncated frame of a replay; 0 otherwise.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = ".data.length")]
 static mut LENGTH: u64 = 0;
 
-/// How many sets of flows there are; none before Linux 5.12.
+/// Number of buckets; 0 before Linux 5.12.
 #[unsafe(no_mangle)]
 static SET_COUNT: Global<u32> = Global::new(0);
 
-/// 1: interfaces in the `host` role stand beside `lan` ones and count only the machine's own.
+/// 1: interfaces in the `host` role count only the traffic of this machine, as `lan` interfaces count the
+/// rest.
 #[unsafe(no_mangle)]
 static LOCAL_ONLY: Global<u32> = Global::new(0);
 
-/// What the program calls now, in ticks.
+/// Returns the current time, in ticks.
 #[inline(always)]
 pub(crate) fn now() -> u64 {
     if CLOCK.load() == 1 {
@@ -68,7 +70,7 @@ pub(crate) fn now() -> u64 {
     }
 }
 
-/// The frame's length where a replay says it, otherwise 0.
+/// Returns the original length of a truncated frame of a replay; 0 otherwise.
 #[inline(always)]
 pub(crate) fn capture_frame_length() -> u32 {
     if CLOCK.load() == 1 {
@@ -79,7 +81,7 @@ pub(crate) fn capture_frame_length() -> u32 {
     }
 }
 
-/// Lets the agent see the kernel's jiffies.
+/// Publishes the kernel's jiffies to the agent.
 #[inline(always)]
 pub(crate) fn publish_ticks() {
     // SAFETY: the helper takes nothing; the word is aligned and written whole.
@@ -131,7 +133,7 @@ pub(crate) fn opaque(value: usize, mask: usize) -> usize {
     value.wrapping_add(zero as usize) & mask
 }
 
-/// How many sets of flows there are.
+/// Returns the number of buckets.
 #[inline(always)]
 pub(super) fn set_count() -> u32 {
     SET_COUNT.load()

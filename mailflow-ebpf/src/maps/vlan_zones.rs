@@ -1,15 +1,15 @@
-//! VLAN zones of flows host_filter tags may be visible in one direction only.
+//! VLAN zones of flows whose tags may be visible in one direction only.
 
 use mailflow_common::{FlowKey, Scope};
 
 use super::{definitions::ZONES, scratch::Scratch};
 
-/// Whether any flow has begun in a VLAN.
+/// 1: a flow has begun in a VLAN.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = ".data.tagged")]
 static mut TAGGED: u64 = 0;
 
-/// Notes the zone in which the flow of the scratch's key begins, if it is a VLAN's.
+/// Records the VLAN zone of a new flow, if it has one.
 #[inline(always)]
 pub(crate) unsafe fn record(scratch: *mut Scratch) {
     // SAFETY: the caller's: this CPU's own element.
@@ -32,8 +32,8 @@ unsafe fn insert(scratch: *mut Scratch) {
     }
 }
 
-/// Where the flow of a packet may be that has none in its own zone: outside of every VLAN, or in the one
-/// in which it began, either way round.
+/// Returns the other zone in which a packet's flow may be: without VLAN, or the zone in which a flow with the
+/// same or the reversed key began.
 #[inline(always)]
 pub(crate) fn lookup(key: &FlowKey, turned: &FlowKey) -> Option<Scope> {
     if key.scope.tagged() {
@@ -47,6 +47,6 @@ pub(crate) fn lookup(key: &FlowKey, turned: &FlowKey) -> Option<Scope> {
         None => ZONES.get_ptr(turned),
         found => found,
     };
-    // SAFETY: an element of the map; at worst another flow's, host_filter zone is none of this one's either.
+    // SAFETY: an element of the map; at worst another flow's, whose zone is none of this one's either.
     found.map(|zone| unsafe { *zone })
 }

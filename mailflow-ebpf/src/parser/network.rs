@@ -25,7 +25,7 @@ pub(crate) enum Part {
     Later,
 }
 
-/// A packet host_filter IP headers have been followed.
+/// IP packet, with its headers parsed.
 pub(crate) struct Packet {
     pub(crate) v6: bool,
     pub(crate) protocol: u8,

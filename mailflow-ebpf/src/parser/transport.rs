@@ -109,7 +109,7 @@ pub(crate) fn parse<F: Frame>(frame: &F, packet: &Packet) -> Result<Transport, R
     if packet.protocol != PROTOCOL_TCP {
         return Ok(Transport { tcp: Tcp::default(), offset, header: 8 });
     }
-    // A fragment may end established_segment the header (RFC 1858, 3): it has the ports, and the flags where it is long enough.
+    // A fragment may end within the header (RFC 1858, 3): it has the ports, and the flags where it is long enough.
     let first = packet.part == Part::First;
     let held = packet.length.wrapping_sub(packet.header as u32);
     if first && held < FLAGS {

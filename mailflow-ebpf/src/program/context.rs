@@ -1,4 +1,4 @@
-//! The two kinds of kernel context as frames.
+//! XDP and TC contexts as frames.
 
 use core::{arch::asm, mem::offset_of};
 
@@ -10,27 +10,26 @@ use mailflow_ebpf::{Frame, Gso, Header, Metadata};
 
 use crate::maps;
 
-/// A context the counter can work on.
+/// Context that the program can count.
 pub(super) trait Packet: Frame + Copy {
     /// Segmentation facts.
     fn gso(&self) -> Gso;
-    /// What the kernel took out of the frame.
+    /// Metadata that the kernel took out of the frame.
     fn metadata(&self) -> Metadata;
-    /// `LENGTH` payload bytes, which need not be directly readable.
+    /// Returns `LENGTH` payload bytes, which need not be directly readable.
     fn payload<const LENGTH: usize>(&self, offset: u32) -> Option<[u8; LENGTH]>;
-    /// Number of the interface by which the machine received the packet; 0 where it made it.
+    /// Index of the interface that received the packet; 0 if this machine sent it.
     fn ingress_interface(&self) -> u32;
-    /// Number of the interface at host_filter hook it is.
+    /// Index of the interface of the hook.
     fn interface(&self) -> u32;
-    /// Makes more of the frame readable, and tells whether that helped. Nothing reached before may
-    /// be used afterwards.
+    /// Makes more of the frame readable. Returns true if that succeeded; earlier headers are then invalid.
     fn pull(&self) -> bool;
 }
 
-/// Bytes the verifier has seen compared with the end of the packet.
+/// Bytes that the verifier has seen compared with the end of the packet.
 ///
-/// Each read is one instruction of our own: a packet's words are not aligned, and LLVM would split
-/// such a load of its own into bytes.
+/// Each read is one inline instruction: the words of a packet are not aligned, and LLVM would split such a
+/// load into bytes.
 #[derive(Clone, Copy)]
 pub(super) struct Bytes(*const u8);
 
@@ -66,10 +65,10 @@ impl Header for Bytes {
     }
 }
 
-/// The word at `OFFSET` of a context that says where the frame begins or ends.
+/// Returns the word at `OFFSET` of a context: the start or the end of the frame.
 ///
-/// One instruction that fills a register: LLVM would widen a word of 32 bits wherever it is used again, and that is no
-/// pointer for the verifier any more.
+/// One inline instruction: LLVM would widen a 32-bit word where it is used again, and the verifier would no
+/// longer see a pointer.
 #[inline(always)]
 fn bound<const OFFSET: usize, C>(context: *mut C) -> usize {
     let value: usize;
@@ -91,7 +90,7 @@ fn reach<const LENGTH: usize>(start: usize, end: usize, offset: usize) -> Option
     if pointer + LENGTH > end { None } else { Some(Bytes(pointer as *const u8)) }
 }
 
-/// For all that LLVM knows this reads and writes `value`.
+/// Hides `value` from LLVM, which then has to assume that it is read and written here.
 #[inline(always)]
 fn materialise<T>(value: &mut T) {
     // SAFETY: one instruction that changes nothing.
@@ -100,7 +99,7 @@ fn materialise<T>(value: &mut T) {
     }
 }
 
-/// A frame at an XDP hook; with `FRAGS` it may lie in several buffers, of which the first is readable.
+/// Frame at an XDP hook. With `FRAGS` it may lie in several buffers, of which the first is readable.
 #[derive(Clone, Copy)]
 pub(super) struct Xdp<const FRAGS: bool>(*mut xdp_md);
 
@@ -195,7 +194,7 @@ impl<const FRAGS: bool> Packet for Xdp<FRAGS> {
     }
 }
 
-/// A frame at a TC hook.
+/// Frame at a TC hook.
 #[derive(Clone, Copy)]
 pub(super) struct Skb(*mut __sk_buff);
 

@@ -1,4 +1,4 @@
-//! The counter: from a frame to what is counted.
+//! Counts a packet: parse, fast path, slow path, or the reason why it is not counted.
 
 use mailflow_common::{PROTOCOL_UDP, Reason, is_tunnel, owner};
 use mailflow_ebpf::{Link, ParsedHeaders, parse_fast, parse_headers};
@@ -86,7 +86,7 @@ fn count_packet<P: Packet>(
     }
 }
 
-/// Follows a packet to the end of its headers, and notes in the scratch what is count_established of it.
+/// Parses the headers, and stores them in the scratch memory.
 #[inline(always)]
 fn store_headers<P: Packet>(
     packet: &P,
@@ -115,7 +115,7 @@ fn unwatched_reason(protocol: u8, destination: u16) -> Reason {
     if protocol == PROTOCOL_UDP && is_tunnel(destination) { Reason::UdpTunnel } else { Reason::NotWatched }
 }
 
-/// Whether a packet between these ports is counted.
+/// Returns true if packets between these ports are counted.
 #[inline(always)]
 fn is_watched(direction: Direction, source: u16, destination: u16) -> bool {
     match direction {

@@ -1,4 +1,4 @@
-//! Adding: to a flow, to a source, to the totals.
+//! Additions to flows, sources and totals.
 
 use mailflow_common::{DirectionCounters, Facts, FlowCounters, Openings, Totals, answered};
 use mailflow_ebpf::Tcp;
@@ -7,8 +7,7 @@ use crate::maps::{self, PacketSum, add32, add64};
 
 /// Adds to a direction of a flow.
 ///
-/// To the flow first, then to the totals: whoever reads the totals before the flows never finds a
-/// packet missing there.
+/// Call before adding to the totals: a reader that reads the totals first never misses a packet in the flows.
 #[inline(always)]
 pub(super) unsafe fn add_to_flow(flow: *mut FlowCounters, up: bool, sum: &PacketSum, now: u64) {
     // SAFETY: the caller's: an element of a preallocated map, and this CPU's own totals.
@@ -21,8 +20,7 @@ pub(super) unsafe fn add_to_flow(flow: *mut FlowCounters, up: bool, sum: &Packet
     }
 }
 
-/// Adds to a direction of a flow or a source. Other CPUs add to it too, so its counters are added to
-/// atomically; its time is a word of which any CPU's is right.
+/// Adds to a direction of a flow or a source. The counters are atomic; for the time any CPU's value is right.
 #[inline(always)]
 pub(super) unsafe fn add_to_direction(direction: *mut DirectionCounters, sum: &PacketSum, now: u64) {
     // SAFETY: the caller's: an element of a preallocated map.
@@ -39,7 +37,7 @@ pub(super) unsafe fn add_to_direction(direction: *mut DirectionCounters, sum: &P
     }
 }
 
-/// Adds to this CPU's totals of a direction.
+/// Adds to the totals of this CPU for a direction.
 #[inline(always)]
 pub(super) fn add_to_totals(up: bool, sum: &PacketSum) {
     let Some(totals) = maps::totals() else { return };
@@ -47,10 +45,10 @@ pub(super) fn add_to_totals(up: bool, sum: &PacketSum) {
     unsafe { sum.add_to(if up { &raw mut (*totals).up } else { &raw mut (*totals).down }) }
 }
 
-/// Notes the TCP facts of a segment; UDP has none.
+/// Records the TCP flags of a segment.
 ///
-/// A server may answer with a SYN of its own (RFC 9293, figures 7 and 8; split handshakes): that is its opening as a
-/// SYN-ACK would be. The SYN-ACK with which the client answers that one tells nothing new.
+/// A SYN of the server is its opening, as a SYN-ACK is (simultaneous open and split handshake: RFC 9293,
+/// figures 7 and 8). The SYN-ACK with which the client answers that SYN adds nothing.
 #[inline(always)]
 pub(super) unsafe fn record_tcp_flags(flow: *mut FlowCounters, tcp: Tcp, up: bool, totals: *mut Totals) {
     // SAFETY: the caller's. Facts are bytes that only ever become 1.
@@ -80,7 +78,7 @@ pub(super) unsafe fn record_tcp_flags(flow: *mut FlowCounters, tcp: Tcp, up: boo
     }
 }
 
-/// Counts a SYN or SYN-ACK, before its direction is added to.
+/// Counts a SYN or SYN-ACK. Call before adding to its direction.
 #[inline(always)]
 unsafe fn count_handshake(openings: *mut Openings, repeats: bool, direction: *const DirectionCounters) {
     // SAFETY: the caller's: this CPU's own totals, and an element of a preallocated map.

@@ -79,7 +79,8 @@ pub fn ticks(_: XdpContext) -> u32 {
     XDP_PASS
 }
 
-/// Evicts flows from the fallback map. The frame is the agent's list of removals; the program writes the outcome of each into it.
+/// Evicts flows from the fallback map. The frame is the list of removals of the agent; the program writes the
+/// outcome of each into it.
 #[xdp]
 pub fn remove_flows(context: XdpContext) -> u32 {
     evict::evict_batch(context.data(), context.data_end());

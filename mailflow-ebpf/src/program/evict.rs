@@ -1,14 +1,13 @@
-//! Taking flows out of the table for the agent: many at a time, and each only if it is still what the
-//! agent saw.
+//! Eviction of flows from the fallback map, each only if it still has the packets that the agent has seen.
 //!
-//! The agent runs this program itself (BPF_PROG_TEST_RUN); the frame is its list. A command of bpf(2)
-//! for each flow would cost five times as much, and those for many at once delete whatever is there.
+//! The agent runs this program (BPF_PROG_TEST_RUN) with a frame of removals. One bpf(2) call for each flow
+//! would cost five times as much, and the batch calls delete entries unconditionally.
 
 use mailflow_common::{Removal, removal};
 
 use crate::maps::flow_table;
 
-/// Answers every removal in the frame between `start` and `end`.
+/// Processes every removal in the frame between `start` and `end`.
 #[inline(always)]
 pub(super) fn evict_batch(start: usize, end: usize) {
     let mut index = 0;

@@ -1,4 +1,4 @@
-//! The short way of mail: a packet established_segment a connection host_filter flow is known.
+//! Fast path: counts a mid-connection IPv4/TCP packet of an existing flow.
 
 use mailflow_common::Totals;
 use mailflow_ebpf::FastPathHeaders;
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::maps::{self, PacketSum, Scratch, flow_table};
 
-/// Counts such a packet. `false` where it is none: then nothing has been done about it.
+/// Counts the packet. Returns false, with nothing counted, if the slow path has to.
 #[inline(always)]
 pub(super) unsafe fn count_established<P: Packet>(
     packet: &P,

@@ -1,4 +1,4 @@
-//! Packets that come in fragments: only the first one has ports, the has_fallback_entries belong to its flow.
+//! Fragmented packets: only the first fragment has ports, the others belong to its flow.
 
 use mailflow_common::{FlowKey, Reason, owner, pieces};
 use mailflow_ebpf::{Fragment, ParsedHeaders};
@@ -63,7 +63,7 @@ pub(super) unsafe fn record_first<P: Packet>(
 #[inline(never)]
 unsafe fn claim(scratch: *mut Scratch) {
     // SAFETY: the caller's: this CPU's own elements. What is found are elements of maps; at worst another
-    // packet's, host_filter numbers are small. The sum of a reason over all CPUs is right though this one's
+    // packet's, whose numbers are small. The sum of a reason over all CPUs is right though this one's
     // share may go below zero.
     unsafe {
         let key = &raw const (*scratch).fragment;
@@ -94,7 +94,7 @@ unsafe fn claim(scratch: *mut Scratch) {
     }
 }
 
-/// A first fragment was not counted, for what `owner` says: the has_fallback_entries will not be either.
+/// Records that a first fragment was not counted, for the reason `owner`: the others will not be either.
 #[inline(always)]
 pub(super) fn reject_fragments<P: Packet>(
     packet: &P,

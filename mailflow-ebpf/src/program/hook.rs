@@ -2,19 +2,19 @@
 
 use mailflow_ebpf::Link;
 
-/// Direction of the packets that a hook counts. On a gateway's inside and on a mail host each direction passes one
-/// hook, on a mirror both pass the same.
+/// Direction of the packets that a hook counts. On a `lan` or `host` interface each direction has a hook, on
+/// a mirror one hook sees both.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Direction {
     /// Packets to a watched port.
     ToServer = 0,
-    /// Packets from one.
+    /// Packets from a watched port.
     FromServer = 1,
-    /// Either.
+    /// Both.
     Both = 2,
 }
 
-/// HostFilter packets a hook counts.
+/// Hosts whose packets a hook counts.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum HostFilter {
     /// All hosts.

@@ -1,4 +1,4 @@
-//! Flows that begin.
+//! Insertion of new flows.
 
 use mailflow_common::{FlowCounters, FlowKey, answered, side};
 use mailflow_ebpf::{Link, Tcp};
@@ -10,8 +10,7 @@ use crate::maps::{
     vlan_zones,
 };
 
-/// Makes a flow of nothing but its SYN, as nearly all begin, in one step; `false` where there is
-/// one already, or no room for it.
+/// Inserts a flow with its first SYN counted. Returns false if there is one already, or no room.
 #[inline(always)]
 pub(super) unsafe fn insert_syn_flow<P: Packet>(
     packet: &P,
@@ -46,7 +45,7 @@ pub(super) unsafe fn insert_syn_flow<P: Packet>(
     }
 }
 
-/// Makes a flow that is still to be counted into, though another CPU may have been faster, and there may be no room.
+/// Inserts a flow without counts, unless there is one already or no room.
 #[inline(always)]
 pub(super) unsafe fn insert_flow<P: Packet>(
     packet: &P,
@@ -72,7 +71,7 @@ pub(super) unsafe fn insert_flow<P: Packet>(
     }
 }
 
-/// Which hook counts which direction of the flow `key` that begins at this one.
+/// Returns which hook counts which direction of the flow that begins at this hook.
 #[inline(always)]
 pub(super) fn hook_orientation(direction: Direction, key: &FlowKey, up: bool) -> u8 {
     let both = maps::watched(key.client_port) && maps::watched(key.server_port);
@@ -84,7 +83,7 @@ pub(super) fn hook_orientation(direction: Direction, key: &FlowKey, up: bool) ->
     }
 }
 
-/// Notes the interface of a flow's first packet, and the client's MAC address where it has one.
+/// Records the interface of the flow's first packet, and the client's MAC address if there is one.
 #[inline(always)]
 pub(super) unsafe fn record_origin<P: Packet>(packet: &P, link: Link, flow: *mut FlowCounters, up: bool) {
     // SAFETY: the caller's: an element of a preallocated map.
@@ -96,7 +95,7 @@ pub(super) unsafe fn record_origin<P: Packet>(packet: &P, link: Link, flow: *mut
     }
 }
 
-/// Writes zeros word by word: LLVM's own `memset` would store bytes.
+/// Writes zeros word by word: LLVM's `memset` would store bytes.
 #[inline(always)]
 unsafe fn zero(counters: *mut FlowCounters) {
     const WORDS: usize = size_of::<FlowCounters>() / size_of::<u64>();

@@ -1,6 +1,6 @@
-//! What is said of buffers that were not counted to a flow, where the agent asks for it (`--kernel-log`).
+//! Log messages about packets that are not counted to a flow, if the agent asks for them (`--kernel-log`).
 //!
-//! Where it does not, `AYA_LOG_LEVEL` is a zero that the verifier knows, and every call is removed.
+//! Otherwise `AYA_LOG_LEVEL` is a zero that the verifier knows, and it removes every call.
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_log_ebpf::{error, info, macro_support::AYA_LOG_LEVEL, warn};
@@ -8,17 +8,16 @@ use mailflow_common::Reason;
 
 use crate::maps;
 
-/// A packet host_filter flow has no place in the table. Below are the reasons.
+/// Kind: a packet whose flow has no entry. The kinds below it are the reasons.
 pub(super) const OVERFLOW: u32 = 16;
-/// A packet host_filter source has none either.
+/// Kind: a packet whose source has no entry either.
 pub(super) const UNATTRIBUTED: u32 = 17;
-/// Reports of one kind that each CPU may make in a second: a flood of damaged frames must not become a
-/// flood of lines.
+/// Messages of one kind that each CPU may log in a second, so that a flood of damaged frames is no flood of
+/// messages.
 const MAX_PER_SECOND: u32 = 8;
 const SECOND: u64 = 1_000_000_000;
 
-/// Says why a buffer was not counted. Its length is asked for where it is said: most buffers are no mail, and that
-/// is no loss.
+/// Logs why a buffer was not counted. `length` is called only if a message is logged.
 #[inline(always)]
 pub(super) fn log_uncounted(reason: Reason, length: impl FnOnce() -> u32) {
     if reason.is_loss() {
@@ -26,7 +25,7 @@ pub(super) fn log_uncounted(reason: Reason, length: impl FnOnce() -> u32) {
     }
 }
 
-/// Says that a packet was counted is_counted_at_other_hook than to its flow.
+/// Logs that a packet was not counted to its flow.
 #[inline(always)]
 pub(super) fn log_event(kind: u32, length: u32) {
     if AYA_LOG_LEVEL.load() != 0 {
@@ -34,7 +33,7 @@ pub(super) fn log_event(kind: u32, length: u32) {
     }
 }
 
-/// A function of its own, as the entry points' stacks are full and their code is many times this.
+/// A separate function: the stacks of the entry points are full.
 #[inline(never)]
 fn emit(kind: u32, length: u32) -> u32 {
     let Some(log_budget) = maps::log_budget(kind) else { return 0 };

@@ -1,4 +1,4 @@
-//! What only exists on the BPF target.
+//! The program, for the BPF target only.
 
 mod classify;
 mod context;

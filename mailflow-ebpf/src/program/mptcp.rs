@@ -1,4 +1,4 @@
-//! Subflows of multipath connections (MPTCP): a SYN with MP_JOIN adds a path to a connection that there is.
+//! MPTCP subflows: a SYN with MP_JOIN adds a path to an existing connection.
 
 use super::context::Packet;
 use crate::maps::{self, Scratch};
@@ -6,24 +6,24 @@ use crate::maps::{self, Scratch};
 /// Longest TCP options.
 const LONGEST: usize = 40;
 
-/// Kinds of options (RFC 9293, 3.1; RFC 8684, 3.2).
+/// Option kinds (RFC 9293, 3.1; RFC 8684, 3.2).
 const END: u8 = 0;
 const NOTHING: u8 = 1;
 const MULTIPATH: u8 = 30;
-/// Of [`MULTIPATH`], in the upper half of the byte behind the length.
+/// Subtype MP_JOIN, in the upper half of the third byte of a [`MULTIPATH`] option.
 const JOIN: u8 = 1;
-/// Length of MP_JOIN in a SYN; in a SYN-ACK it is longer.
+/// Length of MP_JOIN in a SYN. In a SYN-ACK it is longer.
 const IN_SYN: usize = 12;
 
-/// Notes in the scratch if the options of its segment, a SYN or SYN-ACK, hold MP_JOIN.
+/// Records in the scratch memory if the options of a SYN or SYN-ACK contain MP_JOIN.
 ///
-/// A function of its own, which reads from the scratch how long the options are, and host_filter only result is there: the
-/// verifier sees what follows once, not once for each length.
+/// A separate function that reads the length of the options from the scratch memory, so that the verifier
+/// follows the rest once, not once for each length.
 #[inline(never)]
 pub(super) unsafe fn find_join<P: Packet>(packet: P, scratch: *mut Scratch) -> u32 {
     // SAFETY: the caller's: this CPU's own element.
     unsafe {
-        // Of a fragment that ends established_segment them whole words.
+        // A fragment may end within the options: only whole words are read.
         let length = (&raw const (*scratch).segment.options).read_volatile() & !3;
         let begin = (&raw const (*scratch).segment.payload_offset).read_volatile();
         let begin = begin.wrapping_sub((&raw const (*scratch).segment.options).read_volatile());
@@ -41,7 +41,7 @@ pub(super) unsafe fn find_join<P: Packet>(packet: P, scratch: *mut Scratch) -> u
     }
 }
 
-/// Walks the options in the scratch, for [`look`].
+/// Walks the options in the scratch memory, for [`find_join`].
 #[inline(never)]
 unsafe fn walk_options(scratch: *mut Scratch) -> u32 {
     // SAFETY: the caller's: this CPU's own element; every index is within by its mask.

@@ -1,5 +1,5 @@
-//! Where packets go host_filter flow has no place in the table: to their source, and if there is no room for
-//! that either, to one counter for all of them.
+//! Counts packets of flows without an entry: to their source or, if there is no room for that either, to one
+//! counter for all sources.
 
 use mailflow_common::{FlowKey, SpillKey};
 use mailflow_ebpf::Tcp;
@@ -25,7 +25,7 @@ pub(super) unsafe fn count_packet(key: &FlowKey, up: bool, tcp: Tcp, sum: Packet
     }
 }
 
-/// Counts fragments of the flow `key`, host_filter sum the scratch holds, to its source.
+/// Counts the fragments that the scratch memory holds to the source of the flow `key`.
 #[inline(always)]
 pub(super) unsafe fn count_fragments(scratch: *mut Scratch, key: &FlowKey, up: bool) {
     // SAFETY: the caller's.

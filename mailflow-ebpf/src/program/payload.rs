@@ -1,10 +1,10 @@
-//! The first bytes of a payload.
+//! First bytes of a payload.
 
 use mailflow_ebpf::Segment;
 
 use super::context::Packet;
 
-/// The first eight payload bytes, zeros where there are only four to seven; `None` for fewer.
+/// Returns the first eight payload bytes, with zeros for up to four missing ones; `None` for fewer than four.
 #[inline(always)]
 pub(super) fn first_bytes<P: Packet>(packet: &P, segment: &Segment) -> Option<[u8; 8]> {
     if segment.payload() >= 8 {
@@ -17,7 +17,7 @@ pub(super) fn first_bytes<P: Packet>(packet: &P, segment: &Segment) -> Option<[u
     Some([four[0], four[1], four[2], four[3], 0, 0, 0, 0])
 }
 
-/// Makes ASCII letters upper case, for comparison with words of them.
+/// Mask that makes ASCII letters upper case.
 pub(super) const UPPER: u32 = 0xdfdf_dfdf;
 
 #[inline(always)]

@@ -1,21 +1,19 @@
-//! The flow of a packet that is not where the packet itself points: the other way round, or in another VLAN
-//! zone.
+//! Lookup of a flow by the reversed 5-tuple, or in another VLAN zone.
 //!
-//! The table is turned to that flow's place afterwards, or to the packet's own where there is none.
-//!
-//! A function of its own that works on keys in the scratch: the verifier does not follow what is stored there,
-//! and so sees it once for all kinds of packets.
+//! The functions work on keys in the scratch memory, whose contents the verifier does not track: it verifies
+//! them once for all kinds of packets.
 
 use mailflow_common::{Facts, FlowCounters, FlowKey, answered};
 
 use super::tuple_reuse;
 use crate::maps::{self, Scratch, client_port, flow_table, vlan_zones};
 
-/// Looks for the living flow of a packet host_filter own key, which the scratch holds, has none. Where there is one, the key is
-/// that flow's afterwards, and the scratch says which way the packet goes.
+/// Looks up a live flow by the reversed key, and then in the other VLAN zone. If there is one, the key in the
+/// scratch memory becomes the key of that flow, and the direction is set. Otherwise the key of the table is
+/// the packet's own again.
 ///
-/// A SYN begins its flow where it is, and a SYN-ACK says which way it goes: unless the other side's SYN came before it.
-/// Then both sides open the connection at once, or the server answers with a SYN (RFC 9293, 3.5).
+/// A SYN begins a flow with its own key, and a SYN-ACK gives its own direction, unless the other side's SYN
+/// came first (simultaneous open and split handshake: RFC 9293, 3.5).
 #[inline(never)]
 pub(super) unsafe fn find_reversed_or_other_vlan(scratch: *mut Scratch) -> bool {
     // SAFETY: the caller's: this CPU's own element; what is found are elements of a preallocated map.
@@ -62,8 +60,8 @@ pub(super) unsafe fn find_reversed_or_other_vlan(scratch: *mut Scratch) -> bool 
     }
 }
 
-/// Returns true if a SYN of the server may be part of the flow: its client's was seen, neither side has closed it, and it
-/// began within the time in which a SYN is sent again.
+/// Returns true if a SYN of the server may be part of the flow: the client's SYN was seen, neither side has
+/// closed the flow, and it began within the time in which a SYN is retransmitted.
 #[inline(always)]
 unsafe fn is_opening(flow: *const FlowCounters) -> bool {
     // SAFETY: the caller's: an element of a preallocated map.
@@ -79,7 +77,7 @@ unsafe fn is_opening(flow: *const FlowCounters) -> bool {
     }
 }
 
-/// The packet goes the other way than it was thought to.
+/// Reverses the direction of the packet.
 #[inline(always)]
 unsafe fn flip_direction(scratch: *mut Scratch, up: bool) {
     // SAFETY: the caller's: this CPU's own element.
@@ -95,8 +93,8 @@ unsafe fn lookup_key(scratch: *mut Scratch, key: *const FlowKey) -> *mut FlowCou
     }
 }
 
-/// Whether a segment of this direction belongs to `flow`, which is in another VLAN zone: as long as it lives,
-/// and nothing of this direction came in its own.
+/// Returns true if a packet of this direction belongs to `flow`, which is in another VLAN zone. The flow has
+/// to be alive, with no packet of this direction in its own zone.
 #[inline(always)]
 unsafe fn same_flow_other_vlan(flow: *mut FlowCounters, up: bool) -> bool {
     // SAFETY: the caller's: an element of a preallocated map.

@@ -1,7 +1,8 @@
-//! From a packet, of which the scratch tells, to its flow.
+//! Slow path: finds or inserts the flow of a packet, and updates it.
 //!
-//! [`owner`] and [`join`] are functions of their own that read what is known of the packet from the scratch:
-//! the verifier does not follow what is stored there, and so sees each of them once for all kinds of packets.
+//! [`find_or_create`] and [`update_flow`] are separate functions that read the packet's headers from the
+//! scratch memory, whose contents the verifier does not track: it verifies each of them once for all kinds of
+//! packets.
 
 use mailflow_common::{FlowCounters, Reason, Totals, answered, owner, side};
 use mailflow_ebpf::{Segment, Tcp};
@@ -19,16 +20,16 @@ use super::{
 };
 use crate::maps::{self, Options, PacketSum, Scratch, flow_table};
 
-/// What [`owner`] and [`join`] answer where they have counted ...
+/// Answer of [`find_or_create`] and [`update_flow`]: the packet is counted.
 pub(super) const COUNTED: u32 = u32::MAX;
-/// ... where that is still to be done ...
+/// Answer of [`find_or_create`]: the flow is found, and the packet is still to be counted.
 pub(super) const FOUND: u32 = u32::MAX - 1;
-/// ... and where it is not to be.
+/// Answers: the reasons why the packet is not counted.
 pub(super) const NOT_LOCAL: u32 = Reason::NotLocal as u32;
 pub(super) const NOT_WATCHED: u32 = Reason::NotWatched as u32;
 const TRUNCATED: u32 = Reason::Truncated as u32;
 
-/// Notes in the scratch what a packet adds and which way it goes, and turns to the place of its flow.
+/// Stores the counts and the direction of a packet in the scratch memory, and sets the key of the table.
 #[inline(always)]
 unsafe fn prepare<P: Packet>(packet: &P, scratch: *mut Scratch, direction: Direction) -> Result<(), Reason> {
     // SAFETY: the caller's: this CPU's own.
@@ -46,7 +47,7 @@ unsafe fn prepare<P: Packet>(packet: &P, scratch: *mut Scratch, direction: Direc
     }
 }
 
-/// Counts a packet to its flow, or else to its source.
+/// Counts a packet to its flow, or to its source if there is no entry.
 #[inline(never)]
 pub(super) unsafe fn update_flow<P: Packet>(
     packet: P,
@@ -85,7 +86,7 @@ pub(super) unsafe fn update_flow<P: Packet>(
     }
 }
 
-/// Notes that a SYN asks to join its flow to another connection, or that the server agrees to that.
+/// Records that a SYN asks to join another MPTCP connection, or that the server agrees.
 #[inline(always)]
 unsafe fn record_mptcp_join(scratch: *const Scratch, flow: *mut FlowCounters, tcp: Tcp, up: bool) {
     // SAFETY: the caller's: an element of a preallocated map; this CPU's own scratch.
@@ -102,8 +103,8 @@ unsafe fn record_mptcp_join(scratch: *const Scratch, flow: *mut FlowCounters, tc
     }
 }
 
-/// Finds the flow of a packet, or makes it, for [`join`]: `FOUND`, or why the packet is not to be counted. `COUNTED` where
-/// a SYN is all that there is of its flow so far.
+/// Finds or inserts the flow of a packet, for [`update_flow`]. Returns `FOUND`, the reason why the packet is
+/// not counted, or `COUNTED` for the first SYN of a new flow.
 #[inline(never)]
 pub(super) unsafe fn find_or_create<P: Packet>(
     packet: P,
@@ -171,14 +172,14 @@ pub(super) unsafe fn find_or_create<P: Packet>(
     }
 }
 
-/// Whether a segment goes up, as far as it tells by itself.
+/// Returns true if a packet goes from client to server, as far as the packet alone tells.
 ///
-/// The SYN's sender is the client. Without a SYN a flow that lives decides, then the watched port, and
-/// where both are watched the hook; on a mirror the lower port is the server. A flow that has ended
-/// decides nothing: it is chance whether the agent has taken it out by now.
+/// The sender of the SYN is the client. Without a SYN a live flow decides, then the watched port, and if both
+/// ports are watched the hook; on a mirror the lower port is the server. An ended flow decides nothing, as
+/// the agent may have evicted it.
 ///
-/// A flow host_filter tags are visible in one direction only is in the VLAN zone in which it began. A segment of its
-/// other direction is in that zone afterwards.
+/// A flow whose tags are visible in one direction only is in the VLAN zone in which it began. Packets of its
+/// other direction are in that zone afterwards.
 #[inline(always)]
 pub(super) fn is_to_server(direction: Direction, segment: &Segment) -> bool {
     if segment.tcp.opens() {
@@ -195,8 +196,8 @@ pub(super) fn is_to_server(direction: Direction, segment: &Segment) -> bool {
     }
 }
 
-/// Whether a packet host_filter flow is not in the table was counted where it came in: between two watched networks,
-/// with a watched port at either end. Of a flow that is, [`is_counted_at_other_hook`] tells.
+/// Returns true if a packet whose flow is not in the table was counted at ingress: between two `lan`
+/// interfaces, with a watched port at either end. For a flow in the table see [`is_counted_at_other_hook`].
 #[inline(always)]
 fn was_counted_at_ingress<P: Packet>(
     packet: &P,
@@ -210,7 +211,7 @@ fn was_counted_at_ingress<P: Packet>(
         && maps::is_lan_interface(packet.ingress_interface())
 }
 
-/// Whether another hook than this one counts the flow's packets of this direction.
+/// Returns true if another hook counts the flow's packets of this direction.
 #[inline(always)]
 pub(super) fn is_counted_at_other_hook(flow: *const FlowCounters, direction: Direction, up: bool) -> bool {
     let other = match direction {

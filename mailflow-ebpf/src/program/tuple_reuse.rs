@@ -1,4 +1,4 @@
-//! When a tuple is used again: a packet begins a new flow where one has ended.
+//! Reuse of a 5-tuple: a packet begins a new flow if the previous one has ended.
 
 use core::arch::asm;
 
@@ -10,14 +10,15 @@ use crate::maps::{
     flow_table::{self, SupersedeOutcome},
 };
 
-/// Whether the flow ended before this packet: by silence, or by a SYN that cannot be its own.
+/// Returns true if the flow ended before this packet: by an idle timeout, or because the SYN belongs to
+/// another connection.
 #[inline(always)]
 pub(super) unsafe fn is_expired(flow: *const FlowCounters, tcp: Tcp, up: bool, now: u32) -> bool {
     // SAFETY: the caller's: an element of a preallocated map.
     unsafe { is_idle(flow, up, now) || tcp.syn() && is_new_connection(flow, tcp, up) }
 }
 
-/// The same for a packet that is no SYN, as a function of its own: for what is off the usual way.
+/// Idle check for packets other than SYN, as a separate function for slow paths.
 #[inline(never)]
 pub(super) unsafe fn is_idle_outlined(flow: *const FlowCounters, up: bool) -> bool {
     // SAFETY: the caller's.
@@ -39,14 +40,14 @@ unsafe fn is_idle(flow: *const FlowCounters, up: bool, now: u32) -> bool {
     }
 }
 
-/// Ticks since a direction's last packet; another CPU's may be of a tick that is yet to come here.
+/// Returns the ticks since the last packet of a direction. Negative if another CPU's tick is ahead.
 #[inline(always)]
 unsafe fn direction_idle_ticks(direction: *const DirectionCounters, now: u32) -> i32 {
     // SAFETY: the caller's.
     now.wrapping_sub(unsafe { (*direction).last }) as i32
 }
 
-/// Ticks since the flow's last packet.
+/// Returns the ticks since the last packet of the flow.
 #[inline(always)]
 unsafe fn idle_ticks(flow: *const FlowCounters, now: u32) -> i32 {
     // SAFETY: the caller's.
@@ -65,7 +66,7 @@ unsafe fn idle_ticks(flow: *const FlowCounters, now: u32) -> i32 {
     }
 }
 
-/// How many ticks of silence end the flow.
+/// Returns the idle timeout of the flow, in ticks.
 #[inline(always)]
 unsafe fn idle_timeout(flow: *const FlowCounters) -> i32 {
     let idle_timeouts: *const Silences = maps::idle_timeouts();
@@ -79,13 +80,13 @@ unsafe fn idle_timeout(flow: *const FlowCounters) -> i32 {
     }
 }
 
-/// Returns true if a SYN of the client belongs to another connection: its sequence number is not that of this one's
-/// SYN (RFC 9293, 3.4). A SYN that is sent again has the same.
+/// Returns true if a SYN of the client belongs to another connection: its sequence number differs from the
+/// flow's SYN (RFC 9293, 3.4). A retransmitted SYN has the same number.
 ///
-/// Of a flow without a SYN it may be the one that came late, unless that flow has got further than its handshake.
+/// For a flow without a SYN, a late SYN is its own unless the flow is beyond the handshake.
 ///
-/// A flow that another CPU is writing has no SYN to compare with yet, and began within this packet's time: it is never
-/// another connection's.
+/// A flow that another CPU is still writing has no number to compare yet. It began within the time of this
+/// packet, so the SYN is its own.
 #[inline(always)]
 unsafe fn is_new_connection(flow: *const FlowCounters, tcp: Tcp, up: bool) -> bool {
     // SAFETY: the caller's: an element of a preallocated map.
@@ -114,9 +115,9 @@ fn load_after(flow: *const FlowCounters, first: u64) -> *const FlowCounters {
     flow.wrapping_byte_add(nothing as usize)
 }
 
-/// Puts the flow of the scratch's key aside and makes its entry the next one's: 1. 0 when it has not ended, as another
-/// CPU has begun it since, when another CPU was faster, or when there is no room: then the tuple's flows stay one, and
-/// that is counted.
+/// Stores a copy of the ended flow for the agent, and makes its entry the next flow. Returns 1, or 0 if the
+/// flow has not ended, another CPU was faster, or the map is full. In the last case the two flows are merged,
+/// which is counted.
 #[inline(never)]
 pub(super) unsafe fn supersede(scratch: *mut Scratch, flow: *mut FlowCounters) -> u32 {
     // SAFETY: the caller's.
