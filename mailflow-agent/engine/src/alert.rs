@@ -19,7 +19,7 @@ use std::{cmp::Reverse, collections::BTreeMap, sync::Arc};
 use mailflow_common::App;
 use sha2::{Digest, Sha256};
 
-use super::{
+use crate::{
     assets::Networks,
     event::{Alert, AlertState, Source, Sums, TermValue},
     flow::FlowRecord,
@@ -38,7 +38,7 @@ const ATTACK_PLAIN: &str = "T1048.003";
 
 /// An alert that fires.
 #[derive(Clone, Debug)]
-pub(super) struct Incident {
+pub(crate) struct Incident {
     /// Until when the value holds, as far as is known.
     holds_until: Time,
     next_repeat: Time,
@@ -50,7 +50,7 @@ pub(super) struct Incident {
 
 /// What an incident's deadline asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Due {
+pub(crate) enum Due {
     /// Nothing yet.
     Later(Time),
     /// To be told again.
@@ -61,24 +61,24 @@ pub(super) enum Due {
 
 impl Incident {
     /// Begins with `told`, at `clock`.
-    pub(super) fn new(rule: &Rule, clock: Time, holds_until: Time, told: Alert) -> Self {
+    pub(crate) fn new(rule: &Rule, clock: Time, holds_until: Time, told: Alert) -> Self {
         let mut incident = Self { holds_until, next_repeat: told.starts_at, told, joined: false };
         incident.schedule(rule, clock);
         incident
     }
 
     /// A further event keeps the value up until then.
-    pub(super) fn holds_until(&mut self, until: Time) {
+    pub(crate) fn holds_until(&mut self, until: Time) {
         self.holds_until = self.holds_until.max(until);
     }
 
     /// When it next has something to do.
-    pub(super) fn deadline(&self, rule: &Rule) -> Time {
+    pub(crate) fn deadline(&self, rule: &Rule) -> Time {
         (self.holds_until + rule.resolve_after).min(self.next_repeat)
     }
 
     /// What it has to do at `clock`.
-    pub(super) fn due(&self, rule: &Rule, clock: Time) -> Due {
+    pub(crate) fn due(&self, rule: &Rule, clock: Time) -> Due {
         if self.holds_until + rule.resolve_after <= clock {
             Due::Resolve
         } else if self.next_repeat <= clock {
@@ -89,7 +89,7 @@ impl Incident {
     }
 
     /// Tells again, with what the windows hold at `clock`.
-    pub(super) fn repeat(&mut self, rule: &Rule, clock: Time, decided: usize, shown: Shown) -> Alert {
+    pub(crate) fn repeat(&mut self, rule: &Rule, clock: Time, decided: usize, shown: Shown) -> Alert {
         self.schedule(rule, clock);
         self.told.time = clock;
         self.tell(shown.terms, decided);
@@ -102,40 +102,40 @@ impl Incident {
     }
 
     /// Tells the end, and when that was. The evidence stays what it was when the alert last fired.
-    pub(super) fn resolve(mut self, clock: Time, decided: usize, terms: Vec<TermValue>) -> (Alert, Time) {
+    pub(crate) fn resolve(mut self, clock: Time, decided: usize, terms: Vec<TermValue>) -> (Alert, Time) {
         self.tell(terms, decided);
         let ends_at = Some(self.holds_until);
         (Alert { state: AlertState::Resolved, time: clock, ends_at, ..self.told }, self.holds_until)
     }
 
     /// Goes on as it was.
-    pub(super) fn restored(told: Alert, holds_until: Time, next_repeat: Time, joined: bool) -> Self {
+    pub(crate) fn restored(told: Alert, holds_until: Time, next_repeat: Time, joined: bool) -> Self {
         Self { holds_until, next_repeat, told, joined }
     }
 
     /// From now on it is told together with others. Its flows are not shown, and not held.
-    pub(super) fn join(&mut self) {
+    pub(crate) fn join(&mut self) {
         self.joined = true;
         self.told.flows = Vec::new();
     }
 
     /// Returns true if it is told together with others.
-    pub(super) fn joined(&self) -> bool {
+    pub(crate) fn joined(&self) -> bool {
         self.joined
     }
 
     /// Its beginning, until when the value holds as far as is known, and when it is told again.
-    pub(super) fn times(&self) -> (Time, Time, Time) {
+    pub(crate) fn times(&self) -> (Time, Time, Time) {
         (self.told.starts_at, self.holds_until, self.next_repeat)
     }
 
     /// What was last told.
-    pub(super) fn told(&self) -> &Alert {
+    pub(crate) fn told(&self) -> &Alert {
         &self.told
     }
 
     /// The values of now, of which that of `decided` is told first.
-    pub(super) fn tell(&mut self, terms: Vec<TermValue>, decided: usize) {
+    pub(crate) fn tell(&mut self, terms: Vec<TermValue>, decided: usize) {
         if let Some(decided) = terms.get(decided) {
             self.told.decided = decided.clone();
         }
@@ -153,20 +153,20 @@ impl Incident {
 
 /// What an alert shows of a subject.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Shown {
+pub(crate) struct Shown {
     /// Every term of the condition.
-    pub(super) terms: Vec<TermValue>,
+    pub(crate) terms: Vec<TermValue>,
     /// The newest contributing flows, oldest first.
-    pub(super) flows: Vec<Arc<FlowRecord>>,
+    pub(crate) flows: Vec<Arc<FlowRecord>>,
     /// Whether some of them are not there any more.
-    pub(super) cut: bool,
+    pub(crate) cut: bool,
     /// Whether packets of the subject found the flow table full.
-    pub(super) overflow: bool,
+    pub(crate) overflow: bool,
 }
 
 /// The first alert of an incident that began at `starts_at`, with that moment on the wall clock, and with the term
 /// `decided`.
-pub(super) fn firing(
+pub(crate) fn firing(
     rule: &Rule,
     subject: &Subject,
     internal: &Networks,
@@ -216,7 +216,7 @@ pub(super) fn firing(
 
 /// The identity of a rule's alerts about a subject: the first 16 hexadecimal digits of SHA-256 over
 /// both, each behind its length, so that no other pair gives the same bytes.
-pub(super) fn fingerprint(rule: &str, subject: &Subject) -> String {
+pub(crate) fn fingerprint(rule: &str, subject: &Subject) -> String {
     let mut hash = Sha256::new();
     for part in [rule, &subject.to_string()] {
         hash.update((part.len() as u64).to_be_bytes());
@@ -226,7 +226,7 @@ pub(super) fn fingerprint(rule: &str, subject: &Subject) -> String {
 }
 
 /// Works out what an alert says of its flows.
-pub(super) fn show_flows(alert: &mut Alert) {
+pub(crate) fn show_flows(alert: &mut Alert) {
     let (flows, attack, complete) = (std::mem::take(&mut alert.flows), alert.attack.clone(), alert.complete);
     sum_up(alert, flows, false);
     (alert.attack, alert.complete) = (attack, complete && alert.complete);
@@ -286,12 +286,10 @@ fn sorted<T: Ord>(items: impl Iterator<Item = T>) -> Vec<T> {
 mod tests {
     use std::time::Duration;
 
-    use super::{
-        super::{
-            event::{Gain, Value},
-            fixture::{self, at},
-        },
-        *,
+    use super::*;
+    use crate::{
+        event::{Gain, Value},
+        fixture::{self, at},
     };
 
     fn subject(ip: &str) -> Subject {

@@ -7,7 +7,7 @@ use std::{hint::black_box, net::IpAddr};
 
 use mailflow_common::FlowKey;
 
-use super::{
+use crate::{
     evaluate::Fit,
     event::Judged,
     flow::{Flow, FlowRecord},
@@ -23,18 +23,18 @@ const AHEAD: usize = 16;
 
 /// A record as the rules see it.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Arrival<'a> {
+pub(crate) struct Arrival<'a> {
     /// When it is their turn to see it; not before its event time.
-    pub(super) at: Time,
-    pub(super) stage: Stage,
+    pub(crate) at: Time,
+    pub(crate) stage: Stage,
     /// The rules that count its flow.
-    pub(super) fit: Fit,
-    pub(super) record: &'a FlowRecord,
+    pub(crate) fit: Fit,
+    pub(crate) record: &'a FlowRecord,
 }
 
 /// Records on their way to the rules.
 #[derive(Debug, Default)]
-pub(super) struct Arrivals {
+pub(crate) struct Arrivals {
     records: Vec<FlowRecord>,
     turns: Vec<Turn>,
     /// Whether the rules have seen them.
@@ -55,7 +55,7 @@ struct Turn {
 
 impl Arrivals {
     /// Adds a record. Those that the rules have seen are forgotten.
-    pub(super) fn push(&mut self, at: Time, stage: Stage, fit: Fit, record: FlowRecord) {
+    pub(crate) fn push(&mut self, at: Time, stage: Stage, fit: Fit, record: FlowRecord) {
         if self.seen {
             self.clear();
         }
@@ -68,7 +68,7 @@ impl Arrivals {
     /// Puts them in their order, in which the rules see them now: by moment; of equal moments the earlier
     /// event time goes first, then the lower client address and port, then the lower server address and port.
     /// Those of the last time are forgotten.
-    pub(super) fn sort(&mut self) {
+    pub(crate) fn sort(&mut self) {
         if self.seen {
             self.clear();
         }
@@ -84,7 +84,7 @@ impl Arrivals {
     }
 
     /// Those that the rules have seen last, or see now, in their order.
-    pub(super) fn in_order(&self) -> impl Iterator<Item = Arrival<'_>> {
+    pub(crate) fn in_order(&self) -> impl Iterator<Item = Arrival<'_>> {
         let turns = if self.seen { self.turns.as_slice() } else { &[] };
         turns.iter().enumerate().filter_map(|(place, turn)| {
             if place % AHEAD == 0 {
@@ -110,7 +110,7 @@ impl Arrivals {
     }
 
     /// Those that the rules have not seen yet.
-    pub(super) fn waiting(&self) -> impl Iterator<Item = Judged<'_>> {
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = Judged<'_>> {
         let turns = if self.seen { [].as_slice() } else { &self.turns };
         turns.iter().filter_map(|turn| {
             let record = self.records.get(turn.record as usize)?;
@@ -119,7 +119,7 @@ impl Arrivals {
     }
 
     /// The rules have seen that record of `flow` after all.
-    pub(super) fn forget(&mut self, at: Time, stage: Stage, flow: &Flow) {
+    pub(crate) fn forget(&mut self, at: Time, stage: Stage, flow: &Flow) {
         let Self { records, turns, seen } = self;
         turns.retain(|turn| {
             let of = |record: &FlowRecord| (record.flow.key, record.flow.first) == (flow.key, flow.first);
@@ -129,7 +129,7 @@ impl Arrivals {
     }
 
     /// The same, as they were judged.
-    pub(super) fn judged(&self) -> impl Iterator<Item = Judged<'_>> {
+    pub(crate) fn judged(&self) -> impl Iterator<Item = Judged<'_>> {
         let judged = |Arrival { at, stage, record, .. }| Judged { at, record, open: stage == Stage::Live };
         self.in_order().map(judged)
     }

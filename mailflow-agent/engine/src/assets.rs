@@ -9,11 +9,11 @@ use std::{
 
 use ipnet::{IpNet, Ipv4Net};
 
-pub use super::{
+pub use crate::{
     asset_role::AssetRole,
     set::{Member, Set},
 };
-use super::{
+use crate::{
     ranges::{Ranges, Span},
     special::{SpecialUse, special_use},
 };
@@ -138,7 +138,7 @@ impl Networks {
     }
 
     /// The same with the number of the line that makes it internal, from 0.
-    pub(super) fn locate_line(&self, ip: IpAddr) -> (Site<'_>, Option<usize>) {
+    pub(crate) fn locate_line(&self, ip: IpAddr) -> (Site<'_>, Option<usize>) {
         let ip = ip.to_canonical();
         let line = self.line(ip);
         let network = line.and_then(|line| self.0.networks.get(line));

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 use mailflow_common::{App, FlowKey};
 use serde::{Deserialize, Serialize};
 
-use super::{asset_role::AssetRole, flow::FlowRecord, inputs::Inputs, subject::Subject, time::Time};
+use crate::{asset_role::AssetRole, flow::FlowRecord, inputs::Inputs, subject::Subject, time::Time};
 
 /// What one flow gained since it was last looked at.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -172,14 +172,14 @@ pub struct Alert {
     /// Server ports of the contributing flows, ascending.
     pub ports: Vec<u16>,
     /// Applications of the contributing flows.
-    #[serde(with = "super::saved::apps")]
+    #[serde(with = "crate::saved::apps")]
     pub apps: Vec<App>,
     /// Destinations with the number of contributing flows to each, most first, at most ten.
     pub destinations: Vec<(IpAddr, u64)>,
     /// Totals over the contributing flows.
     pub sums: Sums,
     /// The newest contributing flows, at most twenty, oldest first.
-    #[serde(with = "super::saved::records")]
+    #[serde(with = "crate::saved::records")]
     pub flows: Vec<Arc<FlowRecord>>,
     /// Whether counting was complete for all contributing flows: none began before it was watched, and no
     /// packet of the subject found the flow table full.
@@ -228,7 +228,7 @@ pub struct TermValue {
     pub value: Value,
     /// What it needed.
     pub threshold: u64,
-    /// What both are divided by to be shown: 1, or [`Level::PARTS`](super::settings::Level::PARTS) for a ratio.
+    /// What both are divided by to be shown: 1, or [`Level::PARTS`](crate::settings::Level::PARTS) for a ratio.
     pub scale: u64,
     /// Whether it holds.
     pub holds: bool,
@@ -264,7 +264,7 @@ impl std::fmt::Display for Source {
 
 impl TermValue {
     /// Of a rule without terms.
-    pub(super) fn none() -> Self {
+    pub(crate) fn none() -> Self {
         let (name, window) = ("none".into(), Duration::ZERO);
         Self { name, window, value: Value::Exactly(0), threshold: 0, scale: 1, holds: false }
     }
@@ -344,7 +344,7 @@ pub struct Grouped {
 
 impl Grouped {
     /// Of `alert`.
-    pub(super) fn of(alert: &Alert) -> Self {
+    pub(crate) fn of(alert: &Alert) -> Self {
         let (rule, fingerprint) = (Arc::clone(&alert.rule), alert.fingerprint.clone());
         Self { rule, fingerprint, subject: alert.subject.clone() }
     }

@@ -7,16 +7,16 @@
 //! Subjects that completed no handshake have a ring of their own: a flood of spoofed sources cannot push out the flows of
 //! real ones.
 
-use super::flow::FlowRecord;
+use crate::flow::FlowRecord;
 
 /// Most flows shown with an alert.
-pub(super) const SHOWN: usize = 20;
+pub(crate) const SHOWN: usize = 20;
 
 /// Most records kept, about 200 B each: of subjects that completed a handshake, and of others.
 const ROOM: [usize; 2] = [1 << 17, 1 << 15];
 
 /// Most records kept of all subjects.
-pub(super) const MAX_RECORDS: usize = ROOM[0] + ROOM[1];
+pub(crate) const MAX_RECORDS: usize = ROOM[0] + ROOM[1];
 
 /// Most notes kept for each record, 8 B each: some records are noted under several rules.
 const NOTES_PER_RECORD: usize = 2;
@@ -28,7 +28,7 @@ const SECOND_TRAIL: u64 = 1 << 63;
 
 /// Which subjects share a ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Class {
+pub(crate) enum Class {
     /// Those that completed a handshake.
     Completed,
     /// Others, whose addresses may be spoofed.
@@ -37,15 +37,15 @@ pub(super) enum Class {
 
 /// Names a record that was kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Handle(u32);
+pub(crate) struct Handle(u32);
 
 /// What a subject noted: the number of its last note, from 1; 0 where there is none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Trail(u64);
+pub(crate) struct Trail(u64);
 
 /// The newest records.
 #[derive(Debug)]
-pub(super) struct Evidence {
+pub(crate) struct Evidence {
     rings: [Ring; 2],
 }
 
@@ -76,21 +76,21 @@ struct Note {
 
 /// What a trail leads to.
 #[derive(Debug, Default)]
-pub(super) struct Found<'a> {
+pub(crate) struct Found<'a> {
     /// The flows noted last, at most [`SHOWN`], each with its last record.
-    pub(super) records: Vec<(Handle, &'a FlowRecord)>,
+    pub(crate) records: Vec<(Handle, &'a FlowRecord)>,
     /// Whether there were more that are not kept any more.
-    pub(super) cut: bool,
+    pub(crate) cut: bool,
 }
 
 /// A record that is kept once in each ring in which somebody needs it, however many do.
-pub(super) struct Exhibit<'a> {
+pub(crate) struct Exhibit<'a> {
     record: &'a FlowRecord,
     handles: [Option<Handle>; 2],
 }
 
 impl Class {
-    pub(super) fn of(completed: bool) -> Self {
+    pub(crate) fn of(completed: bool) -> Self {
         if completed { Self::Completed } else { Self::HalfOpen }
     }
 }
@@ -123,13 +123,13 @@ impl Trail {
 }
 
 impl<'a> Exhibit<'a> {
-    pub(super) fn new(record: &'a FlowRecord) -> Self {
+    pub(crate) fn new(record: &'a FlowRecord) -> Self {
         Self { record, handles: [None; 2] }
     }
 
     /// Notes the record for the subject whose trail this is. The first one after it completed a handshake takes those
     /// before along.
-    pub(super) fn note(&mut self, evidence: &mut Evidence, trail: &mut Trail, class: Class) {
+    pub(crate) fn note(&mut self, evidence: &mut Evidence, trail: &mut Trail, class: Class) {
         if class == Class::Completed && trail.class() == Class::HalfOpen {
             *trail = evidence.promote(*trail);
         }
@@ -148,20 +148,20 @@ impl Default for Evidence {
 
 impl Evidence {
     /// Keeps a record, in the place of the oldest of its class where there is no other.
-    pub(super) fn keep(&mut self, record: &FlowRecord, class: Class) -> Handle {
+    pub(crate) fn keep(&mut self, record: &FlowRecord, class: Class) -> Handle {
         let number = self.ring_mut(class).keep(record);
         Handle(if class == Class::Completed { number } else { number | SECOND_HANDLE })
     }
 
     /// Notes a record for the subject whose trail this is. A trail of the other class ends here.
-    pub(super) fn note(&mut self, trail: &mut Trail, handle: Handle) {
+    pub(crate) fn note(&mut self, trail: &mut Trail, handle: Handle) {
         let class = handle.class();
         let before = if trail.class() == class { trail.number() } else { 0 };
         *trail = Trail::of(class, self.ring_mut(class).note(before, handle));
     }
 
     /// What a trail leads to, by time, and of equal times in the order in which it was noted.
-    pub(super) fn find(&self, trail: Trail) -> Found<'_> {
+    pub(crate) fn find(&self, trail: Trail) -> Found<'_> {
         let mut found = self.noted(trail);
         found.records.sort_by_key(|(_, record)| record.time());
         found
@@ -169,17 +169,17 @@ impl Evidence {
 
     /// What a trail leads to, in the order in which it was noted: noted so again, it leads to the same, and makes
     /// room for others in the same order.
-    pub(super) fn noted(&self, trail: Trail) -> Found<'_> {
+    pub(crate) fn noted(&self, trail: Trail) -> Found<'_> {
         self.ring(trail.class()).noted(trail.number())
     }
 
     /// Records kept.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.rings.iter().map(|ring| ring.records.len()).sum()
     }
 
     /// Records that others took the places of, since the start.
-    pub(super) fn dropped(&self) -> u64 {
+    pub(crate) fn dropped(&self) -> u64 {
         self.rings.iter().map(|ring| ring.dropped).sum()
     }
 
@@ -278,10 +278,8 @@ impl Ring {
 
 #[cfg(test)]
 mod tests {
-    use super::{
-        super::fixture::{self, at},
-        *,
-    };
+    use super::*;
+    use crate::fixture::{self, at};
 
     /// A record of a flow of its own, by number; its time.
     fn record(number: u16, seconds: u64) -> FlowRecord {

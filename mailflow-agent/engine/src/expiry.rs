@@ -7,20 +7,20 @@
 
 use std::time::Duration;
 
-use super::time::Time;
+use crate::time::Time;
 
 /// Shards of a rule's subjects.
-pub(super) const SHARDS: usize = 64;
+pub(crate) const SHARDS: usize = 64;
 
 /// Slots of a shard's wheel. The longest time that anything is remembered spans half of them.
-pub(super) const SLOTS: usize = 128;
+pub(crate) const SLOTS: usize = 128;
 
 /// Turns in which each slot of each shard is visited once.
 const ROUND: u64 = (SLOTS * SHARDS) as u64;
 
 /// The turns of a rule's wheel. Turn n takes place n units after the clock's beginning.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Turns {
+pub(crate) struct Turns {
     /// Nanoseconds from one turn to the next.
     unit: u64,
     /// The last turn that took place.
@@ -35,14 +35,14 @@ impl Default for Turns {
 
 impl Turns {
     /// Returns the turns of a rule that remembers nothing for longer than `retention`, at `clock`.
-    pub(super) fn new(retention: Duration, clock: Time) -> Self {
+    pub(crate) fn new(retention: Duration, clock: Time) -> Self {
         let retention = u64::try_from(retention.as_nanos()).unwrap_or(u64::MAX);
         let unit = (retention / (ROUND / 2)).max(1);
         Self { unit, done: clock.as_nanos() / unit }
     }
 
     /// Lets the turns up to `clock` take place, each at most once: shards and slots to visit.
-    pub(super) fn pass(&mut self, clock: Time) -> impl Iterator<Item = (usize, usize)> + use<> {
+    pub(crate) fn pass(&mut self, clock: Time) -> impl Iterator<Item = (usize, usize)> + use<> {
         let now = (clock.as_nanos() / self.unit).max(self.done);
         let first = (self.done + 1).max((now + 1).saturating_sub(ROUND));
         self.done = now;
@@ -50,7 +50,7 @@ impl Turns {
     }
 
     /// Returns the slot of a shard whose turn comes first at `time` or later.
-    pub(super) fn slot(&self, of: usize, time: Time) -> usize {
+    pub(crate) fn slot(&self, of: usize, time: Time) -> usize {
         let soonest = time.as_nanos().div_ceil(self.unit).max(self.done + 1);
         let wait = (of as u64 + SHARDS as u64 - soonest % SHARDS as u64) % SHARDS as u64;
         // A moment beyond the last turn of this round is visited too early, and again.

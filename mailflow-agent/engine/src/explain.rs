@@ -3,7 +3,7 @@
 
 use std::{fmt, net::IpAddr, sync::Arc};
 
-use super::{
+use crate::{
     Engine,
     assets::Place,
     event::{Source, TermValue},
@@ -120,7 +120,7 @@ impl Engine {
 
     fn explained(&self, record: &FlowRecord) -> Judged {
         let ends = Ends::of(&record.flow, &self.settings.internal);
-        let verdict = |watch: &super::evaluate::Watch| {
+        let verdict = |watch: &crate::evaluate::Watch| {
             let rule = &watch.plan.rule;
             let lacking = rule.matching.inputs() - record.inputs;
             if !lacking.is_empty() {
@@ -188,14 +188,12 @@ fn named(place: Place) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{
-        super::{
-            event::Value,
-            fixture::{self, at},
-            flow::{Fate, RecordReason},
-            lifetime,
-        },
-        *,
+    use super::*;
+    use crate::{
+        event::Value,
+        fixture::{self, at},
+        flow::{Fate, RecordReason},
+        lifetime,
     };
 
     fn deliver(engine: &mut Engine, client: &str, server: &str, last: u64, bytes: u64) {

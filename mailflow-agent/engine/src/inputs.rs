@@ -7,7 +7,7 @@ use std::fmt;
 
 use bitflags::bitflags;
 
-use super::settings::{Counter, Kind, Layer, Match, Measure, Quantity, SizeKind, SizeTest, Term};
+use crate::settings::{Counter, Kind, Layer, Match, Measure, Quantity, SizeKind, SizeTest, Term};
 
 bitflags! {
     /// What is known of a flow beside its ends and times.
@@ -124,7 +124,8 @@ impl SizeTest {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::fixture, super::settings::Bound, *};
+    use super::*;
+    use crate::{fixture, settings::Bound};
 
     #[test]
     fn a_match_needs_what_it_looks_at() {

@@ -1,6 +1,6 @@
 //! What an engine must know of flows to go on where another stopped, beside what its rules know.
 
-use super::{
+use crate::{
     Engine,
     event::{Delta, Effects, Judged},
     flow::{Finished, Flow, FlowRecord, RecordReason},

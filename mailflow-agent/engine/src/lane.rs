@@ -11,8 +11,8 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-pub(super) use super::expiry::SHARDS;
-use super::{
+pub(crate) use crate::expiry::SHARDS;
+use crate::{
     expiry::Turns,
     plan::Plan,
     settings::RuleLimits,
@@ -23,7 +23,7 @@ use super::{
 };
 
 /// Most subjects of a rule, whatever the settings say: places are 32 bits, and few of them have more.
-pub(super) const MOST: usize = 1 << 24;
+pub(crate) const MOST: usize = 1 << 24;
 
 /// Shards in which such a one is looked for, until there is one of a single flow.
 const COMPARED_SHARDS: usize = 8;
@@ -36,7 +36,7 @@ const AHEAD: usize = 32;
 
 /// Which flows are taken together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) enum Known {
+pub(crate) enum Known {
     /// Those nobody said anything about.
     No,
     /// Those on an allow-list.
@@ -45,7 +45,7 @@ pub(super) enum Known {
 
 /// Subjects with what is remembered of them.
 #[derive(Debug)]
-pub(super) struct Lane {
+pub(crate) struct Lane {
     shards: Vec<Shard>,
     hasher: RandomState,
     len: usize,
@@ -70,7 +70,7 @@ struct Overflowed {
 
 /// The overflowed subjects of a lane, in a form that can be kept on disk.
 #[derive(Debug, Default, Serialize, Deserialize)]
-pub(super) struct OverflowState {
+pub(crate) struct OverflowState {
     last: Vec<(Subject, Time)>,
     of_any: Option<Time>,
 }
@@ -86,7 +86,7 @@ impl Default for Lane {
 impl Lane {
     /// Returns a subject, if it is remembered or there is room for it, and whether it is new. [`Lane::room`] comes
     /// before. `completed` says whether what follows completed a handshake.
-    pub(super) fn enter(
+    pub(crate) fn enter(
         &mut self,
         plan: &Plan,
         clock: Time,
@@ -119,7 +119,7 @@ impl Lane {
 
     /// Makes room where a limit is reached: the least interesting subject is forgotten, which is one that has
     /// completed no handshake, has few flows and is old, of the shard of `subject` if there is one. Returns how many were.
-    pub(super) fn room(&mut self, limits: &RuleLimits, subject: &Subject) -> u64 {
+    pub(crate) fn room(&mut self, limits: &RuleLimits, subject: &Subject) -> u64 {
         /// Subjects forgotten at once: what grows beyond the limit by one record shrinks by more.
         const MOST_AT_ONCE: u64 = 8;
         if !self.is_full(limits) {
@@ -143,12 +143,12 @@ impl Lane {
     }
 
     /// A subject grew, or shrank.
-    pub(super) fn account(&mut self, before: usize, after: usize) {
+    pub(crate) fn account(&mut self, before: usize, after: usize) {
         self.memory = (self.memory + after).saturating_sub(before);
     }
 
     /// Returns the bytes that the subjects take.
-    pub(super) fn memory(&self) -> usize {
+    pub(crate) fn memory(&self) -> usize {
         self.memory
     }
 
@@ -193,7 +193,7 @@ impl Lane {
     }
 
     /// Puts a subject back as it was saved. [`Lane::schedule`] follows.
-    pub(super) fn put(&mut self, subject: Subject, watched: Watched) {
+    pub(crate) fn put(&mut self, subject: Subject, watched: Watched) {
         let hash = self.hasher.hash_one(&subject);
         let Some(shard) = self.shards.get_mut(number(hash)) else { return };
         match shard.find(hash, &subject).and_then(|place| shard.get_mut(place)) {
@@ -208,7 +208,7 @@ impl Lane {
     }
 
     /// Decides anew when each subject is visited: others were put in, or other times hold.
-    pub(super) fn schedule(&mut self, plan: &Plan, clock: Time) {
+    pub(crate) fn schedule(&mut self, plan: &Plan, clock: Time) {
         self.turns = Turns::new(plan.retention, clock);
         for (number, shard) in self.shards.iter_mut().enumerate() {
             let Shard { places, slots, free, vacant, .. } = shard;
@@ -230,7 +230,7 @@ impl Lane {
     }
 
     /// Returns a subject, if it is remembered.
-    pub(super) fn get_mut(&mut self, subject: &Subject) -> Option<&mut Watched> {
+    pub(crate) fn get_mut(&mut self, subject: &Subject) -> Option<&mut Watched> {
         let hash = self.hasher.hash_one(subject);
         let shard = self.shards.get_mut(number(hash))?;
         let place = shard.find(hash, subject)?;
@@ -238,7 +238,7 @@ impl Lane {
     }
 
     /// Returns a subject, if it is remembered.
-    pub(super) fn get(&self, subject: &Subject) -> Option<&Watched> {
+    pub(crate) fn get(&self, subject: &Subject) -> Option<&Watched> {
         let hash = self.hasher.hash_one(subject);
         let shard = self.shards.get(number(hash))?;
         let place = shard.find(hash, subject)?;
@@ -246,7 +246,7 @@ impl Lane {
     }
 
     /// Notes that packets of `subject` found the flow table full.
-    pub(super) fn overflow(&mut self, subject: Subject, time: Time) {
+    pub(crate) fn overflow(&mut self, subject: Subject, time: Time) {
         let Overflowed { last, of_any, .. } = &mut self.overflowed;
         let full = last.len() >= MAX_OVERFLOWED;
         match last.entry(subject) {
@@ -259,14 +259,14 @@ impl Lane {
     }
 
     /// Returns true if that was within `retention`.
-    pub(super) fn overflowed(&self, subject: &Subject, retention: Duration, clock: Time) -> bool {
+    pub(crate) fn overflowed(&self, subject: &Subject, retention: Duration, clock: Time) -> bool {
         let Overflowed { last, of_any, .. } = &self.overflowed;
         let within = |last: &Time| *last + retention > clock;
         !last.is_empty() && last.get(subject).is_some_and(within) || of_any.as_ref().is_some_and(within)
     }
 
     /// Returns the subjects whose packets found the flow table full, as they are kept over a restart.
-    pub(super) fn save_overflow(&self) -> OverflowState {
+    pub(crate) fn save_overflow(&self) -> OverflowState {
         let Overflowed { last, of_any, .. } = &self.overflowed;
         OverflowState {
             last: last.iter().map(|(subject, time)| (subject.clone(), *time)).collect(),
@@ -275,7 +275,7 @@ impl Lane {
     }
 
     /// Goes on from what was kept.
-    pub(super) fn restore_overflow(&mut self, state: OverflowState) {
+    pub(crate) fn restore_overflow(&mut self, state: OverflowState) {
         self.overflowed.of_any = state.of_any;
         for (subject, time) in state.last {
             self.overflow(subject, time);
@@ -283,18 +283,18 @@ impl Lane {
     }
 
     /// Returns every subject.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&Subject, &Watched)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&Subject, &Watched)> {
         self.shards.iter().flat_map(|shard| &shard.places).filter_map(Place::get)
     }
 
     /// Returns every subject.
-    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (&Subject, &mut Watched)> {
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (&Subject, &mut Watched)> {
         let places = self.shards.iter_mut().flat_map(|shard| &mut shard.places);
         places.filter_map(Place::get_mut)
     }
 
     /// Returns the subjects at some places of one shard, and whether there are further places.
-    pub(super) fn part(
+    pub(crate) fn part(
         &self,
         shard: usize,
         from: usize,
@@ -305,12 +305,12 @@ impl Lane {
     }
 
     /// Returns how many there are.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.len
     }
 
     /// Forgets what cannot matter at `clock` any more, of the subjects whose visit is due; returns how many those are.
-    pub(super) fn expire(&mut self, plan: &Plan, clock: Time) -> usize {
+    pub(crate) fn expire(&mut self, plan: &Plan, clock: Time) -> usize {
         let Self { shards, hasher, len, memory, turns, overflowed, .. } = self;
         overflowed.expire(plan, clock);
         let (mut visits, mut due) = (0, Vec::new());
@@ -389,9 +389,13 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::{
-        super::{event::Source, fixture, fixture::at, plan::News, store::Mark, tally::Kinds},
-        *,
+    use super::*;
+    use crate::{
+        event::Source,
+        fixture::{self, at},
+        plan::News,
+        store::Mark,
+        tally::Kinds,
     };
 
     fn subject(n: u32) -> Subject {
@@ -405,7 +409,7 @@ mod tests {
     /// One more flow of a subject.
     fn see(lane: &mut Lane, plan: &Plan, n: u32, seconds: u64) {
         let (time, mark): (_, Mark) = (at(seconds), [0; 16]);
-        let (gains, inputs) = (Default::default(), super::super::inputs::Inputs::all());
+        let (gains, inputs) = (Default::default(), crate::inputs::Inputs::all());
         let news = News {
             time,
             kinds: Kinds::FLOWS,
@@ -477,7 +481,7 @@ mod tests {
     fn take(lane: &mut Lane, plan: &Plan, limits: &RuleLimits, n: u32, completed: bool) -> bool {
         lane.room(limits, &subject(n));
         let (time, mark): (_, Mark) = (at(100 + u64::from(n) / 1_000), [0; 16]);
-        let (gains, inputs) = (Default::default(), super::super::inputs::Inputs::all());
+        let (gains, inputs) = (Default::default(), crate::inputs::Inputs::all());
         let kinds = Kinds::FLOWS | Kinds::ATTEMPTS | Kinds::FAILED;
         let news = News { time, kinds, gains, inputs, source: mark, destination: mark, port: 25, completed };
         let Some((_, watched, _)) = lane.enter(plan, time, (subject(n), completed), limits) else {

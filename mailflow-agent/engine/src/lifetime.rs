@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use mailflow_common::{App, Family, PROTOCOL_TCP, classify};
 
-use super::{
+use crate::{
     flow::{Flow, FlowRecord, RecordReason},
     inputs::Inputs,
     settings::{Services, Timeouts},
@@ -13,7 +13,7 @@ use super::{
 
 /// The timeouts in nanoseconds: they are asked for with every flow of every snapshot.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Limits {
+pub(crate) struct Limits {
     closed: u64,
     idle: u64,
     unanswered: u64,
@@ -21,7 +21,7 @@ pub(super) struct Limits {
 }
 
 impl Limits {
-    pub(super) fn new(timeouts: &Timeouts) -> Self {
+    pub(crate) fn new(timeouts: &Timeouts) -> Self {
         let nanos = |timeout: Duration| u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
         let Timeouts { closed, idle, unanswered, active } = *timeouts;
         let [closed, idle, unanswered, active] = [closed, idle, unanswered, active].map(nanos);
@@ -29,13 +29,13 @@ impl Limits {
     }
 
     /// The longest silence before a flow's final record.
-    pub(super) fn lateness(&self) -> Duration {
+    pub(crate) fn lateness(&self) -> Duration {
         Duration::from_nanos(self.closed.max(self.idle))
     }
 
     /// When the last active interval of `flow`'s life ended, if that was after `before`: when it was last
     /// looked at, if ever.
-    pub(super) fn interval(&self, flow: &Flow, before: Option<Time>, now: Time) -> Option<Time> {
+    pub(crate) fn interval(&self, flow: &Flow, before: Option<Time>, now: Time) -> Option<Time> {
         let first = flow.first.as_nanos();
         let age = |at: Time| at.as_nanos().saturating_sub(first);
         // Most flows are younger than one: no division for those.
@@ -50,15 +50,15 @@ impl Limits {
 
 /// When a flow ends if no further packet comes, and why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct End {
-    pub(super) at: Time,
-    pub(super) reason: RecordReason,
+pub(crate) struct End {
+    pub(crate) at: Time,
+    pub(crate) reason: RecordReason,
 }
 
 impl End {
     /// The end of `flow`: the earliest timeout that applies. It follows from the packets alone, not
     /// from when somebody looked.
-    pub(super) fn of(flow: &Flow, limits: &Limits) -> Self {
+    pub(crate) fn of(flow: &Flow, limits: &Limits) -> Self {
         let facts = &flow.facts;
         let after = |silence: u64| Time::from_nanos(flow.last().as_nanos().saturating_add(silence));
         let silence = if facts.unanswered() { limits.unanswered } else { limits.idle };
@@ -71,13 +71,13 @@ impl End {
 }
 
 /// The application class of `flow`. Ports watched for no service are an operator's own: SMTP.
-pub(super) fn app(flow: &Flow, services: &Services) -> App {
+pub(crate) fn app(flow: &Flow, services: &Services) -> App {
     let family = services.get(&flow.key.server_port).map_or(Family::Smtp, |service| service.family());
     classify(&flow.facts, family)
 }
 
 /// The record of `flow`.
-pub(super) fn record(flow: Flow, services: &Services, reason: RecordReason) -> FlowRecord {
+pub(crate) fn record(flow: Flow, services: &Services, reason: RecordReason) -> FlowRecord {
     let facts = &flow.facts;
     let from_the_start = facts.syn != 0 || flow.key.scope.protocol() != PROTOCOL_TCP;
     let both_ways = flow.down.packets == 0 || facts.syn_ack != 0 || flow.key.scope.protocol() != PROTOCOL_TCP;
@@ -87,10 +87,8 @@ pub(super) fn record(flow: Flow, services: &Services, reason: RecordReason) -> F
 
 #[cfg(test)]
 mod tests {
-    use super::{
-        super::fixture::{self, at},
-        *,
-    };
+    use super::*;
+    use crate::fixture::{self, at};
 
     fn end(change: impl FnOnce(&mut Flow)) -> (Time, RecordReason) {
         let mut flow = fixture::flow("10.0.0.1:4000", "9.9.9.9:25");

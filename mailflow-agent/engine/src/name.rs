@@ -4,15 +4,15 @@ use std::hash::{BuildHasher, Hash, RandomState};
 
 use siphasher::sip128::{Hasher128, SipHasher13};
 
-use super::flow::Flow;
+use crate::flow::Flow;
 
 /// A flow's name: 96 bits of hash of its key and its beginning. Another beginning on the same key is
 /// another flow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct Name {
+pub(crate) struct Name {
     /// Not `u64::MAX`.
-    pub(super) high: u64,
-    pub(super) low: u32,
+    pub(crate) high: u64,
+    pub(crate) low: u32,
 }
 
 /// Gives names: SipHash-1-3 with a key of this process (J.-P. Aumasson and D. J. Bernstein, "SipHash: a fast short-input
@@ -22,7 +22,7 @@ pub(super) struct Name {
 /// A new flow has the name of one of 2^22 others with a probability of 2^-74: once in 2^-74 * 100,000 a
 /// second, that is in six thousand million years.
 #[derive(Clone, Debug)]
-pub(super) struct Names {
+pub(crate) struct Names {
     seeds: [u64; 2],
 }
 
@@ -35,16 +35,16 @@ impl Default for Names {
 
 impl Names {
     /// Those of another process, whose seeds these are.
-    pub(super) fn of_seeds(seeds: [u64; 2]) -> Self {
+    pub(crate) fn of_seeds(seeds: [u64; 2]) -> Self {
         Self { seeds }
     }
 
     /// What to give them by again.
-    pub(super) fn seeds(&self) -> [u64; 2] {
+    pub(crate) fn seeds(&self) -> [u64; 2] {
         self.seeds
     }
 
-    pub(super) fn of(&self, flow: &Flow) -> Name {
+    pub(crate) fn of(&self, flow: &Flow) -> Name {
         let mut hasher = SipHasher13::new_with_keys(self.seeds[0], self.seeds[1]);
         (flow.key, flow.first).hash(&mut hasher);
         let hash = hasher.finish128();

@@ -5,7 +5,7 @@
 
 use std::{cmp::Reverse, collections::BinaryHeap, sync::Arc};
 
-use super::{
+use crate::{
     Engine,
     evaluate::Watch,
     event::{Value, WindowValue},
@@ -255,14 +255,12 @@ impl Engine {
 
 #[cfg(test)]
 mod tests {
-    use super::{
-        super::{
-            fixture::{self, at},
-            flow::RecordReason,
-            lifetime,
-            settings::{Kind, Level, Measure},
-        },
-        *,
+    use super::*;
+    use crate::{
+        fixture::{self, at},
+        flow::RecordReason,
+        lifetime,
+        settings::{Kind, Level, Measure},
     };
 
     /// An engine in which 10.0.0.n has n % 7 + 1 flows that count.
@@ -328,7 +326,7 @@ mod tests {
 
     #[test]
     fn without_rules_it_is_over_at_once() {
-        let settings = super::super::settings::Settings { rules: Vec::new(), ..fixture::settings() };
+        let settings = crate::settings::Settings { rules: Vec::new(), ..fixture::settings() };
         let engine = Engine::new(settings);
         assert_eq!(engine.survey(&mut Survey::new(5), at(1)), Some(Overview::default()));
     }

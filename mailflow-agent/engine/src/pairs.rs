@@ -7,7 +7,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{
+use crate::{
     assets::{Place, Site},
     rule::Ends,
     set::{Member, Set, around, length},
@@ -21,7 +21,7 @@ const MOST_KEYS: usize = 64;
 
 /// Pairs by the members of their sets.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Pairs {
+pub(crate) struct Pairs {
     /// How many there are, if they are gone over one by one.
     few: usize,
     /// The numbers of the pairs, ascending, by their keys.
@@ -44,7 +44,7 @@ enum Kind {
 
 impl Pairs {
     /// Returns an index of sources and destinations.
-    pub(super) fn new<'a>(pairs: impl ExactSizeIterator<Item = (&'a Set, &'a Set)>) -> Self {
+    pub(crate) fn new<'a>(pairs: impl ExactSizeIterator<Item = (&'a Set, &'a Set)>) -> Self {
         if pairs.len() <= FEW {
             return Self { few: pairs.len(), ..Self::default() };
         }
@@ -73,7 +73,7 @@ impl Pairs {
     }
 
     /// Returns the number of the first pair between `ends` for which `holds` says so.
-    pub(super) fn first(&self, ends: &Ends<'_>, holds: impl Fn(usize) -> bool) -> Option<usize> {
+    pub(crate) fn first(&self, ends: &Ends<'_>, holds: impl Fn(usize) -> bool) -> Option<usize> {
         if self.kinds.is_empty() {
             return (0..self.few).find(|number| holds(*number));
         }
@@ -135,7 +135,8 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::{super::fixture, *};
+    use super::*;
+    use crate::fixture;
 
     fn member() -> impl Strategy<Value = Member> {
         let net = (0..40u32, 24..33u8).prop_map(|(n, length)| {

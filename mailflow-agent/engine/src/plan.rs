@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{
+use crate::{
     assets::Site,
     event::{TermValue, Value},
     inputs::Inputs,
@@ -17,8 +17,8 @@ use super::{
 
 /// A rule with what follows from it.
 #[derive(Clone, Debug)]
-pub(super) struct Plan {
-    pub(super) rule: Rule,
+pub(crate) struct Plan {
+    pub(crate) rule: Rule,
     frames: Vec<Frame>,
     names: Vec<Arc<str>>,
     /// The rule's allow-list.
@@ -32,30 +32,30 @@ pub(super) struct Plan {
     /// The lowest threshold of any subject, by term.
     least: Vec<u64>,
     /// Whether it has something to say about flows that are open, between their records.
-    pub(super) live: bool,
+    pub(crate) live: bool,
     /// How long anything can matter.
-    pub(super) retention: Duration,
+    pub(crate) retention: Duration,
     /// How long what a record gave any of the terms matters at least.
-    pub(super) soonest: Duration,
+    pub(crate) soonest: Duration,
 }
 
 /// What a record, or a look at an open flow, tells that was not known yet.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct News {
-    pub(super) time: Time,
-    pub(super) kinds: Kinds,
-    pub(super) gains: Quantities,
-    pub(super) inputs: Inputs,
-    pub(super) source: Mark,
-    pub(super) destination: Mark,
-    pub(super) port: u16,
+pub(crate) struct News {
+    pub(crate) time: Time,
+    pub(crate) kinds: Kinds,
+    pub(crate) gains: Quantities,
+    pub(crate) inputs: Inputs,
+    pub(crate) source: Mark,
+    pub(crate) destination: Mark,
+    pub(crate) port: u16,
     /// Whether the server has answered with payload, which it does to a client at that address only.
-    pub(super) completed: bool,
+    pub(crate) completed: bool,
 }
 
 impl Plan {
     /// Of `rule`; a record is at most `lateness` late.
-    pub(super) fn new(rule: Rule, lateness: Duration) -> Self {
+    pub(crate) fn new(rule: Rule, lateness: Duration) -> Self {
         let frame = |(index, term): (usize, &Term)| {
             let levels = rule.thresholds.iter().filter_map(|thresholds| thresholds.levels.get(index));
             let need = levels.chain([&term.level]).map(|level| level.at_least).max().unwrap_or(1);
@@ -86,7 +86,7 @@ impl Plan {
     }
 
     /// Whether what was remembered for `other` means the same for this.
-    pub(super) fn continues(&self, other: &Plan) -> bool {
+    pub(crate) fn continues(&self, other: &Plan) -> bool {
         let terms = |plan: &Plan| -> Vec<_> {
             plan.rule.terms.iter().map(|term| (term.measure, term.window)).collect()
         };
@@ -96,7 +96,7 @@ impl Plan {
     }
 
     /// Begins to watch at `since`: from then on it learns what is not new.
-    pub(super) fn begin(&mut self, since: Time) {
+    pub(crate) fn begin(&mut self, since: Time) {
         for frame in &mut self.frames {
             if let Measure::FirstSeen { learning, .. } = frame.measure {
                 frame.learnt = if learning.is_zero() { Time::ZERO } else { since + learning };
@@ -105,40 +105,40 @@ impl Plan {
     }
 
     /// When each term has learnt what is not new.
-    pub(super) fn learnt(&self) -> Vec<Time> {
+    pub(crate) fn learnt(&self) -> Vec<Time> {
         self.frames.iter().map(|frame| frame.learnt).collect()
     }
 
     /// Goes on as it was saved.
-    pub(super) fn set_learnt(&mut self, learnt: &[Time]) {
+    pub(crate) fn set_learnt(&mut self, learnt: &[Time]) {
         for (frame, learnt) in self.frames.iter_mut().zip(learnt) {
             frame.learnt = *learnt;
         }
     }
 
     /// Goes on from `before`: what was learnt stays so.
-    pub(super) fn inherit(&mut self, before: &Plan) {
+    pub(crate) fn inherit(&mut self, before: &Plan) {
         self.set_learnt(&before.learnt());
     }
 
     /// The terms.
-    pub(super) fn frames(&self) -> &[Frame] {
+    pub(crate) fn frames(&self) -> &[Frame] {
         &self.frames
     }
 
     /// Name of a term.
-    pub(super) fn name(&self, term: usize) -> Option<&Arc<str>> {
+    pub(crate) fn name(&self, term: usize) -> Option<&Arc<str>> {
         self.names.get(term)
     }
 
     /// The thresholds for a subject whose flow is between `ends`.
-    pub(super) fn levels(&self, ends: &Ends<'_>) -> &[Level] {
+    pub(crate) fn levels(&self, ends: &Ends<'_>) -> &[Level] {
         let site = if self.rule.group_by == GroupBy::Destination { &ends.destination } else { &ends.source };
         self.levels_of(site)
     }
 
     /// The thresholds for a subject at `site`.
-    pub(super) fn levels_of(&self, site: &Site<'_>) -> &[Level] {
+    pub(crate) fn levels_of(&self, site: &Site<'_>) -> &[Level] {
         let ends = Ends { source: *site, destination: *site };
         let of = |number: usize| self.rule.thresholds.get(number);
         let own = self.others.first(&ends, |number| of(number).is_some_and(|other| other.of.holds(site)));
@@ -146,19 +146,19 @@ impl Plan {
     }
 
     /// Returns what makes a flow between these ends at `time` known, if anything does.
-    pub(super) fn allowed(&self, ends: &Ends<'_>, time: Time, epoch: Epoch) -> Option<&Allow> {
+    pub(crate) fn allowed(&self, ends: &Ends<'_>, time: Time, epoch: Epoch) -> Option<&Allow> {
         let of = |number: usize| self.rule.allow.get(number);
         let holds = |number| of(number).is_some_and(|allow| allow.holds(ends, time, epoch));
         self.allow.first(ends, holds).and_then(of)
     }
 
     /// The thresholds of everybody else.
-    pub(super) fn usual_levels(&self) -> &[Level] {
+    pub(crate) fn usual_levels(&self) -> &[Level] {
         &self.levels
     }
 
     /// A record that counts tells this much.
-    pub(super) fn told(&mut self, inputs: Inputs) {
+    pub(crate) fn told(&mut self, inputs: Inputs) {
         self.lacking |= inputs.complement();
     }
 
@@ -173,7 +173,7 @@ impl Plan {
     }
 
     /// What `news` adds to a term, if anything.
-    pub(super) fn gain(&self, term: usize, news: &News) -> Option<Gain> {
+    pub(crate) fn gain(&self, term: usize, news: &News) -> Option<Gain> {
         let (frame, inputs) = (self.frames.get(term)?, self.inputs.get(term)?);
         // Of a ratio's flow it may be known that it is below the line, and not whether it is above: it is not.
         let below_only =
@@ -207,7 +207,7 @@ impl Plan {
 
     /// Returns true if the first news of a subject can be kept as they are: they give each term at most one flow, or
     /// one end, and the condition does not hold by them alone, whatever the subject's thresholds are.
-    pub(super) fn keeps_first(&self, news: &News, clock: Time) -> bool {
+    pub(crate) fn keeps_first(&self, news: &News, clock: Time) -> bool {
         let gain = |term| self.gain(term, news);
         let small = self.frames.iter().enumerate().all(|(term, frame)| match gain(term) {
             None => !matches!(frame.measure, Measure::FirstSeen { .. }),
@@ -225,7 +225,7 @@ impl Plan {
     }
 
     /// What the windows that end at `time` hold.
-    pub(super) fn values(&self, stores: &[Store], levels: &[Level], time: Time) -> Vec<TermValue> {
+    pub(crate) fn values(&self, stores: &[Store], levels: &[Level], time: Time) -> Vec<TermValue> {
         let value = |(index, (store, level)): (usize, (&Store, &Level))| {
             let (frame, name) = (self.frames.get(index)?, self.names.get(index)?);
             let value = self.known(index, store.value(frame, time));
@@ -242,7 +242,7 @@ impl Plan {
     }
 
     /// The value of one term.
-    pub(super) fn value(&self, stores: &[Store], term: usize, time: Time) -> Value {
+    pub(crate) fn value(&self, stores: &[Store], term: usize, time: Time) -> Value {
         match (self.frames.get(term), stores.get(term)) {
             (Some(frame), Some(store)) => store.value(frame, time),
             _ => Value::Exactly(0),
@@ -250,7 +250,7 @@ impl Plan {
     }
 
     /// Whether the condition may hold at any time: cheap, and no for most.
-    pub(super) fn may_hold(&self, stores: &[Store], levels: &[Level]) -> bool {
+    pub(crate) fn may_hold(&self, stores: &[Store], levels: &[Level]) -> bool {
         self.holding(&self.rule.condition, &|term| {
             let level = levels.get(term).map_or(u64::MAX, |level| level.at_least);
             stores.get(term).is_some_and(|store| store.most() >= level)
@@ -258,7 +258,7 @@ impl Plan {
     }
 
     /// Whether the condition holds at `time`.
-    pub(super) fn holds(&self, stores: &[Store], levels: &[Level], time: Time) -> bool {
+    pub(crate) fn holds(&self, stores: &[Store], levels: &[Level], time: Time) -> bool {
         self.holding(&self.rule.condition, &|term| {
             let level = levels.get(term).map_or(u64::MAX, |level| level.at_least);
             self.value(stores, term, time).number() >= level
@@ -266,13 +266,13 @@ impl Plan {
     }
 
     /// Of the terms that hold, the one that decides the condition.
-    pub(super) fn decided(&self, values: &[TermValue]) -> usize {
+    pub(crate) fn decided(&self, values: &[TermValue]) -> usize {
         self.leading(&self.rule.condition, values).unwrap_or(0)
     }
 
     /// The same of what keeps an incident up: if none of them holds any more, the one nearest to its threshold;
     /// none where all hold nothing.
-    pub(super) fn decides_now(&self, values: &[TermValue]) -> Option<usize> {
+    pub(crate) fn decides_now(&self, values: &[TermValue]) -> Option<usize> {
         let nearest = || {
             let ratio = |term: usize| {
                 self.frames.get(term).is_none_or(|frame| matches!(frame.measure, Measure::Ratio { .. }))
@@ -288,7 +288,7 @@ impl Plan {
     }
 
     /// Until when the condition last held, or will have held, at the thresholds for its end.
-    pub(super) fn until(&self, stores: &[Store], levels: &[Level]) -> Option<Time> {
+    pub(crate) fn until(&self, stores: &[Store], levels: &[Level]) -> Option<Time> {
         match self.lasting(&self.rule.condition, stores, levels, Time::END) {
             Until::Then(until) => Some(until),
             Until::Never => None,

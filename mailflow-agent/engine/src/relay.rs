@@ -5,7 +5,7 @@ use std::{
     net::IpAddr,
 };
 
-use super::{
+use crate::{
     Engine,
     event::{Alert, Relay, Source},
     flow::FlowRecord,
@@ -16,7 +16,7 @@ use super::{
 };
 
 /// Newest records remembered, about 240 B each, unless there is to be no bound.
-pub(super) const REMEMBERED: usize = 1 << 14;
+pub(crate) const REMEMBERED: usize = 1 << 14;
 
 /// Sessions with mail from which on a source is looked at.
 const SESSIONS: usize = 20;
@@ -27,7 +27,7 @@ const SOURCES: usize = 5;
 
 /// The newest records of all flows, counted by a rule or not.
 #[derive(Debug)]
-pub(super) struct Recent {
+pub(crate) struct Recent {
     records: VecDeque<FlowRecord>,
     /// Their clients: to look for one's records, the others are not touched.
     clients: VecDeque<IpAddr>,
@@ -36,12 +36,12 @@ pub(super) struct Recent {
 
 impl Recent {
     /// Without any record yet, and room for [`REMEMBERED`].
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { records: VecDeque::new(), clients: VecDeque::new(), most: REMEMBERED }
     }
 
     /// Remembers a record, in the place of the oldest where there is no other.
-    pub(super) fn push(&mut self, record: &FlowRecord) {
+    pub(crate) fn push(&mut self, record: &FlowRecord) {
         if self.records.len() >= self.most {
             self.records.pop_front();
             self.clients.pop_front();
@@ -51,17 +51,17 @@ impl Recent {
     }
 
     /// From now on nothing is forgotten.
-    pub(super) fn keep_all(&mut self) {
+    pub(crate) fn keep_all(&mut self) {
         self.most = usize::MAX;
     }
 
     /// The oldest.
-    pub(super) fn oldest(&self) -> Option<&FlowRecord> {
+    pub(crate) fn oldest(&self) -> Option<&FlowRecord> {
         self.records.front()
     }
 
     /// All of them, the oldest first.
-    pub(super) fn all(&self) -> impl DoubleEndedIterator<Item = &FlowRecord> {
+    pub(crate) fn all(&self) -> impl DoubleEndedIterator<Item = &FlowRecord> {
         self.records.iter()
     }
 
@@ -155,7 +155,7 @@ impl Engine {
     }
 
     /// Says of alerts, but those that an allow-list suppresses, whether their source behaves like a relay.
-    pub(super) fn hint(&self, alerts: &mut [Alert]) {
+    pub(crate) fn hint(&self, alerts: &mut [Alert]) {
         for alert in alerts.iter_mut().filter(|alert| alert.suppressed.is_none()) {
             let Some(source) = alert.subject.source() else { continue };
             let network = source.network();
@@ -192,14 +192,12 @@ impl Engine {
 
 #[cfg(test)]
 mod tests {
-    use super::{
-        super::{
-            event::AlertState,
-            fixture::{self, at},
-            flow::RecordReason,
-            lifetime,
-        },
-        *,
+    use super::*;
+    use crate::{
+        event::AlertState,
+        fixture::{self, at},
+        flow::RecordReason,
+        lifetime,
     };
 
     fn deliver(engine: &mut Engine, client: &str, server: &str, last: u64) -> Vec<Alert> {

@@ -2,7 +2,7 @@
 
 use mailflow_common::{App, PROTOCOL_TCP, PROTOCOL_UDP};
 
-use super::{
+use crate::{
     assets::{Networks, Place, Site},
     flow::Flow,
     settings::{Allow, Bound, Counter, Hours, Match, Quantity, Transport},
@@ -72,12 +72,12 @@ impl Match {
     }
 
     /// The same of the ends alone.
-    pub(super) fn joins(&self, ends: &Ends<'_>) -> bool {
+    pub(crate) fn joins(&self, ends: &Ends<'_>) -> bool {
         self.source.holds(&ends.source) && self.destination.holds(&ends.destination)
     }
 
     /// The same without the ends: what needs no look-up.
-    pub(super) fn check_flow(&self, flow: &Flow, app: App, epoch: Epoch) -> Result<(), Clause> {
+    pub(crate) fn check_flow(&self, flow: &Flow, app: App, epoch: Epoch) -> Result<(), Clause> {
         if !self.ports.contains(&flow.key.server_port) {
             return Err(Clause::Port(flow.key.server_port));
         }
@@ -100,7 +100,7 @@ impl Match {
     }
 
     /// Whether flows can be judged at this stage: an open one may still pass an upper bound.
-    pub(super) fn judges(&self, stage: Stage) -> bool {
+    pub(crate) fn judges(&self, stage: Stage) -> bool {
         stage == Stage::Ended || self.bounds.iter().all(|bound| bound.most(App::Smtps).is_none())
     }
 }
@@ -164,7 +164,7 @@ impl Hours {
 
 impl Allow {
     /// Whether a flow between these ends at `time` is known.
-    pub(super) fn holds(&self, ends: &Ends<'_>, time: Time, epoch: Epoch) -> bool {
+    pub(crate) fn holds(&self, ends: &Ends<'_>, time: Time, epoch: Epoch) -> bool {
         self.until.is_none_or(|until| epoch.unix_nanos(time) < until)
             && self.source.holds(&ends.source)
             && self.destination.holds(&ends.destination)
@@ -183,9 +183,12 @@ impl Transport {
 
 #[cfg(test)]
 mod tests {
-    use super::{
-        super::{assets::Member, fixture, fixture::at, plan::Plan, settings::Rule},
-        *,
+    use super::*;
+    use crate::{
+        assets::Member,
+        fixture::{self, at},
+        plan::Plan,
+        settings::Rule,
     };
 
     fn verdict_of(matching: &Match, client: &str, server: &str, app: App) -> Result<(), Clause> {

@@ -5,7 +5,7 @@ use std::{net::IpAddr, num::NonZeroU32};
 use mailflow_common::{App, Facts, FlowKey, Scope, SpillKey, Vlans};
 use serde::{Deserialize, Serialize};
 
-use super::{
+use crate::{
     flow::{Direction, Flow, FlowRecord, RecordReason},
     inputs::Inputs,
     time::Time,
@@ -13,7 +13,7 @@ use super::{
 
 /// A flow's key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Key {
+pub(crate) struct Key {
     client: (IpAddr, u16),
     server: (IpAddr, u16),
     protocol: u8,
@@ -47,7 +47,7 @@ impl From<&Key> for FlowKey {
 
 /// Where packets without a place in the flow table are counted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct SpillPlace {
+pub(crate) struct SpillPlace {
     source: IpAddr,
     port: u16,
     protocol: u16,
@@ -68,7 +68,7 @@ impl From<&SpillPlace> for SpillKey {
 
 /// A record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Record {
+pub(crate) struct Record {
     key: Key,
     first: Time,
     up: Way,
@@ -135,7 +135,7 @@ impl From<&FlowRecord> for Record {
 
 impl Record {
     /// The record, if its words are still known.
-    pub(super) fn record(&self) -> Option<FlowRecord> {
+    pub(crate) fn record(&self) -> Option<FlowRecord> {
         let [syn, syn_ack, fin_up, fin_down, reset, answered, opening_up, opening_down, upgrade] = self.facts;
         let facts = Facts {
             syn,
@@ -168,15 +168,15 @@ impl Record {
 }
 
 /// Applications by their names; one whose name is not known any more is left out.
-pub(super) mod apps {
+pub(crate) mod apps {
     use mailflow_common::App;
     use serde::{Deserialize, Deserializer, Serializer};
 
-    pub(in super::super) fn serialize<S: Serializer>(apps: &[App], to: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(apps: &[App], to: S) -> Result<S::Ok, S::Error> {
         to.collect_seq(apps.iter().map(|app| app.name()))
     }
 
-    pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<App>, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<App>, D::Error> {
         let names = Vec::<String>::deserialize(from)?;
         let app = |name: &String| App::ALL.into_iter().find(|app| app.name() == name);
         Ok(names.iter().filter_map(app).collect())
@@ -184,23 +184,18 @@ pub(super) mod apps {
 }
 
 /// Records; one with a word that is not known any more is left out.
-pub(super) mod records {
+pub(crate) mod records {
     use std::sync::Arc;
 
     use serde::{Deserialize, Deserializer, Serializer};
 
-    use super::{FlowRecord, Record};
+    use crate::saved::{FlowRecord, Record};
 
-    pub(in super::super) fn serialize<S: Serializer>(
-        records: &[Arc<FlowRecord>],
-        to: S,
-    ) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(records: &[Arc<FlowRecord>], to: S) -> Result<S::Ok, S::Error> {
         to.collect_seq(records.iter().map(|record| Record::from(&**record)))
     }
 
-    pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
-        from: D,
-    ) -> Result<Vec<Arc<FlowRecord>>, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Arc<FlowRecord>>, D::Error> {
         let records = Vec::<Record>::deserialize(from)?;
         Ok(records.iter().filter_map(|record| record.record().map(Arc::new)).collect())
     }
@@ -208,7 +203,8 @@ pub(super) mod records {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::fixture, *};
+    use super::*;
+    use crate::fixture;
 
     #[test]
     fn a_record_comes_back_as_it_was() {

@@ -4,7 +4,7 @@ use std::{fmt, net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;
 
-use super::{
+use crate::{
     asset_role::AssetRole,
     assets::{Place, Site},
 };
@@ -59,7 +59,7 @@ impl Set {
     }
 
     /// The members of which an address must be one; none, where it may be any.
-    pub(super) fn any(&self) -> &[Member] {
+    pub(crate) fn any(&self) -> &[Member] {
         &self.any.all
     }
 
@@ -101,12 +101,12 @@ impl Members {
 }
 
 /// Returns the length of a network, and whether it is IPv6.
-pub(super) fn length(net: &IpNet) -> (bool, u8) {
+pub(crate) fn length(net: &IpNet) -> (bool, u8) {
     (matches!(net, IpNet::V6(_)), net.prefix_len())
 }
 
 /// Returns the network of this length around an address.
-pub(super) fn around(ip: IpAddr, length: u8) -> Option<IpNet> {
+pub(crate) fn around(ip: IpAddr, length: u8) -> Option<IpNet> {
     IpNet::new(ip, length).ok().map(|net| net.trunc())
 }
 
@@ -158,10 +158,8 @@ impl fmt::Display for Member {
 
 #[cfg(test)]
 mod tests {
-    use super::{
-        super::assets::{Network, Networks},
-        *,
-    };
+    use super::*;
+    use crate::assets::{Network, Networks};
 
     fn networks() -> Networks {
         let line = |cidr: &str, group: Option<&str>, role| Network {

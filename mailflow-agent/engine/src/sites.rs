@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use mailflow_common::Address;
 
-use super::{
+use crate::{
     assets::{Networks, Place, Site},
     flow::Flow,
     rule::Ends,
@@ -15,7 +15,7 @@ const POWER: u32 = 6;
 
 /// Where the ends of flows are, by one list of internal networks at a time.
 #[derive(Debug, Default)]
-pub(super) struct Sites {
+pub(crate) struct Sites {
     internal: Networks,
     /// Each at a place that follows from its address; of two with one place the last.
     known: Box<[Option<Known>]>,
@@ -32,7 +32,7 @@ struct Known {
 
 impl Sites {
     /// Both ends of a flow, by this list.
-    pub(super) fn ends<'a>(&mut self, flow: &Flow, internal: &'a Networks) -> Ends<'a> {
+    pub(crate) fn ends<'a>(&mut self, flow: &Flow, internal: &'a Networks) -> Ends<'a> {
         if self.known.is_empty() || !self.internal.is(internal) {
             *self = Self { internal: internal.clone(), known: vec![None; 1 << POWER].into() };
         }
@@ -68,7 +68,8 @@ fn place(address: Address) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::fixture, *};
+    use super::*;
+    use crate::fixture;
 
     #[test]
     fn it_tells_what_the_list_tells_whichever_that_is() {

@@ -1,6 +1,6 @@
 //! The size test of a rule: is this flow heavy enough to be a delivery?
 
-use super::{
+use crate::{
     flow::{Direction, Flow},
     settings::{Layer, SizeKind, SizeTest},
 };
@@ -83,7 +83,8 @@ impl SizeTest {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::fixture, *};
+    use super::*;
+    use crate::fixture;
 
     fn flow(up: (u64, u64), down: (u64, u64)) -> Flow {
         let mut flow = fixture::flow("10.0.0.1:4000", "9.9.9.9:25");

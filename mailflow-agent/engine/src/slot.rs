@@ -1,6 +1,6 @@
 //! A live flow as it was last seen, in 32 bytes beside half of its name.
 
-use super::{
+use crate::{
     event::{Delta, Gain},
     flow::{Direction, Flow},
     name::Name,
@@ -14,7 +14,7 @@ use super::{
 /// have all the bits that the kernel gives them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
-pub(super) struct Slot {
+pub(crate) struct Slot {
     /// Bytes in the lower 48 bits, and the lower 16 of the packets.
     up: u64,
     down: u64,
@@ -34,7 +34,7 @@ const READING: u32 = 48;
 impl Slot {
     /// `flow` as it is now, seen in this reading.
     #[inline]
-    pub(super) fn new(name: Name, flow: &Flow, reading: u8) -> Self {
+    pub(crate) fn new(name: Name, flow: &Flow, reading: u8) -> Self {
         let way = |way: &Direction| way.bytes & BYTES | way.packets << 48;
         let rest = |way: &Direction| (way.packets & PACKETS) >> 16;
         Self {
@@ -47,49 +47,49 @@ impl Slot {
     }
 
     /// Itself in words, without the reading.
-    pub(super) fn words(&self) -> [u64; 4] {
+    pub(crate) fn words(&self) -> [u64; 4] {
         let rest = self.rest & ((1 << READING) - 1);
         [self.up, self.down, rest, u64::from(self.low) << 32 | u64::from(self.messages)]
     }
 
     /// From its words, seen in this reading.
-    pub(super) fn from_words([up, down, rest, ends]: [u64; 4], reading: u8) -> Self {
+    pub(crate) fn from_words([up, down, rest, ends]: [u64; 4], reading: u8) -> Self {
         let rest = rest & ((1 << READING) - 1) | u64::from(reading) << READING;
         Self { up, down, rest, low: (ends >> 32) as u32, messages: ends as u32 }
     }
 
     #[inline]
-    pub(super) fn low(&self) -> u32 {
+    pub(crate) fn low(&self) -> u32 {
         self.low
     }
 
     /// Something of both its ends, which may lie in two cache lines.
     #[inline]
-    pub(super) fn touch(&self) -> u64 {
+    pub(crate) fn touch(&self) -> u64 {
         self.up ^ u64::from(self.messages)
     }
 
     /// The last reading that showed it.
     #[inline]
-    pub(super) fn reading(&self) -> u8 {
+    pub(crate) fn reading(&self) -> u8 {
         (self.rest >> READING) as u8
     }
 
     /// Whether no reading shows it any more.
     #[inline]
-    pub(super) fn is_gone(&self) -> bool {
+    pub(crate) fn is_gone(&self) -> bool {
         self.reading() == 0
     }
 
     /// No reading shows it any more; it keeps its name.
     #[inline]
-    pub(super) fn go(&mut self) {
+    pub(crate) fn go(&mut self) {
         self.rest &= (1 << READING) - 1;
     }
 
     /// What `flow` gained from `self` to `now`, if anything.
     #[inline]
-    pub(super) fn gain(&self, now: &Slot, flow: &Flow) -> Option<Delta> {
+    pub(crate) fn gain(&self, now: &Slot, flow: &Flow) -> Option<Delta> {
         let same = (self.up, self.down, self.messages) == (now.up, now.down, now.messages)
             && (self.rest ^ now.rest) << (64 - READING) == 0;
         if same {
@@ -121,7 +121,8 @@ impl Slot {
 mod tests {
     use proptest::prelude::*;
 
-    use super::{super::fixture, *};
+    use super::*;
+    use crate::fixture;
 
     fn flow(counters: [u64; 4], messages: u32) -> Flow {
         let mut flow = fixture::flow("10.0.0.1:4000", "9.9.9.9:25");

@@ -4,7 +4,7 @@ use std::{collections::HashMap, net::IpAddr};
 
 use mailflow_common::{Facts, FlowKey, Scope, SpillKey, Vlans};
 
-use super::{
+use crate::{
     event::{Delta, Gain},
     flow::{Direction, Flow},
     settings::Quantity,
@@ -38,23 +38,23 @@ impl Spill {
 
 /// What a source gained, for the rules.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Overflowed {
-    pub(super) time: Time,
-    pub(super) client: IpAddr,
-    pub(super) port: u16,
-    pub(super) protocol: u8,
-    pub(super) gains: Quantities,
+pub(crate) struct Overflowed {
+    pub(crate) time: Time,
+    pub(crate) client: IpAddr,
+    pub(crate) port: u16,
+    pub(crate) protocol: u8,
+    pub(crate) gains: Quantities,
 }
 
 /// What was seen of them last.
 #[derive(Debug, Default)]
-pub(super) struct Spills {
+pub(crate) struct Spills {
     seen: HashMap<SpillKey, Quantities>,
 }
 
 impl Spills {
     /// What `spill` gained since it was seen last, if anything: for the metrics, and for the rules.
-    pub(super) fn look(&mut self, spill: &Spill) -> Option<(Delta, Overflowed)> {
+    pub(crate) fn look(&mut self, spill: &Spill) -> Option<(Delta, Overflowed)> {
         let flow = Flow { up: spill.up, down: spill.down, ..nowhere(&spill.key) };
         let now = Quantities::of(&flow);
         let past = if spill.over { self.seen.remove(&spill.key) } else { self.seen.insert(spill.key, now) };
@@ -81,12 +81,12 @@ impl Spills {
     }
 
     /// What was seen last, to be kept.
-    pub(super) fn seen(&self) -> impl Iterator<Item = (&SpillKey, &Quantities)> {
+    pub(crate) fn seen(&self) -> impl Iterator<Item = (&SpillKey, &Quantities)> {
         self.seen.iter()
     }
 
     /// Goes on from what was seen.
-    pub(super) fn put(&mut self, key: SpillKey, seen: Quantities) {
+    pub(crate) fn put(&mut self, key: SpillKey, seen: Quantities) {
         self.seen.insert(key, seen);
     }
 }

@@ -6,7 +6,7 @@ use std::{collections::HashMap, sync::Arc};
 use mailflow_common::FlowKey;
 use serde::{Deserialize, Serialize};
 
-use super::{
+use crate::{
     Engine,
     alert::{self, Incident, Shown},
     assets::Networks,
@@ -293,7 +293,7 @@ impl Evaluator {
                         let start = (starts_at, starts_at_unix);
                         let mut told = alert::firing(&plan.rule, &subject, internal, start, decided, shown);
                         told.source = source.or(told.source);
-                        super::evaluate::excuse(plan, known, &mut told, internal, *epoch);
+                        crate::evaluate::excuse(plan, known, &mut told, internal, *epoch);
                         Life::Firing(Box::new((
                             Incident::restored(told, holds_until, next_repeat, joined),
                             decided,
@@ -427,12 +427,10 @@ fn meaning(plan: &Plan) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{
-        super::{
-            fixture::{self, at},
-            lifetime,
-        },
-        *,
+    use super::*;
+    use crate::{
+        fixture::{self, at},
+        lifetime,
     };
 
     #[test]

@@ -4,7 +4,7 @@ use std::{fmt, net::IpAddr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use super::{assets::Site, event::Source, flow::Flow, settings::GroupBy};
+use crate::{assets::Site, event::Source, flow::Flow, settings::GroupBy};
 
 /// Whose flows a rule takes together. Ordered: by kind, then address or name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -23,7 +23,7 @@ pub enum Subject {
 
 impl Subject {
     /// Whom `flow` belongs to; `source` is where its client is.
-    pub(super) fn of(by: GroupBy, flow: &Flow, source: &Site<'_>, v6_prefix: u8) -> Self {
+    pub(crate) fn of(by: GroupBy, flow: &Flow, source: &Site<'_>, v6_prefix: u8) -> Self {
         let client = || Source::of(flow.client(), v6_prefix);
         match by {
             GroupBy::Source => Subject::Source(client()),
@@ -34,7 +34,7 @@ impl Subject {
     }
 
     /// Whom packets belong to of which only the client is known, if that can be told.
-    pub(super) fn of_client(by: GroupBy, client: IpAddr, source: &Site<'_>, v6_prefix: u8) -> Option<Self> {
+    pub(crate) fn of_client(by: GroupBy, client: IpAddr, source: &Site<'_>, v6_prefix: u8) -> Option<Self> {
         match by {
             GroupBy::Source => Some(Subject::Source(Source::of(client, v6_prefix))),
             GroupBy::Group => Some(Subject::Group(group(source))),
@@ -88,7 +88,8 @@ impl fmt::Display for Subject {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::fixture, *};
+    use super::*;
+    use crate::fixture;
 
     #[test]
     fn each_grouping_has_its_own_subject() {

@@ -8,7 +8,7 @@ use std::{
 
 use mailflow_common::FlowKey;
 
-use super::{
+use crate::{
     event::{Delta, Gain},
     flow::{Direction, Flow},
     name::{Name, Names},
@@ -27,7 +27,7 @@ const READINGS: u8 = 4 * PATIENCE;
 
 /// The live flows.
 #[derive(Debug)]
-pub(super) struct Table {
+pub(crate) struct Table {
     slots: Slots,
     names: Names,
     /// What the rules have taken of living flows; few live long enough for that. A name is a keyed hash already.
@@ -52,11 +52,11 @@ struct Mark {
 
 /// What a look at a flow showed.
 #[derive(Debug)]
-pub(super) struct Seen {
+pub(crate) struct Seen {
     /// What it gained, if anything.
-    pub(super) delta: Option<Delta>,
+    pub(crate) delta: Option<Delta>,
     /// The reading that showed it last, if one did.
-    pub(super) before: Option<Time>,
+    pub(crate) before: Option<Time>,
 }
 
 impl Default for Table {
@@ -76,7 +76,7 @@ impl Default for Table {
 
 impl Table {
     /// What tells the flows' gains: seeds of their names, and each with its name.
-    pub(super) fn save(&self) -> ([u64; 2], Vec<[u64; 5]>) {
+    pub(crate) fn save(&self) -> ([u64; 2], Vec<[u64; 5]>) {
         let words = |(name, slot): (Name, &Slot)| {
             let [up, down, rest, ends] = slot.words();
             [name.high, up, down, rest, ends]
@@ -85,7 +85,7 @@ impl Table {
     }
 
     /// Goes on where another stopped, as of a reading at `now`.
-    pub(super) fn restore(&mut self, now: Time, seeds: [u64; 2], flows: &[[u64; 5]]) {
+    pub(crate) fn restore(&mut self, now: Time, seeds: [u64; 2], flows: &[[u64; 5]]) {
         *self = Self { names: Names::of_seeds(seeds), ..Self::default() };
         self.readings[usize::from(self.reading - 1)] = now;
         for [high, up, down, rest, ends] in flows {
@@ -96,7 +96,7 @@ impl Table {
 
     /// A reading that another process made since. They have few numbers, so that for not having been shown in them
     /// nothing is forgotten: when those are used up, the two oldest are one.
-    pub(super) fn again(&mut self, now: Time) {
+    pub(crate) fn again(&mut self, now: Time) {
         if self.reading + 1 < PATIENCE {
             self.reading += 1;
         } else {
@@ -109,7 +109,7 @@ impl Table {
     }
 
     /// A reading begins. Flows that the last ones did not show are forgotten.
-    pub(super) fn begin(&mut self, now: Time) {
+    pub(crate) fn begin(&mut self, now: Time) {
         self.new_from = self.readings[usize::from(self.reading - 1)] + AFTER;
         self.reading = self.reading % READINGS + 1;
         self.readings[usize::from(self.reading - 1)] = now;
@@ -121,17 +121,17 @@ impl Table {
     }
 
     /// Whether no reading before this one can have shown a flow.
-    pub(super) fn is_new(&self, flow: &Flow) -> bool {
+    pub(crate) fn is_new(&self, flow: &Flow) -> bool {
         flow.first > self.new_from
     }
 
     /// A flow's name.
-    pub(super) fn name(&self, flow: &Flow) -> Name {
+    pub(crate) fn name(&self, flow: &Flow) -> Name {
         self.names.of(flow)
     }
 
     /// The names of `flows`, at most `N`, but for those to `skip`; their slots are in the caches then.
-    pub(super) fn names<const N: usize>(
+    pub(crate) fn names<const N: usize>(
         &self,
         flows: &[Flow],
         skip: impl Fn(&Flow) -> bool,
@@ -145,7 +145,7 @@ impl Table {
     }
 
     /// Looks at a flow.
-    pub(super) fn see(&mut self, name: Name, flow: &Flow) -> Seen {
+    pub(crate) fn see(&mut self, name: Name, flow: &Flow) -> Seen {
         let now = Slot::new(name, flow, self.reading);
         match self.slots.get_mut(name) {
             Some(slot) => {
@@ -161,7 +161,7 @@ impl Table {
     }
 
     /// Looks at a flow for the last time and forgets it.
-    pub(super) fn take(&mut self, name: Name, flow: &Flow) -> Option<Delta> {
+    pub(crate) fn take(&mut self, name: Name, flow: &Flow) -> Option<Delta> {
         match self.slots.remove(name) {
             Some(before) => before.gain(&Slot::new(name, flow, self.reading), flow),
             None => Some(all(flow)),
@@ -169,13 +169,13 @@ impl Table {
     }
 
     /// Takes a flow back, with all its gains told.
-    pub(super) fn put(&mut self, flow: &Flow) {
+    pub(crate) fn put(&mut self, flow: &Flow) {
         let name = self.names.of(flow);
         self.slots.put(name, Slot::new(name, flow, self.reading));
     }
 
     /// What the rules have taken of a flow.
-    pub(super) fn tally(&self, flow: &Flow) -> Tally {
+    pub(crate) fn tally(&self, flow: &Flow) -> Tally {
         if self.marks.is_empty() {
             return Tally::default();
         }
@@ -183,7 +183,7 @@ impl Table {
     }
 
     /// Whether an open flow has gained enough to be shown to the rules between its records.
-    pub(super) fn show(&mut self, flow: &Flow) -> bool {
+    pub(crate) fn show(&mut self, flow: &Flow) -> bool {
         // Most flows never get that far.
         if flow.up.bytes < LIVE_BYTES
             && flow.down.bytes < LIVE_BYTES
@@ -196,41 +196,41 @@ impl Table {
     }
 
     /// Notes what the rules have taken of a flow.
-    pub(super) fn mark(&mut self, flow: &Flow, tally: Tally) {
+    pub(crate) fn mark(&mut self, flow: &Flow, tally: Tally) {
         if !tally.is_empty() {
             self.marks.insert(self.names.of(flow), Mark { key: flow.key, first: flow.first, tally });
         }
     }
 
     /// The rules have other numbers now.
-    pub(super) fn renumber(&mut self, number: impl Fn(usize) -> Option<usize>) {
+    pub(crate) fn renumber(&mut self, number: impl Fn(usize) -> Option<usize>) {
         self.marks.values_mut().for_each(|mark| mark.tally.renumber(&number));
     }
 
     /// What the rules have taken of which flow.
-    pub(super) fn tallies(&self) -> impl Iterator<Item = (FlowKey, Time, &Tally)> {
+    pub(crate) fn tallies(&self) -> impl Iterator<Item = (FlowKey, Time, &Tally)> {
         self.marks.values().map(|mark| (mark.key, mark.first, &mark.tally))
     }
 
     /// After a flow's last record.
-    pub(super) fn unmark(&mut self, flow: &Flow) {
+    pub(crate) fn unmark(&mut self, flow: &Flow) {
         if !self.marks.is_empty() {
             self.marks.remove(&self.names.of(flow));
         }
     }
 
     /// Flows held.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.slots.len()
     }
 
     /// Flows that were forgotten without having been taken.
-    pub(super) fn vanished(&self) -> u64 {
+    pub(crate) fn vanished(&self) -> u64 {
         self.vanished
     }
 
     /// Forgets every flow.
-    pub(super) fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.slots = Slots::default();
     }
 
@@ -250,7 +250,7 @@ impl Table {
 }
 
 /// All that a flow has is its gain.
-pub(super) fn all(flow: &Flow) -> Delta {
+pub(crate) fn all(flow: &Flow) -> Delta {
     let messages = u64::from(flow.messages);
     Delta { key: flow.key, up: reached(&flow.up), down: reached(&flow.down), messages, new_flow: true }
 }
@@ -263,12 +263,10 @@ fn reached(direction: &Direction) -> Gain {
 mod tests {
     use proptest::prelude::*;
 
-    use super::{
-        super::{
-            fixture::{self, at},
-            tally::{Kinds, Taken},
-        },
-        *,
+    use super::*;
+    use crate::{
+        fixture::{self, at},
+        tally::{Kinds, Taken},
     };
 
     fn flow() -> Flow {

@@ -3,7 +3,7 @@
 use bitflags::bitflags;
 use serde::{Deserialize, Serialize};
 
-use super::{
+use crate::{
     flow::{Flow, FlowRecord, RecordReason},
     settings::{Kind, Quantity},
 };
@@ -11,7 +11,7 @@ use super::{
 bitflags! {
     /// The kinds of flow that a record shows its flow to be.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-    pub(super) struct Kinds: u8 {
+    pub(crate) struct Kinds: u8 {
         /// The rule matches.
         const FLOWS = 1;
         /// A SYN.
@@ -27,7 +27,7 @@ bitflags! {
 
 /// How final what is known of a flow is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Stage {
+pub(crate) enum Stage {
     /// The flow is open, and was looked at because of what it gained. Not a record.
     Live,
     /// A record of an open flow.
@@ -38,7 +38,7 @@ pub(super) enum Stage {
 
 impl Stage {
     /// Of a record made for `reason`. A flow that is open when the agent stops has not ended.
-    pub(super) fn of(reason: RecordReason) -> Self {
+    pub(crate) fn of(reason: RecordReason) -> Self {
         match reason {
             RecordReason::Active | RecordReason::Shutdown => Stage::Open,
             RecordReason::Closed | RecordReason::Idle => Stage::Ended,
@@ -50,7 +50,7 @@ impl Kinds {
     /// What `record` shows. While a flow is open, it may still become a session and deliver.
     ///
     /// A subflow of a multipath connection is none of these: that connection counts. What it carries is summed.
-    pub(super) fn of(record: &FlowRecord, stage: Stage) -> Self {
+    pub(crate) fn of(record: &FlowRecord, stage: Stage) -> Self {
         let Flow { facts, messages, .. } = &record.flow;
         if facts.subflow() {
             return Kinds::empty();
@@ -70,7 +70,7 @@ impl Kinds {
     }
 
     /// Whether it is of `kind`.
-    pub(super) fn are(self, kind: Kind) -> bool {
+    pub(crate) fn are(self, kind: Kind) -> bool {
         self.contains(kind.into())
     }
 }
@@ -89,18 +89,18 @@ impl From<Kind> for Kinds {
 
 /// Everything that can be summed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Quantities([u64; 7]);
+pub(crate) struct Quantities([u64; 7]);
 
 impl Quantities {
     /// What `flow` has.
-    pub(super) fn of(flow: &Flow) -> Self {
+    pub(crate) fn of(flow: &Flow) -> Self {
         let (up, down) = (&flow.up, &flow.down);
         let messages = u64::from(flow.messages);
         Self([up.payload, down.payload, up.bytes, down.bytes, up.packets, down.packets, messages])
     }
 
     /// One of them.
-    pub(super) fn get(&self, quantity: Quantity) -> u64 {
+    pub(crate) fn get(&self, quantity: Quantity) -> u64 {
         let [payload_up, payload_down, bytes_up, bytes_down, packets_up, packets_down, messages] = self.0;
         match quantity {
             Quantity::PayloadUp => payload_up,
@@ -114,7 +114,7 @@ impl Quantities {
     }
 
     /// What there is more of than in `before`.
-    pub(super) fn since(&self, before: &Self) -> Self {
+    pub(crate) fn since(&self, before: &Self) -> Self {
         let mut gains = self.0;
         for (gain, before) in gains.iter_mut().zip(before.0) {
             *gain = gain.saturating_sub(before);
@@ -125,14 +125,14 @@ impl Quantities {
 
 /// What one rule has taken of a flow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Taken {
-    pub(super) kinds: Kinds,
-    pub(super) given: Quantities,
+pub(crate) struct Taken {
+    pub(crate) kinds: Kinds,
+    pub(crate) given: Quantities,
 }
 
 /// What the rules have taken of a flow.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Tally {
+pub(crate) struct Tally {
     /// By rule; few rules take anything of a flow.
     taken: Vec<(usize, Taken)>,
     /// What the flow had when it was last looked at while open.
@@ -140,18 +140,18 @@ pub(super) struct Tally {
 }
 
 /// An open flow is looked at again when it has gained this much payload or IP bytes ...
-pub(super) const LIVE_BYTES: u64 = 64 << 10;
+pub(crate) const LIVE_BYTES: u64 = 64 << 10;
 /// ... or this many messages.
-pub(super) const LIVE_MESSAGES: u64 = 4;
+pub(crate) const LIVE_MESSAGES: u64 = 4;
 
 impl Tally {
     /// What `rule` has taken.
-    pub(super) fn of(&self, rule: usize) -> Taken {
+    pub(crate) fn of(&self, rule: usize) -> Taken {
         self.taken.iter().find(|(of, _)| *of == rule).map(|(_, taken)| *taken).unwrap_or_default()
     }
 
     /// From now on `rule` has taken this.
-    pub(super) fn set(&mut self, rule: usize, taken: Taken) {
+    pub(crate) fn set(&mut self, rule: usize, taken: Taken) {
         match self.taken.iter_mut().find(|(of, _)| *of == rule) {
             Some((_, known)) => *known = taken,
             None => self.taken.push((rule, taken)),
@@ -159,12 +159,12 @@ impl Tally {
     }
 
     /// Whether nothing has been taken.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.taken.is_empty()
     }
 
     /// Whether the open flow has enough more than when it was last looked at; if so, it is looked at now.
-    pub(super) fn show(&mut self, now: &Quantities) -> bool {
+    pub(crate) fn show(&mut self, now: &Quantities) -> bool {
         let gains = now.since(&self.shown);
         let worth = gains.get(Quantity::BytesUp) >= LIVE_BYTES
             || gains.get(Quantity::BytesDown) >= LIVE_BYTES
@@ -176,7 +176,7 @@ impl Tally {
     }
 
     /// The rules have other numbers now; those without one are gone.
-    pub(super) fn renumber(&mut self, number: impl Fn(usize) -> Option<usize>) {
+    pub(crate) fn renumber(&mut self, number: impl Fn(usize) -> Option<usize>) {
         self.taken.retain_mut(|(rule, _)| match number(*rule) {
             Some(now) => {
                 *rule = now;
@@ -187,7 +187,7 @@ impl Tally {
     }
 
     /// What was taken, as rule, kinds and quantities.
-    pub(super) fn entries(&self) -> impl Iterator<Item = (usize, Taken)> + '_ {
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (usize, Taken)> + '_ {
         self.taken.iter().copied()
     }
 }
@@ -196,7 +196,8 @@ impl Tally {
 mod tests {
     use mailflow_common::answered;
 
-    use super::{super::fixture, *};
+    use super::*;
+    use crate::fixture;
 
     fn kinds(stage: Stage, syn: u8, syn_ack: u8, messages: u32) -> Kinds {
         let mut record = (*fixture::record(fixture::at(100))).clone();

@@ -8,7 +8,7 @@ mod hashes;
 mod late;
 mod terms;
 
-use super::{
+use crate::{
     event::{Alert, AlertState, Gain, Value},
     fixture::{self, at},
     flow::Direction,

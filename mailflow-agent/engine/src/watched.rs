@@ -4,7 +4,7 @@ use std::{borrow::Cow, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use super::{
+use crate::{
     alert::{self, Due, Incident, Shown},
     assets::Networks,
     event::{Alert, TermValue},
@@ -33,7 +33,7 @@ const INCIDENT: usize = 4_096;
 
 /// A subject under a rule.
 #[derive(Debug)]
-pub(super) struct Watched {
+pub(crate) struct Watched {
     stores: Stores,
     /// The newest contributing flows.
     trail: Trail,
@@ -53,7 +53,7 @@ enum Stores {
 
 /// The first news of a subject, of which each term is given at most one flow or end.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub(super) struct First {
+pub(crate) struct First {
     time: Time,
     kinds: u8,
     inputs: u8,
@@ -63,13 +63,13 @@ pub(super) struct First {
 }
 
 /// What is remembered of a subject, as it is saved.
-pub(super) enum Held {
+pub(crate) enum Held {
     First(First),
     Stores(Vec<Store>),
 }
 
 #[derive(Debug)]
-pub(super) enum State {
+pub(crate) enum State {
     /// No incident; the last one ended then.
     Quiet(Option<Time>),
     /// An alert fires; and the term that decided.
@@ -78,7 +78,7 @@ pub(super) enum State {
 
 /// What became of news.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Booked {
+pub(crate) enum Booked {
     /// It concerned none of the terms.
     Nothing,
     /// It is in the windows.
@@ -89,26 +89,26 @@ pub(super) enum Booked {
 
 /// What is around a subject.
 #[derive(Clone, Copy)]
-pub(super) struct Around<'a> {
-    pub(super) plan: &'a Plan,
-    pub(super) subject: &'a Subject,
-    pub(super) internal: &'a Networks,
-    pub(super) evidence: &'a Evidence,
-    pub(super) clock: Time,
+pub(crate) struct Around<'a> {
+    pub(crate) plan: &'a Plan,
+    pub(crate) subject: &'a Subject,
+    pub(crate) internal: &'a Networks,
+    pub(crate) evidence: &'a Evidence,
+    pub(crate) clock: Time,
     /// Places the start of an alert on the wall clock.
-    pub(super) epoch: Epoch,
+    pub(crate) epoch: Epoch,
     /// Whether packets of the subject found the flow table full within the rule's memory.
-    pub(super) overflow: bool,
+    pub(crate) overflow: bool,
 }
 
 impl Watched {
     /// Without anything yet.
-    pub(super) fn new(plan: &Plan) -> Self {
+    pub(crate) fn new(plan: &Plan) -> Self {
         Self { stores: Stores::of(plan), ..Self::before_its_first() }
     }
 
     /// Without anything yet, and as little room as that takes.
-    pub(super) fn small(plan: &Plan) -> Self {
+    pub(crate) fn small(plan: &Plan) -> Self {
         if plan.frames().len() == 1 { Self::new(plan) } else { Self::before_its_first() }
     }
 
@@ -118,7 +118,7 @@ impl Watched {
     }
 
     /// As it was saved.
-    pub(super) fn restored(held: Held, trail: Trail, state: State, completed: bool) -> Self {
+    pub(crate) fn restored(held: Held, trail: Trail, state: State, completed: bool) -> Self {
         let stores = match held {
             Held::First(first) => Stores::First(Some(Box::new(first))),
             Held::Stores(stores) => match <[Store; 1]>::try_from(stores) {
@@ -130,7 +130,7 @@ impl Watched {
     }
 
     /// What is to be saved of it.
-    pub(super) fn held(&self) -> Held {
+    pub(crate) fn held(&self) -> Held {
         match &self.stores {
             Stores::First(Some(first)) => Held::First(**first),
             stores => Held::Stores(stores.made().to_vec()),
@@ -138,7 +138,7 @@ impl Watched {
     }
 
     /// Takes news.
-    pub(super) fn book(&mut self, plan: &Plan, clock: Time, news: &News) -> Booked {
+    pub(crate) fn book(&mut self, plan: &Plan, clock: Time, news: &News) -> Booked {
         if self.lapsed(plan, clock) {
             self.trail = Trail::default();
         }
@@ -175,12 +175,12 @@ impl Watched {
     }
 
     /// Notes a flow that contributed. A later record of a flow takes the place of an earlier one.
-    pub(super) fn note(&mut self, evidence: &mut Evidence, exhibit: &mut Exhibit<'_>) {
+    pub(crate) fn note(&mut self, evidence: &mut Evidence, exhibit: &mut Exhibit<'_>) {
         exhibit.note(evidence, &mut self.trail, Class::of(self.completed));
     }
 
     /// After news at `time`: begins an incident, or lengthens it. Gives a new incident's first alert.
-    pub(super) fn judge(&mut self, around: Around<'_>, levels: &[Level], time: Time) -> Option<Alert> {
+    pub(crate) fn judge(&mut self, around: Around<'_>, levels: &[Level], time: Time) -> Option<Alert> {
         let alert = self.decide(around, levels, time);
         for (store, frame) in self.stores_mut().iter_mut().zip(around.plan.frames()) {
             store.fit(frame);
@@ -218,7 +218,7 @@ impl Watched {
     }
 
     /// Does what is due; gives what is to be told.
-    pub(super) fn act(&mut self, around: Around<'_>) -> Option<Alert> {
+    pub(crate) fn act(&mut self, around: Around<'_>) -> Option<Alert> {
         let (plan, clock) = (around.plan, around.clock);
         let State::Firing(firing) = &self.state else { return None };
         let before = firing.1;
@@ -242,7 +242,7 @@ impl Watched {
     }
 
     /// Ends an incident, if there is one.
-    pub(super) fn resolve(&mut self, plan: &Plan, clock: Time) -> Option<Alert> {
+    pub(crate) fn resolve(&mut self, plan: &Plan, clock: Time) -> Option<Alert> {
         let terms = self.told(plan, clock);
         match std::mem::replace(&mut self.state, State::Quiet(None)) {
             State::Firing(firing) => {
@@ -259,7 +259,7 @@ impl Watched {
 
     /// Nothing but the incident, if there is one, under a rule that measures otherwise. If that has no more
     /// the term that decided, its first one stands for it.
-    pub(super) fn renewed(&mut self, plan: &Plan) -> Option<Self> {
+    pub(crate) fn renewed(&mut self, plan: &Plan) -> Option<Self> {
         match std::mem::replace(&mut self.state, State::Quiet(None)) {
             State::Firing(mut firing) => {
                 let told = &firing.0.told().decided;
@@ -278,7 +278,7 @@ impl Watched {
     }
 
     /// When an incident has something to do next.
-    pub(super) fn deadline(&self, plan: &Plan) -> Option<Time> {
+    pub(crate) fn deadline(&self, plan: &Plan) -> Option<Time> {
         match &self.state {
             State::Firing(firing) => Some(firing.0.deadline(&plan.rule)),
             State::Quiet(_) => None,
@@ -286,7 +286,7 @@ impl Watched {
     }
 
     /// Forgets what cannot matter at `clock` any more; whether anything is left to remember.
-    pub(super) fn prune(&mut self, plan: &Plan, clock: Time) -> bool {
+    pub(crate) fn prune(&mut self, plan: &Plan, clock: Time) -> bool {
         if let Stores::First(first) = &mut self.stores
             && first.as_ref().is_some_and(|first| first.expires(plan) <= clock)
         {
@@ -308,7 +308,7 @@ impl Watched {
 
     /// Returns when there may be something to forget: all of it, or what the first term forgets of a subject that holds
     /// much.
-    pub(super) fn next_visit(&self, plan: &Plan, clock: Time) -> Time {
+    pub(crate) fn next_visit(&self, plan: &Plan, clock: Time) -> Time {
         let expires = |(store, frame): (&Store, &Frame)| store.expires(frame);
         let each = self.stores().iter().zip(plan.frames()).filter_map(expires);
         let terms = match &self.stores {
@@ -340,7 +340,7 @@ impl Watched {
     }
 
     /// What is remembered, term by term.
-    pub(super) fn terms(&self, plan: &Plan) -> Cow<'_, [Store]> {
+    pub(crate) fn terms(&self, plan: &Plan) -> Cow<'_, [Store]> {
         match &self.stores {
             Stores::First(None) => Cow::Owned(Stores::of(plan).made().to_vec()),
             Stores::First(Some(first)) => {
@@ -362,12 +362,12 @@ impl Watched {
     }
 
     /// Returns true if any of its flows was answered with payload.
-    pub(super) fn completed(&self) -> bool {
+    pub(crate) fn completed(&self) -> bool {
         self.completed
     }
 
     /// Returns a time that grows with that of its flow, if it has only one, and nobody answered that.
-    pub(super) fn single(&self, plan: &Plan) -> Option<Time> {
+    pub(crate) fn single(&self, plan: &Plan) -> Option<Time> {
         if self.completed || !matches!(self.state, State::Quiet(None)) {
             return None;
         }
@@ -380,30 +380,30 @@ impl Watched {
 
     /// Returns how much speaks against forgetting it to make room: an incident that was told by itself, a flow that was
     /// answered, flows.
-    pub(super) fn interest(&self) -> (bool, bool, usize) {
+    pub(crate) fn interest(&self) -> (bool, bool, usize) {
         let incident = !matches!(self.state, State::Quiet(None)) && !self.joined();
         (incident, self.completed, self.events())
     }
 
     /// Its alert is told together with others.
-    pub(super) fn join(&mut self) {
+    pub(crate) fn join(&mut self) {
         if let State::Firing(firing) = &mut self.state {
             firing.0.join();
         }
     }
 
     /// Returns true if its alert is told together with others.
-    pub(super) fn joined(&self) -> bool {
+    pub(crate) fn joined(&self) -> bool {
         matches!(&self.state, State::Firing(firing) if firing.0.joined())
     }
 
     /// Returns true if an alert fires that was told by itself.
-    pub(super) fn fires(&self) -> bool {
+    pub(crate) fn fires(&self) -> bool {
         matches!(self.state, State::Firing(_)) && !self.joined()
     }
 
     /// The bytes that it has allocated.
-    pub(super) fn heap(&self) -> usize {
+    pub(crate) fn heap(&self) -> usize {
         let stores = match &self.stores {
             Stores::First(first) => first.as_ref().map_or(0, |_| size_of::<First>() + ALLOCATION),
             Stores::One([store]) => store.heap(),
@@ -421,7 +421,7 @@ impl Watched {
     }
 
     /// Reads something of each place where it keeps anything.
-    pub(super) fn touch(&self) -> u64 {
+    pub(crate) fn touch(&self) -> u64 {
         if let Stores::First(first) = &self.stores {
             return first.as_ref().map_or(0, |first| first.time.as_nanos());
         }
@@ -429,17 +429,17 @@ impl Watched {
     }
 
     /// Leads to the flows noted.
-    pub(super) fn trail(&self) -> Trail {
+    pub(crate) fn trail(&self) -> Trail {
         self.trail
     }
 
     /// Whether an incident lasts.
-    pub(super) fn state(&self) -> &State {
+    pub(crate) fn state(&self) -> &State {
         &self.state
     }
 
     /// Entries held.
-    pub(super) fn events(&self) -> usize {
+    pub(crate) fn events(&self) -> usize {
         if let Stores::First(first) = &self.stores {
             return first.iter().count();
         }

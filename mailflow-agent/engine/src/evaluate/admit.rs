@@ -2,26 +2,23 @@
 
 use std::net::IpAddr;
 
-use super::{
-    super::{
-        arrival::Arrival,
-        assets::{Networks, Place, Site},
-        event::{Effects, Grouped, Qualified, Source},
-        evidence::Exhibit,
-        flow::FlowRecord,
-        inputs::Inputs,
-        lane::Known,
-        plan::News,
-        rule::Ends,
-        settings::{Measure, Quantity},
-        spill::Overflowed,
-        store::Mark,
-        subject::Subject,
-        tally::{Kinds, Quantities, Stage, Taken, Tally},
-        watched::{Around, Booked},
-    },
-    Evaluator, Fit, Watch, excuse,
-    fit::Verdict,
+use crate::{
+    arrival::Arrival,
+    assets::{Networks, Place, Site},
+    evaluate::{Evaluator, Fit, Watch, excuse, fit::Verdict},
+    event::{Effects, Grouped, Qualified, Source},
+    evidence::Exhibit,
+    flow::FlowRecord,
+    inputs::Inputs,
+    lane::Known,
+    plan::News,
+    rule::Ends,
+    settings::{Measure, Quantity},
+    spill::Overflowed,
+    store::Mark,
+    subject::Subject,
+    tally::{Kinds, Quantities, Stage, Taken, Tally},
+    watched::{Around, Booked},
 };
 
 /// What is to be booked.
@@ -36,7 +33,7 @@ struct Case<'a> {
 
 impl Evaluator {
     /// The rules that count the flow of `record`; of most flows it is none.
-    pub(in super::super) fn fit(&mut self, record: &FlowRecord, stage: Stage, internal: &Networks) -> Fit {
+    pub(crate) fn fit(&mut self, record: &FlowRecord, stage: Stage, internal: &Networks) -> Fit {
         let (mut fit, mut ends) = (Fit::default(), None);
         let Self { watches, sites, epoch, .. } = self;
         for (number, watch) in watches.iter().enumerate() {
@@ -52,7 +49,7 @@ impl Evaluator {
     }
 
     /// Takes a record, and what the rules have taken of its flow so far.
-    pub(in super::super) fn admit(
+    pub(crate) fn admit(
         &mut self,
         arrival: Arrival<'_>,
         tally: &mut Tally,
@@ -116,12 +113,7 @@ impl Evaluator {
 
     /// Takes what a source gained beyond the flow table. Its destinations are not known: it counts for
     /// rules that do not group by them.
-    pub(in super::super) fn overflow(
-        &mut self,
-        gain: &Overflowed,
-        internal: &Networks,
-        effects: &mut Effects,
-    ) {
+    pub(crate) fn overflow(&mut self, gain: &Overflowed, internal: &Networks, effects: &mut Effects) {
         let client = gain.client;
         let source = internal.locate(client);
         let ends = Ends { source, destination: Site { place: Place::Internet, network: None, ip: client } };

@@ -11,7 +11,7 @@ use std::{sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::super::{
+use crate::{
     alert::{self, Shown},
     assets::Networks,
     event::{Alert, AlertState, TermValue, Value},
@@ -30,7 +30,7 @@ pub(super) const QUIET: Duration = Duration::from_secs(600);
 
 /// New alerts of one rule.
 #[derive(Clone, Debug, Default)]
-pub(in super::super) struct Burst {
+pub(crate) struct Burst {
     /// When the minute began, and the alerts that were told in it.
     since: Time,
     /// Those about subjects that completed no handshake, and those about others.
@@ -52,7 +52,7 @@ struct Group {
 
 /// New alerts of one rule, as they are saved: all but the examples.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(in super::super) struct BurstState {
+pub(crate) struct BurstState {
     since: Time,
     told: [u32; 2],
     group: Option<GroupState>,
@@ -72,7 +72,7 @@ struct GroupState {
 
 impl Burst {
     /// Returns what is to be saved.
-    pub(in super::super) fn save(&self) -> BurstState {
+    pub(crate) fn save(&self) -> BurstState {
         let group = self.group.as_ref().map(|group| GroupState {
             starts_at: group.alert.starts_at,
             starts_at_unix: group.alert.starts_at_unix,
@@ -87,12 +87,12 @@ impl Burst {
     }
 
     /// Returns the examples of the alert about many subjects.
-    pub(in super::super) fn examples(&self) -> &[Arc<FlowRecord>] {
+    pub(crate) fn examples(&self) -> &[Arc<FlowRecord>] {
         self.group.as_ref().map_or(&[], |group| &group.alert.flows)
     }
 
     /// Goes on as it was saved.
-    pub(in super::super) fn restored(
+    pub(crate) fn restored(
         (rule, internal): (&Rule, &Networks),
         state: BurstState,
         examples: Vec<Arc<FlowRecord>>,
@@ -234,16 +234,14 @@ pub(super) fn subjects(number: u64, most: u32) -> TermValue {
 
 #[cfg(test)]
 mod tests {
-    use super::{
-        super::super::{
-            Engine,
-            event::Effects,
-            fixture::{self, at},
-            flow::RecordReason,
-            lifetime,
-            settings::{Level, Settings},
-        },
-        *,
+    use super::*;
+    use crate::{
+        Engine,
+        event::Effects,
+        fixture::{self, at},
+        flow::RecordReason,
+        lifetime,
+        settings::{Level, Settings},
     };
 
     /// An engine for which one flow of a source is too much.

@@ -2,7 +2,7 @@
 
 /// Rules that count a flow, by number: found when its record is made, used when its turn comes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(in super::super) struct Fit(u64);
+pub(crate) struct Fit(u64);
 
 /// What is known of one rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +25,7 @@ impl Fit {
     }
 
     /// Whether no rule counts it.
-    pub(in super::super) fn is_empty(self) -> bool {
+    pub(crate) fn is_empty(self) -> bool {
         self.0 == 0
     }
 

@@ -8,15 +8,13 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use super::{
-    super::{
-        alert,
-        event::{Alert, AlertState, Severity, Sums},
-        settings::RuleLimits,
-        subject::Subject,
-        time::{Epoch, Time},
-    },
-    burst::{MINUTE, QUIET, subjects},
+use crate::{
+    alert,
+    evaluate::burst::{MINUTE, QUIET, subjects},
+    event::{Alert, AlertState, Severity, Sums},
+    settings::RuleLimits,
+    subject::Subject,
+    time::{Epoch, Time},
 };
 
 /// How many half-open sources there must be for each other one.
@@ -24,7 +22,7 @@ const SHARE: u64 = 10;
 
 /// Sources that are new.
 #[derive(Clone, Debug, Default)]
-pub(in super::super) struct Flood {
+pub(crate) struct Flood {
     since: Time,
     half_open: u64,
     completed: u64,
@@ -36,7 +34,7 @@ pub(in super::super) struct Flood {
 
 /// Sources that are new, as they are saved.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
-pub(in super::super) struct FloodState {
+pub(crate) struct FloodState {
     since: Time,
     half_open: u64,
     completed: u64,
@@ -55,7 +53,7 @@ struct FiringState {
 
 impl Flood {
     /// Returns what is to be saved.
-    pub(in super::super) fn save(&self) -> FloodState {
+    pub(crate) fn save(&self) -> FloodState {
         let Self { since, half_open, completed, .. } = *self;
         let fires = self.fires.as_ref().map(|(alert, last)| FiringState {
             starts_at: alert.starts_at,
@@ -69,7 +67,7 @@ impl Flood {
     }
 
     /// Goes on as it was saved.
-    pub(in super::super) fn restored(state: FloodState) -> Self {
+    pub(crate) fn restored(state: FloodState) -> Self {
         let FloodState { since, half_open, completed, fires } = state;
         let fires = fires.map(|fires| {
             let alert = about((fires.starts_at, fires.starts_at_unix), fires.number, fires.threshold);
@@ -182,7 +180,8 @@ fn about((starts_at, starts_at_unix): (Time, i128), number: u64, threshold: u32)
 
 #[cfg(test)]
 mod tests {
-    use super::{super::super::fixture::at, *};
+    use super::*;
+    use crate::fixture::at;
 
     fn limits() -> RuleLimits {
         RuleLimits { flood_sources: 1_000, ..RuleLimits::WIDEST }

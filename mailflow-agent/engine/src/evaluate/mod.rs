@@ -11,13 +11,13 @@ mod watch;
 use std::{collections::BTreeSet, hint::black_box, time::Duration};
 
 pub use self::stats::{RuleCounts, RuleStats};
-pub(super) use self::{
+pub(crate) use self::{
     burst::{Burst, BurstState},
     fit::Fit,
     flood::{Flood, FloodState},
     watch::{Watch, excuse},
 };
-use super::{
+use crate::{
     assets::Networks,
     event::{Effects, Source, WindowValue},
     evidence::Evidence,
@@ -37,23 +37,23 @@ const EXPIRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Evaluates the rules.
 #[derive(Debug)]
-pub(super) struct Evaluator {
-    pub(super) watches: Vec<Watch>,
-    pub(super) v6_source_prefix: u8,
-    pub(super) epoch: Epoch,
-    pub(super) clock: Time,
+pub(crate) struct Evaluator {
+    pub(crate) watches: Vec<Watch>,
+    pub(crate) v6_source_prefix: u8,
+    pub(crate) epoch: Epoch,
+    pub(crate) clock: Time,
     /// When which incident has something to do; one entry for each, never too late.
     deadlines: BTreeSet<(Time, usize, Known, Subject)>,
-    pub(super) next_expiry: Time,
-    pub(super) limits: RuleLimits,
-    pub(super) flood: Flood,
-    pub(super) evidence: Evidence,
+    pub(crate) next_expiry: Time,
+    pub(crate) limits: RuleLimits,
+    pub(crate) flood: Flood,
+    pub(crate) evidence: Evidence,
     sites: Sites,
 }
 
 impl Evaluator {
     /// Without any flow yet; a record comes at most `lateness` after its event time.
-    pub(super) fn new(
+    pub(crate) fn new(
         (rules, limits): (Vec<Rule>, RuleLimits),
         v6_source_prefix: u8,
         lateness: Duration,
@@ -75,12 +75,12 @@ impl Evaluator {
     }
 
     /// Whether some rule has something to say about flows that are open.
-    pub(super) fn is_live(&self) -> bool {
+    pub(crate) fn is_live(&self) -> bool {
         self.watches.iter().any(|watch| watch.plan.live)
     }
 
     /// Lets time pass: repeats and ends what is due, in order, each at its own moment.
-    pub(super) fn advance(&mut self, to: Time, internal: &Networks, effects: &mut Effects) {
+    pub(crate) fn advance(&mut self, to: Time, internal: &Networks, effects: &mut Effects) {
         if self.clock == Time::ZERO {
             self.watches.iter_mut().for_each(|watch| watch.plan.begin(to));
         }
@@ -120,7 +120,7 @@ impl Evaluator {
 
     /// Reads what is remembered of the sources of records whose turn comes soon. One by one, each of several places
     /// would be waited for when it is needed; here these waits overlap.
-    pub(super) fn prefetch<'a>(&self, next: impl Iterator<Item = &'a FlowRecord>) {
+    pub(crate) fn prefetch<'a>(&self, next: impl Iterator<Item = &'a FlowRecord>) {
         /// Sources of rules that are looked at together.
         const MOST: usize = 48;
         let (mut found, mut number) = ([None; MOST], 0);
@@ -141,7 +141,7 @@ impl Evaluator {
     }
 
     /// What the windows of each subject of each rule hold at `now`, see [`Watch::held`]; ordered.
-    pub(super) fn values(&self, now: Time) -> Vec<WindowValue> {
+    pub(crate) fn values(&self, now: Time) -> Vec<WindowValue> {
         let mut values = Vec::new();
         for watch in &self.watches {
             let before = values.len();

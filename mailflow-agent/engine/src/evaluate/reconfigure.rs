@@ -2,31 +2,29 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{
-    super::{
-        assets::Networks,
-        event::Effects,
-        lane::Known,
-        plan::Plan,
-        settings::{Rule, RuleLimits},
-        subject::Subject,
-        watched::Watched,
-    },
-    Evaluator, Watch, excuse,
+use crate::{
+    assets::Networks,
+    evaluate::{Evaluator, Watch, excuse},
+    event::Effects,
+    lane::Known,
+    plan::Plan,
+    settings::{Rule, RuleLimits},
+    subject::Subject,
+    watched::Watched,
 };
 
 /// What became of the rules before.
 #[derive(Debug, Default)]
-pub(in super::super) struct Changed {
+pub(crate) struct Changed {
     /// Of each rule before, its number now; none where its flows are to be counted anew.
-    pub(in super::super) numbers: Vec<Option<usize>>,
+    pub(crate) numbers: Vec<Option<usize>>,
     /// The rules whose windows begin anew.
-    pub(in super::super) restarted: Vec<Arc<str>>,
+    pub(crate) restarted: Vec<Arc<str>>,
 }
 
 impl Evaluator {
     /// Judges by other rules, within other limits, from now on.
-    pub(in super::super) fn reconfigure(
+    pub(crate) fn reconfigure(
         &mut self,
         (rules, limits): (Vec<Rule>, RuleLimits),
         lateness: Duration,
@@ -102,7 +100,7 @@ impl Evaluator {
     }
 
     /// Notes for every incident when it has something to do, and for every subject when it is visited.
-    pub(in super::super) fn schedule(&mut self) {
+    pub(crate) fn schedule(&mut self) {
         self.deadlines.clear();
         for (index, watch) in self.watches.iter_mut().enumerate() {
             for known in [Known::No, Known::Allowed] {

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
-use super::{
-    super::{event::Alert, evidence, settings::RuleLimits},
-    Evaluator, Known,
+use crate::{
+    evaluate::{Evaluator, Known},
+    event::Alert,
+    evidence,
+    settings::RuleLimits,
 };
 
 /// How much the rules hold.
@@ -58,12 +60,12 @@ impl RuleCounts {
 
 impl Evaluator {
     /// Returns the alerts that fire about many subjects together.
-    pub(in super::super) fn together(&self) -> impl Iterator<Item = &Alert> {
+    pub(crate) fn together(&self) -> impl Iterator<Item = &Alert> {
         self.watches.iter().filter_map(|watch| watch.burst.fires()).chain(self.flood.fires())
     }
 
     /// How much is held.
-    pub(in super::super) fn stats(&self) -> RuleStats {
+    pub(crate) fn stats(&self) -> RuleStats {
         let suppressed = self.deadlines.iter().filter(|(_, _, known, _)| *known == Known::Allowed);
         let mut stats = RuleStats {
             firing: self.deadlines.len() as u64,
@@ -84,7 +86,7 @@ impl Evaluator {
     }
 
     /// The same rule by rule.
-    pub(in super::super) fn counts(&self) -> Vec<RuleCounts> {
+    pub(crate) fn counts(&self) -> Vec<RuleCounts> {
         let counts = |watch: &super::Watch| RuleCounts {
             rule: Arc::clone(&watch.plan.rule.name),
             subjects: watch.subjects(),

@@ -2,31 +2,29 @@
 
 use std::sync::Arc;
 
-use super::{
-    super::{
-        assets::Networks,
-        event::{Alert, Value},
-        flow::FlowRecord,
-        lane::{Known, Lane},
-        plan::Plan,
-        rule::Ends,
-        settings::Measure,
-        store::Frame,
-        tally::Stage,
-        time::{Epoch, Time},
-        watched::Watched,
-    },
-    burst::Burst,
+use crate::{
+    assets::Networks,
+    evaluate::burst::Burst,
+    event::{Alert, Value},
+    flow::FlowRecord,
+    lane::{Known, Lane},
+    plan::Plan,
+    rule::Ends,
+    settings::Measure,
+    store::Frame,
+    tally::Stage,
+    time::{Epoch, Time},
+    watched::Watched,
 };
 
 /// A rule with its subjects.
 #[derive(Debug)]
-pub(in super::super) struct Watch {
-    pub(in super::super) plan: Plan,
-    pub(in super::super) unknown: Lane,
-    pub(in super::super) allowed: Lane,
+pub(crate) struct Watch {
+    pub(crate) plan: Plan,
+    pub(crate) unknown: Lane,
+    pub(crate) allowed: Lane,
     pub(super) missed: Missed,
-    pub(in super::super) burst: Burst,
+    pub(crate) burst: Burst,
 }
 
 /// Records that a rule counts and could not take, since the start.
@@ -51,7 +49,7 @@ impl Watch {
         (self.unknown.len() + self.allowed.len()) as u64
     }
 
-    pub(in super::super) fn lane(&mut self, known: Known) -> (&Plan, &mut Lane) {
+    pub(crate) fn lane(&mut self, known: Known) -> (&Plan, &mut Lane) {
         let lane = match known {
             Known::No => &mut self.unknown,
             Known::Allowed => &mut self.allowed,
@@ -61,7 +59,7 @@ impl Watch {
 
     /// What the windows of one of its subjects hold at `now`: the number of each term, and its value where that
     /// is not zero. Ratios are left out: they say nothing without the number they are a part of.
-    pub(in super::super) fn held<'a>(
+    pub(crate) fn held<'a>(
         &'a self,
         watched: &'a Watched,
         now: Time,
@@ -89,13 +87,7 @@ impl Watch {
 }
 
 /// Says why an alert about flows on an allow-list is suppressed.
-pub(in super::super) fn excuse(
-    plan: &Plan,
-    known: Known,
-    alert: &mut Alert,
-    internal: &Networks,
-    epoch: Epoch,
-) {
+pub(crate) fn excuse(plan: &Plan, known: Known, alert: &mut Alert, internal: &Networks, epoch: Epoch) {
     if known == Known::No {
         return;
     }

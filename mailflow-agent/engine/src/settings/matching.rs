@@ -2,7 +2,10 @@
 
 use mailflow_common::App;
 
-use super::{super::assets::Set, Quantity, Service};
+use crate::{
+    assets::Set,
+    settings::{Quantity, Service},
+};
 
 /// Transport protocols.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -2,9 +2,10 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use super::{
-    super::{assets::Set, event::Severity},
-    Level, Match, Term,
+use crate::{
+    assets::Set,
+    event::Severity,
+    settings::{Level, Match, Term},
 };
 
 /// A rule: which flows count, and what of them is too much.

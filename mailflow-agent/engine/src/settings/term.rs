@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::Window;
+use crate::settings::Window;
 
 /// One thing that a rule looks at: a number over a window, and when it is too high.
 #[derive(Clone, Debug, PartialEq, Eq)]

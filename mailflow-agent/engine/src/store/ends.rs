@@ -7,17 +7,18 @@
 use serde::{Deserialize, Serialize};
 use thin_vec::ThinVec;
 
-use super::{
-    super::{event::Value, time::Time},
-    Shape, forget, heap, last_run,
+use crate::{
+    event::Value,
+    store::{Shape, forget, heap, last_run},
+    time::Time,
 };
 
 /// An end as bytes: an address (IPv4 mapped to IPv6) or a port.
-pub(in super::super) type Mark = [u8; 16];
+pub(crate) type Mark = [u8; 16];
 
 /// Distinct ends with their last events.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub(in super::super) struct Ends {
+pub(crate) struct Ends {
     /// Ascending in time.
     entries: ThinVec<(Time, Mark)>,
     /// The newest event of an end forgotten for want of room.
@@ -84,10 +85,8 @@ impl Ends {
 mod tests {
     use std::time::Duration;
 
-    use super::{
-        super::super::settings::{Window, WindowKind},
-        *,
-    };
+    use super::*;
+    use crate::settings::{Window, WindowKind};
 
     fn at(seconds: u64) -> Time {
         Time::from_nanos(seconds * 1_000_000_000)

@@ -13,11 +13,11 @@ use serde::{Deserialize, Serialize};
 use thin_vec::ThinVec;
 
 use self::{ends::Ends, series::Series, sightings::Sightings, times::Times};
-pub(super) use self::{
+pub(crate) use self::{
     ends::Mark,
     shape::{PARTS, Shape},
 };
-use super::{
+use crate::{
     event::Value,
     settings::{Level, Measure},
     time::Time,
@@ -25,7 +25,7 @@ use super::{
 
 /// What is remembered for one term.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(super) enum Store {
+pub(crate) enum Store {
     /// Of a count.
     Times(Times),
     /// Of a sum.
@@ -40,18 +40,18 @@ pub(super) enum Store {
 
 /// A term as its stores see it.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Frame {
-    pub(super) measure: Measure,
-    pub(super) shape: Shape,
+pub(crate) struct Frame {
+    pub(crate) measure: Measure,
+    pub(crate) shape: Shape,
     /// The highest threshold of any subject.
-    pub(super) need: u64,
+    pub(crate) need: u64,
     /// When the rule has watched for long enough to tell what is new.
-    pub(super) learnt: Time,
+    pub(crate) learnt: Time,
 }
 
 impl Frame {
     /// Returns how long an event can matter.
-    pub(super) fn retention(&self) -> Duration {
+    pub(crate) fn retention(&self) -> Duration {
         match self.measure {
             Measure::FirstSeen { horizon, .. } => self.shape.retention().max(horizon + self.shape.lateness()),
             _ => self.shape.retention(),
@@ -61,7 +61,7 @@ impl Frame {
 
 /// Until when a term holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Until {
+pub(crate) enum Until {
     /// It never did.
     Never,
     /// Until then.
@@ -72,7 +72,7 @@ pub(super) enum Until {
 
 /// What one event adds to a term.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Gain {
+pub(crate) enum Gain {
     /// One more.
     One,
     /// An amount.
@@ -85,7 +85,7 @@ pub(super) enum Gain {
 
 impl Store {
     /// An empty one for `measure`.
-    pub(super) fn new(measure: Measure) -> Self {
+    pub(crate) fn new(measure: Measure) -> Self {
         match measure {
             Measure::Count(_) => Store::Times(Times::default()),
             Measure::Sum(_) => Store::Series(Series::default()),
@@ -96,7 +96,7 @@ impl Store {
     }
 
     /// Adds what an event at `time` gave, while the clock is at `clock`.
-    pub(super) fn add(&mut self, frame: &Frame, clock: Time, time: Time, gain: Gain) {
+    pub(crate) fn add(&mut self, frame: &Frame, clock: Time, time: Time, gain: Gain) {
         match (self, gain) {
             (Store::Times(times), _) => times.add(&frame.shape, clock, time),
             (Store::Series(series), Gain::Amount(amount)) => series.add(&frame.shape, clock, time, amount),
@@ -119,7 +119,7 @@ impl Store {
     }
 
     /// Forgets what cannot matter at `clock` any more.
-    pub(super) fn prune(&mut self, frame: &Frame, clock: Time) {
+    pub(crate) fn prune(&mut self, frame: &Frame, clock: Time) {
         match self {
             Store::Times(times) => times.prune(&frame.shape, clock),
             Store::Series(series) => series.prune(&frame.shape, clock),
@@ -138,7 +138,7 @@ impl Store {
 
     /// Returns when the newest event of the store, of a ratio of either part, cannot matter any more; `None` if it is
     /// empty.
-    pub(super) fn expires(&self, frame: &Frame) -> Option<Time> {
+    pub(crate) fn expires(&self, frame: &Frame) -> Option<Time> {
         let newest = match self {
             Store::Times(times) => times.newest_first().next(),
             Store::Series(series) => series.newest(),
@@ -153,7 +153,7 @@ impl Store {
     }
 
     /// Does so where [`Store::add`] would have: what is known of ends that were seen is longer, and stays.
-    pub(super) fn age(&mut self, frame: &Frame, clock: Time) {
+    pub(crate) fn age(&mut self, frame: &Frame, clock: Time) {
         if !matches!(self, Store::Sightings(_)) {
             self.prune(frame, clock);
         }
@@ -161,14 +161,14 @@ impl Store {
 
     /// Forgets events for which there is no room, once they were judged: under a threshold that was higher before
     /// there may be more than one, and the first of them decide.
-    pub(super) fn fit(&mut self, frame: &Frame) {
+    pub(crate) fn fit(&mut self, frame: &Frame) {
         if let Store::Times(times) = self {
             times.fit(&frame.shape);
         }
     }
 
     /// What the window that ends at `time` holds; of a ratio, in [`Level::PARTS`].
-    pub(super) fn value(&self, frame: &Frame, time: Time) -> Value {
+    pub(crate) fn value(&self, frame: &Frame, time: Time) -> Value {
         match self {
             Store::Times(times) => times.value(&frame.shape, time),
             Store::Series(series) => Value::Exactly(series.within(&frame.shape, time)),
@@ -179,7 +179,7 @@ impl Store {
     }
 
     /// No window holds more than this, as far as that can be told at once.
-    pub(super) fn most(&self) -> u64 {
+    pub(crate) fn most(&self) -> u64 {
         match self {
             Store::Times(_) | Store::Ends(_) | Store::Sightings(_) => self.len() as u64,
             Store::Series(series) => series.total(),
@@ -189,7 +189,7 @@ impl Store {
     }
 
     /// Until when, `before` at the latest, it last held, or will have held, `hold`.
-    pub(super) fn until(&self, frame: &Frame, hold: u64, before: Time) -> Until {
+    pub(crate) fn until(&self, frame: &Frame, hold: u64, before: Time) -> Until {
         let until = match self {
             Store::Times(times) => times.until(&frame.shape, hold, before),
             Store::Series(series) => series.until(&frame.shape, hold, before),
@@ -201,7 +201,7 @@ impl Store {
     }
 
     /// The first event time after `after` at which there are `need`: of a count, wherever in the past.
-    pub(super) fn decided(&self, frame: &Frame, need: u64, after: Option<Time>) -> Option<Time> {
+    pub(crate) fn decided(&self, frame: &Frame, need: u64, after: Option<Time>) -> Option<Time> {
         match self {
             Store::Times(times) => times.decided(&frame.shape, need, after),
             _ => None,
@@ -209,7 +209,7 @@ impl Store {
     }
 
     /// When the numerator of a ratio is empty.
-    pub(super) fn empties(&self, frame: &Frame) -> Option<Time> {
+    pub(crate) fn empties(&self, frame: &Frame) -> Option<Time> {
         match self {
             Store::Ratio(both) => both.0.newest().map(|newest| frame.shape.leaves(newest)),
             _ => None,
@@ -217,7 +217,7 @@ impl Store {
     }
 
     /// Adds the event times from `since` on, at which what a window holds may have become more.
-    pub(super) fn moments(&self, since: Time, moments: &mut Vec<Time>) {
+    pub(crate) fn moments(&self, since: Time, moments: &mut Vec<Time>) {
         let later = |time: &Time| *time > since;
         match self {
             Store::Times(times) => moments.extend(times.newest_first().take_while(later)),
@@ -232,7 +232,7 @@ impl Store {
     }
 
     /// Reads something of what it has allocated.
-    pub(super) fn touch(&self) -> u64 {
+    pub(crate) fn touch(&self) -> u64 {
         let newest = match self {
             Store::Times(times) => times.newest_first().next(),
             Store::Series(series) => series.newest(),
@@ -244,7 +244,7 @@ impl Store {
     }
 
     /// Returns the bytes that it has allocated.
-    pub(super) fn heap(&self) -> usize {
+    pub(crate) fn heap(&self) -> usize {
         match self {
             Store::Times(times) => times.heap(),
             Store::Series(series) => series.heap(),
@@ -255,7 +255,7 @@ impl Store {
     }
 
     /// Entries held.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         match self {
             Store::Times(times) => times.len(),
             Store::Series(series) => series.len(),

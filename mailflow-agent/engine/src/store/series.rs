@@ -12,11 +12,14 @@
 use serde::{Deserialize, Serialize};
 use thin_vec::ThinVec;
 
-use super::{super::time::Time, Shape, forget, heap, more, shape::PARTS};
+use crate::{
+    store::{Shape, forget, heap, more, shape::PARTS},
+    time::Time,
+};
 
 /// Amounts over time.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub(in super::super) struct Series {
+pub(crate) struct Series {
     /// Ascending; no two overlap.
     entries: ThinVec<Entry>,
 }
@@ -147,10 +150,8 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::{
-        super::super::settings::{Window, WindowKind},
-        *,
-    };
+    use super::*;
+    use crate::settings::{Window, WindowKind};
 
     fn at(seconds: u64) -> Time {
         Time::from_nanos(seconds * 1_000_000_000)

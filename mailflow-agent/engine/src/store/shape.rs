@@ -2,17 +2,17 @@
 
 use std::time::Duration;
 
-use super::super::{
+use crate::{
     settings::{Window, WindowKind},
     time::Time,
 };
 
 /// Into how many parts a window is divided where sums are kept by part.
-pub(in super::super) const PARTS: u32 = 60;
+pub(crate) const PARTS: u32 = 60;
 
 /// The shape of a term's windows.
 #[derive(Clone, Copy, Debug)]
-pub(in super::super) struct Shape {
+pub(crate) struct Shape {
     kind: WindowKind,
     /// W.
     length: Duration,
@@ -27,7 +27,7 @@ pub(in super::super) struct Shape {
 impl Shape {
     /// The shape of `window`, in which at most `need` (K) must be told apart; a record is at most
     /// `lateness` (L) late.
-    pub(in super::super) fn new(window: Window, need: u64, lateness: Duration) -> Self {
+    pub(crate) fn new(window: Window, need: u64, lateness: Duration) -> Self {
         let length = window.length.max(Duration::from_nanos(1));
         let need = usize::try_from(need).unwrap_or(usize::MAX).max(1);
         let lengths = usize::try_from(lateness.as_nanos().div_ceil(length.as_nanos())).unwrap_or(usize::MAX);
@@ -43,32 +43,32 @@ impl Shape {
 
     /// With room for at least so many events. Where a count is one of several terms, no incident may last while
     /// it holds, and what is forgotten might have mattered to a late record.
-    pub(in super::super) fn with_room(self, events: usize) -> Self {
+    pub(crate) fn with_room(self, events: usize) -> Self {
         Self { capacity: self.capacity.max(events), ..self }
     }
 
     /// W + L: how long an event can matter.
-    pub(in super::super) fn retention(&self) -> Duration {
+    pub(crate) fn retention(&self) -> Duration {
         self.retention
     }
 
     /// L: how late a record can be.
-    pub(in super::super) fn lateness(&self) -> Duration {
+    pub(crate) fn lateness(&self) -> Duration {
         self.retention - self.length
     }
 
     /// C: most events kept apart.
-    pub(in super::super) fn capacity(&self) -> usize {
+    pub(crate) fn capacity(&self) -> usize {
         self.capacity
     }
 
     /// Whether an event at `event` can still matter at `clock`.
-    pub(in super::super) fn matters(&self, event: Time, clock: Time) -> bool {
+    pub(crate) fn matters(&self, event: Time, clock: Time) -> bool {
         event + self.retention > clock
     }
 
     /// Whether the window that ends at `end` reaches back to `event`.
-    pub(in super::super) fn reaches(&self, event: Time, end: Time) -> bool {
+    pub(crate) fn reaches(&self, event: Time, end: Time) -> bool {
         match self.kind {
             WindowKind::Sliding => end.since(event) < self.length,
             WindowKind::Tumbling => self.number(event) >= self.number(end),
@@ -76,7 +76,7 @@ impl Shape {
     }
 
     /// The first moment at which `event` is out of the window.
-    pub(in super::super) fn leaves(&self, event: Time) -> Time {
+    pub(crate) fn leaves(&self, event: Time) -> Time {
         match self.kind {
             WindowKind::Sliding => event + self.length,
             WindowKind::Tumbling => {
@@ -87,7 +87,7 @@ impl Shape {
     }
 
     /// The number of the sub-window that `event` is in.
-    pub(in super::super) fn part(&self, event: Time) -> u128 {
+    pub(crate) fn part(&self, event: Time) -> u128 {
         match self.part {
             Some(part) => u128::from(event.as_nanos() / part),
             None => u128::from(event.as_nanos()) * u128::from(PARTS) / self.length.as_nanos(),

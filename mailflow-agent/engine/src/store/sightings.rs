@@ -5,11 +5,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use thin_vec::ThinVec;
 
-use super::{
-    super::{event::Value, time::Time},
-    Shape,
-    ends::Mark,
-    heap, last_run,
+use crate::{
+    event::Value,
+    store::{Shape, ends::Mark, heap, last_run},
+    time::Time,
 };
 
 /// Most ends remembered of one subject. What is seen beyond is not told apart: it is not new.
@@ -17,7 +16,7 @@ const MOST: usize = 1_024;
 
 /// Ends with the first and the last time they were seen.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub(in super::super) struct Sightings {
+pub(crate) struct Sightings {
     seen: ThinVec<Sighting>,
     /// Whether there was no room for one.
     full: bool,
@@ -106,10 +105,8 @@ impl Sightings {
 
 #[cfg(test)]
 mod tests {
-    use super::{
-        super::super::settings::{Window, WindowKind},
-        *,
-    };
+    use super::*;
+    use crate::settings::{Window, WindowKind};
 
     const DAY: Duration = Duration::from_secs(86_400);
 

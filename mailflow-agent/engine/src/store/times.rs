@@ -29,14 +29,15 @@
 use serde::{Deserialize, Serialize};
 use thin_vec::ThinVec;
 
-use super::{
-    super::{event::Value, time::Time},
-    Shape, forget, heap, last_run, more, runs,
+use crate::{
+    event::Value,
+    store::{Shape, forget, heap, last_run, more, runs},
+    time::Time,
 };
 
 /// Times of events.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub(in super::super) struct Times {
+pub(crate) struct Times {
     /// Ascending.
     events: ThinVec<Time>,
     /// The newest event forgotten for want of room; the clock's beginning is before every event.
@@ -117,10 +118,8 @@ impl Times {
 mod tests {
     use std::time::Duration;
 
-    use super::{
-        super::super::settings::{Window, WindowKind},
-        *,
-    };
+    use super::*;
+    use crate::settings::{Window, WindowKind};
 
     const LATE: Duration = Duration::from_secs(300);
 
