@@ -20,9 +20,9 @@ use mailflow_common::App;
 use sha2::{Digest, Sha256};
 
 use crate::{
-    assets::Networks,
     event::{Alert, AlertState, Source, Sums, TermValue},
     flow::FlowRecord,
+    network::Networks,
     settings::Rule,
     subject::Subject,
     time::Time,

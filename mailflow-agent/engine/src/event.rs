@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 use mailflow_common::{App, FlowKey};
 use serde::{Deserialize, Serialize};
 
-use crate::{asset_role::AssetRole, flow::FlowRecord, inputs::Inputs, subject::Subject, time::Time};
+use crate::{flow::FlowRecord, inputs::Inputs, network::AssetRole, subject::Subject, time::Time};
 
 /// What one flow gained since it was last looked at.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

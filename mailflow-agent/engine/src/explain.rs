@@ -5,11 +5,11 @@ use std::{fmt, net::IpAddr, sync::Arc};
 
 use crate::{
     Engine,
-    assets::Place,
     event::{Source, TermValue},
     flow::FlowRecord,
     lane::Known,
-    rule::{Clause, Ends},
+    network::{Ends, Place},
+    rule::Clause,
     size::{Measure, Way},
     subject::Subject,
     tally::Stage,

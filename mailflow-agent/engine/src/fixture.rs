@@ -5,10 +5,10 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 use mailflow_common::{App, Facts, FlowKey, PROTOCOL_TCP, PROTOCOL_UDP, Scope, Vlans};
 
 use crate::{
-    assets::{Member, Network, Networks},
     event::Severity,
     flow::{Direction, Flow, FlowRecord, RecordReason},
     inputs::Inputs,
+    network::{Member, Network, Networks},
     settings::{
         Condition, GroupBy, Kind, Layer, Level, Match, Measure, Rule, RuleLimits, Service, Settings,
         SizeKind, SizeTest, Term, Timeouts, Transport, Window, WindowKind,

@@ -17,8 +17,6 @@
 
 pub mod alert;
 mod arrival;
-pub mod asset_role;
-pub mod assets;
 mod evaluate;
 pub mod event;
 mod evidence;
@@ -30,21 +28,18 @@ mod known;
 mod lane;
 mod lifetime;
 mod name;
+pub mod network;
 pub mod overview;
 mod pairs;
 mod plan;
-mod ranges;
 pub mod relay;
 pub mod rule;
 mod saved;
-mod set;
 pub mod settings;
 mod shard;
-mod sites;
 pub mod size;
 mod slot;
 mod slots;
-pub mod special;
 pub mod spill;
 pub mod state;
 mod store;
@@ -58,12 +53,12 @@ use std::sync::Arc;
 
 use self::{
     arrival::{Arrival, Arrivals},
-    assets::Networks,
     evaluate::Evaluator,
     event::{Effects, Judged, WindowValue},
     flow::{Fate, Finished, Flow, FlowRecord, RecordReason},
     lifetime::{End, Limits},
     name::Name,
+    network::Networks,
     relay::Recent,
     settings::Settings,
     spill::{Overflowed, Spill, Spills},
@@ -74,6 +69,8 @@ use self::{
 pub use self::{
     evaluate::{RuleCounts, RuleStats},
     known::Known,
+    network as assets,
+    network::{role as asset_role, special_use as special},
 };
 
 /// Flows looked at together.

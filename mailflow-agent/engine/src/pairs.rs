@@ -7,10 +7,9 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::{
-    assets::{Place, Site},
-    rule::Ends,
-    set::{Member, Set, around, length},
+use crate::network::{
+    Ends, Member, Place, Set, Site,
+    address_set::{around, length},
 };
 
 /// Pairs up to which they are gone over one by one.

@@ -3,12 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::{
-    assets::Site,
     event::{TermValue, Value},
     inputs::Inputs,
+    network::{Ends, Set, Site},
     pairs::Pairs,
-    rule::Ends,
-    set::Set,
     settings::{Allow, Condition, End, GroupBy, Kind, Level, Measure, Rule, Term},
     store::{Frame, Gain, Mark, PARTS, Shape, Store, Until},
     tally::{Kinds, Quantities},

@@ -10,7 +10,7 @@ use crate::{
     event::{Alert, Relay, Source},
     flow::FlowRecord,
     lifetime::End,
-    rule::Ends,
+    network::Ends,
     settings::Kind,
     tally::{Kinds, Stage},
 };

@@ -2,30 +2,15 @@
 
 use mailflow_common::{App, PROTOCOL_TCP, PROTOCOL_UDP};
 
+pub use crate::network::Ends;
 use crate::{
-    assets::{Networks, Place, Site},
     flow::Flow,
+    network::Place,
     settings::{Allow, Bound, Counter, Hours, Match, Quantity, Transport},
     size::Shortfall,
     tally::Stage,
     time::{Epoch, Time},
 };
-
-/// Where the two ends of a flow are. It is the same for every rule, so it is looked up once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ends<'a> {
-    /// The client.
-    pub source: Site<'a>,
-    /// The server.
-    pub destination: Site<'a>,
-}
-
-impl<'a> Ends<'a> {
-    /// The ends of `flow`.
-    pub fn of(flow: &Flow, internal: &'a Networks) -> Self {
-        Self { source: internal.locate(flow.client()), destination: internal.locate(flow.server()) }
-    }
-}
 
 /// The clause of a match that a flow does not fulfil, with what was found instead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -185,8 +170,8 @@ impl Transport {
 mod tests {
     use super::*;
     use crate::{
-        assets::Member,
         fixture::{self, at},
+        network::Member,
         plan::Plan,
         settings::Rule,
     };

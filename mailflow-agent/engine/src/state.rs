@@ -9,12 +9,12 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Engine,
     alert::{self, Incident, Shown},
-    assets::Networks,
     evaluate::{Burst, BurstState, Evaluator, Flood, FloodState},
     event::{Alert, Judged, Source, TermValue},
     evidence::{Class, Evidence, Handle, Trail},
     flow::{Direction, Flow, FlowRecord, RecordReason},
     lane::{Known, Lane, OverflowState},
+    network::Networks,
     plan::Plan,
     saved::{Key, Record, SpillPlace},
     settings::Match,

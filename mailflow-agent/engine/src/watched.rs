@@ -6,11 +6,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     alert::{self, Due, Incident, Shown},
-    assets::Networks,
     event::{Alert, TermValue},
     evidence::{Class, Evidence, Exhibit, Found, Trail},
     flow::FlowRecord,
     inputs::Inputs,
+    network::Networks,
     plan::{News, Plan},
     settings::{Condition, Level},
     store::{Frame, Mark, Store},

@@ -4,15 +4,14 @@ use std::net::IpAddr;
 
 use crate::{
     arrival::Arrival,
-    assets::{Networks, Place, Site},
     evaluate::{Evaluator, Fit, Watch, excuse, fit::Verdict},
     event::{Effects, Grouped, Qualified, Source},
     evidence::Exhibit,
     flow::FlowRecord,
     inputs::Inputs,
     lane::Known,
+    network::{Ends, Networks, Place, Site},
     plan::News,
-    rule::Ends,
     settings::{Measure, Quantity},
     spill::Overflowed,
     store::Mark,

@@ -13,10 +13,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     alert::{self, Shown},
-    assets::Networks,
     event::{Alert, AlertState, TermValue, Value},
     evidence::SHOWN,
     flow::FlowRecord,
+    network::Networks,
     settings::{Rule, RuleLimits},
     subject::Subject,
     time::Time,

@@ -18,14 +18,13 @@ pub(crate) use self::{
     watch::{Watch, excuse},
 };
 use crate::{
-    assets::Networks,
     event::{Effects, Source, WindowValue},
     evidence::Evidence,
     flow::FlowRecord,
     lane::Known,
+    network::{Networks, lookup_cache::Sites},
     plan::Plan,
     settings::{GroupBy, Rule, RuleLimits},
-    sites::Sites,
     subject::Subject,
     tally::Stage,
     time::{Epoch, Time},

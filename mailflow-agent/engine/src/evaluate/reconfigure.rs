@@ -3,10 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::{
-    assets::Networks,
     evaluate::{Evaluator, Watch, excuse},
     event::Effects,
     lane::Known,
+    network::Networks,
     plan::Plan,
     settings::{Rule, RuleLimits},
     subject::Subject,

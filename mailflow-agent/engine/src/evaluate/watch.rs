@@ -3,13 +3,12 @@
 use std::sync::Arc;
 
 use crate::{
-    assets::Networks,
     evaluate::burst::Burst,
     event::{Alert, Value},
     flow::FlowRecord,
     lane::{Known, Lane},
+    network::{Ends, Networks},
     plan::Plan,
-    rule::Ends,
     settings::Measure,
     store::Frame,
     tally::Stage,

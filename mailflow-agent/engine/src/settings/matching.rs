@@ -3,7 +3,7 @@
 use mailflow_common::App;
 
 use crate::{
-    assets::Set,
+    network::Set,
     settings::{Quantity, Service},
 };
 

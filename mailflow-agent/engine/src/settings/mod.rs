@@ -15,7 +15,7 @@ pub use self::{
     signature::signature_id,
     term::{End, Kind, Level, Measure, Quantity, Term, unit},
 };
-use crate::{assets::Networks, lane, time::Epoch};
+use crate::{lane, network::Networks, time::Epoch};
 
 /// Everything the engine needs to know.
 #[derive(Clone, Debug)]

@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use crate::{
-    assets::Set,
     event::Severity,
+    network::Set,
     settings::{Level, Match, Term},
 };
 

@@ -9,13 +9,10 @@ use std::{
 
 use ipnet::{IpNet, Ipv4Net};
 
-pub use crate::{
-    asset_role::AssetRole,
-    set::{Member, Set},
-};
-use crate::{
-    ranges::{Ranges, Span},
-    special::{SpecialUse, special_use},
+use crate::network::{
+    range_table::{Ranges, Span},
+    role::AssetRole,
+    special_use::{SpecialUse, special_use},
 };
 
 /// One line of a network list.

@@ -5,9 +5,11 @@ use std::net::IpAddr;
 use mailflow_common::Address;
 
 use crate::{
-    assets::{Networks, Place, Site},
     flow::Flow,
-    rule::Ends,
+    network::{
+        endpoints::Ends,
+        internal::{Networks, Place, Site},
+    },
 };
 
 /// Ends that are remembered: 2 to this power.

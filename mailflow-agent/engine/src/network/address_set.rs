@@ -4,9 +4,9 @@ use std::{fmt, net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;
 
-use crate::{
-    asset_role::AssetRole,
-    assets::{Place, Site},
+use crate::network::{
+    internal::{Place, Site},
+    role::AssetRole,
 };
 
 /// Addresses: any of some members, without those of others.
@@ -159,7 +159,7 @@ impl fmt::Display for Member {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::assets::{Network, Networks};
+    use crate::network::internal::{Network, Networks};
 
     fn networks() -> Networks {
         let line = |cidr: &str, group: Option<&str>, role| Network {
