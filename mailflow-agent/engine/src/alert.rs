@@ -288,8 +288,9 @@ mod tests {
 
     use super::*;
     use crate::{
-        event::{Gain, Value},
+        event::Value,
         fixture::{self, at},
+        flow::delta::Gain,
     };
 
     fn subject(ip: &str) -> Subject {

@@ -10,8 +10,7 @@ use mailflow_common::FlowKey;
 use crate::{
     evaluate::Fit,
     event::Judged,
-    flow::{Flow, FlowRecord},
-    tally::Stage,
+    flow::{Flow, FlowRecord, phase::Stage},
     time::Time,
 };
 

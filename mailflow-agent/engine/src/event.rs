@@ -5,31 +5,13 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 use mailflow_common::{App, FlowKey};
 use serde::{Deserialize, Serialize};
 
-use crate::{flow::FlowRecord, inputs::Inputs, network::AssetRole, subject::Subject, time::Time};
-
-/// What one flow gained since it was last looked at.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Gain {
-    /// Packets on the wire.
-    pub packets: u64,
-    /// IP bytes.
-    pub bytes: u64,
-}
-
-/// The gain of one flow in one poll; the sum of all deltas is the sum of all counters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Delta {
-    /// The flow.
-    pub key: FlowKey,
-    /// Client to server.
-    pub up: Gain,
-    /// Server to client.
-    pub down: Gain,
-    /// Newly estimated messages.
-    pub messages: u64,
-    /// Whether this is the flow's first delta.
-    pub new_flow: bool,
-}
+pub use crate::flow::delta::{Delta, Gain};
+use crate::{
+    flow::{FlowRecord, fields::Inputs},
+    network::AssetRole,
+    subject::Subject,
+    time::Time,
+};
 
 /// A flow that a rule counted.
 #[derive(Clone, Debug, PartialEq, Eq)]

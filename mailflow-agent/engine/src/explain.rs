@@ -6,13 +6,12 @@ use std::{fmt, net::IpAddr, sync::Arc};
 use crate::{
     Engine,
     event::{Source, TermValue},
-    flow::FlowRecord,
+    flow::{FlowRecord, phase::Stage},
     lane::Known,
     network::{Ends, Place},
     rule::Clause,
     size::{Measure, Way},
     subject::Subject,
-    tally::Stage,
     time::Time,
     watched::{State, Watched},
 };
@@ -192,14 +191,13 @@ mod tests {
     use crate::{
         event::Value,
         fixture::{self, at},
-        flow::{Fate, RecordReason},
-        lifetime,
+        flow::{Fate, RecordReason, timeout},
     };
 
     fn deliver(engine: &mut Engine, client: &str, server: &str, last: u64, bytes: u64) {
         let mut flow = fixture::ending(fixture::flow(client, server), at(last));
         flow.down.bytes = bytes;
-        let record = lifetime::record(flow, &fixture::settings().services, RecordReason::Closed);
+        let record = timeout::record(flow, &fixture::settings().services, RecordReason::Closed);
         engine.record(at(last), &record);
     }
 

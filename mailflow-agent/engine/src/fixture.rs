@@ -6,12 +6,14 @@ use mailflow_common::{App, Facts, FlowKey, PROTOCOL_TCP, PROTOCOL_UDP, Scope, Vl
 
 use crate::{
     event::Severity,
-    flow::{Direction, Flow, FlowRecord, RecordReason},
-    inputs::Inputs,
+    flow::{
+        Direction, Flow, FlowRecord, RecordReason, class::Kind, fields::Inputs, service::Service,
+        timeout::Timeouts,
+    },
     network::{Member, Network, Networks},
     settings::{
-        Condition, GroupBy, Kind, Layer, Level, Match, Measure, Rule, RuleLimits, Service, Settings,
-        SizeKind, SizeTest, Term, Timeouts, Transport, Window, WindowKind,
+        Condition, GroupBy, Layer, Level, Match, Measure, Rule, RuleLimits, Settings, SizeKind, SizeTest,
+        Term, Transport, Window, WindowKind,
     },
     time::{Epoch, Time},
 };

@@ -2,10 +2,13 @@
 
 use crate::{
     Engine,
-    event::{Delta, Effects, Judged},
-    flow::{Finished, Flow, FlowRecord, RecordReason},
-    lifetime::{self, End},
-    tally::Stage,
+    event::{Effects, Judged},
+    flow::{
+        Finished, Flow, FlowRecord, RecordReason,
+        delta::Delta,
+        phase::Stage,
+        timeout::{self, End},
+    },
     time::Time,
 };
 
@@ -90,6 +93,6 @@ impl Engine {
 
     /// A record of a flow.
     pub fn record_for(&self, flow: &Flow, reason: RecordReason) -> FlowRecord {
-        lifetime::record(flow.clone(), &self.settings.services, reason)
+        timeout::record(flow.clone(), &self.settings.services, reason)
     }
 }

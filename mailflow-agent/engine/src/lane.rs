@@ -393,9 +393,9 @@ mod tests {
     use crate::{
         event::Source,
         fixture::{self, at},
+        flow::class::Kinds,
         plan::News,
         store::Mark,
-        tally::Kinds,
     };
 
     fn subject(n: u32) -> Subject {

@@ -23,28 +23,22 @@ mod evidence;
 mod expiry;
 pub mod explain;
 pub mod flow;
-pub mod inputs;
 mod known;
 mod lane;
-mod lifetime;
-mod name;
 pub mod network;
 pub mod overview;
 mod pairs;
 mod plan;
 pub mod relay;
+mod required_fields;
 pub mod rule;
 mod saved;
 pub mod settings;
 mod shard;
 pub mod size;
-mod slot;
-mod slots;
-pub mod spill;
 pub mod state;
 mod store;
 pub mod subject;
-mod table;
 mod tally;
 pub mod time;
 mod watched;
@@ -55,19 +49,24 @@ use self::{
     arrival::{Arrival, Arrivals},
     evaluate::Evaluator,
     event::{Effects, Judged, WindowValue},
-    flow::{Fate, Finished, Flow, FlowRecord, RecordReason},
-    lifetime::{End, Limits},
-    name::Name,
+    flow::{
+        Fate, Finished, Flow, FlowRecord, RecordReason,
+        fingerprint::Name,
+        overflow::{Overflowed, Spill, Spills},
+        phase::Stage,
+        recent_records::Recent,
+        table,
+        table::Table,
+        timeout,
+        timeout::{End, Limits},
+    },
     network::Networks,
-    relay::Recent,
     settings::Settings,
-    spill::{Overflowed, Spill, Spills},
-    table::Table,
-    tally::Stage,
     time::{Epoch, Time},
 };
 pub use self::{
     evaluate::{RuleCounts, RuleStats},
+    flow::{fields as inputs, overflow as spill},
     known::Known,
     network as assets,
     network::{role as asset_role, special_use as special},
@@ -370,7 +369,7 @@ impl Engine {
         if !self.table.show(flow) {
             return;
         }
-        let record = lifetime::record(flow.clone(), &self.settings.services, RecordReason::Active);
+        let record = timeout::record(flow.clone(), &self.settings.services, RecordReason::Active);
         let fit = self.evaluator.fit(&record, Stage::Live, &self.settings.internal);
         if !fit.is_empty() {
             self.arrivals.push(self.now, Stage::Live, fit, record);
@@ -389,7 +388,7 @@ impl Engine {
     }
 
     fn make(&mut self, flow: Flow, end: End, effects: &mut Effects) {
-        let record = lifetime::record(flow, &self.settings.services, end.reason);
+        let record = timeout::record(flow, &self.settings.services, end.reason);
         let stage = Stage::of(end.reason);
         let fit = self.evaluator.fit(&record, stage, &self.settings.internal);
         // Of most records no rule wants to know, and those need not wait for their turn.

@@ -258,9 +258,8 @@ mod tests {
     use super::*;
     use crate::{
         fixture::{self, at},
-        flow::RecordReason,
-        lifetime,
-        settings::{Kind, Level, Measure},
+        flow::{RecordReason, class::Kind, timeout},
+        settings::{Level, Measure},
     };
 
     /// An engine in which 10.0.0.n has n % 7 + 1 flows that count.
@@ -270,7 +269,7 @@ mod tests {
             for port in 0..=client % 7 {
                 let ends = (format!("10.0.0.{client}:{}", 4_000 + u16::from(port)), "9.9.9.9:25");
                 let flow = fixture::ending(fixture::flow(&ends.0, ends.1), at(100));
-                let record = lifetime::record(flow, &fixture::settings().services, RecordReason::Closed);
+                let record = timeout::record(flow, &fixture::settings().services, RecordReason::Closed);
                 engine.record(at(100), &record);
             }
         }

@@ -4,12 +4,15 @@ use std::{sync::Arc, time::Duration};
 
 use crate::{
     event::{TermValue, Value},
-    inputs::Inputs,
+    flow::{
+        class::{Kind, Kinds},
+        fields::Inputs,
+        quantity::Quantities,
+    },
     network::{Ends, Set, Site},
     pairs::Pairs,
-    settings::{Allow, Condition, End, GroupBy, Kind, Level, Measure, Rule, Term},
+    settings::{Allow, Condition, End, GroupBy, Level, Measure, Rule, Term},
     store::{Frame, Gain, Mark, PARTS, Shape, Store, Until},
-    tally::{Kinds, Quantities},
     time::{Epoch, Time},
 };
 

@@ -1,22 +1,21 @@
 //! Which sources look as if they were meant to send mail, as far as the newest flows tell.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
 };
 
 use crate::{
     Engine,
     event::{Alert, Relay, Source},
-    flow::FlowRecord,
-    lifetime::End,
+    flow::{
+        FlowRecord,
+        class::{Kind, Kinds},
+        phase::Stage,
+        timeout::End,
+    },
     network::Ends,
-    settings::Kind,
-    tally::{Kinds, Stage},
 };
-
-/// Newest records remembered, about 240 B each, unless there is to be no bound.
-pub(crate) const REMEMBERED: usize = 1 << 14;
 
 /// Sessions with mail from which on a source is looked at.
 const SESSIONS: usize = 20;
@@ -24,53 +23,6 @@ const SESSIONS: usize = 20;
 const SERVERS: usize = 10;
 /// Sources that use a server which is meant for them.
 const SOURCES: usize = 5;
-
-/// The newest records of all flows, counted by a rule or not.
-#[derive(Debug)]
-pub(crate) struct Recent {
-    records: VecDeque<FlowRecord>,
-    /// Their clients: to look for one's records, the others are not touched.
-    clients: VecDeque<IpAddr>,
-    most: usize,
-}
-
-impl Recent {
-    /// Without any record yet, and room for [`REMEMBERED`].
-    pub(crate) fn new() -> Self {
-        Self { records: VecDeque::new(), clients: VecDeque::new(), most: REMEMBERED }
-    }
-
-    /// Remembers a record, in the place of the oldest where there is no other.
-    pub(crate) fn push(&mut self, record: &FlowRecord) {
-        if self.records.len() >= self.most {
-            self.records.pop_front();
-            self.clients.pop_front();
-        }
-        self.records.push_back(record.clone());
-        self.clients.push_back(record.flow.client());
-    }
-
-    /// From now on nothing is forgotten.
-    pub(crate) fn keep_all(&mut self) {
-        self.most = usize::MAX;
-    }
-
-    /// The oldest.
-    pub(crate) fn oldest(&self) -> Option<&FlowRecord> {
-        self.records.front()
-    }
-
-    /// All of them, the oldest first.
-    pub(crate) fn all(&self) -> impl DoubleEndedIterator<Item = &FlowRecord> {
-        self.records.iter()
-    }
-
-    /// Those of clients that fit, the oldest first.
-    fn of(&self, fits: impl Fn(IpAddr) -> bool) -> impl Iterator<Item = &FlowRecord> {
-        let of = self.clients.iter().zip(&self.records).filter(move |(client, _)| fits(**client));
-        of.map(|(_, record)| record)
-    }
-}
 
 /// A source that behaves like one that is meant to send mail, or a server that many use.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -196,13 +148,12 @@ mod tests {
     use crate::{
         event::AlertState,
         fixture::{self, at},
-        flow::RecordReason,
-        lifetime,
+        flow::{RecordReason, recent_records::REMEMBERED, timeout},
     };
 
     fn deliver(engine: &mut Engine, client: &str, server: &str, last: u64) -> Vec<Alert> {
         let flow = fixture::ending(fixture::flow(client, server), at(last));
-        let record = lifetime::record(flow, &fixture::settings().services, RecordReason::Closed);
+        let record = timeout::record(flow, &fixture::settings().services, RecordReason::Closed);
         engine.record(at(last), &record).alerts
     }
 

@@ -4,11 +4,10 @@ use mailflow_common::{App, PROTOCOL_TCP, PROTOCOL_UDP};
 
 pub use crate::network::Ends;
 use crate::{
-    flow::Flow,
+    flow::{Flow, phase::Stage, quantity::Quantity},
     network::Place,
-    settings::{Allow, Bound, Counter, Hours, Match, Quantity, Transport},
+    settings::{Allow, Bound, Counter, Hours, Match, Transport},
     size::Shortfall,
-    tally::Stage,
     time::{Epoch, Time},
 };
 

@@ -6,8 +6,7 @@ use mailflow_common::{App, Facts, FlowKey, Scope, SpillKey, Vlans};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    flow::{Direction, Flow, FlowRecord, RecordReason},
-    inputs::Inputs,
+    flow::{Direction, Flow, FlowRecord, RecordReason, fields::Inputs},
     time::Time,
 };
 

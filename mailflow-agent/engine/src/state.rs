@@ -12,7 +12,7 @@ use crate::{
     evaluate::{Burst, BurstState, Evaluator, Flood, FloodState},
     event::{Alert, Judged, Source, TermValue},
     evidence::{Class, Evidence, Handle, Trail},
-    flow::{Direction, Flow, FlowRecord, RecordReason},
+    flow::{Direction, Flow, FlowRecord, RecordReason, class::Kinds, phase::Stage, quantity::Quantities},
     lane::{Known, Lane, OverflowState},
     network::Networks,
     plan::Plan,
@@ -20,7 +20,7 @@ use crate::{
     settings::Match,
     store::Store,
     subject::Subject,
-    tally::{Kinds, Quantities, Stage, Taken, Tally},
+    tally::{Taken, Tally},
     time::Time,
     watched::{First, Held, State as Life, Watched},
 };
@@ -430,7 +430,7 @@ mod tests {
     use super::*;
     use crate::{
         fixture::{self, at},
-        lifetime,
+        flow::timeout,
     };
 
     #[test]
@@ -444,7 +444,7 @@ mod tests {
             if !answered {
                 flow.down = Direction::default();
             }
-            let record = lifetime::record(flow, &settings.services, RecordReason::Closed);
+            let record = timeout::record(flow, &settings.services, RecordReason::Closed);
             engine.record(at(second), &record);
         };
         // Among them some with an answer, and some with a second flow.

@@ -8,14 +8,12 @@ use crate::{
     alert::{self, Due, Incident, Shown},
     event::{Alert, TermValue},
     evidence::{Class, Evidence, Exhibit, Found, Trail},
-    flow::FlowRecord,
-    inputs::Inputs,
+    flow::{FlowRecord, class::Kinds, fields::Inputs, quantity::Quantities},
     network::Networks,
     plan::{News, Plan},
     settings::{Condition, Level},
     store::{Frame, Mark, Store},
     subject::Subject,
-    tally::{Kinds, Quantities},
     time::{Epoch, Time},
 };
 

@@ -239,8 +239,7 @@ mod tests {
         Engine,
         event::Effects,
         fixture::{self, at},
-        flow::RecordReason,
-        lifetime,
+        flow::{RecordReason, timeout},
         settings::{Level, Settings},
     };
 
@@ -256,7 +255,7 @@ mod tests {
         let now = at(1_000 + u64::from(n) / 10);
         let client = format!("10.0.{}.{}:4000", n / 200, n % 200 + 1);
         let flow = fixture::ending(fixture::flow(&client, "9.9.9.9:25"), now);
-        let record = lifetime::record(flow, &fixture::settings().services, RecordReason::Closed);
+        let record = timeout::record(flow, &fixture::settings().services, RecordReason::Closed);
         engine.record(now, &record)
     }
 

@@ -20,13 +20,12 @@ pub(crate) use self::{
 use crate::{
     event::{Effects, Source, WindowValue},
     evidence::Evidence,
-    flow::FlowRecord,
+    flow::{FlowRecord, phase::Stage},
     lane::Known,
     network::{Networks, lookup_cache::Sites},
     plan::Plan,
     settings::{GroupBy, Rule, RuleLimits},
     subject::Subject,
-    tally::Stage,
     time::{Epoch, Time},
     watched::Around,
 };

@@ -5,13 +5,12 @@ use std::sync::Arc;
 use crate::{
     evaluate::burst::Burst,
     event::{Alert, Value},
-    flow::FlowRecord,
+    flow::{FlowRecord, phase::Stage},
     lane::{Known, Lane},
     network::{Ends, Networks},
     plan::Plan,
     settings::Measure,
     store::Frame,
-    tally::Stage,
     time::{Epoch, Time},
     watched::Watched,
 };

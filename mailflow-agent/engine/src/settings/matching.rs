@@ -3,8 +3,8 @@
 use mailflow_common::App;
 
 use crate::{
+    flow::{quantity::Quantity, service::Service},
     network::Set,
-    settings::{Quantity, Service},
 };
 
 /// Transport protocols.

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use crate::settings::Window;
+use crate::{
+    flow::{class::Kind, quantity::Quantity},
+    settings::Window,
+};
 
 /// One thing that a rule looks at: a number over a window, and when it is too high.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,82 +100,6 @@ pub fn unit(term: &str) -> &'static str {
         (Some("distinct" | "first_seen"), Some("destination")) => "destinations",
         (Some("distinct" | "first_seen"), Some("port")) => "ports",
         _ => "",
-    }
-}
-
-/// Kinds of flows, by what their records tell.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Kind {
-    /// Every flow that the rule matches.
-    Flows,
-    /// Flows with a SYN.
-    Attempts,
-    /// Attempts with a SYN-ACK.
-    Sessions,
-    /// Attempts that ended without a session, or without a message.
-    Failed,
-    /// Sessions with at least one estimated message.
-    Delivering,
-}
-
-impl Kind {
-    /// Every one.
-    pub const ALL: [Kind; 5] = [Kind::Flows, Kind::Attempts, Kind::Sessions, Kind::Failed, Kind::Delivering];
-
-    /// The name in configuration, alerts and metrics.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Kind::Flows => "flows",
-            Kind::Attempts => "attempts",
-            Kind::Sessions => "sessions",
-            Kind::Failed => "failed",
-            Kind::Delivering => "delivering",
-        }
-    }
-}
-
-/// What can be summed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Quantity {
-    /// Payload bytes, client to server.
-    PayloadUp,
-    /// Payload bytes, server to client.
-    PayloadDown,
-    /// IP bytes, client to server.
-    BytesUp,
-    /// IP bytes, server to client.
-    BytesDown,
-    /// Packets, client to server.
-    PacketsUp,
-    /// Packets, server to client.
-    PacketsDown,
-    /// Estimated messages.
-    Messages,
-}
-
-impl Quantity {
-    /// Every one.
-    pub const ALL: [Quantity; 7] = [
-        Quantity::PayloadUp,
-        Quantity::PayloadDown,
-        Quantity::BytesUp,
-        Quantity::BytesDown,
-        Quantity::PacketsUp,
-        Quantity::PacketsDown,
-        Quantity::Messages,
-    ];
-
-    /// The name in configuration, alerts and metrics.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Quantity::PayloadUp => "payload_up",
-            Quantity::PayloadDown => "payload_down",
-            Quantity::BytesUp => "bytes_up",
-            Quantity::BytesDown => "bytes_down",
-            Quantity::PacketsUp => "packets_up",
-            Quantity::PacketsDown => "packets_down",
-            Quantity::Messages => "messages",
-        }
     }
 }
 

@@ -9,12 +9,15 @@ use std::{
 use mailflow_common::FlowKey;
 
 use crate::{
-    event::{Delta, Gain},
-    flow::{Direction, Flow},
-    name::{Name, Names},
-    slot::Slot,
-    slots::Slots,
-    tally::{LIVE_BYTES, LIVE_MESSAGES, Quantities, Tally},
+    flow::{
+        compact_table::Slots,
+        delta::{Delta, Gain},
+        fingerprint::{Name, Names},
+        packed_counters::Slot,
+        quantity::Quantities,
+        record::{Direction, Flow},
+    },
+    tally::{LIVE_BYTES, LIVE_MESSAGES, Tally},
     time::Time,
 };
 
@@ -266,7 +269,8 @@ mod tests {
     use super::*;
     use crate::{
         fixture::{self, at},
-        tally::{Kinds, Taken},
+        flow::class::Kinds,
+        tally::Taken,
     };
 
     fn flow() -> Flow {

@@ -5,10 +5,11 @@ use std::{collections::HashMap, net::IpAddr};
 use mailflow_common::{Facts, FlowKey, Scope, SpillKey, Vlans};
 
 use crate::{
-    event::{Delta, Gain},
-    flow::{Direction, Flow},
-    settings::Quantity,
-    tally::Quantities,
+    flow::{
+        delta::{Delta, Gain},
+        quantity::{Quantities, Quantity},
+        record::{Direction, Flow},
+    },
     time::Time,
 };
 

@@ -1,9 +1,9 @@
 //! A live flow as it was last seen, in 32 bytes beside half of its name.
 
-use crate::{
-    event::{Delta, Gain},
-    flow::{Direction, Flow},
-    name::Name,
+use crate::flow::{
+    delta::{Delta, Gain},
+    fingerprint::Name,
+    record::{Direction, Flow},
 };
 
 /// What tells a flow's gains: its counters as they were, modulo what there is room for.

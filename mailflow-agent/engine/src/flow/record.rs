@@ -4,7 +4,7 @@ use std::{net::IpAddr, num::NonZeroU32};
 
 use mailflow_common::{App, Facts, FlowKey};
 
-use crate::{inputs::Inputs, time::Time};
+use crate::{flow::fields::Inputs, time::Time};
 
 /// One direction of a flow, cumulative.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -5,11 +5,37 @@ use std::time::Duration;
 use mailflow_common::{App, Family, PROTOCOL_TCP, classify};
 
 use crate::{
-    flow::{Flow, FlowRecord, RecordReason},
-    inputs::Inputs,
-    settings::{Services, Timeouts},
+    flow::{
+        fields::Inputs,
+        record::{Flow, FlowRecord, RecordReason},
+        service::Services,
+    },
     time::Time,
 };
+
+/// When a flow's record is made (RFC 5470's active and idle timeouts).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// After FIN both ways or RST, this long without a packet.
+    pub closed: Duration,
+    /// This long without a packet.
+    pub idle: Duration,
+    /// The same for a SYN nobody answered.
+    pub unanswered: Duration,
+    /// A living flow's record is made each time this much has passed.
+    pub active: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            closed: Duration::from_secs(5),
+            idle: Duration::from_secs(300),
+            unanswered: Duration::from_secs(127),
+            active: Duration::from_secs(300),
+        }
+    }
+}
 
 /// The timeouts in nanoseconds: they are asked for with every flow of every snapshot.
 #[derive(Clone, Copy, Debug)]

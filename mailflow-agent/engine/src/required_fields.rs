@@ -1,62 +1,9 @@
-//! What a record tells, and what a rule must be told.
-//!
-//! The kernel counts everything. A flow log of another tool does not: what it lacks is not zero, so a
-//! rule that needs it is not evaluated for such a record.
+//! Fields that a record must carry for a rule, or one of its terms, to be evaluated.
 
-use std::fmt;
-
-use bitflags::bitflags;
-
-use crate::settings::{Counter, Kind, Layer, Match, Measure, Quantity, SizeKind, SizeTest, Term};
-
-bitflags! {
-    /// What is known of a flow beside its ends and times.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-    pub struct Inputs: u8 {
-        /// Packets each way.
-        const PACKETS = 1;
-        /// IP bytes each way.
-        const BYTES = 1 << 1;
-        /// Payload bytes each way.
-        const PAYLOAD = 1 << 2;
-        /// Packets with payload each way.
-        const DATA_PACKETS = 1 << 3;
-        /// IP bytes of the packets with payload each way.
-        const DATA_BYTES = 1 << 4;
-        /// Estimated messages.
-        const MESSAGES = 1 << 5;
-        /// Whether there was a SYN.
-        const SYN = 1 << 6;
-        /// Whether there was a SYN-ACK.
-        const SYN_ACK = 1 << 7;
-    }
-}
-
-impl Inputs {
-    /// Their names in words.
-    pub fn names(self) -> impl Iterator<Item = &'static str> {
-        const NAMES: [(Inputs, &str); 8] = [
-            (Inputs::PACKETS, "packets"),
-            (Inputs::BYTES, "IP bytes"),
-            (Inputs::PAYLOAD, "payload bytes"),
-            (Inputs::DATA_PACKETS, "packets with payload"),
-            (Inputs::DATA_BYTES, "IP bytes of packets with payload"),
-            (Inputs::MESSAGES, "estimated messages"),
-            (Inputs::SYN, "SYN"),
-            (Inputs::SYN_ACK, "SYN-ACK"),
-        ];
-        NAMES.into_iter().filter(move |(input, _)| self.contains(*input)).map(|(_, name)| name)
-    }
-}
-
-impl fmt::Display for Inputs {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, name) in self.names().enumerate() {
-            write!(f, "{}{name}", if index == 0 { "" } else { ", " })?;
-        }
-        Ok(())
-    }
-}
+use crate::{
+    flow::{class::Kind, fields::Inputs, quantity::Quantity},
+    settings::{Counter, Layer, Match, Measure, SizeKind, SizeTest, Term},
+};
 
 impl Match {
     /// What a record must tell for a rule to say whether its flow counts.
@@ -156,10 +103,5 @@ mod tests {
         assert_eq!(term(Measure::Sum(Quantity::PayloadUp)), "payload bytes");
         let failed = Measure::Ratio { of: Kind::Failed, to: Kind::Attempts };
         assert_eq!(term(failed), "estimated messages, SYN, SYN-ACK");
-    }
-
-    #[test]
-    fn every_input_has_a_name() {
-        assert_eq!(Inputs::all().names().count(), Inputs::all().iter().count());
     }
 }
