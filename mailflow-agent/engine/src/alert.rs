@@ -23,7 +23,7 @@ use crate::{
     event::{Alert, AlertState, Source, Sums, TermValue},
     flow::FlowRecord,
     network::Networks,
-    settings::Rule,
+    rule::Rule,
     subject::Subject,
     time::Time,
 };

@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 use mailflow_common::{App, FlowKey};
 use serde::{Deserialize, Serialize};
 
-pub use crate::flow::delta::{Delta, Gain};
+pub use crate::{
+    flow::delta::{Delta, Gain},
+    rule::severity::Severity,
+};
 use crate::{
     flow::{FlowRecord, fields::Inputs},
     network::AssetRole,
@@ -22,34 +25,6 @@ pub struct Qualified {
     pub key: FlowKey,
     /// Whether an allow-list put it aside.
     pub suppressed: bool,
-}
-
-/// How loud a rule speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum Severity {
-    /// Worth a look.
-    Low,
-    /// Worth a look today.
-    Medium,
-    /// Worth a look now.
-    High,
-    /// Worth waking somebody.
-    Critical,
-}
-
-impl Severity {
-    /// The name in configuration and alerts.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Severity::Low => "low",
-            Severity::Medium => "medium",
-            Severity::High => "high",
-            Severity::Critical => "critical",
-        }
-    }
-
-    /// Every severity.
-    pub const ALL: [Severity; 4] = [Severity::Low, Severity::Medium, Severity::High, Severity::Critical];
 }
 
 /// State of an alert at the moment of its event.

@@ -9,8 +9,10 @@ use crate::{
     flow::{FlowRecord, phase::Stage},
     lane::Known,
     network::{Ends, Place},
-    rule::Clause,
-    size::{Measure, Way},
+    rule::{
+        Clause,
+        size_test::{Measure, Way},
+    },
     subject::Subject,
     time::Time,
     watched::{State, Watched},

@@ -5,16 +5,16 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 use mailflow_common::{App, Facts, FlowKey, PROTOCOL_TCP, PROTOCOL_UDP, Scope, Vlans};
 
 use crate::{
-    event::Severity,
     flow::{
         Direction, Flow, FlowRecord, RecordReason, class::Kind, fields::Inputs, service::Service,
         timeout::Timeouts,
     },
     network::{Member, Network, Networks},
-    settings::{
-        Condition, GroupBy, Layer, Level, Match, Measure, Rule, RuleLimits, Settings, SizeKind, SizeTest,
+    rule::{
+        Condition, GroupBy, Layer, Level, Match, Measure, Rule, RuleLimits, Severity, SizeKind, SizeTest,
         Term, Transport, Window, WindowKind,
     },
+    settings::Settings,
     time::{Epoch, Time},
 };
 

@@ -14,16 +14,12 @@ use serde::{Deserialize, Serialize};
 pub(crate) use crate::expiry::SHARDS;
 use crate::{
     expiry::Turns,
-    plan::Plan,
-    settings::RuleLimits,
+    rule::{RuleLimits, compiled::Plan, limits::MOST},
     shard::{HalfOpen, NONE, PLACE, Place, Shard},
     subject::Subject,
     time::Time,
     watched::Watched,
 };
-
-/// Most subjects of a rule, whatever the settings say: places are 32 bits, and few of them have more.
-pub(crate) const MOST: usize = 1 << 24;
 
 /// Shards in which such a one is looked for, until there is one of a single flow.
 const COMPARED_SHARDS: usize = 8;
@@ -394,7 +390,7 @@ mod tests {
         event::Source,
         fixture::{self, at},
         flow::class::Kinds,
-        plan::News,
+        rule::compiled::News,
         store::Mark,
     };
 

@@ -27,15 +27,11 @@ mod known;
 mod lane;
 pub mod network;
 pub mod overview;
-mod pairs;
-mod plan;
 pub mod relay;
-mod required_fields;
 pub mod rule;
 mod saved;
 pub mod settings;
 mod shard;
-pub mod size;
 pub mod state;
 mod store;
 pub mod subject;
@@ -55,10 +51,8 @@ use self::{
         overflow::{Overflowed, Spill, Spills},
         phase::Stage,
         recent_records::Recent,
-        table,
-        table::Table,
-        timeout,
-        timeout::{End, Limits},
+        table::{self, Table},
+        timeout::{self, End, Limits},
     },
     network::Networks,
     settings::Settings,
@@ -70,6 +64,7 @@ pub use self::{
     known::Known,
     network as assets,
     network::{role as asset_role, special_use as special},
+    rule::size_test as size,
 };
 
 /// Flows looked at together.

@@ -10,8 +10,7 @@ use crate::{
     evaluate::Watch,
     event::{Value, WindowValue},
     lane::SHARDS,
-    plan::Plan,
-    settings::Term,
+    rule::{Term, compiled::Plan},
     subject::Subject,
     time::Time,
     watched::{State, Watched},
@@ -259,7 +258,7 @@ mod tests {
     use crate::{
         fixture::{self, at},
         flow::{RecordReason, class::Kind, timeout},
-        settings::{Level, Measure},
+        rule::{Level, Measure},
     };
 
     /// An engine in which 10.0.0.n has n % 7 + 1 flows that count.

@@ -4,7 +4,7 @@ use std::{fmt, net::IpAddr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{event::Source, flow::Flow, network::Site, settings::GroupBy};
+use crate::{event::Source, flow::Flow, network::Site, rule::GroupBy};
 
 /// Whose flows a rule takes together. Ordered: by kind, then address or name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

@@ -12,7 +12,7 @@ use crate::{
     event::{Alert, AlertState, Value},
     fixture::{self, at},
     flow::{Direction, class::Kind, delta::Gain, fields::Inputs, quantity::Quantity},
-    settings::{Condition, Level, Measure, Rule, Term, Window, WindowKind},
+    rule::{Condition, Level, Measure, Rule, Term, Window, WindowKind},
     *,
 };
 

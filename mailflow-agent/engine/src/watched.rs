@@ -10,8 +10,10 @@ use crate::{
     evidence::{Class, Evidence, Exhibit, Found, Trail},
     flow::{FlowRecord, class::Kinds, fields::Inputs, quantity::Quantities},
     network::Networks,
-    plan::{News, Plan},
-    settings::{Condition, Level},
+    rule::{
+        Condition, Level,
+        compiled::{News, Plan},
+    },
     store::{Frame, Mark, Store},
     subject::Subject,
     time::{Epoch, Time},

@@ -17,7 +17,7 @@ use crate::{
     evidence::SHOWN,
     flow::FlowRecord,
     network::Networks,
-    settings::{Rule, RuleLimits},
+    rule::{Rule, RuleLimits},
     subject::Subject,
     time::Time,
 };
@@ -240,7 +240,8 @@ mod tests {
         event::Effects,
         fixture::{self, at},
         flow::{RecordReason, timeout},
-        settings::{Level, Settings},
+        rule::Level,
+        settings::Settings,
     };
 
     /// An engine for which one flow of a source is too much.

@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use crate::{
     alert,
     evaluate::burst::{MINUTE, QUIET, subjects},
-    event::{Alert, AlertState, Severity, Sums},
-    settings::RuleLimits,
+    event::{Alert, AlertState, Sums},
+    rule::{RuleLimits, Severity},
     subject::Subject,
     time::{Epoch, Time},
 };

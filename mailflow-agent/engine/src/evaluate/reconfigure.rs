@@ -7,8 +7,7 @@ use crate::{
     event::Effects,
     lane::Known,
     network::Networks,
-    plan::Plan,
-    settings::{Rule, RuleLimits},
+    rule::{Rule, RuleLimits, compiled::Plan},
     subject::Subject,
     watched::Watched,
 };

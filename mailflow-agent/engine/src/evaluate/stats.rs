@@ -6,7 +6,7 @@ use crate::{
     evaluate::{Evaluator, Known},
     event::Alert,
     evidence,
-    settings::RuleLimits,
+    rule::RuleLimits,
 };
 
 /// How much the rules hold.

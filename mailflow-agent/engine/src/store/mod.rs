@@ -19,7 +19,7 @@ pub(crate) use self::{
 };
 use crate::{
     event::Value,
-    settings::{Level, Measure},
+    rule::{Level, Measure},
     time::Time,
 };
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::{
-    settings::{Window, WindowKind},
+    rule::{Window, WindowKind},
     time::Time,
 };
 

@@ -106,7 +106,7 @@ impl Sightings {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::settings::{Window, WindowKind};
+    use crate::rule::{Window, WindowKind};
 
     const DAY: Duration = Duration::from_secs(86_400);
 

@@ -119,7 +119,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::settings::{Window, WindowKind};
+    use crate::rule::{Window, WindowKind};
 
     const LATE: Duration = Duration::from_secs(300);
 

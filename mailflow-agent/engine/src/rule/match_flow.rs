@@ -2,12 +2,14 @@
 
 use mailflow_common::{App, PROTOCOL_TCP, PROTOCOL_UDP};
 
-pub use crate::network::Ends;
 use crate::{
     flow::{Flow, phase::Stage, quantity::Quantity},
-    network::Place,
-    settings::{Allow, Bound, Counter, Hours, Match, Transport},
-    size::Shortfall,
+    network::{Ends, Place},
+    rule::{
+        definition::Allow,
+        filter::{Bound, Counter, Hours, Match, Transport},
+        size_test::Shortfall,
+    },
     time::{Epoch, Time},
 };
 
@@ -171,8 +173,7 @@ mod tests {
     use crate::{
         fixture::{self, at},
         network::Member,
-        plan::Plan,
-        settings::Rule,
+        rule::{compiled::Plan, definition::Rule},
     };
 
     fn verdict_of(matching: &Match, client: &str, server: &str, app: App) -> Result<(), Clause> {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{
     flow::{class::Kind, quantity::Quantity},
-    settings::Window,
+    rule::thresholds::Level,
 };
 
 /// One thing that a rule looks at: a number over a window, and when it is too high.
@@ -18,18 +18,22 @@ pub struct Term {
     pub level: Level,
 }
 
-/// The thresholds of a term. A ratio's are in [`Level::PARTS`].
+/// A window of event time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Level {
-    /// This much holds.
-    pub at_least: u64,
-    /// Below this a firing alert may end; at most `at_least`, at least 1.
-    pub resolve_below: u64,
+pub struct Window {
+    /// Its length.
+    pub length: Duration,
+    /// How it moves.
+    pub kind: WindowKind,
 }
 
-impl Level {
-    /// What a ratio of one is.
-    pub const PARTS: u64 = 1_000_000;
+/// How a window moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum WindowKind {
+    /// (t - length, t] for every t.
+    Sliding,
+    /// Fixed windows [n * length, (n + 1) * length), for comparison with other systems.
+    Tumbling,
 }
 
 /// What a term measures.

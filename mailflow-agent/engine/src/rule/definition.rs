@@ -3,9 +3,13 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use crate::{
-    event::Severity,
     network::Set,
-    settings::{Level, Match, Term},
+    rule::{
+        filter::Match,
+        severity::Severity,
+        term::{Term, Window},
+        thresholds::Thresholds,
+    },
 };
 
 /// A rule: which flows count, and what of them is too much.
@@ -75,15 +79,6 @@ pub enum Condition {
     All(Vec<Condition>),
 }
 
-/// Thresholds for some subjects.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Thresholds {
-    /// For whom: the client; the server, where the rule groups by destination.
-    pub of: Set,
-    /// One for each term.
-    pub levels: Vec<Level>,
-}
-
 /// Flows that are known: they are counted apart, and alerts about them are suppressed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Allow {
@@ -95,22 +90,4 @@ pub struct Allow {
     pub reason: Arc<str>,
     /// Flows from then on are not known any more, nanoseconds since 1970.
     pub until: Option<i128>,
-}
-
-/// A window of event time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Window {
-    /// Its length.
-    pub length: Duration,
-    /// How it moves.
-    pub kind: WindowKind,
-}
-
-/// How a window moves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum WindowKind {
-    /// (t - length, t] for every t.
-    Sliding,
-    /// Fixed windows [n * length, (n + 1) * length), for comparison with other systems.
-    Tumbling,
 }

@@ -2,7 +2,7 @@
 
 use crate::{
     flow::{Direction, Flow},
-    settings::{Layer, SizeKind, SizeTest},
+    rule::filter::{Layer, SizeKind, SizeTest},
 };
 
 /// One of a flow's two ways.

@@ -10,8 +10,12 @@ use crate::{
         quantity::Quantities,
     },
     network::{Ends, Set, Site},
-    pairs::Pairs,
-    settings::{Allow, Condition, End, GroupBy, Level, Measure, Rule, Term},
+    rule::{
+        definition::{Allow, Condition, GroupBy, Rule},
+        pair_index::Pairs,
+        term::{End, Measure, Term},
+        thresholds::Level,
+    },
     store::{Frame, Gain, Mark, PARTS, Shape, Store, Until},
     time::{Epoch, Time},
 };

@@ -2,7 +2,10 @@
 
 use crate::{
     flow::{class::Kind, fields::Inputs, quantity::Quantity},
-    settings::{Counter, Layer, Match, Measure, SizeKind, SizeTest, Term},
+    rule::{
+        filter::{Counter, Layer, Match, SizeKind, SizeTest},
+        term::{Measure, Term},
+    },
 };
 
 impl Match {
@@ -72,7 +75,7 @@ impl SizeTest {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{fixture, settings::Bound};
+    use crate::{fixture, rule::filter::Bound};
 
     #[test]
     fn a_match_needs_what_it_looks_at() {
