@@ -20,11 +20,14 @@ use mailflow_common::App;
 use sha2::{Digest, Sha256};
 
 use crate::{
-    event::{Alert, AlertState, Source, Sums, TermValue},
+    eval::{
+        group_key::{Source, Subject},
+        window::value::TermValue,
+    },
+    event::{Alert, AlertState, Sums},
     flow::FlowRecord,
     network::Networks,
     rule::Rule,
-    subject::Subject,
     time::Time,
 };
 
@@ -288,7 +291,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        event::Value,
+        eval::window::value::Value,
         fixture::{self, at},
         flow::delta::Gain,
     };

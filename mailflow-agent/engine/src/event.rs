@@ -1,19 +1,23 @@
 //! What the engine hands to the sinks.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use mailflow_common::{App, FlowKey};
 use serde::{Deserialize, Serialize};
 
-pub use crate::{
-    flow::delta::{Delta, Gain},
-    rule::severity::Severity,
-};
 use crate::{
+    eval::group_key::Subject,
     flow::{FlowRecord, fields::Inputs},
     network::AssetRole,
-    subject::Subject,
     time::Time,
+};
+pub use crate::{
+    eval::{
+        group_key::Source,
+        window::value::{TermValue, Value, WindowValue},
+    },
+    flow::delta::{Delta, Gain},
+    rule::severity::Severity,
 };
 
 /// A flow that a rule counted.
@@ -42,28 +46,6 @@ impl AlertState {
         match self {
             AlertState::Firing => "firing",
             AlertState::Resolved => "resolved",
-        }
-    }
-}
-
-/// A value a window holds. At the window's bound only "at least" is known, and so it is where some records did
-/// not tell what the term needs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Value {
-    /// Exactly this many.
-    Exactly(u64),
-    /// This many or more.
-    AtLeast(u64),
-    /// Not evaluable: no record told what the term needs.
-    Unknown,
-}
-
-impl Value {
-    /// The number; 0 where nothing is known.
-    pub const fn number(self) -> u64 {
-        match self {
-            Value::Exactly(n) | Value::AtLeast(n) => n,
-            Value::Unknown => 0,
         }
     }
 }
@@ -171,83 +153,6 @@ impl std::fmt::Display for Relay {
         let Self { attempts, delivered, servers } = self;
         write!(f, "{delivered} of {attempts} sessions delivered mail, to {servers} servers")
     }
-}
-
-/// What a term of a rule's condition held.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TermValue {
-    /// What was measured, in the words of the configuration: `count`, `count failed`, `sum payload_up`,
-    /// `distinct destination`, `ratio failed/attempts`, `first_seen destination`.
-    pub name: Arc<str>,
-    /// The window's length.
-    pub window: Duration,
-    /// What the window holds.
-    pub value: Value,
-    /// What it needed.
-    pub threshold: u64,
-    /// What both are divided by to be shown: 1, or [`Level::PARTS`](crate::settings::Level::PARTS) for a ratio.
-    pub scale: u64,
-    /// Whether it holds.
-    pub holds: bool,
-}
-
-/// Whom a rule groups by: the client, IPv6 by prefix.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Source(ipnet::IpNet);
-
-impl Source {
-    /// The source of a client address; `v6_prefix` is the IPv6 prefix length (at most 128).
-    pub fn of(client: IpAddr, v6_prefix: u8) -> Self {
-        let length = if client.is_ipv4() { 32 } else { v6_prefix.min(128) };
-        // The length is in range for either family.
-        Self(ipnet::IpNet::new(client, length).map_or_else(|_| client.into(), |net| net.trunc()))
-    }
-
-    /// The network it stands for.
-    pub fn network(&self) -> ipnet::IpNet {
-        self.0
-    }
-}
-
-impl std::fmt::Display for Source {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if self.0.prefix_len() == self.0.max_prefix_len() {
-            write!(f, "{}", self.0.addr())
-        } else {
-            write!(f, "{}", self.0)
-        }
-    }
-}
-
-impl TermValue {
-    /// Of a rule without terms.
-    pub(crate) fn none() -> Self {
-        let (name, window) = ("none".into(), Duration::ZERO);
-        Self { name, window, value: Value::Exactly(0), threshold: 0, scale: 1, holds: false }
-    }
-
-    /// The value as it is shown; none where it is not evaluable.
-    pub fn shown(&self) -> Option<f64> {
-        (self.value != Value::Unknown).then(|| self.value.number() as f64 / self.scale as f64)
-    }
-
-    /// The threshold as it is shown.
-    pub fn threshold_shown(&self) -> f64 {
-        self.threshold as f64 / self.scale as f64
-    }
-}
-
-/// The value of one term of a rule for one subject, for the window gauge.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WindowValue {
-    /// Name of the rule.
-    pub rule: Arc<str>,
-    /// Name of the term, as in [`TermValue::name`].
-    pub term: Arc<str>,
-    /// Whom it is about.
-    pub subject: Subject,
-    /// What its window holds now.
-    pub value: Value,
 }
 
 /// A record that the rules were shown.

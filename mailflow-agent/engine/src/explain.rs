@@ -5,7 +5,10 @@ use std::{fmt, net::IpAddr, sync::Arc};
 
 use crate::{
     Engine,
-    event::{Source, TermValue},
+    eval::{
+        group_key::{Source, Subject},
+        window::value::TermValue,
+    },
     flow::{FlowRecord, phase::Stage},
     lane::Known,
     network::{Ends, Place},
@@ -13,7 +16,6 @@ use crate::{
         Clause,
         size_test::{Measure, Way},
     },
-    subject::Subject,
     time::Time,
     watched::{State, Watched},
 };
@@ -191,7 +193,7 @@ fn named(place: Place) -> String {
 mod tests {
     use super::*;
     use crate::{
-        event::Value,
+        eval::window::value::Value,
         fixture::{self, at},
         flow::{Fate, RecordReason, timeout},
     };

@@ -13,10 +13,10 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use crate::expiry::SHARDS;
 use crate::{
+    eval::group_key::Subject,
     expiry::Turns,
     rule::{RuleLimits, compiled::Plan, limits::MOST},
     shard::{HalfOpen, NONE, PLACE, Place, Shard},
-    subject::Subject,
     time::Time,
     watched::Watched,
 };
@@ -387,11 +387,10 @@ mod tests {
 
     use super::*;
     use crate::{
-        event::Source,
+        eval::{group_key::Source, window::distinct::Mark},
         fixture::{self, at},
         flow::class::Kinds,
         rule::compiled::News,
-        store::Mark,
     };
 
     fn subject(n: u32) -> Subject {

@@ -17,6 +17,7 @@
 
 pub mod alert;
 mod arrival;
+mod eval;
 mod evaluate;
 pub mod event;
 mod evidence;
@@ -33,8 +34,6 @@ mod saved;
 pub mod settings;
 mod shard;
 pub mod state;
-mod store;
-pub mod subject;
 mod tally;
 pub mod time;
 mod watched;
@@ -43,8 +42,9 @@ use std::sync::Arc;
 
 use self::{
     arrival::{Arrival, Arrivals},
+    eval::window::value::WindowValue,
     evaluate::Evaluator,
-    event::{Effects, Judged, WindowValue},
+    event::{Effects, Judged},
     flow::{
         Fate, Finished, Flow, FlowRecord, RecordReason,
         fingerprint::Name,
@@ -59,6 +59,7 @@ use self::{
     time::{Epoch, Time},
 };
 pub use self::{
+    eval::group_key as subject,
     evaluate::{RuleCounts, RuleStats},
     flow::{fields as inputs, overflow as spill},
     known::Known,

@@ -7,11 +7,13 @@ use std::{cmp::Reverse, collections::BinaryHeap, sync::Arc};
 
 use crate::{
     Engine,
+    eval::{
+        group_key::Subject,
+        window::value::{Value, WindowValue},
+    },
     evaluate::Watch,
-    event::{Value, WindowValue},
     lane::SHARDS,
     rule::{Term, compiled::Plan},
-    subject::Subject,
     time::Time,
     watched::{State, Watched},
 };

@@ -7,7 +7,8 @@ use std::{
 
 use crate::{
     Engine,
-    event::{Alert, Relay, Source},
+    eval::group_key::Source,
+    event::{Alert, Relay},
     flow::{
         FlowRecord,
         class::{Kind, Kinds},

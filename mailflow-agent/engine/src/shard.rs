@@ -8,7 +8,7 @@ use std::{
 
 use hashbrown::HashTable;
 
-use crate::{expiry::SLOTS, subject::Subject, watched::Watched};
+use crate::{eval::group_key::Subject, expiry::SLOTS, watched::Watched};
 
 /// The room for subjects grows by this part of itself.
 const STEP: usize = 16;

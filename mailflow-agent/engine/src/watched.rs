@@ -6,7 +6,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     alert::{self, Due, Incident, Shown},
-    event::{Alert, TermValue},
+    eval::{
+        group_key::Subject,
+        window::{
+            distinct::Mark,
+            state::{Frame, Store},
+            value::TermValue,
+        },
+    },
+    event::Alert,
     evidence::{Class, Evidence, Exhibit, Found, Trail},
     flow::{FlowRecord, class::Kinds, fields::Inputs, quantity::Quantities},
     network::Networks,
@@ -14,8 +22,6 @@ use crate::{
         Condition, Level,
         compiled::{News, Plan},
     },
-    store::{Frame, Mark, Store},
-    subject::Subject,
     time::{Epoch, Time},
 };
 

@@ -4,8 +4,12 @@ use std::net::IpAddr;
 
 use crate::{
     arrival::Arrival,
+    eval::{
+        group_key::{Source, Subject},
+        window::distinct::Mark,
+    },
     evaluate::{Evaluator, Fit, Watch, excuse, fit::Verdict},
-    event::{Effects, Grouped, Qualified, Source},
+    event::{Effects, Grouped, Qualified},
     evidence::Exhibit,
     flow::{
         FlowRecord,
@@ -18,8 +22,6 @@ use crate::{
     lane::Known,
     network::{Ends, Networks, Place, Site},
     rule::{Measure, compiled::News},
-    store::Mark,
-    subject::Subject,
     tally::{Taken, Tally},
     watched::{Around, Booked},
 };

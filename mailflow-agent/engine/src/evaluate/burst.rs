@@ -13,12 +13,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     alert::{self, Shown},
-    event::{Alert, AlertState, TermValue, Value},
+    eval::{
+        group_key::Subject,
+        window::value::{TermValue, Value},
+    },
+    event::{Alert, AlertState},
     evidence::SHOWN,
     flow::FlowRecord,
     network::Networks,
     rule::{Rule, RuleLimits},
-    subject::Subject,
     time::Time,
 };
 

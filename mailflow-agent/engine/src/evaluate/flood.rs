@@ -10,10 +10,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     alert,
+    eval::group_key::Subject,
     evaluate::burst::{MINUTE, QUIET, subjects},
     event::{Alert, AlertState, Sums},
     rule::{RuleLimits, Severity},
-    subject::Subject,
     time::{Epoch, Time},
 };
 

@@ -18,13 +18,16 @@ pub(crate) use self::{
     watch::{Watch, excuse},
 };
 use crate::{
-    event::{Effects, Source, WindowValue},
+    eval::{
+        group_key::{Source, Subject},
+        window::value::WindowValue,
+    },
+    event::Effects,
     evidence::Evidence,
     flow::{FlowRecord, phase::Stage},
     lane::Known,
     network::{Networks, lookup_cache::Sites},
     rule::{GroupBy, Rule, RuleLimits, compiled::Plan},
-    subject::Subject,
     time::{Epoch, Time},
     watched::Around,
 };

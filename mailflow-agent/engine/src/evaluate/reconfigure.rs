@@ -3,12 +3,12 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::{
+    eval::group_key::Subject,
     evaluate::{Evaluator, Watch, excuse},
     event::Effects,
     lane::Known,
     network::Networks,
     rule::{Rule, RuleLimits, compiled::Plan},
-    subject::Subject,
     watched::Watched,
 };
 

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use crate::{
+    eval::window::{state::Frame, value::Value},
     evaluate::burst::Burst,
-    event::{Alert, Value},
+    event::Alert,
     flow::{FlowRecord, phase::Stage},
     lane::{Known, Lane},
     network::{Ends, Networks},
     rule::{Measure, compiled::Plan},
-    store::Frame,
     time::{Epoch, Time},
     watched::Watched,
 };

@@ -3,7 +3,12 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::{
-    event::{TermValue, Value},
+    eval::window::{
+        distinct::Mark,
+        spec::{PARTS, Shape},
+        state::{Frame, Gain, Store, Until},
+        value::{TermValue, Value},
+    },
     flow::{
         class::{Kind, Kinds},
         fields::Inputs,
@@ -16,7 +21,6 @@ use crate::{
         term::{End, Measure, Term},
         thresholds::Level,
     },
-    store::{Frame, Gain, Mark, PARTS, Shape, Store, Until},
     time::{Epoch, Time},
 };
 

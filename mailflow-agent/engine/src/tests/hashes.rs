@@ -7,10 +7,9 @@ use fastrand::Rng;
 use mailflow_common::{Address, FlowKey, PROTOCOL_TCP, Scope, SpillKey, Vlans};
 
 use crate::{
-    event::Source,
+    eval::group_key::{Source, Subject},
     fixture::flow,
     flow::{Flow, fingerprint::Names},
-    subject::Subject,
 };
 
 /// Inputs of 288 bits: the addresses and ports of a flow.

@@ -1,6 +1,6 @@
 //! Rules of several terms: when they begin, and which of the terms is named.
 
-use crate::{event::TermValue, tests::*};
+use crate::{eval::window::value::TermValue, tests::*};
 
 /// One that fires with any of `terms`.
 fn any(terms: Vec<Term>) -> Engine {

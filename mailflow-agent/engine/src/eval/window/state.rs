@@ -1,24 +1,19 @@
 //! What a rule remembers of one subject, term by term: in bounded memory, and what that costs in exactness
 //! is written at the top of each kind.
 
-mod ends;
-mod series;
-mod shape;
-mod sightings;
-mod times;
-
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use thin_vec::ThinVec;
 
-use self::{ends::Ends, series::Series, sightings::Sightings, times::Times};
-pub(crate) use self::{
-    ends::Mark,
-    shape::{PARTS, Shape},
-};
 use crate::{
-    event::Value,
+    eval::window::{
+        count::Times,
+        distinct::{Ends, Mark},
+        first_seen::Sightings,
+        spec::Shape,
+        sum::Series,
+        value::Value,
+    },
     rule::{Level, Measure},
     time::Time,
 };
@@ -264,51 +259,6 @@ impl Store {
             Store::Sightings(sightings) => sightings.len(),
         }
     }
-}
-
-/// Forgets the `old` first entries, and gives back room that is mostly unused.
-fn forget<T>(entries: &mut ThinVec<T>, old: usize) {
-    if old > 0 {
-        entries.drain(..old);
-        if entries.len() * 4 < entries.capacity() {
-            entries.shrink_to_fit();
-        }
-    }
-}
-
-/// The bytes that entries take, with the length and the capacity before them.
-fn heap<T>(entries: &ThinVec<T>) -> usize {
-    match entries.capacity() {
-        0 => 0,
-        room => 2 * size_of::<usize>() + room * size_of::<T>(),
-    }
-}
-
-/// How much more room is found for so many entries: most subjects have few, and a vector's own four, or twice as
-/// many each time, would be more than all the rest.
-fn more(entries: usize) -> usize {
-    (entries / 4).clamp(1, 16)
-}
-
-/// Until when, `before` at the latest, there last were, or will have been, `hold` entries in one window; they are
-/// ascending in time.
-fn last_run<T>(
-    entries: &[T],
-    time: impl Fn(&T) -> Time,
-    shape: &Shape,
-    hold: u64,
-    before: Time,
-) -> Option<Time> {
-    let known = entries.partition_point(|entry| time(entry) < before);
-    entries.get(..known)?.windows(runs(hold)).rev().find_map(|run| {
-        let (oldest, newest) = (time(run.first()?), time(run.last()?));
-        shape.reaches(oldest, newest).then(|| shape.leaves(oldest).min(before))
-    })
-}
-
-/// A threshold as the length of a run.
-fn runs(number: u64) -> usize {
-    usize::try_from(number).unwrap_or(usize::MAX).max(1)
 }
 
 /// Never over: the numerator counts what is wholly inside of the window, the denominator what touches it.

@@ -13,7 +13,10 @@ use serde::{Deserialize, Serialize};
 use thin_vec::ThinVec;
 
 use crate::{
-    store::{Shape, forget, heap, more, shape::PARTS},
+    eval::window::{
+        entries::{forget, heap, more},
+        spec::{PARTS, Shape},
+    },
     time::Time,
 };
 

@@ -8,8 +8,11 @@ use serde::{Deserialize, Serialize};
 use thin_vec::ThinVec;
 
 use crate::{
-    event::Value,
-    store::{Shape, forget, heap, last_run},
+    eval::window::{
+        entries::{forget, heap, last_run},
+        spec::Shape,
+        value::Value,
+    },
     time::Time,
 };
 

@@ -30,8 +30,11 @@ use serde::{Deserialize, Serialize};
 use thin_vec::ThinVec;
 
 use crate::{
-    event::Value,
-    store::{Shape, forget, heap, last_run, more, runs},
+    eval::window::{
+        entries::{forget, heap, last_run, more, runs},
+        spec::Shape,
+        value::Value,
+    },
     time::Time,
 };
 

@@ -4,7 +4,35 @@ use std::{fmt, net::IpAddr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{event::Source, flow::Flow, network::Site, rule::GroupBy};
+use crate::{flow::Flow, network::Site, rule::GroupBy};
+
+/// Whom a rule groups by: the client, IPv6 by prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Source(ipnet::IpNet);
+
+impl Source {
+    /// The source of a client address; `v6_prefix` is the IPv6 prefix length (at most 128).
+    pub fn of(client: IpAddr, v6_prefix: u8) -> Self {
+        let length = if client.is_ipv4() { 32 } else { v6_prefix.min(128) };
+        // The length is in range for either family.
+        Self(ipnet::IpNet::new(client, length).map_or_else(|_| client.into(), |net| net.trunc()))
+    }
+
+    /// The network it stands for.
+    pub fn network(&self) -> ipnet::IpNet {
+        self.0
+    }
+}
+
+impl std::fmt::Display for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.0.prefix_len() == self.0.max_prefix_len() {
+            write!(f, "{}", self.0.addr())
+        } else {
+            write!(f, "{}", self.0)
+        }
+    }
+}
 
 /// Whose flows a rule takes together. Ordered: by kind, then address or name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

@@ -6,8 +6,12 @@ use serde::{Deserialize, Serialize};
 use thin_vec::ThinVec;
 
 use crate::{
-    event::Value,
-    store::{Shape, ends::Mark, heap, last_run},
+    eval::window::{
+        distinct::Mark,
+        entries::{heap, last_run},
+        spec::Shape,
+        value::Value,
+    },
     time::Time,
 };
 
