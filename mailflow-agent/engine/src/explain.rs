@@ -7,17 +7,17 @@ use crate::{
     Engine,
     eval::{
         group_key::{Source, Subject},
+        group_state::{State, Watched},
+        group_table::Known,
         window::value::TermValue,
     },
     flow::{FlowRecord, phase::Stage},
-    lane::Known,
     network::{Ends, Place},
     rule::{
         Clause,
         size_test::{Measure, Way},
     },
     time::Time,
-    watched::{State, Watched},
 };
 
 /// All there is to say of an address.
@@ -123,7 +123,7 @@ impl Engine {
 
     fn explained(&self, record: &FlowRecord) -> Judged {
         let ends = Ends::of(&record.flow, &self.settings.internal);
-        let verdict = |watch: &crate::evaluate::Watch| {
+        let verdict = |watch: &crate::eval::rule_state::Watch| {
             let rule = &watch.plan.rule;
             let lacking = rule.matching.inputs() - record.inputs;
             if !lacking.is_empty() {

@@ -2,7 +2,8 @@
 
 use crate::{
     Engine,
-    event::{Effects, Judged},
+    effects::Effects,
+    eval::pending::Judged,
     flow::{
         Finished, Flow, FlowRecord, RecordReason,
         delta::Delta,

@@ -16,35 +16,40 @@
 //! when somebody looked: they carry what the flow had by then.
 
 pub mod alert;
-mod arrival;
-mod eval;
-mod evaluate;
-pub mod event;
-mod evidence;
-mod expiry;
+pub mod effects;
+pub mod eval;
 pub mod explain;
 pub mod flow;
 mod known;
-mod lane;
 pub mod network;
 pub mod overview;
-pub mod relay;
 pub mod rule;
 mod saved;
 pub mod settings;
-mod shard;
 pub mod state;
-mod tally;
 pub mod time;
-mod watched;
 
 use std::sync::Arc;
 
+pub use self::{
+    alert::relay_hint as relay,
+    eval::{
+        group_key as subject,
+        stats::{RuleCounts, RuleStats},
+    },
+    flow::{fields as inputs, overflow as spill},
+    known::Known,
+    network as assets,
+    network::{role as asset_role, special_use as special},
+    rule::size_test as size,
+};
 use self::{
-    arrival::{Arrival, Arrivals},
-    eval::window::value::WindowValue,
-    evaluate::Evaluator,
-    event::{Effects, Judged},
+    effects::Effects,
+    eval::{
+        evaluator::Evaluator,
+        pending::{Arrival, Arrivals, Judged},
+        window::value::WindowValue,
+    },
     flow::{
         Fate, Finished, Flow, FlowRecord, RecordReason,
         fingerprint::Name,
@@ -58,15 +63,21 @@ use self::{
     settings::Settings,
     time::{Epoch, Time},
 };
-pub use self::{
-    eval::group_key as subject,
-    evaluate::{RuleCounts, RuleStats},
-    flow::{fields as inputs, overflow as spill},
-    known::Known,
-    network as assets,
-    network::{role as asset_role, special_use as special},
-    rule::size_test as size,
-};
+
+/// Deltas, values, alerts and effects.
+pub mod event {
+    pub use crate::{
+        alert::event::{Alert, AlertState, Relay, Sums},
+        effects::{Effects, Grouped, Qualified},
+        eval::{
+            group_key::Source,
+            pending::Judged,
+            window::value::{TermValue, Value, WindowValue},
+        },
+        flow::delta::{Delta, Gain},
+        rule::Severity,
+    };
+}
 
 /// Flows looked at together.
 const BATCH: usize = 32;

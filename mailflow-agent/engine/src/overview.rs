@@ -9,13 +9,13 @@ use crate::{
     Engine,
     eval::{
         group_key::Subject,
+        group_state::{State, Watched},
+        rule_state::Watch,
+        timing_wheel::SHARDS,
         window::value::{Value, WindowValue},
     },
-    evaluate::Watch,
-    lane::SHARDS,
     rule::{Term, compiled::Plan},
     time::Time,
-    watched::{State, Watched},
 };
 
 /// Most places of subjects gone over in one step.

@@ -8,22 +8,28 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Engine,
-    alert::{self, Incident, Shown},
+    alert::{
+        event::Alert,
+        evidence::{Class, Evidence, Handle, Trail},
+        incident,
+        incident::{Incident, Shown},
+        rate_limit::{Burst, BurstState},
+        spoofed_sources::{Flood, FloodState},
+    },
     eval::{
+        contribution::{Taken, Tally},
+        evaluator::Evaluator,
         group_key::{Source, Subject},
+        group_state::{First, Held, State as Life, Watched},
+        group_table::{Known, Lane, OverflowState},
+        pending::Judged,
         window::{state::Store, value::TermValue},
     },
-    evaluate::{Burst, BurstState, Evaluator, Flood, FloodState},
-    event::{Alert, Judged},
-    evidence::{Class, Evidence, Handle, Trail},
     flow::{Direction, Flow, FlowRecord, RecordReason, class::Kinds, phase::Stage, quantity::Quantities},
-    lane::{Known, Lane, OverflowState},
     network::Networks,
     rule::{Match, compiled::Plan},
     saved::{Key, Record, SpillPlace},
-    tally::{Taken, Tally},
     time::Time,
-    watched::{First, Held, State as Life, Watched},
 };
 
 /// Most subjects of a rule with a single flow that nobody answered that are saved, the newest. A flood of spoofed sources
@@ -292,9 +298,10 @@ impl Evaluator {
                         }
                         let shown = Shown { terms, flows: records.all(&shown), ..Shown::default() };
                         let start = (starts_at, starts_at_unix);
-                        let mut told = alert::firing(&plan.rule, &subject, internal, start, decided, shown);
+                        let mut told =
+                            incident::firing(&plan.rule, &subject, internal, start, decided, shown);
                         told.source = source.or(told.source);
-                        crate::evaluate::excuse(plan, known, &mut told, internal, *epoch);
+                        crate::eval::rule_state::excuse(plan, known, &mut told, internal, *epoch);
                         Life::Firing(Box::new((
                             Incident::restored(told, holds_until, next_repeat, joined),
                             decided,

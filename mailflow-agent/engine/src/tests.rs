@@ -9,8 +9,8 @@ mod late;
 mod terms;
 
 use crate::{
+    alert::event::{Alert, AlertState},
     eval::window::value::Value,
-    event::{Alert, AlertState},
     fixture::{self, at},
     flow::{Direction, class::Kind, delta::Gain, fields::Inputs, quantity::Quantity},
     rule::{Condition, Level, Measure, Rule, Term, Window, WindowKind},

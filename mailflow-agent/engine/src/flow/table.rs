@@ -9,6 +9,7 @@ use std::{
 use mailflow_common::FlowKey;
 
 use crate::{
+    eval::contribution::{LIVE_BYTES, LIVE_MESSAGES, Tally},
     flow::{
         compact_table::Slots,
         delta::{Delta, Gain},
@@ -17,7 +18,6 @@ use crate::{
         quantity::Quantities,
         record::{Direction, Flow},
     },
-    tally::{LIVE_BYTES, LIVE_MESSAGES, Tally},
     time::Time,
 };
 
@@ -268,9 +268,9 @@ mod tests {
 
     use super::*;
     use crate::{
+        eval::contribution::Taken,
         fixture::{self, at},
         flow::class::Kinds,
-        tally::Taken,
     };
 
     fn flow() -> Flow {

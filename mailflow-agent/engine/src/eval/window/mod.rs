@@ -8,4 +8,4 @@ pub(crate) mod first_seen;
 pub(crate) mod spec;
 pub(crate) mod state;
 pub(crate) mod sum;
-pub(crate) mod value;
+pub mod value;

@@ -5,7 +5,12 @@ use std::{borrow::Cow, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    alert::{self, Due, Incident, Shown},
+    alert::{
+        event::Alert,
+        evidence::{Class, Evidence, Exhibit, Found, Trail},
+        incident,
+        incident::{Due, Incident, Shown},
+    },
     eval::{
         group_key::Subject,
         window::{
@@ -14,8 +19,6 @@ use crate::{
             value::TermValue,
         },
     },
-    event::Alert,
-    evidence::{Class, Evidence, Exhibit, Found, Trail},
     flow::{FlowRecord, class::Kinds, fields::Inputs, quantity::Quantities},
     network::Networks,
     rule::{
@@ -213,7 +216,8 @@ impl Watched {
                 let decided = plan.decided(&terms);
                 let shown = Shown { terms, ..self.flows(around, decided, starts_at) };
                 let start = (starts_at, around.epoch.unix_nanos(starts_at));
-                let alert = alert::firing(&plan.rule, around.subject, around.internal, start, decided, shown);
+                let alert =
+                    incident::firing(&plan.rule, around.subject, around.internal, start, decided, shown);
                 // A ratio may have decided, which does not say for how long.
                 let until = plan.until(self.stores(), levels).map_or(starts_at, |until| until.max(starts_at));
                 let incident = Incident::new(&plan.rule, around.clock, until, alert.clone());

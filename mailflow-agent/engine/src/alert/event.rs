@@ -1,35 +1,20 @@
-//! What the engine hands to the sinks.
+//! Alert events.
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
-use mailflow_common::{App, FlowKey};
+use mailflow_common::App;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    eval::group_key::Subject,
-    flow::{FlowRecord, fields::Inputs},
+    eval::{
+        group_key::{Source, Subject},
+        window::value::TermValue,
+    },
+    flow::{FlowRecord, delta::Gain, fields::Inputs},
     network::AssetRole,
+    rule::severity::Severity,
     time::Time,
 };
-pub use crate::{
-    eval::{
-        group_key::Source,
-        window::value::{TermValue, Value, WindowValue},
-    },
-    flow::delta::{Delta, Gain},
-    rule::severity::Severity,
-};
-
-/// A flow that a rule counted.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Qualified {
-    /// Name of the rule.
-    pub rule: Arc<str>,
-    /// The flow.
-    pub key: FlowKey,
-    /// Whether an allow-list put it aside.
-    pub suppressed: bool,
-}
 
 /// State of an alert at the moment of its event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -152,62 +137,5 @@ impl std::fmt::Display for Relay {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { attempts, delivered, servers } = self;
         write!(f, "{delivered} of {attempts} sessions delivered mail, to {servers} servers")
-    }
-}
-
-/// A record that the rules were shown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Judged<'a> {
-    /// When.
-    pub at: Time,
-    /// The record.
-    pub record: &'a FlowRecord,
-    /// Whether it is none: an open flow was shown because of what it gained.
-    pub open: bool,
-}
-
-/// Everything one call of the engine produced, in order.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Effects {
-    /// Gains for the metrics.
-    pub deltas: Vec<Delta>,
-    /// Flow records.
-    pub records: Vec<FlowRecord>,
-    /// Flows that rules counted.
-    pub qualified: Vec<Qualified>,
-    /// Alert events.
-    pub alerts: Vec<Alert>,
-    /// Alerts that are told together with others.
-    pub grouped: Vec<Grouped>,
-}
-
-impl Effects {
-    /// Forgets them, and keeps their room.
-    pub fn clear(&mut self) {
-        let Self { deltas, records, qualified, alerts, grouped } = self;
-        deltas.clear();
-        records.clear();
-        qualified.clear();
-        alerts.clear();
-        grouped.clear();
-    }
-}
-
-/// An alert that is told together with others, for the log.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Grouped {
-    /// Name of the rule.
-    pub rule: Arc<str>,
-    /// Its fingerprint.
-    pub fingerprint: String,
-    /// Whom it is about.
-    pub subject: Subject,
-}
-
-impl Grouped {
-    /// Of `alert`.
-    pub(crate) fn of(alert: &Alert) -> Self {
-        let (rule, fingerprint) = (Arc::clone(&alert.rule), alert.fingerprint.clone());
-        Self { rule, fingerprint, subject: alert.subject.clone() }
     }
 }

@@ -7,8 +7,8 @@ use std::{
 
 use crate::{
     Engine,
+    alert::event::{Alert, Relay},
     eval::group_key::Source,
-    event::{Alert, Relay},
     flow::{
         FlowRecord,
         class::{Kind, Kinds},
@@ -147,7 +147,7 @@ impl Engine {
 mod tests {
     use super::*;
     use crate::{
-        event::AlertState,
+        alert::event::AlertState,
         fixture::{self, at},
         flow::{RecordReason, recent_records::REMEMBERED, timeout},
     };

@@ -3,15 +3,16 @@
 use std::sync::Arc;
 
 use crate::{
-    eval::window::{state::Frame, value::Value},
-    evaluate::burst::Burst,
-    event::Alert,
+    alert::{event::Alert, rate_limit::Burst},
+    eval::{
+        group_state::Watched,
+        group_table::{Known, Lane},
+        window::{state::Frame, value::Value},
+    },
     flow::{FlowRecord, phase::Stage},
-    lane::{Known, Lane},
     network::{Ends, Networks},
     rule::{Measure, compiled::Plan},
     time::{Epoch, Time},
-    watched::Watched,
 };
 
 /// A rule with its subjects.

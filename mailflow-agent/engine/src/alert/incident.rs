@@ -20,11 +20,11 @@ use mailflow_common::App;
 use sha2::{Digest, Sha256};
 
 use crate::{
+    alert::event::{Alert, AlertState, Sums},
     eval::{
         group_key::{Source, Subject},
         window::value::TermValue,
     },
-    event::{Alert, AlertState, Sums},
     flow::FlowRecord,
     network::Networks,
     rule::Rule,

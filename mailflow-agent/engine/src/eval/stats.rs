@@ -3,9 +3,8 @@
 use std::sync::Arc;
 
 use crate::{
-    evaluate::{Evaluator, Known},
-    event::Alert,
-    evidence,
+    alert::{event::Alert, evidence},
+    eval::{evaluator::Evaluator, group_table::Known, rule_state::Watch},
     rule::RuleLimits,
 };
 
@@ -87,7 +86,7 @@ impl Evaluator {
 
     /// The same rule by rule.
     pub(crate) fn counts(&self) -> Vec<RuleCounts> {
-        let counts = |watch: &super::Watch| RuleCounts {
+        let counts = |watch: &Watch| RuleCounts {
             rule: Arc::clone(&watch.plan.rule.name),
             subjects: watch.subjects(),
             late: watch.missed.late,

@@ -9,10 +9,12 @@ use std::{collections::BTreeMap, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    alert,
+    alert::{
+        event::{Alert, AlertState, Sums},
+        incident,
+        rate_limit::{MINUTE, QUIET, subjects},
+    },
     eval::group_key::Subject,
-    evaluate::burst::{MINUTE, QUIET, subjects},
-    event::{Alert, AlertState, Sums},
     rule::{RuleLimits, Severity},
     time::{Epoch, Time},
 };
@@ -77,7 +79,7 @@ impl Flood {
     }
 
     /// A source is new, for some rule.
-    pub(super) fn see(&mut self, clock: Time, completed: bool) {
+    pub(crate) fn see(&mut self, clock: Time, completed: bool) {
         if self.since == Time::ZERO {
             self.since = clock;
         }
@@ -90,7 +92,7 @@ impl Flood {
     }
 
     /// Lets time pass. Returns what there is to tell.
-    pub(super) fn pass(&mut self, clock: Time, epoch: Epoch, limits: &RuleLimits) -> Option<Alert> {
+    pub(crate) fn pass(&mut self, clock: Time, epoch: Epoch, limits: &RuleLimits) -> Option<Alert> {
         let (half_open, completed) = (self.half_open, self.completed);
         let is_flood = half_open >= u64::from(limits.flood_sources) && half_open >= completed * SHARE;
         // The first alert need not wait for the end of the minute.
@@ -125,17 +127,17 @@ impl Flood {
     }
 
     /// Returns its alert, if it fires.
-    pub(super) fn fires(&self) -> Option<&Alert> {
+    pub(crate) fn fires(&self) -> Option<&Alert> {
         self.fires.as_ref().map(|(alert, _)| alert)
     }
 
     /// Returns true if a flood lasts.
-    pub(super) fn lasts(&self) -> bool {
+    pub(crate) fn lasts(&self) -> bool {
         self.fires.is_some()
     }
 
     /// Returns how many new sources were half-open, since the start.
-    pub(super) fn seen(&self) -> u64 {
+    pub(crate) fn seen(&self) -> u64 {
         self.seen
     }
 }
@@ -145,7 +147,7 @@ fn about((starts_at, starts_at_unix): (Time, i128), number: u64, threshold: u32)
     let decided = subjects(number, threshold);
     let rule: Arc<str> = RuleLimits::FLOOD_ALERT.into();
     Alert {
-        fingerprint: alert::fingerprint(&rule, &Subject::Many),
+        fingerprint: incident::fingerprint(&rule, &Subject::Many),
         rule,
         rule_version: 1,
         state: AlertState::Firing,

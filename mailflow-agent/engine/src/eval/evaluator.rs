@@ -1,35 +1,21 @@
 //! Rules over records: the engine's clock, the windows of every subject, the incidents.
 
-mod admit;
-mod burst;
-mod fit;
-mod flood;
-mod reconfigure;
-mod stats;
-mod watch;
-
 use std::{collections::BTreeSet, hint::black_box, time::Duration};
 
-pub use self::stats::{RuleCounts, RuleStats};
-pub(crate) use self::{
-    burst::{Burst, BurstState},
-    fit::Fit,
-    flood::{Flood, FloodState},
-    watch::{Watch, excuse},
-};
 use crate::{
+    alert::{evidence::Evidence, spoofed_sources::Flood},
+    effects::Effects,
     eval::{
         group_key::{Source, Subject},
+        group_state::Around,
+        group_table::Known,
+        rule_state::{Watch, excuse},
         window::value::WindowValue,
     },
-    event::Effects,
-    evidence::Evidence,
     flow::{FlowRecord, phase::Stage},
-    lane::Known,
     network::{Networks, lookup_cache::Sites},
     rule::{GroupBy, Rule, RuleLimits, compiled::Plan},
     time::{Epoch, Time},
-    watched::Around,
 };
 
 /// How often subjects whose visit is due are visited.
@@ -43,12 +29,12 @@ pub(crate) struct Evaluator {
     pub(crate) epoch: Epoch,
     pub(crate) clock: Time,
     /// When which incident has something to do; one entry for each, never too late.
-    deadlines: BTreeSet<(Time, usize, Known, Subject)>,
+    pub(super) deadlines: BTreeSet<(Time, usize, Known, Subject)>,
     pub(crate) next_expiry: Time,
     pub(crate) limits: RuleLimits,
     pub(crate) flood: Flood,
     pub(crate) evidence: Evidence,
-    sites: Sites,
+    pub(super) sites: Sites,
 }
 
 impl Evaluator {

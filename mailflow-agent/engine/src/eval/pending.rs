@@ -8,8 +8,7 @@ use std::{hint::black_box, net::IpAddr};
 use mailflow_common::FlowKey;
 
 use crate::{
-    evaluate::Fit,
-    event::Judged,
+    eval::rule_mask::Fit,
     flow::{Flow, FlowRecord, phase::Stage},
     time::Time,
 };
@@ -29,6 +28,17 @@ pub(crate) struct Arrival<'a> {
     /// The rules that count its flow.
     pub(crate) fit: Fit,
     pub(crate) record: &'a FlowRecord,
+}
+
+/// A record that the rules were shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Judged<'a> {
+    /// When.
+    pub at: Time,
+    /// The record.
+    pub record: &'a FlowRecord,
+    /// Whether it is none: an open flow was shown because of what it gained.
+    pub open: bool,
 }
 
 /// Records on their way to the rules.

@@ -3,14 +3,19 @@
 use std::net::IpAddr;
 
 use crate::{
-    arrival::Arrival,
+    alert::evidence::Exhibit,
+    effects::{Effects, Grouped, Qualified},
     eval::{
+        contribution::{Taken, Tally},
+        evaluator::Evaluator,
         group_key::{Source, Subject},
+        group_state::{Around, Booked},
+        group_table::Known,
+        pending::Arrival,
+        rule_mask::{Fit, Verdict},
+        rule_state::{Watch, excuse},
         window::distinct::Mark,
     },
-    evaluate::{Evaluator, Fit, Watch, excuse, fit::Verdict},
-    event::{Effects, Grouped, Qualified},
-    evidence::Exhibit,
     flow::{
         FlowRecord,
         class::Kinds,
@@ -19,11 +24,8 @@ use crate::{
         phase::Stage,
         quantity::{Quantities, Quantity},
     },
-    lane::Known,
     network::{Ends, Networks, Place, Site},
     rule::{Measure, compiled::News},
-    tally::{Taken, Tally},
-    watched::{Around, Booked},
 };
 
 /// What is to be booked.

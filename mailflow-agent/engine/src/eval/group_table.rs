@@ -11,14 +11,15 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use crate::expiry::SHARDS;
 use crate::{
-    eval::group_key::Subject,
-    expiry::Turns,
+    eval::{
+        group_key::Subject,
+        group_shard::{HalfOpen, NONE, PLACE, Place, Shard},
+        group_state::Watched,
+        timing_wheel::{SHARDS, Turns},
+    },
     rule::{RuleLimits, compiled::Plan, limits::MOST},
-    shard::{HalfOpen, NONE, PLACE, Place, Shard},
     time::Time,
-    watched::Watched,
 };
 
 /// Shards in which such a one is looked for, until there is one of a single flow.

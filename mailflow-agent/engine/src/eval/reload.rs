@@ -3,13 +3,16 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::{
-    eval::group_key::Subject,
-    evaluate::{Evaluator, Watch, excuse},
-    event::Effects,
-    lane::Known,
+    effects::Effects,
+    eval::{
+        evaluator::Evaluator,
+        group_key::Subject,
+        group_state::Watched,
+        group_table::Known,
+        rule_state::{Watch, excuse},
+    },
     network::Networks,
     rule::{Rule, RuleLimits, compiled::Plan},
-    watched::Watched,
 };
 
 /// What became of the rules before.

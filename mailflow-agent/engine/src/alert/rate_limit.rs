@@ -12,13 +12,16 @@ use std::{sync::Arc, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    alert::{self, Shown},
+    alert::{
+        event::{Alert, AlertState},
+        evidence::SHOWN,
+        incident,
+        incident::Shown,
+    },
     eval::{
         group_key::Subject,
         window::value::{TermValue, Value},
     },
-    event::{Alert, AlertState},
-    evidence::SHOWN,
     flow::FlowRecord,
     network::Networks,
     rule::{Rule, RuleLimits},
@@ -26,10 +29,10 @@ use crate::{
 };
 
 /// Over which time alerts are counted, and how often the one about many is told at most.
-pub(super) const MINUTE: Duration = Duration::from_secs(60);
+pub(crate) const MINUTE: Duration = Duration::from_secs(60);
 
 /// The alert about many ends when there was no further one for this long.
-pub(super) const QUIET: Duration = Duration::from_secs(600);
+pub(crate) const QUIET: Duration = Duration::from_secs(600);
 
 /// New alerts of one rule.
 #[derive(Clone, Debug, Default)]
@@ -114,7 +117,7 @@ impl Burst {
                 role: None,
                 attack: group.attack,
                 complete: group.complete,
-                ..alert::firing(rule, &Subject::Many, internal, start, 0, shown)
+                ..incident::firing(rule, &Subject::Many, internal, start, 0, shown)
             };
             Group { alert, subjects: group.subjects, last: group.last, told: group.told }
         });
@@ -123,7 +126,7 @@ impl Burst {
 
     /// Returns true if a new alert is told by itself. Those that an allow-list suppresses are told to nobody. Spoofed
     /// sources complete no handshake, and do not use up what is for those that do.
-    pub(super) fn admits(
+    pub(crate) fn admits(
         &mut self,
         clock: Time,
         suppressed: bool,
@@ -143,7 +146,7 @@ impl Burst {
     }
 
     /// Takes an alert that is not told by itself. Returns the alert about all of them, if this is the first.
-    pub(super) fn join(&mut self, clock: Time, alert: Alert, limits: &RuleLimits) -> Option<Alert> {
+    pub(crate) fn join(&mut self, clock: Time, alert: Alert, limits: &RuleLimits) -> Option<Alert> {
         self.joined += 1;
         let newest = alert.flows.last().cloned();
         match &mut self.group {
@@ -165,7 +168,7 @@ impl Burst {
     }
 
     /// Lets time pass. Returns what there is to tell of many subjects.
-    pub(super) fn pass(&mut self, clock: Time, limits: &RuleLimits) -> Option<Alert> {
+    pub(crate) fn pass(&mut self, clock: Time, limits: &RuleLimits) -> Option<Alert> {
         let group = self.group.as_mut()?;
         let ended = group.last + QUIET <= clock;
         let (at, of) = group.told;
@@ -176,7 +179,7 @@ impl Burst {
         let decided = subjects(group.subjects, limits.alerts_per_minute);
         group.alert.terms = vec![decided.clone()];
         (group.alert.decided, group.alert.time) = (decided, clock);
-        alert::show_flows(&mut group.alert);
+        incident::show_flows(&mut group.alert);
         let mut alert = group.alert.clone();
         if ended {
             (alert.state, alert.ends_at) = (AlertState::Resolved, Some(group.last));
@@ -186,18 +189,18 @@ impl Burst {
     }
 
     /// The rule is gone. Returns the end of the alert about many subjects, if it fires.
-    pub(super) fn end(&mut self, clock: Time) -> Option<Alert> {
+    pub(crate) fn end(&mut self, clock: Time) -> Option<Alert> {
         let alert = self.group.take()?.alert;
         Some(Alert { state: AlertState::Resolved, time: clock, ends_at: Some(clock), ..alert })
     }
 
     /// Returns the alert about many subjects, if it fires.
-    pub(super) fn fires(&self) -> Option<&Alert> {
+    pub(crate) fn fires(&self) -> Option<&Alert> {
         self.group.as_ref().map(|group| &group.alert)
     }
 
     /// Returns how many alerts were not told by themselves, since the start.
-    pub(super) fn joined(&self) -> u64 {
+    pub(crate) fn joined(&self) -> u64 {
         self.joined
     }
 }
@@ -206,7 +209,7 @@ impl Burst {
 fn about_many(first: Alert, example: Option<Arc<FlowRecord>>, most: u32) -> Alert {
     let decided = subjects(1, most);
     let mut alert = Alert {
-        fingerprint: alert::fingerprint(&first.rule, &Subject::Many),
+        fingerprint: incident::fingerprint(&first.rule, &Subject::Many),
         subject: Subject::Many,
         source: None,
         matched_network: None,
@@ -219,12 +222,12 @@ fn about_many(first: Alert, example: Option<Arc<FlowRecord>>, most: u32) -> Aler
         relay: None,
         ..first
     };
-    alert::show_flows(&mut alert);
+    incident::show_flows(&mut alert);
     alert
 }
 
 /// How many subjects there are, and from which number on they are told together.
-pub(super) fn subjects(number: u64, most: u32) -> TermValue {
+pub(crate) fn subjects(number: u64, most: u32) -> TermValue {
     TermValue {
         name: "subjects".into(),
         window: MINUTE,
@@ -240,7 +243,7 @@ mod tests {
     use super::*;
     use crate::{
         Engine,
-        event::Effects,
+        effects::Effects,
         fixture::{self, at},
         flow::{RecordReason, timeout},
         rule::Level,
