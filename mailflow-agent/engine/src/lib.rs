@@ -14,34 +14,51 @@
 //! their own moments in between. Of equal moments the earlier event time goes first, then the lower
 //! client address and port, then the lower server address and port. Only active records depend on
 //! when somebody looked: they carry what the flow had by then.
+//!
+//! Modules, in the order in which data passes them:
+//!
+//! | module | |
+//! |---|---|
+//! | [`time`] | packet clock, and its place on the wall clock |
+//! | [`settings`] | settings of the engine |
+//! | [`flow`] | flows, their deltas, timeouts and records |
+//! | [`network`] | addresses, located against the internal networks |
+//! | [`rule`] | rules, and their match against records |
+//! | [`eval`] | evaluation of the rules, by group |
+//! | [`eval::window`] | windows of event time |
+//! | [`alert`] | incidents and their alerts |
+//! | [`effects`] | output of each call |
+//! | [`checkpoint`] | state that a later process continues from |
+//! | [`query`] | questions about the state |
+
+#![forbid(unsafe_code)]
 
 pub mod alert;
+pub mod checkpoint;
 pub mod effects;
 pub mod eval;
-pub mod explain;
 pub mod flow;
-mod known;
 pub mod network;
-pub mod overview;
+pub mod query;
 pub mod rule;
-mod saved;
 pub mod settings;
-pub mod state;
 pub mod time;
 
 use std::sync::Arc;
 
+// Aliases that other crates use.
 pub use self::{
     alert::relay_hint as relay,
-    eval::{
-        group_key as subject,
-        stats::{RuleCounts, RuleStats},
-    },
+    checkpoint::rules as state,
+    eval::group_key as subject,
     flow::{fields as inputs, overflow as spill},
-    known::Known,
-    network as assets,
-    network::{role as asset_role, special_use as special},
+    network::{self as assets, role as asset_role, special_use as special},
+    query::{explain, window_values as overview},
     rule::size_test as size,
+};
+pub use self::{
+    checkpoint::Known,
+    eval::stats::{RuleCounts, RuleStats},
 };
 use self::{
     effects::Effects,

@@ -12,7 +12,7 @@ use crate::{
     },
     flow::{FlowRecord, delta::Gain, fields::Inputs},
     network::AssetRole,
-    rule::severity::Severity,
+    rule::Severity,
     time::Time,
 };
 
@@ -96,14 +96,14 @@ pub struct Alert {
     /// Server ports of the contributing flows, ascending.
     pub ports: Vec<u16>,
     /// Applications of the contributing flows.
-    #[serde(with = "crate::saved::apps")]
+    #[serde(with = "crate::checkpoint::codec::apps")]
     pub apps: Vec<App>,
     /// Destinations with the number of contributing flows to each, most first, at most ten.
     pub destinations: Vec<(IpAddr, u64)>,
     /// Totals over the contributing flows.
     pub sums: Sums,
     /// The newest contributing flows, at most twenty, oldest first.
-    #[serde(with = "crate::saved::records")]
+    #[serde(with = "crate::checkpoint::codec::records")]
     pub flows: Vec<Arc<FlowRecord>>,
     /// Whether counting was complete for all contributing flows: none began before it was watched, and no
     /// packet of the subject found the flow table full.

@@ -19,8 +19,8 @@ use std::{cmp::Reverse, collections::BTreeMap, sync::Arc};
 use mailflow_common::App;
 use sha2::{Digest, Sha256};
 
+use super::event::{Alert, AlertState, Sums};
 use crate::{
-    alert::event::{Alert, AlertState, Sums},
     eval::{
         group_key::{Source, Subject},
         window::value::TermValue,

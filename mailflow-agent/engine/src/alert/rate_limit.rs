@@ -11,13 +11,12 @@ use std::{sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+use super::{
+    event::{Alert, AlertState},
+    evidence::SHOWN,
+    incident::{self, Shown},
+};
 use crate::{
-    alert::{
-        event::{Alert, AlertState},
-        evidence::SHOWN,
-        incident,
-        incident::Shown,
-    },
     eval::{
         group_key::Subject,
         window::value::{TermValue, Value},

@@ -5,9 +5,9 @@ use std::{
     net::IpAddr,
 };
 
+use super::event::{Alert, Relay};
 use crate::{
     Engine,
-    alert::event::{Alert, Relay},
     eval::group_key::Source,
     flow::{
         FlowRecord,

@@ -8,12 +8,12 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
+use super::{
+    event::{Alert, AlertState, Sums},
+    incident,
+    rate_limit::{MINUTE, QUIET, subjects},
+};
 use crate::{
-    alert::{
-        event::{Alert, AlertState, Sums},
-        incident,
-        rate_limit::{MINUTE, QUIET, subjects},
-    },
     eval::group_key::Subject,
     rule::{RuleLimits, Severity},
     time::{Epoch, Time},

@@ -2,16 +2,16 @@
 
 use std::{collections::BTreeSet, hint::black_box, time::Duration};
 
+use super::{
+    group_key::{Source, Subject},
+    group_state::Around,
+    group_table::Known,
+    rule_state::{Watch, excuse},
+    window::value::WindowValue,
+};
 use crate::{
     alert::{evidence::Evidence, spoofed_sources::Flood},
     effects::Effects,
-    eval::{
-        group_key::{Source, Subject},
-        group_state::Around,
-        group_table::Known,
-        rule_state::{Watch, excuse},
-        window::value::WindowValue,
-    },
     flow::{FlowRecord, phase::Stage},
     network::{Networks, lookup_cache::Sites},
     rule::{GroupBy, Rule, RuleLimits, compiled::Plan},

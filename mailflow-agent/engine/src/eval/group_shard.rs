@@ -8,7 +8,7 @@ use std::{
 
 use hashbrown::HashTable;
 
-use crate::eval::{group_key::Subject, group_state::Watched, timing_wheel::SLOTS};
+use super::{group_key::Subject, group_state::Watched, timing_wheel::SLOTS};
 
 /// The room for subjects grows by this part of itself.
 const STEP: usize = 16;

@@ -4,20 +4,19 @@ use std::{borrow::Cow, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
+use super::{
+    group_key::Subject,
+    window::{
+        distinct::Mark,
+        state::{Frame, Store},
+        value::TermValue,
+    },
+};
 use crate::{
     alert::{
         event::Alert,
         evidence::{Class, Evidence, Exhibit, Found, Trail},
-        incident,
-        incident::{Due, Incident, Shown},
-    },
-    eval::{
-        group_key::Subject,
-        window::{
-            distinct::Mark,
-            state::{Frame, Store},
-            value::TermValue,
-        },
+        incident::{self, Due, Incident, Shown},
     },
     flow::{FlowRecord, class::Kinds, fields::Inputs, quantity::Quantities},
     network::Networks,

@@ -11,13 +11,13 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use super::{
+    group_key::Subject,
+    group_shard::{HalfOpen, NONE, PLACE, Place, Shard},
+    group_state::Watched,
+    timing_wheel::{SHARDS, Turns},
+};
 use crate::{
-    eval::{
-        group_key::Subject,
-        group_shard::{HalfOpen, NONE, PLACE, Place, Shard},
-        group_state::Watched,
-        timing_wheel::{SHARDS, Turns},
-    },
     rule::{RuleLimits, compiled::Plan, limits::MOST},
     time::Time,
 };

@@ -2,20 +2,20 @@
 
 use std::net::IpAddr;
 
+use super::{
+    contribution::{Taken, Tally},
+    evaluator::Evaluator,
+    group_key::{Source, Subject},
+    group_state::{Around, Booked},
+    group_table::Known,
+    pending::Arrival,
+    rule_mask::{Fit, Verdict},
+    rule_state::{Watch, excuse},
+    window::distinct::Mark,
+};
 use crate::{
     alert::evidence::Exhibit,
     effects::{Effects, Grouped, Qualified},
-    eval::{
-        contribution::{Taken, Tally},
-        evaluator::Evaluator,
-        group_key::{Source, Subject},
-        group_state::{Around, Booked},
-        group_table::Known,
-        pending::Arrival,
-        rule_mask::{Fit, Verdict},
-        rule_state::{Watch, excuse},
-        window::distinct::Mark,
-    },
     flow::{
         FlowRecord,
         class::Kinds,

@@ -7,8 +7,8 @@ use std::{hint::black_box, net::IpAddr};
 
 use mailflow_common::FlowKey;
 
+use super::rule_mask::Fit;
 use crate::{
-    eval::rule_mask::Fit,
     flow::{Flow, FlowRecord, phase::Stage},
     time::Time,
 };

@@ -2,15 +2,15 @@
 
 use std::{sync::Arc, time::Duration};
 
+use super::{
+    evaluator::Evaluator,
+    group_key::Subject,
+    group_state::Watched,
+    group_table::Known,
+    rule_state::{Watch, excuse},
+};
 use crate::{
     effects::Effects,
-    eval::{
-        evaluator::Evaluator,
-        group_key::Subject,
-        group_state::Watched,
-        group_table::Known,
-        rule_state::{Watch, excuse},
-    },
     network::Networks,
     rule::{Rule, RuleLimits, compiled::Plan},
 };

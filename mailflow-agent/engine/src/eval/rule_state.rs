@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
+use super::{
+    group_state::Watched,
+    group_table::{Known, Lane},
+    window::{state::Frame, value::Value},
+};
 use crate::{
     alert::{event::Alert, rate_limit::Burst},
-    eval::{
-        group_state::Watched,
-        group_table::{Known, Lane},
-        window::{state::Frame, value::Value},
-    },
     flow::{FlowRecord, phase::Stage},
     network::{Ends, Networks},
     rule::{Measure, compiled::Plan},

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
+use super::{evaluator::Evaluator, group_table::Known, rule_state::Watch};
 use crate::{
     alert::{event::Alert, evidence},
-    eval::{evaluator::Evaluator, group_table::Known, rule_state::Watch},
     rule::RuleLimits,
 };
 

@@ -2,7 +2,7 @@
 
 use bitflags::bitflags;
 
-use crate::flow::{
+use super::{
     phase::Stage,
     record::{Flow, FlowRecord},
 };

@@ -12,7 +12,7 @@
 
 use std::{cmp::Ordering, hint::black_box};
 
-use crate::flow::{fingerprint::Name, packed_counters::Slot};
+use super::{fingerprint::Name, packed_counters::Slot};
 
 /// Of this many slots, one fewer is taken at most.
 const ROOM: usize = 6;

@@ -4,7 +4,7 @@ use std::hash::{BuildHasher, Hash, RandomState};
 
 use siphasher::sip128::{Hasher128, SipHasher13};
 
-use crate::flow::record::Flow;
+use super::record::Flow;
 
 /// A flow's name: 96 bits of hash of its key and its beginning. Another beginning on the same key is
 /// another flow.

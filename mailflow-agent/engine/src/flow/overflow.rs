@@ -4,14 +4,12 @@ use std::{collections::HashMap, net::IpAddr};
 
 use mailflow_common::{Facts, FlowKey, Scope, SpillKey, Vlans};
 
-use crate::{
-    flow::{
-        delta::{Delta, Gain},
-        quantity::{Quantities, Quantity},
-        record::{Direction, Flow},
-    },
-    time::Time,
+use super::{
+    delta::{Delta, Gain},
+    quantity::{Quantities, Quantity},
+    record::{Direction, Flow},
 };
+use crate::time::Time;
 
 /// What the packets of such flows add up to, by source, service and protocol.
 #[derive(Clone, Debug, PartialEq, Eq)]

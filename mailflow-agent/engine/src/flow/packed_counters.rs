@@ -1,6 +1,6 @@
 //! A live flow as it was last seen, in 32 bytes beside half of its name.
 
-use crate::flow::{
+use super::{
     delta::{Delta, Gain},
     fingerprint::Name,
     record::{Direction, Flow},

@@ -1,6 +1,6 @@
 //! Finality of what is known of a flow.
 
-use crate::flow::record::RecordReason;
+use super::record::RecordReason;
 
 /// How final what is known of a flow is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::flow::record::Flow;
+use super::record::Flow;
 
 /// What can be summed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

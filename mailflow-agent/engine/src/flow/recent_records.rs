@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, net::IpAddr};
 
-use crate::flow::record::FlowRecord;
+use super::record::FlowRecord;
 
 /// Newest records remembered, about 240 B each, unless there is to be no bound.
 pub(crate) const REMEMBERED: usize = 1 << 14;

@@ -4,7 +4,8 @@ use std::{net::IpAddr, num::NonZeroU32};
 
 use mailflow_common::{App, Facts, FlowKey};
 
-use crate::{flow::fields::Inputs, time::Time};
+use super::fields::Inputs;
+use crate::time::Time;
 
 /// One direction of a flow, cumulative.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

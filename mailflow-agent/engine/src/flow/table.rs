@@ -8,16 +8,16 @@ use std::{
 
 use mailflow_common::FlowKey;
 
+use super::{
+    compact_table::Slots,
+    delta::{Delta, Gain},
+    fingerprint::{Name, Names},
+    packed_counters::Slot,
+    quantity::Quantities,
+    record::{Direction, Flow},
+};
 use crate::{
     eval::contribution::{LIVE_BYTES, LIVE_MESSAGES, Tally},
-    flow::{
-        compact_table::Slots,
-        delta::{Delta, Gain},
-        fingerprint::{Name, Names},
-        packed_counters::Slot,
-        quantity::Quantities,
-        record::{Direction, Flow},
-    },
     time::Time,
 };
 

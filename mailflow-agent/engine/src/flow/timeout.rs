@@ -4,14 +4,12 @@ use std::time::Duration;
 
 use mailflow_common::{App, Family, PROTOCOL_TCP, classify};
 
-use crate::{
-    flow::{
-        fields::Inputs,
-        record::{Flow, FlowRecord, RecordReason},
-        service::Services,
-    },
-    time::Time,
+use super::{
+    fields::Inputs,
+    record::{Flow, FlowRecord, RecordReason},
+    service::Services,
 };
+use crate::time::Time;
 
 /// When a flow's record is made (RFC 5470's active and idle timeouts).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

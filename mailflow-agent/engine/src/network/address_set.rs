@@ -4,7 +4,7 @@ use std::{fmt, net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;
 
-use crate::network::{
+use super::{
     internal::{Place, Site},
     role::AssetRole,
 };

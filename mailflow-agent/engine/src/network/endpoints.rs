@@ -1,9 +1,7 @@
 //! Client and server of a flow, located against the internal networks.
 
-use crate::{
-    flow::Flow,
-    network::internal::{Networks, Site},
-};
+use super::internal::{Networks, Site};
+use crate::flow::Flow;
 
 /// Where the two ends of a flow are. It is the same for every rule, so it is looked up once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use std::{
 
 use ipnet::{IpNet, Ipv4Net};
 
-use crate::network::{
+use super::{
     range_table::{Ranges, Span},
     role::AssetRole,
     special_use::{SpecialUse, special_use},

@@ -4,13 +4,11 @@ use std::net::IpAddr;
 
 use mailflow_common::Address;
 
-use crate::{
-    flow::Flow,
-    network::{
-        endpoints::Ends,
-        internal::{Networks, Place, Site},
-    },
+use super::{
+    endpoints::Ends,
+    internal::{Networks, Place, Site},
 };
+use crate::flow::Flow;
 
 /// Ends that are remembered: 2 to this power.
 const POWER: u32 = 6;

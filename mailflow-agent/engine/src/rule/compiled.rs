@@ -2,6 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
+use super::{
+    definition::{Allow, Condition, GroupBy, Rule},
+    pair_index::Pairs,
+    term::{End, Measure, Term},
+    thresholds::Level,
+};
 use crate::{
     eval::window::{
         distinct::Mark,
@@ -15,12 +21,6 @@ use crate::{
         quantity::Quantities,
     },
     network::{Ends, Set, Site},
-    rule::{
-        definition::{Allow, Condition, GroupBy, Rule},
-        pair_index::Pairs,
-        term::{End, Measure, Term},
-        thresholds::Level,
-    },
     time::{Epoch, Time},
 };
 

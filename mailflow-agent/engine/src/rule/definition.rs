@@ -2,15 +2,13 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use crate::{
-    network::Set,
-    rule::{
-        filter::Match,
-        severity::Severity,
-        term::{Term, Window},
-        thresholds::Thresholds,
-    },
+use super::{
+    filter::Match,
+    severity::Severity,
+    term::{Term, Window},
+    thresholds::Thresholds,
 };
+use crate::network::Set;
 
 /// A rule: which flows count, and what of them is too much.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -2,14 +2,14 @@
 
 use mailflow_common::{App, PROTOCOL_TCP, PROTOCOL_UDP};
 
+use super::{
+    definition::Allow,
+    filter::{Bound, Counter, Hours, Match, Transport},
+    size_test::Shortfall,
+};
 use crate::{
     flow::{Flow, phase::Stage, quantity::Quantity},
     network::{Ends, Place},
-    rule::{
-        definition::Allow,
-        filter::{Bound, Counter, Hours, Match, Transport},
-        size_test::Shortfall,
-    },
     time::{Epoch, Time},
 };
 

@@ -1,12 +1,10 @@
 //! Fields that a record must carry for a rule, or one of its terms, to be evaluated.
 
-use crate::{
-    flow::{class::Kind, fields::Inputs, quantity::Quantity},
-    rule::{
-        filter::{Counter, Layer, Match, SizeKind, SizeTest},
-        term::{Measure, Term},
-    },
+use super::{
+    filter::{Counter, Layer, Match, SizeKind, SizeTest},
+    term::{Measure, Term},
 };
+use crate::flow::{class::Kind, fields::Inputs, quantity::Quantity};
 
 impl Match {
     /// What a record must tell for a rule to say whether its flow counts.

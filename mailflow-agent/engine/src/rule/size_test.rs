@@ -1,9 +1,7 @@
 //! The size test of a rule: is this flow heavy enough to be a delivery?
 
-use crate::{
-    flow::{Direction, Flow},
-    rule::filter::{Layer, SizeKind, SizeTest},
-};
+use super::filter::{Layer, SizeKind, SizeTest};
+use crate::flow::{Direction, Flow};
 
 /// One of a flow's two ways.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -2,10 +2,8 @@
 
 use std::time::Duration;
 
-use crate::{
-    flow::{class::Kind, quantity::Quantity},
-    rule::thresholds::Level,
-};
+use super::thresholds::Level;
+use crate::flow::{class::Kind, quantity::Quantity};
 
 /// One thing that a rule looks at: a number over a window, and when it is too high.
 #[derive(Clone, Debug, PartialEq, Eq)]

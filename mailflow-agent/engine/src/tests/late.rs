@@ -1,6 +1,6 @@
 //! What is known late: after readings stood still, or after a process that noted it and died.
 
-use crate::tests::*;
+use super::*;
 
 #[test]
 fn an_active_record_that_was_noted_is_made_whatever_the_state_takes_for_seen() {

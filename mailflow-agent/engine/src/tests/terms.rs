@@ -1,6 +1,7 @@
 //! Rules of several terms: when they begin, and which of the terms is named.
 
-use crate::{eval::window::value::TermValue, tests::*};
+use super::*;
+use crate::eval::window::value::TermValue;
 
 /// One that fires with any of `terms`.
 fn any(terms: Vec<Term>) -> Engine {

@@ -29,14 +29,12 @@
 use serde::{Deserialize, Serialize};
 use thin_vec::ThinVec;
 
-use crate::{
-    eval::window::{
-        entries::{forget, heap, last_run, more, runs},
-        spec::Shape,
-        value::Value,
-    },
-    time::Time,
+use super::{
+    entries::{forget, heap, last_run, more, runs},
+    spec::Shape,
+    value::Value,
 };
+use crate::time::Time;
 
 /// Times of events.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

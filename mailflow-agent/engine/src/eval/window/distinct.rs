@@ -7,14 +7,12 @@
 use serde::{Deserialize, Serialize};
 use thin_vec::ThinVec;
 
-use crate::{
-    eval::window::{
-        entries::{forget, heap, last_run},
-        spec::Shape,
-        value::Value,
-    },
-    time::Time,
+use super::{
+    entries::{forget, heap, last_run},
+    spec::Shape,
+    value::Value,
 };
+use crate::time::Time;
 
 /// An end as bytes: an address (IPv4 mapped to IPv6) or a port.
 pub(crate) type Mark = [u8; 16];

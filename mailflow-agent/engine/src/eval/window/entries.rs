@@ -2,7 +2,8 @@
 
 use thin_vec::ThinVec;
 
-use crate::{eval::window::spec::Shape, time::Time};
+use super::spec::Shape;
+use crate::time::Time;
 
 /// Forgets the `old` first entries, and gives back room that is mostly unused.
 pub(super) fn forget<T>(entries: &mut ThinVec<T>, old: usize) {

@@ -5,15 +5,13 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use thin_vec::ThinVec;
 
-use crate::{
-    eval::window::{
-        distinct::Mark,
-        entries::{heap, last_run},
-        spec::Shape,
-        value::Value,
-    },
-    time::Time,
+use super::{
+    distinct::Mark,
+    entries::{heap, last_run},
+    spec::Shape,
+    value::Value,
 };
+use crate::time::Time;
 
 /// Most ends remembered of one subject. What is seen beyond is not told apart: it is not new.
 const MOST: usize = 1_024;

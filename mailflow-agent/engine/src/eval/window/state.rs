@@ -5,15 +5,15 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::{
+    count::Times,
+    distinct::{Ends, Mark},
+    first_seen::Sightings,
+    spec::Shape,
+    sum::Series,
+    value::Value,
+};
 use crate::{
-    eval::window::{
-        count::Times,
-        distinct::{Ends, Mark},
-        first_seen::Sightings,
-        spec::Shape,
-        sum::Series,
-        value::Value,
-    },
     rule::{Level, Measure},
     time::Time,
 };

@@ -12,13 +12,11 @@
 use serde::{Deserialize, Serialize};
 use thin_vec::ThinVec;
 
-use crate::{
-    eval::window::{
-        entries::{forget, heap, more},
-        spec::{PARTS, Shape},
-    },
-    time::Time,
+use super::{
+    entries::{forget, heap, more},
+    spec::{PARTS, Shape},
 };
+use crate::time::Time;
 
 /// Amounts over time.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

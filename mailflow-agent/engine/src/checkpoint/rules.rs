@@ -6,13 +6,13 @@ use std::{collections::HashMap, sync::Arc};
 use mailflow_common::FlowKey;
 use serde::{Deserialize, Serialize};
 
+use super::codec::{Key, Record, SpillPlace};
 use crate::{
     Engine,
     alert::{
         event::Alert,
         evidence::{Class, Evidence, Handle, Trail},
-        incident,
-        incident::{Incident, Shown},
+        incident::{self, Incident, Shown},
         rate_limit::{Burst, BurstState},
         spoofed_sources::{Flood, FloodState},
     },
@@ -28,7 +28,6 @@ use crate::{
     flow::{Direction, Flow, FlowRecord, RecordReason, class::Kinds, phase::Stage, quantity::Quantities},
     network::Networks,
     rule::{Match, compiled::Plan},
-    saved::{Key, Record, SpillPlace},
     time::Time,
 };
 

@@ -1,5 +1,6 @@
-//! What an engine must know of flows to go on where another stopped, beside what its rules know.
+//! Restore of the flow table, and redo of what a previous process did after its last checkpoint.
 
+use super::flows::Known;
 use crate::{
     Engine,
     effects::Effects,
@@ -12,17 +13,6 @@ use crate::{
     },
     time::Time,
 };
-
-/// The flows as they were last seen.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Known {
-    /// The last reading.
-    pub now: Time,
-    /// Seeds of the flows' names.
-    pub seeds: [u64; 2],
-    /// The living flows, by name.
-    pub flows: Vec<[u64; 5]>,
-}
 
 impl Engine {
     /// The flows as they were last seen.

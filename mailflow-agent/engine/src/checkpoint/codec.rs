@@ -188,7 +188,7 @@ pub(crate) mod records {
 
     use serde::{Deserialize, Deserializer, Serializer};
 
-    use crate::saved::{FlowRecord, Record};
+    use crate::checkpoint::codec::{FlowRecord, Record};
 
     pub(crate) fn serialize<S: Serializer>(records: &[Arc<FlowRecord>], to: S) -> Result<S::Ok, S::Error> {
         to.collect_seq(records.iter().map(|record| Record::from(&**record)))
