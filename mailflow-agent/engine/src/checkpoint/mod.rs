@@ -1,7 +1,7 @@
 //! State that a later process needs to continue: the flow table, the state of the rules, and the serialised form of flows.
 
 pub(crate) mod codec;
-pub(crate) mod flows;
+mod flows;
 mod redo;
 pub mod rules;
 

@@ -14,48 +14,48 @@ use super::{group_key::Subject, group_state::Watched, timing_wheel::SLOTS};
 const STEP: usize = 16;
 
 /// The end of a list of places.
-pub(crate) const NONE: u32 = u32::MAX;
+pub(super) const NONE: u32 = u32::MAX;
 
 /// Half-open subjects of which the one with the fewest flows makes room for another.
 const COMPARED: usize = 16;
 
 /// What a subject takes but for what it has allocated: its place, and that in the index.
-pub(crate) const PLACE: usize = size_of::<Place>() * (STEP + 1) / STEP + 8;
+pub(super) const PLACE: usize = size_of::<Place>() * (STEP + 1) / STEP + 8;
 
 /// A part of the subjects.
 #[derive(Debug)]
-pub(crate) struct Shard {
-    pub(crate) places: Vec<Place>,
+pub(super) struct Shard {
+    pub(super) places: Vec<Place>,
     /// The first place without a subject; each leads to the next.
-    pub(crate) free: u32,
+    pub(super) free: u32,
     /// Places without a subject that wait in a slot of the wheel.
-    pub(crate) vacant: Vec<u32>,
-    pub(crate) len: usize,
+    pub(super) vacant: Vec<u32>,
+    pub(super) len: usize,
     /// Where each subject is, by its hash.
-    pub(crate) index: HashTable<u32>,
+    pub(super) index: HashTable<u32>,
     /// Places whose subject had not completed a handshake when it came, the oldest first, each with its stamp.
-    pub(crate) half_open: VecDeque<(u32, u32)>,
+    pub(super) half_open: VecDeque<(u32, u32)>,
     /// Where the next subject that has completed a handshake is looked at.
-    pub(crate) hand: u32,
+    pub(super) hand: u32,
     /// Of each slot of the wheel the first place that waits in it; each leads to the next. Empty at first.
-    pub(crate) slots: Vec<u32>,
+    pub(super) slots: Vec<u32>,
 }
 
 /// A subject that may make room.
-pub(crate) struct HalfOpen {
-    pub(crate) flows: usize,
-    pub(crate) at: u32,
-    pub(crate) stamp: u32,
+pub(super) struct HalfOpen {
+    pub(super) flows: usize,
+    pub(super) at: u32,
+    pub(super) stamp: u32,
 }
 
 /// Room for a subject.
 #[derive(Debug)]
-pub(crate) struct Place {
-    pub(crate) entry: Option<(Subject, Watched)>,
+pub(super) struct Place {
+    pub(super) entry: Option<(Subject, Watched)>,
     /// The next place in the same list.
-    pub(crate) next: u32,
+    pub(super) next: u32,
     /// Another for each subject that was here.
-    pub(crate) stamp: u32,
+    pub(super) stamp: u32,
 }
 
 impl Default for Shard {
@@ -74,25 +74,25 @@ impl Default for Shard {
 }
 
 impl Place {
-    pub(crate) fn is_half_open(&self) -> bool {
+    pub(super) fn is_half_open(&self) -> bool {
         self.get().is_some_and(|(_, watched)| !watched.completed() && watched.interest() < (true, false, 0))
     }
 
-    pub(crate) fn get(&self) -> Option<(&Subject, &Watched)> {
+    pub(super) fn get(&self) -> Option<(&Subject, &Watched)> {
         self.entry.as_ref().map(|(subject, watched)| (subject, watched))
     }
 
-    pub(crate) fn get_mut(&mut self) -> Option<(&Subject, &mut Watched)> {
+    pub(super) fn get_mut(&mut self) -> Option<(&Subject, &mut Watched)> {
         self.entry.as_mut().map(|(subject, watched)| (&*subject, watched))
     }
 }
 
 impl Shard {
-    pub(crate) fn get_mut(&mut self, place: u32) -> Option<(&Subject, &mut Watched)> {
+    pub(super) fn get_mut(&mut self, place: u32) -> Option<(&Subject, &mut Watched)> {
         self.places.get_mut(place as usize)?.get_mut()
     }
 
-    pub(crate) fn find(&self, hash: u64, subject: &Subject) -> Option<u32> {
+    pub(super) fn find(&self, hash: u64, subject: &Subject) -> Option<u32> {
         let same = |place: &u32| {
             let entry = self.places.get(*place as usize).and_then(Place::get);
             entry.is_some_and(|(of, _)| of == subject)
@@ -102,13 +102,13 @@ impl Shard {
 
     /// Reads what some subjects hold, so that it is in the caches when they are visited. One by one, each of several
     /// places would be waited for when it is needed; here these waits overlap.
-    pub(crate) fn touch(&self, places: impl Iterator<Item = u32>) {
+    pub(super) fn touch(&self, places: impl Iterator<Item = u32>) {
         let found = places.filter_map(|at| self.places.get(at as usize)?.get());
         black_box(found.fold(0, |sum, (_, watched)| sum ^ watched.touch()));
     }
 
     /// Adds a subject that is not there, to be visited in the turn of `slot`; returns its place.
-    pub(crate) fn push(
+    pub(super) fn push(
         &mut self,
         hasher: &RandomState,
         hash: u64,
@@ -162,7 +162,7 @@ impl Shard {
 
     /// Returns the place of the half-open subject with the fewest flows, of those that wait longest. The others of
     /// these wait again.
-    pub(crate) fn least(&mut self) -> Option<HalfOpen> {
+    pub(super) fn least(&mut self) -> Option<HalfOpen> {
         let mut least: Option<(usize, (u32, u32))> = None;
         let mut compared = 0;
         while compared < COMPARED {
@@ -187,7 +187,7 @@ impl Shard {
     }
 
     /// Returns some place with a subject, another one each time.
-    pub(crate) fn next_used(&mut self) -> Option<(u32, &Watched)> {
+    pub(super) fn next_used(&mut self) -> Option<(u32, &Watched)> {
         let from = self.hand as usize;
         let used = |place: &usize| self.places.get(*place).is_some_and(|place| place.entry.is_some());
         let at = (from..self.places.len()).find(used).or_else(|| (0..from).find(used))?;
@@ -198,7 +198,7 @@ impl Shard {
 
     /// Forgets the subject of a place; returns the bytes that it had allocated. The place goes on waiting in its
     /// slot: the next subject takes it there.
-    pub(crate) fn remove(&mut self, hasher: &RandomState, at: u32) -> Option<usize> {
+    pub(super) fn remove(&mut self, hasher: &RandomState, at: u32) -> Option<usize> {
         let hash = hash_at(&self.places, hasher, at);
         let (_, watched) = self.places.get_mut(at as usize)?.entry.take()?;
         if let Ok(found) = self.index.find_entry(hash, |known| *known == at) {
@@ -210,7 +210,7 @@ impl Shard {
     }
 
     /// Gives back room that is not needed.
-    pub(crate) fn shrink(&mut self, hasher: &RandomState) {
+    pub(super) fn shrink(&mut self, hasher: &RandomState) {
         let Self { places, free, vacant, len, index, half_open, slots, .. } = self;
         if *len >= places.capacity() / 4 * 3 {
             return;

@@ -29,7 +29,7 @@ const NEAR: usize = 8;
 
 /// The slots of the live flows.
 #[derive(Debug, Default)]
-pub(crate) struct Slots {
+pub(super) struct Slots {
     /// The upper halves of the names.
     names: Vec<u64>,
     slots: Vec<Slot>,
@@ -43,7 +43,7 @@ pub(crate) struct Slots {
 impl Slots {
     /// The slot of a name, if there is one.
     #[inline]
-    pub(crate) fn get_mut(&mut self, name: Name) -> Option<&mut Slot> {
+    pub(super) fn get_mut(&mut self, name: Name) -> Option<&mut Slot> {
         self.find(name).ok().map(|index| &mut self.slots[index]).filter(|slot| !slot.is_gone())
     }
 
@@ -51,7 +51,7 @@ impl Slots {
     ///
     /// Searched for one by one, each waits for main memory alone. Here nothing depends on what is read,
     /// and little is done in between, so that the waits overlap.
-    pub(crate) fn warm<const N: usize>(&self, names: &[Option<Name>; N]) {
+    pub(super) fn warm<const N: usize>(&self, names: &[Option<Name>; N]) {
         let mut places = [0; N];
         let mut all = 0;
         for (home, name) in places.iter_mut().zip(names) {
@@ -71,7 +71,7 @@ impl Slots {
     }
 
     /// Adds a slot, or replaces the one of the same name.
-    pub(crate) fn put(&mut self, name: Name, slot: Slot) {
+    pub(super) fn put(&mut self, name: Name, slot: Slot) {
         if self.len + self.gone >= self.homes / ROOM * (ROOM - 1) {
             if self.gone > self.homes / GONE { self.fit(self.homes) } else { self.grow() }
         }
@@ -107,7 +107,7 @@ impl Slots {
     }
 
     /// Takes a slot out.
-    pub(crate) fn remove(&mut self, name: Name) -> Option<Slot> {
+    pub(super) fn remove(&mut self, name: Name) -> Option<Slot> {
         let index = self.find(name).ok()?;
         let slot = self.slots[index];
         if slot.is_gone() {
@@ -120,20 +120,20 @@ impl Slots {
     }
 
     /// Every slot with its name.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (Name, &Slot)> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Name, &Slot)> {
         let all = self.names.iter().zip(&self.slots);
         let taken = all.filter(|(high, slot)| **high != EMPTY && !slot.is_gone());
         taken.map(|(high, slot)| (Name { high: *high, low: slot.low() }, slot))
     }
 
     /// Every slot.
-    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Slot> {
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Slot> {
         let all = self.names.iter().zip(&mut self.slots);
         all.filter(|(high, slot)| **high != EMPTY && !slot.is_gone()).map(|(_, slot)| slot)
     }
 
     /// Takes out all slots but those that `keep` holds of.
-    pub(crate) fn retain(&mut self, mut keep: impl FnMut(Name, &Slot) -> bool) {
+    pub(super) fn retain(&mut self, mut keep: impl FnMut(Name, &Slot) -> bool) {
         for (high, slot) in self.names.iter().zip(&mut self.slots) {
             if *high != EMPTY && !slot.is_gone() && !keep(Name { high: *high, low: slot.low() }, slot) {
                 slot.go();
@@ -148,7 +148,7 @@ impl Slots {
     }
 
     /// Gives memory back that `most` slots do not need.
-    pub(crate) fn shrink(&mut self, most: usize) {
+    pub(super) fn shrink(&mut self, most: usize) {
         let needed = most.max(self.len) / (ROOM - 1) * ROOM;
         let needed = needed + needed / STEP + ROOM;
         if needed < self.homes / 4 * 3 {
@@ -157,7 +157,7 @@ impl Slots {
     }
 
     /// Slots taken.
-    pub(crate) fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.len
     }
 

@@ -2,16 +2,16 @@
 //! next.
 
 pub(crate) mod class;
-pub(crate) mod compact_table;
+mod compact_table;
 pub(crate) mod delta;
 pub mod fields;
 pub(crate) mod fingerprint;
 pub mod overflow;
-pub(crate) mod packed_counters;
+mod packed_counters;
 pub(crate) mod phase;
 pub(crate) mod quantity;
 pub(crate) mod recent_records;
-pub(crate) mod record;
+mod record;
 pub(crate) mod service;
 pub(crate) mod table;
 pub(crate) mod timeout;

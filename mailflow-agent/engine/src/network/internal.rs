@@ -135,7 +135,7 @@ impl Networks {
     }
 
     /// The same with the number of the line that makes it internal, from 0.
-    pub(crate) fn locate_line(&self, ip: IpAddr) -> (Site<'_>, Option<usize>) {
+    pub(super) fn locate_line(&self, ip: IpAddr) -> (Site<'_>, Option<usize>) {
         let ip = ip.to_canonical();
         let line = self.line(ip);
         let network = line.and_then(|line| self.0.networks.get(line));

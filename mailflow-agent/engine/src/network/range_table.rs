@@ -7,13 +7,13 @@ use std::{cmp::Reverse, num::NonZeroU32};
 
 /// The addresses of one line; IPv4 ones as numbers too.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Span {
+pub(super) struct Span {
     /// The first address.
-    pub(crate) first: u128,
+    pub(super) first: u128,
     /// The last address.
-    pub(crate) last: u128,
+    pub(super) last: u128,
     /// The index of the line that decides here; `None` where it takes its addresses out.
-    pub(crate) line: Option<usize>,
+    pub(super) line: Option<usize>,
 }
 
 /// Keys of which each has one on the level above: a cache line of IPv4 addresses.
@@ -26,7 +26,7 @@ const FAN: usize = 16;
 /// starts lie levels that hold each 16th of the one below: a step reads one cache line and there are
 /// five, of which the upper ones stay in the cache.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Ranges<A> {
+pub(super) struct Ranges<A> {
     /// The uppermost level first; the last one is the starts.
     levels: Vec<Vec<A>>,
     /// The line of each range, plus one; `None` where none decides.
@@ -35,7 +35,7 @@ pub(crate) struct Ranges<A> {
 
 impl<A: Copy + Ord> Ranges<A> {
     /// The ranges of these spans, in the order of their lines; `address` makes an address of a number, unless it lies behind the last.
-    pub(crate) fn new(mut spans: Vec<Span>, address: impl Fn(u128) -> Option<A>) -> Self {
+    pub(super) fn new(mut spans: Vec<Span>, address: impl Fn(u128) -> Option<A>) -> Self {
         // Outer before inner; of equal ones the later one lies on top, as the order of equals is kept.
         spans.sort_by_key(|span| (span.first, Reverse(span.last)));
         let mut flat = Flat(Vec::with_capacity(2 * spans.len() + 1));
@@ -59,7 +59,7 @@ impl<A: Copy + Ord> Ranges<A> {
     }
 
     /// The index of the line that decides about `ip`.
-    pub(crate) fn find(&self, ip: A) -> Option<usize> {
+    pub(super) fn find(&self, ip: A) -> Option<usize> {
         let mut at = 0;
         for level in &self.levels {
             // The key found above is the first one here.

@@ -5,7 +5,7 @@ pub mod definition;
 pub mod filter;
 pub mod limits;
 pub mod match_flow;
-pub(crate) mod pair_index;
+mod pair_index;
 mod required_fields;
 pub mod severity;
 pub mod signature;

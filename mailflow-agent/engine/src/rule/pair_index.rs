@@ -20,7 +20,7 @@ const MOST_KEYS: usize = 64;
 
 /// Pairs by the members of their sets.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Pairs {
+pub(super) struct Pairs {
     /// How many there are, if they are gone over one by one.
     few: usize,
     /// The numbers of the pairs, ascending, by their keys.
@@ -43,7 +43,7 @@ enum Kind {
 
 impl Pairs {
     /// Returns an index of sources and destinations.
-    pub(crate) fn new<'a>(pairs: impl ExactSizeIterator<Item = (&'a Set, &'a Set)>) -> Self {
+    pub(super) fn new<'a>(pairs: impl ExactSizeIterator<Item = (&'a Set, &'a Set)>) -> Self {
         if pairs.len() <= FEW {
             return Self { few: pairs.len(), ..Self::default() };
         }
@@ -72,7 +72,7 @@ impl Pairs {
     }
 
     /// Returns the number of the first pair between `ends` for which `holds` says so.
-    pub(crate) fn first(&self, ends: &Ends<'_>, holds: impl Fn(usize) -> bool) -> Option<usize> {
+    pub(super) fn first(&self, ends: &Ends<'_>, holds: impl Fn(usize) -> bool) -> Option<usize> {
         if self.kinds.is_empty() {
             return (0..self.few).find(|number| holds(*number));
         }

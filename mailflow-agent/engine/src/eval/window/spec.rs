@@ -18,7 +18,7 @@ pub(crate) struct Shape {
     length: Duration,
     /// W + L.
     retention: Duration,
-    /// C: see `times.rs`.
+    /// C: see `count.rs`.
     capacity: usize,
     /// A sub-window's nanoseconds, where they are a whole number: a division by that is far cheaper.
     part: Option<u64>,
