@@ -4,30 +4,32 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use mailflow_common::{App, Facts, FlowKey, PROTOCOL_TCP, PROTOCOL_UDP, Scope, Vlans};
 
-use super::{
-    assets::{Member, Network, Networks},
-    event::Severity,
-    flow::{Direction, Flow, FlowRecord, RecordReason},
-    inputs::Inputs,
-    settings::{
-        Condition, GroupBy, Kind, Layer, Level, Match, Measure, Rule, RuleLimits, Service, Settings,
-        SizeKind, SizeTest, Term, Timeouts, Transport, Window, WindowKind,
+use crate::{
+    flow::{
+        Direction, Flow, FlowRecord, RecordReason, class::Kind, fields::Inputs, service::Service,
+        timeout::Timeouts,
     },
+    network::{Member, Network, Networks},
+    rule::{
+        Condition, GroupBy, Layer, Level, Match, Measure, Rule, RuleLimits, Severity, SizeKind, SizeTest,
+        Term, Transport, Window, WindowKind,
+    },
+    settings::Settings,
     time::{Epoch, Time},
 };
 
 /// A moment, in seconds.
-pub(super) fn at(seconds: u64) -> Time {
+pub(crate) fn at(seconds: u64) -> Time {
     Time::from_nanos(seconds * 1_000_000_000)
 }
 
 /// A TCP flow of one second that passes every size test but `count`.
-pub(super) fn flow(client: &str, server: &str) -> Flow {
+pub(crate) fn flow(client: &str, server: &str) -> Flow {
     build(client, server, PROTOCOL_TCP)
 }
 
 /// The same over UDP.
-pub(super) fn udp(client: &str, server: &str) -> Flow {
+pub(crate) fn udp(client: &str, server: &str) -> Flow {
     build(client, server, PROTOCOL_UDP)
 }
 
@@ -61,21 +63,21 @@ fn build(client: &str, server: &str, protocol: u8) -> Flow {
 }
 
 /// `flow` moved so that its last packet is at `last`.
-pub(super) fn ending(mut flow: Flow, last: Time) -> Flow {
+pub(crate) fn ending(mut flow: Flow, last: Time) -> Flow {
     (flow.up.last, flow.down.last) = (Some(last), Some(last));
     flow.first = last - Duration::from_secs(1);
     flow
 }
 
 /// A record of 10.0.0.1 whose event time is `time`.
-pub(super) fn record(time: Time) -> Arc<FlowRecord> {
+pub(crate) fn record(time: Time) -> Arc<FlowRecord> {
     let flow = ending(flow("10.0.0.1:4000", "9.9.9.9:25"), time);
     let (app, reason) = (App::Smtp, RecordReason::Closed);
     Arc::new(FlowRecord { flow, app, reason, complete: true, inputs: Inputs::all() })
 }
 
 /// R1.
-pub(super) fn rule() -> Rule {
+pub(crate) fn rule() -> Rule {
     let window = Window { length: Duration::from_secs(3_600), kind: WindowKind::Sliding };
     let size = SizeTest { kind: SizeKind::Ratio, layer: Layer::L3, up: 80, down: 80 };
     Rule {
@@ -112,14 +114,14 @@ pub(super) fn rule() -> Rule {
 }
 
 /// 10.0.0.0/8 and fd00::/8.
-pub(super) fn internal() -> Networks {
+pub(crate) fn internal() -> Networks {
     let line =
         |line: &str| Network { group: Some("lan".to_owned()), ..Network::new(line.parse().unwrap(), line) };
     Networks::new(["10.0.0.0/8", "fd00::/8"].map(line).to_vec())
 }
 
 /// R1 with the default timeouts.
-pub(super) fn settings() -> Settings {
+pub(crate) fn settings() -> Settings {
     Settings {
         timeouts: Timeouts::default(),
         services: BTreeMap::from([

@@ -14,67 +14,87 @@
 //! their own moments in between. Of equal moments the earlier event time goes first, then the lower
 //! client address and port, then the lower server address and port. Only active records depend on
 //! when somebody looked: they carry what the flow had by then.
+//!
+//! Modules, in the order in which data passes them:
+//!
+//! | module | |
+//! |---|---|
+//! | [`time`] | packet clock, and its place on the wall clock |
+//! | [`settings`] | settings of the engine |
+//! | [`flow`] | flows, their deltas, timeouts and records |
+//! | [`network`] | addresses, located against the internal networks |
+//! | [`rule`] | rules, and their match against records |
+//! | [`eval`] | evaluation of the rules, by group |
+//! | [`eval::window`] | windows of event time |
+//! | [`alert`] | incidents and their alerts |
+//! | [`effects`] | output of each call |
+//! | [`checkpoint`] | state that a later process continues from |
+//! | [`query`] | questions about the state |
+
+#![forbid(unsafe_code)]
 
 pub mod alert;
-mod arrival;
-pub mod asset_role;
-pub mod assets;
-mod evaluate;
-pub mod event;
-mod evidence;
-mod expiry;
-pub mod explain;
+pub mod checkpoint;
+pub mod effects;
+pub mod eval;
 pub mod flow;
-pub mod inputs;
-mod known;
-mod lane;
-mod lifetime;
-mod name;
-pub mod overview;
-mod pairs;
-mod plan;
-mod ranges;
-pub mod relay;
+pub mod network;
+pub mod query;
 pub mod rule;
-mod saved;
-mod set;
 pub mod settings;
-mod shard;
-mod sites;
-pub mod size;
-mod slot;
-mod slots;
-pub mod special;
-pub mod spill;
-pub mod state;
-mod store;
-pub mod subject;
-mod table;
-mod tally;
 pub mod time;
-mod watched;
 
 use std::sync::Arc;
 
-use self::{
-    arrival::{Arrival, Arrivals},
-    assets::Networks,
-    evaluate::Evaluator,
-    event::{Effects, Judged, WindowValue},
-    flow::{Fate, Finished, Flow, FlowRecord, RecordReason},
-    lifetime::{End, Limits},
-    name::Name,
-    relay::Recent,
-    settings::Settings,
-    spill::{Overflowed, Spill, Spills},
-    table::Table,
-    tally::Stage,
-    time::{Epoch, Time},
+// Aliases that other crates use.
+pub use self::{
+    alert::relay_hint as relay,
+    checkpoint::rules as state,
+    eval::group_key as subject,
+    flow::{fields as inputs, overflow as spill},
+    network::{self as assets, role as asset_role, special_use as special},
+    query::{explain, window_values as overview},
+    rule::size_test as size,
 };
 pub use self::{
-    evaluate::{RuleCounts, RuleStats},
-    known::Known,
+    checkpoint::Known,
+    eval::stats::{RuleCounts, RuleStats},
 };
+use self::{
+    effects::Effects,
+    eval::{
+        evaluator::Evaluator,
+        pending::{Arrival, Arrivals, Judged},
+        window::value::WindowValue,
+    },
+    flow::{
+        Fate, Finished, Flow, FlowRecord, RecordReason,
+        fingerprint::Name,
+        overflow::{Overflowed, Spill, Spills},
+        phase::Stage,
+        recent_records::Recent,
+        table::{self, Table},
+        timeout::{self, End, Limits},
+    },
+    network::Networks,
+    settings::Settings,
+    time::{Epoch, Time},
+};
+
+/// Deltas, values, alerts and effects.
+pub mod event {
+    pub use crate::{
+        alert::event::{Alert, AlertState, Relay, Sums},
+        effects::{Effects, Grouped, Qualified},
+        eval::{
+            group_key::Source,
+            pending::Judged,
+            window::value::{TermValue, Value, WindowValue},
+        },
+        flow::delta::{Delta, Gain},
+        rule::Severity,
+    };
+}
 
 /// Flows looked at together.
 const BATCH: usize = 32;
@@ -373,7 +393,7 @@ impl Engine {
         if !self.table.show(flow) {
             return;
         }
-        let record = lifetime::record(flow.clone(), &self.settings.services, RecordReason::Active);
+        let record = timeout::record(flow.clone(), &self.settings.services, RecordReason::Active);
         let fit = self.evaluator.fit(&record, Stage::Live, &self.settings.internal);
         if !fit.is_empty() {
             self.arrivals.push(self.now, Stage::Live, fit, record);
@@ -392,7 +412,7 @@ impl Engine {
     }
 
     fn make(&mut self, flow: Flow, end: End, effects: &mut Effects) {
-        let record = lifetime::record(flow, &self.settings.services, end.reason);
+        let record = timeout::record(flow, &self.settings.services, end.reason);
         let stage = Stage::of(end.reason);
         let fit = self.evaluator.fit(&record, stage, &self.settings.internal);
         // Of most records no rule wants to know, and those need not wait for their turn.

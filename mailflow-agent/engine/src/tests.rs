@@ -8,12 +8,12 @@ mod hashes;
 mod late;
 mod terms;
 
-use super::{
-    event::{Alert, AlertState, Gain, Value},
+use crate::{
+    alert::event::{Alert, AlertState},
+    eval::window::value::Value,
     fixture::{self, at},
-    flow::Direction,
-    inputs::Inputs,
-    settings::{Condition, Kind, Level, Measure, Quantity, Rule, Term, Window, WindowKind},
+    flow::{Direction, class::Kind, delta::Gain, fields::Inputs, quantity::Quantity},
+    rule::{Condition, Level, Measure, Rule, Term, Window, WindowKind},
     *,
 };
 
@@ -328,7 +328,7 @@ fn a_restart_in_the_middle_of_a_window_forgets_nothing_and_repeats_nothing() {
     let flows: Vec<Flow> = (0..20).map(|n| closed(4_000 + n, 100 + u64::from(n) * 60)).collect();
     let deliver = |engine: &mut Engine, flows: &[Flow]| -> Vec<Alert> {
         let alerts = flows.iter().flat_map(|flow| {
-            let record = lifetime::record(flow.clone(), &fixture::settings().services, RecordReason::Closed);
+            let record = timeout::record(flow.clone(), &fixture::settings().services, RecordReason::Closed);
             engine.record(flow.last(), &record).alerts
         });
         alerts.collect()
@@ -356,7 +356,7 @@ fn a_rule_that_means_something_else_begins_anew() {
     let mut engine = engine();
     for n in 0..9 {
         let flow = closed(4_000 + n, 100 + u64::from(n));
-        let record = lifetime::record(flow, &fixture::settings().services, RecordReason::Closed);
+        let record = timeout::record(flow, &fixture::settings().services, RecordReason::Closed);
         engine.record(at(200), &record);
     }
     let settings = |change: fn(&mut Rule)| {

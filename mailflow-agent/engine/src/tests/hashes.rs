@@ -6,7 +6,11 @@ use std::hash::{BuildHasher, Hash, RandomState};
 use fastrand::Rng;
 use mailflow_common::{Address, FlowKey, PROTOCOL_TCP, Scope, SpillKey, Vlans};
 
-use crate::{event::Source, fixture::flow, flow::Flow, name::Names, subject::Subject};
+use crate::{
+    eval::group_key::{Source, Subject},
+    fixture::flow,
+    flow::{Flow, fingerprint::Names},
+};
 
 /// Inputs of 288 bits: the addresses and ports of a flow.
 type Words = [u32; 9];

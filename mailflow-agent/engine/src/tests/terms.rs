@@ -1,6 +1,7 @@
 //! Rules of several terms: when they begin, and which of the terms is named.
 
-use super::{super::event::TermValue, *};
+use super::*;
+use crate::eval::window::value::TermValue;
 
 /// One that fires with any of `terms`.
 fn any(terms: Vec<Term>) -> Engine {
@@ -60,7 +61,7 @@ fn what_no_record_tells_is_not_zero() {
     let sum = Term { measure: Measure::Sum(Quantity::Messages), ..count(60, 3_600) };
     let mut engine = any(vec![count(3, 3_600), sum]);
     let record = |port, inputs| {
-        let record = lifetime::record(closed(port, 100), &fixture::settings().services, RecordReason::Closed);
+        let record = timeout::record(closed(port, 100), &fixture::settings().services, RecordReason::Closed);
         FlowRecord { inputs, ..record }
     };
     let lacking = Inputs::all() - Inputs::MESSAGES;

@@ -1,0 +1,402 @@
+//! An incident of one subject under one rule, and the alerts that tell of it.
+//!
+//! ```text
+//!          condition holds            below resolve_below for resolve_after
+//!  quiet -----------------> firing ------------------------------------------> quiet
+//!         one alert: firing  |  ^   one alert: resolved
+//!                            +--+ every repeat interval: firing again, same starts_at
+//! ```
+//!
+//! An incident is driven by deadlines, not by ticks: until when the value holds follows from the
+//! events known, so the moment of the next repeat and of the end are known too. Whoever advances the
+//! clock in larger steps gets the same alerts with the same times.
+//!
+//! The next incident needs a deciding flow later than the end of the last one. A record that comes
+//! after the end and belongs before it changes nothing any more.
+
+use std::{cmp::Reverse, collections::BTreeMap, sync::Arc};
+
+use mailflow_common::App;
+use sha2::{Digest, Sha256};
+
+use super::event::{Alert, AlertState, Sums};
+use crate::{
+    eval::{
+        group_key::{Source, Subject},
+        window::value::TermValue,
+    },
+    flow::FlowRecord,
+    network::Networks,
+    rule::Rule,
+    time::Time,
+};
+
+/// Most destinations named in an alert.
+const DESTINATIONS: usize = 10;
+
+/// Exfiltration over an encrypted channel other than the command channel.
+const ATTACK_ENCRYPTED: &str = "T1048.002";
+/// The same, unencrypted.
+const ATTACK_PLAIN: &str = "T1048.003";
+
+/// An alert that fires.
+#[derive(Clone, Debug)]
+pub(crate) struct Incident {
+    /// Until when the value holds, as far as is known.
+    holds_until: Time,
+    next_repeat: Time,
+    /// What was last told.
+    told: Alert,
+    /// Whether it is told together with others, and not by itself.
+    joined: bool,
+}
+
+/// What an incident's deadline asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Due {
+    /// Nothing yet.
+    Later(Time),
+    /// To be told again.
+    Repeat,
+    /// To be ended.
+    Resolve,
+}
+
+impl Incident {
+    /// Begins with `told`, at `clock`.
+    pub(crate) fn new(rule: &Rule, clock: Time, holds_until: Time, told: Alert) -> Self {
+        let mut incident = Self { holds_until, next_repeat: told.starts_at, told, joined: false };
+        incident.schedule(rule, clock);
+        incident
+    }
+
+    /// A further event keeps the value up until then.
+    pub(crate) fn holds_until(&mut self, until: Time) {
+        self.holds_until = self.holds_until.max(until);
+    }
+
+    /// When it next has something to do.
+    pub(crate) fn deadline(&self, rule: &Rule) -> Time {
+        (self.holds_until + rule.resolve_after).min(self.next_repeat)
+    }
+
+    /// What it has to do at `clock`.
+    pub(crate) fn due(&self, rule: &Rule, clock: Time) -> Due {
+        if self.holds_until + rule.resolve_after <= clock {
+            Due::Resolve
+        } else if self.next_repeat <= clock {
+            Due::Repeat
+        } else {
+            Due::Later(self.deadline(rule))
+        }
+    }
+
+    /// Tells again, with what the windows hold at `clock`.
+    pub(crate) fn repeat(&mut self, rule: &Rule, clock: Time, decided: usize, shown: Shown) -> Alert {
+        self.schedule(rule, clock);
+        self.told.time = clock;
+        self.tell(shown.terms, decided);
+        // An empty window, on its way to be resolved, has no better evidence than the last.
+        if !shown.flows.is_empty() && !self.joined {
+            show(&mut self.told, rule, shown.flows, shown.overflow);
+            self.told.cut = shown.cut;
+        }
+        self.told.clone()
+    }
+
+    /// Tells the end, and when that was. The evidence stays what it was when the alert last fired.
+    pub(crate) fn resolve(mut self, clock: Time, decided: usize, terms: Vec<TermValue>) -> (Alert, Time) {
+        self.tell(terms, decided);
+        let ends_at = Some(self.holds_until);
+        (Alert { state: AlertState::Resolved, time: clock, ends_at, ..self.told }, self.holds_until)
+    }
+
+    /// Goes on as it was.
+    pub(crate) fn restored(told: Alert, holds_until: Time, next_repeat: Time, joined: bool) -> Self {
+        Self { holds_until, next_repeat, told, joined }
+    }
+
+    /// From now on it is told together with others. Its flows are not shown, and not held.
+    pub(crate) fn join(&mut self) {
+        self.joined = true;
+        self.told.flows = Vec::new();
+    }
+
+    /// Returns true if it is told together with others.
+    pub(crate) fn joined(&self) -> bool {
+        self.joined
+    }
+
+    /// Its beginning, until when the value holds as far as is known, and when it is told again.
+    pub(crate) fn times(&self) -> (Time, Time, Time) {
+        (self.told.starts_at, self.holds_until, self.next_repeat)
+    }
+
+    /// What was last told.
+    pub(crate) fn told(&self) -> &Alert {
+        &self.told
+    }
+
+    /// The values of now, of which that of `decided` is told first.
+    pub(crate) fn tell(&mut self, terms: Vec<TermValue>, decided: usize) {
+        if let Some(decided) = terms.get(decided) {
+            self.told.decided = decided.clone();
+        }
+        self.told.terms = terms;
+    }
+
+    /// Repeats lie on a grid from the incident's beginning.
+    fn schedule(&mut self, rule: &Rule, clock: Time) {
+        let interval = u64::try_from(rule.repeat_interval.as_nanos()).unwrap_or(u64::MAX).max(1);
+        let start = self.told.starts_at.as_nanos();
+        let passed = clock.as_nanos().saturating_sub(start) / interval;
+        self.next_repeat = Time::from_nanos(start.saturating_add((passed + 1).saturating_mul(interval)));
+    }
+}
+
+/// What an alert shows of a subject.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Shown {
+    /// Every term of the condition.
+    pub(crate) terms: Vec<TermValue>,
+    /// The newest contributing flows, oldest first.
+    pub(crate) flows: Vec<Arc<FlowRecord>>,
+    /// Whether some of them are not there any more.
+    pub(crate) cut: bool,
+    /// Whether packets of the subject found the flow table full.
+    pub(crate) overflow: bool,
+}
+
+/// The first alert of an incident that began at `starts_at`, with that moment on the wall clock, and with the term
+/// `decided`.
+pub(crate) fn firing(
+    rule: &Rule,
+    subject: &Subject,
+    internal: &Networks,
+    (starts_at, starts_at_unix): (Time, i128),
+    decided: usize,
+    shown: Shown,
+) -> Alert {
+    let newest = shown.flows.last().map(|record| record.flow.client());
+    let source = subject.source().or_else(|| newest.map(|client| Source::of(client, 128)));
+    let address = newest.or_else(|| source.map(|source| source.network().addr()));
+    let network = address.and_then(|address| internal.find(address));
+    let decided = shown.terms.get(decided).cloned().unwrap_or_else(TermValue::none);
+    let mut alert = Alert {
+        rule: Arc::clone(&rule.name),
+        rule_version: rule.version,
+        fingerprint: fingerprint(&rule.name, subject),
+        state: AlertState::Firing,
+        severity: rule.severity,
+        time: starts_at,
+        starts_at,
+        starts_at_unix,
+        ends_at: None,
+        subject: subject.clone(),
+        source,
+        matched_network: network.map(|network| network.line.clone()),
+        group: network.and_then(|network| network.group.clone()),
+        role: network.and_then(|network| network.role),
+        suppressed: None,
+        decided,
+        terms: shown.terms,
+        labels: rule.labels.clone(),
+        attack: Vec::new(),
+        first: starts_at,
+        last: starts_at,
+        ports: Vec::new(),
+        apps: Vec::new(),
+        destinations: Vec::new(),
+        sums: Sums::default(),
+        flows: Vec::new(),
+        complete: true,
+        cut: shown.cut,
+        relay: None,
+    };
+    show(&mut alert, rule, shown.flows, shown.overflow);
+    alert
+}
+
+/// The identity of a rule's alerts about a subject: the first 16 hexadecimal digits of SHA-256 over
+/// both, each behind its length, so that no other pair gives the same bytes.
+pub(crate) fn fingerprint(rule: &str, subject: &Subject) -> String {
+    let mut hash = Sha256::new();
+    for part in [rule, &subject.to_string()] {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part);
+    }
+    hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Works out what an alert says of its flows.
+pub(crate) fn show_flows(alert: &mut Alert) {
+    let (flows, attack, complete) = (std::mem::take(&mut alert.flows), alert.attack.clone(), alert.complete);
+    sum_up(alert, flows, false);
+    (alert.attack, alert.complete) = (attack, complete && alert.complete);
+}
+
+fn show(alert: &mut Alert, rule: &Rule, flows: Vec<Arc<FlowRecord>>, overflow: bool) {
+    sum_up(alert, flows, overflow);
+    alert.attack = techniques(&rule.attack, &alert.apps);
+}
+
+fn sum_up(alert: &mut Alert, flows: Vec<Arc<FlowRecord>>, overflow: bool) {
+    let mut destinations = BTreeMap::new();
+    let mut sums = Sums::default();
+    for record in &flows {
+        let flow = &record.flow;
+        *destinations.entry(flow.server()).or_insert(0) += 1;
+        sums.up.packets += flow.up.packets;
+        sums.up.bytes += flow.up.bytes;
+        sums.down.packets += flow.down.packets;
+        sums.down.bytes += flow.down.bytes;
+        sums.messages += u64::from(flow.messages);
+    }
+    alert.destinations = destinations.into_iter().collect();
+    // Stable: equal numbers stay in the order of addresses.
+    alert.destinations.sort_by_key(|(_, count)| Reverse(*count));
+    alert.destinations.truncate(DESTINATIONS);
+    alert.sums = sums;
+    alert.first = flows.iter().map(|record| record.flow.first).min().unwrap_or(alert.starts_at);
+    alert.last = flows.iter().map(|record| record.time()).max().unwrap_or(alert.starts_at);
+    alert.ports = sorted(flows.iter().map(|record| record.flow.key.server_port));
+    alert.apps = sorted(flows.iter().map(|record| record.app));
+    alert.complete = !overflow && flows.iter().all(|record| record.complete);
+    alert.flows = flows;
+}
+
+/// The techniques that fit: a rule that names both forms of exfiltration, plain and encrypted, means
+/// whichever the flows show. Everything else it names stays.
+fn techniques(named: &[String], apps: &[App]) -> Vec<String> {
+    let names = |id: &str| named.iter().any(|name| name == id);
+    let both = names(ATTACK_ENCRYPTED) && names(ATTACK_PLAIN);
+    let fits = |id: &str| match id {
+        ATTACK_ENCRYPTED if both => apps.iter().any(|app| app.encrypted()),
+        ATTACK_PLAIN if both => apps.iter().any(|app| !app.encrypted()),
+        _ => true,
+    };
+    named.iter().filter(|id| fits(id)).cloned().collect()
+}
+
+fn sorted<T: Ord>(items: impl Iterator<Item = T>) -> Vec<T> {
+    let mut items: Vec<T> = items.collect();
+    items.sort_unstable();
+    items.dedup();
+    items
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{
+        eval::window::value::Value,
+        fixture::{self, at},
+        flow::delta::Gain,
+    };
+
+    fn subject(ip: &str) -> Subject {
+        Subject::Source(Source::of(ip.parse().unwrap(), 64))
+    }
+
+    fn value(number: u64) -> TermValue {
+        let (name, window) = ("count".into(), Duration::from_secs(3_600));
+        TermValue {
+            name,
+            window,
+            value: Value::Exactly(number),
+            threshold: 10,
+            scale: 1,
+            holds: number >= 10,
+        }
+    }
+
+    fn shown(number: u64, flows: Vec<Arc<FlowRecord>>) -> Shown {
+        Shown { terms: vec![value(number)], flows, ..Shown::default() }
+    }
+
+    fn told(flows: Vec<Arc<FlowRecord>>) -> Alert {
+        let internal = fixture::internal();
+        firing(&fixture::rule(), &subject("10.0.0.1"), &internal, (at(1_000), 7), 0, shown(10, flows))
+    }
+
+    fn record(server: &str, app: App, last: u64, complete: bool) -> Arc<FlowRecord> {
+        let flow = fixture::ending(fixture::flow("10.0.0.1:4000", server), at(last));
+        Arc::new(FlowRecord { app, complete, flow, ..(*fixture::record(at(last))).clone() })
+    }
+
+    #[test]
+    fn the_evidence_adds_up() {
+        let alert = told(vec![
+            record("9.9.9.9:587", App::SmtpStartTls, 990, true),
+            record("8.8.8.8:25", App::Smtp, 995, true),
+            record("9.9.9.9:25", App::Smtp, 1_000, false),
+        ]);
+        assert_eq!((alert.time, alert.first, alert.last), (at(1_000), at(989), at(1_000)));
+        assert_eq!(alert.ports, [25, 587]);
+        assert_eq!(alert.apps, [App::Smtp, App::SmtpStartTls]);
+        let [nine, eight] = ["9.9.9.9", "8.8.8.8"].map(|ip| ip.parse().unwrap());
+        assert_eq!(alert.destinations, [(nine, 2), (eight, 1)]);
+        let sum = Gain { packets: 30, bytes: 6_000 };
+        assert_eq!(alert.sums, Sums { up: sum, down: sum, messages: 3 });
+        assert_eq!(alert.matched_network.as_deref(), Some("10.0.0.0/8"));
+        assert_eq!(alert.group.as_deref(), Some("lan"));
+        assert!(!alert.complete, "one flow was not");
+        assert_eq!(alert.labels["team"], "mail");
+    }
+
+    #[test]
+    fn techniques_follow_the_flows_where_the_rule_names_both() {
+        let with = |apps: &[App]| {
+            told(apps.iter().map(|app| record("9.9.9.9:25", *app, 1_000, true)).collect()).attack
+        };
+        assert_eq!(with(&[App::Smtp, App::Unseen]), ["T1048.003", "T1071.003"]);
+        assert_eq!(with(&[App::Smtps, App::SmtpStartTls]), ["T1048.002", "T1071.003"]);
+        assert_eq!(with(&[App::Smtp, App::Smtps]), ["T1048.003", "T1048.002", "T1071.003"]);
+        assert_eq!(
+            techniques(&["T1048.003".to_owned()], &[App::Smtps]),
+            ["T1048.003"],
+            "named alone, it stays"
+        );
+    }
+
+    #[test]
+    fn fingerprints_are_stable_and_tell_pairs_apart() {
+        let print = fingerprint("smtp-burst", &subject("10.0.0.1"));
+        assert_eq!(print, "ed4f86953a2d1072");
+        assert_ne!(print, fingerprint("smtp-burs", &subject("10.0.0.1")));
+        assert_ne!(print, fingerprint("smtp-burst", &subject("10.0.0.11")));
+        let [one, other] = ["fd00::1", "fd00::2"].map(|ip| fingerprint("r", &subject(ip)));
+        assert_eq!(one, other, "one /64, one source");
+    }
+
+    #[test]
+    fn repeats_lie_on_a_grid_and_the_end_follows_the_value() {
+        let rule = fixture::rule();
+        let mut incident = Incident::new(&rule, at(1_000), at(4_000), told(vec![fixture::record(at(1_000))]));
+        assert_eq!(incident.due(&rule, at(4_599)), Due::Later(at(4_600)));
+        incident.holds_until(at(9_000));
+        incident.holds_until(at(8_000));
+        assert_eq!(incident.due(&rule, at(4_600)), Due::Repeat);
+        let repeated = incident.repeat(&rule, at(4_601), 0, shown(9, Vec::new()));
+        assert_eq!((repeated.time, repeated.starts_at), (at(4_601), at(1_000)));
+        assert_eq!((repeated.decided.value, repeated.flows.len()), (Value::Exactly(9), 1));
+        assert_eq!(incident.due(&rule, at(8_199)), Due::Later(at(8_200)), "1000 + 2 x 3600");
+        assert_eq!(incident.due(&rule, at(9_600)), Due::Resolve, "before a repeat");
+        let (resolved, end) = incident.resolve(at(9_600), 0, vec![value(0)]);
+        assert_eq!(
+            (resolved.state, resolved.ends_at, end),
+            (AlertState::Resolved, Some(at(9_000)), at(9_000))
+        );
+        assert_eq!((resolved.fingerprint, resolved.starts_at), (repeated.fingerprint, at(1_000)));
+        assert_eq!((repeated.starts_at_unix, resolved.starts_at_unix), (7, 7));
+    }
+
+    #[test]
+    fn a_zero_repeat_interval_does_not_divide() {
+        let rule = Rule { repeat_interval: Duration::ZERO, ..fixture::rule() };
+        let incident = Incident::new(&rule, at(1_000), at(4_000), told(Vec::new()));
+        assert!(incident.deadline(&rule) > at(1_000));
+    }
+}

@@ -1,0 +1,221 @@
+//! Flows and records in a form that can be kept on disk.
+
+use std::{net::IpAddr, num::NonZeroU32};
+
+use mailflow_common::{App, Facts, FlowKey, Scope, SpillKey, Vlans};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    flow::{Direction, Flow, FlowRecord, RecordReason, fields::Inputs},
+    time::Time,
+};
+
+/// A flow's key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Key {
+    client: (IpAddr, u16),
+    server: (IpAddr, u16),
+    protocol: u8,
+    /// VLAN ids, the outer first.
+    tags: Vec<u16>,
+}
+
+impl From<&FlowKey> for Key {
+    fn from(key: &FlowKey) -> Self {
+        Self {
+            client: (key.client.ip(), key.client_port),
+            server: (key.server.ip(), key.server_port),
+            protocol: key.scope.protocol(),
+            tags: key.scope.vlans().tags().collect(),
+        }
+    }
+}
+
+impl From<&Key> for FlowKey {
+    fn from(key: &Key) -> Self {
+        let vlans = key.tags.iter().fold(Vlans::default(), |vlans, tag| vlans.push(*tag));
+        FlowKey {
+            client: key.client.0.into(),
+            server: key.server.0.into(),
+            client_port: key.client.1,
+            server_port: key.server.1,
+            scope: Scope::new(vlans, key.protocol, key.client.0.is_ipv6()),
+        }
+    }
+}
+
+/// Where packets without a place in the flow table are counted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SpillPlace {
+    source: IpAddr,
+    port: u16,
+    protocol: u16,
+}
+
+impl From<&SpillKey> for SpillPlace {
+    fn from(key: &SpillKey) -> Self {
+        Self { source: key.source.ip(), port: key.server_port, protocol: key.protocol }
+    }
+}
+
+impl From<&SpillPlace> for SpillKey {
+    fn from(place: &SpillPlace) -> Self {
+        let (server_port, protocol) = (place.port, place.protocol);
+        SpillKey { source: place.source.into(), server_port, protocol }
+    }
+}
+
+/// A record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Record {
+    key: Key,
+    first: Time,
+    up: Way,
+    down: Way,
+    messages: u32,
+    rejected: u32,
+    mac: Option<[u8; 6]>,
+    interface: Option<NonZeroU32>,
+    /// SYN, SYN-ACK, FIN up, FIN down, RST, answered; the openings; the upgrade.
+    facts: [u8; 9],
+    app: String,
+    reason: String,
+    complete: bool,
+    inputs: u8,
+}
+
+/// Packets, bytes, payload, data packets, data bytes; the last packet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Way([u64; 5], Option<Time>);
+
+impl From<&Direction> for Way {
+    fn from(way: &Direction) -> Self {
+        Self([way.packets, way.bytes, way.payload, way.data_packets, way.data_bytes], way.last)
+    }
+}
+
+impl From<&Way> for Direction {
+    fn from(Way([packets, bytes, payload, data_packets, data_bytes], last): &Way) -> Self {
+        let (packets, bytes, payload) = (*packets, *bytes, *payload);
+        Self { packets, bytes, payload, data_packets: *data_packets, data_bytes: *data_bytes, last: *last }
+    }
+}
+
+impl From<&FlowRecord> for Record {
+    fn from(record: &FlowRecord) -> Self {
+        let Flow { key, up, down, first, messages, rejected, mac, interface, facts } = &record.flow;
+        Self {
+            key: key.into(),
+            first: *first,
+            up: up.into(),
+            down: down.into(),
+            messages: *messages,
+            rejected: *rejected,
+            mac: *mac,
+            interface: *interface,
+            facts: [
+                facts.syn,
+                facts.syn_ack,
+                facts.fin_up,
+                facts.fin_down,
+                facts.reset,
+                facts.answered,
+                facts.opening_up,
+                facts.opening_down,
+                facts.upgrade,
+            ],
+            app: record.app.name().to_owned(),
+            reason: record.reason.name().to_owned(),
+            complete: record.complete,
+            inputs: record.inputs.bits(),
+        }
+    }
+}
+
+impl Record {
+    /// The record, if its words are still known.
+    pub(crate) fn record(&self) -> Option<FlowRecord> {
+        let [syn, syn_ack, fin_up, fin_down, reset, answered, opening_up, opening_down, upgrade] = self.facts;
+        let facts = Facts {
+            syn,
+            syn_ack,
+            fin_up,
+            fin_down,
+            reset,
+            answered,
+            opening_up,
+            opening_down,
+            upgrade,
+            ..Facts::default()
+        };
+        let flow = Flow {
+            key: (&self.key).into(),
+            up: (&self.up).into(),
+            down: (&self.down).into(),
+            first: self.first,
+            messages: self.messages,
+            rejected: self.rejected,
+            mac: self.mac,
+            interface: self.interface,
+            facts,
+        };
+        let app = App::ALL.into_iter().find(|app| app.name() == self.app)?;
+        let reason = RecordReason::ALL.into_iter().find(|reason| reason.name() == self.reason)?;
+        let inputs = Inputs::from_bits_truncate(self.inputs);
+        Some(FlowRecord { flow, app, reason, complete: self.complete, inputs })
+    }
+}
+
+/// Applications by their names; one whose name is not known any more is left out.
+pub(crate) mod apps {
+    use mailflow_common::App;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(crate) fn serialize<S: Serializer>(apps: &[App], to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(apps.iter().map(|app| app.name()))
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<App>, D::Error> {
+        let names = Vec::<String>::deserialize(from)?;
+        let app = |name: &String| App::ALL.into_iter().find(|app| app.name() == name);
+        Ok(names.iter().filter_map(app).collect())
+    }
+}
+
+/// Records; one with a word that is not known any more is left out.
+pub(crate) mod records {
+    use std::sync::Arc;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use crate::checkpoint::codec::{FlowRecord, Record};
+
+    pub(crate) fn serialize<S: Serializer>(records: &[Arc<FlowRecord>], to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(records.iter().map(|record| Record::from(&**record)))
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Arc<FlowRecord>>, D::Error> {
+        let records = Vec::<Record>::deserialize(from)?;
+        Ok(records.iter().filter_map(|record| record.record().map(Arc::new)).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture;
+
+    #[test]
+    fn a_record_comes_back_as_it_was() {
+        let mut record = (*fixture::record(fixture::at(100))).clone();
+        record.flow.key.scope = Scope::new(Vlans::default().push(20).push(7), 6, false);
+        (record.flow.mac, record.flow.down.last) = (Some([2, 0, 0, 0, 0, 9]), None);
+        (record.flow.facts.upgrade, record.flow.facts.opening_down) = (1, 2);
+        let text = serde_json::to_string(&Record::from(&record)).unwrap();
+        assert_eq!(serde_json::from_str::<Record>(&text).unwrap().record(), Some(record));
+        let v6 = fixture::flow("[fd00::1]:4000", "[2620:fe::fe]:25").key;
+        assert_eq!(FlowKey::from(&Key::from(&v6)), v6);
+        let spill = SpillKey { source: v6.client, server_port: 25, protocol: 6 };
+        assert_eq!(SpillKey::from(&SpillPlace::from(&spill)), spill);
+    }
+}

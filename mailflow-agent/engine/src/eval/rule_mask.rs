@@ -1,0 +1,62 @@
+//! Which rules count a flow.
+
+/// Rules that count a flow, by number: found when its record is made, used when its turn comes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Fit(u64);
+
+/// What is known of one rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// It counts the flow.
+    Counts,
+    /// It does not.
+    Passes,
+    /// It shares its place with others, one of which counts it.
+    Perhaps,
+}
+
+impl Fit {
+    /// The place of all rules that have none of their own.
+    const LAST: u32 = u64::BITS - 1;
+
+    /// The rule of this number counts it.
+    pub(super) fn insert(&mut self, rule: usize) {
+        self.0 |= 1 << Self::place(rule);
+    }
+
+    /// Whether no rule counts it.
+    pub(crate) fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Whether the rule of this number does.
+    pub(super) fn of(self, rule: usize) -> Verdict {
+        let place = Self::place(rule);
+        match self.0 & 1 << place {
+            0 => Verdict::Passes,
+            _ if place < Self::LAST => Verdict::Counts,
+            _ => Verdict::Perhaps,
+        }
+    }
+
+    fn place(rule: usize) -> u32 {
+        u32::try_from(rule).map_or(Self::LAST, |rule| rule.min(Self::LAST))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_without_a_place_of_their_own_are_asked_again() {
+        let mut fit = Fit::default();
+        assert!(fit.is_empty());
+        for rule in [0, 7, 62, 70] {
+            fit.insert(rule);
+        }
+        assert_eq!([0, 7, 62].map(|rule| fit.of(rule)), [Verdict::Counts; 3]);
+        assert_eq!([1, 61].map(|rule| fit.of(rule)), [Verdict::Passes; 2]);
+        assert_eq!([63, 70, usize::MAX].map(|rule| fit.of(rule)), [Verdict::Perhaps; 3]);
+    }
+}

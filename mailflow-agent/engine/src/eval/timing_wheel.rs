@@ -1,0 +1,113 @@
+//! When which group of subjects is visited to find out what can be forgotten.
+//!
+//! A hashed timing wheel (Varghese and Lauck, 1987). A subject waits in the slot of its next visit, so the cost of
+//! forgetting grows with the number of records, not with the number of subjects times seconds. A subject that
+//! gets records meanwhile is not moved: its visit finds a later moment and puts it there. The shards take turns
+//! within a slot, so that subjects that were seen at the same time are not all visited at the same time.
+
+use std::time::Duration;
+
+use crate::time::Time;
+
+/// Shards of a rule's subjects.
+pub(crate) const SHARDS: usize = 64;
+
+/// Slots of a shard's wheel. The longest time that anything is remembered spans half of them.
+pub(crate) const SLOTS: usize = 128;
+
+/// Turns in which each slot of each shard is visited once.
+const ROUND: u64 = (SLOTS * SHARDS) as u64;
+
+/// The turns of a rule's wheel. Turn n takes place n units after the clock's beginning.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Turns {
+    /// Nanoseconds from one turn to the next.
+    unit: u64,
+    /// The last turn that took place.
+    done: u64,
+}
+
+impl Default for Turns {
+    fn default() -> Self {
+        Self { unit: 1, done: 0 }
+    }
+}
+
+impl Turns {
+    /// Returns the turns of a rule that remembers nothing for longer than `retention`, at `clock`.
+    pub(crate) fn new(retention: Duration, clock: Time) -> Self {
+        let retention = u64::try_from(retention.as_nanos()).unwrap_or(u64::MAX);
+        let unit = (retention / (ROUND / 2)).max(1);
+        Self { unit, done: clock.as_nanos() / unit }
+    }
+
+    /// Lets the turns up to `clock` take place, each at most once: shards and slots to visit.
+    pub(crate) fn pass(&mut self, clock: Time) -> impl Iterator<Item = (usize, usize)> + use<> {
+        let now = (clock.as_nanos() / self.unit).max(self.done);
+        let first = (self.done + 1).max((now + 1).saturating_sub(ROUND));
+        self.done = now;
+        (first..=now).map(|turn| (shard(turn), slot(turn)))
+    }
+
+    /// Returns the slot of a shard whose turn comes first at `time` or later.
+    pub(crate) fn slot(&self, of: usize, time: Time) -> usize {
+        let soonest = time.as_nanos().div_ceil(self.unit).max(self.done + 1);
+        let wait = (of as u64 + SHARDS as u64 - soonest % SHARDS as u64) % SHARDS as u64;
+        // A moment beyond the last turn of this round is visited too early, and again.
+        let last = self.done + ROUND - (self.done + ROUND - of as u64) % SHARDS as u64;
+        slot((soonest + wait).min(last))
+    }
+}
+
+fn shard(turn: u64) -> usize {
+    (turn % SHARDS as u64) as usize
+}
+
+fn slot(turn: u64) -> usize {
+    (turn / SHARDS as u64) as usize % SLOTS
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// Returns to every subject within a slot's width of its moment, and never before it.
+        #[test]
+        fn a_visit_is_neither_early_nor_much_too_late(
+            hours in 1..24u64, start in 0..1_000_000u64, ahead in 0..3_600u64, of in 0..SHARDS, steps in prop::collection::vec(1..600u64, 1..40),
+        ) {
+            let retention = Duration::from_secs(hours * 3_600);
+            let at = |seconds: u64| Time::from_nanos(seconds * 1_000_000_000);
+            let mut turns = Turns::new(retention, at(start));
+            let due = at(start + ahead);
+            let slot = turns.slot(of, due);
+            let (mut clock, width) = (start, retention.as_secs() / 64 + 1);
+            for step in steps.into_iter().chain([2 * 3_600 * 24]) {
+                clock += step;
+                if turns.pass(at(clock)).any(|visit| visit == (of, slot)) {
+                    prop_assert!(at(clock) >= due, "early");
+                    prop_assert!(clock - step <= start + ahead + width, "late");
+                    return Ok(());
+                }
+            }
+            prop_assert!(false, "never");
+        }
+    }
+
+    #[test]
+    fn every_slot_has_a_turn_however_far_the_clock_jumps() {
+        let mut turns = Turns::new(Duration::from_secs(3_900), Time::ZERO);
+        let far = Time::from_nanos(1_800_000_000_000_000_000);
+        let mut visits: Vec<_> = turns.pass(far).collect();
+        visits.sort_unstable();
+        visits.dedup();
+        assert_eq!(visits.len(), SHARDS * SLOTS);
+        assert_eq!(turns.pass(far).count(), 0, "not twice");
+        assert_eq!(turns.pass(Time::ZERO).count(), 0, "a clock that is behind changes nothing");
+    }
+}

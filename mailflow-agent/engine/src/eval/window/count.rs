@@ -1,0 +1,208 @@
+//! The times of events, exact, in bounded memory.
+//!
+//! With v(t) the number of events whose time e lies in (t - W, t], the condition holds at t iff
+//! v(t) >= K. An incident begins at the first event time at which it holds, and ends when v has stayed
+//! below R <= K (`resolve_below`) for long enough.
+//!
+//! **Out of order.** An idle flow's event time is its last packet, but its record comes up to the
+//! idle timeout later. So event times are kept sorted and every question is asked of event time: a
+//! late event finds the K - 1 others that lie in one window with it, wherever in the past that is.
+//! Whether a set of records fires does not depend on the order in which they come.
+//!
+//! **What is forgotten.** Let L be the longest time a record can be late (the longest timeout), c the
+//! engine's clock, and n = ceil(L / W).
+//! 1. Events at or before c - L - W. A record still to come has e > c - L, and any window that
+//!    contains it begins after c - L - W.
+//! 2. The oldest beyond C = (n + 2)(K - 1) + 1 events. The C + 1 events at that moment lie within
+//!    W + L, that is within n + 1 windows, so one window holds K of them.
+//!    - While an incident lasts: those K keep it up until at least W after the forgotten event e0. So
+//!      e0 is in no window after the incident's end, and cannot prolong the incident either.
+//!    - While none does: no window that ends after the last incident's end x holds K events. So at
+//!      most (n + 1)(K - 1) of the kept events lie after x, and a window that ends after x needs, to
+//!      reach K with a late one, only the K - 1 newest of the others. C covers both.
+//!
+//! Tumbling windows [mW, (m + 1)W): W + L may touch n + 2 of them, hence one more (K - 1).
+//!
+//! Where thresholds differ by subject, K is the highest. A count that may have lost forgotten events
+//! is told as "at least"; it is then at least K.
+
+use serde::{Deserialize, Serialize};
+use thin_vec::ThinVec;
+
+use super::{
+    entries::{forget, heap, last_run, more, runs},
+    spec::Shape,
+    value::Value,
+};
+use crate::time::Time;
+
+/// Times of events.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Times {
+    /// Ascending.
+    events: ThinVec<Time>,
+    /// The newest event forgotten for want of room; the clock's beginning is before every event.
+    forgotten: Time,
+}
+
+impl Times {
+    /// Adds an event that arrives while the clock is at `clock`.
+    pub(super) fn add(&mut self, shape: &Shape, clock: Time, time: Time) {
+        self.prune(shape, clock);
+        if self.events.len() == self.events.capacity() {
+            // Most sources have few events: grow from one, not from a vector's four.
+            self.events.reserve_exact(more(self.events.len()));
+        }
+        let position = self.events.partition_point(|event| *event <= time);
+        self.events.insert(position, time);
+    }
+
+    /// Forgets events beyond the capacity.
+    pub(super) fn fit(&mut self, shape: &Shape) {
+        if self.events.len() > shape.capacity() {
+            let excess = self.events.len() - shape.capacity();
+            if let Some(last) = self.events.get(excess - 1) {
+                self.forgotten = self.forgotten.max(*last);
+            }
+            self.events.drain(..excess);
+        }
+    }
+
+    /// Forgets what cannot matter at `clock` any more.
+    pub(super) fn prune(&mut self, shape: &Shape, clock: Time) {
+        if self.events.first().is_none_or(|event| shape.matters(*event, clock)) {
+            return;
+        }
+        let old = self.events.partition_point(|event| !shape.matters(*event, clock));
+        forget(&mut self.events, old);
+    }
+
+    /// The first event time after `after` at which there are `need`.
+    pub(super) fn decided(&self, shape: &Shape, need: u64, after: Option<Time>) -> Option<Time> {
+        self.events.windows(runs(need)).find_map(|run| {
+            let (oldest, newest) = (*run.first()?, *run.last()?);
+            (after.is_none_or(|after| newest > after) && shape.reaches(oldest, newest)).then_some(newest)
+        })
+    }
+
+    /// Until when, `before` at the latest, there last were, or will have been, `hold` of them.
+    pub(super) fn until(&self, shape: &Shape, hold: u64, before: Time) -> Option<Time> {
+        last_run(&self.events, |event| *event, shape, hold, before)
+    }
+
+    /// How many the window that ends at `time` holds.
+    pub(super) fn value(&self, shape: &Shape, time: Time) -> Value {
+        let behind = self.events.partition_point(|event| *event <= time);
+        let before = self.events[..behind].partition_point(|event| !shape.reaches(*event, time));
+        let count = (behind - before) as u64;
+        let lost = self.forgotten > Time::ZERO && shape.reaches(self.forgotten, time);
+        if lost { Value::AtLeast(count) } else { Value::Exactly(count) }
+    }
+
+    /// Event times, the newest first.
+    pub(super) fn newest_first(&self) -> impl Iterator<Item = Time> {
+        self.events.iter().rev().copied()
+    }
+
+    /// Bytes allocated.
+    pub(super) fn heap(&self) -> usize {
+        heap(&self.events)
+    }
+
+    /// Events held.
+    pub(super) fn len(&self) -> usize {
+        self.events.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::rule::{Window, WindowKind};
+
+    const LATE: Duration = Duration::from_secs(300);
+
+    fn at(seconds: u64) -> Time {
+        Time::from_nanos(seconds * 1_000_000_000)
+    }
+
+    fn shape(kind: WindowKind, need: u64) -> Shape {
+        Shape::new(Window { length: Duration::from_secs(3_600), kind }, need, LATE)
+    }
+
+    fn times(shape: &Shape, events: impl IntoIterator<Item = u64>) -> Times {
+        let (mut times, mut clock) = (Times::default(), Time::ZERO);
+        for event in events {
+            clock = clock.max(at(event));
+            times.add(shape, clock, at(event));
+            times.fit(shape);
+        }
+        times
+    }
+
+    #[test]
+    fn the_sliding_window_is_open_at_its_beginning() {
+        let three = shape(WindowKind::Sliding, 3);
+        assert_eq!(times(&three, [100, 200, 3_699]).decided(&three, 3, None), Some(at(3_699)));
+        assert_eq!(times(&three, [100, 200, 3_700]).decided(&three, 3, None), None);
+    }
+
+    #[test]
+    fn the_tumbling_window_begins_at_multiples_of_its_length() {
+        let three = shape(WindowKind::Tumbling, 3);
+        assert_eq!(times(&three, [3_600, 5_000, 7_199]).decided(&three, 3, None), Some(at(7_199)));
+        assert_eq!(times(&three, [3_599, 3_600, 7_199]).decided(&three, 3, None), None);
+        assert_eq!(times(&three, [3_600, 5_000, 7_199]).until(&three, 3, Time::END), Some(at(7_200)));
+    }
+
+    #[test]
+    fn a_late_event_is_judged_in_its_own_time() {
+        let three = shape(WindowKind::Sliding, 3);
+        for order in [[100, 150, 390], [390, 150, 100], [150, 390, 100]] {
+            assert_eq!(times(&three, order).decided(&three, 3, None), Some(at(390)), "{order:?}");
+        }
+    }
+
+    #[test]
+    fn what_an_incident_had_is_not_counted_for_the_next() {
+        let two = shape(WindowKind::Sliding, 2);
+        let times = times(&two, [100, 101, 5_000]);
+        assert_eq!(times.decided(&two, 2, Some(at(200))), None);
+        assert_eq!(times.decided(&two, 2, None), None, "100 and 101 are out of reach by then");
+    }
+
+    #[test]
+    fn memory_is_bounded_and_the_value_says_so() {
+        let ten = shape(WindowKind::Sliding, 10);
+        assert_eq!(ten.capacity(), 28);
+        let times = times(&ten, 0..1_000);
+        assert_eq!(times.len(), ten.capacity());
+        assert_eq!(times.value(&ten, at(999)), Value::AtLeast(28));
+        assert_eq!(
+            times.value(&ten, at(3_599 + 971)),
+            Value::AtLeast(28),
+            "the last forgotten one leaves at 4571"
+        );
+        assert_eq!(times.value(&ten, at(3_600 + 971)), Value::Exactly(28));
+        assert_eq!(times.value(&ten, at(3_600 + 972)), Value::Exactly(27));
+        assert_eq!(times.until(&ten, 10, Time::END), Some(at(990 + 3_600)));
+    }
+
+    #[test]
+    fn a_source_with_one_flow_costs_one_event() {
+        let ten = shape(WindowKind::Sliding, 10);
+        let mut one = times(&ten, [7]);
+        assert_eq!(one.events.capacity(), 1);
+        assert_eq!(size_of::<Times>(), 16);
+        one.prune(&ten, at(7) + ten.retention());
+        assert_eq!((one.len(), one.events.capacity()), (0, 0));
+    }
+
+    #[test]
+    fn a_window_shorter_than_the_lateness_keeps_more() {
+        let window = Window { length: Duration::from_secs(60), kind: WindowKind::Sliding };
+        assert_eq!(Shape::new(window, 10, LATE).capacity(), 9 * 7 + 1);
+    }
+}

@@ -1,0 +1,189 @@
+//! What a subject was seen with, and since when: what is new, and what only came back.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use thin_vec::ThinVec;
+
+use super::{
+    distinct::Mark,
+    entries::{heap, last_run},
+    spec::Shape,
+    value::Value,
+};
+use crate::time::Time;
+
+/// Most ends remembered of one subject. What is seen beyond is not told apart: it is not new.
+const MOST: usize = 1_024;
+
+/// Ends with the first and the last time they were seen.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Sightings {
+    seen: ThinVec<Sighting>,
+    /// Whether there was no room for one.
+    full: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+struct Sighting {
+    end: Mark,
+    /// The clock's beginning, if it is none that is new.
+    first: Time,
+    last: Time,
+}
+
+impl Sightings {
+    /// Adds an event with `end`. What was not seen for `horizon` is new again; nothing is new before
+    /// `learnt`.
+    pub(super) fn add(
+        &mut self,
+        shape: &Shape,
+        (horizon, learnt): (Duration, Time),
+        clock: Time,
+        time: Time,
+        end: Mark,
+    ) {
+        self.prune(shape, horizon, clock);
+        let new = if time < learnt { Time::ZERO } else { time };
+        let room = self.seen.len() < MOST;
+        match self.seen.iter_mut().find(|sighting| sighting.end == end) {
+            Some(sighting) if time >= sighting.last + horizon => {
+                (sighting.first, sighting.last) = (new, time)
+            }
+            Some(sighting) => {
+                sighting.last = sighting.last.max(time);
+                // A late record may tell of an earlier flow.
+                if sighting.first > time && sighting.first < time + horizon {
+                    sighting.first = new;
+                }
+            }
+            None if room => self.seen.push(Sighting { end, first: new, last: time }),
+            None => self.full = true,
+        }
+    }
+
+    /// Forgets what no record still to come can have been seen within `horizon` of.
+    pub(super) fn prune(&mut self, shape: &Shape, horizon: Duration, clock: Time) {
+        self.seen.retain(|sighting| sighting.last + horizon + shape.lateness() > clock);
+        self.full &= !self.seen.is_empty();
+    }
+
+    /// How many were new in the window that ends at `time`.
+    pub(super) fn value(&self, shape: &Shape, time: Time) -> Value {
+        let new = self.seen.iter().map(|sighting| sighting.first);
+        let count = new.filter(|first| *first > Time::ZERO && *first <= time && shape.reaches(*first, time));
+        let count = count.count() as u64;
+        if self.full { Value::AtLeast(count) } else { Value::Exactly(count) }
+    }
+
+    /// Until when, `before` at the latest, there last were, or will have been, `hold` new ones.
+    pub(super) fn until(&self, shape: &Shape, hold: u64, before: Time) -> Option<Time> {
+        let mut firsts: Vec<Time> = self.seen.iter().map(|sighting| sighting.first).collect();
+        firsts.retain(|first| *first > Time::ZERO);
+        firsts.sort_unstable();
+        last_run(&firsts, |first| *first, shape, hold, before)
+    }
+
+    /// The last event.
+    pub(super) fn newest(&self) -> Option<Time> {
+        self.seen.iter().map(|sighting| sighting.last).max()
+    }
+
+    /// When ends were new, and when any was seen last.
+    pub(super) fn moments(&self) -> impl Iterator<Item = Time> {
+        self.seen.iter().map(|sighting| sighting.first).chain(self.newest())
+    }
+
+    /// Bytes allocated.
+    pub(super) fn heap(&self) -> usize {
+        heap(&self.seen)
+    }
+
+    /// Ends held.
+    pub(super) fn len(&self) -> usize {
+        self.seen.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rule::{Window, WindowKind};
+
+    const DAY: Duration = Duration::from_secs(86_400);
+
+    fn at(hours: u64) -> Time {
+        Time::from_nanos(hours * 3_600 * 1_000_000_000)
+    }
+
+    fn day() -> Shape {
+        Shape::new(Window { length: DAY, kind: WindowKind::Sliding }, 1, Duration::from_secs(300))
+    }
+
+    fn add(sightings: &mut Sightings, learnt: u64, hours: u64, end: u8) {
+        sightings.add(&day(), (30 * DAY, at(learnt)), at(hours), at(hours), [end; 16]);
+    }
+
+    #[test]
+    fn only_what_is_new_counts_and_only_for_a_window() {
+        let mut sightings = Sightings::default();
+        for (hours, end) in [(1, 1), (2, 1), (10, 2), (30, 1)] {
+            add(&mut sightings, 0, hours, end);
+        }
+        assert_eq!(sightings.value(&day(), at(10)), Value::Exactly(2));
+        assert_eq!(sightings.value(&day(), at(30)), Value::Exactly(1), "1 is known since hour 1");
+        assert_eq!(sightings.until(&day(), 1, Time::END), Some(at(34)));
+        assert_eq!(sightings.until(&day(), 2, Time::END), Some(at(25)));
+    }
+
+    #[test]
+    fn what_was_away_for_the_horizon_is_new_again() {
+        let mut sightings = Sightings::default();
+        add(&mut sightings, 0, 1, 1);
+        add(&mut sightings, 0, 1 + 30 * 24, 1);
+        assert_eq!(sightings.value(&day(), at(1 + 30 * 24)), Value::Exactly(1));
+        add(&mut sightings, 0, 1 + 59 * 24, 1);
+        assert_eq!(sightings.value(&day(), at(1 + 59 * 24)), Value::Exactly(0));
+    }
+
+    #[test]
+    fn a_late_record_finds_what_was_seen_before_it() {
+        let mut sightings = Sightings::default();
+        add(&mut sightings, 0, 1, 1);
+        let (hour, late) = (at(1), Duration::from_secs(200));
+        let back = hour + 30 * DAY - Duration::from_secs(100);
+        sightings.add(&day(), (30 * DAY, Time::ZERO), back + late, back, [1; 16]);
+        assert_eq!(sightings.value(&day(), back), Value::Exactly(0), "seen within 30 days, told after them");
+    }
+
+    #[test]
+    fn a_late_record_tells_since_when_it_is_seen() {
+        let mut sightings = Sightings::default();
+        add(&mut sightings, 0, 10, 1);
+        let earlier = at(10) - Duration::from_secs(100);
+        sightings.add(&day(), (30 * DAY, Time::ZERO), at(10), earlier, [1; 16]);
+        assert_eq!(sightings.value(&day(), earlier), Value::Exactly(1));
+        assert_eq!(sightings.until(&day(), 1, Time::END), Some(earlier + DAY));
+    }
+
+    #[test]
+    fn while_learning_nothing_is_new() {
+        let mut sightings = Sightings::default();
+        add(&mut sightings, 24, 1, 1);
+        add(&mut sightings, 24, 30, 1);
+        assert_eq!(sightings.value(&day(), at(30)), Value::Exactly(0));
+        add(&mut sightings, 24, 31, 2);
+        assert_eq!(sightings.value(&day(), at(31)), Value::Exactly(1));
+    }
+
+    #[test]
+    fn memory_is_bounded_and_the_value_says_so() {
+        let mut sightings = Sightings::default();
+        for end in 0..2_000u16 {
+            let mut mark = [0; 16];
+            mark[..2].copy_from_slice(&end.to_be_bytes());
+            sightings.add(&day(), (30 * DAY, Time::ZERO), at(1), at(1), mark);
+        }
+        assert_eq!((sightings.len(), sightings.value(&day(), at(1))), (MOST, Value::AtLeast(1_024)));
+    }
+}

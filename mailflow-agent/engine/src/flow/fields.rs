@@ -1,0 +1,67 @@
+//! Fields that a flow record carries.
+//!
+//! The kernel counts everything. A flow log of another tool does not: what it lacks is not zero, so a
+//! rule that needs it is not evaluated for such a record.
+
+use std::fmt;
+
+use bitflags::bitflags;
+
+bitflags! {
+    /// What is known of a flow beside its ends and times.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+    pub struct Inputs: u8 {
+        /// Packets each way.
+        const PACKETS = 1;
+        /// IP bytes each way.
+        const BYTES = 1 << 1;
+        /// Payload bytes each way.
+        const PAYLOAD = 1 << 2;
+        /// Packets with payload each way.
+        const DATA_PACKETS = 1 << 3;
+        /// IP bytes of the packets with payload each way.
+        const DATA_BYTES = 1 << 4;
+        /// Estimated messages.
+        const MESSAGES = 1 << 5;
+        /// Whether there was a SYN.
+        const SYN = 1 << 6;
+        /// Whether there was a SYN-ACK.
+        const SYN_ACK = 1 << 7;
+    }
+}
+
+impl Inputs {
+    /// Their names in words.
+    pub fn names(self) -> impl Iterator<Item = &'static str> {
+        const NAMES: [(Inputs, &str); 8] = [
+            (Inputs::PACKETS, "packets"),
+            (Inputs::BYTES, "IP bytes"),
+            (Inputs::PAYLOAD, "payload bytes"),
+            (Inputs::DATA_PACKETS, "packets with payload"),
+            (Inputs::DATA_BYTES, "IP bytes of packets with payload"),
+            (Inputs::MESSAGES, "estimated messages"),
+            (Inputs::SYN, "SYN"),
+            (Inputs::SYN_ACK, "SYN-ACK"),
+        ];
+        NAMES.into_iter().filter(move |(input, _)| self.contains(*input)).map(|(_, name)| name)
+    }
+}
+
+impl fmt::Display for Inputs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, name) in self.names().enumerate() {
+            write!(f, "{}{name}", if index == 0 { "" } else { ", " })?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_input_has_a_name() {
+        assert_eq!(Inputs::all().names().count(), Inputs::all().iter().count());
+    }
+}

@@ -1,0 +1,19 @@
+//! Flows: records, deltas between readings of the flow table, timeouts, and the flows remembered from one reading to the
+//! next.
+
+pub(crate) mod class;
+mod compact_table;
+pub(crate) mod delta;
+pub mod fields;
+pub(crate) mod fingerprint;
+pub mod overflow;
+mod packed_counters;
+pub(crate) mod phase;
+pub(crate) mod quantity;
+pub(crate) mod recent_records;
+mod record;
+pub(crate) mod service;
+pub(crate) mod table;
+pub(crate) mod timeout;
+
+pub use self::record::{Direction, Fate, Finished, Flow, FlowRecord, RecordReason, facts_bytes, facts_of};

@@ -1,0 +1,140 @@
+//! Sources some of whose flows have no place in the kernel's table: only their sums are known.
+
+use std::{collections::HashMap, net::IpAddr};
+
+use mailflow_common::{Facts, FlowKey, Scope, SpillKey, Vlans};
+
+use super::{
+    delta::{Delta, Gain},
+    quantity::{Quantities, Quantity},
+    record::{Direction, Flow},
+};
+use crate::time::Time;
+
+/// What the packets of such flows add up to, by source, service and protocol.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Spill {
+    /// Source, server port, protocol.
+    pub key: SpillKey,
+    /// Client to server, cumulative.
+    pub up: Direction,
+    /// Server to client, cumulative.
+    pub down: Direction,
+    /// SYNs, with those that were sent again.
+    pub attempts: u32,
+    /// SYN-ACKs.
+    pub sessions: u32,
+    /// Whether this is the last that is heard of them: what comes later begins anew.
+    pub over: bool,
+}
+
+impl Spill {
+    /// The last packet of either direction.
+    pub fn last(&self) -> Option<Time> {
+        self.up.last.max(self.down.last)
+    }
+}
+
+/// What a source gained, for the rules.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Overflowed {
+    pub(crate) time: Time,
+    pub(crate) client: IpAddr,
+    pub(crate) port: u16,
+    pub(crate) protocol: u8,
+    pub(crate) gains: Quantities,
+}
+
+/// What was seen of them last.
+#[derive(Debug, Default)]
+pub(crate) struct Spills {
+    seen: HashMap<SpillKey, Quantities>,
+}
+
+impl Spills {
+    /// What `spill` gained since it was seen last, if anything: for the metrics, and for the rules.
+    pub(crate) fn look(&mut self, spill: &Spill) -> Option<(Delta, Overflowed)> {
+        let flow = Flow { up: spill.up, down: spill.down, ..nowhere(&spill.key) };
+        let now = Quantities::of(&flow);
+        let past = if spill.over { self.seen.remove(&spill.key) } else { self.seen.insert(spill.key, now) };
+        let gains = now.since(&past.unwrap_or_default());
+        if gains == Quantities::default() {
+            return None;
+        }
+        let gain = |packets, bytes| Gain { packets: gains.get(packets), bytes: gains.get(bytes) };
+        let delta = Delta {
+            key: flow.key,
+            up: gain(Quantity::PacketsUp, Quantity::BytesUp),
+            down: gain(Quantity::PacketsDown, Quantity::BytesDown),
+            messages: 0,
+            new_flow: false,
+        };
+        let overflowed = Overflowed {
+            time: spill.last().unwrap_or_default(),
+            client: flow.client(),
+            port: flow.key.server_port,
+            protocol: flow.key.scope.protocol(),
+            gains,
+        };
+        Some((delta, overflowed))
+    }
+
+    /// What was seen last, to be kept.
+    pub(crate) fn seen(&self) -> impl Iterator<Item = (&SpillKey, &Quantities)> {
+        self.seen.iter()
+    }
+
+    /// Goes on from what was seen.
+    pub(crate) fn put(&mut self, key: SpillKey, seen: Quantities) {
+        self.seen.insert(key, seen);
+    }
+}
+
+/// A flow from nowhere in particular: what it takes to place a gain.
+fn nowhere(key: &SpillKey) -> Flow {
+    Flow {
+        key: place(key),
+        up: Direction::default(),
+        down: Direction::default(),
+        first: Time::ZERO,
+        messages: 0,
+        rejected: 0,
+        mac: None,
+        interface: None,
+        facts: Facts::default(),
+    }
+}
+
+/// The key of a flow from nowhere in particular: what a ledger needs to place a gain.
+fn place(key: &SpillKey) -> FlowKey {
+    let v6 = key.source.ip().is_ipv6();
+    // Protocols are below 128.
+    let scope = Scope::new(Vlans::default(), key.protocol as u8, v6);
+    FlowKey { client: key.source, server_port: key.server_port, scope, ..FlowKey::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spill(packets: u64, over: bool) -> Spill {
+        let source = "10.0.0.9".parse::<IpAddr>().unwrap().into();
+        let key = SpillKey { source, server_port: 25, protocol: 6 };
+        let up = Direction { packets, bytes: packets * 60, ..Direction::default() };
+        Spill { key, up, down: Direction::default(), attempts: 0, sessions: 0, over }
+    }
+
+    #[test]
+    fn each_packet_is_told_once() {
+        let mut spills = Spills::default();
+        let mut told = |packets, over| spills.look(&spill(packets, over)).map(|(delta, _)| delta.up.packets);
+        assert_eq!(told(3, false), Some(3));
+        assert_eq!(told(3, false), None);
+        assert_eq!(told(5, true), Some(2));
+        assert_eq!(told(4, false), Some(4), "begun anew");
+        let (delta, gain) = spills.look(&spill(6, false)).unwrap();
+        assert_eq!((delta.key.client.ip().to_string().as_str(), delta.key.server_port), ("10.0.0.9", 25));
+        assert!(!delta.new_flow);
+        assert_eq!((gain.port, gain.protocol, gain.gains.get(Quantity::PacketsUp)), (25, 6, 2));
+    }
+}

@@ -1,0 +1,86 @@
+//! Quantities of a flow that rules sum: payload, bytes and packets each way, and messages.
+
+use serde::{Deserialize, Serialize};
+
+use super::record::Flow;
+
+/// What can be summed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Quantity {
+    /// Payload bytes, client to server.
+    PayloadUp,
+    /// Payload bytes, server to client.
+    PayloadDown,
+    /// IP bytes, client to server.
+    BytesUp,
+    /// IP bytes, server to client.
+    BytesDown,
+    /// Packets, client to server.
+    PacketsUp,
+    /// Packets, server to client.
+    PacketsDown,
+    /// Estimated messages.
+    Messages,
+}
+
+impl Quantity {
+    /// Every one.
+    pub const ALL: [Quantity; 7] = [
+        Quantity::PayloadUp,
+        Quantity::PayloadDown,
+        Quantity::BytesUp,
+        Quantity::BytesDown,
+        Quantity::PacketsUp,
+        Quantity::PacketsDown,
+        Quantity::Messages,
+    ];
+
+    /// The name in configuration, alerts and metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Quantity::PayloadUp => "payload_up",
+            Quantity::PayloadDown => "payload_down",
+            Quantity::BytesUp => "bytes_up",
+            Quantity::BytesDown => "bytes_down",
+            Quantity::PacketsUp => "packets_up",
+            Quantity::PacketsDown => "packets_down",
+            Quantity::Messages => "messages",
+        }
+    }
+}
+
+/// Everything that can be summed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Quantities([u64; 7]);
+
+impl Quantities {
+    /// What `flow` has.
+    pub(crate) fn of(flow: &Flow) -> Self {
+        let (up, down) = (&flow.up, &flow.down);
+        let messages = u64::from(flow.messages);
+        Self([up.payload, down.payload, up.bytes, down.bytes, up.packets, down.packets, messages])
+    }
+
+    /// One of them.
+    pub(crate) fn get(&self, quantity: Quantity) -> u64 {
+        let [payload_up, payload_down, bytes_up, bytes_down, packets_up, packets_down, messages] = self.0;
+        match quantity {
+            Quantity::PayloadUp => payload_up,
+            Quantity::PayloadDown => payload_down,
+            Quantity::BytesUp => bytes_up,
+            Quantity::BytesDown => bytes_down,
+            Quantity::PacketsUp => packets_up,
+            Quantity::PacketsDown => packets_down,
+            Quantity::Messages => messages,
+        }
+    }
+
+    /// What there is more of than in `before`.
+    pub(crate) fn since(&self, before: &Self) -> Self {
+        let mut gains = self.0;
+        for (gain, before) in gains.iter_mut().zip(before.0) {
+            *gain = gain.saturating_sub(before);
+        }
+        Self(gains)
+    }
+}

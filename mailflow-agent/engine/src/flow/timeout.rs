@@ -1,0 +1,191 @@
+//! When a flow ends, and what its record says.
+
+use std::time::Duration;
+
+use mailflow_common::{App, Family, PROTOCOL_TCP, classify};
+
+use super::{
+    fields::Inputs,
+    record::{Flow, FlowRecord, RecordReason},
+    service::Services,
+};
+use crate::time::Time;
+
+/// When a flow's record is made (RFC 5470's active and idle timeouts).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// After FIN both ways or RST, this long without a packet.
+    pub closed: Duration,
+    /// This long without a packet.
+    pub idle: Duration,
+    /// The same for a SYN nobody answered.
+    pub unanswered: Duration,
+    /// A living flow's record is made each time this much has passed.
+    pub active: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            closed: Duration::from_secs(5),
+            idle: Duration::from_secs(300),
+            unanswered: Duration::from_secs(127),
+            active: Duration::from_secs(300),
+        }
+    }
+}
+
+/// The timeouts in nanoseconds: they are asked for with every flow of every snapshot.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    closed: u64,
+    idle: u64,
+    unanswered: u64,
+    active: u64,
+}
+
+impl Limits {
+    pub(crate) fn new(timeouts: &Timeouts) -> Self {
+        let nanos = |timeout: Duration| u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
+        let Timeouts { closed, idle, unanswered, active } = *timeouts;
+        let [closed, idle, unanswered, active] = [closed, idle, unanswered, active].map(nanos);
+        Self { closed, idle, unanswered: unanswered.min(idle), active: active.max(1) }
+    }
+
+    /// The longest silence before a flow's final record.
+    pub(crate) fn lateness(&self) -> Duration {
+        Duration::from_nanos(self.closed.max(self.idle))
+    }
+
+    /// When the last active interval of `flow`'s life ended, if that was after `before`: when it was last
+    /// looked at, if ever.
+    pub(crate) fn interval(&self, flow: &Flow, before: Option<Time>, now: Time) -> Option<Time> {
+        let first = flow.first.as_nanos();
+        let age = |at: Time| at.as_nanos().saturating_sub(first);
+        // Most flows are younger than one: no division for those.
+        if age(now) < self.active {
+            return None;
+        }
+        let passed = age(now) / self.active;
+        let known = before.map_or(0, |before| age(before) / self.active);
+        (passed > known).then(|| Time::from_nanos(first + passed * self.active))
+    }
+}
+
+/// When a flow ends if no further packet comes, and why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct End {
+    pub(crate) at: Time,
+    pub(crate) reason: RecordReason,
+}
+
+impl End {
+    /// The end of `flow`: the earliest timeout that applies. It follows from the packets alone, not
+    /// from when somebody looked.
+    pub(crate) fn of(flow: &Flow, limits: &Limits) -> Self {
+        let facts = &flow.facts;
+        let after = |silence: u64| Time::from_nanos(flow.last().as_nanos().saturating_add(silence));
+        let silence = if facts.unanswered() { limits.unanswered } else { limits.idle };
+        if facts.closed() && limits.closed <= silence {
+            Self { at: after(limits.closed), reason: RecordReason::Closed }
+        } else {
+            Self { at: after(silence), reason: RecordReason::Idle }
+        }
+    }
+}
+
+/// The application class of `flow`. Ports watched for no service are an operator's own: SMTP.
+pub(crate) fn app(flow: &Flow, services: &Services) -> App {
+    let family = services.get(&flow.key.server_port).map_or(Family::Smtp, |service| service.family());
+    classify(&flow.facts, family)
+}
+
+/// The record of `flow`.
+pub(crate) fn record(flow: Flow, services: &Services, reason: RecordReason) -> FlowRecord {
+    let facts = &flow.facts;
+    let from_the_start = facts.syn != 0 || flow.key.scope.protocol() != PROTOCOL_TCP;
+    let both_ways = flow.down.packets == 0 || facts.syn_ack != 0 || flow.key.scope.protocol() != PROTOCOL_TCP;
+    let complete = from_the_start && both_ways;
+    FlowRecord { app: app(&flow, services), reason, complete, inputs: Inputs::all(), flow }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::{self, at};
+
+    fn end(change: impl FnOnce(&mut Flow)) -> (Time, RecordReason) {
+        let mut flow = fixture::flow("10.0.0.1:4000", "9.9.9.9:25");
+        change(&mut flow);
+        let end = End::of(&flow, &Limits::new(&Timeouts::default()));
+        (end.at, end.reason)
+    }
+
+    #[test]
+    fn the_earliest_timeout_ends_a_flow() {
+        assert_eq!(end(|_| {}), (at(401), RecordReason::Idle));
+        assert_eq!(end(|flow| flow.facts.fin_up = 1), (at(401), RecordReason::Idle));
+        assert_eq!(
+            end(|flow| (flow.facts.fin_up, flow.facts.fin_down) = (1, 1)),
+            (at(106), RecordReason::Closed)
+        );
+        assert_eq!(end(|flow| flow.facts.reset = 1), (at(106), RecordReason::Closed));
+        assert_eq!(end(|flow| flow.up.last = Some(at(200))), (at(500), RecordReason::Idle));
+    }
+
+    #[test]
+    fn an_interval_is_told_once() {
+        let limits = Limits::new(&Timeouts::default());
+        let flow = fixture::flow("10.0.0.1:4000", "9.9.9.9:25");
+        let told = |before: Option<u64>, now| limits.interval(&flow, before.map(at), at(now));
+        assert_eq!([told(None, 399), told(Some(398), 399)], [None; 2], "the flow began at 100");
+        assert_eq!([told(None, 400), told(Some(399), 400)], [Some(at(400)); 2]);
+        assert_eq!([told(Some(400), 401), told(Some(400), 699)], [None; 2]);
+        assert_eq!(told(Some(650), 1_350), Some(at(1_300)), "the last of several");
+    }
+
+    #[test]
+    fn an_unanswered_syn_ends_sooner() {
+        let silent = |flow: &mut Flow| {
+            (flow.facts.syn_ack, flow.facts.answered) = (0, 0);
+            flow.down = Default::default();
+        };
+        assert_eq!(end(silent), (at(228), RecordReason::Idle), "a client may send its SYN again for 127 s");
+        let refused = |flow: &mut Flow| (flow.facts.syn_ack, flow.facts.reset) = (0, 1);
+        assert_eq!(end(refused), (at(106), RecordReason::Closed), "answered by a RST");
+        let one_sided = |flow: &mut Flow| flow.facts.syn_ack = 0;
+        assert_eq!(end(one_sided), (at(401), RecordReason::Idle), "data came down");
+        let mut flow = fixture::flow("10.0.0.1:4000", "9.9.9.9:25");
+        silent(&mut flow);
+        let short = Timeouts { idle: Duration::from_secs(10), ..Timeouts::default() };
+        assert_eq!(End::of(&flow, &Limits::new(&short)).at, at(111));
+    }
+
+    #[test]
+    fn complete_needs_the_beginning_of_both_directions() {
+        let complete = |syn, syn_ack, down| {
+            let mut flow = fixture::flow("10.0.0.1:4000", "9.9.9.9:25");
+            (flow.facts.syn, flow.facts.syn_ack) = (syn, syn_ack);
+            flow.down.packets = down;
+            record(flow, &Services::new(), RecordReason::Closed).complete
+        };
+        assert!(complete(1, 1, 9));
+        assert!(complete(1, 0, 0), "nobody answered");
+        assert!(!complete(1, 0, 9), "the SYN-ACK is missing");
+        assert!(!complete(0, 1, 9), "the SYN is missing");
+        assert!(
+            record(fixture::udp("10.0.0.1:1", "9.9.9.9:25"), &Services::new(), RecordReason::Idle).complete
+        );
+    }
+
+    #[test]
+    fn the_ports_service_gives_tls_its_family() {
+        let services = fixture::settings().services;
+        let tls = |port| {
+            let mut flow = fixture::flow("10.0.0.1:4000", &format!("9.9.9.9:{port}"));
+            flow.facts.opening_up = mailflow_common::opening::TLS;
+            app(&flow, &services)
+        };
+        assert_eq!([tls(465), tls(993), tls(2525)], [App::Smtps, App::Imaps, App::Smtps]);
+    }
+}

@@ -1,0 +1,238 @@
+//! Sets of addresses, as rules and allow-lists name them.
+
+use std::{fmt, net::IpAddr, sync::Arc};
+
+use ipnet::IpNet;
+
+use super::{
+    internal::{Place, Site},
+    role::AssetRole,
+};
+
+/// Addresses: any of some members, without those of others.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Set {
+    // Shared: each rule has the entries of the common allow-list.
+    any: Arc<Members>,
+    but: Arc<Members>,
+}
+
+/// Members in the order in which they were given.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+struct Members {
+    all: Vec<Member>,
+    /// The networks among them, ascending, where there are many; otherwise empty.
+    nets: Vec<IpNet>,
+    /// The lengths of those, and whether they are IPv6.
+    lengths: Vec<(bool, u8)>,
+}
+
+/// Networks from which on they are searched for rather than gone over.
+const MANY: usize = 8;
+
+/// What a set is made of.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Member {
+    /// Every address.
+    Any,
+    /// Inside the internal networks.
+    Internal,
+    /// Outside of them, and not a special-use address: the Internet.
+    External,
+    /// Internal, and of the group of this name.
+    Group(Arc<str>),
+    /// Internal, and of this role.
+    Role(AssetRole),
+    /// In this prefix, internal or not.
+    Net(IpNet),
+}
+
+impl Set {
+    /// Any of `any` (of all addresses, where that is empty), but none of `but`.
+    pub fn new(any: Vec<Member>, but: Vec<Member>) -> Self {
+        Self { any: Members::new(any).into(), but: Members::new(but).into() }
+    }
+
+    /// Whether an address is in the set.
+    pub fn holds(&self, site: &Site<'_>) -> bool {
+        (self.any.all.is_empty() || self.any.hold(site)) && !self.but.hold(site)
+    }
+
+    /// The members of which an address must be one; none, where it may be any.
+    pub(crate) fn any(&self) -> &[Member] {
+        &self.any.all
+    }
+
+    /// The members that it names, those it leaves out among them.
+    pub fn members(&self) -> impl Iterator<Item = &Member> {
+        self.any.all.iter().chain(&self.but.all)
+    }
+}
+
+impl Members {
+    fn new(all: Vec<Member>) -> Self {
+        let net = |member: &Member| match member {
+            Member::Net(net) => Some(net.trunc()),
+            _ => None,
+        };
+        let mut nets: Vec<IpNet> = all.iter().filter_map(net).collect();
+        if nets.len() < MANY {
+            return Self { all, ..Self::default() };
+        }
+        nets.sort_unstable();
+        let mut lengths: Vec<_> = nets.iter().map(length).collect();
+        lengths.sort_unstable();
+        lengths.dedup();
+        Self { all, nets, lengths }
+    }
+
+    /// Returns true if one of them holds the address; of many networks in logarithmic time.
+    fn hold(&self, site: &Site<'_>) -> bool {
+        let searched = |member: &&Member| self.nets.is_empty() || !matches!(member, Member::Net(_));
+        let around = |(v6, length): &(bool, u8)| {
+            *v6 == site.ip.is_ipv6()
+                && around(site.ip, *length).is_some_and(|net| self.nets.binary_search(&net).is_ok())
+        };
+        if self.nets.len() == self.all.len() {
+            return self.lengths.iter().any(around);
+        }
+        self.all.iter().filter(searched).any(|member| member.holds(site)) || self.lengths.iter().any(around)
+    }
+}
+
+/// Returns the length of a network, and whether it is IPv6.
+pub(crate) fn length(net: &IpNet) -> (bool, u8) {
+    (matches!(net, IpNet::V6(_)), net.prefix_len())
+}
+
+/// Returns the network of this length around an address.
+pub(crate) fn around(ip: IpAddr, length: u8) -> Option<IpNet> {
+    IpNet::new(ip, length).ok().map(|net| net.trunc())
+}
+
+impl Member {
+    fn holds(&self, site: &Site<'_>) -> bool {
+        match self {
+            Member::Any => true,
+            Member::Internal => site.place == Place::Internal,
+            Member::External => site.place == Place::Internet,
+            Member::Group(name) => {
+                site.network.is_some_and(|network| network.group.as_deref() == Some(name.as_ref()))
+            }
+            Member::Role(role) => site.network.is_some_and(|network| network.role == Some(*role)),
+            Member::Net(net) => net.contains(&site.ip),
+        }
+    }
+}
+
+impl From<Member> for Set {
+    fn from(member: Member) -> Self {
+        Self::new(vec![member], Vec::new())
+    }
+}
+
+/// As it is written in a configuration.
+impl fmt::Display for Set {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let any = self.any.all.iter().map(|member| ("", member));
+        for (index, (not, member)) in any.chain(self.but.all.iter().map(|member| ("!", member))).enumerate() {
+            write!(f, "{}{not}{member}", if index == 0 { "" } else { ", " })?;
+        }
+        if self.any.all.is_empty() && self.but.all.is_empty() { f.write_str("any") } else { Ok(()) }
+    }
+}
+
+/// As it is written in a configuration.
+impl fmt::Display for Member {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Member::Any => f.write_str("any"),
+            Member::Internal => f.write_str("internal"),
+            Member::External => f.write_str("external"),
+            Member::Group(name) => write!(f, "group:{name}"),
+            Member::Role(role) => write!(f, "role:{}", role.name()),
+            Member::Net(net) => write!(f, "{net}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::network::internal::{Network, Networks};
+
+    fn networks() -> Networks {
+        let line = |cidr: &str, group: Option<&str>, role| Network {
+            group: group.map(str::to_owned),
+            role,
+            ..Network::new(cidr.trim_start_matches('!').parse().unwrap(), cidr)
+        };
+        Networks::new(vec![
+            line("10.0.0.0/8", Some("berlin"), None),
+            line("10.1.0.0/16", None, Some(AssetRole::Mta)),
+            line("fd00::/8", None, None),
+        ])
+    }
+
+    fn held(set: &Set) -> Vec<&'static str> {
+        let networks = networks();
+        ["10.0.0.1", "10.1.0.1", "fd00::1", "9.9.9.9", "127.0.0.1"]
+            .into_iter()
+            .filter(|ip| set.holds(&networks.locate(ip.parse().unwrap())))
+            .collect()
+    }
+
+    #[test]
+    fn each_member_holds_its_own() {
+        let set = |member: Member| held(&Set::from(member));
+        assert_eq!(set(Member::Any).len(), 5);
+        assert_eq!(set(Member::Internal), ["10.0.0.1", "10.1.0.1", "fd00::1"]);
+        assert_eq!(set(Member::External), ["9.9.9.9"], "loopback is not the Internet");
+        assert_eq!(set(Member::Group("berlin".into())), ["10.0.0.1", "10.1.0.1"], "inherited");
+        assert_eq!(set(Member::Role(AssetRole::Mta)), ["10.1.0.1"]);
+        assert_eq!(set(Member::Net("9.0.0.0/8".parse().unwrap())), ["9.9.9.9"]);
+    }
+
+    #[test]
+    fn many_members_hold_what_each_of_them_holds() {
+        let networks = networks();
+        let nets = |from: u32| {
+            (from..from + 3_000).map(|n| {
+                let address = n.wrapping_mul(0x9e37_79b9);
+                Member::Net(
+                    IpNet::new(std::net::Ipv4Addr::from(address).into(), 12 + (n % 21) as u8).unwrap(),
+                )
+            })
+        };
+        let (any, but): (Vec<_>, Vec<_>) = (nets(0).collect(), nets(5_000).skip(2_900).collect());
+        let any: Vec<Member> = any
+            .into_iter()
+            .chain([Member::Group("berlin".into()), Member::Net("fd00::/9".parse().unwrap())])
+            .collect();
+        let set = Set::new(any.clone(), but.clone());
+        let mut held = 0;
+        for n in 0..20_000_u32 {
+            let ip = match n % 50 {
+                0 => IpAddr::from(std::net::Ipv6Addr::from(0xfd00_u128 << 112 | u128::from(n) << 103)),
+                _ => std::net::Ipv4Addr::from(n.wrapping_mul(0x85eb_ca6b)).into(),
+            };
+            let site = networks.locate(ip);
+            let holds = |members: &[Member]| members.iter().any(|member| member.holds(&site));
+            assert_eq!(set.holds(&site), holds(&any) && !holds(&but), "{ip}");
+            held += u32::from(set.holds(&site));
+        }
+        assert!((1_000..19_000).contains(&held), "{held}");
+    }
+
+    #[test]
+    fn what_is_left_out_is_left_out_of_all() {
+        let mta = || vec![Member::Role(AssetRole::Mta)];
+        let set = Set::new(vec![Member::Internal, Member::External], mta());
+        assert_eq!(held(&set), ["10.0.0.1", "fd00::1", "9.9.9.9"]);
+        assert_eq!(set.to_string(), "internal, external, !role:mta");
+        let set = Set::new(Vec::new(), mta());
+        assert_eq!(held(&set), ["10.0.0.1", "fd00::1", "9.9.9.9", "127.0.0.1"], "all but these");
+        assert_eq!(set.to_string(), "!role:mta");
+        assert_eq!((held(&Set::default()).len(), Set::default().to_string()), (5, "any".to_owned()));
+    }
+}

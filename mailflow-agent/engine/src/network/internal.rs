@@ -1,0 +1,363 @@
+//! The internal networks: which addresses are ours, and whose.
+
+use std::{
+    collections::BTreeSet,
+    fmt,
+    net::{IpAddr, Ipv6Addr},
+    sync::Arc,
+};
+
+use ipnet::{IpNet, Ipv4Net};
+
+use super::{
+    range_table::{Ranges, Span},
+    role::AssetRole,
+    special_use::{SpecialUse, special_use},
+};
+
+/// One line of a network list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Network {
+    /// The prefix, host bits clear.
+    pub net: IpNet,
+    /// Whether the line takes its prefix out (`!10.9.0.0/16`) instead of putting it in.
+    pub exclude: bool,
+    /// The line as written, for evidence.
+    pub line: String,
+    /// The group it belongs to, a name of the operator's.
+    pub group: Option<String>,
+    /// What its hosts are for.
+    pub role: Option<AssetRole>,
+    /// Where the line stands.
+    pub origin: Option<Origin>,
+}
+
+impl Network {
+    /// An internal network of no group and no role.
+    pub fn new(net: IpNet, line: impl Into<String>) -> Self {
+        Self { net, exclude: false, line: line.into(), group: None, role: None, origin: None }
+    }
+}
+
+/// Where a network is listed.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Origin {
+    /// The file as it was named.
+    pub file: Arc<str>,
+    /// The line, from 1.
+    pub line: usize,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.file, self.line)
+    }
+}
+
+/// A set of networks; the longest match decides, of equal prefixes the later line. Clones share it.
+///
+/// A network that names no group, or no role, has that of the nearest network around it. An excluded
+/// network ends this: what is put back inside it begins anew.
+#[derive(Clone, Debug, Default)]
+pub struct Networks(Arc<Index>);
+
+#[derive(Debug, Default)]
+struct Index {
+    /// At most as many as a `u32` counts; memory ends before.
+    networks: Vec<Network>,
+    v4: Ranges<u32>,
+    v6: Ranges<u128>,
+}
+
+impl Networks {
+    /// A set of these lines. A v4-mapped prefix stands for the IPv4 prefix inside it.
+    pub fn new(mut networks: Vec<Network>) -> Self {
+        inherit(&mut networks);
+        let (mut v4, mut v6) = (Vec::new(), Vec::new());
+        for (line, network) in networks.iter().enumerate() {
+            let line = (!network.exclude).then_some(line);
+            match canonical(network.net) {
+                IpNet::V4(net) => {
+                    let [first, last] = [net.network(), net.broadcast()].map(|ip| u128::from(ip.to_bits()));
+                    v4.push(Span { first, last, line });
+                }
+                IpNet::V6(net) => {
+                    let [first, last] = [net.network(), net.broadcast()].map(Ipv6Addr::to_bits);
+                    v6.push(Span { first, last, line });
+                }
+            }
+        }
+        // A range behind the last IPv4 address would begin at none: it holds no address.
+        let v4 = Ranges::new(v4, |start| u32::try_from(start).ok());
+        Self(Arc::new(Index { networks, v4, v6: Ranges::new(v6, Some) }))
+    }
+
+    /// The line that makes `ip` internal: the longest that matches, unless it excludes.
+    pub fn find(&self, ip: IpAddr) -> Option<&Network> {
+        self.0.networks.get(self.line(ip)?)
+    }
+
+    fn line(&self, ip: IpAddr) -> Option<usize> {
+        match ip.to_canonical() {
+            IpAddr::V4(v4) => self.0.v4.find(v4.to_bits()),
+            IpAddr::V6(v6) => self.0.v6.find(v6.to_bits()),
+        }
+    }
+
+    /// Whether both are one and the same set, and not only alike.
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// The lines, with the groups and roles that they inherit.
+    pub fn networks(&self) -> &[Network] {
+        &self.0.networks
+    }
+
+    /// Returns true if the network behind an interface is not internal, and was not left out on purpose: by a line that
+    /// excludes it, or by a list of parts of it.
+    pub fn misses(&self, prefix: &IpNet) -> bool {
+        let mut lines = self.networks().iter();
+        let meant = |line: &Network| prefix.contains(&line.net) || line.exclude && line.net.contains(prefix);
+        self.find(prefix.addr()).is_none() && !lines.any(meant)
+    }
+
+    /// The groups that internal networks belong to.
+    pub fn groups(&self) -> BTreeSet<&str> {
+        let internal = self.networks().iter().filter(|network| !network.exclude);
+        internal.filter_map(|network| network.group.as_deref()).collect()
+    }
+
+    /// `ip` with all that is known of it. The internal list goes first: what it names is inside,
+    /// special use or not.
+    pub fn locate(&self, ip: IpAddr) -> Site<'_> {
+        self.locate_line(ip).0
+    }
+
+    /// The same with the number of the line that makes it internal, from 0.
+    pub(super) fn locate_line(&self, ip: IpAddr) -> (Site<'_>, Option<usize>) {
+        let ip = ip.to_canonical();
+        let line = self.line(ip);
+        let network = line.and_then(|line| self.0.networks.get(line));
+        let place = match network {
+            Some(_) => Place::Internal,
+            None => special_use(ip).map_or(Place::Internet, Place::Special),
+        };
+        (Site { ip, place, network }, line)
+    }
+
+    /// Where `ip` is.
+    pub fn place(&self, ip: IpAddr) -> Place {
+        self.locate(ip).place
+    }
+}
+
+/// An address with all that is known of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Site<'a> {
+    /// The address; a v4-mapped one as the IPv4 address inside it.
+    pub ip: IpAddr,
+    /// Where it is.
+    pub place: Place,
+    /// The line that makes it internal.
+    pub network: Option<&'a Network>,
+}
+
+/// Where an address is, seen from inside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In the internal networks.
+    Internal,
+    /// Neither internal nor on the Internet.
+    Special(&'static SpecialUse),
+    /// Anywhere else.
+    Internet,
+}
+
+/// The form in which prefixes are compared: a v4-mapped one as the IPv4 prefix inside it.
+pub fn canonical(net: IpNet) -> IpNet {
+    match (net, net.network().to_canonical()) {
+        // A v4-mapped network address under a shorter prefix than /96 is more than IPv4.
+        (IpNet::V6(v6), IpAddr::V4(network)) if v6.prefix_len() >= 96 => {
+            Ipv4Net::new(network, v6.prefix_len() - 96).map_or(net, IpNet::V4)
+        }
+        _ => net,
+    }
+}
+
+/// Hands groups and roles on to networks inside that have none.
+fn inherit(networks: &mut [Network]) {
+    let mut order: Vec<(IpNet, usize)> =
+        networks.iter().enumerate().map(|(line, network)| (canonical(network.net), line)).collect();
+    // By address, the wider first: what contains a network comes before it.
+    order.sort_unstable();
+    let mut around: Vec<(IpNet, usize)> = Vec::new();
+    for (net, line) in order {
+        // A later line takes the place of an earlier one with the same prefix.
+        while around.pop_if(|(outer, _)| *outer == net || !outer.contains(&net)).is_some() {}
+        if let Some((_, outer)) = around.last()
+            && let Ok([outer, inner]) = networks.get_disjoint_mut([*outer, line])
+            && !outer.exclude
+            && !inner.exclude
+        {
+            if inner.group.is_none() {
+                inner.group.clone_from(&outer.group);
+            }
+            inner.role = inner.role.or(outer.role);
+        }
+        around.push((net, line));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn network(line: &str) -> Network {
+        let net: IpNet = line.trim_start_matches('!').parse().unwrap();
+        Network { exclude: line.starts_with('!'), ..Network::new(net, line) }
+    }
+
+    fn found<'a>(networks: &'a Networks, ip: &str) -> Option<&'a str> {
+        networks.find(ip.parse().unwrap()).map(|network| network.line.as_str())
+    }
+
+    #[test]
+    fn a_network_is_missed_unless_it_is_internal_or_left_out_on_purpose() {
+        for (lines, prefix, missed) in [
+            (&["10.0.0.0/8"][..], "2001:db8:1::/64", true),
+            (&["10.0.0.0/8", "2001:db8::/32"], "2001:db8:1::/64", false),
+            (&["10.0.0.0/8"], "10.1.0.0/16", false),
+            (&["10.0.0.0/8"], "192.0.2.0/24", true),
+            (&["10.0.0.0/8", "!10.9.0.0/16"], "10.9.0.0/24", false),
+            (&["10.0.0.0/8", "192.0.2.16/28"], "192.0.2.0/24", false),
+            (&["10.0.0.0/8"], "203.0.113.7/32", true),
+        ] {
+            let networks = Networks::new(lines.iter().map(|line| network(line)).collect());
+            assert_eq!(networks.misses(&prefix.parse().unwrap()), missed, "{lines:?} {prefix}");
+        }
+    }
+
+    #[test]
+    fn the_longest_match_decides_and_may_exclude() {
+        let networks = Networks::new(
+            ["10.0.0.0/8", "!10.9.0.0/16", "10.9.8.0/24", "fd00::/8", "!fd00:1::/32"].map(network).to_vec(),
+        );
+        assert_eq!(found(&networks, "10.8.255.255"), Some("10.0.0.0/8"));
+        assert_eq!(found(&networks, "10.9.0.0"), None);
+        assert_eq!(found(&networks, "10.9.8.255"), Some("10.9.8.0/24"));
+        assert_eq!(found(&networks, "10.9.9.0"), None);
+        assert_eq!(found(&networks, "10.10.0.0"), Some("10.0.0.0/8"));
+        assert_eq!(found(&networks, "11.0.0.0"), None);
+        assert_eq!(found(&networks, "::ffff:10.1.2.3"), Some("10.0.0.0/8"));
+        assert_eq!(found(&networks, "fd00::1"), Some("fd00::/8"));
+        assert_eq!(found(&networks, "fd00:1::1"), None);
+    }
+
+    #[test]
+    fn whole_families_and_mapped_prefixes() {
+        let networks = Networks::new(["0.0.0.0/0", "::/0", "::ffff:192.168.0.0/112"].map(network).to_vec());
+        assert_eq!(found(&networks, "255.255.255.255"), Some("0.0.0.0/0"));
+        assert_eq!(found(&networks, "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"), Some("::/0"));
+        assert_eq!(found(&networks, "192.168.3.4"), Some("::ffff:192.168.0.0/112"));
+        assert_eq!(Networks::default().find(IpAddr::V6(Ipv6Addr::LOCALHOST)), None);
+    }
+
+    #[test]
+    fn internal_goes_before_special_use() {
+        let networks = Networks::new(vec![network("198.18.0.0/24")]);
+        let place = |ip: &str| networks.place(ip.parse().unwrap());
+        assert_eq!(place("198.18.0.7"), Place::Internal);
+        assert!(matches!(place("198.18.1.7"), Place::Special(special) if special.name == "benchmarking"));
+        assert_eq!(place("9.9.9.9"), Place::Internet);
+        assert_eq!(place("10.0.0.1"), Place::Internet, "a neighbour's");
+    }
+
+    #[test]
+    fn groups_and_roles_are_inherited_up_to_an_exclusion() {
+        let of = |line: &str, group: &str, role| Network {
+            group: (!group.is_empty()).then(|| group.to_owned()),
+            role,
+            ..network(line)
+        };
+        let networks = Networks::new(vec![
+            of("10.0.0.1/32", "", Some(AssetRole::Mta)),
+            of("10.0.0.0/8", "corp", Some(AssetRole::Workstation)),
+            of("10.0.0.0/24", "lab", None),
+            of("!10.9.0.0/16", "", None),
+            of("10.9.1.0/24", "", None),
+            of("10.8.0.0/16", "old", Some(AssetRole::Guest)),
+            of("10.8.0.0/16", "", None),
+            of("10.8.1.0/24", "", None),
+            of("11.0.0.0/8", "", None),
+        ]);
+        let found = |ip: &str| {
+            let network = networks.find(ip.parse().unwrap()).unwrap();
+            (network.group.as_deref(), network.role)
+        };
+        assert_eq!(found("10.1.1.1"), (Some("corp"), Some(AssetRole::Workstation)));
+        assert_eq!(found("10.0.0.2"), (Some("lab"), Some(AssetRole::Workstation)));
+        assert_eq!(found("10.0.0.1"), (Some("lab"), Some(AssetRole::Mta)), "each by itself");
+        assert_eq!(found("10.9.1.1"), (None, None), "an exclusion ends it");
+        assert_eq!(found("10.8.0.1"), (Some("corp"), Some(AssetRole::Workstation)), "the later line");
+        assert_eq!(found("10.8.1.1"), (Some("corp"), Some(AssetRole::Workstation)));
+        assert_eq!(found("11.1.1.1"), (None, None), "a neighbour is not around it");
+        assert_eq!(networks.groups(), BTreeSet::from(["corp", "lab", "old"]));
+    }
+
+    /// What a walk over all lines finds, without an index: the longest match, and the group and role
+    /// that the lines around it give.
+    fn walked(lines: &[Network], ip: IpAddr) -> Option<Network> {
+        let mut around: Vec<&Network> = lines.iter().filter(|line| line.net.contains(&ip)).collect();
+        // Stable, so that of equal prefixes the later one stays the later.
+        around.sort_by_key(|line| line.net.prefix_len());
+        let mut kept: Vec<&Network> = Vec::new();
+        for line in around {
+            kept.retain(|other| other.net != line.net);
+            kept.push(line);
+        }
+        let from = kept.iter().rposition(|line| line.exclude).map_or(0, |at| at + 1);
+        let inside = &kept[from..];
+        let mut found = (*inside.last()?).clone();
+        found.group = inside.iter().rev().find_map(|line| line.group.clone());
+        found.role = inside.iter().rev().find_map(|line| line.role);
+        Some(found)
+    }
+
+    /// Lines within 256 addresses of either family, so that they nest and repeat.
+    fn lines() -> impl Strategy<Value = Vec<Network>> {
+        let group = prop::option::weighted(0.4, prop::sample::select(vec!["a", "b", "c"]));
+        let role = prop::option::weighted(0.4, prop::sample::select(AssetRole::ALL.to_vec()));
+        let line = (any::<bool>(), 0u8..64, 0u8..=9, prop::bool::weighted(0.2), group, role);
+        prop::collection::vec(line, 0..24).prop_map(|lines| {
+            let line = |(v6, base, bits, exclude, group, role): (_, u8, u8, _, Option<&str>, _)| {
+                let host = base * 4;
+                let net = if v6 {
+                    format!("fd00::{host:x}/{}", 128 - bits)
+                } else {
+                    format!("10.0.0.{host}/{}", 32 - bits)
+                };
+                let net = net.parse::<IpNet>().unwrap().trunc();
+                let group = group.map(str::to_owned);
+                Network { exclude, group, role, ..Network::new(net, net.to_string()) }
+            };
+            lines.into_iter().map(line).collect()
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn finds_what_a_walk_over_all_lines_finds(lines in lines()) {
+            let networks = Networks::new(lines.clone());
+            for host in 0..300u32 {
+                let v4 = IpAddr::V4((0x0a00_0000 + host).into());
+                let v6 = IpAddr::V6((0xfd00_u128 << 112 | u128::from(host)).into());
+                for ip in [v4, v6] {
+                    prop_assert_eq!(networks.find(ip).cloned(), walked(&lines, ip), "{}", ip);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,305 @@
+//! Which flows a rule counts, and for the others the first clause that speaks against them.
+
+use mailflow_common::{App, PROTOCOL_TCP, PROTOCOL_UDP};
+
+use super::{
+    definition::Allow,
+    filter::{Bound, Counter, Hours, Match, Transport},
+    size_test::Shortfall,
+};
+use crate::{
+    flow::{Flow, phase::Stage, quantity::Quantity},
+    network::{Ends, Place},
+    time::{Epoch, Time},
+};
+
+/// The clause of a match that a flow does not fulfil, with what was found instead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Clause {
+    /// The client is not in the rule's set, but there.
+    Source(Place),
+    /// The server is not in the rule's set, but there.
+    Destination(Place),
+    /// The server port is not one of the rule's.
+    Port(u16),
+    /// The flow was identified as another application.
+    App(App),
+    /// The protocol (IANA number) is not one of the rule's.
+    Protocol(u8),
+    /// Too small.
+    Size(Shortfall),
+    /// The handshake was not seen.
+    NoSession,
+    /// A counter is out of its bounds.
+    Bound {
+        /// Which counter.
+        of: Counter,
+        /// What the flow has.
+        found: u64,
+        /// What the rule wants.
+        wanted: Bound,
+    },
+    /// The last packet came at another hour.
+    Hours,
+    /// The flow is open, and may still pass an upper bound.
+    NotEnded,
+}
+
+impl Match {
+    /// Whether `flow` counts; otherwise the first clause that fails, in the order of the fields.
+    pub fn check(&self, flow: &Flow, app: App, ends: &Ends<'_>, epoch: Epoch) -> Result<(), Clause> {
+        if !self.source.holds(&ends.source) {
+            return Err(Clause::Source(ends.source.place));
+        }
+        if !self.destination.holds(&ends.destination) {
+            return Err(Clause::Destination(ends.destination.place));
+        }
+        self.check_flow(flow, app, epoch)
+    }
+
+    /// The same of the ends alone.
+    pub(crate) fn joins(&self, ends: &Ends<'_>) -> bool {
+        self.source.holds(&ends.source) && self.destination.holds(&ends.destination)
+    }
+
+    /// The same without the ends: what needs no look-up.
+    pub(crate) fn check_flow(&self, flow: &Flow, app: App, epoch: Epoch) -> Result<(), Clause> {
+        if !self.ports.contains(&flow.key.server_port) {
+            return Err(Clause::Port(flow.key.server_port));
+        }
+        if app != App::Unseen && !self.apps.contains(&app) {
+            return Err(Clause::App(app));
+        }
+        let protocol = flow.key.scope.protocol();
+        if !self.protocols.iter().any(|wanted| wanted.number() == protocol) {
+            return Err(Clause::Protocol(protocol));
+        }
+        self.size.map_or(Ok(()), |size| size.check(flow)).map_err(Clause::Size)?;
+        if self.sessions_only && (flow.facts.syn == 0 || flow.facts.syn_ack == 0) {
+            return Err(Clause::NoSession);
+        }
+        self.bounds.iter().try_for_each(|bound| bound.check(flow, app))?;
+        match &self.hours {
+            Some(hours) if !hours.hold(flow.last(), epoch) => Err(Clause::Hours),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether flows can be judged at this stage: an open one may still pass an upper bound.
+    pub(crate) fn judges(&self, stage: Stage) -> bool {
+        stage == Stage::Ended || self.bounds.iter().all(|bound| bound.most(App::Smtps).is_none())
+    }
+}
+
+impl Bound {
+    fn check(&self, flow: &Flow, app: App) -> Result<(), Clause> {
+        let found = self.of.of(flow);
+        if found < self.at_least || self.most(app).is_some_and(|most| found > most) {
+            return Err(Clause::Bound { of: self.of, found, wanted: *self });
+        }
+        Ok(())
+    }
+
+    fn most(&self, app: App) -> Option<u64> {
+        if app.encrypted() { self.at_most_tls.or(self.at_most) } else { self.at_most }
+    }
+}
+
+impl Counter {
+    /// The name in configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Counter::Quantity(quantity) => quantity.name(),
+            Counter::DataPacketsUp => "data_packets_up",
+            Counter::DataPacketsDown => "data_packets_down",
+        }
+    }
+
+    /// What `flow` has of it.
+    pub fn of(self, flow: &Flow) -> u64 {
+        match self {
+            Counter::Quantity(Quantity::PayloadUp) => flow.up.payload,
+            Counter::Quantity(Quantity::PayloadDown) => flow.down.payload,
+            Counter::Quantity(Quantity::BytesUp) => flow.up.bytes,
+            Counter::Quantity(Quantity::BytesDown) => flow.down.bytes,
+            Counter::Quantity(Quantity::PacketsUp) => flow.up.packets,
+            Counter::Quantity(Quantity::PacketsDown) => flow.down.packets,
+            Counter::Quantity(Quantity::Messages) => u64::from(flow.messages),
+            Counter::DataPacketsUp => flow.up.data_packets,
+            Counter::DataPacketsDown => flow.down.data_packets,
+        }
+    }
+}
+
+impl Hours {
+    /// Whether `time` is within them.
+    fn hold(&self, time: Time, epoch: Epoch) -> bool {
+        let seconds = epoch.unix_nanos(time).div_euclid(1_000_000_000) + i128::from(self.utc_offset);
+        let minutes = seconds.div_euclid(60);
+        // 1 January 1970 was a Thursday.
+        let day = (minutes.div_euclid(1_440) + 3).rem_euclid(7);
+        let (minute, from, to) = (minutes.rem_euclid(1_440), i128::from(self.from), i128::from(self.to));
+        let on = |day: i128| self.days & (1 << day.rem_euclid(7)) != 0;
+        if from < to {
+            on(day) && (from..to).contains(&minute)
+        } else {
+            (on(day) && minute >= from) || (on(day - 1) && minute < to)
+        }
+    }
+}
+
+impl Allow {
+    /// Whether a flow between these ends at `time` is known.
+    pub(crate) fn holds(&self, ends: &Ends<'_>, time: Time, epoch: Epoch) -> bool {
+        self.until.is_none_or(|until| epoch.unix_nanos(time) < until)
+            && self.source.holds(&ends.source)
+            && self.destination.holds(&ends.destination)
+    }
+}
+
+impl Transport {
+    /// Its IANA protocol number.
+    pub const fn number(self) -> u8 {
+        match self {
+            Transport::Tcp => PROTOCOL_TCP,
+            Transport::Udp => PROTOCOL_UDP,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        fixture::{self, at},
+        network::Member,
+        rule::{compiled::Plan, definition::Rule},
+    };
+
+    fn verdict_of(matching: &Match, client: &str, server: &str, app: App) -> Result<(), Clause> {
+        let flow = fixture::flow(client, server);
+        let internal = fixture::internal();
+        matching.check(&flow, app, &Ends::of(&flow, &internal), Epoch::default())
+    }
+
+    fn verdict(client: &str, server: &str, app: App) -> Result<(), Clause> {
+        verdict_of(&fixture::rule().matching, client, server, app)
+    }
+
+    #[test]
+    fn mail_from_inside_to_the_internet_counts() {
+        for port in [25, 465, 587, 994] {
+            for app in [App::Smtp, App::SmtpStartTls, App::Smtps, App::Unseen] {
+                assert_eq!(verdict("10.0.0.1:4000", &format!("9.9.9.9:{port}"), app), Ok(()));
+            }
+        }
+        assert_eq!(verdict("[fd00::1]:4000", "[2620:fe::fe]:25", App::Smtp), Ok(()));
+    }
+
+    #[test]
+    fn the_first_clause_that_fails_is_named() {
+        let (source, destination) =
+            (|found| Err(Clause::Source(found)), |found| Err(Clause::Destination(found)));
+        assert_eq!(verdict("8.8.8.8:4000", "9.9.9.9:8025", App::Other), source(Place::Internet));
+        assert_eq!(verdict("10.0.0.1:4000", "10.0.0.2:25", App::Smtp), destination(Place::Internal));
+        assert_eq!(verdict("10.0.0.1:4000", "9.9.9.9:8025", App::Smtp), Err(Clause::Port(8025)));
+        assert_eq!(verdict("10.0.0.1:4000", "9.9.9.9:25", App::Other), Err(Clause::App(App::Other)));
+        assert_eq!(verdict("10.0.0.1:4000", "9.9.9.9:25", App::Imap), Err(Clause::App(App::Imap)));
+        for special in ["192.0.2.1", "127.0.0.1", "224.0.0.1", "[2001:db8::1]"] {
+            let found = verdict("10.0.0.1:4000", &format!("{special}:25"), App::Smtp);
+            assert!(matches!(found, Err(Clause::Destination(Place::Special(_)))), "{special}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn udp_counts_only_by_name() {
+        let flow = fixture::udp("10.0.0.1:4000", "9.9.9.9:25");
+        let internal = fixture::internal();
+        let ends = Ends::of(&flow, &internal);
+        let mut matching = fixture::rule().matching;
+        let check = |matching: &Match| matching.check(&flow, App::Unseen, &ends, Epoch::default());
+        assert_eq!(check(&matching), Err(Clause::Protocol(PROTOCOL_UDP)));
+        matching.protocols.push(Transport::Udp);
+        assert_eq!(check(&matching), Ok(()));
+    }
+
+    #[test]
+    fn the_size_test_comes_after_what_the_flow_is() {
+        let mut flow = fixture::flow("10.0.0.1:4000", "9.9.9.9:25");
+        flow.down.bytes = flow.down.packets * 80 - 1;
+        let internal = fixture::internal();
+        let ends = Ends::of(&flow, &internal);
+        let check = |matching: &Match, app| matching.check(&flow, app, &ends, Epoch::default());
+        let matching = fixture::rule().matching;
+        assert!(matches!(check(&matching, App::Smtp), Err(Clause::Size(_))));
+        assert_eq!(check(&matching, App::Other), Err(Clause::App(App::Other)));
+        let free = Match { size: None, ..matching };
+        assert_eq!(check(&free, App::Smtp), Ok(()));
+    }
+
+    #[test]
+    fn bounds_differ_for_what_is_encrypted() {
+        let of = Counter::Quantity(Quantity::PayloadUp);
+        let bound = Bound { of, at_least: 0, at_most: Some(399), at_most_tls: Some(1_400) };
+        let matching = Match { bounds: vec![bound], ..fixture::rule().matching };
+        let check = |app| verdict_of(&matching, "10.0.0.1:4000", "9.9.9.9:25", app);
+        assert_eq!(check(App::Smtp), Err(Clause::Bound { of, found: 1_400, wanted: bound }));
+        assert_eq!(check(App::Smtps), Ok(()));
+        assert!(!matching.judges(Stage::Open) && matching.judges(Stage::Ended));
+        assert!(fixture::rule().matching.judges(Stage::Open));
+        let least = Bound { at_least: 1_401, at_most: None, at_most_tls: None, ..bound };
+        let matching = Match { bounds: vec![least], ..matching };
+        assert!(verdict_of(&matching, "10.0.0.1:4000", "9.9.9.9:25", App::Smtps).is_err());
+        assert!(matching.judges(Stage::Open), "what an open flow has, it keeps");
+    }
+
+    #[test]
+    fn sessions_are_asked_for_by_name() {
+        let mut flow = fixture::flow("10.0.0.1:4000", "9.9.9.9:25");
+        flow.facts.syn_ack = 0;
+        let matching = Match { sessions_only: true, ..fixture::rule().matching };
+        assert_eq!(matching.check_flow(&flow, App::Smtp, Epoch::default()), Err(Clause::NoSession));
+    }
+
+    #[test]
+    fn hours_are_those_of_the_wall() {
+        // 2026-11-21, a Saturday, 00:00 UTC.
+        const SATURDAY: i128 = 1_795_219_200;
+        let hold = |hours: &Hours, hour: i128| {
+            let epoch = Epoch::from_unix_nanos((SATURDAY + hour * 3_600 - 100) * 1_000_000_000);
+            hours.hold(at(100), epoch)
+        };
+        let weekend = Hours { days: 0b110_0000, from: 0, to: 1_440, utc_offset: 0 };
+        let held: Vec<_> = (-30..60).filter(|hour| hold(&weekend, *hour)).collect();
+        assert_eq!(held, (0..48).collect::<Vec<_>>());
+        let east = Hours { utc_offset: 2 * 3_600, ..weekend };
+        assert!(hold(&east, -2) && !hold(&east, -3) && !hold(&east, 46));
+        let night = Hours { days: 1 << 5, from: 22 * 60, to: 6 * 60, utc_offset: 0 };
+        let held: Vec<_> = (-30..60).filter(|hour| hold(&night, *hour)).collect();
+        assert_eq!(held, (22..30).collect::<Vec<_>>(), "Saturday's night ends on Sunday");
+    }
+
+    #[test]
+    fn what_is_allowed_is_so_until_its_end() {
+        let allow = |until| Allow {
+            source: Member::Net("10.0.0.1/32".parse().unwrap()).into(),
+            destination: Member::Any.into(),
+            reason: "relay".into(),
+            until,
+        };
+        let internal = fixture::internal();
+        let plan = |until| {
+            let rule = Rule { allow: vec![allow(until)], ..fixture::rule() };
+            Plan::new(rule, std::time::Duration::from_secs(300))
+        };
+        let allowed = |client: &str, until| {
+            let flow = fixture::flow(client, "9.9.9.9:25");
+            let ends = Ends::of(&flow, &internal);
+            plan(until).allowed(&ends, at(100), Epoch::default()).is_some()
+        };
+        assert!(allowed("10.0.0.1:4000", None));
+        assert!(!allowed("10.0.0.2:4000", None));
+        assert!(allowed("10.0.0.1:4000", Some(100_000_000_001)));
+        assert!(!allowed("10.0.0.1:4000", Some(100_000_000_000)));
+    }
+}

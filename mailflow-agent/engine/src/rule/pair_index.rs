@@ -1,0 +1,205 @@
+//! Which of many pairs of sets is the first to hold both ends of a flow.
+//!
+//! An allow-list may have 100,000 entries, and each flow that counts is looked up in it. A pair is found by the members
+//! that its sets are made of: each combination of two is a key. An address has few keys: one for each length of a
+//! network that some pair names, its group, its role, and where it is. So a look-up takes as many steps as there
+//! are kinds of combinations, whatever the number of pairs.
+
+use std::collections::{HashMap, HashSet};
+
+use crate::network::{
+    Ends, Member, Place, Set, Site,
+    address_set::{around, length},
+};
+
+/// Pairs up to which they are gone over one by one.
+const FEW: usize = 8;
+
+/// Most keys of one pair. One with more is found by its source alone, or else by any flow.
+const MOST_KEYS: usize = 64;
+
+/// Pairs by the members of their sets.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Pairs {
+    /// How many there are, if they are gone over one by one.
+    few: usize,
+    /// The numbers of the pairs, ascending, by their keys.
+    keys: HashMap<(Member, Member), Vec<u32>>,
+    /// The kinds of the keys that there are.
+    kinds: Vec<(Kind, Kind)>,
+}
+
+/// Which of the keys of an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Kind {
+    Any,
+    Internal,
+    External,
+    Group,
+    Role,
+    /// Whether it is IPv6, and its length.
+    Net(bool, u8),
+}
+
+impl Pairs {
+    /// Returns an index of sources and destinations.
+    pub(super) fn new<'a>(pairs: impl ExactSizeIterator<Item = (&'a Set, &'a Set)>) -> Self {
+        if pairs.len() <= FEW {
+            return Self { few: pairs.len(), ..Self::default() };
+        }
+        let (mut index, mut kinds) = (Self::default(), HashSet::new());
+        for (number, (source, destination)) in (0..).zip(pairs) {
+            let (mut sources, mut destinations) = (members(source), members(destination));
+            if sources.len() * destinations.len() > MOST_KEYS {
+                if sources.len() <= destinations.len() {
+                    destinations = vec![Member::Any];
+                } else {
+                    sources = vec![Member::Any];
+                }
+            }
+            for source in &sources {
+                for destination in &destinations {
+                    kinds.insert((Kind::of(source), Kind::of(destination)));
+                    let numbers = index.keys.entry((source.clone(), destination.clone())).or_default();
+                    if numbers.last() != Some(&number) {
+                        numbers.push(number);
+                    }
+                }
+            }
+        }
+        index.kinds = kinds.into_iter().collect();
+        index
+    }
+
+    /// Returns the number of the first pair between `ends` for which `holds` says so.
+    pub(super) fn first(&self, ends: &Ends<'_>, holds: impl Fn(usize) -> bool) -> Option<usize> {
+        if self.kinds.is_empty() {
+            return (0..self.few).find(|number| holds(*number));
+        }
+        let mut first: Option<u32> = None;
+        for (source, destination) in &self.kinds {
+            let Some(source) = source.of_site(&ends.source) else { continue };
+            let Some(destination) = destination.of_site(&ends.destination) else { continue };
+            let numbers = self.keys.get(&(source, destination)).map(Vec::as_slice).unwrap_or_default();
+            let sooner = numbers.iter().take_while(|number| first.is_none_or(|first| **number < first));
+            if let Some(found) = sooner.copied().find(|number| holds(*number as usize)) {
+                first = Some(found);
+            }
+        }
+        first.map(|number| number as usize)
+    }
+}
+
+/// Members of which an address of the set is one.
+fn members(set: &Set) -> Vec<Member> {
+    let key = |member: &Member| match member {
+        Member::Net(net) => Member::Net(net.trunc()),
+        other => other.clone(),
+    };
+    if set.any().is_empty() { vec![Member::Any] } else { set.any().iter().map(key).collect() }
+}
+
+impl Kind {
+    fn of(member: &Member) -> Self {
+        match member {
+            Member::Any => Kind::Any,
+            Member::Internal => Kind::Internal,
+            Member::External => Kind::External,
+            Member::Group(_) => Kind::Group,
+            Member::Role(_) => Kind::Role,
+            Member::Net(net) => {
+                let (v6, length) = length(net);
+                Kind::Net(v6, length)
+            }
+        }
+    }
+
+    /// Returns the member of this kind that holds an address, if one can.
+    fn of_site(self, site: &Site<'_>) -> Option<Member> {
+        match self {
+            Kind::Any => Some(Member::Any),
+            Kind::Internal => (site.place == Place::Internal).then_some(Member::Internal),
+            Kind::External => (site.place == Place::Internet).then_some(Member::External),
+            Kind::Group => site.network?.group.as_deref().map(|name| Member::Group(name.into())),
+            Kind::Role => site.network?.role.map(Member::Role),
+            Kind::Net(v6, _) if v6 != site.ip.is_ipv6() => None,
+            Kind::Net(_, length) => around(site.ip, length).map(Member::Net),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::fixture;
+
+    fn member() -> impl Strategy<Value = Member> {
+        let net = (0..40u32, 24..33u8).prop_map(|(n, length)| {
+            Member::Net(ipnet::IpNet::new(Ipv4Addr::from(0x0a00_0000 + n * 7).into(), length).unwrap())
+        });
+        let group = prop::sample::select(vec!["lan", "berlin"]).prop_map(|name| Member::Group(name.into()));
+        prop_oneof![8 => net, 1 => group, 1 => Just(Member::Internal), 1 => Just(Member::External), 1 => Just(Member::Any)]
+    }
+
+    fn set() -> impl Strategy<Value = Set> {
+        let many = |most| prop::collection::vec(member(), 0..most);
+        (prop_oneof![9 => many(3), 1 => many(30)], many(2)).prop_map(|(any, but)| Set::new(any, but))
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// Finds what a walk over all pairs finds first, also where some do not hold for another reason.
+        #[test]
+        fn it_finds_the_first_that_a_walk_finds(
+            pairs in prop::collection::vec((set(), set()), 0..60), out in prop::collection::vec(any::<bool>(), 60),
+        ) {
+            let internal = fixture::internal();
+            let index = Pairs::new(pairs.iter().map(|(source, destination)| (source, destination)));
+            for n in 0..300u32 {
+                let ip = |n: u32| Ipv4Addr::from(if n.is_multiple_of(3) { 0x0909_0900 + n } else { 0x0a00_0000 + n }).into();
+                let ends = Ends { source: internal.locate(ip(n)), destination: internal.locate(ip(n * 7)) };
+                let holds = |number: usize| {
+                    let (source, destination) = &pairs[number];
+                    !out[number] && source.holds(&ends.source) && destination.holds(&ends.destination)
+                };
+                prop_assert_eq!(index.first(&ends, holds), (0..pairs.len()).find(|number| holds(*number)));
+            }
+        }
+    }
+
+    #[test]
+    fn of_100_000_entries_a_look_up_asks_a_few() {
+        let internal = fixture::internal();
+        let net = |n: u32| Set::from(Member::Net(ipnet::IpNet::new(Ipv4Addr::from(n).into(), 32).unwrap()));
+        let ten = Set::from(Member::Net("10.0.0.0/8".parse().unwrap()));
+        let sets: Vec<(Set, Set)> = (0..100_000u32)
+            .map(|n| match n % 3 {
+                0 => (net(0x0a00_0000 + n), Set::default()),
+                1 => (ten.clone(), net(0x0900_0000 + n)),
+                _ => (net(0x0a00_0001), net(0x0900_0000 + n)),
+            })
+            .collect();
+        let index = Pairs::new(sets.iter().map(|(source, destination)| (source, destination)));
+        let asked = std::cell::Cell::new(0);
+        let mut most = 0;
+        for n in 0..100_000u32 {
+            let ends = Ends {
+                source: internal.locate(Ipv4Addr::from(0x0a00_0000 + if n % 3 == 2 { 1 } else { n }).into()),
+                destination: internal.locate(Ipv4Addr::from(0x0900_0000 + n).into()),
+            };
+            asked.set(0);
+            let holds = |number: usize| {
+                asked.set(asked.get() + 1);
+                sets[number].0.holds(&ends.source) && sets[number].1.holds(&ends.destination)
+            };
+            assert_eq!(index.first(&ends, holds), Some(n as usize));
+            most = most.max(asked.get());
+        }
+        assert!(most <= 3, "{most} entries were asked");
+    }
+}

@@ -1,0 +1,108 @@
+//! Fields that a record must carry for a rule, or one of its terms, to be evaluated.
+
+use super::{
+    filter::{Counter, Layer, Match, SizeKind, SizeTest},
+    term::{Measure, Term},
+};
+use crate::flow::{class::Kind, fields::Inputs, quantity::Quantity};
+
+impl Match {
+    /// What a record must tell for a rule to say whether its flow counts.
+    pub fn inputs(&self) -> Inputs {
+        let size = self.size.as_ref().map_or(Inputs::empty(), SizeTest::inputs);
+        let session = if self.sessions_only { Inputs::SYN | Inputs::SYN_ACK } else { Inputs::empty() };
+        self.bounds.iter().fold(size | session, |inputs, bound| inputs | bound.of.inputs())
+    }
+}
+
+impl Term {
+    /// What a record must tell for this term to count its flow.
+    pub fn inputs(&self) -> Inputs {
+        match self.measure {
+            Measure::Count(kind) | Measure::Distinct { among: kind, .. } => kind.inputs(),
+            Measure::Sum(quantity) => quantity.inputs(),
+            Measure::Ratio { of, to } => of.inputs() | to.inputs(),
+            Measure::FirstSeen { .. } => Inputs::empty(),
+        }
+    }
+}
+
+impl Kind {
+    /// What a record must tell to be known as one of this kind, or not.
+    pub fn inputs(self) -> Inputs {
+        match self {
+            Kind::Flows => Inputs::empty(),
+            Kind::Attempts => Inputs::SYN,
+            Kind::Sessions => Inputs::SYN | Inputs::SYN_ACK,
+            Kind::Failed | Kind::Delivering => Inputs::SYN | Inputs::SYN_ACK | Inputs::MESSAGES,
+        }
+    }
+}
+
+impl Quantity {
+    fn inputs(self) -> Inputs {
+        match self {
+            Quantity::PayloadUp | Quantity::PayloadDown => Inputs::PAYLOAD,
+            Quantity::BytesUp | Quantity::BytesDown => Inputs::BYTES,
+            Quantity::PacketsUp | Quantity::PacketsDown => Inputs::PACKETS,
+            Quantity::Messages => Inputs::MESSAGES,
+        }
+    }
+}
+
+impl Counter {
+    fn inputs(self) -> Inputs {
+        match self {
+            Counter::Quantity(quantity) => quantity.inputs(),
+            Counter::DataPacketsUp | Counter::DataPacketsDown => Inputs::DATA_PACKETS,
+        }
+    }
+}
+
+impl SizeTest {
+    fn inputs(&self) -> Inputs {
+        match (self.kind, self.layer) {
+            (SizeKind::DataRatio, Layer::L3) => Inputs::DATA_PACKETS | Inputs::DATA_BYTES,
+            (SizeKind::DataRatio, Layer::Payload) => Inputs::DATA_PACKETS | Inputs::PAYLOAD,
+            (_, Layer::L3) => Inputs::PACKETS | Inputs::BYTES,
+            (_, Layer::Payload) => Inputs::PACKETS | Inputs::PAYLOAD,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{fixture, rule::filter::Bound};
+
+    #[test]
+    fn a_match_needs_what_it_looks_at() {
+        let mut rule = fixture::rule();
+        let mut needs = |kind, layer| {
+            rule.matching.size = Some(SizeTest { kind, layer, up: 80, down: 80 });
+            rule.matching.inputs().to_string()
+        };
+        assert_eq!(needs(SizeKind::Ratio, Layer::L3), "packets, IP bytes");
+        assert_eq!(needs(SizeKind::Count, Layer::Payload), "packets, payload bytes");
+        assert_eq!(
+            needs(SizeKind::DataRatio, Layer::L3),
+            "packets with payload, IP bytes of packets with payload"
+        );
+        assert_eq!(needs(SizeKind::DataRatio, Layer::Payload), "payload bytes, packets with payload");
+        rule.matching.size = None;
+        assert_eq!(rule.matching.inputs(), Inputs::empty());
+        let of = Counter::DataPacketsDown;
+        rule.matching.bounds = vec![Bound { of, at_least: 5, at_most: None, at_most_tls: None }];
+        rule.matching.sessions_only = true;
+        assert_eq!(rule.matching.inputs().to_string(), "packets with payload, SYN, SYN-ACK");
+    }
+
+    #[test]
+    fn a_term_needs_what_it_measures() {
+        let term = |measure| Term { measure, ..fixture::rule().terms[0].clone() }.inputs().to_string();
+        assert_eq!(term(Measure::Count(Kind::Flows)), "");
+        assert_eq!(term(Measure::Sum(Quantity::PayloadUp)), "payload bytes");
+        let failed = Measure::Ratio { of: Kind::Failed, to: Kind::Attempts };
+        assert_eq!(term(failed), "estimated messages, SYN, SYN-ACK");
+    }
+}

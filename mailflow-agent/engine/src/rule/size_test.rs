@@ -1,0 +1,168 @@
+//! The size test of a rule: is this flow heavy enough to be a delivery?
+
+use super::filter::{Layer, SizeKind, SizeTest};
+use crate::flow::{Direction, Flow};
+
+/// One of a flow's two ways.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Way {
+    /// Client to server.
+    Up,
+    /// Server to client.
+    Down,
+}
+
+/// How one way was measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Measure {
+    /// Bytes per packet.
+    Ratio,
+    /// Packets, and bytes.
+    Count,
+}
+
+/// A way that fell short of its threshold, with the numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Shortfall {
+    /// Which way.
+    pub way: Way,
+    /// What was measured.
+    pub measure: Measure,
+    /// The bytes looked at.
+    pub bytes: u64,
+    /// The packets looked at.
+    pub packets: u64,
+    /// The threshold.
+    pub needed: u64,
+}
+
+impl SizeTest {
+    /// Whether `flow` passes; otherwise the first way that falls short. For [`SizeKind::Either`] that
+    /// is the ratio's, as both fell short.
+    pub fn check(&self, flow: &Flow) -> Result<(), Shortfall> {
+        match self.kind {
+            SizeKind::Ratio | SizeKind::DataRatio => self.both(flow, Measure::Ratio),
+            SizeKind::Count => self.both(flow, Measure::Count),
+            SizeKind::Either => self
+                .both(flow, Measure::Ratio)
+                .or_else(|ratio| self.both(flow, Measure::Count).or(Err(ratio))),
+            SizeKind::UpOnly => self.one(flow, Way::Up, Measure::Ratio),
+        }
+    }
+
+    fn both(&self, flow: &Flow, measure: Measure) -> Result<(), Shortfall> {
+        self.one(flow, Way::Up, measure)?;
+        self.one(flow, Way::Down, measure)
+    }
+
+    fn one(&self, flow: &Flow, way: Way, measure: Measure) -> Result<(), Shortfall> {
+        let (direction, needed) = match way {
+            Way::Up => (&flow.up, self.up),
+            Way::Down => (&flow.down, self.down),
+        };
+        let (bytes, packets) = self.looked_at(direction);
+        let enough = match measure {
+            // Multiplied, as a quotient would be rounded.
+            Measure::Ratio => packets > 0 && u128::from(bytes) >= u128::from(needed) * u128::from(packets),
+            Measure::Count => packets >= needed && bytes >= needed,
+        };
+        if enough { Ok(()) } else { Err(Shortfall { way, measure, bytes, packets, needed }) }
+    }
+
+    fn looked_at(&self, direction: &Direction) -> (u64, u64) {
+        match (self.kind, self.layer) {
+            (SizeKind::DataRatio, Layer::L3) => (direction.data_bytes, direction.data_packets),
+            (SizeKind::DataRatio, Layer::Payload) => (direction.payload, direction.data_packets),
+            (_, Layer::L3) => (direction.bytes, direction.packets),
+            (_, Layer::Payload) => (direction.payload, direction.packets),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture;
+
+    fn flow(up: (u64, u64), down: (u64, u64)) -> Flow {
+        let mut flow = fixture::flow("10.0.0.1:4000", "9.9.9.9:25");
+        (flow.up.packets, flow.up.bytes) = up;
+        (flow.down.packets, flow.down.bytes) = down;
+        flow
+    }
+
+    fn test(kind: SizeKind) -> SizeTest {
+        SizeTest { kind, layer: Layer::L3, up: 80, down: 80 }
+    }
+
+    #[test]
+    fn ratio_is_exact_at_its_threshold_both_ways() {
+        let ratio = test(SizeKind::Ratio);
+        assert_eq!(ratio.check(&flow((3, 240), (7, 560))), Ok(()));
+        let short = Shortfall { way: Way::Up, measure: Measure::Ratio, bytes: 239, packets: 3, needed: 80 };
+        assert_eq!(ratio.check(&flow((3, 239), (7, 560))), Err(short));
+        let short = Shortfall { way: Way::Down, bytes: 559, packets: 7, ..short };
+        assert_eq!(ratio.check(&flow((3, 240), (7, 559))), Err(short));
+        assert!(ratio.check(&flow((3, 240), (0, 0))).is_err(), "no packet, no ratio");
+    }
+
+    #[test]
+    fn ratio_does_not_overflow() {
+        let huge = SizeTest { up: u64::MAX, ..test(SizeKind::Ratio) };
+        assert!(huge.check(&flow((u64::MAX, u64::MAX), (1, 80))).is_err());
+    }
+
+    #[test]
+    fn each_way_has_its_own_threshold() {
+        let test = SizeTest { up: 500, down: 40, ..test(SizeKind::Ratio) };
+        assert_eq!(test.check(&flow((2, 1_000), (2, 80))), Ok(()));
+        assert!(test.check(&flow((2, 999), (2, 80))).is_err());
+        assert!(test.check(&flow((2, 1_000), (2, 79))).is_err());
+    }
+
+    #[test]
+    fn count_wants_packets_and_bytes() {
+        let count = test(SizeKind::Count);
+        assert_eq!(count.check(&flow((80, 4_000), (80, 3_200))), Ok(()));
+        assert!(count.check(&flow((79, 99_999), (80, 3_200))).is_err());
+        assert!(count.check(&flow((80, 4_000), (79, 3_200))).is_err());
+        assert!(count.check(&flow((80, 79), (80, 3_200))).is_err());
+    }
+
+    #[test]
+    fn either_takes_one_of_the_two_but_not_half_of_each() {
+        let either = test(SizeKind::Either);
+        assert_eq!(either.check(&flow((3, 240), (3, 240))), Ok(()));
+        assert_eq!(either.check(&flow((80, 4_000), (80, 4_160))), Ok(()));
+        assert!(either.check(&flow((10, 10_000), (80, 4_160))).is_err());
+    }
+
+    #[test]
+    fn data_ratio_leaves_pure_acks_out() {
+        let mut bulk = flow((100, 150_000), (50, 2_900));
+        (bulk.up.data_packets, bulk.up.data_bytes, bulk.up.payload) = (98, 149_896, 144_800);
+        (bulk.down.data_packets, bulk.down.data_bytes, bulk.down.payload) = (5, 560, 300);
+        assert!(test(SizeKind::Ratio).check(&bulk).is_err());
+        assert_eq!(test(SizeKind::DataRatio).check(&bulk), Ok(()));
+        let payload = SizeTest { layer: Layer::Payload, ..test(SizeKind::DataRatio) };
+        assert!(payload.check(&bulk).is_err(), "300 bytes of payload in 5 packets");
+        bulk.down.payload = 400;
+        assert_eq!(payload.check(&bulk), Ok(()));
+    }
+
+    #[test]
+    fn payload_is_divided_by_all_packets() {
+        let mut small = flow((10, 9_999), (10, 9_999));
+        (small.up.payload, small.down.payload) = (800, 799);
+        let payload = SizeTest { layer: Layer::Payload, ..test(SizeKind::Ratio) };
+        assert!(payload.check(&small).is_err());
+        small.down.payload = 800;
+        assert_eq!(payload.check(&small), Ok(()));
+    }
+
+    #[test]
+    fn up_only_does_not_look_down() {
+        assert_eq!(test(SizeKind::UpOnly).check(&flow((3, 240), (0, 0))), Ok(()));
+        assert!(test(SizeKind::UpOnly).check(&flow((3, 239), (1, 999))).is_err());
+    }
+}
