@@ -2,8 +2,12 @@
 
 use std::collections::HashSet;
 
+use mailflow_kernel::{
+    options::{Hook, Interface, Role},
+    pattern::NamePattern,
+};
+
 use super::{
-    Hook, Interface, NamePattern, Role,
     fault::Collector,
     read::{At, Fields},
     typed::{choice, items, parsed},

@@ -3,7 +3,7 @@
 use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use super::{
-    AtStop, Control, State,
+    Control, State,
     amounts::{amount, bytes},
     fault::Collector,
     read::{At, Fields},
@@ -11,6 +11,7 @@ use super::{
     value::{duration_within, path},
 };
 use crate::disk::{Limits, Reserve};
+use mailflow_kernel::options::AtStop;
 
 /// Sizes that files may be limited to: a state of few flows takes some kilobytes.
 const SIZES: RangeInclusive<u64> = 64_000..=1_000_000_000_000_000;

@@ -6,6 +6,7 @@
 
 mod amounts;
 mod build;
+mod defaults;
 mod fault;
 mod file;
 mod interfaces;
@@ -21,19 +22,18 @@ mod read;
 mod redact;
 mod rules;
 pub mod ruletest;
+mod sections;
 mod sets;
 mod span;
 mod typed;
 pub mod value;
 pub mod web;
 
-use std::{
-    path::{Path, PathBuf},
-    sync::LazyLock,
-    time::Duration,
-};
+use std::{path::Path, time::Duration};
 
-use crate::disk::Limits;
+use self::defaults::shipped;
+pub use self::defaults::{DEFAULT, DEFAULT_NAME};
+pub use self::sections::{Control, FlowTable, State};
 use fault::Collector;
 pub use fault::{Fault, Faults, Place, Position};
 use judged::{Judged, judged};
@@ -48,13 +48,7 @@ pub use outputs::{
 use read::{At, Fields};
 pub use redact::redacted;
 pub use rules::Expiry;
-use span::Node;
 use typed::{number, parsed};
-
-/// The shipped configuration: what is used without a file, and whatever a file leaves out.
-pub const DEFAULT: &str = include_str!("../../../config/mailflow.yaml");
-/// The name of [`DEFAULT`] in faults.
-pub const DEFAULT_NAME: &str = "<default>";
 
 /// Capacity of the flow table; the kernel allocates all of it at start.
 const FLOWS: std::ops::RangeInclusive<u32> = 1..=16_777_216;
@@ -79,13 +73,6 @@ fn parse_in(name: &str, text: &str, directory: &Path) -> Result<Config, Faults> 
         .and_then(|node| config(&At::root(&node, shipped()), &mut faults, directory));
     let (config, warnings) = faults.finish(config)?;
     Ok(Config { warnings, ..config })
-}
-
-/// The tree of [`DEFAULT`].
-fn shipped() -> Option<&'static Node> {
-    static SHIPPED: LazyLock<Option<Node>> =
-        LazyLock::new(|| build::read(DEFAULT, &mut Collector::new(DEFAULT_NAME)));
-    SHIPPED.as_ref()
 }
 
 fn config(at: &At<'_>, faults: &mut Collector, directory: &Path) -> Option<Config> {
@@ -146,27 +133,6 @@ fn flow_table(at: &At<'_>, faults: &mut Collector) -> Option<FlowTable> {
     })
 }
 
-/// The kernel's tables.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FlowTable {
-    /// Flows that are counted at the same time.
-    pub flows: u32,
-    /// Sources that are counted beyond that.
-    pub overflow: u32,
-    /// How much of `flows` one source may hold.
-    pub share_percent: u32,
-    /// How much of `flows` and of `overflow` clients alone may fill.
-    pub half_open_percent: u32,
-}
-
-impl FlowTable {
-    /// Most flows of one source.
-    pub fn flows_per_source(&self) -> u32 {
-        let share = u64::from(self.flows) * u64::from(self.share_percent) / 100;
-        u32::try_from(share).unwrap_or(u32::MAX).max(1)
-    }
-}
-
 /// A validated configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -203,26 +169,4 @@ impl Config {
     pub fn over(&self, now: i128) -> impl Iterator<Item = &Fault> {
         self.ending.iter().filter(move |ending| ending.until <= now).map(|ending| &ending.warning)
     }
-}
-
-/// How the running agent is asked.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Control {
-    /// The Unix socket; `None` for none.
-    pub socket: Option<PathBuf>,
-}
-
-/// What outlives the agent.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct State {
-    /// Where its state and its journal lie; `None`: nothing is remembered.
-    pub directory: Option<PathBuf>,
-    /// Directory of a BPF file system under which tables and links are pinned; `None`: they end with the agent.
-    pub pins: Option<PathBuf>,
-    /// What becomes of the attached programs when the agent is stopped.
-    pub at_stop: AtStop,
-    /// Limits of the files in `directory` together.
-    pub limits: Limits,
-    /// How long flows wait in the kernel's table for a directory that takes nothing.
-    pub durability_timeout: Duration,
 }

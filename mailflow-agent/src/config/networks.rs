@@ -4,7 +4,11 @@ use std::path::Path;
 
 use super::{
     fault::{Collector, Place},
-    lists::{Format, ListFile, Listed, Lists, OtherColumns, Said, group, role},
+    lists::{
+        Listed, Lists, Said, group,
+        list_file::{Format, ListFile, OtherColumns},
+        role,
+    },
     read::{At, Fields},
     typed::{choice, items, parsed, string},
 };

@@ -4,7 +4,8 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use super::{NamePattern, Target, fault::quote};
+use super::{fault::quote, outputs::Target};
+use mailflow_kernel::pattern::NamePattern;
 
 /// The shortest and the longest time between two reads of the kernel's tables.
 const POLL: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(60)];

@@ -5,8 +5,9 @@ use std::ops::Range;
 use csv::{ReaderBuilder, StringRecord, Trim};
 
 use super::{
-    ListFile, Listed, OtherColumns, Said,
+    Listed, Said,
     entry::{group, role},
+    list_file::{ListFile, OtherColumns},
     walk::Walk,
 };
 use crate::config::fault::{Collector, Position, nearest};

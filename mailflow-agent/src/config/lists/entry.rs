@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::ListFile;
+use super::list_file::ListFile;
 use crate::config::fault::{Collector, Fault, Place, Position, nearest, plain, quote};
 use mailflow_engine::assets::{AssetRole, Network, Origin, canonical};
 

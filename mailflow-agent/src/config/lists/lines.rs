@@ -1,8 +1,9 @@
 //! Files with one `CIDR  comment` a line; what stands behind `#` is shown in alerts and not read.
 
 use super::{
-    ListFile, Listed, Said,
+    Listed, Said,
     entry::{is_network, unpunctuated},
+    list_file::ListFile,
 };
 use crate::config::fault::{Collector, Position};
 

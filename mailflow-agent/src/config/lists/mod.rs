@@ -3,22 +3,25 @@
 mod csv;
 mod entry;
 mod lines;
+pub(super) mod list_file;
 mod netbox;
 pub(super) mod stamp;
 mod walk;
 
-use std::{collections::HashMap, fmt, path::PathBuf, sync::Arc};
+use std::{collections::HashMap, fmt, sync::Arc};
 
 use ipnet::IpNet;
 
 pub(super) use self::entry::{Listed, Said, group, prefix, role};
+use self::list_file::Format;
+use self::list_file::ListFile;
 use self::stamp::Stamp;
 use super::{
     fault::{Collector, Fault, Faults, Place, Position, quote},
     file, overlap,
 };
 use crate::terminal::escape;
-use mailflow_engine::assets::{AssetRole, Networks};
+use mailflow_engine::assets::Networks;
 
 /// Where the internal networks come from, and how the files looked when they were read.
 #[derive(Clone)]
@@ -44,40 +47,6 @@ enum State {
     Changing,
 }
 
-/// A file of networks, as the configuration names it.
-#[derive(Clone, Debug)]
-pub(super) struct ListFile {
-    /// Where it is.
-    pub(super) path: PathBuf,
-    /// Its name in faults.
-    pub(super) name: Arc<str>,
-    /// The path as typed.
-    pub(super) typed: String,
-    /// What it is written in; by its content, where that is not said.
-    pub(super) format: Option<Format>,
-    /// Columns of other names.
-    pub(super) columns: OtherColumns,
-    /// The group of networks that name none.
-    pub(super) group: Option<String>,
-    /// The role of networks that name none.
-    pub(super) role: Option<AssetRole>,
-    /// Where the configuration names it.
-    pub(super) place: Place,
-    /// The setting in which it does.
-    pub(super) setting: String,
-}
-
-/// What a file of networks is written in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Format {
-    /// `CIDR  comment` a line.
-    Lines,
-    /// A table whose first line names the columns.
-    Csv,
-    /// What NetBox answers about its prefixes.
-    Netbox,
-}
-
 impl Format {
     /// The names in a configuration.
     pub(super) const NAMES: [(&str, Format); 3] =
@@ -94,15 +63,6 @@ impl Format {
             _ => Format::Lines,
         }
     }
-}
-
-/// What becomes of columns that say nothing to us.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum OtherColumns {
-    /// They are faults: one of them may be a slip of ours.
-    Refuse,
-    /// They are somebody else's.
-    Ignore,
 }
 
 impl Lists {

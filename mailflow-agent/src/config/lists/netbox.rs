@@ -11,7 +11,7 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-use super::{ListFile, Listed, Said, entry::group, walk::Walk};
+use super::{Listed, Said, entry::group, list_file::ListFile, walk::Walk};
 use crate::config::fault::{Collector, Position, plain};
 use mailflow_engine::assets::AssetRole;
 

@@ -3,16 +3,16 @@
 use std::time::Duration;
 
 use super::{
-    super::{
-        amounts::{PARTS, parts},
-        fault::Collector,
-        read::{At, Fields},
-        sets,
-        typed::{items, mapping, parsed},
-        value::duration_within,
-    },
-    SPAN,
     terms::{Given, range, show, threshold},
+    window::SPAN,
+};
+use crate::config::{
+    amounts::{PARTS, parts},
+    fault::Collector,
+    read::{At, Fields},
+    sets,
+    typed::{items, mapping, parsed},
+    value::duration_within,
 };
 use mailflow_engine::{
     assets::Networks,

@@ -9,19 +9,19 @@ mod matching;
 mod odd;
 pub(super) mod shipped;
 mod terms;
+mod window;
 
-use std::{
-    collections::{HashMap, HashSet},
-    time::Duration,
-};
+use std::collections::{HashMap, HashSet};
 
+use self::window::SPAN;
+use self::window::interval;
+use self::window::window;
 use super::{
     fault::Collector,
     ports::Watched,
     read::{At, Fields},
     span::{Content, Node},
     typed::{boolean, choice, entries, items, nonempty_set, number, parsed, set, string},
-    value::duration_within,
 };
 pub use allow::Expiry;
 use levels::Resolve;
@@ -31,9 +31,6 @@ use mailflow_engine::{
     settings::{Allow, GroupBy, Rule, RuleLimits, Term, Window, WindowKind, signature_id},
 };
 use matching::Known;
-
-/// Shortest and longest window and interval.
-const SPAN: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(30 * 86_400)];
 
 /// Most rules: each is asked about every record.
 pub(super) const MOST_RULES: usize = 256;
@@ -180,10 +177,6 @@ fn rule_name(text: &str) -> Result<String, String> {
     }
 }
 
-fn interval(at: &At<'_>, faults: &mut Collector) -> Option<Duration> {
-    parsed(at, faults, "a duration", |text| duration_within(text, SPAN))
-}
-
 fn group_by(at: &At<'_>, faults: &mut Collector) -> Option<GroupBy> {
     const EXPECTED: &str = "expected [source], [source, destination], [destination] or [group]";
     if at.text().is_some() {
@@ -201,20 +194,6 @@ fn group_by(at: &At<'_>, faults: &mut Collector) -> Option<GroupBy> {
         ["group"] => Some(GroupBy::Group),
         _ => at.fault_inside(faults, EXPECTED),
     }
-}
-
-/// A window: its length alone, or a mapping. One that does not say how it moves does so as `kind` says.
-fn window(at: &At<'_>, faults: &mut Collector, kind: WindowKind) -> Option<Window> {
-    const KINDS: [(&str, WindowKind); 2] =
-        [("sliding", WindowKind::Sliding), ("tumbling", WindowKind::Tumbling)];
-    if at.text().is_some() {
-        return interval(at, faults).map(|length| Window { length, kind });
-    }
-    Fields::read(at, faults, |fields| {
-        let length = fields.needed("length", interval);
-        let kind = fields.or("kind", kind, |at, faults| choice(at, faults, &KINDS));
-        Some(Window { length: length?, kind: kind? })
-    })
 }
 
 fn label(key: &str, at: &At<'_>, faults: &mut Collector) -> Option<(String, String)> {

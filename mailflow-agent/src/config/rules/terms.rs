@@ -2,15 +2,13 @@
 
 use std::{ops::RangeInclusive, time::Duration};
 
-use super::{
-    super::{
-        amounts::{PARTS, bytes, parts, show_bytes, show_parts},
-        fault::Collector,
-        read::{At, Fields},
-        typed::{choice, mapping, number, parsed},
-        value::{duration_within, show_duration},
-    },
-    SPAN, interval, window,
+use super::window::{SPAN, interval, window};
+use crate::config::{
+    amounts::{PARTS, bytes, parts, show_bytes, show_parts},
+    fault::Collector,
+    read::{At, Fields},
+    typed::{choice, mapping, number, parsed},
+    value::{duration_within, show_duration},
 };
 use mailflow_engine::settings::{End, Kind, Measure, Quantity, Window, WindowKind};
 

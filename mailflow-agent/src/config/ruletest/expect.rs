@@ -5,17 +5,15 @@ use std::{fmt, net::IpAddr, time::Duration};
 use ipnet::IpNet;
 use serde_yaml::Value;
 
-use super::{
-    super::{
-        amounts::{bytes, parts},
-        fault::{Collector, Place},
-        lists::prefix,
-        read::{At, Fields},
-        span::Content,
-        typed::{boolean, choice, parsed, string},
-        value::show_duration,
-    },
-    moment_of_test, no_rule,
+use super::moment::{moment_of_test, no_rule};
+use crate::config::{
+    amounts::{bytes, parts},
+    fault::{Collector, Place},
+    lists::prefix,
+    read::{At, Fields},
+    span::Content,
+    typed::{boolean, choice, parsed, string},
+    value::show_duration,
 };
 use mailflow_engine::{
     event::{Alert, AlertState, TermValue},

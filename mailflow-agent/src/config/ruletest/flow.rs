@@ -6,16 +6,16 @@ use ipnet::IpNet;
 use mailflow_common::App;
 
 use super::{
-    super::{
-        amounts::bytes,
-        fault::Collector,
-        lists::prefix,
-        ports::port,
-        read::{At, Fields},
-        typed::{boolean, choice, items, number, parsed},
-    },
     kinds::{Answer, Kind},
-    moment_of_test,
+    moment::moment_of_test,
+};
+use crate::config::{
+    amounts::bytes,
+    fault::Collector,
+    lists::prefix,
+    ports::port,
+    read::{At, Fields},
+    typed::{boolean, choice, items, number, parsed},
 };
 use mailflow_engine::{
     flow::{Direction, FlowRecord},

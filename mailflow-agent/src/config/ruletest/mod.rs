@@ -6,22 +6,24 @@
 mod expect;
 mod flow;
 mod kinds;
+mod moment;
 mod records;
 
-use std::{path::Path, time::Duration};
+use std::path::Path;
 
 pub use self::expect::{Expected, written};
+use self::moment::moment_of_test;
+use self::moment::no_rule;
 use super::{
     Config, build,
-    fault::{Collector, Fault, Faults, Place, nearest},
+    defaults::shipped,
+    fault::{Collector, Fault, Faults, Place},
     file,
     judged::{Judged, judged},
     load,
     read::{At, Fields},
     rules::allow::moment,
-    shipped,
     typed::{items, parsed, string},
-    value::duration_within,
 };
 use mailflow_engine::{
     flow::FlowRecord,
@@ -31,8 +33,6 @@ use mailflow_engine::{
 
 /// When a test begins that does not say: a Monday, 2026-01-05T00:00:00Z, in seconds since 1970.
 const MONDAY: u64 = 1_767_571_200;
-/// Moments of a test: up to a year after its beginning.
-const SPAN: [Duration; 2] = [Duration::ZERO, Duration::from_secs(366 * 86_400)];
 
 /// A file of tests.
 #[derive(Debug)]
@@ -140,18 +140,6 @@ fn only(at: &At<'_>, faults: &mut Collector, rules: Option<(Settings, Vec<Rule>)
     Some(Settings { rules: chosen.into_iter().collect::<Option<_>>()?, ..settings })
 }
 
-fn no_rule<T>(at: &At<'_>, faults: &mut Collector, rules: &[Rule]) -> Option<T> {
-    let names = || rules.iter().map(|rule| rule.name.as_ref());
-    let meant = nearest(at.text().unwrap_or_default(), names());
-    match meant {
-        Some(name) => at.fault(faults, format!("no rule has this name; did you mean {name}?")),
-        None => at.fault(
-            faults,
-            format!("no rule has this name; there is {}", names().collect::<Vec<_>>().join(", ")),
-        ),
-    }
-}
-
 fn test(
     at: &At<'_>,
     faults: &mut Collector,
@@ -194,9 +182,4 @@ fn start(at: &At<'_>, faults: &mut Collector) -> Option<Time> {
         Ok(nanos) if (FIRST..LAST).contains(&nanos) => Some(Time::from_nanos(nanos)),
         _ => at.fault(faults, "expected a moment between 1971-01-02 and 2099-12-31"),
     }
-}
-
-/// A moment of a test, from its beginning on.
-fn moment_of_test(at: &At<'_>, faults: &mut Collector) -> Option<Duration> {
-    parsed(at, faults, "a duration", |text| duration_within(text, SPAN))
 }
