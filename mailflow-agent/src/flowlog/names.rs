@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::columns::NAMES;
+use super::fields::NAMES;
 
 /// A column under another name than Zeek's: `ts=timestamp`.
 #[derive(Clone, Debug, PartialEq, Eq)]

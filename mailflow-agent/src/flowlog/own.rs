@@ -1,40 +1,21 @@
 //! mailflow's own flow lines (docs/events.md).
 
 use mailflow_common::{App, Facts, answered};
-use serde::Deserialize;
 
+use super::eve_line::Extra;
 use super::{
     Entry, Origin, Reading, app,
     ends::Handshake,
-    eve::{Counters, Flow as Eve, Found, Word},
+    entry::Found,
+    eve_line::{Counters, Flow as Eve},
     fault::Fault,
     json,
-    text::{Mac, Read, Text, refused},
+    text::{Read, Text, refused},
 };
 use mailflow_engine::{
     flow::{Direction, Flow, FlowRecord, RecordReason},
     inputs::Inputs,
 };
-
-/// What mailflow adds to an EVE line.
-#[derive(Debug, Default, Deserialize)]
-pub(super) struct Extra<'a> {
-    pub(super) payload_up: Option<u64>,
-    pub(super) payload_down: Option<u64>,
-    pub(super) data_packets_up: Option<u64>,
-    pub(super) data_packets_down: Option<u64>,
-    pub(super) data_bytes_up: Option<u64>,
-    pub(super) data_bytes_down: Option<u64>,
-    pub(super) messages_estimated: Option<u32>,
-    pub(super) messages_rejected: Option<u32>,
-    #[serde(borrow)]
-    pub(super) app_evidence: Option<Word<'a>>,
-    pub(super) complete: Option<bool>,
-    pub(super) syn: Option<bool>,
-    pub(super) synack: Option<bool>,
-    pub(super) mptcp_join: Option<bool>,
-    pub(super) mac: Option<Read<Mac>>,
-}
 
 /// The record of a line; its source is the client.
 pub(super) fn entry(line: &Eve<'_>, extra: &Extra<'_>, text: &[u8], reading: &Reading<'_>) -> Found {

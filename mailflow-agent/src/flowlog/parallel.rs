@@ -16,8 +16,9 @@ use std::{
 };
 
 use super::{
-    Bad, Fault, Format, LONGEST, Line, Log, LogError, Reading, Skipped,
+    Fault, Line, Log, LogError, Reading, Skipped,
     history::{Part, Sorter},
+    log::{Bad, Format, LONGEST},
 };
 
 /// Bytes of a block, but for its last line.

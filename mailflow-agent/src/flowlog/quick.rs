@@ -7,9 +7,7 @@
 use std::{borrow::Cow, net::IpAddr};
 
 use super::{
-    eve::{Counters, Flow, Word},
-    own::Extra,
-    suricata::Tcp,
+    eve_line::{Counters, Extra, Flow, Tcp, Word},
     text::{Flags, Mac, Moment, Proto, Read, Text},
 };
 

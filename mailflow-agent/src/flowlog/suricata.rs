@@ -4,12 +4,13 @@
 //! frames below 60 bytes, of which the line tells nothing.
 
 use mailflow_common::Facts;
-use serde::Deserialize;
 
+use super::eve_line::Tcp;
 use super::{
     Entry, Origin, Reading, app,
     ends::{Handshake, Lie, without_session},
-    eve::{Flow as Eve, Found},
+    entry::Found,
+    eve_line::Flow as Eve,
     fault::Fault,
     json,
     text::{Flags, Proto, Read, refused},
@@ -30,13 +31,6 @@ mod flag {
     pub(super) const SYN: u8 = 0x02;
     pub(super) const RST: u8 = 0x04;
     pub(super) const ACK: u8 = 0x10;
-}
-
-/// What Suricata says of TCP: the flags seen each way, all packets together.
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
-pub(super) struct Tcp {
-    pub(super) tcp_flags_ts: Option<Read<Flags>>,
-    pub(super) tcp_flags_tc: Option<Read<Flags>>,
 }
 
 /// The record of a line.

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use super::{
     Entry, Line, Origin, Reading, Skipped, app,
     ends::{Ends, Handshake, Lie, without_session},
-    eve::Word,
+    eve_line::Word,
     fault::Fault,
     json, names,
     text::{Mac, Moment, Proto, Read, Span},

@@ -16,11 +16,12 @@ use std::{
 use mailflow_common::FlowKey;
 
 use super::{
-    Arrival, Entry, RecordReason, Rhythm, encoding,
+    Arrival, Rhythm, encoding,
     merge::{Merge, Sorted},
     run::{Run, Spill},
 };
-use mailflow_engine::time::Time;
+use crate::flowlog::Entry;
+use mailflow_engine::{flow::RecordReason, time::Time};
 
 /// Bounds of the memory that sorting takes.
 #[derive(Clone, Copy, Debug)]
@@ -327,10 +328,8 @@ mod tests {
 
     use proptest::{prelude::*, strategy::ValueTree};
 
-    use super::{
-        super::{History, Origin},
-        *,
-    };
+    use super::{super::History, *};
+    use crate::flowlog::Origin;
     use mailflow_engine::{
         flow::{Direction, Flow, FlowRecord},
         inputs::Inputs,
