@@ -7,6 +7,7 @@ mod delivery;
 pub mod explain;
 mod firing;
 mod inside;
+mod inside_clients;
 mod judges;
 mod keeper;
 mod lists;
@@ -39,6 +40,7 @@ use tokio::{
 use tracing::{error, info, warn};
 
 pub use self::reload::{ReadConfig, Source};
+use self::sinks::GRACE;
 use self::{pipeline::Pipeline, reload::Reload, service::Service, view::View};
 use crate::{
     config::Config,
@@ -50,8 +52,6 @@ use mailflow_kernel::capabilities;
 use mailflow_kernel::clock;
 use mailflow_kernel::{self, KernelError, KernelVersion, LinkChanges, Lookout, Refusal};
 
-/// How long what is waiting to be written may take at the end.
-const GRACE: Duration = Duration::from_secs(5);
 /// Between two attempts to listen at an address whose interface is not there.
 const LISTEN_INTERVAL: Duration = Duration::from_secs(5);
 /// Orders that may wait for the poll that is on.

@@ -4,7 +4,7 @@ use std::{sync::Arc, thread, time::Duration};
 
 use tracing::info;
 
-use super::{GRACE, firing::FiringAlerts, outputs::Outputs, view::View};
+use super::{firing::FiringAlerts, outputs::Outputs, view::View};
 use crate::{control::Firing, sink::metrics::Places};
 use mailflow_engine::{
     event::{Alert, Effects, Grouped},
@@ -92,3 +92,6 @@ fn log_grouped(effects: &Effects) {
         }
     }
 }
+
+/// How long what is waiting to be written may take at the end.
+pub(super) const GRACE: Duration = Duration::from_secs(5);

@@ -11,7 +11,7 @@ use std::{
 use anyhow::Result;
 use mailflow_common::Reason;
 
-use super::{firing::FiringAlerts, inside::UnlistedClients, keeper::Keeper};
+use super::{firing::FiringAlerts, inside_clients::UnlistedClients};
 use crate::{
     config::Config,
     control::{
@@ -149,9 +149,8 @@ impl View {
     }
 
     /// Shows how the state on the disk is.
-    pub(super) fn set_durability(&self, keeper: &Keeper) {
-        let durability = keeper.durability();
-        if let (Some(durability), Some((bytes, failures))) = (&durability, keeper.usage()) {
+    pub(super) fn set_durability(&self, durability: Option<Durability>, usage: Option<(u64, u64)>) {
+        if let (Some(durability), Some((bytes, failures))) = (&durability, usage) {
             self.agent.state_kept(durability.durable, bytes, failures);
         }
         *self.durability.lock().unwrap_or_else(PoisonError::into_inner) = durability;

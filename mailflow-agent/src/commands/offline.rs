@@ -4,7 +4,7 @@ use std::{io, path::Path};
 
 use tracing::error;
 
-use super::{load, printed};
+use super::common::{load, printed};
 use crate::{
     agent::{
         self,

@@ -11,7 +11,7 @@ use std::{
 use tokio::runtime::{Builder, Runtime};
 use tracing::{error, warn};
 
-use super::{load, say};
+use super::common::{load, say};
 use crate::{
     agent,
     cli::{self, Exit, RunArgs},

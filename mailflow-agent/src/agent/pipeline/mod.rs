@@ -85,7 +85,7 @@ impl Pipeline {
             looked => Some(looked?),
         };
         keeper.over(kernel, engine, now, sinks);
-        sinks.view.set_durability(keeper);
+        sinks.view.set_durability(keeper.durability(), keeper.usage());
         let Some(drain) = drain else { return Ok(()) };
         let view = report::kernel_view(kernel, &before, tables, delivery, drain)?;
         room.note(&view);

@@ -6,7 +6,7 @@ use tracing::{error, info, warn};
 
 use super::{Pipeline, windows};
 use crate::{
-    agent::{GRACE, Source, lists::ListWatch, load::ports, reload, view::Shown},
+    agent::{Source, lists::ListWatch, load::ports, reload, sinks::GRACE, view::Shown},
     config::{Config, Interface, NamePattern},
     fault,
     sink::metrics::Load,

@@ -122,7 +122,7 @@ impl Pipeline {
             numbers.settings.warnings.push(warning);
         }
         drop(numbers);
-        sinks.view.set_durability(&keeper);
+        sinks.view.set_durability(keeper.durability(), keeper.usage());
         Ok(Self {
             kernel,
             engine,
