@@ -12,7 +12,7 @@ use std::{
 
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, fstat, openat, renameat, unlinkat};
 
-use super::{MachineId, StateError};
+use super::StateError;
 
 /// Mode of a directory that the agent makes.
 const MODE: u32 = 0o750;
@@ -187,12 +187,4 @@ fn check(path: &Path, file: &File) -> Result<(), StateError> {
         "others might write to the state directory; its mode is changed"
     );
     Ok(())
-}
-
-impl MachineId {
-    /// The running machine's.
-    pub(super) fn of_this_machine() -> Self {
-        let text = fs::read_to_string("/etc/machine-id").unwrap_or_default();
-        Self(text.trim().to_owned())
-    }
 }

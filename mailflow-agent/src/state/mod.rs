@@ -18,10 +18,21 @@
 //!
 //! Nothing is forced to the disk: this is against the death of the process, not of the machine.
 
+use self::checkpoint::Head;
+use self::checkpoint::JOURNAL;
+use self::checkpoint::STATE;
+use self::checkpoint::VERSION;
+pub use self::checkpoint::{State, Tables};
+pub use self::error::{StateError, Unwritable};
+use self::machine_id::MachineId;
+
+mod checkpoint;
 mod directory;
 mod entry;
+mod error;
 mod frames;
 mod history;
+mod machine_id;
 mod recover;
 mod tail;
 #[cfg(test)]
@@ -32,8 +43,6 @@ use std::{
     fs, io,
     path::{Path, PathBuf},
 };
-
-use serde::{Deserialize, Serialize};
 
 use self::{
     directory::Directory,
@@ -47,150 +56,23 @@ pub use self::{
     tail::Written,
     untold::{Event, Untold},
 };
-use crate::{
-    control::Firing,
-    disk::{Limits, takes_nothing},
-};
+use crate::disk::{Limits, takes_nothing};
 use mailflow_kernel::Kept;
 
-/// Of the format of all files; another one's files are set aside.
-const VERSION: u32 = 3;
 /// The setting, as errors name it.
 const MIN_FREE: &str = "state.min_free";
 /// Most alerts that are remembered as handed over while no state forgets them.
 const MOST_UNTOLD: usize = 1_000;
-const STATE: &str = "state";
-const JOURNAL: &str = "journal";
 /// A journal this long asks for a state.
 const LONG: u64 = 16 << 20;
 /// Entries whose lines are not written take at most this much; beyond it those lines are given up.
 const MOST_UNWRITTEN: usize = 4 << 20;
-
-/// Why there is no state.
-#[derive(Debug, thiserror::Error)]
-pub enum StateError {
-    /// Another agent uses the directory.
-    #[error("the state directory {} is in use by another agent{}", path.display(), mailflow_kernel::holder(*.pid))]
-    Held {
-        /// The directory.
-        path: PathBuf,
-        /// The agent's process, where it can be told.
-        pid: Option<u32>,
-    },
-    /// It belongs to somebody else, who may choose what the agent reads.
-    #[error(
-        "state directory {} belongs to user {owner}, and the agent runs as user {ours}: change its owner, run the \
-         agent as that user, or name another directory", path.display()
-    )]
-    Owner {
-        /// The directory.
-        path: PathBuf,
-        /// Its owner.
-        owner: u32,
-        /// Who the agent runs as.
-        ours: u32,
-    },
-    /// Others may write to it.
-    #[error(
-        "state directory {} may be written to by others (mode {mode:o}): take that away (chmod go-w), or name \
-         another directory", path.display()
-    )]
-    Mode {
-        /// The directory.
-        path: PathBuf,
-        /// Its mode.
-        mode: u32,
-    },
-    /// The files have reached their bound.
-    #[error("state directory {}: {size} bytes are needed, and state.max_size is {limit}", path.display())]
-    Size {
-        /// The directory.
-        path: PathBuf,
-        /// Bytes of all files, once this is written.
-        size: u64,
-        /// The bound.
-        limit: u64,
-    },
-    /// The system refuses.
-    #[error("state directory {}: {source}", path.display())]
-    Refused {
-        /// The directory.
-        path: PathBuf,
-        /// The system's reason.
-        source: io::Error,
-    },
-    /// Something cannot be written down.
-    #[error("state: {0}")]
-    Encoding(#[from] postcard::Error),
-}
-
-/// How far an agent had come.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct State {
-    /// The tables it belongs to: the kernel's number of the flow table, where they are pinned.
-    pub generation: Option<u32>,
-    /// What belongs to the tables.
-    pub tables: Tables,
-    /// When it was kept.
-    pub now: u64,
-    /// The last reading of the tables.
-    pub seen: u64,
-    /// Seeds of the flows' names.
-    pub seeds: [u64; 2],
-    /// The living flows as they were last seen, by name.
-    pub flows: Vec<[u64; 5]>,
-    /// What the rules know.
-    pub rules: mailflow_engine::state::State,
-    /// The alerts that fire, each with the moment it began to.
-    pub firing: Vec<(u64, Firing)>,
-    /// Alert events that were not delivered everywhere, oldest first.
-    pub untold: Vec<Untold>,
-}
-
-/// What belongs to the kernel's tables, see [`Kept`].
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Tables {
-    prefix: u8,
-    ticks: [u64; 3],
-    bases: Vec<(Vec<u8>, Vec<u8>)>,
-    retired: [u64; 4],
-    overflow: [u64; 4],
-    carried: Vec<entry::Plain>,
-    read: Vec<u32>,
-}
-
-impl From<Kept> for Tables {
-    fn from(Kept { prefix, ticks, bases, retired, overflow, carried, read }: Kept) -> Self {
-        let carried = carried.iter().map(entry::plain).collect();
-        Self { prefix, ticks, bases, retired, overflow, carried, read }
-    }
-}
 
 impl From<Tables> for Kept {
     fn from(Tables { prefix, ticks, bases, retired, overflow, carried, read }: Tables) -> Self {
         let carried = carried.into_iter().map(entry::flow).collect();
         Self { prefix, ticks, bases, retired, overflow, carried, read }
     }
-}
-
-#[derive(Serialize, Deserialize)]
-struct Head {
-    version: u32,
-    /// The boot of the machine that all times and tables are of.
-    boot: String,
-}
-
-/// The machine that a state is of: systemd's machine id, empty where there is none. Behind the state in its file.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct MachineId(String);
-
-/// What becomes of entries that cannot be written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unwritable {
-    /// An error; nothing may be done that they are about.
-    Refused,
-    /// They are kept in memory, and so are all that follow, until [`Store::keep`] succeeds.
-    InMemory,
 }
 
 /// The directory, locked.

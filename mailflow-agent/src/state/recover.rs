@@ -5,11 +5,13 @@ use std::io;
 use tracing::{info, warn};
 
 use super::{
-    Head, JOURNAL, MachineId, STATE, State, VERSION,
+    State,
+    checkpoint::{Head, JOURNAL, STATE, VERSION},
     directory::Directory,
     entry::Entry,
     frames::{self, DamageKind, Found},
     history::{self, History, Past},
+    machine_id::MachineId,
     tail::Written,
 };
 

@@ -1,0 +1,62 @@
+//! The checkpoint: what an agent writes about itself at intervals.
+
+use super::{entry, untold::Untold};
+use crate::control::Firing;
+use mailflow_kernel::Kept;
+use serde::{Deserialize, Serialize};
+
+/// Of the format of all files; another one's files are set aside.
+pub(super) const VERSION: u32 = 3;
+
+pub(super) const STATE: &str = "state";
+
+pub(super) const JOURNAL: &str = "journal";
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct Head {
+    pub(super) version: u32,
+    /// The boot of the machine that all times and tables are of.
+    pub(super) boot: String,
+}
+
+/// How far an agent had come.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct State {
+    /// The tables it belongs to: the kernel's number of the flow table, where they are pinned.
+    pub generation: Option<u32>,
+    /// What belongs to the tables.
+    pub tables: Tables,
+    /// When it was kept.
+    pub now: u64,
+    /// The last reading of the tables.
+    pub seen: u64,
+    /// Seeds of the flows' names.
+    pub seeds: [u64; 2],
+    /// The living flows as they were last seen, by name.
+    pub flows: Vec<[u64; 5]>,
+    /// What the rules know.
+    pub rules: mailflow_engine::state::State,
+    /// The alerts that fire, each with the moment it began to.
+    pub firing: Vec<(u64, Firing)>,
+    /// Alert events that were not delivered everywhere, oldest first.
+    pub untold: Vec<Untold>,
+}
+
+/// What belongs to the kernel's tables, see [`Kept`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Tables {
+    pub(super) prefix: u8,
+    pub(super) ticks: [u64; 3],
+    pub(super) bases: Vec<(Vec<u8>, Vec<u8>)>,
+    pub(super) retired: [u64; 4],
+    pub(super) overflow: [u64; 4],
+    pub(super) carried: Vec<entry::Plain>,
+    pub(super) read: Vec<u32>,
+}
+
+impl From<Kept> for Tables {
+    fn from(Kept { prefix, ticks, bases, retired, overflow, carried, read }: Kept) -> Self {
+        let carried = carried.iter().map(entry::plain).collect();
+        Self { prefix, ticks, bases, retired, overflow, carried, read }
+    }
+}
