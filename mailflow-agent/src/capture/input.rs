@@ -2,7 +2,7 @@
 
 use std::io::{self, BufRead, BufReader, Read};
 
-use super::LARGEST;
+use super::frame::LARGEST;
 use crate::packed::Packed;
 
 /// What is read ahead.

@@ -4,6 +4,7 @@
 //! power of two, offsets of either byte order, blocks of old writers), and what was read of a file that ends
 //! too early counts.
 
+mod frame;
 mod head;
 mod input;
 mod link;
@@ -20,15 +21,14 @@ use std::{
     },
 };
 
+use self::frame::Found;
+pub use self::frame::Frame;
 use self::{
     input::{Input, Stop},
     pcap::Pcap,
     pcapng::PcapNg,
 };
 use crate::packed::Packed;
-
-/// A record longer than this is damage, not a frame.
-const LARGEST: usize = 64 << 20;
 
 /// Why a capture cannot be read on.
 #[derive(Debug, thiserror::Error)]
@@ -59,53 +59,6 @@ pub enum CaptureError {
         /// What is wrong.
         reason: String,
     },
-}
-
-/// One frame of a capture, made an Ethernet frame.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Frame {
-    /// Nanoseconds since 1970.
-    pub time: u64,
-    /// Its bytes, as far as they were captured.
-    pub bytes: Vec<u8>,
-    /// Its length on the wire.
-    pub length: usize,
-}
-
-/// An interface of a capture.
-#[derive(Clone, Copy, Debug)]
-struct Source {
-    /// Link type.
-    link: u32,
-    /// Units of time in a second.
-    resolution: u128,
-    /// Seconds to add.
-    offset: i64,
-    /// Most bytes captured of a frame; 0 for all.
-    snap: u32,
-}
-
-/// What a record holds.
-enum Found {
-    Frame(Frame),
-    /// A frame of this link type that carries no IP, or whose link type is not read.
-    Skipped(u32),
-    /// No frame.
-    Nothing,
-}
-
-impl Source {
-    fn frame(&self, units: u64, data: &[u8], length: u32) -> Found {
-        let nanos = (u128::from(units) * 1_000_000_000).checked_div(self.resolution).unwrap_or_default();
-        let nanos = i128::try_from(nanos).unwrap_or(i128::MAX);
-        let nanos = nanos.saturating_add(i128::from(self.offset) * 1_000_000_000);
-        match link::ethernet(self.link, data, length as usize) {
-            Some((bytes, length)) => {
-                Found::Frame(Frame { time: u64::try_from(nanos).unwrap_or(0), bytes, length })
-            }
-            None => Found::Skipped(self.link),
-        }
-    }
 }
 
 /// An open capture.

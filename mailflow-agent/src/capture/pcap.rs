@@ -1,7 +1,7 @@
 //! pcap (draft-ietf-opsawg-pcap), and the form of it with longer records that some Linux of old wrote.
 
 use super::{
-    Found, Source,
+    frame::{Found, Source},
     input::{Input, Order, Stop},
 };
 

@@ -1,7 +1,7 @@
 //! pcapng (draft-ietf-opsawg-pcapng).
 
 use super::{
-    Found, Source,
+    frame::{Found, Source},
     input::{Input, Order, Stop},
 };
 

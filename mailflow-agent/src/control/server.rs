@@ -15,7 +15,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{LINE, Reply, Request, Status, Top};
+use super::{Reply, Request, Status, Top, protocol::LINE};
 use crate::crowd::{Crowd, Leave};
 
 /// Connections served at once, and those of a user. Beyond that the oldest one is closed that asks for nothing that

@@ -9,7 +9,7 @@ use axum::http::{HeaderMap, header};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use sha2::{Digest, Sha256};
 
-use super::{Peer, turns::Turns};
+use super::{peer::Peer, turns::Turns};
 
 /// Names of users, with the hashes of their passwords.
 type Users = [(String, String)];

@@ -14,8 +14,8 @@ use axum::{
 };
 
 use super::{
-    Guest,
     auth::{Admission, Auth},
+    peer::Guest,
 };
 use crate::config::{
     Faults,

@@ -4,7 +4,9 @@ mod auth;
 mod compress;
 mod door;
 mod listen;
+mod peer;
 mod routes;
+mod state;
 mod timed;
 mod turns;
 
@@ -12,14 +14,7 @@ pub use door::Door;
 pub use listen::is_assigned;
 pub use timed::Timed;
 
-use std::{
-    future::Future,
-    io,
-    net::{IpAddr, Ipv6Addr, SocketAddr},
-    pin::pin,
-    sync::Arc,
-    time::Duration,
-};
+use std::{future::Future, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use axum::{Extension, Router};
 use hyper::server::conn::http1;
@@ -36,7 +31,11 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use crate::crowd::{Crowd, Leave, Place};
+use self::peer::Guest;
+use self::peer::PageInHand;
+use self::peer::Peer;
+pub use self::state::State;
+use crate::crowd::{Crowd, Leave};
 
 /// Connections served at once, and those of a peer. Beyond that the oldest one is closed, so that a new one, such as
 /// a probe of the health page, never waits.
@@ -57,23 +56,6 @@ const GRACE: Duration = Duration::from_secs(5);
 const BUFFER: usize = 16 * 1024;
 /// Pause after the system refused a connection (no descriptors left).
 const REFUSED: Duration = Duration::from_millis(200);
-
-/// What the pages show.
-pub trait State: Send + Sync + 'static {
-    /// The metrics page, in Prometheus' text format 0.0.4. May block.
-    ///
-    /// # Errors
-    /// Whatever keeps the page from being made; it is logged and answered with 500.
-    fn metrics(&self) -> anyhow::Result<String>;
-
-    /// Whether the agent is counting.
-    fn ready(&self) -> bool;
-
-    /// A line about what is not as it should be although the agent counts, if there is something. Does not block.
-    fn warning(&self) -> Option<String> {
-        None
-    }
-}
 
 /// Why the port cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -114,40 +96,6 @@ impl Listener {
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }
-}
-
-/// Who asks: an address, or the /64 of an IPv6 address, as a host has many in one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Peer(IpAddr);
-
-impl From<SocketAddr> for Peer {
-    fn from(address: SocketAddr) -> Self {
-        Self(match address.ip().to_canonical() {
-            IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
-            address => address,
-        })
-    }
-}
-
-/// A connection, as its requests know it.
-#[derive(Debug)]
-struct Guest {
-    peer: Peer,
-    leave: Arc<Leave>,
-    pages: Arc<Crowd<Peer>>,
-}
-
-impl Guest {
-    /// A place among those that read a page; none where there is none.
-    fn asks_for_a_page(&self) -> Option<Place<Peer>> {
-        self.pages.enter(self.peer, &self.leave)
-    }
-}
-
-/// A page that is being read.
-struct PageInHand {
-    page: Vec<u8>,
-    _place: Place<Peer>,
 }
 
 impl AsRef<[u8]> for PageInHand {

@@ -11,7 +11,10 @@ use axum::{
     routing::get,
 };
 
-use super::{Guest, PageInHand, State, compress};
+use super::{
+    State, compress,
+    peer::{Guest, PageInHand},
+};
 
 /// Prometheus 3 refuses a page whose type it does not know.
 const METRICS_TYPE: [(HeaderName, &str); 2] =

@@ -18,6 +18,7 @@ mod ocsf;
 pub mod open;
 mod post;
 pub mod profile;
+mod protocol;
 mod remote;
 mod single;
 mod socket;

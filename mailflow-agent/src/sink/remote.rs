@@ -9,6 +9,7 @@ use std::{collections::VecDeque, io, net::SocketAddr, time::Duration};
 
 use anyhow::{Context, anyhow};
 
+use super::protocol::Protocol;
 use super::{
     socket::{self, End, Ended, Socket},
     worker::Counters,
@@ -50,15 +51,6 @@ pub(super) trait Encode<I: 'static>: Send + 'static {
 
     /// About how many bytes an item takes.
     fn size(item: &I) -> usize;
-}
-
-/// How a receiver is reached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Protocol {
-    /// Connections.
-    Tcp,
-    /// Datagrams.
-    Udp,
 }
 
 /// Finds the addresses of a `HOST:PORT`.

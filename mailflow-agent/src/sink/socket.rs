@@ -8,7 +8,7 @@ use std::{
 
 use socket2::{SockRef, TcpKeepalive};
 
-use super::remote::Protocol;
+use super::protocol::Protocol;
 use crate::sockets;
 
 /// Limit of a connection attempt.

@@ -17,7 +17,8 @@ use super::{
     eve::Moment,
     gateway::Gateway,
     profile::Format,
-    remote::{Encode, Protocol, Remote},
+    protocol::Protocol,
+    remote::{Encode, Remote},
     words::{priority, summary, threshold, value},
     worker::{Counters, Taken, Transport},
 };

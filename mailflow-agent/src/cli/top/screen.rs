@@ -13,10 +13,8 @@ use crossterm::{
     terminal::{self, ClearType},
 };
 
-use super::{
-    Other,
-    table::{Look, Span},
-};
+use super::table::{Look, Span};
+use crate::control::{CallError, Reply};
 use crate::{cli::Column, control::Top, terminal::escape};
 use mailflow_kernel::clock;
 
@@ -185,6 +183,9 @@ impl Screen {
         format!("mailflow: {rows} sources, client to server, {span}{filter}")
     }
 }
+
+/// What came instead of a table.
+pub(super) type Other = Result<Reply, CallError>;
 
 #[cfg(test)]
 mod tests {

@@ -13,7 +13,8 @@ use self::{
 use super::{
     FlowEvent,
     gateway::Gateway,
-    remote::{Encode, Protocol, Remote},
+    protocol::Protocol,
+    remote::{Encode, Remote},
     worker::{Counters, Taken, Transport},
 };
 use crate::config::{Ipfix, IpfixTo};
