@@ -1,5 +1,7 @@
 //! mailflow-agent: parse the arguments, and do what they say.
 
+#![forbid(unsafe_code)]
+
 use std::process::ExitCode;
 
 use mailflow_agent::{cli, commands};

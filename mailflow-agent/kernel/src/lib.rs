@@ -33,6 +33,7 @@ mod query;
 mod remove;
 mod repin;
 mod sets;
+pub mod sockets;
 mod supervised;
 mod table;
 mod ticks;

@@ -45,8 +45,11 @@ use self::{pipeline::Pipeline, reload::Reload, service::Service, view::View};
 use crate::{
     config::Config,
     control::{self, Order, Orders, Reply, Request},
-    disk, http,
-    signal::{Asked, Signals},
+    http,
+    util::{
+        disk,
+        signals::{Asked, Signals},
+    },
 };
 use mailflow_kernel::capabilities;
 use mailflow_kernel::clock;

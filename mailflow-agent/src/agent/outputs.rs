@@ -14,12 +14,12 @@ use anyhow::{Context, Result};
 use self::renew::Opened;
 use crate::{
     config::{self, AlertOutput, AlertTo, FlowOutput, Target},
-    disk::Limits,
     sink::{
         AlertEvent, FlowEvent, gateway::Gateway, lines::OpenError, metrics::Agent, profile::Format,
         worker::Sink,
     },
     state::{Event, Untold, Written},
+    util::disk::Limits,
 };
 use mailflow_engine::{
     event::{AlertState, Effects},

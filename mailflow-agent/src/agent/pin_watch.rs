@@ -5,7 +5,7 @@ use std::time::Duration;
 use tracing::{info, warn};
 
 use super::view::View;
-use crate::fault::Limited;
+use crate::util::error_chain::Limited;
 use mailflow_engine::time::Time;
 use mailflow_kernel::Kernel;
 

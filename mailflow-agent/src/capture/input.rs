@@ -3,7 +3,7 @@
 use std::io::{self, BufRead, BufReader, Read};
 
 use super::frame::LARGEST;
-use crate::packed::Packed;
+use crate::util::gzip_reader::Packed;
 
 /// What is read ahead.
 const BUFFER: usize = 1 << 20;

@@ -28,7 +28,7 @@ use self::{
     pcap::Pcap,
     pcapng::PcapNg,
 };
-use crate::packed::Packed;
+use crate::util::gzip_reader::Packed;
 
 /// Why a capture cannot be read on.
 #[derive(Debug, thiserror::Error)]

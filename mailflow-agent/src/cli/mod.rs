@@ -16,7 +16,7 @@ use std::{collections::HashSet, ffi::OsString, io::Write, path::PathBuf};
 use clap::{CommandFactory, Parser, error::ErrorKind};
 use clap_complete::Shell;
 
-use crate::terminal;
+use crate::util::terminal;
 pub use raw::{
     BacktestArgs, Column, DoctorArgs, ExplainArgs, LogArgs, ReadingArgs, ReplayArgs, RunArgs, SocketArgs,
     StatusArgs, SuggestArgs, TopArgs,

@@ -3,7 +3,7 @@
 use crate::{
     cli::Exit,
     config::{self, Config, Faults},
-    terminal,
+    util::terminal,
 };
 use std::{
     fmt, io,

@@ -16,15 +16,17 @@ use self::offline::{backtest, past, replay};
 use crate::{
     cli::{self, Command, Exit},
     config,
-    fault::{self, EndedBy},
-    terminal,
+    util::{
+        error_chain::{self, EndedBy},
+        terminal,
+    },
 };
 
 /// Does what a command says; whatever goes wrong is told on standard error.
 #[must_use]
 pub fn perform(command: Command) -> Exit {
     if !matches!(command, Command::Run { .. }) {
-        fault::end_on_panic(EndedBy::Others);
+        error_chain::end_on_panic(EndedBy::Others);
     }
     match command {
         Command::Run { config, args } => run::run(config, args),

@@ -13,7 +13,7 @@ use crate::{
         replay::{AtEnd, Replayed},
     },
     cli::{self, BacktestArgs, Exit, LogArgs, ReplayArgs},
-    fault,
+    util::error_chain,
 };
 
 pub(super) fn replay(path: Option<&Path>, args: ReplayArgs) -> Exit {
@@ -26,7 +26,7 @@ pub(super) fn replay(path: Option<&Path>, args: ReplayArgs) -> Exit {
         Ok(Replayed { damaged: 0, .. }) => Exit::Good,
         Ok(_) => Exit::Failure,
         Err(error) => {
-            error!("{}", fault::told(&error));
+            error!("{}", error_chain::told(&error));
             Exit::Failure
         }
     }
@@ -42,7 +42,7 @@ pub(super) fn backtest(path: Option<&Path>, args: &BacktestArgs) -> Exit {
         Ok(Backtested { unreadable: 0, damaged: 0, .. }) => Exit::Good,
         Ok(_) => Exit::Failure,
         Err(error) => {
-            error!("{}", fault::told(&error));
+            error!("{}", error_chain::told(&error));
             Exit::Failure
         }
     }
@@ -57,7 +57,7 @@ pub(super) fn past(path: Option<&Path>, args: &LogArgs, tell: impl FnOnce(&Past)
     let past = match Past::read(&config, &args.logs, &args.reading.options()) {
         Ok(past) => past,
         Err(error) => {
-            error!("{}", fault::told(&error));
+            error!("{}", error_chain::told(&error));
             return Exit::Failure;
         }
     };

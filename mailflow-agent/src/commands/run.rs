@@ -16,7 +16,7 @@ use crate::{
     agent,
     cli::{self, Exit, RunArgs},
     config,
-    fault::{self, EndedBy},
+    util::error_chain::{self, EndedBy},
 };
 use mailflow_kernel::Lookout;
 use mailflow_kernel::capabilities;
@@ -34,7 +34,7 @@ const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 86_400);
 pub(super) fn run(path: Option<PathBuf>, args: RunArgs) -> Exit {
     // Before anything is read, and before there is a second thread.
     let lookout = Lookout::start();
-    fault::end_on_panic(EndedBy::Any);
+    error_chain::end_on_panic(EndedBy::Any);
     let mut config = match load(path.as_deref()) {
         Ok(config) => config,
         Err(exit) => return exit,
@@ -74,7 +74,7 @@ pub(super) fn run(path: Option<PathBuf>, args: RunArgs) -> Exit {
     match result {
         Ok(()) => Exit::Good,
         Err(error) => {
-            error!("{}", fault::told(&error));
+            error!("{}", error_chain::told(&error));
             Exit::Failure
         }
     }

@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use crate::terminal::escape;
+use crate::util::terminal::escape;
 
 /// A place in a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -10,7 +10,7 @@ use super::{
     typed::{choice, or_off, parsed},
     value::{duration_within, path},
 };
-use crate::disk::{Limits, Reserve};
+use crate::util::disk::{Limits, Reserve};
 use mailflow_kernel::options::AtStop;
 
 /// Sizes that files may be limited to: a state of few flows takes some kilobytes.

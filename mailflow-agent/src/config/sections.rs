@@ -1,6 +1,6 @@
 //! Validated sections of a configuration that have no folder of their own.
 
-use crate::disk::Limits;
+use crate::util::disk::Limits;
 use mailflow_kernel::options::AtStop;
 use std::{path::PathBuf, time::Duration};
 

@@ -9,7 +9,7 @@ use super::{
     wrapped::{self, Kind},
     zeek,
 };
-use crate::packed::Packed;
+use crate::util::gzip_reader::Packed;
 use std::{
     io::{self, BufRead, BufReader, Cursor, Read},
     path::{Path, PathBuf},

@@ -35,7 +35,7 @@ use self::peer::Guest;
 use self::peer::PageInHand;
 use self::peer::Peer;
 pub use self::state::State;
-use crate::crowd::{Crowd, Leave};
+use crate::util::connection_limit::{Crowd, Leave};
 
 /// Connections served at once, and those of a peer. Beyond that the oldest one is closed, so that a new one, such as
 /// a probe of the health page, never waits.

@@ -1,6 +1,6 @@
 //! Peers of the metrics port, and their places in its limits.
 
-use crate::crowd::{Crowd, Leave, Place};
+use crate::util::connection_limit::{Crowd, Leave, Place};
 use std::{
     net::{IpAddr, Ipv6Addr, SocketAddr},
     sync::Arc,

@@ -22,8 +22,10 @@ use prometheus::{IntCounter, IntGauge};
 use super::worker::{Counters, NoThread, Sink, Taken, Transport};
 use crate::{
     config::Target,
-    disk::{Limits, takes_nothing},
-    terminal,
+    util::{
+        disk::{Limits, takes_nothing},
+        terminal,
+    },
 };
 
 /// Bytes after which a batch is written even if more lines wait.
@@ -403,7 +405,7 @@ mod tests {
 
     #[test]
     fn lines_wait_while_the_reserve_would_be_used() {
-        let limits = Limits { min_free: crate::disk::Reserve::Bytes(u64::MAX), ..Limits::NONE };
+        let limits = Limits { min_free: crate::util::disk::Reserve::Bytes(u64::MAX), ..Limits::NONE };
         let (path, sink, agent) = within("reserve", limits);
         sink.push("a line".to_owned());
         while sink.counters().errors.get() == 0 {

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     config::{Address, AlertOutput, AlertTo, DeadLetters, FlowOutput, FlowTo, Profile},
-    disk::Limits,
+    util::disk::Limits,
 };
 
 /// Events that may wait for a slow disk, or for a collector, before they are dropped and counted.

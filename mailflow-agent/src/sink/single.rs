@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use super::worker::{Counters, Taken, Transport};
-use crate::fault;
+use crate::util::error_chain;
 
 /// Events taken out of the queue ahead of their delivery.
 const AHEAD: usize = 16;
@@ -66,7 +66,7 @@ impl<T: Send + 'static, D: Deliver<T>> Transport<T> for OneByOne<T, D> {
                 Ok(()) => counters.delivered(1),
                 Err(Failure::Again(error)) => return Err(error),
                 Err(Failure::Refused(error)) => {
-                    tracing::error!(error = fault::told(&error), "an event was refused and is lost");
+                    tracing::error!(error = error_chain::told(&error), "an event was refused and is lost");
                     counters.lost(1);
                 }
             }

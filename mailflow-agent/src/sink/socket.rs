@@ -9,7 +9,7 @@ use std::{
 use socket2::{SockRef, TcpKeepalive};
 
 use super::protocol::Protocol;
-use crate::sockets;
+use mailflow_kernel::sockets;
 
 /// Limit of a connection attempt.
 const CONNECT: Duration = Duration::from_secs(5);

@@ -15,7 +15,7 @@ use super::{
     profile::Format,
     worker::{Counters, Taken, Transport},
 };
-use crate::fault;
+use crate::util::error_chain;
 use mailflow_engine::{
     event::{Alert, AlertState},
     time::Time,
@@ -182,7 +182,7 @@ impl Transport<AlertEvent> for Webhook {
                     let pause = doubled.min(LONGEST_PAUSE);
                     one.due = clock::now() + pause;
                     counters.errors.inc();
-                    let (sink, error) = (&self.sink, fault::told(&error));
+                    let (sink, error) = (&self.sink, error_chain::told(&error));
                     tracing::warn!(sink, error, ?pause, "an event was not delivered; it is posted again");
                     if failed >= IN_A_ROW {
                         // The receiver took some: whether it is the cause shows in the next round.

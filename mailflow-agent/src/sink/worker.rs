@@ -14,7 +14,7 @@ use std::{
 
 use prometheus::{IntCounter, IntGauge};
 
-use crate::fault::{self, Limited};
+use crate::util::error_chain::{self, Limited};
 use mailflow_engine::time::Time;
 use mailflow_kernel::clock;
 
@@ -324,7 +324,7 @@ impl<T, W: Transport<T>> Worker<T, W> {
                     self.failing.store(true, Ordering::Relaxed);
                     if failing.is_none() && lines.may_say(clock::now()) {
                         said = true;
-                        let error = fault::told(&error);
+                        let error = error_chain::told(&error);
                         tracing::error!(sink = self.name, error, "a sink cannot deliver; it goes on trying");
                     }
                     if closing {

@@ -56,7 +56,7 @@ pub use self::{
     tail::Written,
     untold::{Event, Untold},
 };
-use crate::disk::{Limits, takes_nothing};
+use crate::util::disk::{Limits, takes_nothing};
 use mailflow_kernel::Kept;
 
 /// The setting, as errors name it.

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{entry::tests::some_flow, *};
-use crate::{config, disk::Reserve};
+use crate::{config, util::disk::Reserve};
 use mailflow_engine::{Engine, flow::RecordReason, time::Time};
 
 /// A directory that goes with the value.

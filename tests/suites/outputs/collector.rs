@@ -9,8 +9,8 @@ use std::{
 
 use mailflow_agent::{
     config::{FlowOutput, FlowTo, Ipfix, IpfixTo},
-    disk::Limits,
     sink::{FlowEvent, metrics::Agent, open, worker::Sink},
+    util::disk::Limits,
 };
 use mailflow_engine::flow::{FlowRecord, RecordReason};
 

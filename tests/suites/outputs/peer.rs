@@ -7,7 +7,6 @@ use std::{
 
 use mailflow_agent::{
     config::{AlertOutput, AlertTo, Profile},
-    disk::Limits,
     sink::{
         AlertEvent,
         gateway::Gateway,
@@ -16,6 +15,7 @@ use mailflow_agent::{
         profile::Format,
         worker::Sink,
     },
+    util::disk::Limits,
 };
 use mailflow_engine::event::{Alert, AlertState};
 

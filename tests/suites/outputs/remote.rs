@@ -14,8 +14,8 @@ use std::{
 
 use mailflow_agent::{
     config::{AlertTo, FlowOutput, FlowTo, Ipfix, IpfixTo, Syslog, SyslogMessage, SyslogTo},
-    disk::Limits,
     sink::{AlertEvent, FlowEvent, metrics::Agent, open, worker::Sink},
+    util::disk::Limits,
 };
 use mailflow_tests::lab::{Lab, LabOptions, Ns};
 use socket2::{SockRef, Socket};

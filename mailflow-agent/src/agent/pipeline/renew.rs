@@ -8,9 +8,9 @@ use super::{Pipeline, windows};
 use crate::{
     agent::{Source, lists::ListWatch, load::ports, reload, sinks::GRACE, view::Shown},
     config::{Config, Interface, NamePattern},
-    fault,
     sink::metrics::Load,
     state::Told,
+    util::error_chain,
 };
 use mailflow_engine::Reconfigured;
 use mailflow_kernel::clock;
@@ -62,7 +62,7 @@ impl Pipeline {
         let mut changes = reload::changes(&self.config, &new);
         // What may fail comes first, and is taken back if it does.
         let outputs = self.sinks.outputs.prepare(&new.outputs, &self.sinks.view.agent);
-        let outputs = outputs.map_err(|error| vec![fault::told(&error.into())])?;
+        let outputs = outputs.map_err(|error| vec![error_chain::told(&error.into())])?;
         self.watch(&new).map_err(|error| vec![error.to_string()])?;
         self.sinks.outputs.watch(&self.kernel.bound());
         self.sinks.outputs.renew(outputs, GRACE, &self.sinks.view.agent);

@@ -12,7 +12,7 @@ use self::table::{Look, Span};
 use super::{Exit, TopArgs, ask::unexpected};
 use crate::{
     control::{Client, Reply, Request, Top},
-    terminal::Terminal,
+    util::terminal::Terminal,
 };
 
 /// Shows the table: live on a terminal, once otherwise.

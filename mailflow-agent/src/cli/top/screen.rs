@@ -15,7 +15,7 @@ use crossterm::{
 
 use super::table::{Look, Span};
 use crate::control::{CallError, Reply};
-use crate::{cli::Column, control::Top, terminal::escape};
+use crate::{cli::Column, control::Top, util::terminal::escape};
 use mailflow_kernel::clock;
 
 /// Why it ended.

@@ -20,7 +20,7 @@ use super::{
     fault::{Collector, Fault, Faults, Place, Position, quote},
     file, overlap,
 };
-use crate::terminal::escape;
+use crate::util::terminal::escape;
 use mailflow_engine::assets::Networks;
 
 /// Where the internal networks come from, and how the files looked when they were read.

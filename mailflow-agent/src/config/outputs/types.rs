@@ -10,7 +10,7 @@ use std::{
 
 use super::url::Url;
 
-use crate::disk::Limits;
+use crate::util::disk::Limits;
 
 /// Where records, alerts and metrics go.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -9,8 +9,8 @@ use prometheus::{
 };
 
 use crate::{
-    disk::Limits,
     sink::{lines::Bounds, worker::Counters},
+    util::disk::Limits,
 };
 
 /// Bounds of the poll histogram in seconds.

@@ -204,8 +204,8 @@ mod tests {
         let refusing: SocketAddr = format!("[::1]:{}", here.port()).parse().unwrap();
         let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let silent_at = silent.local_addr().unwrap();
-        // SAFETY: listen(2) takes an open socket and a number; it shortens the queue of this one.
-        assert_eq!(unsafe { libc::listen(std::os::fd::AsRawFd::as_raw_fd(&silent), 0) }, 0);
+        // A second listen(2) shortens the queue of this one.
+        socket2::SockRef::from(&silent).listen(0).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let peer = |addresses: &[SocketAddr]| {
             let stream = runtime.block_on(first(addresses, Duration::from_secs(8)));
