@@ -5,7 +5,7 @@ use std::time::Duration;
 use tracing::{error, info};
 
 use crate::{
-    config::value::show_duration, control::Durability, state::Unwritable, util::error_chain::Limited,
+    config::scalar::show_duration, control::Durability, state::Unwritable, util::error_chain::Limited,
 };
 use mailflow_engine::time::Time;
 use mailflow_kernel::clock;

@@ -7,7 +7,7 @@ use std::{
 
 use super::{Exit, SocketArgs, StatusArgs};
 use crate::{
-    config::{self, value::show_duration},
+    config::{self, scalar::show_duration},
     control::{
         CallError, Client, Conservation, Durability, ListStatus, Number, Place, Reply, Request, Status,
         Unlisted, Watched,

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::Exit;
-use crate::config::{self, Config, DEFAULT, value::show_duration};
+use crate::config::{self, Config, DEFAULT, scalar::show_duration};
 use mailflow_kernel::clock;
 
 /// Checks each of `files`, or the shipped configuration: a good one is named on `out` with a line of

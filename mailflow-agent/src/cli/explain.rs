@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use super::{Exit, ExplainArgs, ask::unexpected};
 use crate::{
     agent::explain::Past,
-    config::value::show_duration,
+    config::scalar::show_duration,
     control::{Client, Explained, HeldTerm, JudgedFlow, Reply, Request, Suggested},
 };
 

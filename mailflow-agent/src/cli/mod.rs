@@ -212,7 +212,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::config::{Hook, LogLevel, Role, Target, value::Switch};
+    use crate::config::{Hook, LogLevel, Role, Target, scalar::Switch};
 
     fn command(arguments: &str) -> Result<Command, clap::Error> {
         parse_from(["mailflow-agent"].into_iter().chain(arguments.split_whitespace()))

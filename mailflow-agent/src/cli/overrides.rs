@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::{BacktestArgs, ReplayArgs, RunArgs};
-use crate::config::{AtStop, Config, Interface, Target, value::Switch};
+use crate::config::{AtStop, Config, Interface, Target, scalar::Switch};
 use mailflow_engine::settings::{Match, Service};
 
 /// Nobody named an interface to watch.

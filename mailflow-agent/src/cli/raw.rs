@@ -17,7 +17,7 @@ use ipnet::IpNet;
 use crate::{
     config::{
         Hook, LogLevel, Role, Target,
-        value::{self, Switch},
+        scalar::{self, Switch},
     },
     flowlog::{LogOptions, Renamed},
 };
@@ -127,7 +127,7 @@ An alert that is expected and does not come fails its test, and so does one that
 #[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
 pub struct RunArgs {
     /// Watch this interface, or those whose names match a pattern (ppp*, re:^wg[0-9]+$), instead of the configured ones; may be repeated
-    #[arg(long = "interface", value_name = "NAME", value_parser = value::interface)]
+    #[arg(long = "interface", value_name = "NAME", value_parser = scalar::interface)]
     pub interfaces: Vec<String>,
     /// What passes the interfaces: auto, lan (inside of a gateway), host (this machine's own mail), mirror
     #[arg(long, value_name = "ROLE", hide_possible_values = true, value_parser = named(Role::ALL.map(|role| (role.name(), role))))]
@@ -136,25 +136,25 @@ pub struct RunArgs {
     #[arg(long, value_name = "HOOK", hide_possible_values = true, value_parser = named(Hook::ALL.map(|hook| (hook.name(), hook))))]
     pub hook: Option<Hook>,
     /// Where flow records go, as JSON lines: a file, - for standard output, or off
-    #[arg(long, value_name = "FILE|-", value_parser = value::target)]
+    #[arg(long, value_name = "FILE|-", value_parser = scalar::target)]
     pub flow_log: Option<Switch<Target>>,
     /// Where alerts go, as JSON lines: a file, - for standard output, or off
-    #[arg(long, value_name = "FILE|-", value_parser = value::target)]
+    #[arg(long, value_name = "FILE|-", value_parser = scalar::target)]
     pub alerts: Option<Switch<Target>>,
     /// Where /metrics is served: ADDRESS:PORT, or off
-    #[arg(long, value_name = "ADDR", value_parser = value::listen)]
+    #[arg(long, value_name = "ADDR", value_parser = scalar::listen)]
     pub metrics: Option<Switch<SocketAddr>>,
     /// How often the kernel's counters are read, 100ms to 60s
-    #[arg(long, value_name = "DURATION", value_parser = value::poll_interval)]
+    #[arg(long, value_name = "DURATION", value_parser = scalar::poll_interval)]
     pub poll_interval: Option<Duration>,
     /// Where status, top and reload ask: a path, or off
-    #[arg(long, value_name = "PATH", value_parser = value::path)]
+    #[arg(long, value_name = "PATH", value_parser = scalar::path)]
     pub control: Option<Switch<PathBuf>>,
     /// Where its state lies: a directory, or off
-    #[arg(long, value_name = "DIRECTORY", value_parser = value::path)]
+    #[arg(long, value_name = "DIRECTORY", value_parser = scalar::path)]
     pub state: Option<Switch<PathBuf>>,
     /// Where tables and links are pinned: a directory of a BPF file system, or off
-    #[arg(long, value_name = "DIRECTORY", value_parser = value::path)]
+    #[arg(long, value_name = "DIRECTORY", value_parser = scalar::path)]
     pub pins: Option<Switch<PathBuf>>,
     /// Leave the programs counting when stopped, for the next agent
     #[arg(long)]
@@ -303,7 +303,7 @@ impl Column {
 }
 
 fn refresh(text: &str) -> Result<Duration, String> {
-    value::duration_within(text, [Duration::from_millis(200), Duration::from_secs(60)])
+    scalar::duration_within(text, [Duration::from_millis(200), Duration::from_secs(60)])
 }
 
 /// What commands that ask the running agent say of their end.
@@ -315,7 +315,7 @@ missing, or the last configuration was refused, 2 bad usage.";
 #[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
 pub struct DoctorArgs {
     /// Look at this interface, or those whose names match a pattern, instead of those that the running agent watches or that are configured; may be repeated
-    #[arg(long = "interface", value_name = "NAME", value_parser = value::interface)]
+    #[arg(long = "interface", value_name = "NAME", value_parser = scalar::interface)]
     pub interfaces: Vec<String>,
     /// What passes the interfaces that are not configured: auto, lan, host, mirror
     #[arg(long, value_name = "ROLE", hide_possible_values = true, value_parser = named(Role::ALL.map(|role| (role.name(), role))))]
@@ -366,10 +366,10 @@ pub struct ReplayArgs {
     #[arg(value_name = "CAPTURE", required = true)]
     pub captures: Vec<PathBuf>,
     /// Where flow records go, as JSON lines: a file, - for standard output, or off
-    #[arg(long, value_name = "FILE|-", value_parser = value::target)]
+    #[arg(long, value_name = "FILE|-", value_parser = scalar::target)]
     pub flow_log: Option<Switch<Target>>,
     /// Where alerts go, as JSON lines: a file, - for standard output, or off
-    #[arg(long, value_name = "FILE|-", value_parser = value::target)]
+    #[arg(long, value_name = "FILE|-", value_parser = scalar::target)]
     pub alerts: Option<Switch<Target>>,
     /// Watch these ports instead of the configured ones, separated by commas; one that is not configured is one of smtp
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..))]
@@ -409,7 +409,7 @@ pub struct BacktestArgs {
     pub logs: Vec<PathBuf>,
     /// Where alerts go, as JSON lines: a file, - for standard output (the default, whatever the
     /// configuration says), or off
-    #[arg(long, value_name = "FILE|-", value_parser = value::target)]
+    #[arg(long, value_name = "FILE|-", value_parser = scalar::target)]
     pub alerts: Option<Switch<Target>>,
     /// Options of the reader
     #[command(flatten)]

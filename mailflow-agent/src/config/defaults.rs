@@ -1,12 +1,15 @@
 //! Defaults: the shipped configuration.
 
-use super::{build, fault::Collector, span::Node};
+use super::{
+    diagnostics::Collector,
+    yaml::{parse, tree::Node},
+};
 use std::sync::LazyLock;
 
 /// The tree of [`DEFAULT`].
-pub(super) fn shipped() -> Option<&'static Node> {
+pub(crate) fn shipped() -> Option<&'static Node> {
     static SHIPPED: LazyLock<Option<Node>> =
-        LazyLock::new(|| build::read(DEFAULT, &mut Collector::new(DEFAULT_NAME)));
+        LazyLock::new(|| parse::read(DEFAULT, &mut Collector::new(DEFAULT_NAME)));
     SHIPPED.as_ref()
 }
 

@@ -1,43 +1,40 @@
 //! The configuration: YAML as typed -> validated, with every fault of a file at once.
 //!
-//! [`build`] makes a tree whose keys and values know their places, [`read`] and [`typed`] give access to
-//! it, and a module for each topic asks for its settings. A setting left out is the shipped file's, which
+//! [`yaml`] makes a tree whose keys and values know their places and gives access to it, and a module for each topic asks for its settings. A setting left out is the shipped file's, which
 //! is the only place where defaults are written down.
 
 mod amounts;
-mod build;
 mod defaults;
-mod fault;
+mod diagnostics;
 mod file;
-mod interfaces;
-mod judged;
-mod life;
-mod limits;
-mod lists;
+pub(crate) mod file_stamp;
 mod networks;
 pub mod outputs;
-mod overlap;
-mod ports;
-mod read;
 mod redact;
 mod rules;
 pub mod ruletest;
+pub mod scalar;
 mod sections;
-mod sets;
-mod span;
-mod typed;
-pub mod value;
+mod services;
+mod settings;
 pub mod web;
+mod yaml;
 
 use std::{path::Path, time::Duration};
 
 use self::defaults::shipped;
 pub use self::defaults::{DEFAULT, DEFAULT_NAME};
-pub use self::sections::{Control, FlowTable, State};
-use fault::Collector;
-pub use fault::{Fault, Faults, Place, Position};
-use judged::{Judged, judged};
-pub use lists::Lists;
+use self::diagnostics::Collector;
+pub use self::diagnostics::{Fault, Faults, Place, Position};
+pub use self::networks::lists::Lists;
+use self::sections::flow_table::flow_table;
+pub use self::sections::{
+    flow_table::FlowTable,
+    state::{Control, State},
+};
+use self::settings::{Judged, judged};
+use self::yaml::get::{At, Fields};
+use self::yaml::values::parsed;
 use mailflow_engine::settings::{Rule, Settings};
 pub use mailflow_kernel::options::{AtStop, Hook, Interface, LogLevel, Role};
 pub use mailflow_kernel::pattern::NamePattern;
@@ -45,13 +42,8 @@ pub use outputs::{
     Address, AlertOutput, AlertTo, ClientTls, Credentials, DeadLetters, FlowOutput, FlowTo, Ipfix, IpfixTo,
     Outputs, Profile, Proxy, Receiver, Syslog, SyslogMessage, SyslogTo, Target,
 };
-use read::{At, Fields};
 pub use redact::redacted;
 pub use rules::Expiry;
-use typed::{number, parsed};
-
-/// Capacity of the flow table; the kernel allocates all of it at start.
-const FLOWS: std::ops::RangeInclusive<u32> = 1..=16_777_216;
 
 /// Reads and validates a configuration file, or the shipped one.
 pub fn load(path: Option<&Path>) -> Result<Config, Faults> {
@@ -69,7 +61,7 @@ pub fn parse(name: &str, text: &str) -> Result<Config, Faults> {
 fn parse_in(name: &str, text: &str, directory: &Path) -> Result<Config, Faults> {
     file::check(text).map_err(|no_text| no_text.faults(name))?;
     let mut faults = Collector::new(name);
-    let config = build::read(text, &mut faults)
+    let config = yaml::parse::read(text, &mut faults)
         .and_then(|node| config(&At::root(&node, shipped()), &mut faults, directory));
     let (config, warnings) = faults.finish(config)?;
     Ok(Config { warnings, ..config })
@@ -78,14 +70,14 @@ fn parse_in(name: &str, text: &str, directory: &Path) -> Result<Config, Faults> 
 fn config(at: &At<'_>, faults: &mut Collector, directory: &Path) -> Option<Config> {
     Fields::read(at, faults, |fields| {
         let gateway_name = fields.needed("gateway_name", gateway_name);
-        let interfaces = fields.needed("interfaces", interfaces::read);
+        let interfaces = fields.needed("interfaces", sections::interfaces::read);
         let poll_interval = fields
-            .needed("poll_interval", |at, faults| parsed(at, faults, "a duration", value::poll_interval));
+            .needed("poll_interval", |at, faults| parsed(at, faults, "a duration", scalar::poll_interval));
         let flow_table = fields.needed("flow_table", flow_table);
         let judged = judged(fields, directory);
         let outputs = fields.needed("outputs", |at, faults| outputs::read(at, faults, directory));
-        let control = fields.needed("control", life::control);
-        let state = fields.needed("state", life::state);
+        let control = fields.needed("control", sections::state::control);
+        let state = fields.needed("state", sections::state::state);
         rules::shipped::warn_of_gone(fields);
         let Judged { settings, rules_off, lists, ending } = judged?;
         rules::shipped::warn_of_unused(fields, &settings.services, &settings.rules);
@@ -109,28 +101,13 @@ fn config(at: &At<'_>, faults: &mut Collector, directory: &Path) -> Option<Confi
 
 /// `auto`, or a name that syslog can carry (RFC 5424, 6.2.4).
 fn gateway_name(at: &At<'_>, faults: &mut Collector) -> Option<Option<String>> {
-    match typed::string(at, faults)? {
+    match yaml::values::string(at, faults)? {
         "auto" => Some(None),
         name if (1..=255).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_graphic()) => {
             Some(Some(name.to_owned()))
         }
         _ => at.fault(faults, "expected auto, or at most 255 printable ASCII characters without a space"),
     }
-}
-
-fn flow_table(at: &At<'_>, faults: &mut Collector) -> Option<FlowTable> {
-    Fields::read(at, faults, |fields| {
-        let mut field = |key, range| fields.needed(key, |at, faults| number(at, faults, range));
-        let (flows, overflow) = (field("flows", FLOWS), field("overflow_sources", FLOWS));
-        let share = field("source_share_percent", 1..=100);
-        let half_open = field("half_open_percent", 1..=100);
-        Some(FlowTable {
-            flows: flows?,
-            overflow: overflow?,
-            share_percent: share?,
-            half_open_percent: half_open?,
-        })
-    })
 }
 
 /// A validated configuration.

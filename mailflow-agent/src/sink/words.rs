@@ -1,6 +1,6 @@
 //! An alert in a sentence, for people and for what only carries text.
 
-use crate::config::value::show_duration;
+use crate::config::scalar::show_duration;
 use mailflow_engine::{
     event::{Alert, AlertState, Severity, Value},
     settings::unit,

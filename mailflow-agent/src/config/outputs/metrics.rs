@@ -6,11 +6,13 @@ use std::{
 };
 
 use crate::config::{
-    fault::Collector,
-    read::{At, Fields},
-    typed::{number, or_off},
-    value::{Switch, listen},
+    diagnostics::Collector,
+    scalar::{Switch, listen},
     web,
+    yaml::{
+        get::{At, Fields},
+        values::{number, or_off},
+    },
 };
 
 /// Most series that may be asked for, per source or of windows.

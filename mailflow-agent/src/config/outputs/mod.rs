@@ -10,9 +10,9 @@ pub mod url;
 use std::{collections::HashSet, path::Path};
 
 use super::{
-    fault::Collector,
-    life::limits,
-    read::{At, Fields},
+    diagnostics::Collector,
+    sections::state::limits,
+    yaml::get::{At, Fields},
 };
 pub use types::{
     Address, AlertOutput, AlertTo, ClientTls, Credentials, DeadLetters, FlowOutput, FlowTo, Ipfix, IpfixTo,

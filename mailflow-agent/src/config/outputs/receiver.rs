@@ -16,11 +16,13 @@ use super::{
     url::{Form, Url},
 };
 use crate::config::{
-    fault::Collector,
-    read::{At, Fields},
-    span::Content,
-    typed::{entries, items, parsed, string},
-    value::duration_within,
+    diagnostics::Collector,
+    scalar::duration_within,
+    yaml::{
+        get::{At, Fields},
+        tree::Content,
+        values::{entries, items, parsed, string},
+    },
 };
 
 /// Bounds of `timeout`.

@@ -16,11 +16,13 @@ use super::{
 };
 use crate::config::{
     amounts::bytes,
-    fault::{Collector, quote},
-    read::{At, Fields},
-    span::Content,
-    typed::{choice, entries, items, number, or_off, parsed, string},
-    value::{Switch, duration_within, target},
+    diagnostics::{Collector, quote},
+    scalar::{Switch, duration_within, target},
+    yaml::{
+        get::{At, Fields},
+        tree::Content,
+        values::{choice, entries, items, number, or_off, parsed, string},
+    },
 };
 
 /// Where systemd's journal listens.

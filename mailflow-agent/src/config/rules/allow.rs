@@ -2,11 +2,13 @@
 
 use jiff::{Timestamp, civil::Date, tz::TimeZone};
 
-use super::super::{
-    fault::{Collector, Fault, quote},
-    read::{At, Fields},
-    sets,
-    typed::{items, mapping, parsed, string},
+use crate::config::{
+    diagnostics::{Collector, Fault, quote},
+    networks::sets,
+    yaml::{
+        get::{At, Fields},
+        values::{items, mapping, parsed, string},
+    },
 };
 use mailflow_engine::{
     assets::{Member, Networks, Set},

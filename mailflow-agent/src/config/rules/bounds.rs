@@ -2,14 +2,14 @@
 
 use std::ops::RangeInclusive;
 
-use super::{
-    super::{
-        amounts::bytes,
-        fault::Collector,
-        read::{At, Fields},
-        typed::{mapping, number},
+use super::terms::is_bytes;
+use crate::config::{
+    amounts::bytes,
+    diagnostics::Collector,
+    yaml::{
+        get::{At, Fields},
+        values::{mapping, number},
     },
-    terms::is_bytes,
 };
 use mailflow_engine::settings::{Bound, Counter, Quantity};
 

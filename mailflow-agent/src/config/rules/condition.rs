@@ -1,13 +1,13 @@
 //! `rules[].condition`: terms, alone or under `any` and `all`.
 
-use super::{
-    super::{
-        fault::Collector,
-        read::{At, Fields},
-        span::Content,
-        typed::{items, mapping},
+use super::terms::{self, Given};
+use crate::config::{
+    diagnostics::Collector,
+    yaml::{
+        get::{At, Fields},
+        tree::Content,
+        values::{items, mapping},
     },
-    terms::{self, Given},
 };
 use mailflow_engine::settings::{Condition, Window};
 

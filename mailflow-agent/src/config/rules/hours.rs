@@ -1,9 +1,11 @@
 //! `rules[].match.hours`: hours of the week.
 
-use super::super::{
-    fault::Collector,
-    read::{At, Fields},
-    typed::{choice, mapping, nonempty_set, parsed},
+use crate::config::{
+    diagnostics::Collector,
+    yaml::{
+        get::{At, Fields},
+        values::{choice, mapping, nonempty_set, parsed},
+    },
 };
 use mailflow_engine::settings::Hours;
 

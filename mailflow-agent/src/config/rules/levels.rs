@@ -8,11 +8,13 @@ use super::{
 };
 use crate::config::{
     amounts::{PARTS, parts},
-    fault::Collector,
-    read::{At, Fields},
-    sets,
-    typed::{items, mapping, parsed},
-    value::duration_within,
+    diagnostics::Collector,
+    networks::sets,
+    scalar::duration_within,
+    yaml::{
+        get::{At, Fields},
+        values::{items, mapping, parsed},
+    },
 };
 use mailflow_engine::{
     assets::Networks,

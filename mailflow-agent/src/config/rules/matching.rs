@@ -4,16 +4,16 @@ use std::collections::BTreeSet;
 
 use mailflow_common::App;
 
-use super::{
-    super::{
-        fault::{Collector, nearest},
-        ports::{Watched, port},
-        read::{At, Fields},
-        sets,
-        span::Node,
-        typed::{boolean, choice, mapping, nonempty_set, number},
+use super::{bounds, hours};
+use crate::config::{
+    diagnostics::{Collector, nearest},
+    networks::sets,
+    services::{Watched, port},
+    yaml::{
+        get::{At, Fields},
+        tree::Node,
+        values::{boolean, choice, mapping, nonempty_set, number},
     },
-    bounds, hours,
 };
 use mailflow_engine::{
     assets::Networks,

@@ -5,6 +5,7 @@ mod bounds;
 mod condition;
 mod hours;
 mod levels;
+pub(crate) mod limits;
 mod matching;
 mod odd;
 pub(super) mod shipped;
@@ -17,11 +18,13 @@ use self::window::SPAN;
 use self::window::interval;
 use self::window::window;
 use super::{
-    fault::Collector,
-    ports::Watched,
-    read::{At, Fields},
-    span::{Content, Node},
-    typed::{boolean, choice, entries, items, nonempty_set, number, parsed, set, string},
+    diagnostics::Collector,
+    services::Watched,
+    yaml::{
+        get::{At, Fields},
+        tree::{Content, Node},
+        values::{boolean, choice, entries, items, nonempty_set, number, parsed, set, string},
+    },
 };
 pub use allow::Expiry;
 use levels::Resolve;

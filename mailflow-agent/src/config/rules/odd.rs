@@ -1,9 +1,7 @@
 //! Rules that are not wrong but cannot mean what they say.
 
-use super::{
-    super::{fault::Collector, read::At},
-    terms::{Given, show},
-};
+use super::terms::{Given, show};
+use crate::config::{diagnostics::Collector, yaml::get::At};
 use mailflow_engine::settings::{
     Bound, Condition, Counter, End, GroupBy, Kind, Match, Measure, Quantity, Rule, Transport,
 };

@@ -4,10 +4,12 @@ use std::collections::BTreeSet;
 
 use serde_yaml::Value;
 
-use super::super::{
-    fault::Fault,
-    read::Fields,
-    span::{Content, Node},
+use crate::config::{
+    diagnostics::Fault,
+    yaml::{
+        get::Fields,
+        tree::{Content, Node},
+    },
 };
 use mailflow_engine::settings::{Rule, Service, Services};
 

@@ -5,10 +5,12 @@ use std::{ops::RangeInclusive, time::Duration};
 use super::window::{SPAN, interval, window};
 use crate::config::{
     amounts::{PARTS, bytes, parts, show_bytes, show_parts},
-    fault::Collector,
-    read::{At, Fields},
-    typed::{choice, mapping, number, parsed},
-    value::{duration_within, show_duration},
+    diagnostics::Collector,
+    scalar::{duration_within, show_duration},
+    yaml::{
+        get::{At, Fields},
+        values::{choice, mapping, number, parsed},
+    },
 };
 use mailflow_engine::settings::{End, Kind, Measure, Quantity, Window, WindowKind};
 

@@ -1,10 +1,12 @@
 //! Windows and intervals of rules.
 
 use crate::config::{
-    fault::Collector,
-    read::{At, Fields},
-    typed::{choice, parsed},
-    value::duration_within,
+    diagnostics::Collector,
+    scalar::duration_within,
+    yaml::{
+        get::{At, Fields},
+        values::{choice, parsed},
+    },
 };
 use mailflow_engine::settings::{Window, WindowKind};
 use std::time::Duration;

@@ -8,12 +8,14 @@ use serde_yaml::Value;
 use super::moment::{moment_of_test, no_rule};
 use crate::config::{
     amounts::{bytes, parts},
-    fault::{Collector, Place},
-    lists::prefix,
-    read::{At, Fields},
-    span::Content,
-    typed::{boolean, choice, parsed, string},
-    value::show_duration,
+    diagnostics::{Collector, Place},
+    networks::lists::prefix,
+    scalar::show_duration,
+    yaml::{
+        get::{At, Fields},
+        tree::Content,
+        values::{boolean, choice, parsed, string},
+    },
 };
 use mailflow_engine::{
     event::{Alert, AlertState, TermValue},

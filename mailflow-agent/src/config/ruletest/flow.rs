@@ -11,11 +11,13 @@ use super::{
 };
 use crate::config::{
     amounts::bytes,
-    fault::Collector,
-    lists::prefix,
-    ports::port,
-    read::{At, Fields},
-    typed::{boolean, choice, items, number, parsed},
+    diagnostics::Collector,
+    networks::lists::prefix,
+    services::port,
+    yaml::{
+        get::{At, Fields},
+        values::{boolean, choice, items, number, parsed},
+    },
 };
 use mailflow_engine::{
     flow::{Direction, FlowRecord},

@@ -15,15 +15,17 @@ pub use self::expect::{Expected, written};
 use self::moment::moment_of_test;
 use self::moment::no_rule;
 use super::{
-    Config, build,
+    Config,
     defaults::shipped,
-    fault::{Collector, Fault, Faults, Place},
-    file,
-    judged::{Judged, judged},
-    load,
-    read::{At, Fields},
+    diagnostics::{Collector, Fault, Faults, Place},
+    file, load,
     rules::allow::moment,
-    typed::{items, parsed, string},
+    settings::{Judged, judged},
+    yaml::{
+        get::{At, Fields},
+        parse,
+        values::{items, parsed, string},
+    },
 };
 use mailflow_engine::{
     flow::FlowRecord,
@@ -80,7 +82,7 @@ pub fn parse(name: &str, text: &str) -> Result<RuleTests, Faults> {
     file::check(text).map_err(|no_text| no_text.faults(name))?;
     let directory = Path::new(name).parent().unwrap_or(Path::new(""));
     let mut faults = Collector::new(name);
-    let tests = build::read(text, &mut faults)
+    let tests = parse::read(text, &mut faults)
         .and_then(|node| tests(&At::root(&node, shipped()), &mut faults, directory));
     let (tests, warnings) = faults.finish(tests)?;
     Ok(RuleTests { tests, warnings })

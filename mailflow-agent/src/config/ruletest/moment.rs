@@ -1,10 +1,9 @@
 //! Moments of a rule test, and names of rules in it.
 
 use crate::config::{
-    fault::{Collector, nearest},
-    read::At,
-    typed::parsed,
-    value::duration_within,
+    diagnostics::{Collector, nearest},
+    scalar::duration_within,
+    yaml::{get::At, values::parsed},
 };
 use mailflow_engine::settings::Rule;
 use std::time::Duration;

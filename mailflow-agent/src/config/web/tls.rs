@@ -14,9 +14,11 @@ use rustls::{
 };
 
 use crate::config::{
-    fault::Collector,
-    read::{At, Fields},
-    typed::{choice, string},
+    diagnostics::Collector,
+    yaml::{
+        get::{At, Fields},
+        values::{choice, string},
+    },
 };
 
 /// Who must show a certificate, under the names that Go's TLS gives them.

@@ -5,25 +5,25 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::list_file::ListFile;
-use crate::config::fault::{Collector, Fault, Place, Position, nearest, plain, quote};
+use crate::config::diagnostics::{Collector, Fault, Place, Position, nearest, plain, quote};
 use mailflow_engine::assets::{AssetRole, Network, Origin, canonical};
 
 /// A network as it stands in a file.
 #[derive(Clone, Debug)]
-pub(in crate::config) struct Listed {
+pub(crate) struct Listed {
     /// Where.
-    pub(in crate::config) place: Place,
+    pub(crate) place: Place,
     /// The setting; empty in a file of networks.
-    pub(in crate::config) path: String,
+    pub(crate) path: String,
     /// What it says.
-    pub(in crate::config) network: Network,
+    pub(crate) network: Network,
     /// The routing table it is of, where the list knows several.
-    pub(in crate::config) vrf: Option<String>,
+    pub(crate) vrf: Option<String>,
 }
 
 impl Listed {
     /// A remark about this network.
-    pub(in crate::config) fn remark(&self, why: String) -> Fault {
+    pub(crate) fn remark(&self, why: String) -> Fault {
         Fault {
             place: self.place.clone(),
             path: self.path.clone(),
@@ -35,22 +35,22 @@ impl Listed {
 
 /// What is said of a network, as typed.
 #[derive(Clone, Copy, Debug, Default)]
-pub(in crate::config) struct Said<'a> {
+pub(crate) struct Said<'a> {
     /// `CIDR` or `!CIDR`.
-    pub(in crate::config) cidr: &'a str,
+    pub(crate) cidr: &'a str,
     /// Said to be taken out beside that.
-    pub(in crate::config) exclude: bool,
+    pub(crate) exclude: bool,
     /// Remarks.
-    pub(in crate::config) comment: Option<&'a str>,
+    pub(crate) comment: Option<&'a str>,
     /// The group.
-    pub(in crate::config) group: Option<&'a str>,
+    pub(crate) group: Option<&'a str>,
     /// What its hosts are for.
-    pub(in crate::config) role: Option<AssetRole>,
+    pub(crate) role: Option<AssetRole>,
 }
 
 impl Said<'_> {
     /// The network; otherwise what is wrong with its prefix.
-    pub(in crate::config) fn network(self) -> Result<Network, String> {
+    pub(crate) fn network(self) -> Result<Network, String> {
         let (not, bare) = self.cidr.strip_prefix('!').map_or((false, self.cidr), |bare| (true, bare));
         let exclude = not || self.exclude;
         let net = prefix(bare)?;
@@ -64,7 +64,7 @@ impl Said<'_> {
     }
 
     /// The network as `file` lists it at `position`, with what the file says of all; `None` after a fault.
-    pub(super) fn listed(
+    pub(crate) fn listed(
         self,
         file: &ListFile,
         position: Position,
@@ -88,7 +88,7 @@ impl Said<'_> {
 
 impl ListFile {
     /// Reports a fault of this file.
-    pub(super) fn fault(
+    pub(crate) fn fault(
         &self,
         position: Position,
         value: Option<&str>,
@@ -99,14 +99,14 @@ impl ListFile {
     }
 
     /// Reports something odd in this file.
-    pub(super) fn remark(&self, position: Position, value: Option<&str>, why: impl Into<String>) -> Fault {
+    pub(crate) fn remark(&self, position: Position, value: Option<&str>, why: impl Into<String>) -> Fault {
         let place = Place { file: self.name.clone(), position: Some(position) };
         Fault { place, path: String::new(), value: value.map(quote), expected: why.into() }
     }
 }
 
 /// `ADDRESS/LENGTH`, or an address that stands for itself; v4-mapped prefixes become IPv4 ones.
-pub(in crate::config) fn prefix(text: &str) -> Result<IpNet, String> {
+pub(crate) fn prefix(text: &str) -> Result<IpNet, String> {
     const EXPECTED: &str = "expected a network such as 10.0.0.0/8, fc00::/7 or an address";
     if let Some((first, second)) = two(text) {
         return Err(format!("two networks, {first} and {second}; expected one"));
@@ -142,12 +142,12 @@ fn is_separator(c: char) -> bool {
 }
 
 /// A word without the separators around it.
-pub(super) fn unpunctuated(word: &str) -> &str {
+pub(crate) fn unpunctuated(word: &str) -> &str {
     word.trim_matches(is_separator)
 }
 
 /// Returns true if a word has the form of a network, whether its host bits are clear or not.
-pub(super) fn is_network(word: &str) -> bool {
+pub(crate) fn is_network(word: &str) -> bool {
     let bare = word.strip_prefix('!').unwrap_or(word);
     let (address, length) = bare.split_once('/').map_or((bare, None), |(a, l)| (a, Some(l)));
     let length = length.is_none_or(|length| length.parse::<u8>().is_ok());
@@ -155,7 +155,7 @@ pub(super) fn is_network(word: &str) -> bool {
 }
 
 /// The name of a group.
-pub(in crate::config) fn group(text: &str) -> Result<&str, String> {
+pub(crate) fn group(text: &str) -> Result<&str, String> {
     let fits = |c: char| !c.is_control() && c != ',';
     if (1..=64).contains(&text.chars().count()) && text.chars().all(fits) && text.trim() == text {
         Ok(text)
@@ -165,7 +165,7 @@ pub(in crate::config) fn group(text: &str) -> Result<&str, String> {
 }
 
 /// A role by its name.
-pub(in crate::config) fn role(text: &str) -> Result<AssetRole, String> {
+pub(crate) fn role(text: &str) -> Result<AssetRole, String> {
     AssetRole::named(text).ok_or_else(|| {
         let all = AssetRole::ALL.map(AssetRole::name);
         match nearest(text, all) {

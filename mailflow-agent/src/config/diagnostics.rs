@@ -22,7 +22,7 @@ impl Position {
     pub const START: Position = Position { line: 1, column: 1 };
 
     /// The place right after `text`. As in YAML, a lone carriage return ends a line too.
-    pub(super) fn after(text: &str) -> Self {
+    pub(crate) fn after(text: &str) -> Self {
         let text = text.replace("\r\n", "\n");
         let last = text.rsplit(['\n', '\r']).next().unwrap_or_default();
         Position { line: 1 + text.matches(['\n', '\r']).count(), column: 1 + last.chars().count() }
@@ -207,7 +207,7 @@ fn thousands(number: usize) -> String {
 /// A reader that returns `None` has reported why; so one mistake is one fault, however many settings
 /// depend on it.
 #[derive(Debug)]
-pub(super) struct Collector {
+pub(crate) struct Collector {
     file: Arc<str>,
     faults: Reports,
     warnings: Reports,
@@ -216,27 +216,27 @@ pub(super) struct Collector {
 
 impl Collector {
     /// A collector for the configuration named `file`.
-    pub(super) fn new(file: &str) -> Self {
+    pub(crate) fn new(file: &str) -> Self {
         Self { file: file.into(), faults: Reports::default(), warnings: Reports::default(), count: 0 }
     }
 
     /// A place in the configuration file itself.
-    pub(super) fn place(&self, position: Position) -> Place {
+    pub(crate) fn place(&self, position: Position) -> Place {
         Place { file: self.file.clone(), position: Some(position) }
     }
 
     /// Returns the number of faults, kept or not.
-    pub(super) fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.count
     }
 
     /// Returns true if further faults of `file` are only counted.
-    pub(super) fn is_full(&self, file: &Arc<str>) -> bool {
+    pub(crate) fn is_full(&self, file: &Arc<str>) -> bool {
         self.faults.files.get(file).is_some_and(|[kept, _]| *kept >= MAX_OF_A_FILE)
     }
 
     /// Counts a fault of a `file` that is full.
-    pub(super) fn count_further(&mut self, file: &Arc<str>) {
+    pub(crate) fn count_further(&mut self, file: &Arc<str>) {
         self.count += 1;
         if let Some([_, more]) = self.faults.files.get_mut(file) {
             *more += 1;
@@ -244,18 +244,18 @@ impl Collector {
     }
 
     /// Takes a fault.
-    pub(super) fn fault(&mut self, fault: Fault) {
+    pub(crate) fn fault(&mut self, fault: Fault) {
         self.count += 1;
         self.faults.take(fault);
     }
 
     /// Takes something odd that is not wrong.
-    pub(super) fn warn(&mut self, warning: Fault) {
+    pub(crate) fn warn(&mut self, warning: Fault) {
         self.warnings.take(warning);
     }
 
     /// `value` with the warnings, or the faults where there are any.
-    pub(super) fn finish<T>(self, value: Option<T>) -> Result<(T, Vec<Fault>), Faults> {
+    pub(crate) fn finish<T>(self, value: Option<T>) -> Result<(T, Vec<Fault>), Faults> {
         let Self { file, faults, warnings, count } = self;
         match value {
             Some(value) if count == 0 => Ok((value, warnings.in_order(&file, "warning"))),
@@ -268,12 +268,12 @@ impl Collector {
 }
 
 /// `text` in quotes, on one line and of bearable length.
-pub(super) fn quote(text: &str) -> String {
+pub(crate) fn quote(text: &str) -> String {
     format!("\"{}\"", plain(text))
 }
 
 /// `text` on one line and of bearable length, without what a terminal would obey.
-pub(super) fn plain(text: &str) -> String {
+pub(crate) fn plain(text: &str) -> String {
     const SHOWN: usize = 100;
     let escape = |c: char| match c {
         '"' | '\'' => c.to_string(),
@@ -287,7 +287,7 @@ pub(super) fn plain(text: &str) -> String {
 }
 
 /// The candidate nearest to `word`, if it is near enough to be a slip.
-pub(super) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     // Longer words are no slips, and the distance costs the product of the lengths.
     let word: Vec<char> = word.to_lowercase().chars().take(64).collect();
     candidates

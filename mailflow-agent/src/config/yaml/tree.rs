@@ -2,20 +2,20 @@
 
 use serde_yaml::Value;
 
-use super::fault::{Position, plain};
+use crate::config::diagnostics::{Position, plain};
 
 /// A value and its place.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Node {
+pub(crate) struct Node {
     /// Where it begins.
-    pub(super) position: Position,
+    pub(crate) position: Position,
     /// What it is.
-    pub(super) content: Content,
+    pub(crate) content: Content,
 }
 
 /// What a node is.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Content {
+pub(crate) enum Content {
     /// A single value: the text as typed, and what it means.
     Scalar {
         /// As typed, without quotes.
@@ -33,18 +33,18 @@ pub(super) enum Content {
 
 /// A key of a mapping with its value.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Entry {
+pub(crate) struct Entry {
     /// The key's text.
-    pub(super) key: String,
+    pub(crate) key: String,
     /// Where the key stands.
-    pub(super) position: Position,
+    pub(crate) position: Position,
     /// Its value.
-    pub(super) value: Node,
+    pub(crate) value: Node,
 }
 
 impl Node {
     /// The value under `key`, where this is a mapping that has it.
-    pub(super) fn get(&self, key: &str) -> Option<&Entry> {
+    pub(crate) fn get(&self, key: &str) -> Option<&Entry> {
         match &self.content {
             Content::Map(entries) => entries.iter().find(|entry| entry.key == key),
             Content::Scalar { .. } | Content::List(_) | Content::Refused => None,
@@ -52,7 +52,7 @@ impl Node {
     }
 
     /// How many nodes it is made of.
-    pub(super) fn size(&self) -> usize {
+    pub(crate) fn size(&self) -> usize {
         1 + match &self.content {
             Content::Scalar { .. } | Content::Refused => 0,
             Content::List(items) => items.iter().map(Node::size).sum(),
@@ -62,7 +62,7 @@ impl Node {
 }
 
 /// Adds a key to a path; whatever a key holds, the path stays on one line.
-pub(super) fn push_key(path: &mut String, key: &str) {
+pub(crate) fn push_key(path: &mut String, key: &str) {
     if !path.is_empty() {
         path.push('.');
     }

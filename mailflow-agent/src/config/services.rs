@@ -3,19 +3,21 @@
 use std::collections::btree_map::Entry;
 
 use super::{
-    fault::Collector,
-    read::{At, Fields},
-    typed::{items, number},
+    diagnostics::Collector,
+    yaml::{
+        get::{At, Fields},
+        values::{items, number},
+    },
 };
 use mailflow_engine::settings::{Service, Services};
 
 /// A port number; 0 is none.
-pub(super) fn port(at: &At<'_>, faults: &mut Collector) -> Option<u16> {
+pub(crate) fn port(at: &At<'_>, faults: &mut Collector) -> Option<u16> {
     number(at, faults, 1..=u16::MAX)
 }
 
 /// The watched ports, as far as they could be read.
-pub(super) struct Watched {
+pub(crate) struct Watched {
     /// The ports that are not at fault.
     services: Services,
     /// What is known of the others.
@@ -35,30 +37,30 @@ enum Others {
 
 impl Watched {
     /// All of them, without a fault.
-    pub(super) fn services(self) -> Option<Services> {
+    pub(crate) fn services(self) -> Option<Services> {
         (self.others == Others::None).then_some(self.services)
     }
 
     /// The ports of a service, in ascending order.
-    pub(super) fn ports_of(&self, service: Service) -> Vec<u16> {
+    pub(crate) fn ports_of(&self, service: Service) -> Vec<u16> {
         let of = self.services.iter().filter(|(_, known)| **known == service);
         of.map(|(port, _)| *port).collect()
     }
 
     /// Returns true if no port is at fault.
-    pub(super) fn is_complete(&self) -> bool {
+    pub(crate) fn is_complete(&self) -> bool {
         self.others == Others::None
     }
 
     /// Whether it is certain that `port` is not watched.
-    pub(super) fn lacks(&self, port: u16) -> bool {
+    pub(crate) fn lacks(&self, port: u16) -> bool {
         self.others != Others::Unknown && !self.services.contains_key(&port)
     }
 }
 
 /// Reads the ports of each service. A service left out keeps its shipped ports, but for those that
 /// the file gives to another.
-pub(super) fn read(at: &At<'_>, faults: &mut Collector) -> Option<Watched> {
+pub(crate) fn read(at: &At<'_>, faults: &mut Collector) -> Option<Watched> {
     let mut services = Services::new();
     let mut numbers = 0;
     let before = faults.count();

@@ -8,10 +8,8 @@ use std::collections::{HashMap, HashSet};
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle};
 use serde_yaml::Value;
 
-use super::{
-    fault::{Collector, Fault, Position, plain, quote},
-    span::{Content, Entry, Node, push_key},
-};
+use super::tree::{Content, Entry, Node, push_key};
+use crate::config::diagnostics::{Collector, Fault, Position, plain, quote};
 
 /// Nesting deeper than this is refused; the deepest setting needs five.
 const MAX_DEPTH: usize = 64;
@@ -19,7 +17,7 @@ const MAX_DEPTH: usize = 64;
 const MAX_COPIES: usize = 1_000_000;
 
 /// Reads `text`, one YAML document; `None` when a fault says why there is no tree.
-pub(super) fn read(text: &str, faults: &mut Collector) -> Option<Node> {
+pub(crate) fn read(text: &str, faults: &mut Collector) -> Option<Node> {
     // The mark that some editors put before a text is no column of it.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut builder = Builder { faults, open: Vec::new(), anchors: HashMap::new(), copies: 0, root: None };
@@ -265,7 +263,8 @@ mod tests {
     fn tree(text: &str) -> Result<Node, Vec<String>> {
         let mut faults = Collector::new("f");
         let node = read(text, &mut faults);
-        let lines = |faults: super::super::fault::Faults| faults.iter().map(ToString::to_string).collect();
+        let lines =
+            |faults: crate::config::diagnostics::Faults| faults.iter().map(ToString::to_string).collect();
         faults.finish(node).map(|(node, _)| node).map_err(lines)
     }
 
@@ -290,7 +289,7 @@ mod tests {
     #[test]
     fn values_are_those_of_serde_yaml() {
         for text in [
-            super::super::DEFAULT,
+            crate::config::DEFAULT,
             "a: [1, -2, 0x1f, 1.5, true, no, off, ~, '', \"7\", 010, 1e3, .inf, 10.0.0.0/8, 1:2]",
             "a: |\n  text\n  more\nb: >\n  folded\n  text\nc: plain\n  text\n",
             "a: &x [1, {b: 2}]\nc: *x\nd: {e: *x}\n",

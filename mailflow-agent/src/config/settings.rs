@@ -3,14 +3,15 @@
 use std::{path::Path, time::Duration};
 
 use super::{
-    fault::Collector,
-    limits,
-    lists::Lists,
-    networks, ports,
-    read::{At, Fields},
-    rules::{self, Around, Expiry, Rules},
-    typed::{number, parsed},
-    value::duration_within,
+    diagnostics::Collector,
+    networks::{self, lists::Lists},
+    rules::{self, Around, Expiry, Rules, limits},
+    scalar::duration_within,
+    services,
+    yaml::{
+        get::{At, Fields},
+        values::{number, parsed},
+    },
 };
 use mailflow_engine::{
     settings::{Rule, Settings, Timeouts},
@@ -21,21 +22,21 @@ use mailflow_engine::{
 const TIMEOUT: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(86_400)];
 
 /// What the engine is told, and what belongs to it.
-pub(super) struct Judged {
+pub(crate) struct Judged {
     /// What the engine is told.
-    pub(super) settings: Settings,
+    pub(crate) settings: Settings,
     /// The rules that are switched off.
-    pub(super) rules_off: Vec<Rule>,
+    pub(crate) rules_off: Vec<Rule>,
     /// Where the internal networks come from.
-    pub(super) lists: Lists,
+    pub(crate) lists: Lists,
     /// Entries of allow-lists that end.
-    pub(super) ending: Vec<Expiry>,
+    pub(crate) ending: Vec<Expiry>,
 }
 
 /// Reads the sections that the engine's verdicts depend on.
-pub(super) fn judged(fields: &mut Fields<'_, '_>, directory: &Path) -> Option<Judged> {
+pub(crate) fn judged(fields: &mut Fields<'_, '_>, directory: &Path) -> Option<Judged> {
     let timeouts = fields.needed("timeouts", timeouts);
-    let watched = fields.needed("watched_ports", ports::read);
+    let watched = fields.needed("watched_ports", services::read);
     let internal = fields.needed("internal_networks", |at, faults| networks::read(at, faults, directory));
     let v6_source_prefix = fields.needed("sources", |at, faults| {
         Fields::read(at, faults, |fields| {

@@ -3,18 +3,20 @@
 
 use std::collections::HashSet;
 
-use super::{
-    fault::{Collector, nearest, plain},
-    lists::{prefix, role},
-    read::At,
-    span::Content,
-    typed::{items, string},
+use super::lists::{prefix, role};
+use crate::config::{
+    diagnostics::{Collector, nearest, plain},
+    yaml::{
+        get::At,
+        tree::Content,
+        values::{items, string},
+    },
 };
 use mailflow_engine::assets::{Member, Networks, Set};
 
 /// Reads a set: any of what is named, without what is named behind `!`. Groups must be among those of
 /// `internal`, where it is known.
-pub(super) fn read(at: &At<'_>, faults: &mut Collector, internal: Option<&Networks>) -> Option<Set> {
+pub(crate) fn read(at: &At<'_>, faults: &mut Collector, internal: Option<&Networks>) -> Option<Set> {
     if !matches!(at.content(), Content::List(_)) {
         let (sign, member) = member(at, faults, internal)?;
         return Some(match sign {
@@ -104,7 +106,8 @@ fn group(name: &str, internal: Option<&Networks>) -> Result<Member, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::build, *};
+    use super::*;
+    use crate::config::yaml::parse;
     use mailflow_engine::assets::Network;
 
     fn internal() -> Networks {
@@ -117,7 +120,7 @@ mod tests {
 
     fn set(text: &str) -> Result<String, Vec<String>> {
         let mut faults = Collector::new("f");
-        let node = build::read(text, &mut faults).unwrap();
+        let node = parse::read(text, &mut faults).unwrap();
         let set = read(&At::root(&node, None), &mut faults, Some(&internal()));
         let set = faults
             .finish(set)

@@ -5,12 +5,12 @@ use std::ops::Range;
 use csv::{ReaderBuilder, StringRecord, Trim};
 
 use super::{
-    Listed, Said,
     entry::{group, role},
     list_file::{ListFile, OtherColumns},
-    walk::Walk,
+    lists::{Listed, Said},
+    positions::Walk,
 };
-use crate::config::fault::{Collector, Position, nearest};
+use crate::config::diagnostics::{Collector, Position, nearest};
 
 /// What a column says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,14 +40,14 @@ impl Column {
 }
 
 /// Whether a text begins with the names of columns, one of them that of the networks.
-pub(super) fn has_header(text: &str) -> bool {
+pub(crate) fn has_header(text: &str) -> bool {
     let header = first_line(text);
     let cells = header.split(char::from(delimiter(header)));
     cells.into_iter().any(|cell| Column::named(cell.trim().trim_matches('"')) == Some(Column::Cidr))
 }
 
 /// The networks of such a file; wrong ones are reported and left out.
-pub(super) fn read(file: &ListFile, text: &str, faults: &mut Collector) -> Vec<Listed> {
+pub(crate) fn read(file: &ListFile, text: &str, faults: &mut Collector) -> Vec<Listed> {
     let delimiter = delimiter(first_line(text));
     let mut reader = ReaderBuilder::new()
         .delimiter(delimiter)

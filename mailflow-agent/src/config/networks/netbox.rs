@@ -11,8 +11,13 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-use super::{Listed, Said, entry::group, list_file::ListFile, walk::Walk};
-use crate::config::fault::{Collector, Position, plain};
+use super::{
+    entry::group,
+    list_file::ListFile,
+    lists::{Listed, Said},
+    positions::Walk,
+};
+use crate::config::diagnostics::{Collector, Position, plain};
 use mailflow_engine::assets::AssetRole;
 
 const EXPECTED: &str = "expected what NetBox's /api/ipam/prefixes/ answers, or the list of its results";
@@ -80,7 +85,7 @@ impl<'de> Visitor<'de> for NamedVisitor {
 }
 
 /// The networks of such a file; wrong ones are reported and left out.
-pub(super) fn read(file: &ListFile, text: &str, faults: &mut Collector) -> Vec<Listed> {
+pub(crate) fn read(file: &ListFile, text: &str, faults: &mut Collector) -> Vec<Listed> {
     let mut entries = Entries { file, walk: Walk::new(text), strange: BTreeSet::new(), faults };
     let raw = if text.trim_start().starts_with('[') {
         serde_json::from_str(text)

@@ -2,13 +2,14 @@
 
 use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
 
-use super::{
-    Control, State,
+use crate::config::{
     amounts::{amount, bytes},
-    fault::Collector,
-    read::{At, Fields},
-    typed::{choice, or_off, parsed},
-    value::{duration_within, path},
+    diagnostics::Collector,
+    scalar::{duration_within, path},
+    yaml::{
+        get::{At, Fields},
+        values::{choice, or_off, parsed},
+    },
 };
 use crate::util::disk::{Limits, Reserve};
 use mailflow_kernel::options::AtStop;
@@ -19,7 +20,7 @@ const SIZES: RangeInclusive<u64> = 64_000..=1_000_000_000_000_000;
 const LONGEST_WAIT: Duration = Duration::from_secs(300);
 
 /// Reads how the agent is asked.
-pub(super) fn control(at: &At<'_>, faults: &mut Collector) -> Option<Control> {
+pub(crate) fn control(at: &At<'_>, faults: &mut Collector) -> Option<Control> {
     Fields::read(at, faults, |fields| {
         let socket = fields.needed("socket", place);
         Some(Control { socket: socket? })
@@ -27,7 +28,7 @@ pub(super) fn control(at: &At<'_>, faults: &mut Collector) -> Option<Control> {
 }
 
 /// Reads what outlives the agent.
-pub(super) fn state(at: &At<'_>, faults: &mut Collector) -> Option<State> {
+pub(crate) fn state(at: &At<'_>, faults: &mut Collector) -> Option<State> {
     Fields::read(at, faults, |fields| {
         let directory = fields.needed("directory", place);
         let pins = fields.needed("pins", place);
@@ -48,7 +49,7 @@ pub(super) fn state(at: &At<'_>, faults: &mut Collector) -> Option<State> {
 }
 
 /// Limits of files: `max_size` and `min_free`.
-pub(super) fn limits(fields: &mut Fields<'_, '_>) -> Option<Limits> {
+pub(crate) fn limits(fields: &mut Fields<'_, '_>) -> Option<Limits> {
     let max_size = fields.needed("max_size", |at, faults| bytes(at, faults, SIZES));
     let min_free = fields.needed("min_free", |at, faults| {
         parsed(at, faults, "bytes such as 20MB, or percent such as 1%", |text| {
@@ -64,4 +65,26 @@ pub(super) fn limits(fields: &mut Fields<'_, '_>) -> Option<Limits> {
 
 fn place(at: &At<'_>, faults: &mut Collector) -> Option<Option<PathBuf>> {
     or_off(at, faults, "an absolute path", path)
+}
+
+/// How the running agent is asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Control {
+    /// The Unix socket; `None` for none.
+    pub socket: Option<PathBuf>,
+}
+
+/// What outlives the agent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct State {
+    /// Where its state and its journal lie; `None`: nothing is remembered.
+    pub directory: Option<PathBuf>,
+    /// Directory of a BPF file system under which tables and links are pinned; `None`: they end with the agent.
+    pub pins: Option<PathBuf>,
+    /// What becomes of the attached programs when the agent is stopped.
+    pub at_stop: AtStop,
+    /// Limits of the files in `directory` together.
+    pub limits: Limits,
+    /// How long flows wait in the kernel's table for a directory that takes nothing.
+    pub durability_timeout: Duration,
 }

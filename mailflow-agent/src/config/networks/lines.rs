@@ -1,14 +1,14 @@
 //! Files with one `CIDR  comment` a line; what stands behind `#` is shown in alerts and not read.
 
 use super::{
-    Listed, Said,
     entry::{is_network, unpunctuated},
     list_file::ListFile,
+    lists::{Listed, Said},
 };
-use crate::config::fault::{Collector, Position};
+use crate::config::diagnostics::{Collector, Position};
 
 /// The networks of such a file; wrong ones are reported and left out.
-pub(super) fn read(file: &ListFile, text: &str, faults: &mut Collector) -> Vec<Listed> {
+pub(crate) fn read(file: &ListFile, text: &str, faults: &mut Collector) -> Vec<Listed> {
     let lines = text.lines().enumerate();
     lines.filter_map(|(index, line)| listed(file, index + 1, line, faults)).collect()
 }

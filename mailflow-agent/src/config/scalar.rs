@@ -4,7 +4,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use super::{fault::quote, outputs::Target};
+use super::{diagnostics::quote, outputs::Target};
 use mailflow_kernel::pattern::NamePattern;
 
 /// The shortest and the longest time between two reads of the kernel's tables.

@@ -1,6 +1,6 @@
 //! From bytes of a text to lines and columns, in time proportional to the text.
 
-use crate::config::fault::Position;
+use crate::config::diagnostics::Position;
 
 /// Bytes between two marks: a step back costs no more than this.
 const STEP: usize = 1024;
@@ -8,7 +8,7 @@ const STEP: usize = 1024;
 /// Walks through a text. A step forward costs the way; a step back costs at most [`STEP`] bytes.
 ///
 /// Lines end with a line feed: [`one_line_end`] has made the others equal before.
-pub(super) struct Walk<'a> {
+pub(crate) struct Walk<'a> {
     text: &'a str,
     /// The position of a byte about every [`STEP`] bytes, as far as the walk has come.
     marks: Vec<(usize, Position)>,
@@ -20,7 +20,7 @@ pub(super) struct Walk<'a> {
 
 impl<'a> Walk<'a> {
     /// At the beginning.
-    pub(super) fn new(text: &'a str) -> Self {
+    pub(crate) fn new(text: &'a str) -> Self {
         let here = (0, Position::START);
         Self {
             text,
@@ -32,7 +32,7 @@ impl<'a> Walk<'a> {
     }
 
     /// The position of the character at byte `at`.
-    pub(super) fn to(&mut self, at: usize) -> Position {
+    pub(crate) fn to(&mut self, at: usize) -> Position {
         let at = at.min(self.text.len());
         if at < self.here.0 {
             let after = self.marks.partition_point(|(mark, _)| *mark <= at);
@@ -70,7 +70,7 @@ impl<'a> Walk<'a> {
 }
 
 /// `text` with a line feed for each carriage return that ends a line alone. Bytes keep their places.
-pub(super) fn one_line_end(text: String) -> String {
+pub(crate) fn one_line_end(text: String) -> String {
     if !text.contains('\r') {
         return text;
     }

@@ -1,10 +1,12 @@
 //! `limits`: what the rules may hold and tell, however many sources are made up.
 
-use super::{
+use crate::config::{
     amounts::bytes,
-    fault::Collector,
-    read::{At, Fields},
-    typed::number,
+    diagnostics::Collector,
+    yaml::{
+        get::{At, Fields},
+        values::number,
+    },
 };
 use mailflow_engine::settings::RuleLimits;
 
@@ -14,7 +16,7 @@ const SUBJECTS: [usize; 2] = [1_000, 1 << 24];
 const MEMORY: [u64; 2] = [1_000_000, 1_000_000_000_000];
 
 /// Reads the limits.
-pub(super) fn read(at: &At<'_>, faults: &mut Collector) -> Option<RuleLimits> {
+pub(crate) fn read(at: &At<'_>, faults: &mut Collector) -> Option<RuleLimits> {
     Fields::read(at, faults, |fields| {
         let [fewest, most] = SUBJECTS;
         let subjects = fields.needed("subjects", |at, faults| number(at, faults, fewest..=most));

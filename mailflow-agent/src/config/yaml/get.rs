@@ -2,15 +2,15 @@
 
 use std::fmt::Display;
 
-use super::{
+use super::tree::{Content, Entry, Node, push_key};
+use crate::config::{
     DEFAULT_NAME,
-    fault::{Collector, Fault, Place, Position, nearest, quote},
-    span::{Content, Entry, Node, push_key},
+    diagnostics::{Collector, Fault, Place, Position, nearest, quote},
 };
 
 /// A value, with the name of its setting and the place to name in faults.
 #[derive(Clone)]
-pub(super) struct At<'a> {
+pub(crate) struct At<'a> {
     node: &'a Node,
     path: String,
     position: Position,
@@ -30,22 +30,22 @@ enum Origin {
 
 impl<'a> At<'a> {
     /// The whole of a file; mappings take from `shipped` what they leave out.
-    pub(super) fn root(node: &'a Node, shipped: Option<&'a Node>) -> Self {
+    pub(crate) fn root(node: &'a Node, shipped: Option<&'a Node>) -> Self {
         Self { node, path: String::new(), position: node.position, origin: Origin::Own, shipped }
     }
 
     /// The same, its mappings taking what they leave out from `shipped`.
-    pub(super) fn over(self, shipped: Option<&'a Node>) -> Self {
+    pub(crate) fn over(self, shipped: Option<&'a Node>) -> Self {
         Self { shipped, ..self }
     }
 
     /// Where it is.
-    pub(super) fn place(&self, faults: &Collector) -> Place {
+    pub(crate) fn place(&self, faults: &Collector) -> Place {
         faults.place(self.position)
     }
 
     /// Where it is written: for a value that was left out, in the shipped file.
-    pub(super) fn written(&self, faults: &Collector) -> Place {
+    pub(crate) fn written(&self, faults: &Collector) -> Place {
         match self.origin {
             Origin::Own => self.place(faults),
             Origin::Shipped => Place { file: DEFAULT_NAME.into(), position: Some(self.node.position) },
@@ -53,17 +53,17 @@ impl<'a> At<'a> {
     }
 
     /// The name of the setting.
-    pub(super) fn path(&self) -> &str {
+    pub(crate) fn path(&self) -> &str {
         &self.path
     }
 
     /// Whether the file says so itself.
-    pub(super) fn is_own(&self) -> bool {
+    pub(crate) fn is_own(&self) -> bool {
         self.origin == Origin::Own
     }
 
     /// The text as typed, where it is a single value.
-    pub(super) fn text(&self) -> Option<&'a str> {
+    pub(crate) fn text(&self) -> Option<&'a str> {
         match &self.node.content {
             Content::Scalar { text, value } if !value.is_null() => Some(text),
             Content::Scalar { .. } | Content::List(_) | Content::Map(_) | Content::Refused => None,
@@ -71,17 +71,17 @@ impl<'a> At<'a> {
     }
 
     /// Whether it is a number, of whatever size.
-    pub(super) fn is_number(&self) -> bool {
+    pub(crate) fn is_number(&self) -> bool {
         matches!(&self.node.content, Content::Scalar { value, .. } if value.is_number())
     }
 
     /// What it is.
-    pub(super) fn content(&self) -> &'a Content {
+    pub(crate) fn content(&self) -> &'a Content {
         &self.node.content
     }
 
     /// The items of a list; `None` with a fault where it is none.
-    pub(super) fn items(&self, faults: &mut Collector) -> Option<impl Iterator<Item = At<'a>> + use<'a>> {
+    pub(crate) fn items(&self, faults: &mut Collector) -> Option<impl Iterator<Item = At<'a>> + use<'a>> {
         let Content::List(nodes) = &self.node.content else {
             return self.fault(faults, "expected a list ([a, b])");
         };
@@ -93,7 +93,7 @@ impl<'a> At<'a> {
     }
 
     /// The keys and values of a mapping; `None` with a fault where it is none.
-    pub(super) fn entries(
+    pub(crate) fn entries(
         &self,
         faults: &mut Collector,
     ) -> Option<impl Iterator<Item = (&'a Entry, At<'a>)> + use<'a>> {
@@ -105,7 +105,7 @@ impl<'a> At<'a> {
     }
 
     /// Reports that this value is wrong; always `None`.
-    pub(super) fn fault<T>(&self, faults: &mut Collector, expected: impl Display) -> Option<T> {
+    pub(crate) fn fault<T>(&self, faults: &mut Collector, expected: impl Display) -> Option<T> {
         let value = match &self.node.content {
             Content::Scalar { value, .. } if value.is_null() => "nothing".to_owned(),
             Content::Scalar { text, .. } => quote(text),
@@ -117,12 +117,12 @@ impl<'a> At<'a> {
     }
 
     /// Reports that what is in this list or mapping does not do; always `None`.
-    pub(super) fn fault_inside<T>(&self, faults: &mut Collector, expected: impl Display) -> Option<T> {
+    pub(crate) fn fault_inside<T>(&self, faults: &mut Collector, expected: impl Display) -> Option<T> {
         self.report(faults, None, expected)
     }
 
     /// Reports that this is odd but not wrong.
-    pub(super) fn warn(&self, faults: &mut Collector, why: impl Display) {
+    pub(crate) fn warn(&self, faults: &mut Collector, why: impl Display) {
         let place = self.place(faults);
         faults.warn(Fault { place, path: self.path.clone(), value: None, expected: why.to_string() });
     }
@@ -150,19 +150,19 @@ impl<'a> At<'a> {
 }
 
 /// A mapping being read. The keys asked for are the keys there are; [`Fields::read`] reports others.
-pub(super) struct Fields<'a, 'c> {
+pub(crate) struct Fields<'a, 'c> {
     at: At<'a>,
     known: Vec<&'static str>,
     missing: Vec<&'static str>,
     all_known: bool,
     /// Where faults go.
-    pub(super) faults: &'c mut Collector,
+    pub(crate) faults: &'c mut Collector,
 }
 
 impl<'a, 'c> Fields<'a, 'c> {
     /// Reads the mapping `at` with `read`, then reports the keys that it did not ask for and the needed
     /// ones that are not there.
-    pub(super) fn read<T>(
+    pub(crate) fn read<T>(
         at: &At<'a>,
         faults: &'c mut Collector,
         read: impl FnOnce(&mut Fields<'a, 'c>) -> Option<T>,
@@ -194,7 +194,7 @@ impl<'a, 'c> Fields<'a, 'c> {
     }
 
     /// The value under `key`: the file's own, else the shipped one.
-    pub(super) fn get(&mut self, key: &'static str) -> Option<At<'a>> {
+    pub(crate) fn get(&mut self, key: &'static str) -> Option<At<'a>> {
         self.own(key).or_else(|| {
             let left_out = At { origin: Origin::Shipped, ..self.at.clone() };
             Some(left_out.entry(self.shipped(key)?, None))
@@ -202,7 +202,7 @@ impl<'a, 'c> Fields<'a, 'c> {
     }
 
     /// The value under `key` where it is given; its own parts may still be the shipped ones.
-    pub(super) fn own(&mut self, key: &'static str) -> Option<At<'a>> {
+    pub(crate) fn own(&mut self, key: &'static str) -> Option<At<'a>> {
         if !self.known.contains(&key) {
             self.known.push(key);
         }
@@ -211,17 +211,17 @@ impl<'a, 'c> Fields<'a, 'c> {
     }
 
     /// Takes every key for known: what would tell which there are is wrong itself.
-    pub(super) fn know_all(&mut self) {
+    pub(crate) fn know_all(&mut self) {
         self.all_known = true;
     }
 
     /// The shipped value under `key`.
-    pub(super) fn shipped(&self, key: &str) -> Option<&'a Entry> {
+    pub(crate) fn shipped(&self, key: &str) -> Option<&'a Entry> {
         self.at.shipped?.get(key)
     }
 
     /// Reads `key`, which must be there.
-    pub(super) fn needed<T>(
+    pub(crate) fn needed<T>(
         &mut self,
         key: &'static str,
         read: impl FnOnce(&At<'a>, &mut Collector) -> Option<T>,
@@ -236,7 +236,7 @@ impl<'a, 'c> Fields<'a, 'c> {
     }
 
     /// Reads `key`; `default` where it is left out.
-    pub(super) fn or<T>(
+    pub(crate) fn or<T>(
         &mut self,
         key: &'static str,
         default: T,

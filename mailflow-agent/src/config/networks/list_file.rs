@@ -1,35 +1,35 @@
 //! A file of networks, as the configuration names it.
 
-use crate::config::fault::Place;
+use crate::config::diagnostics::Place;
 use mailflow_engine::assets::AssetRole;
 use std::{path::PathBuf, sync::Arc};
 
 /// A file of networks, as the configuration names it.
 #[derive(Clone, Debug)]
-pub(in crate::config) struct ListFile {
+pub(crate) struct ListFile {
     /// Where it is.
-    pub(in crate::config) path: PathBuf,
+    pub(crate) path: PathBuf,
     /// Its name in faults.
-    pub(in crate::config) name: Arc<str>,
+    pub(crate) name: Arc<str>,
     /// The path as typed.
-    pub(in crate::config) typed: String,
+    pub(crate) typed: String,
     /// What it is written in; by its content, where that is not said.
-    pub(in crate::config) format: Option<Format>,
+    pub(crate) format: Option<Format>,
     /// Columns of other names.
-    pub(in crate::config) columns: OtherColumns,
+    pub(crate) columns: OtherColumns,
     /// The group of networks that name none.
-    pub(in crate::config) group: Option<String>,
+    pub(crate) group: Option<String>,
     /// The role of networks that name none.
-    pub(in crate::config) role: Option<AssetRole>,
+    pub(crate) role: Option<AssetRole>,
     /// Where the configuration names it.
-    pub(in crate::config) place: Place,
+    pub(crate) place: Place,
     /// The setting in which it does.
-    pub(in crate::config) setting: String,
+    pub(crate) setting: String,
 }
 
 /// What a file of networks is written in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::config) enum Format {
+pub(crate) enum Format {
     /// `CIDR  comment` a line.
     Lines,
     /// A table whose first line names the columns.
@@ -40,7 +40,7 @@ pub(in crate::config) enum Format {
 
 /// What becomes of columns that say nothing to us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::config) enum OtherColumns {
+pub(crate) enum OtherColumns {
     /// They are faults: one of them may be a slip of ours.
     Refuse,
     /// They are somebody else's.

@@ -4,15 +4,14 @@ use std::{collections::HashSet, fmt::Display, hash::Hash, ops::RangeInclusive};
 
 use serde_yaml::Value;
 
-use super::{
-    fault::{Collector, nearest},
-    read::At,
-    span::Content,
-    value::Switch,
+use super::{get::At, tree::Content};
+use crate::config::{
+    diagnostics::{Collector, nearest},
+    scalar::Switch,
 };
 
 /// A single value of any type by its text, through one of the functions of `value`; `what` names it.
-pub(super) fn parsed<T>(
+pub(crate) fn parsed<T>(
     at: &At<'_>,
     faults: &mut Collector,
     what: &str,
@@ -26,7 +25,7 @@ pub(super) fn parsed<T>(
 }
 
 /// A text.
-pub(super) fn string<'a>(at: &At<'a>, faults: &mut Collector) -> Option<&'a str> {
+pub(crate) fn string<'a>(at: &At<'a>, faults: &mut Collector) -> Option<&'a str> {
     match at.content() {
         Content::Scalar { text, value: Value::String(_) } => Some(text),
         Content::Scalar { value: Value::Bool(_) | Value::Number(_), .. } => {
@@ -37,7 +36,7 @@ pub(super) fn string<'a>(at: &At<'a>, faults: &mut Collector) -> Option<&'a str>
 }
 
 /// A whole number within `range`.
-pub(super) fn number<T>(at: &At<'_>, faults: &mut Collector, range: RangeInclusive<T>) -> Option<T>
+pub(crate) fn number<T>(at: &At<'_>, faults: &mut Collector, range: RangeInclusive<T>) -> Option<T>
 where
     T: TryFrom<u64> + PartialOrd + Display,
 {
@@ -54,7 +53,7 @@ where
 }
 
 /// Refuses what is no mapping, and shows one.
-pub(super) fn mapping(at: &At<'_>, faults: &mut Collector, example: &str) -> Option<()> {
+pub(crate) fn mapping(at: &At<'_>, faults: &mut Collector, example: &str) -> Option<()> {
     match at.content() {
         Content::Map(_) => Some(()),
         _ => at.fault(faults, format!("expected a mapping such as {example}")),
@@ -62,7 +61,7 @@ pub(super) fn mapping(at: &At<'_>, faults: &mut Collector, example: &str) -> Opt
 }
 
 /// `true` or `false`.
-pub(super) fn boolean(at: &At<'_>, faults: &mut Collector) -> Option<bool> {
+pub(crate) fn boolean(at: &At<'_>, faults: &mut Collector) -> Option<bool> {
     match at.content() {
         Content::Scalar { value: Value::Bool(value), .. } => Some(*value),
         _ => at.fault(faults, "expected true or false"),
@@ -70,7 +69,7 @@ pub(super) fn boolean(at: &At<'_>, faults: &mut Collector) -> Option<bool> {
 }
 
 /// One of the named choices.
-pub(super) fn choice<T: Copy>(at: &At<'_>, faults: &mut Collector, choices: &[(&str, T)]) -> Option<T> {
+pub(crate) fn choice<T: Copy>(at: &At<'_>, faults: &mut Collector, choices: &[(&str, T)]) -> Option<T> {
     if let Some((_, choice)) = choices.iter().find(|(name, _)| at.text() == Some(name)) {
         return Some(*choice);
     }
@@ -83,7 +82,7 @@ pub(super) fn choice<T: Copy>(at: &At<'_>, faults: &mut Collector, choices: &[(&
 }
 
 /// Each item of a list, `None` for one that `read` refused; all are read.
-pub(super) fn items<'a, T>(
+pub(crate) fn items<'a, T>(
     at: &At<'a>,
     faults: &mut Collector,
     mut read: impl FnMut(&At<'a>, &mut Collector) -> Option<T>,
@@ -92,7 +91,7 @@ pub(super) fn items<'a, T>(
 }
 
 /// A list of different values.
-pub(super) fn set<'a, T: Copy + Eq + Hash>(
+pub(crate) fn set<'a, T: Copy + Eq + Hash>(
     at: &At<'a>,
     faults: &mut Collector,
     mut read: impl FnMut(&At<'a>, &mut Collector) -> Option<T>,
@@ -106,7 +105,7 @@ pub(super) fn set<'a, T: Copy + Eq + Hash>(
 }
 
 /// The same, with something in it.
-pub(super) fn nonempty_set<'a, T: Copy + Eq + Hash>(
+pub(crate) fn nonempty_set<'a, T: Copy + Eq + Hash>(
     at: &At<'a>,
     faults: &mut Collector,
     read: impl FnMut(&At<'a>, &mut Collector) -> Option<T>,
@@ -116,7 +115,7 @@ pub(super) fn nonempty_set<'a, T: Copy + Eq + Hash>(
 }
 
 /// Each entry of a mapping whose keys are the file's own choice.
-pub(super) fn entries<'a, T>(
+pub(crate) fn entries<'a, T>(
     at: &At<'a>,
     faults: &mut Collector,
     mut read: impl FnMut(&str, &At<'a>, &mut Collector) -> Option<T>,
@@ -126,7 +125,7 @@ pub(super) fn entries<'a, T>(
 }
 
 /// A value, or none for `off`, `false` and nothing at all.
-pub(super) fn or_off<T>(
+pub(crate) fn or_off<T>(
     at: &At<'_>,
     faults: &mut Collector,
     what: &str,

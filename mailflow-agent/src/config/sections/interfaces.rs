@@ -7,15 +7,17 @@ use mailflow_kernel::{
     pattern::NamePattern,
 };
 
-use super::{
-    fault::Collector,
-    read::{At, Fields},
-    typed::{choice, items, parsed},
-    value::interface,
+use crate::config::{
+    diagnostics::Collector,
+    scalar::interface,
+    yaml::{
+        get::{At, Fields},
+        values::{choice, items, parsed},
+    },
 };
 
 /// Reads the list of interfaces.
-pub(super) fn read(at: &At<'_>, faults: &mut Collector) -> Option<Vec<Interface>> {
+pub(crate) fn read(at: &At<'_>, faults: &mut Collector) -> Option<Vec<Interface>> {
     let mut names = HashSet::new();
     let mut listed: Vec<(String, At<'_>)> = Vec::new();
     let interfaces = items(at, faults, |item, faults| {

@@ -1,16 +1,27 @@
 //! `internal_networks`: inline prefixes and files of them.
 
+pub(crate) mod csv;
+pub(crate) mod entry;
+pub(crate) mod lines;
+pub(crate) mod list_file;
+pub(crate) mod lists;
+pub(crate) mod netbox;
+pub(crate) mod overlap;
+pub(crate) mod positions;
+pub(crate) mod sets;
+
 use std::path::Path;
 
+use self::{
+    list_file::{Format, ListFile, OtherColumns},
+    lists::{Listed, Lists, Said, group, role},
+};
 use super::{
-    fault::{Collector, Place},
-    lists::{
-        Listed, Lists, Said, group,
-        list_file::{Format, ListFile, OtherColumns},
-        role,
+    diagnostics::{Collector, Place},
+    yaml::{
+        get::{At, Fields},
+        values::{choice, items, parsed, string},
     },
-    read::{At, Fields},
-    typed::{choice, items, parsed, string},
 };
 use mailflow_engine::assets::{AssetRole, Networks, Origin};
 

@@ -1,24 +1,17 @@
 //! The lists of internal networks: inline ones and files, read as often as they change.
 
-mod csv;
-mod entry;
-mod lines;
-pub(super) mod list_file;
-mod netbox;
-pub(super) mod stamp;
-mod walk;
-
 use std::{collections::HashMap, fmt, sync::Arc};
 
 use ipnet::IpNet;
 
-pub(super) use self::entry::{Listed, Said, group, prefix, role};
-use self::list_file::Format;
-use self::list_file::ListFile;
-use self::stamp::Stamp;
-use super::{
-    fault::{Collector, Fault, Faults, Place, Position, quote},
-    file, overlap,
+pub(crate) use super::entry::{Listed, Said, group, prefix, role};
+use super::list_file::Format;
+use super::list_file::ListFile;
+use super::overlap;
+use crate::config::file_stamp::Stamp;
+use crate::config::{
+    diagnostics::{Collector, Fault, Faults, Place, Position, quote},
+    file,
 };
 use crate::util::terminal::escape;
 use mailflow_engine::assets::Networks;
@@ -49,7 +42,7 @@ enum State {
 
 impl Format {
     /// The names in a configuration.
-    pub(super) const NAMES: [(&str, Format); 3] =
+    pub(crate) const NAMES: [(&str, Format); 3] =
         [("lines", Format::Lines), ("csv", Format::Csv), ("netbox", Format::Netbox)];
 
     /// By the file's extension, else by what stands in it.
@@ -59,7 +52,7 @@ impl Format {
             "csv" | "tsv" => Format::Csv,
             "json" => Format::Netbox,
             _ if text.trim_start().starts_with(['{', '[']) => Format::Netbox,
-            _ if csv::has_header(text) => Format::Csv,
+            _ if super::csv::has_header(text) => Format::Csv,
             _ => Format::Lines,
         }
     }
@@ -67,7 +60,7 @@ impl Format {
 
 impl Lists {
     /// Lists of which nothing was read yet; `setting` at `place` holds them.
-    pub(super) fn new(
+    pub(crate) fn new(
         main: Arc<str>,
         (place, setting): (Place, String),
         inline: Vec<Listed>,
@@ -109,7 +102,7 @@ impl Lists {
 
     /// The networks; `None` after a fault. Of what is no whole list (`complete` is false: some of it was
     /// refused before) it is not said that it is empty.
-    pub(super) fn read(&mut self, faults: &mut Collector, complete: bool) -> Option<Networks> {
+    pub(crate) fn read(&mut self, faults: &mut Collector, complete: bool) -> Option<Networks> {
         // Before the files are read: a change meanwhile is one of the next look.
         self.stamps = self.look();
         self.state = State::Read;
@@ -163,13 +156,13 @@ impl ListFile {
                 return Vec::new();
             }
         };
-        let text = walk::one_line_end(text);
+        let text = super::positions::one_line_end(text);
         let text = text.trim_start_matches('\u{feff}');
         let before = faults.count();
         let listed = match self.format.unwrap_or_else(|| Format::of(self, text)) {
-            Format::Lines => lines::read(self, text, faults),
-            Format::Csv => csv::read(self, text, faults),
-            Format::Netbox => netbox::read(self, text, faults),
+            Format::Lines => super::lines::read(self, text, faults),
+            Format::Csv => super::csv::read(self, text, faults),
+            Format::Netbox => super::netbox::read(self, text, faults),
         };
         if listed.is_empty() && faults.count() == before {
             let place = Place { file: self.name.clone(), position: Some(Position::START) };

@@ -1,6 +1,7 @@
 //! Networks inside networks: allowed, as the longest match decides, but not always meant.
 
-use super::{fault::Collector, lists::Listed};
+use super::lists::Listed;
+use crate::config::diagnostics::Collector;
 use mailflow_engine::assets::AssetRole;
 
 /// More remarks of this kind than this are only counted.
@@ -14,7 +15,7 @@ struct Outer<'a> {
 }
 
 /// Warns of networks that change nothing, and of those of a group that lie within another group's.
-pub(super) fn warn(listed: &[Listed], faults: &mut Collector) {
+pub(crate) fn warn(listed: &[Listed], faults: &mut Collector) {
     let mut sorted: Vec<&Listed> = listed.iter().collect();
     // By address, the wider first: what contains a network comes before it.
     sorted.sort_by_key(|listed| (listed.network.net.network(), listed.network.net.prefix_len()));
