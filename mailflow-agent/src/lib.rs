@@ -15,6 +15,7 @@ pub mod control;
 pub mod doctor;
 pub mod flowlog;
 pub mod http;
+pub mod metrics;
 pub mod sink;
 pub mod state;
 pub mod util;

@@ -22,7 +22,8 @@ use crate::{
         history::{Limits, Rhythm, Sorter},
         read_lines,
     },
-    sink::{gateway::Gateway, metrics::Agent},
+    metrics::Agent,
+    sink::gateway::Gateway,
 };
 use mailflow_engine::time::Epoch;
 use mailflow_kernel::clock;

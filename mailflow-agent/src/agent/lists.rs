@@ -18,7 +18,7 @@ use tracing::{debug, error, info, warn};
 use super::view::View;
 use crate::{
     config::{Fault, Faults, Lists},
-    sink::metrics::Load,
+    metrics::Load,
 };
 use mailflow_engine::{assets::Networks, time::Time};
 use mailflow_kernel::capabilities;

@@ -20,7 +20,8 @@ use super::{
 use crate::{
     capture::{Capture, CaptureError, Frame},
     config::{Config, Role},
-    sink::{gateway::Gateway, metrics::Agent},
+    metrics::Agent,
+    sink::gateway::Gateway,
 };
 use mailflow_engine::{
     Engine,

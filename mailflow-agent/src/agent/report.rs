@@ -8,7 +8,7 @@ use tracing::{info, warn};
 use super::delivery::Delivery;
 use crate::{
     config::FlowTable,
-    sink::metrics::{Attached, Fill, Holding, KernelView, WatchedEntry},
+    metrics::{Attached, Fill, Holding, KernelView, WatchedEntry},
 };
 use mailflow_engine::event::Gain;
 use mailflow_kernel::clock;

@@ -5,7 +5,7 @@ use std::{sync::Arc, thread, time::Duration};
 use tracing::info;
 
 use super::{firing::FiringAlerts, outputs::Outputs, view::View};
-use crate::{control::Firing, sink::metrics::Places};
+use crate::{control::Firing, metrics::Places};
 use mailflow_engine::{
     event::{Alert, Effects, Grouped},
     settings::Services,

@@ -19,7 +19,7 @@ use crate::{
         WatchedInterface, Ways,
     },
     http,
-    sink::metrics::{Agent, Fill, KernelView, Ledger, Limits, Load, Memory, Page},
+    metrics::{Agent, Fill, KernelView, Ledger, Limits, Load, Memory, Page},
 };
 use mailflow_engine::{
     overview::{Overview, Reached},
@@ -274,7 +274,7 @@ impl control::State for View {
 }
 
 fn watched(kernel: &KernelView) -> Vec<Watched> {
-    let entry = |entry: &crate::sink::metrics::WatchedEntry| Watched {
+    let entry = |entry: &crate::metrics::WatchedEntry| Watched {
         entry: entry.name.clone(),
         pattern: entry.pattern,
         hook: entry.hook.to_owned(),
@@ -314,7 +314,7 @@ fn warnings(numbers: &Numbers, metrics: Option<SocketAddr>) -> Vec<String> {
 }
 
 fn places(kernel: &KernelView) -> Vec<Place> {
-    let place = |place: &crate::sink::metrics::Attached| Place {
+    let place = |place: &crate::metrics::Attached| Place {
         interface: place.interface.clone(),
         hook: place.hook.to_owned(),
         direction: place.direction.to_owned(),

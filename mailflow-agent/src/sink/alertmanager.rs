@@ -18,11 +18,11 @@ use serde_json::{Value, json};
 use super::{
     AlertEvent,
     eve::Moment,
-    metrics::ReceiverCounters,
     post::{Answer, NoAnswer, Post},
     words::{summary, threshold, value},
     worker::{Counters, Taken, Transport},
 };
+use crate::metrics::ReceiverCounters;
 use mailflow_engine::{
     event::{Alert, AlertState},
     inputs::Inputs,

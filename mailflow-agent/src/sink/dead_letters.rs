@@ -12,7 +12,8 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::{eve::Moment, metrics::ReceiverCounters};
+use super::eve::Moment;
+use crate::metrics::ReceiverCounters;
 use mailflow_engine::time::{Epoch, Time};
 use mailflow_kernel::clock;
 
@@ -158,7 +159,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
-    use crate::sink::metrics::Agent;
+    use crate::metrics::Agent;
 
     fn folder(name: &str) -> PathBuf {
         let folder = std::env::temp_dir().join(format!("mailflow-dead-{}-{name}", std::process::id()));

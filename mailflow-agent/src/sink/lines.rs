@@ -297,7 +297,7 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     use super::*;
-    use crate::sink::metrics::Agent;
+    use crate::metrics::Agent;
 
     fn counters() -> Counters {
         Agent::new("0", 0.0).unwrap().sink_counters("test")

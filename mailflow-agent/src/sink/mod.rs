@@ -13,7 +13,6 @@ pub mod gateway;
 mod ipfix;
 mod journal;
 pub mod lines;
-pub mod metrics;
 mod ocsf;
 pub mod open;
 mod post;

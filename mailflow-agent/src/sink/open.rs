@@ -8,7 +8,6 @@ use super::{
     ipfix::Exporter,
     journal::Journal,
     lines::{self, OpenError},
-    metrics::Agent,
     post::Post,
     profile::Format,
     single::{Deliver, OneByOne},
@@ -16,6 +15,7 @@ use super::{
     webhook::Webhook,
     worker::{NoThread, Sink, Transport},
 };
+use crate::metrics::Agent;
 use crate::{
     config::{Address, AlertOutput, AlertTo, DeadLetters, FlowOutput, FlowTo, Profile},
     util::disk::Limits,

@@ -401,7 +401,7 @@ mod tests {
     use std::sync::Mutex;
 
     use super::*;
-    use crate::sink::metrics::Agent;
+    use crate::metrics::Agent;
 
     /// Fails, then takes what it has without saying that it arrived, then delivers.
     #[derive(Default)]

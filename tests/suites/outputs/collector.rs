@@ -9,7 +9,8 @@ use std::{
 
 use mailflow_agent::{
     config::{FlowOutput, FlowTo, Ipfix, IpfixTo},
-    sink::{FlowEvent, metrics::Agent, open, worker::Sink},
+    metrics::Agent,
+    sink::{FlowEvent, open, worker::Sink},
     util::disk::Limits,
 };
 use mailflow_engine::flow::{FlowRecord, RecordReason};

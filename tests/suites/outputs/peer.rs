@@ -7,14 +7,8 @@ use std::{
 
 use mailflow_agent::{
     config::{AlertOutput, AlertTo, Profile},
-    sink::{
-        AlertEvent,
-        gateway::Gateway,
-        metrics::{Agent, ReceiverCounters},
-        open,
-        profile::Format,
-        worker::Sink,
-    },
+    metrics::{Agent, ReceiverCounters},
+    sink::{AlertEvent, gateway::Gateway, open, profile::Format, worker::Sink},
     util::disk::Limits,
 };
 use mailflow_engine::event::{Alert, AlertState};

@@ -14,7 +14,8 @@ use std::{
 
 use mailflow_agent::{
     config::{AlertTo, FlowOutput, FlowTo, Ipfix, IpfixTo, Syslog, SyslogMessage, SyslogTo},
-    sink::{AlertEvent, FlowEvent, metrics::Agent, open, worker::Sink},
+    metrics::Agent,
+    sink::{AlertEvent, FlowEvent, open, worker::Sink},
     util::disk::Limits,
 };
 use mailflow_tests::lab::{Lab, LabOptions, Ns};

@@ -10,9 +10,9 @@ use std::{
 
 use mailflow_agent::{
     config::Target,
+    metrics::Agent,
     sink::{
         lines::{self, OpenError},
-        metrics::Agent,
         worker::{Counters, Sink},
     },
 };

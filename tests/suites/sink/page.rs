@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use mailflow_agent::sink::metrics::{
+use mailflow_agent::metrics::{
     Agent, Attached, Fill, Holding, KernelView, Ledger, Limits, Load, Memory, Page, Places, WatchedEntry,
 };
 use mailflow_common::{DirectionTotals, Openings, Reason, Totals};

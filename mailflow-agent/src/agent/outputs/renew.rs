@@ -7,7 +7,8 @@ use tracing::warn;
 use super::{Audience, Out, Outputs, untold};
 use crate::{
     config::{self, AlertOutput, AlertTo, FlowOutput, FlowTo, Profile},
-    sink::{AlertEvent, FlowEvent, lines::OpenError, metrics::Agent, open, profile::Format},
+    metrics::Agent,
+    sink::{AlertEvent, FlowEvent, lines::OpenError, open, profile::Format},
 };
 use mailflow_kernel::clock;
 

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     config::{Config, FlowTable},
-    sink::metrics::{KernelView, Memory},
+    metrics::{KernelView, Memory},
     state::Entry,
 };
 use mailflow_engine::{Engine, event::Effects};

@@ -8,7 +8,7 @@ use super::{Pipeline, windows};
 use crate::{
     agent::{Source, lists::ListWatch, load::ports, reload, sinks::GRACE, view::Shown},
     config::{Config, Interface, NamePattern},
-    sink::metrics::Load,
+    metrics::Load,
     state::Told,
     util::error_chain,
 };

@@ -14,10 +14,8 @@ use anyhow::{Context, Result};
 use self::renew::Opened;
 use crate::{
     config::{self, AlertOutput, AlertTo, FlowOutput, Target},
-    sink::{
-        AlertEvent, FlowEvent, gateway::Gateway, lines::OpenError, metrics::Agent, profile::Format,
-        worker::Sink,
-    },
+    metrics::Agent,
+    sink::{AlertEvent, FlowEvent, gateway::Gateway, lines::OpenError, profile::Format, worker::Sink},
     state::{Event, Untold, Written},
     util::disk::Limits,
 };

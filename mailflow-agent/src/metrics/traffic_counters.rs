@@ -6,7 +6,7 @@ use mailflow_common::FlowKey;
 
 use super::{
     alerts::Alerts,
-    row::{Row, SERVICES, SOURCES},
+    rows::{Row, SERVICES, SOURCES},
     sources::Sources,
     text::Family,
     windows,

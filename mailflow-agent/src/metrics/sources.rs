@@ -9,12 +9,12 @@ use std::{
     time::Duration,
 };
 
-use super::row::Row;
+use super::rows::Row;
 use mailflow_engine::{event::Source, time::Time};
 
 /// Rows by source. Their sum is always the sum of everything booked.
 #[derive(Clone, Debug)]
-pub(super) struct Sources {
+pub(crate) struct Sources {
     limit: usize,
     idle: Duration,
     live: HashMap<u128, Entry>,
@@ -37,7 +37,7 @@ struct Entry {
 
 impl Sources {
     /// At most `limit` sources have rows of their own; one that had nothing for `idle` loses it.
-    pub(super) fn new(limit: usize, idle: Duration) -> Self {
+    pub(crate) fn new(limit: usize, idle: Duration) -> Self {
         Self {
             limit,
             idle,
@@ -49,7 +49,7 @@ impl Sources {
     }
 
     /// The row to book to. A source begins when there is room for it, else it is one of the others.
-    pub(super) fn row(&mut self, source: Source, now: Time) -> &mut Row {
+    pub(crate) fn row(&mut self, source: Source, now: Time) -> &mut Row {
         let full = self.live.len() >= self.limit;
         let entry = match self.live.entry(key(source)) {
             Occupied(occupied) => occupied.into_mut(),
@@ -65,7 +65,7 @@ impl Sources {
 
     /// Moves idle sources' numbers to the retired ones. To be called after booking, so that a
     /// source that is back just now keeps its row.
-    pub(super) fn retire(&mut self, now: Time) {
+    pub(crate) fn retire(&mut self, now: Time) {
         if now < self.next_look {
             return;
         }
@@ -83,12 +83,12 @@ impl Sources {
     }
 
     /// How many sources have rows of their own.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.live.len()
     }
 
     /// Every row with its label: the two collective ones first, then by source.
-    pub(super) fn rows(&self) -> Vec<(&str, &Row)> {
+    pub(crate) fn rows(&self) -> Vec<(&str, &Row)> {
         let mut live: Vec<_> = self.live.values().collect();
         live.sort_unstable_by_key(|entry| entry.source);
         [("other", &self.other), ("retired", &self.retired)]

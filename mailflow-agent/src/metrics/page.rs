@@ -1,23 +1,11 @@
-//! The metrics page: a pure function of what the agent's parts handed over.
-//!
-//! Families by service and by source are streamed as text by this crate's own writer, as their
-//! labels are many; the agent's own few are kept by the `prometheus` crate. docs/metrics.md lists all.
+//! The metrics page as a whole.
 
-mod agent;
-mod alerts;
-mod kernel;
-mod ledger;
-mod memory;
-mod row;
-mod sources;
-mod text;
-mod windows;
-
-pub use agent::{Agent, Load, ReceiverCounters};
-pub use kernel::{Attached, Fill, Holding, KernelView, WatchedEntry};
-pub use ledger::{Ledger, Limits, Places, SourceSums};
-pub use memory::Memory;
-
+use super::{
+    agent::Agent,
+    engine_stats::Memory,
+    kernel::{self, KernelView},
+    traffic_counters::Ledger,
+};
 use mailflow_engine::overview::Overview;
 
 /// All that the page shows.

@@ -180,7 +180,7 @@ pub struct KernelView {
 
 impl KernelView {
     /// Writes the families.
-    pub(super) fn render(&self, out: &mut String) {
+    pub(crate) fn render(&self, out: &mut String) {
         let directions = [("up", &self.totals.up), ("down", &self.totals.down)];
         PACKETS.head(out);
         for (direction, totals) in directions {

@@ -14,7 +14,7 @@ const SUPPRESSED: &str = "suppressed";
 
 /// Counts of alerts; rules by their index.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Alerts {
+pub(crate) struct Alerts {
     /// The rule of each firing alert, by fingerprint and whether it is suppressed.
     firing: HashMap<(String, bool), usize>,
     /// Events by rule: firing, resolved, suppressed.
@@ -23,7 +23,7 @@ pub(super) struct Alerts {
 
 impl Alerts {
     /// Books an event of the rule of this index.
-    pub(super) fn add(&mut self, rule: usize, alert: &Alert) {
+    pub(crate) fn add(&mut self, rule: usize, alert: &Alert) {
         if self.events.len() <= rule {
             self.events.resize(rule + 1, [0; 3]);
         }
@@ -44,12 +44,12 @@ impl Alerts {
     }
 
     /// An alert fires that another process told.
-    pub(super) fn resume(&mut self, rule: usize, fingerprint: &str) {
+    pub(crate) fn resume(&mut self, rule: usize, fingerprint: &str) {
         self.firing.insert((fingerprint.to_owned(), false), rule);
     }
 
     /// Writes the families, with every rule from the beginning on.
-    pub(super) fn render(&self, out: &mut String, rules: &[Arc<str>]) {
+    pub(crate) fn render(&self, out: &mut String, rules: &[Arc<str>]) {
         let mut now = vec![[0_u64; 2]; rules.len()];
         for ((_, suppressed), rule) in &self.firing {
             now[*rule][usize::from(*suppressed)] += 1;

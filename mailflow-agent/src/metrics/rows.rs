@@ -7,18 +7,18 @@ use mailflow_engine::event::{Delta, Gain};
 
 /// What a service or a source has had since the process started.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Row {
-    pub(super) up: Gain,
-    pub(super) down: Gain,
-    pub(super) flows: u64,
-    pub(super) messages: u64,
+pub(crate) struct Row {
+    pub(crate) up: Gain,
+    pub(crate) down: Gain,
+    pub(crate) flows: u64,
+    pub(crate) messages: u64,
     /// Qualifying flows by index of the rule; shorter than the list of rules while they are zero.
-    pub(super) qualified: Vec<u64>,
+    pub(crate) qualified: Vec<u64>,
 }
 
 impl Row {
     /// Books the gain of a flow.
-    pub(super) fn add(&mut self, delta: &Delta) {
+    pub(crate) fn add(&mut self, delta: &Delta) {
         for (mine, gain) in [(&mut self.up, delta.up), (&mut self.down, delta.down)] {
             mine.packets += gain.packets;
             mine.bytes += gain.bytes;
@@ -28,7 +28,7 @@ impl Row {
     }
 
     /// Books a flow that the rule of this index counted.
-    pub(super) fn qualify(&mut self, rule: usize) {
+    pub(crate) fn qualify(&mut self, rule: usize) {
         if self.qualified.len() <= rule {
             self.qualified.resize(rule + 1, 0);
         }
@@ -36,7 +36,7 @@ impl Row {
     }
 
     /// Takes over another row's numbers.
-    pub(super) fn merge(&mut self, other: &Row) {
+    pub(crate) fn merge(&mut self, other: &Row) {
         for (mine, theirs) in [(&mut self.up, other.up), (&mut self.down, other.down)] {
             mine.packets += theirs.packets;
             mine.bytes += theirs.bytes;
@@ -53,17 +53,17 @@ impl Row {
 }
 
 /// The families of one kind of rows, told apart by one label.
-pub(super) struct Families {
-    pub(super) label: &'static str,
-    pub(super) packets: Family,
-    pub(super) bytes: Family,
-    pub(super) flows: Family,
-    pub(super) messages: Family,
-    pub(super) qualifying: Family,
+pub(crate) struct Families {
+    pub(crate) label: &'static str,
+    pub(crate) packets: Family,
+    pub(crate) bytes: Family,
+    pub(crate) flows: Family,
+    pub(crate) messages: Family,
+    pub(crate) qualifying: Family,
 }
 
 /// By service.
-pub(super) const SERVICES: Families = Families {
+pub(crate) const SERVICES: Families = Families {
     label: "service",
     packets: Family::counter("mailflow_packets_total", "Packets on the wire, by service and direction."),
     bytes: Family::counter("mailflow_bytes_total", "IP bytes (layer 3), by service and direction."),
@@ -79,7 +79,7 @@ pub(super) const SERVICES: Families = Families {
 };
 
 /// By source.
-pub(super) const SOURCES: Families = Families {
+pub(crate) const SOURCES: Families = Families {
     label: "source",
     packets: Family::counter(
         "mailflow_source_packets_total",
@@ -100,7 +100,7 @@ pub(super) const SOURCES: Families = Families {
 impl Families {
     /// Writes all of them. A row has every series from its beginning on, the zeros too, so that the
     /// first increase is seen as one.
-    pub(super) fn render<'a, R>(&self, out: &mut String, rules: &[Arc<str>], rows: R)
+    pub(crate) fn render<'a, R>(&self, out: &mut String, rules: &[Arc<str>], rows: R)
     where
         R: Iterator<Item = (&'a str, &'a Row)> + Clone,
     {

@@ -15,7 +15,7 @@ const OMITTED: Family = Family::gauge(
 );
 
 /// Writes them, which none is zero of, and how many are left out.
-pub(super) fn render(out: &mut String, windows: &Overview) {
+pub(crate) fn render(out: &mut String, windows: &Overview) {
     VALUE.head(out);
     for value in &windows.values {
         let source = value.subject.source().map(|source| source.to_string());

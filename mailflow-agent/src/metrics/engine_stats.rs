@@ -70,7 +70,7 @@ pub struct Memory {
 }
 
 impl Memory {
-    pub(super) fn render(&self, out: &mut String) {
+    pub(crate) fn render(&self, out: &mut String) {
         let stats = &self.stats;
         OPEN.single(out, stats.open_flows);
         VANISHED.single(out, stats.vanished_flows);

@@ -361,7 +361,7 @@ impl Agent {
         self.config_good.get() == 1
     }
 
-    pub(super) fn render(&self, out: &mut String) -> Result<(), Error> {
+    pub(crate) fn render(&self, out: &mut String) -> Result<(), Error> {
         TextEncoder::new().encode_utf8(&self.registry.gather(), out)
     }
 }

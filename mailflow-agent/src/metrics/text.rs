@@ -4,7 +4,7 @@ use std::fmt::{Display, Write};
 
 /// The kind of a family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     /// Only ever grows while the process lives.
     Counter,
     /// Goes up and down.
@@ -13,25 +13,25 @@ pub(super) enum Kind {
 
 /// A metric family's definition; the name, the help and the kind stand together once.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Family {
-    pub(super) name: &'static str,
-    pub(super) help: &'static str,
-    pub(super) kind: Kind,
+pub(crate) struct Family {
+    pub(crate) name: &'static str,
+    pub(crate) help: &'static str,
+    pub(crate) kind: Kind,
 }
 
 impl Family {
     /// A counter.
-    pub(super) const fn counter(name: &'static str, help: &'static str) -> Self {
+    pub(crate) const fn counter(name: &'static str, help: &'static str) -> Self {
         Self { name, help, kind: Kind::Counter }
     }
 
     /// A gauge.
-    pub(super) const fn gauge(name: &'static str, help: &'static str) -> Self {
+    pub(crate) const fn gauge(name: &'static str, help: &'static str) -> Self {
         Self { name, help, kind: Kind::Gauge }
     }
 
     /// Writes the head; the family's samples must follow before the next head.
-    pub(super) fn head(&self, out: &mut String) {
+    pub(crate) fn head(&self, out: &mut String) {
         let kind = match self.kind {
             Kind::Counter => "counter",
             Kind::Gauge => "gauge",
@@ -42,7 +42,7 @@ impl Family {
     }
 
     /// Writes one sample.
-    pub(super) fn sample(&self, out: &mut String, labels: &[(&str, &str)], value: impl Display) {
+    pub(crate) fn sample(&self, out: &mut String, labels: &[(&str, &str)], value: impl Display) {
         out.push_str(self.name);
         let mut separator = '{';
         for (name, text) in labels {
@@ -61,7 +61,7 @@ impl Family {
     }
 
     /// Writes a family of one sample without labels.
-    pub(super) fn single(&self, out: &mut String, value: impl Display) {
+    pub(crate) fn single(&self, out: &mut String, value: impl Display) {
         self.head(out);
         self.sample(out, &[], value);
     }
