@@ -16,6 +16,6 @@ pub mod doctor;
 pub mod flowlog;
 pub mod http;
 pub mod metrics;
-pub mod sink;
+pub mod outputs;
 pub mod state;
 pub mod util;

@@ -96,7 +96,7 @@ pub fn judge_again(engine: &mut Engine, history: &[Past], hearers: &mut impl Hea
 }
 
 /// The alerts that were delivered.
-pub(super) fn told(history: &[Past]) -> HashSet<&Told> {
+pub(crate) fn told(history: &[Past]) -> HashSet<&Told> {
     let told = history.iter().filter_map(|past| match past {
         Past::Told(told) => Some(told),
         _ => None,

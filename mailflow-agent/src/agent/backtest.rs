@@ -10,11 +10,11 @@ use tracing::{error, info, warn};
 
 use super::{
     judges::{Judges, Unjudged},
-    outputs::Outputs,
     progress::{Progress, Unit},
     replay::AtEnd,
     unread::Unread,
 };
+use crate::outputs::set::Outputs;
 use crate::{
     config::Config,
     flowlog::{
@@ -23,7 +23,7 @@ use crate::{
         read_lines,
     },
     metrics::Agent,
-    sink::gateway::Gateway,
+    outputs::gateway::Gateway,
 };
 use mailflow_engine::time::Epoch;
 use mailflow_kernel::clock;
@@ -31,7 +31,7 @@ use mailflow_kernel::clock;
 /// How long what is waiting to be written may take at the end.
 const GRACE: Duration = Duration::from_secs(60);
 /// Logs tell the wall clock's time.
-pub(super) const EPOCH: Epoch = Epoch::from_unix_nanos(0);
+pub(crate) const EPOCH: Epoch = Epoch::from_unix_nanos(0);
 
 /// How a backtest went.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -82,7 +82,7 @@ pub fn run(config: &Config, logs: &[PathBuf], options: &LogOptions, at_end: AtEn
 }
 
 /// Reads flow logs as one history. What cannot be read is logged and counted.
-pub(super) fn read(config: &Config, logs: &[PathBuf], options: &LogOptions) -> (Sorter, Backtested) {
+pub(crate) fn read(config: &Config, logs: &[PathBuf], options: &LogOptions) -> (Sorter, Backtested) {
     let rhythm = Rhythm { timeouts: config.engine.timeouts, poll_interval: config.poll_interval };
     let mut reader = Reader {
         reading: Reading {

@@ -18,7 +18,7 @@ use mailflow_kernel::{Kernel, Reader, Taking};
 
 /// Reads the tables, lets the engine see them at `now`, and takes out what ended. `hand_on` gets the
 /// effects in order. Gives back how long the reading took, with what followed from each part.
-pub(super) fn look(
+pub(crate) fn look(
     kernel: &mut Kernel,
     engine: &mut Engine,
     keeper: &mut Keeper,
@@ -37,7 +37,7 @@ pub(super) fn look(
 }
 
 /// Reads the tables a last time: every open flow gets its record.
-pub(super) fn last_look(
+pub(crate) fn last_look(
     kernel: &mut Kernel,
     engine: &mut Engine,
     keeper: &mut Keeper,

@@ -8,7 +8,7 @@ const ENOUGH: u64 = 20;
 
 /// How packets are delivered, judged by SYNs and SYN-ACKs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Delivery {
+pub(crate) struct Delivery {
     /// Up to the last judgement.
     seen: Openings,
     twice: bool,
@@ -16,7 +16,7 @@ pub(super) struct Delivery {
 
 impl Delivery {
     /// Judges once enough has been seen, and says when it changes. Returns whether packets come twice.
-    pub(super) fn judge(&mut self, totals: &Totals) -> bool {
+    pub(crate) fn judge(&mut self, totals: &Totals) -> bool {
         let now = Openings {
             all: totals.syns.all + totals.syn_acks.all,
             copies: totals.syns.copies + totals.syn_acks.copies,

@@ -29,12 +29,12 @@ use mailflow_kernel::clock;
 
 impl Pipeline {
     /// All there is to say of a source.
-    pub(super) fn explain(&self, source: IpAddr, flows: usize) -> Explained {
+    pub(crate) fn explain(&self, source: IpAddr, flows: usize) -> Explained {
         explained(&self.engine().explain(source, clock::now(), flows), clock::epoch())
     }
 
     /// What an allow-list might name.
-    pub(super) fn suggest(&self) -> Vec<Suggested> {
+    pub(crate) fn suggest(&self) -> Vec<Suggested> {
         suggested(self.engine())
     }
 }

@@ -12,13 +12,13 @@ use mailflow_engine::{
 
 /// The alerts that fire, by fingerprint.
 #[derive(Clone, Debug, Default)]
-pub(super) struct FiringAlerts {
+pub(crate) struct FiringAlerts {
     firing: HashMap<String, (Time, Firing)>,
 }
 
 impl FiringAlerts {
     /// Takes note of alert events, in their order.
-    pub(super) fn take(&mut self, alerts: &[Alert]) {
+    pub(crate) fn take(&mut self, alerts: &[Alert]) {
         // Of what an allow-list suppresses nobody is told.
         for alert in alerts.iter().filter(|alert| alert.suppressed.is_none()) {
             match alert.state {
@@ -32,12 +32,12 @@ impl FiringAlerts {
     }
 
     /// How many fire.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.firing.len()
     }
 
     /// Those that another process told.
-    pub(super) fn of(firing: Vec<(u64, Firing)>) -> Self {
+    pub(crate) fn of(firing: Vec<(u64, Firing)>) -> Self {
         let of = |(starts_at, firing): (u64, Firing)| {
             (firing.fingerprint.clone(), (Time::from_nanos(starts_at), firing))
         };
@@ -45,13 +45,13 @@ impl FiringAlerts {
     }
 
     /// Each with the moment it began to fire.
-    pub(super) fn saved(&self) -> Vec<(u64, Firing)> {
+    pub(crate) fn saved(&self) -> Vec<(u64, Firing)> {
         self.firing.values().map(|(starts_at, firing)| (starts_at.as_nanos(), firing.clone())).collect()
     }
 
     /// Returns them, the oldest first, each with what its window held when the windows were last gone over; before
     /// that with the numbers of its last event.
-    pub(super) fn shown(&self, windows: &[Reached]) -> Vec<FiringAlert> {
+    pub(crate) fn shown(&self, windows: &[Reached]) -> Vec<FiringAlert> {
         let now: HashMap<(&str, String), &Reached> =
             windows.iter().map(|one| ((&*one.rule, one.subject.to_string()), one)).collect();
         let mut firing: Vec<_> = self.firing.values().collect();

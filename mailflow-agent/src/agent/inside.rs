@@ -16,7 +16,7 @@ const MAX_LOGGED: usize = 100;
 
 /// Looks from time to time at which addresses are behind the inside interfaces.
 #[derive(Default)]
-pub(super) struct InsideWatch {
+pub(crate) struct InsideWatch {
     internal: Networks,
     addresses: Addresses,
     next: Time,
@@ -25,7 +25,7 @@ pub(super) struct InsideWatch {
 
 impl InsideWatch {
     /// Looks if it is time, or at once where `changed` says so, and shows what it found.
-    pub(super) fn look(
+    pub(crate) fn look(
         &mut self,
         kernel: &Kernel,
         internal: &Networks,

@@ -12,25 +12,25 @@ use std::{
 use tracing::warn;
 
 /// Sources that are named as examples.
-pub(super) const MAX_EXAMPLES: usize = 5;
+pub(crate) const MAX_EXAMPLES: usize = 5;
 
 /// Counts flows of clients that are in no internal network.
 #[derive(Default)]
-pub(super) struct UnlistedClients {
+pub(crate) struct UnlistedClients {
     /// Flows are counted: what is watched is the inside of a gateway.
-    pub(super) counts: bool,
+    pub(crate) counts: bool,
     internal: Networks,
     /// Networks that the list takes out on purpose.
     excluded: Networks,
     own: HashSet<IpAddr>,
     /// Flows to the Internet of such clients.
-    pub(super) flows: u64,
+    pub(crate) flows: u64,
     /// Some of the clients.
-    pub(super) examples: BTreeSet<Source>,
+    pub(crate) examples: BTreeSet<Source>,
 }
 
 impl UnlistedClients {
-    pub(super) fn become_these(&mut self, internal: &Networks, own: HashSet<IpAddr>) {
+    pub(crate) fn become_these(&mut self, internal: &Networks, own: HashSet<IpAddr>) {
         let lines = internal.networks().iter().filter(|line| line.exclude).cloned();
         let included = lines.map(|mut line| {
             line.exclude = false;
@@ -42,7 +42,7 @@ impl UnlistedClients {
     }
 
     /// Books the flows that began.
-    pub(super) fn observe(&mut self, effects: &Effects, v6_source_prefix: u8) {
+    pub(crate) fn observe(&mut self, effects: &Effects, v6_source_prefix: u8) {
         if !self.counts {
             return;
         }

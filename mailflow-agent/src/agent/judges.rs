@@ -15,17 +15,17 @@ use mailflow_engine::{
 
 /// Records that a rule, or a term of its condition, could not judge.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Unjudged {
-    pub(super) rule: Arc<str>,
+pub(crate) struct Unjudged {
+    pub(crate) rule: Arc<str>,
     /// The term, where the rule's other terms could.
-    pub(super) term: Option<String>,
+    pub(crate) term: Option<String>,
     /// What they lack.
-    pub(super) lacking: Inputs,
-    pub(super) records: u64,
+    pub(crate) lacking: Inputs,
+    pub(crate) records: u64,
 }
 
 /// The rules, and what they could not judge. The engine leaves out what a record does not tell.
-pub(super) struct Judges {
+pub(crate) struct Judges {
     engine: Engine,
     settings: Settings,
     rules: Vec<Judge>,
@@ -42,7 +42,7 @@ struct Judge {
 }
 
 impl Judges {
-    pub(super) fn new(settings: &Settings) -> Self {
+    pub(crate) fn new(settings: &Settings) -> Self {
         let rules = settings.rules.iter().map(|rule| Judge {
             ends: Match { size: None, sessions_only: false, bounds: Vec::new(), ..rule.matching.clone() },
             sessions_only: rule.matching.sessions_only,
@@ -59,7 +59,7 @@ impl Judges {
     }
 
     /// Lets the rules see records; hands on what comes of each.
-    pub(super) fn see(&mut self, arrivals: &[Arrival], mut hand_on: impl FnMut(&Effects)) {
+    pub(crate) fn see(&mut self, arrivals: &[Arrival], mut hand_on: impl FnMut(&Effects)) {
         let mut effects = Effects::default();
         for some in arrivals.chunks(Engine::AHEAD) {
             self.engine.prefetch(some.iter().map(|arrival| &arrival.record));
@@ -75,12 +75,12 @@ impl Judges {
     }
 
     /// Lets time pass.
-    pub(super) fn tick(&mut self, now: Time, mut hand_on: impl FnMut(&Effects)) {
+    pub(crate) fn tick(&mut self, now: Time, mut hand_on: impl FnMut(&Effects)) {
         hand_on(&self.engine.tick(now));
     }
 
     /// What could not be judged, in the order of the rules and their terms.
-    pub(super) fn unjudged(&self) -> Vec<Unjudged> {
+    pub(crate) fn unjudged(&self) -> Vec<Unjudged> {
         let named = |((rule, term, lacking), records): (&(usize, Option<usize>, Inputs), &u64)| {
             let rule = self.settings.rules.get(*rule)?;
             let term = term.and_then(|term| rule.terms.get(term)).map(|term| term.measure.name());

@@ -11,9 +11,9 @@ use tracing::warn;
 
 use super::{
     notes,
-    sinks::Sinks,
     trouble::{Trouble, Unwritten},
 };
+use crate::outputs::router::Sinks;
 use crate::{
     config::{AlertTo, Config, FlowTo, Target},
     control::Durability,
@@ -44,7 +44,7 @@ const SHARE_OF_WAITS: u32 = 20;
 const SMALL: u64 = 5_000;
 
 /// Keeps what outlives the process, if anything does.
-pub(super) struct Keeper {
+pub(crate) struct Keeper {
     store: Option<Store>,
     /// Files that the outputs write to.
     files: Vec<PathBuf>,
@@ -65,7 +65,7 @@ pub(super) struct Keeper {
 
 impl Keeper {
     /// Keeps nothing.
-    pub(super) fn none() -> Self {
+    pub(crate) fn none() -> Self {
         Self {
             store: None,
             files: Vec::new(),
@@ -81,7 +81,7 @@ impl Keeper {
     }
 
     /// Keeps it in `store`, which cannot be written because of `trouble`, if there is any. `ahead` marks the tables.
-    pub(super) fn new(
+    pub(crate) fn new(
         store: Option<Store>,
         ahead: Option<Ahead>,
         trouble: Option<String>,
@@ -97,7 +97,7 @@ impl Keeper {
     }
 
     /// Another configuration is in force.
-    pub(super) fn configure(&mut self, config: &Config) {
+    pub(crate) fn configure(&mut self, config: &Config) {
         let alerts = config.outputs.alerts.iter().map(|output| match &output.to {
             AlertTo::Lines { target, .. } => Some(target),
             _ => None,
@@ -118,7 +118,7 @@ impl Keeper {
     }
 
     /// A poll begins, whose lines are written by this epoch.
-    pub(super) fn begin(&mut self, now: Time, epoch: Epoch) {
+    pub(crate) fn begin(&mut self, now: Time, epoch: Epoch) {
         self.entries_failed = false;
         self.poll = Some(Entry::Poll { now, epoch: epoch.unix_nanos(Time::ZERO) });
     }
@@ -127,7 +127,7 @@ impl Keeper {
     ///
     /// # Errors
     /// It cannot be written: then it must not be done.
-    pub(super) fn note(&mut self, entries: impl IntoIterator<Item = Entry>) -> io::Result<()> {
+    pub(crate) fn note(&mut self, entries: impl IntoIterator<Item = Entry>) -> io::Result<()> {
         let Some(store) = &mut self.store else { return Ok(()) };
         let mut entries = entries.into_iter().peekable();
         if entries.peek().is_none() {
@@ -147,12 +147,12 @@ impl Keeper {
     }
 
     /// Returns true while flows wait in the kernel's table for a disk that takes nothing.
-    pub(super) fn waits(&self) -> bool {
+    pub(crate) fn waits(&self) -> bool {
         self.trouble.is_with_entries() && !self.is_in_memory()
     }
 
     /// From now on flows leave the kernel's table although nothing can be written: at the end nothing may wait.
-    pub(super) fn wait_no_longer(&mut self) {
+    pub(crate) fn wait_no_longer(&mut self) {
         self.patience = Duration::ZERO;
     }
 
@@ -161,7 +161,7 @@ impl Keeper {
     }
 
     /// Writes down what the rules were shown, and until when time passed, before what is told of it is.
-    pub(super) fn take(&mut self, moment: (Time, Epoch), engine: &Engine, effects: &Effects) {
+    pub(crate) fn take(&mut self, moment: (Time, Epoch), engine: &Engine, effects: &Effects) {
         let Some(store) = &mut self.store else { return };
         store.handed_over(effects.alerts.iter().map(Told::of));
         let result = store.passed(notes::passed(moment, engine));
@@ -181,14 +181,14 @@ impl Keeper {
     }
 
     /// Alerts of an agent before are handed over.
-    pub(super) fn tell(&mut self, alerts: impl IntoIterator<Item = Told>) {
+    pub(crate) fn tell(&mut self, alerts: impl IntoIterator<Item = Told>) {
         if let Some(store) = &mut self.store {
             store.handed_over(alerts);
         }
     }
 
     /// The poll is over, and the state is kept when it is time to, whatever the outputs do.
-    pub(super) fn over(&mut self, kernel: &Kernel, engine: &Engine, now: Time, sinks: &Sinks) {
+    pub(crate) fn over(&mut self, kernel: &Kernel, engine: &Engine, now: Time, sinks: &Sinks) {
         if self.poll.take().is_none() && !self.judged_is_lost {
             // Without that note the poll is taken for one that was not finished, and looked at again.
             let _ = self.note([Entry::Over]);
@@ -209,7 +209,7 @@ impl Keeper {
     }
 
     /// Notes what the outputs have written and delivered by now.
-    pub(super) fn look_at(&mut self, sinks: &Sinks) {
+    pub(crate) fn look_at(&mut self, sinks: &Sinks) {
         let Some(store) = &mut self.store else { return };
         if sinks.outputs().is_told() {
             let result = store.delivered();
@@ -222,7 +222,7 @@ impl Keeper {
     }
 
     /// Before the first poll: from here on what the files have is looked at.
-    pub(super) fn mark(&mut self) {
+    pub(crate) fn mark(&mut self) {
         if let Some(store) = &mut self.store {
             let result = store.mark(&self.files);
             let _ = self.report(result);
@@ -238,7 +238,7 @@ impl Keeper {
     }
 
     /// Keeps the state.
-    pub(super) fn keep(&mut self, kernel: &Kernel, engine: &Engine, now: Time, sinks: &Sinks) {
+    pub(crate) fn keep(&mut self, kernel: &Kernel, engine: &Engine, now: Time, sinks: &Sinks) {
         let Some(store) = &mut self.store else { return };
         let known = engine.known();
         let state = State {
@@ -303,13 +303,13 @@ impl Keeper {
     }
 
     /// The state on the disk, for people; none where none is kept.
-    pub(super) fn durability(&self) -> Option<Durability> {
+    pub(crate) fn durability(&self) -> Option<Durability> {
         let store = self.store.as_ref()?;
         Some(self.trouble.shown(store.is_suspended()))
     }
 
     /// Bytes of the state's files, and the failures to write them so far.
-    pub(super) fn usage(&self) -> Option<(u64, u64)> {
+    pub(crate) fn usage(&self) -> Option<(u64, u64)> {
         self.store.as_ref().map(|store| (store.bytes(), self.trouble.failures()))
     }
 }

@@ -33,7 +33,7 @@ const THREAD_RETRY_INTERVAL: Duration = Duration::from_secs(60);
 type Reading = Result<(Networks, Vec<Fault>), Faults>;
 
 /// Follows the files of networks.
-pub(super) struct ListWatch {
+pub(crate) struct ListWatch {
     state: State,
 }
 
@@ -46,14 +46,14 @@ enum State {
 
 impl ListWatch {
     /// For lists that were read as `internal`.
-    pub(super) fn new(lists: Lists, internal: &Networks) -> Self {
+    pub(crate) fn new(lists: Lists, internal: &Networks) -> Self {
         let state = State::Waiting { lists: Box::new(lists), internal: internal.clone(), next: Time::ZERO };
         Self { state }
     }
 
     /// Returns the networks that come into force at `now`, if any. Files that are wrong leave those before in
     /// force; what is wrong with them is logged once, and shown until they are good.
-    pub(super) fn look(&mut self, now: Time, view: &Arc<View>) -> Option<Networks> {
+    pub(crate) fn look(&mut self, now: Time, view: &Arc<View>) -> Option<Networks> {
         match &mut self.state {
             // Nothing to follow.
             State::Waiting { lists, .. } if lists.files().next().is_none() => None,
@@ -145,7 +145,7 @@ fn compare(before: &Networks, now: &Networks) {
 
 impl View {
     /// Shows that lists of so many networks are in force.
-    pub(super) fn lists_in_force(&self, networks: usize) {
+    pub(crate) fn lists_in_force(&self, networks: usize) {
         self.agent.lists_loaded(Load::Good(clock::unix_seconds()));
         self.agent.listed_networks(networks);
         self.numbers().lists_refused.clear();

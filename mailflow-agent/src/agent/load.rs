@@ -7,7 +7,7 @@ use mailflow_kernel::{Begun, Kept, Kernel, KernelError, LoadOptions, OBJECT, Pin
 
 /// Whose packets `host` interfaces count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Hosts {
+pub(crate) enum Hosts {
     /// All that pass.
     Any,
     /// The machine's own, as `lan` interfaces stand beside.
@@ -16,13 +16,13 @@ pub(super) enum Hosts {
 
 /// Every program for interfaces, with the kernel's clock; or one to run frames through, whose clock is
 /// set with each frame.
-pub(super) fn load(config: &Config, programs: Programs, hosts: Hosts) -> Result<Kernel, KernelError> {
+pub(crate) fn load(config: &Config, programs: Programs, hosts: Hosts) -> Result<Kernel, KernelError> {
     Kernel::load(OBJECT, &options(config, programs, hosts), &ports(config))
 }
 
 /// Every program for interfaces, with tables and links that outlive the agent where there are pins. `kept` is
 /// what belongs to the tables of that generation.
-pub(super) fn load_for_life(
+pub(crate) fn load_for_life(
     config: &Config,
     hosts: Hosts,
     pins: Option<Pins>,
@@ -50,6 +50,6 @@ fn options(config: &Config, programs: Programs, hosts: Hosts) -> LoadOptions {
 }
 
 /// The ports that are watched.
-pub(super) fn ports(config: &Config) -> PortSet {
+pub(crate) fn ports(config: &Config) -> PortSet {
     config.engine.services.keys().copied().collect()
 }

@@ -5,7 +5,7 @@ pub mod backtest;
 mod cycle;
 mod delivery;
 pub mod explain;
-mod firing;
+pub(crate) mod firing;
 mod inside;
 mod inside_clients;
 mod judges;
@@ -13,7 +13,6 @@ mod keeper;
 mod lists;
 mod load;
 pub mod notes;
-mod outputs;
 mod pin_watch;
 mod pipeline;
 mod progress;
@@ -23,10 +22,9 @@ mod report;
 mod resume;
 pub mod ruletest;
 mod service;
-mod sinks;
 mod trouble;
 mod unread;
-mod view;
+pub(crate) mod view;
 mod windows;
 
 use std::{io, net::SocketAddr, path::Path, pin::pin, sync::Arc, time::Duration};
@@ -40,8 +38,8 @@ use tokio::{
 use tracing::{error, info, warn};
 
 pub use self::reload::{ReadConfig, Source};
-use self::sinks::GRACE;
 use self::{pipeline::Pipeline, reload::Reload, service::Service, view::View};
+use crate::outputs::router::GRACE;
 use crate::{
     config::Config,
     control::{self, Order, Orders, Reply, Request},

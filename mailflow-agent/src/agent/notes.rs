@@ -17,7 +17,7 @@ pub fn living(effects: &Effects, ended: &[Flow]) -> impl Iterator<Item = Entry> 
 }
 
 /// What is taken out of the tables beside the living.
-pub(super) fn taken(taking: Taking<'_>) -> Vec<Entry> {
+pub(crate) fn taken(taking: Taking<'_>) -> Vec<Entry> {
     match taking {
         Taking::Finished(finished) => {
             finished.iter().cloned().map(|(finished, sums)| Entry::Finished(finished, sums)).collect()

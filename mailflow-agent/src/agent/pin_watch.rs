@@ -14,7 +14,7 @@ const INTERVAL: Duration = Duration::from_secs(10);
 
 /// When to look.
 #[derive(Debug, Default)]
-pub(super) struct PinWatch {
+pub(crate) struct PinWatch {
     next: Time,
     trouble: bool,
     lines: Limited,
@@ -22,7 +22,7 @@ pub(super) struct PinWatch {
 
 impl PinWatch {
     /// Makes pins again that are gone, if it is time to look.
-    pub(super) fn look(&mut self, now: Time, kernel: &mut Kernel, view: &View) {
+    pub(crate) fn look(&mut self, now: Time, kernel: &mut Kernel, view: &View) {
         if now < self.next {
             return;
         }

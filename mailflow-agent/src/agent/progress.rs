@@ -15,7 +15,7 @@ const UNITS: u64 = 1_024;
 
 /// What is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Unit {
+pub(crate) enum Unit {
     Frames,
     Records,
 }
@@ -30,7 +30,7 @@ impl Unit {
 }
 
 /// A bar on standard error: bytes read of all files, as they are on the disk, and units a second.
-pub(super) struct Progress {
+pub(crate) struct Progress {
     bar: ProgressBar,
     unit: Unit,
     /// Bytes of the files that are done.
@@ -40,7 +40,7 @@ pub(super) struct Progress {
 impl Progress {
     /// Shows nothing where standard error is no terminal, or where lines for standard output would run
     /// over the same one.
-    pub(super) fn new(files: &[PathBuf], outputs: &Outputs, unit: Unit) -> Self {
+    pub(crate) fn new(files: &[PathBuf], outputs: &Outputs, unit: Unit) -> Self {
         let lines = outputs.to_stdout();
         let target = if lines && io::stdout().is_terminal() {
             ProgressDrawTarget::hidden()
@@ -56,32 +56,32 @@ impl Progress {
     }
 
     /// Shows that `units` in all, and `position` bytes of this file, are done.
-    pub(super) fn at(&self, units: u64, position: u64) {
+    pub(crate) fn at(&self, units: u64, position: u64) {
         if units.is_multiple_of(UNITS) && !self.bar.is_hidden() {
             self.show(units, position);
         }
     }
 
     /// Shows the same, for who has counted many units.
-    pub(super) fn at_block(&self, units: u64, position: u64) {
+    pub(crate) fn at_block(&self, units: u64, position: u64) {
         if !self.bar.is_hidden() {
             self.show(units, position);
         }
     }
 
     /// Shows that a file is done.
-    pub(super) fn file_done(&mut self, units: u64, position: u64) {
+    pub(crate) fn file_done(&mut self, units: u64, position: u64) {
         self.show(units, position);
         self.done += position;
     }
 
     /// Lets `print` write to the terminal.
-    pub(super) fn pause<T>(&self, print: impl FnOnce() -> T) -> T {
+    pub(crate) fn pause<T>(&self, print: impl FnOnce() -> T) -> T {
         self.bar.suspend(print)
     }
 
     /// Takes the bar away.
-    pub(super) fn end(&self) {
+    pub(crate) fn end(&self) {
         self.bar.finish_and_clear();
     }
 

@@ -29,7 +29,7 @@ impl std::fmt::Debug for Source {
 
 impl Source {
     /// The file's name, for people.
-    pub(super) fn name(&self) -> Option<String> {
+    pub(crate) fn name(&self) -> Option<String> {
         self.file.as_ref().map(|file| file.display().to_string())
     }
 }
@@ -42,7 +42,7 @@ type Waiting = Option<oneshot::Sender<Reply>>;
 
 /// Reads the configuration beside the poll loop, as its lists of networks may be long or slow to come by.
 #[derive(Default)]
-pub(super) struct Reload {
+pub(crate) struct Reload {
     /// The reading in progress, and the clients that wait for it.
     reading: Option<(Reading, Vec<Waiting>)>,
     /// Clients that asked meanwhile: the files may have changed once more.
@@ -51,7 +51,7 @@ pub(super) struct Reload {
 
 impl Reload {
     /// Begins to read, or does so again once the reading that is on has ended.
-    pub(super) fn ask(&mut self, source: &Source, waiting: Waiting) {
+    pub(crate) fn ask(&mut self, source: &Source, waiting: Waiting) {
         self.next.push(waiting);
         if self.reading.is_none() {
             self.begin(source);
@@ -74,7 +74,7 @@ impl Reload {
     }
 
     /// Returns what was read, once it is. Never returns where nothing is being read.
-    pub(super) async fn read(&mut self) -> Result<Config, Vec<String>> {
+    pub(crate) async fn read(&mut self) -> Result<Config, Vec<String>> {
         match &mut self.reading {
             Some((reading, _)) => {
                 let gone = || Err(vec!["the thread that read the configuration ended".to_owned()]);
@@ -86,7 +86,7 @@ impl Reload {
 
     /// Answers the clients that waited for the reading that has ended, and reads again for those that came
     /// meanwhile. Returns true if it does.
-    pub(super) fn end(&mut self, source: &Source, outcome: &Result<Vec<String>, Vec<String>>) -> bool {
+    pub(crate) fn end(&mut self, source: &Source, outcome: &Result<Vec<String>, Vec<String>>) -> bool {
         let (_, waiting) = self.reading.take().unzip();
         for client in waiting.into_iter().flatten().flatten() {
             let reply = match outcome {
@@ -112,7 +112,7 @@ fn refused(why: String) -> Reading {
 }
 
 /// The settings that differ and are read at start only.
-pub(super) fn needs_restart(old: &Config, new: &Config) -> Vec<String> {
+pub(crate) fn needs_restart(old: &Config, new: &Config) -> Vec<String> {
     let differs: [(&str, bool); 13] = [
         ("gateway_name", old.gateway_name != new.gateway_name),
         ("flow_table.flows", old.flow_table.flows != new.flow_table.flows),
@@ -136,10 +136,10 @@ pub(super) fn needs_restart(old: &Config, new: &Config) -> Vec<String> {
 }
 
 /// Said where `host` interfaces come to stand beside `lan` ones: the program is loaded for one or the other.
-pub(super) const MIXED: &str = "interfaces: `host` beside `lan`, or no longer: a change needs a restart";
+pub(crate) const MIXED: &str = "interfaces: `host` beside `lan`, or no longer: a change needs a restart";
 
 /// What differs otherwise, for people.
-pub(super) fn changes(old: &Config, new: &Config) -> Vec<String> {
+pub(crate) fn changes(old: &Config, new: &Config) -> Vec<String> {
     let mut changes = Vec::new();
     let mut say = |change: String| changes.push(change);
     for interface in &new.interfaces {

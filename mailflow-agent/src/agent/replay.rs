@@ -14,14 +14,14 @@ use super::{
     cycle,
     keeper::Keeper,
     load::{Hosts, load},
-    outputs::Outputs,
     progress::{Progress, Unit},
 };
+use crate::outputs::set::Outputs;
 use crate::{
     capture::{Capture, CaptureError, Frame},
     config::{Config, Role},
     metrics::Agent,
-    sink::gateway::Gateway,
+    outputs::gateway::Gateway,
 };
 use mailflow_engine::{
     Engine,

@@ -16,7 +16,7 @@ use mailflow_kernel::{Bound, Kernel, KernelError, Lookout, Place, Standing, Sum}
 
 /// Whether every flow finds a place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Room {
+pub(crate) enum Room {
     /// It does.
     Enough,
     /// The table is full, or a source has its share of it.
@@ -25,7 +25,7 @@ pub(super) enum Room {
 
 impl Room {
     /// Says when it runs short, and when it is enough again.
-    pub(super) fn note(&mut self, view: &KernelView) {
+    pub(crate) fn note(&mut self, view: &KernelView) {
         let room = if view.overflow.entries == 0 { Self::Enough } else { Self::Short };
         if room != *self {
             *self = room;
@@ -44,7 +44,7 @@ impl Room {
 }
 
 /// What the page shows of the kernel. `before` are the totals from before the tables were read.
-pub(super) fn kernel_view(
+pub(crate) fn kernel_view(
     kernel: &Kernel,
     before: &Totals,
     tables: &FlowTable,
@@ -82,7 +82,7 @@ pub(super) fn kernel_view(
 }
 
 /// An entry as the metrics and `status` show it.
-pub(super) fn entry(bound: Bound) -> WatchedEntry {
+pub(crate) fn entry(bound: Bound) -> WatchedEntry {
     WatchedEntry {
         name: bound.entry,
         pattern: bound.pattern,
@@ -93,7 +93,7 @@ pub(super) fn entry(bound: Bound) -> WatchedEntry {
 }
 
 /// A place as the metrics show it.
-pub(super) fn shown(place: &Place) -> Attached {
+pub(crate) fn shown(place: &Place) -> Attached {
     let (attached, position) = match place.standing {
         Standing::Attached { position } => (true, position),
         Standing::Detached => (false, None),

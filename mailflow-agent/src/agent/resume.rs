@@ -9,8 +9,8 @@ use tracing::{info, warn};
 use super::{
     again::{self, Hearers, Tables},
     keeper::Keeper,
-    sinks::Sinks,
 };
+use crate::outputs::router::Sinks;
 use crate::state::{Recovered, State, Told, Written};
 use mailflow_engine::{
     Engine, Known,
@@ -24,18 +24,18 @@ use mailflow_kernel::{Begun, Kernel};
 
 /// What came of it.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Resumed {
+pub(crate) struct Resumed {
     /// Records that the rules judged again.
-    pub(super) judged: usize,
+    pub(crate) judged: usize,
     /// Alerts that had not been told.
-    pub(super) alerts: usize,
+    pub(crate) alerts: usize,
     /// Flows that were booked from the journal.
-    pub(super) booked: usize,
+    pub(crate) booked: usize,
 }
 
 /// Brings the kernel's seam, the engine and the outputs to where the agent before was, and does what it had
 /// begun and not finished.
-pub(super) fn resume(
+pub(crate) fn resume(
     kernel: &mut Kernel,
     begun: Begun,
     engine: &mut Engine,

@@ -7,7 +7,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 use tracing::debug;
 
 /// The service manager.
-pub(super) struct Service {
+pub(crate) struct Service {
     /// When it is to hear that the poll loop turns.
     watchdog: Option<Interval>,
     said: String,
@@ -15,7 +15,7 @@ pub(super) struct Service {
 
 impl Service {
     /// The one that started this process, if one did. Needs a tokio runtime.
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let watchdog = sd_notify::watchdog_enabled().map(|limit| {
             // Thrice, so that a late one is early enough.
             let mut ticks = interval((limit / 3).max(Duration::from_millis(1)));
@@ -26,13 +26,13 @@ impl Service {
     }
 
     /// The agent counts.
-    pub(super) fn ready(&mut self, status: &str) {
+    pub(crate) fn ready(&mut self, status: &str) {
         self.said = status.to_owned();
         tell(&[NotifyState::Ready, NotifyState::Status(status)]);
     }
 
     /// The configuration is read again; [`Service::ready`] follows.
-    pub(super) fn reloading(&self) {
+    pub(crate) fn reloading(&self) {
         match NotifyState::monotonic_usec_now() {
             Ok(now) => tell(&[NotifyState::Reloading, now]),
             Err(error) => debug!(%error, "no time to tell the service manager"),
@@ -40,7 +40,7 @@ impl Service {
     }
 
     /// How it is, where that is news.
-    pub(super) fn status(&mut self, status: String) {
+    pub(crate) fn status(&mut self, status: String) {
         if status != self.said {
             tell(&[NotifyState::Status(&status)]);
             self.said = status;
@@ -48,12 +48,12 @@ impl Service {
     }
 
     /// The agent stops.
-    pub(super) fn stopping(&self) {
+    pub(crate) fn stopping(&self) {
         tell(&[NotifyState::Stopping, NotifyState::Status("stopping")]);
     }
 
     /// Returns when it is time for [`Service::alive`]; never, where nobody watches.
-    pub(super) async fn watched(&mut self) {
+    pub(crate) async fn watched(&mut self) {
         match &mut self.watchdog {
             Some(ticks) => drop(ticks.tick().await),
             None => std::future::pending().await,
@@ -61,7 +61,7 @@ impl Service {
     }
 
     /// The poll loop turns.
-    pub(super) fn alive(&self) {
+    pub(crate) fn alive(&self) {
         tell(&[NotifyState::Watchdog]);
     }
 }

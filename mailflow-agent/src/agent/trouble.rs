@@ -12,7 +12,7 @@ use mailflow_kernel::clock;
 
 /// Trouble, or none.
 #[derive(Debug)]
-pub(super) struct Trouble {
+pub(crate) struct Trouble {
     on: Option<Now>,
     /// Seconds since 1970: the end of the last trouble, or the start.
     good_since: f64,
@@ -34,7 +34,7 @@ struct Now {
 
 /// Something that cannot be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Unwritten {
+pub(crate) enum Unwritten {
     /// Entries of the journal or the history.
     Entries,
     /// The state.
@@ -50,29 +50,29 @@ impl Default for Trouble {
 
 impl Trouble {
     /// Returns true while the state cannot be written.
-    pub(super) fn is_on(&self) -> bool {
+    pub(crate) fn is_on(&self) -> bool {
         self.on.is_some()
     }
 
     /// Returns true while entries of the journal or the history cannot be written.
-    pub(super) fn is_with_entries(&self) -> bool {
+    pub(crate) fn is_with_entries(&self) -> bool {
         self.on.as_ref().is_some_and(|now| now.entries_since.is_some())
     }
 
     /// Entries are written again.
-    pub(super) fn entries_written(&mut self) {
+    pub(crate) fn entries_written(&mut self) {
         if let Some(now) = &mut self.on {
             now.entries_since = None;
         }
     }
 
     /// Failures to write so far.
-    pub(super) fn failures(&self) -> u64 {
+    pub(crate) fn failures(&self) -> u64 {
         self.failures
     }
 
     /// What becomes of entries that cannot be written now: after the patience they are kept in memory.
-    pub(super) fn otherwise(&self, patience: Duration) -> Unwritable {
+    pub(crate) fn otherwise(&self, patience: Duration) -> Unwritable {
         let since = self.on.as_ref().and_then(|now| now.entries_since);
         if patience.is_zero() || since.is_some_and(|since| clock::now().since(since) >= patience) {
             Unwritable::InMemory
@@ -82,7 +82,7 @@ impl Trouble {
     }
 
     /// The state could not be written. The log has a line a minute at most.
-    pub(super) fn note(&mut self, what: Unwritten, cause: String, patience: Duration, in_memory: bool) {
+    pub(crate) fn note(&mut self, what: Unwritten, cause: String, patience: Duration, in_memory: bool) {
         self.failures += 1;
         let now = clock::now();
         let on = self.on.get_or_insert_with(|| Now {
@@ -128,7 +128,7 @@ impl Trouble {
     }
 
     /// The state is written again.
-    pub(super) fn end(&mut self) {
+    pub(crate) fn end(&mut self) {
         let Some(now) = self.on.take() else { return };
         self.good_since = clock::unix_seconds();
         // The log has the end of what it has the beginning of.
@@ -139,7 +139,7 @@ impl Trouble {
     }
 
     /// As people are shown it.
-    pub(super) fn shown(&self, in_memory: bool) -> Durability {
+    pub(crate) fn shown(&self, in_memory: bool) -> Durability {
         match &self.on {
             None => Durability { durable: true, since: self.good_since, ..Durability::default() },
             Some(now) => Durability {

@@ -11,12 +11,12 @@ const MAX_REASONS: usize = 20;
 
 /// Counts of the lines of one log that were not read.
 #[derive(Debug, Default)]
-pub(super) struct Unread {
+pub(crate) struct Unread {
     reasons: Vec<Reason>,
     /// Lines of further reasons.
     others: u64,
     /// Events that hold one direction each.
-    pub(super) one_way: u64,
+    pub(crate) one_way: u64,
 }
 
 /// Lines that cannot be read, and why.
@@ -30,7 +30,7 @@ struct Reason {
 
 impl Unread {
     /// Counts a line that cannot be read. Returns true if it is to be shown, as the first of its reason.
-    pub(super) fn is_first_of_its_reason(&mut self, fault: &Fault) -> bool {
+    pub(crate) fn is_first_of_its_reason(&mut self, fault: &Fault) -> bool {
         let what = reason(fault);
         // Numbers in it are those of one line.
         let key: String = what.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
@@ -48,7 +48,7 @@ impl Unread {
     }
 
     /// Logs how many lines were not read, by reason.
-    pub(super) fn report(&self, path: &Path) {
+    pub(crate) fn report(&self, path: &Path) {
         let path = path.display();
         for Reason { what, lines, .. } in self.reasons.iter().filter(|reason| reason.lines > 1) {
             error!("{path}: {} more lines could not be read: {what}", lines - 1);

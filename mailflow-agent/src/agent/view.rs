@@ -30,9 +30,9 @@ use mailflow_kernel::clock;
 
 /// Shared by the pipeline, which writes it, and by those that read it: the metrics port and the control
 /// socket.
-pub(super) struct View {
+pub(crate) struct View {
     /// The agent's own metrics.
-    pub(super) agent: Agent,
+    pub(crate) agent: Agent,
     started: f64,
     /// Address of the metrics.
     metrics: Option<SocketAddr>,
@@ -44,37 +44,37 @@ pub(super) struct View {
 }
 
 /// What changes with each poll.
-pub(super) struct Numbers {
-    pub(super) ledger: Ledger,
-    pub(super) windows: Overview,
-    pub(super) memory: Option<Memory>,
-    pub(super) kernel: Option<KernelView>,
-    pub(super) firing: FiringAlerts,
-    pub(super) settings: Shown,
+pub(crate) struct Numbers {
+    pub(crate) ledger: Ledger,
+    pub(crate) windows: Overview,
+    pub(crate) memory: Option<Memory>,
+    pub(crate) kernel: Option<KernelView>,
+    pub(crate) firing: FiringAlerts,
+    pub(crate) settings: Shown,
     /// The fault for which the changed lists of networks are refused; empty where they are in force.
-    pub(super) lists_refused: String,
-    pub(super) clients: UnlistedClients,
+    pub(crate) lists_refused: String,
+    pub(crate) clients: UnlistedClients,
     /// Networks behind inside interfaces that are in no internal network.
-    pub(super) unlisted: Vec<InsidePrefix>,
+    pub(crate) unlisted: Vec<InsidePrefix>,
     /// Inside interfaces by which a default route leaves.
-    pub(super) outward: Vec<String>,
+    pub(crate) outward: Vec<String>,
 }
 
 /// What is shown of the configuration in force.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Shown {
+pub(crate) struct Shown {
     file: Option<String>,
     poll_seconds: f64,
     rules: Vec<RuleStatus>,
     /// What else there is to say of the agent's life.
-    pub(super) notes: Vec<String>,
+    pub(crate) notes: Vec<String>,
     /// Warnings about how the agent runs.
-    pub(super) warnings: Vec<String>,
+    pub(crate) warnings: Vec<String>,
 }
 
 impl Shown {
     /// Of this configuration, whose file is `file`.
-    pub(super) fn of(config: &Config, file: Option<String>) -> Self {
+    pub(crate) fn of(config: &Config, file: Option<String>) -> Self {
         let rules = config.engine.rules.iter().map(|rule| RuleStatus {
             name: rule.name.to_string(),
             version: rule.version,
@@ -88,7 +88,7 @@ impl Shown {
 }
 
 impl View {
-    pub(super) fn new(config: &Config, file: Option<String>, started: f64) -> Result<Self> {
+    pub(crate) fn new(config: &Config, file: Option<String>, started: f64) -> Result<Self> {
         let agent = Agent::new(env!("CARGO_PKG_VERSION"), started)?;
         agent.config_loaded(Load::Good(started));
         agent.lists_loaded(Load::Good(started));
@@ -120,12 +120,12 @@ impl View {
     }
 
     /// The numbers. A panic elsewhere leaves them whole enough to be shown.
-    pub(super) fn numbers(&self) -> MutexGuard<'_, Numbers> {
+    pub(crate) fn numbers(&self) -> MutexGuard<'_, Numbers> {
         self.numbers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How it is, in a line.
-    pub(super) fn summary(&self) -> String {
+    pub(crate) fn summary(&self) -> String {
         let numbers = self.numbers();
         let places = numbers.kernel.iter().flat_map(|kernel| &kernel.attached);
         let away = places.filter(|place| !place.attached).count();
@@ -149,7 +149,7 @@ impl View {
     }
 
     /// Shows how the state on the disk is.
-    pub(super) fn set_durability(&self, durability: Option<Durability>, usage: Option<(u64, u64)>) {
+    pub(crate) fn set_durability(&self, durability: Option<Durability>, usage: Option<(u64, u64)>) {
         if let (Some(durability), Some((bytes, failures))) = (&durability, usage) {
             self.agent.state_kept(durability.durable, bytes, failures);
         }
@@ -157,7 +157,7 @@ impl View {
     }
 
     /// Shows why pins cannot be made again that are gone.
-    pub(super) fn set_pins(&self, trouble: Option<String>) {
+    pub(crate) fn set_pins(&self, trouble: Option<String>) {
         *self.pins.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
     }
 
@@ -165,11 +165,11 @@ impl View {
         self.durability.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub(super) fn poll_failed(&self) {
+    pub(crate) fn poll_failed(&self) {
         self.agent.poll_failed();
     }
 
-    pub(super) fn set_ready(&self) {
+    pub(crate) fn set_ready(&self) {
         self.ready.store(true, Ordering::Release);
     }
 }

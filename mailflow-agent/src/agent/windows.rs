@@ -15,7 +15,7 @@ const SHARE: u32 = 500;
 
 /// How far the windows have been gone over.
 #[derive(Debug)]
-pub(super) struct Windows {
+pub(crate) struct Windows {
     survey: Survey,
     /// How long it may take at a poll.
     budget: Duration,
@@ -23,12 +23,12 @@ pub(super) struct Windows {
 
 impl Windows {
     /// Tells at most `most` values, of polls that are so far apart.
-    pub(super) fn new(most: usize, poll_interval: Duration) -> Self {
+    pub(crate) fn new(most: usize, poll_interval: Duration) -> Self {
         Self { survey: Survey::new(most), budget: poll_interval / SHARE }
     }
 
     /// Goes on as long as there is time; what the windows hold, once all have been gone over.
-    pub(super) fn show(&mut self, engine: &Engine, now: Time) -> Option<Overview> {
+    pub(crate) fn show(&mut self, engine: &Engine, now: Time) -> Option<Overview> {
         let begin = clock::now();
         loop {
             let overview = engine.survey(&mut self.survey, now);

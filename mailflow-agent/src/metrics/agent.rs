@@ -9,7 +9,7 @@ use prometheus::{
 };
 
 use crate::{
-    sink::{lines::Bounds, worker::Counters},
+    outputs::{jsonl_file::Bounds, worker::Counters},
     util::disk::Limits,
 };
 

@@ -1,11 +1,6 @@
 //! The metrics page as a whole.
 
-use super::{
-    agent::Agent,
-    engine_stats::Memory,
-    kernel::{self, KernelView},
-    traffic_counters::Ledger,
-};
+use super::{agent::Agent, engine_stats::Memory, kernel::KernelView, traffic_counters::Ledger};
 use mailflow_engine::overview::Overview;
 
 /// All that the page shows.

@@ -1,7 +1,8 @@
 //! The checkpoint: what an agent writes about itself at intervals.
 
-use super::{entry, untold::Untold};
+use super::entry;
 use crate::control::Firing;
+use crate::outputs::pending_delivery::Untold;
 use mailflow_kernel::Kept;
 use serde::{Deserialize, Serialize};
 

@@ -37,7 +37,6 @@ mod recover;
 mod tail;
 #[cfg(test)]
 mod tests;
-mod untold;
 
 use std::{
     fs, io,
@@ -54,8 +53,8 @@ pub use self::{
     history::{Past, Told},
     recover::Recovered,
     tail::Written,
-    untold::{Event, Untold},
 };
+pub use crate::outputs::pending_delivery::{Event, Untold};
 use crate::util::disk::{Limits, takes_nothing};
 use mailflow_kernel::Kept;
 

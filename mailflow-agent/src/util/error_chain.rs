@@ -87,7 +87,7 @@ mod tests {
     use std::io;
 
     use super::*;
-    use crate::sink::lines::OpenError;
+    use crate::outputs::jsonl_file::OpenError;
 
     /// Runs one of these tests, which are ignored otherwise, as a process of its own.
     fn as_a_process(test: &str, stderr: std::process::Stdio) -> std::process::Output {

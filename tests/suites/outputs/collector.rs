@@ -10,7 +10,7 @@ use std::{
 use mailflow_agent::{
     config::{FlowOutput, FlowTo, Ipfix, IpfixTo},
     metrics::Agent,
-    sink::{FlowEvent, open, worker::Sink},
+    outputs::{FlowEvent, factory, worker::Sink},
     util::disk::Limits,
 };
 use mailflow_engine::flow::{FlowRecord, RecordReason};
@@ -126,7 +126,7 @@ impl Collector {
 
 fn exporter(to: IpfixTo) -> Sink<FlowEvent> {
     let agent = Agent::new("test", 0.0).unwrap();
-    open::flows(
+    factory::flows(
         &FlowOutput { name: "test".into(), to: FlowTo::Ipfix(Ipfix { to, domain: 7 }) },
         Limits::NONE,
         &agent,

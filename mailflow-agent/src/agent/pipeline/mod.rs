@@ -16,9 +16,9 @@ use super::{
     lists::ListWatch,
     pin_watch::PinWatch,
     report::{self, Room},
-    sinks::Sinks,
     windows::Windows,
 };
+use crate::outputs::router::Sinks;
 use crate::{
     config::{Config, FlowTable},
     metrics::{KernelView, Memory},
@@ -29,7 +29,7 @@ use mailflow_kernel::clock;
 use mailflow_kernel::{Kernel, Lookout, Verify};
 
 /// Everything a poll passes through.
-pub(super) struct Pipeline {
+pub(crate) struct Pipeline {
     /// What is in force.
     config: Config,
     /// The program is loaded for `host` interfaces beside `lan` ones.
@@ -49,17 +49,17 @@ pub(super) struct Pipeline {
 
 impl Pipeline {
     /// Who looks at the hooks.
-    pub(super) fn lookout(&self) -> Option<&Lookout> {
+    pub(crate) fn lookout(&self) -> Option<&Lookout> {
         self.kernel.lookout()
     }
 
     /// What is known of flows and sources.
-    pub(super) fn engine(&self) -> &Engine {
+    pub(crate) fn engine(&self) -> &Engine {
         &self.engine
     }
 
     /// Reads the kernel's table and hands on what follows from it.
-    pub(super) fn poll(&mut self) -> Result<()> {
+    pub(crate) fn poll(&mut self) -> Result<()> {
         let begin = clock::now();
         let Self { kernel, engine, sinks, tables, room, delivery, lists, keeper, windows, .. } = self;
         let (inside, pin_watch) = (&mut self.inside, &mut self.pin_watch);
@@ -106,7 +106,7 @@ impl Pipeline {
     }
 
     /// Follows a change of the machine's interfaces.
-    pub(super) fn follow(&mut self) {
+    pub(crate) fn follow(&mut self) {
         let Self { kernel, sinks, engine, inside, .. } = self;
         let now = clock::now();
         kernel.follow(now, Verify::Now);
@@ -119,17 +119,17 @@ impl Pipeline {
     }
 
     /// How often to poll.
-    pub(super) fn poll_interval(&self) -> Duration {
+    pub(crate) fn poll_interval(&self) -> Duration {
         self.config.poll_interval
     }
 
     /// The programs are not to count on after the stop, whatever the configuration says.
-    pub(super) fn detach_at_stop(&mut self) {
+    pub(crate) fn detach_at_stop(&mut self) {
         self.kernel.detach_at_stop();
     }
 
     /// Stops counting, makes the last records and writes what waits.
-    pub(super) fn stop(self, grace: Duration) -> Result<()> {
+    pub(crate) fn stop(self, grace: Duration) -> Result<()> {
         let Self { mut kernel, mut engine, mut sinks, mut keeper, .. } = self;
         let now = clock::now();
         let moment = (now, clock::epoch());

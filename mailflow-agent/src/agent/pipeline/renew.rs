@@ -6,9 +6,10 @@ use tracing::{error, info, warn};
 
 use super::{Pipeline, windows};
 use crate::{
-    agent::{Source, lists::ListWatch, load::ports, reload, sinks::GRACE, view::Shown},
+    agent::{Source, lists::ListWatch, load::ports, reload, view::Shown},
     config::{Config, Interface, NamePattern},
     metrics::Load,
+    outputs::router::GRACE,
     state::Told,
     util::error_chain,
 };
@@ -22,7 +23,7 @@ const MAX_WARNINGS: usize = 20;
 impl Pipeline {
     /// Puts a configuration into force that was read beside the poll loop ([`Reload`](super::super::reload::Reload)).
     /// Either all of it is in force then, with what changed in words, or nothing of it, with the reasons.
-    pub(in crate::agent) fn reload(
+    pub(crate) fn reload(
         &mut self,
         read: Result<Config, Vec<String>>,
         source: &Source,

@@ -16,15 +16,13 @@ use crate::{
         keeper::Keeper,
         lists::ListWatch,
         load::{Hosts, load_for_life},
-        outputs::Outputs,
         pin_watch::PinWatch,
         report::Room,
         resume,
-        sinks::Sinks,
         view::View,
     },
     config::{Config, NamePattern},
-    sink::gateway::Gateway,
+    outputs::{gateway::Gateway, router::Sinks, set::Outputs},
     state::{Recovered, Store},
 };
 use mailflow_engine::Engine;
@@ -33,7 +31,7 @@ use mailflow_kernel::{self, Begun, Kept, Lookout, PinError, Pins};
 
 impl Pipeline {
     /// Opens the outputs, loads the program and attaches it: in the order in which failing costs least.
-    pub(in crate::agent) fn start(config: Config, view: Arc<View>, lookout: Option<Lookout>) -> Result<Self> {
+    pub(crate) fn start(config: Config, view: Arc<View>, lookout: Option<Lookout>) -> Result<Self> {
         let pins = pins(&config)?;
         let (store, mut recovered) = match &config.state.directory {
             Some(directory) => {
