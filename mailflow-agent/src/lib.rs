@@ -17,5 +17,6 @@ pub mod flowlog;
 pub mod http;
 pub mod metrics;
 pub mod outputs;
-pub mod state;
+pub mod recovery;
+pub mod status;
 pub mod util;

@@ -4,8 +4,8 @@ use std::{io, time::Duration};
 
 use anyhow::{Context, Result};
 
-use super::{keeper::Keeper, notes};
-use crate::state::Entry;
+use crate::recovery::store::Entry;
+use crate::recovery::{checkpointer::Keeper, poll_records};
 use mailflow_engine::{
     Engine,
     event::Effects,
@@ -67,7 +67,7 @@ impl Reader for Look<'_> {
 
     fn living(&mut self, flows: &[Flow]) -> &[Flow] {
         let effects = self.engine.look(flows);
-        let noted = self.keeper.note(notes::living(&effects, self.engine.ending()));
+        let noted = self.keeper.note(poll_records::living(&effects, self.engine.ending()));
         (self.hand_on)(&effects);
         // What is not in the journal stays in the table: another reading judges it again.
         if noted.is_ok() { self.engine.ending() } else { &[] }
@@ -86,7 +86,7 @@ impl Reader for Look<'_> {
     }
 
     fn taking(&mut self, taking: Taking<'_>) -> io::Result<()> {
-        self.keeper.note(notes::taken(taking))
+        self.keeper.note(poll_records::taken(taking))
     }
 }
 
@@ -115,6 +115,6 @@ impl Reader for LastLook<'_> {
     }
 
     fn taking(&mut self, taking: Taking<'_>) -> io::Result<()> {
-        self.keeper.note(notes::taken(taking))
+        self.keeper.note(poll_records::taken(taking))
     }
 }

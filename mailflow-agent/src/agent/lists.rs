@@ -15,7 +15,7 @@ use std::{
 
 use tracing::{debug, error, info, warn};
 
-use super::view::View;
+use crate::status::shared_status::View;
 use crate::{
     config::{Fault, Faults, Lists},
     metrics::Load,

@@ -1,31 +1,19 @@
 //! The wiring: kernel -> engine -> sinks, once every poll. The only place that knows all of them.
 
-pub mod again;
 pub mod backtest;
 mod cycle;
-mod delivery;
 pub mod explain;
-pub(crate) mod firing;
-mod inside;
-mod inside_clients;
 mod judges;
-mod keeper;
 mod lists;
 mod load;
-pub mod notes;
 mod pin_watch;
 mod pipeline;
 mod progress;
 mod reload;
 pub mod replay;
-mod report;
-mod resume;
 pub mod ruletest;
 mod service;
-mod trouble;
 mod unread;
-pub(crate) mod view;
-mod windows;
 
 use std::{io, net::SocketAddr, path::Path, pin::pin, sync::Arc, time::Duration};
 
@@ -38,8 +26,9 @@ use tokio::{
 use tracing::{error, info, warn};
 
 pub use self::reload::{ReadConfig, Source};
-use self::{pipeline::Pipeline, reload::Reload, service::Service, view::View};
+use self::{pipeline::Pipeline, reload::Reload, service::Service};
 use crate::outputs::router::GRACE;
+use crate::status::shared_status::View;
 use crate::{
     config::Config,
     control::{self, Order, Orders, Reply, Request},

@@ -12,11 +12,11 @@ use tracing::{error, info, warn};
 
 use super::{
     cycle,
-    keeper::Keeper,
     load::{Hosts, load},
     progress::{Progress, Unit},
 };
 use crate::outputs::set::Outputs;
+use crate::recovery::checkpointer::Keeper;
 use crate::{
     capture::{Capture, CaptureError, Frame},
     config::{Config, Role},

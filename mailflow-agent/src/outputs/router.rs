@@ -5,7 +5,7 @@ use std::{sync::Arc, thread, time::Duration};
 use tracing::info;
 
 use super::set::Outputs;
-use crate::agent::{firing::FiringAlerts, view::View};
+use crate::status::{active_alerts::FiringAlerts, shared_status::View};
 use crate::{control::Firing, metrics::Places};
 use mailflow_engine::{
     event::{Alert, Effects, Grouped},

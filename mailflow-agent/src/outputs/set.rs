@@ -14,7 +14,7 @@ use super::{AlertEvent, FlowEvent, gateway::Gateway, jsonl_file::OpenError, prof
 use crate::{
     config::{self, AlertOutput, AlertTo, FlowOutput, Target},
     metrics::Agent,
-    state::{Event, Untold, Written},
+    recovery::store::{Event, Untold, Written},
     util::disk::Limits,
 };
 use mailflow_engine::{

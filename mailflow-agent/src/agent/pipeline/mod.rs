@@ -8,21 +8,21 @@ use std::time::Duration;
 use anyhow::Result;
 use tracing::info;
 
-use super::{
-    cycle,
-    delivery::Delivery,
-    inside::InsideWatch,
-    keeper::Keeper,
-    lists::ListWatch,
-    pin_watch::PinWatch,
-    report::{self, Room},
-    windows::Windows,
-};
+use super::{cycle, lists::ListWatch, pin_watch::PinWatch};
 use crate::outputs::router::Sinks;
 use crate::{
     config::{Config, FlowTable},
     metrics::{KernelView, Memory},
-    state::Entry,
+    recovery::store::Entry,
+};
+use crate::{
+    recovery::checkpointer::Keeper,
+    status::{
+        duplicate_detector::Delivery,
+        kernel_snapshot::{self, Room},
+        unlisted_networks::InsideWatch,
+        window_sampler::Windows,
+    },
 };
 use mailflow_engine::{Engine, event::Effects};
 use mailflow_kernel::clock;
@@ -87,7 +87,7 @@ impl Pipeline {
         keeper.over(kernel, engine, now, sinks);
         sinks.view.set_durability(keeper.durability(), keeper.usage());
         let Some(drain) = drain else { return Ok(()) };
-        let view = report::kernel_view(kernel, &before, tables, delivery, drain)?;
+        let view = kernel_snapshot::kernel_view(kernel, &before, tables, delivery, drain)?;
         room.note(&view);
         let shown = windows.show(engine, now);
         let (rules, thresholds) = (engine.rule_counts(), engine.thresholds());
@@ -112,8 +112,8 @@ impl Pipeline {
         kernel.follow(now, Verify::Now);
         sinks.outputs.watch(&kernel.bound());
         if let Some(view) = &mut sinks.view.numbers().kernel {
-            view.attached = kernel.places().map(report::shown).collect();
-            view.entries = kernel.bound().into_iter().map(report::entry).collect();
+            view.attached = kernel.places().map(kernel_snapshot::shown).collect();
+            view.entries = kernel.bound().into_iter().map(kernel_snapshot::entry).collect();
         }
         inside.look(kernel, engine.internal(), &sinks.view, (now, true));
     }

@@ -6,11 +6,12 @@ use tracing::{error, info, warn};
 
 use super::{Pipeline, windows};
 use crate::{
-    agent::{Source, lists::ListWatch, load::ports, reload, view::Shown},
+    agent::{Source, lists::ListWatch, load::ports, reload},
     config::{Config, Interface, NamePattern},
     metrics::Load,
     outputs::router::GRACE,
-    state::Told,
+    recovery::store::Told,
+    status::shared_status::Shown,
     util::error_chain,
 };
 use mailflow_engine::Reconfigured;

@@ -11,19 +11,21 @@ use tracing::{info, warn};
 use super::{Pipeline, windows};
 use crate::{
     agent::{
-        delivery::Delivery,
-        inside::InsideWatch,
-        keeper::Keeper,
         lists::ListWatch,
         load::{Hosts, load_for_life},
         pin_watch::PinWatch,
-        report::Room,
-        resume,
-        view::View,
     },
     config::{Config, NamePattern},
     outputs::{gateway::Gateway, router::Sinks, set::Outputs},
-    state::{Recovered, Store},
+    recovery::{
+        checkpointer::Keeper,
+        restore,
+        store::{Recovered, Store},
+    },
+    status::{
+        duplicate_detector::Delivery, kernel_snapshot::Room, shared_status::View,
+        unlisted_networks::InsideWatch,
+    },
 };
 use mailflow_engine::Engine;
 use mailflow_kernel::clock;
@@ -95,7 +97,7 @@ impl Pipeline {
         let aside = std::mem::take(&mut recovered.notes);
         let mut keeper = Keeper::new(store, kernel.ahead(), recovered.trouble.take(), &config);
         kernel.carry(clock::now(), kept)?;
-        resume::resume(&mut kernel, begun, &mut engine, &sinks, &mut keeper, recovered)?;
+        restore::resume(&mut kernel, begun, &mut engine, &sinks, &mut keeper, recovered)?;
         let (now, left) = (clock::now(), kernel.take_left());
         for effects in [
             engine.finish(&left.finished),

@@ -4,7 +4,7 @@ use std::{collections::HashSet, time::Duration};
 
 use tracing::{debug, warn};
 
-use super::view::View;
+use super::shared_status::View;
 use crate::config::Role;
 use mailflow_engine::{assets::Networks, time::Time};
 use mailflow_kernel::{Addresses, InsidePrefix, Kernel};

@@ -1,6 +1,6 @@
-//! What a poll writes down, for the agent after this one to read in [`super::again`].
+//! What a poll writes down, for the agent after this one to read in [`super::redo`].
 
-use crate::state::{Entry, Judged, Past};
+use super::store::{Entry, Judged, Past};
 use mailflow_engine::{
     Engine,
     event::{self, Effects},

@@ -11,7 +11,7 @@ use std::{
 use anyhow::Result;
 use mailflow_common::Reason;
 
-use super::{firing::FiringAlerts, inside_clients::UnlistedClients};
+use super::{active_alerts::FiringAlerts, unlisted_clients::UnlistedClients};
 use crate::{
     config::Config,
     control::{

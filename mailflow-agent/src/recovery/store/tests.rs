@@ -6,7 +6,8 @@ use std::{
     path::PathBuf,
 };
 
-use super::{entry::tests::some_flow, *};
+use super::*;
+use crate::recovery::journal::{file, record::tests::some_flow};
 use crate::{config, util::disk::Reserve};
 use mailflow_engine::{Engine, flow::RecordReason, time::Time};
 
@@ -195,7 +196,7 @@ fn after(place: &Place, change: impl Fn(Vec<u8>) -> Vec<u8>) -> Vec<String> {
 
 /// A state's file with this head.
 fn headed(bytes: &[u8], head: &Head, machine: Option<&MachineId>) -> Vec<u8> {
-    let found = frames::found(bytes);
+    let found = file::found(bytes);
     let mut new = Frames::default();
     new.add(head).unwrap();
     new.add(&postcard::from_bytes::<State>(&found.frames[1]).unwrap()).unwrap();

@@ -6,12 +6,12 @@ use anyhow::Result;
 use mailflow_common::SpillKey;
 use tracing::{info, warn};
 
+use super::store::{Recovered, State, Told, Written};
 use super::{
-    again::{self, Hearers, Tables},
-    keeper::Keeper,
+    checkpointer::Keeper,
+    redo::{self, Hearers, Tables},
 };
 use crate::outputs::router::Sinks;
-use crate::state::{Recovered, State, Told, Written};
 use mailflow_engine::{
     Engine, Known,
     event::{Alert, Effects},
@@ -59,10 +59,10 @@ pub(crate) fn resume(
     }
     let (behind, none) = (HashSet::new(), Written::default());
     let mut teller = Teller { sinks, keeper, behind, written: none, alerts: 0 };
-    let judged = again::judge_again(engine, &history, &mut teller);
+    let judged = redo::judge_again(engine, &history, &mut teller);
     engine.set_epoch(clock::epoch());
     // What is delivered since the state was kept is in the history.
-    let delivered = again::told(&history);
+    let delivered = redo::told(&history);
     state.untold.retain(|untold| !delivered.contains(&Told::of(&untold.event.event().0)));
     teller.behind = state.untold.iter().flat_map(|untold| untold.sinks.clone()).collect();
     teller.keeper.tell(state.untold.iter().map(|untold| Told::of(&untold.event.event().0)));
@@ -71,7 +71,7 @@ pub(crate) fn resume(
     let mut resumed = Resumed { judged: judged.number, ..Resumed::default() };
     let tables = (begun != Begun::Anew).then_some(kernel);
     let journal = (journal, Time::from_nanos(state.now));
-    resumed.booked = again::finish(engine, tables, journal, judged, (&mut teller, clock::epoch()))?;
+    resumed.booked = redo::finish(engine, tables, journal, judged, (&mut teller, clock::epoch()))?;
     resumed.alerts = state.untold.len() + teller.alerts;
     // Whoever must know what fires has heard it from a process that is gone.
     let now = clock::epoch();

@@ -7,7 +7,7 @@ use std::{collections::HashSet, io};
 
 use mailflow_common::{FlowKey, SpillKey};
 
-use crate::state::{Entry, Past, Told};
+use super::store::{Entry, Past, Told};
 use mailflow_engine::{
     Engine,
     event::{self, Alert, Effects},

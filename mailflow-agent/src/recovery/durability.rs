@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use tracing::{error, info};
 
-use crate::{
-    config::scalar::show_duration, control::Durability, state::Unwritable, util::error_chain::Limited,
-};
+use super::store::Unwritable;
+use crate::{config::scalar::show_duration, control::Durability, util::error_chain::Limited};
 use mailflow_engine::time::Time;
 use mailflow_kernel::clock;
 

@@ -18,23 +18,11 @@
 //!
 //! Nothing is forced to the disk: this is against the death of the process, not of the machine.
 
-use self::checkpoint::Head;
-use self::checkpoint::JOURNAL;
-use self::checkpoint::STATE;
-use self::checkpoint::VERSION;
-pub use self::checkpoint::{State, Tables};
-pub use self::error::{StateError, Unwritable};
-use self::machine_id::MachineId;
+use super::checkpoint::{Head, JOURNAL, STATE, VERSION};
+pub use super::checkpoint::{State, Tables};
+pub use super::error::{StateError, Unwritable};
+use super::machine_id::MachineId;
 
-mod checkpoint;
-mod directory;
-mod entry;
-mod error;
-mod frames;
-mod history;
-mod machine_id;
-mod recover;
-mod tail;
 #[cfg(test)]
 mod tests;
 
@@ -43,20 +31,23 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use self::{
+use super::{
     directory::Directory,
-    frames::{Appender, Frames},
-    history::History,
+    journal::{
+        file::{Appender, Frames},
+        history::History,
+    },
 };
-pub use self::{
-    entry::{Entry, Judged},
-    history::{Past, Told},
-    recover::Recovered,
-    tail::Written,
+pub use super::{
+    journal::{
+        history::{Past, Told},
+        output_offsets::Written,
+        record::{Entry, Judged},
+    },
+    recovered::Recovered,
 };
 pub use crate::outputs::pending_delivery::{Event, Untold};
 use crate::util::disk::{Limits, takes_nothing};
-use mailflow_kernel::Kept;
 
 /// The setting, as errors name it.
 const MIN_FREE: &str = "state.min_free";
@@ -66,13 +57,6 @@ const MOST_UNTOLD: usize = 1_000;
 const LONG: u64 = 16 << 20;
 /// Entries whose lines are not written take at most this much; beyond it those lines are given up.
 const MOST_UNWRITTEN: usize = 4 << 20;
-
-impl From<Tables> for Kept {
-    fn from(Tables { prefix, ticks, bases, retired, overflow, carried, read }: Tables) -> Self {
-        let carried = carried.into_iter().map(entry::flow).collect();
-        Self { prefix, ticks, bases, retired, overflow, carried, read }
-    }
-}
 
 /// The directory, locked.
 #[derive(Debug)]
@@ -250,7 +234,9 @@ impl Store {
     /// # Errors
     /// The system refuses.
     pub fn mark(&mut self, files: &[PathBuf]) -> io::Result<()> {
-        let entry = Entry::Written(files.iter().filter_map(|file| tail::Mark::of(file)).collect());
+        let entry = Entry::Written(
+            files.iter().filter_map(|file| super::journal::output_offsets::Mark::of(file)).collect(),
+        );
         self.unwritten.clear(0);
         let result = self.note([entry.clone()], Unwritable::Refused);
         if result.is_err() {
@@ -345,7 +331,7 @@ impl Store {
             let (size, limit) = (size + self.state_bytes, self.limits.max_size);
             return Err(StateError::Size { path, size, limit });
         }
-        let new = frames::stage(directory, STATE, [&whole]).map_err(refused)?;
+        let new = super::journal::file::stage(directory, STATE, [&whole]).map_err(refused)?;
         let mut kept = Frames::default();
         let before = journal.bytes();
         let finished = (|| {
@@ -363,7 +349,7 @@ impl Store {
         (self.state, self.state_bytes) = (Some(state.now), size);
         // While outputs are behind it is not written anew each time.
         if self.suspended || self.unwritten.len() <= 1 || journal.bytes() > LONG {
-            frames::replace(directory, JOURNAL, [&self.unwritten, &kept]).map_err(refused)?;
+            super::journal::file::replace(directory, JOURNAL, [&self.unwritten, &kept]).map_err(refused)?;
             *journal = Appender::open(directory, JOURNAL).map_err(refused)?;
         }
         // Of the alerts before, the state has those that are to be told yet.
@@ -385,7 +371,7 @@ impl Files {
         self.history = History::open(&self.directory)?;
         if empty {
             self.history.forget(&self.directory)?;
-            frames::replace(&self.directory, JOURNAL, [])?;
+            super::journal::file::replace(&self.directory, JOURNAL, [])?;
         }
         self.journal = Some(Appender::open(&self.directory, JOURNAL)?);
         Ok(())

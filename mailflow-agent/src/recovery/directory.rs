@@ -12,7 +12,7 @@ use std::{
 
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, fstat, openat, renameat, unlinkat};
 
-use super::StateError;
+use super::store::StateError;
 
 /// Mode of a directory that the agent makes.
 const MODE: u32 = 0o750;
@@ -26,14 +26,14 @@ const ASIDE: &str = ".aside-";
 
 /// The directory, locked.
 #[derive(Debug)]
-pub(super) struct Directory {
+pub(crate) struct Directory {
     path: PathBuf,
     file: File,
 }
 
 impl Directory {
     /// Opens and locks a directory, which is made where it is missing.
-    pub(super) fn open(path: &Path) -> Result<Self, StateError> {
+    pub(crate) fn open(path: &Path) -> Result<Self, StateError> {
         let refused = |source| StateError::Refused { path: path.to_owned(), source };
         let made = DirBuilder::new().recursive(true).mode(MODE).create(path);
         let file = made.and_then(|()| File::open(path)).map_err(refused)?;
@@ -51,22 +51,22 @@ impl Directory {
 
     /// Opens one that another may have locked, to look at it as a process after a kill does.
     #[cfg(test)]
-    pub(super) fn open_unlocked(path: &Path) -> Self {
+    pub(crate) fn open_unlocked(path: &Path) -> Self {
         Self { path: path.to_owned(), file: File::open(path).unwrap() }
     }
 
     /// Its path.
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// Its descriptor.
-    pub(super) fn file(&self) -> &File {
+    pub(crate) fn file(&self) -> &File {
         &self.file
     }
 
     /// Returns true if the path still leads to this directory.
-    pub(super) fn is_in_place(&self) -> bool {
+    pub(crate) fn is_in_place(&self) -> bool {
         let id = |found: fs::Metadata| (found.dev(), found.ino());
         let mine = self.file.metadata().map(id);
         // A directory that was removed has no link left, though it may still be open.
@@ -74,7 +74,7 @@ impl Directory {
     }
 
     /// Reads a file; `None` where there is none.
-    pub(super) fn read(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
+    pub(crate) fn read(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
         let mut file = match self.open_file(name, OFlags::RDONLY) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             other => other?,
@@ -85,23 +85,23 @@ impl Directory {
     }
 
     /// Opens a file for appending, which is made where it is missing.
-    pub(super) fn append(&self, name: &str) -> io::Result<File> {
+    pub(crate) fn append(&self, name: &str) -> io::Result<File> {
         self.open_file(name, OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE)
     }
 
     /// Makes a new file. What has its name is removed first, be it a file or a symbolic link.
-    pub(super) fn create(&self, name: &str) -> io::Result<File> {
+    pub(crate) fn create(&self, name: &str) -> io::Result<File> {
         self.remove(name)?;
         self.open_file(name, OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL)
     }
 
     /// Renames a file; another one of that name goes.
-    pub(super) fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+    pub(crate) fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         Ok(renameat(&self.file, from, &self.file, to)?)
     }
 
     /// Removes a file, if there is one.
-    pub(super) fn remove(&self, name: &str) -> io::Result<()> {
+    pub(crate) fn remove(&self, name: &str) -> io::Result<()> {
         match unlinkat(&self.file, name, AtFlags::empty()).map_err(io::Error::from) {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
             other => other,
@@ -109,7 +109,7 @@ impl Directory {
     }
 
     /// Names of its entries that begin with `prefix`, in their order.
-    pub(super) fn names(&self, prefix: &str) -> io::Result<Vec<String>> {
+    pub(crate) fn names(&self, prefix: &str) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
         for entry in Dir::read_from(&self.file)? {
             let entry = entry?;
@@ -123,7 +123,7 @@ impl Directory {
 
     /// Sets a file aside under a name that begins with `label`, which is returned. The newest few of each label are
     /// kept.
-    pub(super) fn set_aside(&self, name: &str, label: &str, unix_seconds: u64) -> io::Result<String> {
+    pub(crate) fn set_aside(&self, name: &str, label: &str, unix_seconds: u64) -> io::Result<String> {
         let prefix = format!("{label}{ASIDE}");
         let mut aside = format!("{prefix}{unix_seconds}");
         let mut kept = self.names(&prefix)?;
@@ -138,7 +138,7 @@ impl Directory {
     }
 
     /// Sets a copy of a file aside; the file itself stays.
-    pub(super) fn copy_aside(&self, bytes: &[u8], label: &str, unix_seconds: u64) -> io::Result<String> {
+    pub(crate) fn copy_aside(&self, bytes: &[u8], label: &str, unix_seconds: u64) -> io::Result<String> {
         let copy = format!("{label}.copy");
         io::Write::write_all(&mut self.create(&copy)?, bytes).inspect_err(|_| _ = self.remove(&copy))?;
         self.set_aside(&copy, label, unix_seconds)

@@ -5,7 +5,7 @@ use std::time::Duration;
 use mailflow_common::{DirectionTotals, Totals};
 use tracing::{info, warn};
 
-use super::delivery::Delivery;
+use super::duplicate_detector::Delivery;
 use crate::{
     config::FlowTable,
     metrics::{Attached, Fill, Holding, KernelView, WatchedEntry},

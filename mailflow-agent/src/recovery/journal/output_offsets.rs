@@ -23,7 +23,7 @@ pub struct Mark {
 
 impl Mark {
     /// A file as it is now, if it is one.
-    pub(super) fn of(path: &Path) -> Option<Self> {
+    pub(crate) fn of(path: &Path) -> Option<Self> {
         let found = fs::metadata(path).ok().filter(fs::Metadata::is_file)?;
         Some(Self { path: path.to_owned(), inode: found.ino(), length: found.len() })
     }
@@ -37,7 +37,7 @@ pub struct Written {
 
 impl Written {
     /// Reads what came behind the marks. A line that was cut off is removed: it is written again.
-    pub(super) fn read(marks: &[Mark]) -> Self {
+    pub(crate) fn read(marks: &[Mark]) -> Self {
         let mut written = Self::default();
         for mark in marks {
             if let Err(error) = written.add(mark) {

@@ -5,14 +5,16 @@ use std::io;
 use tracing::{info, warn};
 
 use super::{
-    State,
     checkpoint::{Head, JOURNAL, STATE, VERSION},
     directory::Directory,
-    entry::Entry,
-    frames::{self, DamageKind, Found},
-    history::{self, History, Past},
+    journal::{
+        file::{self, DamageKind, Found},
+        history::{self, History, Past},
+        output_offsets::Written,
+        record::Entry,
+    },
     machine_id::MachineId,
-    tail::Written,
+    store::State,
 };
 
 /// What an agent before left.
@@ -31,7 +33,7 @@ pub struct Recovered {
     /// Why the directory takes nothing, if it does not.
     pub trouble: Option<String>,
     /// Bytes of the state's file.
-    pub(super) bytes: u64,
+    pub(crate) bytes: u64,
 }
 
 /// Why a state is not used.
@@ -44,14 +46,14 @@ enum Unusable {
 
 impl Recovered {
     /// Reads the files of a directory, for an agent in this boot of this machine.
-    pub(super) fn read(directory: &Directory, here: (&str, &MachineId), unix_seconds: u64) -> Self {
+    pub(crate) fn read(directory: &Directory, here: (&str, &MachineId), unix_seconds: u64) -> Self {
         let mut recovered = Self::default();
         let found = match directory.read(STATE) {
             Ok(None) => return recovered,
             Ok(Some(bytes)) if bytes.is_empty() => Err(Unusable::Cause("it is empty".to_owned())),
             Ok(Some(bytes)) => {
                 recovered.bytes = bytes.len() as u64;
-                state(&frames::found(&bytes), here)
+                state(&file::found(&bytes), here)
             }
             Err(error) => Err(Unusable::Cause(format!("it cannot be read: {error}"))),
         };
@@ -74,7 +76,7 @@ impl Recovered {
     }
 
     fn read_journal(&mut self, directory: &Directory, unix_seconds: u64) {
-        let entries = match frames::read(directory, JOURNAL) {
+        let entries = match file::read(directory, JOURNAL) {
             Ok(found) => self.usable(directory, JOURNAL, JOURNAL, found, unix_seconds, Entry::read),
             Err(error) => self.unreadable(directory, JOURNAL, JOURNAL, &error, unix_seconds),
         };

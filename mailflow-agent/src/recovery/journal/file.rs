@@ -13,7 +13,7 @@ use flate2::Crc;
 use postcard::ser_flavors::Flavor;
 use serde::Serialize;
 
-use super::directory::Directory;
+use crate::recovery::directory::Directory;
 
 /// Bytes before those of a frame.
 const HEAD: usize = 8;
@@ -22,14 +22,14 @@ const ROOM: usize = 256 << 10;
 
 /// Frames in memory.
 #[derive(Debug, Default)]
-pub(super) struct Frames {
+pub(crate) struct Frames {
     bytes: Vec<u8>,
     count: usize,
 }
 
 impl Frames {
     /// Adds a frame of a value; gives the frame.
-    pub(super) fn add(&mut self, value: &impl Serialize) -> postcard::Result<&[u8]> {
+    pub(crate) fn add(&mut self, value: &impl Serialize) -> postcard::Result<&[u8]> {
         let start = self.bytes.len();
         self.bytes.extend([0; HEAD]);
         if let Err(error) = postcard::serialize_with_flavor(value, Behind(&mut self.bytes)) {
@@ -45,29 +45,29 @@ impl Frames {
     }
 
     /// Adds a frame that [`Frames::add`] gave.
-    pub(super) fn push(&mut self, frame: &[u8]) {
+    pub(crate) fn push(&mut self, frame: &[u8]) {
         self.bytes.extend(frame);
         self.count += 1;
     }
 
     /// How many there are.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.count
     }
 
     /// Their bytes.
-    pub(super) fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
     /// Removes what was added since there were so many frames of so many bytes.
-    pub(super) fn truncate(&mut self, count: usize, bytes: usize) {
+    pub(crate) fn truncate(&mut self, count: usize, bytes: usize) {
         self.bytes.truncate(bytes);
         self.count = count;
     }
 
     /// Removes all; room for so many bytes is kept.
-    pub(super) fn clear(&mut self, room: usize) {
+    pub(crate) fn clear(&mut self, room: usize) {
         self.bytes.clear();
         self.bytes.shrink_to(room);
         self.count = 0;
@@ -97,7 +97,7 @@ impl Flavor for Behind<'_> {
 
 /// A file that is appended to.
 #[derive(Debug)]
-pub(super) struct Appender {
+pub(crate) struct Appender {
     file: File,
     bytes: u64,
     frames: Frames,
@@ -107,7 +107,7 @@ pub(super) struct Appender {
 
 impl Appender {
     /// Opens a file, and cuts off what is not whole at its end.
-    pub(super) fn open(directory: &Directory, name: &str) -> io::Result<Self> {
+    pub(crate) fn open(directory: &Directory, name: &str) -> io::Result<Self> {
         let whole = whole(&directory.read(name)?.unwrap_or_default());
         let file = directory.append(name)?;
         file.set_len(whole as u64)?;
@@ -115,12 +115,12 @@ impl Appender {
     }
 
     /// Adds a frame of a value to those that the next [`Appender::write`] writes; gives the frame.
-    pub(super) fn add(&mut self, value: &impl Serialize) -> postcard::Result<&[u8]> {
+    pub(crate) fn add(&mut self, value: &impl Serialize) -> postcard::Result<&[u8]> {
         self.frames.add(value)
     }
 
     /// Writes what was added, at once. After an error nothing of it is there.
-    pub(super) fn write(&mut self) -> io::Result<()> {
+    pub(crate) fn write(&mut self) -> io::Result<()> {
         // What an earlier write left behind would hide all that follows.
         let written = if self.ragged { self.trim() } else { Ok(()) };
         let written = written.and_then(|()| self.file.write_all(self.frames.bytes()));
@@ -140,22 +140,22 @@ impl Appender {
     }
 
     /// Forgets what was added.
-    pub(super) fn drop_added(&mut self) {
+    pub(crate) fn drop_added(&mut self) {
         self.frames.clear(ROOM);
     }
 
     /// Whether so much was added that it is better written before more is.
-    pub(super) fn is_full(&self) -> bool {
+    pub(crate) fn is_full(&self) -> bool {
         self.frames.bytes().len() >= ROOM
     }
 
     /// Bytes that were added and not written.
-    pub(super) fn added(&self) -> u64 {
+    pub(crate) fn added(&self) -> u64 {
         self.frames.bytes().len() as u64
     }
 
     /// Removes what was written after so many bytes, and what was added since.
-    pub(super) fn cut(&mut self, bytes: u64) -> io::Result<()> {
+    pub(crate) fn cut(&mut self, bytes: u64) -> io::Result<()> {
         self.frames.clear(ROOM);
         self.bytes = bytes;
         self.trim()
@@ -170,34 +170,34 @@ impl Appender {
     }
 
     /// Bytes written.
-    pub(super) fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         self.bytes
     }
 }
 
 /// The frames of a file, and the damage that ends them before its end.
 #[derive(Debug, Default)]
-pub(super) struct Found {
+pub(crate) struct Found {
     /// The frames that are whole.
-    pub(super) frames: Vec<Vec<u8>>,
+    pub(crate) frames: Vec<Vec<u8>>,
     /// The damage, if there is any.
-    pub(super) damage: Option<Damage>,
+    pub(crate) damage: Option<Damage>,
 }
 
 /// Damage to a file: nothing after it can be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Damage {
+pub(crate) struct Damage {
     /// Its place in the file.
-    pub(super) at: usize,
+    pub(crate) at: usize,
     /// Bytes from there to the end.
-    pub(super) left: usize,
+    pub(crate) left: usize,
     /// Its kind.
-    pub(super) kind: DamageKind,
+    pub(crate) kind: DamageKind,
 }
 
 /// A kind of damage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum DamageKind {
+pub(crate) enum DamageKind {
     /// The file ends within a frame: a process was killed while it wrote, or a length is wrong.
     CutOff,
     /// The bytes of a frame do not match its checksum.
@@ -216,12 +216,12 @@ impl fmt::Display for Damage {
 }
 
 /// The frames of a file; none where there is no file.
-pub(super) fn read(directory: &Directory, name: &str) -> io::Result<Found> {
+pub(crate) fn read(directory: &Directory, name: &str) -> io::Result<Found> {
     Ok(found(&directory.read(name)?.unwrap_or_default()))
 }
 
 /// The frames in the bytes of a file.
-pub(super) fn found(bytes: &[u8]) -> Found {
+pub(crate) fn found(bytes: &[u8]) -> Found {
     let whole_frames: Vec<Vec<u8>> = frames(bytes).map(<[u8]>::to_vec).collect();
     let at = whole(bytes);
     let left = bytes.len() - at;
@@ -238,7 +238,7 @@ fn kind(bytes: &[u8]) -> DamageKind {
 }
 
 /// Writes frames to a new file beside `name`, which [`Directory::rename`] puts in its place. Returns its name.
-pub(super) fn stage<'a>(
+pub(crate) fn stage<'a>(
     directory: &Directory,
     name: &str,
     frames: impl IntoIterator<Item = &'a Frames>,
@@ -252,7 +252,7 @@ pub(super) fn stage<'a>(
 }
 
 /// Replaces a file by one of these frames, so that whoever reads it sees the old one or the new one.
-pub(super) fn replace<'a>(
+pub(crate) fn replace<'a>(
     directory: &Directory,
     name: &str,
     frames: impl IntoIterator<Item = &'a Frames>,

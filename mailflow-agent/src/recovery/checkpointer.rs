@@ -9,15 +9,15 @@ use std::{io, path::PathBuf, time::Duration};
 
 use tracing::warn;
 
+use super::store::{Entry, State, Store, Told, Unwritable};
 use super::{
-    notes,
-    trouble::{Trouble, Unwritten},
+    durability::{Trouble, Unwritten},
+    poll_records,
 };
 use crate::outputs::router::Sinks;
 use crate::{
     config::{AlertTo, Config, FlowTo, Target},
     control::Durability,
-    state::{Entry, State, Store, Told, Unwritable},
 };
 use mailflow_engine::{
     Engine,
@@ -164,7 +164,7 @@ impl Keeper {
     pub(crate) fn take(&mut self, moment: (Time, Epoch), engine: &Engine, effects: &Effects) {
         let Some(store) = &mut self.store else { return };
         store.handed_over(effects.alerts.iter().map(Told::of));
-        let result = store.passed(notes::passed(moment, engine));
+        let result = store.passed(poll_records::passed(moment, engine));
         // What cannot be written is judged again after a crash; it is no reason to stop.
         self.judged_is_lost = result.is_err();
         match &result {

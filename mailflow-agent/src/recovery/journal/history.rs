@@ -5,10 +5,10 @@ use std::io;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    directory::Directory,
-    entry::Judged,
-    frames::{self, Appender, Found},
+    file::{self, Appender, Found},
+    record::Judged,
 };
+use crate::recovery::directory::Directory;
 use mailflow_engine::{
     event::{Alert, AlertState},
     time::Time,
@@ -53,7 +53,7 @@ impl Told {
 }
 
 /// What was after the state of this moment.
-pub(super) fn since(mut past: Vec<Past>, state: u64) -> Vec<Past> {
+pub(crate) fn since(mut past: Vec<Past>, state: u64) -> Vec<Past> {
     // A state that was about to be written when the agent died is not there.
     let kept = past.iter().rposition(|past| matches!(past, Past::Kept(now) if *now <= state));
     past.drain(..kept.map_or(0, |kept| kept + 1));
@@ -62,7 +62,7 @@ pub(super) fn since(mut past: Vec<Past>, state: u64) -> Vec<Past> {
 
 /// The files.
 #[derive(Debug, Default)]
-pub(super) struct History {
+pub(crate) struct History {
     /// The one that is written, if there is one.
     current: Option<Appender>,
     next: u64,
@@ -70,29 +70,29 @@ pub(super) struct History {
 
 impl History {
     /// All of it, in its order: each file's name, and its frames.
-    pub(super) fn read(directory: &Directory) -> io::Result<Vec<(String, io::Result<Found>)>> {
+    pub(crate) fn read(directory: &Directory) -> io::Result<Vec<(String, io::Result<Found>)>> {
         let files = files(directory)?.into_iter();
         Ok(files
             .map(|(_, name)| {
-                let found = frames::read(directory, &name);
+                let found = file::read(directory, &name);
                 (name, found)
             })
             .collect())
     }
 
     /// Goes on after what is there.
-    pub(super) fn open(directory: &Directory) -> io::Result<Self> {
+    pub(crate) fn open(directory: &Directory) -> io::Result<Self> {
         let next = files(directory)?.last().map_or(0, |(number, _)| number + 1);
         Ok(Self { current: None, next })
     }
 
     /// Bytes that were written since it was forgotten last.
-    pub(super) fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         self.current.as_ref().map_or(0, Appender::bytes)
     }
 
     /// Appends. After an error nothing of it is there.
-    pub(super) fn write(
+    pub(crate) fn write(
         &mut self,
         directory: &Directory,
         past: impl IntoIterator<Item = Past>,
@@ -121,7 +121,7 @@ impl History {
     }
 
     /// Removes all of it, and begins anew.
-    pub(super) fn forget(&mut self, directory: &Directory) -> io::Result<()> {
+    pub(crate) fn forget(&mut self, directory: &Directory) -> io::Result<()> {
         self.current = None;
         files(directory)?.into_iter().try_for_each(|(_, name)| directory.remove(&name))
     }
@@ -141,7 +141,7 @@ impl Past {
     }
 
     /// From the bytes of a frame; `None` where they are none of these.
-    pub(super) fn read(frame: &[u8]) -> Option<Self> {
+    pub(crate) fn read(frame: &[u8]) -> Option<Self> {
         match frame.split_first()? {
             (0, bytes) => Judged::read(bytes).map(Self::Judged),
             (1, bytes) => postcard::from_bytes(bytes).ok().map(Self::Told),
@@ -163,7 +163,8 @@ fn files(directory: &Directory) -> io::Result<Vec<(u64, String)>> {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::entry::tests::some_flow, *};
+    use super::*;
+    use crate::recovery::journal::record::tests::some_flow;
     use mailflow_engine::flow::RecordReason;
 
     fn judged(seconds: u64) -> Past {

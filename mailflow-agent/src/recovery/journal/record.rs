@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use mailflow_common::FlowKey;
 use serde::{Deserialize, Serialize};
 
-use super::tail::Mark;
+use super::output_offsets::Mark;
 use mailflow_engine::{
     flow::{Direction, Finished, Flow, RecordReason, facts_bytes, facts_of},
     spill::Spill,
@@ -56,7 +56,7 @@ pub struct Judged {
 
 /// Either, as it is written.
 #[derive(Serialize, Deserialize)]
-pub(super) enum Line {
+pub(crate) enum Line {
     Poll { now: u64, epoch: i128 },
     Ended(Plain),
     Lives(Plain),
@@ -73,7 +73,7 @@ type Way = (u64, u64, u64, u64, u64, Option<u64>);
 
 /// A flow.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(super) struct Plain {
+pub(crate) struct Plain {
     #[serde(with = "packed")]
     key: FlowKey,
     up: Way,
@@ -87,7 +87,7 @@ pub(super) struct Plain {
 }
 
 impl Entry {
-    pub(super) fn line(&self) -> Line {
+    pub(crate) fn line(&self) -> Line {
         match self {
             Self::Poll { now, epoch } => Line::Poll { now: now.as_nanos(), epoch: *epoch },
             Self::Ended(flow) => Line::Ended(plain(flow)),
@@ -107,7 +107,7 @@ impl Entry {
     }
 
     /// From bytes; `None` where they are no entry of a journal.
-    pub(super) fn read(bytes: &[u8]) -> Option<Self> {
+    pub(crate) fn read(bytes: &[u8]) -> Option<Self> {
         Some(match postcard::from_bytes(bytes).ok()? {
             Line::Poll { now, epoch } => Self::Poll { now: Time::from_nanos(now), epoch },
             Line::Ended(plain) => Self::Ended(flow(plain)),
@@ -136,13 +136,13 @@ impl Entry {
 }
 
 impl Judged {
-    pub(super) fn line(&self) -> Line {
+    pub(crate) fn line(&self) -> Line {
         let reason = RecordReason::ALL.iter().position(|reason| *reason == self.reason).unwrap_or(0);
         Line::Judged(self.at.as_nanos(), plain(&self.flow), reason as u8, self.open)
     }
 
     /// From bytes; `None` where they are none.
-    pub(super) fn read(bytes: &[u8]) -> Option<Self> {
+    pub(crate) fn read(bytes: &[u8]) -> Option<Self> {
         match postcard::from_bytes(bytes).ok()? {
             Line::Judged(at, plain, reason, open) => Some(Self {
                 at: Time::from_nanos(at),
@@ -164,7 +164,7 @@ fn direction((packets, bytes, payload, data_packets, data_bytes, last): Way) -> 
     Direction { packets, bytes, payload, data_packets, data_bytes, last: last.map(Time::from_nanos) }
 }
 
-pub(super) fn plain(flow: &Flow) -> Plain {
+pub(crate) fn plain(flow: &Flow) -> Plain {
     Plain {
         key: flow.key,
         up: way(&flow.up),
@@ -178,7 +178,7 @@ pub(super) fn plain(flow: &Flow) -> Plain {
     }
 }
 
-pub(super) fn flow(plain: Plain) -> Flow {
+pub(crate) fn flow(plain: Plain) -> Flow {
     Flow {
         key: plain.key,
         up: direction(plain.up),
@@ -199,22 +199,22 @@ mod packed {
 
     use mailflow_kernel::{key_bytes, unpack_key};
 
-    pub(super) fn serialize<S: Serializer>(key: &FlowKey, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(key: &FlowKey, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_bytes(key_bytes(key))
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<FlowKey, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<FlowKey, D::Error> {
         unpack_key(Deserialize::deserialize(deserializer)?).ok_or_else(|| D::Error::custom("no flow's key"))
     }
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use mailflow_common::{Address, Facts};
 
     use super::*;
 
-    pub(in super::super) fn some_flow(port: u16) -> Flow {
+    pub(crate) fn some_flow(port: u16) -> Flow {
         let at = |seconds: u64| Time::from_nanos(seconds * 1_000_000_000);
         let way = |n| Direction {
             packets: n,

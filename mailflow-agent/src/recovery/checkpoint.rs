@@ -1,23 +1,23 @@
 //! The checkpoint: what an agent writes about itself at intervals.
 
-use super::entry;
+use super::journal::record;
 use crate::control::Firing;
 use crate::outputs::pending_delivery::Untold;
 use mailflow_kernel::Kept;
 use serde::{Deserialize, Serialize};
 
 /// Of the format of all files; another one's files are set aside.
-pub(super) const VERSION: u32 = 3;
+pub(crate) const VERSION: u32 = 3;
 
-pub(super) const STATE: &str = "state";
+pub(crate) const STATE: &str = "state";
 
-pub(super) const JOURNAL: &str = "journal";
+pub(crate) const JOURNAL: &str = "journal";
 
 #[derive(Serialize, Deserialize)]
-pub(super) struct Head {
-    pub(super) version: u32,
+pub(crate) struct Head {
+    pub(crate) version: u32,
     /// The boot of the machine that all times and tables are of.
-    pub(super) boot: String,
+    pub(crate) boot: String,
 }
 
 /// How far an agent had come.
@@ -46,18 +46,25 @@ pub struct State {
 /// What belongs to the kernel's tables, see [`Kept`].
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Tables {
-    pub(super) prefix: u8,
-    pub(super) ticks: [u64; 3],
-    pub(super) bases: Vec<(Vec<u8>, Vec<u8>)>,
-    pub(super) retired: [u64; 4],
-    pub(super) overflow: [u64; 4],
-    pub(super) carried: Vec<entry::Plain>,
-    pub(super) read: Vec<u32>,
+    pub(crate) prefix: u8,
+    pub(crate) ticks: [u64; 3],
+    pub(crate) bases: Vec<(Vec<u8>, Vec<u8>)>,
+    pub(crate) retired: [u64; 4],
+    pub(crate) overflow: [u64; 4],
+    pub(crate) carried: Vec<record::Plain>,
+    pub(crate) read: Vec<u32>,
 }
 
 impl From<Kept> for Tables {
     fn from(Kept { prefix, ticks, bases, retired, overflow, carried, read }: Kept) -> Self {
-        let carried = carried.iter().map(entry::plain).collect();
+        let carried = carried.iter().map(record::plain).collect();
+        Self { prefix, ticks, bases, retired, overflow, carried, read }
+    }
+}
+
+impl From<Tables> for Kept {
+    fn from(Tables { prefix, ticks, bases, retired, overflow, carried, read }: Tables) -> Self {
+        let carried = carried.into_iter().map(record::flow).collect();
         Self { prefix, ticks, bases, retired, overflow, carried, read }
     }
 }
