@@ -7,15 +7,14 @@
 #![forbid(unsafe_code)]
 
 pub mod agent;
-pub mod capture;
 pub mod cli;
 pub mod commands;
 pub mod config;
 pub mod control;
 pub mod doctor;
-pub mod flowlog;
 pub mod http;
 pub mod metrics;
+pub mod offline;
 pub mod outputs;
 pub mod recovery;
 pub mod status;

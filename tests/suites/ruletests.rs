@@ -12,11 +12,11 @@ use std::{
 };
 
 use mailflow_agent::{
-    agent::ruletest,
     cli::{self, Exit},
-    config::{
+    config,
+    offline::ruletest::{
         self,
-        ruletest::{Expected, RuleTest, RuleTests},
+        file::{Expected, RuleTest, RuleTests},
     },
 };
 

@@ -9,9 +9,9 @@ use jiff::Timestamp;
 
 use super::{Exit, ExplainArgs, ask::unexpected};
 use crate::{
-    agent::explain::Past,
     config::scalar::show_duration,
     control::{Client, Explained, HeldTerm, JudgedFlow, Reply, Request, Suggested},
+    offline::past::Past,
 };
 
 /// `explain`: prints all there is to say of a source.

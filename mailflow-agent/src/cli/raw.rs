@@ -19,7 +19,7 @@ use crate::{
         Hook, LogLevel, Role, Target,
         scalar::{self, Switch},
     },
-    flowlog::{LogOptions, Renamed},
+    offline::flowlog::{LogOptions, Renamed},
 };
 
 /// Tells which internal host sends too much mail, from exact kernel counts.

@@ -6,13 +6,13 @@ use tracing::error;
 
 use super::common::{load, printed};
 use crate::{
-    agent::{
+    cli::{self, BacktestArgs, Exit, LogArgs, ReplayArgs},
+    offline::{
         self,
         backtest::Backtested,
-        explain::Past,
+        past::Past,
         replay::{AtEnd, Replayed},
     },
-    cli::{self, BacktestArgs, Exit, LogArgs, ReplayArgs},
     util::error_chain,
 };
 
@@ -22,7 +22,7 @@ pub(super) fn replay(path: Option<&Path>, args: ReplayArgs) -> Exit {
         Err(exit) => return exit,
     };
     cli::overrides::apply_replay(&mut config, &args);
-    match agent::replay::run(&config, args.role, &args.captures, at_end(args.drain)) {
+    match offline::replay::run(&config, args.role, &args.captures, at_end(args.drain)) {
         Ok(Replayed { damaged: 0, .. }) => Exit::Good,
         Ok(_) => Exit::Failure,
         Err(error) => {
@@ -38,7 +38,7 @@ pub(super) fn backtest(path: Option<&Path>, args: &BacktestArgs) -> Exit {
         Err(exit) => return exit,
     };
     cli::overrides::apply_backtest(&mut config, args);
-    match agent::backtest::run(&config, &args.logs, &args.reading.options(), at_end(args.drain)) {
+    match offline::backtest::run(&config, &args.logs, &args.reading.options(), at_end(args.drain)) {
         Ok(Backtested { unreadable: 0, damaged: 0, .. }) => Exit::Good,
         Ok(_) => Exit::Failure,
         Err(error) => {

@@ -3,22 +3,21 @@
 //! [`yaml`] makes a tree whose keys and values know their places and gives access to it, and a module for each topic asks for its settings. A setting left out is the shipped file's, which
 //! is the only place where defaults are written down.
 
-mod amounts;
-mod defaults;
-mod diagnostics;
-mod file;
+pub(super) mod amounts;
+pub(super) mod defaults;
+pub(super) mod diagnostics;
+pub(super) mod file;
 pub(crate) mod file_stamp;
-mod networks;
+pub(super) mod networks;
 pub mod outputs;
 mod redact;
-mod rules;
-pub mod ruletest;
+pub(super) mod rules;
 pub mod scalar;
 mod sections;
-mod services;
-mod settings;
+pub(super) mod services;
+pub(super) mod settings;
 pub mod web;
-mod yaml;
+pub(super) mod yaml;
 
 use std::{path::Path, time::Duration};
 

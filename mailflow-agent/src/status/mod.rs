@@ -2,6 +2,7 @@
 
 pub(crate) mod active_alerts;
 pub(crate) mod duplicate_detector;
+pub(super) mod explanation;
 pub(crate) mod kernel_snapshot;
 pub(crate) mod shared_status;
 pub(crate) mod unlisted_clients;

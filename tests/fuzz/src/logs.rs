@@ -2,7 +2,7 @@
 
 use std::{path::Path, sync::LazyLock};
 
-use mailflow_agent::{config, flowlog::{Entry, Line, Log, LogError, Origin, Reading, Renamed, history::{Arrival, History, Limits, Rhythm, Sorter}, read_lines}, util::gzip_reader::Packed, outputs::{eve::flow, gateway::Gateway}};
+use mailflow_agent::{config, offline::flowlog::{Entry, Line, Log, LogError, Origin, Reading, Renamed, history::{Arrival, History, Limits, Rhythm, Sorter}, read_lines}, util::gzip_reader::Packed, outputs::{eve::flow, gateway::Gateway}};
 use mailflow_engine::{
         flow::{Direction, FlowRecord},
         inputs::Inputs,

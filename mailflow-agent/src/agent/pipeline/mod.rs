@@ -1,14 +1,11 @@
 //! One poll after the other: snapshot, engine, sinks.
 
-mod renew;
-mod start;
-
 use std::time::Duration;
 
 use anyhow::Result;
 use tracing::info;
 
-use super::{cycle, lists::ListWatch, pin_watch::PinWatch};
+use super::{network_lists::ListWatch, pin_watch::PinWatch, poll};
 use crate::outputs::router::Sinks;
 use crate::{
     config::{Config, FlowTable},
@@ -31,20 +28,20 @@ use mailflow_kernel::{Kernel, Lookout, Verify};
 /// Everything a poll passes through.
 pub(crate) struct Pipeline {
     /// What is in force.
-    config: Config,
+    pub(super) config: Config,
     /// The program is loaded for `host` interfaces beside `lan` ones.
-    mixed: bool,
-    kernel: Kernel,
-    engine: Engine,
-    sinks: Sinks,
-    tables: FlowTable,
-    room: Room,
-    delivery: Delivery,
-    windows: Windows,
-    lists: ListWatch,
-    keeper: Keeper,
-    inside: InsideWatch,
-    pin_watch: PinWatch,
+    pub(super) mixed: bool,
+    pub(super) kernel: Kernel,
+    pub(super) engine: Engine,
+    pub(super) sinks: Sinks,
+    pub(super) tables: FlowTable,
+    pub(super) room: Room,
+    pub(super) delivery: Delivery,
+    pub(super) windows: Windows,
+    pub(super) lists: ListWatch,
+    pub(super) keeper: Keeper,
+    pub(super) inside: InsideWatch,
+    pub(super) pin_watch: PinWatch,
 }
 
 impl Pipeline {
@@ -78,7 +75,7 @@ impl Pipeline {
         let before = kernel.totals()?;
         // The wall clock may have been set: hours and the ends of allow-lists are its.
         engine.set_epoch(moment.1);
-        let looked = cycle::look(kernel, engine, keeper, moment, |effects| sinks.take(moment, effects));
+        let looked = poll::look(kernel, engine, keeper, moment, |effects| sinks.take(moment, effects));
         let drain = match looked {
             // Nothing is wrong with the tables: this poll is done again once the disk takes it, or without it.
             Err(_) if keeper.waits() => None,
@@ -139,10 +136,10 @@ impl Pipeline {
             keeper.wait_no_longer();
         }
         let read = if stays {
-            cycle::look(&mut kernel, &mut engine, &mut keeper, moment, take).map(drop)
+            poll::look(&mut kernel, &mut engine, &mut keeper, moment, take).map(drop)
         } else {
             kernel.detach();
-            cycle::last_look(&mut kernel, &mut engine, &mut keeper, moment, take)
+            poll::last_look(&mut kernel, &mut engine, &mut keeper, moment, take)
         };
         // As after every poll.
         let _ = keeper.note([Entry::Over]);
@@ -161,6 +158,6 @@ impl Pipeline {
 }
 
 /// The windows from the beginning, as these settings ask for them.
-fn windows(config: &Config) -> Windows {
+pub(super) fn windows(config: &Config) -> Windows {
     Windows::new(config.outputs.max_windows, config.poll_interval)
 }

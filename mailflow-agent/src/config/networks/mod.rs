@@ -26,7 +26,7 @@ use super::{
 use mailflow_engine::assets::{AssetRole, Networks, Origin};
 
 /// Reads the internal networks, and tells where they come from; files are relative to `directory`.
-pub(super) fn read(at: &At<'_>, faults: &mut Collector, directory: &Path) -> Option<(Networks, Lists)> {
+pub(crate) fn read(at: &At<'_>, faults: &mut Collector, directory: &Path) -> Option<(Networks, Lists)> {
     // The list is one: a file that names networks of its own does not get the shipped ones as well.
     let at = &if at.is_own() { at.clone().over(None) } else { at.clone() };
     let before = faults.count();

@@ -68,7 +68,7 @@ const FACILITIES: [(&str, u8); 20] = [
 type Named<T> = (&'static str, T);
 
 /// Reads `off`, a file, an output, or a list of them, each with its name. No two have the same in `names`.
-pub(super) fn read<T>(
+pub(crate) fn read<T>(
     at: &At<'_>,
     faults: &mut Collector,
     names: &mut HashSet<String>,
@@ -93,7 +93,7 @@ pub(super) fn read<T>(
 }
 
 /// An output for alerts.
-pub(super) fn alerts(
+pub(crate) fn alerts(
     at: &At<'_>,
     faults: &mut Collector,
     directory: &Path,
@@ -164,7 +164,7 @@ pub(super) fn alerts(
 }
 
 /// An output for flow records.
-pub(super) fn flows(at: &At<'_>, faults: &mut Collector) -> Option<(Option<String>, Named<FlowTo>)> {
+pub(crate) fn flows(at: &At<'_>, faults: &mut Collector) -> Option<(Option<String>, Named<FlowTo>)> {
     if at.text().is_some() {
         let target = parsed(at, faults, "a file, or - for standard output", file)?;
         return Some((None, (FLOW_LOG, FlowTo::Lines { target, profile: Profile::Eve })));

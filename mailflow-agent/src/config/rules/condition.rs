@@ -15,15 +15,15 @@ use mailflow_engine::settings::{Condition, Window};
 const MOST: usize = 32;
 
 /// A condition as written.
-pub(super) struct Conditions<'a> {
+pub(crate) struct Conditions<'a> {
     /// The terms in their order.
-    pub(super) terms: Vec<Given<'a>>,
+    pub(crate) terms: Vec<Given<'a>>,
     /// How they go together.
-    pub(super) condition: Condition,
+    pub(crate) condition: Condition,
 }
 
 /// Reads a condition. Terms without a window of their own have `window`, the rule's.
-pub(super) fn read<'a>(
+pub(crate) fn read<'a>(
     at: &At<'a>,
     faults: &mut Collector,
     window: Option<Window>,

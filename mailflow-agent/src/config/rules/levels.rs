@@ -30,10 +30,10 @@ const TIMES: [u64; 2] = [PARTS / 1_000, 1_000 * PARTS];
 
 /// When an alert ends.
 #[derive(Clone, Copy)]
-pub(super) struct Resolve {
+pub(crate) struct Resolve {
     below: Below,
     /// How long the condition must not hold.
-    pub(super) after: Duration,
+    pub(crate) after: Duration,
 }
 
 /// How much below its threshold a term must be.
@@ -47,10 +47,10 @@ enum Below {
 
 impl Resolve {
     /// What a rule has that does not say.
-    pub(super) const DEFAULT: Resolve = Resolve { below: Below::Factor(FACTOR), after: AFTER };
+    pub(crate) const DEFAULT: Resolve = Resolve { below: Below::Factor(FACTOR), after: AFTER };
 
     /// Both thresholds of a term.
-    pub(super) fn level(&self, at_least: u64) -> Level {
+    pub(crate) fn level(&self, at_least: u64) -> Level {
         // Whole values below 0.8 x threshold are those below the next whole number.
         let below = match self.below {
             Below::Factor(parts) => scaled(at_least, parts, PARTS),
@@ -72,7 +72,7 @@ fn scaled(number: u64, times: u64, of: u64) -> u64 {
 }
 
 /// Reads `resolve`. Without `terms` (they were refused) a threshold is not judged.
-pub(super) fn resolve(at: &At<'_>, faults: &mut Collector, terms: Option<&[Given<'_>]>) -> Option<Resolve> {
+pub(crate) fn resolve(at: &At<'_>, faults: &mut Collector, terms: Option<&[Given<'_>]>) -> Option<Resolve> {
     mapping(at, faults, "{ factor: 0.8, after: 10m }")?;
     Fields::read(at, faults, |fields| {
         let factor =
@@ -106,7 +106,7 @@ fn below(at: &At<'_>, faults: &mut Collector, terms: Option<&[Given<'_>]>) -> Op
 }
 
 /// Reads `thresholds`.
-pub(super) fn thresholds(
+pub(crate) fn thresholds(
     at: &At<'_>,
     faults: &mut Collector,
     internal: Option<&Networks>,

@@ -1,6 +1,6 @@
 //! `rules`: which flows count, over which time, and what of them is too much.
 
-pub(super) mod allow;
+pub(crate) mod allow;
 mod bounds;
 mod condition;
 mod hours;
@@ -8,7 +8,7 @@ mod levels;
 pub(crate) mod limits;
 mod matching;
 mod odd;
-pub(super) mod shipped;
+pub(crate) mod shipped;
 mod terms;
 mod window;
 
@@ -36,32 +36,32 @@ use mailflow_engine::{
 use matching::Known;
 
 /// Most rules: each is asked about every record.
-pub(super) const MOST_RULES: usize = 256;
+pub(crate) const MOST_RULES: usize = 256;
 
 /// The rules of a configuration.
 #[derive(Debug, Default)]
-pub(super) struct Rules {
+pub(crate) struct Rules {
     /// Those to evaluate.
-    pub(super) on: Vec<Rule>,
+    pub(crate) on: Vec<Rule>,
     /// Those switched off.
-    pub(super) off: Vec<Rule>,
+    pub(crate) off: Vec<Rule>,
 }
 
 /// What rules are read with.
 #[derive(Clone, Copy)]
-pub(super) struct Around<'a> {
+pub(crate) struct Around<'a> {
     /// The watched ports, as far as they could be read: a rule's ports must be among them.
-    pub(super) watched: Option<&'a Watched>,
+    pub(crate) watched: Option<&'a Watched>,
     /// The internal networks, if they could be read.
-    pub(super) internal: Option<&'a Networks>,
+    pub(crate) internal: Option<&'a Networks>,
     /// The shipped rules.
-    pub(super) shipped: Option<&'a Node>,
+    pub(crate) shipped: Option<&'a Node>,
     /// What is allowed for all rules.
-    pub(super) allow: &'a [Allow],
+    pub(crate) allow: &'a [Allow],
 }
 
 /// Reads the rules, and adds entries of their allow-lists that end to `ending`.
-pub(super) fn read<'a>(
+pub(crate) fn read<'a>(
     at: &At<'a>,
     faults: &mut Collector,
     around: Around<'a>,

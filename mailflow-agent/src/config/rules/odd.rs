@@ -7,7 +7,7 @@ use mailflow_engine::settings::{
 };
 
 /// Warns of terms that can never hold, and of ratios that hold at once.
-pub(super) fn warn(condition: &At<'_>, rule: &Rule, terms: &[Given<'_>], faults: &mut Collector) {
+pub(crate) fn warn(condition: &At<'_>, rule: &Rule, terms: &[Given<'_>], faults: &mut Collector) {
     for term in terms {
         if let Some((most, why)) = most(rule, term.measure)
             && most < term.at_least

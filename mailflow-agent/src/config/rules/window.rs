@@ -12,14 +12,14 @@ use mailflow_engine::settings::{Window, WindowKind};
 use std::time::Duration;
 
 /// Shortest and longest window and interval.
-pub(super) const SPAN: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(30 * 86_400)];
+pub(crate) const SPAN: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(30 * 86_400)];
 
-pub(super) fn interval(at: &At<'_>, faults: &mut Collector) -> Option<Duration> {
+pub(crate) fn interval(at: &At<'_>, faults: &mut Collector) -> Option<Duration> {
     parsed(at, faults, "a duration", |text| duration_within(text, SPAN))
 }
 
 /// A window: its length alone, or a mapping. One that does not say how it moves does so as `kind` says.
-pub(super) fn window(at: &At<'_>, faults: &mut Collector, kind: WindowKind) -> Option<Window> {
+pub(crate) fn window(at: &At<'_>, faults: &mut Collector, kind: WindowKind) -> Option<Window> {
     const KINDS: [(&str, WindowKind); 2] =
         [("sliding", WindowKind::Sliding), ("tumbling", WindowKind::Tumbling)];
     if at.text().is_some() {
