@@ -4,8 +4,8 @@
 
 use std::process::ExitCode;
 
-use mailflow_agent::{cli, commands};
+use mailflow_agent::cli;
 
 fn main() -> ExitCode {
-    commands::perform(cli::parse()).into()
+    cli::perform(cli::parse()).into()
 }

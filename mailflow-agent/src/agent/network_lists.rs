@@ -15,10 +15,10 @@ use std::{
 
 use tracing::{debug, error, info, warn};
 
-use crate::status::shared_status::View;
 use crate::{
     config::{Fault, Faults, Lists},
     metrics::Load,
+    status::shared_status::View,
 };
 use mailflow_engine::{assets::Networks, time::Time};
 use mailflow_kernel::capabilities;

@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
-use crate::status::shared_status::View;
-use crate::util::error_chain::Limited;
+use crate::{status::shared_status::View, util::error_chain::Limited};
 use mailflow_engine::time::Time;
 use mailflow_kernel::Kernel;
 

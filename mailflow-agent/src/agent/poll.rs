@@ -4,8 +4,7 @@ use std::{io, time::Duration};
 
 use anyhow::{Context, Result};
 
-use crate::recovery::store::Entry;
-use crate::recovery::{checkpointer::Keeper, poll_records};
+use crate::recovery::{checkpointer::Keeper, poll_records, store::Entry};
 use mailflow_engine::{
     Engine,
     event::Effects,

@@ -12,12 +12,12 @@ use tracing::{error, info, warn};
 
 pub(super) use super::reload::Source;
 use super::{pipeline::Pipeline, reload::Reload, systemd::Service};
-use crate::outputs::router::GRACE;
-use crate::status::shared_status::View;
 use crate::{
     config::Config,
     control::{self, Order, Orders, Reply, Request},
     http,
+    outputs::router::GRACE,
+    status::shared_status::View,
     util::{
         disk,
         signals::{Asked, Signals},

@@ -8,10 +8,10 @@ use std::{
 use anyhow::Result;
 use tracing::{info, warn};
 
-use super::pipeline::{Pipeline, windows};
 use super::{
     network_lists::ListWatch,
     pin_watch::PinWatch,
+    pipeline::{Pipeline, windows},
     program_load::{Hosts, load_for_life},
 };
 use crate::{

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::Exit;
+use super::command::Exit;
 use crate::config::{self, Config, DEFAULT, scalar::show_duration};
 use mailflow_kernel::clock;
 

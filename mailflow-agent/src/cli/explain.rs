@@ -7,7 +7,7 @@ use std::{
 
 use jiff::Timestamp;
 
-use super::{Exit, ExplainArgs, ask::unexpected};
+use super::{args::ExplainArgs, client::unexpected, command::Exit};
 use crate::{
     config::scalar::show_duration,
     control::{Client, Explained, HeldTerm, JudgedFlow, Reply, Request, Suggested},

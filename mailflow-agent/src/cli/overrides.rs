@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{BacktestArgs, ReplayArgs, RunArgs};
+use super::args::{BacktestArgs, ReplayArgs, RunArgs};
 use crate::config::{AtStop, Config, Interface, Target, scalar::Switch};
 use mailflow_engine::settings::{Match, Service};
 

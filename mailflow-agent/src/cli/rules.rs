@@ -5,7 +5,7 @@ use std::{
     path::PathBuf,
 };
 
-use super::Exit;
+use super::command::Exit;
 use crate::offline::ruletest::{
     self, Tested,
     file::{RuleTest, read, written},

@@ -21,19 +21,25 @@ pub(super) mod yaml;
 
 use std::{path::Path, time::Duration};
 
-use self::defaults::shipped;
-pub use self::defaults::{DEFAULT, DEFAULT_NAME};
-use self::diagnostics::Collector;
-pub use self::diagnostics::{Fault, Faults, Place, Position};
-pub use self::networks::lists::Lists;
-use self::sections::flow_table::flow_table;
-pub use self::sections::{
-    flow_table::FlowTable,
-    state::{Control, State},
+use self::{
+    defaults::shipped,
+    diagnostics::Collector,
+    sections::flow_table::flow_table,
+    settings::{Judged, judged},
+    yaml::{
+        get::{At, Fields},
+        values::parsed,
+    },
 };
-use self::settings::{Judged, judged};
-use self::yaml::get::{At, Fields};
-use self::yaml::values::parsed;
+pub use self::{
+    defaults::{DEFAULT, DEFAULT_NAME},
+    diagnostics::{Fault, Faults, Place, Position},
+    networks::lists::Lists,
+    sections::{
+        flow_table::FlowTable,
+        state::{Control, State},
+    },
+};
 use mailflow_engine::settings::{Rule, Settings};
 pub use mailflow_kernel::options::{AtStop, Hook, Interface, LogLevel, Role};
 pub use mailflow_kernel::pattern::NamePattern;

@@ -11,10 +11,10 @@ mod server;
 mod status;
 mod top;
 
-pub use self::protocol::{Reply, Request};
 pub use self::{
     client::{CallError, Client},
     explain::{Explained, HeldRule, HeldTerm, JudgedFlow, Suggested},
+    protocol::{Reply, Request},
     server::{BindError, Listener, Order, Orders, State, attend, bind, serve},
     status::{
         Conservation, Durability, Fill, Firing, FiringAlert, ListStatus, Lookout, Number, Place, RuleStatus,

@@ -8,7 +8,7 @@ use std::{
 
 /// Who asks: an address, or the /64 of an IPv6 address, as a host has many in one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Peer(pub(super) IpAddr);
+pub(crate) struct Peer(pub(super) IpAddr);
 
 impl From<SocketAddr> for Peer {
     fn from(address: SocketAddr) -> Self {
@@ -21,21 +21,21 @@ impl From<SocketAddr> for Peer {
 
 /// A connection, as its requests know it.
 #[derive(Debug)]
-pub(super) struct Guest {
-    pub(super) peer: Peer,
-    pub(super) leave: Arc<Leave>,
-    pub(super) pages: Arc<Crowd<Peer>>,
+pub(crate) struct Guest {
+    pub(crate) peer: Peer,
+    pub(crate) leave: Arc<Leave>,
+    pub(crate) pages: Arc<Crowd<Peer>>,
 }
 
 impl Guest {
     /// A place among those that read a page; none where there is none.
-    pub(super) fn asks_for_a_page(&self) -> Option<Place<Peer>> {
+    pub(crate) fn asks_for_a_page(&self) -> Option<Place<Peer>> {
         self.pages.enter(self.peer, &self.leave)
     }
 }
 
 /// A page that is being read.
-pub(super) struct PageInHand {
-    pub(super) page: Vec<u8>,
-    pub(super) _place: Place<Peer>,
+pub(crate) struct PageInHand {
+    pub(crate) page: Vec<u8>,
+    pub(crate) _place: Place<Peer>,
 }

@@ -12,8 +12,9 @@ use axum::{
 };
 
 use super::{
-    State, compress,
+    compress,
     peer::{Guest, PageInHand},
+    state::State,
 };
 
 /// Prometheus 3 refuses a page whose type it does not know.
@@ -37,7 +38,7 @@ const LANDING: &str = "<!DOCTYPE html>
 ";
 
 /// The pages over `state`.
-pub(super) fn router(state: Arc<dyn State>) -> Router {
+pub(crate) fn router(state: Arc<dyn State>) -> Router {
     Router::new()
         .route("/", get(async || Html(LANDING)))
         .route("/metrics", get(metrics))

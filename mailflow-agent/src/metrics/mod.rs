@@ -14,8 +14,10 @@ mod text;
 pub(crate) mod traffic_counters;
 mod windows;
 
-pub use self::engine_stats::Memory;
-pub use self::page::Page;
-pub use self::traffic_counters::{Ledger, Limits, Places, SourceSums};
+pub use self::{
+    engine_stats::Memory,
+    page::Page,
+    traffic_counters::{Ledger, Limits, Places, SourceSums},
+};
 pub use agent::{Agent, Load, ReceiverCounters};
 pub use kernel::{Attached, Fill, Holding, KernelView, WatchedEntry};

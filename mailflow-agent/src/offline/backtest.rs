@@ -8,19 +8,22 @@ use std::{
 use anyhow::Result;
 use tracing::{error, info, warn};
 
-use super::flowlog::{
-    Log, LogError, LogOptions, Reading,
-    history::{Limits, Rhythm, Sorter},
-    read_lines,
-};
 use super::{
     evaluator::{Judges, Unjudged},
+    flowlog::{
+        Log, LogError, LogOptions, Reading,
+        history::{Limits, Rhythm, Sorter},
+        read_lines,
+    },
     progress::{Progress, Unit},
     replay::AtEnd,
     unread::Unread,
 };
-use crate::outputs::set::Outputs;
-use crate::{config::Config, metrics::Agent, outputs::gateway::Gateway};
+use crate::{
+    config::Config,
+    metrics::Agent,
+    outputs::{gateway::Gateway, set::Outputs},
+};
 use mailflow_engine::time::Epoch;
 use mailflow_kernel::clock;
 

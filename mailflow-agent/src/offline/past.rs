@@ -4,14 +4,15 @@ use std::{net::IpAddr, path::PathBuf};
 
 use anyhow::Result;
 
-use super::backtest::{self, Backtested, EPOCH};
-use super::flowlog::{LogOptions, history::Arrival};
-use crate::agent::pipeline::Pipeline;
-use crate::status::explanation::explained;
-use crate::status::explanation::suggested;
+use super::{
+    backtest::{self, Backtested, EPOCH},
+    flowlog::{LogOptions, history::Arrival},
+};
 use crate::{
+    agent::pipeline::Pipeline,
     config::Config,
     control::{Explained, Suggested},
+    status::explanation::{explained, suggested},
 };
 use mailflow_engine::{
     Engine,

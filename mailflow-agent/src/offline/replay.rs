@@ -10,18 +10,19 @@ use anyhow::{Context, Result};
 use mailflow_common::{Reason, Totals};
 use tracing::{error, info, warn};
 
-use super::capture::{Capture, CaptureError, Frame};
-use super::progress::{Progress, Unit};
-use crate::agent::{
-    poll,
-    program_load::{Hosts, load},
+use super::{
+    capture::{Capture, CaptureError, Frame},
+    progress::{Progress, Unit},
 };
-use crate::outputs::set::Outputs;
-use crate::recovery::checkpointer::Keeper;
 use crate::{
+    agent::{
+        poll,
+        program_load::{Hosts, load},
+    },
     config::{Config, Role},
     metrics::Agent,
-    outputs::gateway::Gateway,
+    outputs::{gateway::Gateway, set::Outputs},
+    recovery::checkpointer::Keeper,
 };
 use mailflow_engine::{
     Engine,

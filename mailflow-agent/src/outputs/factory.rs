@@ -15,9 +15,9 @@ use super::{
     webhook::Webhook,
     worker::{NoThread, Sink, Transport},
 };
-use crate::metrics::Agent;
 use crate::{
     config::{Address, AlertOutput, AlertTo, DeadLetters, FlowOutput, FlowTo, Profile},
+    metrics::Agent,
     util::disk::Limits,
 };
 

@@ -9,8 +9,8 @@ use std::{collections::VecDeque, io, net::SocketAddr, time::Duration};
 
 use anyhow::{Context, anyhow};
 
-use super::protocol::Protocol;
 use super::{
+    protocol::Protocol,
     socket::{self, End, Ended, Socket},
     worker::Counters,
 };

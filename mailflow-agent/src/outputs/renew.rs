@@ -4,8 +4,12 @@ use std::{collections::HashMap, time::Duration};
 
 use tracing::warn;
 
-use super::set::{Audience, Out, Outputs, untold};
-use super::{AlertEvent, FlowEvent, factory, jsonl_file::OpenError, profile::Format};
+use super::{
+    AlertEvent, FlowEvent, factory,
+    jsonl_file::OpenError,
+    profile::Format,
+    set::{Audience, Out, Outputs, untold},
+};
 use crate::{
     config::{self, AlertOutput, AlertTo, FlowOutput, FlowTo, Profile},
     metrics::Agent,

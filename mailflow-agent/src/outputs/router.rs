@@ -5,8 +5,11 @@ use std::{sync::Arc, thread, time::Duration};
 use tracing::info;
 
 use super::set::Outputs;
-use crate::status::{active_alerts::FiringAlerts, shared_status::View};
-use crate::{control::Firing, metrics::Places};
+use crate::{
+    control::Firing,
+    metrics::Places,
+    status::{active_alerts::FiringAlerts, shared_status::View},
+};
 use mailflow_engine::{
     event::{Alert, Effects, Grouped},
     settings::Services,

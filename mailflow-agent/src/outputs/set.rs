@@ -9,8 +9,10 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use super::renew::Opened;
-use super::{AlertEvent, FlowEvent, gateway::Gateway, jsonl_file::OpenError, profile::Format, worker::Sink};
+use super::{
+    AlertEvent, FlowEvent, gateway::Gateway, jsonl_file::OpenError, profile::Format, renew::Opened,
+    worker::Sink,
+};
 use crate::{
     config::{self, AlertOutput, AlertTo, FlowOutput, Target},
     metrics::Agent,

@@ -1,8 +1,7 @@
 //! The checkpoint: what an agent writes about itself at intervals.
 
 use super::journal::record;
-use crate::control::Firing;
-use crate::outputs::pending_delivery::Untold;
+use crate::{control::Firing, outputs::pending_delivery::Untold};
 use mailflow_kernel::Kept;
 use serde::{Deserialize, Serialize};
 

@@ -9,15 +9,15 @@ use std::{io, path::PathBuf, time::Duration};
 
 use tracing::warn;
 
-use super::store::{Entry, State, Store, Told, Unwritable};
 use super::{
     durability::{Trouble, Unwritten},
     poll_records,
+    store::{Entry, State, Store, Told, Unwritable},
 };
-use crate::outputs::router::Sinks;
 use crate::{
     config::{AlertTo, Config, FlowTo, Target},
     control::Durability,
+    outputs::router::Sinks,
 };
 use mailflow_engine::{
     Engine,

@@ -6,10 +6,10 @@ use anyhow::Result;
 use mailflow_common::SpillKey;
 use tracing::{info, warn};
 
-use super::store::{Recovered, State, Told, Written};
 use super::{
     checkpointer::Keeper,
     redo::{self, Hearers, Tables},
+    store::{Recovered, State, Told, Written},
 };
 use crate::outputs::router::Sinks;
 use mailflow_engine::{

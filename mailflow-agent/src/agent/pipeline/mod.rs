@@ -6,14 +6,11 @@ use anyhow::Result;
 use tracing::info;
 
 use super::{network_lists::ListWatch, pin_watch::PinWatch, poll};
-use crate::outputs::router::Sinks;
 use crate::{
     config::{Config, FlowTable},
     metrics::{KernelView, Memory},
-    recovery::store::Entry,
-};
-use crate::{
-    recovery::checkpointer::Keeper,
+    outputs::router::Sinks,
+    recovery::{checkpointer::Keeper, store::Entry},
     status::{
         duplicate_detector::Delivery,
         kernel_snapshot::{self, Room},

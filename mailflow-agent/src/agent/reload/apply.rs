@@ -4,9 +4,14 @@ use std::sync::Arc;
 
 use tracing::{error, info, warn};
 
-use crate::agent::pipeline::{Pipeline, windows};
 use crate::{
-    agent::{network_lists::ListWatch, program_load::ports, reload, run::Source},
+    agent::{
+        network_lists::ListWatch,
+        pipeline::{Pipeline, windows},
+        program_load::ports,
+        reload,
+        run::Source,
+    },
     config::{Config, Interface, NamePattern},
     metrics::Load,
     outputs::router::GRACE,

@@ -9,7 +9,7 @@ use std::{
 };
 
 use self::table::{Look, Span};
-use super::{Exit, TopArgs, ask::unexpected};
+use super::{args::TopArgs, client::unexpected, command::Exit};
 use crate::{
     control::{Client, Reply, Request, Top},
     util::terminal::Terminal,

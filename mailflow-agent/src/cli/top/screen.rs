@@ -14,12 +14,15 @@ use crossterm::{
 };
 
 use super::table::{Look, Span};
-use crate::control::{CallError, Reply};
-use crate::{cli::Column, control::Top, util::terminal::escape};
+use crate::{
+    cli::args::Column,
+    control::{CallError, Reply, Top},
+    util::terminal::escape,
+};
 use mailflow_kernel::clock;
 
 /// Why it ended.
-pub(super) enum End {
+pub(crate) enum End {
     /// Somebody pressed `q`.
     Asked,
     /// The agent did not answer with a table.
@@ -27,7 +30,7 @@ pub(super) enum End {
 }
 
 /// Shows the table until somebody ends it.
-pub(super) fn run(
+pub(crate) fn run(
     look: Look,
     interval: Duration,
     ask: &mut dyn FnMut() -> Result<Top, Other>,
@@ -185,7 +188,7 @@ impl Screen {
 }
 
 /// What came instead of a table.
-pub(super) type Other = Result<Reply, CallError>;
+pub(crate) type Other = Result<Reply, CallError>;
 
 #[cfg(test)]
 mod tests {

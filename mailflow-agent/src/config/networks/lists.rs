@@ -5,15 +5,18 @@ use std::{collections::HashMap, fmt, sync::Arc};
 use ipnet::IpNet;
 
 pub(crate) use super::entry::{Listed, Said, group, prefix, role};
-use super::list_file::Format;
-use super::list_file::ListFile;
-use super::overlap;
-use crate::config::file_stamp::Stamp;
-use crate::config::{
-    diagnostics::{Collector, Fault, Faults, Place, Position, quote},
-    file,
+use super::{
+    list_file::{Format, ListFile},
+    overlap,
 };
-use crate::util::terminal::escape;
+use crate::{
+    config::{
+        diagnostics::{Collector, Fault, Faults, Place, Position, quote},
+        file,
+        file_stamp::Stamp,
+    },
+    util::terminal::escape,
+};
 use mailflow_engine::assets::Networks;
 
 /// Where the internal networks come from, and how the files looked when they were read.

@@ -14,9 +14,7 @@ mod window;
 
 use std::collections::{HashMap, HashSet};
 
-use self::window::SPAN;
-use self::window::interval;
-use self::window::window;
+use self::window::{SPAN, interval, window};
 use super::{
     diagnostics::Collector,
     services::Watched,

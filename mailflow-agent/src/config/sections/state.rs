@@ -2,16 +2,18 @@
 
 use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
 
-use crate::config::{
-    amounts::{amount, bytes},
-    diagnostics::Collector,
-    scalar::{duration_within, path},
-    yaml::{
-        get::{At, Fields},
-        values::{choice, or_off, parsed},
+use crate::{
+    config::{
+        amounts::{amount, bytes},
+        diagnostics::Collector,
+        scalar::{duration_within, path},
+        yaml::{
+            get::{At, Fields},
+            values::{choice, or_off, parsed},
+        },
     },
+    util::disk::{Limits, Reserve},
 };
-use crate::util::disk::{Limits, Reserve};
 use mailflow_kernel::options::AtStop;
 
 /// Sizes that files may be limited to: a state of few flows takes some kilobytes.

@@ -21,9 +21,9 @@ use std::{
     },
 };
 
-use self::frame::Found;
 pub use self::frame::Frame;
 use self::{
+    frame::Found,
     input::{Input, Stop},
     pcap::Pcap,
     pcapng::PcapNg,

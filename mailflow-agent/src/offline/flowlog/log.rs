@@ -1,13 +1,10 @@
 //! An open flow log: recognises its format, and reads it line by line.
 
 use super::{
-    Entry, Line, Reading, Skipped,
-    columns::Columns,
-    eve,
+    Entry, Line, Reading, Skipped, eve,
     fault::{Fault, LogError},
-    names::Renamed,
     wrapped::{self, Kind},
-    zeek,
+    zeek::{columns::Columns, conn, names::Renamed},
 };
 use crate::util::gzip_reader::Packed;
 use std::{
@@ -54,8 +51,8 @@ impl Format {
         }
         let found = match self {
             _ if whole.len() as u64 >= LONGEST => Err(Fault::new(1, "", "longer than 1 MiB")),
-            Format::Eve => eve::read(line, reading),
-            Format::ZeekJson => zeek::read(line, reading),
+            Format::Eve => eve::read::read(line, reading),
+            Format::ZeekJson => conn::read(line, reading),
             Format::Wrapped => wrapped(line, reading),
             Format::ZeekColumns(columns) => match text(whole) {
                 Ok(text) if text.starts_with('#') => {
@@ -162,8 +159,8 @@ pub(crate) fn wrapped(line: &[u8], reading: &Reading<'_>) -> Result<Line, Fault>
         return Ok(Line::Skipped(Skipped::OtherEvent));
     };
     let read = match inner.kind {
-        Kind::Eve => eve::read(&inner.line, reading),
-        Kind::Zeek => zeek::read(&inner.line, reading),
+        Kind::Eve => eve::read::read(&inner.line, reading),
+        Kind::Zeek => conn::read(&inner.line, reading),
     };
     read.map_err(|fault| inner.outer(fault))
 }

@@ -4,31 +4,24 @@
 //! zero. docs/backtest.md says what each format has.
 
 mod app;
-mod columns;
 mod ends;
 mod entry;
 mod eve;
-mod eve_line;
 mod fault;
-mod fields;
 pub mod history;
 mod json;
 mod log;
-mod names;
 mod options;
-mod own;
 mod parallel;
-mod quick;
-mod suricata;
 mod text;
 mod wrapped;
 mod zeek;
 
-pub use self::entry::{Entry, Line, Origin, Skipped};
-pub use self::log::Log;
-pub use self::options::{LogOptions, Reading};
 pub use self::{
+    entry::{Entry, Line, Origin, Skipped},
     fault::{Fault, LogError},
-    names::Renamed,
+    log::Log,
+    options::{LogOptions, Reading},
     parallel::{Found, read_lines},
+    zeek::names::Renamed,
 };

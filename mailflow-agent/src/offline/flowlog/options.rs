@@ -1,6 +1,6 @@
 //! Options of the reader.
 
-use super::names::Renamed;
+use super::zeek::names::Renamed;
 use mailflow_engine::settings::Services;
 
 /// How lines are read.

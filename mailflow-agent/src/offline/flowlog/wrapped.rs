@@ -5,7 +5,11 @@ use std::borrow::Cow;
 use serde::Deserialize;
 use serde_json::{Map, Value, value::RawValue};
 
-use super::{fault::Fault, json, names, names::Renamed};
+use super::{
+    fault::Fault,
+    json,
+    zeek::names::{self, Renamed},
+};
 
 /// Most lines that lie within each other: Elasticsearch's around Filebeat's around the line itself.
 const DEPTH: usize = 4;

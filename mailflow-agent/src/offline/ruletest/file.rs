@@ -6,8 +6,7 @@
 use std::path::Path;
 
 pub use super::expect::{Expected, written};
-use super::moment::moment_of_test;
-use super::moment::no_rule;
+use super::moment::{moment_of_test, no_rule};
 use crate::config::{
     Config,
     defaults::shipped,

@@ -18,10 +18,25 @@
 //!
 //! Nothing is forced to the disk: this is against the death of the process, not of the machine.
 
-use super::checkpoint::{Head, JOURNAL, STATE, VERSION};
-pub use super::checkpoint::{State, Tables};
-pub use super::error::{StateError, Unwritable};
-use super::machine_id::MachineId;
+use super::{
+    checkpoint::{Head, JOURNAL, STATE, VERSION},
+    directory::Directory,
+    journal::{
+        file::{Appender, Frames},
+        history::History,
+    },
+    machine_id::MachineId,
+};
+pub use super::{
+    checkpoint::{State, Tables},
+    error::{StateError, Unwritable},
+    journal::{
+        history::{Past, Told},
+        output_offsets::Written,
+        record::{Entry, Judged},
+    },
+    recovered::Recovered,
+};
 
 #[cfg(test)]
 mod tests;
@@ -31,21 +46,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{
-    directory::Directory,
-    journal::{
-        file::{Appender, Frames},
-        history::History,
-    },
-};
-pub use super::{
-    journal::{
-        history::{Past, Told},
-        output_offsets::Written,
-        record::{Entry, Judged},
-    },
-    recovered::Recovered,
-};
 pub use crate::outputs::pending_delivery::{Event, Untold};
 use crate::util::disk::{Limits, takes_nothing};
 

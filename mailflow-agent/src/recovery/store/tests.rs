@@ -7,8 +7,11 @@ use std::{
 };
 
 use super::*;
-use crate::recovery::journal::{file, record::tests::some_flow};
-use crate::{config, util::disk::Reserve};
+use crate::{
+    config,
+    recovery::journal::{file, record::tests::some_flow},
+    util::disk::Reserve,
+};
 use mailflow_engine::{Engine, flow::RecordReason, time::Time};
 
 /// A directory that goes with the value.

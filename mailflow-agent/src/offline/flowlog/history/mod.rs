@@ -11,8 +11,8 @@ mod sorter;
 
 use std::collections::HashMap;
 
-pub use self::arrival::{Arrival, Rhythm};
 pub use self::{
+    arrival::{Arrival, Rhythm},
     merge::Sorted,
     sorter::{Limits, Part, Sorter},
 };

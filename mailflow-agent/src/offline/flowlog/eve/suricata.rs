@@ -5,12 +5,11 @@
 
 use mailflow_common::Facts;
 
-use super::eve_line::Tcp;
-use super::{
+use super::line::{Flow as Eve, Tcp};
+use crate::offline::flowlog::{
     Entry, Origin, Reading, app,
     ends::{Handshake, Lie, without_session},
     entry::Found,
-    eve_line::Flow as Eve,
     fault::Fault,
     json,
     text::{Flags, Proto, Read, refused},

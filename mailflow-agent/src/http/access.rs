@@ -45,7 +45,7 @@ impl Door {
 
     /// What is in force for a connection that begins now. A file that has changed for the worse is
     /// logged, and what was in force before stays.
-    pub(super) fn web(&self) -> Option<Arc<Web>> {
+    pub(crate) fn web(&self) -> Option<Arc<Web>> {
         let mut watch = self.watch.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner);
         match watch.look() {
             Some(Ok(())) => tracing::info!("the web-config file has changed and is in force"),
@@ -59,7 +59,7 @@ impl Door {
     }
 
     /// The pages, for those who know a password where one is asked for.
-    pub(super) fn guard(&self, router: Router, web: Option<&Arc<Web>>) -> Router {
+    pub(crate) fn guard(&self, router: Router, web: Option<&Arc<Web>>) -> Router {
         match web {
             Some(web) if !web.users.is_empty() => {
                 router.layer(from_fn_with_state((Arc::clone(&self.auth), Arc::clone(web)), admit))

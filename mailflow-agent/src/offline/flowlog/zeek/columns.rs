@@ -2,14 +2,16 @@
 
 use std::borrow::Cow;
 
-use super::fields::Field;
 use super::{
-    Line, Reading, Skipped,
-    eve_line::Word,
-    fault::Fault,
+    conn::{self, Conn, Service},
+    fields::Field,
     names::{self, Renamed},
+};
+use crate::offline::flowlog::{
+    Line, Reading, Skipped,
+    eve::line::Word,
+    fault::Fault,
     text::{Read, Text, refused},
-    zeek::{self, Conn, Service},
 };
 
 /// What the header says so far. Logs that were put together have more than one.
@@ -59,7 +61,7 @@ impl Columns {
             "#unset_field" => self.unset = value.to_owned(),
             "#set_separator" if !value.is_empty() => self.members = unescaped(value),
             "#empty_field" => self.empty = value.to_owned(),
-            "#path" if zeek::is_open(value).is_none() => {
+            "#path" if conn::is_open(value).is_none() => {
                 // Logs that were put together may be of several kinds.
                 if !self.began {
                     return Err(format!("Zeek's {value}.log"));
@@ -131,7 +133,7 @@ impl Columns {
             vlan: row.value(Field::Vlan)?.map(|Read(tag)| tag),
             inner_vlan: row.value(Field::InnerVlan)?.map(|Read(tag)| tag),
             orig_l2_addr: row.value(Field::OrigL2Addr)?,
-            open: self.path.as_deref().and_then(zeek::is_open).unwrap_or_default(),
+            open: self.path.as_deref().and_then(conn::is_open).unwrap_or_default(),
         };
         Ok(conn.line(reading))
     }

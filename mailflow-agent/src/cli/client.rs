@@ -5,7 +5,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Exit, SocketArgs, StatusArgs};
+use super::{
+    args::{SocketArgs, StatusArgs},
+    command::Exit,
+};
 use crate::{
     config::{self, scalar::show_duration},
     control::{
@@ -79,7 +82,7 @@ pub fn reload(socket: &Path, out: &mut impl Write, err: &mut impl Write) -> io::
 }
 
 /// An answer other than the one hoped for.
-pub(super) fn unexpected(
+pub(crate) fn unexpected(
     answer: Result<Reply, crate::control::CallError>,
     err: &mut impl Write,
 ) -> io::Result<Exit> {

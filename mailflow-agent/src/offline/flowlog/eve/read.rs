@@ -2,8 +2,12 @@
 
 use serde::Deserialize;
 
-use super::eve_line::{Flow, Word};
-use super::{Line, Reading, Skipped, fault::Fault, json, own, quick, suricata};
+use super::{
+    fast,
+    line::{Flow, Word},
+    mailflow, suricata,
+};
+use crate::offline::flowlog::{Line, Reading, Skipped, fault::Fault, json};
 
 /// The line's kind alone.
 #[derive(Deserialize)]
@@ -14,7 +18,7 @@ struct Kind<'a> {
 
 /// Reads one line.
 pub(crate) fn read(line: &[u8], reading: &Reading<'_>) -> Result<Line, Fault> {
-    if let Some(flow) = quick::read(line).filter(|flow| flow.event_type.0 == "flow") {
+    if let Some(flow) = fast::read(line).filter(|flow| flow.event_type.0 == "flow") {
         return flow.line(line, reading);
     }
     // Lines of other kinds have fields of the same names and other forms.
@@ -37,7 +41,7 @@ impl Flow<'_> {
     /// Returns its record, or the reason why it gives none.
     fn line(&self, line: &[u8], reading: &Reading<'_>) -> Result<Line, Fault> {
         let entry = match &self.mailflow {
-            Some(extra) => own::entry(self, extra, line, reading)?,
+            Some(extra) => mailflow::entry(self, extra, line, reading)?,
             None => suricata::entry(self, line, reading)?,
         };
         Ok(entry.map_or(Line::Skipped(Skipped::NotWatched), Line::Entry))

@@ -5,12 +5,13 @@ use std::{borrow::Cow, net::IpAddr};
 use mailflow_common::{Facts, Vlans};
 use serde::Deserialize;
 
-use super::{
+use super::names;
+use crate::offline::flowlog::{
     Entry, Line, Origin, Reading, Skipped, app,
     ends::{Ends, Handshake, Lie, without_session},
-    eve_line::Word,
+    eve::line::Word,
     fault::Fault,
-    json, names,
+    json,
     text::{Mac, Moment, Proto, Read, Span},
 };
 use mailflow_engine::{

@@ -13,15 +13,15 @@ use std::{
 use tokio::sync::oneshot;
 
 /// Checks at the same time.
-pub(super) const AT_ONCE: usize = 2;
+pub(crate) const AT_ONCE: usize = 2;
 /// Most that wait; beyond, one of the peer that has the most is sent away.
-pub(super) const WAITING: usize = 32;
+pub(crate) const WAITING: usize = 32;
 /// Peers whose wrong passwords are remembered.
 const PEERS: usize = 1_024;
 
 /// Turns, by peer.
 #[derive(Debug)]
-pub(super) struct Turns<P: Copy + Eq + Hash> {
+pub(crate) struct Turns<P: Copy + Eq + Hash> {
     queue: Mutex<Queue<P>>,
 }
 
@@ -42,7 +42,7 @@ struct Waiting<P: Copy + Eq + Hash> {
 
 /// A turn, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Turn<P: Copy + Eq + Hash>(Option<Arc<Turns<P>>>);
+pub(crate) struct Turn<P: Copy + Eq + Hash>(Option<Arc<Turns<P>>>);
 
 impl<P: Copy + Eq + Hash> Default for Turns<P> {
     fn default() -> Self {
@@ -53,7 +53,7 @@ impl<P: Copy + Eq + Hash> Default for Turns<P> {
 
 impl<P: Copy + Eq + Hash> Turns<P> {
     /// Waits for a turn; none where too many wait.
-    pub(super) async fn take(self: &Arc<Self>, peer: P) -> Option<Turn<P>> {
+    pub(crate) async fn take(self: &Arc<Self>, peer: P) -> Option<Turn<P>> {
         let called = {
             let mut queue = self.queue();
             if queue.running < AT_ONCE {
@@ -67,7 +67,7 @@ impl<P: Copy + Eq + Hash> Turns<P> {
     }
 
     /// Books what came of a peer's turn.
-    pub(super) fn book(&self, peer: P, right: bool) {
+    pub(crate) fn book(&self, peer: P, right: bool) {
         let mut queue = self.queue();
         if right {
             queue.wrong.remove(&peer);

@@ -11,11 +11,14 @@ use std::{
 use tokio::runtime::{Builder, Runtime};
 use tracing::{error, warn};
 
-use super::common::{load, say};
+use super::{
+    args::RunArgs,
+    command::Exit,
+    common::{load, say},
+    overrides,
+};
 use crate::{
-    agent,
-    cli::{self, Exit, RunArgs},
-    config,
+    agent, config,
     util::error_chain::{self, EndedBy},
 };
 use mailflow_kernel::Lookout;
@@ -31,7 +34,7 @@ const BEGINNING: Duration = Duration::from_secs(30);
 /// Longer than any agent runs: a helper that ended might not be started again.
 const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 86_400);
 
-pub(super) fn run(path: Option<PathBuf>, args: RunArgs) -> Exit {
+pub(crate) fn run(path: Option<PathBuf>, args: RunArgs) -> Exit {
     // Before anything is read, and before there is a second thread.
     let lookout = Lookout::start();
     error_chain::end_on_panic(EndedBy::Any);
@@ -45,7 +48,7 @@ pub(super) fn run(path: Option<PathBuf>, args: RunArgs) -> Exit {
     let lookout = lookout.inspect_err(|error| {
         warn!(%error, "no process looks at the hooks: whether another program comes before ours is not known");
     });
-    if let Err(error) = cli::overrides::apply(&mut config, args.clone()) {
+    if let Err(error) = overrides::apply(&mut config, args.clone()) {
         say(format_args!("{error}"));
         return Exit::Usage;
     }
@@ -53,7 +56,7 @@ pub(super) fn run(path: Option<PathBuf>, args: RunArgs) -> Exit {
     let read = move || {
         let faults = |faults: config::Faults| faults.iter().map(ToString::to_string).collect::<Vec<_>>();
         let mut config = config::load(path.as_deref()).map_err(faults)?;
-        cli::overrides::apply(&mut config, args.clone()).map_err(|error| vec![error.to_string()])?;
+        overrides::apply(&mut config, args.clone()).map_err(|error| vec![error.to_string()])?;
         Ok(config)
     };
     let source = agent::Source { file, read: Arc::new(read) };

@@ -30,16 +30,16 @@ use crate::{
     arg_required_else_help = true,
     after_help = "Exit status: 0 good, 1 findings or failure at run time, 2 bad usage or configuration."
 )]
-pub(super) struct Typed {
+pub(crate) struct Typed {
     /// The configuration; without it the shipped one, built in
     #[arg(long, value_name = "FILE", global = true)]
-    pub(super) config: Option<PathBuf>,
+    pub(crate) config: Option<PathBuf>,
     #[command(subcommand)]
-    pub(super) verb: Verb,
+    pub(crate) verb: Verb,
 }
 
 #[derive(Debug, Subcommand)]
-pub(super) enum Verb {
+pub(crate) enum Verb {
     /// Watch interfaces until told to stop
     Run(RunArgs),
     /// Count what captures hold, with their time as the clock; no interface is needed
@@ -99,7 +99,7 @@ pub(super) enum Verb {
 }
 
 #[derive(Debug, Subcommand)]
-pub(super) enum RulesVerb {
+pub(crate) enum RulesVerb {
     /// Run rule tests: given flows in simulated time, and the alerts that must come of them
     #[command(after_help = RULES_TEST)]
     Test {

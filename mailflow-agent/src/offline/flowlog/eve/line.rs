@@ -1,6 +1,6 @@
 //! EVE flow lines as they are written, mailflow's own and Suricata's.
 
-use super::{
+use crate::offline::flowlog::{
     ends::Ends,
     fault::Fault,
     json,

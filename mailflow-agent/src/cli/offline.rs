@@ -4,9 +4,13 @@ use std::{io, path::Path};
 
 use tracing::error;
 
-use super::common::{load, printed};
+use super::{
+    args::{BacktestArgs, LogArgs, ReplayArgs},
+    command::Exit,
+    common::{load, printed},
+    overrides,
+};
 use crate::{
-    cli::{self, BacktestArgs, Exit, LogArgs, ReplayArgs},
     offline::{
         self,
         backtest::Backtested,
@@ -16,12 +20,12 @@ use crate::{
     util::error_chain,
 };
 
-pub(super) fn replay(path: Option<&Path>, args: ReplayArgs) -> Exit {
+pub(crate) fn replay(path: Option<&Path>, args: ReplayArgs) -> Exit {
     let mut config = match load(path) {
         Ok(config) => config,
         Err(exit) => return exit,
     };
-    cli::overrides::apply_replay(&mut config, &args);
+    overrides::apply_replay(&mut config, &args);
     match offline::replay::run(&config, args.role, &args.captures, at_end(args.drain)) {
         Ok(Replayed { damaged: 0, .. }) => Exit::Good,
         Ok(_) => Exit::Failure,
@@ -32,12 +36,12 @@ pub(super) fn replay(path: Option<&Path>, args: ReplayArgs) -> Exit {
     }
 }
 
-pub(super) fn backtest(path: Option<&Path>, args: &BacktestArgs) -> Exit {
+pub(crate) fn backtest(path: Option<&Path>, args: &BacktestArgs) -> Exit {
     let mut config = match load(path) {
         Ok(config) => config,
         Err(exit) => return exit,
     };
-    cli::overrides::apply_backtest(&mut config, args);
+    overrides::apply_backtest(&mut config, args);
     match offline::backtest::run(&config, &args.logs, &args.reading.options(), at_end(args.drain)) {
         Ok(Backtested { unreadable: 0, damaged: 0, .. }) => Exit::Good,
         Ok(_) => Exit::Failure,
@@ -49,7 +53,7 @@ pub(super) fn backtest(path: Option<&Path>, args: &BacktestArgs) -> Exit {
 }
 
 /// What is said of flow logs without an agent.
-pub(super) fn past(path: Option<&Path>, args: &LogArgs, tell: impl FnOnce(&Past) -> io::Result<()>) -> Exit {
+pub(crate) fn past(path: Option<&Path>, args: &LogArgs, tell: impl FnOnce(&Past) -> io::Result<()>) -> Exit {
     let config = match load(path) {
         Ok(config) => config,
         Err(exit) => return exit,

@@ -1,7 +1,7 @@
 //! Steps that several commands share: the log, the configuration, messages and exit statuses.
 
+use super::command::Exit;
 use crate::{
-    cli::Exit,
     config::{self, Config, Faults},
     util::terminal,
 };
@@ -15,7 +15,7 @@ use tracing_subscriber::field::MakeExt;
 use tracing_subscriber::{EnvFilter, fmt::format};
 
 /// The configuration, its warnings logged; faults go to standard error.
-pub(super) fn load(path: Option<&Path>) -> Result<Config, Exit> {
+pub(crate) fn load(path: Option<&Path>) -> Result<Config, Exit> {
     log();
     let config = config::load(path).map_err(|faults| faulty(&faults))?;
     for warning in &config.warnings {
@@ -25,19 +25,19 @@ pub(super) fn load(path: Option<&Path>) -> Result<Config, Exit> {
 }
 
 /// Prints what is wrong with a configuration.
-pub(super) fn faulty(faults: &Faults) -> Exit {
+pub(crate) fn faulty(faults: &Faults) -> Exit {
     faults.iter().for_each(|fault| say(format_args!("{fault}")));
     Exit::Usage
 }
 
 /// Prints a line on standard error.
-pub(super) fn say(line: fmt::Arguments<'_>) {
+pub(crate) fn say(line: fmt::Arguments<'_>) {
     // There is no other place to say that it cannot be written.
     let _ = writeln!(terminal::err(), "{line}");
 }
 
 /// What a command that only prints ends with; whoever reads may have gone before the end.
-pub(super) fn printed(result: io::Result<Exit>) -> Exit {
+pub(crate) fn printed(result: io::Result<Exit>) -> Exit {
     match result {
         Ok(exit) => exit,
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Good,
@@ -50,7 +50,7 @@ pub(super) fn printed(result: io::Result<Exit>) -> Exit {
 
 /// Logs to standard error, which leaves standard output to alerts and flows; `RUST_LOG` sets the level.
 /// What the kernel program says has been asked for by `--kernel-log`.
-pub(super) fn log() {
+pub(crate) fn log() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,kernel=trace"));
     let colours = io::stderr().is_terminal();
     let format = tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_ansi(colours);

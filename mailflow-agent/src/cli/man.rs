@@ -5,8 +5,7 @@ use std::{io, path::Path};
 use clap::CommandFactory;
 use clap_complete::Shell;
 
-use super::Exit;
-use super::raw::Typed;
+use super::{args::Typed, command::Exit};
 
 /// Writes what lets a shell complete the commands.
 ///

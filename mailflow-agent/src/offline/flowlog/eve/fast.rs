@@ -6,10 +6,8 @@
 
 use std::{borrow::Cow, net::IpAddr};
 
-use super::{
-    eve_line::{Counters, Extra, Flow, Tcp, Word},
-    text::{Flags, Mac, Moment, Proto, Read, Text},
-};
+use super::line::{Counters, Extra, Flow, Tcp, Word};
+use crate::offline::flowlog::text::{Flags, Mac, Moment, Proto, Read, Text};
 
 /// Reads a line; `None` where the parser is needed.
 pub(crate) fn read(line: &[u8]) -> Option<Flow<'_>> {

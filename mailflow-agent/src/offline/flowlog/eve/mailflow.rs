@@ -2,12 +2,11 @@
 
 use mailflow_common::{App, Facts, answered};
 
-use super::eve_line::Extra;
-use super::{
+use super::line::{Counters, Extra, Flow as Eve};
+use crate::offline::flowlog::{
     Entry, Origin, Reading, app,
     ends::Handshake,
     entry::Found,
-    eve_line::{Counters, Flow as Eve},
     fault::Fault,
     json,
     text::{Read, Text, refused},

@@ -1,25 +1,22 @@
 //! The commands: what was typed, done, and what it ends with.
 
-mod common;
-mod offline;
-mod run;
-
 use std::{
     io::{self, IsTerminal, Write},
     path::Path,
 };
 
-use self::common::faulty;
-use self::common::printed;
-use self::common::say;
-use self::offline::{backtest, past, replay};
-use crate::{
-    cli::{self, Command, Exit},
-    config,
-    util::{
-        error_chain::{self, EndedBy},
-        terminal,
-    },
+use super::{
+    args::SocketArgs,
+    client,
+    command::{Command, Exit, VERSION},
+    common::{faulty, printed, say},
+    config, doctor, explain, man,
+    offline::{backtest, past, replay},
+    rules, top,
+};
+use crate::util::{
+    error_chain::{self, EndedBy},
+    terminal,
 };
 
 /// Does what a command says; whatever goes wrong is told on standard error.
@@ -29,47 +26,47 @@ pub fn perform(command: Command) -> Exit {
         error_chain::end_on_panic(EndedBy::Others);
     }
     match command {
-        Command::Run { config, args } => run::run(config, args),
+        Command::Run { config, args } => super::run::run(config, args),
         Command::Replay { config, args } => replay(config.as_deref(), args),
         Command::Backtest { config, args } => backtest(config.as_deref(), &args),
         Command::CheckConfig { files } => {
-            printed(cli::config::check(&files, &mut terminal::out(), &mut terminal::err()))
+            printed(config::check(&files, &mut terminal::out(), &mut terminal::err()))
         }
         Command::TestRules { files } => {
-            printed(cli::rules::test(&files, &mut terminal::out(), &mut terminal::err()))
+            printed(rules::test(&files, &mut terminal::out(), &mut terminal::err()))
         }
         Command::PrintConfig { file } => printed(print(file.as_deref())),
         Command::Status { config, args } => asked(config.as_deref(), &args.socket, |socket| {
-            cli::ask::status(socket, &args, &mut terminal::out(), &mut terminal::err())
+            client::status(socket, &args, &mut terminal::out(), &mut terminal::err())
         }),
-        Command::Top { config, args } => asked(config.as_deref(), &args.socket, |socket| {
-            cli::top::run(socket, &args, &mut terminal::err())
-        }),
+        Command::Top { config, args } => {
+            asked(config.as_deref(), &args.socket, |socket| top::run(socket, &args, &mut terminal::err()))
+        }
         Command::Reload { config, args } => asked(config.as_deref(), &args, |socket| {
-            cli::ask::reload(socket, &mut terminal::out(), &mut terminal::err())
+            client::reload(socket, &mut terminal::out(), &mut terminal::err())
         }),
-        Command::Completions { shell } => printed(cli::pages::completions(shell, &mut io::stdout())),
-        Command::Man { folder } => written(&folder, cli::pages::man(&folder)),
+        Command::Completions { shell } => printed(man::completions(shell, &mut io::stdout())),
+        Command::Man { folder } => written(&folder, man::man(&folder)),
         Command::Explain { config, args } if !args.logs.logs.is_empty() => {
             past(config.as_deref(), &args.logs, |past| {
                 let told = past.explain(args.source, args.flows);
-                cli::explain::print(&args, &told, &mut terminal::out())
+                explain::print(&args, &told, &mut terminal::out())
             })
         }
         Command::Suggest { config, args } if !args.logs.logs.is_empty() => {
-            past(config.as_deref(), &args.logs, |past| cli::explain::of_logs(past, &mut terminal::out()))
+            past(config.as_deref(), &args.logs, |past| explain::of_logs(past, &mut terminal::out()))
         }
         Command::Explain { config, args } => asked(config.as_deref(), &args.socket, |socket| {
-            cli::explain::explain(socket, &args, &mut terminal::out(), &mut terminal::err())
+            explain::explain(socket, &args, &mut terminal::out(), &mut terminal::err())
         }),
         Command::Suggest { config, args } => asked(config.as_deref(), &args.socket, |socket| {
-            cli::explain::suggest(socket, &mut terminal::out(), &mut terminal::err())
+            explain::suggest(socket, &mut terminal::out(), &mut terminal::err())
         }),
-        Command::Doctor { config, args } => match config::load(config.as_deref()) {
-            Ok(config) => printed(cli::doctor::run(config, &args, &mut terminal::out())),
+        Command::Doctor { config, args } => match crate::config::load(config.as_deref()) {
+            Ok(config) => printed(doctor::run(config, &args, &mut terminal::out())),
             Err(faults) => faulty(&faults),
         },
-        Command::Version => printed(writeln!(io::stdout(), "{}", cli::VERSION).map(|()| Exit::Good)),
+        Command::Version => printed(writeln!(io::stdout(), "{}", VERSION).map(|()| Exit::Good)),
     }
 }
 
@@ -77,15 +74,15 @@ pub fn perform(command: Command) -> Exit {
 fn print(file: Option<&Path>) -> io::Result<Exit> {
     let err = &mut terminal::err();
     if io::stdout().is_terminal() {
-        cli::config::print(file, &mut terminal::out(), err)
+        config::print(file, &mut terminal::out(), err)
     } else {
-        cli::config::print(file, &mut io::stdout(), err)
+        config::print(file, &mut io::stdout(), err)
     }
 }
 
 /// What a command that asks the running agent ends with.
-fn asked(config: Option<&Path>, args: &cli::SocketArgs, ask: impl FnOnce(&Path) -> io::Result<Exit>) -> Exit {
-    match cli::ask::socket(config, args, &mut terminal::err()) {
+fn asked(config: Option<&Path>, args: &SocketArgs, ask: impl FnOnce(&Path) -> io::Result<Exit>) -> Exit {
+    match client::socket(config, args, &mut terminal::err()) {
         Ok(Some(socket)) => printed(ask(&socket)),
         Ok(None) => Exit::Usage,
         Err(error) => printed(Err(error)),
