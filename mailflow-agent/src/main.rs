@@ -1,9 +1,11 @@
 //! mailflow-agent: parse the arguments, and do what they say.
 
+#![forbid(unsafe_code)]
+
 use std::process::ExitCode;
 
-use mailflow_agent::{cli, commands};
+use mailflow_agent::cli;
 
 fn main() -> ExitCode {
-    commands::perform(cli::parse()).into()
+    cli::perform(cli::parse()).into()
 }

@@ -4,7 +4,7 @@
 
 use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 
-use mailflow_agent::sink::metrics::{Agent, Ledger, Limits, Page, Places};
+use mailflow_agent::metrics::{Agent, Ledger, Limits, Page, Places};
 use mailflow_common::{FlowKey, PROTOCOL_TCP, Scope, Vlans};
 use mailflow_engine::{
     event::{Delta, Effects, Gain},

@@ -12,11 +12,11 @@ use std::{
 };
 
 use mailflow_agent::{
-    agent::ruletest,
-    cli::{self, Exit},
-    config::{
+    command::command::{self, Exit},
+    config,
+    offline::ruletest::{
         self,
-        ruletest::{Expected, RuleTest, RuleTests},
+        file::{Expected, RuleTest, RuleTests},
     },
 };
 
@@ -54,7 +54,7 @@ fn read(path: &Path) -> RuleTests {
 /// What the command says and ends with.
 fn run(files: &[PathBuf]) -> (Exit, String, String) {
     let (mut out, mut err) = (Vec::new(), Vec::new());
-    let exit = cli::rules::test(files, &mut out, &mut err).unwrap();
+    let exit = command::rules::test(files, &mut out, &mut err).unwrap();
     (exit, String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
 }
 

@@ -35,6 +35,7 @@ pub use self::{
         name_pattern as pattern,
         netlink::LinkChanges,
         roles::{roles_are_host, roles_mix},
+        sockets,
         system_clock::{self as clock, ClockState, clock_state},
     },
     options::{LoadOptions, Programs, SilenceLimits},

@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
-use super::view::View;
-use crate::fault::Limited;
+use crate::{status::shared_status::View, util::error_chain::Limited};
 use mailflow_engine::time::Time;
 use mailflow_kernel::Kernel;
 
@@ -14,7 +13,7 @@ const INTERVAL: Duration = Duration::from_secs(10);
 
 /// When to look.
 #[derive(Debug, Default)]
-pub(super) struct PinWatch {
+pub(crate) struct PinWatch {
     next: Time,
     trouble: bool,
     lines: Limited,
@@ -22,7 +21,7 @@ pub(super) struct PinWatch {
 
 impl PinWatch {
     /// Makes pins again that are gone, if it is time to look.
-    pub(super) fn look(&mut self, now: Time, kernel: &mut Kernel, view: &View) {
+    pub(crate) fn look(&mut self, now: Time, kernel: &mut Kernel, view: &View) {
         if now < self.next {
             return;
         }

@@ -6,8 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::Exit;
-use crate::config::{self, Config, DEFAULT, value::show_duration};
+use super::command::Exit;
+use crate::config::{self, Config, DEFAULT, scalar::show_duration};
 use mailflow_kernel::clock;
 
 /// Checks each of `files`, or the shipped configuration: a good one is named on `out` with a line of

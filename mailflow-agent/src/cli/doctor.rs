@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use super::{DoctorArgs, Exit};
+use super::{args::DoctorArgs, command::Exit};
 use crate::{
     config::{Config, Hook, Interface, Role},
     doctor::{self, Interfaces, Verdict},

@@ -7,11 +7,11 @@ use std::{
 
 use jiff::Timestamp;
 
-use super::{Exit, ExplainArgs, ask::unexpected};
+use super::{args::ExplainArgs, client::unexpected, command::Exit};
 use crate::{
-    agent::explain::Past,
-    config::value::show_duration,
+    config::scalar::show_duration,
     control::{Client, Explained, HeldTerm, JudgedFlow, Reply, Request, Suggested},
+    offline::past::Past,
 };
 
 /// `explain`: prints all there is to say of a source.

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use super::{BacktestArgs, ReplayArgs, RunArgs};
-use crate::config::{AtStop, Config, Interface, Target, value::Switch};
+use super::args::{BacktestArgs, ReplayArgs, RunArgs};
+use crate::config::{AtStop, Config, Interface, Target, scalar::Switch};
 use mailflow_engine::settings::{Match, Service};
 
 /// Nobody named an interface to watch.

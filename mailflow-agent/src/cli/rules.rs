@@ -5,10 +5,10 @@ use std::{
     path::PathBuf,
 };
 
-use super::Exit;
-use crate::{
-    agent::ruletest::{self, Tested},
-    config::ruletest::{RuleTest, read, written},
+use super::command::Exit;
+use crate::offline::ruletest::{
+    self, Tested,
+    file::{RuleTest, read, written},
 };
 
 /// Runs the tests of `files`: each test is named on `out` with what was found, faults of files go to `err`.

@@ -5,10 +5,8 @@ use std::{fmt::Display, ops::RangeInclusive};
 use serde_yaml::Value;
 
 use super::{
-    fault::{Collector, quote},
-    read::At,
-    span::Content,
-    typed::parsed,
+    diagnostics::{Collector, quote},
+    yaml::{get::At, tree::Content, values::parsed},
 };
 
 /// The units of bytes: powers of ten, and of two with an `i`.
@@ -24,10 +22,10 @@ const UNITS: [(&str, u64); 9] = [
     ("TiB", 1 << 40),
 ];
 /// What a number with a fraction is counted in.
-pub(super) const PARTS: u64 = 1_000_000;
+pub(crate) const PARTS: u64 = 1_000_000;
 
 /// Bytes within `range`: a whole number, or one with a unit.
-pub(super) fn bytes(at: &At<'_>, faults: &mut Collector, range: RangeInclusive<u64>) -> Option<u64> {
+pub(crate) fn bytes(at: &At<'_>, faults: &mut Collector, range: RangeInclusive<u64>) -> Option<u64> {
     parsed(at, faults, "bytes such as 400, 20MB or 5MiB", |text| {
         let found = amount(text)?;
         if range.contains(&found) {
@@ -38,7 +36,7 @@ pub(super) fn bytes(at: &At<'_>, faults: &mut Collector, range: RangeInclusive<u
 }
 
 /// A number with a fraction of at most six digits within `range`, in [`PARTS`].
-pub(super) fn parts(at: &At<'_>, faults: &mut Collector, range: RangeInclusive<u64>) -> Option<u64> {
+pub(crate) fn parts(at: &At<'_>, faults: &mut Collector, range: RangeInclusive<u64>) -> Option<u64> {
     let number = match at.content() {
         Content::Scalar { text, value: Value::Number(_) } => decimal(text).and_then(in_parts),
         _ => None,
@@ -54,7 +52,7 @@ fn between(range: &RangeInclusive<u64>) -> impl Display + use<> {
 }
 
 /// Bytes as they are written: in the largest unit that divides them.
-pub(super) fn show_bytes(bytes: u64) -> String {
+pub(crate) fn show_bytes(bytes: u64) -> String {
     let divides = |(_, unit): &&(&str, u64)| bytes != 0 && bytes.is_multiple_of(*unit);
     match UNITS.iter().filter(divides).max_by_key(|(_, unit)| *unit) {
         Some((name, unit)) if *unit > 1 => format!("{}{name}", bytes / unit),
@@ -63,13 +61,13 @@ pub(super) fn show_bytes(bytes: u64) -> String {
 }
 
 /// Parts as they are written.
-pub(super) fn show_parts(parts: u64) -> String {
+pub(crate) fn show_parts(parts: u64) -> String {
     let text = format!("{}.{:06}", parts / PARTS, parts % PARTS);
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
 /// Bytes, with or without a unit.
-pub(super) fn amount(text: &str) -> Result<u64, String> {
+pub(crate) fn amount(text: &str) -> Result<u64, String> {
     const EXPECTED: &str = "expected bytes such as 400, 20MB or 5MiB";
     let unit_at = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
     let (number, name) = text.split_at(unit_at);

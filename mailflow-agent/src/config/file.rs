@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use super::fault::{Fault, Faults, Place, Position};
+use super::diagnostics::{Fault, Faults, Place, Position};
 
 /// Larger files than this (64 MiB) are no configuration.
 const MAX_BYTES: u64 = 64 << 20;
@@ -17,34 +17,34 @@ const MAX_LIST_BYTES: u64 = 256 << 20;
 
 /// Why a file is no text.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct NoText {
+pub(crate) struct NoText {
     /// Where in it; `None` for the file as a whole.
-    pub(super) position: Option<Position>,
+    pub(crate) position: Option<Position>,
     /// What is wrong.
-    pub(super) why: String,
+    pub(crate) why: String,
 }
 
 impl NoText {
     /// As the fault of the file `name`.
-    pub(super) fn fault(self, name: Arc<str>) -> Fault {
+    pub(crate) fn fault(self, name: Arc<str>) -> Fault {
         let place = Place { file: name, position: self.position };
         Fault { place, path: String::new(), value: None, expected: self.why }
     }
 
     /// As the only fault of the configuration `name`.
-    pub(super) fn faults(self, name: &str) -> Faults {
+    pub(crate) fn faults(self, name: &str) -> Faults {
         self.fault(name.into()).into()
     }
 }
 
 /// Reads a file that must be text. It may be a pipe, as a shell makes one for `<(...)`.
-pub(super) fn read(path: &Path) -> Result<String, NoText> {
+pub(crate) fn read(path: &Path) -> Result<String, NoText> {
     text(read_at_most(File::open(path).map_err(cannot)?, MAX_BYTES)?)
 }
 
 /// Reads a list of networks, which must be text too, and a regular file: it is read again when it changes, and
 /// nothing else may be waited for.
-pub(super) fn read_list(path: &Path) -> Result<String, NoText> {
+pub(crate) fn read_list(path: &Path) -> Result<String, NoText> {
     // A FIFO would be waited for at its opening; a regular file does not know the flag.
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path);
     let file = match file {
@@ -109,7 +109,7 @@ fn text(bytes: Vec<u8>) -> Result<String, NoText> {
 }
 
 /// Refuses what no text holds.
-pub(super) fn check(text: &str) -> Result<(), NoText> {
+pub(crate) fn check(text: &str) -> Result<(), NoText> {
     match text.find('\0') {
         Some(at) => Err(NoText {
             position: Some(Position::after(text.get(..at).unwrap_or_default())),

@@ -1,43 +1,45 @@
 //! The configuration: YAML as typed -> validated, with every fault of a file at once.
 //!
-//! [`build`] makes a tree whose keys and values know their places, [`read`] and [`typed`] give access to
-//! it, and a module for each topic asks for its settings. A setting left out is the shipped file's, which
+//! [`yaml`] makes a tree whose keys and values know their places and gives access to it, and a module for each topic asks for its settings. A setting left out is the shipped file's, which
 //! is the only place where defaults are written down.
 
-mod amounts;
-mod build;
-mod fault;
-mod file;
-mod interfaces;
-mod judged;
-mod life;
-mod limits;
-mod lists;
-mod networks;
+pub(super) mod amounts;
+pub(super) mod defaults;
+pub(super) mod diagnostics;
+pub(super) mod file;
+pub(crate) mod file_stamp;
+pub(super) mod networks;
 pub mod outputs;
-mod overlap;
-mod ports;
-mod read;
 mod redact;
-mod rules;
-pub mod ruletest;
-mod sets;
-mod span;
-mod typed;
-pub mod value;
+pub(super) mod rules;
+pub mod scalar;
+mod sections;
+pub(super) mod services;
+pub(super) mod settings;
 pub mod web;
+pub(super) mod yaml;
 
-use std::{
-    path::{Path, PathBuf},
-    sync::LazyLock,
-    time::Duration,
+use std::{path::Path, time::Duration};
+
+use self::{
+    defaults::shipped,
+    diagnostics::Collector,
+    sections::flow_table::flow_table,
+    settings::{Judged, judged},
+    yaml::{
+        get::{At, Fields},
+        values::parsed,
+    },
 };
-
-use crate::disk::Limits;
-use fault::Collector;
-pub use fault::{Fault, Faults, Place, Position};
-use judged::{Judged, judged};
-pub use lists::Lists;
+pub use self::{
+    defaults::{DEFAULT, DEFAULT_NAME},
+    diagnostics::{Fault, Faults, Place, Position},
+    networks::lists::Lists,
+    sections::{
+        flow_table::FlowTable,
+        state::{Control, State},
+    },
+};
 use mailflow_engine::settings::{Rule, Settings};
 pub use mailflow_kernel::options::{AtStop, Hook, Interface, LogLevel, Role};
 pub use mailflow_kernel::pattern::NamePattern;
@@ -45,19 +47,8 @@ pub use outputs::{
     Address, AlertOutput, AlertTo, ClientTls, Credentials, DeadLetters, FlowOutput, FlowTo, Ipfix, IpfixTo,
     Outputs, Profile, Proxy, Receiver, Syslog, SyslogMessage, SyslogTo, Target,
 };
-use read::{At, Fields};
 pub use redact::redacted;
 pub use rules::Expiry;
-use span::Node;
-use typed::{number, parsed};
-
-/// The shipped configuration: what is used without a file, and whatever a file leaves out.
-pub const DEFAULT: &str = include_str!("../../../config/mailflow.yaml");
-/// The name of [`DEFAULT`] in faults.
-pub const DEFAULT_NAME: &str = "<default>";
-
-/// Capacity of the flow table; the kernel allocates all of it at start.
-const FLOWS: std::ops::RangeInclusive<u32> = 1..=16_777_216;
 
 /// Reads and validates a configuration file, or the shipped one.
 pub fn load(path: Option<&Path>) -> Result<Config, Faults> {
@@ -75,30 +66,23 @@ pub fn parse(name: &str, text: &str) -> Result<Config, Faults> {
 fn parse_in(name: &str, text: &str, directory: &Path) -> Result<Config, Faults> {
     file::check(text).map_err(|no_text| no_text.faults(name))?;
     let mut faults = Collector::new(name);
-    let config = build::read(text, &mut faults)
+    let config = yaml::parse::read(text, &mut faults)
         .and_then(|node| config(&At::root(&node, shipped()), &mut faults, directory));
     let (config, warnings) = faults.finish(config)?;
     Ok(Config { warnings, ..config })
 }
 
-/// The tree of [`DEFAULT`].
-fn shipped() -> Option<&'static Node> {
-    static SHIPPED: LazyLock<Option<Node>> =
-        LazyLock::new(|| build::read(DEFAULT, &mut Collector::new(DEFAULT_NAME)));
-    SHIPPED.as_ref()
-}
-
 fn config(at: &At<'_>, faults: &mut Collector, directory: &Path) -> Option<Config> {
     Fields::read(at, faults, |fields| {
         let gateway_name = fields.needed("gateway_name", gateway_name);
-        let interfaces = fields.needed("interfaces", interfaces::read);
+        let interfaces = fields.needed("interfaces", sections::interfaces::read);
         let poll_interval = fields
-            .needed("poll_interval", |at, faults| parsed(at, faults, "a duration", value::poll_interval));
+            .needed("poll_interval", |at, faults| parsed(at, faults, "a duration", scalar::poll_interval));
         let flow_table = fields.needed("flow_table", flow_table);
         let judged = judged(fields, directory);
         let outputs = fields.needed("outputs", |at, faults| outputs::read(at, faults, directory));
-        let control = fields.needed("control", life::control);
-        let state = fields.needed("state", life::state);
+        let control = fields.needed("control", sections::state::control);
+        let state = fields.needed("state", sections::state::state);
         rules::shipped::warn_of_gone(fields);
         let Judged { settings, rules_off, lists, ending } = judged?;
         rules::shipped::warn_of_unused(fields, &settings.services, &settings.rules);
@@ -122,48 +106,12 @@ fn config(at: &At<'_>, faults: &mut Collector, directory: &Path) -> Option<Confi
 
 /// `auto`, or a name that syslog can carry (RFC 5424, 6.2.4).
 fn gateway_name(at: &At<'_>, faults: &mut Collector) -> Option<Option<String>> {
-    match typed::string(at, faults)? {
+    match yaml::values::string(at, faults)? {
         "auto" => Some(None),
         name if (1..=255).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_graphic()) => {
             Some(Some(name.to_owned()))
         }
         _ => at.fault(faults, "expected auto, or at most 255 printable ASCII characters without a space"),
-    }
-}
-
-fn flow_table(at: &At<'_>, faults: &mut Collector) -> Option<FlowTable> {
-    Fields::read(at, faults, |fields| {
-        let mut field = |key, range| fields.needed(key, |at, faults| number(at, faults, range));
-        let (flows, overflow) = (field("flows", FLOWS), field("overflow_sources", FLOWS));
-        let share = field("source_share_percent", 1..=100);
-        let half_open = field("half_open_percent", 1..=100);
-        Some(FlowTable {
-            flows: flows?,
-            overflow: overflow?,
-            share_percent: share?,
-            half_open_percent: half_open?,
-        })
-    })
-}
-
-/// The kernel's tables.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FlowTable {
-    /// Flows that are counted at the same time.
-    pub flows: u32,
-    /// Sources that are counted beyond that.
-    pub overflow: u32,
-    /// How much of `flows` one source may hold.
-    pub share_percent: u32,
-    /// How much of `flows` and of `overflow` clients alone may fill.
-    pub half_open_percent: u32,
-}
-
-impl FlowTable {
-    /// Most flows of one source.
-    pub fn flows_per_source(&self) -> u32 {
-        let share = u64::from(self.flows) * u64::from(self.share_percent) / 100;
-        u32::try_from(share).unwrap_or(u32::MAX).max(1)
     }
 }
 
@@ -203,26 +151,4 @@ impl Config {
     pub fn over(&self, now: i128) -> impl Iterator<Item = &Fault> {
         self.ending.iter().filter(move |ending| ending.until <= now).map(|ending| &ending.warning)
     }
-}
-
-/// How the running agent is asked.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Control {
-    /// The Unix socket; `None` for none.
-    pub socket: Option<PathBuf>,
-}
-
-/// What outlives the agent.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct State {
-    /// Where its state and its journal lie; `None`: nothing is remembered.
-    pub directory: Option<PathBuf>,
-    /// Directory of a BPF file system under which tables and links are pinned; `None`: they end with the agent.
-    pub pins: Option<PathBuf>,
-    /// What becomes of the attached programs when the agent is stopped.
-    pub at_stop: AtStop,
-    /// Limits of the files in `directory` together.
-    pub limits: Limits,
-    /// How long flows wait in the kernel's table for a directory that takes nothing.
-    pub durability_timeout: Duration,
 }

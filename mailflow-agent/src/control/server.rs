@@ -15,8 +15,8 @@ use tokio::{
     time::timeout,
 };
 
-use super::{LINE, Reply, Request, Status, Top};
-use crate::crowd::{Crowd, Leave};
+use super::{Reply, Request, Status, Top, protocol::LINE};
+use crate::util::connection_limit::{Crowd, Leave};
 
 /// Connections served at once, and those of a user. Beyond that the oldest one is closed that asks for nothing that
 /// changes the agent, so that a new one never waits.

@@ -3,7 +3,7 @@
 use super::Finding;
 use crate::{
     config::{AlertTo, Config, DeadLetters},
-    sink::dead_letters::held,
+    outputs::dead_letters::held,
 };
 
 /// Looks into the file of dead letters of each webhook, whether the agent runs or not.

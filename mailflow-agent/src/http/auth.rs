@@ -9,7 +9,7 @@ use axum::http::{HeaderMap, header};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use sha2::{Digest, Sha256};
 
-use super::{Peer, turns::Turns};
+use super::{password_queue::Turns, peer::Peer};
 
 /// Names of users, with the hashes of their passwords.
 type Users = [(String, String)];
@@ -24,7 +24,7 @@ type Verify = fn(&str, &str) -> bool;
 
 /// What becomes of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Admission {
+pub(crate) enum Admission {
     /// It may pass.
     Admitted,
     /// The credentials are missing or wrong.
@@ -35,7 +35,7 @@ pub(super) enum Admission {
 
 /// Checks passwords. What was checked once is remembered and costs no turn.
 #[derive(Debug)]
-pub(super) struct Auth {
+pub(crate) struct Auth {
     right: Mutex<HashSet<[u8; 32]>>,
     wrong: Mutex<HashSet<[u8; 32]>>,
     turns: Arc<Turns<Peer>>,
@@ -54,7 +54,7 @@ impl Auth {
     }
 
     /// Whether a request of `peer` with these headers may pass.
-    pub(super) async fn admits(&self, users: &Users, headers: &HeaderMap, peer: Peer) -> Admission {
+    pub(crate) async fn admits(&self, users: &Users, headers: &HeaderMap, peer: Peer) -> Admission {
         let Some((user, password)) = credentials(headers) else { return Admission::Refused };
         let hash = users.iter().find(|(name, _)| **name == user).map(|(_, hash)| hash.clone());
         let name = digest([hash.as_deref().unwrap_or(""), &user, &password]);
@@ -215,7 +215,7 @@ mod tests {
                 tokio::spawn(async move { auth.admits(&users, &headers, PEER).await })
             })
             .collect();
-        while BUSY.load(Ordering::SeqCst) < super::super::turns::AT_ONCE {
+        while BUSY.load(Ordering::SeqCst) < crate::http::password_queue::AT_ONCE {
             tokio::task::yield_now().await;
         }
         assert_eq!(auth.admits(&users, &right, PEER).await, Admission::Admitted, "while all others wait");
@@ -226,6 +226,6 @@ mod tests {
         }
         assert!(outcomes.iter().all(|outcome| *outcome != Admission::Admitted), "{outcomes:?}");
         assert!(outcomes.contains(&Admission::Busy), "the queue is bounded: {outcomes:?}");
-        assert_eq!(MOST.load(Ordering::SeqCst), super::super::turns::AT_ONCE);
+        assert_eq!(MOST.load(Ordering::SeqCst), crate::http::password_queue::AT_ONCE);
     }
 }

@@ -6,7 +6,7 @@ use axum::http::{HeaderMap, header};
 use flate2::{Compression, write::GzEncoder};
 
 /// Whether a client takes gzip (RFC 9110, 12.5.3).
-pub(super) fn takes_gzip(headers: &HeaderMap) -> bool {
+pub(crate) fn takes_gzip(headers: &HeaderMap) -> bool {
     let all = headers.get_all(header::ACCEPT_ENCODING);
     let codings = all.iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
     let mut any = false;
@@ -27,7 +27,7 @@ pub(super) fn takes_gzip(headers: &HeaderMap) -> bool {
 }
 
 /// `page` compressed. Fast rather than small: a page is read every few seconds.
-pub(super) fn gzip(page: &str) -> io::Result<Vec<u8>> {
+pub(crate) fn gzip(page: &str) -> io::Result<Vec<u8>> {
     let mut encoder = GzEncoder::new(Vec::with_capacity(page.len() / 8), Compression::fast());
     encoder.write_all(page.as_bytes())?;
     encoder.finish()

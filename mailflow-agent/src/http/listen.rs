@@ -12,7 +12,7 @@ use tokio::net::TcpListener;
 const BACKLOG: i32 = 1024;
 
 /// Listens at `address`, whether or not an interface has it by now (IP_FREEBIND, ip(7)).
-pub(super) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
@@ -37,7 +37,7 @@ pub fn is_assigned(address: SocketAddr) -> bool {
 }
 
 /// Returns true if an address cannot be bound because its interface, or the address, is not there.
-pub(super) fn is_absent(error: &io::Error) -> bool {
+pub(crate) fn is_absent(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(libc::ENODEV)
 }
 

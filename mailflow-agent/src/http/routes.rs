@@ -11,7 +11,11 @@ use axum::{
     routing::get,
 };
 
-use super::{Guest, PageInHand, State, compress};
+use super::{
+    compress,
+    peer::{Guest, PageInHand},
+    state::State,
+};
 
 /// Prometheus 3 refuses a page whose type it does not know.
 const METRICS_TYPE: [(HeaderName, &str); 2] =
@@ -34,7 +38,7 @@ const LANDING: &str = "<!DOCTYPE html>
 ";
 
 /// The pages over `state`.
-pub(super) fn router(state: Arc<dyn State>) -> Router {
+pub(crate) fn router(state: Arc<dyn State>) -> Router {
     Router::new()
         .route("/", get(async || Html(LANDING)))
         .route("/metrics", get(metrics))

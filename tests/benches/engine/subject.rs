@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::anyhow;
 use mailflow_agent::{
     config,
-    sink::metrics::{Ledger, Limits, Places},
+    metrics::{Ledger, Limits, Places},
 };
 use mailflow_engine::{
     Engine,

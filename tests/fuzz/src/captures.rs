@@ -2,10 +2,7 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use mailflow_agent::{
-    capture::{Capture, CaptureError, Frame},
-    packed::Packed,
-};
+use mailflow_agent::{offline::capture::{Capture, CaptureError, Frame}, util::gzip_reader::Packed};
 
 use crate::{budget::GZIP, pieces::Pieces};
 

@@ -2,11 +2,7 @@
 
 use std::{path::Path, sync::LazyLock};
 
-use mailflow_agent::{config, flowlog::{
-        Entry, Line, Log, LogError, Origin, Reading, Renamed,
-        history::{Arrival, History, Limits, Rhythm, Sorter},
-        read_lines,
-    }, packed::Packed, sink::{flow_log, gateway::Gateway}};
+use mailflow_agent::{config, offline::flowlog::{Entry, Line, Log, LogError, Origin, Reading, Renamed, history::{Arrival, History, Limits, Rhythm, Sorter}, read_lines}, util::gzip_reader::Packed, outputs::{eve::flow, gateway::Gateway}};
 use mailflow_engine::{
         flow::{Direction, FlowRecord},
         inputs::Inputs,
@@ -228,7 +224,7 @@ fn known(record: &FlowRecord) -> impl PartialEq + std::fmt::Debug + use<> {
 fn written(records: &[&FlowRecord]) -> String {
     static GATEWAY: LazyLock<Gateway> = LazyLock::new(|| Gateway::new(Some("gateway")));
     let line =
-        |record: &&FlowRecord| flow_log::line(record, Epoch::from_unix_nanos(0), &GATEWAY).unwrap() + "\n";
+        |record: &&FlowRecord| flow::line(record, Epoch::from_unix_nanos(0), &GATEWAY).unwrap() + "\n";
     records.iter().map(line).collect()
 }
 

@@ -8,7 +8,7 @@ use std::{
 };
 
 use flate2::Crc;
-use mailflow_agent::{config, disk::Limits, state::{Event, Past, Recovered, State, Store, Tables, Untold, Unwritable}};
+use mailflow_agent::{config, util::disk::Limits, recovery::store::{Event, Past, Recovered, State, Store, Tables, Untold, Unwritable}};
 use mailflow_engine::{Engine, flow::FlowRecord, settings::Settings, time::Epoch};
 
 use crate::logs;

@@ -2,7 +2,7 @@
 
 use mailflow_agent::{
     config,
-    flowlog::{Log, LogError, Reading},
+    offline::flowlog::{Log, LogError, Reading},
 };
 use proptest::prelude::*;
 

@@ -3,7 +3,7 @@
 use std::{fs, io::Write, path::PathBuf};
 
 use flate2::{Compression, write::GzEncoder};
-use mailflow_agent::capture::{Capture, CaptureError, Frame};
+use mailflow_agent::offline::capture::{Capture, CaptureError, Frame};
 use mailflow_tests::{
     frame::{FrameBuilder, flag::*},
     pcap,

@@ -13,7 +13,7 @@ use mailflow_agent::{
         SyslogTo, Target,
         outputs::url::{Form, Url},
     },
-    disk::{Limits, Reserve},
+    util::disk::{Limits, Reserve},
 };
 use mailflow_common::App;
 use mailflow_engine::{

@@ -6,12 +6,10 @@
 use std::{collections::HashSet, io};
 
 use crate::reference::{Connection, Doing, Nanos, Which};
-use mailflow_agent::{
-    agent::{
-        again::{self, Hearers, Tables},
-        notes,
-    },
-    state::{Entry, Past, Told},
+use mailflow_agent::recovery::{
+    poll_records,
+    redo::{self, Hearers, Tables},
+    store::{Entry, Past, Told},
 };
 use mailflow_common::SpillKey;
 use mailflow_engine::{
@@ -210,7 +208,7 @@ impl<'a> Process<'a> {
         }
         self.doings.push(Doing::Tick(now));
         let moment = (Time::from_nanos(now), Epoch::from_unix_nanos(self.epoch));
-        self.left.history.extend(notes::passed(moment, &self.engine));
+        self.left.history.extend(poll_records::passed(moment, &self.engine));
         self.counted.extend(effects.qualified.iter().cloned());
         let alerts = match until {
             Some(Point::Judged) => 0,
@@ -235,7 +233,7 @@ impl<'a> Process<'a> {
     fn part(&mut self, part: &[Flow], until: Option<Point>, missed: &mut HashSet<Which>) -> bool {
         let effects = self.engine.look(part);
         let ending = self.engine.ending().to_vec();
-        self.note(notes::living(&effects, &ending).collect());
+        self.note(poll_records::living(&effects, &ending).collect());
         if until == Some(Point::Noted) {
             missed.extend(ending.iter().map(which));
             return false;
@@ -328,11 +326,11 @@ impl<'a> Process<'a> {
         let restored = self.engine.restore(state);
         assert_eq!(restored.forgotten, Vec::<String>::new());
         self.doings.push(Doing::Restart);
-        let judged = again::judge_again(&mut self.engine, &history, &mut self.lines);
+        let judged = redo::judge_again(&mut self.engine, &history, &mut self.lines);
         self.engine.set_epoch(epoch);
         let table = tables.then_some(&mut self.table);
         let journal = (journal, Time::from_nanos(kept));
-        again::finish(&mut self.engine, table, journal, judged, (&mut self.lines, epoch)).unwrap();
+        redo::finish(&mut self.engine, table, journal, judged, (&mut self.lines, epoch)).unwrap();
         self.keep(now);
         restored.firing
     }

@@ -20,7 +20,7 @@ use mailflow_agent::{
         AlertTo, Receiver as Settings,
         outputs::url::{Form, Url},
     },
-    sink::AlertEvent,
+    outputs::AlertEvent,
 };
 use mailflow_engine::{
     event::{Alert, AlertState},

@@ -9,8 +9,9 @@ use std::{
 
 use mailflow_agent::{
     config::{FlowOutput, FlowTo, Ipfix, IpfixTo},
-    disk::Limits,
-    sink::{FlowEvent, metrics::Agent, open, worker::Sink},
+    metrics::Agent,
+    outputs::{FlowEvent, factory, worker::Sink},
+    util::disk::Limits,
 };
 use mailflow_engine::flow::{FlowRecord, RecordReason};
 
@@ -125,7 +126,7 @@ impl Collector {
 
 fn exporter(to: IpfixTo) -> Sink<FlowEvent> {
     let agent = Agent::new("test", 0.0).unwrap();
-    open::flows(
+    factory::flows(
         &FlowOutput { name: "test".into(), to: FlowTo::Ipfix(Ipfix { to, domain: 7 }) },
         Limits::NONE,
         &agent,

@@ -7,15 +7,9 @@ use std::{
 
 use mailflow_agent::{
     config::{AlertOutput, AlertTo, Profile},
-    disk::Limits,
-    sink::{
-        AlertEvent,
-        gateway::Gateway,
-        metrics::{Agent, ReceiverCounters},
-        open,
-        profile::Format,
-        worker::Sink,
-    },
+    metrics::{Agent, ReceiverCounters},
+    outputs::{AlertEvent, factory, gateway::Gateway, profile::Format, worker::Sink},
+    util::disk::Limits,
 };
 use mailflow_engine::event::{Alert, AlertState};
 
@@ -42,7 +36,7 @@ pub(crate) fn format(profile: Profile) -> Format {
 /// A sink for alerts that goes to `to`.
 pub(crate) fn sink(to: AlertTo) -> Sink<AlertEvent> {
     let agent = Agent::new("test", 0.0).unwrap();
-    open::alerts(&AlertOutput { name: "test".into(), to }, Limits::NONE, &agent, &gateway())
+    factory::alerts(&AlertOutput { name: "test".into(), to }, Limits::NONE, &agent, &gateway())
         .unwrap()
         .remove(0)
 }
@@ -50,7 +44,7 @@ pub(crate) fn sink(to: AlertTo) -> Sink<AlertEvent> {
 /// The same with the numbers of its receiver.
 pub(crate) fn sink_and_receiver(to: AlertTo) -> (Sink<AlertEvent>, ReceiverCounters) {
     let agent = Agent::new("test", 0.0).unwrap();
-    let sink = open::alerts(&AlertOutput { name: "test".into(), to }, Limits::NONE, &agent, &gateway())
+    let sink = factory::alerts(&AlertOutput { name: "test".into(), to }, Limits::NONE, &agent, &gateway())
         .unwrap()
         .remove(0);
     (sink, agent.receiver_counters("test"))

@@ -14,8 +14,9 @@ use std::{
 
 use mailflow_agent::{
     config::{AlertTo, FlowOutput, FlowTo, Ipfix, IpfixTo, Syslog, SyslogMessage, SyslogTo},
-    disk::Limits,
-    sink::{AlertEvent, FlowEvent, metrics::Agent, open, worker::Sink},
+    metrics::Agent,
+    outputs::{AlertEvent, FlowEvent, factory, worker::Sink},
+    util::disk::Limits,
 };
 use mailflow_tests::lab::{Lab, LabOptions, Ns};
 use socket2::{SockRef, Socket};
@@ -36,7 +37,7 @@ fn syslog(to: SyslogTo) -> Sink<AlertEvent> {
 fn ipfix(to: IpfixTo) -> Sink<FlowEvent> {
     let agent = Agent::new("test", 0.0).unwrap();
     let output = FlowOutput { name: "test".into(), to: FlowTo::Ipfix(Ipfix { to, domain: 7 }) };
-    open::flows(&output, Limits::NONE, &agent, &gateway()).unwrap()
+    factory::flows(&output, Limits::NONE, &agent, &gateway()).unwrap()
 }
 
 fn flow(port: u16) -> FlowEvent {

@@ -1,6 +1,6 @@
 //! Faulty test files: each mistake gets one line with its place and what to write instead.
 
-use mailflow_agent::{agent::ruletest, config::ruletest::parse};
+use mailflow_agent::offline::ruletest::{self, file::parse};
 use proptest::prelude::*;
 
 const FILE: &str = "\

@@ -4,7 +4,11 @@ use std::{collections::BTreeSet, num::NonZeroU32, sync::Arc};
 
 use mailflow_agent::{
     config::Profile,
-    sink::{alert_log, flow_log, gateway::Gateway, profile::Format},
+    outputs::{
+        eve::{alert, flow},
+        gateway::Gateway,
+        profile::Format,
+    },
 };
 use mailflow_common::{App, PROTOCOL_UDP, Scope, Vlans};
 use mailflow_engine::{
@@ -51,7 +55,7 @@ fn paths(value: &Value, at: &str, found: &mut BTreeSet<String>) {
 fn a_flow_line_has_every_field_under_its_name() {
     let mut record = record(key("10.0.0.9", 40_001, "192.0.2.1", 25));
     record.flow.key.scope = Scope::new(Vlans::default().push(20).push(30), 6, false);
-    let mut line = parse(flow_log::line(&record, EPOCH, &gateway()));
+    let mut line = parse(flow::line(&record, EPOCH, &gateway()));
     let id = line["flow_id"].take().as_u64().unwrap();
     assert!(id < 1 << 53);
     let expected = json!({
@@ -109,7 +113,7 @@ fn ipv6_udp_and_what_is_not_there() {
     record.app = App::Unseen;
     record.reason = RecordReason::Idle;
     record.complete = false;
-    let line = parse(flow_log::line(&record, EPOCH, &gateway()));
+    let line = parse(flow::line(&record, EPOCH, &gateway()));
     assert_eq!(line["src_ip"], "2001:db8::9");
     assert_eq!(line["dest_ip"], "2001:db8:1::1");
     assert_eq!(line["proto"], "UDP");
@@ -127,7 +131,7 @@ fn ipv6_udp_and_what_is_not_there() {
 
 #[test]
 fn a_flow_keeps_its_id_and_the_next_one_gets_another() {
-    let id = |record: &FlowRecord| parse(flow_log::line(record, EPOCH, &gateway()))["flow_id"].as_u64();
+    let id = |record: &FlowRecord| parse(flow::line(record, EPOCH, &gateway()))["flow_id"].as_u64();
     let first = record(key("10.0.0.9", 40_001, "192.0.2.1", 25));
     let mut later = first.clone();
     later.flow.up.packets += 1;
@@ -140,9 +144,9 @@ fn a_flow_keeps_its_id_and_the_next_one_gets_another() {
 #[test]
 fn an_alert_line_has_every_field_under_its_name() {
     let alert = alert();
-    let mut line = parse(alert_log::line(&alert, EPOCH, &gateway(), usize::MAX));
+    let mut line = parse(alert::line(&alert, EPOCH, &gateway(), usize::MAX));
     let flows: Vec<Value> =
-        alert.flows.iter().map(|record| parse(flow_log::line(record, EPOCH, &gateway()))).collect();
+        alert.flows.iter().map(|record| parse(flow::line(record, EPOCH, &gateway()))).collect();
     assert_eq!(line["flows"].take(), json!(flows), "the flow log's own lines");
     let expected = json!({
         "timestamp": "2026-11-21T03:31:05.000000+0000",
@@ -224,7 +228,7 @@ fn a_resolved_alert_of_a_prefix_shows_its_end_and_an_address() {
         flows: vec![Arc::new(record(key("2001:db8:5::1", 1, "2001:db8:1::1", 25))), Arc::new(record(newest))],
         ..alert()
     };
-    let line = parse(alert_log::line(&resolved, EPOCH, &gateway(), usize::MAX));
+    let line = parse(alert::line(&resolved, EPOCH, &gateway(), usize::MAX));
     assert_eq!(line["src_ip"], "2001:db8:5::77");
     assert_eq!(line["mailflow"]["source"], "2001:db8:5::/64");
     assert_eq!(line["mailflow"]["group"], Value::Null);
@@ -235,7 +239,7 @@ fn a_resolved_alert_of_a_prefix_shows_its_end_and_an_address() {
 
     let bare = Alert { flows: Vec::new(), ..resolved };
     assert_eq!(
-        parse(alert_log::line(&bare, EPOCH, &gateway(), usize::MAX))["src_ip"],
+        parse(alert::line(&bare, EPOCH, &gateway(), usize::MAX))["src_ip"],
         "2001:db8:5::",
         "no flow left to name one"
     );
@@ -247,7 +251,7 @@ fn an_alert_by_destination_names_the_server_and_the_newest_client() {
     let suppressed = Some("newsletter, ticket 4711".into());
     let newest = Some(Source::of("10.0.0.9".parse().unwrap(), 128));
     let alert = Alert { subject: Subject::Destination(server), source: newest, suppressed, ..alert() };
-    let line = parse(alert_log::line(&alert, EPOCH, &gateway(), usize::MAX));
+    let line = parse(alert::line(&alert, EPOCH, &gateway(), usize::MAX));
     assert_eq!((&line["src_ip"], &line["dest_ip"]), (&json!("10.0.0.9"), &json!("9.9.9.9")));
     assert_eq!(line["mailflow"]["subject"], "9.9.9.9");
     assert_eq!(line["alert"]["suppressed"], true);
@@ -259,7 +263,7 @@ fn a_severity_is_suricatas_number_and_the_word_stays() {
     for (severity, number) in
         [(Severity::Critical, 1), (Severity::High, 1), (Severity::Medium, 2), (Severity::Low, 3)]
     {
-        let line = parse(alert_log::line(&Alert { severity, ..alert() }, EPOCH, &gateway(), usize::MAX));
+        let line = parse(alert::line(&Alert { severity, ..alert() }, EPOCH, &gateway(), usize::MAX));
         assert_eq!(
             (&line["alert"]["severity"], &line["mailflow"]["severity"]),
             (&json!(number), &json!(severity.name()))
@@ -278,7 +282,7 @@ fn a_flow_names_its_interface_and_an_alert_those_of_its_flows() {
             known.flow.interface = NonZeroU32::new(number);
             *record = known.into();
         }
-        let line = parse(alert_log::line(&alert, EPOCH, &several, usize::MAX));
+        let line = parse(alert::line(&alert, EPOCH, &several, usize::MAX));
         let flows = [0, 1].map(|flow| line["flows"][flow]["in_iface"].clone());
         (line["in_iface"].clone(), line["mailflow"]["interfaces"].clone(), flows)
     };
@@ -295,7 +299,7 @@ fn refused_messages_are_told_only_of_sessions_in_the_clear() {
     let mut record = record(key("10.0.0.9", 40_001, "192.0.2.1", 25));
     let mut refused = |app, inputs| {
         (record.app, record.inputs) = (app, inputs);
-        parse(flow_log::line(&record, EPOCH, &gateway()))["mailflow"]["messages_rejected"].clone()
+        parse(flow::line(&record, EPOCH, &gateway()))["mailflow"]["messages_rejected"].clone()
     };
     assert_eq!(refused(App::Smtp, Inputs::all()), json!(1));
     for app in [App::SmtpStartTls, App::Smtps, App::Unseen, App::Imap] {
@@ -317,8 +321,8 @@ fn the_documentation_lists_the_fields_and_no_others() {
     let mut tagged = record(key("10.0.0.9", 40_001, "192.0.2.1", 25));
     tagged.flow.key.scope = Scope::new(Vlans::default().push(20), 6, false);
     for (page, line) in [
-        (flow_page, parse(flow_log::line(&tagged, EPOCH, &gateway()))),
-        (alert_page, parse(alert_log::line(&everything(), EPOCH, &gateway(), usize::MAX))),
+        (flow_page, parse(flow::line(&tagged, EPOCH, &gateway()))),
+        (alert_page, parse(alert::line(&everything(), EPOCH, &gateway(), usize::MAX))),
     ] {
         let mut written = BTreeSet::new();
         paths(&line, "", &mut written);
@@ -351,7 +355,7 @@ fn an_alert_keeps_its_start_when_the_clock_is_set() {
             assert_eq!(ocsf["unmapped"]["alert"]["starts_at"], "2026-11-21T03:31:04.000000+0000");
         }
         // An end before the start would be refused by what reads it.
-        let end = parse(alert_log::line(&end, later, &gateway(), usize::MAX))["alert"]["ends_at"].clone();
+        let end = parse(alert::line(&end, later, &gateway(), usize::MAX))["alert"]["ends_at"].clone();
         let expected =
             if step < 0 { "2026-11-21T03:31:04.000000+0000" } else { "2026-11-21T04:31:09.000000+0000" };
         assert_eq!(end, expected);

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use mailflow_agent::sink::metrics::{Ledger, Limits, Places};
+use mailflow_agent::metrics::{Ledger, Limits, Places};
 use mailflow_common::FlowKey;
 use mailflow_engine::{
     event::{AlertState, Delta, Effects, Gain, Qualified, Source, Value, WindowValue},

@@ -10,9 +10,9 @@ use std::{
 
 use mailflow_agent::{
     config::Target,
-    sink::{
-        lines::{self, OpenError},
-        metrics::Agent,
+    metrics::Agent,
+    outputs::{
+        jsonl_file::{self, OpenError},
         worker::{Counters, Sink},
     },
 };
@@ -24,7 +24,7 @@ fn counters() -> Counters {
 }
 
 fn start(target: &Target, queue: usize, counters: Counters) -> Result<Sink<String>, OpenError> {
-    lines::start("test", target, queue, counters, |line: &String| Ok(line.clone()))
+    jsonl_file::start("test", target, queue, counters, |line: &String| Ok(line.clone()))
 }
 
 /// A path of this test's own in the temporary directory, removed in the end.
@@ -163,7 +163,7 @@ fn a_reader_of_standard_output_that_leaves_is_no_crash() {
         exit(if good { 42 } else { 1 });
     }
     let mut child = Command::new(env::current_exe().unwrap())
-        .args(["--exact", "lines::a_reader_of_standard_output_that_leaves_is_no_crash", "--nocapture"])
+        .args(["--exact", "jsonl_file::a_reader_of_standard_output_that_leaves_is_no_crash", "--nocapture"])
         .env(CHILD, "1")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

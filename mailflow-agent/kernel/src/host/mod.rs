@@ -12,4 +12,5 @@ pub(crate) mod memory;
 pub mod name_pattern;
 pub(crate) mod netlink;
 pub(crate) mod roles;
+pub mod sockets;
 pub mod system_clock;

@@ -1,65 +1,59 @@
 //! One poll after the other: snapshot, engine, sinks.
 
-mod renew;
-mod start;
-
 use std::time::Duration;
 
 use anyhow::Result;
 use tracing::info;
 
-use super::{
-    cycle,
-    delivery::Delivery,
-    inside::InsideWatch,
-    keeper::Keeper,
-    lists::ListWatch,
-    pin_watch::PinWatch,
-    report::{self, Room},
-    sinks::Sinks,
-    windows::Windows,
-};
+use super::{network_lists::ListWatch, pin_watch::PinWatch, poll};
 use crate::{
     config::{Config, FlowTable},
-    sink::metrics::{KernelView, Memory},
-    state::Entry,
+    metrics::{KernelView, Memory},
+    outputs::router::Sinks,
+    recovery::{checkpointer::Keeper, store::Entry},
+    status::{
+        duplicate_detector::Delivery,
+        kernel_snapshot::{self, Room},
+        unlisted_networks::InsideWatch,
+        window_sampler::Windows,
+    },
 };
 use mailflow_engine::{Engine, event::Effects};
 use mailflow_kernel::clock;
 use mailflow_kernel::{Kernel, Lookout, Verify};
 
 /// Everything a poll passes through.
-pub(super) struct Pipeline {
+pub(crate) struct Pipeline {
     /// What is in force.
-    config: Config,
+    pub(super) config: Config,
     /// The program is loaded for `host` interfaces beside `lan` ones.
-    mixed: bool,
-    kernel: Kernel,
-    engine: Engine,
-    sinks: Sinks,
-    tables: FlowTable,
-    room: Room,
-    delivery: Delivery,
-    windows: Windows,
-    lists: ListWatch,
-    keeper: Keeper,
-    inside: InsideWatch,
-    pin_watch: PinWatch,
+    pub(super) mixed: bool,
+    pub(super) kernel: Kernel,
+    pub(super) engine: Engine,
+    pub(super) sinks: Sinks,
+    pub(super) tables: FlowTable,
+    pub(super) room: Room,
+    pub(super) delivery: Delivery,
+    pub(super) windows: Windows,
+    pub(super) lists: ListWatch,
+    pub(super) keeper: Keeper,
+    pub(super) inside: InsideWatch,
+    pub(super) pin_watch: PinWatch,
 }
 
 impl Pipeline {
     /// Who looks at the hooks.
-    pub(super) fn lookout(&self) -> Option<&Lookout> {
+    pub(crate) fn lookout(&self) -> Option<&Lookout> {
         self.kernel.lookout()
     }
 
     /// What is known of flows and sources.
-    pub(super) fn engine(&self) -> &Engine {
+    pub(crate) fn engine(&self) -> &Engine {
         &self.engine
     }
 
     /// Reads the kernel's table and hands on what follows from it.
-    pub(super) fn poll(&mut self) -> Result<()> {
+    pub(crate) fn poll(&mut self) -> Result<()> {
         let begin = clock::now();
         let Self { kernel, engine, sinks, tables, room, delivery, lists, keeper, windows, .. } = self;
         let (inside, pin_watch) = (&mut self.inside, &mut self.pin_watch);
@@ -78,16 +72,16 @@ impl Pipeline {
         let before = kernel.totals()?;
         // The wall clock may have been set: hours and the ends of allow-lists are its.
         engine.set_epoch(moment.1);
-        let looked = cycle::look(kernel, engine, keeper, moment, |effects| sinks.take(moment, effects));
+        let looked = poll::look(kernel, engine, keeper, moment, |effects| sinks.take(moment, effects));
         let drain = match looked {
             // Nothing is wrong with the tables: this poll is done again once the disk takes it, or without it.
             Err(_) if keeper.waits() => None,
             looked => Some(looked?),
         };
         keeper.over(kernel, engine, now, sinks);
-        sinks.view.set_durability(keeper);
+        sinks.view.set_durability(keeper.durability(), keeper.usage());
         let Some(drain) = drain else { return Ok(()) };
-        let view = report::kernel_view(kernel, &before, tables, delivery, drain)?;
+        let view = kernel_snapshot::kernel_view(kernel, &before, tables, delivery, drain)?;
         room.note(&view);
         let shown = windows.show(engine, now);
         let (rules, thresholds) = (engine.rule_counts(), engine.thresholds());
@@ -106,30 +100,30 @@ impl Pipeline {
     }
 
     /// Follows a change of the machine's interfaces.
-    pub(super) fn follow(&mut self) {
+    pub(crate) fn follow(&mut self) {
         let Self { kernel, sinks, engine, inside, .. } = self;
         let now = clock::now();
         kernel.follow(now, Verify::Now);
         sinks.outputs.watch(&kernel.bound());
         if let Some(view) = &mut sinks.view.numbers().kernel {
-            view.attached = kernel.places().map(report::shown).collect();
-            view.entries = kernel.bound().into_iter().map(report::entry).collect();
+            view.attached = kernel.places().map(kernel_snapshot::shown).collect();
+            view.entries = kernel.bound().into_iter().map(kernel_snapshot::entry).collect();
         }
         inside.look(kernel, engine.internal(), &sinks.view, (now, true));
     }
 
     /// How often to poll.
-    pub(super) fn poll_interval(&self) -> Duration {
+    pub(crate) fn poll_interval(&self) -> Duration {
         self.config.poll_interval
     }
 
     /// The programs are not to count on after the stop, whatever the configuration says.
-    pub(super) fn detach_at_stop(&mut self) {
+    pub(crate) fn detach_at_stop(&mut self) {
         self.kernel.detach_at_stop();
     }
 
     /// Stops counting, makes the last records and writes what waits.
-    pub(super) fn stop(self, grace: Duration) -> Result<()> {
+    pub(crate) fn stop(self, grace: Duration) -> Result<()> {
         let Self { mut kernel, mut engine, mut sinks, mut keeper, .. } = self;
         let now = clock::now();
         let moment = (now, clock::epoch());
@@ -139,10 +133,10 @@ impl Pipeline {
             keeper.wait_no_longer();
         }
         let read = if stays {
-            cycle::look(&mut kernel, &mut engine, &mut keeper, moment, take).map(drop)
+            poll::look(&mut kernel, &mut engine, &mut keeper, moment, take).map(drop)
         } else {
             kernel.detach();
-            cycle::last_look(&mut kernel, &mut engine, &mut keeper, moment, take)
+            poll::last_look(&mut kernel, &mut engine, &mut keeper, moment, take)
         };
         // As after every poll.
         let _ = keeper.note([Entry::Over]);
@@ -161,6 +155,6 @@ impl Pipeline {
 }
 
 /// The windows from the beginning, as these settings ask for them.
-fn windows(config: &Config) -> Windows {
+pub(super) fn windows(config: &Config) -> Windows {
     Windows::new(config.outputs.max_windows, config.poll_interval)
 }

@@ -9,10 +9,10 @@ use std::{
 };
 
 use self::table::{Look, Span};
-use super::{Exit, TopArgs, ask::unexpected};
+use super::{args::TopArgs, client::unexpected, command::Exit};
 use crate::{
-    control::{CallError, Client, Reply, Request, Top},
-    terminal::Terminal,
+    control::{Client, Reply, Request, Top},
+    util::terminal::Terminal,
 };
 
 /// Shows the table: live on a terminal, once otherwise.
@@ -48,9 +48,6 @@ pub fn run(socket: &Path, args: &TopArgs, err: &mut impl Write) -> io::Result<Ex
     };
     unexpected(ended, err)
 }
-
-/// What came instead of a table.
-type Other = Result<Reply, CallError>;
 
 fn once(look: &Look, top: &Top, rows: usize, out: &mut impl Write) -> io::Result<()> {
     writeln!(out, "{}", look.head())?;

@@ -13,15 +13,16 @@ use crossterm::{
     terminal::{self, ClearType},
 };
 
-use super::{
-    Other,
-    table::{Look, Span},
+use super::table::{Look, Span};
+use crate::{
+    cli::args::Column,
+    control::{CallError, Reply, Top},
+    util::terminal::escape,
 };
-use crate::{cli::Column, control::Top, terminal::escape};
 use mailflow_kernel::clock;
 
 /// Why it ended.
-pub(super) enum End {
+pub(crate) enum End {
     /// Somebody pressed `q`.
     Asked,
     /// The agent did not answer with a table.
@@ -29,7 +30,7 @@ pub(super) enum End {
 }
 
 /// Shows the table until somebody ends it.
-pub(super) fn run(
+pub(crate) fn run(
     look: Look,
     interval: Duration,
     ask: &mut dyn FnMut() -> Result<Top, Other>,
@@ -185,6 +186,9 @@ impl Screen {
         format!("mailflow: {rows} sources, client to server, {span}{filter}")
     }
 }
+
+/// What came instead of a table.
+pub(crate) type Other = Result<Reply, CallError>;
 
 #[cfg(test)]
 mod tests {

@@ -2,25 +2,27 @@
 
 use std::{cmp::Reverse, collections::HashMap};
 
-use super::super::Column;
-use crate::control::{Row, Top};
+use crate::{
+    cli::args::Column,
+    control::{Row, Top},
+};
 
 /// How the table is looked at.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Look {
+pub(crate) struct Look {
     /// By which column it is sorted.
-    pub(super) sort: Column,
+    pub(crate) sort: Column,
     /// Whether the other way round: lowest first, addresses from the end.
-    pub(super) reversed: bool,
+    pub(crate) reversed: bool,
     /// What a source's address must contain.
-    pub(super) filter: String,
+    pub(crate) filter: String,
     /// What its numbers are of.
-    pub(super) span: Span,
+    pub(crate) span: Span,
 }
 
 /// What numbers are of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Span {
+pub(crate) enum Span {
     /// All since the agent started.
     Start,
     /// A second, between the last two looks.
@@ -29,14 +31,14 @@ pub(super) enum Span {
 
 /// A row's numbers, in the order of the columns.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Shown {
-    pub(super) source: String,
-    pub(super) numbers: [f64; 5],
+pub(crate) struct Shown {
+    pub(crate) source: String,
+    pub(crate) numbers: [f64; 5],
 }
 
 impl Look {
     /// The rows to show of what was seen `now`, and `before` if there was a look before.
-    pub(super) fn rows(&self, now: &Top, before: Option<&Top>) -> Vec<Shown> {
+    pub(crate) fn rows(&self, now: &Top, before: Option<&Top>) -> Vec<Shown> {
         let filter = self.filter.to_lowercase();
         let past: HashMap<&str, &Row> = match (self.span, before) {
             (Span::Second, Some(before)) => {
@@ -75,7 +77,7 @@ impl Look {
     }
 
     /// The line above the rows.
-    pub(super) fn head(&self) -> String {
+    pub(crate) fn head(&self) -> String {
         let name = |column: Column| {
             let mark = if column != self.sort {
                 ""
@@ -92,7 +94,7 @@ impl Look {
     }
 
     /// A row as a line of at most 79 columns.
-    pub(super) fn line(&self, row: &Shown) -> String {
+    pub(crate) fn line(&self, row: &Shown) -> String {
         let rest: String = row
             .numbers
             .iter()

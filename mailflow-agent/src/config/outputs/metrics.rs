@@ -6,26 +6,28 @@ use std::{
 };
 
 use crate::config::{
-    fault::Collector,
-    read::{At, Fields},
-    typed::{number, or_off},
-    value::{Switch, listen},
+    diagnostics::Collector,
+    scalar::{Switch, listen},
     web,
+    yaml::{
+        get::{At, Fields},
+        values::{number, or_off},
+    },
 };
 
 /// Most series that may be asked for, per source or of windows.
 const MAX_SERIES: usize = 1_000_000;
 
 /// The settings of the metrics port.
-pub(super) struct Metrics {
-    pub(super) listen: Option<SocketAddr>,
-    pub(super) max_sources: usize,
-    pub(super) max_windows: usize,
-    pub(super) web_config: Option<PathBuf>,
+pub(crate) struct Metrics {
+    pub(crate) listen: Option<SocketAddr>,
+    pub(crate) max_sources: usize,
+    pub(crate) max_windows: usize,
+    pub(crate) web_config: Option<PathBuf>,
 }
 
 /// Reads them.
-pub(super) fn read(at: &At<'_>, faults: &mut Collector, directory: &Path) -> Option<Metrics> {
+pub(crate) fn read(at: &At<'_>, faults: &mut Collector, directory: &Path) -> Option<Metrics> {
     Fields::read(at, faults, |fields| {
         let listen = fields.needed("listen", |at, faults| or_off(at, faults, "ADDRESS:PORT", listen));
         let mut most = |key| fields.needed(key, |at, faults| number(at, faults, 1..=MAX_SERIES));

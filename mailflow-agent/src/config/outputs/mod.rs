@@ -10,9 +10,9 @@ pub mod url;
 use std::{collections::HashSet, path::Path};
 
 use super::{
-    fault::Collector,
-    life::limits,
-    read::{At, Fields},
+    diagnostics::Collector,
+    sections::state::limits,
+    yaml::get::{At, Fields},
 };
 pub use types::{
     Address, AlertOutput, AlertTo, ClientTls, Credentials, DeadLetters, FlowOutput, FlowTo, Ipfix, IpfixTo,
@@ -21,7 +21,7 @@ pub use types::{
 
 /// Reads the outputs. Files that are read are relative to `directory`, files that are written to the
 /// working directory.
-pub(super) fn read(at: &At<'_>, faults: &mut Collector, directory: &Path) -> Option<Outputs> {
+pub(crate) fn read(at: &At<'_>, faults: &mut Collector, directory: &Path) -> Option<Outputs> {
     Fields::read(at, faults, |fields| {
         let metrics = fields.needed("metrics", |at, faults| metrics::read(at, faults, directory));
         let mut names = HashSet::new();

@@ -16,11 +16,13 @@ use super::{
     url::{Form, Url},
 };
 use crate::config::{
-    fault::Collector,
-    read::{At, Fields},
-    span::Content,
-    typed::{entries, items, parsed, string},
-    value::duration_within,
+    diagnostics::Collector,
+    scalar::duration_within,
+    yaml::{
+        get::{At, Fields},
+        tree::Content,
+        values::{entries, items, parsed, string},
+    },
 };
 
 /// Bounds of `timeout`.
@@ -45,7 +47,7 @@ fn url(at: &At<'_>, faults: &mut Collector, form: Form) -> Option<Url> {
 }
 
 /// Addresses of Alertmanagers: a list of different ones.
-pub(super) fn urls(at: &At<'_>, faults: &mut Collector) -> Option<Vec<Url>> {
+pub(crate) fn urls(at: &At<'_>, faults: &mut Collector) -> Option<Vec<Url>> {
     let mut seen = HashSet::new();
     let urls = items(at, faults, |item, faults| {
         let url = url(item, faults, Form::Base)?;
@@ -60,7 +62,7 @@ pub(super) fn urls(at: &At<'_>, faults: &mut Collector) -> Option<Vec<Url>> {
 }
 
 /// `url` or `url_file` of a webhook; files are relative to `directory`.
-pub(super) fn address(fields: &mut Fields<'_, '_>, directory: &Path) -> Option<Address> {
+pub(crate) fn address(fields: &mut Fields<'_, '_>, directory: &Path) -> Option<Address> {
     let file = fields.or("url_file", None, |at, faults| {
         let path = checked(at, faults, directory, |path| files::url(path, Form::Webhook))?;
         Some(Some((at.clone(), path)))
@@ -80,7 +82,7 @@ pub(super) fn address(fields: &mut Fields<'_, '_>, directory: &Path) -> Option<A
 }
 
 /// The settings by which a receiver is spoken to; files are relative to `directory`.
-pub(super) fn receiver(fields: &mut Fields<'_, '_>, directory: &Path) -> Option<Receiver> {
+pub(crate) fn receiver(fields: &mut Fields<'_, '_>, directory: &Path) -> Option<Receiver> {
     let basic = fields.or("basic_auth", None, |at, faults| {
         Fields::read(at, faults, |fields| {
             let username = fields.needed("username", hidden);

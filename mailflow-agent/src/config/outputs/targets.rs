@@ -16,11 +16,13 @@ use super::{
 };
 use crate::config::{
     amounts::bytes,
-    fault::{Collector, quote},
-    read::{At, Fields},
-    span::Content,
-    typed::{choice, entries, items, number, or_off, parsed, string},
-    value::{Switch, duration_within, target},
+    diagnostics::{Collector, quote},
+    scalar::{Switch, duration_within, target},
+    yaml::{
+        get::{At, Fields},
+        tree::Content,
+        values::{choice, entries, items, number, or_off, parsed, string},
+    },
 };
 
 /// Where systemd's journal listens.
@@ -66,7 +68,7 @@ const FACILITIES: [(&str, u8); 20] = [
 type Named<T> = (&'static str, T);
 
 /// Reads `off`, a file, an output, or a list of them, each with its name. No two have the same in `names`.
-pub(super) fn read<T>(
+pub(crate) fn read<T>(
     at: &At<'_>,
     faults: &mut Collector,
     names: &mut HashSet<String>,
@@ -91,7 +93,7 @@ pub(super) fn read<T>(
 }
 
 /// An output for alerts.
-pub(super) fn alerts(
+pub(crate) fn alerts(
     at: &At<'_>,
     faults: &mut Collector,
     directory: &Path,
@@ -162,7 +164,7 @@ pub(super) fn alerts(
 }
 
 /// An output for flow records.
-pub(super) fn flows(at: &At<'_>, faults: &mut Collector) -> Option<(Option<String>, Named<FlowTo>)> {
+pub(crate) fn flows(at: &At<'_>, faults: &mut Collector) -> Option<(Option<String>, Named<FlowTo>)> {
     if at.text().is_some() {
         let target = parsed(at, faults, "a file, or - for standard output", file)?;
         return Some((None, (FLOW_LOG, FlowTo::Lines { target, profile: Profile::Eve })));

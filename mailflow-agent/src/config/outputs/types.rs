@@ -10,7 +10,7 @@ use std::{
 
 use super::url::Url;
 
-use crate::disk::Limits;
+use crate::util::disk::Limits;
 
 /// Where records, alerts and metrics go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,9 +84,9 @@ impl Outputs {
 }
 
 /// The name of the file with alerts, where it is given none.
-pub(super) const ALERTS: &str = "alerts";
+pub(crate) const ALERTS: &str = "alerts";
 /// The name of the flow log, where it is given none.
-pub(super) const FLOW_LOG: &str = "flow_log";
+pub(crate) const FLOW_LOG: &str = "flow_log";
 
 /// One of the places where alerts go.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -2,11 +2,13 @@
 
 use jiff::{Timestamp, civil::Date, tz::TimeZone};
 
-use super::super::{
-    fault::{Collector, Fault, quote},
-    read::{At, Fields},
-    sets,
-    typed::{items, mapping, parsed, string},
+use crate::config::{
+    diagnostics::{Collector, Fault, quote},
+    networks::sets,
+    yaml::{
+        get::{At, Fields},
+        values::{items, mapping, parsed, string},
+    },
 };
 use mailflow_engine::{
     assets::{Member, Networks, Set},
@@ -23,7 +25,7 @@ pub struct Expiry {
 }
 
 /// Reads a list of entries, and adds those that end to `ending`.
-pub(in super::super) fn read(
+pub(crate) fn read(
     at: &At<'_>,
     faults: &mut Collector,
     internal: Option<&Networks>,
@@ -67,7 +69,7 @@ fn reason(at: &At<'_>, faults: &mut Collector) -> Option<std::sync::Arc<str>> {
 }
 
 /// A date, which is its first moment in UTC, or a date with a time and an offset (RFC 3339).
-pub(in super::super) fn moment(text: &str) -> Result<i128, String> {
+pub(crate) fn moment(text: &str) -> Result<i128, String> {
     const EXPECTED: &str = "expected a date (2027-01-31) or a moment (2027-01-31T18:00:00Z)";
     // jiff takes more forms than RFC 3339 has.
     let plain =

@@ -2,14 +2,14 @@
 
 use std::ops::RangeInclusive;
 
-use super::{
-    super::{
-        amounts::bytes,
-        fault::Collector,
-        read::{At, Fields},
-        typed::{mapping, number},
+use super::terms::is_bytes;
+use crate::config::{
+    amounts::bytes,
+    diagnostics::Collector,
+    yaml::{
+        get::{At, Fields},
+        values::{mapping, number},
     },
-    terms::is_bytes,
 };
 use mailflow_engine::settings::{Bound, Counter, Quantity};
 
@@ -17,7 +17,7 @@ use mailflow_engine::settings::{Bound, Counter, Quantity};
 const MOST: u64 = 1 << 40;
 
 /// Reads the bounds, one for each counter that is named.
-pub(super) fn read(at: &At<'_>, faults: &mut Collector) -> Option<Vec<Bound>> {
+pub(crate) fn read(at: &At<'_>, faults: &mut Collector) -> Option<Vec<Bound>> {
     let quantities = Quantity::ALL.map(|quantity| (quantity.name(), Counter::Quantity(quantity)));
     let data = [("data_packets_up", Counter::DataPacketsUp), ("data_packets_down", Counter::DataPacketsDown)];
     Fields::read(at, faults, |fields| {

@@ -1,13 +1,13 @@
 //! `rules[].condition`: terms, alone or under `any` and `all`.
 
-use super::{
-    super::{
-        fault::Collector,
-        read::{At, Fields},
-        span::Content,
-        typed::{items, mapping},
+use super::terms::{self, Given};
+use crate::config::{
+    diagnostics::Collector,
+    yaml::{
+        get::{At, Fields},
+        tree::Content,
+        values::{items, mapping},
     },
-    terms::{self, Given},
 };
 use mailflow_engine::settings::{Condition, Window};
 
@@ -15,15 +15,15 @@ use mailflow_engine::settings::{Condition, Window};
 const MOST: usize = 32;
 
 /// A condition as written.
-pub(super) struct Conditions<'a> {
+pub(crate) struct Conditions<'a> {
     /// The terms in their order.
-    pub(super) terms: Vec<Given<'a>>,
+    pub(crate) terms: Vec<Given<'a>>,
     /// How they go together.
-    pub(super) condition: Condition,
+    pub(crate) condition: Condition,
 }
 
 /// Reads a condition. Terms without a window of their own have `window`, the rule's.
-pub(super) fn read<'a>(
+pub(crate) fn read<'a>(
     at: &At<'a>,
     faults: &mut Collector,
     window: Option<Window>,

@@ -1,9 +1,11 @@
 //! `rules[].match.hours`: hours of the week.
 
-use super::super::{
-    fault::Collector,
-    read::{At, Fields},
-    typed::{choice, mapping, nonempty_set, parsed},
+use crate::config::{
+    diagnostics::Collector,
+    yaml::{
+        get::{At, Fields},
+        values::{choice, mapping, nonempty_set, parsed},
+    },
 };
 use mailflow_engine::settings::Hours;
 
@@ -14,7 +16,7 @@ const EVERY_DAY: u8 = 0x7f;
 const DAY: u16 = 1_440;
 
 /// Reads hours: all of the days named, in UTC, as far as nothing else is said.
-pub(super) fn read(at: &At<'_>, faults: &mut Collector) -> Option<Hours> {
+pub(crate) fn read(at: &At<'_>, faults: &mut Collector) -> Option<Hours> {
     mapping(at, faults, "{ days: [sat, sun], from: \"08:00\", to: \"18:00\" }")?;
     Fields::read(at, faults, |fields| {
         let days = fields.or("days", EVERY_DAY, |at, faults| {

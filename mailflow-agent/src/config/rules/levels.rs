@@ -3,16 +3,18 @@
 use std::time::Duration;
 
 use super::{
-    super::{
-        amounts::{PARTS, parts},
-        fault::Collector,
-        read::{At, Fields},
-        sets,
-        typed::{items, mapping, parsed},
-        value::duration_within,
-    },
-    SPAN,
     terms::{Given, range, show, threshold},
+    window::SPAN,
+};
+use crate::config::{
+    amounts::{PARTS, parts},
+    diagnostics::Collector,
+    networks::sets,
+    scalar::duration_within,
+    yaml::{
+        get::{At, Fields},
+        values::{items, mapping, parsed},
+    },
 };
 use mailflow_engine::{
     assets::Networks,
@@ -28,10 +30,10 @@ const TIMES: [u64; 2] = [PARTS / 1_000, 1_000 * PARTS];
 
 /// When an alert ends.
 #[derive(Clone, Copy)]
-pub(super) struct Resolve {
+pub(crate) struct Resolve {
     below: Below,
     /// How long the condition must not hold.
-    pub(super) after: Duration,
+    pub(crate) after: Duration,
 }
 
 /// How much below its threshold a term must be.
@@ -45,10 +47,10 @@ enum Below {
 
 impl Resolve {
     /// What a rule has that does not say.
-    pub(super) const DEFAULT: Resolve = Resolve { below: Below::Factor(FACTOR), after: AFTER };
+    pub(crate) const DEFAULT: Resolve = Resolve { below: Below::Factor(FACTOR), after: AFTER };
 
     /// Both thresholds of a term.
-    pub(super) fn level(&self, at_least: u64) -> Level {
+    pub(crate) fn level(&self, at_least: u64) -> Level {
         // Whole values below 0.8 x threshold are those below the next whole number.
         let below = match self.below {
             Below::Factor(parts) => scaled(at_least, parts, PARTS),
@@ -70,7 +72,7 @@ fn scaled(number: u64, times: u64, of: u64) -> u64 {
 }
 
 /// Reads `resolve`. Without `terms` (they were refused) a threshold is not judged.
-pub(super) fn resolve(at: &At<'_>, faults: &mut Collector, terms: Option<&[Given<'_>]>) -> Option<Resolve> {
+pub(crate) fn resolve(at: &At<'_>, faults: &mut Collector, terms: Option<&[Given<'_>]>) -> Option<Resolve> {
     mapping(at, faults, "{ factor: 0.8, after: 10m }")?;
     Fields::read(at, faults, |fields| {
         let factor =
@@ -104,7 +106,7 @@ fn below(at: &At<'_>, faults: &mut Collector, terms: Option<&[Given<'_>]>) -> Op
 }
 
 /// Reads `thresholds`.
-pub(super) fn thresholds(
+pub(crate) fn thresholds(
     at: &At<'_>,
     faults: &mut Collector,
     internal: Option<&Networks>,

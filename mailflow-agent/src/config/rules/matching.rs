@@ -4,16 +4,16 @@ use std::collections::BTreeSet;
 
 use mailflow_common::App;
 
-use super::{
-    super::{
-        fault::{Collector, nearest},
-        ports::{Watched, port},
-        read::{At, Fields},
-        sets,
-        span::Node,
-        typed::{boolean, choice, mapping, nonempty_set, number},
+use super::{bounds, hours};
+use crate::config::{
+    diagnostics::{Collector, nearest},
+    networks::sets,
+    services::{Watched, port},
+    yaml::{
+        get::{At, Fields},
+        tree::Node,
+        values::{boolean, choice, mapping, nonempty_set, number},
     },
-    bounds, hours,
 };
 use mailflow_engine::{
     assets::Networks,
@@ -34,17 +34,17 @@ const MAX_SIZE: u64 = 1 << 40;
 
 /// What a match is read with.
 #[derive(Clone, Copy)]
-pub(super) struct Known<'a> {
+pub(crate) struct Known<'a> {
     /// The watched ports, as far as they could be read.
-    pub(super) watched: Option<&'a Watched>,
+    pub(crate) watched: Option<&'a Watched>,
     /// The internal networks, if they could be read.
-    pub(super) internal: Option<&'a Networks>,
+    pub(crate) internal: Option<&'a Networks>,
     /// The match of the first shipped rule.
-    pub(super) shipped: Option<&'a Node>,
+    pub(crate) shipped: Option<&'a Node>,
 }
 
 /// Reads a match. What it leaves out is taken from the shipped one, except for the size test as a whole.
-pub(super) fn read<'a>(at: &At<'a>, faults: &mut Collector, known: Known<'a>) -> Option<Match> {
+pub(crate) fn read<'a>(at: &At<'a>, faults: &mut Collector, known: Known<'a>) -> Option<Match> {
     let Known { watched, internal, shipped } = known;
     Fields::read(&at.clone().over(shipped), faults, |fields| {
         let source = fields.needed("source", |at, faults| sets::read(at, faults, internal));

@@ -1,27 +1,28 @@
 //! `rules`: which flows count, over which time, and what of them is too much.
 
-pub(super) mod allow;
+pub(crate) mod allow;
 mod bounds;
 mod condition;
 mod hours;
 mod levels;
+pub(crate) mod limits;
 mod matching;
 mod odd;
-pub(super) mod shipped;
+pub(crate) mod shipped;
 mod terms;
+mod window;
 
-use std::{
-    collections::{HashMap, HashSet},
-    time::Duration,
-};
+use std::collections::{HashMap, HashSet};
 
+use self::window::{SPAN, interval, window};
 use super::{
-    fault::Collector,
-    ports::Watched,
-    read::{At, Fields},
-    span::{Content, Node},
-    typed::{boolean, choice, entries, items, nonempty_set, number, parsed, set, string},
-    value::duration_within,
+    diagnostics::Collector,
+    services::Watched,
+    yaml::{
+        get::{At, Fields},
+        tree::{Content, Node},
+        values::{boolean, choice, entries, items, nonempty_set, number, parsed, set, string},
+    },
 };
 pub use allow::Expiry;
 use levels::Resolve;
@@ -32,36 +33,33 @@ use mailflow_engine::{
 };
 use matching::Known;
 
-/// Shortest and longest window and interval.
-const SPAN: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(30 * 86_400)];
-
 /// Most rules: each is asked about every record.
-pub(super) const MOST_RULES: usize = 256;
+pub(crate) const MOST_RULES: usize = 256;
 
 /// The rules of a configuration.
 #[derive(Debug, Default)]
-pub(super) struct Rules {
+pub(crate) struct Rules {
     /// Those to evaluate.
-    pub(super) on: Vec<Rule>,
+    pub(crate) on: Vec<Rule>,
     /// Those switched off.
-    pub(super) off: Vec<Rule>,
+    pub(crate) off: Vec<Rule>,
 }
 
 /// What rules are read with.
 #[derive(Clone, Copy)]
-pub(super) struct Around<'a> {
+pub(crate) struct Around<'a> {
     /// The watched ports, as far as they could be read: a rule's ports must be among them.
-    pub(super) watched: Option<&'a Watched>,
+    pub(crate) watched: Option<&'a Watched>,
     /// The internal networks, if they could be read.
-    pub(super) internal: Option<&'a Networks>,
+    pub(crate) internal: Option<&'a Networks>,
     /// The shipped rules.
-    pub(super) shipped: Option<&'a Node>,
+    pub(crate) shipped: Option<&'a Node>,
     /// What is allowed for all rules.
-    pub(super) allow: &'a [Allow],
+    pub(crate) allow: &'a [Allow],
 }
 
 /// Reads the rules, and adds entries of their allow-lists that end to `ending`.
-pub(super) fn read<'a>(
+pub(crate) fn read<'a>(
     at: &At<'a>,
     faults: &mut Collector,
     around: Around<'a>,
@@ -180,10 +178,6 @@ fn rule_name(text: &str) -> Result<String, String> {
     }
 }
 
-fn interval(at: &At<'_>, faults: &mut Collector) -> Option<Duration> {
-    parsed(at, faults, "a duration", |text| duration_within(text, SPAN))
-}
-
 fn group_by(at: &At<'_>, faults: &mut Collector) -> Option<GroupBy> {
     const EXPECTED: &str = "expected [source], [source, destination], [destination] or [group]";
     if at.text().is_some() {
@@ -201,20 +195,6 @@ fn group_by(at: &At<'_>, faults: &mut Collector) -> Option<GroupBy> {
         ["group"] => Some(GroupBy::Group),
         _ => at.fault_inside(faults, EXPECTED),
     }
-}
-
-/// A window: its length alone, or a mapping. One that does not say how it moves does so as `kind` says.
-fn window(at: &At<'_>, faults: &mut Collector, kind: WindowKind) -> Option<Window> {
-    const KINDS: [(&str, WindowKind); 2] =
-        [("sliding", WindowKind::Sliding), ("tumbling", WindowKind::Tumbling)];
-    if at.text().is_some() {
-        return interval(at, faults).map(|length| Window { length, kind });
-    }
-    Fields::read(at, faults, |fields| {
-        let length = fields.needed("length", interval);
-        let kind = fields.or("kind", kind, |at, faults| choice(at, faults, &KINDS));
-        Some(Window { length: length?, kind: kind? })
-    })
 }
 
 fn label(key: &str, at: &At<'_>, faults: &mut Collector) -> Option<(String, String)> {

@@ -1,15 +1,13 @@
 //! Rules that are not wrong but cannot mean what they say.
 
-use super::{
-    super::{fault::Collector, read::At},
-    terms::{Given, show},
-};
+use super::terms::{Given, show};
+use crate::config::{diagnostics::Collector, yaml::get::At};
 use mailflow_engine::settings::{
     Bound, Condition, Counter, End, GroupBy, Kind, Match, Measure, Quantity, Rule, Transport,
 };
 
 /// Warns of terms that can never hold, and of ratios that hold at once.
-pub(super) fn warn(condition: &At<'_>, rule: &Rule, terms: &[Given<'_>], faults: &mut Collector) {
+pub(crate) fn warn(condition: &At<'_>, rule: &Rule, terms: &[Given<'_>], faults: &mut Collector) {
     for term in terms {
         if let Some((most, why)) = most(rule, term.measure)
             && most < term.at_least

@@ -4,10 +4,12 @@ use std::collections::BTreeSet;
 
 use serde_yaml::Value;
 
-use super::super::{
-    fault::Fault,
-    read::Fields,
-    span::{Content, Node},
+use crate::config::{
+    diagnostics::Fault,
+    yaml::{
+        get::Fields,
+        tree::{Content, Node},
+    },
 };
 use mailflow_engine::settings::{Rule, Service, Services};
 
@@ -20,7 +22,7 @@ struct Shipped<'a> {
 }
 
 /// Warns of each shipped rule that the file's own list leaves out, and of a size test that it leaves out.
-pub(in super::super) fn warn_of_gone(fields: &mut Fields<'_, '_>) {
+pub(crate) fn warn_of_gone(fields: &mut Fields<'_, '_>) {
     let shipped = fields.shipped("rules").map(|entry| shipped_rules(&entry.value)).unwrap_or_default();
     let Some(at) = fields.own("rules") else { return };
     let Content::List(own) = at.content() else { return };
@@ -78,7 +80,7 @@ fn shipped_rules(rules: &Node) -> Vec<Shipped<'_>> {
 /// Warns of watched ports that no evaluated rule uses: those that the file adds and, where it has a rule list of
 /// its own, those that the shipped rules would use. No shipped rule uses the shipped ports of POP3 and IMAP: they
 /// are watched for the metrics.
-pub(in super::super) fn warn_of_unused(fields: &mut Fields<'_, '_>, services: &Services, rules: &[Rule]) {
+pub(crate) fn warn_of_unused(fields: &mut Fields<'_, '_>, services: &Services, rules: &[Rule]) {
     let used: BTreeSet<u16> = rules.iter().flat_map(|rule| rule.matching.ports.iter().copied()).collect();
     let own_rules = fields.own("rules");
     // An empty list has a warning of its own.

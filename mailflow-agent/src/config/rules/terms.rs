@@ -2,20 +2,20 @@
 
 use std::{ops::RangeInclusive, time::Duration};
 
-use super::{
-    super::{
-        amounts::{PARTS, bytes, parts, show_bytes, show_parts},
-        fault::Collector,
-        read::{At, Fields},
-        typed::{choice, mapping, number, parsed},
-        value::{duration_within, show_duration},
+use super::window::{SPAN, interval, window};
+use crate::config::{
+    amounts::{PARTS, bytes, parts, show_bytes, show_parts},
+    diagnostics::Collector,
+    scalar::{duration_within, show_duration},
+    yaml::{
+        get::{At, Fields},
+        values::{choice, mapping, number, parsed},
     },
-    SPAN, interval, window,
 };
 use mailflow_engine::settings::{End, Kind, Measure, Quantity, Window, WindowKind};
 
 /// The keys that a term is written under.
-pub(super) const KEYS: [&str; 5] = ["count", "sum", "distinct", "ratio", "first_seen"];
+pub(crate) const KEYS: [&str; 5] = ["count", "sum", "distinct", "ratio", "first_seen"];
 /// The threshold of a count; a source keeps that many times.
 const COUNT: RangeInclusive<u64> = 1..=1_000_000;
 /// The threshold of a sum.
@@ -26,27 +26,27 @@ const ENDS: RangeInclusive<u64> = 1..=1_000;
 const HORIZON: Duration = SPAN[1];
 
 /// A term as written.
-pub(super) struct Given<'a> {
+pub(crate) struct Given<'a> {
     /// Where.
-    pub(super) at: At<'a>,
+    pub(crate) at: At<'a>,
     /// What is measured.
-    pub(super) measure: Measure,
+    pub(crate) measure: Measure,
     /// Over which time.
-    pub(super) window: Window,
+    pub(crate) window: Window,
     /// When it is too much.
-    pub(super) at_least: u64,
+    pub(crate) at_least: u64,
 }
 
 impl Given<'_> {
     /// Its setting within the rule: `condition.count`.
-    pub(super) fn path(&self) -> &str {
+    pub(crate) fn path(&self) -> &str {
         let path = self.at.path();
         path.find("condition").and_then(|start| path.get(start..)).unwrap_or(path)
     }
 }
 
 /// Reads the term under `key`; without a window of its own it has `rule`'s.
-pub(super) fn read<'a>(
+pub(crate) fn read<'a>(
     key: &str,
     at: &At<'a>,
     faults: &mut Collector,
@@ -90,7 +90,7 @@ pub(super) fn read<'a>(
 }
 
 /// What a measure's threshold may be.
-pub(super) fn range(measure: Measure) -> RangeInclusive<u64> {
+pub(crate) fn range(measure: Measure) -> RangeInclusive<u64> {
     match measure {
         Measure::Count(_) => COUNT,
         Measure::Sum(_) => SUM,
@@ -100,7 +100,7 @@ pub(super) fn range(measure: Measure) -> RangeInclusive<u64> {
 }
 
 /// Reads a threshold in the unit of what it is for.
-pub(super) fn threshold(at: &At<'_>, faults: &mut Collector, of: Measure) -> Option<u64> {
+pub(crate) fn threshold(at: &At<'_>, faults: &mut Collector, of: Measure) -> Option<u64> {
     match of {
         Measure::Ratio { .. } => parts(at, faults, range(of)),
         Measure::Sum(quantity) if is_bytes(quantity) => bytes(at, faults, range(of)),
@@ -109,7 +109,7 @@ pub(super) fn threshold(at: &At<'_>, faults: &mut Collector, of: Measure) -> Opt
 }
 
 /// A threshold as it is written.
-pub(super) fn show(of: Measure, threshold: u64) -> String {
+pub(crate) fn show(of: Measure, threshold: u64) -> String {
     match of {
         Measure::Ratio { .. } => show_parts(threshold),
         Measure::Sum(quantity) if is_bytes(quantity) => show_bytes(threshold),
@@ -118,7 +118,7 @@ pub(super) fn show(of: Measure, threshold: u64) -> String {
 }
 
 /// Whether it is counted in bytes, which have units.
-pub(super) const fn is_bytes(quantity: Quantity) -> bool {
+pub(crate) const fn is_bytes(quantity: Quantity) -> bool {
     use Quantity::{BytesDown, BytesUp, PayloadDown, PayloadUp};
     matches!(quantity, PayloadUp | PayloadDown | BytesUp | BytesDown)
 }

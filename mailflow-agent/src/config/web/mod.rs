@@ -11,12 +11,14 @@ use std::{
 };
 
 use super::{
-    build,
-    fault::{Collector, Faults},
+    diagnostics::{Collector, Faults},
     file,
-    lists::stamp::Stamp,
-    read::{At, Fields},
-    typed::{boolean, entries, string},
+    file_stamp::Stamp,
+    yaml::{
+        get::{At, Fields},
+        parse,
+        values::{boolean, entries, string},
+    },
 };
 
 /// Who may connect, and how.
@@ -48,7 +50,7 @@ pub fn parse(name: &str, text: &str, directory: &Path) -> Result<Web, Faults> {
     file::check(text).map_err(|no_text| no_text.faults(name))?;
     let mut faults = Collector::new(name);
     let web =
-        build::read(text, &mut faults).and_then(|node| web(&At::root(&node, None), &mut faults, directory));
+        parse::read(text, &mut faults).and_then(|node| web(&At::root(&node, None), &mut faults, directory));
     faults.finish(web).map(|(web, _)| web)
 }
 

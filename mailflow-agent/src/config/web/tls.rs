@@ -14,9 +14,11 @@ use rustls::{
 };
 
 use crate::config::{
-    fault::Collector,
-    read::{At, Fields},
-    typed::{choice, string},
+    diagnostics::Collector,
+    yaml::{
+        get::{At, Fields},
+        values::{choice, string},
+    },
 };
 
 /// Who must show a certificate, under the names that Go's TLS gives them.
@@ -38,7 +40,7 @@ const VERSIONS: [(&str, usize); 2] = [("TLS12", 0), ("TLS13", 1)];
 const SUPPORTED: [&SupportedProtocolVersion; 2] = [&TLS12, &TLS13];
 
 /// Reads the section, and tells the files it names; they are relative to `directory`.
-pub(super) fn read(
+pub(crate) fn read(
     at: &At<'_>,
     faults: &mut Collector,
     directory: &Path,

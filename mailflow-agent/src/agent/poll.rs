@@ -1,0 +1,119 @@
+//! One look at the kernel's tables and what follows from it; live and in replay the same.
+
+use std::{io, time::Duration};
+
+use anyhow::{Context, Result};
+
+use crate::recovery::{checkpointer::Keeper, poll_records, store::Entry};
+use mailflow_engine::{
+    Engine,
+    event::Effects,
+    flow::{Fate, Finished, Flow},
+    spill::Spill,
+    time::{Epoch, Time},
+};
+use mailflow_kernel::clock;
+use mailflow_kernel::{Kernel, Reader, Taking};
+
+/// Reads the tables, lets the engine see them at `now`, and takes out what ended. `hand_on` gets the
+/// effects in order. Gives back how long the reading took, with what followed from each part.
+pub(crate) fn look(
+    kernel: &mut Kernel,
+    engine: &mut Engine,
+    keeper: &mut Keeper,
+    (now, epoch): (Time, Epoch),
+    mut hand_on: impl FnMut(&Effects),
+) -> Result<Duration> {
+    let begin = clock::now();
+    engine.begin(now);
+    keeper.begin(now, epoch);
+    kernel.read(now, &mut Look { engine, keeper, hand_on: &mut hand_on })?;
+    let took = clock::now().since(begin);
+    let effects = engine.tick(now);
+    keeper.take((now, epoch), engine, &effects);
+    hand_on(&effects);
+    Ok(took)
+}
+
+/// Reads the tables a last time: every open flow gets its record.
+pub(crate) fn last_look(
+    kernel: &mut Kernel,
+    engine: &mut Engine,
+    keeper: &mut Keeper,
+    (now, epoch): (Time, Epoch),
+    mut hand_on: impl FnMut(&Effects),
+) -> Result<()> {
+    keeper.begin(now, epoch);
+    let mut reader = LastLook { engine, keeper, now, hand_on: &mut hand_on };
+    kernel.read(now, &mut reader).context("reading the flow table a last time")?;
+    let effects = engine.shutdown(now);
+    keeper.take((now, epoch), engine, &effects);
+    hand_on(&effects);
+    Ok(())
+}
+
+/// The engine looks at one part after the other.
+struct Look<'a> {
+    engine: &'a mut Engine,
+    keeper: &'a mut Keeper,
+    hand_on: &'a mut dyn FnMut(&Effects),
+}
+
+impl Reader for Look<'_> {
+    fn finished(&mut self, finished: &[Finished]) {
+        (self.hand_on)(&self.engine.finish(finished));
+    }
+
+    fn living(&mut self, flows: &[Flow]) -> &[Flow] {
+        let effects = self.engine.look(flows);
+        let noted = self.keeper.note(poll_records::living(&effects, self.engine.ending()));
+        (self.hand_on)(&effects);
+        // What is not in the journal stays in the table: another reading judges it again.
+        if noted.is_ok() { self.engine.ending() } else { &[] }
+    }
+
+    fn removed(&mut self, fates: &[Fate]) {
+        let lives = self.engine.ending().iter().zip(fates).filter(|(_, fate)| **fate == Fate::Lives);
+        let lives = lives.map(|(flow, _)| Entry::Lives(flow.clone()));
+        // Without that note it would be looked up at the next start, and found alive as well.
+        let _ = self.keeper.note(lives);
+        (self.hand_on)(&self.engine.end(fates));
+    }
+
+    fn spilled(&mut self, spilled: &[Spill]) {
+        (self.hand_on)(&self.engine.overflow(spilled));
+    }
+
+    fn taking(&mut self, taking: Taking<'_>) -> io::Result<()> {
+        self.keeper.note(poll_records::taken(taking))
+    }
+}
+
+/// The same for the last time: nothing is taken out any more.
+struct LastLook<'a> {
+    engine: &'a mut Engine,
+    keeper: &'a mut Keeper,
+    now: Time,
+    hand_on: &'a mut dyn FnMut(&Effects),
+}
+
+impl Reader for LastLook<'_> {
+    fn finished(&mut self, finished: &[Finished]) {
+        (self.hand_on)(&self.engine.finish(finished));
+    }
+
+    fn living(&mut self, flows: &[Flow]) -> &[Flow] {
+        (self.hand_on)(&self.engine.look_last(self.now, flows));
+        &[]
+    }
+
+    fn removed(&mut self, _: &[Fate]) {}
+
+    fn spilled(&mut self, spilled: &[Spill]) {
+        (self.hand_on)(&self.engine.overflow(spilled));
+    }
+
+    fn taking(&mut self, taking: Taking<'_>) -> io::Result<()> {
+        self.keeper.note(poll_records::taken(taking))
+    }
+}

@@ -1,0 +1,366 @@
+//! YAML text -> the tree: anchors, merging, duplicate keys, and bounds on all of it.
+//!
+//! saphyr's parser gives structure and positions; what a plain scalar means (a number, a boolean, a
+//! text) is serde_yaml's decision.
+
+use std::collections::{HashMap, HashSet};
+
+use saphyr_parser::{Event, Marker, Parser, ScalarStyle};
+use serde_yaml::Value;
+
+use super::tree::{Content, Entry, Node, push_key};
+use crate::config::diagnostics::{Collector, Fault, Position, plain, quote};
+
+/// Nesting deeper than this is refused; the deepest setting needs five.
+const MAX_DEPTH: usize = 64;
+/// Nodes that anchors and aliases may copy: a few lines of aliases can stand for billions.
+const MAX_COPIES: usize = 1_000_000;
+
+/// Reads `text`, one YAML document; `None` when a fault says why there is no tree.
+pub(crate) fn read(text: &str, faults: &mut Collector) -> Option<Node> {
+    // The mark that some editors put before a text is no column of it.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let mut builder = Builder { faults, open: Vec::new(), anchors: HashMap::new(), copies: 0, root: None };
+    // The scanner may look past the end.
+    let end = Position::after(text);
+    let place = |marker: &Marker| end.min(Position { line: marker.line().max(1), column: marker.col() + 1 });
+    for event in Parser::new_from_str(text) {
+        let proceed = match event {
+            Ok((event, span)) => builder.event(event, place(&span.start)),
+            Err(error) => {
+                let why = format!("not YAML: {}", plain(error.info()));
+                builder.refuse(place(error.marker()), None, why)
+            }
+        };
+        proceed?;
+    }
+    let Builder { faults, root, .. } = builder;
+    if root.is_none() {
+        let place = faults.place(Position::START);
+        let expected = "the file is empty; {} takes every default".to_owned();
+        faults.fault(Fault { place, path: String::new(), value: None, expected });
+    }
+    root
+}
+
+/// A list or mapping whose end has not been seen.
+struct Open {
+    head: Head,
+    kind: Kind,
+}
+
+/// What stands before a value.
+struct Head {
+    position: Position,
+    /// The parser's number of the anchor, 0 for none.
+    anchor: usize,
+    tag: Option<String>,
+}
+
+enum Kind {
+    List(Vec<Node>),
+    Map(Entries),
+}
+
+#[derive(Default)]
+struct Entries {
+    seen: HashMap<String, Position>,
+    entries: Vec<Entry>,
+    /// Values of `<<`, in order.
+    merged: Vec<Node>,
+    key: Option<Key>,
+}
+
+enum Key {
+    Name(String, Position),
+    Merge,
+    /// A key that was refused; its value is read and dropped.
+    Refused,
+}
+
+struct Builder<'c> {
+    faults: &'c mut Collector,
+    open: Vec<Open>,
+    anchors: HashMap<usize, Node>,
+    copies: usize,
+    root: Option<Node>,
+}
+
+impl Builder<'_> {
+    /// Takes an event; `None` when reading on makes no sense.
+    fn event(&mut self, event: Event<'_>, position: Position) -> Option<()> {
+        match event {
+            Event::Nothing | Event::StreamStart | Event::StreamEnd | Event::DocumentEnd => Some(()),
+            Event::DocumentStart(_) if self.root.is_some() => {
+                self.refuse(position, None, "a second document; a configuration is one".to_owned())
+            }
+            Event::DocumentStart(_) => Some(()),
+            Event::Alias(anchor) => {
+                let Some(node) = self.anchors.get(&anchor).cloned() else {
+                    return self.refuse(position, None, "an alias inside its own anchor".to_owned());
+                };
+                self.charge(&node, position)?;
+                self.add(node);
+                Some(())
+            }
+            Event::Scalar(text, style, anchor, tag) => {
+                let value = match style {
+                    ScalarStyle::Plain => meaning(&text),
+                    _ => Value::String(text.clone().into_owned()),
+                };
+                let tag = tag.map(|tag| tag.to_string());
+                let content = Content::Scalar { text: text.into_owned(), value };
+                self.close(Head { position, anchor, tag }, content)
+            }
+            Event::SequenceStart(anchor, tag) => {
+                let tag = tag.map(|tag| tag.to_string());
+                self.begin(Head { position, anchor, tag }, Kind::List(Vec::new()))
+            }
+            Event::MappingStart(anchor, tag) => {
+                let tag = tag.map(|tag| tag.to_string());
+                self.begin(Head { position, anchor, tag }, Kind::Map(Entries::default()))
+            }
+            Event::SequenceEnd | Event::MappingEnd => {
+                let Open { head, kind } = self.open.pop()?;
+                let content = match kind {
+                    Kind::List(items) => Content::List(items),
+                    Kind::Map(entries) => Content::Map(self.merge(entries)),
+                };
+                self.close(head, content)
+            }
+        }
+    }
+
+    fn begin(&mut self, head: Head, kind: Kind) -> Option<()> {
+        if self.open.len() == MAX_DEPTH {
+            return self.refuse(head.position, None, format!("nested deeper than {MAX_DEPTH}"));
+        }
+        self.open.push(Open { head, kind });
+        Some(())
+    }
+
+    /// Adds a finished value and keeps it where it has an anchor.
+    fn close(&mut self, Head { position, anchor, tag }: Head, content: Content) -> Option<()> {
+        let mut node = Node { position, content };
+        if let Some(tag) = tag {
+            let expected = "YAML tags mean nothing here; put a text that begins with ! in quotes";
+            self.refuse(position, Some(quote(&tag)), expected.to_owned());
+            node.content = Content::Refused;
+        }
+        if anchor != 0 {
+            self.charge(&node, position)?;
+            self.anchors.insert(anchor, node.clone());
+        }
+        self.add(node);
+        Some(())
+    }
+
+    /// Reports a fault; always `None`.
+    fn refuse(&mut self, position: Position, value: Option<String>, expected: String) -> Option<()> {
+        let place = self.faults.place(position);
+        self.faults.fault(Fault { place, path: self.path(), value, expected });
+        None
+    }
+
+    /// Where the builder is, for faults: `rules[0].window`.
+    fn path(&self) -> String {
+        let mut path = String::new();
+        for open in &self.open {
+            match &open.kind {
+                Kind::List(items) => path.push_str(&format!("[{}]", items.len())),
+                Kind::Map(Entries { key: Some(Key::Name(key, _)), .. }) => push_key(&mut path, key),
+                Kind::Map(_) => {}
+            }
+        }
+        path
+    }
+
+    fn charge(&mut self, node: &Node, position: Position) -> Option<()> {
+        self.copies += node.size();
+        if self.copies <= MAX_COPIES {
+            return Some(());
+        }
+        self.refuse(position, None, format!("anchors and aliases stand for more than {MAX_COPIES} values"))
+    }
+
+    /// Adds a node to what is open.
+    fn add(&mut self, node: Node) {
+        let Some(open) = self.open.last_mut() else {
+            self.root = Some(node);
+            return;
+        };
+        match &mut open.kind {
+            Kind::List(items) => items.push(node),
+            Kind::Map(entries) => match entries.key.take() {
+                None => {
+                    let key = self.key(node);
+                    if let Some(Open { kind: Kind::Map(entries), .. }) = self.open.last_mut() {
+                        entries.key = Some(key);
+                    }
+                }
+                Some(Key::Merge) => entries.merged.push(node),
+                Some(Key::Refused) => {}
+                Some(Key::Name(key, position)) => entries.entries.push(Entry { key, position, value: node }),
+            },
+        }
+    }
+
+    fn key(&mut self, Node { position, content }: Node) -> Key {
+        let Content::Scalar { text, .. } = content else {
+            if content != Content::Refused {
+                self.refuse(position, None, "a key must be a name".to_owned());
+            }
+            return Key::Refused;
+        };
+        let Some(Open { kind: Kind::Map(entries), .. }) = self.open.last_mut() else { return Key::Refused };
+        if let Some(first) = entries.seen.get(&text).copied() {
+            self.refuse(position, Some(quote(&text)), format!("this key was given before, at {first}"));
+            return Key::Refused;
+        }
+        entries.seen.insert(text.clone(), position);
+        if text == "<<" { Key::Merge } else { Key::Name(text, position) }
+    }
+
+    /// Applies `<<`: a mapping's own keys win, then the first mapping merged.
+    fn merge(&mut self, Entries { entries: mut own, merged, .. }: Entries) -> Vec<Entry> {
+        let mut seen: HashSet<String> = own.iter().map(|entry| entry.key.clone()).collect();
+        let mut queue = Vec::new();
+        for node in merged {
+            match node.content {
+                Content::List(items) => queue.extend(items),
+                Content::Map(_) | Content::Scalar { .. } | Content::Refused => queue.push(node),
+            }
+        }
+        for node in queue {
+            let value = match node.content {
+                Content::Map(entries) => {
+                    own.extend(entries.into_iter().filter(|entry| seen.insert(entry.key.clone())));
+                    continue;
+                }
+                Content::Refused => continue,
+                Content::Scalar { text, .. } => quote(&text),
+                Content::List(_) => "a list".to_owned(),
+            };
+            self.refuse(node.position, Some(value), "only a mapping can be merged".to_owned());
+        }
+        own
+    }
+}
+
+/// What a plain scalar means by serde_yaml's rules (YAML 1.2's core schema).
+fn meaning(text: &str) -> Value {
+    match serde_yaml::from_str(text) {
+        Ok(value @ (Value::Null | Value::Bool(_) | Value::Number(_))) => value,
+        // Alone on its line, a text may look like more than the scalar that it is.
+        _ => Value::String(text.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tree(text: &str) -> Result<Node, Vec<String>> {
+        let mut faults = Collector::new("f");
+        let node = read(text, &mut faults);
+        let lines =
+            |faults: crate::config::diagnostics::Faults| faults.iter().map(ToString::to_string).collect();
+        faults.finish(node).map(|(node, _)| node).map_err(lines)
+    }
+
+    fn value(node: &Node) -> Value {
+        match &node.content {
+            Content::Scalar { value, .. } => value.clone(),
+            Content::Refused => panic!("refused"),
+            Content::List(items) => Value::Sequence(items.iter().map(value).collect()),
+            Content::Map(entries) => Value::Mapping(
+                entries
+                    .iter()
+                    .map(|entry| (Value::String(entry.key.clone()), self::value(&entry.value)))
+                    .collect(),
+            ),
+        }
+    }
+
+    fn faults(text: &str) -> Vec<String> {
+        tree(text).expect_err(text)
+    }
+
+    #[test]
+    fn values_are_those_of_serde_yaml() {
+        for text in [
+            crate::config::DEFAULT,
+            "a: [1, -2, 0x1f, 1.5, true, no, off, ~, '', \"7\", 010, 1e3, .inf, 10.0.0.0/8, 1:2]",
+            "a: |\n  text\n  more\nb: >\n  folded\n  text\nc: plain\n  text\n",
+            "a: &x [1, {b: 2}]\nc: *x\nd: {e: *x}\n",
+        ] {
+            assert_eq!(value(&tree(text).unwrap()), serde_yaml::from_str::<Value>(text).unwrap(), "{text}");
+        }
+    }
+
+    #[test]
+    fn merging_is_that_of_serde_yaml() {
+        let text = "a: &a {x: 1, y: 1}\nb: &b {y: 2, z: 2}\nc: {y: 3, <<: [*a, *b]}\nd:\n  <<: *b\n  w: 0\n";
+        let mut expected: Value = serde_yaml::from_str(text).unwrap();
+        expected.apply_merge().unwrap();
+        assert_eq!(value(&tree(text).unwrap()), expected);
+        assert_eq!(faults("a: {<<: 7}"), ["f:1:9: a: \"7\": only a mapping can be merged"]);
+    }
+
+    #[test]
+    fn keys_and_values_know_their_place() {
+        let node = tree("a: 1\nñb:\n  - x\n  - {c: y}\n").unwrap();
+        let b = node.get("ñb").unwrap();
+        assert_eq!(b.position, Position { line: 2, column: 1 });
+        let Content::List(items) = &b.value.content else { panic!("a list") };
+        assert_eq!(items[1].position, Position { line: 4, column: 5 });
+        let c = items[1].get("c").unwrap();
+        assert_eq!((c.position.column, c.value.position.column), (6, 9));
+    }
+
+    #[test]
+    fn faults_of_form_have_places() {
+        assert_eq!(faults(""), ["f:1:1: the file is empty; {} takes every default"]);
+        assert_eq!(faults("# only a comment\n").len(), 1);
+        assert_eq!(
+            faults("a: 1\nb: {a: 1, c: 2, a: 3}\na: 2\n"),
+            [
+                "f:2:17: b: \"a\": this key was given before, at 2:5",
+                "f:3:1: \"a\": this key was given before, at 1:1"
+            ]
+        );
+        assert_eq!(faults("a: 1\n---\nb: 2\n"), ["f:2:1: a second document; a configuration is one"]);
+        assert_eq!(faults("a: *nowhere\n"), ["f:1:4: a: not YAML: while parsing node, found unknown anchor"]);
+        assert!(faults("a:\n\t- b\n")[0].starts_with("f:2:"), "{:?}", faults("a:\n\t- b\n"));
+        assert!(faults("a: [1, 2\nb: 3\n")[0].contains("not YAML"));
+        assert!(faults("a: &x [*x]\n")[0].contains("its own anchor"));
+        assert_eq!(faults("? [a]\n: b\n"), ["f:1:3: a key must be a name"]);
+    }
+
+    #[test]
+    fn a_mark_before_the_text_is_no_column() {
+        for text in ["pol: [", "a: 1\nb: 2\na: 3\n", "a: !x 1\n", "{a: 1, a: 2}\n", "{a: b c d e f g"] {
+            assert_eq!(faults(&format!("\u{feff}{text}")), faults(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_tag_is_refused_with_the_hint_to_quote() {
+        let found = faults("networks: [10.0.0.0/8, !10.9.0.0/16]\n");
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].starts_with("f:1:24: networks[1]: \"!10.9.0.0/16\": YAML tags"), "{found:?}");
+    }
+
+    #[test]
+    fn bombs_are_refused() {
+        let mut laughs = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
+        for i in 1..12 {
+            let list = vec![format!("*a{}", i - 1); 10].join(", ");
+            laughs.push_str(&format!("a{i}: &a{i} [{list}]\n"));
+        }
+        assert!(faults(&laughs).last().unwrap().contains("stand for more than"), "{:?}", faults(&laughs));
+        assert!(faults(&"- ".repeat(100_000))[0].contains("nested deeper"));
+        assert!(!faults(&"[".repeat(100_000)).is_empty());
+        assert!(faults(&"{a: ".repeat(100))[0].contains("nested deeper"));
+    }
+}

@@ -1,0 +1,61 @@
+//! The window gauge: what each rule's window holds for each source.
+
+use super::text::Family;
+use mailflow_engine::overview::Overview;
+
+const VALUE: Family = Family::gauge(
+    "mailflow_window_value",
+    "What a rule's window holds for a source, in the unit of its condition: flows for count, bytes, packets or \
+     messages for sum, sources, destinations or ports for distinct and first_seen; at the threshold it means that \
+     or more.",
+);
+const OMITTED: Family = Family::gauge(
+    "mailflow_window_values_omitted",
+    "Window values not shown because of the cap; the highest are shown.",
+);
+
+/// Writes them, which none is zero of, and how many are left out.
+pub(crate) fn render(out: &mut String, windows: &Overview) {
+    VALUE.head(out);
+    for value in &windows.values {
+        let source = value.subject.source().map(|source| source.to_string());
+        let destination = value.subject.destination().map(|ip| ip.to_string());
+        let group = value.subject.group();
+        let mut labels: Vec<(&str, &str)> = vec![("rule", &value.rule), ("condition", &value.term)];
+        let named =
+            [("source", source.as_deref()), ("destination", destination.as_deref()), ("group", group)];
+        labels.extend(named.into_iter().filter_map(|(label, value)| Some((label, value?))));
+        VALUE.sample(out, &labels, value.value.number());
+    }
+    OMITTED.single(out, windows.omitted);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mailflow_engine::{
+        event::{Source, Value, WindowValue},
+        subject::Subject,
+    };
+
+    #[test]
+    fn a_value_is_a_series_by_whom_it_is_about() {
+        let value = |subject, value| WindowValue { rule: "r".into(), term: "count".into(), subject, value };
+        let source = |host: u8| Source::of([10, 0, 0, host].into(), 64);
+        let values = vec![
+            value(Subject::Source(source(3)), Value::AtLeast(10)),
+            value(Subject::Pair(Box::new((source(2), [192, 0, 2, 1].into()))), Value::Exactly(3)),
+        ];
+        let mut out = String::new();
+        render(&mut out, &Overview { values, omitted: 1, ..Overview::default() });
+        let samples: Vec<_> = out.lines().filter(|line| !line.starts_with('#')).collect();
+        assert_eq!(
+            samples,
+            [
+                "mailflow_window_value{rule=\"r\",condition=\"count\",source=\"10.0.0.3\"} 10",
+                "mailflow_window_value{rule=\"r\",condition=\"count\",source=\"10.0.0.2\",destination=\"192.0.2.1\"} 3",
+                "mailflow_window_values_omitted 1",
+            ]
+        );
+    }
+}

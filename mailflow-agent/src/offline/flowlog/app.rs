@@ -1,0 +1,124 @@
+//! Other tools' names of applications in our classes, and the facts that stand for a class.
+
+use mailflow_common::{App, Facts, Family, opening, upgrade};
+
+use mailflow_engine::settings::Service;
+
+/// The class of a flow that another tool named so, on a port of `service`.
+///
+/// TLS without a mail protocol's name is what the port is for; with one, or on a port for mail in the
+/// clear, the session changed to it. A name with a minus was withdrawn (Zeek).
+pub(crate) fn class<'a>(names: impl IntoIterator<Item = &'a str>, service: Service) -> App {
+    let (mut family, mut tls, mut other) = (None, false, false);
+    for name in names {
+        match name {
+            "smtp" => family = Some(Family::Smtp),
+            "pop3" => family = Some(Family::Pop3),
+            "imap" => family = Some(Family::Imap),
+            "tls" | "ssl" => tls = true,
+            "" | "-" | "failed" | "unknown" => {}
+            withdrawn if withdrawn.starts_with('-') => {}
+            _ => other = true,
+        }
+    }
+    match (family, tls) {
+        (Some(family), false) => plain(family),
+        (Some(family), true) => upgraded(family),
+        (None, _) if other => App::Other,
+        (None, false) => App::Unseen,
+        (None, true) => match service {
+            Service::Smtps => App::Smtps,
+            Service::Pop3s => App::Pop3s,
+            Service::Imaps => App::Imaps,
+            Service::Smtp | Service::Submission | Service::Pop3 | Service::Imap => upgraded(service.family()),
+        },
+    }
+}
+
+/// Sets the facts by which `app` is told; `client` where the client's words decided.
+pub(crate) fn stands_for(app: App, client: bool, facts: &mut Facts) {
+    let spoken = match app {
+        App::Smtp | App::SmtpStartTls => opening::SMTP,
+        App::Pop3 | App::Pop3Stls => opening::POP3,
+        App::Imap | App::ImapStartTls => opening::IMAP,
+        App::Smtps | App::Pop3s | App::Imaps => opening::TLS,
+        App::Other => opening::OTHER,
+        App::Unseen => opening::NONE,
+    };
+    *(if client { &mut facts.opening_up } else { &mut facts.opening_down }) = spoken;
+    if matches!(app, App::SmtpStartTls | App::Pop3Stls | App::ImapStartTls) {
+        facts.upgrade = upgrade::FOLLOWED;
+    }
+}
+
+const fn plain(family: Family) -> App {
+    match family {
+        Family::Smtp => App::Smtp,
+        Family::Pop3 => App::Pop3,
+        Family::Imap => App::Imap,
+    }
+}
+
+const fn upgraded(family: Family) -> App {
+    match family {
+        Family::Smtp => App::SmtpStartTls,
+        Family::Pop3 => App::Pop3Stls,
+        Family::Imap => App::ImapStartTls,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mailflow_common::classify;
+
+    use super::*;
+
+    #[test]
+    fn tls_takes_its_protocol_from_the_port() {
+        let tls = |service| [class(["tls"], service), class(["ssl"], service)];
+        for (service, app) in [
+            (Service::Smtps, App::Smtps),
+            (Service::Smtp, App::SmtpStartTls),
+            (Service::Submission, App::SmtpStartTls),
+            (Service::Pop3s, App::Pop3s),
+            (Service::Pop3, App::Pop3Stls),
+            (Service::Imaps, App::Imaps),
+            (Service::Imap, App::ImapStartTls),
+        ] {
+            assert_eq!(tls(service), [app; 2], "{service:?}");
+        }
+    }
+
+    #[test]
+    fn names_of_mail_win() {
+        assert_eq!(class(["smtp"], Service::Smtps), App::Smtp);
+        assert_eq!(class(["ssl", "smtp"], Service::Smtp), App::SmtpStartTls);
+        assert_eq!(class(["gssapi", "smtp"], Service::Smtp), App::Smtp);
+        assert_eq!(class(["pop3", "ssl"], Service::Pop3), App::Pop3Stls);
+        assert_eq!(class(["imap"], Service::Imap), App::Imap);
+    }
+
+    #[test]
+    fn nothing_is_unseen_and_anything_else_is_other() {
+        for names in [vec![], vec!["failed"], vec!["-"], vec!["unknown"], vec!["-smtp"]] {
+            assert_eq!(class(names, Service::Smtp), App::Unseen);
+        }
+        for names in [vec!["http"], vec!["ssh"], vec!["ssl", "http"]] {
+            assert_eq!(class(names, Service::Smtp), App::Other);
+        }
+    }
+
+    #[test]
+    fn facts_are_classified_as_what_they_stand_for() {
+        for app in App::ALL {
+            let mut facts = Facts { syn: 1, ..Facts::default() };
+            stands_for(app, false, &mut facts);
+            let family = match app {
+                App::Pop3s => Family::Pop3,
+                App::Imaps => Family::Imap,
+                _ => Family::Smtp,
+            };
+            assert_eq!(classify(&facts, family), app);
+        }
+    }
+}

@@ -1,0 +1,436 @@
+//! The lines of a log, read by several threads.
+//!
+//! One thread reads and unpacks the file and cuts it into blocks of whole lines; others read the lines of a block, and
+//! collect its records; the caller's thread takes what else is to be said of the blocks, in their order. There are
+//! never more than [`BLOCKS`] blocks between the first and the last of them, so that memory does not grow with the file.
+
+use std::{
+    collections::BTreeMap,
+    io::{self, BufRead, Read},
+    num::NonZero,
+    sync::{
+        Mutex, PoisonError,
+        mpsc::{Receiver, SyncSender, sync_channel},
+    },
+    thread,
+};
+
+use super::{
+    Fault, Line, Log, LogError, Reading, Skipped,
+    history::{Part, Sorter},
+    log::{Bad, Format, LONGEST},
+};
+
+/// Bytes of a block, but for its last line.
+const BLOCK: usize = 256 * 1024;
+
+/// Most blocks between the file and the caller.
+const BLOCKS: usize = 16;
+
+/// Most threads that read lines.
+const READERS: usize = 8;
+
+/// A part of a log.
+struct Block {
+    /// Its place among the blocks, from 0.
+    number: u64,
+    /// The number of its first line, from 1.
+    first: u64,
+    lines: Vec<u8>,
+    /// Reads its lines.
+    format: Format,
+    /// Bytes of the file that were read by then, as it is on the disk.
+    position: u64,
+}
+
+/// Counts and faults of a part of a log; its records go to the sorter.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// Lines that gave a record.
+    pub records: u64,
+    /// Lines of other event types, or of other logs than those of connections, but for `one_way`.
+    pub other_events: u64,
+    /// Suricata's `netflow` events, which hold one direction each.
+    pub one_way: u64,
+    /// Flows that the agent would not count.
+    pub not_watched: u64,
+    /// Lines that cannot be read, by number.
+    pub faults: Vec<(u64, Fault)>,
+    /// Bytes of the file that were read by then, as it is on the disk.
+    pub position: u64,
+}
+
+/// The reason why a log is not read to its end.
+enum Damage {
+    File(io::Error),
+    /// It is of another format from there on.
+    Format(String),
+}
+
+impl From<io::Error> for Damage {
+    fn from(error: io::Error) -> Self {
+        Self::File(error)
+    }
+}
+
+/// Gives the records of `log` to `sorter`, and hands on what else came of its lines, in their order. Ends early where
+/// `hand_on` returns false. Returns how many bytes of the file were read.
+///
+/// # Errors
+/// The log cannot be read to its end.
+pub fn read_lines(
+    log: Log<'_>,
+    sorter: &Sorter,
+    hand_on: impl FnMut(Found) -> bool,
+) -> Result<u64, LogError> {
+    let processors = thread::available_parallelism().map_or(1, NonZero::get);
+    with_readers(log, || sorter.part(), processors.min(READERS), hand_on)
+}
+
+/// Takes the entries that a thread finds.
+trait Collect {
+    fn push(&mut self, entry: super::Entry);
+}
+
+impl Collect for Part<'_> {
+    fn push(&mut self, entry: super::Entry) {
+        Part::push(self, entry);
+    }
+}
+
+fn with_readers<C: Collect + Send>(
+    mut log: Log<'_>,
+    part: impl Fn() -> C,
+    readers: usize,
+    mut hand_on: impl FnMut(Found) -> bool,
+) -> Result<u64, LogError> {
+    let (path, reading) = (log.path.clone(), log.reading);
+    // A permit for each block on its way: taken by the file's thread, given back by the caller's.
+    let (permits, permitted) = sync_channel(BLOCKS);
+    let (blocks, cut) = sync_channel::<Block>(BLOCKS);
+    let (results, parsed) = sync_channel::<(u64, Found)>(BLOCKS);
+    let (spent, used) = sync_channel::<Vec<u8>>(BLOCKS);
+    let cut = Mutex::new(cut);
+    thread::scope(|scope| {
+        let cutter = scope.spawn(move || log.cut(&permits, &blocks, &used));
+        for _ in 0..readers {
+            let (part, results, spent, cut) = (part(), results.clone(), spent.clone(), &cut);
+            scope.spawn(move || parse(part, reading, cut, &results, &spent));
+        }
+        drop((results, spent));
+        let (mut waiting, mut next) = (BTreeMap::new(), 0);
+        'blocks: for (number, found) in &parsed {
+            waiting.insert(number, found);
+            while let Some(found) = waiting.remove(&next) {
+                next += 1;
+                if !hand_on(found) {
+                    break 'blocks;
+                }
+                // The file's thread may have ended.
+                let _ = permitted.try_recv();
+            }
+        }
+        // Without a permit the file's thread ends, whatever became of the others; and these without anyone to tell.
+        drop((permitted, parsed));
+        match cutter.join() {
+            Ok(Ok(position)) => Ok(position),
+            Ok(Err(Damage::File(source))) => Err(LogError::File { path, source }),
+            Ok(Err(Damage::Format(found))) => Err(LogError::Format { path, found }),
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })
+}
+
+/// Reads the lines of one block after the other.
+fn parse(
+    mut part: impl Collect,
+    reading: Reading<'_>,
+    cut: &Mutex<Receiver<Block>>,
+    results: &SyncSender<(u64, Found)>,
+    spent: &SyncSender<Vec<u8>>,
+) {
+    loop {
+        // A statement of its own: the others may wait for a block while this one is read.
+        let block = cut.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(Block { number, first, lines, mut format, position }) = block else { return };
+        let mut found = Found { position, ..Found::default() };
+        for (line, text) in (first..).zip(Lines(&lines)) {
+            match format.read(text, &reading) {
+                Ok(None) => {}
+                Ok(Some(Line::Entry(entry))) => {
+                    found.records += 1;
+                    part.push(entry);
+                }
+                Ok(Some(Line::Skipped(Skipped::OtherEvent))) => found.other_events += 1,
+                Ok(Some(Line::Skipped(Skipped::OneWay))) => found.one_way += 1,
+                Ok(Some(Line::Skipped(Skipped::NotWatched))) => found.not_watched += 1,
+                Err(Bad::Line(fault)) => found.faults.push((line, fault)),
+                // The block was cut before it.
+                Err(Bad::Header(found_there)) => found.faults.push((line, Fault::new(1, "", found_there))),
+            }
+        }
+        // The file's thread may have ended, or have enough of them.
+        let _ = spent.try_send(lines);
+        if results.send((number, found)).is_err() {
+            return;
+        }
+    }
+}
+
+/// Lines with their ends.
+struct Lines<'a>(&'a [u8]);
+
+impl<'a> Iterator for Lines<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        if self.0.is_empty() {
+            return None;
+        }
+        let end = memchr::memchr(b'\n', self.0).map_or(self.0.len(), |end| end + 1);
+        let (line, rest) = self.0.split_at(end);
+        self.0 = rest;
+        Some(line)
+    }
+}
+
+impl Log<'_> {
+    /// Cuts what is left of the file into blocks; returns the bytes of it that were read.
+    fn cut(
+        &mut self,
+        permits: &SyncSender<()>,
+        blocks: &SyncSender<Block>,
+        used: &Receiver<Vec<u8>>,
+    ) -> Result<u64, Damage> {
+        let (mut number, mut first) = (0, self.number + 1);
+        loop {
+            let mut lines = used.try_recv().unwrap_or_else(|_| Vec::with_capacity(BLOCK + BLOCK / 8));
+            lines.clear();
+            let read = self.fill_block(&mut lines);
+            if read.is_err() {
+                // Damage in the middle of a line takes the line with it.
+                let whole = memchr::memrchr(b'\n', &lines).map_or(0, |end| end + 1);
+                lines.truncate(whole);
+            }
+            let ended = lines.is_empty();
+            let format = self.format.clone();
+            let header = self.format.pass(&mut lines, &self.reading);
+            let count = memchr::memchr_iter(b'\n', &lines).count() as u64;
+            if !lines.is_empty() {
+                let block = Block { number, first, lines, format, position: self.position() };
+                if permits.send(()).is_err() || blocks.send(block).is_err() {
+                    break;
+                }
+            }
+            read?;
+            header.map_err(Damage::Format)?;
+            if ended {
+                break;
+            }
+            (number, first) = (number + 1, first + count);
+        }
+        Ok(self.position())
+    }
+
+    /// Reads whole lines; of one that is too long so much that it is found so, and its end.
+    fn fill_block(&mut self, lines: &mut Vec<u8>) -> io::Result<()> {
+        (&mut self.contents).take(BLOCK as u64).read_to_end(lines)?;
+        if lines.last().is_none_or(|last| *last == b'\n') {
+            return Ok(());
+        }
+        // The block ends within a line.
+        let begun = lines.iter().rev().take_while(|byte| **byte != b'\n').count() as u64;
+        (&mut self.contents).take(LONGEST - begun).read_until(b'\n', lines)?;
+        let long = lines.iter().rev().take(LONGEST as usize).all(|byte| *byte != b'\n');
+        if long && self.contents.skip_until(b'\n')? > 0 {
+            lines.push(b'\n');
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io::Write, path::PathBuf};
+
+    use flate2::{Compression, write::GzEncoder};
+
+    use super::*;
+    use crate::offline::flowlog::Entry;
+    use mailflow_engine::settings::{Service, Services};
+
+    /// A flow of a client, by number.
+    fn flow(n: usize) -> String {
+        format!(
+            r#"{{"timestamp":"2026-11-21T03:31:00.000000+0000","event_type":"flow","src_ip":"10.0.{}.{}","src_port":4000,"dest_ip":"9.9.9.9","dest_port":25,"proto":"TCP","flow":{{"pkts_toserver":{n},"bytes_toserver":{n}00,"pkts_toclient":0,"bytes_toclient":0,"start":"2026-11-21T03:31:00.000000+0000","end":"2026-11-21T03:31:01.000000+0000"}}}}"#,
+            n / 250 % 250,
+            n % 250
+        )
+    }
+
+    /// Lines of every kind, some blocks of them.
+    fn contents() -> Vec<u8> {
+        let mut text = Vec::new();
+        for n in 0..6_000 {
+            match n % 500 {
+                17 => text.extend(b"\n \r\n"),
+                41 => text.extend(b"{\"event_type\":\"flow\",\"src_ip\":7}\n"),
+                63 => text.extend(b"{\"event_type\":\"dns\"}\n"),
+                99 if n < 1_000 => {
+                    text.extend(vec![b'x'; LONGEST as usize - 1 + n / 100]);
+                    text.push(b'\n');
+                }
+                _ => text.extend(flow(n).into_bytes().into_iter().chain(*b"\r\n")),
+            }
+        }
+        text.extend(flow(7).into_bytes());
+        text
+    }
+
+    fn write(name: &str, contents: &[u8]) -> PathBuf {
+        let path = std::env::temp_dir().join(format!("mailflow-{name}-{}", std::process::id()));
+        std::fs::write(&path, contents).unwrap();
+        path
+    }
+
+    /// Records of all threads, in no order.
+    struct Collected<'a>(&'a Mutex<Vec<String>>);
+
+    impl Collect for Collected<'_> {
+        fn push(&mut self, entry: Entry) {
+            self.0.lock().unwrap().push(format!("{entry:?}"));
+        }
+    }
+
+    /// All that is found in a log, the records sorted.
+    #[derive(Debug, Default, PartialEq)]
+    struct All {
+        entries: Vec<String>,
+        faults: Vec<(u64, Fault)>,
+        /// Other events, one-way ones, and flows that are not watched.
+        skipped: [u64; 3],
+        damage: Option<String>,
+    }
+
+    fn by_one(mut log: Log<'_>) -> All {
+        let mut all = All::default();
+        loop {
+            match log.next_line() {
+                Ok(Some(Line::Entry(entry))) => all.entries.push(format!("{entry:?}")),
+                Ok(Some(Line::Skipped(skipped))) => {
+                    all.skipped[match skipped {
+                        Skipped::OtherEvent => 0,
+                        Skipped::OneWay => 1,
+                        Skipped::NotWatched => 2,
+                    }] += 1;
+                }
+                Ok(None) => break,
+                Err(LogError::Line { line, fault, .. }) => all.faults.push((line, fault)),
+                Err(damage) => all.damage = Some(damage.to_string()),
+            }
+        }
+        all.entries.sort();
+        all
+    }
+
+    fn by_several(log: Log<'_>, readers: usize) -> All {
+        let (mut all, collected, mut records) = (All::default(), Mutex::default(), 0);
+        let end = with_readers(
+            log,
+            || Collected(&collected),
+            readers,
+            |found| {
+                records += found.records as usize;
+                all.faults.extend(found.faults);
+                let skipped = [found.other_events, found.one_way, found.not_watched];
+                all.skipped.iter_mut().zip(skipped).for_each(|(sum, number)| *sum += number);
+                true
+            },
+        );
+        all.damage = end.err().map(|damage| damage.to_string());
+        all.entries = collected.into_inner().unwrap();
+        all.entries.sort();
+        assert_eq!(all.entries.len(), records);
+        all
+    }
+
+    /// Reads a log with one thread and with several, and returns what all of them find.
+    fn read(name: &str, contents: &[u8]) -> All {
+        let services = Services::from([(25, Service::Smtp)]);
+        let reading = Reading { services: &services, l2_overhead: None, columns: &[] };
+        let path = write(name, contents);
+        let expected = by_one(Log::open(&path, reading).unwrap());
+        for readers in [1, 3] {
+            let found = by_several(Log::open(&path, reading).unwrap(), readers);
+            let differs = expected.entries.iter().zip(&found.entries).position(|(one, other)| one != other);
+            assert_eq!((differs, found.entries.len()), (None, expected.entries.len()), "{name}");
+            assert!(
+                found == expected,
+                "{name}, {readers} readers: {:?}, {:?}",
+                found.damage,
+                expected.damage
+            );
+        }
+        std::fs::remove_file(path).unwrap();
+        expected
+    }
+
+    #[test]
+    fn several_threads_find_what_one_finds() {
+        let plain = contents();
+        let mut packed = GzEncoder::new(Vec::new(), Compression::fast());
+        packed.write_all(&plain).unwrap();
+        let packed = packed.finish().unwrap();
+        let damaged = &packed[..packed.len() / 3];
+        for (name, contents) in [("plain", &plain[..]), ("packed", &packed), ("damaged", damaged)] {
+            let all = read(name, contents);
+            assert!(all.entries.len() > 500 && all.faults.len() + all.skipped[0] as usize > 2, "{name}");
+            assert_eq!(all.damage.is_some(), name == "damaged");
+        }
+    }
+
+    /// Columns with a header of their own, some in another order.
+    fn columns(first: usize, lines: usize, swapped: bool) -> String {
+        let names = if swapped { ["id.resp_p", "proto"] } else { ["proto", "id.resp_p"] };
+        let mut text = format!(
+            "\u{feff}#separator \\x09\n#path\tconn\n#fields\tts\tid.orig_h\tid.orig_p\tid.resp_h\t{}\n",
+            names.join("\t")
+        );
+        for n in first..first + lines {
+            let port = if n % 100 == 7 { "x" } else { "25" };
+            let values = if swapped { [port, "tcp"] } else { ["tcp", port] };
+            text.push_str(&format!(
+                "{}.5\t10.0.{}.{}\t4000\t9.9.9.9\t{}\n",
+                1_700_000_000 + n,
+                n / 250 % 250,
+                n % 250,
+                values.join("\t")
+            ));
+        }
+        text
+    }
+
+    #[test]
+    fn several_threads_read_columns_by_the_header_before_them() {
+        let log = |parts: &[&str]| parts.concat().into_bytes();
+        let dns = "#separator \\x09\n#path\tdns\n#fields\tts\tquery\n1\tone\n2\ttwo\n";
+        let (one, other) = (columns(0, 20_000, false), columns(20_000, 20_000, true));
+        // 1.8 MB: some blocks.
+        let all = read("columns", &log(&[&one, dns, &other, "#close\n"]));
+        assert_eq!((all.entries.len(), all.faults.len(), all.skipped[0]), (39_600, 400, 2));
+        let all = read("columns-bad", &log(&[&one, "#path\tconn\n#fields\tts\n", &other]));
+        assert_eq!(all.entries.len(), 19_800);
+        assert!(all.damage.unwrap().contains("without the column id.orig_h"));
+        // Before the first connection another log is a fault, and what follows a header is none of it.
+        for (name, before) in
+            [("columns-none", "\n \r\n"), ("columns-some", "1\t2\n"), ("columns-long", "\u{ff}\n")]
+        {
+            let begin = "#fields\tts\n".replace(
+                "ts",
+                &["ts", "id.orig_h", "id.orig_p", "id.resp_h", "id.resp_p", "proto"].join("\t"),
+            );
+            let all = read(name, &log(&[&begin, before, dns, &other]));
+            assert_eq!(all.damage.is_some(), name == "columns-none", "{name}");
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! Lines that other tools put into lines of their own: Filebeat's, Elasticsearch's, those of containers.
+
+use std::borrow::Cow;
+
+use serde::Deserialize;
+use serde_json::{Map, Value, value::RawValue};
+
+use super::{
+    fault::Fault,
+    json,
+    zeek::names::{self, Renamed},
+};
+
+/// Most lines that lie within each other: Elasticsearch's around Filebeat's around the line itself.
+const DEPTH: usize = 4;
+
+/// The kind of a line of JSON.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// An EVE event.
+    Eve,
+    /// A connection of Zeek's.
+    Zeek,
+}
+
+impl Kind {
+    /// The kind of a line; none where it is neither, or no JSON.
+    pub(crate) fn of(line: &[u8], renamed: &[Renamed]) -> Option<Self> {
+        let line: Map<String, Value> = serde_json::from_slice(line).ok()?;
+        if line.contains_key("event_type") {
+            return Some(Self::Eve);
+        }
+        names::is_zeek(&line, renamed).then_some(Self::Zeek)
+    }
+}
+
+/// Fields that hold lines of others: `_source` (Elasticsearch), `message`, `event.original`, `suricata.eve` and
+/// `json` (Filebeat), `log` (containers), `data` (Wazuh), `result._raw` (Splunk).
+#[derive(Deserialize)]
+struct Around<'a> {
+    #[serde(borrow, rename = "_source")]
+    source: Option<&'a RawValue>,
+    #[serde(borrow)]
+    suricata: Option<&'a RawValue>,
+    #[serde(borrow)]
+    eve: Option<&'a RawValue>,
+    #[serde(borrow)]
+    json: Option<&'a RawValue>,
+    #[serde(borrow)]
+    event: Option<&'a RawValue>,
+    #[serde(borrow)]
+    original: Option<&'a RawValue>,
+    #[serde(borrow)]
+    message: Option<&'a RawValue>,
+    #[serde(borrow)]
+    log: Option<&'a RawValue>,
+    #[serde(borrow)]
+    data: Option<&'a RawValue>,
+    #[serde(borrow)]
+    result: Option<&'a RawValue>,
+    #[serde(borrow, rename = "_raw")]
+    raw: Option<&'a RawValue>,
+}
+
+/// A line, and how it lies within another.
+pub(crate) struct Inner<'a> {
+    pub(crate) line: Cow<'a, [u8]>,
+    pub(crate) kind: Kind,
+    /// The byte at which it begins.
+    at: usize,
+}
+
+impl Inner<'_> {
+    /// A fault of the inner line as one of the outer one. In a text its own columns are not the file's.
+    pub(crate) fn outer(&self, fault: Fault) -> Fault {
+        let column = match self.line {
+            Cow::Borrowed(_) => self.at + fault.column,
+            Cow::Owned(_) => self.at + 1,
+        };
+        Fault { column, ..fault }
+    }
+}
+
+/// Returns the flow's line within `line`, if there is one.
+///
+/// # Errors
+/// It is no JSON.
+pub(crate) fn inner<'a>(line: &'a [u8], renamed: &[Renamed]) -> Result<Option<Inner<'a>>, Fault> {
+    let whole: &RawValue = json::read(line)?;
+    Ok(search(whole, whole.get().as_ptr() as usize - line.as_ptr() as usize, renamed, DEPTH))
+}
+
+fn search<'a>(value: &'a RawValue, at: usize, renamed: &[Renamed], depth: usize) -> Option<Inner<'a>> {
+    let text = value.get();
+    if text.starts_with('"') {
+        let text: Cow<'_, str> = serde_json::from_str(text).map(Cow::Owned).ok()?;
+        let line = text.trim().as_bytes();
+        if !line.starts_with(b"{") {
+            return None;
+        }
+        if let Some(kind) = Kind::of(line, renamed) {
+            return Some(Inner { line: Cow::Owned(line.to_vec()), kind, at });
+        }
+        let nested = serde_json::from_slice::<Box<RawValue>>(line).ok()?;
+        let Inner { line, kind, .. } = search(&nested, 0, renamed, depth.checked_sub(1)?)?;
+        return Some(Inner { line: Cow::Owned(line.into_owned()), kind, at });
+    }
+    if !text.starts_with('{') {
+        return None;
+    }
+    if let Some(kind) = Kind::of(text.as_bytes(), renamed) {
+        return Some(Inner { line: Cow::Borrowed(text.as_bytes()), kind, at });
+    }
+    let depth = depth.checked_sub(1)?;
+    let around: Around<'_> = serde_json::from_str(text).ok()?;
+    let Around { source, suricata, eve, json, event, original, message, log, data, result, raw } = around;
+    let all = [source, suricata, eve, json, event, original, message, log, data, result, raw];
+    all.into_iter().flatten().find_map(|value| {
+        let offset = value.get().as_ptr() as usize - text.as_ptr() as usize;
+        search(value, at + offset, renamed, depth)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(line: &str) -> Option<(Kind, String)> {
+        let inner = inner(line.as_bytes(), &[]).unwrap()?;
+        Some((inner.kind, String::from_utf8(inner.line.into_owned()).unwrap()))
+    }
+
+    #[test]
+    fn lines_are_found_within_lines() {
+        let eve = r#"{"event_type":"flow","src_ip":"10.0.0.1"}"#;
+        let text = serde_json::to_string(eve).unwrap();
+        for line in [
+            eve.to_owned(),
+            format!(r#"{{"@timestamp":"x","message":{text}}}"#),
+            format!(r#"{{"message":"hello","suricata":{{"eve":{eve}}}}}"#),
+            format!(r#"{{"json":{eve}}}"#),
+            format!(r#"{{"event":{{"kind":"event","original":{text}}}}}"#),
+            format!(r#"{{"_index":"a","_source":{{"message":{text}}}}}"#),
+            format!(r#" {{"_source":{{"suricata":{{"eve":{eve}}}}}}}"#),
+            format!(r#"{{"log":{text},"stream":"stdout"}}"#),
+            format!(r#"{{"agent":{{"id":"000"}},"data":{eve}}}"#),
+            format!(r#"{{"preview":false,"result":{{"_raw":{text}}}}}"#),
+        ] {
+            assert_eq!(found(&line), Some((Kind::Eve, eve.to_owned())), "{line}");
+        }
+        let zeek = r#"{"ts":1,"id":{"orig_h":"10.0.0.1"}}"#;
+        assert_eq!(found(&format!(r#"{{"_source":{zeek}}}"#)), Some((Kind::Zeek, zeek.to_owned())));
+        for line in [r#"{"message":"hello"}"#, r#"{"message":"{\"a\":1}"}"#, "{}", "[]", "7"] {
+            assert_eq!(found(line), None, "{line}");
+        }
+        let deep = (0..DEPTH + 1).fold(eve.to_owned(), |line, _| format!(r#"{{"json":{line}}}"#));
+        assert_eq!(found(&deep), None, "not without end");
+    }
+}

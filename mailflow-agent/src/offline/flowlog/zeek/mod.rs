@@ -1,0 +1,6 @@
+//! Zeek's conn.log, as JSON and as columns.
+
+pub(crate) mod columns;
+pub(crate) mod conn;
+pub(crate) mod fields;
+pub(crate) mod names;

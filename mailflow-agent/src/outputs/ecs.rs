@@ -1,0 +1,140 @@
+//! Events in Elastic's Common Schema. What it has no name for stands under `mailflow`, under the names
+//! that the EVE lines have.
+
+use mailflow_common::PROTOCOL_UDP;
+use serde_json::{Map, Value, json};
+
+use super::{
+    community_id::CommunityId,
+    eve::{alert::AlertLine, common::Moment, flow::FlowLine},
+    gateway::Gateway,
+    summary::summary,
+};
+use mailflow_engine::{
+    event::{Alert, Severity},
+    flow::{FlowRecord, RecordReason},
+    inputs::Inputs,
+    time::Epoch,
+};
+
+/// The version whose fields these are.
+const VERSION: &str = "8.11.0";
+
+/// A flow record.
+pub(crate) fn flow(record: &FlowRecord, epoch: Epoch, gateway: &Gateway) -> serde_json::Result<Value> {
+    let flow = &record.flow;
+    let mut line = serde_json::to_value(FlowLine::of(record, epoch, gateway))?;
+    let (start, end) = (flow.first, flow.last());
+    let kind = if record.reason == RecordReason::Active { "connection" } else { "end" };
+    let mut source = json!({ "ip": flow.client(), "port": flow.key.client_port });
+    let mut destination = json!({ "ip": flow.server(), "port": flow.key.server_port });
+    if let Some(mac) = flow.mac {
+        // As RFC 7042 writes it.
+        source["mac"] = mac.map(|byte| format!("{byte:02X}")).join("-").into();
+    }
+    let udp = flow.key.scope.protocol() == PROTOCOL_UDP;
+    let mut network = json!({
+        "transport": if udp { "udp" } else { "tcp" },
+        "type": if flow.client().is_ipv4() { "ipv4" } else { "ipv6" },
+        "protocol": record.app.name(),
+        "community_id": CommunityId::of(&flow.key),
+    });
+    // A field that is not known is left out.
+    for (input, name, up, down) in [
+        (Inputs::PACKETS, "packets", flow.up.packets, flow.down.packets),
+        (Inputs::BYTES, "bytes", flow.up.bytes, flow.down.bytes),
+    ] {
+        if record.inputs.contains(input) {
+            source[name] = up.into();
+            destination[name] = down.into();
+            network[name] = up.saturating_add(down).into();
+        }
+    }
+    let mut tags = flow.key.scope.vlans().tags();
+    if let Some(outer) = tags.next() {
+        network["vlan"] = json!({ "id": outer.to_string() });
+    }
+    if let Some(inner) = tags.next() {
+        network["inner"] = json!({ "vlan": { "id": inner.to_string() } });
+    }
+    Ok(json!({
+        "@timestamp": Moment::of(record.time(), epoch).rfc3339(),
+        "ecs": { "version": VERSION },
+        "event": {
+            "kind": "event", "category": ["network"], "type": [kind], "module": "mailflow",
+            "dataset": "mailflow.flow", "action": "network_flow", "reason": record.reason.name(),
+            "start": Moment::of(start, epoch).rfc3339(), "end": Moment::of(end, epoch).rfc3339(),
+            "duration": end.since(start).as_nanos() as u64,
+        },
+        "source": source,
+        "destination": destination,
+        "network": network,
+        "observer": observer(gateway, line["in_iface"].take()),
+        "mailflow": line["mailflow"].take(),
+    }))
+}
+
+/// An alert event.
+pub(crate) fn alert(
+    alert: &Alert,
+    epoch: Epoch,
+    gateway: &Gateway,
+    flows: usize,
+) -> serde_json::Result<Value> {
+    let mut line = serde_json::to_value(AlertLine::of(alert, epoch, gateway, flows))?;
+    let mut event = json!({
+        "kind": "alert", "category": ["network", "intrusion_detection"], "type": ["info"],
+        "module": "mailflow", "dataset": "mailflow.alert", "action": alert.state.name(),
+        "severity": severity(alert.severity), "id": alert.fingerprint,
+        "start": Moment::of_start(alert).rfc3339(),
+    });
+    if let Some(end) = Moment::of_end(alert, epoch) {
+        event["end"] = end.rfc3339().into();
+    }
+    let mut mailflow = line["mailflow"].take();
+    if let Some(mailflow) = mailflow.as_object_mut() {
+        mailflow.insert("alert".into(), line["alert"].take());
+        mailflow.insert("flows".into(), line["flows"].take());
+    }
+    let labels: Map<String, Value> =
+        alert.labels.iter().map(|(name, value)| (name.clone(), value.clone().into())).collect();
+    let mut source = json!({ "ip": line["src_ip"].take() });
+    for (input, name, sum) in
+        [(Inputs::PACKETS, "packets", alert.sums.up.packets), (Inputs::BYTES, "bytes", alert.sums.up.bytes)]
+    {
+        if alert.tells(input) {
+            source[name] = sum.into();
+        }
+    }
+    Ok(json!({
+        "@timestamp": Moment::of(alert.time, epoch).rfc3339(),
+        "ecs": { "version": VERSION },
+        "message": summary(alert),
+        "event": event,
+        "rule": { "name": &*alert.rule, "version": alert.rule_version.to_string() },
+        "threat": { "framework": "MITRE ATT&CK", "technique": { "id": alert.attack } },
+        "source": source,
+        "labels": labels,
+        "observer": observer(gateway, line["in_iface"].take()),
+        "mailflow": mailflow,
+    }))
+}
+
+/// The gateway.
+fn observer(gateway: &Gateway, interface: Value) -> Value {
+    let mut observer = json!({ "name": &**gateway.name(), "vendor": "mailflow", "product": "mailflow" });
+    if !interface.is_null() {
+        observer["ingress"] = json!({ "interface": { "name": interface } });
+    }
+    observer
+}
+
+/// As a number that grows with what it means.
+const fn severity(severity: Severity) -> u8 {
+    match severity {
+        Severity::Low => 21,
+        Severity::Medium => 47,
+        Severity::High => 73,
+        Severity::Critical => 99,
+    }
+}

@@ -1,0 +1,241 @@
+//! TLS towards receivers: whom to believe, and what went wrong, in words.
+
+use std::{io, sync::Arc};
+
+use anyhow::{anyhow, bail};
+use rustls::{
+    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore,
+    SignatureScheme,
+    client::{
+        WebPkiServerVerifier,
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+        verify_server_name,
+    },
+    crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature},
+    pki_types::{CertificateDer, ServerName, UnixTime},
+    server::ParsedCertificate,
+};
+use x509_cert::der::Decode;
+
+use crate::config::{ClientTls, outputs::files};
+
+/// TLS as `tls` has it. Files are read here: certificates may have changed.
+pub(crate) fn config(tls: &ClientTls) -> anyhow::Result<Arc<ClientConfig>> {
+    let named = |path: &std::path::Path, error: String| anyhow!("{}: {error}", path.display());
+    let listed = match &tls.ca_file {
+        Some(path) => files::certificates(path).map_err(|error| named(path, error))?,
+        None => {
+            let found = rustls_native_certs::load_native_certs();
+            if let (true, Some(error)) = (found.certs.is_empty(), found.errors.first()) {
+                bail!("the system's certificate authorities cannot be read: {error}");
+            }
+            found.certs
+        }
+    };
+    let provider = Arc::new(ring::default_provider());
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(listed.iter().cloned());
+    // Certificates of servers alone make no authority.
+    let authorities =
+        WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build();
+    let verifier = Verifier {
+        servers: if tls.ca_file.is_some() { listed } else { Vec::new() },
+        authorities: authorities.ok(),
+        provider: Arc::clone(&provider),
+    };
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier));
+    let mut config = match &tls.certificate {
+        Some((certificate, key)) => {
+            let chain = files::certificates(certificate).map_err(|error| named(certificate, error))?;
+            let private = files::private_key(key).map_err(|error| named(key, error))?;
+            builder.with_client_auth_cert(chain, private).map_err(|error| named(key, error.to_string()))?
+        }
+        None => builder.with_no_client_auth(),
+    };
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
+/// Believes the certificates that are listed, each as itself, and those that a listed authority vouches for.
+///
+/// A listed certificate needs no authority: neither a chain, nor that it is none of an authority itself (`openssl req
+/// -x509` makes such ones). It must be valid at the time, and have the server's name unless it has no name at all.
+#[derive(Debug)]
+struct Verifier {
+    servers: Vec<CertificateDer<'static>>,
+    authorities: Option<Arc<WebPkiServerVerifier>>,
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        if self.servers.iter().any(|listed| listed.as_ref() == end_entity.as_ref()) {
+            return listed_as_itself(end_entity, server_name, now);
+        }
+        match &self.authorities {
+            Some(authorities) => {
+                authorities.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
+            }
+            None => Err(CertificateError::UnknownIssuer.into()),
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls12_signature(message, certificate, signature, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+fn listed_as_itself(
+    certificate: &CertificateDer<'_>,
+    name: &ServerName<'_>,
+    now: UnixTime,
+) -> Result<ServerCertVerified, Error> {
+    let parsed = x509_cert::Certificate::from_der(certificate).map_err(|_| CertificateError::BadEncoding)?;
+    let validity = parsed.tbs_certificate.validity;
+    let seconds = |time: x509_cert::time::Time| time.to_unix_duration().as_secs();
+    let (not_before, not_after) = (seconds(validity.not_before), seconds(validity.not_after));
+    let unix = |seconds| UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds));
+    if now.as_secs() < not_before {
+        return Err(CertificateError::NotValidYetContext { time: now, not_before: unix(not_before) }.into());
+    }
+    if now.as_secs() > not_after {
+        return Err(CertificateError::ExpiredContext { time: now, not_after: unix(not_after) }.into());
+    }
+    match verify_server_name(&ParsedCertificate::try_from(certificate)?, name) {
+        Err(Error::InvalidCertificate(CertificateError::NotValidForNameContext { presented, .. }))
+            if presented.is_empty() =>
+        {
+            Ok(ServerCertVerified::assertion())
+        }
+        other => other.map(|()| ServerCertVerified::assertion()),
+    }
+}
+
+/// An error of a TLS handshake in words.
+pub(crate) fn in_words(error: &io::Error) -> String {
+    known(error).unwrap_or_else(|| match error.kind() {
+        io::ErrorKind::UnexpectedEof => "the server ended the connection in the TLS handshake".to_owned(),
+        _ => format!("TLS: {error}"),
+    })
+}
+
+/// An error of TLS in words; none where it is none of TLS.
+pub(crate) fn known(error: &io::Error) -> Option<String> {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = error.get_ref().map(|inner| inner as _);
+    while let Some(inner) = cause {
+        if let Some(error) = inner.downcast_ref::<Error>() {
+            return Some(words(error));
+        }
+        cause = inner.source();
+    }
+    None
+}
+
+fn words(error: &Error) -> String {
+    use CertificateError as Wrong;
+    match error {
+        Error::InvalidCertificate(wrong) => match wrong {
+            Wrong::Expired | Wrong::ExpiredContext { .. } => {
+                let when = match wrong {
+                    Wrong::ExpiredContext { not_after, .. } => date(*not_after),
+                    _ => String::new(),
+                };
+                format!("the server's certificate has expired{when}")
+            }
+            Wrong::NotValidYet | Wrong::NotValidYetContext { .. } => {
+                let when = match wrong {
+                    Wrong::NotValidYetContext { not_before, .. } => date(*not_before),
+                    _ => String::new(),
+                };
+                format!("the server's certificate is not valid yet{when}; compare this machine's clock")
+            }
+            Wrong::NotValidForName => "the server's certificate is for another name".to_owned(),
+            Wrong::NotValidForNameContext { expected, presented } => {
+                let expected = expected.to_str();
+                if presented.is_empty() {
+                    format!("the server's certificate has no name, and so not {expected}")
+                } else {
+                    let presented: Vec<_> = presented.iter().map(|name| plain(name)).collect();
+                    format!(
+                        "the server's certificate is for {} and not for {expected} (tls.server_name names another)",
+                        presented.join(", ")
+                    )
+                }
+            }
+            Wrong::UnknownIssuer => {
+                "the server's certificate is from an unknown issuer (tls.ca_file names authorities and certificates \
+                 to trust)"
+                    .to_owned()
+            }
+            Wrong::BadEncoding => "the server's certificate is damaged".to_owned(),
+            Wrong::BadSignature => "the server's certificate has a bad signature".to_owned(),
+            Wrong::Revoked => "the server's certificate was revoked".to_owned(),
+            other if other.to_string().contains("CaUsedAsEndEntity") => {
+                "the server's certificate is one of an authority (list this very certificate in tls.ca_file to trust \
+                 it)"
+                    .to_owned()
+            }
+            other => format!("the server's certificate is not accepted: {other}"),
+        },
+        Error::InvalidMessage(_) => "the server does not speak TLS at this port".to_owned(),
+        Error::AlertReceived(alert) => match alert {
+            AlertDescription::CertificateRequired => {
+                "the server wants a certificate of ours (tls.cert_file)".to_owned()
+            }
+            AlertDescription::UnknownCA
+            | AlertDescription::BadCertificate
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::CertificateExpired
+            | AlertDescription::AccessDenied => {
+                format!("the server does not accept our certificate ({alert:?})")
+            }
+            AlertDescription::UnrecognisedName => "the server knows no such name (tls.server_name)".to_owned(),
+            AlertDescription::ProtocolVersion => "the server speaks no version of TLS from 1.2 on".to_owned(),
+            other => format!("the server refuses TLS ({other:?})"),
+        },
+        Error::PeerIncompatible(why) => format!("the server speaks no TLS that we do ({why:?})"),
+        other => format!("TLS: {other}"),
+    }
+}
+
+/// A date in brackets.
+fn date(time: UnixTime) -> String {
+    let seconds = i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
+    jiff::Timestamp::from_second(seconds).map_or_else(|_| String::new(), |time| format!(" ({time})"))
+}
+
+/// A name as the server presents it, on one line.
+fn plain(name: &str) -> String {
+    let inner = name.strip_prefix("DnsName(\"").and_then(|rest| rest.strip_suffix("\")"));
+    inner.unwrap_or(name).escape_debug().take(100).collect()
+}

@@ -1,0 +1,190 @@
+//! The state directory: locked, checked, and the place that every file of the state is opened in.
+//!
+//! Files are opened relative to the directory's descriptor and never through a symbolic link, so that nobody who may
+//! write elsewhere chooses what the agent reads or overwrites.
+
+use std::{
+    fs::{self, DirBuilder, File, TryLockError},
+    io::{self, ErrorKind},
+    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
+    path::{Path, PathBuf},
+};
+
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, fstat, openat, renameat, unlinkat};
+
+use super::store::StateError;
+
+/// Mode of a directory that the agent makes.
+const MODE: u32 = 0o750;
+/// Bits of a mode that let others than the owner write.
+const WRITABLE: u32 = 0o022;
+/// Mode of the files: they hold addresses.
+const FILE_MODE: Mode = Mode::RUSR.union(Mode::WUSR);
+/// Files that are set aside; older ones are removed.
+const ASIDE_KEPT: usize = 3;
+const ASIDE: &str = ".aside-";
+
+/// The directory, locked.
+#[derive(Debug)]
+pub(crate) struct Directory {
+    path: PathBuf,
+    file: File,
+}
+
+impl Directory {
+    /// Opens and locks a directory, which is made where it is missing.
+    pub(crate) fn open(path: &Path) -> Result<Self, StateError> {
+        let refused = |source| StateError::Refused { path: path.to_owned(), source };
+        let made = DirBuilder::new().recursive(true).mode(MODE).create(path);
+        let file = made.and_then(|()| File::open(path)).map_err(refused)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let pid = mailflow_kernel::lock_holder(path);
+                return Err(StateError::Held { path: path.to_owned(), pid });
+            }
+            Err(TryLockError::Error(source)) => return Err(refused(source)),
+        }
+        check(path, &file)?;
+        Ok(Self { path: path.to_owned(), file })
+    }
+
+    /// Opens one that another may have locked, to look at it as a process after a kill does.
+    #[cfg(test)]
+    pub(crate) fn open_unlocked(path: &Path) -> Self {
+        Self { path: path.to_owned(), file: File::open(path).unwrap() }
+    }
+
+    /// Its path.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its descriptor.
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Returns true if the path still leads to this directory.
+    pub(crate) fn is_in_place(&self) -> bool {
+        let id = |found: fs::Metadata| (found.dev(), found.ino());
+        let mine = self.file.metadata().map(id);
+        // A directory that was removed has no link left, though it may still be open.
+        matches!((mine, fs::metadata(&self.path).map(id)), (Ok(mine), Ok(there)) if mine == there)
+    }
+
+    /// Reads a file; `None` where there is none.
+    pub(crate) fn read(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
+        let mut file = match self.open_file(name, OFlags::RDONLY) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            other => other?,
+        };
+        let mut bytes = Vec::new();
+        io::Read::read_to_end(&mut file, &mut bytes)?;
+        Ok(Some(bytes))
+    }
+
+    /// Opens a file for appending, which is made where it is missing.
+    pub(crate) fn append(&self, name: &str) -> io::Result<File> {
+        self.open_file(name, OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE)
+    }
+
+    /// Makes a new file. What has its name is removed first, be it a file or a symbolic link.
+    pub(crate) fn create(&self, name: &str) -> io::Result<File> {
+        self.remove(name)?;
+        self.open_file(name, OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL)
+    }
+
+    /// Renames a file; another one of that name goes.
+    pub(crate) fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        Ok(renameat(&self.file, from, &self.file, to)?)
+    }
+
+    /// Removes a file, if there is one.
+    pub(crate) fn remove(&self, name: &str) -> io::Result<()> {
+        match unlinkat(&self.file, name, AtFlags::empty()).map_err(io::Error::from) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Names of its entries that begin with `prefix`, in their order.
+    pub(crate) fn names(&self, prefix: &str) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in Dir::read_from(&self.file)? {
+            let entry = entry?;
+            names.extend(
+                entry.file_name().to_str().ok().filter(|name| name.starts_with(prefix)).map(str::to_owned),
+            );
+        }
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    /// Sets a file aside under a name that begins with `label`, which is returned. The newest few of each label are
+    /// kept.
+    pub(crate) fn set_aside(&self, name: &str, label: &str, unix_seconds: u64) -> io::Result<String> {
+        let prefix = format!("{label}{ASIDE}");
+        let mut aside = format!("{prefix}{unix_seconds}");
+        let mut kept = self.names(&prefix)?;
+        // Two within a second keep their order.
+        while kept.contains(&aside) {
+            aside.push('+');
+        }
+        self.rename(name, &aside)?;
+        let surplus = (kept.len() + 1).saturating_sub(ASIDE_KEPT);
+        kept.drain(..surplus).try_for_each(|old| self.remove(&old))?;
+        Ok(aside)
+    }
+
+    /// Sets a copy of a file aside; the file itself stays.
+    pub(crate) fn copy_aside(&self, bytes: &[u8], label: &str, unix_seconds: u64) -> io::Result<String> {
+        let copy = format!("{label}.copy");
+        io::Write::write_all(&mut self.create(&copy)?, bytes).inspect_err(|_| _ = self.remove(&copy))?;
+        self.set_aside(&copy, label, unix_seconds)
+    }
+
+    /// Opens a regular file that is reached without a symbolic link.
+    fn open_file(&self, name: &str, flags: OFlags) -> io::Result<File> {
+        // A FIFO would block.
+        let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let opened = openat(&self.file, name, flags, FILE_MODE).map_err(io::Error::from);
+        let file = opened.map_err(|error| match error.raw_os_error() {
+            Some(libc::ELOOP) => io::Error::new(error.kind(), format!("{name} is a symbolic link")),
+            _ => error,
+        })?;
+        let found = fstat(&file)?;
+        if FileType::from_raw_mode(found.st_mode) != FileType::RegularFile {
+            return Err(io::Error::other(format!("{name} is no regular file")));
+        }
+        if found.st_nlink > 1 {
+            return Err(io::Error::other(format!("{name} has another name elsewhere (a hard link)")));
+        }
+        Ok(File::from(file))
+    }
+}
+
+/// Refuses a directory that somebody else may write to: who may, chooses what the agent takes for its own state.
+fn check(path: &Path, file: &File) -> Result<(), StateError> {
+    let refused = |source| StateError::Refused { path: path.to_owned(), source };
+    let found = file.metadata().map_err(refused)?;
+    let (owner, ours) = (found.uid(), rustix::process::geteuid().as_raw());
+    if owner != ours && owner != 0 {
+        return Err(StateError::Owner { path: path.to_owned(), owner, ours });
+    }
+    let mode = found.mode() & 0o7777;
+    if mode & WRITABLE == 0 {
+        return Ok(());
+    }
+    let narrower = fs::Permissions::from_mode(mode & !WRITABLE);
+    // A directory that many may write to on purpose, such as /tmp, is not one to change.
+    if owner != ours || mode & 0o1000 != 0 || file.set_permissions(narrower).is_err() {
+        return Err(StateError::Mode { path: path.to_owned(), mode });
+    }
+    tracing::warn!(
+        directory = %path.display(),
+        mode = format!("{mode:o}"),
+        "others might write to the state directory; its mode is changed"
+    );
+    Ok(())
+}

@@ -1,0 +1,14 @@
+//! What outlives the agent's process: the write-ahead journal, the checkpoint, and the recovery from both.
+
+pub(crate) mod checkpoint;
+pub(crate) mod checkpointer;
+pub(crate) mod directory;
+pub(crate) mod durability;
+pub(crate) mod error;
+mod journal;
+pub(crate) mod machine_id;
+pub mod poll_records;
+pub(crate) mod recovered;
+pub mod redo;
+pub(crate) mod restore;
+pub mod store;

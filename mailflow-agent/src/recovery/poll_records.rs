@@ -1,0 +1,36 @@
+//! What a poll writes down, for the agent after this one to read in [`super::redo`].
+
+use super::store::{Entry, Judged, Past};
+use mailflow_engine::{
+    Engine,
+    event::{self, Effects},
+    flow::{Flow, RecordReason},
+    time::{Epoch, Time},
+};
+use mailflow_kernel::Taking;
+
+/// What a part of the living brought: records of those that live on, and those that ended.
+pub fn living(effects: &Effects, ended: &[Flow]) -> impl Iterator<Item = Entry> {
+    let active = effects.records.iter().filter(|record| record.reason == RecordReason::Active);
+    let active = active.map(|record| Entry::Active(record.flow.clone()));
+    active.chain(ended.iter().cloned().map(Entry::Ended))
+}
+
+/// What is taken out of the tables beside the living.
+pub(crate) fn taken(taking: Taking<'_>) -> Vec<Entry> {
+    match taking {
+        Taking::Finished(finished) => {
+            finished.iter().cloned().map(|(finished, sums)| Entry::Finished(finished, sums)).collect()
+        }
+        Taking::Spilled(spilled) => spilled.iter().cloned().map(Entry::Spilled).collect(),
+    }
+}
+
+/// What the rules were shown last, by which clock, and until when time has passed since.
+pub fn passed((now, epoch): (Time, Epoch), engine: &Engine) -> impl Iterator<Item = Past> {
+    let judged = engine.judged().map(|event::Judged { at, record, open }| {
+        Past::Judged(Judged { at, flow: record.flow.clone(), reason: record.reason, open })
+    });
+    let epoch = Past::Epoch(epoch.unix_nanos(Time::ZERO));
+    [epoch].into_iter().chain(judged).chain([Past::Passed(now)])
+}

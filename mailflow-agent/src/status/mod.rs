@@ -1,0 +1,10 @@
+//! The agent's state as the metrics port and the control socket show it.
+
+pub(crate) mod active_alerts;
+pub(crate) mod duplicate_detector;
+pub(super) mod explanation;
+pub(crate) mod kernel_snapshot;
+pub(crate) mod shared_status;
+pub(crate) mod unlisted_clients;
+pub(crate) mod unlisted_networks;
+pub(crate) mod window_sampler;
