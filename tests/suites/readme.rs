@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use mailflow_agent::{command::command, config};
+use mailflow_agent::{cli, config};
 use serde_json::Value;
 
 fn readme() -> String {
@@ -73,7 +73,7 @@ fn the_commands_it_names_exist() {
         "man target/man",
     ] {
         let arguments = ["mailflow-agent"].into_iter().chain(typed.split_whitespace());
-        assert!(command::parse_from(arguments).is_ok(), "{typed}");
+        assert!(cli::parse_from(arguments).is_ok(), "{typed}");
     }
 }
 
