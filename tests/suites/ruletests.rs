@@ -12,7 +12,7 @@ use std::{
 };
 
 use mailflow_agent::{
-    command::command::{self, Exit},
+    cli::{self, Exit},
     config,
     offline::ruletest::{
         self,
@@ -48,13 +48,13 @@ fn shipped() -> Vec<PathBuf> {
 }
 
 fn read(path: &Path) -> RuleTests {
-    config::ruletest::read(path).unwrap_or_else(|faults| panic!("{faults}"))
+    ruletest::file::read(path).unwrap_or_else(|faults| panic!("{faults}"))
 }
 
 /// What the command says and ends with.
 fn run(files: &[PathBuf]) -> (Exit, String, String) {
     let (mut out, mut err) = (Vec::new(), Vec::new());
-    let exit = command::rules::test(files, &mut out, &mut err).unwrap();
+    let exit = cli::rules::test(files, &mut out, &mut err).unwrap();
     (exit, String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
 }
 

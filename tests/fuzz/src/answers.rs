@@ -8,7 +8,13 @@ use std::{
     time::Duration,
 };
 
-use mailflow_agent::{config::{Receiver, outputs::url::{Form, Url}}, outputs::{Answer, post_over}};
+use mailflow_agent::{
+    config::{
+        Receiver,
+        outputs::url::{Form, Url},
+    },
+    outputs::{Answer, post_over},
+};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     runtime::{Builder, Runtime},

@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use mailflow_agent::{offline::capture::{Capture, CaptureError, Frame}, util::gzip_reader::Packed};
+use mailflow_agent::{
+    offline::capture::{Capture, CaptureError, Frame},
+    util::gzip_reader::Packed,
+};
 
 use crate::{budget::GZIP, pieces::Pieces};
 

@@ -2,7 +2,10 @@
 
 use std::sync::LazyLock;
 
-use mailflow_agent::{control::{Order, Orders, Reply, Request, State, Status, Top, attend}, util::connection_limit::Leave};
+use mailflow_agent::{
+    control::{Order, Orders, Reply, Request, State, Status, Top, attend},
+    util::connection_limit::Leave,
+};
 use tokio::{
     runtime::{Builder, Runtime},
     sync::mpsc,

@@ -2,13 +2,22 @@
 
 use std::{path::Path, sync::LazyLock};
 
-use mailflow_agent::{config, offline::flowlog::{Entry, Line, Log, LogError, Origin, Reading, Renamed, history::{Arrival, History, Limits, Rhythm, Sorter}, read_lines}, util::gzip_reader::Packed, outputs::{eve::flow, gateway::Gateway}};
+use mailflow_agent::{
+    config,
+    offline::flowlog::{
+        Entry, Line, Log, LogError, Origin, Reading, Renamed,
+        history::{Arrival, History, Limits, Rhythm, Sorter},
+        read_lines,
+    },
+    outputs::{eve::flow, gateway::Gateway},
+    util::gzip_reader::Packed,
+};
 use mailflow_engine::{
-        flow::{Direction, FlowRecord},
-        inputs::Inputs,
-        settings::Services,
-        time::{Epoch, Time},
-    };
+    flow::{Direction, FlowRecord},
+    inputs::Inputs,
+    settings::Services,
+    time::{Epoch, Time},
+};
 use serde_json::Value;
 
 use crate::{budget::GZIP, pieces::Pieces};
@@ -223,8 +232,7 @@ fn known(record: &FlowRecord) -> impl PartialEq + std::fmt::Debug + use<> {
 
 fn written(records: &[&FlowRecord]) -> String {
     static GATEWAY: LazyLock<Gateway> = LazyLock::new(|| Gateway::new(Some("gateway")));
-    let line =
-        |record: &&FlowRecord| flow::line(record, Epoch::from_unix_nanos(0), &GATEWAY).unwrap() + "\n";
+    let line = |record: &&FlowRecord| flow::line(record, Epoch::from_unix_nanos(0), &GATEWAY).unwrap() + "\n";
     records.iter().map(line).collect()
 }
 

@@ -8,7 +8,11 @@ use std::{
 };
 
 use flate2::Crc;
-use mailflow_agent::{config, util::disk::Limits, recovery::store::{Event, Past, Recovered, State, Store, Tables, Untold, Unwritable}};
+use mailflow_agent::{
+    config,
+    recovery::store::{Event, Past, Recovered, State, Store, Tables, Untold, Unwritable},
+    util::disk::Limits,
+};
 use mailflow_engine::{Engine, flow::FlowRecord, settings::Settings, time::Epoch};
 
 use crate::logs;
