@@ -164,11 +164,7 @@ impl View {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        fs,
-        sync::mpsc::channel,
-        time::{Duration, Instant},
-    };
+    use std::{fs, sync::mpsc::channel, time::Duration};
 
     use super::*;
     use crate::{config, control::State as _};
@@ -186,12 +182,12 @@ mod tests {
 
     /// Looks as a poll loop does until something comes.
     fn wait<T>(mut look: impl FnMut() -> Option<T>) -> T {
-        let begin = Instant::now();
+        let begin = clock::now();
         loop {
             if let Some(found) = look() {
                 return found;
             }
-            assert!(begin.elapsed() < LIMIT, "nothing came");
+            assert!(clock::now().since(begin) < LIMIT, "nothing came");
             thread::sleep(Duration::from_millis(10));
         }
     }
