@@ -2,8 +2,8 @@
 
 use crate::Facts;
 
-/// What the first bytes of one direction were, as the kernel notes it.
-pub mod opening {
+/// Class of the first payload bytes of a direction.
+pub mod first_payload {
     /// No payload yet.
     pub const NONE: u8 = 0;
     /// A TLS record (RFC 8446, 5.1).
@@ -14,19 +14,19 @@ pub mod opening {
     pub const POP3: u8 = 3;
     /// Server: `* OK`, `* PREAUTH`, `* BYE` (RFC 9051, 7.1).
     pub const IMAP: u8 = 4;
-    /// Bytes no mail protocol opens with.
+    /// Bytes with which no mail protocol begins.
     pub const OTHER: u8 = 5;
-    /// There was payload, but its first bytes were not seen, or too few to tell.
+    /// Payload whose first bytes were not seen, or too few to classify.
     pub const UNREAD: u8 = 6;
 }
 
-/// How far the change to TLS in a running session (STARTTLS, STLS) has come.
+/// Progress of STARTTLS or STLS.
 pub mod upgrade {
-    /// The client did not ask for it.
+    /// Not requested.
     pub const NONE: u8 = 0;
-    /// It asked.
+    /// Requested by the client.
     pub const ASKED: u8 = 1;
-    /// A TLS record of the client followed.
+    /// Followed by a TLS record of the client.
     pub const FOLLOWED: u8 = 2;
     /// The bits of the three values above; the others are [`super::turn`]'s.
     pub const BITS: u8 = 0x03;
@@ -131,7 +131,7 @@ impl App {
         }
     }
 
-    /// Whether the content is, or became, encrypted.
+    /// Returns true if the content is, or became, encrypted.
     pub const fn encrypted(self) -> bool {
         matches!(
             self,
@@ -140,24 +140,24 @@ impl App {
     }
 }
 
-/// The class of a flow from its facts and the family its server port is watched for.
+/// Returns the class of a flow, by its facts and the family of its server port.
 ///
-/// TLS from the first byte takes its family from the port. Otherwise a mail protocol's own words win
-/// over a contradiction (a PROXY header before a greeting is still SMTP).
+/// TLS from the first byte has the family of the port. Otherwise the words of a mail protocol win over a
+/// contradiction (a PROXY header before a greeting is still SMTP).
 pub fn classify(facts: &Facts, family: Family) -> App {
     // Also where the server answers the client's TLS in the clear: it is what the client speaks.
-    if facts.opening_up == opening::TLS || facts.opening_down == opening::TLS {
+    if facts.first_payload_up == first_payload::TLS || facts.first_payload_down == first_payload::TLS {
         return match family {
             Family::Smtp => App::Smtps,
             Family::Pop3 => App::Pop3s,
             Family::Imap => App::Imaps,
         };
     }
-    let spoken = match (facts.opening_down, facts.opening_up) {
-        (opening::SMTP, _) => Some(Family::Smtp),
-        (opening::POP3, _) => Some(Family::Pop3),
-        (opening::IMAP, _) => Some(Family::Imap),
-        (_, opening::SMTP) => Some(Family::Smtp),
+    let spoken = match (facts.first_payload_down, facts.first_payload_up) {
+        (first_payload::SMTP, _) => Some(Family::Smtp),
+        (first_payload::POP3, _) => Some(Family::Pop3),
+        (first_payload::IMAP, _) => Some(Family::Imap),
+        (_, first_payload::SMTP) => Some(Family::Smtp),
         _ => None,
     };
     let upgraded = facts.upgrade & upgrade::BITS == upgrade::FOLLOWED;
@@ -171,7 +171,8 @@ pub fn classify(facts: &Facts, family: Family) -> App {
         // A subflow of a multipath connection begins amid what is said.
         None if facts.syn != 0
             && !facts.subflow()
-            && (facts.opening_up == opening::OTHER || facts.opening_down == opening::OTHER) =>
+            && (facts.first_payload_up == first_payload::OTHER
+                || facts.first_payload_down == first_payload::OTHER) =>
         {
             App::Other
         }
@@ -183,32 +184,36 @@ pub fn classify(facts: &Facts, family: Family) -> App {
 mod tests {
     use super::*;
 
-    fn facts(opening_up: u8, opening_down: u8) -> Facts {
-        Facts { syn: 1, opening_up, opening_down, ..Facts::default() }
+    fn facts(first_payload_up: u8, first_payload_down: u8) -> Facts {
+        Facts { syn: 1, first_payload_up, first_payload_down, ..Facts::default() }
     }
 
     #[test]
     fn the_servers_words_decide_whatever_the_port() {
         for family in [Family::Smtp, Family::Pop3, Family::Imap] {
-            assert_eq!(classify(&facts(opening::SMTP, opening::SMTP), family), App::Smtp);
-            assert_eq!(classify(&facts(opening::OTHER, opening::SMTP), family), App::Smtp);
-            assert_eq!(classify(&facts(opening::NONE, opening::POP3), family), App::Pop3);
-            assert_eq!(classify(&facts(opening::NONE, opening::IMAP), family), App::Imap);
+            assert_eq!(classify(&facts(first_payload::SMTP, first_payload::SMTP), family), App::Smtp);
+            assert_eq!(classify(&facts(first_payload::OTHER, first_payload::SMTP), family), App::Smtp);
+            assert_eq!(classify(&facts(first_payload::NONE, first_payload::POP3), family), App::Pop3);
+            assert_eq!(classify(&facts(first_payload::NONE, first_payload::IMAP), family), App::Imap);
         }
     }
 
     #[test]
     fn tls_from_the_first_byte_takes_the_ports_family() {
-        let tls = facts(opening::TLS, opening::TLS);
+        let tls = facts(first_payload::TLS, first_payload::TLS);
         assert_eq!(classify(&tls, Family::Smtp), App::Smtps);
         assert_eq!(classify(&tls, Family::Pop3), App::Pop3s);
         assert_eq!(classify(&tls, Family::Imap), App::Imaps);
-        assert_eq!(classify(&facts(opening::TLS, opening::SMTP), Family::Smtp), App::Smtps, "in the clear");
+        assert_eq!(
+            classify(&facts(first_payload::TLS, first_payload::SMTP), Family::Smtp),
+            App::Smtps,
+            "in the clear"
+        );
     }
 
     #[test]
     fn an_upgrade_counts_when_tls_followed() {
-        let mut asked = facts(opening::SMTP, opening::SMTP);
+        let mut asked = facts(first_payload::SMTP, first_payload::SMTP);
         asked.upgrade = upgrade::ASKED;
         assert_eq!(classify(&asked, Family::Smtp), App::Smtp);
         asked.upgrade = upgrade::FOLLOWED;
@@ -217,48 +222,54 @@ mod tests {
 
     #[test]
     fn a_subflow_begins_amid_what_is_said() {
-        use crate::answered::{JOINED, JOINS, YES};
-        let joining =
-            |opening_up, opening_down, answered| Facts { answered, ..facts(opening_up, opening_down) };
-        let agreed = YES | JOINS | JOINED;
-        for (opening_up, opening_down) in [(opening::OTHER, opening::OTHER), (opening::UNREAD, opening::NONE)]
+        use crate::seen::{DOWN, MPTCP_JOIN, MPTCP_JOINED};
+        let joining = |first_payload_up, first_payload_down, seen| Facts {
+            seen,
+            ..facts(first_payload_up, first_payload_down)
+        };
+        let agreed = DOWN | MPTCP_JOIN | MPTCP_JOINED;
+        for (first_payload_up, first_payload_down) in
+            [(first_payload::OTHER, first_payload::OTHER), (first_payload::UNREAD, first_payload::NONE)]
         {
-            let facts = joining(opening_up, opening_down, agreed);
+            let facts = joining(first_payload_up, first_payload_down, agreed);
             assert_eq!((facts.subflow(), classify(&facts, Family::Smtp)), (true, App::Unseen));
         }
         // The server says what it begins with: where it agreed to join, that is chance.
-        let tls = joining(opening::OTHER, opening::TLS, agreed);
+        let tls = joining(first_payload::OTHER, first_payload::TLS, agreed);
         assert_eq!((tls.subflow(), classify(&tls, Family::Smtp)), (true, App::Smtps));
         // It did not agree: then bytes of which nothing can be told are no sign of another path.
-        let alone = YES | JOINS;
-        for (opening_up, opening_down, subflow) in [
-            (opening::NONE, opening::NONE, true),
-            (opening::OTHER, opening::NONE, true),
-            (opening::OTHER, opening::OTHER, true),
-            (opening::UNREAD, opening::OTHER, true),
-            (opening::UNREAD, opening::NONE, false),
-            (opening::SMTP, opening::NONE, false),
-            (opening::SMTP, opening::OTHER, false),
-            (opening::TLS, opening::OTHER, false),
-            (opening::OTHER, opening::UNREAD, false),
-            (opening::NONE, opening::SMTP, false),
-            (opening::NONE, opening::TLS, false),
-            (opening::NONE, opening::POP3, false),
-            (opening::NONE, opening::IMAP, false),
+        let alone = DOWN | MPTCP_JOIN;
+        for (first_payload_up, first_payload_down, subflow) in [
+            (first_payload::NONE, first_payload::NONE, true),
+            (first_payload::OTHER, first_payload::NONE, true),
+            (first_payload::OTHER, first_payload::OTHER, true),
+            (first_payload::UNREAD, first_payload::OTHER, true),
+            (first_payload::UNREAD, first_payload::NONE, false),
+            (first_payload::SMTP, first_payload::NONE, false),
+            (first_payload::SMTP, first_payload::OTHER, false),
+            (first_payload::TLS, first_payload::OTHER, false),
+            (first_payload::OTHER, first_payload::UNREAD, false),
+            (first_payload::NONE, first_payload::SMTP, false),
+            (first_payload::NONE, first_payload::TLS, false),
+            (first_payload::NONE, first_payload::POP3, false),
+            (first_payload::NONE, first_payload::IMAP, false),
         ] {
-            let facts = joining(opening_up, opening_down, alone);
-            assert_eq!(facts.subflow(), subflow, "{opening_up} {opening_down}");
+            let facts = joining(first_payload_up, first_payload_down, alone);
+            assert_eq!(facts.subflow(), subflow, "{first_payload_up} {first_payload_down}");
         }
-        assert!(!joining(opening::OTHER, opening::OTHER, YES | JOINED).subflow(), "nobody asked");
+        assert!(
+            !joining(first_payload::OTHER, first_payload::OTHER, DOWN | MPTCP_JOINED).subflow(),
+            "nobody asked"
+        );
     }
 
     #[test]
     fn other_needs_the_syn() {
-        let mut http = facts(opening::OTHER, opening::OTHER);
+        let mut http = facts(first_payload::OTHER, first_payload::OTHER);
         assert_eq!(classify(&http, Family::Smtp), App::Other);
         http.syn = 0;
         assert_eq!(classify(&http, Family::Smtp), App::Unseen);
-        assert_eq!(classify(&facts(opening::NONE, opening::NONE), Family::Smtp), App::Unseen);
+        assert_eq!(classify(&facts(first_payload::NONE, first_payload::NONE), Family::Smtp), App::Unseen);
         assert_eq!(classify(&facts(99, 99), Family::Smtp), App::Unseen, "an unknown byte is no fact");
     }
 }

@@ -1,4 +1,4 @@
-//! What the kernel keeps of one flow.
+//! Counters of a flow.
 
 /// One direction of a flow. All but `last` only ever grow.
 ///
@@ -37,8 +37,8 @@ impl DirectionCounters {
     }
 }
 
-/// What was seen of a flow, one byte a fact: the kernel stores the constant 1, which needs no
-/// atomic OR (Linux 5.12).
+/// Facts about a flow, one byte each: the kernel stores the constant 1, which needs no atomic OR (Linux
+/// 5.12).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
@@ -52,40 +52,41 @@ pub struct Facts {
     pub fin_down: u8,
     /// A RST of either side.
     pub reset: u8,
-    /// Packets of either side, and what its SYN asked for; bits of [`answered`].
-    pub answered: u8,
-    /// What the client's first bytes were: one of [`crate::opening`]. Valid from the first byte on.
-    pub opening_up: u8,
-    /// What the server's first bytes were: one of [`crate::opening`].
-    pub opening_down: u8,
+    /// Directions seen, and MPTCP options of the handshake: bits of [`seen`].
+    pub seen: u8,
+    /// Class of the first bytes of the client: one of [`crate::first_payload`]. Valid from the first byte on.
+    pub first_payload_up: u8,
+    /// Class of the first bytes of the server: one of [`crate::first_payload`].
+    pub first_payload_down: u8,
     /// Change of the session to TLS: one of [`crate::upgrade`]. The high bits are [`crate::turn`]'s.
     pub upgrade: u8,
-    /// Payload packets of either direction that were looked into; stops where looking stops. Its high bits are
-    /// one of [`side`].
-    pub looked: u8,
+    /// Number of payload packets that were inspected, up to a limit. The high bits are one of
+    /// [`hook_orientation`].
+    pub inspected: u8,
 }
 
-/// What [`Facts::answered`] says.
-pub mod answered {
-    /// The server has sent a packet.
-    pub const YES: u8 = 1;
-    /// The client has.
-    pub const ASKED: u8 = 2;
-    /// One direction comes in another VLAN zone than the other, and both are counted here.
-    pub const ACROSS: u8 = 4;
+/// Bits of [`Facts::seen`].
+pub mod seen {
+    /// A packet of the server.
+    pub const DOWN: u8 = 1;
+    /// A packet of the client.
+    pub const UP: u8 = 2;
+    /// A packet in another VLAN zone than the flow began in.
+    pub const OTHER_VLAN: u8 = 4;
     /// The client's SYN asks to join the connection to another one (MP_JOIN; RFC 8684, 3.2).
-    pub const JOINS: u8 = 8;
+    pub const MPTCP_JOIN: u8 = 8;
     /// The server's SYN-ACK agreed.
-    pub const JOINED: u8 = 16;
+    pub const MPTCP_JOINED: u8 = 16;
 }
 
-/// Which hook counts which direction of a flow whose ports are both watched: on its way between two watched
-/// networks each of its packets passes two hooks that could.
-pub mod side {
-    /// The hook for packets to servers counts what goes up, the one for packets from servers what comes down.
-    pub const STRAIGHT: u8 = 0x40;
-    /// The other way round: the client is beyond the interface.
-    pub const TURNED: u8 = 0x80;
+/// Orientation of a flow whose ports are both watched. Between two watched interfaces each of its packets
+/// passes two hooks, one of which counts it.
+pub mod hook_orientation {
+    /// The hook for packets to servers counts client to server, the hook for packets from servers counts
+    /// server to client.
+    pub const NORMAL: u8 = 0x40;
+    /// Reversed: the client is beyond the interface.
+    pub const SWAPPED: u8 = 0x80;
     /// Both bits; neither is set where only one port is watched, or one hook counts both directions.
     pub const BITS: u8 = 0xc0;
 }
@@ -98,11 +99,11 @@ impl Facts {
         fin_up: 0,
         fin_down: 0,
         reset: 0,
-        answered: 0,
-        opening_up: 0,
-        opening_down: 0,
+        seen: 0,
+        first_payload_up: 0,
+        first_payload_down: 0,
         upgrade: 0,
-        looked: 0,
+        inspected: 0,
     };
 
     /// FIN both ways or RST.
@@ -116,36 +117,35 @@ impl Facts {
     /// The server's answer to MP_JOIN shows it. A server that does not know the option ignores it, and the connection
     /// is an ordinary one: then a mail protocol's first bytes, or bytes that cannot be told, speak against it.
     pub const fn subflow(&self) -> bool {
-        use crate::opening::{NONE, OTHER, SMTP, TLS};
-        let (asked, agreed) = (self.answered & answered::JOINS != 0, self.answered & answered::JOINED != 0);
-        let amid = match self.opening_down {
-            NONE => matches!(self.opening_up, NONE | OTHER),
-            OTHER => !matches!(self.opening_up, TLS | SMTP),
+        use crate::first_payload::{NONE, OTHER, SMTP, TLS};
+        let (asked, agreed) = (self.seen & seen::MPTCP_JOIN != 0, self.seen & seen::MPTCP_JOINED != 0);
+        let amid = match self.first_payload_down {
+            NONE => matches!(self.first_payload_up, NONE | OTHER),
+            OTHER => !matches!(self.first_payload_up, TLS | SMTP),
             _ => false,
         };
         asked && (agreed || amid)
     }
 
-    /// A SYN to which nothing came back.
+    /// Returns true if the SYN has no answer.
     #[inline(always)]
     pub const fn unanswered(&self) -> bool {
-        self.syn != 0 && self.answered & answered::YES == 0
+        self.syn != 0 && self.seen & seen::DOWN == 0
     }
 }
 
-/// The counters of a flow.
+/// Counters of a flow.
 ///
-/// When a tuple is used again the sums go on from where they are, and a copy of them as they were is
-/// put aside under the [`crate::RetiredKey`]: so no packet is lost between two flows, whatever other
-/// CPUs do meanwhile.
+/// When the 5-tuple is reused the counters continue, and a copy of their values is stored under the
+/// [`crate::SupersededKey`]. So no packet is lost between two flows, whatever other CPUs do at the same time.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FlowCounters {
     /// TCP and application facts.
     pub facts: Facts,
-    /// The client's MAC address; zero where there is none.
+    /// MAC address of the client; zero if there is none.
     pub mac: [u8; 6],
-    /// Messages the server seems to have accepted; works inside TLS.
+    /// Messages that the server accepted, by an estimate that works inside TLS.
     pub messages: u32,
     /// Low word of the client's payload bytes at which its turn began: when the server last sent payload, or
     /// after `DATA`. In the copy of a finished flow: low word of the kernel's jiffies when the next one began.
@@ -160,22 +160,23 @@ pub struct FlowCounters {
     pub isn_up: u32,
     /// Sequence number of the server's SYN-ACK.
     pub isn_down: u32,
-    /// The kernel's number of the interface at which the flow's first packet was counted; 0 where it is not known.
+    /// Index of the interface that counted the first packet; 0 if unknown.
     pub interface: u32,
-    /// Messages the server refused after it had taken them, by its reply codes: only of sessions in the clear.
+    /// Messages that the server rejected after their body, by its reply codes. Only for sessions in the
+    /// clear.
     pub rejected: u32,
 }
 
-/// How long a tuple is silent before the next packet begins a new flow, in ticks.
+/// Idle timeouts, in ticks: the next packet after one of them begins a new flow.
 ///
-/// The engine ends flows by the same times: so what a flow is follows from its packets alone, not
-/// from when somebody looked.
+/// The engine ends flows by the same timeouts, so a flow follows from its packets alone, not from the time of
+/// a poll.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Silences {
+pub struct IdleTimeoutTicks {
     /// After FIN both ways or RST.
     pub closed: u32,
-    /// While a SYN is unanswered.
+    /// While the SYN has no answer.
     pub unanswered: u32,
     /// Otherwise.
     pub idle: u32,
@@ -183,8 +184,8 @@ pub struct Silences {
     pub least: u32,
 }
 
-impl Silences {
-    /// Never: longer than a word of ticks can tell.
+impl IdleTimeoutTicks {
+    /// Never: longer than the ticks of a word.
     pub const NEVER: Self = Self {
         closed: i32::MAX as u32,
         unanswered: i32::MAX as u32,

@@ -1,4 +1,4 @@
-//! The flow key: one connection, seen from its client.
+//! The flow key: a 5-tuple with VLAN zone, client first.
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -62,7 +62,7 @@ impl Address {
         self.0[3]
     }
 
-    /// The address for people and look-ups; v4-mapped comes back as IPv4.
+    /// Returns the address, with v4-mapped addresses as IPv4.
     pub fn ip(&self) -> IpAddr {
         let mut bytes = [0; 16];
         for (chunk, word) in bytes.chunks_exact_mut(4).zip(self.0) {
@@ -156,7 +156,7 @@ impl Scope {
     }
 }
 
-/// A flow. Ports are in host byte order.
+/// Key of a flow. Ports are in host byte order.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct FlowKey {
@@ -200,19 +200,19 @@ pub struct FragmentKey {
     pub identification: u32,
     /// VLAN zone, protocol, IP version.
     pub scope: Scope,
-    /// Which packets the hook counts: a fragment belongs to what the same hook made of the first one.
+    /// Direction of the hook: a fragment belongs to what the same hook made of the first fragment.
     pub hook: u32,
 }
 
 const _: () = assert!(size_of::<FragmentKey>() == 44);
 
-/// To which flow a fragmented packet belongs.
+/// Owner of a fragmented packet.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FragmentOwner {
     /// The flow; all zeros while `direction` does not name one.
     pub flow: FlowKey,
-    /// One of [`owner`].
+    /// One of [`fragment_owner`].
     pub direction: u16,
     /// End of the packet's headers: see [`pieces`].
     pub headers: u16,
@@ -226,15 +226,15 @@ pub struct FragmentOwner {
     pub waiting_payload: u32,
 }
 
-/// Which bytes of a fragmented packet are its headers.
+/// Headers of a fragmented packet.
 ///
-/// The headers of a packet may continue in its second fragment and further ones (RFC 1858, 3). Positions count from
-/// where the part begins that was fragmented. Fragments begin at multiples of eight, and headers are multiples of
-/// four: so the first units of eight bytes, as a bit each, tell how much of a fragment is headers.
+/// The headers may continue in the second and later fragments (RFC 1858, 3). Offsets count from the start of
+/// the fragmented part. Fragments begin at multiples of eight bytes, and headers are multiples of four: one
+/// bit for each unit of eight bytes tells how much of a fragment is headers.
 pub mod pieces {
-    /// Set in an end of headers that is the least it can be: the first fragment ended before the TCP header's length.
+    /// Flag of a header end that is a lower bound: the first fragment ended before the TCP data offset.
     pub const LEAST: u16 = 0x8000;
-    /// Units that are told apart. What lies behind them counts as payload.
+    /// Number of units with a bit. Bytes behind them count as payload.
     pub const UNITS: u32 = 16;
 
     /// The units of which `bytes` bytes from `offset` on hold at least the first half.
@@ -261,35 +261,35 @@ pub mod pieces {
     }
 }
 
-/// What is known of a fragmented packet.
-pub mod owner {
-    /// Its first fragment has not come.
+/// Owner of a fragmented packet, or the reason why it is not counted.
+pub mod fragment_owner {
+    /// Unknown: the first fragment has not arrived.
     pub const UNKNOWN: u32 = 0;
-    /// It goes from client to server.
+    /// A flow, client to server.
     pub const UP: u32 = 1;
-    /// It goes from server to client.
+    /// A flow, server to client.
     pub const DOWN: u32 = 2;
-    /// Its ports are not watched.
+    /// Ports that are not watched.
     pub const UNWATCHED: u32 = 3;
-    /// It is not the machine's own, on an interface that counts only those.
+    /// Traffic of another host, on an interface that counts only this machine.
     pub const FOREIGN: u32 = 4;
-    /// It is to a tunnel's port, which is not watched.
+    /// A tunnel port that is not watched.
     pub const TUNNELLED: u32 = 5;
 }
 
 const _: () = assert!(size_of::<FragmentOwner>() == 56);
 
-/// Key of the table of finished flows: those whose tuple carries a new flow by now.
+/// Key of a superseded flow: its 5-tuple carries a newer flow.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct RetiredKey {
+pub struct SupersededKey {
     /// The tuple.
     pub flow: FlowKey,
-    /// When the finished flow began: [`crate::FlowCounters::first`].
+    /// Start of the superseded flow: [`crate::FlowCounters::first`].
     pub first: u64,
 }
 
-const _: () = assert!(size_of::<RetiredKey>() == 48);
+const _: () = assert!(size_of::<SupersededKey>() == 48);
 
 #[cfg(test)]
 mod tests {

@@ -15,11 +15,11 @@
 
 use crate::{
     Address,
-    table_key::{Place, Rest},
+    table_key::{FlowTableKey, KeyRemainder},
 };
 
-/// Words of a flow: those of [`Place`], then those of [`Rest`].
-const FLOW_WORDS: usize = Place::WORDS + Rest::WORDS;
+/// Words of a flow: those of [`FlowTableKey`], then those of [`KeyRemainder`].
+const FLOW_WORDS: usize = FlowTableKey::WORDS + KeyRemainder::WORDS;
 /// Words of a source's address.
 const SOURCE_WORDS: usize = 4;
 
@@ -55,17 +55,17 @@ impl HashKeys {
 
     /// Returns the 64-bit hash of a flow; `rest` is not read for IPv4.
     #[inline(always)]
-    pub const fn flow(&self, place: &Place, rest: &Rest) -> u64 {
+    pub const fn flow(&self, place: &FlowTableKey, rest: &KeyRemainder) -> u64 {
         let sums = add([self.flow[0][0], self.flow[1][0]], &self.flow, 1, place.words());
         if !place.v6() {
             return spread(sums);
         }
-        spread(add(sums, &self.flow, 1 + Place::WORDS, rest.words()))
+        spread(add(sums, &self.flow, 1 + FlowTableKey::WORDS, rest.words()))
     }
 
     /// Returns the same hash as [`HashKeys::flow`] for a place that is IPv4's for certain.
     #[inline(always)]
-    pub const fn flow_v4(&self, place: &Place) -> u64 {
+    pub const fn flow_v4(&self, place: &FlowTableKey) -> u64 {
         spread(add([self.flow[0][0], self.flow[1][0]], &self.flow, 1, place.words()))
     }
 

@@ -1,15 +1,15 @@
-//! The set of watched ports, as the program reads it.
+//! Set of watched ports, in the form that the program reads.
 
-/// Words in a [`PortSet`]: a bit for each port.
+/// Number of words in a [`PortSet`], one bit for each port.
 pub const PORT_WORDS: usize = 65_536 / 64;
 
-/// A set of ports; any number of them costs the program the same one load.
+/// Set of ports. The program reads one word, whatever their number.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PortSet([u64; PORT_WORDS]);
 
 impl PortSet {
-    /// No port.
+    /// Empty set.
     pub const EMPTY: Self = Self([0; PORT_WORDS]);
 
     /// Adds a port.
@@ -17,12 +17,12 @@ impl PortSet {
         self.0[usize::from(port >> 6)] |= 1 << (port & 63);
     }
 
-    /// The words, as the program's map holds them.
+    /// Returns the words of the map.
     pub const fn words(&self) -> &[u64; PORT_WORDS] {
         &self.0
     }
 
-    /// Whether `port` is in.
+    /// Returns true if `port` is in the set.
     pub fn contains(&self, port: u16) -> bool {
         self.0[usize::from(port >> 6)] >> (port & 63) & 1 == 1
     }

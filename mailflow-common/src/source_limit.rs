@@ -1,61 +1,62 @@
-//! What the kernel keeps of a source: its share of the flow table, and its packets beyond it.
+//! Sources: their limit in the flow table, and the counters of their packets beyond it.
 
 use crate::{Address, DirectionCounters, FlowKey, HashKeys};
 
-/// Key of the overflow table: where the packets of flows go that have no place in the flow table.
+/// Key of the overflow map, for packets of flows without an entry in the flow table.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct SpillKey {
-    /// The client's address; of IPv6 its prefix.
+pub struct SourceOverflowKey {
+    /// Client address; for IPv6 its prefix.
     pub source: Address,
-    /// The server's port: the service.
+    /// Server port.
     pub server_port: u16,
     /// IANA protocol number.
     pub protocol: u16,
 }
 
-const _: () = assert!(size_of::<SpillKey>() == 20);
+const _: () = assert!(size_of::<SourceOverflowKey>() == 20);
 
-/// Value of the overflow table. All but the times only ever grow.
+/// Counters of a source in the overflow map. All but the times only grow.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct SpillCounters {
+pub struct SourceOverflowCounters {
     /// Client to server.
     pub up: DirectionCounters,
     /// Server to client.
     pub down: DirectionCounters,
-    /// SYNs: attempts, with those that were sent again.
+    /// SYNs, with retransmissions.
     pub syns: u32,
-    /// SYN-ACKs: sessions.
+    /// SYN-ACKs.
     pub syn_acks: u32,
 }
 
-const _: () = assert!(size_of::<SpillCounters>() == 88);
+const _: () = assert!(size_of::<SourceOverflowCounters>() == 88);
 
-/// Cells that sources are counted in, in each of two rows. A power of two.
-pub const SHARE_CELLS: u32 = 65_536;
-/// First of the cells behind them, which hold [`Sharing::keys`]: zeros until the agent has drawn them.
-pub const KEY_CELLS: u32 = 2 * SHARE_CELLS;
-/// All of these cells.
-pub const ALL_CELLS: u32 = KEY_CELLS + HashKeys::WORDS as u32;
+/// Cells in each of the two rows of the sketch. A power of two.
+pub const SKETCH_ROW_CELLS: u32 = 65_536;
+/// Index of the first cell behind the rows. [`SourceLimit::keys`] are there; zeros until the agent has drawn
+/// them.
+pub const SKETCH_KEY_OFFSET: u32 = 2 * SKETCH_ROW_CELLS;
+/// Number of all cells.
+pub const SKETCH_CELLS: u32 = SKETCH_KEY_OFFSET + HashKeys::WORDS as u32;
 
-/// How much of the flow table one source may hold, and what a source is.
+/// Limit of flows in the table for each source, and the definition of a source.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sharing {
-    /// The bits of an IPv6 address that tell sources apart, as they lie in the packet.
+pub struct SourceLimit {
+    /// Mask of an IPv6 address that gives the source, in network byte order.
     pub mask: [u32; 4],
-    /// Keys of the hashes of these tables.
+    /// Keys of the hashes of the tables.
     pub keys: HashKeys,
-    /// Most flows of a source.
-    pub most: u64,
+    /// Largest number of flows of a source.
+    pub max_flows: u64,
 }
 
-impl Sharing {
-    /// No limit, and every address a source.
-    pub const NONE: Self = Self { mask: [u32::MAX; 4], keys: HashKeys::ZERO, most: u64::MAX };
+impl SourceLimit {
+    /// No limit, and each address is a source.
+    pub const NONE: Self = Self { mask: [u32::MAX; 4], keys: HashKeys::ZERO, max_flows: u64::MAX };
 
-    /// The mask of an IPv6 prefix length.
+    /// Returns the mask of an IPv6 prefix length.
     pub const fn mask(prefix: u8) -> [u32; 4] {
         let mut mask = [0; 4];
         let mut word = 0;
@@ -68,65 +69,65 @@ impl Sharing {
         mask
     }
 
-    /// The source that a client belongs to.
+    /// Returns the source of a client.
     #[inline(always)]
     pub const fn source(&self, client: &Address) -> Address {
         client.masked(&self.mask)
     }
 
-    /// The two cells that count a source's flows. Two sources that share both hinder each other: of any two, one pair
-    /// in 2^32.
+    /// Returns the two cells that count the flows of a source. Two sources share both with a probability of
+    /// 2^-32.
     #[inline(always)]
     pub const fn cells(&self, source: &Address) -> [u32; 2] {
-        const _: () = assert!(SHARE_CELLS == 1 << 16);
+        const _: () = assert!(SKETCH_ROW_CELLS == 1 << 16);
         let [first, second] = self.keys.source(source);
-        [first >> 16, SHARE_CELLS + (second >> 16)]
+        [first >> 16, SKETCH_ROW_CELLS + (second >> 16)]
     }
 }
 
-/// Room for what a client alone brings about, whose address may be spoofed: in the flow table, and in the overflow table.
-/// Each is the number of entries made since the program was loaded from which on only packets of servers make more. The
-/// agent moves it on at each reading, by what it found there.
+/// Numbers of entries inserted since the program was loaded.
+///
+/// As limits: from these numbers on only packets of servers insert entries, as client addresses can be
+/// spoofed. The agent raises the limits at each poll, by the free space that it finds.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Room {
-    /// Flows made.
+pub struct EntryCounts {
+    /// Flows in the flow table.
     pub flows: u64,
-    /// Entries of the overflow table made.
+    /// Sources in the overflow map.
     pub sources: u64,
 }
 
-impl Room {
+impl EntryCounts {
     /// No limit.
-    pub const ENDLESS: Self = Self { flows: u64::MAX, sources: u64::MAX };
+    pub const UNLIMITED: Self = Self { flows: u64::MAX, sources: u64::MAX };
 }
 
-/// What the agent asks the program to take out of the flow table, and its answer.
+/// Request of the agent to evict a flow, and the outcome.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Removal {
-    /// The flow.
+    /// Key of the flow.
     pub flow: FlowKey,
-    /// The packets of both directions that its entry held when the agent saw it. An entry that holds
-    /// another number lives on, and stays.
+    /// Packets of both directions that the agent has seen. The program keeps an entry with another number.
     pub packets: u64,
-    /// One of [`removal`].
+    /// One of [`removal_outcome`].
     pub answer: u64,
 }
 
 const _: () = assert!(size_of::<Removal>() == 56);
 
-/// What became of a [`Removal`].
-pub mod removal {
-    /// Most removals of one run: what fits into the one page that a frame has on every kernel.
+/// Outcome of a [`Removal`].
+pub mod removal_outcome {
+    /// Largest number of removals of one run: they fill the page that a frame has on every kernel.
     pub const MOST: usize = 62;
-    /// Nobody has looked at it yet.
+    /// Not processed yet.
     pub const ASKED: u64 = 0;
-    /// The entry is gone, with just the packets that were asked for.
+    /// Evicted, with the packets that the agent has seen.
     pub const REMOVED: u64 = 1;
-    /// The entry has gained packets, and stays.
+    /// Kept, as the entry has more packets.
     pub const LIVES: u64 = 2;
-    /// There is no such entry.
+    /// No such entry.
     pub const ABSENT: u64 = 3;
 }
 
@@ -142,7 +143,7 @@ mod tests {
 
     #[test]
     fn prefixes_group_ipv6_and_leave_ipv4_whole() {
-        let sharing = |prefix| Sharing { mask: Sharing::mask(prefix), ..Sharing::NONE };
+        let sharing = |prefix| SourceLimit { mask: SourceLimit::mask(prefix), ..SourceLimit::NONE };
         for (prefix, source) in [
             (64, "2001:db8:1:2::"),
             (56, "2001:db8:1::"),
@@ -160,11 +161,11 @@ mod tests {
     #[test]
     fn cells_lie_in_their_rows_and_spread() {
         let mut random = fastrand::Rng::with_seed(3);
-        let sharing = Sharing { keys: HashKeys::draw(|| random.u64(..)), ..Sharing::NONE };
-        let mut seen = [0_u8; 2 * SHARE_CELLS as usize];
-        for host in 0..SHARE_CELLS {
+        let sharing = SourceLimit { keys: HashKeys::draw(|| random.u64(..)), ..SourceLimit::NONE };
+        let mut seen = [0_u8; 2 * SKETCH_ROW_CELLS as usize];
+        for host in 0..SKETCH_ROW_CELLS {
             let [first, second] = sharing.cells(&Address::v4(host.to_be()));
-            assert!(first < SHARE_CELLS && (SHARE_CELLS..2 * SHARE_CELLS).contains(&second));
+            assert!(first < SKETCH_ROW_CELLS && (SKETCH_ROW_CELLS..2 * SKETCH_ROW_CELLS).contains(&second));
             seen[first as usize] += 1;
             seen[second as usize] += 1;
         }

@@ -1,67 +1,68 @@
-//! A flow's key as the sets of the flow table hold it.
+//! Key of a flow in the buckets of the flow table.
 //!
-//! Every packet of mail is looked up, and the cost of that is the comparison of its key. So the first part of a key is
-//! as short as IPv4 needs. The rest of an IPv6 key follows the counters, and is compared there.
+//! Each packet of mail is looked up, and most of the cost is the comparison of keys. So the first part of a
+//! key has the length that IPv4 needs. The remainder of an IPv6 key is behind the counters.
 
 use crate::{Address, FlowCounters, FlowKey, Scope};
 
-/// The part of a flow's key that is compared first, which is all there is of an IPv4 flow.
+/// First part of a flow key, which is the full key for IPv4.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Place {
-    /// IPv4: the client's and the server's address. IPv6: the low half of the client's.
+pub struct FlowTableKey {
+    /// IPv4: client and server address. IPv6: low half of the client address.
     ends: [u32; 2],
-    /// The client's port in the high half, the server's in the low one.
+    /// Client port in the high half, server port in the low half.
     ports: u32,
     /// VLAN zone, protocol, IP version.
     scope: Scope,
 }
 
-/// The part of an IPv6 flow's addresses that is not in its [`Place`]: the high half of the client's, and the server's.
-/// All zeros for IPv4.
+/// Part of an IPv6 flow key that is not in its [`FlowTableKey`]: the high half of the client address, and the
+/// server address. Zeros for IPv4.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Rest([u64; 3]);
+pub struct KeyRemainder([u64; 3]);
 
-/// A flow's counters in a set, with the rest of its key.
+/// Counters of a flow, with the remainder of its key.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Entry {
-    /// The flow's counters.
+pub struct MapEntry {
+    /// Counters.
     pub counters: FlowCounters,
-    /// The rest of its addresses.
-    pub rest: Rest,
+    /// Remainder of the key.
+    pub remainder: KeyRemainder,
 }
 
-const _: () = assert!(size_of::<Place>() == 16, "the size of a flow's place in a set");
-const _: () = assert!(size_of::<Entry>() == 152, "the size of a flow's entry in a set");
+const _: () = assert!(size_of::<FlowTableKey>() == 16, "the size of a table key");
+const _: () = assert!(size_of::<MapEntry>() == 152, "the size of a map entry");
 
-impl Place {
-    /// Number of words that are hashed.
+impl FlowTableKey {
+    /// Number of words to hash.
     pub(crate) const WORDS: usize = 4;
 
-    /// The place of a flow, and the rest of its key.
+    /// Returns the table key of a flow, and the remainder of its key.
     #[inline(always)]
-    pub const fn of(key: &FlowKey) -> (Self, Rest) {
+    pub const fn of(key: &FlowKey) -> (Self, KeyRemainder) {
         if !key.scope.v6() {
             let ends = [key.client.last_word(), key.server.last_word()];
-            return (Self::v4(ends, [key.client_port, key.server_port], key.scope), Rest([0; 3]));
+            return (Self::v4(ends, [key.client_port, key.server_port], key.scope), KeyRemainder([0; 3]));
         }
         let ports = (key.client_port as u32) << 16 | key.server_port as u32;
         let ([high, low], [first, second]) = (key.client.halves(), key.server.halves());
         let place = Self { ends: [(low >> 32) as u32, low as u32], ports, scope: key.scope };
-        (place, Rest([high, first, second]))
+        (place, KeyRemainder([high, first, second]))
     }
 
-    /// The place of an IPv4 flow: its ends' words as they lie in the packet, and their ports, client first.
+    /// Returns the table key of an IPv4 flow: its addresses as they are in the packet, and its ports, client
+    /// first.
     #[inline(always)]
     pub const fn v4(ends: [u32; 2], ports: [u16; 2], scope: Scope) -> Self {
         Self { ends, ports: (ports[0] as u32) << 16 | ports[1] as u32, scope }
     }
 
-    /// The key of the flow with this place and this rest.
+    /// Returns the flow key of this table key and remainder.
     #[inline(always)]
-    pub const fn flow(&self, rest: &Rest) -> FlowKey {
+    pub const fn flow(&self, rest: &KeyRemainder) -> FlowKey {
         let (client, server) = if self.scope.v6() {
             let [high, first, second] = rest.0;
             let low = (self.ends[0] as u64) << 32 | self.ends[1] as u64;
@@ -73,13 +74,13 @@ impl Place {
         FlowKey { client, server, client_port, server_port, scope: self.scope }
     }
 
-    /// The words that are hashed.
+    /// Returns the words to hash.
     #[inline(always)]
     pub(crate) const fn words(&self) -> [u32; Self::WORDS] {
         [self.ends[0], self.ends[1], self.ports, self.scope.word()]
     }
 
-    /// Whether both are the same.
+    /// Returns true if both are equal.
     #[inline(always)]
     pub const fn is(&self, other: &Self) -> bool {
         (self.ends[0] ^ other.ends[0])
@@ -89,18 +90,18 @@ impl Place {
             == 0
     }
 
-    /// Whether it is one of IPv6, whose entry is the flow's only with the same rest.
+    /// Returns true for IPv6, where the remainder has to be compared too.
     #[inline(always)]
     pub const fn v6(&self) -> bool {
         self.scope.v6()
     }
 }
 
-impl Rest {
-    /// Number of words that are hashed.
+impl KeyRemainder {
+    /// Number of words to hash.
     pub(crate) const WORDS: usize = 6;
 
-    /// The words that are hashed.
+    /// Returns the words to hash.
     #[inline(always)]
     pub(crate) const fn words(&self) -> [u32; Self::WORDS] {
         let [high, first, second] = self.0;
@@ -114,7 +115,7 @@ impl Rest {
         ]
     }
 
-    /// Whether both are the same.
+    /// Returns true if both are equal.
     #[inline(always)]
     pub const fn is(&self, other: &Self) -> bool {
         (self.0[0] ^ other.0[0]) | (self.0[1] ^ other.0[1]) | (self.0[2] ^ other.0[2]) == 0
@@ -141,7 +142,7 @@ mod tests {
             [("10.1.2.3", "198.51.100.4"), ("2001:db8:1:2:3:4:5:6", "2001:db8:9::25"), ("::", "::ffff:0:1")]
         {
             let key = key(client, server);
-            let (place, rest) = Place::of(&key);
+            let (place, rest) = FlowTableKey::of(&key);
             assert_eq!(place.flow(&rest), key);
             assert_eq!(place.v6(), key.scope.v6());
         }
@@ -160,6 +161,8 @@ mod tests {
             FlowKey { scope: one.scope.untagged(), ..one },
             one.reversed(),
         ];
-        others.iter().for_each(|other| assert_ne!(Place::of(other), Place::of(&one), "{other:?}"));
+        others
+            .iter()
+            .for_each(|other| assert_ne!(FlowTableKey::of(other), FlowTableKey::of(&one), "{other:?}"));
     }
 }

@@ -1,6 +1,6 @@
-//! Per-CPU totals: every packet the program was shown ends in exactly one counter.
+//! Per-CPU totals. Every packet that the program sees ends in exactly one counter.
 
-/// Why a packet was not counted to a flow. The discriminant is its index in [`Totals::reasons`].
+/// Reason why a packet was not counted to a flow. The discriminant is its index in [`Totals::reasons`].
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reason {
@@ -10,11 +10,11 @@ pub enum Reason {
     NotTransport = 1,
     /// TCP or UDP, but no watched server's port on the side this hook counts.
     NotWatched = 2,
-    /// Its headers contradict themselves.
+    /// Headers that contradict each other.
     Malformed = 3,
-    /// It ends before its headers do.
+    /// Shorter than its headers.
     Truncated = 4,
-    /// Its total length says more than the frame holds.
+    /// Total length beyond the end of the frame.
     ForgedLength = 5,
     /// More VLAN tags or IPv6 extension headers than are followed.
     TooDeep = 6,
@@ -52,7 +52,7 @@ impl Reason {
         Reason::UdpTunnel,
     ];
 
-    /// The name in metrics.
+    /// Returns the name in metrics.
     pub const fn name(self) -> &'static str {
         match self {
             Reason::NotIp => "not_ip",
@@ -85,7 +85,7 @@ impl Reason {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DirectionTotals {
-    /// Buffers the program was shown (a merged one is one).
+    /// Buffers (a merged buffer is one).
     pub buffers: u64,
     /// Packets on the wire.
     pub packets: u64,
@@ -96,33 +96,33 @@ pub struct DirectionTotals {
 /// SYNs, or SYN-ACKs, of flows in the table.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Openings {
-    /// All of them.
+pub struct HandshakeCounters {
+    /// All.
     pub all: u64,
-    /// Those that repeat the one just before, within a tick of the clock. A sender waits a second
-    /// (RFC 6298, 2): these are copies that something on the way made, such as a mirror port.
+    /// Copies within one tick of the first. A sender waits a second (RFC 6298, 2), so something on the path
+    /// made them, for example a mirror port.
     pub copies: u64,
 }
 
-/// What one CPU counted.
+/// Totals of one CPU.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
-    /// Client to server, with what is unattributed.
+    /// Client to server, including unattributed packets.
     pub up: DirectionTotals,
-    /// Server to client, with what is unattributed.
+    /// Server to client, including unattributed packets.
     pub down: DirectionTotals,
-    /// Of `up`: what is in no table, as there was room neither for the flow nor for its source.
+    /// Part of `up` without an entry for its flow or its source.
     pub unattributed_up: DirectionTotals,
-    /// Of `down`.
+    /// Part of `down` without an entry for its flow or its source.
     pub unattributed_down: DirectionTotals,
-    /// Flows that stayed one with the next on their tuple, as there was no room to put them aside.
+    /// Flows merged with the next flow of their 5-tuple, as the map of superseded flows was full.
     pub merged: u64,
     /// SYNs.
-    pub syns: Openings,
+    pub syns: HandshakeCounters,
     /// SYN-ACKs.
-    pub syn_acks: Openings,
-    /// Buffers not counted, by [`Reason`]; the spare places stay zero.
+    pub syn_acks: HandshakeCounters,
+    /// Buffers not counted, by [`Reason`]. The unused elements stay zero.
     pub reasons: [u64; 16],
 }
 
@@ -130,12 +130,12 @@ const _: () = assert!(size_of::<Totals>() == 264, "the totals map's value size")
 const _: () = assert!(Reason::ALL.len() <= 16);
 
 impl Totals {
-    /// Buffers not counted for `reason`.
+    /// Returns the buffers not counted for `reason`.
     pub const fn reason(&self, reason: Reason) -> u64 {
         self.reasons[reason as usize]
     }
 
-    /// Everything the programs were shown.
+    /// Returns all buffers that the program has seen.
     pub fn shown(&self) -> u64 {
         self.up.buffers + self.down.buffers + self.reasons.iter().sum::<u64>()
     }

@@ -3,29 +3,36 @@
 use std::fmt::Write;
 
 use mailflow_agent::config;
-use mailflow_common::{App, Facts, Family, classify, opening, upgrade};
+use mailflow_common::{App, Facts, Family, classify, first_payload, upgrade};
 use mailflow_engine::settings::Service;
 
 const DOCUMENT: &str = include_str!("../../docs/applications.md");
 
 /// Each fact about a direction's first bytes, under the name it has on the page.
 const OPENINGS: [(u8, &str); 7] = [
-    (opening::TLS, "TLS"),
-    (opening::SMTP, "SMTP"),
-    (opening::POP3, "POP3"),
-    (opening::IMAP, "IMAP"),
-    (opening::OTHER, "other"),
-    (opening::UNREAD, "unread"),
-    (opening::NONE, "none"),
+    (first_payload::TLS, "TLS"),
+    (first_payload::SMTP, "SMTP"),
+    (first_payload::POP3, "POP3"),
+    (first_payload::IMAP, "IMAP"),
+    (first_payload::OTHER, "other"),
+    (first_payload::UNREAD, "unread"),
+    (first_payload::NONE, "none"),
 ];
 /// The program takes no words of a client for POP3's or IMAP's: they are short, and the server's decide.
-const CLIENT: [u8; 5] = [opening::TLS, opening::SMTP, opening::OTHER, opening::UNREAD, opening::NONE];
+const CLIENT: [u8; 5] = [
+    first_payload::TLS,
+    first_payload::SMTP,
+    first_payload::OTHER,
+    first_payload::UNREAD,
+    first_payload::NONE,
+];
 const FAMILIES: [Family; 3] = [Family::Smtp, Family::Pop3, Family::Imap];
 
 /// What a flow with these first bytes is on a port of this family.
 fn class(server: u8, client: u8, family: Family) -> String {
     let of = |syn, upgrade| {
-        let facts = Facts { syn, opening_down: server, opening_up: client, upgrade, ..Facts::NONE };
+        let facts =
+            Facts { syn, first_payload_down: server, first_payload_up: client, upgrade, ..Facts::NONE };
         classify(&facts, family).name()
     };
     for syn in [0, 1] {

@@ -3,7 +3,7 @@
 
 use std::mem::MaybeUninit;
 
-use mailflow_common::{Address, FlowKey, Place, Reason};
+use mailflow_common::{Address, FlowKey, FlowTableKey, Reason};
 use mailflow_ebpf::{
     Fragment, Gso, Link, Metadata, ParsedHeaders, Segment, SliceFrame, parse_fast, parse_headers,
 };
@@ -23,7 +23,7 @@ fn segment(frame: &SliceFrame<'_>, link: Link, metadata: Metadata) -> Result<Seg
             let (segment, keys, fragment) = long.unwrap();
             assert_eq!((amid, fragment), (segment, None), "the short way amid a connection");
             for (key, up) in keys.iter().zip([true, false]) {
-                assert_eq!(plain.place(frame, up), Some(Place::of(key).0));
+                assert_eq!(plain.table_key(frame, up), Some(FlowTableKey::of(key).0));
             }
         }
         let located = parse_headers(frame, link, metadata).unwrap();

@@ -6,7 +6,7 @@ mod fragments;
 mod handshakes;
 mod under_test;
 
-use mailflow_common::{Reason, Totals, opening, upgrade};
+use mailflow_common::{Reason, Totals, first_payload, upgrade};
 use mailflow_engine::{
     flow::{Fate, Flow},
     time::Time,
@@ -104,7 +104,10 @@ fn a_session_is_one_flow_counted_to_the_byte() {
         assert_eq!(flow.messages, 1, "{program}: 421 bytes, then an answer of 22");
         let facts = flow.facts;
         assert_eq!((facts.syn, facts.syn_ack, facts.fin_up, facts.fin_down, facts.reset), (1, 1, 1, 1, 0));
-        assert_eq!((facts.opening_up, facts.opening_down, facts.answered), (opening::SMTP, opening::SMTP, 1));
+        assert_eq!(
+            (facts.first_payload_up, facts.first_payload_down, facts.seen),
+            (first_payload::SMTP, first_payload::SMTP, 1)
+        );
     }
 }
 
@@ -297,7 +300,7 @@ fn the_syn_decides_who_is_the_client() {
         assert_eq!((flows[0].key.server_port, flows[0].down.packets), (25, 1), "{program}: SYN-ACK alone");
         let (flows, _) = run(program, std::slice::from_ref(&late));
         assert_eq!((flows[0].key.server_port, flows[0].down.packets), (25, 1), "{program}: the lower port");
-        assert_eq!((flows[0].facts.syn, flows[0].facts.answered), (0, 1));
+        assert_eq!((flows[0].facts.syn, flows[0].facts.seen), (0, 1));
     }
     let (flows, _) = run("tc_lan_in", &[FrameBuilder::tcp(SERVER, "10.20.0.2:587", ACK)]);
     assert_eq!((flows[0].key.server_port, flows[0].up.packets), (587, 1), "lan ingress is up");
@@ -316,21 +319,24 @@ fn the_first_bytes_tell_the_application() {
     };
     let hello = [22, 3, 1, 2, 0, 1, 0, 1, 0xfc];
     for (frames, expected) in [
-        (session(b"EHLO a\r\n", b"220-mx\r\n", false), (opening::SMTP, opening::SMTP)),
-        (session(b"helo a\r\n", b"554 no\r\n", false), (opening::SMTP, opening::SMTP)),
-        (session(b"QUIT\r\n", b"421 busy\r\n", false), (opening::UNREAD, opening::SMTP)),
-        (session(b"CAPA\r\n", b"+OK ready\r\n", false), (opening::UNREAD, opening::POP3)),
-        (session(b"a1 NOOP\r\n", b"* OK ready\r\n", false), (opening::UNREAD, opening::IMAP)),
-        (session(&hello, &hello, true), (opening::TLS, opening::TLS)),
-        (session(b"GET / HTTP/1.1\r\n", b"HTTP/1.1 200 OK\r\n", true), (opening::OTHER, opening::OTHER)),
-        (session(b"SSH-2.0-x\r\n", b"SSH-2.0-y\r\n", false), (opening::UNREAD, opening::OTHER)),
-        (session(b"PROXY TCP4\r\n", b"220 mx\r\n", true), (opening::OTHER, opening::SMTP)),
-        (session(b"QU", b"22", false), (opening::UNREAD, opening::UNREAD)),
+        (session(b"EHLO a\r\n", b"220-mx\r\n", false), (first_payload::SMTP, first_payload::SMTP)),
+        (session(b"helo a\r\n", b"554 no\r\n", false), (first_payload::SMTP, first_payload::SMTP)),
+        (session(b"QUIT\r\n", b"421 busy\r\n", false), (first_payload::UNREAD, first_payload::SMTP)),
+        (session(b"CAPA\r\n", b"+OK ready\r\n", false), (first_payload::UNREAD, first_payload::POP3)),
+        (session(b"a1 NOOP\r\n", b"* OK ready\r\n", false), (first_payload::UNREAD, first_payload::IMAP)),
+        (session(&hello, &hello, true), (first_payload::TLS, first_payload::TLS)),
+        (
+            session(b"GET / HTTP/1.1\r\n", b"HTTP/1.1 200 OK\r\n", true),
+            (first_payload::OTHER, first_payload::OTHER),
+        ),
+        (session(b"SSH-2.0-x\r\n", b"SSH-2.0-y\r\n", false), (first_payload::UNREAD, first_payload::OTHER)),
+        (session(b"PROXY TCP4\r\n", b"220 mx\r\n", true), (first_payload::OTHER, first_payload::SMTP)),
+        (session(b"QU", b"22", false), (first_payload::UNREAD, first_payload::UNREAD)),
     ] {
         for program in BOTH {
             let (flows, _) = run(program, &frames);
             let facts = flows[0].facts;
-            assert_eq!((facts.opening_up, facts.opening_down), expected, "{program}: {frames:?}");
+            assert_eq!((facts.first_payload_up, facts.first_payload_down), expected, "{program}: {frames:?}");
         }
     }
 }
@@ -347,10 +353,14 @@ fn a_server_that_speaks_late_still_accepts_messages() {
     for program in BOTH {
         let (flows, _) = run(program, &frames);
         assert_eq!(flows[0].messages, 3, "{program}: the first packet after the client's answers none");
-        assert_eq!(flows[0].facts.opening_down, opening::UNREAD, "{program}");
+        assert_eq!(flows[0].facts.first_payload_down, first_payload::UNREAD, "{program}");
         let datagrams: Vec<_> = frames.iter().map(|frame| frame.clone().udp()).collect();
         let (flows, _) = run(program, &datagrams);
-        assert_eq!((flows[0].messages, flows[0].facts.opening_up), (3, opening::UNREAD), "{program}, UDP");
+        assert_eq!(
+            (flows[0].messages, flows[0].facts.first_payload_up),
+            (3, first_payload::UNREAD),
+            "{program}, UDP"
+        );
     }
 }
 
@@ -574,8 +584,16 @@ fn each_flow_of_a_tuple_is_recognised_by_itself() {
         }
         let snapshot = kernel.snapshot(at(3000)).unwrap();
         let (before, after) = (&snapshot.finished[0], &snapshot.flows[0]);
-        assert_eq!((before.flow.facts.opening_up, before.flow.facts.fin_up), (opening::SMTP, 1), "{program}");
-        assert_eq!((after.facts.opening_up, after.facts.fin_up), (opening::OTHER, 0), "{program}");
+        assert_eq!(
+            (before.flow.facts.first_payload_up, before.flow.facts.fin_up),
+            (first_payload::SMTP, 1),
+            "{program}"
+        );
+        assert_eq!(
+            (after.facts.first_payload_up, after.facts.fin_up),
+            (first_payload::OTHER, 0),
+            "{program}"
+        );
         assert_eq!((before.flow.first, before.flow.last(), before.replaced), (at(1000), at(1050), at(2000)));
         assert_eq!((after.first, after.last()), (at(2000), at(2020)));
         // Read once: it is finished once.

@@ -58,7 +58,7 @@ fn build(client: &str, server: &str, protocol: u8) -> Flow {
         rejected: 0,
         mac: None,
         interface: None,
-        facts: Facts { syn: 1, syn_ack: 1, answered: 1, ..Facts::default() },
+        facts: Facts { syn: 1, syn_ack: 1, seen: 1, ..Facts::default() },
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use mailflow_common::{App, SpillKey};
+use mailflow_common::{App, SourceOverflowKey};
 
 mod hashes;
 mod late;
@@ -580,7 +580,7 @@ fn an_active_record_of_a_reading_that_was_not_finished_is_made() {
 #[test]
 fn a_source_that_overflowed_before_a_restart_is_not_complete_after_it() {
     let overflowed = Spill {
-        key: SpillKey { source: IpAddr::from([10, 0, 0, 1]).into(), server_port: 25, protocol: 6 },
+        key: SourceOverflowKey { source: IpAddr::from([10, 0, 0, 1]).into(), server_port: 25, protocol: 6 },
         up: Direction { packets: 5, bytes: 300, last: Some(at(90)), ..Direction::default() },
         down: Direction::default(),
         attempts: 1,

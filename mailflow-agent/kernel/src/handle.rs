@@ -6,7 +6,7 @@ use std::{
 };
 
 use aya::{maps::MapInfo, programs::Program};
-use mailflow_common::{PortSet, Silences, Totals};
+use mailflow_common::{IdleTimeoutTicks, PortSet, Totals};
 
 use crate::{
     attach::{
@@ -421,12 +421,12 @@ impl Kernel {
     }
 }
 
-fn silences(limits: &SilenceLimits, ticks: &Ticks) -> Silences {
+fn silences(limits: &SilenceLimits, ticks: &Ticks) -> IdleTimeoutTicks {
     let [closed, unanswered, idle] =
         [limits.closed, limits.unanswered, limits.idle].map(|limit| ticks.count(limit));
     // As the engine has it: an unanswered SYN does not outlive silence.
     let unanswered = unanswered.min(idle);
-    Silences { closed, unanswered, idle, least: closed.min(unanswered) }
+    IdleTimeoutTicks { closed, unanswered, idle, least: closed.min(unanswered) }
 }
 
 fn watch_ticks(loaded: &mut Loaded) -> Result<Ticks, KernelError> {

@@ -5,7 +5,7 @@
 
 use std::{collections::HashSet, io};
 
-use mailflow_common::{FlowKey, SpillKey};
+use mailflow_common::{FlowKey, SourceOverflowKey};
 
 use super::store::{Entry, Past, Told};
 use mailflow_engine::{
@@ -32,7 +32,7 @@ pub trait Tables {
     ///
     /// # Errors
     /// See [`Tables::holds`].
-    fn holds_spill(&self, key: &SpillKey) -> io::Result<bool>;
+    fn holds_spill(&self, key: &SourceOverflowKey) -> io::Result<bool>;
     /// A flow was taken out, and is in no number yet.
     fn book_removed(&mut self, flow: &Flow);
     /// The same of one that another followed, with its entry's sums.

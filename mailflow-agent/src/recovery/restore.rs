@@ -3,7 +3,7 @@
 use std::{collections::HashSet, io, sync::Arc};
 
 use anyhow::Result;
-use mailflow_common::SpillKey;
+use mailflow_common::SourceOverflowKey;
 use tracing::{info, warn};
 
 use super::{
@@ -99,7 +99,7 @@ impl Tables for Kernel {
         self.holds_finished(flow)
     }
 
-    fn holds_spill(&self, key: &SpillKey) -> io::Result<bool> {
+    fn holds_spill(&self, key: &SourceOverflowKey) -> io::Result<bool> {
         self.holds_spill(key)
     }
 

@@ -1,6 +1,6 @@
 //! Whether what is shown comes once: a mirror may deliver a packet where it enters and where it leaves.
 
-use mailflow_common::{Openings, Totals};
+use mailflow_common::{HandshakeCounters, Totals};
 use tracing::{info, warn};
 
 /// Handshake packets to judge by.
@@ -10,14 +10,14 @@ const ENOUGH: u64 = 20;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Delivery {
     /// Up to the last judgement.
-    seen: Openings,
+    seen: HandshakeCounters,
     twice: bool,
 }
 
 impl Delivery {
     /// Judges once enough has been seen, and says when it changes. Returns whether packets come twice.
     pub(crate) fn judge(&mut self, totals: &Totals) -> bool {
-        let now = Openings {
+        let now = HandshakeCounters {
             all: totals.syns.all + totals.syn_acks.all,
             copies: totals.syns.copies + totals.syn_acks.copies,
         };
@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     fn totals(syns: (u64, u64), syn_acks: (u64, u64)) -> Totals {
-        let openings = |(all, copies)| Openings { all, copies };
+        let openings = |(all, copies)| HandshakeCounters { all, copies };
         Totals { syns: openings(syns), syn_acks: openings(syn_acks), ..Totals::default() }
     }
 

@@ -9,7 +9,7 @@ use std::vec::Vec;
 use fastrand::Rng;
 
 use super::*;
-use crate::{Scope, Vlans, set_of, tag_of};
+use crate::{Scope, Vlans, bucket_index, tag_of};
 
 /// Pairs that are tried for each hash.
 const PAIRS: usize = 1 << 24;
@@ -81,15 +81,15 @@ fn search<const W: usize>(seed: u64, collides: impl Fn(&HashKeys, [u32; W], [u32
     all
 }
 
-fn v4([client, server, ports, scope]: [u32; 4]) -> Place {
+fn v4([client, server, ports, scope]: [u32; 4]) -> FlowTableKey {
     let scope = Scope::new(Vlans::default().push(scope as u16), scope as u8 >> 1, false);
-    Place::v4([client, server], [(ports >> 16) as u16, ports as u16], scope)
+    FlowTableKey::v4([client, server], [(ports >> 16) as u16, ports as u16], scope)
 }
 
-fn v6(words: [u32; 9]) -> (Place, Rest) {
+fn v6(words: [u32; 9]) -> (FlowTableKey, KeyRemainder) {
     let (client, server) = (words.first_chunk().copied(), words[4..].first_chunk().copied());
     let scope = Scope::new(Vlans::default(), 6, true);
-    Place::of(&crate::FlowKey {
+    FlowTableKey::of(&crate::FlowKey {
         client: Address::v6(client.unwrap_or_default()),
         server: Address::v6(server.unwrap_or_default()),
         client_port: (words[8] >> 16) as u16,
@@ -124,13 +124,13 @@ fn assert_chance(found: usize, places: u32) {
 
 #[test]
 fn no_difference_makes_two_flows_share_a_set_more_often_than_chance() {
-    let set = |keys: &HashKeys, words| set_of(tag_of(keys.flow_v4(&v4(words))), SETS);
+    let set = |keys: &HashKeys, words| bucket_index(tag_of(keys.flow_v4(&v4(words))), SETS);
     let same = |one, other| v4(one) == v4(other);
     let found = search(3, |keys, one, other| !same(one, other) && set(keys, one) == set(keys, other));
     assert_chance(found, SETS);
     let set = |keys: &HashKeys, words| {
         let (place, rest) = v6(words);
-        set_of(tag_of(keys.flow(&place, &rest)), SETS)
+        bucket_index(tag_of(keys.flow(&place, &rest)), SETS)
     };
     assert_chance(search::<9>(4, |keys, one, other| set(keys, one) == set(keys, other)), SETS);
 }
@@ -140,7 +140,7 @@ fn no_difference_makes_two_sources_share_a_cell_more_often_than_chance() {
     for row in 0..2 {
         let cell = |keys: &HashKeys, words| keys.source(&Address::v6(words))[row] >> 16;
         let found = search::<4>(5, |keys, one, other| cell(keys, one) == cell(keys, other));
-        assert_chance(found, crate::SHARE_CELLS);
+        assert_chance(found, crate::SKETCH_ROW_CELLS);
     }
     let cells = |keys: &HashKeys, words| keys.source(&Address::v6(words)).map(|hash| hash >> 16);
     let both = search::<4>(6, |keys, one, other| cells(keys, one) == cells(keys, other));

@@ -1,21 +1,24 @@
 //! The flow table: buckets, and a fallback map for flows whose bucket is full.
 
 use aya_ebpf::bindings::BPF_NOEXIST;
-use mailflow_common::{FlowCounters, FlowKey, Place, RetiredKey, SpillCounters, SpillKey, WAYS};
+use mailflow_common::{
+    BUCKET_SLOTS, FlowCounters, FlowKey, FlowTableKey, SourceOverflowCounters, SourceOverflowKey,
+    SupersededKey,
+};
 
 use super::{
     atomic::{add64, sub64},
     buckets::{self, InsertOutcome},
-    definitions::{FLOWS, OVERFLOW, RETIRED, SHARES},
+    definitions::{FLOWS, OVERFLOW, SOURCE_SKETCH, SUPERSEDED},
     scratch::Scratch,
-    settings::{made, room, source_limit},
+    settings::{entries_inserted, entry_limits, source_limit},
 };
 
 /// Side whose packet inserts an entry.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum InsertedBy {
     /// A client, whose address may be spoofed. It inserts only within the limit of
-    /// [`Room`](mailflow_common::Room).
+    /// [`EntryCounts`](mailflow_common::EntryCounts).
     Client,
     /// A server that sends to the client, other than RST.
     Server,
@@ -25,7 +28,7 @@ pub(crate) enum InsertedBy {
 #[inline(always)]
 pub(crate) unsafe fn set_key(scratch: *mut Scratch, key: *const FlowKey) {
     // SAFETY: the caller's: this CPU's own element, and a key.
-    unsafe { ((*scratch).place, (*scratch).entry.rest) = Place::of(&*key) }
+    unsafe { ((*scratch).table_key, (*scratch).entry.remainder) = FlowTableKey::of(&*key) }
 }
 
 /// [`set_key`] as a separate function, for slow paths.
@@ -41,9 +44,9 @@ pub(crate) unsafe fn set_key_outlined(scratch: *mut Scratch, key: *const FlowKey
 pub(crate) unsafe fn lookup(scratch: *mut Scratch) -> *mut FlowCounters {
     // SAFETY: the caller's: this CPU's own element.
     unsafe {
-        let found = &raw mut (*scratch).found;
-        let (place, rest) = (&raw const (*scratch).place, &raw const (*scratch).entry.rest);
-        (*found).way = WAYS as u32;
+        let found = &raw mut (*scratch).cached;
+        let (place, rest) = (&raw const (*scratch).table_key, &raw const (*scratch).entry.remainder);
+        (*found).way = BUCKET_SLOTS as u32;
         if let Some(bucket_of) = buckets::bucket_of(place, rest) {
             let way = bucket_of.find_slot(place, rest);
             let flow = bucket_of.counters(way);
@@ -65,11 +68,11 @@ pub(crate) unsafe fn lookup(scratch: *mut Scratch) -> *mut FlowCounters {
 pub(crate) unsafe fn cached_entry(scratch: *mut Scratch) -> *mut FlowCounters {
     // SAFETY: the caller's: this CPU's own element.
     unsafe {
-        let found = &raw const (*scratch).found;
+        let found = &raw const (*scratch).cached;
         let way = (&raw const (*found).way).read_volatile() as usize;
         if (&raw const (*found).is).read_volatile() == 0 {
             core::ptr::null_mut()
-        } else if way < WAYS {
+        } else if way < BUCKET_SLOTS {
             buckets::counters((&raw const (*found).set).read_volatile(), way)
         } else {
             lookup_fallback(scratch)
@@ -82,7 +85,7 @@ pub(crate) unsafe fn cached_entry(scratch: *mut Scratch) -> *mut FlowCounters {
 pub(crate) unsafe fn lookup_v4(scratch: *mut Scratch) -> *mut FlowCounters {
     // SAFETY: the caller's: this CPU's own element.
     unsafe {
-        let place = &raw const (*scratch).place;
+        let place = &raw const (*scratch).table_key;
         if let Some(bucket_of) = buckets::bucket_of(place, core::ptr::null()) {
             let flow = bucket_of.counters(bucket_of.find_slot(place, core::ptr::null()));
             if !flow.is_null() || !bucket_of.has_fallback_entries() {
@@ -105,8 +108,8 @@ unsafe fn lookup_fallback(scratch: *mut Scratch) -> *mut FlowCounters {
 unsafe fn full_key(scratch: *mut Scratch) -> *const FlowKey {
     // SAFETY: the caller's: this CPU's own element.
     unsafe {
-        (*scratch).whole = (*scratch).place.flow(&(*scratch).entry.rest);
-        &raw const (*scratch).whole
+        (*scratch).full_key = (*scratch).table_key.flow(&(*scratch).entry.remainder);
+        &raw const (*scratch).full_key
     }
 }
 
@@ -116,7 +119,7 @@ fn cells(key: &FlowKey) -> Option<[*mut u64; 2]> {
     // SAFETY: words that are only ever written whole.
     let source_limit = unsafe { &*source_limit() };
     let [first, second] = source_limit.cells(&source_limit.source(&key.client));
-    Some([SHARES.get_ptr_mut(first)?, SHARES.get_ptr_mut(second)?])
+    Some([SOURCE_SKETCH.get_ptr_mut(first)?, SOURCE_SKETCH.get_ptr_mut(second)?])
 }
 
 /// Inserts the flow with the counters in the scratch memory. Returns false if there is one already, if its
@@ -126,7 +129,8 @@ pub(crate) unsafe fn insert(scratch: *mut Scratch, key: &FlowKey, inserted_by: I
     // SAFETY: aligned words that are only ever written whole.
     unsafe {
         if inserted_by == InsertedBy::Client
-            && (&raw const (*made()).flows).read_volatile() >= (&raw const (*room()).flows).read_volatile()
+            && (&raw const (*entries_inserted()).flows).read_volatile()
+                >= (&raw const (*entry_limits()).flows).read_volatile()
         {
             return false;
         }
@@ -134,7 +138,7 @@ pub(crate) unsafe fn insert(scratch: *mut Scratch, key: &FlowKey, inserted_by: I
     let Some([first, second]) = cells(key) else { return false };
     // SAFETY: elements of an array; every CPU adds to them atomically. The scratch is the caller's.
     unsafe {
-        let most = (*source_limit()).most;
+        let most = (*source_limit()).max_flows;
         // Another source may share one of them, hardly both.
         if first.read_volatile() >= most && second.read_volatile() >= most {
             return false;
@@ -144,7 +148,7 @@ pub(crate) unsafe fn insert(scratch: *mut Scratch, key: &FlowKey, inserted_by: I
         }
         add64(first, 1);
         add64(second, 1);
-        add64(&raw mut (*made()).flows, 1);
+        add64(&raw mut (*entries_inserted()).flows, 1);
     }
     true
 }
@@ -154,9 +158,9 @@ pub(crate) unsafe fn insert(scratch: *mut Scratch, key: &FlowKey, inserted_by: I
 unsafe fn insert_entry(scratch: *mut Scratch) -> bool {
     // SAFETY: the caller's: this CPU's own element.
     unsafe {
-        let (place, entry) = (&raw const (*scratch).place, &raw const (*scratch).entry);
+        let (place, entry) = (&raw const (*scratch).table_key, &raw const (*scratch).entry);
         let add = || FLOWS.insert(&*full_key(scratch), &(*entry).counters, u64::from(BPF_NOEXIST)).is_ok();
-        let Some(bucket_of) = buckets::bucket_of(place, &raw const (*entry).rest) else { return add() };
+        let Some(bucket_of) = buckets::bucket_of(place, &raw const (*entry).remainder) else { return add() };
         if bucket_of.has_fallback_entries() && !lookup_fallback(scratch).is_null() {
             return false;
         }
@@ -188,7 +192,7 @@ pub(crate) fn remove_fallback(key: &FlowKey) -> bool {
     if FLOWS.remove(key).is_err() {
         return false;
     }
-    let (place, rest) = Place::of(key);
+    let (place, rest) = FlowTableKey::of(key);
     // SAFETY: both are here; the flow was beside its set until now.
     unsafe {
         if let Some(bucket_of) = buckets::bucket_of(&raw const place, &raw const rest) {
@@ -218,9 +222,9 @@ pub(crate) enum SupersedeOutcome {
 
 /// Stores a copy of a superseded flow for the agent.
 #[inline(always)]
-pub(crate) fn supersede(key: &RetiredKey, counters: &FlowCounters) -> SupersedeOutcome {
+pub(crate) fn supersede(key: &SupersededKey, counters: &FlowCounters) -> SupersedeOutcome {
     const EEXIST: i32 = -17;
-    match RETIRED.insert(key, counters, u64::from(BPF_NOEXIST)) {
+    match SUPERSEDED.insert(key, counters, u64::from(BPF_NOEXIST)) {
         Ok(()) => SupersedeOutcome::Stored,
         Err(EEXIST) => SupersedeOutcome::Exists,
         Err(_) => SupersedeOutcome::Full,
@@ -230,18 +234,18 @@ pub(crate) fn supersede(key: &RetiredKey, counters: &FlowCounters) -> SupersedeO
 /// Returns the overflow counters of a source; `None` if there is no room for them.
 #[inline(always)]
 pub(crate) fn overflow_entry(
-    key: &SpillKey,
-    nothing: &SpillCounters,
+    key: &SourceOverflowKey,
+    nothing: &SourceOverflowCounters,
     inserted_by: InsertedBy,
-) -> Option<*mut SpillCounters> {
+) -> Option<*mut SourceOverflowCounters> {
     if let Some(source) = OVERFLOW.get_ptr_mut(key) {
         return Some(source);
     }
     // SAFETY: aligned words that are only ever written whole.
     unsafe {
         if inserted_by == InsertedBy::Client
-            && (&raw const (*made()).sources).read_volatile()
-                >= (&raw const (*room()).sources).read_volatile()
+            && (&raw const (*entries_inserted()).sources).read_volatile()
+                >= (&raw const (*entry_limits()).sources).read_volatile()
         {
             return None;
         }
@@ -249,7 +253,7 @@ pub(crate) fn overflow_entry(
     // Of two CPUs that do so at once one fails, and finds the other's.
     if OVERFLOW.insert(key, nothing, u64::from(BPF_NOEXIST)).is_ok() {
         // SAFETY: an aligned word; every CPU adds to it atomically.
-        unsafe { add64(&raw mut (*made()).sources, 1) };
+        unsafe { add64(&raw mut (*entries_inserted()).sources, 1) };
     }
     OVERFLOW.get_ptr_mut(key)
 }

@@ -1,7 +1,8 @@
 //! Scratch memory of each CPU. Plain data: the BPF stack has 512 bytes only.
 
 use mailflow_common::{
-    DirectionTotals, Entry, FlowKey, FragmentKey, FragmentOwner, Place, RetiredKey, SpillCounters, SpillKey,
+    DirectionTotals, FlowKey, FlowTableKey, FragmentKey, FragmentOwner, MapEntry, SourceOverflowCounters,
+    SourceOverflowKey, SupersededKey,
 };
 use mailflow_ebpf::{ParsedHeaders, Segment};
 
@@ -19,17 +20,17 @@ pub(crate) struct Scratch {
     /// Key of the flow.
     pub(crate) key: FlowKey,
     /// Second key, for lookups.
-    pub(crate) turned: FlowKey,
+    pub(crate) second_key: FlowKey,
     /// Key to look up, the cached result, and the entry to insert.
-    pub(crate) place: Place,
-    pub(crate) found: Found,
-    pub(crate) entry: Entry,
+    pub(crate) table_key: FlowTableKey,
+    pub(crate) cached: CachedLookup,
+    pub(crate) entry: MapEntry,
     /// Full key, for `FLOWS`.
-    pub(crate) whole: FlowKey,
-    pub(crate) retired: RetiredKey,
-    pub(crate) spill: OverflowPacket,
+    pub(crate) full_key: FlowKey,
+    pub(crate) superseded_key: SupersededKey,
+    pub(crate) overflow: OverflowPacket,
     /// Zeros, to insert.
-    pub(crate) nothing: SpillCounters,
+    pub(crate) zeros: SourceOverflowCounters,
     /// TCP options of a SYN.
     pub(crate) options: Options,
     pub(crate) fragment: FragmentKey,
@@ -62,7 +63,7 @@ impl PacketSum {
 /// Packet to count to its source.
 #[repr(C)]
 pub(crate) struct OverflowPacket {
-    pub(crate) key: SpillKey,
+    pub(crate) key: SourceOverflowKey,
     /// 1: client to server.
     pub(crate) up: u32,
     /// 1: a SYN, or a SYN-ACK.
@@ -96,11 +97,11 @@ impl Options {
 
 /// Cached result of the last lookup.
 #[repr(C)]
-pub(crate) struct Found {
+pub(crate) struct CachedLookup {
     /// 0: not found.
     pub(crate) is: u32,
     pub(crate) set: u32,
-    /// [`WAYS`](mailflow_common::WAYS): in the fallback map.
+    /// [`BUCKET_SLOTS`](mailflow_common::BUCKET_SLOTS): in the fallback map.
     pub(crate) way: u32,
 }
 

@@ -3,7 +3,7 @@
 use core::arch::asm;
 
 use aya_ebpf::Global;
-use mailflow_common::{PORT_WORDS, Room, Sharing, Silences};
+use mailflow_common::{EntryCounts, IdleTimeoutTicks, PORT_WORDS, SourceLimit};
 
 /// Watched ports, one bit each. The agent writes them while packets pass.
 #[unsafe(no_mangle)]
@@ -13,23 +13,23 @@ static mut PORTS: [u64; PORT_WORDS] = [0; PORT_WORDS];
 /// Idle timeouts, after which a packet begins a new flow. The agent writes them.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = ".data.idle_timeouts")]
-static mut SILENCES: Silences = Silences::NEVER;
+static mut IDLE_TIMEOUTS: IdleTimeoutTicks = IdleTimeoutTicks::NEVER;
 
 /// Limit of flows for each source, and hash keys. The agent writes it.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = ".data.source_limit")]
-static mut SHARING: Sharing = Sharing::NONE;
+static mut SOURCE_LIMIT: SourceLimit = SourceLimit::NONE;
 
 /// Number of entries from which on packets of clients insert no more. The agent writes it at each poll.
 #[unsafe(no_mangle)]
-#[unsafe(link_section = ".data.room")]
-static mut ROOM: Room = Room::ENDLESS;
+#[unsafe(link_section = ".data.entry_limits")]
+static mut ENTRY_LIMITS: EntryCounts = EntryCounts::UNLIMITED;
 
 /// Number of entries inserted since the program was loaded: flows, and sources in the overflow map. All CPUs
 /// add to it.
 #[unsafe(no_mangle)]
-#[unsafe(link_section = ".data.made")]
-static mut MADE: Room = Room { flows: 0, sources: 0 };
+#[unsafe(link_section = ".data.entries_inserted")]
+static mut ENTRIES_INSERTED: EntryCounts = EntryCounts { flows: 0, sources: 0 };
 
 /// Always zero, which the verifier cannot know.
 #[unsafe(no_mangle)]
@@ -51,7 +51,7 @@ static mut LENGTH: u64 = 0;
 
 /// Number of buckets; 0 before Linux 5.12.
 #[unsafe(no_mangle)]
-static SET_COUNT: Global<u32> = Global::new(0);
+static BUCKET_COUNT: Global<u32> = Global::new(0);
 
 /// 1: interfaces in the `host` role count only the traffic of this machine, as `lan` interfaces count the
 /// rest.
@@ -102,23 +102,23 @@ pub(crate) fn watched(port: u16) -> bool {
 }
 
 #[inline(always)]
-pub(crate) fn idle_timeouts() -> *const Silences {
-    &raw const SILENCES
+pub(crate) fn idle_timeouts() -> *const IdleTimeoutTicks {
+    &raw const IDLE_TIMEOUTS
 }
 
 #[inline(always)]
-pub(crate) fn source_limit() -> *const Sharing {
-    &raw const SHARING
+pub(crate) fn source_limit() -> *const SourceLimit {
+    &raw const SOURCE_LIMIT
 }
 
 #[inline(always)]
-pub(super) fn room() -> *const Room {
-    &raw const ROOM
+pub(super) fn entry_limits() -> *const EntryCounts {
+    &raw const ENTRY_LIMITS
 }
 
 #[inline(always)]
-pub(super) fn made() -> *mut Room {
-    &raw mut MADE
+pub(super) fn entries_inserted() -> *mut EntryCounts {
+    &raw mut ENTRIES_INSERTED
 }
 
 #[inline(always)]
@@ -135,6 +135,6 @@ pub(crate) fn opaque(value: usize, mask: usize) -> usize {
 
 /// Returns the number of buckets.
 #[inline(always)]
-pub(super) fn set_count() -> u32 {
-    SET_COUNT.load()
+pub(super) fn bucket_count() -> u32 {
+    BUCKET_COUNT.load()
 }

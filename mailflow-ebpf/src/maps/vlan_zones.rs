@@ -2,7 +2,7 @@
 
 use mailflow_common::{FlowKey, Scope};
 
-use super::{definitions::ZONES, scratch::Scratch};
+use super::{definitions::VLAN_ZONES, scratch::Scratch};
 
 /// 1: a flow has begun in a VLAN.
 #[unsafe(no_mangle)]
@@ -25,10 +25,10 @@ unsafe fn insert(scratch: *mut Scratch) {
     // SAFETY: the caller's; an aligned word that only ever becomes 1.
     unsafe {
         (&raw mut TAGGED).write_volatile(1);
-        (*scratch).turned = (*scratch).key;
-        (*scratch).turned.scope = (*scratch).key.scope.untagged();
+        (*scratch).second_key = (*scratch).key;
+        (*scratch).second_key.scope = (*scratch).key.scope.untagged();
         // A table that is full drops its oldest.
-        let _ = ZONES.insert(&(*scratch).turned, &(*scratch).key.scope, 0);
+        let _ = VLAN_ZONES.insert(&(*scratch).second_key, &(*scratch).key.scope, 0);
     }
 }
 
@@ -43,8 +43,8 @@ pub(crate) fn lookup(key: &FlowKey, turned: &FlowKey) -> Option<Scope> {
     if unsafe { (&raw const TAGGED).read_volatile() } == 0 {
         return None;
     }
-    let found = match ZONES.get_ptr(key) {
-        None => ZONES.get_ptr(turned),
+    let found = match VLAN_ZONES.get_ptr(key) {
+        None => VLAN_ZONES.get_ptr(turned),
         found => found,
     };
     // SAFETY: an element of the map; at worst another flow's, whose zone is none of this one's either.

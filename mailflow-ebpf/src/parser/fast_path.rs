@@ -2,7 +2,7 @@
 
 use core::hint::cold_path;
 
-use mailflow_common::{PROTOCOL_TCP, PROTOCOL_UDP, Place, Scope, Vlans};
+use mailflow_common::{FlowTableKey, PROTOCOL_TCP, PROTOCOL_UDP, Scope, Vlans};
 
 use super::{
     frame::{Frame, Header},
@@ -107,14 +107,14 @@ impl FastPathHeaders {
 
     /// The place of the packet's flow, going up or down; `None` says nothing about a frame.
     #[inline(always)]
-    pub fn place<F: Frame>(&self, frame: &F, up: bool) -> Option<Place> {
+    pub fn table_key<F: Frame>(&self, frame: &F, up: bool) -> Option<FlowTableKey> {
         let ip = frame.header::<20>(self.start)?;
         let (source, destination) = (ip.raw32::<12>(), ip.raw32::<16>());
         let (ends, ports) = match up {
             true => ([source, destination], [self.source_port, self.destination_port]),
             false => ([destination, source], [self.destination_port, self.source_port]),
         };
-        Some(Place::v4(ends, ports, self.scope()))
+        Some(FlowTableKey::v4(ends, ports, self.scope()))
     }
 
     #[inline(always)]

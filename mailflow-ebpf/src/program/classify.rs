@@ -1,6 +1,6 @@
 //! Application facts from the first payload bytes.
 
-use mailflow_common::{FlowCounters, opening, side, turn, upgrade};
+use mailflow_common::{FlowCounters, first_payload, hook_orientation, turn, upgrade};
 use mailflow_ebpf::{Header, Segment};
 
 use super::{
@@ -19,39 +19,40 @@ pub(super) unsafe fn inspect<P: Packet>(packet: &P, flow: *mut FlowCounters, seg
     // once are single bytes and words, each of them right.
     unsafe {
         let facts = &raw mut (*flow).facts;
-        let looked = (*facts).looked & !side::BITS;
-        let inspects = looked < MAX_INSPECTED && segment.is_tcp();
+        let inspected = (*facts).inspected & !hook_orientation::BITS;
+        let inspects = inspected < MAX_INSPECTED && segment.is_tcp();
         if inspects {
-            (*facts).looked += 1;
+            (*facts).inspected += 1;
         }
         if up {
             if inspects {
-                inspect_client(packet, flow, segment, looked);
+                inspect_client(packet, flow, segment, inspected);
             }
             estimate::sent(packet, flow, segment);
         } else {
             estimate::answered(packet, flow, segment);
             if inspects {
-                inspect_server(packet, flow, segment, looked);
+                inspect_server(packet, flow, segment, inspected);
             }
         }
-        let known = if up { &raw mut (*facts).opening_up } else { &raw mut (*facts).opening_down };
-        if *known == opening::NONE {
-            *known = opening::UNREAD;
+        let known =
+            if up { &raw mut (*facts).first_payload_up } else { &raw mut (*facts).first_payload_down };
+        if *known == first_payload::NONE {
+            *known = first_payload::UNREAD;
         }
     }
 }
 
 /// Inspects one of a flow's first payload packets, from the client; `looked` came before it.
 #[inline(always)]
-unsafe fn inspect_client<P: Packet>(packet: &P, flow: *mut FlowCounters, segment: &Segment, looked: u8) {
+unsafe fn inspect_client<P: Packet>(packet: &P, flow: *mut FlowCounters, segment: &Segment, inspected: u8) {
     // SAFETY: the caller's.
     unsafe {
         let facts = &raw mut (*flow).facts;
         let Some(bytes) = first_bytes(packet, segment) else { return };
-        if is_first_payload((*facts).opening_up, (*facts).syn, (*flow).isn_up, looked, segment) {
+        if is_first_payload((*facts).first_payload_up, (*facts).syn, (*flow).isn_up, inspected, segment) {
             // Who speaks after the server has spoken may say anything.
-            (*facts).opening_up = client_first_payload(bytes, looked == 0);
+            (*facts).first_payload_up = client_first_payload(bytes, inspected == 0);
         }
         let asked = (*facts).upgrade & upgrade::BITS;
         if asked == upgrade::ASKED && is_tls(bytes) {
@@ -65,14 +66,19 @@ unsafe fn inspect_client<P: Packet>(packet: &P, flow: *mut FlowCounters, segment
 
 /// Inspects one of a flow's first payload packets, from the server.
 #[inline(always)]
-unsafe fn inspect_server<P: Packet>(packet: &P, flow: *mut FlowCounters, segment: &Segment, looked: u8) {
+unsafe fn inspect_server<P: Packet>(packet: &P, flow: *mut FlowCounters, segment: &Segment, inspected: u8) {
     // SAFETY: the caller's.
     unsafe {
         let facts = &raw mut (*flow).facts;
-        if is_first_payload((*facts).opening_down, (*facts).syn_ack, (*flow).isn_down, looked, segment)
-            && let Some(bytes) = first_bytes(packet, segment)
+        if is_first_payload(
+            (*facts).first_payload_down,
+            (*facts).syn_ack,
+            (*flow).isn_down,
+            inspected,
+            segment,
+        ) && let Some(bytes) = first_bytes(packet, segment)
         {
-            (*facts).opening_down = server_first_payload(bytes);
+            (*facts).first_payload_down = server_first_payload(bytes);
         }
     }
 }
@@ -80,8 +86,8 @@ unsafe fn inspect_server<P: Packet>(packet: &P, flow: *mut FlowCounters, segment
 /// Whether `segment` holds the first bytes of its direction: by its sequence number where the SYN
 /// was seen, otherwise because hardly anything came before it.
 #[inline(always)]
-fn is_first_payload(known: u8, syn: u8, isn: u32, looked: u8, segment: &Segment) -> bool {
-    if known != opening::NONE && known != opening::UNREAD {
+fn is_first_payload(known: u8, syn: u8, isn: u32, inspected: u8, segment: &Segment) -> bool {
+    if known != first_payload::NONE && known != first_payload::UNREAD {
         return false;
     }
     let tcp = segment.tcp;
@@ -89,7 +95,7 @@ fn is_first_payload(known: u8, syn: u8, isn: u32, looked: u8, segment: &Segment)
         // RFC 7413: a SYN may carry the first bytes itself, and so may its answer. It takes a number itself.
         tcp.sequence.wrapping_add(u32::from(tcp.opens())) == isn.wrapping_add(1)
     } else {
-        known == opening::NONE && looked < 2
+        known == first_payload::NONE && inspected < 2
     }
 }
 
@@ -125,16 +131,16 @@ fn ends_with_starttls<P: Packet>(packet: &P, segment: &Segment) -> bool {
 fn client_first_payload(bytes: [u8; 8], speaks_first: bool) -> u8 {
     let first = word(bytes) & UPPER;
     if is_tls(bytes) {
-        opening::TLS
+        first_payload::TLS
     } else if first == u32::from_be_bytes(*b"EHLO")
         || first == u32::from_be_bytes(*b"HELO")
         || first == u32::from_be_bytes(*b"LHLO")
     {
-        opening::SMTP
+        first_payload::SMTP
     } else if speaks_first {
-        opening::OTHER
+        first_payload::OTHER
     } else {
-        opening::UNREAD
+        first_payload::UNREAD
     }
 }
 
@@ -144,22 +150,22 @@ fn server_first_payload(bytes: [u8; 8]) -> u8 {
     let code = first >> 8;
     let second = bytes[3];
     if is_tls(bytes) {
-        opening::TLS
+        first_payload::TLS
     } else if (code == u32::from_be_bytes(*b"\x00220")
         || code == u32::from_be_bytes(*b"\x00421")
         || code == u32::from_be_bytes(*b"\x00554"))
         && (second == b' ' || second == b'-' || second == b'\r')
     {
-        opening::SMTP
+        first_payload::SMTP
     } else if code == u32::from_be_bytes(*b"\x00+OK") || first == u32::from_be_bytes(*b"-ERR") {
-        opening::POP3
+        first_payload::POP3
     } else if first & 0xffff_dfdf == u32::from_be_bytes(*b"* OK")
         || first & 0xffff_dfdf == u32::from_be_bytes(*b"* PR")
         || first & 0xffff_dfdf == u32::from_be_bytes(*b"* BY")
     {
-        opening::IMAP
+        first_payload::IMAP
     } else {
-        opening::OTHER
+        first_payload::OTHER
     }
 }
 

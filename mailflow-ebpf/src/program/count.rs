@@ -1,6 +1,6 @@
 //! Counts a packet: parse, fast path, slow path, or the reason why it is not counted.
 
-use mailflow_common::{PROTOCOL_UDP, Reason, is_tunnel, owner};
+use mailflow_common::{PROTOCOL_UDP, Reason, fragment_owner, is_tunnel};
 use mailflow_ebpf::{Link, ParsedHeaders, parse_fast, parse_headers};
 
 use super::{
@@ -62,7 +62,11 @@ fn count_packet<P: Packet>(
             };
             if !is_watched(direction, source, destination) {
                 let reason = unwatched_reason(parsed.protocol(), destination);
-                let owner = if reason == Reason::UdpTunnel { owner::TUNNELLED } else { owner::UNWATCHED };
+                let owner = if reason == Reason::UdpTunnel {
+                    fragment_owner::TUNNELLED
+                } else {
+                    fragment_owner::UNWATCHED
+                };
                 fragments::reject_fragments(packet, &parsed, direction, owner);
                 return Err(reason);
             }
@@ -96,7 +100,7 @@ fn store_headers<P: Packet>(
 ) -> Result<(), Reason> {
     let segment = parsed.segment(packet)?;
     if host_filter == HostFilter::LocalOut && maps::count_local_only() && packet.ingress_interface() != 0 {
-        fragments::reject_fragments(packet, &parsed, direction, owner::FOREIGN);
+        fragments::reject_fragments(packet, &parsed, direction, fragment_owner::FOREIGN);
         return Err(Reason::NotLocal);
     }
     if let Some(scratch) = maps::scratch() {

@@ -1,6 +1,6 @@
 //! Additions to flows, sources and totals.
 
-use mailflow_common::{DirectionCounters, Facts, FlowCounters, Openings, Totals, answered};
+use mailflow_common::{DirectionCounters, Facts, FlowCounters, HandshakeCounters, Totals, seen};
 use mailflow_ebpf::Tcp;
 
 use crate::maps::{self, PacketSum, add32, add64};
@@ -13,9 +13,9 @@ pub(super) unsafe fn add_to_flow(flow: *mut FlowCounters, up: bool, sum: &Packet
     // SAFETY: the caller's: an element of a preallocated map, and this CPU's own totals.
     unsafe {
         add_to_direction(if up { &raw mut (*flow).up } else { &raw mut (*flow).down }, sum, now);
-        let heard = if up { answered::ASKED } else { answered::YES };
-        if (*flow).facts.answered & heard == 0 {
-            (*flow).facts.answered |= heard;
+        let heard = if up { seen::UP } else { seen::DOWN };
+        if (*flow).facts.seen & heard == 0 {
+            (*flow).facts.seen |= heard;
         }
     }
 }
@@ -80,7 +80,11 @@ pub(super) unsafe fn record_tcp_flags(flow: *mut FlowCounters, tcp: Tcp, up: boo
 
 /// Counts a SYN or SYN-ACK. Call before adding to its direction.
 #[inline(always)]
-unsafe fn count_handshake(openings: *mut Openings, repeats: bool, direction: *const DirectionCounters) {
+unsafe fn count_handshake(
+    openings: *mut HandshakeCounters,
+    repeats: bool,
+    direction: *const DirectionCounters,
+) {
     // SAFETY: the caller's: this CPU's own totals, and an element of a preallocated map.
     unsafe {
         (*openings).all += 1;

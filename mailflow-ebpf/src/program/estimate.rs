@@ -3,7 +3,7 @@
 //! In the clear the reply code decides. Inside TLS there are record lengths and turns: a turn is what the client
 //! sends until the server sends payload.
 
-use mailflow_common::{FlowCounters, opening, turn, upgrade};
+use mailflow_common::{FlowCounters, first_payload, turn, upgrade};
 use mailflow_ebpf::Segment;
 
 use super::{
@@ -61,15 +61,15 @@ unsafe fn stage(flow: *const FlowCounters) -> Stage {
     // SAFETY: the caller's: an element of a preallocated map.
     unsafe {
         let facts = &raw const (*flow).facts;
-        let down = (*facts).opening_down;
+        let down = (*facts).first_payload_down;
         if (*facts).upgrade & upgrade::BITS == upgrade::FOLLOWED
-            || (*facts).opening_up == opening::TLS
-            || down == opening::TLS
+            || (*facts).first_payload_up == first_payload::TLS
+            || down == first_payload::TLS
         {
             Stage::Tls
-        } else if down == opening::SMTP {
+        } else if down == first_payload::SMTP {
             Stage::Smtp
-        } else if down == opening::POP3 || down == opening::IMAP {
+        } else if down == first_payload::POP3 || down == first_payload::IMAP {
             Stage::Sizes
         } else {
             Stage::Unknown
@@ -194,7 +194,7 @@ pub(super) unsafe fn answered<P: Packet>(packet: &P, flow: *mut FlowCounters, se
         let enough = turn >= MESSAGE;
         (*flow).mark = payload;
         // The first packet of a server that was spoken to first answers no message.
-        if (*flow).facts.opening_down == opening::NONE {
+        if (*flow).facts.first_payload_down == first_payload::NONE {
             return;
         }
         let accepts = match stage(flow) {
@@ -286,7 +286,7 @@ unsafe fn accepts_in_tls<P: Packet>(
         }
         let record = if turn >= MESSAGE { reply_record(packet, segment) } else { 0 };
         let accepts = record >= LEAST_RECORD
-            && if is_mailbox((*facts).opening_down, segment.source_port) {
+            && if is_mailbox((*facts).first_payload_down, segment.source_port) {
                 record <= SHORT_RECORD
             } else {
                 record <= LONG_RECORD && fits(record, turn, count, state & turn::LAST)
@@ -349,9 +349,9 @@ fn reply_record<P: Packet>(packet: &P, segment: &Segment) -> u32 {
 
 /// Returns true for POP3 and IMAP: their sessions have other first turns.
 #[inline(always)]
-fn is_mailbox(opening_down: u8, server_port: u16) -> bool {
-    opening_down == opening::POP3
-        || opening_down == opening::IMAP
+fn is_mailbox(first_payload_down: u8, server_port: u16) -> bool {
+    first_payload_down == first_payload::POP3
+        || first_payload_down == first_payload::IMAP
         || matches!(server_port, 110 | 143 | 993 | 995)
 }
 

@@ -3,7 +3,7 @@
 //! The agent runs this program (BPF_PROG_TEST_RUN) with a frame of removals. One bpf(2) call for each flow
 //! would cost five times as much, and the batch calls delete entries unconditionally.
 
-use mailflow_common::{Removal, removal};
+use mailflow_common::{Removal, removal_outcome};
 
 use crate::maps::flow_table;
 
@@ -11,7 +11,7 @@ use crate::maps::flow_table;
 #[inline(always)]
 pub(super) fn evict_batch(start: usize, end: usize) {
     let mut index = 0;
-    while index < removal::MOST {
+    while index < removal_outcome::MOST {
         let asked = start + index * size_of::<Removal>();
         if asked + size_of::<Removal>() > end {
             return;
@@ -30,13 +30,13 @@ unsafe fn evict_one(asked: *const Removal) -> u64 {
         let key = &(*asked).flow;
         let flow = flow_table::fallback_entry(key);
         if flow.is_null() {
-            return removal::ABSENT;
+            return removal_outcome::ABSENT;
         }
         let packets = (*flow).up.packets() + (*flow).down.packets();
         // Low words: one of the counters is no wider.
         if packets as u32 != (*asked).packets as u32 {
-            return removal::LIVES;
+            return removal_outcome::LIVES;
         }
-        if flow_table::remove_fallback(key) { removal::REMOVED } else { removal::ABSENT }
+        if flow_table::remove_fallback(key) { removal_outcome::REMOVED } else { removal_outcome::ABSENT }
     }
 }

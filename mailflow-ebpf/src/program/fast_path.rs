@@ -24,13 +24,13 @@ pub(super) unsafe fn count_established<P: Packet>(
 ) -> bool {
     let Some(segment) = plain.established_segment(packet) else { return false };
     let up = is_to_server(direction, &segment);
-    let Some(place) = plain.place(packet, up) else { return false };
+    let Some(table_key) = plain.table_key(packet, up) else { return false };
     let packets = segment.packets(packet.gso());
     let sum = PacketSum { buffers: 1, packets, payload: segment.payload(), bytes: segment.bytes(packets) };
     let now = maps::now();
     // SAFETY: what is found is an element of a preallocated map; the rest is the caller's.
     unsafe {
-        (*scratch).place = place;
+        (*scratch).table_key = table_key;
         let flow = flow_table::lookup_v4(scratch);
         if flow.is_null()
             || tuple_reuse::is_expired(flow, segment.tcp, up, now as u32)

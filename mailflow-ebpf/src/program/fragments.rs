@@ -1,6 +1,6 @@
 //! Fragmented packets: only the first fragment has ports, the others belong to its flow.
 
-use mailflow_common::{FlowKey, Reason, owner, pieces};
+use mailflow_common::{FlowKey, Reason, fragment_owner, pieces};
 use mailflow_ebpf::{Fragment, ParsedHeaders};
 
 use super::{
@@ -50,7 +50,7 @@ pub(super) unsafe fn record_first<P: Packet>(
     up: bool,
 ) {
     let Some(fragment) = parsed.fragment(packet) else { return };
-    let owner = if up { owner::UP } else { owner::DOWN };
+    let owner = if up { fragment_owner::UP } else { fragment_owner::DOWN };
     let headers = parsed.headers_end(packet);
     let Some(scratch) = prepare(packet, parsed, &fragment, direction, owner, headers) else { return };
     // SAFETY: this CPU's own element; the rest is the caller's.
@@ -67,9 +67,9 @@ unsafe fn claim(scratch: *mut Scratch) {
     // share may go below zero.
     unsafe {
         let key = &raw const (*scratch).fragment;
-        let up = u32::from((*scratch).owner.direction) == owner::UP;
+        let up = u32::from((*scratch).owner.direction) == fragment_owner::UP;
         if let Some(known) = fragments::lookup(&*key)
-            && u32::from((*known).direction) == owner::UNKNOWN
+            && u32::from((*known).direction) == fragment_owner::UNKNOWN
         {
             let waiting = u32::from((*known).waiting);
             if (*scratch).owner.headers & pieces::LEAST != 0 && (*known).headers != 0 {
@@ -116,7 +116,7 @@ unsafe fn store_rejection(scratch: *const Scratch) {
     unsafe {
         let (key, owner) = (&(*scratch).fragment, &(*scratch).owner);
         if let Some(known) = fragments::lookup(key)
-            && u32::from((*known).direction) == owner::UNKNOWN
+            && u32::from((*known).direction) == fragment_owner::UNKNOWN
             && let Some(totals) = maps::totals()
         {
             let waiting = u64::from((*known).waiting);
@@ -139,8 +139,8 @@ pub(super) fn count_later<P: Packet>(
 ) -> Result<(), Reason> {
     let fragment = parsed.later(packet)?;
     let headers = parsed.headers_end(packet);
-    let scratch =
-        prepare(packet, parsed, &fragment, direction, owner::UNKNOWN, headers).ok_or(Reason::Fragment)?;
+    let scratch = prepare(packet, parsed, &fragment, direction, fragment_owner::UNKNOWN, headers)
+        .ok_or(Reason::Fragment)?;
     // SAFETY: both are this CPU's own elements.
     match unsafe { follow(scratch, fragment.length, fragment.bytes(), fragment.units()) } {
         COUNTED => Ok(()),
@@ -152,9 +152,9 @@ pub(super) fn count_later<P: Packet>(
 #[inline(always)]
 fn refusal(owner: u32) -> Option<Reason> {
     match owner {
-        owner::UNWATCHED => Some(Reason::NotWatched),
-        owner::FOREIGN => Some(Reason::NotLocal),
-        owner::TUNNELLED => Some(Reason::UdpTunnel),
+        fragment_owner::UNWATCHED => Some(Reason::NotWatched),
+        fragment_owner::FOREIGN => Some(Reason::NotLocal),
+        fragment_owner::TUNNELLED => Some(Reason::UdpTunnel),
         _ => None,
     }
 }
@@ -173,24 +173,24 @@ unsafe fn follow(scratch: *mut Scratch, bytes: u32, payload: u32, units: u16) ->
             (*scratch).owner.waiting_bytes = bytes;
             (*scratch).owner.waiting_payload = payload;
             fragments::insert(&(*scratch).fragment, &(*scratch).owner);
-            return owner::UNKNOWN;
+            return fragment_owner::UNKNOWN;
         };
         let direction = u32::from((*known).direction);
         let told = (*scratch).owner.headers;
         if told != 0 && ((*known).headers == 0 || (*known).headers & pieces::LEAST != 0) {
             (*known).headers = told;
         }
-        if direction == owner::UNKNOWN {
+        if direction == fragment_owner::UNKNOWN {
             // With the half word behind it, as additions to less than a word are not atomic.
             add32((&raw mut (*known).waiting).cast(), 1);
             (*known).waiting_units |= units;
             add32(&raw mut (*known).waiting_bytes, bytes);
             add32(&raw mut (*known).waiting_payload, payload);
         }
-        if direction != owner::UP && direction != owner::DOWN {
+        if direction != fragment_owner::UP && direction != fragment_owner::DOWN {
             return direction;
         }
-        let up = direction == owner::UP;
+        let up = direction == fragment_owner::UP;
         let payload = payload.saturating_sub(pieces::of_headers(units, (*known).headers));
         (*scratch).sum = PacketSum { buffers: 1, packets: 1, payload, bytes: u64::from(bytes) };
         put(scratch, &raw const (*known).flow, up);

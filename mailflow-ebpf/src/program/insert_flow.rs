@@ -1,6 +1,6 @@
 //! Insertion of new flows.
 
-use mailflow_common::{FlowCounters, FlowKey, answered, side};
+use mailflow_common::{FlowCounters, FlowKey, hook_orientation, seen};
 use mailflow_ebpf::{Link, Tcp};
 
 use super::{classify, context::Packet, hook::Direction};
@@ -32,9 +32,8 @@ pub(super) unsafe fn insert_syn_flow<P: Packet>(
         (*new).first = now;
         (*new).isn_up = tcp.sequence;
         (*new).facts.syn = 1;
-        (*new).facts.answered =
-            if Options::join(scratch) { answered::ASKED | answered::JOINS } else { answered::ASKED };
-        (*new).facts.looked = hook_orientation(direction, key, true);
+        (*new).facts.seen = if Options::join(scratch) { seen::UP | seen::MPTCP_JOIN } else { seen::UP };
+        (*new).facts.inspected = hook_orientation(direction, key, true);
         record_origin(packet, link, new, true);
         if !flow_table::insert(scratch, key, InsertedBy::Client) {
             return false;
@@ -62,7 +61,7 @@ pub(super) unsafe fn insert_flow<P: Packet>(
         zero(new);
         (*new).first = now;
         record_origin(packet, link, new, up);
-        (*new).facts.looked = hook_orientation(direction, key, up);
+        (*new).facts.inspected = hook_orientation(direction, key, up);
         vlan_zones::record(scratch);
         client_port::record(key, now);
         flow_table::insert(scratch, key, if up || reset { InsertedBy::Client } else { InsertedBy::Server });
@@ -78,8 +77,8 @@ pub(super) fn hook_orientation(direction: Direction, key: &FlowKey, up: bool) ->
     match direction {
         Direction::Both => 0,
         _ if !both => 0,
-        _ if up == (direction == Direction::ToServer) => side::STRAIGHT,
-        _ => side::TURNED,
+        _ if up == (direction == Direction::ToServer) => hook_orientation::NORMAL,
+        _ => hook_orientation::SWAPPED,
     }
 }
 

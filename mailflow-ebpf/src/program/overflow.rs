@@ -1,7 +1,7 @@
 //! Counts packets of flows without an entry: to their source or, if there is no room for that either, to one
 //! counter for all sources.
 
-use mailflow_common::{FlowKey, SpillKey};
+use mailflow_common::{FlowKey, SourceOverflowKey};
 use mailflow_ebpf::Tcp;
 
 use super::{
@@ -41,8 +41,8 @@ unsafe fn prepare(scratch: *mut Scratch, key: &FlowKey, up: bool, opens: bool) {
     unsafe {
         let source = (*maps::source_limit()).source(&key.client);
         let protocol = u16::from(key.scope.protocol());
-        (*scratch).spill = OverflowPacket {
-            key: SpillKey { source, server_port: key.server_port, protocol },
+        (*scratch).overflow = OverflowPacket {
+            key: SourceOverflowKey { source, server_port: key.server_port, protocol },
             up: u32::from(up),
             opens: u32::from(opens),
         };
@@ -53,12 +53,12 @@ unsafe fn prepare(scratch: *mut Scratch, key: &FlowKey, up: bool, opens: bool) {
 unsafe fn count(scratch: *const Scratch) {
     // SAFETY: the caller's: this CPU's own elements. A source is an element of a preallocated map.
     unsafe {
-        let spill = &raw const (*scratch).spill;
+        let spill = &raw const (*scratch).overflow;
         let sum = &(*scratch).sum;
         let up = (*spill).up == 1;
         log::log_event(log::OVERFLOW, sum.bytes as u32);
         let inserted_by = if up { InsertedBy::Client } else { InsertedBy::Server };
-        match flow_table::overflow_entry(&(*spill).key, &(*scratch).nothing, inserted_by) {
+        match flow_table::overflow_entry(&(*spill).key, &(*scratch).zeros, inserted_by) {
             Some(source) => {
                 add_to_direction(
                     if up { &raw mut (*source).up } else { &raw mut (*source).down },

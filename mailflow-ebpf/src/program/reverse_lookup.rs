@@ -3,7 +3,7 @@
 //! The functions work on keys in the scratch memory, whose contents the verifier does not track: it verifies
 //! them once for all kinds of packets.
 
-use mailflow_common::{Facts, FlowCounters, FlowKey, answered};
+use mailflow_common::{Facts, FlowCounters, FlowKey, seen};
 
 use super::tuple_reuse;
 use crate::maps::{self, Scratch, client_port, flow_table, vlan_zones};
@@ -21,7 +21,7 @@ pub(super) unsafe fn find_reversed_or_other_vlan(scratch: *mut Scratch) -> bool 
         let tcp = (*scratch).segment.tcp;
         let up = (&raw const (*scratch).up).read_volatile() == 1;
         let opens = tcp.opens();
-        let (key, turned) = (&raw mut (*scratch).key, &raw mut (*scratch).turned);
+        let (key, turned) = (&raw mut (*scratch).key, &raw mut (*scratch).second_key);
         *turned = (*key).reversed();
         let may_be_reversed = !tcp.syn() || client_port::may_be_reversed(&*key);
         if may_be_reversed {
@@ -99,12 +99,12 @@ unsafe fn lookup_key(scratch: *mut Scratch, key: *const FlowKey) -> *mut FlowCou
 unsafe fn same_flow_other_vlan(flow: *mut FlowCounters, up: bool) -> bool {
     // SAFETY: the caller's: an element of a preallocated map.
     unsafe {
-        let known = (*flow).facts.answered;
-        let heard = if up { answered::ASKED } else { answered::YES };
-        if (known & heard != 0 && known & answered::ACROSS == 0) || tuple_reuse::is_idle_outlined(flow, up) {
+        let known = (*flow).facts.seen;
+        let heard = if up { seen::UP } else { seen::DOWN };
+        if (known & heard != 0 && known & seen::OTHER_VLAN == 0) || tuple_reuse::is_idle_outlined(flow, up) {
             return false;
         }
-        (*flow).facts.answered = known | answered::ACROSS;
+        (*flow).facts.seen = known | seen::OTHER_VLAN;
         true
     }
 }

@@ -4,7 +4,7 @@
 //! scratch memory, whose contents the verifier does not track: it verifies each of them once for all kinds of
 //! packets.
 
-use mailflow_common::{FlowCounters, Reason, Totals, answered, owner, side};
+use mailflow_common::{FlowCounters, Reason, Totals, fragment_owner, hook_orientation, seen};
 use mailflow_ebpf::{Segment, Tcp};
 
 use super::{
@@ -66,7 +66,7 @@ pub(super) unsafe fn update_flow<P: Packet>(
             overflow::count_packet(key, up, tcp, sum);
         } else {
             if is_counted_at_other_hook(flow, hook.direction(), up) {
-                fragments::reject_fragments(&packet, parsed, hook.direction(), owner::UNWATCHED);
+                fragments::reject_fragments(&packet, parsed, hook.direction(), fragment_owner::UNWATCHED);
                 return NOT_WATCHED;
             }
             if tcp.notable() {
@@ -94,11 +94,11 @@ unsafe fn record_mptcp_join(scratch: *const Scratch, flow: *mut FlowCounters, tc
         if !Options::join(scratch) {
             return;
         }
-        let known = (*flow).facts.answered;
+        let known = (*flow).facts.seen;
         if up && tcp.syn() {
-            (*flow).facts.answered = known | answered::JOINS;
-        } else if !up && known & answered::JOINS != 0 {
-            (*flow).facts.answered = known | answered::JOINED;
+            (*flow).facts.seen = known | seen::MPTCP_JOIN;
+        } else if !up && known & seen::MPTCP_JOIN != 0 {
+            (*flow).facts.seen = known | seen::MPTCP_JOINED;
         }
     }
 }
@@ -130,7 +130,7 @@ pub(super) unsafe fn find_or_create<P: Packet>(
             return FOUND;
         }
         if hook.host_filter() == HostFilter::LocalIn && maps::count_local_only() {
-            fragments::reject_fragments(&packet, parsed, hook.direction(), owner::FOREIGN);
+            fragments::reject_fragments(&packet, parsed, hook.direction(), fragment_owner::FOREIGN);
             return NOT_LOCAL;
         }
         // Once more: the verifier would follow what was found through all of the search.
@@ -138,7 +138,7 @@ pub(super) unsafe fn find_or_create<P: Packet>(
         if !flow.is_null() {
             if tuple_reuse::supersede(scratch, flow) == 1 {
                 record_origin(&packet, hook.link(), flow, up);
-                (*flow).facts.looked = hook_orientation(hook.direction(), &(*scratch).key, up);
+                (*flow).facts.inspected = hook_orientation(hook.direction(), &(*scratch).key, up);
             }
             return FOUND;
         }
@@ -164,7 +164,7 @@ pub(super) unsafe fn find_or_create<P: Packet>(
             }
         }
         if was_counted_at_ingress(&packet, hook.direction(), hook.host_filter(), segment) {
-            fragments::reject_fragments(&packet, parsed, hook.direction(), owner::UNWATCHED);
+            fragments::reject_fragments(&packet, parsed, hook.direction(), fragment_owner::UNWATCHED);
             return NOT_WATCHED;
         }
         insert_flow(&packet, hook.link(), scratch, hook.direction(), up, maps::now());
@@ -216,10 +216,10 @@ fn was_counted_at_ingress<P: Packet>(
 pub(super) fn is_counted_at_other_hook(flow: *const FlowCounters, direction: Direction, up: bool) -> bool {
     let other = match direction {
         Direction::Both => return false,
-        Direction::ToServer if up => side::TURNED,
-        Direction::FromServer if !up => side::TURNED,
-        _ => side::STRAIGHT,
+        Direction::ToServer if up => hook_orientation::SWAPPED,
+        Direction::FromServer if !up => hook_orientation::SWAPPED,
+        _ => hook_orientation::NORMAL,
     };
     // SAFETY: an element of a preallocated map.
-    unsafe { (*flow).facts.looked & other != 0 }
+    unsafe { (*flow).facts.inspected & other != 0 }
 }

@@ -2,7 +2,9 @@
 
 use core::arch::asm;
 
-use mailflow_common::{DirectionCounters, Facts, FlowCounters, RetiredKey, Silences, side};
+use mailflow_common::{
+    DirectionCounters, Facts, FlowCounters, IdleTimeoutTicks, SupersededKey, hook_orientation,
+};
 use mailflow_ebpf::Tcp;
 
 use crate::maps::{
@@ -69,7 +71,7 @@ unsafe fn idle_ticks(flow: *const FlowCounters, now: u32) -> i32 {
 /// Returns the idle timeout of the flow, in ticks.
 #[inline(always)]
 unsafe fn idle_timeout(flow: *const FlowCounters) -> i32 {
-    let idle_timeouts: *const Silences = maps::idle_timeouts();
+    let idle_timeouts: *const IdleTimeoutTicks = maps::idle_timeouts();
     // SAFETY: the caller's; the idle_timeouts are words that are only ever written whole.
     unsafe {
         let facts = &(*flow).facts;
@@ -97,7 +99,7 @@ unsafe fn is_new_connection(flow: *const FlowCounters, tcp: Tcp, up: bool) -> bo
         }
         let flow = load_after(flow, first);
         let facts: *const Facts = &raw const (*flow).facts;
-        let looked = (*facts).looked & !side::BITS;
+        let looked = (*facts).inspected & !hook_orientation::BITS;
         let further = (*facts).fin_up != 0 || (*facts).fin_down != 0 || (*facts).reset != 0 || looked != 0;
         up && if (*facts).syn == 0 { further } else { tcp.sequence != (*flow).isn_up }
     }
@@ -128,11 +130,11 @@ pub(super) unsafe fn supersede(scratch: *mut Scratch, flow: *mut FlowCounters) -
         if !is_expired(flow, (*scratch).segment.tcp, up, now as u32) {
             return 0;
         }
-        (*scratch).retired = RetiredKey { flow: (*scratch).key, first };
+        (*scratch).superseded_key = SupersededKey { flow: (*scratch).key, first };
         copy_counters(flow, &raw mut (*scratch).entry.counters);
         // A finished flow needs no mark: the word tells when the next one began.
         (*scratch).entry.counters.mark = now as u32;
-        match flow_table::supersede(&(*scratch).retired, &(*scratch).entry.counters) {
+        match flow_table::supersede(&(*scratch).superseded_key, &(*scratch).entry.counters) {
             SupersedeOutcome::Stored => {}
             SupersedeOutcome::Exists => return 0,
             SupersedeOutcome::Full => {

@@ -1,6 +1,6 @@
 //! Flows as the kernel seam shows them.
 
-use mailflow_common::{Address, Facts, FlowKey, PROTOCOL_TCP, Scope, Vlans, opening};
+use mailflow_common::{Address, Facts, FlowKey, PROTOCOL_TCP, Scope, Vlans, first_payload};
 use mailflow_engine::{
     flow::{Direction, Flow},
     time::Time,
@@ -46,7 +46,13 @@ pub(crate) fn flow(n: u32, kind: Kind, packets: u64) -> Flow {
         rejected: 0,
         mac: None,
         interface: None,
-        facts: Facts { syn: 1, syn_ack: 1, answered: 1, opening_down: opening::SMTP, ..Facts::default() },
+        facts: Facts {
+            syn: 1,
+            syn_ack: 1,
+            seen: 1,
+            first_payload_down: first_payload::SMTP,
+            ..Facts::default()
+        },
     }
 }
 

@@ -95,9 +95,9 @@ pub(crate) fn memory(fill: Fill) -> anyhow::Result<()> {
             text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
         };
         // The sets have as many ways as there is room for flows, and a fifth of that lies beside them.
-        let ways = field("max_entries:").unwrap_or(0) * mailflow_common::WAYS as u64;
-        if field("value_size:") == Some(size_of::<mailflow_common::Set>() as u64)
-            && ways.abs_diff(u64::from(capacity)) < mailflow_common::WAYS as u64
+        let ways = field("max_entries:").unwrap_or(0) * mailflow_common::BUCKET_SLOTS as u64;
+        if field("value_size:") == Some(size_of::<mailflow_common::Bucket>() as u64)
+            && ways.abs_diff(u64::from(capacity)) < mailflow_common::BUCKET_SLOTS as u64
         {
             sets = field("memlock:");
         }

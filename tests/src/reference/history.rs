@@ -1,6 +1,6 @@
 //! Histories: connections as lists of packets, and what a kernel that counts them would show.
 
-use mailflow_common::{App, Facts, FlowKey, opening};
+use mailflow_common::{App, Facts, FlowKey, first_payload};
 use mailflow_engine::{
     flow::{Direction, Flow, RecordReason},
     settings::Settings,
@@ -74,7 +74,7 @@ impl Connection {
         let passed: Vec<&Packet> = self.packets.iter().filter(|packet| packet.at <= now).collect();
         let first = passed.first()?;
         let has = |up: bool, mark: Mark| u8::from(passed.iter().any(|p| p.up == up && p.mark == mark));
-        let speaks = |up| if has(up, Mark::Speaks) == 0 { opening::NONE } else { self.opening(up) };
+        let speaks = |up| if has(up, Mark::Speaks) == 0 { first_payload::NONE } else { self.opening(up) };
         Some(Flow {
             key: self.key,
             up: direction(&passed, true),
@@ -90,9 +90,9 @@ impl Connection {
                 fin_up: has(true, Mark::Fin),
                 fin_down: has(false, Mark::Fin),
                 reset: has(true, Mark::Reset) | has(false, Mark::Reset),
-                answered: u8::from(passed.iter().any(|packet| !packet.up)),
-                opening_up: speaks(true),
-                opening_down: speaks(false),
+                seen: u8::from(passed.iter().any(|packet| !packet.up)),
+                first_payload_up: speaks(true),
+                first_payload_down: speaks(false),
                 ..Facts::default()
             },
         })
@@ -101,11 +101,11 @@ impl Connection {
     fn opening(&self, up: bool) -> u8 {
         match self.talk {
             // A client's first command begins with a tag of its own, which says nothing.
-            Talk::Imap if up => opening::UNREAD,
-            Talk::Smtp => opening::SMTP,
-            Talk::Tls => opening::TLS,
-            Talk::Imap => opening::IMAP,
-            Talk::Http => opening::OTHER,
+            Talk::Imap if up => first_payload::UNREAD,
+            Talk::Smtp => first_payload::SMTP,
+            Talk::Tls => first_payload::TLS,
+            Talk::Imap => first_payload::IMAP,
+            Talk::Http => first_payload::OTHER,
         }
     }
 
@@ -115,11 +115,12 @@ impl Connection {
 
     /// The application, as one who knows the whole history sees it.
     pub(super) fn app(&self, flow: &Flow) -> App {
-        let spoken = flow.facts.opening_up != opening::NONE || flow.facts.opening_down != opening::NONE;
+        let spoken = flow.facts.first_payload_up != first_payload::NONE
+            || flow.facts.first_payload_down != first_payload::NONE;
         match self.talk {
             _ if !spoken => App::Unseen,
             Talk::Smtp => App::Smtp,
-            Talk::Imap if flow.facts.opening_down == opening::NONE => App::Unseen,
+            Talk::Imap if flow.facts.first_payload_down == first_payload::NONE => App::Unseen,
             Talk::Imap => App::Imap,
             Talk::Tls if [143, 993].contains(&self.key.server_port) => App::Imaps,
             Talk::Tls => App::Smtps,

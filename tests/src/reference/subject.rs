@@ -312,8 +312,8 @@ pub(super) fn kinds(flow: &Flow, live: bool, ended: bool) -> Vec<Kind> {
     let (attempt, answered) = (flow.facts.syn != 0, flow.facts.syn != 0 && flow.facts.syn_ack != 0);
     let delivering = answered && flow.messages > 0;
     // A path of another connection, if its SYN asked for that and the SYN-ACK agreed.
-    let joined = mailflow_common::answered::JOINS | mailflow_common::answered::JOINED;
-    if flow.facts.answered & joined == joined {
+    let joined = mailflow_common::seen::MPTCP_JOIN | mailflow_common::seen::MPTCP_JOINED;
+    if flow.facts.seen & joined == joined {
         return Vec::new();
     }
     let is = |kind: &Kind| match kind {

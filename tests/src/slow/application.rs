@@ -1,6 +1,6 @@
 //! Application facts (SPEC 2.7).
 
-use mailflow_common::{opening, upgrade};
+use mailflow_common::{first_payload, upgrade};
 
 use super::{estimate::Dialogue, flow::Flow};
 
@@ -11,33 +11,33 @@ impl Flow {
     /// Looks at a packet's payload; `tcp` is its sequence number and flags.
     pub(super) fn look(&mut self, up: bool, payload: &[u8], tcp: Option<(u32, u8)>) {
         if let Some(tcp) = tcp
-            && self.facts.looked < LOOKED_INTO
+            && self.facts.inspected < LOOKED_INTO
         {
-            let before = self.facts.looked;
-            self.facts.looked += 1;
+            let before = self.facts.inspected;
+            self.facts.inspected += 1;
             if payload.len() >= 4 {
                 self.read(up, payload, tcp, before);
             }
         }
-        let known = if up { &mut self.facts.opening_up } else { &mut self.facts.opening_down };
-        if *known == opening::NONE {
-            *known = opening::UNREAD;
+        let known = if up { &mut self.facts.first_payload_up } else { &mut self.facts.first_payload_down };
+        if *known == first_payload::NONE {
+            *known = first_payload::UNREAD;
         }
     }
 
     fn read(&mut self, up: bool, payload: &[u8], (sequence, flags): (u32, u8), before: u8) {
-        let known = if up { self.facts.opening_up } else { self.facts.opening_down };
+        let known = if up { self.facts.first_payload_up } else { self.facts.first_payload_down };
         let begins = match self.numbers[usize::from(!up)] {
             // A SYN takes a number itself (RFC 9293, 3.4), and may carry payload (RFC 7413).
             Some(number) => sequence.wrapping_add(u32::from(flags & 2 != 0)) == number.wrapping_add(1),
             // Without its SYN: hardly anything came before.
-            None => known == opening::NONE && before < 2,
+            None => known == first_payload::NONE && before < 2,
         };
-        if begins && (known == opening::NONE || known == opening::UNREAD) {
+        if begins && (known == first_payload::NONE || known == first_payload::UNREAD) {
             if up {
-                self.facts.opening_up = client(payload, before == 0);
+                self.facts.first_payload_up = client(payload, before == 0);
             } else {
-                self.facts.opening_down = server(payload);
+                self.facts.first_payload_down = server(payload);
             }
         }
         if up {
@@ -62,14 +62,14 @@ fn is_tls(payload: &[u8]) -> bool {
 fn client(payload: &[u8], speaks_first: bool) -> u8 {
     let word = payload[..4].to_ascii_uppercase();
     if is_tls(payload) {
-        opening::TLS
+        first_payload::TLS
     } else if [b"EHLO", b"HELO", b"LHLO"].iter().any(|verb| word == verb[..]) {
-        opening::SMTP
+        first_payload::SMTP
     } else if speaks_first {
-        opening::OTHER
+        first_payload::OTHER
     } else {
         // Who speaks after the server has spoken may say anything.
-        opening::UNREAD
+        first_payload::UNREAD
     }
 }
 
@@ -78,18 +78,18 @@ fn server(payload: &[u8]) -> u8 {
         words.iter().any(|word| payload[..word.len().min(4)].eq_ignore_ascii_case(word.as_bytes()))
     };
     if is_tls(payload) {
-        opening::TLS
+        first_payload::TLS
     } else if matches!(&payload[..4], [b'2', b'2', b'0', b' ' | b'-' | b'\r'])
         || matches!(&payload[..4], [b'4', b'2', b'1', b' ' | b'-' | b'\r'])
         || matches!(&payload[..4], [b'5', b'5', b'4', b' ' | b'-' | b'\r'])
     {
-        opening::SMTP
+        first_payload::SMTP
     } else if payload.starts_with(b"+OK") || payload.starts_with(b"-ERR") {
-        opening::POP3
+        first_payload::POP3
     } else if begins(&["* OK", "* PR", "* BY"]) {
-        opening::IMAP
+        first_payload::IMAP
     } else {
-        opening::OTHER
+        first_payload::OTHER
     }
 }
 

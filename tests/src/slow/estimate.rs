@@ -1,6 +1,6 @@
 //! The message estimate (docs/messages.md).
 
-use mailflow_common::{opening, upgrade};
+use mailflow_common::{first_payload, upgrade};
 
 use super::flow::Flow;
 
@@ -59,13 +59,13 @@ impl Flow {
     fn ground(&self) -> Ground {
         let facts = &self.facts;
         if facts.upgrade == upgrade::FOLLOWED
-            || [facts.opening_up, facts.opening_down].contains(&opening::TLS)
+            || [facts.first_payload_up, facts.first_payload_down].contains(&first_payload::TLS)
         {
             return Ground::Records;
         }
-        match facts.opening_down {
-            opening::SMTP => Ground::Codes,
-            opening::POP3 | opening::IMAP => Ground::Sizes,
+        match facts.first_payload_down {
+            first_payload::SMTP => Ground::Codes,
+            first_payload::POP3 | first_payload::IMAP => Ground::Sizes,
             _ => Ground::Any,
         }
     }
@@ -144,7 +144,7 @@ impl Flow {
     pub(super) fn answered(&mut self, payload: &[u8], length: u64) {
         let turn = std::mem::take(&mut self.dialogue.turn);
         // The first packet of a server that was spoken to first answers no message.
-        if self.facts.opening_down == opening::NONE {
+        if self.facts.first_payload_down == first_payload::NONE {
             return;
         }
         let accepted = match self.ground() {
@@ -168,7 +168,7 @@ impl Flow {
 
     fn accepted_record(&mut self, payload: &[u8], length: u64, turn: u64) -> bool {
         let head = head(payload, length);
-        let mailbox = [opening::POP3, opening::IMAP].contains(&self.facts.opening_down)
+        let mailbox = [first_payload::POP3, first_payload::IMAP].contains(&self.facts.first_payload_down)
             || [110, 143, 993, 995].contains(&self.tuple.server.1);
         let dialogue = &mut self.dialogue;
         if std::mem::take(&mut dialogue.quiet) {

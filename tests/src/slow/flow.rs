@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 pub use mailflow_common::Facts;
-use mailflow_common::answered;
+use mailflow_common::seen;
 
 use super::estimate::Dialogue;
 
@@ -103,7 +103,7 @@ impl Flow {
         let last = self.up.last.max(self.down.last).unwrap_or(self.first);
         let facts = &self.facts;
         let mut patience = silences.idle;
-        if facts.syn == 1 && facts.answered & answered::YES == 0 {
+        if facts.syn == 1 && facts.seen & seen::DOWN == 0 {
             patience = patience.min(silences.unanswered);
         }
         if facts.reset == 1 || (facts.fin_up == 1 && facts.fin_down == 1) {
@@ -116,7 +116,7 @@ impl Flow {
     /// without its SYN takes one, if it has not got further than a handshake (a FIN, a RST, payload).
     pub(super) fn foreign(&self, number: u32) -> bool {
         let facts = &self.facts;
-        let further = facts.fin_up == 1 || facts.fin_down == 1 || facts.reset == 1 || facts.looked != 0;
+        let further = facts.fin_up == 1 || facts.fin_down == 1 || facts.reset == 1 || facts.inspected != 0;
         self.numbers[0].map_or(further, |own| own != number)
     }
 
@@ -139,15 +139,15 @@ impl Flow {
                 self.facts.syn = 1;
                 self.numbers[0] = Some(sequence);
                 if joins {
-                    self.facts.answered |= answered::JOINS;
+                    self.facts.seen |= seen::MPTCP_JOIN;
                 }
             }
             // Whether the server acknowledges the client's SYN or sends one of its own.
             (true, _, false) => {
                 self.facts.syn_ack = 1;
                 self.numbers[1] = Some(sequence);
-                if joins && self.facts.answered & answered::JOINS != 0 {
-                    self.facts.answered |= answered::JOINED;
+                if joins && self.facts.seen & seen::MPTCP_JOIN != 0 {
+                    self.facts.seen |= seen::MPTCP_JOINED;
                 }
             }
             _ => {}
@@ -172,7 +172,7 @@ impl Flow {
         }
         side.last = Some(now);
         if !up {
-            self.facts.answered |= answered::YES;
+            self.facts.seen |= seen::DOWN;
         }
     }
 }

@@ -11,7 +11,7 @@ use mailflow_agent::recovery::{
     redo::{self, Hearers, Tables},
     store::{Entry, Past, Told},
 };
-use mailflow_common::SpillKey;
+use mailflow_common::SourceOverflowKey;
 use mailflow_engine::{
     Engine, Known,
     event::{Alert, AlertState, Effects, Qualified},
@@ -72,7 +72,7 @@ impl Tables for Table<'_> {
         unreachable!("each tuple has one flow at a time")
     }
 
-    fn holds_spill(&self, _: &SpillKey) -> io::Result<bool> {
+    fn holds_spill(&self, _: &SourceOverflowKey) -> io::Result<bool> {
         unreachable!("the table is never full")
     }
 

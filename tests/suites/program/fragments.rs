@@ -214,9 +214,9 @@ fn a_syn_whose_options_are_in_the_second_piece_begins_its_flow() {
                     (3, 8, 1),
                     "{program} {first}"
                 );
-                let facts = (flow.facts.syn, flow.facts.opening_up);
+                let facts = (flow.facts.syn, flow.facts.first_payload_up);
                 // The number of the SYN tells the first bytes.
-                assert_eq!(facts, (1, mailflow_common::opening::SMTP), "{program} {first}");
+                assert_eq!(facts, (1, mailflow_common::first_payload::SMTP), "{program} {first}");
             }
         }
     }

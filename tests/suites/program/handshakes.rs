@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use mailflow_common::{answered, opening};
+use mailflow_common::{first_payload, seen};
 use mailflow_engine::flow::Flow;
 use mailflow_kernel::Kernel;
 use mailflow_tests::frame::{FrameBuilder, flag::*};
@@ -215,7 +215,11 @@ fn assert_one(name: &str, flows: &[Flow], client_port: u16, frames: &[FrameBuild
         (1, 1, 1, 1, 0),
         "{name}"
     );
-    assert_eq!((facts.opening_up, facts.opening_down), (opening::SMTP, opening::SMTP), "{name}");
+    assert_eq!(
+        (facts.first_payload_up, facts.first_payload_down),
+        (first_payload::SMTP, first_payload::SMTP),
+        "{name}"
+    );
 }
 
 #[test]
@@ -367,7 +371,7 @@ fn a_path_that_is_added_to_a_connection_is_known_by_its_syn() {
         play("with data", &[(0, up(SYN).tcp_options(&syn).payload("abcd"))], true);
         for ((name, flows), subflow) in histories.end().into_iter().zip(expected) {
             assert_eq!((flows.len(), flows[0].facts.subflow()), (1, subflow), "{name}");
-            let agreed = flows[0].facts.answered & answered::JOINED != 0;
+            let agreed = flows[0].facts.seen & seen::MPTCP_JOINED != 0;
             assert_eq!(agreed, subflow && flows[0].down.packets > 0, "{name}");
         }
     }
@@ -381,6 +385,10 @@ fn a_syns_answer_may_carry_the_servers_first_bytes() {
     for program in BOTH {
         let (flows, _) = run(program, &frames);
         let facts = flows[0].facts;
-        assert_eq!((facts.opening_up, facts.opening_down), (opening::SMTP, opening::SMTP), "{program}");
+        assert_eq!(
+            (facts.first_payload_up, facts.first_payload_down),
+            (first_payload::SMTP, first_payload::SMTP),
+            "{program}"
+        );
     }
 }

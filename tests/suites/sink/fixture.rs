@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use mailflow_common::{App, Facts, FlowKey, PROTOCOL_TCP, Scope, Vlans, opening};
+use mailflow_common::{App, Facts, FlowKey, PROTOCOL_TCP, Scope, Vlans, first_payload};
 use mailflow_engine::{
     asset_role::AssetRole,
     event::{Alert, AlertState, Gain, Relay, Severity, Source, Sums, TermValue, Value},
@@ -46,8 +46,8 @@ pub(crate) fn record(key: FlowKey) -> FlowRecord {
         syn_ack: 1,
         fin_up: 1,
         fin_down: 1,
-        opening_up: opening::SMTP,
-        opening_down: opening::SMTP,
+        first_payload_up: first_payload::SMTP,
+        first_payload_down: first_payload::SMTP,
         ..Facts::default()
     };
     let flow = Flow {

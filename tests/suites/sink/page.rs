@@ -11,7 +11,7 @@ use std::{
 use mailflow_agent::metrics::{
     Agent, Attached, Fill, Holding, KernelView, Ledger, Limits, Load, Memory, Page, Places, WatchedEntry,
 };
-use mailflow_common::{DirectionTotals, Openings, Reason, Totals};
+use mailflow_common::{DirectionTotals, HandshakeCounters, Reason, Totals};
 use mailflow_engine::{
     RuleCounts, RuleStats, Stats,
     event::{Effects, Gain, Qualified, Source, Value, WindowValue},
@@ -36,7 +36,7 @@ fn totals() -> Totals {
     let mut totals = Totals {
         up: DirectionTotals { buffers: 3, packets: 12, bytes: 1_300 },
         down: DirectionTotals { buffers: 4, packets: 20, bytes: 2_000 },
-        syns: Openings { all: 8, copies: 4 },
+        syns: HandshakeCounters { all: 8, copies: 4 },
         ..Totals::default()
     };
     totals.reasons[Reason::Truncated as usize] = 9;

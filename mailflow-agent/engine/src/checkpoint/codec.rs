@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, num::NonZeroU32};
 
-use mailflow_common::{App, Facts, FlowKey, Scope, SpillKey, Vlans};
+use mailflow_common::{App, Facts, FlowKey, Scope, SourceOverflowKey, Vlans};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -52,16 +52,16 @@ pub(crate) struct SpillPlace {
     protocol: u16,
 }
 
-impl From<&SpillKey> for SpillPlace {
-    fn from(key: &SpillKey) -> Self {
+impl From<&SourceOverflowKey> for SpillPlace {
+    fn from(key: &SourceOverflowKey) -> Self {
         Self { source: key.source.ip(), port: key.server_port, protocol: key.protocol }
     }
 }
 
-impl From<&SpillPlace> for SpillKey {
+impl From<&SpillPlace> for SourceOverflowKey {
     fn from(place: &SpillPlace) -> Self {
         let (server_port, protocol) = (place.port, place.protocol);
-        SpillKey { source: place.source.into(), server_port, protocol }
+        SourceOverflowKey { source: place.source.into(), server_port, protocol }
     }
 }
 
@@ -119,9 +119,9 @@ impl From<&FlowRecord> for Record {
                 facts.fin_up,
                 facts.fin_down,
                 facts.reset,
-                facts.answered,
-                facts.opening_up,
-                facts.opening_down,
+                facts.seen,
+                facts.first_payload_up,
+                facts.first_payload_down,
                 facts.upgrade,
             ],
             app: record.app.name().to_owned(),
@@ -135,16 +135,17 @@ impl From<&FlowRecord> for Record {
 impl Record {
     /// The record, if its words are still known.
     pub(crate) fn record(&self) -> Option<FlowRecord> {
-        let [syn, syn_ack, fin_up, fin_down, reset, answered, opening_up, opening_down, upgrade] = self.facts;
+        let [syn, syn_ack, fin_up, fin_down, reset, seen, first_payload_up, first_payload_down, upgrade] =
+            self.facts;
         let facts = Facts {
             syn,
             syn_ack,
             fin_up,
             fin_down,
             reset,
-            answered,
-            opening_up,
-            opening_down,
+            seen,
+            first_payload_up,
+            first_payload_down,
             upgrade,
             ..Facts::default()
         };
@@ -210,12 +211,12 @@ mod tests {
         let mut record = (*fixture::record(fixture::at(100))).clone();
         record.flow.key.scope = Scope::new(Vlans::default().push(20).push(7), 6, false);
         (record.flow.mac, record.flow.down.last) = (Some([2, 0, 0, 0, 0, 9]), None);
-        (record.flow.facts.upgrade, record.flow.facts.opening_down) = (1, 2);
+        (record.flow.facts.upgrade, record.flow.facts.first_payload_down) = (1, 2);
         let text = serde_json::to_string(&Record::from(&record)).unwrap();
         assert_eq!(serde_json::from_str::<Record>(&text).unwrap().record(), Some(record));
         let v6 = fixture::flow("[fd00::1]:4000", "[2620:fe::fe]:25").key;
         assert_eq!(FlowKey::from(&Key::from(&v6)), v6);
-        let spill = SpillKey { source: v6.client, server_port: 25, protocol: 6 };
-        assert_eq!(SpillKey::from(&SpillPlace::from(&spill)), spill);
+        let spill = SourceOverflowKey { source: v6.client, server_port: 25, protocol: 6 };
+        assert_eq!(SourceOverflowKey::from(&SpillPlace::from(&spill)), spill);
     }
 }

@@ -98,7 +98,7 @@ impl From<Kind> for Kinds {
 
 #[cfg(test)]
 mod tests {
-    use mailflow_common::answered;
+    use mailflow_common::seen;
 
     use super::*;
     use crate::fixture;
@@ -113,7 +113,7 @@ mod tests {
     fn a_subflow_is_no_flow_of_its_own() {
         let mut record = (*fixture::record(fixture::at(100))).clone();
         assert!(!Kinds::of(&record, Stage::Ended).is_empty());
-        record.flow.facts.answered |= answered::JOINS | answered::JOINED;
+        record.flow.facts.seen |= seen::MPTCP_JOIN | seen::MPTCP_JOINED;
         assert_eq!(Kinds::of(&record, Stage::Ended), Kinds::empty());
     }
 

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, net::IpAddr};
 
-use mailflow_common::{Facts, FlowKey, Scope, SpillKey, Vlans};
+use mailflow_common::{Facts, FlowKey, Scope, SourceOverflowKey, Vlans};
 
 use super::{
     delta::{Delta, Gain},
@@ -15,7 +15,7 @@ use crate::time::Time;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Spill {
     /// Source, server port, protocol.
-    pub key: SpillKey,
+    pub key: SourceOverflowKey,
     /// Client to server, cumulative.
     pub up: Direction,
     /// Server to client, cumulative.
@@ -48,7 +48,7 @@ pub(crate) struct Overflowed {
 /// What was seen of them last.
 #[derive(Debug, Default)]
 pub(crate) struct Spills {
-    seen: HashMap<SpillKey, Quantities>,
+    seen: HashMap<SourceOverflowKey, Quantities>,
 }
 
 impl Spills {
@@ -80,18 +80,18 @@ impl Spills {
     }
 
     /// What was seen last, to be kept.
-    pub(crate) fn seen(&self) -> impl Iterator<Item = (&SpillKey, &Quantities)> {
+    pub(crate) fn seen(&self) -> impl Iterator<Item = (&SourceOverflowKey, &Quantities)> {
         self.seen.iter()
     }
 
     /// Goes on from what was seen.
-    pub(crate) fn put(&mut self, key: SpillKey, seen: Quantities) {
+    pub(crate) fn put(&mut self, key: SourceOverflowKey, seen: Quantities) {
         self.seen.insert(key, seen);
     }
 }
 
 /// A flow from nowhere in particular: what it takes to place a gain.
-fn nowhere(key: &SpillKey) -> Flow {
+fn nowhere(key: &SourceOverflowKey) -> Flow {
     Flow {
         key: place(key),
         up: Direction::default(),
@@ -106,7 +106,7 @@ fn nowhere(key: &SpillKey) -> Flow {
 }
 
 /// The key of a flow from nowhere in particular: what a ledger needs to place a gain.
-fn place(key: &SpillKey) -> FlowKey {
+fn place(key: &SourceOverflowKey) -> FlowKey {
     let v6 = key.source.ip().is_ipv6();
     // Protocols are below 128.
     let scope = Scope::new(Vlans::default(), key.protocol as u8, v6);
@@ -119,7 +119,7 @@ mod tests {
 
     fn spill(packets: u64, over: bool) -> Spill {
         let source = "10.0.0.9".parse::<IpAddr>().unwrap().into();
-        let key = SpillKey { source, server_port: 25, protocol: 6 };
+        let key = SourceOverflowKey { source, server_port: 25, protocol: 6 };
         let up = Direction { packets, bytes: packets * 60, ..Direction::default() };
         Spill { key, up, down: Direction::default(), attempts: 0, sessions: 0, over }
     }

@@ -32,18 +32,40 @@ pub fn facts_bytes(facts: &Facts) -> [u8; 10] {
         facts.fin_up,
         facts.fin_down,
         facts.reset,
-        facts.answered,
-        facts.opening_up,
-        facts.opening_down,
+        facts.seen,
+        facts.first_payload_up,
+        facts.first_payload_down,
         facts.upgrade,
-        facts.looked,
+        facts.inspected,
     ]
 }
 
 /// Facts from those bytes.
 pub fn facts_of(bytes: [u8; 10]) -> Facts {
-    let [syn, syn_ack, fin_up, fin_down, reset, answered, opening_up, opening_down, upgrade, looked] = bytes;
-    Facts { syn, syn_ack, fin_up, fin_down, reset, answered, opening_up, opening_down, upgrade, looked }
+    let [
+        syn,
+        syn_ack,
+        fin_up,
+        fin_down,
+        reset,
+        seen,
+        first_payload_up,
+        first_payload_down,
+        upgrade,
+        inspected,
+    ] = bytes;
+    Facts {
+        syn,
+        syn_ack,
+        fin_up,
+        fin_down,
+        reset,
+        seen,
+        first_payload_up,
+        first_payload_down,
+        upgrade,
+        inspected,
+    }
 }
 
 /// A flow as one snapshot of the kernel's table shows it, its times resolved.

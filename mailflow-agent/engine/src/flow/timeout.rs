@@ -147,7 +147,7 @@ mod tests {
     #[test]
     fn an_unanswered_syn_ends_sooner() {
         let silent = |flow: &mut Flow| {
-            (flow.facts.syn_ack, flow.facts.answered) = (0, 0);
+            (flow.facts.syn_ack, flow.facts.seen) = (0, 0);
             flow.down = Default::default();
         };
         assert_eq!(end(silent), (at(228), RecordReason::Idle), "a client may send its SYN again for 127 s");
@@ -183,7 +183,7 @@ mod tests {
         let services = fixture::settings().services;
         let tls = |port| {
             let mut flow = fixture::flow("10.0.0.1:4000", &format!("9.9.9.9:{port}"));
-            flow.facts.opening_up = mailflow_common::opening::TLS;
+            flow.facts.first_payload_up = mailflow_common::first_payload::TLS;
             app(&flow, &services)
         };
         assert_eq!([tls(465), tls(993), tls(2525)], [App::Smtps, App::Imaps, App::Smtps]);

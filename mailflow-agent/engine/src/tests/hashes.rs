@@ -4,7 +4,7 @@
 use std::hash::{BuildHasher, Hash, RandomState};
 
 use fastrand::Rng;
-use mailflow_common::{Address, FlowKey, PROTOCOL_TCP, Scope, SpillKey, Vlans};
+use mailflow_common::{Address, FlowKey, PROTOCOL_TCP, Scope, SourceOverflowKey, Vlans};
 
 use crate::{
     eval::group_key::{Source, Subject},
@@ -85,7 +85,7 @@ fn no_difference_makes_two_rows_of_a_table_share_a_hash() {
     let pair = |words: &Words| Subject::Pair(Box::new((Source::of(ip(words), 128), flow_of(words).server())));
     let spill = |words: &Words| {
         let FlowKey { client, server_port, .. } = flow_of(words).key;
-        SpillKey { source: client, server_port, protocol: u16::from(PROTOCOL_TCP) }
+        SourceOverflowKey { source: client, server_port, protocol: u16::from(PROTOCOL_TCP) }
     };
     let metrics =
         |words: &Words| words.iter().take(4).fold(0_u128, |all, word| all << 32 | u128::from(*word));

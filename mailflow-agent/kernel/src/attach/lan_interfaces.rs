@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// The map.
-const LANS: &str = "LANS";
+const LANS: &str = "LAN_INTERFACES";
 
 /// Those that stand in the map.
 #[derive(Default)]

@@ -271,7 +271,7 @@ mod tests {
 
     /// The interfaces of which the program is told that it counts what comes in there.
     fn lans(loaded: &Loaded) -> Vec<u32> {
-        let map = loaded.ebpf.map("LANS").unwrap();
+        let map = loaded.ebpf.map("LAN_INTERFACES").unwrap();
         let map: aya::maps::HashMap<_, u32, u32> = map.try_into().unwrap();
         map.keys().collect::<Result<Vec<_>, _>>().unwrap()
     }

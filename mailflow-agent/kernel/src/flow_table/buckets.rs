@@ -1,4 +1,4 @@
-//! The flow table's sets, read and freed where they are: see [`mailflow_common::Set`].
+//! The flow table's sets, read and freed where they are: see [`mailflow_common::Bucket`].
 
 mod shape;
 mod slot;
@@ -14,8 +14,8 @@ use std::{
 
 use aya::maps::MapData;
 use mailflow_common::{
-    FREE, FlowCounters, FlowKey, HashKeys, LEFT, Place, Rest, SETS_IN_GROUP, Set, Sharing, WAYS, groups_of,
-    set_of, tag_of,
+    BUCKET_SLOTS, BUCKETS_PER_GROUP, Bucket, EMPTY, FlowCounters, FlowKey, FlowTableKey, HashKeys,
+    KeyRemainder, SourceLimit, TOMBSTONE, bucket_groups, bucket_index, tag_of,
 };
 
 use mailflow_engine::time::Time;
@@ -26,7 +26,7 @@ use super::{conservation::Sum, mmap::Mapped};
 use crate::host::system_clock;
 
 /// Words of a set.
-const SET_WORDS: usize = size_of::<Set>() / 8;
+const SET_WORDS: usize = size_of::<Bucket>() / 8;
 
 /// How long a packet may still be under way: to a flow that it found before that was taken out, or through a program
 /// that was replaced.
@@ -37,8 +37,8 @@ pub(crate) struct Sets {
     sets: Mapped,
     /// Which groups of sets may hold flows; none where all sets are read.
     groups: Option<Groups>,
-    /// The cells of [`Sharing`], where flows are taken out.
-    shares: Option<(Mapped, Sharing)>,
+    /// The cells of [`SourceLimit`], where flows are taken out.
+    shares: Option<(Mapped, SourceLimit)>,
     keys: HashKeys,
     /// Ways whose flow was taken out, until they can be freed ...
     left: RefCell<VecDeque<Left>>,
@@ -48,7 +48,7 @@ pub(crate) struct Sets {
     waves: RefCell<VecDeque<(Time, usize)>>,
 }
 
-/// Which groups of [`SETS_IN_GROUP`] sets may hold flows.
+/// Which groups of [`BUCKETS_PER_GROUP`] sets may hold flows.
 struct Groups {
     /// The program's words: 1 where a flow was inserted.
     inserted: Mapped,
@@ -113,16 +113,16 @@ pub(super) enum Taken {
 impl Sets {
     /// Maps the sets of a table, to be read.
     pub(crate) fn open(sets: &MapData, count: u32, keys: HashKeys) -> io::Result<Self> {
-        let sets = Mapped::new(sets, count, size_of::<Set>())?;
+        let sets = Mapped::new(sets, count, size_of::<Bucket>())?;
         Ok(Self::of(sets, keys))
     }
 
     /// Sets in memory of our own.
     #[cfg(test)]
     fn ours(count: usize, keys: HashKeys) -> io::Result<Self> {
-        let inserted = Mapped::own(groups_of(count as u32) as usize * size_of::<u64>())?;
+        let inserted = Mapped::own(bucket_groups(count as u32) as usize * size_of::<u64>())?;
         let groups = Some(Groups::new(inserted));
-        Ok(Self { groups, ..Self::of(Mapped::own(count * size_of::<Set>())?, keys) })
+        Ok(Self { groups, ..Self::of(Mapped::own(count * size_of::<Bucket>())?, keys) })
     }
 
     fn of(sets: Mapped, keys: HashKeys) -> Self {
@@ -137,10 +137,10 @@ impl Sets {
         count: u32,
         inserted: &MapData,
         shares: &MapData,
-        sharing: Sharing,
+        sharing: SourceLimit,
     ) -> io::Result<Self> {
-        let groups = Some(Groups::new(Mapped::new(inserted, groups_of(count), size_of::<u64>())?));
-        let shares = Some((Mapped::new(shares, mailflow_common::ALL_CELLS, size_of::<u64>())?, sharing));
+        let groups = Some(Groups::new(Mapped::new(inserted, bucket_groups(count), size_of::<u64>())?));
+        let shares = Some((Mapped::new(shares, mailflow_common::SKETCH_CELLS, size_of::<u64>())?, sharing));
         let own = Self { groups, shares, ..Self::open(sets, count, sharing.keys)? };
         own.find_left();
         Ok(own)
@@ -149,8 +149,8 @@ impl Sets {
     /// Notes what an agent before took out and did not free.
     fn find_left(&self) {
         for (number, set) in self.all() {
-            for way in 0..WAYS {
-                if set[way].load(Ordering::Relaxed) == LEFT {
+            for way in 0..BUCKET_SLOTS {
+                if set[way].load(Ordering::Relaxed) == TOMBSTONE {
                     self.leave(number, way, sum(slot(set, way)), None);
                 }
             }
@@ -182,12 +182,12 @@ impl Sets {
 
     /// The number of a tag's set.
     fn number(&self, tag: u64) -> u32 {
-        set_of(tag, (self.sets.words().len() / SET_WORDS) as u32)
+        bucket_index(tag, (self.sets.words().len() / SET_WORDS) as u32)
     }
 
     /// A flow's place, the rest of its key, and its tag.
-    fn place(&self, key: &FlowKey) -> (Place, Rest, u64) {
-        let (place, rest) = Place::of(key);
+    fn place(&self, key: &FlowKey) -> (FlowTableKey, KeyRemainder, u64) {
+        let (place, rest) = FlowTableKey::of(key);
         (place, rest, tag_of(self.keys.flow(&place, &rest)))
     }
 
@@ -201,11 +201,11 @@ impl Sets {
     /// the other is added to that when no packet is under way to it any more ([`Sets::free`]), and returned here.
     pub(super) fn walk(&self, mut visit: impl FnMut(&FlowKey, &FlowCounters)) -> Sum {
         let mut apart = Sum::default();
-        for (group, sets) in self.sets.words().chunks(SETS_IN_GROUP as usize * SET_WORDS).enumerate() {
+        for (group, sets) in self.sets.words().chunks(BUCKETS_PER_GROUP as usize * SET_WORDS).enumerate() {
             if self.groups.as_ref().is_some_and(|groups| !groups.begin(group)) {
                 continue;
             }
-            let first = group as u32 * SETS_IN_GROUP;
+            let first = group as u32 * BUCKETS_PER_GROUP;
             let occupied = self.walk_group(first, sets, &mut visit, &mut apart);
             if let Some(groups) = &self.groups {
                 groups.end(group, occupied);
@@ -225,9 +225,9 @@ impl Sets {
     ) -> bool {
         let mut occupied = false;
         for (number, set) in (first..).zip(sets.chunks_exact(SET_WORDS)) {
-            for way in 0..WAYS {
+            for way in 0..BUCKET_SLOTS {
                 let tag = set[way].load(Ordering::Relaxed);
-                if tag <= LEFT {
+                if tag <= TOMBSTONE {
                     continue;
                 }
                 occupied = true;
@@ -239,14 +239,14 @@ impl Sets {
                 let is = |other: &usize| {
                     set[*other].load(Ordering::Relaxed) == tag && {
                         let other = read(slot(set, *other));
-                        (other.place, other.entry.rest) == (flow.place, flow.entry.rest)
+                        (other.key, other.entry.remainder) == (flow.key, flow.entry.remainder)
                     }
                 };
                 match (0..way).find(is) {
-                    None => visit(&flow.place.flow(&flow.entry.rest), &flow.entry.counters),
+                    None => visit(&flow.key.flow(&flow.entry.remainder), &flow.entry.counters),
                     Some(twin) => {
-                        set[way].store(LEFT, Ordering::SeqCst);
-                        self.give_back(&flow.place.flow(&flow.entry.rest));
+                        set[way].store(TOMBSTONE, Ordering::SeqCst);
+                        self.give_back(&flow.key.flow(&flow.entry.remainder));
                         let sum = sum(slot(set, way));
                         apart.add(&sum);
                         self.twins.set(self.twins.get() + 1);
@@ -267,7 +267,7 @@ impl Sets {
     pub(crate) fn join(&self, key: &FlowKey, counters: &FlowCounters) -> bool {
         let (_, _, tag) = self.place(key);
         if let Some(set) = self.set(self.number(tag)) {
-            set[offset_of!(Set, beside) / 8].fetch_sub(1, Ordering::Relaxed);
+            set[offset_of!(Bucket, fallback) / 8].fetch_sub(1, Ordering::Relaxed);
         }
         self.give_back(key);
         self.add(key, counters)
@@ -289,10 +289,10 @@ impl Sets {
             let slot = slot(set, *way);
             set[*way].load(Ordering::Relaxed) == tag && slot[FIRST].load(Ordering::Acquire) != 0 && {
                 let slot = read(slot);
-                slot.place == place && slot.entry.rest == rest
+                slot.key == place && slot.entry.remainder == rest
             }
         };
-        (0..WAYS).find(is).map(|way| (number, way, set))
+        (0..BUCKET_SLOTS).find(is).map(|way| (number, way, set))
     }
 
     /// A flow's counters.
@@ -312,7 +312,7 @@ impl Sets {
         if !same(&sum(slot)) {
             return Taken::Lives;
         }
-        let tag = set[way].swap(LEFT, Ordering::SeqCst);
+        let tag = set[way].swap(TOMBSTONE, Ordering::SeqCst);
         let sum = sum(slot);
         if !same(&sum) {
             // Just now: as if nobody had asked.
@@ -353,14 +353,14 @@ impl Sets {
         let added = left.twin.is_some() && {
             self.twins.set(self.twins.get() - 1);
             let flow = read(slot);
-            self.add(&flow.place.flow(&flow.entry.rest), &flow.entry.counters)
+            self.add(&flow.key.flow(&flow.entry.remainder), &flow.entry.counters)
         };
         if !added {
             late.add(&sum(slot));
         }
         slot.iter().for_each(|word| word.store(0, Ordering::Relaxed));
         // Whoever finds it free finds zeros.
-        set[way].store(FREE, Ordering::Release);
+        set[way].store(EMPTY, Ordering::Release);
     }
 }
 

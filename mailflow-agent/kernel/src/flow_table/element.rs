@@ -1,6 +1,6 @@
 //! Keys and values of the maps as bytes.
 
-use mailflow_common::{FlowKey, SpillKey};
+use mailflow_common::{FlowKey, SourceOverflowKey};
 
 /// A key or value of a map: plain bytes, any of which are valid.
 ///
@@ -12,17 +12,17 @@ pub(crate) unsafe trait Element: Copy {}
 // mailflow-common and are those of the map's definition.
 unsafe impl Element for mailflow_common::FlowKey {}
 // SAFETY: as above, though it is a part of a map's.
-unsafe impl Element for mailflow_common::Slot {}
+unsafe impl Element for mailflow_common::BucketSlot {}
 // SAFETY: words of any value.
 unsafe impl Element for u64 {}
 // SAFETY: as above.
 unsafe impl Element for mailflow_common::FlowCounters {}
 // SAFETY: as above.
-unsafe impl Element for mailflow_common::RetiredKey {}
+unsafe impl Element for mailflow_common::SupersededKey {}
 // SAFETY: as above.
-unsafe impl Element for mailflow_common::SpillKey {}
+unsafe impl Element for mailflow_common::SourceOverflowKey {}
 // SAFETY: as above.
-unsafe impl Element for mailflow_common::SpillCounters {}
+unsafe impl Element for mailflow_common::SourceOverflowCounters {}
 // SAFETY: as above, though it is no map's.
 unsafe impl Element for mailflow_common::Removal {}
 
@@ -62,12 +62,12 @@ pub fn unpack_key(bytes: &[u8]) -> Option<FlowKey> {
 }
 
 /// An overflowing source's key as bytes, for files.
-pub fn pack_spill_key(key: &SpillKey) -> Vec<u8> {
+pub fn pack_spill_key(key: &SourceOverflowKey) -> Vec<u8> {
     pack(key)
 }
 
 /// An overflowing source's key from its bytes.
-pub fn unpack_spill_key(bytes: &[u8]) -> Option<SpillKey> {
+pub fn unpack_spill_key(bytes: &[u8]) -> Option<SourceOverflowKey> {
     unpack(bytes)
 }
 

@@ -1,7 +1,7 @@
 //! Taking flows out of the table, many at a time, by a program of our own.
 
 use aya::{TestRun, TestRunOptions, programs::Program};
-use mailflow_common::{Removal, removal};
+use mailflow_common::{Removal, removal_outcome};
 
 use super::{buckets::Taken, element, reader::Book};
 use crate::{
@@ -33,7 +33,7 @@ pub(crate) fn remove(
                 Taken::Out => Fate::Removed,
                 Taken::Lives => Fate::Lives,
                 Taken::Absent => {
-                    asked.push((number, Removal { flow: flow.key, packets, answer: removal::ASKED }));
+                    asked.push((number, Removal { flow: flow.key, packets, answer: removal_outcome::ASKED }));
                     Fate::Lives
                 }
             }
@@ -52,15 +52,15 @@ pub(crate) fn remove(
 
 /// The same for flows that lie beside the sets, each with its number among the fates.
 fn beside(loaded: &Loaded, asked: &[(usize, Removal)], fates: &mut [Fate]) -> Result<(), KernelError> {
-    let mut answered = [Removal::default(); removal::MOST];
-    for asked in asked.chunks(removal::MOST) {
+    let mut answered = [Removal::default(); removal_outcome::MOST];
+    for asked in asked.chunks(removal_outcome::MOST) {
         let removals: Vec<Removal> = asked.iter().map(|(_, removal)| *removal).collect();
         let answered = &mut answered[..asked.len()];
         run(loaded, &removals, answered)?;
         for ((number, _), answered) in asked.iter().zip(answered) {
             fates[*number] = match answered.answer {
-                removal::REMOVED => Fate::Removed,
-                removal::ABSENT => Fate::Absent,
+                removal_outcome::REMOVED => Fate::Removed,
+                removal_outcome::ABSENT => Fate::Absent,
                 _ => Fate::Lives,
             };
         }

@@ -8,8 +8,8 @@ use std::{collections::HashMap, io, num::NonZeroU32};
 
 use aya::maps::MapData;
 use mailflow_common::{
-    DirectionCounters, Facts, FlowCounters, FlowKey, RetiredKey, SpillCounters, SpillKey, answered, side,
-    upgrade,
+    DirectionCounters, Facts, FlowCounters, FlowKey, SourceOverflowCounters, SourceOverflowKey,
+    SupersededKey, hook_orientation, seen, upgrade,
 };
 
 use super::{
@@ -90,8 +90,8 @@ pub(crate) struct Moment<'a> {
 /// What is known of the tables from one reading to the next.
 pub(crate) struct Table {
     flows: Walker<FlowKey, FlowCounters>,
-    retired: Walker<RetiredKey, FlowCounters>,
-    overflow: Walker<SpillKey, SpillCounters>,
+    retired: Walker<SupersededKey, FlowCounters>,
+    overflow: Walker<SourceOverflowKey, SourceOverflowCounters>,
     /// When flows end; a source's overflow stays as long as an open one without a packet.
     limits: SilenceLimits,
     book: Book,
@@ -156,7 +156,7 @@ impl Table {
         moment: Moment<'_>,
         reader: &mut dyn Reader,
     ) -> Result<Vec<Finished>, KernelError> {
-        let mut ended: Vec<(RetiredKey, FlowCounters)> = Vec::new();
+        let mut ended: Vec<(SupersededKey, FlowCounters)> = Vec::new();
         self.retired
             .walk(retired.fd(), |key, counters| ended.push((*key, *counters)))
             .map_err(KernelError::Table)?;
@@ -390,16 +390,16 @@ fn flow(key: &FlowKey, counters: &FlowCounters, base: Option<&FlowCounters>, mom
 
 /// The facts without what the program notes beside them for itself.
 fn facts(facts: Facts) -> Facts {
-    const KEPT: u8 = answered::YES | answered::JOINS | answered::JOINED;
+    const KEPT: u8 = seen::DOWN | seen::MPTCP_JOIN | seen::MPTCP_JOINED;
     Facts {
-        looked: facts.looked & !side::BITS,
-        answered: facts.answered & KEPT,
+        inspected: facts.inspected & !hook_orientation::BITS,
+        seen: facts.seen & KEPT,
         upgrade: facts.upgrade & upgrade::BITS,
         ..facts
     }
 }
 
-fn spill(key: &SpillKey, counters: &SpillCounters, moment: Moment<'_>) -> Spill {
+fn spill(key: &SourceOverflowKey, counters: &SourceOverflowCounters, moment: Moment<'_>) -> Spill {
     Spill {
         key: *key,
         up: direction(&counters.up, None, moment),

@@ -78,7 +78,7 @@ fn read(
         let opened = MapData::from_pin(old.map(map));
         opened.map_err(|source| KernelError::Map { map, source: Box::new(source) })
     };
-    let (flows, retired, overflow) = (open("FLOWS")?, open("RETIRED")?, open("OVERFLOW")?);
+    let (flows, retired, overflow) = (open("FLOWS")?, open("SUPERSEDED")?, open("OVERFLOW")?);
     let kept = kept.filter(|(of, _)| Some(*of) == old.generation()).map(|(_, kept)| kept);
     let mut table = Table::new(limits);
     if let Some(kept) = kept {
@@ -87,7 +87,7 @@ fn read(
     let before = kept.and_then(|kept| Ticks::from_words(kept.ticks));
     let ticks = before.as_ref().unwrap_or(ticks);
     let moment = Moment { ticks, now, tick: ticks.tick(now), horizon: u64::MAX };
-    let sets = sets(old, keys(open("SHARES")?)?)?;
+    let sets = sets(old, keys(open("SOURCE_SKETCH")?)?)?;
     let maps = Maps { sets: sets.as_ref(), flows: &flows, retired: &retired, overflow: &overflow };
     let mut snapshot = Snapshot::default();
     table.read(&maps, moment, &mut snapshot, &|_, _: &[Flow]| Ok(Vec::new()))?;
@@ -97,11 +97,11 @@ fn read(
 
 /// The sets of the flow table, where it has any.
 fn sets(old: &Old, keys: HashKeys) -> Result<Option<Sets>, KernelError> {
-    let path = old.map("SETS");
+    let path = old.map("BUCKETS");
     if !path.exists() {
         return Ok(None);
     }
-    let failed = |source| KernelError::Map { map: "SETS", source: Box::new(source) };
+    let failed = |source| KernelError::Map { map: "BUCKETS", source: Box::new(source) };
     let map = MapData::from_pin(path).map_err(failed)?;
     let count = map.info().map_err(failed)?.max_entries();
     Sets::open(&map, count, keys).map(Some).map_err(KernelError::Table)
@@ -109,5 +109,5 @@ fn sets(old: &Old, keys: HashKeys) -> Result<Option<Sets>, KernelError> {
 
 /// The keys by which the tables were filled.
 fn keys(shares: MapData) -> Result<HashKeys, KernelError> {
-    known_keys(&Array::try_from(Map::Array(shares)).map_err(map_error("SHARES"))?)
+    known_keys(&Array::try_from(Map::Array(shares)).map_err(map_error("SOURCE_SKETCH"))?)
 }

@@ -139,11 +139,11 @@ fn sum(carried: &Flow, entry: Flow) -> Flow {
         fin_up: before.fin_up | after.fin_up,
         fin_down: before.fin_down | after.fin_down,
         reset: before.reset | after.reset,
-        answered: before.answered | after.answered,
-        opening_up: opening(before.opening_up, after.opening_up),
-        opening_down: opening(before.opening_down, after.opening_down),
+        seen: before.seen | after.seen,
+        first_payload_up: opening(before.first_payload_up, after.first_payload_up),
+        first_payload_down: opening(before.first_payload_down, after.first_payload_down),
         upgrade: before.upgrade.max(after.upgrade),
-        looked: before.looked.max(after.looked),
+        inspected: before.inspected.max(after.inspected),
     };
     Flow {
         key: entry.key,
@@ -201,8 +201,8 @@ mod tests {
         }
     }
 
-    const OPEN: Facts = Facts { syn: 1, syn_ack: 1, answered: 1, ..Facts::NONE };
-    const MIDDLE: Facts = Facts { answered: 1, ..Facts::NONE };
+    const OPEN: Facts = Facts { syn: 1, syn_ack: 1, seen: 1, ..Facts::NONE };
+    const MIDDLE: Facts = Facts { seen: 1, ..Facts::NONE };
 
     #[test]
     fn an_entry_that_begins_in_the_middle_goes_on_with_what_was_carried() {

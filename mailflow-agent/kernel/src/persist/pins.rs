@@ -3,7 +3,7 @@
 //! ```text
 //! /sys/fs/bpf/mailflow/          locked by the agent that runs
 //!   v6/                          tables of layout 6
-//!     SETS, FLOWS, RETIRED, ...
+//!     BUCKETS, FLOWS, SUPERSEDED, ...
 //!     link-ingress-eth1          a link for each place
 //! ```
 //!
@@ -19,8 +19,8 @@ use std::{
 
 use aya::maps::{MapInfo, MapType};
 use mailflow_common::{
-    ALL_CELLS, FlowCounters, FlowKey, FragmentKey, FragmentOwner, RetiredKey, Set, SpillCounters, SpillKey,
-    Totals, groups_of,
+    Bucket, FlowCounters, FlowKey, FragmentKey, FragmentOwner, SKETCH_CELLS, SourceOverflowCounters,
+    SourceOverflowKey, SupersededKey, Totals, bucket_groups,
 };
 use tracing::{info, warn};
 
@@ -40,7 +40,16 @@ const OTHER_LAYOUT: &str = "MAILFLOW_TEST_LAYOUT";
 /// How the name of a link begins.
 const LINK: &str = "link-";
 /// The pinned maps.
-const MAPS: [&str; 8] = ["SETS", "INSERTED", "FLOWS", "RETIRED", "OVERFLOW", "SHARES", "FRAGMENTS", "TOTALS"];
+const MAPS: [&str; 8] = [
+    "BUCKETS",
+    "BUCKET_INSERTIONS",
+    "FLOWS",
+    "SUPERSEDED",
+    "OVERFLOW",
+    "SOURCE_SKETCH",
+    "FRAGMENTS",
+    "TOTALS",
+];
 
 /// The directory of the pins, locked.
 #[derive(Debug)]
@@ -322,24 +331,24 @@ fn wanted(name: &str, options: Option<&LoadOptions>) -> (MapType, usize, usize, 
     let version = KernelVersion::running();
     let shape = options.zip(version.ok()).map(|(options, version)| Shape::of(options.flows, version));
     match name {
-        "SETS" => {
+        "BUCKETS" => {
             let sets = shape.map(|shape| shape.sets.max(1));
-            (MapType::Array, WORD, size_of::<Set>(), sets)
+            (MapType::Array, WORD, size_of::<Bucket>(), sets)
         }
-        "INSERTED" => {
-            let groups = shape.map(|shape| groups_of(shape.sets.max(1)));
+        "BUCKET_INSERTIONS" => {
+            let groups = shape.map(|shape| bucket_groups(shape.sets.max(1)));
             (MapType::Array, WORD, size_of::<u64>(), groups)
         }
         "FLOWS" => {
             let flows = shape.map(|shape| shape.beside);
             (MapType::Hash, size_of::<FlowKey>(), size_of::<FlowCounters>(), flows)
         }
-        "RETIRED" => (MapType::Hash, size_of::<RetiredKey>(), size_of::<FlowCounters>(), None),
+        "SUPERSEDED" => (MapType::Hash, size_of::<SupersededKey>(), size_of::<FlowCounters>(), None),
         "OVERFLOW" => {
             let sources = options.map(|options| options.overflow);
-            (MapType::Hash, size_of::<SpillKey>(), size_of::<SpillCounters>(), sources)
+            (MapType::Hash, size_of::<SourceOverflowKey>(), size_of::<SourceOverflowCounters>(), sources)
         }
-        "SHARES" => (MapType::Array, WORD, size_of::<u64>(), Some(ALL_CELLS)),
+        "SOURCE_SKETCH" => (MapType::Array, WORD, size_of::<u64>(), Some(SKETCH_CELLS)),
         "FRAGMENTS" => (MapType::LruHash, size_of::<FragmentKey>(), size_of::<FragmentOwner>(), None),
         _ => (MapType::PerCpuArray, WORD, size_of::<Totals>(), Some(1)),
     }
@@ -347,7 +356,7 @@ fn wanted(name: &str, options: Option<&LoadOptions>) -> (MapType, usize, usize, 
 
 #[cfg(test)]
 mod tests {
-    use mailflow_common::{Entry, HashKeys, Place, Scope, Slot, Vlans, set_of, tag_of};
+    use mailflow_common::{BucketSlot, FlowTableKey, HashKeys, MapEntry, Scope, Vlans, bucket_index, tag_of};
     use sha2::{Digest, Sha256};
 
     use super::*;
@@ -374,7 +383,7 @@ mod tests {
             }
         }
         let hash: String = hash.finalize().iter().take(4).map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!((LAYOUT, hash.as_str()), (6, "47320a13"));
+        assert_eq!((LAYOUT, hash.as_str()), (6, "5ea13b8e"));
     }
 
     /// A flow's key as a set holds it is part of the layout as well, and so is the hash that chooses the set.
@@ -385,11 +394,13 @@ mod tests {
             let scope = Scope::new(Vlans::default().push(7), 6, client.is_ipv6());
             let (client, server) = (client.into(), server.into());
             let key = FlowKey { client, server, client_port: 40_000, server_port: 25, scope };
-            let (place, rest) = Place::of(&key);
-            let slot = Slot { place, entry: Entry { rest, ..Entry::default() } };
+            let (place, rest) = FlowTableKey::of(&key);
+            let slot = BucketSlot { key: place, entry: MapEntry { remainder: rest, ..MapEntry::default() } };
             let bytes = element::bytes(&[slot]).to_vec();
-            let (head, tail) =
-                (&bytes[..size_of::<Place>()], &bytes[size_of::<Place>() + size_of::<FlowCounters>()..]);
+            let (head, tail) = (
+                &bytes[..size_of::<FlowTableKey>()],
+                &bytes[size_of::<FlowTableKey>() + size_of::<FlowCounters>()..],
+            );
             let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
             let mut word = 3_u64;
             let keys = HashKeys::draw(|| {
@@ -397,7 +408,7 @@ mod tests {
                 word
             });
             let tag = tag_of(keys.flow(&place, &rest));
-            let set = (tag, set_of(tag, 1_000));
+            let set = (tag, bucket_index(tag, 1_000));
             (hex(head), hex(tail), set)
         };
         let known = [

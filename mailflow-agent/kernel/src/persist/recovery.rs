@@ -1,6 +1,6 @@
 //! Checkpoint of what is known of the tables, and queries and corrections of crash recovery.
 
-use mailflow_common::{FlowCounters, FlowKey, RetiredKey, SpillCounters, SpillKey};
+use mailflow_common::{FlowCounters, FlowKey, SourceOverflowCounters, SourceOverflowKey, SupersededKey};
 
 use super::{kernel_checkpoint::Kept, migrated_flows::less};
 use crate::{
@@ -63,8 +63,8 @@ impl Kernel {
         if self.left.finished.iter().any(|left| (left.flow.key, left.flow.first) == (flow.key, flow.first)) {
             return Ok(true);
         }
-        let key = RetiredKey { flow: flow.key, first: self.ticks.tick(flow.first) };
-        Ok(look_up::<RetiredKey, FlowCounters>(&self.loaded, "RETIRED", &key)?.is_some())
+        let key = SupersededKey { flow: flow.key, first: self.ticks.tick(flow.first) };
+        Ok(look_up::<SupersededKey, FlowCounters>(&self.loaded, "SUPERSEDED", &key)?.is_some())
     }
 
     /// Books a flow that the agent before took out of the table.
@@ -104,11 +104,11 @@ impl Kernel {
     ///
     /// # Errors
     /// The kernel refuses the read.
-    pub fn holds_spill(&self, key: &SpillKey) -> std::io::Result<bool> {
+    pub fn holds_spill(&self, key: &SourceOverflowKey) -> std::io::Result<bool> {
         if self.left.spilled.iter().any(|left| left.key == *key) {
             return Ok(true);
         }
-        Ok(look_up::<SpillKey, SpillCounters>(&self.loaded, "OVERFLOW", key)?.is_some())
+        Ok(look_up::<SourceOverflowKey, SourceOverflowCounters>(&self.loaded, "OVERFLOW", key)?.is_some())
     }
 }
 

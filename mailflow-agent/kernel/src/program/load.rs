@@ -14,7 +14,8 @@ use aya::{
     programs::{Program, SchedClassifier, Xdp},
 };
 use mailflow_common::{
-    ALL_CELLS, HashKeys, KEY_CELLS, PORT_WORDS, PortSet, Room, Sharing, Silences, Totals, groups_of,
+    EntryCounts, HashKeys, IdleTimeoutTicks, PORT_WORDS, PortSet, SKETCH_CELLS, SKETCH_KEY_OFFSET,
+    SourceLimit, Totals, bucket_groups,
 };
 
 use super::{log::KernelLog, object_compat};
@@ -40,11 +41,11 @@ unsafe impl Pod for Plain<Totals> {}
 // SAFETY: as above.
 unsafe impl Pod for Plain<[u64; PORT_WORDS]> {}
 // SAFETY: as above.
-unsafe impl Pod for Plain<Silences> {}
+unsafe impl Pod for Plain<IdleTimeoutTicks> {}
 // SAFETY: as above.
-unsafe impl Pod for Plain<Sharing> {}
+unsafe impl Pod for Plain<SourceLimit> {}
 // SAFETY: as above.
-unsafe impl Pod for Plain<Room> {}
+unsafe impl Pod for Plain<EntryCounts> {}
 
 /// Shows the kernel's ticks; whatever else is loaded needs it.
 pub(crate) const TICKS: &str = "ticks";
@@ -63,7 +64,7 @@ pub(crate) struct Loaded {
     /// The IPv6 prefix that makes a source.
     pub(crate) ipv6_prefix: u8,
     /// Most entries that clients alone may make, of the flow table and of the overflow table.
-    half_open: Room,
+    half_open: EntryCounts,
     /// Packets that are forwarded are not counted at `host` interfaces.
     pub(crate) local_only: bool,
     /// The flow table's sets, where it has any.
@@ -86,13 +87,13 @@ impl Loaded {
         let mut loader = EbpfLoader::new();
         loader
             .verifier_log_level(VerifierLogLevel::STATS)
-            .map_max_entries("SETS", shape.sets.max(1))
-            .map_max_entries("INSERTED", groups_of(shape.sets.max(1)))
+            .map_max_entries("BUCKETS", shape.sets.max(1))
+            .map_max_entries("BUCKET_INSERTIONS", bucket_groups(shape.sets.max(1)))
             .map_max_entries("FLOWS", shape.beside)
             .map_max_entries("OVERFLOW", options.overflow)
             .override_global("LOCAL_ONLY", &local_only, true)
             .override_global("CLOCK", &clock, true)
-            .override_global("SET_COUNT", &shape.sets, true);
+            .override_global("BUCKET_COUNT", &shape.sets, true);
         for (name, path) in pins.into_iter().flat_map(Pins::maps) {
             loader.map_pin_path(name, path);
         }
@@ -107,10 +108,11 @@ impl Loaded {
         let mut loaded =
             Self { ebpf, programs, version, log, ipv6_prefix, half_open, local_only, sets: None };
         loaded.load_programs(options.programs)?;
-        loaded.set_room(Room { flows: 0, sources: 0 }, (0, 0))?;
+        loaded.set_room(EntryCounts { flows: 0, sources: 0 }, (0, 0))?;
         let sharing = loaded.share(options)?;
         if shape.sets != 0 {
-            let [sets, inserted, shares] = ["SETS", "INSERTED", "SHARES"].map(|name| loaded.array(name));
+            let [sets, inserted, shares] =
+                ["BUCKETS", "BUCKET_INSERTIONS", "SOURCE_SKETCH"].map(|name| loaded.array(name));
             let sets = Sets::own(sets?, shape.sets, inserted?, shares?, sharing);
             loaded.sets = Some(sets.map_err(KernelError::Table)?);
         }
@@ -189,56 +191,60 @@ impl Loaded {
     }
 
     /// Sets the silences that separate flows; packets pass meanwhile.
-    pub(crate) fn set_silences(&mut self, silences: Silences) -> Result<(), KernelError> {
-        let mut map: Array<_, Plain<Silences>> = self.data(".data.silences")?;
-        map.set(0, Plain(silences), 0).map_err(map_error(".data.silences"))
+    pub(crate) fn set_silences(&mut self, silences: IdleTimeoutTicks) -> Result<(), KernelError> {
+        let mut map: Array<_, Plain<IdleTimeoutTicks>> = self.data(".data.idle_timeouts")?;
+        map.set(0, Plain(silences), 0).map_err(map_error(".data.idle_timeouts"))
     }
 
     /// Says how the flow table is shared between sources.
-    fn share(&mut self, options: &LoadOptions) -> Result<Sharing, KernelError> {
+    fn share(&mut self, options: &LoadOptions) -> Result<SourceLimit, KernelError> {
         let keys = options.hash_keys.map_or_else(|| self.hash_keys(), Ok)?;
-        let mut map: Array<_, Plain<Sharing>> = self.data(".data.sharing")?;
-        let sharing = Sharing {
-            mask: Sharing::mask(options.ipv6_prefix),
+        let mut map: Array<_, Plain<SourceLimit>> = self.data(".data.source_limit")?;
+        let sharing = SourceLimit {
+            mask: SourceLimit::mask(options.ipv6_prefix),
             keys,
-            most: u64::from(options.flows_per_source),
+            max_flows: u64::from(options.flows_per_source),
         };
-        map.set(0, Plain(sharing), 0).map_err(map_error(".data.sharing"))?;
+        map.set(0, Plain(sharing), 0).map_err(map_error(".data.source_limit"))?;
         Ok(sharing)
     }
 
     /// Returns how many entries the program has made.
-    pub(crate) fn made(&mut self) -> Result<Room, KernelError> {
-        let map: Array<_, Plain<Room>> = self.data(".data.made")?;
-        map.get(&0, 0).map(|made| made.0).map_err(map_error(".data.made"))
+    pub(crate) fn made(&mut self) -> Result<EntryCounts, KernelError> {
+        let map: Array<_, Plain<EntryCounts>> = self.data(".data.entries_inserted")?;
+        map.get(&0, 0).map(|made| made.0).map_err(map_error(".data.entries_inserted"))
     }
 
     /// Lets clients make entries until their part of each table is full. The tables held `flows` and `sources` entries
     /// after a reading, before which the program had made `made`: what it made meanwhile is counted twice until the next one.
-    pub(crate) fn set_room(&mut self, made: Room, (flows, sources): (u64, u64)) -> Result<(), KernelError> {
+    pub(crate) fn set_room(
+        &mut self,
+        made: EntryCounts,
+        (flows, sources): (u64, u64),
+    ) -> Result<(), KernelError> {
         let until = |made: u64, most: u64, held: u64| match most {
             u64::MAX => u64::MAX,
             most => made + most.saturating_sub(held),
         };
-        let room = Room {
+        let room = EntryCounts {
             flows: until(made.flows, self.half_open.flows, flows),
             sources: until(made.sources, self.half_open.sources, sources),
         };
-        let mut map: Array<_, Plain<Room>> = self.data(".data.room")?;
-        map.set(0, Plain(room), 0).map_err(map_error(".data.room"))
+        let mut map: Array<_, Plain<EntryCounts>> = self.data(".data.entry_limits")?;
+        map.set(0, Plain(room), 0).map_err(map_error(".data.entry_limits"))
     }
 
     /// Keys of the hashes by which the tables are filled: their own, where they were taken over.
     fn hash_keys(&mut self) -> Result<HashKeys, KernelError> {
-        let mut cells: Array<_, u64> = self.data("SHARES")?;
+        let mut cells: Array<_, u64> = self.data("SOURCE_SKETCH")?;
         // Written in their order: where the last one is, all are.
-        if cells.get(&(ALL_CELLS - 1), 0).map_err(map_error("SHARES"))? != 0 {
+        if cells.get(&(SKETCH_CELLS - 1), 0).map_err(map_error("SOURCE_SKETCH"))? != 0 {
             return known_keys(&cells);
         }
         let mut words = [0; HashKeys::WORDS];
         getrandom::fill(element::bytes_mut(&mut words)).map_err(|error| KernelError::Table(error.into()))?;
-        for (cell, word) in (KEY_CELLS..).zip(words) {
-            cells.set(cell, word, 0).map_err(map_error("SHARES"))?;
+        for (cell, word) in (SKETCH_KEY_OFFSET..).zip(words) {
+            cells.set(cell, word, 0).map_err(map_error("SOURCE_SKETCH"))?;
         }
         known_keys(&cells)
     }
@@ -280,7 +286,7 @@ impl Loaded {
         Ok(Maps {
             sets: self.sets.as_ref(),
             flows: self.hash("FLOWS")?,
-            retired: self.hash("RETIRED")?,
+            retired: self.hash("SUPERSEDED")?,
             overflow: self.hash("OVERFLOW")?,
         })
     }
@@ -316,19 +322,19 @@ impl Loaded {
 }
 
 /// Most entries that clients alone may make.
-fn half_open(options: &LoadOptions) -> Room {
+fn half_open(options: &LoadOptions) -> EntryCounts {
     let of = |entries: u32| match options.half_open_percent {
         100.. => u64::MAX,
         percent => (u64::from(entries) * u64::from(percent) / 100).max(1),
     };
-    Room { flows: of(options.flows), sources: of(options.overflow) }
+    EntryCounts { flows: of(options.flows), sources: of(options.overflow) }
 }
 
 /// Keys of the hashes by which tables were filled, of which these are the shares.
 pub(crate) fn known_keys(shares: &Array<impl Borrow<MapData>, u64>) -> Result<HashKeys, KernelError> {
     let mut words = [0; HashKeys::WORDS];
-    for (cell, word) in (KEY_CELLS..).zip(&mut words) {
-        *word = shares.get(&cell, 0).map_err(map_error("SHARES"))?;
+    for (cell, word) in (SKETCH_KEY_OFFSET..).zip(&mut words) {
+        *word = shares.get(&cell, 0).map_err(map_error("SOURCE_SKETCH"))?;
     }
     let mut words = words.into_iter();
     Ok(HashKeys::draw(|| words.next().unwrap_or_default()))

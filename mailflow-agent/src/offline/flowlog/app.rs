@@ -1,6 +1,6 @@
 //! Other tools' names of applications in our classes, and the facts that stand for a class.
 
-use mailflow_common::{App, Facts, Family, opening, upgrade};
+use mailflow_common::{App, Facts, Family, first_payload, upgrade};
 
 use mailflow_engine::settings::Service;
 
@@ -38,14 +38,14 @@ pub(crate) fn class<'a>(names: impl IntoIterator<Item = &'a str>, service: Servi
 /// Sets the facts by which `app` is told; `client` where the client's words decided.
 pub(crate) fn stands_for(app: App, client: bool, facts: &mut Facts) {
     let spoken = match app {
-        App::Smtp | App::SmtpStartTls => opening::SMTP,
-        App::Pop3 | App::Pop3Stls => opening::POP3,
-        App::Imap | App::ImapStartTls => opening::IMAP,
-        App::Smtps | App::Pop3s | App::Imaps => opening::TLS,
-        App::Other => opening::OTHER,
-        App::Unseen => opening::NONE,
+        App::Smtp | App::SmtpStartTls => first_payload::SMTP,
+        App::Pop3 | App::Pop3Stls => first_payload::POP3,
+        App::Imap | App::ImapStartTls => first_payload::IMAP,
+        App::Smtps | App::Pop3s | App::Imaps => first_payload::TLS,
+        App::Other => first_payload::OTHER,
+        App::Unseen => first_payload::NONE,
     };
-    *(if client { &mut facts.opening_up } else { &mut facts.opening_down }) = spoken;
+    *(if client { &mut facts.first_payload_up } else { &mut facts.first_payload_down }) = spoken;
     if matches!(app, App::SmtpStartTls | App::Pop3Stls | App::ImapStartTls) {
         facts.upgrade = upgrade::FOLLOWED;
     }

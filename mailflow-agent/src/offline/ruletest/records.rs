@@ -47,7 +47,7 @@ impl Given {
         let facts = Facts {
             syn: u8::from(self.syn),
             syn_ack: u8::from(self.answer == Answer::SynAck),
-            answered: u8::from(self.answer != Answer::Nothing),
+            seen: u8::from(self.answer != Answer::Nothing),
             reset: u8::from(self.answer == Answer::Reset),
             fin_up: u8::from(self.answer == Answer::SynAck),
             fin_down: u8::from(self.answer == Answer::SynAck),

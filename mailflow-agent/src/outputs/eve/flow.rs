@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use mailflow_common::{App, Facts, FlowKey, PROTOCOL_TCP, PROTOCOL_UDP, opening};
+use mailflow_common::{App, Facts, FlowKey, PROTOCOL_TCP, PROTOCOL_UDP, first_payload};
 use serde::Serialize;
 use sha1::{Digest, Sha1};
 
@@ -223,8 +223,8 @@ impl Evidence {
         match app {
             App::SmtpStartTls | App::Pop3Stls | App::ImapStartTls => Evidence::StartTls,
             App::Smtps | App::Pop3s | App::Imaps => Evidence::Tls,
-            App::Smtp | App::Pop3 | App::Imap => match facts.opening_down {
-                opening::SMTP | opening::POP3 | opening::IMAP => Evidence::ServerGreeting,
+            App::Smtp | App::Pop3 | App::Imap => match facts.first_payload_down {
+                first_payload::SMTP | first_payload::POP3 | first_payload::IMAP => Evidence::ServerGreeting,
                 _ => Evidence::ClientHello,
             },
             App::Other => Evidence::Contradiction,
@@ -283,16 +283,17 @@ mod tests {
     #[test]
     fn evidence_names_what_classify_looked_at() {
         let evidence = |up, down, upgrade: u8| {
-            let facts = Facts { syn: 1, opening_up: up, opening_down: down, upgrade, ..Facts::default() };
+            let facts =
+                Facts { syn: 1, first_payload_up: up, first_payload_down: down, upgrade, ..Facts::default() };
             Evidence::of(classify(&facts, Family::Smtp), &facts).name()
         };
-        assert_eq!(evidence(opening::SMTP, opening::SMTP, 0), "server_greeting");
-        assert_eq!(evidence(opening::OTHER, opening::IMAP, 0), "server_greeting");
-        assert_eq!(evidence(opening::SMTP, opening::NONE, 0), "client_hello");
-        assert_eq!(evidence(opening::SMTP, opening::SMTP, upgrade::FOLLOWED), "starttls");
-        assert_eq!(evidence(opening::TLS, opening::TLS, 0), "tls");
-        assert_eq!(evidence(opening::OTHER, opening::OTHER, 0), "contradiction");
-        assert_eq!(evidence(opening::NONE, opening::NONE, 0), "port");
+        assert_eq!(evidence(first_payload::SMTP, first_payload::SMTP, 0), "server_greeting");
+        assert_eq!(evidence(first_payload::OTHER, first_payload::IMAP, 0), "server_greeting");
+        assert_eq!(evidence(first_payload::SMTP, first_payload::NONE, 0), "client_hello");
+        assert_eq!(evidence(first_payload::SMTP, first_payload::SMTP, upgrade::FOLLOWED), "starttls");
+        assert_eq!(evidence(first_payload::TLS, first_payload::TLS, 0), "tls");
+        assert_eq!(evidence(first_payload::OTHER, first_payload::OTHER, 0), "contradiction");
+        assert_eq!(evidence(first_payload::NONE, first_payload::NONE, 0), "port");
     }
 
     #[test]

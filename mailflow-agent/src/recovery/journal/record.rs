@@ -232,7 +232,7 @@ pub(crate) mod tests {
             server_port: 25,
             ..FlowKey::default()
         };
-        let facts = Facts { syn: 1, looked: 3, upgrade: 2, ..Facts::NONE };
+        let facts = Facts { syn: 1, inspected: 3, upgrade: 2, ..Facts::NONE };
         Flow {
             key,
             up: way(7),
@@ -277,7 +277,7 @@ pub(crate) mod tests {
     fn entries_come_back() {
         let flow = some_flow(4_000);
         let spill = Spill {
-            key: mailflow_common::SpillKey { source: flow.key.client, server_port: 25, protocol: 6 },
+            key: mailflow_common::SourceOverflowKey { source: flow.key.client, server_port: 25, protocol: 6 },
             up: flow.up,
             down: flow.down,
             attempts: 3,

@@ -1,6 +1,6 @@
 //! How many sets a flow table has.
 
-use mailflow_common::WAYS;
+use mailflow_common::BUCKET_SLOTS;
 
 use crate::host::kernel_version::KernelVersion;
 
@@ -25,7 +25,7 @@ impl Shape {
         if version < KernelVersion::EXCHANGE || flows < LEAST {
             return Self { sets: 0, beside: flows };
         }
-        Self { sets: flows.div_ceil(WAYS as u32), beside: flows / 5 }
+        Self { sets: flows.div_ceil(BUCKET_SLOTS as u32), beside: flows / 5 }
     }
 }
 

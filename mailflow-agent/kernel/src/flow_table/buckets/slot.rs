@@ -5,15 +5,15 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use mailflow_common::{DirectionCounters, Entry, Facts, FlowCounters, Set, Slot};
+use mailflow_common::{Bucket, BucketSlot, DirectionCounters, Facts, FlowCounters, MapEntry};
 
 use crate::flow_table::{conservation::Sum, element};
 use mailflow_engine::event::Gain;
 
-const SLOT_WORDS: usize = size_of::<Slot>() / 8;
-const SLOTS: usize = offset_of!(Set, slots) / 8;
+const SLOT_WORDS: usize = size_of::<BucketSlot>() / 8;
+const SLOTS: usize = offset_of!(Bucket, slots) / 8;
 /// Where its counters begin.
-const COUNTERS: usize = (offset_of!(Slot, entry) + offset_of!(Entry, counters)) / 8;
+const COUNTERS: usize = (offset_of!(BucketSlot, entry) + offset_of!(MapEntry, counters)) / 8;
 /// Where its time of beginning is.
 pub(super) const FIRST: usize = COUNTERS + offset_of!(FlowCounters, first) / 8;
 
@@ -29,7 +29,7 @@ pub(super) fn slot(set: &[AtomicU64], way: usize) -> &[AtomicU64] {
 pub(super) fn add(slot: &[AtomicU64], counters: &FlowCounters) {
     let at = |field: usize| &slot[COUNTERS + field / 8];
     // What was seen of it once; what was recognised in its first bytes is where those came.
-    const SEEN: u64 = (1 << (8 * offset_of!(Facts, opening_up))) - 1;
+    const SEEN: u64 = (1 << (8 * offset_of!(Facts, first_payload_up))) - 1;
     let facts = element::bytes(std::slice::from_ref(counters)).first_chunk().copied();
     let facts = u64::from_ne_bytes(facts.unwrap_or_default());
     at(offset_of!(FlowCounters, facts)).fetch_or(facts & SEEN, Ordering::Relaxed);
@@ -64,8 +64,8 @@ pub(super) fn sum(slot: &[AtomicU64]) -> Sum {
 }
 
 /// All of it.
-pub(super) fn read(words: &[AtomicU64]) -> Slot {
-    let mut slot = [Slot::default()];
+pub(super) fn read(words: &[AtomicU64]) -> BucketSlot {
+    let mut slot = [BucketSlot::default()];
     let bytes = element::bytes_mut(&mut slot);
     for (to, word) in bytes.chunks_exact_mut(8).zip(words) {
         to.copy_from_slice(&word.load(Ordering::Relaxed).to_ne_bytes());

@@ -1,6 +1,6 @@
 //! The sets as the program fills them, in memory of our own.
 
-use mailflow_common::{Entry, PROTOCOL_TCP, Scope, Slot, Vlans};
+use mailflow_common::{BucketSlot, MapEntry, PROTOCOL_TCP, Scope, Vlans};
 
 use super::*;
 use crate::flow_table::element;
@@ -25,17 +25,17 @@ fn keys() -> HashKeys {
 fn put(sets: &Sets, key: &FlowKey, first: u64) -> usize {
     let (place, rest, tag) = sets.place(key);
     let count = (sets.sets.words().len() / SET_WORDS) as u32;
-    let set = &sets.sets.words()[set_of(tag, count) as usize * SET_WORDS..][..SET_WORDS];
-    let way = (0..WAYS).find(|way| set[*way].load(Ordering::Relaxed) == FREE).unwrap();
+    let set = &sets.sets.words()[bucket_index(tag, count) as usize * SET_WORDS..][..SET_WORDS];
+    let way = (0..BUCKET_SLOTS).find(|way| set[*way].load(Ordering::Relaxed) == EMPTY).unwrap();
     let mut counters = FlowCounters { first, ..FlowCounters::default() };
     counters.up.bare_packets = PACKETS as u32;
-    let filled = [Slot { place, entry: Entry { counters, rest } }];
+    let filled = [BucketSlot { key: place, entry: MapEntry { counters, remainder: rest } }];
     for (word, bytes) in slot(set, way).iter().zip(element::bytes(&filled).chunks_exact(8)) {
         word.store(u64::from_ne_bytes(bytes.try_into().unwrap()), Ordering::Relaxed);
     }
     set[way].store(tag, Ordering::Release);
     let inserted = sets.groups.as_ref().unwrap().inserted.words();
-    inserted[(set_of(tag, count) / SETS_IN_GROUP) as usize].store(1, Ordering::Release);
+    inserted[(bucket_index(tag, count) / BUCKETS_PER_GROUP) as usize].store(1, Ordering::Release);
     way
 }
 
@@ -80,12 +80,12 @@ fn read_groups(sets: &Sets) -> Vec<usize> {
 
 #[test]
 fn only_groups_of_sets_with_flows_are_read() {
-    const SETS: u32 = 10 * SETS_IN_GROUP - 1;
+    const SETS: u32 = 10 * BUCKETS_PER_GROUP - 1;
     let sets = Sets::ours(SETS as usize, keys()).unwrap();
     assert_eq!(read_groups(&sets).len(), 10, "an agent before this one may have read the words");
     assert_eq!((count(&sets), read_groups(&sets)), (0, vec![]));
     let flows: Vec<_> = (0..3).map(|port| key("10.0.0.1", port)).collect();
-    let group = |key: &FlowKey| (sets.number(sets.place(key).2) / SETS_IN_GROUP) as usize;
+    let group = |key: &FlowKey| (sets.number(sets.place(key).2) / BUCKETS_PER_GROUP) as usize;
     flows.iter().for_each(|key| _ = put(&sets, key, 1));
     let mut holding: Vec<_> = flows.iter().map(group).collect();
     holding.sort_unstable();
@@ -115,11 +115,11 @@ fn a_flow_is_taken_out_only_as_it_was_seen_and_its_way_freed_when_nothing_is_und
     assert_eq!((sets.free(true), sets.left.borrow().len()), (Sum::default(), 1), "it was just now");
     // A packet that had found the flow before.
     let set = &sets.sets.words()[..SET_WORDS];
-    let bare = (offset_of!(Slot, entry) + offset_of!(FlowCounters, up)) / 8 + 3;
+    let bare = (offset_of!(BucketSlot, entry) + offset_of!(FlowCounters, up)) / 8 + 3;
     slot(set, way)[bare].fetch_add(60, Ordering::Relaxed);
     assert_eq!(sets.free(false).up.bytes, 60, "it is in no record, and counted all the same");
     assert!(slot(set, way).iter().all(|word| word.load(Ordering::Relaxed) == 0));
-    assert_eq!((set[way].load(Ordering::Relaxed), sets.left.borrow().len()), (FREE, 0));
+    assert_eq!((set[way].load(Ordering::Relaxed), sets.left.borrow().len()), (EMPTY, 0));
     assert_eq!(put(&sets, &one, 2), way, "there is room again");
     // Two looks at the clock: what was taken out after the first is not freed with what was before it.
     assert_eq!(sets.take(&one, PACKETS), Taken::Out);
@@ -127,7 +127,7 @@ fn a_flow_is_taken_out_only_as_it_was_seen_and_its_way_freed_when_nothing_is_und
     std::thread::sleep(UNDER_WAY);
     assert_eq!(sets.take(&other, PACKETS), Taken::Out);
     assert_eq!((sets.free(true), sets.left.borrow().len()), (Sum::default(), 1));
-    assert_eq!(set[way].load(Ordering::Relaxed), FREE);
+    assert_eq!(set[way].load(Ordering::Relaxed), EMPTY);
 }
 
 #[test]
@@ -169,24 +169,24 @@ fn a_flow_that_began_twice_becomes_one() {
 fn what_a_flow_had_beside_its_set_is_added_to_it() {
     let sets = Sets::ours(1, keys()).unwrap();
     let one = key("10.0.0.1", 1);
-    let beside = || sets.sets.words()[offset_of!(Set, beside) / 8].load(Ordering::Relaxed);
-    sets.sets.words()[offset_of!(Set, beside) / 8].store(2, Ordering::Relaxed);
+    let beside = || sets.sets.words()[offset_of!(Bucket, fallback) / 8].load(Ordering::Relaxed);
+    sets.sets.words()[offset_of!(Bucket, fallback) / 8].store(2, Ordering::Relaxed);
     let mut counters = FlowCounters { messages: 3, ..FlowCounters::default() };
-    (counters.facts.syn, counters.facts.answered) = (1, 2);
-    counters.facts.opening_up = 5;
+    (counters.facts.syn, counters.facts.seen) = (1, 2);
+    counters.facts.first_payload_up = 5;
     counters.down.payload = 70;
     assert!(!sets.join(&one, &counters));
     put(&sets, &one, 1);
     assert!(sets.has(&one) && sets.join(&one, &counters));
     let sum = sets.get(&one).unwrap();
-    assert_eq!((sum.messages, sum.facts.syn, sum.facts.answered, sum.down.payload), (3, 1, 2, 70));
-    assert_eq!((sum.facts.opening_up, sum.up.packets(), beside()), (0, PACKETS, 0));
+    assert_eq!((sum.messages, sum.facts.syn, sum.facts.seen, sum.down.payload), (3, 1, 2, 70));
+    assert_eq!((sum.facts.first_payload_up, sum.up.packets(), beside()), (0, PACKETS, 0));
 }
 
 #[test]
 fn a_source_gets_its_share_back() {
-    let sharing = Sharing { keys: keys(), ..Sharing::NONE };
-    let shares = Mapped::own(mailflow_common::ALL_CELLS as usize * 8).unwrap();
+    let sharing = SourceLimit { keys: keys(), ..SourceLimit::NONE };
+    let shares = Mapped::own(mailflow_common::SKETCH_CELLS as usize * 8).unwrap();
     let one = key("2001:db8::1", 1);
     let cells = sharing.cells(&sharing.source(&one.client));
     cells.iter().for_each(|cell| shares.words()[*cell as usize].store(2, Ordering::Relaxed));

@@ -1,6 +1,6 @@
 //! mailflow's own flow lines (docs/events.md).
 
-use mailflow_common::{App, Facts, answered};
+use mailflow_common::{App, Facts, seen};
 
 use super::line::{Counters, Extra, Flow as Eve};
 use crate::offline::flowlog::{
@@ -51,8 +51,8 @@ pub(crate) fn entry(line: &Eve<'_>, extra: &Extra<'_>, text: &[u8], reading: &Re
         syn_ack: extra.synack.unwrap_or_default().into(),
         fin_up: closed.into(),
         fin_down: closed.into(),
-        answered: u8::from(down.packets > 0)
-            | if extra.mptcp_join == Some(true) { answered::JOINS | answered::JOINED } else { 0 },
+        seen: u8::from(down.packets > 0)
+            | if extra.mptcp_join == Some(true) { seen::MPTCP_JOIN | seen::MPTCP_JOINED } else { 0 },
         ..Facts::default()
     };
     let client = extra.app_evidence.as_ref().is_some_and(|evidence| evidence.0 == "client_hello");

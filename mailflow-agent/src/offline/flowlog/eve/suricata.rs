@@ -63,7 +63,7 @@ pub(crate) fn entry(line: &Eve<'_>, text: &[u8], reading: &Reading<'_>) -> Found
         std::mem::swap(&mut facts.fin_up, &mut facts.fin_down);
     }
     let unanswered = inputs.contains(Inputs::PACKETS) && down.packets == 0;
-    facts.answered = (down.packets > 0).into();
+    facts.seen = (down.packets > 0).into();
 
     let names = [&line.app_proto, &line.app_proto_orig].into_iter().flatten().map(|name| &*name.0);
     let app = app::class(names, service);

@@ -140,7 +140,7 @@ impl Conn<'_> {
         }
         let mut inputs = self.inputs(seen.inputs);
         let unanswered = inputs.contains(Inputs::PACKETS) && down.packets == 0;
-        facts.answered = (down.packets > 0).into();
+        facts.seen = (down.packets > 0).into();
         let app = app::class(self.service.names(), service);
         app::stands_for(app, false, &mut facts);
 
