@@ -92,7 +92,7 @@ mod tests {
     /// Runs one of these tests, which are ignored otherwise, as a process of its own.
     fn as_a_process(test: &str, stderr: std::process::Stdio) -> std::process::Output {
         let mut command = std::process::Command::new(std::env::current_exe().unwrap());
-        command.args(["--exact", &format!("fault::tests::{test}"), "--ignored", "--nocapture"]);
+        command.args(["--exact", &format!("util::error_chain::tests::{test}"), "--ignored", "--nocapture"]);
         command.env_remove("RUST_BACKTRACE").stderr(stderr).output().unwrap()
     }
 
