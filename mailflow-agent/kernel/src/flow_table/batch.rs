@@ -41,13 +41,13 @@ struct ElementAttributes {
     flags: u64,
 }
 
-/// Buffers for walking a map, kept from one walk to the next.
+/// Buffers for reading a map, reused from one scan to the next.
 pub(super) struct Walker<K, V> {
     keys: Vec<MaybeUninit<K>>,
     values: Vec<MaybeUninit<V>>,
 }
 
-/// Elements asked for at a time: few enough that those which are taken out at once are still in a CPU's cache.
+/// Elements of one batch: few enough that evicted elements are still in a cache of the CPU.
 const BATCH: usize = 1024;
 
 impl<K: Element, V: Element> Walker<K, V> {
@@ -62,10 +62,10 @@ impl<K: Element, V: Element> Walker<K, V> {
         self.values.resize(count, MaybeUninit::uninit());
     }
 
-    /// Shows `visit` every element of the hash map once.
+    /// Calls `visit` once for every element of the hash map.
     ///
-    /// The kernel copies bucket by bucket, under each bucket's lock, so that elements which come and
-    /// go meanwhile are seen or not, and none is seen twice.
+    /// The kernel copies bucket by bucket, under the lock of each bucket. Elements that are inserted or
+    /// deleted during the scan may be missed; none is visited twice.
     pub(super) fn walk(&mut self, map: impl AsFd, mut visit: impl FnMut(&K, &V)) -> io::Result<()> {
         let map_fd = map.as_fd().as_raw_fd() as u32;
         let mut cursor: Option<u32> = None;
@@ -104,12 +104,12 @@ impl<K: Element, V: Element> Walker<K, V> {
     }
 }
 
-/// Takes one element out of a hash map and returns its last value; `None` when it is not there.
+/// Deletes an element of a hash map, and returns its last value; `None` if it is not there.
 ///
-/// Before Linux 5.14 there is no such command for hashes. Then a packet that arrives between the
-/// read and the delete is lost to the flow.
+/// Linux before 5.14 has no such command for hash maps. There, a packet between the read and the delete is
+/// lost to the flow.
 pub(crate) fn take<K: Element, V: Element>(map: impl AsFd, key: &K) -> io::Result<Option<V>> {
-    /// ENOTSUPP, which the kernel answers with here though it is not one of user space's.
+    /// ENOTSUPP, which is not an error number of user space. The kernel returns it here all the same.
     const ENOTSUPP: i32 = 524;
     let map = map.as_fd();
     match element(Command::LookupAndDeleteElement, map, key) {
@@ -124,7 +124,7 @@ pub(crate) fn take<K: Element, V: Element>(map: impl AsFd, key: &K) -> io::Resul
     }
 }
 
-/// The value of a key of a hash map; `None` when it is not there.
+/// Returns the value of a key of a hash map; `None` if it is not there.
 pub(crate) fn get<K: Element, V: Element>(map: impl AsFd, key: &K) -> io::Result<Option<V>> {
     element(Command::LookupElement, map.as_fd(), key)
 }
@@ -135,7 +135,7 @@ pub(super) fn delete<K: Element>(map: impl AsFd, key: &K) -> io::Result<()> {
     element::<K, mailflow_common::Removal>(Command::DeleteElement, map.as_fd(), key).map(drop)
 }
 
-/// A command on one element; `None` when it is not there.
+/// Runs a command on one element; `None` if it is not there.
 fn element<K: Element, V: Element>(command: Command, map: BorrowedFd<'_>, key: &K) -> io::Result<Option<V>> {
     let mut value = MaybeUninit::<V>::zeroed();
     let mut attributes = ElementAttributes {

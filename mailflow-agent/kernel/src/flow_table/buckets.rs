@@ -1,4 +1,4 @@
-//! The flow table's sets, read and freed where they are: see [`mailflow_common::Bucket`].
+//! Buckets of the flow table, mapped into memory: read and freed in place. See [`mailflow_common::Bucket`].
 
 mod shape;
 mod slot;
@@ -25,34 +25,35 @@ use self::slot::{FIRST, add, read, slot, sum};
 use super::{conservation::Sum, mmap::Mapped};
 use crate::host::system_clock;
 
-/// Words of a set.
+/// Words of a bucket.
 const SET_WORDS: usize = size_of::<Bucket>() / 8;
 
-/// How long a packet may still be under way: to a flow that it found before that was taken out, or through a program
-/// that was replaced.
+/// Longest time for which a packet may be in progress: with a flow that it looked up before its eviction, or
+/// in a program that was replaced.
 pub(crate) const UNDER_WAY: Duration = Duration::from_millis(20);
 
-/// The sets of a table in our own memory.
+/// Buckets of a flow table.
 pub(crate) struct Sets {
     sets: Mapped,
-    /// Which groups of sets may hold flows; none where all sets are read.
+    /// Groups of buckets that may hold flows; `None` to read all buckets.
     groups: Option<Groups>,
-    /// The cells of [`SourceLimit`], where flows are taken out.
+    /// Cells of the [`SourceLimit`], to evict flows.
     shares: Option<(Mapped, SourceLimit)>,
     keys: HashKeys,
-    /// Ways whose flow was taken out, until they can be freed ...
+    /// Tombstones, until they can be freed.
     left: RefCell<VecDeque<Left>>,
-    /// ... and how many of them have a twin.
+    /// Number of tombstones that are duplicates.
     twins: Cell<usize>,
-    /// By when how many of them were taken out: to look at the clock for each would cost as much as to free it.
+    /// Times, and how many tombstones are as old. The clock is not read for each eviction, as that would cost
+    /// as much as to free a slot.
     waves: RefCell<VecDeque<(Time, usize)>>,
 }
 
-/// Which groups of [`BUCKETS_PER_GROUP`] sets may hold flows.
+/// Groups of [`BUCKETS_PER_GROUP`] buckets that may hold flows.
 struct Groups {
-    /// The program's words: 1 where a flow was inserted.
+    /// Words of the program: 1 if a flow was inserted.
     inserted: Mapped,
-    /// Which groups held flows when they were last read. All of them at first: an agent before this one may have cleared
+    /// Groups that held flows at the last scan. All of them at first, as an earlier agent may have cleared
     /// the words.
     occupied: RefCell<Vec<bool>>,
 }
@@ -63,7 +64,8 @@ impl Groups {
         Self { inserted, occupied }
     }
 
-    /// Returns true if the group has to be read: it held flows last time, or one was inserted since.
+    /// Returns true if the group has to be read: it held flows at the last scan, or a flow was inserted
+    /// since.
     fn begin(&self, group: usize) -> bool {
         // A flow that is inserted after this is seen now, or sets the word again.
         let inserted = self
@@ -74,7 +76,7 @@ impl Groups {
         inserted || self.occupied.borrow().get(group).is_none_or(|occupied| *occupied)
     }
 
-    /// Notes if the group holds flows.
+    /// Records if the group holds flows.
     fn end(&self, group: usize, occupied: bool) {
         if let Some(known) = self.occupied.borrow_mut().get_mut(group) {
             *known = occupied;
@@ -82,42 +84,42 @@ impl Groups {
     }
 }
 
-/// A way whose flow was taken out.
+/// Tombstone: slot of an evicted flow.
 struct Left {
     set: u32,
     way: u8,
-    /// What it held then.
+    /// Counts at the eviction.
     sum: Sum,
-    /// The way that its flow has beside this one, where it had two.
+    /// Other slot of the same flow, if two CPUs inserted it twice.
     twin: Option<u8>,
 }
 
 impl Left {
-    /// Whether this is the twin of a way.
+    /// Returns true if this is the duplicate of the flow in a slot.
     fn is_twin(&self, set: u32, way: usize) -> bool {
         self.set == set && self.twin.map(usize::from) == Some(way)
     }
 }
 
-/// What became of a flow that was to be taken out.
+/// Outcome of an eviction from a bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Taken {
-    /// It is.
+    /// Evicted.
     Out,
-    /// It has another number of packets, and stays.
+    /// Kept: the flow has another number of packets.
     Lives,
-    /// It is in no set.
+    /// Not in its bucket.
     Absent,
 }
 
 impl Sets {
-    /// Maps the sets of a table, to be read.
+    /// Maps the buckets of a table, to read them.
     pub(crate) fn open(sets: &MapData, count: u32, keys: HashKeys) -> io::Result<Self> {
         let sets = Mapped::new(sets, count, size_of::<Bucket>())?;
         Ok(Self::of(sets, keys))
     }
 
-    /// Sets in memory of our own.
+    /// Makes buckets in private memory, for tests.
     #[cfg(test)]
     fn ours(count: usize, keys: HashKeys) -> io::Result<Self> {
         let inserted = Mapped::own(bucket_groups(count as u32) as usize * size_of::<u64>())?;
@@ -130,8 +132,8 @@ impl Sets {
         Self { sets, groups: None, shares: None, keys, left, twins, waves }
     }
 
-    /// Maps them to take flows out as well, with the words of insertions and the cells of the sources' shares. There may be
-    /// one such value at a time: it clears the words.
+    /// Maps the buckets to evict flows too, with the words of insertions and the sketch of sources. Only one
+    /// such value may exist at a time: it clears the words.
     pub(crate) fn own(
         sets: &MapData,
         count: u32,
@@ -146,7 +148,7 @@ impl Sets {
         Ok(own)
     }
 
-    /// Notes what an agent before took out and did not free.
+    /// Finds the tombstones that an earlier agent did not free.
     fn find_left(&self) {
         for (number, set) in self.all() {
             for way in 0..BUCKET_SLOTS {
@@ -158,13 +160,13 @@ impl Sets {
         self.mark();
     }
 
-    /// A way is to be freed, which holds `sum` now.
+    /// Adds a tombstone whose slot holds `sum` now.
     fn leave(&self, set: u32, way: usize, sum: Sum, twin: Option<usize>) {
         let (way, twin) = (way as u8, twin.map(|twin| twin as u8));
         self.left.borrow_mut().push_back(Left { set, way, sum, twin });
     }
 
-    /// Notes the time: what was taken out since the last such note can be freed [`UNDER_WAY`] from now.
+    /// Notes the time: tombstones since the last note can be freed after [`UNDER_WAY`].
     pub(crate) fn mark(&self) {
         let mut waves = self.waves.borrow_mut();
         let known: usize = waves.iter().map(|(_, ways)| ways).sum();
@@ -174,18 +176,18 @@ impl Sets {
         }
     }
 
-    /// The set with this number.
+    /// Returns a bucket by its number.
     fn set(&self, number: u32) -> Option<&[AtomicU64]> {
         let start = number as usize * SET_WORDS;
         self.sets.words().get(start..start + SET_WORDS)
     }
 
-    /// The number of a tag's set.
+    /// Returns the bucket number of a tag.
     fn number(&self, tag: u64) -> u32 {
         bucket_index(tag, (self.sets.words().len() / SET_WORDS) as u32)
     }
 
-    /// A flow's place, the rest of its key, and its tag.
+    /// Returns the table key, the remainder and the tag of a flow.
     fn place(&self, key: &FlowKey) -> (FlowTableKey, KeyRemainder, u64) {
         let (place, rest) = FlowTableKey::of(key);
         (place, rest, tag_of(self.keys.flow(&place, &rest)))
@@ -195,10 +197,11 @@ impl Sets {
         (0..).zip(self.sets.words().chunks_exact(SET_WORDS))
     }
 
-    /// Shows `visit` every flow once. Those that begin or are taken out meanwhile are seen or not.
+    /// Calls `visit` once for every flow. Flows that begin or are evicted during the scan may be missed.
     ///
-    /// A flow that two CPUs began in two ways at once, as one of them was just freed, keeps the first. What it has in
-    /// the other is added to that when no packet is under way to it any more ([`Sets::free`]), and returned here.
+    /// If two CPUs inserted a flow into two slots, because a slot was freed between their choices, the first
+    /// slot stays. The counts of the second are added to it when no packet can be in progress with the second
+    /// any more ([`Sets::free`]), and returned here.
     pub(super) fn walk(&self, mut visit: impl FnMut(&FlowKey, &FlowCounters)) -> Sum {
         let mut apart = Sum::default();
         for (group, sets) in self.sets.words().chunks(BUCKETS_PER_GROUP as usize * SET_WORDS).enumerate() {
@@ -215,7 +218,7 @@ impl Sets {
         apart
     }
 
-    /// Shows the flows of the sets from number `first` on. Returns true if there are any, shown or not.
+    /// Visits the flows of the buckets from number `first` on. Returns true if there are any, visited or not.
     fn walk_group(
         &self,
         first: u32,
@@ -258,12 +261,12 @@ impl Sets {
         occupied
     }
 
-    /// Whether the flow has a way in its set.
+    /// Returns true if the flow has a slot.
     pub(crate) fn has(&self, key: &FlowKey) -> bool {
         self.find(key).is_some()
     }
 
-    /// Adds to the flow what it had beside its set, where it is not any more.
+    /// Adds counts that the flow had in the fallback map, after it left that map.
     pub(crate) fn join(&self, key: &FlowKey, counters: &FlowCounters) -> bool {
         let (_, _, tag) = self.place(key);
         if let Some(set) = self.set(self.number(tag)) {
@@ -273,14 +276,14 @@ impl Sets {
         self.add(key, counters)
     }
 
-    /// `false` where it is not here any more.
+    /// Adds to the counters of a flow. Returns false if it is not here any more.
     fn add(&self, key: &FlowKey, counters: &FlowCounters) -> bool {
         let Some((_, way, set)) = self.find(key) else { return false };
         add(slot(set, way), counters);
         true
     }
 
-    /// Where a flow is.
+    /// Returns the bucket number, the slot and the bucket of a flow.
     fn find(&self, key: &FlowKey) -> Option<(u32, usize, &[AtomicU64])> {
         let (place, rest, tag) = self.place(key);
         let number = self.number(tag);
@@ -295,12 +298,12 @@ impl Sets {
         (0..BUCKET_SLOTS).find(is).map(|way| (number, way, set))
     }
 
-    /// A flow's counters.
+    /// Returns the counters of a flow.
     pub(crate) fn get(&self, key: &FlowKey) -> Option<FlowCounters> {
         self.find(key).map(|(_, way, set)| read(slot(set, way)).entry.counters)
     }
 
-    /// Takes a flow out, if it holds just so many packets.
+    /// Evicts a flow, if it has this number of packets.
     pub(super) fn take(&self, key: &FlowKey, packets: u64) -> Taken {
         let Some((number, way, set)) = self.find(key) else { return Taken::Absent };
         // A part of it is on its way here.
@@ -324,7 +327,7 @@ impl Sets {
         Taken::Out
     }
 
-    /// A source has one flow less.
+    /// Subtracts a flow from the sketch of its source.
     fn give_back(&self, key: &FlowKey) {
         let Some((shares, sharing)) = &self.shares else { return };
         for cell in sharing.cells(&sharing.source(&key.client)) {
@@ -334,8 +337,8 @@ impl Sets {
         }
     }
 
-    /// Frees the ways whose flow was taken out so long ago that no packet is under way to it, or all of them where
-    /// nobody counts. Returns what came to them since.
+    /// Frees tombstones with which no packet can be in progress any more, or all of them if nothing counts.
+    /// Returns the counts that they gained since their eviction.
     pub(crate) fn free(&self, counting: bool) -> Sum {
         self.mark();
         let (now, mut late) = (system_clock::now(), Sum::default());

@@ -1,4 +1,4 @@
-//! The program's clock: jiffies, and where they lie on the monotonic clock.
+//! Clock of the program: jiffies, and their position on the monotonic clock.
 
 use std::time::Duration;
 
@@ -7,12 +7,12 @@ use mailflow_engine::time::Time;
 
 /// Tick lengths kernels are built with (CONFIG_HZ of all architectures), per second.
 const RATES: [u64; 10] = [24, 32, 48, 64, 100, 128, 250, 300, 512, 1000];
-/// How long the ticks are watched at least.
+/// Shortest time of the calibration.
 const WATCH: Duration = Duration::from_millis(50);
-/// How long to wait for them at most: on a busy machine it takes longer until only one rate is possible.
+/// Longest time of the calibration. On a busy machine it takes longer until only one rate is possible.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// A tick, seen for the first time: it was the kernel's at some moment between these two.
+/// First observation of a tick: it began between these two times.
 #[derive(Clone, Copy, Debug)]
 struct Seen {
     tick: u64,
@@ -20,26 +20,26 @@ struct Seen {
     after: u64,
 }
 
-/// Turns the program's ticks into times.
+/// Converts ticks into times.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ticks {
-    /// Length of a tick in nanoseconds.
+    /// Length of a tick, in nanoseconds.
     length: u64,
-    /// The tick at ...
+    /// Reference tick.
     tick: u64,
-    /// ... this time.
+    /// Time of the reference tick.
     at: u64,
 }
 
 impl Ticks {
-    /// A clock whose ticks are `length` long and begin with the clock: replay's. None of them is 0, which stands for
-    /// a flow that has not begun.
+    /// Makes the clock of a replay: ticks of this length, from the beginning of its time. No tick is 0, which
+    /// means that a flow has not begun.
     pub(crate) const fn of(length: u64) -> Self {
         Self { length, tick: 1, at: 0 }
     }
 
-    /// Finds out how long a tick is and where ticks lie on the monotonic clock, by watching them
-    /// change. `None` when they do not.
+    /// Measures the length of a tick and its position on the monotonic clock, by watching ticks change.
+    /// `None` if they do not change.
     pub(crate) fn watch<E>(mut ticks: impl FnMut() -> Result<u64, E>) -> Result<Option<Self>, E> {
         let mut seen: Vec<Seen> = Vec::new();
         let begin = system_clock::now().as_nanos();
@@ -62,14 +62,14 @@ impl Ticks {
         }
     }
 
-    /// The only rate by which the ticks can have been what they were when they were seen. This process may
-    /// have been kept waiting at any moment, so each of them says no more than that.
+    /// Returns the only tick rate that explains all observations. This process may have been delayed at any
+    /// moment, so each observation is only a bound.
     fn fit(seen: &[Seen]) -> Option<Self> {
         let mut possible = RATES.into_iter().filter_map(|rate| Self::placed(seen, length(rate)));
         possible.next().filter(|_| possible.next().is_none())
     }
 
-    /// The rate nearest to what was seen in all.
+    /// Returns the rate nearest to the whole observation.
     fn nearest(seen: &[Seen]) -> Option<Self> {
         let (first, last) = (seen.first()?, seen.last()?);
         let measured = (last.after - first.after).checked_div(last.tick.checked_sub(first.tick)?)?;
@@ -77,7 +77,7 @@ impl Ticks {
         Some(Self { length: length(rate), tick: first.tick, at: Self::latest(seen, length(rate))? })
     }
 
-    /// Ticks of this length, if that is possible.
+    /// Returns a clock of this tick length, if the observations allow it.
     fn placed(seen: &[Seen], length: u64) -> Option<Self> {
         let tick = seen.first()?.tick;
         let at = Self::latest(seen, length)?;
@@ -86,30 +86,29 @@ impl Ticks {
         seen.iter().all(|seen| seen.before <= over(seen)).then_some(Self { length, tick, at })
     }
 
-    /// When the first tick began at the latest: a tick is seen late, never early.
+    /// Latest start of the first tick: a tick is seen late, never early.
     fn latest(seen: &[Seen], length: u64) -> Option<u64> {
         let first = seen.first()?.tick;
         seen.iter().map(|seen| seen.after.saturating_sub((seen.tick - first) * length)).min()
     }
 
-    /// Itself in words, for who goes on with it.
+    /// Returns the clock as words, for the checkpoint.
     pub(crate) fn words(&self) -> [u64; 3] {
         [self.length, self.tick, self.at]
     }
 
-    /// From its words; `None` where they are none.
+    /// Reads the clock from its words; `None` if they are none.
     pub(crate) fn from_words([length, tick, at]: [u64; 3]) -> Option<Self> {
         (length != 0).then_some(Self { length, tick, at })
     }
 
-    /// The ticks that a time of this length takes, the last one whole. At most what the sign of a
-    /// word of ticks can tell.
+    /// Returns the number of ticks of a duration, rounded up. At most the largest signed word.
     pub(crate) fn count(&self, duration: Duration) -> u32 {
         let ticks = duration.as_nanos().div_ceil(u128::from(self.length));
         u32::try_from(ticks).unwrap_or(u32::MAX).min(i32::MAX as u32)
     }
 
-    /// The time of a tick.
+    /// Returns the time of a tick.
     pub(crate) fn time(&self, tick: u64) -> Time {
         let ticks = tick.wrapping_sub(self.tick) as i64;
         let distance = ticks.unsigned_abs().saturating_mul(self.length);
@@ -118,21 +117,21 @@ impl Ticks {
         Time::from_nanos(nanos)
     }
 
-    /// The tick at a time.
+    /// Returns the tick at a time.
     pub(crate) fn tick(&self, time: Time) -> u64 {
         let nanos = i128::from(time.as_nanos()) - i128::from(self.at);
         self.tick.wrapping_add(nanos.div_euclid(i128::from(self.length)) as u64)
     }
 
-    /// The time of a tick of which only the low word was kept: the one nearest to the tick `now`, which is
-    /// right for 24 days at 1,000 ticks a second.
+    /// Returns the time of a tick whose low word was stored: the one nearest to the tick `now`. Correct for
+    /// 24 days at 1,000 ticks a second.
     pub(super) fn time_of_word(&self, word: u32, now: u64) -> Time {
         let distance = word.wrapping_sub(now as u32) as i32;
         self.time(now.wrapping_add_signed(i64::from(distance)))
     }
 }
 
-/// Nanoseconds of a tick.
+/// Length of a tick, in nanoseconds.
 fn length(rate: u64) -> u64 {
     1_000_000_000_u64.div_ceil(rate)
 }

@@ -1,4 +1,5 @@
-//! Conservation: every packet the program counted is held somewhere, or was taken out with its flow.
+//! Audit of the counters: every packet that the program counted is in a flow, in the overflow, or was
+//! evicted.
 
 use mailflow_common::{DirectionTotals, FlowCounters, Totals};
 
@@ -17,39 +18,39 @@ pub struct Sum {
     pub down: Gain,
 }
 
-/// Where the packets are that the program counted.
+/// Location of the packets that the program has counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Held {
-    /// In flows of the table: their number ...
+    /// Number of flows in the table.
     pub flows: u64,
-    /// ... and their sum.
+    /// Counts of those flows.
     pub live: Sum,
-    /// In flows that were finished or taken out.
+    /// Counts of superseded and evicted flows.
     pub retired: Sum,
-    /// In the overflow of sources: their number ...
+    /// Number of sources in the overflow map.
     pub sources: u64,
-    /// ... and their sum, with those that were taken out.
+    /// Counts of those sources, with evicted ones.
     pub overflow: Sum,
-    /// The part of `overflow` that was taken out.
+    /// Counts of evicted sources.
     overflow_taken: Sum,
 }
 
-/// Packets and bytes of both directions that are missing (above zero) or too many (below).
+/// Packets and bytes that are missing (positive) or too many (negative).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Difference {
-    /// Packets, client to server and back.
+    /// Packets, for each direction.
     pub packets: [i64; 2],
-    /// IP bytes, client to server and back.
+    /// IP bytes, for each direction.
     pub bytes: [i64; 2],
 }
 
 impl Held {
-    /// A reading of the table begins.
+    /// Begins a scan of the table.
     pub(crate) fn begin(&mut self) {
         (self.flows, self.live) = (0, Sum::default());
     }
 
-    /// An entry of the table, and what of it belongs to finished flows.
+    /// Adds an entry of the table, and its part that belongs to superseded flows.
     pub(crate) fn live(&mut self, counters: &FlowCounters, base: Option<&FlowCounters>) {
         self.flows += 1;
         self.live.add(&Sum::of(counters));
@@ -58,7 +59,7 @@ impl Held {
         }
     }
 
-    /// A finished flow, and what of its entry belongs to those before it.
+    /// Adds a superseded flow, and the part of its entry that belongs to flows before it.
     pub(super) fn finish(&mut self, counters: &FlowCounters, base: Option<&FlowCounters>) {
         self.retired.add(&Sum::of(counters));
         if let Some(base) = base {
@@ -66,7 +67,7 @@ impl Held {
         }
     }
 
-    /// A flow was taken out of the table.
+    /// Adds an evicted flow.
     pub(crate) fn remove(&mut self, flow: &Flow) {
         let sum = Sum { up: gain(&flow.up), down: gain(&flow.down) };
         self.flows = self.flows.saturating_sub(1);
@@ -74,12 +75,12 @@ impl Held {
         self.retired.add(&sum);
     }
 
-    /// Packets that were under way to flows when they were taken out.
+    /// Adds packets that were in progress with a flow at its eviction.
     pub(crate) fn late(&mut self, late: &Sum) {
         self.retired.add(late);
     }
 
-    /// The sources that overflow.
+    /// Sets the counts of the overflow map.
     pub(crate) fn spilled(&mut self, spilled: &[Spill]) {
         self.sources = 0;
         self.overflow = Sum::default();
@@ -95,31 +96,31 @@ impl Held {
         self.overflow.add(&self.overflow_taken);
     }
 
-    /// Of the overflow, what was taken out.
+    /// Adds an evicted source.
     pub(crate) fn overflow_taken(&self) -> &Sum {
         &self.overflow_taken
     }
 
-    /// Goes on from what another agent held in flows and sources that it took out.
+    /// Continues from the counts of an earlier agent.
     pub(crate) fn resume(&mut self, retired: Sum, overflow_taken: Sum) {
         *self = Self { retired, overflow: overflow_taken, overflow_taken, ..Self::default() };
     }
 
-    /// A flow that is in no table any more.
+    /// Adds a flow that is in no table any more.
     pub(crate) fn retire(&mut self, flow: &Flow) {
         self.retired.add(&Sum { up: gain(&flow.up), down: gain(&flow.down) });
     }
 
-    /// A source that is in no table any more.
+    /// Adds a source that is in no table any more.
     pub(crate) fn retire_spill(&mut self, spill: &Spill) {
         let sum = Sum { up: gain(&spill.up), down: gain(&spill.down) };
         self.overflow_taken.add(&sum);
         self.overflow.add(&sum);
     }
 
-    /// What the program counted less what is held. Packets go on being counted meanwhile: `before` are
-    /// the totals from before the reading, `after` those from after it, and what lies between them is
-    /// no difference.
+    /// Returns the difference between the counts of the program and their locations. Packets are counted
+    /// during the scan: `before` are the totals before it, `after` those after it, and counts between the two
+    /// are no difference.
     pub fn difference(&self, before: &Totals, after: &Totals) -> Difference {
         let mut sum = self.live;
         sum.add(&self.retired);
@@ -130,7 +131,7 @@ impl Held {
     }
 }
 
-/// By how many packets and bytes `held` and `unattributed` lie outside of what was counted.
+/// Returns by how many packets and bytes `held` and `unattributed` are outside of the bounds.
 fn beyond(held: Gain, counted: [&DirectionTotals; 2], unattributed: &DirectionTotals) -> (i64, i64) {
     let outside = |held: u64, [least, most]: [u64; 2]| {
         let distance = |from: u64, to: u64| i64::try_from(from.abs_diff(to)).unwrap_or(i64::MAX);
@@ -148,7 +149,7 @@ fn beyond(held: Gain, counted: [&DirectionTotals; 2], unattributed: &DirectionTo
 }
 
 impl Sum {
-    /// What an entry holds.
+    /// Returns the counts of an entry.
     pub(crate) fn of(counters: &FlowCounters) -> Self {
         let [up, down] = [&counters.up, &counters.down]
             .map(|direction| Gain { packets: direction.packets(), bytes: direction.bytes() });

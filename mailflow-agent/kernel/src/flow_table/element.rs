@@ -1,4 +1,4 @@
-//! Keys and values of the maps as bytes.
+//! Keys and values of maps as bytes.
 
 use mailflow_common::{FlowKey, SourceOverflowKey};
 
@@ -26,24 +26,24 @@ unsafe impl Element for mailflow_common::SourceOverflowCounters {}
 // SAFETY: as above, though it is no map's.
 unsafe impl Element for mailflow_common::Removal {}
 
-/// The bytes of elements.
+/// Returns the bytes of elements.
 pub(crate) fn bytes<E: Element>(elements: &[E]) -> &[u8] {
     // SAFETY: no padding, so that every byte is initialised; the length is that of the slice.
     unsafe { std::slice::from_raw_parts(elements.as_ptr().cast(), size_of_val(elements)) }
 }
 
-/// The bytes of elements, to be written to.
+/// Returns the bytes of elements, for writing.
 pub(crate) fn bytes_mut<E: Element>(elements: &mut [E]) -> &mut [u8] {
     // SAFETY: as above, and whatever is written is valid.
     unsafe { std::slice::from_raw_parts_mut(elements.as_mut_ptr().cast(), size_of_val(elements)) }
 }
 
-/// The bytes of a key or value.
+/// Returns the bytes of a key or value.
 pub(crate) fn pack<E: Element>(element: &E) -> Vec<u8> {
     bytes(std::slice::from_ref(element)).to_vec()
 }
 
-/// A key or value from its bytes; `None` where they are not as many.
+/// Reads a key or value from its bytes; `None` if their number is wrong.
 pub(crate) fn unpack<E: Element + Default>(bytes: &[u8]) -> Option<E> {
     let mut element = E::default();
     let room = bytes_mut(std::slice::from_mut(&mut element));
@@ -51,22 +51,22 @@ pub(crate) fn unpack<E: Element + Default>(bytes: &[u8]) -> Option<E> {
     Some(element)
 }
 
-/// A flow's key as bytes, for files.
+/// Returns a flow key as bytes, for files.
 pub fn key_bytes(key: &FlowKey) -> &[u8] {
     bytes(std::slice::from_ref(key))
 }
 
-/// A flow's key from its bytes.
+/// Reads a flow key from its bytes.
 pub fn unpack_key(bytes: &[u8]) -> Option<FlowKey> {
     unpack(bytes)
 }
 
-/// An overflowing source's key as bytes, for files.
+/// Returns the key of a source in the overflow map as bytes, for files.
 pub fn pack_spill_key(key: &SourceOverflowKey) -> Vec<u8> {
     pack(key)
 }
 
-/// An overflowing source's key from its bytes.
+/// Reads the key of a source in the overflow map from its bytes.
 pub fn unpack_spill_key(bytes: &[u8]) -> Option<SourceOverflowKey> {
     unpack(bytes)
 }

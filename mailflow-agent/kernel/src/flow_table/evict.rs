@@ -1,4 +1,4 @@
-//! Taking flows out of the table, many at a time, by a program of our own.
+//! Eviction of flows from the table.
 
 use aya::{TestRun, TestRunOptions, programs::Program};
 use mailflow_common::{Removal, removal_outcome};
@@ -10,8 +10,8 @@ use crate::{
 };
 use mailflow_engine::flow::{Fate, Flow};
 
-/// Takes `flows` out of the table, each only if it has not changed since it was read. `counting`: packets pass
-/// meanwhile.
+/// Evicts flows, each only if it has not changed since it was read. `counting`: packets are counted at the
+/// same time.
 pub(crate) fn remove(
     loaded: &Loaded,
     book: &mut Book,
@@ -50,7 +50,7 @@ pub(crate) fn remove(
     Ok(fates)
 }
 
-/// The same for flows that lie beside the sets, each with its number among the fates.
+/// Evicts flows from the fallback map by a BPF program, each with its index among the outcomes.
 fn beside(loaded: &Loaded, asked: &[(usize, Removal)], fates: &mut [Fate]) -> Result<(), KernelError> {
     let mut answered = [Removal::default(); removal_outcome::MOST];
     for asked in asked.chunks(removal_outcome::MOST) {

@@ -1,4 +1,4 @@
-//! Arrays of the kernel's in our own memory.
+//! Array maps of the kernel, mapped into memory.
 
 use std::{
     io,
@@ -9,7 +9,7 @@ use std::{
 
 use aya::maps::MapData;
 
-/// An array's elements, as words. Packets change them meanwhile.
+/// Elements of an array map as words. The program changes them at the same time.
 pub(super) struct Mapped {
     start: ptr::NonNull<AtomicU64>,
     words: usize,
@@ -19,12 +19,12 @@ pub(super) struct Mapped {
 unsafe impl Send for Mapped {}
 
 impl Mapped {
-    /// Maps all elements of an array that was made for it (`BPF_F_MMAPABLE`).
+    /// Maps all elements of an array map with `BPF_F_MMAPABLE`.
     pub(crate) fn new(array: &MapData, elements: u32, size: usize) -> io::Result<Self> {
         Self::of(elements as usize * size, libc::MAP_SHARED, array.fd().as_fd().as_raw_fd())
     }
 
-    /// Memory of nobody else's.
+    /// Makes private memory, for tests.
     #[cfg(test)]
     pub(crate) fn own(bytes: usize) -> io::Result<Self> {
         Self::of(bytes, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1)
@@ -41,7 +41,7 @@ impl Mapped {
         Ok(Self { start, words: bytes / size_of::<u64>() })
     }
 
-    /// The words.
+    /// Returns the words.
     pub(crate) fn words(&self) -> &[AtomicU64] {
         // SAFETY: the mapping is of this many aligned words, and lives as long as `self`.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.words) }

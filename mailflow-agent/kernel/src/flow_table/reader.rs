@@ -1,8 +1,8 @@
-//! The tables, read: from the kernel's counters to flows with times.
+//! Reader of the maps: from counters to flows with times.
 //!
-//! An entry's sums go on when its tuple carries another flow; what they were at that moment lies in
-//! the table of finished flows. Here they are told apart again: a flow is what its entry gained since
-//! the one before it on the same tuple.
+//! The counters of an entry continue when its 5-tuple carries a new flow. Their values at that moment are in
+//! the map of superseded flows. The reader separates the flows again: a flow is what its entry gained since
+//! the flow before it.
 
 use std::{collections::HashMap, io, num::NonZeroU32};
 
@@ -30,69 +30,69 @@ use mailflow_engine::{
     time::Time,
 };
 
-/// Flows handed on together: few enough for a CPU's cache, with all that is made of them.
+/// Flows of one batch: few enough for a cache of the CPU, with everything that is derived from them.
 const BATCH: usize = 256;
 
-/// Who is shown the tables, part by part, in the order of these methods.
+/// Visitor of a scan, called in the order of these methods.
 pub trait Reader {
-    /// Flows whose tuple carries another one by now, each tuple's in their order.
+    /// Visits superseded flows, in order for each 5-tuple.
     fn finished(&mut self, finished: &[Finished]);
 
-    /// Flows in the table; gives back those that are to be taken out of it.
+    /// Visits flows in the table. Returns the flows to evict.
     fn living(&mut self, flows: &[Flow]) -> &[Flow];
 
-    /// What became of those, in their order; follows upon each part of the living.
+    /// Receives the outcomes of the evictions, in their order, after each batch.
     fn removed(&mut self, fates: &[Fate]);
 
-    /// Sources some of whose flows have no place in the table.
+    /// Visits sources in the overflow map.
     fn spilled(&mut self, spilled: &[Spill]);
 
-    /// What is about to be taken out beside the living, before it is: an error leaves it where it is.
+    /// Called before superseded flows and idle sources are deleted.
     ///
     /// # Errors
-    /// It cannot be kept, and is to stay in the tables.
+    /// They cannot be stored, and stay in the maps.
     fn taking(&mut self, taking: Taking<'_>) -> io::Result<()> {
         let _ = taking;
         Ok(())
     }
 }
 
-/// What is taken out of the tables.
+/// Superseded flows and idle sources that are about to be deleted.
 #[derive(Clone, Copy, Debug)]
 pub enum Taking<'a> {
-    /// Finished flows, each with its entry's sums, for [`crate::Kernel::book_finished`].
+    /// Superseded flows, each with the counts of its entry, for [`crate::Kernel::book_finished`].
     Finished(&'a [(Finished, Vec<u8>)]),
-    /// Sources that have been silent for long; [`Reader::spilled`] tells what they had when they were taken.
+    /// Idle sources. [`Reader::spilled`] has received their counts.
     Spilled(&'a [Spill]),
 }
 
-/// The maps of a reading.
+/// Maps of a scan.
 pub(crate) struct Maps<'a> {
     pub(crate) sets: Option<&'a Sets>,
-    /// Flows beside them.
+    /// Fallback map.
     pub(crate) flows: &'a MapData,
     pub(crate) retired: &'a MapData,
     pub(crate) overflow: &'a MapData,
 }
 
-/// How a reading tells times.
+/// Clock context of a scan.
 #[derive(Clone, Copy)]
 pub(crate) struct Moment<'a> {
     pub(crate) ticks: &'a Ticks,
     pub(crate) now: Time,
-    /// The tick at that time.
+    /// Tick at that time.
     pub(crate) tick: u64,
-    /// The program's clock before the reading began. Flows that began no earlier are left for the next
-    /// one: the flow before them on their tuple may have been put aside too late to be read.
+    /// Tick before the scan began. Flows that began at it or later are left to the next scan: the copy of the
+    /// superseded flow may have been stored too late to be read.
     pub(crate) horizon: u64,
 }
 
-/// What is known of the tables from one reading to the next.
+/// State of the reader from one scan to the next.
 pub(crate) struct Table {
     flows: Walker<FlowKey, FlowCounters>,
     retired: Walker<SupersededKey, FlowCounters>,
     overflow: Walker<SourceOverflowKey, SourceOverflowCounters>,
-    /// When flows end; a source's overflow stays as long as an open one without a packet.
+    /// Idle timeouts. A source without packets is deleted after the timeout of an open flow.
     limits: SilenceLimits,
     book: Book,
 }
@@ -100,16 +100,16 @@ pub(crate) struct Table {
 /// What is kept of the entries themselves.
 #[derive(Default)]
 pub(crate) struct Book {
-    /// Of tuples that were used again: the entry's sums when the flow before was finished.
+    /// Baselines: the counts of an entry at the start of its current flow, for reused 5-tuples.
     pub(crate) bases: HashMap<FlowKey, FlowCounters>,
-    /// Flows that were open when these tables took the place of others.
+    /// Flows that were open when these maps replaced others.
     pub(crate) carried: Carried,
-    /// Other tables, by the kernel's number of their flow table, that are in `carried`.
+    /// Maps that are in `carried`, by the kernel's number of their flow table.
     pub(crate) read: Vec<u32>,
     pub(crate) held: Held,
 }
 
-/// Takes flows out of the table: a fate for each.
+/// Evicts flows, with an outcome for each.
 type Remove<'a> = &'a dyn Fn(&mut Book, &[Flow]) -> Result<Vec<Fate>, KernelError>;
 
 impl Table {
@@ -123,17 +123,17 @@ impl Table {
         }
     }
 
-    /// What the tables held at the last reading, less what was taken out since.
+    /// Counts by location at the last scan, less what was evicted since.
     pub(crate) fn held(&self) -> &Held {
         &self.book.held
     }
 
-    /// When flows end from now on.
+    /// Sets the idle timeouts.
     pub(crate) fn set_limits(&mut self, limits: SilenceLimits) {
         self.limits = limits;
     }
 
-    /// Reads everything, part by part.
+    /// Scans all maps.
     pub(crate) fn read(
         &mut self,
         maps: &Maps<'_>,
@@ -149,7 +149,7 @@ impl Table {
         self.spilled(maps.overflow, moment, reader)
     }
 
-    /// Drains the finished flows.
+    /// Reads and deletes the superseded flows.
     fn finished(
         &mut self,
         retired: &MapData,
@@ -241,7 +241,7 @@ impl Table {
         refused.map_or(Ok(()), Err)
     }
 
-    /// Reads the sources that overflow, and takes out those that have been silent for long.
+    /// Reads the overflow map, and deletes idle sources.
     fn spilled(
         &mut self,
         overflow: &MapData,
@@ -269,7 +269,7 @@ impl Table {
         Ok(())
     }
 
-    /// As they were set.
+    /// Returns the idle timeouts.
     pub(crate) fn limits(&self) -> SilenceLimits {
         self.limits
     }
@@ -279,18 +279,18 @@ impl Table {
         &self.book
     }
 
-    /// The same, to be changed.
+    /// Returns the baselines, for changes.
     pub(crate) fn book_mut(&mut self) -> &mut Book {
         &mut self.book
     }
 
-    /// Takes flows out of the table, other than while it is read.
+    /// Evicts flows outside of a scan.
     pub(crate) fn remove(&mut self, flows: &[Flow], remove: Remove<'_>) -> Result<Vec<Fate>, KernelError> {
         remove(&mut self.book, flows)
     }
 }
 
-/// Shows a part of the living and takes out what is to go.
+/// Visits a batch of live flows, and evicts those that the visitor returns.
 fn hand_over(
     living: &[Flow],
     book: &mut Book,
@@ -307,7 +307,7 @@ fn hand_over(
 }
 
 impl Book {
-    /// Notes an entry, and adds the flow that it is of. Not yet if it is being used again at this moment.
+    /// Adds the flow of an entry, unless it is being superseded at this moment.
     fn enter(
         &mut self,
         living: &mut Vec<Flow>,
@@ -331,14 +331,14 @@ impl Book {
         }
     }
 
-    /// The packets that the entry of `flow` holds, with those of the flows before it.
+    /// Returns the packets of the entry of `flow`, including the flows before it.
     pub(crate) fn packets(&self, flow: &Flow) -> u64 {
         let base = self.bases.get(&flow.key).map_or(0, |base| base.up.packets() + base.down.packets());
         let part = self.carried.part(flow).map_or(0, |part| part.up.packets + part.down.packets);
         base + flow.up.packets + flow.down.packets - part
     }
 
-    /// Notes what became of a flow that was to be taken out.
+    /// Records the outcome of an eviction.
     pub(crate) fn note(&mut self, flow: &Flow, fate: Fate) {
         if fate == Fate::Lives {
             return;
@@ -373,7 +373,7 @@ fn direction(
     }
 }
 
-/// A flow: its entry's sums less those of the flows before it.
+/// Returns a flow: the counts of its entry less those of the flows before it.
 fn flow(key: &FlowKey, counters: &FlowCounters, base: Option<&FlowCounters>, moment: Moment<'_>) -> Flow {
     Flow {
         key: *key,
@@ -388,7 +388,7 @@ fn flow(key: &FlowKey, counters: &FlowCounters, base: Option<&FlowCounters>, mom
     }
 }
 
-/// The facts without what the program notes beside them for itself.
+/// Returns the facts without bits that only the program uses.
 fn facts(facts: Facts) -> Facts {
     const KEPT: u8 = seen::DOWN | seen::MPTCP_JOIN | seen::MPTCP_JOINED;
     Facts {

@@ -1,4 +1,4 @@
-//! All flow tables at one moment.
+//! Snapshot of all maps.
 
 use super::reader::Reader;
 use mailflow_engine::{
@@ -6,14 +6,14 @@ use mailflow_engine::{
     spill::Spill,
 };
 
-/// All tables at one moment.
+/// Contents of all maps at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
-    /// Flows whose tuple carries another one by now, each tuple's in their order.
+    /// Superseded flows, in order for each 5-tuple.
     pub finished: Vec<Finished>,
     /// Flows in the table.
     pub flows: Vec<Flow>,
-    /// Sources some of whose flows have no place in it.
+    /// Sources in the overflow map.
     pub spilled: Vec<Spill>,
 }
 

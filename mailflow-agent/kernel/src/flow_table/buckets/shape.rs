@@ -1,26 +1,26 @@
-//! How many sets a flow table has.
+//! Size of a flow table: number of buckets, and of flows in the fallback map.
 
 use mailflow_common::BUCKET_SLOTS;
 
 use crate::host::kernel_version::KernelVersion;
 
-/// Tables of fewer flows than this have no sets: they are small enough for the cache as they are.
+/// Least number of flows for a table with buckets: smaller tables fit into the cache without them.
 const LEAST: u32 = 8_192;
 
-/// How the flow table is made up.
+/// Sizes of a flow table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Shape {
-    /// Its sets.
+    /// Number of buckets.
     pub(crate) sets: u32,
-    /// How many flows may lie beside them.
+    /// Size of the fallback map.
     pub(crate) beside: u32,
 }
 
 impl Shape {
-    /// What holds so many flows on this kernel.
+    /// Returns the sizes for this number of flows on this kernel.
     ///
-    /// Flows fall into the sets by chance: where there are as many as all sets' ways, 14.9 % find their set full
-    /// (Poisson). There is room for 20 % beside the sets.
+    /// In a table with as many flows as slots, 14.9 % of the flows find their bucket full (Poisson). The
+    /// fallback map has room for 20 %.
     pub(crate) fn of(flows: u32, version: KernelVersion) -> Self {
         if version < KernelVersion::EXCHANGE || flows < LEAST {
             return Self { sets: 0, beside: flows };

@@ -1,4 +1,4 @@
-//! A flow in a set: words that packets add to meanwhile.
+//! Slot of a bucket: words that packets add to at the same time.
 
 use std::{
     mem::offset_of,
@@ -12,20 +12,20 @@ use mailflow_engine::event::Gain;
 
 const SLOT_WORDS: usize = size_of::<BucketSlot>() / 8;
 const SLOTS: usize = offset_of!(Bucket, slots) / 8;
-/// Where its counters begin.
+/// Offset of the counters.
 const COUNTERS: usize = (offset_of!(BucketSlot, entry) + offset_of!(MapEntry, counters)) / 8;
-/// Where its time of beginning is.
+/// Offset of the start time.
 pub(super) const FIRST: usize = COUNTERS + offset_of!(FlowCounters, first) / 8;
 
 const _: () = assert!(offset_of!(FlowCounters, facts) == 0, "the facts are the counters' first word");
 
-/// A flow of a set.
+/// Returns a slot of a bucket.
 pub(super) fn slot(set: &[AtomicU64], way: usize) -> &[AtomicU64] {
     let start = SLOTS + way * SLOT_WORDS;
     &set[start..start + SLOT_WORDS]
 }
 
-/// Adds counters of a flow to its others.
+/// Adds counters to those in a slot.
 pub(super) fn add(slot: &[AtomicU64], counters: &FlowCounters) {
     let at = |field: usize| &slot[COUNTERS + field / 8];
     // What was seen of it once; what was recognised in its first bytes is where those came.
@@ -48,7 +48,7 @@ pub(super) fn add(slot: &[AtomicU64], counters: &FlowCounters) {
     }
 }
 
-/// What the flow in a slot has.
+/// Returns the counts in a slot.
 pub(super) fn sum(slot: &[AtomicU64]) -> Sum {
     let way = |field: usize| {
         let word = |part: usize| slot[COUNTERS + (field + part) / 8].load(Ordering::Relaxed);
@@ -63,7 +63,7 @@ pub(super) fn sum(slot: &[AtomicU64]) -> Sum {
     Sum { up: way(offset_of!(FlowCounters, up)), down: way(offset_of!(FlowCounters, down)) }
 }
 
-/// All of it.
+/// Copies a slot.
 pub(super) fn read(words: &[AtomicU64]) -> BucketSlot {
     let mut slot = [BucketSlot::default()];
     let bytes = element::bytes_mut(&mut slot);
