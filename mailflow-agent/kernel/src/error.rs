@@ -1,10 +1,10 @@
-//! What can go wrong between the agent and the kernel, in words for whoever runs it.
+//! Errors between the agent and the kernel.
 
 use std::{io, path::PathBuf};
 
 use aya::{EbpfError, maps::MapError, programs::ProgramError, sys::SyscallError};
 
-/// An error of the kernel seam.
+/// Error of this crate.
 #[derive(Debug, thiserror::Error)]
 pub enum KernelError {
     /// The kernel lacks what the program needs.
@@ -25,9 +25,9 @@ pub enum KernelError {
     /// There is no such interface.
     #[error("no interface `{name}`; there are: {present}")]
     NoInterface {
-        /// As configured.
+        /// Name in the configuration.
         name: String,
-        /// Those that exist.
+        /// Interfaces that exist.
         present: String,
     },
     /// Reading something about the machine failed.
@@ -60,7 +60,7 @@ pub enum KernelError {
     Attach {
         /// The interface.
         interface: String,
-        /// What was tried, and why each was refused.
+        /// Hooks that were tried, with the reason of each refusal.
         reasons: String,
     },
     /// A map could not be used.
@@ -79,7 +79,7 @@ pub enum KernelError {
     Table(#[source] io::Error),
 }
 
-/// Why nothing can be pinned.
+/// Error of pinning.
 #[derive(Debug, thiserror::Error)]
 pub enum PinError {
     /// Another agent runs.
@@ -87,7 +87,7 @@ pub enum PinError {
     Held {
         /// The directory.
         path: PathBuf,
-        /// The agent's process, where it can be told.
+        /// Process of that agent, if known.
         pid: Option<u32>,
     },
     /// There is no BPF file system, and it cannot be mounted.
@@ -101,19 +101,19 @@ pub enum PinError {
     /// The system refuses.
     #[error("{}: {source}", path.display())]
     Refused {
-        /// What was refused.
+        /// Path.
         path: PathBuf,
         /// The system's reason.
         source: io::Error,
     },
 }
 
-/// A process, for people.
+/// Returns a process as text for messages.
 pub fn holder(pid: Option<u32>) -> String {
     pid.map_or_else(String::new, |pid| format!(", process {pid}"))
 }
 
-/// An error with all its causes, and of a verifier's log the end, where the reason stands.
+/// Returns an error with all causes. Of a verifier log only the end, where the reason is.
 pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     const LONGEST: usize = 600;
     let mut text = error.to_string();
@@ -132,7 +132,7 @@ pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     text
 }
 
-/// The errno behind a refused attach, where there is one.
+/// Returns the errno of a refused attach, if there is one.
 pub(crate) fn errno(error: &ProgramError) -> Option<i32> {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = cause {

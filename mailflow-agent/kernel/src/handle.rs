@@ -44,26 +44,26 @@ use mailflow_engine::{
     time::Time,
 };
 
-/// Length of a tick of a clock that is set from outside, in nanoseconds.
+/// Tick of the clock of a replay, in nanoseconds.
 const EXTERNAL_TICK: u64 = 1_000_000;
 
-/// Whether tables were there.
+/// Origin of the maps at the start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Begun {
-    /// They go on.
+    /// Reused: the maps of an earlier agent.
     Resumed,
-    /// Others take their place, and what was open goes on in these.
+    /// Migrated: new maps, in which open flows of the old ones continue.
     Carried,
-    /// They begin empty.
+    /// Fresh: empty maps.
     Anew,
 }
 
-/// Whose time the program goes by.
+/// Clock of the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Clock {
-    /// The kernel's.
+    /// The kernel's jiffies.
     Kernel,
-    /// Its caller's; then nobody else runs it either.
+    /// The caller's (replay). Nothing else runs the program then.
     External,
 }
 
@@ -76,11 +76,11 @@ pub struct Kernel {
     watched: Watched,
     pub(crate) pinned: Option<Pinned>,
     pub(crate) begun: Begun,
-    /// What was read of tables before these, and does not go on.
+    /// Flows and sources of old maps that do not continue in these.
     pub(crate) left: Snapshot,
 }
 
-/// What is pinned, and what an agent before left there.
+/// Pins, and old maps that an earlier agent left.
 pub(crate) struct Pinned {
     pins: Pins,
     pub(crate) old: Vec<Old>,
@@ -88,10 +88,10 @@ pub(crate) struct Pinned {
 }
 
 impl Kernel {
-    /// Loads the program and lets it watch `ports`.
+    /// Loads the program, with `ports` watched.
     ///
     /// # Errors
-    /// The kernel is too old, the process may not, or the kernel refuses the program.
+    /// The kernel is too old, the process lacks capabilities, or the kernel refuses the program.
     pub fn load(object: &[u8], options: &LoadOptions, ports: &PortSet) -> Result<Self, KernelError> {
         let mut loaded = Loaded::new(object, options, None)?;
         let (clock, ticks) = match options.external_clock {
@@ -101,12 +101,12 @@ impl Kernel {
         Self::begin(loaded, options, ports, (clock, ticks), None)
     }
 
-    /// The same with tables and links that outlive the process. If an agent before left tables, which
-    /// `kept` belongs to, it goes on with them; those it cannot go on with are there to be read once
+    /// Loads the program with pinned maps and links, which outlive the process. It continues with the maps of
+    /// an earlier agent, to which `kept` belongs. Maps with which it cannot continue can be read once
     /// ([`Kernel::carry`]).
     ///
     /// # Errors
-    /// As above; or what is pinned cannot be taken over or set aside.
+    /// As above; or a pin cannot be taken over or set aside.
     pub fn load_pinned(
         object: &[u8],
         options: &LoadOptions,
@@ -153,17 +153,18 @@ impl Kernel {
         Ok(Self { loaded, ticks, clock, table, watched, pinned, begun: Begun::Anew, left })
     }
 
-    /// Attaches to an interface, or to those that match a pattern, as the role asks, and watches from then on. What
-    /// is not there is waited for.
+    /// Attaches to an interface, or to all that match a pattern, and supervises them from then on. It waits
+    /// for an interface that does not exist.
     ///
     /// # Errors
-    /// The interface of that name is there and no hook takes the program; every refusal is named.
+    /// The interface exists, and every hook refuses the program; each refusal is named.
     pub fn attach(&mut self, name: &str, role: Role, hook: Hook) -> Result<(), KernelError> {
         let pins = self.pinned.as_ref().map(|pinned| &pinned.pins);
         self.watched.add(&mut self.loaded, pins, name, role, hook)
     }
 
-    /// What an agent before left at places that are not watched now goes: once all are attached that are to be.
+    /// Detaches what an earlier agent left at places that are not watched now. Call after everything is
+    /// attached.
     pub fn leave_others(&mut self) {
         let Some(pinned) = &self.pinned else { return };
         let watched: Vec<_> = self.places().map(|place| (place.interface.clone(), place.direction)).collect();
@@ -175,12 +176,12 @@ impl Kernel {
         }
     }
 
-    /// Takes the programs off an interface, if it is watched.
+    /// Detaches the programs of an interface, if it is watched.
     pub fn unwatch(&mut self, name: &str) {
         self.watched.remove(&mut self.loaded, name);
     }
 
-    /// Watches these ports from now on; packets pass meanwhile.
+    /// Sets the watched ports, while packets pass.
     ///
     /// # Errors
     /// The kernel refuses the write.
@@ -188,7 +189,7 @@ impl Kernel {
         self.loaded.watch(ports)
     }
 
-    /// Separates flows by these silences from now on; packets pass meanwhile.
+    /// Sets the idle timeouts, while packets pass.
     ///
     /// # Errors
     /// The kernel refuses the write.
@@ -197,64 +198,65 @@ impl Kernel {
         self.loaded.set_silences(silences(limits, &self.ticks))
     }
 
-    /// From now on this process looks at the hooks, for who holds no capability to do so.
+    /// Uses this helper process to query hooks, as the agent gives up the capability.
     pub fn look_through(&mut self, lookout: Lookout) {
         self.watched.lookout = Some(lookout);
     }
 
-    /// Whether there is a process that looks at the hooks.
+    /// Returns true if there is a helper process.
     pub fn lookout(&self) -> Option<&Lookout> {
         self.watched.lookout.as_ref().filter(|lookout| lookout.looks())
     }
 
-    /// Follows what has become of the watched interfaces since it was called last, and attaches again
-    /// what was taken away or is not the first.
+    /// Follows changes of the watched interfaces since the last call, and attaches again what was detached or
+    /// is not first.
     pub fn follow(&mut self, now: Time, verify: Verify) {
         let pins = self.pinned.as_ref().map(|pinned| &pinned.pins);
         self.watched.follow(&mut self.loaded, pins, now, verify);
     }
 
-    /// Takes every program off its hook. The tables stay: what was counted can still be read.
+    /// Detaches every program. The maps stay readable.
     pub fn detach(&mut self) {
         self.watched.clear();
     }
 
-    /// Removes the pins of the tables: nothing of them is needed any more.
+    /// Removes the pins of the maps.
     pub fn unpin(&self) {
         if let Some(Pinned { pins, .. }) = &self.pinned {
             pins.clear();
         }
     }
 
-    /// Ends without taking the programs off their hooks: they count on, for the next agent. Where nothing is
-    /// pinned they are taken off all the same.
+    /// Ends without detaching the programs: they keep counting for the next agent. Without pins they are
+    /// detached.
     pub fn leave(mut self) {
         if self.pinned.is_some() {
             self.watched.leave();
         }
     }
 
-    /// From now on the programs are not to count on after a stop.
+    /// Sets that the programs are detached at a stop.
     pub fn detach_at_stop(&mut self) {
         if let Some(pinned) = &mut self.pinned {
             pinned.at_stop = AtStop::Detach;
         }
     }
 
-    /// Whether the programs are to count on after a stop.
+    /// Returns true if the programs keep counting after a stop.
     pub fn stays(&self) -> bool {
         self.pinned.as_ref().is_some_and(|pinned| pinned.at_stop == AtStop::Keep)
     }
 
-    /// Which tables these are: the kernel's number of the flow table; none where nothing is pinned.
+    /// Returns the generation of the maps: the kernel's number of the flow table; `None` without pins.
     pub fn generation(&self) -> Option<u32> {
         self.pinned.as_ref().and_then(|pinned| pinned.pins.generation())
     }
 
-    /// Makes pins again that are gone; returns their names. The programs count meanwhile, but would end with the agent.
+    /// Restores pins that are gone, and returns their names. Without them the programs would end with the
+    /// agent.
     ///
     /// # Errors
-    /// They cannot be made.
+    /// The pins cannot be made.
     pub fn mend_pins(&mut self) -> io::Result<Vec<String>> {
         let Self { loaded, watched, pinned: Some(Pinned { pins, .. }), .. } = self else {
             return Ok(Vec::new());
@@ -275,13 +277,13 @@ impl Kernel {
         Ok(made)
     }
 
-    /// The entries that are watched, and the interfaces that each is bound to.
+    /// Returns the watched entries, and the interfaces to which each is bound.
     pub fn bound(&self) -> Vec<Bound> {
         self.watched.bound()
     }
 
-    /// The machine's addresses, and the networks behind the interfaces that are watched as the inside of a gateway.
-    /// Default routes are looked up again where the addresses are not those of `before`.
+    /// Returns the addresses of the machine, and the networks behind interfaces in the `lan` role. Looks up
+    /// default routes again if the addresses differ from `before`.
     ///
     /// # Errors
     /// The kernel does not list its addresses.
@@ -289,23 +291,22 @@ impl Kernel {
         addresses::read(self.watched.inside(), before)
     }
 
-    /// The mark that the pinned tables are ahead of the state on the disk; none where nothing is pinned.
+    /// Returns the mark of a stale checkpoint; `None` without pins.
     pub fn ahead(&self) -> Option<Ahead> {
         self.pinned.as_ref().map(|pinned| Ahead::of(&pinned.pins.directory()))
     }
 
-    /// Where programs belong, and whether they are there.
+    /// Returns the places of the programs, and whether they are attached.
     pub fn places(&self) -> impl Iterator<Item = &Place> {
         self.watched.places()
     }
 
-    /// Reads the tables, shows them to `reader` and takes out of the flow table what that names, each
-    /// flow only if it still is what was shown.
+    /// Scans the maps, and evicts the flows that `reader` returns, each only if it has not changed.
     ///
-    /// A flow that begins at this very moment may be left for the next reading.
+    /// A flow that begins during the scan may be left to the next one.
     ///
     /// # Errors
-    /// The kernel refuses the read or a removal; what was shown by then holds.
+    /// The kernel refuses a read or an eviction; what `reader` has received is valid.
     pub fn read(&mut self, now: Time, reader: &mut dyn Reader) -> Result<(), KernelError> {
         self.loaded.log.flush();
         let counting = self.counting();
@@ -322,12 +323,12 @@ impl Kernel {
         self.loaded.set_room(made, (held.flows, held.sources))
     }
 
-    /// Whether packets are counted meanwhile.
+    /// Returns true if packets are counted at the same time.
     fn counting(&self) -> bool {
         self.clock == Clock::Kernel && self.places().any(|place| place.standing != Standing::Detached)
     }
 
-    /// All of it at once, for tables that are small; takes nothing out.
+    /// Returns the contents of all maps, for small tables. Evicts nothing.
     ///
     /// # Errors
     /// The kernel refuses the read.
@@ -337,8 +338,8 @@ impl Kernel {
         Ok(snapshot)
     }
 
-    /// Takes flows out of the table, each only if it still is what the last reading showed. A fate for
-    /// each, in their order.
+    /// Evicts flows, each only if it has not changed since the last scan. Returns an outcome for each, in
+    /// order.
     ///
     /// # Errors
     /// The kernel refuses it; flows before the refusal may be gone.
@@ -348,17 +349,17 @@ impl Kernel {
         table.remove(flows, &|book, flows| evict::remove(loaded, book, flows, counting))
     }
 
-    /// Where the packets are that were counted, as of the last reading and what was removed since.
+    /// Returns the location of counted packets, as of the last scan and the evictions since.
     pub fn held(&self) -> &Held {
         self.table.held()
     }
 
-    /// Bytes of kernel memory that the tables take.
+    /// Returns the kernel memory of the maps, in bytes.
     pub fn memory(&self) -> u64 {
         self.loaded.memory()
     }
 
-    /// Totals over all CPUs.
+    /// Returns the totals over all CPUs.
     ///
     /// # Errors
     /// The kernel refuses the read.
@@ -366,12 +367,12 @@ impl Kernel {
         self.loaded.totals()
     }
 
-    /// Names of the programs this kernel took.
+    /// Returns the names of the loaded programs.
     pub fn programs(&self) -> impl Iterator<Item = &str> {
         self.loaded.programs.iter().map(String::as_str)
     }
 
-    /// A descriptor of a loaded program, for who runs it by bpf(2) as benchmarks do.
+    /// Returns a descriptor of a loaded program, for benchmarks that run it by bpf(2).
     ///
     /// # Errors
     /// There is no such program, or no descriptor is left.
@@ -385,13 +386,13 @@ impl Kernel {
         fd.map_err(failed)?.as_fd().try_clone_to_owned().map_err(KernelError::Table)
     }
 
-    /// How many instructions the verifier went through for a loaded program; `None` where the kernel does
-    /// not say (before Linux 5.16).
+    /// Returns the number of instructions that the verifier processed for a program; `None` if the kernel
+    /// does not report it (before Linux 5.16).
     pub fn verified_instructions(&self, program: &str) -> Option<u32> {
         self.loaded.verified_instructions(program)
     }
 
-    /// Sets the program's clock, where it was loaded with an external one.
+    /// Sets the time of a program with the clock of a replay.
     ///
     /// # Errors
     /// The kernel refuses the write.
@@ -399,8 +400,8 @@ impl Kernel {
         self.loaded.set_now(self.ticks.tick(now))
     }
 
-    /// Runs a loaded program on one frame, by BPF_PROG_TEST_RUN. `context` is a `struct __sk_buff` in
-    /// bytes, for TC programs that are to see one.
+    /// Runs a program on one frame (BPF_PROG_TEST_RUN). `context` is a `struct __sk_buff` as bytes, for TC
+    /// programs.
     ///
     /// # Errors
     /// There is no such program, or the kernel refuses the frame.
@@ -408,8 +409,8 @@ impl Kernel {
         run(&self.loaded, program, frame, context)
     }
 
-    /// The same with the head of a frame that is larger than the kernel takes; only where the clock is
-    /// external.
+    /// Runs a program on the head of a frame that is longer than the kernel accepts. Only with the clock of a
+    /// replay.
     ///
     /// # Errors
     /// There is no such program, or the kernel refuses the frame.

@@ -1,4 +1,10 @@
-//! The kernel seam, the only user of aya: load, attach, read. It knows no rule.
+//! The kernel interface of mailflow: loads, attaches and reads the BPF program. The only crate that uses aya.
+//!
+//! - `host`: the machine: kernel version, capabilities, interfaces, rtnetlink, clocks
+//! - `program`: the object: compatibility with old kernels, loading, kernel log
+//! - `flow_table`: reads the maps, evicts flows, converts ticks into times
+//! - `attach`: attaches programs, and keeps them attached
+//! - `persist`: pinned maps and links, and the migration to another map layout
 
 mod attach;
 mod error;

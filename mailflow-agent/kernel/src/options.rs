@@ -8,10 +8,10 @@ use mailflow_common::{Facts, HashKeys};
 use crate::host::name_pattern::NamePattern;
 use mailflow_engine::settings::Timeouts;
 
-/// An interface to watch.
+/// Interface to watch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interface {
-    /// Its name, or a pattern of names ([`NamePattern`]).
+    /// Name, or a pattern of names ([`NamePattern`]).
     pub name: String,
     /// What passes there.
     pub role: Role,
@@ -20,21 +20,21 @@ pub struct Interface {
 }
 
 impl Interface {
-    /// The pattern, where the entry is one.
+    /// Returns the pattern, if the entry is one.
     pub fn pattern(&self) -> Option<NamePattern> {
         NamePattern::is_one(&self.name).then(|| NamePattern::parse(&self.name).ok()).flatten()
     }
 }
 
-/// What passes an interface.
+/// Role of an interface: what passes it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Role {
     /// Chosen at start, with the reason logged.
     #[default]
     Auto,
-    /// The inside of a gateway.
+    /// Inside of a gateway.
     Lan,
-    /// The machine's own traffic.
+    /// Traffic of this machine.
     Host,
     /// Copies of both directions.
     Mirror,
@@ -81,14 +81,14 @@ impl Hook {
     }
 }
 
-/// How much is said.
+/// Level of the kernel log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum LogLevel {
-    /// Packets that are in no table.
+    /// Packets of flows and sources without an entry.
     Error,
     /// Also packets that may be mail and were not counted to their flow.
     Warn,
-    /// Also those that are deeper than the program follows.
+    /// Also packets with headers deeper than the program parses.
     Info,
     /// Nothing more, as yet.
     Debug,
@@ -116,9 +116,9 @@ impl LogLevel {
 /// What becomes of the attached programs when the agent is stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum AtStop {
-    /// They are taken away: nothing is counted any more.
+    /// Detach: nothing is counted any more.
     Detach,
-    /// They stay and count; the next agent reads what they counted.
+    /// Keep counting; the next agent reads the counts.
     Keep,
 }
 
@@ -135,49 +135,50 @@ impl AtStop {
     }
 }
 
-/// What the program is told at load.
+/// Options of loading.
 #[derive(Clone, Debug)]
 pub struct LoadOptions {
     /// Capacity of the flow table.
     pub flows: u32,
-    /// How many of the flows one source may hold.
+    /// Largest number of flows of a source.
     pub flows_per_source: u32,
-    /// Capacity of the table for sources that have no place in it for a flow.
+    /// Capacity of the overflow map.
     pub overflow: u32,
-    /// How much of either table clients alone may fill, in percent; the rest is for flows that a server answers.
+    /// Percentage of each map that packets of clients alone may fill. The rest is for flows that a server
+    /// answers.
     pub half_open_percent: u32,
-    /// IPv6 clients with a prefix of this length in common are one source.
+    /// Length of the IPv6 prefix that makes a source.
     pub ipv6_prefix: u8,
-    /// Whether `host` interfaces stand beside `lan` ones and count only the machine's own.
+    /// True if `host` interfaces count only this machine, as there are `lan` interfaces too.
     pub local_only: bool,
-    /// Whether time is set from outside before each frame (replay) rather than the kernel's.
+    /// True if the caller sets the time before each frame (replay).
     pub external_clock: bool,
-    /// When a tuple's next packet begins a new flow.
+    /// Idle timeouts.
     pub silences: SilenceLimits,
-    /// Which programs are loaded.
+    /// Programs to load.
     pub programs: Programs,
-    /// How much the program says of what it cannot count; nothing without.
+    /// Level of the kernel log; `None` for no log.
     pub kernel_log: Option<LogLevel>,
-    /// Keys of the tables' hashes, for tests of collisions; drawn at random without.
+    /// Keys of the hashes, for tests of collisions; random if `None`.
     pub hash_keys: Option<HashKeys>,
 }
 
-/// Which of the object's programs are loaded.
+/// Programs to load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Programs {
-    /// Every one this kernel takes.
+    /// All programs that this kernel supports.
     All,
-    /// This one, to run frames through it.
+    /// One program, to run frames through it.
     One(&'static str),
 }
 
-/// How long a tuple may be silent before its next packet begins a new flow. They must be those by
-/// which the engine ends flows.
+/// Idle timeouts after which the next packet of a 5-tuple begins a new flow. They must equal those of the
+/// engine.
 #[derive(Clone, Copy, Debug)]
 pub struct SilenceLimits {
     /// After FIN both ways or RST.
     pub closed: Duration,
-    /// While a SYN is unanswered.
+    /// While the SYN has no answer.
     pub unanswered: Duration,
     /// Otherwise.
     pub idle: Duration,
@@ -190,7 +191,7 @@ impl From<&Timeouts> for SilenceLimits {
 }
 
 impl SilenceLimits {
-    /// How long a flow with these facts may be silent: what the program's `patience` says in ticks.
+    /// Returns the idle timeout of a flow with these facts.
     pub(crate) fn of(&self, facts: &Facts) -> Duration {
         let open = if facts.unanswered() { self.unanswered.min(self.idle) } else { self.idle };
         if facts.closed() { self.closed.min(open) } else { open }

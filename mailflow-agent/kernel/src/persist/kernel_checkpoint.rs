@@ -1,4 +1,4 @@
-//! What the agent knows of the tables beside what is in them, for the agent after it.
+//! Checkpoint of the reader: what the next agent has to know besides the maps.
 
 use crate::{
     flow_table::{conservation::Sum, element::unpack, reader::Book},
@@ -6,26 +6,26 @@ use crate::{
 };
 use mailflow_engine::{event::Gain, flow::Flow};
 
-/// What belongs to pinned tables, and is valid for them and this boot of the machine alone.
+/// Checkpoint of the reader, valid for the pinned maps and this boot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Kept {
-    /// The IPv6 prefix that makes a source.
+    /// Length of the IPv6 prefix that makes a source.
     pub prefix: u8,
-    /// How ticks lie on the clock.
+    /// Calibration of the tick clock.
     pub ticks: [u64; 3],
-    /// Of tuples that were used again: key, and the entry's sums when the flow before was finished.
+    /// Baselines: key, and the counts of its entry at the start of its current flow.
     pub bases: Vec<(Vec<u8>, Vec<u8>)>,
-    /// Packets and bytes, up and down, of flows that were finished or taken out ...
+    /// Counts of superseded and evicted flows.
     pub retired: [u64; 4],
-    /// ... and of sources whose overflow was taken out.
+    /// Counts of evicted sources.
     pub overflow: [u64; 4],
-    /// Flows that were open in tables before these, as they were then.
+    /// Flows that were open in older maps, with their counts then.
     pub carried: Vec<Flow>,
-    /// Those tables that were read, as far as they may still be there.
+    /// Older maps that were read and may still exist.
     pub read: Vec<u32>,
 }
 
-/// Goes on with a book where another agent stopped.
+/// Restores the state of the reader.
 pub(crate) fn resume(book: &mut Book, kept: &Kept, limits: &SilenceLimits) {
     let sum = |[packets, bytes, down_packets, down_bytes]: [u64; 4]| Sum {
         up: Gain { packets, bytes },

@@ -32,12 +32,13 @@ use crate::{
     options::LoadOptions,
 };
 
-/// The layout of the tables: raised when what a key or a value means changes. Layouts are never reused.
+/// Layout of the maps: raised when the meaning of a key or value changes. A number is never reused.
 pub const LAYOUT: u32 = 6;
-/// For tests of what happens when it changes: another number, and behind colons those that can be read too.
+/// Environment variable for tests of another layout: its number, and after colons the layouts that can be
+/// read.
 const OTHER_LAYOUT: &str = "MAILFLOW_TEST_LAYOUT";
 
-/// How the name of a link begins.
+/// Prefix of the names of links.
 const LINK: &str = "link-";
 /// The pinned maps.
 const MAPS: [&str; 8] = [
@@ -51,21 +52,21 @@ const MAPS: [&str; 8] = [
     "TOTALS",
 ];
 
-/// The directory of the pins, locked.
+/// Directory of the pins, locked.
 #[derive(Debug)]
 pub struct Pins {
     root: PathBuf,
     layout: u32,
-    /// Those that can be read.
+    /// Layouts that can be read.
     layouts: Vec<u32>,
-    /// The BPF file system is in this mount namespace alone.
+    /// True if the BPF file system is in this mount namespace only.
     private: bool,
-    /// The moment of the state on the disk.
+    /// Time of the checkpoint on disk.
     state: Option<u64>,
     lock: File,
 }
 
-/// Tables that an agent left which this one cannot go on with.
+/// Maps of an earlier agent with which this one cannot continue.
 #[derive(Debug)]
 pub(crate) struct Old {
     /// Where they are.
@@ -73,7 +74,7 @@ pub(crate) struct Old {
 }
 
 impl Pins {
-    /// Locks `root`, which is made where it is missing; so is the BPF file system, where that may be mounted.
+    /// Locks `root`. Creates it, and mounts the BPF file system, if they are missing.
     ///
     /// # Errors
     /// Another agent holds it, there is no BPF file system, or the system refuses.
@@ -101,13 +102,13 @@ impl Pins {
         self.private
     }
 
-    /// The same for an agent that goes on from the state of this moment.
+    /// Sets the time of the checkpoint from which the agent continues.
     #[must_use]
     pub fn with_state(self, state: Option<u64>) -> Self {
         Self { state, ..self }
     }
 
-    /// The directory of all layouts.
+    /// Returns the directory of all layouts.
     pub(crate) fn root(&self) -> &Path {
         &self.root
     }
@@ -118,7 +119,7 @@ impl Pins {
         matches!((self.lock.metadata().map(id), fs::metadata(&self.root).map(id)), (Ok(mine), Ok(there)) if mine == there)
     }
 
-    /// Locks that directory once it was made again.
+    /// Locks the directory after it was created again.
     pub(super) fn lock_again(&mut self) -> io::Result<()> {
         let lock = File::open(&self.root)?;
         lock.try_lock()?;
@@ -126,7 +127,7 @@ impl Pins {
         Ok(())
     }
 
-    /// Makes the directories again where they are gone; whether one was.
+    /// Creates missing directories. Returns true if one was missing.
     pub(crate) fn mend_directories(&mut self) -> io::Result<bool> {
         let (locked, directory) = (self.is_locked(), self.directory());
         if locked && directory.is_dir() {
@@ -145,7 +146,7 @@ impl Pins {
         Ok(true)
     }
 
-    /// The directory of this layout.
+    /// Returns the directory of this layout.
     pub fn directory(&self) -> PathBuf {
         self.root.join(format!("v{}", self.layout))
     }
@@ -155,25 +156,25 @@ impl Pins {
         self.directory().join(name)
     }
 
-    /// The maps, with where each is pinned.
+    /// Returns the maps and their paths.
     pub(crate) fn maps(&self) -> impl Iterator<Item = (&'static str, PathBuf)> {
         MAPS.map(|name| (name, self.map(name))).into_iter()
     }
 
-    /// Where the link of a place is pinned.
+    /// Returns the path of the link of a place.
     pub(crate) fn link(&self, interface: &str, direction: Direction) -> PathBuf {
         self.directory().join(link_name(interface, direction))
     }
 
-    /// Links of a place that other layouts' agents left.
+    /// Returns the links of a place in other layouts.
     pub(crate) fn other_links(&self, interface: &str, direction: Direction) -> Vec<PathBuf> {
         let name = link_name(interface, direction);
         let others = self.others().into_iter().map(|(_, directory)| directory.join(&name));
         others.filter(|path| path.exists()).collect()
     }
 
-    /// Takes away the links of all places but `watched`, which an agent before left: each would count on for this one,
-    /// which does not look there.
+    /// Removes the links of all places but `watched`. A program that an earlier agent left there would keep
+    /// counting where this agent does not look.
     pub(crate) fn leave_links(&self, watched: &[(String, Direction)]) {
         let watched: Vec<_> = watched.iter().map(|(name, direction)| link_name(name, *direction)).collect();
         let directories = self.others().into_iter().map(|(_, directory)| directory).chain([self.directory()]);
@@ -194,13 +195,13 @@ impl Pins {
         }
     }
 
-    /// The tables' generation, if there are tables: the kernel's number of the flow table.
+    /// Returns the generation of the maps, if there are maps: the kernel number of the flow table.
     pub fn generation(&self) -> Option<u32> {
         MapInfo::from_pin(self.map("FLOWS")).ok().map(|info| info.id())
     }
 
-    /// Makes room for tables as `options` wants them: what is there and cannot be gone on with is set aside.
-    /// `known` is the generation that the agent's state belongs to, and that state. Returns what can be read once more.
+    /// Sets aside maps with which an agent with `options` cannot continue. `known` is the generation of the
+    /// checkpoint, and the checkpoint. Returns the maps that can be read once.
     pub(crate) fn prepare(
         &self,
         options: &LoadOptions,
@@ -245,12 +246,12 @@ impl Pins {
         Ok(old)
     }
 
-    /// Takes away what was pinned: at a stop that ends counting.
+    /// Removes all pins, at a stop that ends counting.
     pub(crate) fn clear(&self) {
         remove(&self.directory());
     }
 
-    /// Directories of other layouts, by their names.
+    /// Returns the directories of other layouts.
     fn others(&self) -> Vec<(String, PathBuf)> {
         let entries = fs::read_dir(&self.root).into_iter().flatten().flatten();
         let ours = format!("v{}", self.layout);
@@ -258,7 +259,7 @@ impl Pins {
         named.filter(|(name, path)| *name != ours && path.is_dir()).collect()
     }
 
-    /// Whether the directory of this name holds tables that this agent can read.
+    /// Returns true if the directory has maps that this agent can read.
     fn knows(&self, name: &str) -> bool {
         let number = name.strip_prefix('v').map(|rest| rest.trim_end_matches("-before"));
         let number = number.and_then(|number| number.parse::<u32>().ok());
@@ -267,7 +268,7 @@ impl Pins {
 }
 
 impl Old {
-    /// The kernel's number of the flow table.
+    /// Returns the kernel number of the flow table.
     pub(crate) fn generation(&self) -> Option<u32> {
         MapInfo::from_pin(self.map("FLOWS")).ok().map(|info| info.id())
     }
@@ -277,7 +278,7 @@ impl Old {
         self.directory.join(name)
     }
 
-    /// Removes the tables: they were read.
+    /// Removes the maps.
     pub(crate) fn remove(&self) {
         info!(tables = %self.directory.display(), "the tables of the agent before were read and are removed");
         remove(&self.directory);
@@ -290,7 +291,7 @@ fn link_name(interface: &str, direction: Direction) -> String {
     format!("{LINK}{}-{interface}", direction.name())
 }
 
-/// Removes a directory of pins. What cannot be removed is named.
+/// Removes a directory of pins, and logs what cannot be removed.
 fn remove(directory: &Path) {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     let files = entries.map(|entry| fs::remove_file(entry.path())).find_map(Result::err);
@@ -302,8 +303,8 @@ fn remove(directory: &Path) {
     }
 }
 
-/// What speaks against the maps pinned in a directory: one is of another kind or size than the program's.
-/// Capacities are compared where options are given.
+/// Returns why the maps in a directory cannot be used: a map has another type or size. Compares capacities if
+/// options are given.
 fn mismatch(directory: &Path, options: Option<&LoadOptions>) -> Option<String> {
     for (name, path) in MAPS.map(|name| (name, directory.join(name))) {
         if !path.exists() {
@@ -325,7 +326,7 @@ fn mismatch(directory: &Path, options: Option<&LoadOptions>) -> Option<String> {
     None
 }
 
-/// Kind, sizes and capacity of a map.
+/// Returns type, sizes and capacity of a map.
 fn wanted(name: &str, options: Option<&LoadOptions>) -> (MapType, usize, usize, Option<u32>) {
     const WORD: usize = size_of::<u32>();
     let version = KernelVersion::running();
