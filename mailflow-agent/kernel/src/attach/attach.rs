@@ -1,4 +1,4 @@
-//! Attaching: which program goes where, and what is tried when a hook refuses it.
+//! Attachment of programs: which program at which hook, and the fallbacks if a hook refuses it.
 
 use aya::programs::{LinkOrder, ProgramError, XdpMode, tc::TcAttachOptions};
 use tracing::{info, warn};
@@ -19,7 +19,7 @@ use crate::{
     program::{load::Loaded, names::programs},
 };
 
-/// Attaches what `role` needs in one direction of an interface: by the link that is pinned for it, or anew.
+/// Attaches the program of `role` for one direction of an interface: by its pinned link, or by a new one.
 pub(super) fn attach(
     loaded: &mut Loaded,
     spot: Spot<'_>,
@@ -75,7 +75,7 @@ fn for_link(program: &str, link: interface::Link) -> String {
     }
 }
 
-/// The XDP forms to try at ingress before TC.
+/// Returns the XDP modes to try at ingress before TC.
 fn ingress_chain(
     version: KernelVersion,
     interface: &Interface,
@@ -114,7 +114,7 @@ fn at_ingress(
     }
 }
 
-/// By the first form of XDP that the interface takes.
+/// Attaches by the first XDP mode that the interface accepts.
 fn at_xdp(
     loaded: &mut Loaded,
     interface: &Interface,
@@ -146,8 +146,8 @@ fn at_xdp(
     Ok(None)
 }
 
-/// Where XDP was asked for by name and TC was taken over, XDP, if the interface takes it now. A packet in
-/// between is seen by both, rather than by none.
+/// Moves from a TC link that was taken over to XDP, if the configuration names XDP and the interface accepts
+/// it now. A packet in between is seen by both programs rather than by none.
 fn better(
     loaded: &mut Loaded,
     interface: &Interface,
@@ -190,7 +190,7 @@ fn at_tc(
     }
 }
 
-/// A refusal in words: what the errno means here.
+/// Returns the reason of a refusal: the meaning of the errno here.
 fn explain(error: &ProgramError) -> String {
     let meaning = match errno(error) {
         Some(libc::EBUSY | libc::EEXIST) => "another XDP program or mode is in place",

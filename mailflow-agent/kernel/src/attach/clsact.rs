@@ -16,13 +16,13 @@ use crate::{
     program::names::is_ours,
 };
 
-/// Our filter's place on clsact: the first, and always the same, so that a crashed agent's filter is
-/// taken over instead of counting beside the new one.
+/// Handle and priority of our filter: the first, and always the same, so that the filter of a crashed agent
+/// is replaced instead of counting too.
 const PRIORITY: u16 = 1;
 const HANDLE: TcHandle = TcHandle::new(0, 0x6d66);
 
-/// Takes our filters off clsact everywhere but at `watched`: a filter outlives its agent, and would count on for
-/// one that does not look there.
+/// Removes our filters from clsact everywhere but at `watched`. A filter outlives its agent, and would keep
+/// counting where this agent does not look.
 pub(crate) fn leave_clsact(watched: &[(Option<u32>, Direction)]) {
     for interface in device::present() {
         let Some(device) = Device::find(&interface) else { continue };
@@ -56,7 +56,7 @@ pub(super) const fn side(direction: Direction) -> TcAttachType {
     }
 }
 
-/// Attaches a program as a filter of clsact, which is added where there is none.
+/// Attaches a program as a filter of clsact. Adds the qdisc if it is missing.
 pub(super) fn clsact(
     program: &mut SchedClassifier,
     interface: &str,

@@ -1,6 +1,6 @@
-//! What the program is told of the interfaces in the `lan` role. With a watched port at either end, a packet from
-//! one of them to another could be counted at both; where its flow has no place in the table, which would
-//! tell, the program goes by these numbers.
+//! Interfaces in the `lan` role, in a map for the program. With a watched port at either end, a packet
+//! between two of them could be counted at both. If its flow has no entry, which would tell, the program uses
+//! this map.
 
 use std::collections::BTreeSet;
 
@@ -12,16 +12,16 @@ use crate::{
     program::load::{Loaded, map_error},
 };
 
-/// The map.
+/// Name of the map.
 const LANS: &str = "LAN_INTERFACES";
 
-/// Those that stand in the map.
+/// Interfaces in the map.
 #[derive(Default)]
 pub(super) struct Lans(BTreeSet<u32>);
 
 impl Lans {
-    /// Makes them these. Without it a few packets are counted twice at worst: what the kernel refuses is logged, and
-    /// tried again the next time.
+    /// Writes these interfaces into the map. If the kernel refuses, the error is logged and the next call
+    /// tries again; a few packets may be counted twice until then.
     pub(super) fn become_these(&mut self, loaded: &mut Loaded, wanted: &BTreeSet<u32>) {
         if self.0 == *wanted {
             return;

@@ -1,4 +1,4 @@
-//! A program at its hook, and the link that keeps it there.
+//! Attached programs and their links.
 
 use std::{fs, io, path::Path};
 
@@ -20,13 +20,13 @@ use crate::{
     persist::pins::Pins,
 };
 
-/// A program at its place, which it leaves when this is dropped.
+/// Attached program; detached on drop.
 pub(super) struct Hung {
-    /// Where on the interface.
+    /// Direction.
     pub(crate) direction: Direction,
-    /// By what kind of hook.
+    /// Kind of attachment.
     pub(crate) attachment: Attachment,
-    /// The kernel's id of the program.
+    /// Program id.
     pub(crate) program: u32,
     pub(crate) link: Link,
 }
@@ -36,27 +36,27 @@ impl Hung {
         Self { direction, attachment, program, link }
     }
 
-    /// Leaves the program where it is.
+    /// Keeps the program attached.
     pub(crate) fn leave(self) {
         self.link.leave();
     }
 
-    /// Pins its link again if the pin at `path` is gone; whether it was.
+    /// Restores the pin at `path` if it is gone. Returns true if it was.
     pub(super) fn mend_pin(&mut self, path: &Path) -> io::Result<bool> {
         self.link.mend_pin(path)
     }
 }
 
-/// Where a program goes.
+/// Place of a program.
 #[derive(Clone, Copy)]
 pub(super) struct Spot<'a> {
-    /// The interface's name in the configuration.
+    /// Name of the interface in the configuration.
     pub(crate) configured: &'a str,
     pub(crate) interface: &'a Interface,
     pub(crate) direction: Direction,
-    /// Where its link is pinned, if it is.
+    /// Pins, if the link is pinned.
     pub(crate) pins: Option<&'a Pins>,
-    /// The process that looks at the hooks, if there is one.
+    /// Helper process that queries hooks, if there is one.
     pub(crate) lookout: Option<&'a Lookout>,
 }
 
@@ -67,19 +67,19 @@ pub(crate) fn id(info: Result<ProgramInfo, ProgramError>, name: &str) -> Result<
     }
 }
 
-/// Keeps a program at its place; dropped, it takes it away.
+/// Guard of an attached program; detaches it on drop.
 pub(crate) enum Link {
     /// Native XDP.
     Xdp(XdpLink),
     /// TCX, or a filter of clsact.
     Tc(SchedClassifierLink),
-    /// Either, pinned.
+    /// A pinned link of either kind.
     Pinned(Pinned),
 }
 
 impl Link {
-    /// The same, pinned where `spot` says so and this kind can be. Without a pin it ends with the process,
-    /// but for a filter of clsact, which the next agent finds by its place.
+    /// Pins the link, if `spot` asks for it and this kind can be pinned. A link without a pin ends with the
+    /// process; the next agent finds a filter of clsact by its handle.
     pub(super) fn pinned(self, Spot { configured, direction, pins, .. }: Spot<'_>) -> Self {
         let Some(pins) = pins else { return self };
         let path = pins.link(configured, direction);
@@ -101,8 +101,8 @@ impl Link {
         }
     }
 
-    /// Pins the link again if its pin at `path` is gone; whether it was. A link that cannot be pinned is lost with an
-    /// error, and its program is attached again.
+    /// Restores the pin of the link at `path` if it is gone. Returns true if it was. A link that cannot be
+    /// pinned is lost with an error, and its program is attached again.
     pub(super) fn mend_pin(&mut self, path: &Path) -> io::Result<bool> {
         let Self::Pinned(Pinned(link)) = self else { return Ok(false) };
         if fs::symlink_metadata(path).is_ok() {
@@ -113,7 +113,7 @@ impl Link {
         Ok(true)
     }
 
-    /// Leaves the program where it is, as far as it can stay there without this process.
+    /// Keeps the program attached, as far as it can be without this process.
     pub(crate) fn leave(self) {
         match self {
             Self::Xdp(link) => drop(link),
@@ -124,7 +124,7 @@ impl Link {
     }
 }
 
-/// A pinned link; its pin goes with it.
+/// Pinned link, removed with its pin.
 pub(crate) struct Pinned(pub(crate) Option<PinnedLink>);
 
 impl Drop for Pinned {

@@ -1,4 +1,4 @@
-//! Links that outlive the agent: pinned when they are made, taken over by the next agent.
+//! Pinned links: they outlive the agent, and the next agent takes them over.
 
 use std::{fs, path::Path};
 
@@ -16,8 +16,8 @@ use super::{
 };
 use crate::{host::hook::Attachment, program::load::Loaded};
 
-/// Lets this agent's program run where the link of an agent before has its own; no packet is missed, and none
-/// counted twice. `None` where there is no such link, or it cannot be used: then it is gone.
+/// Replaces the program of the link of an earlier agent. No packet is missed or counted twice. `None` if
+/// there is no such link, or if it cannot be used and was removed.
 pub(super) fn take_over(
     loaded: &mut Loaded,
     spot: Spot<'_>,
@@ -92,7 +92,7 @@ fn replace(
     }
 }
 
-/// Whether the program is at the interface now: the link may be of one that is gone.
+/// Returns true if the program is at the interface now: the link may belong to an interface that is gone.
 fn there(spot: Spot<'_>, attachment: Attachment, program: u32) -> bool {
     let question =
         Question { device: spot.interface.index(), direction: spot.direction, attachment, program };

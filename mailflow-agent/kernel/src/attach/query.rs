@@ -1,4 +1,4 @@
-//! Whether a program is still where it was attached, and who is before it.
+//! Queries of hooks: whether a program is attached, and which programs run before it.
 
 use std::io;
 
@@ -9,42 +9,42 @@ use crate::host::{
     netlink,
 };
 
-/// What is to be found out: whether this program is at this hook.
+/// Query: whether a program is at a hook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Question {
-    /// The interface's number.
+    /// Interface index.
     pub(crate) device: u32,
     pub(crate) direction: Direction,
     pub(crate) attachment: Attachment,
-    /// The program's id.
+    /// Program id.
     pub(crate) program: u32,
 }
 
-/// A program of somebody's at a hook.
+/// Program at a hook.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Seen {
-    /// Its id; `None` for a filter that is no BPF program.
+    /// Program id; `None` for a filter that is not a BPF program.
     pub(crate) id: Option<u32>,
-    /// Its name, where the kernel tells it.
+    /// Name, if the kernel reports it.
     pub(crate) name: Option<String>,
 }
 
-/// Where a program was found.
+/// State of a hook.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Found {
-    /// At its hook; `before` are the programs that run before it.
+    /// Attached; `before` are the programs that run first.
     There {
         /// In the order in which they run.
         before: Vec<Seen>,
     },
-    /// Not at its hook; instead there may be another one.
+    /// Not attached; another program may be there.
     Gone {
-        /// That sits there instead.
+        /// Program at the hook.
         instead: Option<Seen>,
     },
 }
 
-/// Looks for a program at a hook.
+/// Queries a hook for a program.
 ///
 /// # Errors
 /// The kernel does not answer.
@@ -70,7 +70,7 @@ pub(super) fn look(Question { device, direction, attachment, program }: Question
     })
 }
 
-/// Programs with their names.
+/// Returns programs with their names.
 fn seen(ids: &[Option<u32>]) -> Vec<Seen> {
     let known: Vec<u32> = ids.iter().flatten().copied().collect();
     // Most often there is nobody: then the kernel's programs need not be gone through.
@@ -79,13 +79,13 @@ fn seen(ids: &[Option<u32>]) -> Vec<Seen> {
     ids.iter().map(|id| Seen { id: *id, name: id.and_then(name) }).collect()
 }
 
-/// Names of programs by their ids; those that cannot be learned are left out.
+/// Returns the names of programs by id, without those that the kernel does not report.
 pub(crate) fn names(ids: &[u32]) -> Vec<(u32, String)> {
     let wanted = loaded_programs().flatten().filter(|program| ids.contains(&program.id()));
     wanted.filter_map(|program| Some((program.id(), program.name_as_str()?.to_owned()))).collect()
 }
 
-/// Most programs a TCX hook takes (`BPF_MPROG_MAX`, linux/bpf_mprog.h).
+/// Largest number of programs at a TCX hook (`BPF_MPROG_MAX`, linux/bpf_mprog.h).
 pub(crate) const MOST: usize = 64;
 
 /// The part of `union bpf_attr` that BPF_PROG_QUERY uses.
@@ -105,8 +105,8 @@ struct QueryAttributes {
     revision: u64,
 }
 
-/// Ids of the programs at a TCX hook in the order in which they run. aya's own query also opens each
-/// program, which takes CAP_SYS_ADMIN.
+/// Returns the ids of the programs at a TCX hook, in the order in which they run. The query of aya opens each
+/// program too, which takes CAP_SYS_ADMIN.
 pub(crate) fn tcx(device: u32, direction: Direction) -> io::Result<Vec<u32>> {
     const BPF_PROG_QUERY: libc::c_int = 16;
     let mut ids = [0_u32; MOST];

@@ -8,67 +8,67 @@ use crate::{
 };
 use mailflow_engine::time::Time;
 
-/// How often every program's place is verified.
+/// Interval of verification.
 pub(super) const EVERY: Duration = Duration::from_secs(60);
 
-/// Where a program belongs, and whether it is there.
+/// Place of a program, and its state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
-    /// The interface, as configured.
+    /// Name of the interface in the configuration.
     pub interface: String,
-    /// Where there.
+    /// Direction.
     pub direction: Direction,
-    /// By what kind of hook; while it is not attached, by what kind it was.
+    /// Kind of attachment, or the last one if it is detached.
     pub attachment: Attachment,
-    /// Whether it is there.
+    /// Attached or detached.
     pub standing: Standing,
-    /// How often it was attached again.
+    /// Number of times that it was attached again.
     pub again: u64,
 }
 
-/// How a program stands at its place.
+/// State of a program at its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// It is attached.
+    /// Attached.
     Attached {
-        /// In the order of its hook's programs, 1 being the first; `None` where that cannot be told.
+        /// Position among the programs of the hook, from 1; `None` if unknown.
         position: Option<u32>,
     },
-    /// It is not.
+    /// Detached.
     Detached,
 }
 
-/// When to look for programs that others have moved or taken away.
+/// Time of the next verification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verify {
-    /// Once a minute.
+    /// After a minute.
     WhenDue,
-    /// Now: something has changed.
+    /// Now, after a change.
     Now,
 }
 
-/// An entry of the configuration, and what it is bound to.
+/// Entry of the configuration, and the interfaces to which it is bound.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bound {
-    /// The name or the pattern, as configured.
+    /// Name or pattern.
     pub entry: String,
-    /// The entry is a pattern.
+    /// True for a pattern.
     pub pattern: bool,
-    /// The interfaces that are there.
+    /// Interfaces that exist.
     pub interfaces: Vec<BoundInterface>,
-    /// Hook, as configured.
+    /// Hook in the configuration.
     pub hook: Hook,
-    /// Since when there is no such interface; set at the first look after it went.
+    /// Time since which no such interface exists, set at the first look after it disappeared.
     pub missing: Option<Time>,
 }
 
-/// An interface that an entry of the configuration is bound to.
+/// Interface to which an entry is bound.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BoundInterface {
-    /// The kernel's number of it.
+    /// Interface index.
     pub number: u32,
-    /// Its name, as in [`Place::interface`].
+    /// Name, as in [`Place::interface`].
     pub name: String,
-    /// Its role.
+    /// Role.
     pub role: Role,
 }

@@ -1,4 +1,4 @@
-//! One watched interface: its device while there is one, and its programs at their hooks.
+//! Supervised interface: its device while one exists, and the programs at its hooks.
 
 use std::{io, time::Duration};
 
@@ -25,48 +25,48 @@ use crate::{
 };
 use mailflow_engine::time::Time;
 
-/// Longest wait between two moves to the front, where another program wants to be there too.
+/// Longest wait between two moves to the front, if another program moves there too.
 const LONGEST_WAIT: Duration = Duration::from_secs(3_600);
-/// For so long after an interface appeared, a default route that leaves by it changes a role that was chosen: a link
+/// Time after the appearance of an interface within which a default route changes its automatic role: a link
 /// comes up before its routes do.
 const SETTLES: Duration = Duration::from_secs(600);
 
-/// One watched interface.
+/// Supervised interface.
 pub(super) struct Watch {
-    /// As configured; of a pattern, the name of the device.
+    /// Name in the configuration; for a pattern, name of the device.
     pub(crate) name: String,
-    /// The pattern that is bound to it, if one is.
+    /// Pattern, if the entry is one.
     pub(crate) entry: Option<String>,
     /// As configured.
     role: Role,
-    /// Role that was chosen for the device, where the configuration leaves it open.
+    /// Role that was chosen, if the configuration leaves it open.
     chosen: Option<Role>,
     pub(crate) hook: Hook,
-    /// The device, while it exists.
+    /// Device, while it exists.
     pub(crate) device: Option<Device>,
     hooks: Vec<Held>,
-    /// Reason that was logged last why it cannot be attached to.
+    /// Reason of the last logged failure to attach.
     trouble: Option<String>,
-    /// Since when there is no device.
+    /// Time since which there is no device.
     pub(crate) missing: Option<Time>,
     /// Time of the first look at the device.
     arrived: Option<Time>,
 }
 
-/// A place, and what is there.
+/// Hook of the interface, and the program there.
 struct Held {
     place: Place,
     hung: Option<Hung>,
-    /// It was there before.
+    /// True if it was attached before.
     was_there: bool,
-    /// Not to be moved to the front again before this.
+    /// Time before which it is not moved to the front again.
     patience: Time,
-    /// Length of the next wait.
+    /// Next wait.
     wait: Duration,
 }
 
 impl Watch {
-    /// The watch of an entry that may have no device yet.
+    /// Supervises an entry whose device may not exist yet.
     pub(crate) fn new(
         name: &str,
         entry: Option<&str>,
@@ -90,13 +90,13 @@ impl Watch {
         watch
     }
 
-    /// The watch of a device that a pattern is bound to.
+    /// Supervises a device to which a pattern is bound.
     pub(crate) fn of(device: Device, entry: &str, role: Role, hook: Hook) -> Self {
         let watch = Self::new(&device.name, Some(entry), role, hook, KernelVersion::TCX);
         Self { device: Some(device), ..watch }
     }
 
-    /// Pins the links of its programs again whose pins are gone; returns the names of the pins.
+    /// Restores missing pins of links. Returns their names.
     pub(crate) fn mend_pins(&mut self, pins: &Pins) -> io::Result<Vec<String>> {
         let mut made = Vec::new();
         for held in &mut self.hooks {
@@ -109,12 +109,12 @@ impl Watch {
         Ok(made)
     }
 
-    /// The role in force.
+    /// Returns the role.
     pub(crate) fn role(&self) -> Role {
         self.chosen.unwrap_or(self.role)
     }
 
-    /// Places for the programs of the role, as none is attached yet.
+    /// Returns the hooks for the programs of the role, with none attached yet.
     fn make_hooks(&mut self, version: KernelVersion) {
         let attachment = if version >= KernelVersion::TCX { Attachment::Tcx } else { Attachment::Clsact };
         let held = |direction: &Direction| Held {
@@ -133,7 +133,7 @@ impl Watch {
         self.hooks = names::directions(self.role()).iter().map(held).collect();
     }
 
-    /// Takes the device that bears the name, unless it is one of `taken`.
+    /// Binds to the device with the configured name, unless it is one of `taken`.
     pub(crate) fn find(&mut self, taken: &[u32]) {
         let Some(device) = Device::find(&self.name) else { return };
         if taken.contains(&device.index) {
@@ -143,7 +143,7 @@ impl Watch {
         self.device = Some(device);
     }
 
-    /// Attaches for the first time. An interface that is not there, or goes at this moment, is waited for.
+    /// Attaches for the first time. Waits for an interface that does not exist or disappears meanwhile.
     pub(crate) fn begin(
         &mut self,
         loaded: &mut Loaded,
@@ -169,7 +169,7 @@ impl Watch {
         Ok(())
     }
 
-    /// Notes since when there is no device, or when there was one first.
+    /// Records when the device disappeared or appeared.
     pub(super) fn note_time(&mut self, now: Time) {
         if self.device.is_some() {
             self.missing = None;
@@ -184,13 +184,13 @@ impl Watch {
         self.hooks.iter().map(|held| &held.place)
     }
 
-    /// Leaves the programs where they are.
+    /// Keeps the programs attached.
     pub(super) fn leave_programs(mut self) {
         self.hooks.iter_mut().filter_map(|held| held.hung.take()).for_each(Hung::leave);
     }
 
-    /// Chooses the role of a device that has none, and changes the inside to the outside where a default route
-    /// came after the link. `beside_lan`: another interface is watched as the inside.
+    /// Chooses the role of a device that has none, and changes `lan` if a default route came after the link.
+    /// `beside_lan`: another interface is in the `lan` role.
     fn choose_role(&mut self, now: Option<Time>, loaded: &Loaded, beside_lan: bool) {
         let Some(device) = self.device.clone().filter(|_| self.role == Role::Auto) else { return };
         let interface = Interface::of(device);
@@ -223,7 +223,7 @@ impl Watch {
         }
     }
 
-    /// Logs what is wrong, unless it was the last that was logged.
+    /// Logs a failure, unless it is the one that was logged last.
     fn say_once(&mut self, trouble: String) {
         if self.trouble.as_ref() != Some(&trouble) {
             warn!(interface = %self.name, error = %trouble, "not attached; it is tried again at each poll");
@@ -231,7 +231,7 @@ impl Watch {
         self.trouble = Some(trouble);
     }
 
-    /// Lets go of a device that is gone, or whose name another one bears.
+    /// Releases a device that is gone, or whose name another device has.
     pub(crate) fn leave(&mut self) {
         let Some(device) = &mut self.device else { return };
         let interface = self.name.as_str();
@@ -276,12 +276,12 @@ impl Watch {
         self.hooks.iter_mut().for_each(Held::drop_link);
     }
 
-    /// Returns true if a program sees the packets that come in.
+    /// Returns true if a program sees incoming packets.
     pub(super) fn listens(&self) -> bool {
         self.hooks.iter().any(|held| held.place.direction == Direction::Ingress && held.hung.is_some())
     }
 
-    /// Looks for each program at its place.
+    /// Queries the hook of each program.
     pub(crate) fn verify(&mut self, loaded: &Loaded, lookout: Option<&Lookout>, now: Time, beside_lan: bool) {
         self.choose_role(Some(now), loaded, beside_lan);
         let Some(device) = &self.device else { return };
@@ -290,7 +290,7 @@ impl Watch {
         }
     }
 
-    /// Attaches the programs that are not attached; returns true if there were any. A refusal is logged once.
+    /// Attaches detached programs. Returns true if there were any. Logs a refusal once.
     pub(super) fn mend(
         &mut self,
         loaded: &mut Loaded,
@@ -312,7 +312,7 @@ impl Watch {
         }
     }
 
-    /// Attaches the programs that are not attached, and returns the first refusal.
+    /// Attaches detached programs, and returns the first refusal.
     fn try_mend(
         &mut self,
         loaded: &mut Loaded,
@@ -350,7 +350,7 @@ impl Held {
         self.place.standing = Standing::Detached;
     }
 
-    /// Looks for the program at its place; drops its link where it is to be attached again.
+    /// Queries the hook of a program, and drops its link if it has to be attached again.
     fn verify(
         &mut self,
         interface: &str,
@@ -415,7 +415,7 @@ impl Held {
     }
 }
 
-/// Programs as an operator finds them: `cil_from_netdev (id 42)`.
+/// Returns programs as an operator finds them: `cil_from_netdev (id 42)`.
 fn shown(programs: &[Seen]) -> String {
     let one = |program: &Seen| match program.id {
         Some(id) => format!("{} (id {id})", program.name.as_deref().unwrap_or("?")),

@@ -1,9 +1,10 @@
-//! The interfaces that are watched, through all that may happen to them: they vanish, come back and
-//! are renamed, and others attach and detach programs.
+//! Supervisor of all watched interfaces: they disappear, come back and are renamed, and others attach and
+//! detach programs.
 //!
-//! An entry of the configuration is a name or a pattern. What is watched is what bears the configured name, as it
-//! would be after a restart. An interface that is renamed is still watched, until another one bears its name. A
-//! pattern is bound to each interface that matches while it does. An interface that is not there is waited for.
+//! An entry of the configuration is a name or a pattern. The interface with the configured name is watched,
+//! as it would be after a restart. A renamed interface is still watched until another one has its name. A
+//! pattern is bound to each interface while its name matches. The supervisor waits for an interface that does
+//! not exist.
 
 use std::io;
 
@@ -24,7 +25,7 @@ use crate::{
 };
 use mailflow_engine::time::Time;
 
-/// A pattern of the configuration.
+/// Pattern in the configuration.
 struct PatternEntry {
     text: String,
     pattern: NamePattern,
@@ -33,14 +34,14 @@ struct PatternEntry {
     missing: Option<Time>,
 }
 
-/// All watched interfaces.
+/// Supervisor of all watched interfaces.
 pub(crate) struct Watched {
-    /// Those of entries with a name, and those that patterns are bound to.
+    /// Interfaces of entries with a name, and interfaces to which patterns are bound.
     watches: Vec<Watch>,
     patterns: Vec<PatternEntry>,
     lans: Lans,
     next: Time,
-    /// The process that looks at the hooks, where it is not this thread.
+    /// Helper process that queries hooks, if there is one.
     pub(crate) lookout: Option<Lookout>,
 }
 
@@ -55,7 +56,7 @@ impl Watched {
         }
     }
 
-    /// Begins to watch what an entry names: now, where it is there, otherwise as soon as it is.
+    /// Watches the interface of an entry: now if it exists, otherwise as soon as it does.
     pub(crate) fn add(
         &mut self,
         loaded: &mut Loaded,
@@ -92,28 +93,28 @@ impl Watched {
         Ok(())
     }
 
-    /// Takes the programs of an entry away.
+    /// Detaches the programs of an entry.
     pub(crate) fn remove(&mut self, loaded: &mut Loaded, name: &str) {
         self.watches.retain(|watch| watch.entry.as_deref().unwrap_or(&watch.name) != name);
         self.patterns.retain(|pattern| pattern.text != name);
         self.tell(loaded);
     }
 
-    /// Takes an interface from the pattern that is bound to it: an entry with its name comes first.
+    /// Takes an interface from its pattern: an entry with the name comes first.
     fn release(&mut self, name: &str) {
         let device = Device::index_of(name);
         let named = |watch: &Watch| watch.device.as_ref().map(|device| device.index) == device;
         self.watches.retain(|watch| watch.entry.is_none() || device.is_none() || !named(watch));
     }
 
-    /// Returns true if another interface than this one is watched as the inside of a gateway.
+    /// Returns true if another interface is in the `lan` role.
     fn is_beside_lan(&self, number: usize) -> bool {
         let others = self.watches.iter().enumerate().filter(|(other, _)| *other != number);
         let mut roles = others.filter(|(_, watch)| watch.device.is_some()).map(|(_, watch)| watch.role());
         roles.any(|role| role == Role::Lan)
     }
 
-    /// The numbers of the devices that are watched.
+    /// Returns the interface indexes of watched devices.
     fn devices(&self) -> Vec<u32> {
         self.watches.iter().filter_map(|watch| Some(watch.device.as_ref()?.index)).collect()
     }
@@ -143,14 +144,14 @@ impl Watched {
         }
     }
 
-    /// Tells the program where it counts what comes in.
+    /// Writes the `lan` interfaces into the map of the program.
     fn tell(&mut self, loaded: &mut Loaded) {
         let lans = self.watches.iter().filter(|watch| names::is_lan(watch.role()) && watch.listens());
         let lans = lans.filter_map(|watch| watch.device.as_ref()).map(|device| device.index).collect();
         self.lans.become_these(loaded, &lans);
     }
 
-    /// Pins links again whose pins are gone; returns the names of the pins.
+    /// Restores missing pins of links. Returns their names.
     pub(crate) fn mend_pins(&mut self, pins: &Pins) -> io::Result<Vec<String>> {
         let mut made = Vec::new();
         for watch in &mut self.watches {
@@ -159,12 +160,12 @@ impl Watched {
         Ok(made)
     }
 
-    /// Leaves every program where it is, and knows nothing of it any more.
+    /// Keeps every program attached, and forgets it.
     pub(crate) fn leave(&mut self) {
         self.watches.drain(..).for_each(Watch::leave_programs);
     }
 
-    /// Takes every program away.
+    /// Detaches every program.
     pub(crate) fn clear(&mut self) {
         self.watches.clear();
         self.patterns.clear();
@@ -174,7 +175,7 @@ impl Watched {
         self.watches.iter().flat_map(Watch::places)
     }
 
-    /// The entries, those with a name first, with what each is bound to.
+    /// Returns the entries, those with a name first, with their interfaces.
     pub(crate) fn bound(&self) -> Vec<Bound> {
         let named = self.watches.iter().filter(|watch| watch.entry.is_none()).map(|watch| Bound {
             entry: watch.name.clone(),
@@ -193,7 +194,7 @@ impl Watched {
         named.chain(patterns).collect()
     }
 
-    /// The numbers of the interfaces that are watched as the inside of a gateway, with their names.
+    /// Returns the indexes and names of the interfaces in the `lan` role.
     pub(crate) fn inside(&self) -> impl Iterator<Item = (u32, &str)> {
         let lans = self.watches.iter().filter(|watch| watch.role() == Role::Lan);
         lans.filter_map(|watch| Some((watch.device.as_ref()?.index, watch.name.as_str())))
@@ -203,7 +204,7 @@ impl Watched {
         self.watches.iter().filter(|watch| watch.entry.as_ref() == Some(&entry.text))
     }
 
-    /// Follows what has become of the interfaces, and puts right what is not as it should be.
+    /// Follows changes of the interfaces, and attaches again what is detached or not first.
     pub(crate) fn follow(&mut self, loaded: &mut Loaded, pins: Option<&Pins>, now: Time, verify: Verify) {
         // All leave before any arrives: two interfaces may have swapped their names.
         self.watches.iter_mut().for_each(Watch::leave);

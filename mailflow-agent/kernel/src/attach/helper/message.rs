@@ -1,4 +1,4 @@
-//! What is asked of the lookout and what it answers: messages of one length each, field by field.
+//! Messages between the agent and the helper process: each kind has one length.
 
 use std::io;
 
@@ -7,12 +7,13 @@ use crate::{
     host::hook::{Attachment, Direction},
 };
 
-/// Length of a question: device, program, direction, attachment.
+/// Length of a query: interface index, program, direction, attachment.
 pub(super) const QUESTION: usize = 4 + 4 + 1 + 1;
-/// Length of an answer: errno, kind, number of programs, and room for the most there can be.
+/// Length of an answer: errno, kind, number of programs, and room for the largest number of programs.
 pub(super) const ANSWER: usize = HEAD + MOST * PROGRAM;
 const HEAD: usize = 4 + 4 + 4;
-/// A program: id, which is 0 for a filter that is none, and name (`BPF_OBJ_NAME_LEN`, linux/bpf.h).
+/// Length of a program: id, 0 for a filter that is not a BPF program, and name (`BPF_OBJ_NAME_LEN`,
+/// linux/bpf.h).
 const PROGRAM: usize = 4 + NAME;
 const NAME: usize = 16;
 
@@ -38,7 +39,7 @@ impl Question {
         bytes
     }
 
-    /// `None` where it is none of ours.
+    /// Reads a query; `None` if it is malformed.
     pub(super) fn decode(bytes: &[u8; QUESTION]) -> Option<Self> {
         let direction = match bytes[8] {
             0 => Direction::Ingress,
@@ -56,8 +57,8 @@ impl Question {
     }
 }
 
-/// An answer in bytes. More programs than there is room for are an error (EOVERFLOW): a place among them
-/// could not be told.
+/// Returns an answer as bytes. More programs than it has room for are an error (EOVERFLOW), as the position
+/// could be wrong.
 pub(super) fn encode(answer: io::Result<Found>) -> [u8; ANSWER] {
     let (errno, kind, programs) = match answer {
         Ok(Found::There { before }) if before.len() > MOST => (libc::EOVERFLOW, THERE, Vec::new()),
@@ -78,7 +79,7 @@ pub(super) fn encode(answer: io::Result<Found>) -> [u8; ANSWER] {
     bytes
 }
 
-/// What an answer says; `None` where it makes no sense.
+/// Reads an answer; `None` if it is malformed.
 pub(super) fn decode(bytes: &[u8; ANSWER]) -> Option<io::Result<Found>> {
     let errno = word(bytes, 0)?;
     if errno != 0 {

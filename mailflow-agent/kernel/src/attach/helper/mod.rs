@@ -1,6 +1,8 @@
-//! A process beside the agent that looks at the hooks. The kernel says only to who holds CAP_NET_ADMIN which
-//! programs are at one: this process keeps that capability and reads nothing but our questions, so that the
-//! agent, which reads what the network and its users send, holds none.
+//! Helper process that queries hooks.
+//!
+//! The kernel reports the programs at a hook only to a process with CAP_NET_ADMIN. The helper keeps that
+//! capability, and reads nothing but the queries of the agent. The agent reads input from the network and
+//! from users, and keeps no capability.
 
 mod message;
 mod process;
@@ -17,11 +19,11 @@ use tracing::warn;
 use self::message::ANSWER;
 use super::query::{self, Found, Question};
 
-/// Longest wait for an answer. The kernel answers within microseconds, unless somebody else holds its lock of
-/// interfaces; a service manager's watchdog waits longer.
+/// Longest wait for an answer. The kernel answers within microseconds, unless another process holds the lock
+/// of its interfaces. The watchdog of a service manager waits longer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The process, as the agent knows it. It ends with this value, and with the agent.
+/// Helper process. It ends with this value, and with the agent.
 #[derive(Debug)]
 pub struct Lookout {
     socket: OwnedFd,
@@ -30,16 +32,16 @@ pub struct Lookout {
 }
 
 impl Lookout {
-    /// Starts it: a copy of this process (fork(2)) that gives up every capability but those it looks with.
+    /// Starts the helper: a copy of this process (fork(2)) that gives up every capability it does not need.
     ///
-    /// A copy rather than this program run anew, as it keeps what this process was given, whichever way: a new
-    /// run has of a capability only what is ambient, inheritable or the file's, and root's. A copy of one thread
-    /// is safe as long as there is no other one, whose locks would stay locked; it has to be made before
-    /// anything is read, for it holds what was.
+    /// A copy keeps the capabilities of this process, however it got them. A new program would keep only
+    /// ambient, inheritable and file capabilities, and those of root. To copy a process with one thread is
+    /// safe; a second thread might hold locks that would stay locked. Call before anything is read, as the
+    /// copy has the memory of this process.
     ///
     /// # Errors
-    /// This process has several threads by now, or the system refuses a socket, a process, or to take
-    /// capabilities from it.
+    /// This process has several threads, or the system refuses a socket, a process, or to give up
+    /// capabilities.
     pub fn start() -> io::Result<Self> {
         let threads = std::fs::read_dir("/proc/self/task")?.count();
         if threads != 1 {
@@ -52,12 +54,12 @@ impl Lookout {
         Ok(Self { socket, process, gone: AtomicBool::new(false) })
     }
 
-    /// The process' number.
+    /// Returns the process id.
     pub fn process(&self) -> u32 {
         self.process.unsigned_abs()
     }
 
-    /// Whether it still looks. The first time that it does not is logged.
+    /// Returns true if the helper answers. Logs the first time that it does not.
     pub fn looks(&self) -> bool {
         if self.gone.load(Ordering::Relaxed) {
             process::reap(self.process);
@@ -70,7 +72,7 @@ impl Lookout {
         looks
     }
 
-    /// What it sees; `None` once it is gone.
+    /// Returns the answer to a query; `None` if the helper is gone.
     pub(super) fn ask(&self, question: Question) -> Option<io::Result<Found>> {
         if self.gone.load(Ordering::Relaxed) {
             return None;
@@ -118,7 +120,7 @@ impl Drop for Lookout {
     }
 }
 
-/// Answers until the other end is closed.
+/// Answers queries until the other end is closed.
 fn serve(socket: BorrowedFd<'_>) {
     let mut question = [0; message::QUESTION];
     while let Ok(message::QUESTION) = process::receive(socket, &mut question) {
@@ -130,10 +132,10 @@ fn serve(socket: BorrowedFd<'_>) {
     }
 }
 
-/// Looks for a program at a hook: through the lookout's eyes, or where there is none with this thread's own.
+/// Queries a hook: by the helper, or by this thread if there is none.
 ///
 /// # Errors
-/// The kernel does not answer, for instance as capabilities were given up.
+/// The kernel does not answer, for example after capabilities were given up.
 pub(super) fn find(lookout: Option<&Lookout>, question: Question) -> io::Result<Found> {
     match lookout.and_then(|lookout| lookout.ask(question)) {
         Some(found) => found,

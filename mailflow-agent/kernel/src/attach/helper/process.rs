@@ -1,4 +1,4 @@
-//! The system calls behind the lookout: the process, and its socket.
+//! System calls of the helper process.
 
 use std::{
     io,
@@ -8,14 +8,14 @@ use std::{
 
 use crate::host::capabilities;
 
-/// What ends the agent, or is meant for it, does not end this process: the agent's end does.
+/// Signals that the helper ignores: it ends when the agent does.
 const IGNORED: [libc::c_int; 7] =
     [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT, libc::SIGUSR1, libc::SIGUSR2, libc::SIGPIPE];
 
-/// What `ps -o comm` shows.
+/// Name of the process in `ps -o comm`.
 const NAME: &std::ffi::CStr = c"mailflow-hooks";
 
-/// Two ends of a socket that keeps messages apart.
+/// Returns both ends of a socket that preserves message boundaries.
 pub(super) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     let mut ends = [-1; 2];
     let kind = libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC;
@@ -25,7 +25,7 @@ pub(super) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(unsafe { (OwnedFd::from_raw_fd(ends[0]), OwnedFd::from_raw_fd(ends[1])) })
 }
 
-/// Lets nobody wait for longer to receive or send.
+/// Limits the time of sending and receiving.
 pub(super) fn limit_wait(socket: BorrowedFd<'_>, limit: Duration) -> io::Result<()> {
     let limit = libc::timeval {
         tv_sec: limit.as_secs() as libc::time_t,
@@ -40,8 +40,8 @@ pub(super) fn limit_wait(socket: BorrowedFd<'_>, limit: Duration) -> io::Result<
     Ok(())
 }
 
-/// Starts a process that says at this socket whether it is confined, serves there and then ends. This process must
-/// have one thread only.
+/// Starts a process that confines itself, reports over this socket, serves and ends. This process must have
+/// one thread only.
 pub(super) fn fork(socket: OwnedFd, serve: fn(BorrowedFd<'_>)) -> io::Result<libc::pid_t> {
     let parent = std::process::id();
     // SAFETY: there is no other thread whose locks would stay locked in the copy.
@@ -61,7 +61,7 @@ pub(super) fn fork(socket: OwnedFd, serve: fn(BorrowedFd<'_>)) -> io::Result<lib
     }
 }
 
-/// Waits until the process is what it is to be.
+/// Waits until the helper has confined itself.
 pub(super) fn confined(socket: BorrowedFd<'_>) -> io::Result<()> {
     let mut errno = [0; size_of::<libc::c_int>()];
     match (receive(socket, &mut errno)?, libc::c_int::from_ne_bytes(errno)) {
@@ -71,13 +71,13 @@ pub(super) fn confined(socket: BorrowedFd<'_>) -> io::Result<()> {
     }
 }
 
-/// Ends the process, without what the agent does at its end.
+/// Ends the process without the cleanup of the agent.
 fn end() -> ! {
     // SAFETY: an integer only; nothing comes after it.
     unsafe { libc::_exit(0) }
 }
 
-/// Does so when it is dropped.
+/// Ends the process on drop.
 struct End;
 
 impl Drop for End {
@@ -86,7 +86,7 @@ impl Drop for End {
     }
 }
 
-/// Makes of a copy of the agent what the lookout is.
+/// Confines a copy of the agent to the work of the helper.
 fn confine(socket: BorrowedFd<'_>, parent: u32) -> io::Result<()> {
     for signal in IGNORED {
         // SAFETY: integers only; nothing is run by it.
@@ -113,8 +113,8 @@ fn confine(socket: BorrowedFd<'_>, parent: u32) -> io::Result<()> {
     }
 }
 
-/// Closes what else is open: whoever reads the agent's output or waits for its sockets is not to wait for this
-/// process. What cannot be closed at once stays open, and does no harm.
+/// Closes all other descriptors: readers of the output of the agent, and clients of its sockets, must not
+/// wait for this process. A descriptor that cannot be closed stays open, which is harmless.
 fn close_all_but(socket: RawFd) {
     let close = |first: u32, last: u32| {
         // SAFETY: integers only. Nothing of what is closed is used by this process again.
@@ -145,7 +145,7 @@ pub(super) fn send(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<()> {
     }
 }
 
-/// Waits for a message, and says how long it is; 0 where the other end is closed.
+/// Waits for a message, and returns its length; 0 if the other end is closed.
 pub(super) fn receive(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> io::Result<usize> {
     loop {
         // With MSG_TRUNC one that is too long is not taken for one of ours.
@@ -161,7 +161,7 @@ pub(super) fn receive(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> io::Result<us
     }
 }
 
-/// Whether the other end is closed.
+/// Returns true if the other end is closed.
 pub(super) fn hung_up(socket: BorrowedFd<'_>) -> bool {
     let mut asked = libc::pollfd { fd: socket.as_raw_fd(), events: 0, revents: 0 };
     // SAFETY: reads and writes one struct, which lives through the call.
@@ -169,13 +169,13 @@ pub(super) fn hung_up(socket: BorrowedFd<'_>) -> bool {
     ready > 0 && asked.revents & (libc::POLLHUP | libc::POLLERR) != 0
 }
 
-/// Says to both ends that nothing follows.
+/// Shuts both directions down.
 pub(super) fn shut(socket: BorrowedFd<'_>) {
     // SAFETY: integers only.
     unsafe { libc::shutdown(socket.as_raw_fd(), libc::SHUT_RDWR) };
 }
 
-/// Takes note that a process ended, if it did.
+/// Reaps the process, if it has ended.
 pub(super) fn reap(process: libc::pid_t) {
     if process > 0 {
         // SAFETY: integers only; the status is not asked for.
