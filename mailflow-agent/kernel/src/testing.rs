@@ -8,7 +8,7 @@ use crate::{
     program::{load::Loaded, object::OBJECT},
 };
 
-/// The program as on a kernel of that version, as far as attaching goes.
+/// Loads the program as on a kernel of this version, as far as attaching goes.
 pub(crate) fn load_as_on(version: KernelVersion) -> Loaded {
     let silences = SilenceLimits { closed: Duration::ZERO, unanswered: Duration::ZERO, idle: Duration::ZERO };
     let options = LoadOptions {
@@ -47,7 +47,7 @@ pub(crate) fn run(line: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// How many filters the loopback has.
+/// Returns the number of filters of the loopback.
 pub(crate) fn filters() -> usize {
     let count = |side| run(&format!("tc filter show dev lo {side}")).matches("handle 0x").count();
     count("ingress") + count("egress")

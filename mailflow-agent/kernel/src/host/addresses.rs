@@ -1,4 +1,4 @@
-//! The machine's addresses, and which networks are behind the watched inside interfaces.
+//! Addresses of the machine, and networks behind its `lan` interfaces.
 
 use std::{collections::HashSet, io, net::IpAddr};
 
@@ -6,33 +6,33 @@ use ipnet::IpNet;
 
 use super::{interface, netlink};
 
-/// A network behind an interface that is watched as the inside of a gateway.
+/// Network behind an interface in the `lan` role.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InsidePrefix {
-    /// The interface, as configured.
+    /// Name of the interface in the configuration.
     pub interface: String,
-    /// The machine's own address there.
+    /// Address of the machine in that network.
     pub local: IpAddr,
-    /// The network; on a point-to-point link the other end.
+    /// Network; on a point-to-point link the address of the other end.
     pub prefix: IpNet,
 }
 
-/// The addresses of this network namespace.
+/// Addresses of this network namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Addresses {
-    /// The machine's own.
+    /// Addresses of the machine.
     pub own: HashSet<IpAddr>,
-    /// The networks behind inside interfaces, each once.
+    /// Networks behind `lan` interfaces, each once.
     pub inside: Vec<InsidePrefix>,
-    /// Inside interfaces by which a default route leaves: they look like the outside.
+    /// `lan` interfaces with a default route, which look like the outside.
     pub outward: Vec<String>,
-    /// `inside`, with the networks behind the interfaces of `outward`.
+    /// `inside`, and the networks behind the interfaces of `outward`.
     all: Vec<InsidePrefix>,
 }
 
-/// Reads the addresses. `inside` are the numbers and names of the interfaces that are watched as the inside. Where the
-/// addresses are those of `before`, so are the default routes: on a router with all of the Internet's routes they take
-/// a second to list.
+/// Reads the addresses. `inside` are the indexes and names of the `lan` interfaces. If the addresses equal
+/// those of `before`, the default routes are taken from it: with all routes of the Internet they take a
+/// second to list.
 pub(crate) fn read<'a>(
     inside: impl Iterator<Item = (u32, &'a str)>,
     before: Option<&Addresses>,

@@ -1,4 +1,4 @@
-//! Trying bpf(2) in earnest: a map is created and a program loaded, and a refusal gets its cause.
+//! Probe of bpf(2): creates a map and loads a program, and finds the cause of a refusal.
 
 use std::{fs, io};
 
@@ -22,20 +22,20 @@ struct Attributes {
     rest: [u64; 6],
 }
 
-/// Why bpf(2) cannot be used.
+/// Reason why bpf(2) cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// The call that was refused.
+    /// Refused call.
     pub what: &'static str,
-    /// The system's answer.
+    /// Error of the system.
     pub error: String,
-    /// The likely cause.
+    /// Likely cause.
     pub cause: String,
-    /// A process that calls bpf(2) is ended by a signal.
+    /// A signal ends a process that calls bpf(2).
     pub deadly: bool,
 }
 
-/// Outcome of a call in a process of its own.
+/// Outcome of a call in a separate process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Outcome {
     Done,
@@ -57,11 +57,11 @@ struct Conditions {
     memlock: Option<u64>,
 }
 
-/// Creates a map and loads a program of two instructions, each in a process of its own: a filter of system calls may
-/// end a process that calls bpf(2). Both are gone afterwards.
+/// Creates a map and loads a program of two instructions, each in a separate process, as a filter of system
+/// calls may end it. Both are gone afterwards.
 ///
 /// # Errors
-/// The call that was refused, and the likely cause.
+/// The refused call, and the likely cause.
 pub fn try_bpf() -> Result<(), Refusal> {
     if let Ok(version) = KernelVersion::running() {
         memory::lift_memory_limit(version);
@@ -87,14 +87,14 @@ pub fn try_bpf() -> Result<(), Refusal> {
     Ok(())
 }
 
-/// The halves of a word in the order in which they lie in memory.
+/// Returns the halves of a word in memory order.
 fn halves(word: u64) -> [u32; 2] {
     let bytes = word.to_ne_bytes();
     let half = |at: usize| u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
     [half(0), half(4)]
 }
 
-/// Calls bpf(2) in a copy of this process, which ends then.
+/// Calls bpf(2) in a copy of this process.
 fn call_apart(command: libc::c_long, attributes: &Attributes) -> io::Result<Outcome> {
     // SAFETY: the copy makes system calls alone, takes no lock, and ends. What the calls read lives in it too.
     unsafe {
@@ -148,7 +148,7 @@ impl Conditions {
     }
 }
 
-/// The answer and its likely cause, in words; `None` where the call was done.
+/// Returns the error and its likely cause; `None` if the call succeeded.
 fn explain(outcome: Outcome, conditions: &Conditions) -> Option<(String, String)> {
     const FILTER: &str =
         "a seccomp filter (SystemCallFilter= of a unit, or a container's profile) forbids bpf(2)";

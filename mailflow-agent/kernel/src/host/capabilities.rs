@@ -10,7 +10,7 @@ use crate::error::KernelError;
 /// Capabilities that loading and attaching need, with their bit (linux/capability.h).
 const NEEDED: [(&str, u32); 3] = [("CAP_NET_ADMIN", 12), ("CAP_PERFMON", 38), ("CAP_BPF", 39)];
 
-/// Stands for all three.
+/// Implies all three.
 const CAP_SYS_ADMIN: u32 = 21;
 
 /// Checks for the capabilities that loading needs, so that a refusal has a name.
@@ -41,11 +41,11 @@ fn missing(effective: u64) -> Vec<&'static str> {
         .collect()
 }
 
-/// The first kernel that lets whoever has a map or a program use it, whatever
-/// `kernel.unprivileged_bpf_disabled` says.
+/// First kernel on which a process may use its maps and programs whatever `kernel.unprivileged_bpf_disabled`
+/// is.
 const USE_WITHOUT_BPF: KernelVersion = KernelVersion(5, 19);
 
-/// What the agent goes on using on a kernel, as far as it was given, with the reasons.
+/// Returns the capabilities that the agent needs after the start on a kernel, with the reasons.
 pub fn needed_after_start(version: KernelVersion) -> Vec<(Capability, &'static str)> {
     let mut needed = Vec::new();
     if version < KernelVersion::TCX {
@@ -57,7 +57,7 @@ pub fn needed_after_start(version: KernelVersion) -> Vec<(Capability, &'static s
     needed
 }
 
-/// What the process that looks at the hooks keeps, as far as it was given, with the reasons.
+/// Capabilities that the helper process keeps, with the reasons.
 pub const LOOKOUT_KEEPS: [(Capability, &str); 2] = [
     (
         Capability::CAP_NET_ADMIN,
@@ -66,7 +66,7 @@ pub const LOOKOUT_KEEPS: [(Capability, &str); 2] = [
     (Capability::CAP_SYS_ADMIN, "the names of others' programs; the shipped unit does without"),
 ];
 
-/// Takes all capabilities from this thread but those of [`LOOKOUT_KEEPS`].
+/// Gives up all capabilities of this thread but those of [`LOOKOUT_KEEPS`].
 ///
 /// # Errors
 /// The system refuses.
@@ -74,13 +74,14 @@ pub fn keep_for_lookout() -> Result<(), caps::errors::CapsError> {
     keep_of(LOOKOUT_KEEPS.map(|(capability, _)| capability)).map(drop)
 }
 
-/// Takes all capabilities from this thread, and from those that it starts: for threads that need none.
+/// Gives up all capabilities of this thread, and so of those that it starts.
 pub fn give_up_all() {
     // A thread that has some left has what it was started with; `others_that_have_some` tells.
     let _ = give_up(&CapsHashSet::new());
 }
 
-/// Takes all capabilities from this thread but those that this kernel asks for; the names of those left.
+/// Gives up all capabilities of this thread but those that the agent needs on this kernel. Returns the names
+/// of those left.
 ///
 /// # Errors
 /// The system refuses.
@@ -89,7 +90,7 @@ pub fn give_up_what_is_not_needed(version: KernelVersion) -> Result<Vec<String>,
     Ok(names(&kept))
 }
 
-/// What a process holds, by name; nothing where it cannot be told.
+/// Returns the capabilities of a process by name; none if they cannot be read.
 pub fn held_by(process: u32) -> Vec<String> {
     let process = i32::try_from(process).ok();
     names(&caps::read(process, CapSet::Permitted).unwrap_or_default())
@@ -101,7 +102,7 @@ fn names(capabilities: &CapsHashSet) -> Vec<String> {
     names
 }
 
-/// Gives up what is not wanted; what is left of that.
+/// Gives up unwanted capabilities. Returns those that are left.
 fn keep_of(wanted: impl IntoIterator<Item = Capability>) -> Result<CapsHashSet, caps::errors::CapsError> {
     let held = caps::read(None, CapSet::Permitted)?;
     let keep = wanted.into_iter().filter(|capability| held.contains(capability)).collect();
@@ -126,7 +127,7 @@ fn give_up(keep: &CapsHashSet) -> Result<(), caps::errors::CapsError> {
     caps::set(None, CapSet::Permitted, keep)
 }
 
-/// The threads of this process but the first that hold capabilities, with what they hold, as hexadecimal
+/// Returns the threads of this process but the first that have capabilities, with these as hexadecimal
 /// digits.
 pub fn others_that_have_some() -> Vec<(String, String)> {
     let first = std::process::id().to_string();

@@ -1,17 +1,17 @@
-//! Questions to the kernel about a network device. By ioctl rather than sysfs, whose mount may show
-//! another network namespace than the process is in.
+//! Properties of a network device. Read by ioctl rather than sysfs, whose mount may belong to another network
+//! namespace.
 
 use std::{
     ffi::{CStr, CString},
     io,
 };
 
-/// A device of the process's network namespace.
+/// Device of the network namespace of this process.
 #[derive(Clone, Debug)]
 pub(crate) struct Device {
-    /// Its name when it was found; names change.
+    /// Name when it was found; names change.
     pub(crate) name: String,
-    /// Its number, which stays while it exists.
+    /// Interface index, which stays while the device exists.
     pub(crate) index: u32,
 }
 
@@ -32,12 +32,12 @@ struct DriverInfo {
 }
 
 impl Device {
-    /// The device of that name, if there is one.
+    /// Returns the device of that name, if there is one.
     pub(crate) fn find(name: &str) -> Option<Self> {
         Some(Self { name: name.to_owned(), index: Self::index_of(name)? })
     }
 
-    /// The number of the device of that name, if there is one.
+    /// Returns the interface index of that name, if there is one.
     pub(crate) fn index_of(name: &str) -> Option<u32> {
         let name = CString::new(name).ok()?;
         // SAFETY: reads a string that lives through the call.
@@ -45,7 +45,7 @@ impl Device {
         (index != 0).then_some(index)
     }
 
-    /// What the device of that number is called now, if there is one.
+    /// Returns the current name of an interface index, if there is one.
     pub(crate) fn name_of(index: u32) -> Option<String> {
         let mut name = [0; libc::IF_NAMESIZE];
         // SAFETY: writes at most IF_NAMESIZE bytes, the last of them zero.
@@ -57,21 +57,21 @@ impl Device {
         Some(unsafe { CStr::from_ptr(name.as_ptr()) }.to_string_lossy().into_owned())
     }
 
-    /// ARPHRD type (include/uapi/linux/if_arp.h).
+    /// Returns the ARPHRD type (include/uapi/linux/if_arp.h).
     pub(super) fn link_type(&self) -> io::Result<u16> {
         let request = self.ask(libc::SIOCGIFHWADDR, libc::__c_anonymous_ifr_ifru { ifru_ifindex: 0 })?;
         // SAFETY: the call filled in this member.
         Ok(unsafe { request.ifr_ifru.ifru_hwaddr.sa_family })
     }
 
-    /// Whether it is in promiscuous mode.
+    /// Returns true if the device is in promiscuous mode.
     pub(super) fn promiscuous(&self) -> io::Result<bool> {
         let request = self.ask(libc::SIOCGIFFLAGS, libc::__c_anonymous_ifr_ifru { ifru_ifindex: 0 })?;
         // SAFETY: the call filled in this member.
         Ok(i32::from(unsafe { request.ifr_ifru.ifru_flags }) & libc::IFF_PROMISC != 0)
     }
 
-    /// Names of its driver and of the bus it is on; both empty where there are none.
+    /// Returns the names of its driver and bus; both empty if there are none.
     pub(crate) fn driver(&self) -> io::Result<(String, String)> {
         let mut info = DriverInfo {
             command: ETHTOOL_GDRVINFO,
@@ -85,7 +85,7 @@ impl Device {
         Ok((text(&info.driver), text(&info.bus)))
     }
 
-    /// Whether it takes VLAN tags out of frames on receipt.
+    /// Returns true if the device removes VLAN tags from received frames.
     pub(super) fn strips_vlan_tags(&self) -> io::Result<bool> {
         let mut value = [ETHTOOL_GFLAGS, 0_u32];
         self.ask(libc::SIOCETHTOOL, libc::__c_anonymous_ifr_ifru { ifru_data: (&raw mut value).cast() })?;
@@ -117,7 +117,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(&bytes[..end]).into_owned()
 }
 
-/// Names of the devices there are.
+/// Returns the names of all devices.
 pub fn present() -> Vec<String> {
     let mut names = Vec::new();
     // SAFETY: the list ends with an entry without a name and is freed once.

@@ -2,12 +2,12 @@
 
 use std::fmt;
 
-/// Where a packet passes an interface.
+/// Direction of packets at an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Direction {
-    /// Into the machine.
+    /// Into the machine: ingress.
     Ingress,
-    /// Out of it.
+    /// Out of the machine: egress.
     Egress,
 }
 
@@ -21,7 +21,7 @@ impl Direction {
     }
 }
 
-/// A kind of hook that a program hangs on.
+/// Kind of attachment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Attachment {
     /// Native XDP, for frames in several buffers too.

@@ -1,4 +1,4 @@
-//! What an interface is: its link type, its driver, and what passes there.
+//! Interfaces: link type, driver and role.
 
 use std::{fs, path::Path};
 
@@ -45,8 +45,8 @@ impl Interface {
         self.device.index
     }
 
-    /// Whether its frames begin with an Ethernet header (include/uapi/linux/if_arp.h: Ethernet,
-    /// loopback; or none, PPP, tunnels).
+    /// Returns true if frames begin with an Ethernet header (include/uapi/linux/if_arp.h: Ethernet and
+    /// loopback do; none, PPP and tunnels do not).
     pub(crate) fn link(&self) -> Result<Link, KernelError> {
         let kind = self.device.link_type();
         match kind.map_err(|source| KernelError::Machine {
@@ -62,7 +62,7 @@ impl Interface {
         }
     }
 
-    /// Why native XDP would lose something here, if it would.
+    /// Returns the reason why native XDP would miss packets here, if it would.
     pub(crate) fn against_native_xdp(&self) -> Option<String> {
         let (driver, bus) = self.device.driver().unwrap_or_default();
         if bus.is_empty() || bus == "N/A" || bus == "tap" || bus == "tun" {
@@ -78,8 +78,8 @@ impl Interface {
         }
     }
 
-    /// Whether it is a bridge whose packets pass the IP filters before they reach it: an address may be translated
-    /// and fragments put together before they are seen (net.bridge.bridge-nf-call-iptables).
+    /// Returns true for a bridge whose packets pass the IP filters first: addresses may be translated and
+    /// fragments reassembled before the program sees them (net.bridge.bridge-nf-call-iptables).
     pub(crate) fn filtered_bridge(&self) -> bool {
         let on = |file: &str| {
             let value = fs::read_to_string(format!("/proc/sys/net/bridge/bridge-nf-call-{file}"));
@@ -89,12 +89,12 @@ impl Interface {
             && (on("iptables") || on("ip6tables"))
     }
 
-    /// Whether it takes frames for others.
+    /// Returns true if the interface receives frames for other hosts.
     pub(super) fn promiscuous(&self) -> bool {
         self.device.promiscuous().unwrap_or(false)
     }
 
-    /// What passes here, and why that is believed.
+    /// Returns the automatic role, and its reason.
     pub(crate) fn guess_role(&self) -> (Role, String) {
         let forwards = forwards();
         let defaults = default_devices();
@@ -116,8 +116,8 @@ impl Interface {
     }
 }
 
-/// Whether this machine forwards packets: all of it, or what comes by some interface. Linux takes any number but 0
-/// for yes.
+/// Returns true if this machine forwards packets, or packets of some interface. Linux takes every number but
+/// 0 for yes.
 pub(super) fn forwards() -> bool {
     let on = |file: &Path| fs::read_to_string(file).is_ok_and(|value| value.trim() != "0");
     // `all` is what ip_forward is; `default` is only for interfaces to come.
@@ -129,8 +129,8 @@ pub(super) fn forwards() -> bool {
     })
 }
 
-/// Numbers of the interfaces that default routes leave by, IPv4 first. By number, as an interface may be configured
-/// by another of its names.
+/// Returns the indexes of interfaces with a default route, IPv4 first. By index, as the configuration may use
+/// another name.
 pub(super) fn default_devices() -> Vec<u32> {
     let devices = netlink::default_routes().unwrap_or_default();
     devices.into_iter().filter(|device| Device::name_of(*device).is_some_and(|name| name != "lo")).collect()

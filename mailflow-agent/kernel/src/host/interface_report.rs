@@ -1,4 +1,4 @@
-//! An interface, as `doctor` looks at it.
+//! Report of an interface, for `doctor`.
 
 use std::{fs, io, net::IpAddr};
 
@@ -14,46 +14,46 @@ use super::{
 };
 use crate::{attach::query, error::KernelError, options::Role, program::names};
 
-/// What there is to say of an interface.
+/// Report of an interface.
 #[derive(Debug)]
 pub struct Examined {
-    /// The role that would be chosen, ...
+    /// Automatic role.
     pub role: Role,
-    /// ... and why.
+    /// Reason of the role.
     pub reason: String,
-    /// Whether this machine forwards packets.
+    /// True if this machine forwards packets.
     pub forwards: bool,
-    /// Whether a default route leaves here.
+    /// True if there is a default route by this interface.
     pub default_route: bool,
-    /// Its addresses, but for those of the link alone.
+    /// Addresses, without link-local ones.
     pub addresses: Vec<IpAddr>,
-    /// The networks behind it.
+    /// Networks behind the interface.
     pub prefixes: Vec<IpNet>,
-    /// Whether it takes frames for others.
+    /// True if it receives frames for other hosts.
     pub promiscuous: bool,
-    /// What speaks against native XDP.
+    /// Reasons against native XDP.
     pub against_xdp: Option<String>,
-    /// Whether it is a bridge whose packets pass the IP filters first.
+    /// True for a bridge whose packets pass the IP filters first.
     pub filtered_bridge: bool,
-    /// The programs at its hooks.
+    /// Programs at its hooks.
     pub programs: io::Result<Vec<AtHook>>,
-    /// Packets it has dropped on receipt; `None` where its counters cannot be read.
+    /// Packets dropped on receipt; `None` if the counter cannot be read.
     pub dropped: Option<u64>,
 }
 
 /// A program at a hook.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AtHook {
-    /// For people: `tcx ingress cil_from_netdev (id 42)`.
+    /// Text: `tcx ingress cil_from_netdev (id 42)`.
     pub shown: String,
-    /// Whether it is called as one of ours.
+    /// True if it has the name of one of our programs.
     pub ours: bool,
 }
 
-/// Looks at an interface; with `ask_bpf` also at its programs, which takes bpf(2).
+/// Reports on an interface; with `ask_bpf` also on its programs, which takes bpf(2).
 ///
 /// # Errors
-/// There is none of this name, or its kind is not known.
+/// There is no such interface, or its type is unknown.
 pub fn examine(name: &str, ask_bpf: bool) -> Result<Examined, KernelError> {
     let interface = Interface::find(name)?;
     let link = interface.link()?;
@@ -83,14 +83,14 @@ pub fn examine(name: &str, ask_bpf: bool) -> Result<Examined, KernelError> {
     })
 }
 
-/// The interfaces that match a pattern, by any of their names, but for the loopback.
+/// Returns the interfaces that match a pattern by any of their names, without the loopback.
 pub fn matching(pattern: &NamePattern) -> Vec<String> {
     let links = netlink::links().unwrap_or_default().into_iter();
     let matching = links.filter(|link| !link.loopback && link.names.iter().any(|name| pattern.matches(name)));
     matching.filter_map(|link| link.names.into_iter().next()).collect()
 }
 
-/// The programs at the hooks of a device.
+/// Returns the programs at the hooks of a device.
 fn programs(device: u32) -> io::Result<Vec<AtHook>> {
     let mut found: Vec<(String, Option<u32>)> = Vec::new();
     let xdp = netlink::xdp_programs(device)?;

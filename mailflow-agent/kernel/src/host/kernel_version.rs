@@ -4,17 +4,16 @@ use std::fs;
 
 use crate::error::KernelError;
 
-/// A kernel version, major and minor.
+/// Kernel version, major and minor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct KernelVersion(pub u32, pub u32);
 
 impl KernelVersion {
-    /// Oldest kernel the program loads on.
+    /// Oldest supported kernel.
     pub const FLOOR: Self = Self(5, 10);
-    /// Charges maps to the control group rather than to RLIMIT_MEMLOCK.
+    /// First kernel that charges maps to the control group instead of RLIMIT_MEMLOCK.
     pub const NO_MEMLOCK: Self = Self(5, 11);
-    /// Its atomic operations tell what was there (BPF_CMPXCHG).
-    /// On arm64 compiled since 5.18, elsewhere since 6.0.
+    /// First kernel with BPF_CMPXCHG.
     pub(crate) const EXCHANGE: Self = if cfg!(any(target_arch = "x86_64", target_arch = "s390x")) {
         Self(5, 12)
     } else if cfg!(target_arch = "aarch64") {
@@ -22,15 +21,16 @@ impl KernelVersion {
     } else {
         Self(6, 0)
     };
-    /// Takes XDP programs for frames in several buffers.
+    /// First kernel with XDP programs for frames in several buffers.
     pub(crate) const XDP_FRAGS: Self = Self(5, 18);
-    /// Has TCX.
+    /// First kernel with TCX.
     pub const TCX: Self = Self(6, 6);
 
-    /// The running kernel's.
+    /// Returns the version of the running kernel.
     ///
     /// # Errors
-    /// [`KernelError::TooOld`] below the floor, [`KernelError::Machine`] when it cannot be read.
+    /// [`KernelError::TooOld`] below the oldest supported kernel, [`KernelError::Machine`] if it cannot be
+    /// read.
     pub fn running() -> Result<Self, KernelError> {
         let path = "/proc/sys/kernel/osrelease";
         let release = fs::read_to_string(path)

@@ -4,8 +4,8 @@ use std::fs;
 
 use super::kernel_version::KernelVersion;
 
-/// Lifts the limit that maps were charged to before Linux 5.11. That it may not be lifted shows in
-/// the error of the load that follows.
+/// Lifts the limit to which maps were charged before Linux 5.11. If that fails, the error of the following
+/// load shows it.
 pub(crate) fn lift_memory_limit(version: KernelVersion) {
     if version < KernelVersion::NO_MEMLOCK {
         let limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
@@ -16,7 +16,7 @@ pub(crate) fn lift_memory_limit(version: KernelVersion) {
     }
 }
 
-/// RLIMIT_MEMLOCK in bytes, where maps are charged to it and it is a limit.
+/// Returns RLIMIT_MEMLOCK in bytes, if maps are charged to it and it is a limit.
 pub(super) fn memory_limit() -> Option<u64> {
     KernelVersion::running().ok().filter(|version| *version < KernelVersion::NO_MEMLOCK)?;
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
@@ -25,8 +25,8 @@ pub(super) fn memory_limit() -> Option<u64> {
     (known && limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur)
 }
 
-/// Bytes of kernel memory behind the map that a descriptor of ours names (bpf_map_show_fdinfo); 0
-/// where the kernel does not say.
+/// Returns the kernel memory of a map by its descriptor, in bytes (bpf_map_show_fdinfo); 0 if the kernel does
+/// not report it.
 pub(crate) fn map_memory(descriptor: i32) -> u64 {
     let info = fs::read_to_string(format!("/proc/self/fdinfo/{descriptor}")).unwrap_or_default();
     let bytes = info.lines().find_map(|line| line.strip_prefix("memlock:"));

@@ -1,11 +1,11 @@
 //! Patterns of interface names.
 
-/// Mark of a regular expression. No interface name holds a colon.
+/// Prefix of a regular expression. No interface name has a colon.
 const REGEX: &str = "re:";
 /// Characters that make a name a glob.
 const GLOB: [char; 3] = ['*', '?', '['];
 
-/// A pattern of interface names: a glob (`ppp*`), or a regular expression (`re:^wg[0-9]+$`).
+/// Pattern of interface names: a glob (`ppp*`), or a regular expression (`re:^wg[0-9]+$`).
 #[derive(Clone, Debug)]
 pub struct NamePattern(Kind);
 

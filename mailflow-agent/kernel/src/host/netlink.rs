@@ -1,6 +1,5 @@
-//! Questions to rtnetlink: which XDP programs an interface runs, which filters hang on it, and word
-//! of changes. Answers are searched for the few attributes that matter here and not parsed as a whole:
-//! newer kernels add attributes that no parser knows.
+//! Client of rtnetlink: XDP programs and filters of an interface, and notifications of changes. It reads only
+//! the attributes that it needs: newer kernels add attributes that no parser knows.
 
 use std::{io, net::IpAddr};
 
@@ -12,7 +11,7 @@ use tokio::io::{Interest, unix::AsyncFd};
 
 use super::hook::Direction;
 
-/// Room for one answer; the kernel sends dumps in parts of at most 32 KiB.
+/// Size of the buffer for an answer; the kernel sends dumps in parts of at most 32 KiB.
 const ANSWER: usize = 64 << 10;
 /// Lengths of `struct ifinfomsg`, `struct tcmsg` and `struct rtmsg` (linux/rtnetlink.h).
 const LINK_HEAD: usize = 16;
@@ -30,7 +29,7 @@ const TCA_OPTIONS: u16 = 2;
 const TCA_CHAIN: u16 = 11;
 const TCA_BPF_NAME: u16 = 7;
 const TCA_BPF_ID: u16 = 11;
-/// The groups that hear of links and of addresses (linux/rtnetlink.h).
+/// Multicast groups for links and addresses (linux/rtnetlink.h).
 const GROUPS: [u32; 3] = [1, 5, 9];
 /// Length of `struct ifaddrmsg`, its attributes, and the widest scope (linux/if_addr.h, linux/rtnetlink.h).
 const ADDRESS_HEAD: usize = 8;
@@ -44,14 +43,14 @@ const IFLA_PROP_LIST: u16 = 52;
 const IFLA_ALT_IFNAME: u16 = 53;
 const RTEXT_FILTER_SKIP_STATS: u32 = 1 << 3;
 
-/// A link of this network namespace.
+/// Link of this network namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct LinkNames {
     /// Its number.
     pub(crate) device: u32,
-    /// Its name, then its alternative names.
+    /// Name, then alternative names.
     pub(crate) names: Vec<String>,
-    /// A loopback carries the machine's own packets only.
+    /// True for a loopback, which carries only packets of this machine.
     pub(crate) loopback: bool,
 }
 
@@ -85,16 +84,16 @@ pub(crate) fn links() -> io::Result<Vec<LinkNames>> {
     Ok(links)
 }
 
-/// An address of an interface.
+/// Address of an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct InterfaceAddress {
-    /// The interface's number.
+    /// Interface index.
     pub(crate) device: u32,
-    /// The machine's own address.
+    /// Address of the machine.
     pub(super) local: IpAddr,
-    /// The prefix of the network behind the interface; on a point-to-point link the other end's address.
+    /// Prefix of the network; on a point-to-point link the address of the other end.
     pub(crate) prefix: (IpAddr, u8),
-    /// It is meant for more than its link.
+    /// True if the scope is wider than the link.
     pub(super) global: bool,
 }
 
@@ -129,7 +128,7 @@ fn ip(bytes: &[u8]) -> Option<IpAddr> {
     v4.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from)).ok()
 }
 
-/// Ids of the XDP programs of a device, in whatever mode.
+/// Returns the ids of the XDP programs of a device, in any mode.
 pub(crate) fn xdp_programs(device: u32) -> io::Result<Vec<u32>> {
     let mut head = [0; LINK_HEAD];
     head[4..8].copy_from_slice(&device.to_ne_bytes());
@@ -151,18 +150,18 @@ pub(crate) fn xdp_programs(device: u32) -> io::Result<Vec<u32>> {
     Ok(ids)
 }
 
-/// A filter of clsact.
+/// Filter of clsact.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Filter {
-    /// Its number among those of its priority.
+    /// Handle among those of its priority.
     pub(crate) handle: u32,
     pub(crate) priority: u16,
-    /// The id of its program, where it is a BPF filter, and what it is called.
+    /// Id and name of its program, if it is a BPF filter.
     pub(crate) program: Option<u32>,
     pub(crate) name: Option<String>,
 }
 
-/// The filters of a device's clsact in the order in which they run; none where there is no clsact.
+/// Returns the filters of the clsact of a device in the order in which they run; none without clsact.
 pub(crate) fn filters(device: u32, direction: Direction) -> io::Result<Vec<Filter>> {
     let parent = match direction {
         Direction::Ingress => 0xffff_fff2_u32,
@@ -203,7 +202,7 @@ pub(crate) fn filters(device: u32, direction: Direction) -> io::Result<Vec<Filte
     Ok(filters)
 }
 
-/// Interfaces by which routes leave that hold for most addresses, or half of them, in whatever table; IPv4 first.
+/// Returns the interfaces of routes for all or half of the addresses, in any table, IPv4 first.
 pub(super) fn default_routes() -> io::Result<Vec<u32>> {
     let mut devices = Vec::new();
     // Of IPv6 all unicast addresses are in 2000::/3 (RFC 4291, 2.4).
@@ -230,7 +229,7 @@ pub(super) fn default_routes() -> io::Result<Vec<u32>> {
     Ok(devices)
 }
 
-/// The devices of `struct rtnexthop`s: length in 16 bits, flags, hops, device, and attributes.
+/// Returns the devices of `struct rtnexthop`s: length in 16 bits, flags, hops, device, and attributes.
 fn next_hops(mut hops: &[u8]) -> Vec<u32> {
     let mut devices = Vec::new();
     while let (Some(length), Some(device)) = (hops.get(..2), hops.get(4..8).and_then(word)) {
@@ -241,11 +240,11 @@ fn next_hops(mut hops: &[u8]) -> Vec<u32> {
     devices
 }
 
-/// Word of interfaces and addresses that come, go and change.
+/// Notifications of changes of interfaces and addresses.
 pub struct LinkChanges(AsyncFd<Socket>);
 
 impl LinkChanges {
-    /// Begins to listen. Needs a tokio runtime.
+    /// Subscribes. Needs a tokio runtime.
     ///
     /// # Errors
     /// The system refuses the socket.
@@ -260,10 +259,10 @@ impl LinkChanges {
         Ok(Self(unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }?))
     }
 
-    /// Returns once something has changed. What it was is to be looked up: word may be lost.
+    /// Returns after a change. The caller has to look up what has changed, as notifications may be lost.
     ///
     /// # Errors
-    /// The socket is of no use any more.
+    /// The socket has failed.
     pub async fn next(&self) -> io::Result<()> {
         let mut ready = self.0.readable().await?;
         let mut buffer = Vec::with_capacity(ANSWER);
@@ -285,7 +284,7 @@ impl LinkChanges {
     }
 }
 
-/// Sends one request and shows `visit` the payload of each answer.
+/// Sends a request, and calls `visit` with the payload of each answer.
 fn ask(
     kind: u16,
     flags: u16,
@@ -331,7 +330,7 @@ fn attributes(message: &[u8], head: usize) -> NlasIterator<&[u8]> {
     NlasIterator::new(message.get(head..).unwrap_or_default())
 }
 
-/// A string that ends with a zero.
+/// Returns a zero-terminated string.
 fn text(bytes: &[u8]) -> String {
     let text = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
     String::from_utf8_lossy(text).into_owned()

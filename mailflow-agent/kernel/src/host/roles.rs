@@ -1,4 +1,4 @@
-//! Roles that the entries of the configuration have, or may come to have.
+//! Roles of the entries of the configuration.
 
 use super::{
     device::Device,
@@ -7,8 +7,8 @@ use super::{
 };
 use crate::options::{self, Role};
 
-/// Returns true if `host` interfaces stand beside `lan` ones, as configured or as chosen by what is there now; with
-/// `later` if they may come to.
+/// Returns true if there are `host` and `lan` interfaces, as configured or chosen now; with `later` also if
+/// there may be.
 pub fn roles_mix(interfaces: &[options::Interface], later: bool) -> bool {
     let possible = |entry: &options::Interface| possible_roles(&entry.name, entry.role, later);
     let roles: Vec<_> = interfaces.iter().map(possible).collect();
@@ -24,7 +24,7 @@ pub fn roles_mix(interfaces: &[options::Interface], later: bool) -> bool {
     interfaces.iter().enumerate().any(mixes)
 }
 
-/// Returns true if `host` interfaces are watched and no `lan` ones, whatever comes.
+/// Returns true if there are `host` interfaces and can be no `lan` ones.
 pub fn roles_are_host(interfaces: &[options::Interface]) -> bool {
     let may_be = |role: Role| {
         let mut roles = interfaces.iter().map(|entry| possible_roles(&entry.name, entry.role, true));
@@ -33,8 +33,8 @@ pub fn roles_are_host(interfaces: &[options::Interface]) -> bool {
     may_be(Role::Host) && !may_be(Role::Lan)
 }
 
-/// The roles that an entry has by what is there now, and with `later` those that it may come to have: an interface
-/// may appear, and a default route may leave by one that was the inside.
+/// Returns the roles of an entry now, and with `later` also those that it may get: an interface may appear,
+/// and a default route may be added to a `lan` interface.
 fn possible_roles(name: &str, role: Role, later: bool) -> Vec<Role> {
     match (role, Device::find(name)) {
         (Role::Auto, _) if !forwards() => vec![Role::Host],

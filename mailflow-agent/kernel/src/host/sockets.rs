@@ -1,4 +1,4 @@
-//! What a socket is asked that neither the standard library nor socket2 asks.
+//! Socket options that neither the standard library nor socket2 has.
 
 use std::{
     io,

@@ -1,4 +1,4 @@
-//! The only reader of clocks. Everything else is handed the time.
+//! The clock of the system. Everything else gets the time as a value.
 
 use std::{
     io,
@@ -16,21 +16,21 @@ fn read(clock: libc::clockid_t) -> u64 {
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
-/// Now on the packet clock, which live is the kernel's monotonic clock.
+/// Returns the time of the packet clock, which live is the monotonic clock of the kernel.
 pub fn now() -> Time {
     Time::from_nanos(read(libc::CLOCK_MONOTONIC))
 }
 
-/// CPU time that this thread has used: what its work costs, however busy the machine and the disk are.
+/// Returns the CPU time of this thread.
 pub fn thread_cpu_time() -> Duration {
     Duration::from_nanos(read(libc::CLOCK_THREAD_CPUTIME_ID))
 }
 
-/// Where the packet clock's beginning lies on the wall clock: the same until somebody sets the wall clock, so
-/// that a flow's times read the same in its record, in an alert and in an answer.
+/// Returns the position of the packet clock on the wall clock. It stays the same until the wall clock is set,
+/// so the times of a flow are the same in its record, in an alert and in an answer.
 ///
-/// The kernel slews both clocks alike, so only a step parts them; what differs from one reading to the next is
-/// when this thread ran.
+/// The kernel slews both clocks alike, so only a step moves them apart. Differences between readings come
+/// from delays of this thread.
 pub fn epoch() -> Epoch {
     static HELD: Mutex<Option<i128>> = Mutex::new(None);
     let mut held = HELD.lock().unwrap_or_else(PoisonError::into_inner);
@@ -43,13 +43,13 @@ pub fn epoch() -> Epoch {
     Epoch::from_unix_nanos(epoch)
 }
 
-/// Readings of which the best gives the epoch.
+/// Number of readings, of which the narrowest counts.
 const READINGS: usize = 16;
 
-/// Both clocks are rounded by themselves, in nanoseconds.
+/// Rounding of both clocks, in nanoseconds.
 const ROUNDING: i128 = 100;
 
-/// What the epoch is at least and at most, by one reading.
+/// Returns the bounds of the epoch by one reading.
 fn reading() -> RangeInclusive<i128> {
     let before = i128::from(read(libc::CLOCK_MONOTONIC));
     let wall = i128::from(read(libc::CLOCK_REALTIME));
@@ -57,26 +57,26 @@ fn reading() -> RangeInclusive<i128> {
     wall - after - ROUNDING..=wall - before + ROUNDING
 }
 
-/// Nanoseconds since 1970.
+/// Returns nanoseconds since 1970.
 pub fn unix_nanos() -> i128 {
     i128::from(read(libc::CLOCK_REALTIME))
 }
 
-/// Seconds since 1970.
+/// Returns seconds since 1970.
 pub fn unix_seconds() -> f64 {
     read(libc::CLOCK_REALTIME) as f64 / 1e9
 }
 
-/// Whether somebody keeps the clock.
+/// Synchronisation of the wall clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClockState {
-    /// By NTP, PTP or the like.
+    /// Synchronised, by NTP, PTP or similar.
     Synchronized,
-    /// Nobody does.
+    /// Not synchronised.
     Unsynchronized,
 }
 
-/// Asks the kernel whether the clock is kept (adjtimex(2)).
+/// Returns the synchronisation of the wall clock (adjtimex(2)).
 ///
 /// # Errors
 /// The system refuses.

@@ -7,15 +7,15 @@ use std::{
     path::Path,
 };
 
-/// Where it is mounted by convention.
+/// Conventional mount point.
 const USUAL: &str = "/sys/fs/bpf";
 /// `f_type` of a BPF file system (BPF_FS_MAGIC, linux/magic.h).
 const MAGIC: i64 = 0xcafe_4a11;
 
-/// Makes sure that `path` will be in a BPF file system: mounts one at the usual place if it is to be there.
+/// Makes sure that `path` is in a BPF file system. Mounts one at the conventional place if `path` is there.
 ///
 /// # Errors
-/// There is none, and it cannot be mounted or is to be elsewhere.
+/// There is none, and it cannot be mounted or has to be elsewhere.
 pub(super) fn provide(path: &Path) -> io::Result<()> {
     let there = path.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(path);
     if is_bpf(there)? {
@@ -44,7 +44,7 @@ pub(super) fn provide(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether `path` lies in a BPF file system.
+/// Returns true if `path` is in a BPF file system.
 ///
 /// # Errors
 /// There is no such path, or the system does not say.
@@ -60,7 +60,7 @@ pub(super) fn is_bpf(path: &Path) -> io::Result<bool> {
     Ok(found.f_type == MAGIC)
 }
 
-/// Whether a path, or what there is of it, lies in a BPF file system.
+/// Returns true if the existing part of a path is in a BPF file system.
 ///
 /// # Errors
 /// The system does not say.

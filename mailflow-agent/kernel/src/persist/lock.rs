@@ -2,7 +2,7 @@
 
 use std::{fs, os::unix::fs::MetadataExt, path::Path};
 
-/// The process that holds a lock (flock) on `path`, where the kernel says so (proc(5), /proc/locks).
+/// Returns the process that holds a lock (flock) on `path`, if the kernel reports it (proc(5), /proc/locks).
 pub fn lock_holder(path: &Path) -> Option<u32> {
     let inode = fs::metadata(path).ok()?.ino();
     let locks = fs::read_to_string("/proc/locks").ok()?;

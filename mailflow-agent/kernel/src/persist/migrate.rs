@@ -1,5 +1,5 @@
-//! Tables that an agent before left and this one cannot go on with: read once more, and removed. Flows that are
-//! open in them go on.
+//! Migration: reads the maps of an earlier agent with which this one cannot continue, and removes them. Their
+//! open flows continue.
 
 use aya::maps::{Array, Map, MapData};
 use mailflow_common::HashKeys;
@@ -23,13 +23,13 @@ use crate::{
 use mailflow_engine::{flow::Flow, time::Time};
 
 impl Kernel {
-    /// Reads the tables that an agent before left; to be asked once its links were taken over, so that nobody
-    /// counts into them any more. `kept` is what it knew of them. Their open flows go on in these tables;
-    /// what does not is there for [`Kernel::take_left`]. They are removed by [`Kernel::forget_left`], once what
-    /// was carried over is kept.
+    /// Reads the maps of an earlier agent. Call after its links were taken over, so that nothing counts into
+    /// them any more. `kept` is its checkpoint of them. Open flows continue in the new maps; the rest is
+    /// returned by [`Kernel::take_left`]. [`Kernel::forget_left`] removes the maps, after the migrated flows
+    /// are stored.
     ///
     /// # Errors
-    /// The kernel refuses a read; the tables stay.
+    /// The kernel refuses a read; the maps stay.
     pub fn carry(&mut self, now: Time, kept: Option<(u32, &Kept)>) -> Result<(), KernelError> {
         let Some(pinned) = &self.pinned else { return Ok(()) };
         if pinned.old.is_empty() {
@@ -55,12 +55,12 @@ impl Kernel {
         Ok(())
     }
 
-    /// What was read and does not go on: flows that had ended, and what sources had beyond the flow table.
+    /// Returns what does not continue: ended flows, and sources in the overflow map.
     pub fn take_left(&mut self) -> Snapshot {
         std::mem::take(&mut self.left)
     }
 
-    /// Removes them.
+    /// Removes the maps.
     pub fn forget_left(&mut self) {
         self.table.book_mut().read.clear();
         if let Some(pinned) = &mut self.pinned {
@@ -95,7 +95,7 @@ fn read(
     Ok(snapshot)
 }
 
-/// The sets of the flow table, where it has any.
+/// Returns the buckets of the flow table, if it has any.
 fn sets(old: &Old, keys: HashKeys) -> Result<Option<Sets>, KernelError> {
     let path = old.map("BUCKETS");
     if !path.exists() {
@@ -107,7 +107,7 @@ fn sets(old: &Old, keys: HashKeys) -> Result<Option<Sets>, KernelError> {
     Sets::open(&map, count, keys).map(Some).map_err(KernelError::Table)
 }
 
-/// The keys by which the tables were filled.
+/// Returns the keys of the hashes of the maps.
 fn keys(shares: MapData) -> Result<HashKeys, KernelError> {
     known_keys(&Array::try_from(Map::Array(shares)).map_err(map_error("SOURCE_SKETCH"))?)
 }

@@ -1,7 +1,7 @@
-//! Flows that were open when the tables changed: each goes on here, with what it had there.
+//! Flows that were open at a change of the maps: each continues here with its earlier counts.
 //!
-//! The program begins with empty tables, so a carried flow has an entry from its next packet on, which begins in
-//! the middle of its connection. The flow is the sum of both. Until that packet comes it is shown as it was.
+//! The program begins with empty maps, so a migrated flow has an entry from its next packet on, which begins
+//! in the middle of its connection. The flow is the sum of both. Until that packet it has its earlier counts.
 
 use std::collections::HashMap;
 
@@ -10,38 +10,38 @@ use mailflow_common::{Facts, FlowKey};
 use crate::options::SilenceLimits;
 use mailflow_engine::flow::{Direction, Flow};
 
-/// The flows, each tuple's newest.
+/// Migrated flows: the newest of each 5-tuple.
 #[derive(Default)]
 pub(crate) struct Carried {
     flows: HashMap<FlowKey, Carry>,
 }
 
 struct Carry {
-    /// As it was when it was carried over.
+    /// The flow at the migration.
     flow: Flow,
     standing: Standing,
-    /// Whether the reading that is on has come upon its tuple.
+    /// True if the current scan has found its 5-tuple.
     seen: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Standing {
-    /// No packet of its tuple has come since.
+    /// Pending: no packet of its 5-tuple has come since.
     Waits,
-    /// The tuple's entry goes on with it.
+    /// Continued: the entry of its 5-tuple is the same flow.
     GoesOn,
-    /// The tuple's entry is another flow's: this one gets no more.
+    /// Ended: the entry of its 5-tuple is another flow.
     Over,
 }
 
 impl Carried {
-    /// Whether there are none.
+    /// Returns true if there are none.
     pub(crate) fn is_empty(&self) -> bool {
         self.flows.is_empty()
     }
 
-    /// Carries a flow over. Of two on a tuple the later may be the same one, gone on; if it is not, the earlier
-    /// is given back: it is over.
+    /// Adds a flow. Of two flows on a 5-tuple the later may continue the earlier. If it does not, the earlier
+    /// is returned: it has ended.
     pub(crate) fn add(&mut self, flow: Flow, limits: &SilenceLimits) -> Option<Flow> {
         let fresh = |flow| Carry { flow, standing: Standing::Waits, seen: false };
         let Some(before) = self.flows.remove(&flow.key) else {
@@ -56,19 +56,19 @@ impl Carried {
         over
     }
 
-    /// A reading of the table begins.
+    /// Begins a scan.
     pub(crate) fn begin(&mut self) {
         self.flows.values_mut().for_each(|carry| carry.seen = false);
     }
 
-    /// The reading has come upon an entry of this tuple, which cannot be shown yet.
+    /// Records that the scan has found an entry of this 5-tuple that cannot be visited yet.
     pub(crate) fn pass(&mut self, key: &FlowKey) {
         if let Some(carry) = self.flows.get_mut(key) {
             carry.seen = true;
         }
     }
 
-    /// The first flow of an entry, with what was carried over if it is that flow's.
+    /// Returns the first flow of an entry, with the migrated counts if it is the same flow.
     pub(crate) fn join(&mut self, flow: Flow, limits: &SilenceLimits) -> Flow {
         let Some(carry) = self.flows.get_mut(&flow.key) else { return flow };
         carry.seen = true;
@@ -79,7 +79,7 @@ impl Carried {
         if carry.standing == Standing::GoesOn { sum(&carry.flow, flow) } else { flow }
     }
 
-    /// Those that have no entry, after a reading.
+    /// Returns the flows without an entry, after a scan.
     pub(crate) fn alone(&self) -> impl Iterator<Item = &Flow> {
         let alone = |carry: &&Carry| match carry.standing {
             Standing::Waits => !carry.seen,
@@ -89,38 +89,38 @@ impl Carried {
         self.flows.values().filter(alone).map(|carry| &carry.flow)
     }
 
-    /// All of them as they were carried over.
+    /// Returns all flows at the migration.
     pub(crate) fn all(&self) -> impl Iterator<Item = &Flow> {
         self.flows.values().map(|carry| &carry.flow)
     }
 
-    /// What was carried over of this flow.
+    /// Returns the migrated counts of this flow.
     pub(crate) fn part(&self, flow: &Flow) -> Option<&Flow> {
         let carry = self.flows.get(&flow.key)?;
         (carry.flow.first == flow.first).then_some(&carry.flow)
     }
 
-    /// Whether this flow was carried over and has no entry any more, although its tuple may have one.
+    /// Returns true if this flow was migrated and has no entry any more, although its 5-tuple may have one.
     pub(crate) fn is_over(&self, flow: &Flow) -> bool {
         let standing = self.flows.get(&flow.key).map(|carry| carry.standing);
         standing == Some(Standing::Over) && self.part(flow).is_some()
     }
 
-    /// Forgets this flow, if it was carried over; what it had then.
+    /// Removes this flow, and returns its counts at the migration.
     pub(crate) fn take(&mut self, flow: &Flow) -> Option<Flow> {
         self.part(flow)?;
         self.flows.remove(&flow.key).map(|carry| carry.flow)
     }
 }
 
-/// Whether an entry that began later belongs to the same flow, by the rules by which the program parts flows.
+/// Returns true if an entry that began later is the same flow, by the rules of the program.
 fn goes_on(carried: &Flow, later: &Flow, limits: &SilenceLimits) -> bool {
     let facts = &carried.facts;
     // A SYN begins a flow of its own, but for one that is sent again as nobody answers.
     later.first < carried.last() + limits.of(facts) && (later.facts.syn == 0 || facts.unanswered())
 }
 
-/// A flow of what was carried over and what its entry has.
+/// Returns the sum of a migrated flow and its entry.
 fn sum(carried: &Flow, entry: Flow) -> Flow {
     let way = |one: &Direction, other: &Direction| Direction {
         packets: one.packets + other.packets,
@@ -158,7 +158,7 @@ fn sum(carried: &Flow, entry: Flow) -> Flow {
     }
 }
 
-/// What a flow has beyond a part of it.
+/// Returns the difference of a flow and a part of it.
 pub(crate) fn less(flow: &Flow, part: &Flow) -> Flow {
     let way = |one: &Direction, other: &Direction| Direction {
         packets: one.packets.saturating_sub(other.packets),

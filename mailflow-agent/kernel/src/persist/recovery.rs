@@ -1,4 +1,4 @@
-//! Checkpoint of what is known of the tables, and queries and corrections of crash recovery.
+//! Checkpoint of the reader, and queries and corrections of crash recovery.
 
 use mailflow_common::{FlowCounters, FlowKey, SourceOverflowCounters, SourceOverflowKey, SupersededKey};
 
@@ -18,7 +18,7 @@ use mailflow_engine::{
 };
 
 impl Kernel {
-    /// What the agent after this one must know of the tables.
+    /// Returns the checkpoint of the reader.
     pub fn keep(&self) -> Kept {
         let book = &self.table.book();
         let words = |sum: &Sum| [sum.up.packets, sum.up.bytes, sum.down.packets, sum.down.bytes];
@@ -34,7 +34,7 @@ impl Kernel {
         }
     }
 
-    /// Whether the tables still hold the flow, with any number of packets.
+    /// Returns true if the maps still have the flow, with any number of packets.
     ///
     /// # Errors
     /// The kernel refuses the read.
@@ -55,7 +55,7 @@ impl Kernel {
         })
     }
 
-    /// Whether the finished flow still waits to be read.
+    /// Returns true if the superseded flow still waits to be read.
     ///
     /// # Errors
     /// The kernel refuses the read.
@@ -67,7 +67,7 @@ impl Kernel {
         Ok(look_up::<SupersededKey, FlowCounters>(&self.loaded, "SUPERSEDED", &key)?.is_some())
     }
 
-    /// Books a flow that the agent before took out of the table.
+    /// Accounts for a flow that an earlier agent evicted.
     pub fn book_removed(&mut self, flow: &Flow) {
         let counts = self.begun == Begun::Resumed;
         let book = self.table.book_mut();
@@ -79,7 +79,8 @@ impl Kernel {
         }
     }
 
-    /// Books a finished flow that the agent before took out, with its entry's sums as the journal has them.
+    /// Accounts for a superseded flow that an earlier agent deleted, with the counts of its entry in the
+    /// journal.
     pub fn book_finished(&mut self, Finished { flow, .. }: &Finished, sums: &[u8]) {
         let counts = self.begun == Begun::Resumed;
         let book = self.table.book_mut();
@@ -93,14 +94,14 @@ impl Kernel {
         }
     }
 
-    /// Books a source whose overflow the agent before took out.
+    /// Accounts for a source that an earlier agent deleted.
     pub fn book_spilled(&mut self, spill: &Spill) {
         if self.begun == Begun::Resumed {
             self.table.book_mut().held.retire_spill(spill);
         }
     }
 
-    /// Whether the source's overflow is still in its table.
+    /// Returns true if the source is still in the overflow map.
     ///
     /// # Errors
     /// The kernel refuses the read.

@@ -1,6 +1,8 @@
-//! A mark beside the pinned tables: they are ahead of the state on the disk, which could not be written.
+//! Mark of a stale checkpoint: the pinned maps are ahead of the checkpoint on disk, which could not be
+//! written.
 //!
-//! It is a symbolic link in the BPF file system, which takes no room on a disk; its target names the state.
+//! It is a symbolic link in the BPF file system, which takes no space on a disk. Its target is the time of
+//! the checkpoint.
 
 use std::{
     fs, io,
@@ -10,19 +12,19 @@ use std::{
 
 const NAME: &str = "ahead";
 
-/// The mark of pinned tables.
+/// Mark of a stale checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ahead {
     path: PathBuf,
 }
 
 impl Ahead {
-    /// The mark of the tables in this directory.
+    /// Returns the mark of the maps in this directory.
     pub(crate) fn of(directory: &Path) -> Self {
         Self { path: directory.join(NAME) }
     }
 
-    /// Marks the tables as ahead of the state of this moment.
+    /// Marks the maps as ahead of the checkpoint of this time.
     ///
     /// # Errors
     /// The system refuses.
@@ -42,7 +44,7 @@ impl Ahead {
         }
     }
 
-    /// Returns true if the tables are ahead of the state of this moment.
+    /// Returns true if the maps are ahead of the checkpoint of this time.
     pub fn is_marked(&self, state: Option<u64>) -> bool {
         fs::read_link(&self.path).is_ok_and(|found| found.as_os_str() == target(state).as_str())
     }

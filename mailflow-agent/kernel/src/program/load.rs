@@ -1,4 +1,4 @@
-//! Loading: the object's maps and every program this kernel takes.
+//! Loading of the object: its maps, and every program that this kernel supports.
 
 use std::{
     borrow::Borrow,
@@ -31,7 +31,7 @@ use crate::{
     persist::pins::Pins,
 };
 
-/// A value as a map holds it.
+/// Value of a map.
 #[repr(transparent)]
 #[derive(Clone, Copy)]
 struct Plain<T>(T);
@@ -47,32 +47,32 @@ unsafe impl Pod for Plain<SourceLimit> {}
 // SAFETY: as above.
 unsafe impl Pod for Plain<EntryCounts> {}
 
-/// Shows the kernel's ticks; whatever else is loaded needs it.
+/// Program that publishes the ticks; always loaded.
 pub(crate) const TICKS: &str = "ticks";
-/// Threads beside the first one that load programs. Each keeps a buffer for the verifier's answer.
+/// Threads that load programs, besides the first. Each has a buffer for the verifier log.
 const MOST_LOADERS: usize = 7;
-/// Takes flows out of the table.
+/// Program that evicts flows.
 pub(crate) const REMOVE: &str = "remove_flows";
 
-/// The loaded object.
+/// Loaded object.
 pub(crate) struct Loaded {
     pub(crate) ebpf: Ebpf,
-    /// Names of the programs this kernel took.
+    /// Names of the loaded programs.
     pub(crate) programs: BTreeSet<String>,
     pub(crate) version: KernelVersion,
     pub(crate) log: KernelLog,
-    /// The IPv6 prefix that makes a source.
+    /// Length of the IPv6 prefix that makes a source.
     pub(crate) ipv6_prefix: u8,
-    /// Most entries that clients alone may make, of the flow table and of the overflow table.
+    /// Largest number of entries that clients alone may insert: flows, and sources.
     half_open: EntryCounts,
-    /// Packets that are forwarded are not counted at `host` interfaces.
+    /// True if `host` interfaces count only this machine.
     pub(crate) local_only: bool,
-    /// The flow table's sets, where it has any.
+    /// Buckets of the flow table, if it has any.
     pub(crate) sets: Option<Sets>,
 }
 
 impl Loaded {
-    /// Loads `object`; its tables pinned and taken over from there, where that is wanted.
+    /// Loads `object`, with its maps pinned or taken over from pins.
     pub(crate) fn new(
         object: &[u8],
         options: &LoadOptions,
@@ -119,11 +119,11 @@ impl Loaded {
         Ok(loaded)
     }
 
-    /// Loads every program. Those for frames in several buffers may be refused by kernels that do not
-    /// know such frames; every other one must load.
+    /// Loads every program. A kernel may refuse programs for frames in several buffers; every other one must
+    /// load.
     ///
-    /// The kernel's check of a program takes most of the time until packets are counted, and works on one CPU: as many
-    /// programs are loaded at the same time as there are CPUs.
+    /// Verification takes most of the time of a start, on one CPU for each program: as many programs are
+    /// loaded at the same time as there are CPUs.
     fn load_programs(&mut self, programs: Programs) -> Result<(), KernelError> {
         let version = self.version;
         let wanted = self.ebpf.programs_mut().filter(|(name, program)| {
@@ -190,13 +190,13 @@ impl Loaded {
         map.set(0, Plain(*ports.words()), 0).map_err(map_error(".data.ports"))
     }
 
-    /// Sets the silences that separate flows; packets pass meanwhile.
+    /// Sets the idle timeouts, while packets pass.
     pub(crate) fn set_silences(&mut self, silences: IdleTimeoutTicks) -> Result<(), KernelError> {
         let mut map: Array<_, Plain<IdleTimeoutTicks>> = self.data(".data.idle_timeouts")?;
         map.set(0, Plain(silences), 0).map_err(map_error(".data.idle_timeouts"))
     }
 
-    /// Says how the flow table is shared between sources.
+    /// Sets the limit of flows of a source.
     fn share(&mut self, options: &LoadOptions) -> Result<SourceLimit, KernelError> {
         let keys = options.hash_keys.map_or_else(|| self.hash_keys(), Ok)?;
         let mut map: Array<_, Plain<SourceLimit>> = self.data(".data.source_limit")?;
@@ -209,14 +209,15 @@ impl Loaded {
         Ok(sharing)
     }
 
-    /// Returns how many entries the program has made.
+    /// Returns the number of entries that the program has inserted.
     pub(crate) fn made(&mut self) -> Result<EntryCounts, KernelError> {
         let map: Array<_, Plain<EntryCounts>> = self.data(".data.entries_inserted")?;
         map.get(&0, 0).map(|made| made.0).map_err(map_error(".data.entries_inserted"))
     }
 
-    /// Lets clients make entries until their part of each table is full. The tables held `flows` and `sources` entries
-    /// after a reading, before which the program had made `made`: what it made meanwhile is counted twice until the next one.
+    /// Sets the entry limits so that clients insert entries until their part of each map is full. The maps
+    /// had `flows` and `sources` entries at a scan, before which the program had inserted `made`. Entries
+    /// inserted during the scan are counted twice until the next one.
     pub(crate) fn set_room(
         &mut self,
         made: EntryCounts,
@@ -234,7 +235,7 @@ impl Loaded {
         map.set(0, Plain(room), 0).map_err(map_error(".data.entry_limits"))
     }
 
-    /// Keys of the hashes by which the tables are filled: their own, where they were taken over.
+    /// Returns the keys of the hashes: those of the maps, if they were taken over.
     fn hash_keys(&mut self) -> Result<HashKeys, KernelError> {
         let mut cells: Array<_, u64> = self.data("SOURCE_SKETCH")?;
         // Written in their order: where the last one is, all are.
@@ -249,19 +250,19 @@ impl Loaded {
         known_keys(&cells)
     }
 
-    /// Reads what is the program's idea of now where it does not ask the kernel.
+    /// Returns the time that the program `ticks` has published.
     pub(crate) fn noted_ticks(&mut self) -> Result<u64, KernelError> {
         let map: Array<_, u64> = self.data(".data.now")?;
         map.get(&0, 0).map_err(map_error(".data.now"))
     }
 
-    /// Tells the length of a frame of which only the head is shown; 0 where all of it is.
+    /// Sets the original length of a truncated frame; 0 for a whole frame.
     pub(crate) fn tell_length(&mut self, length: u64) -> Result<(), KernelError> {
         let mut map: Array<_, u64> = self.data(".data.length")?;
         map.set(0, length, 0).map_err(map_error(".data.length"))
     }
 
-    /// Sets it.
+    /// Sets the time of a replay.
     pub(crate) fn set_now(&mut self, ticks: u64) -> Result<(), KernelError> {
         let mut map: Array<_, u64> = self.data(".data.now")?;
         map.set(0, ticks, 0).map_err(map_error(".data.now"))
@@ -271,7 +272,7 @@ impl Loaded {
         Array::try_from(self.map_mut(name)?).map_err(map_error(name))
     }
 
-    /// The totals of all CPUs.
+    /// Returns the totals of all CPUs.
     pub(crate) fn totals(&self) -> Result<Totals, KernelError> {
         let map = self.ebpf.map("TOTALS").ok_or(KernelError::Missing("TOTALS"))?;
         let map: PerCpuArray<_, Plain<Totals>> = PerCpuArray::try_from(map).map_err(map_error("TOTALS"))?;
@@ -281,7 +282,7 @@ impl Loaded {
         Ok(totals)
     }
 
-    /// The tables that are read.
+    /// Returns the maps of a scan.
     pub(crate) fn tables(&self) -> Result<Maps<'_>, KernelError> {
         Ok(Maps {
             sets: self.sets.as_ref(),
@@ -309,7 +310,7 @@ impl Loaded {
         self.ebpf.map_mut(name).ok_or(KernelError::Missing(name))
     }
 
-    /// Bytes of kernel memory that the maps take, as the kernel itself says; 0 where it does not.
+    /// Returns the kernel memory of the maps, in bytes; 0 if the kernel does not report it.
     pub(crate) fn memory(&self) -> u64 {
         let map_memory = |(_, map): (&str, &Map)| match map {
             Map::HashMap(map) | Map::LruHashMap(map) | Map::Array(map) | Map::PerCpuArray(map) => {
@@ -321,7 +322,7 @@ impl Loaded {
     }
 }
 
-/// Most entries that clients alone may make.
+/// Returns the largest number of entries that clients alone may insert.
 fn half_open(options: &LoadOptions) -> EntryCounts {
     let of = |entries: u32| match options.half_open_percent {
         100.. => u64::MAX,
@@ -330,7 +331,7 @@ fn half_open(options: &LoadOptions) -> EntryCounts {
     EntryCounts { flows: of(options.flows), sources: of(options.overflow) }
 }
 
-/// Keys of the hashes by which tables were filled, of which these are the shares.
+/// Reads the keys of the hashes from their map.
 pub(crate) fn known_keys(shares: &Array<impl Borrow<MapData>, u64>) -> Result<HashKeys, KernelError> {
     let mut words = [0; HashKeys::WORDS];
     for (cell, word) in (SKETCH_KEY_OFFSET..).zip(&mut words) {

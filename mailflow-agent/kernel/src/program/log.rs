@@ -1,4 +1,4 @@
-//! What the program itself says, where it is asked to (`--kernel-log`).
+//! Log messages of the BPF program (`--kernel-log`).
 
 use aya::{Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
@@ -7,23 +7,23 @@ use tracing::{debug, error, info, trace, warn};
 
 use crate::options::LogLevel;
 
-/// The program's ring buffer of lines.
+/// Name of the ring buffer.
 const LINES: &str = "AYA_LOGS";
-/// Bytes of it: some hundred lines.
+/// Size of the ring buffer: some hundred messages.
 const ROOM: u32 = 128 << 10;
 
-/// Reads what the program says.
+/// Reader of the log messages.
 pub(crate) struct KernelLog(Option<EbpfLogger<Tracing>>);
 
 impl KernelLog {
-    /// Tells the program to say what is of this level or above; without one its code for that goes away
-    /// when it is loaded, and its buffer is the smallest there is.
+    /// Sets the level of the program. Without one the verifier removes its logging code, and the buffer has
+    /// the smallest size.
     pub(crate) fn ask<'a>(loader: &mut EbpfLoader<'a>, level: Option<LogLevel>, number: &'a u8) {
         let room = if level.is_some() { ROOM } else { page() };
         loader.override_global(aya_log::LEVEL, number, true).map_max_entries(LINES, room);
     }
 
-    /// The level as the program knows it; 0 is silence.
+    /// Returns the number of a level in the program; 0 for none.
     pub(crate) fn number(level: Option<LogLevel>) -> u8 {
         match level {
             None => 0,
@@ -35,7 +35,7 @@ impl KernelLog {
         }
     }
 
-    /// Begins to read. That it cannot is no reason not to count.
+    /// Opens the ring buffer. An error does not stop counting.
     pub(crate) fn read(ebpf: &mut Ebpf, level: Option<LogLevel>) -> Self {
         if level.is_none() {
             return Self(None);
@@ -44,7 +44,7 @@ impl KernelLog {
         Self(logger.inspect_err(|error| warn!(%error, "what the program says cannot be read")).ok())
     }
 
-    /// Logs what it has said since.
+    /// Logs the new messages.
     pub(crate) fn flush(&mut self) {
         if let Some(logger) = &mut self.0 {
             logger.flush();
@@ -52,13 +52,13 @@ impl KernelLog {
     }
 }
 
-/// The smallest ring buffer is a page.
+/// Smallest size of a ring buffer: a page.
 fn page() -> u32 {
     // SAFETY: takes a number and touches no memory of ours.
     u32::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4_096)
 }
 
-/// Hands the program's lines on, each with its level. Their target is `kernel`.
+/// Forwards a message with its level, to the target `kernel`.
 struct Tracing;
 
 impl Log for Tracing {

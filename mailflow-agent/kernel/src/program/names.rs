@@ -6,7 +6,7 @@ use crate::{
     options::Role,
 };
 
-/// Names of the programs of a role: at ingress, and at egress where one is needed.
+/// Returns the names of the programs of a role: at ingress, and at egress if one is needed.
 pub(crate) fn programs(role: Role) -> (&'static str, &'static str, Option<&'static str>) {
     match role {
         Role::Lan | Role::Auto => ("xdp_lan", "tc_lan_in", Some("tc_lan_out")),
@@ -15,8 +15,8 @@ pub(crate) fn programs(role: Role) -> (&'static str, &'static str, Option<&'stat
     }
 }
 
-/// Whether a program is called as one of ours; the kernel keeps 15 bytes of a name (`BPF_OBJ_NAME_LEN`,
-/// linux/bpf.h).
+/// Returns true if a program has the name of one of ours. The kernel keeps 15 bytes of a name
+/// (`BPF_OBJ_NAME_LEN`, linux/bpf.h).
 pub(crate) fn is_ours(name: &str) -> bool {
     let of_role = |role| {
         let (xdp, ingress, egress) = programs(role);
@@ -28,13 +28,13 @@ pub(crate) fn is_ours(name: &str) -> bool {
     ours.any(|ours| ours.get(..15).unwrap_or(&ours) == name.get(..15).unwrap_or(name))
 }
 
-/// Whether a role is that of a gateway's inside.
+/// Returns true for the `lan` role.
 pub(crate) fn is_lan(role: Role) -> bool {
     matches!(role, Role::Lan | Role::Auto)
 }
 
-/// The directions in which a role has a program. Egress first: a flow's up packets are never counted
-/// without its down ones.
+/// Returns the directions in which a role has a program. Egress first: packets to the server are never
+/// counted without those from it.
 pub(crate) fn directions(role: Role) -> &'static [Direction] {
     match programs(role) {
         (_, _, Some(_)) => &[Direction::Egress, Direction::Ingress],
@@ -42,8 +42,8 @@ pub(crate) fn directions(role: Role) -> &'static [Direction] {
     }
 }
 
-/// The program that captures of a role are run through: where this kernel has it, the one that takes
-/// frames of more than a page.
+/// Returns the program for captures of a role: the one for frames of more than a page, if this kernel
+/// supports it.
 ///
 /// # Errors
 /// The kernel is too old, or its version cannot be read.

@@ -1,4 +1,4 @@
-//! The object for kernels that know fewer instructions.
+//! Compatibility of the object with kernels that have fewer instructions.
 
 use std::borrow::Cow;
 
@@ -8,15 +8,15 @@ use crate::{error::KernelError, host::kernel_version::KernelVersion};
 
 /// Length of an instruction.
 const LENGTH: usize = 8;
-/// Operation code of all atomic operations on words of 64 bits (BPF_STX | BPF_ATOMIC | BPF_DW) ...
+/// Operation code of atomic operations on 64-bit words (BPF_STX | BPF_ATOMIC | BPF_DW).
 const ATOMIC: u8 = 0xdb;
-/// ... and which of them compares and exchanges (BPF_CMPXCHG).
+/// Immediate value of BPF_CMPXCHG.
 const EXCHANGE: [u8; 4] = [0xf1, 0, 0, 0];
-/// `r0 = 1`: what was found is neither free nor the flow's.
+/// `r0 = 1`: the previous value is neither empty nor the tag of the flow.
 const FOUND_ANOTHER: [u8; LENGTH] = [0xb7, 0, 0, 0, 1, 0, 0, 0];
 
-/// The object as this kernel takes it. Before Linux 5.12 a program may have no instruction that exchanges, not even where
-/// it never gets to: there are no sets then, and these are all on the way to them.
+/// Returns the object for this kernel. Before Linux 5.12 a program must not contain BPF_CMPXCHG, not even in
+/// unreachable code. The table has no buckets there, so the instructions are unreachable.
 pub(super) fn for_kernel(object: &[u8], version: KernelVersion) -> Result<Cow<'_, [u8]>, KernelError> {
     if version >= KernelVersion::EXCHANGE {
         return Ok(Cow::Borrowed(object));
@@ -29,7 +29,7 @@ pub(super) fn for_kernel(object: &[u8], version: KernelVersion) -> Result<Cow<'_
     Ok(Cow::Owned(plain))
 }
 
-/// Where in the file they are.
+/// Returns the offsets of these instructions in the file.
 fn exchanges(object: &[u8]) -> Result<Vec<usize>, object::Error> {
     let mut found = Vec::new();
     for section in object::File::parse(object)?.sections() {
