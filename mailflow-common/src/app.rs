@@ -168,7 +168,7 @@ pub fn classify(facts: &Facts, family: Family) -> App {
         Some(Family::Pop3) => App::Pop3,
         Some(Family::Imap) if upgraded => App::ImapStartTls,
         Some(Family::Imap) => App::Imap,
-        // A subflow of a multipath connection begins amid what is said.
+        // A subflow of an MPTCP connection begins in the middle of a dialogue.
         None if facts.syn != 0
             && !facts.subflow()
             && (facts.first_payload_up == first_payload::OTHER
@@ -237,7 +237,7 @@ mod tests {
         // The server says what it begins with: where it agreed to join, that is chance.
         let tls = joining(first_payload::OTHER, first_payload::TLS, agreed);
         assert_eq!((tls.subflow(), classify(&tls, Family::Smtp)), (true, App::Smtps));
-        // It did not agree: then bytes of which nothing can be told are no sign of another path.
+        // It did not agree: then unreadable bytes are no sign of a subflow.
         let alone = DOWN | MPTCP_JOIN;
         for (first_payload_up, first_payload_down, subflow) in [
             (first_payload::NONE, first_payload::NONE, true),

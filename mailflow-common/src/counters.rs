@@ -115,7 +115,7 @@ impl Facts {
     /// Returns true for a subflow of a multipath connection (MPTCP): neither an attempt nor a session of its own.
     ///
     /// The server's answer to MP_JOIN shows it. A server that does not know the option ignores it, and the connection
-    /// is an ordinary one: then a mail protocol's first bytes, or bytes that cannot be told, speak against it.
+    /// is an ordinary one: then a mail protocol's first bytes, or unreadable bytes, are evidence against a subflow.
     pub const fn subflow(&self) -> bool {
         use crate::first_payload::{NONE, OTHER, SMTP, TLS};
         let (asked, agreed) = (self.seen & seen::MPTCP_JOIN != 0, self.seen & seen::MPTCP_JOINED != 0);
@@ -136,7 +136,7 @@ impl Facts {
 
 /// Counters of a flow.
 ///
-/// When the 5-tuple is reused the counters continue, and a copy of their values is stored under the
+/// If the 5-tuple is reused the counters continue, and a copy of their values is stored under the
 /// [`crate::SupersededKey`]. So no packet is lost between two flows, whatever other CPUs do at the same time.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

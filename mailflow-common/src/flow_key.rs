@@ -105,7 +105,7 @@ impl Vlans {
     }
 }
 
-/// What separates equal address pairs: VLAN zone, protocol and IP version, in one word.
+/// Scope of a flow key: VLAN zone, protocol and IP version, in one word.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Scope(u32);
@@ -132,7 +132,7 @@ impl Scope {
         (self.0 >> 24) as u8 & 0x7f
     }
 
-    /// Whether it is IPv6.
+    /// Returns true for IPv6.
     #[inline(always)]
     pub const fn v6(self) -> bool {
         self.0 & Self::V6 != 0
@@ -143,13 +143,13 @@ impl Scope {
         Vlans(self.0 & Self::ZONE)
     }
 
-    /// Whether there is a VLAN tag.
+    /// Returns true if there is a VLAN tag.
     #[inline(always)]
     pub const fn tagged(self) -> bool {
         self.0 & Self::ZONE != 0
     }
 
-    /// The same without VLAN tags.
+    /// Returns the scope without VLAN tags.
     #[inline(always)]
     pub const fn untagged(self) -> Self {
         Self(self.0 & !Self::ZONE)
@@ -175,7 +175,7 @@ pub struct FlowKey {
 const _: () = assert!(size_of::<FlowKey>() == 40);
 
 impl FlowKey {
-    /// The same two ends with the other one as client.
+    /// Returns the key with client and server exchanged.
     #[inline(always)]
     pub const fn reversed(&self) -> Self {
         Self {
@@ -218,7 +218,7 @@ pub struct FragmentOwner {
     pub headers: u16,
     /// Fragments that came before the first one.
     pub waiting: u16,
-    /// Where those lie: see [`pieces`].
+    /// Units of those fragments: see [`pieces`].
     pub waiting_units: u16,
     /// Their IP bytes.
     pub waiting_bytes: u32,
@@ -249,14 +249,14 @@ pub mod pieces {
         ((((1_u64 << count) - 1) << first) & 0xffff) as u16
     }
 
-    /// How many bytes in these units are headers that end at `headers`.
+    /// Returns the number of header bytes in these units; the headers end at `headers`.
     #[inline(always)]
     pub const fn of_headers(units: u16, headers: u16) -> u32 {
         let end = (headers & !LEAST) as u32;
         let end = if end > UNITS << 3 { UNITS << 3 } else { end };
         let whole = end >> 3;
         let bytes = ((units as u32) & ((1 << whole) - 1)).count_ones() << 3;
-        // A header may end amid a unit.
+        // A header may end within a unit.
         bytes + (units as u32 >> whole & 1) * (end & 4)
     }
 }

@@ -33,7 +33,7 @@ pub enum KernelError {
     /// Reading something about the machine failed.
     #[error("{what}: {source}")]
     Machine {
-        /// What was read.
+        /// Subject of the read.
         what: String,
         /// Why it failed.
         source: io::Error,
@@ -93,7 +93,7 @@ pub enum PinError {
     /// There is no BPF file system, and it cannot be mounted.
     #[error("no BPF file system at {}: {source}", path.display())]
     NoFileSystem {
-        /// Where it was looked for.
+        /// Path.
         path: PathBuf,
         /// Why it cannot be mounted.
         source: io::Error,

@@ -106,7 +106,7 @@ impl Kernel {
     /// ([`Kernel::carry`]).
     ///
     /// # Errors
-    /// As above; or a pin cannot be taken over or set aside.
+    /// The kernel is too old, the process lacks capabilities, the kernel refuses the program, or a pin cannot be taken over or set aside.
     pub fn load_pinned(
         object: &[u8],
         options: &LoadOptions,

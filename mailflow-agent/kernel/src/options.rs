@@ -13,9 +13,9 @@ use mailflow_engine::settings::Timeouts;
 pub struct Interface {
     /// Name, or a pattern of names ([`NamePattern`]).
     pub name: String,
-    /// What passes there.
+    /// Role.
     pub role: Role,
-    /// Where the program is attached.
+    /// Hook.
     pub hook: Hook,
 }
 
@@ -55,7 +55,7 @@ impl Role {
     }
 }
 
-/// Where the program is attached.
+/// Hook of the programs of an interface.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Hook {
     /// Native XDP where nothing is lost by it, otherwise TC.
@@ -113,7 +113,7 @@ impl LogLevel {
     }
 }
 
-/// What becomes of the attached programs when the agent is stopped.
+/// State of the attached programs after a stop of the agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum AtStop {
     /// Detach: nothing is counted any more.

@@ -294,7 +294,7 @@ unsafe fn write_entry(slot: *mut BucketSlot, place: *const FlowTableKey, entry: 
             add64(&raw mut (*new).up.bare_bytes, (*known).up.bare_bytes);
         }
         (*new).facts.inspected |= (*known).facts.inspected;
-        // Whoever finds it there finds the rest.
+        // A CPU that reads this word also reads the rest.
         compare_exchange(&raw mut (*new).first, 0, (*known).first);
     }
 }

@@ -169,7 +169,7 @@ unsafe fn insert_entry(scratch: *mut Scratch) -> bool {
             InsertOutcome::Exists => return false,
             InsertOutcome::Full => {}
         }
-        // Noted before it is there: nobody overlooks it.
+        // Incremented before the insertion: no lookup misses the entry.
         bucket_of.increment_fallback();
         if add() {
             return true;
@@ -193,7 +193,7 @@ pub(crate) fn remove_fallback(key: &FlowKey) -> bool {
         return false;
     }
     let (place, rest) = FlowTableKey::of(key);
-    // SAFETY: both are here; the flow was beside its set until now.
+    // SAFETY: both are here; the flow was in the fallback map until now.
     unsafe {
         if let Some(bucket_of) = buckets::bucket_of(&raw const place, &raw const rest) {
             bucket_of.decrement_fallback();

@@ -128,7 +128,7 @@ pub(crate) fn count_local_only() -> bool {
 
 #[inline(always)]
 pub(crate) fn opaque(value: usize, mask: usize) -> usize {
-    // SAFETY: an aligned word that nobody writes.
+    // SAFETY: an aligned word that is never written.
     let zero = unsafe { core::ptr::read_volatile(&raw const ZERO) };
     value.wrapping_add(zero as usize) & mask
 }

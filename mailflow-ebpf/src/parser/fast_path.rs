@@ -62,7 +62,7 @@ fn unlikely(condition: bool) -> bool {
 }
 
 impl FastPathHeaders {
-    /// What [`crate::parse_headers`] makes of the frame.
+    /// Returns the headers, as [`crate::parse_headers`] does.
     #[inline(always)]
     pub fn parsed<F: Frame>(&self, frame: &F) -> ParsedHeaders {
         let start = frame.opaque(self.start, network::START);
@@ -79,8 +79,8 @@ impl FastPathHeaders {
         ParsedHeaders { packet, ports: Some(ports), scope: self.scope() }
     }
 
-    /// What [`ParsedHeaders::segment`] makes of the frame, where that is TCP's and neither begins nor ends anything.
-    /// `None` says nothing about a frame.
+    /// Returns the segment, as [`ParsedHeaders::segment`] does, if it is TCP without SYN, FIN or RST. `None` leaves the
+    /// frame to the slow path.
     #[inline(always)]
     pub fn established_segment<F: Frame>(&self, frame: &F) -> Option<Segment> {
         if self.protocol != PROTOCOL_TCP {

@@ -22,7 +22,7 @@ pub trait Frame {
     /// The whole frame's length, also of what is not readable here.
     fn length(&self) -> u32;
 
-    /// Whether the whole frame has at least this many bytes.
+    /// Returns true if the whole frame has at least this many bytes.
     fn holds(&self, bytes: u32) -> bool;
 
     /// `value`, which is at most `mask`, as a number of which the kernel's verifier knows only that:

@@ -33,7 +33,7 @@ pub struct Segment {
     pub length: u32,
     /// IP and transport headers.
     pub headers: u32,
-    /// Where the payload begins in the frame.
+    /// Offset of the payload in the frame.
     pub payload_offset: u32,
     /// Length of the TCP options, which end there.
     pub options: u32,
@@ -43,7 +43,7 @@ pub struct Segment {
 }
 
 impl Segment {
-    /// Whether it is TCP's.
+    /// Returns true for TCP.
     #[inline(always)]
     pub const fn is_tcp(&self) -> bool {
         self.scope.protocol() == PROTOCOL_TCP
@@ -76,7 +76,7 @@ impl Segment {
     }
 }
 
-/// Where a frame leads: as far as it is followed before its ports are known to be watched.
+/// Headers up to the ports.
 pub struct ParsedHeaders {
     pub(crate) packet: network::Packet,
     pub(crate) ports: Option<transport::Ports>,
@@ -94,7 +94,7 @@ pub struct Fragment {
     pub length: u32,
     /// IP headers of this fragment.
     pub headers: u32,
-    /// Where it begins, from where the part begins that was fragmented.
+    /// Offset in the fragmented part.
     pub offset: u32,
 }
 
@@ -105,7 +105,7 @@ impl Fragment {
         self.length - self.headers
     }
 
-    /// Where it lies, see [`pieces`].
+    /// Units of the fragment: see [`pieces`].
     #[inline(always)]
     pub const fn units(&self) -> u16 {
         pieces::units(self.offset, self.bytes())
@@ -136,7 +136,7 @@ pub fn parse_headers<F: Frame>(frame: &F, link: Link, metadata: Metadata) -> Res
 }
 
 impl ParsedHeaders {
-    /// The same, of which `segment` was made: so its ports are known.
+    /// Returns the headers with the ports of `segment`, which was made from them.
     #[inline(always)]
     pub fn of(self, segment: &Segment) -> Self {
         let ports = transport::Ports { source: segment.source_port, destination: segment.destination_port };
@@ -155,7 +155,7 @@ impl ParsedHeaders {
         self.ports.as_ref().map(|ports| (ports.source, ports.destination))
     }
 
-    /// Which fragment this is, where the packet came in several.
+    /// Returns the fragment, if the packet is fragmented.
     #[inline(always)]
     pub fn fragment<F: Frame>(&self, frame: &F) -> Option<Fragment> {
         let packet = &self.packet;
@@ -172,7 +172,7 @@ impl ParsedHeaders {
         })
     }
 
-    /// Where the headers end of the packet that this is a fragment of, as far as it tells; else 0. See [`pieces`].
+    /// Returns the end of the headers of the fragmented packet, as far as this fragment tells; else 0. See [`pieces`].
     #[inline(always)]
     pub fn headers_end<F: Frame>(&self, frame: &F) -> u16 {
         let end =

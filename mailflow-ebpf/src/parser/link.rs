@@ -19,13 +19,13 @@ const PPP_MPLS: [u16; 2] = [0x0281, 0x0283];
 /// Customer tag, service tag (IEEE 802.1Q), and the older service tags some switches still send.
 const TAGS: [u16; 4] = [0x8100, 0x88a8, 0x9100, 0x9200];
 
-/// What carries whole frames, or tags of its own: FabricPath, 802.1ah, VN-Tag, 802.1BR, TRILL, 802.1AE, RFC 8300.
+/// Ethertypes of tunnels that carry whole frames or tags: FabricPath, 802.1ah, VN-Tag, 802.1BR, TRILL, 802.1AE, RFC 8300.
 const TUNNELS: [u16; 7] = [0x8903, 0x88e7, 0x8926, 0x893f, 0x22f3, 0x88e5, 0x894f];
 
 /// VLAN tags that are followed, those in the metadata included.
 const DEEPEST: usize = 2;
 
-/// Where the network layer begins.
+/// Start of the network layer.
 pub(crate) struct Network {
     pub(crate) ethertype: u16,
     pub(crate) offset: usize,
@@ -41,7 +41,7 @@ pub enum Link {
     Ip,
 }
 
-/// What the kernel knows of a frame beside its bytes.
+/// Metadata of the kernel for a frame.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Metadata {
     /// Ethertype of a frame without an Ethernet header.

@@ -14,7 +14,7 @@ pub(crate) const START: usize = 0x1f;
 /// Furthest the transport header may begin after the IP header's start.
 const DEEPEST: usize = 0x1ff;
 
-/// Which part of its packet a fragment is.
+/// Part of a packet.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Part {
     /// All of it.
@@ -32,7 +32,7 @@ pub(crate) struct Packet {
     pub(crate) part: Part,
     /// Of a fragment in IPv6: where its fragment header begins, from the IP header's start.
     pub(crate) fragment: usize,
-    /// Where the IP header begins.
+    /// Offset of the IP header.
     pub(crate) start: usize,
     /// Length of the IP header with its options or extension headers.
     pub(crate) header: usize,
@@ -143,14 +143,14 @@ impl Packet {
         if self.v6 { self.addresses6(frame) } else { self.addresses4(frame) }
     }
 
-    /// The same of what is known to be IPv4.
+    /// Parses an IPv4 header.
     #[inline(always)]
     pub(crate) fn addresses4<F: Frame>(&self, frame: &F) -> Result<(Address, Address), Reason> {
         let ip = frame.header::<20>(frame.opaque(self.start, START)).ok_or(Reason::Truncated)?;
         Ok((Address::v4(ip.raw32::<12>()), Address::v4(ip.raw32::<16>())))
     }
 
-    /// The same of what is known to be IPv6.
+    /// Parses an IPv6 header.
     #[inline(always)]
     pub(crate) fn addresses6<F: Frame>(&self, frame: &F) -> Result<(Address, Address), Reason> {
         let ip = frame.header::<40>(frame.opaque(self.start, START)).ok_or(Reason::Truncated)?;
@@ -160,7 +160,7 @@ impl Packet {
         Ok((source, destination))
     }
 
-    /// What a fragment says of itself.
+    /// Returns the identification and offset of a fragment.
     #[inline(always)]
     pub(crate) fn identity<F: Frame>(&self, frame: &F) -> Result<Identity, Reason> {
         if self.v6 {
@@ -183,12 +183,12 @@ impl Packet {
     }
 }
 
-/// What all fragments of a packet share, and where this one lies in it.
+/// Identification of a fragmented packet, and position of a fragment.
 pub(crate) struct Identity {
     pub(crate) identification: u32,
     /// The protocol (RFC 8200: next header) that the fragments carry.
     pub(crate) protocol: u8,
-    /// Where this one begins, from where the part begins that was fragmented.
+    /// Offset in the fragmented part.
     pub(crate) offset: u32,
     /// Length of the extension headers between the fragment header and the transport header.
     pub(crate) between: u32,
@@ -204,7 +204,7 @@ fn extension(protocol: u8) -> bool {
     matches!(protocol, 0 | 43 | FRAGMENT | AUTHENTICATION | 60 | 135 | 139 | 140)
 }
 
-/// Whether `protocol` is one that is counted.
+/// Returns true if `protocol` is counted.
 #[inline(always)]
 fn transport(protocol: u8) -> Result<(), Reason> {
     match protocol {

@@ -13,16 +13,16 @@ pub(crate) const SYN: u8 = 0x02;
 pub(crate) const RST: u8 = 0x04;
 pub(crate) const ACK: u8 = 0x10;
 
-/// Up to where a TCP header is looked at: its length and flags.
+/// Length of the TCP header up to data offset and flags.
 const FLAGS: u32 = 14;
 
-/// Where it says its length.
+/// Offset of the data offset field.
 const LENGTH: u32 = 12;
 
 /// Furthest a transport header may begin in a frame.
 const DEEPEST: usize = 0x3ff;
 
-/// The TCP fields that are looked at.
+/// TCP fields in use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tcp {
     /// Sequence number, host byte order.
@@ -56,7 +56,7 @@ impl Tcp {
         self.flags & (SYN | ACK | FIN | RST) == SYN
     }
 
-    /// Whether it begins or ends anything.
+    /// Returns true for SYN, FIN and RST.
     #[inline(always)]
     pub const fn notable(self) -> bool {
         self.flags & (SYN | FIN | RST) != 0
@@ -81,10 +81,10 @@ pub(crate) struct Ports {
     pub(crate) destination: u16,
 }
 
-/// What follows the ports.
+/// Rest of the transport header.
 pub(crate) struct Transport {
     pub(crate) tcp: Tcp,
-    /// Where its header begins in the frame.
+    /// Offset of the header in the frame.
     pub(crate) offset: usize,
     /// Length of that header.
     pub(crate) header: u32,
@@ -96,8 +96,7 @@ pub(crate) fn ports<F: Frame>(frame: &F, packet: &Packet) -> Result<Ports, Reaso
     Ok(Ports { source: ports.be16::<0>(), destination: ports.be16::<2>() })
 }
 
-/// Where the transport header begins. It is not kept: the verifier has to see the mask close to where
-/// the offset is used.
+/// Returns the offset of the transport header. Computed at each use: the verifier has to see the mask close to the use.
 #[inline(always)]
 fn begin<F: Frame>(frame: &F, packet: &Packet) -> usize {
     frame.opaque(packet.start + packet.header, DEEPEST)
@@ -130,7 +129,7 @@ pub(crate) fn parse<F: Frame>(frame: &F, packet: &Packet) -> Result<Transport, R
     Ok(Transport { tcp, offset, header })
 }
 
-/// Where the headers of a fragmented packet end, as far as this fragment tells: see [`pieces`]. 0 where it does not.
+/// Returns the end of the headers of a fragmented packet, as far as this fragment tells: see [`pieces`]; else 0.
 #[inline(always)]
 pub(crate) fn end<F: Frame>(frame: &F, packet: &Packet, identity: &Identity) -> u16 {
     let held = packet.length.wrapping_sub(packet.header as u32);

@@ -9,7 +9,7 @@ use super::{
     payload::{UPPER, first_bytes, word},
 };
 
-/// Payload packets of a flow that are looked into: enough for greeting, EHLO, STARTTLS and TLS.
+/// Number of payload packets of a flow that are inspected: enough for greeting, EHLO, STARTTLS and TLS.
 const MAX_INSPECTED: u8 = 16;
 
 /// Looks at a segment with payload.
@@ -83,8 +83,8 @@ unsafe fn inspect_server<P: Packet>(packet: &P, flow: *mut FlowCounters, segment
     }
 }
 
-/// Whether `segment` holds the first bytes of its direction: by its sequence number where the SYN
-/// was seen, otherwise because hardly anything came before it.
+/// Returns true if `segment` has the first bytes of its direction: by its sequence number if the SYN was seen, otherwise
+/// if hardly anything came before it.
 #[inline(always)]
 fn is_first_payload(known: u8, syn: u8, isn: u32, inspected: u8, segment: &Segment) -> bool {
     if known != first_payload::NONE && known != first_payload::UNREAD {

@@ -280,7 +280,7 @@ impl Packet for Skb {
 
     #[inline(always)]
     fn pull(&self) -> bool {
-        // SAFETY: as above; `header` reads the pointers into the frame anew.
+        // SAFETY: as above; `header` reads the pointers into the frame again.
         unsafe {
             let length = (*self.0).len;
             if (*self.0).data_end - (*self.0).data >= length {

@@ -16,7 +16,7 @@ use crate::maps::add32;
 const MESSAGE: u32 = 300;
 /// Longest reply to a message where neither its code nor its record can be read.
 const REPLY: u32 = 200;
-/// Bytes of a turn in which `DATA` and the end of a small message are looked for.
+/// Bytes of a turn that are searched for `DATA` and the end of a small message.
 const COMMANDS: u32 = 4096;
 
 /// Shortest TLS record that holds a reply: an alert and a key update of TLS 1.3 are shorter.
@@ -40,15 +40,15 @@ const SHORT_TURN: u32 = 36;
 const COMMAND_TURN: u32 = 80;
 /// The client's last handshake flight in TLS 1.3 without a certificate: at most this long (RFC 8446, 4.4.4).
 const FINISHED: u32 = 80;
-/// The same flight with `EHLO` behind it.
+/// Longest such flight with `EHLO` behind it.
 const FINISHED_AND_COMMAND: u32 = 170;
 
-/// How the replies of a flow are read.
+/// Method of reading the replies of a flow.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stage {
     /// SMTP in the clear.
     Smtp,
-    /// Another mail protocol in the clear, of which sizes are all that is looked at.
+    /// Another mail protocol in the clear: only sizes count.
     Sizes,
     /// TLS from the handshake on.
     Tls,
@@ -313,7 +313,7 @@ fn after_handshake<P: Packet>(packet: &P, segment: &Segment, turn: u32) -> u8 {
     }
 }
 
-/// What a turn of this size inside TLS may have been; `count` is its number since the handshake.
+/// Returns the kind of a turn of this size inside TLS; `count` is its number since the handshake.
 #[inline(always)]
 fn kind(turn: u32, count: u8) -> u8 {
     let (short, command) = match count {
@@ -362,7 +362,7 @@ fn fits(record: u32, turn: u32, count: u8, last: u8) -> bool {
     if count == turn::ONE || count < turn::MANY && last != turn::LONG && last != turn::ACCEPTED {
         return false;
     }
-    // These turns may be many commands instead: their reply is long beside them, or a command's.
+    // These turns may be many commands instead: then the reply is long compared with them, or that of a command.
     match last {
         turn::ACCEPTED => record >= NEXT_RECORD && turn >= record * TIMES,
         turn::COMMAND if record > SHORT_RECORD => turn >= record * TIMES,

@@ -159,7 +159,7 @@ fn refusal(owner: u32) -> Option<Reason> {
     }
 }
 
-/// What [`follow`] answers where it has counted; else it is what is known of the packet.
+/// Answer of [`follow`] if it has counted the fragment; otherwise it is the owner of the packet.
 const COUNTED: u32 = u32::MAX;
 
 /// Counts a fragment to the flow of its first one, or lets it wait for that.

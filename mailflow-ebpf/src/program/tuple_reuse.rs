@@ -146,7 +146,7 @@ pub(super) unsafe fn supersede(scratch: *mut Scratch, flow: *mut FlowCounters) -
         }
         (*flow).facts = Facts::NONE;
         (*flow).mark = (*flow).up.payload as u32;
-        // The clock is read again: what begins before a tick was put aside before it, which the agent
+        // The clock is read again: a flow that begins before a tick was superseded before it, which the agent
         // goes by. And two flows of one tuple never begin at the same tick: it tells them by that.
         let now = maps::now();
         let next = if now > first { now } else { first + 1 };

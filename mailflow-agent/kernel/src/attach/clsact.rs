@@ -64,7 +64,7 @@ pub(super) fn clsact(
 ) -> Result<SchedClassifierLinkId, ProgramError> {
     if let Err(error) = tc::qdisc_add_clsact(interface) {
         let error = ProgramError::from(error);
-        // EEXIST: somebody's clsact is there already, which serves as well.
+        // EEXIST: another clsact is there already, which serves as well.
         if errno(&error) != Some(libc::EEXIST) {
             return Err(error);
         }

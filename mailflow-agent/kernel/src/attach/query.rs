@@ -73,7 +73,7 @@ pub(super) fn look(Question { device, direction, attachment, program }: Question
 /// Returns programs with their names.
 fn seen(ids: &[Option<u32>]) -> Vec<Seen> {
     let known: Vec<u32> = ids.iter().flatten().copied().collect();
-    // Most often there is nobody: then the kernel's programs need not be gone through.
+    // Usually there is no program: then the kernel's programs need not be listed.
     let names = if known.is_empty() { Vec::new() } else { names(&known) };
     let name = |id: u32| names.iter().find(|(known, _)| *known == id).map(|(_, name)| name.clone());
     ids.iter().map(|id| Seen { id: *id, name: id.and_then(name) }).collect()

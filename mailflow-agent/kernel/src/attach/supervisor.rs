@@ -270,7 +270,7 @@ mod tests {
         watched.places().map(|place| (place.direction, place.standing, place.again)).collect()
     }
 
-    /// The interfaces of which the program is told that it counts what comes in there.
+    /// Returns the interfaces in the map of `lan` interfaces.
     fn lans(loaded: &Loaded) -> Vec<u32> {
         let map = loaded.ebpf.map("LAN_INTERFACES").unwrap();
         let map: aya::maps::HashMap<_, u32, u32> = map.try_into().unwrap();

@@ -95,7 +95,7 @@ impl<K: Element, V: Element> Walker<K, V> {
             }
             match error {
                 Some(libc::ENOENT) => return Ok(()),
-                // The next bucket alone holds more than there is room for; nothing of it was copied.
+                // The next bucket has more elements than the buffer; none was copied.
                 Some(_) => self.resize(self.keys.len() * 2),
                 None => {}
             }
@@ -109,7 +109,7 @@ impl<K: Element, V: Element> Walker<K, V> {
 /// Linux before 5.14 has no such command for hash maps. There, a packet between the read and the delete is
 /// lost to the flow.
 pub(crate) fn take<K: Element, V: Element>(map: impl AsFd, key: &K) -> io::Result<Option<V>> {
-    /// ENOTSUPP, which is not an error number of user space. The kernel returns it here all the same.
+    /// ENOTSUPP, which is not an error number of user space. Yet the kernel returns it here.
     const ENOTSUPP: i32 = 524;
     let map = map.as_fd();
     match element(Command::LookupAndDeleteElement, map, key) {

@@ -234,7 +234,7 @@ impl Sets {
                     continue;
                 }
                 occupied = true;
-                // One that is about to begin has nothing yet that it could be told by.
+                // A slot that is still being written has no key yet.
                 if slot(set, way)[FIRST].load(Ordering::Acquire) == 0 {
                     continue;
                 }
@@ -318,7 +318,7 @@ impl Sets {
         let tag = set[way].swap(TOMBSTONE, Ordering::SeqCst);
         let sum = sum(slot);
         if !same(&sum) {
-            // Just now: as if nobody had asked.
+            // A packet came just now: the flow stays.
             set[way].store(tag, Ordering::SeqCst);
             return Taken::Lives;
         }
@@ -362,7 +362,7 @@ impl Sets {
             late.add(&sum(slot));
         }
         slot.iter().for_each(|word| word.store(0, Ordering::Relaxed));
-        // Whoever finds it free finds zeros.
+        // A CPU that finds the slot empty finds zeros.
         set[way].store(EMPTY, Ordering::Release);
     }
 }

@@ -140,7 +140,7 @@ fn length(rate: u64) -> u64 {
 mod tests {
     use super::*;
 
-    /// What is seen of ticks of this length, each some microseconds after it began.
+    /// Returns observations of ticks of this length, each some microseconds after the tick began.
     fn seen(length: u64, ticks: u64) -> Vec<Seen> {
         let one = |n: u64| {
             let after = 5_000_000_000 + n * length + (n * 7919) % 90_000;

@@ -97,14 +97,14 @@ pub(crate) struct Table {
     book: Book,
 }
 
-/// What is kept of the entries themselves.
+/// State of the reader for the entries.
 #[derive(Default)]
 pub(crate) struct Book {
     /// Baselines: the counts of an entry at the start of its current flow, for reused 5-tuples.
     pub(crate) bases: HashMap<FlowKey, FlowCounters>,
     /// Flows that were open when these maps replaced others.
     pub(crate) carried: Carried,
-    /// Maps that are in `carried`, by the kernel's number of their flow table.
+    /// Maps whose flows were migrated, by the kernel's number of their flow table.
     pub(crate) read: Vec<u32>,
     pub(crate) held: Held,
 }
@@ -274,7 +274,7 @@ impl Table {
         self.limits
     }
 
-    /// What is kept of the entries themselves.
+    /// Returns the state of the reader for the entries.
     pub(crate) fn book(&self) -> &Book {
         &self.book
     }

@@ -140,7 +140,7 @@ pub(crate) fn xdp_programs(device: u32) -> io::Result<Vec<u32>> {
                 for inner in NlasIterator::new(attribute.value()) {
                     let inner = inner?;
                     let id = word(inner.value()).filter(|_| IFLA_XDP_IDS.contains(&inner.kind()));
-                    // One is told both by itself and by its mode.
+                    // A program is reported both by itself and by its mode.
                     ids.extend(id.filter(|id| !ids.contains(id)));
                 }
             }
@@ -275,7 +275,7 @@ impl LinkChanges {
                     ready.clear_ready();
                     return Ok(());
                 }
-                // More has changed than there was room for.
+                // The kernel dropped notifications for lack of space.
                 Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),

@@ -40,7 +40,7 @@ impl Kernel {
         let mut flows = Vec::new();
         for old in &pinned.old {
             let generation = old.generation();
-            // An agent that ended before it removed them had carried them over.
+            // An agent that ended before it removed the maps had migrated their flows.
             if generation.is_some_and(|generation| self.table.book().read.contains(&generation)) {
                 continue;
             }

@@ -116,7 +116,7 @@ impl Carried {
 /// Returns true if an entry that began later is the same flow, by the rules of the program.
 fn goes_on(carried: &Flow, later: &Flow, limits: &SilenceLimits) -> bool {
     let facts = &carried.facts;
-    // A SYN begins a flow of its own, but for one that is sent again as nobody answers.
+    // A SYN begins a new flow, unless it is a retransmission.
     later.first < carried.last() + limits.of(facts) && (later.facts.syn == 0 || facts.unanswered())
 }
 

@@ -69,7 +69,7 @@ pub struct Pins {
 /// Maps of an earlier agent with which this one cannot continue.
 #[derive(Debug)]
 pub(crate) struct Old {
-    /// Where they are.
+    /// Directory.
     pub(crate) directory: PathBuf,
 }
 
@@ -151,7 +151,7 @@ impl Pins {
         self.root.join(format!("v{}", self.layout))
     }
 
-    /// Where a map is pinned.
+    /// Returns the path of a map.
     pub(crate) fn map(&self, name: &str) -> PathBuf {
         self.directory().join(name)
     }
@@ -273,7 +273,7 @@ impl Old {
         MapInfo::from_pin(self.map("FLOWS")).ok().map(|info| info.id())
     }
 
-    /// Where a map is pinned.
+    /// Returns the path of a map.
     pub(crate) fn map(&self, name: &str) -> PathBuf {
         self.directory.join(name)
     }

@@ -46,7 +46,7 @@ impl Kernel {
         };
         let book = self.table.book();
         Ok(match book.carried.part(flow) {
-            // Without a packet here it is where it was carried to; with one, in its entry.
+            // Without a packet in these maps the flow is among the migrated ones; with one, in its entry.
             Some(part) => {
                 let same = (part.up.packets, part.down.packets) == (flow.up.packets, flow.down.packets);
                 same || (found.is_some() && !book.bases.contains_key(&flow.key))

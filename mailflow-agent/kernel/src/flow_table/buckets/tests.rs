@@ -21,7 +21,7 @@ fn keys() -> HashKeys {
     })
 }
 
-/// What the program does.
+/// Inserts a flow, as the program does.
 fn put(sets: &Sets, key: &FlowKey, first: u64) -> usize {
     let (place, rest, tag) = sets.place(key);
     let count = (sets.sets.words().len() / SET_WORDS) as u32;
@@ -70,7 +70,7 @@ fn one_that_another_cpu_is_about_to_write_is_not_shown() {
     assert_eq!(count(&sets), 1);
 }
 
-/// Which groups are read, by their numbers.
+/// Returns the groups that are read, by number.
 fn read_groups(sets: &Sets) -> Vec<usize> {
     let groups = sets.groups.as_ref().unwrap();
     let words = groups.inserted.words();
