@@ -44,7 +44,7 @@ pub struct Qualified {
     pub rule: Arc<str>,
     /// The flow.
     pub key: FlowKey,
-    /// Whether an allow-list put it aside.
+    /// True if an allow-list put it aside.
     pub suppressed: bool,
 }
 

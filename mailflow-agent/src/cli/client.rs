@@ -98,7 +98,7 @@ pub(crate) fn unexpected(
     Ok(Exit::Failure)
 }
 
-/// Whether nothing speaks against the agent's counts and configuration.
+/// Returns true if nothing speaks against the agent's counts and configuration.
 fn good(status: &Status) -> bool {
     status.config_good
         && status.lists.as_ref().is_none_or(|lists| lists.refused.is_none())

@@ -52,7 +52,7 @@ impl Watched {
         self.others == Others::None
     }
 
-    /// Whether it is certain that `port` is not watched.
+    /// Returns true if it is certain that `port` is not watched.
     pub(crate) fn lacks(&self, port: u16) -> bool {
         self.others != Others::Unknown && !self.services.contains_key(&port)
     }

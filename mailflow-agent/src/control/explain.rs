@@ -24,7 +24,7 @@ pub struct HeldRule {
     pub rule: String,
     /// Whom it is about.
     pub subject: String,
-    /// Whether an allow-list puts these flows aside.
+    /// True if an allow-list puts these flows aside.
     pub suppressed: bool,
     /// Since when an alert fires, in seconds since 1970.
     pub firing_since: Option<f64>,
@@ -44,7 +44,7 @@ pub struct HeldTerm {
     pub window_seconds: u64,
     /// What it holds; none where it is not evaluable, as no record told what it takes.
     pub value: Option<f64>,
-    /// Whether it may be more.
+    /// True if it may be more.
     pub at_bound: bool,
     /// What it takes.
     pub threshold: f64,

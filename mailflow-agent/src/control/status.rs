@@ -16,7 +16,7 @@ pub struct Status {
     pub uptime_seconds: f64,
     /// The configuration file; none is the built-in one.
     pub config: Option<String>,
-    /// Whether the last attempt to load it succeeded.
+    /// True if the last attempt to load it succeeded.
     pub config_good: bool,
     /// The internal networks; none from an agent that does not say it.
     pub lists: Option<ListStatus>,
@@ -38,11 +38,11 @@ pub struct Status {
     pub overflow: Fill,
     /// Sources with numbers of their own.
     pub sources: usize,
-    /// Whether every packet that was counted is held somewhere.
+    /// True if every packet that was counted is held somewhere.
     pub conservation: Conservation,
     /// Buffers that were not counted to a flow, by reason, where there are any.
     pub uncounted: BTreeMap<String, u64>,
-    /// Whether packets seem to come twice.
+    /// True if packets seem to come twice.
     pub delivered_twice: bool,
     /// The rules.
     pub rules: Vec<RuleStatus>,
@@ -92,7 +92,7 @@ pub struct Place {
     pub hook: String,
     /// `ingress` or `egress`.
     pub direction: String,
-    /// Whether it is there.
+    /// True if the program is attached.
     pub attached: bool,
     /// Its place among the hook's programs, 1 being the first; none where that cannot be told.
     pub position: Option<u32>,

@@ -83,7 +83,7 @@ fn examine(name: &str, role: Role, config: &Config, ask_bpf: bool) -> Vec<Findin
     findings
 }
 
-/// Whether what is watched is where the role wants it.
+/// Checks that the watched hosts are on the side that the role expects.
 fn side(name: &str, role: Role, examined: &Examined, internal: &Networks) -> Finding {
     let what = format!("{name} role");
     let reason = &examined.reason;

@@ -22,7 +22,7 @@ use crate::config::{
     web::{Web, WebWatch},
 };
 
-/// Whether everybody may come in.
+/// True if everybody may come in.
 #[derive(Debug, Default)]
 pub struct Door {
     watch: Option<Mutex<WebWatch>>,

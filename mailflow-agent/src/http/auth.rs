@@ -53,7 +53,7 @@ impl Auth {
         Self { right: Mutex::default(), wrong: Mutex::default(), turns: Arc::default(), verify }
     }
 
-    /// Whether a request of `peer` with these headers may pass.
+    /// Authenticates a request of `peer` with these headers.
     pub(crate) async fn admits(&self, users: &Users, headers: &HeaderMap, peer: Peer) -> Admission {
         let Some((user, password)) = credentials(headers) else { return Admission::Refused };
         let hash = users.iter().find(|(name, _)| **name == user).map(|(_, hash)| hash.clone());

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use axum::http::{HeaderMap, header};
 use flate2::{Compression, write::GzEncoder};
 
-/// Whether a client takes gzip (RFC 9110, 12.5.3).
+/// Returns true if a client takes gzip (RFC 9110, 12.5.3).
 pub(crate) fn takes_gzip(headers: &HeaderMap) -> bool {
     let all = headers.get_all(header::ACCEPT_ENCODING);
     let codings = all.iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));

@@ -8,7 +8,7 @@ pub trait State: Send + Sync + 'static {
     /// Whatever keeps the page from being made; it is logged and answered with 500.
     fn metrics(&self) -> anyhow::Result<String>;
 
-    /// Whether the agent is counting.
+    /// Returns true if the agent is counting.
     fn ready(&self) -> bool;
 
     /// A line about what is not as it should be although the agent counts, if there is something. Does not block.

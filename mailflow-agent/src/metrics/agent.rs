@@ -356,7 +356,7 @@ impl Agent {
         sinks
     }
 
-    /// Whether the last attempt to load the configuration succeeded.
+    /// Returns true if the last attempt to load the configuration succeeded.
     pub fn config_good(&self) -> bool {
         self.config_good.get() == 1
     }

@@ -100,7 +100,7 @@ pub struct Attached {
     pub hook: &'static str,
     /// `ingress`, `egress`.
     pub direction: &'static str,
-    /// Whether it is there.
+    /// True if the program is attached.
     pub attached: bool,
     /// Its place among the hook's programs, where that is known.
     pub position: Option<u32>,
@@ -158,7 +158,7 @@ pub struct KernelView {
     pub held: Vec<Holding>,
     /// What is held nowhere, by direction: packets, then IP bytes.
     pub missing: [[i64; 2]; 2],
-    /// Whether packets come twice.
+    /// True if packets come twice.
     pub twice: bool,
     /// The flow table.
     pub flows: Fill,

@@ -118,7 +118,7 @@ impl Judges {
     }
 }
 
-/// Whether the record tells that there was no session.
+/// Returns true if the record tells that there was no session.
 fn no_session(FlowRecord { flow, inputs, .. }: &FlowRecord) -> bool {
     inputs.contains(Inputs::SYN | Inputs::SYN_ACK) && (flow.facts.syn == 0 || flow.facts.syn_ack == 0)
 }

@@ -55,7 +55,7 @@ impl DeadLetters {
         letters
     }
 
-    /// Whether there are any, so that it pays to count them again.
+    /// Returns true if there are any, so that it pays to count them again.
     pub(crate) fn any(&self) -> bool {
         self.counters.dead_letters.get() > 0
     }

@@ -122,7 +122,7 @@ struct Lines<T, W, R> {
     items: VecDeque<T>,
     /// Lines not yet written; begins within a line after a disk filled up there.
     pending: Vec<u8>,
-    /// Whether it does.
+    /// True if `pending` begins within a line.
     begun: bool,
     render: R,
 }

@@ -14,7 +14,7 @@ use mailflow_engine::{
 pub struct Event {
     alert: Arc<Alert>,
     epoch: i128,
-    /// Whether people are told of it, and not only records kept.
+    /// True if people are told of it, and not only records kept.
     pub told: bool,
 }
 

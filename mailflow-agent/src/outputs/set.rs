@@ -75,12 +75,12 @@ impl<T: Send + 'static> Out<T> {
         Self { output, audience, sink, file }
     }
 
-    /// Whether it hears of events that are, or are not, told to people.
+    /// Returns true if it hears of events that are, or are not, told to people.
     pub(super) fn hears(&self, told: bool) -> bool {
         told || self.audience == Audience::Record
     }
 
-    /// Whether its file has the line that `line` makes.
+    /// Returns true if its file has the line that `line` makes.
     fn has(&self, written: &mut Written, line: impl FnOnce(&Format) -> serde_json::Result<String>) -> bool {
         let Some((path, format)) = &self.file else { return false };
         // What cannot be written as a line is handed over again, and counted.
@@ -247,13 +247,13 @@ impl Outputs {
         untold.filter(|untold| !untold.sinks.is_empty()).collect()
     }
 
-    /// Whether every file has all its lines, and every collector its records.
+    /// Returns true if every file has all its lines, and every collector its records.
     pub(crate) fn is_written(&self) -> bool {
         self.flows.iter().all(|out| out.sink.waiting() == 0)
             && self.alerts.iter().all(|out| out.audience != Audience::Record || out.sink.waiting() == 0)
     }
 
-    /// Whether every alert was delivered wherever it goes.
+    /// Returns true if every alert was delivered wherever it goes.
     pub(crate) fn is_told(&self) -> bool {
         self.alerts.iter().all(|out| out.sink.waiting() == 0)
     }

@@ -28,7 +28,7 @@ pub trait Transport<T>: Send + 'static {
     /// Takes an item over; it is the transport's until it is booked as delivered or refused.
     fn take(&mut self, item: T) -> Taken;
 
-    /// Whether it takes more before it has delivered what it has.
+    /// Returns true if it takes more before it has delivered what it has.
     fn has_room(&self) -> bool;
 
     /// Delivers what it has. What is delivered, or refused for good, is booked in `counters`.
@@ -37,7 +37,7 @@ pub trait Transport<T>: Send + 'static {
     /// What keeps it from delivering the rest, which it is asked for again later.
     fn deliver(&mut self, counters: &Counters) -> anyhow::Result<()>;
 
-    /// Whether there is something to deliver.
+    /// Returns true if there is something to deliver.
     fn is_empty(&self) -> bool;
 
     /// Gives back what it has not delivered, as far as it can.

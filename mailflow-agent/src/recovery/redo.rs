@@ -18,17 +18,17 @@ use mailflow_engine::{
 
 /// The tables, where they are those of the agent before.
 pub trait Tables {
-    /// Whether a flow is in them still.
+    /// Returns true if the maps still have the flow.
     ///
     /// # Errors
     /// They cannot be asked; the same below.
     fn holds(&self, flow: &Flow) -> io::Result<bool>;
-    /// Whether one that another followed is.
+    /// Returns true if the map of superseded flows still has the flow.
     ///
     /// # Errors
     /// See [`Tables::holds`].
     fn holds_finished(&self, flow: &Flow) -> io::Result<bool>;
-    /// Whether a source's overflow is.
+    /// Returns true if the overflow map still has the source.
     ///
     /// # Errors
     /// See [`Tables::holds`].
@@ -61,7 +61,7 @@ fn which(flow: &Flow, last: bool) -> Which {
 /// What the rules have judged again.
 #[derive(Debug, Default)]
 pub struct JudgedAgain {
-    /// How many records and looks at open flows.
+    /// Number of records and looks at open flows.
     pub number: usize,
     records: HashSet<Which>,
     /// Alerts that were not told.
@@ -147,11 +147,11 @@ struct Poll {
     now: Time,
     epoch: i128,
     entries: Vec<Entry>,
-    /// Whether the state has it.
+    /// True if the checkpoint includes this poll.
     kept: bool,
-    /// Whether it was finished.
+    /// True if the poll was completed.
     over: bool,
-    /// Whether its lines may be missing.
+    /// True if lines of this poll may be missing in output files.
     unwritten: bool,
 }
 
@@ -253,7 +253,7 @@ impl<T: Tables> Again<'_, T> {
         self.tables.as_deref().map_or(Ok(false), asked)
     }
 
-    /// Whether the kernel kept the flow: it had gained packets.
+    /// Returns true if the kernel kept the flow: it had gained packets.
     fn lived(&self, flow: &Flow) -> bool {
         let same = |entry: &Entry| matches!(entry, Entry::Lives(lives) if (lives.key, lives.first) == (flow.key, flow.first));
         self.poll.entries.iter().any(same)

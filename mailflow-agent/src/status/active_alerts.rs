@@ -31,7 +31,7 @@ impl FiringAlerts {
         }
     }
 
-    /// How many fire.
+    /// Returns the number of firing alerts.
     pub(crate) fn len(&self) -> usize {
         self.firing.len()
     }

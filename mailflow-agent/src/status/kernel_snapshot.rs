@@ -14,7 +14,7 @@ use mailflow_engine::event::Gain;
 use mailflow_kernel::clock;
 use mailflow_kernel::{Bound, Kernel, KernelError, Lookout, Place, Standing, Sum};
 
-/// Whether every flow finds a place.
+/// True if every flow finds a place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Room {
     /// It does.

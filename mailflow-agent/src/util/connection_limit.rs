@@ -36,7 +36,7 @@ struct Member<P> {
     leave: Arc<Leave>,
 }
 
-/// Whether somebody is to give way.
+/// True if somebody is to give way.
 #[derive(Debug, Default)]
 pub struct Leave {
     asked: Notify,

@@ -105,10 +105,10 @@ pub struct Alert {
     /// The newest contributing flows, at most twenty, oldest first.
     #[serde(with = "crate::checkpoint::codec::records")]
     pub flows: Vec<Arc<FlowRecord>>,
-    /// Whether counting was complete for all contributing flows: none began before it was watched, and no
+    /// True if counting was complete for all contributing flows: none began before it was watched, and no
     /// packet of the subject found the flow table full.
     pub complete: bool,
-    /// Whether contributing flows, within the most that are shown, had to make room for others.
+    /// True if contributing flows, within the most that are shown, had to make room for others.
     pub cut: bool,
     /// What speaks for it, where its source behaves like one that is meant to send mail.
     pub relay: Option<Relay>,

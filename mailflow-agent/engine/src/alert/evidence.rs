@@ -79,7 +79,7 @@ struct Note {
 pub(crate) struct Found<'a> {
     /// The flows noted last, at most [`SHOWN`], each with its last record.
     pub(crate) records: Vec<(Handle, &'a FlowRecord)>,
-    /// Whether there were more that are not kept any more.
+    /// True if there were more that are not kept any more.
     pub(crate) cut: bool,
 }
 

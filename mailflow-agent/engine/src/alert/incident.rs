@@ -47,7 +47,7 @@ pub(crate) struct Incident {
     next_repeat: Time,
     /// What was last told.
     told: Alert,
-    /// Whether it is told together with others, and not by itself.
+    /// True if it is told together with others, and not by itself.
     joined: bool,
 }
 
@@ -161,9 +161,9 @@ pub(crate) struct Shown {
     pub(crate) terms: Vec<TermValue>,
     /// The newest contributing flows, oldest first.
     pub(crate) flows: Vec<Arc<FlowRecord>>,
-    /// Whether some of them are not there any more.
+    /// True if some of them are not there any more.
     pub(crate) cut: bool,
-    /// Whether packets of the subject found the flow table full.
+    /// True if packets of the subject found the flow table full.
     pub(crate) overflow: bool,
 }
 

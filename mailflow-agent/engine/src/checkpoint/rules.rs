@@ -74,7 +74,7 @@ struct SubjectState {
     stores: Vec<Store>,
     /// Instead of them, if there was but one flow.
     first: Option<First>,
-    /// Whether any of its flows was answered with payload.
+    /// True if any of its flows was answered with payload.
     completed: bool,
     /// Places in `records`.
     evidence: Vec<usize>,
@@ -95,7 +95,7 @@ enum LifeState {
         shown: Vec<usize>,
         /// The client that it began with, which alerts about a server keep.
         source: Option<Source>,
-        /// Whether it is told together with others.
+        /// True if it is told together with others.
         joined: bool,
     },
 }
@@ -122,7 +122,7 @@ impl State {
     /// The form written by this version.
     pub const VERSION: u32 = 4;
 
-    /// Whether this version can read it.
+    /// Returns true if this version can read it.
     pub fn is_readable(&self) -> bool {
         self.version == Self::VERSION
     }

@@ -40,12 +40,12 @@ impl Tally {
         }
     }
 
-    /// Whether nothing has been taken.
+    /// Returns true if nothing has been taken.
     pub(crate) fn is_empty(&self) -> bool {
         self.taken.is_empty()
     }
 
-    /// Whether the open flow has enough more than when it was last looked at; if so, it is looked at now.
+    /// Returns true if the open flow has enough more than when it was last looked at; if so, it is looked at now.
     pub(crate) fn show(&mut self, now: &Quantities) -> bool {
         let gains = now.since(&self.shown);
         let worth = gains.get(Quantity::BytesUp) >= LIVE_BYTES

@@ -60,7 +60,7 @@ impl Evaluator {
         }
     }
 
-    /// Whether some rule has something to say about flows that are open.
+    /// Returns true if some rule has something to say about flows that are open.
     pub(crate) fn is_live(&self) -> bool {
         self.watches.iter().any(|watch| watch.plan.live)
     }

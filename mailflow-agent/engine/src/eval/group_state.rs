@@ -46,7 +46,7 @@ pub(crate) struct Watched {
     /// The newest contributing flows.
     trail: Trail,
     state: State,
-    /// Whether any of its flows was answered with payload.
+    /// True if any of its flows was answered with payload.
     completed: bool,
 }
 
@@ -105,7 +105,7 @@ pub(crate) struct Around<'a> {
     pub(crate) clock: Time,
     /// Places the start of an alert on the wall clock.
     pub(crate) epoch: Epoch,
-    /// Whether packets of the subject found the flow table full within the rule's memory.
+    /// True if packets of the subject found the flow table full within the rule's memory.
     pub(crate) overflow: bool,
 }
 
@@ -442,7 +442,7 @@ impl Watched {
         self.trail
     }
 
-    /// Whether an incident lasts.
+    /// Returns the state of the incident.
     pub(crate) fn state(&self) -> &State {
         &self.state
     }

@@ -37,7 +37,7 @@ pub struct Judged<'a> {
     pub at: Time,
     /// The record.
     pub record: &'a FlowRecord,
-    /// Whether it is none: an open flow was shown because of what it gained.
+    /// True if it is none: an open flow was shown because of what it gained.
     pub open: bool,
 }
 
@@ -46,7 +46,7 @@ pub struct Judged<'a> {
 pub(crate) struct Arrivals {
     records: Vec<FlowRecord>,
     turns: Vec<Turn>,
-    /// Whether the rules have seen them.
+    /// True if the rules have seen them.
     seen: bool,
 }
 

@@ -24,12 +24,12 @@ impl Fit {
         self.0 |= 1 << Self::place(rule);
     }
 
-    /// Whether no rule counts it.
+    /// Returns true if no rule counts it.
     pub(crate) fn is_empty(self) -> bool {
         self.0 == 0
     }
 
-    /// Whether the rule of this number does.
+    /// Returns if the rule of this number counts the flow.
     pub(super) fn of(self, rule: usize) -> Verdict {
         let place = Self::place(rule);
         match self.0 & 1 << place {

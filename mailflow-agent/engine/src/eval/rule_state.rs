@@ -69,7 +69,7 @@ impl Watch {
         values.filter(|(_, value)| value.number() > 0)
     }
 
-    /// Whether the rule counts the flow of `record`, as far as that can be told without its ends.
+    /// Returns true if the rule counts the flow of `record`, as far as that can be told without its ends.
     pub(super) fn fits(&self, record: &FlowRecord, stage: Stage, epoch: Epoch) -> bool {
         let matching = &self.plan.rule.matching;
         (stage != Stage::Live || self.plan.live)

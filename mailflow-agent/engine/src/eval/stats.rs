@@ -25,7 +25,7 @@ pub struct RuleStats {
     pub evidence: u64,
     /// Records no longer kept, as others took their places.
     pub evidence_dropped: u64,
-    /// Whether sources that complete no handshake come in such numbers that they are named as a flood.
+    /// True if sources that complete no handshake come in such numbers that they are named as a flood.
     pub flood: bool,
     /// Sources that were new and had completed no handshake, since the start.
     pub half_open_sources: u64,

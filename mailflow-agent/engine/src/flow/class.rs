@@ -78,7 +78,7 @@ impl Kinds {
         kinds
     }
 
-    /// Whether it is of `kind`.
+    /// Returns true if it is of `kind`.
     pub(crate) fn are(self, kind: Kind) -> bool {
         self.contains(kind.into())
     }

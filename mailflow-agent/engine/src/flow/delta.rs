@@ -23,6 +23,6 @@ pub struct Delta {
     pub down: Gain,
     /// Newly estimated messages.
     pub messages: u64,
-    /// Whether this is the flow's first delta.
+    /// True if this is the flow's first delta.
     pub new_flow: bool,
 }

@@ -23,9 +23,9 @@ bitflags! {
         const DATA_BYTES = 1 << 4;
         /// Estimated messages.
         const MESSAGES = 1 << 5;
-        /// Whether there was a SYN.
+        /// True if there was a SYN.
         const SYN = 1 << 6;
-        /// Whether there was a SYN-ACK.
+        /// True if there was a SYN-ACK.
         const SYN_ACK = 1 << 7;
     }
 }

@@ -24,7 +24,7 @@ pub struct Spill {
     pub attempts: u32,
     /// SYN-ACKs.
     pub sessions: u32,
-    /// Whether this is the last that is heard of them: what comes later begins anew.
+    /// True if this is the last that is heard of them: what comes later begins anew.
     pub over: bool,
 }
 

@@ -75,7 +75,7 @@ impl Slot {
         (self.rest >> READING) as u8
     }
 
-    /// Whether no reading shows it any more.
+    /// Returns true if no reading shows it any more.
     #[inline]
     pub(crate) fn is_gone(&self) -> bool {
         self.reading() == 0

@@ -167,7 +167,7 @@ pub struct FlowRecord {
     pub app: App,
     /// Why the record was made.
     pub reason: RecordReason,
-    /// Whether every packet of the flow can be in its counters: it was seen from its SYN on, in
+    /// True if every packet of the flow can be in its counters: it was seen from its SYN on, in
     /// both directions where it was answered.
     pub complete: bool,
     /// What the record tells; the counters and facts beyond that mean nothing.

@@ -123,7 +123,7 @@ impl Table {
         }
     }
 
-    /// Whether no reading before this one can have shown a flow.
+    /// Returns true if no reading before this one can have shown a flow.
     pub(crate) fn is_new(&self, flow: &Flow) -> bool {
         flow.first > self.new_from
     }
@@ -185,7 +185,7 @@ impl Table {
         self.marks.get(&self.names.of(flow)).map(|mark| mark.tally.clone()).unwrap_or_default()
     }
 
-    /// Whether an open flow has gained enough to be shown to the rules between its records.
+    /// Returns true if an open flow has gained enough to be shown to the rules between its records.
     pub(crate) fn show(&mut self, flow: &Flow) -> bool {
         // Most flows never get that far.
         if flow.up.bytes < LIVE_BYTES

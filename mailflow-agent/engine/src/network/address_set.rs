@@ -53,7 +53,7 @@ impl Set {
         Self { any: Members::new(any).into(), but: Members::new(but).into() }
     }
 
-    /// Whether an address is in the set.
+    /// Returns true if an address is in the set.
     pub fn holds(&self, site: &Site<'_>) -> bool {
         (self.any.all.is_empty() || self.any.hold(site)) && !self.but.hold(site)
     }

@@ -20,7 +20,7 @@ use super::{
 pub struct Network {
     /// The prefix, host bits clear.
     pub net: IpNet,
-    /// Whether the line takes its prefix out (`!10.9.0.0/16`) instead of putting it in.
+    /// True if the line takes its prefix out (`!10.9.0.0/16`) instead of putting it in.
     pub exclude: bool,
     /// The line as written, for evidence.
     pub line: String,
@@ -104,7 +104,7 @@ impl Networks {
         }
     }
 
-    /// Whether both are one and the same set, and not only alike.
+    /// Returns true if both are one and the same set, and not only alike.
     pub fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }

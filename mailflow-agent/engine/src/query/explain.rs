@@ -42,7 +42,7 @@ pub struct Held {
     pub rule: Arc<str>,
     /// Whom it is about.
     pub subject: Subject,
-    /// Whether an allow-list puts these flows aside.
+    /// True if an allow-list puts these flows aside.
     pub suppressed: bool,
     /// Since when an alert fires.
     pub firing: Option<Time>,

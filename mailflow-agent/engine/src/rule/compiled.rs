@@ -40,7 +40,7 @@ pub(crate) struct Plan {
     levels: Vec<Level>,
     /// The lowest threshold of any subject, by term.
     least: Vec<u64>,
-    /// Whether it has something to say about flows that are open, between their records.
+    /// True if it has something to say about flows that are open, between their records.
     pub(crate) live: bool,
     /// How long anything can matter.
     pub(crate) retention: Duration,
@@ -58,7 +58,7 @@ pub(crate) struct News {
     pub(crate) source: Mark,
     pub(crate) destination: Mark,
     pub(crate) port: u16,
-    /// Whether the server has answered with payload, which it does to a client at that address only.
+    /// True if the server has answered with payload, which it does to a client at that address only.
     pub(crate) completed: bool,
 }
 
@@ -94,7 +94,7 @@ impl Plan {
         }
     }
 
-    /// Whether what was remembered for `other` means the same for this.
+    /// Returns true if what was remembered for `other` means the same for this.
     pub(crate) fn continues(&self, other: &Plan) -> bool {
         let terms = |plan: &Plan| -> Vec<_> {
             plan.rule.terms.iter().map(|term| (term.measure, term.window)).collect()
@@ -258,7 +258,7 @@ impl Plan {
         }
     }
 
-    /// Whether the condition may hold at any time: cheap, and no for most.
+    /// Returns true if the condition may hold at any time: cheap, and no for most.
     pub(crate) fn may_hold(&self, stores: &[Store], levels: &[Level]) -> bool {
         self.holding(&self.rule.condition, &|term| {
             let level = levels.get(term).map_or(u64::MAX, |level| level.at_least);
@@ -266,7 +266,7 @@ impl Plan {
         })
     }
 
-    /// Whether the condition holds at `time`.
+    /// Returns true if the condition holds at `time`.
     pub(crate) fn holds(&self, stores: &[Store], levels: &[Level], time: Time) -> bool {
         self.holding(&self.rule.condition, &|term| {
             let level = levels.get(term).map_or(u64::MAX, |level| level.at_least);

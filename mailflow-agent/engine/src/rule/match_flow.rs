@@ -46,7 +46,10 @@ pub enum Clause {
 }
 
 impl Match {
-    /// Whether `flow` counts; otherwise the first clause that fails, in the order of the fields.
+    /// Checks if `flow` counts.
+    ///
+    /// # Errors
+    /// The first clause that fails, in the order of the fields.
     pub fn check(&self, flow: &Flow, app: App, ends: &Ends<'_>, epoch: Epoch) -> Result<(), Clause> {
         if !self.source.holds(&ends.source) {
             return Err(Clause::Source(ends.source.place));
@@ -85,7 +88,7 @@ impl Match {
         }
     }
 
-    /// Whether flows can be judged at this stage: an open one may still pass an upper bound.
+    /// Returns true if flows can be judged at this stage: an open one may still pass an upper bound.
     pub(crate) fn judges(&self, stage: Stage) -> bool {
         stage == Stage::Ended || self.bounds.iter().all(|bound| bound.most(App::Smtps).is_none())
     }
@@ -132,7 +135,7 @@ impl Counter {
 }
 
 impl Hours {
-    /// Whether `time` is within them.
+    /// Returns true if `time` is within them.
     fn hold(&self, time: Time, epoch: Epoch) -> bool {
         let seconds = epoch.unix_nanos(time).div_euclid(1_000_000_000) + i128::from(self.utc_offset);
         let minutes = seconds.div_euclid(60);
@@ -149,7 +152,7 @@ impl Hours {
 }
 
 impl Allow {
-    /// Whether a flow between these ends at `time` is known.
+    /// Returns true if a flow between these ends at `time` is known.
     pub(crate) fn holds(&self, ends: &Ends<'_>, time: Time, epoch: Epoch) -> bool {
         self.until.is_none_or(|until| epoch.unix_nanos(time) < until)
             && self.source.holds(&ends.source)

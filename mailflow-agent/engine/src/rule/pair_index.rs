@@ -37,7 +37,7 @@ enum Kind {
     External,
     Group,
     Role,
-    /// Whether it is IPv6, and its length.
+    /// True if it is IPv6, and its length.
     Net(bool, u8),
 }
 

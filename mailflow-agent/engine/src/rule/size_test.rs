@@ -37,7 +37,7 @@ pub struct Shortfall {
 }
 
 impl SizeTest {
-    /// Whether `flow` passes; otherwise the first way that falls short. For [`SizeKind::Either`] that
+    /// Checks if `flow` passes. The error is the first direction that falls short. For [`SizeKind::Either`] that
     /// is the ratio's, as both fell short.
     pub fn check(&self, flow: &Flow) -> Result<(), Shortfall> {
         match self.kind {

@@ -12,7 +12,7 @@ use crate::{
 pub(crate) struct Look {
     /// By which column it is sorted.
     pub(crate) sort: Column,
-    /// Whether the other way round: lowest first, addresses from the end.
+    /// True if the other way round: lowest first, addresses from the end.
     pub(crate) reversed: bool,
     /// What a source's address must contain.
     pub(crate) filter: String,

@@ -39,7 +39,7 @@ impl Column {
     }
 }
 
-/// Whether a text begins with the names of columns, one of them that of the networks.
+/// Returns true if a text begins with the names of columns, one of them that of the networks.
 pub(crate) fn has_header(text: &str) -> bool {
     let header = first_line(text);
     let cells = header.split(char::from(delimiter(header)));

@@ -77,7 +77,7 @@ impl Lists {
         self.files.iter().map(|file| file.path.as_path())
     }
 
-    /// Whether the files are others than those that were read, and have kept still since the last time
+    /// Returns true if the files are others than those that were read, and have kept still since the last time
     /// this was asked: a file that is being written is not read half.
     pub fn changed(&mut self) -> bool {
         let stamps = self.look();

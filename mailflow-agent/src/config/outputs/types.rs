@@ -33,7 +33,7 @@ pub struct Outputs {
 }
 
 impl Outputs {
-    /// Whether lines go to standard output.
+    /// Returns true if lines go to standard output.
     pub fn to_stdout(&self) -> bool {
         let alerts = self.alerts.iter().filter_map(|output| output.to.target());
         let flows = self.flow_log.iter().filter_map(|output| output.to.target());

@@ -25,7 +25,7 @@ pub(crate) fn warn(condition: &At<'_>, rule: &Rule, terms: &[Given<'_>], faults:
     }
 }
 
-/// Whether a condition can hold by terms of which `is` is true alone.
+/// Returns true if a condition can hold by terms of which `is` is true alone.
 fn alone(condition: &Condition, is: &impl Fn(usize) -> bool) -> bool {
     match condition {
         Condition::Term(term) => is(*term),

@@ -117,7 +117,7 @@ pub(crate) fn show(of: Measure, threshold: u64) -> String {
     }
 }
 
-/// Whether it is counted in bytes, which have units.
+/// Returns true if it is counted in bytes, which have units.
 pub(crate) const fn is_bytes(quantity: Quantity) -> bool {
     use Quantity::{BytesDown, BytesUp, PayloadDown, PayloadUp};
     matches!(quantity, PayloadUp | PayloadDown | BytesUp | BytesDown)

@@ -57,7 +57,7 @@ impl<'a> At<'a> {
         &self.path
     }
 
-    /// Whether the file says so itself.
+    /// Returns true if the file says so itself.
     pub(crate) fn is_own(&self) -> bool {
         self.origin == Origin::Own
     }
@@ -70,7 +70,7 @@ impl<'a> At<'a> {
         }
     }
 
-    /// Whether it is a number, of whatever size.
+    /// Returns true if it is a number, of whatever size.
     pub(crate) fn is_number(&self) -> bool {
         matches!(&self.node.content, Content::Scalar { value, .. } if value.is_number())
     }

@@ -27,7 +27,7 @@ const OFFSET: u16 = 14;
 pub(crate) struct PcapNg {
     order: Order,
     sources: Vec<Source>,
-    /// Whether the first block's type has been read.
+    /// True if the first block's type has been read.
     begun: bool,
 }
 

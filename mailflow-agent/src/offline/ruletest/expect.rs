@@ -42,7 +42,7 @@ pub struct Expected {
     pub group: Option<String>,
     /// Its value in millionths.
     pub value: Option<u128>,
-    /// Whether an allow-list suppresses it.
+    /// True if an allow-list suppresses it.
     pub suppressed: bool,
 }
 
@@ -98,7 +98,7 @@ fn value(at: &At<'_>, faults: &mut Collector) -> Option<u128> {
 }
 
 impl Expected {
-    /// Whether `alert`, of a test that began at `start`, is what was expected.
+    /// Returns true if `alert`, of a test that began at `start`, is what was expected.
     pub fn fits(&self, alert: &Alert, start: Time) -> bool {
         let subject = &alert.subject;
         let source =

@@ -26,7 +26,7 @@ pub struct Tested<'a> {
 }
 
 impl Tested<'_> {
-    /// Whether all is as expected.
+    /// Returns true if all is as expected.
     pub fn good(&self) -> bool {
         self.missing.is_empty() && self.unexpected.is_empty()
     }

@@ -144,7 +144,7 @@ impl Appender {
         self.frames.clear(ROOM);
     }
 
-    /// Whether so much was added that it is better written before more is.
+    /// Returns true if so much was added that it is better written before more is.
     pub(crate) fn is_full(&self) -> bool {
         self.frames.bytes().len() >= ROOM
     }

@@ -70,7 +70,7 @@ impl Written {
         Ok(())
     }
 
-    /// Whether a file has a line; each of equal lines is there for one.
+    /// Returns true if a file has a line; each of equal lines is there for one.
     pub fn take(&mut self, file: &Path, line: &str) -> bool {
         match self.files.get_mut(file).and_then(|lines| lines.get_mut(line)) {
             Some(left @ 1..) => {

@@ -50,7 +50,7 @@ pub struct Judged {
     pub flow: Flow,
     /// Why the record was made.
     pub reason: RecordReason,
-    /// Whether it is no record: an open flow was shown because of what it gained.
+    /// True if it is no record: an open flow was shown because of what it gained.
     pub open: bool,
 }
 

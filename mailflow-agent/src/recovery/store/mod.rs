@@ -246,12 +246,12 @@ impl Store {
         result
     }
 
-    /// Whether there is more that the outputs have not written than is kept for them.
+    /// Returns true if there is more that the outputs have not written than is kept for them.
     pub fn is_full(&self) -> bool {
         self.unwritten.bytes().len() > MOST_UNWRITTEN
     }
 
-    /// Whether a state should be kept even if that takes a while.
+    /// Returns true if a state should be kept even if that takes a while.
     pub fn is_long(&self) -> bool {
         self.files.as_ref().is_some_and(|files| files.journal_bytes() > LONG)
     }

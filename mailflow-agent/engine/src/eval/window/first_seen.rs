@@ -20,7 +20,7 @@ const MOST: usize = 1_024;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Sightings {
     seen: ThinVec<Sighting>,
-    /// Whether there was no room for one.
+    /// True if there was no room for one.
     full: bool,
 }
 

@@ -62,12 +62,12 @@ impl Shape {
         self.capacity
     }
 
-    /// Whether an event at `event` can still matter at `clock`.
+    /// Returns true if an event at `event` can still matter at `clock`.
     pub(crate) fn matters(&self, event: Time, clock: Time) -> bool {
         event + self.retention > clock
     }
 
-    /// Whether the window that ends at `end` reaches back to `event`.
+    /// Returns true if the window that ends at `end` reaches back to `event`.
     pub(crate) fn reaches(&self, event: Time, end: Time) -> bool {
         match self.kind {
             WindowKind::Sliding => end.since(event) < self.length,

@@ -42,7 +42,7 @@ pub struct TermValue {
     pub threshold: u64,
     /// What both are divided by to be shown: 1, or [`Level::PARTS`](crate::settings::Level::PARTS) for a ratio.
     pub scale: u64,
-    /// Whether it holds.
+    /// True if it holds.
     pub holds: bool,
 }
 
