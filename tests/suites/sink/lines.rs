@@ -163,7 +163,7 @@ fn a_reader_of_standard_output_that_leaves_is_no_crash() {
         exit(if good { 42 } else { 1 });
     }
     let mut child = Command::new(env::current_exe().unwrap())
-        .args(["--exact", "jsonl_file::a_reader_of_standard_output_that_leaves_is_no_crash", "--nocapture"])
+        .args(["--exact", "lines::a_reader_of_standard_output_that_leaves_is_no_crash", "--nocapture"])
         .env(CHILD, "1")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
