@@ -66,7 +66,9 @@ impl Ended {
     /// Classifies an error of a socket.
     pub(crate) fn of(error: io::Error) -> Self {
         let kind = match error.kind() {
-            ErrorKind::UnexpectedEof => End::Closed,
+            // Linux reports a reset as a broken pipe if the connection was closed before it (tcp_reset() in
+            // net/ipv4/tcp_input.c), and closes a connection with unread bytes by a reset, not by a FIN.
+            ErrorKind::UnexpectedEof | ErrorKind::BrokenPipe => End::Closed,
             ErrorKind::ConnectionRefused => End::Refused,
             _ => End::Lost,
         };
@@ -205,4 +207,42 @@ impl Stream {
 
 fn is_busy(error: &io::Error) -> bool {
     error.kind() == ErrorKind::WouldBlock || error.raw_os_error() == Some(libc::ENOBUFS)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    /// Sends `bytes` to a connection and returns the error with which it ends.
+    fn end_after(bytes: &[u8], close: impl FnOnce(TcpStream)) -> Ended {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut socket = Socket::open(Protocol::Tcp, listener.local_addr().unwrap()).unwrap();
+        let (peer, _) = listener.accept().unwrap();
+        drop(listener);
+        assert!(socket.send(bytes.to_vec()).unwrap());
+        close(peer);
+        // The peer answers the first message with a reset, so that the second one fails.
+        loop {
+            if let Err(error) = socket.send(b"more".to_vec()) {
+                return Ended::of(error);
+            }
+        }
+    }
+
+    #[test]
+    fn a_connection_that_was_closed_before_it_was_reset_was_read_to_its_end() {
+        let ended = end_after(b"line", |mut peer| peer.read_exact(&mut [0; 4]).unwrap());
+        assert_eq!(ended.kind, End::Closed, "{}", ended.error);
+    }
+
+    #[test]
+    fn a_connection_that_was_reset_with_bytes_unread_is_lost() {
+        let ended = end_after(b"line", |peer| {
+            let mut first = [0; 1];
+            assert_eq!(peer.peek(&mut first).unwrap(), 1);
+        });
+        assert_eq!(ended.kind, End::Lost, "{}", ended.error);
+    }
 }
