@@ -89,7 +89,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 /// Runs one benchmark; what it prints beside results passes through.
 fn measure(bench: &str, only: Option<&str>) -> Result<Vec<Line>> {
     let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["bench", "--locked", "--quiet", "--package", "mailflow-tests", "--bench", bench]);
+    cargo.args(["bench", "--locked", "--quiet", "--package", "mailflow-system-tests", "--bench", bench]);
     if let Some(only) = only {
         cargo.args(["--", only]);
     }

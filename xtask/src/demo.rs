@@ -14,7 +14,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use mailflow_tests::lab::{
+use mailflow_test_support::lab::{
     self, Agent, Family, Lab, LabOptions, Mail, Mode, Package, Postfix, PostfixOptions, send_mail, wait_for,
 };
 

@@ -15,7 +15,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["bench", "--quiet", "--locked", "-p", "mailflow-tests", "--bench", "scenarios", "--"]);
+    cargo.args(["bench", "--quiet", "--locked", "-p", "mailflow-system-tests", "--bench", "scenarios", "--"]);
     let status = cargo.arg(format!("--seed={}", args.seed)).current_dir(workspace::root()).status();
     ensure!(status.context("cargo bench")?.success(), "the scenarios failed");
     Ok(())

@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
-use mailflow_tests::lab;
+use mailflow_test_support::lab;
 
 use crate::{bpf, terminal};
 

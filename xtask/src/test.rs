@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Result, anyhow, ensure};
-use mailflow_tests::lab::{self, With};
+use mailflow_test_support::lab::{self, With};
 
 use crate::{
     bpf, delivery, deny, fuzz, imports, kernels,

@@ -1,3 +1,3 @@
 //! Where the project lies.
 
-pub(crate) use mailflow_tests::lab::workspace as root;
+pub(crate) use mailflow_test_support::lab::workspace as root;

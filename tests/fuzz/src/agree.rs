@@ -4,7 +4,7 @@ use std::{mem::MaybeUninit, net::IpAddr};
 
 use mailflow_common::{Address, Reason, Scope, Vlans};
 use mailflow_ebpf::{Gso, Metadata, ParsedHeaders, SliceFrame, parse_fast, parse_headers};
-use mailflow_tests::slow::{self, Link, Packet, Shown, Transport};
+use mailflow_test_support::reference_dataplane::{self, Link, Packet, Shown, Transport};
 
 /// What becomes of a frame, in words that both can be said in.
 #[derive(Debug, PartialEq, Eq)]
@@ -45,7 +45,7 @@ pub(crate) fn agree(shown: &Shown<'_>) {
         let short = self::product(&plain.parsed(&frame), &frame, shown);
         assert_eq!(product.as_ref(), Ok(&short), "right is the short way's, of {shown:02x?}");
     }
-    let slow = slow::parse(shown).map(|packet| slowly(&packet, shown));
+    let slow = reference_dataplane::parse(shown).map(|packet| slowly(&packet, shown));
     assert_eq!(product, slow, "left is the product's, of {shown:02x?}");
 }
 

@@ -1,9 +1,9 @@
 //! Frames: the parser against the slow parser.
 
 use libfuzzer_sys::fuzzer_mutate;
-use mailflow_tests::{
-    mutants::{Mutants, Wanted},
-    slow::{Link, Merged, Shown},
+use mailflow_test_support::{
+    frame_gen::{FrameGenerator, Wanted},
+    reference_dataplane::{Link, Merged, Shown},
 };
 
 use crate::agree;
@@ -40,7 +40,7 @@ pub(crate) fn mutate(data: &mut [u8], size: usize, max_size: usize, seed: u32) -
     }
     let longest = (max_size - HEAD).min(data.len().saturating_sub(HEAD));
     let wanted = Wanted { ethernet: seed % 8 == 0, socket_buffers: true, shortest: 0, longest };
-    let frame = Mutants::new(u64::from(seed), wanted).frame().bytes;
+    let frame = FrameGenerator::new(u64::from(seed), wanted).frame().bytes;
     let head = fastrand::Rng::with_seed(u64::from(seed)).u64(..).to_be_bytes();
     let kind = match (wanted.ethernet, frame.first()) {
         (true, _) => 2,

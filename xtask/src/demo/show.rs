@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use mailflow_tests::lab::{Agent, Family, Lab};
+use mailflow_test_support::lab::{Agent, Family, Lab};
 
 use super::{alert, short};
 use crate::terminal::{bold, say};

@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use mailflow_tests::lab::{command, output};
+use mailflow_test_support::lab::{command, output};
 
 /// Lists younger than this are not fetched again.
 const FRESH: Duration = Duration::from_secs(24 * 60 * 60);

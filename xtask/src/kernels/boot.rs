@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use mailflow_tests::lab::Running;
+use mailflow_test_support::lab::Running;
 
 use super::{emulator::Emulator, guest::Guest, initramfs::Initramfs, kernel::Kernel, modules};
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::Result;
-use mailflow_tests::lab::{With, command, is_present, unpack};
+use mailflow_test_support::lab::{With, command, is_present, unpack};
 
 const PROGRAM: &str = "qemu-system-x86_64";
 const PACKAGE: &str = "qemu-system-x86";

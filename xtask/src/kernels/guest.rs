@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fs, path::PathBuf, process::Command};
 
 use anyhow::{Context, Result};
-use mailflow_tests::lab::{command, output, search_path};
+use mailflow_test_support::lab::{command, output, search_path};
 
 use crate::{terminal, workspace};
 
@@ -21,7 +21,15 @@ impl Guest {
     /// Builds the guest's program and gathers what it needs to run.
     pub(super) fn build() -> Result<Self> {
         let mut cargo = Command::new(env!("CARGO"));
-        cargo.args(["rustc", "--quiet", "--locked", "--package", "mailflow-tests", "--example", "guest"]);
+        cargo.args([
+            "rustc",
+            "--quiet",
+            "--locked",
+            "--package",
+            "mailflow-system-tests",
+            "--example",
+            "guest",
+        ]);
         // The guest unpacks it into memory: 80 MB of debug information would be most of it.
         cargo.args(["--", "-C", "strip=debuginfo"]);
         terminal::run(cargo.current_dir(workspace::root()))?;

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow, bail};
-use mailflow_tests::lab::command;
+use mailflow_test_support::lab::command;
 
 use super::{apt::Suite, series::Series};
 use crate::{terminal::say, workspace};

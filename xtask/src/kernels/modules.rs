@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use mailflow_tests::lab::command;
+use mailflow_test_support::lab::command;
 
 /// What the guest uses, where it is not built in.
 const WANTED: [&str; 8] =

@@ -1,7 +1,7 @@
 //! What a guest has reported.
 
 use anyhow::{Result, ensure};
-use mailflow_tests::guest::Line;
+use mailflow_test_support::guest::Line;
 
 use crate::terminal::say;
 

@@ -1,0 +1,10 @@
+//! The repository that the tests belong to.
+
+use std::path::{Path, PathBuf};
+
+/// The repository.
+#[must_use]
+pub fn workspace() -> PathBuf {
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    package.ancestors().nth(2).unwrap_or(package).to_path_buf()
+}

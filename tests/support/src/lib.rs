@@ -1,0 +1,11 @@
+//! Tools of the tests: frames, captures, network namespaces, and the reference data plane.
+
+pub mod frame;
+pub mod frame_gen;
+pub mod guest;
+pub mod lab;
+pub mod pcap;
+pub mod pcapng;
+pub mod reference_dataplane;
+pub mod root;
+pub mod wire;

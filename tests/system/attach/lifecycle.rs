@@ -1,0 +1,104 @@
+//! Interfaces that vanish, come back and are renamed while the agent runs.
+
+use mailflow_test_support::lab::{Hosts, Lab, LabOptions, wait_for};
+
+use super::watched::{SECONDS, again, all_is_counted, attached, metric, position, start, wait_for_metric};
+
+pub(crate) fn lab() -> Lab {
+    Lab::new(&LabOptions { hosts: Hosts::ClientAndInside, ..LabOptions::default() }).unwrap()
+}
+
+/// Makes `lan0` and the client's `eth0` again, as they were.
+pub(crate) fn make_lan0(lab: &Lab) {
+    let client = lab.client.name();
+    lab.gateway.ip(&format!("link add lan0 type veth peer name eth0 netns {client}")).unwrap();
+    lab.gateway.ip("link set lan0 up").unwrap();
+    lab.client.ip("link set eth0 up").unwrap();
+    lab.gateway.ip("address add 10.20.0.1/24 dev lan0").unwrap();
+    lab.client.ip("address add 10.20.0.2/24 dev eth0").unwrap();
+    lab.client.ip("route add default via 10.20.0.1").unwrap();
+}
+
+#[test]
+fn an_interface_that_is_made_anew_is_watched_again() {
+    for (hook, name) in [("xdp", "xdp.frags"), ("tc", "tcx")] {
+        let lab = lab();
+        let options = format!("--interface lan0 --interface lan1 --role lan --hook {hook}");
+        let mut agent = start(&lab, &options);
+        all_is_counted(&lab, &[&agent]);
+        lab.gateway.ip("link del lan0").unwrap();
+        wait_for_metric(&agent, &attached(name, "ingress"), 0);
+        wait_for_metric(&agent, &attached("tcx", "egress"), 0);
+        assert_eq!(metric(&agent, &position("tcx", "egress")), None);
+        let other = attached(name, "ingress").replace("lan0", "lan1");
+        assert_eq!(metric(&agent, &other), Some(1), "the other interface is watched on");
+        make_lan0(&lab);
+        wait_for_metric(&agent, &attached(name, "ingress"), 1);
+        wait_for_metric(&agent, &attached("tcx", "egress"), 1);
+        all_is_counted(&lab, &[&agent]);
+        for direction in ["ingress", "egress"] {
+            assert_eq!(metric(&agent, &again(direction)), Some(1), "{}", agent.log());
+        }
+        let log = agent.log();
+        assert_eq!(log.matches("the interface is gone").count(), 1, "{log}");
+        assert!(!log.contains("poll failed"), "{log}");
+        assert!(agent.stop().unwrap().success());
+    }
+}
+
+#[test]
+fn following_an_interface_does_not_wait_for_a_poll() {
+    let lab = lab();
+    let mut agent = start(&lab, "--interface lan1 --role lan --poll-interval 60s");
+    let series = attached("tcx", "ingress").replace("lan0", "lan1");
+    wait_for_metric(&agent, &series, 1);
+    lab.gateway.ip("link del lan1").unwrap();
+    wait_for_metric(&agent, &series, 0);
+    lab.gateway.ip("link add lan1 type veth peer name other").unwrap();
+    wait_for_metric(&agent, &series, 1);
+    assert!(agent.stop().unwrap().success());
+}
+
+#[test]
+fn a_renamed_interface_is_watched_until_another_bears_its_name() {
+    let lab = lab();
+    let mut agent = start(&lab, "--interface lan0 --role lan");
+    all_is_counted(&lab, &[&agent]);
+    // Down first: before 6.2 the kernel renames no interface that is up.
+    for words in ["lan0 down", "lan0 name office", "office up"] {
+        lab.gateway.ip(&format!("link set {words}")).unwrap();
+    }
+    all_is_counted(&lab, &[&agent]);
+    let told = || agent.log().matches("the interface was renamed").count();
+    wait_for("the log tells of it", SECONDS, || Ok((told() > 0).then_some(()))).unwrap();
+    assert_eq!(told(), 1, "{}", agent.log());
+    assert_eq!(metric(&agent, &attached("tcx", "ingress")), Some(1));
+    assert_eq!(metric(&agent, &again("ingress")), Some(0), "its program never left");
+
+    // Now the name is another's: what would be watched after a restart is watched now.
+    for words in ["lan1 down", "lan1 name lan0", "lan0 up"] {
+        lab.gateway.ip(&format!("link set {words}")).unwrap();
+    }
+    wait_for_metric(&agent, &again("ingress"), 1);
+    assert!(agent.log().contains("another interface bears the name now"), "{}", agent.log());
+    assert!(agent.stop().unwrap().success());
+}
+
+#[test]
+fn swapped_names_end_up_where_a_restart_would_put_them() {
+    let lab = lab();
+    let mut agent = start(&lab, "--interface lan0 --interface lan1 --role lan --hook tc");
+    all_is_counted(&lab, &[&agent]);
+    for words in
+        ["lan0 down", "lan1 down", "lan0 name swap", "lan1 name lan0", "swap name lan1", "lan0 up", "lan1 up"]
+    {
+        lab.gateway.ip(&format!("link set {words}")).unwrap();
+    }
+    // What was attached before stands in the metrics until the agent has followed; that it is attached again does not.
+    for direction in ["ingress", "egress"] {
+        wait_for_metric(&agent, &again(direction), 1);
+        wait_for_metric(&agent, &again(direction).replace("lan0", "lan1"), 1);
+    }
+    all_is_counted(&lab, &[&agent]);
+    assert!(agent.stop().unwrap().success());
+}

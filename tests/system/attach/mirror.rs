@@ -1,0 +1,88 @@
+//! A mirror port: what comes there, and that what comes twice is noticed.
+
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+use mailflow_test_support::frame::{FrameBuilder, flag::*};
+use mailflow_test_support::lab::{Agent, Lab, LabOptions};
+
+use super::watched::{metric, start, wait_for_metric};
+
+/// Connections of one test: enough to judge by.
+const CONNECTIONS: u16 = 15;
+
+#[test]
+fn a_mirror_that_delivers_twice_is_noticed() {
+    for (times, twice) in [(1, 0), (2, 1)] {
+        let lab = Lab::new(&LabOptions::default()).unwrap();
+        let mut agent = start(&lab, "--interface lan0 --role mirror");
+        let frames: Vec<Vec<u8>> = (0..CONNECTIONS).flat_map(handshake).collect();
+        send(&lab, frames.iter().flat_map(|frame| std::iter::repeat_n(frame, times))).unwrap();
+        let sent = u64::from(CONNECTIONS) * times as u64;
+        for packet in ["syn", "syn_ack"] {
+            wait_for_metric(
+                &agent,
+                &format!("mailflow_handshake_packets_total{{packet=\"{packet}\"}}"),
+                sent,
+            );
+        }
+        wait_for_metric(&agent, "mailflow_delivered_twice", twice);
+        let copies = copies(&agent);
+        // A copy that comes as the clock ticks twice, on a busy machine, is not known for one.
+        assert!(copies <= sent * 2 * twice / 2 && copies >= sent * 2 * twice * 2 / 5, "{copies} of {sent}");
+        assert_eq!(agent.log().matches("delivered twice").count() as u64, twice, "{}", agent.log());
+        assert!(agent.stop().unwrap().success());
+    }
+}
+
+fn copies(agent: &Agent) -> u64 {
+    let of = |packet| format!("mailflow_handshake_copies_total{{packet=\"{packet}\"}}");
+    ["syn", "syn_ack"].iter().map(|packet| metric(agent, &of(packet)).unwrap()).sum()
+}
+
+/// A connection's first packets, as a mirror shows them.
+fn handshake(number: u16) -> [Vec<u8>; 3] {
+    let (client, server) = (format!("10.20.0.2:{}", 20_000 + number), "93.184.215.25:25");
+    [
+        FrameBuilder::tcp(&client, server, SYN).sequence(7).build(),
+        FrameBuilder::tcp(server, &client, SYN | ACK).sequence(9).build(),
+        FrameBuilder::tcp(&client, server, ACK).sequence(8).build(),
+    ]
+}
+
+/// Puts frames on the wire to `lan0`.
+fn send<'a>(lab: &Lab, frames: impl Iterator<Item = &'a Vec<u8>> + Send) -> io::Result<()> {
+    lab.client
+        .enter(|| {
+            // SAFETY: socket(2) takes three numbers and returns a descriptor that is the caller's.
+            let socket = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW, 0) };
+            if socket < 0 {
+                return Err(io::Error::last_os_error());
+            }
+            // SAFETY: as above.
+            let socket = unsafe { OwnedFd::from_raw_fd(socket) };
+            // SAFETY: all zeros are a value of it.
+            let mut to: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+            to.sll_family = libc::AF_PACKET as u16;
+            // SAFETY: reads a string that lives through the call.
+            to.sll_ifindex = unsafe { libc::if_nametoindex(c"eth0".as_ptr()) } as i32;
+            for frame in frames {
+                // SAFETY: reads the frame and the address, which live through the call.
+                let sent = unsafe {
+                    libc::sendto(
+                        socket.as_raw_fd(),
+                        frame.as_ptr().cast(),
+                        frame.len(),
+                        0,
+                        (&raw const to).cast(),
+                        size_of_val(&to) as u32,
+                    )
+                };
+                if sent < 0 {
+                    return Err(io::Error::last_os_error());
+                }
+            }
+            Ok(())
+        })
+        .unwrap()
+}

@@ -1,0 +1,167 @@
+//! What `backtest` costs on a long log, beside DuckDB's `read_json` of the same file: a line of JSON for each case.
+//!
+//! The log is made of numbers that a seed decides, once, and lies in the target directory. Both programs are
+//! processes of their own; CPU time and memory are what the kernel accounts to them.
+
+#[path = "backtest/log.rs"]
+mod log;
+
+use std::{
+    fs,
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::Instant,
+};
+
+use anyhow::{Context, Result, ensure};
+use mailflow_test_support::lab::workspace;
+
+/// Flows of the log, unless `MAILFLOW_BENCH_FLOWS` names another number.
+const FLOWS: u64 = 5_000_000;
+/// Hosts that they come from.
+const HOSTS: u32 = 60_000;
+/// Records a second on two CPUs.
+const FLOOR: f64 = 300_000.0;
+
+/// Most memory in MB: the records that wait in it (docs/backtest.md), and beside them the reading and the rules.
+const MEMORY: f64 = 450.0;
+
+/// What a process took.
+struct Cost {
+    wall: f64,
+    cpu: f64,
+    /// Most resident memory, in MB.
+    memory: f64,
+}
+
+fn main() -> Result<()> {
+    let only = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
+    let chosen = |case: &str| only.as_ref().is_none_or(|only| case.contains(only.as_str()));
+    let flows =
+        std::env::var("MAILFLOW_BENCH_FLOWS").ok().and_then(|text| text.parse().ok()).unwrap_or(FLOWS);
+    let what = format!("backtest of {flows} flows of {HOSTS} hosts");
+    if !chosen(&what) {
+        return Ok(());
+    }
+    let place = workspace().join("target/bench");
+    fs::create_dir_all(&place)?;
+    let log = place.join(format!("flows-{flows}.json"));
+    if !log.exists() {
+        log::write(&log, flows, HOSTS)?;
+    }
+    let size = fs::metadata(&log)?.len();
+    line("size of the log", "MB", size as f64 / 1e6, None, None);
+
+    let agent = agent()?;
+    let ours = cost(Command::new(agent).arg("backtest").arg(&log).args(["--alerts", "off"]))?;
+    let records = flows as f64;
+    line(&format!("{what}: records"), "a second", records / ours.wall, None, Some(FLOOR));
+    line(&format!("{what}: CPU time of a record"), "us", ours.cpu / records * 1e6, None, None);
+    line(&format!("{what}: CPUs used"), "", ours.cpu / ours.wall, None, None);
+    line(&format!("{what}: memory"), "MB", ours.memory, Some(MEMORY), None);
+
+    match duckdb(&place) {
+        Err(error) => println!("DuckDB is left out: {error:#}"),
+        Ok(python) => {
+            let floor = cost(Command::new(python).arg("-c").arg(query(&log)))?;
+            line(
+                "the same by DuckDB's read_json: CPU time of a record",
+                "us",
+                floor.cpu / records * 1e6,
+                None,
+                None,
+            );
+            line(
+                &format!("{what}: CPU time against DuckDB's reading"),
+                "times",
+                ours.cpu / floor.cpu,
+                None,
+                None,
+            );
+            line(
+                &format!("{what}: elapsed time against DuckDB's reading"),
+                "times",
+                ours.wall / floor.wall,
+                None,
+                None,
+            );
+        }
+    }
+    Ok(())
+}
+
+/// A query that reads what the rules read, on two threads.
+fn query(log: &Path) -> String {
+    let columns = "{'timestamp': 'VARCHAR', 'event_type': 'VARCHAR', 'src_ip': 'VARCHAR', 'src_port': 'INTEGER', \
+                   'dest_ip': 'VARCHAR', 'dest_port': 'INTEGER', 'proto': 'VARCHAR', 'app_proto': 'VARCHAR', \
+                   'flow': 'STRUCT(pkts_toserver BIGINT, bytes_toserver BIGINT, pkts_toclient BIGINT, \
+                   bytes_toclient BIGINT, \"start\" VARCHAR, \"end\" VARCHAR, state VARCHAR, reason VARCHAR)', \
+                   'mailflow': 'STRUCT(payload_up BIGINT, payload_down BIGINT, messages_estimated BIGINT, \
+                   syn BOOLEAN, synack BOOLEAN)'}";
+    format!(
+        "import duckdb\nc = duckdb.connect(config={{'threads': 2}})\n\
+         print(c.execute(\"\"\"select count(*), sum(flow.bytes_toserver), sum(mailflow.messages_estimated), \
+         count(distinct src_ip), max(flow.\"end\") from read_json('{}', format='newline_delimited', \
+         columns={columns})\"\"\").fetchall())",
+        log.display()
+    )
+}
+
+/// A Python that has DuckDB, in an environment of its own.
+fn duckdb(place: &Path) -> Result<PathBuf> {
+    let environment = place.join("duckdb");
+    let python = environment.join("bin/python");
+    let has = |python: &Path| {
+        let mut import = Command::new(python);
+        import.args(["-c", "import duckdb"]).stdout(Stdio::null()).stderr(Stdio::null());
+        import.status().is_ok_and(|status| status.success())
+    };
+    if !has(&python) {
+        run(Command::new("python3").args(["-m", "venv"]).arg(&environment))?;
+        run(Command::new(&python).args(["-m", "pip", "install", "--quiet", "duckdb"]))?;
+    }
+    ensure!(has(&python), "it cannot be imported");
+    Ok(python)
+}
+
+/// The agent as it is installed.
+fn agent() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("MAILFLOW_BENCH_AGENT") {
+        return Ok(path.into());
+    }
+    run(Command::new(env!("CARGO"))
+        .args(["build", "--locked", "--quiet", "--package", "mailflow-agent", "--profile", "dist"])
+        .current_dir(workspace()))?;
+    Ok(workspace().join("target/dist/mailflow-agent"))
+}
+
+fn run(command: &mut Command) -> Result<()> {
+    let status = command.status().with_context(|| format!("cannot run {command:?}"))?;
+    ensure!(status.success(), "{command:?}: {status}");
+    Ok(())
+}
+
+/// Runs a process to its end.
+fn cost(command: &mut Command) -> Result<Cost> {
+    let begin = Instant::now();
+    let child = command.stdout(Stdio::null()).process_group(0).spawn()?;
+    let pid = i32::try_from(child.id())?;
+    let (mut status, mut usage) = (0, unsafe { std::mem::zeroed::<libc::rusage>() });
+    // SAFETY: both point to values of this frame; the child is waited for here alone.
+    let waited = unsafe { libc::wait4(pid, &mut status, 0, &mut usage) };
+    ensure!(waited == pid && status == 0, "{command:?} ended with {status}");
+    let seconds = |time: libc::timeval| time.tv_sec as f64 + time.tv_usec as f64 / 1e6;
+    Ok(Cost {
+        wall: begin.elapsed().as_secs_f64(),
+        cpu: seconds(usage.ru_utime) + seconds(usage.ru_stime),
+        memory: usage.ru_maxrss as f64 * 1_024.0 / 1e6,
+    })
+}
+
+fn line(case: &str, unit: &str, value: f64, bar: Option<f64>, floor: Option<f64>) {
+    println!(
+        "{}",
+        serde_json::json!({ "case": case, "unit": unit, "value": value, "bar": bar, "floor": floor })
+    );
+}

@@ -1,0 +1,97 @@
+//! What a host does: connections that carry what such connections carry.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use mailflow_test_support::lab::{Family, Lab, Mail, Mode, send_mail};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::dialogue::Dialogue;
+
+/// Mail servers of the world, each an address of the lab's.
+const SERVERS: u8 = 24;
+/// A SYN is sent again after a second; who gives up before that sends one.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// A host in the lab.
+pub(super) struct Host<'a> {
+    pub(super) lab: &'a Lab,
+    pub(super) servers: &'a [IpAddr],
+    /// Its address.
+    pub(super) source: IpAddr,
+    /// How long an hour takes.
+    pub(super) hour: Duration,
+}
+
+/// Gives the lab's server the addresses of many.
+pub(super) fn servers(lab: &Lab) -> Vec<IpAddr> {
+    let address = |number: u8| {
+        let address = IpAddr::from([93, 184, 215, 100 + number]);
+        lab.server.ip(&format!("address add {address}/24 dev eth0")).unwrap();
+        address
+    };
+    (0..SERVERS).map(address).collect()
+}
+
+impl Host<'_> {
+    /// Does something so many times within an hour.
+    pub(super) fn within_an_hour(&self, times: u32, act: impl Fn(usize)) {
+        for number in 0..times {
+            act(number as usize);
+            std::thread::sleep(self.hour / times / 2);
+        }
+    }
+
+    /// Does something so many times, never more often than this in an hour.
+    pub(super) fn at_most_an_hour(&self, often: u32, times: u32, act: impl Fn(usize)) {
+        for number in 0..times {
+            act(number as usize);
+            std::thread::sleep(self.hour / often);
+        }
+    }
+
+    /// A letter of so many bytes to the host's provider.
+    pub(super) fn submit(&self, mode: Mode, size: usize) {
+        let port = if mode == Mode::Tls { 465 } else { 587 };
+        let provider = SocketAddr::new(self.lab.server_ip(Family::V4), port);
+        let mail = Mail { size, source: Some(self.source), ..Mail::to(provider, mode) };
+        send_mail(&self.lab.client, &mail).unwrap();
+    }
+
+    /// A conversation with one of the world's mail servers, by hand.
+    pub(super) fn talk(&self, server: usize, say: impl Fn(&mut Dialogue)) {
+        let mut dialogue = Dialogue::from(self.source, self.server(server, 25));
+        say(&mut dialogue);
+    }
+
+    /// A small mail straight to a recipient's server.
+    pub(super) fn deliver(&self, server: usize) {
+        self.talk(server, |d| {
+            d.say("EHLO client.example\r\n", &[250]).mail(900).end();
+        });
+    }
+
+    /// A connection that nobody answers, or that is refused.
+    pub(super) fn knock(&self, server: usize, port: u16) {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).unwrap();
+        socket.bind(&SocketAddr::new(self.source, 0).into()).unwrap();
+        let server = self.server(server, port);
+        assert!(socket.connect_timeout(&server.into(), PATIENCE).is_err(), "{server} answers");
+    }
+
+    /// Lets the gateway drop what this host sends to mail servers, behind where the agent looks.
+    pub(super) fn block(&self) {
+        let rules = format!(
+            "add table inet block; add chain inet block forward {{ type filter hook forward priority 0; }}; \
+             add rule inet block forward ip saddr {} tcp dport 25 drop",
+            self.source
+        );
+        mailflow_test_support::lab::output(self.lab.gateway.command("nft").arg(rules)).unwrap();
+    }
+
+    fn server(&self, number: usize, port: u16) -> SocketAddr {
+        SocketAddr::new(self.servers[number % self.servers.len()], port)
+    }
+}

@@ -1,0 +1,100 @@
+//! What was alerted, live and by `backtest`.
+
+use std::{collections::BTreeSet, net::IpAddr, path::Path, process::Command};
+
+use jiff::Timestamp;
+use mailflow_test_support::lab::{Agent, agent_binary};
+use serde_json::Value;
+
+/// Rule, source, severity, and whether an allow-list suppresses it.
+pub(super) type Said = (String, IpAddr, String, bool);
+
+/// Alert lines.
+#[derive(Debug)]
+pub(super) struct Told(Vec<Value>);
+
+impl Told {
+    pub(super) fn of(lines: &[String]) -> Self {
+        Self(lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect())
+    }
+
+    /// Those that fired at any time.
+    pub(super) fn firing(&self) -> BTreeSet<Said> {
+        self.in_state("firing").map(said).collect()
+    }
+
+    /// Those that ended.
+    pub(super) fn resolved(&self) -> BTreeSet<Said> {
+        self.in_state("resolved").map(said).collect()
+    }
+
+    /// Of those that fired also the identity.
+    pub(super) fn fingerprints(&self) -> BTreeSet<(Said, String)> {
+        let identity = |line: &Value| (said(line), line["alert"]["fingerprint"].as_str().unwrap().to_owned());
+        self.in_state("firing").map(identity).collect()
+    }
+
+    /// The sources that are said to behave like relays.
+    pub(super) fn relays(&self) -> BTreeSet<IpAddr> {
+        let like = |line: &&Value| line["mailflow"]["like_a_relay"].is_string();
+        self.0.iter().filter(like).map(|line| said(line).1).collect()
+    }
+
+    fn in_state(&self, state: &str) -> impl Iterator<Item = &Value> {
+        self.0.iter().filter(move |line| line["alert"]["state"] == state)
+    }
+}
+
+fn said(line: &Value) -> Said {
+    let alert = &line["alert"];
+    let word = |name: &str| alert[name].as_str().unwrap().to_owned();
+    let source = line["src_ip"].as_str().unwrap().parse().unwrap();
+    (
+        word("rule"),
+        source,
+        line["mailflow"]["severity"].as_str().unwrap().to_owned(),
+        alert["suppressed"].as_bool().unwrap(),
+    )
+}
+
+/// What the agent's own `backtest` makes of a flow log, up to the end of every window.
+pub(super) fn backtest(config: &Path, log: &Path) -> Told {
+    let mut backtest = Command::new(agent_binary().unwrap());
+    backtest.args(["backtest", "--drain", "--alerts", "-", "--config"]).arg(config).arg(log);
+    let output = backtest.env_remove("RUST_LOG").output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let lines: Vec<String> = String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect();
+    Told::of(&lines)
+}
+
+/// What the running agent says when it is asked.
+pub(super) fn asked(agent: &Agent, question: &str) -> String {
+    let mut command = Command::new(agent_binary().unwrap());
+    let output = command.args(question.split(' ')).arg("--socket").arg(agent.socket()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// A flow log in which everything takes `factor` times as long.
+pub(super) fn stretched(log: &str, factor: u32) -> String {
+    let mut lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let begin = lines.iter().map(|line| moment(&line["flow"]["start"])).min().unwrap();
+    let stretch = |at: &mut Value| {
+        let micros = begin + (moment(at) - begin) * i64::from(factor);
+        let time = Timestamp::from_microsecond(micros).unwrap();
+        *at = format!("{time:.6}").replace('Z', "+0000").into();
+    };
+    for line in &mut lines {
+        stretch(&mut line["timestamp"]);
+        stretch(&mut line["flow"]["start"]);
+        stretch(&mut line["flow"]["end"]);
+    }
+    lines.iter().map(|line| format!("{line}\n")).collect()
+}
+
+/// Microseconds since 1970.
+fn moment(text: &Value) -> i64 {
+    // 2026-11-21T03:31:00.123456+0000
+    let text = text.as_str().unwrap().replace("+0000", "Z");
+    text.parse::<Timestamp>().unwrap().as_microsecond()
+}

@@ -1,0 +1,123 @@
+//! The scenarios of the backtest as real traffic, in squeezed time: connections of real clients to a real Postfix
+//! through the running agent. What it alerts is what the scenario says in words, what `backtest` makes of the
+//! agent's own flow log by the same rules, and what the shipped rules themselves make of that log once its
+//! times are stretched to what they stand for.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests fail the test")]
+
+mailflow_test_support::needs_root!();
+
+#[path = "../messages/dialogue.rs"]
+#[allow(dead_code)]
+mod dialogue;
+
+mod actions;
+mod expected;
+mod hosts;
+mod rules;
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    net::IpAddr,
+    time::{Duration, Instant},
+};
+
+use actions::Host;
+use expected::{Told, asked, backtest};
+use hosts::{Listed, Scene};
+use mailflow_test_support::lab::{
+    Agent, Family, Lab, LabOptions, Offloads, Package, Postfix, PostfixOptions, agent_binary, wait_for,
+};
+
+/// How long the last alert may take once all is quiet, on a busy machine.
+const SECONDS: Duration = Duration::from_secs(60);
+
+/// Plays the scenes side by side, each from a host of its own, time running `factor` times as fast, and holds what is
+/// told against the words, the backtest and the shipped rules.
+fn play(factor: u32, scenes: &[Scene]) {
+    // As on a wire: without merged buffers an upload is answered by as many pure ACKs as anywhere.
+    let options =
+        LabOptions { sources: scenes.len() as u8, offloads: Offloads::Off, ..LabOptions::default() };
+    let lab = Lab::new(&options).unwrap();
+    let servers = actions::servers(&lab);
+    let package = Package::unpack().unwrap();
+    // It may not slow down those who send much.
+    let options = PostfixOptions { settings: "in_flow_delay = 0\n", ..PostfixOptions::default() };
+    let _postfix = Postfix::start(&lab.server, &package, lab.folder(), &options).unwrap();
+
+    let source = |number: usize| lab.client_ip(Family::V4, number as u8);
+    let known = scenes.iter().enumerate().filter(|(_, scene)| scene.listed == Listed::Yes);
+    let known: Vec<_> = known.map(|(number, scene)| (source(number), scene.name)).collect();
+    let (squeezed, shipped) = (lab.folder().join("squeezed.yaml"), lab.folder().join("shipped.yaml"));
+    fs::write(&squeezed, rules::squeezed(factor, &known)).unwrap();
+    fs::write(&shipped, rules::shipped(&known)).unwrap();
+    let log = lab.folder().join("flows.jsonl");
+    let options = format!("--config {} --flow-log {}", squeezed.display(), log.display());
+    let mut agent =
+        Agent::start(&lab.gateway, &agent_binary().unwrap(), lab.folder(), "agent", &options).unwrap();
+
+    let hour = Duration::from_secs(3_600) / factor;
+    std::thread::scope(|scope| {
+        for (number, scene) in scenes.iter().enumerate() {
+            let host = Host { lab: &lab, servers: &servers, source: source(number), hour };
+            scope.spawn(move || {
+                let begin = Instant::now();
+                host.lab.client.enter(|| (scene.act)(&host)).unwrap();
+                println!("{}: {:.1} s", scene.name, begin.elapsed().as_secs_f64());
+            });
+        }
+    });
+
+    let said: BTreeSet<_> = scenes.iter().enumerate().flat_map(|(n, scene)| scene.said(source(n))).collect();
+    let heard = |agent: &Agent| Told::of(&agent.alerts());
+    let all = wait_for("the alerts", SECONDS, || Ok(heard(&agent).firing().is_superset(&said).then_some(())));
+    assert!(all.is_ok(), "{}", differences(&said, &heard(&agent).firing()));
+    // Of hosts that have fallen silent the alerts end, but for what sums over a day.
+    let silent: BTreeSet<_> = scenes
+        .iter()
+        .enumerate()
+        .filter(|(_, scene)| scene.resolves)
+        .flat_map(|(number, scene)| scene.said(source(number)))
+        .collect();
+    let ended =
+        wait_for("their ends", SECONDS, || Ok(heard(&agent).resolved().is_superset(&silent).then_some(())));
+    assert!(ended.is_ok(), "{}", differences(&silent, &heard(&agent).resolved()));
+    // What is asked sees the flows that the rules counted.
+    let relays: BTreeSet<_> =
+        scenes.iter().enumerate().filter(|(_, scene)| scene.relay).map(|(n, _)| source(n)).collect();
+    let suggested = asked(&agent, "suggest");
+    let named = |source: &IpAddr| suggested.contains(&format!("source: \"{source}\""));
+    assert_eq!((0..scenes.len()).map(source).filter(named).collect::<BTreeSet<_>>(), relays, "{suggested}");
+    let loud = &said.first().unwrap().1;
+    let why = asked(&agent, &format!("explain {loud}"));
+    assert!(why.lines().any(|line| line.ends_with(" counts")), "{why}");
+    assert!(agent.stop().unwrap().success(), "{}", agent.log());
+
+    // Nothing else came either, up to the end.
+    let live = heard(&agent);
+    assert_eq!(live.firing(), said, "live, and in words: {}", differences(&said, &live.firing()));
+    assert_eq!(live.relays(), relays);
+    let again = backtest(&squeezed, &log);
+    assert_eq!(again.fingerprints(), live.fingerprints(), "{}", differences(&again.firing(), &live.firing()));
+    assert_eq!(again.relays(), relays);
+    assert!(again.resolved().is_superset(&live.resolved()), "{:?}", again.resolved());
+    let stretched = lab.folder().join("stretched.jsonl");
+    fs::write(&stretched, expected::stretched(&fs::read_to_string(&log).unwrap(), factor)).unwrap();
+    let full = backtest(&shipped, &stretched);
+    assert_eq!(full.fingerprints(), live.fingerprints(), "{}", differences(&full.firing(), &live.firing()));
+}
+
+fn differences(expected: &BTreeSet<expected::Said>, found: &BTreeSet<expected::Said>) -> String {
+    let (missing, beyond) = (expected.difference(found), found.difference(expected));
+    format!("missing {:#?}\nbeyond {:#?}", missing.collect::<Vec<_>>(), beyond.collect::<Vec<_>>())
+}
+
+#[test]
+fn an_hour_of_attacks_and_of_good_mail() {
+    play(240, &hosts::HOUR);
+}
+
+#[test]
+fn a_day_of_a_slow_drip() {
+    play(960, &hosts::DAY);
+}

@@ -1,0 +1,115 @@
+//! A real Alertmanager, which must not flap.
+
+use std::{
+    fs,
+    net::{SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use mailflow_agent::config::{
+    AlertTo, Receiver as Settings,
+    outputs::url::{Form, Url},
+};
+use mailflow_test_support::lab::{self, Ns, With};
+
+use crate::{
+    http::Receiver,
+    peer::{SENTENCE, alert, event, resolved, sink, until},
+};
+
+fn alertmanager(url: String, every: Duration) -> AlertTo {
+    let labels = [("site".to_owned(), "berlin".to_owned())].into();
+    let url = Url::parse(&url, Form::Base).unwrap();
+    AlertTo::Alertmanager { urls: vec![url], receiver: Settings::default(), labels, every }
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A program that ends with this value.
+pub(crate) struct Program(Child, PathBuf);
+
+impl Program {
+    /// A real Alertmanager that ends after 2 s what it does not hear of, listens at `listen`, and notifies `hook` of
+    /// each alert by itself; in a namespace where one is given.
+    pub(crate) fn start(ns: Option<&Ns>, folder: &Path, listen: SocketAddr, hook: &str) -> Self {
+        let package = lab::unpack("prometheus-alertmanager", With::Nothing).unwrap();
+        let config = format!(
+            "global: {{ resolve_timeout: 2s }}\n\
+             route: {{ receiver: hook, group_by: [fingerprint], group_wait: 0s, group_interval: 1s, repeat_interval: 1h }}\n\
+             receivers: [{{ name: hook, webhook_configs: [{{ url: \"{hook}\", send_resolved: true }}] }}]\n",
+        );
+        fs::write(folder.join("am.yml"), config).unwrap();
+        let log = fs::File::create(folder.join("am.log")).unwrap();
+        // It wants its templates where the package would have installed them: in a mount namespace of its own.
+        let templates = package.root.join("usr/share/prometheus");
+        let script = "cp -r \"$0\" templates && mount -t tmpfs tmpfs /usr/share && cp -r templates /usr/share/prometheus \
+                      && exec \"$@\"";
+        let mut command = match ns {
+            Some(ns) => ns.command("unshare"),
+            None => Command::new("unshare"),
+        };
+        let child = command
+            .args(["--mount", "sh", "-c", script])
+            .args([templates, package.root.join("usr/bin/prometheus-alertmanager")])
+            .args(["--config.file=am.yml", "--storage.path=data", "--cluster.listen-address="])
+            .arg(format!("--web.listen-address={listen}"))
+            .current_dir(folder)
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        Self(child, folder.join("am.log"))
+    }
+
+    /// What it has logged so far.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(&self.1).unwrap_or_default()
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A real Alertmanager, for three times as long as what it is told reaches: it notifies once that the
+/// alert fires, and once that it is over.
+#[test]
+fn a_real_one_does_not_flap() {
+    let folder = std::env::temp_dir().join(format!("mailflow-am-{}", std::process::id()));
+    fs::create_dir_all(&folder).unwrap();
+    let notified = Receiver::anywhere(200);
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let program = Program::start(None, &folder, free, &notified.url("/"));
+
+    let firing = alert(1);
+    let sink = sink(alertmanager(format!("http://{free}"), SECOND));
+    sink.push(event(&firing));
+    until("a notification", || !notified.received().is_empty());
+    let begun = Instant::now();
+    while begun.elapsed() < SECOND * 12 {
+        assert_eq!(states(&notified), ["firing"], "after {:?}", begun.elapsed());
+        thread::sleep(Duration::from_millis(100));
+    }
+    sink.push(event(&resolved(&firing)));
+    until("the end", || states(&notified) == ["firing", "resolved"]);
+    thread::sleep(SECOND * 3);
+    assert_eq!(states(&notified), ["firing", "resolved"]);
+    let alert = &notified.received()[0].body["alerts"][0];
+    assert_eq!(alert["labels"]["source"], "10.0.0.9");
+    assert_eq!(alert["annotations"]["summary"], SENTENCE);
+    assert!(SENTENCE.ends_with(alert["annotations"]["like_a_relay"].as_str().unwrap()));
+    let said = program.log();
+    drop(program);
+    assert!(!said.contains("level=error"), "{said}");
+    fs::remove_dir_all(&folder).unwrap();
+}
+
+fn states(notified: &Receiver) -> Vec<String> {
+    notified.received().iter().map(|one| one.body["status"].as_str().unwrap().to_owned()).collect()
+}

@@ -1,0 +1,324 @@
+//! Receivers on other machines that vanish, move, close, reset and refuse: no line that was handed to them is
+//! lost, and what is counted as written was taken by somebody.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::{self, BufRead, BufReader, Read},
+    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use mailflow_agent::{
+    config::{AlertTo, FlowOutput, FlowTo, Ipfix, IpfixTo, Syslog, SyslogMessage, SyslogTo},
+    metrics::Agent,
+    outputs::{AlertEvent, FlowEvent, factory, worker::Sink},
+    util::disk::Limits,
+};
+use mailflow_test_support::lab::{Lab, LabOptions, Ns};
+use socket2::{SockRef, Socket};
+
+use crate::{
+    fixture::{EPOCH, key, record},
+    ipfix_collector::Collector,
+    peer::{PATIENCE, alert, event, gateway, numbers, sink, until},
+};
+
+/// Longer than any limit of the product: an unacknowledged line, a connection attempt, a pause.
+const LONG: Duration = Duration::from_secs(90);
+
+fn syslog(to: SyslogTo) -> Sink<AlertEvent> {
+    sink(AlertTo::Syslog(Syslog { to, facility: 3, message: SyslogMessage::Text, max_size: 8_000 }))
+}
+
+fn ipfix(to: IpfixTo) -> Sink<FlowEvent> {
+    let agent = Agent::new("test", 0.0).unwrap();
+    let output = FlowOutput { name: "test".into(), to: FlowTo::Ipfix(Ipfix { to, domain: 7 }) };
+    factory::flows(&output, Limits::NONE, &agent, &gateway()).unwrap()
+}
+
+fn flow(port: u16) -> FlowEvent {
+    (Arc::new(record(key("10.0.0.9", port, "192.0.2.1", 25))), EPOCH)
+}
+
+/// The number of the alert that a syslog message is about.
+fn number(message: &str) -> u64 {
+    let (_, rest) = message.split_once("fingerprint=\"").unwrap();
+    u64::from_str_radix(&rest[..16], 16).unwrap()
+}
+
+/// Reads messages with their length before them until the connection ends or all that are `wanted` came, and adds
+/// their numbers.
+fn read_numbers(stream: TcpStream, wanted: &BTreeSet<u64>, found: &mut BTreeSet<u64>) -> io::Result<()> {
+    stream.set_read_timeout(Some(Duration::from_millis(200)))?;
+    let mut stream = BufReader::new(stream);
+    while !found.is_superset(wanted) {
+        let mut length = Vec::new();
+        if stream.read_until(b' ', &mut length)? == 0 {
+            return Ok(());
+        }
+        let length: usize = String::from_utf8(length).unwrap().trim_end().parse().unwrap();
+        let mut message = vec![0; length];
+        stream.read_exact(&mut message)?;
+        found.insert(number(std::str::from_utf8(&message).unwrap()));
+    }
+    Ok(())
+}
+
+/// Takes connections until all of `wanted` numbers have come. Others that come once more are no fault.
+fn collect(listener: &TcpListener, wanted: impl IntoIterator<Item = u64>) {
+    let (wanted, mut found) = (wanted.into_iter().collect::<BTreeSet<_>>(), BTreeSet::new());
+    let deadline = Instant::now() + LONG;
+    listener.set_nonblocking(true).unwrap();
+    while !found.is_superset(&wanted) {
+        assert!(Instant::now() < deadline, "{wanted:?} within {LONG:?}: only {found:?}");
+        match listener.accept() {
+            Ok((stream, _)) => {
+                stream.set_nonblocking(false).unwrap();
+                // A connection that ends, or says nothing for a while, is followed by another.
+                let _ = read_numbers(stream, &wanted, &mut found);
+            }
+            Err(_) => thread::sleep(Duration::from_millis(10)),
+        }
+    }
+}
+
+/// Closes a connection with a reset.
+fn reset(stream: TcpStream) {
+    Socket::from(stream).set_linger(Some(Duration::ZERO)).unwrap();
+}
+
+/// A listener on an address of the namespace.
+fn listen(ns: &Ns, address: &str) -> TcpListener {
+    ns.enter(|| TcpListener::bind(address).unwrap()).unwrap()
+}
+
+#[test]
+fn lines_for_a_syslog_server_that_silently_vanished_come_when_it_is_back() {
+    let lab = Lab::new(&LabOptions::default()).unwrap();
+    let listener = listen(&lab.server, "93.184.215.25:601");
+    let sink = lab.gateway.enter(|| syslog(SyslogTo::Tcp("93.184.215.25:601".into()))).unwrap();
+    sink.push(event(&alert(0)));
+    let (stream, _) = listener.accept().unwrap();
+    read_numbers(stream.try_clone().unwrap(), &[0].into(), &mut BTreeSet::new()).unwrap();
+    until("counted", || numbers(&sink) == (1, 0, 0));
+
+    // The server's packets and the gateway's are dropped from now on, and its state is gone when it is back.
+    lab.server.ip("link set eth0 down").unwrap();
+    for number in 1..=5 {
+        sink.push(event(&alert(number)));
+        thread::sleep(Duration::from_millis(200));
+    }
+    thread::sleep(Duration::from_secs(1));
+    assert_eq!(numbers(&sink), (1, 0, 5), "nobody has taken them");
+    // While the interface is down this reaches nobody, as a machine that lost its power says nothing.
+    reset(stream);
+    until("the end of the connection is noticed", || sink.counters().errors.get() > 0);
+    lab.server.ip("link set eth0 up").unwrap();
+    lab.server.ip("route replace default via 93.184.215.1").unwrap();
+    collect(&listener, 1..=5);
+    until("counted", || numbers(&sink) == (6, 0, 0));
+}
+
+#[test]
+fn records_for_a_collector_that_silently_vanished_come_when_it_is_back() {
+    let lab = Lab::new(&LabOptions::default()).unwrap();
+    let listener = listen(&lab.server, "93.184.215.25:4739");
+    let sink = lab.gateway.enter(|| ipfix(IpfixTo::Tcp("93.184.215.25:4739".into()))).unwrap();
+    sink.push(flow(1));
+    let (mut stream, _) = listener.accept().unwrap();
+    Collector::default().stream(&mut stream);
+    until("counted", || sink.counters().written.get() == 1);
+    lab.server.ip("link set eth0 down").unwrap();
+    (2..=6).for_each(|port| sink.push(flow(port)));
+    thread::sleep(Duration::from_secs(1));
+    assert_eq!((sink.counters().written.get(), sink.counters().waiting.get()), (1, 5));
+    reset(stream);
+    until("the end of the connection is noticed", || sink.counters().errors.get() > 0);
+    lab.server.ip("link set eth0 up").unwrap();
+    lab.server.ip("route replace default via 93.184.215.1").unwrap();
+    let (mut stream, _) = listener.accept().unwrap();
+    let mut collector = Collector::default();
+    while collector.ports().len() < 5 {
+        // Templates come first, and sequence numbers begin at 0: the collector checks both.
+        collector.stream(&mut stream);
+    }
+    assert!(collector.ports().is_superset(&(2..=6).collect()), "{:?}", collector.ports());
+    until("counted", || (sink.counters().written.get(), sink.counters().waiting.get()) == (6, 0));
+}
+
+#[test]
+fn a_server_that_closes_or_resets_what_it_accepts_gets_every_line_in_the_end() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let sink = syslog(SyslogTo::Tcp(listener.local_addr().unwrap().to_string()));
+    (0..5).for_each(|number| sink.push(event(&alert(number))));
+    // Once without a look at what came, once with a reset, once after a part of it.
+    drop(listener.accept().unwrap());
+    reset(listener.accept().unwrap().0);
+    let (mut stream, _) = listener.accept().unwrap();
+    stream.read_exact(&mut [0; 10]).unwrap();
+    drop(stream);
+    collect(&listener, 0..5);
+    until("counted", || numbers(&sink) == (5, 0, 0));
+}
+
+#[test]
+fn what_lay_unread_in_a_server_that_is_restarted_is_sent_again() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let sink = syslog(SyslogTo::Tcp(listener.local_addr().unwrap().to_string()));
+    (0..5).for_each(|number| sink.push(event(&alert(number))));
+    let (stream, _) = listener.accept().unwrap();
+    until("its kernel has taken them", || numbers(&sink) == (5, 0, 0));
+    thread::sleep(Duration::from_secs(2));
+    // It never read: the close is a reset.
+    drop(stream);
+    collect(&listener, 0..5);
+    assert_eq!(numbers(&sink), (5, 0, 0), "each is counted once");
+}
+
+#[test]
+fn a_server_that_reads_slowly_gets_every_line_once() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    SockRef::from(&listener).set_recv_buffer_size(4_096).unwrap();
+    let sink = syslog(SyslogTo::Tcp(listener.local_addr().unwrap().to_string()));
+    let (mut stream, _) = {
+        sink.push(event(&alert(0)));
+        listener.accept().unwrap()
+    };
+    const LINES: u64 = 6_000;
+    (1..LINES).for_each(|number| sink.push(event(&alert(number))));
+    thread::sleep(Duration::from_secs(2));
+    let (written, dropped, waiting) = numbers(&sink);
+    assert!(written < LINES && dropped == 0 && waiting > 0, "{written} {dropped} {waiting}");
+    let mut text = Vec::new();
+    stream.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+    let _ = stream.read_to_end(&mut text);
+    let text = String::from_utf8(text).unwrap();
+    let found: Vec<u64> = text
+        .split("fingerprint=\"")
+        .skip(1)
+        .map(|rest| u64::from_str_radix(&rest[..16], 16).unwrap())
+        .collect();
+    assert_eq!(found, (0..LINES).collect::<Vec<_>>());
+    until("counted", || numbers(&sink) == (LINES, 0, 0));
+}
+
+/// Runs a closure on a thread that sees `hosts` in the place of /etc/hosts, as do the threads that it starts.
+fn with_hosts<T: Send>(hosts: &Path, inside: impl FnOnce() -> T + Send) -> T {
+    let mount = |source: &str, target: &str, flags| {
+        let text = |text: &str| std::ffi::CString::new(text).unwrap();
+        let (source, target) = (text(source), text(target));
+        // SAFETY: mount(2) reads two texts that live through the call; a bind mount has no type and no data.
+        let done = unsafe {
+            libc::mount(source.as_ptr(), target.as_ptr(), std::ptr::null(), flags, std::ptr::null())
+        };
+        assert_eq!(done, 0, "{}", io::Error::last_os_error());
+    };
+    let on_thread = || {
+        // SAFETY: unshare(2) takes flags and changes only this thread's view of the files.
+        assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNS) }, 0, "{}", io::Error::last_os_error());
+        mount("none", "/", libc::MS_REC | libc::MS_PRIVATE);
+        mount(hosts.to_str().unwrap(), "/etc/hosts", libc::MS_BIND);
+        inside()
+    };
+    thread::scope(|scope| scope.spawn(on_thread).join().unwrap())
+}
+
+fn hosts(name: &str, text: &str) -> PathBuf {
+    let path = std::env::temp_dir().join(format!("mailflow-hosts-{name}-{}", std::process::id()));
+    fs::write(&path, text).unwrap();
+    path
+}
+
+/// A name of an IPv6 and an IPv4 address, and a collector on the latter alone.
+const BOTH: &str = "::1 log.example\n127.0.0.1 log.example\n";
+
+fn udp_server(address: &str) -> (UdpSocket, SocketAddr) {
+    let server = UdpSocket::bind(address).unwrap();
+    server.set_read_timeout(Some(PATIENCE)).unwrap();
+    let address = server.local_addr().unwrap();
+    (server, address)
+}
+
+/// Takes datagrams until all of `wanted` numbers have come.
+fn receive_numbers(server: &UdpSocket, wanted: impl IntoIterator<Item = u64>) {
+    let (wanted, mut found) = (wanted.into_iter().collect::<BTreeSet<_>>(), BTreeSet::new());
+    let mut buffer = [0; 65_536];
+    while !found.is_superset(&wanted) {
+        let length = server.recv(&mut buffer).unwrap_or_else(|error| panic!("{error}: only {found:?}"));
+        found.insert(number(std::str::from_utf8(&buffer[..length]).unwrap()));
+    }
+}
+
+#[test]
+fn where_the_first_address_of_a_name_refuses_the_next_gets_every_datagram() {
+    let path = hosts("both", BOTH);
+    let (server, address) = udp_server("127.0.0.1:0");
+    let to = format!("log.example:{}", address.port());
+    let sink = with_hosts(&path, || syslog(SyslogTo::Udp(to)));
+    for number in 0..5 {
+        sink.push(event(&alert(number)));
+        thread::sleep(Duration::from_millis(20));
+    }
+    receive_numbers(&server, 0..5);
+    until("counted", || numbers(&sink) == (5, 0, 0));
+
+    let (server, address) = udp_server("127.0.0.1:0");
+    let to = format!("log.example:{}", address.port());
+    let sink = with_hosts(&path, || ipfix(IpfixTo::Udp(to)));
+    (1..=5).for_each(|port| sink.push(flow(port)));
+    let (mut collector, mut buffer) = (Collector::default(), [0; 2_048]);
+    while collector.ports().len() < 5 {
+        let length = server.recv(&mut buffer).unwrap();
+        collector.datagram(&buffer[..length]);
+    }
+    until("counted", || sink.counters().written.get() == 5);
+    fs::remove_file(path).unwrap();
+}
+
+#[test]
+fn datagrams_that_were_refused_are_not_written_and_come_once_somebody_listens() {
+    let (server, address) = udp_server("127.0.0.1:0");
+    drop(server);
+    let sink = syslog(SyslogTo::Udp(address.to_string()));
+    (0..5).for_each(|number| sink.push(event(&alert(number))));
+    until("errors", || sink.counters().errors.get() > 1);
+    assert_eq!(numbers(&sink), (0, 0, 5));
+    let (server, _) = udp_server(&address.to_string());
+    receive_numbers(&server, 0..5);
+    until("counted", || numbers(&sink) == (5, 0, 0));
+}
+
+#[test]
+fn a_server_that_moves_to_another_address_is_followed_by_its_name() {
+    let path = hosts("moves", "127.0.0.1 log.example\n");
+    let (server, address) = udp_server("127.0.0.1:0");
+    let udp = with_hosts(&path, || syslog(SyslogTo::Udp(format!("log.example:{}", address.port()))));
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let tcp = with_hosts(&path, || syslog(SyslogTo::Tcp(format!("log.example:{port}"))));
+    for sink in [&udp, &tcp] {
+        sink.push(event(&alert(0)));
+    }
+    receive_numbers(&server, [0]);
+    collect(&listener, [0]);
+    for sink in [&udp, &tcp] {
+        until("counted", || numbers(sink) == (1, 0, 0));
+    }
+    drop((server, listener));
+    fs::write(&path, "127.0.0.2 log.example\n").unwrap();
+    let (server, _) = udp_server(&format!("127.0.0.2:{}", address.port()));
+    let listener = TcpListener::bind(("127.0.0.2", port)).unwrap();
+    for sink in [&udp, &tcp] {
+        sink.push(event(&alert(1)));
+    }
+    receive_numbers(&server, [1]);
+    collect(&listener, [1]);
+    for sink in [&udp, &tcp] {
+        until("counted", || numbers(sink) == (2, 0, 0));
+    }
+    fs::remove_file(path).unwrap();
+}

@@ -1,0 +1,121 @@
+//! Where a tuple's flows begin and end, worked out from SPEC 1 and 3 and nothing else.
+
+use mailflow_test_support::frame::flag::{ACK, FIN, RST, SYN};
+use serde_json::Value;
+
+use super::history::{Packet, Way};
+
+/// After FIN both ways or RST, in milliseconds.
+const CLOSED: u64 = 5_000;
+/// While nobody has answered a SYN.
+const UNANSWERED: u64 = 127_000;
+/// Otherwise.
+const IDLE: u64 = 300_000;
+
+/// A final record, as far as it says what the flow was.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Record {
+    /// First and last packet, in milliseconds.
+    pub(super) times: (u64, u64),
+    /// Up and down.
+    pub(super) packets: (u64, u64),
+    pub(super) bytes: (u64, u64),
+    pub(super) payload: (u64, u64),
+    pub(super) reason: &'static str,
+}
+
+impl Record {
+    /// A line of the flow log.
+    pub(super) fn read(flow: &Value) -> Self {
+        let number = |part: &str, name: &str| flow[part][name].as_u64().unwrap();
+        let time = |name: &str| {
+            let moment: jiff::Timestamp = flow["flow"][name].as_str().unwrap().parse().unwrap();
+            moment.as_millisecond() as u64
+        };
+        let reasons = ["closed", "idle", "shutdown"];
+        Self {
+            times: (time("start"), time("end")),
+            packets: (number("flow", "pkts_toserver"), number("flow", "pkts_toclient")),
+            bytes: (number("flow", "bytes_toserver"), number("flow", "bytes_toclient")),
+            payload: (number("mailflow", "payload_up"), number("mailflow", "payload_down")),
+            reason: reasons.into_iter().find(|reason| flow["flow"]["reason"] == *reason).unwrap(),
+        }
+    }
+}
+
+/// A flow in the making.
+struct Flow<'a>(Vec<&'a Packet>);
+
+impl Flow<'_> {
+    fn has(&self, way: Option<Way>, flags: u8, without: u8) -> bool {
+        self.0.iter().any(|packet| {
+            way.is_none_or(|way| way == packet.way)
+                && packet.flags & flags == flags
+                && packet.flags & without == 0
+        })
+    }
+
+    fn closed(&self) -> bool {
+        self.has(None, RST, 0) || (self.has(Some(Way::Up), FIN, 0) && self.has(Some(Way::Down), FIN, 0))
+    }
+
+    /// The silence that ends it.
+    fn patience(&self) -> u64 {
+        if self.closed() {
+            CLOSED
+        } else if self.has(Some(Way::Up), SYN, ACK) && !self.0.iter().any(|packet| packet.way == Way::Down) {
+            UNANSWERED
+        } else {
+            IDLE
+        }
+    }
+
+    /// Whether `packet` begins another flow.
+    fn ended_before(&self, packet: &Packet) -> bool {
+        let last = self.0.last().unwrap();
+        let known = |sequence: u32| {
+            self.0
+                .iter()
+                .any(|seen| seen.flags & SYN == SYN && seen.way == Way::Up && seen.sequence == sequence)
+        };
+        let syn = packet.way == Way::Up && packet.flags & (SYN | ACK) == SYN;
+        let fresh = syn && !known(packet.sequence);
+        let begun = self.has(Some(Way::Up), SYN, ACK);
+        packet.at - last.at >= self.patience() || (fresh && (begun || self.closed()))
+    }
+
+    /// The record; `replaced` by the next flow before its own end came.
+    fn record(&self, replaced: bool) -> Record {
+        let sum = |way: Way, value: fn(&Packet) -> u64| {
+            self.0.iter().filter(|packet| packet.way == way).map(|packet| value(packet)).sum()
+        };
+        let both = |value| (sum(Way::Up, value), sum(Way::Down, value));
+        Record {
+            times: (self.0[0].at, self.0[self.0.len() - 1].at),
+            packets: both(|_| 1),
+            // IPv4 and TCP without options.
+            bytes: both(|packet| 40 + packet.payload as u64),
+            payload: both(|packet| packet.payload as u64),
+            reason: if self.closed() || replaced { "closed" } else { "idle" },
+        }
+    }
+}
+
+/// The records of one tuple's packets, which are in the order of their times.
+pub(super) fn records(packets: &[Packet]) -> Vec<Record> {
+    let mut flows: Vec<Flow<'_>> = Vec::new();
+    for packet in packets {
+        match flows.last_mut() {
+            Some(flow) if !flow.ended_before(packet) => flow.0.push(packet),
+            _ => flows.push(Flow(vec![packet])),
+        }
+    }
+    let next = flows.iter().skip(1).map(|next| Some(next.0[0])).chain([None]);
+    let record = |(flow, next): (&Flow<'_>, Option<&Packet>)| {
+        let last = flow.0[flow.0.len() - 1];
+        flow.record(next.is_some_and(|next| next.at - last.at < flow.patience()))
+    };
+    let mut records: Vec<Record> = flows.iter().zip(next).map(record).collect();
+    records.sort();
+    records
+}

@@ -1,0 +1,223 @@
+//! Packets that come in fragments.
+
+use std::{collections::HashMap, net::IpAddr};
+
+use mailflow_common::Reason;
+use mailflow_test_support::frame::{FrameBuilder, Transport, cut, flag::*, fragmented, short_extension};
+
+use crate::{BOTH, CLIENT, CLIENT6, LoadOptions, SERVER, SERVER6, at, down, flows, load_with, options, run};
+
+#[test]
+fn fragments_belong_to_the_flow_of_their_first_one() {
+    for program in BOTH {
+        for (client, server) in [(CLIENT, SERVER), (CLIENT6, SERVER6)] {
+            let fragments = fragmented(client, server, 7);
+            let bytes: u64 = fragments.iter().map(FrameBuilder::ip_bytes).sum();
+            for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [2, 1, 0]] {
+                let frames = order.map(|index| fragments[index].clone());
+                let (flows, totals) = run(program, &frames);
+                assert_eq!(flows.len(), 1, "{program} {order:?}");
+                assert_eq!((flows[0].up.packets, flows[0].up.bytes), (3, bytes), "{program} {order:?}");
+                assert_eq!((flows[0].up.payload, flows[0].up.data_packets), (1500, 3), "{program} {order:?}");
+                assert_eq!((totals.up.packets, totals.up.bytes), (3, bytes));
+                assert_eq!(totals.reason(Reason::Fragment), 0);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_first_fragment_that_ends_amid_the_header_is_its_flows() {
+    let fragments = fragmented(CLIENT, SERVER, 7);
+    // Ports and sequence number (RFC 1858, 3), then the flags.
+    let tiny = fragments[0].clone().with(|frame| {
+        frame.transport = Transport::Other(6);
+        frame.payload = [&40_000_u16.to_be_bytes()[..], &25_u16.to_be_bytes(), &[0, 0, 0, 1]].concat();
+    });
+    let rest = fragments[1].clone().with(|frame| (frame.fragment, frame.payload) = (0x2001, vec![0; 24]));
+    let frames = [tiny, rest, fragments[2].clone()];
+    let bytes: u64 = frames.iter().map(FrameBuilder::ip_bytes).sum();
+    for program in BOTH {
+        for order in [[0, 1, 2], [1, 0, 2], [2, 1, 0]] {
+            let (flows, totals) = run(program, &order.map(|index| frames[index].clone()));
+            assert_eq!(flows.len(), 1, "{program} {order:?}");
+            assert_eq!((flows[0].up.packets, flows[0].up.bytes), (3, bytes), "{program} {order:?}");
+            assert_eq!((totals.reason(Reason::Fragment), totals.reason(Reason::Truncated)), (0, 0));
+        }
+    }
+}
+
+#[test]
+fn a_message_in_fragments_is_one_in_whatever_order_they_come() {
+    let fragments = fragmented(CLIENT, SERVER, 7);
+    let [greeting, answer] = ["220 mx\r\n", "250 Ok\r\n"].map(|text| down(ACK).payload(text));
+    // Two of the three pieces, alone too small for a message.
+    let small = |index: usize| fragments[index].clone().with(|frame| frame.payload.truncate(160));
+    for program in BOTH {
+        for order in [[0, 1], [1, 0]] {
+            let frames = [greeting.clone(), small(order[0]), small(order[1]), answer.clone()];
+            let (flows, _) = run(program, &frames);
+            assert_eq!((flows[0].up.payload, flows[0].messages), (320, 1), "{program} {order:?}");
+        }
+    }
+}
+
+#[test]
+fn fragments_of_others_traffic_are_others_traffic() {
+    let options = LoadOptions { local_only: true, ..options() };
+    let forwarded = {
+        let mut context = [0; 192];
+        context[36..40].copy_from_slice(&1_u32.to_ne_bytes());
+        context
+    };
+    let out = fragmented(CLIENT, SERVER, 7);
+    let back = fragmented(SERVER, CLIENT, 8);
+    for order in [[0, 1, 2], [2, 0, 1], [1, 2, 0]] {
+        let kernel = load_with(&options);
+        for index in order {
+            kernel.run("tc_host_out", &out[index].build(), Some(&forwarded)).unwrap();
+            kernel.run("tc_host_in", &back[index].build(), None).unwrap();
+        }
+        let totals = kernel.totals().unwrap();
+        let counted = (totals.reason(Reason::NotLocal), totals.reason(Reason::Fragment));
+        assert_eq!(counted, (6, 0), "{order:?}: none of it is lost");
+    }
+}
+
+#[test]
+fn fragments_of_other_packets_are_other_packets() {
+    let mine = fragmented(CLIENT, SERVER, 7);
+    let others = fragmented(CLIENT, "93.184.215.25:8025", 8);
+    for program in BOTH {
+        // Not watched, whichever comes first; and orphans stay orphans.
+        let (flows, totals) =
+            run(program, &[mine[0].clone(), others[1].clone(), others[0].clone(), others[2].clone()]);
+        assert_eq!((flows.len(), flows[0].up.packets), (1, 1), "{program}");
+        assert_eq!((totals.reason(Reason::NotWatched), totals.reason(Reason::Fragment)), (3, 0), "{program}");
+        let (flows, totals) = run(program, &[mine[0].clone(), fragmented(CLIENT, SERVER, 9)[1].clone()]);
+        assert_eq!((flows[0].up.packets, totals.reason(Reason::Fragment)), (1, 1), "{program}");
+    }
+    // Where the direction is another hook's, the fragments are too.
+    let (flows, totals) = run("tc_lan_out", &mine);
+    assert_eq!((flows.len(), totals.reason(Reason::NotWatched)), (0, 3));
+}
+
+/// A packet, the pieces it is cut into, and the order in which they come.
+struct Case {
+    packet: FrameBuilder,
+    pieces: Vec<FrameBuilder>,
+    /// Length of the first piece, without IP headers.
+    first: usize,
+    order: Vec<usize>,
+}
+
+/// Cuts of packets with each length of a TCP header, through the header and behind it, in each order.
+fn cases() -> Vec<Case> {
+    const PAYLOAD: usize = 30;
+    let mut cases = Vec::new();
+    let mut add = |v6: bool, words: usize, extension: bool, ends: &[usize], order: &[usize]| {
+        let number = cases.len() as u16;
+        let (client, server) = if v6 {
+            (format!("[fd20::2]:{}", 10_000 + number), SERVER6)
+        } else {
+            (format!("10.20.0.2:{}", 10_000 + number), SERVER)
+        };
+        let mut packet = FrameBuilder::tcp(&client, server, FIN | ACK)
+            .tcp_options(&vec![1; words * 4])
+            .payload(vec![b'x'; PAYLOAD]);
+        if extension {
+            packet.extensions = vec![(60, short_extension())];
+        }
+        let pieces = cut(&packet, ends, number);
+        let first = ends[0] - if extension { 8 } else { 0 };
+        cases.push(Case { packet, pieces, first, order: order.to_vec() });
+    };
+    for v6 in [false, true] {
+        for words in 0..=10 {
+            let all = 20 + words * 4 + PAYLOAD;
+            for first in (8..all).step_by(8) {
+                for order in [[0, 1], [1, 0]] {
+                    add(v6, words, false, &[first], &order);
+                    if v6 && first >= 16 {
+                        // Behind an extension header that was cut together with the packet.
+                        add(v6, words, true, &[first + 8], &order);
+                    }
+                }
+            }
+            // In as many pieces as can be: of eight bytes.
+            let ends: Vec<usize> = (8..all).step_by(8).collect();
+            let forward: Vec<usize> = (0..=ends.len()).collect();
+            let backward: Vec<usize> = forward.iter().rev().copied().collect();
+            let amid: Vec<usize> = [&forward[1..4], &[0], &forward[4..]].concat();
+            for order in [forward, backward, amid] {
+                add(v6, words, false, &ends, &order);
+            }
+        }
+    }
+    cases
+}
+
+/// RFC 1858, 3: the header may continue in the second piece. Ports, and so the flow, are in any first one.
+#[test]
+fn a_packet_cut_anywhere_is_counted_whole() {
+    let cases = cases();
+    for program in BOTH {
+        let mut kernel = load_with(&crate::under_test::options(mailflow_kernel::Programs::One(program)));
+        let mut shown = 0;
+        for case in &cases {
+            for piece in &case.order {
+                kernel.set_now(at(1_000 + shown)).unwrap();
+                kernel.run(program, &case.pieces[*piece].build(), None).unwrap();
+                shown += 1;
+            }
+        }
+        let totals = kernel.totals().unwrap();
+        assert_eq!((totals.shown(), totals.up.packets), (shown, shown), "{program}: {:?}", totals.reasons);
+        let flows: HashMap<(bool, u16), _> = flows(&mut kernel)
+            .into_iter()
+            .map(|flow| ((flow.key.scope.v6(), flow.key.client_port), flow))
+            .collect();
+        assert_eq!(flows.len(), cases.len(), "{program}");
+        for case in &cases {
+            let (ip, port) = case.packet.ends[0];
+            let flow = &flows[&(matches!(ip, IpAddr::V6(_)), port)];
+            let name = format!(
+                "{program}: {} pieces, the first of {}, {:?}, {:?}",
+                case.pieces.len(),
+                case.first,
+                case.order,
+                case.packet
+            );
+            let bytes: u64 = case.pieces.iter().map(FrameBuilder::ip_bytes).sum();
+            assert_eq!((flow.up.packets, flow.up.bytes), (case.pieces.len() as u64, bytes), "{name}");
+            assert_eq!(flow.up.payload, case.packet.payload.len() as u64, "{name}");
+            // The flags are the fourteenth byte.
+            assert_eq!(flow.facts.fin_up == 1, case.first >= 14, "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_syn_whose_options_are_in_the_second_piece_begins_its_flow() {
+    let options = [2, 4, 5, 0xb4, 4, 2, 8, 10, 0, 0, 0, 1, 0, 0, 0, 0, 1, 3, 3, 7];
+    for program in BOTH {
+        for (client, server) in [(CLIENT, SERVER), (CLIENT6, SERVER6)] {
+            for first in [16, 24, 32] {
+                let syn = FrameBuilder::tcp(client, server, SYN).sequence(99).tcp_options(&options);
+                let mut frames = cut(&syn, &[first], 7);
+                frames.push(FrameBuilder::tcp(client, server, ACK).sequence(100).payload("EHLO a\r\n"));
+                let (flows, totals) = run(program, &frames);
+                assert_eq!(flows.len(), 1, "{program} {first}: {:?}", totals.reasons);
+                let flow = &flows[0];
+                assert_eq!(
+                    (flow.up.packets, flow.up.payload, flow.up.data_packets),
+                    (3, 8, 1),
+                    "{program} {first}"
+                );
+                let facts = (flow.facts.syn, flow.facts.first_payload_up);
+                // The number of the SYN tells the first bytes.
+                assert_eq!(facts, (1, mailflow_common::first_payload::SMTP), "{program} {first}");
+            }
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! A gateway whose agents come and go, and the truth about what passed it.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use mailflow_kernel::LAYOUT;
+use mailflow_test_support::lab::{
+    Agent, Family, Lab, LabOptions, TcpFacts, agent_binary, command, output, transfer, wait_for,
+};
+use serde_json::Value;
+
+/// A tmpfs of its own, until this is dropped.
+pub(crate) struct SmallDisk {
+    mount: Mounted,
+}
+
+impl SmallDisk {
+    /// Mounts one of this size at a folder, which is made.
+    #[allow(dead_code, reason = "shared with the suite `outputs`")]
+    pub(crate) fn new(folder: &Path, size: &str) -> Self {
+        fs::create_dir_all(folder).unwrap();
+        let options = format!("size={size},mode=750");
+        output(command("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(folder)).unwrap();
+        Self { mount: Mounted(folder.to_owned()) }
+    }
+
+    /// Takes all room that is left.
+    pub(crate) fn fill(&self) {
+        let mut filler = fs::File::options().create(true).append(true).open(self.filler()).unwrap();
+        // Pages first, then what is left of them.
+        for size in [4_096, 1] {
+            while filler.write_all(&vec![0; size]).is_ok() {}
+        }
+    }
+
+    /// Gives the room back.
+    pub(crate) fn empty(&self) {
+        fs::remove_file(self.filler()).unwrap();
+    }
+
+    /// Takes writes, or refuses them.
+    pub(crate) fn remount(&self, options: &str) {
+        output(command("mount").args(["-o", &format!("remount,{options}")]).arg(&self.mount.0)).unwrap();
+    }
+
+    /// Where it is mounted.
+    pub(crate) fn path(&self) -> &Path {
+        &self.mount.0
+    }
+
+    fn filler(&self) -> PathBuf {
+        self.mount.0.join("filler")
+    }
+}
+
+/// How long the last records may take: the shortest timeout, a poll, and a busy machine.
+const SECONDS: Duration = Duration::from_secs(120);
+
+/// Packets up and down.
+pub(crate) type Packets = [u64; 2];
+
+/// A gateway with a BPF file system of its own, and a configuration that ends flows quickly.
+pub(crate) struct Gateway {
+    // Unmounted before the lab's folder goes.
+    mount: Mounted,
+    pub(crate) lab: Lab,
+    options: String,
+}
+
+/// A BPF file system, until this is dropped.
+struct Mounted(PathBuf);
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        if let Err(error) = output(command("umount").arg("-l").arg(&self.0)) {
+            eprintln!("{error:#}");
+        }
+    }
+}
+
+impl Gateway {
+    /// `rule` is what the rule needs: this many flows.
+    pub(crate) fn new(rule: u32) -> Self {
+        let lab = Lab::new(&LabOptions::default()).unwrap();
+        let folder = lab.folder().to_owned();
+        let mount = folder.join("bpf");
+        fs::create_dir_all(&mount).unwrap();
+        output(command("mount").args(["-t", "bpf", "bpf"]).arg(&mount)).unwrap();
+        let gateway = Self { options: String::new(), lab, mount: Mounted(mount) };
+        gateway.configure(rule, "");
+        let options = format!(
+            "--config {} --poll-interval 200ms --state {} --pins {}",
+            folder.join("gateway.yaml").display(),
+            folder.join("state").display(),
+            gateway.pins().display(),
+        );
+        Self { options, ..gateway }
+    }
+
+    /// Where tables and links are pinned.
+    pub(crate) fn pins(&self) -> PathBuf {
+        self.mount.0.join("mailflow")
+    }
+
+    /// The folder there of the tables of a layout: so many after the agent's own.
+    pub(crate) fn tables(&self, later: u32) -> PathBuf {
+        self.pins().join(format!("v{}", LAYOUT + later))
+    }
+
+    /// Writes the configuration, with further lines.
+    pub(crate) fn configure(&self, rule: u32, more: &str) {
+        let text = format!(
+            "interfaces: [{{ name: lan0, role: lan }}]\ntimeouts: {{ closed: 500ms, idle: 60s, unanswered: 2s }}\n\
+             rules:\n  - name: many\n    match: {{ applications: [smtp, other], size: {{ test: count, up: 1, down: 1 }} }}\n    \
+             window: {{ length: 1h }}\n    condition: {{ count: {{ at_least: {rule} }} }}\n{more}"
+        );
+        fs::write(self.lab.folder().join("gateway.yaml"), text).unwrap();
+    }
+
+    /// Starts an agent with the files of this gateway, and with these further options and variables.
+    pub(crate) fn start(&self, more: &str, environment: &[(&str, &str)]) -> Agent {
+        let log = self.lab.folder().join("flows.jsonl");
+        let options = format!("{} --flow-log {} {more}", self.options, log.display());
+        let binary = agent_binary().unwrap();
+        Agent::start_in(&self.lab.gateway, &binary, self.lab.folder(), "agent", &options, environment)
+            .unwrap()
+    }
+
+    /// The same with the outputs that the configuration has.
+    #[allow(dead_code, reason = "shared with the suite `outputs`")]
+    pub(crate) fn start_as_configured(&self) -> Agent {
+        let (folder, binary) = (self.lab.folder(), agent_binary().unwrap());
+        let options = &self.options;
+        Agent::start_as_configured(&self.lab.gateway, &binary, folder, "agent", options, &[]).unwrap()
+    }
+
+    /// Makes a connection and ends it; what both ends say of it.
+    pub(crate) fn send(&self) -> Packets {
+        let server = SocketAddr::new(self.lab.server_ip(Family::V4), 25);
+        let facts = transfer(&self.lab.client, &self.lab.server, server, 6_000, 6_000).unwrap().client_facts;
+        packets(&facts)
+    }
+
+    /// Opens a connection that stays.
+    pub(crate) fn open(&self) -> Open {
+        let server = SocketAddr::new(self.lab.server_ip(Family::V4), 587);
+        let listener = self.lab.server.enter(|| TcpListener::bind(server)).unwrap().unwrap();
+        let client = self.lab.client.enter(|| TcpStream::connect(server)).unwrap().unwrap();
+        let (served, _) = listener.accept().unwrap();
+        Open { client, served }
+    }
+
+    /// The final records of the flow log.
+    pub(crate) fn finals(&self) -> Vec<Value> {
+        let text = fs::read_to_string(self.lab.folder().join("flows.jsonl")).unwrap_or_default();
+        let lines = text.lines().map(|line| {
+            serde_json::from_str::<Value>(line).unwrap_or_else(|error| panic!("{error}: {line}"))
+        });
+        lines.filter(|flow| flow["flow"]["reason"] != "active").collect()
+    }
+
+    /// Packets of the final records.
+    pub(crate) fn recorded(&self) -> Packets {
+        let mut sum = [0; 2];
+        for flow in self.finals() {
+            sum[0] += flow["flow"]["pkts_toserver"].as_u64().unwrap();
+            sum[1] += flow["flow"]["pkts_toclient"].as_u64().unwrap();
+        }
+        sum
+    }
+
+    /// Waits until the final records hold exactly these packets, and that they stay so.
+    pub(crate) fn expect(&self, agent: &Agent, sent: Packets) {
+        let all = || {
+            wait_for("every packet is in a record", SECONDS, || Ok((self.recorded() == sent).then_some(())))
+        };
+        all().unwrap_or_else(|error| {
+            let flows: Vec<String> = self.finals().iter().map(short).collect();
+            let metrics = agent.metrics().unwrap_or_default();
+            let held = metrics.lines().filter(|line| {
+                line.contains("_held_")
+                    || line.contains("difference")
+                    || line.contains("_sink_")
+                    || line.contains("table_entries")
+            });
+            let held: Vec<&str> = held.collect();
+            panic!(
+                "{error:#}: {:?} of {sent:?}\n{}\n{}\n{}",
+                self.recorded(),
+                flows.join("\n"),
+                held.join("\n"),
+                agent.log()
+            )
+        });
+        std::thread::sleep(Duration::from_secs(1));
+        assert_eq!(self.recorded(), sent, "and none twice");
+    }
+}
+
+/// A flow in a line.
+fn short(flow: &Value) -> String {
+    let part = &flow["flow"];
+    format!(
+        "{} {} {}/{} {} {}",
+        flow["src_port"],
+        flow["dest_port"],
+        part["pkts_toserver"],
+        part["pkts_toclient"],
+        part["reason"],
+        part["start"]
+    )
+}
+
+/// A connection that stays open.
+pub(crate) struct Open {
+    client: TcpStream,
+    served: TcpStream,
+}
+
+impl Open {
+    /// The client's port.
+    pub(crate) fn port(&self) -> u16 {
+        self.client.local_addr().unwrap().port()
+    }
+
+    /// Sends some bytes there and back.
+    pub(crate) fn talk(&mut self) {
+        let mut bytes = [7; 100];
+        self.client.write_all(&bytes).unwrap();
+        self.served.read_exact(&mut bytes).unwrap();
+        self.served.write_all(&bytes).unwrap();
+        self.client.read_exact(&mut bytes).unwrap();
+    }
+
+    /// Ends it; the packets of all of it.
+    pub(crate) fn end(self) -> Packets {
+        self.client.shutdown(std::net::Shutdown::Write).unwrap();
+        std::io::copy(&mut &self.served, &mut std::io::sink()).unwrap();
+        self.served.shutdown(std::net::Shutdown::Write).unwrap();
+        std::io::copy(&mut &self.client, &mut std::io::sink()).unwrap();
+        std::thread::sleep(Duration::from_millis(200));
+        packets(&TcpFacts::of(&self.client).unwrap())
+    }
+}
+
+fn packets(facts: &TcpFacts) -> Packets {
+    [u64::from(facts.segments_out), u64::from(facts.segments_in)]
+}
+
+/// Kills the agent.
+pub(crate) fn kill(mut agent: Agent) {
+    agent.process().signal(libc::SIGKILL).unwrap();
+    agent.process().wait(Duration::from_secs(60)).unwrap();
+}
+
+/// Adds packets.
+pub(crate) fn add(sum: &mut Packets, more: Packets) {
+    sum.iter_mut().zip(more).for_each(|(sum, more)| *sum += more);
+}

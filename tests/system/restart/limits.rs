@@ -1,0 +1,152 @@
+//! Limits of the system that a daemon may run into: standard error takes nothing, no thread can be started.
+
+use std::{
+    fs::{self, File},
+    os::unix::fs::{PermissionsExt, symlink},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use mailflow_test_support::lab::agent_binary;
+
+use crate::gateway::Gateway;
+
+/// Exit status of a process that panicked.
+const PANICKED: i32 = 101;
+
+#[test]
+fn an_agent_whose_standard_error_takes_nothing_counts_on() {
+    let gateway = Gateway::new(100);
+    symlink("/dev/full", gateway.lab.folder().join("agent.log")).unwrap();
+    let mut agent = gateway.start("", &[("RUST_LOG", "trace")]);
+    let sent = gateway.send();
+    gateway.expect(&agent, sent);
+    // Whatever it says of these, it cannot.
+    gateway.configure(100, "poll_intervall: 3s\n");
+    agent.process().signal(libc::SIGHUP).unwrap();
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(agent.stop().unwrap().code(), Some(0));
+}
+
+#[test]
+fn no_command_panics_where_it_cannot_write() {
+    let binary = agent_binary().unwrap();
+    let folder = std::env::temp_dir().join(format!("mailflow-mute-{}", std::process::id()));
+    fs::create_dir_all(&folder).unwrap();
+    let (bad, lines) = (folder.join("bad.yaml"), folder.join("flows.json"));
+    fs::write(&bad, "poll_interval: 5\n").unwrap();
+    fs::write(&lines, "no line of any log\n").unwrap();
+    let (bad, lines) = (bad.to_str().unwrap(), lines.to_str().unwrap());
+    let nowhere = "/nonexistent/agent.sock";
+    let commands: &[&[&str]] = &[
+        &["--version"],
+        &["--help"],
+        &["no-such-command"],
+        &["check-config"],
+        &["check-config", bad],
+        &["print-config"],
+        &["print-config", bad],
+        &["status", "--socket", nowhere],
+        &["top", "--once", "--socket", nowhere],
+        &["explain", "10.0.0.1", "--socket", nowhere],
+        &["explain", "10.0.0.1", "--log", lines],
+        &["suggest", "--socket", nowhere],
+        &["suggest", "--log", lines],
+        &["reload", "--config", bad],
+        &["rules", "test", bad],
+        &["doctor", "--config", bad],
+        &["doctor", "--interface", "lo"],
+        &["backtest", lines],
+        &["backtest", lines, "--alerts", "/dev/full"],
+        &["replay", lines],
+        &["completions", "bash"],
+        &["man", "/dev/full"],
+        &["run", "--config", bad],
+        &[
+            "run",
+            "--interface",
+            "lo",
+            "--alerts",
+            "/nosuch/alerts.json",
+            "--state",
+            "off",
+            "--pins",
+            "off",
+            "--control",
+            "off",
+            "--metrics",
+            "off",
+        ],
+    ];
+    for words in commands {
+        // A disk that is full, and a reader that has gone.
+        for kind in ["full", "gone"] {
+            let to = || match kind {
+                "full" => Stdio::from(File::options().write(true).open("/dev/full").unwrap()),
+                _ => Stdio::from(std::io::pipe().unwrap().1),
+            };
+            let mut command = Command::new(&binary);
+            command.args(*words).env("RUST_LOG", "debug").stdout(to()).stderr(to());
+            let status = command.status().unwrap();
+            let code = status.code();
+            assert!(matches!(code, Some(0..=2)) && code != Some(PANICKED), "{words:?}, {kind}: {status}");
+        }
+    }
+    fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
+fn an_agent_that_may_start_too_few_threads_says_so_or_works() {
+    // A user of its own, whose processes nobody else counts, and a place where that user may run the binary.
+    const USER: &str = "54329";
+    let folder = std::env::temp_dir().join(format!("mailflow-threads-{}", std::process::id()));
+    fs::create_dir_all(&folder).unwrap();
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
+    let binary = folder.join("mailflow-agent");
+    fs::copy(agent_binary().unwrap(), &binary).unwrap();
+    let log = folder.join("log");
+    let (mut refused, mut worked) = (0, 0);
+    for threads in [1, 2, 3, 6, 11, 12, 13, 14, 40] {
+        let mut command = Command::new("prlimit");
+        command.arg(format!("--nproc={threads}:{threads}")).arg("setpriv");
+        command.args(["--reuid", USER, "--regid", USER, "--clear-groups"]);
+        for set in ["--inh-caps", "--ambient-caps"] {
+            command.args([set, "+bpf,+net_admin,+perfmon"]);
+        }
+        command.arg(&binary).args(["run", "--interface", "lo", "--role", "host", "--alerts", "off"]);
+        command.args(["--state", "off", "--pins", "off", "--control", "off", "--metrics", "off"]);
+        let mut child = command.env("NO_COLOR", "1").stderr(File::create(&log).unwrap()).spawn().unwrap();
+        let begun = Instant::now();
+        let said = || fs::read_to_string(&log).unwrap();
+        let status = loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                break Some(status);
+            }
+            if said().contains("hold") && said().contains("attached") {
+                break None;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(180), "hangs with {threads} threads:\n{}", said());
+            std::thread::sleep(Duration::from_millis(50));
+        };
+        match status {
+            Some(status) => {
+                refused += 1;
+                assert_eq!(status.code(), Some(1), "{threads}:\n{}", said());
+                assert!(
+                    said().contains("thread") && said().contains("RLIMIT_NPROC"),
+                    "{threads}:\n{}",
+                    said()
+                );
+            }
+            None => {
+                worked += 1;
+                let pid = libc::pid_t::try_from(child.id()).unwrap();
+                // SAFETY: sends a signal to a child that has not been waited for.
+                unsafe { libc::kill(pid, libc::SIGTERM) };
+                assert_eq!(child.wait().unwrap().code(), Some(0), "{threads}:\n{}", said());
+            }
+        }
+    }
+    fs::remove_dir_all(folder).unwrap();
+    assert!(refused >= 5 && worked >= 1, "{refused} refused, {worked} worked");
+}

@@ -1,0 +1,326 @@
+//! One subject under one rule: what it holds, and its incident.
+
+use std::{sync::Arc, time::Duration};
+
+use mailflow_engine::{
+    event::AlertState,
+    flow::Flow,
+    settings::{Condition, Kind, Level, Measure, Rule, Term},
+};
+
+use super::{
+    Nanos, nanos,
+    networks::{Force, usual},
+    operations::Which,
+    window::{Gave, Held},
+};
+
+/// An alert the engine should raise.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Said {
+    /// The rule, and whom it is about.
+    pub of: (Arc<str>, String),
+    /// Why it is suppressed, if it is.
+    pub suppressed: Option<Arc<str>>,
+    /// Firing or resolved.
+    pub state: AlertState,
+    /// The event's moment, the incident's beginning, its end.
+    pub times: (Nanos, Nanos, Option<Nanos>),
+    /// The term that decided: its name and window, its threshold, and what it held.
+    pub decided: (Called, u64, u64),
+    /// The newest flows that contributed and their event times, where they are known.
+    pub flows: Option<Vec<(Which, Nanos)>>,
+}
+
+/// Name and window of a term.
+pub type Called = (String, Duration);
+
+/// A subject under a rule.
+#[derive(Clone)]
+pub(super) struct Subject {
+    pub(super) held: Vec<Held>,
+    /// Flows that contributed, in the order in which they did last.
+    flows: Vec<Flow>,
+    ended: Option<Nanos>,
+    pub(super) firing: Option<Firing>,
+}
+
+#[derive(Clone)]
+pub(super) struct Firing {
+    pub(super) starts_at: Nanos,
+    holds_until: Nanos,
+    repeat: Nanos,
+    decided: usize,
+    thresholds: Vec<(Called, u64)>,
+    /// What the last alert showed.
+    shown: Vec<Flow>,
+    /// Whether that is what the agent must have shown.
+    alike: bool,
+}
+
+/// What is around a subject.
+#[derive(Clone, Copy)]
+pub(super) struct Around<'a> {
+    pub(super) rule: &'a Rule,
+    pub(super) of: &'a (bool, String),
+    pub(super) force: Force<'a>,
+    pub(super) clock: Nanos,
+}
+
+/// What each term is called: what it measures, and of several the number.
+pub(super) fn called(terms: &[Term]) -> Vec<Called> {
+    let mut called: Vec<Called> = Vec::new();
+    for (place, term) in terms.iter().enumerate() {
+        let name = term.measure.name();
+        let number = 1 + terms[..place].iter().filter(|before| before.measure.name() == name).count();
+        let name = if number > 1 { format!("{name} #{number}") } else { name };
+        called.push((name, term.window.length));
+    }
+    called
+}
+
+impl Subject {
+    pub(super) fn new(held: Vec<Held>) -> Self {
+        Self { held, flows: Vec::new(), ended: None, firing: None }
+    }
+
+    /// Takes what a flow gave each term. Gives whether it gave any of them anything.
+    pub(super) fn take(&mut self, clock: Nanos, flow: &Flow, gave: Vec<Option<Gave>>) -> bool {
+        let time = flow.last().as_nanos();
+        let mut any = false;
+        // What is too old counts no more, whatever thresholds there will be.
+        self.held.iter_mut().for_each(|held| held.age(clock));
+        for (held, gave) in self.held.iter_mut().zip(gave) {
+            if let Some(gave) = gave.filter(|_| held.matters(time, clock)) {
+                held.give(time, gave);
+                any = true;
+            }
+        }
+        if any {
+            self.flows.retain(|known| (known.key, known.first) != (flow.key, flow.first));
+            self.flows.push(flow.clone());
+            let many = self.flows.len().saturating_sub(20);
+            self.flows.drain(..many);
+        }
+        any
+    }
+
+    /// After news at `time`.
+    pub(super) fn judge(&mut self, around: Around<'_>, levels: &[Level], time: Nanos) -> Option<Said> {
+        let until = self.until(&around.rule.condition, levels);
+        if let Some(firing) = &mut self.firing {
+            firing.holds_until = firing.holds_until.max(until.unwrap_or(0));
+            return None;
+        }
+        let holds = |moment: &Nanos| self.holds(&around.rule.condition, levels, *moment);
+        let single = matches!(
+            (&around.rule.condition, self.held[0].term.measure),
+            (Condition::Term(_), Measure::Count(_))
+        );
+        let mut moments: Vec<Nanos> = self.held.iter().flat_map(Held::moments).collect();
+        moments.push(time);
+        moments.retain(|moment| single || *moment >= time);
+        moments.sort_unstable();
+        let later = |moment: &Nanos| self.ended.is_none_or(|ended| *moment > ended);
+        let starts_at = moments.into_iter().filter(later).find(holds)?;
+        let decided = self.leading(&around.rule.condition, levels, starts_at).unwrap_or(0);
+        let at_least = levels.iter().map(|level| level.at_least);
+        let firing = Firing {
+            starts_at,
+            holds_until: until.unwrap_or(0).max(starts_at),
+            repeat: grid(around.rule, starts_at, around.clock),
+            decided,
+            thresholds: called(&around.rule.terms).into_iter().zip(at_least).collect(),
+            shown: self.shown(decided, starts_at, around.clock),
+            alike: self.alike(),
+        };
+        self.firing = Some(firing);
+        self.say(around, AlertState::Firing, starts_at)
+    }
+
+    /// When there is something to be done for the incident.
+    pub(super) fn due(&self, rule: &Rule) -> Option<Nanos> {
+        let firing = self.firing.as_ref()?;
+        Some(firing.repeat.min(firing.holds_until + nanos(rule.resolve_after)))
+    }
+
+    /// Does what is due.
+    pub(super) fn act(&mut self, around: Around<'_>) -> Option<Said> {
+        let firing = self.firing.as_ref()?;
+        if firing.holds_until + nanos(around.rule.resolve_after) <= around.clock {
+            let ends_at = firing.holds_until;
+            return self.resolve(around, ends_at);
+        }
+        let decided = self.decides_now(around).unwrap_or(firing.decided);
+        let (shown, alike) = (self.shown(decided, around.clock, around.clock), self.alike());
+        let firing = self.firing.as_mut()?;
+        firing.decided = decided;
+        firing.repeat = grid(around.rule, firing.starts_at, around.clock);
+        if !shown.is_empty() {
+            (firing.shown, firing.alike) = (shown, alike);
+        }
+        self.say(around, AlertState::Firing, around.clock)
+    }
+
+    /// The term that keeps the incident up: the first that holds, as it was told; otherwise the one, but a ratio, that
+    /// is nearest to its threshold.
+    fn decides_now(&self, around: Around<'_>) -> Option<usize> {
+        let thresholds = thresholds(around.rule, self.firing.as_ref()?);
+        let thresholds: Vec<u64> = thresholds.into_iter().map(|(_, threshold)| threshold).collect();
+        let levels: Vec<Level> =
+            thresholds.iter().map(|at| Level { at_least: *at, resolve_below: *at }).collect();
+        let leading = self.leading(&around.rule.condition, &levels, around.clock);
+        leading.or_else(|| {
+            let part =
+                |term: &usize| self.held[*term].value(around.clock) as f64 / thresholds[*term].max(1) as f64;
+            let ratio = |term: usize| matches!(self.held[term].term.measure, Measure::Ratio { .. });
+            let terms = (0..self.held.len()).filter(|term| !ratio(*term) && part(term) > 0.0);
+            terms.reduce(|best, term| if part(&term) > part(&best) { term } else { best })
+        })
+    }
+
+    /// Ends the incident.
+    pub(super) fn end(&mut self, around: Around<'_>) -> Option<Said> {
+        self.resolve(around, around.clock)
+    }
+
+    fn resolve(&mut self, around: Around<'_>, ends_at: Nanos) -> Option<Said> {
+        let mut said = self.say(around, AlertState::Resolved, around.clock)?;
+        said.times.2 = Some(ends_at);
+        self.ended = self.firing.take().map(|firing| firing.holds_until);
+        Some(said)
+    }
+
+    /// The incident goes on under a rule that measures otherwise, which has nothing yet.
+    pub(super) fn renewed(mut self, before: &Rule, rule: &Rule, held: Vec<Held>) -> Option<Self> {
+        let mut firing = self.firing.take()?;
+        let decided = called(&before.terms).swap_remove(firing.decided);
+        firing.decided = called(&rule.terms).iter().position(|called| *called == decided).unwrap_or(0);
+        firing.thresholds = thresholds(rule, &firing);
+        Some(Self { firing: Some(firing), ..Self::new(held) })
+    }
+
+    fn say(&mut self, around: Around<'_>, state: AlertState, at: Nanos) -> Option<Said> {
+        let firing = self.firing.as_mut()?;
+        firing.thresholds = thresholds(around.rule, firing);
+        let (called, threshold) = firing.thresholds[firing.decided].clone();
+        let reason = |shown: &Vec<Flow>| {
+            let reasons = shown.iter().rev().find_map(|flow| around.force.allowed(around.rule, flow));
+            reasons.map_or_else(|| "on an allow-list".into(), |allow| Arc::clone(&allow.reason))
+        };
+        let which = |flow: &Flow| ((flow.key, flow.first.as_nanos()), flow.last().as_nanos());
+        Some(Said {
+            of: (Arc::clone(&around.rule.name), around.of.1.clone()),
+            suppressed: around.of.0.then(|| reason(&firing.shown)),
+            state,
+            times: (at, firing.starts_at, None),
+            decided: (called, threshold, self.held[firing.decided].value(at)),
+            flows: firing.alike.then(|| firing.shown.iter().map(which).collect()),
+        })
+    }
+
+    /// Whether it is certain which flows are known. A flow is forgotten with the last of what it gave; where a term
+    /// looks further back than the one it gave that to, it may be gone or not.
+    fn alike(&self) -> bool {
+        self.held.iter().all(|held| held.length() == self.held[0].length())
+    }
+
+    /// The flows in the window that ends at `end`, or after it, but for those that came too late to matter at `clock`.
+    fn shown(&self, decided: usize, end: Nanos, clock: Nanos) -> Vec<Flow> {
+        let held = &self.held[decided];
+        let inside = |flow: &&Flow| {
+            let time = flow.last().as_nanos();
+            (time > end || held.inside(time, end)) && held.matters(time, clock)
+        };
+        let mut flows: Vec<Flow> = self.flows.iter().filter(inside).cloned().collect();
+        // Stable: of equal times the one that came later is the newer.
+        flows.sort_by_key(Flow::last);
+        flows
+    }
+
+    fn holds(&self, condition: &Condition, levels: &[Level], at: Nanos) -> bool {
+        match condition {
+            Condition::Term(term) => self.held[*term].value(at) >= levels[*term].at_least,
+            Condition::Any(parts) => parts.iter().any(|part| self.holds(part, levels, at)),
+            Condition::All(parts) => parts.iter().all(|part| self.holds(part, levels, at)),
+        }
+    }
+
+    fn leading(&self, condition: &Condition, levels: &[Level], at: Nanos) -> Option<usize> {
+        match condition {
+            Condition::Term(term) => self.holds(condition, levels, at).then_some(*term),
+            Condition::Any(parts) => parts.iter().find_map(|part| self.leading(part, levels, at)),
+            Condition::All(parts) => {
+                let terms: Vec<usize> =
+                    parts.iter().map(|part| self.leading(part, levels, at)).collect::<Option<_>>()?;
+                let ratio = |term: usize| matches!(self.held[term].term.measure, Measure::Ratio { .. });
+                terms.iter().find(|term| !ratio(**term)).or(terms.first()).copied()
+            }
+        }
+    }
+
+    /// Until when the condition last held, or will have held, at the thresholds for its end, in which ratios have
+    /// no part unless there is nothing else. Whatever changes does so when something leaves a window.
+    fn until(&self, condition: &Condition, levels: &[Level]) -> Option<Nanos> {
+        if self.lasts(condition, levels, 0).is_none() {
+            return self.held.iter().filter_map(Held::empties).max();
+        }
+        let mut leaves: Vec<Nanos> = self.held.iter().flat_map(Held::leaving).collect();
+        leaves.sort_unstable();
+        leaves.into_iter().rev().find(|leaf| self.lasts(condition, levels, leaf - 1) == Some(true))
+    }
+
+    /// Whether it holds then at those thresholds; none where there are only ratios.
+    fn lasts(&self, condition: &Condition, levels: &[Level], at: Nanos) -> Option<bool> {
+        let speaking = |parts: &[Condition]| -> Vec<bool> {
+            parts.iter().filter_map(|part| self.lasts(part, levels, at)).collect()
+        };
+        match condition {
+            Condition::Term(place) => {
+                let held = &self.held[*place];
+                let ratio = matches!(held.term.measure, Measure::Ratio { .. });
+                (!ratio).then(|| held.value(at) >= levels[*place].resolve_below)
+            }
+            Condition::Any(parts) => {
+                let parts = speaking(parts);
+                (!parts.is_empty()).then(|| parts.contains(&true))
+            }
+            Condition::All(parts) => {
+                let parts = speaking(parts);
+                (!parts.is_empty()).then(|| !parts.contains(&false))
+            }
+        }
+    }
+}
+
+/// The thresholds an incident began with; of terms that it did not have then, the usual ones.
+fn thresholds(rule: &Rule, firing: &Firing) -> Vec<(Called, u64)> {
+    let known = |called: &Called| firing.thresholds.iter().find(|(known, _)| known == called);
+    let terms = called(&rule.terms).into_iter().zip(usual(&rule.terms));
+    terms.map(|(called, usual)| known(&called).cloned().unwrap_or((called, usual.at_least))).collect()
+}
+
+/// The next of the moments at which an incident is told again.
+fn grid(rule: &Rule, starts_at: Nanos, clock: Nanos) -> Nanos {
+    let interval = nanos(rule.repeat_interval);
+    (1..).map(|n| starts_at + n * interval).find(|repeat| *repeat > clock).unwrap()
+}
+
+/// What a look shows its flow to be.
+pub(super) fn kinds(flow: &Flow, live: bool, ended: bool) -> Vec<Kind> {
+    let (attempt, answered) = (flow.facts.syn != 0, flow.facts.syn != 0 && flow.facts.syn_ack != 0);
+    let delivering = answered && flow.messages > 0;
+    // A path of another connection, if its SYN asked for that and the SYN-ACK agreed.
+    let joined = mailflow_common::seen::MPTCP_JOIN | mailflow_common::seen::MPTCP_JOINED;
+    if flow.facts.seen & joined == joined {
+        return Vec::new();
+    }
+    let is = |kind: &Kind| match kind {
+        Kind::Flows => !live,
+        Kind::Attempts => !live && attempt,
+        Kind::Sessions => !live && answered,
+        Kind::Failed => ended && attempt && !delivering,
+        Kind::Delivering => delivering,
+    };
+    Kind::ALL.into_iter().filter(is).collect()
+}

@@ -1,0 +1,349 @@
+//! An agent without its I/O: it reads a table, keeps states, dies, and goes on.
+//!
+//! What the kernel's table, the journal, the history and the file of alerts would hold, this holds. What is written
+//! to them and what another agent makes of it is the agent's own code.
+
+use std::{collections::HashSet, io};
+
+use crate::model::{Connection, Doing, Nanos, Which};
+use mailflow_agent::recovery::{
+    poll_records,
+    redo::{self, Hearers, Tables},
+    store::{Entry, Past, Told},
+};
+use mailflow_common::SourceOverflowKey;
+use mailflow_engine::{
+    Engine, Known,
+    event::{Alert, AlertState, Effects, Qualified},
+    flow::{Fate, Finished, Flow},
+    settings::Settings,
+    spill::Spill,
+    state::State,
+    time::{Epoch, Time},
+};
+
+use super::run::Chance;
+
+/// How far a poll comes before its process is killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Point {
+    /// What a part of the table brings is in the journal, and nothing of it is done.
+    Noted,
+    /// What ended of a part is out of the table.
+    Removed,
+    /// The rules have seen it, and nobody knows.
+    Ticked,
+    /// It is in the history, and nobody was told.
+    Judged,
+    /// Some of the alerts were told.
+    Told,
+}
+
+impl Point {
+    pub(crate) const ALL: [Point; 5] =
+        [Point::Noted, Point::Removed, Point::Ticked, Point::Judged, Point::Told];
+}
+
+/// What is left when a process dies.
+struct Left {
+    /// When the state was kept, and the state.
+    now: Nanos,
+    state: Vec<u8>,
+    known: Known,
+    journal: Vec<Entry>,
+    history: Vec<Past>,
+}
+
+impl Left {
+    fn nothing() -> Self {
+        Self { now: 0, state: Vec::new(), known: Known::default(), journal: Vec::new(), history: Vec::new() }
+    }
+}
+
+/// The connections whose flows are in the kernel's table, or will be.
+struct Table<'a>(Vec<&'a Connection>);
+
+impl Tables for Table<'_> {
+    fn holds(&self, flow: &Flow) -> io::Result<bool> {
+        Ok(self.0.iter().any(|connection| connection.which() == which(flow)))
+    }
+
+    fn holds_finished(&self, _: &Flow) -> io::Result<bool> {
+        unreachable!("each tuple has one flow at a time")
+    }
+
+    fn holds_spill(&self, _: &SourceOverflowKey) -> io::Result<bool> {
+        unreachable!("the table is never full")
+    }
+
+    fn book_removed(&mut self, _: &Flow) {}
+
+    fn book_finished(&mut self, _: &Finished, _: &[u8]) {}
+
+    fn book_spilled(&mut self, _: &Spill) {}
+}
+
+/// The file of alerts.
+#[derive(Default)]
+struct Lines {
+    alerts: Vec<Alert>,
+    told: HashSet<Identity>,
+    /// Those of which no agent has noted that they are there.
+    unnoted: Vec<Alert>,
+}
+
+impl Lines {
+    /// No alert is told twice.
+    fn tell(&mut self, alert: Alert) {
+        assert!(self.told.insert(identity(&alert)), "told twice: {alert:#?}");
+        self.unnoted.push(alert.clone());
+        self.alerts.push(alert);
+    }
+}
+
+impl Hearers for Lines {
+    fn told(&mut self, _: &[Alert]) {}
+
+    fn book(&mut self, _: Time, _: &Effects) {}
+
+    fn tell(&mut self, effects: Effects, _: Epoch) {
+        for alert in effects.alerts {
+            // What nobody noted is looked for in the file.
+            if !self.unnoted.iter().any(|told| identity(told) == identity(&alert)) {
+                self.tell(alert);
+            }
+        }
+    }
+}
+
+pub(crate) struct Process<'a> {
+    pub(crate) engine: Engine,
+    settings: Settings,
+    pub(crate) epoch: i128,
+    table: Table<'a>,
+    left: Left,
+    lines: Lines,
+    /// The beginning of the poll that is on, until something of it is in the journal.
+    begins: Option<Entry>,
+    /// What was done, for the reference.
+    pub(crate) doings: Vec<Doing>,
+    /// Flows that rules counted.
+    pub(crate) counted: Vec<Qualified>,
+    chance: Chance,
+    /// Readings miss flows here and there.
+    gaps: bool,
+}
+
+/// An alert, as far as it takes to know it again.
+type Identity = (String, Time, Time, AlertState, bool);
+
+fn identity(alert: &Alert) -> Identity {
+    (alert.fingerprint.clone(), alert.starts_at, alert.time, alert.state, alert.suppressed.is_some())
+}
+
+fn which(flow: &Flow) -> Which {
+    (flow.key, flow.first.as_nanos())
+}
+
+impl<'a> Process<'a> {
+    pub(crate) fn new(settings: &Settings, history: &'a [Connection], seed: u64, gaps: bool) -> Self {
+        Self {
+            engine: Engine::new(settings.clone()),
+            settings: settings.clone(),
+            epoch: 0,
+            table: Table(history.iter().collect()),
+            left: Left::nothing(),
+            lines: Lines::default(),
+            begins: None,
+            doings: Vec::new(),
+            counted: Vec::new(),
+            chance: Chance(seed | 1),
+            gaps,
+        }
+    }
+
+    /// Alerts that were told.
+    pub(crate) fn alerts(&self) -> &[Alert] {
+        &self.lines.alerts
+    }
+
+    /// A poll, up to some point. Gives whether it came to its end.
+    pub(crate) fn poll(&mut self, now: Nanos, until: Option<Point>) -> bool {
+        if self.chance.one_in(2) {
+            self.delivered();
+        }
+        let mut missed: HashSet<Which> = HashSet::new();
+        let mut shown: Vec<Flow> =
+            self.table.0.iter().filter_map(|connection| connection.seen(now)).collect();
+        if self.gaps {
+            let misses: Vec<bool> = shown.iter().map(|_| self.chance.one_in(6)).collect();
+            let mut misses = misses.into_iter();
+            shown.retain(|flow| {
+                let misses = misses.next().unwrap();
+                missed.extend(misses.then(|| which(flow)));
+                !misses
+            });
+        }
+        self.engine.begin(Time::from_nanos(now));
+        self.begins = Some(Entry::Poll { now: Time::from_nanos(now), epoch: self.epoch });
+        let parts: Vec<Vec<Flow>> = self.chance.parts(&shown).into_iter().map(<[Flow]>::to_vec).collect();
+        // The part at which a process dies, if it does so among them.
+        let dies = self.chance.below(parts.len() as u64 + 1) as usize;
+        let dies = until.filter(|until| *until <= Point::Removed).map(|until| (dies, until));
+        for (place, part) in parts.iter().enumerate() {
+            let point = dies.filter(|(at, _)| *at == place).map(|(_, until)| until);
+            if !self.part(part, point, &mut missed) {
+                missed.extend(parts[place + 1..].iter().flatten().map(which));
+                self.doings.push(Doing::Look(now, missed));
+                return false;
+            }
+        }
+        self.doings.push(Doing::Look(now, missed));
+        if dies.is_some() {
+            return false;
+        }
+        let effects = self.engine.tick(Time::from_nanos(now));
+        if until == Some(Point::Ticked) {
+            return false;
+        }
+        self.doings.push(Doing::Tick(now));
+        let moment = (Time::from_nanos(now), Epoch::from_unix_nanos(self.epoch));
+        self.left.history.extend(poll_records::passed(moment, &self.engine));
+        self.counted.extend(effects.qualified.iter().cloned());
+        let alerts = match until {
+            Some(Point::Judged) => 0,
+            Some(_) => self.chance.below(effects.alerts.len() as u64 + 1) as usize,
+            None => effects.alerts.len(),
+        };
+        effects.alerts.into_iter().take(alerts).for_each(|alert| self.lines.tell(alert));
+        if until.is_some() {
+            if self.chance.one_in(2) {
+                self.delivered();
+            }
+            return false;
+        }
+        // Of a poll that brought nothing there is nothing in the journal.
+        if self.begins.take().is_none() {
+            self.left.journal.push(Entry::Over);
+        }
+        true
+    }
+
+    /// A part of a reading: what it brings is noted before it is done.
+    fn part(&mut self, part: &[Flow], until: Option<Point>, missed: &mut HashSet<Which>) -> bool {
+        let effects = self.engine.look(part);
+        let ending = self.engine.ending().to_vec();
+        self.note(poll_records::living(&effects, &ending).collect());
+        if until == Some(Point::Noted) {
+            missed.extend(ending.iter().map(which));
+            return false;
+        }
+        let gaps = self.gaps;
+        let chance = &mut self.chance;
+        let fates: Vec<Fate> = ending
+            .iter()
+            .map(|_| if gaps && chance.one_in(6) { Fate::Lives } else { Fate::Removed })
+            .collect();
+        for (flow, fate) in ending.iter().zip(&fates) {
+            if *fate == Fate::Lives {
+                missed.insert(which(flow));
+            } else {
+                self.table.0.retain(|connection| connection.which() != which(flow));
+            }
+        }
+        let lives = ending.iter().zip(&fates).filter(|(_, fate)| **fate == Fate::Lives);
+        self.note(lives.map(|(flow, _)| Entry::Lives(flow.clone())).collect());
+        if until == Some(Point::Removed) {
+            return false;
+        }
+        self.engine.end(&fates);
+        true
+    }
+
+    /// Puts entries into the journal, the first ones of a poll behind its beginning.
+    fn note(&mut self, entries: Vec<Entry>) {
+        if !entries.is_empty() {
+            self.left.journal.extend(self.begins.take().into_iter().chain(entries));
+        }
+    }
+
+    /// The history gets to know what was told.
+    fn delivered(&mut self) {
+        self.left.history.extend(self.lines.unnoted.drain(..).map(|alert| Past::Told(Told::of(&alert))));
+    }
+
+    /// The state is kept at `now`, as bytes.
+    pub(crate) fn keep(&mut self, now: Nanos) {
+        let state = postcard::to_stdvec(&self.engine.save()).unwrap();
+        self.left = Left { now, state, known: self.engine.known(), ..Left::nothing() };
+        self.lines.unnoted.clear();
+        self.doings.push(Doing::Keep);
+    }
+
+    /// Other settings are in force.
+    pub(crate) fn reload(&mut self, now: Nanos, settings: &Settings) -> usize {
+        let changed = self.engine.reconfigure(Time::from_nanos(now), settings.clone());
+        self.doings.push(Doing::Reload(now, Box::new(settings.clone())));
+        self.settings = settings.clone();
+        self.enter(changed.effects);
+        self.keep(now);
+        changed.restarted.len()
+    }
+
+    /// The wall clock is set.
+    pub(crate) fn set(&mut self, epoch: i128) {
+        self.epoch = epoch;
+        self.engine.set_epoch(Epoch::from_unix_nanos(epoch));
+        self.doings.push(Doing::Set(epoch));
+    }
+
+    /// The agent stops and its tables end: what is open gets a last record.
+    pub(crate) fn stop(&mut self, now: Nanos) {
+        let table: Vec<Flow> = self.table.0.iter().filter_map(|connection| connection.seen(now)).collect();
+        for part in self.chance.parts(&table) {
+            self.engine.look_last(Time::from_nanos(now), part);
+        }
+        self.table.0.retain(|connection| connection.seen(now).is_none());
+        self.doings.extend([Doing::LastLook(now), Doing::Tick(now)]);
+        let effects = self.engine.shutdown(Time::from_nanos(now));
+        self.enter(effects);
+        self.keep(now);
+    }
+
+    /// Another process goes on where this one stopped, at `now`; how many alerts fire.
+    pub(crate) fn restart(&mut self, now: Nanos, tables: bool) -> usize {
+        let Left { now: kept, state, known, journal, history } =
+            std::mem::replace(&mut self.left, Left::nothing());
+        self.begins = None;
+        let epoch = Epoch::from_unix_nanos(self.epoch);
+        self.engine = Engine::new(self.settings.clone());
+        if tables {
+            self.engine.know(&known);
+        }
+        let state: State = postcard::from_bytes(&state).unwrap();
+        assert!(state.is_readable());
+        self.engine.set_epoch(epoch);
+        let restored = self.engine.restore(state);
+        assert_eq!(restored.forgotten, Vec::<String>::new());
+        self.doings.push(Doing::Restart);
+        let judged = redo::judge_again(&mut self.engine, &history, &mut self.lines);
+        self.engine.set_epoch(epoch);
+        let table = tables.then_some(&mut self.table);
+        let journal = (journal, Time::from_nanos(kept));
+        redo::finish(&mut self.engine, table, journal, judged, (&mut self.lines, epoch)).unwrap();
+        self.keep(now);
+        restored.firing
+    }
+
+    /// Nothing but time passes.
+    pub(crate) fn tick(&mut self, now: Nanos) {
+        let effects = self.engine.tick(Time::from_nanos(now));
+        self.doings.push(Doing::Tick(now));
+        self.enter(effects);
+    }
+
+    fn enter(&mut self, effects: Effects) {
+        self.counted.extend(effects.qualified);
+        effects.alerts.into_iter().for_each(|alert| self.lines.tell(alert));
+    }
+}

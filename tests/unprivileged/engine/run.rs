@@ -1,0 +1,202 @@
+//! Runs a history through the engine, as the agent would.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use crate::model::{Connection, Nanos, Told};
+use mailflow_common::FlowKey;
+use mailflow_engine::{
+    Engine,
+    event::{Alert, Effects, Gain, Qualified, WindowValue},
+    flow::{Fate, Flow, FlowRecord},
+    settings::Settings,
+    time::Time,
+};
+
+/// How the table is read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Readings {
+    /// Every reading shows every flow, and what ended is taken out.
+    Whole,
+    /// Readings leave out flows here and there, and some of the ended are taken out only later.
+    Gaps,
+}
+
+/// What a run gave.
+pub(crate) struct Run {
+    pub(crate) polls: Vec<Nanos>,
+    /// Flows that a reading left out, and when.
+    pub(crate) missed: HashSet<(FlowKey, Nanos)>,
+    pub(crate) records: Vec<FlowRecord>,
+    pub(crate) qualified: Vec<Qualified>,
+    pub(crate) alerts: Vec<Alert>,
+    pub(crate) values: Vec<WindowValue>,
+}
+
+/// Reads the table with `rhythm` until `stop`, in parts of random sizes, shuts down, and lets `drain` pass.
+pub(crate) fn run(
+    settings: &Settings,
+    history: &[Connection],
+    rhythm: &[Nanos],
+    stop: Nanos,
+    drain: Nanos,
+    (readings, seed): (Readings, u64),
+) -> Run {
+    let mut engine = Engine::new(settings.clone());
+    let mut book = Book::default();
+    let mut chance = Chance(seed | 1);
+    let mut gaps = Gaps::default();
+    let mut polls = Vec::new();
+    let mut live: Vec<&Connection> = history.iter().collect();
+    let mut now = 0;
+    for interval in rhythm.iter().cycle() {
+        now += interval;
+        if now >= stop {
+            break;
+        }
+        polls.push(now);
+        let mut table: Vec<Flow> = live.iter().filter_map(|connection| connection.seen(now)).collect();
+        let gappy = matches!(readings, Readings::Gaps);
+        table.retain(|flow| !(gappy && gaps.misses(flow.key, now, &mut chance)));
+        engine.begin(Time::from_nanos(now));
+        for part in chance.parts(&table) {
+            book.enter(engine.look(part));
+            if chance.one_in(2) {
+                end(&mut engine, &mut book, &mut live, &mut chance, gappy);
+            }
+        }
+        end(&mut engine, &mut book, &mut live, &mut chance, gappy);
+        book.balance(&table);
+        book.enter(engine.tick(Time::from_nanos(now)));
+    }
+    let table: Vec<Flow> = live.iter().filter_map(|connection| connection.seen(stop)).collect();
+    for part in chance.parts(&table) {
+        book.enter(engine.look_last(Time::from_nanos(stop), part));
+    }
+    book.enter(engine.shutdown(Time::from_nanos(stop)));
+    book.balance(&table);
+    let values = engine.windows(Time::from_nanos(stop));
+    assert_eq!((engine.stats().open_flows, engine.stats().vanished_flows), (0, 0));
+    if matches!(readings, Readings::Whole) {
+        assert_eq!(engine.stats().rules.late, 0);
+    }
+    // In steps, as time passes.
+    for step in 1..=10 {
+        book.enter(engine.tick(Time::from_nanos(stop + drain / 10 * step)));
+    }
+    let Effects { records, qualified, alerts, .. } = book.effects;
+    Run { polls, missed: gaps.missed, records, qualified, alerts, values }
+}
+
+/// Takes what ended out of the table; with gaps, some of it stays, and the end of it is not tried.
+fn end(engine: &mut Engine, book: &mut Book, live: &mut Vec<&Connection>, chance: &mut Chance, gappy: bool) {
+    let ending = engine.ending();
+    let tried = ending.len() - if gappy { chance.below(ending.len() as u64 / 4 + 1) as usize } else { 0 };
+    let fate = |_: &Flow| match chance.below(6) {
+        0 | 1 if gappy => Fate::Lives,
+        2 => Fate::Absent,
+        _ => Fate::Removed,
+    };
+    let fates: Vec<Fate> = ending[..tried].iter().map(fate).collect();
+    let gone = ending.iter().zip(&fates).filter(|(_, fate)| **fate != Fate::Lives);
+    let gone: HashSet<FlowKey> = gone.map(|(flow, _)| flow.key).collect();
+    live.retain(|connection| !gone.contains(&connection.key));
+    book.enter(engine.end(&fates));
+}
+
+/// Which flows readings leave out: none more often than the engine remembers it, eight times in a row.
+#[derive(Default)]
+struct Gaps {
+    missed: HashSet<(FlowKey, Nanos)>,
+    row: HashMap<FlowKey, u32>,
+}
+
+impl Gaps {
+    fn misses(&mut self, key: FlowKey, now: Nanos, chance: &mut Chance) -> bool {
+        let row = self.row.entry(key).or_default();
+        // Once left out, more often again: rows of several must be common.
+        let misses = *row < 8 && chance.one_in(if *row > 0 { 2 } else { 5 });
+        *row = if misses { *row + 1 } else { 0 };
+        if misses {
+            self.missed.insert((key, now));
+        }
+        misses
+    }
+}
+
+/// Xorshift (Marsaglia, 2003): the same seed, the same run.
+pub(crate) struct Chance(pub(crate) u64);
+
+impl Chance {
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % bound
+    }
+
+    pub(crate) fn one_in(&mut self, number: u64) -> bool {
+        self.below(number) == 0
+    }
+
+    /// `all` in order, in parts of one to a hundred.
+    pub(crate) fn parts<'a, T>(&mut self, mut all: &'a [T]) -> Vec<&'a [T]> {
+        let mut parts = Vec::new();
+        while !all.is_empty() {
+            let most = 1 << self.below(8);
+            let length = (1 + self.below(most)).min(100).min(all.len() as u64) as usize;
+            let (part, rest) = all.split_at(length);
+            parts.push(part);
+            all = rest;
+        }
+        parts
+    }
+}
+
+/// All effects so far, and the books.
+#[derive(Default)]
+struct Book {
+    effects: Effects,
+    sums: HashMap<FlowKey, (Gain, Gain, u64)>,
+}
+
+impl Book {
+    fn enter(&mut self, effects: Effects) {
+        for delta in effects.deltas {
+            assert_eq!(delta.new_flow, !self.sums.contains_key(&delta.key), "{delta:?}");
+            let (up, down, messages) = self.sums.entry(delta.key).or_default();
+            for (sum, gain) in [(up, delta.up), (down, delta.down)] {
+                sum.packets += gain.packets;
+                sum.bytes += gain.bytes;
+            }
+            *messages += delta.messages;
+        }
+        self.effects.records.extend(effects.records);
+        self.effects.qualified.extend(effects.qualified);
+        self.effects.alerts.extend(effects.alerts);
+    }
+
+    /// The sum of the deltas is the sum of the counters, for every flow at every look.
+    fn balance(&self, table: &[Flow]) {
+        for flow in table {
+            let [up, down] =
+                [&flow.up, &flow.down].map(|way| Gain { packets: way.packets, bytes: way.bytes });
+            assert_eq!(self.sums.get(&flow.key), Some(&(up, down, u64::from(flow.messages))), "{flow:?}");
+        }
+    }
+}
+
+/// An alert in the reference's words.
+pub(crate) fn told(alert: &Alert) -> Told {
+    Told {
+        of: (Arc::clone(&alert.rule), alert.subject.source().unwrap()),
+        state: alert.state,
+        time: alert.time.as_nanos(),
+        starts_at: alert.starts_at.as_nanos(),
+        ends_at: alert.ends_at.map(Time::as_nanos),
+        value: alert.decided.value.number(),
+        flows: alert.flows.iter().map(|record| (record.flow.key, record.time().as_nanos())).collect(),
+    }
+}

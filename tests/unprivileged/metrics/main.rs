@@ -1,0 +1,11 @@
+//! What leaves the agent: lines, metrics, and the port they are scraped from.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests fail the test")]
+
+#[path = "../../common/fixture.rs"]
+#[allow(dead_code, reason = "shared with the suite `outputs`")]
+mod fixture;
+mod http;
+mod page;
+mod traffic_counters;
+mod web;

@@ -1,0 +1,61 @@
+//! Receivers behind a proxy.
+
+use std::time::Duration;
+
+use mailflow_agent::config::{
+    Address, AlertTo, DeadLetters, Profile, Proxy as Setting, Receiver as Settings,
+    outputs::url::{Form, Url},
+};
+
+use crate::{
+    http::Receiver,
+    http_proxy::Proxy,
+    peer::{alert, event, numbers, sink, until},
+};
+
+fn webhook(url: &str, proxy: Setting) -> AlertTo {
+    let url = Address::Here(Url::parse(url, Form::Webhook).unwrap());
+    let receiver = Settings { proxy, timeout: Duration::from_secs(20), ..Settings::default() };
+    AlertTo::Webhook { url, receiver, profile: Profile::Eve, dead_letters: DeadLetters::Off }
+}
+
+#[test]
+fn plain_text_goes_to_the_proxy_with_the_whole_address() {
+    let receiver = Receiver::anywhere(200);
+    let proxy = Proxy::start(receiver.addr, 200);
+    // A name that nothing but the proxy knows.
+    let to = Setting::To(proxy.url("user:p%40ss@"));
+    let sink = sink(webhook("http://receiver.invalid:8080/hook?a=b", to));
+    sink.push(event(&alert(1)));
+    until("delivered", || numbers(&sink) == (1, 0, 0));
+    assert!(receiver.received().iter().all(|one| one.line == "POST /hook?a=b"));
+    let head = proxy.heads().remove(0).to_lowercase();
+    assert!(head.starts_with("post http://receiver.invalid:8080/hook?a=b http/1.1\r\n"), "{head}");
+    assert!(head.contains("\r\nhost: receiver.invalid:8080\r\n"), "{head}");
+    // user:p@ss
+    assert!(head.contains("\r\nproxy-authorization: basic dxnlcjpwqhnz\r\n"), "{head}");
+}
+
+#[test]
+fn tls_goes_through_a_tunnel() {
+    let receiver = Receiver::anywhere(200);
+    let proxy = Proxy::start(receiver.addr, 200);
+    let sink = sink(webhook("https://receiver.invalid/hook", Setting::To(proxy.url("user:pass@"))));
+    sink.push(event(&alert(1)));
+    // The receiver speaks no TLS: what is seen here is the tunnel to it.
+    until("an error", || sink.counters().errors.get() > 0);
+    let head = proxy.heads().remove(0).to_lowercase();
+    assert!(head.starts_with("connect receiver.invalid:443 http/1.1\r\n"), "{head}");
+    assert!(head.contains("\r\nhost: receiver.invalid:443\r\n"), "{head}");
+    assert!(head.contains("\r\nproxy-authorization: basic dxnlcjpwyxnz\r\n"), "{head}");
+}
+
+#[test]
+fn a_proxy_that_refuses_is_no_answer_of_the_receiver() {
+    let receiver = Receiver::anywhere(200);
+    let proxy = Proxy::start(receiver.addr, 407);
+    let sink = sink(webhook("https://receiver.invalid/hook", Setting::To(proxy.url(""))));
+    sink.push(event(&alert(1)));
+    until("an error", || sink.counters().errors.get() > 0);
+    assert_eq!(numbers(&sink), (0, 0, 1), "it is kept");
+}

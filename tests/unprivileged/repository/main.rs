@@ -1,0 +1,8 @@
+//! The repository itself: documents, comments, and what they claim.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests fail the test")]
+
+mod applications;
+mod isolation;
+mod prose;
+mod readme;

@@ -1,0 +1,120 @@
+//! Comments are plain technical English: see CONTRIBUTING.md, "Words".
+
+use std::{fs, path::Path, process::Command};
+
+/// Crates whose comments are checked.
+const CRATES: [&str; 3] = ["mailflow-common/src", "mailflow-ebpf/src", "mailflow-agent/kernel/src"];
+
+/// Words with which no doc comment begins: it would be a question, or depend on its neighbour.
+const NO_BEGINNINGS: [&str; 14] = [
+    "What",
+    "Whether",
+    "Who",
+    "Whose",
+    "Whom",
+    "Where",
+    "When",
+    "How",
+    "Which",
+    "That",
+    "The same",
+    "As above",
+    "The other",
+    "Itself",
+];
+
+/// Words that are no terms of the field.
+const NO_WORDS: [&str; 18] = [
+    "told",
+    "anew",
+    "amid",
+    "beside",
+    "whoever",
+    "nobody",
+    "somebody",
+    "for want of",
+    "of late",
+    "by then",
+    "rooms",
+    "clerk",
+    "hearer",
+    "lookout",
+    "hung",
+    "put aside",
+    "twin",
+    "all the same",
+];
+
+fn workspace() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap()
+}
+
+/// Rust files of the repository below a folder.
+fn files(folder: &str) -> Vec<String> {
+    let output =
+        Command::new("git").args(["ls-files", "--", folder]).current_dir(workspace()).output().unwrap();
+    let listed = String::from_utf8(output.stdout).unwrap();
+    listed.lines().filter(|name| name.ends_with(".rs")).map(str::to_owned).collect()
+}
+
+/// The comment of a line, and true if it is a doc comment.
+fn comment(line: &str) -> Option<(&str, bool)> {
+    let line = line.trim_start();
+    let doc = line.strip_prefix("///").or_else(|| line.strip_prefix("//!"));
+    doc.map(|text| (text.trim(), true)).or_else(|| line.strip_prefix("//").map(|text| (text.trim(), false)))
+}
+
+/// Returns true if `text` has `word`, not as part of another one.
+fn has(text: &str, word: &str) -> bool {
+    let letter = |found: Option<char>| found.is_some_and(|found| found.is_alphanumeric() || found == '_');
+    let lower = text.to_lowercase();
+    lower.match_indices(word).any(|(at, _)| {
+        !letter(lower[..at].chars().next_back()) && !letter(lower[at + word.len()..].chars().next())
+    })
+}
+
+/// Faults of a file, a line each.
+fn faults(name: &str, text: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut continues = false;
+    for (number, line) in (1..).zip(text.lines()) {
+        let Some((comment, doc)) = comment(line) else {
+            continues = false;
+            continue;
+        };
+        let begins =
+            |word: &&&str| comment.strip_prefix(**word).is_some_and(|rest| rest.starts_with([' ', ',']));
+        if doc
+            && !continues
+            && let Some(word) = NO_BEGINNINGS.iter().find(begins)
+        {
+            found.push(format!("{name}:{number}: begins with {word:?}: {comment}"));
+        }
+        for word in NO_WORDS.iter().filter(|word| has(comment, word)) {
+            found.push(format!("{name}:{number}: {word:?}: {comment}"));
+        }
+        continues = doc && !comment.is_empty();
+    }
+    found
+}
+
+#[test]
+fn comments_have_no_words_outside_of_the_field() {
+    let files: Vec<String> = CRATES.into_iter().flat_map(files).collect();
+    assert!(files.len() > 100, "{} files", files.len());
+    let found: Vec<String> = files
+        .iter()
+        .flat_map(|name| faults(name, &fs::read_to_string(workspace().join(name)).unwrap()))
+        .collect();
+    assert!(found.is_empty(), "{} faults:\n{}", found.len(), found.join("\n"));
+}
+
+#[test]
+fn faults_are_found_by_line_and_word() {
+    let text =
+        "/// Whether it is.\n/// Where the sentence goes on.\nfn a() {}\n// told of amidst\n/// The flow.\n";
+    assert_eq!(
+        faults("a.rs", text),
+        ["a.rs:1: begins with \"Whether\": Whether it is.", "a.rs:4: \"told\": told of amidst"]
+    );
+}

@@ -1,0 +1,90 @@
+//! What README.md shows is what the program does.
+
+use std::{fs, path::Path};
+
+use mailflow_agent::{cli, config};
+use serde_json::Value;
+
+fn readme() -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../README.md")).unwrap()
+}
+
+/// The contents of the fenced blocks with this info string.
+fn blocks(info: &str) -> Vec<String> {
+    let text = readme();
+    let fence = format!("```{info}\n");
+    let starts = text.match_indices(&fence).map(|(at, fence)| at + fence.len());
+    starts.map(|start| text[start..start + text[start..].find("```").unwrap()].to_owned()).collect()
+}
+
+#[test]
+fn the_example_configuration_is_good() {
+    let examples = blocks("yaml");
+    assert_eq!(examples.len(), 1);
+    let config = config::parse("example.yaml", &examples[0]).unwrap();
+    assert_eq!(config.interfaces.len(), 2);
+    let internal = |ip: &str| config.engine.internal.find(ip.parse().unwrap()).is_some();
+    assert!(internal("10.1.2.3") && !internal("10.99.0.1") && internal("2001:db8:42::1"));
+}
+
+#[test]
+fn the_faulty_example_gives_the_faults_shown() {
+    let faulty = &blocks("yaml bad.yaml")[0];
+    let faults = config::parse("bad.yaml", faulty).unwrap_err();
+    let shown = blocks("text").into_iter().find(|block| block.starts_with("bad.yaml:")).unwrap();
+    assert_eq!(faults.to_string().trim(), shown.trim());
+}
+
+#[test]
+fn the_alert_has_every_field_that_alerts_have() {
+    let alert: Value = serde_json::from_str(&blocks("json")[0]).unwrap();
+    let documented =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/events.md")).unwrap();
+    for name in ["timestamp", "event_type", "src_ip", "alert", "mailflow", "flows"] {
+        assert!(alert.get(name).is_some(), "{name}");
+    }
+    for section in ["alert", "mailflow"] {
+        for name in alert[section].as_object().unwrap().keys() {
+            assert!(documented.contains(&format!("`{section}.{name}")), "{section}.{name} is not documented");
+        }
+    }
+    assert_eq!(alert["alert"]["rule"], "smtp-burst");
+    assert_eq!((&alert["alert"]["severity"], &alert["mailflow"]["severity"]), (&1.into(), &"high".into()));
+    let id = mailflow_engine::settings::signature_id("smtp-burst");
+    assert_eq!(alert["alert"]["signature_id"], id);
+    assert!(alert["alert"]["value"].as_u64() >= alert["alert"]["threshold"].as_u64());
+}
+
+#[test]
+fn the_commands_it_names_exist() {
+    for typed in [
+        "run --interface eth1",
+        "run --interface eth1 --interface eth2 --role lan --hook tc --flow-log - --alerts a.json",
+        "replay a.pcap b.pcapng --flow-log - --alerts off --ports 25,587 --role mirror --drain",
+        "backtest a.json b.log.gz --alerts - --l2-overhead 18 --drain --config c.yaml",
+        "rules test a.yaml b.yaml",
+        "check-config a.yaml b.yaml",
+        "status --json",
+        "top --once --sort flows --filter 10.",
+        "reload --socket /run/a.sock",
+        "doctor --interface eth1 --role lan --json",
+        "print-config",
+        "completions bash",
+        "man target/man",
+    ] {
+        let arguments = ["mailflow-agent"].into_iter().chain(typed.split_whitespace());
+        assert!(cli::parse_from(arguments).is_ok(), "{typed}");
+    }
+}
+
+#[test]
+fn its_links_lead_somewhere() {
+    for page in ["README.md", "ARCHITECTURE.md", "docs/rules.md", "docs/configuration.md"] {
+        let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(page);
+        let text = fs::read_to_string(&page).unwrap();
+        let targets = text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next());
+        for target in targets.filter(|target| !target.starts_with("http")) {
+            assert!(page.parent().unwrap().join(target).exists(), "{} links to {target}", page.display());
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! The dashboard: its form here; its queries are run in `fleet`, against a Prometheus that scrapes real agents.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use crate::files::{DASHBOARD, families, families_in, panels, text};
+
+#[test]
+fn every_panel_says_what_it_shows_and_in_which_unit() {
+    let panels = panels();
+    assert!(panels.len() > 25, "{}", panels.len());
+    let known = families();
+    let mut ids = BTreeSet::new();
+    for panel in &panels {
+        let title = panel["title"].as_str().unwrap();
+        assert!(ids.insert(panel["id"].as_u64().unwrap()), "{title}: id");
+        assert!(panel["description"].as_str().unwrap().ends_with('.'), "{title}: description");
+        assert!(!panel["fieldConfig"]["defaults"]["unit"].as_str().unwrap().is_empty(), "{title}: unit");
+        for target in panel["targets"].as_array().unwrap() {
+            assert_eq!(target["datasource"]["uid"], "${datasource}", "{title}");
+            for family in families_in(target["expr"].as_str().unwrap()) {
+                assert!(known.contains(&family), "{title}: {family}");
+            }
+        }
+    }
+}
+
+#[test]
+fn panels_do_not_overlap() {
+    let cells = |panel: &Value| {
+        let side = |name: &str| panel["gridPos"][name].as_u64().unwrap();
+        let (x, y, w, h) = (side("x"), side("y"), side("w"), side("h"));
+        assert!(x + w <= 24, "{}", panel["title"]);
+        (x..x + w).flat_map(move |x| (y..y + h).map(move |y| (x, y))).collect::<Vec<_>>()
+    };
+    let mut taken = BTreeSet::new();
+    for panel in panels() {
+        assert!(cells(&panel).into_iter().all(|cell| taken.insert(cell)), "{}", panel["title"]);
+    }
+}
+
+#[test]
+fn the_data_source_and_the_gateway_can_be_chosen() {
+    let dashboard: Value = serde_json::from_str(&text(DASHBOARD)).unwrap();
+    let variables = dashboard["templating"]["list"].as_array().unwrap();
+    let of = |kind: &str| variables.iter().filter(|variable| variable["type"] == kind).count();
+    assert_eq!((of("datasource"), of("query")), (1, 1));
+}
