@@ -1,4 +1,4 @@
-//! `cargo xtask test --kernels`: the program on the kernels it is for, each booted in QEMU.
+//! `cargo xtask test kernels`: the program on the kernels it is for, each booted in QEMU.
 //!
 //! Debian's kernels are downloaded and unpacked under `target/kernels`; nothing is installed. Each boots
 //! without a disk or a network, with [`guest`] as its only process, which puts the program to the test and

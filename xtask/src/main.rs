@@ -3,13 +3,13 @@
 mod agent;
 mod bench;
 mod bpf;
-mod delivery;
 mod demo;
 mod deny;
 mod dist;
 mod fuzz;
 mod imports;
 mod kernels;
+mod packaging;
 mod record;
 mod run;
 mod scenarios;
@@ -29,7 +29,9 @@ enum Task {
     Demo(demo::Args),
     /// Build the agent and run it on a real interface
     Run(run::Args),
-    /// Run every test and check there is, as root
+    /// Run the checks that need no root, in a minute once all is built
+    Check,
+    /// Run every test and check there is, as root, or those that are named
     Test(test::Args),
     /// Look for inputs that a parser of outside input gets wrong
     Fuzz(fuzz::Args),
@@ -55,6 +57,7 @@ fn main() -> ExitCode {
     let result = match Task::parse() {
         Task::Demo(args) => return demo::run(&args),
         Task::Run(args) => run::run(&args),
+        Task::Check => test::check(),
         Task::Test(args) => test::run(&args),
         Task::Fuzz(args) => fuzz::run(&args),
         Task::Setup(args) => setup::run(&args),

@@ -33,10 +33,10 @@ pub(crate) enum Purpose {
     Demo,
     /// `cargo xtask test`, which needs what the others need
     Test,
-    /// `cargo xtask test --kernels`
+    /// `cargo xtask test kernels`
     Kernels,
-    /// `cargo xtask test --delivery`
-    Delivery,
+    /// `cargo xtask test packaging`
+    Packaging,
     /// `cargo xtask bpf`
     Bpf,
 }
@@ -49,25 +49,25 @@ struct Tool {
 }
 
 const TOOLS: &[Tool] = {
-    use Purpose::{Delivery, Demo, Kernels, Test};
+    use Purpose::{Demo, Kernels, Packaging, Test};
     &[
-        Tool { command: "ip", package: "iproute2", purposes: &[Demo, Test, Kernels, Delivery] },
-        Tool { command: "nft", package: "nftables", purposes: &[Demo, Test, Delivery] },
+        Tool { command: "ip", package: "iproute2", purposes: &[Demo, Test, Kernels, Packaging] },
+        Tool { command: "nft", package: "nftables", purposes: &[Demo, Test, Packaging] },
         Tool { command: "openssl", package: "openssl", purposes: &[Demo, Test] },
-        Tool { command: "curl", package: "curl", purposes: &[Demo, Test, Delivery] },
+        Tool { command: "curl", package: "curl", purposes: &[Demo, Test, Packaging] },
         Tool { command: "ldd", package: "libc-bin", purposes: &[Demo, Test, Kernels] },
         Tool { command: "unshare", package: "util-linux", purposes: &[Demo, Test] },
-        Tool { command: "mount", package: "mount", purposes: &[Demo, Test, Delivery] },
+        Tool { command: "mount", package: "mount", purposes: &[Demo, Test, Packaging] },
         Tool { command: "c++", package: "g++", purposes: &[Test] },
         Tool { command: "ethtool", package: "ethtool", purposes: &[Test, Kernels] },
         Tool { command: "xz", package: "xz-utils", purposes: &[Test, Kernels] },
         Tool { command: "systemd-analyze", package: "systemd", purposes: &[Test] },
-        Tool { command: "lintian", package: "lintian", purposes: &[Test, Delivery] },
-        Tool { command: "mmdebstrap", package: "mmdebstrap", purposes: &[Test, Delivery] },
-        Tool { command: "ansible-playbook", package: "ansible-core", purposes: &[Test, Delivery] },
-        Tool { command: "ansible-lint", package: "ansible-lint", purposes: &[Test, Delivery] },
-        Tool { command: "ssh-keygen", package: "openssh-client", purposes: &[Test, Delivery] },
-        Tool { command: "python3", package: "python3-venv", purposes: &[Test, Delivery] },
+        Tool { command: "lintian", package: "lintian", purposes: &[Test, Packaging] },
+        Tool { command: "mmdebstrap", package: "mmdebstrap", purposes: &[Test, Packaging] },
+        Tool { command: "ansible-playbook", package: "ansible-core", purposes: &[Test, Packaging] },
+        Tool { command: "ansible-lint", package: "ansible-lint", purposes: &[Test, Packaging] },
+        Tool { command: "ssh-keygen", package: "openssh-client", purposes: &[Test, Packaging] },
+        Tool { command: "python3", package: "python3-venv", purposes: &[Test, Packaging] },
         Tool { command: "zstd", package: "zstd", purposes: &[Test, Kernels] },
     ]
 };
@@ -101,12 +101,12 @@ pub(crate) fn prepare(purpose: Purpose) -> Result<()> {
             "systemd-container",
             "libfaketime",
         ],
-        Purpose::Delivery => &["systemd-container"],
+        Purpose::Packaging => &["systemd-container"],
         Purpose::Kernels | Purpose::Bpf => &[],
     };
     let downloads = downloads.iter().any(|package| !lab::is_unpacked(package));
     // Where the kernels come from is read from them.
-    let downloads = downloads || matches!(purpose, Purpose::Test | Purpose::Kernels | Purpose::Delivery);
+    let downloads = downloads || matches!(purpose, Purpose::Test | Purpose::Kernels | Purpose::Packaging);
     let lists = Lists::find();
     let update = (downloads && lists == Lists::Missing) || (!packages.is_empty() && lists != Lists::Good);
     if !packages.is_empty() {

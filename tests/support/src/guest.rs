@@ -1,4 +1,4 @@
-//! What the guest of `cargo xtask test --kernels` says on its serial console, a line at a time. The guest
+//! What the guest of `cargo xtask test kernels` says on its serial console, a line at a time. The guest
 //! writes them, xtask reads them.
 
 use std::fmt;

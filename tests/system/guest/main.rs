@@ -1,4 +1,4 @@
-//! The only process of a guest that `cargo xtask test --kernels` boots. It loads the program as the agent
+//! The only process of a guest that `cargo xtask test kernels` boots. It loads the program as the agent
 //! does, attaches it to every hook there is, shows it frames and connections, and reports each check in a
 //! line on the console.
 
@@ -29,7 +29,7 @@ fn main() -> ExitCode {
         [unit::UNIT, interface] => unit::run(interface),
         _ if std::process::id() == 1 => init::power_off(run()),
         _ => {
-            eprintln!("this runs in the guests of `cargo xtask test --kernels`");
+            eprintln!("this runs in the guests of `cargo xtask test kernels`");
             ExitCode::from(2)
         }
     }

@@ -19,7 +19,7 @@ const SECOND: u64 = 1_000_000;
 /// The answer to a shipped query over these lines.
 fn ask(flows: &Path, query: &str, parameters: &[&str]) -> Vec<Value> {
     let python =
-        std::env::var_os("MAILFLOW_PYTHON").expect("`cargo xtask test --delivery` sets MAILFLOW_PYTHON");
+        std::env::var_os("MAILFLOW_PYTHON").expect("`cargo xtask test packaging` sets MAILFLOW_PYTHON");
     let shipped = workspace().join("config/clickhouse");
     let mut ask = Command::new(python);
     ask.arg(workspace().join("tests/system/packaging/query.py")).arg(shipped.join("schema.sql")).arg(flows);

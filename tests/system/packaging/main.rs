@@ -1,6 +1,6 @@
 //! The package and the Ansible role on booted hosts, and ClickHouse's answers: what takes other tools and minutes.
 //!
-//! `cargo xtask test --delivery` builds the package and runs these; `MAILFLOW_PACKAGE` is its path.
+//! `cargo xtask test packaging` builds the package and runs these; `MAILFLOW_PACKAGE` is its path.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests fail the test")]
 

@@ -6,7 +6,7 @@ use mailflow_test_support::lab::{command, output};
 
 /// The package that is looked at.
 pub(crate) fn package() -> PathBuf {
-    std::env::var_os("MAILFLOW_PACKAGE").expect("`cargo xtask test --delivery` sets MAILFLOW_PACKAGE").into()
+    std::env::var_os("MAILFLOW_PACKAGE").expect("`cargo xtask test packaging` sets MAILFLOW_PACKAGE").into()
 }
 
 fn dpkg(option: &str) -> String {

@@ -1,4 +1,4 @@
-//! `cargo xtask test --delivery`: the package, the role on booted hosts, and ClickHouse.
+//! `cargo xtask test packaging`: the package, the role on booted hosts, and ClickHouse.
 
 use std::{
     fs,

@@ -1,0 +1,187 @@
+//! `cargo xtask check` and `cargo xtask test`: the checks that need no root, and all of them.
+
+mod step;
+
+use std::{
+    fs,
+    process::{Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use mailflow_test_support::lab::{self, With};
+
+use self::step::{Lane, SYSTEM, Step};
+use crate::{
+    setup::{self, Purpose},
+    terminal::{self, Steps, say},
+    workspace,
+};
+
+/// Arguments of `cargo xtask test`.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Args {
+    /// Steps to run, by the names that --list prints; all of them without any
+    #[arg(value_name = "NAME")]
+    names: Vec<String>,
+    /// List the steps: what each proves, and how many seconds it takes once all is built
+    #[arg(long, conflicts_with = "names")]
+    list: bool,
+}
+
+/// Niceness of the builds that run beside live agents, whose checks bound times.
+const NICENESS: &str = "19";
+
+struct Outcome {
+    name: String,
+    elapsed: Duration,
+    result: Result<()>,
+}
+
+/// Runs the steps that need no root and little time.
+pub(crate) fn check() -> Result<()> {
+    let steps: Vec<_> = step::all()?.into_iter().filter(|step| step.lane == Lane::Fast).collect();
+    summarise(&run_in_turn(&steps))
+}
+
+/// Runs the named steps or all of them, and prints a summary.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let steps = step::all()?;
+    if args.list {
+        list(&steps);
+        return Ok(());
+    }
+    if !args.names.is_empty() {
+        let chosen = chosen(steps, &args.names)?;
+        prepare(&chosen)?;
+        return summarise(&run_in_turn(&chosen));
+    }
+    ensure!(
+        terminal::is_root(),
+        "the system tests make network namespaces and load programs into the kernel; run them as root:\n  \
+         sudo --preserve-env=HOME env \"PATH=$PATH\" cargo xtask test\n\
+         The checks that need no root: cargo xtask check"
+    );
+    prepare(&steps)?;
+    let lane = |lane| steps.iter().filter(|step| step.lane == lane).collect::<Vec<_>>();
+    let mut outcomes = run_in_turn(lane(Lane::Fast));
+    // A fault that is found in a minute is reported in a minute.
+    if outcomes.iter().all(|outcome| outcome.result.is_ok()) {
+        build_suites()?;
+        let builds = lane(Lane::Builds);
+        thread::scope(|scope| {
+            let builds = scope.spawn(|| builds.iter().map(|step| run_beside(step)).collect::<Vec<_>>());
+            outcomes.extend(run_in_turn(lane(Lane::System)));
+            match builds.join() {
+                Ok(done) => outcomes.extend(done),
+                Err(_) => outcomes.push(Outcome {
+                    name: "builds".to_owned(),
+                    elapsed: Duration::ZERO,
+                    result: Err(anyhow!("the thread of the builds panicked")),
+                }),
+            }
+        });
+    }
+    summarise(&outcomes)
+}
+
+/// Prints what each step proves and how long it takes.
+fn list(steps: &[Step]) {
+    for (lane, about) in [
+        (Lane::Fast, "Without root, in this order: `cargo xtask check` runs these"),
+        (Lane::System, "As root, one after the other"),
+        (Lane::Builds, "As root, beside those"),
+    ] {
+        println!("{}", terminal::bold(about));
+        for step in steps.iter().filter(|step| step.lane == lane) {
+            let seconds = step.seconds().map_or_else(|| "?".to_owned(), |seconds| seconds.to_string());
+            println!("  {:<16} {seconds:>4} s  {}", step.name, step.about);
+        }
+    }
+}
+
+/// Returns the named steps in the order of a whole run.
+fn chosen(steps: Vec<Step>, names: &[String]) -> Result<Vec<Step>> {
+    for name in names {
+        if !steps.iter().any(|step| step.name == *name) {
+            bail!("there is no step {name}; `cargo xtask test --list` lists them");
+        }
+    }
+    Ok(steps.into_iter().filter(|step| names.contains(&step.name)).collect())
+}
+
+/// Installs what the steps need.
+fn prepare(steps: &[Step]) -> Result<()> {
+    let has = |name: &str| steps.iter().any(|step| step.name == name);
+    let purposes =
+        [("kernels", Purpose::Kernels), ("packaging", Purpose::Packaging), ("object", Purpose::Bpf)];
+    for (_, purpose) in purposes.iter().filter(|(name, _)| has(name)) {
+        setup::prepare(*purpose)?;
+    }
+    if steps.iter().any(|step| step.lane == Lane::System || step.name == "fuzz") {
+        setup::prepare(Purpose::Test)?;
+    }
+    if steps.iter().any(|step| step.lane == Lane::System) {
+        lab::Package::unpack()?;
+    }
+    if has("shipped_files") {
+        // Debian's package would start a server: only promtool is wanted.
+        let prometheus = lab::unpack("prometheus", With::Nothing)?;
+        say(format!("promtool {}, unpacked in target/lab/prometheus", prometheus.version));
+    }
+    Ok(())
+}
+
+/// Builds all system suites, so that none of them waits for a build beside it.
+fn build_suites() -> Result<()> {
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["test", "--locked", "--no-run", "--package", SYSTEM, "--package", "mailflow-kernel"]);
+    terminal::run(cargo.current_dir(workspace::root()))
+}
+
+/// Runs steps one after the other, whatever the first ones say.
+fn run_in_turn<'a>(steps: impl IntoIterator<Item = &'a Step, IntoIter: ExactSizeIterator>) -> Vec<Outcome> {
+    let steps = steps.into_iter();
+    let mut progress = Steps::new(steps.len());
+    let timed = |step: &Step| {
+        progress.next(&step.name);
+        timed(step, || step.run())
+    };
+    steps.map(timed).collect()
+}
+
+/// Runs a step as a process of low priority with its output in a log, which is printed if it fails.
+fn run_beside(step: &Step) -> Outcome {
+    timed(step, || {
+        let path = workspace::root().join("target/test").join(format!("{}.log", step.name));
+        fs::create_dir_all(path.parent().unwrap_or(&path))?;
+        let log = fs::File::create(&path).with_context(|| format!("writing {}", path.display()))?;
+        let mut command = Command::new("nice");
+        command.args(["-n", NICENESS]).arg(std::env::current_exe()?).args(["test", &step.name]);
+        command.current_dir(workspace::root()).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        let result = terminal::run(&mut command);
+        let text = String::from_utf8_lossy(&fs::read(&path)?).into_owned();
+        println!("{}\n{text}", terminal::bold(&step.name));
+        result
+    })
+}
+
+fn timed(step: &Step, check: impl FnOnce() -> Result<()>) -> Outcome {
+    let start = Instant::now();
+    let result = check();
+    Outcome { name: step.name.clone(), elapsed: start.elapsed(), result }
+}
+
+fn summarise(outcomes: &[Outcome]) -> Result<()> {
+    println!("{}", terminal::bold("Summary"));
+    for Outcome { name, elapsed, result } in outcomes {
+        let verdict = if result.is_ok() { "ok    " } else { "FAILED" };
+        say(format!("{verdict} {:>6.1} s  {name}", elapsed.as_secs_f64()));
+        if let Err(error) = result {
+            say(format!("                 {error:#}"));
+        }
+    }
+    let failed = outcomes.iter().filter(|outcome| outcome.result.is_err()).count();
+    if failed == 0 { Ok(()) } else { Err(anyhow!("{failed} of {} steps failed", outcomes.len())) }
+}
