@@ -1,4 +1,4 @@
-//! tests
+//! Frame builders, network namespaces, reference models and scenarios of the tests.
 
 pub mod frame;
 pub mod guest;

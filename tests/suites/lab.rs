@@ -1,4 +1,4 @@
-//! The lab: its network, mail server and measurements are what the other suites take them for.
+//! The lab's network, mail server and measurements, as the other suites need them.
 
 use std::net::SocketAddr;
 
@@ -28,7 +28,7 @@ fn real_mail_passes_the_gateway_in_every_mode() {
     let log = postfix.log();
     let connects =
         |from| log.lines().filter(|line| line.contains(&format!(" connect from unknown[{from}]"))).count();
-    // Behind NAT the server sees the gateway alone; three mails went over one connection.
+    // Behind NAT the server sees only the gateway; three mails used one connection.
     assert_eq!(connects(lab.public_ip(Family::V4)), 4 + 1, "{log}");
     assert_eq!(connects(lab.public_ip(Family::V6)), 4, "{log}");
     assert_eq!(connects(lab.client_ip(Family::V4, 0)), 0, "{log}");

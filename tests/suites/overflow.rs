@@ -1,5 +1,4 @@
-//! When flows find no place in the table: every packet is still counted, to its source or, if there is
-//! no room for that either, to one number.
+//! Full flow table: every packet is counted to its source or, if there is no space for that, to one sum.
 
 mod under_test;
 
@@ -32,7 +31,7 @@ fn send(kernel: &Kernel, frame: &FrameBuilder) {
     kernel.run(PROGRAM, &frame.build(), None).unwrap();
 }
 
-/// What was sent by and to each source.
+/// Packets and bytes sent to and from each source.
 #[derive(Default)]
 struct Sent(BTreeMap<String, [Gain; 2]>);
 
@@ -45,7 +44,7 @@ impl Sent {
     }
 }
 
-/// What the tables hold of each source, and where.
+/// Packets and bytes of each source in the maps, by map.
 #[derive(Default)]
 struct Seen {
     sources: BTreeMap<String, [Gain; 2]>,
@@ -77,14 +76,14 @@ fn seen(kernel: &mut Kernel, now: Time) -> Seen {
     seen
 }
 
-/// The totals; the tables, read just now, hold all of them.
+/// Returns the totals; checks that the maps, just read, account for all of them.
 fn conserved(kernel: &Kernel) -> Totals {
     let totals = kernel.totals().unwrap();
     assert_eq!(kernel.held().difference(&totals, &totals), Difference::default());
     totals
 }
 
-/// A session's packets: whether each goes down, and the frame.
+/// Returns a session's packets: true for those to the client, and the frame.
 fn session(client: &str, server: &str) -> Vec<(bool, FrameBuilder)> {
     vec![
         (false, FrameBuilder::tcp(client, server, SYN)),
@@ -158,7 +157,7 @@ fn one_source_cannot_take_the_table_from_the_others() {
     assert_eq!(seen.spilled.len(), 1);
 }
 
-/// SYNs of as many made-up sources as there are in `numbers`.
+/// Sends a SYN for each spoofed source in `numbers`.
 fn flood(kernel: &Kernel, numbers: std::ops::Range<u32>) {
     for number in numbers {
         let ip = std::net::Ipv4Addr::from(0x0a80_0000 + number);
@@ -168,7 +167,7 @@ fn flood(kernel: &Kernel, numbers: std::ops::Range<u32>) {
 
 #[test]
 fn made_up_sources_leave_room_for_flows_that_a_server_answers() {
-    // A table without sets, and one with them.
+    // A table without buckets, and one with buckets.
     for flows in [1_000, 16_000] {
         let all = under_test::options(Programs::One(PROGRAM));
         let options = LoadOptions {
@@ -182,7 +181,7 @@ fn made_up_sources_leave_room_for_flows_that_a_server_answers() {
         let mut kernel = under_test::load(&options, &[25, 465, 587, 994]).unwrap();
         let mut numbers = (0..).step_by(2 * flows as usize).map(|from| from..from + 2 * flows);
         let mut rest = 0;
-        // With and without a reading in between: what is read must not make room for more.
+        // With and without a poll in between: a poll must not make space for more spoofed sources.
         for round in 0..3 {
             flood(&kernel, numbers.next().unwrap());
             let snapshot = kernel.snapshot(at(1)).unwrap();
@@ -193,7 +192,7 @@ fn made_up_sources_leave_room_for_flows_that_a_server_answers() {
             assert_eq!(unattributed as u32, rest - flows * 3 / 4 - 750);
         }
         let session_of = |host: u32| format!("10.20.{}.{}:40000", host / 200, host % 200 + 1);
-        // More of them than there is room for half-open ones: the flood comes in between.
+        // More sessions than the limit of half-open flows, interleaved with the flood.
         for host in 0..flows / 5 {
             for (_, frame) in session(&session_of(host), SERVER) {
                 send(&kernel, &frame);
@@ -213,7 +212,7 @@ fn made_up_sources_leave_room_for_flows_that_a_server_answers() {
             (flow.up.packets, flow.up.payload, flow.down.packets) == (2, 700, 3) && flow.facts.syn == 0
         };
         assert_eq!(answered.iter().filter(whole).count(), answered.len(), "all but the SYN");
-        // Those that ended make room for others.
+        // Evicted flows make space for others.
         let half_open: Vec<_> = snapshot.flows.into_iter().filter(|flow| flow.down.packets == 0).collect();
         assert!(kernel.remove(&half_open).unwrap().iter().all(|fate| *fate == Fate::Removed));
         kernel.snapshot(at(1)).unwrap();
@@ -305,7 +304,7 @@ fn what_is_removed_was_seen_whole_and_gives_its_share_back() {
     }
     let flows = kernel.snapshot(at(1)).unwrap().flows;
     assert_eq!(flows.len(), 200);
-    // Three gain a packet after the reading: they live on, with all their packets.
+    // Three flows get a packet after the poll: they stay, with all their packets.
     for flow in &flows[20..23] {
         send(&kernel, &FrameBuilder::tcp(&format!("10.20.0.2:{}", flow.key.client_port), SERVER, ACK));
     }
@@ -317,7 +316,7 @@ fn what_is_removed_was_seen_whole_and_gives_its_share_back() {
     let left = kernel.snapshot(at(1)).unwrap().flows;
     assert_eq!(left.iter().map(|flow| flow.up.packets).collect::<Vec<_>>(), [2, 2, 2]);
     conserved(&kernel);
-    // 197 of the share are free again.
+    // 197 flows of the source limit are free again.
     for port in 0..300_u16 {
         send(&kernel, &FrameBuilder::tcp(&format!("10.20.0.2:{}", 50_000 + port), SERVER, SYN));
     }

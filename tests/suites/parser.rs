@@ -1,5 +1,5 @@
-//! The parser on the host: the code the kernel runs, on frames built from the specifications and on
-//! frames built from nothing.
+//! Parser on the host: the code that the kernel runs, with frames from the specifications and with random
+//! frames.
 
 use std::mem::MaybeUninit;
 
@@ -14,7 +14,7 @@ fn all(frame: &[u8], link: Link, metadata: Metadata) -> Result<Segment, Reason> 
     segment(&SliceFrame::new(frame), link, metadata)
 }
 
-/// Also holds the short way against the long one, where there is one.
+/// Parses a frame; compares the fast path with the slow path, if the fast path takes the frame.
 fn segment(frame: &SliceFrame<'_>, link: Link, metadata: Metadata) -> Result<Segment, Reason> {
     let long = parse_headers(frame, link, metadata).and_then(|located| said(&located, frame));
     if let Some(plain) = parse_fast(frame, link, metadata) {

@@ -1,4 +1,4 @@
-//! The loaded program, through BPF_PROG_TEST_RUN: built frames in, counters out.
+//! Loaded program, through BPF_PROG_TEST_RUN: frames in, counters out.
 
 #[path = "program/fragments.rs"]
 mod fragments;
@@ -19,7 +19,7 @@ const SERVER: &str = "93.184.215.25:25";
 const CLIENT6: &str = "[fd20::2]:40000";
 const SERVER6: &str = "[2a00:1450::25]:25";
 
-/// The ports that are watched.
+/// Watched ports.
 const PORTS: [u16; 5] = [25, 465, 587, 994, 2525];
 
 fn load_with(options: &LoadOptions) -> Kernel {
@@ -34,7 +34,7 @@ fn load(program: &'static str) -> Kernel {
     load_with(&under_test::options(Programs::One(program)))
 }
 
-/// A moment of the test's clock.
+/// Returns a time of the test's clock.
 fn at(milliseconds: u64) -> Time {
     Time::from_nanos(milliseconds * 1_000_000)
 }
@@ -45,7 +45,7 @@ fn flows(kernel: &mut Kernel) -> Vec<Flow> {
     snapshot.flows
 }
 
-/// Runs frames through a program and returns the flows and totals they make.
+/// Runs frames through a program and returns flows and totals.
 fn run(program: &'static str, frames: &[FrameBuilder]) -> (Vec<Flow>, Totals) {
     let mut kernel = load(program);
     for (index, frame) in frames.iter().enumerate() {
@@ -68,7 +68,7 @@ fn down(flags: u8) -> FrameBuilder {
     FrameBuilder::tcp(SERVER, CLIENT, flags)
 }
 
-/// Both directions of the mirror programs: the whole counter behind one entry.
+/// Mirror programs, which count both directions: the whole counter behind one entry point.
 const BOTH: [&str; 3] = ["xdp_mirror", "xdp_mirror_frags", "tc_mirror"];
 
 #[test]
@@ -231,7 +231,7 @@ fn frames_that_are_not_ip_or_end_early_have_a_name() {
     }
 }
 
-/// `struct __sk_buff` with the given segmentation facts: gso_segs at 164, gso_size at 176.
+/// Returns a `struct __sk_buff` with this segmentation metadata: gso_segs at 164, gso_size at 176.
 fn skb(gso_segments: u32, gso_size: u32) -> [u8; 192] {
     let mut context = [0; 192];
     context[164..168].copy_from_slice(&gso_segments.to_ne_bytes());
@@ -269,7 +269,7 @@ fn beside_a_lan_a_host_counts_only_what_the_machine_itself_sends() {
     kernel.run("tc_host_in", &down(SYN | ACK).build(), None).unwrap();
     let flow = &flows(&mut kernel)[0];
     assert_eq!((flow.up.packets, flow.down.packets), (1, 1));
-    // A host interface alone counts whatever passes it.
+    // A host interface without a LAN counts every packet that passes it.
     let mut kernel = load("tc_host_out");
     kernel.run("tc_host_out", &up(SYN).build(), Some(&forwarded)).unwrap();
     assert_eq!(flows(&mut kernel).len(), 1);
@@ -288,7 +288,7 @@ fn a_frame_in_several_buffers_is_whole() {
 
 #[test]
 fn the_syn_decides_who_is_the_client() {
-    // Both ports watched: without a SYN the hook decides, with one it does.
+    // Both ports are watched: without a SYN the hook decides, otherwise the SYN does.
     let syn = FrameBuilder::tcp("10.20.0.2:587", SERVER, SYN);
     let answer = FrameBuilder::tcp(SERVER, "10.20.0.2:587", SYN | ACK);
     let late = FrameBuilder::tcp(SERVER, "10.20.0.2:587", ACK);
@@ -343,7 +343,7 @@ fn the_first_bytes_tell_the_application() {
 
 #[test]
 fn a_server_that_speaks_late_still_accepts_messages() {
-    // More than is looked into: met in its middle, the session begins with a long upload.
+    // More packets than are inspected: the session is seen from its middle, in a long upload.
     let mut frames = vec![up(ACK).payload(vec![b'x'; 1000]); 20];
     frames.push(down(ACK).payload("250 2.0.0 Ok: queued\r\n"));
     for _ in 0..3 {
@@ -394,8 +394,8 @@ fn udp_is_counted_and_kept_apart() {
 
 #[test]
 fn interfaces_without_ethernet_have_their_own_entries() {
-    // BPF_PROG_TEST_RUN reads an ethertype at byte 12 in any case, where an IP header has its source:
-    // from 8.0.0.0/16 it reads as IPv4's.
+    // BPF_PROG_TEST_RUN always reads an ethertype at byte 12. An IP header has its source address there:
+    // 8.0.0.0/16 reads as IPv4's ethertype.
     let packet = FrameBuilder::tcp("8.0.0.2:40000", SERVER, SYN).with(|frame| frame.ethernet = false);
     for (program, counts) in [
         ("tc_lan_in_ip", true),
@@ -425,7 +425,7 @@ fn the_kernels_clock_is_the_monotonic_one() {
     assert_eq!(flow.up.last, Some(flow.first));
 }
 
-/// A short session beginning at `begin` with this sequence number, closed or not.
+/// Returns a short session that starts at `begin` with this sequence number, closed or not.
 fn session(begin: u64, sequence: u32, closed: bool) -> Vec<(u64, FrameBuilder)> {
     let mut frames = vec![
         (begin, up(SYN).sequence(sequence)),
@@ -440,7 +440,7 @@ fn session(begin: u64, sequence: u32, closed: bool) -> Vec<(u64, FrameBuilder)> 
     frames
 }
 
-/// Packets up and down of each flow a history makes: the finished ones, then the living one.
+/// Returns packets up and down of each flow of a history: superseded flows, then the live one.
 fn told_apart(program: &'static str, history: &[(u64, FrameBuilder)]) -> Vec<(u64, u64)> {
     let mut kernel = load(program);
     for (time, frame) in history {
@@ -470,16 +470,17 @@ fn a_tuple_that_is_used_again_carries_another_flow() {
         history
     };
     for program in BOTH {
-        // Within the grace after a close, by the SYN's number; the same number is the same SYN.
+        // Within the idle timeout after a close, the SYN's sequence number decides: an equal number is a
+        // retransmission.
         assert_eq!(told_apart(program, &after(true, 1, 9000)), [(3, 3), (3, 3)], "{program}");
         assert_eq!(told_apart(program, &after(true, 4_999, 9000)), [(3, 3), (3, 3)], "{program}");
-        // Data has passed, though no FIN was seen.
+        // The flow has payload, although it had no FIN.
         assert_eq!(told_apart(program, &after(false, 10, 9000)), [(2, 2), (3, 3)], "{program}");
-        // Three in a row, between two readings.
+        // Three flows between two polls.
         let mut history = after(true, 10, 9000);
         history.extend(session(history.last().unwrap().0 + 10, 77, false));
         assert_eq!(told_apart(program, &history), [(3, 3), (3, 3), (2, 2)], "{program}");
-        // A retransmitted SYN is the connection's own.
+        // A retransmitted SYN belongs to its connection.
         let syns = [1000, 2000, 4000, 8000].map(|time| (time, up(SYN).sequence(5)));
         assert_eq!(told_apart(program, &syns), [(4, 0)], "{program}");
     }
@@ -499,7 +500,7 @@ fn silence_ends_a_flow_at_its_own_time() {
         assert_eq!(told_apart(program, &then(&open, 299_999, up(ACK))), [(3, 2)], "{program}");
         assert_eq!(told_apart(program, &then(&open, 300_000, up(ACK))), [(2, 2), (1, 0)], "{program}");
         assert_eq!(told_apart(program, &then(&open, 300_000, down(ACK))), [(2, 2), (0, 1)], "{program}");
-        // Closed: 5 s, in which late packets still belong to it.
+        // Closed: 5 s, in which late packets belong to the flow.
         assert_eq!(told_apart(program, &then(&closed, 4_999, up(ACK))), [(4, 3)], "{program}");
         assert_eq!(told_apart(program, &then(&closed, 5_000, up(ACK))), [(3, 3), (1, 0)], "{program}");
         // An unanswered SYN: 127 s.
@@ -513,7 +514,7 @@ fn silence_ends_a_flow_at_its_own_time() {
 fn a_flow_that_has_ended_decides_nothing_whether_it_was_taken_out_or_not() {
     let gone = 1000 + 300_000;
     for taken in [false, true] {
-        // Both ports are watched, and the SYN made the lower one the client's.
+        // Both ports are watched, and the SYN came from the lower port.
         let mut kernel = load("tc_mirror");
         kernel.set_now(at(1000)).unwrap();
         let syn = FrameBuilder::tcp("10.20.0.2:25", "93.184.215.25:587", SYN);
@@ -531,7 +532,7 @@ fn a_flow_that_has_ended_decides_nothing_whether_it_was_taken_out_or_not() {
         let new = flows.iter().find(|flow| flow.first == at(gone)).unwrap();
         assert_eq!((new.key.server_port, new.up.packets), (25, 1), "taken out {taken}: the lower port");
 
-        // At the ingress of a host beside a lan, only what lives is the machine's own.
+        // At the ingress of a host with a LAN, only packets of live flows are the machine's own.
         let mut kernel = load_with(&LoadOptions { local_only: true, ..options() });
         kernel.set_now(at(1000)).unwrap();
         kernel.run("tc_host_out", &up(SYN).build(), None).unwrap();
@@ -596,9 +597,9 @@ fn each_flow_of_a_tuple_is_recognised_by_itself() {
         );
         assert_eq!((before.flow.first, before.flow.last(), before.replaced), (at(1000), at(1050), at(2000)));
         assert_eq!((after.first, after.last()), (at(2000), at(2020)));
-        // Read once: it is finished once.
+        // A superseded flow is read once.
         assert_eq!(kernel.snapshot(at(4000)).unwrap().finished, []);
-        // Taken out, the tuple begins anew.
+        // After its eviction, the 5-tuple begins a new flow.
         let flows = kernel.snapshot(at(4000)).unwrap().flows;
         assert_eq!((flows.len(), flows[0].up.packets), (1, 2));
         assert_eq!(kernel.remove(&flows).unwrap(), [Fate::Removed]);

@@ -49,7 +49,7 @@ fn workspace() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
 }
 
-/// Rust files of the repository below a folder.
+/// Returns the Rust files of the repository below a folder.
 fn files(folder: &str) -> Vec<String> {
     let output =
         Command::new("git").args(["ls-files", "--", folder]).current_dir(workspace()).output().unwrap();
@@ -57,7 +57,7 @@ fn files(folder: &str) -> Vec<String> {
     listed.lines().filter(|name| name.ends_with(".rs")).map(str::to_owned).collect()
 }
 
-/// The comment of a line, and true if it is a doc comment.
+/// Returns the comment of a line, and true if it is a doc comment.
 fn comment(line: &str) -> Option<(&str, bool)> {
     let line = line.trim_start();
     let doc = line.strip_prefix("///").or_else(|| line.strip_prefix("//!"));
@@ -73,7 +73,7 @@ fn has(text: &str, word: &str) -> bool {
     })
 }
 
-/// Faults of a file, a line each.
+/// Returns the faults of a file, a line each.
 fn faults(name: &str, text: &str) -> Vec<String> {
     let mut found = Vec::new();
     let mut continues = false;

@@ -1,4 +1,4 @@
-//! What README.md shows is what the program does.
+//! Examples in README.md, compared with the program.
 
 use std::{fs, path::Path};
 
@@ -9,7 +9,7 @@ fn readme() -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md")).unwrap()
 }
 
-/// The contents of the fenced blocks with this info string.
+/// Returns the contents of the fenced blocks with this info string.
 fn blocks(info: &str) -> Vec<String> {
     let text = readme();
     let fence = format!("```{info}\n");

@@ -1,4 +1,5 @@
-//! `rules test`: the shipped rule tests are good, each expectation in them matters, and faulty files say so.
+//! `rules test`: the shipped rule tests pass, each expectation in them has an effect, and invalid files are
+//! reported.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests fail the test")]
 
 #[path = "ruletests/broken.rs"]
@@ -24,7 +25,7 @@ fn config_folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../config")
 }
 
-/// Every rule test that is shipped: YAML files with `test` in their path that are not another tool's.
+/// Returns every shipped rule test: YAML files with `test` in their path, except those of other tools.
 fn shipped() -> Vec<PathBuf> {
     const OTHERS: [&str; 4] = ["ansible", "prometheus", "grafana", "clickhouse"];
     fn walk(folder: &Path, inside: &str, found: &mut Vec<PathBuf>) {
@@ -51,7 +52,7 @@ fn read(path: &Path) -> RuleTests {
     ruletest::file::read(path).unwrap_or_else(|faults| panic!("{faults}"))
 }
 
-/// What the command says and ends with.
+/// Runs the command; returns its exit status and output.
 fn run(files: &[PathBuf]) -> (Exit, String, String) {
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let exit = cli::rules::test(files, &mut out, &mut err).unwrap();
@@ -78,7 +79,7 @@ fn every_shipped_rule_and_example_is_tested() {
     assert!(examples.len() >= 5, "{examples:?}");
     let wanted: BTreeSet<String> = rules.map(|rule| rule.name.to_string()).chain(examples).collect();
     assert_eq!(tested, wanted);
-    // A test for a rule expects both, that it speaks and that it is silent.
+    // A rule's tests expect it to fire and not to fire.
     for file in shipped() {
         let tests = read(&file).tests;
         assert!(tests.iter().any(|test| !test.alerts.is_empty()), "{}: never speaks", file.display());
@@ -87,7 +88,7 @@ fn every_shipped_rule_and_example_is_tested() {
     }
 }
 
-/// Every change of an expectation, and the test that it is in.
+/// Returns every change of an expectation, with its test.
 fn changes(test: &RuleTest) -> Vec<(&'static str, Vec<Expected>)> {
     let Some(last) = test.alerts.last() else { return Vec::new() };
     let with = |change: &dyn Fn(&mut Expected)| {
@@ -130,7 +131,7 @@ fn every_wrong_expectation_fails() {
     assert!(seen > 100, "{seen}");
 }
 
-/// A scratch file that is removed.
+/// Temporary file, removed on drop.
 struct Scratch(PathBuf);
 
 impl Scratch {
@@ -199,7 +200,7 @@ fn a_faulty_file_ends_with_2_and_the_others_are_run() {
     assert!(err.starts_with("/nonexistent/tests.yaml: cannot be read: No such file"), "{err}");
 }
 
-/// The contents of the fenced block of docs/rules.md with this info string.
+/// Returns the contents of the fenced block of docs/rules.md with this info string.
 fn example(info: &str) -> String {
     let text = fs::read_to_string(config_folder().join("../docs/rules.md")).unwrap();
     let start = text.find(&format!("```{info}\n")).unwrap() + info.len() + 4;
@@ -211,7 +212,7 @@ fn the_documented_examples_are_good() {
     let config =
         config::parse("example.yaml", &example("yaml rules")).unwrap_or_else(|faults| panic!("{faults}"));
     assert_eq!(config.engine.rules.len(), 1);
-    // It shows one rule, and so replaces the shipped ones.
+    // The example has one rule, which replaces the shipped ones.
     let warnings: Vec<_> = config.warnings.iter().map(ToString::to_string).collect();
     assert!(warnings.iter().all(|warning| warning.contains("replaces the shipped")), "{warnings:?}");
     let file = Scratch::new("three", &example("yaml rule test"));
@@ -221,7 +222,7 @@ fn the_documented_examples_are_good() {
     assert_eq!(shown.split_once('\n').unwrap().1, out);
 }
 
-/// A rule that means something else fails the tests that are written for it.
+/// A rule with another meaning fails its tests.
 #[test]
 fn a_changed_rule_fails_its_tests() {
     for (file, text, instead) in [

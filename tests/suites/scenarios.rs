@@ -26,7 +26,7 @@ fn the_rules_together_find_what_each_alone_does_not_and_with_lists_nothing_else(
     }
     assert!(none.wrong() > sources.wrong() && sources.wrong() > both.wrong(), "each list says something");
     assert_eq!(both.wrong(), 0);
-    // The owner's rule alone, and what it cannot see.
+    // `smtp-burst` alone, and the attacks that it misses.
     for blind in [Attack::BlockedBot, Attack::OneConnection, Attack::SlowDrip] {
         assert_eq!(both.by(blind, "smtp-burst"), 0, "{blind:?}");
     }

@@ -1,4 +1,4 @@
-//! `cargo xtask test`: every test and check there is.
+//! `cargo xtask test`: all tests and checks.
 
 use std::{
     process::Command,
@@ -18,7 +18,7 @@ use crate::{
 /// Arguments of `cargo xtask test`.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
-    /// Only boot the kernels that the program is for, and run it there
+    /// Only boot the supported kernels, and run the program there
     #[arg(long)]
     kernels: bool,
     /// Only build the package, and install it on hosts
@@ -26,17 +26,18 @@ pub(crate) struct Args {
     delivery: bool,
 }
 
-/// cargo's part of the checks.
+/// Checks that cargo runs.
 const CARGO: &[&[&str]] = &[
     &["fmt", "--all", "--check"],
     &["clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"],
     &["test", "--locked", "--workspace", "--no-fail-fast"],
 ];
 
-/// Seconds for which each fuzz target looks for new inputs: with the committed ones, all targets take less than a minute.
+/// Seconds for which each fuzz target searches for new inputs: with the committed ones, all targets take less
+/// than a minute.
 const FUZZ_SECONDS: u32 = 2;
 
-/// Runs all of them, whatever the first ones say, and ends with a summary.
+/// Runs all checks; a failure does not stop the run. Ends with a summary.
 pub(crate) fn run(args: &Args) -> Result<()> {
     if args.kernels {
         setup::prepare(Purpose::Kernels)?;
@@ -54,7 +55,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let mut steps = Steps::new(CARGO.len() + 7);
     steps.next("setup");
     setup::prepare(Purpose::Test)?;
-    // Debian's package would start a server: only promtool is wanted.
+    // Debian's package would start a server: only promtool is needed.
     let prometheus = lab::unpack("prometheus", With::Nothing)?;
     say(format!("promtool {}, unpacked in target/lab/prometheus", prometheus.version));
     lab::Package::unpack()?;
@@ -68,7 +69,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         results.push(timed(&mut steps, name, || terminal::run(&mut cargo)));
     }
     results.push(timed(&mut steps, "cargo xtask imports".to_owned(), imports::check));
-    // The committed inputs, among them every finding of before, and a few new ones.
+    // The committed inputs, including all earlier findings, and a few new ones.
     results.push(timed(&mut steps, format!("cargo xtask fuzz --seconds {FUZZ_SECONDS}"), || {
         fuzz::run(&fuzz::Args::all(FUZZ_SECONDS))
     }));

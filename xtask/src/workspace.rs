@@ -1,3 +1,3 @@
-//! Where the project lies.
+//! Root of the repository.
 
 pub(crate) use mailflow_tests::lab::workspace as root;

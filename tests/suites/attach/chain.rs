@@ -1,4 +1,4 @@
-//! Hooks that refuse the program: what is tried next, and what is said.
+//! Hooks that refuse the program: the fallbacks and their log lines.
 
 use mailflow_tests::lab::{Bystander, Lab, LabOptions, Slot, Verdict};
 
@@ -18,7 +18,7 @@ fn where_native_xdp_is_taken_tc_counts() {
             assert!(log.contains(&line), "no `{line}` in\n{log}");
         }
         let before = other.seen().unwrap();
-        // Generic XDP cannot see merged buffers; the one that was there first may, and TC counts what follows.
+        // Generic XDP may not see merged buffers; the other program keeps the hook, and TC counts.
         all_is_counted(&lab, &[&agent]);
         assert!(other.seen().unwrap() > before, "the other program is starved");
         assert!(agent.stop().unwrap().success());
@@ -33,12 +33,13 @@ fn where_frames_are_too_large_for_native_xdp_the_next_form_counts() {
     for (ns, port) in [(&lab.gateway, "lan0"), (&lab.client, "eth0")] {
         ns.ip(&format!("link set {port} mtu 9000")).unwrap();
     }
-    // veth takes 9000 with frames in several buffers: only a program that wants them whole is refused.
+    // veth takes an MTU of 9000 with multi-buffer frames: it refuses only programs without multi-buffer
+    // support.
     let mut agent = start(&lab, "--interface lan0 --role lan --hook xdp");
     wait_for_metric(&agent, &attached("xdp.frags", "ingress"), 1);
     all_is_counted(&lab, &[&agent]);
     assert!(agent.stop().unwrap().success());
-    // The loopback has no native XDP at all.
+    // The loopback has no native XDP.
     let mut agent = start(&lab, "--interface lo --role host --hook xdp");
     let log = agent.log();
     assert!(log.contains("interface=\"lo\" hook=\"xdp\" reason=the driver has no native XDP"), "{log}");

@@ -1,4 +1,4 @@
-//! What cannot be read: named with its place, and the rest counts.
+//! Unreadable lines are reported with their location, and the other lines count.
 
 use mailflow_agent::{
     config,
@@ -17,13 +17,13 @@ fn session() -> Session {
     Session::mail("10.0.0.1", 4_000, BEGIN * 1_000_000)
 }
 
-/// A good line, a bad one, a good one of another source.
+/// Returns a valid line, an invalid one, and a valid one of another source.
 fn bad_second(good: fn(&Session) -> String, bad: &str) -> String {
     let other = Session { client: "10.0.0.2".to_owned(), ..session() };
     lines([good(&session()), bad.to_owned(), good(&other)])
 }
 
-/// The place and words of the one line that cannot be read, while the other two fire.
+/// Returns the location and text of the only error, while the other two lines fire.
 fn fault(log: &str) -> String {
     let files = Files::new();
     let config = files.write("config.yaml", rules(&ONE));
@@ -134,7 +134,7 @@ fn columns_are_named_with_their_place() {
     }
 }
 
-/// The first line of each reason with its place, and how many more there are: not a line each.
+/// Each reason is printed with its first line and a count, not once per line.
 #[test]
 fn each_reason_is_shown_once_in_each_file_and_the_rest_is_counted() {
     let files = Files::new();
@@ -242,7 +242,7 @@ fn bad_usage_and_bad_configurations_end_with_2() {
 }
 
 proptest! {
-    /// Whatever stands in a line: it is read, skipped or named; nothing ends the log but damage of its own.
+    /// Any line is read, skipped or reported. Only damage of the file ends the log.
     #[test]
     fn any_line_is_read_or_named(
         kind in 0..4usize,
@@ -281,7 +281,7 @@ proptest! {
     }
 }
 
-/// What may stand where it should not.
+/// Text fragments that are inserted at random places.
 const PIECES: &[&[u8]] = &[
     b"\"",
     b"{",

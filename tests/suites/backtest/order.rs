@@ -1,4 +1,4 @@
-//! The order of lines and files, a flow's several records, other lines.
+//! Order of lines and files, several records of a flow, other lines.
 
 use super::{
     run::{Files, backtest, rules},
@@ -8,7 +8,7 @@ use super::{
 const R1: [(&str, &str, u64); 1] = [("burst", "{ test: ratio }", 10)];
 const SECOND: u64 = 1_000_000;
 
-/// A small generator, so that a history is the same each time.
+/// Deterministic pseudo-random generator.
 struct Dice(u64);
 
 impl Dice {
@@ -24,12 +24,12 @@ impl Dice {
     }
 }
 
-/// Four hours of thirty sources, some of which send more than others.
+/// Returns four hours of thirty sources with different rates.
 fn history() -> Vec<Session> {
     let mut dice = Dice(7);
     let session = |number: u64| {
         let source = dice.below(30).min(dice.below(30));
-        // Whole seconds, so that some end at one moment.
+        // Whole seconds, so that some flows end at the same time.
         let start = (BEGIN + dice.below(4 * 3_600)) * SECOND;
         let mut session = Session::mail(&format!("10.0.0.{}", source + 1), 1_024 + number as u16, start);
         session.duration = dice.below(200) * SECOND;
@@ -38,7 +38,7 @@ fn history() -> Vec<Session> {
     (0..600).map(session).collect()
 }
 
-/// The sources that have ten flows within an hour, by looking at every window.
+/// Returns the sources with ten flows within an hour, by checking every window.
 fn bursts(history: &[Session]) -> Vec<String> {
     let ends = |source: &str| {
         let of_source = history.iter().filter(|session| session.client == source);
@@ -97,7 +97,7 @@ fn neither_lines_nor_files_need_an_order() {
     assert!(fired.len() > 3 && fired.len() < 27, "{fired:?}");
     assert!(in_order.alerts.iter().any(|alert| alert["alert"]["state"] == "resolved"), "--drain ends them");
     for (shuffled, reversed) in [(false, true), (true, false), (true, true)] {
-        // To the last field, line by line.
+        // Equal in every field, line by line.
         assert_eq!(run(shuffled, reversed).alerts, in_order.alerts);
     }
 }
@@ -110,7 +110,7 @@ fn a_flow_counts_once_however_many_records_it_has() {
         let start = (BEGIN + 60 * u64::from(number)) * SECOND;
         Session::mail("10.0.0.1", 2_000 + number, start)
     };
-    // The first one lives for ten minutes.
+    // The first flow is open for ten minutes.
     let living = |age: u64, reason| {
         let mut session = session(0);
         session.duration = age * SECOND;
@@ -132,7 +132,7 @@ fn a_flow_counts_once_however_many_records_it_has() {
 fn a_flow_counts_once_also_where_another_interval_made_its_active_records() {
     let files = Files::new();
     let config = files.write("config.yaml", rules(&R1));
-    // Nine flows of a hundred seconds, by an agent with `active: 60s`.
+    // Nine flows of a hundred seconds, from an agent with `active: 60s`.
     let records = (0..9).flat_map(|number| {
         [(59, "active"), (100, "closed")].map(|(age, reason)| {
             let start = (BEGIN + 60 * u64::from(number)) * SECOND;
@@ -168,7 +168,7 @@ fn gzip_or_not_is_the_same() {
         (0..12).map(|n| Session::mail("10.0.0.1", n + 1, (BEGIN + u64::from(n)) * SECOND)).collect();
     for log in [lines(sessions.iter().map(|session| session.own("closed"))), columns(&sessions)] {
         let plain = backtest(&[], &config, &[files.write("plain", &log)]);
-        // Two members, as logs that were put together have them.
+        // Two gzip members, as in concatenated logs.
         let mut packed = Vec::new();
         for part in [&log[..log.len() / 2], &log[log.len() / 2..]] {
             let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
@@ -231,7 +231,7 @@ fn applications_and_directions_are_told_from_other_tools_words() {
     assert_eq!(zeek(25, "\"tunnel\":1").as_deref(), Some("unseen"));
     assert_eq!(zeek(25, "\"service\":\"ssh\""), None);
 
-    // Begun before the sensor was, and seen from the server's side: the port tells.
+    // A connection that began before the sensor, seen from the server's side: the port decides.
     let mut turned = Session::mail("93.184.215.25", 25, BEGIN * SECOND);
     (turned.server, turned.port) = ("10.0.0.1".to_owned(), 4_000);
     let turned = turned.zeek().replace("ShADadFf", "DadA");

@@ -1,4 +1,4 @@
-//! Faults: all at once, each once, each with its place.
+//! Errors: all at once, each once, each with its location.
 
 use super::faults;
 
@@ -42,7 +42,7 @@ rules:
     );
 }
 
-/// Texts with one mistake, and how the line about it begins.
+/// Texts with one mistake, and the beginning of its error line.
 #[rustfmt::skip]
 const MISTAKES: &[(&str, &str)] = &[
     ("poll_interval: 61s", r#"1:16: poll_interval: "61s": expected a duration from 100ms to 1m"#),
@@ -159,7 +159,7 @@ fn one_mistake_is_one_line() {
     MISTAKES.iter().for_each(|(text, line)| assert_only(text, line));
 }
 
-/// The same inside a rule that is otherwise good.
+/// Checks the same mistakes inside a rule that is valid otherwise.
 #[test]
 #[rustfmt::skip]
 fn one_mistake_in_a_rule_is_one_line() {

@@ -1,4 +1,4 @@
-//! Files of networks in each format: what is read from them, and every fault with its place.
+//! Network lists in each format: their contents, and every error with its location.
 
 use std::fs;
 
@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::networks::Scratch;
 
-/// Prefix (with `!`), line, group, role and origin of every network.
+/// Returns prefix (with `!`), line, group, role and origin of every network.
 fn shown(config: &Config, scratch: &Scratch) -> Vec<String> {
     let directory = format!("{}/", scratch.0.display());
     let networks = config.engine.internal.networks().iter();
@@ -154,7 +154,7 @@ fn other_columns_may_be_ignored_by_name() {
     assert_eq!(shown(&config, &scratch), ["10.1.0.0/16 | 10.1.0.0/16 | - | - | a.csv:2"]);
 }
 
-/// As NetBox 4 answers, without what nobody reads here.
+/// NetBox 4 answer, without the fields that the agent ignores.
 const NETBOX: &str = r#"{"count": 7, "next": null, "previous": null, "results": [
   {"id": 1, "family": {"value": 4, "label": "IPv4"}, "prefix": "10.0.0.0/8", "vrf": null, "tenant": null,
    "status": {"value": "container", "label": "Container"}, "role": null, "description": ""},
@@ -182,7 +182,7 @@ fn netbox_says_prefixes_tenants_and_roles() {
     assert_eq!(warnings.len(), 1, "a role is told of once: {warnings:?}");
     assert!(warnings[0].starts_with("a.json:7:3: \"lan\": a role that is none of workstation, server"));
 
-    // The list alone, in a file that does not say what it is, on one line.
+    // Only the list, in a file without an extension, on one line.
     let list = NETBOX.split_once("\"results\": ").unwrap().1.trim_end_matches('}').replace('\n', "");
     scratch.write("b", list);
     let config = load(&scratch, "{ path: b, group: rest }");
@@ -245,7 +245,7 @@ fn faults_of_netbox_files_have_line_and_column() {
     );
 }
 
-/// Lines of a file end with LF, with CR LF, or with CR alone, as old Macs and some exports write them.
+/// Lines end with LF, with CR LF, or with CR alone, as some exports write them.
 #[test]
 fn a_carriage_return_ends_a_line_in_every_format() {
     for (name, end) in [("cr", "\r"), ("lf", "\n"), ("crlf", "\r\n")] {
@@ -367,7 +367,7 @@ fn equal_duplicates_are_warned_of_and_different_ones_are_faults() {
     );
 }
 
-/// One hundred faults of each file, and how many more there are.
+/// Each file has at most one hundred errors, and the number of further ones.
 #[test]
 fn faults_and_warnings_are_capped_with_a_count_in_each_file() {
     let scratch = Scratch::new("capped");
@@ -389,7 +389,7 @@ fn faults_and_warnings_are_capped_with_a_count_in_each_file() {
     let faults = scratch.faults("internal_networks: { files: [a.csv] }");
     assert_eq!((faults.len(), faults[100].as_str()), (101, "a.csv: and 901 more faults"));
 
-    // The configuration's own faults, and warnings, alike.
+    // The configuration's own errors and the warnings are limited too.
     let keys: String = (0..300).map(|n| format!("unknown{n}: 1\n")).collect();
     let faults = scratch.faults(keys);
     assert_eq!((faults.len(), faults[100].as_str()), (101, "m.yaml: and 200 more faults"));
@@ -398,7 +398,7 @@ fn faults_and_warnings_are_capped_with_a_count_in_each_file() {
     assert_eq!((warnings.len(), warnings[100].as_str()), (101, "a.txt: and 400 more warnings"));
 }
 
-/// Anything may stand at a list's path: each is a fault, and none is waited for or read without end.
+/// Any file type at a list's path is an error; the agent neither blocks on it nor reads it without end.
 #[test]
 fn only_regular_files_of_text_are_lists() {
     let scratch = Scratch::new("kinds");
@@ -468,7 +468,7 @@ fn a_changed_file_is_read_once_it_keeps_still_and_only_if_it_is_good() {
     assert_eq!(lists.files().count(), 2);
     assert!(!lists.changed() && !lists.changed());
 
-    // Written while it is looked at: nobody reads it before it has kept still.
+    // The file is being written: the agent waits until it stays unchanged.
     scratch.write("a.txt", "10.1.0.0/16\n10.3.0");
     assert!(!lists.changed());
     scratch.write("a.txt", "10.1.0.0/16\n10.3.0.0/16\n");
@@ -478,7 +478,7 @@ fn a_changed_file_is_read_once_it_keeps_still_and_only_if_it_is_good() {
     assert_eq!((networks.networks().len(), warnings.len()), (3, 0));
     assert!(!lists.changed() && !lists.changed());
 
-    // Replaced by another file of the same size and time.
+    // Replaced by another file with the same size and time.
     let time = fs::metadata(scratch.0.join("b.txt")).unwrap().modified().unwrap();
     let other = scratch.write("c.txt", "10.4.0.0/16\n");
     fs::File::options().write(true).open(&other).unwrap().set_modified(time).unwrap();
@@ -486,7 +486,7 @@ fn a_changed_file_is_read_once_it_keeps_still_and_only_if_it_is_good() {
     assert!(!lists.changed() && lists.changed());
     assert!(lists.read_again().unwrap().0.find("10.4.0.1".parse().unwrap()).is_some());
 
-    // Written to while it was read: seen afterwards, and read again once it keeps still.
+    // Modified during a read: the change is detected, and the file is read again once it stays unchanged.
     scratch.write("a.txt", "10.1.0.0/16\n");
     assert!(!lists.changed() && lists.changed() && !lists.moved());
     assert!(lists.read_again().is_ok());
@@ -494,7 +494,7 @@ fn a_changed_file_is_read_once_it_keeps_still_and_only_if_it_is_good() {
     assert!(lists.moved() && !lists.changed() && lists.changed());
     assert_eq!(lists.read_again().unwrap().0.networks().len(), 4);
 
-    // Gone: a fault, told once.
+    // A removed file is an error, reported once.
     fs::remove_file(scratch.0.join("b.txt")).unwrap();
     assert!(!lists.changed() && lists.changed());
     let faults = lists.read_again().unwrap_err().to_string();
@@ -520,8 +520,8 @@ fn many_remarks_of_one_kind_are_cut() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Whatever stands in a file, in whatever format: networks or faults, never a panic, and each fault
-    /// within the file.
+    /// Any contents in any format give networks or errors, never a panic, and each error lies within the
+    /// file.
     #[test]
     fn no_file_is_too_strange(
         pieces in prop::collection::vec(prop::sample::select(vec![

@@ -1,4 +1,4 @@
-//! Internal networks: inline, from files, and one inside another.
+//! Internal networks: inline, from files, and nested.
 
 use std::{fs, path::PathBuf};
 
@@ -6,7 +6,7 @@ use mailflow_agent::config::{self, Config};
 
 use super::{good, warnings_but_of_replaced_rules};
 
-/// A directory of its own, removed at the end.
+/// Temporary directory, removed on drop.
 pub(crate) struct Scratch(pub(crate) PathBuf);
 
 impl Scratch {
@@ -22,7 +22,7 @@ impl Scratch {
         path
     }
 
-    /// The faults of a configuration here, with the directory taken off.
+    /// Returns the errors of a configuration in this directory, without the directory in paths.
     pub(crate) fn faults(&self, text: impl AsRef<[u8]>) -> Vec<String> {
         let faults = config::load(Some(&self.write("m.yaml", text))).expect_err("faults");
         let directory = format!("{}/", self.0.display());
@@ -113,7 +113,7 @@ fn a_file_that_is_no_text_says_so() {
     );
 }
 
-/// The examples of the documentation are configurations, with the files of networks shown there.
+/// The examples in the documentation are valid, with the network files shown there.
 #[test]
 fn documented_examples_are_good() {
     let document = include_str!("../../../docs/configuration.md");
@@ -178,7 +178,7 @@ fn a_groups_network_in_that_of_another_is_warned_of_also_where_nothing_is_around
         );
         assert!(warning.ends_with("group b within group a; the longer prefix decides"), "{warning}");
     }
-    // What hands on a role makes the same role inside it idle.
+    // A network with an inherited role makes an equal role of a nested network redundant.
     let config = good(
         "internal_networks:\n  networks: [{ cidr: 10.0.0.0/8, role: mta }, { cidr: 10.1.0.0/16, role: mta }]\n",
     );

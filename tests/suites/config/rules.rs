@@ -1,4 +1,4 @@
-//! The rule language: what rules mean, and what each mistake in one is told.
+//! Rule language: the meaning of rules, and the error of each mistake.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use mailflow_engine::{
 
 use super::{faults, good, warnings_but_of_replaced_rules};
 
-/// A rule with most of what the language has; the mistakes below are made in it.
+/// Rule with most features of the language, into which the mistakes below are inserted.
 const RULE: &str = "\
 internal_networks: { networks: [{ cidr: 10.0.0.0/8, group: office }] }
 allow:
@@ -113,7 +113,8 @@ fn a_rule_is_what_is_written() {
     assert_eq!(allow, [("wanted", Some(1_798_761_600_000_000_000)), ("the archive", None)], "own first");
 }
 
-/// R2 to R4 as they are written down elsewhere; R1 is compared in full beside other values.
+/// Compares the shipped rules with the documents; `smtp-burst` is compared in full elsewhere, with the other
+/// defaults.
 #[test]
 fn the_shipped_rules_look_at_what_the_documents_say() {
     let config = good("{}");
@@ -160,7 +161,7 @@ fn the_shipped_rules_look_at_what_the_documents_say() {
     assert_eq!(fan_in.condition, all(&[0, 1]));
 }
 
-/// A rule of one term, with `more` behind it.
+/// Returns a rule with one term, followed by `more`.
 fn one(term: &str, more: &str) -> String {
     format!("rules: [{{ name: r, match: {{}}, window: {{ length: 1h }}, condition: {{ {term} }}, {more} }}]")
 }
@@ -271,7 +272,7 @@ fn entries_that_are_over_are_told_of_once_they_are() {
     );
 }
 
-/// What is written instead of what, and the one line that it gets.
+/// Mistakes: original text, replacement, and the only error line.
 #[rustfmt::skip]
 const BROKEN: &[(&str, &str, &str)] = &[
     ("sum: {", "sums: {", "19:11: rules[0].condition.any[0].sums: unknown key; did you mean sum?"),
@@ -336,7 +337,7 @@ fn each_broken_rule_gets_one_line_with_its_place_and_what_to_write() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// Some of the mistakes at once: each is still told, in the order of the lines.
+/// Several mistakes at once are all reported, in the order of their lines.
 #[test]
 fn many_mistakes_in_a_rule_are_told_together() {
     let mut text = RULE.to_owned();

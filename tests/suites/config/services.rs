@@ -1,4 +1,4 @@
-//! Ports that rules take by service, and what a rule list of the file's own leaves out.
+//! Ports of rules by service, and shipped rules that a rule list replaces.
 
 use mailflow_agent::config::Config;
 
@@ -12,7 +12,7 @@ fn ports(config: &Config) -> Vec<(&str, &[u16])> {
     config.engine.rules.iter().map(|rule| (&*rule.name, rule.matching.ports.as_slice())).collect()
 }
 
-/// A rule of this name, and what it says beside it.
+/// Returns a rule of this name with further settings.
 fn rule(name: &str, more: &str) -> String {
     format!("{{ name: {name}, match: {{ {more} }}, window: 1h, condition: {{ count: {{ at_least: 10 }} }} }}")
 }
@@ -81,7 +81,7 @@ fn a_watched_port_that_no_rule_uses_is_warned_of() {
             "f.yaml:2:8: rules: no rule uses ports 465, 994 (smtps): the flows are counted, and cause no alert",
         ]
     );
-    // A rule that is switched off uses no port.
+    // A disabled rule uses no port.
     let off = format!(
         "rules: [{}, {}]",
         rule("r", "ports: [25]"),

@@ -1,4 +1,4 @@
-//! Good configurations: what is left out, what is shipped, and what settings mean.
+//! Valid configurations: defaults, shipped values, and the meaning of settings.
 
 use std::{
     fs,
@@ -27,7 +27,7 @@ use mailflow_engine::{
 
 use super::{faults, good, warnings_but_of_replaced_rules};
 
-/// `Config` is not comparable, but every part of it prints what it is.
+/// Compares configurations by their debug output, as `Config` has no equality.
 fn same(a: &Config, b: &Config) {
     assert_eq!(format!("{a:#?}"), format!("{b:#?}"));
 }
@@ -228,7 +228,7 @@ fn interfaces_have_roles_and_hooks() {
     );
 }
 
-/// Every YAML file under `config` that is not another tool's and no rule test is a configuration.
+/// Every YAML file under `config` is a configuration, except files of other tools and rule tests.
 #[test]
 fn every_shipped_configuration_is_good() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config");
@@ -237,7 +237,7 @@ fn every_shipped_configuration_is_good() {
     for file in files {
         let config = config::load(Some(&file)).unwrap_or_else(|faults| panic!("{faults}"));
         assert_eq!(warnings_but_of_replaced_rules(&config), Vec::<String>::new(), "{}", file.display());
-        // Of those that are not examples nothing ends by itself.
+        // Only the examples have entries with an end.
         const FIFTY_YEARS: i128 = 50 * 366 * 86_400 * 1_000_000_000;
         assert_eq!(config.over(2 * FIFTY_YEARS).count(), 0, "{}", file.display());
     }

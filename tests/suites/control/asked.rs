@@ -1,4 +1,4 @@
-//! `status` and `top` of a running agent.
+//! `status` and `top` with a running agent.
 
 use std::{
     os::unix::fs::PermissionsExt,
@@ -18,7 +18,7 @@ pub(crate) fn ask(agent: &Agent, words: &str) -> Output {
     command.output().unwrap()
 }
 
-/// The status, as JSON.
+/// Returns the status as JSON.
 pub(crate) fn status(agent: &Agent) -> Value {
     serde_json::from_slice(&ask(agent, "status --json").stdout).unwrap()
 }
@@ -99,7 +99,7 @@ fn a_running_agent_answers() {
     assert!(text(&gone.stderr).contains("no agent answers at"), "{}", text(&gone.stderr));
 }
 
-/// The process that answers is the one that was started.
+/// Returns the agent's pid; checks that the answering process is the started one.
 fn agent_pid(agent: &Agent, found: &Value) -> u64 {
     let pid = found["pid"].as_u64().unwrap();
     let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap();

@@ -1,4 +1,4 @@
-//! The dashboard: its form here; its queries are run in `fleet`, against a Prometheus that scrapes real agents.
+//! Form of the dashboard. The `fleet` module runs its queries with a Prometheus that scrapes real agents.
 
 use std::collections::BTreeSet;
 
@@ -8,14 +8,15 @@ use crate::files::{families, families_in, text};
 
 const DASHBOARD: &str = "config/grafana/mailflow.json";
 
-/// The dashboard's panels, without the titles of its rows.
+/// Returns the dashboard's panels, except row titles.
 pub(crate) fn panels() -> Vec<Value> {
     let dashboard: Value = serde_json::from_str(&text(DASHBOARD)).unwrap();
     let panels = dashboard["panels"].as_array().unwrap().clone();
     panels.into_iter().filter(|panel| panel["type"] != "row").collect()
 }
 
-/// Each query of a panel as Grafana sends it for a range of rates of this many seconds, all gateways shown.
+/// Returns a panel's queries as Grafana sends them, with this rate interval in seconds and all gateways
+/// selected.
 pub(crate) fn queries(panel: &Value, rate_seconds: u32) -> Vec<String> {
     let targets = panel["targets"].as_array().unwrap().iter();
     let queries = targets.map(|target| target["expr"].as_str().unwrap());

@@ -1,4 +1,4 @@
-//! Recording and alerting rules, by Prometheus' own tool.
+//! Recording and alerting rules, checked with promtool.
 
 use std::{
     collections::BTreeSet,
@@ -30,7 +30,7 @@ fn each<'a>(value: &'a Value, key: &str) -> impl Iterator<Item = &'a Value> {
     value.get(key).and_then(Value::as_sequence).into_iter().flatten()
 }
 
-/// Every rule of every shipped file.
+/// Returns every rule of every shipped file.
 fn rules() -> Vec<Value> {
     let files = listed(RULES, ".rules.yml");
     assert_eq!(files.len(), 2, "{files:?}");
@@ -79,7 +79,7 @@ fn the_rules_ask_only_for_what_is_exported_or_recorded() {
         let expression = name(rule, "expr").unwrap();
         for family in families_in(expression) {
             let recorded = |rule: &Value| name(rule, "record") == Some(&family);
-            // A recorded name begins with its level, as in `fleet:mailflow_...`.
+            // A recorded name begins with its aggregation level: `fleet:mailflow_...`.
             assert!(known.contains(&family) || rules.iter().any(recorded), "{family} in {expression}");
         }
     }

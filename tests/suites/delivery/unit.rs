@@ -1,4 +1,4 @@
-//! The unit, by systemd's own tool.
+//! Unit file, checked with systemd-analyze.
 
 use mailflow_tests::lab::{command, output};
 
@@ -6,7 +6,7 @@ use crate::files::{path, text};
 
 const UNIT: &str = "config/systemd/mailflow-agent.service";
 
-/// The values of a setting, in order.
+/// Returns the values of a setting, in order.
 fn values(unit: &str, setting: &str) -> Vec<String> {
     let values = unit.lines().filter_map(|line| line.split_once('='));
     values.filter(|(name, _)| *name == setting).map(|(_, value)| value.to_owned()).collect()
@@ -39,7 +39,7 @@ fn it_is_up_when_it_counts_and_watched_from_then_on() {
         (vec!["notify".to_owned()], vec!["always".to_owned()])
     );
     assert_eq!(values(&unit, "WatchdogSec"), ["30s"]);
-    // However often it was killed: a limit on starts would leave the gateway uncounted for good.
+    // A limit of restarts would leave the gateway uncounted after repeated kills.
     assert_eq!(values(&unit, "StartLimitIntervalSec"), ["0"]);
     assert_eq!(values(&unit, "StartLimitBurst"), [""; 0]);
 }
@@ -54,7 +54,7 @@ fn a_reload_checks_the_configuration_that_it_runs_with() {
         format!("/usr/bin/mailflow-agent reload --config {file}"),
     ];
     assert_eq!(values(&unit, "ExecReload"), reload);
-    // What it may write is what the unit makes for it.
+    // The agent may write only to the unit's directories.
     assert_eq!(values(&unit, "ProtectSystem"), ["strict"]);
     let directories = ["RuntimeDirectory", "StateDirectory", "LogsDirectory", "ConfigurationDirectory"];
     assert!(directories.iter().all(|setting| values(&unit, setting) == ["mailflow"]));

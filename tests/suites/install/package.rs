@@ -1,10 +1,10 @@
-//! The package, by Debian's own tools.
+//! Package, checked with Debian's tools.
 
 use std::{collections::BTreeSet, path::PathBuf, process::Command};
 
 use mailflow_tests::lab::{command, output};
 
-/// The package that is looked at.
+/// Returns the path of the package.
 pub(crate) fn package() -> PathBuf {
     std::env::var_os("MAILFLOW_PACKAGE").expect("`cargo xtask test --delivery` sets MAILFLOW_PACKAGE").into()
 }
@@ -39,7 +39,7 @@ fn it_holds_what_the_documentation_lists_and_all_of_it_is_roots() {
     assert!(listed.len() > 8, "{listed:?}");
     for file in &listed {
         let there = files.iter().any(|path| path == file || (file.ends_with('/') && path.starts_with(file)));
-        // What the agent or the unit makes is not in the package.
+        // Files that the agent or the unit creates are not in the package.
         let made = ["/var/", "/run/", "/sys/"].iter().any(|made| file.starts_with(made));
         assert!(there != made, "{file}");
     }
@@ -49,7 +49,7 @@ fn it_holds_what_the_documentation_lists_and_all_of_it_is_roots() {
     }
 }
 
-/// Every library that the agent names itself is in the notices, and so is the text of the commonest licence.
+/// Every library that the agent links is in the notices, with the text of the most common licence.
 #[test]
 fn it_has_the_licence_notices_of_the_libraries_in_the_binary() {
     let folder = std::env::temp_dir().join(format!("mailflow-notices-{}", std::process::id()));

@@ -1,4 +1,4 @@
-//! One end at a time.
+//! Restarts, one way of ending at a time.
 
 use std::{process::Command, time::Duration};
 
@@ -27,7 +27,7 @@ fn a_killed_agent_is_followed_by_one_that_knows_all() {
     };
     window(&agent, 3);
     kill(agent);
-    // Nobody looks, and all of it is counted.
+    // Packets are counted while no agent runs.
     open.talk();
     add(&mut sent, gateway.send());
     let agent = gateway.start("", &[]);
@@ -81,7 +81,7 @@ fn a_stop_that_keeps_leaves_the_programs_counting() {
     let mut agent = gateway.start("--keep", &[]);
     std::thread::sleep(Duration::from_secs(1));
     assert_eq!(gateway.recorded(), sent, "what passed while nothing was attached was not counted");
-    // Nor does anything after SIGQUIT, which stops for good.
+    // Nothing stays after SIGQUIT either, which stops and detaches.
     agent.process().signal(libc::SIGQUIT).unwrap();
     assert_eq!(agent.process().wait(Duration::from_secs(60)).unwrap().code(), Some(0));
     assert_eq!(left().count(), 0, "{:?}", left().collect::<Vec<_>>());
@@ -94,7 +94,7 @@ fn what_is_not_watched_any_more_is_let_go_of() {
     let sent = gateway.send();
     gateway.expect(&agent, sent);
     kill(agent);
-    // The same gateway, told to look elsewhere.
+    // The gateway watches another interface.
     let config = std::fs::read_to_string(gateway.lab.folder().join("gateway.yaml")).unwrap();
     std::fs::write(gateway.lab.folder().join("gateway.yaml"), config.replace("name: lan0", "name: lan9"))
         .unwrap();
@@ -133,7 +133,8 @@ fn another_layout_goes_on_with_the_open_flows() {
     let next = layouts.split_once(':').unwrap().1;
     let agent = gateway.start("", &[("MAILFLOW_TEST_LAYOUT", next)]);
     assert!(gateway.tables(1).exists() && !gateway.tables(0).exists());
-    // One goes on at once, one after another restart, one after another layout, and one with its end alone.
+    // One flow continues at once, one after another restart, one after another layout, and one only with its
+    // end.
     open[0].talk();
     kill(agent);
     let agent = gateway.start("", &[("MAILFLOW_TEST_LAYOUT", next)]);

@@ -1,4 +1,4 @@
-//! Alertmanager: what it is told, through a receiver of our own, and a real one that must not flap.
+//! Alertmanager: requests to a test receiver, and a real Alertmanager that must not flap.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -42,7 +42,7 @@ fn alertmanager(url: String, every: Duration) -> AlertTo {
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Every alert in every request, in order.
+/// Returns every alert of every request, in order.
 fn told(receiver: &Receiver) -> Vec<Value> {
     receiver.received().iter().flat_map(|one| one.body.as_array().unwrap().clone()).collect()
 }
@@ -51,8 +51,8 @@ fn moment(value: &Value) -> Timestamp {
     value.as_str().unwrap().parse().unwrap()
 }
 
-/// What a real one would say to these alerts at `now` by its clock, with a `resolve_timeout` of 5 minutes: an alert
-/// whose start is after its end is refused, and without an end that is the timeout.
+/// Evaluates alerts as a real Alertmanager does at `now` by its clock, with a `resolve_timeout` of 5 minutes.
+/// An alert with its start after its end is refused; a missing end is the timeout.
 fn judged(alerts: &Value, now: Timestamp) -> (Vec<(String, bool)>, bool) {
     let (mut taken, mut refused) = (Vec::new(), false);
     for alert in alerts.as_array().unwrap() {
@@ -71,8 +71,8 @@ fn judged(alerts: &Value, now: Timestamp) -> (Vec<(String, bool)>, bool) {
     (taken, refused)
 }
 
-/// A receiver that judges as a real one does, whose clock is ahead of ours by `seconds` and says so where `says`; and
-/// which alerts fire for it.
+/// Creates a receiver that evaluates alerts like a real one. Its clock is ahead by `seconds`, and its answers
+/// have a date if `says` is set. The map has the state of each alert.
 fn with_clock(seconds: i64, says: bool) -> (Receiver, Arc<Mutex<BTreeMap<String, bool>>>) {
     let firing = Arc::<Mutex<BTreeMap<String, bool>>>::default();
     let known = Arc::clone(&firing);
@@ -87,23 +87,24 @@ fn with_clock(seconds: i64, says: bool) -> (Receiver, Arc<Mutex<BTreeMap<String,
     (receiver, firing)
 }
 
-/// An alert that began `ago` seconds before now, or will begin, by our clock.
+/// Returns an alert that began `ago` seconds before now by the local clock; a negative number is in the
+/// future.
 fn began(number: u64, ago: i64) -> Alert {
     let starts_at_unix = (Timestamp::now() - jiff::SignedDuration::from_secs(ago)).as_nanosecond();
     Alert { starts_at_unix, ..alert(number) }
 }
 
-/// Its end `after` seconds after its start, by our clock.
+/// Returns the end of an alert, `after` seconds after its start by the local clock.
 fn ended(alert: &Alert, after: i64) -> AlertEvent {
     let epoch = Epoch::from_unix_nanos(alert.starts_at_unix + i128::from(after) * 1_000_000_000);
     let alert = Alert { state: AlertState::Resolved, ends_at: Some(Time::ZERO), ..alert.clone() };
     (Arc::new(alert), epoch)
 }
 
-/// Our clock, wrong by anything: the alert fires until it ends, and then has ended.
+/// For any difference between the clocks, the alert fires until it ends, and is resolved then.
 #[test]
 fn a_clock_that_differs_delays_no_beginning_and_no_end() {
-    // By how much the receiver's clock is ahead of ours, and how long before its end the alert began.
+    // Seconds by which the receiver's clock is ahead, and seconds between the alert's start and end.
     for (seconds, ago) in
         [(300, 1), (-300, 1), (-3_600, 1), (3_600, 1), (0, 1), (-3_600, 7_200), (-86_400 * 365, 5)]
     {
@@ -119,7 +120,7 @@ fn a_clock_that_differs_delays_no_beginning_and_no_end() {
             let posted = told(&receiver);
             assert!(posted.iter().all(|alert| alert["labels"] == posted[0]["labels"]));
             sink.push(ended(&alert, ago));
-            // An answer without a date tells no clock: then the end is by ours.
+            // Without a date in the answer the end is by the local clock.
             if says || seconds >= 0 {
                 until(&format!("{seconds} {says}: it has ended"), || state() == Some(false));
                 until("and is told", || numbers(&sink) == (2, 0, 0));
@@ -132,7 +133,7 @@ fn a_clock_that_differs_delays_no_beginning_and_no_end() {
     }
 }
 
-/// The wall clock is set back by an hour while an alert fires: nothing of it may reach the Alertmanager but the end.
+/// The wall clock is set back by an hour while an alert fires: only the end may reach the Alertmanager.
 #[test]
 fn a_clock_that_is_set_back_ends_nothing_and_the_end_is_one() {
     let (receiver, firing) = with_clock(0, true);
@@ -140,7 +141,7 @@ fn a_clock_that_is_set_back_ends_nothing_and_the_end_is_one() {
     let alert = began(1, 60);
     sink.push(event(&alert));
     until("it fires", || firing.lock().unwrap().get(&alert.fingerprint) == Some(&true));
-    // A repeat, and the end, an hour before the start by the clock of then.
+    // A repeat, and the end, an hour before the start by the new clock.
     let back = Epoch::from_unix_nanos(alert.starts_at_unix - 3_600_000_000_000);
     sink.push((Arc::new(alert.clone()), back));
     until("the repeat", || numbers(&sink) == (2, 0, 0));
@@ -154,7 +155,7 @@ fn a_clock_that_is_set_back_ends_nothing_and_the_end_is_one() {
     assert_eq!(starts.len(), 1, "one start: {starts:?}");
 }
 
-/// One alert of a batch has something that this receiver does not take.
+/// The receiver refuses one alert of a batch.
 #[test]
 fn one_refused_alert_keeps_nothing_from_the_others_and_is_never_given_up() {
     let bad = alert(7).fingerprint;
@@ -177,7 +178,7 @@ fn one_refused_alert_keeps_nothing_from_the_others_and_is_never_given_up() {
     let refusals = counters.refusals.get();
     assert!(refusals > 0);
     until("it is posted again", || counters.refusals.get() > refusals);
-    // Whatever comes meanwhile is not held up.
+    // Later events are not delayed.
     sink.push(event(&alert(30)));
     until("a further one", || numbers() == (20, 0, 1));
     refuses.store(false, Ordering::SeqCst);
@@ -193,7 +194,7 @@ fn what_fires_is_told_again_and_again_and_the_end_once() {
     let firing = alert(1);
     sink.push(event(&firing));
     until("three repeats", || told(&receiver).len() >= 4);
-    // Its labels change in between: the alert must stay the same one.
+    // The labels change meanwhile: the alert must keep its identity.
     let mut changed = firing.clone();
     changed.labels.insert("late".into(), "label".into());
     sink.push(event(&changed));
@@ -224,7 +225,7 @@ fn what_fires_is_told_again_and_again_and_the_end_once() {
     ] {
         assert_eq!(labels[name], value);
     }
-    // Whose clock would an end be by? The Alertmanager knows its own.
+    // Alerts have no end time: the Alertmanager's own clock gives the timeout.
     assert!(told[..told.len() - 1].iter().all(|alert| alert["endsAt"].is_null()));
     assert_eq!(numbers(&sink), (3, 0, 0), "three events were told");
 }
@@ -233,7 +234,7 @@ fn what_fires_is_told_again_and_again_and_the_end_once() {
 fn one_that_was_away_gets_the_newest_state_of_everything() {
     let dead = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let sink = sink(alertmanager(format!("http://{dead}"), Duration::from_secs(60)));
-    // More events than any queue holds, of alerts that come, are repeated and go.
+    // More events than a queue holds, of alerts that begin, repeat and end.
     for _ in 0..5_000 {
         sink.push(event(&alert(1)));
         sink.push(event(&alert(2)));
@@ -263,18 +264,18 @@ fn what_it_refuses_is_counted_and_keeps_nothing_from_the_rest() {
     receiver.answer(200);
     sink.push(event(&alert(3)));
     until("all are taken", || numbers(&sink) == (3, 0, 0));
-    // The end of what it never took is not kept for ever.
+    // The end of an alert that was never accepted is dropped.
     receiver.answer(400);
     sink.push(event(&resolved(&alert(3))));
     until("the end is given up", || numbers(&sink) == (3, 1, 0));
 }
 
-/// A program that ends with this value.
+/// Process that is killed on drop.
 pub(crate) struct Program(Child, PathBuf);
 
 impl Program {
-    /// A real Alertmanager that ends after 2 s what it does not hear of, listens at `listen`, and notifies `hook` of
-    /// each alert by itself; in a namespace where one is given.
+    /// Starts a real Alertmanager in a namespace, if one is given. Alerts end after 2 s without a repeat. It
+    /// listens on `listen` and notifies `hook` of each alert separately.
     pub(crate) fn start(ns: Option<&Ns>, folder: &Path, listen: SocketAddr, hook: &str) -> Self {
         let package = lab::unpack("prometheus-alertmanager", With::Nothing).unwrap();
         let config = format!(
@@ -284,7 +285,7 @@ impl Program {
         );
         fs::write(folder.join("am.yml"), config).unwrap();
         let log = fs::File::create(folder.join("am.log")).unwrap();
-        // It wants its templates where the package would have installed them: in a mount namespace of its own.
+        // Its templates must be in the installation path: a tmpfs in a mount namespace.
         let templates = package.root.join("usr/share/prometheus");
         let script = "cp -r \"$0\" templates && mount -t tmpfs tmpfs /usr/share && cp -r templates /usr/share/prometheus \
                       && exec \"$@\"";
@@ -305,7 +306,7 @@ impl Program {
         Self(child, folder.join("am.log"))
     }
 
-    /// What it has logged so far.
+    /// Returns the log so far.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(&self.1).unwrap_or_default()
     }
@@ -318,8 +319,8 @@ impl Drop for Program {
     }
 }
 
-/// A real Alertmanager, for three times as long as what it is told reaches: it notifies once that the
-/// alert fires, and once that it is over.
+/// Runs a real Alertmanager for three times the resolve timeout: it notifies once that the alert fires, and
+/// once that it is resolved.
 #[test]
 fn a_real_one_does_not_flap() {
     let folder = std::env::temp_dir().join(format!("mailflow-am-{}", std::process::id()));

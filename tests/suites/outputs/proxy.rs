@@ -18,14 +18,14 @@ use crate::{
     peer::{alert, event, numbers, sink, until},
 };
 
-/// A proxy that takes CONNECT and absolute addresses, and leads every name to one receiver.
+/// Proxy for CONNECT and absolute addresses, which connects every name to one receiver.
 pub(crate) struct Proxy {
     pub(crate) addr: SocketAddr,
     heads: Arc<Mutex<Vec<String>>>,
 }
 
 impl Proxy {
-    /// Leads to `to`; answers with `status` instead where that is no 200.
+    /// Starts a proxy to `to`; a `status` other than 200 is its answer instead.
     pub(crate) fn start(to: SocketAddr, status: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap();
@@ -40,7 +40,7 @@ impl Proxy {
         Self { addr, heads }
     }
 
-    /// The heads of the requests, each as it came.
+    /// Returns the heads of the requests.
     pub(crate) fn heads(&self) -> Vec<String> {
         self.heads.lock().unwrap().clone()
     }
@@ -68,7 +68,7 @@ fn attend(client: TcpStream, to: SocketAddr, status: u16, heads: &Mutex<Vec<Stri
     if head.starts_with("CONNECT ") {
         write!(out, "HTTP/1.1 200 Connection established\r\n\r\n").ok()?;
     } else {
-        // The origin's form, as a proxy sends it on.
+        // The origin form, as a proxy forwards it.
         let (method, rest) = head.split_once(" http://").unwrap();
         let path = rest.split_once('/').unwrap().1;
         write!(&server, "{method} /{path}").ok()?;
@@ -98,7 +98,7 @@ fn webhook(url: &str, proxy: Setting) -> AlertTo {
 fn plain_text_goes_to_the_proxy_with_the_whole_address() {
     let receiver = Receiver::anywhere(200);
     let proxy = Proxy::start(receiver.addr, 200);
-    // A name that nothing but the proxy knows.
+    // A name that only the proxy can resolve.
     let to = Setting::To(proxy.url("user:p%40ss@"));
     let sink = sink(webhook("http://receiver.invalid:8080/hook?a=b", to));
     sink.push(event(&alert(1)));
@@ -117,7 +117,7 @@ fn tls_goes_through_a_tunnel() {
     let proxy = Proxy::start(receiver.addr, 200);
     let sink = sink(webhook("https://receiver.invalid/hook", Setting::To(proxy.url("user:pass@"))));
     sink.push(event(&alert(1)));
-    // The receiver speaks no TLS: what is seen here is the tunnel to it.
+    // The receiver has no TLS: only the tunnel is visible.
     until("an error", || sink.counters().errors.get() > 0);
     let head = proxy.heads().remove(0).to_lowercase();
     assert!(head.starts_with("connect receiver.invalid:443 http/1.1\r\n"), "{head}");

@@ -1,4 +1,4 @@
-//! Webhooks: what is posted, and receivers that refuse, hang, and die.
+//! Webhooks: requests, and receivers that refuse, hang and vanish.
 
 use std::{
     collections::HashSet,
@@ -52,7 +52,7 @@ fn an_event_is_posted_as_it_is_written() {
         let found = received.headers.iter().find(|header| header.0 == name);
         assert_eq!(found.map(|header| header.1.as_str()), Some(value), "{name}");
     }
-    // A token that is changed is used from then on.
+    // A changed token is used from then on.
     fs::write(&token, "another\n").unwrap();
     sink.push(event(&alert(2)));
     until("posted", || receiver.received().len() == 2);
@@ -74,7 +74,7 @@ fn what_is_refused_is_tried_again_or_counted() {
         receiver.received().iter().map(|one| one.body["alert"]["fingerprint"].clone()).collect();
     assert_eq!(order, [alert(1).fingerprint, alert(2).fingerprint], "in order");
 
-    // What is wrong with the event itself will not be right the next time.
+    // A client error will not succeed at a retry.
     receiver.answer(400);
     sink.push(event(&alert(3)));
     until("counted", || sink.counters().dropped.get() == 1);
@@ -86,7 +86,7 @@ fn what_is_refused_is_tried_again_or_counted() {
 
 #[test]
 fn a_receiver_that_is_dead_or_hangs_delays_nobody_and_what_is_lost_is_counted() {
-    // A port that nobody listens on, and one whose listener never answers.
+    // A port without a listener, and a listener that never answers.
     let dead = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let hanging = Receiver::anywhere(0);
     for url in [format!("http://{dead}/"), hanging.url("/")] {
@@ -102,7 +102,7 @@ fn a_receiver_that_is_dead_or_hangs_delays_nobody_and_what_is_lost_is_counted() 
         assert!(dropped > 0 && waiting > 0);
         assert_eq!(dropped + waiting.unsigned_abs(), many, "each is accounted for");
         if url.contains(&dead.to_string()) {
-            // It comes to life: what waited is delivered, the oldest first.
+            // The receiver starts: the waiting events are delivered, the oldest first.
             let receiver = Receiver::start(dead, 200);
             until("recovery", || receiver.received().len() >= 100);
             assert_eq!(receiver.received()[0].body["alert"]["fingerprint"], alert(0).fingerprint);
@@ -127,7 +127,7 @@ fn with_timeout(timeout: Duration) -> Settings {
     Settings { timeout, ..Settings::default() }
 }
 
-/// The receiver answers one of the events after its time limit only.
+/// The receiver answers one of the events only after the timeout.
 #[test]
 fn a_slow_event_blocks_no_other_and_has_one_key_in_every_try() {
     let slow = alert(1).fingerprint;
@@ -200,7 +200,7 @@ fn what_can_never_be_taken_is_a_dead_letter_without_secrets() {
     let token = std::env::temp_dir().join(format!("mailflow-letters-{}.token", std::process::id()));
     fs::write(&token, "PLANTED-token\n").unwrap();
     let refused = alert(1).fingerprint;
-    // A receiver that says what it was asked, as many frameworks do.
+    // A receiver that repeats the request, as many frameworks do.
     let receiver = Receiver::scripted(move |received| match fingerprint(received) == refused {
         true => Reply { body: format!("Cannot {} with {:?}", received.line, received.headers), ..reply(404) },
         false => reply(200),
@@ -230,7 +230,7 @@ fn what_can_never_be_taken_is_a_dead_letter_without_secrets() {
     assert_eq!((letter["sink"].as_str(), letter["status"].as_u64()), (Some("test"), Some(404)));
     assert_eq!(letter["receiver"].as_str().unwrap(), receiver.url(""));
     assert!(letter["reason"].as_str().unwrap().starts_with("404 Not Found: Cannot POST"), "{letter}");
-    // Until the operator has seen to it.
+    // Until the operator removes the dead letters.
     fs::remove_file(&file).unwrap();
     until("none is left", || counters.dead_letters.get() == 0);
     fs::remove_file(&token).unwrap();
@@ -298,7 +298,7 @@ fn a_redirect_is_not_followed() {
     assert_eq!(numbers(&sink), (0, 0, 1));
 }
 
-/// The receiver closes the connection that was kept for the next event, with no word of it.
+/// The receiver closes the persistent connection without a notice.
 #[test]
 fn a_connection_that_the_receiver_has_closed_costs_no_event() {
     let receiver = Receiver::anywhere(200);
@@ -313,7 +313,7 @@ fn a_connection_that_the_receiver_has_closed_costs_no_event() {
     assert_eq!(receiver.received().len(), 1);
 }
 
-/// More events than the receiver is given the benefit of the doubt for are never answered.
+/// Five of the events are never accepted.
 #[test]
 fn several_events_that_fail_for_ever_keep_nothing_from_the_others() {
     let receiver = Receiver::scripted(|received| {
@@ -325,7 +325,7 @@ fn several_events_that_fail_for_ever_keep_nothing_from_the_others() {
         sink.push(event(&alert(number)));
     }
     until("the others", || numbers(&sink) == (15, 0, 5));
-    // And what comes while they wait is posted at once: in the order of the requests, before all five failed again.
+    // A later event is posted at once: before all five have failed again.
     let before = receiver.asked().len();
     sink.push(event(&alert(21)));
     until("a further one", || numbers(&sink).0 == 16);

@@ -1,4 +1,4 @@
-//! Faulty test files: each mistake gets one line with its place and what to write instead.
+//! Invalid test files: each mistake gives one line with its location and a suggestion.
 
 use mailflow_agent::offline::ruletest::{self, file::parse};
 use proptest::prelude::*;
@@ -76,7 +76,7 @@ fn faults_of_a_named_configuration_are_its_own() {
     assert!(faults.starts_with(&format!("{}:1:8: rules: ", bad.display())), "{faults}");
 }
 
-/// More records than a test may have are refused before they are made.
+/// Too many records for a test are refused before they are generated.
 #[test]
 fn a_test_too_large_is_refused() {
     let many =
@@ -88,7 +88,7 @@ fn a_test_too_large_is_refused() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// A part of the file taken out or replaced: it is refused with reasons, or it is a test that runs.
+    /// Removes or replaces a part of the file: the file is refused with errors, or it is a test that runs.
     #[test]
     fn no_change_makes_it_panic(
         at in any::<proptest::sample::Index>(),

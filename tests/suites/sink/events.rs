@@ -1,4 +1,4 @@
-//! Lines, parsed back: the names and values others script against.
+//! Lines, parsed again: names and values that scripts rely on.
 
 use std::{collections::BTreeSet, num::NonZeroU32, sync::Arc};
 
@@ -34,7 +34,7 @@ fn parse(line: serde_json::Result<String>) -> Value {
     serde_json::from_str(&line).unwrap()
 }
 
-/// The paths of all leaves, `[]` for the members of an array of objects.
+/// Adds the paths of all leaves, with `[]` for the members of an array of objects.
 fn paths(value: &Value, at: &str, found: &mut BTreeSet<String>) {
     match value {
         Value::Object(fields) if !at.ends_with("labels") => {
@@ -290,7 +290,7 @@ fn a_flow_names_its_interface_and_an_alert_those_of_its_flows() {
     assert_eq!(named([4, 4]), (lan("lan1"), json!(["lan1"]), [lan("lan1"), lan("lan1")]));
     assert_eq!(named([5, 3]), (none.clone(), json!(["lan0", "lan2"]), [lan("lan2"), lan("lan0")]));
     assert_eq!(named([4, 0]), (lan("lan1"), json!(["lan1"]), [lan("lan1"), none.clone()]));
-    // Where it is not known of any flow, the mail passed one of those that are watched.
+    // If the interface of no flow is known, the mail passed one of the watched ones.
     assert_eq!(named([0, 9]), (none.clone(), json!(["lan0", "lan1", "lan2"]), [none.clone(), none]));
 }
 
@@ -308,7 +308,7 @@ fn refused_messages_are_told_only_of_sessions_in_the_clear() {
     assert_eq!(refused(App::Smtp, Inputs::all() - Inputs::MESSAGES), Value::Null);
 }
 
-/// An alert with every field there can be.
+/// Returns an alert with every possible field.
 fn everything() -> Alert {
     let pair = (Source::of("10.0.0.9".parse().unwrap(), 64), "9.9.9.9".parse().unwrap());
     Alert { subject: Subject::Pair(Box::new(pair)), suppressed: Some("relay".into()), ..alert() }
@@ -354,7 +354,7 @@ fn an_alert_keeps_its_start_when_the_clock_is_set() {
             assert_eq!(ocsf["finding_info"]["uid"], "0123456789abcdef-1795231864000", "one finding");
             assert_eq!(ocsf["unmapped"]["alert"]["starts_at"], "2026-11-21T03:31:04.000000+0000");
         }
-        // An end before the start would be refused by what reads it.
+        // Readers would refuse an end before the start.
         let end = parse(alert::line(&end, later, &gateway(), usize::MAX))["alert"]["ends_at"].clone();
         let expected =
             if step < 0 { "2026-11-21T03:31:04.000000+0000" } else { "2026-11-21T04:31:09.000000+0000" };

@@ -1,4 +1,4 @@
-//! The metrics port over loopback.
+//! HTTP server of the metrics, over loopback.
 
 use std::{
     io::Read,
@@ -62,7 +62,7 @@ pub(crate) async fn behind(door: Door) -> Server {
     Server { addr, state, stop, done }
 }
 
-/// Status line, headers in lower case, body.
+/// Sends a request; returns status line, headers in lower case, and body.
 async fn request(addr: SocketAddr, method: &str, path: &str) -> (String, String, String) {
     let mut stream = TcpStream::connect(addr).await.unwrap();
     let head = format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
@@ -141,7 +141,7 @@ async fn is_ready_when_the_agent_is() {
 async fn readers_that_are_slow_keep_nobody_out() {
     let server = start().await;
     server.state.ready.store(true, Ordering::Relaxed);
-    // More than the sockets hold.
+    // More than the socket buffers hold.
     server.state.more.store(16 << 20, Ordering::Relaxed);
     let mut slow = Vec::new();
     for _ in 0..64 {
@@ -156,7 +156,7 @@ async fn readers_that_are_slow_keep_nobody_out() {
     }
     let page = timeout(limit, request(server.addr, "GET", "/metrics")).await.expect("a scrape");
     assert!(page.0 == "200 OK" && page.2.len() > 16 << 20, "{}", page.0);
-    // Only so many pages are in memory: the connections of the others were closed.
+    // A limited number of pages is in memory: the other connections were closed.
     let mut closed = 0;
     for stream in &mut slow {
         let mut nothing = tokio::io::sink();
@@ -188,7 +188,7 @@ async fn an_answer_that_is_not_read_ends_the_connection() {
     let (near, mut far) = tokio::io::duplex(1_000);
     let mut near = mailflow_agent::http::Timed::new(near, limit);
     near.write_all(&[7; 1_000]).await.unwrap();
-    // A byte now and then is too slow as well.
+    // Single bytes at long intervals are too slow as well.
     let reader = tokio::spawn(async move {
         let mut byte = [0];
         while far.read_exact(&mut byte).await.is_ok() {
@@ -218,7 +218,7 @@ async fn a_port_in_use_is_named() {
         error.to_string(),
         format!("cannot listen on {}: the address is in use by another process", server.addr)
     );
-    // An address that no interface has is listened at all the same; one whose interface is missing cannot be.
+    // Binding to an unassigned address is possible; binding to one with a missing scope interface is not.
     let foreign = "192.0.2.1:0".parse().unwrap();
     assert!(!is_assigned(foreign) && is_assigned(server.addr));
     bind(foreign).await.unwrap();
@@ -232,7 +232,7 @@ async fn an_endless_head_is_refused() {
     let server = start().await;
     let mut stream = TcpStream::connect(server.addr).await.unwrap();
     let head = format!("GET / HTTP/1.1\r\nx: {}", "y".repeat(64 * 1024));
-    // The server may have hung up before all of it is written or its answer is read.
+    // The server may close before the request is complete or its answer is read.
     let _ = stream.write_all(head.as_bytes()).await;
     let mut answer = Vec::new();
     let _ = timeout(Duration::from_secs(3), stream.read_to_end(&mut answer)).await.expect("still connected");

@@ -1,4 +1,4 @@
-//! The ledger under random histories: nothing lost, nothing twice, no series falls.
+//! Traffic counters with random histories: nothing lost, nothing counted twice, no series decreases.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -17,7 +17,7 @@ use crate::{
     page::samples,
 };
 
-/// A new flow's gain of so many packets of 100 bytes, with one message.
+/// Returns the delta of a new flow with packets of 100 bytes and one message.
 pub(crate) fn delta(key: FlowKey, up: u64, down: u64) -> Delta {
     let gain = |packets| Gain { packets, bytes: packets * 100 };
     Delta { key, up: gain(up), down: gain(down), messages: 1, new_flow: true }
@@ -34,7 +34,7 @@ fn render(ledger: &Ledger, values: &[WindowValue]) -> String {
     out
 }
 
-/// The sum of a family over all but the labels named `kept`.
+/// Returns the sums of a family over all labels except those in `kept`.
 fn sums(page: &str, family: &str, kept: &[&str]) -> BTreeMap<String, f64> {
     let mut sums = BTreeMap::new();
     for (series, value) in samples(page) {
@@ -85,7 +85,7 @@ proptest! {
     fn sums_over_sources_are_the_totals_and_no_series_falls(steps in steps(), sources in 0_usize..8) {
         let limits = Limits { sources, idle: Duration::from_secs(1) };
         let rules: [Arc<str>; 2] = ["first".into(), "second".into()];
-        // The second rule is met later: as after a reload.
+        // The second rule is new, as after a reload.
         let mut ledger = Ledger::new(limits, [Arc::clone(&rules[0])]);
         let (mut now, mut before) = (0, String::new());
         let mut given = BTreeMap::<String, f64>::new();
@@ -184,7 +184,7 @@ fn sources_beyond_the_cap_are_others_until_an_idle_one_leaves() {
     );
 }
 
-/// Joined without a separator, the labels of each pair read the same.
+/// Without a separator, the joined labels of each pair would be equal.
 #[test]
 fn label_values_that_read_the_same_when_joined_stay_apart() {
     let pairs = [("mail", "11.2.3.4"), ("mail1", "1.2.3.4")];

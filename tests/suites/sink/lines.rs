@@ -1,4 +1,4 @@
-//! Line sinks on real files, pipes and standard output.
+//! Line outputs to real files, pipes and standard output.
 
 use std::{
     env, fs,
@@ -27,7 +27,7 @@ fn start(target: &Target, queue: usize, counters: Counters) -> Result<Sink<Strin
     jsonl_file::start("test", target, queue, counters, |line: &String| Ok(line.clone()))
 }
 
-/// A path of this test's own in the temporary directory, removed in the end.
+/// Path in the temporary directory, removed on drop.
 struct Scratch(PathBuf);
 
 impl Scratch {
@@ -75,7 +75,7 @@ fn lines_are_there_without_a_further_one() {
     assert_eq!(sink.close(GRACE), Ok(()));
 }
 
-/// Until the sink has written so many lines.
+/// Waits until the output has written this many lines.
 fn written(counters: &Counters, lines: u64) {
     let deadline = Instant::now() + GRACE;
     while counters.written.get() < lines {
@@ -84,7 +84,7 @@ fn written(counters: &Counters, lines: u64) {
     }
 }
 
-/// logrotate's two ways, with lines that come meanwhile.
+/// Rotates by both of logrotate's methods, with lines that come meanwhile.
 #[test]
 fn a_file_that_is_rotated_loses_no_line() {
     let (file, old) = (Scratch::new("rotated"), Scratch::new("rotated.1"));
@@ -123,7 +123,7 @@ fn a_line_that_a_killed_process_left_unfinished_is_ended() {
     assert_eq!(fs::read_to_string(&file.0).unwrap(), "whole\n{\"half\":\nnext\n");
 }
 
-/// A pipe that nobody reads stands for a disk that hangs: its writer is stuck in the system call.
+/// An unread pipe stands for a hanging disk: its writer blocks in the system call.
 #[test]
 fn a_hanging_target_holds_up_neither_pushes_nor_the_end() {
     let pipe = Scratch::new("pipe");
@@ -140,13 +140,13 @@ fn a_hanging_target_holds_up_neither_pushes_nor_the_end() {
     assert!(begun.elapsed() < GRACE, "{:?}", begun.elapsed());
     assert!(counters.dropped.get() > 0);
     assert_eq!(counters.written.get() + counters.dropped.get() + unwritten, 10_000);
-    // Reading on lets the writer's thread come to its end.
+    // Reading the rest lets the writer's thread end.
     let mut rest = vec![0; 1_001 * usize::try_from(unwritten + counters.written.get()).unwrap()];
     reader.read_exact(&mut rest).unwrap();
     assert_eq!(rest.iter().filter(|byte| **byte == b'\n').count() * 1_001, rest.len());
 }
 
-/// Runs itself as a child whose standard output breaks, as under `| head`.
+/// Runs this test as a child whose standard output is closed, as under `| head`.
 #[test]
 fn a_reader_of_standard_output_that_leaves_is_no_crash() {
     const CHILD: &str = "MAILFLOW_TEST_SINK_CHILD";

@@ -1,4 +1,4 @@
-//! The metrics page as a whole.
+//! Complete metrics page.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,7 +22,7 @@ use mailflow_engine::{
 use crate::fixture::{alert, at, doc, documented, key, record, services};
 use crate::ledger::delta;
 
-/// Samples by their line's left side.
+/// Returns the samples by their series.
 pub(crate) fn samples(page: &str) -> BTreeMap<&str, f64> {
     let mut found = BTreeMap::new();
     for line in page.lines().filter(|line| !line.starts_with('#')) {
@@ -43,7 +43,7 @@ fn totals() -> Totals {
     totals
 }
 
-/// A page with something in every family.
+/// Returns a page with a value in every family.
 fn page() -> String {
     let agent = Agent::new("1.2.3", 1_795_231_860.0).unwrap();
     agent.polled(Duration::from_millis(2));
@@ -246,7 +246,7 @@ fn each_family_stands_once_with_head_and_samples_together() {
     }
 }
 
-/// Prometheus' own tool agrees: the one named by `PROMTOOL`, or the one on the path (Debian: prometheus).
+/// Checks the page with promtool: the one in `PROMTOOL`, or the one in PATH (Debian: prometheus).
 #[test]
 fn promtool_finds_nothing() {
     let promtool = std::env::var("PROMTOOL").unwrap_or_else(|_| "promtool".into());
