@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_read() {
+    fn report_line_round_trips() {
         let word = || "a, b: c".to_owned();
         for line in [
             Line::Kernel("5.10.0-46-cloud-amd64".to_owned()),

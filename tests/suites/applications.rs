@@ -58,7 +58,7 @@ fn rows(head: &str) -> Vec<&'static str> {
 }
 
 #[test]
-fn the_table_of_facts_is_what_the_agent_decides_by() {
+fn documented_facts_give_the_agents_class() {
     let mut expected = Vec::new();
     for (server, server_name) in OPENINGS {
         for (client, client_name) in OPENINGS.into_iter().filter(|(fact, _)| CLIENT.contains(fact)) {
@@ -77,7 +77,7 @@ fn the_table_of_facts_is_what_the_agent_decides_by() {
 }
 
 #[test]
-fn the_table_of_ports_is_the_built_in_configuration() {
+fn documented_ports_equal_built_in_configuration() {
     let configured = config::load(None).unwrap().engine.services;
     let expected: Vec<String> = Service::ALL
         .into_iter()

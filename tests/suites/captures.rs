@@ -96,7 +96,7 @@ fn replayed(capture: &Path, ports: &BTreeSet<u64>) -> Flows {
 }
 
 #[test]
-fn every_flow_is_counted_to_the_packet_and_byte() {
+fn replayed_flows_equal_recount() {
     let Some(folder) = captures() else { return };
     let mut compared = 0;
     for (name, mut expected) in expected(&folder) {
@@ -122,7 +122,7 @@ fn every_flow_is_counted_to_the_packet_and_byte() {
 }
 
 #[test]
-fn a_flow_ends_at_its_own_time_however_far_the_captures_clock_leaps() {
+fn flow_ends_at_idle_timeout_across_clock_jumps() {
     const DAY: u64 = 24 * 60 * 60 * 1_000_000;
     // Beyond the range of a 32-bit tick, and some years.
     for leap in [2 * DAY, 25 * DAY, 1000 << 32, 1_500 * DAY] {
@@ -163,7 +163,7 @@ fn a_flow_ends_at_its_own_time_however_far_the_captures_clock_leaps() {
 }
 
 #[test]
-fn what_is_readable_of_a_cut_capture_is_counted_and_the_rest_is_reported() {
+fn truncated_capture_counts_readable_frames() {
     let Some(folder) = captures() else { return };
     let whole = fs::read(folder.join("mail/arkime__smtp-data-250.pcap")).unwrap();
     let cut = std::env::temp_dir().join(format!("mailflow-cut-{}.pcap", std::process::id()));

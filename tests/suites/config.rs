@@ -116,7 +116,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn no_text_makes_it_panic(text in pieces()) {
+    fn parse_of_any_text_does_not_panic(text in pieces()) {
         if let Err(faults) = config::parse("f.yaml", &text) {
             prop_assert!(faults.iter().count() > 0, "no reason");
             prop_assert_eq!(faults.to_string().lines().count(), faults.iter().count());
@@ -125,7 +125,7 @@ proptest! {
 
     /// Replaces a part of the shipped file: this reaches deeper code than random text.
     #[test]
-    fn no_change_of_the_shipped_file_makes_it_panic(
+    fn parse_of_modified_shipped_file_does_not_panic(
         at in any::<proptest::sample::Index>(),
         length in 0..200_usize,
         text in pieces(),

@@ -71,7 +71,7 @@ proptest! {
     /// Records, counts, windows and alerts equal the reference's, for all poll intervals and batch sizes,
     /// with flows that exceed the active timeout.
     #[test]
-    fn the_engine_agrees_with_the_reference(
+    fn engine_equals_reference(
         settings in settings(),
         history in history(),
         rhythm in polls(),
@@ -106,7 +106,7 @@ proptest! {
     /// Flows that polls miss and see again, and ended flows that cannot be evicted at once, are counted once.
     /// Their records equal the reference's.
     #[test]
-    fn gaps_in_readings_neither_lose_nor_repeat_anything(
+    fn missed_flows_are_counted_once(
         settings in settings(),
         history in history(),
         rhythm in polls(),
@@ -123,7 +123,7 @@ proptest! {
     /// Two sequences of poll intervals give equal results in equal order, as long as no flow exceeds the
     /// active timeout.
     #[test]
-    fn polling_does_not_show(
+    fn poll_interval_does_not_change_results(
         mut settings in settings(),
         history in history(),
         rhythms in [polls(), polls()],
@@ -140,7 +140,7 @@ proptest! {
 
     /// Nine matched flows within the window do not fire, in any order of their ends; the tenth fires.
     #[test]
-    fn nine_are_silent_and_ten_speak(
+    fn tenth_flow_in_window_fires(
         starts in prop::collection::vec(0u64..3_580, 10),
         rhythm in polls(),
     ) {

@@ -402,11 +402,11 @@ fn starts_of_many(agent: &Agent) -> BTreeSet<(String, String)> {
 }
 
 #[test]
-fn a_flood_of_spoofed_sources_stays_within_the_limits_and_hides_no_real_sender() {
+fn spoofed_flood_within_rule_limits_hides_no_sender() {
     run(Flood::new(Bound::Subjects));
 }
 
 #[test]
-fn a_flood_that_fills_the_tables_hides_no_real_sender() {
+fn spoofed_flood_with_full_tables_hides_no_sender() {
     run(Flood::new(Bound::Tables));
 }

@@ -123,7 +123,7 @@ fn agreed(name: &str, conversations: &[Conversation]) -> (BTreeMap<u16, Vec<Reco
 }
 
 #[test]
-fn gaps_late_ends_and_tuples_used_again_at_once() {
+fn named_cases_equal_model_at_every_interval() {
     let conversations = history::cases();
     let (found, told) = agreed("cases", &conversations);
     // The expected counts are also written by hand, independent of the model.
@@ -137,13 +137,13 @@ fn gaps_late_ends_and_tuples_used_again_at_once() {
 }
 
 #[test]
-fn random_histories() {
+fn random_histories_equal_model_at_every_interval() {
     let (_, told) = agreed("random", &history::random(400));
     assert!(told.finals.len() > 600, "{} flows", told.finals.len());
 }
 
 #[test]
-fn the_same_alert_exists_at_the_end() {
+fn alerts_are_equal_at_every_interval() {
     let (_, told) = agreed("burst", &history::burst(14));
     assert_eq!(told.alerts, ["\"smtp-burst\" \"10.20.0.2\" \"firing\""]);
 }

@@ -32,7 +32,7 @@ fn code(text: &str) -> String {
 }
 
 #[test]
-fn tests_give_each_agent_its_own_state_pins_and_socket() {
+fn tests_isolate_state_pins_and_socket_of_agents() {
     // Lines that only parse arguments start no agent.
     let starts = |line: &str| line.contains("\"run\"") || line.contains("\"run --");
     let homeless = |(name, text): &(String, String)| {

@@ -8,7 +8,7 @@ use mailflow_tests::lab::{
 };
 
 #[test]
-fn real_mail_passes_the_gateway_in_every_mode() {
+fn mail_passes_gateway_in_every_mode() {
     let package = Package::unpack().unwrap();
     let lab = Lab::new(&LabOptions { sources: 2, ..LabOptions::default() }).unwrap();
     let postfix = Postfix::start(&lab.server, &package, lab.folder(), &PostfixOptions::default()).unwrap();
@@ -45,7 +45,7 @@ fn real_mail_passes_the_gateway_in_every_mode() {
 }
 
 #[test]
-fn inside_server_is_reached_without_translation() {
+fn inside_server_is_reached_without_nat() {
     let package = Package::unpack().unwrap();
     let lab = Lab::new(&LabOptions { hosts: Hosts::ClientAndInside, ..LabOptions::default() }).unwrap();
     let inside = lab.inside.as_ref().unwrap();
@@ -69,7 +69,7 @@ fn inside_server_is_reached_without_translation() {
 }
 
 #[test]
-fn both_ends_agree_on_a_transfer() {
+fn tcp_info_of_both_ends_agrees() {
     for offloads in [Offloads::AsDefault, Offloads::Off] {
         let lab = Lab::new(&LabOptions { offloads, ..LabOptions::default() }).unwrap();
         for family in [Family::V4, Family::V6] {
@@ -102,7 +102,7 @@ fn http_server_answers_on_a_mail_port() {
 }
 
 #[test]
-fn a_lab_leaves_nothing_behind() {
+fn dropped_lab_leaves_nothing() {
     let namespaces = |of: &str| {
         let entries = std::fs::read_dir("/run/netns").unwrap().flatten();
         entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(of)).count()

@@ -34,7 +34,7 @@ const MOST_OF_A_SOURCE: [(&str, f64); 2] = [("smtp-burst", 200.0), ("smtp-bulk",
 static TURN: Mutex<()> = Mutex::new(());
 
 #[test]
-fn a_living_flow_takes_at_most_64_bytes_at_every_size_and_the_memory_comes_back() {
+fn open_flow_uses_at_most_64_bytes_and_memory_is_freed() {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let mut subject = Subject::new().unwrap();
     let begin = memory::held();
@@ -67,7 +67,7 @@ fn a_living_flow_takes_at_most_64_bytes_at_every_size_and_the_memory_comes_back(
 
 /// Measures sources with one flow within the hour, as most have, and with flows just below the threshold.
 #[test]
-fn a_source_takes_at_most_200_bytes_under_r1_and_2_kb_under_r2() {
+fn source_memory_is_within_limit_of_each_rule() {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     for (rule, bar) in MOST_OF_A_SOURCE {
         for each in [1, 9] {

@@ -117,7 +117,7 @@ fn estimates(log: &Path) -> BTreeMap<(String, u16), Vec<u64>> {
 }
 
 #[test]
-fn the_estimate_is_what_the_server_accepted() {
+fn estimate_equals_messages_accepted_by_postfix() {
     let lab = Lab::new(&LabOptions { sources: CLASSES.len() as u8, ..LabOptions::default() }).unwrap();
     // Without NAT the server's log has the client's own address and port.
     lab.gateway.run("nft delete table inet lab").unwrap();

@@ -40,7 +40,7 @@ fn number(name: &str, default: u64) -> u64 {
 }
 
 #[test]
-fn the_loaded_program_counts_a_million_mutants_as_the_slow_one_does() {
+fn loaded_program_equals_reference_on_generated_frames() {
     let (seed, frames) = (number("MAILFLOW_SEED", SEED), number("MAILFLOW_MUTANTS", FRAMES as u64) as usize);
     println!("MAILFLOW_SEED={seed} MAILFLOW_MUTANTS={frames}");
     let began = Instant::now();
@@ -73,7 +73,7 @@ fn the_loaded_program_counts_a_million_mutants_as_the_slow_one_does() {
 }
 
 #[test]
-fn the_parser_reads_mutants_as_the_slow_one_does_whatever_the_kernel_took_out() {
+fn parser_equals_reference_on_generated_frames_with_metadata() {
     println!("MAILFLOW_SEED={}", number("MAILFLOW_SEED", SEED));
     // Input that BPF_PROG_TEST_RUN cannot give: tags in metadata, unreadable headers, and frames without a
     // link header whose source address is no ethertype.

@@ -96,7 +96,7 @@ fn session(client: &str, server: &str) -> Vec<(bool, FrameBuilder)> {
 }
 
 #[test]
-fn what_a_full_table_cannot_take_is_counted_to_its_source() {
+fn full_table_counts_to_source_overflow() {
     let mut kernel = load(16, 16, 1024);
     let mut sent = Sent::default();
     for port in 0..40_u16 {
@@ -118,7 +118,7 @@ fn what_a_full_table_cannot_take_is_counted_to_its_source() {
 }
 
 #[test]
-fn a_sources_overflow_keeps_what_bulk_is_judged_by() {
+fn source_overflow_keeps_counters_of_bulk_rule() {
     let mut kernel = load(16, 1, 1024);
     for port in 0..11_u16 {
         for (_, frame) in session(&format!("10.20.0.7:{}", 40_000 + port), SERVER) {
@@ -136,7 +136,7 @@ fn a_sources_overflow_keeps_what_bulk_is_judged_by() {
 }
 
 #[test]
-fn one_source_cannot_take_the_table_from_the_others() {
+fn source_limit_leaves_table_to_others() {
     let mut kernel = load(1024, 100, 1024);
     let mut sent = Sent::default();
     for port in 0..3_000_u16 {
@@ -166,7 +166,7 @@ fn flood(kernel: &Kernel, numbers: std::ops::Range<u32>) {
 }
 
 #[test]
-fn made_up_sources_leave_room_for_flows_that_a_server_answers() {
+fn spoofed_sources_leave_slots_for_answered_flows() {
     // A table without buckets, and one with buckets.
     for flows in [1_000, 16_000] {
         let all = under_test::options(Programs::One(PROGRAM));
@@ -223,7 +223,7 @@ fn made_up_sources_leave_room_for_flows_that_a_server_answers() {
 }
 
 #[test]
-fn made_up_sources_leave_room_to_count_a_real_one_that_has_its_share() {
+fn spoofed_sources_leave_overflow_entry_for_source_at_limit() {
     let all = under_test::options(Programs::One(PROGRAM));
     let options =
         LoadOptions { flows: 100, flows_per_source: 1, overflow: 100, half_open_percent: 75, ..all };
@@ -261,7 +261,7 @@ fn ipv6_sources_are_prefixes() {
 }
 
 #[test]
-fn what_finds_no_place_anywhere_is_one_number() {
+fn packets_without_overflow_entry_are_one_sum() {
     let mut kernel = load(8, 8, 8);
     let mut bytes = 0;
     for host in 0..500_u32 {
@@ -281,7 +281,7 @@ fn what_finds_no_place_anywhere_is_one_number() {
 }
 
 #[test]
-fn fragments_go_where_their_first_one_went() {
+fn fragments_follow_first_fragment_into_overflow() {
     for order in [[0, 1, 2], [2, 1, 0], [1, 0, 2]] {
         let mut kernel = load(16, 1, 1024);
         send(&kernel, &FrameBuilder::tcp("10.20.0.9:1000", SERVER, SYN));
@@ -297,7 +297,7 @@ fn fragments_go_where_their_first_one_went() {
 }
 
 #[test]
-fn what_is_removed_was_seen_whole_and_gives_its_share_back() {
+fn evicted_flow_was_read_completely_and_frees_source_limit() {
     let mut kernel = load(1024, 200, 1024);
     for port in 0..500_u16 {
         send(&kernel, &FrameBuilder::tcp(&format!("10.20.0.2:{}", 40_000 + port), SERVER, SYN));
@@ -328,7 +328,7 @@ fn what_is_removed_was_seen_whole_and_gives_its_share_back() {
 }
 
 #[test]
-fn an_overflow_that_fell_silent_is_taken_out_and_begins_anew() {
+fn idle_overflow_entry_is_evicted_and_restarts() {
     let mut kernel = load(16, 1, 1024);
     kernel.set_now(at(1_000)).unwrap();
     for port in 0..5_u16 {
@@ -348,7 +348,7 @@ fn an_overflow_that_fell_silent_is_taken_out_and_begins_anew() {
 }
 
 #[test]
-fn flows_that_cannot_be_put_aside_stay_one_and_are_counted() {
+fn flows_that_cannot_be_superseded_are_merged_and_counted() {
     const ROOM: u32 = 65_536;
     let tuples = ROOM + 2_000;
     let mut kernel = load(tuples + 1_000, u32::MAX, 16);

@@ -94,7 +94,7 @@ fn samples(page: &str) -> HashMap<&str, f64> {
 }
 
 #[test]
-fn every_packet_of_an_overload_is_in_its_sources_totals_or_in_the_rest() {
+fn overload_packets_are_in_source_totals_or_rest() {
     let lab = Lab::new(&LabOptions::default()).unwrap();
     let config = lab.folder().join("small.yaml");
     fs::write(&config, CONFIG).unwrap();

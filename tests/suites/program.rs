@@ -72,7 +72,7 @@ fn down(flags: u8) -> FrameBuilder {
 const BOTH: [&str; 3] = ["xdp_mirror", "xdp_mirror_frags", "tc_mirror"];
 
 #[test]
-fn a_session_is_one_flow_counted_to_the_byte() {
+fn session_is_one_flow_with_exact_counts() {
     let frames = [
         up(SYN).sequence(99).tcp_options(&[2, 4, 5, 0xb4]),
         down(SYN | ACK).sequence(499),
@@ -112,7 +112,7 @@ fn a_session_is_one_flow_counted_to_the_byte() {
 }
 
 #[test]
-fn each_role_counts_each_direction_at_one_hook() {
+fn role_counts_each_direction_at_one_hook() {
     let session = [up(SYN), down(SYN | ACK), up(ACK)];
     for (program, expected) in [
         ("xdp_lan", (2, 0)),
@@ -169,7 +169,7 @@ fn options_extensions_and_tags_change_no_count() {
 }
 
 #[test]
-fn what_cannot_be_counted_has_a_name() {
+fn uncounted_packets_have_a_reason() {
     let v6 = FrameBuilder::tcp(CLIENT6, SERVER6, ACK);
     let deep: Vec<_> = (0..8).map(|_| (60, short_extension())).collect();
     let cases: Vec<(Reason, FrameBuilder)> = vec![
@@ -205,7 +205,7 @@ fn bad_offset(frame: &mut FrameBuilder) {
 }
 
 #[test]
-fn frames_that_are_not_ip_or_end_early_have_a_name() {
+fn frames_without_ip_or_truncated_have_a_reason() {
     let arp = [vec![0xff; 6], vec![2; 6], vec![0x08, 0x06], vec![0; 46]].concat();
     let mpls = [vec![2; 12], vec![0x88, 0x47], vec![0; 46]].concat();
     let carrier = |kind: u16| [vec![2; 12], kind.to_be_bytes().to_vec(), vec![0; 46]].concat();
@@ -240,7 +240,7 @@ fn skb(gso_segments: u32, gso_size: u32) -> [u8; 192] {
 }
 
 #[test]
-fn a_merged_buffer_counts_as_the_packets_it_stands_for() {
+fn merged_buffer_counts_its_packets() {
     let timestamps = [1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2];
     let frame = up(ACK).tcp_options(&timestamps).payload(vec![0; 3000]);
     for (segments, size, packets) in [(3, 1448, 3), (0, 1448, 3), (0, 1500, 2), (0, 0, 1), (2, 1500, 2)] {
@@ -255,7 +255,7 @@ fn a_merged_buffer_counts_as_the_packets_it_stands_for() {
 }
 
 #[test]
-fn beside_a_lan_a_host_counts_only_what_the_machine_itself_sends() {
+fn host_with_lan_counts_only_local_packets() {
     let options = LoadOptions { local_only: true, ..options() };
     let mut forwarded = [0; 192];
     // ingress_ifindex at 36
@@ -276,7 +276,7 @@ fn beside_a_lan_a_host_counts_only_what_the_machine_itself_sends() {
 }
 
 #[test]
-fn a_frame_in_several_buffers_is_whole() {
+fn multi_buffer_frame_is_counted_completely() {
     let frame = up(ACK).payload(vec![0; 8_900]);
     let (flows, totals) = run("xdp_mirror_frags", std::slice::from_ref(&frame));
     assert_eq!(flows.len(), 1, "{totals:?}");
@@ -287,7 +287,7 @@ fn a_frame_in_several_buffers_is_whole() {
 }
 
 #[test]
-fn the_syn_decides_who_is_the_client() {
+fn syn_decides_the_client() {
     // Both ports are watched: without a SYN the hook decides, otherwise the SYN does.
     let syn = FrameBuilder::tcp("10.20.0.2:587", SERVER, SYN);
     let answer = FrameBuilder::tcp(SERVER, "10.20.0.2:587", SYN | ACK);
@@ -309,7 +309,7 @@ fn the_syn_decides_who_is_the_client() {
 }
 
 #[test]
-fn the_first_bytes_tell_the_application() {
+fn first_bytes_give_the_application() {
     let session = |client: &[u8], server: &[u8], client_first: bool| {
         let up = up(ACK | PSH).sequence(100).payload(client);
         let down = down(ACK | PSH).sequence(500).payload(server);
@@ -342,7 +342,7 @@ fn the_first_bytes_tell_the_application() {
 }
 
 #[test]
-fn a_server_that_speaks_late_still_accepts_messages() {
+fn late_server_payload_still_counts_messages() {
     // More packets than are inspected: the session is seen from its middle, in a long upload.
     let mut frames = vec![up(ACK).payload(vec![b'x'; 1000]); 20];
     frames.push(down(ACK).payload("250 2.0.0 Ok: queued\r\n"));
@@ -365,7 +365,7 @@ fn a_server_that_speaks_late_still_accepts_messages() {
 }
 
 #[test]
-fn starttls_counts_when_tls_follows() {
+fn starttls_needs_following_tls() {
     let command = up(ACK | PSH).payload("STARTTLS\r\n");
     let hello = up(ACK | PSH).payload([22, 3, 1, 2, 0, 1, 0, 1, 0xfc]);
     for program in BOTH {
@@ -382,7 +382,7 @@ fn starttls_counts_when_tls_follows() {
 }
 
 #[test]
-fn udp_is_counted_and_kept_apart() {
+fn udp_is_counted_separately() {
     let frames = [up(SYN), up(0).udp().payload("abcd")];
     for program in BOTH {
         let (mut flows, _) = run(program, &frames);
@@ -393,7 +393,7 @@ fn udp_is_counted_and_kept_apart() {
 }
 
 #[test]
-fn interfaces_without_ethernet_have_their_own_entries() {
+fn interfaces_without_ethernet_have_own_entry_points() {
     // BPF_PROG_TEST_RUN always reads an ethertype at byte 12. An IP header has its source address there:
     // 8.0.0.0/16 reads as IPv4's ethertype.
     let packet = FrameBuilder::tcp("8.0.0.2:40000", SERVER, SYN).with(|frame| frame.ethernet = false);
@@ -413,7 +413,7 @@ fn interfaces_without_ethernet_have_their_own_entries() {
 }
 
 #[test]
-fn the_kernels_clock_is_the_monotonic_one() {
+fn kernel_clock_is_monotonic_clock() {
     let mut kernel = load_with(&LoadOptions { flows: 8, external_clock: false, ..options() });
     let before = mailflow_kernel::clock::now();
     kernel.run("tc_lan_in", &up(SYN).build(), None).unwrap();
@@ -462,7 +462,7 @@ fn told_apart(program: &'static str, history: &[(u64, FrameBuilder)]) -> Vec<(u6
 }
 
 #[test]
-fn a_tuple_that_is_used_again_carries_another_flow() {
+fn reused_tuple_begins_another_flow() {
     let after = |first: bool, gap: u64, sequence: u32| {
         let mut history = session(1000, 100, first);
         let last = history.last().unwrap().0;
@@ -487,7 +487,7 @@ fn a_tuple_that_is_used_again_carries_another_flow() {
 }
 
 #[test]
-fn silence_ends_a_flow_at_its_own_time() {
+fn idle_timeout_ends_flow() {
     let then = |history: &[(u64, FrameBuilder)], gap: u64, frame: FrameBuilder| {
         let mut history = history.to_vec();
         history.push((history.last().unwrap().0 + gap, frame));
@@ -511,7 +511,7 @@ fn silence_ends_a_flow_at_its_own_time() {
 }
 
 #[test]
-fn a_flow_that_has_ended_decides_nothing_whether_it_was_taken_out_or_not() {
+fn ended_flow_decides_nothing_evicted_or_not() {
     let gone = 1000 + 300_000;
     for taken in [false, true] {
         // Both ports are watched, and the SYN came from the lower port.
@@ -548,7 +548,7 @@ fn a_flow_that_has_ended_decides_nothing_whether_it_was_taken_out_or_not() {
 }
 
 #[test]
-fn what_is_delivered_twice_is_known_for_a_copy() {
+fn duplicated_handshake_packets_are_counted_as_copies() {
     for program in BOTH {
         let mut kernel = load(program);
         let mut seen = |time: u64, frame: FrameBuilder| {
@@ -570,7 +570,7 @@ fn what_is_delivered_twice_is_known_for_a_copy() {
 }
 
 #[test]
-fn each_flow_of_a_tuple_is_recognised_by_itself() {
+fn flows_of_a_tuple_have_separate_facts() {
     for program in BOTH {
         let mut kernel = load(program);
         let mut history = session(1000, 100, true);

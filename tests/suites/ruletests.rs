@@ -60,7 +60,7 @@ fn run(files: &[PathBuf]) -> (Exit, String, String) {
 }
 
 #[test]
-fn the_shipped_rule_tests_are_good() {
+fn shipped_rule_tests_pass() {
     let (exit, out, err) = run(&shipped());
     assert_eq!((exit, err.as_str()), (Exit::Good, ""), "{out}{err}");
     assert!(out.ends_with(" tests, 0 failed\n"), "{out}");
@@ -114,7 +114,7 @@ fn changes(test: &RuleTest) -> Vec<(&'static str, Vec<Expected>)> {
 }
 
 #[test]
-fn every_wrong_expectation_fails() {
+fn wrong_expectation_fails() {
     let mut seen = 0;
     for file in shipped() {
         for mut test in read(&file).tests {
@@ -161,7 +161,7 @@ tests:
 ";
 
 #[test]
-fn a_failed_test_is_shown_with_its_difference() {
+fn failed_test_is_printed_with_difference() {
     let file = Scratch::new("two", TWO);
     let name = file.0.display();
     let (exit, out, err) = run(std::slice::from_ref(&file.0));
@@ -178,7 +178,7 @@ fn a_failed_test_is_shown_with_its_difference() {
 }
 
 #[test]
-fn what_is_shown_as_unexpected_can_be_expected() {
+fn printed_unexpected_alert_is_valid_expectation() {
     let file = Scratch::new("paste", TWO);
     let (_, out, _) = run(std::slice::from_ref(&file.0));
     let shown = out.lines().find_map(|line| line.trim().strip_prefix("unexpected  ")).unwrap();
@@ -188,7 +188,7 @@ fn what_is_shown_as_unexpected_can_be_expected() {
 }
 
 #[test]
-fn a_faulty_file_ends_with_2_and_the_others_are_run() {
+fn invalid_file_exits_2_and_others_run() {
     let good = Scratch::new("good", TWO);
     let bad = Scratch::new("faulty", "tests: [{ name: x, flows: [{ source: 10.0.0.1 }], alerts: [] }]\n");
     let (exit, out, err) = run(&[bad.0.clone(), good.0.clone()]);
@@ -208,7 +208,7 @@ fn example(info: &str) -> String {
 }
 
 #[test]
-fn the_documented_examples_are_good() {
+fn documented_rule_tests_pass() {
     let config =
         config::parse("example.yaml", &example("yaml rules")).unwrap_or_else(|faults| panic!("{faults}"));
     assert_eq!(config.engine.rules.len(), 1);
@@ -224,7 +224,7 @@ fn the_documented_examples_are_good() {
 
 /// A rule with another meaning fails its tests.
 #[test]
-fn a_changed_rule_fails_its_tests() {
+fn changed_rule_fails_its_tests() {
     for (file, text, instead) in [
         ("group-threshold", "at_least: 3", "at_least: 4"),
         ("weekend", "+01:00", "+00:00"),

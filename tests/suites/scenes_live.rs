@@ -115,11 +115,11 @@ fn differences(expected: &BTreeSet<told::Said>, found: &BTreeSet<told::Said>) ->
 }
 
 #[test]
-fn an_hour_of_attacks_and_of_good_mail() {
+fn hour_of_attacks_and_legitimate_mail_gives_expected_alerts() {
     play(240, &cast::HOUR);
 }
 
 #[test]
-fn a_day_of_a_slow_drip() {
+fn day_of_slow_drip_gives_expected_alerts() {
     play(960, &cast::DAY);
 }

@@ -53,7 +53,7 @@ fn sum(samples: &HashMap<String, f64>, family: &str, label: &str) -> f64 {
 }
 
 #[test]
-fn sums_over_sources_are_the_kernels_totals_at_every_scrape() {
+fn sums_over_sources_equal_kernel_totals() {
     let lab = Lab::new(&LabOptions::default()).unwrap();
     let config = lab.folder().join("capped.yaml");
     fs::write(&config, CONFIG).unwrap();

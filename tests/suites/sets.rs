@@ -62,7 +62,7 @@ fn flows(kernel: &mut Kernel) -> Vec<Flow> {
 /// Flows of a full bucket are in the fallback map: no flow is lost before the table is full, and evicted
 /// flows make space.
 #[test]
-fn a_table_holds_as_many_flows_as_it_says_and_again_when_they_were_taken_out() {
+fn table_stores_its_capacity_again_after_eviction() {
     let mut kernel = load();
     for turn in 0..3_u32 {
         for flags in [SYN, ACK] {
@@ -84,7 +84,7 @@ fn a_table_holds_as_many_flows_as_it_says_and_again_when_they_were_taken_out() {
 /// A hash collision costs no record: with keys of zeros all flows have one tag and one bucket. One flow has
 /// the slot there; the others are in the fallback map under their full keys, in every order of eviction.
 #[test]
-fn flows_that_share_a_hash_have_a_record_each() {
+fn flows_with_equal_hash_have_separate_records() {
     const COLLIDING: u32 = 2_000;
     let all = under_test::options(Programs::One(PROGRAM));
     let options =
@@ -113,7 +113,7 @@ fn flows_that_share_a_hash_have_a_record_each() {
 }
 
 #[test]
-fn two_cpus_that_meet_the_same_new_flows_at_once_make_one_of_each() {
+fn concurrent_inserts_of_two_cpus_make_one_flow_each() {
     const TURNS: u32 = 12_000;
     let mut kernel = load();
     let program = kernel.descriptor(PROGRAM).unwrap();

@@ -82,7 +82,7 @@ fn replay(capture: &Path, errors: impl Into<Stdio>) -> Vec<String> {
 }
 
 #[test]
-fn a_bar_is_shown_on_a_terminal_only_and_never_among_the_lines() {
+fn progress_bar_is_only_on_terminal_and_separate_from_lines() {
     let folder = folder("terminal");
     let syn = |number| FrameBuilder::tcp(&format!("10.0.0.2:{}", 1_024 + number), "93.184.215.25:25", SYN);
     let capture = capture(&folder, (0..FRAMES).map(|number| syn(number).build()));
@@ -114,7 +114,7 @@ fn a_bar_is_shown_on_a_terminal_only_and_never_among_the_lines() {
 }
 
 #[test]
-fn what_the_program_cannot_count_it_says_when_asked_and_never_in_floods() {
+fn uncounted_packets_are_logged_on_request_with_rate_limit() {
     let folder = folder("kernel-log");
     let damaged = FrameBuilder::tcp("10.0.0.2:1024", "93.184.215.25:25", SYN).with(|frame| {
         if let Transport::Tcp { offset, .. } = &mut frame.transport {

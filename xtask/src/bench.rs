@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bar_is_met_at_it_and_below() {
+    fn limit_is_met_at_or_below_it() {
         let at = |value: f64| line(&format!(r#"{{"case":"a","unit":"ns","value":{value},"bar":8.0}}"#));
         assert_eq!([8.0, 8.1].map(|value| at(value).met()), [Some(true), Some(false)]);
         let floor = line(r#"{"case":"a","unit":"times","value":9.9,"floor":10}"#);
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_keep_what_means_something() {
+    fn numbers_have_significant_digits() {
         let shown = [0.2345, 5.66, 123_456.7].map(number);
         assert_eq!(shown, ["0.234", "5.7", "123457"]);
     }

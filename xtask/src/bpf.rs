@@ -143,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_committed_object_is_of_these_sources() {
+    fn committed_object_belongs_to_sources() {
         let root = workspace::root();
         let record = Record::read(&root.join(RECORD)).unwrap();
         let sources = record::sources(&root).unwrap();

@@ -207,7 +207,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn recordings_are_equal_but_for_the_names_that_were_given() {
+    fn recordings_are_compared_with_renamed_keys() {
         let folder = std::env::temp_dir().join(format!("mailflow-record-{}", std::process::id()));
         let [before, after] = ["before", "after"].map(|name| folder.join(name));
         for side in [&before, &after] {

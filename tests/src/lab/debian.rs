@@ -146,7 +146,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn libraries_of_the_plan() {
+    fn missing_libraries_are_found_in_apt_plan() {
         let plan = "Reading package lists...\n\
             Inst cpio (2.13+dfsg-7.1 Debian:12.15/oldstable [amd64])\n\
             Inst libicu72 (72.1-3+deb12u1 Debian:12.15/oldstable [amd64])\n\

@@ -123,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn message_has_the_size_asked_for() {
+    fn message_has_requested_size() {
         let server = SocketAddr::from(([127, 0, 0, 1], 25));
         for size in [400, 1_999, 2_000, 2_001, 100_000] {
             let text = message(&Mail { size, ..Mail::to(server, Mode::Plain) });

@@ -48,7 +48,7 @@ fn add(lab: &Lab, name: &str) {
 }
 
 #[test]
-fn an_interface_that_is_absent_at_the_start_is_waited_for_and_the_others_are_watched() {
+fn absent_interface_is_attached_when_created() {
     let lab = lab();
     lab.gateway.ip("link del lan0").unwrap();
     let mut agent = start(&lab, "--interface lan0 --interface lan1 --role lan --hook tc");
@@ -74,7 +74,7 @@ fn an_interface_that_is_absent_at_the_start_is_waited_for_and_the_others_are_wat
 }
 
 #[test]
-fn a_start_with_nothing_to_watch_waits_and_is_ready() {
+fn start_without_interfaces_is_ready() {
     let lab = lab();
     for name in ["lan0", "lan1"] {
         lab.gateway.ip(&format!("link del {name}")).unwrap();
@@ -91,7 +91,7 @@ fn a_start_with_nothing_to_watch_waits_and_is_ready() {
 }
 
 #[test]
-fn patterns_are_bound_as_interfaces_come_go_and_are_renamed() {
+fn patterns_follow_created_removed_and_renamed_interfaces() {
     let lab = lab();
     let config = lab.folder().join("patterns.yaml");
     let text = "interfaces:\n  - { name: 're:^wg[0-9]+$', role: lan, hook: tc }\n  - { name: 'lan*', role: lan }\n  \
@@ -140,7 +140,7 @@ fn patterns_are_bound_as_interfaces_come_go_and_are_renamed() {
 }
 
 #[test]
-fn series_of_interfaces_that_come_and_go_do_not_add_up() {
+fn series_of_removed_interfaces_are_dropped() {
     let lab = lab();
     let mut agent = start(&lab, "--interface ppp* --interface lan0 --role lan --hook tc");
     wait_for_bound(&agent, "lan0", &["lan0"]);
@@ -164,7 +164,7 @@ fn series_of_interfaces_that_come_and_go_do_not_add_up() {
 }
 
 #[test]
-fn an_interface_is_watched_once_whatever_names_it_is_listed_by() {
+fn interface_with_two_names_is_attached_once() {
     let lab = lab();
     lab.gateway.ip("link property add dev lan0 altname office").unwrap();
     let mut agent = start(&lab, "--interface lan0 --interface office --interface lan? --role lan --hook tc");
@@ -180,7 +180,7 @@ fn an_interface_is_watched_once_whatever_names_it_is_listed_by() {
 }
 
 #[test]
-fn a_metrics_address_that_no_interface_has_yet_ends_nothing() {
+fn unassigned_metrics_address_does_not_stop_agent() {
     let lab = lab();
     let binary = agent_binary().unwrap();
     let (log, socket) = (lab.folder().join("early.log"), lab.folder().join("early.sock"));

@@ -5,7 +5,7 @@ use mailflow_tests::lab::{Bystander, Lab, LabOptions, Slot, Verdict, detach_link
 use super::watched::{again, all_is_counted, attached, metric, position, send, start, wait_for_metric};
 
 #[test]
-fn behind_an_earlier_program_that_accepts_every_packet_is_seen() {
+fn agent_counts_behind_accepting_tcx_program() {
     let lab = Lab::new(&LabOptions::default()).unwrap();
     let other = Bystander::load("earlier", Verdict::TcPass).unwrap();
     let _in = other.attach(&lab.gateway, "lan0", Slot::TcxIngressFirst).unwrap();
@@ -28,7 +28,7 @@ fn behind_an_earlier_program_that_accepts_every_packet_is_seen() {
 }
 
 #[test]
-fn a_program_that_gets_in_front_is_reported_and_overtaken() {
+fn program_attached_in_front_is_reported_and_passed_once() {
     let lab = Lab::new(&LabOptions::default()).unwrap();
     let mut agent = start(&lab, "--interface lan0 --role lan --hook tc");
     wait_for_metric(&agent, &position("tcx", "ingress"), 1);
@@ -55,7 +55,7 @@ fn a_program_that_gets_in_front_is_reported_and_overtaken() {
 }
 
 #[test]
-fn another_agent_in_front_takes_nothing_away_and_is_left_there() {
+fn second_agent_in_front_keeps_its_position() {
     let lab = Lab::new(&LabOptions::default()).unwrap();
     let mut first = start(&lab, "--interface lan0 --role lan --hook tc");
     let mut second = start(&lab, "--interface lan0 --role lan --hook tc --metrics 127.0.0.1:10826");
@@ -70,7 +70,7 @@ fn another_agent_in_front_takes_nothing_away_and_is_left_there() {
 }
 
 #[test]
-fn programs_that_are_taken_away_are_attached_again() {
+fn detached_programs_are_reattached() {
     for (hook, name) in [("xdp", "xdp.frags"), ("tc", "tcx")] {
         let lab = Lab::new(&LabOptions::default()).unwrap();
         let mut agent = start(&lab, &format!("--interface lan0 --role lan --hook {hook}"));

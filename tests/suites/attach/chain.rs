@@ -5,7 +5,7 @@ use mailflow_tests::lab::{Bystander, Lab, LabOptions, Slot, Verdict};
 use super::watched::{all_is_counted, attached, start, wait_for_metric};
 
 #[test]
-fn where_native_xdp_is_taken_tc_counts() {
+fn occupied_native_xdp_falls_back_to_tc() {
     for slot in [Slot::NativeXdp, Slot::GenericXdp] {
         let lab = Lab::new(&LabOptions::default()).unwrap();
         let other = Bystander::load("firewall", Verdict::XdpPass).unwrap();
@@ -28,7 +28,7 @@ fn where_native_xdp_is_taken_tc_counts() {
 }
 
 #[test]
-fn where_frames_are_too_large_for_native_xdp_the_next_form_counts() {
+fn large_mtu_falls_back_from_native_xdp() {
     let lab = Lab::new(&LabOptions::default()).unwrap();
     for (ns, port) in [(&lab.gateway, "lan0"), (&lab.client, "eth0")] {
         ns.ip(&format!("link set {port} mtu 9000")).unwrap();
@@ -48,7 +48,7 @@ fn where_frames_are_too_large_for_native_xdp_the_next_form_counts() {
 }
 
 #[test]
-fn by_itself_the_agent_keeps_off_xdp_on_virtual_interfaces() {
+fn default_hook_avoids_xdp_on_virtual_interfaces() {
     let lab = Lab::new(&LabOptions::default()).unwrap();
     let mut agent = start(&lab, "--interface lan0 --role lan");
     wait_for_metric(&agent, &attached("tcx", "ingress"), 1);

@@ -49,7 +49,7 @@ fn status(agent: &Agent) -> String {
 }
 
 #[test]
-fn clients_in_no_internal_network_are_warned_of_until_they_are_listed() {
+fn clients_outside_internal_networks_are_warned_until_listed() {
     let lab = lab();
     let server = global_prefix(&lab);
     let config = lab.folder().join("networks.yaml");
@@ -94,7 +94,7 @@ fn clients_in_no_internal_network_are_warned_of_until_they_are_listed() {
 }
 
 #[test]
-fn an_address_that_comes_later_is_warned_of_and_others_are_not() {
+fn new_public_interface_address_is_warned() {
     let lab = lab();
     let mut agent = start(&lab, "--interface lan0 --interface lan1 --role lan --poll-interval 60s");
     let prefixes = || agent.metrics().unwrap().matches("mailflow_unlisted_prefix{").count();
@@ -120,7 +120,7 @@ fn an_address_that_comes_later_is_warned_of_and_others_are_not() {
 }
 
 #[test]
-fn doctor_looks_at_what_the_running_agent_watches() {
+fn doctor_checks_interfaces_of_running_agent() {
     let lab = lab();
     let mut agent = start(&lab, "--interface lan1 --interface ppp* --interface tun9 --role lan");
     let socket = format!("--socket {}", agent.socket().display());
@@ -139,7 +139,7 @@ fn doctor_looks_at_what_the_running_agent_watches() {
 }
 
 #[test]
-fn an_interface_on_the_outside_is_no_lan() {
+fn outside_interface_with_lan_role_is_warned() {
     let lab = lab();
     let wan = |name: &str| {
         let findings = doctor(&lab, &format!("--socket /nonexistent --interface {name} --role lan"));
@@ -174,7 +174,7 @@ fn as_nobody(words: &str) -> Output {
 }
 
 #[test]
-fn an_ordinary_user_is_told_of_the_missing_capabilities_first() {
+fn missing_capabilities_are_reported_first_to_unprivileged_user() {
     // Only root can write to the default locations of the socket, the state and the pins.
     let options =
         "run --interface lo --control /run/mailflow-nobody/s --state /var/lib/mailflow-nobody --pins off";
@@ -209,7 +209,7 @@ fn filter(action: u32) -> std::io::Result<()> {
 }
 
 #[test]
-fn doctor_names_a_filter_of_system_calls() {
+fn doctor_reports_seccomp_filter() {
     for action in [libc::SECCOMP_RET_ERRNO | libc::EPERM as u32, libc::SECCOMP_RET_KILL_PROCESS] {
         let mut command = Command::new(agent_binary().unwrap());
         command.args(["doctor", "--json", "--interface", "lo", "--socket", "/nonexistent"]);
@@ -235,7 +235,7 @@ fn doctor_names_a_filter_of_system_calls() {
 }
 
 #[test]
-fn pins_of_a_mount_namespace_of_its_own_are_not_said_to_last() {
+fn pins_in_private_mount_namespace_are_warned() {
     let lab = lab();
     // `ip netns exec` creates a mount namespace for the agent, with a /sys without bpffs.
     let options = format!(

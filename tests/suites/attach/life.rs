@@ -20,7 +20,7 @@ pub(crate) fn make_lan0(lab: &Lab) {
 }
 
 #[test]
-fn an_interface_that_is_made_anew_is_watched_again() {
+fn recreated_interface_is_reattached() {
     for (hook, name) in [("xdp", "xdp.frags"), ("tc", "tcx")] {
         let lab = lab();
         let options = format!("--interface lan0 --interface lan1 --role lan --hook {hook}");
@@ -47,7 +47,7 @@ fn an_interface_that_is_made_anew_is_watched_again() {
 }
 
 #[test]
-fn following_an_interface_does_not_wait_for_a_poll() {
+fn interface_change_is_followed_before_next_poll() {
     let lab = lab();
     let mut agent = start(&lab, "--interface lan1 --role lan --poll-interval 60s");
     let series = attached("tcx", "ingress").replace("lan0", "lan1");
@@ -60,7 +60,7 @@ fn following_an_interface_does_not_wait_for_a_poll() {
 }
 
 #[test]
-fn a_renamed_interface_is_watched_until_another_bears_its_name() {
+fn renamed_interface_is_followed_until_name_is_reused() {
     let lab = lab();
     let mut agent = start(&lab, "--interface lan0 --role lan");
     all_is_counted(&lab, &[&agent]);
@@ -85,7 +85,7 @@ fn a_renamed_interface_is_watched_until_another_bears_its_name() {
 }
 
 #[test]
-fn swapped_names_end_up_where_a_restart_would_put_them() {
+fn swapped_interface_names_are_followed_as_after_restart() {
     let lab = lab();
     let mut agent = start(&lab, "--interface lan0 --interface lan1 --role lan --hook tc");
     all_is_counted(&lab, &[&agent]);

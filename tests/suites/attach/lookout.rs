@@ -99,7 +99,7 @@ fn everything_goes_on(lab: &Lab, agent: &mut Agent, hook: &str, name: &str) {
 }
 
 #[test]
-fn as_root_it_holds_no_capability_and_does_all_it_has_to() {
+fn agent_as_root_works_without_capabilities() {
     for (hook, name) in [("tc", "tcx"), ("xdp", "xdp.frags")] {
         let lab = lab();
         let config = configure(&lab, "lan0", hook);
@@ -112,7 +112,7 @@ fn as_root_it_holds_no_capability_and_does_all_it_has_to() {
 /// Checks an agent as under the shipped unit, or in a container: its own user, three capabilities, and no
 /// capability that could change the bounding set.
 #[test]
-fn as_a_service_it_holds_no_capability_and_does_all_it_has_to() {
+fn agent_as_service_works_without_capabilities() {
     for (hook, name) in [("tc", "tcx"), ("xdp", "xdp.frags")] {
         let lab = lab();
         fs::set_permissions(lab.folder(), fs::Permissions::from_mode(0o777)).unwrap();
@@ -134,7 +134,7 @@ fn as_a_service_it_holds_no_capability_and_does_all_it_has_to() {
 }
 
 #[test]
-fn once_the_lookout_is_gone_the_agent_says_so_and_counts_on() {
+fn dead_helper_process_is_reported_and_counting_continues() {
     let lab = lab();
     let mut agent = start(&lab, "--interface lan0 --role lan --hook tc");
     wait_for_metric(&agent, LOOKOUT, 1);
@@ -171,7 +171,7 @@ fn once_the_lookout_is_gone_the_agent_says_so_and_counts_on() {
 }
 
 #[test]
-fn the_lookout_ends_with_its_agent() {
+fn helper_process_ends_with_agent() {
     for signal in [libc::SIGKILL, libc::SIGTERM] {
         let lab = lab();
         let mut agent = start(&lab, "--interface lan0 --role lan --hook tc");

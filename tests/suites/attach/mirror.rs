@@ -12,7 +12,7 @@ use super::watched::{metric, start, wait_for_metric};
 const CONNECTIONS: u16 = 15;
 
 #[test]
-fn a_mirror_that_delivers_twice_is_noticed() {
+fn duplicated_mirror_packets_are_detected() {
     for (times, twice) in [(1, 0), (2, 1)] {
         let lab = Lab::new(&LabOptions::default()).unwrap();
         let mut agent = start(&lab, "--interface lan0 --role mirror");

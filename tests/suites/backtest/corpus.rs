@@ -73,7 +73,7 @@ fn unjudged(told: &Told, rule: &str) -> Option<(u64, String)> {
 }
 
 #[test]
-fn the_same_sessions_have_the_same_verdict_in_every_format() {
+fn sessions_give_equal_alerts_in_every_format() {
     let Some(sessions) = sessions() else { return };
     let ratio = expected(&sessions, |way| (way.bytes, way.packets));
     let payload = expected(&sessions, |way| (way.payload, way.packets));
@@ -108,7 +108,7 @@ fn the_same_sessions_have_the_same_verdict_in_every_format() {
 }
 
 #[test]
-fn what_a_log_does_not_tell_is_null_in_the_evidence() {
+fn unknown_log_fields_are_null_in_evidence() {
     let files = Files::new();
     let config = files.write("config.yaml", rules(&RULES[..1]));
     let log = files.write("log", Session::mail("10.0.0.1", 1, BEGIN * 1_000_000).suricata());
@@ -124,7 +124,7 @@ fn what_a_log_does_not_tell_is_null_in_the_evidence() {
 }
 
 #[test]
-fn what_frames_have_beside_their_packet_is_taken_off() {
+fn frame_bytes_exclude_link_headers() {
     let files = Files::new();
     let config = files.write("config.yaml", rules(&RULES[..1]));
     let session = |bytes_a_packet: u64, tags: u64| {

@@ -132,7 +132,7 @@ fn answer(command: &str) -> Reply {
 }
 
 #[test]
-fn answers_of_an_agent_are_escaped() {
+fn control_replies_are_escaped() {
     let files = Files::new();
     let socket = files.path("agent.sock");
     agent(&socket);
@@ -163,7 +163,7 @@ fn answers_of_an_agent_are_escaped() {
 }
 
 #[test]
-fn names_comments_and_lines_of_files_are_escaped() {
+fn file_names_comments_and_lines_are_escaped() {
     let files = Files::new();
     let path = |name: &str| files.path(name).to_str().unwrap().to_owned();
     let yaml = serde_json::to_string(EVIL).unwrap();

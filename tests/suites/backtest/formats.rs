@@ -38,7 +38,7 @@ fn all(line: fn(&Session) -> String, change: impl Fn(Value) -> Value) -> String 
 }
 
 #[test]
-fn zeek_names_its_ends_in_several_ways() {
+fn zeek_endpoint_names_have_several_forms() {
     let plain = alerts(&[], &all(Session::zeek, |line| line));
     let nested = |mut line: Value| {
         let mut id = Map::new();
@@ -88,7 +88,7 @@ fn zeek_names_its_ends_in_several_ways() {
 }
 
 #[test]
-fn zeek_durations_may_be_tiny_or_before_their_beginning() {
+fn zeek_durations_may_be_tiny_or_negative() {
     let short = |duration: &str| {
         let table = columns(&sessions(0));
         run(&[], table.replace("\t1.500000\t", &format!("\t{duration}\t")).as_bytes())
@@ -106,7 +106,7 @@ fn zeek_durations_may_be_tiny_or_before_their_beginning() {
 
 /// Zeek packages write these logs while a connection is open, with its totals so far: a flow counts once.
 #[test]
-fn zeeks_logs_of_open_connections_are_records_of_open_flows() {
+fn zeek_open_connection_logs_are_interim_records() {
     let closed = columns(&sessions(0));
     for path in ["open_conn", "conn_long"] {
         let open = |session: &Session| Session { duration: session.duration / 2, ..session.clone() };
@@ -136,7 +136,7 @@ fn zeeks_logs_of_open_connections_are_records_of_open_flows() {
 }
 
 #[test]
-fn logs_that_were_put_together_may_be_of_several_kinds() {
+fn concatenated_logs_may_have_several_formats() {
     let table = columns(&sessions(0));
     let plain = alerts(&[], &table);
     let dns = "#separator \\x09\n#set_separator\t,\n#path\tdns\n#fields\tts\tuid\n1.0\tC\n#close\t2023\n";
@@ -154,7 +154,7 @@ fn logs_that_were_put_together_may_be_of_several_kinds() {
 }
 
 #[test]
-fn eve_says_its_vlan_as_a_list_a_number_or_null() {
+fn eve_vlan_may_be_list_number_or_null() {
     let tagged = |vlan: Value| {
         lines(sessions(1).iter().map(|session| {
             let mut line: Value = serde_json::from_str(&session.suricata()).unwrap();
@@ -177,7 +177,7 @@ fn eve_says_its_vlan_as_a_list_a_number_or_null() {
 }
 
 #[test]
-fn lines_within_the_lines_of_other_tools_are_read() {
+fn nested_lines_of_other_tools_are_read() {
     for line in [Session::suricata, Session::zeek, |session: &Session| session.own("closed")] {
         let plain = alerts(&[], &all(line, |line| line));
         let wraps: [fn(Value) -> Value; 7] = [
@@ -207,7 +207,7 @@ fn lines_within_the_lines_of_other_tools_are_read() {
 
 /// Each reason is logged once per file, with a count.
 #[test]
-fn what_is_not_read_is_counted_by_reason() {
+fn unread_lines_are_counted_by_reason() {
     let netflow = all(Session::suricata, |mut line| {
         line["event_type"] = json!("netflow");
         line["netflow"] = json!({ "pkts": 1, "bytes": 60, "age": 0, "min_ttl": 64, "max_ttl": 64 });

@@ -51,7 +51,7 @@ fn told(sessions: &[Session]) -> Vec<(&'static str, Told)> {
 }
 
 #[test]
-fn where_no_session_came_to_be_no_mail_was_accepted_whatever_the_log_tells() {
+fn unanswered_attempts_fail_in_every_format() {
     for (format, told) in told(&unanswered()) {
         assert_eq!(told.firing(), [("failed".to_owned(), "10.0.0.1".to_owned())], "{format}: {}", told.log);
         assert!(!told.log.contains("not evaluable"), "{format}: {}", told.log);
@@ -59,7 +59,7 @@ fn where_no_session_came_to_be_no_mail_was_accepted_whatever_the_log_tells() {
 }
 
 #[test]
-fn sessions_of_which_it_is_not_known_count_among_attempts_and_not_among_failed() {
+fn sessions_with_unknown_delivery_count_as_attempts_not_as_failed() {
     // Twenty of forty are half; twenty of forty-one are not.
     for (sessions, fires) in [(20, 1), (21, 0)] {
         let all = [answered(sessions), unanswered()].concat();
@@ -73,7 +73,7 @@ fn sessions_of_which_it_is_not_known_count_among_attempts_and_not_among_failed()
 }
 
 #[test]
-fn a_zeek_log_may_have_other_separators() {
+fn zeek_log_with_other_separators_is_read() {
     let files = Files::new();
     let config = files.write(
         "config.yaml",

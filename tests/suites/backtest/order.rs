@@ -54,7 +54,7 @@ fn bursts(history: &[Session]) -> Vec<String> {
 }
 
 #[test]
-fn neither_lines_nor_files_need_an_order() {
+fn order_of_lines_and_files_does_not_matter() {
     let history = history();
     let files = Files::new();
     let config = files.write("config.yaml", rules(&R1));
@@ -103,7 +103,7 @@ fn neither_lines_nor_files_need_an_order() {
 }
 
 #[test]
-fn a_flow_counts_once_however_many_records_it_has() {
+fn flow_with_interim_records_counts_once() {
     let files = Files::new();
     let config = files.write("config.yaml", rules(&R1));
     let session = |number: u16| {
@@ -129,7 +129,7 @@ fn a_flow_counts_once_however_many_records_it_has() {
 }
 
 #[test]
-fn a_flow_counts_once_also_where_another_interval_made_its_active_records() {
+fn flow_with_other_active_timeout_counts_once() {
     let files = Files::new();
     let config = files.write("config.yaml", rules(&R1));
     // Nine flows of a hundred seconds, from an agent with `active: 60s`.
@@ -145,7 +145,7 @@ fn a_flow_counts_once_also_where_another_interval_made_its_active_records() {
 }
 
 #[test]
-fn what_stands_in_two_logs_counts_once() {
+fn flow_in_two_logs_counts_once() {
     let files = Files::new();
     let config = files.write("config.yaml", rules(&R1));
     let log = |count: u16| {
@@ -160,7 +160,7 @@ fn what_stands_in_two_logs_counts_once() {
 }
 
 #[test]
-fn gzip_or_not_is_the_same() {
+fn gzip_log_equals_plain_log() {
     use std::io::Write;
     let files = Files::new();
     let config = files.write("config.yaml", rules(&R1));
@@ -182,7 +182,7 @@ fn gzip_or_not_is_the_same() {
 }
 
 #[test]
-fn other_lines_are_counted_and_other_ports_are_not_judged() {
+fn other_lines_are_counted_and_other_ports_ignored() {
     let files = Files::new();
     let config = files.write("config.yaml", rules(&[("one", "{ test: ratio }", 1)]));
     let web = Session { port: 443, ..Session::mail("10.0.0.2", 1, BEGIN * SECOND) };
@@ -208,7 +208,7 @@ fn other_lines_are_counted_and_other_ports_are_not_judged() {
 }
 
 #[test]
-fn applications_and_directions_are_told_from_other_tools_words() {
+fn applications_and_directions_follow_from_other_tools_fields() {
     let files = Files::new();
     let config = files.write("config.yaml", rules(&[("one", "{ test: ratio }", 1)]));
     let session = |port| Session { port, ..Session::mail("10.0.0.1", 4_000, BEGIN * SECOND) };

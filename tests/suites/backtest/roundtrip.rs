@@ -27,7 +27,7 @@ fn round_trip(files: &Files, config: &Path, captures: &[std::path::PathBuf], opt
 }
 
 #[test]
-fn real_captures_give_the_same_alerts() {
+fn backtest_of_real_captures_equals_replay() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/captures/mail");
     if !folder.is_dir() {
         println!("SKIPPED: no captures at {}", folder.display());
@@ -115,7 +115,7 @@ fn history() -> Vec<Stamped> {
 }
 
 #[test]
-fn generated_captures_give_the_same_alerts() {
+fn backtest_of_generated_captures_equals_replay() {
     let files = Files::new();
     let capture = files.path("history.pcap");
     pcap::write(&capture, &history()).unwrap();

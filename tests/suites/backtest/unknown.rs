@@ -27,7 +27,7 @@ fn without_counts() -> String {
 }
 
 #[test]
-fn explain_says_not_recorded() {
+fn explain_prints_unknown_fields_as_not_recorded() {
     let files = Files::new();
     let explain = |log: &str, option: &[&str]| {
         let log = files.write("conn.log", log);
@@ -56,7 +56,7 @@ fn explain_says_not_recorded() {
 }
 
 #[test]
-fn evidence_has_null_or_nothing_in_each_profile() {
+fn unknown_evidence_is_null_or_absent_in_each_profile() {
     let files = Files::new();
     let log = files.write("conn.log", without_counts());
     let config = files.write("config.yaml", rule(""));

@@ -31,7 +31,7 @@ fn sessions() -> Vec<Session> {
 }
 
 #[test]
-fn a_flow_log_says_why() {
+fn explain_and_suggest_read_flow_logs() {
     let files = Files::new();
     let sessions = sessions();
     let (first, second) = sessions.split_at(20);
@@ -88,7 +88,7 @@ fn a_flow_log_says_why() {
 
 /// Compares the shipped rules on the same traffic in each tool's log.
 #[test]
-fn the_shipped_rules_judge_what_a_log_tells_and_name_what_it_does_not() {
+fn shipped_rules_report_fields_missing_in_log() {
     let files = Files::new();
     let config = files.write("config.yaml", "poll_interval: 1s\n");
     // The sessions of `smtp-burst`; 21 MB; unanswered SYNs to twelve servers.

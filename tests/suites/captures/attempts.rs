@@ -61,7 +61,7 @@ fn replayed(name: &str, capture: &[u8]) -> (Vec<Value>, Vec<Value>, String) {
 }
 
 #[test]
-fn ten_connects_to_ten_dead_servers_are_ten_attempts() {
+fn unanswered_connects_are_one_attempt_each() {
     let retries = [0, 1, 3, 7, 15, 31, 63];
     let connects = |numbers: fn(u64, u64) -> u32| {
         let frames = (0..10).flat_map(|server: u64| {
@@ -85,7 +85,7 @@ fn ten_connects_to_ten_dead_servers_are_ten_attempts() {
 }
 
 #[test]
-fn a_path_that_is_added_to_a_session_is_in_its_record_and_in_no_count() {
+fn mptcp_subflow_is_recorded_and_not_counted() {
     const CAPABLE: [u8; 4] = [30, 4, 0x01, 0x81];
     const JOIN: [u8; 12] = [30, 12, 0x10, 1, 0, 0, 0, 9, 0, 0, 0, 7];
     const JOINED: [u8; 16] = [30, 16, 0x10, 1, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 7];
@@ -126,7 +126,7 @@ fn a_path_that_is_added_to_a_session_is_in_its_record_and_in_no_count() {
 }
 
 #[test]
-fn ip_behind_other_headers_is_read_and_what_is_not_is_named_once() {
+fn link_types_with_ip_are_read_and_others_reported_once() {
     let packet = FrameBuilder::tcp("10.20.0.2:40000", "93.184.215.25:25", SYN).build()[14..].to_vec();
     let behind = |header: &[u8]| [header, &packet].concat();
     let field = [&(packet.len() as u16 + 4).to_le_bytes()[..], &[9, 0]].concat();

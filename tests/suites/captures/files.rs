@@ -49,7 +49,7 @@ fn whole(name: &str, bytes: &[u8]) -> Vec<(u64, Vec<u8>)> {
 }
 
 #[test]
-fn times_are_read_in_every_unit_offset_and_byte_order() {
+fn timestamps_are_read_in_every_resolution_and_byte_order() {
     for order in ORDERS {
         // Powers of ten, then of two: the latter are no powers of ten.
         for (exponent, units) in
@@ -73,7 +73,7 @@ fn times_are_read_in_every_unit_offset_and_byte_order() {
 }
 
 #[test]
-fn every_block_with_a_frame_is_read_and_every_other_passed_over() {
+fn packet_blocks_are_read_and_others_skipped() {
     let frames = frames();
     for order in ORDERS {
         let bytes = Section::new(order)
@@ -93,7 +93,7 @@ fn every_block_with_a_frame_is_read_and_every_other_passed_over() {
 }
 
 #[test]
-fn a_section_begins_anew_with_its_byte_order_and_interfaces() {
+fn section_resets_byte_order_and_interfaces() {
     let frames = frames();
     let first = Section::new(Order::Little).interface(1, 0, &[]).enhanced(0, 7, &frames[0]).build();
     let raw = &frames[1][14..];
@@ -105,7 +105,7 @@ fn a_section_begins_anew_with_its_byte_order_and_interfaces() {
 }
 
 #[test]
-fn what_was_read_of_a_packed_capture_that_ends_too_early_counts() {
+fn truncated_gzip_capture_keeps_read_frames() {
     let stamped: Vec<_> = (0..).zip(frames()).collect();
     let path = file("packed", b"");
     pcap::write(&path, &stamped).unwrap();
@@ -123,7 +123,7 @@ fn what_was_read_of_a_packed_capture_that_ends_too_early_counts() {
 }
 
 #[test]
-fn what_is_no_capture_is_named() {
+fn file_without_capture_is_reported() {
     for (bytes, expected) in [
         (&b""[..], "neither pcap nor pcapng; it is empty"),
         (b"\xd4", "neither pcap nor pcapng; it begins with d4"),
@@ -138,7 +138,7 @@ fn what_is_no_capture_is_named() {
 }
 
 #[test]
-fn records_that_contradict_themselves_end_a_file_where_they_stand() {
+fn inconsistent_record_ends_file_with_offset() {
     let frames = frames();
     let section = || Section::new(Order::Little).interface(1, 0, &[]).enhanced(0, 7, &frames[0]);
     let length =

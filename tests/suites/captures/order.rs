@@ -47,7 +47,7 @@ fn replayed(folder: &Path, captures: &[&str]) -> (Vec<(u64, String)>, String) {
 }
 
 #[test]
-fn captures_are_read_in_the_order_in_which_they_begin() {
+fn captures_are_sorted_by_first_frame() {
     let folder = folder("files");
     for (name, hour) in [("cap2", 0), ("cap10", 1)] {
         pcap::write(&folder.join(name), &[(BEGIN + hour * HOUR, syn(40_000 + hour as u16))]).unwrap();
@@ -59,7 +59,7 @@ fn captures_are_read_in_the_order_in_which_they_begin() {
 }
 
 #[test]
-fn frames_that_are_older_than_those_before_them_are_told_of() {
+fn late_frames_are_reported() {
     let folder = folder("frames");
     // Two captures of one hour; the second begins before the end of the first.
     pcap::write(&folder.join("one"), &[(BEGIN, syn(40_000)), (BEGIN + HOUR, syn(40_001))]).unwrap();

@@ -80,7 +80,7 @@ fn replayed(capture: &PathBuf) -> (Vec<Value>, String) {
 }
 
 #[test]
-fn a_capture_of_headers_is_counted_and_speaks_for_no_application() {
+fn headers_only_capture_is_counted_without_application() {
     for (client, server, headers) in
         [("10.20.0.2:40000", "93.184.215.25:25", 54), ("[fd00::2]:40000", "[2606:4700::25]:25", 74)]
     {
@@ -111,7 +111,7 @@ fn a_capture_of_headers_is_counted_and_speaks_for_no_application() {
 }
 
 #[test]
-fn a_head_without_all_headers_is_truncated_not_malformed() {
+fn frame_without_complete_headers_is_truncated() {
     // Without TCP's flags; up to the TCP ports behind IPv6; within the addresses.
     for snap in [67, 64, 40] {
         let frames = session("[fd00::2]:40000", "[2606:4700::25]:25");
@@ -122,7 +122,7 @@ fn a_head_without_all_headers_is_truncated_not_malformed() {
 }
 
 #[test]
-fn a_length_that_only_stands_in_the_file_costs_no_memory() {
+fn frame_length_in_file_allocates_no_memory() {
     let syn = FrameBuilder::tcp("10.20.0.2:40000", "93.184.215.25:25", SYN).build();
     // IP has its own length: that of the frame does not matter.
     let (flows, log) = replayed(&capture("long", [(syn.clone(), u32::MAX), (syn, 60)]));
@@ -131,7 +131,7 @@ fn a_length_that_only_stands_in_the_file_costs_no_memory() {
 }
 
 #[test]
-fn every_frame_is_counted_or_has_a_reason() {
+fn frames_are_counted_or_have_a_reason() {
     let syn = FrameBuilder::tcp("10.20.0.2:40000", "93.184.215.25:25", SYN);
     let mut arp = syn.build();
     arp[12..14].copy_from_slice(&[8, 6]);

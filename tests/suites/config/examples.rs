@@ -37,7 +37,7 @@ fn keys(text: &str) -> Vec<(usize, usize)> {
 }
 
 #[test]
-fn each_key_mistyped_is_named_with_its_place_and_what_was_meant() {
+fn mistyped_keys_are_reported_with_location_and_suggestion() {
     let (mut variants, mut wrong) = (0, Vec::new());
     for (name, text) in examples() {
         assert!(config::parse(&name, &text).is_ok(), "{name}");

@@ -34,7 +34,7 @@ fn warnings(config: &Config, scratch: &Scratch) -> Vec<String> {
 }
 
 #[test]
-fn tables_have_columns_by_name() {
+fn table_columns_are_found_by_name() {
     let scratch = Scratch::new("csv");
     scratch.write(
         "a.csv",
@@ -58,7 +58,7 @@ fn tables_have_columns_by_name() {
 }
 
 #[test]
-fn semicolons_tabs_and_no_extension_are_seen() {
+fn separators_and_missing_extension_are_detected() {
     let scratch = Scratch::new("delimiters");
     scratch.write("a", "# a table\nnetwork;comment\n10.1.0.0/16;a, b\n");
     scratch.write("b.tsv", "cidr\tgroup\n10.2.0.0/16\tx; y\n");
@@ -77,7 +77,7 @@ fn semicolons_tabs_and_no_extension_are_seen() {
 }
 
 #[test]
-fn what_is_said_of_a_file_holds_where_its_lines_say_nothing() {
+fn file_settings_are_defaults_of_lines() {
     let scratch = Scratch::new("whole");
     scratch.write("a.csv", "cidr,group,role\n10.1.0.0/16,,\n10.2.0.0/16,own,mta\n");
     let config = load(&scratch, "{ path: a.csv, group: all, role: server }");
@@ -91,7 +91,7 @@ fn what_is_said_of_a_file_holds_where_its_lines_say_nothing() {
 }
 
 #[test]
-fn faults_of_tables_have_line_and_column() {
+fn table_errors_have_line_and_column() {
     let scratch = Scratch::new("csv-faults");
     scratch.write(
         "a.csv",
@@ -146,7 +146,7 @@ fn faults_of_tables_have_line_and_column() {
 }
 
 #[test]
-fn other_columns_may_be_ignored_by_name() {
+fn foreign_columns_may_be_ignored_by_name() {
     let scratch = Scratch::new("other");
     scratch.write("a.csv", "ID,Prefix,VRF\n1,10.1.0.0/16,blue\n");
     assert_eq!(scratch.faults("internal_networks: { files: [a.csv] }").len(), 2);
@@ -167,7 +167,7 @@ const NETBOX: &str = r#"{"count": 7, "next": null, "previous": null, "results": 
   {"id": 6, "prefix": "2001:db8::/32"}]}"#;
 
 #[test]
-fn netbox_says_prefixes_tenants_and_roles() {
+fn netbox_gives_prefixes_tenants_and_roles() {
     let scratch = Scratch::new("netbox");
     scratch.write("a.json", NETBOX);
     let config = load(&scratch, "{ path: a.json, group: rest }");
@@ -194,7 +194,7 @@ fn netbox_says_prefixes_tenants_and_roles() {
 }
 
 #[test]
-fn one_prefix_in_two_routing_tables_is_warned_of() {
+fn prefix_in_two_vrfs_is_warned() {
     let scratch = Scratch::new("vrf");
     scratch.write(
         "a.json",
@@ -211,7 +211,7 @@ fn one_prefix_in_two_routing_tables_is_warned_of() {
 }
 
 #[test]
-fn faults_of_netbox_files_have_line_and_column() {
+fn netbox_errors_have_line_and_column() {
     let scratch = Scratch::new("netbox-faults");
     scratch.write(
         "a.json",
@@ -286,7 +286,7 @@ fn a_carriage_return_ends_a_line_in_every_format() {
 }
 
 #[test]
-fn a_second_network_on_a_line_is_a_fault_that_names_both() {
+fn second_network_on_a_line_is_an_error() {
     let scratch = Scratch::new("two");
     scratch.write(
         "a.txt",
@@ -337,7 +337,7 @@ fn a_second_network_on_a_line_is_a_fault_that_names_both() {
 }
 
 #[test]
-fn equal_duplicates_are_warned_of_and_different_ones_are_faults() {
+fn equal_duplicates_are_warnings_and_different_ones_errors() {
     let scratch = Scratch::new("duplicates");
     scratch.write("a.txt", "10.1.0.0/16  Berlin\n10.2.0.0/16\n10.1.0.0/16\n10.1.0.0/16\n");
     scratch.write("b.csv", "cidr,group\n10.3.0.0/16,x\n10.3.0.0/16,x\n");
@@ -369,7 +369,7 @@ fn equal_duplicates_are_warned_of_and_different_ones_are_faults() {
 
 /// Each file has at most one hundred errors, and the number of further ones.
 #[test]
-fn faults_and_warnings_are_capped_with_a_count_in_each_file() {
+fn errors_and_warnings_are_limited_per_file() {
     let scratch = Scratch::new("capped");
     let bad = |rows: usize, head: &str, row: &str| format!("{head}{}", row.repeat(rows));
     scratch.write("a.csv", bad(100_000, "cidr,role\n", "10.0.0.1/8,mtaa\n"));
@@ -400,7 +400,7 @@ fn faults_and_warnings_are_capped_with_a_count_in_each_file() {
 
 /// Any file type at a list's path is an error; the agent neither blocks on it nor reads it without end.
 #[test]
-fn only_regular_files_of_text_are_lists() {
+fn list_must_be_a_regular_text_file() {
     let scratch = Scratch::new("kinds");
     let fifo = std::ffi::CString::new(scratch.0.join("fifo").to_str().unwrap()).unwrap();
     // SAFETY: the path is a C string that lives until the call returns.
@@ -460,7 +460,7 @@ fn settings_of_files_are_checked() {
 }
 
 #[test]
-fn a_changed_file_is_read_once_it_keeps_still_and_only_if_it_is_good() {
+fn changed_file_is_read_once_stable_and_valid() {
     let scratch = Scratch::new("reload");
     scratch.write("a.txt", "10.1.0.0/16\n");
     scratch.write("b.txt", "10.2.0.0/16\n");
@@ -508,7 +508,7 @@ fn a_changed_file_is_read_once_it_keeps_still_and_only_if_it_is_good() {
 }
 
 #[test]
-fn many_remarks_of_one_kind_are_cut() {
+fn warnings_of_one_kind_are_limited() {
     let scratch = Scratch::new("many");
     let nested: String = (0..200).map(|n| format!("10.1.{n}.0/24\n")).collect();
     scratch.write("a.txt", format!("10.0.0.0/8\n{nested}"));
@@ -523,7 +523,7 @@ proptest! {
     /// Any contents in any format give networks or errors, never a panic, and each error lies within the
     /// file.
     #[test]
-    fn no_file_is_too_strange(
+    fn any_list_gives_networks_or_errors(
         pieces in prop::collection::vec(prop::sample::select(vec![
             "cidr", "group", "role", "exclude", ",", ";", "\t", "\n", "\r\n", "\r", "\"", "'", "#", "!", "10.0.0.0/8",
             "10.1.0.0/16", "fc00::/7", "::1", "mta", "yes", "{", "}", "[", "]", ":", "\"prefix\"", "\"results\"",

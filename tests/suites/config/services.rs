@@ -18,7 +18,7 @@ fn rule(name: &str, more: &str) -> String {
 }
 
 #[test]
-fn as_shipped_the_rules_look_at_four_ports() {
+fn shipped_rules_match_four_ports() {
     let four: &[u16] = &[25, 465, 587, 994];
     let config = good("{}");
     assert_eq!(ports(&config), [("smtp-burst", four), ("smtp-bulk", four), ("smtp-auth-guess", four)]);
@@ -27,7 +27,7 @@ fn as_shipped_the_rules_look_at_four_ports() {
 }
 
 #[test]
-fn a_port_added_to_a_service_is_a_port_of_every_rule_that_names_the_service() {
+fn port_added_to_service_is_matched_by_its_rules() {
     for (watched, expected) in [
         ("smtp: [25, 2525]", vec![25, 465, 587, 994, 2525]),
         ("submission: [587, 2587]", vec![25, 465, 587, 994, 2587]),
@@ -45,7 +45,7 @@ fn a_port_added_to_a_service_is_a_port_of_every_rule_that_names_the_service() {
 }
 
 #[test]
-fn numbers_and_services_stand_in_one_list() {
+fn port_list_mixes_numbers_and_services() {
     let config = good(&format!(
         "watched_ports: {{ imap: [143, 1143] }}\nrules: [{}]",
         rule("r", "ports: [imap, 25, 143]")
@@ -56,7 +56,7 @@ fn numbers_and_services_stand_in_one_list() {
 }
 
 #[test]
-fn a_watched_port_that_no_rule_uses_is_warned_of() {
+fn watched_port_without_rule_is_warned() {
     let told = |text: &str| -> Vec<String> {
         let all = warnings(&good(text)).into_iter();
         all.filter(|told| told.contains("no rule uses")).collect()
@@ -91,7 +91,7 @@ fn a_watched_port_that_no_rule_uses_is_warned_of() {
 }
 
 #[test]
-fn every_shipped_rule_that_a_list_replaces_is_named() {
+fn replaced_shipped_rules_are_listed() {
     const ALL: [&str; 4] = [
         "smtp-burst (with its size test)",
         "smtp-bulk",
@@ -119,7 +119,7 @@ fn every_shipped_rule_that_a_list_replaces_is_named() {
 }
 
 #[test]
-fn a_shipped_rule_without_its_size_test_is_warned_of() {
+fn shipped_rule_without_size_test_is_warned() {
     let told = warnings(&good(&format!("rules:\n  - {}", rule("smtp-burst", ""))));
     assert_eq!(told.len(), 2, "{told:?}");
     assert_eq!(
@@ -130,7 +130,7 @@ fn a_shipped_rule_without_its_size_test_is_warned_of() {
 }
 
 #[test]
-fn a_name_that_a_pattern_matches_too_is_warned_of() {
+fn interface_name_matched_by_pattern_is_warned() {
     let list = "interfaces: [{ name: 'ppp*', role: lan }, { name: ppp0, role: host }, { name: 're:^p', hook: tc }, { name: eth1 }]";
     assert_eq!(
         warnings(&good(list)),

@@ -28,7 +28,7 @@ fn text(bytes: &[u8]) -> String {
 }
 
 #[test]
-fn a_running_agent_answers() {
+fn status_and_top_read_running_agent() {
     let lab = Lab::new(&LabOptions::default()).unwrap();
     let mut agent = start(&lab, "--interface lan0 --role lan --hook tc --poll-interval 100ms");
     all_is_counted(&lab, &[&agent]);
@@ -109,7 +109,7 @@ fn agent_pid(agent: &Agent, found: &Value) -> u64 {
 }
 
 #[test]
-fn who_asks_without_pause_does_not_delay_counting() {
+fn continuous_requests_do_not_delay_counting() {
     let lab = Lab::new(&LabOptions::default()).unwrap();
     let agent = start(&lab, "--interface lan0 --role lan --poll-interval 100ms");
     let polls = || -> u64 {

@@ -70,7 +70,7 @@ impl Gateway {
 const ONE: &str = "interfaces: [{ name: lan0, role: lan }]\n";
 
 #[test]
-fn ports_and_interfaces_change_without_a_new_program() {
+fn reload_changes_ports_and_interfaces_of_loaded_program() {
     let gateway = Gateway::new(ONE);
     let program = || {
         let found = gateway.lab.gateway.run("ip -details link show lan0");
@@ -98,7 +98,7 @@ fn ports_and_interfaces_change_without_a_new_program() {
 }
 
 #[test]
-fn what_is_wrong_changes_nothing() {
+fn invalid_reload_changes_nothing() {
     let mut gateway = Gateway::new(ONE);
     let refused = |text: &str, reasons: &[&str]| {
         let (code, said) = gateway.reload(text);
@@ -150,7 +150,7 @@ fn what_is_wrong_changes_nothing() {
 }
 
 #[test]
-fn shipped_rules_that_a_list_replaces_are_named_wherever_it_is_read() {
+fn replaced_shipped_rules_are_listed_by_every_command() {
     const GONE: &str = "not evaluated any more: smtp-burst (with its size test), smtp-bulk, smtp-auth-guess, \
                         mail-server-fan-in (off as shipped)";
     let list = format!("{ONE}rules: []\n");
@@ -171,7 +171,7 @@ fn shipped_rules_that_a_list_replaces_are_named_wherever_it_is_read() {
 }
 
 #[test]
-fn rules_change_and_windows_stay() {
+fn reload_changes_rules_and_keeps_windows() {
     // An expired allow-list entry suppresses nothing.
     let over = "allow: [{ source: internal, reason: test, until: 2020-01-01 }]\n";
     let rule = |name: &str, at_least: u32, window: &str| {
@@ -214,7 +214,7 @@ fn rules_change_and_windows_stay() {
 }
 
 #[test]
-fn status_explain_and_metrics_say_the_same_of_an_alert_with_its_unit() {
+fn status_explain_and_metrics_agree_on_alert() {
     let gateway = Gateway::new(&format!(
         "{ONE}timeouts: {{ closed: 100ms }}\nrules:\n  - name: much\n    match: {{ applications: [smtp, other] }}\n    \
          window: {{ length: 1h }}\n    condition: {{ any: [{{ count: {{ at_least: 1000 }} }}, \

@@ -93,7 +93,7 @@ fn labs() -> [(Lab, SocketAddr); 2] {
 }
 
 #[test]
-fn five_flows_here_and_five_there_fire_and_the_dashboard_shows_them() {
+fn fleet_sum_fires_and_dashboard_has_data() {
     let labs = labs();
     let targets = labs.each_ref().map(|(_, address)| *address);
     let [mut here, mut there] = labs.map(|(lab, address)| Gateway::start(lab, address));

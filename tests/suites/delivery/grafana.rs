@@ -27,7 +27,7 @@ pub(crate) fn queries(panel: &Value, rate_seconds: u32) -> Vec<String> {
 }
 
 #[test]
-fn every_panel_says_what_it_shows_and_in_which_unit() {
+fn panels_have_descriptions_and_units() {
     let panels = panels();
     assert!(panels.len() > 25, "{}", panels.len());
     let known = families();

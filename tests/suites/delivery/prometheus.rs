@@ -46,7 +46,7 @@ fn name<'a>(rule: &'a Value, key: &str) -> Option<&'a str> {
 }
 
 #[test]
-fn promtool_takes_the_rules_and_their_tests_pass() {
+fn promtool_accepts_rules_and_tests_pass() {
     let said = output(promtool().args(["check", "rules"]).args(listed(RULES, ".rules.yml"))).unwrap();
     assert!(!said.to_lowercase().contains("warn"), "{said}");
     let tests = listed(TESTS, ".yml");
@@ -55,7 +55,7 @@ fn promtool_takes_the_rules_and_their_tests_pass() {
 }
 
 #[test]
-fn every_alert_is_tested_firing_and_silent() {
+fn every_alert_has_firing_and_silent_tests() {
     let mut fires = BTreeSet::new();
     let mut silent = BTreeSet::new();
     for file in listed(TESTS, ".yml") {
@@ -73,7 +73,7 @@ fn every_alert_is_tested_firing_and_silent() {
 }
 
 #[test]
-fn the_rules_ask_only_for_what_is_exported_or_recorded() {
+fn rules_use_only_exported_or_recorded_series() {
     let (rules, known) = (rules(), families());
     for rule in &rules {
         let expression = name(rule, "expr").unwrap();
@@ -86,7 +86,7 @@ fn the_rules_ask_only_for_what_is_exported_or_recorded() {
 }
 
 #[test]
-fn every_alert_says_what_it_means_and_the_documentation_what_to_do() {
+fn every_alert_has_description_and_documented_action() {
     let page = text("docs/fleet.md");
     let rows: BTreeSet<_> = page
         .lines()

@@ -13,7 +13,7 @@ fn values(unit: &str, setting: &str) -> Vec<String> {
 }
 
 #[test]
-fn its_exposure_is_two_at_most() {
+fn unit_exposure_is_at_most_two() {
     let mut analyze = command("systemd-analyze");
     analyze.args(["security", "--offline=yes", "--no-pager", "--threshold=20"]).arg(path(UNIT));
     let said = output(&mut analyze).unwrap();
@@ -24,7 +24,7 @@ fn its_exposure_is_two_at_most() {
 }
 
 #[test]
-fn it_takes_no_capability_beyond_those_of_loading_and_attaching() {
+fn unit_has_only_capabilities_of_loading_and_attaching() {
     let unit = text(UNIT);
     for setting in ["AmbientCapabilities", "CapabilityBoundingSet"] {
         assert_eq!(values(&unit, setting), ["CAP_BPF CAP_NET_ADMIN CAP_PERFMON"], "{setting}");
@@ -32,7 +32,7 @@ fn it_takes_no_capability_beyond_those_of_loading_and_attaching() {
 }
 
 #[test]
-fn it_is_up_when_it_counts_and_watched_from_then_on() {
+fn unit_notifies_restarts_and_has_watchdog() {
     let unit = text(UNIT);
     assert_eq!(
         (values(&unit, "Type"), values(&unit, "Restart")),
@@ -45,7 +45,7 @@ fn it_is_up_when_it_counts_and_watched_from_then_on() {
 }
 
 #[test]
-fn a_reload_checks_the_configuration_that_it_runs_with() {
+fn unit_reload_checks_configuration_in_use() {
     let unit = text(UNIT);
     let file = "/etc/mailflow/mailflow.yaml";
     assert_eq!(values(&unit, "ExecStart"), [format!("/usr/bin/mailflow-agent run --config {file} --keep")]);

@@ -19,7 +19,7 @@ use super::histories::{
 const THRESHOLDS: [u64; 3] = [40, 80, 200];
 
 #[test]
-fn r1_agrees_with_arithmetic_on_real_sessions() {
+fn size_test_equals_arithmetic_on_real_sessions() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/corpus/sessions.csv");
     let Ok(text) = fs::read_to_string(&path) else {
         eprintln!("skipped: no corpus at {}", path.display());

@@ -35,7 +35,7 @@ enum Step {
 /// Flows, rules, reloads, restarts, clock steps and intervals: alerts, matched flows and windows equal the
 /// reference's, and each feature occurs.
 #[test]
-fn everything_together_agrees_with_the_reference() {
+fn engine_with_all_features_equals_reference() {
     let tally = RefCell::new(Tally::new());
     let interval = prop_oneof![1 => 100u64..1_000, 4 => 1_000u64..30_001];
     let rhythm = prop::collection::vec(interval.prop_map(|interval| interval * MILLISECOND), 1..6);
@@ -341,7 +341,7 @@ fn early() -> Settings {
 
 /// A restart does not reevaluate a record with another wall-clock offset.
 #[test]
-fn a_clock_that_was_set_since_does_not_change_what_was_judged() {
+fn clock_step_before_restart_does_not_reevaluate() {
     let history = [mail(0, 10 * SECOND), mail(1, 40 * SECOND)];
     let mut process = Process::new(&early(), &history, 1, false);
     process.keep(0);
@@ -356,7 +356,7 @@ fn a_clock_that_was_set_since_does_not_change_what_was_judged() {
 
 /// Alerts that followed only from elapsed time are not emitted again by the next process.
 #[test]
-fn what_followed_from_time_alone_is_not_told_again() {
+fn alerts_of_elapsed_time_are_not_repeated_after_restart() {
     let history = [mail(0, 10 * SECOND), mail(1, 11 * SECOND)];
     let mut process = Process::new(&early(), &history, 1, false);
     process.keep(0);

@@ -179,7 +179,7 @@ pub(crate) const CONFIG: &str = "interfaces:\n  - { name: lan0, role: lan }\n\
     outputs:\n  alerts: /var/log/mailflow/alerts.json\n";
 
 #[test]
-fn the_role_installs_changes_nothing_twice_and_refuses_what_is_bad() {
+fn role_installs_idempotently_and_refuses_invalid_configuration() {
     let gateways = [Gateway::boot(), Gateway::boot()];
     let controller = Controller::new(&gateways);
 
@@ -255,7 +255,7 @@ fn the_role_installs_changes_nothing_twice_and_refuses_what_is_bad() {
 }
 
 #[test]
-fn the_role_is_clean_in_the_production_profile() {
+fn role_passes_ansible_lint_production_profile() {
     let folder = workspace().join("config/ansible");
     let mut lint = command("ansible-lint");
     lint.args(["--offline", "--strict", "--profile", "production", "--nocolor"]).current_dir(&folder);

@@ -144,7 +144,7 @@ fn plain(time: &Value) -> String {
 }
 
 #[test]
-fn the_sql_of_the_rule_gives_the_agents_alerts() {
+fn rule_sql_gives_the_agents_alerts() {
     let folder = Folder::new("clickhouse");
     let flows = folder.0.join("flows.json");
     let history = history();
@@ -205,7 +205,7 @@ fn replay(folder: &Path, flows: &Path) -> Option<BTreeMap<u64, Value>> {
 }
 
 #[test]
-fn the_schema_holds_every_flow_of_the_captures() {
+fn schema_stores_every_flow_of_captures() {
     let folder = Folder::new("captures");
     let flows = folder.0.join("flows.json");
     let Some(expected) = replay(&folder.0, &flows) else { return };

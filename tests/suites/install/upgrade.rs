@@ -28,7 +28,7 @@ fn pinned(gateway: &Gateway) -> String {
 }
 
 #[test]
-fn an_upgrade_misses_nothing_and_a_stop_takes_the_programs_away() {
+fn upgrade_loses_no_packet_and_stop_detaches() {
     let gateways = [Gateway::boot()];
     let controller = Controller::new(&gateways);
     let config = format!("{CONFIG}  flow_log: /var/log/mailflow/flows.json\ntimeouts: {{ closed: 500ms }}\n");

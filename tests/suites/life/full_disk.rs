@@ -94,7 +94,7 @@ fn balanced(agent: &Agent) {
 }
 
 #[test]
-fn detection_goes_on_while_the_disk_is_full_and_nothing_is_lost_or_repeated_afterwards() {
+fn full_state_disk_stops_no_detection_and_loses_nothing() {
     let seconds = std::env::var("MAILFLOW_FULL_DISK_SECONDS").ok().and_then(|text| text.parse().ok());
     let seconds = seconds.unwrap_or(SECONDS);
     let gateway = Gateway::new(3);
@@ -163,7 +163,7 @@ fn shows_it(agent: &Agent, consequence: &str, cause: &str) {
 }
 
 #[test]
-fn an_agent_starts_though_no_file_can_be_opened_and_writes_its_lines_later() {
+fn full_output_disk_delays_lines_without_loss() {
     let gateway = Gateway::new(3);
     let disk = SmallDisk::new(&gateway.lab.folder().join("disk"), "1m");
     let logs = disk.path().join("logs");
@@ -192,7 +192,7 @@ fn an_agent_starts_though_no_file_can_be_opened_and_writes_its_lines_later() {
 }
 
 #[test]
-fn a_crash_without_durability_loses_what_was_learnt_and_no_packet() {
+fn crash_on_full_disk_loses_rule_state_and_no_packet() {
     let gateway = Gateway::new(1_000);
     let disk = SmallDisk::new(&gateway.lab.folder().join("state"), "2m");
     gateway.configure(1_000, CONFIG);

@@ -15,7 +15,7 @@ use crate::gateway::Gateway;
 const PANICKED: i32 = 101;
 
 #[test]
-fn an_agent_whose_standard_error_takes_nothing_counts_on() {
+fn blocked_standard_error_does_not_stop_counting() {
     let gateway = Gateway::new(100);
     symlink("/dev/full", gateway.lab.folder().join("agent.log")).unwrap();
     let mut agent = gateway.start("", &[("RUST_LOG", "trace")]);
@@ -29,7 +29,7 @@ fn an_agent_whose_standard_error_takes_nothing_counts_on() {
 }
 
 #[test]
-fn no_command_panics_where_it_cannot_write() {
+fn commands_do_not_panic_on_write_errors() {
     let binary = agent_binary().unwrap();
     let folder = std::env::temp_dir().join(format!("mailflow-mute-{}", std::process::id()));
     fs::create_dir_all(&folder).unwrap();
@@ -96,7 +96,7 @@ fn no_command_panics_where_it_cannot_write() {
 }
 
 #[test]
-fn an_agent_that_may_start_too_few_threads_says_so_or_works() {
+fn thread_limit_is_reported_or_sufficient() {
     // A user without other processes, and a folder in which this user may run the binary.
     const USER: &str = "54329";
     let folder = std::env::temp_dir().join(format!("mailflow-threads-{}", std::process::id()));

@@ -16,7 +16,7 @@ fn wait(what: &str, agent: &Agent, mut done: impl FnMut() -> bool) {
 }
 
 #[test]
-fn a_state_directory_and_pins_that_are_removed_are_made_again() {
+fn removed_state_directory_and_pins_are_recreated() {
     let gateway = Gateway::new(100);
     let agent = gateway.start("", &[]);
     let mut open = gateway.open();
@@ -64,7 +64,7 @@ fn a_state_directory_and_pins_that_are_removed_are_made_again() {
 }
 
 #[test]
-fn a_damaged_state_is_named_and_the_agent_starts() {
+fn damaged_checkpoint_is_reported_and_agent_starts() {
     let gateway = Gateway::new(100);
     let agent = gateway.start("", &[]);
     let mut sent = gateway.send();

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::gateway::{Gateway, add};
 
 #[test]
-fn the_service_manager_hears_each_phase_and_no_capability_is_left() {
+fn service_manager_is_notified_and_capabilities_are_dropped() {
     let gateway = Gateway::new(100);
     let path = gateway.lab.folder().join("notify");
     let manager = UnixDatagram::bind(&path).unwrap();
@@ -54,7 +54,7 @@ fn the_service_manager_hears_each_phase_and_no_capability_is_left() {
 }
 
 #[test]
-fn doctor_says_what_to_do() {
+fn doctor_gives_advice() {
     let gateway = Gateway::new(100);
     let binary = agent_binary().unwrap();
     let config = gateway.lab.folder().join("gateway.yaml");

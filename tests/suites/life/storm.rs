@@ -13,7 +13,7 @@ use crate::gateway::{Gateway, add, kill};
 const SECONDS: u64 = 40;
 
 #[test]
-fn every_packet_once_and_every_incident_once() {
+fn restarts_under_traffic_count_packets_and_incidents_once() {
     let seconds = std::env::var("MAILFLOW_STORM_SECONDS").ok().and_then(|text| text.parse().ok());
     let gateway = Gateway::new(30);
     let sending = AtomicBool::new(true);

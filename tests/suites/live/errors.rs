@@ -36,7 +36,7 @@ fn config(folder: &Path, text: &str) -> String {
 }
 
 #[test]
-fn failures_name_their_cause() {
+fn errors_name_their_cause() {
     let lab = Lab::new(&LabOptions::default()).unwrap();
     // Invalid interface names. A missing interface is no error: see the suite `attach`.
     expect(&run(&lab, "", "run --interface lan0/7"), 2, &["lan0/7", "slash"]);

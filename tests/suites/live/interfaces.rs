@@ -13,7 +13,7 @@ const PASSED: [(&str, &str, u16); 3] =
     [("wire1", "xdp", 30_001), ("wire2", "tc", 30_002), ("wire3", "tc", 30_003)];
 
 #[test]
-fn a_flow_names_the_interface_of_its_first_packet_at_each_hook() {
+fn flow_has_interface_of_first_packet_at_each_hook() {
     let lab = Lab::new(&LabOptions::default()).unwrap();
     let gateway = &lab.gateway;
     let mut entries = String::from("interfaces:\n  - { name: lan0, role: lan }\n");

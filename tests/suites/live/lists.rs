@@ -12,7 +12,7 @@ use mailflow_tests::lab::{
 const READ: Duration = Duration::from_secs(60);
 
 #[test]
-fn a_source_that_becomes_internal_begins_to_count() {
+fn source_added_to_list_is_counted() {
     let lab = Lab::new(&LabOptions::default()).unwrap();
     let _server =
         Postfix::start(&lab.server, &Package::unpack().unwrap(), lab.folder(), &PostfixOptions::default())

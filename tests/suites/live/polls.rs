@@ -24,7 +24,7 @@ fn comparable(line: &str) -> ((u64, u64), Value) {
 }
 
 #[test]
-fn a_tenth_of_a_second_and_five_seconds_agree() {
+fn poll_intervals_give_equal_records_and_alerts() {
     let lab = Lab::new(&LabOptions::default()).unwrap();
     let _server =
         Postfix::start(&lab.server, &Package::unpack().unwrap(), lab.folder(), &PostfixOptions::default())

@@ -160,7 +160,7 @@ fn compare(agents: Vec<(&'static str, Agent, PathBuf)>, cases: &[Case], turned: 
 }
 
 #[test]
-fn with_their_syn() {
+fn connections_with_syn_are_counted_once() {
     let lab = lab();
     let agents = agents(&lab);
     let cases = cases(&lab);
@@ -169,7 +169,7 @@ fn with_their_syn() {
 }
 
 #[test]
-fn without_a_syn_the_hook_says_who_the_client_is() {
+fn without_syn_the_hook_gives_the_client() {
     let lab = lab();
     let mut cases = cases(&lab);
     for case in &mut cases {
@@ -184,7 +184,7 @@ fn without_a_syn_the_hook_says_who_the_client_is() {
 }
 
 #[test]
-fn without_a_syn_and_the_server_first() {
+fn without_syn_first_sender_is_client_between_lans() {
     let lab = lab();
     let mut cases = cases(&lab);
     for case in &mut cases {
@@ -200,7 +200,7 @@ fn without_a_syn_and_the_server_first() {
 }
 
 #[test]
-fn where_the_table_is_full_each_packet_is_in_one_overflow() {
+fn full_table_counts_each_packet_in_one_overflow() {
     let lab = lab();
     let config = lab.folder().join("full.yaml");
     std::fs::write(&config, "flow_table: { flows: 1, source_share_percent: 100 }\n").unwrap();

@@ -17,7 +17,7 @@ fn number(said: &str, word: &str) -> u64 {
 }
 
 #[test]
-fn packets_that_a_shaper_drops_have_been_counted() {
+fn packets_dropped_by_shaper_are_counted() {
     let lab = Lab::new(&LabOptions::default()).unwrap();
     let flow_log = lab.folder().join("flows.jsonl");
     let options = format!("--interface lan0 --role lan --flow-log {}", flow_log.display());

@@ -50,7 +50,7 @@ impl Gateway {
 }
 
 #[test]
-fn nine_flows_are_silent_and_the_tenth_speaks_once() {
+fn tenth_flow_fires_once() {
     let gateway = gateway(Hosts::Client, 2);
     let _server = Postfix::start(
         &gateway.lab.server,
@@ -128,7 +128,7 @@ fn flow_age(timestamp: &Value) -> f64 {
 }
 
 #[test]
-fn what_the_rule_does_not_mean_is_silent() {
+fn traffic_outside_of_the_match_does_not_fire() {
     let gateway = gateway(Hosts::ClientAndInside, 4);
     let lab = &gateway.lab;
     let inside = lab.inside.as_ref().unwrap();

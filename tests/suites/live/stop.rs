@@ -9,7 +9,7 @@ use mailflow_tests::lab::{Agent, Family, Lab, LabOptions, agent_binary, wait_for
 use serde_json::Value;
 
 #[test]
-fn a_stop_writes_what_is_open_and_leaves_nothing_behind() {
+fn stop_writes_open_flows_and_detaches() {
     let lab = Lab::new(&LabOptions::default()).unwrap();
     let flow_log = lab.folder().join("flows.jsonl");
     let options = format!("--interface lan0 --role lan --flow-log {}", flow_log.display());

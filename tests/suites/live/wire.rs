@@ -130,7 +130,7 @@ fn shown(metrics: &str) -> u64 {
 }
 
 #[test]
-fn captures_on_the_wire_count_as_in_a_replay() {
+fn captures_on_wire_equal_replay() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/captures");
     if !folder.is_dir() {
         println!("SKIPPED: no captures at {}", folder.display());

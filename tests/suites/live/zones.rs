@@ -163,11 +163,11 @@ fn zone_of(tags: Tags) -> Vec<u16> {
 }
 
 #[test]
-fn both_directions_are_one_flow() {
+fn tagged_directions_are_one_flow() {
     check(true);
 }
 
 #[test]
-fn both_directions_are_one_flow_seen_from_the_middle() {
+fn tagged_directions_without_handshake_are_one_flow() {
     check(false);
 }

@@ -138,7 +138,7 @@ const CLEAR: &str = "in the clear";
 const TLS: &str = "TLS";
 
 #[test]
-fn each_servers_replies_are_recognised() {
+fn replies_of_each_server_are_recognised() {
     let classes = by_server(|server| server.accepts);
     println!("| server | flows | accepted | estimated | exact | over | under |");
     println!("|---|---|---|---|---|---|---|");
@@ -162,7 +162,7 @@ fn each_servers_replies_are_recognised() {
 }
 
 #[test]
-fn a_rejection_after_the_body_is_no_message_in_the_clear() {
+fn plaintext_rejection_after_body_is_no_message() {
     let classes = by_server(|server| server.rejects);
     println!("| server | flows | rejected | counted | share |");
     println!("|---|---|---|---|---|");
@@ -215,7 +215,7 @@ const TOKENS: [Login; 6] = [
 ];
 
 #[test]
-fn sessions_of_other_kinds_are_estimated() {
+fn other_sessions_are_estimated() {
     let identity = Identity::generate();
     let starttls = |tls| Mode::StartTls(tls, Order::EhloFirst);
     let many = |modes: &[Mode], pace: Pace| -> Vec<Played> {

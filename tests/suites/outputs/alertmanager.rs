@@ -103,7 +103,7 @@ fn ended(alert: &Alert, after: i64) -> AlertEvent {
 
 /// For any difference between the clocks, the alert fires until it ends, and is resolved then.
 #[test]
-fn a_clock_that_differs_delays_no_beginning_and_no_end() {
+fn clock_difference_delays_no_start_or_end() {
     // Seconds by which the receiver's clock is ahead, and seconds between the alert's start and end.
     for (seconds, ago) in
         [(300, 1), (-300, 1), (-3_600, 1), (3_600, 1), (0, 1), (-3_600, 7_200), (-86_400 * 365, 5)]
@@ -135,7 +135,7 @@ fn a_clock_that_differs_delays_no_beginning_and_no_end() {
 
 /// The wall clock is set back by an hour while an alert fires: only the end may reach the Alertmanager.
 #[test]
-fn a_clock_that_is_set_back_ends_nothing_and_the_end_is_one() {
+fn clock_set_back_ends_no_alert_early() {
     let (receiver, firing) = with_clock(0, true);
     let sink = sink(alertmanager(receiver.url(""), SECOND));
     let alert = began(1, 60);
@@ -157,7 +157,7 @@ fn a_clock_that_is_set_back_ends_nothing_and_the_end_is_one() {
 
 /// The receiver refuses one alert of a batch.
 #[test]
-fn one_refused_alert_keeps_nothing_from_the_others_and_is_never_given_up() {
+fn refused_alert_delays_no_other_and_is_retried() {
     let bad = alert(7).fingerprint;
     let refuses = Arc::new(AtomicBool::new(true));
     let still = Arc::clone(&refuses);
@@ -188,7 +188,7 @@ fn one_refused_alert_keeps_nothing_from_the_others_and_is_never_given_up() {
 }
 
 #[test]
-fn what_fires_is_told_again_and_again_and_the_end_once() {
+fn firing_alert_is_repeated_and_end_sent_once() {
     let receiver = Receiver::anywhere(200);
     let sink = sink(alertmanager(receiver.url("/prefix/"), SECOND));
     let firing = alert(1);
@@ -231,7 +231,7 @@ fn what_fires_is_told_again_and_again_and_the_end_once() {
 }
 
 #[test]
-fn one_that_was_away_gets_the_newest_state_of_everything() {
+fn unreachable_alertmanager_gets_latest_state() {
     let dead = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let sink = sink(alertmanager(format!("http://{dead}"), Duration::from_secs(60)));
     // More events than a queue holds, of alerts that begin, repeat and end.
@@ -252,7 +252,7 @@ fn one_that_was_away_gets_the_newest_state_of_everything() {
 }
 
 #[test]
-fn what_it_refuses_is_counted_and_keeps_nothing_from_the_rest() {
+fn refusals_are_counted_and_delay_no_other() {
     let receiver = Receiver::anywhere(503);
     let (sink, counters) = sink_and_receiver(alertmanager(receiver.url(""), SECOND));
     sink.push(event(&alert(1)));
@@ -322,7 +322,7 @@ impl Drop for Program {
 /// Runs a real Alertmanager for three times the resolve timeout: it notifies once that the alert fires, and
 /// once that it is resolved.
 #[test]
-fn a_real_one_does_not_flap() {
+fn real_alertmanager_does_not_flap() {
     let folder = std::env::temp_dir().join(format!("mailflow-am-{}", std::process::id()));
     fs::create_dir_all(&folder).unwrap();
     let notified = Receiver::anywhere(200);

@@ -101,7 +101,7 @@ impl Scene {
 }
 
 #[test]
-fn a_clock_that_is_wrong_or_set_delays_no_notification_and_ends_none() {
+fn wrong_or_stepped_clock_delays_and_ends_no_notification() {
     // Five minutes slow.
     let scene = Scene::start(-300);
     scene.fire();

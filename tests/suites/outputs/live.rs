@@ -84,7 +84,7 @@ fn of_sink(found: &HashMap<String, f64>, what: &str, sink: &str) -> f64 {
 }
 
 #[test]
-fn whatever_becomes_of_the_outputs_counting_is_exact_and_every_alert_accounted_for() {
+fn failing_outputs_keep_counts_exact_and_alerts_accounted() {
     let lab = Lab::new(&LabOptions::default()).unwrap();
     let (script, disk) = on_a_small_disk(&lab, &agent_binary().unwrap());
     // The listeners are in the gateway's namespace, as the agent is.

@@ -58,7 +58,7 @@ fn lines(folder: &Path, name: &str) -> Vec<Value> {
 }
 
 #[test]
-fn no_line_is_lost_and_none_is_written_twice() {
+fn rotation_loses_and_repeats_no_line() {
     let package = lab::unpack("logrotate", With::Libraries).unwrap();
     let gateway = Gateway::new(5);
     let log = gateway.lab.folder().join("log");

@@ -51,7 +51,7 @@ fn fields(mut datagram: &[u8]) -> BTreeMap<String, String> {
 }
 
 #[test]
-fn the_journal_gets_fields() {
+fn journal_event_has_fields() {
     let path = socket_path("journal");
     let journal = UnixDatagram::bind(&path).unwrap();
     let sink = sink(AlertTo::Journal { path: path.clone(), profile: Profile::Eve });
@@ -96,7 +96,7 @@ fn the_journal_gets_fields() {
 }
 
 #[test]
-fn an_event_too_long_for_the_journals_socket_comes_without_its_flows() {
+fn oversized_journal_event_omits_flows() {
     let path = socket_path("journal-long");
     let journal = UnixDatagram::bind(&path).unwrap();
     let sink = sink(AlertTo::Journal { path: path.clone(), profile: Profile::Eve });
@@ -126,7 +126,7 @@ fn parts(message: &str) -> (Vec<&str>, &str, &str) {
 }
 
 #[test]
-fn a_message_has_every_part_of_rfc_5424() {
+fn syslog_message_has_every_part_of_rfc_5424() {
     let path = socket_path("syslog");
     let server = UnixDatagram::bind(&path).unwrap();
     let sink = sink(syslog(SyslogTo::Unix(path.clone()), SyslogMessage::Text));
@@ -153,7 +153,7 @@ fn a_message_has_every_part_of_rfc_5424() {
 }
 
 #[test]
-fn what_is_too_long_is_sent_with_fewer_flows() {
+fn oversized_syslog_message_has_fewer_flows() {
     let server = UdpSocket::bind("127.0.0.1:0").unwrap();
     server.set_read_timeout(Some(PATIENCE)).unwrap();
     let to = SyslogTo::Udp(server.local_addr().unwrap().to_string());
@@ -191,7 +191,7 @@ fn wide(number: u64, flows: usize) -> Alert {
 }
 
 #[test]
-fn no_message_is_longer_than_its_bound_and_what_it_says_is_whole() {
+fn syslog_message_is_within_limit_and_complete() {
     let server = UdpSocket::bind("127.0.0.1:0").unwrap();
     server.set_read_timeout(Some(PATIENCE)).unwrap();
     let to = SyslogTo::Udp(server.local_addr().unwrap().to_string());
@@ -242,7 +242,7 @@ fn no_message_is_longer_than_its_bound_and_what_it_says_is_whole() {
 }
 
 #[test]
-fn over_tcp_each_message_has_its_length_and_a_server_that_comes_back_gets_the_rest() {
+fn tcp_syslog_has_lengths_and_resumes_after_reconnect() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();
     let sink = sink(syslog(SyslogTo::Tcp(addr.to_string()), SyslogMessage::Text));

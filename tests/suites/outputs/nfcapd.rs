@@ -130,7 +130,7 @@ fn dumped(root: &Path, folder: &Path) -> BTreeMap<Tuple, Sums> {
 }
 
 #[test]
-fn nfdump_has_every_flow_of_the_captures_with_its_packets_and_bytes() {
+fn nfdump_equals_flow_log() {
     let Some(captures) = captures() else { return };
     let root = lab::unpack("nfdump", With::Libraries).unwrap().root;
     let folder = std::env::temp_dir().join(format!("mailflow-nfcapd-{}", std::process::id()));

@@ -95,7 +95,7 @@ fn webhook(url: &str, proxy: Setting) -> AlertTo {
 }
 
 #[test]
-fn plain_text_goes_to_the_proxy_with_the_whole_address() {
+fn http_request_to_proxy_has_absolute_address() {
     let receiver = Receiver::anywhere(200);
     let proxy = Proxy::start(receiver.addr, 200);
     // A name that only the proxy can resolve.
@@ -112,7 +112,7 @@ fn plain_text_goes_to_the_proxy_with_the_whole_address() {
 }
 
 #[test]
-fn tls_goes_through_a_tunnel() {
+fn tls_uses_connect_tunnel() {
     let receiver = Receiver::anywhere(200);
     let proxy = Proxy::start(receiver.addr, 200);
     let sink = sink(webhook("https://receiver.invalid/hook", Setting::To(proxy.url("user:pass@"))));
@@ -126,7 +126,7 @@ fn tls_goes_through_a_tunnel() {
 }
 
 #[test]
-fn a_proxy_that_refuses_is_no_answer_of_the_receiver() {
+fn proxy_refusal_is_not_the_receivers_answer() {
     let receiver = Receiver::anywhere(200);
     let proxy = Proxy::start(receiver.addr, 407);
     let sink = sink(webhook("https://receiver.invalid/hook", Setting::To(proxy.url(""))));

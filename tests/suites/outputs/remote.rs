@@ -97,7 +97,7 @@ fn listen(ns: &Ns, address: &str) -> TcpListener {
 }
 
 #[test]
-fn lines_for_a_syslog_server_that_silently_vanished_come_when_it_is_back() {
+fn vanished_syslog_server_gets_lines_after_return() {
     let lab = Lab::new(&LabOptions::default()).unwrap();
     let listener = listen(&lab.server, "93.184.215.25:601");
     let sink = lab.gateway.enter(|| syslog(SyslogTo::Tcp("93.184.215.25:601".into()))).unwrap();
@@ -125,7 +125,7 @@ fn lines_for_a_syslog_server_that_silently_vanished_come_when_it_is_back() {
 }
 
 #[test]
-fn records_for_a_collector_that_silently_vanished_come_when_it_is_back() {
+fn vanished_collector_gets_records_after_return() {
     let lab = Lab::new(&LabOptions::default()).unwrap();
     let listener = listen(&lab.server, "93.184.215.25:4739");
     let sink = lab.gateway.enter(|| ipfix(IpfixTo::Tcp("93.184.215.25:4739".into()))).unwrap();
@@ -152,7 +152,7 @@ fn records_for_a_collector_that_silently_vanished_come_when_it_is_back() {
 }
 
 #[test]
-fn a_server_that_closes_or_resets_what_it_accepts_gets_every_line_in_the_end() {
+fn closing_or_resetting_server_gets_every_line() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let sink = syslog(SyslogTo::Tcp(listener.local_addr().unwrap().to_string()));
     (0..5).for_each(|number| sink.push(event(&alert(number))));
@@ -167,7 +167,7 @@ fn a_server_that_closes_or_resets_what_it_accepts_gets_every_line_in_the_end() {
 }
 
 #[test]
-fn what_lay_unread_in_a_server_that_is_restarted_is_sent_again() {
+fn lines_unread_by_restarted_server_are_resent() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let sink = syslog(SyslogTo::Tcp(listener.local_addr().unwrap().to_string()));
     (0..5).for_each(|number| sink.push(event(&alert(number))));
@@ -181,7 +181,7 @@ fn what_lay_unread_in_a_server_that_is_restarted_is_sent_again() {
 }
 
 #[test]
-fn a_server_that_reads_slowly_gets_every_line_once() {
+fn slow_server_gets_every_line_once() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     SockRef::from(&listener).set_recv_buffer_size(4_096).unwrap();
     let sink = syslog(SyslogTo::Tcp(listener.local_addr().unwrap().to_string()));
@@ -256,7 +256,7 @@ fn receive_numbers(server: &UdpSocket, wanted: impl IntoIterator<Item = u64>) {
 }
 
 #[test]
-fn where_the_first_address_of_a_name_refuses_the_next_gets_every_datagram() {
+fn refused_first_address_falls_back_to_next() {
     let path = hosts("both", BOTH);
     let (server, address) = udp_server("127.0.0.1:0");
     let to = format!("log.example:{}", address.port());
@@ -282,7 +282,7 @@ fn where_the_first_address_of_a_name_refuses_the_next_gets_every_datagram() {
 }
 
 #[test]
-fn datagrams_that_were_refused_are_not_written_and_come_once_somebody_listens() {
+fn refused_datagrams_are_retried_until_received() {
     let (server, address) = udp_server("127.0.0.1:0");
     drop(server);
     let sink = syslog(SyslogTo::Udp(address.to_string()));
@@ -295,7 +295,7 @@ fn datagrams_that_were_refused_are_not_written_and_come_once_somebody_listens() 
 }
 
 #[test]
-fn a_server_that_moves_to_another_address_is_followed_by_its_name() {
+fn server_with_new_address_is_resolved_again() {
     let path = hosts("moves", "127.0.0.1 log.example\n");
     let (server, address) = udp_server("127.0.0.1:0");
     let udp = with_hosts(&path, || syslog(SyslogTo::Udp(format!("log.example:{}", address.port()))));

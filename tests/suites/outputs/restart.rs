@@ -35,7 +35,7 @@ fn lines(gateway: &Gateway, name: &str) -> Vec<String> {
 }
 
 #[test]
-fn what_fires_is_told_again_after_a_restart_and_written_once() {
+fn firing_alert_is_repeated_after_restart_and_written_once() {
     let gateway = Gateway::new(3);
     let (manager, hook) = (receiver(&gateway, 200), receiver(&gateway, 200));
     let outputs = format!(
@@ -72,7 +72,7 @@ fn what_fires_is_told_again_after_a_restart_and_written_once() {
 }
 
 #[test]
-fn the_state_is_kept_whatever_outputs_do_and_what_they_missed_is_told_later() {
+fn failing_output_delays_no_checkpoint_and_gets_missed_events() {
     let gateway = Gateway::new(3);
     let [dead, fine] = [0, 200].map(|status| receiver(&gateway, status));
     let folder = gateway.lab.folder().display();
@@ -110,7 +110,7 @@ fn the_state_is_kept_whatever_outputs_do_and_what_they_missed_is_told_later() {
 }
 
 #[test]
-fn lines_of_other_profiles_are_written_once_whenever_the_agent_is_killed() {
+fn killed_agent_writes_lines_of_each_profile_once() {
     let gateway = Gateway::new(1_000);
     let folder = gateway.lab.folder().display();
     let profiles = ["ecs", "ocsf"];

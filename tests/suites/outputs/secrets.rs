@@ -22,7 +22,7 @@ fn run(words: &[&str]) -> String {
 }
 
 #[test]
-fn a_planted_token_is_printed_nowhere() {
+fn planted_credential_is_never_printed() {
     let gateway = Gateway::new(3);
     let folder = gateway.lab.folder().to_owned();
     let local: SocketAddr = "127.0.0.1:0".parse().unwrap();

@@ -156,7 +156,7 @@ fn eve_lines_are_valid() {
 }
 
 #[test]
-fn a_line_of_other_types_is_not_valid() {
+fn eve_line_with_wrong_types_is_invalid() {
     let mut found = Vec::new();
     // A line of an earlier version.
     check(

@@ -138,7 +138,7 @@ fn posted(port: u16, host: &str, tls: ClientTls) -> Result<(), String> {
 }
 
 #[test]
-fn a_listed_certificate_is_accepted_as_itself() {
+fn listed_certificate_is_accepted() {
     let folder = Folder::new("itself");
     // `openssl req -x509` creates a CA certificate.
     folder.itself("self", "-days 2 -addext subjectAltName=IP:127.0.0.1");
@@ -167,7 +167,7 @@ fn a_listed_certificate_is_accepted_as_itself() {
 }
 
 #[test]
-fn what_is_wrong_is_said_in_words() {
+fn tls_errors_are_explained() {
     let folder = Folder::new("words");
     folder.certificate("good", "subjectAltName=IP:127.0.0.1", "-days 2");
     folder.certificate("named", "subjectAltName=DNS:other.example,DNS:third.example", "-days 2");
@@ -222,7 +222,7 @@ fn what_is_wrong_is_said_in_words() {
 }
 
 #[test]
-fn files_are_told_apart_when_the_configuration_is_read() {
+fn certificate_key_and_secret_files_are_validated() {
     let folder = Folder::new("files");
     folder.openssl("x509 -in ca.pem -outform der -out ca.der");
     folder.openssl("pkey -in ca.key -outform der -out key.der");

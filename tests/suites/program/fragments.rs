@@ -8,7 +8,7 @@ use mailflow_tests::frame::{FrameBuilder, Transport, cut, flag::*, fragmented, s
 use crate::{BOTH, CLIENT, CLIENT6, LoadOptions, SERVER, SERVER6, at, down, flows, load_with, options, run};
 
 #[test]
-fn fragments_belong_to_the_flow_of_their_first_one() {
+fn fragments_belong_to_flow_of_first_fragment() {
     for program in BOTH {
         for (client, server) in [(CLIENT, SERVER), (CLIENT6, SERVER6)] {
             let fragments = fragmented(client, server, 7);
@@ -27,7 +27,7 @@ fn fragments_belong_to_the_flow_of_their_first_one() {
 }
 
 #[test]
-fn a_first_fragment_that_ends_amid_the_header_is_its_flows() {
+fn first_fragment_ending_in_header_is_counted() {
     let fragments = fragmented(CLIENT, SERVER, 7);
     // Ports and sequence number (RFC 1858, 3), then the flags.
     let tiny = fragments[0].clone().with(|frame| {
@@ -48,7 +48,7 @@ fn a_first_fragment_that_ends_amid_the_header_is_its_flows() {
 }
 
 #[test]
-fn a_message_in_fragments_is_one_in_whatever_order_they_come() {
+fn fragmented_message_counts_once_in_any_order() {
     let fragments = fragmented(CLIENT, SERVER, 7);
     let [greeting, answer] = ["220 mx\r\n", "250 Ok\r\n"].map(|text| down(ACK).payload(text));
     // Two of three fragments, each too small for a message.
@@ -63,7 +63,7 @@ fn a_message_in_fragments_is_one_in_whatever_order_they_come() {
 }
 
 #[test]
-fn fragments_of_others_traffic_are_others_traffic() {
+fn fragments_of_unwatched_traffic_are_not_counted() {
     let options = LoadOptions { local_only: true, ..options() };
     let forwarded = {
         let mut context = [0; 192];
@@ -85,7 +85,7 @@ fn fragments_of_others_traffic_are_others_traffic() {
 }
 
 #[test]
-fn fragments_of_other_packets_are_other_packets() {
+fn fragments_of_other_packets_are_not_mixed() {
     let mine = fragmented(CLIENT, SERVER, 7);
     let others = fragmented(CLIENT, "93.184.215.25:8025", 8);
     for program in BOTH {
@@ -160,7 +160,7 @@ fn cases() -> Vec<Case> {
 /// The header may continue in the second fragment (RFC 1858, 3). The first fragment always has the ports, and
 /// so the flow.
 #[test]
-fn a_packet_cut_anywhere_is_counted_whole() {
+fn packet_fragmented_anywhere_is_counted_completely() {
     let cases = cases();
     for program in BOTH {
         let mut kernel = load_with(&crate::under_test::options(mailflow_kernel::Programs::One(program)));
@@ -199,7 +199,7 @@ fn a_packet_cut_anywhere_is_counted_whole() {
 }
 
 #[test]
-fn a_syn_whose_options_are_in_the_second_piece_begins_its_flow() {
+fn syn_with_options_in_second_fragment_begins_flow() {
     let options = [2, 4, 5, 0xb4, 4, 2, 8, 10, 0, 0, 0, 1, 0, 0, 0, 0, 1, 3, 3, 7];
     for program in BOTH {
         for (client, server) in [(CLIENT, SERVER), (CLIENT6, SERVER6)] {

@@ -105,7 +105,7 @@ const LINUX: [u64; 7] = [0, 1, 3, 7, 15, 31, 63];
 const LINEAR: [u64; 11] = [0, 1, 2, 3, 4, 5, 7, 11, 19, 35, 67];
 
 #[test]
-fn a_syn_that_is_sent_again_is_the_same_attempt() {
+fn retransmitted_syn_is_the_same_attempt() {
     let tag = |frame: FrameBuilder| frame.tag(0x8100, 7);
     let v6 = |flags| FrameBuilder::tcp(CLIENT6, SERVER6, flags).sequence(5);
     let syn = up(SYN).sequence(5);
@@ -146,7 +146,7 @@ fn a_syn_that_is_sent_again_is_the_same_attempt() {
 }
 
 #[test]
-fn another_number_is_another_attempt() {
+fn syn_with_other_sequence_number_is_another_attempt() {
     for program in BOTH {
         let mut histories = Histories::new(Some(program));
         let mut expected = Vec::new();
@@ -224,7 +224,7 @@ fn assert_one(name: &str, flows: &[Flow], client_port: u16, frames: &[FrameBuild
 }
 
 #[test]
-fn a_connection_that_both_sides_open_is_one_flow_of_who_began() {
+fn simultaneous_open_is_one_flow_of_first_sender() {
     for program in [Some(BOTH[0]), Some(BOTH[1]), Some(BOTH[2]), None] {
         let mut histories = Histories::new(program);
         let mut played = Vec::new();
@@ -254,7 +254,7 @@ fn a_connection_that_both_sides_open_is_one_flow_of_who_began() {
 }
 
 #[test]
-fn of_a_connection_that_both_sides_open_one_direction_is_one_flow() {
+fn simultaneous_open_seen_in_one_direction_is_one_flow() {
     for program in BOTH {
         let mut histories = Histories::new(Some(program));
         let mut expected = Vec::new();
@@ -270,7 +270,7 @@ fn of_a_connection_that_both_sides_open_one_direction_is_one_flow() {
 }
 
 #[test]
-fn a_syn_to_a_flow_that_is_over_begins_another_one() {
+fn syn_after_close_begins_another_flow() {
     // A port is reused in the other direction.
     let closing: [&[FrameBuilder]; 2] = [
         &[down(RST | ACK)],
@@ -290,7 +290,7 @@ fn a_syn_to_a_flow_that_is_over_begins_another_one() {
 }
 
 #[test]
-fn a_syn_of_the_server_belongs_to_a_flow_only_while_syns_are_sent_again() {
+fn server_syn_joins_flow_only_within_syn_retransmission_period() {
     const LAST: u64 = 127_000;
     for program in BOTH {
         let mut histories = Histories::new(Some(program));
@@ -331,7 +331,7 @@ fn joining(v6: bool, options: [&[u8]; 2], greeting: &str) -> Vec<(u64, FrameBuil
 }
 
 #[test]
-fn a_path_that_is_added_to_a_connection_is_known_by_its_syn() {
+fn mptcp_subflow_is_recognised_by_its_syn() {
     let padded = |before: &[u8], join: &[u8]| {
         let all = [before, join].concat();
         [&all[..], &vec![1; (4 - all.len() % 4) % 4]].concat()
@@ -379,7 +379,7 @@ fn a_path_that_is_added_to_a_connection_is_known_by_its_syn() {
 }
 
 #[test]
-fn a_syns_answer_may_carry_the_servers_first_bytes() {
+fn syn_ack_may_carry_first_payload() {
     // RFC 7413: the SYN-ACK may carry payload, as the SYN may.
     let frames =
         [up(SYN).sequence(99).payload("EHLO a\r\n"), down(SYN | ACK).sequence(499).payload("220 mx\r\n")];

@@ -52,7 +52,7 @@ fn paths(value: &Value, at: &str, found: &mut BTreeSet<String>) {
 }
 
 #[test]
-fn a_flow_line_has_every_field_under_its_name() {
+fn flow_line_has_every_field() {
     let mut record = record(key("10.0.0.9", 40_001, "192.0.2.1", 25));
     record.flow.key.scope = Scope::new(Vlans::default().push(20).push(30), 6, false);
     let mut line = parse(flow::line(&record, EPOCH, &gateway()));
@@ -104,7 +104,7 @@ fn a_flow_line_has_every_field_under_its_name() {
 }
 
 #[test]
-fn ipv6_udp_and_what_is_not_there() {
+fn ipv6_udp_flow_line_omits_missing_fields() {
     let mut record = record(key("2001:db8::9", 40_001, "2001:db8:1::1", 465));
     record.flow.key.scope = Scope::new(Vlans::default(), PROTOCOL_UDP, true);
     record.flow.mac = None;
@@ -130,7 +130,7 @@ fn ipv6_udp_and_what_is_not_there() {
 }
 
 #[test]
-fn a_flow_keeps_its_id_and_the_next_one_gets_another() {
+fn flow_keeps_its_id_and_next_flow_gets_another() {
     let id = |record: &FlowRecord| parse(flow::line(record, EPOCH, &gateway()))["flow_id"].as_u64();
     let first = record(key("10.0.0.9", 40_001, "192.0.2.1", 25));
     let mut later = first.clone();
@@ -142,7 +142,7 @@ fn a_flow_keeps_its_id_and_the_next_one_gets_another() {
 }
 
 #[test]
-fn an_alert_line_has_every_field_under_its_name() {
+fn alert_line_has_every_field() {
     let alert = alert();
     let mut line = parse(alert::line(&alert, EPOCH, &gateway(), usize::MAX));
     let flows: Vec<Value> =
@@ -215,7 +215,7 @@ fn an_alert_line_has_every_field_under_its_name() {
 }
 
 #[test]
-fn a_resolved_alert_of_a_prefix_shows_its_end_and_an_address() {
+fn resolved_prefix_alert_has_end_and_address() {
     let newest = key("2001:db8:5::77", 40_001, "2001:db8:1::1", 25);
     let resolved = Alert {
         state: AlertState::Resolved,
@@ -246,7 +246,7 @@ fn a_resolved_alert_of_a_prefix_shows_its_end_and_an_address() {
 }
 
 #[test]
-fn an_alert_by_destination_names_the_server_and_the_newest_client() {
+fn alert_by_destination_has_server_and_newest_client() {
     let server = "9.9.9.9".parse().unwrap();
     let suppressed = Some("newsletter, ticket 4711".into());
     let newest = Some(Source::of("10.0.0.9".parse().unwrap(), 128));
@@ -259,7 +259,7 @@ fn an_alert_by_destination_names_the_server_and_the_newest_client() {
 }
 
 #[test]
-fn a_severity_is_suricatas_number_and_the_word_stays() {
+fn severity_is_suricatas_number_and_name() {
     for (severity, number) in
         [(Severity::Critical, 1), (Severity::High, 1), (Severity::Medium, 2), (Severity::Low, 3)]
     {
@@ -272,7 +272,7 @@ fn a_severity_is_suricatas_number_and_the_word_stays() {
 }
 
 #[test]
-fn a_flow_names_its_interface_and_an_alert_those_of_its_flows() {
+fn flow_has_interface_and_alert_those_of_its_flows() {
     let several = Gateway::new(Some("gw1"));
     several.watch(["lan0", "lan1", "lan2"], [(3, "lan0"), (4, "lan1"), (5, "lan2")]);
     let named = |numbers: [u32; 2]| {
@@ -295,7 +295,7 @@ fn a_flow_names_its_interface_and_an_alert_those_of_its_flows() {
 }
 
 #[test]
-fn refused_messages_are_told_only_of_sessions_in_the_clear() {
+fn rejected_messages_are_written_only_for_plaintext() {
     let mut record = record(key("10.0.0.9", 40_001, "192.0.2.1", 25));
     let mut refused = |app, inputs| {
         (record.app, record.inputs) = (app, inputs);
@@ -315,7 +315,7 @@ fn everything() -> Alert {
 }
 
 #[test]
-fn the_documentation_lists_the_fields_and_no_others() {
+fn documentation_lists_exactly_the_fields() {
     let page = doc("events.md");
     let (flow_page, alert_page) = page.split_once("## Alert lines").unwrap();
     let mut tagged = record(key("10.0.0.9", 40_001, "192.0.2.1", 25));
@@ -338,7 +338,7 @@ fn the_documentation_lists_the_fields_and_no_others() {
 
 /// The wall clock is set back and forward by an hour while an alert fires.
 #[test]
-fn an_alert_keeps_its_start_when_the_clock_is_set() {
+fn alert_keeps_start_across_clock_steps() {
     let hour = 3_600_000_000_000;
     let firing = alert();
     for step in [-hour, hour] {

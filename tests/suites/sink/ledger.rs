@@ -82,7 +82,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 
 proptest! {
     #[test]
-    fn sums_over_sources_are_the_totals_and_no_series_falls(steps in steps(), sources in 0_usize..8) {
+    fn sums_over_sources_equal_totals_and_no_series_decreases(steps in steps(), sources in 0_usize..8) {
         let limits = Limits { sources, idle: Duration::from_secs(1) };
         let rules: [Arc<str>; 2] = ["first".into(), "second".into()];
         // The second rule is new, as after a reload.
@@ -149,7 +149,7 @@ proptest! {
 }
 
 #[test]
-fn sources_beyond_the_cap_are_others_until_an_idle_one_leaves() {
+fn sources_beyond_limit_are_other_until_one_is_idle() {
     let limits = Limits { sources: 1, idle: Duration::from_secs(10) };
     let mut ledger = Ledger::new(limits, []);
     let (first, second) = (key("10.0.0.1", 1, "192.0.2.1", 25), key("10.0.0.2", 1, "192.0.2.1", 25));
@@ -186,7 +186,7 @@ fn sources_beyond_the_cap_are_others_until_an_idle_one_leaves() {
 
 /// Without a separator, the joined labels of each pair would be equal.
 #[test]
-fn label_values_that_read_the_same_when_joined_stay_apart() {
+fn label_values_with_equal_concatenation_stay_distinct() {
     let pairs = [("mail", "11.2.3.4"), ("mail1", "1.2.3.4")];
     let mut ledger = Ledger::new(Limits::default(), []);
     let mut windows = Vec::new();
@@ -219,7 +219,7 @@ fn hostile_rule_names_are_escaped() {
 }
 
 #[test]
-fn alerts_are_counted_by_state_and_repeats_are_no_new_alert() {
+fn alerts_are_counted_by_state_without_repeats() {
     let mut ledger = Ledger::new(Limits::default(), []);
     let mut alerts = vec![alert(), alert(), alert()];
     alerts[2].fingerprint = "fedcba9876543210".into();
@@ -236,7 +236,7 @@ fn alerts_are_counted_by_state_and_repeats_are_no_new_alert() {
 }
 
 #[test]
-fn one_sided_flows_are_told_from_unanswered_ones() {
+fn one_sided_flows_are_distinct_from_unanswered() {
     let mut ledger = Ledger::new(Limits::default(), []);
     let whole = record(key("10.0.0.1", 1, "192.0.2.1", 25));
     let mut up_only = whole.clone();
@@ -258,7 +258,7 @@ fn one_sided_flows_are_told_from_unanswered_ones() {
 }
 
 #[test]
-fn a_port_that_is_no_longer_watched_is_still_counted() {
+fn unwatched_port_is_counted_as_other_service() {
     let mut ledger = Ledger::new(Limits::default(), []);
     let effects =
         Effects { deltas: vec![delta(key("10.0.0.1", 1, "192.0.2.1", 2_525), 3, 4)], ..Effects::default() };

@@ -45,7 +45,7 @@ impl Drop for Scratch {
 }
 
 #[test]
-fn a_file_is_appended_to_in_order() {
+fn file_lines_are_appended_in_order() {
     let file = Scratch::new("append");
     fs::write(&file.0, "from before\n").unwrap();
     let mut expected = "from before\n".to_owned();
@@ -63,7 +63,7 @@ fn a_file_is_appended_to_in_order() {
 }
 
 #[test]
-fn lines_are_there_without_a_further_one() {
+fn lines_are_flushed_without_a_further_line() {
     let file = Scratch::new("prompt");
     let sink = start(&Target::File(file.0.clone()), 10, counters()).unwrap();
     sink.push("an alert".into());
@@ -86,7 +86,7 @@ fn written(counters: &Counters, lines: u64) {
 
 /// Rotates by both of logrotate's methods, with lines that come meanwhile.
 #[test]
-fn a_file_that_is_rotated_loses_no_line() {
+fn rotated_file_loses_no_line() {
     let (file, old) = (Scratch::new("rotated"), Scratch::new("rotated.1"));
     let sink = start(&Target::File(file.0.clone()), 1_000, counters()).unwrap();
     let counters = sink.counters().clone();
@@ -114,7 +114,7 @@ fn a_file_that_is_rotated_loses_no_line() {
 }
 
 #[test]
-fn a_line_that_a_killed_process_left_unfinished_is_ended() {
+fn incomplete_line_of_killed_process_is_ended() {
     let file = Scratch::new("unfinished");
     fs::write(&file.0, "whole\n{\"half\":").unwrap();
     let sink = start(&Target::File(file.0.clone()), 10, counters()).unwrap();
@@ -125,7 +125,7 @@ fn a_line_that_a_killed_process_left_unfinished_is_ended() {
 
 /// An unread pipe stands for a hanging disk: its writer blocks in the system call.
 #[test]
-fn a_hanging_target_holds_up_neither_pushes_nor_the_end() {
+fn hanging_target_delays_neither_push_nor_close() {
     let pipe = Scratch::new("pipe");
     assert!(Command::new("mkfifo").arg(&pipe.0).status().unwrap().success());
     let mut reader = fs::OpenOptions::new().read(true).write(true).open(&pipe.0).unwrap();
@@ -148,7 +148,7 @@ fn a_hanging_target_holds_up_neither_pushes_nor_the_end() {
 
 /// Runs this test as a child whose standard output is closed, as under `| head`.
 #[test]
-fn a_reader_of_standard_output_that_leaves_is_no_crash() {
+fn closed_standard_output_does_not_panic() {
     const CHILD: &str = "MAILFLOW_TEST_SINK_CHILD";
     if env::var_os(CHILD).is_some() {
         let sink = start(&Target::Stdout, 10, counters()).unwrap();
@@ -163,7 +163,7 @@ fn a_reader_of_standard_output_that_leaves_is_no_crash() {
         exit(if good { 42 } else { 1 });
     }
     let mut child = Command::new(env::current_exe().unwrap())
-        .args(["--exact", "lines::a_reader_of_standard_output_that_leaves_is_no_crash", "--nocapture"])
+        .args(["--exact", "lines::closed_standard_output_does_not_panic", "--nocapture"])
         .env(CHILD, "1")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

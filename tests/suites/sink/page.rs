@@ -131,7 +131,7 @@ fn page() -> String {
 }
 
 #[test]
-fn shows_what_was_handed_over() {
+fn page_has_all_values() {
     let page = page();
     let found = samples(&page);
     for (series, value) in [
@@ -205,7 +205,7 @@ fn shows_what_was_handed_over() {
 }
 
 #[test]
-fn the_documentation_lists_the_families_and_no_others() {
+fn documentation_lists_exactly_the_families() {
     let page = page();
     let exported: BTreeSet<_> = page
         .lines()
@@ -226,7 +226,7 @@ fn the_documentation_lists_the_families_and_no_others() {
 }
 
 #[test]
-fn each_family_stands_once_with_head_and_samples_together() {
+fn each_family_has_one_head_followed_by_samples() {
     let page = page();
     let mut seen = BTreeSet::new();
     let mut current = "";
@@ -248,7 +248,7 @@ fn each_family_stands_once_with_head_and_samples_together() {
 
 /// Checks the page with promtool: the one in `PROMTOOL`, or the one in PATH (Debian: prometheus).
 #[test]
-fn promtool_finds_nothing() {
+fn promtool_reports_nothing() {
     let promtool = std::env::var("PROMTOOL").unwrap_or_else(|_| "promtool".into());
     let mut child = Command::new(&promtool)
         .args(["check", "metrics"])
@@ -267,7 +267,7 @@ fn promtool_finds_nothing() {
 }
 
 #[test]
-fn the_kernels_families_wait_for_the_first_poll() {
+fn kernel_families_appear_after_first_poll() {
     let agent = Agent::new("1", 0.0).unwrap();
     let ledger = Ledger::new(Limits::default(), []);
     let mut out = String::new();

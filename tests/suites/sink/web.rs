@@ -71,7 +71,7 @@ fn ok(status: &str) -> (Option<i32>, String) {
 }
 
 #[tokio::test]
-async fn a_password_is_asked_for() {
+async fn password_is_required() {
     let folder = Folder::new("password");
     let web = folder.write("web.yml", &format!("basic_auth_users:\n  scraper: {HASH}\n"));
     let server = behind(Door::guarded(&web).unwrap()).await;
@@ -96,7 +96,7 @@ async fn a_password_is_asked_for() {
 }
 
 #[tokio::test]
-async fn tls_is_spoken_and_clients_show_their_certificates() {
+async fn tls_requires_client_certificates() {
     let folder = Folder::new("tls").certificates();
     let web = folder.write("web.yml", "tls_server_config: { cert_file: server.pem, key_file: server.key }\n");
     let server = behind(Door::guarded(&web).unwrap()).await;
@@ -123,7 +123,7 @@ async fn tls_is_spoken_and_clients_show_their_certificates() {
 }
 
 #[test]
-fn faults_have_their_places() {
+fn web_configuration_errors_have_locations() {
     let folder = Folder::new("faults").certificates();
     folder.write("empty.pem", "nothing\n");
     let faults = |text: &str| {

@@ -130,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_without_an_alert_is_refused() {
+    fn line_without_alert_is_refused() {
         assert!(summary(r#"{"event_type":"flow"}"#).unwrap_err().to_string().contains("not an alert line"));
     }
 }

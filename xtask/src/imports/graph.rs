@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn circles_are_found_and_trees_are_none() {
+    fn cycles_are_found_in_graphs_and_not_in_trees() {
         let tree = graph(&[("a", &["b", "c"]), ("b", &["c"]), ("c", &[])]);
         assert_eq!(circles(&tree), Vec::<Vec<String>>::new());
         let two = graph(&[("a", &["b"]), ("b", &["c", "d"]), ("c", &["a"]), ("d", &["e"]), ("e", &["d"])]);

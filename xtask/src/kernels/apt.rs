@@ -120,7 +120,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_machines_own_mirrors_are_taken() {
+    fn mirrors_of_the_machine_are_used() {
         let targets = "bookworm http://one.example/debian/\n\
             bookworm-updates http://one.example/debian/\n\
             bookworm-security http://two.example/security/\n";

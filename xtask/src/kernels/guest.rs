@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn paths_of_libraries() {
+    fn libraries_are_found_in_ldd_output() {
         let said = "\tlinux-vdso.so.1 (0x00007f1d74ce1000)\n\
             \tlibmnl.so.0 => /lib/x86_64-linux-gnu/libmnl.so.0 (0x00007f1d74b5e000)\n\
             \t/lib64/ld-linux-x86-64.so.2 (0x00007f1d74ce3000)\n";

@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn entries_are_aligned_and_folders_come_first() {
+    fn entries_are_aligned_and_folders_precede_files() {
         let mut archive = Initramfs::new(Vec::new()).unwrap();
         archive.file("/lib/a/b.so", b"12345").unwrap();
         archive.file("/lib/a/c.so", b"").unwrap();

@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_and_dependencies_are_read() {
+    fn module_names_and_dependencies_are_read() {
         assert_eq!(name_of(Path::new("a/virtio-net.ko.xz")).as_deref(), Some("virtio_net"));
         assert_eq!(name_of(Path::new("a/modules.dep")), None);
         let module = b"\x7fELF\0license=GPL\0depends=net-failover,virtio\0intree=Y\0";

@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_whole_report_without_a_failure_is_good() {
+    fn only_complete_report_without_failure_passes() {
         let held = Line::Held("a".to_owned());
         let failed = Line::Failed { check: "b".to_owned(), why: "c".to_owned() };
         assert!(report(&[held.clone(), Line::End]).verdict().is_ok());

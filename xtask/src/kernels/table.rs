@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_printed_is_read_back() {
+    fn printed_table_round_trips() {
         let table = table(&[
             ("5.10", "TC", "clsact"),
             ("5.10", "XDP", "xdp"),
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn the_page_has_a_column_for_each_series() {
+    fn documentation_has_a_column_for_each_series() {
         let page = fs::read_to_string(workspace::root().join(PAGE)).unwrap();
         let documented = Table::read(&page);
         assert!(documented.columns.iter().eq(super::super::SERIES.iter().map(|series| series.name)));
