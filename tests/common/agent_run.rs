@@ -1,4 +1,4 @@
-//! Runs the agent's own `backtest`.
+//! Runs the agent's `backtest`.
 
 use std::{
     path::{Path, PathBuf},
@@ -9,7 +9,7 @@ use std::{
 use mailflow_test_support::lab::agent_binary;
 use serde_json::Value;
 
-/// Files of one test, removed with it.
+/// Files of one test, removed on drop.
 pub(crate) struct Files(PathBuf);
 
 impl Files {
@@ -38,7 +38,7 @@ impl Drop for Files {
     }
 }
 
-/// What a run left behind.
+/// Result of a run.
 #[derive(Debug)]
 pub(crate) struct Told {
     pub(crate) code: i32,
@@ -47,7 +47,7 @@ pub(crate) struct Told {
 }
 
 impl Told {
-    /// Rule and source of each alert that fires, sorted.
+    /// Returns rule and source of each firing alert, sorted.
     pub(crate) fn firing(&self) -> Vec<(String, String)> {
         let of = |alert: &Value| {
             let word = |value: &Value| value.as_str().unwrap().to_owned();
@@ -59,7 +59,7 @@ impl Told {
         firing
     }
 
-    /// What tells one alert from another, and its value.
+    /// Returns the identity and the value of each alert.
     pub(crate) fn identities(&self) -> Vec<String> {
         let identity = |line: &Value| {
             let alert = &line["alert"];
@@ -96,7 +96,7 @@ pub(crate) fn backtest(options: &[&str], config: &Path, logs: &[PathBuf]) -> Tol
     agent("backtest", options, config, logs)
 }
 
-/// A configuration with one rule for each `(name, size test, threshold)`.
+/// Returns a configuration with one rule for each `(name, size test, threshold)`.
 pub(crate) fn rules(rules: &[(&str, &str, u64)]) -> String {
     let mut text = "rules:\n".to_owned();
     for (name, size, at_least) in rules {

@@ -1,4 +1,4 @@
-//! A flow, a record, an alert, with a different number in every field.
+//! Flow, record and alert with a different number in every field.
 
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
@@ -13,10 +13,10 @@ use mailflow_engine::{
     time::{Epoch, Time},
 };
 
-/// The packet clock began at 2026-11-21 03:31:00 UTC.
+/// Start of the monotonic clock: 2026-11-21 03:31:00 UTC.
 pub(crate) const EPOCH: Epoch = Epoch::from_unix_nanos(1_795_231_860_000_000_000);
 
-/// So many milliseconds after the epoch.
+/// Returns the time `millis` milliseconds after the start.
 pub(crate) fn at(millis: u64) -> Time {
     Time::ZERO + Duration::from_millis(millis)
 }
@@ -108,7 +108,7 @@ pub(crate) fn alert() -> Alert {
     }
 }
 
-/// A term of a rule with a window of an hour.
+/// Returns a term of a rule with a window of an hour.
 pub(crate) fn term(name: &str, value: Value, threshold: u64, scale: u64) -> TermValue {
     let (window, holds) = (Duration::from_secs(3_600), value.number() >= threshold);
     TermValue { name: name.into(), window, value, threshold, scale, holds }
@@ -123,13 +123,13 @@ pub(crate) fn services() -> Services {
     ])
 }
 
-/// A page of the documentation.
+/// Returns a page of the documentation.
 pub(crate) fn doc(name: &str) -> String {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../docs").join(name);
     std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// The names in the first column of a page's tables: ``| `name` | ...``.
+/// Returns the names in the first column of a page's tables: ``| `name` | ...``.
 pub(crate) fn documented(page: &str) -> impl Iterator<Item = &str> {
     page.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`').map(|(name, _)| name))
 }

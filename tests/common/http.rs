@@ -1,4 +1,4 @@
-//! A receiver of HTTP requests that behaves as it is told.
+//! Scriptable receiver of HTTP requests.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -11,29 +11,29 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// A request as it was received.
+/// Received request.
 #[derive(Clone, Debug)]
 pub(crate) struct Received {
     /// Method and path.
     pub(crate) line: String,
-    /// Names in lower case.
+    /// Headers, with names in lower case.
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) body: serde_json::Value,
 }
 
-/// A receiver. It is gone with this value.
+/// Receiver, stopped on drop.
 pub(crate) struct Receiver {
     pub(crate) addr: SocketAddr,
     shared: Arc<Shared>,
-    /// Accepts connections until the receiver has gone.
+    /// Thread that accepts connections until the receiver is dropped.
     accepting: Option<thread::JoinHandle<()>>,
 }
 
-/// What a script answers.
+/// Scripted answer.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Reply {
     pub(crate) status: u16,
-    /// Further lines of the head, each with its line end.
+    /// Further header lines, each with its line end.
     pub(crate) head: String,
     pub(crate) body: String,
     pub(crate) delay: Duration,
@@ -42,11 +42,11 @@ pub(crate) struct Reply {
 type Script = Box<dyn Fn(&Received) -> Reply + Send + Sync>;
 
 struct Shared {
-    /// What is answered; 0 is nothing at all, ever.
+    /// Status of the answer; 0 never answers.
     status: AtomicU16,
-    /// Answers instead.
+    /// Script that replaces the fixed answer.
     script: Option<Script>,
-    /// Every request, and when it came.
+    /// Requests with their times.
     asked: Mutex<Vec<(Instant, Received)>>,
     tls: Option<Arc<rustls::ServerConfig>>,
     gone: AtomicBool,
@@ -59,12 +59,12 @@ impl Receiver {
         Self::with(addr, status, None, None)
     }
 
-    /// On any port of the loopback, answering as `script` says.
+    /// Listens on any port of the loopback and answers by `script`.
     pub(crate) fn scripted(script: impl Fn(&Received) -> Reply + Send + Sync + 'static) -> Self {
         Self::with("127.0.0.1:0".parse().unwrap(), 200, Some(Box::new(script)), None)
     }
 
-    /// On any port of the loopback, over TLS.
+    /// Listens on any port of the loopback, with TLS.
     pub(crate) fn encrypted(tls: rustls::ServerConfig) -> Self {
         Self::with("127.0.0.1:0".parse().unwrap(), 200, None, Some(Arc::new(tls)))
     }
@@ -97,7 +97,7 @@ impl Receiver {
         Self { addr, shared, accepting: Some(accepting) }
     }
 
-    /// On any port of the loopback.
+    /// Listens on any port of the loopback.
     pub(crate) fn anywhere(status: u16) -> Self {
         Self::start("127.0.0.1:0".parse().unwrap(), status)
     }
@@ -106,17 +106,17 @@ impl Receiver {
         format!("http://{}{path}", self.addr)
     }
 
-    /// Answers with `status` from now on.
+    /// Changes the status of answers.
     pub(crate) fn answer(&self, status: u16) {
         self.shared.status.store(status, Ordering::SeqCst);
     }
 
-    /// Every request so far, and when it came.
+    /// Returns every request so far with its time.
     pub(crate) fn asked(&self) -> Vec<(Instant, Received)> {
         self.shared.asked.lock().unwrap().clone()
     }
 
-    /// What was answered with success so far.
+    /// Returns the requests that were answered with success so far.
     pub(crate) fn received(&self) -> Vec<Received> {
         self.shared.received.lock().unwrap().clone()
     }
@@ -133,7 +133,7 @@ impl Drop for Receiver {
 }
 
 impl Shared {
-    /// One request after the other, until the client or the receiver has gone.
+    /// Serves requests until the client or the receiver disconnects.
     fn attend(&self, stream: TcpStream) {
         match &self.tls {
             None => self.serve(&stream, &stream),
@@ -161,7 +161,7 @@ impl Shared {
             }
             let status = self.status.load(Ordering::SeqCst);
             if status == 0 {
-                // Until the client has had enough.
+                // Until the client disconnects.
                 let _ = input.read(&mut [0]);
                 return;
             }
@@ -178,7 +178,7 @@ impl Shared {
     }
 }
 
-/// Both ends of one stream.
+/// Shared stream for reading and writing.
 struct Locked<'a, T>(&'a Mutex<T>);
 
 impl<T: Read> Read for Locked<'_, T> {

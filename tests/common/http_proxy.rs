@@ -1,4 +1,4 @@
-//! An HTTP proxy that leads every name to one receiver.
+//! HTTP proxy that forwards every name to one receiver.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -9,14 +9,14 @@ use std::{
 
 use mailflow_agent::config::outputs::url::{Form, Url};
 
-/// A proxy that takes CONNECT and absolute addresses, and leads every name to one receiver.
+/// Proxy for CONNECT and absolute addresses, which connects every name to one receiver.
 pub(crate) struct Proxy {
     pub(crate) addr: SocketAddr,
     heads: Arc<Mutex<Vec<String>>>,
 }
 
 impl Proxy {
-    /// Leads to `to`; answers with `status` instead where that is no 200.
+    /// Starts a proxy to `to`; a `status` other than 200 is its answer instead.
     pub(crate) fn start(to: SocketAddr, status: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap();
@@ -31,12 +31,12 @@ impl Proxy {
         Self { addr, heads }
     }
 
-    /// The heads of the requests, each as it came.
+    /// Returns the heads of the requests.
     pub(crate) fn heads(&self) -> Vec<String> {
         self.heads.lock().unwrap().clone()
     }
 
-    /// Its address as a setting.
+    /// Returns its address as a setting.
     pub(crate) fn url(&self, user: &str) -> Url {
         Url::parse(&format!("http://{user}{}", self.addr), Form::Proxy).unwrap()
     }
@@ -60,7 +60,7 @@ fn attend(client: TcpStream, to: SocketAddr, status: u16, heads: &Mutex<Vec<Stri
     if head.starts_with("CONNECT ") {
         write!(out, "HTTP/1.1 200 Connection established\r\n\r\n").ok()?;
     } else {
-        // The origin's form, as a proxy sends it on.
+        // The origin form, as a proxy forwards it.
         let (method, rest) = head.split_once(" http://").unwrap();
         let path = rest.split_once('/').unwrap().1;
         write!(&server, "{method} /{path}").ok()?;

@@ -2,22 +2,23 @@
 
 use std::{collections::HashMap, io::Read};
 
-/// Element, and whether it is of the reverse direction.
+/// Information element, and true for the reverse direction.
 pub(crate) type Element = (u16, bool);
 
-/// A collector's knowledge.
+/// State of a collector.
 #[derive(Default)]
 pub(crate) struct Collector {
     templates: HashMap<u16, Vec<(Element, usize)>>,
-    /// The sequence number that comes next.
+    /// Next sequence number.
     pub(crate) next: u32,
     pub(crate) records: Vec<HashMap<Element, Vec<u8>>>,
-    /// The records of options templates.
+    /// Records of options templates.
     pub(crate) options: Vec<HashMap<Element, Vec<u8>>>,
-    /// Messages with templates.
+    /// Number of messages with templates.
     pub(crate) taught: usize,
 }
 
+/// Returns a big-endian number.
 pub(crate) fn number(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
@@ -32,13 +33,13 @@ impl Collector {
         read(stream, self);
     }
 
-    /// Reads a message of a sender that another collector may have heard before.
+    /// Reads a message of a sender whose earlier messages went elsewhere.
     pub(crate) fn datagram(&mut self, message: &[u8]) {
         self.next = number(&message[8..12]) as u32;
         self.message(message, 7);
     }
 
-    /// The client ports of all records.
+    /// Returns the client ports of all records.
     pub(crate) fn ports(&self) -> std::collections::BTreeSet<u64> {
         self.records.iter().map(|record| number(&record[&(7, false)])).collect()
     }
@@ -57,7 +58,7 @@ impl Collector {
                     self.taught += 1;
                     self.learn(set);
                 }
-                // After the number of fields stands that of those that are the scope.
+                // The number of scope fields follows the number of fields.
                 3 => self.learn(&[&set[..4], &set[6..]].concat()),
                 _ => self.read(id, set),
             }
@@ -106,7 +107,7 @@ impl Collector {
     }
 }
 
-/// One message.
+/// Reads one message.
 pub(crate) fn read(stream: &mut impl Read, collector: &mut Collector) {
     let mut head = [0; 4];
     stream.read_exact(&mut head).unwrap();

@@ -1,4 +1,4 @@
-//! What the tests of sinks share: an open sink, its numbers, and patience.
+//! Helpers of the output tests: an open output, its counters, and timeouts.
 
 use std::{
     sync::{Arc, Mutex, OnceLock},
@@ -17,23 +17,23 @@ use crate::fixture::{self, EPOCH, at};
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
 
-/// The fixture's alert in words.
+/// Summary of the fixture's alert.
 pub(crate) const SENTENCE: &str = "smtp-burst firing: 10.0.0.9 has count 10 flows or more (threshold 10) within 1h; it \
     behaves like a relay: 30 of 31 sessions delivered mail, to 12 servers";
 
-/// The gateway that events name.
+/// Returns the gateway that events name.
 pub(crate) fn gateway() -> Gateway {
     let gateway = Gateway::new(Some("gw1.example"));
     gateway.watch(["lan0"], []);
     gateway
 }
 
-/// Its events in a dialect.
+/// Returns the format of a profile.
 pub(crate) fn format(profile: Profile) -> Format {
     Format { profile, gateway: gateway() }
 }
 
-/// A sink for alerts that goes to `to`.
+/// Creates an output for alerts to `to`.
 pub(crate) fn sink(to: AlertTo) -> Sink<AlertEvent> {
     let agent = Agent::new("test", 0.0).unwrap();
     factory::alerts(&AlertOutput { name: "test".into(), to }, Limits::NONE, &agent, &gateway())
@@ -41,7 +41,7 @@ pub(crate) fn sink(to: AlertTo) -> Sink<AlertEvent> {
         .remove(0)
 }
 
-/// The same with the numbers of its receiver.
+/// Creates an output and returns it with the counters of its receiver.
 pub(crate) fn sink_and_receiver(to: AlertTo) -> (Sink<AlertEvent>, ReceiverCounters) {
     let agent = Agent::new("test", 0.0).unwrap();
     let sink = factory::alerts(&AlertOutput { name: "test".into(), to }, Limits::NONE, &agent, &gateway())
@@ -50,7 +50,7 @@ pub(crate) fn sink_and_receiver(to: AlertTo) -> (Sink<AlertEvent>, ReceiverCount
     (sink, agent.receiver_counters("test"))
 }
 
-/// The lines that sinks of this process have logged since the first call, and that hold `part`.
+/// Returns the lines that contain `part` and that outputs of this process have logged since the first call.
 pub(crate) fn logged(part: &str) -> Vec<String> {
     static LOG: OnceLock<Arc<Mutex<Vec<u8>>>> = OnceLock::new();
     let log = LOG.get_or_init(|| {
@@ -76,12 +76,12 @@ impl std::io::Write for Lines {
     }
 }
 
-/// An alert of this number.
+/// Returns an alert with this number.
 pub(crate) fn alert(number: u64) -> Alert {
     Alert { fingerprint: format!("{number:016x}"), ..fixture::alert() }
 }
 
-/// It is over.
+/// Returns the resolved event of an alert.
 pub(crate) fn resolved(alert: &Alert) -> Alert {
     Alert { state: AlertState::Resolved, ends_at: Some(at(9_000)), time: at(9_500), ..alert.clone() }
 }
@@ -90,7 +90,7 @@ pub(crate) fn event(alert: &Alert) -> AlertEvent {
     (Arc::new(alert.clone()), EPOCH)
 }
 
-/// Waits until `done`.
+/// Waits until `done` returns true.
 pub(crate) fn until(what: &str, mut done: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !done() {
@@ -99,7 +99,7 @@ pub(crate) fn until(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
-/// Written, dropped, waiting.
+/// Returns the numbers of written, dropped and waiting events.
 pub(crate) fn numbers(sink: &Sink<AlertEvent>) -> (u64, u64, i64) {
     let counters = sink.counters();
     (counters.written.get(), counters.dropped.get(), counters.waiting.get())

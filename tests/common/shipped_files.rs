@@ -1,21 +1,21 @@
-//! Shipped files, and the documentation that they are held against.
+//! Shipped files and documentation.
 
 use std::{collections::BTreeSet, fs, path::PathBuf};
 
 use mailflow_test_support::lab::workspace;
 use serde_json::Value;
 
-/// A file of the repository.
+/// Returns the path of a file of the repository.
 pub(crate) fn path(name: &str) -> PathBuf {
     workspace().join(name)
 }
 
-/// Its text.
+/// Returns the text of a file of the repository.
 pub(crate) fn text(name: &str) -> String {
     fs::read_to_string(path(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
-/// Files directly below a folder whose names end with `suffix`, sorted.
+/// Returns the files directly in a folder whose names end with `suffix`, sorted.
 pub(crate) fn listed(folder: &str, suffix: &str) -> Vec<PathBuf> {
     let entries = fs::read_dir(path(folder)).unwrap_or_else(|error| panic!("{folder}: {error}"));
     let mut found: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
@@ -24,7 +24,7 @@ pub(crate) fn listed(folder: &str, suffix: &str) -> Vec<PathBuf> {
     found
 }
 
-/// The families that docs/metrics.md lists; a histogram also by its series.
+/// Returns the metric families in docs/metrics.md; histograms with their series too.
 pub(crate) fn families() -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for line in text("docs/metrics.md").lines().filter(|line| line.starts_with("| `")) {
@@ -37,24 +37,25 @@ pub(crate) fn families() -> BTreeSet<String> {
     found
 }
 
-/// Names of the agent's families in a PromQL expression, and `up`.
+/// Returns the agent's metric families in a PromQL expression, and `up`.
 pub(crate) fn families_in(expression: &str) -> BTreeSet<String> {
     let names = expression.split(|letter: char| !(letter.is_ascii_alphanumeric() || "_:".contains(letter)));
     let ours = |name: &&str| name.starts_with("mailflow_") || name.starts_with("process_");
     names.filter(ours).map(str::to_owned).collect()
 }
 
-/// The dashboard that ships.
+/// The shipped dashboard.
 pub(crate) const DASHBOARD: &str = "config/grafana/mailflow.json";
 
-/// The dashboard's panels, without the titles of its rows.
+/// Returns the dashboard's panels, except row titles.
 pub(crate) fn panels() -> Vec<Value> {
     let dashboard: Value = serde_json::from_str(&text(DASHBOARD)).unwrap();
     let panels = dashboard["panels"].as_array().unwrap().clone();
     panels.into_iter().filter(|panel| panel["type"] != "row").collect()
 }
 
-/// Each query of a panel as Grafana sends it for a range of rates of this many seconds, all gateways shown.
+/// Returns a panel's queries as Grafana sends them, with this rate interval in seconds and all gateways
+/// selected.
 pub(crate) fn queries(panel: &Value, rate_seconds: u32) -> Vec<String> {
     let targets = panel["targets"].as_array().unwrap().iter();
     let queries = targets.map(|target| target["expr"].as_str().unwrap());

@@ -1,10 +1,10 @@
-//! The kernel program under test, for suites that run frames through it.
+//! Kernel program under test, for suites that run frames through it.
 
 use mailflow_common::PortSet;
 use mailflow_engine::settings::Timeouts;
 use mailflow_kernel::{Kernel, KernelError, LoadOptions, OBJECT, Programs};
 
-/// The default timeouts, a clock set by the test, and room for so many flows that the table has sets.
+/// Returns the default timeouts, an external clock, and a capacity at which the table has buckets.
 pub(crate) fn options(programs: Programs) -> LoadOptions {
     LoadOptions {
         flows: 8_192,
@@ -21,7 +21,7 @@ pub(crate) fn options(programs: Programs) -> LoadOptions {
     }
 }
 
-/// Loads the object under test: another one than the embedded when `cargo xtask bpf --check` says so.
+/// Loads the object under test: the embedded one, or another one for `cargo xtask bpf --check`.
 pub(crate) fn load(options: &LoadOptions, ports: &[u16]) -> Result<Kernel, KernelError> {
     let other = std::env::var_os("MAILFLOW_BPF_OBJECT").map(|path| std::fs::read(path).unwrap());
     let ports = ports.iter().copied().collect::<PortSet>();

@@ -1,8 +1,10 @@
-//! Floods of spoofed inside sources at a running agent, with real senders among them: memory, state and alerts stay within
-//! the configured limits, the flood is named, and the real senders are alerted on in their normal time.
+//! Floods of spoofed internal sources at a running agent, with real senders among them. Memory, state and
+//! alerts stay within the configured limits, the flood is reported, and alerts about the real senders are not
+//! delayed.
 //!
-//! `MAILFLOW_FLOOD_SOURCES` is the number of sources (100,000), `MAILFLOW_FLOOD_RATE` their number a second (8,000; of more
-//! sources 20,000). With 2,000,000 the limits are the shipped ones, and the agent must be built for release: docs/life.md has the command.
+//! `MAILFLOW_FLOOD_SOURCES` is the number of sources (100,000), `MAILFLOW_FLOOD_RATE` the number of sources
+//! per second (8,000; 20,000 for a large flood). With 2,000,000 sources the limits are the shipped ones, and
+//! the agent must be a release build: docs/life.md has the command.
 
 mailflow_test_support::needs_root!();
 
@@ -23,33 +25,33 @@ use mailflow_test_support::{
 };
 use serde_json::Value;
 
-/// Sources, unless the environment says otherwise.
+/// Default number of sources.
 const SOURCES: u32 = 100_000;
-/// Sources a second, unless the environment says otherwise: of a small flood, and of a large one.
+/// Default rates in sources per second: of a small flood, and of a large one.
 const RATES: [u32; 2] = [8_000, 20_000];
 /// Pause between two batches of frames.
 const PAUSE: Duration = Duration::from_millis(20);
-/// The shipped `state.max_size`.
+/// Maximum size of the state directory, the shipped `state.max_size`.
 const MOST_STATE: u64 = 1_000_000_000;
-/// Sends mails that are taken.
+/// Source that sends accepted mails.
 const SENDER: &str = "10.255.7.7";
-/// Connects to servers that do not answer.
+/// Source that connects to servers without an answer.
 const BOT: &str = "10.255.8.8";
-/// Sends much in one connection.
+/// Source that sends a large message.
 const BULK: &str = "10.255.9.9";
-/// Spoofed sources with enough unanswered connections to be alerted on, all of them among the first [`SOURCES`].
+/// Spoofed sources with enough unanswered connections for an alert, all of them among the first [`SOURCES`].
 const LOUD: u32 = 300;
 
-/// Which bound the flood reaches.
+/// Limit that the flood reaches.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Bound {
-    /// The rules' limits: half-open flows end after a second, and each source becomes a subject.
+    /// Limits of the rules: half-open flows end after a second, and each source becomes a group key.
     Subjects,
-    /// The flow table and the overflow table: half-open flows stay for as long as the shipped timeouts say.
+    /// Flow table and overflow table: half-open flows stay for the shipped idle timeouts.
     Tables,
 }
 
-/// A flood, as the environment asks for.
+/// Flood as selected by the environment.
 #[derive(Clone, Copy)]
 struct Flood {
     bound: Bound,
@@ -69,7 +71,8 @@ impl Flood {
         self.sources > SOURCES
     }
 
-    /// The shipped rules; with a small flood smaller limits, and shorter timeouts.
+    /// Returns the configuration: the shipped rules; for a small flood with lower limits and shorter
+    /// timeouts.
     fn config(self) -> &'static str {
         match (self.bound, self.is_large()) {
             (Bound::Subjects, true) => "timeouts: { unanswered: 1s, closed: 200ms }\n",
@@ -83,14 +86,14 @@ impl Flood {
         }
     }
 
-    /// Most subjects of a rule, and most of its memory.
+    /// Returns the maximum number of group keys of a rule, and its maximum memory.
     fn limits(self) -> (f64, f64) {
         let small = self.bound == Bound::Subjects && !self.is_large();
         if small { (20_000.0, 20e6) } else { (1_048_576.0, 512e6) }
     }
 
-    /// Time in which a sender is alerted on whose connections end: until its flow ends, two polls, and as much again; more
-    /// where the agent is built for debugging, on a machine that is busy with other tests.
+    /// Returns the maximum delay of an alert about a sender whose connections end: until the flow ends, two
+    /// polls, and a reserve. A debug build gets more, as the machine is busy with other tests.
     fn normal_time(self) -> Duration {
         let closed = match self.bound {
             Bound::Subjects => Duration::from_millis(200),
@@ -99,7 +102,7 @@ impl Flood {
         closed + Duration::from_secs(if is_release() { 4 } else { 16 })
     }
 
-    /// Frames of source `n`.
+    /// Returns the frames of source `n`.
     fn frames(self, n: u32) -> Vec<Vec<u8>> {
         let client = Ipv4Addr::from(0x0a00_0000 + n).to_string();
         if n < SOURCES && n.is_multiple_of(SOURCES / LOUD) {
@@ -115,7 +118,7 @@ fn syn(client: &str, port: u16, server: u32) -> Vec<u8> {
     FrameBuilder::tcp(&format!("{client}:{port}"), &format!("{server}:25"), SYN).build()
 }
 
-/// A session in which a mail is taken.
+/// Returns a session with an accepted mail.
 fn mail(port: u16) -> Vec<Vec<u8>> {
     let (client, server) = (format!("{SENDER}:{port}"), "93.184.215.25:25");
     let up = |flags, payload: &[u8]| FrameBuilder::tcp(&client, server, flags).payload(payload).build();
@@ -152,7 +155,7 @@ fn mail(port: u16) -> Vec<Vec<u8>> {
     frames
 }
 
-/// A connection that sends 21 MB.
+/// Returns a connection that sends 21 MB.
 fn bulk() -> Vec<Vec<u8>> {
     let (client, server) = (format!("{BULK}:5000"), "93.184.215.25:25");
     let up = |flags, payload: &[u8]| FrameBuilder::tcp(&client, server, flags).payload(payload).build();
@@ -167,18 +170,18 @@ fn sample(page: &str, name: &str) -> f64 {
     find(page, name).unwrap_or_else(|| panic!("no {name}"))
 }
 
-/// A sample that is absent until the flow table was read once.
+/// Returns the value of a sample, which is missing before the first poll.
 fn find(page: &str, name: &str) -> Option<f64> {
     let value = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
     Some(value.parse().unwrap())
 }
 
-/// Returns true if the agent is built for release.
+/// Returns true if the agent is a release build.
 fn is_release() -> bool {
     !cfg!(debug_assertions) || std::env::var("MAILFLOW_AGENT_PROFILE").is_ok_and(|profile| profile != "dev")
 }
 
-/// `MemoryMax` of the shipped unit, in MB.
+/// Returns `MemoryMax` of the shipped unit, in MB.
 fn memory_max() -> u64 {
     let unit = workspace().join("config/systemd/mailflow-agent.service");
     let unit = fs::read_to_string(unit).unwrap();
@@ -186,27 +189,27 @@ fn memory_max() -> u64 {
     value.parse::<u64>().unwrap() * 1_073
 }
 
-/// Memory of the kernel's tables, which is charged to the unit too, in MB.
+/// Returns the memory of the kernel's maps, which is charged to the unit too, in MB.
 fn kernel_memory(log: &str) -> u64 {
     let value = log.split_once("kernel_memory=").unwrap().1.split_whitespace().next().unwrap();
     value.parse::<u64>().unwrap() / 1_000_000
 }
 
-/// Most resident memory of a process so far, in MB.
+/// Returns the maximum resident memory of a process so far, in MB.
 fn most_memory(pid: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1_000
 }
 
-/// Bytes of the files in a directory.
+/// Returns the bytes of the files in a directory.
 fn size(directory: &Path) -> u64 {
-    // Files come and go meanwhile.
+    // Files may be removed meanwhile.
     let files = fs::read_dir(directory).unwrap().filter_map(|file| file.ok()?.metadata().ok());
     files.map(|file| file.len()).sum()
 }
 
-/// Number of the agent's alerts of a rule about a source; about many without one.
+/// Returns the number of the agent's alerts of a rule about a source; without a source, of grouped alerts.
 fn alerts(agent: &Agent, rule: &str, source: Option<&str>) -> usize {
     let alerts = agent.alerts().into_iter().map(|line| serde_json::from_str::<Value>(&line).unwrap());
     alerts
@@ -214,7 +217,7 @@ fn alerts(agent: &Agent, rule: &str, source: Option<&str>) -> usize {
         .count()
 }
 
-/// A real sender's alert: when it was due, and when it came.
+/// Expected alert of a real sender: when it is due, and when it came.
 struct Expected {
     rule: &'static str,
     source: &'static str,
@@ -236,8 +239,8 @@ impl Expected {
     }
 }
 
-/// Sends the flood, in the second half of it the real senders, and returns the time that their alerts took, and the most
-/// bytes of state meanwhile.
+/// Sends the flood, with the real senders in its second half. Returns the delays of their alerts, and the
+/// maximum size of the state.
 fn send(flood: Flood, agent: &Agent, wire: &Wire, state: &Path) -> ([Option<Duration>; 2], u64) {
     let Flood { sources, rate, bound } = flood;
     let (mut frames, mut mails, mut attempts) = (Vec::new(), 0, 0);
@@ -245,7 +248,7 @@ fn send(flood: Flood, agent: &Agent, wire: &Wire, state: &Path) -> ([Option<Dura
     let (begin, mut waited, mut most_state) = (Instant::now(), Duration::ZERO, 0);
     let mut next_look = begin;
     for n in 0..sources {
-        // A machine that is busy with other work must not fill the flow table where this is about the rules.
+        // On a busy machine the flood must not fill the flow table if the test is about the rules' limits.
         if bound == Bound::Subjects && n.is_multiple_of(10_000) {
             let since = Instant::now();
             wait_for("the rules keep up with the flood", Duration::from_secs(120), || {
@@ -295,7 +298,7 @@ fn send(flood: Flood, agent: &Agent, wire: &Wire, state: &Path) -> ([Option<Dura
 }
 
 fn run(flood: Flood) {
-    // Each is about the time that alerts take.
+    // Each test measures delays: one at a time.
     static ONE_BY_ONE: Mutex<()> = Mutex::new(());
     let _turn = ONE_BY_ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let Flood { sources, bound, .. } = flood;
@@ -321,7 +324,8 @@ fn run(flood: Flood) {
 
     wait_for("the flood is alerted on, and its loud ones", Duration::from_secs(180), || {
         let flood = alerts(&agent, "spoofed-sources", None) > 0;
-        // Where the tables are full, few of the loud ones have room for all of their flows, and the bot is one of the flood.
+        // If the tables are full, few of the loud sources have all of their flows, and the bot is one of the
+        // flood.
         let loud = bound == Bound::Tables
             || alerts(&agent, "smtp-bulk", None) > 0
                 && (alerts(&agent, "smtp-bulk", Some(BOT)) > 0 || agent.log().contains(&format!(" {BOT}")));
@@ -330,7 +334,7 @@ fn run(flood: Flood) {
     .unwrap_or_else(|error| panic!("{error:#}\n{}", agent.log()));
 
     let page = match bound {
-        // Until the last of the flood have ended, as nobody answers.
+        // Until the last flows of the flood have ended, without an answer.
         Bound::Subjects => wait_for("the rules have seen the whole flood", Duration::from_secs(120), || {
             let page = agent.metrics()?;
             Ok((sample(&page, "mailflow_half_open_sources_total") >= f64::from(sources)).then_some(page))
@@ -350,7 +354,7 @@ fn run(flood: Flood) {
     assert_eq!(of_bulk("mailflow_rule_refused_records_total"), 0.0, "each finds room");
     assert_eq!(sample(&page, "mailflow_source_flood"), 1.0);
 
-    // The loud ones: some a minute by themselves, the others together, and each in the log.
+    // The loud sources: some alerts per minute by source, the others grouped, and each source in the log.
     let (lines, together) = (agent.alerts().len(), alerts(&agent, "smtp-bulk", None));
     let grouped = of_bulk("mailflow_rule_grouped_alerts_total");
     println!("{lines} alert lines, {together} about many, {grouped} told together");
@@ -392,7 +396,7 @@ fn run(flood: Flood) {
     }
 }
 
-/// The rules and beginnings of alerts about many.
+/// Returns rules and start times of the grouped alerts.
 fn starts_of_many(agent: &Agent) -> BTreeSet<(String, String)> {
     let alerts = agent.alerts().into_iter().map(|line| serde_json::from_str::<Value>(&line).unwrap());
     let many = alerts.filter(|alert| alert["mailflow"]["source"].is_null());
@@ -400,11 +404,11 @@ fn starts_of_many(agent: &Agent) -> BTreeSet<(String, String)> {
 }
 
 #[test]
-fn a_flood_of_spoofed_sources_stays_within_the_limits_and_hides_no_real_sender() {
+fn spoofed_flood_within_rule_limits_hides_no_sender() {
     run(Flood::new(Bound::Subjects));
 }
 
 #[test]
-fn a_flood_that_fills_the_tables_hides_no_real_sender() {
+fn spoofed_flood_with_full_tables_hides_no_sender() {
     run(Flood::new(Bound::Tables));
 }

@@ -1,4 +1,4 @@
-//! The lab: its network, mail server and measurements are what the other suites take them for.
+//! The lab's network, mail server and measurements, as the other suites need them.
 
 mailflow_test_support::needs_root!();
 
@@ -10,7 +10,7 @@ use mailflow_test_support::lab::{
 };
 
 #[test]
-fn real_mail_passes_the_gateway_in_every_mode() {
+fn mail_passes_gateway_in_every_mode() {
     let package = Package::unpack().unwrap();
     let lab = Lab::new(&LabOptions { sources: 2, ..LabOptions::default() }).unwrap();
     let postfix = Postfix::start(&lab.server, &package, lab.folder(), &PostfixOptions::default()).unwrap();
@@ -30,7 +30,7 @@ fn real_mail_passes_the_gateway_in_every_mode() {
     let log = postfix.log();
     let connects =
         |from| log.lines().filter(|line| line.contains(&format!(" connect from unknown[{from}]"))).count();
-    // Behind NAT the server sees the gateway alone; three mails went over one connection.
+    // Behind NAT the server sees only the gateway; three mails used one connection.
     assert_eq!(connects(lab.public_ip(Family::V4)), 4 + 1, "{log}");
     assert_eq!(connects(lab.public_ip(Family::V6)), 4, "{log}");
     assert_eq!(connects(lab.client_ip(Family::V4, 0)), 0, "{log}");
@@ -47,7 +47,7 @@ fn real_mail_passes_the_gateway_in_every_mode() {
 }
 
 #[test]
-fn inside_server_is_reached_without_translation() {
+fn inside_server_is_reached_without_nat() {
     let package = Package::unpack().unwrap();
     let lab = Lab::new(&LabOptions { hosts: Hosts::ClientAndInside, ..LabOptions::default() }).unwrap();
     let inside = lab.inside.as_ref().unwrap();
@@ -71,7 +71,7 @@ fn inside_server_is_reached_without_translation() {
 }
 
 #[test]
-fn both_ends_agree_on_a_transfer() {
+fn tcp_info_of_both_ends_agrees() {
     for offloads in [Offloads::AsDefault, Offloads::Off] {
         let lab = Lab::new(&LabOptions { offloads, ..LabOptions::default() }).unwrap();
         for family in [Family::V4, Family::V6] {
@@ -104,7 +104,7 @@ fn http_server_answers_on_a_mail_port() {
 }
 
 #[test]
-fn a_lab_leaves_nothing_behind() {
+fn dropped_lab_leaves_nothing() {
     let namespaces = |of: &str| {
         let entries = std::fs::read_dir("/run/netns").unwrap().flatten();
         entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(of)).count()

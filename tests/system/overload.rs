@@ -1,5 +1,5 @@
-//! More flows than there is room for, at the highest rate two senders give, to a running agent: every
-//! packet is in a source's totals or in the one number for the rest, and none is in two.
+//! More flows than the capacity, from two senders at full rate, with a running agent. Every packet is in a
+//! source's totals or in the sum of the rest, and none is in both.
 
 mailflow_test_support::needs_root!();
 
@@ -21,7 +21,8 @@ use serde_json::Value;
 const SERVER: &str = "93.184.215.25:25";
 const HOG: &str = "10.66.6.6";
 
-/// Small tables, so that everything overflows, and short timeouts, so that places become free meanwhile.
+/// Configuration with small tables, so that all of them overflow, and short timeouts, so that slots become
+/// free.
 const CONFIG: &str = "
 poll_interval: 100ms
 flow_table: { flows: 20000, source_share_percent: 25, overflow_sources: 4000 }
@@ -30,7 +31,7 @@ outputs: { metrics: { listen: '127.0.0.1:10825', max_sources: 300000 }, alerts: 
 rules: []
 ";
 
-/// Frames in the order they are sent, and packets up and down of each source.
+/// Frames in sending order, and packets up and down of each source.
 #[derive(Default)]
 struct Traffic {
     frames: Vec<Vec<u8>>,
@@ -55,7 +56,7 @@ impl Traffic {
         self.sources.entry(client.to_string()).or_default()[direction] += 1;
     }
 
-    /// One source that takes all it can get.
+    /// Returns the traffic of one source that uses all of its limit.
     fn hog() -> Self {
         let mut traffic = Self::default();
         for port in 0..60_000 {
@@ -64,7 +65,7 @@ impl Traffic {
         traffic
     }
 
-    /// Hosts that send some mail, then many sources that were never there.
+    /// Returns the traffic of hosts that send some mail, then of many spoofed sources.
     fn crowd() -> Self {
         let mut traffic = Self::default();
         for port in 40_000..40_020 {
@@ -85,7 +86,7 @@ impl Traffic {
     }
 }
 
-/// Samples of the page by name and labels.
+/// Returns the samples of the page by name and labels.
 fn samples(page: &str) -> HashMap<&str, f64> {
     let lines = page.lines().filter(|line| !line.starts_with('#'));
     lines
@@ -95,7 +96,7 @@ fn samples(page: &str) -> HashMap<&str, f64> {
 }
 
 #[test]
-fn every_packet_of_an_overload_is_in_its_sources_totals_or_in_the_rest() {
+fn overload_packets_are_in_source_totals_or_rest() {
     let lab = Lab::new(&LabOptions::default()).unwrap();
     let config = lab.folder().join("small.yaml");
     fs::write(&config, CONFIG).unwrap();
@@ -119,7 +120,7 @@ fn every_packet_of_an_overload_is_in_its_sources_totals_or_in_the_rest() {
     all.iter().for_each(|traffic| sources.extend(traffic.sources.clone()));
     let sent = |direction: usize| sources.values().map(|sums| sums[direction]).sum::<u64>() as f64;
 
-    // Until the agent has read what came last, and its flows are no more.
+    // Until the agent has read the last packets, and their flows have ended.
     let page = wait_for("a reading of all packets at rest", Duration::from_secs(240), || {
         let page = agent.metrics()?;
         let found = samples(&page);
@@ -159,7 +160,7 @@ fn every_packet_of_an_overload_is_in_its_sources_totals_or_in_the_rest() {
         held("unattributed", "up"),
         found[hog.as_str()],
     );
-    // That the test tested something: all four places were used.
+    // Check of the test: all four counters were used.
     assert!(held("overflow", "up") > 10_000.0 && held("unattributed", "up") > 10_000.0);
     assert!(agent.log().contains("they are counted by source"), "{}", agent.log());
 

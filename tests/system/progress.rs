@@ -1,4 +1,4 @@
-//! What a replay says: on a terminal how far it is, and when asked to, what the kernel program says.
+//! Output of a replay: a progress bar on a terminal, and the kernel program's log on request.
 //!
 //! Loading the program needs root.
 
@@ -17,20 +17,20 @@ use mailflow_test_support::{
     lab::agent_binary,
 };
 
-/// Frames of the capture: enough for the bar to be drawn again.
+/// Frames of the capture: enough to redraw the bar.
 const FRAMES: u32 = 5_000;
 
-/// A folder of this test's own.
+/// Creates a temporary folder.
 fn folder(test: &str) -> PathBuf {
     let folder = std::env::temp_dir().join(format!("mailflow-{test}-{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
     folder
 }
 
-/// A capture of frames, a thousand in a second.
+/// Writes a capture of frames, a thousand per second.
 fn capture(folder: &Path, frames: impl Iterator<Item = Vec<u8>>) -> PathBuf {
     let mut bytes = Vec::new();
-    // libpcap's format: magic, version 2.4, zone, accuracy, snap length, Ethernet.
+    // libpcap's format: magic, version 2.4, zone, accuracy, snaplen, Ethernet.
     for word in [0xa1b2_c3d4_u32, 4 << 16 | 2, 0, 0, 65_535, 1] {
         bytes.extend(word.to_le_bytes());
     }
@@ -46,11 +46,11 @@ fn capture(folder: &Path, frames: impl Iterator<Item = Vec<u8>>) -> PathBuf {
     path
 }
 
-/// A terminal: the side a program writes to, and the side that shows it.
+/// Opens a pseudoterminal: the side that a program writes to, and the side that displays it.
 fn terminal() -> (OwnedFd, OwnedFd) {
     let (mut shown, mut written) = (-1, -1);
     let size = libc::winsize { ws_row: 24, ws_col: 120, ws_xpixel: 0, ws_ypixel: 0 };
-    // SAFETY: writes two descriptors and reads one struct, all alive through the call.
+    // SAFETY: the call writes two descriptors and reads one struct, all alive through the call.
     let result = unsafe {
         libc::openpty(
             &raw mut shown,
@@ -61,11 +61,11 @@ fn terminal() -> (OwnedFd, OwnedFd) {
         )
     };
     assert_eq!(result, 0, "openpty: {}", std::io::Error::last_os_error());
-    // SAFETY: the call returned them and nobody else owns them.
+    // SAFETY: the call returned both descriptors, which have no other owner.
     unsafe { (OwnedFd::from_raw_fd(written), OwnedFd::from_raw_fd(shown)) }
 }
 
-/// Replays with standard error going to `errors`; returns the lines that went to standard output.
+/// Replays with standard error to `errors`; returns the lines of standard output.
 fn replay(capture: &Path, errors: impl Into<Stdio>) -> Vec<String> {
     let output = Command::new(agent_binary().unwrap())
         .args(["replay", "--alerts", "off", "--flow-log", "-"])
@@ -76,7 +76,7 @@ fn replay(capture: &Path, errors: impl Into<Stdio>) -> Vec<String> {
         .output()
         .unwrap();
     assert!(output.status.success(), "{output:?}");
-    // Records made at one moment come in any order.
+    // Records of equal times come in any order.
     let mut lines: Vec<String> =
         String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect();
     lines.sort();
@@ -84,7 +84,7 @@ fn replay(capture: &Path, errors: impl Into<Stdio>) -> Vec<String> {
 }
 
 #[test]
-fn a_bar_is_shown_on_a_terminal_only_and_never_among_the_lines() {
+fn progress_bar_is_only_on_terminal_and_separate_from_lines() {
     let folder = folder("terminal");
     let syn = |number| FrameBuilder::tcp(&format!("10.0.0.2:{}", 1_024 + number), "93.184.215.25:25", SYN);
     let capture = capture(&folder, (0..FRAMES).map(|number| syn(number).build()));
@@ -95,7 +95,7 @@ fn a_bar_is_shown_on_a_terminal_only_and_never_among_the_lines() {
     assert!(log.contains("replayed") && !log.contains("frames/s"), "{log}");
 
     let (written, shown) = terminal();
-    // Nobody else holds the writing side when the agent has ended, so that reading comes to an end.
+    // The writing side has no other owner once the agent has ended, so that the reader ends.
     let reader = std::thread::spawn(move || {
         let mut text = Vec::new();
         let mut shown = File::from(shown);
@@ -116,7 +116,7 @@ fn a_bar_is_shown_on_a_terminal_only_and_never_among_the_lines() {
 }
 
 #[test]
-fn what_the_program_cannot_count_it_says_when_asked_and_never_in_floods() {
+fn uncounted_packets_are_logged_on_request_with_rate_limit() {
     let folder = folder("kernel-log");
     let damaged = FrameBuilder::tcp("10.0.0.2:1024", "93.184.215.25:25", SYN).with(|frame| {
         if let Transport::Tcp { offset, .. } = &mut frame.transport {
@@ -145,7 +145,7 @@ fn what_the_program_cannot_count_it_says_when_asked_and_never_in_floods() {
     for line in &lines {
         assert!(line.contains(&format!("WARN kernel: malformed: {length} bytes")), "{line}");
     }
-    // Eight a second on each CPU.
+    // Eight lines a second on each CPU.
     assert!(lines.len() < FRAMES as usize / 10, "{} lines", lines.len());
     assert_eq!(said("--kernel-log error"), Vec::<String>::new(), "it is a warning");
     assert_eq!(said(""), Vec::<String>::new(), "nobody asked");

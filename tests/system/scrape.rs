@@ -1,4 +1,4 @@
-//! A hundred thousand sources and the metrics page of a running agent.
+//! A hundred thousand sources on the metrics page of a running agent.
 
 mailflow_test_support::needs_root!();
 
@@ -17,7 +17,7 @@ poll_interval: 500ms
 outputs: { metrics: { max_sources: 100 }, alerts: off }
 ";
 
-/// A hundred thousand clients, among them many whose addresses read the same when joined with a neighbour
+/// Returns a hundred thousand clients. Many of their addresses give equal text if joined with another label
 /// (1.1.1.11 and 11.1.1.1).
 fn clients() -> Vec<Ipv4Addr> {
     let digits = [1, 11, 111];
@@ -27,7 +27,7 @@ fn clients() -> Vec<Ipv4Addr> {
     joined.chain(many).collect()
 }
 
-/// Three packets of each client, of different sizes.
+/// Returns three packets of each client, of different sizes.
 fn frames(clients: &[Ipv4Addr]) -> Vec<Vec<u8>> {
     let one = |client: &Ipv4Addr, index: usize| {
         let client = format!("{client}:40000");
@@ -41,21 +41,21 @@ fn frames(clients: &[Ipv4Addr]) -> Vec<Vec<u8>> {
     clients.iter().enumerate().flat_map(|(index, client)| one(client, index)).collect()
 }
 
-/// Samples of the page by name and labels.
+/// Returns the samples of the page by name and labels.
 fn samples(page: &str) -> HashMap<String, f64> {
     let lines = page.lines().filter(|line| !line.starts_with('#'));
     let pairs = lines.map(|line| line.rsplit_once(' ').unwrap());
     pairs.map(|(name, value)| (name.to_owned(), value.parse().unwrap())).collect()
 }
 
-/// The sum of a family over the samples that have the label.
+/// Returns the sum of a family over the samples with the label.
 fn sum(samples: &HashMap<String, f64>, family: &str, label: &str) -> f64 {
     let chosen = samples.iter().filter(|(name, _)| name.starts_with(family) && name.contains(label));
     chosen.map(|(_, value)| value).sum()
 }
 
 #[test]
-fn sums_over_sources_are_the_kernels_totals_at_every_scrape() {
+fn sums_over_sources_equal_kernel_totals() {
     let lab = Lab::new(&LabOptions::default()).unwrap();
     let config = lab.folder().join("capped.yaml");
     fs::write(&config, CONFIG).unwrap();
@@ -95,7 +95,7 @@ fn sums_over_sources_are_the_kernels_totals_at_every_scrape() {
         .unwrap()
     });
 
-    // At rest the kernel's own sums are the same, to the packet and to the byte.
+    // Without traffic the kernel's own sums are equal, in packets and bytes.
     for family in ["packets", "bytes"] {
         for direction in ["direction=\"up\"", "direction=\"down\""] {
             let by_source = sum(&last, &format!("mailflow_source_{family}_total"), direction);

@@ -1,6 +1,6 @@
-//! What a living flow takes, and what a source takes under a rule: sizes, counted by the allocator, not times.
+//! Memory of an open flow, and of a source under a rule: bytes counted by the allocator, not times.
 //!
-//! A binary of its own, as its allocator counts for the whole process.
+//! These tests have their own binary, as the allocator counts for the whole process.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests fail the test")]
 
 use std::sync::{Mutex, PoisonError};
@@ -25,16 +25,16 @@ use subject::Subject;
 #[global_allocator]
 static ALLOCATOR: memory::Counting = memory::Counting;
 
-/// SPEC 10.
+/// Maximum bytes per open flow.
 const MOST: f64 = 64.0;
-/// The same of a source, by rule.
+/// Maximum bytes per source, by rule.
 const MOST_OF_A_SOURCE: [(&str, f64); 2] = [("smtp-burst", 200.0), ("smtp-bulk", 2_000.0)];
 
-/// The tests take turns: the allocator counts for all of them.
+/// Serialises the tests: the allocator counts for all of them.
 static TURN: Mutex<()> = Mutex::new(());
 
 #[test]
-fn a_living_flow_takes_at_most_64_bytes_at_every_size_and_the_memory_comes_back() {
+fn open_flow_uses_at_most_64_bytes_and_memory_is_freed() {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let mut subject = Subject::new().unwrap();
     let begin = memory::held();
@@ -51,7 +51,7 @@ fn a_living_flow_takes_at_most_64_bytes_at_every_size_and_the_memory_comes_back(
         }
         (second, count) = (second + 1, count + count / 4);
     }
-    // Nine tenths are no more to be seen, and forgotten after a while.
+    // Nine tenths of the flows are not seen any more, and dropped after a number of polls.
     let (left, last) = (count / 10, second - 1);
     let before = subject.packets().0;
     for _ in 0..25 {
@@ -65,14 +65,14 @@ fn a_living_flow_takes_at_most_64_bytes_at_every_size_and_the_memory_comes_back(
     assert!(share <= MOST, "held with {left} flows left: {share:.1} B");
 }
 
-/// A source with one flow within the hour, as most have, and one just below the threshold.
+/// Measures sources with one flow within the hour, as most have, and with flows just below the threshold.
 #[test]
-fn a_source_takes_at_most_200_bytes_under_r1_and_2_kb_under_r2() {
+fn source_memory_is_within_limit_of_each_rule() {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     for (rule, bar) in MOST_OF_A_SOURCE {
         for each in [1, 9] {
             let mut sources = Sources::new(&[rule]).unwrap();
-            // What is kept of records is bounded, and the same for all sources together.
+            // Stored records are limited, for all sources together.
             sources.fill_what_is_bounded();
             let begin = memory::held();
             let (mut from, mut count) = (0, 60_000);

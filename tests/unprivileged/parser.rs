@@ -1,5 +1,5 @@
-//! The parser on the host: the code the kernel runs, on frames built from the specifications and on
-//! frames built from nothing.
+//! Parser on the host: the code that the kernel runs, with frames from the specifications and with random
+//! frames.
 
 use std::mem::MaybeUninit;
 
@@ -14,7 +14,7 @@ fn all(frame: &[u8], link: Link, metadata: Metadata) -> Result<Segment, Reason> 
     segment(&SliceFrame::new(frame), link, metadata)
 }
 
-/// Also holds the short way against the long one, where there is one.
+/// Parses a frame; compares the fast path with the slow path, if the fast path takes the frame.
 fn segment(frame: &SliceFrame<'_>, link: Link, metadata: Metadata) -> Result<Segment, Reason> {
     let long = parse_headers(frame, link, metadata).and_then(|located| said(&located, frame));
     if let Some(plain) = parse_fast(frame, link, metadata) {
@@ -47,7 +47,7 @@ fn ethernet(frame: &FrameBuilder) -> Result<Segment, Reason> {
 }
 
 #[test]
-fn a_segment_says_what_was_built() {
+fn parsed_segment_equals_built_frame() {
     let frame = FrameBuilder::tcp("10.20.0.2:40000", "93.184.215.25:587", SYN | ACK)
         .sequence(0xdead_beef)
         .tcp_options(&[1, 1, 1, 1])
@@ -73,7 +73,7 @@ fn a_segment_says_what_was_built() {
 }
 
 #[test]
-fn a_tag_in_the_metadata_is_the_outer_one() {
+fn metadata_tag_is_outer_tag() {
     let untagged = FrameBuilder::tcp("10.20.0.2:40000", "93.184.215.25:25", SYN);
     let inner = untagged.clone().tag(0x8100, 8);
     let both = untagged.clone().tag(0x88a8, 9).tag(0x8100, 8);
@@ -87,7 +87,7 @@ fn a_tag_in_the_metadata_is_the_outer_one() {
 }
 
 #[test]
-fn every_tag_that_switches_send_is_one() {
+fn every_vlan_ethertype_is_a_tag() {
     let untagged = FrameBuilder::tcp("10.20.0.2:40000", "93.184.215.25:25", SYN);
     let zone = |kind: u16| ethernet(&untagged.clone().tag(kind, 9)).map(|segment| segment.scope);
     for kind in [0x88a8, 0x9100, 0x9200] {
@@ -97,7 +97,7 @@ fn every_tag_that_switches_send_is_one() {
 }
 
 #[test]
-fn a_total_length_of_zero_is_the_frames() {
+fn total_length_zero_is_frame_length() {
     let frame = FrameBuilder::tcp("10.20.0.2:40000", "93.184.215.25:25", ACK).payload(vec![0; 1000]);
     for frame in
         [frame.clone(), FrameBuilder::tcp("[fd20::2]:40000", "[2a00::25]:25", ACK).payload(vec![0; 1000])]
@@ -108,7 +108,7 @@ fn a_total_length_of_zero_is_the_frames() {
 }
 
 #[test]
-fn what_lies_beyond_reach_is_truncated_not_forged() {
+fn unreadable_bytes_are_truncated_not_forged() {
     let frame = FrameBuilder::tcp("10.20.0.2:40000", "93.184.215.25:25", ACK).payload(vec![0; 100]).build();
     let whole =
         ethernet(&FrameBuilder::tcp("10.20.0.2:40000", "93.184.215.25:25", ACK).payload(vec![0; 100]));
@@ -121,7 +121,7 @@ fn what_lies_beyond_reach_is_truncated_not_forged() {
 }
 
 #[test]
-fn pppoe_is_followed() {
+fn pppoe_is_parsed() {
     for (from, to, protocol) in
         [("10.20.0.2:40000", "93.184.215.25:25", 0x0021_u16), ("[fd20::2]:40000", "[2a00::25]:25", 0x0057)]
     {
@@ -138,7 +138,7 @@ fn pppoe_is_followed() {
 }
 
 #[test]
-fn mpls_has_its_name_inside_ppp_too() {
+fn mpls_inside_ppp_has_mpls_reason() {
     // RFC 3032, 4.3: unicast and multicast.
     for protocol in [[0x02, 0x81], [0x02, 0x83]] {
         let frame = [&[2; 12][..], &[0x88, 0x64, 0x11, 0, 0, 5, 0, 50], &protocol, &[0; 40]].concat();
@@ -147,7 +147,7 @@ fn mpls_has_its_name_inside_ppp_too() {
 }
 
 #[test]
-fn a_header_that_is_not_ips_is_malformed_whatever_stands_where_the_protocol_would() {
+fn invalid_ip_header_is_malformed_with_any_protocol() {
     for protocol in [1, 6, 47] {
         let whole = FrameBuilder::tcp("10.20.0.2:40000", "93.184.215.25:25", ACK).build();
         for first in [0x65, 0x05, 0x44] {
@@ -163,7 +163,7 @@ fn a_header_that_is_not_ips_is_malformed_whatever_stands_where_the_protocol_woul
 }
 
 #[test]
-fn a_later_fragment_of_nothing_is_malformed() {
+fn empty_later_fragment_is_malformed() {
     let v4 = FrameBuilder::tcp("10.20.0.2:40000", "93.184.215.25:25", 0).with(|frame| frame.fragment = 100);
     let v6 = FrameBuilder::tcp("[fd20::2]:40000", "[2a00::25]:25", 0)
         .with(|frame| frame.extensions = vec![(44, vec![0, 1, 0, 0, 0, 0, 7])]);
@@ -178,7 +178,7 @@ fn a_later_fragment_of_nothing_is_malformed() {
 }
 
 #[test]
-fn fragments_of_a_packet_share_an_identity() {
+fn fragments_of_a_packet_have_equal_identity() {
     let parts = |frame: &FrameBuilder| {
         let bytes = frame.build();
         let frame = SliceFrame::new(&bytes);
@@ -209,7 +209,7 @@ fn fragments_of_a_packet_share_an_identity() {
 }
 
 #[test]
-fn the_short_way_is_for_whole_plain_packets() {
+fn fast_path_takes_only_complete_plain_packets() {
     let plain = FrameBuilder::tcp("10.20.0.2:40000", "93.184.215.25:25", ACK).payload("x");
     let six = FrameBuilder::tcp("[fd20::2]:40000", "[2a00::25]:25", ACK);
     let glanced = |frame: &FrameBuilder, tag: Option<u16>| {
@@ -247,7 +247,7 @@ fn the_short_way_is_for_whole_plain_packets() {
 }
 
 #[test]
-fn a_merged_buffer_of_headers_only_is_a_packet() {
+fn merged_buffer_without_payload_is_one_packet() {
     let segment = ethernet(&FrameBuilder::tcp("10.20.0.2:40000", "93.184.215.25:25", ACK)).unwrap();
     assert_eq!(segment.packets(Gso { size: 1448, segments: 0 }), 1);
     assert_eq!(segment.bytes(1), 40);
@@ -268,7 +268,7 @@ fn address() -> impl Strategy<Value = (String, String)> {
 
 proptest! {
     #[test]
-    fn no_bytes_make_it_panic_or_count_more_than_there_is(
+    fn parse_of_any_bytes_does_not_panic_or_overcount(
         frame in proptest::collection::vec(any::<u8>(), 0..200),
         ethertype in prop_oneof![Just(0x0800_u16), Just(0x86dd), any::<u16>()],
         ip in any::<bool>(),
@@ -281,7 +281,7 @@ proptest! {
     }
 
     #[test]
-    fn the_short_way_says_what_the_long_one_does(
+    fn fast_path_equals_slow_path(
         udp in any::<bool>(),
         ip in any::<bool>(),
         changes in proptest::collection::vec((0_usize..60, any::<u8>()), 0..3),
@@ -301,7 +301,7 @@ proptest! {
     }
 
     #[test]
-    fn whatever_stands_before_the_ports_the_counts_are_the_same(
+    fn headers_before_ports_do_not_change_counts(
         (from, to) in address(),
         tags in proptest::collection::vec(1_u16..4095, 0..=2),
         words in 0_usize..=10,

@@ -1,4 +1,4 @@
-//! Building the agent.
+//! Build of the agent.
 
 use std::{path::PathBuf, process::Command};
 
@@ -6,16 +6,16 @@ use anyhow::{Context, Result};
 
 use crate::{terminal, workspace};
 
-/// How the agent is built.
+/// Build profile of the agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Profile {
-    /// As the tests build it: quick to build.
+    /// Profile of the tests: quick to build.
     Dev,
-    /// As it is installed.
+    /// Profile of the installed agent.
     Release,
 }
 
-/// Builds the agent, with cargo's progress in sight, and returns its binary.
+/// Builds the agent with cargo's progress visible, and returns its binary.
 pub(crate) fn build(profile: Profile) -> Result<PathBuf> {
     let mut cargo = Command::new(env!("CARGO"));
     cargo.args(["build", "--locked", "--package", "mailflow-agent", "--bin", "mailflow-agent"]);
@@ -24,7 +24,7 @@ pub(crate) fn build(profile: Profile) -> Result<PathBuf> {
     binary(profile)
 }
 
-/// Where the agent's binary lies once it is built: cargo puts it beside this very program.
+/// Returns the path of the built agent: cargo puts it into this program's folder.
 pub(crate) fn binary(profile: Profile) -> Result<PathBuf> {
     let folder = match profile {
         Profile::Dev => "debug",

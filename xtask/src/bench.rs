@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: what counting costs, against the bars.
+//! `cargo xtask bench`: cost of counting, compared with the limits.
 
 use std::{
     fs,
@@ -18,15 +18,15 @@ use crate::{
 /// Arguments of `cargo xtask bench`.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
-    /// Write the results to FILE too, as JSON
+    /// Also write the results to FILE, as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Only cases whose name contains TEXT
+    /// Run only cases whose name contains TEXT
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
 }
 
-/// The benchmarks of the tests package, in the order they are run, and what each is about.
+/// Benchmarks of the tests package in the order of their runs, with descriptions.
 const BENCHES: [(&str, &str); 5] = [
     ("kernel", "the kernel program, net of an empty one"),
     ("wire", "on the wire, between network namespaces"),
@@ -35,22 +35,22 @@ const BENCHES: [(&str, &str); 5] = [
     ("scrape", "the metrics page, against the prometheus crate's counter vectors"),
 ];
 
-/// A line that a benchmark prints.
+/// Line that a benchmark prints.
 #[derive(Serialize, Deserialize, Debug)]
 struct Line {
     case: String,
     unit: String,
     value: f64,
-    /// What the value may be at most.
+    /// Maximum of the value.
     #[serde(default)]
     bar: Option<f64>,
-    /// What the value must be at least.
+    /// Minimum of the value.
     #[serde(default)]
     floor: Option<f64>,
 }
 
 impl Line {
-    /// Whether its bar is met; `None` where there is none.
+    /// Returns true if the limit is met; `None` without a limit.
     fn met(&self) -> Option<bool> {
         match (self.bar, self.floor) {
             (Some(bar), _) => Some(self.value <= bar),
@@ -60,7 +60,7 @@ impl Line {
     }
 }
 
-/// Builds and runs them, and prints a table.
+/// Builds and runs the benchmarks, and prints a table.
 pub(crate) fn run(args: &Args) -> Result<()> {
     ensure!(
         terminal::is_root(),
@@ -86,7 +86,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Runs one benchmark; what it prints beside results passes through.
+/// Runs one benchmark; other output of it passes through.
 fn measure(bench: &str, only: Option<&str>) -> Result<Vec<Line>> {
     let mut cargo = Command::new(env!("CARGO"));
     cargo.args(["bench", "--locked", "--quiet", "--package", "mailflow-system-tests", "--bench", bench]);
@@ -128,7 +128,7 @@ fn shown(line: &Line) -> String {
     format!("{case:<48} {value:>10} {unit:<9} {bar:>12}  {verdict}").trim_end().to_owned()
 }
 
-/// A number with as many digits as mean something.
+/// Formats a number with its significant digits.
 fn number(value: f64) -> String {
     match value.abs() {
         large if large >= 1000.0 => format!("{value:.0}"),
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bar_is_met_at_it_and_below() {
+    fn limit_is_met_at_or_below_it() {
         let at = |value: f64| line(&format!(r#"{{"case":"a","unit":"ns","value":{value},"bar":8.0}}"#));
         assert_eq!([8.0, 8.1].map(|value| at(value).met()), [Some(true), Some(false)]);
         let floor = line(r#"{"case":"a","unit":"times","value":9.9,"floor":10}"#);
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_keep_what_means_something() {
+    fn numbers_have_significant_digits() {
         let shown = [0.2345, 5.66, 123_456.7].map(number);
         assert_eq!(shown, ["0.234", "5.7", "123457"]);
     }

@@ -1,4 +1,4 @@
-//! `cargo xtask bpf`: builds the committed BPF object, or checks that it is what its sources make.
+//! `cargo xtask bpf`: builds the committed BPF object, or checks that it belongs to its sources.
 
 mod object;
 mod record;
@@ -16,9 +16,9 @@ use anyhow::{Context, Result, bail, ensure};
 use self::{record::Record, toolchain::Toolchain};
 use crate::workspace;
 
-/// The object, from the workspace's root.
+/// Path of the object in the workspace.
 const OBJECT: &str = "mailflow-ebpf/object/mailflow.bpf.o";
-/// How it came about.
+/// Path of the object's build record.
 const RECORD: &str = "mailflow-ebpf/object/record.txt";
 
 /// Arguments of `cargo xtask bpf`.
@@ -29,7 +29,7 @@ pub(crate) struct Args {
     pub(crate) check: bool,
 }
 
-/// The Debian packages to install before the object can be built; none where a compiler will do.
+/// Returns the Debian packages that building the object needs; none if a suitable compiler is present.
 pub(crate) fn missing_packages() -> &'static [&'static str] {
     if Toolchain::find(None).is_ok() { &[] } else { &toolchain::DEBIAN_PACKAGES }
 }
@@ -52,8 +52,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Compares bytes where the toolchain is the recorded one; with another, the bytes may differ and
-/// the tests must pass on what it built.
+/// Compares the bytes if the toolchain is the recorded one. With another toolchain the bytes may differ, and
+/// the tests must pass with the new object.
 fn check(root: &Path, recorded: &Record, record: &Record, built: &[u8]) -> Result<()> {
     ensure!(
         recorded.sources == record.sources,
@@ -107,12 +107,12 @@ fn build(root: &Path, toolchain: &Toolchain) -> Result<Vec<u8>> {
     object::stripped(&fs::read(&linked).with_context(|| format!("reading {}", linked.display()))?)
 }
 
-/// Flags under which the object does not depend on where it was built.
+/// Returns flags under which the object does not depend on the build path.
 fn flags(root: &Path, toolchain: &Toolchain, linker: &Path) -> Result<Vec<String>> {
     let mut flags = vec![
         format!("-Clinker={}", utf8(linker)?),
         "-Clink-arg=--btf".to_owned(),
-        // Instructions on 32-bit words (Linux 5.1), without which each of those is shifted to and fro first.
+        // 32-bit instructions (Linux 5.1): without them each such operation needs extra shifts.
         "-Ctarget-cpu=v3".to_owned(),
         format!("--remap-path-prefix={}=/mailflow", utf8(root)?),
     ];
@@ -143,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_committed_object_is_of_these_sources() {
+    fn committed_object_belongs_to_sources() {
         let root = workspace::root();
         let record = Record::read(&root.join(RECORD)).unwrap();
         let sources = record::sources(&root).unwrap();

@@ -25,28 +25,28 @@ use crate::{
     workspace,
 };
 
-/// The lab's name: its namespaces are `mfdemo-client`, `mfdemo-gateway` and `mfdemo-server`.
+/// Name of the lab: its namespaces are `mfdemo-client`, `mfdemo-gateway` and `mfdemo-server`.
 const NAME: &str = "mfdemo";
-/// Mails, each in a connection of its own; the default rule speaks at the tenth.
+/// Number of mails, each in its own connection; the default rule fires at the tenth.
 const MAILS: usize = 12;
-/// A closed flow's record comes 5 s after its end by default, the alert a poll later.
+/// Timeout of the alert. By default a closed flow's record comes 5 s after its end, the alert a poll later.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Arguments of `cargo xtask demo`.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
-    /// Leave the lab up, with the agent running, to look around in it
+    /// Keep the lab and its running agent after the demo
     #[arg(long)]
     keep: bool,
-    /// Remove the lab that `--keep` left, and do nothing else
+    /// Only remove the lab that `--keep` left
     #[arg(long, conflicts_with = "keep")]
     clean: bool,
-    /// Run the agent as it was built last, without a build
+    /// Run the last built agent, without a build
     #[arg(long, hide = true)]
     built: bool,
 }
 
-/// Runs the demo; 130 and the like when it was interrupted.
+/// Runs the demo; returns 128 plus the signal number after an interrupt.
 pub(crate) fn run(args: &Args) -> ExitCode {
     interrupt::catch();
     let result = if args.clean { clean() } else { demo(args) };
@@ -89,7 +89,7 @@ fn demo(args: &Args) -> Result<()> {
         println!("\nDone in {:.0} s; the lab is up.", began.elapsed().as_secs_f64());
         return Ok(());
     }
-    // The log is what remains of the mail server.
+    // Only the log of the mail server is kept.
     for part in ["etc", "queue", "data", "mnt"] {
         clear(&folder.join("postfix").join(part))?;
     }
@@ -104,7 +104,8 @@ fn demo(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// The steps that need no root: tools, Postfix, the agent. As another user it ends with what to do next.
+/// Does the steps that need no root: tools, Postfix, the agent. For another user it ends with the next
+/// command.
 fn prepare(args: &Args, steps: &mut Steps) -> Result<(Package, PathBuf)> {
     steps.next("Tools");
     setup::prepare(Purpose::Demo)?;
@@ -126,7 +127,7 @@ fn prepare(args: &Args, steps: &mut Steps) -> Result<(Package, PathBuf)> {
     Ok((package, binary))
 }
 
-/// The steps in the lab, which is gone when this returns, unless it is to be kept.
+/// Does the steps in the lab, and removes the lab unless it is kept.
 fn in_lab(args: &Args, steps: &mut Steps, package: &Package, binary: &Path) -> Result<()> {
     steps.next("Network: client, gateway with source NAT and server, each in a namespace");
     let lab = Lab::named(NAME, &LabOptions::default())?;
@@ -153,7 +154,7 @@ fn in_lab(args: &Args, steps: &mut Steps, package: &Package, binary: &Path) -> R
     steps.next("Alert");
     let line = first_alert(&agent)?;
     show::alert(&line, agent.alert_file())?;
-    // The last mails' records are a poll behind the alert.
+    // The records of the last mails come a poll after the alert.
     std::thread::sleep(Duration::from_secs(1));
     show::metrics(&agent, &lab)?;
     show::next(&lab, args.keep);
@@ -191,8 +192,8 @@ fn send(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// Held while a demo runs: there is one lab of this name on a machine. An abstract socket leaves no file and
-/// goes with the process.
+/// Locks the demo: its lab's name is unique on a machine. An abstract socket leaves no file and ends with the
+/// process.
 fn only_one() -> Result<UnixListener> {
     let name = std::os::unix::net::SocketAddr::from_abstract_name("mailflow-demo")?;
     UnixListener::bind_addr(&name).context("another demo is running on this machine")
@@ -205,12 +206,12 @@ fn clear(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The command that runs this very program as root.
+/// Returns the command that runs this program as root.
 fn as_root(arguments: &str) -> Result<String> {
     Ok(format!("sudo {} {arguments}", std::env::current_exe()?.display()))
 }
 
-/// A path from the repository's root.
+/// Returns a path relative to the repository's root.
 fn short(path: &Path) -> String {
     path.strip_prefix(workspace::root()).unwrap_or(path).display().to_string()
 }

@@ -12,10 +12,11 @@ use crate::{
     workspace,
 };
 
-/// The version that the configuration is written for.
+/// Version of cargo-deny that the configuration is written for.
 const VERSION: &str = "0.20.2";
 
-/// Checks by `deny.toml`. Vulnerabilities are left out, and said to be, where their database cannot be fetched.
+/// Checks by `deny.toml`. If the vulnerability database cannot be fetched, that check is skipped with a
+/// message.
 pub(crate) fn run() -> Result<()> {
     let tool = tool()?;
     let deny = || {
@@ -34,7 +35,7 @@ pub(crate) fn run() -> Result<()> {
     Ok(())
 }
 
-/// cargo-deny, built once below `target`.
+/// Returns cargo-deny, built once below `target`.
 fn tool() -> Result<PathBuf> {
     let home = workspace::root().join(format!("target/tools/cargo-deny-{VERSION}"));
     let tool = home.join("bin/cargo-deny");

@@ -1,4 +1,4 @@
-//! `cargo xtask dist`: what is installed on a gateway.
+//! `cargo xtask dist`: the files that are installed on a gateway.
 
 mod binary;
 mod deb;
@@ -14,7 +14,7 @@ use crate::{
     workspace,
 };
 
-/// Where the results go, from the root of the repository.
+/// Folder of the results, relative to the root of the repository.
 const OUT: &str = "target/package";
 
 /// Arguments of `cargo xtask dist`.
@@ -23,7 +23,7 @@ pub(crate) struct Args {
     /// Package this binary instead of building one
     #[arg(long, value_name = "FILE")]
     pub(crate) binary: Option<PathBuf>,
-    /// The folder that gets the binary and the package
+    /// Folder of the binary and the package
     #[arg(long, value_name = "FOLDER", default_value = OUT)]
     pub(crate) out: PathBuf,
 }
@@ -34,16 +34,16 @@ impl Default for Args {
     }
 }
 
-/// Where it is.
+/// Paths of the results.
 #[derive(Debug)]
 pub(crate) struct Built {
-    /// The static binary.
+    /// Static binary.
     pub(crate) binary: PathBuf,
-    /// The package of it.
+    /// Package with the binary.
     pub(crate) package: PathBuf,
 }
 
-/// Builds the binary and the package; prints where they are.
+/// Builds the binary and the package; prints their paths.
 pub(crate) fn run(args: &Args) -> Result<Built> {
     let mut steps = Steps::new(2);
     steps.next("Static binary");
@@ -54,7 +54,7 @@ pub(crate) fn run(args: &Args) -> Result<Built> {
     let out = workspace::root().join(&args.out);
     fs::create_dir_all(&out).with_context(|| format!("cannot create {}", out.display()))?;
     let copy = out.join("mailflow-agent");
-    // A file copied onto itself is empty.
+    // Copying a file onto itself would truncate it.
     if fs::canonicalize(&copy).ok().as_ref() != Some(&binary) {
         fs::copy(&binary, &copy).with_context(|| copy.display().to_string())?;
     }

@@ -1,4 +1,4 @@
-//! `cargo xtask fuzz`: the parsers of outside input against inputs that libFuzzer finds.
+//! `cargo xtask fuzz`: the parsers of untrusted input, with inputs that libFuzzer finds.
 
 #[path = "../../tests/fuzz/src/targets.rs"]
 mod targets;
@@ -19,13 +19,13 @@ use crate::{
 
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Run this target alone; may be given several times
+    /// Run only this target; may be given several times
     #[arg(long = "target", value_name = "NAME", value_parser = named)]
     pub(crate) targets: Vec<Target>,
-    /// Seconds for which each target looks for new inputs, beside those that are known
+    /// Seconds for which each target searches for new inputs, after the known ones
     #[arg(long, value_name = "N", default_value_t = 60)]
     pub(crate) seconds: u32,
-    /// Run one input alone, such as a finding
+    /// Run only one input, such as a finding
     #[arg(long, value_name = "FILE")]
     pub(crate) input: Option<PathBuf>,
     /// List the targets
@@ -34,7 +34,7 @@ pub(crate) struct Args {
 }
 
 impl Args {
-    /// All targets, for so many seconds each.
+    /// Returns the arguments for all targets, with this many seconds each.
     pub(crate) fn all(seconds: u32) -> Self {
         Self { targets: Vec::new(), seconds, input: None, list: false }
     }
@@ -45,22 +45,22 @@ fn named(name: &str) -> Result<Target, String> {
     Target::named(name).ok_or_else(|| format!("expected one of {}", known()))
 }
 
-/// libFuzzer's instrumentation, which stable rustc has as passes of LLVM.
+/// Flags of libFuzzer's instrumentation, which stable rustc has as LLVM passes.
 const INSTRUMENTED: &str = "--cfg fuzzing -Cpasses=sancov-module \
      -Cllvm-args=-sanitizer-coverage-level=4 \
      -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
      -Cllvm-args=-sanitizer-coverage-pc-table \
      -Cllvm-args=-sanitizer-coverage-trace-compares \
      -Ccodegen-units=1";
-/// Seconds after which one input has taken too long. The targets themselves compare time with the input's length.
+/// Timeout of one input, in seconds. The targets also compare time with the input's length.
 const TIMEOUT: u32 = 60;
-/// Most memory of the process, in MiB. The targets themselves compare memory with the input's length.
+/// Memory limit of the process, in MiB. The targets also compare memory with the input's length.
 const MEMORY: u32 = 4096;
 
-/// Builds the targets and runs them one after the other, all of them whatever the first ones find.
+/// Builds the targets and runs all of them in sequence; a finding does not stop the run.
 ///
-/// Findings lie in `target/fuzz/findings`, the inputs that lead to code not reached before in `target/fuzz/corpus`, for
-/// the next run to begin with.
+/// Findings are in `target/fuzz/findings`. Inputs that reach new code are in `target/fuzz/corpus`, where the
+/// next run begins.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let targets = if args.targets.is_empty() { &Target::ALL[..] } else { &args.targets };
     if args.list {
@@ -107,7 +107,7 @@ const fn about(target: Target) -> &'static str {
 /// Returns the length of the longest input in bytes.
 const fn longest(target: Target) -> u32 {
     match target {
-        // Headers as deep as they are followed, and some payload.
+        // Headers up to the maximum depth, and some payload.
         Target::Frames => 700,
         Target::Http => 8 << 10,
         // Longer than the longest request.
@@ -120,12 +120,12 @@ fn folder() -> PathBuf {
     workspace::root().join("target/fuzz")
 }
 
-/// Builds the binary that all targets are in.
+/// Builds the binary with all targets.
 fn build() -> Result<PathBuf> {
     let (host, folder) = (host()?, folder().join("build"));
     let mut cargo = Command::new(env!("CARGO"));
     cargo.args(["build", "--locked", "--release", "--manifest-path", "tests/fuzz/Cargo.toml"]);
-    // A target of its own: build scripts and macros are not instrumented.
+    // A separate target: build scripts and macros are not instrumented.
     cargo.args(["--target", &host]).arg("--target-dir").arg(&folder);
     cargo.env("RUSTFLAGS", INSTRUMENTED).current_dir(workspace::root());
     terminal::run(&mut cargo)?;
@@ -176,7 +176,7 @@ fn run_one(binary: &Path, target: Target, args: &Args) -> Result<()> {
     })
 }
 
-/// Runs the fuzzer with its output in a log, and prints a line of figures; where it fails, the log.
+/// Runs the fuzzer with its output in a log, and prints a line of numbers; after a failure, prints the log.
 fn logged(command: &mut Command, name: &str) -> Result<()> {
     let path = folder().join(format!("{name}.log"));
     let log = fs::File::create(&path).with_context(|| format!("writing {}", path.display()))?;
@@ -199,7 +199,7 @@ fn logged(command: &mut Command, name: &str) -> Result<()> {
     result
 }
 
-/// The files in a folder, in the order of their names.
+/// Returns the files in a folder, sorted by name.
 fn files(folder: &Path) -> Result<Vec<PathBuf>> {
     let entries = fs::read_dir(folder).with_context(|| format!("listing {}", folder.display()))?;
     let mut files = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
@@ -207,7 +207,7 @@ fn files(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// A working directory, in memory where the system has one there; it goes with the value.
+/// Working directory, in memory if the system has /dev/shm; removed on drop.
 struct Working(PathBuf);
 
 impl Working {
@@ -228,7 +228,7 @@ impl Drop for Working {
     }
 }
 
-/// The triple of this machine.
+/// Returns the target triple of this machine.
 fn host() -> Result<String> {
     let rustc = Command::new("rustc").arg("-vV").output().context("running rustc")?;
     let text = String::from_utf8_lossy(&rustc.stdout).into_owned();

@@ -1,8 +1,8 @@
 //! `cargo xtask imports`: the import graph of the crates, and of the files of each crate.
 //!
-//! An edge goes from a file to the file that defines what it names: a re-export counts as its definition. Code of tests
-//! is left out. Circles of more than [`LARGEST_CIRCLE`] files are errors, and so are crates that depend on what they must
-//! build without.
+//! An edge goes from a file to the file that defines an imported name; a re-export counts as its definition.
+//! Test code is excluded. Cycles of more than [`LARGEST_CIRCLE`] files are errors, and so are forbidden
+//! dependencies of crates.
 
 mod graph;
 mod source;
@@ -14,7 +14,7 @@ use anyhow::{Context, Result, ensure};
 use self::source::Crate;
 use crate::workspace;
 
-/// Most files of a circle: two files that need each other are one concept in two files.
+/// Maximum number of files in a cycle: two files that need each other are one concept in two files.
 const LARGEST_CIRCLE: usize = 2;
 
 /// Crates that build without these dependencies, so that their tests compile in seconds.
@@ -31,7 +31,7 @@ pub(crate) struct Args {
     files: bool,
 }
 
-/// Checks the graph, and prints its circles.
+/// Checks the graph, and prints its cycles.
 pub(crate) fn check() -> Result<()> {
     run(&Args { files: false })
 }
@@ -82,12 +82,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// A package of the workspace.
+/// Package of the workspace.
 struct Package {
     name: String,
-    /// Its libraries and programs: their names, and the files that they begin with.
+    /// Libraries and programs: their names and root files.
     roots: Vec<(String, String)>,
-    /// Names of its dependencies; those of tests are left out.
+    /// Names of the dependencies, except those of tests.
     dependencies: Vec<String>,
 }
 

@@ -1,7 +1,7 @@
-//! `cargo xtask test kernels`: the program on the kernels it is for, each booted in QEMU.
+//! `cargo xtask test kernels`: the program on the supported kernels, each booted in QEMU.
 //!
-//! Debian's kernels are downloaded and unpacked under `target/kernels`; nothing is installed. Each boots
-//! without a disk or a network, with [`guest`] as its only process, which puts the program to the test and
+//! Debian's kernels are downloaded and unpacked under `target/kernels`; nothing is installed. Each kernel
+//! boots without a disk or a network, with [`guest`] as its only process. The guest tests the program and
 //! reports on the serial console.
 
 mod apt;
@@ -30,10 +30,10 @@ use self::{
 };
 use crate::terminal::say;
 
-/// Guests that run at a time: each keeps one CPU busy.
+/// Guests that run in parallel: each of them uses one CPU.
 const AT_ONCE: usize = 2;
 
-/// Boots every kernel that can be had and compares what they say with the documentation.
+/// Boots every available kernel and compares the reports with the documentation.
 pub(crate) fn run() -> Result<()> {
     ensure!(cfg!(target_arch = "x86_64"), "the guests are x86-64 machines, and their program is built here");
     let emulator = Emulator::get()?;
@@ -75,7 +75,7 @@ pub(crate) fn run() -> Result<()> {
     Ok(())
 }
 
-/// Boots them, some at a time; the results are in the kernels' order.
+/// Boots the guests, some of them in parallel; the results are in the order of the kernels.
 fn boot_all(guest: &Guest, kernels: &[(&Series, Kernel)], emulator: &Emulator) -> Vec<Result<Booted>> {
     let results: Vec<Mutex<Option<Result<Booted>>>> = kernels.iter().map(|_| Mutex::new(None)).collect();
     let next = Mutex::new(0..kernels.len());

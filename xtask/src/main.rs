@@ -25,31 +25,31 @@ use clap::Parser;
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "The project's tasks")]
 enum Task {
-    /// Show the whole path on this machine alone: a gateway, a mail server, mail, an alert
+    /// Run the complete demo on this machine: a gateway, a mail server, mail, an alert
     Demo(demo::Args),
     /// Build the agent and run it on a real interface
     Run(run::Args),
     /// Run the checks that need no root, in a minute once all is built
     Check,
-    /// Run every test and check there is, as root, or those that are named
+    /// Run every test and check as root, or those that are named
     Test(test::Args),
-    /// Look for inputs that a parser of outside input gets wrong
+    /// Search for inputs that a parser of untrusted input handles wrongly
     Fuzz(fuzz::Args),
     /// Install the command-line tools that the other tasks need, or say which are missing
     Setup(setup::Args),
-    /// Show what the shipped rules find on a network of a thousand hosts, and what they take for it
+    /// Print what the shipped rules detect on a network of a thousand hosts, and their false positives
     Scenarios(scenarios::Args),
-    /// Measure what counting costs, and hold it against the bars
+    /// Measure the cost of counting, and compare it with the limits
     Bench(bench::Args),
-    /// Build what is installed: a static binary, and a package for Debian and Ubuntu
+    /// Build the files to install: a static binary, and a package for Debian and Ubuntu
     Dist(dist::Args),
-    /// Record what the agent makes of known inputs, or compare two such recordings
+    /// Record the agent's output for known inputs, or compare two such recordings
     Record(record::Args),
-    /// Print the import graph of crates and files; circles and wrong arrows are errors
+    /// Print the import graph of crates and files; cycles and forbidden dependencies are errors
     Imports(imports::Args),
     /// Check the dependencies: licences, sources, known vulnerabilities
     Deny,
-    /// Build the BPF object, or check that it is what its sources make
+    /// Build the BPF object, or check that it belongs to its sources
     Bpf(bpf::Args),
 }
 

@@ -1,4 +1,4 @@
-//! `cargo xtask test packaging`: the package, the role on booted hosts, and ClickHouse.
+//! `cargo xtask test packaging`: the package, the Ansible role on booted hosts, and ClickHouse.
 
 use std::{
     fs,
@@ -17,7 +17,7 @@ use crate::{
 /// ClickHouse in process, as a Python package.
 const CHDB: &str = "chdb==4.4.0";
 
-/// Builds the package twice, the same to the byte, and runs the suite `install` with it.
+/// Builds the package twice, checks that both are equal, and runs the suite `install` with it.
 pub(crate) fn run() -> Result<()> {
     ensure!(terminal::is_root(), "hosts are booted: run it as root");
     let Built { binary, package } = dist::run(&dist::Args::default())?;
@@ -32,7 +32,7 @@ pub(crate) fn run() -> Result<()> {
     terminal::run(cargo.current_dir(workspace::root()))
 }
 
-/// A Python with ClickHouse in it, under `target/lab`.
+/// Returns a Python with ClickHouse, under `target/lab`.
 fn python() -> Result<PathBuf> {
     let folder = workspace::root().join("target/lab/python");
     let python = folder.join("bin/python");

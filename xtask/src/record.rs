@@ -1,4 +1,5 @@
-//! `cargo xtask record`: flow records, alerts and answers of the agent on known inputs, to compare two versions of it.
+//! `cargo xtask record`: flow records, alerts and answers of the agent for known inputs, to compare two
+//! versions.
 
 use std::{
     collections::BTreeMap,
@@ -19,20 +20,21 @@ use crate::{
 /// Arguments of `cargo xtask record`.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
-    /// Folder for the recording, which must not be there yet
+    /// Folder for the recording; must not exist
     #[arg(required_unless_present = "compare")]
     folder: Option<PathBuf>,
-    /// Compare two recordings: the one before a change, and the one after it
+    /// Compare two recordings: one before a change, and one after it
     #[arg(long, num_args = 2, value_names = ["BEFORE", "AFTER"], conflicts_with = "folder")]
     compare: Option<Vec<PathBuf>>,
-    /// Names that the change gave: `OLD NEW` a line; a JSON key or a text of the recording before is OLD as a whole
+    /// Names that the change replaced: `OLD NEW` per line; OLD is a whole JSON key or text of the first
+    /// recording
     #[arg(long, value_name = "FILE", requires = "compare")]
     names: Option<PathBuf>,
 }
 
-/// Differences that are shown of a file.
+/// Maximum number of differences that are printed for a file.
 const SHOWN: usize = 5;
-/// Histories of the scenario generator: the seed of each.
+/// Seeds of the scenario generator.
 const SEEDS: [u32; 2] = [7, 11];
 
 /// Records, or compares.
@@ -72,7 +74,7 @@ fn record(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Replays each capture by itself.
+/// Replays each capture separately.
 fn captures(binary: &Path, shared: &Path, folder: &Path) -> Result<()> {
     for kind in ["mail", "struct"] {
         let mut all = files(&shared.join("captures").join(kind), "pcap")?;
@@ -90,7 +92,7 @@ fn captures(binary: &Path, shared: &Path, folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Judges two weeks of a generated network.
+/// Runs a backtest of two weeks of a generated network.
 fn scenario(binary: &Path, shared: &Path, folder: &Path, seed: u32) -> Result<()> {
     let log = folder.join(format!("scenario-{seed}"));
     let mut python = Command::new("python3");
@@ -100,7 +102,7 @@ fn scenario(binary: &Path, shared: &Path, folder: &Path, seed: u32) -> Result<()
     command.arg("backtest").arg(log.with_extension("json"));
     command.arg("--alerts").arg(folder.join(format!("backtest-{seed}.alerts.jsonl")));
     answer(&mut command, &folder.join(format!("backtest-{seed}.txt")))?;
-    // What the generator made is its own, and large.
+    // The generator's own files are large, and not part of the recording.
     for made in fs::read_dir(folder)? {
         let made = made?.path();
         if made
@@ -113,14 +115,14 @@ fn scenario(binary: &Path, shared: &Path, folder: &Path, seed: u32) -> Result<()
     Ok(())
 }
 
-/// Keeps the exit status and the answer of a command.
+/// Writes the exit status and the output of a command to a file.
 fn answer(command: &mut Command, to: &Path) -> Result<()> {
     let output = command.env("NO_COLOR", "1").output().context("running the agent")?;
     let text = format!("{}\n{}", output.status, String::from_utf8_lossy(&output.stdout));
     fs::write(to, text).with_context(|| format!("writing {}", to.display()))
 }
 
-/// The files with this ending, in the order of their names.
+/// Returns the files with this extension, sorted by name.
 fn files(folder: &Path, ending: &str) -> Result<Vec<PathBuf>> {
     let entries = fs::read_dir(folder).with_context(|| format!("reading {}", folder.display()))?;
     let paths = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
@@ -141,7 +143,7 @@ fn names(path: &Path) -> Result<BTreeMap<String, String>> {
     text.lines().enumerate().map(pair).collect()
 }
 
-/// Compares all files of two recordings; those of one side alone are differences too.
+/// Compares all files of two recordings; a file on one side only is a difference too.
 fn compare(before: &Path, after: &Path, names: &BTreeMap<String, String>) -> Result<()> {
     let listed = |folder: &Path| -> Result<BTreeMap<String, PathBuf>> {
         let entries = fs::read_dir(folder).with_context(|| format!("reading {}", folder.display()))?;
@@ -180,7 +182,7 @@ fn compare(before: &Path, after: &Path, names: &BTreeMap<String, String>) -> Res
     Ok(())
 }
 
-/// A line with the new names. JSON is compared as a value: the order of keys does not matter.
+/// Returns a line with the new names. JSON is compared as a value: the order of keys does not matter.
 fn renamed(line: &str, names: &BTreeMap<String, String>) -> String {
     match serde_json::from_str::<Value>(line) {
         Ok(value) => with_names(value, names).to_string(),
@@ -205,7 +207,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn recordings_are_equal_but_for_the_names_that_were_given() {
+    fn recordings_are_compared_with_renamed_keys() {
         let folder = std::env::temp_dir().join(format!("mailflow-record-{}", std::process::id()));
         let [before, after] = ["before", "after"].map(|name| folder.join(name));
         for side in [&before, &after] {

@@ -17,7 +17,7 @@ pub(crate) struct Args {
     arguments: Vec<OsString>,
 }
 
-/// Builds the agent; it takes this process' place.
+/// Builds the agent and replaces this process by it.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let mut agent = Command::new(agent::build(Profile::Release)?);
     agent.arg("run").args(&args.arguments);

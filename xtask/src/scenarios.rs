@@ -1,4 +1,4 @@
-//! `cargo xtask scenarios`: what the shipped rules find, and what they take for it that is not.
+//! `cargo xtask scenarios`: attacks that the shipped rules detect, and their false positives.
 
 use std::process::Command;
 
@@ -8,7 +8,7 @@ use crate::workspace;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Another history: everything in it follows from this number
+    /// Seed of the history
     #[arg(long, default_value_t = 1)]
     seed: u64,
 }

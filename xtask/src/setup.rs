@@ -1,7 +1,7 @@
-//! `cargo xtask setup`: what the other tasks need from the machine.
+//! `cargo xtask setup`: requirements of the other tasks.
 //!
-//! Only command-line tools are installed. No service is: Postfix, Prometheus, its Alertmanager, nfdump, tcpreplay
-//! and libfaketime are unpacked under `target/lab`, never installed, and so is QEMU where the host has none.
+//! Only command-line tools are installed, and no service. Postfix, Prometheus, Alertmanager, nfdump,
+//! tcpreplay and libfaketime are unpacked under `target/lab`, and so is QEMU if the host has none.
 
 use std::{
     path::Path,
@@ -15,23 +15,23 @@ use mailflow_test_support::lab;
 
 use crate::{bpf, terminal};
 
-/// Package lists older than this may name packages that the mirrors no longer have.
+/// Maximum age of package lists: older ones may name packages that the mirrors no longer have.
 const LISTS_ARE_OLD: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 /// Arguments of `cargo xtask setup`.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
-    /// The task to prepare for
+    /// Task to prepare for
     #[arg(long = "for", value_name = "TASK", default_value = "test")]
     purpose: Purpose,
 }
 
-/// The task to prepare for.
+/// Task to prepare for.
 #[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {
     /// `cargo xtask demo`
     Demo,
-    /// `cargo xtask test`, which needs what the others need
+    /// `cargo xtask test`, which has the requirements of all tasks
     Test,
     /// `cargo xtask test kernels`
     Kernels,
@@ -41,7 +41,7 @@ pub(crate) enum Purpose {
     Bpf,
 }
 
-/// A command, the Debian package that brings it, and the tasks that run it.
+/// Command, its Debian package, and the tasks that run it.
 struct Tool {
     command: &'static str,
     package: &'static str,
@@ -77,7 +77,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     prepare(args.purpose)
 }
 
-/// Installs what `purpose` lacks; where that takes root and this is not root, the error holds the commands.
+/// Installs what `purpose` lacks. If that needs root and this is not root, the error has the commands.
 pub(crate) fn prepare(purpose: Purpose) -> Result<()> {
     let needed: Vec<_> = TOOLS.iter().filter(|tool| tool.purposes.contains(&purpose)).collect();
     let (present, missing): (Vec<_>, Vec<_>) =
@@ -89,7 +89,7 @@ pub(crate) fn prepare(purpose: Purpose) -> Result<()> {
     if matches!(purpose, Purpose::Test | Purpose::Bpf) {
         packages.extend(bpf::missing_packages());
     }
-    // The lab downloads packages of its own, and for that apt's lists must be there.
+    // The lab downloads further packages, which needs apt's lists.
     let downloads = match purpose {
         Purpose::Demo => &["postfix"][..],
         Purpose::Test => &[
@@ -105,7 +105,7 @@ pub(crate) fn prepare(purpose: Purpose) -> Result<()> {
         Purpose::Kernels | Purpose::Bpf => &[],
     };
     let downloads = downloads.iter().any(|package| !lab::is_unpacked(package));
-    // Where the kernels come from is read from them.
+    // The lists also give the mirror of the kernels.
     let downloads = downloads || matches!(purpose, Purpose::Test | Purpose::Kernels | Purpose::Packaging);
     let lists = Lists::find();
     let update = (downloads && lists == Lists::Missing) || (!packages.is_empty() && lists != Lists::Good);
@@ -131,7 +131,7 @@ fn install(packages: &[&str], update: bool) -> Result<()> {
         commands.push(apt(&["update"]));
     }
     if !packages.is_empty() {
-        // --no-remove: an installation that would take something away fails instead.
+        // --no-remove: an installation that would remove a package fails instead.
         let mut install = apt(&["install", "--yes", "--no-install-recommends", "--no-remove"]);
         install.args(packages);
         commands.push(install);
@@ -151,13 +151,13 @@ fn install(packages: &[&str], update: bool) -> Result<()> {
     }
     for command in &mut commands {
         terminal::say(terminal::shown(command));
-        // What apt-get does in between fills pages; its warnings and errors stay in sight.
+        // apt-get's output is long; only its warnings and errors are printed.
         terminal::run(command.stdin(Stdio::null()).stdout(Stdio::null()))?;
     }
     Ok(())
 }
 
-/// cargo's clippy and fmt, which a minimal toolchain lacks.
+/// Installs cargo's clippy and fmt, which a minimal toolchain lacks.
 fn rust_components() -> Result<()> {
     let works = |subcommand: &str| {
         let output = Command::new(env!("CARGO")).args([subcommand, "--version"]).output();
@@ -175,7 +175,7 @@ fn rust_components() -> Result<()> {
     )
 }
 
-/// apt's package lists.
+/// State of apt's package lists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Lists {
     Good,
@@ -190,7 +190,7 @@ impl Lists {
         if !entries.any(|entry| entry.file_name().to_string_lossy().contains("_Packages")) {
             return Self::Missing;
         }
-        // The lists bear the server's time; only apt's folders tell when they were fetched.
+        // The lists have the server's time; only apt's folders have the time of the download.
         let fetched = [folder, &folder.join("partial")].map(|path| path.metadata()?.modified());
         let ages = fetched.into_iter().flatten().map(|time| SystemTime::now().duration_since(time));
         match ages.flatten().min() {

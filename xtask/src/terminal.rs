@@ -1,4 +1,4 @@
-//! What the tasks show of their progress, and the commands they run in sight.
+//! Progress output of the tasks, and commands with visible output.
 
 use std::{
     fmt::Display,
@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
-/// Numbered steps on standard output, and how long each took.
+/// Numbered steps on standard output, with their durations.
 #[derive(Debug)]
 pub(crate) struct Steps {
     of: usize,
@@ -18,32 +18,32 @@ pub(crate) struct Steps {
 }
 
 impl Steps {
-    /// There will be `of` steps.
+    /// Creates a sequence of `of` steps.
     pub(crate) fn new(of: usize) -> Self {
         Self { of, number: 0, began: Instant::now() }
     }
 
-    /// Begins the next step.
+    /// Starts the next step.
     pub(crate) fn next(&mut self, name: &str) {
         self.number += 1;
         println!("{}", bold(&format!("[{}/{}] {name}", self.number, self.of)));
     }
 
-    /// Time since the first step was announced.
+    /// Returns the time since the first step.
     pub(crate) fn elapsed(&self) -> Duration {
         self.began.elapsed()
     }
 }
 
-/// Says something about the current step.
+/// Prints a line about the current step.
 pub(crate) fn say(line: impl Display) {
     println!("      {line}");
 }
 
-/// Shows that something small was done; lines follow after [`end_dots`].
+/// Prints a dot for a small action; lines follow after [`end_dots`].
 pub(crate) fn dot(first: bool) {
     print!("{}", if first { "      ." } else { "." });
-    // A terminal that has gone away takes nothing with it.
+    // A closed terminal is no error.
     std::io::stdout().flush().ok();
 }
 
@@ -52,7 +52,7 @@ pub(crate) fn end_dots(line: impl Display) {
     println!(" {line}");
 }
 
-/// `text` in bold, on a terminal.
+/// Returns `text` in bold, if standard output is a terminal.
 pub(crate) fn bold(text: &str) -> String {
     if std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none() {
         format!("\x1b[1m{text}\x1b[0m")
@@ -61,13 +61,13 @@ pub(crate) fn bold(text: &str) -> String {
     }
 }
 
-/// The command as one would type it.
+/// Formats the command as a command line.
 pub(crate) fn shown(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
 }
 
-/// Runs a command with its output in sight.
+/// Runs a command with visible output.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     let line = shown(command);
     let status = command.status().with_context(|| format!("cannot run `{line}`"))?;
@@ -75,7 +75,7 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Whether this process is root.
+/// Returns true if this process is root.
 pub(crate) fn is_root() -> bool {
     // SAFETY: geteuid(2) has no arguments and cannot fail.
     unsafe { libc::geteuid() == 0 }

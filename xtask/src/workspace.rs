@@ -1,3 +1,3 @@
-//! Where the project lies.
+//! Root of the repository.
 
 pub(crate) use mailflow_test_support::lab::workspace as root;

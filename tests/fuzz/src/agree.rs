@@ -1,4 +1,4 @@
-//! The product's parser and the slow one, held against each other.
+//! Comparison of the product's parser with the reference parser.
 
 use std::{mem::MaybeUninit, net::IpAddr};
 
@@ -6,7 +6,7 @@ use mailflow_common::{Address, Reason, Scope, Vlans};
 use mailflow_ebpf::{Gso, Metadata, ParsedHeaders, SliceFrame, parse_fast, parse_headers};
 use mailflow_test_support::reference_dataplane::{self, Link, Packet, Shown, Transport};
 
-/// What becomes of a frame, in words that both can be said in.
+/// Parser result, in a form that both parsers can be converted to.
 #[derive(Debug, PartialEq, Eq)]
 struct Said {
     ports: Option<(u16, u16)>,
@@ -27,7 +27,10 @@ struct Segment {
     bytes: u64,
 }
 
-/// Panics where the parsers do not say the same of a frame.
+/// Compares both parsers on a frame.
+///
+/// # Panics
+/// The results differ.
 pub(crate) fn agree(shown: &Shown<'_>) {
     let (link, ethertype) = match shown.link {
         Link::Ethernet => (mailflow_ebpf::Link::Ethernet, 0),
@@ -105,7 +108,7 @@ fn slowly(packet: &Packet, shown: &Shown<'_>) -> Said {
     Said {
         ports: packet.ports.as_ref().map(|ports| (ports.source, ports.destination)),
         fragment: packet.fragment.as_ref().map(|fragment| {
-            // IPv6's identification is kept as it lies in memory: nothing is asked of it but to differ.
+            // IPv6's identification keeps its memory order: it is only compared for equality.
             let identification = match packet.source {
                 IpAddr::V4(_) => u32::from_be_bytes(fragment.identification),
                 IpAddr::V6(_) => u32::from_ne_bytes(fragment.identification),

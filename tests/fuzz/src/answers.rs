@@ -22,9 +22,9 @@ use tokio::{
 
 use crate::pieces::Pieces;
 
-/// Parts of the request that must not be shown.
+/// Parts of the request that must not be printed.
 const SECRETS: [&str; 3] = ["PathSecret", "QuerySecret", "HeaderSecret"];
-/// Most characters of an answer that are shown, each of which may be escaped (`\u{10ffff}`).
+/// Maximum number of characters of an answer that are printed; each may be escaped (`\u{10ffff}`).
 const SHOWN: usize = 500 * 10;
 /// Longest pause that a receiver may ask for.
 const PAUSE: Duration = Duration::from_secs(600);
@@ -35,7 +35,7 @@ static TO: LazyLock<Url> = LazyLock::new(|| {
     Url::parse("http://receiver.example/hook/PathSecret?key=QuerySecret", Form::Webhook).unwrap()
 });
 
-/// The other end of a connection: answers once it was asked.
+/// Other end of a connection: answers after the first bytes of a request.
 struct Server {
     answer: Pieces,
     asked: bool,
@@ -81,11 +81,11 @@ fn posted(answer: Pieces) -> Result<Answer, String> {
     RUNTIME.block_on(post_over(server, &TO, receiver, "{}")).map_err(|error| format!("{error:#}"))
 }
 
-/// Reads an answer, at once and in pieces.
+/// Reads an answer, whole and in pieces.
 pub(crate) fn run(data: &[u8]) {
     let whole = posted(Pieces::whole(data));
-    // The pause until a date, and the offset of the clock, depend on the moment; the fault that is met first depends on
-    // the pieces.
+    // The pause until a date and the clock offset depend on the current time. The first error depends on the
+    // pieces.
     let fixed = |answer: &Result<Answer, String>| match answer {
         Ok(Answer { status, said, moved_to, .. }) => Some((status.as_u16(), said.clone(), moved_to.clone())),
         Err(_) => None,

@@ -1,4 +1,4 @@
-//! Bounds of memory and time, relative to the length of the input.
+//! Limits of memory and time, relative to the length of the input.
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},
@@ -8,7 +8,7 @@ use std::{
 
 use crate::targets::Target;
 
-/// The system's allocator, which counts the bytes in use.
+/// System allocator that counts the bytes in use.
 struct Counting;
 
 static IN_USE: AtomicUsize = AtomicUsize::new(0);
@@ -22,7 +22,7 @@ fn took(bytes: usize) {
     PEAK.fetch_max(in_use, Ordering::Relaxed);
 }
 
-// SAFETY: every call is handed on to the system's allocator as it is; counting touches no memory of the caller's.
+// SAFETY: every call is passed to the system's allocator unchanged; counting touches no memory of the caller.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         took(layout.size());
@@ -43,7 +43,7 @@ unsafe impl GlobalAlloc for Counting {
     }
 }
 
-/// The most that an input may take.
+/// Limits of an input.
 #[derive(Clone, Copy, Debug)]
 struct Budget {
     /// Bytes of memory for an empty input.
@@ -57,20 +57,20 @@ const BYTES_PER_BYTE: usize = 2_000;
 /// Processor time for each byte of input. The parsers take under a microsecond, a target reads its input several
 /// times, and the machine of CI is slow.
 const TIME_PER_BYTE: Duration = Duration::from_micros(20);
-/// Repetitions of an input that took too long: another process may have been the reason.
+/// Repetitions of an input that took too long: another process may be the reason.
 const REPEATS: usize = 3;
 
-/// One input in so many is repeated.
+/// One in this many inputs is repeated up to [`LONG`] bytes.
 const STRETCHED: usize = 2_048;
-/// Length of an input that is repeated, in bytes.
+/// Length of a repeated input, in bytes.
 const LONG: usize = 256 << 10;
-/// First bytes of a packed input.
+/// First bytes of a gzip input.
 pub(crate) const GZIP: [u8; 2] = [0x1f, 0x8b];
 
 impl Budget {
     fn of(target: Target, data: &[u8]) -> Self {
         match target {
-            // By design, anchors and aliases may stand for a million values.
+            // By design, anchors and aliases may stand for up to a million values.
             Target::Config | Target::Web if data.contains(&b'&') => {
                 Self { bytes: 1 << 30, time: Duration::from_secs(5) }
             }
@@ -79,11 +79,11 @@ impl Budget {
     }
 }
 
-/// Runs a target on an input, and on some inputs many times over, as time that grows with the square of the length does
-/// not show in a short one.
+/// Runs a target on an input, and on some inputs many times over. Quadratic time does not show in a short
+/// input.
 ///
 /// # Panics
-/// The input takes more memory or time than it may.
+/// The input takes more memory or time than its limit.
 pub(crate) fn within(target: Target, run: fn(&[u8]), data: &[u8]) {
     measured(target, run, data);
     let sum = data.iter().fold(0_usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(usize::from(*byte)));
@@ -104,7 +104,7 @@ fn measured(target: Target, run: fn(&[u8]), data: &[u8]) {
         let took = processor_time().saturating_sub(began);
         let bytes = PEAK.load(Ordering::Relaxed).saturating_sub(before);
         let most = budget.bytes + data.len() * BYTES_PER_BYTE;
-        // A packed input stands for a thousand times its length.
+        // A gzip input may expand to a thousand times its length.
         let packed = data.starts_with(&GZIP);
         assert!(bytes <= most || packed, "{} bytes of input took {bytes} bytes of memory", data.len());
         if took <= limit || packed {
@@ -114,7 +114,7 @@ fn measured(target: Target, run: fn(&[u8]), data: &[u8]) {
     }
 }
 
-/// Processor time of this thread so far.
+/// Returns the processor time of this thread so far.
 fn processor_time() -> Duration {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: clock_gettime(2) writes to the structure that it is given.

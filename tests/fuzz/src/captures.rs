@@ -9,19 +9,19 @@ use mailflow_agent::{
 
 use crate::{budget::GZIP, pieces::Pieces};
 
-/// Most bytes that a link type's header grows by: an Ethernet header replaces it.
+/// Maximum growth of a frame in bytes: an Ethernet header replaces the link type's header.
 const ETHERNET: usize = 14;
-/// Bytes before a frame in a file: at least those of pcap's record, or of pcapng's simple packet.
+/// Minimum bytes before a frame in a file: pcap's record header, or pcapng's simple packet block.
 const RECORD: usize = 16;
-/// Bytes of a frame that a replay looks at.
+/// Bytes of a frame that a replay reads.
 const HEAD: usize = 300;
 
-/// A capture as far as it can be read.
+/// Readable part of a capture.
 #[derive(Debug, PartialEq)]
 struct Found {
     frames: Vec<Frame>,
     skipped: BTreeMap<u32, u64>,
-    /// The reason why it ends early.
+    /// Reason for an early end.
     error: Option<String>,
 }
 
@@ -50,11 +50,11 @@ fn read(contents: Pieces) -> Found {
     found
 }
 
-/// Reads a capture whole, in pieces, cut, and written again.
+/// Reads a capture whole, in pieces, truncated, and after writing it again.
 pub(crate) fn run(data: &[u8]) {
     let packed = data.starts_with(&GZIP);
     let whole = read(Pieces::whole(data));
-    // How much is unpacked before damage depends on the pieces.
+    // The number of bytes unpacked before the damage depends on the pieces.
     if !packed || whole.error.is_none() {
         assert_eq!(whole, read(Pieces::small(data)), "in pieces");
     }
@@ -67,7 +67,7 @@ pub(crate) fn run(data: &[u8]) {
         assert!(head.starts_with(&frame.bytes[..frame.bytes.len().min(HEAD)]) && head.len() < HEAD + 20);
     }
 
-    // What was read of a file that ends too early counts.
+    // The frames before the truncation are kept.
     let cut = read(Pieces::whole(&data[..data.len() / 2]));
     assert!(packed || whole.frames.starts_with(&cut.frames), "cut in half");
 
@@ -79,7 +79,7 @@ pub(crate) fn run(data: &[u8]) {
     assert_eq!(again, Found { frames, skipped: BTreeMap::new(), error: None }, "written again");
 }
 
-/// The frames as a pcap file of nanoseconds.
+/// Returns the frames as a pcap file with nanosecond timestamps.
 fn written(frames: &[Frame]) -> Vec<u8> {
     let mut file = Vec::new();
     let mut words = |words: &[u32], bytes: &[u8]| {

@@ -9,12 +9,12 @@ use mailflow_agent::config::{
 
 use crate::faults;
 
-/// A file that is not there: what a configuration names is looked for beside it.
+/// Path of a file that does not exist: files that a configuration names are relative to it.
 const NAME: &str = "/nonexistent/mailflow.yaml";
-/// Shorter values may stand elsewhere by chance.
+/// Minimum length of a checked secret: shorter values may be elsewhere by chance.
 const SHORTEST_SECRET: usize = 8;
 
-/// Reads a configuration, and shows it.
+/// Reads a configuration, and prints it.
 pub(crate) fn config(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let shown = redacted(&text);
@@ -39,7 +39,7 @@ pub(crate) fn config(data: &[u8]) {
     if shown == text {
         return;
     }
-    // What looks like an address or like credentials is hidden in names too.
+    // Names that look like an address or like credentials are redacted too.
     let lower = text.to_ascii_lowercase();
     let values = lower.matches("url").count() + lower.matches("proxy").count();
     if lower.contains("bearer ") || lower.contains("basic ") || lower.matches("://").count() > values {
@@ -51,7 +51,7 @@ pub(crate) fn config(data: &[u8]) {
     }
 }
 
-/// Values that must not be shown.
+/// Returns the values that must not be printed.
 fn secrets(config: &Config) -> Vec<String> {
     let mut secrets = Vec::new();
     let mut of = |receiver: &Receiver, addresses: Vec<String>| {
@@ -91,7 +91,7 @@ fn same(config: &Config, other: Result<Config, Faults>, how: &str) {
     }
 }
 
-/// All but the outputs, whose addresses and headers are not shown.
+/// Returns everything but the outputs, whose addresses and headers are not printed.
 fn engine(config: &Config) -> String {
     let Config {
         gateway_name, interfaces, poll_interval, flow_table, engine, rules_off, control, state, ..
@@ -120,7 +120,7 @@ pub(crate) fn web(data: &[u8]) {
     names.dedup();
     assert_eq!(names.len(), web.users.len(), "a user with two passwords");
     let quoted = |text: &str| serde_json::to_string(text).unwrap();
-    // A key on one line with its value may have 1024 characters only.
+    // An implicit key is limited to 1024 characters (YAML 1.2, 7.4.2).
     let line = |(name, hash): &(String, String)| format!("  ? {}\n  : {}\n", quoted(name), quoted(hash));
     let users: String = web.users.iter().map(line).collect();
     if !users.is_empty() {

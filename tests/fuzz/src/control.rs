@@ -15,13 +15,13 @@ use crate::pieces::Pieces;
 
 /// Longest request in bytes, with its line end (docs/control.md).
 const LONGEST: usize = 64 * 1024;
-/// Most bytes of an answer beside what it repeats of the request.
+/// Maximum length of an answer in bytes, without what it repeats of the request.
 const ANSWER: usize = 10_000;
 
 static RUNTIME: LazyLock<Runtime> =
     LazyLock::new(|| Builder::new_current_thread().enable_time().build().unwrap());
 
-/// An agent that has seen nothing.
+/// Status of an agent without traffic.
 struct Still;
 
 impl State for Still {
@@ -34,12 +34,12 @@ impl State for Still {
     }
 }
 
-/// Answers the requests, at once and in pieces.
+/// Answers the requests, whole and in pieces.
 pub(crate) fn run(data: &[u8]) {
     let answers = answers(Pieces::whole(data));
     assert_eq!(answers, self::answers(Pieces::small(data)), "in pieces");
     let lines: Vec<&[u8]> = data.split_inclusive(|byte| *byte == b'\n').collect();
-    // A longer line is the last one that is answered.
+    // The connection ends after the answer to a line that is too long.
     let long = lines.iter().position(|line| line.len() > LONGEST);
     let lines = &lines[..long.map_or(lines.len(), |long| long + 1)];
     let text = String::from_utf8(answers).unwrap();
@@ -60,7 +60,7 @@ pub(crate) fn run(data: &[u8]) {
     }
 }
 
-/// The answer to requests that the poll loop answers.
+/// Answer to requests that the poll loop answers.
 const ASKED: &str = "asked";
 
 fn answers(read: Pieces) -> Vec<u8> {

@@ -1,13 +1,13 @@
-//! Faults of configurations and lists: few, inside of the file, on one line each.
+//! Checks of diagnostics: limited number, inside of the file, one line each.
 
 use mailflow_agent::config::Fault;
 
-/// Most faults, and most warnings, of one file: a hundred, and the number of further ones.
+/// Maximum number of errors, and of warnings, of one file: a hundred, and the count of further ones.
 const MOST: usize = 101;
-/// Longest fault in bytes, however long the value is.
+/// Longest diagnostic in bytes, however long the value is.
 const LONGEST: usize = 8_000;
 
-/// Checks the faults of the file `name`, which holds `text`.
+/// Checks the diagnostics of the file `name` with the contents `text`.
 pub(crate) fn check<'a>(faults: impl IntoIterator<Item = &'a Fault>, name: &str, text: &[u8]) {
     let text = String::from_utf8_lossy(text);
     let text = text.trim_start_matches('\u{feff}').replace("\r\n", "\n").replace('\r', "\n");

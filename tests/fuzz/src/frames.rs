@@ -1,4 +1,4 @@
-//! Frames: the parser against the slow parser.
+//! Frames: the product's parser compared with the reference parser.
 
 use libfuzzer_sys::fuzzer_mutate;
 use mailflow_test_support::{
@@ -8,10 +8,10 @@ use mailflow_test_support::{
 
 use crate::agree;
 
-/// Bytes before the frame: its kind, how much of it can be read, and what the kernel knows of it.
+/// Bytes before the frame: link type, readable length, and the kernel's metadata.
 const HEAD: usize = 8;
 
-/// Parses a frame with both.
+/// Parses a frame with both parsers.
 pub(crate) fn run(data: &[u8]) {
     let Some((head, frame)) = data.split_at_checked(HEAD) else { return };
     let word = |index: usize| u16::from_be_bytes([head[index], head[index + 1]]);
@@ -33,7 +33,7 @@ pub(crate) fn run(data: &[u8]) {
     });
 }
 
-/// Changes an input. One in four is a new frame: layers that fit together are rarely found by chance.
+/// Mutates an input. One in four is a new frame: layers that fit together are rarely found by chance.
 pub(crate) fn mutate(data: &mut [u8], size: usize, max_size: usize, seed: u32) -> usize {
     if seed % 4 != 0 || max_size <= HEAD + 14 {
         return fuzzer_mutate(data, size, max_size);

@@ -1,4 +1,4 @@
-//! Lists of networks: lines, tables, and what NetBox answers.
+//! Lists of networks: lines, tables, and NetBox answers.
 
 use std::{
     fs::File,
@@ -15,7 +15,7 @@ use mailflow_engine::assets::{AssetRole, Network, Networks};
 
 use crate::faults;
 
-/// A list in memory, and the configuration that names it.
+/// List in memory, and the configuration that names it.
 struct List {
     file: File,
     path: String,
@@ -23,12 +23,12 @@ struct List {
 }
 
 impl List {
-    /// Returns a list of this format.
+    /// Creates a list of this format.
     fn new(format: &str, more: &str) -> Self {
         // SAFETY: memfd_create(2) reads a name that ends with a NUL, and returns a descriptor or an error.
         let descriptor = unsafe { libc::memfd_create(c"list".as_ptr(), libc::MFD_CLOEXEC) };
         assert!(descriptor >= 0, "{}", std::io::Error::last_os_error());
-        // SAFETY: the descriptor is open, and of this value alone.
+        // SAFETY: the descriptor is open, and no other owner exists.
         let file = unsafe { File::from_raw_fd(descriptor) };
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
         let text = format!(
@@ -44,14 +44,15 @@ impl List {
         Self { file, path, lists }
     }
 
-    /// Reads the list with these contents; its networks without that of the configuration, and the warnings.
+    /// Reads the list with these contents; returns its networks, without those of the configuration, and the
+    /// warnings.
     fn read(&self, text: &[u8]) -> Result<(Vec<Network>, Vec<Fault>), Faults> {
         self.file.set_len(0).unwrap();
         self.file.write_all_at(text, 0).unwrap();
         let result = self.lists.clone().read_again();
         let of_list = |networks: Networks| -> Vec<Network> {
             let all = networks.networks();
-            // Of those that are listed for several VRFs the last one decides.
+            // The last entry decides among entries of one prefix in several VRFs.
             let decides = |index: usize| !all[index + 1..].iter().any(|other| other.net == all[index].net);
             let here = |network: &Network| network.origin.as_ref().is_some_and(|at| *at.file == *self.path);
             let listed = all.iter().enumerate().filter(|(index, network)| here(network) && decides(*index));
@@ -60,10 +61,10 @@ impl List {
         result.map(|(networks, warnings)| (of_list(networks), warnings))
     }
 
-    /// Reads the list with these contents, and checks what is said of it.
+    /// Reads the list with these contents, and checks the diagnostics.
     fn checked(&self, text: &[u8]) -> Option<Vec<Network>> {
         let found = self.read(text);
-        // A line, a row or an object each.
+        // Each network is a line, a row or an object.
         match &found {
             Ok((networks, warnings)) => {
                 faults::check(warnings, &self.path, text);
@@ -85,7 +86,7 @@ impl List {
     }
 }
 
-/// The part of networks that rules see.
+/// Fields of a network that rules read.
 type Meaning<'a> = (IpNet, bool, Option<&'a str>, Option<AssetRole>);
 
 fn meaning(networks: &[Network]) -> Vec<(IpNet, bool, Option<String>, Option<AssetRole>)> {
@@ -114,7 +115,7 @@ pub(crate) fn csv(data: &[u8]) {
     if let Some(networks) = CSV.checked(data) {
         as_lines(&networks);
         as_table(&networks);
-        // With columns of ours alone the setting changes nothing.
+        // Without foreign columns, the setting that ignores them changes nothing.
         let ignoring = CSV_OF_OTHERS.read(data).map(|(networks, _)| meaning(&networks));
         assert_eq!(ignoring.ok(), Some(meaning(&networks)));
     } else {
@@ -122,7 +123,7 @@ pub(crate) fn csv(data: &[u8]) {
     }
 }
 
-/// Reads an answer of NetBox.
+/// Reads a NetBox answer.
 pub(crate) fn netbox(data: &[u8]) {
     if let Some(networks) = NETBOX.checked(data) {
         as_lines(&networks);
@@ -130,7 +131,7 @@ pub(crate) fn netbox(data: &[u8]) {
     }
 }
 
-/// Writes the networks as lines, which must be read back.
+/// Writes the networks as lines, and reads them back.
 fn as_lines(networks: &[Network]) {
     let line = |network: &Network| format!("{}{}\n", if network.exclude { "!" } else { "" }, network.net);
     let text: String = networks.iter().map(line).collect();
@@ -140,7 +141,7 @@ fn as_lines(networks: &[Network]) {
     assert_eq!(again, networks.iter().map(bare).collect::<Vec<_>>(), "as lines");
 }
 
-/// Writes the networks as a table, which must be read back.
+/// Writes the networks as a table, and reads it back.
 fn as_table(networks: &[Network]) {
     let mut text = "exclude,cidr,group,role\n".to_owned();
     for (net, exclude, group, role) in networks.iter().map(borrowed) {

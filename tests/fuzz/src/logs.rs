@@ -1,4 +1,4 @@
-//! Flow logs: our own lines, Suricata's and Zeek's.
+//! Flow logs of mailflow, Suricata and Zeek.
 
 use std::{path::Path, sync::LazyLock};
 
@@ -22,11 +22,11 @@ use serde_json::Value;
 
 use crate::{budget::GZIP, pieces::Pieces};
 
-/// Largest count of a record that is read.
+/// Largest count in an accepted record.
 const LARGEST: u64 = 1 << 48;
-/// Longest text of a fault in bytes, however long the line is.
+/// Longest text of an error in bytes, however long the line is.
 const LONGEST: usize = 1_000;
-/// One input in so many is read by several threads too: starting them takes longer than reading.
+/// One in this many inputs is read by several threads too: starting threads takes longer than reading.
 const PARALLEL: usize = 32;
 
 static SERVICES: LazyLock<Services> = LazyLock::new(|| config::load(None).unwrap().engine.services);
@@ -34,7 +34,7 @@ static RHYTHM: LazyLock<Rhythm> = LazyLock::new(|| {
     let config = config::load(None).unwrap();
     Rhythm { timeouts: config.engine.timeouts, poll_interval: config.poll_interval }
 });
-/// A column that no log has: lines are read as if some had another name.
+/// Renaming of a column that no log has: selects the code path for renamed columns.
 static RENAMED: LazyLock<[Renamed; 1]> = LazyLock::new(|| ["ts=no such column".parse().unwrap()]);
 
 const NAME: &str = "log";
@@ -43,7 +43,7 @@ const NAME: &str = "log";
 #[derive(Debug, Default)]
 struct Found {
     lines: Vec<Result<Line, LogError>>,
-    /// The reason why the log cannot be read to its end.
+    /// Reason why the log cannot be read to its end.
     error: Option<LogError>,
 }
 
@@ -86,7 +86,8 @@ pub(crate) fn any(data: &[u8]) {
     }
 }
 
-/// Reads a log by several threads and sorts its records in little memory: both must give what one thread and one list give.
+/// Reads a log by several threads, and sorts its records with little memory. The result must equal that of
+/// one thread and one list.
 fn by_threads(data: &[u8], found: &Found) {
     const LITTLE: Limits = Limits { memory: 2_000, part: 7, fan: 3, active: 5 };
     let Ok(log) = open(Pieces::whole(data), &[]) else { return };
@@ -114,16 +115,16 @@ fn by_threads(data: &[u8], found: &Found) {
     assert_eq!((arrivals, left_out), (ordered, repeated));
 }
 
-/// A record is seen at the history's end at the latest.
+/// Returns the record with its time limited to the end of the timeline.
 fn at_most(arrival: &Arrival, end: Time) -> Arrival {
     Arrival { at: arrival.at.min(end), record: arrival.record.clone() }
 }
 
-/// Reads lines of EVE.
+/// Reads EVE lines.
 pub(crate) fn eve(data: &[u8]) {
     let text = [b"{\"event_type\":\"stats\"}\n", data].concat();
     let found = checked(&text);
-    // A blank behind the first brace: such lines are left to the JSON parser, which must read the same of them.
+    // A space after the first brace selects the JSON parser, which must read the same.
     let mut spaced = Vec::with_capacity(text.len() + text.len() / 64);
     for line in text.split_inclusive(|byte| *byte == b'\n') {
         let (brace, rest) = line.split_at(usize::from(line.starts_with(b"{")));
@@ -144,7 +145,7 @@ pub(crate) fn zeek_json(data: &[u8]) {
     let found = checked(&text);
     let renamed = read(Pieces::whole(&text), RENAMED.as_slice());
     assert_eq!(found.lines.len(), renamed.lines.len());
-    // In fields that are not looked at, texts that are no JSON are passed over, but for lines with other names.
+    // Invalid JSON in unread fields is skipped, except in lines with renamed columns.
     let strict = text.split(|byte| *byte == b'\n').all(|line| serde_json::from_slice::<Value>(line).is_ok());
     for (plain, renamed) in found.lines.iter().zip(&renamed.lines) {
         if plain.is_ok() && (strict || renamed.is_ok()) {
@@ -158,11 +159,11 @@ pub(crate) fn zeek_tsv(data: &[u8]) {
     checked(&[b"#separator \\x09\n", data].concat());
 }
 
-/// Reads a log whole and in pieces, and what it holds once more from lines of our own.
+/// Reads a log whole and in pieces, and reads its records again from mailflow's own lines.
 fn checked(text: &[u8]) -> Found {
     let found = read(Pieces::whole(text), &[]);
     let packed = text.starts_with(&GZIP);
-    // How much is unpacked before damage depends on the pieces.
+    // The number of bytes unpacked before the damage depends on the pieces.
     if !packed || found.error.is_none() {
         assert_eq!(shown(&found), shown(&read(Pieces::small(text), &[])), "in pieces");
     }
@@ -180,7 +181,7 @@ fn checked(text: &[u8]) -> Found {
     found
 }
 
-/// Checks that faults lie in the file, and that their text is short.
+/// Checks that errors lie in the file, and that their text is short.
 fn places(found: &Found, text: &[u8]) {
     let lines: Vec<&[u8]> = text.split(|byte| *byte == b'\n').collect();
     let mut last = 0;
@@ -196,8 +197,8 @@ fn places(found: &Found, text: &[u8]) {
     }
 }
 
-/// Writes the records as lines of our own, which must be read back. The first time loses what such lines do not hold,
-/// such as nanoseconds; the second time must lose nothing.
+/// Writes the records as mailflow's own lines, and reads them back. The first time loses what such lines
+/// cannot hold, such as nanoseconds; the second time must lose nothing.
 fn again(found: &Found) {
     let before: Vec<&FlowRecord> = found.entries().map(|entry| &entry.record).collect();
     if before.is_empty() {
@@ -214,7 +215,8 @@ fn again(found: &Found) {
     assert_eq!(text, written(&second.iter().collect::<Vec<_>>()), "written again");
 }
 
-/// The parts of a record that a line of our own holds. A count of one direction alone is written as unknown.
+/// Returns the parts of a record that mailflow's own line holds. A count of only one direction is written as
+/// unknown.
 fn known(record: &FlowRecord) -> impl PartialEq + std::fmt::Debug + use<> {
     let FlowRecord { flow, app, reason, complete, inputs } = record;
     let way = |way: &Direction| {

@@ -1,5 +1,5 @@
-//! The fuzz targets in one binary: `MAILFLOW_FUZZ_TARGET` names the one that runs. libFuzzer looks for inputs that
-//! lead to code not reached before; `cargo xtask fuzz` builds and runs it.
+//! Fuzz targets in one binary: `MAILFLOW_FUZZ_TARGET` selects one. libFuzzer searches for inputs that reach
+//! new code; `cargo xtask fuzz` builds and runs the binary.
 #![no_main]
 
 mod agree;

@@ -8,7 +8,7 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// A reader of bytes in memory, each time of at most so many; what is written to it is dropped.
+/// Reader of bytes in memory that returns at most `length` bytes per read, and discards writes.
 pub(crate) struct Pieces {
     bytes: Vec<u8>,
     at: usize,
@@ -16,16 +16,16 @@ pub(crate) struct Pieces {
 }
 
 impl Pieces {
-    /// A reader of all of it at once.
+    /// Creates a reader that returns all bytes at once.
     pub(crate) fn whole(bytes: &[u8]) -> Self {
         Self { bytes: bytes.to_vec(), at: 0, length: usize::MAX }
     }
 
-    /// A reader of pieces, whose length follows from the bytes.
+    /// Creates a reader of pieces, whose length follows from the bytes.
     pub(crate) fn small(bytes: &[u8]) -> Self {
         let sum =
             bytes.iter().fold(0_usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(usize::from(*byte)));
-        // Many small pieces of a long input would only cost time.
+        // Small pieces of a long input would only cost time.
         let length = 1 + sum % 13 + bytes.len() / 512;
         Self { bytes: bytes.to_vec(), at: 0, length }
     }

@@ -1,4 +1,4 @@
-//! The state directory: state, journal and history.
+//! State directory: checkpoint, journal and input log.
 
 use std::{
     fs,
@@ -17,19 +17,20 @@ use mailflow_engine::{Engine, flow::FlowRecord, settings::Settings, time::Epoch}
 
 use crate::logs;
 
-/// Stands between the frames of an input: their lengths and checksums are added, as no mutation keeps them right.
+/// Separator of the frames of an input. The target adds lengths and checksums, which no mutation would keep
+/// valid.
 const SEPARATOR: [u8; 2] = [0xa5, 0x5a];
-/// The history file that an input may be.
+/// Name of the input log file that an input may stand for.
 const HISTORY: &str = "history-000000000000";
-/// Number of the journal's entry that names output files.
+/// Variant number of the journal record that names output files.
 const WRITTEN: u32 = 7;
-/// Flows of the state that inputs are changes of: enough for an alert of the shipped rules.
+/// Flows of the checkpoint that inputs modify: enough for an alert of the shipped rules.
 const FLOWS: u32 = 14;
 const SECOND: u64 = 1_000_000_000;
 
 static SETTINGS: LazyLock<Settings> = LazyLock::new(|| config::load(None).unwrap().engine);
 
-/// The working directory of this process: three state directories and an output file.
+/// Working directory of this process: three state directories and an output file.
 struct Place(PathBuf);
 
 impl Place {
@@ -50,7 +51,7 @@ static PLACE: LazyLock<Mutex<Place>> = LazyLock::new(|| {
     Mutex::new(Place(path))
 });
 
-/// The frames of a file with a state: head, state, machine.
+/// Frames of a checkpoint file: head, state, machine.
 static TEMPLATE: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
     let path = std::env::temp_dir().join(format!("mailflow-fuzz-template-{}", std::process::id()));
     let (mut store, _) = Store::open(&path, Limits::NONE, 1).unwrap();
@@ -61,7 +62,7 @@ static TEMPLATE: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
     frames
 });
 
-/// The state of an engine that has seen a source send too much, and others a little.
+/// Returns the checkpoint of an engine with one source above a threshold and others below.
 fn template() -> State {
     let mut engine = Engine::new(SETTINGS.clone());
     let line = |n: u32| {
@@ -96,9 +97,9 @@ fn template() -> State {
     }
 }
 
-/// Reads a journal, or a history.
+/// Reads a journal, or an input log.
 ///
-/// The first byte says which, and whether the rest is a file as it is or frames with [`SEPARATOR`] between them.
+/// The first byte selects the file, and its form: raw, or frames with [`SEPARATOR`] between them.
 pub(crate) fn journal(data: &[u8]) {
     let Some((kind, rest)) = data.split_first() else { return };
     let place = PLACE.lock().unwrap();
@@ -108,7 +109,7 @@ pub(crate) fn journal(data: &[u8]) {
     } else {
         rest.to_vec()
     };
-    // The paths in such entries would be opened, and be cut.
+    // The reader would open and truncate the paths in such records.
     let mut frames = split(&file);
     if kind & 2 != 0 && frames.iter().any(|frame| variant(frame) == Some(WRITTEN)) {
         return;
@@ -130,7 +131,7 @@ pub(crate) fn journal(data: &[u8]) {
     let second = open(&directory);
     assert_eq!((&first.journal, &first.history), (&second.journal, &second.history), "read again");
 
-    // Written by a store of its own.
+    // The records are written by a separate state directory.
     let directory = place.directory("again");
     fill(&directory, &joined(&TEMPLATE), &[]);
     let (mut store, _) = Store::open(&directory, Limits::NONE, 1).unwrap();
@@ -144,15 +145,16 @@ pub(crate) fn journal(data: &[u8]) {
     assert_eq!(third.history, since(&first.history, now), "written again");
 }
 
-/// The history after the last mark of a state that is there.
+/// Returns the input log after the last mark of an existing checkpoint.
 fn since(history: &[Past], state: u64) -> &[Past] {
     let mark = history.iter().rposition(|past| matches!(past, Past::Kept(now) if *now <= state));
     &history[mark.map_or(0, |mark| mark + 1)..]
 }
 
-/// Reads a state.
+/// Reads a checkpoint.
 ///
-/// The first byte says whether the rest is a file as it is, the frame with the state, or changes to the template's.
+/// The first byte selects the form of the rest: a raw file, the frame of the state, or changes of the
+/// template's.
 pub(crate) fn state(data: &[u8]) {
     let Some((kind, rest)) = data.split_first() else { return };
     let place = PLACE.lock().unwrap();
@@ -179,7 +181,7 @@ pub(crate) fn state(data: &[u8]) {
     go_on(again);
 }
 
-/// Lets an engine go on from a state.
+/// Continues an engine from a checkpoint.
 fn go_on(state: State) {
     if !state.rules.is_readable() {
         return;
@@ -208,7 +210,7 @@ fn open(directory: &Path) -> Recovered {
     Store::open(directory, Limits::NONE, 1).unwrap().1
 }
 
-/// Makes a directory with these files.
+/// Creates a directory with these files.
 fn fill(directory: &Path, state: &[u8], files: &[(&str, &[u8])]) {
     let _ = fs::remove_dir_all(directory);
     fs::create_dir(directory).unwrap();
@@ -217,7 +219,7 @@ fn fill(directory: &Path, state: &[u8], files: &[(&str, &[u8])]) {
     }
 }
 
-/// Changes of four bytes each: a place, what is done there, and a byte.
+/// Applies changes of four bytes each: an offset, an operation, and a byte.
 fn changed(mut bytes: Vec<u8>, changes: &[u8]) -> Vec<u8> {
     for change in changes.chunks_exact(4) {
         let at = usize::from(u16::from_le_bytes([change[0], change[1]])) % (bytes.len() + 1);
@@ -242,7 +244,7 @@ fn parts(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// A frame, with the output file in place of those that it names.
+/// Returns the frame with the names of its output files replaced by `output`.
 fn harmless(frame: &[u8], output: &Path) -> Vec<u8> {
     if variant(frame) != Some(WRITTEN) {
         return frame.to_vec();
@@ -252,7 +254,7 @@ fn harmless(frame: &[u8], output: &Path) -> Vec<u8> {
     [&[WRITTEN as u8, 1, u8::try_from(path.len()).unwrap()][..], path.as_bytes(), &numbers].concat()
 }
 
-/// The number that an enumeration's value begins with, as postcard reads it.
+/// Returns the variant number of an enum value, in postcard's encoding.
 fn variant(frame: &[u8]) -> Option<u32> {
     let mut number = 0;
     for (index, byte) in frame.iter().take(5).enumerate() {
@@ -264,7 +266,7 @@ fn variant(frame: &[u8]) -> Option<u32> {
     None
 }
 
-/// The frames of a file: a length, a CRC-32, and so many bytes.
+/// Splits a file into its frames: a length, a CRC-32, and the bytes.
 fn split(mut bytes: &[u8]) -> Vec<Vec<u8>> {
     let mut frames = Vec::new();
     while let Some((head, rest)) = bytes.split_first_chunk::<8>() {

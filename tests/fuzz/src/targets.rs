@@ -1,9 +1,9 @@
-//! The fuzz targets: one for each parser of outside input. `cargo xtask fuzz` includes this file too.
+//! Fuzz targets: one for each parser of untrusted input. `cargo xtask fuzz` includes this file too.
 
-/// Name of the environment variable that selects the target.
+/// Environment variable that selects the target.
 pub(crate) const VARIABLE: &str = "MAILFLOW_FUZZ_TARGET";
 
-/// A fuzz target.
+/// Fuzz target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Target {
     Frames,
@@ -45,7 +45,7 @@ impl Target {
         Target::Http,
     ];
 
-    /// Returns the name, which is also that of its corpus.
+    /// Returns the name of the target and of its corpus.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Target::Frames => "frames",
@@ -67,7 +67,7 @@ impl Target {
         }
     }
 
-    /// Returns the target of this name.
+    /// Returns the target with this name.
     pub(crate) fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|target| target.name() == name)
     }

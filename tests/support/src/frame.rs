@@ -16,14 +16,14 @@ pub mod flag {
     pub const ACK: u8 = 0x10;
 }
 
-/// A frame in the making. Its defaults are those of an ordinary packet.
+/// Builder of a frame. The defaults are those of an ordinary packet.
 #[derive(Clone, Debug)]
 pub struct FrameBuilder {
-    /// Ends, source first.
+    /// Source and destination.
     pub ends: [(IpAddr, u16); 2],
     /// VLAN tags as (tag protocol, tag control information), outer first.
     pub tags: Vec<(u16, u16)>,
-    /// Whether there is an Ethernet header.
+    /// Presence of an Ethernet header.
     pub ethernet: bool,
     /// IPv4 options; a multiple of four bytes.
     pub options: Vec<u8>,
@@ -33,17 +33,17 @@ pub struct FrameBuilder {
     pub fragment: u16,
     /// IPv4's identification.
     pub identification: u16,
-    /// The transport.
+    /// Transport header.
     pub transport: Transport,
     /// Payload.
     pub payload: Vec<u8>,
     /// IP total length (IPv6: payload length) to write instead of the right one.
     pub length: Option<u16>,
-    /// Bytes after the packet, as Ethernet's padding.
+    /// Bytes after the packet, such as Ethernet padding.
     pub padding: usize,
 }
 
-/// The transport header.
+/// Transport header.
 #[derive(Clone, Debug)]
 pub enum Transport {
     /// TCP.
@@ -64,10 +64,10 @@ pub enum Transport {
 }
 
 impl FrameBuilder {
-    /// A TCP segment from one end to the other, each as `address:port` or `[address]:port`.
+    /// Creates a TCP segment between two endpoints, each given as `address:port` or `[address]:port`.
     ///
     /// # Panics
-    /// When an end cannot be read, which is the test's own mistake.
+    /// An endpoint cannot be parsed.
     pub fn tcp(from: &str, to: &str, flags: u8) -> Self {
         let end = |text: &str| {
             let end: std::net::SocketAddr = text.parse().unwrap_or_else(|e| panic!("{text}: {e}"));
@@ -88,19 +88,19 @@ impl FrameBuilder {
         }
     }
 
-    /// The same as a UDP datagram.
+    /// Makes the packet a UDP datagram.
     pub fn udp(mut self) -> Self {
         self.transport = Transport::Udp;
         self
     }
 
-    /// With a payload.
+    /// Sets the payload.
     pub fn payload(mut self, payload: impl Into<Vec<u8>>) -> Self {
         self.payload = payload.into();
         self
     }
 
-    /// With a TCP sequence number.
+    /// Sets the TCP sequence number.
     pub fn sequence(mut self, number: u32) -> Self {
         if let Transport::Tcp { sequence, .. } = &mut self.transport {
             *sequence = number;
@@ -108,7 +108,7 @@ impl FrameBuilder {
         self
     }
 
-    /// With TCP options.
+    /// Sets the TCP options.
     pub fn tcp_options(mut self, bytes: &[u8]) -> Self {
         if let Transport::Tcp { options, .. } = &mut self.transport {
             *options = bytes.to_vec();
@@ -116,26 +116,26 @@ impl FrameBuilder {
         self
     }
 
-    /// Inside one more (inner) VLAN tag.
+    /// Adds an inner VLAN tag.
     pub fn tag(mut self, protocol: u16, control: u16) -> Self {
         self.tags.push((protocol, control));
         self
     }
 
-    /// With whatever else.
+    /// Applies any other change.
     pub fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
         change(&mut self);
         self
     }
 
-    /// IP bytes of the packet, as a counter has to see them.
+    /// Returns the packet's IP bytes, as a counter must count them.
     pub fn ip_bytes(&self) -> u64 {
         let bytes = self.build();
         let link = if self.ethernet { 14 + 4 * self.tags.len() } else { 0 };
         (bytes.len() - link - self.padding) as u64
     }
 
-    /// The frame's bytes.
+    /// Builds the frame's bytes.
     pub fn build(&self) -> Vec<u8> {
         let (kind, transport) = self.transport_bytes();
         let (ethertype, packet) = match (self.ends[0].0, self.ends[1].0) {
@@ -219,7 +219,7 @@ impl FrameBuilder {
     }
 }
 
-/// The body of an eight-byte extension header: its length byte and padding (RFC 8200, 4.2).
+/// Returns the body of an eight-byte extension header: its length byte and padding (RFC 8200, 4.2).
 pub fn short_extension() -> Vec<u8> {
     vec![0, 1, 4, 0, 0, 0, 0]
 }
@@ -231,13 +231,13 @@ fn v6(ip: IpAddr) -> [u8; 16] {
     }
 }
 
-/// A packet of 1,500 bytes of payload in three fragments, as a sender would cut it.
+/// Returns a packet of 1,500 bytes of payload in three fragments.
 pub fn fragmented(from: &str, to: &str, identification: u16) -> Vec<FrameBuilder> {
     let v6 = from.starts_with('[');
     let cut = |position: u16, more: bool, payload: usize| {
         let mut frame = FrameBuilder::tcp(from, to, flag::ACK).payload(vec![b'x'; payload]);
         if position != 0 {
-            // No TCP header: payload alone, under TCP's number.
+            // Later fragments have no TCP header, only payload with TCP's protocol number.
             frame.transport = Transport::Other(6);
         }
         if v6 {
@@ -253,11 +253,11 @@ pub fn fragmented(from: &str, to: &str, identification: u16) -> Vec<FrameBuilder
     vec![cut(0, true, 580), cut(600, true, 600), cut(1200, false, 320)]
 }
 
-/// A packet in fragments that end so many bytes from where what is cut begins: behind the IPv4 header or IPv6's own;
-/// each a multiple of eight.
+/// Splits a packet into fragments at the offsets `ends`, behind the IPv4 header or the fixed IPv6 header.
+/// Each offset is a multiple of eight.
 ///
 /// # Panics
-/// When one of them lies behind the packet's end, which is the test's own mistake.
+/// An offset is behind the packet's end.
 pub fn cut(packet: &FrameBuilder, ends: &[usize], identification: u16) -> Vec<FrameBuilder> {
     let v6 = packet.ends[0].0.is_ipv6();
     let bytes = packet.build();

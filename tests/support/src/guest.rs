@@ -1,47 +1,47 @@
-//! What the guest of `cargo xtask test kernels` says on its serial console, a line at a time. The guest
-//! writes them, xtask reads them.
+//! Report of a guest of `cargo xtask test kernels`, on its serial console. The guest writes the lines and
+//! xtask reads them.
 
 use std::fmt;
 
-/// Begins every line of a report: the kernel writes to the console too.
+/// Prefix of every line of a report: the kernel writes to the console too.
 const MARK: &str = "mailflow-guest";
 
-/// A line of a guest's report.
+/// Line of a guest's report.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Line {
-    /// The kernel that runs, as `uname -r` has it.
+    /// Running kernel, by `uname -r`.
     Kernel(String),
-    /// A program was loaded, and how many instructions the verifier went through, where the kernel says.
+    /// Loaded program.
     Loaded {
-        /// The program's name.
+        /// Name of the program.
         program: String,
-        /// The verifier's count.
+        /// Number of instructions that the verifier processed, if the kernel reports it.
         instructions: Option<u32>,
     },
-    /// A check that holds.
+    /// Successful check.
     Held(String),
-    /// A check that does not.
+    /// Failed check.
     Failed {
-        /// What was checked.
+        /// Name of the check.
         check: String,
-        /// What was seen instead.
+        /// Reason of the failure.
         why: String,
     },
-    /// Something that cannot be checked on this kernel.
+    /// Check that is skipped on this kernel.
     Absent {
-        /// What.
+        /// Name of the check.
         what: String,
-        /// Why not.
+        /// Reason for skipping it.
         why: String,
     },
-    /// How this kernel does something: a cell of the table in `docs/kernels.md`.
+    /// Property of this kernel: a cell of the table in `docs/kernels.md`.
     Fact {
-        /// The table's row.
+        /// Row of the table.
         row: String,
-        /// What stands there for this kernel.
+        /// Text of the cell.
         cell: String,
     },
-    /// The report is whole.
+    /// End of the report.
     End,
 }
 
@@ -49,7 +49,7 @@ impl fmt::Display for Line {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut words = |words: &[&str]| {
             f.write_str(MARK)?;
-            // A word may be an error of several lines.
+            // A field may be an error message of several lines.
             words.iter().try_for_each(|word| write!(f, "\t{}", word.replace(['\n', '\r', '\t'], " ")))
         };
         match self {
@@ -68,7 +68,7 @@ impl fmt::Display for Line {
 }
 
 impl Line {
-    /// Reads a line of a console; `None` when it is not one of a report.
+    /// Parses a line of a console; `None` if it is no line of a report.
     #[must_use]
     pub fn read(text: &str) -> Option<Self> {
         let (_, rest) = text.split_once(MARK)?;
@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_read() {
+    fn report_line_round_trips() {
         let word = || "a, b: c".to_owned();
         for line in [
             Line::Kernel("5.10.0-46-cloud-amd64".to_owned()),

@@ -1,11 +1,11 @@
-//! Writes captures: pcap, microseconds, Ethernet (draft-ietf-opsawg-pcap).
+//! Writer of captures: pcap, microseconds, Ethernet (draft-ietf-opsawg-pcap).
 
 use std::path::Path;
 
-/// A frame and when it passed, in microseconds since 1970.
+/// Frame with its time, in microseconds since 1970.
 pub type Stamped = (u64, Vec<u8>);
 
-/// Writes `frames` in the order of their times; those of one time in the order given.
+/// Writes `frames` sorted by their times; equal times keep their order.
 ///
 /// # Errors
 /// The file cannot be written.
@@ -15,7 +15,7 @@ pub fn write(path: &Path, frames: &[Stamped]) -> std::io::Result<()> {
     let mut bytes = Vec::new();
     bytes.extend(0xa1b2_c3d4_u32.to_le_bytes());
     bytes.extend([2, 0, 4, 0]);
-    // Zone, accuracy, longest frame, Ethernet.
+    // Zone, accuracy, snaplen, link type Ethernet.
     for word in [0, 0, 262_144, 1_u32] {
         bytes.extend(word.to_le_bytes());
     }

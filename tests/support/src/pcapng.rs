@@ -1,15 +1,15 @@
-//! Writes captures block by block: pcapng (draft-ietf-opsawg-pcapng), in either byte order.
+//! Writer of captures, block by block: pcapng (draft-ietf-opsawg-pcapng), in either byte order.
 
-/// The byte order of a section.
+/// Byte order of a section.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
-    /// The least significant byte first.
+    /// Least significant byte first.
     Little,
-    /// The most significant byte first.
+    /// Most significant byte first.
     Big,
 }
 
-/// A section in the making.
+/// Builder of a section.
 #[derive(Clone, Debug)]
 pub struct Section {
     order: Order,
@@ -17,17 +17,17 @@ pub struct Section {
 }
 
 impl Section {
-    /// A section's header.
+    /// Creates a section with its header.
     pub fn new(order: Order) -> Self {
         let mut section = Self { order, bytes: Vec::new() };
         let mut body = [section.u32(0x1a2b_3c4d), section.u16(1), section.u16(0)].concat();
-        // Of no length that is told.
+        // Section length: unspecified.
         body.extend([0xff; 8]);
         section.block(0x0a0d_0d0a, &body);
         section
     }
 
-    /// An interface: link type, snap length, and options as (code, value).
+    /// Adds an interface: link type, snaplen, and options as (code, value).
     pub fn interface(mut self, link: u16, snap: u32, options: &[(u16, Vec<u8>)]) -> Self {
         let mut body = [self.u16(link), self.u16(0), self.u32(snap)].concat();
         for (code, value) in options {
@@ -42,7 +42,7 @@ impl Section {
         self
     }
 
-    /// A frame as writers write it today.
+    /// Adds a frame as an Enhanced Packet Block.
     pub fn enhanced(mut self, interface: u32, units: u64, frame: &[u8]) -> Self {
         let words = [interface, (units >> 32) as u32, units as u32, frame.len() as u32, frame.len() as u32];
         let body = [words.map(|word| self.u32(word)).concat(), frame.to_vec()].concat();
@@ -50,7 +50,7 @@ impl Section {
         self
     }
 
-    /// A frame as writers wrote it before that.
+    /// Adds a frame as an obsolete Packet Block.
     pub fn packet(mut self, interface: u16, units: u64, frame: &[u8]) -> Self {
         let words = [(units >> 32) as u32, units as u32, frame.len() as u32, frame.len() as u32];
         let head = [self.u16(interface), self.u16(0), words.map(|word| self.u32(word)).concat()].concat();
@@ -58,25 +58,26 @@ impl Section {
         self
     }
 
-    /// A frame of the first interface, without a time, of which `captured` bytes were captured.
+    /// Adds a frame of the first interface as a Simple Packet Block, without a time and with `captured`
+    /// bytes.
     pub fn simple(mut self, frame: &[u8], captured: usize) -> Self {
         let body = [self.u32(frame.len() as u32), frame[..captured].to_vec()].concat();
         self.block(3, &body);
         self
     }
 
-    /// A block of any kind.
+    /// Adds a block of any type.
     pub fn other(mut self, kind: u32, body: &[u8]) -> Self {
         self.block(kind, body);
         self
     }
 
-    /// The file's bytes.
+    /// Returns the file's bytes.
     pub fn build(self) -> Vec<u8> {
         self.bytes
     }
 
-    /// A number in the section's byte order.
+    /// Returns a number in the section's byte order.
     pub fn i64(&self, number: i64) -> Vec<u8> {
         if self.order == Order::Big { number.to_be_bytes().to_vec() } else { number.to_le_bytes().to_vec() }
     }

@@ -1,4 +1,4 @@
-//! Frames put on an interface as they are.
+//! Sends frames on an interface unchanged.
 
 use std::{
     ffi::CString,
@@ -11,12 +11,12 @@ use anyhow::{Context, Result, bail};
 
 use crate::lab::Ns;
 
-/// Frames handed to the kernel in one call.
+/// Frames per system call.
 const AT_ONCE: usize = 64;
-/// How long a device may refuse a frame for want of room.
+/// Timeout of a device without buffer space.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A packet socket on an interface of a namespace.
+/// Packet socket on an interface of a namespace.
 #[derive(Debug)]
 pub struct Wire(OwnedFd);
 
@@ -24,11 +24,11 @@ impl Wire {
     /// Opens `interface` of `ns`.
     ///
     /// # Errors
-    /// There is no such interface, or the process may not.
+    /// The interface does not exist, or the process lacks a privilege.
     pub fn open(ns: &Ns, interface: &str) -> Result<Self> {
         let name = CString::new(interface)?;
         let opened = ns.enter(|| {
-            // SAFETY: plain calls; the name lives through them, and the address is initialised.
+            // SAFETY: system calls; the name lives through them, and the address is initialised.
             unsafe {
                 let fd = libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0);
                 if fd < 0 {
@@ -52,7 +52,7 @@ impl Wire {
         Ok(Self(opened.with_context(|| format!("opening {interface}"))?))
     }
 
-    /// Sends frames in their order, each once. A device that has no room is asked again.
+    /// Sends frames in order, each once. Retries while the device has no buffer space.
     ///
     /// # Errors
     /// The device refuses a frame.
@@ -85,7 +85,7 @@ impl Wire {
         };
         let mut vectors: Vec<_> = frames.iter().map(vector).collect();
         let message = |vector: &mut libc::iovec| {
-            // SAFETY: all zeros are a message to nobody in particular, of no parts.
+            // SAFETY: all zeros are a valid message without an address and without parts.
             let mut message: libc::mmsghdr = unsafe { std::mem::zeroed() };
             (message.msg_hdr.msg_iov, message.msg_hdr.msg_iovlen) = (vector, 1);
             message

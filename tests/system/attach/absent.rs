@@ -1,4 +1,4 @@
-//! Interfaces that are not there when the agent starts, and patterns of names.
+//! Interfaces that are missing at the agent's start, and name patterns.
 
 use std::{fs, process::Command, time::Duration};
 
@@ -10,14 +10,14 @@ use super::{
     watched::{SECONDS, all_is_counted, attached, metric, start, wait_for_metric},
 };
 
-/// Status of the agent.
+/// Returns the agent's status.
 fn status(agent: &Agent) -> Status {
     let mut client = Client::connect(agent.socket()).unwrap();
     let Reply::Status(status) = client.call(&Request::Status).unwrap() else { panic!("a status") };
     *status
 }
 
-/// The command `status`: its output, and its exit status.
+/// Runs the command `status`; returns its output and its exit status.
 fn status_command(agent: &Agent) -> (String, Option<i32>) {
     let mut command = Command::new(agent_binary().unwrap());
     let output = command.arg("status").arg("--socket").arg(agent.socket()).output().unwrap();
@@ -32,7 +32,7 @@ fn bound(entry: &str) -> String {
 fn wait_for_bound(agent: &Agent, entry: &str, interfaces: &[&str]) {
     let waited = wait_for(&format!("{entry} is bound to {interfaces:?}"), SECONDS, || {
         let status = status(agent);
-        // Before the first poll there is nothing to tell.
+        // Before the first poll the status is empty.
         let Some(watched) = status.watched.iter().find(|watched| watched.entry == entry) else {
             return Ok(None);
         };
@@ -48,7 +48,7 @@ fn add(lab: &Lab, name: &str) {
 }
 
 #[test]
-fn an_interface_that_is_absent_at_the_start_is_waited_for_and_the_others_are_watched() {
+fn absent_interface_is_attached_when_created() {
     let lab = lab();
     lab.gateway.ip("link del lan0").unwrap();
     let mut agent = start(&lab, "--interface lan0 --interface lan1 --role lan --hook tc");
@@ -74,31 +74,31 @@ fn an_interface_that_is_absent_at_the_start_is_waited_for_and_the_others_are_wat
 }
 
 #[test]
-fn a_start_with_nothing_to_watch_waits_and_is_ready() {
+fn start_without_interfaces_is_ready() {
     let lab = lab();
     for name in ["lan0", "lan1"] {
         lab.gateway.ip(&format!("link del {name}")).unwrap();
     }
-    // `start` waits until the agent says that it is ready.
+    // `start` waits until the agent is ready.
     let mut agent = start(&lab, "--interface lan0 --interface ppp* --role lan --poll-interval 60s");
     wait_for_bound(&agent, "lan0", &[]);
     let status = status(&agent);
     assert!(status.watched.iter().all(|watched| watched.missing_seconds.is_some()), "{status:#?}");
     make_lan0(&lab);
-    // Word of the interface comes at once, not with the next poll.
+    // The agent follows the interface at once, not at the next poll.
     wait_for_bound(&agent, "lan0", &["lan0"]);
     assert!(agent.stop().unwrap().success());
 }
 
 #[test]
-fn patterns_are_bound_as_interfaces_come_go_and_are_renamed() {
+fn patterns_follow_created_removed_and_renamed_interfaces() {
     let lab = lab();
     let config = lab.folder().join("patterns.yaml");
     let text = "interfaces:\n  - { name: 're:^wg[0-9]+$', role: lan, hook: tc }\n  - { name: 'lan*', role: lan }\n  \
                 - { name: 'l*', role: host }\n  - { name: lan1, role: lan, hook: tc }\n";
     fs::write(&config, text).unwrap();
     let mut agent = start(&lab, &format!("--config {}", config.display()));
-    // The name comes before the pattern, and the first pattern before the second; no pattern takes the loopback.
+    // A name precedes a pattern, and the first pattern precedes the second; no pattern matches the loopback.
     wait_for_bound(&agent, "lan*", &["lan0"]);
     wait_for_bound(&agent, "lan1", &["lan1"]);
     wait_for_bound(&agent, "l*", &[]);
@@ -113,7 +113,8 @@ fn patterns_are_bound_as_interfaces_come_go_and_are_renamed() {
     let role = |name: &str| roles.iter().find(|interface| interface.name == name).unwrap().role.clone();
     assert_eq!([role("wg0"), role("l2tp0")], ["lan", "host"]);
 
-    // A name that matches no more, one that matches another pattern, one by an alternative name, one that goes.
+    // A name that no longer matches, one that matches another pattern, an alternative name, a removed
+    // interface.
     for words in
         ["set wg0 name other0", "set l2tp0 name wg7", "property add dev wgx altname lanparty", "del wg12"]
     {
@@ -127,7 +128,7 @@ fn patterns_are_bound_as_interfaces_come_go_and_are_renamed() {
         assert!(!metrics.contains(gone), "{gone}: {metrics}");
     }
 
-    // While traffic flows, the interface goes and comes back.
+    // The interface is removed and created while traffic flows.
     lab.gateway.ip("link del lan0").unwrap();
     wait_for_bound(&agent, "lan*", &["wgx"]);
     make_lan0(&lab);
@@ -139,11 +140,11 @@ fn patterns_are_bound_as_interfaces_come_go_and_are_renamed() {
 }
 
 #[test]
-fn series_of_interfaces_that_come_and_go_do_not_add_up() {
+fn series_of_removed_interfaces_are_dropped() {
     let lab = lab();
     let mut agent = start(&lab, "--interface ppp* --interface lan0 --role lan --hook tc");
     wait_for_bound(&agent, "lan0", &["lan0"]);
-    // Those of interfaces; others depend on what is counted.
+    // Only the series of interfaces; others depend on the traffic.
     let series = || {
         let metrics = agent.metrics().unwrap();
         metrics.lines().filter(|line| line.contains("interface=") || line.contains("entry=")).count()
@@ -163,7 +164,7 @@ fn series_of_interfaces_that_come_and_go_do_not_add_up() {
 }
 
 #[test]
-fn an_interface_is_watched_once_whatever_names_it_is_listed_by() {
+fn interface_with_two_names_is_attached_once() {
     let lab = lab();
     lab.gateway.ip("link property add dev lan0 altname office").unwrap();
     let mut agent = start(&lab, "--interface lan0 --interface office --interface lan? --role lan --hook tc");
@@ -172,14 +173,14 @@ fn an_interface_is_watched_once_whatever_names_it_is_listed_by() {
     assert!(agent.log().contains("another entry watches this interface"), "{}", agent.log());
     all_is_counted(&lab, &[&agent]);
     assert!(agent.stop().unwrap().success());
-    // Alone, the alternative name is as good.
+    // The alternative name alone is sufficient.
     let mut agent = start(&lab, "--interface office --role lan --hook tc");
     all_is_counted(&lab, &[&agent]);
     assert!(agent.stop().unwrap().success());
 }
 
 #[test]
-fn a_metrics_address_that_no_interface_has_yet_ends_nothing() {
+fn unassigned_metrics_address_does_not_stop_agent() {
     let lab = lab();
     let binary = agent_binary().unwrap();
     let (log, socket) = (lab.folder().join("early.log"), lab.folder().join("early.sock"));

@@ -1,11 +1,11 @@
-//! Hooks that refuse the program: what is tried next, and what is said.
+//! Hooks that refuse the program: the fallbacks and their log lines.
 
 use mailflow_test_support::lab::{Bystander, Lab, LabOptions, Slot, Verdict};
 
 use super::watched::{all_is_counted, attached, start, wait_for_metric};
 
 #[test]
-fn where_native_xdp_is_taken_tc_counts() {
+fn occupied_native_xdp_falls_back_to_tc() {
     for slot in [Slot::NativeXdp, Slot::GenericXdp] {
         let lab = Lab::new(&LabOptions::default()).unwrap();
         let other = Bystander::load("firewall", Verdict::XdpPass).unwrap();
@@ -18,7 +18,7 @@ fn where_native_xdp_is_taken_tc_counts() {
             assert!(log.contains(&line), "no `{line}` in\n{log}");
         }
         let before = other.seen().unwrap();
-        // Generic XDP cannot see merged buffers; the one that was there first may, and TC counts what follows.
+        // Generic XDP may not see merged buffers; the other program keeps the hook, and TC counts.
         all_is_counted(&lab, &[&agent]);
         assert!(other.seen().unwrap() > before, "the other program is starved");
         assert!(agent.stop().unwrap().success());
@@ -28,17 +28,18 @@ fn where_native_xdp_is_taken_tc_counts() {
 }
 
 #[test]
-fn where_frames_are_too_large_for_native_xdp_the_next_form_counts() {
+fn large_mtu_falls_back_from_native_xdp() {
     let lab = Lab::new(&LabOptions::default()).unwrap();
     for (ns, port) in [(&lab.gateway, "lan0"), (&lab.client, "eth0")] {
         ns.ip(&format!("link set {port} mtu 9000")).unwrap();
     }
-    // veth takes 9000 with frames in several buffers: only a program that wants them whole is refused.
+    // veth takes an MTU of 9000 with multi-buffer frames: it refuses only programs without multi-buffer
+    // support.
     let mut agent = start(&lab, "--interface lan0 --role lan --hook xdp");
     wait_for_metric(&agent, &attached("xdp.frags", "ingress"), 1);
     all_is_counted(&lab, &[&agent]);
     assert!(agent.stop().unwrap().success());
-    // The loopback has no native XDP at all.
+    // The loopback has no native XDP.
     let mut agent = start(&lab, "--interface lo --role host --hook xdp");
     let log = agent.log();
     assert!(log.contains("interface=\"lo\" hook=\"xdp\" reason=the driver has no native XDP"), "{log}");
@@ -47,7 +48,7 @@ fn where_frames_are_too_large_for_native_xdp_the_next_form_counts() {
 }
 
 #[test]
-fn by_itself_the_agent_keeps_off_xdp_on_virtual_interfaces() {
+fn default_hook_avoids_xdp_on_virtual_interfaces() {
     let lab = Lab::new(&LabOptions::default()).unwrap();
     let mut agent = start(&lab, "--interface lan0 --role lan");
     wait_for_metric(&agent, &attached("tcx", "ingress"), 1);

@@ -1,11 +1,11 @@
-//! Other programs on the same hooks: the agent's see every packet, and so do theirs.
+//! Other programs at the same hooks: the agent's programs see every packet, and so do the others.
 
 use mailflow_test_support::lab::{Bystander, Lab, LabOptions, Slot, Verdict, detach_links};
 
 use super::watched::{again, all_is_counted, attached, metric, position, send, start, wait_for_metric};
 
 #[test]
-fn behind_an_earlier_program_that_accepts_every_packet_is_seen() {
+fn agent_counts_behind_accepting_tcx_program() {
     let lab = Lab::new(&LabOptions::default()).unwrap();
     let other = Bystander::load("earlier", Verdict::TcPass).unwrap();
     let _in = other.attach(&lab.gateway, "lan0", Slot::TcxIngressFirst).unwrap();
@@ -18,7 +18,7 @@ fn behind_an_earlier_program_that_accepts_every_packet_is_seen() {
     let before = (other.seen().unwrap(), out.seen().unwrap());
     all_is_counted(&lab, &[&agent]);
     let shown = kernel_buffers(&agent);
-    // Theirs is shown what ours is: the mail, and what is none.
+    // The other program sees what the agent's program sees: mail and other traffic.
     assert!(other.seen().unwrap() - before.0 >= shown[0], "the one before is starved: {other:?}");
     assert!(out.seen().unwrap() - before.1 >= shown[1], "the one before is starved: {out:?}");
     assert!(agent.stop().unwrap().success());
@@ -28,7 +28,7 @@ fn behind_an_earlier_program_that_accepts_every_packet_is_seen() {
 }
 
 #[test]
-fn a_program_that_gets_in_front_is_reported_and_overtaken() {
+fn program_attached_in_front_is_reported_and_passed_once() {
     let lab = Lab::new(&LabOptions::default()).unwrap();
     let mut agent = start(&lab, "--interface lan0 --role lan --hook tc");
     wait_for_metric(&agent, &position("tcx", "ingress"), 1);
@@ -44,7 +44,7 @@ fn a_program_that_gets_in_front_is_reported_and_overtaken() {
     all_is_counted(&lab, &[&agent]);
     assert!(other.seen().unwrap() - before >= kernel_buffers(&agent)[0], "the other one is starved");
 
-    // One that wants to be first again and again is not fought over: it is shown, and left in peace.
+    // The agent does not compete with a program that attaches first repeatedly: it only reports the position.
     drop(link);
     let _link = other.attach(&lab.gateway, "lan0", Slot::TcxIngressFirst).unwrap();
     changed(&lab);
@@ -55,7 +55,7 @@ fn a_program_that_gets_in_front_is_reported_and_overtaken() {
 }
 
 #[test]
-fn another_agent_in_front_takes_nothing_away_and_is_left_there() {
+fn second_agent_in_front_keeps_its_position() {
     let lab = Lab::new(&LabOptions::default()).unwrap();
     let mut first = start(&lab, "--interface lan0 --role lan --hook tc");
     let mut second = start(&lab, "--interface lan0 --role lan --hook tc --metrics 127.0.0.1:10826");
@@ -70,7 +70,7 @@ fn another_agent_in_front_takes_nothing_away_and_is_left_there() {
 }
 
 #[test]
-fn programs_that_are_taken_away_are_attached_again() {
+fn detached_programs_are_reattached() {
     for (hook, name) in [("xdp", "xdp.frags"), ("tc", "tcx")] {
         let lab = Lab::new(&LabOptions::default()).unwrap();
         let mut agent = start(&lab, &format!("--interface lan0 --role lan --hook {hook}"));
@@ -87,14 +87,14 @@ fn programs_that_are_taken_away_are_attached_again() {
     }
 }
 
-/// Lets the agent hear of a change of the interface, so that it looks before its minute is over.
+/// Triggers a link event, so that the agent verifies its hooks before the minute is over.
 pub(crate) fn changed(lab: &Lab) {
     static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
     let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     lab.gateway.ip(&format!("link set lan0 alias change-{number}")).unwrap();
 }
 
-/// Buffers counted up, which came in, and down, which went out.
+/// Returns the buffers counted up (ingress) and down (egress).
 fn kernel_buffers(agent: &mailflow_test_support::lab::Agent) -> [u64; 2] {
     ["up", "down"].map(|direction| {
         metric(agent, &format!("mailflow_kernel_buffers_total{{direction=\"{direction}\"}}")).unwrap()

@@ -1,4 +1,4 @@
-//! An agent that holds no capability, and the process beside it that looks at the hooks.
+//! Agent without capabilities, and its helper process that queries the hooks.
 
 use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf};
 
@@ -10,12 +10,12 @@ use super::{
     watched::{SECONDS, again, all_is_counted, attached, metric, position, start, wait_for_metric},
 };
 
-/// Bits of capabilities (linux/capability.h).
+/// Capability bits (linux/capability.h).
 const NET_ADMIN: u64 = 1 << 12;
 const SYS_ADMIN: u64 = 1 << 21;
 const LOOKOUT: &str = "mailflow_lookout_up";
 
-/// A field of /proc/.../status.
+/// Returns a field of /proc/.../status.
 fn field(status: &str, name: &str) -> String {
     status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().trim().to_owned()
 }
@@ -24,7 +24,8 @@ fn status(path: &str) -> String {
     fs::read_to_string(format!("/proc/{path}/status")).unwrap_or_default()
 }
 
-/// The sets a process may use, over all of its threads: inheritable, permitted, effective, ambient.
+/// Returns the union of a process's inheritable, permitted, effective and ambient sets, over all of its
+/// threads.
 fn held(process: u32) -> u64 {
     let threads: Vec<_> = fs::read_dir(format!("/proc/{process}/task")).unwrap().flatten().collect();
     let mut held = 0;
@@ -38,14 +39,14 @@ fn held(process: u32) -> u64 {
     held
 }
 
-/// The processes that an agent has started.
+/// Returns the child processes of an agent.
 fn children(agent: &mut Agent) -> Vec<u32> {
     let pid = agent.process().pid();
     let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
     children.split_whitespace().map(|child| child.parse().unwrap()).collect()
 }
 
-/// The one that looks at the hooks.
+/// Returns the helper process that queries the hooks.
 fn lookout(agent: &mut Agent) -> u32 {
     let children = children(agent);
     assert_eq!(children.len(), 1, "{children:?}");
@@ -60,13 +61,13 @@ fn configure(lab: &Lab, interface: &str, hook: &str) -> PathBuf {
     path
 }
 
-/// Lets an agent do all that it has to do while it runs.
+/// Makes an agent do all of its duties at run time.
 fn everything_goes_on(lab: &Lab, agent: &mut Agent, hook: &str, name: &str) {
     let at_hook = attached(name, "ingress");
     wait_for_metric(agent, &at_hook, 1);
     assert_eq!(held(agent.process().pid()), 0, "{}", agent.log());
 
-    // Egress is TCX in any case.
+    // Egress is always TCX.
     wait_for_metric(agent, &position("tcx", "egress"), 1);
     let other = Bystander::load("pushy", Verdict::TcNext).unwrap();
     let _link = other.attach(&lab.gateway, "lan0", Slot::TcxEgressFirst).unwrap();
@@ -92,13 +93,13 @@ fn everything_goes_on(lab: &Lab, agent: &mut Agent, hook: &str, name: &str) {
     all_is_counted(lab, &[agent]);
     let log = agent.log();
     assert!(!log.contains("refused") && !log.contains("poll failed"), "{log}");
-    // With all the threads that were started meanwhile.
+    // Threads that were started meanwhile are included.
     assert_eq!(held(agent.process().pid()), 0, "{log}");
     assert!(agent.stop().unwrap().success());
 }
 
 #[test]
-fn as_root_it_holds_no_capability_and_does_all_it_has_to() {
+fn agent_as_root_works_without_capabilities() {
     for (hook, name) in [("tc", "tcx"), ("xdp", "xdp.frags")] {
         let lab = lab();
         let config = configure(&lab, "lan0", hook);
@@ -108,10 +109,10 @@ fn as_root_it_holds_no_capability_and_does_all_it_has_to() {
     }
 }
 
-/// As under the shipped unit, or in a container: a user of its own, three capabilities, and none that would let
-/// it change the bounding set.
+/// Checks an agent as under the shipped unit, or in a container: its own user, three capabilities, and no
+/// capability that could change the bounding set.
 #[test]
-fn as_a_service_it_holds_no_capability_and_does_all_it_has_to() {
+fn agent_as_service_works_without_capabilities() {
     for (hook, name) in [("tc", "tcx"), ("xdp", "xdp.frags")] {
         let lab = lab();
         fs::set_permissions(lab.folder(), fs::Permissions::from_mode(0o777)).unwrap();
@@ -133,7 +134,7 @@ fn as_a_service_it_holds_no_capability_and_does_all_it_has_to() {
 }
 
 #[test]
-fn once_the_lookout_is_gone_the_agent_says_so_and_counts_on() {
+fn dead_helper_process_is_reported_and_counting_continues() {
     let lab = lab();
     let mut agent = start(&lab, "--interface lan0 --role lan --hook tc");
     wait_for_metric(&agent, LOOKOUT, 1);
@@ -170,7 +171,7 @@ fn once_the_lookout_is_gone_the_agent_says_so_and_counts_on() {
 }
 
 #[test]
-fn the_lookout_ends_with_its_agent() {
+fn helper_process_ends_with_agent() {
     for signal in [libc::SIGKILL, libc::SIGTERM] {
         let lab = lab();
         let mut agent = start(&lab, "--interface lan0 --role lan --hook tc");

@@ -1,4 +1,4 @@
-//! What the agent and `doctor` say of a gateway that does not count as its operator expects.
+//! Reports of the agent and of `doctor` about a gateway that does not count as expected.
 
 use std::{
     fs,
@@ -18,7 +18,7 @@ use super::{
 const FLOWS: &str = "mailflow_unlisted_client_flows_total";
 const PREFIX: &str = "mailflow_unlisted_prefix{interface=\"lan0\",prefix=\"2a00:1450:4001:77::/64\"}";
 
-/// Gives the network of lan0 a global IPv6 prefix, as a provider delegates one, beside its own addresses.
+/// Adds a global IPv6 prefix to the network of lan0, as a provider would delegate one.
 fn global_prefix(lab: &Lab) -> SocketAddr {
     lab.gateway.ip("address add 2a00:1450:4001:77::1/64 dev lan0 nodad").unwrap();
     lab.client.ip("address add 2a00:1450:4001:77::2/64 dev eth0 nodad").unwrap();
@@ -28,14 +28,14 @@ fn global_prefix(lab: &Lab) -> SocketAddr {
     SocketAddr::new(lab.server_ip(Family::V6), 25)
 }
 
-/// The findings of `doctor`, in the gateway's namespace.
+/// Returns the findings of `doctor` in the gateway's namespace.
 fn doctor(lab: &Lab, options: &str) -> Vec<Value> {
     let mut command = lab.gateway.command(agent_binary().unwrap().to_str().unwrap());
     let output = command.arg("doctor").arg("--json").args(options.split_whitespace()).output().unwrap();
     serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"))
 }
 
-/// The verdict and the text of a finding.
+/// Returns the verdict and the text of a finding.
 fn finding<'a>(findings: &'a [Value], what: &str) -> (&'a str, &'a str) {
     let found = findings.iter().find(|finding| finding["what"] == what);
     let found = found.unwrap_or_else(|| panic!("{what}: {findings:#?}"));
@@ -49,7 +49,7 @@ fn status(agent: &Agent) -> String {
 }
 
 #[test]
-fn clients_in_no_internal_network_are_warned_of_until_they_are_listed() {
+fn clients_outside_internal_networks_are_warned_until_listed() {
     let lab = lab();
     let server = global_prefix(&lab);
     let config = lab.folder().join("networks.yaml");
@@ -81,7 +81,7 @@ fn clients_in_no_internal_network_are_warned_of_until_they_are_listed() {
         ("warn", "in no internal network: 2a00:1450:4001:77::/64")
     );
 
-    // The IPv4 addresses of the same network are internal: they add nothing.
+    // The IPv4 addresses of the network are internal: they add no warning.
     transfer(&lab.client, &lab.server, SocketAddr::new(lab.server_ip(Family::V4), 25), 4_000, 4_000).unwrap();
     let networks = "internal_networks: { networks: [10.0.0.0/8, 'fd00::/8', '2a00:1450:4001:77::/64'] }\n";
     fs::write(&config, format!("interfaces: [{{ name: lan0, role: lan }}]\n{networks}")).unwrap();
@@ -94,7 +94,7 @@ fn clients_in_no_internal_network_are_warned_of_until_they_are_listed() {
 }
 
 #[test]
-fn an_address_that_comes_later_is_warned_of_and_others_are_not() {
+fn new_public_interface_address_is_warned() {
     let lab = lab();
     let mut agent = start(&lab, "--interface lan0 --interface lan1 --role lan --poll-interval 60s");
     let prefixes = || agent.metrics().unwrap().matches("mailflow_unlisted_prefix{").count();
@@ -109,7 +109,7 @@ fn an_address_that_comes_later_is_warned_of_and_others_are_not() {
     assert!(!status(&agent).contains("198.51.100.9"), "{}", status(&agent));
     assert!(agent.stop().unwrap().success());
 
-    // The gateway's own mail leaves by its public address, which is no client of ours.
+    // The gateway's own mail leaves from its public address, which is no client's.
     let mut agent = start(&lab, "--interface wan0 --role host");
     let server = SocketAddr::new(lab.server_ip(Family::V4), 25);
     transfer(&lab.gateway, &lab.server, server, 4_000, 4_000).unwrap();
@@ -120,7 +120,7 @@ fn an_address_that_comes_later_is_warned_of_and_others_are_not() {
 }
 
 #[test]
-fn doctor_looks_at_what_the_running_agent_watches() {
+fn doctor_checks_interfaces_of_running_agent() {
     let lab = lab();
     let mut agent = start(&lab, "--interface lan1 --interface ppp* --interface tun9 --role lan");
     let socket = format!("--socket {}", agent.socket().display());
@@ -131,7 +131,7 @@ fn doctor_looks_at_what_the_running_agent_watches() {
     assert_eq!(finding(&findings, "ppp*").0, "warn");
     assert_eq!(finding(&findings, "tun9").0, "bad");
     assert_eq!(finding(&findings, "bpf"), ("ok", "a map was created and a program loaded, to try it"));
-    // What is named on the command line is looked at instead.
+    // Interfaces on the command line replace those of the agent.
     let findings = doctor(&lab, &format!("{socket} --interface lan0 --role lan"));
     assert_eq!(finding(&findings, "lan0 role").0, "ok");
     assert!(findings.iter().all(|finding| finding["what"] != "lan1 role"), "{findings:#?}");
@@ -139,14 +139,14 @@ fn doctor_looks_at_what_the_running_agent_watches() {
 }
 
 #[test]
-fn an_interface_on_the_outside_is_no_lan() {
+fn outside_interface_with_lan_role_is_warned() {
     let lab = lab();
     let wan = |name: &str| {
         let findings = doctor(&lab, &format!("--socket /nonexistent --interface {name} --role lan"));
         let (verdict, found) = finding(&findings, &format!("{name} role"));
         (verdict.to_owned(), found.to_owned())
     };
-    // The lab has no default route, but masquerades what leaves here.
+    // The lab has no default route, but masquerades packets that leave by this interface.
     let (verdict, found) = wan("wan0");
     assert!(verdict == "warn" && found.contains("source NAT") && found.contains("masquerade"), "{found}");
     lab.gateway.ip("route add default dev wan0").unwrap();
@@ -159,14 +159,14 @@ fn an_interface_on_the_outside_is_no_lan() {
     lab.gateway.ip("address add 93.184.217.1/24 dev lan1").unwrap();
     let (verdict, found) = wan("lan1");
     assert!(verdict == "warn" && found.contains("93.184.217.1"), "{found}");
-    // The running agent says so too.
+    // The running agent reports the same.
     let mut agent = start(&lab, "--interface wan0 --role lan");
     wait_for("status", SECONDS, || Ok(status(&agent).contains("a default route leaves by it").then_some(())))
         .unwrap();
     assert!(agent.stop().unwrap().success());
 }
 
-/// Runs the agent's program as an ordinary user.
+/// Runs the agent's binary as an unprivileged user.
 fn as_nobody(words: &str) -> Output {
     let mut command = Command::new("setpriv");
     command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]).arg(agent_binary().unwrap());
@@ -174,8 +174,8 @@ fn as_nobody(words: &str) -> Output {
 }
 
 #[test]
-fn an_ordinary_user_is_told_of_the_missing_capabilities_first() {
-    // The default places of the socket, the state and the pins are root's.
+fn missing_capabilities_are_reported_first_to_unprivileged_user() {
+    // Only root can write to the default locations of the socket, the state and the pins.
     let options =
         "run --interface lo --control /run/mailflow-nobody/s --state /var/lib/mailflow-nobody --pins off";
     let told = as_nobody(options);
@@ -190,7 +190,7 @@ fn an_ordinary_user_is_told_of_the_missing_capabilities_first() {
     assert_eq!(told.status.code(), Some(1));
 }
 
-/// Lets a filter answer bpf(2) so, for this process and those that it starts.
+/// Installs a seccomp filter with this action for bpf(2), for this process and its children.
 fn filter(action: u32) -> std::io::Result<()> {
     let code = |code: u32, jt, jf, k| libc::sock_filter { code: code as u16, jt, jf, k };
     let mut program = [
@@ -200,7 +200,7 @@ fn filter(action: u32) -> std::io::Result<()> {
         code(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
     ];
     let program = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
-    // SAFETY: reads the program, which lives through the call.
+    // SAFETY: the kernel reads the program, which lives through the call.
     let result = unsafe {
         libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
             | libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program, 0, 0)
@@ -209,11 +209,11 @@ fn filter(action: u32) -> std::io::Result<()> {
 }
 
 #[test]
-fn doctor_names_a_filter_of_system_calls() {
+fn doctor_reports_seccomp_filter() {
     for action in [libc::SECCOMP_RET_ERRNO | libc::EPERM as u32, libc::SECCOMP_RET_KILL_PROCESS] {
         let mut command = Command::new(agent_binary().unwrap());
         command.args(["doctor", "--json", "--interface", "lo", "--socket", "/nonexistent"]);
-        // SAFETY: makes two system calls between fork and exec, and allocates nothing.
+        // SAFETY: two system calls between fork and exec, without an allocation.
         let told = unsafe { command.pre_exec(move || filter(action)) }.output().unwrap();
         assert_eq!(told.status.code(), Some(1), "{told:?}");
         let findings: Vec<Value> = serde_json::from_slice(&told.stdout).unwrap();
@@ -222,7 +222,7 @@ fn doctor_names_a_filter_of_system_calls() {
         assert_eq!(bpf["verdict"], "bad");
         assert!(bpf["advice"].as_str().unwrap().contains("a seccomp filter"), "{bpf}");
     }
-    // So does `run`, beside the kernel's answer.
+    // `run` reports the filter too, in addition to the kernel's error.
     let mut command = Command::new(agent_binary().unwrap());
     let options = "run --interface lo --metrics off --state off --pins off --control off --alerts off";
     command.args(options.split_whitespace());
@@ -235,9 +235,9 @@ fn doctor_names_a_filter_of_system_calls() {
 }
 
 #[test]
-fn pins_of_a_mount_namespace_of_its_own_are_not_said_to_last() {
+fn pins_in_private_mount_namespace_are_warned() {
     let lab = lab();
-    // `ip netns exec` gives the agent a mount namespace, and a /sys without a BPF file system.
+    // `ip netns exec` creates a mount namespace for the agent, with a /sys without bpffs.
     let options = format!(
         "--interface lan0 --role lan --pins /sys/fs/bpf/mailflow-{} --state {}",
         std::process::id(),
@@ -250,14 +250,14 @@ fn pins_of_a_mount_namespace_of_its_own_are_not_said_to_last() {
     let findings = doctor(&lab, &format!("--socket {}", agent.socket().display()));
     let warned = findings.iter().any(|finding| finding["found"].as_str().unwrap().contains(told));
     assert!(warned, "{findings:#?}");
-    // And so it is.
+    // The warning is true: the pins are gone after a kill.
     agent.process().signal(libc::SIGKILL).unwrap();
     agent.stop().unwrap();
     let mut agent = start(&lab, &options);
     assert!(status(&agent).contains("begun empty"), "{}", status(&agent));
     assert!(agent.stop().unwrap().success());
 
-    // In one that is mounted outside they last.
+    // Pins in a bpffs of the outer mount namespace survive.
     let mount = lab.folder().join("bpf");
     fs::create_dir_all(&mount).unwrap();
     output(Command::new("mount").args(["-t", "bpf", "bpf"]).arg(&mount)).unwrap();

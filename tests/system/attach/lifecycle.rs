@@ -1,4 +1,4 @@
-//! Interfaces that vanish, come back and are renamed while the agent runs.
+//! Interfaces that are removed, created again and renamed while the agent runs.
 
 use mailflow_test_support::lab::{Hosts, Lab, LabOptions, wait_for};
 
@@ -8,7 +8,7 @@ pub(crate) fn lab() -> Lab {
     Lab::new(&LabOptions { hosts: Hosts::ClientAndInside, ..LabOptions::default() }).unwrap()
 }
 
-/// Makes `lan0` and the client's `eth0` again, as they were.
+/// Creates `lan0` and the client's `eth0` again, as before.
 pub(crate) fn make_lan0(lab: &Lab) {
     let client = lab.client.name();
     lab.gateway.ip(&format!("link add lan0 type veth peer name eth0 netns {client}")).unwrap();
@@ -20,7 +20,7 @@ pub(crate) fn make_lan0(lab: &Lab) {
 }
 
 #[test]
-fn an_interface_that_is_made_anew_is_watched_again() {
+fn recreated_interface_is_reattached() {
     for (hook, name) in [("xdp", "xdp.frags"), ("tc", "tcx")] {
         let lab = lab();
         let options = format!("--interface lan0 --interface lan1 --role lan --hook {hook}");
@@ -47,7 +47,7 @@ fn an_interface_that_is_made_anew_is_watched_again() {
 }
 
 #[test]
-fn following_an_interface_does_not_wait_for_a_poll() {
+fn interface_change_is_followed_before_next_poll() {
     let lab = lab();
     let mut agent = start(&lab, "--interface lan1 --role lan --poll-interval 60s");
     let series = attached("tcx", "ingress").replace("lan0", "lan1");
@@ -60,11 +60,11 @@ fn following_an_interface_does_not_wait_for_a_poll() {
 }
 
 #[test]
-fn a_renamed_interface_is_watched_until_another_bears_its_name() {
+fn renamed_interface_is_followed_until_name_is_reused() {
     let lab = lab();
     let mut agent = start(&lab, "--interface lan0 --role lan");
     all_is_counted(&lab, &[&agent]);
-    // Down first: before 6.2 the kernel renames no interface that is up.
+    // Down first: before 6.2 the kernel refuses to rename an interface that is up.
     for words in ["lan0 down", "lan0 name office", "office up"] {
         lab.gateway.ip(&format!("link set {words}")).unwrap();
     }
@@ -75,7 +75,7 @@ fn a_renamed_interface_is_watched_until_another_bears_its_name() {
     assert_eq!(metric(&agent, &attached("tcx", "ingress")), Some(1));
     assert_eq!(metric(&agent, &again("ingress")), Some(0), "its program never left");
 
-    // Now the name is another's: what would be watched after a restart is watched now.
+    // Another interface takes the name: the agent watches the interface that a restart would select.
     for words in ["lan1 down", "lan1 name lan0", "lan0 up"] {
         lab.gateway.ip(&format!("link set {words}")).unwrap();
     }
@@ -85,7 +85,7 @@ fn a_renamed_interface_is_watched_until_another_bears_its_name() {
 }
 
 #[test]
-fn swapped_names_end_up_where_a_restart_would_put_them() {
+fn swapped_interface_names_are_followed_as_after_restart() {
     let lab = lab();
     let mut agent = start(&lab, "--interface lan0 --interface lan1 --role lan --hook tc");
     all_is_counted(&lab, &[&agent]);
@@ -94,7 +94,7 @@ fn swapped_names_end_up_where_a_restart_would_put_them() {
     {
         lab.gateway.ip(&format!("link set {words}")).unwrap();
     }
-    // What was attached before stands in the metrics until the agent has followed; that it is attached again does not.
+    // The metrics show the old attachments until the agent follows, but never a reattachment too early.
     for direction in ["ingress", "egress"] {
         wait_for_metric(&agent, &again(direction), 1);
         wait_for_metric(&agent, &again(direction).replace("lan0", "lan1"), 1);

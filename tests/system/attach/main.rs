@@ -1,7 +1,6 @@
-//! What hangs on an interface beside the agent's programs, and what becomes of the interface while the agent
-//! runs.
+//! Other programs at the agent's hooks, and changes of interfaces while the agent runs.
 //!
-//! These tests make network namespaces and so need root.
+//! These tests create network namespaces and need root.
 
 mailflow_test_support::needs_root!();
 

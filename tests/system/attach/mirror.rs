@@ -1,4 +1,4 @@
-//! A mirror port: what comes there, and that what comes twice is noticed.
+//! Mirror port: both directions at one interface, and the detection of duplicated packets.
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -8,11 +8,11 @@ use mailflow_test_support::lab::{Agent, Lab, LabOptions};
 
 use super::watched::{metric, start, wait_for_metric};
 
-/// Connections of one test: enough to judge by.
+/// Connections per test: enough for the duplicate detector.
 const CONNECTIONS: u16 = 15;
 
 #[test]
-fn a_mirror_that_delivers_twice_is_noticed() {
+fn duplicated_mirror_packets_are_detected() {
     for (times, twice) in [(1, 0), (2, 1)] {
         let lab = Lab::new(&LabOptions::default()).unwrap();
         let mut agent = start(&lab, "--interface lan0 --role mirror");
@@ -28,7 +28,7 @@ fn a_mirror_that_delivers_twice_is_noticed() {
         }
         wait_for_metric(&agent, "mailflow_delivered_twice", twice);
         let copies = copies(&agent);
-        // A copy that comes as the clock ticks twice, on a busy machine, is not known for one.
+        // A copy that arrives after a clock tick, on a busy machine, is not recognised as one.
         assert!(copies <= sent * 2 * twice / 2 && copies >= sent * 2 * twice * 2 / 5, "{copies} of {sent}");
         assert_eq!(agent.log().matches("delivered twice").count() as u64, twice, "{}", agent.log());
         assert!(agent.stop().unwrap().success());
@@ -40,7 +40,7 @@ fn copies(agent: &Agent) -> u64 {
     ["syn", "syn_ack"].iter().map(|packet| metric(agent, &of(packet)).unwrap()).sum()
 }
 
-/// A connection's first packets, as a mirror shows them.
+/// Returns a connection's first packets, as a mirror shows them.
 fn handshake(number: u16) -> [Vec<u8>; 3] {
     let (client, server) = (format!("10.20.0.2:{}", 20_000 + number), "93.184.215.25:25");
     [
@@ -50,24 +50,24 @@ fn handshake(number: u16) -> [Vec<u8>; 3] {
     ]
 }
 
-/// Puts frames on the wire to `lan0`.
+/// Sends frames to `lan0`.
 fn send<'a>(lab: &Lab, frames: impl Iterator<Item = &'a Vec<u8>> + Send) -> io::Result<()> {
     lab.client
         .enter(|| {
-            // SAFETY: socket(2) takes three numbers and returns a descriptor that is the caller's.
+            // SAFETY: socket(2) takes three integers and returns a descriptor that the caller owns.
             let socket = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW, 0) };
             if socket < 0 {
                 return Err(io::Error::last_os_error());
             }
             // SAFETY: as above.
             let socket = unsafe { OwnedFd::from_raw_fd(socket) };
-            // SAFETY: all zeros are a value of it.
+            // SAFETY: all zeros are a valid value of the struct.
             let mut to: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
             to.sll_family = libc::AF_PACKET as u16;
-            // SAFETY: reads a string that lives through the call.
+            // SAFETY: the string lives through the call.
             to.sll_ifindex = unsafe { libc::if_nametoindex(c"eth0".as_ptr()) } as i32;
             for frame in frames {
-                // SAFETY: reads the frame and the address, which live through the call.
+                // SAFETY: the frame and the address live through the call.
                 let sent = unsafe {
                     libc::sendto(
                         socket.as_raw_fd(),

@@ -1,11 +1,11 @@
-//! An agent on a lab's `lan0`, and what it counted there.
+//! Agent on a lab's `lan0`, and its counters.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use mailflow_test_support::lab::{Agent, Family, Lab, TcpFacts, agent_binary, transfer, wait_for};
 
-/// How long the agent may take to follow a change.
+/// Timeout of the agent's reaction to a change.
 pub(crate) const SECONDS: Duration = Duration::from_secs(60);
 
 /// Starts the agent on the gateway.
@@ -13,7 +13,7 @@ pub(crate) fn start(lab: &Lab, options: &str) -> Agent {
     Agent::start(&lab.gateway, &agent_binary().unwrap(), lab.folder(), "agent", options).unwrap()
 }
 
-/// Waits for a line in the metrics that begins so, and returns its value.
+/// Returns the value of a series, if the metrics have it.
 pub(crate) fn metric(agent: &Agent, series: &str) -> Option<u64> {
     let metrics = agent.metrics().unwrap();
     let line = metrics.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
@@ -28,28 +28,28 @@ pub(crate) fn wait_for_metric(agent: &Agent, series: &str, value: u64) {
     waited.unwrap_or_else(|error| panic!("{error:#}\n{}\n{}", agent.metrics().unwrap(), agent.log()));
 }
 
-/// `mailflow_attached` of a hook of lan0.
+/// Returns the series `mailflow_attached` of a hook of lan0.
 pub(crate) fn attached(hook: &str, direction: &str) -> String {
     format!("mailflow_attached{{interface=\"lan0\",hook=\"{hook}\",direction=\"{direction}\"}}")
 }
 
-/// `mailflow_attached_position` of a hook of lan0.
+/// Returns the series `mailflow_attached_position` of a hook of lan0.
 pub(crate) fn position(hook: &str, direction: &str) -> String {
     attached(hook, direction).replace("_attached", "_attached_position")
 }
 
-/// `mailflow_reattached_total` of a direction of lan0.
+/// Returns the series `mailflow_reattached_total` of a direction of lan0.
 pub(crate) fn again(direction: &str) -> String {
     format!("mailflow_reattached_total{{interface=\"lan0\",direction=\"{direction}\"}}")
 }
 
-/// Sends some bytes from the client to the server.
+/// Transfers some bytes between client and server.
 pub(crate) fn send(lab: &Lab) -> TcpFacts {
     let server = SocketAddr::new(lab.server_ip(Family::V4), 25);
     transfer(&lab.client, &lab.server, server, 40_000, 40_000).unwrap().client_facts
 }
 
-/// Sends some bytes and waits until each agent has counted exactly the packets both kernels say there were,
+/// Transfers some bytes and waits until each agent has counted exactly the packets of both kernels' TCP_INFO,
 /// up and down.
 pub(crate) fn all_is_counted(lab: &Lab, agents: &[&Agent]) {
     let before: Vec<_> = agents.iter().map(|agent| counted(agent)).collect();
@@ -66,7 +66,7 @@ pub(crate) fn all_is_counted(lab: &Lab, agents: &[&Agent]) {
     }
 }
 
-/// Packets up and down so far.
+/// Returns the packets up and down so far.
 fn counted(agent: &Agent) -> [u64; 2] {
     ["up", "down"].map(|direction| {
         metric(agent, &format!("mailflow_packets_total{{service=\"smtp\",direction=\"{direction}\"}}"))

@@ -1,6 +1,6 @@
-//! What internal networks cost: reading lists of 100,000 prefixes, and looking an address up. The same
-//! look-up by the `prefix-trie` crate stands beside ours. A line of JSON for each case. Time is this
-//! thread's CPU time.
+//! Cost of internal networks: reading lists of 100,000 prefixes, and looking up an address. The `prefix-trie`
+//! crate does the same lookup for comparison. Prints a line of JSON for each case. Time is this thread's CPU
+//! time.
 
 use std::{
     fs,
@@ -20,7 +20,7 @@ use prefix_trie::PrefixMap;
 const PREFIXES: u32 = 100_000;
 /// Addresses looked up.
 const LOOKUPS: u32 = 1_000_000;
-/// Of which the fastest counts.
+/// Measured rounds; the fastest one is the result.
 const ROUNDS: usize = 5;
 
 fn main() -> Result<()> {
@@ -45,12 +45,12 @@ fn line(case: &str, unit: &str, value: f64, bar: Option<f64>) {
     println!("{}", serde_json::json!({ "case": case, "unit": unit, "value": value, "bar": bar }));
 }
 
-/// A number that looks random, the same in every run.
+/// Returns a pseudo-random number that is the same in every run.
 fn mixed(n: u32) -> u32 {
     n.wrapping_mul(0x9e37_79b9) ^ n.wrapping_mul(0x85eb_ca6b).rotate_right(15)
 }
 
-/// Networks of 16 to 4,096 addresses, four in five of IPv4; none twice.
+/// Returns network `n`: 16 to 4,096 addresses, four in five networks of IPv4, all of them different.
 fn prefix(n: u32) -> IpNet {
     let bits = 4 + (mixed(n) % 9) as u8;
     let v4 = || Ipv4Net::new(Ipv4Addr::from(0x0a00_0000 + (n << 12)), 32 - bits).map(IpNet::V4);
@@ -67,7 +67,7 @@ fn csv() -> String {
     std::iter::once("cidr,group,role,comment\n".to_owned()).chain((0..PREFIXES).map(row)).collect()
 }
 
-/// As NetBox answers, with what it says beside the prefix: about 1 kB each.
+/// Returns a NetBox answer with the prefixes and NetBox's further fields: about 1 kB for each prefix.
 fn netbox() -> String {
     let entry = |n| {
         let object = |kind: &str, id| {
@@ -91,7 +91,7 @@ fn netbox() -> String {
     serde_json::json!({ "count": PREFIXES, "next": null, "previous": null, "results": results }).to_string()
 }
 
-/// From a configuration that names the file to the look-up structure.
+/// Measures loading: from a configuration that names the file to the lookup structure.
 fn load(format: &str, text: &str) -> Result<Duration> {
     let folder = std::env::temp_dir().join(format!("mailflow-bench-{}", std::process::id()));
     fs::create_dir_all(&folder)?;
@@ -114,7 +114,7 @@ fn load_in(folder: &Path, format: &str, text: &str) -> Result<Duration> {
     Ok(best)
 }
 
-/// Addresses in and beside the networks, in no order.
+/// Returns addresses inside and outside of the networks, in no order.
 fn addresses(count: u32) -> Vec<IpAddr> {
     let address = |n: u32| {
         let prefix = prefix(mixed(n) % count);
@@ -150,7 +150,7 @@ fn lookups(count: u32) -> Result<()> {
     Ok(())
 }
 
-/// Nanoseconds a look-up.
+/// Returns the nanoseconds per lookup of the fastest round.
 fn fastest<T>(addresses: &[IpAddr], find: impl Fn(IpAddr) -> T) -> Result<f64> {
     let mut best = Duration::MAX;
     for _ in 0..ROUNDS {
@@ -163,10 +163,10 @@ fn fastest<T>(addresses: &[IpAddr], find: impl Fn(IpAddr) -> T) -> Result<f64> {
     Ok(best.as_secs_f64() * 1e9 / addresses.len() as f64)
 }
 
-/// This thread's CPU time.
+/// Returns this thread's CPU time.
 fn spent() -> Result<Duration> {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `time` is a timespec of ours.
+    // SAFETY: `time` is a timespec that lives through the call.
     let result = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
     ensure!(result == 0, "no CPU time: {}", std::io::Error::last_os_error());
     Ok(Duration::new(time.tv_sec.try_into()?, time.tv_nsec.try_into()?))

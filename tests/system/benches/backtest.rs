@@ -1,7 +1,8 @@
-//! What `backtest` costs on a long log, beside DuckDB's `read_json` of the same file: a line of JSON for each case.
+//! Cost of `backtest` on a long log, compared with DuckDB's `read_json` of the same file. Prints a line of
+//! JSON for each case.
 //!
-//! The log is made of numbers that a seed decides, once, and lies in the target directory. Both programs are
-//! processes of their own; CPU time and memory are what the kernel accounts to them.
+//! The log is generated once from a seed, in the target directory. Both programs run as processes; CPU time
+//! and memory are the kernel's accounting of these processes.
 
 #[path = "backtest/log.rs"]
 mod log;
@@ -17,21 +18,21 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use mailflow_test_support::lab::workspace;
 
-/// Flows of the log, unless `MAILFLOW_BENCH_FLOWS` names another number.
+/// Flows of the log, unless `MAILFLOW_BENCH_FLOWS` gives another number.
 const FLOWS: u64 = 5_000_000;
-/// Hosts that they come from.
+/// Number of hosts that the flows come from.
 const HOSTS: u32 = 60_000;
-/// Records a second on two CPUs.
+/// Minimum rate, in records per second on two CPUs.
 const FLOOR: f64 = 300_000.0;
 
-/// Most memory in MB: the records that wait in it (docs/backtest.md), and beside them the reading and the rules.
+/// Maximum memory in MB: the pending records (docs/backtest.md), the reader and the rules.
 const MEMORY: f64 = 450.0;
 
-/// What a process took.
+/// Resources that a process used.
 struct Cost {
     wall: f64,
     cpu: f64,
-    /// Most resident memory, in MB.
+    /// Maximum resident memory, in MB.
     memory: f64,
 }
 
@@ -91,7 +92,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// A query that reads what the rules read, on two threads.
+/// Returns a query that reads the fields that the rules read, on two threads.
 fn query(log: &Path) -> String {
     let columns = "{'timestamp': 'VARCHAR', 'event_type': 'VARCHAR', 'src_ip': 'VARCHAR', 'src_port': 'INTEGER', \
                    'dest_ip': 'VARCHAR', 'dest_port': 'INTEGER', 'proto': 'VARCHAR', 'app_proto': 'VARCHAR', \
@@ -108,7 +109,7 @@ fn query(log: &Path) -> String {
     )
 }
 
-/// A Python that has DuckDB, in an environment of its own.
+/// Returns the path of a Python with DuckDB, in a virtual environment.
 fn duckdb(place: &Path) -> Result<PathBuf> {
     let environment = place.join("duckdb");
     let python = environment.join("bin/python");
@@ -125,7 +126,7 @@ fn duckdb(place: &Path) -> Result<PathBuf> {
     Ok(python)
 }
 
-/// The agent as it is installed.
+/// Builds the agent as it is installed, and returns its path.
 fn agent() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("MAILFLOW_BENCH_AGENT") {
         return Ok(path.into());
@@ -142,13 +143,13 @@ fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Runs a process to its end.
+/// Runs a process to its end, and returns what it used.
 fn cost(command: &mut Command) -> Result<Cost> {
     let begin = Instant::now();
     let child = command.stdout(Stdio::null()).process_group(0).spawn()?;
     let pid = i32::try_from(child.id())?;
     let (mut status, mut usage) = (0, unsafe { std::mem::zeroed::<libc::rusage>() });
-    // SAFETY: both point to values of this frame; the child is waited for here alone.
+    // SAFETY: both pointers are to values of this frame. No other code waits for the child.
     let waited = unsafe { libc::wait4(pid, &mut status, 0, &mut usage) };
     ensure!(waited == pid && status == 0, "{command:?} ended with {status}");
     let seconds = |time: libc::timeval| time.tv_sec as f64 + time.tv_usec as f64 / 1e6;

@@ -1,7 +1,7 @@
-//! What the agent costs between the kernel's table and the sinks: a line of JSON for each case.
+//! Cost of the agent between the kernel's flow table and the sinks. Prints a line of JSON for each case.
 //!
-//! The flows are made before the time is taken, a part of 4,096 at once, as the kernel seam hands them
-//! over. Time is this thread's CPU time.
+//! The flows are made before the measurement, 4,096 at a time, as the kernel crate passes them. Time is this
+//! thread's CPU time.
 
 #[path = "engine/flows.rs"]
 mod flows;
@@ -21,14 +21,14 @@ use subject::{Subject, cpu_time};
 #[global_allocator]
 static ALLOCATOR: memory::Counting = memory::Counting;
 
-/// Flows that live at once.
+/// Number of open flows.
 const LIVING: u32 = 1_000_000;
-/// Flows that come between two readings: 30,000 a second.
+/// New flows between two polls: 30,000 a second.
 const NEW: u32 = 300_000;
-/// Sources with windows at once.
+/// Number of sources with windows.
 const SOURCES: u32 = 1_000_000;
 const MANY: &str = "1000000 sources";
-/// Cases of so many sources; all are run where one is chosen.
+/// Names of the cases with [`SOURCES`] sources. All of them run if one is selected.
 const MANY_CASES: [&str; 6] = [
     "its first flow",
     "its second flow",
@@ -37,7 +37,7 @@ const MANY_CASES: [&str; 6] = [
     "the windows gone over once",
     "the longest step of that",
 ];
-/// Readings of which the fastest counts.
+/// Measured polls; the fastest one is the result.
 const ROUNDS: u64 = 5;
 
 fn main() -> anyhow::Result<()> {
@@ -68,7 +68,7 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A million sources under the shipped rules: what a record costs, and what passes over all of them do.
+/// Measures a million sources under the shipped rules: the cost of a record, and of passes over all sources.
 fn many(chosen: impl Fn(&str) -> bool) -> anyhow::Result<()> {
     let [first, second, tick, quiet, windows, step] = MANY_CASES.map(many_case);
     let line = |case: &str, unit: &str, value: f64, bar: Option<f64>| {
@@ -111,9 +111,10 @@ fn many_case(case: &str) -> String {
     format!("{MANY}: {case}")
 }
 
-/// A million sources of which nothing is heard: what a poll a second costs, with the windows that it goes over.
+/// Measures a million sources without traffic: the cost of a poll per second, with the scan of the windows.
 fn quiet_share(sources: &mut Sources) -> f64 {
-    /// As the agent: at most a 500th of the time between two polls for the windows, and one step at least.
+    /// As in the agent: the scan of the windows takes at most 1/500 of the poll interval, and at least one
+    /// step.
     const SURVEY: u64 = 1_000_000_000 / 500;
     const POLLS: u32 = 300;
     let mut survey = Survey::new(2_000);
@@ -126,7 +127,7 @@ fn quiet_share(sources: &mut Sources) -> f64 {
     share(begin, POLLS) / 1e7
 }
 
-/// Nanoseconds of CPU time since `begin`, of each of so many.
+/// Returns the CPU nanoseconds since `begin`, divided by `count`.
 fn share(begin: u64, count: u32) -> f64 {
     (cpu_time() - begin) as f64 / f64::from(count)
 }
@@ -135,7 +136,7 @@ fn line(case: &str, unit: &str, value: f64, bar: Option<f64>) {
     println!("{}", serde_json::json!({ "case": case, "unit": unit, "value": value, "bar": bar }));
 }
 
-/// Readings of a table in which nothing or everything changes.
+/// Measures polls of a table in which no flow or every flow changes.
 fn living() -> anyhow::Result<()> {
     let mut subject = Subject::new()?;
     subject.read(1, LIVING, |n| flows::flow(n, Kind::Small, 1));
@@ -155,12 +156,12 @@ fn living() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Flows of which each is new in one reading and ended in the one `readings` - 1 later.
+/// Measures flows that are new in one poll and have ended `readings` - 1 polls later.
 fn life(kind: Kind, readings: u64) -> anyhow::Result<f64> {
     let mut subject = Subject::new()?;
     let mut cost = f64::INFINITY;
     for round in 1..=ROUNDS + readings {
-        // Those of this round are new; those of earlier ones have closed.
+        // Flows of this round are new; flows of earlier rounds have closed.
         let now = 10 * round;
         let first = round.saturating_sub(readings - 1).max(1);
         let mut spent = 0;
@@ -177,7 +178,8 @@ fn life(kind: Kind, readings: u64) -> anyhow::Result<f64> {
     Ok(cost)
 }
 
-/// Bytes a living flow, held and at most while the table grew, beside what an empty engine holds.
+/// Returns the bytes per open flow: allocated now, and at most while the table grew, without an empty
+/// engine's memory.
 fn room(count: u32) -> anyhow::Result<(f64, f64)> {
     let mut subject = Subject::new()?;
     let begin = memory::held();

@@ -1,5 +1,5 @@
-//! What the kernel program costs: a line of JSON for each case, which `cargo xtask bench` makes a table
-//! of. docs/performance.md tells how it is measured.
+//! Cost of the kernel program. Prints a line of JSON for each case; `cargo xtask bench` makes a table of
+//! them. docs/performance.md describes the method.
 
 #[path = "kernel/cases.rs"]
 mod cases;
@@ -21,7 +21,7 @@ use mailflow_kernel::{Kernel, LoadOptions, Programs};
 use cases::{Case, Fill};
 use measure::Prepared;
 
-/// Rounds that each case is measured in; `MAILFLOW_BENCH_ROUNDS` makes them more, for a profiler.
+/// Measured rounds of each case. `MAILFLOW_BENCH_ROUNDS` raises the number, for a profiler.
 const ROUNDS: usize = 20;
 
 fn main() -> anyhow::Result<()> {
@@ -29,7 +29,7 @@ fn main() -> anyhow::Result<()> {
     let cases = cases::all();
     let chosen = |case: &&Case| only.as_ref().is_none_or(|only| case.name.contains(only.as_str()));
     let cases: Vec<&Case> = cases.iter().filter(chosen).collect();
-    // To load every program takes seconds.
+    // Loading every program takes seconds.
     let one = cases.iter().all(|case| case.program == cases::FILLER);
     let programs = if one { Programs::One(cases::FILLER) } else { Programs::All };
     let mut kernels = BTreeMap::new();
@@ -71,7 +71,7 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Prints one result: `bar` is what it may be at most.
+/// Prints one result; `bar` is its maximum.
 fn line(case: &str, unit: &str, value: f64, bar: Option<f64>) {
     println!("{}", serde_json::json!({ "case": case, "unit": unit, "value": value, "bar": bar }));
 }
@@ -86,7 +86,7 @@ fn load(fill: Fill, programs: Programs) -> anyhow::Result<Kernel> {
     Ok(under_test::load(&options, &[25, 465, 587, 994])?)
 }
 
-/// An order that is another one each time and the same in each run.
+/// Generator of permutations: a new one for each call, and the same sequence in every run.
 struct Shuffle(u64);
 
 impl Shuffle {

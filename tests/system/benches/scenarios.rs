@@ -1,4 +1,5 @@
-//! Prints what the shipped rules find on a network of a thousand hosts over five days: `cargo xtask scenarios`.
+//! Prints the alerts of the shipped rules on a network of a thousand hosts over five days: `cargo xtask
+//! scenarios`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a defect ends the run")]
 
 #[path = "../../unprivileged/scenarios/corpus/mod.rs"]

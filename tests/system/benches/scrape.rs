@@ -1,6 +1,6 @@
-//! What a scrape costs: the page of a ledger whose sources have 100,000 series (the cap lifted), against the
-//! `prometheus` crate's own counter vectors with the same series. CPU time of the thread, rendering and
-//! encoding to one string, the best of the rounds.
+//! Cost of a scrape: a page with 100,000 series by source (without the limit), compared with counter vectors
+//! of the `prometheus` crate with the same series. CPU time of the thread for rendering and encoding to one
+//! string, the fastest of the rounds.
 
 use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 
@@ -14,12 +14,12 @@ use mailflow_engine::{
 };
 use prometheus::{IntCounterVec, Opts, Registry, TextEncoder};
 
-/// Series by source that the page has.
+/// Series by source on the page.
 const SERIES: usize = 100_000;
-/// Series of one source: packets and bytes each way, flows, messages, qualifying flows of one rule.
+/// Series of one source: packets and bytes each way, flows, messages, matched flows of one rule.
 const EACH: usize = 7;
 const ROUNDS: usize = 7;
-/// How much cheaper than the crate's vectors a scrape must be.
+/// Minimum factor between the crate's vectors and this page.
 const FLOOR: f64 = 10.0;
 
 fn main() -> anyhow::Result<()> {
@@ -93,7 +93,7 @@ fn ledger() -> Ledger {
     ledger
 }
 
-/// The same families as the crate's own vectors.
+/// Creates the same families as vectors of the crate.
 fn vectors() -> anyhow::Result<Registry> {
     let registry = Registry::new();
     let family = |name: &str, labels: &[&str]| -> anyhow::Result<IntCounterVec> {
@@ -123,7 +123,7 @@ fn series(page: &str, prefix: &str) -> usize {
     page.lines().filter(|line| line.starts_with(prefix)).count()
 }
 
-/// What `work` gives, and the CPU time of this thread that it took, in seconds.
+/// Returns the result of `work`, and the CPU seconds that this thread used for it.
 fn timed<T, E>(work: impl FnOnce() -> Result<T, E>) -> Result<(T, f64), E> {
     let begin = cpu();
     let result = work()?;
@@ -132,7 +132,7 @@ fn timed<T, E>(work: impl FnOnce() -> Result<T, E>) -> Result<(T, f64), E> {
 
 fn cpu() -> f64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: writes one struct that lives through the call; the clock always exists.
+    // SAFETY: the call writes one struct that lives through it; this clock always exists.
     unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
     time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }

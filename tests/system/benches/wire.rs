@@ -1,5 +1,5 @@
-//! What counting costs on the wire, on a gateway in network namespaces: a line of JSON for each case. The
-//! frames are put on one end of a veth pair, and the program is attached at the other.
+//! Cost of counting on the wire, on a gateway in network namespaces. Prints a line of JSON for each case.
+//! Frames are sent into one end of a veth pair; the program is attached to the other end.
 
 #[path = "wire/agent.rs"]
 mod agent;
@@ -14,7 +14,7 @@ mod under_test;
 
 use mailflow_agent::config::Hook;
 
-/// The hooks, by the names the cases have for them.
+/// Hooks and their names in the cases.
 const HOOKS: [(&str, Hook); 2] = [("XDP", Hook::Xdp), ("TC", Hook::Tc)];
 
 fn main() -> anyhow::Result<()> {
@@ -35,7 +35,7 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Prints one result: `bar` is what it may be at most.
+/// Prints one result; `bar` is its maximum.
 fn line(case: &str, unit: &str, value: f64, bar: Option<f64>) {
     println!("{}", serde_json::json!({ "case": case, "unit": unit, "value": value, "bar": bar }));
 }

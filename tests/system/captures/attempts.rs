@@ -1,4 +1,4 @@
-//! What the shipped rules make of connections that begin oddly, in whole captures.
+//! The shipped rules on unusual connection attempts, in whole captures.
 
 use std::{
     fs,
@@ -12,10 +12,10 @@ use mailflow_test_support::{
 };
 use serde_json::Value;
 
-/// A frame and its time in milliseconds.
+/// Frame with its time in milliseconds.
 type Timed = (u64, Vec<u8>);
 
-/// Frames as a capture of this link type, in the order of their times.
+/// Returns frames as a capture of this link type, sorted by time.
 fn capture(link: u32, mut frames: Vec<Timed>) -> Vec<u8> {
     frames.sort_by_key(|(time, _)| *time);
     let mut bytes = Vec::new();
@@ -32,7 +32,7 @@ fn capture(link: u32, mut frames: Vec<Timed>) -> Vec<u8> {
     bytes
 }
 
-/// Final flow lines, alert lines and the log of a replay with the shipped configuration.
+/// Replays a capture with the shipped configuration; returns final flow lines, alert lines and the log.
 fn replayed(name: &str, capture: &[u8]) -> (Vec<Value>, Vec<Value>, String) {
     let path =
         |what: &str| std::env::temp_dir().join(format!("mailflow-{name}-{}-{what}", std::process::id()));
@@ -61,7 +61,7 @@ fn replayed(name: &str, capture: &[u8]) -> (Vec<Value>, Vec<Value>, String) {
 }
 
 #[test]
-fn ten_connects_to_ten_dead_servers_are_ten_attempts() {
+fn unanswered_connects_are_one_attempt_each() {
     let retries = [0, 1, 3, 7, 15, 31, 63];
     let connects = |numbers: fn(u64, u64) -> u32| {
         let frames = (0..10).flat_map(|server: u64| {
@@ -77,7 +77,7 @@ fn ten_connects_to_ten_dead_servers_are_ten_attempts() {
     let (flows, alerts, log) = replayed("dead", &connects(|server, _| 7 + server as u32));
     assert_eq!((flows.len(), alerts.len()), (10, 0), "{log}");
     assert!(flows.iter().all(|flow| flow["flow"]["pkts_toserver"] == 7), "{flows:?}");
-    // Each SYN with a number of its own is an attempt of its own: 70 are bulk.
+    // Each SYN with another sequence number is another attempt: 70 attempts are bulk.
     let (flows, alerts, log) =
         replayed("numbers", &connects(|server, second| (server * 100 + second) as u32));
     assert_eq!(flows.len(), 70, "{log}");
@@ -85,11 +85,12 @@ fn ten_connects_to_ten_dead_servers_are_ten_attempts() {
 }
 
 #[test]
-fn a_path_that_is_added_to_a_session_is_in_its_record_and_in_no_count() {
+fn mptcp_subflow_is_recorded_and_not_counted() {
     const CAPABLE: [u8; 4] = [30, 4, 0x01, 0x81];
     const JOIN: [u8; 12] = [30, 12, 0x10, 1, 0, 0, 0, 9, 0, 0, 0, 7];
     const JOINED: [u8; 16] = [30, 16, 0x10, 1, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 7];
-    // Sessions that the shipped rule counts by their size, each with or without a further path of that size.
+    // Sessions that the shipped rule counts by their size, each with or without an MPTCP subflow of that
+    // size.
     let session = |number: u64, added: bool| {
         let (client, server) = (format!("10.20.0.2:{}", 40_000 + number), "93.184.215.25:25");
         let up = |flags, sequence| FrameBuilder::tcp(&client, server, flags).sequence(sequence);
@@ -119,13 +120,13 @@ fn a_path_that_is_added_to_a_session_is_in_its_record_and_in_no_count() {
         assert_eq!(flow["app_proto"], app, "{flow}");
         assert!(flow["flow"]["bytes_toserver"].as_u64() > Some(300), "{flow}");
     }
-    // Twelve sessions of their own are many.
+    // Twelve separate sessions fire.
     let (_, alerts, log) = replayed("sessions", &capture(1, paths(12, false).collect()));
     assert!(!alerts.is_empty(), "{log}");
 }
 
 #[test]
-fn ip_behind_other_headers_is_read_and_what_is_not_is_named_once() {
+fn link_types_with_ip_are_read_and_others_reported_once() {
     let packet = FrameBuilder::tcp("10.20.0.2:40000", "93.184.215.25:25", SYN).build()[14..].to_vec();
     let behind = |header: &[u8]| [header, &packet].concat();
     let field = [&(packet.len() as u16 + 4).to_le_bytes()[..], &[9, 0]].concat();

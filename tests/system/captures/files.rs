@@ -1,4 +1,4 @@
-//! What the two formats of captures allow, and what happens to their files on the way.
+//! Forms of pcap and pcapng files, and damaged files.
 
 use std::{fs, io::Write, path::PathBuf};
 
@@ -26,7 +26,7 @@ fn file(name: &str, bytes: &[u8]) -> PathBuf {
     path
 }
 
-/// The frames of a file, and what ended it too early.
+/// Returns the frames of a file, and the error that ended it early.
 fn read(name: &str, bytes: &[u8]) -> (Vec<Frame>, Option<CaptureError>) {
     let path = file(name, bytes);
     let mut frames = Vec::new();
@@ -41,7 +41,7 @@ fn read(name: &str, bytes: &[u8]) -> (Vec<Frame>, Option<CaptureError>) {
     (frames, ended.err())
 }
 
-/// The same of a file without damage: times and bytes.
+/// Returns times and bytes of the frames of an undamaged file.
 fn whole(name: &str, bytes: &[u8]) -> Vec<(u64, Vec<u8>)> {
     let (frames, damage) = read(name, bytes);
     assert!(damage.is_none(), "{name}: {damage:?}");
@@ -49,9 +49,9 @@ fn whole(name: &str, bytes: &[u8]) -> Vec<(u64, Vec<u8>)> {
 }
 
 #[test]
-fn times_are_read_in_every_unit_offset_and_byte_order() {
+fn timestamps_are_read_in_every_resolution_and_byte_order() {
     for order in ORDERS {
-        // Powers of ten, then of two: none of the latter is told as a power of ten.
+        // Powers of ten, then of two: the latter are no powers of ten.
         for (exponent, units) in
             [(3, 1_000), (6, 1_000_000), (9, NANOS), (0x80, 1), (0x8a, 1 << 10), (0xa0, 1 << 32)]
         {
@@ -73,7 +73,7 @@ fn times_are_read_in_every_unit_offset_and_byte_order() {
 }
 
 #[test]
-fn every_block_with_a_frame_is_read_and_every_other_passed_over() {
+fn packet_blocks_are_read_and_others_skipped() {
     let frames = frames();
     for order in ORDERS {
         let bytes = Section::new(order)
@@ -93,7 +93,7 @@ fn every_block_with_a_frame_is_read_and_every_other_passed_over() {
 }
 
 #[test]
-fn a_section_begins_anew_with_its_byte_order_and_interfaces() {
+fn section_resets_byte_order_and_interfaces() {
     let frames = frames();
     let first = Section::new(Order::Little).interface(1, 0, &[]).enhanced(0, 7, &frames[0]).build();
     let raw = &frames[1][14..];
@@ -105,7 +105,7 @@ fn a_section_begins_anew_with_its_byte_order_and_interfaces() {
 }
 
 #[test]
-fn what_was_read_of_a_packed_capture_that_ends_too_early_counts() {
+fn truncated_gzip_capture_keeps_read_frames() {
     let stamped: Vec<_> = (0..).zip(frames()).collect();
     let path = file("packed", b"");
     pcap::write(&path, &stamped).unwrap();
@@ -113,7 +113,7 @@ fn what_was_read_of_a_packed_capture_that_ends_too_early_counts() {
     packed.write_all(&fs::read(&path).unwrap()).unwrap();
     let packed = packed.finish().unwrap();
     fs::remove_file(path).unwrap();
-    // Without compression its bytes stand as they are. Behind them is a check sum of eight bytes.
+    // Uncompressed bytes are stored unchanged, followed by a trailer of eight bytes.
     for (cut, expected) in [(4, 3), (8 + 1, 2), (8 + 16 + 54 + 1, 1)] {
         let (frames, damage) = read("packed", &packed[..packed.len() - cut]);
         assert_eq!(frames.len(), expected, "{cut} bytes less");
@@ -123,7 +123,7 @@ fn what_was_read_of_a_packed_capture_that_ends_too_early_counts() {
 }
 
 #[test]
-fn what_is_no_capture_is_named() {
+fn file_without_capture_is_reported() {
     for (bytes, expected) in [
         (&b""[..], "neither pcap nor pcapng; it is empty"),
         (b"\xd4", "neither pcap nor pcapng; it begins with d4"),
@@ -138,7 +138,7 @@ fn what_is_no_capture_is_named() {
 }
 
 #[test]
-fn records_that_contradict_themselves_end_a_file_where_they_stand() {
+fn inconsistent_record_ends_file_with_offset() {
     let frames = frames();
     let section = || Section::new(Order::Little).interface(1, 0, &[]).enhanced(0, 7, &frames[0]);
     let length =

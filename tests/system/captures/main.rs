@@ -1,4 +1,4 @@
-//! Real captures, replayed through the loaded program, against a recount that shares no code with it.
+//! Real captures, replayed through the loaded program, compared with an independent recount.
 
 mailflow_test_support::needs_root!();
 
@@ -26,7 +26,7 @@ use mailflow_test_support::{
 };
 use serde_json::Value;
 
-/// Ports on which a mail protocol is expected: elsewhere the recount has other names for the rest.
+/// Ports of a mail protocol: on other ports the recount has other names for unknown applications.
 const MAIL: [u64; 8] = [25, 465, 587, 994, 110, 995, 143, 993];
 
 /// Client and server, each with its port.
@@ -50,7 +50,7 @@ fn tuple(flow: &Value, names: [&str; 4]) -> Tuple {
     (ip(names[0]), port(names[1]), ip(names[2]), port(names[3]))
 }
 
-/// The recount's flows, by capture.
+/// Returns the recount's flows, by capture.
 fn expected(folder: &Path) -> BTreeMap<String, Flows> {
     let mut captures: BTreeMap<String, Flows> = BTreeMap::new();
     for line in fs::read_to_string(folder.join("expected-flows.jsonl")).unwrap().lines() {
@@ -66,7 +66,7 @@ fn expected(folder: &Path) -> BTreeMap<String, Flows> {
     captures
 }
 
-/// The flows a replay finds.
+/// Returns the flows of a replay.
 fn replayed(capture: &Path, ports: &BTreeSet<u64>) -> Flows {
     let ports: Vec<String> = ports.iter().map(u64::to_string).collect();
     let output = Command::new(agent_binary().unwrap())
@@ -98,7 +98,7 @@ fn replayed(capture: &Path, ports: &BTreeSet<u64>) -> Flows {
 }
 
 #[test]
-fn every_flow_is_counted_to_the_packet_and_byte() {
+fn replayed_flows_equal_recount() {
     let Some(folder) = captures() else { return };
     let mut compared = 0;
     for (name, mut expected) in expected(&folder) {
@@ -112,7 +112,7 @@ fn every_flow_is_counted_to_the_packet_and_byte() {
             assert_eq!(flows.len(), found.len(), "{name} {tuple:?}: one tuple's flows told apart");
             for ((counts, app), (found_counts, found_app)) in flows.iter().zip(found.iter()) {
                 assert_eq!(counts, found_counts, "{name} {tuple:?}");
-                // A question mark: no payload speaks for it, only the port.
+                // A question mark: the recount knows only the port, no payload.
                 let guess = app.strip_suffix('?').is_some_and(|_| found_app == "unseen");
                 let same = guess || app.trim_end_matches('?') == found_app || !MAIL.contains(&tuple.3);
                 assert!(same, "{name} {tuple:?}: {app}, not {found_app}");
@@ -124,9 +124,9 @@ fn every_flow_is_counted_to_the_packet_and_byte() {
 }
 
 #[test]
-fn a_flow_ends_at_its_own_time_however_far_the_captures_clock_leaps() {
+fn flow_ends_at_idle_timeout_across_clock_jumps() {
     const DAY: u64 = 24 * 60 * 60 * 1_000_000;
-    // As far as a word of the program's ticks reaches, and some years.
+    // Beyond the range of a 32-bit tick, and some years.
     for leap in [2 * DAY, 25 * DAY, 1000 << 32, 1_500 * DAY] {
         let begin = 1_500_000_000_000_000;
         let frame = |time: u64, port: u16, flags: u8| {
@@ -165,7 +165,7 @@ fn a_flow_ends_at_its_own_time_however_far_the_captures_clock_leaps() {
 }
 
 #[test]
-fn what_is_readable_of_a_cut_capture_is_counted_and_the_rest_is_reported() {
+fn truncated_capture_counts_readable_frames() {
     let Some(folder) = captures() else { return };
     let whole = fs::read(folder.join("mail/arkime__smtp-data-250.pcap")).unwrap();
     let cut = std::env::temp_dir().join(format!("mailflow-cut-{}.pcap", std::process::id()));

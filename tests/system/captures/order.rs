@@ -1,4 +1,4 @@
-//! The order of captures and of their frames.
+//! Order of captures and of their frames.
 
 use std::{
     fs,
@@ -26,7 +26,7 @@ fn folder(test: &str) -> PathBuf {
     folder
 }
 
-/// Client port and beginning of each flow, and the log.
+/// Returns client port and start of each flow, and the log.
 fn replayed(folder: &Path, captures: &[&str]) -> (Vec<(u64, String)>, String) {
     let output = Command::new(agent_binary().unwrap())
         .args(["replay", "--flow-log", "-", "--alerts", "off"])
@@ -47,7 +47,7 @@ fn replayed(folder: &Path, captures: &[&str]) -> (Vec<(u64, String)>, String) {
 }
 
 #[test]
-fn captures_are_read_in_the_order_in_which_they_begin() {
+fn captures_are_sorted_by_first_frame() {
     let folder = folder("files");
     for (name, hour) in [("cap2", 0), ("cap10", 1)] {
         pcap::write(&folder.join(name), &[(BEGIN + hour * HOUR, syn(40_000 + hour as u16))]).unwrap();
@@ -59,14 +59,14 @@ fn captures_are_read_in_the_order_in_which_they_begin() {
 }
 
 #[test]
-fn frames_that_are_older_than_those_before_them_are_told_of() {
+fn late_frames_are_reported() {
     let folder = folder("frames");
-    // Two captures of one hour, the second of which begins before the first has ended.
+    // Two captures of one hour; the second begins before the end of the first.
     pcap::write(&folder.join("one"), &[(BEGIN, syn(40_000)), (BEGIN + HOUR, syn(40_001))]).unwrap();
     pcap::write(&folder.join("two"), &[(BEGIN + 1, syn(40_002)), (BEGIN + HOUR - 1, syn(40_003))]).unwrap();
     let (flows, log) = replayed(&folder, &["one", "two"]);
     assert_eq!(flows[2], (40_002, "23:13:20".to_owned()));
-    // A microsecond is the disorder of a NIC's queues.
+    // A microsecond is within the reordering by a NIC's queues.
     let told = log.lines().find(|line| line.contains("WARN")).unwrap();
     assert!(told.contains("capture=two frames=1") && told.contains("older than those before"), "{told}");
     fs::remove_dir_all(folder).unwrap();

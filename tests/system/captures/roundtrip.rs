@@ -1,4 +1,4 @@
-//! What a replay says, a backtest of its flow log says again. Loading the program needs root.
+//! A backtest of the flow log of a replay gives the alerts of the replay. Loading the program needs root.
 
 use std::{fs, path::Path};
 
@@ -9,11 +9,11 @@ use mailflow_test_support::{
 
 use super::run::{Files, Told, agent, backtest};
 
-/// Two captures put together, within one connection. The replay's clock turns over once in 99 days, so
-/// that its records and its alerts contradict each other there.
+/// Capture that joins two captures in one connection. The replay's clock wraps once in 99 days, so its
+/// records and alerts contradict each other there.
 const SIX_YEARS: &str = "zeek__smtp.pcap";
 
-/// Replays captures and backtests the log; both must tell the same alerts.
+/// Replays captures and runs a backtest of the log; both must give the same alerts.
 fn round_trip(files: &Files, config: &Path, captures: &[std::path::PathBuf], options: &[&str]) -> Told {
     let log = files.path("flows");
     let _ = fs::remove_file(&log);
@@ -27,7 +27,7 @@ fn round_trip(files: &Files, config: &Path, captures: &[std::path::PathBuf], opt
 }
 
 #[test]
-fn real_captures_give_the_same_alerts() {
+fn backtest_of_real_captures_equals_replay() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/captures/mail");
     if !folder.is_dir() {
         println!("SKIPPED: no captures at {}", folder.display());
@@ -48,7 +48,7 @@ fn real_captures_give_the_same_alerts() {
     captures.retain(|path| !path.ends_with(SIX_YEARS));
     captures.sort();
     let mut alerts = 0;
-    // Each on its own, as their times lie years apart.
+    // One at a time, as their times are years apart.
     for capture in &captures {
         alerts += round_trip(&files, &config, std::slice::from_ref(capture), &["--drain"]).alerts.len();
     }
@@ -56,10 +56,10 @@ fn real_captures_give_the_same_alerts() {
     assert!(alerts > 50, "{alerts} alerts of {} captures", captures.len());
 }
 
-/// Milliseconds since 1970.
+/// Start, in milliseconds since 1970.
 const BEGIN: u64 = 1_700_000_000_000;
 
-/// How a connection ends.
+/// End of a connection.
 #[derive(Clone, Copy, Debug)]
 enum End {
     Fin,
@@ -67,7 +67,7 @@ enum End {
     Silence,
 }
 
-/// The frames of a connection that R1 counts: it says something `turns` times, `pause` apart.
+/// Returns the frames of a connection that `smtp-burst` counts, with `turns` exchanges, `pause` apart.
 fn connection(source: u64, port: u16, at: u64, turns: u64, pause: u64, end: End) -> Vec<Stamped> {
     let (client, server) = (format!("10.0.0.{source}:{port}"), "93.184.215.25:25");
     let frame = |up: bool, flags: u8, payload: usize| {
@@ -92,8 +92,7 @@ fn connection(source: u64, port: u16, at: u64, turns: u64, pause: u64, end: End)
     frames.into_iter().map(|(at, frame)| ((BEGIN + at) * 1_000, frame)).collect()
 }
 
-/// Two hours of twelve sources, whose connections end in every way there is; the last ones with the
-/// capture.
+/// Returns two hours of twelve sources with every kind of end; the last connections end with the capture.
 fn history() -> Vec<Stamped> {
     let mut seed = 5_u64;
     let mut below = |sides: u64| {
@@ -109,14 +108,14 @@ fn history() -> Vec<Stamped> {
         frames.extend(connection(source, port, at, turns, pause, end));
     }
     frames.retain(|(time, _)| *time <= (BEGIN + 7_200_000) * 1_000);
-    // The agent looks when a frame comes.
+    // The replay polls when a frame arrives.
     let beat = FrameBuilder::tcp("10.0.0.99:5353", "10.0.0.98:53", 0).udp().build();
     frames.extend((0..=7_200).map(|second| ((BEGIN + second * 1_000) * 1_000 + 500, beat.clone())));
     frames
 }
 
 #[test]
-fn generated_captures_give_the_same_alerts() {
+fn backtest_of_generated_captures_equals_replay() {
     let files = Files::new();
     let capture = files.path("history.pcap");
     pcap::write(&capture, &history()).unwrap();

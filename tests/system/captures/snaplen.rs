@@ -1,5 +1,5 @@
-//! Frames of which only a head was captured, and frames that are said to be longer than any: the length counts,
-//! and what was not captured is not known.
+//! Truncated frames, and frames with an excessive length: the length counts, and the missing bytes are
+//! unknown.
 
 use std::{
     fs::{self, File},
@@ -13,7 +13,7 @@ use mailflow_test_support::{
 };
 use serde_json::Value;
 
-/// Up or down, and the payload.
+/// Direction (true for up), flags and payload of the packets of a session.
 const TALK: [(bool, u8, &[u8]); 7] = [
     (true, SYN, b""),
     (false, SYN | ACK, b""),
@@ -24,7 +24,7 @@ const TALK: [(bool, u8, &[u8]); 7] = [
     (true, ACK, b"QUIT\r\n"),
 ];
 
-/// A session's frames, by what their sequence numbers should be.
+/// Returns a session's frames with consistent sequence numbers.
 fn session(client: &str, server: &str) -> Vec<Vec<u8>> {
     let mut sequences = [1_000_u32, 5_000];
     let mut frames = Vec::new();
@@ -37,7 +37,7 @@ fn session(client: &str, server: &str) -> Vec<Vec<u8>> {
     frames
 }
 
-/// A capture of frames, each with its length on the wire.
+/// Writes a capture of frames, each with its length on the wire.
 fn capture(name: &str, frames: impl IntoIterator<Item = (Vec<u8>, u32)>) -> PathBuf {
     let mut bytes = Vec::new();
     for word in [0xa1b2_c3d4_u32, 4 << 16 | 2, 0, 0, 65_535, 1] {
@@ -61,9 +61,9 @@ fn snapped(name: &str, frames: Vec<Vec<u8>>, snap: usize) -> PathBuf {
     )
 }
 
-/// The flows of a replay, and its log.
+/// Replays a capture; returns the flows and the log.
 fn replayed(capture: &PathBuf) -> (Vec<Value>, String) {
-    // By name of a shell, which limits its memory to 2 GiB.
+    // A shell limits the memory to 2 GiB.
     let output = Command::new("sh")
         .args(["-c", "ulimit -v 2097152; exec \"$@\"", "sh"])
         .arg(agent_binary().unwrap())
@@ -80,7 +80,7 @@ fn replayed(capture: &PathBuf) -> (Vec<Value>, String) {
 }
 
 #[test]
-fn a_capture_of_headers_is_counted_and_speaks_for_no_application() {
+fn headers_only_capture_is_counted_without_application() {
     for (client, server, headers) in
         [("10.20.0.2:40000", "93.184.215.25:25", 54), ("[fd00::2]:40000", "[2606:4700::25]:25", 74)]
     {
@@ -111,8 +111,8 @@ fn a_capture_of_headers_is_counted_and_speaks_for_no_application() {
 }
 
 #[test]
-fn a_head_without_all_headers_is_truncated_not_malformed() {
-    // Without TCP's flags, up to IPv6's TCP ports, and within the addresses.
+fn frame_without_complete_headers_is_truncated() {
+    // Without TCP's flags; up to the TCP ports behind IPv6; within the addresses.
     for snap in [67, 64, 40] {
         let frames = session("[fd00::2]:40000", "[2606:4700::25]:25");
         let (flows, log) = replayed(&snapped("truncated", frames, snap));
@@ -122,16 +122,16 @@ fn a_head_without_all_headers_is_truncated_not_malformed() {
 }
 
 #[test]
-fn a_length_that_only_stands_in_the_file_costs_no_memory() {
+fn frame_length_in_file_allocates_no_memory() {
     let syn = FrameBuilder::tcp("10.20.0.2:40000", "93.184.215.25:25", SYN).build();
-    // As IP tells its own length, that of the frame does not matter.
+    // IP has its own length: that of the frame does not matter.
     let (flows, log) = replayed(&capture("long", [(syn.clone(), u32::MAX), (syn, 60)]));
     let [flow] = &flows[..] else { panic!("{flows:?}\n{log}") };
     assert_eq!((&flow["flow"]["pkts_toserver"], &flow["flow"]["bytes_toserver"]), (&2.into(), &80.into()));
 }
 
 #[test]
-fn every_frame_is_counted_or_has_a_reason() {
+fn frames_are_counted_or_have_a_reason() {
     let syn = FrameBuilder::tcp("10.20.0.2:40000", "93.184.215.25:25", SYN);
     let mut arp = syn.build();
     arp[12..14].copy_from_slice(&[8, 6]);
@@ -141,7 +141,7 @@ fn every_frame_is_counted_or_has_a_reason() {
         syn.clone().with(|frame| frame.length = Some(1_000)).build(),
         syn.clone().with(|frame| frame.fragment = 7).build(),
         arp,
-        // No ethertype.
+        // Too short for an ethertype.
         vec![0; 10],
     ];
     let whole = frames.map(|frame| (frame.clone(), frame.len() as u32));

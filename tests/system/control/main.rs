@@ -1,4 +1,4 @@
-//! The control socket and hot reload: what a running agent is asked, and what it makes of a new configuration.
+//! Control socket and reload: requests to a running agent, and changes of its configuration.
 
 mailflow_test_support::needs_root!();
 

@@ -1,4 +1,4 @@
-//! `status` and `top` of a running agent.
+//! `status` and `top` with a running agent.
 
 use std::{
     os::unix::fs::PermissionsExt,
@@ -18,7 +18,7 @@ pub(crate) fn ask(agent: &Agent, words: &str) -> Output {
     command.output().unwrap()
 }
 
-/// The status, as JSON.
+/// Returns the status as JSON.
 pub(crate) fn status(agent: &Agent) -> Value {
     serde_json::from_slice(&ask(agent, "status --json").stdout).unwrap()
 }
@@ -28,7 +28,7 @@ fn text(bytes: &[u8]) -> String {
 }
 
 #[test]
-fn a_running_agent_answers() {
+fn status_and_top_read_running_agent() {
     let lab = Lab::new(&LabOptions::default()).unwrap();
     let mut agent = start(&lab, "--interface lan0 --role lan --hook tc --poll-interval 100ms");
     all_is_counted(&lab, &[&agent]);
@@ -99,7 +99,7 @@ fn a_running_agent_answers() {
     assert!(text(&gone.stderr).contains("no agent answers at"), "{}", text(&gone.stderr));
 }
 
-/// The process that answers is the one that was started.
+/// Returns the agent's pid; checks that the answering process is the started one.
 fn agent_pid(agent: &Agent, found: &Value) -> u64 {
     let pid = found["pid"].as_u64().unwrap();
     let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap();
@@ -109,7 +109,7 @@ fn agent_pid(agent: &Agent, found: &Value) -> u64 {
 }
 
 #[test]
-fn who_asks_without_pause_does_not_delay_counting() {
+fn continuous_requests_do_not_delay_counting() {
     let lab = Lab::new(&LabOptions::default()).unwrap();
     let agent = start(&lab, "--interface lan0 --role lan --poll-interval 100ms");
     let polls = || -> u64 {

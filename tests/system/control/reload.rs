@@ -1,4 +1,4 @@
-//! A new configuration while the agent runs.
+//! Reloads of the configuration of a running agent.
 
 use std::{fs, net::SocketAddr, process::Command};
 
@@ -20,7 +20,7 @@ struct Gateway {
 }
 
 impl Gateway {
-    /// An agent whose configuration file holds `text` and a short poll interval.
+    /// Starts an agent with the configuration `text` and a short poll interval.
     fn new(text: &str) -> Self {
         let lab = Lab::new(&LabOptions { hosts: Hosts::ClientAndInside, ..LabOptions::default() }).unwrap();
         fs::write(lab.folder().join("gateway.yaml"), text).unwrap();
@@ -30,20 +30,20 @@ impl Gateway {
         Self { lab, agent }
     }
 
-    /// Writes another configuration and asks for it; the exit status, and what was said.
+    /// Writes another configuration and reloads it; returns the exit status and the output.
     fn reload(&self, text: &str) -> (Option<i32>, String) {
         fs::write(self.lab.folder().join("gateway.yaml"), text).unwrap();
         let output = ask(&self.agent, "reload");
         (output.status.code(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
     }
 
-    /// Packets up on a port the shipped configuration does not watch.
+    /// Returns the packets up on a port that the shipped configuration does not watch.
     fn count_on(&self, port: u16) -> u64 {
         let series = "mailflow_packets_total{service=\"smtp\",direction=\"up\"}";
         let before = metric(&self.agent, series).unwrap();
         let server = SocketAddr::new(self.lab.server_ip(Family::V4), port);
         let truth = transfer(&self.lab.client, &self.lab.server, server, 5_000, 5_000).unwrap().client_facts;
-        // What is watched shows after what is not, so that nothing that would count is missed.
+        // A later transfer on a watched port: once it is counted, the earlier one would be too.
         let mail = send(&self.lab);
         wait_for_metric(
             &self.agent,
@@ -70,7 +70,7 @@ impl Gateway {
 const ONE: &str = "interfaces: [{ name: lan0, role: lan }]\n";
 
 #[test]
-fn ports_and_interfaces_change_without_a_new_program() {
+fn reload_changes_ports_and_interfaces_of_loaded_program() {
     let gateway = Gateway::new(ONE);
     let program = || {
         let found = gateway.lab.gateway.run("ip -details link show lan0");
@@ -98,7 +98,7 @@ fn ports_and_interfaces_change_without_a_new_program() {
 }
 
 #[test]
-fn what_is_wrong_changes_nothing() {
+fn invalid_reload_changes_nothing() {
     let mut gateway = Gateway::new(ONE);
     let refused = |text: &str, reasons: &[&str]| {
         let (code, said) = gateway.reload(text);
@@ -118,8 +118,8 @@ fn what_is_wrong_changes_nothing() {
         &format!("{ONE}flow_table: {{ flows: 1000 }}\nsources: {{ ipv6_prefix: 56 }}\n"),
         &["flow_table.flows: a change needs a restart", "sources.ipv6_prefix: a change needs a restart"],
     );
-    // Half of it could be done: none of it is.
-    // TCX takes 63 programs (bpf_mprog_max(), linux/bpf_mprog.h).
+    // If half of a reload fails, none of it is applied. TCX accepts 63 programs (bpf_mprog_max(),
+    // linux/bpf_mprog.h).
     let others: Vec<_> = (0..63).map(|_| Bystander::load("other", Verdict::TcNext).unwrap()).collect();
     let attach =
         |other: &Bystander| other.attach(&gateway.lab.gateway, "lan1", Slot::TcxEgressFirst).unwrap();
@@ -136,21 +136,21 @@ fn what_is_wrong_changes_nothing() {
     );
     assert!(gateway.agent.log().contains("the configuration is refused; the one before stays in force"));
 
-    // What is not there is no reason to refuse: it is waited for.
+    // A missing interface is no error: the agent waits for it.
     let (code, said) =
         gateway.reload(&format!("{}, {{ name: nosuch, role: lan }}]\n", ONE.trim_end_matches("]\n")));
     assert!(code == Some(0) && said.contains("interface nosuch: watched from now on"), "{said}");
     wait_for("it is waited for", SECONDS, || Ok((gateway.interfaces() == ["lan0", "nosuch"]).then_some(())))
         .unwrap();
 
-    // The signal does the same.
+    // SIGHUP reloads too.
     fs::write(gateway.lab.folder().join("gateway.yaml"), ONE).unwrap();
     gateway.agent.process().signal(libc::SIGHUP).unwrap();
     wait_for_metric(&gateway.agent, GOOD, 1);
 }
 
 #[test]
-fn shipped_rules_that_a_list_replaces_are_named_wherever_it_is_read() {
+fn replaced_shipped_rules_are_listed_by_every_command() {
     const GONE: &str = "not evaluated any more: smtp-burst (with its size test), smtp-bulk, smtp-auth-guess, \
                         mail-server-fan-in (off as shipped)";
     let list = format!("{ONE}rules: []\n");
@@ -171,8 +171,8 @@ fn shipped_rules_that_a_list_replaces_are_named_wherever_it_is_read() {
 }
 
 #[test]
-fn rules_change_and_windows_stay() {
-    // An allow-list that is over by the wall clock suppresses nothing.
+fn reload_changes_rules_and_keeps_windows() {
+    // An expired allow-list entry suppresses nothing.
     let over = "allow: [{ source: internal, reason: test, until: 2020-01-01 }]\n";
     let rule = |name: &str, at_least: u32, window: &str| {
         format!(
@@ -214,7 +214,7 @@ fn rules_change_and_windows_stay() {
 }
 
 #[test]
-fn status_explain_and_metrics_say_the_same_of_an_alert_with_its_unit() {
+fn status_explain_and_metrics_agree_on_alert() {
     let gateway = Gateway::new(&format!(
         "{ONE}timeouts: {{ closed: 100ms }}\nrules:\n  - name: much\n    match: {{ applications: [smtp, other] }}\n    \
          window: {{ length: 1h }}\n    condition: {{ any: [{{ count: {{ at_least: 1000 }} }}, \
@@ -228,7 +228,7 @@ fn status_explain_and_metrics_say_the_same_of_an_alert_with_its_unit() {
         let records = "mailflow_flow_records_total{reason=\"closed\"}";
         wait_for_metric(&gateway.agent, records, sent);
     }
-    // The alert's own event is of the first flow; the window holds more by now.
+    // The alert event has the value at the first flow; the window has a higher value by now.
     let alert: Value = serde_json::from_str(&gateway.agent.alerts()[0]).unwrap();
     let first = alert["alert"]["value"].as_u64().unwrap();
     assert_eq!(

@@ -1,4 +1,4 @@
-//! The kernel's tables against the model's.
+//! Comparison of the kernel's maps with the model's.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -13,8 +13,7 @@ use mailflow_test_support::reference_dataplane::{self, Model};
 
 use crate::run::moment;
 
-/// What differs, in words; nothing where both sides say the same. Flows that have ended are compared
-/// once.
+/// Returns the differences as text; `None` if both sides are equal. Superseded flows are compared once.
 pub(crate) fn difference(kernel: &mut Kernel, model: &mut Model) -> Option<String> {
     let mut text = String::new();
     totals(&mut text, kernel, model);
@@ -66,7 +65,7 @@ fn totals(text: &mut String, kernel: &Kernel, model: &Model) {
     }
 }
 
-/// The model's flow as the agent would say it.
+/// Converts the model's flow to the agent's type.
 fn expected(flow: &reference_dataplane::Flow) -> Flow {
     let side = |side: &reference_dataplane::Side| Direction {
         packets: side.packets,
@@ -92,7 +91,7 @@ fn expected(flow: &reference_dataplane::Flow) -> Flow {
         messages: flow.messages,
         rejected: flow.rejected,
         mac: flow.mac,
-        // BPF_PROG_TEST_RUN shows frames as received by the loopback interface, which is the first one.
+        // BPF_PROG_TEST_RUN presents frames as received by the loopback interface, which is the first one.
         interface: NonZeroU32::new(1),
         facts: flow.facts,
     }

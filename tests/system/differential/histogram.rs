@@ -1,21 +1,20 @@
-//! What the frames were, and what became of them.
+//! Histogram of frames and outcomes.
 
 use std::{collections::BTreeMap, fmt};
 
 use mailflow_common::Reason;
 
-/// How often each outcome was met, and each way that led to a flow.
+/// Number of each outcome, and of each code path that led to a flow.
 #[derive(Debug, Default)]
 pub(crate) struct Histogram {
-    /// Frames that the program was shown.
+    /// Frames that the program processed.
     pub(crate) frames: usize,
     reasons: BTreeMap<&'static str, usize>,
     paths: BTreeMap<&'static str, usize>,
     refused: usize,
 }
 
-/// Every way through the parser and the counter that leads to a flow and that BPF_PROG_TEST_RUN can
-/// show.
+/// Code paths through parser and counter that lead to a flow and that BPF_PROG_TEST_RUN can reach.
 const PATHS: [&str; 50] = [
     "as many extensions as are followed",
     "atomic fragment",
@@ -70,7 +69,7 @@ const PATHS: [&str; 50] = [
 ];
 
 impl Histogram {
-    /// Counts one frame: the ways it went, or why it was not counted.
+    /// Counts one frame: its code paths, or its reason.
     pub(crate) fn note(
         &mut self,
         outcome: Result<Vec<&'static str>, Reason>,
@@ -89,12 +88,12 @@ impl Histogram {
         }
     }
 
-    /// Counts one frame that the kernel did not take.
+    /// Counts one frame that the kernel did not accept.
     pub(crate) fn refuse(&mut self) {
         self.refused += 1;
     }
 
-    /// Adds another's numbers.
+    /// Adds the numbers of another histogram.
     pub(crate) fn add(&mut self, other: &Self) {
         self.frames += other.frames;
         self.refused += other.refused;
@@ -105,7 +104,7 @@ impl Histogram {
         }
     }
 
-    /// What was met fewer times than this.
+    /// Returns the outcomes that occurred fewer times than this.
     pub(crate) fn rare(&self, times: usize) -> Vec<(&'static str, usize)> {
         let reasons = Reason::ALL.into_iter().map(|reason| (reason.name(), self.reasons.get(reason.name())));
         let paths = PATHS.into_iter().map(|path| (path, self.paths.get(path)));

@@ -1,7 +1,7 @@
-//! A million frames of every shape, many of them damaged, through the loaded program, and what it
-//! makes of them held against the slow parser and counter of `tests/support/src/reference_dataplane`.
+//! A million frames of many forms, many of them malformed, through the loaded program, compared with the
+//! reference parser and counter of `tests/support/src/reference_dataplane`.
 //!
-//! `MAILFLOW_MUTANTS` sets how many frames, `MAILFLOW_SEED` which ones.
+//! `MAILFLOW_MUTANTS` sets the number of frames, `MAILFLOW_SEED` their seed.
 
 mailflow_test_support::needs_root!();
 
@@ -25,11 +25,11 @@ use self::{
     run::{Epoch, GATEWAYS},
 };
 
-/// Frames in all.
+/// Total number of frames.
 const FRAMES: usize = 1_000_000;
-/// Every reason and every way through the parser is to be met this often in so many.
+/// Minimum number of occurrences of every reason and every code path among [`FRAMES`] frames.
 const OFTEN: usize = 1_000;
-/// Where nothing else is said.
+/// Default seed.
 const SEED: u64 = 20_261_121;
 
 fn number(name: &str, default: u64) -> u64 {
@@ -40,7 +40,7 @@ fn number(name: &str, default: u64) -> u64 {
 }
 
 #[test]
-fn the_loaded_program_counts_a_million_mutants_as_the_slow_one_does() {
+fn loaded_program_equals_reference_on_generated_frames() {
     let (seed, frames) = (number("MAILFLOW_SEED", SEED), number("MAILFLOW_MUTANTS", FRAMES as u64) as usize);
     println!("MAILFLOW_SEED={seed} MAILFLOW_MUTANTS={frames}");
     let began = Instant::now();
@@ -73,10 +73,10 @@ fn the_loaded_program_counts_a_million_mutants_as_the_slow_one_does() {
 }
 
 #[test]
-fn the_parser_reads_mutants_as_the_slow_one_does_whatever_the_kernel_took_out() {
+fn parser_equals_reference_on_generated_frames_with_metadata() {
     println!("MAILFLOW_SEED={}", number("MAILFLOW_SEED", SEED));
-    // What BPF_PROG_TEST_RUN cannot show: tags beside the frame, headers that cannot be read yet, other
-    // frames without a link header than those whose source reads as an ethertype.
+    // Input that BPF_PROG_TEST_RUN cannot give: tags in metadata, unreadable headers, and frames without a
+    // link header whose source address is no ethertype.
     for (ethernet, seed) in [(true, 1), (false, 2)] {
         let wanted = Wanted { ethernet, socket_buffers: true, shortest: 0, longest: 2_000 };
         let mut mutants = FrameGenerator::new(number("MAILFLOW_SEED", SEED) + seed, wanted);

@@ -1,7 +1,7 @@
-//! Frames through the loaded program and through the model, side by side.
+//! Frames through the loaded program and through the model.
 //!
-//! BPF_PROG_TEST_RUN takes no frame under 14 bytes, at TC none that is shorter than the IP header its
-//! ethertype asks for and none above some 3.5 kB, and lets neither tags nor a frame's length be said.
+//! BPF_PROG_TEST_RUN accepts no frame under 14 bytes. At TC it accepts none that is shorter than the IP
+//! header of its ethertype, and none above some 3.5 kB. Neither tags nor the length of a frame can be set.
 
 use std::time::Duration;
 
@@ -18,20 +18,20 @@ use mailflow_test_support::{
 
 use crate::{compare, histogram::Histogram, under_test};
 
-/// Frames for one loading of the program: so few that the table of fragments forgets none.
+/// Frames per load of the program: few enough that no entry of the fragment map is evicted.
 pub(crate) const EPOCH: usize = 20_000;
 /// Frames between two comparisons.
 const BATCH: usize = 2_000;
-/// Room for all flows of an epoch: `overflow` has the tables that are full.
+/// Capacity for all flows of an epoch: the suite `overflow` tests full tables.
 const FLOWS: u32 = 32_768;
-/// Closed, unanswered, idle, in milliseconds.
+/// Idle timeouts: closed, unanswered, other, in milliseconds.
 const SILENCES: [u64; 3] = [5_000, 30_000, 300_000];
 
-/// Hooks that share their tables.
+/// Hooks that share their maps.
 pub(crate) struct Gateway {
-    /// Of all frames.
+    /// Weight among all frames.
     pub(crate) share: usize,
-    /// Whether it counts only what the machine itself sends, by its `host` hooks.
+    /// The gateway's `host` hooks count only what the machine itself sends.
     local_only: bool,
     hooks: &'static [Entry],
 }
@@ -47,18 +47,18 @@ const fn entry(program: &'static str, name: &'static str, toward: Toward, whose:
 }
 
 impl Entry {
-    /// Whether the program sees more than the frame's bytes.
+    /// Returns true if the program has a socket buffer: the frame's bytes and metadata.
     fn socket_buffer(&self) -> bool {
         matches!(self.name, TC | IP)
     }
 
-    /// What the program is shown of a frame.
+    /// Returns what the program sees of a frame.
     fn shown<'a>(&self, mutant: &'a GeneratedFrame) -> Shown<'a> {
         Shown {
             bytes: &mutant.bytes,
             length: mutant.bytes.len(),
             link: match self.name {
-                // What the kernel takes for the ethertype of a frame without a link header.
+                // The bytes that the kernel takes for the ethertype of a frame without a link header.
                 IP => Link::Ip(u16::from_be_bytes([mutant.bytes[12], mutant.bytes[13]])),
                 _ => Link::Ethernet,
             },
@@ -74,7 +74,7 @@ const FRAGS: &str = "xdp in several buffers";
 const TC: &str = "tc";
 const IP: &str = "tc without ethernet";
 
-/// Every entry point there is, beside those that it shares an interface with.
+/// Every entry point, with those that share an interface with it.
 pub(crate) const GATEWAYS: [Gateway; 10] = [
     Gateway { share: 20, local_only: false, hooks: &[entry("xdp_mirror", XDP, Both, Any)] },
     Gateway { share: 15, local_only: false, hooks: &[entry("xdp_mirror_frags", FRAGS, Both, Any)] },
@@ -124,7 +124,7 @@ impl Gateway {
     }
 }
 
-/// One loading of the program, and the frames for it.
+/// One load of the program, and its frames.
 pub(crate) struct Epoch {
     pub(crate) gateway: &'static Gateway,
     pub(crate) seed: u64,
@@ -135,7 +135,7 @@ impl Epoch {
     /// Runs the frames.
     ///
     /// # Panics
-    /// Where program and model differ; the first frame after which they do is shown.
+    /// Program and model differ; the message has the first frame after which they do.
     pub(crate) fn run(&self) -> Histogram {
         let mut sides = Sides::new(self);
         while sides.frames < self.frames {
@@ -175,7 +175,7 @@ impl Epoch {
     }
 }
 
-/// The program and the model.
+/// Program and model.
 struct Sides<'a> {
     epoch: &'a Epoch,
     mutants: FrameGenerator,
@@ -224,7 +224,7 @@ impl<'a> Sides<'a> {
         }
     }
 
-    /// Runs one frame that the kernel takes on both sides.
+    /// Runs one frame that the kernel accepts on both sides.
     fn frame(&mut self) -> (&'static str, GeneratedFrame) {
         let hooks = self.epoch.gateway.hooks;
         let entry = &hooks[self.frames % hooks.len()];
@@ -241,7 +241,7 @@ impl<'a> Sides<'a> {
         (entry.program, mutant)
     }
 
-    /// Runs the program on a frame; `false` where the kernel does not take it.
+    /// Runs the program on a frame; returns false if the kernel does not accept the frame.
     fn show(&mut self, entry: &Entry, mutant: &GeneratedFrame) -> bool {
         let context = entry.socket_buffer().then(|| context(mutant));
         match self.kernel.run(entry.program, &mutant.bytes, context.as_ref().map(|bytes| &bytes[..])) {
@@ -263,12 +263,12 @@ impl<'a> Sides<'a> {
     }
 }
 
-/// A moment of the model's clock.
+/// Converts a time of the model's clock.
 pub(crate) fn moment(milliseconds: u64) -> Time {
     Time::from_nanos(milliseconds * 1_000_000)
 }
 
-/// `struct __sk_buff`: ingress_ifindex at 36, gso_segs at 164, gso_size at 176.
+/// Builds a `struct __sk_buff`: ingress_ifindex at 36, gso_segs at 164, gso_size at 176.
 fn context(mutant: &GeneratedFrame) -> [u8; 192] {
     let mut context = [0; 192];
     context[36..40].copy_from_slice(&u32::from(mutant.forwarded).to_ne_bytes());

@@ -1,4 +1,4 @@
-//! Many flows: read, taken out, and more than a source may hold.
+//! Many flows: polled, evicted, and beyond the limit of a source.
 
 use anyhow::Result;
 use mailflow_engine::flow::Flow;
@@ -12,10 +12,10 @@ use crate::{
     report::{Report, same},
 };
 
-/// Flows beyond a source's share.
+/// Flows beyond the source limit.
 const BEYOND: u32 = 500;
 
-/// Fills a source's share of the table, reads it and empties it; then more than that.
+/// Fills the table up to the source limit, reads and evicts the flows, then inserts more than the limit.
 pub(crate) fn check(kernel: &mut Kernel, report: &mut Report) {
     report.check(format!("{SHARE} flows of a source are read and taken out, each once"), || {
         take_all(kernel)?;
@@ -47,7 +47,7 @@ pub(crate) fn check(kernel: &mut Kernel, report: &mut Report) {
 
 const FIRST_PORT: u16 = 30_000;
 
-/// A SYN for each flow of one source.
+/// Sends a SYN for each flow of one source.
 fn begin(kernel: &Kernel, flows: u32) -> Result<()> {
     for number in 0..flows as u16 {
         let client = format!("10.20.0.2:{}", FIRST_PORT + number);

@@ -1,4 +1,4 @@
-//! The frame table: what each frame has to be counted as, through every program that is loaded.
+//! Frame table: the expected counters of each frame, through every loaded program.
 
 use std::net::SocketAddr;
 
@@ -11,7 +11,7 @@ use mailflow_test_support::frame::{FrameBuilder, Transport, flag::*, fragmented,
 
 use crate::report::{Report, same};
 
-/// Which way a program counts.
+/// Directions that a program counts.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ways {
     Up,
@@ -19,14 +19,14 @@ pub(crate) enum Ways {
     Both,
 }
 
-/// Where a frame begins.
+/// First header of a frame.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Begins {
     Ethernet,
     Ip,
 }
 
-/// Frames of one flow, and what becomes of them.
+/// Frames of one flow, and their expected counters.
 pub(crate) struct Case {
     pub(crate) name: &'static str,
     pub(crate) frames: Vec<Vec<u8>>,
@@ -34,17 +34,17 @@ pub(crate) struct Case {
     pub(crate) counts: [(u64, u64); 2],
     /// VLAN tags, outer first.
     tags: Vec<u16>,
-    /// Why frames count to no flow, and how many.
+    /// Reasons and numbers of the frames that count to no flow.
     pub(crate) reasons: Vec<(Reason, u64)>,
-    /// Tells this case's flow from all others.
+    /// Client port that identifies the flow of this case.
     port: u16,
 }
 
-/// The first case's client port; the others follow.
+/// Client port of the first case; the other cases follow.
 const FIRST_PORT: u16 = 20_000;
 
-/// The table for a program: what it does not count is in the other direction. Each showing has a number:
-/// fragments of an earlier one are other packets.
+/// Returns the cases for a program, which counts one or both directions. `showing` must be unique: fragments
+/// of an earlier run belong to other packets.
 pub(crate) fn cases(ways: Ways, begins: Begins, showing: u16) -> Vec<Case> {
     let mut table = Table { ways, begins, showing, cases: Vec::new() };
     table.sessions();
@@ -65,14 +65,15 @@ struct Table {
 }
 
 impl Table {
-    /// A packet of the next case's flow: up, or down where that is what is counted.
+    /// Returns a packet of the next case's flow, in the direction that the program counts.
     fn packet(&self, v6: bool, flags: u8) -> FrameBuilder {
         let (up, down) = self.both(v6, flags);
         if self.ways == Ways::Down { down } else { up }
     }
 
-    /// BPF_PROG_TEST_RUN reads an ethertype at byte 12 in any case, which without an Ethernet header lies
-    /// in the source address: these read as IPv4's and IPv6's.
+    /// Returns a packet for each direction. BPF_PROG_TEST_RUN always reads an ethertype at byte 12. Without
+    /// an Ethernet header that byte is in the source address, so these addresses contain the ethertypes of
+    /// IPv4 and IPv6.
     fn both(&self, v6: bool, flags: u8) -> (FrameBuilder, FrameBuilder) {
         let port = FIRST_PORT + self.cases.len() as u16;
         let (client, server) = if v6 {
@@ -88,14 +89,14 @@ impl Table {
         )
     }
 
-    /// A case of frames that all count, each once, where their direction does.
+    /// Adds a case of frames that count once each, in their directions.
     fn counts(&mut self, name: &'static str, frames: &[FrameBuilder]) {
         let built = frames.iter().map(|frame| (frame.build(), frame.ip_bytes(), frame.ends[1].1 == 25));
         let tags = frames[0].tags.iter().map(|(_, control)| control & 0xfff).filter(|tag| *tag != 0);
         self.counts_as(name, tags.collect(), built.collect());
     }
 
-    /// The same of frames with their IP bytes, and whether they go up.
+    /// Adds a case of frames, given with their IP bytes and true for the direction to the server.
     fn counts_as(&mut self, name: &'static str, tags: Vec<u16>, frames: Vec<(Vec<u8>, u64, bool)>) {
         let mut counts = [(0, 0); 2];
         let mut unwatched = 0;
@@ -111,7 +112,7 @@ impl Table {
         self.push(name, frames, counts, tags, vec![(Reason::NotWatched, unwatched)]);
     }
 
-    /// A case of one frame that counts to no flow.
+    /// Adds a case of one frame that counts to no flow.
     fn refused(&mut self, name: &'static str, reason: Reason, frame: Vec<u8>) {
         self.push(name, vec![frame], [(0, 0); 2], Vec::new(), vec![(reason, 1)]);
     }
@@ -151,7 +152,7 @@ impl Table {
             self.counts(name, &frames);
         }
         let (up, down) = self.both(false, 0);
-        // BPF_PROG_TEST_RUN takes 14 bytes for an Ethernet header, and wants an IP header behind them.
+        // BPF_PROG_TEST_RUN takes 14 bytes for an Ethernet header, and requires an IP header after them.
         self.counts("UDP", &[up.udp().payload("an answer is due"), down.udp().payload("here it is")]);
     }
 
@@ -249,14 +250,14 @@ impl Table {
     }
 }
 
-/// Shows every loaded program the whole table.
+/// Runs the whole table through every loaded program.
 pub(crate) fn check(kernel: &mut Kernel, report: &mut Report) {
     let programs: Vec<String> = kernel.programs().map(str::to_owned).collect();
     for (showing, program) in (0..).zip(programs) {
         let Some((ways, begins)) = kind(&program) else { continue };
         let mut table = cases(ways, begins, showing);
         if program.starts_with("tc") {
-            // BPF_PROG_TEST_RUN itself refuses a frame whose IP header is not whole.
+            // BPF_PROG_TEST_RUN itself rejects a frame with an incomplete IP header.
             table.retain(|case| !case.reasons.contains(&(Reason::Truncated, 1)));
         }
         report.check(format!("frame table through {program}: {} cases", table.len()), || {
@@ -282,7 +283,7 @@ pub(crate) fn check(kernel: &mut Kernel, report: &mut Report) {
     several_buffers(kernel, report);
 }
 
-/// Checks that every packet that was ever counted is held somewhere or was taken out.
+/// Checks packet conservation: every counted packet is in a map or was evicted.
 pub(crate) fn conserved(kernel: &mut Kernel) -> Result<()> {
     let before = kernel.totals()?;
     kernel.snapshot(clock::now())?;
@@ -290,7 +291,7 @@ pub(crate) fn conserved(kernel: &mut Kernel) -> Result<()> {
     same("conservation difference", kernel.held().difference(&before, &after), Default::default())
 }
 
-/// What an entry point counts, by its name; `None` for one that counts nothing.
+/// Returns what an entry point counts, by its name; `None` for one that counts nothing.
 fn kind(program: &str) -> Option<(Ways, Begins)> {
     let begins = if program.ends_with("_ip") { Begins::Ip } else { Begins::Ethernet };
     let ways = match program.trim_end_matches("_ip").trim_end_matches("_frags") {
@@ -302,7 +303,7 @@ fn kind(program: &str) -> Option<(Ways, Begins)> {
     Some((ways, begins))
 }
 
-/// Takes every flow out of the table.
+/// Evicts every flow from the table.
 pub(crate) fn take_all(kernel: &mut Kernel) -> Result<Vec<Flow>> {
     let flows = kernel.snapshot(clock::now())?.flows;
     let fates = kernel.remove(&flows)?;
@@ -310,7 +311,7 @@ pub(crate) fn take_all(kernel: &mut Kernel) -> Result<Vec<Flow>> {
     Ok(flows)
 }
 
-/// Compares what was counted with the table, to the last counter.
+/// Compares the counters with the table of cases.
 pub(crate) fn compare(cases: &[Case], flows: &[Flow], before: &Totals, after: &Totals) -> Result<()> {
     let mut sums = [(0, 0); 2];
     let mut reasons = [0; 16];
@@ -335,7 +336,7 @@ pub(crate) fn compare(cases: &[Case], flows: &[Flow], before: &Totals, after: &T
     same("total packets and bytes, up and down", totals, sums)?;
     for reason in Reason::ALL {
         let seen = after.reason(reason) - before.reason(reason);
-        // On a wire there is other traffic too: neighbours are looked for, groups are joined.
+        // A wire has other traffic too: neighbour discovery, multicast joins.
         if reason.is_loss() {
             same(reason.name(), seen, reasons[reason as usize])?;
         }
@@ -343,7 +344,7 @@ pub(crate) fn compare(cases: &[Case], flows: &[Flow], before: &Totals, after: &T
     Ok(())
 }
 
-/// `struct __sk_buff` of a buffer that was merged: gso_segs at 164, gso_size at 176.
+/// Checks a merged buffer by `struct __sk_buff`: gso_segs at 164, gso_size at 176.
 fn merged(kernel: &mut Kernel, report: &mut Report) {
     let frame = FrameBuilder::tcp("8.0.0.2:30000", "8.0.1.25:25", ACK).payload(vec![0; 3000]);
     report.check("a merged buffer counts as the packets it stands for", || {

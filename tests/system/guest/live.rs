@@ -1,5 +1,5 @@
-//! Real traffic through attached programs: connections against what both ends' kernels say of them, and
-//! frames against the table.
+//! Real traffic through attached programs: connections compared with TCP_INFO of both ends, and frames
+//! compared with the frame table.
 
 use std::time::{Duration, Instant};
 
@@ -19,10 +19,10 @@ use crate::{
     report::{Report, same},
 };
 
-/// Bytes up and down of the connections: mails small and large, and a download.
+/// Bytes up and down of the connections: small and large mails, and a download.
 const TRANSFERS: [(usize, usize); 3] = [(0, 0), (60_000, 700), (3_000, 400_000)];
 
-/// Attaches in every role to every hook, at a veth and at a NIC.
+/// Attaches in every role to every hook, on a veth and on a NIC.
 pub(crate) fn check(kernel: &mut Kernel, network: &Network, report: &mut Report) {
     for (interface, hook, row) in [
         (VETH, Hook::Tc, "TC, ingress and egress"),
@@ -69,7 +69,7 @@ fn hook_name(hook: Hook) -> &'static str {
     }
 }
 
-/// Attaches, and asks the kernel whether it is as the agent says.
+/// Attaches, and checks the attachment with the kernel's tools.
 pub(crate) fn attach(
     kernel: &mut Kernel,
     network: &Network,
@@ -87,7 +87,7 @@ pub(crate) fn attach(
     same("filters, to tc", filters(&network.server, interface)?, clsact)
 }
 
-/// Takes everything off, and asks the kernel whether anything is left.
+/// Detaches everything, and checks with the kernel's tools that nothing is left.
 pub(crate) fn detach(kernel: &mut Kernel, network: &Network, interface: &str) -> Result<()> {
     network.server.enter(|| kernel.detach())?;
     same("native XDP, to ip", native_xdp(&network.server, interface)?, false)?;
@@ -100,18 +100,18 @@ fn native_xdp(host: &Ns, interface: &str) -> Result<bool> {
     Ok(shown.contains(" xdp"))
 }
 
-/// How many filters an interface has, ingress and egress.
+/// Returns the number of filters of an interface, ingress and egress.
 pub(crate) fn filters(host: &Ns, interface: &str) -> Result<usize> {
     let mut count = 0;
     for side in ["ingress", "egress"] {
-        // Without clsact there are none, which tc calls an error.
+        // Without clsact, tc reports an error.
         let shown = host.run(&format!("tc filter show dev {interface} {side}")).unwrap_or_default();
         count += shown.matches("handle 0x").count();
     }
     Ok(count)
 }
 
-/// The kind of hook at ingress, as the table has it.
+/// Returns the attachment type at ingress, as a cell of the table.
 pub(crate) fn ingress(kernel: &Kernel) -> String {
     let ingress = kernel.places().find(|place| place.direction == Direction::Ingress);
     ingress.map_or("none".to_owned(), |place| format!("`{}`", place.attachment))
@@ -133,9 +133,10 @@ fn sessions(
                         take_all(kernel)?;
                         session(network, role, path, family, bytes)
                     };
-                    // On a busy machine an emulated one may lose a packet, and who saw it is not known.
+                    // On a busy machine an emulated NIC may lose a packet, after or before the program
+                    // counted it.
                     let (port, expected) = transfer().or_else(|_| transfer()).or_else(|_| transfer())?;
-                    // One that has begun in this tick is left for the next reading.
+                    // A flow that began in the current tick is read by the next poll.
                     wait_for("the flow is read", Duration::from_secs(5), || {
                         Ok((!kernel.snapshot(clock::now())?.flows.is_empty()).then_some(()))
                     })?;
@@ -155,8 +156,8 @@ fn sessions(
     }
 }
 
-/// A connection toward the watched host, or from it where it is the client: the client's port, and what both
-/// ends' kernels say.
+/// Makes a connection to the watched host, or from it where it is the client. Returns the client's port and
+/// the TCP_INFO of both ends.
 fn session(
     network: &Network,
     role: Role,
@@ -172,7 +173,7 @@ fn session(
     Ok((transfer.client.port(), transfer.wire()))
 }
 
-/// Waits until the frames of `cases` have been counted, and then for what should not come.
+/// Waits until the frames of `cases` are counted, then checks that no more follow.
 pub(crate) fn counted(kernel: &mut Kernel, cases: &[Case], before: &Totals) -> Result<()> {
     let deadline = Instant::now() + Duration::from_secs(10);
     let mut compare = || {

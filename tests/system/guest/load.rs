@@ -1,4 +1,4 @@
-//! Loading every entry point.
+//! Loading of every entry point.
 
 use std::{collections::BTreeSet, time::Instant};
 
@@ -11,9 +11,9 @@ use crate::{
     under_test,
 };
 
-/// Room in the flow table.
+/// Capacity of the flow table.
 const FLOWS: u32 = 16_384;
-/// The part of it that one source may hold: more than one batch of a read.
+/// Source limit: more than one batch of a poll.
 pub(crate) const SHARE: u32 = 10_000;
 
 fn options(programs: Programs) -> LoadOptions {
@@ -21,7 +21,7 @@ fn options(programs: Programs) -> LoadOptions {
     LoadOptions { flows: FLOWS, flows_per_source: SHARE, external_clock: false, ..usual }
 }
 
-/// Names of all entry points but those for frames in several buffers.
+/// Names of all entry points, except those for multi-buffer frames.
 const PLAIN: [&str; 13] = [
     "tc_host_in",
     "tc_host_in_ip",
@@ -39,7 +39,7 @@ const PLAIN: [&str; 13] = [
 ];
 const FRAGS: [&str; 3] = ["xdp_host_frags", "xdp_lan_frags", "xdp_mirror_frags"];
 
-/// Loads everything this kernel takes, and checks what that did to the process.
+/// Loads everything that this kernel accepts, and checks the effects on the process.
 pub(crate) fn every_entry_point(report: &mut Report) -> Result<Kernel> {
     let began = Instant::now();
     let kernel = load(&options(Programs::All))?;
@@ -84,12 +84,12 @@ fn memory_limit() -> libc::rlim_t {
     limit.rlim_cur
 }
 
-/// The mirror's TC program alone, for what needs a load of its own.
+/// Loads only the mirror's TC program.
 pub(crate) fn tc_mirror() -> Result<Kernel> {
     load(&options(Programs::One("tc_mirror")))
 }
 
-/// A program to run frames through, with a clock that is set from outside.
+/// Loads a program for replay, with an external clock.
 pub(crate) fn for_replay(program: &'static str) -> Result<Kernel> {
     load(&LoadOptions { external_clock: true, ..options(Programs::One(program)) })
 }

@@ -1,6 +1,6 @@
 //! The only process of a guest that `cargo xtask test kernels` boots. It loads the program as the agent
-//! does, attaches it to every hook there is, shows it frames and connections, and reports each check in a
-//! line on the console.
+//! does and attaches it to every hook. It sends frames and connections, and reports each check as a line on
+//! the console.
 
 mod capacity;
 mod frames;
@@ -38,7 +38,7 @@ fn main() -> ExitCode {
 fn run() -> Result<()> {
     init::prepare()?;
     let mut report = Report::begin()?;
-    // One load serves nearly all checks: with software emulation the verifier is what takes the time.
+    // One load serves nearly all checks: under software emulation the verifier takes most of the time.
     let mut kernel = load::every_entry_point(&mut report)?;
     frames::check(&mut kernel, &mut report);
     capacity::check(&mut kernel, &mut report);

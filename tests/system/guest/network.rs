@@ -1,11 +1,11 @@
-//! Two hosts and the wires between them.
+//! Two hosts and the links between them.
 //!
 //! ```text
-//!  client                      server
-//!  wire0 ------- veth -------- lan0
-//!  wire0.7 ----- 802.1Q ------ lan0.7
-//!  wire0.9.8 --- QinQ -------- lan0.9.8
-//!  wire1 -- virtio, QEMU's --- nic0
+//! client                      server
+//! wire0 ------- veth -------- lan0
+//! wire0.7 ----- 802.1Q ------ lan0.7
+//! wire0.9.8 --- QinQ -------- lan0.9.8
+//! wire1 -- virtio, QEMU's --- nic0
 //! ```
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -13,28 +13,28 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use anyhow::Result;
 use mailflow_test_support::lab::{Family, Ns};
 
-/// The veth's end at which programs are attached.
+/// End of the veth to which programs are attached.
 pub(crate) const VETH: &str = "lan0";
-/// Its other end.
+/// Other end of the veth.
 pub(crate) const PEER: &str = "wire0";
-/// The virtio NIC at which programs are attached.
+/// Virtio NIC to which programs are attached.
 pub(crate) const VIRTIO: &str = "nic0";
 
-/// A way from one host to the other.
+/// Path from one host to the other.
 pub(crate) struct Path {
-    /// For people.
+    /// Name in reports.
     pub(crate) name: &'static str,
-    /// The interface below, at which programs are attached.
+    /// Lower interface, to which programs are attached.
     pub(crate) interface: &'static str,
-    /// Interfaces that have the addresses: the server's and the client's.
+    /// Interfaces with the addresses: the server's and the client's.
     ends: [&'static str; 2],
     /// VLAN tags, outer first.
     pub(crate) tags: &'static [u16],
-    /// Third part of its addresses.
+    /// Third byte of the addresses.
     net: u8,
 }
 
-/// Every way there is.
+/// Every path.
 pub(crate) const PATHS: [Path; 4] = [
     Path { name: "veth", interface: VETH, ends: [VETH, PEER], tags: &[], net: 1 },
     Path { name: "802.1Q", interface: VETH, ends: ["lan0.7", "wire0.7"], tags: &[7], net: 2 },
@@ -42,7 +42,7 @@ pub(crate) const PATHS: [Path; 4] = [
     Path { name: "virtio", interface: VIRTIO, ends: [VIRTIO, "wire1"], tags: &[], net: 4 },
 ];
 
-/// Port 25 at one end of a path.
+/// Returns port 25 at one end of a path.
 pub(crate) fn mail_server(path: &Path, family: Family, at: &Ns) -> SocketAddr {
     let host = if at.name() == "server" { 1 } else { 2 };
     SocketAddr::new(address(path, family, host), 25)
@@ -55,14 +55,14 @@ fn address(path: &Path, family: Family, host: u8) -> IpAddr {
     }
 }
 
-/// The two hosts.
+/// Both hosts.
 pub(crate) struct Network {
     pub(crate) client: Ns,
     pub(crate) server: Ns,
 }
 
 impl Network {
-    /// Makes the hosts and connects them.
+    /// Creates the hosts and connects them.
     pub(crate) fn build() -> Result<Self> {
         let (client, server) = (Ns::create("client".to_owned())?, Ns::create("server".to_owned())?);
         server.ip("link add lan0 type veth peer name wire0 netns client")?;
@@ -71,14 +71,14 @@ impl Network {
             mailflow_test_support::lab::output(mailflow_test_support::lab::command("ip").args(arguments))?;
         }
         for (host, last, [below, nic]) in [(&server, 1, [VETH, VIRTIO]), (&client, 2, [PEER, "wire1"])] {
-            // Without SACK every segment's header is of one length.
+            // Without SACK all segments have headers of equal length.
             host.sysctl("ipv4/tcp_sack", "0")?;
             host.ip(&format!("link add link {below} name {below}.7 type vlan id 7"))?;
             host.ip(&format!("link add link {below} name {below}.9 type vlan protocol 802.1ad id 9"))?;
             host.ip(&format!("link add link {below}.9 name {below}.9.8 type vlan id 8"))?;
-            // A veth takes frames with one tag more than its MTU allows, not with two.
+            // A veth accepts frames with one tag beyond its MTU, not with two.
             host.ip(&format!("link set {below}.9.8 mtu 1496"))?;
-            // Tags go into the frame: beside the frame, where a veth would have them, XDP cannot see them.
+            // Tags must be in the frame: a veth would keep them in metadata, which XDP cannot read.
             host.run(&format!("ethtool -K {below} tx-vlan-hw-insert off tx-vlan-stag-hw-insert off"))?;
             for interface in
                 [below, nic, &format!("{below}.7"), &format!("{below}.9"), &format!("{below}.9.8")]

@@ -1,4 +1,4 @@
-//! A load for replay: one program, and a clock that is set from outside.
+//! Load for replay: one program, and an external clock.
 
 use anyhow::Result;
 use mailflow_agent::config::Role;
@@ -11,7 +11,7 @@ use crate::{
     report::{Report, same},
 };
 
-/// Runs a flow with a pause longer than the idle time, which makes two flows of it.
+/// Replays a flow with a pause longer than the idle timeout, which makes two flows.
 pub(crate) fn check(report: &mut Report) {
     report.check("replay: the clock is the capture's", || {
         let program = replay_program(Role::Mirror)?;

@@ -1,4 +1,4 @@
-//! The report on the console.
+//! Report on the console.
 
 use std::{
     fmt::Debug,
@@ -10,21 +10,21 @@ use anyhow::{Result, ensure};
 use mailflow_kernel::KernelVersion;
 use mailflow_test_support::guest::Line;
 
-/// Writes what is found out, as it is found out.
+/// Writer of results, one line each.
 pub(crate) struct Report {
-    /// The kernel that runs.
+    /// Version of the running kernel.
     pub(crate) version: KernelVersion,
 }
 
 impl Report {
-    /// Begins with the kernel's name.
+    /// Starts the report with the kernel's name.
     pub(crate) fn begin() -> Result<Self> {
         let release = fs::read_to_string("/proc/sys/kernel/osrelease")?;
         println!("{}", Line::Kernel(release.trim().to_owned()));
         Ok(Self { version: KernelVersion::running()? })
     }
 
-    /// Runs a check; whatever it comes to, the next one is run too.
+    /// Runs a check. A failure does not stop the run.
     pub(crate) fn check(&mut self, name: impl Into<String>, check: impl FnOnce() -> Result<()>) {
         let name = name.into();
         let line = match catch_unwind(AssertUnwindSafe(check)) {
@@ -38,28 +38,28 @@ impl Report {
         println!("{line}");
     }
 
-    /// Names what is not checked on this kernel.
+    /// Reports a check that is skipped on this kernel.
     pub(crate) fn absent(&mut self, what: impl Into<String>, why: impl Into<String>) {
         println!("{}", Line::Absent { what: what.into(), why: why.into() });
     }
 
-    /// Says how this kernel does something.
+    /// Reports a property of this kernel.
     pub(crate) fn fact(&mut self, row: &str, cell: impl Into<String>) {
         println!("{}", Line::Fact { row: row.to_owned(), cell: cell.into() });
     }
 
-    /// Says that a program was loaded.
+    /// Reports a loaded program.
     pub(crate) fn loaded(&mut self, program: &str, instructions: Option<u32>) {
         println!("{}", Line::Loaded { program: program.to_owned(), instructions });
     }
 
-    /// Ends it.
+    /// Ends the report.
     pub(crate) fn end(self) {
         println!("{}", Line::End);
     }
 }
 
-/// Fails unless two values are the same.
+/// Fails unless two values are equal.
 pub(crate) fn same<T: PartialEq + Debug>(what: &str, seen: T, expected: T) -> Result<()> {
     ensure!(seen == expected, "{what}: {seen:?} instead of {expected:?}");
     Ok(())

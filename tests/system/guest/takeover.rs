@@ -1,4 +1,4 @@
-//! An agent that is killed, and the next one.
+//! Takeover: an agent that is killed, and its successor.
 
 use std::{os::unix::process::ExitStatusExt, process::ExitCode, time::Duration};
 
@@ -19,7 +19,7 @@ use crate::{
     report::{Report, same},
 };
 
-/// The argument that makes this program the agent that is killed.
+/// Argument that runs this program as the agent that is killed.
 pub(crate) const CRASH: &str = "crash";
 
 /// Packets that are sent past both agents.
@@ -29,7 +29,7 @@ const PACKETS: usize = 500;
 pub(crate) fn crash(interface: &str) -> ExitCode {
     let attached = load::tc_mirror().and_then(|mut kernel| {
         kernel.attach(interface, Role::Mirror, Hook::Tc)?;
-        // SAFETY: two integers; nothing runs after it.
+        // SAFETY: integer arguments; nothing runs after the call.
         unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
         bail!("SIGKILL did not kill");
     });
@@ -38,14 +38,14 @@ pub(crate) fn crash(interface: &str) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// Kills an agent and sees what it leaves, and whether the next one counts once.
+/// Kills an agent, checks what is left, and checks that the next agent counts each packet once.
 pub(crate) fn check(kernel: &mut Kernel, network: &Network, report: &mut Report) {
     let mut stays = false;
     report.check("a killed agent was attached", || {
         let before = programs()?;
         let status = network.server.command("/init").args([CRASH, VETH]).status()?;
         same("killed by", status.signal(), Some(libc::SIGKILL))?;
-        // The kernel frees programs in its own time.
+        // The kernel frees programs asynchronously.
         let freed = wait_for("its program is gone", Duration::from_secs(3), || {
             Ok((programs()? == before).then_some(()))
         });
@@ -82,13 +82,13 @@ pub(crate) fn check(kernel: &mut Kernel, network: &Network, report: &mut Report)
     });
 }
 
-/// How many programs the kernel holds, by BPF_PROG_GET_NEXT_ID.
+/// Returns the number of programs in the kernel, by BPF_PROG_GET_NEXT_ID.
 fn programs() -> Result<usize> {
     const GET_NEXT_ID: libc::c_int = 11;
     let mut count = 0;
     let mut attributes = [0_u32; 3];
     loop {
-        // SAFETY: the attributes are this command's: a start, the next after it, flags.
+        // SAFETY: the attributes belong to this command: start, next id, flags.
         let result = unsafe {
             libc::syscall(libc::SYS_bpf, GET_NEXT_ID, attributes.as_mut_ptr(), size_of_val(&attributes))
         };

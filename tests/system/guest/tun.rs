@@ -19,7 +19,7 @@ use crate::{
 
 const NAME: &str = "tun0";
 
-/// Shows the programs for such interfaces what goes in and what comes out.
+/// Sends packets in both directions through the programs for such interfaces.
 pub(crate) fn check(kernel: &mut Kernel, network: &Network, report: &mut Report) -> Result<()> {
     let mut tun = network.server.enter(open)?.context("tun device")?;
     network.server.ip(&format!("link set {NAME} up"))?;
@@ -29,7 +29,7 @@ pub(crate) fn check(kernel: &mut Kernel, network: &Network, report: &mut Report)
         (220, Role::Mirror, Ways::Both, None),
     ] {
         report.check(format!("{NAME} as {}: frames in and out", role.name()), || {
-            // XDP has no such frames: asked for, TC takes its place.
+            // XDP does not see such frames: a request for XDP attaches TC.
             live::attach(kernel, network, NAME, role, Hook::Xdp)?;
             let before = kernel.totals()?;
             let cases = frames::cases(ingress, Begins::Ip, showing);
@@ -53,10 +53,10 @@ pub(crate) fn check(kernel: &mut Kernel, network: &Network, report: &mut Report)
     Ok(())
 }
 
-/// A tun device without packet information in front of its packets (Documentation/networking/tuntap.rst).
+/// Opens a tun device without the packet information header (Documentation/networking/tuntap.rst).
 fn open() -> io::Result<File> {
     let tun = File::options().read(true).write(true).open("/dev/net/tun")?;
-    // SAFETY: all bits zero are a valid request.
+    // SAFETY: all zeros are a valid request.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     for (to, from) in request.ifr_name.iter_mut().zip(NAME.bytes()) {
         *to = from as libc::c_char;

@@ -1,4 +1,4 @@
-//! An agent with what the shipped unit gives it, and no more: another user than root, three capabilities.
+//! Agent with only the privileges of the shipped unit: a user other than root, three capabilities.
 
 use std::{
     fs,
@@ -25,7 +25,7 @@ use crate::{
     report::{Report, same},
 };
 
-/// The argument that makes this program that agent.
+/// Argument that runs this program as that agent.
 pub(crate) const UNIT: &str = "unit";
 
 /// `CapabilityBoundingSet=` and `AmbientCapabilities=` of the unit (linux/capability.h).
@@ -34,16 +34,16 @@ const PERFMON: u32 = 38;
 const BPF: u32 = 39;
 const GIVEN: u64 = 1 << NET_ADMIN | 1 << PERFMON | 1 << BPF;
 
-/// Packets that it counts.
+/// Packets that the agent counts.
 const PACKETS: usize = 200;
-/// What it says once it counts.
+/// Line that the agent prints once it counts.
 const COUNTS: &str = "counts";
 
-/// Starts it, sends packets past it, and hears what it held and counted.
+/// Starts the agent, sends packets past it, and reads its capabilities and counters.
 pub(crate) fn check(network: &Network, report: &mut Report) {
     let mut held = String::new();
     report.check("with the unit's capabilities an agent loads, attaches, counts and takes out", || {
-        // As distributions set it: without a capability nothing of bpf(2) is to be had.
+        // As distributions set it: bpf(2) needs a capability.
         fs::write("/proc/sys/kernel/unprivileged_bpf_disabled", "2")?;
         let mut agent = network.server.command("/init");
         let mut agent = agent.args([UNIT, VETH]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
@@ -63,7 +63,7 @@ pub(crate) fn check(network: &Network, report: &mut Report) {
     report.fact("held after start, of the unit's capabilities", held);
 }
 
-/// The agent itself.
+/// Runs the agent.
 pub(crate) fn run(interface: &str) -> ExitCode {
     match serve(interface) {
         Ok(()) => ExitCode::SUCCESS,
@@ -90,13 +90,13 @@ fn serve(interface: &str) -> Result<()> {
         Ok((seen(&mut kernel)? >= PACKETS as u64).then_some(()))
     })?;
     same("packets", seen(&mut kernel)?, PACKETS as u64)?;
-    // Each minute's look at its place.
+    // The verification of the attachment that the agent does once a minute.
     kernel.follow(clock::now(), Verify::Now);
     let standing: Vec<_> = kernel.places().map(|place| place.standing).collect();
     same("standing", standing, vec![Standing::Attached { position: Some(1) }])?;
     let flows = kernel.snapshot(clock::now())?.flows;
     same("fates", kernel.remove(&flows)?, vec![Fate::Removed])?;
-    // As a reload does, or an interface that comes back.
+    // As after a reload, or when an interface comes back.
     kernel.unwatch(interface);
     kernel.attach(interface, Role::Mirror, Hook::Tc)?;
     kernel.follow(clock::now(), Verify::Now);
@@ -112,32 +112,33 @@ fn serve(interface: &str) -> Result<()> {
     Ok(())
 }
 
-/// Becomes what the unit makes of the agent.
+/// Reduces the privileges of this process to the unit's.
 fn confine() -> io::Result<()> {
     let limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
-    // SAFETY: a struct that lives through the call.
+    // SAFETY: the struct lives through the call.
     done(unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit) }.into())?;
     for capability in (0..64).filter(|capability| GIVEN >> capability & 1 == 0) {
-        // SAFETY: integers only. The first that this kernel does not know ends it.
+        // SAFETY: integer arguments. The loop ends at the first capability that this kernel does not know.
         if unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability) } != 0 {
             break;
         }
     }
     const NOBODY: u32 = 65_534;
-    // SAFETY: integers only, and no groups.
+    // SAFETY: integer arguments, and an empty list of groups.
     unsafe {
         done(libc::prctl(libc::PR_SET_KEEPCAPS, 1).into())?;
         done(libc::setgroups(0, std::ptr::null()).into())?;
         done(libc::setresgid(NOBODY, NOBODY, NOBODY).into())?;
         done(libc::setresuid(NOBODY, NOBODY, NOBODY).into())?;
     }
-    // _LINUX_CAPABILITY_VERSION_3 and this thread; effective, permitted and inheritable, the low words first.
+    // _LINUX_CAPABILITY_VERSION_3 and this thread; effective, permitted and inheritable sets, low words
+    // first.
     let header = [0x2008_0522_u32, 0];
     let (low, high) = (GIVEN as u32, (GIVEN >> 32) as u32);
     let sets = [low, low, 0, high, high, 0];
-    // SAFETY: both are as the kernel lays them out, and live through the call.
+    // SAFETY: both have the kernel's layout, and live through the call.
     done(unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), sets.as_ptr()) })?;
-    // SAFETY: integers only.
+    // SAFETY: integer arguments.
     done(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }.into())
 }
 

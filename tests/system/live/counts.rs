@@ -1,4 +1,4 @@
-//! Per-flow packets and bytes against what the kernels of both ends say they sent and received.
+//! Packets and bytes of each flow, compared with TCP_INFO of both ends.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -7,8 +7,8 @@ use mailflow_test_support::lab::{
 };
 use serde_json::Value;
 
-/// Bytes up and down of each transfer: mails small and large, and a download, so that merged buffers
-/// occur in either direction.
+/// Bytes up and down of each transfer: small and large mails, and a download, so that merged buffers occur in
+/// both directions.
 const TRANSFERS: [(usize, usize); 5] =
     [(0, 0), (700, 300), (40_000, 1_000), (8_000_000, 2_000), (3_000, 8_000_000)];
 
@@ -24,8 +24,8 @@ fn check(hook: &str, family: Family, expected_hooks: [&str; 2]) {
     }
 
     for host in [&lab.client, &lab.server] {
-        // Without SACK every segment's header is of one length, also after a retransmission that a busy
-        // machine's delays cause; with small windows no queue of the lab overflows.
+        // Without SACK all segments have headers of equal length, also after a retransmission on a busy
+        // machine. With small windows no queue of the lab overflows.
         host.sysctl("ipv4/tcp_sack", "0").unwrap();
         host.sysctl("ipv4/tcp_rmem", "4096 131072 200000").unwrap();
     }

@@ -1,11 +1,11 @@
-//! What goes wrong is said clearly, with the exit status that scripts rely on.
+//! Errors have a clear message, and the exit status that scripts rely on.
 
 use std::{net::SocketAddr, path::Path, process::Output};
 
 use mailflow_test_support::lab::{Lab, LabOptions, agent_binary};
 
-/// Runs the agent to its end in the gateway's namespace. Before it fails, `run` may have made what it keeps
-/// its state in: nothing of that is the machine's.
+/// Runs the agent to its end in the gateway's namespace. `run` may create its state before it fails: the
+/// state is in the lab's folder.
 fn run(lab: &Lab, wrapper: &str, options: &str) -> Output {
     let binary = agent_binary().unwrap();
     let own = if options.split(' ').next() == Some("run") {
@@ -36,14 +36,14 @@ fn config(folder: &Path, text: &str) -> String {
 }
 
 #[test]
-fn failures_name_their_cause() {
+fn errors_name_their_cause() {
     let lab = Lab::new(&LabOptions::default()).unwrap();
-    // What can be no interface. One that is not there is waited for: the suite `attach`.
+    // Invalid interface names. A missing interface is no error: see the suite `attach`.
     expect(&run(&lab, "", "run --interface lan0/7"), 2, &["lan0/7", "slash"]);
     expect(&run(&lab, "", "run --interface re:^lan("), 2, &["re:^lan(", "regular expression"]);
-    // None at all.
+    // No interface.
     expect(&run(&lab, "", "run"), 2, &["--interface", "lan0"]);
-    // A bad network: where, and what instead.
+    // An invalid network: location and suggestion.
     let file = config(lab.folder(), "internal_networks:\n  networks: [10.0.0.1/8]\n");
     expect(
         &run(&lab, "", &format!("run --interface lan0 --config {file}")),
@@ -58,7 +58,7 @@ fn failures_name_their_cause() {
     let taken: SocketAddr = "127.0.0.1:10825".parse().unwrap();
     let _listener = lab.gateway.enter(|| std::net::TcpListener::bind(taken)).unwrap().unwrap();
     expect(&run(&lab, "", "run --interface lan0"), 1, &["127.0.0.1:10825", "in use"]);
-    // Nothing stays attached after a failure.
+    // After a failure nothing stays attached.
     assert!(!lab.gateway.run("tc filter show dev lan0 ingress").unwrap().contains("tc_lan"));
     // Outputs that cannot be written.
     expect(

@@ -1,4 +1,4 @@
-//! Several watched interfaces: each flow names the one at which its first packet was counted.
+//! Several watched interfaces: each flow has the interface at which its first packet was counted.
 
 use std::collections::BTreeMap;
 
@@ -8,12 +8,12 @@ use mailflow_test_support::{
 };
 use serde_json::Value;
 
-/// Interfaces, hooks, and the client's port of the flow that passes.
+/// Interfaces, hooks, and client ports of the flows.
 const PASSED: [(&str, &str, u16); 3] =
     [("wire1", "xdp", 30_001), ("wire2", "tc", 30_002), ("wire3", "tc", 30_003)];
 
 #[test]
-fn a_flow_names_the_interface_of_its_first_packet_at_each_hook() {
+fn flow_has_interface_of_first_packet_at_each_hook() {
     let lab = Lab::new(&LabOptions::default()).unwrap();
     let gateway = &lab.gateway;
     let mut entries = String::from("interfaces:\n  - { name: lan0, role: lan }\n");
@@ -36,7 +36,7 @@ fn a_flow_names_the_interface_of_its_first_packet_at_each_hook() {
         let client = format!("{client}:{port}");
         let to_server = FrameBuilder::tcp(&client, server, SYN).build();
         let to_client = FrameBuilder::tcp(server, &client, SYN | ACK).build();
-        // The third flow is seen from its server's answer on, which leaves by the interface.
+        // The third flow is counted from the SYN-ACK on, which leaves by the interface.
         let (inside, outside) = (name, name.replace("wire", "far"));
         let ports = [inside, &outside].map(|end| Port::open(gateway, end).unwrap());
         let [inside, outside] = &ports;

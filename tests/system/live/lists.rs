@@ -1,4 +1,4 @@
-//! A file of internal networks that changes while the agent runs.
+//! Network list that changes while the agent runs.
 
 use std::{fs, net::SocketAddr, time::Duration};
 
@@ -7,11 +7,12 @@ use mailflow_test_support::lab::{
     wait_for,
 };
 
-/// A look at the files each second, a change that keeps still for one, and slack for a busy machine.
+/// Time until a changed list is in force: a check each second, a second without changes, and slack for a busy
+/// machine.
 const READ: Duration = Duration::from_secs(60);
 
 #[test]
-fn a_source_that_becomes_internal_begins_to_count() {
+fn source_added_to_list_is_counted() {
     let lab = Lab::new(&LabOptions::default()).unwrap();
     let _server =
         Postfix::start(&lab.server, &Package::unpack().unwrap(), lab.folder(), &PostfixOptions::default())
@@ -29,7 +30,7 @@ fn a_source_that_becomes_internal_begins_to_count() {
 
     let source = lab.client_ip(Family::V4, 0);
     let mail = Mail::to(SocketAddr::new(lab.server_ip(Family::V4), 587), Mode::StartTls);
-    // Sends three mails, each a flow, and waits for what the rule makes of them.
+    // Sends three mails, each a flow, and waits for the matched flows of the rule.
     let sent = std::cell::Cell::new(0);
     let three_mails = || {
         for _ in 0..3 {
@@ -50,7 +51,7 @@ fn a_source_that_becomes_internal_begins_to_count() {
     three_mails();
     assert_eq!(agent.alerts(), Vec::<String>::new(), "not internal");
 
-    // A list that is wrong changes nothing.
+    // An invalid list changes nothing.
     fs::write(&list, format!("cidr,group\n{source}/8,berlin\n")).unwrap();
     metric("mailflow_lists_last_reload_successful 0");
     metric("mailflow_listed_networks 1");

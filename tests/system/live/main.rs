@@ -1,6 +1,6 @@
-//! The running agent on a gateway with source NAT, real software on both sides.
+//! Running agent on a gateway with source NAT, with real software on both sides.
 //!
-//! These tests make network namespaces and so need root.
+//! These tests create network namespaces and need root.
 
 mailflow_test_support::needs_root!();
 

@@ -1,4 +1,4 @@
-//! The same packets, read at different intervals: the same records, the same alert.
+//! Equal packets with different poll intervals give equal records and equal alerts.
 
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
@@ -8,11 +8,11 @@ use mailflow_test_support::lab::{
 };
 use serde_json::Value;
 
-/// A record without what depends on the process that made it: two agents place the same tick on the
-/// wall clock within less than a tick of each other.
+/// Returns a record without what depends on the process: the wall-clock times of a tick differ by less than a
+/// tick between two agents.
 fn comparable(line: &str) -> ((u64, u64), Value) {
     let mut flow: Value = serde_json::from_str(line).unwrap();
-    // The kernel may choose the same client port toward two server ports.
+    // The kernel may choose the same client port for two server ports.
     let ports = ["src_port", "dest_port"].map(|name| flow[name].as_u64().unwrap());
     let object = flow.as_object_mut().unwrap();
     object.remove("timestamp");
@@ -24,13 +24,13 @@ fn comparable(line: &str) -> ((u64, u64), Value) {
 }
 
 #[test]
-fn a_tenth_of_a_second_and_five_seconds_agree() {
+fn poll_intervals_give_equal_records_and_alerts() {
     let lab = Lab::new(&LabOptions::default()).unwrap();
     let _server =
         Postfix::start(&lab.server, &Package::unpack().unwrap(), lab.folder(), &PostfixOptions::default())
             .unwrap();
     let binary = agent_binary().unwrap();
-    // Both at once, behind each other on the same hooks: they see the very same packets.
+    // Both agents run at the same hooks: they see the same packets.
     let agents: Vec<(Agent, std::path::PathBuf)> = [("fast", "100ms", 10_825), ("slow", "5s", 10_826)]
         .into_iter()
         .map(|(name, interval, port)| {

@@ -1,5 +1,5 @@
-//! Clients that are bound to a mail port themselves, through a gateway with two watched networks: each packet
-//! passes two hooks that could count it, and is counted once.
+//! Clients bound to a mail port, through a gateway with two watched networks. Each packet passes two hooks
+//! that could count it, and is counted once.
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -9,19 +9,19 @@ use mailflow_test_support::lab::{
 use serde_json::Value;
 
 const PORTS: [u16; 3] = [25, 465, 587];
-/// Bytes up and down of each connection; above a segment's size, so that merged buffers occur too.
+/// Bytes up and down of each connection; more than a segment, so that merged buffers occur.
 const TALK: (usize, usize) = (9_000, 4_000);
 
-/// A connection and what is to be counted of it.
+/// Connection and its expected counters.
 struct Case {
     name: String,
     connection: Connection,
     server: SocketAddr,
-    /// What both ends had counted when the agent began to look.
+    /// Counters of both ends when the agent started.
     before: Option<(TcpFacts, TcpFacts)>,
 }
 
-/// The first whole exchange's sender.
+/// Sender of the first exchange.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum First {
     Client,
@@ -43,7 +43,7 @@ impl Case {
         self.connection.close().unwrap();
     }
 
-    /// Packets and IP bytes up and down since the agent looks.
+    /// Returns packets and IP bytes up and down since the agent started.
     fn truth(&self) -> [u64; 4] {
         let (client, server) = self.connection.facts().unwrap();
         let before = |pick: fn(&(TcpFacts, TcpFacts)) -> u64| self.before.as_ref().map_or(0, pick);
@@ -51,7 +51,7 @@ impl Case {
         let down = u64::from(client.segments_in) - before(|(client, _)| client.segments_in.into());
         let up_payload = client.bytes_sent - before(|(client, _)| client.bytes_sent);
         let down_payload = server.bytes_sent - before(|(_, server)| server.bytes_sent);
-        // IPv4, TCP with timestamps; a SYN (RFC 9293, 7323) has 8 bytes of options more.
+        // IPv4 and TCP with timestamps; a SYN (RFC 9293, 7323) has 8 more bytes of options.
         assert!(client.timestamps);
         let syn = if self.before.is_none() { 8 } else { 0 };
         [up, 52 * up + syn + up_payload, down, 52 * down + syn + down_payload]
@@ -62,18 +62,18 @@ fn lab() -> Lab {
     let lab =
         Lab::new(&LabOptions { hosts: Hosts::ClientAndInside, sources: 2, ..LabOptions::default() }).unwrap();
     for host in [&lab.client, &lab.server, lab.inside.as_ref().unwrap()] {
-        // As in counts.rs: every segment's header is of one length.
+        // As in counts.rs: all segments have headers of equal length.
         host.sysctl("ipv4/tcp_sack", "0").unwrap();
     }
     lab
 }
 
-/// One agent at each kind of hook, both with both networks.
+/// Starts an agent at each kind of hook, both with both networks.
 fn agents(lab: &Lab) -> Vec<(&'static str, Agent, PathBuf)> {
     agents_with(lab, "")
 }
 
-/// The same with more options.
+/// Starts the agents with further options.
 fn agents_with(lab: &Lab, more: &str) -> Vec<(&'static str, Agent, PathBuf)> {
     let start = |(hook, port)| {
         let log = lab.folder().join(format!("{hook}.jsonl"));
@@ -87,8 +87,8 @@ fn agents_with(lab: &Lab, more: &str) -> Vec<(&'static str, Agent, PathBuf)> {
     [("tc", 10_825), ("xdp", 10_826)].map(start).into()
 }
 
-/// Every pair of ports, from the client to the internal server, to the Internet's, and from there to the
-/// client.
+/// Returns every pair of ports, from the client to the internal server and to the Internet server, and from
+/// there to the client.
 fn cases(lab: &Lab) -> Vec<Case> {
     let inside = lab.inside.as_ref().unwrap();
     let (family, pairs) = (Family::V4, PORTS.into_iter().flat_map(|own| PORTS.map(|port| (own, port))));
@@ -98,14 +98,14 @@ fn cases(lab: &Lab) -> Vec<Case> {
             [
                 Case::open(&lab.client, own, inside, at(lab.inside_ip(family))),
                 Case::open(&lab.client, own, &lab.server, at(lab.server_ip(family))),
-                // Another address than the one above: the same ends the other way round are one connection.
+                // Another address than above: equal endpoints in reverse are one connection.
                 Case::open(&lab.server, own, &lab.client, at(lab.client_ip(family, 1))),
             ]
         })
         .collect()
 }
 
-/// Final records as packets and bytes up and down, by both ends.
+/// Returns the final records as packets and bytes up and down, by both endpoints.
 fn records(log: &PathBuf) -> BTreeMap<(SocketAddr, SocketAddr), Vec<[u64; 4]>> {
     let mut records: BTreeMap<_, Vec<_>> = BTreeMap::new();
     for line in std::fs::read_to_string(log).unwrap().lines() {
@@ -120,8 +120,8 @@ fn records(log: &PathBuf) -> BTreeMap<(SocketAddr, SocketAddr), Vec<[u64; 4]>> {
     records
 }
 
-/// Ends the agents and holds what they say against both ends' own counts. `turned` names the connections whose
-/// server is seen as the client.
+/// Stops the agents and compares their records with TCP_INFO of both ends. `turned` selects the connections
+/// whose server is taken for the client.
 fn compare(agents: Vec<(&'static str, Agent, PathBuf)>, cases: &[Case], turned: impl Fn(&Case) -> bool) {
     let mut expected: BTreeMap<_, Vec<[u64; 4]>> = BTreeMap::new();
     for case in cases {
@@ -160,7 +160,7 @@ fn compare(agents: Vec<(&'static str, Agent, PathBuf)>, cases: &[Case], turned: 
 }
 
 #[test]
-fn with_their_syn() {
+fn connections_with_syn_are_counted_once() {
     let lab = lab();
     let agents = agents(&lab);
     let cases = cases(&lab);
@@ -169,7 +169,7 @@ fn with_their_syn() {
 }
 
 #[test]
-fn without_a_syn_the_hook_says_who_the_client_is() {
+fn without_syn_the_hook_gives_the_client() {
     let lab = lab();
     let mut cases = cases(&lab);
     for case in &mut cases {
@@ -177,14 +177,14 @@ fn without_a_syn_the_hook_says_who_the_client_is() {
     }
     let agents = agents(&lab);
     cases.iter().for_each(|case| case.talk(First::Client));
-    // What enters from a watched network goes up, what leaves into one comes down: who writes to an
-    // internal host from outside is its server.
+    // Without a SYN, packets that enter from a watched network go up, and packets that leave into one come
+    // down. An external client of an internal host is taken for its server.
     let outside = lab.server_ip(Family::V4);
     compare(agents, &cases, |case| case.connection.client_address().unwrap().ip() == outside);
 }
 
 #[test]
-fn without_a_syn_and_the_server_first() {
+fn without_syn_first_sender_is_client_between_lans() {
     let lab = lab();
     let mut cases = cases(&lab);
     for case in &mut cases {
@@ -192,7 +192,7 @@ fn without_a_syn_and_the_server_first() {
     }
     let agents = agents(&lab);
     cases.iter().for_each(|case| case.talk(First::Server));
-    // Between two watched networks the one that is heard first goes up.
+    // Between two watched networks, the sender of the first packet is the client.
     let (inside, outside) = (lab.inside_ip(Family::V4), lab.server_ip(Family::V4));
     compare(agents, &cases, |case| {
         case.server.ip() == inside || case.connection.client_address().unwrap().ip() == outside
@@ -200,7 +200,7 @@ fn without_a_syn_and_the_server_first() {
 }
 
 #[test]
-fn where_the_table_is_full_each_packet_is_in_one_overflow() {
+fn full_table_counts_each_packet_in_one_overflow() {
     let lab = lab();
     let config = lab.folder().join("full.yaml");
     std::fs::write(&config, "flow_table: { flows: 1, source_share_percent: 100 }\n").unwrap();

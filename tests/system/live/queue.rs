@@ -1,23 +1,23 @@
-//! What the gateway's own queue drops on the way to a host has been counted by then, as the README says.
+//! The gateway's own queue drops packets after they were counted, as the README says.
 
 use std::{net::SocketAddr, time::Duration};
 
 use mailflow_test_support::lab::{Agent, Connection, Family, Lab, LabOptions, agent_binary, wait_for};
 use serde_json::Value;
 
-/// A shaper with room for a few packets, as an operator may have one on the inside interface.
+/// Traffic shaper with a short queue, as an operator may have one on the inside interface.
 const SHAPER: &str = "tc qdisc add dev lan0 root tbf rate 8mbit burst 3200 limit 6000";
-/// Far more than it lets wait.
+/// Many more bytes than the queue holds.
 const DOWN: usize = 150_000;
 
-/// The first number behind a word of what tc says about the queue.
+/// Returns the first number after a word in tc's statistics.
 fn number(said: &str, word: &str) -> u64 {
     let after = said.split_whitespace().skip_while(|found| found.trim_start_matches('(') != word).nth(1);
     after.and_then(|number| number.trim_end_matches(',').parse().ok()).unwrap_or_else(|| panic!("{said}"))
 }
 
 #[test]
-fn packets_that_a_shaper_drops_have_been_counted() {
+fn packets_dropped_by_shaper_are_counted() {
     let lab = Lab::new(&LabOptions::default()).unwrap();
     let flow_log = lab.folder().join("flows.jsonl");
     let options = format!("--interface lan0 --role lan --flow-log {}", flow_log.display());
@@ -40,7 +40,7 @@ fn packets_that_a_shaper_drops_have_been_counted() {
     let (client, server) = connection.facts_now().unwrap();
     assert!(server.segments_out > client.segments_in, "{client:?} {server:?}");
     assert!(server.bytes_sent > DOWN as u64, "nothing was sent again: {server:?}");
-    // Every segment that the server sent, whether the host got it or not.
+    // Every segment of the server is counted, received or not.
     assert_eq!(flow["flow"]["pkts_toclient"], server.segments_out, "{flow}");
     assert_eq!(flow["mailflow"]["payload_down"], server.bytes_sent, "{flow}");
     assert_eq!(flow["mailflow"]["payload_up"], client.bytes_sent, "{flow}");

@@ -1,4 +1,4 @@
-//! R1 end to end, with the shipped default configuration and a real Postfix.
+//! `smtp-burst` end to end, with the shipped default configuration and a real Postfix.
 
 use std::{
     net::SocketAddr,
@@ -11,7 +11,7 @@ use mailflow_test_support::lab::{
 };
 use serde_json::Value;
 
-/// The close grace of the default configuration, two polls, and slack for a busy machine.
+/// Time until a record: the default idle timeout of a closed flow, two polls, and slack for a busy machine.
 const RECORDED: Duration = Duration::from_secs(12);
 
 struct Gateway {
@@ -50,7 +50,7 @@ impl Gateway {
 }
 
 #[test]
-fn nine_flows_are_silent_and_the_tenth_speaks_once() {
+fn tenth_flow_fires_once() {
     let gateway = gateway(Hosts::Client, 2);
     let _server = Postfix::start(
         &gateway.lab.server,
@@ -64,7 +64,7 @@ fn nine_flows_are_silent_and_the_tenth_speaks_once() {
     for _ in 0..9 {
         send_mail(&gateway.lab.client, &mail).unwrap();
     }
-    // Another source's flows are its own.
+    // Flows of another source do not count.
     let other = Mail { source: Some(gateway.lab.client_ip(Family::V4, 1)), ..mail };
     send_mail(&gateway.lab.client, &other).unwrap();
     gateway.wait_for_flows(10);
@@ -101,7 +101,7 @@ fn nine_flows_are_silent_and_the_tenth_speaks_once() {
     }
     assert!(flow_age(&alert["alert"]["starts_at"]) < 60.0);
 
-    // More of the same is the same incident.
+    // Further flows belong to the same incident.
     send_mail(&gateway.lab.client, &mail).unwrap();
     gateway.wait_for_flows(12);
     std::thread::sleep(Duration::from_secs(2));
@@ -118,7 +118,7 @@ fn nine_flows_are_silent_and_the_tenth_speaks_once() {
     }
 }
 
-/// Seconds between a timestamp of an event and now.
+/// Returns the seconds between a timestamp of an event and now.
 fn flow_age(timestamp: &Value) -> f64 {
     let text = timestamp.as_str().unwrap();
     // 2026-11-21T03:31:00.123456+0000
@@ -128,7 +128,7 @@ fn flow_age(timestamp: &Value) -> f64 {
 }
 
 #[test]
-fn what_the_rule_does_not_mean_is_silent() {
+fn traffic_outside_of_the_match_does_not_fire() {
     let gateway = gateway(Hosts::ClientAndInside, 4);
     let lab = &gateway.lab;
     let inside = lab.inside.as_ref().unwrap();
@@ -139,7 +139,7 @@ fn what_the_rule_does_not_mean_is_silent() {
 
     // Internal to internal.
     let mail = Mail::to(SocketAddr::new(lab.inside_ip(Family::V4), 587), Mode::StartTls);
-    // An external client.
+    // External client.
     for _ in 0..12 {
         send_mail(&lab.client, &Mail { source: client(0), ..mail }).unwrap();
         send_mail(&lab.server, &mail).unwrap();
@@ -159,7 +159,7 @@ fn what_the_rule_does_not_mean_is_silent() {
     std::thread::sleep(Duration::from_secs(2));
     assert_eq!(gateway.alerts(), Vec::<Value>::new());
 
-    // It was not silent for want of flows: those on watched ports were counted, and would qualify by size.
+    // There were enough flows: those on watched ports were counted, and match by size.
     let of = |number: u8| -> Vec<&Value> {
         let ip = lab.client_ip(Family::V4, number).to_string();
         flows.iter().filter(|flow| flow["src_ip"] == ip).collect()

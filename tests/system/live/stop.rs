@@ -1,4 +1,4 @@
-//! The agent's end: open flows get their record, and its programs are gone.
+//! Stop of the agent: open flows get their records, and its programs are detached.
 
 use std::{
     io::Write,
@@ -9,7 +9,7 @@ use mailflow_test_support::lab::{Agent, Family, Lab, LabOptions, agent_binary, w
 use serde_json::Value;
 
 #[test]
-fn a_stop_writes_what_is_open_and_leaves_nothing_behind() {
+fn stop_writes_open_flows_and_detaches() {
     let lab = Lab::new(&LabOptions::default()).unwrap();
     let flow_log = lab.folder().join("flows.jsonl");
     let options = format!("--interface lan0 --role lan --flow-log {}", flow_log.display());
@@ -35,7 +35,7 @@ fn a_stop_writes_what_is_open_and_leaves_nothing_behind() {
     assert_eq!(flow["flow"]["state"], "established");
     assert_eq!(flow["src_port"], client.local_addr().unwrap().port());
     assert_eq!((&flow["flow"]["pkts_toserver"], &flow["flow"]["pkts_toclient"]), (&3.into(), &2.into()));
-    // XDP and the port are free again: another agent starts on them.
+    // XDP and the port are free: another agent starts on them.
     let options = "--interface lan0 --role lan --hook xdp";
     let mut next =
         Agent::start(&lab.gateway, &agent_binary().unwrap(), lab.folder(), "next", options).unwrap();

@@ -1,5 +1,5 @@
-//! Real captures, sent by tcpreplay over a veth pair to running agents: what they count is what a replay of
-//! the same file counts.
+//! Real captures, sent by tcpreplay over a veth pair to running agents: they count what a replay of the same
+//! file counts.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,30 +12,29 @@ use std::{
 use mailflow_test_support::lab::{Agent, Lab, LabOptions, Ns, Tcpreplay, agent_binary, wait_for};
 use serde_json::Value;
 
-/// Every port that the recount of these captures knows as a server's, so that the captures of odd structure
-/// that hold no mail count too.
+/// Configuration with every server port of the recount, so that captures without mail count too.
 const CONFIG: &str = "watched_ports: { smtp: [25, 21, 80, 443, 3306, 3389, 5122, 5228] }\n\
                       flow_table: { flows: 4096 }\n";
 
-/// The mirror port and the port that is mirrored. Frames up to the largest an IP packet makes.
+/// Mirror port and mirrored port. The MTU allows the largest IP packet.
 const MIRROR: &str = "mirror0";
 const SPAN: &str = "span0";
 const MTU: u32 = 65_535;
 
-/// What tells a flow's connection: both ends and the VLAN tags.
+/// Identity of a connection: both endpoints and the VLAN tags.
 type Tuple = String;
-/// The records of each tuple, without what depends on the clock.
+/// Records of each connection, without what depends on the clock.
 type Records = BTreeMap<Tuple, Vec<Value>>;
 
-/// A capture and what the recount says it holds.
+/// Capture with its expected records.
 struct Capture {
     path: PathBuf,
     frames: u64,
     replayed: Records,
 }
 
-/// The Ethernet captures, whole frames only: those marked for tcpreplay as they are, and those that only
-/// need an MTU above 1,500.
+/// Returns the Ethernet captures with whole frames: those marked for tcpreplay, and those that only need an
+/// MTU above 1,500.
 fn captures(folder: &Path, config: &Path) -> Vec<Capture> {
     let manifest = fs::read_to_string(folder.join("MANIFEST.tsv")).unwrap();
     let mut lines = manifest.lines();
@@ -84,13 +83,13 @@ fn records(lines: &str) -> Records {
     records
 }
 
-/// Packets and bytes each way over all records of a tuple.
+/// Returns packets and bytes each way over all records of a connection.
 fn sums(records: &[Value]) -> [u64; 4] {
     let sum = |name: &str| records.iter().map(|record| record["flow"][name].as_u64().unwrap()).sum();
     ["pkts_toserver", "bytes_toserver", "pkts_toclient", "bytes_toclient"].map(sum)
 }
 
-/// Packs captures into as few rounds as may be, none of which has a tuple twice.
+/// Groups captures into few rounds without a connection in two captures.
 fn rounds(captures: Vec<Capture>) -> Vec<Vec<Capture>> {
     let mut rounds: Vec<(BTreeSet<Tuple>, Vec<Capture>)> = Vec::new();
     for capture in captures {
@@ -106,7 +105,7 @@ fn rounds(captures: Vec<Capture>) -> Vec<Vec<Capture>> {
     rounds.into_iter().map(|(_, round)| round).collect()
 }
 
-/// A veth pair that carries nothing of its own.
+/// Creates a veth pair without other traffic.
 fn wire(lab: &Lab) {
     lab.gateway
         .ip(&format!("link add {MIRROR} type veth peer name {SPAN} netns {}", lab.client.name()))
@@ -114,7 +113,7 @@ fn wire(lab: &Lab) {
     for (ns, port) in [(&lab.gateway, MIRROR), (&lab.client, SPAN)] {
         ns.sysctl(&format!("ipv6/conf/{port}/disable_ipv6"), "1").unwrap();
         ns.ip(&format!("link set {port} mtu {MTU} up")).unwrap();
-        // Merged frames would be counted right too, but looked into as one.
+        // Merged frames would be counted correctly too, but inspected as one.
         ns.run(&format!("ethtool -K {port} gro off")).unwrap();
     }
 }
@@ -123,7 +122,7 @@ fn counter(ns: &Ns, port: &str, name: &str) -> u64 {
     ns.run(&format!("cat /sys/class/net/{port}/statistics/{name}")).unwrap().trim().parse().unwrap()
 }
 
-/// Frames in the counters: of flows, and of the reasons why not.
+/// Returns the number of counted frames: in flows, and by reason.
 fn shown(metrics: &str) -> u64 {
     let families = ["mailflow_kernel_buffers_total{", "mailflow_uncounted_buffers_total{"];
     let lines = metrics.lines().filter(|line| families.iter().any(|family| line.starts_with(family)));
@@ -131,7 +130,7 @@ fn shown(metrics: &str) -> u64 {
 }
 
 #[test]
-fn captures_on_the_wire_count_as_in_a_replay() {
+fn captures_on_wire_equal_replay() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/captures");
     if !folder.is_dir() {
         println!("SKIPPED: no captures at {}", folder.display());
@@ -144,7 +143,7 @@ fn captures_on_the_wire_count_as_in_a_replay() {
     let tcpreplay = Tcpreplay::unpack().unwrap();
     let (mut exact, mut summed, mut packets) = (0, 0, 0);
     for (number, round) in rounds(captures(&folder, &config)).iter().enumerate() {
-        // Both at once: the very same frames, at XDP with their tags inside, at TC with the tag beside.
+        // Both agents see the same frames: with their tags in the frame at XDP, and in metadata at TC.
         let mut agents =
             [("xdp", "xdp.frags", 10_825), ("tc", "tcx", 10_826)].map(|(hook, attached, port)| {
                 let name = format!("{hook}-{number}");
@@ -180,7 +179,8 @@ fn captures_on_the_wire_count_as_in_a_replay() {
             assert!(expected.keys().eq(live.keys()), "{hook}:\n{:#?}\n{:#?}", expected.keys(), live.keys());
             for (tuple, replayed) in &expected {
                 let live = &live[tuple];
-                // A capture's silences do not last on the wire: flows that only they part are one here.
+                // The pauses of a capture are shorter on the wire: flows that only an idle timeout separates
+                // are one flow here.
                 if live.len() == replayed.len() {
                     assert_eq!(live, replayed, "{hook}");
                     exact += 1;

@@ -1,5 +1,5 @@
-//! VLAN tags: in the frame (XDP), taken out of it by the kernel (TC), in both directions, or in one alone. Both
-//! directions of a connection are one flow.
+//! VLAN tags in the frame (XDP) and in metadata (TC), in both directions or in one. Both directions of a
+//! connection are one flow.
 
 use std::{
     collections::BTreeMap,
@@ -15,10 +15,10 @@ use serde_json::Value;
 const CLIENT: &str = "10.20.0.7";
 const SERVER: &str = "93.184.215.77:25";
 
-/// Tags of one direction: tag protocol and VLAN.
+/// Tags of one direction: tag protocol and tag control information.
 type Tags = &'static [(u16, u16)];
 
-/// Tags up, tags down, and the zone: the one of the SYN.
+/// Tags up, tags down, and the expected zone: the one of the SYN.
 const SESSIONS: [(Tags, Tags, &[u16]); 9] = [
     (&[], &[], &[]),
     (&[(0x8100, 10)], &[(0x8100, 10)], &[10]),
@@ -26,14 +26,15 @@ const SESSIONS: [(Tags, Tags, &[u16]); 9] = [
     // A priority tag is no zone (IEEE 802.1Q).
     (&[(0x8100, 0x6000)], &[], &[]),
     (&[], &[(0x8100, 0x6000)], &[]),
-    // Visible on one side only.
+    // Visible in one direction only.
     (&[(0x8100, 10)], &[], &[10]),
     (&[], &[(0x8100, 10)], &[]),
     (&[(0x88a8, 20), (0x8100, 10)], &[], &[20, 10]),
     (&[], &[(0x88a8, 20), (0x8100, 10)], &[]),
 ];
 
-/// The frames of a session, each with whether it goes up. Without its handshake it is seen from the middle.
+/// Returns the frames of a session with true for those to the server. Without its handshake the session
+/// begins in the middle.
 fn session(port: u16, up: Tags, down: Tags, handshake: bool) -> Vec<(bool, FrameBuilder)> {
     let client = format!("{CLIENT}:{port}");
     let frame = |is_up: bool, flags: u8, payload: &str| {
@@ -67,8 +68,8 @@ fn session(port: u16, up: Tags, down: Tags, handshake: bool) -> Vec<(bool, Frame
     frames
 }
 
-/// A client and a server that the gateway bridges. The client's side is watched: what goes up is seen as it
-/// came in, what comes down as the bridge hands it on, tags beside the frame.
+/// Client and server behind a bridge on the gateway. The client's side is watched: frames up are seen as
+/// received, frames down as the bridge sends them, with tags in metadata.
 struct Bridge {
     client: Port,
     server: Port,
@@ -90,7 +91,7 @@ impl Bridge {
             }
         }
         gateway.ip("link set bridge0 up").unwrap();
-        // Where the kernel has it, the bridge's packet filter drops frames without an IPv4 checksum.
+        // If the kernel has it, the bridge's packet filter drops frames without an IPv4 checksum.
         if Path::new("/proc/sys/net/bridge").exists() {
             gateway.sysctl("bridge/bridge-nf-call-iptables", "0").unwrap();
         }
@@ -118,7 +119,7 @@ impl Bridge {
     }
 }
 
-/// Passes every session, then holds each hook's records against the frames.
+/// Sends every session, then compares each hook's records with the frames.
 fn check(handshake: bool) {
     let mut bridge = Bridge::new();
     let mut expected = BTreeMap::new();
@@ -129,7 +130,7 @@ fn check(handshake: bool) {
             let frames = frames.iter().filter(move |(is_up, _)| *is_up == side);
             frames.fold([0, 0], |[packets, bytes], (_, frame)| [packets + 1, bytes + frame.ip_bytes()])
         };
-        // Where there was no SYN, the first packet's zone; here it is the server's.
+        // Without a SYN the zone is that of the first packet, here the server's.
         let first = if handshake { zone.to_vec() } else { zone_of(down) };
         expected.insert(u64::from(port), (first, sum(true), sum(false), 1, "smtp".to_owned()));
     }
@@ -156,17 +157,17 @@ fn check(handshake: bool) {
     }
 }
 
-/// The VLANs among tags.
+/// Returns the VLANs of tags.
 fn zone_of(tags: Tags) -> Vec<u16> {
     tags.iter().map(|(_, tag)| tag & 0xfff).filter(|vlan| *vlan != 0).collect()
 }
 
 #[test]
-fn both_directions_are_one_flow() {
+fn tagged_directions_are_one_flow() {
     check(true);
 }
 
 #[test]
-fn both_directions_are_one_flow_seen_from_the_middle() {
+fn tagged_directions_without_handshake_are_one_flow() {
     check(false);
 }

@@ -1,4 +1,4 @@
-//! What a host does: connections that carry what such connections carry.
+//! Actions of a host: connections with the usual contents.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -10,22 +10,22 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::dialogue::Dialogue;
 
-/// Mail servers of the world, each an address of the lab's.
+/// Number of external mail servers, each one an address of the lab.
 const SERVERS: u8 = 24;
-/// A SYN is sent again after a second; who gives up before that sends one.
+/// Connect timeout: a SYN is retransmitted after a second, so an attempt sends one SYN.
 const PATIENCE: Duration = Duration::from_millis(100);
 
-/// A host in the lab.
+/// Host in the lab.
 pub(super) struct Host<'a> {
     pub(super) lab: &'a Lab,
     pub(super) servers: &'a [IpAddr],
-    /// Its address.
+    /// Address of the host.
     pub(super) source: IpAddr,
-    /// How long an hour takes.
+    /// Real duration of an hour.
     pub(super) hour: Duration,
 }
 
-/// Gives the lab's server the addresses of many.
+/// Adds the addresses of the external mail servers to the lab's server.
 pub(super) fn servers(lab: &Lab) -> Vec<IpAddr> {
     let address = |number: u8| {
         let address = IpAddr::from([93, 184, 215, 100 + number]);
@@ -36,7 +36,7 @@ pub(super) fn servers(lab: &Lab) -> Vec<IpAddr> {
 }
 
 impl Host<'_> {
-    /// Does something so many times within an hour.
+    /// Repeats an action within an hour.
     pub(super) fn within_an_hour(&self, times: u32, act: impl Fn(usize)) {
         for number in 0..times {
             act(number as usize);
@@ -44,7 +44,7 @@ impl Host<'_> {
         }
     }
 
-    /// Does something so many times, never more often than this in an hour.
+    /// Repeats an action, never more often than `often` times an hour.
     pub(super) fn at_most_an_hour(&self, often: u32, times: u32, act: impl Fn(usize)) {
         for number in 0..times {
             act(number as usize);
@@ -52,7 +52,7 @@ impl Host<'_> {
         }
     }
 
-    /// A letter of so many bytes to the host's provider.
+    /// Submits a mail of this size to the host's provider.
     pub(super) fn submit(&self, mode: Mode, size: usize) {
         let port = if mode == Mode::Tls { 465 } else { 587 };
         let provider = SocketAddr::new(self.lab.server_ip(Family::V4), port);
@@ -60,20 +60,20 @@ impl Host<'_> {
         send_mail(&self.lab.client, &mail).unwrap();
     }
 
-    /// A conversation with one of the world's mail servers, by hand.
+    /// Runs an SMTP dialogue with one of the external mail servers.
     pub(super) fn talk(&self, server: usize, say: impl Fn(&mut Dialogue)) {
         let mut dialogue = Dialogue::from(self.source, self.server(server, 25));
         say(&mut dialogue);
     }
 
-    /// A small mail straight to a recipient's server.
+    /// Delivers a small mail directly to a recipient's server.
     pub(super) fn deliver(&self, server: usize) {
         self.talk(server, |d| {
             d.say("EHLO client.example\r\n", &[250]).mail(900).end();
         });
     }
 
-    /// A connection that nobody answers, or that is refused.
+    /// Attempts a connection without an answer, or one that is refused.
     pub(super) fn knock(&self, server: usize, port: u16) {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).unwrap();
         socket.bind(&SocketAddr::new(self.source, 0).into()).unwrap();
@@ -81,7 +81,7 @@ impl Host<'_> {
         assert!(socket.connect_timeout(&server.into(), PATIENCE).is_err(), "{server} answers");
     }
 
-    /// Lets the gateway drop what this host sends to mail servers, behind where the agent looks.
+    /// Makes the gateway drop this host's packets to mail servers, after the agent's hook.
     pub(super) fn block(&self) {
         let rules = format!(
             "add table inet block; add chain inet block forward {{ type filter hook forward priority 0; }}; \

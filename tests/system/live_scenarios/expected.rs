@@ -1,4 +1,4 @@
-//! What was alerted, live and by `backtest`.
+//! Alerts of the running agent and of `backtest`.
 
 use std::{collections::BTreeSet, net::IpAddr, path::Path, process::Command};
 
@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use mailflow_test_support::lab::{Agent, agent_binary};
 use serde_json::Value;
 
-/// Rule, source, severity, and whether an allow-list suppresses it.
+/// Rule, source, severity, and true if an allow-list suppresses the alert.
 pub(super) type Said = (String, IpAddr, String, bool);
 
 /// Alert lines.
@@ -18,23 +18,23 @@ impl Told {
         Self(lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect())
     }
 
-    /// Those that fired at any time.
+    /// Returns the alerts that fired at any time.
     pub(super) fn firing(&self) -> BTreeSet<Said> {
         self.in_state("firing").map(said).collect()
     }
 
-    /// Those that ended.
+    /// Returns the alerts that were resolved.
     pub(super) fn resolved(&self) -> BTreeSet<Said> {
         self.in_state("resolved").map(said).collect()
     }
 
-    /// Of those that fired also the identity.
+    /// Returns the alerts that fired, with their fingerprints.
     pub(super) fn fingerprints(&self) -> BTreeSet<(Said, String)> {
         let identity = |line: &Value| (said(line), line["alert"]["fingerprint"].as_str().unwrap().to_owned());
         self.in_state("firing").map(identity).collect()
     }
 
-    /// The sources that are said to behave like relays.
+    /// Returns the sources whose alerts mention relay behaviour.
     pub(super) fn relays(&self) -> BTreeSet<IpAddr> {
         let like = |line: &&Value| line["mailflow"]["like_a_relay"].is_string();
         self.0.iter().filter(like).map(|line| said(line).1).collect()
@@ -57,7 +57,7 @@ fn said(line: &Value) -> Said {
     )
 }
 
-/// What the agent's own `backtest` makes of a flow log, up to the end of every window.
+/// Runs the agent's `backtest` on a flow log, up to the end of every window.
 pub(super) fn backtest(config: &Path, log: &Path) -> Told {
     let mut backtest = Command::new(agent_binary().unwrap());
     backtest.args(["backtest", "--drain", "--alerts", "-", "--config"]).arg(config).arg(log);
@@ -67,7 +67,7 @@ pub(super) fn backtest(config: &Path, log: &Path) -> Told {
     Told::of(&lines)
 }
 
-/// What the running agent says when it is asked.
+/// Returns the running agent's answer to a query.
 pub(super) fn asked(agent: &Agent, question: &str) -> String {
     let mut command = Command::new(agent_binary().unwrap());
     let output = command.args(question.split(' ')).arg("--socket").arg(agent.socket()).output().unwrap();
@@ -75,7 +75,7 @@ pub(super) fn asked(agent: &Agent, question: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// A flow log in which everything takes `factor` times as long.
+/// Returns a flow log with times multiplied by `factor`.
 pub(super) fn stretched(log: &str, factor: u32) -> String {
     let mut lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let begin = lines.iter().map(|line| moment(&line["flow"]["start"])).min().unwrap();
@@ -92,7 +92,7 @@ pub(super) fn stretched(log: &str, factor: u32) -> String {
     lines.iter().map(|line| format!("{line}\n")).collect()
 }
 
-/// Microseconds since 1970.
+/// Parses a timestamp to microseconds since 1970.
 fn moment(text: &Value) -> i64 {
     // 2026-11-21T03:31:00.123456+0000
     let text = text.as_str().unwrap().replace("+0000", "Z");

@@ -1,4 +1,4 @@
-//! Who does what, and what is to be said of it: `tests/unprivileged/scenarios/corpus` in real connections.
+//! Hosts, their actions and the expected alerts: `tests/unprivileged/scenarios/corpus` as real connections.
 
 use std::net::IpAddr;
 
@@ -6,28 +6,28 @@ use mailflow_test_support::lab::Mode;
 
 use super::{actions::Host, expected::Said};
 
-/// Whether a host stands on the allow-list.
+/// Presence of a host on the allow-list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Listed {
     Yes,
     No,
 }
 
-/// A host and its part.
+/// Host with its actions.
 pub(super) struct Scene {
     pub(super) name: &'static str,
     pub(super) act: fn(&Host<'_>),
-    /// The alerts about it: rule and severity.
+    /// Expected alerts: rule and severity.
     alerts: &'static [(&'static str, &'static str)],
     pub(super) listed: Listed,
-    /// Whether they end within the hour after it: what a day's window holds does not.
+    /// The alerts end within an hour; those of a day's window do not.
     pub(super) resolves: bool,
-    /// Whether it sends as a relay does: much, to many, and it is taken.
+    /// The host behaves like a relay: many accepted mails to many servers.
     pub(super) relay: bool,
 }
 
 impl Scene {
-    /// The alerts about it, from this address.
+    /// Returns the expected alerts for this address.
     pub(super) fn said(&self, source: IpAddr) -> impl Iterator<Item = Said> {
         let suppressed = self.listed == Listed::Yes;
         self.alerts
@@ -40,9 +40,9 @@ const BURST: (&str, &str) = ("smtp-burst", "high");
 const BULK: (&str, &str) = ("smtp-bulk", "high");
 const GUESS: (&str, &str) = ("smtp-auth-guess", "low");
 
-/// Of an hour.
+/// Scenes of an hour.
 pub(super) const HOUR: [Scene; 10] = [
-    // Some letters through the provider: nothing is said.
+    // A few mails through the provider: no alert.
     Scene {
         name: "office",
         act: |host| host.within_an_hour(6, |_| host.submit(Mode::StartTls, 2_000)),
@@ -51,7 +51,7 @@ pub(super) const HOUR: [Scene; 10] = [
         resolves: false,
         relay: false,
     },
-    // A folder, page by page, 8 MB in all: neither many nor much.
+    // A folder page by page, 8 MB in all: below every threshold.
     Scene {
         name: "scanner",
         act: |host| host.within_an_hour(8, |_| host.submit(Mode::Tls, 1_000_000)),
@@ -60,7 +60,7 @@ pub(super) const HOUR: [Scene; 10] = [
         resolves: false,
         relay: false,
     },
-    // Forty letters through the provider within the hour: many, but not yet sixty.
+    // Forty mails through the provider within an hour: above the first threshold, below sixty.
     Scene {
         name: "stolen account",
         act: |host| {
@@ -73,7 +73,7 @@ pub(super) const HOUR: [Scene; 10] = [
         resolves: true,
         relay: false,
     },
-    // Straight to the recipients' servers: some of it taken, most refused by reply or by RST.
+    // Directly to the recipients' servers: some mails are accepted, most rejected by a reply or an RST.
     Scene {
         name: "spam bot",
         act: |host| {
@@ -88,7 +88,7 @@ pub(super) const HOUR: [Scene; 10] = [
         resolves: true,
         relay: false,
     },
-    // The same behind a firewall. The owner's rule has nothing to measure.
+    // A spam bot behind a firewall. `smtp-burst` has no flows to count.
     Scene {
         name: "blocked bot, SYNs only",
         act: |host| {
@@ -100,7 +100,7 @@ pub(super) const HOUR: [Scene; 10] = [
         resolves: true,
         relay: false,
     },
-    // One flow, however many mails are in it.
+    // One flow with many mails.
     Scene {
         name: "1,000 mails, one connection",
         act: |host| {
@@ -117,7 +117,7 @@ pub(super) const HOUR: [Scene; 10] = [
         resolves: true,
         relay: false,
     },
-    // Few flows, and what comes back is ACKs: it is the sum that speaks.
+    // Few flows, and only ACKs in return: the sum decides.
     Scene {
         name: "12 x 10 MB over TLS",
         act: |host| (0..12).for_each(|_| host.submit(Mode::Tls, 10_000_000)),
@@ -126,7 +126,7 @@ pub(super) const HOUR: [Scene; 10] = [
         resolves: true,
         relay: false,
     },
-    // At one server, again and again, and never a mail.
+    // Repeated sessions with one server, without a mail.
     Scene {
         name: "password guessing",
         act: |host| {
@@ -145,7 +145,7 @@ pub(super) const HOUR: [Scene; 10] = [
         resolves: true,
         relay: false,
     },
-    // The mail server: what it sends would be an attack from anybody else, and it is on the list.
+    // The mail server: its traffic would be an attack from any other host, and it is on the allow-list.
     Scene {
         name: "mail server",
         act: |host| host.within_an_hour(80, |number| host.deliver(number)),
@@ -155,7 +155,7 @@ pub(super) const HOUR: [Scene; 10] = [
         resolves: false,
         relay: false,
     },
-    // A probe: twelve servers in turn, greeted and left. On the list too.
+    // A probe of twelve servers in turn, only greetings. On the allow-list too.
     Scene {
         name: "monitor",
         act: |host| {
@@ -172,9 +172,10 @@ pub(super) const HOUR: [Scene; 10] = [
     },
 ];
 
-/// Of a day.
+/// Scenes of a day.
 pub(super) const DAY: [Scene; 2] = [
-    // Eight mails an hour: no hour is loud, but the day is. Each is taken: a relay looks the same, and it is said.
+    // Eight mails an hour: below the hourly threshold, above the daily one. All are accepted: like a relay,
+    // which the alert mentions.
     Scene {
         name: "slow drip, < 9 an hour",
         act: |host| host.at_most_an_hour(8, 66, |number| host.deliver(number)),
@@ -183,7 +184,7 @@ pub(super) const DAY: [Scene; 2] = [
         resolves: false,
         relay: true,
     },
-    // Four letters an hour, and no more than thirty a day: an office that writes much.
+    // Four mails an hour, at most thirty a day: a busy office.
     Scene {
         name: "office",
         act: |host| host.at_most_an_hour(4, 30, |_| host.submit(Mode::StartTls, 2_000)),

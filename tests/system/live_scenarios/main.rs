@@ -1,7 +1,7 @@
-//! The scenarios of the backtest as real traffic, in squeezed time: connections of real clients to a real Postfix
-//! through the running agent. What it alerts is what the scenario says in words, what `backtest` makes of the
-//! agent's own flow log by the same rules, and what the shipped rules themselves make of that log once its
-//! times are stretched to what they stand for.
+//! Scenarios of the backtest as real traffic, in compressed time: connections of real clients to a real
+//! Postfix through the running agent. The agent's alerts equal the expected ones. They equal those of
+//! `backtest` on the agent's own flow log with the same rules. They also equal those of the shipped rules on
+//! that log with expanded times.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests fail the test")]
 
 mailflow_test_support::needs_root!();
@@ -29,19 +29,19 @@ use mailflow_test_support::lab::{
     Agent, Family, Lab, LabOptions, Offloads, Package, Postfix, PostfixOptions, agent_binary, wait_for,
 };
 
-/// How long the last alert may take once all is quiet, on a busy machine.
+/// Time until the last alert after the traffic, on a busy machine.
 const SECONDS: Duration = Duration::from_secs(60);
 
-/// Plays the scenes side by side, each from a host of its own, time running `factor` times as fast, and holds what is
-/// told against the words, the backtest and the shipped rules.
+/// Runs the scenes in parallel, each on its own host and `factor` times as fast. Compares the alerts with the
+/// expected ones, the backtest, and the shipped rules.
 fn play(factor: u32, scenes: &[Scene]) {
-    // As on a wire: without merged buffers an upload is answered by as many pure ACKs as anywhere.
+    // Without merged buffers, as on a wire: an upload gets the usual number of pure ACKs.
     let options =
         LabOptions { sources: scenes.len() as u8, offloads: Offloads::Off, ..LabOptions::default() };
     let lab = Lab::new(&options).unwrap();
     let servers = actions::servers(&lab);
     let package = Package::unpack().unwrap();
-    // It may not slow down those who send much.
+    // Postfix must not slow down senders.
     let options = PostfixOptions { settings: "in_flow_delay = 0\n", ..PostfixOptions::default() };
     let _postfix = Postfix::start(&lab.server, &package, lab.folder(), &options).unwrap();
 
@@ -72,7 +72,7 @@ fn play(factor: u32, scenes: &[Scene]) {
     let heard = |agent: &Agent| Told::of(&agent.alerts());
     let all = wait_for("the alerts", SECONDS, || Ok(heard(&agent).firing().is_superset(&said).then_some(())));
     assert!(all.is_ok(), "{}", differences(&said, &heard(&agent).firing()));
-    // Of hosts that have fallen silent the alerts end, but for what sums over a day.
+    // The alerts of silent hosts end, except those of sums over a day.
     let silent: BTreeSet<_> = scenes
         .iter()
         .enumerate()
@@ -82,7 +82,7 @@ fn play(factor: u32, scenes: &[Scene]) {
     let ended =
         wait_for("their ends", SECONDS, || Ok(heard(&agent).resolved().is_superset(&silent).then_some(())));
     assert!(ended.is_ok(), "{}", differences(&silent, &heard(&agent).resolved()));
-    // What is asked sees the flows that the rules counted.
+    // Queries see the flows that the rules counted.
     let relays: BTreeSet<_> =
         scenes.iter().enumerate().filter(|(_, scene)| scene.relay).map(|(n, _)| source(n)).collect();
     let suggested = asked(&agent, "suggest");
@@ -93,7 +93,7 @@ fn play(factor: u32, scenes: &[Scene]) {
     assert!(why.lines().any(|line| line.ends_with(" counts")), "{why}");
     assert!(agent.stop().unwrap().success(), "{}", agent.log());
 
-    // Nothing else came either, up to the end.
+    // No other alert came up to the end.
     let live = heard(&agent);
     assert_eq!(live.firing(), said, "live, and in words: {}", differences(&said, &live.firing()));
     assert_eq!(live.relays(), relays);
@@ -113,11 +113,11 @@ fn differences(expected: &BTreeSet<expected::Said>, found: &BTreeSet<expected::S
 }
 
 #[test]
-fn an_hour_of_attacks_and_of_good_mail() {
+fn hour_of_attacks_and_legitimate_mail_gives_expected_alerts() {
     play(240, &hosts::HOUR);
 }
 
 #[test]
-fn a_day_of_a_slow_drip() {
+fn day_of_slow_drip_gives_expected_alerts() {
     play(960, &hosts::DAY);
 }

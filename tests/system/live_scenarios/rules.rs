@@ -1,4 +1,4 @@
-//! The shipped rules, generated from the shipped file, with all that is time in them squeezed.
+//! The shipped rules, generated from the shipped file, with all times divided.
 
 use std::{fmt::Write as _, net::IpAddr, time::Duration};
 
@@ -6,20 +6,20 @@ use mailflow_agent::config;
 use mailflow_engine::settings::{Rule, Timeouts};
 use serde_yaml::{Mapping, Value};
 
-/// The settings of a rule that are times.
+/// Settings of a rule that are times.
 const TIMES: [&str; 6] = ["window", "length", "after", "repeat_interval", "horizon", "learning"];
-/// The least that `timeouts` takes.
+/// Minimum value of `timeouts`.
 const LEAST: Duration = Duration::from_millis(100);
-/// A real kernel or mail server on a busy machine may be silent for this long, though nothing has ended.
+/// Pause of a real kernel or mail server on a busy machine within a connection.
 const SILENCE: Duration = Duration::from_secs(2);
 
-/// The shipped configuration with an allow-list of these sources.
+/// Returns the shipped configuration with an allow-list of these sources.
 pub(super) fn shipped(known: &[(IpAddr, &str)]) -> String {
-    // A file without any setting is a mistake.
+    // A configuration without any setting is an error.
     format!("poll_interval: 1s\n{}", allow(known))
 }
 
-/// The same in a `factor`th of the time, for the lab's gateway.
+/// Returns the shipped configuration with times divided by `factor`, for the lab's gateway.
 pub(super) fn squeezed(factor: u32, known: &[(IpAddr, &str)]) -> String {
     let file = include_str!("../../../config/mailflow.yaml");
     let mut whole: Value = serde_yaml::from_str(file).unwrap();
@@ -27,7 +27,7 @@ pub(super) fn squeezed(factor: u32, known: &[(IpAddr, &str)]) -> String {
     let rules = whole["rules"].as_sequence_mut().unwrap();
     for rule in rules.iter_mut() {
         squeeze(rule, "", factor);
-        // The default of a rule that does not say it is a time too.
+        // A rule's default resolve time is divided too.
         let judged = shipped.engine.rules.iter().find(|judged| Some(&*judged.name) == rule["name"].as_str());
         if let Some(judged) = judged
             && rule.get("resolve").is_none()
@@ -53,7 +53,7 @@ pub(super) fn squeezed(factor: u32, known: &[(IpAddr, &str)]) -> String {
     section.insert("rules".into(), rules.clone().into());
     text += &serde_yaml::to_string(&section).unwrap();
 
-    // Nothing was forgotten, and nothing but time is another.
+    // All times are divided, and nothing else differs.
     let found = config::parse("squeezed", &text).unwrap_or_else(|faults| panic!("{faults}\n{text}"));
     let expected: Vec<_> = shipped.engine.rules.iter().map(|rule| in_less(rule, factor)).collect();
     assert_eq!(found.engine.rules, expected);
@@ -99,7 +99,7 @@ fn shown(time: Duration) -> String {
     format!("{}ms", time.as_millis())
 }
 
-/// The rule, with every time of it divided: down to the millisecond, as a file says it.
+/// Returns the rule with every time divided, rounded down to milliseconds as in a file.
 fn in_less(rule: &Rule, factor: u32) -> Rule {
     let less = |time: &mut Duration| *time = Duration::from_millis((*time / factor).as_millis() as u64);
     let mut rule = rule.clone();

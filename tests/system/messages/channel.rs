@@ -1,4 +1,4 @@
-//! Both ends of a session, without a network: what each sends becomes the payload of TCP segments. TLS is real.
+//! Both ends of a session without a network: each write becomes the payload of TCP segments. TLS is real.
 
 use std::sync::{
     Arc,
@@ -23,7 +23,7 @@ pub(super) enum Tls {
     V13,
     /// TLS 1.3 with a client certificate.
     V13Certificate,
-    /// TLS 1.3 whose server asks for another key share.
+    /// TLS 1.3 whose server requests another key share.
     V13Retry,
     /// TLS 1.3 with a ClientHello as long as one with a post-quantum key share.
     V13LongHello,
@@ -37,7 +37,7 @@ pub(super) enum Tls {
     V12Cbc,
 }
 
-/// A certificate and its key, used by either side.
+/// Certificate and key of both sides.
 pub(super) struct Identity {
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
@@ -45,7 +45,7 @@ pub(super) struct Identity {
 
 impl Identity {
     pub(super) fn generate() -> Self {
-        // Tests of one process run at the same time.
+        // Tests of one process run in parallel.
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let (process, number) = (std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let folder = std::env::temp_dir().join(format!("mailflow-messages-{process}-{number}"));
@@ -73,7 +73,7 @@ impl Identity {
     }
 }
 
-/// Trusts everybody: the suite is about lengths.
+/// Verifier that accepts every certificate: only lengths matter here.
 #[derive(Debug)]
 struct Trust(Vec<SignatureScheme>);
 
@@ -181,7 +181,7 @@ fn ends(kind: Tls, identity: &Identity) -> (ClientConnection, ServerConnection) 
         client.with_no_client_auth()
     };
     if kind == Tls::V13LongHello {
-        // ML-KEM-768's share is 1,184 bytes; ring has none, so that names of protocols stand for it.
+        // ML-KEM-768's key share has 1,184 bytes. ring has none: protocol names replace it.
         client.alpn_protocols = (0..6).map(|number| vec![b'a' + number; 200]).collect();
     }
     let server = ServerConfig::builder_with_provider(Arc::new(far)).with_protocol_versions(versions).unwrap();
@@ -199,23 +199,23 @@ enum Protection {
     Cbc,
 }
 
-/// Where the server's packets are cut.
+/// Fragmentation of the server's packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cut {
-    /// Not at all.
+    /// No fragmentation.
     Whole,
-    /// After so many bytes.
+    /// Fragmentation after this many bytes.
     After(usize),
 }
 
-/// What has been sent, packet by packet: `true` is the client's.
+/// Packets sent so far: `true` for the client's.
 pub(super) struct Channel {
     pub(super) packets: Vec<(bool, Vec<u8>)>,
     protection: Protection,
     pub(super) cut: Cut,
 }
 
-/// Payload of a full packet.
+/// Payload of a full segment.
 const SEGMENT: usize = 1_448;
 
 impl Channel {
@@ -227,7 +227,7 @@ impl Channel {
         !matches!(self.protection, Protection::None)
     }
 
-    /// Puts bytes on the wire as they are.
+    /// Adds unmodified bytes as packets.
     pub(super) fn push(&mut self, up: bool, bytes: &[u8]) {
         let (first, rest) = match self.cut {
             Cut::After(length) if !up && bytes.len() > length => bytes.split_at(length),
@@ -257,7 +257,7 @@ impl Channel {
                 ends.1.writer().write_all(text).unwrap();
                 drain(&mut ends.1)
             }
-            // An initialisation vector of 16 bytes, then text, code of 20 and padding in blocks of 16.
+            // A 16-byte initialisation vector, then text, a 20-byte MAC, and padding to blocks of 16.
             Protection::Cbc => text
                 .chunks(16_384)
                 .flat_map(|text| record(0x17, 16 + (text.len() + 21).div_ceil(16) * 16))
@@ -265,7 +265,7 @@ impl Channel {
         }
     }
 
-    /// Lets the other end have the bytes; what it says to that by itself is put on the wire.
+    /// Delivers bytes to the other end, and sends its immediate reply.
     fn deliver(&mut self, up: bool, bytes: &[u8]) {
         let Protection::Tls(ends) = &mut self.protection else { return };
         let answer = if up {
@@ -281,11 +281,11 @@ impl Channel {
         }
     }
 
-    /// Changes to TLS. What the client says `behind` its last flight follows it at once, where it has the last
-    /// flight: then this returns true.
+    /// Starts TLS. If the client sends the last flight, `behind` follows in the same packet, and the function
+    /// returns true.
     pub(super) fn handshake(&mut self, kind: Tls, identity: &Identity, behind: Option<&[u8]>) -> bool {
         if kind == Tls::V12Cbc {
-            // ClientKeyExchange with a secret of 256 bytes under RSA (RFC 5246, 7.4.7.1).
+            // ClientKeyExchange with a premaster secret of 256 bytes under RSA (RFC 5246, 7.4.7.1).
             let flights = [
                 (true, record(0x16, 200)),
                 (false, record(0x16, 3_000)),
@@ -322,7 +322,7 @@ impl Channel {
     }
 }
 
-/// A record of a type with so many bytes that look like anything.
+/// Returns a TLS record of a type with pseudo-random bytes.
 fn record(kind: u8, length: usize) -> Vec<u8> {
     let mut record = vec![kind, 3, 3];
     record.extend((length as u16).to_be_bytes());

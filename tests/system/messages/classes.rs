@@ -1,4 +1,4 @@
-//! Kinds of session, each sent from an address of its own.
+//! Classes of sessions, each sent from its own address.
 
 use mailflow_test_support::lab::Mode;
 
@@ -7,31 +7,31 @@ use super::{
     senders::Setting,
 };
 
-/// Domains that the server takes mail for; the relay sends each in its own way.
+/// Domains that the server accepts; the relay sends each with another transport.
 pub(super) const DOMAINS: &str = "example.org plain.example tls.example resumed.example";
 
-/// The relay takes mail from its own host and keeps TLS sessions.
+/// Settings of the relay: accepts mail from its own host, and caches TLS sessions.
 pub(super) const RELAY: &str = "smtpd_relay_restrictions = permit_mynetworks, reject\n\
     smtp_tls_session_cache_database = btree:/mnt/home/data/sessions\n";
 
-/// Transports of the relay: plain, TLS, and TLS 1.2 with one connection a mail, which resumes sessions.
+/// Transports of the relay: plain, TLS, and TLS 1.2 with one connection per mail, which resumes sessions.
 pub(super) const TRANSPORTS: &str = "\
 plain unix - - n - 5 smtp\n  -o smtp_tls_security_level=none\n\
 tls unix - - n - 5 smtp\n  -o smtp_tls_security_level=encrypt\n\
 resumed unix - - n - 5 smtp\n  -o smtp_tls_security_level=encrypt\n  -o smtp_tls_mandatory_protocols=TLSv1.2\n  \
 -o smtp_connection_cache_on_demand=no\n";
 
-/// The relay's routes to the server.
+/// Returns the relay's routes to the server.
 pub(super) fn routes(server: std::net::IpAddr) -> String {
     let route = |name| format!("{{{name}.example = {name}:[{server}]:25}}");
     ["plain", "tls", "resumed"].map(route).join(", ")
 }
 
-/// Whether a class counts toward the bar.
+/// Inclusion of a class in the minimum share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Judged {
     Yes,
-    /// A known weakness of the estimate: shown, and not hidden in a sum.
+    /// Known weakness of the estimate: printed separately.
     No,
 }
 

@@ -1,4 +1,4 @@
-//! SMTP by hand, for what mail programs do too but none of the lab's.
+//! Scripted SMTP dialogues that no program of the lab produces.
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -8,14 +8,14 @@ use std::{
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-/// A connection that has been greeted.
+/// Connection after the greeting.
 pub(super) struct Dialogue {
     stream: TcpStream,
     replies: BufReader<TcpStream>,
 }
 
 impl Dialogue {
-    /// Connects; without its namespace's thread it would be another network's.
+    /// Connects. Call on a thread of the namespace.
     pub(super) fn open(server: SocketAddr) -> Self {
         Self::greeted(TcpStream::connect(server).unwrap())
     }
@@ -38,20 +38,20 @@ impl Dialogue {
         dialogue
     }
 
-    /// Sends `text` and reads a reply of each of these codes.
+    /// Sends `text` and reads a reply for each of these codes.
     pub(super) fn say(&mut self, text: &str, codes: &[u16]) -> &mut Self {
         self.stream.write_all(text.as_bytes()).unwrap();
         codes.iter().for_each(|code| self.expect(*code));
         self
     }
 
-    /// MAIL, RCPT, DATA, each answered, and a message of about `size` bytes.
+    /// Sends MAIL, RCPT and DATA, each with its reply, and a message of about `size` bytes.
     pub(super) fn mail(&mut self, size: usize) -> &mut Self {
         self.say("MAIL FROM:<alice@corp.example>\r\n", &[250]).say("RCPT TO:<bob@example.org>\r\n", &[250]);
         self.say("DATA\r\n", &[354]).say(&format!("{}.\r\n", message(size)), &[250])
     }
 
-    /// Takes leave.
+    /// Sends QUIT.
     pub(super) fn end(&mut self) -> &mut Self {
         self.say("QUIT\r\n", &[221])
     }
@@ -69,19 +69,19 @@ impl Dialogue {
     }
 }
 
-/// Several transactions, each group of commands in one write (RFC 2920).
+/// Does several transactions, each group of commands in one write (RFC 2920).
 pub(super) fn pipelined(d: &mut Dialogue, mails: usize) {
     d.say("EHLO client.example\r\n", &[250]);
     let group = "MAIL FROM:<alice@corp.example>\r\nRCPT TO:<bob@example.org>\r\nDATA\r\n";
     d.say(group, &[250, 250, 354]);
     for _ in 1..mails {
-        // The message's end and the next group together.
+        // The end of the message and the next group together.
         d.say(&format!("{}.\r\n{group}", message(1_800)), &[250, 250, 250, 354]);
     }
     d.say(&format!("{}.\r\nQUIT\r\n", message(1_800)), &[250, 221]);
 }
 
-/// Recipients that are refused: all, or some before one that is not.
+/// Sends recipients that are rejected: all of them, or some before an accepted one.
 pub(super) fn rejected(number: usize, d: &mut Dialogue) {
     d.say("EHLO client.example\r\n", &[250]).say("MAIL FROM:<alice@corp.example>\r\n", &[250]);
     for _ in 0..1 + number % 6 {
@@ -93,7 +93,7 @@ pub(super) fn rejected(number: usize, d: &mut Dialogue) {
     d.end();
 }
 
-/// Guessed passwords; this server has no accounts at all.
+/// Tries passwords; this server has no accounts.
 pub(super) fn refused_logins(d: &mut Dialogue) {
     d.say("EHLO client.example\r\n", &[250]);
     for _ in 0..8 {
@@ -102,7 +102,7 @@ pub(super) fn refused_logins(d: &mut Dialogue) {
     d.end();
 }
 
-/// Two mails in chunks of 4 kB, each answered (RFC 3030).
+/// Sends two mails in chunks of 4 kB, each with its reply (RFC 3030).
 pub(super) fn chunked(d: &mut Dialogue, chunks: usize) {
     d.say("EHLO client.example\r\n", &[250]);
     for _ in 0..2 {
@@ -115,7 +115,7 @@ pub(super) fn chunked(d: &mut Dialogue, chunks: usize) {
     d.end();
 }
 
-/// A message of about `size` bytes.
+/// Returns a message of about `size` bytes.
 fn message(size: usize) -> String {
     let mut text = "From: <alice@corp.example>\r\nSubject: figures\r\n\r\n".to_owned();
     while text.len() < size {

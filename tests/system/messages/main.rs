@@ -1,7 +1,7 @@
-//! The message estimate against what a real Postfix accepted, connection by connection, and on sessions as other
-//! servers would have them.
+//! Message estimate, compared with what a real Postfix accepted in each connection, and with sessions as
+//! other servers have them.
 //!
-//! `cargo test -p mailflow-system-tests --test messages -- --nocapture` prints the tables that docs/messages.md shows.
+//! `cargo test -p mailflow-system-tests --test messages -- --nocapture` prints the tables of docs/messages.md.
 
 mailflow_test_support::needs_root!();
 
@@ -26,12 +26,12 @@ use mailflow_test_support::lab::{
 use senders::Setting;
 use serde_json::Value;
 
-/// Of the flows that are judged, this share must be exact: SPEC 10.
+/// Minimum share of exact estimates among the evaluated flows.
 const BAR: f64 = 0.99;
-/// At least this many are.
+/// Minimum number of evaluated flows.
 const SESSIONS: usize = 600;
 
-/// What was found of a class.
+/// Results of a class.
 #[derive(Clone, Copy, Debug, Default)]
 struct Row {
     sessions: usize,
@@ -69,7 +69,7 @@ impl Row {
     }
 }
 
-/// The servers: one takes the mail, one beside the client sends it on.
+/// Servers: one accepts the mail, and a relay on the client forwards it.
 struct Servers {
     outside: Postfix,
     relay: Postfix,
@@ -94,7 +94,7 @@ impl Servers {
     }
 }
 
-/// Estimates of each class's flows, by the client's port, in the order in which the flows began.
+/// Returns the estimates of each class's flows, by the client's port, in the order of the flows' starts.
 fn estimates(log: &Path) -> BTreeMap<(String, u16), Vec<u64>> {
     let text = std::fs::read_to_string(log).unwrap();
     let mut flows: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -111,9 +111,9 @@ fn estimates(log: &Path) -> BTreeMap<(String, u16), Vec<u64>> {
 }
 
 #[test]
-fn the_estimate_is_what_the_server_accepted() {
+fn estimate_equals_messages_accepted_by_postfix() {
     let lab = Lab::new(&LabOptions { sources: CLASSES.len() as u8, ..LabOptions::default() }).unwrap();
-    // Without translation the server's log names the client's own address and port.
+    // Without NAT the server's log has the client's own address and port.
     lab.gateway.run("nft delete table inet lab").unwrap();
     let package = Package::unpack().unwrap();
     let servers = Servers::start(&lab, &package);
@@ -125,7 +125,7 @@ fn the_estimate_is_what_the_server_accepted() {
     for (number, class) in CLASSES.iter().enumerate() {
         let begin = std::time::Instant::now();
         let source = lab.client_ip(Family::V4, number as u8);
-        // Whatever program it is sends from the class's own address.
+        // Every program sends from the class's address.
         lab.client.ip(&format!("route replace default via 10.20.0.1 src {source}")).unwrap();
         (class.sessions)(&Setting { lab: &lab, package: &package, relay: &servers.relay });
         println!("{}: {:.1} s", class.name, begin.elapsed().as_secs_f64());
@@ -137,7 +137,7 @@ fn the_estimate_is_what_the_server_accepted() {
     assert!(agent.stop().unwrap().success());
     let estimated = estimates(&log);
 
-    // Each connection in the server's log is a flow of the agent's, and the other way round.
+    // Connections in the server's log and flows of the agent correspond one to one.
     let lengths = |of: &BTreeMap<(String, u16), Vec<u64>>| -> BTreeMap<_, usize> {
         of.iter().map(|(client, values)| (client.clone(), values.len())).collect()
     };
@@ -145,7 +145,7 @@ fn the_estimate_is_what_the_server_accepted() {
     judge(&lab, &sessions, &estimated);
 }
 
-/// Prints the table and holds the judged classes against the bar.
+/// Prints the table and compares the evaluated classes with the minimum.
 fn judge(
     lab: &Lab,
     sessions: &BTreeMap<(String, u16), Vec<u64>>,

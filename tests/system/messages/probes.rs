@@ -1,4 +1,4 @@
-//! Sessions that are not a mail client's with a mail server's usual dialogue.
+//! Sessions that deviate from the usual dialogue of a mail client and a mail server.
 
 use super::{
     channel::{Channel, Cut, Identity, Tls},
@@ -7,14 +7,14 @@ use super::{
     servers::SERVERS,
 };
 
-/// A ClientHello as a client sends it, usual or with a post-quantum key share.
+/// Returns a ClientHello, with or without a post-quantum key share.
 fn hello(tls: Tls, identity: &Identity) -> Vec<Vec<u8>> {
     let mut channel = Channel::new(Cut::Whole);
     channel.handshake(tls, identity, None);
     channel.packets.into_iter().take_while(|(up, _)| *up).map(|(_, packet)| packet).collect()
 }
 
-/// TLS where the server speaks in the clear, or does not speak TLS.
+/// Returns sessions with TLS at a server that speaks plaintext, or no TLS.
 pub(super) fn misplaced(identity: &Identity) -> Vec<Played> {
     let answers: [&[&[u8]]; 9] = [
         &[b"\x15\x03\x03\x00\x02\x02\x28"],
@@ -55,12 +55,12 @@ pub(super) fn misplaced(identity: &Identity) -> Vec<Played> {
             for answer in answers {
                 let mut packets = before.to_vec();
                 packets.extend(hello.iter().map(|packet| (true, &packet[..])));
-                // The greeting may come when the client has given up waiting for a ServerHello.
+                // The greeting may arrive after the client's timeout for a ServerHello.
                 if before.is_empty() {
                     packets.push((false, b"220 mx.example.org ESMTP\r\n"));
                 }
                 packets.extend(answer.iter().map(|packet| (false, *packet)));
-                // Some try once more.
+                // Some clients retry once.
                 packets.extend(hello.iter().map(|packet| (true, &packet[..])));
                 packets.extend(answer.iter().map(|packet| (false, *packet)));
                 sessions.push(written(&packets, 0));
@@ -70,7 +70,7 @@ pub(super) fn misplaced(identity: &Identity) -> Vec<Played> {
     sessions
 }
 
-/// Two mails in chunks (RFC 3030), each awaited or all sent at once.
+/// Returns two mails in chunks (RFC 3030), with a reply before the next chunk or all sent at once.
 pub(super) fn chunks(mode: Mode, chunks: usize, at_once: bool, identity: &Identity) -> Vec<Played> {
     let play = |(number, server)| {
         let session = Session {
@@ -113,7 +113,7 @@ pub(super) fn chunks(mode: Mode, chunks: usize, at_once: bool, identity: &Identi
     SERVERS.iter().enumerate().filter(|(_, server)| server.name != "terse server").map(play).collect()
 }
 
-/// Delivery to mailboxes (RFC 2033): a reply for each recipient, in one packet or several.
+/// Returns LMTP deliveries (RFC 2033): a reply for each recipient, in one packet or several.
 pub(super) fn lmtp() -> Vec<Played> {
     let replies: [&[u8]; 3] = [
         b"250 2.0.0 <ann@example.org> a1b2 Saved\r\n",
@@ -139,7 +139,7 @@ pub(super) fn lmtp() -> Vec<Played> {
     [apart, vec![(false, &merged[..])]].map(|replies| written(&[&before[..], &replies].concat(), 1)).into()
 }
 
-/// What a mail program files in a mailbox (RFC 9051, 6.3.12) counts as a message, as it always did.
+/// Returns sessions that append to a mailbox (RFC 9051, 6.3.12): each append counts as a message.
 pub(super) fn imap() -> Vec<Played> {
     let text = message(2_000);
     [&b"a4 OK [APPENDUID 1 2] APPEND completed\r\n"[..], b"250 OK [APPENDUID 1 2] APPEND completed\r\n"]
@@ -159,7 +159,7 @@ pub(super) fn imap() -> Vec<Played> {
         .into()
 }
 
-/// The same inside TLS, in the session's third turn.
+/// Returns the same sessions inside TLS, with the append in the third turn.
 pub(super) fn imap_in_tls(identity: &Identity) -> Vec<Played> {
     let play = |tls| {
         let mut channel = Channel::new(Cut::Whole);

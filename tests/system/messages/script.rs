@@ -1,15 +1,16 @@
-//! Sessions of a mail client with a server, as written down.
+//! Scripted sessions of a mail client with a server.
 
 use super::{
     channel::{Channel, Cut, Identity, Tls},
     servers::Server,
 };
 
-/// How a session is protected.
+/// Protection of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Mode {
     Clear,
-    /// The client's EHLO follows its last flight at once, or waits for the server's session tickets.
+    /// STARTTLS. The client's EHLO follows its last flight at once, or waits for the server's session
+    /// tickets.
     StartTls(Tls, Order),
     Smtps(Tls),
 }
@@ -20,18 +21,18 @@ pub(super) enum Order {
     TicketsFirst,
 }
 
-/// In which groups commands are sent.
+/// Grouping of commands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Pace {
     /// One at a time.
     Step,
-    /// MAIL, RCPT and DATA together (RFC 2920), each answered in a packet of its own.
+    /// MAIL, RCPT and DATA together (RFC 2920), each reply in its own packet.
     Group,
-    /// The same, all answered in one packet.
+    /// MAIL, RCPT and DATA together, with all replies in one packet.
     GroupMerged,
     /// MAIL, then RCPT and DATA together.
     Sender,
-    /// The end of a message together with the next one's MAIL, RCPT and DATA, or QUIT.
+    /// The end of a message together with the next mail's MAIL, RCPT and DATA, or with QUIT.
     Chain,
     /// MAIL and all RCPT together, DATA after their replies.
     Recipients,
@@ -41,9 +42,9 @@ pub(super) enum Pace {
 pub(super) enum Login {
     None,
     Plain,
-    /// XOAUTH2 with a token of so many bytes in the command itself, and what the server says to it.
+    /// XOAUTH2 with a token of this length in the command, and the server's reply.
     Token(usize, &'static str),
-    /// The same behind a challenge.
+    /// XOAUTH2 with the token after a challenge.
     Challenged(usize, &'static str),
     /// GSSAPI (RFC 4752).
     Gssapi,
@@ -64,12 +65,12 @@ pub(super) struct Session<'a> {
     pub(super) login: Login,
     pub(super) cut: Cut,
     pub(super) mails: Vec<Mail>,
-    /// Makes ids differ.
+    /// Number of the session, for distinct ids.
     pub(super) number: usize,
 }
 
 impl Session<'_> {
-    /// The packets, and how many messages the server accepted.
+    /// Returns the packets, and the number of messages that the server accepted.
     pub(super) fn play(&self, identity: &Identity) -> (Vec<(bool, Vec<u8>)>, u64) {
         let mut channel = self.start(identity);
         for (number, mail) in self.mails.iter().enumerate() {
@@ -82,7 +83,7 @@ impl Session<'_> {
         (channel.packets, accepted as u64)
     }
 
-    /// Everything before the first mail.
+    /// Plays everything before the first mail.
     pub(super) fn start(&self, identity: &Identity) -> Channel {
         let mut channel = Channel::new(self.cut);
         self.begin(&mut channel, identity);
@@ -199,7 +200,7 @@ impl Session<'_> {
         (sender, (0..mail.recipients).map(recipient).collect())
     }
 
-    /// The replies to a group of the envelope's commands.
+    /// Returns the replies to a group of envelope commands.
     fn replies(&self, mail: &Mail) -> Vec<&str> {
         let recipients = vec![self.server.recipient; mail.recipients];
         [&[self.server.sender][..], &recipients, &[self.server.data]].concat()
@@ -260,7 +261,7 @@ impl Session<'_> {
     }
 }
 
-/// A message of so many bytes or a little more, with its end.
+/// Returns a message of at least this many bytes, with its end.
 pub(super) fn body(bytes: usize) -> String {
     let mut text =
         "From: <alice@corp.example>\r\nTo: <bob@example.org>\r\nSubject: figures\r\n\r\n".to_owned();

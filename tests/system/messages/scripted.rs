@@ -1,4 +1,4 @@
-//! The estimate on sessions of named servers, which run through the kernel program as packets.
+//! Estimate on sessions of named servers, whose packets run through the kernel program.
 //!
 //! Each class is a row of docs/messages.md.
 
@@ -22,12 +22,12 @@ use crate::under_test;
 
 const PROGRAM: &str = "tc_mirror";
 
-/// Packets of a session, `true` the client's, and the messages that the server accepted.
+/// Packets of a session, `true` for the client's, and the number of accepted messages.
 pub(super) type Played = (Vec<(bool, Vec<u8>)>, u64);
 
-/// Estimates the messages of sessions, each on a port of its own.
+/// Estimates the messages of sessions, each on its own port.
 fn estimates(sessions: &[&Played]) -> Vec<u64> {
-    // No more than the table has room for.
+    // Limited by the capacity of the flow table.
     sessions.chunks(4_000).flat_map(estimated).collect()
 }
 
@@ -79,7 +79,7 @@ const ALL_TLS: [Mode; 8] = [
 
 const PACES: [Pace; 5] = [Pace::Step, Pace::Group, Pace::GroupMerged, Pace::Sender, Pace::Chain];
 
-/// Sessions of every kind with one server, whose messages end with these replies.
+/// Returns sessions of every kind with one server, whose messages end with these replies.
 fn with(
     server: &'static Server,
     modes: &[Mode],
@@ -111,17 +111,18 @@ fn row(sessions: &[Played], estimates: &[u64]) -> Row {
     row
 }
 
-/// Sessions by the name of their class.
+/// Sessions by class.
 type Classes = Vec<(String, Vec<Played>)>;
 
-/// The estimates of each class.
+/// Returns the estimates of each class.
 fn judged(classes: &Classes) -> Vec<Vec<u64>> {
     let all: Vec<&Played> = classes.iter().flat_map(|(_, sessions)| sessions).collect();
     let mut estimates = estimates(&all).into_iter();
     classes.iter().map(|(_, sessions)| estimates.by_ref().take(sessions.len()).collect()).collect()
 }
 
-/// Sessions with each server, in the clear and inside TLS, whose messages end with some of its replies.
+/// Returns sessions with each server, in plaintext and inside TLS, whose messages end with some of its
+/// replies.
 fn by_server(replies: fn(&Server) -> &'static [&'static str]) -> Classes {
     let identity = Identity::generate();
     let class = |server: &'static Server, modes: &[Mode], name| {
@@ -137,7 +138,7 @@ const CLEAR: &str = "in the clear";
 const TLS: &str = "TLS";
 
 #[test]
-fn each_servers_replies_are_recognised() {
+fn replies_of_each_server_are_recognised() {
     let classes = by_server(|server| server.accepts);
     println!("| server | flows | accepted | estimated | exact | over | under |");
     println!("|---|---|---|---|---|---|---|");
@@ -149,7 +150,7 @@ fn each_servers_replies_are_recognised() {
             clear.join(&row);
         } else {
             tls.join(&row);
-            // `250` and nothing else is as long as an alert.
+            // A bare `250` is as long as an alert.
             let least = if name.starts_with("terse") { 0.5 } else { 0.9 };
             assert!(row.exact as f64 >= least * row.sessions as f64, "{name}: {row:?}");
         }
@@ -161,7 +162,7 @@ fn each_servers_replies_are_recognised() {
 }
 
 #[test]
-fn a_rejection_after_the_body_is_no_message_in_the_clear() {
+fn plaintext_rejection_after_body_is_no_message() {
     let classes = by_server(|server| server.rejects);
     println!("| server | flows | rejected | counted | share |");
     println!("|---|---|---|---|---|");
@@ -181,7 +182,7 @@ fn a_rejection_after_the_body_is_no_message_in_the_clear() {
     println!("| all, TLS | | {all} | {counted} | {:.0} % |", counted as f64 / all as f64 * 100.0);
 }
 
-/// Two sessions for each login and mode with every third server, with so many mails.
+/// Returns two sessions for each login and mode with every third server, with this many mails.
 fn logins(modes: &[Mode], logins: &[Login], mails: usize, identity: &Identity) -> Vec<Played> {
     let mut sessions = Vec::new();
     for server in SERVERS.iter().step_by(3) {
@@ -214,7 +215,7 @@ const TOKENS: [Login; 6] = [
 ];
 
 #[test]
-fn sessions_of_other_kinds_are_estimated() {
+fn other_sessions_are_estimated() {
     let identity = Identity::generate();
     let starttls = |tls| Mode::StartTls(tls, Order::EhloFirst);
     let many = |modes: &[Mode], pace: Pace| -> Vec<Played> {
@@ -266,7 +267,7 @@ fn sessions_of_other_kinds_are_estimated() {
     println!("|---|---|---|---|---|---|---|");
     let mut classes = Classes::new();
     let mut least = Vec::new();
-    // The share of a class's flows that must be exact; 0 where docs/messages.md calls it a limit.
+    // The minimum share of exact flows of a class; 0 for the documented limits of docs/messages.md.
     let mut judge = |name: &str, sessions: Vec<Played>, share: f64| {
         classes.push((name.to_owned(), sessions));
         least.push(share);
@@ -316,14 +317,14 @@ fn sessions_of_other_kinds_are_estimated() {
     assert!(missed.is_empty(), "{missed:?}");
 }
 
-/// A session of nothing but these packets.
+/// Returns a session of exactly these packets.
 pub(super) fn written(packets: &[(bool, &[u8])], accepted: u64) -> Played {
     let mut channel = Channel::new(Cut::Whole);
     packets.iter().for_each(|(up, bytes)| channel.push(*up, bytes));
     (channel.packets, accepted)
 }
 
-/// A message for [`written`].
+/// Returns a message for [`written`].
 pub(super) fn message(bytes: usize) -> Vec<u8> {
     body(bytes).into_bytes()
 }

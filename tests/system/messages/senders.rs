@@ -1,4 +1,4 @@
-//! The programs that send, each from the namespace's present source address.
+//! Sending programs, each from the namespace's current source address.
 
 use std::{
     io::Write,
@@ -14,7 +14,7 @@ use mailflow_test_support::lab::{
 
 use super::dialogue::Dialogue;
 
-/// Where a class's sessions take place.
+/// Environment of a class's sessions.
 pub(super) struct Setting<'a> {
     pub(super) lab: &'a Lab,
     pub(super) package: &'a Package,
@@ -26,12 +26,12 @@ impl Setting<'_> {
         SocketAddr::new(self.lab.server_ip(Family::V4), port)
     }
 
-    /// Postfix's own load generator: one mail a connection, ten connections at a time.
+    /// Runs Postfix's load generator: one mail per connection, ten connections at a time.
     pub(super) fn single(&self, connections: usize, size: usize) {
         self.smtp_source(&format!("-s 10 -m {connections} -l {size}"), self.server(25));
     }
 
-    /// The same with its connections kept open: `mails` over all of them.
+    /// Runs the load generator with persistent connections: `mails` over all of them.
     pub(super) fn kept(&self, connections: usize, mails: usize, size: usize) {
         self.smtp_source(&format!("-d -s {connections} -m {mails} -l {size}"), self.server(25));
     }
@@ -45,7 +45,7 @@ impl Setting<'_> {
         output(source.arg(server.to_string())).unwrap();
     }
 
-    /// curl, four at a time, in mails of several sizes.
+    /// Runs curl, four at a time, with mails of several sizes.
     pub(super) fn curl(&self, port: u16, mode: Mode, connections: usize, mails: usize) {
         at_once(connections, |number| {
             let size = [600, 2_000, 30_000][number % 3];
@@ -54,7 +54,7 @@ impl Setting<'_> {
         });
     }
 
-    /// Hands mails to the client's own Postfix, which sends them on as it sees fit.
+    /// Submits mails to the client's own Postfix, which forwards them.
     pub(super) fn relay(&self, route: &str, mails: usize) {
         let before = self.relay.delivered();
         let local = SocketAddr::from(([127, 0, 0, 1], 25));
@@ -92,7 +92,7 @@ impl Setting<'_> {
         }
     }
 
-    /// Runs sessions while the gateway drops every hundredth buffer, on either side of where the agent looks.
+    /// Runs sessions while the gateway drops every hundredth buffer, on either side of the agent's hook.
     pub(super) fn losing(&self, sessions: impl Fn(&Self)) {
         let drops = |ns: &Ns, hook: &str| {
             let rules = format!(
@@ -101,7 +101,7 @@ impl Setting<'_> {
             );
             output(ns.command("nft").arg(rules)).unwrap();
         };
-        // Beyond the agent for what goes up, before it for what comes down; then the other way round.
+        // After the hook for packets up and before it for packets down; then the other way round.
         for (ns, hook) in [(&self.lab.gateway, "forward"), (&self.lab.client, "postrouting")] {
             drops(ns, hook);
             sessions(self);

@@ -1,10 +1,10 @@
-//! What mail servers say, as their documentation, sources and public session logs show it.
+//! Replies of mail servers, from their documentation, sources and public session logs.
 
-/// A server's replies. `{id}` is replaced by an id that differs from message to message.
+/// Replies of a server. `{id}` is replaced by an id that is unique per message.
 pub(super) struct Server {
     pub(super) name: &'static str,
     pub(super) greeting: &'static str,
-    /// The reply to EHLO, without the lines of AUTH and STARTTLS.
+    /// Reply to EHLO, without the lines of AUTH and STARTTLS.
     pub(super) extensions: &'static [&'static str],
     pub(super) sender: &'static str,
     pub(super) recipient: &'static str,

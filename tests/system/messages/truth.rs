@@ -1,12 +1,12 @@
-//! What Postfix says it accepted.
+//! Accepted messages by Postfix's log.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-/// Messages accepted in each connection, by the client's address and port, in the order of the connections;
-/// `None` while a connection is open.
+/// Returns the accepted messages of each connection, by the client's address and port, in the order of the
+/// connections; `None` while a connection is open.
 ///
-/// A message is accepted when the queue manager has it: `smtpd` gives it an id and names its client, `qmgr` says
-/// that the id is active.
+/// A message is accepted once the queue manager has it: `smtpd` logs its id and client, and `qmgr` logs the
+/// id as active.
 pub(super) fn sessions(log: &str) -> Option<BTreeMap<(String, u16), Vec<u64>>> {
     let queued: HashSet<&str> = log
         .lines()
@@ -14,12 +14,12 @@ pub(super) fn sessions(log: &str) -> Option<BTreeMap<(String, u16), Vec<u64>>> {
         .filter_map(|line| line.split("]: ").nth(1)?.split(':').next())
         .collect();
     let mut sessions: BTreeMap<(String, u16), Vec<u64>> = BTreeMap::new();
-    // Each connection is one process's until it ends; a process has one at a time.
+    // A connection belongs to one process, which has one connection at a time.
     let mut open: HashMap<&str, (String, u16)> = HashMap::new();
     for line in log.lines().filter(|line| line.contains("/smtpd[")) {
         let (process, said) = line.split_once("/smtpd[")?.1.split_once("]: ")?;
         if let Some(client) = said.strip_prefix("connect from ").map(client) {
-            // The lab asks for the greeting from its own side of the wire.
+            // The lab reads the greeting from the server's own namespace.
             if let Some(client) = client.filter(|(address, _)| address != "127.0.0.1") {
                 sessions.entry(client.clone()).or_default().push(0);
                 open.insert(process, client);
@@ -36,7 +36,7 @@ pub(super) fn sessions(log: &str) -> Option<BTreeMap<(String, u16), Vec<u64>>> {
     open.is_empty().then_some(sessions)
 }
 
-/// `unknown[10.20.0.2]:40000` and whatever follows.
+/// Parses `unknown[10.20.0.2]:40000` with anything after it.
 fn client(text: &str) -> Option<(String, u16)> {
     let (_, rest) = text.split_once('[')?;
     let (address, rest) = rest.split_once("]:")?;

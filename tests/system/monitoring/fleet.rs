@@ -1,4 +1,4 @@
-//! Two gateways that share one source's flows, a real Prometheus across them, and the dashboard on it.
+//! Two gateways with flows of one source, a Prometheus that scrapes both, and the dashboard.
 
 use std::{
     net::SocketAddr,
@@ -13,11 +13,12 @@ use serde_json::Value;
 
 use crate::files::{listed, panels, queries};
 
-/// The close grace of the default configuration, a poll, a scrape, an evaluation, and slack for a busy machine.
+/// Time until an alert: the default idle timeout of closed flows, a poll, a scrape, an evaluation, and slack
+/// for a busy machine.
 const TOLD: Duration = Duration::from_secs(25);
 const SUM: &str = "fleet:mailflow_window_value:sum{rule=\"smtp-burst\"}";
 
-/// A gateway with an agent, between the client 10.20.0.2 and a mail server.
+/// Gateway with an agent, between the client 10.20.0.2 and a mail server.
 struct Gateway {
     agent: Agent,
     _server: Postfix,
@@ -25,7 +26,7 @@ struct Gateway {
 }
 
 impl Gateway {
-    /// `address` is where its metrics are served.
+    /// Starts a gateway whose agent serves its metrics on `address`.
     fn start(lab: Lab, address: SocketAddr) -> Self {
         let package = Package::unpack().unwrap();
         let server = Postfix::start(&lab.server, &package, lab.folder(), &PostfixOptions::default()).unwrap();
@@ -43,7 +44,7 @@ impl Gateway {
     }
 }
 
-/// The samples of an answer: labels and value.
+/// Returns the samples of a query: labels and value.
 fn samples(prometheus: &Prometheus, query: &str) -> Vec<(Value, f64)> {
     let answer: Value = serde_json::from_str(&prometheus.query(query).unwrap()).unwrap();
     let sample = |sample: &Value| {
@@ -53,7 +54,7 @@ fn samples(prometheus: &Prometheus, query: &str) -> Vec<(Value, f64)> {
     answer["data"]["result"].as_array().unwrap().iter().map(sample).collect()
 }
 
-/// Alerts of this name that fire: their source and value.
+/// Returns the firing alerts of this name: source and value.
 fn firing(prometheus: &Prometheus, name: &str) -> Vec<(String, String)> {
     let answer: Value = serde_json::from_str(&prometheus.api("alerts").unwrap()).unwrap();
     let alerts = answer["data"]["alerts"].as_array().unwrap().iter();
@@ -75,7 +76,7 @@ fn expect_sum(prometheus: &Prometheus, value: f64) {
     .unwrap_or_else(|error| panic!("{error:#}: {:?}\n{}", samples(prometheus, SUM), prometheus.log()));
 }
 
-/// Both labs, whose gateways a cable joins, as a network of management does.
+/// Returns both labs, with their gateways connected by a management link.
 fn labs() -> [(Lab, SocketAddr); 2] {
     let labs = [(); 2].map(|()| Lab::new(&LabOptions::default()).unwrap());
     let [first, second] = labs.each_ref().map(|lab| &lab.gateway);
@@ -89,7 +90,7 @@ fn labs() -> [(Lab, SocketAddr); 2] {
 }
 
 #[test]
-fn five_flows_here_and_five_there_fire_and_the_dashboard_shows_them() {
+fn fleet_sum_fires_and_dashboard_has_data() {
     let labs = labs();
     let targets = labs.each_ref().map(|(_, address)| *address);
     let [mut here, mut there] = labs.map(|(lab, address)| Gateway::start(lab, address));
@@ -98,14 +99,14 @@ fn five_flows_here_and_five_there_fire_and_the_dashboard_shows_them() {
     let source = here.lab.client_ip(Family::V4, 0).to_string();
     assert_eq!(source, there.lab.client_ip(Family::V4, 0).to_string(), "one source behind both");
 
-    // Five and four: silent, for as long as a few evaluations take.
+    // Five and four: no alert during several evaluations.
     here.send(5);
     there.send(4);
     expect_sum(&prometheus, 9.0);
     std::thread::sleep(Duration::from_secs(4));
     assert_eq!(firing(&prometheus, "MailflowFleetBurst"), []);
 
-    // Five and five.
+    // Five and five: the alert fires.
     there.send(1);
     expect_sum(&prometheus, 10.0);
     let fired = wait_for("the alert", Duration::from_secs(120), || {
@@ -119,7 +120,7 @@ fn five_flows_here_and_five_there_fire_and_the_dashboard_shows_them() {
 
     every_panel_shows_something(&prometheus);
 
-    // A gateway that cannot be scraped keeps its five.
+    // The sum keeps the five flows of a gateway whose scrape fails.
     there.agent.stop().unwrap();
     let down = format!("up{{instance=\"{}\"}} == 0", targets[1]);
     wait_for("the scrape fails", TOLD, || Ok(samples(&prometheus, &down).first().map(drop))).unwrap();
@@ -134,7 +135,7 @@ fn every_panel_shows_something(prometheus: &Prometheus) {
         for query in queries(&panel, 15) {
             let found = loop {
                 let found = samples(prometheus, &query);
-                // A rate wants two scrapes of a series that came last.
+                // `rate` needs two scrapes of a new series.
                 if !found.is_empty() || Instant::now() > deadline {
                     break found;
                 }

@@ -28,12 +28,12 @@ fn alertmanager(url: String, every: Duration) -> AlertTo {
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A program that ends with this value.
+/// Process that is killed on drop.
 pub(crate) struct Program(Child, PathBuf);
 
 impl Program {
-    /// A real Alertmanager that ends after 2 s what it does not hear of, listens at `listen`, and notifies `hook` of
-    /// each alert by itself; in a namespace where one is given.
+    /// Starts a real Alertmanager in a namespace, if one is given. Alerts end after 2 s without a repeat. It
+    /// listens on `listen` and notifies `hook` of each alert separately.
     pub(crate) fn start(ns: Option<&Ns>, folder: &Path, listen: SocketAddr, hook: &str) -> Self {
         let package = lab::unpack("prometheus-alertmanager", With::Nothing).unwrap();
         let config = format!(
@@ -43,7 +43,7 @@ impl Program {
         );
         fs::write(folder.join("am.yml"), config).unwrap();
         let log = fs::File::create(folder.join("am.log")).unwrap();
-        // It wants its templates where the package would have installed them: in a mount namespace of its own.
+        // Its templates must be in the installation path: a tmpfs in a mount namespace.
         let templates = package.root.join("usr/share/prometheus");
         let script = "cp -r \"$0\" templates && mount -t tmpfs tmpfs /usr/share && cp -r templates /usr/share/prometheus \
                       && exec \"$@\"";
@@ -64,7 +64,7 @@ impl Program {
         Self(child, folder.join("am.log"))
     }
 
-    /// What it has logged so far.
+    /// Returns the log so far.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(&self.1).unwrap_or_default()
     }
@@ -77,10 +77,10 @@ impl Drop for Program {
     }
 }
 
-/// A real Alertmanager, for three times as long as what it is told reaches: it notifies once that the
-/// alert fires, and once that it is over.
+/// Runs a real Alertmanager for three times the resolve timeout: it notifies once that the alert fires, and
+/// once that it is resolved.
 #[test]
-fn a_real_one_does_not_flap() {
+fn real_alertmanager_does_not_flap() {
     let folder = std::env::temp_dir().join(format!("mailflow-am-{}", std::process::id()));
     fs::create_dir_all(&folder).unwrap();
     let notified = Receiver::anywhere(200);

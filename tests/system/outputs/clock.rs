@@ -1,7 +1,7 @@
-//! A gateway whose wall clock is wrong, and is set while alerts fire, before a real Alertmanager.
+//! Gateway whose wall clock is wrong, or set while alerts fire, with a real Alertmanager.
 //!
-//! The agent's clock is set by Debian's libfaketime, unpacked and preloaded: it shifts `CLOCK_REALTIME` for this process
-//! alone, while it runs, and leaves the monotonic clock. A time namespace shifts only the latter.
+//! Debian's libfaketime, unpacked and preloaded, shifts `CLOCK_REALTIME` of the agent at run time, without
+//! the monotonic clock. A time namespace shifts only the latter.
 
 use std::{
     fs,
@@ -17,7 +17,7 @@ use crate::{alertmanager::Program, gateway::Gateway, http::Receiver};
 
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// The library, in its unpacked package.
+/// Returns the path of the unpacked library.
 fn library() -> PathBuf {
     let root = lab::unpack("libfaketime", With::Nothing).unwrap().root.join("usr/lib");
     let folders = fs::read_dir(root).unwrap().map(|entry| entry.unwrap().path());
@@ -26,14 +26,14 @@ fn library() -> PathBuf {
     found.next().unwrap()
 }
 
-/// Shifts the agent's wall clock by so many seconds from now on.
+/// Shifts the agent's wall clock by this many seconds.
 fn shift(file: &Path, seconds: i64) {
     let new = file.with_extension("new");
     fs::write(&new, format!("{seconds:+}\n")).unwrap();
     fs::rename(new, file).unwrap();
 }
 
-/// The agent under test and what it speaks to.
+/// Agent under test and its receivers.
 struct Scene {
     gateway: Gateway,
     agent: Agent,
@@ -93,7 +93,7 @@ impl Scene {
         assert_eq!(notified(), states, "{what}\n{}", self.agent.log());
     }
 
-    /// The lines of the findings so far.
+    /// Returns the findings so far.
     fn findings(&self) -> Vec<Value> {
         let text = fs::read_to_string(self.gateway.lab.folder().join("ocsf.jsonl")).unwrap_or_default();
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
@@ -101,18 +101,19 @@ impl Scene {
 }
 
 #[test]
-fn a_clock_that_is_wrong_or_set_delays_no_notification_and_ends_none() {
+fn wrong_or_stepped_clock_delays_and_ends_no_notification() {
     // Five minutes slow.
     let scene = Scene::start(-300);
     scene.fire();
     scene.expect("slow by 300 s: it fires", &["firing"]);
-    // Set back by an hour while it fires: the Alertmanager would end by now what it had not heard of for 2 s.
+    // Set back by an hour while the alert fires: the Alertmanager would end an alert after 2 s without a
+    // repeat.
     shift(&scene.offset, -3_900);
     std::thread::sleep(Duration::from_secs(5));
     assert_eq!(scene.notified.received().len(), 1, "it goes on firing: {}", scene.agent.log());
     let mut told = vec!["firing", "resolved"];
     scene.expect("set back by an hour: it has ended", &told);
-    // Set forward, to an hour ahead, while another one fires.
+    // Set forward by an hour while another alert fires.
     shift(&scene.offset, 0);
     scene.fire();
     told.push("firing");
@@ -122,7 +123,8 @@ fn a_clock_that_is_wrong_or_set_delays_no_notification_and_ends_none() {
     assert_eq!(scene.notified.received().len(), 3, "it goes on firing: {}", scene.agent.log());
     told.push("resolved");
     scene.expect("set forward by an hour: it has ended", &told);
-    // An alert that begins while the clock is an hour ahead is refused as it is: its start is after its end.
+    // An unmodified alert that begins while the clock is an hour ahead would be refused: its start is after
+    // its end.
     scene.fire();
     told.push("firing");
     scene.expect("an hour ahead: it fires", &told);
@@ -138,7 +140,7 @@ fn a_clock_that_is_wrong_or_set_delays_no_notification_and_ends_none() {
     told.push("resolved");
     scene.expect("an hour ahead: it has ended", &told);
 
-    // Each finding is one, from its beginning to its end, whatever the clock was.
+    // Each incident is one finding from start to end, whatever the clock.
     let findings = scene.findings();
     let of = |activity: u64| -> Vec<String> {
         let found = findings.iter().filter(|finding| finding["activity_id"] == activity);

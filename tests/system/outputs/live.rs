@@ -1,5 +1,5 @@
-//! A running agent whose outputs are dead, refuse, hang and have a full disk, all at once: what it counts is
-//! exact, and each alert is delivered in the end or counted as lost.
+//! Running agent whose outputs are dead, refuse, hang and have a full disk at once. Its counts are exact, and
+//! each alert is delivered or counted as lost.
 
 use std::{
     collections::HashMap,
@@ -20,11 +20,11 @@ use serde_json::Value;
 use crate::http::Receiver;
 
 const SERVER: &str = "93.184.216.25:25";
-/// Hosts, and flows of each: all of them send enough for an alert.
+/// Number of hosts; each has enough flows for an alert.
 const HOSTS: u32 = 300;
 const FLOWS: u16 = 4;
 
-/// Each flow is whole, and of SMTP.
+/// Returns the frames of complete SMTP flows, and their packets.
 fn frames() -> (Vec<Vec<u8>>, [u64; 2]) {
     let mut frames = Vec::new();
     let mut sent = [0; 2];
@@ -51,13 +51,13 @@ fn frames() -> (Vec<Vec<u8>>, [u64; 2]) {
     (frames, sent)
 }
 
-/// The agent, with a disk of 64 kB of its own that is mounted where nobody else sees it.
+/// Writes a script that runs the agent with a disk of 64 kB, mounted in a mount namespace.
 fn on_a_small_disk(lab: &Lab, agent: &Path) -> (PathBuf, PathBuf) {
-    // Without links: they would lead out of the agent's view of the files.
+    // Symbolic links would lead out of the agent's mount namespace.
     let disk = fs::canonicalize(lab.folder()).unwrap().join("disk");
     fs::create_dir(&disk).unwrap();
     let script = lab.folder().join("agent.sh");
-    // The lab's alert file would take the place of the configured one.
+    // The lab's alert file would replace the configured one.
     let text = format!(
         "#!/bin/sh\nset -e\nmount -t tmpfs -o size=64k tmpfs {disk}\n\
          head -c 60000 /dev/zero > {disk}/filler || true\n\
@@ -72,7 +72,7 @@ fn on_a_small_disk(lab: &Lab, agent: &Path) -> (PathBuf, PathBuf) {
     (script, disk)
 }
 
-/// Samples of the page by name and labels.
+/// Returns the samples of the page by name and labels.
 fn samples(page: &str) -> HashMap<String, f64> {
     let lines = page.lines().filter(|line| !line.starts_with('#'));
     let pairs = lines.map(|line| line.rsplit_once(' ').unwrap());
@@ -84,10 +84,10 @@ fn of_sink(found: &HashMap<String, f64>, what: &str, sink: &str) -> f64 {
 }
 
 #[test]
-fn whatever_becomes_of_the_outputs_counting_is_exact_and_every_alert_accounted_for() {
+fn failing_outputs_keep_counts_exact_and_alerts_accounted() {
     let lab = Lab::new(&LabOptions::default()).unwrap();
     let (script, disk) = on_a_small_disk(&lab, &agent_binary().unwrap());
-    // Listeners live in the gateway's namespace, where the agent is.
+    // The listeners are in the gateway's namespace, as the agent is.
     let ([manager, syslog, collector], hanging, refusing) = lab
         .gateway
         .enter(|| {
@@ -162,8 +162,8 @@ outputs:
             + of_sink(found, "lines_dropped_total", sink)
             + of_sink(found, "queue_lines", sink)
     };
-    // A page is no moment's picture: what is delivered while it is made may be in none of its lines. What is
-    // lost never comes back, though, so that no page has every alert.
+    // A page is not atomic: an alert that is delivered meanwhile may be in none of its lines. A lost alert
+    // would be missing on every page.
     let whole = |found: &HashMap<String, f64>| sinks.iter().all(|sink| account(found, sink) == alerts);
     wait_for("each sink's first failure, with every alert accounted for", Duration::from_secs(60), || {
         let found = samples(&agent.metrics()?);
@@ -172,7 +172,7 @@ outputs:
     })
     .unwrap();
 
-    // Most recover.
+    // Most outputs recover.
     let inside = Path::new("/proc").join(agent.process().pid().to_string()).join("root");
     let inside = |path: &Path| inside.join(path.strip_prefix("/").unwrap());
     fs::remove_file(inside(&disk.join("filler"))).unwrap();
@@ -190,7 +190,7 @@ outputs:
     assert!(told >= HOSTS as usize, "{told}");
     assert_eq!(refusing.received().len(), HOSTS as usize);
 
-    // The small disk is full again: what is on it are whole lines, once each.
+    // The small disk is full again: the file has complete lines, each once.
     let text = fs::read_to_string(inside(&disk.join("alerts.jsonl"))).unwrap();
     let whole = &text[..=text.rfind('\n').unwrap()];
     let mut names = std::collections::HashSet::new();
@@ -202,7 +202,7 @@ outputs:
     assert_eq!(of_sink(&found, "lines_written_total", "small_disk"), names.len() as f64);
     assert!(!names.is_empty());
     println!("{} of {HOSTS} alerts on the small disk", names.len());
-    // It says what is lost, and ends all the same.
+    // The agent logs the lost events, and still ends.
     assert_eq!(agent.stop().unwrap().code(), Some(1));
     assert!(agent.log().contains("were not written"), "{}", agent.log());
 }

@@ -1,4 +1,4 @@
-//! Files that logrotate takes away under a running agent, by the configuration that the package installs.
+//! Files that logrotate rotates under a running agent, with the configuration that the package installs.
 
 use std::{
     collections::BTreeSet,
@@ -15,12 +15,12 @@ use serde_json::Value;
 use crate::gateway::Gateway;
 
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Times that files are rotated: fewer than the configuration keeps of each.
+/// Number of rotations: fewer than the configuration keeps of each file.
 const ROTATIONS: usize = 8;
-/// Connections that are made meanwhile.
+/// Minimum number of connections meanwhile.
 const CONNECTIONS: usize = 40;
 
-/// The configuration as it is installed, but for the folder and the user.
+/// Writes the configuration as installed, with another folder and user.
 fn configuration(folder: &Path) -> PathBuf {
     let mut text = include_str!("../../../config/debian/logrotate").to_owned();
     let own = format!("{}/", folder.display());
@@ -37,7 +37,7 @@ fn configuration(folder: &Path) -> PathBuf {
     path
 }
 
-/// Lines of a file and of all that it was rotated to.
+/// Returns the lines of a file and of its rotated files.
 fn lines(folder: &Path, name: &str) -> Vec<Value> {
     let mut lines = Vec::new();
     for entry in fs::read_dir(folder).unwrap().flatten() {
@@ -46,7 +46,7 @@ fn lines(folder: &Path, name: &str) -> Vec<Value> {
             continue;
         }
         let text = match file.ends_with(".gz") {
-            // While one is being packed it is there twice.
+            // During compression both files exist.
             true if path.with_extension("").exists() => continue,
             true => output(command("zcat").arg(&path)).unwrap(),
             false => fs::read_to_string(&path).unwrap(),
@@ -58,7 +58,7 @@ fn lines(folder: &Path, name: &str) -> Vec<Value> {
 }
 
 #[test]
-fn no_line_is_lost_and_none_is_written_twice() {
+fn rotation_loses_and_repeats_no_line() {
     let package = lab::unpack("logrotate", With::Libraries).unwrap();
     let gateway = Gateway::new(5);
     let log = gateway.lab.folder().join("log");
@@ -74,7 +74,7 @@ fn no_line_is_lost_and_none_is_written_twice() {
     let rotate = || {
         let mut logrotate = Command::new(package.root.join("usr/sbin/logrotate"));
         logrotate.env("LD_LIBRARY_PATH", package.libraries().unwrap().join(":"));
-        // Not when it is due, but now.
+        // Rotates now, whatever the schedule.
         logrotate.args(["--force", "--state"]).arg(log.with_file_name("rotated")).arg(&config);
         output(&mut logrotate).unwrap();
     };
@@ -86,7 +86,7 @@ fn no_line_is_lost_and_none_is_written_twice() {
                 rotate();
             }
         });
-        // As long as it rotates, and some more.
+        // Until the rotations end, and at least this many.
         while sent < CONNECTIONS || !rotating.is_finished() {
             gateway.send();
             sent += 1;
@@ -108,7 +108,7 @@ fn no_line_is_lost_and_none_is_written_twice() {
     let files = fs::read_dir(&log).unwrap().flatten().map(|entry| entry.file_name().into_string().unwrap());
     let mut files: Vec<_> = files.filter(|file| file.starts_with("flows.json")).collect();
     files.sort();
-    // Packed but for the newest; a file to which nothing was written is not rotated.
+    // All but the newest file are compressed; an empty file is not rotated.
     assert!(files.iter().filter(|file| file.ends_with(".gz")).count() >= 2, "{files:?}");
     println!("{sent} flows in {files:?}");
 }

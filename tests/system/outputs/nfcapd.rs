@@ -1,4 +1,4 @@
-//! A collector that people run: nfcapd reads what a replay exports, and nfdump's numbers are the flow log's.
+//! Real collector: nfcapd reads the export of a replay, and nfdump's numbers equal the flow log's.
 
 use std::{
     collections::BTreeMap,
@@ -38,7 +38,7 @@ fn captures() -> Option<Vec<PathBuf>> {
     Some(captures)
 }
 
-/// nfcapd, which ends with this value.
+/// nfcapd, killed on drop.
 struct Collector {
     child: Child,
     port: u16,
@@ -51,21 +51,21 @@ impl Collector {
         let child = Command::new(root.join("usr/bin/nfcapd"))
             .args(["-b", "127.0.0.1", "-p", &port.to_string(), "-w"])
             .arg(folder.join("flows"))
-            // One file; a socket that holds a replay's flows.
+            // One file; a receive buffer for all flows of a replay.
             .args(["-t", "3600", "-B", "4000000"])
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
             .unwrap();
-        // It is there once nobody else can have the port.
+        // nfcapd listens once the port is in use.
         until("nfcapd listens", || UdpSocket::bind(("127.0.0.1", port)).is_err());
         Self { child, port }
     }
 
-    /// Ends it in order, so that it writes what it has.
+    /// Stops nfcapd with SIGTERM, so that it writes its data.
     fn stop(mut self) {
         let pid = i32::try_from(self.child.id()).unwrap();
-        // SAFETY: kill(2) takes two integers and touches no memory of ours.
+        // SAFETY: kill(2) takes two integers and touches no memory of this process.
         unsafe { libc::kill(pid, libc::SIGTERM) };
         let _ = self.child.wait();
     }
@@ -85,7 +85,7 @@ fn add(sums: &mut BTreeMap<Tuple, Sums>, tuple: Tuple, flow: Sums) {
     }
 }
 
-/// The last record of each flow in a flow log.
+/// Returns the last record of each flow in a flow log.
 fn logged(path: &Path) -> BTreeMap<Tuple, Sums> {
     let mut sums = BTreeMap::new();
     for line in fs::read_to_string(path).unwrap().lines() {
@@ -103,7 +103,7 @@ fn logged(path: &Path) -> BTreeMap<Tuple, Sums> {
     sums
 }
 
-/// What nfdump says.
+/// Returns nfdump's output.
 fn dumped(root: &Path, folder: &Path) -> BTreeMap<Tuple, Sums> {
     let output = Command::new(root.join("usr/bin/nfdump"))
         .args(["-q", "-o", "json", "-R"])
@@ -112,7 +112,7 @@ fn dumped(root: &Path, folder: &Path) -> BTreeMap<Tuple, Sums> {
         .unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");
-    // It writes the members of a list without its brackets.
+    // nfdump writes list members without brackets.
     let text = String::from_utf8(output.stdout).unwrap();
     let list = format!("[{}]", text.trim().trim_end_matches(','));
     let flows: Vec<Value> = serde_json::from_str(&list).unwrap_or_else(|error| panic!("{error}: {said}"));
@@ -130,7 +130,7 @@ fn dumped(root: &Path, folder: &Path) -> BTreeMap<Tuple, Sums> {
 }
 
 #[test]
-fn nfdump_has_every_flow_of_the_captures_with_its_packets_and_bytes() {
+fn nfdump_equals_flow_log() {
     let Some(captures) = captures() else { return };
     let root = lab::unpack("nfdump", With::Libraries).unwrap().root;
     let folder = std::env::temp_dir().join(format!("mailflow-nfcapd-{}", std::process::id()));
@@ -150,9 +150,9 @@ fn nfdump_has_every_flow_of_the_captures_with_its_packets_and_bytes() {
         .args(&captures)
         .output()
         .unwrap();
-    // Some captures are damaged on purpose: what is readable of them counts here as well.
+    // Some captures are damaged: their readable frames count here too.
     println!("{}", String::from_utf8_lossy(&output.stderr));
-    // Nothing tells that a datagram has been read but that no further one comes.
+    // No event signals that a datagram was read: wait until no further one comes.
     thread::sleep(Duration::from_secs(1));
     collector.stop();
     let (logged, dumped) = (logged(&log), dumped(&root, &folder.join("flows")));

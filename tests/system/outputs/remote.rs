@@ -1,5 +1,5 @@
-//! Receivers on other machines that vanish, move, close, reset and refuse: no line that was handed to them is
-//! lost, and what is counted as written was taken by somebody.
+//! Remote receivers that vanish, move, close, reset and refuse: no line that was sent to them is lost, and
+//! every line counted as written was received.
 
 use std::{
     collections::BTreeSet,
@@ -27,7 +27,7 @@ use crate::{
     peer::{PATIENCE, alert, event, gateway, numbers, sink, until},
 };
 
-/// Longer than any limit of the product: an unacknowledged line, a connection attempt, a pause.
+/// Longer than every timeout of the product: an unacknowledged line, a connection attempt, a pause.
 const LONG: Duration = Duration::from_secs(90);
 
 fn syslog(to: SyslogTo) -> Sink<AlertEvent> {
@@ -44,14 +44,14 @@ fn flow(port: u16) -> FlowEvent {
     (Arc::new(record(key("10.0.0.9", port, "192.0.2.1", 25))), EPOCH)
 }
 
-/// The number of the alert that a syslog message is about.
+/// Returns the number of the alert in a syslog message.
 fn number(message: &str) -> u64 {
     let (_, rest) = message.split_once("fingerprint=\"").unwrap();
     u64::from_str_radix(&rest[..16], 16).unwrap()
 }
 
-/// Reads messages with their length before them until the connection ends or all that are `wanted` came, and adds
-/// their numbers.
+/// Reads messages with their length before them, until the connection ends or all `wanted` numbers came. Adds
+/// their numbers to `found`.
 fn read_numbers(stream: TcpStream, wanted: &BTreeSet<u64>, found: &mut BTreeSet<u64>) -> io::Result<()> {
     stream.set_read_timeout(Some(Duration::from_millis(200)))?;
     let mut stream = BufReader::new(stream);
@@ -68,7 +68,7 @@ fn read_numbers(stream: TcpStream, wanted: &BTreeSet<u64>, found: &mut BTreeSet<
     Ok(())
 }
 
-/// Takes connections until all of `wanted` numbers have come. Others that come once more are no fault.
+/// Accepts connections until all `wanted` numbers came. Duplicates are no error.
 fn collect(listener: &TcpListener, wanted: impl IntoIterator<Item = u64>) {
     let (wanted, mut found) = (wanted.into_iter().collect::<BTreeSet<_>>(), BTreeSet::new());
     let deadline = Instant::now() + LONG;
@@ -78,7 +78,7 @@ fn collect(listener: &TcpListener, wanted: impl IntoIterator<Item = u64>) {
         match listener.accept() {
             Ok((stream, _)) => {
                 stream.set_nonblocking(false).unwrap();
-                // A connection that ends, or says nothing for a while, is followed by another.
+                // A connection that ends, or stays silent for a while, is followed by another.
                 let _ = read_numbers(stream, &wanted, &mut found);
             }
             Err(_) => thread::sleep(Duration::from_millis(10)),
@@ -86,18 +86,18 @@ fn collect(listener: &TcpListener, wanted: impl IntoIterator<Item = u64>) {
     }
 }
 
-/// Closes a connection with a reset.
+/// Closes a connection with an RST.
 fn reset(stream: TcpStream) {
     Socket::from(stream).set_linger(Some(Duration::ZERO)).unwrap();
 }
 
-/// A listener on an address of the namespace.
+/// Listens on an address of the namespace.
 fn listen(ns: &Ns, address: &str) -> TcpListener {
     ns.enter(|| TcpListener::bind(address).unwrap()).unwrap()
 }
 
 #[test]
-fn lines_for_a_syslog_server_that_silently_vanished_come_when_it_is_back() {
+fn vanished_syslog_server_gets_lines_after_return() {
     let lab = Lab::new(&LabOptions::default()).unwrap();
     let listener = listen(&lab.server, "93.184.215.25:601");
     let sink = lab.gateway.enter(|| syslog(SyslogTo::Tcp("93.184.215.25:601".into()))).unwrap();
@@ -106,7 +106,8 @@ fn lines_for_a_syslog_server_that_silently_vanished_come_when_it_is_back() {
     read_numbers(stream.try_clone().unwrap(), &[0].into(), &mut BTreeSet::new()).unwrap();
     until("counted", || numbers(&sink) == (1, 0, 0));
 
-    // The server's packets and the gateway's are dropped from now on, and its state is gone when it is back.
+    // From now on packets in both directions are dropped. The server's connection state is lost before it
+    // comes back.
     lab.server.ip("link set eth0 down").unwrap();
     for number in 1..=5 {
         sink.push(event(&alert(number)));
@@ -114,7 +115,7 @@ fn lines_for_a_syslog_server_that_silently_vanished_come_when_it_is_back() {
     }
     thread::sleep(Duration::from_secs(1));
     assert_eq!(numbers(&sink), (1, 0, 5), "nobody has taken them");
-    // While the interface is down this reaches nobody, as a machine that lost its power says nothing.
+    // The RST is dropped too: a machine after a power failure sends nothing.
     reset(stream);
     until("the end of the connection is noticed", || sink.counters().errors.get() > 0);
     lab.server.ip("link set eth0 up").unwrap();
@@ -124,7 +125,7 @@ fn lines_for_a_syslog_server_that_silently_vanished_come_when_it_is_back() {
 }
 
 #[test]
-fn records_for_a_collector_that_silently_vanished_come_when_it_is_back() {
+fn vanished_collector_gets_records_after_return() {
     let lab = Lab::new(&LabOptions::default()).unwrap();
     let listener = listen(&lab.server, "93.184.215.25:4739");
     let sink = lab.gateway.enter(|| ipfix(IpfixTo::Tcp("93.184.215.25:4739".into()))).unwrap();
@@ -143,7 +144,7 @@ fn records_for_a_collector_that_silently_vanished_come_when_it_is_back() {
     let (mut stream, _) = listener.accept().unwrap();
     let mut collector = Collector::default();
     while collector.ports().len() < 5 {
-        // Templates come first, and sequence numbers begin at 0: the collector checks both.
+        // Templates come first and sequence numbers begin at 0; the collector checks both.
         collector.stream(&mut stream);
     }
     assert!(collector.ports().is_superset(&(2..=6).collect()), "{:?}", collector.ports());
@@ -151,11 +152,11 @@ fn records_for_a_collector_that_silently_vanished_come_when_it_is_back() {
 }
 
 #[test]
-fn a_server_that_closes_or_resets_what_it_accepts_gets_every_line_in_the_end() {
+fn closing_or_resetting_server_gets_every_line() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let sink = syslog(SyslogTo::Tcp(listener.local_addr().unwrap().to_string()));
     (0..5).for_each(|number| sink.push(event(&alert(number))));
-    // Once without a look at what came, once with a reset, once after a part of it.
+    // Close without reading, close with an RST, close after a part.
     drop(listener.accept().unwrap());
     reset(listener.accept().unwrap().0);
     let (mut stream, _) = listener.accept().unwrap();
@@ -166,21 +167,21 @@ fn a_server_that_closes_or_resets_what_it_accepts_gets_every_line_in_the_end() {
 }
 
 #[test]
-fn what_lay_unread_in_a_server_that_is_restarted_is_sent_again() {
+fn lines_unread_by_restarted_server_are_resent() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let sink = syslog(SyslogTo::Tcp(listener.local_addr().unwrap().to_string()));
     (0..5).for_each(|number| sink.push(event(&alert(number))));
     let (stream, _) = listener.accept().unwrap();
     until("its kernel has taken them", || numbers(&sink) == (5, 0, 0));
     thread::sleep(Duration::from_secs(2));
-    // It never read: the close is a reset.
+    // Unread data makes the close an RST.
     drop(stream);
     collect(&listener, 0..5);
     assert_eq!(numbers(&sink), (5, 0, 0), "each is counted once");
 }
 
 #[test]
-fn a_server_that_reads_slowly_gets_every_line_once() {
+fn slow_server_gets_every_line_once() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     SockRef::from(&listener).set_recv_buffer_size(4_096).unwrap();
     let sink = syslog(SyslogTo::Tcp(listener.local_addr().unwrap().to_string()));
@@ -206,19 +207,20 @@ fn a_server_that_reads_slowly_gets_every_line_once() {
     until("counted", || numbers(&sink) == (LINES, 0, 0));
 }
 
-/// Runs a closure on a thread that sees `hosts` in the place of /etc/hosts, as do the threads that it starts.
+/// Runs a closure on a thread that sees `hosts` in place of /etc/hosts, as do its child threads.
 fn with_hosts<T: Send>(hosts: &Path, inside: impl FnOnce() -> T + Send) -> T {
     let mount = |source: &str, target: &str, flags| {
         let text = |text: &str| std::ffi::CString::new(text).unwrap();
         let (source, target) = (text(source), text(target));
-        // SAFETY: mount(2) reads two texts that live through the call; a bind mount has no type and no data.
+        // SAFETY: mount(2) reads two strings that live through the call; a bind mount has no type and no
+        // data.
         let done = unsafe {
             libc::mount(source.as_ptr(), target.as_ptr(), std::ptr::null(), flags, std::ptr::null())
         };
         assert_eq!(done, 0, "{}", io::Error::last_os_error());
     };
     let on_thread = || {
-        // SAFETY: unshare(2) takes flags and changes only this thread's view of the files.
+        // SAFETY: unshare(2) takes flags and changes only this thread's mount namespace.
         assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNS) }, 0, "{}", io::Error::last_os_error());
         mount("none", "/", libc::MS_REC | libc::MS_PRIVATE);
         mount(hosts.to_str().unwrap(), "/etc/hosts", libc::MS_BIND);
@@ -233,7 +235,7 @@ fn hosts(name: &str, text: &str) -> PathBuf {
     path
 }
 
-/// A name of an IPv6 and an IPv4 address, and a collector on the latter alone.
+/// Name with an IPv6 and an IPv4 address; the collector listens only on the latter.
 const BOTH: &str = "::1 log.example\n127.0.0.1 log.example\n";
 
 fn udp_server(address: &str) -> (UdpSocket, SocketAddr) {
@@ -243,7 +245,7 @@ fn udp_server(address: &str) -> (UdpSocket, SocketAddr) {
     (server, address)
 }
 
-/// Takes datagrams until all of `wanted` numbers have come.
+/// Receives datagrams until all `wanted` numbers came.
 fn receive_numbers(server: &UdpSocket, wanted: impl IntoIterator<Item = u64>) {
     let (wanted, mut found) = (wanted.into_iter().collect::<BTreeSet<_>>(), BTreeSet::new());
     let mut buffer = [0; 65_536];
@@ -254,7 +256,7 @@ fn receive_numbers(server: &UdpSocket, wanted: impl IntoIterator<Item = u64>) {
 }
 
 #[test]
-fn where_the_first_address_of_a_name_refuses_the_next_gets_every_datagram() {
+fn refused_first_address_falls_back_to_next() {
     let path = hosts("both", BOTH);
     let (server, address) = udp_server("127.0.0.1:0");
     let to = format!("log.example:{}", address.port());
@@ -280,7 +282,7 @@ fn where_the_first_address_of_a_name_refuses_the_next_gets_every_datagram() {
 }
 
 #[test]
-fn datagrams_that_were_refused_are_not_written_and_come_once_somebody_listens() {
+fn refused_datagrams_are_retried_until_received() {
     let (server, address) = udp_server("127.0.0.1:0");
     drop(server);
     let sink = syslog(SyslogTo::Udp(address.to_string()));
@@ -293,7 +295,7 @@ fn datagrams_that_were_refused_are_not_written_and_come_once_somebody_listens() 
 }
 
 #[test]
-fn a_server_that_moves_to_another_address_is_followed_by_its_name() {
+fn server_with_new_address_is_resolved_again() {
     let path = hosts("moves", "127.0.0.1 log.example\n");
     let (server, address) = udp_server("127.0.0.1:0");
     let udp = with_hosts(&path, || syslog(SyslogTo::Udp(format!("log.example:{}", address.port()))));

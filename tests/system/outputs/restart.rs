@@ -1,5 +1,5 @@
-//! What an agent tells that is begun again: whoever must know what fires hears of it again, nobody else hears
-//! anything twice, and what could not be delivered before is delivered then.
+//! Outputs after a restart: firing alerts are repeated to receivers that need repeats, no other receiver gets
+//! an event twice, and undelivered events are delivered.
 
 use std::{fs, net::SocketAddr, time::Duration};
 
@@ -19,7 +19,7 @@ fn receiver(gateway: &Gateway, status: u16) -> Receiver {
     gateway.lab.gateway.enter(|| Receiver::start(local, status)).unwrap()
 }
 
-/// Every alert in every request, in order.
+/// Returns every alert of every request, in order.
 fn posted(manager: &Receiver) -> Vec<Value> {
     manager.received().iter().flat_map(|one| one.body.as_array().unwrap().clone()).collect()
 }
@@ -35,7 +35,7 @@ fn lines(gateway: &Gateway, name: &str) -> Vec<String> {
 }
 
 #[test]
-fn what_fires_is_told_again_after_a_restart_and_written_once() {
+fn firing_alert_is_repeated_after_restart_and_written_once() {
     let gateway = Gateway::new(3);
     let (manager, hook) = (receiver(&gateway, 200), receiver(&gateway, 200));
     let outputs = format!(
@@ -47,7 +47,7 @@ fn what_fires_is_told_again_after_a_restart_and_written_once() {
     let mut agent = gateway.start("", &[]);
     (0..3).for_each(|_| _ = gateway.send());
     wait("the alert, and a repeat", &agent, || posted(&manager).len() >= 3 && hook.received().len() == 1);
-    // Whatever ends it: a kill, a stop that keeps the tables, one that does not.
+    // Ends of the agent: a kill, a stop that keeps the maps, a stop that removes them.
     for end in ["kill", "keep", "stop"] {
         let before = posted(&manager);
         match end {
@@ -72,7 +72,7 @@ fn what_fires_is_told_again_after_a_restart_and_written_once() {
 }
 
 #[test]
-fn the_state_is_kept_whatever_outputs_do_and_what_they_missed_is_told_later() {
+fn failing_output_delays_no_checkpoint_and_gets_missed_events() {
     let gateway = Gateway::new(3);
     let [dead, fine] = [0, 200].map(|status| receiver(&gateway, status));
     let folder = gateway.lab.folder().display();
@@ -87,7 +87,7 @@ fn the_state_is_kept_whatever_outputs_do_and_what_they_missed_is_told_later() {
         fine.url("/"),
     );
     gateway.configure(3, &outputs);
-    // `--alerts` and `--flow-log` take the place of configured files.
+    // `--alerts` and `--flow-log` replace configured files.
     let agent = gateway.start_as_configured();
     (0..3).for_each(|_| _ = gateway.send());
     let state = || fs::metadata(gateway.lab.folder().join("state/state")).unwrap().modified().unwrap();
@@ -110,7 +110,7 @@ fn the_state_is_kept_whatever_outputs_do_and_what_they_missed_is_told_later() {
 }
 
 #[test]
-fn lines_of_other_profiles_are_written_once_whenever_the_agent_is_killed() {
+fn killed_agent_writes_lines_of_each_profile_once() {
     let gateway = Gateway::new(1_000);
     let folder = gateway.lab.folder().display();
     let profiles = ["ecs", "ocsf"];
@@ -126,7 +126,7 @@ fn lines_of_other_profiles_are_written_once_whenever_the_agent_is_killed() {
     const FLOWS: usize = 8;
     for turn in 0..TURNS {
         (0..FLOWS).for_each(|_| _ = gateway.send());
-        // At another moment of the poll each time; flows end after half a second.
+        // At another time of the poll in each round; flows end after half a second.
         std::thread::sleep(Duration::from_millis(300 + 37 * turn as u64));
         kill(agent);
         agent = gateway.start_as_configured();

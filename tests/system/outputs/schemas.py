@@ -1,4 +1,4 @@
-"""Holds event lines against the published schemas; a fault a line.
+"""Validates event lines with the published schemas; prints one fault per line.
 
     schemas.py ocsf FILE...
     schemas.py ecs ECS_FLAT_JSON FILE...
@@ -62,7 +62,7 @@ KINDS = {
 
 
 def leaves(flat, value, path):
-    """Each field of the schema that a line has, with what it holds; others as (path, None)."""
+    """Yields path, schema field and value of each leaf; the field is None if the schema lacks it."""
     field = flat.get(path)
     if field is not None and not (field["type"] == "object" and path != "labels"):
         yield path, field, value
@@ -76,7 +76,7 @@ def leaves(flat, value, path):
 def ecs(flat_file, files):
     with open(flat_file, encoding="utf-8") as text:
         flat = json.load(text)
-    # Custom fields have a name of their own at the top, which is to be none of the schema's.
+    # Custom fields are below a top-level name that the schema must not have.
     assert not any(name.split(".")[0] == "mailflow" for name in flat)
     for place, event in lines(files):
         own = event.pop("mailflow", None)
@@ -106,7 +106,7 @@ def ecs(flat_file, files):
         for needed in (path for path, field in flat.items() if field.get("required")):
             if needed not in found:
                 yield f"{place}: {needed} is required"
-        # What types go with a category.
+        # Event types that a category allows.
         types = {
             entry["name"]: entry.get("expected_event_types", [])
             for entry in flat["event.category"]["allowed_values"]

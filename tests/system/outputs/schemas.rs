@@ -1,5 +1,5 @@
-//! The dialects of JSON against the schemas as they are published: OCSF's, in a package of PyPI, and ECS', in
-//! Elastic's own of npm.
+//! JSON profiles, checked with the published schemas: OCSF's from a PyPI package, and ECS's from Elastic's
+//! npm package.
 
 use std::{
     fs,
@@ -16,9 +16,9 @@ use crate::{
     peer::{alert, format, resolved},
 };
 
-/// OCSF's schemas up to 1.8, and what makes JSON Schema of them; and what validates.
+/// PyPI packages: OCSF's schemas up to 1.8 with their JSON Schema, and a validator.
 const PYTHON: [&str; 2] = ["ocsf-json-schema==1.2.0", "jsonschema==4.26.0"];
-/// ECS 8.11's fields.
+/// npm package with the fields of ECS 8.11.
 const ECS: &str = "@elastic/ecs@8.11.5";
 const FLAT: &str = "const { EcsFlat } = require('./package/build/commonjs/ecs_flat.js'); \
     require('fs').writeFileSync('flat.json', JSON.stringify(EcsFlat));";
@@ -27,7 +27,7 @@ fn schemas() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/lab/schemas")
 }
 
-/// A Python that knows OCSF's schemas.
+/// Returns a Python with OCSF's schemas.
 fn python() -> anyhow::Result<PathBuf> {
     let folder = schemas().join("python");
     let python = folder.join("bin/python");
@@ -40,7 +40,7 @@ fn python() -> anyhow::Result<PathBuf> {
     Ok(python)
 }
 
-/// The file with ECS' fields.
+/// Returns the file with ECS's fields.
 fn ecs_fields() -> anyhow::Result<PathBuf> {
     let folder = schemas().join("ecs");
     let flat = folder.join("flat.json");
@@ -53,7 +53,8 @@ fn ecs_fields() -> anyhow::Result<PathBuf> {
     Ok(flat)
 }
 
-/// Files with lines of a profile: each kind of event, and what a replay of captures writes, where there are any.
+/// Writes files with lines of a profile: each kind of event, and the output of a replay of captures, if there
+/// are any.
 pub(crate) fn lines(profile: Profile, name: &str) -> Vec<PathBuf> {
     let folder = std::env::temp_dir().join(format!("mailflow-schemas-{name}-{}", std::process::id()));
     let _ = fs::remove_dir_all(&folder);
@@ -99,7 +100,7 @@ pub(crate) fn lines(profile: Profile, name: &str) -> Vec<PathBuf> {
     files
 }
 
-/// Lets the schema find fault with the lines.
+/// Validates the lines with a schema.
 fn check(python: &Path, schema: &[&str], files: &[PathBuf]) {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("outputs/schemas.py");
     let found = Command::new(python).arg(script).args(schema).args(files).output().unwrap();

@@ -1,4 +1,4 @@
-//! Nothing that the agent prints holds a credential, wherever that stands in its configuration.
+//! The agent prints no credential, wherever its configuration has one.
 
 use std::{fs, net::SocketAddr, process::Command, time::Duration};
 
@@ -12,23 +12,23 @@ use crate::{
 
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// What stands in each place of a credential, with the name of the place behind it.
+/// Prefix of every planted credential; the name of its location follows.
 const PLANTED: &str = "PLANTED";
 
-/// Runs the agent's binary; what it prints.
+/// Runs the agent's binary and returns its output.
 fn run(words: &[&str]) -> String {
     let output = Command::new(agent_binary().unwrap()).args(words).output().unwrap();
     [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat()
 }
 
 #[test]
-fn a_planted_token_is_printed_nowhere() {
+fn planted_credential_is_never_printed() {
     let gateway = Gateway::new(3);
     let folder = gateway.lab.folder().to_owned();
     let local: SocketAddr = "127.0.0.1:0".parse().unwrap();
     let inside = &gateway.lab.gateway;
-    // A receiver that refuses and repeats all that it was asked, as frameworks do; what is at no address; a proxy that
-    // refuses.
+    // A receiver that refuses and repeats the request, as frameworks do; an address without a listener; a
+    // proxy that refuses.
     let echo = inside
         .enter(|| {
             Receiver::scripted(|received| {
@@ -126,7 +126,7 @@ fn a_planted_token_is_printed_nowhere() {
         ("check-config".to_owned(), run(&["check-config", &config_path])),
         ("print-config".to_owned(), run(&["print-config", &config_path])),
     ];
-    // A reload that changes them, and one that is refused for each of them.
+    // A reload that changes the credentials, and one that is refused at each of them.
     fs::write(&config, text.replace("timeout: 1s", "timeout: 3s")).unwrap();
     printed.push(("reload".to_owned(), run(&["reload", "--socket", &socket])));
     for (from, to) in [
@@ -170,7 +170,7 @@ fn a_planted_token_is_printed_nowhere() {
         assert_eq!(line, None, "{what}");
     }
 
-    // The test would see them: they were sent, and what failed was logged with where it failed.
+    // Check of the test: the credentials were sent, and the failures were logged with their locations.
     let asked = format!("{:?}", echo.asked());
     for place in ["path", "more", "query", "file", "filequery", "token", "header"] {
         assert!(asked.contains(&format!("{PLANTED}-{place}")), "{place}");

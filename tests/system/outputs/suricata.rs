@@ -1,6 +1,6 @@
-//! EVE lines against Suricata's schema: its field names and types of headers, alerts and flows, from `etc/schema.json`
-//! of Suricata 7.0, and of `host` and `in_iface` from the user guide's chapter on EVE. The schema is not part of any
-//! package that is at hand, and its licence is not ours: so this is a table of facts, made by hand.
+//! EVE lines, compared with Suricata's schema: field names and types of headers, alerts and flows from
+//! `etc/schema.json` of Suricata 7.0; `host` and `in_iface` from the user guide's chapter on EVE. The schema
+//! is in no package, and its licence differs. So this is a table of facts, made by hand.
 
 use std::fs;
 
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::schemas::lines;
 
-/// A type of JSON Schema.
+/// JSON Schema type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Type {
     Text,
@@ -60,7 +60,7 @@ const FLOW: &[(&str, Type)] = &[
     ("state", Text),
 ];
 
-/// What the schema does not know of an alert, and docs/events.md calls our own.
+/// Fields of alerts that the schema lacks, and that docs/events.md lists as mailflow's own.
 const OWN_OF_ALERTS: [&str; 14] = [
     "rule_version",
     "state",
@@ -81,21 +81,21 @@ const OWN_OF_ALERTS: [&str; 14] = [
 fn is_of(value: &Value, kind: Type) -> bool {
     match kind {
         Text => value.is_string(),
-        // As a number without a fraction; a reader may keep it in 53 bits.
+        // A number without a fraction; readers may have only 53 bits.
         Integer => value.as_u64().is_some_and(|number| number < 1 << 53),
         Numbers => value.as_array().is_some_and(|all| all.iter().all(Value::is_number)),
         Flag => value.is_boolean(),
     }
 }
 
-/// The schema's pattern of a timestamp: `2026-11-21T03:31:00.123456+0000`.
+/// Returns true if the text matches the schema's pattern of a timestamp: `2026-11-21T03:31:00.123456+0000`.
 fn is_timestamp(text: &str) -> bool {
     let (day, zone) = text.split_at(text.rfind(['+', '-']).unwrap_or(0));
     let form: String = day.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
     form == "0000-00-00T00:00:00.000000" && zone.len() == 5 && zone[1..].bytes().all(|c| c.is_ascii_digit())
 }
 
-/// Faults of one object, whose names are the schema's or `own`.
+/// Adds the faults of one object, whose field names are the schema's or in `own`.
 fn faults(object: &Value, known: &[(&str, Type)], own: &[&str], at: &str, found: &mut Vec<String>) {
     for (name, value) in object.as_object().unwrap() {
         match known.iter().find(|(known, _)| known == name) {
@@ -120,7 +120,7 @@ fn check(line: &Value, found: &mut Vec<String>) {
         "alert" => {
             let own: Vec<&str> = OWN_OF_ALERTS.into_iter().chain(["attack"]).collect();
             faults(&line["alert"], ALERT, &own, "alert.", found);
-            // What readers of alerts rely on.
+            // Fields that readers of alerts rely on.
             for (name, _) in ALERT {
                 if line["alert"].get(name).is_none() {
                     found.push(format!("alert.{name} is missing"));
@@ -156,9 +156,9 @@ fn eve_lines_are_valid() {
 }
 
 #[test]
-fn a_line_of_other_types_is_not_valid() {
+fn eve_line_with_wrong_types_is_invalid() {
     let mut found = Vec::new();
-    // As it was before.
+    // A line of an earlier version.
     check(
         &serde_json::json!({
             "timestamp": "2026-11-21T03:31:05.000000+0000", "event_type": "alert", "src_ip": "10.0.0.9",

@@ -1,4 +1,4 @@
-//! The role, on two hosts that were just booted.
+//! Ansible role on two newly booted hosts.
 
 use std::{
     fmt::Write,
@@ -18,9 +18,9 @@ use crate::package::package;
 
 const PAGES: &str = "127.0.0.1:10825";
 
-/// A gateway: a booted host between a client and a server.
+/// Gateway: a booted host between a client and a server.
 pub(crate) struct Gateway {
-    // Shut down before its network goes.
+    // First field: the host shuts down before its network is removed.
     pub(crate) host: Host,
     pub(crate) lab: Lab,
 }
@@ -31,7 +31,7 @@ impl Gateway {
         Self { host: Host::boot(&lab.gateway, lab.folder()).unwrap(), lab }
     }
 
-    /// The value of a metric of its agent.
+    /// Returns the value of a metric of the gateway's agent.
     fn metric(&self, series: &str) -> Option<u64> {
         let (status, page) = get(&self.lab.gateway, PAGES.parse().unwrap(), "/metrics").ok()?;
         assert_eq!(status, 200, "{page}");
@@ -39,7 +39,7 @@ impl Gateway {
         line.map(|value| value.parse().unwrap())
     }
 
-    /// A connection from the client to the server's port 25.
+    /// Makes a connection from the client to the server's port 25.
     pub(crate) fn connect(&self) {
         let address = SocketAddr::new(self.lab.server_ip(Family::V4), 25);
         let _server = HttpServer::start(&self.lab.server, address, 3_000).unwrap();
@@ -54,7 +54,7 @@ impl Gateway {
         .unwrap_or_else(|error| panic!("{error:#}\n{}", self.told()));
     }
 
-    /// What its agent has to say.
+    /// Returns the log and some metrics of the gateway's agent.
     pub(crate) fn told(&self) -> String {
         let log = self.host.run("journalctl --no-pager --unit mailflow-agent").unwrap_or_default();
         let (_, page) = get(&self.lab.gateway, PAGES.parse().unwrap(), "/metrics").unwrap_or_default();
@@ -73,10 +73,10 @@ impl Gateway {
     }
 }
 
-/// An inventory of the gateways, and the key that opens them.
+/// Ansible inventory of the gateways, and its SSH key.
 pub(crate) struct Controller {
     folder: PathBuf,
-    /// Short, as the names of sockets must be.
+    /// Folder of control sockets: short, as socket paths are limited.
     connections: PathBuf,
     gateways: usize,
 }
@@ -87,7 +87,7 @@ impl Drop for Controller {
     }
 }
 
-/// The numbers of a run's last lines, by host.
+/// Summary of a playbook run, by host.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Recap {
     pub(crate) changed: Vec<u64>,
@@ -108,7 +108,7 @@ impl Controller {
             host.run("mkdir -p /root/.ssh /run/sshd").unwrap();
             host.write("/root/.ssh/authorized_keys", &public).unwrap();
             let entry = host.entry().join(" ");
-            // No network leads from here to the host: its sshd talks over a pipe.
+            // The host has no network to this machine: its sshd uses a pipe.
             let options = "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR";
             let proxy = format!("-o ProxyCommand='nsenter {entry} /usr/sbin/sshd -i'");
             writeln!(inventory, "    gw{number}:\n      ansible_ssh_common_args: \"{options} {proxy}\"")
@@ -121,7 +121,7 @@ impl Controller {
         .unwrap();
         writeln!(inventory, "    ansible_ssh_private_key_file: {}", key.display()).unwrap();
         fs::write(folder.join("inventory.yml"), inventory).unwrap();
-        // Another test's hosts have the same names.
+        // Hosts of another test have the same names.
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let connections = std::env::temp_dir().join(format!("mf-{}-{number}", std::process::id()));
@@ -133,7 +133,7 @@ impl Controller {
         self.play_with(options, config, None)
     }
 
-    /// The same with a list of networks, `networks.txt`.
+    /// Runs the playbook with a network list too, `networks.txt`.
     fn play_with(&self, options: &[&str], config: &str, list: Option<&str>) -> Recap {
         let mut variables = format!(
             "---\nmailflow_agent_package: {}\nmailflow_agent_config:\n{}\n",
@@ -153,7 +153,7 @@ impl Controller {
         playbook
             .env("ANSIBLE_LOCAL_TEMP", self.folder.join("tmp"))
             .env("ANSIBLE_HOME", self.folder.join("home"));
-        // Not the user's: a connection that is kept there may lead to a host of an earlier run.
+        // Not the user's folder: a persistent connection there may lead to a host of an earlier run.
         playbook.env("ANSIBLE_SSH_CONTROL_PATH_DIR", &self.connections).env("LC_ALL", "C.UTF-8");
         let ended = playbook.output().unwrap();
         let said = String::from_utf8_lossy(&ended.stdout) + String::from_utf8_lossy(&ended.stderr);
@@ -174,12 +174,12 @@ fn installed(gateways: &[Gateway]) -> bool {
     gateways.iter().any(|Gateway { host, .. }| host.run("test -e /usr/bin/mailflow-agent").is_ok())
 }
 
-/// An agent that counts, and keeps alerts.
+/// Configuration of an agent that counts and writes alerts.
 pub(crate) const CONFIG: &str = "interfaces:\n  - { name: lan0, role: lan }\n\
     outputs:\n  alerts: /var/log/mailflow/alerts.json\n";
 
 #[test]
-fn the_role_installs_changes_nothing_twice_and_refuses_what_is_bad() {
+fn role_installs_idempotently_and_refuses_invalid_configuration() {
     let gateways = [Gateway::boot(), Gateway::boot()];
     let controller = Controller::new(&gateways);
 
@@ -202,7 +202,7 @@ fn the_role_installs_changes_nothing_twice_and_refuses_what_is_bad() {
         assert_eq!((second.changed, second.failed), (vec![0, 0], vec![0, 0]), "{}", second.said);
     }
 
-    // A fault is foreseen, told and harmless.
+    // An invalid configuration fails in check mode too, and changes nothing.
     let before = gateways[0].configuration();
     let bad = CONFIG.replace("role: lan", "role: lam");
     for options in [&["--check"][..], &[]] {
@@ -216,7 +216,7 @@ fn the_role_installs_changes_nothing_twice_and_refuses_what_is_bad() {
         gateway.expect_flows(2);
     }
 
-    // A change is foreseen, and takes a reload, not a restart.
+    // Check mode predicts a change, and the change needs a reload, not a restart.
     let changed = format!("{CONFIG}poll_interval: 2s\n");
     let foreseen = controller.play(&["--check"], &changed);
     assert_eq!(gateways[0].configuration(), before);
@@ -230,7 +230,7 @@ fn the_role_installs_changes_nothing_twice_and_refuses_what_is_bad() {
         gateway.expect_flows(3);
     }
 
-    // A list comes with the configuration that names it, and a bad one takes no good one's place.
+    // A list is installed with the configuration that names it; an invalid one replaces no valid one.
     let listed = format!("{CONFIG}internal_networks: {{ files: [/etc/mailflow/networks.txt] }}\n");
     let list = |gateway: &Gateway| gateway.host.run("cat /etc/mailflow/networks.txt").ok();
     let good = "10.0.0.0/8  offices\n";
@@ -255,7 +255,7 @@ fn the_role_installs_changes_nothing_twice_and_refuses_what_is_bad() {
 }
 
 #[test]
-fn the_role_is_clean_in_the_production_profile() {
+fn role_passes_ansible_lint_production_profile() {
     let folder = workspace().join("config/ansible");
     let mut lint = command("ansible-lint");
     lint.args(["--offline", "--strict", "--profile", "production", "--nocolor"]).current_dir(&folder);

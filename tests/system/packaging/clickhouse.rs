@@ -1,4 +1,4 @@
-//! The shipped schema and SQL, run by ClickHouse in process, against the agent's own answers.
+//! Shipped schema and SQL, run by ClickHouse in process, compared with the agent's results.
 
 use std::{
     collections::BTreeMap,
@@ -12,11 +12,11 @@ use serde_json::{Value, json};
 
 use crate::package::package;
 
-/// Microseconds since 1970 of the generated flows.
+/// Start of the generated flows, in microseconds since 1970.
 const BEGIN: u64 = 1_700_000_000_000_000;
 const SECOND: u64 = 1_000_000;
 
-/// The answer to a shipped query over these lines.
+/// Returns the answer to a shipped query over these lines.
 fn ask(flows: &Path, query: &str, parameters: &[&str]) -> Vec<Value> {
     let python =
         std::env::var_os("MAILFLOW_PYTHON").expect("`cargo xtask test packaging` sets MAILFLOW_PYTHON");
@@ -33,7 +33,7 @@ fn agent(arguments: &[&str], files: &[PathBuf]) -> String {
     output(agent.args(arguments).args(files).env("RUST_LOG", "warn")).unwrap()
 }
 
-/// A folder that goes with the test.
+/// Temporary folder, removed on drop.
 struct Folder(PathBuf);
 
 impl Folder {
@@ -53,8 +53,8 @@ impl Drop for Folder {
 const SMTP: [&str; 4] = ["smtp", "smtp+starttls", "smtps", "unseen"];
 const OTHERS: [&str; 4] = ["smtp", "other", "imap", "pop3s"];
 
-/// Mail of 400 hosts: bursts of every density with pauses, flows that live long, and flows that the rule does not
-/// mean for each of its reasons.
+/// Returns the mail of 400 hosts: bursts of every density with pauses, long flows, and flows that the rule
+/// excludes for each reason.
 fn history() -> Vec<Value> {
     let mut random = fastrand::Rng::with_seed(7);
     let mut lines = Vec::new();
@@ -73,7 +73,7 @@ fn history() -> Vec<Value> {
                 end += random.u64(3_000..5_200) * SECOND;
             }
             let start = end - random.u64(0..900) * SECOND;
-            // Three of four are what the rule means.
+            // Three of four match the rule.
             let meant = random.u8(..) < 192;
             let flow = Flow {
                 source: &source,
@@ -114,7 +114,7 @@ struct Flow<'a> {
 }
 
 impl Flow<'_> {
-    /// Ten packets each way.
+    /// Returns a flow line with ten packets each way.
     fn line(&self, end: u64, reason: &str, up: u64, down: u64) -> Value {
         json!({
             "timestamp": moment(end), "event_type": "flow", "flow_id": self.number,
@@ -132,19 +132,19 @@ impl Flow<'_> {
     }
 }
 
-/// As flow lines write a time.
+/// Formats a time as in flow lines.
 fn moment(micros: u64) -> String {
     let time = jiff::Timestamp::from_microsecond(micros as i64).unwrap();
     time.strftime("%Y-%m-%dT%H:%M:%S.%6f+0000").to_string()
 }
 
-/// As ClickHouse writes one.
+/// Formats a time as ClickHouse does.
 fn plain(time: &Value) -> String {
     time.as_str().unwrap().trim_end_matches("+0000").replace('T', " ")
 }
 
 #[test]
-fn the_sql_of_the_rule_gives_the_agents_alerts() {
+fn rule_sql_gives_the_agents_alerts() {
     let folder = Folder::new("clickhouse");
     let flows = folder.0.join("flows.json");
     let history = history();
@@ -175,7 +175,8 @@ fn the_sql_of_the_rule_gives_the_agents_alerts() {
     assert_eq!(found, alerts);
 }
 
-/// The last line of each flow of the shared captures, whose lines go to `flows`; none where there are no captures.
+/// Writes the lines of the shared captures to `flows`, and returns the last line of each flow; `None` if the
+/// captures are missing.
 fn replay(folder: &Path, flows: &Path) -> Option<BTreeMap<u64, Value>> {
     let captures = workspace().join("../shared/captures");
     let mut files = Vec::new();
@@ -189,10 +190,10 @@ fn replay(folder: &Path, flows: &Path) -> Option<BTreeMap<u64, Value>> {
     files.sort();
     let one = folder.join("one.json");
     let mut all = String::new();
-    // Each in a run of its own: they do not follow one another.
+    // One run for each capture: they are not consecutive.
     for file in files {
         fs::write(&one, "").unwrap();
-        // A damaged one ends with 1, and what is readable of it is in the log.
+        // A damaged capture ends with 1, and its readable frames are in the log.
         let mut replay = Command::new(package().with_file_name("mailflow-agent"));
         replay.args(["replay", "--alerts", "off", "--flow-log", one.to_str().unwrap()]).arg(&file);
         assert!(replay.env("RUST_LOG", "off").status().unwrap().code().is_some_and(|code| code < 2));
@@ -204,7 +205,7 @@ fn replay(folder: &Path, flows: &Path) -> Option<BTreeMap<u64, Value>> {
 }
 
 #[test]
-fn the_schema_holds_every_flow_of_the_captures() {
+fn schema_stores_every_flow_of_captures() {
     let folder = Folder::new("captures");
     let flows = folder.0.join("flows.json");
     let Some(expected) = replay(&folder.0, &flows) else { return };
@@ -248,7 +249,7 @@ fn the_schema_holds_every_flow_of_the_captures() {
     assert_eq!(found, totals);
 }
 
-/// Whether ClickHouse's answer is what the line says: numbers may be strings, times are written its way.
+/// Returns true if ClickHouse's answer equals the line: numbers may be strings, and times have its format.
 fn same(answer: &Value, line: &Value) -> bool {
     match line {
         Value::Number(_) => number(answer) == line.as_u64().unwrap(),
@@ -261,7 +262,7 @@ fn same(answer: &Value, line: &Value) -> bool {
     }
 }
 
-/// ClickHouse may write 64-bit numbers as strings.
+/// Parses a number: ClickHouse may write 64-bit numbers as strings.
 fn number(value: &Value) -> u64 {
     value.as_u64().or_else(|| value.as_str()?.parse().ok()).unwrap_or_else(|| panic!("{value}"))
 }

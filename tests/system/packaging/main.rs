@@ -1,6 +1,7 @@
-//! The package and the Ansible role on booted hosts, and ClickHouse's answers: what takes other tools and minutes.
+//! The package and the Ansible role on booted hosts, and ClickHouse queries: tests that need other tools and
+//! take minutes.
 //!
-//! `cargo xtask test packaging` builds the package and runs these; `MAILFLOW_PACKAGE` is its path.
+//! `cargo xtask test packaging` builds the package and runs these tests; `MAILFLOW_PACKAGE` is its path.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests fail the test")]
 

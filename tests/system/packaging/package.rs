@@ -1,10 +1,10 @@
-//! The package, by Debian's own tools.
+//! Package, checked with Debian's tools.
 
 use std::{collections::BTreeSet, path::PathBuf, process::Command};
 
 use mailflow_test_support::lab::{command, output};
 
-/// The package that is looked at.
+/// Returns the path of the package.
 pub(crate) fn package() -> PathBuf {
     std::env::var_os("MAILFLOW_PACKAGE").expect("`cargo xtask test packaging` sets MAILFLOW_PACKAGE").into()
 }
@@ -14,7 +14,7 @@ fn dpkg(option: &str) -> String {
 }
 
 #[test]
-fn lintian_finds_nothing() {
+fn lintian_reports_nothing() {
     let mut lintian = command("lintian");
     lintian.args(["--allow-root", "--fail-on", "error,warning"]).arg(package());
     let said = output(&mut lintian).unwrap();
@@ -22,7 +22,7 @@ fn lintian_finds_nothing() {
 }
 
 #[test]
-fn it_holds_what_the_documentation_lists_and_all_of_it_is_roots() {
+fn package_has_documented_files_owned_by_root() {
     let contents = dpkg("--contents");
     let mut files = BTreeSet::new();
     for line in contents.lines() {
@@ -40,7 +40,7 @@ fn it_holds_what_the_documentation_lists_and_all_of_it_is_roots() {
     assert!(listed.len() > 8, "{listed:?}");
     for file in &listed {
         let there = files.iter().any(|path| path == file || (file.ends_with('/') && path.starts_with(file)));
-        // What the agent or the unit makes is not in the package.
+        // Files that the agent or the unit creates are not in the package.
         let made = ["/var/", "/run/", "/sys/"].iter().any(|made| file.starts_with(made));
         assert!(there != made, "{file}");
     }
@@ -50,9 +50,9 @@ fn it_holds_what_the_documentation_lists_and_all_of_it_is_roots() {
     }
 }
 
-/// Every library that the agent names itself is in the notices, and so is the text of the commonest licence.
+/// Every library that the agent links is in the notices, with the text of the most common licence.
 #[test]
-fn it_has_the_licence_notices_of_the_libraries_in_the_binary() {
+fn package_has_licence_notices_of_linked_libraries() {
     let folder = std::env::temp_dir().join(format!("mailflow-notices-{}", std::process::id()));
     output(Command::new("dpkg-deb").arg("--extract").arg(package()).arg(&folder)).unwrap();
     let file = folder.join("usr/share/doc/mailflow-agent/THIRD-PARTY-NOTICES.gz");
@@ -73,7 +73,7 @@ fn it_has_the_licence_notices_of_the_libraries_in_the_binary() {
 }
 
 #[test]
-fn what_the_administrator_edits_is_not_overwritten() {
+fn conffiles_are_not_overwritten() {
     let shown = output(Command::new("dpkg-deb").arg("--info").arg(package()).arg("conffiles")).unwrap();
     assert_eq!(shown, "/etc/logrotate.d/mailflow-agent\n/etc/mailflow/mailflow.yaml\n");
 }

@@ -15,7 +15,7 @@ def main() -> None:
         for statement in file.read().split(";\n"):
             if statement.strip():
                 session.query(statement)
-    # What `INSERT INTO flows FORMAT JSONEachRow` does with a server.
+    # Equivalent to `INSERT INTO flows FORMAT JSONEachRow` on a server.
     session.query(
         f"INSERT INTO mailflow.flows SELECT * FROM file('{flows}', JSONEachRow) "
         "SETTINGS date_time_input_format = 'best_effort', "

@@ -1,4 +1,4 @@
-//! What a restart, an upgrade, a stop and a removal mean for what is counted, under systemd.
+//! Counting across a restart, an upgrade, a stop and a removal, under systemd.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -10,7 +10,7 @@ use mailflow_test_support::lab::wait_for;
 
 use crate::ansible::{CONFIG, Controller, Gateway};
 
-/// Final records in the flow log.
+/// Returns the number of final records in the flow log.
 fn recorded(gateway: &Gateway) -> usize {
     let text = gateway.host.run("cat /var/log/mailflow/flows.json").unwrap_or_default();
     text.lines().filter(|line| !line.contains("\"reason\":\"active\"")).count()
@@ -22,13 +22,13 @@ fn expect(gateway: &Gateway, flows: usize) {
         .unwrap_or_else(|error| panic!("{error:#}: {} of {flows}\n{}", recorded(gateway), gateway.told()));
 }
 
-/// What is pinned.
+/// Returns the pins.
 fn pinned(gateway: &Gateway) -> String {
     gateway.host.run("find /sys/fs/bpf/mailflow -mindepth 1").unwrap_or_default()
 }
 
 #[test]
-fn an_upgrade_misses_nothing_and_a_stop_takes_the_programs_away() {
+fn upgrade_loses_no_packet_and_stop_detaches() {
     let gateways = [Gateway::boot()];
     let controller = Controller::new(&gateways);
     let config = format!("{CONFIG}  flow_log: /var/log/mailflow/flows.json\ntimeouts: {{ closed: 500ms }}\n");
@@ -48,7 +48,7 @@ fn an_upgrade_misses_nothing_and_a_stop_takes_the_programs_away() {
             flows
         });
         thread::sleep(Duration::from_secs(1));
-        // The same package once more is an upgrade to dpkg.
+        // For dpkg, the same package is an upgrade too.
         gateway.host.run("dpkg --install /var/cache/apt/archives/mailflow-agent-ansible.deb").unwrap();
         gateway.host.run("systemctl restart mailflow-agent").unwrap();
         thread::sleep(Duration::from_secs(1));

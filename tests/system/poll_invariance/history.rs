@@ -1,16 +1,16 @@
-//! Histories of single tuples, as packets with times in milliseconds.
+//! Histories of single 5-tuples, as packets with times in milliseconds.
 
 use mailflow_test_support::{
     frame::{FrameBuilder, flag::*},
     pcap::Stamped,
 };
 
-/// The history's beginning, milliseconds since 1970.
+/// Start of the history, in milliseconds since 1970.
 const BEGIN: u64 = 1_700_000_000_000;
-/// The first client port.
+/// First client port.
 const PORTS: u16 = 20_000;
 
-/// Who sends.
+/// Direction of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Way {
     Up,
@@ -27,13 +27,13 @@ pub(super) struct Packet {
     pub(super) payload: usize,
 }
 
-/// What passes between one client port and port 25.
+/// Packets between one client port and port 25.
 #[derive(Clone, Debug)]
 pub(super) struct Conversation {
     pub(super) name: &'static str,
     pub(super) port: u16,
     pub(super) packets: Vec<Packet>,
-    /// Packets up and down of each flow; empty where only the model knows.
+    /// Packets up and down of each flow; empty if only the model gives them.
     pub(super) expected: Vec<(u64, u64)>,
 }
 
@@ -43,16 +43,16 @@ impl Conversation {
         Self { name, port, packets: Vec::new(), expected: expected.to_vec() }
     }
 
-    /// Waits `gap` milliseconds, then sends.
+    /// Adds a packet `gap` milliseconds after the last one.
     fn then(&mut self, gap: u64, way: Way, flags: u8, payload: usize) -> &mut Self {
-        // Beginnings that lie differently to every interval.
+        // Starts with different offsets to every poll interval.
         let begin = BEGIN + 1_037 * u64::from(self.port - PORTS);
         let at = self.packets.last().map_or(begin, |last| last.at) + gap;
         self.packets.push(Packet { at, way, flags, sequence: 1_000, payload });
         self
     }
 
-    /// A SYN with its sequence number.
+    /// Adds a SYN with its sequence number.
     fn syn(&mut self, gap: u64, sequence: u32) -> &mut Self {
         self.then(gap, Up, SYN, 0);
         if let Some(packet) = self.packets.last_mut() {
@@ -61,17 +61,17 @@ impl Conversation {
         self
     }
 
-    /// SYN, SYN-ACK, ACK: 2 up, 1 down, within 2 ms.
+    /// Adds SYN, SYN-ACK, ACK: 2 up, 1 down, within 2 ms.
     fn open(&mut self, gap: u64, sequence: u32) -> &mut Self {
         self.syn(gap, sequence).then(1, Down, SYN | ACK, 0).then(1, Up, ACK, 0)
     }
 
-    /// A command and its answer: 1 up, 1 down.
+    /// Adds a command and its reply: 1 up, 1 down.
     fn talk(&mut self, gap: u64) -> &mut Self {
         self.then(gap, Up, ACK | PSH, 120).then(3, Down, ACK | PSH, 100)
     }
 
-    /// FIN, FIN, ACK: 2 up, 1 down.
+    /// Adds FIN, FIN, ACK: 2 up, 1 down.
     fn close(&mut self, gap: u64) -> &mut Self {
         self.then(gap, Up, FIN | ACK, 0).then(2, Down, FIN | ACK, 0).then(1, Up, ACK, 0)
     }
@@ -86,16 +86,16 @@ impl Conversation {
     }
 }
 
-/// Frames that are no mail, `every` so many milliseconds up to `end` in microseconds.
+/// Returns frames that are no mail, one every `every` milliseconds, up to `end` in microseconds.
 pub(super) fn beats(end: u64, every: u64) -> impl Iterator<Item = Stamped> {
     let frame = FrameBuilder::tcp("10.20.0.9:5353", "10.20.0.8:53", 0).udp().build();
     (BEGIN..).step_by(every as usize).map(|at| at * 1_000).take_while(move |at| *at <= end).map(
-        // Off the whole milliseconds, on which packets are.
+        // Between whole milliseconds, which are the times of packets.
         move |at| (at + 500, frame.clone()),
     )
 }
 
-/// The cases the specification names.
+/// Returns the named cases.
 pub(super) fn cases() -> Vec<Conversation> {
     let mut cases: Vec<Conversation> = Vec::new();
     let mut case = |name, expected: &[(u64, u64)], fill: &dyn Fn(&mut Conversation)| {
@@ -179,7 +179,7 @@ pub(super) fn cases() -> Vec<Conversation> {
     cases
 }
 
-/// Sessions of one host to one server, each of which the shipped rule counts.
+/// Returns sessions of one host to one server, each of which the shipped rule counts.
 pub(super) fn burst(count: usize) -> Vec<Conversation> {
     let session = |number| {
         let mut conversation = Conversation::new("a session", number, &[]);
@@ -193,12 +193,12 @@ pub(super) fn burst(count: usize) -> Vec<Conversation> {
     (0..count).map(session).collect()
 }
 
-/// Tuples with random packets at random distances, on both sides of each limit.
+/// Returns 5-tuples with random packets and random gaps, on both sides of each timeout.
 pub(super) fn random(count: usize) -> Vec<Conversation> {
     const GAPS: [u64; 15] =
         [1, 1, 2, 5, 20, 90, 700, 4_900, 5_100, 29_000, 31_000, 126_000, 128_000, 299_000, 301_000];
     let mut state = 0x2545_f491_4f6c_dd1d_u64;
-    // xorshift64 (Marsaglia 2003): the same history every time.
+    // xorshift64 (Marsaglia 2003): the same history in every run.
     let mut below = move |limit: u64| {
         state ^= state << 13;
         state ^= state >> 7;
@@ -213,7 +213,7 @@ pub(super) fn random(count: usize) -> Vec<Conversation> {
             let gap = GAPS[below(GAPS.len() as u64) as usize];
             whole &= gap < 4_900;
             match below(12) {
-                // Within its own flow: one that has lost its beginning to a silence takes none.
+                // A retransmitted SYN: a flow that lost its start to an idle timeout accepts none.
                 0 if whole => c.syn(gap, sequence),
                 1 => c.then(gap, Down, SYN | ACK, 0),
                 2 => c.then(gap, Up, ACK, 0),
@@ -221,7 +221,7 @@ pub(super) fn random(count: usize) -> Vec<Conversation> {
                 4 => c.then(gap, Down, FIN | ACK, 0),
                 5 => c.then(gap, if below(2) == 0 { Up } else { Down }, RST, 0),
                 6 | 7 => {
-                    // A new connection, which only a closed one makes room for.
+                    // A new connection is possible only after the old one has closed.
                     (sequence, whole) = (sequence + 1_000, true);
                     c.close(gap).open(1 + below(6_000), sequence)
                 }

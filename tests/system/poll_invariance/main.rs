@@ -1,7 +1,7 @@
-//! Flows and their final records follow from the packets alone: however seldom the kernel's table is read,
-//! they are those of a naive model that knows every packet.
+//! Flows and their final records follow only from the packets: for every poll interval they equal those of a
+//! model that sees every packet.
 //!
-//! The histories are captures, replayed by the agent itself: its loop, the kernel's program, simulated time.
+//! The histories are captures that the agent replays: its loop, the kernel's program, simulated time.
 
 mailflow_test_support::needs_root!();
 
@@ -15,12 +15,13 @@ use mailflow_test_support::{lab::agent_binary, pcap};
 use model::Record;
 use serde_json::Value;
 
-/// What the specification names, tenths of a second to half a minute.
+/// Poll intervals, from the minimum to half a minute.
 const INTERVALS: [&str; 4] = ["100ms", "1s", "10s", "30s"];
-/// Between two frames that are not mail. A replay polls when a frame comes, so this is its clock's tick.
+/// Milliseconds between two frames that are no mail. A replay polls when a frame arrives, so this is its
+/// clock tick.
 const BEAT: u64 = 50;
 
-/// Files of one test, removed with it.
+/// Files of one test, removed on drop.
 struct Files(PathBuf);
 
 impl Files {
@@ -37,11 +38,11 @@ impl Drop for Files {
     }
 }
 
-/// What a replay at one interval says.
+/// Output of a replay with one poll interval.
 struct Told {
     /// Final records, sorted.
     finals: Vec<String>,
-    /// Client ports of the records of living flows.
+    /// Client ports of the interim records.
     active: Vec<u16>,
     /// Rule, source and state of each alert.
     alerts: Vec<String>,
@@ -77,7 +78,7 @@ fn replay(files: &Files, interval: &str) -> Told {
     Told { finals, active: active.iter().map(port).collect(), alerts }
 }
 
-/// Final records in the model's words, by client port.
+/// Converts final records to the model's type, by client port.
 fn read(finals: &[String]) -> BTreeMap<u16, Vec<Record>> {
     let mut records: BTreeMap<u16, Vec<Record>> = BTreeMap::new();
     for line in finals {
@@ -89,8 +90,8 @@ fn read(finals: &[String]) -> BTreeMap<u16, Vec<Record>> {
     records
 }
 
-/// Replays conversations at every interval; returns the final records by client port, and the rest of the
-/// slowest reading. Fails where two intervals differ, or the model knows better.
+/// Replays conversations with every poll interval; returns the final records by client port, and the output
+/// for the longest interval. Fails if two intervals differ, or if they differ from the model.
 fn agreed(name: &str, conversations: &[Conversation]) -> (BTreeMap<u16, Vec<Record>>, Told) {
     let files = Files::new(name);
     let mut frames: Vec<pcap::Stamped> = conversations.iter().flat_map(Conversation::frames).collect();
@@ -122,27 +123,27 @@ fn agreed(name: &str, conversations: &[Conversation]) -> (BTreeMap<u16, Vec<Reco
 }
 
 #[test]
-fn gaps_late_ends_and_tuples_used_again_at_once() {
+fn named_cases_equal_model_at_every_interval() {
     let conversations = history::cases();
     let (found, told) = agreed("cases", &conversations);
-    // What the model works out is written down once more, by hand.
+    // The expected counts are also written by hand, independent of the model.
     for conversation in &conversations {
         let counts: Vec<_> = found[&conversation.port].iter().map(|record| record.packets).collect();
         assert_eq!(counts, conversation.expected, "{}", conversation.name);
     }
-    // While it lives: at 300, 600 and 900 s of its life.
+    // Interim records at 300, 600 and 900 s.
     let long = conversations.iter().find(|conversation| conversation.name == "1,000 s").unwrap();
     assert_eq!(told.active.iter().filter(|port| **port == long.port).count(), 3, "{:?}", told.active);
 }
 
 #[test]
-fn random_histories() {
+fn random_histories_equal_model_at_every_interval() {
     let (_, told) = agreed("random", &history::random(400));
     assert!(told.finals.len() > 600, "{} flows", told.finals.len());
 }
 
 #[test]
-fn the_same_alert_exists_at_the_end() {
+fn alerts_are_equal_at_every_interval() {
     let (_, told) = agreed("burst", &history::burst(14));
     assert_eq!(told.alerts, ["\"smtp-burst\" \"10.20.0.2\" \"firing\""]);
 }

@@ -1,23 +1,23 @@
-//! Where a tuple's flows begin and end, worked out from SPEC 1 and 3 and nothing else.
+//! Starts and ends of the flows of a 5-tuple, computed only from the documented timeouts.
 
 use mailflow_test_support::frame::flag::{ACK, FIN, RST, SYN};
 use serde_json::Value;
 
 use super::history::{Packet, Way};
 
-/// After FIN both ways or RST, in milliseconds.
+/// Idle timeout after FINs in both directions or an RST, in milliseconds.
 const CLOSED: u64 = 5_000;
-/// While nobody has answered a SYN.
+/// Idle timeout of a SYN without an answer, in milliseconds.
 const UNANSWERED: u64 = 127_000;
-/// Otherwise.
+/// Idle timeout otherwise, in milliseconds.
 const IDLE: u64 = 300_000;
 
-/// A final record, as far as it says what the flow was.
+/// Fields of a final record that describe the flow.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Record {
-    /// First and last packet, in milliseconds.
+    /// Times of the first and the last packet, in milliseconds.
     pub(super) times: (u64, u64),
-    /// Up and down.
+    /// Packets up and down.
     pub(super) packets: (u64, u64),
     pub(super) bytes: (u64, u64),
     pub(super) payload: (u64, u64),
@@ -25,7 +25,7 @@ pub(super) struct Record {
 }
 
 impl Record {
-    /// A line of the flow log.
+    /// Parses a line of the flow log.
     pub(super) fn read(flow: &Value) -> Self {
         let number = |part: &str, name: &str| flow[part][name].as_u64().unwrap();
         let time = |name: &str| {
@@ -43,7 +43,7 @@ impl Record {
     }
 }
 
-/// A flow in the making.
+/// Packets of a flow so far.
 struct Flow<'a>(Vec<&'a Packet>);
 
 impl Flow<'_> {
@@ -59,7 +59,7 @@ impl Flow<'_> {
         self.has(None, RST, 0) || (self.has(Some(Way::Up), FIN, 0) && self.has(Some(Way::Down), FIN, 0))
     }
 
-    /// The silence that ends it.
+    /// Returns the idle timeout.
     fn patience(&self) -> u64 {
         if self.closed() {
             CLOSED
@@ -70,7 +70,7 @@ impl Flow<'_> {
         }
     }
 
-    /// Whether `packet` begins another flow.
+    /// Returns true if `packet` begins another flow.
     fn ended_before(&self, packet: &Packet) -> bool {
         let last = self.0.last().unwrap();
         let known = |sequence: u32| {
@@ -84,7 +84,7 @@ impl Flow<'_> {
         packet.at - last.at >= self.patience() || (fresh && (begun || self.closed()))
     }
 
-    /// The record; `replaced` by the next flow before its own end came.
+    /// Returns the record; `replaced` is true if the next flow superseded this one.
     fn record(&self, replaced: bool) -> Record {
         let sum = |way: Way, value: fn(&Packet) -> u64| {
             self.0.iter().filter(|packet| packet.way == way).map(|packet| value(packet)).sum()
@@ -93,7 +93,7 @@ impl Flow<'_> {
         Record {
             times: (self.0[0].at, self.0[self.0.len() - 1].at),
             packets: both(|_| 1),
-            // IPv4 and TCP without options.
+            // IPv4 and TCP headers without options.
             bytes: both(|packet| 40 + packet.payload as u64),
             payload: both(|packet| packet.payload as u64),
             reason: if self.closed() || replaced { "closed" } else { "idle" },
@@ -101,7 +101,7 @@ impl Flow<'_> {
     }
 }
 
-/// The records of one tuple's packets, which are in the order of their times.
+/// Returns the records of the packets of one 5-tuple, sorted by time.
 pub(super) fn records(packets: &[Packet]) -> Vec<Record> {
     let mut flows: Vec<Flow<'_>> = Vec::new();
     for packet in packets {

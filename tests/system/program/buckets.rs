@@ -1,4 +1,4 @@
-//! The flow table's sets: a table that is full, ways that are freed, and two CPUs at once.
+//! Buckets of the flow table: a full table, freed slots, and two CPUs at once.
 
 use std::{
     io,
@@ -16,7 +16,7 @@ use mailflow_kernel::{Difference, Kernel, LoadOptions, Programs};
 use mailflow_test_support::frame::{FrameBuilder, flag::*};
 
 const PROGRAM: &str = "xdp_mirror";
-/// As many flows as there are ways in 2,341 sets.
+/// Number of flows: the slots of 2,341 buckets.
 const FLOWS: u32 = 16_384;
 
 fn load() -> Kernel {
@@ -31,7 +31,7 @@ fn now() -> Time {
     Time::from_nanos(1_000_000_000)
 }
 
-/// A packet of the flow with this number: two of three are of IPv6.
+/// Returns a packet of the flow with this number: two of three are IPv6.
 fn packet(number: u32, flags: u8) -> FrameBuilder {
     match number % 3 {
         0 => {
@@ -45,7 +45,7 @@ fn packet(number: u32, flags: u8) -> FrameBuilder {
     }
 }
 
-/// The flows, in the order of their keys; every packet of the table is held somewhere.
+/// Returns the flows, sorted by key; checks packet conservation.
 fn flows(kernel: &mut Kernel) -> Vec<Flow> {
     let snapshot = kernel.snapshot(now()).unwrap();
     assert_eq!((snapshot.finished, snapshot.spilled), (vec![], vec![]));
@@ -57,10 +57,10 @@ fn flows(kernel: &mut Kernel) -> Vec<Flow> {
     flows
 }
 
-/// Those for which their set has no way lie beside it: nothing is lost before the table is full, and what was taken
-/// out makes room where it was.
+/// Flows of a full bucket are in the fallback map: no flow is lost before the table is full, and evicted
+/// flows make space.
 #[test]
-fn a_table_holds_as_many_flows_as_it_says_and_again_when_they_were_taken_out() {
+fn table_stores_its_capacity_again_after_eviction() {
     let mut kernel = load();
     for turn in 0..3_u32 {
         for flags in [SYN, ACK] {
@@ -79,10 +79,10 @@ fn a_table_holds_as_many_flows_as_it_says_and_again_when_they_were_taken_out() {
     }
 }
 
-/// A collision costs no record: with keys of zeros all flows have one tag and one set. One of them has a way there, the
-/// others are in the fallback map under their whole keys, whatever is taken out first.
+/// A hash collision costs no record: with keys of zeros all flows have one tag and one bucket. One flow has
+/// the slot there; the others are in the fallback map under their full keys, in every order of eviction.
 #[test]
-fn flows_that_share_a_hash_have_a_record_each() {
+fn flows_with_equal_hash_have_separate_records() {
     const COLLIDING: u32 = 2_000;
     let all = crate::under_test::options(Programs::One(PROGRAM));
     let options =
@@ -100,7 +100,7 @@ fn flows_that_share_a_hash_have_a_record_each() {
         assert_eq!(seen.len(), COLLIDING as usize, "turn {turn}");
         let other = seen.iter().find(|flow| (flow.up.packets, flow.up.payload, flow.facts.syn) != (3, 20, 1));
         assert_eq!(other, None);
-        // Also where the flow with the way in the set goes first, and comes back.
+        // Also if the flow in the bucket is evicted first, and begins again.
         let (first, rest) = seen.split_at(COLLIDING as usize / 2);
         assert!(kernel.remove(first).unwrap().iter().all(|fate| *fate == Fate::Removed));
         let left: Vec<_> = flows(&mut kernel).into_iter().map(|flow| flow.key).collect();
@@ -111,7 +111,7 @@ fn flows_that_share_a_hash_have_a_record_each() {
 }
 
 #[test]
-fn two_cpus_that_meet_the_same_new_flows_at_once_make_one_of_each() {
+fn concurrent_inserts_of_two_cpus_make_one_flow_each() {
     const TURNS: u32 = 12_000;
     let mut kernel = load();
     let program = kernel.descriptor(PROGRAM).unwrap();
@@ -135,7 +135,7 @@ fn two_cpus_that_meet_the_same_new_flows_at_once_make_one_of_each() {
     assert_eq!((totals.shown(), totals.up.packets), (2 * u64::from(TURNS), 2 * u64::from(TURNS)));
 }
 
-/// BPF_PROG_TEST_RUN, from any thread.
+/// Calls BPF_PROG_TEST_RUN, from any thread.
 fn run(program: &OwnedFd, frame: &[u8]) -> io::Result<()> {
     const PROG_TEST_RUN: i32 = 10;
     let mut attributes = [0_u64; 10];
@@ -143,7 +143,7 @@ fn run(program: &OwnedFd, frame: &[u8]) -> io::Result<()> {
     attributes[1] = frame.len() as u64;
     attributes[2] = frame.as_ptr() as u64;
     attributes[4] = 1;
-    // SAFETY: the attributes are the command's; the frame is alive through the call.
+    // SAFETY: the attributes belong to the command; the frame lives through the call.
     let result = unsafe {
         libc::syscall(libc::SYS_bpf, PROG_TEST_RUN, attributes.as_mut_ptr(), size_of_val(&attributes))
     };

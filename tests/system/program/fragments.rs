@@ -1,4 +1,4 @@
-//! Packets that come in fragments.
+//! Fragmented packets.
 
 use std::{collections::HashMap, net::IpAddr};
 
@@ -8,7 +8,7 @@ use mailflow_test_support::frame::{FrameBuilder, Transport, cut, flag::*, fragme
 use crate::{BOTH, CLIENT, CLIENT6, LoadOptions, SERVER, SERVER6, at, down, flows, load_with, options, run};
 
 #[test]
-fn fragments_belong_to_the_flow_of_their_first_one() {
+fn fragments_belong_to_flow_of_first_fragment() {
     for program in BOTH {
         for (client, server) in [(CLIENT, SERVER), (CLIENT6, SERVER6)] {
             let fragments = fragmented(client, server, 7);
@@ -27,7 +27,7 @@ fn fragments_belong_to_the_flow_of_their_first_one() {
 }
 
 #[test]
-fn a_first_fragment_that_ends_amid_the_header_is_its_flows() {
+fn first_fragment_ending_in_header_is_counted() {
     let fragments = fragmented(CLIENT, SERVER, 7);
     // Ports and sequence number (RFC 1858, 3), then the flags.
     let tiny = fragments[0].clone().with(|frame| {
@@ -48,10 +48,10 @@ fn a_first_fragment_that_ends_amid_the_header_is_its_flows() {
 }
 
 #[test]
-fn a_message_in_fragments_is_one_in_whatever_order_they_come() {
+fn fragmented_message_counts_once_in_any_order() {
     let fragments = fragmented(CLIENT, SERVER, 7);
     let [greeting, answer] = ["220 mx\r\n", "250 Ok\r\n"].map(|text| down(ACK).payload(text));
-    // Two of the three pieces, alone too small for a message.
+    // Two of three fragments, each too small for a message.
     let small = |index: usize| fragments[index].clone().with(|frame| frame.payload.truncate(160));
     for program in BOTH {
         for order in [[0, 1], [1, 0]] {
@@ -63,7 +63,7 @@ fn a_message_in_fragments_is_one_in_whatever_order_they_come() {
 }
 
 #[test]
-fn fragments_of_others_traffic_are_others_traffic() {
+fn fragments_of_unwatched_traffic_are_not_counted() {
     let options = LoadOptions { local_only: true, ..options() };
     let forwarded = {
         let mut context = [0; 192];
@@ -85,11 +85,11 @@ fn fragments_of_others_traffic_are_others_traffic() {
 }
 
 #[test]
-fn fragments_of_other_packets_are_other_packets() {
+fn fragments_of_other_packets_are_not_mixed() {
     let mine = fragmented(CLIENT, SERVER, 7);
     let others = fragmented(CLIENT, "93.184.215.25:8025", 8);
     for program in BOTH {
-        // Not watched, whichever comes first; and orphans stay orphans.
+        // Not watched, in either order; fragments without a first fragment stay unassigned.
         let (flows, totals) =
             run(program, &[mine[0].clone(), others[1].clone(), others[0].clone(), others[2].clone()]);
         assert_eq!((flows.len(), flows[0].up.packets), (1, 1), "{program}");
@@ -97,21 +97,21 @@ fn fragments_of_other_packets_are_other_packets() {
         let (flows, totals) = run(program, &[mine[0].clone(), fragmented(CLIENT, SERVER, 9)[1].clone()]);
         assert_eq!((flows[0].up.packets, totals.reason(Reason::Fragment)), (1, 1), "{program}");
     }
-    // Where the direction is another hook's, the fragments are too.
+    // If another hook counts the direction, it counts the fragments too.
     let (flows, totals) = run("tc_lan_out", &mine);
     assert_eq!((flows.len(), totals.reason(Reason::NotWatched)), (0, 3));
 }
 
-/// A packet, the pieces it is cut into, and the order in which they come.
+/// Packet, its fragments, and the order of their arrival.
 struct Case {
     packet: FrameBuilder,
     pieces: Vec<FrameBuilder>,
-    /// Length of the first piece, without IP headers.
+    /// Length of the first fragment, without IP headers.
     first: usize,
     order: Vec<usize>,
 }
 
-/// Cuts of packets with each length of a TCP header, through the header and behind it, in each order.
+/// Returns packets with each length of a TCP header, fragmented in and after the header, in each order.
 fn cases() -> Vec<Case> {
     const PAYLOAD: usize = 30;
     let mut cases = Vec::new();
@@ -139,12 +139,12 @@ fn cases() -> Vec<Case> {
                 for order in [[0, 1], [1, 0]] {
                     add(v6, words, false, &[first], &order);
                     if v6 && first >= 16 {
-                        // Behind an extension header that was cut together with the packet.
+                        // After an extension header in the fragmentable part.
                         add(v6, words, true, &[first + 8], &order);
                     }
                 }
             }
-            // In as many pieces as can be: of eight bytes.
+            // As many fragments as possible, of eight bytes.
             let ends: Vec<usize> = (8..all).step_by(8).collect();
             let forward: Vec<usize> = (0..=ends.len()).collect();
             let backward: Vec<usize> = forward.iter().rev().copied().collect();
@@ -157,9 +157,10 @@ fn cases() -> Vec<Case> {
     cases
 }
 
-/// RFC 1858, 3: the header may continue in the second piece. Ports, and so the flow, are in any first one.
+/// The header may continue in the second fragment (RFC 1858, 3). The first fragment always has the ports, and
+/// so the flow.
 #[test]
-fn a_packet_cut_anywhere_is_counted_whole() {
+fn packet_fragmented_anywhere_is_counted_completely() {
     let cases = cases();
     for program in BOTH {
         let mut kernel = load_with(&crate::under_test::options(mailflow_kernel::Programs::One(program)));
@@ -191,14 +192,14 @@ fn a_packet_cut_anywhere_is_counted_whole() {
             let bytes: u64 = case.pieces.iter().map(FrameBuilder::ip_bytes).sum();
             assert_eq!((flow.up.packets, flow.up.bytes), (case.pieces.len() as u64, bytes), "{name}");
             assert_eq!(flow.up.payload, case.packet.payload.len() as u64, "{name}");
-            // The flags are the fourteenth byte.
+            // The flags are in the fourteenth byte.
             assert_eq!(flow.facts.fin_up == 1, case.first >= 14, "{name}");
         }
     }
 }
 
 #[test]
-fn a_syn_whose_options_are_in_the_second_piece_begins_its_flow() {
+fn syn_with_options_in_second_fragment_begins_flow() {
     let options = [2, 4, 5, 0xb4, 4, 2, 8, 10, 0, 0, 0, 1, 0, 0, 0, 0, 1, 3, 3, 7];
     for program in BOTH {
         for (client, server) in [(CLIENT, SERVER), (CLIENT6, SERVER6)] {
@@ -215,7 +216,7 @@ fn a_syn_whose_options_are_in_the_second_piece_begins_its_flow() {
                     "{program} {first}"
                 );
                 let facts = (flow.facts.syn, flow.facts.first_payload_up);
-                // The number of the SYN tells the first bytes.
+                // The sequence number of the SYN identifies the first bytes.
                 assert_eq!(facts, (1, mailflow_common::first_payload::SMTP), "{program} {first}");
             }
         }

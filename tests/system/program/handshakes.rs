@@ -1,4 +1,4 @@
-//! How connections begin: SYNs that are sent again, servers that answer with a SYN, and paths that are added.
+//! Starts of connections: retransmitted SYNs, servers that answer with a SYN, and MPTCP subflows.
 
 use std::{
     collections::HashMap,
@@ -12,7 +12,7 @@ use mailflow_test_support::frame::{FrameBuilder, flag::*};
 
 use crate::{BOTH, CLIENT, CLIENT6, SERVER, SERVER6, at, down, load, load_with, options, run, up};
 
-/// Many histories through one loading of a program, each with a client of its own.
+/// Histories in one load of a program, each with its own client.
 struct Histories {
     kernel: Kernel,
     program: Option<&'static str>,
@@ -21,13 +21,13 @@ struct Histories {
 }
 
 impl Histories {
-    /// Without a program: as on a gateway, where each direction passes another hook.
+    /// Loads a program; `None` loads the programs of a gateway, whose directions pass different hooks.
     fn new(program: Option<&'static str>) -> Self {
         let kernel = program.map_or_else(|| load_with(&options()), load);
         Self { kernel, program, now: 1_000, names: Vec::new() }
     }
 
-    /// Frames, and how long after the first each comes.
+    /// Sends frames, each with its time after the first one.
     fn play(&mut self, name: &str, frames: &[(u64, FrameBuilder)]) {
         let number = self.names.len() as u16;
         self.names.push(name.to_owned());
@@ -53,7 +53,7 @@ impl Histories {
         self.now += last + 1;
     }
 
-    /// The flows of each history, in the order in which they began.
+    /// Returns the flows of each history, in the order of their starts.
     fn end(mut self) -> Vec<(String, Vec<Flow>)> {
         let snapshot = self.kernel.snapshot(at(self.now + 1)).unwrap();
         let finished = snapshot.finished.into_iter().map(|finished| finished.flow);
@@ -78,33 +78,34 @@ impl Histories {
         named.collect()
     }
 
-    /// Packets up and down of the flows of each history.
+    /// Returns packets up and down of the flows of each history.
     fn packets(self) -> Vec<(String, Vec<(u64, u64)>)> {
         let packets = |flow: &Flow| (flow.up.packets, flow.down.packets);
         self.end().into_iter().map(|(name, flows)| (name, flows.iter().map(packets).collect())).collect()
     }
 }
 
-/// Frames that follow closely upon each other.
+/// Returns the frames one millisecond apart.
 fn soon(frames: &[FrameBuilder]) -> Vec<(u64, FrameBuilder)> {
     frames.iter().enumerate().map(|(number, frame)| (number as u64, frame.clone())).collect()
 }
 
-/// ECN-echo and congestion window reduced (RFC 3168, 6.1.1).
+/// Flags ECN-Echo and Congestion Window Reduced (RFC 3168, 6.1.1).
 const ECN: u8 = 0xc0;
-/// Maximum segment size, timestamps, window scale.
+/// TCP options: maximum segment size, timestamps, window scale.
 const USUAL: [u8; 20] = [2, 4, 5, 0xb4, 4, 2, 8, 10, 0, 0, 0, 1, 0, 0, 0, 0, 1, 3, 3, 7];
-/// MP_JOIN of a SYN and of a SYN-ACK, MP_CAPABLE (RFC 8684, 3.1 and 3.2).
+/// MP_JOIN option of a SYN and of a SYN-ACK, MP_CAPABLE (RFC 8684, 3.1 and 3.2).
 const JOIN: [u8; 12] = [30, 12, 0x10, 1, 0, 0, 0, 9, 0, 0, 0, 7];
 const JOINED: [u8; 16] = [30, 16, 0x10, 1, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 7];
 const CAPABLE: [u8; 4] = [30, 4, 0x01, 0x81];
 
-/// Linux: `tcp_syn_retries` 6, and 4 retries in a row before they become slower (`tcp_syn_linear_timeouts`).
+/// Seconds of Linux's SYN retransmissions: `tcp_syn_retries` 6, and with 4 linear timeouts
+/// (`tcp_syn_linear_timeouts`).
 const LINUX: [u64; 7] = [0, 1, 3, 7, 15, 31, 63];
 const LINEAR: [u64; 11] = [0, 1, 2, 3, 4, 5, 7, 11, 19, 35, 67];
 
 #[test]
-fn a_syn_that_is_sent_again_is_the_same_attempt() {
+fn retransmitted_syn_is_the_same_attempt() {
     let tag = |frame: FrameBuilder| frame.tag(0x8100, 7);
     let v6 = |flags| FrameBuilder::tcp(CLIENT6, SERVER6, flags).sequence(5);
     let syn = up(SYN).sequence(5);
@@ -115,7 +116,7 @@ fn a_syn_that_is_sent_again_is_the_same_attempt() {
         ("ECN, then without (RFC 3168, 6.1.1.1)", up(SYN | ECN).sequence(5), syn.clone()),
         ("with data, then without (RFC 7413)", syn.clone().payload("EHLO a\r\n"), syn.clone()),
     ];
-    // The SYN-ACK was lost behind the gateway: the server sends it again, and so does the client its SYN.
+    // The SYN-ACK is lost behind the gateway: the server retransmits it, and the client retransmits its SYN.
     let lost = [
         (0, syn.clone()),
         (10, down(SYN | ACK).sequence(9)),
@@ -145,7 +146,7 @@ fn a_syn_that_is_sent_again_is_the_same_attempt() {
 }
 
 #[test]
-fn another_number_is_another_attempt() {
+fn syn_with_other_sequence_number_is_another_attempt() {
     for program in BOTH {
         let mut histories = Histories::new(Some(program));
         let mut expected = Vec::new();
@@ -153,12 +154,12 @@ fn another_number_is_another_attempt() {
             let syn = |number: u64| (number * gap, up(SYN).sequence(5 + number as u32));
             histories.play(&format!("{gap} ms"), &[syn(0), syn(1)]);
             expected.push(vec![(1, 0), (1, 0)]);
-            // The server's answer to the first was lost behind the gateway.
+            // The server's SYN-ACK to the first SYN is lost behind the gateway.
             let answer = (0, down(SYN | ACK).sequence(9));
             histories.play(&format!("answered, {gap} ms"), &[syn(0), answer, syn(1)]);
             expected.push(vec![(1, 1), (1, 0)]);
         }
-        // A SYN-ACK that comes before its SYN, as captures have it, is that one's.
+        // A SYN-ACK before its SYN, as in some captures, belongs to that SYN.
         histories.play("the answer first", &[(0, down(SYN | ACK).sequence(9)), (0, up(SYN).sequence(5))]);
         expected.push(vec![(1, 1)]);
         for ((name, told), expected) in histories.packets().into_iter().zip(expected) {
@@ -167,7 +168,7 @@ fn another_number_is_another_attempt() {
     }
 }
 
-/// Both ends, in the order of what they send: A, the client, and B.
+/// Returns simultaneous opens of both ends, in every order of their packets: A is the client, B the server.
 fn opened_by_both(client: &str, server: &str) -> [(&'static str, Vec<FrameBuilder>); 4] {
     let a = |flags: u8, sequence: u32| FrameBuilder::tcp(client, server, flags).sequence(sequence);
     let b = |flags: u8, sequence: u32| FrameBuilder::tcp(server, client, flags).sequence(sequence);
@@ -201,7 +202,7 @@ fn opened_by_both(client: &str, server: &str) -> [(&'static str, Vec<FrameBuilde
     ]
 }
 
-/// Holds that a history is one flow of its client, which began it with these frames.
+/// Checks that a history is one flow of its client, which sent the first of these frames.
 fn assert_one(name: &str, flows: &[Flow], client_port: u16, frames: &[FrameBuilder]) {
     assert_eq!(flows.len(), 1, "{name}: {flows:?}");
     let flow = &flows[0];
@@ -223,11 +224,11 @@ fn assert_one(name: &str, flows: &[Flow], client_port: u16, frames: &[FrameBuild
 }
 
 #[test]
-fn a_connection_that_both_sides_open_is_one_flow_of_who_began() {
+fn simultaneous_open_is_one_flow_of_first_sender() {
     for program in [Some(BOTH[0]), Some(BOTH[1]), Some(BOTH[2]), None] {
         let mut histories = Histories::new(program);
         let mut played = Vec::new();
-        // Also where both ports are watched.
+        // With both ports watched, too.
         for (client, server) in [(CLIENT, SERVER), (CLIENT6, SERVER6), ("10.20.0.2:587", SERVER)] {
             for (name, frames) in opened_by_both(client, server) {
                 histories.play(&format!("{client}, {name}"), &soon(&frames));
@@ -236,7 +237,7 @@ fn a_connection_that_both_sides_open_is_one_flow_of_who_began() {
         }
         for (name, frames) in opened_by_both(CLIENT, SERVER) {
             for tagged_up in [false, true] {
-                // A mirror that shows the tags of one direction only.
+                // A mirror that shows the tags of only one direction.
                 let tagged = |frame: &FrameBuilder| (frame.ends[1].1 == 25) == tagged_up;
                 let frames: Vec<_> = frames
                     .iter()
@@ -253,7 +254,7 @@ fn a_connection_that_both_sides_open_is_one_flow_of_who_began() {
 }
 
 #[test]
-fn of_a_connection_that_both_sides_open_one_direction_is_one_flow() {
+fn simultaneous_open_seen_in_one_direction_is_one_flow() {
     for program in BOTH {
         let mut histories = Histories::new(Some(program));
         let mut expected = Vec::new();
@@ -269,8 +270,8 @@ fn of_a_connection_that_both_sides_open_one_direction_is_one_flow() {
 }
 
 #[test]
-fn a_syn_to_a_flow_that_is_over_begins_another_one() {
-    // A port is used again the other way round.
+fn syn_after_close_begins_another_flow() {
+    // A port is reused in the other direction.
     let closing: [&[FrameBuilder]; 2] = [
         &[down(RST | ACK)],
         &[down(SYN | ACK).sequence(9), up(ACK).sequence(6), up(FIN | ACK), down(FIN | ACK)],
@@ -289,11 +290,11 @@ fn a_syn_to_a_flow_that_is_over_begins_another_one() {
 }
 
 #[test]
-fn a_syn_of_the_server_belongs_to_a_flow_only_while_syns_are_sent_again() {
+fn server_syn_joins_flow_only_within_syn_retransmission_period() {
     const LAST: u64 = 127_000;
     for program in BOTH {
         let mut histories = Histories::new(Some(program));
-        // Also where both ports are watched, and where the client's flow is a second one of its tuple.
+        // With both ports watched, and with the client's flow as the second one of its 5-tuple, too.
         for client in [CLIENT, "10.20.0.2:587"] {
             let a = |flags: u8, sequence: u32| FrameBuilder::tcp(client, SERVER, flags).sequence(sequence);
             let b = |flags: u8, sequence: u32| FrameBuilder::tcp(SERVER, client, flags).sequence(sequence);
@@ -318,7 +319,7 @@ fn a_syn_of_the_server_belongs_to_a_flow_only_while_syns_are_sent_again() {
     }
 }
 
-/// The packets of a flow with these options in its SYN and SYN-ACK, and the first bytes of its server.
+/// Returns the packets of a flow with these options in its SYN and SYN-ACK, and the server's first bytes.
 fn joining(v6: bool, options: [&[u8]; 2], greeting: &str) -> Vec<(u64, FrameBuilder)> {
     let (client, server) = if v6 { (CLIENT6, SERVER6) } else { (CLIENT, SERVER) };
     soon(&[
@@ -330,7 +331,7 @@ fn joining(v6: bool, options: [&[u8]; 2], greeting: &str) -> Vec<(u64, FrameBuil
 }
 
 #[test]
-fn a_path_that_is_added_to_a_connection_is_known_by_its_syn() {
+fn mptcp_subflow_is_recognised_by_its_syn() {
     let padded = |before: &[u8], join: &[u8]| {
         let all = [before, join].concat();
         [&all[..], &vec![1; (4 - all.len() % 4) % 4]].concat()
@@ -344,7 +345,7 @@ fn a_path_that_is_added_to_a_connection_is_known_by_its_syn() {
             expected.push(subflow);
         };
         for v6 in [false, true] {
-            // Also behind other options, and where nothing is aligned.
+            // Also after other options, and unaligned.
             for before in [&[][..], &USUAL, &[1], &[1, 1, 1], &[1; 28], &[2, 4, 5, 0xb4, 3, 3, 7]] {
                 let [syn, answer] = [padded(before, &JOIN), padded(before, &JOINED)];
                 let answer = if answer.len() > 40 { JOINED.to_vec() } else { answer };
@@ -362,10 +363,10 @@ fn a_path_that_is_added_to_a_connection_is_known_by_its_syn() {
             ] {
                 play(what, &joining(v6, [&options, &JOINED], amid), false);
             }
-            // A server that does not know the option: an ordinary session, behind which nobody hides.
+            // A server without MPTCP: an ordinary session that counts.
             play("a greeting", &joining(v6, [&JOIN, &USUAL], "220 mx.example ESMTP\r\n"), false);
         }
-        // Nobody has answered, and what begins with data.
+        // Without an answer, and with payload in the SYN.
         let syn = padded(&USUAL, &JOIN);
         play("unanswered", &[(0, up(SYN).tcp_options(&syn))], true);
         play("with data", &[(0, up(SYN).tcp_options(&syn).payload("abcd"))], true);
@@ -378,8 +379,8 @@ fn a_path_that_is_added_to_a_connection_is_known_by_its_syn() {
 }
 
 #[test]
-fn a_syns_answer_may_carry_the_servers_first_bytes() {
-    // RFC 7413: as the SYN itself may.
+fn syn_ack_may_carry_first_payload() {
+    // RFC 7413: the SYN-ACK may carry payload, as the SYN may.
     let frames =
         [up(SYN).sequence(99).payload("EHLO a\r\n"), down(SYN | ACK).sequence(499).payload("220 mx\r\n")];
     for program in BOTH {

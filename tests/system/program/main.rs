@@ -1,4 +1,4 @@
-//! The loaded program, through BPF_PROG_TEST_RUN: built frames in, counters out.
+//! Loaded program, through BPF_PROG_TEST_RUN: frames in, counters out.
 
 mailflow_test_support::needs_root!();
 
@@ -22,7 +22,7 @@ const SERVER: &str = "93.184.215.25:25";
 const CLIENT6: &str = "[fd20::2]:40000";
 const SERVER6: &str = "[2a00:1450::25]:25";
 
-/// The ports that are watched.
+/// Watched ports.
 const PORTS: [u16; 5] = [25, 465, 587, 994, 2525];
 
 fn load_with(options: &LoadOptions) -> Kernel {
@@ -37,7 +37,7 @@ fn load(program: &'static str) -> Kernel {
     load_with(&under_test::options(Programs::One(program)))
 }
 
-/// A moment of the test's clock.
+/// Returns a time of the test's clock.
 fn at(milliseconds: u64) -> Time {
     Time::from_nanos(milliseconds * 1_000_000)
 }
@@ -48,7 +48,7 @@ fn flows(kernel: &mut Kernel) -> Vec<Flow> {
     snapshot.flows
 }
 
-/// Runs frames through a program and returns the flows and totals they make.
+/// Runs frames through a program and returns flows and totals.
 fn run(program: &'static str, frames: &[FrameBuilder]) -> (Vec<Flow>, Totals) {
     let mut kernel = load(program);
     for (index, frame) in frames.iter().enumerate() {
@@ -71,11 +71,11 @@ fn down(flags: u8) -> FrameBuilder {
     FrameBuilder::tcp(SERVER, CLIENT, flags)
 }
 
-/// Both directions of the mirror programs: the whole counter behind one entry.
+/// Mirror programs, which count both directions: the whole counter behind one entry point.
 const BOTH: [&str; 3] = ["xdp_mirror", "xdp_mirror_frags", "tc_mirror"];
 
 #[test]
-fn a_session_is_one_flow_counted_to_the_byte() {
+fn session_is_one_flow_with_exact_counts() {
     let frames = [
         up(SYN).sequence(99).tcp_options(&[2, 4, 5, 0xb4]),
         down(SYN | ACK).sequence(499),
@@ -115,7 +115,7 @@ fn a_session_is_one_flow_counted_to_the_byte() {
 }
 
 #[test]
-fn each_role_counts_each_direction_at_one_hook() {
+fn role_counts_each_direction_at_one_hook() {
     let session = [up(SYN), down(SYN | ACK), up(ACK)];
     for (program, expected) in [
         ("xdp_lan", (2, 0)),
@@ -172,7 +172,7 @@ fn options_extensions_and_tags_change_no_count() {
 }
 
 #[test]
-fn what_cannot_be_counted_has_a_name() {
+fn uncounted_packets_have_a_reason() {
     let v6 = FrameBuilder::tcp(CLIENT6, SERVER6, ACK);
     let deep: Vec<_> = (0..8).map(|_| (60, short_extension())).collect();
     let cases: Vec<(Reason, FrameBuilder)> = vec![
@@ -208,7 +208,7 @@ fn bad_offset(frame: &mut FrameBuilder) {
 }
 
 #[test]
-fn frames_that_are_not_ip_or_end_early_have_a_name() {
+fn frames_without_ip_or_truncated_have_a_reason() {
     let arp = [vec![0xff; 6], vec![2; 6], vec![0x08, 0x06], vec![0; 46]].concat();
     let mpls = [vec![2; 12], vec![0x88, 0x47], vec![0; 46]].concat();
     let carrier = |kind: u16| [vec![2; 12], kind.to_be_bytes().to_vec(), vec![0; 46]].concat();
@@ -234,7 +234,7 @@ fn frames_that_are_not_ip_or_end_early_have_a_name() {
     }
 }
 
-/// `struct __sk_buff` with the given segmentation facts: gso_segs at 164, gso_size at 176.
+/// Returns a `struct __sk_buff` with this segmentation metadata: gso_segs at 164, gso_size at 176.
 fn skb(gso_segments: u32, gso_size: u32) -> [u8; 192] {
     let mut context = [0; 192];
     context[164..168].copy_from_slice(&gso_segments.to_ne_bytes());
@@ -243,7 +243,7 @@ fn skb(gso_segments: u32, gso_size: u32) -> [u8; 192] {
 }
 
 #[test]
-fn a_merged_buffer_counts_as_the_packets_it_stands_for() {
+fn merged_buffer_counts_its_packets() {
     let timestamps = [1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2];
     let frame = up(ACK).tcp_options(&timestamps).payload(vec![0; 3000]);
     for (segments, size, packets) in [(3, 1448, 3), (0, 1448, 3), (0, 1500, 2), (0, 0, 1), (2, 1500, 2)] {
@@ -258,7 +258,7 @@ fn a_merged_buffer_counts_as_the_packets_it_stands_for() {
 }
 
 #[test]
-fn beside_a_lan_a_host_counts_only_what_the_machine_itself_sends() {
+fn host_with_lan_counts_only_local_packets() {
     let options = LoadOptions { local_only: true, ..options() };
     let mut forwarded = [0; 192];
     // ingress_ifindex at 36
@@ -272,14 +272,14 @@ fn beside_a_lan_a_host_counts_only_what_the_machine_itself_sends() {
     kernel.run("tc_host_in", &down(SYN | ACK).build(), None).unwrap();
     let flow = &flows(&mut kernel)[0];
     assert_eq!((flow.up.packets, flow.down.packets), (1, 1));
-    // A host interface alone counts whatever passes it.
+    // A host interface without a LAN counts every packet that passes it.
     let mut kernel = load("tc_host_out");
     kernel.run("tc_host_out", &up(SYN).build(), Some(&forwarded)).unwrap();
     assert_eq!(flows(&mut kernel).len(), 1);
 }
 
 #[test]
-fn a_frame_in_several_buffers_is_whole() {
+fn multi_buffer_frame_is_counted_completely() {
     let frame = up(ACK).payload(vec![0; 8_900]);
     let (flows, totals) = run("xdp_mirror_frags", std::slice::from_ref(&frame));
     assert_eq!(flows.len(), 1, "{totals:?}");
@@ -290,8 +290,8 @@ fn a_frame_in_several_buffers_is_whole() {
 }
 
 #[test]
-fn the_syn_decides_who_is_the_client() {
-    // Both ports watched: without a SYN the hook decides, with one it does.
+fn syn_decides_the_client() {
+    // Both ports are watched: without a SYN the hook decides, otherwise the SYN does.
     let syn = FrameBuilder::tcp("10.20.0.2:587", SERVER, SYN);
     let answer = FrameBuilder::tcp(SERVER, "10.20.0.2:587", SYN | ACK);
     let late = FrameBuilder::tcp(SERVER, "10.20.0.2:587", ACK);
@@ -312,7 +312,7 @@ fn the_syn_decides_who_is_the_client() {
 }
 
 #[test]
-fn the_first_bytes_tell_the_application() {
+fn first_bytes_give_the_application() {
     let session = |client: &[u8], server: &[u8], client_first: bool| {
         let up = up(ACK | PSH).sequence(100).payload(client);
         let down = down(ACK | PSH).sequence(500).payload(server);
@@ -345,8 +345,8 @@ fn the_first_bytes_tell_the_application() {
 }
 
 #[test]
-fn a_server_that_speaks_late_still_accepts_messages() {
-    // More than is looked into: met in its middle, the session begins with a long upload.
+fn late_server_payload_still_counts_messages() {
+    // More packets than are inspected: the session is seen from its middle, in a long upload.
     let mut frames = vec![up(ACK).payload(vec![b'x'; 1000]); 20];
     frames.push(down(ACK).payload("250 2.0.0 Ok: queued\r\n"));
     for _ in 0..3 {
@@ -368,7 +368,7 @@ fn a_server_that_speaks_late_still_accepts_messages() {
 }
 
 #[test]
-fn starttls_counts_when_tls_follows() {
+fn starttls_needs_following_tls() {
     let command = up(ACK | PSH).payload("STARTTLS\r\n");
     let hello = up(ACK | PSH).payload([22, 3, 1, 2, 0, 1, 0, 1, 0xfc]);
     for program in BOTH {
@@ -385,7 +385,7 @@ fn starttls_counts_when_tls_follows() {
 }
 
 #[test]
-fn udp_is_counted_and_kept_apart() {
+fn udp_is_counted_separately() {
     let frames = [up(SYN), up(0).udp().payload("abcd")];
     for program in BOTH {
         let (mut flows, _) = run(program, &frames);
@@ -396,9 +396,9 @@ fn udp_is_counted_and_kept_apart() {
 }
 
 #[test]
-fn interfaces_without_ethernet_have_their_own_entries() {
-    // BPF_PROG_TEST_RUN reads an ethertype at byte 12 in any case, where an IP header has its source:
-    // from 8.0.0.0/16 it reads as IPv4's.
+fn interfaces_without_ethernet_have_own_entry_points() {
+    // BPF_PROG_TEST_RUN always reads an ethertype at byte 12. An IP header has its source address there:
+    // 8.0.0.0/16 reads as IPv4's ethertype.
     let packet = FrameBuilder::tcp("8.0.0.2:40000", SERVER, SYN).with(|frame| frame.ethernet = false);
     for (program, counts) in [
         ("tc_lan_in_ip", true),
@@ -416,7 +416,7 @@ fn interfaces_without_ethernet_have_their_own_entries() {
 }
 
 #[test]
-fn the_kernels_clock_is_the_monotonic_one() {
+fn kernel_clock_is_monotonic_clock() {
     let mut kernel = load_with(&LoadOptions { flows: 8, external_clock: false, ..options() });
     let before = mailflow_kernel::clock::now();
     kernel.run("tc_lan_in", &up(SYN).build(), None).unwrap();
@@ -428,7 +428,7 @@ fn the_kernels_clock_is_the_monotonic_one() {
     assert_eq!(flow.up.last, Some(flow.first));
 }
 
-/// A short session beginning at `begin` with this sequence number, closed or not.
+/// Returns a short session that starts at `begin` with this sequence number, closed or not.
 fn session(begin: u64, sequence: u32, closed: bool) -> Vec<(u64, FrameBuilder)> {
     let mut frames = vec![
         (begin, up(SYN).sequence(sequence)),
@@ -443,7 +443,7 @@ fn session(begin: u64, sequence: u32, closed: bool) -> Vec<(u64, FrameBuilder)> 
     frames
 }
 
-/// Packets up and down of each flow a history makes: the finished ones, then the living one.
+/// Returns packets up and down of each flow of a history: superseded flows, then the live one.
 fn told_apart(program: &'static str, history: &[(u64, FrameBuilder)]) -> Vec<(u64, u64)> {
     let mut kernel = load(program);
     for (time, frame) in history {
@@ -465,7 +465,7 @@ fn told_apart(program: &'static str, history: &[(u64, FrameBuilder)]) -> Vec<(u6
 }
 
 #[test]
-fn a_tuple_that_is_used_again_carries_another_flow() {
+fn reused_tuple_begins_another_flow() {
     let after = |first: bool, gap: u64, sequence: u32| {
         let mut history = session(1000, 100, first);
         let last = history.last().unwrap().0;
@@ -473,23 +473,24 @@ fn a_tuple_that_is_used_again_carries_another_flow() {
         history
     };
     for program in BOTH {
-        // Within the grace after a close, by the SYN's number; the same number is the same SYN.
+        // Within the idle timeout after a close, the SYN's sequence number decides: an equal number is a
+        // retransmission.
         assert_eq!(told_apart(program, &after(true, 1, 9000)), [(3, 3), (3, 3)], "{program}");
         assert_eq!(told_apart(program, &after(true, 4_999, 9000)), [(3, 3), (3, 3)], "{program}");
-        // Data has passed, though no FIN was seen.
+        // The flow has payload, although it had no FIN.
         assert_eq!(told_apart(program, &after(false, 10, 9000)), [(2, 2), (3, 3)], "{program}");
-        // Three in a row, between two readings.
+        // Three flows between two polls.
         let mut history = after(true, 10, 9000);
         history.extend(session(history.last().unwrap().0 + 10, 77, false));
         assert_eq!(told_apart(program, &history), [(3, 3), (3, 3), (2, 2)], "{program}");
-        // A retransmitted SYN is the connection's own.
+        // A retransmitted SYN belongs to its connection.
         let syns = [1000, 2000, 4000, 8000].map(|time| (time, up(SYN).sequence(5)));
         assert_eq!(told_apart(program, &syns), [(4, 0)], "{program}");
     }
 }
 
 #[test]
-fn silence_ends_a_flow_at_its_own_time() {
+fn idle_timeout_ends_flow() {
     let then = |history: &[(u64, FrameBuilder)], gap: u64, frame: FrameBuilder| {
         let mut history = history.to_vec();
         history.push((history.last().unwrap().0 + gap, frame));
@@ -502,7 +503,7 @@ fn silence_ends_a_flow_at_its_own_time() {
         assert_eq!(told_apart(program, &then(&open, 299_999, up(ACK))), [(3, 2)], "{program}");
         assert_eq!(told_apart(program, &then(&open, 300_000, up(ACK))), [(2, 2), (1, 0)], "{program}");
         assert_eq!(told_apart(program, &then(&open, 300_000, down(ACK))), [(2, 2), (0, 1)], "{program}");
-        // Closed: 5 s, in which late packets still belong to it.
+        // Closed: 5 s, in which late packets belong to the flow.
         assert_eq!(told_apart(program, &then(&closed, 4_999, up(ACK))), [(4, 3)], "{program}");
         assert_eq!(told_apart(program, &then(&closed, 5_000, up(ACK))), [(3, 3), (1, 0)], "{program}");
         // An unanswered SYN: 127 s.
@@ -513,10 +514,10 @@ fn silence_ends_a_flow_at_its_own_time() {
 }
 
 #[test]
-fn a_flow_that_has_ended_decides_nothing_whether_it_was_taken_out_or_not() {
+fn ended_flow_decides_nothing_evicted_or_not() {
     let gone = 1000 + 300_000;
     for taken in [false, true] {
-        // Both ports are watched, and the SYN made the lower one the client's.
+        // Both ports are watched, and the SYN came from the lower port.
         let mut kernel = load("tc_mirror");
         kernel.set_now(at(1000)).unwrap();
         let syn = FrameBuilder::tcp("10.20.0.2:25", "93.184.215.25:587", SYN);
@@ -534,7 +535,7 @@ fn a_flow_that_has_ended_decides_nothing_whether_it_was_taken_out_or_not() {
         let new = flows.iter().find(|flow| flow.first == at(gone)).unwrap();
         assert_eq!((new.key.server_port, new.up.packets), (25, 1), "taken out {taken}: the lower port");
 
-        // At the ingress of a host beside a lan, only what lives is the machine's own.
+        // At the ingress of a host with a LAN, only packets of live flows are the machine's own.
         let mut kernel = load_with(&LoadOptions { local_only: true, ..options() });
         kernel.set_now(at(1000)).unwrap();
         kernel.run("tc_host_out", &up(SYN).build(), None).unwrap();
@@ -550,7 +551,7 @@ fn a_flow_that_has_ended_decides_nothing_whether_it_was_taken_out_or_not() {
 }
 
 #[test]
-fn what_is_delivered_twice_is_known_for_a_copy() {
+fn duplicated_handshake_packets_are_counted_as_copies() {
     for program in BOTH {
         let mut kernel = load(program);
         let mut seen = |time: u64, frame: FrameBuilder| {
@@ -572,7 +573,7 @@ fn what_is_delivered_twice_is_known_for_a_copy() {
 }
 
 #[test]
-fn each_flow_of_a_tuple_is_recognised_by_itself() {
+fn flows_of_a_tuple_have_separate_facts() {
     for program in BOTH {
         let mut kernel = load(program);
         let mut history = session(1000, 100, true);
@@ -599,9 +600,9 @@ fn each_flow_of_a_tuple_is_recognised_by_itself() {
         );
         assert_eq!((before.flow.first, before.flow.last(), before.replaced), (at(1000), at(1050), at(2000)));
         assert_eq!((after.first, after.last()), (at(2000), at(2020)));
-        // Read once: it is finished once.
+        // A superseded flow is read once.
         assert_eq!(kernel.snapshot(at(4000)).unwrap().finished, []);
-        // Taken out, the tuple begins anew.
+        // After its eviction, the 5-tuple begins a new flow.
         let flows = kernel.snapshot(at(4000)).unwrap().flows;
         assert_eq!((flows.len(), flows[0].up.packets), (1, 2));
         assert_eq!(kernel.remove(&flows).unwrap(), [Fate::Removed]);

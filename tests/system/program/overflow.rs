@@ -1,5 +1,4 @@
-//! When flows find no place in the table: every packet is still counted, to its source or, if there is
-//! no room for that either, to one number.
+//! Full flow table: every packet is counted to its source or, if there is no space for that, to one sum.
 
 use std::collections::BTreeMap;
 
@@ -30,7 +29,7 @@ fn send(kernel: &Kernel, frame: &FrameBuilder) {
     kernel.run(PROGRAM, &frame.build(), None).unwrap();
 }
 
-/// What was sent by and to each source.
+/// Packets and bytes sent to and from each source.
 #[derive(Default)]
 struct Sent(BTreeMap<String, [Gain; 2]>);
 
@@ -43,7 +42,7 @@ impl Sent {
     }
 }
 
-/// What the tables hold of each source, and where.
+/// Packets and bytes of each source in the maps, by map.
 #[derive(Default)]
 struct Seen {
     sources: BTreeMap<String, [Gain; 2]>,
@@ -75,14 +74,14 @@ fn seen(kernel: &mut Kernel, now: Time) -> Seen {
     seen
 }
 
-/// The totals; the tables, read just now, hold all of them.
+/// Returns the totals; checks that the maps, just read, account for all of them.
 fn conserved(kernel: &Kernel) -> Totals {
     let totals = kernel.totals().unwrap();
     assert_eq!(kernel.held().difference(&totals, &totals), Difference::default());
     totals
 }
 
-/// A session's packets: whether each goes down, and the frame.
+/// Returns a session's packets: true for those to the client, and the frame.
 fn session(client: &str, server: &str) -> Vec<(bool, FrameBuilder)> {
     vec![
         (false, FrameBuilder::tcp(client, server, SYN)),
@@ -95,7 +94,7 @@ fn session(client: &str, server: &str) -> Vec<(bool, FrameBuilder)> {
 }
 
 #[test]
-fn what_a_full_table_cannot_take_is_counted_to_its_source() {
+fn full_table_counts_to_source_overflow() {
     let mut kernel = load(16, 16, 1024);
     let mut sent = Sent::default();
     for port in 0..40_u16 {
@@ -117,7 +116,7 @@ fn what_a_full_table_cannot_take_is_counted_to_its_source() {
 }
 
 #[test]
-fn a_sources_overflow_keeps_what_bulk_is_judged_by() {
+fn source_overflow_keeps_counters_of_bulk_rule() {
     let mut kernel = load(16, 1, 1024);
     for port in 0..11_u16 {
         for (_, frame) in session(&format!("10.20.0.7:{}", 40_000 + port), SERVER) {
@@ -135,7 +134,7 @@ fn a_sources_overflow_keeps_what_bulk_is_judged_by() {
 }
 
 #[test]
-fn one_source_cannot_take_the_table_from_the_others() {
+fn source_limit_leaves_table_to_others() {
     let mut kernel = load(1024, 100, 1024);
     let mut sent = Sent::default();
     for port in 0..3_000_u16 {
@@ -156,7 +155,7 @@ fn one_source_cannot_take_the_table_from_the_others() {
     assert_eq!(seen.spilled.len(), 1);
 }
 
-/// SYNs of as many made-up sources as there are in `numbers`.
+/// Sends a SYN for each spoofed source in `numbers`.
 fn flood(kernel: &Kernel, numbers: std::ops::Range<u32>) {
     for number in numbers {
         let ip = std::net::Ipv4Addr::from(0x0a80_0000 + number);
@@ -165,8 +164,8 @@ fn flood(kernel: &Kernel, numbers: std::ops::Range<u32>) {
 }
 
 #[test]
-fn made_up_sources_leave_room_for_flows_that_a_server_answers() {
-    // A table without sets, and one with them.
+fn spoofed_sources_leave_slots_for_answered_flows() {
+    // A table without buckets, and one with buckets.
     for flows in [1_000, 16_000] {
         let all = crate::under_test::options(Programs::One(PROGRAM));
         let options = LoadOptions {
@@ -180,7 +179,7 @@ fn made_up_sources_leave_room_for_flows_that_a_server_answers() {
         let mut kernel = crate::under_test::load(&options, &[25, 465, 587, 994]).unwrap();
         let mut numbers = (0..).step_by(2 * flows as usize).map(|from| from..from + 2 * flows);
         let mut rest = 0;
-        // With and without a reading in between: what is read must not make room for more.
+        // With and without a poll in between: a poll must not make space for more spoofed sources.
         for round in 0..3 {
             flood(&kernel, numbers.next().unwrap());
             let snapshot = kernel.snapshot(at(1)).unwrap();
@@ -191,7 +190,7 @@ fn made_up_sources_leave_room_for_flows_that_a_server_answers() {
             assert_eq!(unattributed as u32, rest - flows * 3 / 4 - 750);
         }
         let session_of = |host: u32| format!("10.20.{}.{}:40000", host / 200, host % 200 + 1);
-        // More of them than there is room for half-open ones: the flood comes in between.
+        // More sessions than the limit of half-open flows, interleaved with the flood.
         for host in 0..flows / 5 {
             for (_, frame) in session(&session_of(host), SERVER) {
                 send(&kernel, &frame);
@@ -211,7 +210,7 @@ fn made_up_sources_leave_room_for_flows_that_a_server_answers() {
             (flow.up.packets, flow.up.payload, flow.down.packets) == (2, 700, 3) && flow.facts.syn == 0
         };
         assert_eq!(answered.iter().filter(whole).count(), answered.len(), "all but the SYN");
-        // Those that ended make room for others.
+        // Evicted flows make space for others.
         let half_open: Vec<_> = snapshot.flows.into_iter().filter(|flow| flow.down.packets == 0).collect();
         assert!(kernel.remove(&half_open).unwrap().iter().all(|fate| *fate == Fate::Removed));
         kernel.snapshot(at(1)).unwrap();
@@ -222,7 +221,7 @@ fn made_up_sources_leave_room_for_flows_that_a_server_answers() {
 }
 
 #[test]
-fn made_up_sources_leave_room_to_count_a_real_one_that_has_its_share() {
+fn spoofed_sources_leave_overflow_entry_for_source_at_limit() {
     let all = crate::under_test::options(Programs::One(PROGRAM));
     let options =
         LoadOptions { flows: 100, flows_per_source: 1, overflow: 100, half_open_percent: 75, ..all };
@@ -260,7 +259,7 @@ fn ipv6_sources_are_prefixes() {
 }
 
 #[test]
-fn what_finds_no_place_anywhere_is_one_number() {
+fn packets_without_overflow_entry_are_one_sum() {
     let mut kernel = load(8, 8, 8);
     let mut bytes = 0;
     for host in 0..500_u32 {
@@ -280,7 +279,7 @@ fn what_finds_no_place_anywhere_is_one_number() {
 }
 
 #[test]
-fn fragments_go_where_their_first_one_went() {
+fn fragments_follow_first_fragment_into_overflow() {
     for order in [[0, 1, 2], [2, 1, 0], [1, 0, 2]] {
         let mut kernel = load(16, 1, 1024);
         send(&kernel, &FrameBuilder::tcp("10.20.0.9:1000", SERVER, SYN));
@@ -296,14 +295,14 @@ fn fragments_go_where_their_first_one_went() {
 }
 
 #[test]
-fn what_is_removed_was_seen_whole_and_gives_its_share_back() {
+fn evicted_flow_was_read_completely_and_frees_source_limit() {
     let mut kernel = load(1024, 200, 1024);
     for port in 0..500_u16 {
         send(&kernel, &FrameBuilder::tcp(&format!("10.20.0.2:{}", 40_000 + port), SERVER, SYN));
     }
     let flows = kernel.snapshot(at(1)).unwrap().flows;
     assert_eq!(flows.len(), 200);
-    // Three gain a packet after the reading: they live on, with all their packets.
+    // Three flows get a packet after the poll: they stay, with all their packets.
     for flow in &flows[20..23] {
         send(&kernel, &FrameBuilder::tcp(&format!("10.20.0.2:{}", flow.key.client_port), SERVER, ACK));
     }
@@ -315,7 +314,7 @@ fn what_is_removed_was_seen_whole_and_gives_its_share_back() {
     let left = kernel.snapshot(at(1)).unwrap().flows;
     assert_eq!(left.iter().map(|flow| flow.up.packets).collect::<Vec<_>>(), [2, 2, 2]);
     conserved(&kernel);
-    // 197 of the share are free again.
+    // 197 flows of the source limit are free again.
     for port in 0..300_u16 {
         send(&kernel, &FrameBuilder::tcp(&format!("10.20.0.2:{}", 50_000 + port), SERVER, SYN));
     }
@@ -327,7 +326,7 @@ fn what_is_removed_was_seen_whole_and_gives_its_share_back() {
 }
 
 #[test]
-fn an_overflow_that_fell_silent_is_taken_out_and_begins_anew() {
+fn idle_overflow_entry_is_evicted_and_restarts() {
     let mut kernel = load(16, 1, 1024);
     kernel.set_now(at(1_000)).unwrap();
     for port in 0..5_u16 {
@@ -347,7 +346,7 @@ fn an_overflow_that_fell_silent_is_taken_out_and_begins_anew() {
 }
 
 #[test]
-fn flows_that_cannot_be_put_aside_stay_one_and_are_counted() {
+fn flows_that_cannot_be_superseded_are_merged_and_counted() {
     const ROOM: u32 = 65_536;
     let tuples = ROOM + 2_000;
     let mut kernel = load(tuples + 1_000, u32::MAX, 16);

@@ -1,5 +1,5 @@
-//! A disk that takes no state: detection goes on, everybody who asks is shown that, and nothing is lost or repeated once
-//! the disk takes it again.
+//! Full disk: detection continues, every interface shows the fault, and nothing is lost or repeated once the
+//! disk accepts writes again.
 
 use std::{
     process::{Command, Output},
@@ -15,11 +15,11 @@ use serde_json::Value;
 
 use crate::gateway::{Gateway, Packets, SmallDisk, add, kill};
 
-/// How long the disk stays full; `MAILFLOW_FULL_DISK_SECONDS` says otherwise.
+/// Seconds during which the disk is full, unless `MAILFLOW_FULL_DISK_SECONDS` is set.
 const SECONDS: u64 = 15;
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Further lines of the configuration: what fires is repeated often, and another rule only counts.
+/// Further lines of the configuration: a short repeat interval, and a rule that only counts.
 const CONFIG: &str = "    repeat_interval: 1s
   - name: all
     match: { applications: [smtp, other] }
@@ -43,7 +43,7 @@ fn durable(agent: &Agent, durable: bool) {
     wait(&line, agent, || agent.metrics().unwrap().lines().any(|found| found == line));
 }
 
-/// Connections one after the other, until this is dropped; the scope waits for the last one.
+/// Sequential connections until the value is dropped; the scope waits for the last one.
 struct Traffic<'a>(&'a AtomicBool);
 
 impl<'a> Traffic<'a> {
@@ -76,7 +76,7 @@ impl Drop for Traffic<'_> {
     }
 }
 
-/// Lines of the log at a level that warns.
+/// Returns the number of log lines at level WARN or ERROR.
 fn warnings(log: &str) -> usize {
     log.lines().filter(|line| line.contains(" WARN ") || line.contains("ERROR")).count()
 }
@@ -94,7 +94,7 @@ fn balanced(agent: &Agent) {
 }
 
 #[test]
-fn detection_goes_on_while_the_disk_is_full_and_nothing_is_lost_or_repeated_afterwards() {
+fn full_state_disk_stops_no_detection_and_loses_nothing() {
     let seconds = std::env::var("MAILFLOW_FULL_DISK_SECONDS").ok().and_then(|text| text.parse().ok());
     let seconds = seconds.unwrap_or(SECONDS);
     let gateway = Gateway::new(3);
@@ -133,7 +133,7 @@ fn detection_goes_on_while_the_disk_is_full_and_nothing_is_lost_or_repeated_afte
         durable(&agent, true);
         assert!(agent.log().contains("the state is written again"), "{}", agent.log());
         assert_eq!(ask(&agent, "status").status.code(), Some(0));
-        // What was learnt meanwhile is known to the next agent.
+        // The next agent has the state of that time.
         kill(agent);
         let agent = gateway.start("", &[]);
         drop(traffic);
@@ -151,7 +151,7 @@ fn detection_goes_on_while_the_disk_is_full_and_nothing_is_lost_or_repeated_afte
     balanced(&agent);
 }
 
-/// Everybody who asks is shown that the state is not written, and why.
+/// Checks that every interface shows the failed write and its cause.
 fn shows_it(agent: &Agent, consequence: &str, cause: &str) {
     let status = ask(agent, "status");
     let text = String::from_utf8(status.stdout).unwrap();
@@ -163,12 +163,12 @@ fn shows_it(agent: &Agent, consequence: &str, cause: &str) {
 }
 
 #[test]
-fn an_agent_starts_though_no_file_can_be_opened_and_writes_its_lines_later() {
+fn full_output_disk_delays_lines_without_loss() {
     let gateway = Gateway::new(3);
     let disk = SmallDisk::new(&gateway.lab.folder().join("disk"), "1m");
     let logs = disk.path().join("logs");
     std::fs::create_dir(&logs).unwrap();
-    // Cut within a line by an agent before, which must be ended first.
+    // A previous agent left an incomplete line, which must be ended first.
     std::fs::write(logs.join("alerts.json"), "{\"cut").unwrap();
     let outputs = format!(
         "outputs:\n  alerts: {logs}/alerts.json\n  flow_log: {logs}/flows.json\n  files: {{ min_free: 0 }}\n\
@@ -192,11 +192,11 @@ fn an_agent_starts_though_no_file_can_be_opened_and_writes_its_lines_later() {
 }
 
 #[test]
-fn a_crash_without_durability_loses_what_was_learnt_and_no_packet() {
+fn crash_on_full_disk_loses_rule_state_and_no_packet() {
     let gateway = Gateway::new(1_000);
     let disk = SmallDisk::new(&gateway.lab.folder().join("state"), "2m");
     gateway.configure(1_000, CONFIG);
-    // A flow stays open for all of the test, however long that takes.
+    // A flow stays open during the whole test.
     let config = gateway.lab.folder().join("gateway.yaml");
     let text = std::fs::read_to_string(&config).unwrap();
     assert!(text.contains("idle: 60s"));
@@ -204,7 +204,7 @@ fn a_crash_without_durability_loses_what_was_learnt_and_no_packet() {
     let mut agent = gateway.start("", &[]);
     let mut sent = [0; 2];
     let mut open = gateway.open();
-    // Whatever refuses the writes: no room, or no new file.
+    // Both causes of a failed write: no space, or no new file.
     for refusal in ["full", "no inodes"] {
         add(&mut sent, gateway.send());
         open.talk();
@@ -225,7 +225,7 @@ fn a_crash_without_durability_loses_what_was_learnt_and_no_packet() {
         gateway.expect(&agent, sent);
         durable(&agent, false);
         if refusal == "no inodes" {
-            // Without a new file there is no new state, but the journal is written on.
+            // A checkpoint needs a new file; the journal can still be appended to.
             let grows = "the journal grows, as the state cannot be replaced: ";
             wait(grows, &agent, || agent.get("/-/ready").unwrap().1.contains(grows));
         }

@@ -1,4 +1,4 @@
-//! A gateway whose agents come and go, and the truth about what passed it.
+//! Gateway whose agents are restarted, and the true packet counts.
 
 use std::{
     fs,
@@ -14,13 +14,13 @@ use mailflow_test_support::lab::{
 };
 use serde_json::Value;
 
-/// A tmpfs of its own, until this is dropped.
+/// Small tmpfs, unmounted on drop.
 pub(crate) struct SmallDisk {
     mount: Mounted,
 }
 
 impl SmallDisk {
-    /// Mounts one of this size at a folder, which is made.
+    /// Creates the folder and mounts a tmpfs of this size there.
     #[allow(dead_code, reason = "shared with the suite `outputs`")]
     pub(crate) fn new(folder: &Path, size: &str) -> Self {
         fs::create_dir_all(folder).unwrap();
@@ -29,26 +29,26 @@ impl SmallDisk {
         Self { mount: Mounted(folder.to_owned()) }
     }
 
-    /// Takes all room that is left.
+    /// Fills the remaining space.
     pub(crate) fn fill(&self) {
         let mut filler = fs::File::options().create(true).append(true).open(self.filler()).unwrap();
-        // Pages first, then what is left of them.
+        // Whole pages first, then the rest.
         for size in [4_096, 1] {
             while filler.write_all(&vec![0; size]).is_ok() {}
         }
     }
 
-    /// Gives the room back.
+    /// Frees the space.
     pub(crate) fn empty(&self) {
         fs::remove_file(self.filler()).unwrap();
     }
 
-    /// Takes writes, or refuses them.
+    /// Remounts with these options, for example read-only.
     pub(crate) fn remount(&self, options: &str) {
         output(command("mount").args(["-o", &format!("remount,{options}")]).arg(&self.mount.0)).unwrap();
     }
 
-    /// Where it is mounted.
+    /// Returns the mount point.
     pub(crate) fn path(&self) -> &Path {
         &self.mount.0
     }
@@ -58,21 +58,21 @@ impl SmallDisk {
     }
 }
 
-/// How long the last records may take: the shortest timeout, a poll, and a busy machine.
+/// Time until the last records: the shortest idle timeout, a poll, and slack for a busy machine.
 const SECONDS: Duration = Duration::from_secs(120);
 
 /// Packets up and down.
 pub(crate) type Packets = [u64; 2];
 
-/// A gateway with a BPF file system of its own, and a configuration that ends flows quickly.
+/// Gateway with its own bpffs, and a configuration with short idle timeouts.
 pub(crate) struct Gateway {
-    // Unmounted before the lab's folder goes.
+    // First field: it is unmounted before the lab's folder is removed.
     mount: Mounted,
     pub(crate) lab: Lab,
     options: String,
 }
 
-/// A BPF file system, until this is dropped.
+/// Mount point, unmounted on drop.
 struct Mounted(PathBuf);
 
 impl Drop for Mounted {
@@ -84,7 +84,7 @@ impl Drop for Mounted {
 }
 
 impl Gateway {
-    /// `rule` is what the rule needs: this many flows.
+    /// Creates a gateway with a rule that needs this many flows.
     pub(crate) fn new(rule: u32) -> Self {
         let lab = Lab::new(&LabOptions::default()).unwrap();
         let folder = lab.folder().to_owned();
@@ -102,12 +102,12 @@ impl Gateway {
         Self { options, ..gateway }
     }
 
-    /// Where tables and links are pinned.
+    /// Returns the folder of the pinned maps and links.
     pub(crate) fn pins(&self) -> PathBuf {
         self.mount.0.join("mailflow")
     }
 
-    /// The folder there of the tables of a layout: so many after the agent's own.
+    /// Returns the folder of the maps of a layout: `later` versions after the agent's.
     pub(crate) fn tables(&self, later: u32) -> PathBuf {
         self.pins().join(format!("v{}", LAYOUT + later))
     }
@@ -122,7 +122,7 @@ impl Gateway {
         fs::write(self.lab.folder().join("gateway.yaml"), text).unwrap();
     }
 
-    /// Starts an agent with the files of this gateway, and with these further options and variables.
+    /// Starts an agent with this gateway's files, and with further options and environment variables.
     pub(crate) fn start(&self, more: &str, environment: &[(&str, &str)]) -> Agent {
         let log = self.lab.folder().join("flows.jsonl");
         let options = format!("{} --flow-log {} {more}", self.options, log.display());
@@ -131,7 +131,7 @@ impl Gateway {
             .unwrap()
     }
 
-    /// The same with the outputs that the configuration has.
+    /// Starts an agent with only the outputs of its configuration.
     #[allow(dead_code, reason = "shared with the suite `outputs`")]
     pub(crate) fn start_as_configured(&self) -> Agent {
         let (folder, binary) = (self.lab.folder(), agent_binary().unwrap());
@@ -139,14 +139,14 @@ impl Gateway {
         Agent::start_as_configured(&self.lab.gateway, &binary, folder, "agent", options, &[]).unwrap()
     }
 
-    /// Makes a connection and ends it; what both ends say of it.
+    /// Makes a connection and closes it; returns the packets by TCP_INFO.
     pub(crate) fn send(&self) -> Packets {
         let server = SocketAddr::new(self.lab.server_ip(Family::V4), 25);
         let facts = transfer(&self.lab.client, &self.lab.server, server, 6_000, 6_000).unwrap().client_facts;
         packets(&facts)
     }
 
-    /// Opens a connection that stays.
+    /// Opens a connection that stays open.
     pub(crate) fn open(&self) -> Open {
         let server = SocketAddr::new(self.lab.server_ip(Family::V4), 587);
         let listener = self.lab.server.enter(|| TcpListener::bind(server)).unwrap().unwrap();
@@ -155,7 +155,7 @@ impl Gateway {
         Open { client, served }
     }
 
-    /// The final records of the flow log.
+    /// Returns the final records of the flow log.
     pub(crate) fn finals(&self) -> Vec<Value> {
         let text = fs::read_to_string(self.lab.folder().join("flows.jsonl")).unwrap_or_default();
         let lines = text.lines().map(|line| {
@@ -164,7 +164,7 @@ impl Gateway {
         lines.filter(|flow| flow["flow"]["reason"] != "active").collect()
     }
 
-    /// Packets of the final records.
+    /// Returns the packets of the final records.
     pub(crate) fn recorded(&self) -> Packets {
         let mut sum = [0; 2];
         for flow in self.finals() {
@@ -174,7 +174,7 @@ impl Gateway {
         sum
     }
 
-    /// Waits until the final records hold exactly these packets, and that they stay so.
+    /// Waits until the final records have exactly these packets, and checks that the number stays.
     pub(crate) fn expect(&self, agent: &Agent, sent: Packets) {
         let all = || {
             wait_for("every packet is in a record", SECONDS, || Ok((self.recorded() == sent).then_some(())))
@@ -202,7 +202,7 @@ impl Gateway {
     }
 }
 
-/// A flow in a line.
+/// Formats a flow as one line.
 fn short(flow: &Value) -> String {
     let part = &flow["flow"];
     format!(
@@ -216,19 +216,19 @@ fn short(flow: &Value) -> String {
     )
 }
 
-/// A connection that stays open.
+/// Connection that stays open.
 pub(crate) struct Open {
     client: TcpStream,
     served: TcpStream,
 }
 
 impl Open {
-    /// The client's port.
+    /// Returns the client's port.
     pub(crate) fn port(&self) -> u16 {
         self.client.local_addr().unwrap().port()
     }
 
-    /// Sends some bytes there and back.
+    /// Sends some bytes in both directions.
     pub(crate) fn talk(&mut self) {
         let mut bytes = [7; 100];
         self.client.write_all(&bytes).unwrap();
@@ -237,7 +237,7 @@ impl Open {
         self.client.read_exact(&mut bytes).unwrap();
     }
 
-    /// Ends it; the packets of all of it.
+    /// Closes the connection; returns all of its packets.
     pub(crate) fn end(self) -> Packets {
         self.client.shutdown(std::net::Shutdown::Write).unwrap();
         std::io::copy(&mut &self.served, &mut std::io::sink()).unwrap();
@@ -258,7 +258,7 @@ pub(crate) fn kill(mut agent: Agent) {
     agent.process().wait(Duration::from_secs(60)).unwrap();
 }
 
-/// Adds packets.
+/// Adds packets to a sum.
 pub(crate) fn add(sum: &mut Packets, more: Packets) {
     sum.iter_mut().zip(more).for_each(|(sum, more)| *sum += more);
 }

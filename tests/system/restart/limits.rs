@@ -1,4 +1,4 @@
-//! Limits of the system that a daemon may run into: standard error takes nothing, no thread can be started.
+//! System limits of a daemon: standard error cannot be written, or no thread can be started.
 
 use std::{
     fs::{self, File},
@@ -11,17 +11,17 @@ use mailflow_test_support::lab::agent_binary;
 
 use crate::gateway::Gateway;
 
-/// Exit status of a process that panicked.
+/// Exit status of a process after a panic.
 const PANICKED: i32 = 101;
 
 #[test]
-fn an_agent_whose_standard_error_takes_nothing_counts_on() {
+fn blocked_standard_error_does_not_stop_counting() {
     let gateway = Gateway::new(100);
     symlink("/dev/full", gateway.lab.folder().join("agent.log")).unwrap();
     let mut agent = gateway.start("", &[("RUST_LOG", "trace")]);
     let sent = gateway.send();
     gateway.expect(&agent, sent);
-    // Whatever it says of these, it cannot.
+    // The agent cannot log this error.
     gateway.configure(100, "poll_intervall: 3s\n");
     agent.process().signal(libc::SIGHUP).unwrap();
     std::thread::sleep(Duration::from_secs(1));
@@ -29,7 +29,7 @@ fn an_agent_whose_standard_error_takes_nothing_counts_on() {
 }
 
 #[test]
-fn no_command_panics_where_it_cannot_write() {
+fn commands_do_not_panic_on_write_errors() {
     let binary = agent_binary().unwrap();
     let folder = std::env::temp_dir().join(format!("mailflow-mute-{}", std::process::id()));
     fs::create_dir_all(&folder).unwrap();
@@ -79,7 +79,7 @@ fn no_command_panics_where_it_cannot_write() {
         ],
     ];
     for words in commands {
-        // A disk that is full, and a reader that has gone.
+        // A full device, and a pipe without a reader.
         for kind in ["full", "gone"] {
             let to = || match kind {
                 "full" => Stdio::from(File::options().write(true).open("/dev/full").unwrap()),
@@ -96,8 +96,8 @@ fn no_command_panics_where_it_cannot_write() {
 }
 
 #[test]
-fn an_agent_that_may_start_too_few_threads_says_so_or_works() {
-    // A user of its own, whose processes nobody else counts, and a place where that user may run the binary.
+fn thread_limit_is_reported_or_sufficient() {
+    // A user without other processes, and a folder in which this user may run the binary.
     const USER: &str = "54329";
     let folder = std::env::temp_dir().join(format!("mailflow-threads-{}", std::process::id()));
     fs::create_dir_all(&folder).unwrap();

@@ -1,4 +1,4 @@
-//! What outlives the agent: whatever ends it, every packet is counted once and every incident told once.
+//! Persistence: however the agent ends, every packet is counted once and every alert event is delivered once.
 
 mailflow_test_support::needs_root!();
 

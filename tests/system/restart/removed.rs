@@ -1,4 +1,5 @@
-//! Somebody removes what the agent keeps, while it runs: it is made again, and the next agent knows all.
+//! Removal of the state directory and of pins at run time: the agent creates them again, and its successor
+//! has the complete state.
 
 use std::{fs, time::Duration};
 
@@ -6,7 +7,7 @@ use mailflow_test_support::lab::{Agent, wait_for};
 
 use crate::gateway::{Gateway, add, kill};
 
-/// As long as it may take until it is noticed.
+/// Timeout until the agent notices the removal.
 const A_MINUTE: Duration = Duration::from_secs(60);
 
 fn wait(what: &str, agent: &Agent, mut done: impl FnMut() -> bool) {
@@ -15,7 +16,7 @@ fn wait(what: &str, agent: &Agent, mut done: impl FnMut() -> bool) {
 }
 
 #[test]
-fn a_state_directory_and_pins_that_are_removed_are_made_again() {
+fn removed_state_directory_and_pins_are_recreated() {
     let gateway = Gateway::new(100);
     let agent = gateway.start("", &[]);
     let mut open = gateway.open();
@@ -31,7 +32,7 @@ fn a_state_directory_and_pins_that_are_removed_are_made_again() {
     };
     let all = pinned();
     fs::remove_dir_all(&state).unwrap();
-    // One table's pin, then all that there is.
+    // The pin of one map, then all files.
     fs::remove_file(tables.join("FLOWS")).unwrap();
     wait("a state", &agent, || state.join("state").exists());
     wait("the pin", &agent, || pinned() == all);
@@ -45,7 +46,7 @@ fn a_state_directory_and_pins_that_are_removed_are_made_again() {
     add(&mut sent, gateway.send());
     wait("all pins", &agent, || pinned() == all);
     gateway.expect(&agent, sent);
-    // What was made again is as good as what was there before.
+    // The new files are complete.
     std::thread::sleep(Duration::from_secs(2));
     kill(agent);
     open.talk();
@@ -63,7 +64,7 @@ fn a_state_directory_and_pins_that_are_removed_are_made_again() {
 }
 
 #[test]
-fn a_damaged_state_is_named_and_the_agent_starts() {
+fn damaged_checkpoint_is_reported_and_agent_starts() {
     let gateway = Gateway::new(100);
     let agent = gateway.start("", &[]);
     let mut sent = gateway.send();

@@ -1,4 +1,4 @@
-//! One end at a time.
+//! Restarts, one way of ending at a time.
 
 use std::{process::Command, time::Duration};
 
@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::gateway::{Gateway, add, kill};
 
 #[test]
-fn a_killed_agent_is_followed_by_one_that_knows_all() {
+fn killed_agent_recovers_completely() {
     let gateway = Gateway::new(4);
     let agent = gateway.start("", &[]);
     let mut sent = [0; 2];
@@ -27,7 +27,7 @@ fn a_killed_agent_is_followed_by_one_that_knows_all() {
     };
     window(&agent, 3);
     kill(agent);
-    // Nobody looks, and all of it is counted.
+    // Packets are counted while no agent runs.
     open.talk();
     add(&mut sent, gateway.send());
     let agent = gateway.start("", &[]);
@@ -60,7 +60,7 @@ fn a_killed_agent_is_followed_by_one_that_knows_all() {
 }
 
 #[test]
-fn a_stop_that_keeps_leaves_the_programs_counting() {
+fn stop_with_keep_leaves_programs_counting() {
     let gateway = Gateway::new(100);
     let mut agent = gateway.start("--keep", &[]);
     let mut open = gateway.open();
@@ -81,20 +81,20 @@ fn a_stop_that_keeps_leaves_the_programs_counting() {
     let mut agent = gateway.start("--keep", &[]);
     std::thread::sleep(Duration::from_secs(1));
     assert_eq!(gateway.recorded(), sent, "what passed while nothing was attached was not counted");
-    // Nor does anything after SIGQUIT, which stops for good.
+    // Nothing stays after SIGQUIT either, which stops and detaches.
     agent.process().signal(libc::SIGQUIT).unwrap();
     assert_eq!(agent.process().wait(Duration::from_secs(60)).unwrap().code(), Some(0));
     assert_eq!(left().count(), 0, "{:?}", left().collect::<Vec<_>>());
 }
 
 #[test]
-fn what_is_not_watched_any_more_is_let_go_of() {
+fn unwatched_interfaces_are_detached_at_start() {
     let gateway = Gateway::new(100);
     let agent = gateway.start("", &[]);
     let sent = gateway.send();
     gateway.expect(&agent, sent);
     kill(agent);
-    // The same gateway, told to look elsewhere.
+    // The gateway watches another interface.
     let config = std::fs::read_to_string(gateway.lab.folder().join("gateway.yaml")).unwrap();
     std::fs::write(gateway.lab.folder().join("gateway.yaml"), config.replace("name: lan0", "name: lan9"))
         .unwrap();
@@ -108,7 +108,7 @@ fn what_is_not_watched_any_more_is_let_go_of() {
 }
 
 #[test]
-fn a_hook_that_is_asked_for_by_name_is_taken_though_another_one_was_left() {
+fn configured_hook_replaces_pinned_one() {
     let gateway = Gateway::new(100);
     kill(gateway.start("--interface lan0 --role lan --hook tc", &[]));
     let mut agent = gateway.start("--interface lan0 --role lan --hook xdp", &[]);
@@ -120,7 +120,7 @@ fn a_hook_that_is_asked_for_by_name_is_taken_though_another_one_was_left() {
 }
 
 #[test]
-fn another_layout_goes_on_with_the_open_flows() {
+fn open_flows_are_migrated_to_another_layout() {
     let gateway = Gateway::new(3);
     let agent = gateway.start("", &[]);
     let mut open: Vec<_> = (0..4).map(|_| gateway.open()).collect();
@@ -133,7 +133,8 @@ fn another_layout_goes_on_with_the_open_flows() {
     let next = layouts.split_once(':').unwrap().1;
     let agent = gateway.start("", &[("MAILFLOW_TEST_LAYOUT", next)]);
     assert!(gateway.tables(1).exists() && !gateway.tables(0).exists());
-    // One goes on at once, one after another restart, one after another layout, and one with its end alone.
+    // One flow continues at once, one after another restart, one after another layout, and one only with its
+    // end.
     open[0].talk();
     kill(agent);
     let agent = gateway.start("", &[("MAILFLOW_TEST_LAYOUT", next)]);
@@ -173,7 +174,7 @@ fn another_layout_goes_on_with_the_open_flows() {
 }
 
 #[test]
-fn another_capacity_and_an_unknown_layout() {
+fn other_capacity_and_unknown_layout_lose_no_packet() {
     let gateway = Gateway::new(100);
     let unknown = (LAYOUT + 1).to_string();
     let agent = gateway.start("", &[("MAILFLOW_TEST_LAYOUT", &unknown)]);
@@ -195,7 +196,7 @@ fn another_capacity_and_an_unknown_layout() {
 }
 
 #[test]
-fn a_second_agent_names_the_first() {
+fn second_agent_reports_running_one() {
     let gateway = Gateway::new(100);
     let mut agent = gateway.start("", &[]);
     let folder = gateway.lab.folder();

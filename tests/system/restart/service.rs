@@ -1,4 +1,4 @@
-//! What the service manager is told, what the agent gives up, and what `doctor` finds.
+//! Messages to the service manager, dropped capabilities, and the findings of `doctor`.
 
 use std::{os::unix::net::UnixDatagram, time::Duration};
 
@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::gateway::{Gateway, add};
 
 #[test]
-fn the_service_manager_hears_each_phase_and_no_capability_is_left() {
+fn service_manager_is_notified_and_capabilities_are_dropped() {
     let gateway = Gateway::new(100);
     let path = gateway.lab.folder().join("notify");
     let manager = UnixDatagram::bind(&path).unwrap();
@@ -31,7 +31,7 @@ fn the_service_manager_hears_each_phase_and_no_capability_is_left() {
     assert!(heard("RELOADING=1").contains("MONOTONIC_USEC="));
     heard("READY=1");
 
-    // No thread holds any; where and why somebody does is the suite `attach`'s.
+    // No thread has a capability; the suite `attach` tests the helper process.
     let pid = agent.process().pid();
     for thread in std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten() {
         let status = std::fs::read_to_string(thread.path().join("status")).unwrap();
@@ -42,7 +42,7 @@ fn the_service_manager_hears_each_phase_and_no_capability_is_left() {
     }
     let mut sent = gateway.send();
     gateway.expect(&agent, sent);
-    // Attached again, and counting.
+    // The interface is attached again, and packets are counted.
     gateway.lab.gateway.ip("link set lan0 down").unwrap();
     gateway.lab.gateway.ip("link set lan0 name lan9").unwrap();
     gateway.lab.gateway.ip("link set lan9 name lan0").unwrap();
@@ -54,7 +54,7 @@ fn the_service_manager_hears_each_phase_and_no_capability_is_left() {
 }
 
 #[test]
-fn doctor_says_what_to_do() {
+fn doctor_gives_advice() {
     let gateway = Gateway::new(100);
     let binary = agent_binary().unwrap();
     let config = gateway.lab.folder().join("gateway.yaml");
@@ -70,7 +70,7 @@ fn doctor_says_what_to_do() {
     for what in ["kernel", "capabilities", "after start", "lan0 role", "lan0 others"] {
         assert_eq!(verdict(&found, what), "ok", "{what}: {found:#?}");
     }
-    // The outside is no inside.
+    // An interface on the outside must not have the role `lan`.
     gateway.lab.gateway.ip("route add default via 93.184.215.25 dev wan0").unwrap();
     let found = doctor("--interface wan0 --role lan");
     assert_eq!(verdict(&found, "wan0 role"), "warn", "{found:#?}");

@@ -1,4 +1,4 @@
-//! The restart storm: every way to end an agent and to begin another, one after the other, under traffic.
+//! Restart stress: every way to end and to start an agent in sequence, under traffic.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -9,11 +9,11 @@ use mailflow_test_support::lab::Agent;
 
 use crate::gateway::{Gateway, add, kill};
 
-/// How long it lasts; `MAILFLOW_STORM_SECONDS` says otherwise.
+/// Duration in seconds, unless `MAILFLOW_STORM_SECONDS` is set.
 const SECONDS: u64 = 40;
 
 #[test]
-fn every_packet_once_and_every_incident_once() {
+fn restarts_under_traffic_count_packets_and_incidents_once() {
     let seconds = std::env::var("MAILFLOW_STORM_SECONDS").ok().and_then(|text| text.parse().ok());
     let gateway = Gateway::new(30);
     let sending = AtomicBool::new(true);
@@ -45,10 +45,10 @@ fn every_packet_once_and_every_incident_once() {
     agent.stop().unwrap();
 }
 
-/// One turn after the other; how many.
+/// Restarts the agent repeatedly; returns the number of restarts.
 fn storm(gateway: &Gateway, mut agent: Agent, duration: Duration) -> (Agent, u32) {
     let (began, mut turns, mut layout) = (Instant::now(), 0, "1:2");
-    // Each way at least once, however slow the machine is.
+    // Each way at least once, even on a slow machine.
     while began.elapsed() < duration || turns < 5 {
         match turns % 5 {
             0 | 3 => kill(agent),

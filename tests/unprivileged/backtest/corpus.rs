@@ -1,4 +1,4 @@
-//! Real, labelled sessions in every format: the same verdicts, or none where the log lacks what it takes.
+//! Real, labelled sessions in every format: equal verdicts, or none where the log lacks a field.
 
 use std::{collections::HashMap, fs, path::Path};
 
@@ -7,14 +7,15 @@ use super::{
     writers::{BEGIN, Session, Way, columns, lines},
 };
 
-/// R1's size test, and two that need more than Suricata or Zeek tell. One flow fires.
+/// Rules, size tests and thresholds: the size test of `smtp-burst`, and two that need more than Suricata or
+/// Zeek record. One flow fires.
 const RULES: [(&str, &str, u64); 3] = [
     ("ratio", "{ test: ratio, layer: l3, up: 80, down: 80 }", 1),
     ("payload", "{ test: ratio, layer: payload, up: 80, down: 80 }", 1),
     ("data-ratio", "{ test: data_ratio, layer: l3, up: 80, down: 80 }", 1),
 ];
 
-/// The sessions, each of a source of its own.
+/// Returns the sessions, each with its own source.
 fn sessions() -> Option<Vec<Session>> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/corpus/sessions.csv");
     let Ok(text) = fs::read_to_string(&path) else {
@@ -47,7 +48,7 @@ fn sessions() -> Option<Vec<Session>> {
     Some(lines.enumerate().map(session).collect())
 }
 
-/// The sources whose session has `least` or more a packet both ways.
+/// Returns the sources whose session has at least 80 bytes a packet in both directions.
 fn expected(sessions: &[Session], numbers: fn(&Way) -> (u64, u64)) -> Vec<String> {
     let enough = |way: &Way| {
         let (bytes, packets) = numbers(way);
@@ -63,7 +64,7 @@ fn of_rule(told: &Told, rule: &str) -> Vec<String> {
     told.firing().into_iter().filter(|(name, _)| name == rule).map(|(_, source)| source).collect()
 }
 
-/// How many records `rule` could not judge, and for want of what.
+/// Returns the number of records that `rule` could not evaluate, and the missing fields.
 fn unjudged(told: &Told, rule: &str) -> Option<(u64, String)> {
     let begin = format!("rule {rule}: not evaluable for ");
     let rest = told.log.lines().find_map(|line| line.split_once(&begin)).map(|(_, rest)| rest)?;
@@ -72,7 +73,7 @@ fn unjudged(told: &Told, rule: &str) -> Option<(u64, String)> {
 }
 
 #[test]
-fn the_same_sessions_have_the_same_verdict_in_every_format() {
+fn sessions_give_equal_alerts_in_every_format() {
     let Some(sessions) = sessions() else { return };
     let ratio = expected(&sessions, |way| (way.bytes, way.packets));
     let payload = expected(&sessions, |way| (way.payload, way.packets));
@@ -107,7 +108,7 @@ fn the_same_sessions_have_the_same_verdict_in_every_format() {
 }
 
 #[test]
-fn what_a_log_does_not_tell_is_null_in_the_evidence() {
+fn unknown_log_fields_are_null_in_evidence() {
     let files = Files::new();
     let config = files.write("config.yaml", rules(&RULES[..1]));
     let log = files.write("log", Session::mail("10.0.0.1", 1, BEGIN * 1_000_000).suricata());
@@ -123,7 +124,7 @@ fn what_a_log_does_not_tell_is_null_in_the_evidence() {
 }
 
 #[test]
-fn what_frames_have_beside_their_packet_is_taken_off() {
+fn frame_bytes_exclude_link_headers() {
     let files = Files::new();
     let config = files.write("config.yaml", rules(&RULES[..1]));
     let session = |bytes_a_packet: u64, tags: u64| {

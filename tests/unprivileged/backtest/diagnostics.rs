@@ -1,4 +1,4 @@
-//! What cannot be read: named with its place, and the rest counts.
+//! Unreadable lines are reported with their location, and the other lines count.
 
 use mailflow_agent::{
     config,
@@ -17,13 +17,13 @@ fn session() -> Session {
     Session::mail("10.0.0.1", 4_000, BEGIN * 1_000_000)
 }
 
-/// A good line, a bad one, a good one of another source.
+/// Returns a valid line, an invalid one, and a valid one of another source.
 fn bad_second(good: fn(&Session) -> String, bad: &str) -> String {
     let other = Session { client: "10.0.0.2".to_owned(), ..session() };
     lines([good(&session()), bad.to_owned(), good(&other)])
 }
 
-/// The place and words of the one line that cannot be read, while the other two fire.
+/// Returns the location and text of the only error, while the other two lines fire.
 fn fault(log: &str) -> String {
     let files = Files::new();
     let config = files.write("config.yaml", rules(&ONE));
@@ -38,7 +38,7 @@ fn fault(log: &str) -> String {
 }
 
 #[test]
-fn each_kind_of_bad_line_is_named_with_its_place() {
+fn bad_lines_are_reported_with_location() {
     let own = |session: &Session| session.own("closed");
     let eve = |good: fn(&Session) -> String, from: &str, to: &str| {
         let line = good(&session());
@@ -103,7 +103,7 @@ fn each_kind_of_bad_line_is_named_with_its_place() {
 }
 
 #[test]
-fn columns_are_named_with_their_place() {
+fn bad_columns_are_reported_with_location() {
     let with = |bad: String| {
         let other = Session { client: "10.0.0.2".to_owned(), ..session() };
         let rows = lines([session().columns(), bad, other.columns()]);
@@ -134,9 +134,9 @@ fn columns_are_named_with_their_place() {
     }
 }
 
-/// The first line of each reason with its place, and how many more there are: not a line each.
+/// Each reason is printed with its first line and a count, not once per line.
 #[test]
-fn each_reason_is_shown_once_in_each_file_and_the_rest_is_counted() {
+fn bad_line_reasons_are_printed_once_per_file_with_count() {
     let files = Files::new();
     let config = files.write("config.yaml", rules(&ONE));
     let bad = || (0..1_000).map(|number| format!("{{\"event_type\":\"flow\",\"src_ip\":\"{number}\"}}"));
@@ -167,7 +167,7 @@ fn each_reason_is_shown_once_in_each_file_and_the_rest_is_counted() {
 }
 
 #[test]
-fn what_is_no_flow_log_is_told_what_was_expected_and_the_others_count() {
+fn file_without_flow_log_is_reported_and_others_count() {
     let files = Files::new();
     let config = files.write("config.yaml", rules(&ONE));
     let good = files.write("good", session().own("closed"));
@@ -195,7 +195,7 @@ fn what_is_no_flow_log_is_told_what_was_expected_and_the_others_count() {
 }
 
 #[test]
-fn a_cut_gzip_file_counts_as_far_as_it_goes() {
+fn truncated_gzip_counts_readable_part() {
     use std::io::Write;
     let files = Files::new();
     let config = files.write("config.yaml", rules(&ONE));
@@ -211,7 +211,7 @@ fn a_cut_gzip_file_counts_as_far_as_it_goes() {
 }
 
 #[test]
-fn a_text_may_begin_with_the_mark_of_its_encoding() {
+fn byte_order_mark_is_accepted() {
     let files = Files::new();
     let config = files.write("config.yaml", rules(&ONE));
     for log in [lines([session().own("closed")]), columns(&[session()])] {
@@ -221,7 +221,7 @@ fn a_text_may_begin_with_the_mark_of_its_encoding() {
 }
 
 #[test]
-fn values_without_the_names_of_their_columns_are_no_matter_of_their_number() {
+fn columns_without_header_are_reported() {
     let fields = ZEEK_HEADER.split_inclusive('\n').find(|line| line.starts_with("#fields")).unwrap();
     let row = session().columns();
     let header = ZEEK_HEADER.replace(fields, "");
@@ -231,7 +231,7 @@ fn values_without_the_names_of_their_columns_are_no_matter_of_their_number() {
 }
 
 #[test]
-fn bad_usage_and_bad_configurations_end_with_2() {
+fn usage_and_configuration_errors_exit_2() {
     let files = Files::new();
     let log = files.write("log", session().own("closed"));
     let bad = files.write("bad.yaml", "rules: 7\n");
@@ -242,9 +242,9 @@ fn bad_usage_and_bad_configurations_end_with_2() {
 }
 
 proptest! {
-    /// Whatever stands in a line: it is read, skipped or named; nothing ends the log but damage of its own.
+    /// Any line is read, skipped or reported. Only damage of the file ends the log.
     #[test]
-    fn any_line_is_read_or_named(
+    fn any_line_is_read_or_reported(
         kind in 0..4usize,
         cuts in prop::collection::vec((any::<prop::sample::Index>(), prop::sample::select(PIECES)), 1..6),
     ) {
@@ -281,7 +281,7 @@ proptest! {
     }
 }
 
-/// What may stand where it should not.
+/// Text fragments that are inserted at random places.
 const PIECES: &[&[u8]] = &[
     b"\"",
     b"{",

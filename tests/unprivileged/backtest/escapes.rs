@@ -1,4 +1,5 @@
-//! What comes from outside cannot make a terminal act: planted in every place, looked for in every output.
+//! Untrusted text cannot control a terminal: control characters are planted in every input and searched in
+//! every output.
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -20,11 +21,12 @@ use super::{
     writers::{BEGIN, Session, lines},
 };
 
-/// Red, the title, a bell, C1's CSI, a turn of the writing, nothing to see, a tag, a line of its own.
+/// Text with colour, title, bell, C1's CSI, bidirectional override, invisible characters, a tag, and a line
+/// separator.
 const EVIL: &str =
     "x\u{1b}[31m\u{1b}]0;t\u{7}\u{9b}2J\u{202e}\u{2066}\u{200b}\u{feff}\u{2028}\u{e0041}\u{61c}\u{7f}y";
 
-/// Each character of `text` that a terminal would act on or not show.
+/// Returns the characters of `text` that a terminal would interpret or hide.
 fn acted_on(text: &str) -> Vec<char> {
     let harmful = |c: &char| {
         let bidirectional = matches!(c, '\u{61c}' | '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
@@ -34,7 +36,7 @@ fn acted_on(text: &str) -> Vec<char> {
     text.chars().filter(harmful).collect()
 }
 
-/// Returns the output of a command, on both streams, and checks that none of it makes a terminal act.
+/// Returns the output of a command, on both streams, and checks that a terminal would interpret none of it.
 fn printed(arguments: &[&str]) -> (String, String) {
     let output =
         Command::new(agent_binary().unwrap()).args(arguments).env("RUST_LOG", "debug").output().unwrap();
@@ -45,7 +47,7 @@ fn printed(arguments: &[&str]) -> (String, String) {
     (out, err)
 }
 
-/// Answers one client after the other as an agent would whose words come from outside.
+/// Answers clients one after the other, like an agent with untrusted text in its state.
 fn agent(socket: &Path) {
     let listener = UnixListener::bind(socket).unwrap();
     thread::spawn(move || {
@@ -65,7 +67,7 @@ fn agent(socket: &Path) {
 }
 
 fn answer(command: &str) -> Reply {
-    // A line feed within a text begins no line.
+    // A line feed in a text begins no new line.
     let evil = || format!("{EVIL}\nFIRING forged");
     match command {
         "status" => Reply::Status(Box::new(Status {
@@ -130,7 +132,7 @@ fn answer(command: &str) -> Reply {
 }
 
 #[test]
-fn answers_of_an_agent_are_escaped() {
+fn control_replies_are_escaped() {
     let files = Files::new();
     let socket = files.path("agent.sock");
     agent(&socket);
@@ -150,7 +152,7 @@ fn answers_of_an_agent_are_escaped() {
             "{command:?}: a line of its own"
         );
     }
-    // JSON stays JSON, and says the same.
+    // JSON stays valid, and has the same values.
     for command in [&["status", "--json"][..], &["explain", "10.0.0.1", "--json"]] {
         let arguments: Vec<&str> = command.iter().copied().chain(["--socket", socket]).collect();
         let (out, _) = printed(&arguments);
@@ -161,11 +163,11 @@ fn answers_of_an_agent_are_escaped() {
 }
 
 #[test]
-fn names_comments_and_lines_of_files_are_escaped() {
+fn file_names_comments_and_lines_are_escaped() {
     let files = Files::new();
     let path = |name: &str| files.path(name).to_str().unwrap().to_owned();
     let yaml = serde_json::to_string(EVIL).unwrap();
-    // A list with a comment; the allow-list's reason; the rule's label; a name of a file.
+    // A comment of a list, the reason of an allow-list, the label of a rule, the name of a file.
     files.write("list.txt", format!("10.0.0.0/8  {}\n", EVIL.replace('\u{2028}', "")));
     let allow = format!("allow:\n  - {{ source: 10.0.0.2, reason: {yaml} }}\n");
     let networks = "internal_networks: { files: [list.txt] }\n";
@@ -175,7 +177,7 @@ fn names_comments_and_lines_of_files_are_escaped() {
     let flows = ["10.0.0.1", "10.0.0.2"].map(|client| (0..3).map(move |number| session(client, number)));
     let own = lines(flows.into_iter().flatten().map(|session| session.own("closed")));
     let log = format!("log{EVIL}");
-    // A line that is refused with its value, and one that is none.
+    // A line that is rejected with its value, and a line that is no record.
     let bad = format!("{{\"event_type\":\"flow\",\"src_ip\":{yaml}}}\n{EVIL}\n");
     files.write(&log, own + &bad);
     let (config, log) = (path("config.yaml"), path(&log));
@@ -190,7 +192,7 @@ fn names_comments_and_lines_of_files_are_escaped() {
     assert_eq!(alerts[0]["alert"]["labels"]["note"], Value::from(EVIL), "JSON says the same");
     printed(&["suggest", "--config", &config, "--log", &log]);
 
-    // Faults and warnings, of configurations, lists, rule tests and files that are not there.
+    // Errors and warnings of configurations, lists, rule tests and missing files.
     let text = format!("interfaces: [{{ name: {yaml} }}]\n? {yaml}\n: 1\n{networks}poll_interval: {yaml}\n");
     files.write("bad.yaml", text);
     files.write("list.txt", format!("{EVIL}\n10.0.0.0/8 {EVIL}\n10.0.0.0/9\n"));

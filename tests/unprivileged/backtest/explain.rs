@@ -1,4 +1,4 @@
-//! `explain` and `suggest` of flow logs, without an agent; and the shipped rules on what other tools tell.
+//! `explain` and `suggest` on flow logs, without an agent, and the shipped rules on other tools' logs.
 
 use std::{path::PathBuf, process::Command};
 
@@ -10,7 +10,7 @@ use super::{
     writers::{BEGIN, Session, Way, columns, lines},
 };
 
-/// What a command says, and its exit status.
+/// Runs a command; returns its exit status and output.
 fn said(words: &[&str], logs: &[PathBuf]) -> (i32, String) {
     let mut command = Command::new(agent_binary().unwrap());
     let output = command.args(words).arg("--log").args(logs).env("RUST_LOG", "error").output().unwrap();
@@ -18,7 +18,8 @@ fn said(words: &[&str], logs: &[PathBuf]) -> (i32, String) {
     (output.status.code().unwrap(), text(output.stdout) + &text(output.stderr))
 }
 
-/// A relay, thirty sessions to twelve servers; a host with one flow that is too small; a minute apart.
+/// Returns a relay with thirty sessions to twelve servers, and a host with one flow that is too small; a
+/// minute apart.
 fn sessions() -> Vec<Session> {
     let relay = (0..30).map(|number| Session {
         server: format!("93.184.215.{}", 10 + number % 12),
@@ -30,7 +31,7 @@ fn sessions() -> Vec<Session> {
 }
 
 #[test]
-fn a_flow_log_says_why() {
+fn explain_and_suggest_read_flow_logs() {
     let files = Files::new();
     let sessions = sessions();
     let (first, second) = sessions.split_at(20);
@@ -57,14 +58,14 @@ fn a_flow_log_says_why() {
         list.contains("# 30 of 30 sessions delivered mail, to 12 servers\n  - { source: \"10.0.0.1\""),
         "{list}"
     );
-    // Taken, it suppresses what it is for, and is not suggested again.
+    // The suggested list suppresses the alerts, and is not suggested again.
     let config = files.write("allow.yaml", list);
     let told = backtest(&[], &config, &logs);
     assert!(!told.alerts.is_empty() && told.alerts.iter().all(|alert| alert["alert"]["suppressed"] == true));
     let (_, again) = said(&["suggest", "--config", config.to_str().unwrap()], &logs);
     assert_eq!(again, "# Nothing behaves like a relay so far.\n");
 
-    // An IPv6 source is asked for by an address, or as alerts name it.
+    // An IPv6 source is given by an address, or in the alerts' notation.
     let v6 =
         Session { server: "2606:4700::25".to_owned(), ..Session::mail("fd00::2", 4_000, BEGIN * 1_000_000) };
     let v6 = files.write("v6", lines([v6.own("closed")]));
@@ -79,18 +80,18 @@ fn a_flow_log_says_why() {
         "{shown}"
     );
 
-    // What cannot be read is told, and the rest explained.
+    // Unreadable lines are reported, and the others explained.
     let bad = files.write("bad", own(first) + "{\"event_type\":\"flow\"}\n");
     let (code, shown) = said(&["explain", "10.0.0.1"], &[bad]);
     assert!(code == 1 && shown.contains("FIRING") && shown.contains("bad:21:"), "{shown}");
 }
 
-/// The shipped rules on the same traffic, as each tool tells it.
+/// Compares the shipped rules on the same traffic in each tool's log.
 #[test]
-fn the_shipped_rules_judge_what_a_log_tells_and_name_what_it_does_not() {
+fn shipped_rules_report_fields_missing_in_log() {
     let files = Files::new();
     let config = files.write("config.yaml", "poll_interval: 1s\n");
-    // What the burst is made of; 21 MB; and SYNs that nobody answers, to twelve servers.
+    // The sessions of `smtp-burst`; 21 MB; unanswered SYNs to twelve servers.
     let mut sessions = sessions();
     let heavy = Way { packets: 20_000, bytes: 22_000_000, payload: 21_000_000, ..Way::default() };
     let thin = Way { packets: 10_000, bytes: 520_000, ..Way::default() };
@@ -133,14 +134,14 @@ fn the_shipped_rules_judge_what_a_log_tells_and_name_what_it_does_not() {
         unjudged(&zeek.log, "smtp-bulk, count failed", "estimated messages");
         unjudged(&zeek.log, "smtp-auth-guess", "packets with payload, estimated messages");
         assert!(!zeek.log.contains("sum payload_up"), "{}", zeek.log);
-        // In an alert, too, what is not told is not zero.
+        // An alert does not turn unknown values into zero.
         let bulk = zeek.alerts.iter().find(|alert| alert["src_ip"] == "10.0.0.3").unwrap();
         let terms = bulk["mailflow"]["conditions"].as_array().unwrap();
         let value = |name| &terms.iter().find(|term| term["name"] == name).unwrap()["value"];
         assert_eq!((value("sum payload_up"), value("sum messages")), (&21_000_000.into(), &Value::Null));
     }
 
-    // Asked why, each flow says so too.
+    // `explain` also reports them for each flow.
     let log = files.write("log", lines(sessions.iter().map(Session::suricata)));
     let (_, shown) = said(&["explain", "10.0.0.1", "--flows", "1"], std::slice::from_ref(&log));
     assert!(
@@ -150,6 +151,6 @@ fn the_shipped_rules_judge_what_a_log_tells_and_name_what_it_does_not() {
     let messages = shown.lines().find(|line| line.trim_start().starts_with("sum messages")).unwrap();
     assert!(messages.contains("not evaluable, as no record tells it; 60 messages in 1h"), "{shown}");
     let (_, list) = said(&["suggest"], &[log]);
-    // Without a session none was.
+    // Without a session, no mail was delivered.
     assert!(list.starts_with("# Of 32 of 62 attempts it is not known whether mail was delivered"), "{list}");
 }

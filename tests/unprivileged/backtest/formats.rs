@@ -1,4 +1,4 @@
-//! Forms in which other tools hand on the same lines: each gives the alerts that the plain log gives.
+//! Containers and variants of the log formats: each gives the alerts of the plain log.
 
 use serde_json::{Map, Value, json};
 
@@ -10,7 +10,7 @@ use super::{
 const RULES: [(&str, &str, u64); 2] =
     [("one", "{ test: ratio }", 3), ("bytes", "{ test: ratio, up: 40, down: 40 }", 3)];
 
-/// Three sessions of one source, tagged `tags` times.
+/// Returns three sessions of one source with `tags` VLAN tags.
 fn sessions(tags: u64) -> Vec<Session> {
     let session = |number: u16| Session {
         tags,
@@ -25,7 +25,7 @@ fn run(options: &[&str], log: &[u8]) -> Told {
     backtest(options, &config, &[files.write("log", log)])
 }
 
-/// The alerts of a log, all of whose lines are read.
+/// Returns the alerts of a log; every line must be readable.
 fn alerts(options: &[&str], log: &str) -> Vec<String> {
     let told = run(options, log.as_bytes());
     assert_eq!(told.code, 0, "{}\nof {log}", told.log);
@@ -38,7 +38,7 @@ fn all(line: fn(&Session) -> String, change: impl Fn(Value) -> Value) -> String 
 }
 
 #[test]
-fn zeek_names_its_ends_in_several_ways() {
+fn zeek_endpoint_names_have_several_forms() {
     let plain = alerts(&[], &all(Session::zeek, |line| line));
     let nested = |mut line: Value| {
         let mut id = Map::new();
@@ -71,7 +71,7 @@ fn zeek_names_its_ends_in_several_ways() {
         alerts(&[], &table)
     );
 
-    // A fault in such a line names Zeek's column.
+    // An error in a nested line names Zeek's column.
     let bad = |mut line: Value| {
         line = nested(line);
         line["id"]["orig_h"] = json!("10.0.0");
@@ -88,7 +88,7 @@ fn zeek_names_its_ends_in_several_ways() {
 }
 
 #[test]
-fn zeek_durations_may_be_tiny_or_before_their_beginning() {
+fn zeek_durations_may_be_tiny_or_negative() {
     let short = |duration: &str| {
         let table = columns(&sessions(0));
         run(&[], table.replace("\t1.500000\t", &format!("\t{duration}\t")).as_bytes())
@@ -104,9 +104,9 @@ fn zeek_durations_may_be_tiny_or_before_their_beginning() {
     assert_eq!(alerts(&[], &log).len(), 2);
 }
 
-/// Packages write these while a connection lasts, with its totals so far: a flow counts once.
+/// Zeek packages write these logs while a connection is open, with its totals so far: a flow counts once.
 #[test]
-fn zeeks_logs_of_open_connections_are_records_of_open_flows() {
+fn zeek_open_connection_logs_are_interim_records() {
     let closed = columns(&sessions(0));
     for path in ["open_conn", "conn_long"] {
         let open = |session: &Session| Session { duration: session.duration / 2, ..session.clone() };
@@ -124,7 +124,7 @@ fn zeeks_logs_of_open_connections_are_records_of_open_flows() {
             line
         });
         assert_eq!(alerts(&[], &json).len(), 2, "{path}");
-        // SYNs without an answer may still get one: nothing has failed yet.
+        // SYNs without an answer may still be answered: nothing has failed yet.
         let files = Files::new();
         let rule = "rules:\n  - name: failed\n    match: {}\n    window: { length: 1h }\n    condition: { count: { of: failed, at_least: 1 } }\n";
         let config = files.write("config.yaml", rule);
@@ -136,7 +136,7 @@ fn zeeks_logs_of_open_connections_are_records_of_open_flows() {
 }
 
 #[test]
-fn logs_that_were_put_together_may_be_of_several_kinds() {
+fn concatenated_logs_may_have_several_formats() {
     let table = columns(&sessions(0));
     let plain = alerts(&[], &table);
     let dns = "#separator \\x09\n#set_separator\t,\n#path\tdns\n#fields\tts\tuid\n1.0\tC\n#close\t2023\n";
@@ -146,7 +146,7 @@ fn logs_that_were_put_together_may_be_of_several_kinds() {
     assert_eq!(told.code, 0, "{}", told.log);
     assert_eq!(told.identities(), plain, "{}", told.log);
     assert!(told.log.contains("other_events=1") && told.log.contains("repeated=3"), "{}", told.log);
-    // Lines end as anywhere, and may be empty.
+    // Other line ends and empty lines are accepted.
     assert_eq!(alerts(&[], &table.replace('\n', "\r\n")), plain);
     assert_eq!(alerts(&[], &table.replace('\n', "\n\n")), plain);
     let eve = all(Session::suricata, |line| line);
@@ -154,7 +154,7 @@ fn logs_that_were_put_together_may_be_of_several_kinds() {
 }
 
 #[test]
-fn eve_says_its_vlan_as_a_list_a_number_or_null() {
+fn eve_vlan_may_be_list_number_or_null() {
     let tagged = |vlan: Value| {
         lines(sessions(1).iter().map(|session| {
             let mut line: Value = serde_json::from_str(&session.suricata()).unwrap();
@@ -177,7 +177,7 @@ fn eve_says_its_vlan_as_a_list_a_number_or_null() {
 }
 
 #[test]
-fn lines_within_the_lines_of_other_tools_are_read() {
+fn nested_lines_of_other_tools_are_read() {
     for line in [Session::suricata, Session::zeek, |session: &Session| session.own("closed")] {
         let plain = alerts(&[], &all(line, |line| line));
         let wraps: [fn(Value) -> Value; 7] = [
@@ -190,12 +190,12 @@ fn lines_within_the_lines_of_other_tools_are_read() {
             |line| json!({ "stream": "stdout", "log": line.to_string() + "\n" }),
         ];
         for wrap in wraps {
-            // Lines of other things among them are passed over and counted.
+            // Other lines are skipped and counted.
             let log = format!("{{\"message\":\"hello\"}}\n{}{{\"a\":1}}\n", all(line, wrap));
             assert_eq!(alerts(&[], &log), plain, "{log}");
         }
     }
-    // A fault has its place in the file's own line.
+    // An error has its location in the file's own line.
     let bad = all(Session::suricata, |mut line| {
         line["src_ip"] = json!("10.0.0");
         json!({ "_source": line })
@@ -205,9 +205,9 @@ fn lines_within_the_lines_of_other_tools_are_read() {
     assert!(told.log.contains(&format!(":1:{column}: src_ip: \"10.0.0\"")), "{column}: {}", told.log);
 }
 
-/// One log line in each file for each reason, with a count.
+/// Each reason is logged once per file, with a count.
 #[test]
-fn what_is_not_read_is_counted_by_reason() {
+fn unread_lines_are_counted_by_reason() {
     let netflow = all(Session::suricata, |mut line| {
         line["event_type"] = json!("netflow");
         line["netflow"] = json!({ "pkts": 1, "bytes": 60, "age": 0, "min_ttl": 64, "max_ttl": 64 });

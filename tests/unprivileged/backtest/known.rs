@@ -1,11 +1,11 @@
-//! What another tool's log tells without saying so, and what it does not.
+//! Facts that another tool's log implies, and unknown facts.
 
 use super::{
     run::{Files, Told, backtest},
     writers::{BEGIN, Session, Way, ZEEK_HEADER, columns, lines},
 };
 
-/// The third part of the shipped smtp-bulk.
+/// Third part of the condition of the shipped rule `smtp-bulk`.
 const FAILED: &str = "rules:
   - name: failed
     match: { source: internal, destination: external }
@@ -17,7 +17,7 @@ const FAILED: &str = "rules:
         - distinct: { of: destination, among: failed, at_least: 10 }
 ";
 
-/// SYNs that nobody answered, each to another server.
+/// Returns unanswered SYNs, each to another server.
 fn unanswered() -> Vec<Session> {
     let way = Way { packets: 3, bytes: 180, ..Way::default() };
     let of = |number: u16| Session {
@@ -31,12 +31,12 @@ fn unanswered() -> Vec<Session> {
     (0..20).map(of).collect()
 }
 
-/// Sessions before them, of which only our own log knows whether they delivered.
+/// Returns earlier sessions; only mailflow's own log records if they delivered mail.
 fn answered(number: u16) -> Vec<Session> {
     (0..number).map(|port| Session::mail("10.0.0.1", 40_000 + port, BEGIN * 1_000_000)).collect()
 }
 
-/// The same in each format, by its name.
+/// Runs a backtest in each format, by its name.
 fn told(sessions: &[Session]) -> Vec<(&'static str, Told)> {
     let files = Files::new();
     let config = files.write("config.yaml", FAILED);
@@ -51,7 +51,7 @@ fn told(sessions: &[Session]) -> Vec<(&'static str, Told)> {
 }
 
 #[test]
-fn where_no_session_came_to_be_no_mail_was_accepted_whatever_the_log_tells() {
+fn unanswered_attempts_fail_in_every_format() {
     for (format, told) in told(&unanswered()) {
         assert_eq!(told.firing(), [("failed".to_owned(), "10.0.0.1".to_owned())], "{format}: {}", told.log);
         assert!(!told.log.contains("not evaluable"), "{format}: {}", told.log);
@@ -59,8 +59,8 @@ fn where_no_session_came_to_be_no_mail_was_accepted_whatever_the_log_tells() {
 }
 
 #[test]
-fn sessions_of_which_it_is_not_known_count_among_attempts_and_not_among_failed() {
-    // Twenty of forty is half, of forty-one it is not.
+fn sessions_with_unknown_delivery_count_as_attempts_not_as_failed() {
+    // Twenty of forty are half; twenty of forty-one are not.
     for (sessions, fires) in [(20, 1), (21, 0)] {
         let all = [answered(sessions), unanswered()].concat();
         for (format, told) in told(&all) {
@@ -73,7 +73,7 @@ fn sessions_of_which_it_is_not_known_count_among_attempts_and_not_among_failed()
 }
 
 #[test]
-fn a_zeek_log_may_have_other_separators() {
+fn zeek_log_with_other_separators_is_read() {
     let files = Files::new();
     let config = files.write(
         "config.yaml",

@@ -1,6 +1,6 @@
-//! `backtest`: the rules on flow logs, against `replay`, arithmetic and itself.
+//! `backtest`: the rules on flow logs, compared with `replay`, arithmetic and itself.
 //!
-//! The logs are written here, by a writer for each format that shares no code with the product.
+//! The logs come from a writer for each format, which shares no code with the product.
 
 mod corpus;
 mod diagnostics;

@@ -1,4 +1,4 @@
-//! The order of lines and files, a flow's several records, other lines.
+//! Order of lines and files, several records of a flow, other lines.
 
 use super::{
     run::{Files, backtest, rules},
@@ -8,7 +8,7 @@ use super::{
 const R1: [(&str, &str, u64); 1] = [("burst", "{ test: ratio }", 10)];
 const SECOND: u64 = 1_000_000;
 
-/// A small generator, so that a history is the same each time.
+/// Deterministic pseudo-random generator.
 struct Dice(u64);
 
 impl Dice {
@@ -24,12 +24,12 @@ impl Dice {
     }
 }
 
-/// Four hours of thirty sources, some of which send more than others.
+/// Returns four hours of thirty sources with different rates.
 fn history() -> Vec<Session> {
     let mut dice = Dice(7);
     let session = |number: u64| {
         let source = dice.below(30).min(dice.below(30));
-        // Whole seconds, so that some end at one moment.
+        // Whole seconds, so that some flows end at the same time.
         let start = (BEGIN + dice.below(4 * 3_600)) * SECOND;
         let mut session = Session::mail(&format!("10.0.0.{}", source + 1), 1_024 + number as u16, start);
         session.duration = dice.below(200) * SECOND;
@@ -38,7 +38,7 @@ fn history() -> Vec<Session> {
     (0..600).map(session).collect()
 }
 
-/// The sources that have ten flows within an hour, by looking at every window.
+/// Returns the sources with ten flows within an hour, by checking every window.
 fn bursts(history: &[Session]) -> Vec<String> {
     let ends = |source: &str| {
         let of_source = history.iter().filter(|session| session.client == source);
@@ -54,7 +54,7 @@ fn bursts(history: &[Session]) -> Vec<String> {
 }
 
 #[test]
-fn neither_lines_nor_files_need_an_order() {
+fn order_of_lines_and_files_does_not_matter() {
     let history = history();
     let files = Files::new();
     let config = files.write("config.yaml", rules(&R1));
@@ -97,20 +97,20 @@ fn neither_lines_nor_files_need_an_order() {
     assert!(fired.len() > 3 && fired.len() < 27, "{fired:?}");
     assert!(in_order.alerts.iter().any(|alert| alert["alert"]["state"] == "resolved"), "--drain ends them");
     for (shuffled, reversed) in [(false, true), (true, false), (true, true)] {
-        // To the last field, line by line.
+        // Equal in every field, line by line.
         assert_eq!(run(shuffled, reversed).alerts, in_order.alerts);
     }
 }
 
 #[test]
-fn a_flow_counts_once_however_many_records_it_has() {
+fn flow_with_interim_records_counts_once() {
     let files = Files::new();
     let config = files.write("config.yaml", rules(&R1));
     let session = |number: u16| {
         let start = (BEGIN + 60 * u64::from(number)) * SECOND;
         Session::mail("10.0.0.1", 2_000 + number, start)
     };
-    // The first one lives for ten minutes.
+    // The first flow is open for ten minutes.
     let living = |age: u64, reason| {
         let mut session = session(0);
         session.duration = age * SECOND;
@@ -129,10 +129,10 @@ fn a_flow_counts_once_however_many_records_it_has() {
 }
 
 #[test]
-fn a_flow_counts_once_also_where_another_interval_made_its_active_records() {
+fn flow_with_other_active_timeout_counts_once() {
     let files = Files::new();
     let config = files.write("config.yaml", rules(&R1));
-    // Nine flows of a hundred seconds, by an agent with `active: 60s`.
+    // Nine flows of a hundred seconds, from an agent with `active: 60s`.
     let records = (0..9).flat_map(|number| {
         [(59, "active"), (100, "closed")].map(|(age, reason)| {
             let start = (BEGIN + 60 * u64::from(number)) * SECOND;
@@ -145,7 +145,7 @@ fn a_flow_counts_once_also_where_another_interval_made_its_active_records() {
 }
 
 #[test]
-fn what_stands_in_two_logs_counts_once() {
+fn flow_in_two_logs_counts_once() {
     let files = Files::new();
     let config = files.write("config.yaml", rules(&R1));
     let log = |count: u16| {
@@ -160,7 +160,7 @@ fn what_stands_in_two_logs_counts_once() {
 }
 
 #[test]
-fn gzip_or_not_is_the_same() {
+fn gzip_log_equals_plain_log() {
     use std::io::Write;
     let files = Files::new();
     let config = files.write("config.yaml", rules(&R1));
@@ -168,7 +168,7 @@ fn gzip_or_not_is_the_same() {
         (0..12).map(|n| Session::mail("10.0.0.1", n + 1, (BEGIN + u64::from(n)) * SECOND)).collect();
     for log in [lines(sessions.iter().map(|session| session.own("closed"))), columns(&sessions)] {
         let plain = backtest(&[], &config, &[files.write("plain", &log)]);
-        // Two members, as logs that were put together have them.
+        // Two gzip members, as in concatenated logs.
         let mut packed = Vec::new();
         for part in [&log[..log.len() / 2], &log[log.len() / 2..]] {
             let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
@@ -182,7 +182,7 @@ fn gzip_or_not_is_the_same() {
 }
 
 #[test]
-fn other_lines_are_counted_and_other_ports_are_not_judged() {
+fn other_lines_are_counted_and_other_ports_ignored() {
     let files = Files::new();
     let config = files.write("config.yaml", rules(&[("one", "{ test: ratio }", 1)]));
     let web = Session { port: 443, ..Session::mail("10.0.0.2", 1, BEGIN * SECOND) };
@@ -208,7 +208,7 @@ fn other_lines_are_counted_and_other_ports_are_not_judged() {
 }
 
 #[test]
-fn applications_and_directions_are_told_from_other_tools_words() {
+fn applications_and_directions_follow_from_other_tools_fields() {
     let files = Files::new();
     let config = files.write("config.yaml", rules(&[("one", "{ test: ratio }", 1)]));
     let session = |port| Session { port, ..Session::mail("10.0.0.1", 4_000, BEGIN * SECOND) };
@@ -231,7 +231,7 @@ fn applications_and_directions_are_told_from_other_tools_words() {
     assert_eq!(zeek(25, "\"tunnel\":1").as_deref(), Some("unseen"));
     assert_eq!(zeek(25, "\"service\":\"ssh\""), None);
 
-    // Begun before the sensor was, and seen from the server's side: the port tells.
+    // A connection that began before the sensor, seen from the server's side: the port decides.
     let mut turned = Session::mail("93.184.215.25", 25, BEGIN * SECOND);
     (turned.server, turned.port) = ("10.0.0.1".to_owned(), 4_000);
     let turned = turned.zeek().replace("ShADadFf", "DadA");

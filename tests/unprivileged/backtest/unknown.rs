@@ -1,4 +1,4 @@
-//! What a log does not hold is unknown everywhere, and zero nowhere.
+//! A field that a log lacks is unknown in every output, and zero in none.
 
 use std::process::Command;
 
@@ -14,20 +14,20 @@ fn sessions() -> Vec<Session> {
     (0..3).map(|number| Session::mail("10.0.0.1", 4_000 + number, BEGIN * 1_000_000)).collect()
 }
 
-/// A rule that needs nothing but flows.
+/// Returns a rule that needs only flows.
 fn rule(outputs: &str) -> String {
     format!(
         "rules:\n  - name: one\n    match: {{}}\n    window: {{ length: 1h }}\n    condition: {{ count: {{ at_least: 3 }} }}\n{outputs}"
     )
 }
 
-/// conn.log with `-` for its packets and bytes.
+/// Returns a conn.log with `-` for its packets and bytes.
 fn without_counts() -> String {
     columns(&sessions()).replace("\t10\t2000\t10\t2000\t", "\t-\t-\t-\t-\t")
 }
 
 #[test]
-fn explain_says_not_recorded() {
+fn explain_prints_unknown_fields_as_not_recorded() {
     let files = Files::new();
     let explain = |log: &str, option: &[&str]| {
         let log = files.write("conn.log", log);
@@ -43,20 +43,20 @@ fn explain_says_not_recorded() {
     );
     let text = explain(&columns(&sessions()), &[]);
     assert_eq!(text.matches("up 2000 B / 10, down 2000 B / 10, messages not recorded").count(), 3, "{text}");
-    // One side is known, the other is not: neither is made up.
+    // One direction is known, the other is unknown: neither is invented.
     let text = explain(&columns(&sessions()).replace("\t10\t2000\t10\t2000\t", "\t-\t2000\t10\t2000\t"), &[]);
     assert_eq!(text.matches("up 2000 B / ?, down 2000 B / ?,").count(), 3, "{text}");
     let json: Value = serde_json::from_str(&explain(&without_counts(), &["--json"])).unwrap();
     let flow = &json["flows"][0];
     assert_eq!((&flow["up"], &flow["messages"]), (&json!([null, null]), &Value::Null), "{flow}");
-    // What is known to be none is a number.
+    // A known zero is a number.
     let own =
         lines(sessions().iter().map(|session| Session { messages: 0, ..session.clone() }.own("closed")));
     assert!(explain(&own, &[]).contains("up 2000 B / 10, down 2000 B / 10, messages 0"));
 }
 
 #[test]
-fn evidence_has_null_or_nothing_in_each_profile() {
+fn unknown_evidence_is_null_or_absent_in_each_profile() {
     let files = Files::new();
     let log = files.write("conn.log", without_counts());
     let config = files.write("config.yaml", rule(""));
@@ -71,7 +71,7 @@ fn evidence_has_null_or_nothing_in_each_profile() {
         }
         assert_eq!(flow["mailflow"]["payload_up"], json!(1_400), "what it tells: {flow}");
     }
-    // Its evidence is a flow log in its turn, and as little is known of it.
+    // The evidence is a flow log too, with the same unknown fields.
     let evidence = lines(alert["flows"].as_array().unwrap().iter().map(Value::to_string));
     let again = backtest(&[], &config, &[files.write("evidence", evidence)]);
     assert_eq!(again.code, 0, "{}", again.log);

@@ -1,11 +1,11 @@
-//! A session as a line of each format.
+//! Writers of a session in each format.
 
 use serde_json::{Value, json};
 
-/// Seconds since 1970 of the first session.
+/// Time of the first session, in seconds since 1970.
 pub(super) const BEGIN: u64 = 1_700_000_000;
 
-/// One way of a session.
+/// Counters of one direction of a session.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Way {
     pub(super) packets: u64,
@@ -15,16 +15,16 @@ pub(super) struct Way {
     pub(super) data_bytes: u64,
 }
 
-/// A TCP session.
+/// TCP session.
 #[derive(Clone, Debug)]
 pub(super) struct Session {
     pub(super) client: String,
     pub(super) client_port: u16,
     pub(super) server: String,
     pub(super) port: u16,
-    /// Microseconds since 1970.
+    /// Start, in microseconds since 1970.
     pub(super) start: u64,
-    /// Microseconds.
+    /// Duration, in microseconds.
     pub(super) duration: u64,
     pub(super) up: Way,
     pub(super) down: Way,
@@ -34,7 +34,7 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// A session that R1 counts.
+    /// Creates a session that `smtp-burst` counts.
     pub(super) fn mail(client: &str, client_port: u16, start: u64) -> Self {
         let way = Way { packets: 10, bytes: 2_000, payload: 1_400, data_packets: 8, data_bytes: 1_900 };
         Self {
@@ -82,7 +82,7 @@ impl Session {
         line
     }
 
-    /// mailflow's own line, made for `reason`.
+    /// Returns mailflow's own line with this reason.
     pub(super) fn own(&self, reason: &str) -> String {
         let mut line = self.eve([self.up.bytes, self.down.bytes]);
         line["app_proto"] = json!(if self.tls() { "smtps" } else { "smtp" });
@@ -98,7 +98,7 @@ impl Session {
         line.to_string()
     }
 
-    /// Suricata's line: whole frames.
+    /// Returns Suricata's line, which counts whole frames.
     pub(super) fn suricata(&self) -> String {
         let frames = |way: &Way| way.bytes + way.packets * (14 + 4 * self.tags);
         let mut line = self.eve([frames(&self.up), frames(&self.down)]);
@@ -110,7 +110,7 @@ impl Session {
         line.to_string()
     }
 
-    /// Zeek's line as JSON.
+    /// Returns Zeek's line as JSON.
     pub(super) fn zeek(&self) -> String {
         let mut line = json!({
             "ts": self.start as f64 / 1e6, "uid": "C1", "id.orig_h": self.client,
@@ -127,7 +127,7 @@ impl Session {
         line.to_string()
     }
 
-    /// Zeek's line as columns, under [`ZEEK_HEADER`].
+    /// Returns Zeek's line as columns, for [`ZEEK_HEADER`].
     pub(super) fn columns(&self) -> String {
         let time = |micros: u64| format!("{}.{:06}", micros / 1_000_000, micros % 1_000_000);
         [
@@ -165,7 +165,7 @@ impl Session {
     }
 }
 
-/// What Zeek writes above its columns.
+/// Header of a conn.log with columns.
 pub(super) const ZEEK_HEADER: &str = "#separator \\x09\n#set_separator\t,\n#empty_field\t(empty)\n\
     #unset_field\t-\n#path\tconn\n#open\t2023-11-14-22-13-20\n\
     #fields\tts\tuid\tid.orig_h\tid.orig_p\tid.resp_h\tid.resp_p\tproto\tservice\tduration\torig_bytes\t\
@@ -174,18 +174,18 @@ pub(super) const ZEEK_HEADER: &str = "#separator \\x09\n#set_separator\t,\n#empt
     #types\ttime\tstring\taddr\tport\taddr\tport\tenum\tstring\tinterval\tcount\tcount\tstring\tbool\tbool\t\
     count\tstring\tcount\tcount\tcount\tcount\tset[string]\n";
 
-/// A log of lines.
+/// Joins lines to a log.
 pub(super) fn lines(lines: impl IntoIterator<Item = String>) -> String {
     lines.into_iter().map(|line| line + "\n").collect()
 }
 
-/// A conn.log of columns.
+/// Returns a conn.log of columns.
 pub(super) fn columns<'a>(sessions: impl IntoIterator<Item = &'a Session>) -> String {
     let rows = lines(sessions.into_iter().map(Session::columns));
     format!("{ZEEK_HEADER}{rows}#close\t2023-11-15-00-00-00\n")
 }
 
-/// A time as EVE writes it.
+/// Formats a time as an EVE timestamp.
 fn moment(micros: u64) -> String {
     let time = jiff::Timestamp::from_microsecond(micros as i64).unwrap();
     time.strftime("%Y-%m-%dT%H:%M:%S.%6f+0000").to_string()

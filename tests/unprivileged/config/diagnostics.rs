@@ -1,9 +1,9 @@
-//! Faults: all at once, each once, each with its place.
+//! Errors: all at once, each once, each with its location.
 
 use super::faults;
 
 #[test]
-fn ten_faults_print_ten_lines() {
+fn ten_errors_print_ten_lines() {
     let text = "\
 interfaces:
   - { name: eth1, role: lam }
@@ -42,7 +42,7 @@ rules:
     );
 }
 
-/// Texts with one mistake, and how the line about it begins.
+/// Texts with one mistake, and the beginning of its error line.
 #[rustfmt::skip]
 const MISTAKES: &[(&str, &str)] = &[
     ("poll_interval: 61s", r#"1:16: poll_interval: "61s": expected a duration from 100ms to 1m"#),
@@ -142,7 +142,7 @@ const MISTAKES: &[(&str, &str)] = &[
 ];
 
 #[test]
-fn two_rules_with_one_signature_id_are_a_fault() {
+fn duplicate_signature_id_is_an_error() {
     let rule = |name: &str| {
         format!(
             "  - {{ name: {name}, match: {{}}, window: {{ length: 1h }}, condition: {{ count: {{ at_least: 5 }} }} }}\n"
@@ -155,14 +155,14 @@ fn two_rules_with_one_signature_id_are_a_fault() {
 }
 
 #[test]
-fn one_mistake_is_one_line() {
+fn each_mistake_gives_one_line() {
     MISTAKES.iter().for_each(|(text, line)| assert_only(text, line));
 }
 
-/// The same inside a rule that is otherwise good.
+/// Checks the same mistakes inside a rule that is valid otherwise.
 #[test]
 #[rustfmt::skip]
-fn one_mistake_in_a_rule_is_one_line() {
+fn each_mistake_in_a_rule_gives_one_line() {
     let rule = |rest: &str| {
         format!(
             "rules:\n  - name: r\n    match: {{}}\n    window: {{ length: 1h }}\n    \

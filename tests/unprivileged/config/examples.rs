@@ -1,10 +1,10 @@
-//! Mistakes in the rules that ship as examples: each word of the language in them, mistyped.
+//! Mistakes in the shipped example rules: each key, mistyped.
 
 use std::{fs, path::Path};
 
 use mailflow_agent::config;
 
-/// The shipped examples, by name.
+/// Returns the shipped examples, by name.
 fn examples() -> Vec<(String, String)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../config/rules");
     let files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
@@ -13,7 +13,7 @@ fn examples() -> Vec<(String, String)> {
     files.map(|path| (name(&path), fs::read_to_string(&path).unwrap())).collect()
 }
 
-/// Places of the keys of a file: offset and length.
+/// Returns the keys of a file: offset and length.
 fn keys(text: &str) -> Vec<(usize, usize)> {
     let mut found = Vec::new();
     let mut at = 0;
@@ -37,7 +37,7 @@ fn keys(text: &str) -> Vec<(usize, usize)> {
 }
 
 #[test]
-fn each_key_mistyped_is_named_with_its_place_and_what_was_meant() {
+fn mistyped_keys_are_reported_with_location_and_suggestion() {
     let (mut variants, mut wrong) = (0, Vec::new());
     for (name, text) in examples() {
         assert!(config::parse(&name, &text).is_ok(), "{name}");

@@ -1,4 +1,4 @@
-//! Files of networks in each format: what is read from them, and every fault with its place.
+//! Network lists in each format: their contents, and every error with its location.
 
 use std::fs;
 
@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::networks::Scratch;
 
-/// Prefix (with `!`), line, group, role and origin of every network.
+/// Returns prefix (with `!`), line, group, role and origin of every network.
 fn shown(config: &Config, scratch: &Scratch) -> Vec<String> {
     let directory = format!("{}/", scratch.0.display());
     let networks = config.engine.internal.networks().iter();
@@ -34,7 +34,7 @@ fn warnings(config: &Config, scratch: &Scratch) -> Vec<String> {
 }
 
 #[test]
-fn tables_have_columns_by_name() {
+fn table_columns_are_found_by_name() {
     let scratch = Scratch::new("csv");
     scratch.write(
         "a.csv",
@@ -58,7 +58,7 @@ fn tables_have_columns_by_name() {
 }
 
 #[test]
-fn semicolons_tabs_and_no_extension_are_seen() {
+fn separators_and_missing_extension_are_detected() {
     let scratch = Scratch::new("delimiters");
     scratch.write("a", "# a table\nnetwork;comment\n10.1.0.0/16;a, b\n");
     scratch.write("b.tsv", "cidr\tgroup\n10.2.0.0/16\tx; y\n");
@@ -77,7 +77,7 @@ fn semicolons_tabs_and_no_extension_are_seen() {
 }
 
 #[test]
-fn what_is_said_of_a_file_holds_where_its_lines_say_nothing() {
+fn file_settings_are_defaults_of_lines() {
     let scratch = Scratch::new("whole");
     scratch.write("a.csv", "cidr,group,role\n10.1.0.0/16,,\n10.2.0.0/16,own,mta\n");
     let config = load(&scratch, "{ path: a.csv, group: all, role: server }");
@@ -91,7 +91,7 @@ fn what_is_said_of_a_file_holds_where_its_lines_say_nothing() {
 }
 
 #[test]
-fn faults_of_tables_have_line_and_column() {
+fn table_errors_have_line_and_column() {
     let scratch = Scratch::new("csv-faults");
     scratch.write(
         "a.csv",
@@ -146,7 +146,7 @@ fn faults_of_tables_have_line_and_column() {
 }
 
 #[test]
-fn other_columns_may_be_ignored_by_name() {
+fn foreign_columns_may_be_ignored_by_name() {
     let scratch = Scratch::new("other");
     scratch.write("a.csv", "ID,Prefix,VRF\n1,10.1.0.0/16,blue\n");
     assert_eq!(scratch.faults("internal_networks: { files: [a.csv] }").len(), 2);
@@ -154,7 +154,7 @@ fn other_columns_may_be_ignored_by_name() {
     assert_eq!(shown(&config, &scratch), ["10.1.0.0/16 | 10.1.0.0/16 | - | - | a.csv:2"]);
 }
 
-/// As NetBox 4 answers, without what nobody reads here.
+/// NetBox 4 answer, without the fields that the agent ignores.
 const NETBOX: &str = r#"{"count": 7, "next": null, "previous": null, "results": [
   {"id": 1, "family": {"value": 4, "label": "IPv4"}, "prefix": "10.0.0.0/8", "vrf": null, "tenant": null,
    "status": {"value": "container", "label": "Container"}, "role": null, "description": ""},
@@ -167,7 +167,7 @@ const NETBOX: &str = r#"{"count": 7, "next": null, "previous": null, "results": 
   {"id": 6, "prefix": "2001:db8::/32"}]}"#;
 
 #[test]
-fn netbox_says_prefixes_tenants_and_roles() {
+fn netbox_gives_prefixes_tenants_and_roles() {
     let scratch = Scratch::new("netbox");
     scratch.write("a.json", NETBOX);
     let config = load(&scratch, "{ path: a.json, group: rest }");
@@ -182,7 +182,7 @@ fn netbox_says_prefixes_tenants_and_roles() {
     assert_eq!(warnings.len(), 1, "a role is told of once: {warnings:?}");
     assert!(warnings[0].starts_with("a.json:7:3: \"lan\": a role that is none of workstation, server"));
 
-    // The list alone, in a file that does not say what it is, on one line.
+    // Only the list, in a file without an extension, on one line.
     let list = NETBOX.split_once("\"results\": ").unwrap().1.trim_end_matches('}').replace('\n', "");
     scratch.write("b", list);
     let config = load(&scratch, "{ path: b, group: rest }");
@@ -194,7 +194,7 @@ fn netbox_says_prefixes_tenants_and_roles() {
 }
 
 #[test]
-fn one_prefix_in_two_routing_tables_is_warned_of() {
+fn prefix_in_two_vrfs_is_warned() {
     let scratch = Scratch::new("vrf");
     scratch.write(
         "a.json",
@@ -211,7 +211,7 @@ fn one_prefix_in_two_routing_tables_is_warned_of() {
 }
 
 #[test]
-fn faults_of_netbox_files_have_line_and_column() {
+fn netbox_errors_have_line_and_column() {
     let scratch = Scratch::new("netbox-faults");
     scratch.write(
         "a.json",
@@ -245,7 +245,7 @@ fn faults_of_netbox_files_have_line_and_column() {
     );
 }
 
-/// Lines of a file end with LF, with CR LF, or with CR alone, as old Macs and some exports write them.
+/// Lines end with LF, with CR LF, or with CR alone, as some exports write them.
 #[test]
 fn a_carriage_return_ends_a_line_in_every_format() {
     for (name, end) in [("cr", "\r"), ("lf", "\n"), ("crlf", "\r\n")] {
@@ -286,7 +286,7 @@ fn a_carriage_return_ends_a_line_in_every_format() {
 }
 
 #[test]
-fn a_second_network_on_a_line_is_a_fault_that_names_both() {
+fn second_network_on_a_line_is_an_error() {
     let scratch = Scratch::new("two");
     scratch.write(
         "a.txt",
@@ -337,7 +337,7 @@ fn a_second_network_on_a_line_is_a_fault_that_names_both() {
 }
 
 #[test]
-fn equal_duplicates_are_warned_of_and_different_ones_are_faults() {
+fn equal_duplicates_are_warnings_and_different_ones_errors() {
     let scratch = Scratch::new("duplicates");
     scratch.write("a.txt", "10.1.0.0/16  Berlin\n10.2.0.0/16\n10.1.0.0/16\n10.1.0.0/16\n");
     scratch.write("b.csv", "cidr,group\n10.3.0.0/16,x\n10.3.0.0/16,x\n");
@@ -367,9 +367,9 @@ fn equal_duplicates_are_warned_of_and_different_ones_are_faults() {
     );
 }
 
-/// One hundred faults of each file, and how many more there are.
+/// Each file has at most one hundred errors, and the number of further ones.
 #[test]
-fn faults_and_warnings_are_capped_with_a_count_in_each_file() {
+fn errors_and_warnings_are_limited_per_file() {
     let scratch = Scratch::new("capped");
     let bad = |rows: usize, head: &str, row: &str| format!("{head}{}", row.repeat(rows));
     scratch.write("a.csv", bad(100_000, "cidr,role\n", "10.0.0.1/8,mtaa\n"));
@@ -389,7 +389,7 @@ fn faults_and_warnings_are_capped_with_a_count_in_each_file() {
     let faults = scratch.faults("internal_networks: { files: [a.csv] }");
     assert_eq!((faults.len(), faults[100].as_str()), (101, "a.csv: and 901 more faults"));
 
-    // The configuration's own faults, and warnings, alike.
+    // The configuration's own errors and the warnings are limited too.
     let keys: String = (0..300).map(|n| format!("unknown{n}: 1\n")).collect();
     let faults = scratch.faults(keys);
     assert_eq!((faults.len(), faults[100].as_str()), (101, "m.yaml: and 200 more faults"));
@@ -398,9 +398,9 @@ fn faults_and_warnings_are_capped_with_a_count_in_each_file() {
     assert_eq!((warnings.len(), warnings[100].as_str()), (101, "a.txt: and 400 more warnings"));
 }
 
-/// Anything may stand at a list's path: each is a fault, and none is waited for or read without end.
+/// Any file type at a list's path is an error; the agent neither blocks on it nor reads it without end.
 #[test]
-fn only_regular_files_of_text_are_lists() {
+fn list_must_be_a_regular_text_file() {
     let scratch = Scratch::new("kinds");
     let fifo = std::ffi::CString::new(scratch.0.join("fifo").to_str().unwrap()).unwrap();
     // SAFETY: the path is a C string that lives until the call returns.
@@ -460,7 +460,7 @@ fn settings_of_files_are_checked() {
 }
 
 #[test]
-fn a_changed_file_is_read_once_it_keeps_still_and_only_if_it_is_good() {
+fn changed_file_is_read_once_stable_and_valid() {
     let scratch = Scratch::new("reload");
     scratch.write("a.txt", "10.1.0.0/16\n");
     scratch.write("b.txt", "10.2.0.0/16\n");
@@ -468,7 +468,7 @@ fn a_changed_file_is_read_once_it_keeps_still_and_only_if_it_is_good() {
     assert_eq!(lists.files().count(), 2);
     assert!(!lists.changed() && !lists.changed());
 
-    // Written while it is looked at: nobody reads it before it has kept still.
+    // The file is being written: the agent waits until it stays unchanged.
     scratch.write("a.txt", "10.1.0.0/16\n10.3.0");
     assert!(!lists.changed());
     scratch.write("a.txt", "10.1.0.0/16\n10.3.0.0/16\n");
@@ -478,7 +478,7 @@ fn a_changed_file_is_read_once_it_keeps_still_and_only_if_it_is_good() {
     assert_eq!((networks.networks().len(), warnings.len()), (3, 0));
     assert!(!lists.changed() && !lists.changed());
 
-    // Replaced by another file of the same size and time.
+    // Replaced by another file with the same size and time.
     let time = fs::metadata(scratch.0.join("b.txt")).unwrap().modified().unwrap();
     let other = scratch.write("c.txt", "10.4.0.0/16\n");
     fs::File::options().write(true).open(&other).unwrap().set_modified(time).unwrap();
@@ -486,7 +486,7 @@ fn a_changed_file_is_read_once_it_keeps_still_and_only_if_it_is_good() {
     assert!(!lists.changed() && lists.changed());
     assert!(lists.read_again().unwrap().0.find("10.4.0.1".parse().unwrap()).is_some());
 
-    // Written to while it was read: seen afterwards, and read again once it keeps still.
+    // Modified during a read: the change is detected, and the file is read again once it stays unchanged.
     scratch.write("a.txt", "10.1.0.0/16\n");
     assert!(!lists.changed() && lists.changed() && !lists.moved());
     assert!(lists.read_again().is_ok());
@@ -494,7 +494,7 @@ fn a_changed_file_is_read_once_it_keeps_still_and_only_if_it_is_good() {
     assert!(lists.moved() && !lists.changed() && lists.changed());
     assert_eq!(lists.read_again().unwrap().0.networks().len(), 4);
 
-    // Gone: a fault, told once.
+    // A removed file is an error, reported once.
     fs::remove_file(scratch.0.join("b.txt")).unwrap();
     assert!(!lists.changed() && lists.changed());
     let faults = lists.read_again().unwrap_err().to_string();
@@ -508,7 +508,7 @@ fn a_changed_file_is_read_once_it_keeps_still_and_only_if_it_is_good() {
 }
 
 #[test]
-fn many_remarks_of_one_kind_are_cut() {
+fn warnings_of_one_kind_are_limited() {
     let scratch = Scratch::new("many");
     let nested: String = (0..200).map(|n| format!("10.1.{n}.0/24\n")).collect();
     scratch.write("a.txt", format!("10.0.0.0/8\n{nested}"));
@@ -520,10 +520,10 @@ fn many_remarks_of_one_kind_are_cut() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Whatever stands in a file, in whatever format: networks or faults, never a panic, and each fault
-    /// within the file.
+    /// Any contents in any format give networks or errors, never a panic, and each error lies within the
+    /// file.
     #[test]
-    fn no_file_is_too_strange(
+    fn any_list_gives_networks_or_errors(
         pieces in prop::collection::vec(prop::sample::select(vec![
             "cidr", "group", "role", "exclude", ",", ";", "\t", "\n", "\r\n", "\r", "\"", "'", "#", "!", "10.0.0.0/8",
             "10.1.0.0/16", "fc00::/7", "::1", "mta", "yes", "{", "}", "[", "]", ":", "\"prefix\"", "\"results\"",

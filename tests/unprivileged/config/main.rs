@@ -1,4 +1,4 @@
-//! Configurations: every fault at once with its place, the shipped files, and no panic on any text.
+//! Configurations: all errors at once with their locations, the shipped files, and no panic on any text.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests fail the test")]
 
 mod diagnostics;
@@ -12,7 +12,7 @@ mod values;
 use mailflow_agent::config::{self, Config, DEFAULT};
 use proptest::prelude::*;
 
-/// The faults of a text that has some.
+/// Returns the errors of an invalid text.
 fn faults(text: &str) -> Vec<String> {
     let faults = config::parse("f.yaml", text).expect_err(text);
     let lines: Vec<_> = faults.to_string().lines().map(str::to_owned).collect();
@@ -20,18 +20,18 @@ fn faults(text: &str) -> Vec<String> {
     lines
 }
 
-/// The configuration of a text that is good.
+/// Returns the configuration of a valid text.
 fn good(text: &str) -> Config {
     config::parse("f.yaml", text).unwrap_or_else(|faults| panic!("{faults}\nin {text}"))
 }
 
-/// Warnings but for those about what a rule list of the file's own leaves out.
+/// Returns the warnings, except those about shipped rules that the file's rule list replaces.
 fn warnings_but_of_replaced_rules(config: &Config) -> Vec<String> {
     let told = config.warnings.iter().map(ToString::to_string);
     told.filter(|told| !told.contains("replaces the shipped") && !told.contains("no rule uses")).collect()
 }
 
-/// Scalars, indicators and keys that a YAML file of ours may hold, and some that it may not.
+/// Generates scalars, indicators and keys of a YAML file, valid and invalid.
 fn pieces() -> impl Strategy<Value = String> {
     const PIECES: &[&str] = &[
         "\n",
@@ -109,16 +109,16 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn no_text_makes_it_panic(text in pieces()) {
+    fn parse_of_any_text_does_not_panic(text in pieces()) {
         if let Err(faults) = config::parse("f.yaml", &text) {
             prop_assert!(faults.iter().count() > 0, "no reason");
             prop_assert_eq!(faults.to_string().lines().count(), faults.iter().count());
         }
     }
 
-    /// The shipped file with a part replaced: deeper than free text gets.
+    /// Replaces a part of the shipped file: this reaches deeper code than random text.
     #[test]
-    fn no_change_of_the_shipped_file_makes_it_panic(
+    fn parse_of_modified_shipped_file_does_not_panic(
         at in any::<proptest::sample::Index>(),
         length in 0..200_usize,
         text in pieces(),

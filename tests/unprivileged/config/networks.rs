@@ -1,4 +1,4 @@
-//! Internal networks: inline, from files, and one inside another.
+//! Internal networks: inline, from files, and nested.
 
 use std::{fs, path::PathBuf};
 
@@ -6,7 +6,7 @@ use mailflow_agent::config::{self, Config};
 
 use super::{good, warnings_but_of_replaced_rules};
 
-/// A directory of its own, removed at the end.
+/// Temporary directory, removed on drop.
 pub(crate) struct Scratch(pub(crate) PathBuf);
 
 impl Scratch {
@@ -22,7 +22,7 @@ impl Scratch {
         path
     }
 
-    /// The faults of a configuration here, with the directory taken off.
+    /// Returns the errors of a configuration in this directory, without the directory in paths.
     pub(crate) fn faults(&self, text: impl AsRef<[u8]>) -> Vec<String> {
         let faults = config::load(Some(&self.write("m.yaml", text))).expect_err("faults");
         let directory = format!("{}/", self.0.display());
@@ -61,7 +61,7 @@ fn inline_networks_have_three_forms() {
 }
 
 #[test]
-fn files_of_networks_are_relative_to_the_configuration() {
+fn network_files_are_relative_to_configuration() {
     let scratch = Scratch::new("relative");
     scratch.write(
         "list.txt",
@@ -82,7 +82,7 @@ fn files_of_networks_are_relative_to_the_configuration() {
 }
 
 #[test]
-fn faults_in_files_have_their_place() {
+fn errors_in_network_files_have_locations() {
     let scratch = Scratch::new("faults");
     scratch.write("a.txt", "10.1.0.0/16 Berlin\n\t10.2.0.1/16\n  oops\n10.1.0.0/16\n");
     scratch.write("b.txt", b"10.3.0.0/16 \xff\n");
@@ -101,7 +101,7 @@ fn faults_in_files_have_their_place() {
 }
 
 #[test]
-fn a_file_that_is_no_text_says_so() {
+fn configuration_that_is_no_text_is_an_error() {
     let scratch = Scratch::new("text");
     assert_eq!(scratch.faults(b"sources: {}\n# \xc3\xb6\xe9\n"), ["m.yaml:2:4: byte 0xe9 is not UTF-8"]);
     assert_eq!(scratch.faults(b"a: \0"), ["m.yaml:1:4: a NUL byte; this is no text, or text in UTF-16"]);
@@ -113,9 +113,9 @@ fn a_file_that_is_no_text_says_so() {
     );
 }
 
-/// The examples of the documentation are configurations, with the files of networks shown there.
+/// The examples in the documentation are valid, with the network files shown there.
 #[test]
-fn documented_examples_are_good() {
+fn documented_examples_are_valid() {
     let document = include_str!("../../../docs/configuration.md");
     let blocks = |kind: &str| {
         let blocks = document.split("```").skip(1).step_by(2);
@@ -136,7 +136,7 @@ fn documented_examples_are_good() {
 }
 
 #[test]
-fn networks_inside_networks_are_warned_of_unless_meant() {
+fn unintended_nested_networks_are_warned() {
     let config = good(
         "internal_networks:\n  networks:\n    - 10.1.2.0/24\n    - 10.0.0.0/8\n    - \"!10.9.0.0/16\"\n    - 10.9.1.0/24\n    \
          - \"!10.9.2.0/24\"\n    - \"!192.0.2.0/24\"\n    - { cidr: 10.3.0.0/16, group: mta }\n    - \"fc00::/7\"\n    \
@@ -164,7 +164,7 @@ fn networks_inside_networks_are_warned_of_unless_meant() {
 }
 
 #[test]
-fn a_groups_network_in_that_of_another_is_warned_of_also_where_nothing_is_around_them() {
+fn network_within_other_group_is_warned() {
     for (list, line) in [
         ("{ cidr: 10.0.0.0/8, group: a }, { cidr: 10.1.0.0/16, group: b }", 1),
         ("{ cidr: 10.1.0.0/16, group: b }, { cidr: 10.0.0.0/8, group: a }", 0),
@@ -178,7 +178,7 @@ fn a_groups_network_in_that_of_another_is_warned_of_also_where_nothing_is_around
         );
         assert!(warning.ends_with("group b within group a; the longer prefix decides"), "{warning}");
     }
-    // What hands on a role makes the same role inside it idle.
+    // A network with an inherited role makes an equal role of a nested network redundant.
     let config = good(
         "internal_networks:\n  networks: [{ cidr: 10.0.0.0/8, role: mta }, { cidr: 10.1.0.0/16, role: mta }]\n",
     );

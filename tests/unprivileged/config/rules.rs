@@ -1,4 +1,4 @@
-//! The rule language: what rules mean, and what each mistake in one is told.
+//! Rule language: the meaning of rules, and the error of each mistake.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use mailflow_engine::{
 
 use super::{faults, good, warnings_but_of_replaced_rules};
 
-/// A rule with most of what the language has; the mistakes below are made in it.
+/// Rule with most features of the language, into which the mistakes below are inserted.
 const RULE: &str = "\
 internal_networks: { networks: [{ cidr: 10.0.0.0/8, group: office }] }
 allow:
@@ -52,7 +52,7 @@ fn rule(text: &str) -> Rule {
 const HOUR: Duration = Duration::from_secs(3_600);
 
 #[test]
-fn a_rule_is_what_is_written() {
+fn rule_fields_are_parsed() {
     let rule = rule(RULE);
     assert_eq!(rule.group_by, GroupBy::SourceAndDestination);
     assert_eq!(rule.matching.source.to_string(), "internal, !role:mta");
@@ -113,9 +113,10 @@ fn a_rule_is_what_is_written() {
     assert_eq!(allow, [("wanted", Some(1_798_761_600_000_000_000)), ("the archive", None)], "own first");
 }
 
-/// R2 to R4 as they are written down elsewhere; R1 is compared in full beside other values.
+/// Compares the shipped rules with the documents; `smtp-burst` is compared in full elsewhere, with the other
+/// defaults.
 #[test]
-fn the_shipped_rules_look_at_what_the_documents_say() {
+fn shipped_rules_equal_documentation() {
     let config = good("{}");
     let told = |name: &str| -> Vec<_> {
         let rule =
@@ -160,13 +161,13 @@ fn the_shipped_rules_look_at_what_the_documents_say() {
     assert_eq!(fan_in.condition, all(&[0, 1]));
 }
 
-/// A rule of one term, with `more` behind it.
+/// Returns a rule with one term, followed by `more`.
 fn one(term: &str, more: &str) -> String {
     format!("rules: [{{ name: r, match: {{}}, window: {{ length: 1h }}, condition: {{ {term} }}, {more} }}]")
 }
 
 #[test]
-fn a_term_alone_has_thresholds_in_its_own_unit() {
+fn single_term_has_thresholds_in_its_unit() {
     let levels = |term: &str, more: &str| {
         let rule = rule(&one(term, more));
         let levels = rule.terms.iter().map(|term| term.level);
@@ -190,13 +191,13 @@ fn a_term_alone_has_thresholds_in_its_own_unit() {
 }
 
 #[test]
-fn a_window_may_be_its_length_alone() {
+fn window_may_be_only_a_length() {
     let whole = one("count: { at_least: 3, window: 2h }", "");
     assert_eq!(rule(&whole.replace("{ length: 1h }", "1h")), rule(&whole));
 }
 
 #[test]
-fn a_rule_may_group_by_four_things() {
+fn rule_has_four_group_keys() {
     for (typed, group_by) in [
         ("[source]", GroupBy::Source),
         ("[destination, source]", GroupBy::SourceAndDestination),
@@ -209,7 +210,7 @@ fn a_rule_may_group_by_four_things() {
 }
 
 #[test]
-fn what_cannot_hold_is_warned_of() {
+fn unsatisfiable_conditions_are_warned() {
     for (term, more, warning) in [
         (
             "distinct: { of: source, at_least: 2 }",
@@ -258,7 +259,7 @@ fn what_cannot_hold_is_warned_of() {
 }
 
 #[test]
-fn entries_that_are_over_are_told_of_once_they_are() {
+fn expired_allow_entries_are_warned() {
     let config = good(RULE);
     const END: i128 = 1_798_761_600_000_000_000;
     assert_eq!(config.over(END - 1).count(), 0);
@@ -271,7 +272,7 @@ fn entries_that_are_over_are_told_of_once_they_are() {
     );
 }
 
-/// What is written instead of what, and the one line that it gets.
+/// Mistakes: original text, replacement, and the only error line.
 #[rustfmt::skip]
 const BROKEN: &[(&str, &str, &str)] = &[
     ("sum: {", "sums: {", "19:11: rules[0].condition.any[0].sums: unknown key; did you mean sum?"),
@@ -323,7 +324,7 @@ const BROKEN: &[(&str, &str, &str)] = &[
 ];
 
 #[test]
-fn each_broken_rule_gets_one_line_with_its_place_and_what_to_write() {
+fn each_broken_rule_gives_one_line_with_suggestion() {
     assert!(BROKEN.len() >= 30);
     let mut wrong = Vec::new();
     for (text, instead, line) in BROKEN {
@@ -336,9 +337,9 @@ fn each_broken_rule_gets_one_line_with_its_place_and_what_to_write() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// Some of the mistakes at once: each is still told, in the order of the lines.
+/// Several mistakes at once are all reported, in the order of their lines.
 #[test]
-fn many_mistakes_in_a_rule_are_told_together() {
+fn several_mistakes_in_a_rule_are_reported_together() {
     let mut text = RULE.to_owned();
     for (good, bad) in
         [("20MB", "20mb"), ("of: port, among", "of: ports, among"), ("to: \"06:00\"", "to: 6am")]
@@ -351,7 +352,7 @@ fn many_mistakes_in_a_rule_are_told_together() {
 }
 
 #[test]
-fn more_rules_than_a_record_can_be_shown_are_refused() {
+fn too_many_rules_are_refused() {
     let rules = |number: usize| {
         let rule = |n| {
             format!(
@@ -367,7 +368,7 @@ fn more_rules_than_a_record_can_be_shown_are_refused() {
 }
 
 #[test]
-fn the_name_of_the_alert_about_a_flood_is_no_rules() {
+fn reserved_flood_alert_name_is_refused() {
     let found = faults(
         "rules:\n  - { name: spoofed-sources, match: {}, window: { length: 1h }, condition: { count: { at_least: 3 } } }\n",
     );
@@ -375,7 +376,7 @@ fn the_name_of_the_alert_about_a_flood_is_no_rules() {
 }
 
 #[test]
-fn limits_have_bounds_and_what_is_left_out_is_shipped() {
+fn limits_are_bounded_and_default_to_shipped() {
     let limits = good("limits: { subjects: 5000 }\n").engine.limits;
     assert_eq!((limits.subjects, limits.memory), (5_000, 512_000_000));
     assert_eq!((limits.alerts_per_minute, limits.flood_sources), (60, 1_000));

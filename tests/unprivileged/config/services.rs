@@ -1,4 +1,4 @@
-//! Ports that rules take by service, and what a rule list of the file's own leaves out.
+//! Ports of rules by service, and shipped rules that a rule list replaces.
 
 use mailflow_agent::config::Config;
 
@@ -12,13 +12,13 @@ fn ports(config: &Config) -> Vec<(&str, &[u16])> {
     config.engine.rules.iter().map(|rule| (&*rule.name, rule.matching.ports.as_slice())).collect()
 }
 
-/// A rule of this name, and what it says beside it.
+/// Returns a rule of this name with further settings.
 fn rule(name: &str, more: &str) -> String {
     format!("{{ name: {name}, match: {{ {more} }}, window: 1h, condition: {{ count: {{ at_least: 10 }} }} }}")
 }
 
 #[test]
-fn as_shipped_the_rules_look_at_four_ports() {
+fn shipped_rules_match_four_ports() {
     let four: &[u16] = &[25, 465, 587, 994];
     let config = good("{}");
     assert_eq!(ports(&config), [("smtp-burst", four), ("smtp-bulk", four), ("smtp-auth-guess", four)]);
@@ -27,7 +27,7 @@ fn as_shipped_the_rules_look_at_four_ports() {
 }
 
 #[test]
-fn a_port_added_to_a_service_is_a_port_of_every_rule_that_names_the_service() {
+fn port_added_to_service_is_matched_by_its_rules() {
     for (watched, expected) in [
         ("smtp: [25, 2525]", vec![25, 465, 587, 994, 2525]),
         ("submission: [587, 2587]", vec![25, 465, 587, 994, 2587]),
@@ -45,7 +45,7 @@ fn a_port_added_to_a_service_is_a_port_of_every_rule_that_names_the_service() {
 }
 
 #[test]
-fn numbers_and_services_stand_in_one_list() {
+fn port_list_mixes_numbers_and_services() {
     let config = good(&format!(
         "watched_ports: {{ imap: [143, 1143] }}\nrules: [{}]",
         rule("r", "ports: [imap, 25, 143]")
@@ -56,7 +56,7 @@ fn numbers_and_services_stand_in_one_list() {
 }
 
 #[test]
-fn a_watched_port_that_no_rule_uses_is_warned_of() {
+fn watched_port_without_rule_is_warned() {
     let told = |text: &str| -> Vec<String> {
         let all = warnings(&good(text)).into_iter();
         all.filter(|told| told.contains("no rule uses")).collect()
@@ -81,7 +81,7 @@ fn a_watched_port_that_no_rule_uses_is_warned_of() {
             "f.yaml:2:8: rules: no rule uses ports 465, 994 (smtps): the flows are counted, and cause no alert",
         ]
     );
-    // A rule that is switched off uses no port.
+    // A disabled rule uses no port.
     let off = format!(
         "rules: [{}, {}]",
         rule("r", "ports: [25]"),
@@ -91,7 +91,7 @@ fn a_watched_port_that_no_rule_uses_is_warned_of() {
 }
 
 #[test]
-fn every_shipped_rule_that_a_list_replaces_is_named() {
+fn replaced_shipped_rules_are_listed() {
     const ALL: [&str; 4] = [
         "smtp-burst (with its size test)",
         "smtp-bulk",
@@ -119,7 +119,7 @@ fn every_shipped_rule_that_a_list_replaces_is_named() {
 }
 
 #[test]
-fn a_shipped_rule_without_its_size_test_is_warned_of() {
+fn shipped_rule_without_size_test_is_warned() {
     let told = warnings(&good(&format!("rules:\n  - {}", rule("smtp-burst", ""))));
     assert_eq!(told.len(), 2, "{told:?}");
     assert_eq!(
@@ -130,7 +130,7 @@ fn a_shipped_rule_without_its_size_test_is_warned_of() {
 }
 
 #[test]
-fn a_name_that_a_pattern_matches_too_is_warned_of() {
+fn interface_name_matched_by_pattern_is_warned() {
     let list = "interfaces: [{ name: 'ppp*', role: lan }, { name: ppp0, role: host }, { name: 're:^p', hook: tc }, { name: eth1 }]";
     assert_eq!(
         warnings(&good(list)),

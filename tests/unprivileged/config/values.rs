@@ -1,4 +1,4 @@
-//! Good configurations: what is left out, what is shipped, and what settings mean.
+//! Valid configurations: defaults, shipped values, and the meaning of settings.
 
 use std::{
     fs,
@@ -27,7 +27,7 @@ use mailflow_engine::{
 
 use super::{faults, good, warnings_but_of_replaced_rules};
 
-/// `Config` is not comparable, but every part of it prints what it is.
+/// Compares configurations by their debug output, as `Config` has no equality.
 fn same(a: &Config, b: &Config) {
     assert_eq!(format!("{a:#?}"), format!("{b:#?}"));
 }
@@ -75,7 +75,7 @@ fn smtp_burst() -> Rule {
 }
 
 #[test]
-fn the_shipped_configuration_is_what_the_documents_say() {
+fn shipped_configuration_equals_documentation() {
     let config = shipped();
     assert_eq!(config.interfaces, []);
     assert_eq!(config.poll_interval, Duration::from_secs(1));
@@ -122,7 +122,7 @@ fn the_shipped_configuration_is_what_the_documents_say() {
 }
 
 #[test]
-fn whatever_is_left_out_is_shipped() {
+fn omitted_settings_have_shipped_values() {
     same(&good("{}"), &shipped());
     same(&good("# nothing\n{}\n"), &shipped());
     same(&good("\u{feff}timeouts: {}\noutputs: { metrics: {} }\nwatched_ports: {}\r\n"), &shipped());
@@ -142,7 +142,7 @@ fn lists_are_replaced_as_a_whole() {
 }
 
 #[test]
-fn a_short_rule_is_a_rule() {
+fn minimal_rule_is_valid() {
     let text =
         "rules: [{ name: r, match: {}, window: { length: 5h }, condition: { count: { at_least: 3 } } }]";
     let burst = smtp_burst();
@@ -165,7 +165,7 @@ fn a_short_rule_is_a_rule() {
 }
 
 #[test]
-fn the_resolve_threshold_follows_the_threshold() {
+fn resolve_threshold_defaults_to_threshold() {
     for (at_least, below) in [(1, 1), (2, 1), (3, 2), (4, 3), (5, 4), (9, 8), (10, 8), (100, 80), (101, 81)] {
         let text = format!(
             "rules: [{{ name: r, match: {{}}, window: {{ length: 1h }}, \
@@ -176,7 +176,7 @@ fn the_resolve_threshold_follows_the_threshold() {
 }
 
 #[test]
-fn anchors_aliases_and_merging_work() {
+fn anchors_aliases_and_merge_keys_are_read() {
     let text = "\
 rules:
   - &first
@@ -202,7 +202,7 @@ rules:
 }
 
 #[test]
-fn off_has_three_spellings() {
+fn off_may_be_off_false_or_null() {
     for off in ["off", "false", "~", "", "\"off\""] {
         let text = format!("outputs:\n  alerts: {off}\n  flow_log: {off}\n  metrics: {{ listen: {off} }}\n");
         let outputs = good(&text).outputs;
@@ -228,16 +228,16 @@ fn interfaces_have_roles_and_hooks() {
     );
 }
 
-/// Every YAML file under `config` that is not another tool's and no rule test is a configuration.
+/// Every YAML file under `config` is a configuration, except files of other tools and rule tests.
 #[test]
-fn every_shipped_configuration_is_good() {
+fn every_shipped_configuration_is_valid() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../config");
     let files = configurations(&root, &root);
     assert!(files.iter().any(|file| file.ends_with("mailflow.yaml")), "{files:?}");
     for file in files {
         let config = config::load(Some(&file)).unwrap_or_else(|faults| panic!("{faults}"));
         assert_eq!(warnings_but_of_replaced_rules(&config), Vec::<String>::new(), "{}", file.display());
-        // Of those that are not examples nothing ends by itself.
+        // Only the examples have entries with an end.
         const FIFTY_YEARS: i128 = 50 * 366 * 86_400 * 1_000_000_000;
         assert_eq!(config.over(2 * FIFTY_YEARS).count(), 0, "{}", file.display());
     }
@@ -264,7 +264,7 @@ fn configurations(root: &Path, directory: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
-fn outputs_of_every_kind_are_what_they_say() {
+fn outputs_of_every_kind_are_parsed() {
     let folder = std::env::temp_dir().join(format!("mailflow-outputs-{}", std::process::id()));
     fs::create_dir_all(&folder).unwrap();
     for file in ["password", "token"] {

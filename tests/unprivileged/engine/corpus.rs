@@ -1,4 +1,4 @@
-//! R1's verdict on real, labelled sessions, recomputed from their table.
+//! Size test of `smtp-burst` on real, labelled sessions, recomputed from their table.
 
 use std::{collections::HashMap, fs, path::Path};
 
@@ -15,11 +15,11 @@ use super::histories::{
     rules::{SIZES, r1},
 };
 
-/// Thresholds tried in both directions; 80 is R1's.
+/// Thresholds of the size test, in both directions; `smtp-burst` has 80.
 const THRESHOLDS: [u64; 3] = [40, 80, 200];
 
 #[test]
-fn r1_agrees_with_arithmetic_on_real_sessions() {
+fn size_test_equals_arithmetic_on_real_sessions() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/corpus/sessions.csv");
     let Ok(text) = fs::read_to_string(&path) else {
         eprintln!("skipped: no corpus at {}", path.display());
@@ -84,7 +84,7 @@ fn by_rule(number: &dyn Fn(&str) -> u64, size: SizeTest) -> bool {
     }
 }
 
-/// In floating point, as one would in a spreadsheet; exact for numbers of this size.
+/// Computes the size test in floating point; exact for numbers of this size.
 fn by_arithmetic(number: &dyn Fn(&str) -> u64, size: &SizeTest) -> bool {
     let least = size.up as f64;
     let value = |column: &str, way: &str| number(&format!("{column}_{way}")) as f64;

@@ -1,4 +1,4 @@
-//! All ingredients in one history, against the reference.
+//! All features in one history, compared with the reference.
 
 use std::{
     cell::RefCell,
@@ -23,19 +23,19 @@ use super::{
 };
 use crate::model::{Connection, Doing, Nanos, Said, World};
 
-/// How often each ingredient occurred.
+/// Occurrences of each feature.
 type Tally = BTreeMap<String, u64>;
 
-/// What is done when.
+/// Step of a run.
 enum Step {
     Poll(Nanos, Option<Point>),
     Event(Nanos, Event),
 }
 
-/// Flows, rules, reloads, restarts, clock steps, intervals: the alerts, the flows counted and the windows are the
-/// reference's, and each ingredient occurs.
+/// Flows, rules, reloads, restarts, clock steps and intervals: alerts, matched flows and windows equal the
+/// reference's, and each feature occurs.
 #[test]
-fn everything_together_agrees_with_the_reference() {
+fn engine_with_all_features_equals_reference() {
     let tally = RefCell::new(Tally::new());
     let interval = prop_oneof![1 => 100u64..1_000, 4 => 1_000u64..30_001];
     let rhythm = prop::collection::vec(interval.prop_map(|interval| interval * MILLISECOND), 1..6);
@@ -65,17 +65,17 @@ fn everything_together_agrees_with_the_reference() {
     }
 }
 
-/// Histories that are run when nobody asks for others: the first ones.
+/// Number of histories by default: the first ones.
 const CI: u64 = 500;
 
-/// Makes one history, which follows from its number alone.
+/// Returns the generator of one history, which follows only from its number.
 fn runner(number: u64) -> TestRunner {
     let mut seed = [0; 32];
     seed[..8].copy_from_slice(&number.to_le_bytes());
     TestRunner::new_with_rng(config(1), TestRng::from_seed(RngAlgorithm::ChaCha, &seed))
 }
 
-/// At least so many in a thousand histories; a third or less of what there are.
+/// Minimum occurrences in a thousand histories: a third or less of the actual numbers.
 const LEAST: [(&str, u64); 21] = [
     ("clock steps", 120),
     ("decided by count", 50),
@@ -215,7 +215,7 @@ fn compare(alerts: &[Alert], said: &[Said]) -> Result<(), TestCaseError> {
     );
     prop_assert_eq!(ours.len(), theirs.len(), "{}", differ);
     for ((ours, value), theirs) in ours.into_iter().zip(theirs) {
-        // A first alert is at its threshold.
+        // The first alert is at its threshold.
         let least = if ours.times.0 == ours.times.1 { ours.decided.1 } else { 0 };
         prop_assert!(same(value, theirs.decided.2, least), "{value:?} {theirs:?} {differ}");
         let theirs = Said {
@@ -228,7 +228,7 @@ fn compare(alerts: &[Alert], said: &[Said]) -> Result<(), TestCaseError> {
     Ok(())
 }
 
-/// A thing done, in a word.
+/// Formats an operation briefly.
 fn brief(doing: &Doing) -> String {
     match doing {
         Doing::Look(now, missed) => format!("look {now} but {}", missed.len()),
@@ -237,12 +237,12 @@ fn brief(doing: &Doing) -> String {
     }
 }
 
-/// What the engine gives exactly is exact; what is at a bound is no more than the truth.
+/// Returns true if an exact value equals the reference's, or a value at its bound is not above it.
 fn same(ours: Value, truth: u64, least: u64) -> bool {
     match ours {
         Value::Exactly(number) => number == truth,
         Value::AtLeast(number) => (least..=truth).contains(&number),
-        // Every record tells everything.
+        // Every record has all fields.
         Value::Unknown => false,
     }
 }
@@ -262,8 +262,8 @@ fn said_of(alert: &Alert) -> Said {
     }
 }
 
-/// Polls with `rhythm`, and what happens between them; a poll during which the agent is killed is one of them. Until
-/// `stop`, or what happens last.
+/// Returns polls with these intervals and the events between them, until `stop` or the last event. A poll
+/// during which the agent is killed is an event.
 fn steps(rhythm: &[Nanos], events: Events, stop: Nanos) -> (Vec<Step>, Nanos) {
     let mut steps = Vec::new();
     let mut events = events.into_iter().map(|(at, event)| (stop / 1_000 * at, event)).peekable();
@@ -271,7 +271,7 @@ fn steps(rhythm: &[Nanos], events: Events, stop: Nanos) -> (Vec<Step>, Nanos) {
     for interval in rhythm.iter().cycle() {
         let mut next = now + interval;
         let mut killed = None;
-        // There is a state to go on from after the first poll.
+        // The first checkpoint is written after the first poll.
         while let Some((at, event)) = events.next_if(|(at, _)| now > 0 && killed.is_none() && *at < next) {
             now = at.max(now + 1);
             next = next.max(now + 1);
@@ -289,7 +289,7 @@ fn steps(rhythm: &[Nanos], events: Events, stop: Nanos) -> (Vec<Step>, Nanos) {
     (steps, stop)
 }
 
-/// When the tables end, every open connection goes on as another flow.
+/// Splits every connection that is open when the maps are removed: it continues as another flow.
 fn split(mut history: Vec<Connection>, steps: &[Step]) -> Vec<Connection> {
     for step in steps {
         let Step::Event(now, Event::Stopped) = step else { continue };
@@ -329,7 +329,7 @@ fn note(alerts: &[Alert], world: &World, seen: Vec<(String, u64)>, tally: &mut T
     add("histories with alerts of several rules", u64::from(several.len() > 1));
 }
 
-/// Two mails in the first ten minutes of the day are too many.
+/// Returns a rule that fires at two mails in the first ten minutes of the day.
 fn early() -> Settings {
     let hours = Hours { days: 127, from: 0, to: 10, utc_offset: 0 };
     let rule = rules::r1();
@@ -339,9 +339,9 @@ fn early() -> Settings {
     Settings { rules: vec![Rule { matching, terms, ..rule }], ..histories::defaults() }
 }
 
-/// What was judged by one clock is not judged by another at a restart.
+/// A restart does not reevaluate a record with another wall-clock offset.
 #[test]
-fn a_clock_that_was_set_since_does_not_change_what_was_judged() {
+fn clock_step_before_restart_does_not_reevaluate() {
     let history = [mail(0, 10 * SECOND), mail(1, 40 * SECOND)];
     let mut process = Process::new(&early(), &history, 1, false);
     process.keep(0);
@@ -354,15 +354,15 @@ fn a_clock_that_was_set_since_does_not_change_what_was_judged() {
     assert_eq!(process.alerts().iter().map(|alert| alert.state).collect::<Vec<_>>(), [AlertState::Firing]);
 }
 
-/// What a process told because time passed, and nothing else, another one does not tell again.
+/// Alerts that followed only from elapsed time are not emitted again by the next process.
 #[test]
-fn what_followed_from_time_alone_is_not_told_again() {
+fn alerts_of_elapsed_time_are_not_repeated_after_restart() {
     let history = [mail(0, 10 * SECOND), mail(1, 11 * SECOND)];
     let mut process = Process::new(&early(), &history, 1, false);
     process.keep(0);
     process.poll(30 * SECOND, None);
     process.poll(5_000 * SECOND, None);
-    // The end of it is told by now, and no state was kept since the beginning.
+    // The end was already emitted, without a checkpoint since the start of the incident.
     process.poll(5_001 * SECOND, Some(Point::Noted));
     process.restart(5_001 * SECOND, true);
     process.poll(5_002 * SECOND, None);

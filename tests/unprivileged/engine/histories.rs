@@ -1,4 +1,4 @@
-//! Random settings, histories and rhythms of polling.
+//! Random settings, histories and poll intervals.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -17,14 +17,14 @@ pub(crate) mod rules;
 pub(crate) const MILLISECOND: Nanos = 1_000_000;
 pub(crate) const SECOND: Nanos = 1_000 * MILLISECOND;
 
-/// Clients and servers; inside, outside, neither.
+/// Clients and servers: internal, external, neither.
 const CLIENTS: [&str; 6] = ["10.0.0.1", "10.0.0.1", "10.0.0.2", "8.8.8.8", "[fd00::1]", "[fd00::2]"];
 const SERVERS_V4: [&str; 5] = ["9.9.9.9", "9.9.9.9", "1.1.1.1", "10.0.0.99", "192.0.2.5"];
 const SERVERS_V6: [&str; 5] =
     ["[2620:fe::fe]", "[2620:fe::fe]", "[2620:fe::9]", "[fd00::99]", "[2001:db8::5]"];
 const PORTS: [u16; 8] = [25, 25, 25, 465, 587, 994, 8025, 993];
 
-/// The shipped defaults without rules.
+/// Returns the shipped defaults without rules.
 pub(crate) fn defaults() -> Settings {
     let line = |line: &str| Network::new(line.parse().unwrap(), line);
     let services =
@@ -40,7 +40,7 @@ pub(crate) fn defaults() -> Settings {
     }
 }
 
-/// One to four rules, long or short timeouts.
+/// Generates one to four rules, with long or short timeouts.
 pub(crate) fn settings() -> impl Strategy<Value = Settings> {
     let short =
         Timeouts { idle: Duration::from_secs(40), active: Duration::from_secs(45), ..Timeouts::default() };
@@ -48,7 +48,7 @@ pub(crate) fn settings() -> impl Strategy<Value = Settings> {
     (timeouts, rules::some()).prop_map(|(timeouts, rules)| Settings { timeouts, rules, ..defaults() })
 }
 
-/// Intervals between polls, 0.1 to 30 s, taken in turn.
+/// Generates poll intervals, 0.1 to 30 s, used in turn.
 pub(crate) fn polls() -> impl Strategy<Value = Vec<Nanos>> {
     let interval = prop_oneof![
         1 => 100u64..1_000,
@@ -61,7 +61,7 @@ pub(crate) fn polls() -> impl Strategy<Value = Vec<Nanos>> {
         .prop_map(|rhythm| rhythm.into_iter().map(|interval| interval * MILLISECOND).collect())
 }
 
-/// How a connection ends.
+/// End of a connection.
 #[derive(Clone, Copy, Debug)]
 enum Ending {
     Closed,
@@ -70,7 +70,7 @@ enum Ending {
     Unanswered,
 }
 
-/// Up to sixty connections over minutes or hours; starts in whole seconds make equal times common.
+/// Generates up to sixty connections over minutes or hours. Starts in whole seconds make equal times common.
 pub(crate) fn history() -> impl Strategy<Value = Vec<Connection>> {
     prop_oneof![1 => Just(300u64), 2 => Just(1_800), 2 => Just(5_000)].prop_flat_map(|span| {
         prop::collection::vec(any_connection(span), 1..60)
@@ -157,7 +157,7 @@ fn connection(n: u16, spec: Spec) -> Connection {
         Ending::Closed => {
             pass(true, 0, Mark::Fin);
             pass(false, 0, Mark::Fin);
-            // The last ACK, before the grace is over.
+            // The last ACK, within the idle timeout of a closed flow.
             at = at.min(at - spec.gap + SECOND);
             packets.push(Packet { at, up: true, bytes: 52, payload: 0, mark: Mark::Plain });
         }
@@ -167,7 +167,7 @@ fn connection(n: u16, spec: Spec) -> Connection {
     Connection { key, talk: spec.talk, packets }
 }
 
-/// A delivery of 10.0.0.1 that R1 counts, over within ten seconds.
+/// Returns a mail delivery of 10.0.0.1 that `smtp-burst` counts, shorter than ten seconds.
 pub(crate) fn mail(n: u16, start: Nanos) -> Connection {
     connection(
         n,

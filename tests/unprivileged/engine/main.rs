@@ -1,4 +1,4 @@
-//! The engine against the naive reference model, on random histories in simulated time.
+//! The engine compared with the reference model, on random histories in simulated time.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests fail the test")]
 
 mod corpus;
@@ -23,13 +23,13 @@ use histories::{SECOND, history, mail, polls, rules, settings};
 use model::{Connection, Expected, Nanos};
 use run::{Readings, Run, run, told};
 
-/// Long enough for every window and every resolution after the last packet.
+/// Time for every window and every resolution after the last packet.
 const DRAIN: Nanos = 20_000 * SECOND;
 
-/// Which histories are asked for: how many, or the numbers of those from one up to another.
+/// Environment variable that selects histories: a number, or a range of numbers.
 const HISTORIES: &str = "MAILFLOW_HISTORIES";
 
-/// The numbers of the histories that [`HISTORIES`] asks for.
+/// Returns the numbers of the histories in [`HISTORIES`].
 fn asked() -> Option<Range<u64>> {
     let asked = std::env::var(HISTORIES).ok()?;
     let number = |text: &str| text.parse().expect("MAILFLOW_HISTORIES is a number, or two with .. between");
@@ -39,10 +39,10 @@ fn asked() -> Option<Range<u64>> {
     })
 }
 
-/// So many cases.
+/// Returns a configuration with this number of cases.
 fn config(cases: u32) -> ProptestConfig {
     let max_shrink_time = 20_000;
-    // Left to itself, it gives up after four times as many as there are cases.
+    // By default, proptest gives up after four times the number of cases.
     let max_shrink_iters = 1_000_000;
     ProptestConfig {
         cases,
@@ -53,7 +53,7 @@ fn config(cases: u32) -> ProptestConfig {
     }
 }
 
-/// As many cases as are asked for, or `usual`.
+/// Returns a configuration with the selected number of cases, or `usual`.
 fn cases(usual: u32) -> ProptestConfig {
     config(asked().map_or(usual, |asked| (asked.end - asked.start) as u32))
 }
@@ -61,10 +61,10 @@ fn cases(usual: u32) -> ProptestConfig {
 proptest! {
     #![proptest_config(cases(200))]
 
-    /// Records, counts, windows and alerts are the reference's, whatever the polling and the parts in which
-    /// the table is read, with flows that outlive the active timeout.
+    /// Records, counts, windows and alerts equal the reference's, for all poll intervals and batch sizes,
+    /// with flows that exceed the active timeout.
     #[test]
-    fn the_engine_agrees_with_the_reference(
+    fn engine_equals_reference(
         settings in settings(),
         history in history(),
         rhythm in polls(),
@@ -96,10 +96,10 @@ proptest! {
         }
     }
 
-    /// Flows that readings leave out and show again, and ended ones that cannot be taken out at once, are
-    /// booked once, and their records are the reference's.
+    /// Flows that polls miss and see again, and ended flows that cannot be evicted at once, are counted once.
+    /// Their records equal the reference's.
     #[test]
-    fn gaps_in_readings_neither_lose_nor_repeat_anything(
+    fn missed_flows_are_counted_once(
         settings in settings(),
         history in history(),
         rhythm in polls(),
@@ -113,10 +113,10 @@ proptest! {
         prop_assert_eq!(lines(&records), expected_lines(&expected));
     }
 
-    /// Two rhythms of polling, the same results in the same order, as long as no flow outlives the
+    /// Two sequences of poll intervals give equal results in equal order, as long as no flow exceeds the
     /// active timeout.
     #[test]
-    fn polling_does_not_show(
+    fn poll_interval_does_not_change_results(
         mut settings in settings(),
         history in history(),
         rhythms in [polls(), polls()],
@@ -131,9 +131,9 @@ proptest! {
         prop_assert_eq!(lines(&one.records), lines(&other.records));
     }
 
-    /// Nine qualifying flows within the window are silent, in whatever order they end; the tenth speaks.
+    /// Nine matched flows within the window do not fire, in any order of their ends; the tenth fires.
     #[test]
-    fn nine_are_silent_and_ten_speak(
+    fn tenth_flow_in_window_fires(
         starts in prop::collection::vec(0u64..3_580, 10),
         rhythm in polls(),
     ) {
@@ -152,7 +152,7 @@ proptest! {
     }
 }
 
-/// Records in an order of their own: that of equal moments is not part of their meaning.
+/// Returns the records as sorted lines: the order of equal times has no meaning.
 fn lines(records: &[FlowRecord]) -> Vec<String> {
     let mut lines: Vec<_> = records.iter().map(|record| format!("{record:?}")).collect();
     lines.sort();
@@ -167,8 +167,8 @@ fn expected_lines(expected: &[Expected]) -> Vec<String> {
     lines(&expected.iter().map(record).collect::<Vec<_>>())
 }
 
-/// A value the engine gives exactly is exact; one at its bound is no more than the truth, and no less
-/// than the threshold.
+/// Checks a value: an exact value equals the reference's; a value at its bound is between the threshold and
+/// the reference's.
 fn check(settings: &Settings, rule: &str, ours: Value, truth: u64) -> Result<(), TestCaseError> {
     match ours {
         Value::Exactly(number) => prop_assert_eq!(number, truth),

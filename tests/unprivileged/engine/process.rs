@@ -1,7 +1,7 @@
-//! An agent without its I/O: it reads a table, keeps states, dies, and goes on.
+//! Agent without its I/O: it polls a table, writes checkpoints, is killed, and recovers.
 //!
-//! What the kernel's table, the journal, the history and the file of alerts would hold, this holds. What is written
-//! to them and what another agent makes of it is the agent's own code.
+//! This module holds the contents of the kernel's table, the journal, the input log and the alert file. The
+//! records in them, and their recovery, are the agent's own code.
 
 use std::{collections::HashSet, io};
 
@@ -24,18 +24,18 @@ use mailflow_engine::{
 
 use super::run::Chance;
 
-/// How far a poll comes before its process is killed.
+/// Progress of a poll at which the process is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Point {
-    /// What a part of the table brings is in the journal, and nothing of it is done.
+    /// The deltas of a batch are in the journal, and nothing else is done.
     Noted,
-    /// What ended of a part is out of the table.
+    /// The ended flows of a batch are evicted.
     Removed,
-    /// The rules have seen it, and nobody knows.
+    /// The rules have seen the records; nothing is logged.
     Ticked,
-    /// It is in the history, and nobody was told.
+    /// The rule inputs are in the input log; no alert is delivered.
     Judged,
-    /// Some of the alerts were told.
+    /// Some of the alerts are delivered.
     Told,
 }
 
@@ -44,9 +44,9 @@ impl Point {
         [Point::Noted, Point::Removed, Point::Ticked, Point::Judged, Point::Told];
 }
 
-/// What is left when a process dies.
+/// Data that survives a process.
 struct Left {
-    /// When the state was kept, and the state.
+    /// Time and contents of the checkpoint.
     now: Nanos,
     state: Vec<u8>,
     known: Known,
@@ -60,7 +60,7 @@ impl Left {
     }
 }
 
-/// The connections whose flows are in the kernel's table, or will be.
+/// Connections with flows in the kernel's table, now or later.
 struct Table<'a>(Vec<&'a Connection>);
 
 impl Tables for Table<'_> {
@@ -83,17 +83,17 @@ impl Tables for Table<'_> {
     fn book_spilled(&mut self, _: &Spill) {}
 }
 
-/// The file of alerts.
+/// Alert file.
 #[derive(Default)]
 struct Lines {
     alerts: Vec<Alert>,
     told: HashSet<Identity>,
-    /// Those of which no agent has noted that they are there.
+    /// Alerts whose delivery no agent has logged.
     unnoted: Vec<Alert>,
 }
 
 impl Lines {
-    /// No alert is told twice.
+    /// Delivers an alert; fails if it was delivered before.
     fn tell(&mut self, alert: Alert) {
         assert!(self.told.insert(identity(&alert)), "told twice: {alert:#?}");
         self.unnoted.push(alert.clone());
@@ -108,7 +108,7 @@ impl Hearers for Lines {
 
     fn tell(&mut self, effects: Effects, _: Epoch) {
         for alert in effects.alerts {
-            // What nobody noted is looked for in the file.
+            // Alerts without a logged delivery are searched in the file.
             if !self.unnoted.iter().any(|told| identity(told) == identity(&alert)) {
                 self.tell(alert);
             }
@@ -123,18 +123,18 @@ pub(crate) struct Process<'a> {
     table: Table<'a>,
     left: Left,
     lines: Lines,
-    /// The beginning of the poll that is on, until something of it is in the journal.
+    /// Start record of the current poll, until the journal has a record of the poll.
     begins: Option<Entry>,
-    /// What was done, for the reference.
+    /// Operations, for the reference.
     pub(crate) doings: Vec<Doing>,
     /// Flows that rules counted.
     pub(crate) counted: Vec<Qualified>,
     chance: Chance,
-    /// Readings miss flows here and there.
+    /// Polls miss some flows.
     gaps: bool,
 }
 
-/// An alert, as far as it takes to know it again.
+/// Identity of an alert event.
 type Identity = (String, Time, Time, AlertState, bool);
 
 fn identity(alert: &Alert) -> Identity {
@@ -162,12 +162,12 @@ impl<'a> Process<'a> {
         }
     }
 
-    /// Alerts that were told.
+    /// Returns the delivered alerts.
     pub(crate) fn alerts(&self) -> &[Alert] {
         &self.lines.alerts
     }
 
-    /// A poll, up to some point. Gives whether it came to its end.
+    /// Does a poll up to some point. Returns true if it completed.
     pub(crate) fn poll(&mut self, now: Nanos, until: Option<Point>) -> bool {
         if self.chance.one_in(2) {
             self.delivered();
@@ -187,7 +187,7 @@ impl<'a> Process<'a> {
         self.engine.begin(Time::from_nanos(now));
         self.begins = Some(Entry::Poll { now: Time::from_nanos(now), epoch: self.epoch });
         let parts: Vec<Vec<Flow>> = self.chance.parts(&shown).into_iter().map(<[Flow]>::to_vec).collect();
-        // The part at which a process dies, if it does so among them.
+        // Batch at which the process is killed, if it is killed among the batches.
         let dies = self.chance.below(parts.len() as u64 + 1) as usize;
         let dies = until.filter(|until| *until <= Point::Removed).map(|until| (dies, until));
         for (place, part) in parts.iter().enumerate() {
@@ -222,14 +222,14 @@ impl<'a> Process<'a> {
             }
             return false;
         }
-        // Of a poll that brought nothing there is nothing in the journal.
+        // A poll without deltas has no records in the journal.
         if self.begins.take().is_none() {
             self.left.journal.push(Entry::Over);
         }
         true
     }
 
-    /// A part of a reading: what it brings is noted before it is done.
+    /// Processes a batch of a poll: its records are in the journal before they take effect.
     fn part(&mut self, part: &[Flow], until: Option<Point>, missed: &mut HashSet<Which>) -> bool {
         let effects = self.engine.look(part);
         let ending = self.engine.ending().to_vec();
@@ -260,19 +260,19 @@ impl<'a> Process<'a> {
         true
     }
 
-    /// Puts entries into the journal, the first ones of a poll behind its beginning.
+    /// Appends records to the journal; the first records of a poll follow its start record.
     fn note(&mut self, entries: Vec<Entry>) {
         if !entries.is_empty() {
             self.left.journal.extend(self.begins.take().into_iter().chain(entries));
         }
     }
 
-    /// The history gets to know what was told.
+    /// Appends the delivered alerts to the input log.
     fn delivered(&mut self) {
         self.left.history.extend(self.lines.unnoted.drain(..).map(|alert| Past::Told(Told::of(&alert))));
     }
 
-    /// The state is kept at `now`, as bytes.
+    /// Writes a checkpoint at `now`, as bytes.
     pub(crate) fn keep(&mut self, now: Nanos) {
         let state = postcard::to_stdvec(&self.engine.save()).unwrap();
         self.left = Left { now, state, known: self.engine.known(), ..Left::nothing() };
@@ -280,7 +280,7 @@ impl<'a> Process<'a> {
         self.doings.push(Doing::Keep);
     }
 
-    /// Other settings are in force.
+    /// Applies other settings.
     pub(crate) fn reload(&mut self, now: Nanos, settings: &Settings) -> usize {
         let changed = self.engine.reconfigure(Time::from_nanos(now), settings.clone());
         self.doings.push(Doing::Reload(now, Box::new(settings.clone())));
@@ -290,14 +290,14 @@ impl<'a> Process<'a> {
         changed.restarted.len()
     }
 
-    /// The wall clock is set.
+    /// Sets the wall clock.
     pub(crate) fn set(&mut self, epoch: i128) {
         self.epoch = epoch;
         self.engine.set_epoch(Epoch::from_unix_nanos(epoch));
         self.doings.push(Doing::Set(epoch));
     }
 
-    /// The agent stops and its tables end: what is open gets a last record.
+    /// Stops the agent and removes its maps: every open flow gets a last record.
     pub(crate) fn stop(&mut self, now: Nanos) {
         let table: Vec<Flow> = self.table.0.iter().filter_map(|connection| connection.seen(now)).collect();
         for part in self.chance.parts(&table) {
@@ -310,7 +310,7 @@ impl<'a> Process<'a> {
         self.keep(now);
     }
 
-    /// Another process goes on where this one stopped, at `now`; how many alerts fire.
+    /// Recovers in a new process at `now`; returns the number of firing alerts.
     pub(crate) fn restart(&mut self, now: Nanos, tables: bool) -> usize {
         let Left { now: kept, state, known, journal, history } =
             std::mem::replace(&mut self.left, Left::nothing());
@@ -335,7 +335,7 @@ impl<'a> Process<'a> {
         restored.firing
     }
 
-    /// Nothing but time passes.
+    /// Advances only time.
     pub(crate) fn tick(&mut self, now: Nanos) {
         let effects = self.engine.tick(Time::from_nanos(now));
         self.doings.push(Doing::Tick(now));

@@ -1,4 +1,4 @@
-//! R1 and its variations.
+//! The rule `smtp-burst` and variations of it.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -13,7 +13,7 @@ use mailflow_engine::{
 };
 use proptest::prelude::*;
 
-/// Every form of the size test.
+/// Every kind of size test.
 pub(crate) const SIZES: [SizeKind; 5] =
     [SizeKind::Ratio, SizeKind::Count, SizeKind::Either, SizeKind::DataRatio, SizeKind::UpOnly];
 
@@ -23,7 +23,7 @@ fn count(window: Window, at_least: u64, resolve_below: u64) -> Term {
     Term { measure: Measure::Count(Kind::Flows), window, level: Level { at_least, resolve_below } }
 }
 
-/// R1 as shipped.
+/// Returns `smtp-burst` as shipped.
 pub(crate) fn r1() -> Rule {
     Rule {
         name: "smtp-burst".into(),
@@ -54,7 +54,7 @@ pub(crate) fn r1() -> Rule {
     }
 }
 
-/// One to four rules: every size test, both windows, small and large thresholds.
+/// Generates one to four rules: every size test, both window types, small and large thresholds.
 pub(crate) fn some() -> impl Strategy<Value = Vec<Rule>> {
     prop::collection::vec(any_rule(), 1..5).prop_map(|rules| {
         let named = |(n, rule): (usize, Rule)| Rule { name: format!("r{n}").into(), ..rule };
@@ -83,7 +83,7 @@ fn any_rule() -> impl Strategy<Value = Rule> {
     })
 }
 
-/// A rule of R1's kind, or of any other.
+/// Generates a rule like `smtp-burst`, or any other.
 pub(crate) fn any_whole() -> impl Strategy<Value = Rule> {
     prop_oneof![1 => any_rule(), 3 => any_compound()]
 }
@@ -123,13 +123,13 @@ fn any_term() -> impl Strategy<Value = Term> {
     })
 }
 
-/// The first two terms, where there are two, alike but for their thresholds, if they are to be.
+/// Makes the first two terms equal except for their thresholds, if `alike` is set and there are two.
 fn alike((mut terms, alike): (Vec<Term>, bool)) -> Vec<Term> {
     if let ([one, two, ..], true) = (terms.as_mut_slice(), alike) {
         let Level { at_least, resolve_below } = one.level;
         *two = Term { level: Level { at_least, resolve_below: resolve_below.div_ceil(2) }, ..one.clone() };
         if !matches!(one.measure, Measure::Ratio { .. }) {
-            // The first one seldom holds alone.
+            // The first term rarely holds alone.
             one.level = Level { at_least: at_least * 2, resolve_below };
         }
     }

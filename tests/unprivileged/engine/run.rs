@@ -15,19 +15,19 @@ use mailflow_engine::{
     time::Time,
 };
 
-/// How the table is read.
+/// Completeness of polls.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Readings {
-    /// Every reading shows every flow, and what ended is taken out.
+    /// Every poll sees every flow, and ended flows are evicted.
     Whole,
-    /// Readings leave out flows here and there, and some of the ended are taken out only later.
+    /// Polls miss some flows, and some ended flows are evicted later.
     Gaps,
 }
 
-/// What a run gave.
+/// Results of a run.
 pub(crate) struct Run {
     pub(crate) polls: Vec<Nanos>,
-    /// Flows that a reading left out, and when.
+    /// Missed flows, with the time of the poll.
     pub(crate) missed: HashSet<(FlowKey, Nanos)>,
     pub(crate) records: Vec<FlowRecord>,
     pub(crate) qualified: Vec<Qualified>,
@@ -35,7 +35,7 @@ pub(crate) struct Run {
     pub(crate) values: Vec<WindowValue>,
 }
 
-/// Reads the table with `rhythm` until `stop`, in parts of random sizes, shuts down, and lets `drain` pass.
+/// Polls with these intervals until `stop`, in batches of random sizes, stops, and advances time by `drain`.
 pub(crate) fn run(
     settings: &Settings,
     history: &[Connection],
@@ -90,7 +90,7 @@ pub(crate) fn run(
     Run { polls, missed: gaps.missed, records, qualified, alerts, values }
 }
 
-/// Takes what ended out of the table; with gaps, some of it stays, and the end of it is not tried.
+/// Evicts the ended flows. With gaps, some evictions fail, and the last ones are not tried.
 fn end(engine: &mut Engine, book: &mut Book, live: &mut Vec<&Connection>, chance: &mut Chance, gappy: bool) {
     let ending = engine.ending();
     let tried = ending.len() - if gappy { chance.below(ending.len() as u64 / 4 + 1) as usize } else { 0 };
@@ -106,7 +106,7 @@ fn end(engine: &mut Engine, book: &mut Book, live: &mut Vec<&Connection>, chance
     book.enter(engine.end(&fates));
 }
 
-/// Which flows readings leave out: none more often than the engine remembers it, eight times in a row.
+/// Flows that polls miss: at most eight times in a row, as the engine remembers a flow that long.
 #[derive(Default)]
 struct Gaps {
     missed: HashSet<(FlowKey, Nanos)>,
@@ -116,7 +116,7 @@ struct Gaps {
 impl Gaps {
     fn misses(&mut self, key: FlowKey, now: Nanos, chance: &mut Chance) -> bool {
         let row = self.row.entry(key).or_default();
-        // Once left out, more often again: rows of several must be common.
+        // A missed flow is missed again more often: several misses in a row must be common.
         let misses = *row < 8 && chance.one_in(if *row > 0 { 2 } else { 5 });
         *row = if misses { *row + 1 } else { 0 };
         if misses {
@@ -126,7 +126,7 @@ impl Gaps {
     }
 }
 
-/// Xorshift (Marsaglia, 2003): the same seed, the same run.
+/// Pseudo-random generator (xorshift, Marsaglia 2003): equal seeds give equal runs.
 pub(crate) struct Chance(pub(crate) u64);
 
 impl Chance {
@@ -141,7 +141,7 @@ impl Chance {
         self.below(number) == 0
     }
 
-    /// `all` in order, in parts of one to a hundred.
+    /// Splits `all` into batches of one to a hundred.
     pub(crate) fn parts<'a, T>(&mut self, mut all: &'a [T]) -> Vec<&'a [T]> {
         let mut parts = Vec::new();
         while !all.is_empty() {
@@ -155,7 +155,7 @@ impl Chance {
     }
 }
 
-/// All effects so far, and the books.
+/// All effects so far, and the sums of the deltas.
 #[derive(Default)]
 struct Book {
     effects: Effects,
@@ -178,7 +178,7 @@ impl Book {
         self.effects.alerts.extend(effects.alerts);
     }
 
-    /// The sum of the deltas is the sum of the counters, for every flow at every look.
+    /// Checks that the sum of the deltas equals the counters, for every flow after every poll.
     fn balance(&self, table: &[Flow]) {
         for flow in table {
             let [up, down] =
@@ -188,7 +188,7 @@ impl Book {
     }
 }
 
-/// An alert in the reference's words.
+/// Converts an alert to the reference's type.
 pub(crate) fn told(alert: &Alert) -> Told {
     Told {
         of: (Arc::clone(&alert.rule), alert.subject.source().unwrap()),

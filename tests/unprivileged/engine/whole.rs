@@ -1,4 +1,4 @@
-//! Everything together: rules of every kind, reloads, restarts, the wall clock, gaps.
+//! Generators for all features together: rules of every kind, reloads, restarts, the wall clock, gaps.
 
 use std::time::Duration;
 
@@ -16,25 +16,25 @@ use super::{
 };
 use crate::model::Nanos;
 
-/// Something that happens beside polls.
+/// Event between polls.
 #[derive(Clone, Debug)]
 pub(crate) enum Event {
-    /// Other settings.
+    /// Reload with other settings.
     Reload(Settings),
-    /// The wall clock is set, by seconds.
+    /// Step of the wall clock, in seconds.
     Set(i64),
-    /// The agent is replaced by another one, and its tables stay.
+    /// Restart of the agent; its maps stay.
     Replaced,
-    /// It stops for good, and another one begins with empty tables.
+    /// Stop that removes the maps; another agent starts with empty ones.
     Stopped,
-    /// It is killed during a poll, and is away for so long.
+    /// Kill during a poll, and the time until the next agent starts.
     Killed(Point, Nanos),
 }
 
-/// When in a run, in thousandths, and what.
+/// Events with their times, in thousandths of the run.
 pub(crate) type Events = Vec<(u64, Event)>;
 
-/// Settings to begin with, and what happens.
+/// Generates initial settings and events.
 pub(crate) fn plot() -> impl Strategy<Value = (Settings, Events)> {
     let short =
         Timeouts { idle: Duration::from_secs(40), active: Duration::from_secs(45), ..Timeouts::default() };
@@ -60,21 +60,21 @@ pub(crate) fn plot() -> impl Strategy<Value = (Settings, Events)> {
     )
 }
 
-/// An event whose settings follow from those before.
+/// Event whose settings depend on the settings before.
 #[derive(Clone, Debug)]
 enum FrameSpec {
     Reload(Vec<Change>, Option<Networks>),
     Event(Event),
 }
 
-/// What a reload does to a rule.
+/// Change of a rule by a reload.
 #[derive(Clone, Debug)]
 enum Change {
     Stays,
     Goes,
-    /// Its thresholds and its allow-list are another's, as far as that fits.
+    /// Replaces thresholds and allow-list by those of another rule, as far as they fit.
     Lists(Rule),
-    /// Its windows are another's, and so is what it matches.
+    /// Replaces windows and match by those of another rule.
     Meaning(Rule),
     Grouping(Rule),
     Comes(Rule),
@@ -102,7 +102,7 @@ fn drafts() -> impl Strategy<Value = FrameSpec> {
     ]
 }
 
-/// The rules after a reload; each has a name that no other had.
+/// Returns the rules after a reload; each new rule has an unused name.
 fn changed(before: &[Rule], changes: Vec<Change>) -> Vec<Rule> {
     let mut rules: Vec<Rule> = Vec::new();
     let mut left = before.iter();
@@ -130,12 +130,12 @@ fn changed(before: &[Rule], changes: Vec<Change>) -> Vec<Rule> {
             (Change::Goes, _) | (_, None) => None,
         });
     }
-    // Those nobody spoke about stay, and the order is another one.
+    // Rules without a change stay, in another order.
     rules.splice(0..0, left.cloned());
     rules
 }
 
-/// A rule that means the same, with the other's thresholds, lists and times.
+/// Returns `old` with the thresholds, lists and times of `other`.
 fn listed(old: &Rule, other: Rule) -> Rule {
     let mut rule = old.clone();
     for (term, others) in rule.terms.iter_mut().zip(&other.terms) {
@@ -245,7 +245,7 @@ fn matching(base: Match) -> impl Strategy<Value = Match> {
     })
 }
 
-/// Thresholds of some: those of all times a number.
+/// Returns per-source thresholds: the default thresholds times a factor.
 fn with_thresholds(rule: &Rule, of: Vec<(Set, u64)>) -> Vec<Thresholds> {
     let times = |level: Level, measure: Measure, factor: u64| match measure {
         Measure::Ratio { .. } => level,

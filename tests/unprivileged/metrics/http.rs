@@ -1,4 +1,4 @@
-//! The metrics port over loopback.
+//! HTTP server of the metrics, over loopback.
 
 use std::{
     io::Read,
@@ -62,7 +62,7 @@ pub(crate) async fn behind(door: Door) -> Server {
     Server { addr, state, stop, done }
 }
 
-/// Status line, headers in lower case, body.
+/// Sends a request; returns status line, headers in lower case, and body.
 async fn request(addr: SocketAddr, method: &str, path: &str) -> (String, String, String) {
     let mut stream = TcpStream::connect(addr).await.unwrap();
     let head = format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
@@ -75,7 +75,7 @@ async fn request(addr: SocketAddr, method: &str, path: &str) -> (String, String,
 }
 
 #[tokio::test]
-async fn serves_its_pages_and_nothing_else() {
+async fn only_known_pages_are_served() {
     let server = start().await;
     let (status, headers, body) = request(server.addr, "GET", "/metrics").await;
     assert_eq!(status, "200 OK");
@@ -102,7 +102,7 @@ async fn serves_its_pages_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_client_that_takes_gzip_gets_it() {
+async fn gzip_is_sent_if_accepted() {
     let server = start().await;
     let mut stream = TcpStream::connect(server.addr).await.unwrap();
     let head = "GET /metrics HTTP/1.1\r\nhost: x\r\naccept-encoding: gzip\r\nconnection: close\r\n\r\n";
@@ -127,7 +127,7 @@ async fn a_client_that_takes_gzip_gets_it() {
 }
 
 #[tokio::test]
-async fn is_ready_when_the_agent_is() {
+async fn readiness_follows_the_agent() {
     let server = start().await;
     for path in ["/-/ready", "/readyz"] {
         server.state.ready.store(false, Ordering::Relaxed);
@@ -138,10 +138,10 @@ async fn is_ready_when_the_agent_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn readers_that_are_slow_keep_nobody_out() {
+async fn slow_readers_do_not_block_others() {
     let server = start().await;
     server.state.ready.store(true, Ordering::Relaxed);
-    // More than the sockets hold.
+    // More than the socket buffers hold.
     server.state.more.store(16 << 20, Ordering::Relaxed);
     let mut slow = Vec::new();
     for _ in 0..64 {
@@ -156,7 +156,7 @@ async fn readers_that_are_slow_keep_nobody_out() {
     }
     let page = timeout(limit, request(server.addr, "GET", "/metrics")).await.expect("a scrape");
     assert!(page.0 == "200 OK" && page.2.len() > 16 << 20, "{}", page.0);
-    // Only so many pages are in memory: the connections of the others were closed.
+    // A limited number of pages is in memory: the other connections were closed.
     let mut closed = 0;
     for stream in &mut slow {
         let mut nothing = tokio::io::sink();
@@ -167,7 +167,7 @@ async fn readers_that_are_slow_keep_nobody_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_address_has_only_so_many_connections_and_the_newest_is_served() {
+async fn connections_per_address_are_limited_and_newest_is_served() {
     let server = start().await;
     let mut idle = Vec::new();
     for _ in 0..300 {
@@ -183,12 +183,12 @@ async fn an_address_has_only_so_many_connections_and_the_newest_is_served() {
 }
 
 #[tokio::test]
-async fn an_answer_that_is_not_read_ends_the_connection() {
+async fn unread_answer_closes_connection() {
     let limit = Duration::from_millis(100);
     let (near, mut far) = tokio::io::duplex(1_000);
     let mut near = mailflow_agent::http::Timed::new(near, limit);
     near.write_all(&[7; 1_000]).await.unwrap();
-    // A byte now and then is too slow as well.
+    // Single bytes at long intervals are too slow as well.
     let reader = tokio::spawn(async move {
         let mut byte = [0];
         while far.read_exact(&mut byte).await.is_ok() {
@@ -202,7 +202,7 @@ async fn an_answer_that_is_not_read_ends_the_connection() {
 }
 
 #[tokio::test]
-async fn a_page_that_cannot_be_made_is_an_error_of_the_server() {
+async fn failed_page_is_a_server_error() {
     let server = start().await;
     server.state.broken.store(true, Ordering::Relaxed);
     assert_eq!(request(server.addr, "GET", "/metrics").await.0, "500 Internal Server Error");
@@ -210,7 +210,7 @@ async fn a_page_that_cannot_be_made_is_an_error_of_the_server() {
 }
 
 #[tokio::test]
-async fn a_port_in_use_is_named() {
+async fn port_in_use_is_reported() {
     let server = start().await;
     let error = bind(server.addr).await.unwrap_err();
     assert!(matches!(error, BindError::InUse { .. }), "{error}");
@@ -218,7 +218,7 @@ async fn a_port_in_use_is_named() {
         error.to_string(),
         format!("cannot listen on {}: the address is in use by another process", server.addr)
     );
-    // An address that no interface has is listened at all the same; one whose interface is missing cannot be.
+    // Binding to an unassigned address is possible; binding to one with a missing scope interface is not.
     let foreign = "192.0.2.1:0".parse().unwrap();
     assert!(!is_assigned(foreign) && is_assigned(server.addr));
     bind(foreign).await.unwrap();
@@ -228,11 +228,11 @@ async fn a_port_in_use_is_named() {
 }
 
 #[tokio::test]
-async fn an_endless_head_is_refused() {
+async fn oversized_request_head_is_refused() {
     let server = start().await;
     let mut stream = TcpStream::connect(server.addr).await.unwrap();
     let head = format!("GET / HTTP/1.1\r\nx: {}", "y".repeat(64 * 1024));
-    // The server may have hung up before all of it is written or its answer is read.
+    // The server may close before the request is complete or its answer is read.
     let _ = stream.write_all(head.as_bytes()).await;
     let mut answer = Vec::new();
     let _ = timeout(Duration::from_secs(3), stream.read_to_end(&mut answer)).await.expect("still connected");
@@ -240,7 +240,7 @@ async fn an_endless_head_is_refused() {
 }
 
 #[tokio::test]
-async fn a_head_that_never_comes_is_not_waited_for() {
+async fn request_head_has_a_timeout() {
     let server = start().await;
     let mut stream = TcpStream::connect(server.addr).await.unwrap();
     stream.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
@@ -250,7 +250,7 @@ async fn a_head_that_never_comes_is_not_waited_for() {
 }
 
 #[tokio::test]
-async fn stopping_ends_idle_connections_and_frees_the_port() {
+async fn stop_closes_idle_connections_and_frees_port() {
     let server = start().await;
     let mut idle = TcpStream::connect(server.addr).await.unwrap();
     idle.write_all(b"GET /-/healthy HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();

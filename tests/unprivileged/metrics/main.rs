@@ -1,4 +1,4 @@
-//! What leaves the agent: lines, metrics, and the port they are scraped from.
+//! Outputs of the agent: lines, metrics, and the HTTP server that is scraped.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests fail the test")]
 

@@ -1,4 +1,4 @@
-//! The metrics page as a whole.
+//! Complete metrics page.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,7 +22,7 @@ use mailflow_engine::{
 use crate::fixture::{alert, at, doc, documented, key, record, services};
 use crate::traffic_counters::delta;
 
-/// Samples by their line's left side.
+/// Returns the samples by their series.
 pub(crate) fn samples(page: &str) -> BTreeMap<&str, f64> {
     let mut found = BTreeMap::new();
     for line in page.lines().filter(|line| !line.starts_with('#')) {
@@ -43,7 +43,7 @@ fn totals() -> Totals {
     totals
 }
 
-/// A page with something in every family.
+/// Returns a page with a value in every family.
 fn page() -> String {
     let agent = Agent::new("1.2.3", 1_795_231_860.0).unwrap();
     agent.polled(Duration::from_millis(2));
@@ -131,7 +131,7 @@ fn page() -> String {
 }
 
 #[test]
-fn shows_what_was_handed_over() {
+fn page_has_all_values() {
     let page = page();
     let found = samples(&page);
     for (series, value) in [
@@ -205,7 +205,7 @@ fn shows_what_was_handed_over() {
 }
 
 #[test]
-fn the_documentation_lists_the_families_and_no_others() {
+fn documentation_lists_exactly_the_families() {
     let page = page();
     let exported: BTreeSet<_> = page
         .lines()
@@ -226,7 +226,7 @@ fn the_documentation_lists_the_families_and_no_others() {
 }
 
 #[test]
-fn each_family_stands_once_with_head_and_samples_together() {
+fn each_family_has_one_head_followed_by_samples() {
     let page = page();
     let mut seen = BTreeSet::new();
     let mut current = "";
@@ -246,9 +246,9 @@ fn each_family_stands_once_with_head_and_samples_together() {
     }
 }
 
-/// Prometheus' own tool agrees: the one named by `PROMTOOL`, or the one on the path (Debian: prometheus).
+/// Checks the page with promtool: the one in `PROMTOOL`, or the one in PATH (Debian: prometheus).
 #[test]
-fn promtool_finds_nothing() {
+fn promtool_reports_nothing() {
     let promtool = std::env::var("PROMTOOL").unwrap_or_else(|_| "promtool".into());
     let mut child = Command::new(&promtool)
         .args(["check", "metrics"])
@@ -267,7 +267,7 @@ fn promtool_finds_nothing() {
 }
 
 #[test]
-fn the_kernels_families_wait_for_the_first_poll() {
+fn kernel_families_appear_after_first_poll() {
     let agent = Agent::new("1", 0.0).unwrap();
     let ledger = Ledger::new(Limits::default(), []);
     let mut out = String::new();

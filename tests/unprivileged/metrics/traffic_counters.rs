@@ -1,4 +1,4 @@
-//! The ledger under random histories: nothing lost, nothing twice, no series falls.
+//! Traffic counters with random histories: nothing lost, nothing counted twice, no series decreases.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -17,7 +17,7 @@ use crate::{
     page::samples,
 };
 
-/// A new flow's gain of so many packets of 100 bytes, with one message.
+/// Returns the delta of a new flow with packets of 100 bytes and one message.
 pub(crate) fn delta(key: FlowKey, up: u64, down: u64) -> Delta {
     let gain = |packets| Gain { packets, bytes: packets * 100 };
     Delta { key, up: gain(up), down: gain(down), messages: 1, new_flow: true }
@@ -34,7 +34,7 @@ fn render(ledger: &Ledger, values: &[WindowValue]) -> String {
     out
 }
 
-/// The sum of a family over all but the labels named `kept`.
+/// Returns the sums of a family over all labels except those in `kept`.
 fn sums(page: &str, family: &str, kept: &[&str]) -> BTreeMap<String, f64> {
     let mut sums = BTreeMap::new();
     for (series, value) in samples(page) {
@@ -82,10 +82,10 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 
 proptest! {
     #[test]
-    fn sums_over_sources_are_the_totals_and_no_series_falls(steps in steps(), sources in 0_usize..8) {
+    fn sums_over_sources_equal_totals_and_no_series_decreases(steps in steps(), sources in 0_usize..8) {
         let limits = Limits { sources, idle: Duration::from_secs(1) };
         let rules: [Arc<str>; 2] = ["first".into(), "second".into()];
-        // The second rule is met later: as after a reload.
+        // The second rule is new, as after a reload.
         let mut ledger = Ledger::new(limits, [Arc::clone(&rules[0])]);
         let (mut now, mut before) = (0, String::new());
         let mut given = BTreeMap::<String, f64>::new();
@@ -149,7 +149,7 @@ proptest! {
 }
 
 #[test]
-fn sources_beyond_the_cap_are_others_until_an_idle_one_leaves() {
+fn sources_beyond_limit_are_other_until_one_is_idle() {
     let limits = Limits { sources: 1, idle: Duration::from_secs(10) };
     let mut ledger = Ledger::new(limits, []);
     let (first, second) = (key("10.0.0.1", 1, "192.0.2.1", 25), key("10.0.0.2", 1, "192.0.2.1", 25));
@@ -184,9 +184,9 @@ fn sources_beyond_the_cap_are_others_until_an_idle_one_leaves() {
     );
 }
 
-/// Joined without a separator, the labels of each pair read the same.
+/// Without a separator, the joined labels of each pair would be equal.
 #[test]
-fn label_values_that_read_the_same_when_joined_stay_apart() {
+fn label_values_with_equal_concatenation_stay_distinct() {
     let pairs = [("mail", "11.2.3.4"), ("mail1", "1.2.3.4")];
     let mut ledger = Ledger::new(Limits::default(), []);
     let mut windows = Vec::new();
@@ -219,7 +219,7 @@ fn hostile_rule_names_are_escaped() {
 }
 
 #[test]
-fn alerts_are_counted_by_state_and_repeats_are_no_new_alert() {
+fn alerts_are_counted_by_state_without_repeats() {
     let mut ledger = Ledger::new(Limits::default(), []);
     let mut alerts = vec![alert(), alert(), alert()];
     alerts[2].fingerprint = "fedcba9876543210".into();
@@ -236,7 +236,7 @@ fn alerts_are_counted_by_state_and_repeats_are_no_new_alert() {
 }
 
 #[test]
-fn one_sided_flows_are_told_from_unanswered_ones() {
+fn one_sided_flows_are_distinct_from_unanswered() {
     let mut ledger = Ledger::new(Limits::default(), []);
     let whole = record(key("10.0.0.1", 1, "192.0.2.1", 25));
     let mut up_only = whole.clone();
@@ -258,7 +258,7 @@ fn one_sided_flows_are_told_from_unanswered_ones() {
 }
 
 #[test]
-fn a_port_that_is_no_longer_watched_is_still_counted() {
+fn unwatched_port_is_counted_as_other_service() {
     let mut ledger = Ledger::new(Limits::default(), []);
     let effects =
         Effects { deltas: vec![delta(key("10.0.0.1", 1, "192.0.2.1", 2_525), 3, 4)], ..Effects::default() };

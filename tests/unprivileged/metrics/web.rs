@@ -1,4 +1,4 @@
-//! The metrics port behind a web-config file, asked by curl.
+//! HTTP server of the metrics with a web configuration, accessed with curl.
 
 use std::{
     fs,
@@ -10,10 +10,10 @@ use mailflow_agent::{config, http::Door};
 
 use crate::http::behind;
 
-/// The published test vector of bcrypt for the password `U*U`.
+/// Published test vector of bcrypt for the password `U*U`.
 const HASH: &str = "$2a$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW";
 
-/// A folder of this test's own with an authority, a server's and a client's certificate.
+/// Temporary folder with an authority, a server certificate and a client certificate.
 struct Folder(PathBuf);
 
 impl Folder {
@@ -47,7 +47,7 @@ impl Folder {
         path
     }
 
-    /// curl's exit status and the status of the answer.
+    /// Runs curl; returns its exit status and the status of the answer.
     async fn curl(&self, options: &str, url: String) -> (Option<i32>, String) {
         let mut curl = Command::new("curl");
         curl.args(["--silent", "--noproxy", "*", "--max-time", "10", "--output", "/dev/null"]);
@@ -71,7 +71,7 @@ fn ok(status: &str) -> (Option<i32>, String) {
 }
 
 #[tokio::test]
-async fn a_password_is_asked_for() {
+async fn password_is_required() {
     let folder = Folder::new("password");
     let web = folder.write("web.yml", &format!("basic_auth_users:\n  scraper: {HASH}\n"));
     let server = behind(Door::guarded(&web).unwrap()).await;
@@ -86,7 +86,7 @@ async fn a_password_is_asked_for() {
     }
     assert_eq!(folder.curl("--header Authorization:Bearer", url("/metrics")).await, ok("401"));
 
-    // Read again when it changes; what is wrong leaves what was in force.
+    // The file is read again after a change; an invalid one leaves the old settings in force.
     folder.write("web.yml", "basic_auth_users: { scraper: secret }\n");
     assert_eq!(folder.curl("--user scraper:U*U", url("/metrics")).await, ok("200"));
     assert_eq!(folder.curl("", url("/metrics")).await, ok("401"));
@@ -96,7 +96,7 @@ async fn a_password_is_asked_for() {
 }
 
 #[tokio::test]
-async fn tls_is_spoken_and_clients_show_their_certificates() {
+async fn tls_requires_client_certificates() {
     let folder = Folder::new("tls").certificates();
     let web = folder.write("web.yml", "tls_server_config: { cert_file: server.pem, key_file: server.key }\n");
     let server = behind(Door::guarded(&web).unwrap()).await;
@@ -115,7 +115,7 @@ async fn tls_is_spoken_and_clients_show_their_certificates() {
     assert_eq!(folder.curl(with, url()).await, ok("200"));
     assert_ne!(folder.curl(&format!("{with} --tls-max 1.2"), url()).await.1, "200", "too old");
 
-    // A new certificate under the same name is taken.
+    // A new certificate with the same name is used.
     let before = fs::read(folder.0.join("server.pem")).unwrap();
     let folder = folder.certificates();
     assert_ne!(fs::read(folder.0.join("server.pem")).unwrap(), before);
@@ -123,7 +123,7 @@ async fn tls_is_spoken_and_clients_show_their_certificates() {
 }
 
 #[test]
-fn faults_have_their_places() {
+fn web_configuration_errors_have_locations() {
     let folder = Folder::new("faults").certificates();
     folder.write("empty.pem", "nothing\n");
     let faults = |text: &str| {
@@ -170,7 +170,7 @@ fn faults_have_their_places() {
     let missing = config::web::load(Path::new("/nonexistent/web.yml")).unwrap_err();
     assert!(missing.to_string().starts_with("/nonexistent/web.yml: cannot be read: "), "{missing}");
 
-    // Through the configuration: the same faults, under the web-config file's name.
+    // Through the configuration: equal errors, under the web configuration's name.
     folder.write("web.yml", "basic_auth_users: { me: secret }\n");
     let main = folder.write("agent.yaml", "outputs: { metrics: { web_config: web.yml } }\n");
     let shown = config::load(Some(&main)).unwrap_err().to_string();

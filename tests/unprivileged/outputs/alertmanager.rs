@@ -1,4 +1,4 @@
-//! Alerts that Alertmanager gets, by a receiver of our own.
+//! Alertmanager: requests to a test receiver.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -38,7 +38,7 @@ fn alertmanager(url: String, every: Duration) -> AlertTo {
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Every alert in every request, in order.
+/// Returns every alert of every request, in order.
 fn told(receiver: &Receiver) -> Vec<Value> {
     receiver.received().iter().flat_map(|one| one.body.as_array().unwrap().clone()).collect()
 }
@@ -47,8 +47,8 @@ fn moment(value: &Value) -> Timestamp {
     value.as_str().unwrap().parse().unwrap()
 }
 
-/// What a real one would say to these alerts at `now` by its clock, with a `resolve_timeout` of 5 minutes: an alert
-/// whose start is after its end is refused, and without an end that is the timeout.
+/// Evaluates alerts as a real Alertmanager does at `now` by its clock, with a `resolve_timeout` of 5 minutes.
+/// An alert with its start after its end is refused; a missing end is the timeout.
 fn judged(alerts: &Value, now: Timestamp) -> (Vec<(String, bool)>, bool) {
     let (mut taken, mut refused) = (Vec::new(), false);
     for alert in alerts.as_array().unwrap() {
@@ -67,8 +67,8 @@ fn judged(alerts: &Value, now: Timestamp) -> (Vec<(String, bool)>, bool) {
     (taken, refused)
 }
 
-/// A receiver that judges as a real one does, whose clock is ahead of ours by `seconds` and says so where `says`; and
-/// which alerts fire for it.
+/// Creates a receiver that evaluates alerts like a real one. Its clock is ahead by `seconds`, and its answers
+/// have a date if `says` is set. The map has the state of each alert.
 fn with_clock(seconds: i64, says: bool) -> (Receiver, Arc<Mutex<BTreeMap<String, bool>>>) {
     let firing = Arc::<Mutex<BTreeMap<String, bool>>>::default();
     let known = Arc::clone(&firing);
@@ -83,23 +83,24 @@ fn with_clock(seconds: i64, says: bool) -> (Receiver, Arc<Mutex<BTreeMap<String,
     (receiver, firing)
 }
 
-/// An alert that began `ago` seconds before now, or will begin, by our clock.
+/// Returns an alert that began `ago` seconds before now by the local clock; a negative number is in the
+/// future.
 fn began(number: u64, ago: i64) -> Alert {
     let starts_at_unix = (Timestamp::now() - jiff::SignedDuration::from_secs(ago)).as_nanosecond();
     Alert { starts_at_unix, ..alert(number) }
 }
 
-/// Its end `after` seconds after its start, by our clock.
+/// Returns the end of an alert, `after` seconds after its start by the local clock.
 fn ended(alert: &Alert, after: i64) -> AlertEvent {
     let epoch = Epoch::from_unix_nanos(alert.starts_at_unix + i128::from(after) * 1_000_000_000);
     let alert = Alert { state: AlertState::Resolved, ends_at: Some(Time::ZERO), ..alert.clone() };
     (Arc::new(alert), epoch)
 }
 
-/// Our clock, wrong by anything: the alert fires until it ends, and then has ended.
+/// For any difference between the clocks, the alert fires until it ends, and is resolved then.
 #[test]
-fn a_clock_that_differs_delays_no_beginning_and_no_end() {
-    // By how much the receiver's clock is ahead of ours, and how long before its end the alert began.
+fn clock_difference_delays_no_start_or_end() {
+    // Seconds by which the receiver's clock is ahead, and seconds between the alert's start and end.
     for (seconds, ago) in
         [(300, 1), (-300, 1), (-3_600, 1), (3_600, 1), (0, 1), (-3_600, 7_200), (-86_400 * 365, 5)]
     {
@@ -115,7 +116,7 @@ fn a_clock_that_differs_delays_no_beginning_and_no_end() {
             let posted = told(&receiver);
             assert!(posted.iter().all(|alert| alert["labels"] == posted[0]["labels"]));
             sink.push(ended(&alert, ago));
-            // An answer without a date tells no clock: then the end is by ours.
+            // Without a date in the answer the end is by the local clock.
             if says || seconds >= 0 {
                 until(&format!("{seconds} {says}: it has ended"), || state() == Some(false));
                 until("and is told", || numbers(&sink) == (2, 0, 0));
@@ -128,15 +129,15 @@ fn a_clock_that_differs_delays_no_beginning_and_no_end() {
     }
 }
 
-/// The wall clock is set back by an hour while an alert fires: nothing of it may reach the Alertmanager but the end.
+/// The wall clock is set back by an hour while an alert fires: only the end may reach the Alertmanager.
 #[test]
-fn a_clock_that_is_set_back_ends_nothing_and_the_end_is_one() {
+fn clock_set_back_ends_no_alert_early() {
     let (receiver, firing) = with_clock(0, true);
     let sink = sink(alertmanager(receiver.url(""), SECOND));
     let alert = began(1, 60);
     sink.push(event(&alert));
     until("it fires", || firing.lock().unwrap().get(&alert.fingerprint) == Some(&true));
-    // A repeat, and the end, an hour before the start by the clock of then.
+    // A repeat, and the end, an hour before the start by the new clock.
     let back = Epoch::from_unix_nanos(alert.starts_at_unix - 3_600_000_000_000);
     sink.push((Arc::new(alert.clone()), back));
     until("the repeat", || numbers(&sink) == (2, 0, 0));
@@ -150,9 +151,9 @@ fn a_clock_that_is_set_back_ends_nothing_and_the_end_is_one() {
     assert_eq!(starts.len(), 1, "one start: {starts:?}");
 }
 
-/// One alert of a batch has something that this receiver does not take.
+/// The receiver refuses one alert of a batch.
 #[test]
-fn one_refused_alert_keeps_nothing_from_the_others_and_is_never_given_up() {
+fn refused_alert_delays_no_other_and_is_retried() {
     let bad = alert(7).fingerprint;
     let refuses = Arc::new(AtomicBool::new(true));
     let still = Arc::clone(&refuses);
@@ -173,7 +174,7 @@ fn one_refused_alert_keeps_nothing_from_the_others_and_is_never_given_up() {
     let refusals = counters.refusals.get();
     assert!(refusals > 0);
     until("it is posted again", || counters.refusals.get() > refusals);
-    // Whatever comes meanwhile is not held up.
+    // Later events are not delayed.
     sink.push(event(&alert(30)));
     until("a further one", || numbers() == (20, 0, 1));
     refuses.store(false, Ordering::SeqCst);
@@ -183,13 +184,13 @@ fn one_refused_alert_keeps_nothing_from_the_others_and_is_never_given_up() {
 }
 
 #[test]
-fn what_fires_is_told_again_and_again_and_the_end_once() {
+fn firing_alert_is_repeated_and_end_sent_once() {
     let receiver = Receiver::anywhere(200);
     let sink = sink(alertmanager(receiver.url("/prefix/"), SECOND));
     let firing = alert(1);
     sink.push(event(&firing));
     until("three repeats", || told(&receiver).len() >= 4);
-    // Its labels change in between: the alert must stay the same one.
+    // The labels change meanwhile: the alert must keep its identity.
     let mut changed = firing.clone();
     changed.labels.insert("late".into(), "label".into());
     sink.push(event(&changed));
@@ -220,16 +221,16 @@ fn what_fires_is_told_again_and_again_and_the_end_once() {
     ] {
         assert_eq!(labels[name], value);
     }
-    // Whose clock would an end be by? The Alertmanager knows its own.
+    // Alerts have no end time: the Alertmanager's own clock gives the timeout.
     assert!(told[..told.len() - 1].iter().all(|alert| alert["endsAt"].is_null()));
     assert_eq!(numbers(&sink), (3, 0, 0), "three events were told");
 }
 
 #[test]
-fn one_that_was_away_gets_the_newest_state_of_everything() {
+fn unreachable_alertmanager_gets_latest_state() {
     let dead = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let sink = sink(alertmanager(format!("http://{dead}"), Duration::from_secs(60)));
-    // More events than any queue holds, of alerts that come, are repeated and go.
+    // More events than a queue holds, of alerts that begin, repeat and end.
     for _ in 0..5_000 {
         sink.push(event(&alert(1)));
         sink.push(event(&alert(2)));
@@ -247,7 +248,7 @@ fn one_that_was_away_gets_the_newest_state_of_everything() {
 }
 
 #[test]
-fn what_it_refuses_is_counted_and_keeps_nothing_from_the_rest() {
+fn refusals_are_counted_and_delay_no_other() {
     let receiver = Receiver::anywhere(503);
     let (sink, counters) = sink_and_receiver(alertmanager(receiver.url(""), SECOND));
     sink.push(event(&alert(1)));
@@ -259,7 +260,7 @@ fn what_it_refuses_is_counted_and_keeps_nothing_from_the_rest() {
     receiver.answer(200);
     sink.push(event(&alert(3)));
     until("all are taken", || numbers(&sink) == (3, 0, 0));
-    // The end of what it never took is not kept for ever.
+    // The end of an alert that was never accepted is dropped.
     receiver.answer(400);
     sink.push(event(&resolved(&alert(3))));
     until("the end is given up", || numbers(&sink) == (3, 1, 0));

@@ -1,4 +1,4 @@
-//! IPFIX messages, by a collector of our own.
+//! IPFIX messages, read by a test collector.
 
 use std::{
     collections::HashSet,
@@ -40,7 +40,7 @@ fn v4(port: u16) -> FlowRecord {
 }
 
 #[test]
-fn a_record_holds_both_directions_of_its_flow() {
+fn ipfix_record_has_both_directions() {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     let sink = exporter(IpfixTo::Udp(socket.local_addr().unwrap().to_string()));
@@ -75,7 +75,7 @@ fn a_record_holds_both_directions_of_its_flow() {
 }
 
 #[test]
-fn cumulative_records_become_gains_and_datagrams_keep_their_bound() {
+fn cumulative_records_become_deltas_within_datagram_limit() {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     let sink = exporter(IpfixTo::Udp(socket.local_addr().unwrap().to_string()));
@@ -111,7 +111,7 @@ fn cumulative_records_become_gains_and_datagrams_keep_their_bound() {
 }
 
 #[test]
-fn over_tcp_a_collector_that_comes_back_is_taught_anew() {
+fn tcp_collector_gets_templates_after_reconnect() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();
     let sink = exporter(IpfixTo::Tcp(addr.to_string()));

@@ -1,4 +1,4 @@
-//! Lines, parsed back: the names and values others script against.
+//! Lines, parsed again: names and values that scripts rely on.
 
 use std::{collections::BTreeSet, num::NonZeroU32, sync::Arc};
 
@@ -34,7 +34,7 @@ fn parse(line: serde_json::Result<String>) -> Value {
     serde_json::from_str(&line).unwrap()
 }
 
-/// The paths of all leaves, `[]` for the members of an array of objects.
+/// Adds the paths of all leaves, with `[]` for the members of an array of objects.
 fn paths(value: &Value, at: &str, found: &mut BTreeSet<String>) {
     match value {
         Value::Object(fields) if !at.ends_with("labels") => {
@@ -52,7 +52,7 @@ fn paths(value: &Value, at: &str, found: &mut BTreeSet<String>) {
 }
 
 #[test]
-fn a_flow_line_has_every_field_under_its_name() {
+fn flow_line_has_every_field() {
     let mut record = record(key("10.0.0.9", 40_001, "192.0.2.1", 25));
     record.flow.key.scope = Scope::new(Vlans::default().push(20).push(30), 6, false);
     let mut line = parse(flow::line(&record, EPOCH, &gateway()));
@@ -104,7 +104,7 @@ fn a_flow_line_has_every_field_under_its_name() {
 }
 
 #[test]
-fn ipv6_udp_and_what_is_not_there() {
+fn ipv6_udp_flow_line_omits_missing_fields() {
     let mut record = record(key("2001:db8::9", 40_001, "2001:db8:1::1", 465));
     record.flow.key.scope = Scope::new(Vlans::default(), PROTOCOL_UDP, true);
     record.flow.mac = None;
@@ -130,7 +130,7 @@ fn ipv6_udp_and_what_is_not_there() {
 }
 
 #[test]
-fn a_flow_keeps_its_id_and_the_next_one_gets_another() {
+fn flow_keeps_its_id_and_next_flow_gets_another() {
     let id = |record: &FlowRecord| parse(flow::line(record, EPOCH, &gateway()))["flow_id"].as_u64();
     let first = record(key("10.0.0.9", 40_001, "192.0.2.1", 25));
     let mut later = first.clone();
@@ -142,7 +142,7 @@ fn a_flow_keeps_its_id_and_the_next_one_gets_another() {
 }
 
 #[test]
-fn an_alert_line_has_every_field_under_its_name() {
+fn alert_line_has_every_field() {
     let alert = alert();
     let mut line = parse(alert::line(&alert, EPOCH, &gateway(), usize::MAX));
     let flows: Vec<Value> =
@@ -215,7 +215,7 @@ fn an_alert_line_has_every_field_under_its_name() {
 }
 
 #[test]
-fn a_resolved_alert_of_a_prefix_shows_its_end_and_an_address() {
+fn resolved_prefix_alert_has_end_and_address() {
     let newest = key("2001:db8:5::77", 40_001, "2001:db8:1::1", 25);
     let resolved = Alert {
         state: AlertState::Resolved,
@@ -246,7 +246,7 @@ fn a_resolved_alert_of_a_prefix_shows_its_end_and_an_address() {
 }
 
 #[test]
-fn an_alert_by_destination_names_the_server_and_the_newest_client() {
+fn alert_by_destination_has_server_and_newest_client() {
     let server = "9.9.9.9".parse().unwrap();
     let suppressed = Some("newsletter, ticket 4711".into());
     let newest = Some(Source::of("10.0.0.9".parse().unwrap(), 128));
@@ -259,7 +259,7 @@ fn an_alert_by_destination_names_the_server_and_the_newest_client() {
 }
 
 #[test]
-fn a_severity_is_suricatas_number_and_the_word_stays() {
+fn severity_is_suricatas_number_and_name() {
     for (severity, number) in
         [(Severity::Critical, 1), (Severity::High, 1), (Severity::Medium, 2), (Severity::Low, 3)]
     {
@@ -272,7 +272,7 @@ fn a_severity_is_suricatas_number_and_the_word_stays() {
 }
 
 #[test]
-fn a_flow_names_its_interface_and_an_alert_those_of_its_flows() {
+fn flow_has_interface_and_alert_those_of_its_flows() {
     let several = Gateway::new(Some("gw1"));
     several.watch(["lan0", "lan1", "lan2"], [(3, "lan0"), (4, "lan1"), (5, "lan2")]);
     let named = |numbers: [u32; 2]| {
@@ -290,12 +290,12 @@ fn a_flow_names_its_interface_and_an_alert_those_of_its_flows() {
     assert_eq!(named([4, 4]), (lan("lan1"), json!(["lan1"]), [lan("lan1"), lan("lan1")]));
     assert_eq!(named([5, 3]), (none.clone(), json!(["lan0", "lan2"]), [lan("lan2"), lan("lan0")]));
     assert_eq!(named([4, 0]), (lan("lan1"), json!(["lan1"]), [lan("lan1"), none.clone()]));
-    // Where it is not known of any flow, the mail passed one of those that are watched.
+    // If the interface of no flow is known, the mail passed one of the watched ones.
     assert_eq!(named([0, 9]), (none.clone(), json!(["lan0", "lan1", "lan2"]), [none.clone(), none]));
 }
 
 #[test]
-fn refused_messages_are_told_only_of_sessions_in_the_clear() {
+fn rejected_messages_are_written_only_for_plaintext() {
     let mut record = record(key("10.0.0.9", 40_001, "192.0.2.1", 25));
     let mut refused = |app, inputs| {
         (record.app, record.inputs) = (app, inputs);
@@ -308,14 +308,14 @@ fn refused_messages_are_told_only_of_sessions_in_the_clear() {
     assert_eq!(refused(App::Smtp, Inputs::all() - Inputs::MESSAGES), Value::Null);
 }
 
-/// An alert with every field there can be.
+/// Returns an alert with every possible field.
 fn everything() -> Alert {
     let pair = (Source::of("10.0.0.9".parse().unwrap(), 64), "9.9.9.9".parse().unwrap());
     Alert { subject: Subject::Pair(Box::new(pair)), suppressed: Some("relay".into()), ..alert() }
 }
 
 #[test]
-fn the_documentation_lists_the_fields_and_no_others() {
+fn documentation_lists_exactly_the_fields() {
     let page = doc("events.md");
     let (flow_page, alert_page) = page.split_once("## Alert lines").unwrap();
     let mut tagged = record(key("10.0.0.9", 40_001, "192.0.2.1", 25));
@@ -338,7 +338,7 @@ fn the_documentation_lists_the_fields_and_no_others() {
 
 /// The wall clock is set back and forward by an hour while an alert fires.
 #[test]
-fn an_alert_keeps_its_start_when_the_clock_is_set() {
+fn alert_keeps_start_across_clock_steps() {
     let hour = 3_600_000_000_000;
     let firing = alert();
     for step in [-hour, hour] {
@@ -354,7 +354,7 @@ fn an_alert_keeps_its_start_when_the_clock_is_set() {
             assert_eq!(ocsf["finding_info"]["uid"], "0123456789abcdef-1795231864000", "one finding");
             assert_eq!(ocsf["unmapped"]["alert"]["starts_at"], "2026-11-21T03:31:04.000000+0000");
         }
-        // An end before the start would be refused by what reads it.
+        // Readers would refuse an end before the start.
         let end = parse(alert::line(&end, later, &gateway(), usize::MAX))["alert"]["ends_at"].clone();
         let expected =
             if step < 0 { "2026-11-21T03:31:04.000000+0000" } else { "2026-11-21T04:31:09.000000+0000" };

@@ -1,4 +1,4 @@
-//! Line sinks on real files, pipes and standard output.
+//! Line outputs to real files, pipes and standard output.
 
 use std::{
     env, fs,
@@ -27,7 +27,7 @@ fn start(target: &Target, queue: usize, counters: Counters) -> Result<Sink<Strin
     jsonl_file::start("test", target, queue, counters, |line: &String| Ok(line.clone()))
 }
 
-/// A path of this test's own in the temporary directory, removed in the end.
+/// Path in the temporary directory, removed on drop.
 struct Scratch(PathBuf);
 
 impl Scratch {
@@ -45,7 +45,7 @@ impl Drop for Scratch {
 }
 
 #[test]
-fn a_file_is_appended_to_in_order() {
+fn file_lines_are_appended_in_order() {
     let file = Scratch::new("append");
     fs::write(&file.0, "from before\n").unwrap();
     let mut expected = "from before\n".to_owned();
@@ -63,7 +63,7 @@ fn a_file_is_appended_to_in_order() {
 }
 
 #[test]
-fn lines_are_there_without_a_further_one() {
+fn lines_are_flushed_without_a_further_line() {
     let file = Scratch::new("prompt");
     let sink = start(&Target::File(file.0.clone()), 10, counters()).unwrap();
     sink.push("an alert".into());
@@ -75,7 +75,7 @@ fn lines_are_there_without_a_further_one() {
     assert_eq!(sink.close(GRACE), Ok(()));
 }
 
-/// Until the sink has written so many lines.
+/// Waits until the output has written this many lines.
 fn written(counters: &Counters, lines: u64) {
     let deadline = Instant::now() + GRACE;
     while counters.written.get() < lines {
@@ -84,9 +84,9 @@ fn written(counters: &Counters, lines: u64) {
     }
 }
 
-/// logrotate's two ways, with lines that come meanwhile.
+/// Rotates by both of logrotate's methods, with lines that come meanwhile.
 #[test]
-fn a_file_that_is_rotated_loses_no_line() {
+fn rotated_file_loses_no_line() {
     let (file, old) = (Scratch::new("rotated"), Scratch::new("rotated.1"));
     let sink = start(&Target::File(file.0.clone()), 1_000, counters()).unwrap();
     let counters = sink.counters().clone();
@@ -114,7 +114,7 @@ fn a_file_that_is_rotated_loses_no_line() {
 }
 
 #[test]
-fn a_line_that_a_killed_process_left_unfinished_is_ended() {
+fn incomplete_line_of_killed_process_is_ended() {
     let file = Scratch::new("unfinished");
     fs::write(&file.0, "whole\n{\"half\":").unwrap();
     let sink = start(&Target::File(file.0.clone()), 10, counters()).unwrap();
@@ -123,9 +123,9 @@ fn a_line_that_a_killed_process_left_unfinished_is_ended() {
     assert_eq!(fs::read_to_string(&file.0).unwrap(), "whole\n{\"half\":\nnext\n");
 }
 
-/// A pipe that nobody reads stands for a disk that hangs: its writer is stuck in the system call.
+/// An unread pipe stands for a hanging disk: its writer blocks in the system call.
 #[test]
-fn a_hanging_target_holds_up_neither_pushes_nor_the_end() {
+fn hanging_target_delays_neither_push_nor_close() {
     let pipe = Scratch::new("pipe");
     assert!(Command::new("mkfifo").arg(&pipe.0).status().unwrap().success());
     let mut reader = fs::OpenOptions::new().read(true).write(true).open(&pipe.0).unwrap();
@@ -140,15 +140,15 @@ fn a_hanging_target_holds_up_neither_pushes_nor_the_end() {
     assert!(begun.elapsed() < GRACE, "{:?}", begun.elapsed());
     assert!(counters.dropped.get() > 0);
     assert_eq!(counters.written.get() + counters.dropped.get() + unwritten, 10_000);
-    // Reading on lets the writer's thread come to its end.
+    // Reading the rest lets the writer's thread end.
     let mut rest = vec![0; 1_001 * usize::try_from(unwritten + counters.written.get()).unwrap()];
     reader.read_exact(&mut rest).unwrap();
     assert_eq!(rest.iter().filter(|byte| **byte == b'\n').count() * 1_001, rest.len());
 }
 
-/// Runs itself as a child whose standard output breaks, as under `| head`.
+/// Runs this test as a child whose standard output is closed, as under `| head`.
 #[test]
-fn a_reader_of_standard_output_that_leaves_is_no_crash() {
+fn closed_standard_output_does_not_panic() {
     const CHILD: &str = "MAILFLOW_TEST_SINK_CHILD";
     if env::var_os(CHILD).is_some() {
         let sink = start(&Target::Stdout, 10, counters()).unwrap();
@@ -163,7 +163,7 @@ fn a_reader_of_standard_output_that_leaves_is_no_crash() {
         exit(if good { 42 } else { 1 });
     }
     let mut child = Command::new(env::current_exe().unwrap())
-        .args(["--exact", "lines::a_reader_of_standard_output_that_leaves_is_no_crash", "--nocapture"])
+        .args(["--exact", "lines::closed_standard_output_does_not_panic", "--nocapture"])
         .env(CHILD, "1")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

@@ -1,4 +1,4 @@
-//! The journal and syslog, as their servers receive them.
+//! Journal and syslog, as their servers receive messages.
 
 use std::{
     collections::BTreeMap,
@@ -30,7 +30,7 @@ fn receive(socket: &UnixDatagram) -> Vec<u8> {
     buffer
 }
 
-/// Fields of systemd's native protocol (systemd.io/JOURNAL_NATIVE_PROTOCOL).
+/// Parses the fields of systemd's native protocol (systemd.io/JOURNAL_NATIVE_PROTOCOL).
 fn fields(mut datagram: &[u8]) -> BTreeMap<String, String> {
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
     let mut fields = BTreeMap::new();
@@ -51,7 +51,7 @@ fn fields(mut datagram: &[u8]) -> BTreeMap<String, String> {
 }
 
 #[test]
-fn the_journal_gets_fields() {
+fn journal_event_has_fields() {
     let path = socket_path("journal");
     let journal = UnixDatagram::bind(&path).unwrap();
     let sink = sink(AlertTo::Journal { path: path.clone(), profile: Profile::Eve });
@@ -82,7 +82,7 @@ fn the_journal_gets_fields() {
     assert_eq!(found["MESSAGE_ID"].len(), 32);
     assert!(!found.contains_key("MAILFLOW_ENDS_AT"));
 
-    // The journal is started anew, under another socket of the same name, and something comes meanwhile.
+    // The journal restarts with another socket of the same name, and an event comes meanwhile.
     drop(journal);
     fs::remove_file(&path).unwrap();
     sink.push(event(&resolved(&firing)));
@@ -96,12 +96,12 @@ fn the_journal_gets_fields() {
 }
 
 #[test]
-fn an_event_too_long_for_the_journals_socket_comes_without_its_flows() {
+fn oversized_journal_event_omits_flows() {
     let path = socket_path("journal-long");
     let journal = UnixDatagram::bind(&path).unwrap();
     let sink = sink(AlertTo::Journal { path: path.clone(), profile: Profile::Eve });
     let mut long = alert(1);
-    // A socket takes 208 kB.
+    // A socket accepts 208 kB.
     long.flows = vec![long.flows[0].clone(); 400];
     sink.push(event(&long));
     let found = fields(&receive(&journal));
@@ -118,7 +118,7 @@ fn syslog(to: SyslogTo, message: SyslogMessage) -> AlertTo {
     AlertTo::Syslog(Syslog { to, facility: 2, message, max_size: 8_000 })
 }
 
-/// Header, structured data and text of a message (RFC 5424, 6).
+/// Splits a message into header, structured data and text (RFC 5424, 6).
 fn parts(message: &str) -> (Vec<&str>, &str, &str) {
     let (header, rest) = message.split_once(" [").unwrap();
     let end = rest.match_indices(']').find(|(at, _)| !rest[..*at].ends_with('\\')).unwrap().0;
@@ -126,7 +126,7 @@ fn parts(message: &str) -> (Vec<&str>, &str, &str) {
 }
 
 #[test]
-fn a_message_has_every_part_of_rfc_5424() {
+fn syslog_message_has_every_part_of_rfc_5424() {
     let path = socket_path("syslog");
     let server = UnixDatagram::bind(&path).unwrap();
     let sink = sink(syslog(SyslogTo::Unix(path.clone()), SyslogMessage::Text));
@@ -153,7 +153,7 @@ fn a_message_has_every_part_of_rfc_5424() {
 }
 
 #[test]
-fn what_is_too_long_is_sent_with_fewer_flows() {
+fn oversized_syslog_message_has_fewer_flows() {
     let server = UdpSocket::bind("127.0.0.1:0").unwrap();
     server.set_read_timeout(Some(PATIENCE)).unwrap();
     let to = SyslogTo::Udp(server.local_addr().unwrap().to_string());
@@ -179,7 +179,7 @@ fn what_is_too_long_is_sent_with_fewer_flows() {
     until("counted", || numbers(&sink) == (2, 0, 0));
 }
 
-/// An alert with so many flows, and with characters of several bytes in many places.
+/// Returns an alert with this many flows, and with multi-byte characters in many fields.
 fn wide(number: u64, flows: usize) -> Alert {
     let mut alert = alert(number);
     alert.flows = (0..flows).map(|index| alert.flows[index % 2].clone()).collect();
@@ -191,7 +191,7 @@ fn wide(number: u64, flows: usize) -> Alert {
 }
 
 #[test]
-fn no_message_is_longer_than_its_bound_and_what_it_says_is_whole() {
+fn syslog_message_is_within_limit_and_complete() {
     let server = UdpSocket::bind("127.0.0.1:0").unwrap();
     server.set_read_timeout(Some(PATIENCE)).unwrap();
     let to = SyslogTo::Udp(server.local_addr().unwrap().to_string());
@@ -230,7 +230,7 @@ fn no_message_is_longer_than_its_bound_and_what_it_says_is_whole() {
                     shown == flows || length + 1_000 > max_size,
                     "{shown} of {flows} in {length} of {max_size}"
                 );
-                // Over TCP it is the same message, with its length before it.
+                // Over TCP the message is equal, with its length before it.
                 if flows == 200 {
                     let mut connection = BufReader::new(listener.accept_after(|| tcp.push(event(&whole))));
                     assert_eq!(self::message(&mut connection), message);
@@ -242,7 +242,7 @@ fn no_message_is_longer_than_its_bound_and_what_it_says_is_whole() {
 }
 
 #[test]
-fn over_tcp_each_message_has_its_length_and_a_server_that_comes_back_gets_the_rest() {
+fn tcp_syslog_has_lengths_and_resumes_after_reconnect() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();
     let sink = sink(syslog(SyslogTo::Tcp(addr.to_string()), SyslogMessage::Text));
@@ -268,7 +268,7 @@ fn over_tcp_each_message_has_its_length_and_a_server_that_comes_back_gets_the_re
     until("counted", || numbers(&sink) == (9, 0, 0));
 }
 
-/// Takes the connection that follows from `cause`.
+/// Accepts the connection that `cause` triggers.
 trait AcceptAfter {
     fn accept_after(&self, cause: impl FnOnce()) -> std::net::TcpStream;
 }
@@ -282,7 +282,7 @@ impl AcceptAfter for TcpListener {
     }
 }
 
-/// A message with its length before it (RFC 6587, 3.4.1).
+/// Reads a message with its length before it (RFC 6587, 3.4.1).
 fn message(connection: &mut impl BufRead) -> String {
     let mut length = Vec::new();
     connection.read_until(b' ', &mut length).unwrap();

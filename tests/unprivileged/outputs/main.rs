@@ -1,5 +1,4 @@
-//! Sinks and what is on the other side: sockets of our own that die, refuse and are slow, and the programs
-//! that people run.
+//! Outputs and test receivers that close, refuse and delay.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests fail the test")]
 

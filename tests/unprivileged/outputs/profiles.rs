@@ -1,4 +1,4 @@
-//! The dialects of JSON: what their schemas ask for, and that nothing of an EVE line is lost.
+//! JSON profiles: required fields of their schemas, and no loss of an EVE field.
 
 use mailflow_agent::config::Profile;
 use mailflow_common::{Scope, Vlans};
@@ -23,7 +23,7 @@ fn told(profile: Profile) -> Value {
     parse(format(profile).alert_line(&alert(7), EPOCH))
 }
 
-/// Each of these paths has this value.
+/// Checks the values at these paths.
 fn has(line: &Value, expected: Value) {
     for (path, value) in expected.as_object().unwrap() {
         assert_eq!(line.pointer(path), Some(value), "{path} of {line:#}");

@@ -20,10 +20,10 @@ fn webhook(url: &str, proxy: Setting) -> AlertTo {
 }
 
 #[test]
-fn plain_text_goes_to_the_proxy_with_the_whole_address() {
+fn http_request_to_proxy_has_absolute_address() {
     let receiver = Receiver::anywhere(200);
     let proxy = Proxy::start(receiver.addr, 200);
-    // A name that nothing but the proxy knows.
+    // A name that only the proxy can resolve.
     let to = Setting::To(proxy.url("user:p%40ss@"));
     let sink = sink(webhook("http://receiver.invalid:8080/hook?a=b", to));
     sink.push(event(&alert(1)));
@@ -37,12 +37,12 @@ fn plain_text_goes_to_the_proxy_with_the_whole_address() {
 }
 
 #[test]
-fn tls_goes_through_a_tunnel() {
+fn tls_uses_connect_tunnel() {
     let receiver = Receiver::anywhere(200);
     let proxy = Proxy::start(receiver.addr, 200);
     let sink = sink(webhook("https://receiver.invalid/hook", Setting::To(proxy.url("user:pass@"))));
     sink.push(event(&alert(1)));
-    // The receiver speaks no TLS: what is seen here is the tunnel to it.
+    // The receiver has no TLS: only the tunnel is visible.
     until("an error", || sink.counters().errors.get() > 0);
     let head = proxy.heads().remove(0).to_lowercase();
     assert!(head.starts_with("connect receiver.invalid:443 http/1.1\r\n"), "{head}");
@@ -51,7 +51,7 @@ fn tls_goes_through_a_tunnel() {
 }
 
 #[test]
-fn a_proxy_that_refuses_is_no_answer_of_the_receiver() {
+fn proxy_refusal_is_not_the_receivers_answer() {
     let receiver = Receiver::anywhere(200);
     let proxy = Proxy::start(receiver.addr, 407);
     let sink = sink(webhook("https://receiver.invalid/hook", Setting::To(proxy.url(""))));

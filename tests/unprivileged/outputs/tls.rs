@@ -1,4 +1,4 @@
-//! TLS towards receivers: whom they are believed to be, and what is said where they are not.
+//! TLS to receivers: verification of their certificates, and the error messages.
 
 use std::{
     fs,
@@ -30,7 +30,7 @@ use crate::{
     peer::{alert, event, logged, numbers, sink, until},
 };
 
-/// A folder of this test's own, with an authority.
+/// Temporary folder with a certificate authority.
 struct Folder(PathBuf);
 
 impl Drop for Folder {
@@ -56,7 +56,7 @@ impl Folder {
         assert!(output.status.success(), "openssl {line}: {}", String::from_utf8_lossy(&output.stderr));
     }
 
-    /// A certificate of the authority, with this extension.
+    /// Creates a certificate of the authority with this extension.
     fn certificate(&self, name: &str, extension: &str, dates: &str) {
         fs::write(self.0.join("extension"), extension).unwrap();
         self.openssl(&format!("req {KEY} -keyout {name}.key -out {name}.csr -subj /CN={name}"));
@@ -65,12 +65,13 @@ impl Folder {
         ));
     }
 
-    /// A certificate that nobody vouches for.
+    /// Creates a self-signed certificate.
     fn itself(&self, name: &str, more: &str) {
         self.openssl(&format!("req -x509 {KEY} -keyout {name}.key -out {name}.pem -subj /CN={name} {more}"));
     }
 
-    /// A certificate for the loopback that is valid from the one year to the other, by the authority or by itself.
+    /// Creates a certificate for the loopback that is valid between two years, issued by the authority or
+    /// self-signed.
     fn dated(&self, name: &str, years: [u16; 2], by: &str) {
         let text = "[ca]\ndefault_ca = own\n[own]\ndatabase = index\nserial = serial\nnew_certs_dir = .\n\
                     default_md = sha256\npolicy = any\ncopy_extensions = copy\n[any]\ncommonName = supplied\n";
@@ -95,7 +96,8 @@ impl Folder {
         self.0.join(name)
     }
 
-    /// A receiver that shows this certificate, and wants one of the authority's where `asks`.
+    /// Starts a receiver with this certificate; if `asks` is set, it requires a client certificate of the
+    /// authority.
     fn receiver(&self, name: &str, asks: bool) -> Receiver {
         let chain = CertificateDer::pem_file_iter(self.path(&format!("{name}.pem"))).unwrap();
         let key = PrivateKeyDer::from_pem_file(self.path(&format!("{name}.key"))).unwrap();
@@ -125,7 +127,7 @@ fn webhook(url: &str, tls: ClientTls) -> AlertTo {
     AlertTo::Webhook { url, receiver, profile: Profile::Eve, dead_letters: DeadLetters::Off }
 }
 
-/// Posts an alert, and gives back why it was not delivered.
+/// Posts an alert; returns the error if it was not delivered.
 fn posted(port: u16, host: &str, tls: ClientTls) -> Result<(), String> {
     let before = logged(&format!(":{port}:")).len();
     let sink = sink(webhook(&format!("https://{host}:{port}/"), tls));
@@ -136,9 +138,9 @@ fn posted(port: u16, host: &str, tls: ClientTls) -> Result<(), String> {
 }
 
 #[test]
-fn a_listed_certificate_is_accepted_as_itself() {
+fn listed_certificate_is_accepted() {
     let folder = Folder::new("itself");
-    // What `openssl req -x509` makes is a certificate of an authority.
+    // `openssl req -x509` creates a CA certificate.
     folder.itself("self", "-days 2 -addext subjectAltName=IP:127.0.0.1");
     folder.itself(
         "leaf",
@@ -150,7 +152,7 @@ fn a_listed_certificate_is_accepted_as_itself() {
         let receiver = folder.receiver(name, false);
         let port = receiver.addr.port();
         assert_eq!(posted(port, "127.0.0.1", folder.trusting(&format!("{name}.pem"))), Ok(()), "{name}");
-        // Another one is not, and of several each is.
+        // Another certificate is rejected; each one of several is accepted.
         folder.itself("other", "-days 2 -addext subjectAltName=IP:127.0.0.1");
         let error = posted(port, "127.0.0.1", folder.trusting("other.pem")).unwrap_err();
         assert!(error.contains("unknown issuer") || error.contains("one of an authority"), "{name}: {error}");
@@ -159,13 +161,13 @@ fn a_listed_certificate_is_accepted_as_itself() {
         fs::write(folder.path("several.pem"), [two, b"\n".to_vec(), one].concat()).unwrap();
         assert_eq!(posted(port, "127.0.0.1", folder.trusting("several.pem")), Ok(()), "{name} among several");
     }
-    // By its authority.
+    // By the issuing authority.
     let receiver = folder.receiver("issued", false);
     assert_eq!(posted(receiver.addr.port(), "127.0.0.1", folder.trusting("ca.pem")), Ok(()));
 }
 
 #[test]
-fn what_is_wrong_is_said_in_words() {
+fn tls_errors_are_explained() {
     let folder = Folder::new("words");
     folder.certificate("good", "subjectAltName=IP:127.0.0.1", "-days 2");
     folder.certificate("named", "subjectAltName=DNS:other.example,DNS:third.example", "-days 2");
@@ -185,7 +187,7 @@ fn what_is_wrong_is_said_in_words() {
         let error = posted(receiver.addr.port(), "127.0.0.1", folder.trusting(ca)).unwrap_err();
         assert!(error.contains(expected), "{name}: {error}");
     }
-    // The name that the certificate is to have.
+    // The expected name of the certificate.
     for name in ["named", "elsewhere"] {
         let receiver = folder.receiver(name, false);
         let tls = ClientTls {
@@ -194,7 +196,7 @@ fn what_is_wrong_is_said_in_words() {
         };
         assert_eq!(posted(receiver.addr.port(), "127.0.0.1", tls), Ok(()), "{name}");
     }
-    // What speaks no TLS, and what ends the connection.
+    // A receiver without TLS, and one that ends the connection.
     let plain = Receiver::anywhere(200);
     let error = posted(plain.addr.port(), "127.0.0.1", folder.trusting("ca.pem")).unwrap_err();
     assert!(error.contains("does not speak TLS") || error.contains("ended the connection"), "{error}");
@@ -202,14 +204,14 @@ fn what_is_wrong_is_said_in_words() {
     let port = listener.local_addr().unwrap().port();
     thread::spawn(move || {
         for stream in listener.incoming().map_while(Result::ok) {
-            // Not closed with unread bytes, which would be a reset.
+            // A close with unread bytes would be an RST.
             let _ = (&stream).read(&mut [0; 4_096]);
             let _ = stream.shutdown(std::net::Shutdown::Both);
         }
     });
     let error = posted(port, "127.0.0.1", folder.trusting("ca.pem")).unwrap_err();
     assert!(error.contains("ended the connection in the TLS handshake"), "{error}");
-    // A receiver that wants a certificate of ours.
+    // A receiver that requires a client certificate.
     folder.certificate("client", "keyUsage=digitalSignature", "-days 2");
     let receiver = folder.receiver("good", true);
     let certificate = Some((folder.path("client.pem"), folder.path("client.key")));
@@ -220,7 +222,7 @@ fn what_is_wrong_is_said_in_words() {
 }
 
 #[test]
-fn files_are_told_apart_when_the_configuration_is_read() {
+fn certificate_key_and_secret_files_are_validated() {
     let folder = Folder::new("files");
     folder.openssl("x509 -in ca.pem -outform der -out ca.der");
     folder.openssl("pkey -in ca.key -outform der -out key.der");

@@ -1,4 +1,4 @@
-//! Webhooks: what is posted, and receivers that refuse, hang, and die.
+//! Webhooks: requests, and receivers that refuse, hang and vanish.
 
 use std::{
     collections::HashSet,
@@ -29,7 +29,7 @@ fn webhook(url: String, receiver: Settings) -> AlertTo {
 }
 
 #[test]
-fn an_event_is_posted_as_it_is_written() {
+fn posted_event_equals_written_line() {
     let token = std::env::temp_dir().join(format!("mailflow-token-{}", std::process::id()));
     fs::write(&token, "s3cret\n").unwrap();
     let receiver = Receiver::anywhere(204);
@@ -52,7 +52,7 @@ fn an_event_is_posted_as_it_is_written() {
         let found = received.headers.iter().find(|header| header.0 == name);
         assert_eq!(found.map(|header| header.1.as_str()), Some(value), "{name}");
     }
-    // A token that is changed is used from then on.
+    // A changed token is used from then on.
     fs::write(&token, "another\n").unwrap();
     sink.push(event(&alert(2)));
     until("posted", || receiver.received().len() == 2);
@@ -61,7 +61,7 @@ fn an_event_is_posted_as_it_is_written() {
 }
 
 #[test]
-fn what_is_refused_is_tried_again_or_counted() {
+fn refused_event_is_retried_or_counted() {
     let receiver = Receiver::anywhere(503);
     let sink = sink(webhook(receiver.url("/"), Settings::default()));
     sink.push(event(&alert(1)));
@@ -74,7 +74,7 @@ fn what_is_refused_is_tried_again_or_counted() {
         receiver.received().iter().map(|one| one.body["alert"]["fingerprint"].clone()).collect();
     assert_eq!(order, [alert(1).fingerprint, alert(2).fingerprint], "in order");
 
-    // What is wrong with the event itself will not be right the next time.
+    // A client error will not succeed at a retry.
     receiver.answer(400);
     sink.push(event(&alert(3)));
     until("counted", || sink.counters().dropped.get() == 1);
@@ -85,8 +85,8 @@ fn what_is_refused_is_tried_again_or_counted() {
 }
 
 #[test]
-fn a_receiver_that_is_dead_or_hangs_delays_nobody_and_what_is_lost_is_counted() {
-    // A port that nobody listens on, and one whose listener never answers.
+fn dead_or_hanging_receiver_delays_no_push_and_losses_are_counted() {
+    // A port without a listener, and a listener that never answers.
     let dead = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let hanging = Receiver::anywhere(0);
     for url in [format!("http://{dead}/"), hanging.url("/")] {
@@ -102,7 +102,7 @@ fn a_receiver_that_is_dead_or_hangs_delays_nobody_and_what_is_lost_is_counted() 
         assert!(dropped > 0 && waiting > 0);
         assert_eq!(dropped + waiting.unsigned_abs(), many, "each is accounted for");
         if url.contains(&dead.to_string()) {
-            // It comes to life: what waited is delivered, the oldest first.
+            // The receiver starts: the waiting events are delivered, the oldest first.
             let receiver = Receiver::start(dead, 200);
             until("recovery", || receiver.received().len() >= 100);
             assert_eq!(receiver.received()[0].body["alert"]["fingerprint"], alert(0).fingerprint);
@@ -127,9 +127,9 @@ fn with_timeout(timeout: Duration) -> Settings {
     Settings { timeout, ..Settings::default() }
 }
 
-/// The receiver answers one of the events after its time limit only.
+/// The receiver answers one of the events only after the timeout.
 #[test]
-fn a_slow_event_blocks_no_other_and_has_one_key_in_every_try() {
+fn slow_event_blocks_no_other_and_keeps_idempotency_key() {
     let slow = alert(1).fingerprint;
     let receiver = Receiver::scripted(move |received| {
         let delay = if fingerprint(received) == slow { SECOND * 3 } else { Duration::ZERO };
@@ -154,7 +154,7 @@ fn a_slow_event_blocks_no_other_and_has_one_key_in_every_try() {
 }
 
 #[test]
-fn a_time_limit_is_a_setting() {
+fn request_timeout_is_configurable() {
     let receiver = Receiver::scripted(|_| Reply { delay: SECOND * 2, ..reply(200) });
     let sink = sink(webhook(receiver.url("/"), with_timeout(SECOND * 60)));
     sink.push(event(&alert(1)));
@@ -163,7 +163,7 @@ fn a_time_limit_is_a_setting() {
 }
 
 #[test]
-fn every_state_and_repeat_of_an_alert_has_a_key_of_its_own() {
+fn every_state_and_repeat_has_unique_idempotency_key() {
     let receiver = Receiver::anywhere(200);
     let sink = sink(webhook(receiver.url("/"), Settings::default()));
     let first = Alert { time: alert(1).starts_at, ..alert(1) };
@@ -177,7 +177,7 @@ fn every_state_and_repeat_of_an_alert_has_a_key_of_its_own() {
 }
 
 #[test]
-fn a_receiver_is_left_alone_for_as_long_as_it_asks() {
+fn retry_after_is_respected() {
     for status in [429, 503] {
         let first = AtomicBool::new(true);
         let receiver = Receiver::scripted(move |_| match first.swap(false, Ordering::SeqCst) {
@@ -195,12 +195,12 @@ fn a_receiver_is_left_alone_for_as_long_as_it_asks() {
 }
 
 #[test]
-fn what_can_never_be_taken_is_a_dead_letter_without_secrets() {
+fn permanent_failure_is_a_dead_letter_without_secrets() {
     let file = std::env::temp_dir().join(format!("mailflow-letters-{}.json", std::process::id()));
     let token = std::env::temp_dir().join(format!("mailflow-letters-{}.token", std::process::id()));
     fs::write(&token, "PLANTED-token\n").unwrap();
     let refused = alert(1).fingerprint;
-    // A receiver that says what it was asked, as many frameworks do.
+    // A receiver that repeats the request, as many frameworks do.
     let receiver = Receiver::scripted(move |received| match fingerprint(received) == refused {
         true => Reply { body: format!("Cannot {} with {:?}", received.line, received.headers), ..reply(404) },
         false => reply(200),
@@ -230,14 +230,14 @@ fn what_can_never_be_taken_is_a_dead_letter_without_secrets() {
     assert_eq!((letter["sink"].as_str(), letter["status"].as_u64()), (Some("test"), Some(404)));
     assert_eq!(letter["receiver"].as_str().unwrap(), receiver.url(""));
     assert!(letter["reason"].as_str().unwrap().starts_with("404 Not Found: Cannot POST"), "{letter}");
-    // Until the operator has seen to it.
+    // Until the operator removes the dead letters.
     fs::remove_file(&file).unwrap();
     until("none is left", || counters.dead_letters.get() == 0);
     fs::remove_file(&token).unwrap();
 }
 
 #[test]
-fn each_status_is_tried_again_or_a_dead_letter() {
+fn each_status_is_retried_or_a_dead_letter() {
     for (status, again) in [
         (400, false),
         (401, false),
@@ -267,7 +267,7 @@ fn each_status_is_tried_again_or_a_dead_letter() {
 }
 
 #[test]
-fn the_end_of_an_alert_never_overtakes_its_beginning() {
+fn resolved_event_follows_firing_event() {
     let failures = AtomicUsize::new(0);
     let receiver = Receiver::scripted(move |received| {
         let late =
@@ -287,7 +287,7 @@ fn the_end_of_an_alert_never_overtakes_its_beginning() {
 }
 
 #[test]
-fn a_redirect_is_not_followed() {
+fn redirect_is_not_followed() {
     let other = Receiver::anywhere(200);
     let head = format!("location: {}\r\n", other.url("/elsewhere"));
     let receiver = Receiver::scripted(move |_| Reply { head: head.clone(), ..reply(308) });
@@ -298,9 +298,9 @@ fn a_redirect_is_not_followed() {
     assert_eq!(numbers(&sink), (0, 0, 1));
 }
 
-/// The receiver closes the connection that was kept for the next event, with no word of it.
+/// The receiver closes the persistent connection without a notice.
 #[test]
-fn a_connection_that_the_receiver_has_closed_costs_no_event() {
+fn closed_persistent_connection_loses_no_event() {
     let receiver = Receiver::anywhere(200);
     let addr = receiver.addr;
     let sink = sink(webhook(receiver.url("/"), Settings::default()));
@@ -313,9 +313,9 @@ fn a_connection_that_the_receiver_has_closed_costs_no_event() {
     assert_eq!(receiver.received().len(), 1);
 }
 
-/// More events than the receiver is given the benefit of the doubt for are never answered.
+/// Five of the events are never accepted.
 #[test]
-fn several_events_that_fail_for_ever_keep_nothing_from_the_others() {
+fn permanently_failing_events_delay_no_other() {
     let receiver = Receiver::scripted(|received| {
         let number = u64::from_str_radix(&fingerprint(received), 16).unwrap();
         reply(if number <= 5 { 500 } else { 200 })
@@ -325,7 +325,7 @@ fn several_events_that_fail_for_ever_keep_nothing_from_the_others() {
         sink.push(event(&alert(number)));
     }
     until("the others", || numbers(&sink) == (15, 0, 5));
-    // And what comes while they wait is posted at once: in the order of the requests, before all five failed again.
+    // A later event is posted at once: before all five have failed again.
     let before = receiver.asked().len();
     sink.push(event(&alert(21)));
     until("a further one", || numbers(&sink).0 == 16);

@@ -1,4 +1,4 @@
-//! docs/applications.md says of every combination of facts what `classify` says.
+//! docs/applications.md gives the class of `classify` for every combination of facts.
 
 use std::fmt::Write;
 
@@ -8,7 +8,7 @@ use mailflow_engine::settings::Service;
 
 const DOCUMENT: &str = include_str!("../../../docs/applications.md");
 
-/// Each fact about a direction's first bytes, under the name it has on the page.
+/// First payload classes, with their names on the page.
 const OPENINGS: [(u8, &str); 7] = [
     (first_payload::TLS, "TLS"),
     (first_payload::SMTP, "SMTP"),
@@ -18,7 +18,7 @@ const OPENINGS: [(u8, &str); 7] = [
     (first_payload::UNREAD, "unread"),
     (first_payload::NONE, "none"),
 ];
-/// The program takes no words of a client for POP3's or IMAP's: they are short, and the server's decide.
+/// First payload classes of a client: the program does not classify a client's POP3 or IMAP.
 const CLIENT: [u8; 5] = [
     first_payload::TLS,
     first_payload::SMTP,
@@ -28,7 +28,7 @@ const CLIENT: [u8; 5] = [
 ];
 const FAMILIES: [Family; 3] = [Family::Smtp, Family::Pop3, Family::Imap];
 
-/// What a flow with these first bytes is on a port of this family.
+/// Returns the class of a flow with these first bytes on a port of this family.
 fn class(server: u8, client: u8, family: Family) -> String {
     let of = |syn, upgrade| {
         let facts =
@@ -51,14 +51,14 @@ fn class(server: u8, client: u8, family: Family) -> String {
     text
 }
 
-/// The rows of a table of the page, from the one after its head on.
+/// Returns the rows of a table of the page, after its header.
 fn rows(head: &str) -> Vec<&'static str> {
     let (_, rest) = DOCUMENT.split_once(head).unwrap_or_else(|| panic!("no table `{head}`"));
     rest.lines().skip(2).take_while(|line| line.starts_with('|')).collect()
 }
 
 #[test]
-fn the_table_of_facts_is_what_the_agent_decides_by() {
+fn documented_facts_give_the_agents_class() {
     let mut expected = Vec::new();
     for (server, server_name) in OPENINGS {
         for (client, client_name) in OPENINGS.into_iter().filter(|(fact, _)| CLIENT.contains(fact)) {
@@ -77,7 +77,7 @@ fn the_table_of_facts_is_what_the_agent_decides_by() {
 }
 
 #[test]
-fn the_table_of_ports_is_the_built_in_configuration() {
+fn documented_ports_equal_built_in_configuration() {
     let configured = config::load(None).unwrap().engine.services;
     let expected: Vec<String> = Service::ALL
         .into_iter()

@@ -1,4 +1,4 @@
-//! Agents of tests stay apart from an installed one.
+//! Agents of tests do not touch an installed one.
 
 use std::{
     fs,
@@ -9,7 +9,7 @@ fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap().to_owned()
 }
 
-/// Rust files below a folder of the workspace, with their text.
+/// Returns the Rust files below a folder of the workspace, with their text.
 fn sources(place: &str) -> Vec<(String, String)> {
     let path = workspace().join(place);
     if path.is_file() {
@@ -25,15 +25,15 @@ fn sources(place: &str) -> Vec<(String, String)> {
     found
 }
 
-/// A file's code without comments and unit tests.
+/// Returns a file's code without comments and unit tests.
 fn code(text: &str) -> String {
     let text = text.split("#[cfg(test)]").next().unwrap_or_default();
     text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
 }
 
 #[test]
-fn tests_give_each_agent_its_own_state_pins_and_socket() {
-    // Lines that are only read as arguments start nothing.
+fn tests_isolate_state_pins_and_socket_of_agents() {
+    // Lines that only parse arguments start no agent.
     let starts = |line: &str| line.contains("\"run\"") || line.contains("\"run --");
     let homeless = |(name, text): &(String, String)| {
         let all_named = ["--state", "--pins", "--control"].iter().all(|option| text.contains(option));

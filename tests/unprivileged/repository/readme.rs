@@ -1,4 +1,4 @@
-//! What README.md shows is what the program does.
+//! Examples in README.md, compared with the program.
 
 use std::{fs, path::Path};
 
@@ -9,7 +9,7 @@ fn readme() -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../README.md")).unwrap()
 }
 
-/// The contents of the fenced blocks with this info string.
+/// Returns the contents of the fenced blocks with this info string.
 fn blocks(info: &str) -> Vec<String> {
     let text = readme();
     let fence = format!("```{info}\n");
@@ -18,7 +18,7 @@ fn blocks(info: &str) -> Vec<String> {
 }
 
 #[test]
-fn the_example_configuration_is_good() {
+fn readme_example_configuration_is_valid() {
     let examples = blocks("yaml");
     assert_eq!(examples.len(), 1);
     let config = config::parse("example.yaml", &examples[0]).unwrap();
@@ -28,7 +28,7 @@ fn the_example_configuration_is_good() {
 }
 
 #[test]
-fn the_faulty_example_gives_the_faults_shown() {
+fn readme_invalid_example_gives_shown_errors() {
     let faulty = &blocks("yaml bad.yaml")[0];
     let faults = config::parse("bad.yaml", faulty).unwrap_err();
     let shown = blocks("text").into_iter().find(|block| block.starts_with("bad.yaml:")).unwrap();
@@ -36,7 +36,7 @@ fn the_faulty_example_gives_the_faults_shown() {
 }
 
 #[test]
-fn the_alert_has_every_field_that_alerts_have() {
+fn readme_alert_has_every_field() {
     let alert: Value = serde_json::from_str(&blocks("json")[0]).unwrap();
     let documented =
         fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/events.md")).unwrap();
@@ -56,7 +56,7 @@ fn the_alert_has_every_field_that_alerts_have() {
 }
 
 #[test]
-fn the_commands_it_names_exist() {
+fn readme_commands_exist() {
     for typed in [
         "run --interface eth1",
         "run --interface eth1 --interface eth2 --role lan --hook tc --flow-log - --alerts a.json",
@@ -78,7 +78,7 @@ fn the_commands_it_names_exist() {
 }
 
 #[test]
-fn its_links_lead_somewhere() {
+fn readme_links_have_targets() {
     for page in ["README.md", "ARCHITECTURE.md", "docs/rules.md", "docs/configuration.md"] {
         let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(page);
         let text = fs::read_to_string(&page).unwrap();

@@ -1,4 +1,4 @@
-//! Faulty test files: each mistake gets one line with its place and what to write instead.
+//! Invalid test files: each mistake gives one line with its location and a suggestion.
 
 use mailflow_agent::offline::ruletest::{self, file::parse};
 use proptest::prelude::*;
@@ -44,7 +44,7 @@ const BROKEN: &[(&str, &str, &str)] = &[
 ];
 
 #[test]
-fn each_mistake_gets_one_line() {
+fn each_mistake_in_a_test_gives_one_line() {
     assert_eq!(parse("f.yaml", FILE).unwrap().tests.len(), 1);
     let mut wrong = Vec::new();
     for (text, instead, line) in BROKEN {
@@ -63,7 +63,7 @@ fn each_mistake_gets_one_line() {
 }
 
 #[test]
-fn faults_of_a_named_configuration_are_its_own() {
+fn errors_of_named_configuration_have_its_name() {
     let text = "config: /nonexistent/rules.yaml\ntests: []\n";
     let faults = parse("f.yaml", text).unwrap_err().to_string();
     let named =
@@ -76,9 +76,9 @@ fn faults_of_a_named_configuration_are_its_own() {
     assert!(faults.starts_with(&format!("{}:1:8: rules: ", bad.display())), "{faults}");
 }
 
-/// More records than a test may have are refused before they are made.
+/// Too many records for a test are refused before they are generated.
 #[test]
-fn a_test_too_large_is_refused() {
+fn oversized_test_is_refused() {
     let many =
         FILE.replace("times: 2, every: 1m", "times: 1000000, every: 1s").replace("port: 587", "duration: 1d");
     let faults = parse("f.yaml", &many).unwrap_err().to_string();
@@ -88,9 +88,9 @@ fn a_test_too_large_is_refused() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// A part of the file taken out or replaced: it is refused with reasons, or it is a test that runs.
+    /// Removes or replaces a part of the file: the file is refused with errors, or it is a test that runs.
     #[test]
-    fn no_change_makes_it_panic(
+    fn modified_test_file_does_not_panic(
         at in any::<proptest::sample::Index>(),
         length in 0..40_usize,
         text in proptest::sample::select(vec!["", "0", "-1", "1e9", ": ", "[]", "{}", "~", "9.9.9.0/24", "::/0", "366d", "\n"]),

@@ -1,4 +1,5 @@
-//! `rules test`: the shipped rule tests are good, each expectation in them matters, and faulty files say so.
+//! `rules test`: the shipped rule tests pass, each expectation in them has an effect, and invalid files are
+//! reported.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests fail the test")]
 
 mod broken;
@@ -23,7 +24,7 @@ fn config_folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../config")
 }
 
-/// Every rule test that is shipped: YAML files with `test` in their path that are not another tool's.
+/// Returns every shipped rule test: YAML files with `test` in their path, except those of other tools.
 fn shipped() -> Vec<PathBuf> {
     const OTHERS: [&str; 4] = ["ansible", "prometheus", "grafana", "clickhouse"];
     fn walk(folder: &Path, inside: &str, found: &mut Vec<PathBuf>) {
@@ -50,7 +51,7 @@ fn read(path: &Path) -> RuleTests {
     ruletest::file::read(path).unwrap_or_else(|faults| panic!("{faults}"))
 }
 
-/// What the command says and ends with.
+/// Runs the command; returns its exit status and output.
 fn run(files: &[PathBuf]) -> (Exit, String, String) {
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let exit = cli::rules::test(files, &mut out, &mut err).unwrap();
@@ -58,7 +59,7 @@ fn run(files: &[PathBuf]) -> (Exit, String, String) {
 }
 
 #[test]
-fn the_shipped_rule_tests_are_good() {
+fn shipped_rule_tests_pass() {
     let (exit, out, err) = run(&shipped());
     assert_eq!((exit, err.as_str()), (Exit::Good, ""), "{out}{err}");
     assert!(out.ends_with(" tests, 0 failed\n"), "{out}");
@@ -77,7 +78,7 @@ fn every_shipped_rule_and_example_is_tested() {
     assert!(examples.len() >= 5, "{examples:?}");
     let wanted: BTreeSet<String> = rules.map(|rule| rule.name.to_string()).chain(examples).collect();
     assert_eq!(tested, wanted);
-    // A test for a rule expects both, that it speaks and that it is silent.
+    // A rule's tests expect it to fire and not to fire.
     for file in shipped() {
         let tests = read(&file).tests;
         assert!(tests.iter().any(|test| !test.alerts.is_empty()), "{}: never speaks", file.display());
@@ -86,7 +87,7 @@ fn every_shipped_rule_and_example_is_tested() {
     }
 }
 
-/// Every change of an expectation, and the test that it is in.
+/// Returns every change of an expectation, with its test.
 fn changes(test: &RuleTest) -> Vec<(&'static str, Vec<Expected>)> {
     let Some(last) = test.alerts.last() else { return Vec::new() };
     let with = |change: &dyn Fn(&mut Expected)| {
@@ -112,7 +113,7 @@ fn changes(test: &RuleTest) -> Vec<(&'static str, Vec<Expected>)> {
 }
 
 #[test]
-fn every_wrong_expectation_fails() {
+fn wrong_expectation_fails() {
     let mut seen = 0;
     for file in shipped() {
         for mut test in read(&file).tests {
@@ -129,7 +130,7 @@ fn every_wrong_expectation_fails() {
     assert!(seen > 100, "{seen}");
 }
 
-/// A scratch file that is removed.
+/// Temporary file, removed on drop.
 struct Scratch(PathBuf);
 
 impl Scratch {
@@ -159,7 +160,7 @@ tests:
 ";
 
 #[test]
-fn a_failed_test_is_shown_with_its_difference() {
+fn failed_test_is_printed_with_difference() {
     let file = Scratch::new("two", TWO);
     let name = file.0.display();
     let (exit, out, err) = run(std::slice::from_ref(&file.0));
@@ -176,7 +177,7 @@ fn a_failed_test_is_shown_with_its_difference() {
 }
 
 #[test]
-fn what_is_shown_as_unexpected_can_be_expected() {
+fn printed_unexpected_alert_is_valid_expectation() {
     let file = Scratch::new("paste", TWO);
     let (_, out, _) = run(std::slice::from_ref(&file.0));
     let shown = out.lines().find_map(|line| line.trim().strip_prefix("unexpected  ")).unwrap();
@@ -186,7 +187,7 @@ fn what_is_shown_as_unexpected_can_be_expected() {
 }
 
 #[test]
-fn a_faulty_file_ends_with_2_and_the_others_are_run() {
+fn invalid_file_exits_2_and_others_run() {
     let good = Scratch::new("good", TWO);
     let bad = Scratch::new("faulty", "tests: [{ name: x, flows: [{ source: 10.0.0.1 }], alerts: [] }]\n");
     let (exit, out, err) = run(&[bad.0.clone(), good.0.clone()]);
@@ -198,7 +199,7 @@ fn a_faulty_file_ends_with_2_and_the_others_are_run() {
     assert!(err.starts_with("/nonexistent/tests.yaml: cannot be read: No such file"), "{err}");
 }
 
-/// The contents of the fenced block of docs/rules.md with this info string.
+/// Returns the contents of the fenced block of docs/rules.md with this info string.
 fn example(info: &str) -> String {
     let text = fs::read_to_string(config_folder().join("../docs/rules.md")).unwrap();
     let start = text.find(&format!("```{info}\n")).unwrap() + info.len() + 4;
@@ -206,11 +207,11 @@ fn example(info: &str) -> String {
 }
 
 #[test]
-fn the_documented_examples_are_good() {
+fn documented_rule_tests_pass() {
     let config =
         config::parse("example.yaml", &example("yaml rules")).unwrap_or_else(|faults| panic!("{faults}"));
     assert_eq!(config.engine.rules.len(), 1);
-    // It shows one rule, and so replaces the shipped ones.
+    // The example has one rule, which replaces the shipped ones.
     let warnings: Vec<_> = config.warnings.iter().map(ToString::to_string).collect();
     assert!(warnings.iter().all(|warning| warning.contains("replaces the shipped")), "{warnings:?}");
     let file = Scratch::new("three", &example("yaml rule test"));
@@ -220,9 +221,9 @@ fn the_documented_examples_are_good() {
     assert_eq!(shown.split_once('\n').unwrap().1, out);
 }
 
-/// A rule that means something else fails the tests that are written for it.
+/// A rule with another meaning fails its tests.
 #[test]
-fn a_changed_rule_fails_its_tests() {
+fn changed_rule_fails_its_tests() {
     for (file, text, instead) in [
         ("group-threshold", "at_least: 3", "at_least: 4"),
         ("weekend", "+01:00", "+00:00"),

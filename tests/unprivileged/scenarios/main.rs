@@ -6,7 +6,7 @@ pub mod corpus;
 use corpus::{Attack, Lists, judge, world};
 
 #[test]
-fn the_rules_together_find_what_each_alone_does_not_and_with_lists_nothing_else() {
+fn combined_rules_detect_attacks_and_with_lists_nothing_else() {
     let world = world(1);
     let page = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/rules.md");
     let page = std::fs::read_to_string(page).unwrap();
@@ -25,7 +25,7 @@ fn the_rules_together_find_what_each_alone_does_not_and_with_lists_nothing_else(
     }
     assert!(none.wrong() > sources.wrong() && sources.wrong() > both.wrong(), "each list says something");
     assert_eq!(both.wrong(), 0);
-    // The owner's rule alone, and what it cannot see.
+    // `smtp-burst` alone, and the attacks that it misses.
     for blind in [Attack::BlockedBot, Attack::OneConnection, Attack::SlowDrip] {
         assert_eq!(both.by(blind, "smtp-burst"), 0, "{blind:?}");
     }
@@ -33,13 +33,13 @@ fn the_rules_together_find_what_each_alone_does_not_and_with_lists_nothing_else(
 }
 
 #[test]
-fn another_history_has_the_same_verdict() {
+fn other_seed_is_detected_without_false_positives() {
     let found = judge(&world(2), Lists::Both);
     assert!(found.part() >= 0.95 && found.wrong() == 0, "{}", found.table());
 }
 
 #[test]
-fn a_history_follows_from_its_seed() {
+fn history_follows_from_seed() {
     let [one, again, other] = [3, 3, 4].map(|seed| {
         let arrivals = world(seed).arrivals;
         arrivals.iter().map(|arrival| format!("{:?}", arrival.record.flow.key)).collect::<Vec<_>>()

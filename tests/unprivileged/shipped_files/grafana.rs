@@ -1,4 +1,4 @@
-//! The dashboard: its form here; its queries are run in `fleet`, against a Prometheus that scrapes real agents.
+//! Form of the dashboard. The `fleet` module runs its queries with a Prometheus that scrapes real agents.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::files::{DASHBOARD, families, families_in, panels, text};
 
 #[test]
-fn every_panel_says_what_it_shows_and_in_which_unit() {
+fn panels_have_descriptions_and_units() {
     let panels = panels();
     assert!(panels.len() > 25, "{}", panels.len());
     let known = families();

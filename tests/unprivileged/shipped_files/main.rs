@@ -1,4 +1,4 @@
-//! What an operator installs beside the agent, each part run by the tool it is for.
+//! Files for an operator's other tools: each is tested with the tool that it is for.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests fail the test")]
 

@@ -1,4 +1,4 @@
-//! Recording and alerting rules, by Prometheus' own tool.
+//! Recording and alerting rules, checked with promtool.
 
 use std::{
     collections::BTreeSet,
@@ -30,7 +30,7 @@ fn each<'a>(value: &'a Value, key: &str) -> impl Iterator<Item = &'a Value> {
     value.get(key).and_then(Value::as_sequence).into_iter().flatten()
 }
 
-/// Every rule of every shipped file.
+/// Returns every rule of every shipped file.
 fn rules() -> Vec<Value> {
     let files = listed(RULES, ".rules.yml");
     assert_eq!(files.len(), 2, "{files:?}");
@@ -46,7 +46,7 @@ fn name<'a>(rule: &'a Value, key: &str) -> Option<&'a str> {
 }
 
 #[test]
-fn promtool_takes_the_rules_and_their_tests_pass() {
+fn promtool_accepts_rules_and_tests_pass() {
     let said = output(promtool().args(["check", "rules"]).args(listed(RULES, ".rules.yml"))).unwrap();
     assert!(!said.to_lowercase().contains("warn"), "{said}");
     let tests = listed(TESTS, ".yml");
@@ -55,7 +55,7 @@ fn promtool_takes_the_rules_and_their_tests_pass() {
 }
 
 #[test]
-fn every_alert_is_tested_firing_and_silent() {
+fn every_alert_has_firing_and_silent_tests() {
     let mut fires = BTreeSet::new();
     let mut silent = BTreeSet::new();
     for file in listed(TESTS, ".yml") {
@@ -73,20 +73,20 @@ fn every_alert_is_tested_firing_and_silent() {
 }
 
 #[test]
-fn the_rules_ask_only_for_what_is_exported_or_recorded() {
+fn rules_use_only_exported_or_recorded_series() {
     let (rules, known) = (rules(), families());
     for rule in &rules {
         let expression = name(rule, "expr").unwrap();
         for family in families_in(expression) {
             let recorded = |rule: &Value| name(rule, "record") == Some(&family);
-            // A recorded name begins with its level, as in `fleet:mailflow_...`.
+            // A recorded name begins with its aggregation level: `fleet:mailflow_...`.
             assert!(known.contains(&family) || rules.iter().any(recorded), "{family} in {expression}");
         }
     }
 }
 
 #[test]
-fn every_alert_says_what_it_means_and_the_documentation_what_to_do() {
+fn every_alert_has_description_and_documented_action() {
     let page = text("docs/fleet.md");
     let rows: BTreeSet<_> = page
         .lines()

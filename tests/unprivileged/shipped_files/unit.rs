@@ -1,4 +1,4 @@
-//! The unit, by systemd's own tool.
+//! Unit file, checked with systemd-analyze.
 
 use mailflow_test_support::lab::{command, output};
 
@@ -6,14 +6,14 @@ use crate::files::{path, text};
 
 const UNIT: &str = "config/systemd/mailflow-agent.service";
 
-/// The values of a setting, in order.
+/// Returns the values of a setting, in order.
 fn values(unit: &str, setting: &str) -> Vec<String> {
     let values = unit.lines().filter_map(|line| line.split_once('='));
     values.filter(|(name, _)| *name == setting).map(|(_, value)| value.to_owned()).collect()
 }
 
 #[test]
-fn its_exposure_is_two_at_most() {
+fn unit_exposure_is_at_most_two() {
     let mut analyze = command("systemd-analyze");
     analyze.args(["security", "--offline=yes", "--no-pager", "--threshold=20"]).arg(path(UNIT));
     let said = output(&mut analyze).unwrap();
@@ -24,7 +24,7 @@ fn its_exposure_is_two_at_most() {
 }
 
 #[test]
-fn it_takes_no_capability_beyond_those_of_loading_and_attaching() {
+fn unit_has_only_capabilities_of_loading_and_attaching() {
     let unit = text(UNIT);
     for setting in ["AmbientCapabilities", "CapabilityBoundingSet"] {
         assert_eq!(values(&unit, setting), ["CAP_BPF CAP_NET_ADMIN CAP_PERFMON"], "{setting}");
@@ -32,20 +32,20 @@ fn it_takes_no_capability_beyond_those_of_loading_and_attaching() {
 }
 
 #[test]
-fn it_is_up_when_it_counts_and_watched_from_then_on() {
+fn unit_notifies_restarts_and_has_watchdog() {
     let unit = text(UNIT);
     assert_eq!(
         (values(&unit, "Type"), values(&unit, "Restart")),
         (vec!["notify".to_owned()], vec!["always".to_owned()])
     );
     assert_eq!(values(&unit, "WatchdogSec"), ["30s"]);
-    // However often it was killed: a limit on starts would leave the gateway uncounted for good.
+    // A limit of restarts would leave the gateway uncounted after repeated kills.
     assert_eq!(values(&unit, "StartLimitIntervalSec"), ["0"]);
     assert_eq!(values(&unit, "StartLimitBurst"), [""; 0]);
 }
 
 #[test]
-fn a_reload_checks_the_configuration_that_it_runs_with() {
+fn unit_reload_checks_configuration_in_use() {
     let unit = text(UNIT);
     let file = "/etc/mailflow/mailflow.yaml";
     assert_eq!(values(&unit, "ExecStart"), [format!("/usr/bin/mailflow-agent run --config {file} --keep")]);
@@ -54,7 +54,7 @@ fn a_reload_checks_the_configuration_that_it_runs_with() {
         format!("/usr/bin/mailflow-agent reload --config {file}"),
     ];
     assert_eq!(values(&unit, "ExecReload"), reload);
-    // What it may write is what the unit makes for it.
+    // The agent may write only to the unit's directories.
     assert_eq!(values(&unit, "ProtectSystem"), ["strict"]);
     let directories = ["RuntimeDirectory", "StateDirectory", "LogsDirectory", "ConfigurationDirectory"];
     assert!(directories.iter().all(|setting| values(&unit, setting) == ["mailflow"]));

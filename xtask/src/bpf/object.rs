@@ -1,4 +1,4 @@
-//! What is kept of the linked object.
+//! Reduction of the linked object.
 
 use std::collections::HashMap;
 
@@ -10,11 +10,11 @@ use object::{
     write::{self, Relocation, SectionId, Symbol, SymbolId},
 };
 
-/// The object without what only debuggers read: DWARF and the BTF of source lines are fifty times
-/// the rest. The BTF of types stays, as the maps are defined in it.
+/// Returns the object without debug information: DWARF and the BTF of source lines are fifty times the rest.
+/// The BTF of types stays, as it defines the maps.
 ///
 /// # Errors
-/// What the linker wrote is not a relocatable ELF object.
+/// The linker's output is not a relocatable ELF object.
 pub(super) fn stripped(linked: &[u8]) -> Result<Vec<u8>> {
     let input: ElfFile64 = ElfFile64::parse(linked).context("reading the linked BPF object")?;
     let mut output = write::Object::new(BinaryFormat::Elf, input.architecture(), input.endianness());
@@ -31,7 +31,7 @@ fn copy_sections(input: &ElfFile64, output: &mut write::Object) -> Result<Sectio
     let mut copied = HashMap::new();
     for section in input.sections() {
         let name = section.name_bytes()?;
-        // Tables of symbols, strings and relocations are written anew.
+        // The writer creates new tables of symbols, strings and relocations.
         if matches!(section.kind(), SectionKind::Metadata) && !name.starts_with(b".BTF")
             || name.starts_with(b".debug_")
             || name == b".BTF.ext"
@@ -94,7 +94,7 @@ fn copy_relocations(
             let RelocationTarget::Symbol(symbol) = relocation.target() else { continue };
             let symbol =
                 *symbols.get(&symbol).with_context(|| format!("no symbol for a relocation at {offset}"))?;
-            // The addend lies in the section itself (SHT_REL).
+            // The addend is in the section itself (SHT_REL).
             let relocation = Relocation { offset, symbol, addend: 0, flags: relocation.flags() };
             output.add_relocation(*id, relocation).context("copying a relocation")?;
         }

@@ -1,4 +1,4 @@
-//! The record beside the object: what it was made of and with.
+//! Build record of the object: its sources and tools.
 
 use std::{fs, path::Path};
 
@@ -7,11 +7,11 @@ use sha2::{Digest, Sha256};
 
 use super::toolchain::{BPF_LINKER, Toolchain};
 
-/// Folders and files that the object is made of.
+/// Folders and files that the object is built from.
 const SOURCES: [&str; 4] =
     ["mailflow-common/Cargo.toml", "mailflow-common/src", "mailflow-ebpf/Cargo.toml", "mailflow-ebpf/src"];
 
-/// What is known of an object.
+/// Build record of an object.
 #[derive(Debug)]
 pub(super) struct Record {
     /// First line of `rustc --version`.
@@ -27,7 +27,7 @@ pub(super) struct Record {
 }
 
 impl Record {
-    /// The record of an object just built.
+    /// Returns the record of an object that was just built.
     pub(super) fn of(root: &Path, toolchain: &Toolchain, object: &[u8]) -> Result<Self> {
         Ok(Self {
             rustc: toolchain.version().to_owned(),
@@ -65,13 +65,13 @@ impl Record {
         fs::write(path, text).with_context(|| format!("writing {}", path.display()))
     }
 
-    /// Whether `other` was made with the same tools, so that the bytes must be the same.
+    /// Returns true if `other` has the same tools, so that the bytes must be equal.
     pub(super) fn same_toolchain(&self, other: &Record) -> bool {
         (&self.rustc, &self.llvm, &self.linker) == (&other.rustc, &other.llvm, &other.linker)
     }
 }
 
-/// SHA-256 over names and contents of the sources, and over the locked versions of the crates they use.
+/// Returns the SHA-256 of names and contents of the sources, and of the locked versions of their crates.
 pub(super) fn sources(root: &Path) -> Result<String> {
     let mut files = Vec::new();
     for source in SOURCES {

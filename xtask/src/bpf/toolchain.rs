@@ -1,4 +1,4 @@
-//! The compiler that builds the BPF object: any rustc whose own `core` sources are there.
+//! Compiler of the BPF object: any rustc with the sources of its `core`.
 
 use std::{
     ffi::OsStr,
@@ -12,14 +12,14 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::record::Record;
 
-/// Links BPF objects through any LLVM.
+/// Version of bpf-linker, which works with any LLVM.
 pub(super) const BPF_LINKER: &str = "0.13.0";
-/// Debian's newest compiler and its sources, beside rustup's.
+/// Debian's newest compiler, next to rustup's.
 const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
-/// The Debian packages that bring them.
+/// Debian packages with this compiler and its sources.
 pub(crate) const DEBIAN_PACKAGES: [&str; 2] = ["rustc-web", "rust-web-src"];
 
-/// A compiler with the sources of its `core`.
+/// Compiler with the sources of its `core`.
 #[derive(Debug)]
 pub(super) struct Toolchain {
     rustc: PathBuf,
@@ -34,7 +34,7 @@ pub(super) struct Toolchain {
 }
 
 impl Toolchain {
-    /// The recorded compiler where it is here, otherwise any that can build the object.
+    /// Returns the recorded compiler if it is present, otherwise any that can build the object.
     pub(super) fn find(recorded: Option<&Record>) -> Result<Self> {
         let mut found: Vec<Self> =
             ["rustc", DEBIAN_RUSTC].into_iter().filter_map(|rustc| Self::of(Path::new(rustc)).ok()).collect();
@@ -84,7 +84,7 @@ impl Toolchain {
         &self.llvm
     }
 
-    /// The paths under which the standard library's sources are known to the compiler.
+    /// Returns the paths of the standard library's sources, as the compiler knows them.
     pub(super) fn sources(&self) -> Vec<PathBuf> {
         let mut paths = vec![self.sources.clone()];
         paths.extend(fs::canonicalize(&self.sources));
@@ -92,11 +92,11 @@ impl Toolchain {
         paths
     }
 
-    /// `program`, using this compiler and finding its LLVM.
+    /// Returns a command that uses this compiler and its LLVM.
     pub(super) fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new(program);
         command.env("RUSTC", &self.rustc);
-        // The outer cargo's choice must not reach the inner one.
+        // Settings of the outer cargo must not reach the inner one.
         for variable in ["RUSTC_WRAPPER", "RUSTUP_TOOLCHAIN", "RUSTFLAGS", "CARGO_BUILD_TARGET"] {
             command.env_remove(variable);
         }
@@ -106,7 +106,7 @@ impl Toolchain {
         command
     }
 
-    /// bpf-linker against this compiler's LLVM, built once under `target`.
+    /// Returns a bpf-linker for this compiler's LLVM, built once under `target`.
     pub(super) fn linker(&self, root: &Path) -> Result<PathBuf> {
         let major = self.llvm.split('.').next().unwrap_or_default();
         let home = root.join(format!("target/tools/bpf-linker-{BPF_LINKER}-llvm-{major}"));
@@ -149,7 +149,7 @@ impl fmt::Display for Toolchain {
     }
 }
 
-/// The shared LLVM below a sysroot: rustup keeps it in `lib`, Debian in the multiarch folder.
+/// Returns the shared LLVM library of a sysroot: rustup has it in `lib`, Debian in the multiarch folder.
 fn libllvm(sysroot: &Path) -> Result<PathBuf> {
     let driver_folders =
         [sysroot.join("lib"), sysroot.join("lib").join(format!("{}-linux-gnu", std::env::consts::ARCH))];
@@ -158,7 +158,7 @@ fn libllvm(sysroot: &Path) -> Result<PathBuf> {
         .find(|folder| !matching(folder, "librustc_driver-").is_empty())
         .with_context(|| format!("no librustc_driver below {}", sysroot.display()))?;
     let driver = matching(folder, "librustc_driver-").into_iter().next().unwrap_or_default();
-    // The name of the library it was linked with stands in its dynamic section.
+    // The dynamic section has the name of the library it was linked with.
     let bytes = fs::read(&driver).with_context(|| format!("reading {}", driver.display()))?;
     let mut candidates = matching(folder, "libLLVM");
     candidates.retain(|path| !path.is_symlink());

@@ -1,11 +1,11 @@
-//! An alert line as a person reads it.
+//! Alert line in a readable form.
 
 use std::fmt::Write;
 
 use anyhow::{Context, Result};
 use serde::Deserialize;
 
-/// Contributing flows shown; the line has them all.
+/// Contributing flows that are printed; the line has all of them.
 const FLOWS: usize = 3;
 
 #[derive(Deserialize)]
@@ -63,7 +63,7 @@ struct Counters {
     bytes_toclient: u64,
 }
 
-/// The lines to show of an alert.
+/// Returns the printed lines of an alert.
 pub(super) fn summary(json: &str) -> Result<String> {
     let line: Line = serde_json::from_str(json).with_context(|| format!("not an alert line: {json}"))?;
     let Line { timestamp, src_ip, alert, mailflow, flows } = &line;
@@ -130,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_without_an_alert_is_refused() {
+    fn line_without_alert_is_refused() {
         assert!(summary(r#"{"event_type":"flow"}"#).unwrap_err().to_string().contains("not an alert line"));
     }
 }

@@ -1,4 +1,4 @@
-//! Ctrl-C in good order: the step at work ends, and what was made is removed on the way out.
+//! Interrupts: the current step ends, and everything that was created is removed.
 
 use std::sync::atomic::{AtomicI32, Ordering};
 
@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 
 static CAUGHT: AtomicI32 = AtomicI32::new(0);
 
-/// From now on SIGINT, SIGTERM and SIGHUP are only noted.
+/// Installs handlers that record SIGINT, SIGTERM and SIGHUP.
 pub(super) fn catch() {
     let handler = note as extern "C" fn(libc::c_int);
     for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
@@ -19,12 +19,12 @@ extern "C" fn note(signal: libc::c_int) {
     CAUGHT.store(signal, Ordering::Relaxed);
 }
 
-/// The exit code for the signal that was caught, as shells give it.
+/// Returns the exit code of a caught signal, as shells define it.
 pub(super) fn exit_code() -> Option<u8> {
     u8::try_from(CAUGHT.load(Ordering::Relaxed)).ok().filter(|signal| *signal != 0).map(|signal| 128 + signal)
 }
 
-/// An error once a signal was caught.
+/// Returns an error after a signal was caught.
 pub(super) fn check() -> Result<()> {
     if exit_code().is_some() {
         bail!("interrupted");

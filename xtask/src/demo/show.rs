@@ -1,4 +1,4 @@
-//! What the demo shows of the lab and the agent.
+//! Printed information about the lab and the agent.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use mailflow_test_support::lab::{Agent, Family, Lab};
 use super::{alert, short};
 use crate::terminal::{bold, say};
 
-/// The metrics shown, of some forty families.
+/// Printed metrics, of some forty families.
 const METRICS: &[&str] = &[
     "mailflow_attached{",
     "mailflow_packets_total{service=\"submission\"",
@@ -19,7 +19,7 @@ const METRICS: &[&str] = &[
     "mailflow_alerts{",
 ];
 
-/// The lab's wiring.
+/// Prints the lab's wiring.
 pub(super) fn network(lab: &Lab) {
     let (client, public, server) =
         (lab.client_ip(Family::V4, 0), lab.public_ip(Family::V4), lab.server_ip(Family::V4));
@@ -27,14 +27,14 @@ pub(super) fn network(lab: &Lab) {
     say(format!("the Internet sees {public} alone: only lan0 shows who sends"));
 }
 
-/// Which program counts: the agent's own words.
+/// Prints the attached programs, as the agent logs them.
 pub(super) fn attached(agent: &Agent) {
     for line in agent.log().lines().filter(|line| line.contains("attached")) {
         say(line);
     }
 }
 
-/// The alert for people, and where the line for machines is.
+/// Prints the alert, and the path of its JSON line.
 pub(super) fn alert(line: &str, file: &Path) -> Result<()> {
     for text in alert::summary(line)?.lines() {
         say(text);
@@ -43,7 +43,7 @@ pub(super) fn alert(line: &str, file: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A few metrics; all of them go to a file.
+/// Prints a few metrics, and writes all of them to a file.
 pub(super) fn metrics(agent: &Agent, lab: &Lab) -> Result<()> {
     let page = agent.metrics()?;
     let file = lab.folder().join("metrics.txt");
@@ -56,7 +56,7 @@ pub(super) fn metrics(agent: &Agent, lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// What the agent has counted, for a demo that went wrong.
+/// Returns the agent's counters, for a failed demo.
 pub(super) fn totals(agent: &Agent) -> String {
     match agent.metrics() {
         Ok(page) => page
@@ -68,7 +68,7 @@ pub(super) fn totals(agent: &Agent) -> String {
     }
 }
 
-/// What to try next.
+/// Prints the next commands to try.
 pub(super) fn next(lab: &Lab, keep: bool) {
     println!("{}", bold("\nNext"));
     if keep {

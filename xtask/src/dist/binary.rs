@@ -1,4 +1,4 @@
-//! The static binary: one for every distribution, whatever its C library.
+//! Static binary: one for every distribution, independent of its C library.
 
 use std::{path::PathBuf, process::Command};
 
@@ -6,31 +6,31 @@ use anyhow::{Context, Result};
 
 use crate::{terminal, workspace};
 
-/// Builds it; the same sources and toolchain give the same bytes in any folder.
+/// Builds the binary; equal sources and toolchains give equal bytes in any folder.
 pub(super) fn build() -> Result<PathBuf> {
     let root = workspace::root();
     let target = host()?;
     let home = std::env::home_dir().context("there is no home directory")?;
     let cargo_home = std::env::var_os("CARGO_HOME").map_or_else(|| home.join(".cargo"), PathBuf::from);
-    // glibc: its own name resolution for files and DNS is part of the static library since 2.34.
+    // Since glibc 2.34 the name resolution for files and DNS is in the static library.
     let flags = [
         "-Ctarget-feature=+crt-static".to_owned(),
         format!("--remap-path-prefix={}=/cargo", cargo_home.display()),
         format!("--remap-path-prefix={}=/mailflow", root.display()),
     ];
     let mut cargo = Command::new(env!("CARGO"));
-    // With --target the flags are not those of build scripts and macros, which cannot be static.
+    // With --target the flags do not apply to build scripts and macros, which cannot be static.
     cargo.args(["build", "--locked", "--profile", "dist", "--target", &target]);
     cargo.args(["--package", "mailflow-agent", "--bin", "mailflow-agent"]);
     cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f")).env_remove("RUSTFLAGS");
     terminal::run(cargo.current_dir(&root))?;
-    // xtask lies in target/debug.
+    // xtask is in target/debug.
     let own = std::env::current_exe().context("the path of xtask")?;
     let folder = own.ancestors().nth(2).context("xtask is in no target folder")?;
     Ok(folder.join(&target).join("dist/mailflow-agent"))
 }
 
-/// The machine's own triple.
+/// Returns the machine's target triple.
 pub(super) fn host() -> Result<String> {
     let output = Command::new("rustc").arg("-vV").output().context("cannot run rustc")?;
     let text = String::from_utf8(output.stdout)?;

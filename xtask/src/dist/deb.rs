@@ -1,4 +1,4 @@
-//! The package for Debian and Ubuntu, the same to the byte for the same binary.
+//! Package for Debian and Ubuntu; equal binaries give equal packages.
 
 use std::{
     fs,
@@ -31,14 +31,14 @@ pub(super) fn build(binary: &Path, out: &Path) -> Result<PathBuf> {
     }
     let package = out.join(format!("mailflow-agent_{version}_{architecture}.deb"));
     let mut dpkg = Command::new("dpkg-deb");
-    // No file is newer than the sources; one thread, as more divide the archive differently.
+    // No file is newer than the sources. One thread, as more of them divide the archive differently.
     dpkg.args(["--root-owner-group", "-Zxz", "--threads-max=1", "--build"]).arg(tree.root()).arg(&package);
     dpkg.env("SOURCE_DATE_EPOCH", epoch()?).stdout(std::process::Stdio::null());
     terminal::run(&mut dpkg)?;
     Ok(package)
 }
 
-/// The time of the sources, in seconds since 1970: that of the last commit, unless SOURCE_DATE_EPOCH is set.
+/// Returns the time of the sources, in seconds since 1970: SOURCE_DATE_EPOCH, or the time of the last commit.
 fn epoch() -> Result<String> {
     if let Ok(told) = std::env::var("SOURCE_DATE_EPOCH") {
         return Ok(told);
@@ -48,13 +48,13 @@ fn epoch() -> Result<String> {
     said(&mut git).context("where there is no git, set SOURCE_DATE_EPOCH")
 }
 
-/// The sums of all files, by which dpkg tells what was changed on the machine.
+/// Returns the MD5 sums of all files, with which dpkg detects modified files.
 fn sums(tree: &Tree) -> Result<String> {
     let mut sum = Command::new("md5sum");
     said(sum.args(tree.files()?).current_dir(tree.root())).map(|sums| sums + "\n")
 }
 
-/// What it takes on disk, in kB.
+/// Returns the installed size, in kB.
 fn size(tree: &Tree) -> Result<u64> {
     let mut bytes = 0;
     for file in tree.files()? {

@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 use crate::workspace;
 
-/// Beginnings of the names of files with licences and notices.
+/// Prefixes of the names of licence and notice files.
 const FILES: [&str; 5] = ["LICENSE", "LICENCE", "COPYING", "COPYRIGHT", "NOTICE"];
 
 /// Output of `cargo metadata`, format 1.
@@ -57,7 +57,7 @@ struct DependencyKind {
     kind: Option<String>,
 }
 
-/// Returns the notices as one text: a table of the crates, then each licence text once, with the crates it is of.
+/// Returns the notices as one text: a table of the crates, then each licence text once, with its crates.
 pub(super) fn collect(target: &str) -> Result<String> {
     let mut cargo = Command::new(env!("CARGO"));
     cargo.args(["metadata", "--format-version", "1", "--locked", "--filter-platform", target]);
@@ -82,7 +82,7 @@ pub(super) fn collect(target: &str) -> Result<String> {
     Ok(text)
 }
 
-/// The packages from a registry that the agent is linked from, by name.
+/// Returns the packages from a registry that the agent links, by name.
 fn linked(metadata: &Metadata) -> Result<Vec<&Package>> {
     let packages: HashMap<&str, &Package> =
         metadata.packages.iter().map(|package| (&*package.id, package)).collect();
@@ -104,7 +104,7 @@ fn linked(metadata: &Metadata) -> Result<Vec<&Package>> {
     Ok(linked)
 }
 
-/// The texts of a package's licence files.
+/// Returns the texts of a package's licence files.
 fn notices(package: &Package) -> Result<Vec<String>> {
     let folder = package.manifest_path.parent().unwrap_or(Path::new("."));
     let mut names: Vec<_> = fs::read_dir(folder)

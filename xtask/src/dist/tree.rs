@@ -1,4 +1,4 @@
-//! What lies where on the machine.
+//! Paths of the installed files.
 
 use std::{
     fs,
@@ -11,11 +11,11 @@ use anyhow::{Context, Result};
 
 use crate::{terminal, workspace};
 
-/// Folders of the machine whose names occur more than once.
+/// Installed folders that are used more than once.
 const DOC: &str = "usr/share/doc/mailflow-agent";
 const EXAMPLES: &str = "usr/share/doc/mailflow-agent/examples";
 
-/// Files of the repository as they are, and where they go.
+/// Files of the repository that are installed unchanged, and their paths.
 const FILES: &[(&str, &str)] = &[
     ("config/debian/mailflow.yaml", "etc/mailflow/mailflow.yaml"),
     ("config/systemd/mailflow-agent.service", "usr/lib/systemd/system/mailflow-agent.service"),
@@ -25,19 +25,19 @@ const FILES: &[(&str, &str)] = &[
     ("config/debian/lintian-overrides", "usr/share/lintian/overrides/mailflow-agent"),
     ("config/mailflow.yaml", "usr/share/doc/mailflow-agent/examples/mailflow.yaml"),
 ];
-/// Folders of the repository whose files go into the examples.
+/// Folders of the repository that are installed as examples.
 const SHIPPED: &[&str] = &["config/prometheus", "config/grafana", "config/clickhouse"];
 /// Files that an upgrade does not overwrite once the administrator changed them.
 pub(super) const CONFFILES: &[&str] = &["/etc/logrotate.d/mailflow-agent", "/etc/mailflow/mailflow.yaml"];
 
-/// A folder that is laid out as the machine is.
+/// Folder with the layout of the machine.
 #[derive(Debug)]
 pub(super) struct Tree {
     root: PathBuf,
 }
 
 impl Tree {
-    /// Lays out everything but `DEBIAN` in an empty folder.
+    /// Creates everything except `DEBIAN` in an empty folder.
     pub(super) fn build(root: PathBuf, binary: &Path) -> Result<Self> {
         if root.exists() {
             fs::remove_dir_all(&root).with_context(|| format!("cannot remove {}", root.display()))?;
@@ -61,12 +61,12 @@ impl Tree {
         Ok(tree)
     }
 
-    /// The folder.
+    /// Returns the root folder.
     pub(super) fn root(&self) -> &Path {
         &self.root
     }
 
-    /// Every file with its path from the root, sorted.
+    /// Returns every file with its path from the root, sorted.
     pub(super) fn files(&self) -> Result<Vec<PathBuf>> {
         let mut found = Vec::new();
         let mut folders = vec![self.root.clone()];
@@ -84,7 +84,7 @@ impl Tree {
         Ok(found)
     }
 
-    /// Writes a file and the folders above it, whatever the umask.
+    /// Writes a file and its parent folders, independent of the umask.
     pub(super) fn write(&self, name: &str, content: &[u8], mode: u32) -> Result<PathBuf> {
         let path = self.root.join(name);
         let folder = path.parent().context("a file has a folder")?;
@@ -113,7 +113,7 @@ impl Tree {
     fn pages(&self, binary: &Path) -> Result<()> {
         let folder = self.root.join("usr/share/man/man1");
         terminal::run(Command::new(binary).arg("man").arg(&folder))?;
-        // All of them first: what is compressed is a new file of the folder.
+        // The whole list first: each compressed page is a new file in the folder.
         let pages: Result<Vec<_>, _> = fs::read_dir(&folder)?.collect();
         for page in pages?.iter().map(fs::DirEntry::path) {
             fs::set_permissions(&page, fs::Permissions::from_mode(0o644))?;
@@ -140,7 +140,7 @@ fn read(name: &str) -> Result<Vec<u8>> {
     fs::read(&path).with_context(|| path.display().to_string())
 }
 
-/// The notice, with the licence's text as a paragraph of it.
+/// Returns the copyright file, with the licence's text as a paragraph.
 fn copyright() -> Result<String> {
     let notice = String::from_utf8(read("config/debian/copyright")?)?;
     let licence = String::from_utf8(read("LICENSE-MIT")?)?;
@@ -149,7 +149,7 @@ fn copyright() -> Result<String> {
     Ok(notice.replace("@MIT@", &lines.collect::<Vec<_>>().join("\n")))
 }
 
-/// gzip without a name and a time within, as Debian asks of pages and change logs.
+/// Compresses without a name and a time, as Debian requires for man pages and change logs.
 fn compress(path: &Path) -> Result<()> {
     terminal::run(Command::new("gzip").args(["--best", "--no-name", "--force"]).arg(path))
 }

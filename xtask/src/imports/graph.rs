@@ -1,8 +1,8 @@
-//! Circles of a directed graph.
+//! Cycles of a directed graph.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// By file, the files that it imports from.
+/// Imported files, by file.
 pub(super) type Graph = BTreeMap<String, BTreeSet<String>>;
 
 /// Returns the strongly connected components of more than one file, the largest first (Tarjan 1972).
@@ -21,14 +21,14 @@ pub(super) fn circles(graph: &Graph) -> Vec<Vec<String>> {
 struct Search<'a> {
     graph: &'a Graph,
     next: usize,
-    /// By file: its number in the order of visits, and the lowest number that it reaches; `None` once its component is known.
+    /// Index in the order of visits and lowest reachable index, by file; `None` once the component is known.
     visited: BTreeMap<&'a str, Option<(usize, usize)>>,
     path: Vec<&'a str>,
     circles: Vec<Vec<String>>,
 }
 
 impl<'a> Search<'a> {
-    /// Returns the lowest number that the file reaches.
+    /// Returns the lowest index that is reachable from the file.
     fn visit(&mut self, file: &'a str) -> usize {
         let number = self.next;
         let mut lowest = number;
@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn circles_are_found_and_trees_are_none() {
+    fn cycles_are_found_in_graphs_and_not_in_trees() {
         let tree = graph(&[("a", &["b", "c"]), ("b", &["c"]), ("c", &[])]);
         assert_eq!(circles(&tree), Vec::<Vec<String>>::new());
         let two = graph(&[("a", &["b"]), ("b", &["c", "d"]), ("c", &["a"]), ("d", &["e"]), ("e", &["d"])]);

@@ -1,4 +1,4 @@
-//! The files of a crate, and what each names of the others.
+//! Files of a crate, and the names that each file uses from the others.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,23 +11,23 @@ use syn::{Attribute, Item, UseTree, visit::Visit};
 
 use super::graph::Graph;
 
-/// Most re-exports that are followed from a name to its definition.
+/// Maximum number of re-exports between a name and its definition.
 const LONGEST_CHAIN: usize = 16;
 
-/// The modules of a crate by their paths, without `crate`.
+/// Modules of a crate by their paths, without `crate`.
 pub(super) struct Crate {
     modules: BTreeMap<Vec<String>, Module>,
 }
 
-/// A module: a file, or part of one.
+/// Module: a file, or a part of one.
 #[derive(Default)]
 struct Module {
     file: String,
     /// Names defined here.
     items: BTreeSet<String>,
-    /// Names that `use` brings here, with their paths.
+    /// Names that `use` imports, with their paths.
     imports: BTreeMap<String, Vec<String>>,
-    /// Modules all of whose names `use` brings here.
+    /// Modules whose names `use` imports by a glob.
     globs: Vec<Vec<String>>,
     /// Paths of more than one segment.
     paths: BTreeSet<Vec<String>>,
@@ -46,7 +46,7 @@ impl Crate {
         Ok(found)
     }
 
-    /// Reads a file; `folder` holds its children.
+    /// Reads a file; `folder` has its child modules.
     fn read_file(&mut self, file: &Path, folder: &Path, path: Vec<String>, root: &Path) -> Result<()> {
         let text = fs::read_to_string(file).with_context(|| file.display().to_string())?;
         let parsed = syn::parse_file(&text).with_context(|| file.display().to_string())?;
@@ -94,7 +94,7 @@ impl Crate {
         Ok(())
     }
 
-    /// Returns what each file names of the others.
+    /// Returns the imports of each file.
     pub(super) fn graph(&self) -> Graph {
         let mut graph = Graph::new();
         for (path, module) in &self.modules {
@@ -106,8 +106,8 @@ impl Crate {
         graph
     }
 
-    /// Returns the file that defines what `named` is in the module `from`; `None` for a module and for what is not of this
-    /// crate.
+    /// Returns the file that defines `named` in the module `from`; `None` for a module and for names outside
+    /// of this crate.
     fn file(&self, from: &[String], named: &[String]) -> Option<String> {
         match self.resolve(from, named, LONGEST_CHAIN)? {
             Found::Item(file) => Some(file),
@@ -136,14 +136,14 @@ impl Crate {
             match self.member(&at, next, chain) {
                 Some(Found::Module(path)) => at = path,
                 Some(item) => return Some(item),
-                // Made by a macro.
+                // A name that a macro defines.
                 None => return Some(Found::Item(self.modules.get(&at)?.file.clone())),
             }
         }
         Some(Found::Module(at))
     }
 
-    /// Returns what a name means in a module.
+    /// Returns the definition of a name in a module.
     fn member(&self, of: &[String], name: &str, chain: usize) -> Option<Found> {
         let chain = chain.checked_sub(1)?;
         let module = self.modules.get(of)?;
@@ -165,7 +165,7 @@ impl Crate {
 }
 
 enum Found {
-    /// Defined in this file.
+    /// Name that is defined in this file.
     Item(String),
     Module(Vec<String>),
 }
@@ -189,7 +189,7 @@ impl Module {
         }
     }
 
-    /// Notes the paths in the text of a macro's call.
+    /// Records the paths in the tokens of a macro call.
     fn note_tokens(&mut self, tokens: proc_macro2::TokenStream) {
         let mut path: Vec<String> = Vec::new();
         let mut colons = 0;
@@ -232,7 +232,7 @@ impl Visit<'_> for Module {
     }
 
     fn visit_item_use(&mut self, item: &syn::ItemUse) {
-        // Within a function.
+        // `use` within a function.
         self.import(&item.tree, &[]);
     }
 }

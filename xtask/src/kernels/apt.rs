@@ -1,5 +1,5 @@
-//! Suites of Debian that this machine does not use, read with an apt of their own: a folder takes the place
-//! of apt's, and the machine's configuration stays as it is.
+//! Debian suites that this machine does not use, read with a separate apt configuration: a folder replaces
+//! apt's, and the machine's configuration stays unchanged.
 
 use std::{
     fs,
@@ -11,20 +11,20 @@ use std::{
 use anyhow::{Context, Result, bail};
 use mailflow_test_support::lab::{command, output};
 
-/// Lists younger than this are not fetched again.
+/// Maximum age of package lists.
 const FRESH: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// What Debian signs its archives with; of its package debian-archive-keyring.
+/// Debian's archive keys, from the package debian-archive-keyring.
 const KEYS: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
-/// One suite.
+/// Debian suite.
 pub(super) struct Suite {
     name: String,
     folder: PathBuf,
 }
 
 impl Suite {
-    /// The suite, its lists fetched under `folder`.
+    /// Opens a suite and fetches its lists into `folder`.
     pub(super) fn open(folder: &Path, name: &str) -> Result<Self> {
         let suite = Self { name: name.to_owned(), folder: folder.join(name) };
         let fetched = suite.folder.join("fetched");
@@ -45,23 +45,23 @@ impl Suite {
         }
         let mirror = mirror(self.name.ends_with("-security"))?;
         let keys = Some(KEYS).filter(|keys| Path::new(keys).exists());
-        // Packages alone: descriptions in other languages and icons are of no use here.
+        // Only packages: neither translations nor icons.
         let options = keys.map_or(String::new(), |keys| format!(" signed-by={keys}"));
         let line = format!("deb [target=Packages{options}] {mirror} {} main\n", self.name);
         fs::write(self.folder.join("sources.list"), line)?;
-        // Without this option a suite that cannot be fetched is a warning.
+        // Without this option a failed download is only a warning.
         output(self.apt("apt-get").args(["--quiet", "--error-on=any", "update"]))?;
         Ok(())
     }
 
-    /// The package's version here; `None` where the suite has no such package.
+    /// Returns the package's version; `None` if the suite has no such package.
     pub(super) fn version(&self, package: &str) -> Result<Option<String>> {
         let shown = output(self.apt("apt-cache").args(["policy", package]))?;
         let candidate = shown.lines().find_map(|line| line.trim().strip_prefix("Candidate: "));
         Ok(candidate.filter(|version| *version != "(none)").map(str::to_owned))
     }
 
-    /// What the package depends on, first choices only.
+    /// Returns the package's dependencies, first choices only.
     pub(super) fn dependencies(&self, package: &str) -> Result<Vec<String>> {
         let shown = output(self.apt("apt-cache").args(["depends", package]))?;
         let names = shown.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
@@ -89,7 +89,7 @@ impl Suite {
             "Dir::Etc::SourceParts=/dev/null".to_owned(),
             "Dir::Etc::Preferences=/dev/null".to_owned(),
             "Dir::Etc::PreferencesParts=/dev/null".to_owned(),
-            // As root it must not hand the download to a user who cannot write here.
+            // As root it must not give the download to a user without write access here.
             "APT::Sandbox::User=root".to_owned(),
         ] {
             apt.args(["-o", &option]);
@@ -99,7 +99,7 @@ impl Suite {
     }
 }
 
-/// The address of this machine's own Debian, or of its security updates.
+/// Returns the address of this machine's Debian mirror, or of its security updates.
 fn mirror(security: bool) -> Result<String> {
     let words =
         ["indextargets", "--format", "$(CODENAME) $(REPO_URI)", "Created-By: Packages", "Origin: Debian"];
@@ -120,7 +120,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_machines_own_mirrors_are_taken() {
+    fn mirrors_of_the_machine_are_used() {
         let targets = "bookworm http://one.example/debian/\n\
             bookworm-updates http://one.example/debian/\n\
             bookworm-security http://two.example/security/\n";

@@ -1,4 +1,4 @@
-//! A machine for a guest: QEMU in software emulation, without a disk and without a way out.
+//! Virtual machine of a guest: QEMU in software emulation, without a disk and without an external network.
 
 use std::{
     fs::{self, File},
@@ -14,18 +14,18 @@ use mailflow_test_support::lab::Running;
 
 use super::{emulator::Emulator, guest::Guest, initramfs::Initramfs, kernel::Kernel, modules};
 
-/// How long a guest may take: several times what it needs on a busy machine.
+/// Timeout of a guest: several times the usual time on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(600);
 
-/// Receive offloads that native XDP does not go with, and no boot code for the network.
+/// Options of the NIC: no receive offloads, which exclude native XDP, and no network boot.
 const NIC: &str = "romfile=,guest_csum=off,guest_tso4=off,guest_tso6=off,guest_ecn=off,guest_ufo=off";
 
-/// What a guest left.
+/// Results of a guest.
 #[derive(Debug)]
 pub(super) struct Booted {
-    /// Everything on its serial console.
+    /// Output on the serial console.
     pub(super) console: String,
-    /// From the start of QEMU to its end.
+    /// Duration of the run.
     pub(super) took: Duration,
 }
 
@@ -34,7 +34,7 @@ pub(super) fn boot(guest: &Guest, kernel: &Kernel, emulator: &Emulator) -> Resul
     let initramfs = kernel.root.join("initramfs");
     pack(guest, kernel, &initramfs).context("making the guest's file system")?;
     let log = kernel.root.join("console.log");
-    // What an earlier guest said must never answer for this one.
+    // The log of an earlier guest must not be taken for this one's.
     if log.exists() {
         fs::remove_file(&log)?;
     }
@@ -53,7 +53,7 @@ fn pack(guest: &Guest, kernel: &Kernel, path: &Path) -> Result<()> {
     for (path, bytes) in &guest.files {
         archive.file(path, bytes)?;
     }
-    // The guest loads them in the order of their names.
+    // The guest loads the modules in the order of their names.
     for (number, module) in modules::wanted(&kernel.modules()?)?.into_iter().enumerate() {
         archive.file(&format!("modules/{number:02}-{}", module.name), &module.bytes)?;
     }
@@ -64,26 +64,26 @@ fn pack(guest: &Guest, kernel: &Kernel, path: &Path) -> Result<()> {
 fn qemu(emulator: &Emulator, image: &Path, initramfs: &Path) -> Command {
     let mut qemu = emulator.command();
     qemu.args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-serial", "stdio"]);
-    // One thread for all CPUs: with one each, the emulation has crashed a guest. KVM is not asked for:
-    // a virtual machine may show a /dev/kvm that cannot run these kernels.
+    // One thread for all CPUs: with one thread each, the emulation has crashed a guest. No KVM: a virtual
+    // machine may have a /dev/kvm that cannot run these kernels.
     qemu.args(["-machine", "pc", "-accel", "tcg,thread=single", "-cpu", "max", "-smp", "2", "-m", "768"]);
-    // Two NICs on one hub inside QEMU: a real driver's native XDP, and no network of the host's.
+    // Two NICs on a hub inside QEMU: native XDP of a real driver, without the host's network.
     for number in ["0", "1"] {
         qemu.arg("-netdev").arg(format!("hubport,id=n{number},hubid=0"));
         qemu.arg("-device").arg(format!("virtio-net-pci,netdev=n{number},{NIC}"));
     }
     qemu.arg("-kernel").arg(image).arg("-initrd").arg(initramfs);
-    // Newer kernels hold the timer against a loop at start, which fails where the host is busy.
+    // Newer kernels check the timer with a loop at boot, which fails on a busy host.
     let arguments = "console=ttyS0 quiet panic=-1 mitigations=off nokaslr no_timer_check";
     qemu.args(["-append", arguments]);
     let die_with_parent = || {
-        // SAFETY: prctl(2) with two integers; it is safe between fork and exec.
+        // SAFETY: prctl(2) with integer arguments is safe between fork and exec.
         match unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) } {
             0 => Ok(()),
             _ => Err(std::io::Error::last_os_error()),
         }
     };
-    // SAFETY: the closure calls nothing but prctl(2) and reads errno.
+    // SAFETY: the closure only calls prctl(2) and reads errno.
     unsafe { qemu.pre_exec(die_with_parent) };
     qemu
 }

@@ -1,5 +1,5 @@
-//! QEMU: the host's own, or the distribution's package, unpacked. Installing it is no way: beside a newer
-//! qemu-utils, as backports bring it, apt would have to take that one away.
+//! QEMU: the host's own, or the distribution's package, unpacked. An installation could conflict with a newer
+//! qemu-utils from backports, which apt would remove.
 
 use std::{
     path::{Path, PathBuf},
@@ -11,10 +11,10 @@ use mailflow_test_support::lab::{With, command, is_present, unpack};
 
 const PROGRAM: &str = "qemu-system-x86_64";
 const PACKAGE: &str = "qemu-system-x86";
-/// Packages with what QEMU looks for beside its own files: its modules, boot code, a PC's firmware.
+/// Packages with files that QEMU expects next to its own: modules, boot code, a PC's firmware.
 const BESIDE: &[&str] = &["qemu-system-common", "qemu-system-data", "seabios"];
 
-/// What runs the guests.
+/// Program that runs the guests.
 #[derive(Debug)]
 pub(super) struct Emulator {
     program: PathBuf,
@@ -23,7 +23,7 @@ pub(super) struct Emulator {
 }
 
 impl Emulator {
-    /// Finds it, or unpacks it if that has not been done yet.
+    /// Finds QEMU, or unpacks it, unless this is done already.
     pub(super) fn get() -> Result<Self> {
         if is_present(PROGRAM) {
             return Ok(Self { program: PROGRAM.into(), libraries: Vec::new() });
@@ -33,13 +33,13 @@ impl Emulator {
         Ok(Self { program, libraries: package.libraries()? })
     }
 
-    /// A command that starts it.
+    /// Returns a command that starts QEMU.
     pub(super) fn command(&self) -> Command {
         let mut qemu = command(&self.program);
         if !self.libraries.is_empty() {
             qemu.env("LD_LIBRARY_PATH", self.libraries.join(":"));
         }
-        // Emulation is one of its modules, which it does not look for beside itself.
+        // TCG is a QEMU module, which QEMU does not find relative to itself.
         let mut modules = self.libraries.iter().map(|folder| Path::new(folder).join("qemu"));
         if let Some(folder) = modules.find(|folder| folder.is_dir()) {
             qemu.env("QEMU_MODULE_DIR", folder);

@@ -1,4 +1,4 @@
-//! The guest's only process, and the tools it calls: all that its file system holds besides modules.
+//! The guest's only process and its tools: the guest's file system, without kernel modules.
 
 use std::{collections::BTreeMap, fs, path::PathBuf, process::Command};
 
@@ -10,15 +10,15 @@ use crate::{terminal, workspace};
 /// Commands that the guest runs.
 const TOOLS: [&str; 3] = ["ip", "tc", "ethtool"];
 
-/// Files of the guest's file system, the same for every kernel.
+/// Files of the guest's file system, equal for every kernel.
 #[derive(Debug)]
 pub(super) struct Guest {
-    /// By their paths in the guest.
+    /// Contents by path in the guest.
     pub(super) files: BTreeMap<String, Vec<u8>>,
 }
 
 impl Guest {
-    /// Builds the guest's program and gathers what it needs to run.
+    /// Builds the guest's program and collects the files that it needs.
     pub(super) fn build() -> Result<Self> {
         let mut cargo = Command::new(env!("CARGO"));
         cargo.args([
@@ -30,10 +30,10 @@ impl Guest {
             "--example",
             "guest",
         ]);
-        // The guest unpacks it into memory: 80 MB of debug information would be most of it.
+        // The guest unpacks the file into memory: 80 MB of debug information would be most of it.
         cargo.args(["--", "-C", "strip=debuginfo"]);
         terminal::run(cargo.current_dir(workspace::root()))?;
-        // Where cargo has put this very program, too.
+        // cargo puts the program next to xtask.
         let own = std::env::current_exe().context("the path of xtask")?;
         let folder = own.parent().context("xtask is in no target folder")?;
         let program = folder.join("examples/guest");
@@ -48,7 +48,7 @@ impl Guest {
         Ok(guest)
     }
 
-    /// Adds a program at `path`, and the libraries it is linked with where the host has them.
+    /// Adds a program at `path`, and its shared libraries at the host's paths.
     fn add(&mut self, path: String, file: PathBuf) -> Result<()> {
         for library in libraries(&output(command("ldd").arg(&file))?) {
             let bytes = fs::read(library).with_context(|| library.to_owned())?;
@@ -60,7 +60,8 @@ impl Guest {
     }
 }
 
-/// Paths in what ldd says: `name => path (address)`, the loader's without an arrow. The vDSO has none.
+/// Returns the paths in ldd's output: `name => path (address)`, the loader's without an arrow. The vDSO has
+/// none.
 fn libraries(said: &str) -> Vec<&str> {
     let words = said.lines().flat_map(str::split_whitespace);
     words.filter(|word| word.starts_with('/')).collect()
@@ -71,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn paths_of_libraries() {
+    fn libraries_are_found_in_ldd_output() {
         let said = "\tlinux-vdso.so.1 (0x00007f1d74ce1000)\n\
             \tlibmnl.so.0 => /lib/x86_64-linux-gnu/libmnl.so.0 (0x00007f1d74b5e000)\n\
             \t/lib64/ld-linux-x86-64.so.2 (0x00007f1d74ce3000)\n";

@@ -1,4 +1,4 @@
-//! The archive that the kernel unpacks as the guest's file system: cpio's newc format
+//! Archive that the kernel unpacks as the guest's file system: cpio's newc format
 //! (Documentation/driver-api/early-userspace/buffer-format.rst).
 
 use std::{
@@ -6,12 +6,12 @@ use std::{
     io::{self, Write},
 };
 
-/// Kinds of an entry: the file type bits and permissions of its mode.
+/// Modes of entries: file type bits and permissions.
 const FOLDER: u32 = 0o040_755;
 const PROGRAM: u32 = 0o100_755;
 const CHARACTER_DEVICE: u32 = 0o020_600;
 
-/// An archive in the making.
+/// Writer of an archive.
 pub(super) struct Initramfs<W> {
     out: W,
     folders: BTreeSet<String>,
@@ -19,16 +19,16 @@ pub(super) struct Initramfs<W> {
 }
 
 impl<W: Write> Initramfs<W> {
-    /// Begins an archive that has nothing but the console.
+    /// Starts an archive that contains only the console.
     pub(super) fn new(out: W) -> io::Result<Self> {
         let mut archive = Self { out, folders: BTreeSet::new(), number: 0 };
         archive.folder("dev")?;
-        // Without it the first process has nowhere to write.
+        // Without a console the first process has no standard output.
         archive.entry("dev/console", CHARACTER_DEVICE, (5, 1), &[])?;
         Ok(archive)
     }
 
-    /// Adds an empty folder, and those it lies in.
+    /// Adds an empty folder with its parents.
     pub(super) fn folder(&mut self, path: &str) -> io::Result<()> {
         let path = path.trim_matches('/');
         if path.is_empty() || self.folders.contains(path) {
@@ -41,7 +41,7 @@ impl<W: Write> Initramfs<W> {
         self.entry(path, FOLDER, (0, 0), &[])
     }
 
-    /// Adds a file that may be executed, and the folders it lies in.
+    /// Adds an executable file with its parent folders.
     pub(super) fn file(&mut self, path: &str, bytes: &[u8]) -> io::Result<()> {
         let path = path.trim_matches('/');
         if let Some((parent, _)) = path.rsplit_once('/') {
@@ -61,8 +61,8 @@ impl<W: Write> Initramfs<W> {
         let size =
             u32::try_from(bytes.len()).map_err(|_| io::Error::other(format!("{path} is too large")))?;
         self.number += 1;
-        // Inode, mode, owner, group, links, time, size, device, the device it stands for, length of the
-        // name with its zero, checksum.
+        // Inode, mode, owner, group, links, time, size, device, device number of the node, length of the name
+        // with its zero, checksum.
         let name = path.len() as u32 + 1;
         let fields = [self.number, mode, 0, 0, 1, 0, size, 0, 0, device.0, device.1, name, 0];
         write!(self.out, "070701")?;
@@ -73,7 +73,7 @@ impl<W: Write> Initramfs<W> {
         self.pad(bytes.len())
     }
 
-    /// Header with name, and content, each end at a multiple of four bytes.
+    /// Pads to a multiple of four bytes, after the header with the name, and after the content.
     fn pad(&mut self, written: usize) -> io::Result<()> {
         self.out.write_all(&[0; 3][..written.wrapping_neg() & 3])
     }
@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn entries_are_aligned_and_folders_come_first() {
+    fn entries_are_aligned_and_folders_precede_files() {
         let mut archive = Initramfs::new(Vec::new()).unwrap();
         archive.file("/lib/a/b.so", b"12345").unwrap();
         archive.file("/lib/a/c.so", b"").unwrap();

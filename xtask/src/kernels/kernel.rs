@@ -1,4 +1,4 @@
-//! A kernel of Debian's, unpacked: its image and its modules.
+//! Unpacked Debian kernel: its image and its modules.
 
 use std::{
     cmp::Ordering,
@@ -12,24 +12,24 @@ use mailflow_test_support::lab::command;
 use super::{apt::Suite, series::Series};
 use crate::{terminal::say, workspace};
 
-/// Resolves to the newest kernel of a suite. Built for virtual machines, it is the smallest to download and
-/// has the modules that are wanted.
+/// Metapackage of the newest kernel of a suite. The cloud flavour is the smallest download and has the needed
+/// modules.
 const METAPACKAGE: &str = "linux-image-cloud-amd64";
-/// File that holds the version; written last.
+/// File with the version; written last.
 const NOTE: &str = "version";
 
-/// An unpacked kernel.
+/// Unpacked kernel.
 #[derive(Debug)]
 pub(super) struct Kernel {
-    /// Where its packages were unpacked.
+    /// Folder of the unpacked packages.
     pub(super) root: PathBuf,
-    /// The package's version.
+    /// Version of the package.
     pub(super) version: String,
 }
 
 impl Kernel {
-    /// The newest kernel of the series, downloaded unless the one under `target/kernels` is it. Where the
-    /// archive cannot be asked, that one will do.
+    /// Returns the newest kernel of the series; downloads it unless it is under `target/kernels`. If the
+    /// archive cannot be reached, the present one is used.
     pub(super) fn get(series: &Series) -> Result<Self> {
         let root = workspace::root().join("target/kernels").join(series.name);
         let here = fs::read_to_string(root.join(NOTE)).ok();
@@ -48,7 +48,7 @@ impl Kernel {
         }
     }
 
-    /// The kernel's image: in /boot, and of late beside its modules.
+    /// Returns the kernel's image: in /boot, or next to the modules in newer packages.
     pub(super) fn image(&self) -> Result<PathBuf> {
         let mut folders = vec![self.root.join("boot")];
         folders.extend(fs::read_dir(self.modules()?)?.flatten().map(|entry| entry.path()));
@@ -57,7 +57,7 @@ impl Kernel {
         image.map(|file| file.path()).with_context(|| format!("no image in {}", self.root.display()))
     }
 
-    /// The folder of its modules.
+    /// Returns the folder of the modules.
     pub(super) fn modules(&self) -> Result<PathBuf> {
         let folders = ["lib/modules", "usr/lib/modules"].map(|folder| self.root.join(folder));
         let found = folders.into_iter().find(|folder| folder.is_dir());
@@ -65,7 +65,7 @@ impl Kernel {
     }
 }
 
-/// A kernel that a suite has.
+/// Kernel that a suite offers.
 struct Offer {
     suite: Suite,
     package: String,
@@ -102,13 +102,13 @@ impl Offer {
         }
     }
 
-    /// Fills a folder beside `root` and renames it: `root` is complete or not there.
+    /// Unpacks into a temporary folder and renames it to `root`, so that `root` is complete or missing.
     fn unpack(&self, root: &Path) -> Result<()> {
         let fresh = root.with_extension("new");
         for folder in [&fresh, root].into_iter().filter(|folder| folder.exists()) {
             fs::remove_dir_all(folder).with_context(|| format!("cannot remove {}", folder.display()))?;
         }
-        // Newer kernels are split: the image and the modules are packages of their own.
+        // Newer kernels have separate packages for the image and the modules.
         let mut packages = vec![self.package.clone()];
         let parts = ["linux-binary-", "linux-modules-"];
         let dependencies = self.suite.dependencies(&self.package)?;
@@ -122,7 +122,7 @@ impl Offer {
     }
 }
 
-/// Which of two Debian versions is the later one.
+/// Compares two Debian versions.
 fn compare(one: &str, other: &str) -> Result<Ordering> {
     let greater = command("dpkg").args(["--compare-versions", one, "gt", other]).status()?.success();
     Ok(if greater { Ordering::Greater } else { Ordering::Less })

@@ -1,4 +1,4 @@
-//! The kernel modules a guest needs, with what they depend on.
+//! Kernel modules that a guest needs, with their dependencies.
 
 use std::{
     fs,
@@ -8,19 +8,19 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use mailflow_test_support::lab::command;
 
-/// What the guest uses, where it is not built in.
+/// Modules that the guest uses, unless they are built in.
 const WANTED: [&str; 8] =
     ["virtio_pci", "virtio_net", "veth", "tun", "8021q", "sch_ingress", "cls_bpf", "af_packet"];
 
-/// A module as the kernel takes it.
+/// Module in the form that the kernel loads.
 pub(super) struct Module {
-    /// Its name.
+    /// Name of the module.
     pub(super) name: String,
-    /// The file, uncompressed.
+    /// Uncompressed file.
     pub(super) bytes: Vec<u8>,
 }
 
-/// The modules below `folder` that a guest loads, in the order in which it has to.
+/// Returns the modules below `folder` that a guest loads, in loading order.
 pub(super) fn wanted(folder: &Path) -> Result<Vec<Module>> {
     let mut files = Vec::new();
     list(folder, &mut files)?;
@@ -31,7 +31,7 @@ pub(super) fn wanted(folder: &Path) -> Result<Vec<Module>> {
     Ok(modules)
 }
 
-/// Adds a module behind those it needs. One that is not there is built in, or the guest's checks tell.
+/// Adds a module after its dependencies. A missing module is built in, or the guest's checks fail.
 fn add(name: &str, files: &[PathBuf], modules: &mut Vec<Module>) -> Result<()> {
     if modules.iter().any(|module| module.name == name) {
         return Ok(());
@@ -48,7 +48,7 @@ fn add(name: &str, files: &[PathBuf], modules: &mut Vec<Module>) -> Result<()> {
 fn list(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
     for entry in fs::read_dir(folder).with_context(|| folder.display().to_string())? {
         let entry = entry?;
-        // Not the links that lead to the kernel's headers.
+        // Symbolic links to the kernel's headers are skipped.
         match entry.file_type()? {
             kind if kind.is_dir() => list(&entry.path(), files)?,
             kind if kind.is_file() => files.push(entry.path()),
@@ -58,7 +58,7 @@ fn list(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
     Ok(())
 }
 
-/// A module's name: files may have hyphens where the name has underscores.
+/// Returns a module's name: file names may have hyphens in place of underscores.
 fn name_of(file: &Path) -> Option<String> {
     let (name, rest) = file.file_name()?.to_str()?.split_once('.')?;
     matches!(rest, "ko" | "ko.xz" | "ko.zst").then(|| name.replace('-', "_"))
@@ -75,7 +75,8 @@ fn uncompressed(file: &Path) -> Result<Vec<u8>> {
     Ok(run.stdout)
 }
 
-/// Names in the `depends=` entry of a module's `.modinfo` section, a string that ends with a zero byte.
+/// Returns the names in the `depends=` entry of a module's `.modinfo` section, a string that ends with a zero
+/// byte.
 fn dependencies(module: &[u8]) -> Vec<String> {
     let entry = module.split(|byte| *byte == 0).find_map(|text| text.strip_prefix(b"depends="));
     let names = String::from_utf8_lossy(entry.unwrap_or_default()).replace('-', "_");
@@ -87,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_and_dependencies_are_read() {
+    fn module_names_and_dependencies_are_read() {
         assert_eq!(name_of(Path::new("a/virtio-net.ko.xz")).as_deref(), Some("virtio_net"));
         assert_eq!(name_of(Path::new("a/modules.dep")), None);
         let module = b"\x7fELF\0license=GPL\0depends=net-failover,virtio\0intree=Y\0";

@@ -1,30 +1,30 @@
-//! What a guest has reported.
+//! Report of a guest.
 
 use anyhow::{Result, ensure};
 use mailflow_test_support::guest::Line;
 
 use crate::terminal::say;
 
-/// Lines of a console that are shown when a guest did not come to its end.
+/// Console lines that are printed if a guest did not finish.
 const TAIL: usize = 25;
 
-/// A guest's report.
+/// Report of a guest.
 #[derive(Debug)]
 pub(super) struct Report {
     lines: Vec<Line>,
-    /// The end of the console.
+    /// Last lines of the console.
     tail: String,
 }
 
 impl Report {
-    /// Picks the report's lines from a console.
+    /// Reads the report's lines from a console.
     pub(super) fn read(console: &str) -> Self {
         let all: Vec<&str> = console.lines().collect();
         let tail = all[all.len().saturating_sub(TAIL)..].join("\n");
         Self { lines: all.into_iter().filter_map(Line::read).collect(), tail }
     }
 
-    /// The kernel that ran.
+    /// Returns the kernel that ran.
     pub(super) fn release(&self) -> &str {
         let release = self.lines.iter().find_map(|line| match line {
             Line::Kernel(release) => Some(release.as_str()),
@@ -33,7 +33,7 @@ impl Report {
         release.unwrap_or("did not come up")
     }
 
-    /// Rows of the table with this kernel's cells.
+    /// Returns the rows of the table with this kernel's cells.
     pub(super) fn facts(&self) -> impl Iterator<Item = (&str, &str)> {
         self.lines.iter().filter_map(|line| match line {
             Line::Fact { row, cell } => Some((row.as_str(), cell.as_str())),
@@ -41,7 +41,7 @@ impl Report {
         })
     }
 
-    /// Prints what a reader wants to know: how much was checked, what was not, what failed.
+    /// Prints a summary: the number of checks, the skipped and the failed ones.
     pub(super) fn show(&self) {
         let held = self.lines.iter().filter(|line| matches!(line, Line::Held(_))).count();
         let mut loaded = Vec::new();
@@ -66,7 +66,7 @@ impl Report {
         say(format!("          {held} checks hold, {} programs loaded{most}", loaded.len()));
     }
 
-    /// Whether everything was checked and held.
+    /// Returns an error unless every check ran and passed.
     pub(super) fn verdict(&self) -> Result<()> {
         let failed = self.lines.iter().filter(|line| matches!(line, Line::Failed { .. })).count();
         let held = self.lines.iter().filter(|line| matches!(line, Line::Held(_))).count();
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_whole_report_without_a_failure_is_good() {
+    fn only_complete_report_without_failure_passes() {
         let held = Line::Held("a".to_owned());
         let failed = Line::Failed { check: "b".to_owned(), why: "c".to_owned() };
         assert!(report(&[held.clone(), Line::End]).verdict().is_ok());

@@ -1,14 +1,14 @@
-//! The kernels that the program is for.
+//! Supported kernels.
 
-/// A line of kernels, and where Debian has it.
+/// Kernel series, with its location in Debian.
 pub(super) struct Series {
-    /// The column in `docs/kernels.md`.
+    /// Column in `docs/kernels.md`.
     pub(super) name: &'static str,
-    /// What its versions begin with.
+    /// Prefix of its versions.
     pub(super) prefix: &'static str,
-    /// Suites to look in: the newest kernel of all of them is taken.
+    /// Suites to search: the newest kernel among them is used.
     pub(super) suites: &'static [&'static str],
-    /// Whether CI fails without it.
+    /// CI fails without this kernel.
     pub(super) required: bool,
 }
 

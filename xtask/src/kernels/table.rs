@@ -1,4 +1,4 @@
-//! The table in `docs/kernels.md`: how each kernel does what differs between them.
+//! Table in `docs/kernels.md`: differences between the kernels.
 
 use std::{collections::BTreeMap, fmt, fs};
 
@@ -7,20 +7,20 @@ use anyhow::{Context, Result, ensure};
 use super::report::Report;
 use crate::workspace;
 
-/// The page that holds the table.
+/// Page with the table.
 const PAGE: &str = "docs/kernels.md";
 
-/// Rows in the order of the reports, columns in the order of the kernels.
+/// Table with rows in the order of the reports and columns in the order of the kernels.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Table {
     columns: Vec<String>,
     rows: Vec<String>,
-    /// By column and row.
+    /// Cells by column and row.
     cells: BTreeMap<(String, String), String>,
 }
 
 impl Table {
-    /// A table without kernels.
+    /// Creates a table without kernels.
     pub(super) fn new() -> Self {
         Self::default()
     }
@@ -41,7 +41,7 @@ impl Table {
         self.cells.insert((column.to_owned(), row.to_owned()), cell.to_owned());
     }
 
-    /// Fails where the documentation says something else of a kernel that has run.
+    /// Fails if the documentation differs for a kernel that has run.
     pub(super) fn compare_with_documentation(&self) -> Result<()> {
         let page = fs::read_to_string(workspace::root().join(PAGE)).context(PAGE)?;
         let documented = Self::read(&page);
@@ -71,13 +71,13 @@ impl Table {
         differences
     }
 
-    /// The first table of a page.
+    /// Reads the first table of a page.
     fn read(page: &str) -> Self {
         let mut table = Self::new();
         let lines = page.lines().skip_while(|line| !line.starts_with('|'));
         let mut lines = lines.take_while(|line| line.starts_with('|')).map(cells);
         let columns = lines.next().unwrap_or_default();
-        // Behind the rule below the header.
+        // The delimiter row follows the header.
         for line in lines.skip(1) {
             for (column, cell) in columns.iter().zip(&line).skip(1) {
                 table.insert(column, line.first().copied().unwrap_or_default(), cell);
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_printed_is_read_back() {
+    fn printed_table_round_trips() {
         let table = table(&[
             ("5.10", "TC", "clsact"),
             ("5.10", "XDP", "xdp"),
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn the_page_has_a_column_for_each_series() {
+    fn documentation_has_a_column_for_each_series() {
         let page = fs::read_to_string(workspace::root().join(PAGE)).unwrap();
         let documented = Table::read(&page);
         assert!(documented.columns.iter().eq(super::super::SERIES.iter().map(|series| series.name)));

@@ -1,21 +1,21 @@
-//! Limits of the frames, and choices by chance.
+//! Limits of the frames, and random choices.
 
 use fastrand::Rng;
 
-/// What the frames are for.
+/// Options of the generated frames.
 #[derive(Clone, Copy, Debug)]
 pub struct Wanted {
-    /// Whether frames begin with an Ethernet header.
+    /// Frames begin with an Ethernet header.
     pub ethernet: bool,
-    /// Whether buffers may stand for several packets, and be forwarded.
+    /// Buffers may stand for several packets, and be forwarded.
     pub socket_buffers: bool,
-    /// Shortest frame.
+    /// Minimum frame length.
     pub shortest: usize,
-    /// Longest frame.
+    /// Maximum frame length.
     pub longest: usize,
 }
 
-/// Returns one of several, each as likely as the others.
+/// Returns one of several values, each with equal probability.
 pub(super) fn pick<'a, T>(rng: &mut Rng, from: &'a [T]) -> &'a T {
     &from[rng.usize(..from.len())]
 }

@@ -1,4 +1,4 @@
-//! A frame in its layers, as a sender would build it.
+//! Frame as a list of layers, as a sender would build it.
 
 use std::{net::IpAddr, ops::Range};
 
@@ -9,7 +9,7 @@ use super::{
     pools::{self, Ends},
 };
 
-/// What a layer is.
+/// Type of a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Layer {
     Ethernet,
@@ -22,14 +22,14 @@ pub(super) enum Layer {
     Payload,
 }
 
-/// A frame's layers, from the outside in.
+/// Layers of a frame, from the outside in.
 #[derive(Clone, Debug, Default)]
 pub(super) struct FrameSpec {
     pub(super) layers: Vec<(Layer, Vec<u8>)>,
 }
 
 impl FrameSpec {
-    /// A frame that is right, of any shape.
+    /// Creates a valid frame of any form.
     pub(super) fn any(rng: &mut Rng, ends: &Ends, wanted: &Wanted) -> Self {
         let mut layers = Vec::new();
         let ip = Self::packet(rng, ends, wanted);
@@ -38,7 +38,7 @@ impl FrameSpec {
             _ => 0x86dd,
         };
         if wanted.ethernet {
-            // IPv4, IPv6, and what is neither: ARP, MPLS, LLDP, an 802.3 length, what carries frames or tags.
+            // IPv4, IPv6, and other types: ARP, MPLS, LLDP, an 802.3 length, encapsulated frames, tags.
             if rng.u8(..100) < 4 {
                 ethertype = *pick(
                     rng,
@@ -62,7 +62,7 @@ impl FrameSpec {
         Self { layers }
     }
 
-    /// The IP packet: its own header, extension headers, the transport header, payload.
+    /// Creates the IP packet: fixed header, extension headers, transport header, payload.
     fn packet(rng: &mut Rng, ends: &Ends, wanted: &Wanted) -> Vec<(Layer, Vec<u8>)> {
         let piece = Piece::any(rng);
         let cut = match piece {
@@ -78,7 +78,7 @@ impl FrameSpec {
             (protocol, transport) = (*pick(rng, &[1, 58, 132, 50, 59, 4, 41, 47]), Vec::new());
         }
         if let Some(cut) = cut.filter(|cut| *cut < transport.len()) {
-            // It ends amid the transport header.
+            // The fragment ends within the transport header.
             transport.truncate(cut);
             payload.clear();
         }
@@ -105,7 +105,8 @@ impl FrameSpec {
                 let length: usize = extensions.iter().map(Vec::len).sum();
                 let mut ip = vec![0x60, 0, 0, 0];
                 ip.extend(((length + transport.len() + payload.len()) as u16).to_be_bytes());
-                // The first of them says where it would stand what it is.
+                // Each extension header's first byte has its own type here; it moves to the next-header field
+                // of the header before it.
                 ip.extend([extensions.first().map_or(protocol, |first| first[0]), 64]);
                 for end in [from, to] {
                     if let IpAddr::V6(ip6) = end {
@@ -128,12 +129,12 @@ impl FrameSpec {
         layers
     }
 
-    /// The frame.
+    /// Returns the bytes of the frame.
     pub(super) fn bytes(&self) -> Vec<u8> {
         self.layers.iter().flat_map(|(_, bytes)| bytes.iter().copied()).collect()
     }
 
-    /// Where a layer of a kind lies in the frame.
+    /// Returns the first layer of one of these types, and its range in the frame.
     pub(super) fn find(&self, wanted: &[Layer]) -> Option<(Layer, Range<usize>)> {
         let mut offset = 0;
         for (layer, bytes) in &self.layers {
@@ -145,18 +146,18 @@ impl FrameSpec {
         None
     }
 
-    /// Length of all headers.
+    /// Returns the length of all headers.
     pub(super) fn headers(&self) -> usize {
         self.find(&[Layer::Payload]).map_or_else(|| self.bytes().len(), |(_, range)| range.start)
     }
 }
 
-/// Which part of its packet a fragment is.
+/// Position of a fragment in its packet.
 enum Piece {
     Whole,
     Atomic,
     First,
-    /// At this offset, in eights of bytes.
+    /// Fragment at this offset, in units of eight bytes.
     Later(u16),
 }
 
@@ -172,7 +173,7 @@ impl Piece {
         }
     }
 
-    /// Flags and offset (RFC 791, 3.1); reserved bit and "don't fragment" say nothing.
+    /// Returns flags and offset (RFC 791, 3.1); the reserved bit and "don't fragment" have no effect.
     fn v4(&self, rng: &mut Rng) -> u16 {
         match self {
             Piece::Whole | Piece::Atomic => *pick(rng, &[0, 0x4000, 0x8000]),
@@ -181,7 +182,7 @@ impl Piece {
         }
     }
 
-    /// The fragment header's second to eighth byte (RFC 8200, 4.5).
+    /// Returns bytes two to eight of the fragment header (RFC 8200, 4.5).
     fn v6(&self, rng: &mut Rng) -> Vec<u8> {
         let word = match self {
             Piece::Whole | Piece::Atomic => *pick(rng, &[0, 6]),
@@ -195,13 +196,14 @@ impl Piece {
     }
 }
 
-/// Extension headers, each with its own kind where its next header goes.
+/// Returns extension headers, each with its own type in place of its next header.
 fn extensions(rng: &mut Rng, piece: &Piece) -> Vec<Vec<u8>> {
     let count = *pick(rng, &[0, 0, 0, 0, 1, 1, 2, 3, 5, 6, 7, 8, 9]);
     let mut headers: Vec<Vec<u8>> = (0..count)
         .map(|_| {
             let kind = *pick(rng, &[0, 43, 51, 60, 135, 139, 140]);
-            // In eights of bytes less one; in fours less two where it is the authentication header.
+            // Length in units of eight bytes minus one; the authentication header's is in units of four minus
+            // two.
             let (said, length) = match (kind, rng.u8(..20)) {
                 (51, _) => (4, 24),
                 (_, 0) => (31, 256),
@@ -220,7 +222,7 @@ fn extensions(rng: &mut Rng, piece: &Piece) -> Vec<Vec<u8>> {
     headers
 }
 
-/// A session of PPP over Ethernet (RFC 2516, 4; RFC 1332, 5072), or something else in it.
+/// Creates a PPP over Ethernet session header (RFC 2516, 4; RFC 1332, 5072), sometimes with another protocol.
 fn pppoe(rng: &mut Rng, ethertype: u16, ip: &[(Layer, Vec<u8>)]) -> Vec<u8> {
     let length: usize = ip.iter().map(|(_, bytes)| bytes.len()).sum();
     let protocol: u16 = match ethertype {
@@ -234,7 +236,7 @@ fn pppoe(rng: &mut Rng, ethertype: u16, ip: &[(Layer, Vec<u8>)]) -> Vec<u8> {
     bytes
 }
 
-/// A TCP or UDP header, and which of them it is.
+/// Returns a TCP or UDP header with its protocol number.
 fn transport(rng: &mut Rng, ports: [u16; 2], payload: usize) -> (u8, Vec<u8>) {
     let mut header: Vec<u8> = ports.iter().flat_map(|port| port.to_be_bytes()).collect();
     if rng.u8(..100) < 15 {
@@ -252,7 +254,7 @@ fn transport(rng: &mut Rng, ports: [u16; 2], payload: usize) -> (u8, Vec<u8>) {
         92..96 => 0x14,
         _ => rng.u8(..),
     };
-    // Connections begin at few numbers, so that a SYN is now new and now repeated.
+    // Few initial numbers, so that some SYNs are new and some are retransmissions.
     let number = *pick(rng, &[100, 5_000, u32::MAX]);
     let sequence = match rng.u8(..10) {
         _ if flags & SYN != 0 => number,
@@ -268,7 +270,8 @@ fn transport(rng: &mut Rng, ports: [u16; 2], payload: usize) -> (u8, Vec<u8>) {
     (6, header)
 }
 
-/// TCP options of this length: often nothing, else some, MP_JOIN among them (RFC 8684, 3.2).
+/// Returns TCP options of this length: often padding, otherwise some options, including MP_JOIN (RFC 8684,
+/// 3.2).
 fn tcp_options(rng: &mut Rng, length: usize) -> Vec<u8> {
     let mut options = Vec::new();
     if rng.u8(..3) == 0 {

@@ -1,4 +1,4 @@
-//! Frames of every shape a network may show, many of them damaged: the same ones for the same seed.
+//! Generator of frames of many forms, many of them malformed. Equal seeds give equal frames.
 
 mod choice;
 mod frame_spec;
@@ -11,37 +11,37 @@ pub use self::{choice::Wanted, pools::WATCHED};
 use self::{choice::pick, frame_spec::FrameSpec, pools::Ends};
 use crate::reference_dataplane::Merged;
 
-/// A frame, and what the kernel would know beside it.
+/// Generated frame, with the kernel's metadata.
 #[derive(Clone, Debug)]
 pub struct GeneratedFrame {
-    /// Milliseconds since the one before.
+    /// Milliseconds since the previous frame.
     pub after: u64,
     /// The frame.
     pub bytes: Vec<u8>,
-    /// Segmentation facts.
+    /// Segmentation metadata of the buffer.
     pub merged: Merged,
-    /// Whether the machine received it before it sends it.
+    /// The machine forwards the frame.
     pub forwarded: bool,
 }
 
-/// Makes frames, one after the other.
+/// Generator of a sequence of frames.
 #[derive(Debug)]
 pub struct FrameGenerator {
     rng: Rng,
     wanted: Wanted,
-    /// Of the last frame: flows are made of several.
+    /// Endpoints of the last frame: flows have several frames.
     ends: Ends,
 }
 
 impl FrameGenerator {
-    /// A sequence of its own for each seed.
+    /// Creates the sequence of a seed.
     pub fn new(seed: u64, wanted: Wanted) -> Self {
         let mut rng = Rng::with_seed(seed);
         let ends = Ends::any(&mut rng);
         Self { rng, wanted, ends }
     }
 
-    /// The next frame.
+    /// Returns the next frame.
     pub fn frame(&mut self) -> GeneratedFrame {
         let rng = &mut self.rng;
         if rng.u8(..100) < 40 {
@@ -65,8 +65,8 @@ impl FrameGenerator {
     }
 }
 
-/// Mostly none; now and then the silences after which a tuple's next packet begins a new flow, or
-/// almost.
+/// Returns the milliseconds before the next frame: mostly none, sometimes just below or above an idle
+/// timeout.
 fn pause(rng: &mut Rng) -> u64 {
     match rng.u32(..10_000) {
         0..7_000 => 0,

@@ -1,4 +1,4 @@
-//! What may be wrong with a frame.
+//! Faults of a frame.
 
 use fastrand::Rng;
 
@@ -7,7 +7,7 @@ use super::{
     frame_spec::{FrameSpec, Layer},
 };
 
-/// A frame with one to three faults.
+/// Returns a frame with one to three faults.
 pub(super) fn some(rng: &mut Rng, draft: &FrameSpec) -> Vec<u8> {
     let mut draft = draft.clone();
     if rng.u8(..100) < 15 {
@@ -20,7 +20,7 @@ pub(super) fn some(rng: &mut Rng, draft: &FrameSpec) -> Vec<u8> {
     bytes
 }
 
-/// A layer twice, none, or in another's place.
+/// Duplicates, removes or moves a layer.
 fn layers(rng: &mut Rng, draft: &mut FrameSpec) {
     let index = rng.usize(..draft.layers.len());
     match rng.u8(..3) {
@@ -45,7 +45,7 @@ fn one(rng: &mut Rng, draft: &FrameSpec, bytes: &mut Vec<u8>) {
         3 | 4 => bytes[rng.usize(..headers)] ^= 1 << rng.u8(..8),
         5 => bytes[rng.usize(..headers)] = rng.u8(..),
         6 => {
-            // Two fields in each other's place.
+            // Swaps two fields.
             let [a, b] = [(); 2].map(|()| rng.usize(..headers) & !1);
             for index in 0..2 {
                 if a.max(b) + index < bytes.len() {
@@ -60,7 +60,7 @@ fn one(rng: &mut Rng, draft: &FrameSpec, bytes: &mut Vec<u8>) {
     }
 }
 
-/// A total length that is none, too small, too large, or off by one.
+/// Sets the total length to zero, too small, too large, or off by one.
 fn total_length(rng: &mut Rng, draft: &FrameSpec, bytes: &mut [u8]) {
     let Some((layer, range)) = draft.find(&[Layer::Ip4, Layer::Ip6]) else { return };
     let field = range.start + if layer == Layer::Ip4 { 2 } else { 4 };
@@ -78,7 +78,7 @@ fn total_length(rng: &mut Rng, draft: &FrameSpec, bytes: &mut [u8]) {
     place.copy_from_slice(&wrong.to_be_bytes());
 }
 
-/// IPv4's header length or version, an extension header's length, TCP's data offset.
+/// Changes IPv4's header length or version, an extension header's length, or TCP's data offset.
 fn header_length(rng: &mut Rng, draft: &FrameSpec, bytes: &mut [u8]) {
     let kinds = *pick(rng, &[Layer::Ip4, Layer::Ip6, Layer::Extension, Layer::Transport]);
     let Some((layer, range)) = draft.find(&[kinds]) else { return };

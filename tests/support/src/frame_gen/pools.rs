@@ -1,4 +1,4 @@
-//! Small pools, so that flows and fragments meet again.
+//! Small pools of values, so that flows and fragments repeat.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -6,10 +6,10 @@ use fastrand::Rng;
 
 use super::choice::pick;
 
-/// The ports that are watched.
+/// Watched ports.
 pub const WATCHED: [u16; 8] = [25, 110, 143, 465, 587, 993, 994, 2525];
 
-/// Both ends of a packet, sender first.
+/// Endpoints of a packet, source first.
 #[derive(Clone, Debug)]
 pub(super) struct Ends {
     pub(super) addresses: [IpAddr; 2],
@@ -22,7 +22,7 @@ impl Ends {
         let addresses = match rng.u8(..100) {
             0..58 => [v4(client).into(), v4(server).into()],
             58..97 => [v6(client).into(), v6(server).into()],
-            // Not the same as the IPv4 addresses they stand for.
+            // IPv4-mapped addresses are distinct from the IPv4 addresses.
             _ => [v4(client).to_ipv6_mapped().into(), v4(server).to_ipv6_mapped().into()],
         };
         let mut ports = [rng.u16(40_000..40_003), *pick(rng, &[25, 25, 25, 465, 587, 143])];
@@ -41,18 +41,18 @@ impl Ends {
     }
 }
 
-/// BPF_PROG_TEST_RUN reads an ethertype at byte 12, also of a frame that begins with an IP header:
-/// there lie the sender's first two bytes, which make IPv4's ethertype.
+/// Returns an IPv4 address. BPF_PROG_TEST_RUN reads an ethertype at byte 12, also of a frame that begins with
+/// an IP header. The source address is there: its first two bytes are IPv4's ethertype.
 fn v4(host: u8) -> Ipv4Addr {
     Ipv4Addr::new(8, 0, 0, host)
 }
 
-/// Likewise the sender's third group.
+/// Returns an IPv6 address. Its third group is IPv6's ethertype, for the reason given at [`v4`].
 fn v6(host: u8) -> Ipv6Addr {
     Ipv6Addr::new(0x2001, 0xdb8, 0x86dd, 0, 0, 0, 0, u16::from(host))
 }
 
-/// What either side of a mail session may say, and what it may not.
+/// First bytes of payloads, valid and invalid, of either side of a mail session.
 const WORDS: [&[u8]; 53] = [
     b"220 mx.example ESMTP\r\n",
     b"220-mx\r\n",
@@ -82,7 +82,7 @@ const WORDS: [&[u8]; 53] = [
     b"GET / HTTP/1.1\r\n",
     b"SSH-2.0-x\r\n",
     b"PROXY TCP4 8.0.0.1\r\n",
-    // What the message estimate goes by.
+    // Replies and commands that the message estimate uses.
     b"220 mx.example ESMTP\r\n",
     b"250 2.0.0 Ok: queued\r\n",
     b"250-one of several\r\n",
@@ -110,7 +110,7 @@ const WORDS: [&[u8]; 53] = [
     b"\x17\x03\x03\x00\x46",
 ];
 
-/// A payload, often none.
+/// Returns a payload, often empty.
 pub(super) fn payload(rng: &mut Rng, longest: usize) -> Vec<u8> {
     let filled = |length: usize| vec![b'x'; length];
     match rng.u8(..100) {
@@ -126,7 +126,7 @@ pub(super) fn payload(rng: &mut Rng, longest: usize) -> Vec<u8> {
             words
         }
         70..74 => filled(rng.usize(1..9)),
-        // Around the bounds of the message estimate.
+        // Near the limits of the message estimate.
         74..78 => filled(*pick(rng, &[35, 36, 79, 80, 81, 169, 170, 171])),
         78..84 => filled(rng.usize(199..203)),
         84..92 => filled(rng.usize(298..303)),

@@ -11,10 +11,10 @@ use super::command::{Running, wait_for};
 use super::http::get;
 use super::ns::Ns;
 
-/// Where the agent serves its pages unless its options say `--metrics ADDRESS`.
+/// Address of the agent's web pages, unless the options have `--metrics ADDRESS`.
 const PAGES: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 10825);
 
-/// A running `mailflow-agent`. It ends with this value.
+/// Running `mailflow-agent`; dropping the value ends the process.
 #[derive(Debug)]
 pub struct Agent {
     running: Running,
@@ -27,15 +27,16 @@ pub struct Agent {
 
 impl Agent {
     /// Runs `binary run` in the namespace with `options` (words separated by blanks) and an alert file of
-    /// this lab's own, and waits until it is ready. `name` tells its files in `folder` from other agents'.
+    /// this lab, and waits until it is ready. `name` distinguishes its files in `folder` from other agents'
+    /// files.
     ///
     /// # Errors
-    /// The agent cannot start, ends, or is not ready within four minutes: the error holds its log.
+    /// The agent cannot start, ends, or is not ready within four minutes: the error has its log.
     pub fn start(ns: &Ns, binary: &Path, folder: &Path, name: &str, options: &str) -> Result<Self> {
         Self::start_in(ns, binary, folder, name, options, &[])
     }
 
-    /// The same with variables in its environment.
+    /// Starts an agent as [`Agent::start`] does, with environment variables.
     ///
     /// # Errors
     /// As [`Agent::start`].
@@ -52,7 +53,7 @@ impl Agent {
         Self::start_as_configured(ns, binary, folder, name, &options, environment)
     }
 
-    /// The same with no alert file but those that are configured.
+    /// Starts an agent as [`Agent::start_in`] does, with only the alert files of its configuration.
     ///
     /// # Errors
     /// As [`Agent::start`].
@@ -71,8 +72,8 @@ impl Agent {
         command.arg("run").args(options.split_whitespace());
         command.env("NO_COLOR", "1").env_remove("RUST_LOG").envs(environment.iter().copied());
         let told = |option: &str| options.split_whitespace().skip_while(|word| *word != option).nth(1);
-        // Agents of other tests run at the same time: each has a socket of its own, and nothing else unless
-        // it is asked for.
+        // Agents of other tests run at the same time: each has its own socket, and no metrics or control
+        // address by default.
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let own = || folder.join(format!("{name}-{}.sock", NEXT.fetch_add(1, Ordering::Relaxed)));
         let socket = told("--control").map_or_else(own, PathBuf::from);
@@ -100,43 +101,43 @@ impl Agent {
         Ok(matches!(get(&self.ns, self.pages, "/-/ready"), Ok((200, _))).then_some(()))
     }
 
-    /// The process itself, for signals and for its id.
+    /// Returns the process, for signals and its id.
     pub fn process(&mut self) -> &mut Running {
         &mut self.running
     }
 
-    /// Ends it in order and returns its exit status.
+    /// Stops the agent with SIGTERM and returns its exit status.
     ///
     /// # Errors
-    /// It cannot be waited for.
+    /// Waiting for the process fails.
     pub fn stop(&mut self) -> Result<std::process::ExitStatus> {
         self.running.stop()
     }
 
-    /// Lets it run on after this value is gone.
+    /// Lets the agent run after this value is dropped.
     pub fn leave(self) {
         self.running.leave();
     }
 
-    /// What it has logged so far.
+    /// Returns the log so far.
     #[must_use]
     pub fn log(&self) -> String {
         read(&self.log)
     }
 
-    /// The socket at which it is asked.
+    /// Returns the path of the control socket.
     #[must_use]
     pub fn socket(&self) -> &Path {
         &self.socket
     }
 
-    /// File of the alerts, one JSON object a line.
+    /// Returns the path of the alert file, one JSON object per line.
     #[must_use]
     pub fn alert_file(&self) -> &Path {
         &self.alerts
     }
 
-    /// The complete alert lines written so far.
+    /// Returns the complete lines of the alert file.
     #[must_use]
     pub fn alerts(&self) -> Vec<String> {
         let text = read(&self.alerts);
@@ -144,18 +145,18 @@ impl Agent {
         complete.lines().map(str::to_owned).collect()
     }
 
-    /// The status and the text of one of its pages.
+    /// Fetches one of the agent's pages: status and text.
     ///
     /// # Errors
-    /// It does not answer.
+    /// The agent does not answer.
     pub fn get(&self, path: &str) -> Result<(u16, String)> {
         get(&self.ns, self.pages, path)
     }
 
-    /// Its metrics, in the text format.
+    /// Fetches the metrics in the text format.
     ///
     /// # Errors
-    /// It does not answer, or not with 200.
+    /// The agent does not answer, or not with 200.
     pub fn metrics(&self) -> Result<String> {
         match get(&self.ns, self.pages, "/metrics")? {
             (200, text) => Ok(text),
@@ -164,7 +165,7 @@ impl Agent {
     }
 }
 
-/// A file the agent may not have created yet.
+/// Reads a file that the agent may not have created yet.
 fn read(path: &Path) -> String {
     std::fs::read_to_string(path).unwrap_or_default()
 }

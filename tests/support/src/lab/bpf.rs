@@ -1,4 +1,4 @@
-//! BPF programs of others, to attach beside the agent's: each counts what it is shown and gives one verdict.
+//! Other BPF programs, to attach next to the agent's: each counts its packets and returns one verdict.
 
 use std::ffi::CString;
 use std::io;
@@ -22,25 +22,25 @@ enum Command {
     ProgQuery = 16,
 }
 
-/// Where a program is attached.
+/// Hook and position of a program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Slot {
     /// XDP, run by the driver.
     NativeXdp,
     /// XDP, run by the network stack.
     GenericXdp,
-    /// TCX at ingress, before all that are there.
+    /// TCX at ingress, before all attached programs.
     TcxIngressFirst,
-    /// TCX at egress, before all that are there.
+    /// TCX at egress, before all attached programs.
     TcxEgressFirst,
 }
 
-/// What a program answers for every packet.
+/// Verdict of a program for every packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// XDP_PASS.
     XdpPass,
-    /// TC_ACT_OK: accepted, and no later program is asked.
+    /// TC_ACT_OK: accepts the packet; no later program runs.
     TcPass,
     /// TCX_NEXT: the next program decides.
     TcNext,
@@ -50,14 +50,14 @@ pub enum Verdict {
     TcDrop,
 }
 
-/// A loaded program that counts what it is shown.
+/// Loaded program that counts its packets.
 #[derive(Debug)]
 pub struct Bystander {
     program: OwnedFd,
     counter: OwnedFd,
 }
 
-/// A program at its place; dropped, it is taken away.
+/// Attached program; dropping the value detaches it.
 #[derive(Debug)]
 pub struct Attached(#[expect(dead_code, reason = "held, to be dropped")] OwnedFd);
 
@@ -100,10 +100,10 @@ impl Bystander {
         Ok(Self { program, counter })
     }
 
-    /// Attaches it by a link.
+    /// Attaches the program by a link.
     ///
     /// # Errors
-    /// There is no such interface, or the kernel refuses.
+    /// The interface does not exist, or the kernel refuses.
     pub fn attach(&self, ns: &Ns, interface: &str, slot: Slot) -> Result<Attached> {
         const BEFORE: u32 = 1 << 3;
         let (kind, flags) = match slot {
@@ -114,7 +114,7 @@ impl Bystander {
         };
         let name = CString::new(interface)?;
         ns.enter(|| {
-            // SAFETY: reads a string that lives through the call.
+            // SAFETY: the string lives through the call.
             let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
             // prog_fd, target_ifindex, attach_type, flags
             let mut attributes = [self.program.as_raw_fd() as u32, index, kind, flags];
@@ -123,28 +123,28 @@ impl Bystander {
         .with_context(|| format!("attaching to {interface} at {slot:?}"))
     }
 
-    /// Packets (buffers) it was shown.
+    /// Returns the number of packets (buffers) that the program has seen.
     ///
     /// # Errors
-    /// The kernel refuses to say.
+    /// The kernel refuses the lookup.
     pub fn seen(&self) -> Result<u64> {
         let (key, mut value) = (0_u32, 0_u64);
         let mut attributes =
             [u64::from(self.counter.as_raw_fd() as u32), &raw const key as u64, &raw mut value as u64, 0];
         bpf(Command::MapLookup, &mut attributes).context("BPF_MAP_LOOKUP_ELEM")?;
-        // The kernel wrote it behind the compiler's back.
-        // SAFETY: an aligned, living word.
+        // The kernel writes the value without the compiler's knowledge. SAFETY: the word is aligned and
+        // alive.
         Ok(unsafe { (&raw const value).read_volatile() })
     }
 }
 
 /// Detaches every link of an interface of the namespace from outside, as `bpftool link detach` does. Returns
-/// how many there were.
+/// the number of links.
 ///
 /// # Errors
 /// The kernel refuses.
 pub fn detach_links(ns: &Ns, interface: &str) -> Result<usize> {
-    // Numbers of interfaces repeat in other namespaces; those of programs do not.
+    // Interface indexes repeat in other namespaces; program ids do not.
     let programs = programs(ns, interface)?;
     let (mut id, mut detached) = (0, 0);
     loop {
@@ -158,7 +158,7 @@ pub fn detach_links(ns: &Ns, interface: &str) -> Result<usize> {
         let mut info = [0_u32; 32];
         let (descriptor, length) = (link.as_raw_fd() as u64, size_of_val(&info) as u64);
         bpf(Command::ObjGetInfoByFd, &mut [descriptor | length << 32, &raw mut info as u64])?;
-        // SAFETY: an aligned, living array, which the kernel wrote behind the compiler's back.
+        // SAFETY: the array is aligned and alive; the kernel has written it without the compiler's knowledge.
         let info = unsafe { (&raw const info).read_volatile() };
         if programs.contains(&info[2]) {
             bpf(Command::LinkDetach, &mut [link.as_raw_fd() as u32])?;
@@ -167,21 +167,22 @@ pub fn detach_links(ns: &Ns, interface: &str) -> Result<usize> {
     }
 }
 
-/// Ids of the programs at an interface's TCX hooks and of its XDP program.
+/// Returns the ids of the programs at an interface's TCX hooks and of its XDP program.
 fn programs(ns: &Ns, interface: &str) -> Result<Vec<u32>> {
     let shown = ns.ip(&format!("-details link show {interface}"))?;
     let xdp = shown.split("prog/xdp id ").nth(1).and_then(|rest| rest.split_whitespace().next());
     let mut ids: Vec<u32> = xdp.map(str::parse).transpose()?.into_iter().collect();
     let name = CString::new(interface)?;
     let queried = ns.enter(|| {
-        // SAFETY: reads a string that lives through the call.
+        // SAFETY: the string lives through the call.
         let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
         [46, 47].map(|hook| {
             let mut found = [0_u32; 64];
             // target_ifindex, attach_type, query_flags, attach_flags, prog_ids, count
             let mut words = [u64::from(index) | hook << 32, 0, &raw mut found as u64, found.len() as u64];
             bpf(Command::ProgQuery, &mut words).map(|_| {
-                // SAFETY: an aligned, living array, which the kernel wrote behind the compiler's back.
+                // SAFETY: the array is aligned and alive; the kernel has written it without the compiler's
+                // knowledge.
                 unsafe { (&raw const found).read_volatile() }
             })
         })
@@ -207,7 +208,7 @@ struct LoadAttributes {
     name: [u8; 16],
 }
 
-/// `struct bpf_insn`: operation, source and destination registers, offset, constant.
+/// Encodes a `struct bpf_insn`: operation, source and destination registers, offset, constant.
 fn instruction(operation: u8, registers: u8, offset: i16, constant: i32) -> u64 {
     let mut bytes = [0; 8];
     bytes[0] = operation;
@@ -219,14 +220,14 @@ fn instruction(operation: u8, registers: u8, offset: i16, constant: i32) -> u64 
 
 fn owned<A: ?Sized>(command: Command, attributes: &mut A) -> io::Result<OwnedFd> {
     let descriptor = bpf(command, attributes)?;
-    // SAFETY: these commands return a descriptor that is the caller's.
+    // SAFETY: these commands return a new descriptor, which the caller owns.
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 
 fn bpf<A: ?Sized>(command: Command, attributes: &mut A) -> io::Result<i32> {
     let size = size_of_val(attributes);
-    // SAFETY: the attributes are the command's, and every address in them points to memory of the size the
-    // kernel reads or writes, alive through the call.
+    // SAFETY: the attributes belong to the command. Every address in them points to memory of the size that
+    // the kernel reads or writes, alive through the call.
     let result = unsafe {
         libc::syscall(libc::SYS_bpf, command as libc::c_int, (attributes as *mut A).cast::<u8>(), size)
     };

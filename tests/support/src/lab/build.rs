@@ -1,4 +1,4 @@
-//! The agent's binary, built from the sources as they are.
+//! The agent's binary, built from the current sources.
 
 use std::{path::PathBuf, process::Command, sync::OnceLock};
 
@@ -6,11 +6,12 @@ use anyhow::{Context, Result, anyhow, ensure};
 
 use super::workspace::workspace;
 
-/// The agent, built with the profile and into the folder that the running test came from: a test must
-/// not run yesterday's agent. A benchmark gets it as it is installed. `MAILFLOW_AGENT_PROFILE` names another profile.
+/// Builds the agent with the profile and target folder of the running test, so that a test never runs an
+/// outdated agent. A benchmark gets the agent as it is installed. `MAILFLOW_AGENT_PROFILE` selects another
+/// profile.
 ///
 /// # Errors
-/// It does not build.
+/// The build fails.
 pub fn agent_binary() -> Result<PathBuf> {
     static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     let built = BUILT.get_or_init(|| build().map_err(|error| format!("{error:#}")));

@@ -9,33 +9,33 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-/// How long a program may take to end after SIGTERM before it gets SIGKILL.
+/// Time between SIGTERM and SIGKILL.
 const GRACE: Duration = Duration::from_secs(20);
 
-/// A command that also finds the tools of the sbin directories, which are not in every user's PATH.
+/// Creates a command that also finds the tools of the sbin directories, which are not in every user's PATH.
 pub fn command(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);
     command.env("PATH", search_path()).stdin(Stdio::null());
     command
 }
 
-/// PATH with the sbin directories at its end.
+/// Returns PATH with the sbin directories at its end.
 #[must_use]
 pub fn search_path() -> String {
     let path = std::env::var("PATH").unwrap_or_default();
     format!("{path}:/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin")
 }
 
-/// Whether [`command`] would find the program.
+/// Returns true if [`command`] would find the program.
 #[must_use]
 pub fn is_present(program: &str) -> bool {
     std::env::split_paths(&search_path()).any(|folder| folder.join(program).is_file())
 }
 
-/// Runs a command to its end.
+/// Runs a command to its end and returns its standard output.
 ///
 /// # Errors
-/// The command cannot start, or it fails: the error holds the command and what it wrote to standard error.
+/// The command cannot start, or it fails: the error has the command and its standard error.
 pub fn output(command: &mut Command) -> Result<String> {
     let shown = show(command);
     let output = command.output().with_context(|| format!("cannot run `{shown}`"))?;
@@ -46,14 +46,13 @@ pub fn output(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// The command as one would type it.
+/// Formats the command as a command line.
 fn show(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     words.map(OsStr::to_string_lossy).collect::<Vec<_>>().join(" ")
 }
 
-/// A program that runs beside the test, with its children in a process group of its own. It ends with this
-/// value.
+/// Running program with its children, in a process group of its own. Dropping the value ends them.
 #[derive(Debug)]
 pub struct Running {
     name: String,
@@ -61,8 +60,8 @@ pub struct Running {
 }
 
 impl Running {
-    /// Starts `command` with standard output and error appended to `log`. A group of its own keeps the
-    /// terminal's Ctrl-C away from it: the owner ends it in order.
+    /// Starts `command` with standard output and error appended to `log`. The new process group keeps the
+    /// terminal's Ctrl-C from the program: the owner stops it.
     ///
     /// # Errors
     /// The log cannot be opened or the program cannot start.
@@ -75,24 +74,24 @@ impl Running {
         Ok(Self { name, child })
     }
 
-    /// The process id, which is also the id of its process group.
+    /// Returns the process id, which is also the id of the process group.
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// Its exit status, if it has ended.
+    /// Returns the exit status if the program has ended.
     ///
     /// # Errors
-    /// The process cannot be waited for.
+    /// Waiting for the process fails.
     pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
         self.child.try_wait().with_context(|| format!("cannot wait for `{}`", self.name))
     }
 
-    /// Waits for it to end by itself.
+    /// Waits until the program ends by itself.
     ///
     /// # Errors
-    /// It still runs after `timeout`, or cannot be waited for.
+    /// It still runs after `timeout`, or waiting fails.
     pub fn wait(&mut self, timeout: Duration) -> Result<ExitStatus> {
         let deadline = Instant::now() + timeout;
         loop {
@@ -106,7 +105,7 @@ impl Running {
         }
     }
 
-    /// Sends a signal (`libc::SIGHUP`, ...) to the program alone, not to its children.
+    /// Sends a signal (`libc::SIGHUP`, ...) to the program, not to its children.
     ///
     /// # Errors
     /// The program has ended.
@@ -118,10 +117,10 @@ impl Running {
         Ok(())
     }
 
-    /// Ends it and its children: SIGTERM, then SIGKILL after five seconds.
+    /// Ends the program and its children: SIGTERM, then SIGKILL after [`GRACE`].
     ///
     /// # Errors
-    /// It cannot be waited for.
+    /// Waiting for the process fails.
     pub fn stop(&mut self) -> Result<ExitStatus> {
         if let Some(status) = self.ended()? {
             return Ok(status);
@@ -135,7 +134,7 @@ impl Running {
         self.wait(GRACE)
     }
 
-    /// Lets it run on after this value is gone.
+    /// Lets the program run after this value is dropped.
     pub fn leave(self) {
         std::mem::forget(self);
     }
@@ -149,17 +148,17 @@ impl Drop for Running {
     }
 }
 
-/// Sends `signal` to a process, or to the process group `-target`. That it may be gone already is no error.
+/// Sends `signal` to a process, or to the process group `-target`. A missing process is no error.
 pub(super) fn send(target: i64, signal: i32) {
     let Ok(target) = libc::pid_t::try_from(target) else { return };
-    // SAFETY: kill(2) takes two integers and touches no memory of ours.
+    // SAFETY: kill(2) takes two integers and touches no memory of this process.
     unsafe { libc::kill(target, signal) };
 }
 
 /// Calls `ready` every 20 ms until it returns a value.
 ///
 /// # Errors
-/// The first error of `ready`, or none of its calls gave a value within `timeout`: the error says `what`.
+/// The first error of `ready`, or no value within `timeout`: the error contains `what`.
 pub fn wait_for<T>(what: &str, timeout: Duration, mut ready: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     let deadline = Instant::now() + timeout;
     loop {

@@ -1,4 +1,4 @@
-//! Packages of the distribution, downloaded and unpacked without being installed: no service starts and no
+//! Packages of the distribution, downloaded and unpacked without an installation: no service starts and no
 //! file of the host changes.
 
 use std::fs::File;
@@ -9,31 +9,31 @@ use anyhow::{Context, Result, bail};
 
 use super::command::{command, output};
 
-/// File of an unpacked package that holds its version; written last.
+/// File of an unpacked package with its version; written last.
 const NOTE: &str = "version";
 
-/// What to unpack beside a package.
+/// Dependencies to unpack with a package.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum With {
-    /// Nothing.
+    /// No dependencies.
     Nothing,
-    /// The libraries it needs and the host lacks.
+    /// Libraries that the package needs and the host lacks.
     Libraries,
-    /// These libraries, and packages whose files it looks for beside its own.
+    /// These libraries, and packages whose files the program expects next to its own.
     LibrariesAnd(&'static [&'static str]),
 }
 
-/// An unpacked package, under `target/lab`.
+/// Unpacked package, under `target/lab`.
 #[derive(Debug, Clone)]
 pub struct Unpacked {
-    /// The folder that holds its `usr`.
+    /// Folder that contains its `usr`.
     pub root: PathBuf,
-    /// Its version, as the distribution writes it.
+    /// Version, as the distribution writes it.
     pub version: String,
 }
 
 impl Unpacked {
-    /// The folders that hold its libraries.
+    /// Returns the folders with its libraries.
     ///
     /// # Errors
     /// A folder cannot be read.
@@ -51,17 +51,17 @@ impl Unpacked {
     }
 }
 
-/// Unpacks a package into `target/lab/<name>`, if that has not been done yet. Needs no root, but the package
-/// lists of `apt-get update`.
+/// Unpacks a package into `target/lab/<name>`, unless this is done already. Needs the package lists of
+/// `apt-get update`, and no root.
 ///
 /// # Errors
-/// This is no Debian or Ubuntu, or the package cannot be downloaded.
+/// This is neither Debian nor Ubuntu, or the package cannot be downloaded.
 pub fn unpack(name: &str, with: With) -> Result<Unpacked> {
     let lab = super::workspace::workspace().join("target/lab");
     let root = lab.join(name);
     if !is_unpacked(name) {
         std::fs::create_dir_all(&lab).with_context(|| format!("cannot create {}", lab.display()))?;
-        // Test processes run side by side: one unpacks, the others wait for it.
+        // Test processes run in parallel: one unpacks, the others wait.
         let lock = lab.join(format!("{name}.lock"));
         let locked = File::create(&lock).and_then(|file| file.lock().map(|()| file));
         let _locked = locked.with_context(|| lock.display().to_string())?;
@@ -73,7 +73,7 @@ pub fn unpack(name: &str, with: With) -> Result<Unpacked> {
     Ok(Unpacked { root, version })
 }
 
-/// Fills a folder beside `root` and renames it: `root` is complete or not there.
+/// Unpacks into a temporary folder and renames it to `root`, so that `root` is complete or missing.
 fn unpack_into(name: &str, with: With, root: &Path) -> Result<()> {
     let fresh = root.with_extension("new");
     for folder in [&fresh, root] {
@@ -89,7 +89,7 @@ fn unpack_into(name: &str, with: With, root: &Path) -> Result<()> {
     Ok(std::fs::rename(&fresh, root)?)
 }
 
-/// Whether [`unpack`] would find the package unpacked already.
+/// Returns true if the package is already unpacked.
 #[must_use]
 pub fn is_unpacked(name: &str) -> bool {
     super::workspace::workspace().join("target/lab").join(name).join(NOTE).exists()
@@ -125,14 +125,15 @@ fn fetch(name: &str, with: With, root: &Path) -> Result<String> {
     }
 }
 
-/// Names of the libraries among the packages that an installation would bring. The other dependencies serve
-/// the installation, which does not happen here.
+/// Returns the libraries among the packages that an installation would add. Other dependencies serve the
+/// installation, which does not happen here.
 fn missing_libraries(plan: &str) -> Vec<&str> {
     let names = plan.lines().filter_map(|line| line.strip_prefix("Inst ")?.split(' ').next());
     names.filter(|name| name.starts_with("lib")).collect()
 }
 
-/// apt-get that asks nothing; as root it must not hand the download to a user who cannot write here.
+/// Creates a non-interactive apt-get command. As root it must not give the download to a user without write
+/// access here.
 fn apt(words: &[&str]) -> Command {
     let mut apt = command("apt-get");
     apt.args(["--quiet", "--yes", "--no-install-recommends", "-o", "APT::Sandbox::User=root"]).args(words);
@@ -145,7 +146,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn libraries_of_the_plan() {
+    fn missing_libraries_are_found_in_apt_plan() {
         let plan = "Reading package lists...\n\
             Inst cpio (2.13+dfsg-7.1 Debian:12.15/oldstable [amd64])\n\
             Inst libicu72 (72.1-3+deb12u1 Debian:12.15/oldstable [amd64])\n\

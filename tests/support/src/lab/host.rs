@@ -1,4 +1,4 @@
-//! A whole machine in a namespace: systemd and what an operator's host has, booted in a container.
+//! Complete machine in a namespace: systemd and the packages of an operator's host, booted in a container.
 
 use std::fs;
 use std::io::Write;
@@ -12,15 +12,15 @@ use super::command::{Running, command, output, wait_for};
 use super::debian::{With, unpack};
 use super::ns::Ns;
 
-/// What the hosts have beside the packages that every Debian has: what Ansible needs to come in and to work.
+/// Packages beyond Debian's minimum: what Ansible needs to log in and to work.
 const PACKAGES: &str = "systemd,systemd-sysv,dbus,python3,python3-apt,openssh-server,iproute2";
-/// How long a host may take to boot on a busy machine.
+/// Boot timeout on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// A booted host. It is shut down with this value, and what it wrote is gone.
+/// Booted host; dropping the value shuts it down and deletes what it wrote.
 #[derive(Debug)]
 pub struct Host {
-    // Ends before the mount it uses.
+    // First field: the container must end before its mount.
     nspawn: Running,
     _pins: Pins,
     leader: String,
@@ -31,7 +31,7 @@ impl Host {
     /// Boots a host in the namespace, which is its network. `folder` gets its log.
     ///
     /// # Errors
-    /// The image cannot be made, or the host is not up within 90 seconds: the error holds its log.
+    /// The image cannot be made, or the host is not up within 90 seconds: the error has its log.
     pub fn boot(ns: &Ns, folder: &Path) -> Result<Self> {
         let image = image()?;
         let container = unpack("systemd-container", With::Nothing)?;
@@ -40,11 +40,11 @@ impl Host {
         let mut nspawn = command(container.root.join("usr/bin/systemd-nspawn"));
         nspawn.arg("--directory").arg(&image).args(["--volatile=overlay", "--boot", "--quiet"]);
         nspawn.arg(format!("--machine={}", ns.name())).arg(format!("--network-namespace-path={}", ns.file()));
-        // No manager of containers is asked: the machine may have none.
+        // No registration with systemd-machined: the machine may not run it.
         nspawn.args(["--register=no", "--keep-unit", "--console=pipe"]);
-        // Programs are loaded inside.
+        // The host loads BPF programs.
         nspawn.args(["--capability=all", "--system-call-filter=bpf perf_event_open"]);
-        // A container has no bpffs of its own.
+        // The container gets a bind mount of this bpffs.
         nspawn.arg(format!("--bind={}:/sys/fs/bpf", pins.0.display()));
         nspawn.env("SYSTEMD_NSPAWN_API_VFS_WRITABLE", "1");
         let nspawn = Running::start(nspawn, &log)?;
@@ -62,7 +62,7 @@ impl Host {
         let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
         let Some(leader) = children.split_whitespace().next() else { return Ok(None) };
         self.leader = leader.to_owned();
-        // Before it is up there may be nothing to ask.
+        // During the boot, systemctl may fail.
         let said = self.command("systemctl").arg("is-system-running").output();
         let said = said.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
         let up = matches!(said.as_deref(), Ok("running" | "degraded"));
@@ -72,7 +72,7 @@ impl Host {
         Ok(up.then_some(()))
     }
 
-    /// A command that will run inside the host, as its root.
+    /// Creates a command that runs inside the host as root.
     #[must_use]
     pub fn command(&self, program: &str) -> Command {
         let mut inside = command("nsenter");
@@ -90,7 +90,7 @@ impl Host {
         output(self.command(program).args(words))
     }
 
-    /// Writes a file inside the host, readable by its root alone.
+    /// Writes a file inside the host, readable only by root.
     ///
     /// # Errors
     /// The folder does not exist, or the host refuses.
@@ -103,21 +103,21 @@ impl Host {
         Ok(())
     }
 
-    /// nsenter's arguments for this host, as words of a command line.
+    /// Returns nsenter's arguments for this host, as words of a command line.
     #[must_use]
     pub fn entry(&self) -> Vec<String> {
         let words = ["--target", &self.leader, "--mount", "--pid", "--net", "--uts", "--ipc", "--"];
         words.map(str::to_owned).to_vec()
     }
 
-    /// What it has said while it booted.
+    /// Returns the console output so far.
     #[must_use]
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 }
 
-/// A bpffs on a folder.
+/// Mounted bpffs.
 #[derive(Debug)]
 struct Pins(PathBuf);
 
@@ -137,7 +137,7 @@ impl Drop for Pins {
     }
 }
 
-/// The hosts' files, `target/lab/host`, made once.
+/// Returns the hosts' root file system, `target/lab/host`, and creates it once.
 fn image() -> Result<PathBuf> {
     let lab = super::workspace::workspace().join("target/lab");
     let image = lab.join("host");

@@ -1,4 +1,4 @@
-//! HTTP, just enough: a server that is not a mail server, and a client for the agent's own pages.
+//! Minimal HTTP: a server that is not a mail server, and a client for the agent's pages.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -12,10 +12,10 @@ use anyhow::{Context, Result, bail};
 use super::ns::Ns;
 use super::tcp::listen;
 
-/// How long either side waits for the other.
+/// Timeout of either side.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A web server on any port of a namespace, one answer a connection. It ends with this value.
+/// Web server on a port of a namespace, one answer per connection. Dropping the value stops it.
 #[derive(Debug)]
 pub struct HttpServer {
     address: SocketAddr,
@@ -28,7 +28,7 @@ impl HttpServer {
     /// Listens on `address` and answers every GET with `size` bytes of text.
     ///
     /// # Errors
-    /// The port is taken, or the namespace cannot be entered.
+    /// The port is in use, or the namespace cannot be entered.
     pub fn start(ns: &Ns, address: SocketAddr, size: usize) -> Result<Self> {
         let listener = listen(ns, address)?;
         let stop = Arc::new(AtomicBool::new(false));
@@ -38,7 +38,7 @@ impl HttpServer {
                 if stopped.load(Ordering::Relaxed) {
                     return;
                 }
-                // A client that goes away early is the client's affair.
+                // A client that disconnects early is not an error.
                 drop(stream.and_then(|stream| answer(stream, size)));
             }
         };
@@ -50,7 +50,7 @@ impl HttpServer {
 impl Drop for HttpServer {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
-        // The listener sleeps in accept(2): one more connection wakes it.
+        // The listener blocks in accept(2): one more connection wakes it.
         let woken = self.ns.enter(|| TcpStream::connect_timeout(&self.address, TIMEOUT).is_ok());
         if let (Ok(true), Some(thread)) = (woken, self.thread.take()) {
             drop(thread.join());
@@ -70,7 +70,7 @@ fn answer(stream: TcpStream, size: usize) -> std::io::Result<()> {
     stream.shutdown(Shutdown::Write)
 }
 
-/// Fetches a page from inside a namespace: the status and the body.
+/// Fetches a page from inside a namespace: status and body.
 ///
 /// # Errors
 /// No connection, no answer within a minute, or the answer is not HTTP.
@@ -78,7 +78,7 @@ pub fn get(ns: &Ns, address: SocketAddr, path: &str) -> Result<(u16, String)> {
     let connected = ns.enter(|| TcpStream::connect_timeout(&address, TIMEOUT))?;
     let mut stream = connected.with_context(|| format!("cannot connect to {address}"))?;
     stream.set_read_timeout(Some(TIMEOUT))?;
-    // 1.0: an answer in one piece.
+    // HTTP/1.0: the answer is not chunked.
     write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).with_context(|| format!("{address}{path}"))?;

@@ -8,43 +8,43 @@ use anyhow::{Context, Result, ensure};
 use super::command::output;
 use super::ns::Ns;
 
-/// How the connection is protected.
+/// Protection of the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// Not at all, as between servers on port 25.
+    /// No TLS, as between servers on port 25.
     Plain,
-    /// STARTTLS is demanded, as for submission on port 587.
+    /// Mandatory STARTTLS, as for submission on port 587.
     StartTls,
     /// TLS from the first byte, as on port 465.
     Tls,
 }
 
-/// One mail in a connection of its own.
+/// One mail in its own connection.
 #[derive(Debug, Clone, Copy)]
 pub struct Mail<'a> {
     /// Server and port.
     pub server: SocketAddr,
-    /// How the connection is protected.
+    /// Protection of the connection.
     pub mode: Mode,
-    /// Bytes of the message, header included; at least its header's 150 or so.
+    /// Bytes of the message, including its header of about 150 bytes.
     pub size: usize,
     /// Envelope sender.
     pub from: &'a str,
     /// Envelope recipient.
     pub to: &'a str,
-    /// The client's address, where it has several.
+    /// Client address, if the client has several.
     pub source: Option<IpAddr>,
 }
 
 impl Mail<'_> {
-    /// A mail of 2 kB to the lab's server.
+    /// Creates a mail of 2 kB to the lab's server.
     #[must_use]
     pub fn to(server: SocketAddr, mode: Mode) -> Self {
         Self { server, mode, size: 2_000, from: "alice@corp.example", to: "bob@example.org", source: None }
     }
 }
 
-/// Sends one mail from inside a namespace; returns when the server has accepted it.
+/// Sends one mail from inside a namespace; returns once the server has accepted it.
 ///
 /// # Errors
 /// curl fails, or the server refuses the mail.
@@ -65,7 +65,7 @@ pub fn send_mails(ns: &Ns, mail: &Mail<'_>, count: usize) -> Result<()> {
     };
     let file = MessageFile::create(mail)?;
     let mut curl = ns.command("curl");
-    // -q: no ~/.curlrc; the server's certificate is its own.
+    // -q: no ~/.curlrc; the server's certificate is self-signed.
     curl.args(["-q", "--silent", "--show-error", "--insecure", "--noproxy", "*", "--max-time", "60"]);
     curl.args(tls);
     curl.args(["--mail-from", mail.from, "--mail-rcpt", mail.to]);
@@ -79,7 +79,7 @@ pub fn send_mails(ns: &Ns, mail: &Mail<'_>, count: usize) -> Result<()> {
     Ok(())
 }
 
-/// The message on disk, for the time it takes to send it.
+/// Message file, deleted after sending.
 struct MessageFile(std::path::PathBuf);
 
 impl MessageFile {
@@ -102,8 +102,8 @@ impl Drop for MessageFile {
     }
 }
 
-/// A message of exactly `mail.size` bytes (or of its header, if that is more): lines of 76, as mail programs
-/// write them.
+/// Returns a message of exactly `mail.size` bytes (or of its header, if that is longer), in lines of 76
+/// characters.
 fn message(mail: &Mail<'_>) -> String {
     let mut text = format!(
         "From: <{}>\r\nTo: <{}>\r\nSubject: Quarterly figures\r\nMIME-Version: 1.0\r\n\
@@ -123,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn message_has_the_size_asked_for() {
+    fn message_has_requested_size() {
         let server = SocketAddr::from(([127, 0, 0, 1], 25));
         for size in [400, 1_999, 2_000, 2_001, 100_000] {
             let text = message(&Mail { size, ..Mail::to(server, Mode::Plain) });

@@ -1,7 +1,7 @@
-//! The lab: a client, a gateway with source NAT and a server in network namespaces, with real software.
+//! Lab: a client, a gateway with source NAT and a server in network namespaces, with real software.
 //!
-//! Everything here needs root. A [`Lab`] removes its namespaces, and whatever still runs in them, when it is
-//! dropped; what a killed run left is removed when the next lab is made.
+//! Everything here needs root. Dropping a [`Lab`] removes its namespaces and the processes in them. The next
+//! lab removes the leftovers of killed runs.
 
 mod agent;
 mod bpf;
@@ -45,37 +45,37 @@ pub use workspace::workspace;
 
 use topology::Net;
 
-/// Namespaces of unnamed labs are `mf-<pid>-<number>-<role>`.
+/// Prefix of unnamed labs: their namespaces are `mf-<pid>-<number>-<role>`.
 const PREFIX: &str = "mf-";
 
 /// Segmentation and receive offloads of the lab's interfaces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Offloads {
-    /// As the kernel has them: TSO, GSO and GRO on.
+    /// Kernel defaults: TSO, GSO and GRO are on.
     #[default]
     AsDefault,
-    /// All off, so that a buffer is a packet of the wire.
+    /// All offloads off: a buffer is one packet of the wire.
     Off,
 }
 
-/// The internal hosts of a lab.
+/// Internal hosts of a lab.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Hosts {
-    /// The client alone.
+    /// Only the client.
     #[default]
     Client,
-    /// Also a server on a second internal network, reached through the gateway's `lan1`.
+    /// The client, and a server on a second internal network, reached through the gateway's `lan1`.
     ClientAndInside,
 }
 
-/// What a lab looks like.
+/// Options of a lab.
 #[derive(Debug, Clone, Copy)]
 pub struct LabOptions {
     /// Offloads of every interface.
     pub offloads: Offloads,
-    /// The internal hosts.
+    /// Internal hosts.
     pub hosts: Hosts,
-    /// How many addresses of each family the client has, each a source of its own: 1 to 250.
+    /// Number of addresses of the client in each family, each one a source: 1 to 250.
     pub sources: u8,
 }
 
@@ -85,23 +85,23 @@ impl Default for LabOptions {
     }
 }
 
-/// A client, a gateway and a server, connected. Removed on drop.
+/// Client, gateway and server, connected. Removed on drop.
 #[derive(Debug)]
 pub struct Lab {
     name: String,
     folder: PathBuf,
-    /// The internal host that sends mail, on `lan0`.
+    /// Internal host that sends mail, on `lan0`.
     pub client: Ns,
-    /// The gateway: `lan0`, `wan0` and, with [`Hosts::ClientAndInside`], `lan1`.
+    /// Gateway: `lan0`, `wan0` and, with [`Hosts::ClientAndInside`], `lan1`.
     pub gateway: Ns,
-    /// The server on the Internet side.
+    /// Server on the Internet side.
     pub server: Ns,
-    /// The internal server, with [`Hosts::ClientAndInside`].
+    /// Internal server, with [`Hosts::ClientAndInside`].
     pub inside: Option<Ns>,
 }
 
 impl Lab {
-    /// Builds a lab whose names no other lab has. First removes what dead processes left of theirs.
+    /// Builds a lab with a unique name, after removing the leftovers of dead processes.
     ///
     /// # Errors
     /// Not root, a tool is missing, or the kernel refuses; nothing is left behind.
@@ -112,10 +112,10 @@ impl Lab {
         Self::named(&format!("{PREFIX}{}-{number}", std::process::id()), options)
     }
 
-    /// Builds a lab with a name of the caller's choice, at most 30 characters.
+    /// Builds a lab with the given name, at most 30 characters.
     ///
     /// # Errors
-    /// As [`Lab::new`]; also when a lab of this name exists.
+    /// As [`Lab::new`]; also if a lab of this name exists.
     pub fn named(name: &str, options: &LabOptions) -> Result<Self> {
         // SAFETY: geteuid(2) has no arguments and cannot fail.
         ensure!(unsafe { libc::geteuid() } == 0, "the lab needs root: network namespaces and mounts");
@@ -150,37 +150,37 @@ impl Lab {
         Ok(Self { name: name.to_owned(), folder, client, gateway, server, inside })
     }
 
-    /// Folder of this lab's logs and queues, `target/lab/<name>`.
+    /// Returns the folder of this lab's logs and queues, `target/lab/<name>`.
     #[must_use]
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// The client's address; `number` counts from 0 up to [`LabOptions::sources`].
+    /// Returns the client's address; `number` counts from 0 up to [`LabOptions::sources`].
     #[must_use]
     pub fn client_ip(&self, family: Family, number: u8) -> IpAddr {
         Net::Lan.address(family, 2 + number)
     }
 
-    /// The Internet server's address.
+    /// Returns the Internet server's address.
     #[must_use]
     pub fn server_ip(&self, family: Family) -> IpAddr {
         Net::Wan.address(family, 25)
     }
 
-    /// The internal server's address.
+    /// Returns the internal server's address.
     #[must_use]
     pub fn inside_ip(&self, family: Family) -> IpAddr {
         Net::Inside.address(family, 2)
     }
 
-    /// The address the gateway shows to the Internet.
+    /// Returns the gateway's address on the Internet side.
     #[must_use]
     pub fn public_ip(&self, family: Family) -> IpAddr {
         Net::Wan.address(family, 1)
     }
 
-    /// Leaves the lab up: [`remove`] with its name takes it down.
+    /// Keeps the lab; [`remove`] with its name removes it.
     pub fn keep(self) {
         std::mem::forget(self);
     }
@@ -191,7 +191,7 @@ impl Drop for Lab {
         if let Err(error) = remove(&self.name) {
             eprintln!("lab: {error:#}");
         }
-        // After a failed test its logs are wanted; a named lab's folder belongs to whoever named it.
+        // After a failed test its logs are kept; the caller owns the folder of a named lab.
         if self.name.starts_with(PREFIX) {
             if std::thread::panicking() {
                 eprintln!("lab: the logs are in {}", self.folder.display());
@@ -202,20 +202,19 @@ impl Drop for Lab {
     }
 }
 
-/// What [`remove`] found and removed.
+/// Numbers of what [`remove`] removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Removed {
     /// Network namespaces.
     pub namespaces: usize,
-    /// Processes that still ran in them.
+    /// Processes that were running in them.
     pub processes: usize,
 }
 
-/// Removes the namespaces of the lab called `name`, and the processes in them. One that is not there is no
-/// error.
+/// Removes the namespaces of the lab `name`, and the processes in them. A missing lab is no error.
 ///
 /// # Errors
-/// A namespace cannot be removed; the others are removed all the same.
+/// A namespace cannot be removed; the other namespaces are removed nevertheless.
 pub fn remove(name: &str) -> Result<Removed> {
     let mut removed = Removed::default();
     let mut result = Ok(());
@@ -233,13 +232,13 @@ pub fn remove(name: &str) -> Result<Removed> {
     result.map(|()| removed)
 }
 
-/// The role of the namespace `found` in the lab called `name`, if it is one of that lab.
+/// Returns the role of the namespace `found` in the lab `name`, if it belongs to that lab.
 fn role<'a>(found: &'a str, name: &str) -> Option<&'a str> {
     let role = found.strip_prefix(name)?.strip_prefix('-')?;
     matches!(role, "client" | "gateway" | "server" | "inside").then_some(role)
 }
 
-/// Removes the labs whose process is dead.
+/// Removes the labs of dead processes.
 fn remove_stale() -> Result<()> {
     for found in Ns::names() {
         let Some((lab, _role)) = found.rsplit_once('-') else { continue };

@@ -11,20 +11,20 @@ use anyhow::{Context, Result};
 
 use super::command::{Running, command, output, send};
 
-/// Where iproute2 keeps the named namespaces.
+/// Folder of iproute2's named namespaces.
 const NAMED: &str = "/run/netns";
 
-/// A named network namespace. A [`super::Lab`] removes its own.
+/// Named network namespace. A [`super::Lab`] removes its namespaces.
 #[derive(Debug, Clone)]
 pub struct Ns {
     name: String,
 }
 
 impl Ns {
-    /// Creates the namespace and brings its loopback up.
+    /// Creates the namespace and sets its loopback up.
     ///
     /// # Errors
-    /// There is one of this name, or the kernel refuses.
+    /// A namespace of this name exists, or the kernel refuses.
     pub fn create(name: String) -> Result<Self> {
         output(command("ip").args(["netns", "add", &name]))?;
         let ns = Self { name };
@@ -32,30 +32,30 @@ impl Ns {
         Ok(ns)
     }
 
-    /// Names of all namespaces on this machine.
+    /// Returns the names of all namespaces on this machine.
     pub(super) fn names() -> Vec<String> {
         let entries = std::fs::read_dir(NAMED).into_iter().flatten().flatten();
         entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
     }
 
-    /// A namespace that exists.
+    /// Returns an existing namespace.
     pub(super) fn existing(name: String) -> Self {
         Self { name }
     }
 
-    /// Its name, as `ip netns` knows it.
+    /// Returns the name, as in `ip netns`.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The file that holds it open.
+    /// Returns the file that keeps the namespace open.
     #[must_use]
     pub fn file(&self) -> String {
         format!("{NAMED}/{}", self.name)
     }
 
-    /// A command that will run inside the namespace, with the namespace's own `/sys/class/net`.
+    /// Creates a command that runs inside the namespace, with the namespace's own `/sys/class/net`.
     #[must_use]
     pub fn command(&self, program: &str) -> Command {
         let mut inside = command("ip");
@@ -82,7 +82,7 @@ impl Ns {
         Running::start(inside, log)
     }
 
-    /// Runs `ip` with these words on the namespace.
+    /// Runs `ip` with these words in the namespace.
     ///
     /// # Errors
     /// `ip` fails.
@@ -90,15 +90,14 @@ impl Ns {
         output(command("ip").args(["-n", &self.name]).args(line.split_whitespace()))
     }
 
-    /// Runs a closure on a thread inside the namespace. Sockets it opens stay in the namespace wherever they
-    /// are used afterwards.
+    /// Runs a closure on a thread inside the namespace. Sockets that it opens stay in the namespace.
     ///
     /// # Errors
-    /// The namespace cannot be entered. A panic of the closure goes on in the caller.
+    /// The namespace cannot be entered. A panic of the closure is resumed in the caller.
     pub fn enter<T: Send>(&self, inside: impl FnOnce() -> T + Send) -> Result<T> {
         let handle = File::open(self.path()).with_context(|| format!("namespace {}", self.name))?;
         let on_thread = move || {
-            // SAFETY: setns(2) takes an open descriptor and a flag, and moves only this thread.
+            // SAFETY: setns(2) takes an open descriptor and a flag, and affects only this thread.
             if unsafe { libc::setns(handle.as_raw_fd(), libc::CLONE_NEWNET) } != 0 {
                 return Err(std::io::Error::last_os_error());
             }
@@ -120,7 +119,7 @@ impl Ns {
         written.with_context(|| format!("cannot set {} to {value}", path.display()))
     }
 
-    /// Processes that run in the namespace.
+    /// Returns the processes in the namespace.
     pub(super) fn pids(&self) -> Vec<i64> {
         let mut list = command("ip");
         list.args(["netns", "pids", &self.name]).process_group(0);
@@ -128,8 +127,8 @@ impl Ns {
         listed.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
     }
 
-    /// Ends every process in the namespace, then removes it; its interfaces go with it. Returns how many
-    /// processes there were.
+    /// Ends every process in the namespace, then removes the namespace with its interfaces. Returns the
+    /// number of processes.
     pub(super) fn remove(&self) -> Result<usize> {
         let found = self.pids().len();
         for (signal, patience) in [(libc::SIGTERM, 2_000), (libc::SIGKILL, 2_000)] {
@@ -140,9 +139,9 @@ impl Ns {
             }
         }
         let mut delete = command("ip");
-        // A group of its own: the terminal's second Ctrl-C must not end the clearing away.
+        // A separate process group: a second Ctrl-C in the terminal must not interrupt the cleanup.
         let deleted = output(delete.args(["netns", "delete", &self.name]).process_group(0));
-        // Two runs may clear away the same stale lab.
+        // Two runs may remove the same stale lab.
         if deleted.is_err() && !self.path().exists() { Ok(found) } else { deleted.map(|_| found) }
     }
 

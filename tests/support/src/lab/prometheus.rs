@@ -12,10 +12,10 @@ use super::debian::{With, unpack};
 use super::http::get;
 use super::ns::Ns;
 
-/// Where it listens, in its namespace.
+/// Listen address in its namespace.
 const ADDRESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9090);
 
-/// A Prometheus in a namespace that scrapes and evaluates every second. It ends with this value.
+/// Prometheus in a namespace, which scrapes and evaluates every second. Dropping the value stops it.
 #[derive(Debug)]
 pub struct Prometheus {
     running: Running,
@@ -24,10 +24,11 @@ pub struct Prometheus {
 }
 
 impl Prometheus {
-    /// Starts it with the job `mailflow` for these targets and with these files of rules. `folder` gets its data.
+    /// Starts Prometheus with the job `mailflow` for these targets and with these rule files. `folder` gets
+    /// its data.
     ///
     /// # Errors
-    /// It cannot be unpacked, or is not ready within 30 seconds: the error holds its log.
+    /// The package cannot be unpacked, or Prometheus is not ready within 30 seconds: the error has its log.
     pub fn start(ns: &Ns, folder: &Path, targets: &[SocketAddr], rules: &[PathBuf]) -> Result<Self> {
         let program = unpack("prometheus", With::Nothing)?.root.join("usr/bin/prometheus");
         let home = folder.join("prometheus");
@@ -58,32 +59,32 @@ impl Prometheus {
         Ok(matches!(get(&self.ns, ADDRESS, "/-/ready"), Ok((200, _))).then_some(()))
     }
 
-    /// The JSON answer to a query of this moment.
+    /// Returns the JSON answer to an instant query.
     ///
     /// # Errors
-    /// It does not answer, or refuses the expression: the error holds what it says.
+    /// Prometheus does not answer, or refuses the expression: the error has its message.
     pub fn query(&self, expression: &str) -> Result<String> {
         self.api(&format!("query?query={}", encoded(expression)))
     }
 
-    /// The JSON answer of a page of its API, such as `alerts`.
+    /// Returns the JSON answer of a page of its API, such as `alerts`.
     ///
     /// # Errors
-    /// As for [`Prometheus::query`].
+    /// As [`Prometheus::query`].
     pub fn api(&self, page: &str) -> Result<String> {
         let (status, text) = get(&self.ns, ADDRESS, &format!("/api/v1/{page}"))?;
         ensure!(status == 200, "{page}: {status}: {text}");
         Ok(text)
     }
 
-    /// What it has logged so far.
+    /// Returns the log so far.
     #[must_use]
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 }
 
-/// As a part of a query string.
+/// Percent-encodes a part of a query string.
 fn encoded(text: &str) -> String {
     let encode = |byte: u8| match byte {
         b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'_' | b'-' | b'.' => char::from(byte).to_string(),

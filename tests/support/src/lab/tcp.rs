@@ -1,4 +1,4 @@
-//! The truth about a TCP connection: what the kernels of both ends say of it.
+//! Ground truth of a TCP connection: the counters of both ends' kernels.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -11,28 +11,28 @@ use socket2::{Domain, Protocol, Socket, Type};
 use super::command::wait_for;
 use super::ns::Ns;
 
-/// How long a transfer may stand still.
+/// Timeout of a stalled transfer.
 const TIMEOUT: Duration = Duration::from_secs(120);
 
-/// What one end has sent and received: `TCP_INFO`. Segments are packets of the wire, whatever the offloads.
+/// Counters of one end, by `TCP_INFO`. Segments are packets of the wire, whatever the offloads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TcpFacts {
-    /// Segments sent, SYN, FIN, pure ACKs and retransmissions included.
+    /// Segments sent, including SYN, FIN, pure ACKs and retransmissions.
     pub segments_out: u32,
     /// Segments received.
     pub segments_in: u32,
-    /// Payload bytes sent, retransmissions included.
+    /// Payload bytes sent, including retransmissions.
     pub bytes_sent: u64,
     /// Payload bytes received in order.
     pub bytes_received: u64,
-    /// Payload bytes sent again.
+    /// Payload bytes retransmitted.
     pub bytes_retransmitted: u64,
-    /// Whether segments carry timestamps: 12 bytes of options in each.
+    /// Presence of TCP timestamps: 12 bytes of options in each segment.
     pub timestamps: bool,
 }
 
 impl TcpFacts {
-    /// Asks the kernel about a socket that is not closed yet.
+    /// Reads the counters of an open socket.
     ///
     /// # Errors
     /// The kernel is older than 4.19, or this is no TCP socket.
@@ -50,7 +50,8 @@ impl TcpFacts {
             )
         };
         ensure!(result == 0, "TCP_INFO: {}", std::io::Error::last_os_error());
-        // Offsets of `struct tcp_info` in linux/tcp.h, which only ever grows; tcpi_bytes_retrans is at 208.
+        // Offsets of `struct tcp_info` in linux/tcp.h, which is only ever extended; tcpi_bytes_retrans is at
+        // 208.
         ensure!(length >= 216, "TCP_INFO has {length} bytes: the kernel is older than 4.19");
         let long = |at: usize| u64::from_ne_bytes(std::array::from_fn(|byte| info[at + byte]));
         let word = |at: usize| u32::from_ne_bytes(std::array::from_fn(|byte| info[at + byte]));
@@ -65,27 +66,27 @@ impl TcpFacts {
     }
 }
 
-/// A finished connection as both its ends saw it.
+/// Finished connection with both ends' counters.
 #[derive(Debug, Clone, Copy)]
 pub struct Transfer {
-    /// The client's address, before any translation.
+    /// Client address before source NAT.
     pub client: SocketAddr,
-    /// The client's counters.
+    /// Counters of the client.
     pub client_facts: TcpFacts,
-    /// The server's counters, its SYN-ACK included.
+    /// Counters of the server, including its SYN-ACK.
     pub server_facts: TcpFacts,
 }
 
 impl Transfer {
-    /// Packets and IP bytes, up and down, as a counter between the ends has to see them. Holds where both
-    /// ends have SACK off: then all segments but the SYN have headers of one length.
+    /// Returns packets and IP bytes, up and down, as a counter between the ends must count them. Both ends
+    /// must have SACK off, so that all segments but the SYN have headers of equal length.
     #[must_use]
     pub fn wire(&self) -> [(u64, u64); 2] {
         let ip = if self.client.is_ipv4() { 20 } else { 40 };
         // Timestamps take 12 bytes; a SYN (RFC 9293, 7323) also carries MSS and window scale.
         let header = ip + if self.client_facts.timestamps { 32 } else { 20 };
         let syn = ip + 40;
-        // The client's socket has seen the whole connection; the server's begins after the handshake.
+        // The client's counters cover the whole connection; the server's socket begins after the handshake.
         [
             (self.client_facts.segments_out, self.client_facts.bytes_sent),
             (self.client_facts.segments_in, self.server_facts.bytes_sent),
@@ -97,11 +98,11 @@ impl Transfer {
     }
 }
 
-/// Opens a connection from `from` to `server` in `to`, sends `up` bytes, then `down` bytes back, closes it in
-/// order and returns what both ends counted, the last ACK included.
+/// Opens a connection from `from` to `server` in `to`, sends `up` bytes, then `down` bytes back, and closes
+/// it with FINs. Returns both ends' counters, including the last ACK.
 ///
 /// # Errors
-/// The port is taken, the connection fails, stands still for 30 seconds, or loses packets.
+/// The port is in use, the connection fails, stalls for 30 seconds, or loses packets.
 pub fn transfer(from: &Ns, to: &Ns, server: SocketAddr, up: usize, down: usize) -> Result<Transfer> {
     let connection = Connection::open(from, 0, to, server)?;
     connection.exchange(up, down)?;
@@ -110,7 +111,7 @@ pub fn transfer(from: &Ns, to: &Ns, server: SocketAddr, up: usize, down: usize) 
     Ok(Transfer { client: connection.client_address()?, client_facts, server_facts })
 }
 
-/// A connection of which both ends are held.
+/// Connection with both of its ends.
 #[derive(Debug)]
 pub struct Connection {
     client: TcpStream,
@@ -118,10 +119,10 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Opens it, from `port` on the client's side; 0 lets the kernel choose one.
+    /// Opens a connection from `port` on the client's side; 0 lets the kernel choose one.
     ///
     /// # Errors
-    /// A port is taken, or the connection fails.
+    /// A port is in use, or the connection fails.
     pub fn open(from: &Ns, port: u16, to: &Ns, server: SocketAddr) -> Result<Self> {
         let listener = listen(to, server)?;
         let connected = from.enter(|| connect(port, server))?;
@@ -134,10 +135,10 @@ impl Connection {
         Ok(Self { client, server: accepted })
     }
 
-    /// The client's address, before any translation.
+    /// Returns the client's address before source NAT.
     ///
     /// # Errors
-    /// The system does not say.
+    /// The system call fails.
     pub fn client_address(&self) -> Result<SocketAddr> {
         Ok(self.client.local_addr()?)
     }
@@ -145,7 +146,7 @@ impl Connection {
     /// Sends `up` bytes, then `down` bytes back.
     ///
     /// # Errors
-    /// The connection stands still for 30 seconds.
+    /// The connection stalls for 30 seconds.
     pub fn exchange(&self, up: usize, down: usize) -> Result<()> {
         std::thread::scope(|scope| -> Result<()> {
             let serving = scope.spawn(|| take(&self.server, up).and_then(|()| give(&self.server, down)));
@@ -156,10 +157,10 @@ impl Connection {
         })
     }
 
-    /// Closes it in order, the client first.
+    /// Closes the connection with FINs, the client's first.
     ///
     /// # Errors
-    /// The connection stands still for 30 seconds.
+    /// The connection stalls for 30 seconds.
     pub fn close(&self) -> Result<()> {
         self.client.shutdown(Shutdown::Write)?;
         drain(&self.server)?;
@@ -168,7 +169,7 @@ impl Connection {
         Ok(())
     }
 
-    /// What client and server have counted, once nothing is under way any more.
+    /// Returns the counters of client and server, once no segment is in flight.
     ///
     /// # Errors
     /// The two ends disagree for 30 seconds: packets were lost.
@@ -176,16 +177,16 @@ impl Connection {
         settled(&self.client, &self.server)
     }
 
-    /// What client and server have counted by now, whatever was lost between them.
+    /// Returns the current counters of client and server, whatever was lost between them.
     ///
     /// # Errors
-    /// The kernel does not say.
+    /// The system call fails.
     pub fn facts_now(&self) -> Result<(TcpFacts, TcpFacts)> {
         now(&self.client, &self.server)
     }
 }
 
-/// Connects from a port, which other connections of this host may have in use too.
+/// Connects from a port that other connections of this host may also use.
 fn connect(port: u16, server: SocketAddr) -> std::io::Result<TcpStream> {
     let unspecified = match server {
         SocketAddr::V4(_) => IpAddr::from(Ipv4Addr::UNSPECIFIED),
@@ -200,8 +201,8 @@ fn connect(port: u16, server: SocketAddr) -> std::io::Result<TcpStream> {
     Ok(socket.into())
 }
 
-/// Listens in a namespace. A port just closed may be busy for a moment: a program that another thread starts
-/// holds a copy of every descriptor until its exec.
+/// Listens in a namespace. A port that was just closed may be in use briefly: a child process of another
+/// thread holds a copy of every descriptor until its exec.
 pub(super) fn listen(ns: &Ns, address: SocketAddr) -> Result<TcpListener> {
     let listener = wait_for("the port is free", Duration::from_secs(20), || {
         match ns.enter(|| TcpListener::bind(address))? {
@@ -232,20 +233,20 @@ fn take(mut stream: &TcpStream, mut size: usize) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Reads up to the other side's FIN.
+/// Reads up to the peer's FIN.
 fn drain(mut stream: &TcpStream) -> std::io::Result<()> {
     std::io::copy(&mut stream, &mut std::io::sink()).map(drop)
 }
 
-/// Both ends' counters as they are.
+/// Returns both ends' current counters.
 fn now(client: &TcpStream, server: &TcpStream) -> Result<(TcpFacts, TcpFacts)> {
     let (client, mut server) = (TcpFacts::of(client)?, TcpFacts::of(server)?);
-    // The SYN-ACK is sent before this socket exists, and Linux does not book it on the socket later.
+    // The SYN-ACK precedes the server's socket; Linux never counts it there.
     server.segments_out += 1;
     Ok((client, server))
 }
 
-/// Both ends' counters once neither moves any more: the last ACK is on its way when `read` returns.
+/// Returns both ends' counters once they are stable: the last ACK is still in flight when `read` returns.
 fn settled(client: &TcpStream, server: &TcpStream) -> Result<(TcpFacts, TcpFacts)> {
     let deadline = Instant::now() + TIMEOUT;
     loop {

@@ -13,22 +13,22 @@ use super::ns::Ns;
 pub struct Tcpreplay(Unpacked);
 
 impl Tcpreplay {
-    /// Unpacks it, if that has not been done yet. Needs no root.
+    /// Unpacks the package, unless this is done already. Needs no root.
     ///
     /// # Errors
-    /// It cannot be downloaded.
+    /// The download fails.
     pub fn unpack() -> Result<Self> {
         Ok(Self(unpack("tcpreplay", With::Libraries)?))
     }
 
-    /// Sends captures on an interface of a namespace, one after the other, faster than they were recorded but
-    /// slowly enough for a queue of 1,000. Returns how many frames left, each whole.
+    /// Sends captures on an interface of a namespace, one after the other: faster than they were recorded,
+    /// and slowly enough for a queue of 1,000. Returns the number of frames sent.
     ///
     /// # Errors
-    /// tcpreplay fails, or a frame was refused or cut.
+    /// tcpreplay fails, or a frame was refused or truncated.
     pub fn send(&self, ns: &Ns, interface: &str, captures: &[PathBuf]) -> Result<u64> {
         let program = self.0.root.join("usr/bin/tcpreplay");
-        // One CPU: frames that leave from several may arrive in another order.
+        // One CPU: frames sent from several CPUs may be reordered.
         let mut command = ns.command("taskset");
         command.arg("--cpu-list").arg("0").arg(program);
         command.env("LD_LIBRARY_PATH", self.0.libraries()?.join(":"));
@@ -42,7 +42,7 @@ impl Tcpreplay {
     }
 }
 
-/// The number behind a label of tcpreplay's closing statistics.
+/// Returns the number after a label of tcpreplay's final statistics.
 fn number(said: &str, label: &str) -> Result<u64> {
     for line in said.lines() {
         if let Some(value) = line.trim().strip_prefix(label) {

@@ -7,8 +7,8 @@
 //!  10.30.0.2  eth0 ---- lan1 10.30.0.1
 //! ```
 //!
-//! The server carries globally routable addresses because the rule does not take documentation ranges for
-//! the Internet. They exist inside these namespaces only, and no namespace has a way out of the machine.
+//! The server has globally routable addresses because the rules do not count documentation ranges as
+//! external. They exist only inside these namespaces, none of which has a route out of the machine.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -26,19 +26,19 @@ pub enum Family {
     V6,
 }
 
-/// One of the lab's three networks, each a veth pair from the gateway to a host.
+/// Network of the lab: a veth pair from the gateway to a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Net {
-    /// The watched network of the internal hosts: `lan0`.
+    /// Watched network of the internal hosts: `lan0`.
     Lan,
-    /// A second internal network: `lan1`.
+    /// Second internal network: `lan1`.
     Inside,
-    /// What stands for the Internet: `wan0`.
+    /// Internet side: `wan0`.
     Wan,
 }
 
 impl Net {
-    /// The gateway's interface on this network; the host's is `eth0`.
+    /// Returns the gateway's interface on this network; the host's is `eth0`.
     pub(super) fn gateway_interface(self) -> &'static str {
         match self {
             Self::Lan => "lan0",
@@ -47,7 +47,7 @@ impl Net {
         }
     }
 
-    /// Address of the host whose last part is `host` (1 is the gateway).
+    /// Returns the address of the host with the last part `host` (1 is the gateway).
     pub(super) fn address(self, family: Family, host: u8) -> IpAddr {
         let (v4, v6) = match self {
             Self::Lan => ([10, 20, 0], [0xfd20, 0, 0, 0]),
@@ -61,8 +61,8 @@ impl Net {
     }
 }
 
-/// Connects `host`'s `eth0` to the gateway and gives both their addresses and routes. `hosts` are the last
-/// parts of the host's addresses.
+/// Connects `host`'s `eth0` to the gateway, and sets addresses and routes. `hosts` are the last parts of the
+/// host's addresses.
 pub(super) fn connect(net: Net, gateway: &Ns, host: &Ns, hosts: std::ops::RangeInclusive<u8>) -> Result<()> {
     let port = net.gateway_interface();
     gateway.ip(&format!("link add {port} type veth peer name eth0 netns {}", host.name()))?;
@@ -73,28 +73,28 @@ pub(super) fn connect(net: Net, gateway: &Ns, host: &Ns, hosts: std::ops::RangeI
         for last in hosts.clone() {
             host.ip(&format!("address add {}/{bits} dev eth0", net.address(family, last)))?;
         }
-        // The server's default route is its way to the internal networks, as an attacker outside has one.
+        // The server has a route to the internal networks, as an attacker outside has one.
         let version = if family == Family::V4 { "-4" } else { "-6" };
         host.ip(&format!("{version} route add default via {}", net.address(family, 1)))?;
     }
     Ok(())
 }
 
-/// Makes the gateway forward both families and hide the internal addresses behind its own.
+/// Makes the gateway forward both families with source NAT.
 pub(super) fn make_gateway(gateway: &Ns) -> Result<()> {
     gateway.sysctl("ipv4/ip_forward", "1")?;
     gateway.sysctl("ipv6/conf/all/forwarding", "1")?;
     let rules = "add table inet lab; \
         add chain inet lab postrouting { type nat hook postrouting priority srcnat; }; \
         add rule inet lab postrouting oifname wan0 masquerade";
-    // One argument: nft takes its semicolons as they are.
+    // One argument: nft receives the semicolons unchanged.
     let mut nft = command("ip");
     super::command::output(nft.args(["netns", "exec", gateway.name(), "nft", rules]))
         .context("source NAT on the gateway (`cargo xtask setup` installs nft)")?;
     Ok(())
 }
 
-/// Switches segmentation and receive offloads off at both ends of a network.
+/// Turns segmentation and receive offloads off at both ends of a network.
 pub(super) fn offloads_off(net: Net, gateway: &Ns, host: &Ns) -> Result<()> {
     for (ns, port) in [(gateway, net.gateway_interface()), (host, "eth0")] {
         ns.run(&format!("ethtool -K {port} tso off gso off gro off tx off rx off"))?;

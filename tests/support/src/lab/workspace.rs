@@ -1,8 +1,8 @@
-//! The repository that the tests belong to.
+//! Path of the repository.
 
 use std::path::{Path, PathBuf};
 
-/// The repository.
+/// Returns the path of the repository.
 #[must_use]
 pub fn workspace() -> PathBuf {
     let package = Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -1,14 +1,14 @@
-//! Application facts (SPEC 2.7).
+//! Application facts (docs/applications.md).
 
 use mailflow_common::{first_payload, upgrade};
 
 use super::{estimate::Dialogue, flow::Flow};
 
-/// Payload packets of a flow that are looked into.
+/// Number of payload packets of a flow that are inspected.
 const LOOKED_INTO: u8 = 16;
 
 impl Flow {
-    /// Looks at a packet's payload; `tcp` is its sequence number and flags.
+    /// Inspects a packet's payload; `tcp` is its sequence number and flags.
     pub(super) fn look(&mut self, up: bool, payload: &[u8], tcp: Option<(u32, u8)>) {
         if let Some(tcp) = tcp
             && self.facts.inspected < LOOKED_INTO
@@ -28,9 +28,9 @@ impl Flow {
     fn read(&mut self, up: bool, payload: &[u8], (sequence, flags): (u32, u8), before: u8) {
         let known = if up { self.facts.first_payload_up } else { self.facts.first_payload_down };
         let begins = match self.numbers[usize::from(!up)] {
-            // A SYN takes a number itself (RFC 9293, 3.4), and may carry payload (RFC 7413).
+            // A SYN takes a sequence number (RFC 9293, 3.4), and may carry payload (RFC 7413).
             Some(number) => sequence.wrapping_add(u32::from(flags & 2 != 0)) == number.wrapping_add(1),
-            // Without its SYN: hardly anything came before.
+            // Without the SYN: hardly any payload came before.
             None => known == first_payload::NONE && before < 2,
         };
         if begins && (known == first_payload::NONE || known == first_payload::UNREAD) {
@@ -43,7 +43,7 @@ impl Flow {
         if up {
             self.facts.upgrade = match self.facts.upgrade {
                 upgrade::ASKED if is_tls(payload) => {
-                    // A handshake is answered next, no message.
+                    // The next reply belongs to the TLS handshake, and accepts no message.
                     self.dialogue = Dialogue::shaking_hands(self.dialogue.turn);
                     upgrade::FOLLOWED
                 }
@@ -54,7 +54,7 @@ impl Flow {
     }
 }
 
-/// A handshake or an alert (RFC 8446, 5.1) of any version that was ever sent.
+/// Returns true if the payload begins with a TLS handshake or alert record (RFC 8446, 5.1) of any version.
 fn is_tls(payload: &[u8]) -> bool {
     matches!(payload, [0x15 | 0x16, 3, 0..=4, ..])
 }
@@ -68,7 +68,7 @@ fn client(payload: &[u8], speaks_first: bool) -> u8 {
     } else if speaks_first {
         first_payload::OTHER
     } else {
-        // Who speaks after the server has spoken may say anything.
+        // After the server's first bytes, the client's bytes identify no protocol.
         first_payload::UNREAD
     }
 }
@@ -93,7 +93,7 @@ fn server(payload: &[u8]) -> u8 {
     }
 }
 
-/// STARTTLS (RFC 3207), STLS (RFC 2595), and IMAP's form behind a tag (RFC 9051, 6.2.1).
+/// Returns true for STARTTLS (RFC 3207), STLS (RFC 2595), and IMAP's form with a tag (RFC 9051, 6.2.1).
 fn asks_for_tls(payload: &[u8]) -> bool {
     let upper = payload.to_ascii_uppercase();
     let tagged = (11..=64).contains(&upper.len()) && upper[upper.len() - 10..].starts_with(b"STARTTLS");

@@ -4,41 +4,41 @@ use mailflow_common::{first_payload, upgrade};
 
 use super::flow::Flow;
 
-/// Turns since the handshake after which the estimate stops counting them.
+/// Number of turns after the TLS handshake up to which the estimate distinguishes them.
 const SETTLED: u32 = 4;
 
-/// State of a session.
+/// State of the message estimate.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Dialogue {
-    /// The client's payload since the server's last, or since `DATA`.
+    /// The client's payload since the server's last payload, or since `DATA`.
     pub(super) turn: u64,
-    /// The server's next packet accepts nothing.
+    /// The server's next packet accepts no message.
     quiet: bool,
-    /// In the clear: a reply to a last chunk may still come.
+    /// Plaintext: the reply to a last chunk may still follow.
     owed: bool,
-    /// In the clear: the client's turn begins with a command.
+    /// Plaintext: the client's turn begins with a command.
     commands: bool,
-    /// Inside TLS: the client's turn before this one.
+    /// Inside TLS: the client's previous turn.
     last: Option<Last>,
-    /// Inside TLS: the server's replies to turns after the handshake.
+    /// Inside TLS: number of the server's replies to turns after the handshake.
     replies: u32,
 }
 
 impl Dialogue {
-    /// The state where TLS begins after so much of a turn.
+    /// Returns the state at the start of TLS, with `turn` bytes of the current turn.
     pub(super) fn shaking_hands(turn: u64) -> Self {
         Self { turn, quiet: true, ..Self::default() }
     }
 }
 
-/// A turn inside TLS.
+/// Turn inside TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Last {
     Bytes(u64),
     Accepted,
 }
 
-/// What the estimate goes by.
+/// Basis of the estimate.
 enum Ground {
     Codes,
     Sizes,
@@ -46,12 +46,12 @@ enum Ground {
     Any,
 }
 
-/// The beginning of a server's packet.
+/// First bytes of a server's packet.
 enum Head<'a> {
     OutOfReach,
     /// Fewer than four bytes.
     Cut(u8),
-    /// As many as eight.
+    /// Up to eight bytes.
     Bytes(&'a [u8]),
 }
 
@@ -70,12 +70,12 @@ impl Flow {
         }
     }
 
-    /// The client sent what cannot be read: a fragment.
+    /// Adds payload of the client that cannot be read: a fragment.
     pub(super) fn sent_unread(&mut self, length: u64) {
         self.dialogue.turn += length;
     }
 
-    /// The client sent a packet of this length, of which these bytes can be read.
+    /// Adds a packet of the client with this length, of which `payload` can be read.
     pub(super) fn sent(&mut self, payload: &[u8], length: u64) {
         let begins = self.dialogue.turn == 0;
         self.dialogue.turn += length;
@@ -140,10 +140,10 @@ impl Flow {
         }
     }
 
-    /// The server sent a packet of this length, of which these bytes can be read.
+    /// Adds a packet of the server with this length, of which `payload` can be read.
     pub(super) fn answered(&mut self, payload: &[u8], length: u64) {
         let turn = std::mem::take(&mut self.dialogue.turn);
-        // The first packet of a server that was spoken to first answers no message.
+        // If the client spoke first, the server's first packet answers no message.
         if self.facts.first_payload_down == first_payload::NONE {
             return;
         }
@@ -173,7 +173,7 @@ impl Flow {
         let dialogue = &mut self.dialogue;
         if std::mem::take(&mut dialogue.quiet) {
             let encrypted = matches!(head, Head::Bytes([0x17, 3, 0..=4, ..]));
-            // A Finished takes no more than 80 bytes. A command behind it is a turn.
+            // A Finished message has at most 80 bytes; more bytes contain a command.
             dialogue.replies = u32::from(encrypted && turn > 80);
             dialogue.last = Some(Last::Bytes(if encrypted && turn > 170 { 1_000 } else { 40 }));
             return false;
@@ -183,10 +183,11 @@ impl Flow {
         let record = match head {
             Head::Bytes([0x17, 3, 0..=4, high, low, ..]) => Some(u64::from(*high) * 256 + u64::from(*low)),
             Head::Bytes(_) if length >= 8 => None,
-            // Out of reach, or cut.
+            // Not readable, or truncated.
             _ => (length <= 200).then_some(44),
         };
-        // The bounds of a command depend on how many replies came before it: EHLO, then AUTH, then any.
+        // The size limits of a command depend on the number of earlier replies: EHLO, then AUTH, then any
+        // command.
         let command = |bytes| match dialogue.replies {
             2 => bytes <= 96,
             3 => bytes <= 69,
@@ -223,7 +224,7 @@ fn head(payload: &[u8], length: u64) -> Head<'_> {
     }
 }
 
-/// A reply that says so, by its code or its size.
+/// Returns true if the reply accepts a message, by its code or its size.
 fn accepts(payload: &[u8], length: u64, by_size: bool) -> bool {
     match head(payload, length) {
         Head::OutOfReach => length <= 200,
@@ -239,7 +240,7 @@ fn accepts(payload: &[u8], length: u64, by_size: bool) -> bool {
     }
 }
 
-/// A reply by whose code the server refuses, for now or for good.
+/// Returns true if the reply's code is a transient or permanent rejection.
 fn rejects(payload: &[u8], length: u64) -> bool {
     match head(payload, length) {
         Head::Bytes([b'4' | b'5', b'0'..=b'9', b'0'..=b'9', end, ..]) => {

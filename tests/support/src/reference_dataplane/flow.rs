@@ -1,4 +1,4 @@
-//! One flow.
+//! Flow of the reference data plane.
 
 use std::net::IpAddr;
 
@@ -7,47 +7,47 @@ use mailflow_common::seen;
 
 use super::estimate::Dialogue;
 
-/// What tells flows apart.
+/// 5-tuple with VLAN zone.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Tuple {
     /// VLAN tags, outer first.
     pub zone: Vec<u16>,
-    /// 6 or 17.
+    /// Protocol: 6 or 17.
     pub protocol: u8,
     /// Address and port of the client.
     pub client: (IpAddr, u16),
-    /// Of the server.
+    /// Address and port of the server.
     pub server: (IpAddr, u16),
 }
 
 impl Tuple {
-    /// The same with the other side as client.
+    /// Returns the tuple with client and server swapped.
     pub fn reversed(&self) -> Self {
         Self { client: self.server, server: self.client, ..self.clone() }
     }
 }
 
-/// One direction.
+/// Counters of one direction.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Side {
     /// Packets on the wire.
     pub packets: u64,
-    /// Their IP bytes.
+    /// IP bytes.
     pub bytes: u64,
-    /// Their payload.
+    /// Payload bytes.
     pub payload: u64,
-    /// Those with payload.
+    /// Packets with payload.
     pub data_packets: u64,
-    /// IP bytes of those.
+    /// IP bytes of the packets with payload.
     pub data_bytes: u64,
-    /// Time of the last one.
+    /// Time of the last packet.
     pub last: Option<u64>,
 }
 
-/// One flow.
+/// Flow.
 #[derive(Clone, Debug)]
 pub struct Flow {
-    /// Its ends.
+    /// Endpoints.
     pub tuple: Tuple,
     /// Client to server.
     pub up: Side,
@@ -67,13 +67,14 @@ pub struct Flow {
     pub(super) dialogue: Dialogue,
     /// Sequence numbers of the SYN and of the SYN-ACK.
     pub(super) numbers: [Option<u32>; 2],
-    /// Whether one direction comes in another VLAN zone.
+    /// One direction arrives in another VLAN zone.
     pub(super) across: bool,
-    /// Where both ports are watched: whether the hook for packets to servers counts what goes up.
+    /// Hook orientation, if both ports are watched: true if the hook for packets to servers counts the
+    /// direction up.
     pub(super) straight: Option<bool>,
 }
 
-/// How long a flow may be silent: closed, unanswered, otherwise.
+/// Idle timeouts of closed, unanswered and other flows.
 pub(super) struct Silences {
     pub(super) closed: u64,
     pub(super) unanswered: u64,
@@ -98,7 +99,7 @@ impl Flow {
         }
     }
 
-    /// Whether the flow was over before a packet that comes `now`.
+    /// Returns true if the flow's idle timeout expired before a packet at `now`.
     pub(super) fn silent(&self, now: u64, silences: &Silences) -> bool {
         let last = self.up.last.max(self.down.last).unwrap_or(self.first);
         let facts = &self.facts;
@@ -112,16 +113,16 @@ impl Flow {
         now - last >= patience
     }
 
-    /// Whether a SYN with this number is another connection's: it is not this one's number. A flow that was met
-    /// without its SYN takes one, if it has not got further than a handshake (a FIN, a RST, payload).
+    /// Returns true if a SYN with this number belongs to another connection, as the flow's SYN has another
+    /// number. A flow without a SYN accepts one, unless it had a FIN, an RST or payload.
     pub(super) fn foreign(&self, number: u32) -> bool {
         let facts = &self.facts;
         let further = facts.fin_up == 1 || facts.fin_down == 1 || facts.reset == 1 || facts.inspected != 0;
         self.numbers[0].map_or(further, |own| own != number)
     }
 
-    /// Whether a SYN of the server may be this flow's: its client has sent one, nobody has closed it, and it began within
-    /// the time in which a SYN is sent again.
+    /// Returns true if the server's SYN may belong to this flow: the client has sent a SYN, no side has
+    /// closed, and the flow is younger than the period of SYN retransmissions.
     pub(super) fn opening(&self, now: u64, silences: &Silences) -> bool {
         let facts = &self.facts;
         now.saturating_sub(self.first) <= silences.unanswered
@@ -131,7 +132,7 @@ impl Flow {
             && facts.reset == 0
     }
 
-    /// Notes TCP's flags.
+    /// Records TCP flags.
     pub(super) fn note(&mut self, (sequence, flags): (u32, u8), joins: bool, up: bool) {
         let has = |bit: u8| flags & bit != 0;
         match (has(0x02), has(0x10), up) {
@@ -142,7 +143,7 @@ impl Flow {
                     self.facts.seen |= seen::MPTCP_JOIN;
                 }
             }
-            // Whether the server acknowledges the client's SYN or sends one of its own.
+            // With or without ACK: a SYN-ACK, or a simultaneous open.
             (true, _, false) => {
                 self.facts.syn_ack = 1;
                 self.numbers[1] = Some(sequence);
@@ -160,7 +161,7 @@ impl Flow {
         }
     }
 
-    /// Counts packets.
+    /// Adds packets to the counters.
     pub(super) fn add(&mut self, up: bool, packets: u64, bytes: u64, payload: u64, now: u64) {
         let side = if up { &mut self.up } else { &mut self.down };
         side.packets += packets;

@@ -1,4 +1,4 @@
-//! The counter: what becomes of each frame.
+//! Counter: the outcome of each frame.
 
 use std::collections::{HashMap, HashSet};
 
@@ -10,43 +10,43 @@ use super::{
     parse,
 };
 
-/// Which packets a hook counts.
+/// Direction that a hook counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Toward {
-    /// Those to a watched port.
+    /// Packets to a watched port.
     Server,
-    /// Those from one.
+    /// Packets from a watched port.
     Client,
-    /// Both.
+    /// Both directions.
     Both,
 }
 
-/// Whose packets a hook counts where `host` stands beside `lan`.
+/// Host filter of a hook, if roles `host` and `lan` are combined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Whose {
-    /// Everybody's.
+    /// Packets of any host.
     Any,
-    /// What the machine made.
+    /// Packets that the machine itself sends.
     Made,
-    /// What belongs to a flow that the machine began.
+    /// Packets of flows that the machine itself began.
     Received,
 }
 
-/// What a hook counts.
+/// Hook of the reference data plane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hook {
-    /// Which packets.
+    /// Direction that the hook counts.
     pub toward: Toward,
-    /// Whose.
+    /// Host filter.
     pub whose: Whose,
 }
 
-/// A flow that another one on its tuple has followed.
+/// Superseded flow.
 #[derive(Clone, Debug)]
 pub struct Ended {
     /// The flow.
     pub flow: Flow,
-    /// Time of the first packet of the other.
+    /// Time of the first packet of its successor.
     pub replaced: u64,
 }
 
@@ -68,58 +68,59 @@ pub struct Totals {
     pub up: Sum,
     /// Server to client.
     pub down: Sum,
-    /// Buffers not counted, by reason.
+    /// Buffers that were not counted, by reason.
     pub reasons: HashMap<Reason, u64>,
 }
 
-/// What is known of a packet that comes in fragments.
+/// State of a fragmented packet.
 enum Owner {
-    /// Its first one has not come; these have, and what they tell of the headers.
+    /// The first fragment is missing: the waiting fragments, and where they say that the headers end.
     Nobody(Vec<Waiting>, Headers),
-    /// Its first one was counted to this tuple, up or down; the headers end there.
+    /// The first fragment was counted to this tuple, up or down; the headers end there.
     Tuple(Tuple, bool, Headers),
-    /// Its first one was not counted.
+    /// The first fragment was not counted.
     Refused(Reason),
 }
 
-/// A fragment that came before its packet's first one.
+/// Fragment that arrived before the first fragment.
 struct Waiting {
     bytes: u64,
     payload: u64,
     units: HashSet<u64>,
 }
 
-/// The units of eight bytes of which a fragment has at least four. The first sixteen are told apart.
+/// Returns the units of eight bytes of which a fragment has at least four, among the first sixteen units.
 fn units(begin: u64, bytes: u64) -> HashSet<u64> {
     (begin / 8..16).filter(|unit| begin + bytes >= unit * 8 + 4).collect()
 }
 
-/// How many bytes of these units are headers. A header may end amid one.
+/// Returns the header bytes in these units. A header may end within a unit.
 fn headers_in(units: &HashSet<u64>, headers: Headers) -> u64 {
     let (Headers::At(end) | Headers::AtLeast(end)) = headers else { return 0 };
     units.iter().map(|unit| end.min(128).saturating_sub(unit * 8).min(8)).sum()
 }
 
-/// The counter behind all hooks.
+/// Counter behind all hooks.
 pub struct Model {
     watched: HashSet<u16>,
     silences: Silences,
-    /// The clock, in milliseconds.
+    /// Clock, in milliseconds.
     pub now: u64,
     /// Flows in the table.
     pub flows: HashMap<Tuple, Flow>,
-    /// Flows that another one has followed since this was emptied last.
+    /// Superseded flows since this list was last emptied.
     pub ended: Vec<Ended>,
-    /// Sums.
+    /// Sums over all frames.
     pub totals: Totals,
-    /// Without tags: the zone in which the tuple's flow began.
+    /// Zone in which a flow began, by its tuple without tags.
     zones: HashMap<Tuple, Vec<u16>>,
-    /// A fragment belongs to what the same hook made of its packet's first one.
+    /// Fragmented packets, by hook direction: fragments follow the outcome of their first fragment at the
+    /// same hook.
     fragments: HashMap<(Toward, FragmentOf), Owner>,
 }
 
 impl Model {
-    /// A counter that has seen nothing; the silences are closed, unanswered and idle.
+    /// Creates an empty counter; the idle timeouts are closed, unanswered and idle.
     pub fn new(ports: &[u16], silences: [u64; 3]) -> Self {
         let [closed, unanswered, idle] = silences;
         Self {
@@ -134,15 +135,15 @@ impl Model {
         }
     }
 
-    /// Packets that came in fragments so far.
+    /// Returns the number of fragmented packets so far.
     pub fn fragmented(&self) -> usize {
         self.fragments.len()
     }
 
-    /// Counts a frame; tells the ways it went, if it was counted to a flow.
+    /// Counts a frame. Returns the code paths if it was counted to a flow.
     ///
     /// # Errors
-    /// Why it was not.
+    /// The reason why it was not counted.
     pub fn count(&mut self, shown: &Shown<'_>, hook: Hook) -> Result<Vec<&'static str>, Reason> {
         let outcome = parse(shown).and_then(|packet| self.packet(shown, hook, packet));
         if let Err(reason) = outcome {
@@ -165,7 +166,8 @@ impl Model {
             Toward::Both => to || from,
         };
         if !wanted {
-            // L2TP, GTP-U, Teredo, LISP, GRE in UDP, VXLAN, VXLAN-GPE, CAPWAP, GUE, Geneve, MPLS in UDP, VXLAN of old.
+            // L2TP, GTP-U, Teredo, LISP, GRE in UDP, VXLAN, VXLAN-GPE, CAPWAP, GUE, Geneve, MPLS in UDP,
+            // VXLAN's old port.
             let tunnels = [1701, 2152, 3544, 4341, 4754, 4789, 4790, 5247, 6080, 6081, 6635, 8472];
             let tunnel = packet.protocol == 17 && tunnels.contains(&ports.destination);
             let reason = if tunnel { Reason::UdpTunnel } else { Reason::NotWatched };
@@ -184,7 +186,7 @@ impl Model {
                 return Err(reason);
             }
         };
-        // On the way between two networks both of whose hooks could count it.
+        // A packet between two networks passes two hooks, either of which could count it.
         let straight = self.flows.get(&tuple).and_then(|flow| flow.straight);
         if hook.toward != Toward::Both
             && straight.is_some_and(|straight| (up == straight) != (hook.toward == Toward::Server))
@@ -200,7 +202,7 @@ impl Model {
         Ok(packet.path)
     }
 
-    /// The flow, begun if need be, and whether the packet goes up.
+    /// Returns the flow, created if necessary, and true if the packet goes up.
     fn flow(
         &mut self,
         shown: &Shown<'_>,
@@ -256,7 +258,7 @@ impl Model {
             .is_some_and(|zone| self.flows.get(&Tuple { zone, ..turns[1].0.clone() }).is_some_and(opened));
         let turns: Vec<_> = turns
             .into_iter()
-            // A SYN begins where it is.
+            // A SYN begins its flow in its own direction.
             .zip([number.is_none(), reversed])
             .filter_map(|(turn, possible)| possible.then_some(turn))
             .collect();
@@ -272,7 +274,7 @@ impl Model {
             mac.copy_from_slice(if up { &shown.bytes[6..12] } else { &shown.bytes[..6] });
             mac
         });
-        // Two flows of one tuple never begin at the same moment.
+        // Start times of two flows of a 5-tuple are distinct.
         let first = self.flows.get(&tuple).map_or(self.now, |old| self.now.max(old.first + 1));
         packet.path.push("new flow");
         let mut new = Flow::new(tuple.clone(), first, mac.filter(|mac| *mac != [0; 6]));
@@ -290,7 +292,8 @@ impl Model {
         Ok((tuple, up))
     }
 
-    /// Where else than in its own VLAN zone a packet's flow may be: without tags, or with those it began with.
+    /// Returns the other VLAN zone in which a packet's flow may be: without tags, or with the tags of its
+    /// start.
     fn zone(&self, turns: &[(Tuple, bool)]) -> Option<Vec<u16>> {
         let tagged = turns.first().is_some_and(|(tuple, _)| !tuple.zone.is_empty());
         if tagged {
@@ -299,8 +302,8 @@ impl Model {
         turns.iter().find_map(|(tuple, _)| self.zones.get(tuple)).cloned()
     }
 
-    /// The living flow outside of a packet's own VLAN zone that the packet belongs to, as tags are visible in one
-    /// direction only: that of one of these tuples in that `zone`.
+    /// Returns the live flow in `zone` that the packet belongs to, in either direction. Tags may be visible
+    /// in only one direction.
     fn across(&mut self, turns: &[(Tuple, bool)], zone: Option<Vec<u16>>) -> Option<(Tuple, bool)> {
         let zone = zone?;
         let takes = |(tuple, up): &(Tuple, bool)| {
@@ -315,7 +318,7 @@ impl Model {
         Some(found)
     }
 
-    /// Whether the tuple has a flow that a packet, with this SYN's number, can belong to.
+    /// Returns true if the tuple has a live flow that a packet, or a SYN with this number, can belong to.
     fn lives(&self, tuple: &Tuple, number: Option<u32>) -> bool {
         self.flows.get(tuple).is_some_and(|flow| {
             !flow.silent(self.now, &self.silences) && !number.is_some_and(|number| flow.foreign(number))
@@ -361,7 +364,7 @@ impl Model {
         sum.bytes += bytes;
     }
 
-    /// A first fragment was counted: those that came before it are, too, as one sum.
+    /// Counts the fragments that arrived before a counted first fragment, as one sum.
     fn claim(
         &mut self,
         fragment: (Toward, FragmentOf),
@@ -376,7 +379,7 @@ impl Model {
             if let (Headers::AtLeast(_), Headers::At(_)) = (headers, told) {
                 headers = told;
             }
-            // Copies of a fragment are the same headers.
+            // Duplicate fragments contain the same headers.
             let units = waiting.iter().flat_map(|one| one.units.iter().copied()).collect();
             let bytes = waiting.iter().map(|one| one.bytes).sum();
             let payload = waiting.iter().map(|one| one.payload).sum::<u64>();
@@ -386,7 +389,7 @@ impl Model {
         self.fragments.insert(fragment, Owner::Tuple(tuple, up, headers));
     }
 
-    /// A first fragment was not counted: nor are the others.
+    /// Refuses the fragments of a first fragment that was not counted.
     fn refuse(&mut self, toward: Toward, packet: &Packet, reason: Reason) {
         let Some(fragment) = packet.fragment.clone() else { return };
         if let Some(Owner::Nobody(waiting, _)) =
@@ -424,7 +427,7 @@ impl Model {
         }
     }
 
-    /// Counts fragments to the flow that their first one's tuple has now.
+    /// Counts fragments to the current flow of their first fragment's tuple.
     fn pieces(&mut self, tuple: &Tuple, up: bool, count: u64, bytes: u64, payload: u64) {
         let now = self.now;
         let Some(flow) = self.flows.get_mut(tuple) else { return };
@@ -436,7 +439,7 @@ impl Model {
     }
 }
 
-/// Packets on the wire that a buffer stands for.
+/// Returns the number of packets on the wire that a buffer stands for.
 fn packets(shown: &Shown<'_>, payload: u64, path: &mut Vec<&'static str>) -> u64 {
     let merged = shown.merged;
     let (packets, name) = match (u64::from(merged.size), u64::from(merged.segments)) {

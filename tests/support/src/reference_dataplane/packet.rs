@@ -1,98 +1,98 @@
-//! Frames as they are shown, and packets as they are parsed.
+//! Input frames and parsed packets.
 
 use std::net::IpAddr;
 
 use mailflow_common::Reason;
 
-/// A frame as a hook is shown it.
+/// Frame as a hook sees it.
 #[derive(Clone, Copy, Debug)]
 pub struct Shown<'a> {
-    /// The bytes that can be read.
+    /// Readable bytes.
     pub bytes: &'a [u8],
     /// Length of the whole frame.
     pub length: usize,
-    /// What it begins with.
+    /// First header.
     pub link: Link,
-    /// Tag control information that was taken out of the frame.
+    /// Tag control information that the kernel moved out of the frame.
     pub tag: Option<u16>,
-    /// Segmentation facts.
+    /// Segmentation metadata.
     pub merged: Merged,
-    /// Whether the machine received it, at egress, rather than made it.
+    /// Egress: the machine forwards the frame instead of sending it itself.
     pub forwarded: bool,
 }
 
-/// What a frame begins with.
+/// First header of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Link {
-    /// An Ethernet header.
+    /// Ethernet header.
     Ethernet,
-    /// The network layer's header, of this ethertype.
+    /// Network layer header with this ethertype.
     Ip(u16),
 }
 
-/// Segmentation facts of a buffer; all zero where it is one packet.
+/// Segmentation metadata of a buffer; all zero for a single packet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Merged {
     /// Payload bytes of a segment.
     pub size: u32,
-    /// Segments; 0 where that was not said.
+    /// Number of segments; 0 if unknown.
     pub segments: u32,
 }
 
-/// A TCP or UDP packet, or a fragment of one.
+/// TCP or UDP packet, or a fragment of one.
 #[derive(Clone, Debug)]
 pub struct Packet {
     /// VLAN tags, outer first, without priority tags.
     pub zone: Vec<u16>,
-    /// Sender.
+    /// Source address.
     pub source: IpAddr,
-    /// Receiver.
+    /// Destination address.
     pub destination: IpAddr,
-    /// 6 or 17; of a fragment whatever its header says.
+    /// Protocol: 6 or 17; for a fragment the value in its header.
     pub protocol: u8,
     /// IP total length.
     pub length: u64,
-    /// IP header with options or extension headers.
+    /// Length of the IP header with options or extension headers.
     pub ip_header: u64,
-    /// Which packet it is a fragment of.
+    /// Identity of the fragmented packet.
     pub fragment: Option<FragmentOf>,
-    /// Ports and what follows; `None` for a fragment that is not the first.
+    /// Ports and transport header; `None` for a fragment that is not the first.
     pub ports: Option<Ports>,
-    /// Of a fragment: where it lies in what was cut, and what it tells of the headers there.
+    /// Position of a fragment, and where it says that the headers end.
     pub piece: Piece,
-    /// Names of the ways it went through the parser.
+    /// Names of the code paths in the parser.
     pub path: Vec<&'static str>,
 }
 
-/// Where a fragment lies in what was cut: all behind the IPv4 header, or behind IPv6's fragment header.
+/// Position of a fragment in the fragmentable part: after the IPv4 header, or after IPv6's fragment header.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Piece {
-    /// Where it begins.
+    /// Offset of the fragment.
     pub begin: u64,
-    /// Where the headers end, which may be in a later fragment.
+    /// End of the headers, which may be in a later fragment.
     pub headers: Headers,
 }
 
-/// Where the headers of a packet end that came in fragments.
+/// End of the headers of a fragmented packet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Headers {
-    /// This fragment does not tell.
+    /// Not contained in this fragment.
     #[default]
     Unknown,
-    /// There, or behind it: the first fragment ends before TCP's data offset.
+    /// At or after this offset: the first fragment ends before TCP's data offset.
     AtLeast(u64),
-    /// There.
+    /// At this offset.
     At(u64),
 }
 
-/// What the fragments of one packet share (RFC 791, 3.2; RFC 8200, 4.5).
+/// Identity of a fragmented packet (RFC 791, 3.2; RFC 8200, 4.5).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct FragmentOf {
     /// VLAN tags.
     pub zone: Vec<u16>,
-    /// Sender.
+    /// Source address.
     pub source: IpAddr,
-    /// Receiver.
+    /// Destination address.
     pub destination: IpAddr,
     /// Identification.
     pub identification: [u8; 4],
@@ -100,28 +100,28 @@ pub struct FragmentOf {
     pub protocol: u8,
 }
 
-/// What a packet's transport layer says.
+/// Transport layer of a packet.
 #[derive(Clone, Debug)]
 pub struct Ports {
-    /// The sender's.
+    /// Source port.
     pub source: u16,
-    /// The receiver's.
+    /// Destination port.
     pub destination: u16,
-    /// The rest, or why there is none.
+    /// Transport header, or the reason why it is missing.
     pub transport: Result<Transport, Reason>,
 }
 
-/// A transport header that is all there.
+/// Complete transport header.
 #[derive(Clone, Debug)]
 pub struct Transport {
-    /// Its length.
+    /// Length of the header.
     pub header: u64,
     /// TCP's sequence number and flags.
     pub tcp: Option<(u32, u8)>,
-    /// Whether TCP's options ask to join a connection, or agree to that (RFC 8684, 3.2).
+    /// MP_JOIN option: a SYN asks to join a connection, or a SYN-ACK agrees (RFC 8684, 3.2).
     pub joins: bool,
     /// Payload length by the headers.
     pub payload: u64,
-    /// Where the payload begins in the frame.
+    /// Offset of the payload in the frame.
     pub offset: usize,
 }

@@ -1,4 +1,4 @@
-//! From a frame to a packet.
+//! Parser from frames to packets.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -6,17 +6,17 @@ use mailflow_common::Reason;
 
 use super::packet::{FragmentOf, Headers, Link, Packet, Piece, Ports, Shown, Transport};
 
-/// VLAN tags that are followed, whether in the frame or beside it.
+/// Maximum number of VLAN tags, in the frame and in metadata.
 const TAGS: usize = 2;
-/// IPv6 extension headers that are followed.
+/// Maximum number of IPv6 extension headers.
 const EXTENSIONS: usize = 7;
-/// All of IPv6's headers may be this long.
+/// Maximum length of all IPv6 headers.
 const DEEPEST: usize = 511;
 
-/// Reads a frame from the outside in.
+/// Parses a frame from the outside in.
 ///
 /// # Errors
-/// Why it is no TCP or UDP packet of which the ports can be told.
+/// The reason why it is no TCP or UDP packet with known ports.
 pub fn parse(shown: &Shown<'_>) -> Result<Packet, Reason> {
     let mut path = Vec::new();
     let (ethertype, start, zone) = link(shown, &mut path)?;
@@ -41,7 +41,7 @@ pub fn parse(shown: &Shown<'_>) -> Result<Packet, Reason> {
     let transport = start + packet.ip_header as usize;
     match packet.fragment {
         Some(_) if path.contains(&"later fragment") => {
-            // It says that it is not the beginning, and then it is nothing.
+            // A fragment behind the first one must have a payload.
             if packet.length == packet.ip_header {
                 return Err(Reason::Malformed);
             }
@@ -56,9 +56,9 @@ pub fn parse(shown: &Shown<'_>) -> Result<Packet, Reason> {
     Ok(packet)
 }
 
-/// Where the headers end, by a packet's first fragment. TCP's data offset is the thirteenth byte.
+/// Returns the end of the headers, from a first fragment. TCP's data offset is in the thirteenth byte.
 fn first(shown: &Shown<'_>, transport: usize, packet: &Packet, ports: &Ports) -> Headers {
-    // Extension headers that were cut together with the packet.
+    // Extension headers in the fragmentable part.
     let between = packet.piece.begin;
     match shown.bytes.get(transport + 12) {
         _ if packet.protocol == 17 => Headers::At(between + 8),
@@ -72,7 +72,7 @@ fn first(shown: &Shown<'_>, transport: usize, packet: &Packet, ports: &Ports) ->
     }
 }
 
-/// The same by the second of a packet whose first one has eight bytes.
+/// Returns the end of the headers, from the second fragment of a packet whose first fragment has eight bytes.
 fn second(shown: &Shown<'_>, transport: usize, packet: &Packet) -> Headers {
     let tcp = packet.fragment.as_ref().is_some_and(|fragment| fragment.protocol == 6);
     match shown.bytes.get(transport + 4) {
@@ -86,7 +86,7 @@ fn second(shown: &Shown<'_>, transport: usize, packet: &Packet) -> Headers {
     }
 }
 
-/// Bytes from `offset` on.
+/// Returns `length` bytes from `offset`.
 fn bytes<'a>(shown: &Shown<'a>, offset: usize, length: usize) -> Result<&'a [u8], Reason> {
     shown.bytes.get(offset..offset + length).ok_or(Reason::Truncated)
 }
@@ -95,7 +95,7 @@ fn word(bytes: &[u8], offset: usize) -> u16 {
     u16::from_be_bytes([bytes[offset], bytes[offset + 1]])
 }
 
-/// The ethertype of the network layer, where it begins, and the tags before it.
+/// Returns the ethertype and offset of the network layer, and the tags before it.
 fn link(shown: &Shown<'_>, path: &mut Vec<&'static str>) -> Result<(u16, usize, Vec<u16>), Reason> {
     let mut tags: Vec<u16> = shown.tag.into_iter().collect();
     if shown.tag.is_some() {
@@ -107,7 +107,7 @@ fn link(shown: &Shown<'_>, path: &mut Vec<&'static str>) -> Result<(u16, usize, 
     };
     if shown.link == Link::Ethernet {
         path.push("ethernet");
-        // IEEE 802.1Q's customer and service tags, and what switches sent before there were those.
+        // Customer and service tags of IEEE 802.1Q, and their non-standard predecessors.
         while [0x8100, 0x88a8, 0x9100, 0x9200].contains(&ethertype) {
             if tags.len() == TAGS {
                 return Err(Reason::TooDeep);
@@ -137,7 +137,7 @@ fn link(shown: &Shown<'_>, path: &mut Vec<&'static str>) -> Result<(u16, usize, 
     Ok((ethertype, offset, zone))
 }
 
-/// A total length of zero is the frame's (BIG TCP, and NICs that have yet to fill it in).
+/// Returns the total length. Zero stands for the frame's length (BIG TCP, and buffers before segmentation).
 fn total(shown: &Shown<'_>, start: usize, said: u64, path: &mut Vec<&'static str>) -> u64 {
     if said != 0 {
         return said;
@@ -146,7 +146,7 @@ fn total(shown: &Shown<'_>, start: usize, said: u64, path: &mut Vec<&'static str
     (shown.length - start) as u64
 }
 
-/// RFC 791, 3.1.
+/// Parses an IPv4 header (RFC 791, 3.1).
 fn v4(
     shown: &Shown<'_>,
     start: usize,
@@ -188,7 +188,7 @@ fn v4(
     })
 }
 
-/// RFC 8200, 3 and 4.
+/// Parses an IPv6 header and its extensions (RFC 8200, 3 and 4).
 fn v6(
     shown: &Shown<'_>,
     start: usize,
@@ -217,7 +217,7 @@ fn v6(
         let extension = bytes(shown, start + header, 8)?;
         header += match next {
             44 => {
-                // 4.5; one that is no part of several (RFC 6946) is a whole packet.
+                // RFC 8200, 4.5; an atomic fragment (RFC 6946) is a whole packet.
                 let (offset, more) = (word(extension, 2) >> 3, extension[3] & 1 == 1);
                 if fragment(offset != 0, more, path) {
                     later = offset != 0;
@@ -244,7 +244,7 @@ fn v6(
         path.push(name);
         next = extension[0];
     }
-    // What stands between is only in the first fragment.
+    // Only the first fragment contains the headers between.
     if !later || extension(next).is_none() {
         counted(next)?;
     }
@@ -264,7 +264,7 @@ fn v6(
         length: total(shown, start, said, path),
         ip_header: header as u64,
         piece: Piece {
-            // Of a first fragment: how much of the headers lies before the transport header.
+            // First fragment: length of the headers between the fragment header and the transport header.
             begin: if piece.is_some() && !later { (header - cut_at) as u64 } else { begin },
             headers: Headers::Unknown,
         },
@@ -274,7 +274,7 @@ fn v6(
     })
 }
 
-/// Whether the packet came in several.
+/// Returns true if the packet is a fragment.
 fn fragment(later: bool, more: bool, path: &mut Vec<&'static str>) -> bool {
     match (later, more) {
         (false, false) => return false,
@@ -284,7 +284,7 @@ fn fragment(later: bool, more: bool, path: &mut Vec<&'static str>) -> bool {
     true
 }
 
-/// The extension headers there are (RFC 8200, 4; RFC 4302, 6275, 7401, 5533).
+/// Returns the name of an extension header (RFC 8200, 4; RFC 4302, 6275, 7401, 5533).
 fn extension(kind: u8) -> Option<&'static str> {
     Some(match kind {
         0 => "hop-by-hop options",
@@ -322,7 +322,7 @@ fn ports(
     })
 }
 
-/// RFC 9293, 3.1; RFC 768.
+/// Parses a TCP or UDP header (RFC 9293, 3.1; RFC 768).
 fn transport(
     shown: &Shown<'_>,
     offset: usize,
@@ -333,7 +333,7 @@ fn transport(
     let first = packet.fragment.is_some();
     let mut joins = false;
     let (header, tcp) = if packet.protocol == 6 && first && here < 14 {
-        // RFC 1858, 3: a part of the header, without the flags.
+        // RFC 1858, 3: a partial header without the flags.
         path.push("a part of tcp's header");
         (here as usize, Some((0, 0)))
     } else if packet.protocol == 6 {
@@ -363,7 +363,8 @@ fn transport(
     Ok(Transport { header: header as u64, tcp, joins, payload, offset: offset + header })
 }
 
-/// TCP's options as kind and the upper half of the byte behind the length (RFC 9293, 3.1), as far as they can be told.
+/// Returns TCP's options (RFC 9293, 3.1) as kind and the upper half of the byte after the length, up to the
+/// first invalid one.
 fn options(mut bytes: &[u8]) -> Vec<(u8, u8)> {
     let mut found = Vec::new();
     loop {

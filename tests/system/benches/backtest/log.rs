@@ -1,4 +1,5 @@
-//! A log of flows as mailflow writes them: hosts that send some mail, fetch much, and a few that misbehave.
+//! Log of flows in mailflow's own format: hosts that send some mail, hosts that fetch a lot, and a few
+//! offenders.
 
 use std::{
     fs::File,
@@ -13,13 +14,13 @@ const START: u64 = 1_767_571_200;
 /// Two weeks, in microseconds.
 const SPAN: u64 = 14 * 86_400 * 1_000_000;
 
-/// Writes so many flows of so many hosts over two weeks, in the order of their ends.
+/// Writes `flows` flows of `hosts` hosts over two weeks, sorted by their ends.
 pub(crate) fn write(path: &Path, flows: u64, hosts: u32) -> Result<()> {
     let new = path.with_extension("new");
     let mut out = BufWriter::with_capacity(1 << 20, File::create(&new)?);
     let mut rng = fastrand::Rng::with_seed(14);
     for number in 0..flows {
-        // One after the other, a little apart.
+        // Ends are distributed evenly, with some jitter.
         let end = SPAN / flows * number + rng.u64(..SPAN / flows);
         flow(&mut out, &mut rng, number, hosts, end)?;
     }
@@ -64,13 +65,13 @@ fn flow(out: &mut impl Write, rng: &mut fastrand::Rng, number: u64, hosts: u32, 
     Ok(())
 }
 
-/// Microseconds since [`START`], as EVE writes a moment.
+/// Microseconds since [`START`], formatted as an EVE timestamp.
 struct Moment(u64);
 
 impl std::fmt::Display for Moment {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (seconds, micros) = (START + self.0 / 1_000_000, self.0 % 1_000_000);
-        // Two weeks of January.
+        // The two weeks are all in January.
         let day = 5 + (seconds - START) / 86_400;
         let (hour, minute, second) = (seconds / 3_600 % 24, seconds / 60 % 60, seconds % 60);
         write!(f, "2026-01-{day:02}T{hour:02}:{minute:02}:{second:02}.{micros:06}+0000")

@@ -1,4 +1,4 @@
-//! Flows as the kernel seam shows them.
+//! Flows as the kernel crate passes them.
 
 use mailflow_common::{Address, Facts, FlowKey, PROTOCOL_TCP, Scope, Vlans, first_payload};
 use mailflow_engine::{
@@ -6,27 +6,27 @@ use mailflow_engine::{
     time::Time,
 };
 
-/// Flows handed over together.
+/// Flows in a batch.
 pub(crate) const PART: usize = 1_024;
-/// Internal hosts they come from.
+/// Internal hosts that the flows come from.
 const CLIENTS: u32 = 10_000;
 
-/// Whether R1 counts it.
+/// Match of a flow with the rule `smtp-burst`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// It does.
+    /// Flow that the rule counts.
     Counts,
-    /// Too little came down.
+    /// Flow with too few bytes from the server.
     Small,
 }
 
-/// A moment, in seconds.
+/// Returns the time `seconds` after the epoch.
 pub(crate) fn at(seconds: u64) -> Time {
     Time::from_nanos(seconds * 1_000_000_000)
 }
 
-/// Flow `n` of a table in which each lives on, with so many packets each way, the last one at the second
-/// of that number.
+/// Returns flow `n` of a table of open flows, with `packets` packets each way. The last packet arrives at
+/// second `packets`.
 pub(crate) fn flow(n: u32, kind: Kind, packets: u64) -> Flow {
     let way = |bytes: u64| Direction {
         packets: 10 + packets,
@@ -56,7 +56,8 @@ pub(crate) fn flow(n: u32, kind: Kind, packets: u64) -> Flow {
     }
 }
 
-/// Flow `n` of those that begin 10 s before the reading `born`, which are 10 s apart; closed by now or not.
+/// Returns flow `n` of the flows that begin 10 s before poll `born`; polls are 10 s apart. `ended` closes the
+/// flow.
 pub(crate) fn passing(born: u64, n: u32, kind: Kind, ended: bool) -> Flow {
     let begin = Time::from_nanos((born - 1) * 10_000_000_000 + u64::from(n % 1_000) * 4_000_000);
     let mut flow = flow(n, kind, 1);

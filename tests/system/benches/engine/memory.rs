@@ -1,4 +1,4 @@
-//! The system's allocator, counted.
+//! System allocator with counters.
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},
@@ -8,20 +8,20 @@ use std::{
 static HELD: AtomicUsize = AtomicUsize::new(0);
 static MOST: AtomicUsize = AtomicUsize::new(0);
 
-/// Counts what is allocated.
+/// Allocator that counts allocated bytes.
 pub(crate) struct Counting;
 
-/// Bytes allocated now.
+/// Returns the bytes allocated now.
 pub(crate) fn held() -> usize {
     HELD.load(Relaxed)
 }
 
-/// The most that was allocated at once.
+/// Returns the maximum number of bytes that were allocated at once.
 pub(crate) fn most() -> usize {
     MOST.load(Relaxed)
 }
 
-/// From now on.
+/// Resets the maximum to the bytes allocated now.
 pub(crate) fn forget_most() {
     MOST.store(held(), Relaxed);
 }
@@ -30,7 +30,7 @@ fn more(bytes: usize) {
     MOST.fetch_max(HELD.fetch_add(bytes, Relaxed) + bytes, Relaxed);
 }
 
-// SAFETY: the system's allocator does everything.
+// SAFETY: every call is passed to the system allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         more(layout.size());
@@ -45,7 +45,7 @@ unsafe impl GlobalAlloc for Counting {
     }
 
     unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        // Large blocks are remapped, not copied: both sizes are never held at once.
+        // Large blocks are remapped, not copied: both sizes are never allocated at once.
         HELD.fetch_sub(layout.size(), Relaxed);
         more(size);
         // SAFETY: the caller's.

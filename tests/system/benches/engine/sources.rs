@@ -1,4 +1,4 @@
-//! Many sources, each with a few flows that count, through the rules that are shipped.
+//! Many sources, each with a few matching flows, under the shipped rules.
 
 use std::{net::Ipv4Addr, time::Duration};
 
@@ -17,16 +17,16 @@ use mailflow_engine::{
 
 use super::flows::{self, Kind};
 
-/// Longer than any of these rules remembers anything.
+/// Time longer than the longest window of these rules.
 pub(crate) const MEMORY: Duration = Duration::from_secs(3 * 86_400);
 
-/// Records that an engine keeps at most, to be shown with alerts and to be explained.
+/// Maximum number of records that an engine keeps as evidence and to be explained.
 const BOUNDED: u32 = 300_000;
 
-/// A source beyond those that are counted from 0: 10.255.0.0.
+/// Source outside of the sources that are numbered from 0: 10.255.0.0.
 const OTHER: u32 = 0x00ff_0000;
 
-/// An engine that is shown records.
+/// Engine that reads synthetic records.
 pub(crate) struct Sources {
     engine: Engine,
     now: Time,
@@ -34,12 +34,12 @@ pub(crate) struct Sources {
 }
 
 impl Sources {
-    /// With the shipped rules of these names; with none, with all of them.
+    /// Creates an engine with the shipped rules of these names, or with all of them if `names` is empty.
     pub(crate) fn new(names: &[&str]) -> Result<Self> {
         let config =
             config::parse(config::DEFAULT_NAME, config::DEFAULT).map_err(|faults| anyhow!("{faults}"))?;
         let mut settings = config.engine;
-        // All of them are to be remembered, whatever memory that takes.
+        // Every source must stay in the engine, whatever the memory.
         settings.limits = RuleLimits::WIDEST;
         settings.rules.retain(|rule| names.is_empty() || names.contains(&&*rule.name));
         let flow = flows::flow(0, Kind::Counts, 1);
@@ -48,7 +48,7 @@ impl Sources {
         Ok(Self { engine: Engine::new(settings), now: flows::at(1_000), record })
     }
 
-    /// The next flow of a source, a microsecond after the one before.
+    /// Adds the next flow of a source, one microsecond after the previous flow.
     pub(crate) fn flow(&mut self, source: u32, round: u32) -> Effects {
         self.now = self.now + Duration::from_micros(1);
         let flow = &mut self.record.flow;
@@ -58,17 +58,17 @@ impl Sources {
         self.engine.record(self.now, &self.record)
     }
 
-    /// One source has so many flows that all places for records are taken.
+    /// Fills every bounded store of records with the flows of one source.
     pub(crate) fn fill_what_is_bounded(&mut self) {
         (0..BOUNDED).for_each(|round| drop(self.flow(OTHER, round % 60_000)));
     }
 
-    /// Subjects that are remembered, summed over the rules.
+    /// Returns the number of group keys with state, summed over the rules.
     pub(crate) fn held(&self) -> u64 {
         self.engine.stats().rules.sources
     }
 
-    /// Lets time pass, in steps in which all subjects are gone over.
+    /// Advances time, in steps that visit all group keys.
     pub(crate) fn pass(&mut self, time: Duration) {
         for _ in 0..3 {
             self.now = self.now + time;
@@ -76,13 +76,13 @@ impl Sources {
         }
     }
 
-    /// A tick a second later.
+    /// Advances time by one second.
     pub(crate) fn tick(&mut self) -> Effects {
         self.now = self.now + Duration::from_secs(1);
         self.engine.tick(self.now)
     }
 
-    /// A step over the windows.
+    /// Does one step of the scan over the windows.
     pub(crate) fn step(&self, survey: &mut Survey) -> Option<Overview> {
         self.engine.survey(survey, self.now)
     }

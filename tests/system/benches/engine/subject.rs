@@ -1,4 +1,4 @@
-//! The engine and the metrics' ledger, wired as the agent wires them.
+//! Engine and traffic counters, connected as in the agent.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ use mailflow_engine::{
 
 use super::flows::{PART, at};
 
-/// What is measured.
+/// Subject of the measurement.
 pub(crate) struct Subject {
     engine: Engine,
     books: Books,
@@ -37,7 +37,7 @@ impl Books {
 }
 
 impl Subject {
-    /// With the shipped configuration.
+    /// Creates the subject with the shipped configuration.
     pub(crate) fn new() -> anyhow::Result<Self> {
         let config =
             config::parse(config::DEFAULT_NAME, config::DEFAULT).map_err(|faults| anyhow!("{faults}"))?;
@@ -49,7 +49,7 @@ impl Subject {
         Ok(Self { engine: Engine::new(config.engine), books, part, fates: vec![Fate::Removed; PART] })
     }
 
-    /// A whole reading; the nanoseconds it took.
+    /// Does a whole poll, and returns its nanoseconds.
     pub(crate) fn read(&mut self, now: u64, count: u32, flow: impl Fn(u32) -> Flow) -> u64 {
         self.begin(now);
         self.look(count, flow) + self.tick(now)
@@ -60,7 +60,7 @@ impl Subject {
         self.engine.begin(at(now));
     }
 
-    /// Parts of a reading; what ended is taken out.
+    /// Passes the batches of a poll to the engine, and evicts the ended flows.
     pub(crate) fn look(&mut self, count: u32, flow: impl Fn(u32) -> Flow) -> u64 {
         let mut spent = 0;
         for begin in (0..count).step_by(PART) {
@@ -75,7 +75,7 @@ impl Subject {
         spent
     }
 
-    /// Packets up and down that were booked so far.
+    /// Returns the packets up and down that were added to the metrics so far.
     pub(crate) fn packets(&self) -> (u64, u64) {
         let (up, down) = self.books.ledger.booked();
         (up.packets, down.packets)
@@ -88,10 +88,10 @@ impl Subject {
     }
 }
 
-/// This thread's CPU time in nanoseconds.
+/// Returns this thread's CPU time in nanoseconds.
 pub(crate) fn cpu_time() -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: it writes one timespec.
+    // SAFETY: the call writes one timespec.
     unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }

@@ -1,25 +1,25 @@
-//! What is measured: packets, and the flows in the table while they pass.
+//! Cases: packets, and the flows in the table while they pass.
 
 use mailflow_test_support::frame::{FrameBuilder, flag::*};
 
 use super::{driver::Order, sys::Kind};
 
-/// Flows in the table.
+/// Number of flows in the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Fill {
-    /// 1,000, in the default table.
+    /// 1,000 flows in a table of the default capacity.
     Few = 1_000,
-    /// 100,000, in the default table.
+    /// 100,000 flows in a table of the default capacity.
     Usual = 100_000,
-    /// 1,000,000.
+    /// 1,000,000 flows.
     Many = 1_000_000,
 }
 
 impl Fill {
-    /// Every one.
+    /// Every number of flows.
     pub(crate) const ALL: [Fill; 3] = [Fill::Few, Fill::Usual, Fill::Many];
 
-    /// Capacity of the table: the default, or what a million flows need.
+    /// Returns the capacity of the table: the default, or as much as a million flows need.
     pub(crate) fn capacity(self) -> u32 {
         match self {
             Fill::Few | Fill::Usual => 262_144,
@@ -31,7 +31,7 @@ impl Fill {
 /// The packets of a case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Visit {
-    /// The same frame again and again.
+    /// One frame, repeated.
     Same,
     /// Frames of the flows in the table.
     Known(Order),
@@ -39,21 +39,21 @@ pub(crate) enum Visit {
     New,
 }
 
-/// One thing that is measured.
+/// Measured case.
 pub(crate) struct Case {
-    /// In words.
+    /// Name of the case.
     pub(crate) name: String,
-    /// Where.
+    /// Hook of the program.
     pub(crate) kind: Kind,
     /// The program under test.
     pub(crate) program: &'static str,
-    /// What is in the table.
+    /// Number of flows in the table.
     pub(crate) fill: Fill,
-    /// Which flows.
+    /// Flows that the frames belong to.
     pub(crate) visit: Visit,
-    /// The frame.
+    /// Frame to run the program on.
     pub(crate) frame: Vec<u8>,
-    /// Nanoseconds that are allowed.
+    /// Maximum nanoseconds per packet.
     pub(crate) bar: Option<f64>,
 }
 
@@ -63,15 +63,15 @@ const WEB: &str = "93.184.215.25:443";
 const CLIENT6: &str = "[fd20::2]:40000";
 const MAIL6: &str = "[2a00:1450::25]:25";
 
-/// The program that fills the table.
+/// Program that fills the table.
 pub(crate) const FILLER: &str = "xdp_lan";
 
-/// A frame of a flow that is known or becomes so.
+/// Builds a frame of an established flow.
 pub(crate) fn known() -> Vec<u8> {
     FrameBuilder::tcp(CLIENT, MAIL, ACK).build()
 }
 
-/// Every case.
+/// Returns every case.
 pub(crate) fn all() -> Vec<Case> {
     use Visit::{Known, New, Same};
     let data = FrameBuilder::tcp(CLIENT, MAIL, ACK | PSH).payload(vec![b'x'; 100]);

@@ -1,4 +1,4 @@
-//! Reading the flow table: the CPU time of the reader, alone and while another CPU counts into it.
+//! Poll of the flow table: the reader's CPU time, alone and while another CPU counts packets.
 
 use std::{
     os::fd::AsFd,
@@ -20,10 +20,10 @@ use super::{
     sys::{self, Kind},
 };
 
-/// Readings of each kind.
+/// Polls of each kind.
 const READINGS: usize = 11;
 
-/// Measures the table of `kernel`, which holds `fill` flows.
+/// Measures polls of the table of `kernel`, which has `fill` flows.
 pub(crate) fn measure(kernel: &mut Kernel, fill: Fill) -> anyhow::Result<()> {
     let flows = fill as u32;
     let bar = (fill == Fill::Many).then_some(0.35);
@@ -35,7 +35,7 @@ pub(crate) fn measure(kernel: &mut Kernel, fill: Fill) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Counts the flows it is shown.
+/// Reader that counts the flows.
 struct Count(usize);
 
 impl Reader for Count {
@@ -83,18 +83,18 @@ fn while_counting(kernel: &mut Kernel, flows: u32) -> anyhow::Result<f64> {
     })
 }
 
-/// What the kernel charges for the flow table, by flow there is room for: as it stands in
+/// Prints the memory that the kernel charges for the flow table, per flow of its capacity, by
 /// /proc/self/fdinfo.
 pub(crate) fn memory(fill: Fill) -> anyhow::Result<()> {
     let capacity = fill.capacity();
     let (mut sets, mut beside) = (None, None);
     for entry in std::fs::read_dir("/proc/self/fdinfo")? {
-        // A descriptor of the listing itself is gone by now.
+        // The descriptor of the directory listing itself is closed by now.
         let Ok(text) = std::fs::read_to_string(entry?.path()) else { continue };
         let field = |name: &str| -> Option<u64> {
             text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
         };
-        // The sets have as many ways as there is room for flows, and a fifth of that lies beside them.
+        // The buckets have as many slots as the capacity. The fallback map has a fifth of that.
         let ways = field("max_entries:").unwrap_or(0) * mailflow_common::BUCKET_SLOTS as u64;
         if field("value_size:") == Some(size_of::<mailflow_common::Bucket>() as u64)
             && ways.abs_diff(u64::from(capacity)) < mailflow_common::BUCKET_SLOTS as u64

@@ -1,6 +1,6 @@
-//! A program that gives the frame another client and port each time and calls the one under test at
-//! its tail. So one BPF_PROG_TEST_RUN with `repeat` visits any number of flows; what the driver itself
-//! costs is measured with an empty program at its tail.
+//! Driver program: sets another client and port in the frame each time, and tail-calls the program under
+//! test. One BPF_PROG_TEST_RUN with `repeat` so visits any number of flows. The driver's own cost is measured
+//! with an empty program as the target.
 
 use std::{
     io::Result,
@@ -9,19 +9,19 @@ use std::{
 
 use super::sys::{self, Kind, MapKind};
 
-/// Flows of one client address in a row.
+/// Consecutive flows of one client address.
 const PORTS: u32 = 32;
 
-/// Which flow a run is of.
+/// Order in which runs visit flows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Order {
-    /// One after the other, and again from the first.
+    /// Round robin over this number of flows.
     Turn(u32),
-    /// Any, at random.
+    /// Random choice among this number of flows.
     Random(u32),
 }
 
-/// A loaded driver.
+/// Loaded driver program.
 pub(crate) struct Driver {
     program: OwnedFd,
     counter: OwnedFd,
@@ -29,7 +29,7 @@ pub(crate) struct Driver {
 }
 
 impl Driver {
-    /// A driver of Ethernet frames with IPv4 and no options that calls `tail`.
+    /// Loads a driver for Ethernet frames with IPv4 and no options that tail-calls `tail`.
     pub(crate) fn new(kind: Kind, order: Order, tail: BorrowedFd<'_>) -> Result<Self> {
         let counter = sys::map(MapKind::Word)?;
         let tails = sys::map(MapKind::Program)?;
@@ -38,22 +38,22 @@ impl Driver {
         Ok(Self { program, counter, _tail: tails })
     }
 
-    /// The program to run.
+    /// Returns the program to run.
     pub(crate) fn program(&self) -> BorrowedFd<'_> {
         self.program.as_fd()
     }
 
-    /// Begins at `flow`.
+    /// Sets the next flow to `flow`.
     pub(crate) fn begin(&self, flow: u64) -> Result<()> {
         sys::set(&self.counter, flow)
     }
 }
 
 fn instructions(kind: Kind, order: Order, counter: &OwnedFd, tails: &OwnedFd) -> Vec<u64> {
-    /// Where the addresses and the ports of such a frame lie.
+    /// Offsets of the client address and port in such a frame.
     const CLIENT: i16 = 14 + 12;
     const PORT: i16 = 14 + 20;
-    // Where `data` lies in `struct xdp_md` and `struct __sk_buff`; `data_end` follows.
+    // Offset of `data` in `struct xdp_md` and `struct __sk_buff`; `data_end` follows.
     let data = match kind {
         Kind::Xdp => 0,
         Kind::Tc => 76,
@@ -108,17 +108,17 @@ fn instructions(kind: Kind, order: Order, counter: &OwnedFd, tails: &OwnedFd) ->
     ]);
     code.push(op(0x2d, 4, 3, rest.len() as i16, 0)); // if r4 > r3 return
     code.extend(rest);
-    // Never the verdict of the programs under test: a tail that is not called shows.
+    // Not the verdict of the programs under test: a failed tail call is visible.
     code.extend([op(0xb7, 0, 0, 0, 1), op(0x95, 0, 0, 0, 0)]);
     code
 }
 
-/// The program that does nothing: what the others are measured against.
+/// Loads an empty program, the baseline of the other ones.
 pub(crate) fn empty(kind: Kind) -> Result<OwnedFd> {
     sys::load(kind, &[op(0xb7, 0, 0, 0, kind.pass()), op(0x95, 0, 0, 0, 0)])
 }
 
-/// An instruction as linux/bpf.h lays it out.
+/// Encodes an instruction as in linux/bpf.h.
 const fn op(code: u8, to: u8, from: u8, offset: i16, value: i32) -> u64 {
     code as u64
         | (to as u64) << 8
@@ -127,12 +127,12 @@ const fn op(code: u8, to: u8, from: u8, offset: i16, value: i32) -> u64 {
         | (value as u32 as u64) << 32
 }
 
-/// A load of a whole word: two instructions.
+/// Encodes a 64-bit immediate load: two instructions.
 const fn wide(to: u8, from: u8, value: u64) -> [u64; 2] {
     [op(0x18, to, from, 0, value as u32 as i32), op(0, 0, 0, 0, (value >> 32) as u32 as i32)]
 }
 
-/// A load of a map (`from` 1) or of its first value's address (`from` 2).
+/// Encodes a load of a map (`from` 1) or of the address of its first value (`from` 2).
 fn map(to: u8, from: u8, map: &OwnedFd) -> [u64; 2] {
     wide(to, from, map.as_raw_fd() as u64)
 }

@@ -1,4 +1,4 @@
-//! Measuring: rounds of all cases in an order that changes, and of each the tenth percentile.
+//! Measurement: rounds of all cases in a changing order; the result of each case is its tenth percentile.
 
 use std::{
     io::Result,
@@ -14,17 +14,17 @@ use super::{
     sys::{self, Kind},
 };
 
-/// New flows in a row, before they are taken out again.
+/// New flows in a row, before their eviction.
 const NEW: u32 = 40_000;
-/// CPU time that one measurement of a case is to take, in nanoseconds.
+/// CPU time of one measurement of a case, in nanoseconds.
 const TIME: f64 = 8e6;
-/// A moment after every packet: times are of no interest here.
+/// Time after every packet: flow times do not matter here.
 pub(crate) const NOW: Time = Time::from_nanos(u64::MAX / 2);
 
-/// A case, ready to be measured: the program under test and the empty one, each behind a driver where
-/// the case has more than one flow.
+/// Case that is ready to be measured: the program under test and the empty program, each with a driver if the
+/// case has more than one flow.
 pub(crate) struct Prepared<'a> {
-    /// Its place among the cases.
+    /// Index of the case.
     pub(crate) number: usize,
     case: &'a Case,
     tested: Runner,
@@ -64,19 +64,19 @@ impl Runner {
 }
 
 impl<'a> Prepared<'a> {
-    /// Makes `case` ready; `kernel` is that of its fill.
+    /// Prepares `case`; `kernel` has the number of flows that the case asks for.
     pub(crate) fn new(number: usize, case: &'a Case, kernel: &Kernel) -> anyhow::Result<Self> {
         let tested = Runner::new(case, kernel.descriptor(case.program)?)?;
         let empty = Runner::new(case, empty(case.kind)?)?;
         Ok(Self { number, case, tested, empty, times: Vec::new(), empty_times: Vec::new() })
     }
 
-    /// The case.
+    /// Returns the case.
     pub(crate) fn case(&self) -> &'a Case {
         self.case
     }
 
-    /// Measures once: the program, and the empty one right after it.
+    /// Measures once: the program, then the empty program.
     pub(crate) fn measure(&mut self, kernel: &mut Kernel) -> anyhow::Result<()> {
         let repeat = match self.case.visit {
             Visit::New => NEW,
@@ -91,13 +91,13 @@ impl<'a> Prepared<'a> {
         Ok(())
     }
 
-    /// Nanoseconds, net of the empty program's.
+    /// Returns the nanoseconds per packet, minus those of the empty program.
     pub(crate) fn result(&self) -> f64 {
         tenth_percentile(&self.times) - tenth_percentile(&self.empty_times)
     }
 }
 
-/// Puts as many flows into the table as it is to hold.
+/// Inserts the flows of `fill` into the table.
 pub(crate) fn fill(fill: Fill, kernel: &mut Kernel) -> anyhow::Result<()> {
     let flows = fill as u32;
     let driver = Driver::new(Kind::Xdp, Order::Turn(flows), kernel.descriptor(cases::FILLER)?.as_fd())?;
@@ -107,7 +107,7 @@ pub(crate) fn fill(fill: Fill, kernel: &mut Kernel) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Takes the new flows out of the table: they lie behind the first ones.
+/// Evicts the new flows, which are those with a SYN.
 fn forget_new(kernel: &mut Kernel, fill: Fill) -> anyhow::Result<()> {
     let mut new = kernel.snapshot(NOW)?.flows;
     new.retain(|flow| flow.facts.syn != 0);
@@ -117,7 +117,7 @@ fn forget_new(kernel: &mut Kernel, fill: Fill) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The tenth percentile: what others do on the machine only ever adds.
+/// Returns the tenth percentile: other processes only ever add time.
 pub(crate) fn tenth_percentile(times: &[f64]) -> f64 {
     let mut times = times.to_vec();
     times.sort_by(f64::total_cmp);

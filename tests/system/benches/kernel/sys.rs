@@ -1,4 +1,4 @@
-//! The commands of bpf(2) that the measuring needs: small programs and maps of its own, and timed runs.
+//! Commands of bpf(2) for the benchmark: small programs and maps, and timed runs.
 
 use std::{
     io::{Error, Result},
@@ -6,17 +6,17 @@ use std::{
     os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
 };
 
-/// Kind of program.
+/// Hook that a program is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// At XDP.
+    /// XDP.
     Xdp,
-    /// At TC.
+    /// TC.
     Tc,
 }
 
 impl Kind {
-    /// The verdict by which a packet goes on: XDP_PASS, TC_ACT_UNSPEC.
+    /// Returns the verdict that passes a packet on: XDP_PASS or TC_ACT_UNSPEC.
     pub(crate) fn pass(self) -> i32 {
         match self {
             Kind::Xdp => 2,
@@ -25,7 +25,7 @@ impl Kind {
     }
 }
 
-/// Loads a program given as instructions.
+/// Loads a program from its instructions.
 pub(crate) fn load(kind: Kind, instructions: &[u64]) -> Result<OwnedFd> {
     const PROG_LOAD: i32 = 5;
     #[repr(C)]
@@ -43,7 +43,7 @@ pub(crate) fn load(kind: Kind, instructions: &[u64]) -> Result<OwnedFd> {
         attach_type: u32,
     }
     let (kind, attach_type) = match kind {
-        // What is called at the tail must be of the same attach type, and BPF_XDP is 37.
+        // A tail call needs equal attach types; BPF_XDP is 37.
         Kind::Xdp => (6, 37),
         Kind::Tc => (3, 0),
     };
@@ -63,7 +63,7 @@ pub(crate) fn load(kind: Kind, instructions: &[u64]) -> Result<OwnedFd> {
     descriptor(bpf(PROG_LOAD, &mut load)?)
 }
 
-/// A map with one element: an array, or an array of programs to call at the tail.
+/// Creates a map with one element: an array of words, or an array of programs for tail calls.
 pub(crate) fn map(kind: MapKind) -> Result<OwnedFd> {
     const MAP_CREATE: i32 = 0;
     let (kind, value) = match kind {
@@ -73,16 +73,16 @@ pub(crate) fn map(kind: MapKind) -> Result<OwnedFd> {
     descriptor(bpf(MAP_CREATE, &mut [kind, 4, value, 1_u32, 0])?)
 }
 
-/// What a map holds.
+/// Element type of a map.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum MapKind {
-    /// A word of eight bytes.
+    /// Word of eight bytes.
     Word,
-    /// A program.
+    /// Program.
     Program,
 }
 
-/// Sets a map's only element.
+/// Sets the only element of a map.
 pub(crate) fn set<V: Copy>(map: &OwnedFd, value: V) -> Result<()> {
     const MAP_UPDATE: i32 = 2;
     #[repr(C)]
@@ -97,9 +97,7 @@ pub(crate) fn set<V: Copy>(map: &OwnedFd, value: V) -> Result<()> {
     bpf(MAP_UPDATE, &mut update).map(drop)
 }
 
-/// Runs a program `repeat` times on `frame`: the nanoseconds of this thread's CPU that a run took.
-///
-/// The kernel's own duration is a rounded integer.
+/// Runs a program `repeat` times on `frame`, and returns the CPU nanoseconds of this thread per run.
 pub(crate) fn run(program: BorrowedFd<'_>, kind: Kind, frame: &[u8], repeat: u32) -> Result<f64> {
     const PROG_TEST_RUN: i32 = 10;
     #[repr(C)]
@@ -114,7 +112,7 @@ pub(crate) fn run(program: BorrowedFd<'_>, kind: Kind, frame: &[u8], repeat: u32
         duration: u32,
         context: [u32; 2],
         contexts: [u64; 2],
-        // Flags, CPU, batch size, and what follows, which must be zero too.
+        // Flags, CPU, batch size, and the rest, which must be zero.
         flags: [u32; 4],
     }
     let mut run = Run {
@@ -139,10 +137,10 @@ pub(crate) fn run(program: BorrowedFd<'_>, kind: Kind, frame: &[u8], repeat: u32
     Ok(took / f64::from(repeat))
 }
 
-/// This thread's CPU time in nanoseconds.
+/// Returns this thread's CPU time in nanoseconds.
 pub(crate) fn thread_time() -> f64 {
     let mut time = MaybeUninit::<libc::timespec>::zeroed();
-    // SAFETY: the call writes one struct, of which zeros are a value too.
+    // SAFETY: the call writes one struct, for which all zeros are a valid value.
     let time = unsafe {
         libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, time.as_mut_ptr());
         time.assume_init()
@@ -151,12 +149,12 @@ pub(crate) fn thread_time() -> f64 {
 }
 
 fn bpf<A>(command: i32, attributes: &mut A) -> Result<i32> {
-    // SAFETY: the attributes are the command's; what they point to is alive through the call.
+    // SAFETY: the attributes belong to the command; what they point to lives through the call.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, attributes, size_of::<A>()) };
     if result < 0 { Err(Error::last_os_error()) } else { Ok(result as i32) }
 }
 
 fn descriptor(fd: i32) -> Result<OwnedFd> {
-    // SAFETY: the kernel has just made it for us.
+    // SAFETY: the kernel has just created the descriptor, and no other owner exists.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }

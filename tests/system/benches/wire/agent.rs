@@ -1,4 +1,4 @@
-//! The agent as it is run: its CPU time while flows come and go.
+//! The agent as installed: its CPU time while flows begin and end.
 
 use std::{
     fs, thread,
@@ -16,25 +16,25 @@ use crate::{cpu, line};
 
 pub(crate) const NAME: &str = "wire: agent";
 pub(crate) const QUIET: &str = "wire: quiet agent, 1000000 sources";
-/// New flows that are asked for in a second.
+/// Target rate of new flows per second.
 const RATE: f64 = 100_000.0;
-/// Until flows come and go alike: two readings.
+/// Time until as many flows end as begin: two polls.
 const BEFORE: Duration = Duration::from_secs(20);
-/// Three readings.
+/// Measured time: three polls.
 const DURING: Duration = Duration::from_secs(30);
-/// Flows that are sent between two looks at the clock.
+/// Flows that are sent between two readings of the clock.
 const AT_ONCE: usize = 200;
-/// Ports of a client, one after the other; they come again when the flows before have long ended.
+/// Ports of a client, used in turn. Earlier flows have ended when a port is used again.
 const PORTS: usize = 60_000;
 const CLIENTS: usize = 100;
-/// Sources that each send one flow, and then are quiet.
+/// Sources that send one flow each and nothing after it.
 const SOURCES: usize = 1_000_000;
-/// Until each of these flows has ended, and the state of all has been kept.
+/// Time until each of these flows has ended and the checkpoint is written.
 const SETTLING: Duration = Duration::from_secs(60);
-/// Sixty readings.
+/// Measured time: sixty polls.
 const QUIET_FOR: Duration = Duration::from_secs(60);
 
-/// As installed, but for room for the flows of all sources at once.
+/// Configuration as installed, with a capacity for the flows of all sources.
 const QUIET_CONFIG: &str = "
 flow_table: { flows: 2000000 }
 outputs: { metrics: { listen: '127.0.0.1:10825' }, alerts: off }
@@ -48,7 +48,7 @@ outputs: { metrics: { listen: '127.0.0.1:10825' }, alerts: off }
 
 pub(crate) fn measure() -> Result<()> {
     measure_with("", None)?;
-    // As it is installed.
+    // The second run has a state directory, as an installed agent has.
     measure_with(", with its state kept", Some("state"))
 }
 
@@ -72,11 +72,11 @@ fn measure_with(which: &str, state: Option<&str>) -> Result<()> {
     ensure!(difference.context("no series of the difference")? == 0.0, "packets are missing:\n{page}");
     line(&format!("{NAME}{which}: new flows sent"), "flows/s", (flows.sent - sent) as f64 / took, None);
     line(&format!("{NAME} polling every 10 s{which}, CPU"), "% a core", share, Some(8.0));
-    // It has millions of records still to make, which may take longer than it is given.
+    // The agent still has millions of records to write, which may exceed the stop timeout.
     agent.stop().map(drop)
 }
 
-/// The agent as it is installed, while a million sources that its rules remember send nothing.
+/// Measures the agent as installed, while a million sources with state in its rules send nothing.
 pub(crate) fn measure_quiet() -> Result<()> {
     let lab = Lab::new(&LabOptions::default())?;
     let config = lab.folder().join("wire.yaml");
@@ -105,16 +105,16 @@ pub(crate) fn measure_quiet() -> Result<()> {
     agent.stop().map(drop)
 }
 
-/// Returns the value of the first series that begins so.
+/// Returns the value of the first series with the prefix `series`.
 fn value(page: &str, series: &str) -> Option<f64> {
     page.lines().find_map(|line| line.strip_prefix(series)?.rsplit_once(' ')?.1.parse().ok())
 }
 
-/// Flows that begin and are reset at once: each is two packets and one record.
+/// Flows that begin and are reset at once: two packets and one record each.
 struct Flows {
     frames: Vec<[u8; 54]>,
     sent: usize,
-    /// The client and the port of a flow, by its number.
+    /// Client and port of a flow, by its number.
     of: fn(usize) -> (usize, usize),
 }
 
@@ -128,7 +128,7 @@ impl Flows {
         Self { frames: pair.repeat(AT_ONCE), sent: 0, of }
     }
 
-    /// Sends at the rate asked for, or as fast as it goes.
+    /// Sends at the target rate, or as fast as possible.
     fn send(&mut self, wire: &Wire, time: Duration) -> Result<()> {
         let began = Instant::now();
         let first = self.sent;
@@ -139,7 +139,7 @@ impl Flows {
                 continue;
             }
             for pair in self.frames.chunks_exact_mut(2) {
-                // Where client and port lie in such a frame.
+                // Offsets of the client address and port in such a frame.
                 let (client, port) = (self.of)(self.sent);
                 let (client, port) = (0x0a40_0000 + client as u32, 1024 + port as u16);
                 for frame in pair {

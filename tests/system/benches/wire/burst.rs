@@ -1,4 +1,4 @@
-//! Many mail packets at once, from two CPUs, while the table is read: whether any is missing.
+//! Burst of mail packets from two CPUs while the table is read: no packet may be missing.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -24,7 +24,7 @@ use crate::{HOOKS, cpu, line, under_test};
 
 pub(crate) const NAME: &str = "wire: burst";
 const FLOWS: u32 = 200_000;
-/// Packets of a flow: SYN, its answer, and one with payload each way.
+/// Packets of a flow: SYN, SYN-ACK, and one payload packet each way.
 const EACH: usize = 4;
 const SERVER: &str = "93.184.215.25:25";
 
@@ -72,7 +72,7 @@ pub(crate) fn measure() -> Result<()> {
     Ok(())
 }
 
-/// The packets of all flows, once no more come.
+/// Returns the packets of all flows, once the number stays the same.
 fn settled(kernel: &mut Kernel) -> Result<u64> {
     let mut before = None;
     for _ in 0..50 {
@@ -102,7 +102,7 @@ fn frames(flows: std::ops::Range<u32>) -> Vec<Vec<u8>> {
     frames
 }
 
-/// Keeps nothing of what is read.
+/// Reader that discards the flows.
 struct Nobody;
 
 impl Reader for Nobody {

@@ -1,9 +1,9 @@
-//! What the counter adds to the way of a packet that is no mail, from the driver to a socket.
+//! Overhead of the counter on the path of a packet that is no mail, from the driver to a socket.
 //!
-//! The way's own length is the difference between packets that go on behind an empty program and packets that
-//! one drops. A native XDP program changes the way itself, whatever it does: there the counter is compared with
-//! an empty one, at TC with none. What an empty program adds is told beside it: at TC that is the hook's own cost, at
-//! XDP, where it is compared with another such, the measurement's noise.
+//! The length of the path is the time of packets that pass an empty program minus the time of packets that a
+//! program drops. A native XDP program changes the path, whatever it does. So the counter is compared with an
+//! empty program at XDP, and with no program at TC. The overhead of an empty program is printed too: at TC it
+//! is the cost of the hook, at XDP the noise of the measurement.
 
 use anyhow::Result;
 use mailflow_agent::config::{Hook, Role};
@@ -20,10 +20,10 @@ pub(crate) const NAME: &str = "wire: receive path";
 const ROUNDS: usize = 80;
 /// Frames of one measurement.
 const FRAMES: usize = 16_384;
-/// The CPU that sends, and receives.
+/// CPU that sends and receives.
 const CPU: usize = 0;
 
-/// What stands at the hook.
+/// Program at the hook.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Standing {
     Nothing,
@@ -36,7 +36,7 @@ pub(crate) fn measure() -> Result<()> {
     cpu::pin(CPU)?;
     let lab = Lab::new(&LabOptions::default())?;
     lab.gateway.ip("link set lan0 address 02:00:00:00:00:02")?;
-    // Nobody reads from it: what does not fit is dropped at the end of the way.
+    // The socket is never read: the kernel drops what exceeds its buffer, at the end of the path.
     let _socket = lab.gateway.enter(|| std::net::UdpSocket::bind("10.20.0.1:9"))??;
     let wire = Wire::open(&lab.client, "eth0")?;
     let frames = vec![frame(); FRAMES];
@@ -47,7 +47,7 @@ pub(crate) fn measure() -> Result<()> {
         let mut times = [const { Vec::new() }; 4];
         for round in 0..ROUNDS {
             for place in 0..standings.len() {
-                // Each has every place equally often.
+                // Each program has each position equally often.
                 let index = (place + round) % standings.len();
                 let there = stand(&lab, &mut kernel, standings[index], hook)?;
                 wire.send(&frames[..FRAMES / 8])?;
@@ -86,11 +86,11 @@ fn stand(lab: &Lab, kernel: &mut Kernel, standing: Standing, hook: Hook) -> Resu
     }
 }
 
-/// A datagram that the gateway's own stack takes.
+/// Builds a datagram that the gateway's own stack accepts.
 fn frame() -> Vec<u8> {
     const HEADER: std::ops::Range<usize> = 14..34;
     let mut frame = FrameBuilder::tcp("10.20.0.2:40000", "10.20.0.1:9", ACK).udp().payload("no mail").build();
-    // RFC 1071: the ones' complement of the sum; the frame has zeros in its place.
+    // RFC 1071: ones' complement of the sum; the checksum field of the frame is zero.
     let words = frame[HEADER].chunks_exact(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]])));
     let sum: u32 = words.sum();
     let checksum = !((sum & 0xffff) + (sum >> 16)) as u16;
@@ -98,7 +98,7 @@ fn frame() -> Vec<u8> {
     frame
 }
 
-/// What others do on the machine only ever adds.
+/// Returns the tenth percentile: other processes only ever add time.
 fn tenth_percentile(mut times: Vec<f64>) -> f64 {
     times.sort_by(f64::total_cmp);
     times[times.len() / 10]

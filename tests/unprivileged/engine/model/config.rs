@@ -1,4 +1,4 @@
-//! Rules over the whole of a history: readings, records, reloads, restarts and the wall clock, one after the other.
+//! Rules over a whole history: polls, records, reloads, restarts and clock changes in sequence.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -21,23 +21,23 @@ use super::{
     window::{Held, gave},
 };
 
-/// A window: of which rule, of whom, and of which term.
+/// Window of a rule, a group key and a term.
 pub type Window = (Arc<str>, String, Called);
 
-/// What the rules make of a history.
+/// Results of the rules over a history.
 pub struct World {
     settings: Settings,
     epoch: i128,
     clock: Nanos,
     course: Course,
     watches: Vec<Watch>,
-    /// The alerts, in the order of their moments.
+    /// Alerts, sorted by time.
     pub said: Vec<Said>,
-    /// The flows that rules counted, and whether an allow-list put them aside.
+    /// Matched flows of the rules; true if an allow-list suppressed them.
     pub counted: Vec<(Arc<str>, FlowKey, bool)>,
-    /// Whether some subject has more event times than the engine keeps apart.
+    /// Some group key has more event times than the engine keeps separately.
     pub crowded: bool,
-    /// Records that counted and came too late.
+    /// Matched records that were too late.
     pub late: u64,
 }
 
@@ -45,14 +45,14 @@ pub struct World {
 struct Watch {
     rule: Rule,
     learnt: Vec<Nanos>,
-    /// What was taken of each flow.
+    /// Contribution of each flow so far.
     taken: HashMap<Which, (Vec<Kind>, Flow)>,
-    /// By whether they are on an allow-list, and by name.
+    /// Group keys: true if suppressed by an allow-list, and name.
     subjects: BTreeMap<(bool, String), Subject>,
 }
 
 impl World {
-    /// Before anything is done.
+    /// Creates the state before any operation.
     pub fn new(settings: &Settings) -> Self {
         let watch = |rule: &Rule| Watch {
             learnt: vec![0; rule.terms.len()],
@@ -73,7 +73,7 @@ impl World {
         }
     }
 
-    /// Does one thing.
+    /// Applies one operation.
     pub fn go_on(&mut self, history: &[Connection], doing: &Doing) {
         match doing {
             Doing::Look(now, missed) => {
@@ -97,7 +97,7 @@ impl World {
         }
     }
 
-    /// What every window holds at `now` of those on no allow-list, where that is not zero; no ratios.
+    /// Returns the non-zero values of all windows at `now`, without suppressed group keys and without ratios.
     pub fn values(&self, now: Nanos) -> Vec<(Window, u64)> {
         let mut values = Vec::new();
         for watch in &self.watches {
@@ -114,7 +114,7 @@ impl World {
         values
     }
 
-    /// How many alerts fire.
+    /// Returns the number of firing alerts.
     pub fn firing(&self) -> usize {
         let subjects = self.watches.iter().flat_map(|watch| watch.subjects.values());
         subjects.filter(|subject| subject.firing.is_some()).count()
@@ -124,7 +124,7 @@ impl World {
         Force { settings: &self.settings, epoch: self.epoch }
     }
 
-    /// Rules begin to watch when time first passes.
+    /// Starts the rules at the first tick.
     fn begin(&mut self, to: Nanos) {
         if self.clock == 0 {
             for watch in &mut self.watches {
@@ -133,7 +133,7 @@ impl World {
         }
     }
 
-    /// Lets time pass: what is due is done, in order.
+    /// Advances time, and does what is due in order.
     fn pass(&mut self, to: Nanos) {
         self.begin(to);
         loop {
@@ -145,7 +145,7 @@ impl World {
             };
             let next = self.watches.iter().enumerate().filter_map(due).min();
             let Some((due, place, of)) = next.filter(|(due, ..)| *due <= to) else { break };
-            // What was due before it was known is done when it is known.
+            // An action that was due before the current time is done now.
             self.clock = self.clock.max(due);
             let Watch { rule, mut subjects, .. } = self.watches[place].clone();
             let around = Around { rule: &rule, of: &of, force: self.force(), clock: self.clock };
@@ -224,7 +224,7 @@ impl World {
         }
     }
 
-    /// Nothing held yet of any term.
+    /// Returns empty windows for all terms.
     fn held(&self, watch: &Watch) -> Vec<Held> {
         let held = |(place, term): (usize, &Term)| {
             let others = watch.rule.thresholds.iter().map(|others| others.levels[place].at_least);
@@ -244,8 +244,8 @@ impl World {
         watch.rule.terms.iter().enumerate().map(held).collect()
     }
 
-    /// Other rules. What means the same goes on; incidents go on where they are about the same subjects, and end
-    /// otherwise.
+    /// Applies other rules. Unchanged rules keep their state. Incidents continue if the group key has the
+    /// same form, and end otherwise.
     fn reload(&mut self, settings: &Settings) {
         let mut before = std::mem::take(&mut self.watches);
         self.settings = settings.clone();
@@ -299,7 +299,7 @@ impl World {
     }
 }
 
-/// When each term knows what is new, if the rule watches from `since` on.
+/// Returns the end of each term's learning period, if the rule starts at `since`.
 fn learnt(rule: &Rule, since: Nanos) -> Vec<Nanos> {
     let learnt = |term: &Term| match term.measure {
         Measure::FirstSeen { learning, .. } if !learning.is_zero() => since + nanos(learning),
@@ -308,7 +308,7 @@ fn learnt(rule: &Rule, since: Nanos) -> Vec<Nanos> {
     rule.terms.iter().map(learnt).collect()
 }
 
-/// Whether the rule says anything about flows that are open.
+/// Returns true if the rule evaluates open flows.
 fn is_live(rule: &Rule) -> bool {
     let live = |term: &Term| match term.measure {
         Measure::Sum(_) | Measure::Count(Kind::Delivering) => true,

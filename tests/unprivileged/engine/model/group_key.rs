@@ -1,4 +1,4 @@
-//! One subject under one rule: what it holds, and its incident.
+//! One group key under one rule: its windows and its incident.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,31 +15,31 @@ use super::{
     window::{Gave, Held},
 };
 
-/// An alert the engine should raise.
+/// Alert that the engine should raise.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Said {
-    /// The rule, and whom it is about.
+    /// Rule and group key.
     pub of: (Arc<str>, String),
-    /// Why it is suppressed, if it is.
+    /// Reason of the suppression, if the alert is suppressed.
     pub suppressed: Option<Arc<str>>,
-    /// Firing or resolved.
+    /// State: firing or resolved.
     pub state: AlertState,
-    /// The event's moment, the incident's beginning, its end.
+    /// Time of the event, start of the incident, end of the incident.
     pub times: (Nanos, Nanos, Option<Nanos>),
-    /// The term that decided: its name and window, its threshold, and what it held.
+    /// Deciding term: its name and window, its threshold, and its value.
     pub decided: (Called, u64, u64),
-    /// The newest flows that contributed and their event times, where they are known.
+    /// Newest contributing flows and their event times, if they are certain.
     pub flows: Option<Vec<(Which, Nanos)>>,
 }
 
 /// Name and window of a term.
 pub type Called = (String, Duration);
 
-/// A subject under a rule.
+/// Group key under a rule.
 #[derive(Clone)]
 pub(super) struct Subject {
     pub(super) held: Vec<Held>,
-    /// Flows that contributed, in the order in which they did last.
+    /// Contributing flows, in the order of their last contributions.
     flows: Vec<Flow>,
     ended: Option<Nanos>,
     pub(super) firing: Option<Firing>,
@@ -52,13 +52,13 @@ pub(super) struct Firing {
     repeat: Nanos,
     decided: usize,
     thresholds: Vec<(Called, u64)>,
-    /// What the last alert showed.
+    /// Evidence of the last alert.
     shown: Vec<Flow>,
-    /// Whether that is what the agent must have shown.
+    /// The agent must have the same evidence.
     alike: bool,
 }
 
-/// What is around a subject.
+/// Evaluation context of a group key.
 #[derive(Clone, Copy)]
 pub(super) struct Around<'a> {
     pub(super) rule: &'a Rule,
@@ -67,7 +67,7 @@ pub(super) struct Around<'a> {
     pub(super) clock: Nanos,
 }
 
-/// What each term is called: what it measures, and of several the number.
+/// Returns the names of the terms: the measure, with a number if several terms have the same measure.
 pub(super) fn called(terms: &[Term]) -> Vec<Called> {
     let mut called: Vec<Called> = Vec::new();
     for (place, term) in terms.iter().enumerate() {
@@ -84,11 +84,11 @@ impl Subject {
         Self { held, flows: Vec::new(), ended: None, firing: None }
     }
 
-    /// Takes what a flow gave each term. Gives whether it gave any of them anything.
+    /// Adds the contributions of a flow to the windows. Returns true if any window took a contribution.
     pub(super) fn take(&mut self, clock: Nanos, flow: &Flow, gave: Vec<Option<Gave>>) -> bool {
         let time = flow.last().as_nanos();
         let mut any = false;
-        // What is too old counts no more, whatever thresholds there will be.
+        // Expired contributions are removed for good, whatever thresholds a reload brings.
         self.held.iter_mut().for_each(|held| held.age(clock));
         for (held, gave) in self.held.iter_mut().zip(gave) {
             if let Some(gave) = gave.filter(|_| held.matters(time, clock)) {
@@ -105,7 +105,7 @@ impl Subject {
         any
     }
 
-    /// After news at `time`.
+    /// Evaluates the condition after a contribution at `time`.
     pub(super) fn judge(&mut self, around: Around<'_>, levels: &[Level], time: Nanos) -> Option<Said> {
         let until = self.until(&around.rule.condition, levels);
         if let Some(firing) = &mut self.firing {
@@ -138,13 +138,13 @@ impl Subject {
         self.say(around, AlertState::Firing, starts_at)
     }
 
-    /// When there is something to be done for the incident.
+    /// Returns the time of the incident's next repeat or end.
     pub(super) fn due(&self, rule: &Rule) -> Option<Nanos> {
         let firing = self.firing.as_ref()?;
         Some(firing.repeat.min(firing.holds_until + nanos(rule.resolve_after)))
     }
 
-    /// Does what is due.
+    /// Repeats or ends the incident.
     pub(super) fn act(&mut self, around: Around<'_>) -> Option<Said> {
         let firing = self.firing.as_ref()?;
         if firing.holds_until + nanos(around.rule.resolve_after) <= around.clock {
@@ -162,8 +162,8 @@ impl Subject {
         self.say(around, AlertState::Firing, around.clock)
     }
 
-    /// The term that keeps the incident up: the first that holds, as it was told; otherwise the one, but a ratio, that
-    /// is nearest to its threshold.
+    /// Returns the deciding term of a firing incident: the first one that holds at its original thresholds.
+    /// If none holds, the term nearest to its threshold decides, ratios excluded.
     fn decides_now(&self, around: Around<'_>) -> Option<usize> {
         let thresholds = thresholds(around.rule, self.firing.as_ref()?);
         let thresholds: Vec<u64> = thresholds.into_iter().map(|(_, threshold)| threshold).collect();
@@ -191,7 +191,7 @@ impl Subject {
         Some(said)
     }
 
-    /// The incident goes on under a rule that measures otherwise, which has nothing yet.
+    /// Continues the incident under a changed rule, with empty windows.
     pub(super) fn renewed(mut self, before: &Rule, rule: &Rule, held: Vec<Held>) -> Option<Self> {
         let mut firing = self.firing.take()?;
         let decided = called(&before.terms).swap_remove(firing.decided);
@@ -219,13 +219,15 @@ impl Subject {
         })
     }
 
-    /// Whether it is certain which flows are known. A flow is forgotten with the last of what it gave; where a term
-    /// looks further back than the one it gave that to, it may be gone or not.
+    /// Returns true if the set of known flows is certain. A flow is dropped with its last contribution. If
+    /// another term has a longer window than the term that it contributed to, the flow may or may not be
+    /// dropped.
     fn alike(&self) -> bool {
         self.held.iter().all(|held| held.length() == self.held[0].length())
     }
 
-    /// The flows in the window that ends at `end`, or after it, but for those that came too late to matter at `clock`.
+    /// Returns the flows in the window that ends at `end`, or after it, except those that are too late at
+    /// `clock`.
     fn shown(&self, decided: usize, end: Nanos, clock: Nanos) -> Vec<Flow> {
         let held = &self.held[decided];
         let inside = |flow: &&Flow| {
@@ -233,7 +235,7 @@ impl Subject {
             (time > end || held.inside(time, end)) && held.matters(time, clock)
         };
         let mut flows: Vec<Flow> = self.flows.iter().filter(inside).cloned().collect();
-        // Stable: of equal times the one that came later is the newer.
+        // A stable sort: among equal times the later record is the newer one.
         flows.sort_by_key(Flow::last);
         flows
     }
@@ -259,8 +261,8 @@ impl Subject {
         }
     }
 
-    /// Until when the condition last held, or will have held, at the thresholds for its end, in which ratios have
-    /// no part unless there is nothing else. Whatever changes does so when something leaves a window.
+    /// Returns the time until which the condition held, or will hold, at the resolve thresholds. Ratios are
+    /// ignored unless there are only ratios. Changes happen only when a contribution leaves a window.
     fn until(&self, condition: &Condition, levels: &[Level]) -> Option<Nanos> {
         if self.lasts(condition, levels, 0).is_none() {
             return self.held.iter().filter_map(Held::empties).max();
@@ -270,7 +272,8 @@ impl Subject {
         leaves.into_iter().rev().find(|leaf| self.lasts(condition, levels, leaf - 1) == Some(true))
     }
 
-    /// Whether it holds then at those thresholds; none where there are only ratios.
+    /// Returns true if the condition holds at that time and those thresholds; `None` if there are only
+    /// ratios.
     fn lasts(&self, condition: &Condition, levels: &[Level], at: Nanos) -> Option<bool> {
         let speaking = |parts: &[Condition]| -> Vec<bool> {
             parts.iter().filter_map(|part| self.lasts(part, levels, at)).collect()
@@ -293,24 +296,24 @@ impl Subject {
     }
 }
 
-/// The thresholds an incident began with; of terms that it did not have then, the usual ones.
+/// Returns the thresholds with which an incident began; terms added later have their default thresholds.
 fn thresholds(rule: &Rule, firing: &Firing) -> Vec<(Called, u64)> {
     let known = |called: &Called| firing.thresholds.iter().find(|(known, _)| known == called);
     let terms = called(&rule.terms).into_iter().zip(usual(&rule.terms));
     terms.map(|(called, usual)| known(&called).cloned().unwrap_or((called, usual.at_least))).collect()
 }
 
-/// The next of the moments at which an incident is told again.
+/// Returns the time of the next repeat of an alert.
 fn grid(rule: &Rule, starts_at: Nanos, clock: Nanos) -> Nanos {
     let interval = nanos(rule.repeat_interval);
     (1..).map(|n| starts_at + n * interval).find(|repeat| *repeat > clock).unwrap()
 }
 
-/// What a look shows its flow to be.
+/// Returns the flow classes of a flow in this state.
 pub(super) fn kinds(flow: &Flow, live: bool, ended: bool) -> Vec<Kind> {
     let (attempt, answered) = (flow.facts.syn != 0, flow.facts.syn != 0 && flow.facts.syn_ack != 0);
     let delivering = answered && flow.messages > 0;
-    // A path of another connection, if its SYN asked for that and the SYN-ACK agreed.
+    // A Multipath TCP subflow, if its SYN asked to join and the SYN-ACK agreed.
     let joined = mailflow_common::seen::MPTCP_JOIN | mailflow_common::seen::MPTCP_JOINED;
     if flow.facts.seen & joined == joined {
         return Vec::new();

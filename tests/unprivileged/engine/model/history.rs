@@ -1,4 +1,4 @@
-//! Histories: connections as lists of packets, and what a kernel that counts them would show.
+//! Histories: connections as lists of packets, and the flows that a kernel would show.
 
 use mailflow_common::{App, Facts, FlowKey, first_payload};
 use mailflow_engine::{
@@ -9,37 +9,37 @@ use mailflow_engine::{
 
 use super::{Nanos, nanos};
 
-/// A packet of a history.
+/// Packet of a history.
 #[derive(Clone, Copy, Debug)]
 pub struct Packet {
-    /// When it passes.
+    /// Time of the packet.
     pub at: Nanos,
-    /// Whether it goes from client to server.
+    /// Direction from client to server.
     pub up: bool,
     /// IP bytes.
     pub bytes: u64,
     /// Payload bytes.
     pub payload: u64,
-    /// What is special about it.
+    /// Special property of the packet.
     pub mark: Mark,
 }
 
-/// What a packet does to its connection.
+/// Effect of a packet on its connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mark {
-    /// Nothing.
+    /// No effect.
     Plain,
-    /// SYN, or SYN-ACK when it goes down.
+    /// SYN, or SYN-ACK from the server.
     Syn,
     /// FIN.
     Fin,
     /// RST.
     Reset,
-    /// The first payload: the application shows.
+    /// First payload, which identifies the application.
     Speaks,
 }
 
-/// What is spoken on a connection.
+/// Application protocol of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Talk {
     /// SMTP.
@@ -48,28 +48,28 @@ pub enum Talk {
     Tls,
     /// IMAP.
     Imap,
-    /// Something else.
+    /// Other protocol.
     Http,
 }
 
-/// A connection of a history: its packets in order.
+/// Connection of a history: its packets in order.
 #[derive(Clone, Debug)]
 pub struct Connection {
-    /// Its key, its own alone.
+    /// Flow key, unique in the history.
     pub key: FlowKey,
-    /// What is spoken on it.
+    /// Application protocol.
     pub talk: Talk,
-    /// Its packets, at least one.
+    /// Packets, at least one.
     pub packets: Vec<Packet>,
 }
 
 impl Connection {
-    /// Its key and its beginning: they tell it from others of its tuple.
+    /// Returns the key and the start, which distinguish connections of one 5-tuple.
     pub fn which(&self) -> (FlowKey, Nanos) {
         (self.key, self.packets.first().map_or(0, |first| first.at))
     }
 
-    /// What the kernel's table shows of it at `now`.
+    /// Returns the flow in the kernel's table at `now`.
     pub fn seen(&self, now: Nanos) -> Option<Flow> {
         let passed: Vec<&Packet> = self.packets.iter().filter(|packet| packet.at <= now).collect();
         let first = passed.first()?;
@@ -100,7 +100,7 @@ impl Connection {
 
     fn opening(&self, up: bool) -> u8 {
         match self.talk {
-            // A client's first command begins with a tag of its own, which says nothing.
+            // An IMAP client's first command begins with an arbitrary tag, which identifies nothing.
             Talk::Imap if up => first_payload::UNREAD,
             Talk::Smtp => first_payload::SMTP,
             Talk::Tls => first_payload::TLS,
@@ -113,7 +113,7 @@ impl Connection {
         [true, false].map(|up| self.packets.iter().any(|packet| packet.up == up && packet.mark == mark))
     }
 
-    /// The application, as one who knows the whole history sees it.
+    /// Returns the application, given the whole history.
     pub(super) fn app(&self, flow: &Flow) -> App {
         let spoken = flow.facts.first_payload_up != first_payload::NONE
             || flow.facts.first_payload_down != first_payload::NONE;
@@ -129,12 +129,12 @@ impl Connection {
         }
     }
 
-    /// Whether nothing of it can have been missed.
+    /// Returns true if no packet of the flow can have been missed.
     pub(super) fn complete(&self, flow: &Flow) -> bool {
         self.marked(Mark::Syn)[0] && (flow.down.packets == 0 || self.marked(Mark::Syn)[1])
     }
 
-    /// When it ends, and why.
+    /// Returns the end and its reason.
     pub(super) fn end(&self, settings: &Settings) -> (Nanos, RecordReason) {
         let timeouts = &settings.timeouts;
         let last = self.packets.iter().map(|packet| packet.at).max().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Incidents by the book: at every moment at which something can change, everything is counted anew.
+//! Reference model of incidents: recomputes the values at every time at which something can change.
 
 use std::sync::Arc;
 
@@ -10,31 +10,31 @@ use mailflow_engine::{
 
 use super::{Expected, Nanos, counts, nanos};
 
-/// An alert the engine should raise.
+/// Alert that the engine should raise.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Told {
     /// Rule and source.
     pub of: (Arc<str>, Source),
-    /// Firing or resolved.
+    /// State: firing or resolved.
     pub state: AlertState,
-    /// The event's moment.
+    /// Time of the event.
     pub time: Nanos,
-    /// The incident's beginning.
+    /// Start of the incident.
     pub starts_at: Nanos,
-    /// Its end.
+    /// End of the incident.
     pub ends_at: Option<Nanos>,
-    /// Qualifying flows in the window.
+    /// Matched flows in the window.
     pub value: u64,
-    /// The newest of them and their event times, at most twenty.
+    /// Newest matched flows and their event times, at most twenty.
     pub flows: Vec<(FlowKey, Nanos)>,
 }
 
-/// The alerts of all rules over `records`, with time going on until `until`; by rule and source.
+/// Returns the alerts of all rules over `records`, up to the time `until`; by rule and source.
 pub fn alerts(settings: &Settings, records: &[Expected], until: Nanos) -> Vec<Told> {
     incidents(settings, records).iter().flat_map(|incidents| incidents.walk(until)).collect()
 }
 
-/// What every window holds at `now`, where that is not zero; by rule and source.
+/// Returns the non-zero values of all windows at `now`; by rule and source.
 pub fn values(settings: &Settings, records: &[Expected], now: Nanos) -> Vec<((Arc<str>, Source), u64)> {
     let value = |of: &Incidents<'_>| ((Arc::clone(&of.rule.name), of.of), of.value(of.events.len(), now));
     incidents(settings, records).iter().map(value).filter(|(_, value)| *value > 0).collect()
@@ -58,7 +58,7 @@ fn incidents<'a>(settings: &'a Settings, records: &[Expected]) -> Vec<Incidents<
     all
 }
 
-/// Each flow's first record that counts.
+/// Returns each flow's first matching record.
 fn events<'a>(rule: &Rule, records: impl Iterator<Item = &'a Expected>) -> Vec<Event> {
     let mut events: Vec<Event> = Vec::new();
     for Expected { at, flow, app, .. } in records {
@@ -69,7 +69,7 @@ fn events<'a>(rule: &Rule, records: impl Iterator<Item = &'a Expected>) -> Vec<E
     events
 }
 
-/// A qualifying flow.
+/// Matching flow.
 #[derive(Clone, Copy, Debug)]
 struct Event {
     at: Nanos,
@@ -109,7 +109,7 @@ impl Incidents<'_> {
         self.events[..known].iter().filter(|event| self.contains(at, event)).count() as u64
     }
 
-    /// The last moment up to `now` at which the value was at the resolve threshold or above.
+    /// Returns the last time up to `now` at which the value was at or above the resolve threshold.
     fn held(&self, known: usize, now: Nanos) -> Nanos {
         let known_events = &self.events[..known];
         let mut steps: Vec<Nanos> = known_events.iter().flat_map(|e| [e.time, self.leaves(e)]).collect();

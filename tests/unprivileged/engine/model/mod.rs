@@ -1,5 +1,5 @@
-//! A naive model of the engine: it knows every packet, keeps everything, and works each answer out
-//! from scratch from the words of the specification. Slow, and nothing of it is the engine's.
+//! Reference model of the engine: it keeps every packet, and recomputes each answer from the specification.
+//! It is slow, and shares no code with the engine.
 
 mod config;
 mod group_key;
@@ -30,23 +30,23 @@ fn nanos(duration: Duration) -> Nanos {
     duration.as_nanos() as Nanos
 }
 
-/// A record the engine should make.
+/// Record that the engine should make.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Expected {
-    /// When the rules should see it.
+    /// Time at which the rules should see the record.
     pub at: Nanos,
     /// The flow.
     pub flow: Flow,
-    /// Its class.
+    /// Application of the flow.
     pub app: App,
-    /// Why.
+    /// Reason of the record.
     pub reason: RecordReason,
-    /// Whether nothing of it can have been missed.
+    /// No packet of the flow can have been missed.
     pub complete: bool,
 }
 
-/// Every record of a history looked at at `polls` (ascending), which did not show what was `missed`, and
-/// ended at `stop`; in the order in which the rules should see them.
+/// Returns every record of a history, in the order in which the rules should see them. The flow table is read
+/// at `polls` (ascending), the polls do not see the flows in `missed`, and the agent ends at `stop`.
 pub fn records(
     settings: &Settings,
     history: &[Connection],
@@ -85,8 +85,8 @@ fn expected(connection: &Connection, at: Nanos, flow: Flow, reason: RecordReason
     Expected { at, app: connection.app(&flow), complete: connection.complete(&flow), flow, reason }
 }
 
-/// Where the histories' addresses are: 10.0.0.0/8 and fd00::/8 are inside; documentation and loopback
-/// are nowhere.
+/// Returns true if an address of the histories is internal: 10.0.0.0/8 and fd00::/8. Documentation and
+/// loopback addresses are neither internal nor external.
 fn is_internal(ip: IpAddr) -> bool {
     ip.to_string().starts_with("10.") || ip.to_string().starts_with("fd")
 }
@@ -96,8 +96,8 @@ fn is_internet(ip: IpAddr) -> bool {
     !is_internal(ip) && !["192.0.2.", "127.", "2001:db8:"].iter().any(|special| text.starts_with(special))
 }
 
-/// R1's verdict: from inside to the Internet, on its ports, not known to be something else, TCP, and
-/// large enough.
+/// Returns true if the rule `smtp-burst` matches: internal source, external destination, one of its ports, a
+/// mail or unknown application, TCP, and large enough.
 pub fn counts(rule: &Rule, flow: &Flow, app: App) -> bool {
     is_internal(flow.client())
         && is_internet(flow.server())

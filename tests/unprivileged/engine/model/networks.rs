@@ -1,4 +1,4 @@
-//! Where addresses are, and which flows a rule counts, from the words that a configuration is written in.
+//! Networks of addresses, and the match of a rule, computed from the text of the configuration.
 
 use std::net::IpAddr;
 
@@ -12,10 +12,10 @@ use mailflow_engine::{
 
 use super::{Nanos, large};
 
-/// Special use, as far as the histories' addresses go.
+/// Special-purpose ranges among the histories' addresses.
 const SPECIAL: [&str; 3] = ["192.0.2.0/24", "127.0.0.0/8", "2001:db8::/32"];
 
-/// What is in force: the settings, and where the clock's beginning lies on the wall clock.
+/// Current settings and wall-clock offset.
 #[derive(Clone, Copy)]
 pub(super) struct Force<'a> {
     pub(super) settings: &'a Settings,
@@ -25,18 +25,18 @@ pub(super) struct Force<'a> {
 impl Force<'_> {
     fn line(&self, ip: IpAddr) -> Option<&Network> {
         let lines = self.settings.internal.networks();
-        // The longest; of equal ones the later.
+        // The longest prefix decides; among equal prefixes the last one.
         let longest =
             lines.iter().filter(|line| line.net.contains(&ip)).max_by_key(|line| line.net.prefix_len());
         longest.filter(|line| !line.exclude)
     }
 
-    /// The group that `ip` is in.
+    /// Returns the group of `ip`.
     pub(super) fn group(&self, ip: IpAddr) -> String {
         self.line(ip).and_then(|line| line.group.clone()).unwrap_or_default()
     }
 
-    /// Whether `ip` is in a set, as it is written: `internal, 9.9.9.9/32, !group:lan`.
+    /// Returns true if `ip` is in a set given as text: `internal, 9.9.9.9/32, !group:lan`.
     fn holds(&self, written: &str, ip: IpAddr) -> bool {
         let is = |member: &str| match (member, member.strip_prefix("group:")) {
             ("any", _) => true,
@@ -54,7 +54,7 @@ impl Force<'_> {
         within && !not.into_iter().any(|member| is(&member[1..]))
     }
 
-    /// Whether a rule counts a flow of which this is known.
+    /// Returns true if a rule counts a flow in this state.
     pub(super) fn counts(&self, rule: &Rule, flow: &Flow, app: App, ended: bool) -> bool {
         let matching = &rule.matching;
         let numbers = matching.protocols.iter().map(|wanted| if *wanted == Transport::Tcp { 6 } else { 17 });
@@ -71,12 +71,12 @@ impl Force<'_> {
             && (ended || !matching.bounds.iter().any(may_still_pass))
     }
 
-    /// Whether a moment is within hours of the week, minute by minute.
+    /// Returns true if a time is within hours of the week, minute by minute.
     fn at(&self, hours: &Hours, moment: Nanos) -> bool {
         const WEEK: i128 = 7 * 24 * 60;
         let seconds =
             (self.epoch + i128::from(moment)).div_euclid(1_000_000_000) + i128::from(hours.utc_offset);
-        // 1970 began on a Thursday, the week begins on a Monday.
+        // 1970 began on a Thursday; the week begins on a Monday.
         let minute = (seconds.div_euclid(60) + 3 * 24 * 60).rem_euclid(WEEK);
         let days = (0..7).filter(|day| hours.days >> day & 1 == 1);
         days.into_iter().any(|day| {
@@ -86,7 +86,7 @@ impl Force<'_> {
         })
     }
 
-    /// The entry of the allow-list that a flow is on.
+    /// Returns the allow-list entry that matches a flow.
     pub(super) fn allowed<'b>(&self, rule: &'b Rule, flow: &Flow) -> Option<&'b Allow> {
         let now = self.epoch + i128::from(flow.last().as_nanos());
         let holds = |allow: &&Allow| {
@@ -97,14 +97,14 @@ impl Force<'_> {
         rule.allow.iter().find(holds)
     }
 
-    /// The thresholds for one at `ip`.
+    /// Returns the thresholds for a source at `ip`.
     pub(super) fn levels(&self, rule: &Rule, ip: IpAddr) -> Vec<Level> {
         let own = rule.thresholds.iter().find(|thresholds| self.holds(&thresholds.of.to_string(), ip));
         own.map_or_else(|| usual(&rule.terms), |own| own.levels.clone())
     }
 }
 
-/// The thresholds of everybody for whom there are no others.
+/// Returns the default thresholds.
 pub(super) fn usual(terms: &[Term]) -> Vec<Level> {
     terms.iter().map(|term| term.level).collect()
 }
@@ -123,7 +123,7 @@ fn within(bound: &Bound, flow: &Flow, app: App) -> bool {
     has >= bound.at_least && most.is_none_or(|most| has <= most)
 }
 
-/// What a flow has of a quantity.
+/// Returns a flow's amount of a quantity.
 pub(super) fn amount(quantity: Quantity, flow: &Flow) -> u64 {
     match quantity {
         Quantity::PayloadUp => flow.up.payload,

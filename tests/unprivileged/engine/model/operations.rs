@@ -1,4 +1,4 @@
-//! What was done to an agent, and what its rules get to see by that.
+//! Operations on an agent, and the records that its rules see.
 
 use std::collections::{HashMap, HashSet};
 
@@ -10,65 +10,65 @@ use mailflow_engine::{
 
 use super::{Connection, Nanos, nanos};
 
-/// One of two flows of a tuple.
+/// Key and start of a flow: distinguishes two flows of a 5-tuple.
 pub type Which = (FlowKey, Nanos);
 
-/// What is done to an agent.
+/// Operation on an agent.
 #[derive(Clone, Debug)]
 pub enum Doing {
-    /// The table is read; these are not shown, or cannot be taken out.
+    /// Poll of the table. These flows are not seen, or cannot be evicted.
     Look(Nanos, HashSet<Which>),
-    /// The agent stops, its tables end: every open flow gets its last record, and what follows is another one.
+    /// Final poll before the agent stops without keeping its maps: every open flow gets its last record.
     LastLook(Nanos),
-    /// The rules see what the readings brought, and time passes.
+    /// Tick: the rules see the records of the polls, and time advances.
     Tick(Nanos),
-    /// Other settings.
+    /// Reload with other settings.
     Reload(Nanos, Box<Settings>),
-    /// The wall clock is set: where the packet clock's beginning lies on it.
+    /// Change of the wall clock: offset of the monotonic clock from Unix time.
     Set(i128),
-    /// The state is kept.
+    /// Checkpoint.
     Keep,
-    /// Another process goes on.
+    /// Restart: another process continues from the checkpoint.
     Restart,
 }
 
-/// What is known of a flow at some moment.
+/// State of a flow at one time.
 #[derive(Clone, Debug)]
 pub(super) struct Look {
     pub(super) at: Nanos,
-    /// By the wall clock of the reading that showed it.
+    /// Wall-clock offset at the poll that saw the flow.
     pub(super) epoch: i128,
     pub(super) flow: Flow,
     pub(super) app: App,
-    /// Open, and looked at because of what it gained: no record.
+    /// Open flow that is evaluated because of its delta, without a record.
     pub(super) live: bool,
     pub(super) ended: bool,
 }
 
-/// What readings have shown.
+/// Results of the polls.
 #[derive(Default)]
 pub(super) struct Course {
     done: HashSet<Which>,
     seen: HashMap<Which, Seen>,
     kept: HashMap<Which, Seen>,
     pending: Vec<Look>,
-    /// The last reading.
+    /// Time of the last poll.
     last: Nanos,
-    /// The wall clock that is in force.
+    /// Current wall-clock offset.
     pub(super) epoch: i128,
 }
 
 #[derive(Clone)]
 struct Seen {
     flow: Flow,
-    /// Active intervals that had passed.
+    /// Elapsed active intervals.
     intervals: u64,
-    /// What it had when it was last looked at for that.
+    /// Counters at the last evaluation because of a delta.
     shown: [u64; 3],
 }
 
 impl Course {
-    /// A reading; `live` tells whether some rule wants to see open flows.
+    /// Does a poll; `live` is true if some rule evaluates open flows.
     pub(super) fn look(
         &mut self,
         settings: &Settings,
@@ -112,7 +112,7 @@ impl Course {
         }
     }
 
-    /// The last reading.
+    /// Does the final poll.
     pub(super) fn look_last(&mut self, settings: &Settings, history: &[Connection], now: Nanos) {
         for connection in history {
             if connection.which().1 <= now && !self.done.contains(&connection.which()) {
@@ -123,7 +123,7 @@ impl Course {
         }
     }
 
-    /// What was brought since, in the order of its moments.
+    /// Returns the pending states, sorted by time.
     pub(super) fn arrived(&mut self) -> Vec<Look> {
         let mut looks = std::mem::take(&mut self.pending);
         looks.sort_by_key(|look| {
@@ -134,7 +134,8 @@ impl Course {
         looks
     }
 
-    /// The state is kept. It does not tell which flows the last reading did not show: it takes them for seen.
+    /// Writes a checkpoint. It does not record which flows the last poll missed: it assumes that the poll saw
+    /// them.
     pub(super) fn keep(&mut self, settings: &Settings) {
         self.kept.clone_from(&self.seen);
         for (which, seen) in &mut self.kept {
@@ -142,7 +143,8 @@ impl Course {
         }
     }
 
-    /// Another process knows what was kept. It does not know what was looked at because of its gains.
+    /// Continues from the checkpoint in a new process. The checkpoint has no state of evaluations because of
+    /// a delta.
     pub(super) fn restart(&mut self) {
         self.kept.values_mut().for_each(|seen| seen.shown = [0; 3]);
         self.seen.clone_from(&self.kept);

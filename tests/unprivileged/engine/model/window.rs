@@ -1,6 +1,6 @@
-//! What a term holds of one subject: every contribution is kept, and every number counted anew.
+//! Window of a term for one group key: keeps every contribution, and recomputes every value.
 //!
-//! Exact where the engine is exact: up to sixty event times a subject and term.
+//! Exact where the engine is exact: up to sixty event times per group key and term.
 
 use std::{cmp::Reverse, collections::BTreeMap, net::IpAddr};
 
@@ -12,7 +12,7 @@ use mailflow_engine::{
 
 use super::{Nanos, nanos};
 
-/// What an event gave a term.
+/// Contribution of an event to a term.
 #[derive(Clone, Debug)]
 pub(super) enum Gave {
     Amount(u64),
@@ -20,16 +20,16 @@ pub(super) enum Gave {
     With(String),
 }
 
-/// A term with its contributions.
+/// Term with its contributions.
 #[derive(Clone, Debug)]
 pub(super) struct Held {
     pub(super) term: Term,
-    /// The highest threshold of anybody.
+    /// Highest threshold of any group key.
     pub(super) need: u64,
     pub(super) horizon: Nanos,
-    /// Since when it knows what is new.
+    /// Start of the learning period of a first-seen term.
     pub(super) learnt: Nanos,
-    /// How late a record may be.
+    /// Allowed lateness of a record.
     pub(super) lateness: Nanos,
     pub(super) given: Vec<(Nanos, Gave)>,
 }
@@ -39,7 +39,7 @@ impl Held {
         nanos(self.term.window.length)
     }
 
-    /// Whether a record so late can matter still.
+    /// Returns true if a record with this event time can still change the window.
     pub(super) fn matters(&self, time: Nanos, clock: Nanos) -> bool {
         time + self.length() + self.lateness > clock
     }
@@ -55,7 +55,8 @@ impl Held {
     pub(super) fn give(&mut self, time: Nanos, gave: Gave) {
         self.given.push((time, gave));
         if let Measure::Distinct { .. } = self.term.measure {
-            // Of each end the last event, and the most recent ends, as many as it takes.
+            // Only the last event of each endpoint, and only the most recent endpoints, up to the highest
+            // threshold.
             let mut lasts = self.lasts();
             lasts.truncate(self.need as usize);
             self.given = lasts.into_iter().map(|(time, end)| (time, Gave::With(end))).collect();
@@ -97,18 +98,18 @@ impl Held {
         }
     }
 
-    /// When what it holds leaves its window.
+    /// Returns the times at which contributions leave the window.
     pub(super) fn leaving(&self) -> Vec<Nanos> {
         self.given.iter().map(|(time, _)| self.leaves(*time)).collect()
     }
 
-    /// When the last flow above the line of a ratio leaves.
+    /// Returns the time at which the last flow above the limit of a ratio leaves the window.
     pub(super) fn empties(&self) -> Option<Nanos> {
         let above = self.given.iter().filter(|(_, gave)| matches!(gave, Gave::Parts(1.., _)));
         above.map(|(time, _)| self.leaves(*time)).max()
     }
 
-    /// When the window may have come to hold more.
+    /// Returns the times at which the value may have risen.
     pub(super) fn moments(&self) -> Vec<Nanos> {
         let times = self.given.iter().map(|(time, _)| *time);
         match self.term.measure {
@@ -128,7 +129,7 @@ impl Held {
         ends
     }
 
-    /// The last event of each end, the newest first.
+    /// Returns the last event of each endpoint, the newest first.
     fn lasts(&self) -> Vec<(Nanos, String)> {
         let last = |(end, times): (&str, Vec<Nanos>)| Some((*times.last()?, end.to_owned()));
         let mut lasts: Vec<(Nanos, String)> = self.by_end().into_iter().filter_map(last).collect();
@@ -136,7 +137,7 @@ impl Held {
         lasts
     }
 
-    /// When each end was new the last time: it had not been seen for the horizon.
+    /// Returns the last time at which each endpoint was new: not seen within the horizon.
     fn news(&self) -> Vec<Nanos> {
         let new = |times: Vec<Nanos>| {
             let is_new = |time: &Nanos| !times.iter().any(|seen| seen < time && seen + self.horizon > *time);
@@ -146,7 +147,7 @@ impl Held {
     }
 }
 
-/// What a flow turned out to be, or has more of, gives a term.
+/// Returns the contribution of a flow, or of its delta, to a term.
 pub(super) fn gave(
     settings: &Settings,
     term: &Term,

@@ -1,25 +1,25 @@
-//! What sends mail because somebody took it over.
+//! Attacks: mail from compromised hosts.
 
 use std::net::Ipv4Addr;
 
 use super::{DAY, DAYS, HOSTS, Incident, Maker, benign};
 
-/// What is done with a host.
+/// Type of an attack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Attack {
-    /// Somebody's mail account, stolen: letters through its provider, one after the other.
+    /// Stolen mail account: mails through its provider.
     StolenAccount,
-    /// Spam straight to the recipients' servers, much of it refused.
+    /// Spam directly to the recipients' servers, much of it rejected.
     SpamBot,
-    /// The same behind a firewall: SYNs that nobody answers.
+    /// Spam bot behind a firewall: SYNs without an answer.
     BlockedBot,
     /// A thousand mails in one connection.
     OneConnection,
-    /// Twelve times ten megabytes over TLS.
+    /// Twelve uploads of ten megabytes over TLS.
     Upload,
-    /// Fewer than nine mails an hour, all day.
+    /// Fewer than nine mails an hour, for a day.
     SlowDrip,
-    /// Passwords, one after the other, at one server.
+    /// Password guessing at one server.
     Guessing,
 }
 
@@ -35,7 +35,7 @@ impl Attack {
         Attack::Guessing,
     ];
 
-    /// In words.
+    /// Returns the name in reports.
     pub const fn name(self) -> &'static str {
         match self {
             Attack::StolenAccount => "stolen account",
@@ -49,17 +49,17 @@ impl Attack {
     }
 }
 
-/// Hosts taken over, by each attack.
+/// Number of hosts per attack.
 const EACH: u32 = 20;
 
-/// Each strikes hosts of its own, on a day and at an hour of its own.
+/// Adds every attack, each on its own hosts and at random times.
 pub(super) fn strike(maker: &mut Maker) {
     let mut host = HOSTS - 1;
     for attack in Attack::ALL {
         for _ in 0..EACH {
             let client = benign::address(host);
             host -= 1;
-            // The last day is for what takes a day.
+            // No attack begins on the last day: some take a day.
             let begins = maker.rng.u64(..(DAYS - 1) * DAY);
             maker.world.attacks.push(Incident { attack, host: client, begins });
             run(maker, attack, client, begins as f64);
@@ -116,7 +116,7 @@ fn run(maker: &mut Maker, attack: Attack, client: Ipv4Addr, begins: f64) {
     }
 }
 
-/// `times` sessions within `seconds`, at moments of chance.
+/// Adds `times` sessions at random times within `seconds`.
 fn spread(
     maker: &mut Maker,
     client: Ipv4Addr,

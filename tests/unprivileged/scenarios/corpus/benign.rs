@@ -1,29 +1,29 @@
-//! What sends mail because it should.
+//! Legitimate mail senders.
 
 use std::net::Ipv4Addr;
 
 use super::{DAYS, HOSTS, Maker};
 
-/// What a host is there for.
+/// Role of a host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Role {
-    /// People's computers: mail through the provider, in working hours.
+    /// Office computer: mail through the provider, in working hours.
     Office,
-    /// Devices that send what they scanned, through the provider.
+    /// Scanner: sends scans through the provider.
     Scanner,
-    /// Probes that try mail servers, every minute or so, and send nothing.
+    /// Monitoring: probes mail servers about once a minute, and sends nothing.
     Monitor,
-    /// The mail server: to everywhere, around the clock.
+    /// Mail server: sends everywhere, around the clock.
     Mta,
-    /// A letter to thousands, once a week.
+    /// Newsletter: a mail to thousands of recipients, once a week.
     Newsletter,
 }
 
-/// The mail provider's servers.
+/// Servers of the mail provider.
 pub(super) const PROVIDER: [Ipv4Addr; 3] =
     [Ipv4Addr::new(52, 10, 0, 1), Ipv4Addr::new(52, 10, 0, 2), Ipv4Addr::new(52, 10, 0, 3)];
 
-/// Mail as people send it; one in fifty is large.
+/// Sessions of personal mail; one in fifty is large.
 const LETTERS: [&str; 5] = [
     "mail starttls587 small",
     "mail starttls587 small",
@@ -44,7 +44,7 @@ const DELIVERIES: [&str; 8] = [
 const PROBES: [&str; 5] =
     ["probe banner", "probe connect", "probe ehloquit", "probe greetquit", "probe smtpsquit"];
 
-/// The role of a host, by its number.
+/// Returns the role of a host, by its number.
 pub(super) fn role(host: u32) -> Role {
     match host {
         0 | 1 => Role::Mta,
@@ -55,7 +55,7 @@ pub(super) fn role(host: u32) -> Role {
     }
 }
 
-/// The address of a host.
+/// Returns the address of a host.
 pub(super) fn address(host: u32) -> Ipv4Addr {
     Ipv4Addr::from((10 << 24) + (host / 250) * 256 + host % 250 + 1)
 }
@@ -83,7 +83,7 @@ fn provider(maker: &mut Maker) -> Ipv4Addr {
     PROVIDER[maker.rng.usize(..PROVIDER.len())]
 }
 
-/// Most write some letters a day; one in twenty answers everything before lunch.
+/// Adds a working day of an office computer: usually a few mails, for one in twenty many.
 fn office(maker: &mut Maker, client: Ipv4Addr, day: u64) {
     let letters = if maker.rng.u32(..20) == 0 { maker.rng.u32(20..50) } else { maker.rng.u32(0..12) };
     for _ in 0..letters {
@@ -93,7 +93,7 @@ fn office(maker: &mut Maker, client: Ipv4Addr, day: u64) {
     }
 }
 
-/// Someone scans a folder, page by page.
+/// Adds a day of a scanner: folders of pages.
 fn scanner(maker: &mut Maker, client: Ipv4Addr, day: u64) {
     for _ in 0..maker.rng.u32(1..6) {
         let begin = maker.working_hour(day);
@@ -109,7 +109,7 @@ fn scanner(maker: &mut Maker, client: Ipv4Addr, day: u64) {
     }
 }
 
-/// Twelve servers, one after the other, every ten minutes each.
+/// Adds a day of probes: twelve servers, each once in ten minutes.
 fn monitor(maker: &mut Maker, client: Ipv4Addr, day: u64) {
     for probe in 0..24 * 6 * 12 {
         let server = Ipv4Addr::new(53, 0, 0, (probe % 12) as u8 + 1);

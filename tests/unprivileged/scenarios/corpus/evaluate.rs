@@ -1,4 +1,4 @@
-//! What the shipped rules make of a history.
+//! Evaluation of the shipped rules over a history.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,14 +16,14 @@ use mailflow_engine::{
 
 use super::{Attack, DAY, DAYS, HOSTS, World, benign};
 
-/// Which allow-lists there are.
+/// Allow-lists in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lists {
-    /// None.
+    /// No allow-lists.
     None,
-    /// Of the hosts that send mail by their purpose.
+    /// Allow-lists of the legitimate senders.
     Sources,
-    /// And of the provider's servers.
+    /// Allow-lists of the senders and of the provider's servers.
     Both,
 }
 
@@ -31,7 +31,7 @@ impl Lists {
     /// Every choice.
     pub const ALL: [Lists; 3] = [Lists::None, Lists::Sources, Lists::Both];
 
-    /// In words.
+    /// Returns the name in reports.
     pub const fn name(self) -> &'static str {
         match self {
             Lists::None => "without lists",
@@ -41,39 +41,39 @@ impl Lists {
     }
 }
 
-/// What was found, by rule.
+/// Results, by rule.
 #[derive(Debug, Default)]
 pub struct Found {
-    /// Of each attack and rule: seconds from its beginning to the first alert.
+    /// Seconds from the start of an attack to the first alert, by attack and rule.
     pub detected: BTreeMap<(Attack, String), Vec<f64>>,
-    /// Attacks of each kind that any rule found.
+    /// Detected attacks of each kind, by any rule.
     pub any: BTreeMap<Attack, Vec<f64>>,
-    /// Attacks of each kind.
+    /// Number of attacks of each kind.
     pub attacks: BTreeMap<Attack, usize>,
-    /// Incidents that were none, by rule.
+    /// False positives, by rule.
     pub wrong: BTreeMap<String, usize>,
-    /// The rules.
+    /// Rules.
     pub rules: Vec<String>,
 }
 
 impl Found {
-    /// Which part of all attacks was found by any rule.
+    /// Returns the detected share of all attacks.
     pub fn part(&self) -> f64 {
         let found: usize = self.any.values().map(Vec::len).sum();
         found as f64 / self.attacks.values().sum::<usize>() as f64
     }
 
-    /// How many of an attack a rule found.
+    /// Returns the number of attacks of a kind that a rule detected.
     pub fn by(&self, attack: Attack, rule: &str) -> usize {
         self.detected.get(&(attack, rule.to_owned())).map_or(0, Vec::len)
     }
 
-    /// Incidents that were none.
+    /// Returns the number of false positives.
     pub fn wrong(&self) -> usize {
         self.wrong.values().sum()
     }
 
-    /// As a table: how many of each attack each rule found, and after how long, in the middle.
+    /// Formats a table: detected attacks by kind and rule, and the median time to detection.
     pub fn table(&self) -> String {
         let mut text = format!("{:<28}", "");
         for rule in self.rules.iter().map(String::as_str).chain(["any"]) {
@@ -109,7 +109,7 @@ fn cell(times: &[f64], number: usize) -> String {
     }
 }
 
-/// Lets the shipped rules, with these lists, see the whole history.
+/// Evaluates the shipped rules with these lists over the whole history.
 pub fn judge(world: &World, lists: Lists) -> Found {
     let config = config::parse("scenario", &allow(world, lists)).unwrap_or_else(|faults| panic!("{faults}"));
     let rules = config.engine.rules.iter().map(|rule| rule.name.to_string()).collect();
@@ -156,7 +156,7 @@ fn seconds(time: Time) -> f64 {
 }
 
 fn allow(world: &World, lists: Lists) -> String {
-    // A file without any setting is a mistake.
+    // A configuration without any setting is an error.
     let mut text = String::from("poll_interval: 1s\n");
     if lists != Lists::None {
         text.push_str("allow:\n");

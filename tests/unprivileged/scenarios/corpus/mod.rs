@@ -1,8 +1,8 @@
-//! A network of a thousand hosts over five days: people, machines that send mail because they should, and
-//! some that send it because somebody took them over. Everything follows from a seed.
+//! Network of a thousand hosts over five days: office computers, legitimate mail senders, and compromised
+//! hosts. Everything follows from a seed.
 //!
-//! The flows are real sessions (`scenarios/vectors.csv`, drawn from measured ones); who has them when is
-//! made up, and written in `scenarios/benign.rs` and `scenarios/attacks.rs`.
+//! The flows are real sessions (`scenarios/vectors.csv`, a sample of measured ones). Their hosts and times
+//! are synthetic: see `scenarios/benign.rs` and `scenarios/attacks.rs`.
 
 mod attacks;
 mod benign;
@@ -22,45 +22,45 @@ pub use benign::Role;
 pub use evaluate::{Found, Lists, judge};
 use vectors::Vectors;
 
-/// Seconds of a day.
+/// Length of a day, in seconds.
 pub const DAY: u64 = 86_400;
-/// How long the network is watched.
+/// Length of the history, in days.
 pub const DAYS: u64 = 5;
-/// Its hosts.
+/// Number of hosts.
 pub const HOSTS: u32 = 1_000;
 
-/// A record and the moment at which it is made.
+/// Record with its time of arrival.
 #[derive(Clone, Debug)]
 pub struct Arrival {
-    /// When the rules see it.
+    /// Time at which the rules see the record.
     pub at: Time,
-    /// The record.
+    /// Record.
     pub record: Arc<FlowRecord>,
 }
 
-/// The network's history.
+/// History of the network.
 #[derive(Debug, Default)]
 pub struct World {
-    /// Records, in the order in which they are made.
+    /// Records, sorted by their times of arrival.
     pub arrivals: Vec<Arrival>,
-    /// What was done to the network.
+    /// Attacks in the history.
     pub attacks: Vec<Incident>,
-    /// Hosts that send mail by their purpose, and what that is.
+    /// Hosts that send mail legitimately, and their roles.
     pub senders: Vec<(Ipv4Addr, Role)>,
 }
 
-/// A host that somebody took over.
+/// Compromised host.
 #[derive(Clone, Copy, Debug)]
 pub struct Incident {
-    /// What it does.
+    /// Type of the attack.
     pub attack: Attack,
-    /// Which host.
+    /// Address of the host.
     pub host: Ipv4Addr,
-    /// Since when, in seconds.
+    /// Start of the attack, in seconds.
     pub begins: u64,
 }
 
-/// Makes a history.
+/// Generates a history.
 pub fn world(seed: u64) -> World {
     let mut maker =
         Maker { rng: Rng::with_seed(seed), vectors: Vectors::read(), world: World::default(), port: 0 };
@@ -73,7 +73,7 @@ pub fn world(seed: u64) -> World {
     world
 }
 
-/// Makes flows.
+/// Generator of flows.
 struct Maker {
     rng: Rng,
     vectors: Vectors,
@@ -82,7 +82,7 @@ struct Maker {
 }
 
 impl Maker {
-    /// A session of one of these kinds, from `client` to `server`, which begins at `start`, in seconds.
+    /// Adds a session of one of these kinds, from `client` to `server`, with its start in seconds.
     fn session(&mut self, client: Ipv4Addr, server: Ipv4Addr, start: f64, kinds: &[&str]) {
         let kind = kinds[self.rng.usize(..kinds.len())];
         let vector = self.vectors.pick(&mut self.rng, kind);
@@ -92,7 +92,7 @@ impl Maker {
         self.record(vector.record(flow, RecordReason::Closed), silence);
     }
 
-    /// A session that goes on: as `kind`, `times` over.
+    /// Adds a long session: `kind`, repeated `times` times in one connection.
     fn long(&mut self, client: Ipv4Addr, server: Ipv4Addr, start: f64, kind: &str, times: u64) {
         let vector = self.vectors.pick(&mut self.rng, kind);
         self.port = self.port.wrapping_add(1).max(1_024);
@@ -111,14 +111,14 @@ impl Maker {
         self.world.arrivals.push(Arrival { at, record: Arc::new(record) });
     }
 
-    /// A moment of a working day, in seconds.
+    /// Returns a random time of a working day, in seconds.
     fn working_hour(&mut self, day: u64) -> f64 {
         (day * DAY) as f64 + 8.0 * 3_600.0 + self.rng.f64() * 10.0 * 3_600.0
     }
 
-    /// A mail server somewhere.
+    /// Returns the address of a random mail server.
     fn anywhere(&mut self) -> Ipv4Addr {
-        // 20.0.0.0 to 99.255.255.255 has no special use but 100.64.0.0/10, which is beyond.
+        // 20.0.0.0 to 99.255.255.255 has no special-purpose range: 100.64.0.0/10 is above.
         Ipv4Addr::from((20 << 24) + self.rng.u32(..80 << 24))
     }
 }

@@ -10,7 +10,7 @@ use mailflow_engine::{
     time::Time,
 };
 
-/// A measured session.
+/// Measured session.
 #[derive(Clone, Debug)]
 pub(super) struct Vector {
     port: u16,
@@ -65,7 +65,7 @@ fn app(class: &str, mode: &str) -> App {
 }
 
 impl Vector {
-    /// `times` of it, one after the other in one connection.
+    /// Returns the session repeated `times` times in one connection.
     pub(super) fn times(&self, times: u64) -> Self {
         let all = |counters: [u64; 5]| counters.map(|counter| counter * times);
         let seconds = self.seconds * times as f64;

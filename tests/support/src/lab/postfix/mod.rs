@@ -1,7 +1,7 @@
 //! The distribution's Postfix, run from an unpacked package: nothing is installed on the host.
 //!
-//! It runs in a mount namespace of its own, where `/mnt` holds the package and this server's folder, and
-//! `/etc/passwd` and `/etc/group` name the users that Postfix insists on. The host sees none of it.
+//! It runs in its own mount namespace, where `/mnt` has the package and the server's folder. `/etc/passwd`
+//! and `/etc/group` there name the users that Postfix requires. The host does not see these mounts.
 
 mod package;
 
@@ -21,11 +21,11 @@ use super::ns::Ns;
 const MAIN_CF: &str = include_str!("main.cf");
 const MASTER_CF: &str = include_str!("master.cf");
 
-/// User and groups of Postfix inside its mount namespace. Numbers few hosts give out.
+/// User and group ids of Postfix inside its mount namespace: numbers that are rarely in use.
 const POSTFIX: u32 = 62_525;
 const POSTDROP: u32 = 62_526;
 
-/// The queue's directories with the owner, group and mode that Postfix's own set-up gives them.
+/// Directories of the queue with the owner, group and mode of Postfix's own setup.
 const QUEUE: &[(&str, u32, u32, u32)] = &[
     ("pid", 0, 0, 0o755),
     ("active", POSTFIX, 0, 0o700),
@@ -43,21 +43,21 @@ const QUEUE: &[(&str, u32, u32, u32)] = &[
     ("trace", POSTFIX, 0, 0o700),
 ];
 
-/// Ports of [`Postfix`]: relay, TLS from the first byte, submission.
+/// Ports of [`Postfix`]: relay, implicit TLS, submission.
 const PORTS: [u16; 3] = [25, 465, 587];
 
-/// What a mail server calls itself and takes mail for.
+/// Names and settings of a mail server.
 #[derive(Debug, Clone, Copy)]
 pub struct PostfixOptions<'a> {
-    /// Its folder within the lab's, and so different for each server of a lab.
+    /// Folder within the lab's folder, unique among the servers of a lab.
     pub name: &'a str,
-    /// Host name, in the greeting and in the certificate.
+    /// Host name in the greeting and in the certificate.
     pub hostname: &'a str,
-    /// The domain whose mail it accepts from anyone, for any recipient, and discards; others it refuses.
+    /// Domain whose mail the server accepts for any recipient, and discards; other domains are refused.
     pub domain: &'a str,
-    /// More lines for `main.cf`; they win over the lab's.
+    /// Further lines for `main.cf`, which override the lab's.
     pub settings: &'a str,
-    /// More lines for `master.cf`.
+    /// Further lines for `master.cf`.
     pub services: &'a str,
 }
 
@@ -73,8 +73,8 @@ impl Default for PostfixOptions<'_> {
     }
 }
 
-/// A running Postfix on ports 25 (STARTTLS offered), 587 (STARTTLS demanded) and 465 (TLS). It ends with this
-/// value.
+/// Running Postfix on ports 25 (STARTTLS offered), 587 (STARTTLS mandatory) and 465 (TLS). Dropping the value
+/// stops it.
 #[derive(Debug)]
 pub struct Postfix {
     master: Running,
@@ -82,15 +82,15 @@ pub struct Postfix {
 }
 
 impl Postfix {
-    /// Starts it in a namespace; returns when every port greets. `folder` is the lab's.
+    /// Starts Postfix in a namespace; returns once every port greets. `folder` is the lab's.
     ///
     /// # Errors
-    /// It does not start, or does not greet within 15 seconds: the error holds its log.
+    /// Postfix does not start, or does not greet within 15 seconds: the error has its log.
     pub fn start(ns: &Ns, package: &Package, folder: &Path, options: &PostfixOptions<'_>) -> Result<Self> {
         let home = folder.join(options.name);
         prepare(&home, package, options)?;
         let log = home.join("maillog");
-        // Arguments, not text pasted into the script: the paths may hold anything.
+        // Arguments instead of text in the script: the paths may contain any character.
         let mut shell = ns.command("unshare");
         shell.args(["--mount", "--propagation", "private", "sh", "-euc", SCRIPT, "sh"]);
         shell.arg(package.root()).arg(&home);
@@ -103,19 +103,19 @@ impl Postfix {
         Ok(postfix)
     }
 
-    /// What it has logged so far.
+    /// Returns the log so far.
     #[must_use]
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    /// How many mails it has accepted and delivered (to nowhere) so far.
+    /// Returns the number of mails that were accepted and discarded so far.
     #[must_use]
     pub fn delivered(&self) -> usize {
         self.log().lines().filter(|line| line.contains("status=sent")).count()
     }
 
-    /// Lets it run on after this value is gone.
+    /// Lets Postfix run after this value is dropped.
     pub fn leave(self) {
         self.master.leave();
     }
@@ -126,7 +126,7 @@ impl Postfix {
         }
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let Ok(stream) = ns.enter(|| TcpStream::connect(address))? else { return Ok(None) };
-        // On 465 the client speaks first: to connect must do.
+        // On port 465 the client speaks first: the connection must suffice.
         if port == 465 {
             return Ok(Some(()));
         }
@@ -138,8 +138,8 @@ impl Postfix {
     }
 }
 
-/// `$1` is the unpacked package, `$2` the server's folder. `/mnt` comes last, for it may hide the repository
-/// itself. `exec` keeps the process id.
+/// Start script: `$1` is the unpacked package, `$2` the server's folder. `/mnt` is mounted last, as it may
+/// hide the repository. `exec` keeps the process id.
 const SCRIPT: &str = "
     mount --bind \"$2/etc/passwd\" /etc/passwd
     mount --bind \"$2/etc/group\" /etc/group
@@ -186,7 +186,7 @@ fn create(folder: &Path, owner: u32, group: u32, mode: u32) -> Result<()> {
     made.with_context(|| format!("cannot create {}", folder.display()))
 }
 
-/// A self-signed certificate of the usual size.
+/// Creates a self-signed certificate of the usual size.
 fn certify(etc: &Path, hostname: &str) -> Result<()> {
     let mut openssl = command("openssl");
     openssl.args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "30"]);

@@ -1,4 +1,4 @@
-//! Postfix's package with the libraries it needs.
+//! Postfix's package with its libraries.
 
 use std::path::Path;
 use std::process::Command;
@@ -14,29 +14,29 @@ use super::super::ns::Ns;
 pub struct Package(Unpacked);
 
 impl Package {
-    /// Unpacks it, if that has not been done yet. Needs no root.
+    /// Unpacks the package, unless this is done already. Needs no root.
     ///
     /// # Errors
-    /// It cannot be downloaded, or a library is missing all the same.
+    /// The download fails, or a library is missing after unpacking.
     pub fn unpack() -> Result<Self> {
         let package = Self(unpack("postfix", With::Libraries)?);
         package.check_libraries()?;
         Ok(package)
     }
 
-    /// Its version, as the distribution writes it.
+    /// Returns the version, as the distribution writes it.
     #[must_use]
     pub fn version(&self) -> &str {
         &self.0.version
     }
 
-    /// The folder that holds its `usr`.
+    /// Returns the folder that contains its `usr`.
     #[must_use]
     pub fn root(&self) -> &Path {
         &self.0.root
     }
 
-    /// A command that will run one of its tools (`usr/sbin`) inside a namespace.
+    /// Creates a command that runs one of its tools (`usr/sbin`) inside a namespace.
     ///
     /// # Errors
     /// The path of the repository is not UTF-8.
@@ -47,7 +47,7 @@ impl Package {
         Ok(command)
     }
 
-    /// The library path of its programs when the package is seen at `at`.
+    /// Returns the library path of its programs if the package is mounted at `at`.
     pub(super) fn libraries(&self, at: &str) -> Result<String> {
         let mut folders = vec![format!("{at}/usr/lib/postfix")];
         for lib in ["usr/lib", "lib"] {
