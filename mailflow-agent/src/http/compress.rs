@@ -1,12 +1,12 @@
-//! gzip, for clients that take it.
+//! gzip compression for clients that accept it.
 
 use std::io::{self, Write};
 
 use axum::http::{HeaderMap, header};
 use flate2::{Compression, write::GzEncoder};
 
-/// Returns true if a client takes gzip (RFC 9110, 12.5.3).
-pub(crate) fn takes_gzip(headers: &HeaderMap) -> bool {
+/// Returns true if a client accepts gzip (RFC 9110, 12.5.3).
+pub(crate) fn accepts_gzip(headers: &HeaderMap) -> bool {
     let all = headers.get_all(header::ACCEPT_ENCODING);
     let codings = all.iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
     let mut any = false;
@@ -17,7 +17,7 @@ pub(crate) fn takes_gzip(headers: &HeaderMap) -> bool {
             let weight = part.strip_prefix("q=").or(part.strip_prefix("Q="));
             weight.is_some_and(|weight| weight.parse() == Ok(0.0))
         });
-        // What is named outweighs the wildcard.
+        // A named coding takes precedence over the wildcard.
         if ["gzip", "x-gzip"].iter().any(|gzip| name.eq_ignore_ascii_case(gzip)) {
             return !refused;
         }
@@ -26,7 +26,7 @@ pub(crate) fn takes_gzip(headers: &HeaderMap) -> bool {
     any
 }
 
-/// `page` compressed. Fast rather than small: a page is read every few seconds.
+/// Compresses `page`. Speed matters more than size: a page is read every few seconds.
 pub(crate) fn gzip(page: &str) -> io::Result<Vec<u8>> {
     let mut encoder = GzEncoder::new(Vec::with_capacity(page.len() / 8), Compression::fast());
     encoder.write_all(page.as_bytes())?;
@@ -44,7 +44,7 @@ mod tests {
             for value in values {
                 headers.append(header::ACCEPT_ENCODING, value.parse().unwrap());
             }
-            takes_gzip(&headers)
+            accepts_gzip(&headers)
         };
         for good in
             [&["gzip"][..], &["zstd, gzip;q=0.5"], &["br", "GZIP"], &["*"], &["identity;q=0, *;q=0.1"]]

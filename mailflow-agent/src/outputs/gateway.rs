@@ -1,4 +1,4 @@
-//! The gateway that events name: the machine, and the interfaces that it watches.
+//! Gateway that events name: the machine and its watched interfaces.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,37 +9,37 @@ use std::{
 
 use mailflow_engine::event::Alert;
 
-/// The gateway's name and its watched interfaces. Clones share the interfaces, which a reload may change.
+/// Name of the gateway and its watched interfaces. Clones share the interfaces, which a reload may change.
 #[derive(Clone, Debug)]
 pub struct Gateway {
     name: Arc<str>,
-    interfaces: Arc<RwLock<Interfaces>>,
+    interfaces: Arc<RwLock<GatewayInterfaces>>,
 }
 
-/// Interfaces remembered by number, those that are gone included.
-const REMEMBERED: usize = 4_096;
+/// Largest number of remembered interface names, removed interfaces included.
+const MAX_REMEMBERED_INTERFACES: usize = 4_096;
 
 #[derive(Debug, Default)]
-struct Interfaces {
-    /// Those that are watched, as they are configured.
+struct GatewayInterfaces {
+    /// Watched interfaces as configured.
     watched: Arc<[Arc<str>]>,
-    /// Names by the kernel's number; a record may come after its interface went.
+    /// Names by interface index. A record may arrive after its interface was removed.
     by_number: BTreeMap<u32, Arc<str>>,
 }
 
 impl Gateway {
-    /// The gateway of this name, or that of the machine's host name, which watches nothing yet.
+    /// Creates a gateway of this name, or of the host name, without watched interfaces.
     pub fn new(name: Option<&str>) -> Self {
         let name = name.map_or_else(hostname, str::to_owned);
         Self { name: name.into(), interfaces: Arc::default() }
     }
 
-    /// Its name.
+    /// Returns the name.
     pub fn name(&self) -> &Arc<str> {
         &self.name
     }
 
-    /// These interfaces are watched from now on; of those that are there, the kernel's numbers.
+    /// Sets the watched interfaces, and adds the names of those that exist by their interface index.
     pub fn watch<'a>(
         &self,
         interfaces: impl IntoIterator<Item = &'a str>,
@@ -52,21 +52,21 @@ impl Gateway {
                 known.by_number.insert(number, name.into());
             }
         }
-        // The kernel numbers them in the order in which they come.
-        while known.by_number.len() > REMEMBERED {
+        // The kernel assigns indexes in ascending order, so the lowest is the oldest.
+        while known.by_number.len() > MAX_REMEMBERED_INTERFACES {
             known.by_number.pop_first();
         }
     }
 
-    /// The watched interfaces, as they are configured.
+    /// Returns the watched interfaces as configured.
     pub fn interfaces(&self) -> Arc<[Arc<str>]> {
-        Arc::clone(&self.known().watched)
+        Arc::clone(&self.read_interfaces().watched)
     }
 
-    /// The interface that a flow was counted at. Where its number is not known, the one that is watched, if it is one
-    /// alone.
+    /// Returns the interface at which a flow was counted. For an unknown index this is the only watched
+    /// interface, if there is exactly one.
     pub fn interface(&self, number: Option<NonZeroU32>) -> Option<Arc<str>> {
-        let known = self.known();
+        let known = self.read_interfaces();
         let named = number.and_then(|number| known.by_number.get(&number.get()));
         match &*known.watched {
             [only] => Some(Arc::clone(named.unwrap_or(only))),
@@ -74,15 +74,15 @@ impl Gateway {
         }
     }
 
-    /// The interfaces of the flows that an alert shows, in the order of their names; the watched ones where none of the
-    /// flows has one.
+    /// Returns the interfaces of the flows that an alert shows, sorted by name. Without any it returns the
+    /// watched interfaces.
     pub fn interfaces_of(&self, alert: &Alert) -> Arc<[Arc<str>]> {
         let named = alert.flows.iter().filter_map(|record| self.interface(record.flow.interface));
         let named: BTreeSet<Arc<str>> = named.collect();
         if named.is_empty() { self.interfaces() } else { named.into_iter().collect() }
     }
 
-    fn known(&self) -> RwLockReadGuard<'_, Interfaces> {
+    fn read_interfaces(&self) -> RwLockReadGuard<'_, GatewayInterfaces> {
         self.interfaces.read().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -93,7 +93,7 @@ impl Default for Gateway {
     }
 }
 
-/// The machine's name, as other machines know it; `-` where it has none.
+/// Returns the host name, or `-` if there is none.
 fn hostname() -> String {
     let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let name: String = name.trim().chars().filter(char::is_ascii_graphic).take(255).collect();

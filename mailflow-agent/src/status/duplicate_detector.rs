@@ -1,36 +1,36 @@
-//! Whether what is shown comes once: a mirror may deliver a packet where it enters and where it leaves.
+//! Detector of duplicate packets: a mirror may deliver a packet both where it enters and where it leaves.
 
 use mailflow_common::{HandshakeCounters, Totals};
 use tracing::{info, warn};
 
-/// Handshake packets to judge by.
-const ENOUGH: u64 = 20;
+/// Smallest number of handshake packets for a decision.
+const MIN_HANDSHAKE_PACKETS: u64 = 20;
 
-/// How packets are delivered, judged by SYNs and SYN-ACKs.
+/// Detector of duplicate packets by SYNs and SYN-ACKs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Delivery {
-    /// Up to the last judgement.
+pub(crate) struct DuplicateDetector {
+    /// Counters at the last decision.
     seen: HandshakeCounters,
-    twice: bool,
+    delivered_twice: bool,
 }
 
-impl Delivery {
-    /// Judges once enough has been seen, and says when it changes. Returns whether packets come twice.
-    pub(crate) fn judge(&mut self, totals: &Totals) -> bool {
+impl DuplicateDetector {
+    /// Decides once there are enough packets, and logs a change. Returns true if packets are delivered twice.
+    pub(crate) fn update(&mut self, totals: &Totals) -> bool {
         let now = HandshakeCounters {
             all: totals.syns.all + totals.syn_acks.all,
             copies: totals.syns.copies + totals.syn_acks.copies,
         };
         let (all, copies) = (now.all - self.seen.all, now.copies - self.seen.copies);
-        if all < ENOUGH {
-            return self.twice;
+        if all < MIN_HANDSHAKE_PACKETS {
+            return self.delivered_twice;
         }
         self.seen = now;
-        // Where every packet comes twice, half are copies; some are lost, or come as the clock ticks.
-        let twice = copies * 5 >= all * 2;
-        if twice != self.twice {
-            self.twice = twice;
-            if twice {
+        // If every packet comes twice, half are copies. Some of them are lost, or arrive in another tick.
+        let delivered_twice = copies * 5 >= all * 2;
+        if delivered_twice != self.delivered_twice {
+            self.delivered_twice = delivered_twice;
+            if delivered_twice {
                 warn!(
                     copies,
                     of = all,
@@ -41,7 +41,7 @@ impl Delivery {
                 info!(copies, of = all, "packets are delivered once");
             }
         }
-        twice
+        delivered_twice
     }
 }
 
@@ -56,15 +56,15 @@ mod tests {
 
     #[test]
     fn half_copies_are_double_delivery() {
-        let mut delivery = Delivery::default();
-        assert!(!delivery.judge(&totals((10, 5), (9, 5))), "too few to tell");
-        assert!(delivery.judge(&totals((10, 5), (10, 5))));
-        assert!(delivery.judge(&totals((19, 5), (20, 5))), "too few to change that");
-        assert!(!delivery.judge(&totals((20, 5), (20, 5))), "none of the last twenty");
+        let mut detector = DuplicateDetector::default();
+        assert!(!detector.update(&totals((10, 5), (9, 5))), "too few to tell");
+        assert!(detector.update(&totals((10, 5), (10, 5))));
+        assert!(detector.update(&totals((19, 5), (20, 5))), "too few to change that");
+        assert!(!detector.update(&totals((20, 5), (20, 5))), "none of the last twenty");
     }
 
     #[test]
     fn a_retry_here_and_there_is_none() {
-        assert!(!Delivery::default().judge(&totals((100, 20), (100, 0))));
+        assert!(!DuplicateDetector::default().update(&totals((100, 20), (100, 0))));
     }
 }

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use mailflow_agent::http::{BindError, Door, State, bind, is_assigned, serve};
+use mailflow_agent::http::{AccessControl, BindError, MetricsProvider, bind, is_assigned, serve};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -27,7 +27,7 @@ pub(crate) struct Fake {
     more: AtomicUsize,
 }
 
-impl State for Fake {
+impl MetricsProvider for Fake {
     fn metrics(&self) -> anyhow::Result<String> {
         anyhow::ensure!(!self.broken.load(Ordering::Relaxed), "out of ink");
         let mut page = "mailflow_build_info{version=\"1\"} 1\n".to_owned();
@@ -48,14 +48,14 @@ pub(crate) struct Server {
 }
 
 async fn start() -> Server {
-    behind(Door::open()).await
+    behind(AccessControl::unrestricted()).await
 }
 
-pub(crate) async fn behind(door: Door) -> Server {
+pub(crate) async fn behind(door: AccessControl) -> Server {
     let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let (addr, state) = (listener.addr(), Arc::new(Fake::default()));
     let (stop, stopped) = oneshot::channel();
-    let shared: Arc<dyn State> = Arc::<Fake>::clone(&state);
+    let shared: Arc<dyn MetricsProvider> = Arc::<Fake>::clone(&state);
     let done = tokio::spawn(serve(listener, door, shared, async {
         let _ = stopped.await;
     }));
@@ -186,7 +186,7 @@ async fn an_address_has_only_so_many_connections_and_the_newest_is_served() {
 async fn an_answer_that_is_not_read_ends_the_connection() {
     let limit = Duration::from_millis(100);
     let (near, mut far) = tokio::io::duplex(1_000);
-    let mut near = mailflow_agent::http::Timed::new(near, limit);
+    let mut near = mailflow_agent::http::TimedStream::new(near, limit);
     near.write_all(&[7; 1_000]).await.unwrap();
     // A byte now and then is too slow as well.
     let reader = tokio::spawn(async move {

@@ -1,5 +1,5 @@
-//! Proxies: the configured one, or the one that the environment's variables name, which mean what they mean to
-//! programs written in Go (`golang.org/x/net/http/httpproxy`).
+//! Choice of the proxy: the configured one, or the one of the environment variables, which have the meaning
+//! that programs in Go give them (`golang.org/x/net/http/httpproxy`).
 
 use std::net::IpAddr;
 
@@ -13,10 +13,11 @@ use crate::config::{
     },
 };
 
-/// The proxy for a request to `host` and `port`, or none.
+/// Returns the proxy for a request to `host` and `port`, if any.
 ///
 /// # Errors
-/// The configured address cannot be read, or a variable is no address of a proxy. The reason does not show it.
+/// The configured URL cannot be read, or a variable contains no URL of a proxy. The error does not contain
+/// the value.
 pub(crate) fn choose(
     setting: &config::Proxy,
     (scheme, host, port): (&str, &str, u16),
@@ -29,15 +30,15 @@ pub(crate) fn choose(
             Ok(url) => Ok(Some(url)),
             Err(error) => Err(anyhow::anyhow!("{}: {error}", path.display())),
         },
-        config::Proxy::Environment => environment((scheme, host, port), variable),
+        config::Proxy::Environment => proxy_from_environment((scheme, host, port), variable),
     }
 }
 
-fn environment(
+fn proxy_from_environment(
     (scheme, host, port): (&str, &str, u16),
     variable: impl Fn(&str) -> Option<String>,
 ) -> anyhow::Result<Option<Url>> {
-    // The upper case comes first; an empty variable is none.
+    // The upper-case variable takes precedence. An empty variable counts as unset.
     let get = |name: &str| {
         let set = |name: &str| variable(name).filter(|value| !value.is_empty());
         set(name).or_else(|| set(&name.to_lowercase()))
@@ -47,7 +48,7 @@ fn environment(
     if !uses_proxy(host, port, &get("NO_PROXY").unwrap_or_default()) {
         return Ok(None);
     }
-    // `proxy.example:3128` is an address too.
+    // `proxy.example:3128` is valid too.
     let text = if text.contains("://") { text } else { format!("http://{text}") };
     match Url::parse(&text, Form::Proxy) {
         Ok(url) => Ok(Some(url)),
@@ -55,7 +56,7 @@ fn environment(
     }
 }
 
-/// Returns true if requests to `host` and `port` go through the proxy, as `no_proxy` has it.
+/// Returns true if `no_proxy` does not exclude requests to `host` and `port` from the proxy.
 fn uses_proxy(host: &str, port: u16, no_proxy: &str) -> bool {
     let host = host.trim_start_matches('[').trim_end_matches(']').to_lowercase();
     let address: Option<IpAddr> = host.parse().ok();
@@ -64,12 +65,12 @@ fn uses_proxy(host: &str, port: u16, no_proxy: &str) -> bool {
     }
     let entries =
         no_proxy.split(',').map(|entry| entry.trim().to_lowercase()).filter(|entry| !entry.is_empty());
-    !entries.into_iter().any(|entry| excepts(&entry, &host, address, port))
+    !entries.into_iter().any(|entry| is_excepted_by(&entry, &host, address, port))
 }
 
-/// Returns true if one entry of `no_proxy` excepts a host: `*`, a network, an address or a domain, the last two
-/// with a port where only that port is meant.
-fn excepts(entry: &str, host: &str, address: Option<IpAddr>, port: u16) -> bool {
+/// Returns true if one entry of `no_proxy` excludes a host. An entry is `*`, a network, an address or a
+/// domain; the last two may have a port.
+fn is_excepted_by(entry: &str, host: &str, address: Option<IpAddr>, port: u16) -> bool {
     if entry == "*" {
         return true;
     }
@@ -91,14 +92,14 @@ fn excepts(entry: &str, host: &str, address: Option<IpAddr>, port: u16) -> bool 
     if address.is_some() || name.is_empty() {
         return false;
     }
-    // `.example.org` and `*.example.org` are the domains below, `example.org` is the domain as well.
+    // `.example.org` and `*.example.org` match the subdomains, `example.org` matches the domain as well.
     match name.strip_prefix('*').filter(|rest| rest.starts_with('.')).unwrap_or(name) {
         below if below.starts_with('.') => host.ends_with(below),
         name => host == name || host.strip_suffix(name).is_some_and(|rest| rest.ends_with('.')),
     }
 }
 
-/// An IPv4 address in IPv6's form as itself.
+/// Converts an IPv4-mapped IPv6 address to IPv4.
 fn canonical(address: IpAddr) -> IpAddr {
     address.to_canonical()
 }

@@ -1,4 +1,4 @@
-//! TLS towards receivers: whom to believe, and what went wrong, in words.
+//! TLS to receivers: trusted certificates, and error messages.
 
 use std::{io, sync::Arc};
 
@@ -19,7 +19,7 @@ use x509_cert::der::Decode;
 
 use crate::config::{ClientTls, outputs::files};
 
-/// TLS as `tls` has it. Files are read here: certificates may have changed.
+/// Creates the TLS configuration. The files are read each time, because certificates may change.
 pub(crate) fn config(tls: &ClientTls) -> anyhow::Result<Arc<ClientConfig>> {
     let named = |path: &std::path::Path, error: String| anyhow!("{}: {error}", path.display());
     let listed = match &tls.ca_file {
@@ -35,10 +35,10 @@ pub(crate) fn config(tls: &ClientTls) -> anyhow::Result<Arc<ClientConfig>> {
     let provider = Arc::new(ring::default_provider());
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(listed.iter().cloned());
-    // Certificates of servers alone make no authority.
+    // Server certificates alone do not make a trust store.
     let authorities =
         WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build();
-    let verifier = Verifier {
+    let verifier = ListedCertificateVerifier {
         servers: if tls.ca_file.is_some() { listed } else { Vec::new() },
         authorities: authorities.ok(),
         provider: Arc::clone(&provider),
@@ -59,18 +59,19 @@ pub(crate) fn config(tls: &ClientTls) -> anyhow::Result<Arc<ClientConfig>> {
     Ok(Arc::new(config))
 }
 
-/// Believes the certificates that are listed, each as itself, and those that a listed authority vouches for.
+/// Verifier that trusts listed server certificates, and certificates issued by listed authorities.
 ///
-/// A listed certificate needs no authority: neither a chain, nor that it is none of an authority itself (`openssl req
-/// -x509` makes such ones). It must be valid at the time, and have the server's name unless it has no name at all.
+/// A listed certificate needs no authority: neither a chain nor the absence of the CA flag is checked
+/// (`openssl req -x509` sets it). The certificate must be valid at the time. It must have the server's name
+/// unless it has no name at all.
 #[derive(Debug)]
-struct Verifier {
+struct ListedCertificateVerifier {
     servers: Vec<CertificateDer<'static>>,
     authorities: Option<Arc<WebPkiServerVerifier>>,
     provider: Arc<CryptoProvider>,
 }
 
-impl ServerCertVerifier for Verifier {
+impl ServerCertVerifier for ListedCertificateVerifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -80,7 +81,7 @@ impl ServerCertVerifier for Verifier {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         if self.servers.iter().any(|listed| listed.as_ref() == end_entity.as_ref()) {
-            return listed_as_itself(end_entity, server_name, now);
+            return verify_listed_certificate(end_entity, server_name, now);
         }
         match &self.authorities {
             Some(authorities) => {
@@ -115,7 +116,7 @@ impl ServerCertVerifier for Verifier {
     }
 }
 
-fn listed_as_itself(
+fn verify_listed_certificate(
     certificate: &CertificateDer<'_>,
     name: &ServerName<'_>,
     now: UnixTime,
@@ -141,27 +142,27 @@ fn listed_as_itself(
     }
 }
 
-/// An error of a TLS handshake in words.
-pub(crate) fn in_words(error: &io::Error) -> String {
-    known(error).unwrap_or_else(|| match error.kind() {
+/// Describes an error of a TLS handshake.
+pub(crate) fn describe_handshake_error(error: &io::Error) -> String {
+    describe_tls_error(error).unwrap_or_else(|| match error.kind() {
         io::ErrorKind::UnexpectedEof => "the server ended the connection in the TLS handshake".to_owned(),
         _ => format!("TLS: {error}"),
     })
 }
 
-/// An error of TLS in words; none where it is none of TLS.
-pub(crate) fn known(error: &io::Error) -> Option<String> {
+/// Describes a TLS error. Returns `None` for other errors.
+pub(crate) fn describe_tls_error(error: &io::Error) -> Option<String> {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = error.get_ref().map(|inner| inner as _);
     while let Some(inner) = cause {
         if let Some(error) = inner.downcast_ref::<Error>() {
-            return Some(words(error));
+            return Some(describe(error));
         }
         cause = inner.source();
     }
     None
 }
 
-fn words(error: &Error) -> String {
+fn describe(error: &Error) -> String {
     use CertificateError as Wrong;
     match error {
         Error::InvalidCertificate(wrong) => match wrong {
@@ -228,13 +229,13 @@ fn words(error: &Error) -> String {
     }
 }
 
-/// A date in brackets.
+/// Formats a date in brackets.
 fn date(time: UnixTime) -> String {
     let seconds = i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
     jiff::Timestamp::from_second(seconds).map_or_else(|_| String::new(), |time| format!(" ({time})"))
 }
 
-/// A name as the server presents it, on one line.
+/// Formats a name of a certificate on one line.
 fn plain(name: &str) -> String {
     let inner = name.strip_prefix("DnsName(\"").and_then(|rest| rest.strip_suffix("\")"));
     inner.unwrap_or(name).escape_debug().take(100).collect()

@@ -1,4 +1,4 @@
-//! Other outputs while the agent runs: those that are configured as before stay as they are.
+//! Replacement of outputs at a reload. Outputs with an unchanged configuration stay open.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -7,118 +7,128 @@ use tracing::warn;
 use super::{
     AlertEvent, FlowEvent, factory,
     jsonl_file::OpenError,
-    profile::Format,
-    set::{Audience, Out, Outputs, untold},
+    profile::EventFormat,
+    set::{AlertPolicy, Output, OutputSet, undelivered},
 };
 use crate::{
     config::{self, AlertOutput, AlertTo, FlowOutput, FlowTo, Profile},
-    metrics::Agent,
+    metrics::AgentMetrics,
 };
 use mailflow_kernel::clock;
 
-/// Outputs that were opened to take the place of others.
-pub(crate) struct Opened {
+/// New outputs, and the unchanged ones.
+pub(crate) struct OpenedOutputs {
     pub(crate) configured: (Vec<AlertOutput>, Vec<FlowOutput>),
-    pub(super) alerts: Vec<Out<AlertEvent>>,
-    pub(super) flows: Vec<Out<FlowEvent>>,
-    /// Alert outputs and flow outputs that stay as they are.
-    kept: [Kept; 2],
+    pub(super) alerts: Vec<Output<AlertEvent>>,
+    pub(super) flows: Vec<Output<FlowEvent>>,
+    /// Unchanged alert outputs and flow outputs.
+    unchanged: [UnchangedOutputs; 2],
 }
 
-/// Outputs that are configured as before: where they are in the new list, and where they were in the old one.
-type Kept = HashMap<usize, usize>;
+/// Index of each unchanged output in the new list, and its index in the old one.
+type UnchangedOutputs = HashMap<usize, usize>;
 
-impl Outputs {
-    /// Opens those of `outputs` that are not open already. They take the place of others with [`Outputs::renew`].
-    pub(crate) fn prepare(&self, outputs: &config::Outputs, agent: &Agent) -> Result<Opened, OpenError> {
-        let format = |profile: Profile| Format { profile, gateway: self.gateway.clone() };
-        let mut opened = Opened {
+impl OutputSet {
+    /// Opens those outputs of `outputs` whose configuration has changed. [`OutputSet::replace`] puts them
+    /// into use.
+    pub(crate) fn open_changed(
+        &self,
+        outputs: &config::Outputs,
+        agent: &AgentMetrics,
+    ) -> Result<OpenedOutputs, OpenError> {
+        let format = |profile: Profile| EventFormat { profile, gateway: self.gateway.clone() };
+        let mut opened = OpenedOutputs {
             configured: (outputs.alerts.clone(), outputs.flow_log.clone()),
             alerts: Vec::new(),
             flows: Vec::new(),
-            kept: [kept(&self.configured.0, &outputs.alerts), kept(&self.configured.1, &outputs.flow_log)],
+            unchanged: [
+                unchanged(&self.configured.0, &outputs.alerts),
+                unchanged(&self.configured.1, &outputs.flow_log),
+            ],
         };
         for (index, output) in outputs.alerts.iter().enumerate() {
-            if opened.kept[0].contains_key(&index) {
+            if opened.unchanged[0].contains_key(&index) {
                 continue;
             }
-            let audience = Audience::of(&output.to);
+            let policy = AlertPolicy::of(&output.to);
             let lines = match &output.to {
                 AlertTo::Lines { target, profile } => Some((target, format(*profile))),
                 _ => None,
             };
-            let sinks = factory::alerts(output, outputs.files, agent, &self.gateway)?;
-            let out = |sink| Out::new(index, audience, sink, lines.clone());
+            let sinks = factory::open_alert_workers(output, outputs.files, agent, &self.gateway)?;
+            let out = |sink| Output::new(index, policy, sink, lines.clone());
             opened.alerts.extend(sinks.into_iter().map(out));
         }
         for (index, output) in outputs.flow_log.iter().enumerate() {
-            if opened.kept[1].contains_key(&index) {
+            if opened.unchanged[1].contains_key(&index) {
                 continue;
             }
             let lines = match &output.to {
                 FlowTo::Lines { target, profile } => Some((target, format(*profile))),
                 FlowTo::Ipfix(_) => None,
             };
-            let sink = factory::flows(output, outputs.files, agent, &self.gateway)?;
-            opened.flows.push(Out::new(index, Audience::Record, sink, lines));
+            let sink = factory::open_flow_worker(output, outputs.files, agent, &self.gateway)?;
+            opened.flows.push(Output::new(index, AlertPolicy::Archive, sink, lines));
         }
         Ok(opened)
     }
 
-    /// Uses what was opened from now on, and closes what is not configured any more. What that could not deliver
-    /// within `grace` goes to the new output of its name, if there is one.
-    pub(crate) fn renew(&mut self, opened: Opened, grace: Duration, agent: &Agent) {
-        let Opened { configured, alerts, flows, kept: [kept_alerts, kept_flows] } = opened;
+    /// Uses the opened outputs from now on and closes those that are no longer configured. Items that a
+    /// closed output could not deliver within `grace` go to the new output of the same name, if there is one.
+    pub(crate) fn replace(&mut self, opened: OpenedOutputs, grace: Duration, agent: &AgentMetrics) {
+        let OpenedOutputs { configured, alerts, flows, unchanged: [unchanged_alerts, unchanged_flows] } =
+            opened;
         self.configured = configured;
-        let mut old_flows = exchange(&mut self.flows, flows, &kept_flows);
+        let mut old_flows = swap_outputs(&mut self.flows, flows, &unchanged_flows);
         for old in &mut old_flows {
-            if let Some(heir) = self.flows.iter().find(|out| out.sink.name() == old.sink.name()) {
-                old.sink.bequeath(&heir.sink);
+            if let Some(successor) = self.flows.iter().find(|out| out.sink.name() == old.sink.name()) {
+                old.sink.set_successor(&successor.sink);
             }
-            old.sink.hang_up();
+            old.sink.close_queue();
         }
-        let mut old_alerts = exchange(&mut self.alerts, alerts, &kept_alerts);
-        old_alerts.iter_mut().for_each(|old| old.sink.hang_up());
+        let mut old_alerts = swap_outputs(&mut self.alerts, alerts, &unchanged_alerts);
+        old_alerts.iter_mut().for_each(|old| old.sink.close_queue());
         let deadline = clock::now() + grace;
-        let left = || deadline.since(clock::now());
+        let remaining = || deadline.since(clock::now());
         for old in &mut old_alerts {
-            // What is left is handed over, or reported, below.
-            let _ = old.sink.finish(left());
+            // The remaining items are passed on or reported below.
+            let _ = old.sink.finish(remaining());
         }
-        let untold = untold(&old_alerts, &self.recent());
+        let undelivered = undelivered(&old_alerts, &self.recent());
         for old in &old_alerts {
             let (name, waiting) = (old.sink.name(), old.sink.abandon());
-            let heir = self.alerts.iter().any(|out| out.sink.name() == name);
-            let handed_over = untold.iter().filter(|(_, names)| names.iter().any(|of| of == name)).count();
-            self.closed(name, waiting.saturating_sub(if heir { handed_over as u64 } else { 0 }), agent);
+            let successor = self.alerts.iter().any(|out| out.sink.name() == name);
+            let handed_over =
+                undelivered.iter().filter(|(_, names)| names.iter().any(|of| of == name)).count();
+            self.closed(name, waiting.saturating_sub(if successor { handed_over as u64 } else { 0 }), agent);
         }
         for mut old in old_flows {
             let name = old.sink.name().to_owned();
-            // What an heir gets is waiting still, by the numbers that both share.
+            // Items of a successor still count as waiting, because both share the counters.
             if !self.flows.iter().any(|out| out.sink.name() == name) {
-                let _ = old.sink.finish(left());
+                let _ = old.sink.finish(remaining());
                 self.closed(&name, old.sink.abandon(), agent);
             }
         }
-        let is_new = |out: &&Out<AlertEvent>| !kept_alerts.contains_key(&out.output);
+        let is_new = |out: &&Output<AlertEvent>| !unchanged_alerts.contains_key(&out.output);
         let firing: Vec<AlertEvent> = self.firing().values().cloned().collect();
         for out in self.alerts.iter().filter(is_new) {
-            // It knows nothing yet of what fires.
-            if out.audience == Audience::Reminded {
+            // A new Alertmanager does not know the firing alerts.
+            if out.policy == AlertPolicy::NotifyAndRefresh {
                 firing.iter().for_each(|event| out.sink.push(event.clone()));
             }
             for (event, _) in
-                untold.iter().filter(|(_, names)| names.iter().any(|name| name == out.sink.name()))
+                undelivered.iter().filter(|(_, names)| names.iter().any(|name| name == out.sink.name()))
             {
-                if out.hears(event.told) {
+                if out.accepts(event.notify) {
                     out.sink.push(event.event());
                 }
             }
         }
     }
 
-    /// A sink was closed, and so many lines that it had not delivered were not handed over.
-    fn closed(&self, name: &str, lines: u64, agent: &Agent) {
+    /// Reports `lines` lost items of a closed sink, and removes the metrics of a name that is no longer used.
+    fn closed(&self, name: &str, lines: u64, agent: &AgentMetrics) {
         if lines > 0 {
             warn!(
                 output = name,
@@ -127,28 +137,32 @@ impl Outputs {
         }
         let alerts = self.alerts.iter().map(|out| out.sink.name());
         if !alerts.chain(self.flows.iter().map(|out| out.sink.name())).any(|of| of == name) {
-            agent.forget_sink(name);
+            agent.remove_sink(name);
         }
     }
 }
 
-/// Finds the outputs of `new` that are equal to one of `old`, each of `old` once.
-fn kept<T: PartialEq>(old: &[T], new: &[T]) -> Kept {
-    let mut kept = Kept::new();
+/// Finds the outputs of `new` that are equal to one of `old`, each of `old` at most once.
+fn unchanged<T: PartialEq>(old: &[T], new: &[T]) -> UnchangedOutputs {
+    let mut unchanged = UnchangedOutputs::new();
     let mut taken = vec![false; old.len()];
     for (index, output) in new.iter().enumerate() {
         let same = old.iter().enumerate().position(|(place, known)| !taken[place] && known == output);
         if let Some(place) = same {
             taken[place] = true;
-            kept.insert(index, place);
+            unchanged.insert(index, place);
         }
     }
-    kept
+    unchanged
 }
 
-/// Puts the new sinks in the place of those that are not kept, which it returns.
-fn exchange<T>(sinks: &mut Vec<Out<T>>, opened: Vec<Out<T>>, kept: &Kept) -> Vec<Out<T>> {
-    let places: HashMap<usize, usize> = kept.iter().map(|(new, old)| (*old, *new)).collect();
+/// Replaces the outputs that have changed and returns the old ones.
+fn swap_outputs<T>(
+    sinks: &mut Vec<Output<T>>,
+    opened: Vec<Output<T>>,
+    unchanged: &UnchangedOutputs,
+) -> Vec<Output<T>> {
+    let places: HashMap<usize, usize> = unchanged.iter().map(|(new, old)| (*old, *new)).collect();
     let (mut stay, gone): (Vec<_>, Vec<_>) =
         std::mem::take(sinks).into_iter().partition(|out| places.contains_key(&out.output));
     for out in &mut stay {
@@ -168,7 +182,7 @@ mod tests {
 
     use super::*;
     use crate::outputs::gateway::Gateway;
-    use crate::outputs::set::tests::{alert, told};
+    use crate::outputs::set::tests::{alert, notify};
     use mailflow_engine::{
         event::Effects,
         flow::{Direction, Flow, FlowRecord, RecordReason},
@@ -200,12 +214,13 @@ mod tests {
         FlowRecord { flow, app, reason, complete: true, inputs: Inputs::all() }
     }
 
-    /// Reads a configuration of outputs.
+    /// Parses a configuration of outputs.
     fn configured(text: &str) -> config::Outputs {
         config::parse("f", &format!("outputs: {{ {text} }}")).unwrap().outputs
     }
 
-    /// A file, two collectors and an Alertmanager that are nowhere, and another output behind them.
+    /// Returns a configuration with a file, two unreachable collectors and an unreachable Alertmanager,
+    /// followed by `more`.
     fn several(path: &std::path::Path, more: &str) -> config::Outputs {
         configured(&format!(
             "alerts: [{path}, {{ type: syslog, to: \"tcp:127.0.0.1:9\" }}, \
@@ -220,7 +235,7 @@ mod tests {
         std::env::temp_dir().join(format!("mailflow-renew-{}-{name}", std::process::id()))
     }
 
-    fn counted(agent: &Agent, sink: &str) -> [u64; 3] {
+    fn counted(agent: &AgentMetrics, sink: &str) -> [u64; 3] {
         let counters = agent.sink_counters(sink);
         [counters.written.get(), counters.dropped.get(), u64::try_from(counters.waiting.get()).unwrap()]
     }
@@ -229,11 +244,11 @@ mod tests {
 
     #[test]
     fn outputs_that_are_configured_as_before_stay_open_with_what_waits() {
-        let (agent, path) = (Agent::new("0", 0.0).unwrap(), file("stay"));
-        let mut outputs = Outputs::open(&several(&path, ""), &agent, Gateway::default()).unwrap();
-        outputs.write(&told(&alert()), Epoch::default());
-        // A sink is known by what its thread shares with it.
-        let same = |outputs: &Outputs| -> HashMap<String, *const _> {
+        let (agent, path) = (AgentMetrics::new("0", 0.0).unwrap(), file("stay"));
+        let mut outputs = OutputSet::open(&several(&path, ""), &agent, Gateway::default()).unwrap();
+        outputs.write(&notify(&alert()), Epoch::default());
+        // The state shared with the thread identifies a sink.
+        let same = |outputs: &OutputSet| -> HashMap<String, *const _> {
             let sinks = outputs.alerts.iter().map(|out| &out.sink);
             sinks.map(|sink| (sink.name().to_owned(), Arc::as_ptr(&sink.counters().abandoned))).collect()
         };
@@ -244,9 +259,9 @@ mod tests {
                     { type: alertmanager, name: second, urls: [\"http://127.0.0.1:9\"] }";
         let mut new = several(&path, more);
         new.alerts.reverse();
-        let opened = outputs.prepare(&new, &agent).unwrap();
+        let opened = outputs.open_changed(&new, &agent).unwrap();
         assert_eq!((opened.alerts.len(), opened.flows.len()), (2, 0), "what is opened");
-        outputs.renew(opened, Duration::from_secs(5), &agent);
+        outputs.replace(opened, Duration::from_secs(5), &agent);
         let names: Vec<&str> = outputs.alerts.iter().map(|out| out.sink.name()).collect();
         let expected = ["second", "alerts_webhook", "alerts_alertmanager", "twin", "alerts_syslog", "alerts"];
         assert_eq!(names, expected);
@@ -263,9 +278,9 @@ mod tests {
 
     #[test]
     fn outputs_that_change_hand_over_what_waits_and_lose_nothing() {
-        let (agent, path) = (Agent::new("0", 0.0).unwrap(), file("change"));
-        let mut outputs = Outputs::open(&several(&path, ""), &agent, Gateway::default()).unwrap();
-        let record = Effects { records: vec![record()], ..told(&alert()) };
+        let (agent, path) = (AgentMetrics::new("0", 0.0).unwrap(), file("change"));
+        let mut outputs = OutputSet::open(&several(&path, ""), &agent, Gateway::default()).unwrap();
+        let record = Effects { records: vec![record()], ..notify(&alert()) };
         outputs.write(&record, Epoch::default());
         let (syslog, collector) =
             [(); 2].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap()).into();
@@ -276,15 +291,15 @@ mod tests {
             address(&syslog),
             address(&collector)
         ));
-        let opened = outputs.prepare(&new, &agent).unwrap();
-        outputs.renew(opened, Duration::from_secs(5), &agent);
-        let patience = clock::now() + Duration::from_secs(30);
+        let opened = outputs.open_changed(&new, &agent).unwrap();
+        outputs.replace(opened, Duration::from_secs(5), &agent);
+        let deadline = clock::now() + Duration::from_secs(30);
         while counted(&agent, "alerts_syslog") != [1, 0, 0] || counted(&agent, "flow_log_ipfix") != [1, 0, 0]
         {
-            assert!(clock::now() < patience, "{:?}", agent.sinks());
+            assert!(clock::now() < deadline, "{:?}", agent.sinks());
             std::thread::sleep(Duration::from_millis(10));
         }
-        // Nothing is left of those that are gone, and they count no loss.
+        // The removed sinks have no metrics, and no line is lost.
         let sinks: Vec<String> = agent.sinks().into_keys().collect();
         assert_eq!(sinks, ["alerts", "alerts_syslog", "flow_log_ipfix"]);
         drop(outputs);
