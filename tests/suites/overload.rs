@@ -159,7 +159,7 @@ fn every_packet_of_an_overload_is_in_its_sources_totals_or_in_the_rest() {
     );
     // That the test tested something: all four places were used.
     assert!(held("overflow", "up") > 10_000.0 && held("unattributed", "up") > 10_000.0);
-    assert!(agent.log().contains("they are counted by source"), "{}", agent.log());
+    assert!(agent.log().contains("new flows are counted by source"), "{}", agent.log());
 
     let retired = [held("retired", "up"), held("retired", "down")];
     assert!(agent.stop().unwrap().success());

@@ -84,7 +84,7 @@ async fn authorise(
         }
         AuthOutcome::Busy => {
             let later = [(header::RETRY_AFTER, "5")];
-            (StatusCode::TOO_MANY_REQUESTS, later, "too many passwords are tried\n").into_response()
+            (StatusCode::TOO_MANY_REQUESTS, later, "too many password checks are waiting\n").into_response()
         }
     }
 }

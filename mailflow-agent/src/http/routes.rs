@@ -79,8 +79,8 @@ async fn metrics(
     match page {
         Ok(page) => (METRICS_HEADERS, page).into_response(),
         Err(error) => {
-            tracing::error!(%error, "the metrics page cannot be made");
-            (StatusCode::INTERNAL_SERVER_ERROR, "the metrics page cannot be made; see the log\n")
+            tracing::error!(%error, "failed to render the metrics page");
+            (StatusCode::INTERNAL_SERVER_ERROR, "failed to render the metrics page; see the log\n")
                 .into_response()
         }
     }

@@ -149,7 +149,7 @@ pub async fn serve(
                 });
             }
             Err(error) => {
-                tracing::warn!(%error, "the metrics port cannot take a connection");
+                tracing::warn!(%error, "failed to accept a connection at the metrics port");
                 tokio::select! {
                     () = sleep(ACCEPT_RETRY_PAUSE) => {}
                     () = &mut shutdown => break,
@@ -173,7 +173,7 @@ async fn accept_tls(
     match timeout(REQUEST_HEAD_TIMEOUT, tls.accept(stream)).await {
         Ok(Ok(stream)) => serve_connection(stream, router, stopped).await,
         // A failed handshake, for example of a scanner, concerns the client only.
-        Ok(Err(error)) => tracing::debug!(%error, "a client and the metrics port cannot agree on TLS"),
+        Ok(Err(error)) => tracing::debug!(%error, "the TLS handshake of a client failed"),
         Err(_) => {}
     }
 }

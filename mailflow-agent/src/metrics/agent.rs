@@ -75,15 +75,16 @@ impl AgentMetrics {
     pub fn new(version: &str, start_time: f64) -> Result<Self, Error> {
         let registry = Registry::new();
         let info =
-            GaugeVec::new(Opts::new("mailflow_build_info", "The running agent's version."), &["version"])?;
+            GaugeVec::new(Opts::new("mailflow_build_info", "Version of the running agent."), &["version"])?;
         info.with_label_values(&[version]).set(1.0);
         register(&registry, info)?;
-        let start = Gauge::new("process_start_time_seconds", "Start of the process in seconds since 1970.")?;
+        let start =
+            Gauge::new("process_start_time_seconds", "Start time of the process, in seconds since 1970.")?;
         start.set(start_time);
         register(&registry, start)?;
         let polls = HistogramOpts::new(
             "mailflow_poll_duration_seconds",
-            "Time one poll took, from reading to sinks.",
+            "Duration of a poll, from reading the flow table to queueing at the sinks.",
         );
         Ok(Self {
             polls: register(&registry, Histogram::with_opts(polls.buckets(POLL_BUCKETS.to_vec()))?)?,
@@ -91,53 +92,60 @@ impl AgentMetrics {
                 &registry,
                 IntCounter::new(
                     "mailflow_poll_failures_total",
-                    "Polls that could not read the kernel's tables.",
+                    "Number of polls that failed to read the kernel's tables.",
                 )?,
             )?,
             is_config_current: register(
                 &registry,
                 IntGauge::new(
                     "mailflow_config_last_reload_successful",
-                    "Whether the last attempt to load the configuration succeeded.",
+                    "1 if the last attempt to load the configuration succeeded, else 0.",
                 )?,
             )?,
             config_loaded_at: register(
                 &registry,
                 Gauge::new(
                     "mailflow_config_last_reload_success_timestamp_seconds",
-                    "Since when the configuration is in force, in seconds since 1970.",
+                    "Time of the last successful load of the configuration, in seconds since 1970.",
                 )?,
             )?,
             is_lists_current: register(
                 &registry,
                 IntGauge::new(
                     "mailflow_lists_last_reload_successful",
-                    "Whether the last attempt to read the lists of internal networks succeeded.",
+                    "1 if the last attempt to read the lists of internal networks succeeded, else 0.",
                 )?,
             )?,
             lists_loaded_at: register(
                 &registry,
                 Gauge::new(
                     "mailflow_lists_last_reload_success_timestamp_seconds",
-                    "Since when the lists of internal networks are in force, in seconds since 1970.",
+                    "Time of the last successful read of the lists of internal networks, in seconds since \
+                     1970.",
                 )?,
             )?,
             network_lines: register(
                 &registry,
-                IntGauge::new("mailflow_listed_networks", "Lines of the internal networks in force.")?,
+                IntGauge::new(
+                    "mailflow_listed_networks",
+                    "Number of lines of the internal networks in force.",
+                )?,
             )?,
             // Vectors without labels: the metrics are absent if the agent keeps no state.
             state_durable: register(
                 &registry,
                 IntGaugeVec::new(
-                    Opts::new("mailflow_state_durable", "Whether the state on the disk is written."),
+                    Opts::new("mailflow_state_durable", "1 if the state on disk is written, else 0."),
                     &[],
                 )?,
             )?,
             state_bytes: register(
                 &registry,
                 IntGaugeVec::new(
-                    Opts::new("mailflow_state_bytes", "Bytes of state, journal and history on the disk."),
+                    Opts::new(
+                        "mailflow_state_bytes",
+                        "Size of the state, the journal and the history on disk.",
+                    ),
                     &[],
                 )?,
             )?,
@@ -146,7 +154,7 @@ impl AgentMetrics {
                 IntCounterVec::new(
                     Opts::new(
                         "mailflow_state_write_failures_total",
-                        "Failed attempts to write the state, the journal or the history.",
+                        "Number of failed writes of the state, the journal or the history.",
                     ),
                     &[],
                 )?,
@@ -154,39 +162,36 @@ impl AgentMetrics {
             written: register_sink_counter(
                 &registry,
                 "mailflow_sink_lines_written_total",
-                "Lines or events delivered, by sink.",
+                "Number of delivered lines or events, by sink.",
             )?,
             dropped: register_sink_counter(
                 &registry,
                 "mailflow_sink_lines_dropped_total",
-                "Lines or events lost, by sink: its queue was full, or the other side refuses them.",
+                "Number of lost lines or events, by sink: the queue was full, or the receiver refuses them.",
             )?,
             errors: register_sink_counter(
                 &registry,
                 "mailflow_sink_errors_total",
-                "Failed attempts to deliver, by sink; what failed is tried again.",
+                "Number of failed delivery attempts, by sink. They are retried.",
             )?,
             waiting: register(
                 &registry,
                 IntGaugeVec::new(
-                    Opts::new(
-                        "mailflow_sink_queue_lines",
-                        "Lines or events taken and not yet delivered, by sink.",
-                    ),
+                    Opts::new("mailflow_sink_queue_lines", "Number of queued lines or events, by sink."),
                     &["sink"],
                 )?,
             )?,
             files_replaced: register_sink_counter(
                 &registry,
                 "mailflow_sink_files_replaced_total",
-                "Files that reached their greatest size and were renamed, by sink.",
+                "Number of files renamed at their maximum size, by sink.",
             )?,
             waiting_for_space: register(
                 &registry,
                 IntGaugeVec::new(
                     Opts::new(
                         "mailflow_sink_waits_for_room",
-                        "Whether lines wait because a part of the disk must stay free, by sink.",
+                        "1 while lines wait because a part of the disk must stay free, by sink.",
                     ),
                     &["sink"],
                 )?,
@@ -194,14 +199,15 @@ impl AgentMetrics {
             refusals: register_sink_counter(
                 &registry,
                 "mailflow_sink_refusals_total",
-                "Answers of a receiver that refuse a single event, by sink.",
+                "Number of responses that refuse a single event, by sink.",
             )?,
             refused: register(
                 &registry,
                 IntGaugeVec::new(
                     Opts::new(
                         "mailflow_sink_refused_alerts",
-                        "Alerts that an Alertmanager refused when they were posted last; they are posted again, by sink.",
+                        "Number of alerts that an Alertmanager refused at the last attempt, by sink. They \
+                         are posted again.",
                     ),
                     &["sink"],
                 )?,
@@ -209,14 +215,15 @@ impl AgentMetrics {
             dead_lettered: register_sink_counter(
                 &registry,
                 "mailflow_sink_dead_lettered_total",
-                "Events added to the dead letters, by sink: the receiver refuses them for good.",
+                "Number of events added to the dead letters, by sink: the receiver refuses them permanently.",
             )?,
             dead_letters: register(
                 &registry,
                 IntGaugeVec::new(
                     Opts::new(
                         "mailflow_sink_dead_letters",
-                        "Events in the files of dead letters, by sink; 0 once the files are emptied or removed.",
+                        "Number of events in the files of dead letters, by sink. 0 after the files are \
+                         emptied or removed.",
                     ),
                     &["sink"],
                 )?,
@@ -226,7 +233,8 @@ impl AgentMetrics {
                 GaugeVec::new(
                     Opts::new(
                         "mailflow_receiver_clock_offset_seconds",
-                        "By how much a receiver's clock is ahead of this machine's, by the Date of its answers; 0 where they agree.",
+                        "Offset of a receiver's clock from the local clock, by the Date of its responses, \
+                         by sink. 0 if they agree.",
                     ),
                     &["sink"],
                 )?,

@@ -6,10 +6,10 @@ use super::text::MetricFamily;
 use mailflow_engine::event::{Alert, AlertState};
 
 const FIRING_ALERTS: MetricFamily =
-    MetricFamily::gauge("mailflow_alerts", "Alerts that are firing now, by rule and state.");
+    MetricFamily::gauge("mailflow_alerts", "Number of firing alerts, by rule and state.");
 const ALERT_EVENTS: MetricFamily = MetricFamily::counter(
     "mailflow_alert_events_total",
-    "Alert events, repeats included, by rule and state.",
+    "Number of alert events, repeats included, by rule and state.",
 );
 
 /// State of alerts about flows on an allow-list, which do not notify people.

@@ -3,62 +3,59 @@
 use super::text::MetricFamily;
 use mailflow_engine::{RuleCounts, Stats, overview::Threshold};
 
-const OPEN_FLOWS: MetricFamily =
-    MetricFamily::gauge("mailflow_open_flows", "Flows the agent knows that have not ended.");
+const OPEN_FLOWS: MetricFamily = MetricFamily::gauge("mailflow_open_flows", "Number of open flows.");
 const VANISHED_FLOWS: MetricFamily = MetricFamily::counter(
     "mailflow_vanished_flows_total",
-    "Flows that left the kernel's table unasked; their packets are counted, but they have no last record.",
+    "Number of flows that the agent did not evict but that are missing in the flow table. Their packets are \
+     counted, but they have no final record.",
 );
 const SUBJECTS: MetricFamily =
-    MetricFamily::gauge("mailflow_rule_subjects", "Subjects of which a rule remembers something, by rule.");
+    MetricFamily::gauge("mailflow_rule_subjects", "Number of groups with state, by rule.");
 const SUBJECTS_LIMIT: MetricFamily = MetricFamily::gauge(
     "mailflow_rule_subjects_limit",
-    "Most subjects of a rule, of flows on an allow-list as many again.",
+    "Largest number of groups of a rule. Flows on an allow-list have a separate table of this size.",
 );
 const LATE_RECORDS: MetricFamily = MetricFamily::counter(
     "mailflow_rule_late_records_total",
-    "Records that a rule counts but that came too late to be judged, by rule.",
+    "Number of matching records that arrived too late to be evaluated, by rule.",
 );
 const REFUSED_RECORDS: MetricFamily = MetricFamily::counter(
     "mailflow_rule_refused_records_total",
-    "Records that a rule counts of subjects for which there was no room, by rule.",
+    "Number of matching records of groups that exceed the limit, by rule.",
 );
-const MEMORY_BYTES: MetricFamily = MetricFamily::gauge(
-    "mailflow_rule_memory_bytes",
-    "Memory of what a rule remembers of its subjects, by rule.",
-);
+const MEMORY_BYTES: MetricFamily =
+    MetricFamily::gauge("mailflow_rule_memory_bytes", "Memory of the groups, by rule.");
 const MEMORY_LIMIT_BYTES: MetricFamily = MetricFamily::gauge(
     "mailflow_rule_memory_limit_bytes",
-    "Most memory of what a rule remembers, of flows on an allow-list as much again.",
+    "Largest memory of the groups of a rule. Flows on an allow-list have a separate table of this size.",
 );
 const EVICTED_SUBJECTS: MetricFamily = MetricFamily::counter(
     "mailflow_rule_evicted_subjects_total",
-    "Subjects that a rule forgot to make room for others, by rule.",
+    "Number of groups evicted in favour of others, by rule.",
 );
 const GROUPED_ALERTS: MetricFamily = MetricFamily::counter(
     "mailflow_rule_grouped_alerts_total",
-    "Alerts of a rule beyond its limit, which one alert about many subjects tells of, by rule.",
+    "Number of alerts beyond the rate limit, which one alert about many groups replaces, by rule.",
 );
 const HALF_OPEN_SOURCES: MetricFamily = MetricFamily::counter(
     "mailflow_half_open_sources_total",
-    "Sources that were new to a rule and had completed no handshake.",
+    "Number of sources that were new to a rule and had completed no handshake.",
 );
 const SOURCE_FLOOD: MetricFamily = MetricFamily::gauge(
     "mailflow_source_flood",
-    "1 while new sources that complete no handshake are so many that their addresses must be spoofed, else 0.",
+    "1 while a flood of new sources without a handshake indicates spoofed addresses, else 0.",
 );
 const RULE_THRESHOLD: MetricFamily = MetricFamily::gauge(
     "mailflow_rule_threshold",
-    "From which value on a condition of a rule holds, for whom no other threshold is named, in the unit of \
-     mailflow_window_value; a ratio has none.",
+    "Default threshold of a term, in the unit of mailflow_window_value. A ratio has no unit.",
 );
 const EVIDENCE_RECORDS: MetricFamily =
-    MetricFamily::gauge("mailflow_evidence_records", "Records kept to be shown with alerts, the newest.");
+    MetricFamily::gauge("mailflow_evidence_records", "Number of evidence records, which alerts show.");
 const EVIDENCE_RECORDS_LIMIT: MetricFamily =
-    MetricFamily::gauge("mailflow_evidence_records_limit", "Most records kept to be shown with alerts.");
+    MetricFamily::gauge("mailflow_evidence_records_limit", "Largest number of evidence records.");
 const EVIDENCE_DROPPED_RECORDS: MetricFamily = MetricFamily::counter(
     "mailflow_evidence_dropped_total",
-    "Records kept to be shown with alerts that made way for newer ones.",
+    "Number of evidence records replaced by newer ones.",
 );
 
 /// Occupancy of the engine.

@@ -7,91 +7,96 @@ use mailflow_common::{Reason, Totals};
 use super::text::MetricFamily;
 use mailflow_engine::event::Gain;
 
-const KERNEL_PACKETS: MetricFamily =
-    MetricFamily::counter("mailflow_kernel_packets_total", "Packets the program counted, by direction.");
-const KERNEL_BYTES: MetricFamily =
-    MetricFamily::counter("mailflow_kernel_bytes_total", "IP bytes the program counted, by direction.");
+const KERNEL_PACKETS: MetricFamily = MetricFamily::counter(
+    "mailflow_kernel_packets_total",
+    "Number of packets that the program counted, by direction.",
+);
+const KERNEL_BYTES: MetricFamily = MetricFamily::counter(
+    "mailflow_kernel_bytes_total",
+    "Number of IP bytes that the program counted, by direction.",
+);
 const KERNEL_BUFFERS: MetricFamily = MetricFamily::counter(
     "mailflow_kernel_buffers_total",
-    "Buffers the program counted, by direction; a merged one is one.",
+    "Number of buffers that the program counted, by direction. A merged (GRO) buffer counts once.",
 );
 const UNCOUNTED_BUFFERS: MetricFamily = MetricFamily::counter(
     "mailflow_uncounted_buffers_total",
-    "Buffers the program was shown and did not count to a flow, by reason.",
+    "Number of buffers that the program received and did not count to a flow, by reason.",
 );
 const TABLE_ENTRIES: MetricFamily =
-    MetricFamily::gauge("mailflow_flow_table_entries", "Flows in the kernel's table.");
+    MetricFamily::gauge("mailflow_flow_table_entries", "Number of flows in the flow table.");
 const TABLE_CAPACITY: MetricFamily =
-    MetricFamily::gauge("mailflow_flow_table_capacity", "Most flows the kernel's table can hold.");
+    MetricFamily::gauge("mailflow_flow_table_capacity", "Largest number of flows in the flow table.");
 const OVERFLOW_ENTRIES: MetricFamily = MetricFamily::gauge(
     "mailflow_overflow_entries",
-    "Sources, by service, some of whose flows have no place in the flow table.",
+    "Number of overflow entries: sources, by service, with flows that have no entry in the flow table.",
 );
 const OVERFLOW_CAPACITY: MetricFamily =
-    MetricFamily::gauge("mailflow_overflow_capacity", "Most of them that can be counted.");
+    MetricFamily::gauge("mailflow_overflow_capacity", "Largest number of overflow entries.");
 const LOCATED_PACKETS: MetricFamily = MetricFamily::gauge(
     "mailflow_held_packets",
-    "Where the packets are that the program counted, by place and direction.",
+    "Number of packets that the program counted, by their location and direction.",
 );
 const LOCATED_BYTES: MetricFamily = MetricFamily::gauge(
     "mailflow_held_bytes",
-    "Where the IP bytes are that the program counted, by place and direction.",
+    "Number of IP bytes that the program counted, by their location and direction.",
 );
 const MERGED_FLOWS: MetricFamily = MetricFamily::counter(
     "mailflow_merged_flows_total",
-    "Flows that stayed one with the next one on their tuple, for want of room to put them aside.",
+    "Number of flows merged with the next flow of their 5-tuple, because the map of superseded flows was \
+     full.",
 );
 const HANDSHAKE_PACKETS: MetricFamily = MetricFamily::counter(
     "mailflow_handshake_packets_total",
-    "SYNs and SYN-ACKs of flows in the table, copies included.",
+    "Number of SYNs and SYN-ACKs of flows in the table, copies included.",
 );
 const HANDSHAKE_COPIES: MetricFamily = MetricFamily::counter(
     "mailflow_handshake_copies_total",
-    "SYNs and SYN-ACKs that repeat the one just before: copies, not retransmissions.",
+    "Number of SYNs and SYN-ACKs that repeat the previous one within a tick: copies, not retransmissions.",
 );
 const DELIVERED_TWICE: MetricFamily = MetricFamily::gauge(
     "mailflow_delivered_twice",
-    "Whether packets come twice, judged by the last handshakes: then everything is counted twice.",
+    "1 if the last handshakes show that packets are delivered twice, and counted twice, else 0.",
 );
-const SCAN_DURATION: MetricFamily = MetricFamily::gauge(
-    "mailflow_drain_duration_seconds",
-    "Time the last reading of the kernel's table took.",
-);
+const SCAN_DURATION: MetricFamily =
+    MetricFamily::gauge("mailflow_drain_duration_seconds", "Duration of the last scan of the flow table.");
 const ATTACHED_PROGRAMS: MetricFamily = MetricFamily::gauge(
     "mailflow_attached",
-    "Whether the program is attached, by interface, hook and direction; 0 while the interface is gone.",
+    "1 while the program is attached, by interface, hook and direction. 0 while the interface does not \
+     exist.",
 );
 const HOOK_POSITION: MetricFamily = MetricFamily::gauge(
     "mailflow_attached_position",
-    "Place of the program among those of its hook; 1 is the first, and what those before it accept is not seen.",
+    "Position of the program at its hook. 1 is the first. Packets that an earlier program accepts are not \
+     seen.",
 );
 const REATTACHMENTS: MetricFamily = MetricFamily::counter(
     "mailflow_reattached_total",
-    "Times the program was attached again: the interface came back, or the program was taken away or overtaken.",
+    "Number of reattachments: the interface reappeared, or the program was detached or no longer first.",
 );
 const BOUND_INTERFACES: MetricFamily = MetricFamily::gauge(
     "mailflow_watched_interfaces",
-    "Interfaces that an entry of `interfaces` is bound to, by the entry; 0 while there is none.",
+    "Number of interfaces that an entry of `interfaces` is bound to, by entry.",
 );
 const UNLISTED_PREFIXES: MetricFamily = MetricFamily::gauge(
     "mailflow_unlisted_prefix",
-    "Networks behind inside interfaces that are in no internal network, 1 each.",
+    "1 for each network behind an inside interface that is in no internal network.",
 );
 const UNLISTED_FLOWS: MetricFamily = MetricFamily::counter(
     "mailflow_unlisted_client_flows_total",
-    "Flows to the Internet, seen at inside interfaces, whose client is in no internal network.",
+    "Number of flows to the Internet at inside interfaces whose client is in no internal network.",
 );
 const HELPER_UP: MetricFamily = MetricFamily::gauge(
     "mailflow_lookout_up",
-    "Whether the process lives that looks at the hooks; without it the program's place at TCX is not known.",
+    "1 while the helper process runs. Without it the position of the program at TCX is unknown.",
 );
 const PACKET_DIFFERENCE: MetricFamily = MetricFamily::gauge(
     "mailflow_conservation_difference_packets",
-    "Packets the program counted minus packets held, by direction; not zero is a loss.",
+    "Packets that the program counted minus located packets, by direction. Not zero is a loss.",
 );
 const BYTE_DIFFERENCE: MetricFamily = MetricFamily::gauge(
     "mailflow_conservation_difference_bytes",
-    "IP bytes the program counted minus IP bytes held, by direction; not zero is a loss.",
+    "IP bytes that the program counted minus located IP bytes, by direction. Not zero is a loss.",
 );
 
 /// Attachment of the program at a hook.

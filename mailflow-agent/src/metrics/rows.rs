@@ -67,17 +67,20 @@ pub(crate) const SERVICES: RowFamilies = RowFamilies {
     label: "service",
     packets: MetricFamily::counter(
         "mailflow_packets_total",
-        "Packets on the wire, by service and direction.",
+        "Number of packets on the wire, by service and direction.",
     ),
-    bytes: MetricFamily::counter("mailflow_bytes_total", "IP bytes (layer 3), by service and direction."),
-    flows: MetricFamily::counter("mailflow_flows_total", "Flows begun, by service."),
+    bytes: MetricFamily::counter(
+        "mailflow_bytes_total",
+        "Number of IP bytes (layer 3), by service and direction.",
+    ),
+    flows: MetricFamily::counter("mailflow_flows_total", "Number of new flows, by service."),
     messages: MetricFamily::counter(
         "mailflow_messages_estimated_total",
-        "Messages that servers seem to have accepted, by service.",
+        "Estimated number of messages that servers have accepted, by service.",
     ),
     qualifying: MetricFamily::counter(
         "mailflow_qualifying_flows_total",
-        "Flows that a rule counted, by rule and service.",
+        "Number of flows that a rule counted, by rule and service.",
     ),
 };
 
@@ -86,20 +89,20 @@ pub(crate) const SOURCES: RowFamilies = RowFamilies {
     label: "source",
     packets: MetricFamily::counter(
         "mailflow_source_packets_total",
-        "Packets on the wire, by source and direction.",
+        "Number of packets on the wire, by source and direction.",
     ),
     bytes: MetricFamily::counter(
         "mailflow_source_bytes_total",
-        "IP bytes (layer 3), by source and direction.",
+        "Number of IP bytes (layer 3), by source and direction.",
     ),
-    flows: MetricFamily::counter("mailflow_source_flows_total", "Flows begun, by source."),
+    flows: MetricFamily::counter("mailflow_source_flows_total", "Number of new flows, by source."),
     messages: MetricFamily::counter(
         "mailflow_source_messages_estimated_total",
-        "Messages that servers seem to have accepted, by source.",
+        "Estimated number of messages that servers have accepted, by source.",
     ),
     qualifying: MetricFamily::counter(
         "mailflow_source_qualifying_flows_total",
-        "Flows that a rule counted, by rule and source.",
+        "Number of flows that a rule counted, by rule and source.",
     ),
 };
 

@@ -20,19 +20,19 @@ use mailflow_engine::{
 };
 
 const FLOW_RECORDS: MetricFamily =
-    MetricFamily::counter("mailflow_flow_records_total", "Flow records made, by the reason for them.");
+    MetricFamily::counter("mailflow_flow_records_total", "Number of flow records, by reason.");
 const ONE_SIDED_FLOWS: MetricFamily = MetricFamily::counter(
     "mailflow_one_sided_flows_total",
-    "Ended flows of which only one direction crossed this gateway, by that direction.",
+    "Number of ended flows of which only one direction crossed this gateway, by that direction.",
 );
 const SUPPRESSED_FLOWS: MetricFamily = MetricFamily::counter(
     "mailflow_suppressed_flows_total",
-    "Flows that a rule counted and an allow-list put aside.",
+    "Number of flows that match a rule and are suppressed by an allow-list, by rule.",
 );
 const SOURCE_COUNT: MetricFamily =
-    MetricFamily::gauge("mailflow_sources", "Sources that have series of their own.");
+    MetricFamily::gauge("mailflow_sources", "Number of sources with series of their own.");
 const SOURCE_LIMIT: MetricFamily =
-    MetricFamily::gauge("mailflow_sources_limit", "Most sources that may have series of their own.");
+    MetricFamily::gauge("mailflow_sources_limit", "Largest number of sources with series of their own.");
 
 /// Label of ports without a service, or whose service was removed.
 const OTHER_SERVICE: &str = "other";

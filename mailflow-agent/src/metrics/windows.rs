@@ -5,13 +5,13 @@ use mailflow_engine::overview::Overview;
 
 const WINDOW_VALUES: MetricFamily = MetricFamily::gauge(
     "mailflow_window_value",
-    "What a rule's window holds for a source, in the unit of its condition: flows for count, bytes, packets or \
-     messages for sum, sources, destinations or ports for distinct and first_seen; at the threshold it means that \
-     or more.",
+    "Value of a rule's window for a group, in the unit of its condition: flows for count, bytes, packets or \
+     messages for sum, sources, destinations or ports for distinct and first_seen. At the threshold the \
+     value may be larger.",
 );
 const OMITTED_VALUES: MetricFamily = MetricFamily::gauge(
     "mailflow_window_values_omitted",
-    "Window values not shown because of the cap; the highest are shown.",
+    "Number of window values above the limit. The highest values are shown.",
 );
 
 /// Writes the window values, which are never zero, and the number of omitted ones.

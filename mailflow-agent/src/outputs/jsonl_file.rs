@@ -148,7 +148,7 @@ where
                 Acceptance::Queued
             }
             Err(error) => {
-                tracing::error!(%error, "an event cannot be written as JSON");
+                tracing::error!(%error, "failed to format an event as JSON; it is lost");
                 Acceptance::Dropped
             }
         }
@@ -212,7 +212,7 @@ impl LineFile {
                 let file = match open_append(path) {
                     // The agent starts counting without waiting for the file.
                     Err(error) if takes_nothing(&error) => {
-                        tracing::warn!(file = %path.display(), %error, "a file cannot be opened yet; it is tried on");
+                        tracing::warn!(file = %path.display(), %error, "failed to open a file; retrying");
                         None
                     }
                     opened => Some(opened.map_err(|source| OpenError::File { path: path.clone(), source })?),
@@ -262,7 +262,7 @@ impl Reopen for LineFile {
             files_replaced.inc();
             tracing::warn!(
                 file = %path.display(), full_path = %full_path.display(), max_size = limits.max_size,
-                "a file has reached outputs.files.max_size: it is renamed, in the place of the one before it"
+                "a file has reached outputs.files.max_size; it was renamed and replaces the previous one"
             );
         }
         Ok(())

@@ -325,7 +325,7 @@ impl<I: Send + 'static, E: Encode<I>> RemoteSender<I, E> {
         }
         if repeated > 0 {
             let reason = disconnect.error.to_string();
-            tracing::info!(to = self.address, repeated, reason, "what may not have arrived is sent again");
+            tracing::info!(to = self.address, repeated, reason, "items that may be lost are sent again");
         }
         Ok(())
     }

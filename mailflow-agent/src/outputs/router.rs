@@ -92,7 +92,7 @@ fn log_grouped(effects: &Effects) {
             let named = |alert: &Grouped| format!("{} {}", alert.fingerprint, alert.subject);
             let rule = alerts.first().map_or("", |alert| &alert.rule);
             let alerts: Vec<String> = alerts.iter().map(named).collect();
-            info!(rule, number = alerts.len(), alerts = alerts.join(", "), "alerts told together");
+            info!(rule, number = alerts.len(), alerts = alerts.join(", "), "alerts reported as one");
         }
     }
 }

@@ -66,7 +66,10 @@ impl<T: Send + 'static, D: SendOne<T>> Transport<T> for Sequential<T, D> {
                 Ok(()) => counters.count_delivered(1),
                 Err(SendError::Retry(error)) => return Err(error),
                 Err(SendError::Refused(error)) => {
-                    tracing::error!(error = error_chain::told(&error), "an event was refused and is lost");
+                    tracing::error!(
+                        error = error_chain::told(&error),
+                        "the receiver refused an event; it is lost"
+                    );
                     counters.count_lost(1);
                 }
             }

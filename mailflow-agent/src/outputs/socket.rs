@@ -189,7 +189,7 @@ impl TcpConnection {
         loop {
             match self.stream.read(&mut discarded) {
                 Ok(0) => {
-                    let closed = "the other side has closed the connection";
+                    let closed = "the receiver has closed the connection";
                     return Err(io::Error::new(ErrorKind::UnexpectedEof, closed));
                 }
                 Ok(_) => {}

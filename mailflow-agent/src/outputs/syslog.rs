@@ -99,7 +99,7 @@ impl Transport<AlertEvent> for Syslog {
         let message = match self.format_message(&alert, epoch) {
             Ok(message) => message,
             Err(error) => {
-                tracing::error!(%error, "an alert cannot be written as JSON");
+                tracing::error!(%error, "failed to format an alert as JSON; it is lost");
                 return Acceptance::Dropped;
             }
         };

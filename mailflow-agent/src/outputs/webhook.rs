@@ -139,10 +139,10 @@ impl Webhook {
         let letter = DeadLetter { sink, receiver: &receiver, status, reason: &reason, key, event };
         let written = self.dead_letters.add(&letter);
         let consequence = match &written {
-            Ok(()) => "it is among the dead letters".to_owned(),
-            Err(error) => format!("it is lost, as the file of dead letters cannot be written: {error}"),
+            Ok(()) => "it was added to the dead letters".to_owned(),
+            Err(error) => format!("it is lost, because the file of dead letters cannot be written: {error}"),
         };
-        tracing::error!(sink, receiver, reason, "the receiver refuses an event for good; {consequence}");
+        tracing::error!(sink, receiver, reason, "the receiver refuses an event permanently; {consequence}");
     }
 }
 

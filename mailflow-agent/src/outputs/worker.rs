@@ -82,7 +82,7 @@ pub struct SpawnError {
 
 /// Number of accepted items that were not delivered when the sink was closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0} lines were not written")]
+#[error("{0} lines were not delivered")]
 pub struct Undelivered(pub u64);
 
 /// Counters of one sink. Clones share the values.
@@ -327,7 +327,7 @@ impl<T, W: Transport<T>> WorkerThread<T, W> {
                     if failing.is_none() && log_limit.may_say(clock::now()) {
                         logged_failure = true;
                         let error = error_chain::told(&error);
-                        tracing::error!(sink = self.name, error, "a sink cannot deliver; it goes on trying");
+                        tracing::error!(sink = self.name, error, "a sink cannot deliver; retrying");
                     }
                     if closing {
                         return;

@@ -34,8 +34,9 @@ impl DuplicateDetector {
                 warn!(
                     copies,
                     of = all,
-                    "packets are delivered twice, and counted so: a mirror should send what enters its \
-                     ports, or what leaves them, not both; elsewhere watch a bridge or its ports, not both"
+                    "packets are delivered twice and counted twice: a mirror should send the packets that \
+                     enter its ports or those that leave them, not both; elsewhere watch a bridge or its \
+                     ports, not both"
                 );
             } else {
                 info!(copies, of = all, "packets are delivered once");

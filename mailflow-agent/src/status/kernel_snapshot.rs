@@ -34,10 +34,10 @@ impl TablePressure {
                     flows = snapshot.flows.entries,
                     capacity = snapshot.flows.capacity,
                     sources = snapshot.overflow.entries,
-                    "new flows have no place in the table, or a source has more than its share: they are \
-                     counted by source"
+                    "the flow table is full or a source has reached its limit; new flows are counted by \
+                     source"
                 ),
-                Self::Normal => info!("every flow has a place in the table again"),
+                Self::Normal => info!("every flow has an entry in the flow table again"),
             }
         }
     }

@@ -41,7 +41,7 @@ impl InsideNetworkMonitor {
         let addresses = match kernel.addresses(Some(&self.addresses).filter(|_| !changed)) {
             Ok(addresses) => addresses,
             Err(error) => {
-                debug!(%error, "the machine's addresses cannot be listed");
+                debug!(%error, "failed to list the addresses of the machine");
                 return;
             }
         };

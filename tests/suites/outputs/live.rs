@@ -204,5 +204,5 @@ outputs:
     println!("{} of {HOSTS} alerts on the small disk", names.len());
     // It says what is lost, and ends all the same.
     assert_eq!(agent.stop().unwrap().code(), Some(1));
-    assert!(agent.log().contains("were not written"), "{}", agent.log());
+    assert!(agent.log().contains("were not delivered"), "{}", agent.log());
 }

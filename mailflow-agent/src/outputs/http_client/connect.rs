@@ -118,7 +118,7 @@ async fn connect_to_proxy(
     }
     let response = sender.send_request(request.body(Empty::<Bytes>::new())?).await?;
     if !response.status().is_success() {
-        bail!("it makes no connection to {}: {}", to.authority, response.status());
+        bail!("the proxy does not connect to {}: {}", to.authority, response.status());
     }
     Ok(Box::new(TokioIo::new(hyper::upgrade::on(response).await?)))
 }
@@ -157,7 +157,7 @@ fn percent_decode(text: &str) -> Vec<u8> {
 /// Connects to one of the addresses of a host.
 async fn connect_tcp(end: &HttpEndpoint, limit: Duration) -> anyhow::Result<TcpStream> {
     let begin = clock::now();
-    let found = lookup_host((end.host.as_str(), end.port)).await.context("the name cannot be resolved")?;
+    let found = lookup_host((end.host.as_str(), end.port)).await.context("failed to resolve the name")?;
     let addresses: Vec<SocketAddr> = found.collect();
     connect_to_any(&addresses, limit.saturating_sub(clock::now().since(begin))).await
 }
@@ -186,7 +186,8 @@ async fn encrypt(
     config: &Arc<ClientConfig>,
     name: &str,
 ) -> anyhow::Result<Box<dyn ByteStream>> {
-    let name = ServerName::try_from(name.to_owned()).map_err(|_| anyhow!("{name} is no name of a server"))?;
+    let name =
+        ServerName::try_from(name.to_owned()).map_err(|_| anyhow!("{name} is not a valid server name"))?;
     let connected: io::Result<_> = TlsConnector::from(Arc::clone(config)).connect(name, stream).await;
     match connected {
         Ok(stream) => Ok(Box::new(stream)),

@@ -250,7 +250,10 @@ impl Drop for HttpClient {
 }
 
 fn runtime() -> anyhow::Result<Runtime> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime for requests")
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("failed to start a runtime for requests")
 }
 
 /// Request without its body. Files are read for each request, because their content may change.
@@ -343,7 +346,7 @@ fn parts(text: &str) -> impl Iterator<Item = String> {
 }
 
 fn value(text: &str) -> anyhow::Result<HeaderValue> {
-    HeaderValue::from_str(text).map_err(|_| anyhow!("a header has characters that HTTP does not take"))
+    HeaderValue::from_str(text).map_err(|_| anyhow!("a header has characters that HTTP does not allow"))
 }
 
 /// Returns the header value and the secret in it.

@@ -184,11 +184,12 @@ fn describe(error: &Error) -> String {
             Wrong::NotValidForNameContext { expected, presented } => {
                 let expected = expected.to_str();
                 if presented.is_empty() {
-                    format!("the server's certificate has no name, and so not {expected}")
+                    format!("the server's certificate has no name, so it is not valid for {expected}")
                 } else {
                     let presented: Vec<_> = presented.iter().map(|name| plain(name)).collect();
                     format!(
-                        "the server's certificate is for {} and not for {expected} (tls.server_name names another)",
+                        "the server's certificate is for {} and not for {expected} (tls.server_name names \
+                         another)",
                         presented.join(", ")
                     )
                 }
@@ -202,8 +203,8 @@ fn describe(error: &Error) -> String {
             Wrong::BadSignature => "the server's certificate has a bad signature".to_owned(),
             Wrong::Revoked => "the server's certificate was revoked".to_owned(),
             other if other.to_string().contains("CaUsedAsEndEntity") => {
-                "the server's certificate is one of an authority (list this very certificate in tls.ca_file to trust \
-                 it)"
+                "the server's certificate is a CA certificate (list this certificate in tls.ca_file to \
+                 trust it)"
                     .to_owned()
             }
             other => format!("the server's certificate is not accepted: {other}"),
@@ -211,20 +212,20 @@ fn describe(error: &Error) -> String {
         Error::InvalidMessage(_) => "the server does not speak TLS at this port".to_owned(),
         Error::AlertReceived(alert) => match alert {
             AlertDescription::CertificateRequired => {
-                "the server wants a certificate of ours (tls.cert_file)".to_owned()
+                "the server requires a client certificate (tls.cert_file)".to_owned()
             }
             AlertDescription::UnknownCA
             | AlertDescription::BadCertificate
             | AlertDescription::CertificateUnknown
             | AlertDescription::CertificateExpired
             | AlertDescription::AccessDenied => {
-                format!("the server does not accept our certificate ({alert:?})")
+                format!("the server does not accept the client certificate ({alert:?})")
             }
-            AlertDescription::UnrecognisedName => "the server knows no such name (tls.server_name)".to_owned(),
-            AlertDescription::ProtocolVersion => "the server speaks no version of TLS from 1.2 on".to_owned(),
+            AlertDescription::UnrecognisedName => "the server does not know this name (tls.server_name)".to_owned(),
+            AlertDescription::ProtocolVersion => "the server supports neither TLS 1.2 nor TLS 1.3".to_owned(),
             other => format!("the server refuses TLS ({other:?})"),
         },
-        Error::PeerIncompatible(why) => format!("the server speaks no TLS that we do ({why:?})"),
+        Error::PeerIncompatible(why) => format!("the server supports no common TLS parameters ({why:?})"),
         other => format!("TLS: {other}"),
     }
 }
