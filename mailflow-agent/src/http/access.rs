@@ -79,12 +79,13 @@ async fn authorise(
     match auth.authenticate(&web.users, request.headers(), client.peer).await {
         AuthOutcome::Authenticated => next.run(request).await,
         AuthOutcome::Refused => {
-            let ask = [(header::WWW_AUTHENTICATE, "Basic")];
-            (StatusCode::UNAUTHORIZED, ask, "unauthorized\n").into_response()
+            let challenge = [(header::WWW_AUTHENTICATE, "Basic")];
+            (StatusCode::UNAUTHORIZED, challenge, "unauthorized\n").into_response()
         }
         AuthOutcome::Busy => {
-            let later = [(header::RETRY_AFTER, "5")];
-            (StatusCode::TOO_MANY_REQUESTS, later, "too many password checks are waiting\n").into_response()
+            let retry_after = [(header::RETRY_AFTER, "5")];
+            (StatusCode::TOO_MANY_REQUESTS, retry_after, "too many password checks are waiting\n")
+                .into_response()
         }
     }
 }

@@ -37,8 +37,8 @@ pub(crate) enum AuthOutcome {
 /// Password checker. Remembered credentials need no permit.
 #[derive(Debug)]
 pub(crate) struct Authenticator {
-    correct: Mutex<HashSet<[u8; 32]>>,
-    wrong: Mutex<HashSet<[u8; 32]>>,
+    valid: Mutex<HashSet<[u8; 32]>>,
+    invalid: Mutex<HashSet<[u8; 32]>>,
     queue: Arc<PasswordQueue<Peer>>,
     verify: Verify,
 }
@@ -51,18 +51,18 @@ impl Default for Authenticator {
 
 impl Authenticator {
     fn with(verify: Verify) -> Self {
-        Self { correct: Mutex::default(), wrong: Mutex::default(), queue: Arc::default(), verify }
+        Self { valid: Mutex::default(), invalid: Mutex::default(), queue: Arc::default(), verify }
     }
 
     /// Authenticates a request of `peer` with these headers.
     pub(crate) async fn authenticate(&self, users: &Users, headers: &HeaderMap, peer: Peer) -> AuthOutcome {
         let Some((user, password)) = credentials(headers) else { return AuthOutcome::Refused };
         let hash = users.iter().find(|(name, _)| **name == user).map(|(_, hash)| hash.clone());
-        let name = digest([hash.as_deref().unwrap_or(""), &user, &password]);
-        if hash.is_some() && lock(&self.correct).contains(&name) {
+        let fingerprint = digest([hash.as_deref().unwrap_or(""), &user, &password]);
+        if hash.is_some() && lock(&self.valid).contains(&fingerprint) {
             return AuthOutcome::Authenticated;
         }
-        if lock(&self.wrong).contains(&name) {
+        if lock(&self.invalid).contains(&fingerprint) {
             return AuthOutcome::Refused;
         }
         let Some(permit) = self.queue.acquire(peer).await else { return AuthOutcome::Busy };
@@ -70,14 +70,14 @@ impl Authenticator {
         let queue = Arc::clone(&self.queue);
         // The permit lasts until the check ends, even if the client has disconnected.
         let checked = tokio::task::spawn_blocking(move || {
-            let correct = check(verify, hash.as_deref(), highest_cost, &password);
-            queue.record_result(peer, correct);
+            let is_correct = check(verify, hash.as_deref(), highest_cost, &password);
+            queue.record_result(peer, is_correct);
             drop(permit);
-            correct
+            is_correct
         });
-        let correct = matches!(checked.await, Ok(true));
-        remember(if correct { &self.correct } else { &self.wrong }, name);
-        if correct { AuthOutcome::Authenticated } else { AuthOutcome::Refused }
+        let is_correct = matches!(checked.await, Ok(true));
+        remember(if is_correct { &self.valid } else { &self.invalid }, fingerprint);
+        if is_correct { AuthOutcome::Authenticated } else { AuthOutcome::Refused }
     }
 }
 
@@ -122,12 +122,12 @@ fn digest(parts: [&str; 3]) -> [u8; 32] {
     digest.finalize().into()
 }
 
-fn remember(set: &Mutex<HashSet<[u8; 32]>>, name: [u8; 32]) {
+fn remember(set: &Mutex<HashSet<[u8; 32]>>, fingerprint: [u8; 32]) {
     let mut set = lock(set);
     if set.len() >= MAX_REMEMBERED_CREDENTIALS {
         set.clear();
     }
-    set.insert(name);
+    set.insert(fingerprint);
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -168,13 +168,13 @@ mod tests {
     }
 
     #[test]
-    fn the_dummy_is_a_hash_of_its_cost() {
+    fn dummy_hash_is_valid_and_has_its_cost() {
         assert!(!bcrypt::verify("x", &dummy_hash(4)).unwrap());
         assert_eq!(cost(&dummy_hash(4)), Some(4));
     }
 
     #[tokio::test]
-    async fn a_wrong_password_costs_the_same_for_every_name() {
+    async fn a_wrong_password_takes_the_same_time_for_every_name() {
         static STEPS: AtomicU64 = AtomicU64::new(0);
         let auth = Authenticator::with(|password, hash| {
             STEPS.fetch_add(1 << cost(hash).unwrap(), Ordering::Relaxed);
@@ -185,9 +185,9 @@ mod tests {
             STEPS.store(0, Ordering::Relaxed);
             let admitted = auth.authenticate(&users, &headers(user, "wrong"), PEER).await;
             assert_eq!((admitted, STEPS.load(Ordering::Relaxed)), (AuthOutcome::Refused, 1 << 13), "{user}");
-            let again = auth.authenticate(&users, &headers(user, "wrong"), PEER).await;
+            let repeated = auth.authenticate(&users, &headers(user, "wrong"), PEER).await;
             assert_eq!(
-                (again, STEPS.load(Ordering::Relaxed)),
+                (repeated, STEPS.load(Ordering::Relaxed)),
                 (AuthOutcome::Refused, 1 << 13),
                 "{user} again"
             );
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_login_that_is_known_waits_for_no_other_and_few_are_checked_at_once() {
+    async fn known_credentials_do_not_wait_and_checks_are_limited() {
         static RUNNING: AtomicUsize = AtomicUsize::new(0);
         static PEAK_RUNNING: AtomicUsize = AtomicUsize::new(0);
         static IS_BLOCKED: AtomicBool = AtomicBool::new(false);
@@ -213,8 +213,8 @@ mod tests {
             password == "right"
         }));
         let users = Arc::new(users(&[("scraper", 4)]));
-        let correct = headers("scraper", "right");
-        assert_eq!(auth.authenticate(&users, &correct, PEER).await, AuthOutcome::Authenticated);
+        let valid_headers = headers("scraper", "right");
+        assert_eq!(auth.authenticate(&users, &valid_headers, PEER).await, AuthOutcome::Authenticated);
         IS_BLOCKED.store(true, Ordering::SeqCst);
         let wrong: Vec<_> = (0..40)
             .map(|number| {
@@ -227,7 +227,7 @@ mod tests {
             tokio::task::yield_now().await;
         }
         assert_eq!(
-            auth.authenticate(&users, &correct, PEER).await,
+            auth.authenticate(&users, &valid_headers, PEER).await,
             AuthOutcome::Authenticated,
             "while all others wait"
         );

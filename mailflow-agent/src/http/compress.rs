@@ -7,9 +7,9 @@ use flate2::{Compression, write::GzEncoder};
 
 /// Returns true if a client accepts gzip (RFC 9110, 12.5.3).
 pub(crate) fn accepts_gzip(headers: &HeaderMap) -> bool {
-    let all = headers.get_all(header::ACCEPT_ENCODING);
-    let codings = all.iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
-    let mut any = false;
+    let values = headers.get_all(header::ACCEPT_ENCODING);
+    let codings = values.iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
+    let mut wildcard_accepted = false;
     for coding in codings {
         let mut parts = coding.split(';').map(str::trim);
         let name = parts.next().unwrap_or_default();
@@ -21,9 +21,9 @@ pub(crate) fn accepts_gzip(headers: &HeaderMap) -> bool {
         if ["gzip", "x-gzip"].iter().any(|gzip| name.eq_ignore_ascii_case(gzip)) {
             return !refused;
         }
-        any |= name == "*" && !refused;
+        wildcard_accepted |= name == "*" && !refused;
     }
-    any
+    wildcard_accepted
 }
 
 /// Compresses `page`. Speed matters more than size: a page is read every few seconds.
@@ -38,8 +38,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn clients_say_what_they_take() {
-        let takes = |values: &[&str]| {
+    fn parses_accept_encoding() {
+        let accepts = |values: &[&str]| {
             let mut headers = HeaderMap::new();
             for value in values {
                 headers.append(header::ACCEPT_ENCODING, value.parse().unwrap());
@@ -49,10 +49,10 @@ mod tests {
         for good in
             [&["gzip"][..], &["zstd, gzip;q=0.5"], &["br", "GZIP"], &["*"], &["identity;q=0, *;q=0.1"]]
         {
-            assert!(takes(good), "{good:?}");
+            assert!(accepts(good), "{good:?}");
         }
         for bad in [&[][..], &["identity"], &["gzip;q=0"], &["gzip; q=0.000, *"], &["*;q=0"], &["gzipped"]] {
-            assert!(!takes(bad), "{bad:?}");
+            assert!(!accepts(bad), "{bad:?}");
         }
     }
 }

@@ -16,12 +16,12 @@ pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
-    let free = match address {
+    let freebind = match address {
         SocketAddr::V4(_) => socket.set_freebind_v4(true),
         SocketAddr::V6(_) => socket.set_freebind_v6(true),
     };
     // IPv6 before Linux 4.15 has no IP_FREEBIND: the address must exist, and the caller tries again.
-    if let Err(error) = free {
+    if let Err(error) = freebind {
         tracing::debug!(%error, "IP_FREEBIND");
     }
     socket.bind(&address.into())?;
@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn an_address_that_nobody_has_is_listened_at() {
+    async fn listens_on_an_unassigned_address() {
         for (address, assigned) in [
             ("127.0.0.1:0", true),
             ("0.0.0.0:0", true),

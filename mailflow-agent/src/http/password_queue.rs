@@ -28,7 +28,7 @@ pub(crate) struct PasswordQueue<P: Copy + Eq + Hash> {
 #[derive(Debug)]
 struct QueueState<P: Copy + Eq + Hash> {
     running: usize,
-    next: u64,
+    next_number: u64,
     waiting: Vec<WaitingCheck<P>>,
     wrong_passwords: HashMap<P, u32>,
 }
@@ -46,7 +46,8 @@ pub(crate) struct CheckPermit<P: Copy + Eq + Hash>(Option<Arc<PasswordQueue<P>>>
 
 impl<P: Copy + Eq + Hash> Default for PasswordQueue<P> {
     fn default() -> Self {
-        let state = QueueState { running: 0, next: 0, waiting: Vec::new(), wrong_passwords: HashMap::new() };
+        let state =
+            QueueState { running: 0, next_number: 0, waiting: Vec::new(), wrong_passwords: HashMap::new() };
         Self { state: Mutex::new(state) }
     }
 }
@@ -91,14 +92,14 @@ impl<P: Copy + Eq + Hash> QueueState<P> {
         self.waiting.retain(|waiting| !waiting.permit_sender.is_closed());
         if self.waiting.len() >= MAX_WAITING_CHECKS {
             let number = |peer| self.waiting.iter().filter(|waiting| waiting.peer == peer).count();
-            let most = (0..self.waiting.len()).max_by_key(|index| {
+            let to_reject = (0..self.waiting.len()).max_by_key(|index| {
                 let waiting = &self.waiting[*index];
                 (number(waiting.peer), Reverse(waiting.number))
             });
-            most.map(|index| self.waiting.swap_remove(index));
+            to_reject.map(|index| self.waiting.swap_remove(index));
         }
-        let number = self.next;
-        self.next += 1;
+        let number = self.next_number;
+        self.next_number += 1;
         self.waiting.push(WaitingCheck { peer, number, permit_sender });
         call
     }
@@ -107,11 +108,11 @@ impl<P: Copy + Eq + Hash> QueueState<P> {
     fn next_waiting(&mut self) -> Option<WaitingCheck<P>> {
         let wrong_passwords =
             |waiting: &WaitingCheck<P>| self.wrong_passwords.get(&waiting.peer).copied().unwrap_or(0);
-        let next = (0..self.waiting.len()).min_by_key(|index| {
+        let next_index = (0..self.waiting.len()).min_by_key(|index| {
             let waiting = &self.waiting[*index];
             (wrong_passwords(waiting), Reverse(waiting.number))
         });
-        next.map(|index| self.waiting.swap_remove(index))
+        next_index.map(|index| self.waiting.swap_remove(index))
     }
 }
 
@@ -139,7 +140,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn who_guesses_waits_behind_who_does_not() {
+    async fn peers_with_wrong_passwords_wait_longer() {
         let queue: Arc<PasswordQueue<u8>> = Arc::default();
         let running = [queue.acquire(9).await.unwrap(), queue.acquire(9).await.unwrap()];
         queue.record_result(1, false);
@@ -163,21 +164,21 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_goes_while_waiting_or_when_called_keeps_no_turn() {
+    async fn abandoned_checks_release_their_permits() {
         let queue: Arc<PasswordQueue<u8>> = Arc::default();
         let running = [queue.acquire(1).await.unwrap(), queue.acquire(1).await.unwrap()];
         let calls = [2, 2, 2].map(|peer| queue.state().wait(peer));
-        let [gone, permit_sender, other] = calls;
-        drop(gone);
+        let [abandoned, permit_sender, waiting_call] = calls;
+        drop(abandoned);
         drop(running);
         // One check gets the permit and is dropped before it notices.
-        drop((permit_sender, other));
+        drop((permit_sender, waiting_call));
         assert_eq!(queue.state().running, 0);
         assert!(queue.acquire(3).await.is_some());
     }
 
     #[tokio::test]
-    async fn one_of_the_peer_with_the_most_is_sent_away() {
+    async fn rejects_a_check_of_the_peer_with_the_most_checks() {
         let queue: Arc<PasswordQueue<u8>> = Arc::default();
         let running = [queue.acquire(1).await.unwrap(), queue.acquire(1).await.unwrap()];
         let mut waiting = Vec::new();

@@ -29,7 +29,7 @@ pub(crate) struct ClientConnection {
 
 impl ClientConnection {
     /// Reserves one of the pages that may be read at a time. Returns `None` if none is free.
-    pub(crate) fn enter_page_queue(&self) -> Option<Place<Peer>> {
+    pub(crate) fn reserve_page(&self) -> Option<Place<Peer>> {
         self.pages.enter(self.peer, &self.leave)
     }
 }
@@ -37,5 +37,5 @@ impl ClientConnection {
 /// Body of a page that is being read.
 pub(crate) struct PageBody {
     pub(crate) page: Vec<u8>,
-    pub(crate) _place: Place<Peer>,
+    pub(crate) _permit: Place<Peer>,
 }

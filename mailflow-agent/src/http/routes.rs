@@ -38,7 +38,7 @@ const LANDING_PAGE: &str = "<!DOCTYPE html>
 ";
 
 /// Returns the router of the pages.
-pub(crate) fn router(state: Arc<dyn MetricsProvider>) -> Router {
+pub(crate) fn router(provider: Arc<dyn MetricsProvider>) -> Router {
     Router::new()
         .route("/", get(async || Html(LANDING_PAGE)))
         .route("/metrics", get(metrics))
@@ -48,31 +48,32 @@ pub(crate) fn router(state: Arc<dyn MetricsProvider>) -> Router {
         .route("/readyz", get(ready))
         .fallback(async || (StatusCode::NOT_FOUND, "not found\n"))
         .method_not_allowed_fallback(async || (StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n"))
-        .with_state(state)
+        .with_state(provider)
 }
 
 async fn metrics(
-    Shared(state): Shared<Arc<dyn MetricsProvider>>,
+    Shared(provider): Shared<Arc<dyn MetricsProvider>>,
     Extension(client): Extension<Arc<ClientConnection>>,
     headers: HeaderMap,
 ) -> Response {
     // The number of pages in memory is limited, because a client may read slowly.
-    let Some(place) = client.enter_page_queue() else {
-        let later = [(header::RETRY_AFTER, "5")];
-        return (StatusCode::SERVICE_UNAVAILABLE, later, "too many pages are being read\n").into_response();
+    let Some(page_permit) = client.reserve_page() else {
+        let retry_after = [(header::RETRY_AFTER, "5")];
+        return (StatusCode::SERVICE_UNAVAILABLE, retry_after, "too many pages are being read\n")
+            .into_response();
     };
     let gzip = compress::accepts_gzip(&headers);
     // Rendering waits for locks of the agent and must not block the runtime.
-    let made = tokio::task::spawn_blocking(move || {
-        let page = state.metrics()?;
+    let rendered = tokio::task::spawn_blocking(move || {
+        let page = provider.metrics()?;
         anyhow::Ok(if gzip {
-            (GZIP_HEADERS, Bytes::from_owner(PageBody { page: compress::gzip(&page)?, _place: place }))
+            (GZIP_HEADERS, Bytes::from_owner(PageBody { page: compress::gzip(&page)?, _permit: page_permit }))
                 .into_response()
         } else {
-            Bytes::from_owner(PageBody { page: page.into_bytes(), _place: place }).into_response()
+            Bytes::from_owner(PageBody { page: page.into_bytes(), _permit: page_permit }).into_response()
         })
     });
-    let page = match made.await {
+    let page = match rendered.await {
         Ok(page) => page,
         Err(error) => Err(error.into()),
     };
@@ -90,10 +91,10 @@ async fn healthy() -> &'static str {
     "healthy\n"
 }
 
-async fn ready(Shared(state): Shared<Arc<dyn MetricsProvider>>) -> (StatusCode, String) {
-    if !state.ready() {
+async fn ready(Shared(provider): Shared<Arc<dyn MetricsProvider>>) -> (StatusCode, String) {
+    if !provider.ready() {
         return (StatusCode::SERVICE_UNAVAILABLE, "not ready\n".to_owned());
     }
-    let warning = state.warning().map_or_else(String::new, |warning| format!("{warning}\n"));
+    let warning = provider.warning().map_or_else(String::new, |warning| format!("{warning}\n"));
     (StatusCode::OK, format!("ready\n{warning}"))
 }

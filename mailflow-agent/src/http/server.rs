@@ -114,38 +114,38 @@ pub async fn bind(addr: SocketAddr) -> Result<Listener, BindError> {
 pub async fn serve(
     listener: Listener,
     access: AccessControl,
-    state: Arc<dyn MetricsProvider>,
+    provider: Arc<dyn MetricsProvider>,
     shutdown: impl Future<Output = ()>,
 ) {
-    let router = super::routes::router(state);
+    let router = super::routes::router(provider);
     let connections = Arc::new(Crowd::new(MAX_CONNECTIONS, MAX_CONNECTIONS_PER_PEER));
     let pages = Arc::new(Crowd::new(MAX_PAGES, MAX_PAGES_PER_PEER));
-    let (stop, stopped) = watch::channel(());
-    let mut served = JoinSet::new();
+    let (shutdown_tx, shutdown_rx) = watch::channel(());
+    let mut tasks = JoinSet::new();
     let mut shutdown = pin!(shutdown);
     loop {
         let accepted = tokio::select! {
             accepted = listener.inner.accept() => accepted,
-            Some(_) = served.join_next() => continue,
+            Some(_) = tasks.join_next() => continue,
             () = &mut shutdown => break,
         };
         match accepted {
             Ok((stream, address)) => {
                 let (peer, leave) = (Peer::from(address), Arc::<Leave>::default());
-                let Some(place) = connections.enter(peer, &leave) else { continue };
+                let Some(permit) = connections.enter(peer, &leave) else { continue };
                 let client =
                     Arc::new(ClientConnection { peer, leave: Arc::clone(&leave), pages: Arc::clone(&pages) });
                 let web = access.current_web();
                 let router = access.auth_layer(router.clone(), web.as_ref()).layer(Extension(client));
                 let tls = web.and_then(|web| web.tls.clone()).map(TlsAcceptor::from);
-                let connection = accept_tls(stream, tls, router, stopped.clone());
-                served.spawn(async move {
+                let connection = accept_tls(stream, tls, router, shutdown_rx.clone());
+                tasks.spawn(async move {
                     tokio::select! {
                         () = connection => {}
                         // A newer connection replaces this one.
                         () = leave.asked() => {}
                     }
-                    drop(place);
+                    drop(permit);
                 });
             }
             Err(error) => {
@@ -158,8 +158,8 @@ pub async fn serve(
         }
     }
     drop(listener);
-    drop(stop);
-    let _ = timeout(SHUTDOWN_GRACE, async { while served.join_next().await.is_some() {} }).await;
+    drop(shutdown_tx);
+    let _ = timeout(SHUTDOWN_GRACE, async { while tasks.join_next().await.is_some() {} }).await;
 }
 
 /// Serves one connection, after the TLS handshake if TLS is configured.
@@ -167,11 +167,11 @@ async fn accept_tls(
     stream: TcpStream,
     tls: Option<TlsAcceptor>,
     router: Router,
-    stopped: watch::Receiver<()>,
+    shutdown_rx: watch::Receiver<()>,
 ) {
-    let Some(tls) = tls else { return serve_connection(stream, router, stopped).await };
+    let Some(tls) = tls else { return serve_connection(stream, router, shutdown_rx).await };
     match timeout(REQUEST_HEAD_TIMEOUT, tls.accept(stream)).await {
-        Ok(Ok(stream)) => serve_connection(stream, router, stopped).await,
+        Ok(Ok(stream)) => serve_connection(stream, router, shutdown_rx).await,
         // A failed handshake, for example of a scanner, concerns the client only.
         Ok(Err(error)) => tracing::debug!(%error, "the TLS handshake of a client failed"),
         Err(_) => {}
@@ -179,7 +179,7 @@ async fn accept_tls(
 }
 
 /// Serves one connection until it ends, is too old, or `stopped` changes.
-async fn serve_connection<S>(stream: S, router: Router, mut stopped: watch::Receiver<()>)
+async fn serve_connection<S>(stream: S, router: Router, mut shutdown_rx: watch::Receiver<()>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -197,7 +197,7 @@ where
         _ = connection.as_mut() => return,
         () = sleep(MAX_CONNECTION_AGE) => {}
         // Shutdown drops the sender, which completes this branch.
-        _ = stopped.changed() => {}
+        _ = shutdown_rx.changed() => {}
     }
     connection.as_mut().graceful_shutdown();
     let _ = timeout(SHUTDOWN_GRACE, connection).await;

@@ -53,21 +53,21 @@ impl AlertCounts {
 
     /// Writes the families. Every rule has its series from the start.
     pub(crate) fn render(&self, out: &mut String, rules: &[Arc<str>]) {
-        let mut now = vec![[0_u64; 2]; rules.len()];
+        let mut firing_counts = vec![[0_u64; 2]; rules.len()];
         for ((_, suppressed), rule) in &self.firing {
-            now[*rule][usize::from(*suppressed)] += 1;
+            firing_counts[*rule][usize::from(*suppressed)] += 1;
         }
         let (firing, resolved) = (AlertState::Firing.name(), AlertState::Resolved.name());
         FIRING_ALERTS.head(out);
-        for (rule, numbers) in rules.iter().zip(now) {
-            for (state, number) in [firing, SUPPRESSED_STATE].into_iter().zip(numbers) {
+        for (rule, counts) in rules.iter().zip(firing_counts) {
+            for (state, number) in [firing, SUPPRESSED_STATE].into_iter().zip(counts) {
                 FIRING_ALERTS.sample(out, &[("rule", rule), ("state", state)], number);
             }
         }
         ALERT_EVENTS.head(out);
         for (index, rule) in rules.iter().enumerate() {
-            let numbers = self.events.get(index).copied().unwrap_or_default();
-            for (state, number) in [firing, resolved, SUPPRESSED_STATE].into_iter().zip(numbers) {
+            let counts = self.events.get(index).copied().unwrap_or_default();
+            for (state, number) in [firing, resolved, SUPPRESSED_STATE].into_iter().zip(counts) {
                 ALERT_EVENTS.sample(out, &[("rule", rule), ("state", state)], number);
             }
         }

@@ -19,9 +19,9 @@ pub(crate) struct CounterRow {
 impl CounterRow {
     /// Adds the delta of a flow.
     pub(crate) fn add(&mut self, delta: &Delta) {
-        for (mine, gain) in [(&mut self.up, delta.up), (&mut self.down, delta.down)] {
-            mine.packets += gain.packets;
-            mine.bytes += gain.bytes;
+        for (sum, gain) in [(&mut self.up, delta.up), (&mut self.down, delta.down)] {
+            sum.packets += gain.packets;
+            sum.bytes += gain.bytes;
         }
         self.flows += u64::from(delta.new_flow);
         self.messages += delta.messages;
@@ -37,17 +37,17 @@ impl CounterRow {
 
     /// Adds the counters of another row.
     pub(crate) fn merge(&mut self, other: &CounterRow) {
-        for (mine, theirs) in [(&mut self.up, other.up), (&mut self.down, other.down)] {
-            mine.packets += theirs.packets;
-            mine.bytes += theirs.bytes;
+        for (sum, addend) in [(&mut self.up, other.up), (&mut self.down, other.down)] {
+            sum.packets += addend.packets;
+            sum.bytes += addend.bytes;
         }
         self.flows += other.flows;
         self.messages += other.messages;
         if self.qualified.len() < other.qualified.len() {
             self.qualified.resize(other.qualified.len(), 0);
         }
-        for (mine, theirs) in self.qualified.iter_mut().zip(&other.qualified) {
-            *mine += theirs;
+        for (sum, addend) in self.qualified.iter_mut().zip(&other.qualified) {
+            *sum += addend;
         }
     }
 }

@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn writes_what_prometheus_reads() {
+    fn writes_valid_prometheus_text() {
         let mut out = String::new();
         let family = MetricFamily::counter("a_total", "Things.");
         family.head(&mut out);

@@ -105,14 +105,14 @@ impl TrafficCounters {
     /// Adds the effects of one call of the engine. `now` determines idle sources and must not decrease.
     pub fn observe(&mut self, effects: &Effects, labels: LabelContext<'_>, now: Time) {
         // Consecutive flows mostly have the same port.
-        let mut last = None;
+        let mut previous = None;
         for delta in &effects.deltas {
             let port = delta.key.server_port;
-            let service = match last {
-                Some((last, service)) if last == port => service,
+            let service = match previous {
+                Some((previous, service)) if previous == port => service,
                 _ => labels.service(&delta.key),
             };
-            last = Some((port, service));
+            previous = Some((port, service));
             self.services[service].add(delta);
             self.sources.row(labels.source(&delta.key), now).add(delta);
         }
@@ -159,11 +159,11 @@ impl TrafficCounters {
 
     /// Returns the counters of each source, and of `other` and `retired`, in the order of the page.
     pub fn sources(&self) -> Vec<SourceTotals<'_>> {
-        let sums = |(source, row): (_, &CounterRow)| {
+        let source_totals = |(source, row): (_, &CounterRow)| {
             let CounterRow { up, down, flows, messages, ref qualified } = *row;
             SourceTotals { source, up, down, flows, messages, qualifying: qualified.iter().sum() }
         };
-        self.sources.rows().into_iter().map(sums).collect()
+        self.sources.rows().into_iter().map(source_totals).collect()
     }
 
     /// Returns the number of sources with series of their own.
@@ -189,8 +189,8 @@ impl TrafficCounters {
         }
         SUPPRESSED_FLOWS.head(out);
         for (index, rule) in self.rules.iter().enumerate() {
-            let number = self.suppressed.get(index).copied().unwrap_or_default();
-            SUPPRESSED_FLOWS.sample(out, &[("rule", rule)], number);
+            let count = self.suppressed.get(index).copied().unwrap_or_default();
+            SUPPRESSED_FLOWS.sample(out, &[("rule", rule)], count);
         }
         self.alerts.render(out, &self.rules);
     }
@@ -241,7 +241,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_stand_at_their_index() {
+    fn enum_values_equal_their_index() {
         for (index, service) in Service::ALL.into_iter().enumerate() {
             assert_eq!(service as usize, index, "{service:?}");
         }

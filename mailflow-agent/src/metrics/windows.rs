@@ -39,7 +39,7 @@ mod tests {
     };
 
     #[test]
-    fn a_value_is_a_series_by_whom_it_is_about() {
+    fn writes_a_series_for_each_group() {
         let value = |subject, value| WindowValue { rule: "r".into(), term: "count".into(), subject, value };
         let source = |host: u8| Source::of([10, 0, 0, host].into(), 64);
         let values = vec![

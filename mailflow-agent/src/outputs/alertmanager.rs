@@ -112,9 +112,9 @@ impl Alertmanager {
         if response.status.is_success() {
             if self.apply_response_clock(keys, response.clock_offset) {
                 // The clock offset is known now: posts the ends again by the receiver's clock.
-                let again = self.request(keys)?;
-                if !again.status.is_success() {
-                    return Err(self.error(&again));
+                let retried = self.request(keys)?;
+                if !retried.status.is_success() {
+                    return Err(self.error(&retried));
                 }
             }
             keys.iter().for_each(|key| self.mark_delivered(key, counters));
@@ -130,9 +130,9 @@ impl Alertmanager {
             [key] => self.handle_refusal(key, &response, counters),
             // Halving the request finds the alert that is refused.
             keys => {
-                let (one, other) = keys.split_at(keys.len() / 2);
-                self.post_alerts(one, counters)?;
-                self.post_alerts(other, counters)
+                let (first_half, second_half) = keys.split_at(keys.len() / 2);
+                self.post_alerts(first_half, counters)?;
+                self.post_alerts(second_half, counters)
             }
         }
     }
@@ -151,24 +151,24 @@ impl Alertmanager {
     /// Records the clock offset of a successful response. Returns true if an end that was just posted is in
     /// the future by that clock.
     fn apply_response_clock(&mut self, keys: &[AlertKey], offset: Option<i128>) -> bool {
-        let before = self.clock_offset.unwrap_or(0);
+        let previous_offset = self.clock_offset.unwrap_or(0);
         self.update_clock_offset(offset);
-        let after = self.clock_offset.unwrap_or(0);
-        after < before
+        let new_offset = self.clock_offset.unwrap_or(0);
+        new_offset < previous_offset
             && keys.iter().filter_map(|key| self.alerts.get(key)).any(|tracked| tracked.ends_at.is_some())
     }
 
     /// Records the clock offset and warns of a difference.
     fn update_clock_offset(&mut self, offset: Option<i128>) {
         let Some(offset) = offset else { return };
-        let moved = self.clock_offset.is_none_or(|tracked| (tracked - offset).abs() > NANOS_PER_SECOND);
-        let differed = self.clock_offset.is_some_and(|tracked| tracked != 0);
+        let changed = self.clock_offset.is_none_or(|previous| (previous - offset).abs() > NANOS_PER_SECOND);
+        let differed_before = self.clock_offset.is_some_and(|previous| previous != 0);
         self.clock_offset = Some(offset);
         let seconds = (offset as f64 / NANOS_PER_SECOND as f64).round();
         self.receiver.clock_offset.set(seconds);
         let sink = &self.sink;
-        match (moved, offset) {
-            (true, 0) if differed => {
+        match (changed, offset) {
+            (true, 0) if differed_before => {
                 tracing::info!(sink, "the clocks of the receiver and of this machine agree again")
             }
             (true, offset) if offset != 0 => tracing::warn!(
@@ -256,10 +256,10 @@ impl Alertmanager {
             0 => all || tracked.pending_events > 0,
             _ => tracked.ends_at.is_some() || now >= tracked.retry_at,
         });
-        let (clean, refused): (Vec<_>, Vec<_>) = due.partition(|(_, tracked)| tracked.refusals == 0);
+        let (accepted, refused): (Vec<_>, Vec<_>) = due.partition(|(_, tracked)| tracked.refusals == 0);
         let keys =
             |found: Vec<(&AlertKey, &TrackedAlert)>| found.into_iter().map(|(key, _)| key.clone()).collect();
-        (keys(clean), keys(refused))
+        (keys(accepted), keys(refused))
     }
 }
 
@@ -294,9 +294,9 @@ impl Transport<AlertEvent> for Alertmanager {
     fn deliver(&mut self, counters: &SinkCounters) -> anyhow::Result<()> {
         let now = clock::now();
         let all = now >= self.next_refresh;
-        let (clean, refused) = self.due_alerts(now);
+        let (accepted, refused) = self.due_alerts(now);
         let mut result = Ok(());
-        for keys in clean.chunks(MAX_ALERTS_PER_REQUEST).chain(refused.chunks(1)) {
+        for keys in accepted.chunks(MAX_ALERTS_PER_REQUEST).chain(refused.chunks(1)) {
             result = self.post_alerts(keys, counters);
             if result.is_err() {
                 break;
@@ -349,8 +349,8 @@ impl TrackedAlert {
 }
 
 /// Returns the labels that identify an alert and that routes match.
-fn labels(alert: &Alert, more: &BTreeMap<String, String>) -> BTreeMap<String, String> {
-    let mut labels = more.clone();
+fn labels(alert: &Alert, extra_labels: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let mut labels = extra_labels.clone();
     let own = alert.labels.iter().map(|(name, value)| (label_name(name), value.clone()));
     labels.extend(own.filter(|(_, value)| !value.is_empty()));
     // An alert about a server keeps the client of its start, because the newest client changes.
@@ -368,12 +368,12 @@ fn labels(alert: &Alert, more: &BTreeMap<String, String>) -> BTreeMap<String, St
 
 /// Returns a valid label name of Alertmanager: letters, digits and underscores, no digit first.
 fn label_name(name: &str) -> String {
-    let mut fit: String =
+    let mut valid_name: String =
         name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '_' }).collect();
-    if !fit.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_') {
-        fit.insert(0, '_');
+    if !valid_name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_') {
+        valid_name.insert(0, '_');
     }
-    fit
+    valid_name
 }
 
 fn annotations(alert: &Alert) -> Value {
@@ -405,11 +405,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn label_names_are_prometheus() {
-        for (name, fit) in
+    fn label_names_are_valid_for_prometheus() {
+        for (name, valid_name) in
             [("team", "team"), ("cost-centre", "cost_centre"), ("1st", "_1st"), ("", "_"), ("ä", "_")]
         {
-            assert_eq!(label_name(name), fit);
+            assert_eq!(label_name(name), valid_name);
         }
     }
 }

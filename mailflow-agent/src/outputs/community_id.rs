@@ -94,7 +94,7 @@ mod tests {
         ];
         for (key, id) in published {
             assert_eq!(CommunityId::of(&key).to_string(), id);
-            assert_eq!(CommunityId::of(&key.reversed()).to_string(), id, "the same from the other end");
+            assert_eq!(CommunityId::of(&key.reversed()).to_string(), id, "equal for the reverse direction");
         }
     }
 

@@ -50,9 +50,10 @@ impl DeadLetterFile {
     pub(crate) fn new(path: Option<PathBuf>, counters: ReceiverCounters) -> Self {
         // A sink of the same name before a reload may have left another value.
         counters.dead_letters.set(0);
-        let mut letters = Self { path, counters, counted_files: Default::default(), unwritten_events: 0 };
-        letters.recount();
-        letters
+        let mut dead_letters =
+            Self { path, counters, counted_files: Default::default(), unwritten_events: 0 };
+        dead_letters.recount();
+        dead_letters
     }
 
     /// Returns true if there are dead letters, so that a recount is needed.
@@ -64,14 +65,14 @@ impl DeadLetterFile {
     pub(crate) fn recount(&mut self) {
         let Some(path) = &self.path else { return };
         for (path, (stamp, lines)) in [path.clone(), rotated(path)].iter().zip(&mut self.counted_files) {
-            let now = fs::metadata(path).map_or((0, 0), |about| (about.ino(), about.size()));
-            if now != *stamp {
-                (*stamp, *lines) = (now, count_lines(path));
+            let current = fs::metadata(path).map_or((0, 0), |metadata| (metadata.ino(), metadata.size()));
+            if current != *stamp {
+                (*stamp, *lines) = (current, count_lines(path));
             }
         }
-        let held: u64 =
+        let events: u64 =
             self.counted_files.iter().map(|(_, lines)| lines).sum::<u64>() + self.unwritten_events;
-        self.counters.dead_letters.set(i64::try_from(held).unwrap_or(i64::MAX));
+        self.counters.dead_letters.set(i64::try_from(events).unwrap_or(i64::MAX));
     }
 
     /// Appends an event.
@@ -141,16 +142,16 @@ fn append(path: &Path, line: &str) -> io::Result<()> {
         OpenOptions::new().create(true).append(true).mode(0o640).custom_flags(libc::O_NOFOLLOW).open(path)
     };
     let mut file = open()?;
-    let held = file.metadata()?.len();
-    if held > 0 && held + line.len() as u64 > MAX_FILE_BYTES {
+    let length = file.metadata()?.len();
+    if length > 0 && length + line.len() as u64 > MAX_FILE_BYTES {
         fs::rename(path, rotated(path))?;
         file = open()?;
     }
     // The line is written completely or not at all: a partial line is truncated.
-    let before = file.metadata()?.len();
+    let length_before = file.metadata()?.len();
     let result = file.write_all(line.as_bytes());
     if result.is_err() {
-        let _ = file.set_len(before);
+        let _ = file.set_len(length_before);
     }
     result
 }
@@ -173,14 +174,14 @@ mod tests {
     }
 
     #[test]
-    fn events_are_lines_that_others_cannot_read_and_are_counted_until_the_file_is_gone() {
+    fn events_are_private_lines_counted_until_the_file_is_emptied() {
         let folder = folder("lines");
         let path = folder.join("inner/hook.json");
         let agent = AgentMetrics::new("0", 0.0).unwrap();
-        let mut letters = DeadLetterFile::new(Some(path.clone()), agent.receiver_counters("hook"));
-        assert!(!letters.has_any());
-        letters.add(&letter("{\"a\":1}")).unwrap();
-        letters.add(&letter("no JSON")).unwrap();
+        let mut dead_letters = DeadLetterFile::new(Some(path.clone()), agent.receiver_counters("hook"));
+        assert!(!dead_letters.has_any());
+        dead_letters.add(&letter("{\"a\":1}")).unwrap();
+        dead_letters.add(&letter("no JSON")).unwrap();
         let text = fs::read_to_string(&path).unwrap();
         let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert_eq!((&lines[0]["event"]["a"], &lines[0]["status"]), (&json!(1), &json!(404)));
@@ -197,14 +198,14 @@ mod tests {
     }
 
     #[test]
-    fn the_files_are_bounded() {
+    fn limits_the_size_of_files() {
         let folder = folder("bounded");
         let path = folder.join("hook.json");
         let agent = AgentMetrics::new("0", 0.0).unwrap();
-        let mut letters = DeadLetterFile::new(Some(path.clone()), agent.receiver_counters("hook"));
+        let mut dead_letters = DeadLetterFile::new(Some(path.clone()), agent.receiver_counters("hook"));
         let event = format!("\"{}\"", "x".repeat(1 << 20));
         for _ in 0..30 {
-            letters.add(&letter(&event)).unwrap();
+            dead_letters.add(&letter(&event)).unwrap();
         }
         for path in [path.clone(), rotated(&path)] {
             let size = fs::metadata(&path).unwrap().len();
@@ -216,17 +217,17 @@ mod tests {
     }
 
     #[test]
-    fn a_link_is_not_followed_and_the_event_counts_all_the_same() {
+    fn does_not_follow_a_link_and_counts_the_event() {
         let folder = folder("link");
         fs::create_dir_all(&folder).unwrap();
         let (path, victim) = (folder.join("hook.json"), folder.join("victim"));
         fs::write(&victim, "").unwrap();
         std::os::unix::fs::symlink(&victim, &path).unwrap();
         let agent = AgentMetrics::new("0", 0.0).unwrap();
-        let mut letters = DeadLetterFile::new(Some(path), agent.receiver_counters("hook"));
-        letters.add(&letter("{}")).unwrap_err();
+        let mut dead_letters = DeadLetterFile::new(Some(path), agent.receiver_counters("hook"));
+        dead_letters.add(&letter("{}")).unwrap_err();
         assert_eq!(fs::read_to_string(&victim).unwrap(), "");
-        assert!(letters.has_any());
+        assert!(dead_letters.has_any());
         fs::remove_dir_all(&folder).unwrap();
     }
 }

@@ -25,7 +25,7 @@ pub(crate) fn flow(record: &FlowRecord, epoch: Epoch, gateway: &Gateway) -> serd
     let flow = &record.flow;
     let mut line = serde_json::to_value(FlowLine::of(record, epoch, gateway))?;
     let (start, end) = (flow.first, flow.last());
-    let kind = if record.reason == RecordReason::Active { "connection" } else { "end" };
+    let event_type = if record.reason == RecordReason::Active { "connection" } else { "end" };
     let mut source = json!({ "ip": flow.client(), "port": flow.key.client_port });
     let mut destination = json!({ "ip": flow.server(), "port": flow.key.server_port });
     if let Some(mac) = flow.mac {
@@ -61,7 +61,7 @@ pub(crate) fn flow(record: &FlowRecord, epoch: Epoch, gateway: &Gateway) -> serd
         "@timestamp": EveTimestamp::of(record.time(), epoch).rfc3339(),
         "ecs": { "version": ECS_VERSION },
         "event": {
-            "kind": "event", "category": ["network"], "type": [kind], "module": "mailflow",
+            "kind": "event", "category": ["network"], "type": [event_type], "module": "mailflow",
             "dataset": "mailflow.flow", "action": "network_flow", "reason": record.reason.name(),
             "start": EveTimestamp::of(start, epoch).rfc3339(), "end": EveTimestamp::of(end, epoch).rfc3339(),
             "duration": end.since(start).as_nanos() as u64,

@@ -45,16 +45,16 @@ impl Gateway {
         interfaces: impl IntoIterator<Item = &'a str>,
         numbers: impl IntoIterator<Item = (u32, &'a str)>,
     ) {
-        let mut known = self.interfaces.write().unwrap_or_else(PoisonError::into_inner);
-        known.watched = interfaces.into_iter().map(Arc::from).collect();
+        let mut state = self.interfaces.write().unwrap_or_else(PoisonError::into_inner);
+        state.watched = interfaces.into_iter().map(Arc::from).collect();
         for (number, name) in numbers {
-            if known.by_number.get(&number).is_none_or(|known| &**known != name) {
-                known.by_number.insert(number, name.into());
+            if state.by_number.get(&number).is_none_or(|known| &**known != name) {
+                state.by_number.insert(number, name.into());
             }
         }
         // The kernel assigns indexes in ascending order, so the lowest is the oldest.
-        while known.by_number.len() > MAX_REMEMBERED_INTERFACES {
-            known.by_number.pop_first();
+        while state.by_number.len() > MAX_REMEMBERED_INTERFACES {
+            state.by_number.pop_first();
         }
     }
 
@@ -66,20 +66,20 @@ impl Gateway {
     /// Returns the interface at which a flow was counted. For an unknown index this is the only watched
     /// interface, if there is exactly one.
     pub fn interface(&self, number: Option<NonZeroU32>) -> Option<Arc<str>> {
-        let known = self.read_interfaces();
-        let named = number.and_then(|number| known.by_number.get(&number.get()));
-        match &*known.watched {
-            [only] => Some(Arc::clone(named.unwrap_or(only))),
-            _ => named.cloned(),
+        let interfaces = self.read_interfaces();
+        let name = number.and_then(|number| interfaces.by_number.get(&number.get()));
+        match &*interfaces.watched {
+            [only] => Some(Arc::clone(name.unwrap_or(only))),
+            _ => name.cloned(),
         }
     }
 
     /// Returns the interfaces of the flows that an alert shows, sorted by name. Without any it returns the
     /// watched interfaces.
     pub fn interfaces_of(&self, alert: &Alert) -> Arc<[Arc<str>]> {
-        let named = alert.flows.iter().filter_map(|record| self.interface(record.flow.interface));
-        let named: BTreeSet<Arc<str>> = named.collect();
-        if named.is_empty() { self.interfaces() } else { named.into_iter().collect() }
+        let names = alert.flows.iter().filter_map(|record| self.interface(record.flow.interface));
+        let names: BTreeSet<Arc<str>> = names.collect();
+        if names.is_empty() { self.interfaces() } else { names.into_iter().collect() }
     }
 
     fn read_interfaces(&self) -> RwLockReadGuard<'_, GatewayInterfaces> {
@@ -105,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_flow_has_the_interface_it_was_counted_at() {
+    fn returns_the_interface_of_a_flow() {
         let gateway = Gateway::new(Some("gw1"));
         let clone = gateway.clone();
         let interface = |number| clone.interface(NonZeroU32::new(number)).map(|name| name.to_string());
@@ -114,14 +114,14 @@ mod tests {
         assert_eq!([0, 3, 4].map(interface), [0; 3].map(|_| Some("lan0".to_owned())));
         gateway.watch(["lan0", "lan1"], [(4, "lan1")]);
         let names = |names: [&str; 2]| names.map(|name| Some(name.to_owned()));
-        assert_eq!([3, 4].map(interface), names(["lan0", "lan1"]), "also of one that is not there any more");
+        assert_eq!([3, 4].map(interface), names(["lan0", "lan1"]), "a removed interface is remembered");
         assert_eq!((interface(0), interface(5), clone.interfaces().len()), (None, None, 2));
         gateway.watch(["lan0", "lan1"], [(4, "lan2")]);
         assert_eq!([3, 4].map(interface), names(["lan0", "lan2"]));
     }
 
     #[test]
-    fn those_of_the_past_are_not_kept_for_ever() {
+    fn limits_remembered_interfaces() {
         let gateway = Gateway::new(None);
         for number in 1..=5_000 {
             gateway.watch(["ppp0", "ppp1"], [(number, "ppp0")]);
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn the_host_name_is_the_name_unless_another_is_configured() {
+    fn default_name_is_the_host_name() {
         let name = Gateway::default().name().to_string();
         assert!(!name.is_empty() && name.chars().all(|letter| letter.is_ascii_graphic()), "{name}");
     }

@@ -237,25 +237,25 @@ impl Reopen for LineFile {
     /// Opens the file again if its path names another file, or none.
     fn reopen(&mut self, bytes: usize) -> io::Result<()> {
         let Some(path) = &self.path else { return Ok(()) };
-        let id = |found: fs::Metadata| (found.dev(), found.ino());
-        let mine = self.file.as_ref().map(File::metadata).transpose()?.map(id);
+        let file_id = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+        let open_id = self.file.as_ref().map(File::metadata).transpose()?.map(file_id);
         let file = match &mut self.file {
-            Some(file) if fs::metadata(path).ok().map(id) == mine => file,
+            Some(file) if fs::metadata(path).ok().map(file_id) == open_id => file,
             other => other.insert(open_append(path)?),
         };
         let Some(FileBounds { limits, files_replaced, waiting_for_space }) = &self.bounds else {
             return Ok(());
         };
-        let found = file.metadata()?;
-        if !found.is_file() {
+        let metadata = file.metadata()?;
+        if !metadata.is_file() {
             return Ok(());
         }
         let new_bytes = bytes as u64;
         // A batch is small: it may use a part of the reserve.
-        let room = limits.min_free.check(&*file, 0, MIN_FREE_SETTING);
-        waiting_for_space.set(i64::from(room.is_err()));
-        room?;
-        if found.len() > 0 && found.len().saturating_add(new_bytes) > limits.max_size {
+        let space = limits.min_free.check(&*file, 0, MIN_FREE_SETTING);
+        waiting_for_space.set(i64::from(space.is_err()));
+        space?;
+        if metadata.len() > 0 && metadata.len().saturating_add(new_bytes) > limits.max_size {
             let full_path = full_path(path);
             fs::rename(path, &full_path)?;
             *file = open_append(path)?;
@@ -345,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn a_disk_that_was_full_gets_every_line_whole_and_once() {
+    fn writes_every_line_once_after_a_full_disk() {
         let (file, lengths_at_reopen, counters) = (Arc::default(), Arc::default(), counters());
         let output = TemporarilyFull {
             file: Arc::clone(&file),
@@ -374,7 +374,7 @@ mod tests {
     }
 
     /// Returns a file with these limits in its own directory, its sink and its metrics.
-    fn within(name: &str, limits: Limits) -> (PathBuf, SinkWorker<String>, AgentMetrics) {
+    fn bounded_sink(name: &str, limits: Limits) -> (PathBuf, SinkWorker<String>, AgentMetrics) {
         let folder = std::env::temp_dir().join(format!("mailflow-lines-{name}-{}", std::process::id()));
         let _ = fs::remove_dir_all(&folder);
         fs::create_dir_all(&folder).unwrap();
@@ -392,9 +392,9 @@ mod tests {
     }
 
     #[test]
-    fn a_file_at_its_greatest_size_is_renamed_and_the_newest_lines_stay() {
+    fn renames_a_file_at_its_maximum_size() {
         let limits = Limits { max_size: 30, ..Limits::NONE };
-        let (path, sink, agent) = within("size", limits);
+        let (path, sink, agent) = bounded_sink("size", limits);
         for number in 0..9 {
             sink.push(format!("line {number:04}"));
             wait_until_written(&sink);
@@ -416,9 +416,9 @@ mod tests {
     }
 
     #[test]
-    fn lines_wait_while_the_reserve_would_be_used() {
+    fn lines_wait_for_the_disk_reserve() {
         let limits = Limits { min_free: crate::util::disk::Reserve::Bytes(u64::MAX), ..Limits::NONE };
-        let (path, sink, agent) = within("reserve", limits);
+        let (path, sink, agent) = bounded_sink("reserve", limits);
         sink.push("a line".to_owned());
         while sink.counters().errors.get() == 0 {
             std::thread::sleep(Duration::from_millis(5));
@@ -431,7 +431,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_cannot_be_opened_is_named() {
+    fn names_a_file_that_cannot_be_opened() {
         let target = Target::File("/nonexistent/flows.json".into());
         let error = start("test", &target, 1, counters(), identity).unwrap_err();
         assert!(
@@ -441,7 +441,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_costs_lines_but_never_time() {
+    fn a_full_disk_drops_lines_without_blocking() {
         let sink = start("test", &Target::File("/dev/full".into()), 4, counters(), identity).unwrap();
         let counters = sink.counters().clone();
         for number in 0..20_000 {

@@ -72,11 +72,11 @@ pub(crate) struct RemoteSender<I, E> {
     socket: Option<Socket>,
     /// True if the name no longer resolves to the address of the socket.
     address_changed: bool,
-    waiting: VecDeque<PendingItem<I>>,
+    pending: VecDeque<PendingItem<I>>,
     /// Sent items, oldest first: the delivered ones, then the others.
     sent: VecDeque<SentItem<I>>,
     /// Number of delivered items in `sent`.
-    delivered: usize,
+    delivered_count: usize,
     /// Sizes of the delivered items and of the others in `sent`.
     bytes: [usize; 2],
 }
@@ -129,21 +129,21 @@ impl<I: Send + 'static, E: Encode<I>> RemoteSender<I, E> {
             failed_attempts: 0,
             socket: None,
             address_changed: false,
-            waiting: VecDeque::new(),
+            pending: VecDeque::new(),
             sent: VecDeque::new(),
-            delivered: 0,
+            delivered_count: 0,
             bytes: [0; 2],
         }
     }
 
     /// Appends an item to the pending ones.
     pub(crate) fn push(&mut self, item: I) {
-        self.waiting.push_back(PendingItem { item, delivered: false });
+        self.pending.push_back(PendingItem { item, delivered: false });
     }
 
     /// Returns the number of items that are not sent yet.
-    pub(crate) fn waiting(&self) -> usize {
-        self.waiting.len()
+    pub(crate) fn pending_count(&self) -> usize {
+        self.pending.len()
     }
 
     /// Returns true if the unconfirmed items leave space for more.
@@ -153,19 +153,19 @@ impl<I: Send + 'static, E: Encode<I>> RemoteSender<I, E> {
 
     /// Returns true if every item counts as delivered.
     pub(crate) fn is_empty(&self) -> bool {
-        self.delivered == self.sent.len() && self.waiting.iter().all(|kept| kept.delivered)
+        self.delivered_count == self.sent.len() && self.pending.iter().all(|pending| pending.delivered)
     }
 
     /// Removes and returns the undelivered items in order.
     pub(crate) fn take_undelivered(&mut self) -> impl Iterator<Item = I> {
         let sent = self.sent.drain(..).map(|sent| (sent.item, sent.delivered));
-        let waiting = self.waiting.drain(..).map(|kept| (kept.item, kept.delivered));
-        sent.chain(waiting).filter(|(_, delivered)| !delivered).map(|(item, _)| item)
+        let pending = self.pending.drain(..).map(|pending| (pending.item, pending.delivered));
+        sent.chain(pending).filter(|(_, delivered)| !delivered).map(|(item, _)| item)
     }
 
     /// Returns the time until the next delivery check, `None` without items.
     pub(crate) fn due(&self) -> Option<Duration> {
-        match (self.is_empty(), self.sent.is_empty() && self.waiting.is_empty()) {
+        match (self.is_empty(), self.sent.is_empty() && self.pending.is_empty()) {
             (false, _) => Some(ACK_POLL_INTERVAL),
             (true, false) => Some(IDLE_POLL_INTERVAL),
             (true, true) => None,
@@ -178,7 +178,7 @@ impl<I: Send + 'static, E: Encode<I>> RemoteSender<I, E> {
     /// No address accepts items, or a connection ended before all items were delivered.
     pub(crate) fn deliver(&mut self, counters: &SinkCounters) -> anyhow::Result<()> {
         self.check_delivery(counters)?;
-        while !self.waiting.is_empty() {
+        while !self.pending.is_empty() {
             self.connect()?;
             match self.send() {
                 Ok(true) => {}
@@ -199,17 +199,17 @@ impl<I: Send + 'static, E: Encode<I>> RemoteSender<I, E> {
         if !socket.flush()? {
             return Ok(false);
         }
-        let mut items = self.waiting.iter().map(|kept| &kept.item);
+        let mut items = self.pending.iter().map(|pending| &pending.item);
         let (message, count) = self.encoder.build_message(self.protocol, &mut items);
         if !socket.send(message)? {
             return Ok(false);
         }
         let (sent_at, end) = (clock::now(), socket.end());
         let acknowledged_at = (self.protocol == Protocol::Udp).then_some(sent_at);
-        for PendingItem { item, delivered } in self.waiting.drain(..count.clamp(1, self.waiting.len())) {
+        for PendingItem { item, delivered } in self.pending.drain(..count.clamp(1, self.pending.len())) {
             let item_size = E::item_size(&item);
             self.bytes[usize::from(!delivered)] += item_size;
-            self.delivered += usize::from(delivered);
+            self.delivered_count += usize::from(delivered);
             self.sent.push_back(SentItem {
                 item,
                 item_size,
@@ -244,7 +244,7 @@ impl<I: Send + 'static, E: Encode<I>> RemoteSender<I, E> {
     fn update_delivered(&mut self, end: u64, counters: &SinkCounters) {
         let now = clock::now();
         let mut newly_delivered = 0;
-        for sent in self.sent.range_mut(self.delivered..).take_while(|sent| sent.end <= end) {
+        for sent in self.sent.range_mut(self.delivered_count..).take_while(|sent| sent.end <= end) {
             let since = *sent.acknowledged_at.get_or_insert(now);
             if now.since(since) >= CONFIRM_DELAY {
                 sent.delivered = true;
@@ -254,7 +254,7 @@ impl<I: Send + 'static, E: Encode<I>> RemoteSender<I, E> {
             }
         }
         if newly_delivered > 0 {
-            self.delivered += newly_delivered;
+            self.delivered_count += newly_delivered;
             self.failed_attempts = 0;
             counters.count_delivered(newly_delivered);
         }
@@ -265,7 +265,7 @@ impl<I: Send + 'static, E: Encode<I>> RemoteSender<I, E> {
                 break;
             }
             self.bytes[0] -= sent.item_size;
-            self.delivered -= 1;
+            self.delivered_count -= 1;
             self.sent.pop_front();
         }
     }
@@ -277,16 +277,16 @@ impl<I: Send + 'static, E: Encode<I>> RemoteSender<I, E> {
     fn handle_disconnect(
         &mut self,
         disconnect: Disconnect,
-        last: MessageState,
+        message: MessageState,
         counters: &SinkCounters,
     ) -> anyhow::Result<()> {
         let end = self.socket.take().and_then(|socket| socket.last_acknowledged());
         let now = clock::now();
         let mut requeued = VecDeque::new();
-        let (mut lost, mut delivered) = (last == MessageState::Unsent, 0);
+        let (mut lost, mut delivered) = (message == MessageState::Unsent, 0);
         for sent in self.sent.drain(..) {
             let acknowledged = sent.acknowledged_at.is_some() || end.is_some_and(|end| sent.end <= end);
-            let resent = match (self.protocol, disconnect.kind) {
+            let must_resend = match (self.protocol, disconnect.kind) {
                 // The receiver has read everything that it acknowledged.
                 (Protocol::Tcp, DisconnectKind::Closed) => !acknowledged,
                 (Protocol::Udp, DisconnectKind::Refused) => {
@@ -294,7 +294,7 @@ impl<I: Send + 'static, E: Encode<I>> RemoteSender<I, E> {
                 }
                 _ => true,
             };
-            match (resent, sent.delivered) {
+            match (must_resend, sent.delivered) {
                 // An item that was sent again after its delivery has been retained long enough.
                 (true, true) if sent.resent => {}
                 (true, delivered) => {
@@ -305,14 +305,14 @@ impl<I: Send + 'static, E: Encode<I>> RemoteSender<I, E> {
                 (false, true) => {}
             }
         }
-        (self.delivered, self.bytes) = (0, [0; 2]);
+        (self.delivered_count, self.bytes) = (0, [0; 2]);
         if delivered > 0 {
             self.failed_attempts = 0;
             counters.count_delivered(delivered);
         }
         let repeated = requeued.len();
-        requeued.append(&mut self.waiting);
-        self.waiting = requeued;
+        requeued.append(&mut self.pending);
+        self.pending = requeued;
         if lost || disconnect.kind != DisconnectKind::Closed {
             self.next_address += 1;
             self.failed_attempts += 1;
@@ -340,7 +340,7 @@ impl<I: Send + 'static, E: Encode<I>> RemoteSender<I, E> {
         if self.socket.is_some() {
             return Ok(());
         }
-        let mut last = anyhow!("the name has no address");
+        let mut last_error = anyhow!("the name has no address");
         for _ in 0..self.addresses.len() {
             let to = self.addresses[self.next_address % self.addresses.len()];
             match Socket::open(self.protocol, to) {
@@ -350,29 +350,29 @@ impl<I: Send + 'static, E: Encode<I>> RemoteSender<I, E> {
                     self.encoder.begin_session(self.protocol);
                     return Ok(());
                 }
-                Err(error) => last = anyhow!(error).context(to.to_string()),
+                Err(error) => last_error = anyhow!(error).context(to.to_string()),
             }
             self.next_address += 1;
         }
         self.resolved_at = None;
-        Err(last.context(self.address.clone()))
+        Err(last_error.context(self.address.clone()))
     }
 
     /// Resolves the name if the last lookup is too old.
     fn resolve_if_due(&mut self) -> anyhow::Result<()> {
         let now = clock::now();
-        if self.resolved_at.is_some_and(|sent_at| now.since(sent_at) < RESOLVE_INTERVAL) {
+        if self.resolved_at.is_some_and(|resolved_at| now.since(resolved_at) < RESOLVE_INTERVAL) {
             return Ok(());
         }
         match (self.resolve)(&self.address) {
-            Ok(found) if !found.is_empty() => {
+            Ok(resolved) if !resolved.is_empty() => {
                 // The current address stays in use while the name resolves to it.
-                let used = self.socket.as_ref().map(Socket::to);
-                let place = used.and_then(|used| found.iter().position(|to| *to == used));
-                self.address_changed = used.is_some() && place.is_none();
-                if found != self.addresses {
-                    self.next_address = place.unwrap_or(0);
-                    self.addresses = found;
+                let current = self.socket.as_ref().map(Socket::to);
+                let position = current.and_then(|current| resolved.iter().position(|to| *to == current));
+                self.address_changed = current.is_some() && position.is_none();
+                if resolved != self.addresses {
+                    self.next_address = position.unwrap_or(0);
+                    self.addresses = resolved;
                 }
             }
             // The previous addresses stay in use until a lookup succeeds.

@@ -98,19 +98,22 @@ impl OutputSet {
         for old in &old_alerts {
             let (name, waiting) = (old.sink.name(), old.sink.abandon());
             let successor = self.alerts.iter().any(|out| out.sink.name() == name);
-            let handed_over =
-                undelivered.iter().filter(|(_, names)| names.iter().any(|of| of == name)).count();
-            self.closed(name, waiting.saturating_sub(if successor { handed_over as u64 } else { 0 }), agent);
+            let passed_on = undelivered.iter().filter(|(_, names)| names.iter().any(|of| of == name)).count();
+            self.report_closed(
+                name,
+                waiting.saturating_sub(if successor { passed_on as u64 } else { 0 }),
+                agent,
+            );
         }
         for mut old in old_flows {
             let name = old.sink.name().to_owned();
             // Items of a successor still count as waiting, because both share the counters.
             if !self.flows.iter().any(|out| out.sink.name() == name) {
                 let _ = old.sink.finish(remaining());
-                self.closed(&name, old.sink.abandon(), agent);
+                self.report_closed(&name, old.sink.abandon(), agent);
             }
         }
-        let is_new = |out: &&Output<AlertEvent>| !unchanged_alerts.contains_key(&out.output);
+        let is_new = |out: &&Output<AlertEvent>| !unchanged_alerts.contains_key(&out.config_index);
         let firing: Vec<AlertEvent> = self.firing().values().cloned().collect();
         for out in self.alerts.iter().filter(is_new) {
             // A new Alertmanager does not know the firing alerts.
@@ -128,7 +131,7 @@ impl OutputSet {
     }
 
     /// Reports `lines` lost items of a closed sink, and removes the metrics of a name that is no longer used.
-    fn closed(&self, name: &str, lines: u64, agent: &AgentMetrics) {
+    fn report_closed(&self, name: &str, lines: u64, agent: &AgentMetrics) {
         if lines > 0 {
             warn!(
                 output = name,
@@ -145,12 +148,15 @@ impl OutputSet {
 /// Finds the outputs of `new` that are equal to one of `old`, each of `old` at most once.
 fn unchanged<T: PartialEq>(old: &[T], new: &[T]) -> UnchangedOutputs {
     let mut unchanged = UnchangedOutputs::new();
-    let mut taken = vec![false; old.len()];
+    let mut matched = vec![false; old.len()];
     for (index, output) in new.iter().enumerate() {
-        let same = old.iter().enumerate().position(|(place, known)| !taken[place] && known == output);
-        if let Some(place) = same {
-            taken[place] = true;
-            unchanged.insert(index, place);
+        let same = old
+            .iter()
+            .enumerate()
+            .position(|(old_index, candidate)| !matched[old_index] && candidate == output);
+        if let Some(old_index) = same {
+            matched[old_index] = true;
+            unchanged.insert(index, old_index);
         }
     }
     unchanged
@@ -162,16 +168,16 @@ fn swap_outputs<T>(
     opened: Vec<Output<T>>,
     unchanged: &UnchangedOutputs,
 ) -> Vec<Output<T>> {
-    let places: HashMap<usize, usize> = unchanged.iter().map(|(new, old)| (*old, *new)).collect();
-    let (mut stay, gone): (Vec<_>, Vec<_>) =
-        std::mem::take(sinks).into_iter().partition(|out| places.contains_key(&out.output));
-    for out in &mut stay {
-        out.output = places.get(&out.output).copied().unwrap_or(out.output);
+    let new_indexes: HashMap<usize, usize> = unchanged.iter().map(|(new, old)| (*old, *new)).collect();
+    let (mut staying, removed): (Vec<_>, Vec<_>) =
+        std::mem::take(sinks).into_iter().partition(|out| new_indexes.contains_key(&out.config_index));
+    for out in &mut staying {
+        out.config_index = new_indexes.get(&out.config_index).copied().unwrap_or(out.config_index);
     }
-    stay.extend(opened);
-    stay.sort_by_key(|out| out.output);
-    *sinks = stay;
-    gone
+    staying.extend(opened);
+    staying.sort_by_key(|out| out.config_index);
+    *sinks = staying;
+    removed
 }
 
 #[cfg(test)]
@@ -182,7 +188,7 @@ mod tests {
 
     use super::*;
     use crate::outputs::gateway::Gateway;
-    use crate::outputs::set::tests::{alert, notify};
+    use crate::outputs::set::tests::{alert, effects_of};
     use mailflow_engine::{
         event::Effects,
         flow::{Direction, Flow, FlowRecord, RecordReason},
@@ -221,10 +227,10 @@ mod tests {
 
     /// Returns a configuration with a file, two unreachable collectors and an unreachable Alertmanager,
     /// followed by `more`.
-    fn several(path: &std::path::Path, more: &str) -> config::Outputs {
+    fn outputs_config(path: &std::path::Path, more: &str) -> config::Outputs {
         configured(&format!(
             "alerts: [{path}, {{ type: syslog, to: \"tcp:127.0.0.1:9\" }}, \
-             {{ type: syslog, name: twin, to: \"tcp:127.0.0.1:9\" }}, \
+             {{ type: syslog, name: syslog2, to: \"tcp:127.0.0.1:9\" }}, \
              {{ type: alertmanager, urls: [\"http://127.0.0.1:9\"] }}{more}], \
              flow_log: [{{ type: ipfix, to: \"tcp:127.0.0.1:9\" }}]",
             path = path.display()
@@ -232,21 +238,21 @@ mod tests {
     }
 
     fn file(name: &str) -> std::path::PathBuf {
-        std::env::temp_dir().join(format!("mailflow-renew-{}-{name}", std::process::id()))
+        std::env::temp_dir().join(format!("mailflow-replace-{}-{name}", std::process::id()))
     }
 
-    fn counted(agent: &AgentMetrics, sink: &str) -> [u64; 3] {
+    fn sink_counts(agent: &AgentMetrics, sink: &str) -> [u64; 3] {
         let counters = agent.sink_counters(sink);
         [counters.written.get(), counters.dropped.get(), u64::try_from(counters.waiting.get()).unwrap()]
     }
 
-    const DOWN: [&str; 3] = ["alerts_syslog", "twin", "alerts_alertmanager"];
+    const UNREACHABLE_SINKS: [&str; 3] = ["alerts_syslog", "syslog2", "alerts_alertmanager"];
 
     #[test]
-    fn outputs_that_are_configured_as_before_stay_open_with_what_waits() {
+    fn unchanged_outputs_stay_open_with_their_queues() {
         let (agent, path) = (AgentMetrics::new("0", 0.0).unwrap(), file("stay"));
-        let mut outputs = OutputSet::open(&several(&path, ""), &agent, Gateway::default()).unwrap();
-        outputs.write(&notify(&alert()), Epoch::default());
+        let mut outputs = OutputSet::open(&outputs_config(&path, ""), &agent, Gateway::default()).unwrap();
+        outputs.write(&effects_of(&alert()), Epoch::default());
         // The state shared with the thread identifies a sink.
         let same = |outputs: &OutputSet| -> HashMap<String, *const _> {
             let sinks = outputs.alerts.iter().map(|out| &out.sink);
@@ -257,30 +263,31 @@ mod tests {
         // Two more outputs, and all in another order.
         let more = ", { type: webhook, url: \"http://127.0.0.1:9\" }, \
                     { type: alertmanager, name: second, urls: [\"http://127.0.0.1:9\"] }";
-        let mut new = several(&path, more);
+        let mut new = outputs_config(&path, more);
         new.alerts.reverse();
         let opened = outputs.open_changed(&new, &agent).unwrap();
         assert_eq!((opened.alerts.len(), opened.flows.len()), (2, 0), "what is opened");
         outputs.replace(opened, Duration::from_secs(5), &agent);
         let names: Vec<&str> = outputs.alerts.iter().map(|out| out.sink.name()).collect();
-        let expected = ["second", "alerts_webhook", "alerts_alertmanager", "twin", "alerts_syslog", "alerts"];
+        let expected =
+            ["second", "alerts_webhook", "alerts_alertmanager", "syslog2", "alerts_syslog", "alerts"];
         assert_eq!(names, expected);
         let after = same(&outputs);
         assert!(before.iter().all(|(name, sink)| after[name] == *sink), "{before:?} {after:?}");
-        for sink in DOWN {
-            assert_eq!(counted(&agent, sink), [0, 0, 1], "{sink}");
+        for sink in UNREACHABLE_SINKS {
+            assert_eq!(sink_counts(&agent, sink), [0, 0, 1], "{sink}");
         }
-        assert_eq!(counted(&agent, "alerts_webhook"), [0, 0, 0], "it hears of what comes, not of what was");
-        assert_eq!(counted(&agent, "second"), [0, 0, 1], "it must know what fires");
+        assert_eq!(sink_counts(&agent, "alerts_webhook"), [0, 0, 0], "a new sink receives later events only");
+        assert_eq!(sink_counts(&agent, "second"), [0, 0, 1], "a new Alertmanager receives the firing alerts");
         drop(outputs);
         fs::remove_file(path).unwrap();
     }
 
     #[test]
-    fn outputs_that_change_hand_over_what_waits_and_lose_nothing() {
+    fn changed_outputs_pass_on_their_queues_without_loss() {
         let (agent, path) = (AgentMetrics::new("0", 0.0).unwrap(), file("change"));
-        let mut outputs = OutputSet::open(&several(&path, ""), &agent, Gateway::default()).unwrap();
-        let record = Effects { records: vec![record()], ..notify(&alert()) };
+        let mut outputs = OutputSet::open(&outputs_config(&path, ""), &agent, Gateway::default()).unwrap();
+        let record = Effects { records: vec![record()], ..effects_of(&alert()) };
         outputs.write(&record, Epoch::default());
         let (syslog, collector) =
             [(); 2].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap()).into();
@@ -294,7 +301,8 @@ mod tests {
         let opened = outputs.open_changed(&new, &agent).unwrap();
         outputs.replace(opened, Duration::from_secs(5), &agent);
         let deadline = clock::now() + Duration::from_secs(30);
-        while counted(&agent, "alerts_syslog") != [1, 0, 0] || counted(&agent, "flow_log_ipfix") != [1, 0, 0]
+        while sink_counts(&agent, "alerts_syslog") != [1, 0, 0]
+            || sink_counts(&agent, "flow_log_ipfix") != [1, 0, 0]
         {
             assert!(clock::now() < deadline, "{:?}", agent.sinks());
             std::thread::sleep(Duration::from_millis(10));

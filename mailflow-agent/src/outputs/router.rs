@@ -31,9 +31,9 @@ pub(crate) struct EffectRouter {
 impl EffectRouter {
     /// Adds effects to the metrics without writing lines.
     pub(crate) fn add_to_metrics(&self, now: Time, effects: &Effects) {
-        let places = LabelContext { services: &self.services, v6_source_prefix: self.v6_source_prefix };
+        let labels = LabelContext { services: &self.services, v6_source_prefix: self.v6_source_prefix };
         let mut snapshot = self.status.snapshot();
-        snapshot.traffic.observe(effects, places, now);
+        snapshot.traffic.observe(effects, labels, now);
         snapshot.unlisted_clients.observe(effects, self.v6_source_prefix);
     }
 
@@ -58,8 +58,8 @@ impl EffectRouter {
 
     /// Waits until all lines are written, for a limited time.
     pub(crate) fn wait_until_written(&self) {
-        let begin = clock::now();
-        while !self.outputs.files_flushed() && clock::now().since(begin) < FINAL_WRITE_TIMEOUT {
+        let start = clock::now();
+        while !self.outputs.files_flushed() && clock::now().since(start) < FINAL_WRITE_TIMEOUT {
             thread::sleep(FLUSH_POLL_INTERVAL);
         }
     }
@@ -71,9 +71,9 @@ impl EffectRouter {
 
     /// Adds effects to the metrics and writes their lines.
     pub(crate) fn route(&self, (now, epoch): (Time, Epoch), effects: &Effects) {
-        let places = LabelContext { services: &self.services, v6_source_prefix: self.v6_source_prefix };
+        let labels = LabelContext { services: &self.services, v6_source_prefix: self.v6_source_prefix };
         let mut snapshot = self.status.snapshot();
-        snapshot.traffic.observe(effects, places, now);
+        snapshot.traffic.observe(effects, labels, now);
         snapshot.unlisted_clients.observe(effects, self.v6_source_prefix);
         snapshot.firing.update(&effects.alerts);
         drop(snapshot);
@@ -89,9 +89,9 @@ const MAX_ALERTS_PER_LINE: usize = 50;
 fn log_grouped(effects: &Effects) {
     for alerts in effects.grouped.chunk_by(|one, other| one.rule == other.rule) {
         for alerts in alerts.chunks(MAX_ALERTS_PER_LINE) {
-            let named = |alert: &Grouped| format!("{} {}", alert.fingerprint, alert.subject);
+            let describe = |alert: &Grouped| format!("{} {}", alert.fingerprint, alert.subject);
             let rule = alerts.first().map_or("", |alert| &alert.rule);
-            let alerts: Vec<String> = alerts.iter().map(named).collect();
+            let alerts: Vec<String> = alerts.iter().map(describe).collect();
             info!(rule, number = alerts.len(), alerts = alerts.join(", "), "alerts reported as one");
         }
     }

@@ -54,7 +54,7 @@ impl AlertPolicy {
 /// Open output.
 pub(super) struct Output<T> {
     /// Index of the configured output.
-    pub(super) output: usize,
+    pub(super) config_index: usize,
     pub(super) policy: AlertPolicy,
     pub(super) sink: SinkWorker<T>,
     /// File and line format of an output that writes lines. The file shows which lines were written.
@@ -63,7 +63,7 @@ pub(super) struct Output<T> {
 
 impl<T: Send + 'static> Output<T> {
     pub(super) fn new(
-        output: usize,
+        config_index: usize,
         policy: AlertPolicy,
         sink: SinkWorker<T>,
         lines: Option<(&Target, EventFormat)>,
@@ -72,7 +72,7 @@ impl<T: Send + 'static> Output<T> {
             Target::File(path) => Some((path.clone(), format)),
             Target::Stdout => None,
         });
-        Self { output, policy, sink, file }
+        Self { config_index, policy, sink, file }
     }
 
     /// Returns true if the output accepts an event that notifies people, or that does not.
@@ -81,7 +81,7 @@ impl<T: Send + 'static> Output<T> {
     }
 
     /// Returns true if the file has the line that `line` returns.
-    fn has(
+    fn file_has_line(
         &self,
         written: &mut Written,
         line: impl FnOnce(&EventFormat) -> serde_json::Result<String>,
@@ -96,11 +96,11 @@ impl<T: Send + 'static> Output<T> {
     fn deliver_if_missing(
         &self,
         item: T,
-        has: bool,
+        has_line: bool,
         others_have_it: bool,
         had_backlog: &dyn Fn(&str) -> bool,
     ) {
-        if !has && (self.file.is_some() || !others_have_it || had_backlog(self.sink.name())) {
+        if !has_line && (self.file.is_some() || !others_have_it || had_backlog(self.sink.name())) {
             self.sink.push(item);
         }
     }
@@ -145,8 +145,8 @@ impl OutputSet {
             true => entry.interfaces.iter().map(|bound| bound.name.as_str()).collect(),
             false => vec![entry.entry.as_str()],
         });
-        let snapshot = entries.iter().flat_map(|entry| &entry.interfaces);
-        self.gateway.watch(names, snapshot.map(|bound| (bound.number, bound.name.as_str())));
+        let bound = entries.iter().flat_map(|entry| &entry.interfaces);
+        self.gateway.watch(names, bound.map(|bound| (bound.number, bound.name.as_str())));
     }
 
     /// Sends the firing alerts to the outputs that refresh them.
@@ -215,19 +215,20 @@ impl OutputSet {
     ) {
         for record in &effects.records {
             let line = |format: &EventFormat| format.flow_line(record, epoch);
-            let has: Vec<bool> = self.flows.iter().map(|out| out.has(written, line)).collect();
-            let (event, others_have_it) = (Arc::new(record.clone()), has.contains(&true));
-            for (out, has) in self.flows.iter().zip(has) {
-                out.deliver_if_missing((Arc::clone(&event), epoch), has, others_have_it, had_backlog);
+            let has_line: Vec<bool> = self.flows.iter().map(|out| out.file_has_line(written, line)).collect();
+            let (event, others_have_it) = (Arc::new(record.clone()), has_line.contains(&true));
+            for (out, has_line) in self.flows.iter().zip(has_line) {
+                out.deliver_if_missing((Arc::clone(&event), epoch), has_line, others_have_it, had_backlog);
             }
         }
         for alert in &effects.alerts {
             let event = self.record_alert((Arc::new(alert.clone()), epoch));
             let line = |format: &EventFormat| format.alert_line(alert, epoch);
-            let has: Vec<bool> = self.accepting(event.notify).map(|out| out.has(written, line)).collect();
-            let others_have_it = has.contains(&true);
-            for (out, has) in self.accepting(event.notify).zip(has) {
-                out.deliver_if_missing(event.event(), has, others_have_it, had_backlog);
+            let has_line: Vec<bool> =
+                self.accepting(event.notify).map(|out| out.file_has_line(written, line)).collect();
+            let others_have_it = has_line.contains(&true);
+            for (out, has_line) in self.accepting(event.notify).zip(has_line) {
+                out.deliver_if_missing(event.event(), has_line, others_have_it, had_backlog);
             }
         }
     }
@@ -238,8 +239,8 @@ impl OutputSet {
             self.remember(event.clone());
             for out in self.accepting(event.notify) {
                 let (alert, epoch) = event.event();
-                let has = out.has(written, |format| format.alert_line(&alert, epoch));
-                if !has && sinks.iter().any(|name| name == out.sink.name()) {
+                let has_line = out.file_has_line(written, |format| format.alert_line(&alert, epoch));
+                if !has_line && sinks.iter().any(|name| name == out.sink.name()) {
                     out.sink.push((alert, epoch));
                 }
             }
@@ -326,11 +327,11 @@ impl OutputSet {
 
 /// Returns each of the `recent` events with the names of the outputs that have not delivered it.
 pub(super) fn undelivered(
-    outs: &[Output<AlertEvent>],
+    outputs: &[Output<AlertEvent>],
     recent: &VecDeque<AlertDelivery>,
 ) -> Vec<(AlertDelivery, Vec<String>)> {
     let mut waiting: Vec<_> = recent.iter().map(|event| (event.clone(), Vec::new())).collect();
-    for out in outs {
+    for out in outputs {
         // The waiting events are the newest that the sink received.
         let remaining = usize::try_from(out.sink.waiting()).unwrap_or(usize::MAX);
         let audible = waiting.iter_mut().rev().filter(|(event, _)| out.accepts(event.notify));
@@ -391,7 +392,7 @@ pub(super) mod tests {
     /// Returns outputs to a file and to an unreachable Alertmanager. Their counters show the events they
     /// received.
     fn outputs(name: &str, agent: &AgentMetrics) -> (OutputSet, std::path::PathBuf) {
-        let path = std::env::temp_dir().join(format!("mailflow-told-{}-{name}", std::process::id()));
+        let path = std::env::temp_dir().join(format!("mailflow-outputs-{}-{name}", std::process::id()));
         let text = format!(
             "outputs: {{ alerts: [{}, {{ type: alertmanager, urls: [\"http://127.0.0.1:9\"] }}] }}",
             path.display()
@@ -400,29 +401,29 @@ pub(super) mod tests {
         (OutputSet::open(&config.outputs, agent, Gateway::default()).unwrap(), path)
     }
 
-    fn handed(agent: &AgentMetrics, sink: &str) -> i64 {
+    fn received_count(agent: &AgentMetrics, sink: &str) -> i64 {
         let counters = agent.sink_counters(sink);
         counters.waiting.get() + i64::try_from(counters.written.get() + counters.dropped.get()).unwrap()
     }
 
-    pub(crate) fn notify(alert: &Alert) -> Effects {
+    pub(crate) fn effects_of(alert: &Alert) -> Effects {
         Effects { alerts: vec![alert.clone()], ..Effects::default() }
     }
 
     #[test]
-    fn nobody_is_told_of_what_is_suppressed_but_of_the_end_of_what_they_know() {
+    fn suppressed_alerts_notify_only_of_the_end_of_a_known_alert() {
         let agent = AgentMetrics::new("0", 0.0).unwrap();
         let (outputs, path) = outputs("suppressed", &agent);
         let firing = alert();
         let suppressed = Alert { suppressed: Some("relay".into()), ..firing.clone() };
-        let snapshot = || (handed(&agent, "alerts"), handed(&agent, "alerts_alertmanager"));
-        outputs.write(&notify(&suppressed), Epoch::default());
-        assert_eq!(snapshot(), (1, 0));
-        outputs.write(&notify(&firing), Epoch::default());
-        assert_eq!(snapshot(), (2, 1));
+        let counts = || (received_count(&agent, "alerts"), received_count(&agent, "alerts_alertmanager"));
+        outputs.write(&effects_of(&suppressed), Epoch::default());
+        assert_eq!(counts(), (1, 0));
+        outputs.write(&effects_of(&firing), Epoch::default());
+        assert_eq!(counts(), (2, 1));
         let end = Alert { state: AlertState::Resolved, ..suppressed };
-        outputs.write(&notify(&end), Epoch::default());
-        assert_eq!(snapshot(), (3, 2));
+        outputs.write(&effects_of(&end), Epoch::default());
+        assert_eq!(counts(), (3, 2));
         drop(outputs);
         fs::remove_file(path).unwrap();
     }

@@ -203,8 +203,8 @@ impl TcpConnection {
     fn acknowledged(&self) -> io::Result<u64> {
         let queued = sockets::unacknowledged(&self.stream)?;
         let (message, written) = &self.partial_message;
-        let left = (message.len() - written) as u64 + queued;
-        Ok(self.bytes.saturating_sub(left))
+        let unacknowledged = (message.len() - written) as u64 + queued;
+        Ok(self.bytes.saturating_sub(unacknowledged))
     }
 }
 
@@ -235,13 +235,13 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_that_was_closed_before_it_was_reset_was_read_to_its_end() {
+    fn a_reset_after_a_close_counts_as_closed() {
         let disconnect = end_after(b"line", |mut peer| peer.read_exact(&mut [0; 4]).unwrap());
         assert_eq!(disconnect.kind, DisconnectKind::Closed, "{}", disconnect.error);
     }
 
     #[test]
-    fn a_connection_that_was_reset_with_bytes_unread_is_lost() {
+    fn a_reset_with_unread_bytes_counts_as_lost() {
         let disconnect = end_after(b"line", |peer| {
             let mut first = [0; 1];
             assert_eq!(peer.peek(&mut first).unwrap(), 1);

@@ -10,7 +10,7 @@ use mailflow_engine::{
 /// source that behaves like a relay gets a hint.
 pub(crate) fn summary(alert: &Alert) -> String {
     let Alert { rule, subject, decided, .. } = alert;
-    let more = if matches!(decided.value, Value::AtLeast(_)) { " or more" } else { "" };
+    let at_least = if matches!(decided.value, Value::AtLeast(_)) { " or more" } else { "" };
     let (state, name, window) = (alert.state.name(), &decided.name, show_duration(decided.window));
     let (value, threshold) = (value(alert), threshold(alert));
     let unit = match unit(&decided.name) {
@@ -22,7 +22,7 @@ pub(crate) fn summary(alert: &Alert) -> String {
         _ => String::new(),
     };
     format!(
-        "{rule} {state}: {subject} has {name} {value}{unit}{more} (threshold {threshold}) within {window}{hint}"
+        "{rule} {state}: {subject} has {name} {value}{unit}{at_least} (threshold {threshold}) within {window}{hint}"
     )
 }
 

@@ -69,19 +69,19 @@ impl Syslog {
         let max_bytes = self.settings.max_size;
         let (header, data) = header(&self.settings, &self.gateway, alert, epoch);
         // The sentence contains the same information as the structured data.
-        let longest_cut = header.len() + 1 + data.len() + 1 + ELLIPSIS.len();
-        let data = if longest_cut > max_bytes { "-".to_owned() } else { data };
-        let begin = format!("{header} {data} ");
-        let remaining_bytes = max_bytes.saturating_sub(begin.len());
+        let min_length = header.len() + 1 + data.len() + 1 + ELLIPSIS.len();
+        let data = if min_length > max_bytes { "-".to_owned() } else { data };
+        let prefix = format!("{header} {data} ");
+        let remaining_bytes = max_bytes.saturating_sub(prefix.len());
         let mut sentence = summary(alert);
         if let SyslogMessage::Json(profile) = self.settings.message {
             let format = EventFormat { profile, gateway: self.gateway.clone() };
             if let Some(line) = format.alert_line_within(alert, epoch, remaining_bytes)? {
-                return Ok(begin + &line);
+                return Ok(prefix + &line);
             }
             let _ = write!(sentence, "; {} flows left out", alert.flows.len());
         }
-        Ok(begin + &truncate(sentence, remaining_bytes))
+        Ok(prefix + &truncate(sentence, remaining_bytes))
     }
 }
 
@@ -114,7 +114,7 @@ impl Transport<AlertEvent> for Syslog {
         match &self.to {
             SyslogTransport::Unix(local) => local.waiting.len() < PREFETCH_MESSAGES,
             SyslogTransport::RemoteSender(remote) => {
-                remote.waiting() < PREFETCH_MESSAGES && remote.can_accept()
+                remote.pending_count() < PREFETCH_MESSAGES && remote.can_accept()
             }
         }
     }

@@ -79,12 +79,12 @@ impl Webhook {
     /// Returns the index of the event to post at `now`: among the due events the one with the fewest
     /// failures, the oldest first. An event waits for earlier events of its alert.
     fn next_due(&self, now: Time) -> Option<usize> {
-        let mut seen = HashSet::new();
+        let mut alerts = HashSet::new();
         let first = self
             .pending
             .iter()
             .enumerate()
-            .filter(|(_, pending_event)| seen.insert(pending_event.event.0.fingerprint.as_str()));
+            .filter(|(_, pending_event)| alerts.insert(pending_event.event.0.fingerprint.as_str()));
         let due = first.filter(|(_, pending_event)| pending_event.due <= now);
         due.min_by_key(|(_, pending_event)| pending_event.failures).map(|(index, _)| index)
     }
@@ -161,26 +161,26 @@ impl Transport<AlertEvent> for Webhook {
         if self.dead_letters.has_any() {
             self.dead_letters.recount();
         }
-        let (mut failed, mut accepted_any) = (0, false);
+        let (mut failures_in_row, mut accepted_any) = (0, false);
         while let Some(index) = self.next_due(clock::now()) {
             let event = self.pending[index].event.clone();
             match self.post_event(&event) {
                 PostOutcome::Delivered => {
                     self.pending.remove(index);
                     counters.count_delivered(1);
-                    (failed, accepted_any) = (0, true);
+                    (failures_in_row, accepted_any) = (0, true);
                 }
                 PostOutcome::Refused => {
                     self.pending.remove(index);
                     counters.count_lost(1);
-                    (failed, accepted_any) = (0, true);
+                    (failures_in_row, accepted_any) = (0, true);
                 }
                 PostOutcome::Unreachable(error) => return Err(error),
                 PostOutcome::Failed(error) => {
                     let pending_event = &mut self.pending[index];
                     pending_event.failures = pending_event.failures.saturating_add(1);
-                    failed += 1;
-                    if failed >= MAX_CONSECUTIVE_FAILURES && !accepted_any {
+                    failures_in_row += 1;
+                    if failures_in_row >= MAX_CONSECUTIVE_FAILURES && !accepted_any {
                         // All events wait together. Events with fewer failures come first at the next
                         // attempt.
                         let now = clock::now();
@@ -196,7 +196,7 @@ impl Transport<AlertEvent> for Webhook {
                     counters.errors.inc();
                     let (sink, error) = (&self.sink, error_chain::told(&error));
                     tracing::warn!(sink, error, ?pause, "an event was not delivered; it is posted again");
-                    if failed >= MAX_CONSECUTIVE_FAILURES {
+                    if failures_in_row >= MAX_CONSECUTIVE_FAILURES {
                         // The receiver accepted some events. The next call shows if it has failed.
                         return Ok(());
                     }
@@ -208,11 +208,11 @@ impl Transport<AlertEvent> for Webhook {
 
     fn is_empty(&self) -> bool {
         // Closing the sink does not wait for events that have failed, nor for later events of the same alert.
-        let mut seen = HashSet::new();
+        let mut alerts = HashSet::new();
         let mut first = self
             .pending
             .iter()
-            .filter(|pending_event| seen.insert(pending_event.event.0.fingerprint.as_str()));
+            .filter(|pending_event| alerts.insert(pending_event.event.0.fingerprint.as_str()));
         first.all(|pending_event| pending_event.failures > 0)
     }
 

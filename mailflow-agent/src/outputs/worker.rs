@@ -231,7 +231,7 @@ impl<T: Send + 'static> SinkWorker<T> {
         let _ = self.done.recv_timeout(grace);
         match self.waiting() {
             0 => Ok(()),
-            left => Err(Undelivered(left)),
+            remaining => Err(Undelivered(remaining)),
         }
     }
 
@@ -280,7 +280,7 @@ struct WorkerThread<T, W> {
 #[derive(Clone, Copy)]
 struct RetryState {
     pause: Duration,
-    /// End of the pause, `None` during an attempt.
+    /// End of the pause, `None` after an attempt without error.
     retry_at: Option<Time>,
     /// Number of delivered items before the failure.
     written: u64,
@@ -293,8 +293,8 @@ impl<T, W: Transport<T>> WorkerThread<T, W> {
         self.deliver_until_closed();
         let successor = self.successor.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(successor) = successor else { return };
-        let left = self.transport.take_undelivered();
-        for item in left.into_iter().chain(self.items.try_iter()) {
+        let remaining = self.transport.take_undelivered();
+        for item in remaining.into_iter().chain(self.items.try_iter()) {
             if successor.try_send(item).is_err() {
                 self.counters.count_lost(1);
             }
@@ -408,14 +408,14 @@ mod tests {
     /// Transport that fails, then accepts items without confirming them, then delivers.
     #[derive(Default)]
     struct SlowToConfirm {
-        has: usize,
+        accepted: usize,
         calls: usize,
         log: Arc<Mutex<Vec<u8>>>,
     }
 
     impl Transport<()> for SlowToConfirm {
         fn accept(&mut self, (): ()) -> Acceptance {
-            self.has += 1;
+            self.accepted += 1;
             Acceptance::Queued
         }
 
@@ -431,17 +431,17 @@ mod tests {
                     let log = String::from_utf8(self.log.lock().unwrap().clone()).unwrap();
                     assert!(log.contains("cannot deliver") && !log.contains("delivers again"), "{log}");
                 }
-                _ => counters.count_delivered(std::mem::take(&mut self.has)),
+                _ => counters.count_delivered(std::mem::take(&mut self.accepted)),
             }
             Ok(())
         }
 
         fn is_empty(&self) -> bool {
-            self.has == 0
+            self.accepted == 0
         }
 
         fn due(&self) -> Option<Duration> {
-            (self.has > 0).then_some(QUEUE_POLL_INTERVAL)
+            (self.accepted > 0).then_some(QUEUE_POLL_INTERVAL)
         }
 
         fn max_pause(&self) -> Duration {
@@ -465,7 +465,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sink_that_failed_delivers_again_once_something_arrived() {
+    fn logs_recovery_once_an_item_is_delivered() {
         let log = Log::default();
         let transport = SlowToConfirm { log: Arc::clone(&log.0), ..SlowToConfirm::default() };
         let counters = AgentMetrics::new("0", 0.0).unwrap().sink_counters("test");
@@ -495,7 +495,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_sink_leaves_goes_to_its_heir() {
+    fn passes_undelivered_items_to_the_successor() {
         /// Transport that delivers nothing.
         struct Dead(Vec<u32>);
 
@@ -548,17 +548,18 @@ mod tests {
         let agent = AgentMetrics::new("0", 0.0).unwrap();
         let mut old = SinkWorker::start("test", 100, agent.sink_counters("test"), Dead(Vec::new())).unwrap();
         (0..50).for_each(|item| old.push(item));
-        let got = Arc::<Mutex<Vec<u32>>>::default();
+        let received = Arc::<Mutex<Vec<u32>>>::default();
         let successor =
-            SinkWorker::start("test", 100, agent.sink_counters("test"), Alive(Arc::clone(&got))).unwrap();
+            SinkWorker::start("test", 100, agent.sink_counters("test"), Alive(Arc::clone(&received)))
+                .unwrap();
         old.set_successor(&successor);
         old.close_queue();
         let deadline = clock::now() + Duration::from_secs(30);
         while successor.counters().written.get() < 50 {
-            assert!(clock::now() < deadline, "{:?}", got.lock().unwrap());
+            assert!(clock::now() < deadline, "{:?}", received.lock().unwrap());
             thread::sleep(QUEUE_POLL_INTERVAL);
         }
-        assert_eq!(*got.lock().unwrap(), (0..50).collect::<Vec<_>>(), "in their order");
+        assert_eq!(*received.lock().unwrap(), (0..50).collect::<Vec<_>>(), "in their order");
         assert_eq!((successor.counters().dropped.get(), successor.waiting()), (0, 0));
     }
 }

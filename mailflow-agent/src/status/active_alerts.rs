@@ -53,9 +53,9 @@ impl ActiveAlerts {
     /// they have the values of their last event.
     pub(crate) fn status_rows(&self, windows: &[Reached]) -> Vec<FiringAlert> {
         let now: HashMap<(&str, String), &Reached> =
-            windows.iter().map(|one| ((&*one.rule, one.subject.to_string()), one)).collect();
+            windows.iter().map(|first| ((&*first.rule, first.subject.to_string()), first)).collect();
         let mut firing: Vec<_> = self.firing.values().collect();
-        firing.sort_by(|(one, a), (other, b)| (one, &a.fingerprint).cmp(&(other, &b.fingerprint)));
+        firing.sort_by(|(first, a), (second, b)| (first, &a.fingerprint).cmp(&(second, &b.fingerprint)));
         firing
             .into_iter()
             .map(|(_, firing)| {

@@ -10,22 +10,23 @@ const MIN_HANDSHAKE_PACKETS: u64 = 20;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct DuplicateDetector {
     /// Counters at the last decision.
-    seen: HandshakeCounters,
+    decided_at: HandshakeCounters,
     delivered_twice: bool,
 }
 
 impl DuplicateDetector {
     /// Decides once there are enough packets, and logs a change. Returns true if packets are delivered twice.
     pub(crate) fn update(&mut self, totals: &Totals) -> bool {
-        let now = HandshakeCounters {
+        let handshakes = HandshakeCounters {
             all: totals.syns.all + totals.syn_acks.all,
             copies: totals.syns.copies + totals.syn_acks.copies,
         };
-        let (all, copies) = (now.all - self.seen.all, now.copies - self.seen.copies);
+        let (all, copies) =
+            (handshakes.all - self.decided_at.all, handshakes.copies - self.decided_at.copies);
         if all < MIN_HANDSHAKE_PACKETS {
             return self.delivered_twice;
         }
-        self.seen = now;
+        self.decided_at = handshakes;
         // If every packet comes twice, half are copies. Some of them are lost, or arrive in another tick.
         let delivered_twice = copies * 5 >= all * 2;
         if delivered_twice != self.delivered_twice {
@@ -56,16 +57,16 @@ mod tests {
     }
 
     #[test]
-    fn half_copies_are_double_delivery() {
+    fn detects_duplicates_at_half_copies() {
         let mut detector = DuplicateDetector::default();
-        assert!(!detector.update(&totals((10, 5), (9, 5))), "too few to tell");
+        assert!(!detector.update(&totals((10, 5), (9, 5))), "too few packets to decide");
         assert!(detector.update(&totals((10, 5), (10, 5))));
-        assert!(detector.update(&totals((19, 5), (20, 5))), "too few to change that");
+        assert!(detector.update(&totals((19, 5), (20, 5))), "too few packets to change the decision");
         assert!(!detector.update(&totals((20, 5), (20, 5))), "none of the last twenty");
     }
 
     #[test]
-    fn a_retry_here_and_there_is_none() {
+    fn ignores_occasional_retries() {
         assert!(!DuplicateDetector::default().update(&totals((100, 20), (100, 0))));
     }
 }

@@ -52,25 +52,25 @@ pub(crate) fn take_snapshot(
     scan_duration: Duration,
 ) -> Result<KernelSnapshot, KernelError> {
     let totals = kernel.totals()?;
-    let held = kernel.held();
-    let missing = held.difference(before, &totals);
+    let audit = kernel.held();
+    let difference = audit.difference(before, &totals);
     let unattributed = |total: &DirectionTotals| Gain { packets: total.packets, bytes: total.bytes };
     let packets_at = |name, sum: &Sum| PacketsAt { name, up: sum.up, down: sum.down };
     Ok(KernelSnapshot {
         packet_locations: vec![
-            packets_at("live", &held.live),
-            packets_at("retired", &held.retired),
-            packets_at("overflow", &held.overflow),
+            packets_at("live", &audit.live),
+            packets_at("retired", &audit.retired),
+            packets_at("overflow", &audit.overflow),
             PacketsAt {
                 name: "unattributed",
                 up: unattributed(&totals.unattributed_up),
                 down: unattributed(&totals.unattributed_down),
             },
         ],
-        difference: [missing.packets, missing.bytes],
+        difference: [difference.packets, difference.bytes],
         delivered_twice: detector.update(&totals),
-        flows: Utilisation { entries: held.flows, capacity: tables.flows.into() },
-        overflow: Utilisation { entries: held.sources, capacity: tables.overflow.into() },
+        flows: Utilisation { entries: audit.flows, capacity: tables.flows.into() },
+        overflow: Utilisation { entries: audit.sources, capacity: tables.overflow.into() },
         attached: kernel.places().map(attachment).collect(),
         entries: kernel.bound().into_iter().map(entry).collect(),
         unlisted: Vec::new(),

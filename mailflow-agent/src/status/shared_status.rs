@@ -59,7 +59,7 @@ pub(crate) struct PollSnapshot {
     /// Networks behind inside interfaces that are in no internal network.
     pub(crate) unlisted: Vec<InsidePrefix>,
     /// Inside interfaces with a default route.
-    pub(crate) outward: Vec<String>,
+    pub(crate) default_route_interfaces: Vec<String>,
 }
 
 /// Summary of the configuration in force.
@@ -108,7 +108,7 @@ impl SharedStatus {
             lists_refused: String::new(),
             unlisted_clients: UnlistedClients::default(),
             unlisted: Vec::new(),
-            outward: Vec::new(),
+            default_route_interfaces: Vec::new(),
         };
         Ok(Self {
             agent,
@@ -130,8 +130,9 @@ impl SharedStatus {
     pub(crate) fn summary(&self) -> String {
         let snapshot = self.snapshot();
         let attachments = snapshot.kernel.iter().flat_map(|kernel| &kernel.attached);
-        let away = attachments.filter(|place| !place.attached).count();
-        let missing = if away == 0 { String::new() } else { format!(", {away} programs NOT attached") };
+        let detached = attachments.filter(|attachment| !attachment.attached).count();
+        let missing =
+            if detached == 0 { String::new() } else { format!(", {detached} programs NOT attached") };
         let entries = snapshot.kernel.iter().flat_map(|kernel| &kernel.entries);
         let waiting: Vec<&str> =
             entries.filter(|entry| entry.missing.is_some()).map(|entry| entry.name.as_str()).collect();
@@ -306,13 +307,13 @@ fn unlisted(snapshot: &PollSnapshot) -> Unlisted {
 /// Returns the warnings about the environment of the agent, one a line.
 fn warnings(snapshot: &PollSnapshot, metrics: Option<SocketAddr>) -> Vec<String> {
     let mut warnings = snapshot.settings.warnings.clone();
-    let outward = |interface: &String| {
+    let outward_warning = |interface: &String| {
         format!(
             "{interface} is watched as the inside (role lan), but a default route leaves by it: behind source NAT the \
              internal hosts cannot be distinguished there"
         )
     };
-    warnings.extend(snapshot.outward.iter().map(outward));
+    warnings.extend(snapshot.default_route_interfaces.iter().map(outward_warning));
     if let Some(address) = metrics.filter(|address| !http::is_assigned(*address)) {
         warnings.push(format!("the metrics are served at {address}, which no interface has yet"));
     }
@@ -320,24 +321,28 @@ fn warnings(snapshot: &PollSnapshot, metrics: Option<SocketAddr>) -> Vec<String>
 }
 
 fn attachments(kernel: &KernelSnapshot) -> Vec<Place> {
-    let place = |place: &crate::metrics::ProgramAttachment| Place {
-        interface: place.interface.clone(),
-        hook: place.hook.to_owned(),
-        direction: place.direction.to_owned(),
-        attached: place.attached,
-        position: place.position,
-        again: place.reattach_count,
+    let attachment = |attachment: &crate::metrics::ProgramAttachment| Place {
+        interface: attachment.interface.clone(),
+        hook: attachment.hook.to_owned(),
+        direction: attachment.direction.to_owned(),
+        attached: attachment.attached,
+        position: attachment.position,
+        again: attachment.reattach_count,
     };
-    kernel.attached.iter().map(place).collect()
+    kernel.attached.iter().map(attachment).collect()
 }
 
 fn conservation(kernel: &KernelSnapshot) -> Conservation {
-    let ways = |[up, down]: [i64; 2]| Ways { up, down };
+    let directions = |[up, down]: [i64; 2]| Ways { up, down };
     let count = |packets: u64| i64::try_from(packets).unwrap_or(i64::MAX);
     let totals = &kernel.totals;
     let lost = [&totals.unattributed_up, &totals.unattributed_down].map(|totals| count(totals.packets));
     let [packets, bytes] = kernel.difference;
-    Conservation { packets: ways(packets), bytes: ways(bytes), unattributed_packets: ways(lost) }
+    Conservation {
+        packets: directions(packets),
+        bytes: directions(bytes),
+        unattributed_packets: directions(lost),
+    }
 }
 
 fn uncounted(kernel: &KernelSnapshot) -> impl Iterator<Item = (String, u64)> {

@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn flows_of_unlisted_clients_are_counted_and_those_of_others_are_not() {
+    fn counts_only_flows_of_unlisted_clients() {
         let mut unlisted_clients = UnlistedClients { is_counting: true, ..UnlistedClients::default() };
         let internal = networks(&["10.0.0.0/8", "!10.9.0.0/16"]);
         unlisted_clients.set_networks(&internal, HashSet::from(["198.51.100.1".parse().unwrap()]));
@@ -128,6 +128,6 @@ mod tests {
         assert_eq!(examples.len(), 2, "{examples:?}");
         unlisted_clients.is_counting = false;
         unlisted_clients.observe(&effects, 64);
-        assert_eq!(unlisted_clients.flows, 2, "not where nothing inside is watched");
+        assert_eq!(unlisted_clients.flows, 2, "no counting without inside interfaces");
     }
 }

@@ -33,8 +33,8 @@ impl InsideNetworkMonitor {
         status: &SharedStatus,
         (now, changed): (Time, bool),
     ) {
-        let same = self.internal.is(internal);
-        if same && !changed && now < self.next {
+        let is_unchanged = self.internal.is(internal);
+        if is_unchanged && !changed && now < self.next {
             return;
         }
         self.next = now + ADDRESS_READ_INTERVAL;
@@ -50,14 +50,14 @@ impl InsideNetworkMonitor {
         let mut snapshot = status.snapshot();
         // A mirror shows flows of clients that are not behind this machine.
         snapshot.unlisted_clients.is_counting = roles.contains(&Role::Lan) && !roles.contains(&Role::Mirror);
-        if same && addresses == self.addresses {
+        if is_unchanged && addresses == self.addresses {
             return;
         }
         self.internal = internal.clone();
         snapshot.unlisted_clients.set_networks(internal, addresses.own.clone());
         snapshot.unlisted =
             addresses.inside.iter().filter(|found| internal.misses(&found.prefix)).cloned().collect();
-        snapshot.outward.clone_from(&addresses.outward);
+        snapshot.default_route_interfaces.clone_from(&addresses.outward);
         let unlisted = snapshot.unlisted.clone();
         drop(snapshot);
         self.addresses = addresses;

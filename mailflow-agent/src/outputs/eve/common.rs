@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn moments_are_utc_with_microseconds() {
+    fn timestamps_are_utc_with_microseconds() {
         let epoch = Epoch::from_unix_nanos(1_795_231_860_000_000_000);
         let formatted = |nanos| EveTimestamp::of(Time::from_nanos(nanos), epoch).to_string();
         assert_eq!(formatted(123_456_789), "2026-11-21T03:31:00.123456+0000");
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn moments_before_1970_and_out_of_range_are_written_too() {
+    fn timestamps_before_1970_and_out_of_range_are_formatted() {
         let before = Epoch::from_unix_nanos(-1_500_000_000);
         assert_eq!(EveTimestamp::of(Time::ZERO, before).to_string(), "1969-12-31T23:59:58.500000+0000");
         let far = Epoch::from_unix_nanos(i128::from(i64::MAX) * 1_000);
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn macs_keep_their_zeros() {
+    fn mac_addresses_keep_leading_zeros() {
         assert_eq!(Mac([2, 0, 0, 0, 0xab, 1]).to_string(), "02:00:00:00:ab:01");
     }
 }

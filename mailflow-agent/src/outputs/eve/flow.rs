@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn flow_ids_tell_flows_apart_and_fit_a_double() {
+    fn flow_ids_are_unique_and_fit_a_double() {
         let mut ids = HashSet::new();
         for port in 0..1_000 {
             for first in [0, 1, u64::MAX] {
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn evidence_names_what_classify_looked_at() {
+    fn evidence_matches_classify() {
         let evidence = |up, down, upgrade: u8| {
             let facts =
                 Facts { syn: 1, first_payload_up: up, first_payload_down: down, upgrade, ..Facts::default() };
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn states_are_eves() {
+    fn states_match_eve() {
         let start = Time::ZERO + Duration::from_secs(1);
         let seen = Direction { packets: 1, last: Some(start), ..Direction::default() };
         let flow = |up, down, facts| Flow {

@@ -156,29 +156,29 @@ fn percent_decode(text: &str) -> Vec<u8> {
 
 /// Connects to one of the addresses of a host.
 async fn connect_tcp(end: &HttpEndpoint, limit: Duration) -> anyhow::Result<TcpStream> {
-    let begin = clock::now();
-    let found = lookup_host((end.host.as_str(), end.port)).await.context("failed to resolve the name")?;
-    let addresses: Vec<SocketAddr> = found.collect();
-    connect_to_any(&addresses, limit.saturating_sub(clock::now().since(begin))).await
+    let start = clock::now();
+    let resolved = lookup_host((end.host.as_str(), end.port)).await.context("failed to resolve the name")?;
+    let addresses: Vec<SocketAddr> = resolved.collect();
+    connect_to_any(&addresses, limit.saturating_sub(clock::now().since(start))).await
 }
 
 /// Connects to the first address that responds. Each address gets an equal share of the remaining `limit`.
 async fn connect_to_any(addresses: &[SocketAddr], limit: Duration) -> anyhow::Result<TcpStream> {
-    let begin = clock::now();
-    let mut last = anyhow!("the name has no address");
+    let start = clock::now();
+    let mut last_error = anyhow!("the name has no address");
     for (number, address) in addresses.iter().enumerate() {
-        let left = limit.saturating_sub(clock::now().since(begin));
-        let share = left / u32::try_from(addresses.len() - number).unwrap_or(1);
+        let remaining = limit.saturating_sub(clock::now().since(start));
+        let share = remaining / u32::try_from(addresses.len() - number).unwrap_or(1);
         match timeout(share.max(MIN_CONNECT_TIMEOUT), TcpStream::connect(address)).await {
             Ok(Ok(stream)) => {
                 stream.set_nodelay(true)?;
                 return Ok(stream);
             }
-            Ok(Err(error)) => last = anyhow!("{address}: {error}"),
-            Err(_) => last = anyhow!("{address}: no connection within {share:?}"),
+            Ok(Err(error)) => last_error = anyhow!("{address}: {error}"),
+            Err(_) => last_error = anyhow!("{address}: no connection within {share:?}"),
         }
     }
-    Err(last)
+    Err(last_error)
 }
 
 async fn encrypt(
@@ -201,7 +201,7 @@ mod tests {
     use crate::config::outputs::url::Form;
 
     #[test]
-    fn the_next_address_is_tried() {
+    fn tries_the_next_address() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let here = listener.local_addr().unwrap();
         // The first address refuses the connection. The second does not respond, because its queue is full.
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn a_proxys_user_is_sent_as_basic_auth() {
+    fn sends_proxy_credentials_as_basic_auth() {
         for (url, expected) in [
             ("http://p:1", None),
             ("http://user:pass@p:1", Some("user:pass")),

@@ -80,7 +80,7 @@ struct IdleConnection {
     sender: SendRequest<String>,
     since: Time,
     /// URL and proxy of the connection.
-    made_for: (Url, Option<Url>),
+    target_and_proxy: (Url, Option<Url>),
 }
 
 impl HttpClient {
@@ -153,12 +153,13 @@ impl HttpClient {
         body: &str,
         connected: &Cell<bool>,
     ) -> anyhow::Result<ReceiverResponse> {
-        let made_for = (prepared.url.clone(), prepared.proxy.clone());
-        let fresh = |idle: &IdleConnection| {
-            idle.made_for == made_for && clock::now().since(idle.since) < IDLE_CONNECTION_TIMEOUT
+        let target_and_proxy = (prepared.url.clone(), prepared.proxy.clone());
+        let is_reusable = |idle: &IdleConnection| {
+            idle.target_and_proxy == target_and_proxy
+                && clock::now().since(idle.since) < IDLE_CONNECTION_TIMEOUT
         };
         let sent = clock::unix_nanos();
-        if let Some(mut idle) = self.idle.take().filter(fresh)
+        if let Some(mut idle) = self.idle.take().filter(is_reusable)
             && idle.sender.ready().await.is_ok()
         {
             connected.set(true);
@@ -210,8 +211,8 @@ impl HttpClient {
         let (head, body) = response.into_parts();
         let body_excerpt = Limited::new(body, MAX_BODY_BYTES).collect().await.map(|body| body.to_bytes());
         if body_excerpt.is_ok() {
-            let made_for = (prepared.url.clone(), prepared.proxy.clone());
-            self.idle = Some(IdleConnection { sender, since: clock::now(), made_for });
+            let target_and_proxy = (prepared.url.clone(), prepared.proxy.clone());
+            self.idle = Some(IdleConnection { sender, since: clock::now(), target_and_proxy });
         }
         let body_excerpt = body_excerpt.unwrap_or_default();
         Ok(ReceiverResponse {
@@ -278,11 +279,11 @@ impl PreparedRequest {
         let proxy = proxy::choose(proxy, (scheme, &end.host, end.port), variable)?;
         let encrypted =
             end.encrypted || proxy.as_ref().is_some_and(|proxy| proxy.text().starts_with("https:"));
-        let whole = match post.path {
+        let full_url = match post.path {
             "" => url.text().to_owned(),
             path => format!("{}{path}", url.text().trim_end_matches('/')),
         };
-        let target: Uri = whole.parse().map_err(|_| anyhow!("no address"))?;
+        let target: Uri = full_url.parse().map_err(|_| anyhow!("no address"))?;
         let mut secrets = vec![url.text().to_owned()];
         secrets.extend(target.path_and_query().map(|path| path.as_str().to_owned()));
         secrets.extend(parts(target.path()).chain(parts(target.query().unwrap_or_default())));
@@ -394,7 +395,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_part_of_an_answer_shows_a_secret() {
+    fn redacts_secrets_in_responses() {
         let to = Url::parse("http://receiver.example/PLANTED1?key=PLANTED2", Form::Webhook).unwrap();
         let headers = vec![("x-token".to_owned(), "PLANTED3".to_owned())];
         let receiver = Receiver { headers, proxy: crate::config::Proxy::Off, ..Receiver::default() };

@@ -77,12 +77,12 @@ fn is_excepted_by(entry: &str, host: &str, address: Option<IpAddr>, port: u16) -
     if let Ok(network) = entry.parse::<IpNet>() {
         return address.is_some_and(|address| network.contains(&canonical(address)));
     }
-    let bare = entry.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-    let (name, only) = match (bare, entry.rsplit_once(':')) {
-        (Err(_), Some((name, only))) => (name, Some(only)),
+    let bare_address = entry.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    let (name, only_port) = match (bare_address, entry.rsplit_once(':')) {
+        (Err(_), Some((name, only_port))) => (name, Some(only_port)),
         _ => (entry, None),
     };
-    if only.is_some_and(|only| only.parse() != Ok(port)) {
+    if only_port.is_some_and(|only_port| only_port.parse() != Ok(port)) {
         return false;
     }
     let name = name.trim_start_matches('[').trim_end_matches(']');
@@ -94,7 +94,7 @@ fn is_excepted_by(entry: &str, host: &str, address: Option<IpAddr>, port: u16) -
     }
     // `.example.org` and `*.example.org` match the subdomains, `example.org` matches the domain as well.
     match name.strip_prefix('*').filter(|rest| rest.starts_with('.')).unwrap_or(name) {
-        below if below.starts_with('.') => host.ends_with(below),
+        suffix if suffix.starts_with('.') => host.ends_with(suffix),
         name => host == name || host.strip_suffix(name).is_some_and(|rest| rest.ends_with('.')),
     }
 }
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn each_scheme_has_its_variable_and_the_upper_case_comes_first() {
+    fn selects_the_variable_by_scheme_and_prefers_upper_case() {
         let both =
             [("HTTP_PROXY", "http://a:1"), ("https_proxy", "b.example:2"), ("http_proxy", "http://c:3")];
         assert_eq!(chosen(&both, ("http", "h.example", 80)).unwrap().unwrap(), "http://a:1");
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_variable_that_is_no_address_is_named_and_not_shown() {
+    fn names_an_invalid_variable_without_its_value() {
         let error =
             chosen(&[("HTTPS_PROXY", "socks5://u:s3cret@h:1")], ("https", "h.example", 443)).unwrap_err();
         assert!(
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn no_proxy_means_what_it_means_to_programs_in_go() {
+    fn no_proxy_has_the_meaning_of_go() {
         let proxied = |host: &str, port: u16, no_proxy: &str| {
             let variables = [("HTTPS_PROXY", "http://p:1"), ("NO_PROXY", no_proxy)];
             chosen(&variables, ("https", host, port)).unwrap().is_some()
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn a_configured_proxy_is_used_for_every_host() {
+    fn uses_a_configured_proxy_for_every_host() {
         let url = Url::parse("http://p:1", Form::Proxy).unwrap();
         let to = config::Proxy::To(url.clone());
         let chosen = choose(&to, ("http", "localhost", 80), |_| Some("http://other:1".into())).unwrap();

@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pause_is_asked_for_in_seconds_or_until_a_date() {
+    fn parses_retry_after_seconds_and_dates() {
         let date = (header::DATE, "Sun, 06 Nov 1994 08:49:37 GMT");
         let until = (header::RETRY_AFTER, "Sun, 06 Nov 1994 08:50:07 GMT");
         let after = |text| headers(&[(header::RETRY_AFTER, text)]);
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn clocks_agree_within_what_a_date_can_tell() {
+    fn clocks_agree_within_the_resolution_of_date() {
         let headers = headers(&[(header::DATE, "Sun, 06 Nov 1994 08:49:37 GMT")]);
         let offset =
             |sent: i128, received: i128| clock_offset(&headers, [DATE + sent, DATE + received]).unwrap();

@@ -22,24 +22,24 @@ use crate::config::{ClientTls, outputs::files};
 /// Creates the TLS configuration. The files are read each time, because certificates may change.
 pub(crate) fn config(tls: &ClientTls) -> anyhow::Result<Arc<ClientConfig>> {
     let named = |path: &std::path::Path, error: String| anyhow!("{}: {error}", path.display());
-    let listed = match &tls.ca_file {
+    let listed_certificates = match &tls.ca_file {
         Some(path) => files::certificates(path).map_err(|error| named(path, error))?,
         None => {
-            let found = rustls_native_certs::load_native_certs();
-            if let (true, Some(error)) = (found.certs.is_empty(), found.errors.first()) {
+            let system = rustls_native_certs::load_native_certs();
+            if let (true, Some(error)) = (system.certs.is_empty(), system.errors.first()) {
                 bail!("the system's certificate authorities cannot be read: {error}");
             }
-            found.certs
+            system.certs
         }
     };
     let provider = Arc::new(ring::default_provider());
     let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(listed.iter().cloned());
+    roots.add_parsable_certificates(listed_certificates.iter().cloned());
     // Server certificates alone do not make a trust store.
     let authorities =
         WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build();
     let verifier = ListedCertificateVerifier {
-        servers: if tls.ca_file.is_some() { listed } else { Vec::new() },
+        servers: if tls.ca_file.is_some() { listed_certificates } else { Vec::new() },
         authorities: authorities.ok(),
         provider: Arc::clone(&provider),
     };
@@ -163,30 +163,30 @@ pub(crate) fn describe_tls_error(error: &io::Error) -> Option<String> {
 }
 
 fn describe(error: &Error) -> String {
-    use CertificateError as Wrong;
+    use CertificateError as Reason;
     match error {
-        Error::InvalidCertificate(wrong) => match wrong {
-            Wrong::Expired | Wrong::ExpiredContext { .. } => {
-                let when = match wrong {
-                    Wrong::ExpiredContext { not_after, .. } => date(*not_after),
+        Error::InvalidCertificate(reason) => match reason {
+            Reason::Expired | Reason::ExpiredContext { .. } => {
+                let date_suffix = match reason {
+                    Reason::ExpiredContext { not_after, .. } => date(*not_after),
                     _ => String::new(),
                 };
-                format!("the server's certificate has expired{when}")
+                format!("the server's certificate has expired{date_suffix}")
             }
-            Wrong::NotValidYet | Wrong::NotValidYetContext { .. } => {
-                let when = match wrong {
-                    Wrong::NotValidYetContext { not_before, .. } => date(*not_before),
+            Reason::NotValidYet | Reason::NotValidYetContext { .. } => {
+                let date_suffix = match reason {
+                    Reason::NotValidYetContext { not_before, .. } => date(*not_before),
                     _ => String::new(),
                 };
-                format!("the server's certificate is not valid yet{when}; compare this machine's clock")
+                format!("the server's certificate is not valid yet{date_suffix}; compare this machine's clock")
             }
-            Wrong::NotValidForName => "the server's certificate is for another name".to_owned(),
-            Wrong::NotValidForNameContext { expected, presented } => {
+            Reason::NotValidForName => "the server's certificate is for another name".to_owned(),
+            Reason::NotValidForNameContext { expected, presented } => {
                 let expected = expected.to_str();
                 if presented.is_empty() {
                     format!("the server's certificate has no name, so it is not valid for {expected}")
                 } else {
-                    let presented: Vec<_> = presented.iter().map(|name| plain(name)).collect();
+                    let presented: Vec<_> = presented.iter().map(|name| escape_name(name)).collect();
                     format!(
                         "the server's certificate is for {} and not for {expected} (tls.server_name names \
                          another)",
@@ -194,14 +194,14 @@ fn describe(error: &Error) -> String {
                     )
                 }
             }
-            Wrong::UnknownIssuer => {
+            Reason::UnknownIssuer => {
                 "the server's certificate is from an unknown issuer (tls.ca_file names authorities and certificates \
                  to trust)"
                     .to_owned()
             }
-            Wrong::BadEncoding => "the server's certificate is damaged".to_owned(),
-            Wrong::BadSignature => "the server's certificate has a bad signature".to_owned(),
-            Wrong::Revoked => "the server's certificate was revoked".to_owned(),
+            Reason::BadEncoding => "the server's certificate is damaged".to_owned(),
+            Reason::BadSignature => "the server's certificate has a bad signature".to_owned(),
+            Reason::Revoked => "the server's certificate was revoked".to_owned(),
             other if other.to_string().contains("CaUsedAsEndEntity") => {
                 "the server's certificate is a CA certificate (list this certificate in tls.ca_file to \
                  trust it)"
@@ -237,7 +237,7 @@ fn date(time: UnixTime) -> String {
 }
 
 /// Formats a name of a certificate on one line.
-fn plain(name: &str) -> String {
+fn escape_name(name: &str) -> String {
     let inner = name.strip_prefix("DnsName(\"").and_then(|rest| rest.strip_suffix("\")"));
     inner.unwrap_or(name).escape_debug().take(100).collect()
 }

@@ -49,9 +49,9 @@ impl DeltaTracker {
         } else {
             self.exported.remove(&key)
         };
-        let (was_up, was_down) =
+        let (previous_up, previous_down) =
             previous.map_or_else(Default::default, |previous| (previous.up, previous.down));
-        BiflowDelta { up: subtract(up, was_up), down: subtract(down, was_down) }
+        BiflowDelta { up: subtract(up, previous_up), down: subtract(down, previous_down) }
     }
 
     fn sweep(&mut self, now: Time) {

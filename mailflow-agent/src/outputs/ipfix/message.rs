@@ -133,9 +133,9 @@ impl IpfixMessage {
     }
 
     fn end_set(&mut self) {
-        if let Some((_, begin)) = self.open_set.take() {
-            let length = (self.bytes.len() - begin) as u16;
-            self.bytes[begin + 2..begin + 4].copy_from_slice(&length.to_be_bytes());
+        if let Some((_, start)) = self.open_set.take() {
+            let length = (self.bytes.len() - start) as u16;
+            self.bytes[start + 2..start + 4].copy_from_slice(&length.to_be_bytes());
         }
     }
 }
@@ -170,7 +170,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_message_keeps_its_bound_and_its_lengths() {
+    fn message_respects_its_size_and_has_correct_lengths() {
         let data = |set| DataRecord { set, bytes: vec![7; template::length(set)] };
         let mut message = IpfixMessage::new(1_232, 1, 2, 3);
         message.add_templates(3, &"ä".repeat(200));

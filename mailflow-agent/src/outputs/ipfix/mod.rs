@@ -75,7 +75,7 @@ impl Transport<FlowEvent> for IpfixExporter {
     }
 
     fn can_accept(&self) -> bool {
-        self.remote.waiting() < PREFETCH_RECORDS && self.remote.can_accept()
+        self.remote.pending_count() < PREFETCH_RECORDS && self.remote.can_accept()
     }
 
     fn deliver(&mut self, counters: &SinkCounters) -> anyhow::Result<()> {
