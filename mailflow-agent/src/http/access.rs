@@ -70,6 +70,7 @@ impl AccessControl {
     }
 }
 
+/// Passes a request with valid credentials on, and answers any other one.
 async fn authorise(
     Shared((auth, web)): Shared<(Arc<Authenticator>, Arc<Web>)>,
     Extension(client): Extension<Arc<ClientConnection>>,

@@ -26,11 +26,11 @@ type Verify = fn(&str, &str) -> bool;
 /// Result of authenticating a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum AuthOutcome {
-    /// The credentials are valid.
+    /// Valid credentials.
     Authenticated,
-    /// The credentials are missing or wrong.
+    /// Missing or wrong credentials.
     Refused,
-    /// Too many passwords wait to be checked.
+    /// Too many waiting checks.
     Busy,
 }
 
@@ -50,6 +50,7 @@ impl Default for Authenticator {
 }
 
 impl Authenticator {
+    /// Creates a checker with another function to verify passwords.
     fn with(verify: Verify) -> Self {
         Self { valid: Mutex::default(), invalid: Mutex::default(), queue: Arc::default(), verify }
     }
@@ -113,6 +114,7 @@ fn cost(hash: &str) -> Option<u32> {
     hash.split('$').nth(2)?.parse().ok()
 }
 
+/// Returns the digest under which credentials are remembered.
 fn digest(parts: [&str; 3]) -> [u8; 32] {
     let mut digest = Sha256::new();
     for part in parts {
@@ -122,6 +124,7 @@ fn digest(parts: [&str; 3]) -> [u8; 32] {
     digest.finalize().into()
 }
 
+/// Remembers credentials. A full set is cleared first.
 fn remember(set: &Mutex<HashSet<[u8; 32]>>, fingerprint: [u8; 32]) {
     let mut set = lock(set);
     if set.len() >= MAX_REMEMBERED_CREDENTIALS {

@@ -25,6 +25,7 @@ pub(crate) struct PasswordQueue<P: Copy + Eq + Hash> {
     state: Mutex<QueueState<P>>,
 }
 
+/// State of the queue.
 #[derive(Debug)]
 struct QueueState<P: Copy + Eq + Hash> {
     running: usize,
@@ -33,6 +34,7 @@ struct QueueState<P: Copy + Eq + Hash> {
     wrong_passwords: HashMap<P, u32>,
 }
 
+/// Check that waits for a permit.
 #[derive(Debug)]
 struct WaitingCheck<P: Copy + Eq + Hash> {
     peer: P,
@@ -87,6 +89,7 @@ impl<P: Copy + Eq + Hash> PasswordQueue<P> {
 }
 
 impl<P: Copy + Eq + Hash> QueueState<P> {
+    /// Adds a waiting check, and rejects another one if too many wait.
     fn wait(&mut self, peer: P) -> oneshot::Receiver<CheckPermit<P>> {
         let (permit_sender, call) = oneshot::channel();
         self.waiting.retain(|waiting| !waiting.permit_sender.is_closed());

@@ -51,6 +51,7 @@ pub(crate) fn router(provider: Arc<dyn MetricsProvider>) -> Router {
         .with_state(provider)
 }
 
+/// Serves the metrics page.
 async fn metrics(
     Shared(provider): Shared<Arc<dyn MetricsProvider>>,
     Extension(client): Extension<Arc<ClientConnection>>,
@@ -87,10 +88,12 @@ async fn metrics(
     }
 }
 
+/// Answers the liveness probe.
 async fn healthy() -> &'static str {
     "healthy\n"
 }
 
+/// Answers the readiness probe, with a warning if there is one.
 async fn ready(Shared(provider): Shared<Arc<dyn MetricsProvider>>) -> (StatusCode, String) {
     if !provider.ready() {
         return (StatusCode::SERVICE_UNAVAILABLE, "not ready\n".to_owned());

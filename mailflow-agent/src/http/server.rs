@@ -26,13 +26,15 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::util::connection_limit::{Crowd, Leave};
 
-/// Largest number of connections, in total and of a peer. Beyond it the oldest one is closed, so that a new
-/// connection, such as a health probe, never waits.
+/// Largest number of connections. Beyond it the oldest one is closed, so that a new connection, such as a
+/// health probe, never waits.
 const MAX_CONNECTIONS: usize = 256;
+/// Largest number of connections of a peer. Beyond it the oldest one is closed.
 const MAX_CONNECTIONS_PER_PEER: usize = 64;
-/// Largest number of metrics pages read at a time, in total and by a peer. Beyond it the connection of the
-/// oldest one is closed.
+/// Largest number of metrics pages read at a time. Beyond it the connection of the oldest one is closed.
 const MAX_PAGES: usize = 16;
+/// Largest number of metrics pages read by a peer at a time. Beyond it the connection of the oldest one is
+/// closed.
 const MAX_PAGES_PER_PEER: usize = 8;
 /// Time within which a response must be read.
 const ANSWER_READ_TIMEOUT: Duration = Duration::from_secs(30);
@@ -44,30 +46,30 @@ const MAX_CONNECTION_AGE: Duration = Duration::from_secs(300);
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 /// Largest size of a request's head.
 const MAX_REQUEST_HEAD_BYTES: usize = 16 * 1024;
-/// Pause after the system refused a connection, for example for want of descriptors.
+/// Pause after the system refused a connection, for example if no descriptors are left.
 const ACCEPT_RETRY_PAUSE: Duration = Duration::from_millis(200);
 
 /// Reason why the port cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
-    /// Another process listens on the port.
+    /// Address in use by another process.
     #[error("cannot listen on {addr}: the address is in use by another process")]
     InUse {
-        /// The address.
+        /// Local address.
         addr: SocketAddr,
     },
-    /// The address or its interface does not exist yet.
+    /// Missing address or interface.
     #[error("cannot listen on {addr} yet: {source}")]
     Absent {
-        /// The address.
+        /// Local address.
         addr: SocketAddr,
         /// Reason of the system.
         source: io::Error,
     },
-    /// The system refuses the address.
+    /// Address refused by the system.
     #[error("cannot listen on {addr}: {source}")]
     Refused {
-        /// The address.
+        /// Local address.
         addr: SocketAddr,
         /// Reason of the system.
         source: io::Error,

@@ -368,11 +368,13 @@ impl AgentMetrics {
         self.is_config_current.get() == 1
     }
 
+    /// Writes the families.
     pub(crate) fn render(&self, out: &mut String) -> Result<(), Error> {
         TextEncoder::new().encode_utf8(&self.registry.gather(), out)
     }
 }
 
+/// Registers a counter with the label `sink`.
 fn register_sink_counter(registry: &Registry, name: &str, help: &str) -> Result<IntCounterVec, Error> {
     register(registry, IntCounterVec::new(Opts::new(name, help), &["sink"])?)
 }

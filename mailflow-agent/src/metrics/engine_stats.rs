@@ -70,6 +70,7 @@ pub struct EngineStats {
 }
 
 impl EngineStats {
+    /// Writes the families.
     pub(crate) fn render(&self, out: &mut String) {
         let stats = &self.stats;
         OPEN_FLOWS.single(out, stats.open_flows);
@@ -97,6 +98,7 @@ impl EngineStats {
         EVIDENCE_DROPPED_RECORDS.single(out, stats.rules.evidence_dropped);
     }
 
+    /// Writes a family with one sample for each rule.
     fn by_rule(&self, family: &MetricFamily, number: impl Fn(&RuleCounts) -> u64, out: &mut String) {
         family.head(out);
         for rule in &self.rules {

@@ -117,6 +117,7 @@ pub struct ProgramAttachment {
 }
 
 impl ProgramAttachment {
+    /// Returns the labels of the attachment.
     fn labels(&self) -> [(&'static str, &str); 3] {
         [("interface", &self.interface), ("hook", self.hook), ("direction", self.direction)]
     }
@@ -133,7 +134,7 @@ pub struct WatchedEntry {
     pub hook: &'static str,
     /// Interfaces that the entry is bound to, with their roles.
     pub interfaces: Vec<(String, &'static str)>,
-    /// Time since the last interface of the entry disappeared, if there is none.
+    /// Time for which the entry has had no interface, if it has none.
     pub missing: Option<Duration>,
 }
 
@@ -251,6 +252,7 @@ impl KernelSnapshot {
         HELPER_UP.single(out, u8::from(self.helper_pid.is_some()));
     }
 
+    /// Writes the families of packet locations and of the conservation difference.
     fn render_locations(&self, out: &mut String) {
         for (family, value) in
             [(LOCATED_PACKETS, (|gain| gain.packets) as fn(Gain) -> u64), (LOCATED_BYTES, |gain| gain.bytes)]

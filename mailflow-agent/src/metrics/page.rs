@@ -1,4 +1,4 @@
-//! The complete metrics page.
+//! Complete metrics page.
 
 use super::{
     agent::AgentMetrics, engine_stats::EngineStats, kernel::KernelSnapshot, traffic_counters::TrafficCounters,

@@ -132,6 +132,7 @@ impl RowFamilies {
         }
     }
 
+    /// Writes a family with one sample for each row and direction.
     fn directions<'a, R>(&self, out: &mut String, family: &MetricFamily, rows: R, value: fn(Gain) -> u64)
     where
         R: Iterator<Item = (&'a str, &'a CounterRow)>,

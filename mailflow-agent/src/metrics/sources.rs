@@ -26,6 +26,7 @@ pub(crate) struct SourceRows {
     next_sweep: Time,
 }
 
+/// Counters of one source.
 #[derive(Clone, Debug)]
 struct SourceRow {
     source: Source,

@@ -67,6 +67,7 @@ impl MetricFamily {
     }
 }
 
+/// Escapes a label value.
 fn escape(out: &mut String, text: &str) {
     if !text.contains(['\\', '"', '\n']) {
         return out.push_str(text);

@@ -62,10 +62,12 @@ pub struct LabelContext<'a> {
 }
 
 impl LabelContext<'_> {
+    /// Returns the index of the service's row.
     fn service(&self, key: &FlowKey) -> usize {
         self.services.get(&key.server_port).map_or(Service::ALL.len(), |service| *service as usize)
     }
 
+    /// Returns the source of a flow.
     fn source(&self, key: &FlowKey) -> Source {
         Source::of(key.client.ip(), self.v6_source_prefix)
     }
@@ -195,6 +197,7 @@ impl TrafficCounters {
         self.alerts.render(out, &self.rules);
     }
 
+    /// Returns the index of a rule, and adds an unknown one.
     fn rule(&mut self, name: &Arc<str>) -> usize {
         self.rules.iter().position(|rule| rule == name).unwrap_or_else(|| {
             self.rules.push(Arc::clone(name));
@@ -220,6 +223,7 @@ pub struct SourceTotals<'a> {
     pub qualifying: u64,
 }
 
+/// Direction of a one-sided flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum SeenDirection {
     Up = 0,

@@ -137,6 +137,7 @@ impl Alertmanager {
         }
     }
 
+    /// Posts the alerts of these keys in one request.
     fn request(&mut self, keys: &[AlertKey]) -> anyhow::Result<ReceiverResponse> {
         let tracked = keys.iter().filter_map(|key| self.alerts.get(key));
         let body: Vec<Value> = tracked.map(|tracked| tracked.json(self.clock_offset.unwrap_or(0))).collect();
@@ -238,6 +239,7 @@ impl Alertmanager {
         self.post_alerts(std::slice::from_ref(key), counters)
     }
 
+    /// Returns the error that a refusing response means.
     fn error(&self, response: &ReceiverResponse) -> anyhow::Error {
         let receiver = self.client.display_name();
         match &response.redirect_origin {
@@ -376,6 +378,7 @@ fn label_name(name: &str) -> String {
     valid_name
 }
 
+/// Returns the annotations of an alert.
 fn annotations(alert: &Alert) -> Value {
     let list = |texts: Vec<String>| texts.join(", ");
     json!({

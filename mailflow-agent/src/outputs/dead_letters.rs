@@ -123,6 +123,7 @@ pub fn count_events(path: &Path) -> u64 {
     count_lines(path) + count_lines(&rotated(path))
 }
 
+/// Formats a dead letter as a line.
 fn line(letter: &DeadLetter<'_>) -> String {
     let now = EveTimestamp::of(Time::ZERO, Epoch::from_unix_nanos(clock::unix_nanos())).rfc3339();
     let event: Value = serde_json::from_str(letter.event).unwrap_or_else(|_| letter.event.into());
@@ -133,6 +134,7 @@ fn line(letter: &DeadLetter<'_>) -> String {
     format!("{line}\n")
 }
 
+/// Appends a line to the file. A full file is rotated first.
 fn append(path: &Path, line: &str) -> io::Result<()> {
     if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
         DirBuilder::new().recursive(true).mode(0o750).create(directory)?;

@@ -121,6 +121,7 @@ pub fn open_flow_worker(
     }
 }
 
+/// Starts a sink that sends one event at a time.
 fn start_sequential(
     name: &str,
     agent: &AgentMetrics,
@@ -129,6 +130,7 @@ fn start_sequential(
     start_worker(name, agent, ALERT_QUEUE_CAPACITY, Sequential::new(to))
 }
 
+/// Starts a sink with the counters of its name.
 fn start_worker<T: Send + 'static>(
     name: &str,
     agent: &AgentMetrics,

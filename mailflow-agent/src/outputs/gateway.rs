@@ -19,6 +19,7 @@ pub struct Gateway {
 /// Largest number of remembered interface names, removed interfaces included.
 const MAX_REMEMBERED_INTERFACES: usize = 4_096;
 
+/// Interfaces of the gateway.
 #[derive(Debug, Default)]
 struct GatewayInterfaces {
     /// Watched interfaces as configured.

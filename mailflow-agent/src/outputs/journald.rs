@@ -65,6 +65,7 @@ impl SendOne<AlertEvent> for JournaldSocket {
     }
 }
 
+/// Connects to the journal's socket.
 fn connect(path: &PathBuf) -> io::Result<UnixDatagram> {
     let socket = UnixDatagram::unbound()?;
     socket.set_write_timeout(Some(WRITE_TIMEOUT))?;

@@ -54,7 +54,7 @@ pub struct FileBounds {
 /// Reason why a sink could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The file cannot be opened for appending.
+    /// Failure to open the file for appending.
     #[error("cannot open {} for appending: {source}", path.display())]
     File {
         /// Path of the file.
@@ -62,10 +62,10 @@ pub enum OpenError {
         /// Reason of the system.
         source: io::Error,
     },
-    /// Standard output cannot be used.
+    /// Failure to use standard output.
     #[error("cannot use standard output: {0}")]
     Stdout(io::Error),
-    /// The thread cannot be started.
+    /// Failure to start the thread.
     #[error(transparent)]
     Thread(#[from] SpawnError),
 }
@@ -201,6 +201,7 @@ struct LineFile {
 }
 
 impl LineFile {
+    /// Opens the file or standard output.
     fn open(target: &Target, bounds: Option<FileBounds>) -> Result<Self, OpenError> {
         match target {
             // `io::Stdout` has its own buffer, which would hide the number of bytes written.

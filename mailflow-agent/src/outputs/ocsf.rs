@@ -123,6 +123,7 @@ pub(crate) fn alert(
     Ok(event)
 }
 
+/// Returns the metadata of an event of this log.
 fn metadata(log: &str) -> Value {
     json!({
         "version": OCSF_VERSION, "log_name": log, "profiles": ["host"],
@@ -139,10 +140,12 @@ fn device(gateway: &Gateway, interface: Value) -> Value {
     device
 }
 
+/// Converts a time to milliseconds since 1970.
 fn millis(time: Time, epoch: Epoch) -> i64 {
     i64::try_from(epoch.unix_nanos(time).div_euclid(1_000_000)).unwrap_or(i64::MAX)
 }
 
+/// Returns the severity_id of a severity.
 const fn severity(severity: Severity) -> u8 {
     match severity {
         Severity::Low => 2,

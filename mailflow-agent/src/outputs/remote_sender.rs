@@ -84,9 +84,9 @@ pub(crate) struct RemoteSender<I, E> {
 /// State of the current message when a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum MessageState {
-    /// The kernel accepted it.
+    /// Accepted by the kernel.
     Sent,
-    /// The kernel refused it.
+    /// Refused by the kernel.
     Unsent,
 }
 

@@ -42,6 +42,7 @@ pub(super) enum AlertPolicy {
 }
 
 impl AlertPolicy {
+    /// Returns the policy of a configured output.
     pub(super) const fn of(to: &AlertTo) -> Self {
         match to {
             AlertTo::Lines { .. } => Self::Archive,
@@ -62,6 +63,7 @@ pub(super) struct Output<T> {
 }
 
 impl<T: Send + 'static> Output<T> {
+    /// Creates an open output. `lines` has the target and the format of an output that writes lines.
     pub(super) fn new(
         config_index: usize,
         policy: AlertPolicy,
@@ -161,7 +163,7 @@ impl OutputSet {
         }
     }
 
-    /// Opens the outputs for recorded flows: alerts go to files only and notify nobody.
+    /// Opens the outputs for recorded flows: alerts go to files only and do not notify people.
     pub(crate) fn open_offline(
         outputs: &config::Outputs,
         agent: &AgentMetrics,
@@ -185,6 +187,7 @@ impl OutputSet {
         self.push_effects(effects, epoch, SinkWorker::push_blocking, SinkWorker::push_blocking);
     }
 
+    /// Adds the effects to the queues with these functions.
     fn push_effects(
         &self,
         effects: &Effects,
@@ -269,8 +272,9 @@ impl OutputSet {
         self.alerts.iter().all(|out| out.sink.waiting() == 0)
     }
 
+    /// Remembers an alert event, and decides if it notifies people.
     fn record_alert(&self, (alert, epoch): AlertEvent) -> AlertDelivery {
-        // Suppressed alerts notify nobody, except for the end of an alert that notified people.
+        // A suppressed alert does not notify people, except for the end of an alert that did.
         let notify = alert.suppressed.is_none() || self.firing().contains_key(&alert.fingerprint);
         let event = AlertDelivery::new(alert, epoch, notify);
         self.remember(event.clone());
@@ -299,10 +303,12 @@ impl OutputSet {
         self.alerts.iter().filter(move |out| out.accepts(notify))
     }
 
+    /// Returns the locked firing alerts.
     pub(super) fn firing(&self) -> MutexGuard<'_, HashMap<String, AlertEvent>> {
         self.firing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Returns the locked recent alert events.
     pub(super) fn recent(&self) -> MutexGuard<'_, VecDeque<AlertDelivery>> {
         self.recent.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -15,8 +15,9 @@ use mailflow_kernel::sockets;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time without acknowledgement, or with a closed window, after which the kernel ends the connection.
 const UNACKNOWLEDGED_TIMEOUT: Duration = Duration::from_secs(15);
-/// Idle time before the first keepalive probe, and interval of further probes.
+/// Idle time before the first keepalive probe.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
+/// Interval of further keepalive probes.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 /// Timeout of sending a datagram to the kernel.
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
@@ -54,11 +55,11 @@ pub(crate) struct Disconnect {
 /// Kind of a connection's end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum DisconnectKind {
-    /// The receiver closed the connection and has read everything that it acknowledged.
+    /// Close by a receiver that has read everything it acknowledged.
     Closed,
-    /// The port is closed.
+    /// Closed port.
     Refused,
-    /// The connection was reset, or the receiver is unreachable.
+    /// Reset connection or unreachable receiver.
     Lost,
 }
 
@@ -208,6 +209,7 @@ impl TcpConnection {
     }
 }
 
+/// Returns true if the kernel accepts no data now.
 fn is_busy(error: &io::Error) -> bool {
     error.kind() == ErrorKind::WouldBlock || error.raw_os_error() == Some(libc::ENOBUFS)
 }

@@ -39,6 +39,7 @@ pub(crate) fn threshold(alert: &Alert) -> String {
     scaled(alert.decided.threshold, alert.decided.scale)
 }
 
+/// Formats a fixed-point number.
 fn scaled(number: u64, scale: u64) -> String {
     if scale <= 1 { number.to_string() } else { (number as f64 / scale as f64).to_string() }
 }

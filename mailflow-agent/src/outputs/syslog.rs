@@ -41,12 +41,14 @@ pub(crate) struct Syslog {
     to: SyslogTransport,
 }
 
+/// Transport to a local or a remote server.
 enum SyslogTransport {
     Unix(UnixSocketSender),
     RemoteSender(Box<RemoteSender<String, SyslogFraming>>),
 }
 
 impl Syslog {
+    /// Creates a transport to the configured server.
     pub(crate) fn new(settings: Settings, gateway: Gateway) -> Self {
         let to = match &settings.to {
             SyslogTo::Unix(path) => SyslogTransport::Unix(UnixSocketSender::new(path)),
@@ -180,6 +182,7 @@ impl UnixSocketSender {
         Self { path: path.to_owned(), socket: None, waiting: VecDeque::new() }
     }
 
+    /// Sends the pending messages.
     fn deliver(&mut self, counters: &SinkCounters) -> anyhow::Result<()> {
         while let Some(message) = self.waiting.front() {
             let socket = match self.socket.take() {

@@ -57,11 +57,11 @@ struct PendingEvent {
 /// Result of posting an event.
 enum PostOutcome {
     Delivered,
-    /// The receiver refuses the event permanently.
+    /// Permanent refusal by the receiver.
     Refused,
-    /// The event failed. Others may succeed.
+    /// Failure of this event. Others may succeed.
     Failed(anyhow::Error),
-    /// Every event would fail now.
+    /// Failure that would affect every event.
     Unreachable(anyhow::Error),
 }
 
@@ -89,6 +89,7 @@ impl Webhook {
         due.min_by_key(|(_, pending_event)| pending_event.failures).map(|(index, _)| index)
     }
 
+    /// Posts an event and classifies the response.
     fn post_event(&mut self, event: &AlertEvent) -> PostOutcome {
         let line = match self.format.alert_line(&event.0, event.1) {
             Ok(line) => line,
@@ -123,6 +124,7 @@ impl Webhook {
         }
     }
 
+    /// Returns the error that a failed response means.
     fn error(&self, response: &ReceiverResponse) -> anyhow::Error {
         let receiver = self.client.display_name();
         match &response.redirect_origin {

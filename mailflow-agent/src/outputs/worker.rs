@@ -64,13 +64,13 @@ pub trait Transport<T>: Send + 'static {
 /// Result of handing an item to a transport.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Acceptance {
-    /// The item waits for delivery.
+    /// Item that waits for delivery.
     Queued,
-    /// The transport is full, or the item cannot be formatted.
+    /// Item dropped because the transport is full or the item cannot be formatted.
     Dropped,
 }
 
-/// The thread of a sink could not be started.
+/// Failure to start the thread of a sink.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot start a thread for the sink {name}: {source}")]
 pub struct SpawnError {
@@ -301,6 +301,7 @@ impl<T, W: Transport<T>> WorkerThread<T, W> {
         }
     }
 
+    /// Delivers items until the queue is closed and nothing remains, or a final delivery fails.
     fn deliver_until_closed(&mut self) {
         let mut failing: Option<RetryState> = None;
         // For example a disk that fills up repeatedly.
@@ -391,6 +392,7 @@ impl<T, W: Transport<T>> WorkerThread<T, W> {
         true
     }
 
+    /// Passes an item to the transport, and counts a dropped one.
     fn accept(&mut self, item: T) {
         if self.transport.accept(item) == Acceptance::Dropped {
             self.counters.count_lost(1);

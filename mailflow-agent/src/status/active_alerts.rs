@@ -19,7 +19,7 @@ pub(crate) struct ActiveAlerts {
 impl ActiveAlerts {
     /// Applies alert events in order.
     pub(crate) fn update(&mut self, alerts: &[Alert]) {
-        // Suppressed alerts notify nobody.
+        // Suppressed alerts do not notify people.
         for alert in alerts.iter().filter(|alert| alert.suppressed.is_none()) {
             match alert.state {
                 AlertState::Firing => {
@@ -80,6 +80,7 @@ impl ActiveAlerts {
     }
 }
 
+/// Converts an alert event to a checkpointed alert.
 fn firing_row(alert: &Alert) -> Firing {
     Firing {
         rule: alert.rule.to_string(),

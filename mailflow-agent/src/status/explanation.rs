@@ -12,17 +12,19 @@ use mailflow_engine::{
 };
 use std::net::{IpAddr, SocketAddr};
 
-pub(crate) fn explained(explanation: &Explanation, epoch: Epoch) -> Explained {
+/// Converts an explanation of a source.
+pub(crate) fn convert_explanation(explanation: &Explanation, epoch: Epoch) -> Explained {
     Explained {
         matched_network: explanation.matched_network.clone(),
         group: explanation.group.clone(),
-        rules: explanation.rules.iter().map(|snapshot| rule(snapshot, epoch)).collect(),
-        flows: explanation.flows.iter().map(|explained_flow| flow(explained_flow, epoch)).collect(),
-        since: explanation.since.map(|since| seconds(since, epoch)),
+        rules: explanation.rules.iter().map(|snapshot| convert_rule(snapshot, epoch)).collect(),
+        flows: explanation.flows.iter().map(|explained_flow| convert_flow(explained_flow, epoch)).collect(),
+        since: explanation.since.map(|since| unix_seconds(since, epoch)),
     }
 }
 
-pub(crate) fn suggested(engine: &Engine) -> Vec<Suggested> {
+/// Returns the suggested allow-list entries.
+pub(crate) fn list_suggestions(engine: &Engine) -> Vec<Suggested> {
     let suggested = engine.suggest().into_iter().map(|suggestion| Suggested {
         source: suggestion.source.map(|source| source.to_string()),
         destination: suggestion.destination.map(|server| server.to_string()),
@@ -31,17 +33,19 @@ pub(crate) fn suggested(engine: &Engine) -> Vec<Suggested> {
     suggested.collect()
 }
 
-pub(crate) fn rule(snapshot: &Held, epoch: Epoch) -> HeldRule {
+/// Converts the state of a rule's group.
+fn convert_rule(snapshot: &Held, epoch: Epoch) -> HeldRule {
     HeldRule {
         rule: snapshot.rule.to_string(),
         subject: snapshot.subject.to_string(),
         suppressed: snapshot.suppressed,
-        firing_since: snapshot.firing.map(|since| seconds(since, epoch)),
-        terms: snapshot.terms.iter().map(term).collect(),
+        firing_since: snapshot.firing.map(|since| unix_seconds(since, epoch)),
+        terms: snapshot.terms.iter().map(convert_term).collect(),
     }
 }
 
-pub(crate) fn term(term: &TermValue) -> HeldTerm {
+/// Converts the value of a term.
+fn convert_term(term: &TermValue) -> HeldTerm {
     HeldTerm {
         name: term.name.to_string(),
         unit: unit(&term.name).to_owned(),
@@ -52,7 +56,8 @@ pub(crate) fn term(term: &TermValue) -> HeldTerm {
     }
 }
 
-pub(crate) fn flow(explained_flow: &Judged, epoch: Epoch) -> JudgedFlow {
+/// Converts an explained flow.
+fn convert_flow(explained_flow: &Judged, epoch: Epoch) -> JudgedFlow {
     let flow = &explained_flow.record.flow;
     let end = |ip: IpAddr, port: u16| SocketAddr::new(ip, port).to_string();
     let known = |input| explained_flow.record.inputs.contains(input);
@@ -61,7 +66,7 @@ pub(crate) fn flow(explained_flow: &Judged, epoch: Epoch) -> JudgedFlow {
         (packets.then_some(direction.packets), bytes.then_some(direction.bytes))
     };
     JudgedFlow {
-        time: seconds(explained_flow.record.time(), epoch),
+        time: unix_seconds(explained_flow.record.time(), epoch),
         client: end(flow.client(), flow.key.client_port),
         server: end(flow.server(), flow.key.server_port),
         app_proto: explained_flow.record.app.name().to_owned(),
@@ -73,6 +78,7 @@ pub(crate) fn flow(explained_flow: &Judged, epoch: Epoch) -> JudgedFlow {
     }
 }
 
-pub(crate) fn seconds(time: Time, epoch: Epoch) -> f64 {
+/// Converts a time to seconds since 1970.
+fn unix_seconds(time: Time, epoch: Epoch) -> f64 {
     epoch.unix_nanos(time) as f64 / 1e9
 }

@@ -17,9 +17,9 @@ use mailflow_kernel::{Bound, Kernel, KernelError, Lookout, Place, Standing, Sum}
 /// Pressure on the flow table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum TablePressure {
-    /// Every flow has an entry.
+    /// An entry for every flow.
     Normal,
-    /// The table is full, or a source has reached its limit.
+    /// Full table, or a source at its limit.
     Exhausted,
 }
 

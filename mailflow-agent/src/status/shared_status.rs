@@ -90,6 +90,7 @@ impl ConfigSummary {
 }
 
 impl SharedStatus {
+    /// Creates the status of an agent that started `started` seconds after 1970.
     pub(crate) fn new(config: &Config, file: Option<String>, started: f64) -> Result<Self> {
         let agent = AgentMetrics::new(env!("CARGO_PKG_VERSION"), started)?;
         agent.record_config_load(LoadOutcome::Loaded(started));
@@ -172,10 +173,12 @@ impl SharedStatus {
         self.durability.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Counts a failed poll.
     pub(crate) fn count_poll_failure(&self) {
         self.agent.count_poll_failure();
     }
 
+    /// Marks the agent as ready.
     pub(crate) fn set_ready(&self) {
         self.ready.store(true, Ordering::Release);
     }
@@ -280,6 +283,7 @@ impl control::State for SharedStatus {
     }
 }
 
+/// Converts the entries of the configured interfaces.
 fn watched(kernel: &KernelSnapshot) -> Vec<Watched> {
     let entry = |entry: &crate::metrics::WatchedEntry| Watched {
         entry: entry.name.clone(),
@@ -295,6 +299,7 @@ fn watched(kernel: &KernelSnapshot) -> Vec<Watched> {
     kernel.entries.iter().map(entry).collect()
 }
 
+/// Converts the clients and networks that are in no internal network.
 fn unlisted(snapshot: &PollSnapshot) -> Unlisted {
     let prefix = |found: &InsidePrefix| format!("{} {}", found.interface, found.prefix);
     Unlisted {
@@ -320,6 +325,7 @@ fn warnings(snapshot: &PollSnapshot, metrics: Option<SocketAddr>) -> Vec<String>
     warnings
 }
 
+/// Converts the attachments.
 fn attachments(kernel: &KernelSnapshot) -> Vec<Place> {
     let attachment = |attachment: &crate::metrics::ProgramAttachment| Place {
         interface: attachment.interface.clone(),
@@ -332,6 +338,7 @@ fn attachments(kernel: &KernelSnapshot) -> Vec<Place> {
     kernel.attached.iter().map(attachment).collect()
 }
 
+/// Converts the conservation difference.
 fn conservation(kernel: &KernelSnapshot) -> Conservation {
     let directions = |[up, down]: [i64; 2]| Ways { up, down };
     let count = |packets: u64| i64::try_from(packets).unwrap_or(i64::MAX);
@@ -345,6 +352,7 @@ fn conservation(kernel: &KernelSnapshot) -> Conservation {
     }
 }
 
+/// Returns the numbers of uncounted buffers by reason, without zeros.
 fn uncounted(kernel: &KernelSnapshot) -> impl Iterator<Item = (String, u64)> {
     let count = |reason: Reason| (reason.name().to_owned(), kernel.totals.reason(reason));
     Reason::ALL.into_iter().map(count).filter(|(_, buffers)| *buffers > 0)

@@ -30,6 +30,7 @@ pub(crate) struct UnlistedClients {
 }
 
 impl UnlistedClients {
+    /// Sets the internal networks and the addresses of this machine.
     pub(crate) fn set_networks(&mut self, internal: &Networks, own: HashSet<IpAddr>) {
         let lines = internal.networks().iter().filter(|line| line.exclude).cloned();
         let included = lines.map(|mut line| {

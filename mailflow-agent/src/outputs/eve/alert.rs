@@ -45,6 +45,7 @@ pub struct AlertLine<'a> {
     flows: Vec<FlowLine>,
 }
 
+/// Object `alert` of an alert line.
 #[derive(Debug, Serialize)]
 struct EveAlert<'a> {
     action: &'static str,
@@ -99,6 +100,7 @@ impl EveNumber {
         if scale == 1 { EveNumber::Whole(number) } else { EveNumber::Part(number as f64 / scale as f64) }
     }
 
+    /// Returns the value of a term.
     fn of_term(term: &TermValue) -> Self {
         match term.value {
             Value::Unknown => EveNumber::Unknown,
@@ -107,6 +109,7 @@ impl EveNumber {
     }
 }
 
+/// Object `mailflow` of an alert line.
 #[derive(Debug, Serialize)]
 struct AlertExtension<'a> {
     severity: &'static str,
@@ -132,6 +135,7 @@ struct AlertExtension<'a> {
     conditions: Vec<EveTerm<'a>>,
 }
 
+/// Sums of one direction.
 #[derive(Debug, Serialize)]
 struct EveSum {
     packets: Option<u64>,
@@ -146,6 +150,7 @@ impl EveSum {
     }
 }
 
+/// Destination with its number of flows.
 #[derive(Debug, Serialize)]
 struct EveDestination {
     ip: IpAddr,

@@ -44,6 +44,7 @@ pub struct FlowLine {
     mailflow: FlowExtension,
 }
 
+/// Object `flow` of a flow line.
 #[derive(Debug, Serialize)]
 struct EveFlow {
     pkts_toserver: Option<u64>,
@@ -57,6 +58,7 @@ struct EveFlow {
     reason: &'static str,
 }
 
+/// Object `mailflow` of a flow line.
 #[derive(Debug, Serialize)]
 struct FlowExtension {
     payload_up: Option<u64>,
@@ -159,6 +161,7 @@ pub(crate) fn flow_id(key: &FlowKey, first: Time) -> u64 {
     digest[..8].iter().fold(0, |id, byte| id << 8 | u64::from(*byte)) >> 11
 }
 
+/// Returns the name of an IP protocol.
 fn protocol(number: u8) -> &'static str {
     match number {
         PROTOCOL_TCP => "TCP",
@@ -219,6 +222,7 @@ enum AppEvidence {
 }
 
 impl AppEvidence {
+    /// Returns the evidence for an application.
     fn of(app: App, facts: &Facts) -> Self {
         match app {
             App::SmtpStartTls | App::Pop3Stls | App::ImapStartTls => AppEvidence::StartTls,

@@ -181,6 +181,7 @@ async fn connect_to_any(addresses: &[SocketAddr], limit: Duration) -> anyhow::Re
     Err(last_error)
 }
 
+/// Performs the TLS handshake.
 async fn encrypt(
     stream: Box<dyn ByteStream>,
     config: &Arc<ClientConfig>,

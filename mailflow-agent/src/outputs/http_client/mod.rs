@@ -50,9 +50,9 @@ const MIN_SECRET_LENGTH: usize = 5;
 /// Reason why there is no response. The error names the receiver's origin.
 #[derive(Debug)]
 pub(crate) enum RequestError {
-    /// The connection failed. The cause affects every request.
+    /// Failure to connect, which affects every request.
     Unreachable(anyhow::Error),
-    /// The request was sent. The receiver may have processed it.
+    /// Failure after the request was sent. The receiver may have processed it.
     Unanswered(anyhow::Error),
 }
 
@@ -111,6 +111,7 @@ impl HttpClient {
         })
     }
 
+    /// Returns the URL, which may be read from a file.
     fn address(&self) -> anyhow::Result<Url> {
         match &self.to {
             Address::Here(url) => Ok(url.clone()),
@@ -120,6 +121,7 @@ impl HttpClient {
         }
     }
 
+    /// Posts `body` to `url` within the time limit.
     fn send_to(
         &mut self,
         url: &Url,
@@ -147,6 +149,7 @@ impl HttpClient {
         Err(if connected.get() { RequestError::Unanswered(error) } else { RequestError::Unreachable(error) })
     }
 
+    /// Sends a request over an idle connection, or over a new one.
     async fn exchange(
         &mut self,
         prepared: &PreparedRequest,
@@ -250,6 +253,7 @@ impl Drop for HttpClient {
     }
 }
 
+/// Creates a runtime for the requests of one client.
 fn runtime() -> anyhow::Result<Runtime> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -271,6 +275,7 @@ struct PreparedRequest {
 }
 
 impl PreparedRequest {
+    /// Reads the credentials and builds the request's headers.
     fn new(post: &HttpClient, url: &Url, extra_headers: &[(&'static str, String)]) -> anyhow::Result<Self> {
         let Receiver { credentials, headers: configured, proxy, .. } = &post.receiver;
         let end = HttpEndpoint::of(url)?;
@@ -324,6 +329,7 @@ impl PreparedRequest {
         Ok(Self { url: url.clone(), end, proxy, encrypted, target, headers, secrets })
     }
 
+    /// Returns the request with `body`.
     fn request(&self, body: &str) -> anyhow::Result<Request<String>> {
         let mut request = Request::post(self.target.clone()).body(body.to_owned())?;
         *request.headers_mut() = self.headers.clone();
@@ -346,6 +352,7 @@ fn parts(text: &str) -> impl Iterator<Item = String> {
     text.split(['/', '&', '=', ' ', ',', ';', ':', '@', '?']).map(str::to_owned)
 }
 
+/// Converts a text to a header value.
 fn value(text: &str) -> anyhow::Result<HeaderValue> {
     HeaderValue::from_str(text).map_err(|_| anyhow!("a header has characters that HTTP does not allow"))
 }

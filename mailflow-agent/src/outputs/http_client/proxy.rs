@@ -34,6 +34,7 @@ pub(crate) fn choose(
     }
 }
 
+/// Returns the proxy that the environment variables name.
 fn proxy_from_environment(
     (scheme, host, port): (&str, &str, u16),
     variable: impl Fn(&str) -> Option<String>,

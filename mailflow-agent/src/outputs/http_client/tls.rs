@@ -116,6 +116,7 @@ impl ServerCertVerifier for ListedCertificateVerifier {
     }
 }
 
+/// Verifies validity period and name of a listed certificate.
 fn verify_listed_certificate(
     certificate: &CertificateDer<'_>,
     name: &ServerName<'_>,
@@ -162,6 +163,7 @@ pub(crate) fn describe_tls_error(error: &io::Error) -> Option<String> {
     None
 }
 
+/// Describes an error of rustls.
 fn describe(error: &Error) -> String {
     use CertificateError as Reason;
     match error {

@@ -22,6 +22,7 @@ pub(crate) struct DeltaTracker {
     next_sweep: usize,
 }
 
+/// Totals of a flow at its last record.
 #[derive(Clone, Copy, Debug)]
 struct ExportedTotals {
     up: Gain,
@@ -54,6 +55,7 @@ impl DeltaTracker {
         BiflowDelta { up: subtract(up, previous_up), down: subtract(down, previous_down) }
     }
 
+    /// Removes lost flows if there are many flows.
     fn sweep(&mut self, now: Time) {
         if self.exported.len() > self.next_sweep.max(MIN_FLOWS_FOR_SWEEP) {
             self.exported.retain(|_, exported| now.since(exported.time) < LOST_FLOW_AGE);

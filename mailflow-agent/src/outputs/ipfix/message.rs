@@ -132,6 +132,7 @@ impl IpfixMessage {
         self.bytes
     }
 
+    /// Completes the open set with its length.
     fn end_set(&mut self) {
         if let Some((_, start)) = self.open_set.take() {
             let length = (self.bytes.len() - start) as u16;
@@ -161,6 +162,7 @@ const fn end_reason(reason: RecordReason) -> u8 {
     }
 }
 
+/// Converts a time to milliseconds since 1970.
 fn millis(time: Time, epoch: Epoch) -> u64 {
     u64::try_from(epoch.unix_nanos(time).div_euclid(1_000_000)).unwrap_or(0)
 }

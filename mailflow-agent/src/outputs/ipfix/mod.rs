@@ -30,9 +30,10 @@ const MAX_DATAGRAM_BYTES: usize = 1_232;
 const MAX_TCP_MESSAGE_BYTES: usize = 8_192;
 /// Interval of the templates over UDP, within which a restarted collector receives them (RFC 7011, 8.4).
 const TEMPLATE_REFRESH_INTERVAL: Duration = Duration::from_secs(60);
-/// Datagrams between two pauses, so that the collector's socket does not overflow: about 90,000 records a
-/// second.
+/// Datagrams between two pauses. With [`BURST_PAUSE`] about 90,000 records a second are sent, so that the
+/// collector's socket does not overflow.
 const BURST_DATAGRAMS: u32 = 32;
+/// Pause after a burst of datagrams.
 const BURST_PAUSE: Duration = Duration::from_millis(5);
 
 /// Exporter to one collector.
@@ -48,6 +49,7 @@ struct ExportRecord {
 }
 
 impl IpfixExporter {
+    /// Creates an exporter to the configured collector.
     pub(crate) fn new(settings: &Ipfix, gateway: &Gateway) -> Self {
         let (protocol, address) = match &settings.to {
             IpfixTo::Udp(address) => (Protocol::Udp, address),
