@@ -219,14 +219,14 @@ type Server = tokio::task::JoinHandle<()>;
 
 /// The listener of the metrics, or the address that it waits for.
 enum MetricsPort {
-    Open(http::Listener),
+    Open(http::HttpListener),
     /// The interface of the address is not there yet.
     Waiting(SocketAddr),
 }
 
 impl MetricsPort {
     /// Listens at `address`. An address that no interface has yet is no error.
-    async fn open(address: SocketAddr) -> Result<Self, http::BindError> {
+    async fn open(address: SocketAddr) -> Result<Self, http::HttpBindError> {
         match http::bind(address).await {
             Ok(listener) => {
                 if http::is_assigned(address) {
@@ -236,7 +236,7 @@ impl MetricsPort {
                 }
                 Ok(Self::Open(listener))
             }
-            Err(error @ http::BindError::Absent { .. }) => {
+            Err(error @ http::HttpBindError::Absent { .. }) => {
                 warn!(%error, "the metrics are not served yet; it is tried again every 5 s");
                 Ok(Self::Waiting(address))
             }
@@ -245,7 +245,7 @@ impl MetricsPort {
     }
 
     /// Returns the listener, once there is one.
-    async fn listener(self) -> http::Listener {
+    async fn listener(self) -> http::HttpListener {
         let address = match self {
             Self::Open(listener) => return listener,
             Self::Waiting(address) => address,

@@ -15,6 +15,6 @@ pub use self::{
     access::AccessControl,
     listen::is_assigned,
     provider::MetricsProvider,
-    server::{BindError, Listener, bind, serve},
+    server::{HttpBindError, HttpListener, bind, serve},
     timed_stream::TimedStream,
 };

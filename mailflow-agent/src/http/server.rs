@@ -51,7 +51,7 @@ const ACCEPT_RETRY_PAUSE: Duration = Duration::from_millis(200);
 
 /// Reason why the port cannot be opened.
 #[derive(Debug, thiserror::Error)]
-pub enum BindError {
+pub enum HttpBindError {
     /// Address in use by another process.
     #[error("cannot listen on {addr}: the address is in use by another process")]
     InUse {
@@ -78,12 +78,12 @@ pub enum BindError {
 
 /// Open port that is not served yet.
 #[derive(Debug)]
-pub struct Listener {
+pub struct HttpListener {
     inner: TcpListener,
     addr: SocketAddr,
 }
 
-impl Listener {
+impl HttpListener {
     /// Returns the local address, with the assigned port if port 0 was requested.
     pub fn addr(&self) -> SocketAddr {
         self.addr
@@ -100,21 +100,21 @@ impl AsRef<[u8]> for PageBody {
 ///
 /// # Errors
 /// The address is in use, or the system refuses it.
-pub async fn bind(addr: SocketAddr) -> Result<Listener, BindError> {
+pub async fn bind(addr: SocketAddr) -> Result<HttpListener, HttpBindError> {
     let refused = |source: io::Error| match source.kind() {
-        io::ErrorKind::AddrInUse => BindError::InUse { addr },
-        _ if super::listen::is_absent(&source) => BindError::Absent { addr, source },
-        _ => BindError::Refused { addr, source },
+        io::ErrorKind::AddrInUse => HttpBindError::InUse { addr },
+        _ if super::listen::is_absent(&source) => HttpBindError::Absent { addr, source },
+        _ => HttpBindError::Refused { addr, source },
     };
     let inner = super::listen::listen(addr).map_err(refused)?;
     let addr = inner.local_addr().map_err(refused)?;
-    Ok(Listener { inner, addr })
+    Ok(HttpListener { inner, addr })
 }
 
 /// Serves the clients that `access` admits until `shutdown` completes. Requests in progress then get a short
 /// time to finish.
 pub async fn serve(
-    listener: Listener,
+    listener: HttpListener,
     access: AccessControl,
     provider: Arc<dyn MetricsProvider>,
     shutdown: impl Future<Output = ()>,

@@ -11,7 +11,7 @@ use super::{
     jsonl_file::{self, OpenError},
     profile::EventFormat,
     sequential::{SendOne, Sequential},
-    syslog::Syslog,
+    syslog::SyslogWriter,
     webhook::Webhook,
     worker::{SinkWorker, SpawnError, Transport},
 };
@@ -62,7 +62,7 @@ pub fn open_alert_workers(
             name,
             agent,
             ALERT_QUEUE_CAPACITY,
-            Syslog::new(settings.clone(), gateway.clone()),
+            SyslogWriter::new(settings.clone(), gateway.clone()),
         )),
         AlertTo::Webhook { url, receiver, profile, dead_letters } => {
             let client = HttpClient::new(url.clone(), "", receiver.clone());

@@ -32,7 +32,7 @@ pub(crate) fn flow(record: &FlowRecord, epoch: Epoch, gateway: &Gateway) -> serd
     let activity = if record.reason == RecordReason::Active { 6 } else { 2 };
     let mut client = json!({ "ip": flow.client(), "port": flow.key.client_port });
     if let Some(mac) = flow.mac {
-        client["mac"] = super::eve::common::Mac(mac).to_string().into();
+        client["mac"] = super::eve::common::EveMac(mac).to_string().into();
     }
     if let Some(tag) = flow.key.scope.vlans().tags().next() {
         client["vlan_uid"] = tag.to_string().into();

@@ -35,7 +35,7 @@ const PREFETCH_MESSAGES: usize = 256;
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Transport to a syslog server.
-pub(crate) struct Syslog {
+pub(crate) struct SyslogWriter {
     settings: Settings,
     gateway: Gateway,
     to: SyslogTransport,
@@ -47,7 +47,7 @@ enum SyslogTransport {
     RemoteSender(Box<RemoteSender<String, SyslogFraming>>),
 }
 
-impl Syslog {
+impl SyslogWriter {
     /// Creates a transport to the configured server.
     pub(crate) fn new(settings: Settings, gateway: Gateway) -> Self {
         let to = match &settings.to {
@@ -96,7 +96,7 @@ fn truncate(mut text: String, max_bytes: usize) -> String {
     text
 }
 
-impl Transport<AlertEvent> for Syslog {
+impl Transport<AlertEvent> for SyslogWriter {
     fn accept(&mut self, (alert, epoch): AlertEvent) -> Acceptance {
         let message = match self.format_message(&alert, epoch) {
             Ok(message) => message,

@@ -453,9 +453,9 @@ mod tests {
 
     /// Captured log.
     #[derive(Clone, Default)]
-    struct Log(Arc<Mutex<Vec<u8>>>);
+    struct CapturedLog(Arc<Mutex<Vec<u8>>>);
 
-    impl io::Write for Log {
+    impl io::Write for CapturedLog {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             self.0.lock().unwrap().extend_from_slice(bytes);
             Ok(bytes.len())
@@ -468,7 +468,7 @@ mod tests {
 
     #[test]
     fn logs_recovery_once_an_item_is_delivered() {
-        let log = Log::default();
+        let log = CapturedLog::default();
         let transport = SlowToConfirm { log: Arc::clone(&log.0), ..SlowToConfirm::default() };
         let counters = AgentMetrics::new("0", 0.0).unwrap().sink_counters("test");
         let (queue, items) = sync_channel(1);

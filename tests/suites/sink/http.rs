@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use mailflow_agent::http::{AccessControl, BindError, MetricsProvider, bind, is_assigned, serve};
+use mailflow_agent::http::{AccessControl, HttpBindError, MetricsProvider, bind, is_assigned, serve};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -213,7 +213,7 @@ async fn a_page_that_cannot_be_made_is_an_error_of_the_server() {
 async fn a_port_in_use_is_named() {
     let server = start().await;
     let error = bind(server.addr).await.unwrap_err();
-    assert!(matches!(error, BindError::InUse { .. }), "{error}");
+    assert!(matches!(error, HttpBindError::InUse { .. }), "{error}");
     assert_eq!(
         error.to_string(),
         format!("cannot listen on {}: the address is in use by another process", server.addr)
@@ -223,7 +223,7 @@ async fn a_port_in_use_is_named() {
     assert!(!is_assigned(foreign) && is_assigned(server.addr));
     bind(foreign).await.unwrap();
     let error = bind("[fe80::1%4000000000]:10825".parse().unwrap()).await.unwrap_err();
-    assert!(matches!(error, BindError::Absent { .. }), "{error}");
+    assert!(matches!(error, HttpBindError::Absent { .. }), "{error}");
     assert!(error.to_string().starts_with("cannot listen on [fe80::1%4000000000]:10825 yet: "), "{error}");
 }
 

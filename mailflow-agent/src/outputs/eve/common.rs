@@ -63,16 +63,16 @@ impl Serialize for EveTimestamp {
 
 /// MAC address in EVE format: `02:00:00:00:00:01`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Mac(pub [u8; 6]);
+pub struct EveMac(pub [u8; 6]);
 
-impl fmt::Display for Mac {
+impl fmt::Display for EveMac {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [a, b, c, d, e, g] = self.0;
         write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
     }
 }
 
-impl Serialize for Mac {
+impl Serialize for EveMac {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }
@@ -101,6 +101,6 @@ mod tests {
 
     #[test]
     fn mac_addresses_keep_leading_zeros() {
-        assert_eq!(Mac([2, 0, 0, 0, 0xab, 1]).to_string(), "02:00:00:00:ab:01");
+        assert_eq!(EveMac([2, 0, 0, 0, 0xab, 1]).to_string(), "02:00:00:00:ab:01");
     }
 }

@@ -6,7 +6,7 @@ use mailflow_common::{App, Facts, FlowKey, PROTOCOL_TCP, PROTOCOL_UDP, first_pay
 use serde::Serialize;
 use sha1::{Digest, Sha1};
 
-use super::common::{EveTimestamp, Mac};
+use super::common::{EveMac, EveTimestamp};
 use crate::outputs::{community_id::CommunityId, gateway::Gateway};
 use mailflow_engine::{
     flow::{Flow, FlowRecord, RecordReason},
@@ -74,7 +74,7 @@ struct FlowExtension {
     syn: Option<bool>,
     synack: Option<bool>,
     mptcp_join: bool,
-    mac: Option<Mac>,
+    mac: Option<EveMac>,
 }
 
 impl FlowLine {
@@ -134,7 +134,7 @@ impl FlowExtension {
             syn: fact(Inputs::SYN, facts.syn),
             synack: fact(Inputs::SYN_ACK, facts.syn_ack),
             mptcp_join: facts.subflow(),
-            mac: mac.map(Mac),
+            mac: mac.map(EveMac),
         }
     }
 }
