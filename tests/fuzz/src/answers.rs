@@ -87,7 +87,9 @@ pub(crate) fn run(data: &[u8]) {
     // The pause until a date, and the offset of the clock, depend on the moment; the fault that is met first depends on
     // the pieces.
     let fixed = |answer: &Result<ReceiverResponse, String>| match answer {
-        Ok(ReceiverResponse { status, body_excerpt: said, redirect_origin: moved_to, .. }) => Some((status.as_u16(), said.clone(), moved_to.clone())),
+        Ok(ReceiverResponse { status, body_excerpt: said, redirect_origin: moved_to, .. }) => {
+            Some((status.as_u16(), said.clone(), moved_to.clone()))
+        }
         Err(_) => None,
     };
     assert_eq!(fixed(&whole), fixed(&posted(Pieces::small(data))), "in pieces");

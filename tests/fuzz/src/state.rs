@@ -10,7 +10,7 @@ use std::{
 use flate2::Crc;
 use mailflow_agent::{
     config,
-    recovery::store::{AlertDelivery, Past, Recovered, State, Store, Tables, PendingDelivery, Unwritable},
+    recovery::store::{AlertDelivery, Past, PendingDelivery, Recovered, State, Store, Tables, Unwritable},
     util::disk::Limits,
 };
 use mailflow_engine::{Engine, flow::FlowRecord, settings::Settings, time::Epoch};
