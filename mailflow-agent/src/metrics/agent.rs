@@ -19,9 +19,9 @@ const POLL_BUCKETS: [f64; 10] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05
 /// Result of the last attempt to load the configuration, or the lists of internal networks.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum LoadOutcome {
-    /// In force since this time, in seconds since 1970.
+    /// Successful load, with its time in seconds since 1970.
     Loaded(f64),
-    /// Refused: the previous one stays in force.
+    /// Refused load: the previous one stays in force.
     Refused,
 }
 

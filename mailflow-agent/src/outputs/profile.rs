@@ -46,8 +46,8 @@ impl EventFormat {
         self.line(alert, epoch, usize::MAX)
     }
 
-    /// Returns an alert event as a line of at most `max_bytes`, with as many of its newest flows as fit and
-    /// the number of omitted flows. Returns `None` if the line does not fit without flows.
+    /// Returns an alert event as a line of at most `max_bytes`. The line has as many of its newest flows as
+    /// fit, and the number of omitted ones. Returns `None` if the line does not fit without flows.
     ///
     /// # Errors
     /// Serialisation fails, which these types cannot cause.
