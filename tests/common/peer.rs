@@ -7,8 +7,8 @@ use std::{
 
 use mailflow_agent::{
     config::{AlertOutput, AlertTo, Profile},
-    metrics::{Agent, ReceiverCounters},
-    outputs::{AlertEvent, factory, gateway::Gateway, profile::Format, worker::Sink},
+    metrics::{AgentMetrics, ReceiverCounters},
+    outputs::{AlertEvent, factory, gateway::Gateway, profile::EventFormat, worker::SinkWorker},
     util::disk::Limits,
 };
 use mailflow_engine::event::{Alert, AlertState};
@@ -29,22 +29,22 @@ pub(crate) fn gateway() -> Gateway {
 }
 
 /// Returns the format of a profile.
-pub(crate) fn format(profile: Profile) -> Format {
-    Format { profile, gateway: gateway() }
+pub(crate) fn format(profile: Profile) -> EventFormat {
+    EventFormat { profile, gateway: gateway() }
 }
 
 /// Creates an output for alerts to `to`.
-pub(crate) fn sink(to: AlertTo) -> Sink<AlertEvent> {
-    let agent = Agent::new("test", 0.0).unwrap();
-    factory::alerts(&AlertOutput { name: "test".into(), to }, Limits::NONE, &agent, &gateway())
+pub(crate) fn sink(to: AlertTo) -> SinkWorker<AlertEvent> {
+    let agent = AgentMetrics::new("test", 0.0).unwrap();
+    factory::open_alert_workers(&AlertOutput { name: "test".into(), to }, Limits::NONE, &agent, &gateway())
         .unwrap()
         .remove(0)
 }
 
 /// Creates an output and returns it with the counters of its receiver.
-pub(crate) fn sink_and_receiver(to: AlertTo) -> (Sink<AlertEvent>, ReceiverCounters) {
-    let agent = Agent::new("test", 0.0).unwrap();
-    let sink = factory::alerts(&AlertOutput { name: "test".into(), to }, Limits::NONE, &agent, &gateway())
+pub(crate) fn sink_and_receiver(to: AlertTo) -> (SinkWorker<AlertEvent>, ReceiverCounters) {
+    let agent = AgentMetrics::new("test", 0.0).unwrap();
+    let sink = factory::open_alert_workers(&AlertOutput { name: "test".into(), to }, Limits::NONE, &agent, &gateway())
         .unwrap()
         .remove(0);
     (sink, agent.receiver_counters("test"))
@@ -100,7 +100,7 @@ pub(crate) fn until(what: &str, mut done: impl FnMut() -> bool) {
 }
 
 /// Returns the numbers of written, dropped and waiting events.
-pub(crate) fn numbers(sink: &Sink<AlertEvent>) -> (u64, u64, i64) {
+pub(crate) fn numbers(sink: &SinkWorker<AlertEvent>) -> (u64, u64, i64) {
     let counters = sink.counters();
     (counters.written.get(), counters.dropped.get(), counters.waiting.get())
 }

@@ -362,7 +362,7 @@ fn run(flood: Flood) {
     let minutes = f64::from(sources / flood.rate) / 60.0 + 5.0;
     assert!((lines as f64) < 60.0 * minutes + 100.0, "{lines} alert lines");
     let log = agent.log();
-    let lines: Vec<_> = log.lines().filter(|line| line.contains("alerts told together")).collect();
+    let lines: Vec<_> = log.lines().filter(|line| line.contains("alerts reported as one")).collect();
     let named = |line: &&str| line.matches(" 10.").count();
     assert_eq!(lines.iter().map(named).sum::<usize>() as f64, grouped, "each by its fingerprint");
 

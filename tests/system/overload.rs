@@ -162,7 +162,7 @@ fn overload_packets_are_in_source_totals_or_rest() {
     );
     // Check of the test: all four counters were used.
     assert!(held("overflow", "up") > 10_000.0 && held("unattributed", "up") > 10_000.0);
-    assert!(agent.log().contains("they are counted by source"), "{}", agent.log());
+    assert!(agent.log().contains("new flows are counted by source"), "{}", agent.log());
 
     let retired = [held("retired", "up"), held("retired", "down")];
     assert!(agent.stop().unwrap().success());

@@ -17,8 +17,8 @@ use tracing::{debug, error, info, warn};
 
 use crate::{
     config::{Fault, Faults, Lists},
-    metrics::Load,
-    status::shared_status::View,
+    metrics::LoadOutcome,
+    status::shared_status::SharedStatus,
 };
 use mailflow_engine::{assets::Networks, time::Time};
 use mailflow_kernel::capabilities;
@@ -53,7 +53,7 @@ impl ListWatch {
 
     /// Returns the networks that come into force at `now`, if any. Files that are wrong leave those before in
     /// force; what is wrong with them is logged once, and shown until they are good.
-    pub(crate) fn look(&mut self, now: Time, view: &Arc<View>) -> Option<Networks> {
+    pub(crate) fn look(&mut self, now: Time, view: &Arc<SharedStatus>) -> Option<Networks> {
         match &mut self.state {
             // Nothing to follow.
             State::Waiting { lists, .. } if lists.files().next().is_none() => None,
@@ -78,7 +78,7 @@ impl ListWatch {
 fn start(
     mut next: impl FnMut() -> Option<Reading> + Send + 'static,
     mut internal: Networks,
-    view: Arc<View>,
+    view: Arc<SharedStatus>,
 ) -> io::Result<State> {
     let alive = Arc::new(());
     let in_force: Weak<()> = Arc::downgrade(&alive);
@@ -114,7 +114,7 @@ fn files(mut lists: Lists) -> impl FnMut() -> Option<Reading> + Send + 'static {
     }
 }
 
-fn take(reading: Reading, internal: &mut Networks, publish: &SyncSender<Networks>, view: &View) {
+fn take(reading: Reading, internal: &mut Networks, publish: &SyncSender<Networks>, view: &SharedStatus) {
     match reading {
         Ok((networks, warnings)) => {
             warnings.iter().for_each(|warning| warn!("{warning}"));
@@ -143,19 +143,19 @@ fn compare(before: &Networks, now: &Networks) {
     info!(networks = now.networks().len(), before = before.networks().len(), "internal networks read again");
 }
 
-impl View {
+impl SharedStatus {
     /// Shows that lists of so many networks are in force.
     pub(crate) fn lists_in_force(&self, networks: usize) {
-        self.agent.lists_loaded(Load::Good(clock::unix_seconds()));
-        self.agent.listed_networks(networks);
-        self.numbers().lists_refused.clear();
+        self.agent.record_lists_load(LoadOutcome::Loaded(clock::unix_seconds()));
+        self.agent.set_network_lines(networks);
+        self.snapshot().lists_refused.clear();
     }
 
     /// Shows that the files have changed and are refused.
     fn lists_refused(&self, faults: &Faults) {
-        self.agent.lists_loaded(Load::Refused);
+        self.agent.record_lists_load(LoadOutcome::Refused);
         let first = faults.iter().next().map(ToString::to_string).unwrap_or_default();
-        self.numbers().lists_refused = match faults.count() {
+        self.snapshot().lists_refused = match faults.count() {
             0 | 1 => first,
             count => format!("{first} (the first of {count} faults)"),
         };
@@ -172,8 +172,8 @@ mod tests {
     /// Far more than any of this takes.
     const LIMIT: Duration = Duration::from_secs(60);
 
-    fn view() -> Arc<View> {
-        Arc::new(View::new(&config::parse("f", "{}").unwrap(), None, 0.0).unwrap())
+    fn view() -> Arc<SharedStatus> {
+        Arc::new(SharedStatus::new(&config::parse("f", "{}").unwrap(), None, 0.0).unwrap())
     }
 
     fn networks(text: &str) -> Networks {

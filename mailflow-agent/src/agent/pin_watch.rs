@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
-use crate::{status::shared_status::View, util::error_chain::Limited};
+use crate::{status::shared_status::SharedStatus, util::error_chain::Limited};
 use mailflow_engine::time::Time;
 use mailflow_kernel::Kernel;
 
@@ -21,7 +21,7 @@ pub(crate) struct PinWatch {
 
 impl PinWatch {
     /// Makes pins again that are gone, if it is time to look.
-    pub(crate) fn look(&mut self, now: Time, kernel: &mut Kernel, view: &View) {
+    pub(crate) fn look(&mut self, now: Time, kernel: &mut Kernel, view: &SharedStatus) {
         if now < self.next {
             return;
         }

@@ -16,8 +16,8 @@ use crate::{
     config::Config,
     control::{self, Order, Orders, Reply, Request},
     http,
-    outputs::router::GRACE,
-    status::shared_status::View,
+    outputs::router::FINAL_WRITE_TIMEOUT,
+    status::shared_status::SharedStatus,
     util::{
         disk,
         signals::{Asked, Signals},
@@ -43,7 +43,7 @@ pub async fn run(config: Config, source: Source, lookout: Option<Lookout>) -> Re
     KernelVersion::running()?;
     mailflow_kernel::check_capabilities()?;
     let mut signals = Signals::listen().context("listening for signals")?;
-    let view = Arc::new(View::new(&config, source.name(), clock::unix_seconds())?);
+    let view = Arc::new(SharedStatus::new(&config, source.name(), clock::unix_seconds())?);
     let listener = match config.outputs.metrics {
         Some(address) => {
             Some((MetricsPort::open(address).await?, door(config.outputs.web_config.as_deref())?))
@@ -115,7 +115,7 @@ pub async fn run(config: Config, source: Source, lookout: Option<Lookout>) -> Re
         }
         // Reading a large table takes a while: the metrics port goes on answering meanwhile.
         if let Err(error) = block_in_place(|| pipeline.poll()) {
-            view.poll_failed();
+            view.count_poll_failure();
             error!(%error, "poll failed; the kernel goes on counting");
         }
         service.status(view.summary());
@@ -123,7 +123,7 @@ pub async fn run(config: Config, source: Source, lookout: Option<Lookout>) -> Re
 
     info!("stopping");
     service.stopping();
-    let last = block_in_place(|| pipeline.stop(GRACE));
+    let last = block_in_place(|| pipeline.stop(FINAL_WRITE_TIMEOUT));
     drop((stopped, dismissed));
     for task in [server, clerk].into_iter().flatten() {
         task.await.context("the metrics port or the control socket")?;
@@ -158,7 +158,7 @@ fn with_cause(error: anyhow::Error) -> anyhow::Error {
 
 /// Gives up the capabilities that this kernel does not ask for once everything is attached, and says what is
 /// left, and with whom.
-fn give_up_privileges(view: &View, lookout: Option<&Lookout>) {
+fn give_up_privileges(view: &SharedStatus, lookout: Option<&Lookout>) {
     let left = KernelVersion::running().map_err(anyhow::Error::from);
     let left = left.and_then(|version| Ok(capabilities::give_up_what_is_not_needed(version)?));
     let held = match left {
@@ -175,7 +175,7 @@ fn give_up_privileges(view: &View, lookout: Option<&Lookout>) {
     });
     for note in [Some(held), looks].into_iter().flatten() {
         info!("{note}");
-        view.numbers().settings.notes.push(note);
+        view.snapshot().settings.notes.push(note);
     }
     for (thread, held) in capabilities::others_that_have_some() {
         warn!(%thread, %held, "another thread holds capabilities");
@@ -219,14 +219,14 @@ type Server = tokio::task::JoinHandle<()>;
 
 /// The listener of the metrics, or the address that it waits for.
 enum MetricsPort {
-    Open(http::Listener),
+    Open(http::HttpListener),
     /// The interface of the address is not there yet.
     Waiting(SocketAddr),
 }
 
 impl MetricsPort {
     /// Listens at `address`. An address that no interface has yet is no error.
-    async fn open(address: SocketAddr) -> Result<Self, http::BindError> {
+    async fn open(address: SocketAddr) -> Result<Self, http::HttpBindError> {
         match http::bind(address).await {
             Ok(listener) => {
                 if http::is_assigned(address) {
@@ -236,7 +236,7 @@ impl MetricsPort {
                 }
                 Ok(Self::Open(listener))
             }
-            Err(error @ http::BindError::Absent { .. }) => {
+            Err(error @ http::HttpBindError::Absent { .. }) => {
                 warn!(%error, "the metrics are not served yet; it is tried again every 5 s");
                 Ok(Self::Waiting(address))
             }
@@ -245,7 +245,7 @@ impl MetricsPort {
     }
 
     /// Returns the listener, once there is one.
-    async fn listener(self) -> http::Listener {
+    async fn listener(self) -> http::HttpListener {
         let address = match self {
             Self::Open(listener) => return listener,
             Self::Waiting(address) => address,
@@ -261,14 +261,17 @@ impl MetricsPort {
 }
 
 /// Who may see the metrics.
-fn door(web_config: Option<&Path>) -> Result<http::Door> {
-    web_config.map_or_else(|| Ok(http::Door::open()), |path| Ok(http::Door::guarded(path)?))
+fn door(web_config: Option<&Path>) -> Result<http::AccessControl> {
+    web_config.map_or_else(
+        || Ok(http::AccessControl::unrestricted()),
+        |path| Ok(http::AccessControl::from_web_config(path)?),
+    )
 }
 
 /// Serves until the sender is dropped.
 fn serve(
-    listener: Option<(MetricsPort, http::Door)>,
-    view: Arc<View>,
+    listener: Option<(MetricsPort, http::AccessControl)>,
+    view: Arc<SharedStatus>,
 ) -> (oneshot::Sender<()>, Option<Server>) {
     let (stopped, stop) = oneshot::channel::<()>();
     let server = listener.map(|(port, door)| {
@@ -290,7 +293,7 @@ fn serve(
 /// Answers at the control socket until the sender is dropped.
 fn attend(
     socket: Option<control::Listener>,
-    view: Arc<View>,
+    view: Arc<SharedStatus>,
     orders: Orders,
 ) -> (oneshot::Sender<()>, Option<Server>) {
     let (dismissed, dismiss) = oneshot::channel::<()>();

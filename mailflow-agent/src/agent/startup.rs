@@ -16,15 +16,15 @@ use super::{
 };
 use crate::{
     config::{Config, NamePattern},
-    outputs::{gateway::Gateway, router::Sinks, set::Outputs},
+    outputs::{gateway::Gateway, router::EffectRouter, set::OutputSet},
     recovery::{
         checkpointer::Keeper,
         restore,
         store::{Recovered, Store},
     },
     status::{
-        duplicate_detector::Delivery, kernel_snapshot::Room, shared_status::View,
-        unlisted_networks::InsideWatch,
+        duplicate_detector::DuplicateDetector, kernel_snapshot::TablePressure, shared_status::SharedStatus,
+        unlisted_networks::InsideNetworkMonitor,
     },
 };
 use mailflow_engine::Engine;
@@ -33,7 +33,7 @@ use mailflow_kernel::{self, Begun, Kept, Lookout, PinError, Pins};
 
 impl Pipeline {
     /// Opens the outputs, loads the program and attaches it: in the order in which failing costs least.
-    pub(crate) fn start(config: Config, view: Arc<View>, lookout: Option<Lookout>) -> Result<Self> {
+    pub(crate) fn start(config: Config, view: Arc<SharedStatus>, lookout: Option<Lookout>) -> Result<Self> {
         let pins = pins(&config)?;
         let (store, mut recovered) = match &config.state.directory {
             Some(directory) => {
@@ -45,7 +45,7 @@ impl Pipeline {
         };
         let pins = pins.map(|pins| pins.with_state(store.as_ref().and_then(Store::state)));
         let gateway = Gateway::new(config.gateway_name.as_deref());
-        let outputs = Outputs::open(&config.outputs, &view.agent, gateway)?;
+        let outputs = OutputSet::open(&config.outputs, &view.agent, gateway)?;
         let mixed = mailflow_kernel::roles_mix(&config.interfaces, true);
         let hosts = if mixed { Hosts::OwnOnly } else { Hosts::Any };
         let kept = recovered
@@ -88,9 +88,9 @@ impl Pipeline {
         );
         let mut engine = Engine::new(config.engine.clone());
         engine.set_epoch(clock::epoch());
-        let sinks = Sinks {
+        let sinks = EffectRouter {
             outputs,
-            view,
+            status: view,
             services: config.engine.services.clone(),
             v6_source_prefix: config.engine.v6_source_prefix,
         };
@@ -104,7 +104,7 @@ impl Pipeline {
             engine.look_last(now, &left.flows),
             engine.overflow(&left.spilled),
         ] {
-            sinks.take((now, clock::epoch()), &effects);
+            sinks.route((now, clock::epoch()), &effects);
         }
         // No time passes before the tables are read: flows that ended meanwhile may keep an alert up.
         // What was told just now is in no journal: it is written before the tables and the state of before go.
@@ -112,7 +112,7 @@ impl Pipeline {
         keeper.mark();
         keeper.keep(&kernel, &engine, now, &sinks);
         kernel.forget_left();
-        let mut numbers = sinks.view.numbers();
+        let mut numbers = sinks.status.snapshot();
         numbers.settings.notes =
             notes(&config, directory.clone().map(|directory| (directory, private)), begun);
         numbers.settings.notes.extend(aside);
@@ -122,21 +122,21 @@ impl Pipeline {
             numbers.settings.warnings.push(warning);
         }
         drop(numbers);
-        sinks.view.set_durability(keeper.durability(), keeper.usage());
+        sinks.status.set_durability(keeper.durability(), keeper.usage());
         Ok(Self {
             kernel,
             engine,
             sinks,
             keeper,
             tables: config.flow_table,
-            room: Room::Enough,
-            delivery: Delivery::default(),
+            room: TablePressure::Normal,
+            delivery: DuplicateDetector::default(),
             windows: windows(&config),
             pin_watch: PinWatch::default(),
             lists: ListWatch::new(config.lists.clone(), &config.engine.internal),
             config,
             mixed,
-            inside: InsideWatch::default(),
+            inside: InsideNetworkMonitor::default(),
         })
     }
 }

@@ -3,7 +3,7 @@
 use super::Finding;
 use crate::{
     config::{AlertTo, Config, DeadLetters},
-    outputs::dead_letters::held,
+    outputs::dead_letters::count_events,
 };
 
 /// Looks into the file of dead letters of each webhook, whether the agent runs or not.
@@ -13,7 +13,7 @@ pub(super) fn examine(config: &Config) -> Vec<Finding> {
     let findings = outputs.alerts.iter().filter_map(|output| {
         let AlertTo::Webhook { dead_letters: DeadLetters::File(file), .. } = &output.to else { return None };
         let what = format!("{} letters", output.name);
-        Some(match held(file) {
+        Some(match count_events(file) {
             0 => Finding::ok(what, "the receiver has refused no event for good"),
             held => Finding::bad(
                 what,

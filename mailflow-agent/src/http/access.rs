@@ -1,4 +1,5 @@
-//! Who comes in: TLS and basic auth by the web-config file, which is read again when it changes.
+//! Access control of the metrics server: TLS and basic auth by the web-config file, which is reloaded when it
+//! changes.
 
 use std::{
     path::Path,
@@ -14,40 +15,40 @@ use axum::{
 };
 
 use super::{
-    auth::{Admission, Auth},
-    peer::Guest,
+    auth::{AuthOutcome, Authenticator},
+    peer::ClientConnection,
 };
 use crate::config::{
     Faults,
     web::{Web, WebWatch},
 };
 
-/// True if everybody may come in.
+/// Access control. Without a web-config file everyone has access.
 #[derive(Debug, Default)]
-pub struct Door {
-    watch: Option<Mutex<WebWatch>>,
-    auth: Arc<Auth>,
+pub struct AccessControl {
+    web_config: Option<Mutex<WebWatch>>,
+    auth: Arc<Authenticator>,
 }
 
-impl Door {
-    /// An open door: plain HTTP for everybody.
-    pub fn open() -> Self {
+impl AccessControl {
+    /// Creates access control without restrictions: plain HTTP for everyone.
+    pub fn unrestricted() -> Self {
         Self::default()
     }
 
-    /// A door as a web-config file describes it.
+    /// Creates access control by a web-config file.
     ///
     /// # Errors
-    /// Everything that is wrong with the file.
-    pub fn guarded(web_config: &Path) -> Result<Self, Faults> {
-        Ok(Self { watch: Some(Mutex::new(WebWatch::open(web_config)?)), auth: Arc::default() })
+    /// All errors of the file.
+    pub fn from_web_config(web_config: &Path) -> Result<Self, Faults> {
+        Ok(Self { web_config: Some(Mutex::new(WebWatch::open(web_config)?)), auth: Arc::default() })
     }
 
-    /// What is in force for a connection that begins now. A file that has changed for the worse is
-    /// logged, and what was in force before stays.
-    pub(crate) fn web(&self) -> Option<Arc<Web>> {
-        let mut watch = self.watch.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner);
-        match watch.look() {
+    /// Returns the settings in force for a new connection. An invalid change of the file is logged, and the
+    /// previous settings stay in force.
+    pub(crate) fn current_web(&self) -> Option<Arc<Web>> {
+        let mut web_config = self.web_config.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner);
+        match web_config.look() {
             Some(Ok(())) => tracing::info!("the web-config file has changed and is in force"),
             Some(Err(faults)) => {
                 faults.iter().for_each(|fault| tracing::error!("{fault}"));
@@ -55,35 +56,37 @@ impl Door {
             }
             None => {}
         }
-        Some(Arc::clone(watch.web()))
+        Some(Arc::clone(web_config.web()))
     }
 
-    /// The pages, for those who know a password where one is asked for.
-    pub(crate) fn guard(&self, router: Router, web: Option<&Arc<Web>>) -> Router {
+    /// Adds basic auth to the pages if the settings have users.
+    pub(crate) fn auth_layer(&self, router: Router, web: Option<&Arc<Web>>) -> Router {
         match web {
             Some(web) if !web.users.is_empty() => {
-                router.layer(from_fn_with_state((Arc::clone(&self.auth), Arc::clone(web)), admit))
+                router.layer(from_fn_with_state((Arc::clone(&self.auth), Arc::clone(web)), authorise))
             }
             _ => router,
         }
     }
 }
 
-async fn admit(
-    Shared((auth, web)): Shared<(Arc<Auth>, Arc<Web>)>,
-    Extension(guest): Extension<Arc<Guest>>,
+/// Passes a request with valid credentials on, and answers any other one.
+async fn authorise(
+    Shared((auth, web)): Shared<(Arc<Authenticator>, Arc<Web>)>,
+    Extension(client): Extension<Arc<ClientConnection>>,
     request: Request,
     next: Next,
 ) -> Response {
-    match auth.admits(&web.users, request.headers(), guest.peer).await {
-        Admission::Admitted => next.run(request).await,
-        Admission::Refused => {
-            let ask = [(header::WWW_AUTHENTICATE, "Basic")];
-            (StatusCode::UNAUTHORIZED, ask, "unauthorized\n").into_response()
+    match auth.authenticate(&web.users, request.headers(), client.peer).await {
+        AuthOutcome::Authenticated => next.run(request).await,
+        AuthOutcome::Refused => {
+            let challenge = [(header::WWW_AUTHENTICATE, "Basic")];
+            (StatusCode::UNAUTHORIZED, challenge, "unauthorized\n").into_response()
         }
-        Admission::Busy => {
-            let later = [(header::RETRY_AFTER, "5")];
-            (StatusCode::TOO_MANY_REQUESTS, later, "too many passwords are tried\n").into_response()
+        AuthOutcome::Busy => {
+            let retry_after = [(header::RETRY_AFTER, "5")];
+            (StatusCode::TOO_MANY_REQUESTS, retry_after, "too many password checks are waiting\n")
+                .into_response()
         }
     }
 }

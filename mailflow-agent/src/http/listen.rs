@@ -1,4 +1,4 @@
-//! Listening at an address that no interface may have yet.
+//! Listening on an address that no interface may have yet.
 
 use std::{
     io,
@@ -8,20 +8,20 @@ use std::{
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 
-/// Connections that wait in the kernel's queue.
+/// Length of the kernel's accept queue.
 const BACKLOG: i32 = 1024;
 
-/// Listens at `address`, whether or not an interface has it by now (IP_FREEBIND, ip(7)).
+/// Listens on `address`, even if no interface has it yet (IP_FREEBIND, ip(7)).
 pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
-    let free = match address {
+    let freebind = match address {
         SocketAddr::V4(_) => socket.set_freebind_v4(true),
         SocketAddr::V6(_) => socket.set_freebind_v6(true),
     };
-    // Without it (IPv6 before Linux 4.15) the address must be there, and the caller tries again.
-    if let Err(error) = free {
+    // IPv6 before Linux 4.15 has no IP_FREEBIND: the address must exist, and the caller tries again.
+    if let Err(error) = freebind {
         tracing::debug!(%error, "IP_FREEBIND");
     }
     socket.bind(&address.into())?;
@@ -29,14 +29,14 @@ pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-/// Returns true if an interface has the address, or it stands for all of them.
+/// Returns true if an interface has the address, or if it is the wildcard address.
 pub fn is_assigned(address: SocketAddr) -> bool {
     let mut address = address;
     address.set_port(0);
     UdpSocket::bind(address).is_ok()
 }
 
-/// Returns true if an address cannot be bound because its interface, or the address, is not there.
+/// Returns true if an address cannot be bound because the address or its interface does not exist.
 pub(crate) fn is_absent(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(libc::ENODEV)
 }
@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn an_address_that_nobody_has_is_listened_at() {
+    async fn listens_on_an_unassigned_address() {
         for (address, assigned) in [
             ("127.0.0.1:0", true),
             ("0.0.0.0:0", true),

@@ -1,4 +1,4 @@
-//! The metrics port: what is scraped and probed, nothing that changes anything.
+//! HTTP server of the metrics port. It only serves read-only pages.
 
 mod access;
 mod auth;
@@ -6,15 +6,15 @@ mod compress;
 mod listen;
 mod password_queue;
 mod peer;
+mod provider;
 mod routes;
 mod server;
-mod state;
-mod timed;
+mod timed_stream;
 
 pub use self::{
-    access::Door,
+    access::AccessControl,
     listen::is_assigned,
-    server::{BindError, Listener, bind, serve},
-    state::State,
-    timed::Timed,
+    provider::MetricsProvider,
+    server::{HttpBindError, HttpListener, bind, serve},
+    timed_stream::TimedStream,
 };

@@ -1,7 +1,7 @@
-//! Turns at checking passwords: few at a time, as a check costs a tenth of a second on purpose.
+//! Queue of password checks. Few run at a time, because a check takes a tenth of a second by design.
 //!
-//! Of those that wait, the peer with the fewest wrong passwords is next, and of a peer the newest: who tries many
-//! passwords delays those who know theirs as little as can be.
+//! The waiting peer with the fewest wrong passwords is next, and of a peer the newest check. So a peer that
+//! tries many passwords hardly delays the others.
 
 use std::{
     cmp::Reverse,
@@ -12,122 +12,127 @@ use std::{
 
 use tokio::sync::oneshot;
 
-/// Checks at the same time.
-pub(crate) const AT_ONCE: usize = 2;
-/// Most that wait; beyond, one of the peer that has the most is sent away.
-pub(crate) const WAITING: usize = 32;
-/// Peers whose wrong passwords are remembered.
-const PEERS: usize = 1_024;
+/// Largest number of concurrent checks.
+pub(crate) const MAX_CONCURRENT_CHECKS: usize = 2;
+/// Largest number of waiting checks. Beyond it the oldest check of the peer with the most checks is rejected.
+pub(crate) const MAX_WAITING_CHECKS: usize = 32;
+/// Largest number of peers whose wrong passwords are remembered.
+const MAX_REMEMBERED_PEERS: usize = 1_024;
 
-/// Turns, by peer.
+/// Queue of password checks by peer.
 #[derive(Debug)]
-pub(crate) struct Turns<P: Copy + Eq + Hash> {
-    queue: Mutex<Queue<P>>,
+pub(crate) struct PasswordQueue<P: Copy + Eq + Hash> {
+    state: Mutex<QueueState<P>>,
 }
 
+/// State of the queue.
 #[derive(Debug)]
-struct Queue<P: Copy + Eq + Hash> {
+struct QueueState<P: Copy + Eq + Hash> {
     running: usize,
-    next: u64,
-    waiting: Vec<Waiting<P>>,
-    wrong: HashMap<P, u32>,
+    next_number: u64,
+    waiting: Vec<WaitingCheck<P>>,
+    wrong_passwords: HashMap<P, u32>,
 }
 
+/// Check that waits for a permit.
 #[derive(Debug)]
-struct Waiting<P: Copy + Eq + Hash> {
+struct WaitingCheck<P: Copy + Eq + Hash> {
     peer: P,
     number: u64,
-    called: oneshot::Sender<Turn<P>>,
+    permit_sender: oneshot::Sender<CheckPermit<P>>,
 }
 
-/// A turn, until it is dropped.
+/// Permit for one check, released when it is dropped.
 #[derive(Debug)]
-pub(crate) struct Turn<P: Copy + Eq + Hash>(Option<Arc<Turns<P>>>);
+pub(crate) struct CheckPermit<P: Copy + Eq + Hash>(Option<Arc<PasswordQueue<P>>>);
 
-impl<P: Copy + Eq + Hash> Default for Turns<P> {
+impl<P: Copy + Eq + Hash> Default for PasswordQueue<P> {
     fn default() -> Self {
-        let queue = Queue { running: 0, next: 0, waiting: Vec::new(), wrong: HashMap::new() };
-        Self { queue: Mutex::new(queue) }
+        let state =
+            QueueState { running: 0, next_number: 0, waiting: Vec::new(), wrong_passwords: HashMap::new() };
+        Self { state: Mutex::new(state) }
     }
 }
 
-impl<P: Copy + Eq + Hash> Turns<P> {
-    /// Waits for a turn; none where too many wait.
-    pub(crate) async fn take(self: &Arc<Self>, peer: P) -> Option<Turn<P>> {
-        let called = {
-            let mut queue = self.queue();
-            if queue.running < AT_ONCE {
-                queue.running += 1;
-                return Some(Turn(Some(Arc::clone(self))));
+impl<P: Copy + Eq + Hash> PasswordQueue<P> {
+    /// Waits for a permit. Returns `None` if the check is rejected because too many wait.
+    pub(crate) async fn acquire(self: &Arc<Self>, peer: P) -> Option<CheckPermit<P>> {
+        let permit_sender = {
+            let mut state = self.state();
+            if state.running < MAX_CONCURRENT_CHECKS {
+                state.running += 1;
+                return Some(CheckPermit(Some(Arc::clone(self))));
             }
-            queue.wait(peer)
+            state.wait(peer)
         };
-        // The sender is dropped where this one is sent away.
-        called.await.ok()
+        // A rejected check drops the sender.
+        permit_sender.await.ok()
     }
 
-    /// Books what came of a peer's turn.
-    pub(crate) fn book(&self, peer: P, right: bool) {
-        let mut queue = self.queue();
-        if right {
-            queue.wrong.remove(&peer);
+    /// Records the result of a peer's check.
+    pub(crate) fn record_result(&self, peer: P, is_correct: bool) {
+        let mut state = self.state();
+        if is_correct {
+            state.wrong_passwords.remove(&peer);
             return;
         }
-        if queue.wrong.len() >= PEERS {
-            queue.wrong.clear();
+        if state.wrong_passwords.len() >= MAX_REMEMBERED_PEERS {
+            state.wrong_passwords.clear();
         }
-        let wrong = queue.wrong.entry(peer).or_default();
-        *wrong = wrong.saturating_add(1);
+        let wrong_passwords = state.wrong_passwords.entry(peer).or_default();
+        *wrong_passwords = wrong_passwords.saturating_add(1);
     }
 
-    fn queue(&self) -> MutexGuard<'_, Queue<P>> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, QueueState<P>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<P: Copy + Eq + Hash> Queue<P> {
-    fn wait(&mut self, peer: P) -> oneshot::Receiver<Turn<P>> {
-        let (called, call) = oneshot::channel();
-        self.waiting.retain(|waiting| !waiting.called.is_closed());
-        if self.waiting.len() >= WAITING {
+impl<P: Copy + Eq + Hash> QueueState<P> {
+    /// Adds a waiting check, and rejects another one if too many wait.
+    fn wait(&mut self, peer: P) -> oneshot::Receiver<CheckPermit<P>> {
+        let (permit_sender, call) = oneshot::channel();
+        self.waiting.retain(|waiting| !waiting.permit_sender.is_closed());
+        if self.waiting.len() >= MAX_WAITING_CHECKS {
             let number = |peer| self.waiting.iter().filter(|waiting| waiting.peer == peer).count();
-            let most = (0..self.waiting.len()).max_by_key(|index| {
+            let to_reject = (0..self.waiting.len()).max_by_key(|index| {
                 let waiting = &self.waiting[*index];
                 (number(waiting.peer), Reverse(waiting.number))
             });
-            most.map(|index| self.waiting.swap_remove(index));
+            to_reject.map(|index| self.waiting.swap_remove(index));
         }
-        let number = self.next;
-        self.next += 1;
-        self.waiting.push(Waiting { peer, number, called });
+        let number = self.next_number;
+        self.next_number += 1;
+        self.waiting.push(WaitingCheck { peer, number, permit_sender });
         call
     }
 
-    /// Who is next.
-    fn call(&mut self) -> Option<Waiting<P>> {
-        let wrong = |waiting: &Waiting<P>| self.wrong.get(&waiting.peer).copied().unwrap_or(0);
-        let next = (0..self.waiting.len()).min_by_key(|index| {
+    /// Removes and returns the next check.
+    fn next_waiting(&mut self) -> Option<WaitingCheck<P>> {
+        let wrong_passwords =
+            |waiting: &WaitingCheck<P>| self.wrong_passwords.get(&waiting.peer).copied().unwrap_or(0);
+        let next_index = (0..self.waiting.len()).min_by_key(|index| {
             let waiting = &self.waiting[*index];
-            (wrong(waiting), Reverse(waiting.number))
+            (wrong_passwords(waiting), Reverse(waiting.number))
         });
-        next.map(|index| self.waiting.swap_remove(index))
+        next_index.map(|index| self.waiting.swap_remove(index))
     }
 }
 
-impl<P: Copy + Eq + Hash> Drop for Turn<P> {
+impl<P: Copy + Eq + Hash> Drop for CheckPermit<P> {
     fn drop(&mut self) {
-        let Some(turns) = self.0.take() else { return };
+        let Some(queue) = self.0.take() else { return };
         loop {
-            let mut queue = turns.queue();
-            let Some(waiting) = queue.call() else {
-                queue.running -= 1;
+            let mut state = queue.state();
+            let Some(waiting) = state.next_waiting() else {
+                state.running -= 1;
                 return;
             };
-            drop(queue);
-            match waiting.called.send(Turn(Some(Arc::clone(&turns)))) {
+            drop(state);
+            match waiting.permit_sender.send(CheckPermit(Some(Arc::clone(&queue)))) {
                 Ok(()) => return,
-                // Who waited has gone: the turn is the next one's.
-                Err(mut unheard) => unheard.0 = None,
+                // The client has disconnected: the permit goes to the next check.
+                Err(mut unsent_permit) => unsent_permit.0 = None,
             }
         }
     }
@@ -138,55 +143,55 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn who_guesses_waits_behind_who_does_not() {
-        let turns: Arc<Turns<u8>> = Arc::default();
-        let running = [turns.take(9).await.unwrap(), turns.take(9).await.unwrap()];
-        turns.book(1, false);
+    async fn peers_with_wrong_passwords_wait_longer() {
+        let queue: Arc<PasswordQueue<u8>> = Arc::default();
+        let running = [queue.acquire(9).await.unwrap(), queue.acquire(9).await.unwrap()];
+        queue.record_result(1, false);
         let mut order = Vec::new();
-        let (told, mut calls) = tokio::sync::mpsc::unbounded_channel();
+        let (served_tx, mut calls) = tokio::sync::mpsc::unbounded_channel();
         for (number, peer) in [1, 1, 2, 2, 1].into_iter().enumerate() {
-            let (turns, told) = (Arc::clone(&turns), told.clone());
+            let (queue, served_tx) = (Arc::clone(&queue), served_tx.clone());
             tokio::spawn(async move {
-                let turn = turns.take(peer).await;
-                told.send((number, peer)).unwrap();
-                drop(turn);
+                let permit = queue.acquire(peer).await;
+                served_tx.send((number, peer)).unwrap();
+                drop(permit);
             });
             tokio::task::yield_now().await;
         }
-        drop((told, running));
+        drop((served_tx, running));
         while let Some(call) = calls.recv().await {
             order.push(call);
         }
         assert_eq!(order, [(3, 2), (2, 2), (4, 1), (1, 1), (0, 1)]);
-        assert_eq!(turns.queue().running, 0);
+        assert_eq!(queue.state().running, 0);
     }
 
     #[tokio::test]
-    async fn who_goes_while_waiting_or_when_called_keeps_no_turn() {
-        let turns: Arc<Turns<u8>> = Arc::default();
-        let running = [turns.take(1).await.unwrap(), turns.take(1).await.unwrap()];
-        let calls = [2, 2, 2].map(|peer| turns.queue().wait(peer));
-        let [gone, called, other] = calls;
-        drop(gone);
+    async fn abandoned_checks_release_their_permits() {
+        let queue: Arc<PasswordQueue<u8>> = Arc::default();
+        let running = [queue.acquire(1).await.unwrap(), queue.acquire(1).await.unwrap()];
+        let calls = [2, 2, 2].map(|peer| queue.state().wait(peer));
+        let [abandoned, permit_sender, waiting_call] = calls;
+        drop(abandoned);
         drop(running);
-        // Called, and gone before that was noticed.
-        drop((called, other));
-        assert_eq!(turns.queue().running, 0);
-        assert!(turns.take(3).await.is_some());
+        // One check gets the permit and is dropped before it notices.
+        drop((permit_sender, waiting_call));
+        assert_eq!(queue.state().running, 0);
+        assert!(queue.acquire(3).await.is_some());
     }
 
     #[tokio::test]
-    async fn one_of_the_peer_with_the_most_is_sent_away() {
-        let turns: Arc<Turns<u8>> = Arc::default();
-        let running = [turns.take(1).await.unwrap(), turns.take(1).await.unwrap()];
+    async fn rejects_a_check_of_the_peer_with_the_most_checks() {
+        let queue: Arc<PasswordQueue<u8>> = Arc::default();
+        let running = [queue.acquire(1).await.unwrap(), queue.acquire(1).await.unwrap()];
         let mut waiting = Vec::new();
-        for peer in std::iter::once(2).chain([1; WAITING - 1]) {
-            let turns = Arc::clone(&turns);
-            waiting.push(tokio::spawn(async move { turns.take(peer).await.is_some() }));
+        for peer in std::iter::once(2).chain([1; MAX_WAITING_CHECKS - 1]) {
+            let queue = Arc::clone(&queue);
+            waiting.push(tokio::spawn(async move { queue.acquire(peer).await.is_some() }));
             tokio::task::yield_now().await;
         }
-        let turns_of_it = Arc::clone(&turns);
-        let last = tokio::spawn(async move { turns_of_it.take(3).await.is_some() });
+        let later_queue = Arc::clone(&queue);
+        let last = tokio::spawn(async move { later_queue.acquire(3).await.is_some() });
         tokio::task::yield_now().await;
         drop(running);
         assert!(last.await.unwrap());

@@ -1,4 +1,4 @@
-//! Peers of the metrics port, and their places in its limits.
+//! Peers of the metrics port, and their use of its limits.
 
 use crate::util::connection_limit::{Crowd, Leave, Place};
 use std::{
@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-/// Who asks: an address, or the /64 of an IPv6 address, as a host has many in one.
+/// Client address. For IPv6 its /64, because a host may have many addresses in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Peer(pub(super) IpAddr);
 
@@ -19,23 +19,23 @@ impl From<SocketAddr> for Peer {
     }
 }
 
-/// A connection, as its requests know it.
+/// Connection of a client, shared with its requests.
 #[derive(Debug)]
-pub(crate) struct Guest {
+pub(crate) struct ClientConnection {
     pub(crate) peer: Peer,
     pub(crate) leave: Arc<Leave>,
     pub(crate) pages: Arc<Crowd<Peer>>,
 }
 
-impl Guest {
-    /// A place among those that read a page; none where there is none.
-    pub(crate) fn asks_for_a_page(&self) -> Option<Place<Peer>> {
+impl ClientConnection {
+    /// Reserves one of the pages that may be read at a time. Returns `None` if none is free.
+    pub(crate) fn reserve_page(&self) -> Option<Place<Peer>> {
         self.pages.enter(self.peer, &self.leave)
     }
 }
 
-/// A page that is being read.
-pub(crate) struct PageInHand {
+/// Body of a page that is being read.
+pub(crate) struct PageBody {
     pub(crate) page: Vec<u8>,
-    pub(crate) _place: Place<Peer>,
+    pub(crate) _permit: Place<Peer>,
 }

@@ -1,4 +1,4 @@
-//! The pages.
+//! Pages of the metrics port.
 
 use std::sync::Arc;
 
@@ -13,16 +13,16 @@ use axum::{
 
 use super::{
     compress,
-    peer::{Guest, PageInHand},
-    state::State,
+    peer::{ClientConnection, PageBody},
+    provider::MetricsProvider,
 };
 
-/// Prometheus 3 refuses a page whose type it does not know.
-const METRICS_TYPE: [(HeaderName, &str); 2] =
+/// Headers of the metrics page. Prometheus 3 refuses a page of an unknown content type.
+const METRICS_HEADERS: [(HeaderName, &str); 2] =
     [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8"), (header::VARY, "accept-encoding")];
-const GZIPPED: [(HeaderName, &str); 1] = [(header::CONTENT_ENCODING, "gzip")];
+const GZIP_HEADERS: [(HeaderName, &str); 1] = [(header::CONTENT_ENCODING, "gzip")];
 
-const LANDING: &str = "<!DOCTYPE html>
+const LANDING_PAGE: &str = "<!DOCTYPE html>
 <html lang=\"en\">
 <head><meta charset=\"utf-8\"><title>mailflow-agent</title></head>
 <body>
@@ -37,10 +37,10 @@ const LANDING: &str = "<!DOCTYPE html>
 </html>
 ";
 
-/// The pages over `state`.
-pub(crate) fn router(state: Arc<dyn State>) -> Router {
+/// Returns the router of the pages.
+pub(crate) fn router(provider: Arc<dyn MetricsProvider>) -> Router {
     Router::new()
-        .route("/", get(async || Html(LANDING)))
+        .route("/", get(async || Html(LANDING_PAGE)))
         .route("/metrics", get(metrics))
         .route("/-/healthy", get(healthy))
         .route("/healthz", get(healthy))
@@ -48,52 +48,56 @@ pub(crate) fn router(state: Arc<dyn State>) -> Router {
         .route("/readyz", get(ready))
         .fallback(async || (StatusCode::NOT_FOUND, "not found\n"))
         .method_not_allowed_fallback(async || (StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n"))
-        .with_state(state)
+        .with_state(provider)
 }
 
+/// Serves the metrics page.
 async fn metrics(
-    Shared(state): Shared<Arc<dyn State>>,
-    Extension(guest): Extension<Arc<Guest>>,
+    Shared(provider): Shared<Arc<dyn MetricsProvider>>,
+    Extension(client): Extension<Arc<ClientConnection>>,
     headers: HeaderMap,
 ) -> Response {
-    // Only so many pages are in memory, however slowly they are read.
-    let Some(place) = guest.asks_for_a_page() else {
-        let later = [(header::RETRY_AFTER, "5")];
-        return (StatusCode::SERVICE_UNAVAILABLE, later, "too many pages are being read\n").into_response();
+    // The number of pages in memory is limited, because a client may read slowly.
+    let Some(page_permit) = client.reserve_page() else {
+        let retry_after = [(header::RETRY_AFTER, "5")];
+        return (StatusCode::SERVICE_UNAVAILABLE, retry_after, "too many pages are being read\n")
+            .into_response();
     };
-    let gzip = compress::takes_gzip(&headers);
-    // The page waits for the agent's locks: that must not hold up the runtime.
-    let made = tokio::task::spawn_blocking(move || {
-        let page = state.metrics()?;
+    let gzip = compress::accepts_gzip(&headers);
+    // Rendering waits for locks of the agent and must not block the runtime.
+    let rendered = tokio::task::spawn_blocking(move || {
+        let page = provider.metrics()?;
         anyhow::Ok(if gzip {
-            (GZIPPED, Bytes::from_owner(PageInHand { page: compress::gzip(&page)?, _place: place }))
+            (GZIP_HEADERS, Bytes::from_owner(PageBody { page: compress::gzip(&page)?, _permit: page_permit }))
                 .into_response()
         } else {
-            Bytes::from_owner(PageInHand { page: page.into_bytes(), _place: place }).into_response()
+            Bytes::from_owner(PageBody { page: page.into_bytes(), _permit: page_permit }).into_response()
         })
     });
-    let page = match made.await {
+    let page = match rendered.await {
         Ok(page) => page,
         Err(error) => Err(error.into()),
     };
     match page {
-        Ok(page) => (METRICS_TYPE, page).into_response(),
+        Ok(page) => (METRICS_HEADERS, page).into_response(),
         Err(error) => {
-            tracing::error!(%error, "the metrics page cannot be made");
-            (StatusCode::INTERNAL_SERVER_ERROR, "the metrics page cannot be made; see the log\n")
+            tracing::error!(%error, "failed to render the metrics page");
+            (StatusCode::INTERNAL_SERVER_ERROR, "failed to render the metrics page; see the log\n")
                 .into_response()
         }
     }
 }
 
+/// Answers the liveness probe.
 async fn healthy() -> &'static str {
     "healthy\n"
 }
 
-async fn ready(Shared(state): Shared<Arc<dyn State>>) -> (StatusCode, String) {
-    if !state.ready() {
+/// Answers the readiness probe, with a warning if there is one.
+async fn ready(Shared(provider): Shared<Arc<dyn MetricsProvider>>) -> (StatusCode, String) {
+    if !provider.ready() {
         return (StatusCode::SERVICE_UNAVAILABLE, "not ready\n".to_owned());
     }
-    let warning = state.warning().map_or_else(String::new, |warning| format!("{warning}\n"));
+    let warning = provider.warning().map_or_else(String::new, |warning| format!("{warning}\n"));
     (StatusCode::OK, format!("ready\n{warning}"))
 }

@@ -1,10 +1,10 @@
 //! Server of the metrics port: accepts connections and serves the pages.
 
 use super::{
-    access::Door,
-    peer::{Guest, PageInHand, Peer},
-    state::State,
-    timed::Timed,
+    access::AccessControl,
+    peer::{ClientConnection, PageBody, Peer},
+    provider::MetricsProvider,
+    timed_stream::TimedStream,
 };
 
 use std::{future::Future, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
@@ -26,68 +26,71 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::util::connection_limit::{Crowd, Leave};
 
-/// Connections served at once, and those of a peer. Beyond that the oldest one is closed, so that a new one, such as
-/// a probe of the health page, never waits.
-const CONNECTIONS: usize = 256;
-const CONNECTIONS_OF_A_PEER: usize = 64;
-/// Metrics pages that are being read at once, and by a peer. Beyond that the connection of the oldest one is closed.
-const PAGES: usize = 16;
-const PAGES_OF_A_PEER: usize = 8;
-/// An answer must be read within this time.
-const READING: Duration = Duration::from_secs(30);
-/// A request's head must be complete within this time.
-const HEAD: Duration = Duration::from_secs(10);
-/// A connection is not kept longer than this, whether idle or slow.
-const AGE: Duration = Duration::from_secs(300);
-/// What is under way at the end may take this long.
-const GRACE: Duration = Duration::from_secs(5);
-/// Most bytes of a request's head.
-const BUFFER: usize = 16 * 1024;
-/// Pause after the system refused a connection (no descriptors left).
-const REFUSED: Duration = Duration::from_millis(200);
+/// Largest number of connections. Beyond it the oldest one is closed, so that a new connection, such as a
+/// health probe, never waits.
+const MAX_CONNECTIONS: usize = 256;
+/// Largest number of connections of a peer. Beyond it the oldest one is closed.
+const MAX_CONNECTIONS_PER_PEER: usize = 64;
+/// Largest number of metrics pages read at a time. Beyond it the connection of the oldest one is closed.
+const MAX_PAGES: usize = 16;
+/// Largest number of metrics pages read by a peer at a time. Beyond it the connection of the oldest one is
+/// closed.
+const MAX_PAGES_PER_PEER: usize = 8;
+/// Time within which a response must be read.
+const ANSWER_READ_TIMEOUT: Duration = Duration::from_secs(30);
+/// Time within which the head of a request, or a TLS handshake, must be complete.
+const REQUEST_HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// Largest age of a connection.
+const MAX_CONNECTION_AGE: Duration = Duration::from_secs(300);
+/// Time for requests in progress at shutdown.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
+/// Largest size of a request's head.
+const MAX_REQUEST_HEAD_BYTES: usize = 16 * 1024;
+/// Pause after the system refused a connection, for example if no descriptors are left.
+const ACCEPT_RETRY_PAUSE: Duration = Duration::from_millis(200);
 
-/// Why the port cannot be had.
+/// Reason why the port cannot be opened.
 #[derive(Debug, thiserror::Error)]
-pub enum BindError {
-    /// Somebody else listens there.
+pub enum HttpBindError {
+    /// Address in use by another process.
     #[error("cannot listen on {addr}: the address is in use by another process")]
     InUse {
-        /// The address.
+        /// Local address.
         addr: SocketAddr,
     },
-    /// Neither the address nor its interface is there yet.
+    /// Missing address or interface.
     #[error("cannot listen on {addr} yet: {source}")]
     Absent {
-        /// The address.
+        /// Local address.
         addr: SocketAddr,
-        /// The system's reason.
+        /// Reason of the system.
         source: io::Error,
     },
-    /// The system refuses it.
+    /// Address refused by the system.
     #[error("cannot listen on {addr}: {source}")]
     Refused {
-        /// The address.
+        /// Local address.
         addr: SocketAddr,
-        /// The system's reason.
+        /// Reason of the system.
         source: io::Error,
     },
 }
 
-/// A port that is listened on and not yet served.
+/// Open port that is not served yet.
 #[derive(Debug)]
-pub struct Listener {
+pub struct HttpListener {
     inner: TcpListener,
     addr: SocketAddr,
 }
 
-impl Listener {
-    /// Where it listens; tells the port when 0 was asked for.
+impl HttpListener {
+    /// Returns the local address, with the assigned port if port 0 was requested.
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }
 }
 
-impl AsRef<[u8]> for PageInHand {
+impl AsRef<[u8]> for PageBody {
     fn as_ref(&self) -> &[u8] {
         &self.page
     }
@@ -97,97 +100,107 @@ impl AsRef<[u8]> for PageInHand {
 ///
 /// # Errors
 /// The address is in use, or the system refuses it.
-pub async fn bind(addr: SocketAddr) -> Result<Listener, BindError> {
+pub async fn bind(addr: SocketAddr) -> Result<HttpListener, HttpBindError> {
     let refused = |source: io::Error| match source.kind() {
-        io::ErrorKind::AddrInUse => BindError::InUse { addr },
-        _ if super::listen::is_absent(&source) => BindError::Absent { addr, source },
-        _ => BindError::Refused { addr, source },
+        io::ErrorKind::AddrInUse => HttpBindError::InUse { addr },
+        _ if super::listen::is_absent(&source) => HttpBindError::Absent { addr, source },
+        _ => HttpBindError::Refused { addr, source },
     };
     let inner = super::listen::listen(addr).map_err(refused)?;
     let addr = inner.local_addr().map_err(refused)?;
-    Ok(Listener { inner, addr })
+    Ok(HttpListener { inner, addr })
 }
 
-/// Serves those whom `door` lets in until `shutdown` is done; what is under way then gets a short grace.
+/// Serves the clients that `access` admits until `shutdown` completes. Requests in progress then get a short
+/// time to finish.
 pub async fn serve(
-    listener: Listener,
-    door: Door,
-    state: Arc<dyn State>,
+    listener: HttpListener,
+    access: AccessControl,
+    provider: Arc<dyn MetricsProvider>,
     shutdown: impl Future<Output = ()>,
 ) {
-    let router = super::routes::router(state);
-    let connections = Arc::new(Crowd::new(CONNECTIONS, CONNECTIONS_OF_A_PEER));
-    let pages = Arc::new(Crowd::new(PAGES, PAGES_OF_A_PEER));
-    let (stop, stopped) = watch::channel(());
-    let mut served = JoinSet::new();
+    let router = super::routes::router(provider);
+    let connections = Arc::new(Crowd::new(MAX_CONNECTIONS, MAX_CONNECTIONS_PER_PEER));
+    let pages = Arc::new(Crowd::new(MAX_PAGES, MAX_PAGES_PER_PEER));
+    let (shutdown_tx, shutdown_rx) = watch::channel(());
+    let mut tasks = JoinSet::new();
     let mut shutdown = pin!(shutdown);
     loop {
         let accepted = tokio::select! {
             accepted = listener.inner.accept() => accepted,
-            Some(_) = served.join_next() => continue,
+            Some(_) = tasks.join_next() => continue,
             () = &mut shutdown => break,
         };
         match accepted {
             Ok((stream, address)) => {
                 let (peer, leave) = (Peer::from(address), Arc::<Leave>::default());
-                let Some(place) = connections.enter(peer, &leave) else { continue };
-                let guest = Arc::new(Guest { peer, leave: Arc::clone(&leave), pages: Arc::clone(&pages) });
-                let web = door.web();
-                let router = door.guard(router.clone(), web.as_ref()).layer(Extension(guest));
+                let Some(permit) = connections.enter(peer, &leave) else { continue };
+                let client =
+                    Arc::new(ClientConnection { peer, leave: Arc::clone(&leave), pages: Arc::clone(&pages) });
+                let web = access.current_web();
+                let router = access.auth_layer(router.clone(), web.as_ref()).layer(Extension(client));
                 let tls = web.and_then(|web| web.tls.clone()).map(TlsAcceptor::from);
-                let connection = welcome(stream, tls, router, stopped.clone());
-                served.spawn(async move {
+                let connection = accept_tls(stream, tls, router, shutdown_rx.clone());
+                tasks.spawn(async move {
                     tokio::select! {
                         () = connection => {}
-                        // Whatever it is about: a newer one takes its place.
+                        // A newer connection replaces this one.
                         () = leave.asked() => {}
                     }
-                    drop(place);
+                    drop(permit);
                 });
             }
             Err(error) => {
-                tracing::warn!(%error, "the metrics port cannot take a connection");
+                tracing::warn!(%error, "failed to accept a connection at the metrics port");
                 tokio::select! {
-                    () = sleep(REFUSED) => {}
+                    () = sleep(ACCEPT_RETRY_PAUSE) => {}
                     () = &mut shutdown => break,
                 }
             }
         }
     }
     drop(listener);
-    drop(stop);
-    let _ = timeout(GRACE, async { while served.join_next().await.is_some() {} }).await;
+    drop(shutdown_tx);
+    let _ = timeout(SHUTDOWN_GRACE, async { while tasks.join_next().await.is_some() {} }).await;
 }
 
-/// Serves one connection, after TLS has been agreed on where it is asked for.
-async fn welcome(stream: TcpStream, tls: Option<TlsAcceptor>, router: Router, stopped: watch::Receiver<()>) {
-    let Some(tls) = tls else { return attend(stream, router, stopped).await };
-    match timeout(HEAD, tls.accept(stream)).await {
-        Ok(Ok(stream)) => attend(stream, router, stopped).await,
-        // Scanners and clients without the right certificate: their business, as a broken connection is.
-        Ok(Err(error)) => tracing::debug!(%error, "a client and the metrics port cannot agree on TLS"),
+/// Serves one connection, after the TLS handshake if TLS is configured.
+async fn accept_tls(
+    stream: TcpStream,
+    tls: Option<TlsAcceptor>,
+    router: Router,
+    shutdown_rx: watch::Receiver<()>,
+) {
+    let Some(tls) = tls else { return serve_connection(stream, router, shutdown_rx).await };
+    match timeout(REQUEST_HEAD_TIMEOUT, tls.accept(stream)).await {
+        Ok(Ok(stream)) => serve_connection(stream, router, shutdown_rx).await,
+        // A failed handshake, for example of a scanner, concerns the client only.
+        Ok(Err(error)) => tracing::debug!(%error, "the TLS handshake of a client failed"),
         Err(_) => {}
     }
 }
 
-/// Serves one connection until it ends, is too old, or `stopped` says so.
-async fn attend<S>(stream: S, router: Router, mut stopped: watch::Receiver<()>)
+/// Serves one connection until it ends, is too old, or `stopped` changes.
+async fn serve_connection<S>(stream: S, router: Router, mut shutdown_rx: watch::Receiver<()>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD)
-        .max_buf_size(BUFFER)
-        .serve_connection(TokioIo::new(Timed::new(stream, READING)), TowerToHyperService::new(router));
+        .header_read_timeout(REQUEST_HEAD_TIMEOUT)
+        .max_buf_size(MAX_REQUEST_HEAD_BYTES)
+        .serve_connection(
+            TokioIo::new(TimedStream::new(stream, ANSWER_READ_TIMEOUT)),
+            TowerToHyperService::new(router),
+        );
     let mut connection = pin!(connection);
     tokio::select! {
-        // A client that breaks off is its own business.
+        // A client may disconnect at any time.
         _ = connection.as_mut() => return,
-        () = sleep(AGE) => {}
-        // The sender is dropped at the end: then this returns.
-        _ = stopped.changed() => {}
+        () = sleep(MAX_CONNECTION_AGE) => {}
+        // Shutdown drops the sender, which completes this branch.
+        _ = shutdown_rx.changed() => {}
     }
     connection.as_mut().graceful_shutdown();
-    let _ = timeout(GRACE, connection).await;
+    let _ = timeout(SHUTDOWN_GRACE, connection).await;
 }

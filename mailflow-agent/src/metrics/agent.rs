@@ -1,5 +1,5 @@
-//! The agent's own metrics, kept by the `prometheus` crate: few, and of one label at most (the
-//! crate takes two series for one when two labels joined read the same).
+//! Metrics of the agent itself, kept by the `prometheus` crate. They are few and have at most one label: the
+//! crate confuses two series whose joined labels are equal.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -9,48 +9,48 @@ use prometheus::{
 };
 
 use crate::{
-    outputs::{jsonl_file::Bounds, worker::Counters},
+    outputs::{jsonl_file::FileBounds, worker::SinkCounters},
     util::disk::Limits,
 };
 
-/// Bounds of the poll histogram in seconds.
+/// Bucket bounds of the poll histogram, in seconds.
 const POLL_BUCKETS: [f64; 10] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0];
 
-/// What became of the last attempt to load the configuration, or the lists of internal networks.
+/// Result of the last attempt to load the configuration, or the lists of internal networks.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Load {
-    /// It is in force since this time, in seconds since 1970.
-    Good(f64),
-    /// It was refused; the one before stays in force.
+pub enum LoadOutcome {
+    /// Successful load, with its time in seconds since 1970.
+    Loaded(f64),
+    /// Refused load: the previous one stays in force.
     Refused,
 }
 
-/// Numbers of a sink that posts to a receiver over HTTP. Clones share them.
+/// Counters of a sink that posts to a receiver over HTTP. Clones share the values.
 #[derive(Clone, Debug)]
 pub struct ReceiverCounters {
-    /// Answers that refuse a single event.
+    /// Responses that refuse a single event.
     pub refusals: IntCounter,
-    /// Alerts that the receiver refused when they were posted last.
+    /// Alerts refused at the last attempt.
     pub refused: IntGauge,
     /// Events added to the dead letters.
     pub dead_lettered: IntCounter,
-    /// Events among the dead letters.
+    /// Events in the dead letters.
     pub dead_letters: IntGauge,
-    /// By how much the receiver's clock is ahead of this machine's, in seconds.
+    /// Offset of the receiver's clock from the local clock, in seconds.
     pub clock_offset: Gauge,
 }
 
-/// The agent's own metrics.
+/// Metrics of the agent itself.
 #[derive(Debug)]
-pub struct Agent {
+pub struct AgentMetrics {
     registry: Registry,
     polls: Histogram,
     poll_failures: IntCounter,
-    config_good: IntGauge,
-    config_time: Gauge,
-    lists_good: IntGauge,
-    lists_time: Gauge,
-    internal: IntGauge,
+    is_config_current: IntGauge,
+    config_loaded_at: Gauge,
+    is_lists_current: IntGauge,
+    lists_loaded_at: Gauge,
+    network_lines: IntGauge,
     state_durable: IntGaugeVec,
     state_bytes: IntGaugeVec,
     state_failures: IntCounterVec,
@@ -59,7 +59,7 @@ pub struct Agent {
     errors: IntCounterVec,
     waiting: IntGaugeVec,
     files_replaced: IntCounterVec,
-    waits_for_room: IntGaugeVec,
+    waiting_for_space: IntGaugeVec,
     refusals: IntCounterVec,
     refused: IntGaugeVec,
     dead_lettered: IntCounterVec,
@@ -67,166 +67,174 @@ pub struct Agent {
     clock_offset: GaugeVec,
 }
 
-impl Agent {
-    /// The metrics of an agent of this version that started `started` seconds after 1970.
+impl AgentMetrics {
+    /// Creates the metrics of an agent of this version that started `start_time` seconds after 1970.
     ///
     /// # Errors
-    /// A definition below contradicts itself or another one.
-    pub fn new(version: &str, started: f64) -> Result<Self, Error> {
+    /// Two definitions below contradict each other, or one is invalid.
+    pub fn new(version: &str, start_time: f64) -> Result<Self, Error> {
         let registry = Registry::new();
         let info =
-            GaugeVec::new(Opts::new("mailflow_build_info", "The running agent's version."), &["version"])?;
+            GaugeVec::new(Opts::new("mailflow_build_info", "Version of the running agent."), &["version"])?;
         info.with_label_values(&[version]).set(1.0);
-        add(&registry, info)?;
-        let start = Gauge::new("process_start_time_seconds", "Start of the process in seconds since 1970.")?;
-        start.set(started);
-        add(&registry, start)?;
+        register(&registry, info)?;
+        let start =
+            Gauge::new("process_start_time_seconds", "Start time of the process, in seconds since 1970.")?;
+        start.set(start_time);
+        register(&registry, start)?;
         let polls = HistogramOpts::new(
             "mailflow_poll_duration_seconds",
-            "Time one poll took, from reading to sinks.",
+            "Duration of a poll, from reading the flow table to queueing at the sinks.",
         );
         Ok(Self {
-            polls: add(&registry, Histogram::with_opts(polls.buckets(POLL_BUCKETS.to_vec()))?)?,
-            poll_failures: add(
+            polls: register(&registry, Histogram::with_opts(polls.buckets(POLL_BUCKETS.to_vec()))?)?,
+            poll_failures: register(
                 &registry,
                 IntCounter::new(
                     "mailflow_poll_failures_total",
-                    "Polls that could not read the kernel's tables.",
+                    "Number of polls that failed to read the kernel's tables.",
                 )?,
             )?,
-            config_good: add(
+            is_config_current: register(
                 &registry,
                 IntGauge::new(
                     "mailflow_config_last_reload_successful",
-                    "Whether the last attempt to load the configuration succeeded.",
+                    "1 if the last attempt to load the configuration succeeded, else 0.",
                 )?,
             )?,
-            config_time: add(
+            config_loaded_at: register(
                 &registry,
                 Gauge::new(
                     "mailflow_config_last_reload_success_timestamp_seconds",
-                    "Since when the configuration is in force, in seconds since 1970.",
+                    "Time of the last successful load of the configuration, in seconds since 1970.",
                 )?,
             )?,
-            lists_good: add(
+            is_lists_current: register(
                 &registry,
                 IntGauge::new(
                     "mailflow_lists_last_reload_successful",
-                    "Whether the last attempt to read the lists of internal networks succeeded.",
+                    "1 if the last attempt to read the lists of internal networks succeeded, else 0.",
                 )?,
             )?,
-            lists_time: add(
+            lists_loaded_at: register(
                 &registry,
                 Gauge::new(
                     "mailflow_lists_last_reload_success_timestamp_seconds",
-                    "Since when the lists of internal networks are in force, in seconds since 1970.",
+                    "Time of the last successful read of the lists of internal networks, in seconds since \
+                     1970.",
                 )?,
             )?,
-            internal: add(
+            network_lines: register(
                 &registry,
-                IntGauge::new("mailflow_listed_networks", "Lines of the internal networks in force.")?,
+                IntGauge::new(
+                    "mailflow_listed_networks",
+                    "Number of lines of the internal networks in force.",
+                )?,
             )?,
-            // Without labels, and absent where no state is kept.
-            state_durable: add(
+            // Vectors without labels: the metrics are absent if the agent keeps no state.
+            state_durable: register(
                 &registry,
                 IntGaugeVec::new(
-                    Opts::new("mailflow_state_durable", "Whether the state on the disk is written."),
+                    Opts::new("mailflow_state_durable", "1 if the state on disk is written, else 0."),
                     &[],
                 )?,
             )?,
-            state_bytes: add(
+            state_bytes: register(
                 &registry,
                 IntGaugeVec::new(
-                    Opts::new("mailflow_state_bytes", "Bytes of state, journal and history on the disk."),
+                    Opts::new(
+                        "mailflow_state_bytes",
+                        "Size of the state, the journal and the history on disk.",
+                    ),
                     &[],
                 )?,
             )?,
-            state_failures: add(
+            state_failures: register(
                 &registry,
                 IntCounterVec::new(
                     Opts::new(
                         "mailflow_state_write_failures_total",
-                        "Failed attempts to write the state, the journal or the history.",
+                        "Number of failed writes of the state, the journal or the history.",
                     ),
                     &[],
                 )?,
             )?,
-            written: counters(
+            written: register_sink_counter(
                 &registry,
                 "mailflow_sink_lines_written_total",
-                "Lines or events delivered, by sink.",
+                "Number of delivered lines or events, by sink.",
             )?,
-            dropped: counters(
+            dropped: register_sink_counter(
                 &registry,
                 "mailflow_sink_lines_dropped_total",
-                "Lines or events lost, by sink: its queue was full, or the other side refuses them.",
+                "Number of lost lines or events, by sink: the queue was full, or the receiver refuses them.",
             )?,
-            errors: counters(
+            errors: register_sink_counter(
                 &registry,
                 "mailflow_sink_errors_total",
-                "Failed attempts to deliver, by sink; what failed is tried again.",
+                "Number of failed delivery attempts, by sink. They are retried.",
             )?,
-            waiting: add(
+            waiting: register(
                 &registry,
                 IntGaugeVec::new(
-                    Opts::new(
-                        "mailflow_sink_queue_lines",
-                        "Lines or events taken and not yet delivered, by sink.",
-                    ),
+                    Opts::new("mailflow_sink_queue_lines", "Number of queued lines or events, by sink."),
                     &["sink"],
                 )?,
             )?,
-            files_replaced: counters(
+            files_replaced: register_sink_counter(
                 &registry,
                 "mailflow_sink_files_replaced_total",
-                "Files that reached their greatest size and were renamed, by sink.",
+                "Number of files renamed at their maximum size, by sink.",
             )?,
-            waits_for_room: add(
+            waiting_for_space: register(
                 &registry,
                 IntGaugeVec::new(
                     Opts::new(
                         "mailflow_sink_waits_for_room",
-                        "Whether lines wait because a part of the disk must stay free, by sink.",
+                        "1 while lines wait because a part of the disk must stay free, by sink.",
                     ),
                     &["sink"],
                 )?,
             )?,
-            refusals: counters(
+            refusals: register_sink_counter(
                 &registry,
                 "mailflow_sink_refusals_total",
-                "Answers of a receiver that refuse a single event, by sink.",
+                "Number of responses that refuse a single event, by sink.",
             )?,
-            refused: add(
+            refused: register(
                 &registry,
                 IntGaugeVec::new(
                     Opts::new(
                         "mailflow_sink_refused_alerts",
-                        "Alerts that an Alertmanager refused when they were posted last; they are posted again, by sink.",
+                        "Number of alerts that an Alertmanager refused at the last attempt, by sink. They \
+                         are posted again.",
                     ),
                     &["sink"],
                 )?,
             )?,
-            dead_lettered: counters(
+            dead_lettered: register_sink_counter(
                 &registry,
                 "mailflow_sink_dead_lettered_total",
-                "Events added to the dead letters, by sink: the receiver refuses them for good.",
+                "Number of events added to the dead letters, by sink: the receiver refuses them permanently.",
             )?,
-            dead_letters: add(
+            dead_letters: register(
                 &registry,
                 IntGaugeVec::new(
                     Opts::new(
                         "mailflow_sink_dead_letters",
-                        "Events in the files of dead letters, by sink; 0 once the files are emptied or removed.",
+                        "Number of events in the files of dead letters, by sink. 0 after the files are \
+                         emptied or removed.",
                     ),
                     &["sink"],
                 )?,
             )?,
-            clock_offset: add(
+            clock_offset: register(
                 &registry,
                 GaugeVec::new(
                     Opts::new(
                         "mailflow_receiver_clock_offset_seconds",
-                        "By how much a receiver's clock is ahead of this machine's, by the Date of its answers; 0 where they agree.",
+                        "Offset of a receiver's clock from the local clock, by the Date of its responses, \
+                         by sink. 0 if they agree.",
                     ),
                     &["sink"],
                 )?,
@@ -235,59 +243,59 @@ impl Agent {
         })
     }
 
-    /// Books a poll and how long it took.
-    pub fn polled(&self, took: Duration) {
-        self.polls.observe(took.as_secs_f64());
+    /// Adds a poll and its duration.
+    pub fn observe_poll(&self, duration: Duration) {
+        self.polls.observe(duration.as_secs_f64());
     }
 
-    /// Books a poll that failed.
-    pub fn poll_failed(&self) {
+    /// Counts a failed poll.
+    pub fn count_poll_failure(&self) {
         self.poll_failures.inc();
     }
 
-    /// Books an attempt to load the configuration.
-    pub fn config_loaded(&self, load: Load) {
+    /// Records an attempt to load the configuration.
+    pub fn record_config_load(&self, load: LoadOutcome) {
         match load {
-            Load::Good(time) => {
-                self.config_good.set(1);
-                self.config_time.set(time);
+            LoadOutcome::Loaded(time) => {
+                self.is_config_current.set(1);
+                self.config_loaded_at.set(time);
             }
-            Load::Refused => self.config_good.set(0),
+            LoadOutcome::Refused => self.is_config_current.set(0),
         }
     }
 
-    /// Books an attempt to read the lists of internal networks.
-    pub fn lists_loaded(&self, load: Load) {
+    /// Records an attempt to read the lists of internal networks.
+    pub fn record_lists_load(&self, load: LoadOutcome) {
         match load {
-            Load::Good(time) => {
-                self.lists_good.set(1);
-                self.lists_time.set(time);
+            LoadOutcome::Loaded(time) => {
+                self.is_lists_current.set(1);
+                self.lists_loaded_at.set(time);
             }
-            Load::Refused => self.lists_good.set(0),
+            LoadOutcome::Refused => self.is_lists_current.set(0),
         }
     }
 
     /// Returns the number of lines of the internal networks in force.
-    pub fn networks_listed(&self) -> u64 {
-        u64::try_from(self.internal.get()).unwrap_or_default()
+    pub fn network_lines(&self) -> u64 {
+        u64::try_from(self.network_lines.get()).unwrap_or_default()
     }
 
-    /// Books how many lines the internal networks in force have.
-    pub fn listed_networks(&self, lines: usize) {
-        self.internal.set(i64::try_from(lines).unwrap_or(i64::MAX));
+    /// Sets the number of lines of the internal networks in force.
+    pub fn set_network_lines(&self, lines: usize) {
+        self.network_lines.set(i64::try_from(lines).unwrap_or(i64::MAX));
     }
 
-    /// Books how the state on the disk is: whether it is written, its size, and all failures to write it so far.
-    pub fn state_kept(&self, durable: bool, bytes: u64, failures: u64) {
+    /// Sets durability, size and number of failed writes of the state on disk.
+    pub fn record_state_usage(&self, durable: bool, bytes: u64, failures: u64) {
         self.state_durable.with_label_values::<&str>(&[]).set(i64::from(durable));
         self.state_bytes.with_label_values::<&str>(&[]).set(i64::try_from(bytes).unwrap_or(i64::MAX));
         let counter = self.state_failures.with_label_values::<&str>(&[]);
         counter.inc_by(failures.saturating_sub(counter.get()));
     }
 
-    /// The counters of the sink of this name; the same ones for the same name.
-    pub fn sink_counters(&self, sink: &str) -> Counters {
-        Counters {
+    /// Returns the counters of a sink. Calls with the same name share them.
+    pub fn sink_counters(&self, sink: &str) -> SinkCounters {
+        SinkCounters {
             written: self.written.with_label_values(&[sink]),
             dropped: self.dropped.with_label_values(&[sink]),
             errors: self.errors.with_label_values(&[sink]),
@@ -296,9 +304,9 @@ impl Agent {
         }
     }
 
-    /// Shows the sink of this name no more.
-    pub fn forget_sink(&self, sink: &str) {
-        // A series that was never counted is not there either.
+    /// Removes the metrics of a sink.
+    pub fn remove_sink(&self, sink: &str) {
+        // A metric without a value for the sink is no error.
         for family in [
             &self.written,
             &self.dropped,
@@ -309,22 +317,22 @@ impl Agent {
         ] {
             let _ = family.remove_label_values(&[sink]);
         }
-        for family in [&self.waiting, &self.refused, &self.dead_letters, &self.waits_for_room] {
+        for family in [&self.waiting, &self.refused, &self.dead_letters, &self.waiting_for_space] {
             let _ = family.remove_label_values(&[sink]);
         }
         let _ = self.clock_offset.remove_label_values(&[sink]);
     }
 
-    /// The bounds of the file of the sink of this name, with its numbers.
-    pub fn file_bounds(&self, sink: &str, limits: Limits) -> Bounds {
-        Bounds {
+    /// Returns the limits of a sink's file, with its metrics.
+    pub fn file_bounds(&self, sink: &str, limits: Limits) -> FileBounds {
+        FileBounds {
             limits,
-            replaced: self.files_replaced.with_label_values(&[sink]),
-            waits: self.waits_for_room.with_label_values(&[sink]),
+            files_replaced: self.files_replaced.with_label_values(&[sink]),
+            waiting_for_space: self.waiting_for_space.with_label_values(&[sink]),
         }
     }
 
-    /// The numbers of the sink of this name that posts to a receiver; the same ones for the same name.
+    /// Returns the counters of a sink that posts to a receiver. Calls with the same name share them.
     pub fn receiver_counters(&self, sink: &str) -> ReceiverCounters {
         ReceiverCounters {
             refusals: self.refusals.with_label_values(&[sink]),
@@ -335,8 +343,7 @@ impl Agent {
         }
     }
 
-    /// What became of each sink's events: the numbers by their names on the page, without what all share
-    /// (`mailflow_sink_`, `_total`), by sink.
+    /// Returns the metrics of each sink by name, without the prefix `mailflow_sink_` and the suffix `_total`.
     pub fn sinks(&self) -> BTreeMap<String, BTreeMap<String, u64>> {
         let mut sinks: BTreeMap<String, BTreeMap<String, u64>> = BTreeMap::new();
         for family in self.registry.gather() {
@@ -357,21 +364,23 @@ impl Agent {
     }
 
     /// Returns true if the last attempt to load the configuration succeeded.
-    pub fn config_good(&self) -> bool {
-        self.config_good.get() == 1
+    pub fn is_config_current(&self) -> bool {
+        self.is_config_current.get() == 1
     }
 
+    /// Writes the families.
     pub(crate) fn render(&self, out: &mut String) -> Result<(), Error> {
         TextEncoder::new().encode_utf8(&self.registry.gather(), out)
     }
 }
 
-fn counters(registry: &Registry, name: &str, help: &str) -> Result<IntCounterVec, Error> {
-    add(registry, IntCounterVec::new(Opts::new(name, help), &["sink"])?)
+/// Registers a counter with the label `sink`.
+fn register_sink_counter(registry: &Registry, name: &str, help: &str) -> Result<IntCounterVec, Error> {
+    register(registry, IntCounterVec::new(Opts::new(name, help), &["sink"])?)
 }
 
-/// Registers a metric; its clones share its numbers.
-fn add<C: Collector + Clone + 'static>(registry: &Registry, metric: C) -> Result<C, Error> {
+/// Registers a metric. Its clones share the values.
+fn register<C: Collector + Clone + 'static>(registry: &Registry, metric: C) -> Result<C, Error> {
     registry.register(Box::new(metric.clone()))?;
     Ok(metric)
 }

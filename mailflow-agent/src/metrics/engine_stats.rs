@@ -1,99 +1,105 @@
-//! What the engine remembers, and what it could not take.
+//! Occupancy of the engine, and what exceeded its limits.
 
-use super::text::Family;
+use super::text::MetricFamily;
 use mailflow_engine::{RuleCounts, Stats, overview::Threshold};
 
-const OPEN: Family = Family::gauge("mailflow_open_flows", "Flows the agent knows that have not ended.");
-const VANISHED: Family = Family::counter(
+const OPEN_FLOWS: MetricFamily = MetricFamily::gauge("mailflow_open_flows", "Number of open flows.");
+const VANISHED_FLOWS: MetricFamily = MetricFamily::counter(
     "mailflow_vanished_flows_total",
-    "Flows that left the kernel's table unasked; their packets are counted, but they have no last record.",
+    "Number of flows that the agent did not evict but that are missing in the flow table. Their packets are \
+     counted, but they have no final record.",
 );
-const SUBJECTS: Family =
-    Family::gauge("mailflow_rule_subjects", "Subjects of which a rule remembers something, by rule.");
-const SUBJECTS_LIMIT: Family = Family::gauge(
+const SUBJECTS: MetricFamily =
+    MetricFamily::gauge("mailflow_rule_subjects", "Number of groups with state, by rule.");
+const SUBJECTS_LIMIT: MetricFamily = MetricFamily::gauge(
     "mailflow_rule_subjects_limit",
-    "Most subjects of a rule, of flows on an allow-list as many again.",
+    "Largest number of groups of a rule. Flows on an allow-list have a separate table of this size.",
 );
-const LATE: Family = Family::counter(
+const LATE_RECORDS: MetricFamily = MetricFamily::counter(
     "mailflow_rule_late_records_total",
-    "Records that a rule counts but that came too late to be judged, by rule.",
+    "Number of matching records that arrived too late to be evaluated, by rule.",
 );
-const REFUSED: Family = Family::counter(
+const REFUSED_RECORDS: MetricFamily = MetricFamily::counter(
     "mailflow_rule_refused_records_total",
-    "Records that a rule counts of subjects for which there was no room, by rule.",
+    "Number of matching records of groups that exceed the limit, by rule.",
 );
-const MEMORY: Family =
-    Family::gauge("mailflow_rule_memory_bytes", "Memory of what a rule remembers of its subjects, by rule.");
-const MEMORY_LIMIT: Family = Family::gauge(
+const MEMORY_BYTES: MetricFamily =
+    MetricFamily::gauge("mailflow_rule_memory_bytes", "Memory of the groups, by rule.");
+const MEMORY_LIMIT_BYTES: MetricFamily = MetricFamily::gauge(
     "mailflow_rule_memory_limit_bytes",
-    "Most memory of what a rule remembers, of flows on an allow-list as much again.",
+    "Largest memory of the groups of a rule. Flows on an allow-list have a separate table of this size.",
 );
-const EVICTED: Family = Family::counter(
+const EVICTED_SUBJECTS: MetricFamily = MetricFamily::counter(
     "mailflow_rule_evicted_subjects_total",
-    "Subjects that a rule forgot to make room for others, by rule.",
+    "Number of groups evicted in favour of others, by rule.",
 );
-const GROUPED: Family = Family::counter(
+const GROUPED_ALERTS: MetricFamily = MetricFamily::counter(
     "mailflow_rule_grouped_alerts_total",
-    "Alerts of a rule beyond its limit, which one alert about many subjects tells of, by rule.",
+    "Number of alerts beyond the rate limit, which one alert about many groups replaces, by rule.",
 );
-const HALF_OPEN: Family = Family::counter(
+const HALF_OPEN_SOURCES: MetricFamily = MetricFamily::counter(
     "mailflow_half_open_sources_total",
-    "Sources that were new to a rule and had completed no handshake.",
+    "Number of sources that were new to a rule and had completed no handshake.",
 );
-const FLOOD: Family = Family::gauge(
+const SOURCE_FLOOD: MetricFamily = MetricFamily::gauge(
     "mailflow_source_flood",
-    "1 while new sources that complete no handshake are so many that their addresses must be spoofed, else 0.",
+    "1 while a flood of new sources without a handshake indicates spoofed addresses, else 0.",
 );
-const THRESHOLD: Family = Family::gauge(
+const RULE_THRESHOLD: MetricFamily = MetricFamily::gauge(
     "mailflow_rule_threshold",
-    "From which value on a condition of a rule holds, for whom no other threshold is named, in the unit of \
-     mailflow_window_value; a ratio has none.",
+    "Default threshold of a term, in the unit of mailflow_window_value. A ratio has no unit.",
 );
-const EVIDENCE: Family =
-    Family::gauge("mailflow_evidence_records", "Records kept to be shown with alerts, the newest.");
-const EVIDENCE_LIMIT: Family =
-    Family::gauge("mailflow_evidence_records_limit", "Most records kept to be shown with alerts.");
-const EVIDENCE_DROPPED: Family = Family::counter(
+const EVIDENCE_RECORDS: MetricFamily =
+    MetricFamily::gauge("mailflow_evidence_records", "Number of evidence records, which alerts show.");
+const EVIDENCE_RECORDS_LIMIT: MetricFamily =
+    MetricFamily::gauge("mailflow_evidence_records_limit", "Largest number of evidence records.");
+const EVIDENCE_DROPPED_RECORDS: MetricFamily = MetricFamily::counter(
     "mailflow_evidence_dropped_total",
-    "Records kept to be shown with alerts that made way for newer ones.",
+    "Number of evidence records replaced by newer ones.",
 );
 
-/// What the engine remembers.
+/// Occupancy of the engine.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Memory {
-    /// All of it together.
+pub struct EngineStats {
+    /// Totals.
     pub stats: Stats,
-    /// By rule.
+    /// Counts of each rule.
     pub rules: Vec<RuleCounts>,
-    /// The thresholds in force.
+    /// Thresholds in force.
     pub thresholds: Vec<Threshold>,
 }
 
-impl Memory {
+impl EngineStats {
+    /// Writes the families.
     pub(crate) fn render(&self, out: &mut String) {
         let stats = &self.stats;
-        OPEN.single(out, stats.open_flows);
-        VANISHED.single(out, stats.vanished_flows);
+        OPEN_FLOWS.single(out, stats.open_flows);
+        VANISHED_FLOWS.single(out, stats.vanished_flows);
         self.by_rule(&SUBJECTS, |rule| rule.subjects, out);
-        self.by_rule(&LATE, |rule| rule.late, out);
-        self.by_rule(&REFUSED, |rule| rule.refused, out);
-        self.by_rule(&EVICTED, |rule| rule.evicted, out);
-        self.by_rule(&MEMORY, |rule| rule.memory, out);
-        self.by_rule(&GROUPED, |rule| rule.grouped, out);
+        self.by_rule(&LATE_RECORDS, |rule| rule.late, out);
+        self.by_rule(&REFUSED_RECORDS, |rule| rule.refused, out);
+        self.by_rule(&EVICTED_SUBJECTS, |rule| rule.evicted, out);
+        self.by_rule(&MEMORY_BYTES, |rule| rule.memory, out);
+        self.by_rule(&GROUPED_ALERTS, |rule| rule.grouped, out);
         SUBJECTS_LIMIT.single(out, stats.rules.limits.subjects as u64);
-        MEMORY_LIMIT.single(out, stats.rules.limits.memory as u64);
-        HALF_OPEN.single(out, stats.rules.half_open_sources);
-        FLOOD.single(out, u64::from(stats.rules.flood));
-        THRESHOLD.head(out);
+        MEMORY_LIMIT_BYTES.single(out, stats.rules.limits.memory as u64);
+        HALF_OPEN_SOURCES.single(out, stats.rules.half_open_sources);
+        SOURCE_FLOOD.single(out, u64::from(stats.rules.flood));
+        RULE_THRESHOLD.head(out);
         for Threshold { rule, term, at_least, scale } in &self.thresholds {
-            THRESHOLD.sample(out, &[("rule", rule), ("condition", term)], *at_least as f64 / *scale as f64);
+            RULE_THRESHOLD.sample(
+                out,
+                &[("rule", rule), ("condition", term)],
+                *at_least as f64 / *scale as f64,
+            );
         }
-        EVIDENCE.single(out, stats.rules.evidence);
-        EVIDENCE_LIMIT.single(out, RuleCounts::MOST_EVIDENCE);
-        EVIDENCE_DROPPED.single(out, stats.rules.evidence_dropped);
+        EVIDENCE_RECORDS.single(out, stats.rules.evidence);
+        EVIDENCE_RECORDS_LIMIT.single(out, RuleCounts::MOST_EVIDENCE);
+        EVIDENCE_DROPPED_RECORDS.single(out, stats.rules.evidence_dropped);
     }
 
-    fn by_rule(&self, family: &Family, number: impl Fn(&RuleCounts) -> u64, out: &mut String) {
+    /// Writes a family with one sample for each rule.
+    fn by_rule(&self, family: &MetricFamily, number: impl Fn(&RuleCounts) -> u64, out: &mut String) {
         family.head(out);
         for rule in &self.rules {
             family.sample(out, &[("rule", &rule.rule)], number(rule));

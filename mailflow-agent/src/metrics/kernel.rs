@@ -1,146 +1,155 @@
-//! What the kernel counted, and how full its table is.
+//! Counters of the kernel program, and utilisation of its tables.
 
 use std::time::Duration;
 
 use mailflow_common::{Reason, Totals};
 
-use super::text::Family;
+use super::text::MetricFamily;
 use mailflow_engine::event::Gain;
 
-const PACKETS: Family =
-    Family::counter("mailflow_kernel_packets_total", "Packets the program counted, by direction.");
-const BYTES: Family =
-    Family::counter("mailflow_kernel_bytes_total", "IP bytes the program counted, by direction.");
-const BUFFERS: Family = Family::counter(
+const KERNEL_PACKETS: MetricFamily = MetricFamily::counter(
+    "mailflow_kernel_packets_total",
+    "Number of packets that the program counted, by direction.",
+);
+const KERNEL_BYTES: MetricFamily = MetricFamily::counter(
+    "mailflow_kernel_bytes_total",
+    "Number of IP bytes that the program counted, by direction.",
+);
+const KERNEL_BUFFERS: MetricFamily = MetricFamily::counter(
     "mailflow_kernel_buffers_total",
-    "Buffers the program counted, by direction; a merged one is one.",
+    "Number of buffers that the program counted, by direction. A merged (GRO) buffer counts once.",
 );
-const UNCOUNTED: Family = Family::counter(
+const UNCOUNTED_BUFFERS: MetricFamily = MetricFamily::counter(
     "mailflow_uncounted_buffers_total",
-    "Buffers the program was shown and did not count to a flow, by reason.",
+    "Number of buffers that the program received and did not count to a flow, by reason.",
 );
-const ENTRIES: Family = Family::gauge("mailflow_flow_table_entries", "Flows in the kernel's table.");
-const CAPACITY: Family =
-    Family::gauge("mailflow_flow_table_capacity", "Most flows the kernel's table can hold.");
-const SPILLED: Family = Family::gauge(
+const TABLE_ENTRIES: MetricFamily =
+    MetricFamily::gauge("mailflow_flow_table_entries", "Number of flows in the flow table.");
+const TABLE_CAPACITY: MetricFamily =
+    MetricFamily::gauge("mailflow_flow_table_capacity", "Largest number of flows in the flow table.");
+const OVERFLOW_ENTRIES: MetricFamily = MetricFamily::gauge(
     "mailflow_overflow_entries",
-    "Sources, by service, some of whose flows have no place in the flow table.",
+    "Number of overflow entries: sources, by service, with flows that have no entry in the flow table.",
 );
-const SPILLED_CAPACITY: Family =
-    Family::gauge("mailflow_overflow_capacity", "Most of them that can be counted.");
-const HELD_PACKETS: Family = Family::gauge(
+const OVERFLOW_CAPACITY: MetricFamily =
+    MetricFamily::gauge("mailflow_overflow_capacity", "Largest number of overflow entries.");
+const LOCATED_PACKETS: MetricFamily = MetricFamily::gauge(
     "mailflow_held_packets",
-    "Where the packets are that the program counted, by place and direction.",
+    "Number of packets that the program counted, by their location and direction.",
 );
-const HELD_BYTES: Family = Family::gauge(
+const LOCATED_BYTES: MetricFamily = MetricFamily::gauge(
     "mailflow_held_bytes",
-    "Where the IP bytes are that the program counted, by place and direction.",
+    "Number of IP bytes that the program counted, by their location and direction.",
 );
-const MERGED: Family = Family::counter(
+const MERGED_FLOWS: MetricFamily = MetricFamily::counter(
     "mailflow_merged_flows_total",
-    "Flows that stayed one with the next one on their tuple, for want of room to put them aside.",
+    "Number of flows merged with the next flow of their 5-tuple, because the map of superseded flows was \
+     full.",
 );
-const HANDSHAKES: Family = Family::counter(
+const HANDSHAKE_PACKETS: MetricFamily = MetricFamily::counter(
     "mailflow_handshake_packets_total",
-    "SYNs and SYN-ACKs of flows in the table, copies included.",
+    "Number of SYNs and SYN-ACKs of flows in the table, copies included.",
 );
-const COPIES: Family = Family::counter(
+const HANDSHAKE_COPIES: MetricFamily = MetricFamily::counter(
     "mailflow_handshake_copies_total",
-    "SYNs and SYN-ACKs that repeat the one just before: copies, not retransmissions.",
+    "Number of SYNs and SYN-ACKs that repeat the previous one within a tick: copies, not retransmissions.",
 );
-const TWICE: Family = Family::gauge(
+const DELIVERED_TWICE: MetricFamily = MetricFamily::gauge(
     "mailflow_delivered_twice",
-    "Whether packets come twice, judged by the last handshakes: then everything is counted twice.",
+    "1 if the last handshakes show that packets are delivered twice, and counted twice, else 0.",
 );
-const DRAIN: Family =
-    Family::gauge("mailflow_drain_duration_seconds", "Time the last reading of the kernel's table took.");
-const ATTACHED: Family = Family::gauge(
+const SCAN_DURATION: MetricFamily =
+    MetricFamily::gauge("mailflow_drain_duration_seconds", "Duration of the last scan of the flow table.");
+const ATTACHED_PROGRAMS: MetricFamily = MetricFamily::gauge(
     "mailflow_attached",
-    "Whether the program is attached, by interface, hook and direction; 0 while the interface is gone.",
+    "1 while the program is attached, by interface, hook and direction. 0 while the interface does not \
+     exist.",
 );
-const POSITION: Family = Family::gauge(
+const HOOK_POSITION: MetricFamily = MetricFamily::gauge(
     "mailflow_attached_position",
-    "Place of the program among those of its hook; 1 is the first, and what those before it accept is not seen.",
+    "Position of the program at its hook. 1 is the first. Packets that an earlier program accepts are not \
+     seen.",
 );
-const REATTACHED: Family = Family::counter(
+const REATTACHMENTS: MetricFamily = MetricFamily::counter(
     "mailflow_reattached_total",
-    "Times the program was attached again: the interface came back, or the program was taken away or overtaken.",
+    "Number of reattachments: the interface reappeared, or the program was detached or no longer first.",
 );
-const ENTRIES_BOUND: Family = Family::gauge(
+const BOUND_INTERFACES: MetricFamily = MetricFamily::gauge(
     "mailflow_watched_interfaces",
-    "Interfaces that an entry of `interfaces` is bound to, by the entry; 0 while there is none.",
+    "Number of interfaces that an entry of `interfaces` is bound to, by entry.",
 );
-const UNLISTED: Family = Family::gauge(
+const UNLISTED_PREFIXES: MetricFamily = MetricFamily::gauge(
     "mailflow_unlisted_prefix",
-    "Networks behind inside interfaces that are in no internal network, 1 each.",
+    "1 for each network behind an inside interface that is in no internal network.",
 );
-const UNLISTED_FLOWS: Family = Family::counter(
+const UNLISTED_FLOWS: MetricFamily = MetricFamily::counter(
     "mailflow_unlisted_client_flows_total",
-    "Flows to the Internet, seen at inside interfaces, whose client is in no internal network.",
+    "Number of flows to the Internet at inside interfaces whose client is in no internal network.",
 );
-const LOOKOUT: Family = Family::gauge(
+const HELPER_UP: MetricFamily = MetricFamily::gauge(
     "mailflow_lookout_up",
-    "Whether the process lives that looks at the hooks; without it the program's place at TCX is not known.",
+    "1 while the helper process runs. Without it the position of the program at TCX is unknown.",
 );
-const PACKET_DIFFERENCE: Family = Family::gauge(
+const PACKET_DIFFERENCE: MetricFamily = MetricFamily::gauge(
     "mailflow_conservation_difference_packets",
-    "Packets the program counted minus packets held, by direction; not zero is a loss.",
+    "Packets that the program counted minus located packets, by direction. Not zero is a loss.",
 );
-const BYTE_DIFFERENCE: Family = Family::gauge(
+const BYTE_DIFFERENCE: MetricFamily = MetricFamily::gauge(
     "mailflow_conservation_difference_bytes",
-    "IP bytes the program counted minus IP bytes held, by direction; not zero is a loss.",
+    "IP bytes that the program counted minus located IP bytes, by direction. Not zero is a loss.",
 );
 
-/// A program that belongs at a hook.
+/// Attachment of the program at a hook.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Attached {
-    /// The interface's name.
+pub struct ProgramAttachment {
+    /// Name of the interface.
     pub interface: String,
-    /// `xdp`, `tcx`, `clsact`.
+    /// `xdp`, `tcx` or `clsact`.
     pub hook: &'static str,
-    /// `ingress`, `egress`.
+    /// `ingress` or `egress`.
     pub direction: &'static str,
     /// True if the program is attached.
     pub attached: bool,
-    /// Its place among the hook's programs, where that is known.
+    /// Position among the programs of the hook, if known.
     pub position: Option<u32>,
-    /// Times it was attached again.
-    pub again: u64,
+    /// Number of reattachments.
+    pub reattach_count: u64,
 }
 
-impl Attached {
+impl ProgramAttachment {
+    /// Returns the labels of the attachment.
     fn labels(&self) -> [(&'static str, &str); 3] {
         [("interface", &self.interface), ("hook", self.hook), ("direction", self.direction)]
     }
 }
 
-/// An entry of the configuration that is watched.
+/// Entry of the configured interfaces.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WatchedEntry {
-    /// The name or the pattern, as configured.
+    /// Name or pattern as configured.
     pub name: String,
-    /// The entry is a pattern.
+    /// True if the entry is a pattern.
     pub pattern: bool,
-    /// Hook, as configured.
+    /// Hook as configured.
     pub hook: &'static str,
-    /// The interfaces that it is bound to, with the role of each.
+    /// Interfaces that the entry is bound to, with their roles.
     pub interfaces: Vec<(String, &'static str)>,
-    /// For how long there is none.
+    /// Time for which the entry has had no interface, if it has none.
     pub missing: Option<Duration>,
 }
 
-/// How full a table is.
+/// Utilisation of a table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Fill {
-    /// Its entries.
+pub struct Utilisation {
+    /// Number of entries.
     pub entries: u64,
-    /// Most it can hold.
+    /// Largest number of entries.
     pub capacity: u64,
 }
 
-/// A place where counted packets are, and how many of them are there: client to server, and back.
+/// Number of counted packets at a location.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Holding {
+pub struct PacketsAt {
     /// `live`, `retired`, `overflow` or `unattributed`.
     pub name: &'static str,
     /// Client to server.
@@ -149,112 +158,113 @@ pub struct Holding {
     pub down: Gain,
 }
 
-/// What the kernel's side looked like at the last poll.
+/// State of the kernel program at the last poll.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct KernelView {
-    /// Sums over all CPUs since the process started.
+pub struct KernelSnapshot {
+    /// Totals of all CPUs since the process started.
     pub totals: Totals,
-    /// Where what they counted is.
-    pub held: Vec<Holding>,
-    /// What is held nowhere, by direction: packets, then IP bytes.
-    pub missing: [[i64; 2]; 2],
-    /// True if packets come twice.
-    pub twice: bool,
-    /// The flow table.
-    pub flows: Fill,
-    /// The table of sources beyond it.
-    pub overflow: Fill,
-    /// What is attached where.
-    pub attached: Vec<Attached>,
-    /// Entries of the configuration that are watched.
+    /// Locations of the counted packets.
+    pub packet_locations: Vec<PacketsAt>,
+    /// Counted minus located, by direction: packets, then IP bytes.
+    pub difference: [[i64; 2]; 2],
+    /// True if each packet is delivered twice.
+    pub delivered_twice: bool,
+    /// Utilisation of the flow table.
+    pub flows: Utilisation,
+    /// Utilisation of the overflow table.
+    pub overflow: Utilisation,
+    /// Attachments of the program.
+    pub attached: Vec<ProgramAttachment>,
+    /// Entries of the configured interfaces.
     pub entries: Vec<WatchedEntry>,
     /// Networks behind inside interfaces that are in no internal network, with the interface of each.
     pub unlisted: Vec<(String, String)>,
-    /// Flows of such clients.
+    /// Flows of clients in no internal network.
     pub unlisted_flows: u64,
-    /// The process that looks at the hooks, while it does.
-    pub lookout: Option<u32>,
-    /// How long reading the table took.
-    pub drain: Duration,
+    /// Process ID of the helper process, if it is running.
+    pub helper_pid: Option<u32>,
+    /// Duration of the scan of the flow table.
+    pub scan_duration: Duration,
 }
 
-impl KernelView {
+impl KernelSnapshot {
     /// Writes the families.
     pub(crate) fn render(&self, out: &mut String) {
         let directions = [("up", &self.totals.up), ("down", &self.totals.down)];
-        PACKETS.head(out);
+        KERNEL_PACKETS.head(out);
         for (direction, totals) in directions {
-            PACKETS.sample(out, &[("direction", direction)], totals.packets);
+            KERNEL_PACKETS.sample(out, &[("direction", direction)], totals.packets);
         }
-        BYTES.head(out);
+        KERNEL_BYTES.head(out);
         for (direction, totals) in directions {
-            BYTES.sample(out, &[("direction", direction)], totals.bytes);
+            KERNEL_BYTES.sample(out, &[("direction", direction)], totals.bytes);
         }
-        BUFFERS.head(out);
+        KERNEL_BUFFERS.head(out);
         for (direction, totals) in directions {
-            BUFFERS.sample(out, &[("direction", direction)], totals.buffers);
+            KERNEL_BUFFERS.sample(out, &[("direction", direction)], totals.buffers);
         }
-        UNCOUNTED.head(out);
+        UNCOUNTED_BUFFERS.head(out);
         for reason in Reason::ALL {
-            UNCOUNTED.sample(out, &[("reason", reason.name())], self.totals.reason(reason));
+            UNCOUNTED_BUFFERS.sample(out, &[("reason", reason.name())], self.totals.reason(reason));
         }
-        self.render_held(out);
-        ENTRIES.single(out, self.flows.entries);
-        CAPACITY.single(out, self.flows.capacity);
-        SPILLED.single(out, self.overflow.entries);
-        SPILLED_CAPACITY.single(out, self.overflow.capacity);
-        MERGED.single(out, self.totals.merged);
-        let openings = [("syn", self.totals.syns), ("syn_ack", self.totals.syn_acks)];
-        HANDSHAKES.head(out);
-        for (packet, openings) in openings {
-            HANDSHAKES.sample(out, &[("packet", packet)], openings.all);
+        self.render_locations(out);
+        TABLE_ENTRIES.single(out, self.flows.entries);
+        TABLE_CAPACITY.single(out, self.flows.capacity);
+        OVERFLOW_ENTRIES.single(out, self.overflow.entries);
+        OVERFLOW_CAPACITY.single(out, self.overflow.capacity);
+        MERGED_FLOWS.single(out, self.totals.merged);
+        let handshakes = [("syn", self.totals.syns), ("syn_ack", self.totals.syn_acks)];
+        HANDSHAKE_PACKETS.head(out);
+        for (packet, handshakes) in handshakes {
+            HANDSHAKE_PACKETS.sample(out, &[("packet", packet)], handshakes.all);
         }
-        COPIES.head(out);
-        for (packet, openings) in openings {
-            COPIES.sample(out, &[("packet", packet)], openings.copies);
+        HANDSHAKE_COPIES.head(out);
+        for (packet, handshakes) in handshakes {
+            HANDSHAKE_COPIES.sample(out, &[("packet", packet)], handshakes.copies);
         }
-        TWICE.single(out, u8::from(self.twice));
-        DRAIN.single(out, self.drain.as_secs_f64());
-        ATTACHED.head(out);
-        for place in &self.attached {
-            ATTACHED.sample(out, &place.labels(), u8::from(place.attached));
+        DELIVERED_TWICE.single(out, u8::from(self.delivered_twice));
+        SCAN_DURATION.single(out, self.scan_duration.as_secs_f64());
+        ATTACHED_PROGRAMS.head(out);
+        for attachment in &self.attached {
+            ATTACHED_PROGRAMS.sample(out, &attachment.labels(), u8::from(attachment.attached));
         }
-        POSITION.head(out);
-        for place in &self.attached {
-            if let Some(position) = place.position {
-                POSITION.sample(out, &place.labels(), position);
+        HOOK_POSITION.head(out);
+        for attachment in &self.attached {
+            if let Some(position) = attachment.position {
+                HOOK_POSITION.sample(out, &attachment.labels(), position);
             }
         }
-        REATTACHED.head(out);
-        for place in &self.attached {
-            // The hook may have become another one: the count is the place's.
-            let [interface, _, direction] = place.labels();
-            REATTACHED.sample(out, &[interface, direction], place.again);
+        REATTACHMENTS.head(out);
+        for attachment in &self.attached {
+            // The hook of an attachment may change, so the counter has no hook label.
+            let [interface, _, direction] = attachment.labels();
+            REATTACHMENTS.sample(out, &[interface, direction], attachment.reattach_count);
         }
-        ENTRIES_BOUND.head(out);
+        BOUND_INTERFACES.head(out);
         for entry in &self.entries {
-            ENTRIES_BOUND.sample(out, &[("entry", &entry.name)], entry.interfaces.len());
+            BOUND_INTERFACES.sample(out, &[("entry", &entry.name)], entry.interfaces.len());
         }
-        UNLISTED.head(out);
+        UNLISTED_PREFIXES.head(out);
         for (interface, prefix) in &self.unlisted {
-            UNLISTED.sample(out, &[("interface", interface), ("prefix", prefix)], 1);
+            UNLISTED_PREFIXES.sample(out, &[("interface", interface), ("prefix", prefix)], 1);
         }
         UNLISTED_FLOWS.single(out, self.unlisted_flows);
-        LOOKOUT.single(out, u8::from(self.lookout.is_some()));
+        HELPER_UP.single(out, u8::from(self.helper_pid.is_some()));
     }
 
-    fn render_held(&self, out: &mut String) {
+    /// Writes the families of packet locations and of the conservation difference.
+    fn render_locations(&self, out: &mut String) {
         for (family, value) in
-            [(HELD_PACKETS, (|gain| gain.packets) as fn(Gain) -> u64), (HELD_BYTES, |gain| gain.bytes)]
+            [(LOCATED_PACKETS, (|gain| gain.packets) as fn(Gain) -> u64), (LOCATED_BYTES, |gain| gain.bytes)]
         {
             family.head(out);
-            for place in &self.held {
-                for (direction, gain) in [("up", place.up), ("down", place.down)] {
-                    family.sample(out, &[("place", place.name), ("direction", direction)], value(gain));
+            for attachment in &self.packet_locations {
+                for (direction, gain) in [("up", attachment.up), ("down", attachment.down)] {
+                    family.sample(out, &[("place", attachment.name), ("direction", direction)], value(gain));
                 }
             }
         }
-        for (family, missing) in [PACKET_DIFFERENCE, BYTE_DIFFERENCE].iter().zip(self.missing) {
+        for (family, missing) in [PACKET_DIFFERENCE, BYTE_DIFFERENCE].iter().zip(self.difference) {
             family.head(out);
             for (direction, missing) in ["up", "down"].iter().zip(missing) {
                 family.sample(out, &[("direction", direction)], missing);

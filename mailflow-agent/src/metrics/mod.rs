@@ -1,7 +1,7 @@
-//! The metrics page: a pure function of what the agent's parts handed over.
+//! Metrics page: a pure function of the state that it is given.
 //!
-//! Families by service and by source are streamed as text by this crate's own writer, as their
-//! labels are many; the agent's own few are kept by the `prometheus` crate. docs/metrics.md lists all.
+//! This crate writes the families by service and by source, because they have many series. The `prometheus`
+//! crate keeps the few metrics of the agent itself. docs/metrics.md lists all of them.
 
 mod agent;
 mod alerts;
@@ -15,9 +15,9 @@ pub(crate) mod traffic_counters;
 mod windows;
 
 pub use self::{
-    engine_stats::Memory,
-    page::Page,
-    traffic_counters::{Ledger, Limits, Places, SourceSums},
+    engine_stats::EngineStats,
+    page::MetricsPage,
+    traffic_counters::{LabelContext, SeriesLimits, SourceTotals, TrafficCounters},
 };
-pub use agent::{Agent, Load, ReceiverCounters};
-pub use kernel::{Attached, Fill, Holding, KernelView, WatchedEntry};
+pub use agent::{AgentMetrics, LoadOutcome, ReceiverCounters};
+pub use kernel::{KernelSnapshot, PacketsAt, ProgramAttachment, Utilisation, WatchedEntry};

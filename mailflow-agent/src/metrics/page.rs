@@ -1,33 +1,35 @@
-//! The metrics page as a whole.
+//! Complete metrics page.
 
-use super::{agent::Agent, engine_stats::Memory, kernel::KernelView, traffic_counters::Ledger};
+use super::{
+    agent::AgentMetrics, engine_stats::EngineStats, kernel::KernelSnapshot, traffic_counters::TrafficCounters,
+};
 use mailflow_engine::overview::Overview;
 
-/// All that the page shows.
+/// Content of the page.
 #[derive(Clone, Copy, Debug)]
-pub struct Page<'a> {
-    /// The agent's own metrics.
-    pub agent: &'a Agent,
-    /// What the effects add up to.
-    pub ledger: &'a Ledger,
-    /// What the rules' windows hold now.
+pub struct MetricsPage<'a> {
+    /// Metrics of the agent itself.
+    pub agent: &'a AgentMetrics,
+    /// Counters by service and by source.
+    pub traffic: &'a TrafficCounters,
+    /// Current window values of the rules.
     pub windows: &'a Overview,
-    /// What the engine holds; `None` before the first poll.
-    pub memory: Option<&'a Memory>,
-    /// The kernel's side; `None` before the first poll.
-    pub kernel: Option<&'a KernelView>,
+    /// Occupancy of the engine, `None` before the first poll.
+    pub engine: Option<&'a EngineStats>,
+    /// State of the kernel program, `None` before the first poll.
+    pub kernel: Option<&'a KernelSnapshot>,
 }
 
-impl Page<'_> {
-    /// Appends the page, in Prometheus' text format 0.0.4.
+impl MetricsPage<'_> {
+    /// Appends the page in Prometheus' text format 0.0.4.
     ///
     /// # Errors
     /// The `prometheus` crate found a family without samples.
     pub fn render(&self, out: &mut String) -> Result<(), prometheus::Error> {
         self.agent.render(out)?;
-        self.ledger.render(self.windows, out);
-        if let Some(memory) = self.memory {
-            memory.render(out);
+        self.traffic.render(self.windows, out);
+        if let Some(engine) = self.engine {
+            engine.render(out);
         }
         if let Some(kernel) = self.kernel {
             kernel.render(out);

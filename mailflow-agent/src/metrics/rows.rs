@@ -1,33 +1,33 @@
-//! The numbers kept for each service and for each source, and the families they are shown in.
+//! Counters of each service and each source, and their metric families.
 
 use std::sync::Arc;
 
-use super::text::Family;
+use super::text::MetricFamily;
 use mailflow_engine::event::{Delta, Gain};
 
-/// What a service or a source has had since the process started.
+/// Counters of a service or a source since the process started.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Row {
+pub(crate) struct CounterRow {
     pub(crate) up: Gain,
     pub(crate) down: Gain,
     pub(crate) flows: u64,
     pub(crate) messages: u64,
-    /// Qualifying flows by index of the rule; shorter than the list of rules while they are zero.
+    /// Qualifying flows by index of the rule. Trailing zeros are omitted.
     pub(crate) qualified: Vec<u64>,
 }
 
-impl Row {
-    /// Books the gain of a flow.
+impl CounterRow {
+    /// Adds the delta of a flow.
     pub(crate) fn add(&mut self, delta: &Delta) {
-        for (mine, gain) in [(&mut self.up, delta.up), (&mut self.down, delta.down)] {
-            mine.packets += gain.packets;
-            mine.bytes += gain.bytes;
+        for (sum, gain) in [(&mut self.up, delta.up), (&mut self.down, delta.down)] {
+            sum.packets += gain.packets;
+            sum.bytes += gain.bytes;
         }
         self.flows += u64::from(delta.new_flow);
         self.messages += delta.messages;
     }
 
-    /// Books a flow that the rule of this index counted.
+    /// Adds a flow that the rule with this index counted.
     pub(crate) fn qualify(&mut self, rule: usize) {
         if self.qualified.len() <= rule {
             self.qualified.resize(rule + 1, 0);
@@ -35,79 +35,88 @@ impl Row {
         self.qualified[rule] += 1;
     }
 
-    /// Takes over another row's numbers.
-    pub(crate) fn merge(&mut self, other: &Row) {
-        for (mine, theirs) in [(&mut self.up, other.up), (&mut self.down, other.down)] {
-            mine.packets += theirs.packets;
-            mine.bytes += theirs.bytes;
+    /// Adds the counters of another row.
+    pub(crate) fn merge(&mut self, other: &CounterRow) {
+        for (sum, addend) in [(&mut self.up, other.up), (&mut self.down, other.down)] {
+            sum.packets += addend.packets;
+            sum.bytes += addend.bytes;
         }
         self.flows += other.flows;
         self.messages += other.messages;
         if self.qualified.len() < other.qualified.len() {
             self.qualified.resize(other.qualified.len(), 0);
         }
-        for (mine, theirs) in self.qualified.iter_mut().zip(&other.qualified) {
-            *mine += theirs;
+        for (sum, addend) in self.qualified.iter_mut().zip(&other.qualified) {
+            *sum += addend;
         }
     }
 }
 
-/// The families of one kind of rows, told apart by one label.
-pub(crate) struct Families {
+/// Families of services or of sources, which differ in one label.
+pub(crate) struct RowFamilies {
     pub(crate) label: &'static str,
-    pub(crate) packets: Family,
-    pub(crate) bytes: Family,
-    pub(crate) flows: Family,
-    pub(crate) messages: Family,
-    pub(crate) qualifying: Family,
+    pub(crate) packets: MetricFamily,
+    pub(crate) bytes: MetricFamily,
+    pub(crate) flows: MetricFamily,
+    pub(crate) messages: MetricFamily,
+    pub(crate) qualifying: MetricFamily,
 }
 
-/// By service.
-pub(crate) const SERVICES: Families = Families {
+/// Families by service.
+pub(crate) const SERVICES: RowFamilies = RowFamilies {
     label: "service",
-    packets: Family::counter("mailflow_packets_total", "Packets on the wire, by service and direction."),
-    bytes: Family::counter("mailflow_bytes_total", "IP bytes (layer 3), by service and direction."),
-    flows: Family::counter("mailflow_flows_total", "Flows begun, by service."),
-    messages: Family::counter(
+    packets: MetricFamily::counter(
+        "mailflow_packets_total",
+        "Number of packets on the wire, by service and direction.",
+    ),
+    bytes: MetricFamily::counter(
+        "mailflow_bytes_total",
+        "Number of IP bytes (layer 3), by service and direction.",
+    ),
+    flows: MetricFamily::counter("mailflow_flows_total", "Number of new flows, by service."),
+    messages: MetricFamily::counter(
         "mailflow_messages_estimated_total",
-        "Messages that servers seem to have accepted, by service.",
+        "Estimated number of messages that servers have accepted, by service.",
     ),
-    qualifying: Family::counter(
+    qualifying: MetricFamily::counter(
         "mailflow_qualifying_flows_total",
-        "Flows that a rule counted, by rule and service.",
+        "Number of flows that a rule counted, by rule and service.",
     ),
 };
 
-/// By source.
-pub(crate) const SOURCES: Families = Families {
+/// Families by source.
+pub(crate) const SOURCES: RowFamilies = RowFamilies {
     label: "source",
-    packets: Family::counter(
+    packets: MetricFamily::counter(
         "mailflow_source_packets_total",
-        "Packets on the wire, by source and direction.",
+        "Number of packets on the wire, by source and direction.",
     ),
-    bytes: Family::counter("mailflow_source_bytes_total", "IP bytes (layer 3), by source and direction."),
-    flows: Family::counter("mailflow_source_flows_total", "Flows begun, by source."),
-    messages: Family::counter(
+    bytes: MetricFamily::counter(
+        "mailflow_source_bytes_total",
+        "Number of IP bytes (layer 3), by source and direction.",
+    ),
+    flows: MetricFamily::counter("mailflow_source_flows_total", "Number of new flows, by source."),
+    messages: MetricFamily::counter(
         "mailflow_source_messages_estimated_total",
-        "Messages that servers seem to have accepted, by source.",
+        "Estimated number of messages that servers have accepted, by source.",
     ),
-    qualifying: Family::counter(
+    qualifying: MetricFamily::counter(
         "mailflow_source_qualifying_flows_total",
-        "Flows that a rule counted, by rule and source.",
+        "Number of flows that a rule counted, by rule and source.",
     ),
 };
 
-impl Families {
-    /// Writes all of them. A row has every series from its beginning on, the zeros too, so that the
-    /// first increase is seen as one.
+impl RowFamilies {
+    /// Writes the families. A row has all series from its start, zeros included, so that `increase()` sees
+    /// the first increase.
     pub(crate) fn render<'a, R>(&self, out: &mut String, rules: &[Arc<str>], rows: R)
     where
-        R: Iterator<Item = (&'a str, &'a Row)> + Clone,
+        R: Iterator<Item = (&'a str, &'a CounterRow)> + Clone,
     {
         self.directions(out, &self.packets, rows.clone(), |gain| gain.packets);
         self.directions(out, &self.bytes, rows.clone(), |gain| gain.bytes);
         for (family, value) in
-            [(&self.flows, (|row| row.flows) as fn(&Row) -> u64), (&self.messages, |row| row.messages)]
+            [(&self.flows, (|row| row.flows) as fn(&CounterRow) -> u64), (&self.messages, |row| row.messages)]
         {
             family.head(out);
             for (name, row) in rows.clone() {
@@ -123,9 +132,10 @@ impl Families {
         }
     }
 
-    fn directions<'a, R>(&self, out: &mut String, family: &Family, rows: R, value: fn(Gain) -> u64)
+    /// Writes a family with one sample for each row and direction.
+    fn directions<'a, R>(&self, out: &mut String, family: &MetricFamily, rows: R, value: fn(Gain) -> u64)
     where
-        R: Iterator<Item = (&'a str, &'a Row)>,
+        R: Iterator<Item = (&'a str, &'a CounterRow)>,
     {
         family.head(out);
         for (name, row) in rows {

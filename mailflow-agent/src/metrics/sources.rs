@@ -1,4 +1,4 @@
-//! Rows by source, with a hard cap.
+//! Counters by source, limited in number.
 
 use std::{
     collections::{
@@ -9,96 +9,98 @@ use std::{
     time::Duration,
 };
 
-use super::rows::Row;
+use super::rows::CounterRow;
 use mailflow_engine::{event::Source, time::Time};
 
-/// Rows by source. Their sum is always the sum of everything booked.
+/// Counters by source. Their sum is always the sum of all deltas.
 #[derive(Clone, Debug)]
-pub(crate) struct Sources {
+pub(crate) struct SourceRows {
     limit: usize,
     idle: Duration,
-    live: HashMap<u128, Entry>,
-    /// Of sources for which there was no room.
-    other: Row,
-    /// Of sources that left.
-    retired: Row,
-    /// No source is idle before this.
-    next_look: Time,
+    active: HashMap<u128, SourceRow>,
+    /// Counters of sources above the limit.
+    other: CounterRow,
+    /// Counters of idle sources.
+    retired: CounterRow,
+    /// Time before which no source becomes idle.
+    next_sweep: Time,
 }
 
+/// Counters of one source.
 #[derive(Clone, Debug)]
-struct Entry {
+struct SourceRow {
     source: Source,
-    /// Written once, shown at every scrape.
+    /// Label, formatted once for all scrapes.
     label: Box<str>,
-    row: Row,
+    row: CounterRow,
     last: Time,
 }
 
-impl Sources {
-    /// At most `limit` sources have rows of their own; one that had nothing for `idle` loses it.
+impl SourceRows {
+    /// Creates a table of at most `limit` sources. A source without traffic for `idle` loses its row.
     pub(crate) fn new(limit: usize, idle: Duration) -> Self {
         Self {
             limit,
             idle,
-            live: HashMap::default(),
-            other: Row::default(),
-            retired: Row::default(),
-            next_look: Time::ZERO,
+            active: HashMap::default(),
+            other: CounterRow::default(),
+            retired: CounterRow::default(),
+            next_sweep: Time::ZERO,
         }
     }
 
-    /// The row to book to. A source begins when there is room for it, else it is one of the others.
-    pub(crate) fn row(&mut self, source: Source, now: Time) -> &mut Row {
-        let full = self.live.len() >= self.limit;
-        let entry = match self.live.entry(key(source)) {
+    /// Returns the row of a source. A new source gets its own row below the limit, and the row `other` above
+    /// it.
+    pub(crate) fn row(&mut self, source: Source, now: Time) -> &mut CounterRow {
+        let full = self.active.len() >= self.limit;
+        let entry = match self.active.entry(key(source)) {
             Occupied(occupied) => occupied.into_mut(),
             Vacant(_) if full => return &mut self.other,
             Vacant(vacant) => {
                 let label = source.to_string().into();
-                vacant.insert(Entry { source, label, row: Row::default(), last: now })
+                vacant.insert(SourceRow { source, label, row: CounterRow::default(), last: now })
             }
         };
         entry.last = entry.last.max(now);
         &mut entry.row
     }
 
-    /// Moves idle sources' numbers to the retired ones. To be called after booking, so that a
-    /// source that is back just now keeps its row.
-    pub(crate) fn retire(&mut self, now: Time) {
-        if now < self.next_look {
+    /// Moves the counters of idle sources to `retired`. Must follow the deltas of a poll, so that a returning
+    /// source keeps its row.
+    pub(crate) fn fold_idle(&mut self, now: Time) {
+        if now < self.next_sweep {
             return;
         }
         let mut oldest = now;
-        self.live.retain(|_, entry| {
-            let stays = now.since(entry.last) < self.idle;
-            if stays {
+        self.active.retain(|_, entry| {
+            let is_active = now.since(entry.last) < self.idle;
+            if is_active {
                 oldest = oldest.min(entry.last);
             } else {
                 self.retired.merge(&entry.row);
             }
-            stays
+            is_active
         });
-        self.next_look = oldest + self.idle;
+        self.next_sweep = oldest + self.idle;
     }
 
-    /// How many sources have rows of their own.
+    /// Returns the number of sources with a row of their own.
     pub(crate) fn len(&self) -> usize {
-        self.live.len()
+        self.active.len()
     }
 
-    /// Every row with its label: the two collective ones first, then by source.
-    pub(crate) fn rows(&self) -> Vec<(&str, &Row)> {
-        let mut live: Vec<_> = self.live.values().collect();
-        live.sort_unstable_by_key(|entry| entry.source);
+    /// Returns every row with its label: `other` and `retired`, then by source.
+    pub(crate) fn rows(&self) -> Vec<(&str, &CounterRow)> {
+        let mut active: Vec<_> = self.active.values().collect();
+        active.sort_unstable_by_key(|entry| entry.source);
         [("other", &self.other), ("retired", &self.retired)]
             .into_iter()
-            .chain(live.into_iter().map(|entry| (&*entry.label, &entry.row)))
+            .chain(active.into_iter().map(|entry| (&*entry.label, &entry.row)))
             .collect()
     }
 }
 
-/// What tells sources apart: prefix lengths are the same for all of a family.
+/// Returns the key of a source. The prefix length is the same for all sources of a family.
 fn key(source: Source) -> u128 {
     match source.network().addr() {
         IpAddr::V4(ip) => ip.to_ipv6_mapped().to_bits(),

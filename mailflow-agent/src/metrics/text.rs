@@ -1,42 +1,42 @@
-//! Prometheus' text format, version 0.0.4, streamed: no series is ever held but in the output.
+//! Prometheus' text format, version 0.0.4, written directly to the output.
 
 use std::fmt::{Display, Write};
 
-/// The kind of a family.
+/// Type of a family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
-    /// Only ever grows while the process lives.
+pub(crate) enum MetricType {
+    /// Monotonic counter.
     Counter,
-    /// Goes up and down.
+    /// Gauge.
     Gauge,
 }
 
-/// A metric family's definition; the name, the help and the kind stand together once.
+/// Definition of a metric family, with name, help text and type.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Family {
+pub(crate) struct MetricFamily {
     pub(crate) name: &'static str,
     pub(crate) help: &'static str,
-    pub(crate) kind: Kind,
+    pub(crate) metric_type: MetricType,
 }
 
-impl Family {
-    /// A counter.
+impl MetricFamily {
+    /// Defines a counter.
     pub(crate) const fn counter(name: &'static str, help: &'static str) -> Self {
-        Self { name, help, kind: Kind::Counter }
+        Self { name, help, metric_type: MetricType::Counter }
     }
 
-    /// A gauge.
+    /// Defines a gauge.
     pub(crate) const fn gauge(name: &'static str, help: &'static str) -> Self {
-        Self { name, help, kind: Kind::Gauge }
+        Self { name, help, metric_type: MetricType::Gauge }
     }
 
-    /// Writes the head; the family's samples must follow before the next head.
+    /// Writes HELP and TYPE. The samples of the family must follow.
     pub(crate) fn head(&self, out: &mut String) {
-        let kind = match self.kind {
-            Kind::Counter => "counter",
-            Kind::Gauge => "gauge",
+        let metric_type = match self.metric_type {
+            MetricType::Counter => "counter",
+            MetricType::Gauge => "gauge",
         };
-        for part in ["# HELP ", self.name, " ", self.help, "\n# TYPE ", self.name, " ", kind, "\n"] {
+        for part in ["# HELP ", self.name, " ", self.help, "\n# TYPE ", self.name, " ", metric_type, "\n"] {
             out.push_str(part);
         }
     }
@@ -56,17 +56,18 @@ impl Family {
         if separator == ',' {
             out.push('}');
         }
-        // A String takes everything.
+        // Writing to a String cannot fail.
         let _ = writeln!(out, " {value}");
     }
 
-    /// Writes a family of one sample without labels.
+    /// Writes a family with one sample and no labels.
     pub(crate) fn single(&self, out: &mut String, value: impl Display) {
         self.head(out);
         self.sample(out, &[], value);
     }
 }
 
+/// Escapes a label value.
 fn escape(out: &mut String, text: &str) {
     if !text.contains(['\\', '"', '\n']) {
         return out.push_str(text);
@@ -86,13 +87,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn writes_what_prometheus_reads() {
+    fn writes_valid_prometheus_text() {
         let mut out = String::new();
-        let family = Family::counter("a_total", "Things.");
+        let family = MetricFamily::counter("a_total", "Things.");
         family.head(&mut out);
         family.sample(&mut out, &[], 1);
         family.sample(&mut out, &[("x", "plain"), ("y", "a\\b\"c\nd")], -2);
-        Family::gauge("b", "Seconds.").single(&mut out, 0.25);
+        MetricFamily::gauge("b", "Seconds.").single(&mut out, 0.25);
         let expected = concat!(
             "# HELP a_total Things.\n# TYPE a_total counter\n",
             "a_total 1\n",

@@ -1,14 +1,14 @@
-//! Everything the engine's effects add up to.
+//! Counters fed by the effects of the engine.
 
 use std::{sync::Arc, time::Duration};
 
 use mailflow_common::FlowKey;
 
 use super::{
-    alerts::Alerts,
-    rows::{Row, SERVICES, SOURCES},
-    sources::Sources,
-    text::Family,
+    alerts::AlertCounts,
+    rows::{CounterRow, SERVICES, SOURCES},
+    sources::SourceRows,
+    text::MetricFamily,
     windows,
 };
 use mailflow_engine::{
@@ -19,103 +19,106 @@ use mailflow_engine::{
     time::Time,
 };
 
-const RECORDS: Family =
-    Family::counter("mailflow_flow_records_total", "Flow records made, by the reason for them.");
-const ONE_SIDED: Family = Family::counter(
+const FLOW_RECORDS: MetricFamily =
+    MetricFamily::counter("mailflow_flow_records_total", "Number of flow records, by reason.");
+const ONE_SIDED_FLOWS: MetricFamily = MetricFamily::counter(
     "mailflow_one_sided_flows_total",
-    "Ended flows of which only one direction crossed this gateway, by that direction.",
+    "Number of ended flows of which only one direction crossed this gateway, by that direction.",
 );
-const SUPPRESSED: Family = Family::counter(
+const SUPPRESSED_FLOWS: MetricFamily = MetricFamily::counter(
     "mailflow_suppressed_flows_total",
-    "Flows that a rule counted and an allow-list put aside.",
+    "Number of flows that match a rule and are suppressed by an allow-list, by rule.",
 );
-const TRACKED: Family = Family::gauge("mailflow_sources", "Sources that have series of their own.");
-const LIMIT: Family =
-    Family::gauge("mailflow_sources_limit", "Most sources that may have series of their own.");
+const SOURCE_COUNT: MetricFamily =
+    MetricFamily::gauge("mailflow_sources", "Number of sources with series of their own.");
+const SOURCE_LIMIT: MetricFamily =
+    MetricFamily::gauge("mailflow_sources_limit", "Largest number of sources with series of their own.");
 
-/// The label of ports that belong to no service (any more).
-const NO_SERVICE: &str = "other";
+/// Label of ports without a service, or whose service was removed.
+const OTHER_SERVICE: &str = "other";
 
-/// How many series there may be.
+/// Limits on the number of series.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Most sources with series of their own; further ones share `source="other"`.
+pub struct SeriesLimits {
+    /// Largest number of sources with series of their own. Others share `source="other"`.
     pub sources: usize,
-    /// A source without traffic for this long goes to `source="retired"`.
+    /// Time without traffic after which a source is added to `source="retired"`.
     pub idle: Duration,
 }
 
-impl Default for Limits {
+impl Default for SeriesLimits {
     fn default() -> Self {
         Self { sources: 2_000, idle: Duration::from_secs(24 * 3_600) }
     }
 }
 
-/// What the engine needs told to place a flow: its service, and the source it belongs to.
+/// Context that determines the labels of a flow: its service and its source.
 #[derive(Clone, Copy, Debug)]
-pub struct Places<'a> {
-    /// The watched ports.
+pub struct LabelContext<'a> {
+    /// Watched ports.
     pub services: &'a Services,
-    /// Prefix length by which IPv6 clients are grouped.
+    /// Prefix length of IPv6 sources.
     pub v6_source_prefix: u8,
 }
 
-impl Places<'_> {
+impl LabelContext<'_> {
+    /// Returns the index of the service's row.
     fn service(&self, key: &FlowKey) -> usize {
         self.services.get(&key.server_port).map_or(Service::ALL.len(), |service| *service as usize)
     }
 
+    /// Returns the source of a flow.
     fn source(&self, key: &FlowKey) -> Source {
         Source::of(key.client.ip(), self.v6_source_prefix)
     }
 }
 
-/// Totals by service and by source, qualifying flows, records and alerts.
+/// Counters by service and by source, qualifying flows, records and alerts.
 #[derive(Clone, Debug)]
-pub struct Ledger {
-    limits: Limits,
+pub struct TrafficCounters {
+    limits: SeriesLimits,
     rules: Vec<Arc<str>>,
-    /// By service, in the order of [`Service::ALL`]; the last is of no service.
-    services: [Row; Service::ALL.len() + 1],
-    sources: Sources,
-    /// By the order of [`RecordReason::ALL`].
+    /// Counters by service, in the order of [`Service::ALL`]. The last one has no service.
+    services: [CounterRow; Service::ALL.len() + 1],
+    sources: SourceRows,
+    /// Counts in the order of [`RecordReason::ALL`].
     records: [u64; RecordReason::ALL.len()],
     one_sided: [u64; 2],
-    /// Flows that rules counted and allow-lists put aside, by rule.
+    /// Flows that match a rule and are on an allow-list, by rule.
     suppressed: Vec<u64>,
-    alerts: Alerts,
+    alerts: AlertCounts,
 }
 
-impl Ledger {
-    /// An empty ledger. The series of `rules` exist from now on; others begin when they are met.
-    pub fn new(limits: Limits, rules: impl IntoIterator<Item = Arc<str>>) -> Self {
+impl TrafficCounters {
+    /// Creates empty counters. The series of `rules` exist from the start, others from their first value.
+    pub fn new(limits: SeriesLimits, rules: impl IntoIterator<Item = Arc<str>>) -> Self {
         Self {
             limits,
             rules: rules.into_iter().collect(),
             services: Default::default(),
-            sources: Sources::new(limits.sources, limits.idle),
+            sources: SourceRows::new(limits.sources, limits.idle),
             records: [0; RecordReason::ALL.len()],
             one_sided: [0; 2],
             suppressed: Vec::new(),
-            alerts: Alerts::default(),
+            alerts: AlertCounts::default(),
         }
     }
 
-    /// Books one call's effects. `now` decides which sources are idle; it must not go back.
-    pub fn observe(&mut self, effects: &Effects, places: Places<'_>, now: Time) {
-        // Most flows go to the port of the one before.
-        let mut last = None;
+    /// Adds the effects of one call of the engine. `now` determines idle sources and must not decrease.
+    pub fn observe(&mut self, effects: &Effects, labels: LabelContext<'_>, now: Time) {
+        // Consecutive flows mostly have the same port.
+        let mut previous = None;
         for delta in &effects.deltas {
             let port = delta.key.server_port;
-            let service = match last {
-                Some((last, service)) if last == port => service,
-                _ => places.service(&delta.key),
+            let service = match previous {
+                Some((previous, service)) if previous == port => service,
+                _ => labels.service(&delta.key),
             };
-            last = Some((port, service));
+            previous = Some((port, service));
             self.services[service].add(delta);
-            self.sources.row(places.source(&delta.key), now).add(delta);
+            self.sources.row(labels.source(&delta.key), now).add(delta);
         }
-        // What an allow-list puts aside is counted apart.
+        // Suppressed flows have their own counter.
         for qualified in effects.qualified.iter().filter(|qualified| qualified.suppressed) {
             let rule = self.rule(&qualified.rule);
             if self.suppressed.len() <= rule {
@@ -125,8 +128,8 @@ impl Ledger {
         }
         for qualified in effects.qualified.iter().filter(|qualified| !qualified.suppressed) {
             let rule = self.rule(&qualified.rule);
-            self.services[places.service(&qualified.key)].qualify(rule);
-            self.sources.row(places.source(&qualified.key), now).qualify(rule);
+            self.services[labels.service(&qualified.key)].qualify(rule);
+            self.sources.row(labels.source(&qualified.key), now).qualify(rule);
         }
         for record in &effects.records {
             self.records[record.reason as usize] += 1;
@@ -140,61 +143,61 @@ impl Ledger {
             let rule = self.rule(&alert.rule);
             self.alerts.add(rule, alert);
         }
-        self.sources.retire(now);
+        self.sources.fold_idle(now);
     }
 
-    /// What was booked since the process started: client to server, server to client.
-    pub fn booked(&self) -> (Gain, Gain) {
-        let mut sum = Row::default();
+    /// Returns the totals since the process started: client to server, server to client.
+    pub fn totals(&self) -> (Gain, Gain) {
+        let mut sum = CounterRow::default();
         self.services.iter().for_each(|row| sum.merge(row));
         (sum.up, sum.down)
     }
 
-    /// An alert of this rule fires that another process told: it is no event of this one.
-    pub fn resume(&mut self, rule: &str, fingerprint: &str) {
+    /// Adds a firing alert of the previous process, without counting an event.
+    pub fn restore_firing(&mut self, rule: &str, fingerprint: &str) {
         let rule = self.rule(&Arc::from(rule));
-        self.alerts.resume(rule, fingerprint);
+        self.alerts.restore_firing(rule, fingerprint);
     }
 
-    /// What each source with a row of its own has had, and `other` and `retired` for those without, in the
-    /// order of the page.
-    pub fn sources(&self) -> Vec<SourceSums<'_>> {
-        let sums = |(source, row): (_, &Row)| {
-            let Row { up, down, flows, messages, ref qualified } = *row;
-            SourceSums { source, up, down, flows, messages, qualifying: qualified.iter().sum() }
+    /// Returns the counters of each source, and of `other` and `retired`, in the order of the page.
+    pub fn sources(&self) -> Vec<SourceTotals<'_>> {
+        let source_totals = |(source, row): (_, &CounterRow)| {
+            let CounterRow { up, down, flows, messages, ref qualified } = *row;
+            SourceTotals { source, up, down, flows, messages, qualifying: qualified.iter().sum() }
         };
-        self.sources.rows().into_iter().map(sums).collect()
+        self.sources.rows().into_iter().map(source_totals).collect()
     }
 
-    /// How many sources have rows of their own.
-    pub fn tracked(&self) -> usize {
+    /// Returns the number of sources with series of their own.
+    pub fn source_count(&self) -> usize {
         self.sources.len()
     }
 
-    /// Writes the families. `windows` is what the rules' windows hold now.
+    /// Writes the families. `windows` contains the current window values.
     pub fn render(&self, windows: &Overview, out: &mut String) {
-        let names = Service::ALL.iter().map(|service| service.name()).chain([NO_SERVICE]);
+        let names = Service::ALL.iter().map(|service| service.name()).chain([OTHER_SERVICE]);
         SERVICES.render(out, &self.rules, names.zip(&self.services));
         SOURCES.render(out, &self.rules, self.sources.rows().iter().copied());
-        TRACKED.single(out, self.sources.len());
-        LIMIT.single(out, self.limits.sources);
+        SOURCE_COUNT.single(out, self.sources.len());
+        SOURCE_LIMIT.single(out, self.limits.sources);
         windows::render(out, windows);
-        RECORDS.head(out);
+        FLOW_RECORDS.head(out);
         for (reason, count) in RecordReason::ALL.iter().zip(self.records) {
-            RECORDS.sample(out, &[("reason", reason.name())], count);
+            FLOW_RECORDS.sample(out, &[("reason", reason.name())], count);
         }
-        ONE_SIDED.head(out);
+        ONE_SIDED_FLOWS.head(out);
         for (direction, count) in ["up", "down"].iter().zip(self.one_sided) {
-            ONE_SIDED.sample(out, &[("direction", direction)], count);
+            ONE_SIDED_FLOWS.sample(out, &[("direction", direction)], count);
         }
-        SUPPRESSED.head(out);
+        SUPPRESSED_FLOWS.head(out);
         for (index, rule) in self.rules.iter().enumerate() {
-            let number = self.suppressed.get(index).copied().unwrap_or_default();
-            SUPPRESSED.sample(out, &[("rule", rule)], number);
+            let count = self.suppressed.get(index).copied().unwrap_or_default();
+            SUPPRESSED_FLOWS.sample(out, &[("rule", rule)], count);
         }
         self.alerts.render(out, &self.rules);
     }
 
+    /// Returns the index of a rule, and adds an unknown one.
     fn rule(&mut self, name: &Arc<str>) -> usize {
         self.rules.iter().position(|rule| rule == name).unwrap_or_else(|| {
             self.rules.push(Arc::clone(name));
@@ -203,35 +206,36 @@ impl Ledger {
     }
 }
 
-/// What a source has had since the process started.
+/// Counters of a source since the process started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SourceSums<'a> {
-    /// The source as the page names it.
+pub struct SourceTotals<'a> {
+    /// Label of the source.
     pub source: &'a str,
     /// Client to server.
     pub up: Gain,
     /// Server to client.
     pub down: Gain,
-    /// Flows begun.
+    /// Number of new flows.
     pub flows: u64,
-    /// Messages estimated.
+    /// Number of estimated messages.
     pub messages: u64,
-    /// Flows that a rule counted, summed over the rules.
+    /// Number of flows that rules counted, summed over the rules.
     pub qualifying: u64,
 }
 
+/// Direction of a one-sided flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Side {
+enum SeenDirection {
     Up = 0,
     Down = 1,
 }
 
-/// The only direction a flow was seen in, if the other one must have been elsewhere. A SYN that
-/// nobody answered is no such flow.
-fn one_sided(flow: &Flow) -> Option<Side> {
+/// Returns the only direction of a flow if its packets of the other direction must take another path. An
+/// unanswered SYN is not such a flow.
+fn one_sided(flow: &Flow) -> Option<SeenDirection> {
     match (flow.up.packets, flow.down.packets) {
-        (0, 1..) => Some(Side::Down),
-        (1.., 0) if flow.up.data_packets > 0 || flow.facts.syn == 0 => Some(Side::Up),
+        (0, 1..) => Some(SeenDirection::Down),
+        (1.., 0) if flow.up.data_packets > 0 || flow.facts.syn == 0 => Some(SeenDirection::Up),
         _ => None,
     }
 }
@@ -241,7 +245,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_stand_at_their_index() {
+    fn enum_values_equal_their_index() {
         for (index, service) in Service::ALL.into_iter().enumerate() {
             assert_eq!(service as usize, index, "{service:?}");
         }

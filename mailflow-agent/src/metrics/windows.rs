@@ -1,33 +1,33 @@
-//! The window gauge: what each rule's window holds for each source.
+//! Window values of each rule and group key.
 
-use super::text::Family;
+use super::text::MetricFamily;
 use mailflow_engine::overview::Overview;
 
-const VALUE: Family = Family::gauge(
+const WINDOW_VALUES: MetricFamily = MetricFamily::gauge(
     "mailflow_window_value",
-    "What a rule's window holds for a source, in the unit of its condition: flows for count, bytes, packets or \
-     messages for sum, sources, destinations or ports for distinct and first_seen; at the threshold it means that \
-     or more.",
+    "Value of a rule's window for a group, in the unit of its condition: flows for count, bytes, packets or \
+     messages for sum, sources, destinations or ports for distinct and first_seen. At the threshold the \
+     value may be larger.",
 );
-const OMITTED: Family = Family::gauge(
+const OMITTED_VALUES: MetricFamily = MetricFamily::gauge(
     "mailflow_window_values_omitted",
-    "Window values not shown because of the cap; the highest are shown.",
+    "Number of window values above the limit. The highest values are shown.",
 );
 
-/// Writes them, which none is zero of, and how many are left out.
+/// Writes the window values, which are never zero, and the number of omitted ones.
 pub(crate) fn render(out: &mut String, windows: &Overview) {
-    VALUE.head(out);
+    WINDOW_VALUES.head(out);
     for value in &windows.values {
         let source = value.subject.source().map(|source| source.to_string());
         let destination = value.subject.destination().map(|ip| ip.to_string());
         let group = value.subject.group();
         let mut labels: Vec<(&str, &str)> = vec![("rule", &value.rule), ("condition", &value.term)];
-        let named =
+        let optional_labels =
             [("source", source.as_deref()), ("destination", destination.as_deref()), ("group", group)];
-        labels.extend(named.into_iter().filter_map(|(label, value)| Some((label, value?))));
-        VALUE.sample(out, &labels, value.value.number());
+        labels.extend(optional_labels.into_iter().filter_map(|(label, value)| Some((label, value?))));
+        WINDOW_VALUES.sample(out, &labels, value.value.number());
     }
-    OMITTED.single(out, windows.omitted);
+    OMITTED_VALUES.single(out, windows.omitted);
 }
 
 #[cfg(test)]
@@ -39,7 +39,7 @@ mod tests {
     };
 
     #[test]
-    fn a_value_is_a_series_by_whom_it_is_about() {
+    fn writes_a_series_for_each_group() {
         let value = |subject, value| WindowValue { rule: "r".into(), term: "count".into(), subject, value };
         let source = |host: u8| Source::of([10, 0, 0, host].into(), 64);
         let values = vec![

@@ -21,8 +21,8 @@ use super::{
 };
 use crate::{
     config::Config,
-    metrics::Agent,
-    outputs::{gateway::Gateway, set::Outputs},
+    metrics::AgentMetrics,
+    outputs::{gateway::Gateway, set::OutputSet},
 };
 use mailflow_engine::time::Epoch;
 use mailflow_kernel::clock;
@@ -54,9 +54,9 @@ pub struct Backtested {
 /// # Errors
 /// The alerts cannot be written. What cannot be read of the logs is logged and counted.
 pub fn run(config: &Config, logs: &[PathBuf], options: &LogOptions, at_end: AtEnd) -> Result<Backtested> {
-    let agent = Agent::new(env!("CARGO_PKG_VERSION"), clock::unix_seconds())?;
+    let agent = AgentMetrics::new(env!("CARGO_PKG_VERSION"), clock::unix_seconds())?;
     let mut outputs =
-        Outputs::open_for_the_past(&config.outputs, &agent, Gateway::new(config.gateway_name.as_deref()))?;
+        OutputSet::open_offline(&config.outputs, &agent, Gateway::new(config.gateway_name.as_deref()))?;
     let (sorter, mut result) = read(config, logs, options);
     let mut judges = Judges::new(&config.engine);
     let (sorted, end) = sorter.sorted()?;

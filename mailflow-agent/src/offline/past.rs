@@ -12,7 +12,7 @@ use crate::{
     agent::pipeline::Pipeline,
     config::Config,
     control::{Explained, Suggested},
-    status::explanation::{explained, suggested},
+    status::explanation::{convert_explanation, list_suggestions},
 };
 use mailflow_engine::{
     Engine,
@@ -24,12 +24,12 @@ use mailflow_kernel::clock;
 impl Pipeline {
     /// All there is to say of a source.
     pub(crate) fn explain(&self, source: IpAddr, flows: usize) -> Explained {
-        explained(&self.engine().explain(source, clock::now(), flows), clock::epoch())
+        convert_explanation(&self.engine().explain(source, clock::now(), flows), clock::epoch())
     }
 
     /// What an allow-list might name.
     pub(crate) fn suggest(&self) -> Vec<Suggested> {
-        suggested(self.engine())
+        list_suggestions(self.engine())
     }
 }
 
@@ -66,12 +66,12 @@ impl Past {
 
     /// All there is to say of a source, as it was at the end of the logs.
     pub fn explain(&self, source: IpAddr, flows: usize) -> Explained {
-        explained(&self.engine.explain(source, self.end, flows), EPOCH)
+        convert_explanation(&self.engine.explain(source, self.end, flows), EPOCH)
     }
 
     /// What an allow-list might name.
     pub fn suggest(&self) -> Vec<Suggested> {
-        suggested(&self.engine)
+        list_suggestions(&self.engine)
     }
 
     /// Attempts of which the logs do not tell whether mail was delivered, and all attempts.

@@ -20,8 +20,8 @@ use crate::{
         program_load::{Hosts, load},
     },
     config::{Config, Role},
-    metrics::Agent,
-    outputs::{gateway::Gateway, set::Outputs},
+    metrics::AgentMetrics,
+    outputs::{gateway::Gateway, set::OutputSet},
     recovery::checkpointer::Keeper,
 };
 use mailflow_engine::{
@@ -71,9 +71,9 @@ pub enum AtEnd {
 /// # Errors
 /// It cannot start, or the kernel refuses to go on.
 pub fn run(config: &Config, role: Role, captures: &[PathBuf], at_end: AtEnd) -> Result<Replayed> {
-    let agent = Agent::new(env!("CARGO_PKG_VERSION"), clock::unix_seconds())?;
+    let agent = AgentMetrics::new(env!("CARGO_PKG_VERSION"), clock::unix_seconds())?;
     let outputs =
-        Outputs::open_for_the_past(&config.outputs, &agent, Gateway::new(config.gateway_name.as_deref()))?;
+        OutputSet::open_offline(&config.outputs, &agent, Gateway::new(config.gateway_name.as_deref()))?;
     let mut replay = Replay::new(config, role, outputs)?;
     let mut result = Replayed::default();
     let mut progress = Progress::new(captures, &config.outputs, Unit::Frames);
@@ -139,7 +139,7 @@ impl From<anyhow::Error> for Stop {
 struct Replay {
     kernel: Kernel,
     engine: Engine,
-    outputs: Outputs,
+    outputs: OutputSet,
     program: &'static str,
     poll_interval: Duration,
     /// After so long without a packet no flow lives.
@@ -151,7 +151,7 @@ struct Replay {
 }
 
 impl Replay {
-    fn new(config: &Config, role: Role, outputs: Outputs) -> Result<Self> {
+    fn new(config: &Config, role: Role, outputs: OutputSet) -> Result<Self> {
         let program = mailflow_kernel::replay_program(role)?;
         Ok(Self {
             kernel: load(config, Programs::One(program), Hosts::Any)?,

@@ -1,15 +1,17 @@
 //! Alerts to an Alertmanager (API v2).
 //!
-//! What fires is posted every minute, unless configured otherwise, without an end: an Alertmanager ends by its own
-//! clock (`resolve_timeout`) what it does not hear of again. What has ended is posted with its end, once.
+//! Firing alerts are posted every minute, unless configured otherwise, without an end. An Alertmanager
+//! resolves an alert by its own clock (`resolve_timeout`) if the alert is not posted again. A resolved alert
+//! is posted once with its end.
 //!
-//! The two clocks may differ. The start of an alert is fixed, and is posted as it is. Where the Alertmanager refuses
-//! it, because by its clock the start is too far ahead, it is posted again with the start by the Alertmanager's clock,
-//! which the `Date` of its answers tells. An end is always posted by that clock: one that lies ahead would not end the
+//! The two clocks may differ. The start of an alert is fixed and is posted as it is. The Alertmanager refuses
+//! a start that is too far ahead of its clock. The alert is then posted again with the start by the clock of
+//! the Alertmanager, which the `Date` of its responses reports. An end is always posted by that clock,
+//! because an end in the future would not resolve the alert.
+//!
+//! An alert stays tracked until the Alertmanager has accepted its last event. After an outage the
+//! Alertmanager receives the newest state of each alert, and no end is lost. A refusal never removes a firing
 //! alert.
-//!
-//! An alert is kept here until the Alertmanager has taken its last word: however long it is away, it gets the newest
-//! state of each alert, and no end is lost. An alert that fires is never given up because of a refusal.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -17,10 +19,10 @@ use serde_json::{Value, json};
 
 use super::{
     AlertEvent,
-    eve::common::Moment,
-    http_client::{Answer, NoAnswer, Post},
+    eve::common::EveTimestamp,
+    http_client::{HttpClient, ReceiverResponse, RequestError},
     summary::{summary, threshold, value},
-    worker::{Counters, Taken, Transport},
+    worker::{Acceptance, SinkCounters, Transport},
 };
 use crate::metrics::ReceiverCounters;
 use mailflow_engine::{
@@ -31,139 +33,143 @@ use mailflow_engine::{
 };
 use mailflow_kernel::clock;
 
-/// Alerts that are kept; more than this at once is a mistake in a rule.
-const MOST: usize = 10_000;
-/// Alerts in one request.
-const BATCH: usize = 500;
-/// Most intervals between two tries of an alert that is refused.
-const LONGEST_PAUSE: u32 = 10;
+/// Largest number of tracked alerts. More at once indicate a mistake in a rule.
+const MAX_TRACKED_ALERTS: usize = 10_000;
+/// Largest number of alerts in one request.
+const MAX_ALERTS_PER_REQUEST: usize = 500;
+/// Longest pause between two posts of a refused alert, in refresh intervals.
+const MAX_RETRY_INTERVALS: u32 = 10;
 /// Nanoseconds of a second.
-const SECOND: i128 = 1_000_000_000;
+const NANOS_PER_SECOND: i128 = 1_000_000_000;
 
-/// An Alertmanager.
+/// Transport to one Alertmanager.
 pub(crate) struct Alertmanager {
     sink: String,
-    post: Post,
-    /// Labels that every alert gets.
+    client: HttpClient,
+    /// Labels added to every alert.
     labels: BTreeMap<String, String>,
-    /// How often what fires is posted.
-    every: Duration,
+    /// Interval between two posts of the firing alerts.
+    refresh_interval: Duration,
     receiver: ReceiverCounters,
-    /// By fingerprint and beginning.
-    alerts: BTreeMap<Key, Known>,
-    /// When what fires is posted again.
-    next: Time,
-    /// By how much its clock is ahead of ours, in nanoseconds; 0 where they agree, none as long as it is not known.
+    /// Tracked alerts by fingerprint and start.
+    alerts: BTreeMap<AlertKey, TrackedAlert>,
+    /// Time of the next post of all firing alerts.
+    next_refresh: Time,
+    /// Offset of the receiver's clock from the local clock, in nanoseconds: 0 if they agree, `None` if
+    /// unknown.
     clock_offset: Option<i128>,
 }
 
-/// Fingerprint and beginning.
-type Key = (String, Time);
+/// Fingerprint and start of an alert.
+type AlertKey = (String, Time);
 
-/// An alert that fires, or whose end the Alertmanager has not heard of.
-struct Known {
-    /// As they were at its beginning: with other labels it would be another alert.
+/// Alert that fires, or whose end the Alertmanager has not accepted yet.
+struct TrackedAlert {
+    /// Labels at the start of the alert. Other labels would make another alert.
     labels: BTreeMap<String, String>,
     annotations: Value,
-    /// Its start, in nanoseconds since 1970 by our clock.
+    /// Start, in nanoseconds since 1970 by the local clock.
     starts_at: i128,
-    /// Its end by our clock.
+    /// End by the local clock.
     ends_at: Option<i128>,
-    /// Events that are told when this is posted.
-    untold: usize,
-    form: Form,
-    /// Refusals in a row, in every form.
+    /// Number of events that the next successful post delivers.
+    pending_events: usize,
+    form: AlertForm,
+    /// Consecutive refusals of all forms.
     refusals: u32,
-    /// When it is posted again although it was refused.
-    retry: Time,
+    /// Time of the next post of a refused alert.
+    retry_at: Time,
 }
 
-/// How an alert is posted: each form corrects what the one before may be refused for.
+/// Form of a posted alert. Each form removes a possible reason for refusing the previous one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Form {
-    /// As it is.
-    Whole,
-    /// With this start by the Alertmanager's clock; none lets it take the moment at which it receives the alert.
-    Corrected(Option<i128>),
-    /// The same without annotations but the sentence.
-    Short(Option<i128>),
+enum AlertForm {
+    /// All annotations, and the start by the local clock.
+    Full,
+    /// Start by the receiver's clock. Without a start the Alertmanager uses the time of receipt.
+    CorrectedStart(Option<i128>),
+    /// Corrected start, and no annotation except the summary.
+    Minimal(Option<i128>),
 }
 
 impl Alertmanager {
-    /// Posts to the Alertmanager at the other end of `post`.
+    /// Creates the transport to the Alertmanager that `client` posts to.
     pub(crate) fn new(
         sink: String,
-        post: Post,
+        client: HttpClient,
         labels: BTreeMap<String, String>,
-        every: Duration,
+        refresh_interval: Duration,
         receiver: ReceiverCounters,
     ) -> Self {
         receiver.refused.set(0);
-        let (alerts, next) = (BTreeMap::new(), clock::now());
-        Self { sink, post, labels, every, receiver, alerts, next, clock_offset: None }
+        let (alerts, next_refresh) = (BTreeMap::new(), clock::now());
+        Self { sink, client, labels, refresh_interval, receiver, alerts, next_refresh, clock_offset: None }
     }
 
-    /// Posts the alerts of these names, and books what is told by it.
-    fn tell(&mut self, keys: &[Key], counters: &Counters) -> anyhow::Result<()> {
-        let answer = self.request(keys)?;
-        if answer.status.is_success() {
-            if self.heard(keys, answer.clock_offset) {
-                // Its clock is known by now: the ends are posted once more, by that.
-                let again = self.request(keys)?;
-                if !again.status.is_success() {
-                    return Err(self.error(&again));
+    /// Posts the alerts of these keys and counts the delivered events.
+    fn post_alerts(&mut self, keys: &[AlertKey], counters: &SinkCounters) -> anyhow::Result<()> {
+        let response = self.request(keys)?;
+        if response.status.is_success() {
+            if self.apply_response_clock(keys, response.clock_offset) {
+                // The clock offset is known now: posts the ends again by the receiver's clock.
+                let retried = self.request(keys)?;
+                if !retried.status.is_success() {
+                    return Err(self.error(&retried));
                 }
             }
-            keys.iter().for_each(|key| self.told(key, counters));
+            keys.iter().for_each(|key| self.mark_delivered(key, counters));
             return Ok(());
         }
-        match answer.status.as_u16() {
-            // These, and not their sender, its place or its time, are what is wrong.
+        match response.status.as_u16() {
+            // The content of the request is wrong, not its sender, URL or time.
             400 | 413 | 415 | 422 => {}
-            _ => return Err(self.error(&answer)),
+            _ => return Err(self.error(&response)),
         }
         match keys {
             [] => Ok(()),
-            [key] => self.refused(key, &answer, counters),
-            // Which of them is to blame shows when they come in smaller parts.
+            [key] => self.handle_refusal(key, &response, counters),
+            // Halving the request finds the alert that is refused.
             keys => {
-                let (one, other) = keys.split_at(keys.len() / 2);
-                self.tell(one, counters)?;
-                self.tell(other, counters)
+                let (first_half, second_half) = keys.split_at(keys.len() / 2);
+                self.post_alerts(first_half, counters)?;
+                self.post_alerts(second_half, counters)
             }
         }
     }
 
-    fn request(&mut self, keys: &[Key]) -> anyhow::Result<Answer> {
-        let known = keys.iter().filter_map(|key| self.alerts.get(key));
-        let body: Vec<Value> = known.map(|known| known.json(self.clock_offset.unwrap_or(0))).collect();
-        let answer = self.post.send(&Value::from(body).to_string(), &[]).map_err(NoAnswer::into_error)?;
-        if !answer.status.is_success() {
-            self.note_clock(answer.clock_offset);
+    /// Posts the alerts of these keys in one request.
+    fn request(&mut self, keys: &[AlertKey]) -> anyhow::Result<ReceiverResponse> {
+        let tracked = keys.iter().filter_map(|key| self.alerts.get(key));
+        let body: Vec<Value> = tracked.map(|tracked| tracked.json(self.clock_offset.unwrap_or(0))).collect();
+        let response =
+            self.client.send(&Value::from(body).to_string(), &[]).map_err(RequestError::into_error)?;
+        if !response.status.is_success() {
+            self.update_clock_offset(response.clock_offset);
         }
-        Ok(answer)
+        Ok(response)
     }
 
-    /// Takes the clock that a successful answer tells. Returns true if by that an end that was just posted lies ahead.
-    fn heard(&mut self, keys: &[Key], offset: Option<i128>) -> bool {
-        let before = self.clock_offset.unwrap_or(0);
-        self.note_clock(offset);
-        let after = self.clock_offset.unwrap_or(0);
-        after < before
-            && keys.iter().filter_map(|key| self.alerts.get(key)).any(|known| known.ends_at.is_some())
+    /// Records the clock offset of a successful response. Returns true if an end that was just posted is in
+    /// the future by that clock.
+    fn apply_response_clock(&mut self, keys: &[AlertKey], offset: Option<i128>) -> bool {
+        let previous_offset = self.clock_offset.unwrap_or(0);
+        self.update_clock_offset(offset);
+        let new_offset = self.clock_offset.unwrap_or(0);
+        new_offset < previous_offset
+            && keys.iter().filter_map(|key| self.alerts.get(key)).any(|tracked| tracked.ends_at.is_some())
     }
 
-    /// Notes by how much the clocks differ, and warns of it.
-    fn note_clock(&mut self, offset: Option<i128>) {
+    /// Records the clock offset and warns of a difference.
+    fn update_clock_offset(&mut self, offset: Option<i128>) {
         let Some(offset) = offset else { return };
-        let moved = self.clock_offset.is_none_or(|known| (known - offset).abs() > SECOND);
-        let differed = self.clock_offset.is_some_and(|known| known != 0);
+        let changed = self.clock_offset.is_none_or(|previous| (previous - offset).abs() > NANOS_PER_SECOND);
+        let differed_before = self.clock_offset.is_some_and(|previous| previous != 0);
         self.clock_offset = Some(offset);
-        let seconds = (offset as f64 / SECOND as f64).round();
+        let seconds = (offset as f64 / NANOS_PER_SECOND as f64).round();
         self.receiver.clock_offset.set(seconds);
         let sink = &self.sink;
-        match (moved, offset) {
-            (true, 0) if differed => {
+        match (changed, offset) {
+            (true, 0) if differed_before => {
                 tracing::info!(sink, "the clocks of the receiver and of this machine agree again")
             }
             (true, offset) if offset != 0 => tracing::warn!(
@@ -175,30 +181,36 @@ impl Alertmanager {
         }
     }
 
-    /// Books an alert that the Alertmanager has taken.
-    fn told(&mut self, key: &Key, counters: &Counters) {
-        let Some(known) = self.alerts.get_mut(key) else { return };
-        counters.delivered(std::mem::take(&mut known.untold));
-        known.refusals = 0;
-        if known.ends_at.is_some() {
+    /// Counts the events of an alert that the Alertmanager has accepted.
+    fn mark_delivered(&mut self, key: &AlertKey, counters: &SinkCounters) {
+        let Some(tracked) = self.alerts.get_mut(key) else { return };
+        counters.count_delivered(std::mem::take(&mut tracked.pending_events));
+        tracked.refusals = 0;
+        if tracked.ends_at.is_some() {
             self.alerts.remove(key);
         }
     }
 
-    /// Posts an alert again in the next form that may be taken. One that fires and is refused in every form is posted
-    /// again later; an end is given up, as without further word the Alertmanager ends the alert by itself.
-    fn refused(&mut self, key: &Key, answer: &Answer, counters: &Counters) -> anyhow::Result<()> {
+    /// Posts a refused alert again in the next form. A firing alert that is refused in every form is posted
+    /// again later. A refused end is dropped: without further posts the Alertmanager resolves the alert
+    /// itself.
+    fn handle_refusal(
+        &mut self,
+        key: &AlertKey,
+        response: &ReceiverResponse,
+        counters: &SinkCounters,
+    ) -> anyhow::Result<()> {
         self.receiver.refusals.inc();
-        let (sink, error) = (self.sink.clone(), self.error(answer).to_string());
+        let (sink, error) = (self.sink.clone(), self.error(response).to_string());
         let offset = self.clock_offset;
-        let Some(known) = self.alerts.get_mut(key) else { return Ok(()) };
-        let start = offset.map(|offset| (known.starts_at + offset).min(clock::unix_nanos() + offset));
-        known.form = match known.form {
-            Form::Whole => Form::Corrected(start),
-            Form::Corrected(start) => Form::Short(start),
-            Form::Short(_) => {
-                if known.ends_at.is_some() {
-                    counters.lost(std::mem::take(&mut known.untold));
+        let Some(tracked) = self.alerts.get_mut(key) else { return Ok(()) };
+        let start = offset.map(|offset| (tracked.starts_at + offset).min(clock::unix_nanos() + offset));
+        tracked.form = match tracked.form {
+            AlertForm::Full => AlertForm::CorrectedStart(start),
+            AlertForm::CorrectedStart(start) => AlertForm::Minimal(start),
+            AlertForm::Minimal(_) => {
+                if tracked.ends_at.is_some() {
+                    counters.count_lost(std::mem::take(&mut tracked.pending_events));
                     self.alerts.remove(key);
                     tracing::error!(
                         sink,
@@ -207,11 +219,12 @@ impl Alertmanager {
                     );
                     return Ok(());
                 }
-                known.refusals = known.refusals.saturating_add(1);
-                known.form = Form::Corrected(start);
-                known.retry = clock::now() + self.every * known.refusals.min(LONGEST_PAUSE);
+                tracked.refusals = tracked.refusals.saturating_add(1);
+                tracked.form = AlertForm::CorrectedStart(start);
+                tracked.retry_at =
+                    clock::now() + self.refresh_interval * tracked.refusals.min(MAX_RETRY_INTERVALS);
                 let fingerprint = &key.0;
-                if known.refusals == 1 {
+                if tracked.refusals == 1 {
                     tracing::error!(
                         sink,
                         fingerprint,
@@ -222,124 +235,127 @@ impl Alertmanager {
                 return Ok(());
             }
         };
-        tracing::debug!(sink, error, form = ?known.form, "the receiver refuses an alert; it is posted in another form");
-        self.tell(std::slice::from_ref(key), counters)
+        tracing::debug!(sink, error, form = ?tracked.form, "the receiver refuses an alert; it is posted in another form");
+        self.post_alerts(std::slice::from_ref(key), counters)
     }
 
-    fn error(&self, answer: &Answer) -> anyhow::Error {
-        let receiver = self.post.shown();
-        match &answer.moved_to {
+    /// Returns the error that a refusing response means.
+    fn error(&self, response: &ReceiverResponse) -> anyhow::Error {
+        let receiver = self.client.display_name();
+        match &response.redirect_origin {
             Some(to) => {
-                anyhow::anyhow!("{receiver}: {}: redirects to {to}, which is not followed", answer.status)
+                anyhow::anyhow!("{receiver}: {}: redirects to {to}, which is not followed", response.status)
             }
-            None => anyhow::anyhow!("{receiver}: {}: {}", answer.status, answer.said),
+            None => anyhow::anyhow!("{receiver}: {}: {}", response.status, response.body_excerpt),
         }
     }
 
-    /// The alerts to post at `now`: those that are refused by themselves, so that they keep nothing from the others.
-    fn due(&self, now: Time) -> (Vec<Key>, Vec<Key>) {
-        let all = now >= self.next;
-        let due = self.alerts.iter().filter(|(_, known)| match known.refusals {
-            0 => all || known.untold > 0,
-            _ => known.ends_at.is_some() || now >= known.retry,
+    /// Returns the alerts to post at `now`. Refused alerts are separate, so that they do not delay the
+    /// others.
+    fn due_alerts(&self, now: Time) -> (Vec<AlertKey>, Vec<AlertKey>) {
+        let all = now >= self.next_refresh;
+        let due = self.alerts.iter().filter(|(_, tracked)| match tracked.refusals {
+            0 => all || tracked.pending_events > 0,
+            _ => tracked.ends_at.is_some() || now >= tracked.retry_at,
         });
-        let (clean, refused): (Vec<_>, Vec<_>) = due.partition(|(_, known)| known.refusals == 0);
-        let keys = |found: Vec<(&Key, &Known)>| found.into_iter().map(|(key, _)| key.clone()).collect();
-        (keys(clean), keys(refused))
+        let (accepted, refused): (Vec<_>, Vec<_>) = due.partition(|(_, tracked)| tracked.refusals == 0);
+        let keys =
+            |found: Vec<(&AlertKey, &TrackedAlert)>| found.into_iter().map(|(key, _)| key.clone()).collect();
+        (keys(accepted), keys(refused))
     }
 }
 
 impl Transport<AlertEvent> for Alertmanager {
-    fn take(&mut self, (alert, epoch): AlertEvent) -> Taken {
+    fn accept(&mut self, (alert, epoch): AlertEvent) -> Acceptance {
         let key = (alert.fingerprint.clone(), alert.starts_at);
-        if self.alerts.len() >= MOST && !self.alerts.contains_key(&key) {
-            return Taken::Dropped;
+        if self.alerts.len() >= MAX_TRACKED_ALERTS && !self.alerts.contains_key(&key) {
+            return Acceptance::Dropped;
         }
-        let known = self.alerts.entry(key).or_insert_with(|| Known {
+        let tracked = self.alerts.entry(key).or_insert_with(|| TrackedAlert {
             labels: labels(&alert, &self.labels),
             annotations: Value::Null,
             starts_at: alert.starts_at_unix,
             ends_at: None,
-            untold: 0,
-            form: Form::Whole,
+            pending_events: 0,
+            form: AlertForm::Full,
             refusals: 0,
-            retry: Time::ZERO,
+            retry_at: Time::ZERO,
         });
-        known.annotations = annotations(&alert);
+        tracked.annotations = annotations(&alert);
         if alert.state == AlertState::Resolved {
-            known.ends_at = Some(epoch.unix_nanos(alert.ends_at.unwrap_or(alert.time)));
+            tracked.ends_at = Some(epoch.unix_nanos(alert.ends_at.unwrap_or(alert.time)));
         }
-        known.untold += 1;
-        Taken::Kept
+        tracked.pending_events += 1;
+        Acceptance::Queued
     }
 
-    fn has_room(&self) -> bool {
+    fn can_accept(&self) -> bool {
         true
     }
 
-    fn deliver(&mut self, counters: &Counters) -> anyhow::Result<()> {
+    fn deliver(&mut self, counters: &SinkCounters) -> anyhow::Result<()> {
         let now = clock::now();
-        let all = now >= self.next;
-        let (clean, refused) = self.due(now);
+        let all = now >= self.next_refresh;
+        let (accepted, refused) = self.due_alerts(now);
         let mut result = Ok(());
-        for keys in clean.chunks(BATCH).chain(refused.chunks(1)) {
-            result = self.tell(keys, counters);
+        for keys in accepted.chunks(MAX_ALERTS_PER_REQUEST).chain(refused.chunks(1)) {
+            result = self.post_alerts(keys, counters);
             if result.is_err() {
                 break;
             }
         }
-        let refused = self.alerts.values().filter(|known| known.refusals > 0).count();
+        let refused = self.alerts.values().filter(|tracked| tracked.refusals > 0).count();
         self.receiver.refused.set(i64::try_from(refused).unwrap_or(i64::MAX));
         result?;
         if all {
-            self.next = now + self.every;
+            self.next_refresh = now + self.refresh_interval;
         }
         Ok(())
     }
 
     fn is_empty(&self) -> bool {
-        // What is refused is not waited for when the sink is closed: the next process posts it.
-        self.alerts.values().all(|known| known.untold == 0 || known.refusals > 0)
+        // Closing the sink does not wait for refused alerts: the next process posts them.
+        self.alerts.values().all(|tracked| tracked.pending_events == 0 || tracked.refusals > 0)
     }
 
     fn due(&self) -> Option<Duration> {
-        let wait = self.next.since(clock::now()).max(Duration::from_millis(1));
+        let wait = self.next_refresh.since(clock::now()).max(Duration::from_millis(1));
         (!self.alerts.is_empty()).then_some(wait)
     }
 }
 
-impl Known {
-    /// As it is posted to an Alertmanager whose clock is ahead of ours by `offset`.
+impl TrackedAlert {
+    /// Returns the JSON for an Alertmanager whose clock is ahead of the local clock by `offset`.
     fn json(&self, offset: i128) -> Value {
         let mut start = match self.form {
-            Form::Whole => Some(self.starts_at),
-            Form::Corrected(start) | Form::Short(start) => start,
+            AlertForm::Full => Some(self.starts_at),
+            AlertForm::CorrectedStart(start) | AlertForm::Minimal(start) => start,
         };
         let mut alert = json!({ "labels": self.labels });
         alert["annotations"] = match self.form {
-            Form::Short(_) => json!({ "summary": self.annotations["summary"] }),
+            AlertForm::Minimal(_) => json!({ "summary": self.annotations["summary"] }),
             _ => self.annotations.clone(),
         };
         if let Some(end) = self.ends_at {
-            // In its past, and not before the start: both are refused or have no effect otherwise.
+            // An end in the future has no effect, and an end before the start is refused.
             let now = clock::unix_nanos() + offset;
             let end = (end + offset).max(start.unwrap_or(i128::MIN)).min(now);
-            alert["endsAt"] = moment(end).into();
+            alert["endsAt"] = format_unix_nanos(end).into();
             start = Some(start.unwrap_or(end).min(end));
         }
         if let Some(start) = start {
-            alert["startsAt"] = moment(start).into();
+            alert["startsAt"] = format_unix_nanos(start).into();
         }
         alert
     }
 }
 
-/// What tells this alert from others, and what routes go by.
-fn labels(alert: &Alert, more: &BTreeMap<String, String>) -> BTreeMap<String, String> {
-    let mut labels = more.clone();
+/// Returns the labels that identify an alert and that routes match.
+fn labels(alert: &Alert, extra_labels: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let mut labels = extra_labels.clone();
     let own = alert.labels.iter().map(|(name, value)| (label_name(name), value.clone()));
     labels.extend(own.filter(|(_, value)| !value.is_empty()));
-    // A server's alert keeps the client it began with: its newest one changes.
+    // An alert about a server keeps the client of its start, because the newest client changes.
     labels.extend(alert.source.map(|source| ("source".to_owned(), source.to_string())));
     for (name, value) in [
         ("alertname", alert.rule.to_string()),
@@ -352,16 +368,17 @@ fn labels(alert: &Alert, more: &BTreeMap<String, String>) -> BTreeMap<String, St
     labels
 }
 
-/// A name that Alertmanager takes: letters, digits and underscores, no digit first.
+/// Returns a valid label name of Alertmanager: letters, digits and underscores, no digit first.
 fn label_name(name: &str) -> String {
-    let mut fit: String =
+    let mut valid_name: String =
         name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '_' }).collect();
-    if !fit.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_') {
-        fit.insert(0, '_');
+    if !valid_name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_') {
+        valid_name.insert(0, '_');
     }
-    fit
+    valid_name
 }
 
+/// Returns the annotations of an alert.
 fn annotations(alert: &Alert) -> Value {
     let list = |texts: Vec<String>| texts.join(", ");
     json!({
@@ -381,9 +398,9 @@ fn annotations(alert: &Alert) -> Value {
     })
 }
 
-/// A moment in nanoseconds since 1970, as it is posted.
-fn moment(nanos: i128) -> String {
-    Moment::of(Time::ZERO, Epoch::from_unix_nanos(nanos)).rfc3339()
+/// Formats nanoseconds since 1970 as RFC 3339.
+fn format_unix_nanos(nanos: i128) -> String {
+    EveTimestamp::of(Time::ZERO, Epoch::from_unix_nanos(nanos)).rfc3339()
 }
 
 #[cfg(test)]
@@ -391,11 +408,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn label_names_are_prometheus() {
-        for (name, fit) in
+    fn label_names_are_valid_for_prometheus() {
+        for (name, valid_name) in
             [("team", "team"), ("cost-centre", "cost_centre"), ("1st", "_1st"), ("", "_"), ("ä", "_")]
         {
-            assert_eq!(label_name(name), fit);
+            assert_eq!(label_name(name), valid_name);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Community ID version 1: one name for a connection across Zeek, Suricata and mailflow.
+//! Community ID version 1: identifier of a connection that Zeek, Suricata and mailflow share.
 
 use std::{fmt, net::IpAddr};
 
@@ -7,24 +7,25 @@ use mailflow_common::FlowKey;
 use serde::{Serialize, Serializer};
 use sha1::{Digest, Sha1};
 
-/// The seed everybody uses unless told otherwise.
-const SEED: u16 = 0;
-/// Base64 of a SHA-1 digest.
-const TEXT: usize = 28;
+/// Default seed of the specification.
+const DEFAULT_SEED: u16 = 0;
+/// Length of a SHA-1 digest in base64.
+const BASE64_LENGTH: usize = 28;
 
-/// The Community ID of a flow. It is the same from either end.
+/// Community ID of a flow, equal for both directions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CommunityId([u8; 20]);
 
 impl CommunityId {
-    /// The identifier of the connection `key`; the VLAN zone has no part in it.
+    /// Returns the identifier of the connection `key`. The VLAN zone is not part of it.
     pub fn of(key: &FlowKey) -> Self {
         let client = (key.client.ip(), key.client_port);
         let server = (key.server.ip(), key.server_port);
-        // The smaller end goes first. Both are of one family, so comparing addresses compares bytes.
+        // The smaller endpoint goes first. Both are of one address family, so comparing addresses compares
+        // bytes.
         let (low, high) = if client <= server { (client, server) } else { (server, client) };
         let mut hash = Sha1::new();
-        hash.update(SEED.to_be_bytes());
+        hash.update(DEFAULT_SEED.to_be_bytes());
         update_address(&mut hash, low.0);
         update_address(&mut hash, high.0);
         hash.update([key.scope.protocol(), 0]);
@@ -43,7 +44,7 @@ fn update_address(hash: &mut Sha1, ip: IpAddr) {
 
 impl fmt::Display for CommunityId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut text = [0; TEXT];
+        let mut text = [0; BASE64_LENGTH];
         let length = STANDARD.encode_slice(self.0, &mut text).map_err(|_| fmt::Error)?;
         write!(f, "1:{}", std::str::from_utf8(&text[..length]).map_err(|_| fmt::Error)?)
     }
@@ -93,7 +94,7 @@ mod tests {
         ];
         for (key, id) in published {
             assert_eq!(CommunityId::of(&key).to_string(), id);
-            assert_eq!(CommunityId::of(&key.reversed()).to_string(), id, "the same from the other end");
+            assert_eq!(CommunityId::of(&key.reversed()).to_string(), id, "equal for the reverse direction");
         }
     }
 

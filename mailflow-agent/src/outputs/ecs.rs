@@ -1,12 +1,12 @@
-//! Events in Elastic's Common Schema. What it has no name for stands under `mailflow`, under the names
-//! that the EVE lines have.
+//! Events in the Elastic Common Schema. Fields that the schema does not define are under `mailflow`, with the
+//! names of the EVE lines.
 
 use mailflow_common::PROTOCOL_UDP;
 use serde_json::{Map, Value, json};
 
 use super::{
     community_id::CommunityId,
-    eve::{alert::AlertLine, common::Moment, flow::FlowLine},
+    eve::{alert::AlertLine, common::EveTimestamp, flow::FlowLine},
     gateway::Gateway,
     summary::summary,
 };
@@ -17,19 +17,19 @@ use mailflow_engine::{
     time::Epoch,
 };
 
-/// The version whose fields these are.
-const VERSION: &str = "8.11.0";
+/// ECS version of the fields.
+const ECS_VERSION: &str = "8.11.0";
 
-/// A flow record.
+/// Returns a flow record.
 pub(crate) fn flow(record: &FlowRecord, epoch: Epoch, gateway: &Gateway) -> serde_json::Result<Value> {
     let flow = &record.flow;
     let mut line = serde_json::to_value(FlowLine::of(record, epoch, gateway))?;
     let (start, end) = (flow.first, flow.last());
-    let kind = if record.reason == RecordReason::Active { "connection" } else { "end" };
+    let event_type = if record.reason == RecordReason::Active { "connection" } else { "end" };
     let mut source = json!({ "ip": flow.client(), "port": flow.key.client_port });
     let mut destination = json!({ "ip": flow.server(), "port": flow.key.server_port });
     if let Some(mac) = flow.mac {
-        // As RFC 7042 writes it.
+        // Format of RFC 7042.
         source["mac"] = mac.map(|byte| format!("{byte:02X}")).join("-").into();
     }
     let udp = flow.key.scope.protocol() == PROTOCOL_UDP;
@@ -39,7 +39,7 @@ pub(crate) fn flow(record: &FlowRecord, epoch: Epoch, gateway: &Gateway) -> serd
         "protocol": record.app.name(),
         "community_id": CommunityId::of(&flow.key),
     });
-    // A field that is not known is left out.
+    // Unknown fields are omitted.
     for (input, name, up, down) in [
         (Inputs::PACKETS, "packets", flow.up.packets, flow.down.packets),
         (Inputs::BYTES, "bytes", flow.up.bytes, flow.down.bytes),
@@ -58,12 +58,12 @@ pub(crate) fn flow(record: &FlowRecord, epoch: Epoch, gateway: &Gateway) -> serd
         network["inner"] = json!({ "vlan": { "id": inner.to_string() } });
     }
     Ok(json!({
-        "@timestamp": Moment::of(record.time(), epoch).rfc3339(),
-        "ecs": { "version": VERSION },
+        "@timestamp": EveTimestamp::of(record.time(), epoch).rfc3339(),
+        "ecs": { "version": ECS_VERSION },
         "event": {
-            "kind": "event", "category": ["network"], "type": [kind], "module": "mailflow",
+            "kind": "event", "category": ["network"], "type": [event_type], "module": "mailflow",
             "dataset": "mailflow.flow", "action": "network_flow", "reason": record.reason.name(),
-            "start": Moment::of(start, epoch).rfc3339(), "end": Moment::of(end, epoch).rfc3339(),
+            "start": EveTimestamp::of(start, epoch).rfc3339(), "end": EveTimestamp::of(end, epoch).rfc3339(),
             "duration": end.since(start).as_nanos() as u64,
         },
         "source": source,
@@ -74,7 +74,7 @@ pub(crate) fn flow(record: &FlowRecord, epoch: Epoch, gateway: &Gateway) -> serd
     }))
 }
 
-/// An alert event.
+/// Returns an alert event.
 pub(crate) fn alert(
     alert: &Alert,
     epoch: Epoch,
@@ -86,9 +86,9 @@ pub(crate) fn alert(
         "kind": "alert", "category": ["network", "intrusion_detection"], "type": ["info"],
         "module": "mailflow", "dataset": "mailflow.alert", "action": alert.state.name(),
         "severity": severity(alert.severity), "id": alert.fingerprint,
-        "start": Moment::of_start(alert).rfc3339(),
+        "start": EveTimestamp::of_start(alert).rfc3339(),
     });
-    if let Some(end) = Moment::of_end(alert, epoch) {
+    if let Some(end) = EveTimestamp::of_end(alert, epoch) {
         event["end"] = end.rfc3339().into();
     }
     let mut mailflow = line["mailflow"].take();
@@ -107,8 +107,8 @@ pub(crate) fn alert(
         }
     }
     Ok(json!({
-        "@timestamp": Moment::of(alert.time, epoch).rfc3339(),
-        "ecs": { "version": VERSION },
+        "@timestamp": EveTimestamp::of(alert.time, epoch).rfc3339(),
+        "ecs": { "version": ECS_VERSION },
         "message": summary(alert),
         "event": event,
         "rule": { "name": &*alert.rule, "version": alert.rule_version.to_string() },
@@ -120,7 +120,7 @@ pub(crate) fn alert(
     }))
 }
 
-/// The gateway.
+/// Returns the description of the gateway.
 fn observer(gateway: &Gateway, interface: Value) -> Value {
     let mut observer = json!({ "name": &**gateway.name(), "vendor": "mailflow", "product": "mailflow" });
     if !interface.is_null() {
@@ -129,7 +129,7 @@ fn observer(gateway: &Gateway, interface: Value) -> Value {
     observer
 }
 
-/// As a number that grows with what it means.
+/// Returns a number that grows with the severity.
 const fn severity(severity: Severity) -> u8 {
     match severity {
         Severity::Low => 21,

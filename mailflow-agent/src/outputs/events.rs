@@ -1,10 +1,10 @@
-//! Events as sinks get them.
+//! Events that sinks receive.
 
 use mailflow_engine::{event::Alert, flow::FlowRecord, time::Epoch};
 use std::sync::Arc;
 
-/// An alert event, and where its times lie on the wall clock.
+/// Alert event, and the offset of its times from Unix time.
 pub type AlertEvent = (Arc<Alert>, Epoch);
 
-/// A flow record, and where its times lie on the wall clock.
+/// Flow record, and the offset of its times from Unix time.
 pub type FlowEvent = (Arc<FlowRecord>, Epoch);

@@ -1,117 +1,141 @@
-//! Sinks as the configuration asks for them.
+//! Construction of sinks from the configuration.
 
 use super::{
     AlertEvent, FlowEvent,
     alertmanager::Alertmanager,
-    dead_letters,
+    dead_letters::DeadLetterFile,
     gateway::Gateway,
-    http_client::Post,
-    ipfix::Exporter,
-    journald::Journal,
+    http_client::HttpClient,
+    ipfix::IpfixExporter,
+    journald::JournaldSocket,
     jsonl_file::{self, OpenError},
-    profile::Format,
-    single::{Deliver, OneByOne},
-    syslog::Syslog,
+    profile::EventFormat,
+    sequential::{SendOne, Sequential},
+    syslog::SyslogWriter,
     webhook::Webhook,
-    worker::{NoThread, Sink, Transport},
+    worker::{SinkWorker, SpawnError, Transport},
 };
 use crate::{
     config::{Address, AlertOutput, AlertTo, DeadLetters, FlowOutput, FlowTo, Profile},
-    metrics::Agent,
+    metrics::AgentMetrics,
     util::disk::Limits,
 };
 
-/// Events that may wait for a slow disk, or for a collector, before they are dropped and counted.
-const RECORDS: usize = 65_536;
-/// Alerts that may wait. One holds up to twenty flows, about 8 kB.
-const ALERTS: usize = 8_192;
+/// Queue capacity for flow records. Further records are dropped and counted.
+const FLOW_QUEUE_CAPACITY: usize = 65_536;
+/// Queue capacity for alerts. One alert holds up to twenty flows, about 8 kB.
+const ALERT_QUEUE_CAPACITY: usize = 8_192;
 
-/// Opens an output for alerts: one sink, or one for each Alertmanager. `files` are the limits of files.
+/// Opens an output for alerts: one sink, or one for each Alertmanager. `files` limits the size of files.
 ///
 /// # Errors
-/// A file cannot be opened, or no thread can be started. What is at the other end of a connection need
-/// not be there yet.
-pub fn alerts(
+/// A file cannot be opened, or a thread cannot be started. A receiver need not be reachable yet.
+pub fn open_alert_workers(
     output: &AlertOutput,
     files: Limits,
-    agent: &Agent,
+    agent: &AgentMetrics,
     gateway: &Gateway,
-) -> Result<Vec<Sink<AlertEvent>>, OpenError> {
+) -> Result<Vec<SinkWorker<AlertEvent>>, OpenError> {
     let name = output.name.as_str();
-    let format = |profile: Profile| Format { profile, gateway: gateway.clone() };
-    let one = |sink: Result<_, NoThread>| Ok(vec![sink?]);
+    let format = |profile: Profile| EventFormat { profile, gateway: gateway.clone() };
+    let one = |sink: Result<_, SpawnError>| Ok(vec![sink?]);
     match &output.to {
         AlertTo::Lines { target, profile } => {
             let format = format(*profile);
             let render = move |(alert, epoch): &AlertEvent| format.alert_line(alert, *epoch);
             let (counters, bounds) = (agent.sink_counters(name), agent.file_bounds(name, files));
-            Ok(vec![jsonl_file::start_within(name, target, ALERTS, counters, Some(bounds), render)?])
+            Ok(vec![jsonl_file::start_bounded(
+                name,
+                target,
+                ALERT_QUEUE_CAPACITY,
+                counters,
+                Some(bounds),
+                render,
+            )?])
         }
-        AlertTo::Journal { path, profile } => {
-            one(single(name, agent, Journal { path: path.clone(), format: format(*profile), socket: None }))
-        }
-        AlertTo::Syslog(settings) => {
-            one(start(name, agent, ALERTS, Syslog::new(settings.clone(), gateway.clone())))
-        }
+        AlertTo::Journal { path, profile } => one(start_sequential(
+            name,
+            agent,
+            JournaldSocket { path: path.clone(), format: format(*profile), socket: None },
+        )),
+        AlertTo::Syslog(settings) => one(start_worker(
+            name,
+            agent,
+            ALERT_QUEUE_CAPACITY,
+            SyslogWriter::new(settings.clone(), gateway.clone()),
+        )),
         AlertTo::Webhook { url, receiver, profile, dead_letters } => {
-            let post = Post::new(url.clone(), "", receiver.clone());
+            let client = HttpClient::new(url.clone(), "", receiver.clone());
             let path = match dead_letters {
                 DeadLetters::File(path) => Some(path.clone()),
                 DeadLetters::InState | DeadLetters::Off => None,
             };
-            let letters = dead_letters::DeadLetters::new(path, agent.receiver_counters(name));
-            one(start(name, agent, ALERTS, Webhook::new(name.to_owned(), post, format(*profile), letters)))
+            let dead_letter_file = DeadLetterFile::new(path, agent.receiver_counters(name));
+            one(start_worker(
+                name,
+                agent,
+                ALERT_QUEUE_CAPACITY,
+                Webhook::new(name.to_owned(), client, format(*profile), dead_letter_file),
+            ))
         }
         AlertTo::Alertmanager { urls, receiver, labels, every } => urls
             .iter()
             .map(|url| {
-                // A label that is configured names the gateway as its owner wants it.
+                // A configured label takes precedence over the name of the gateway.
                 let mut labels = labels.clone();
                 labels.entry("gateway".to_owned()).or_insert_with(|| gateway.name().to_string());
-                // Each has a thread of its own: one that is dead keeps nothing from the others.
+                // Each Alertmanager has its own thread, so that an unreachable one does not delay the others.
                 let origin = url.origin();
                 let host = origin.split_once("://").map_or(origin.as_str(), |(_, host)| host);
                 let name = if urls.len() == 1 { name.to_owned() } else { format!("{name}/{host}") };
-                let post = Post::new(Address::Here(url.clone()), "/api/v2/alerts", receiver.clone());
+                let client = HttpClient::new(Address::Here(url.clone()), "/api/v2/alerts", receiver.clone());
                 let counters = agent.receiver_counters(&name);
-                let alertmanager = Alertmanager::new(name.clone(), post, labels, *every, counters);
-                Ok(start(&name, agent, ALERTS, alertmanager)?)
+                let alertmanager = Alertmanager::new(name.clone(), client, labels, *every, counters);
+                Ok(start_worker(&name, agent, ALERT_QUEUE_CAPACITY, alertmanager)?)
             })
             .collect(),
     }
 }
 
-/// Opens an output for flow records. `files` are the limits of files.
+/// Opens an output for flow records. `files` limits the size of files.
 ///
 /// # Errors
-/// A file cannot be opened, or no thread can be started.
-pub fn flows(
+/// A file cannot be opened, or a thread cannot be started.
+pub fn open_flow_worker(
     output: &FlowOutput,
     files: Limits,
-    agent: &Agent,
+    agent: &AgentMetrics,
     gateway: &Gateway,
-) -> Result<Sink<FlowEvent>, OpenError> {
+) -> Result<SinkWorker<FlowEvent>, OpenError> {
     let name = output.name.as_str();
     match &output.to {
         FlowTo::Lines { target, profile } => {
-            let format = Format { profile: *profile, gateway: gateway.clone() };
+            let format = EventFormat { profile: *profile, gateway: gateway.clone() };
             let render = move |(record, epoch): &FlowEvent| format.flow_line(record, *epoch);
             let (counters, bounds) = (agent.sink_counters(name), agent.file_bounds(name, files));
-            jsonl_file::start_within(name, target, RECORDS, counters, Some(bounds), render)
+            jsonl_file::start_bounded(name, target, FLOW_QUEUE_CAPACITY, counters, Some(bounds), render)
         }
-        FlowTo::Ipfix(settings) => Ok(start(name, agent, RECORDS, Exporter::new(settings, gateway))?),
+        FlowTo::Ipfix(settings) => {
+            Ok(start_worker(name, agent, FLOW_QUEUE_CAPACITY, IpfixExporter::new(settings, gateway))?)
+        }
     }
 }
 
-fn single(name: &str, agent: &Agent, to: impl Deliver<AlertEvent>) -> Result<Sink<AlertEvent>, NoThread> {
-    start(name, agent, ALERTS, OneByOne::new(to))
+/// Starts a sink that sends one event at a time.
+fn start_sequential(
+    name: &str,
+    agent: &AgentMetrics,
+    to: impl SendOne<AlertEvent>,
+) -> Result<SinkWorker<AlertEvent>, SpawnError> {
+    start_worker(name, agent, ALERT_QUEUE_CAPACITY, Sequential::new(to))
 }
 
-fn start<T: Send + 'static>(
+/// Starts a sink with the counters of its name.
+fn start_worker<T: Send + 'static>(
     name: &str,
-    agent: &Agent,
+    agent: &AgentMetrics,
     queue: usize,
     transport: impl Transport<T>,
-) -> Result<Sink<T>, NoThread> {
-    Sink::start(name, queue, agent.sink_counters(name), transport)
+) -> Result<SinkWorker<T>, SpawnError> {
+    SinkWorker::start(name, queue, agent.sink_counters(name), transport)
 }

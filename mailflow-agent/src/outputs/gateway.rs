@@ -1,4 +1,4 @@
-//! The gateway that events name: the machine, and the interfaces that it watches.
+//! Gateway that events name: the machine and its watched interfaces.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,80 +9,81 @@ use std::{
 
 use mailflow_engine::event::Alert;
 
-/// The gateway's name and its watched interfaces. Clones share the interfaces, which a reload may change.
+/// Name of the gateway and its watched interfaces. Clones share the interfaces, which a reload may change.
 #[derive(Clone, Debug)]
 pub struct Gateway {
     name: Arc<str>,
-    interfaces: Arc<RwLock<Interfaces>>,
+    interfaces: Arc<RwLock<GatewayInterfaces>>,
 }
 
-/// Interfaces remembered by number, those that are gone included.
-const REMEMBERED: usize = 4_096;
+/// Largest number of remembered interface names, removed interfaces included.
+const MAX_REMEMBERED_INTERFACES: usize = 4_096;
 
+/// Interfaces of the gateway.
 #[derive(Debug, Default)]
-struct Interfaces {
-    /// Those that are watched, as they are configured.
+struct GatewayInterfaces {
+    /// Watched interfaces as configured.
     watched: Arc<[Arc<str>]>,
-    /// Names by the kernel's number; a record may come after its interface went.
+    /// Names by interface index. A record may arrive after its interface was removed.
     by_number: BTreeMap<u32, Arc<str>>,
 }
 
 impl Gateway {
-    /// The gateway of this name, or that of the machine's host name, which watches nothing yet.
+    /// Creates a gateway of this name, or of the host name, without watched interfaces.
     pub fn new(name: Option<&str>) -> Self {
         let name = name.map_or_else(hostname, str::to_owned);
         Self { name: name.into(), interfaces: Arc::default() }
     }
 
-    /// Its name.
+    /// Returns the name.
     pub fn name(&self) -> &Arc<str> {
         &self.name
     }
 
-    /// These interfaces are watched from now on; of those that are there, the kernel's numbers.
+    /// Sets the watched interfaces, and adds the names of those that exist by their interface index.
     pub fn watch<'a>(
         &self,
         interfaces: impl IntoIterator<Item = &'a str>,
         numbers: impl IntoIterator<Item = (u32, &'a str)>,
     ) {
-        let mut known = self.interfaces.write().unwrap_or_else(PoisonError::into_inner);
-        known.watched = interfaces.into_iter().map(Arc::from).collect();
+        let mut state = self.interfaces.write().unwrap_or_else(PoisonError::into_inner);
+        state.watched = interfaces.into_iter().map(Arc::from).collect();
         for (number, name) in numbers {
-            if known.by_number.get(&number).is_none_or(|known| &**known != name) {
-                known.by_number.insert(number, name.into());
+            if state.by_number.get(&number).is_none_or(|known| &**known != name) {
+                state.by_number.insert(number, name.into());
             }
         }
-        // The kernel numbers them in the order in which they come.
-        while known.by_number.len() > REMEMBERED {
-            known.by_number.pop_first();
+        // The kernel assigns indexes in ascending order, so the lowest is the oldest.
+        while state.by_number.len() > MAX_REMEMBERED_INTERFACES {
+            state.by_number.pop_first();
         }
     }
 
-    /// The watched interfaces, as they are configured.
+    /// Returns the watched interfaces as configured.
     pub fn interfaces(&self) -> Arc<[Arc<str>]> {
-        Arc::clone(&self.known().watched)
+        Arc::clone(&self.read_interfaces().watched)
     }
 
-    /// The interface that a flow was counted at. Where its number is not known, the one that is watched, if it is one
-    /// alone.
+    /// Returns the interface at which a flow was counted. For an unknown index this is the only watched
+    /// interface, if there is exactly one.
     pub fn interface(&self, number: Option<NonZeroU32>) -> Option<Arc<str>> {
-        let known = self.known();
-        let named = number.and_then(|number| known.by_number.get(&number.get()));
-        match &*known.watched {
-            [only] => Some(Arc::clone(named.unwrap_or(only))),
-            _ => named.cloned(),
+        let interfaces = self.read_interfaces();
+        let name = number.and_then(|number| interfaces.by_number.get(&number.get()));
+        match &*interfaces.watched {
+            [only] => Some(Arc::clone(name.unwrap_or(only))),
+            _ => name.cloned(),
         }
     }
 
-    /// The interfaces of the flows that an alert shows, in the order of their names; the watched ones where none of the
-    /// flows has one.
+    /// Returns the interfaces of the flows that an alert shows, sorted by name. Without any it returns the
+    /// watched interfaces.
     pub fn interfaces_of(&self, alert: &Alert) -> Arc<[Arc<str>]> {
-        let named = alert.flows.iter().filter_map(|record| self.interface(record.flow.interface));
-        let named: BTreeSet<Arc<str>> = named.collect();
-        if named.is_empty() { self.interfaces() } else { named.into_iter().collect() }
+        let names = alert.flows.iter().filter_map(|record| self.interface(record.flow.interface));
+        let names: BTreeSet<Arc<str>> = names.collect();
+        if names.is_empty() { self.interfaces() } else { names.into_iter().collect() }
     }
 
-    fn known(&self) -> RwLockReadGuard<'_, Interfaces> {
+    fn read_interfaces(&self) -> RwLockReadGuard<'_, GatewayInterfaces> {
         self.interfaces.read().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -93,7 +94,7 @@ impl Default for Gateway {
     }
 }
 
-/// The machine's name, as other machines know it; `-` where it has none.
+/// Returns the host name, or `-` if there is none.
 fn hostname() -> String {
     let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let name: String = name.trim().chars().filter(char::is_ascii_graphic).take(255).collect();
@@ -105,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_flow_has_the_interface_it_was_counted_at() {
+    fn returns_the_interface_of_a_flow() {
         let gateway = Gateway::new(Some("gw1"));
         let clone = gateway.clone();
         let interface = |number| clone.interface(NonZeroU32::new(number)).map(|name| name.to_string());
@@ -114,14 +115,14 @@ mod tests {
         assert_eq!([0, 3, 4].map(interface), [0; 3].map(|_| Some("lan0".to_owned())));
         gateway.watch(["lan0", "lan1"], [(4, "lan1")]);
         let names = |names: [&str; 2]| names.map(|name| Some(name.to_owned()));
-        assert_eq!([3, 4].map(interface), names(["lan0", "lan1"]), "also of one that is not there any more");
+        assert_eq!([3, 4].map(interface), names(["lan0", "lan1"]), "a removed interface is remembered");
         assert_eq!((interface(0), interface(5), clone.interfaces().len()), (None, None, 2));
         gateway.watch(["lan0", "lan1"], [(4, "lan2")]);
         assert_eq!([3, 4].map(interface), names(["lan0", "lan2"]));
     }
 
     #[test]
-    fn those_of_the_past_are_not_kept_for_ever() {
+    fn limits_remembered_interfaces() {
         let gateway = Gateway::new(None);
         for number in 1..=5_000 {
             gateway.watch(["ppp0", "ppp1"], [(number, "ppp0")]);
@@ -131,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn the_host_name_is_the_name_unless_another_is_configured() {
+    fn default_name_is_the_host_name() {
         let name = Gateway::default().name().to_string();
         assert!(!name.is_empty() && name.chars().all(|letter| letter.is_ascii_graphic()), "{name}");
     }

@@ -1,4 +1,4 @@
-//! Alerts to systemd's journal, by its native protocol: a datagram of fields to its socket.
+//! Alerts to the systemd journal by its native protocol: one datagram of fields for each alert.
 
 use std::{
     io::{self, ErrorKind},
@@ -11,40 +11,41 @@ use anyhow::Context;
 
 use super::{
     AlertEvent,
-    eve::common::Moment,
+    eve::common::EveTimestamp,
     gateway::Gateway,
-    profile::Format,
-    single::{Deliver, Failure},
+    profile::EventFormat,
+    sequential::{SendError, SendOne},
     summary::{priority, summary, threshold, value},
 };
 use mailflow_engine::{event::Alert, settings::unit, time::Epoch};
 
-/// Names these messages in the journal's catalogue: `journalctl MESSAGE_ID=...`.
+/// Identifier of these messages in the journal's catalogue: `journalctl MESSAGE_ID=...`.
 const MESSAGE_ID: &str = "6d61696c666c6f77a1e57b1c3d4f4c0e";
-/// A journal that does not read is waited for so long.
-const TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest wait for a journal that does not read.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The journal's socket.
+/// Socket of the journal.
 #[derive(Debug)]
-pub(crate) struct Journal {
+pub(crate) struct JournaldSocket {
     pub(crate) path: PathBuf,
-    pub(crate) format: Format,
+    pub(crate) format: EventFormat,
     pub(crate) socket: Option<UnixDatagram>,
 }
 
-impl Deliver<AlertEvent> for Journal {
-    fn deliver(&mut self, (alert, epoch): &AlertEvent) -> Result<(), Failure> {
+impl SendOne<AlertEvent> for JournaldSocket {
+    fn deliver(&mut self, (alert, epoch): &AlertEvent) -> Result<(), SendError> {
         let socket = match self.socket.take() {
             Some(socket) => socket,
             None => connect(&self.path).with_context(|| self.path.display().to_string())?,
         };
         let gateway = &self.format.gateway;
-        let event = self.format.alert_line(alert, *epoch).map_err(Failure::refused)?;
+        let event = self.format.alert_line(alert, *epoch).map_err(SendError::refused)?;
         let too_long = |sent: &io::Result<usize>| matches!(sent, Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE));
         let mut sent = socket.send(&fields(alert, *epoch, gateway, Some(&event)));
         if too_long(&sent) {
-            // Larger than the socket takes: then without the flows, which other sinks have.
-            let event = self.format.line(alert, *epoch, 0).map_err(Failure::refused)?;
+            // The datagram exceeds the limit of the socket: sends the alert without flows, which other sinks
+            // have.
+            let event = self.format.line(alert, *epoch, 0).map_err(SendError::refused)?;
             sent = socket.send(&fields(alert, *epoch, gateway, Some(&event)));
         }
         if too_long(&sent) {
@@ -56,22 +57,23 @@ impl Deliver<AlertEvent> for Journal {
                 Ok(())
             }
             Err(error) if error.kind() == ErrorKind::Interrupted => self.deliver(&(alert.clone(), *epoch)),
-            // The journal may have been started anew: the next try connects again.
+            // The journal may have been restarted: the next attempt connects again.
             Err(error) => {
-                Err(Failure::Again(anyhow::Error::from(error).context(self.path.display().to_string())))
+                Err(SendError::Retry(anyhow::Error::from(error).context(self.path.display().to_string())))
             }
         }
     }
 }
 
+/// Connects to the journal's socket.
 fn connect(path: &PathBuf) -> io::Result<UnixDatagram> {
     let socket = UnixDatagram::unbound()?;
-    socket.set_write_timeout(Some(TIMEOUT))?;
+    socket.set_write_timeout(Some(WRITE_TIMEOUT))?;
     socket.connect(path)?;
     Ok(socket)
 }
 
-/// The datagram: `NAME=value` a line; a value of several lines has its length before it.
+/// Returns the datagram: one `NAME=value` a line. A value of several lines follows its length.
 fn fields(alert: &Alert, epoch: Epoch, gateway: &Gateway, event: Option<&str>) -> Vec<u8> {
     let mut datagram = Vec::new();
     let mut field = |name: &str, value: &str| {
@@ -98,8 +100,8 @@ fn fields(alert: &Alert, epoch: Epoch, gateway: &Gateway, event: Option<&str>) -
         field("MAILFLOW_SOURCE", &source.to_string());
     }
     field("MAILFLOW_FINGERPRINT", &alert.fingerprint);
-    field("MAILFLOW_STARTS_AT", &Moment::of_start(alert).rfc3339());
-    if let Some(end) = Moment::of_end(alert, epoch) {
+    field("MAILFLOW_STARTS_AT", &EveTimestamp::of_start(alert).rfc3339());
+    if let Some(end) = EveTimestamp::of_end(alert, epoch) {
         field("MAILFLOW_ENDS_AT", &end.rfc3339());
     }
     if let Some(group) = &alert.group {

@@ -1,6 +1,6 @@
-//! Where the engine's events go: flow log, alerts, metrics. Sinks consume and never call back.
+//! Outputs for flow records and alerts. Sinks consume events and never call back.
 //!
-//! A sink is a queue and a thread ([`worker`]) around a transport: lines to a file, or something to talk to.
+//! A sink is a queue and a thread ([`worker`]) around a transport to a file or a receiver.
 
 mod alertmanager;
 pub mod community_id;
@@ -18,11 +18,11 @@ mod ocsf;
 pub(crate) mod pending_delivery;
 pub mod profile;
 mod protocol;
-mod remote;
-pub(crate) mod renew;
+mod remote_sender;
+pub(crate) mod replace;
 pub(crate) mod router;
+mod sequential;
 pub(crate) mod set;
-mod single;
 mod socket;
 pub(crate) mod summary;
 mod syslog;
@@ -30,6 +30,6 @@ mod webhook;
 pub mod worker;
 
 pub use self::events::{AlertEvent, FlowEvent};
-/// The client of receivers without its connections, for the fuzz target of their answers.
+/// HTTP client over an existing connection, for the fuzz target of responses.
 #[doc(hidden)]
-pub use self::http_client::{Answer, post_over};
+pub use self::http_client::{ReceiverResponse, post_over};

@@ -1,5 +1,5 @@
-//! Events in the Open Cybersecurity Schema Framework: flows as Network Activity, alerts as Detection
-//! Finding. What it has no name for stands under `unmapped`, under the names that the EVE lines have.
+//! Events in the Open Cybersecurity Schema Framework: flows as Network Activity, alerts as Detection Finding.
+//! Fields that the schema does not define are under `unmapped`, with the names of the EVE lines.
 
 use mailflow_common::PROTOCOL_UDP;
 use serde_json::{Value, json};
@@ -17,28 +17,28 @@ use mailflow_engine::{
     time::{Epoch, Time},
 };
 
-/// The first that has a name for Community IDs.
-const VERSION: &str = "1.4.0";
-/// Network Activity, of the category Network Activity.
-const NETWORK: u32 = 4_001;
-/// Detection Finding, of the category Findings.
-const FINDING: u32 = 2_004;
+/// First schema version with a field for Community IDs.
+const OCSF_VERSION: &str = "1.4.0";
+/// Class Network Activity, of the category Network Activity.
+const NETWORK_ACTIVITY_CLASS: u32 = 4_001;
+/// Class Detection Finding, of the category Findings.
+const DETECTION_FINDING_CLASS: u32 = 2_004;
 
-/// A flow record.
+/// Returns a flow record.
 pub(crate) fn flow(record: &FlowRecord, epoch: Epoch, gateway: &Gateway) -> serde_json::Result<Value> {
     let flow = &record.flow;
     let mut line = serde_json::to_value(FlowLine::of(record, epoch, gateway))?;
-    // Close, or traffic of what goes on.
+    // 6 is Traffic (the flow goes on), 2 is Close.
     let activity = if record.reason == RecordReason::Active { 6 } else { 2 };
     let mut client = json!({ "ip": flow.client(), "port": flow.key.client_port });
     if let Some(mac) = flow.mac {
-        client["mac"] = super::eve::common::Mac(mac).to_string().into();
+        client["mac"] = super::eve::common::EveMac(mac).to_string().into();
     }
     if let Some(tag) = flow.key.scope.vlans().tags().next() {
         client["vlan_uid"] = tag.to_string().into();
     }
     let protocol = flow.key.scope.protocol();
-    // A field that is not known is left out: null is of no type.
+    // Unknown fields are omitted: the schema does not allow null.
     let mut traffic = json!({});
     for (input, [out, back, both], up, down) in [
         (Inputs::PACKETS, ["packets_out", "packets_in", "packets"], flow.up.packets, flow.down.packets),
@@ -51,8 +51,8 @@ pub(crate) fn flow(record: &FlowRecord, epoch: Epoch, gateway: &Gateway) -> serd
         }
     }
     Ok(json!({
-        "class_uid": NETWORK, "category_uid": NETWORK / 1_000, "activity_id": activity,
-        "type_uid": NETWORK * 100 + activity, "severity_id": 1,
+        "class_uid": NETWORK_ACTIVITY_CLASS, "category_uid": NETWORK_ACTIVITY_CLASS / 1_000, "activity_id": activity,
+        "type_uid": NETWORK_ACTIVITY_CLASS * 100 + activity, "severity_id": 1,
         "time": millis(record.time(), epoch),
         "start_time": millis(flow.first, epoch), "end_time": millis(flow.last(), epoch),
         "duration": flow.last().since(flow.first).as_millis() as u64,
@@ -71,7 +71,7 @@ pub(crate) fn flow(record: &FlowRecord, epoch: Epoch, gateway: &Gateway) -> serd
     }))
 }
 
-/// An alert event.
+/// Returns an alert event.
 pub(crate) fn alert(
     alert: &Alert,
     epoch: Epoch,
@@ -79,7 +79,7 @@ pub(crate) fn alert(
     flows: usize,
 ) -> serde_json::Result<Value> {
     let mut line = serde_json::to_value(AlertLine::of(alert, epoch, gateway, flows))?;
-    // A repeat is an update of what was created when it began.
+    // A repeated event is an update of the finding that the first one created.
     let (activity, status) = match alert.state {
         AlertState::Firing if alert.time == alert.starts_at => (1, 1),
         AlertState::Firing => (2, 1),
@@ -93,8 +93,8 @@ pub(crate) fn alert(
     let start = millis(Time::ZERO, Epoch::from_unix_nanos(alert.starts_at_unix));
     let address = line["src_ip"].take();
     let mut event = json!({
-        "class_uid": FINDING, "category_uid": FINDING / 1_000, "activity_id": activity,
-        "type_uid": FINDING * 100 + activity, "severity_id": severity(alert.severity), "status_id": status,
+        "class_uid": DETECTION_FINDING_CLASS, "category_uid": DETECTION_FINDING_CLASS / 1_000, "activity_id": activity,
+        "type_uid": DETECTION_FINDING_CLASS * 100 + activity, "severity_id": severity(alert.severity), "status_id": status,
         "time": millis(alert.time, epoch),
         "start_time": start,
         "message": summary(alert),
@@ -116,21 +116,22 @@ pub(crate) fn alert(
             "alert": line["alert"].take(), "mailflow": line["mailflow"].take(), "flows": line["flows"].take(),
         },
     });
-    // A field that is not known is left out: null is of no type.
+    // Unknown fields are omitted: the schema does not allow null.
     if let Some(end) = alert.ends_at {
         event["end_time"] = millis(end, epoch).max(start).into();
     }
     Ok(event)
 }
 
+/// Returns the metadata of an event of this log.
 fn metadata(log: &str) -> Value {
     json!({
-        "version": VERSION, "log_name": log, "profiles": ["host"],
+        "version": OCSF_VERSION, "log_name": log, "profiles": ["host"],
         "product": { "name": "mailflow", "vendor_name": "mailflow", "version": env!("CARGO_PKG_VERSION") },
     })
 }
 
-/// The gateway: a device of no type that the schema names.
+/// Returns the description of the gateway. The schema has no device type for it.
 fn device(gateway: &Gateway, interface: Value) -> Value {
     let mut device = json!({ "hostname": &**gateway.name(), "type_id": 99, "type": "Gateway" });
     if !interface.is_null() {
@@ -139,10 +140,12 @@ fn device(gateway: &Gateway, interface: Value) -> Value {
     device
 }
 
+/// Converts a time to milliseconds since 1970.
 fn millis(time: Time, epoch: Epoch) -> i64 {
     i64::try_from(epoch.unix_nanos(time).div_euclid(1_000_000)).unwrap_or(i64::MAX)
 }
 
+/// Returns the severity_id of a severity.
 const fn severity(severity: Severity) -> u8 {
     match severity {
         Severity::Low => 2,

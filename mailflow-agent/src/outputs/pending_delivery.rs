@@ -1,4 +1,4 @@
-//! Alert events that were not delivered when the state was kept.
+//! Alert events that were not delivered at the last checkpoint.
 
 use std::sync::Arc;
 
@@ -9,31 +9,31 @@ use mailflow_engine::{
     time::{Epoch, Time},
 };
 
-/// An alert event on its way out.
+/// Alert event to deliver.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Event {
+pub struct AlertDelivery {
     alert: Arc<Alert>,
     epoch: i128,
-    /// True if people are told of it, and not only records kept.
-    pub told: bool,
+    /// True if the event also goes to outputs that notify people.
+    pub notify: bool,
 }
 
-/// An alert event that some outputs have not delivered.
+/// Alert event that some outputs have not delivered.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Untold {
-    /// The event.
-    pub event: Event,
-    /// Their names.
+pub struct PendingDelivery {
+    /// Undelivered event.
+    pub event: AlertDelivery,
+    /// Names of these outputs.
     pub sinks: Vec<String>,
 }
 
-impl Event {
-    /// An alert event, and where its times lie on the wall clock.
-    pub fn new(alert: Arc<Alert>, epoch: Epoch, told: bool) -> Self {
-        Self { alert, epoch: epoch.unix_nanos(Time::ZERO), told }
+impl AlertDelivery {
+    /// Creates an alert event with the offset of its times from Unix time.
+    pub fn new(alert: Arc<Alert>, epoch: Epoch, notify: bool) -> Self {
+        Self { alert, epoch: epoch.unix_nanos(Time::ZERO), notify }
     }
 
-    /// The alert event, and where its times lie on the wall clock.
+    /// Returns the alert event with the offset of its times from Unix time.
     pub fn event(&self) -> (Arc<Alert>, Epoch) {
         (Arc::clone(&self.alert), Epoch::from_unix_nanos(self.epoch))
     }

@@ -1,4 +1,4 @@
-//! Events as JSON in the dialect that the reader speaks.
+//! JSON of events in the configured schema.
 
 use super::{
     ecs,
@@ -9,27 +9,27 @@ use super::{
 use crate::config::Profile;
 use mailflow_engine::{event::Alert, flow::FlowRecord, time::Epoch};
 
-/// The dialect of events, and the gateway that they name.
+/// Schema of events, and the gateway that they name.
 #[derive(Clone, Debug)]
-pub struct Format {
-    /// The dialect.
+pub struct EventFormat {
+    /// Schema: EVE, ECS or OCSF.
     pub profile: Profile,
-    /// The gateway.
+    /// Gateway named in events.
     pub gateway: Gateway,
 }
 
-/// Events of this machine, by its host name.
-impl From<Profile> for Format {
+/// Creates a format with the host name as gateway.
+impl From<Profile> for EventFormat {
     fn from(profile: Profile) -> Self {
         Self { profile, gateway: Gateway::default() }
     }
 }
 
-impl Format {
+impl EventFormat {
     /// Returns a flow record as one line of JSON, without the line end.
     ///
     /// # Errors
-    /// None that these types can bring about; it is serde's to say so.
+    /// Serialisation fails, which these types cannot cause.
     pub fn flow_line(&self, record: &FlowRecord, epoch: Epoch) -> serde_json::Result<String> {
         match self.profile {
             Profile::Eve => flow::line(record, epoch, &self.gateway),
@@ -41,44 +41,44 @@ impl Format {
     /// Returns an alert event as one line of JSON, without the line end.
     ///
     /// # Errors
-    /// None that these types can bring about; it is serde's to say so.
+    /// Serialisation fails, which these types cannot cause.
     pub fn alert_line(&self, alert: &Alert, epoch: Epoch) -> serde_json::Result<String> {
         self.line(alert, epoch, usize::MAX)
     }
 
-    /// Returns an alert event as a line of at most `most` bytes: with as many of its newest flows as there is room
-    /// for, and the number of those that were left out. None if there is no room for it without any.
+    /// Returns an alert event as a line of at most `max_bytes`. The line has as many of its newest flows as
+    /// fit, and the number of omitted ones. Returns `None` if the line does not fit without flows.
     ///
     /// # Errors
-    /// None that these types can bring about; it is serde's to say so.
+    /// Serialisation fails, which these types cannot cause.
     pub fn alert_line_within(
         &self,
         alert: &Alert,
         epoch: Epoch,
-        most: usize,
+        max_bytes: usize,
     ) -> serde_json::Result<Option<String>> {
-        let whole = self.alert_line(alert, epoch)?;
-        if whole.len() <= most {
-            return Ok(Some(whole));
+        let full_line = self.alert_line(alert, epoch)?;
+        if full_line.len() <= max_bytes {
+            return Ok(Some(full_line));
         }
-        // How many flows there is room for, between none and one less than all.
-        let (mut fitting, mut flows) = (None, 0..alert.flows.len());
+        // Binary search for the number of flows that fit.
+        let (mut longest_fit, mut flows) = (None, 0..alert.flows.len());
         while !flows.is_empty() {
-            let some = flows.start.midpoint(flows.end);
-            let line = self.line(alert, epoch, some)?;
-            if line.len() <= most {
-                (fitting, flows.start) = (Some(line), some + 1);
+            let count = flows.start.midpoint(flows.end);
+            let line = self.line(alert, epoch, count)?;
+            if line.len() <= max_bytes {
+                (longest_fit, flows.start) = (Some(line), count + 1);
             } else {
-                flows.end = some;
+                flows.end = count;
             }
         }
-        Ok(fitting)
+        Ok(longest_fit)
     }
 
-    /// Returns an alert event as a line with at most so many of its newest flows.
+    /// Returns an alert event as a line with at most `flows` of its newest flows.
     ///
     /// # Errors
-    /// As [`Format::alert_line`].
+    /// As [`EventFormat::alert_line`].
     pub fn line(&self, alert: &Alert, epoch: Epoch, flows: usize) -> serde_json::Result<String> {
         match self.profile {
             Profile::Eve => alert::line(alert, epoch, &self.gateway, flows),
@@ -88,18 +88,22 @@ impl Format {
     }
 }
 
-/// Returns a flow record of this machine as one line of JSON, without the line end.
+/// Returns a flow record as one line of JSON, without the line end.
 ///
 /// # Errors
-/// As [`Format::flow_line`].
-pub fn flow_line(format: impl Into<Format>, record: &FlowRecord, epoch: Epoch) -> serde_json::Result<String> {
+/// As [`EventFormat::flow_line`].
+pub fn flow_line(
+    format: impl Into<EventFormat>,
+    record: &FlowRecord,
+    epoch: Epoch,
+) -> serde_json::Result<String> {
     format.into().flow_line(record, epoch)
 }
 
-/// Returns an alert event of this machine as one line of JSON, without the line end.
+/// Returns an alert event as one line of JSON, without the line end.
 ///
 /// # Errors
-/// As [`Format::alert_line`].
-pub fn alert_line(format: impl Into<Format>, alert: &Alert, epoch: Epoch) -> serde_json::Result<String> {
+/// As [`EventFormat::alert_line`].
+pub fn alert_line(format: impl Into<EventFormat>, alert: &Alert, epoch: Epoch) -> serde_json::Result<String> {
     format.into().alert_line(alert, epoch)
 }

@@ -1,10 +1,10 @@
-//! Transport protocols of receivers on other machines.
+//! Transport protocols to remote receivers.
 
-/// How a receiver is reached.
+/// Transport protocol of a receiver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Protocol {
-    /// Connections.
+    /// TCP connection.
     Tcp,
-    /// Datagrams.
+    /// UDP datagrams.
     Udp,
 }

@@ -1,14 +1,14 @@
-//! Where effects go: the numbers that are shown, and the outputs.
+//! Router of engine effects to metrics, status and outputs.
 
 use std::{sync::Arc, thread, time::Duration};
 
 use tracing::info;
 
-use super::set::Outputs;
+use super::set::OutputSet;
 use crate::{
     control::Firing,
-    metrics::Places,
-    status::{active_alerts::FiringAlerts, shared_status::View},
+    metrics::LabelContext,
+    status::{active_alerts::ActiveAlerts, shared_status::SharedStatus},
 };
 use mailflow_engine::{
     event::{Alert, Effects, Grouped},
@@ -17,85 +17,85 @@ use mailflow_engine::{
 };
 use mailflow_kernel::clock;
 
-/// Between two looks whether all is written.
-const PAUSE: Duration = Duration::from_millis(5);
+/// Interval of checks that all lines are written.
+const FLUSH_POLL_INTERVAL: Duration = Duration::from_millis(5);
 
-/// Where effects go.
-pub(crate) struct Sinks {
-    pub(crate) outputs: Outputs,
-    pub(crate) view: Arc<View>,
+/// Router of engine effects.
+pub(crate) struct EffectRouter {
+    pub(crate) outputs: OutputSet,
+    pub(crate) status: Arc<SharedStatus>,
     pub(crate) services: Services,
     pub(crate) v6_source_prefix: u8,
 }
 
-impl Sinks {
-    /// Books effects without writing lines.
-    pub(crate) fn book(&self, now: Time, effects: &Effects) {
-        let places = Places { services: &self.services, v6_source_prefix: self.v6_source_prefix };
-        let mut numbers = self.view.numbers();
-        numbers.ledger.observe(effects, places, now);
-        numbers.clients.observe(effects, self.v6_source_prefix);
+impl EffectRouter {
+    /// Adds effects to the metrics without writing lines.
+    pub(crate) fn add_to_metrics(&self, now: Time, effects: &Effects) {
+        let labels = LabelContext { services: &self.services, v6_source_prefix: self.v6_source_prefix };
+        let mut snapshot = self.status.snapshot();
+        snapshot.traffic.observe(effects, labels, now);
+        snapshot.unlisted_clients.observe(effects, self.v6_source_prefix);
     }
 
-    /// These alerts fire, as another process told.
-    pub(crate) fn resume_alerts(&self, firing: Vec<(u64, Firing)>) {
-        let mut numbers = self.view.numbers();
+    /// Restores the firing alerts of the previous process.
+    pub(crate) fn restore_alerts(&self, firing: Vec<(u64, Firing)>) {
+        let mut snapshot = self.status.snapshot();
         for (_, alert) in &firing {
-            numbers.ledger.resume(&alert.rule, &alert.fingerprint);
+            snapshot.traffic.restore_firing(&alert.rule, &alert.fingerprint);
         }
-        numbers.firing = FiringAlerts::of(firing);
+        snapshot.firing = ActiveAlerts::restored(firing);
     }
 
-    /// Takes note of alerts that are told again, or were told by another process.
-    pub(crate) fn told(&self, alerts: &[Alert]) {
-        self.view.numbers().firing.take(alerts);
+    /// Updates the firing alerts in the status with replayed events.
+    pub(crate) fn update_firing(&self, alerts: &[Alert]) {
+        self.status.snapshot().firing.update(alerts);
     }
 
-    /// Where alerts and records go.
-    pub(crate) fn outputs(&self) -> &Outputs {
+    /// Returns the outputs.
+    pub(crate) fn outputs(&self) -> &OutputSet {
         &self.outputs
     }
 
-    /// Waits until all lines are written, as far as that is possible within a grace.
+    /// Waits until all lines are written, for a limited time.
     pub(crate) fn wait_until_written(&self) {
-        let begin = clock::now();
-        while !self.outputs.is_written() && clock::now().since(begin) < GRACE {
-            thread::sleep(PAUSE);
+        let start = clock::now();
+        while !self.outputs.files_flushed() && clock::now().since(start) < FINAL_WRITE_TIMEOUT {
+            thread::sleep(FLUSH_POLL_INTERVAL);
         }
     }
 
-    /// The alerts that fire, for the agent after this one.
+    /// Returns the firing alerts for the checkpoint.
     pub(crate) fn firing(&self) -> Vec<(u64, Firing)> {
-        self.view.numbers().firing.saved()
+        self.status.snapshot().firing.to_checkpoint()
     }
 
-    /// Books effects and writes their lines.
-    pub(crate) fn take(&self, (now, epoch): (Time, Epoch), effects: &Effects) {
-        let places = Places { services: &self.services, v6_source_prefix: self.v6_source_prefix };
-        let mut numbers = self.view.numbers();
-        numbers.ledger.observe(effects, places, now);
-        numbers.clients.observe(effects, self.v6_source_prefix);
-        numbers.firing.take(&effects.alerts);
-        drop(numbers);
+    /// Adds effects to the metrics and writes their lines.
+    pub(crate) fn route(&self, (now, epoch): (Time, Epoch), effects: &Effects) {
+        let labels = LabelContext { services: &self.services, v6_source_prefix: self.v6_source_prefix };
+        let mut snapshot = self.status.snapshot();
+        snapshot.traffic.observe(effects, labels, now);
+        snapshot.unlisted_clients.observe(effects, self.v6_source_prefix);
+        snapshot.firing.update(&effects.alerts);
+        drop(snapshot);
         log_grouped(effects);
         self.outputs.write(effects, epoch);
     }
 }
 
-/// Alerts of one line of the log.
-const IN_A_LINE: usize = 50;
+/// Largest number of alerts in a line of the log.
+const MAX_ALERTS_PER_LINE: usize = 50;
 
-/// Names the alerts that are told together, each by its fingerprint: their one alert has examples only.
+/// Logs the alerts that one grouped alert replaces. The grouped alert contains examples only.
 fn log_grouped(effects: &Effects) {
     for alerts in effects.grouped.chunk_by(|one, other| one.rule == other.rule) {
-        for alerts in alerts.chunks(IN_A_LINE) {
-            let named = |alert: &Grouped| format!("{} {}", alert.fingerprint, alert.subject);
+        for alerts in alerts.chunks(MAX_ALERTS_PER_LINE) {
+            let describe = |alert: &Grouped| format!("{} {}", alert.fingerprint, alert.subject);
             let rule = alerts.first().map_or("", |alert| &alert.rule);
-            let alerts: Vec<String> = alerts.iter().map(named).collect();
-            info!(rule, number = alerts.len(), alerts = alerts.join(", "), "alerts told together");
+            let alerts: Vec<String> = alerts.iter().map(describe).collect();
+            info!(rule, number = alerts.len(), alerts = alerts.join(", "), "alerts reported as one");
         }
     }
 }
 
-/// How long what is waiting to be written may take at the end.
-pub(crate) const GRACE: Duration = Duration::from_secs(5);
+/// Longest time to write waiting lines at the end.
+pub(crate) const FINAL_WRITE_TIMEOUT: Duration = Duration::from_secs(5);

@@ -1,4 +1,4 @@
-//! Alerts and flow records on their way out.
+//! Open outputs for alerts and flow records.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -10,13 +10,13 @@ use std::{
 use anyhow::{Context, Result};
 
 use super::{
-    AlertEvent, FlowEvent, gateway::Gateway, jsonl_file::OpenError, profile::Format, renew::Opened,
-    worker::Sink,
+    AlertEvent, FlowEvent, gateway::Gateway, jsonl_file::OpenError, profile::EventFormat,
+    replace::OpenedOutputs, worker::SinkWorker,
 };
 use crate::{
     config::{self, AlertOutput, AlertTo, FlowOutput, Target},
-    metrics::Agent,
-    recovery::store::{Event, Untold, Written},
+    metrics::AgentMetrics,
+    recovery::store::{AlertDelivery, PendingDelivery, Written},
     util::disk::Limits,
 };
 use mailflow_engine::{
@@ -26,95 +26,107 @@ use mailflow_engine::{
 use mailflow_kernel::Bound;
 use mailflow_kernel::clock;
 
-/// Alert events that are remembered for sinks that have not delivered them; older ones are in those sinks'
-/// queues only.
-const REMEMBERED: usize = 1_000;
+/// Largest number of alert events remembered for sinks that have not delivered them. Older ones are only in
+/// the queues of these sinks.
+const MAX_RECENT_ALERTS: usize = 1_000;
 
-/// Who reads an output for alerts.
+/// Selection of alert events for an output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Audience {
-    /// Whoever wants to know what there was, suppressed alerts too.
-    Record,
-    /// Somebody to be told what happens.
-    People,
-    /// The same, by something that must know what fires at any time.
-    Reminded,
+pub(super) enum AlertPolicy {
+    /// All events, suppressed alerts included.
+    Archive,
+    /// Events that notify people.
+    Notify,
+    /// Events that notify people, with the firing alerts repeated after a restart or a reload.
+    NotifyAndRefresh,
 }
 
-impl Audience {
+impl AlertPolicy {
+    /// Returns the policy of a configured output.
     pub(super) const fn of(to: &AlertTo) -> Self {
         match to {
-            AlertTo::Lines { .. } => Self::Record,
-            AlertTo::Journal { .. } | AlertTo::Syslog(_) | AlertTo::Webhook { .. } => Self::People,
-            AlertTo::Alertmanager { .. } => Self::Reminded,
+            AlertTo::Lines { .. } => Self::Archive,
+            AlertTo::Journal { .. } | AlertTo::Syslog(_) | AlertTo::Webhook { .. } => Self::Notify,
+            AlertTo::Alertmanager { .. } => Self::NotifyAndRefresh,
         }
     }
 }
 
-/// An open sink.
-pub(super) struct Out<T> {
-    /// Which of the configured outputs it belongs to.
-    pub(super) output: usize,
-    pub(super) audience: Audience,
-    pub(super) sink: Sink<T>,
-    /// The file that it writes lines to, if it does, and their form: there it shows what was written.
-    file: Option<(PathBuf, Format)>,
+/// Open output.
+pub(super) struct Output<T> {
+    /// Index of the configured output.
+    pub(super) config_index: usize,
+    pub(super) policy: AlertPolicy,
+    pub(super) sink: SinkWorker<T>,
+    /// File and line format of an output that writes lines. The file shows which lines were written.
+    file: Option<(PathBuf, EventFormat)>,
 }
 
-impl<T: Send + 'static> Out<T> {
+impl<T: Send + 'static> Output<T> {
+    /// Creates an open output. `lines` has the target and the format of an output that writes lines.
     pub(super) fn new(
-        output: usize,
-        audience: Audience,
-        sink: Sink<T>,
-        lines: Option<(&Target, Format)>,
+        config_index: usize,
+        policy: AlertPolicy,
+        sink: SinkWorker<T>,
+        lines: Option<(&Target, EventFormat)>,
     ) -> Self {
         let file = lines.and_then(|(target, format)| match target {
             Target::File(path) => Some((path.clone(), format)),
             Target::Stdout => None,
         });
-        Self { output, audience, sink, file }
+        Self { config_index, policy, sink, file }
     }
 
-    /// Returns true if it hears of events that are, or are not, told to people.
-    pub(super) fn hears(&self, told: bool) -> bool {
-        told || self.audience == Audience::Record
+    /// Returns true if the output accepts an event that notifies people, or that does not.
+    pub(super) fn accepts(&self, notify: bool) -> bool {
+        notify || self.policy == AlertPolicy::Archive
     }
 
-    /// Returns true if its file has the line that `line` makes.
-    fn has(&self, written: &mut Written, line: impl FnOnce(&Format) -> serde_json::Result<String>) -> bool {
+    /// Returns true if the file has the line that `line` returns.
+    fn file_has_line(
+        &self,
+        written: &mut Written,
+        line: impl FnOnce(&EventFormat) -> serde_json::Result<String>,
+    ) -> bool {
         let Some((path, format)) = &self.file else { return false };
-        // What cannot be written as a line is handed over again, and counted.
+        // An event that cannot be formatted is delivered again, and counted as lost.
         line(format).is_ok_and(|line| written.take(path, &line))
     }
 
-    /// Hands over what an agent before may not have delivered here. A file is known to have it or not; what
-    /// is none cannot be asked, and is taken to have what `others` have unless it was behind.
-    fn push_missing(&self, item: T, has: bool, others: bool, behind: &dyn Fn(&str) -> bool) {
-        if !has && (self.file.is_some() || !others || behind(self.sink.name())) {
+    /// Delivers an item that the previous process may not have delivered. A file is known to have its line or
+    /// not. Any other output is assumed to have the item if `others_have_it`, unless it had a backlog.
+    fn deliver_if_missing(
+        &self,
+        item: T,
+        has_line: bool,
+        others_have_it: bool,
+        had_backlog: &dyn Fn(&str) -> bool,
+    ) {
+        if !has_line && (self.file.is_some() || !others_have_it || had_backlog(self.sink.name())) {
             self.sink.push(item);
         }
     }
 }
 
-/// The open sinks.
-pub(crate) struct Outputs {
-    /// What their lines name.
+/// Open outputs.
+pub(crate) struct OutputSet {
+    /// Gateway named in events.
     pub(super) gateway: Gateway,
-    /// What they were opened for.
+    /// Configured outputs.
     pub(super) configured: (Vec<AlertOutput>, Vec<FlowOutput>),
-    pub(super) alerts: Vec<Out<AlertEvent>>,
-    pub(super) flows: Vec<Out<FlowEvent>>,
-    /// What fires, by fingerprint.
+    pub(super) alerts: Vec<Output<AlertEvent>>,
+    pub(super) flows: Vec<Output<FlowEvent>>,
+    /// Firing alerts by fingerprint.
     firing: Mutex<HashMap<String, AlertEvent>>,
-    /// The newest alert events, oldest first, as far back as a sink has not delivered them.
-    recent: Mutex<VecDeque<Event>>,
+    /// Newest alert events, oldest first, from the first that a sink has not delivered.
+    recent: Mutex<VecDeque<AlertDelivery>>,
 }
 
-impl Outputs {
-    /// Opens everything that is configured. What is at the other end of a connection need not be there.
+impl OutputSet {
+    /// Opens the configured outputs. Receivers need not be reachable.
     pub(crate) fn open(
         outputs: &config::Outputs,
-        agent: &Agent,
+        agent: &AgentMetrics,
         gateway: Gateway,
     ) -> Result<Self, OpenError> {
         let none = Self {
@@ -125,63 +137,63 @@ impl Outputs {
             firing: Mutex::default(),
             recent: Mutex::default(),
         };
-        let Opened { alerts, flows, configured, .. } = none.prepare(outputs, agent)?;
+        let OpenedOutputs { alerts, flows, configured, .. } = none.open_changed(outputs, agent)?;
         Ok(Self { alerts, flows, configured, ..none })
     }
 
-    /// Sets the watched interfaces that events name: those with a name of their own in the configuration, and those
-    /// that a pattern matches now.
+    /// Sets the watched interfaces that events name: configured names, and names that a pattern matches now.
     pub(crate) fn watch(&self, entries: &[Bound]) {
         let names = entries.iter().flat_map(|entry| match entry.pattern {
             true => entry.interfaces.iter().map(|bound| bound.name.as_str()).collect(),
             false => vec![entry.entry.as_str()],
         });
-        let numbers = entries.iter().flat_map(|entry| &entry.interfaces);
-        self.gateway.watch(names, numbers.map(|bound| (bound.number, bound.name.as_str())));
+        let bound = entries.iter().flat_map(|entry| &entry.interfaces);
+        self.gateway.watch(names, bound.map(|bound| (bound.number, bound.name.as_str())));
     }
 
-    /// Tells what fires already to those that must know it, and to nobody else.
-    pub(crate) fn remind(&self, firing: impl IntoIterator<Item = AlertEvent>) {
+    /// Sends the firing alerts to the outputs that refresh them.
+    pub(crate) fn resend_firing(&self, firing: impl IntoIterator<Item = AlertEvent>) {
         for event in firing {
             let before = self.firing().insert(event.0.fingerprint.clone(), event.clone());
-            // What these outputs were handed has been told.
+            // A known alert was already sent to these outputs.
             if before.is_none() {
-                let sinks = self.alerts.iter().filter(|out| out.audience == Audience::Reminded);
+                let sinks = self.alerts.iter().filter(|out| out.policy == AlertPolicy::NotifyAndRefresh);
                 sinks.for_each(|out| out.sink.push(event.clone()));
             }
         }
     }
 
-    /// Opens what suits what is of the past: alerts go to files alone, and wake nobody.
-    pub(crate) fn open_for_the_past(
+    /// Opens the outputs for recorded flows: alerts go to files only and do not notify people.
+    pub(crate) fn open_offline(
         outputs: &config::Outputs,
-        agent: &Agent,
+        agent: &AgentMetrics,
         gateway: Gateway,
     ) -> Result<Self, OpenError> {
         let mut outputs = outputs.clone();
         outputs.keep_alerts_to_files();
-        // The user asks for these files, and sees what becomes of them.
+        // The user requested these files and monitors their size.
         outputs.files = Limits::NONE;
         Self::open(&outputs, agent, gateway)
     }
 
-    /// Hands over what one call of the engine produced. Never waits.
+    /// Writes the effects of one call of the engine. Never blocks.
     pub(crate) fn write(&self, effects: &Effects, epoch: Epoch) {
-        self.hand_over(effects, epoch, Sink::push, Sink::push);
+        self.push_effects(effects, epoch, SinkWorker::push, SinkWorker::push);
     }
 
-    /// Hands over what one call of the engine produced, and waits where there is no room for it: for
-    /// those whose input waits too.
+    /// Writes the effects of one call of the engine, and blocks while a queue is full. For callers whose
+    /// input can wait.
     pub(crate) fn write_all(&self, effects: &Effects, epoch: Epoch) {
-        self.hand_over(effects, epoch, Sink::push_waiting, Sink::push_waiting);
+        self.push_effects(effects, epoch, SinkWorker::push_blocking, SinkWorker::push_blocking);
     }
 
-    fn hand_over(
+    /// Adds the effects to the queues with these functions.
+    fn push_effects(
         &self,
         effects: &Effects,
         epoch: Epoch,
-        push_flow: fn(&Sink<FlowEvent>, FlowEvent),
-        push_alert: fn(&Sink<AlertEvent>, AlertEvent),
+        push_flow: fn(&SinkWorker<FlowEvent>, FlowEvent),
+        push_alert: fn(&SinkWorker<AlertEvent>, AlertEvent),
     ) {
         if !self.flows.is_empty() {
             for record in &effects.records {
@@ -190,138 +202,146 @@ impl Outputs {
             }
         }
         for alert in &effects.alerts {
-            let event = self.take_note((Arc::new(alert.clone()), epoch));
-            self.hearing(event.told).for_each(|out| push_alert(&out.sink, event.event()));
+            let event = self.record_alert((Arc::new(alert.clone()), epoch));
+            self.accepting(event.notify).for_each(|out| push_alert(&out.sink, event.event()));
         }
     }
 
-    /// Hands over what an agent before produced and may not have written or told, to each sink what it may
-    /// not have. `behind` tells of a sink whether it had not delivered all when that was last known.
-    pub(crate) fn write_missing(
+    /// Delivers replayed effects to each sink that may not have received them. `had_backlog` returns true for
+    /// a sink that had not delivered everything at the last checkpoint.
+    pub(crate) fn deliver_missing(
         &self,
         effects: &Effects,
         epoch: Epoch,
         written: &mut Written,
-        behind: &dyn Fn(&str) -> bool,
+        had_backlog: &dyn Fn(&str) -> bool,
     ) {
         for record in &effects.records {
-            let line = |format: &Format| format.flow_line(record, epoch);
-            let has: Vec<bool> = self.flows.iter().map(|out| out.has(written, line)).collect();
-            let (event, others) = (Arc::new(record.clone()), has.contains(&true));
-            for (out, has) in self.flows.iter().zip(has) {
-                out.push_missing((Arc::clone(&event), epoch), has, others, behind);
+            let line = |format: &EventFormat| format.flow_line(record, epoch);
+            let has_line: Vec<bool> = self.flows.iter().map(|out| out.file_has_line(written, line)).collect();
+            let (event, others_have_it) = (Arc::new(record.clone()), has_line.contains(&true));
+            for (out, has_line) in self.flows.iter().zip(has_line) {
+                out.deliver_if_missing((Arc::clone(&event), epoch), has_line, others_have_it, had_backlog);
             }
         }
         for alert in &effects.alerts {
-            let event = self.take_note((Arc::new(alert.clone()), epoch));
-            let line = |format: &Format| format.alert_line(alert, epoch);
-            let has: Vec<bool> = self.hearing(event.told).map(|out| out.has(written, line)).collect();
-            let others = has.contains(&true);
-            for (out, has) in self.hearing(event.told).zip(has) {
-                out.push_missing(event.event(), has, others, behind);
+            let event = self.record_alert((Arc::new(alert.clone()), epoch));
+            let line = |format: &EventFormat| format.alert_line(alert, epoch);
+            let has_line: Vec<bool> =
+                self.accepting(event.notify).map(|out| out.file_has_line(written, line)).collect();
+            let others_have_it = has_line.contains(&true);
+            for (out, has_line) in self.accepting(event.notify).zip(has_line) {
+                out.deliver_if_missing(event.event(), has_line, others_have_it, had_backlog);
             }
         }
     }
 
-    /// Hands over alert events to the sinks that had not delivered them; to files only what they do not have.
-    pub(crate) fn write_untold(&self, untold: &[Untold], written: &mut Written) {
-        for Untold { event, sinks } in untold {
-            self.note(event.clone());
-            for out in self.hearing(event.told) {
+    /// Delivers alert events to the sinks that had not delivered them, and to files that do not have them.
+    pub(crate) fn redeliver(&self, undelivered: &[PendingDelivery], written: &mut Written) {
+        for PendingDelivery { event, sinks } in undelivered {
+            self.remember(event.clone());
+            for out in self.accepting(event.notify) {
                 let (alert, epoch) = event.event();
-                let has = out.has(written, |format| format.alert_line(&alert, epoch));
-                if !has && sinks.iter().any(|name| name == out.sink.name()) {
+                let has_line = out.file_has_line(written, |format| format.alert_line(&alert, epoch));
+                if !has_line && sinks.iter().any(|name| name == out.sink.name()) {
                     out.sink.push((alert, epoch));
                 }
             }
         }
     }
 
-    /// Alert events that some sinks have not delivered, with the names of these; oldest first.
-    pub(crate) fn untold(&self) -> Vec<Untold> {
+    /// Returns the alert events that some sinks have not delivered, oldest first, with the names of these
+    /// sinks.
+    pub(crate) fn undelivered(&self) -> Vec<PendingDelivery> {
         let mut recent = self.recent();
-        let waiting = untold(&self.alerts, &recent);
+        let waiting = undelivered(&self.alerts, &recent);
         let delivered = waiting.iter().take_while(|(_, names)| names.is_empty()).count();
         recent.drain(..delivered);
-        let untold = waiting.into_iter().map(|(event, sinks)| Untold { event, sinks });
-        untold.filter(|untold| !untold.sinks.is_empty()).collect()
+        let undelivered = waiting.into_iter().map(|(event, sinks)| PendingDelivery { event, sinks });
+        undelivered.filter(|undelivered| !undelivered.sinks.is_empty()).collect()
     }
 
     /// Returns true if every file has all its lines, and every collector its records.
-    pub(crate) fn is_written(&self) -> bool {
+    pub(crate) fn files_flushed(&self) -> bool {
         self.flows.iter().all(|out| out.sink.waiting() == 0)
-            && self.alerts.iter().all(|out| out.audience != Audience::Record || out.sink.waiting() == 0)
+            && self.alerts.iter().all(|out| out.policy != AlertPolicy::Archive || out.sink.waiting() == 0)
     }
 
-    /// Returns true if every alert was delivered wherever it goes.
-    pub(crate) fn is_told(&self) -> bool {
+    /// Returns true if every alert output has delivered all its events.
+    pub(crate) fn alerts_delivered(&self) -> bool {
         self.alerts.iter().all(|out| out.sink.waiting() == 0)
     }
 
-    fn take_note(&self, (alert, epoch): AlertEvent) -> Event {
-        // Of what an allow-list suppresses nobody is told, but for the end of what they were told of.
-        let told = alert.suppressed.is_none() || self.firing().contains_key(&alert.fingerprint);
-        let event = Event::new(alert, epoch, told);
-        self.note(event.clone());
+    /// Remembers an alert event, and decides if it notifies people.
+    fn record_alert(&self, (alert, epoch): AlertEvent) -> AlertDelivery {
+        // A suppressed alert does not notify people, except for the end of an alert that did.
+        let notify = alert.suppressed.is_none() || self.firing().contains_key(&alert.fingerprint);
+        let event = AlertDelivery::new(alert, epoch, notify);
+        self.remember(event.clone());
         event
     }
 
-    /// Notes what fires, and remembers the event until it is delivered.
-    fn note(&self, event: Event) {
+    /// Updates the firing alerts, and remembers the event until it is delivered.
+    fn remember(&self, event: AlertDelivery) {
         let (alert, epoch) = event.event();
         match alert.state {
-            AlertState::Firing if event.told => {
+            AlertState::Firing if event.notify => {
                 drop(self.firing().insert(alert.fingerprint.clone(), (alert, epoch)));
             }
             AlertState::Firing => {}
             AlertState::Resolved => drop(self.firing().remove(&alert.fingerprint)),
         }
         let mut recent = self.recent();
-        if recent.len() >= REMEMBERED {
+        if recent.len() >= MAX_RECENT_ALERTS {
             recent.pop_front();
         }
         recent.push_back(event);
     }
 
-    /// The sinks that hear of events that are, or are not, told to people.
-    fn hearing(&self, told: bool) -> impl Iterator<Item = &Out<AlertEvent>> {
-        self.alerts.iter().filter(move |out| out.hears(told))
+    /// Returns the outputs that accept events that notify people, or that do not.
+    fn accepting(&self, notify: bool) -> impl Iterator<Item = &Output<AlertEvent>> {
+        self.alerts.iter().filter(move |out| out.accepts(notify))
     }
 
+    /// Returns the locked firing alerts.
     pub(super) fn firing(&self) -> MutexGuard<'_, HashMap<String, AlertEvent>> {
         self.firing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn recent(&self) -> MutexGuard<'_, VecDeque<Event>> {
+    /// Returns the locked recent alert events.
+    pub(super) fn recent(&self) -> MutexGuard<'_, VecDeque<AlertDelivery>> {
         self.recent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Delivers what waits, all sinks together within `grace`. What one of them could not deliver is an
-    /// error in the end, and keeps nothing from the others.
+    /// Delivers the waiting items of all sinks within `grace`. An undelivered item of one sink is an error at
+    /// the end and does not affect the others.
     pub(crate) fn close(&mut self, grace: Duration) -> Result<()> {
-        self.flows.iter_mut().for_each(|out| out.sink.hang_up());
-        self.alerts.iter_mut().for_each(|out| out.sink.hang_up());
+        self.flows.iter_mut().for_each(|out| out.sink.close_queue());
+        self.alerts.iter_mut().for_each(|out| out.sink.close_queue());
         let deadline = clock::now() + grace;
-        let left = || deadline.since(clock::now());
+        let remaining = || deadline.since(clock::now());
         let mut result = Ok(());
         for out in &mut self.flows {
-            result = result.and(out.sink.finish(left()).context("flow log"));
+            result = result.and(out.sink.finish(remaining()).context("flow log"));
         }
         for out in &mut self.alerts {
-            result = result.and(out.sink.finish(left()).context("alerts"));
+            result = result.and(out.sink.finish(remaining()).context("alerts"));
         }
         result
     }
 }
 
-/// Of each of the `recent` events the names of those of `outs` that have not delivered it.
-pub(super) fn untold(outs: &[Out<AlertEvent>], recent: &VecDeque<Event>) -> Vec<(Event, Vec<String>)> {
+/// Returns each of the `recent` events with the names of the outputs that have not delivered it.
+pub(super) fn undelivered(
+    outputs: &[Output<AlertEvent>],
+    recent: &VecDeque<AlertDelivery>,
+) -> Vec<(AlertDelivery, Vec<String>)> {
     let mut waiting: Vec<_> = recent.iter().map(|event| (event.clone(), Vec::new())).collect();
-    for out in outs {
-        // What waits are the newest that it was handed.
-        let left = usize::try_from(out.sink.waiting()).unwrap_or(usize::MAX);
-        let audible = waiting.iter_mut().rev().filter(|(event, _)| out.hears(event.told));
-        audible.take(left).for_each(|(_, names)| names.push(out.sink.name().to_owned()));
+    for out in outputs {
+        // The waiting events are the newest that the sink received.
+        let remaining = usize::try_from(out.sink.waiting()).unwrap_or(usize::MAX);
+        let audible = waiting.iter_mut().rev().filter(|(event, _)| out.accepts(event.notify));
+        audible.take(remaining).for_each(|(_, names)| names.push(out.sink.name().to_owned()));
     }
     waiting
 }
@@ -375,40 +395,41 @@ pub(super) mod tests {
         }
     }
 
-    /// A file and an Alertmanager that is nowhere: what they are handed shows in their numbers.
-    fn outputs(name: &str, agent: &Agent) -> (Outputs, std::path::PathBuf) {
-        let path = std::env::temp_dir().join(format!("mailflow-told-{}-{name}", std::process::id()));
+    /// Returns outputs to a file and to an unreachable Alertmanager. Their counters show the events they
+    /// received.
+    fn outputs(name: &str, agent: &AgentMetrics) -> (OutputSet, std::path::PathBuf) {
+        let path = std::env::temp_dir().join(format!("mailflow-outputs-{}-{name}", std::process::id()));
         let text = format!(
             "outputs: {{ alerts: [{}, {{ type: alertmanager, urls: [\"http://127.0.0.1:9\"] }}] }}",
             path.display()
         );
         let config = config::parse("f", &text).unwrap();
-        (Outputs::open(&config.outputs, agent, Gateway::default()).unwrap(), path)
+        (OutputSet::open(&config.outputs, agent, Gateway::default()).unwrap(), path)
     }
 
-    fn handed(agent: &Agent, sink: &str) -> i64 {
+    fn received_count(agent: &AgentMetrics, sink: &str) -> i64 {
         let counters = agent.sink_counters(sink);
         counters.waiting.get() + i64::try_from(counters.written.get() + counters.dropped.get()).unwrap()
     }
 
-    pub(crate) fn told(alert: &Alert) -> Effects {
+    pub(crate) fn effects_of(alert: &Alert) -> Effects {
         Effects { alerts: vec![alert.clone()], ..Effects::default() }
     }
 
     #[test]
-    fn nobody_is_told_of_what_is_suppressed_but_of_the_end_of_what_they_know() {
-        let agent = Agent::new("0", 0.0).unwrap();
+    fn suppressed_alerts_notify_only_of_the_end_of_a_known_alert() {
+        let agent = AgentMetrics::new("0", 0.0).unwrap();
         let (outputs, path) = outputs("suppressed", &agent);
         let firing = alert();
         let suppressed = Alert { suppressed: Some("relay".into()), ..firing.clone() };
-        let numbers = || (handed(&agent, "alerts"), handed(&agent, "alerts_alertmanager"));
-        outputs.write(&told(&suppressed), Epoch::default());
-        assert_eq!(numbers(), (1, 0));
-        outputs.write(&told(&firing), Epoch::default());
-        assert_eq!(numbers(), (2, 1));
+        let counts = || (received_count(&agent, "alerts"), received_count(&agent, "alerts_alertmanager"));
+        outputs.write(&effects_of(&suppressed), Epoch::default());
+        assert_eq!(counts(), (1, 0));
+        outputs.write(&effects_of(&firing), Epoch::default());
+        assert_eq!(counts(), (2, 1));
         let end = Alert { state: AlertState::Resolved, ..suppressed };
-        outputs.write(&told(&end), Epoch::default());
-        assert_eq!(numbers(), (3, 2));
+        outputs.write(&effects_of(&end), Epoch::default());
+        assert_eq!(counts(), (3, 2));
         drop(outputs);
         fs::remove_file(path).unwrap();
     }

@@ -1,4 +1,4 @@
-//! Sockets to receivers on other machines: nothing here waits but the look-up of a name and a connection attempt.
+//! Sockets to remote receivers. Only name lookup and connecting block.
 
 use std::{
     io::{self, ErrorKind, Read, Write},
@@ -11,88 +11,89 @@ use socket2::{SockRef, TcpKeepalive};
 use super::protocol::Protocol;
 use mailflow_kernel::sockets;
 
-/// Limit of a connection attempt.
-const CONNECT: Duration = Duration::from_secs(5);
-/// Limit after which the kernel gives up a connection whose other side acknowledges nothing, or takes nothing.
-const UNACKNOWLEDGED: Duration = Duration::from_secs(15);
-/// Silence after which the kernel asks whether the other side is still there, and between two questions.
-const KEEPALIVE: Duration = Duration::from_secs(10);
-const KEEPALIVE_AGAIN: Duration = Duration::from_secs(5);
-/// Limit of a datagram's way into the kernel.
-const SEND: Duration = Duration::from_secs(10);
+/// Timeout of a connection attempt.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time without acknowledgement, or with a closed window, after which the kernel ends the connection.
+const UNACKNOWLEDGED_TIMEOUT: Duration = Duration::from_secs(15);
+/// Idle time before the first keepalive probe.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
+/// Interval of further keepalive probes.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+/// Timeout of sending a datagram to the kernel.
+const SEND_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Finds the addresses of a `HOST:PORT`, in the order of preference.
-pub(crate) fn look_up(address: &str) -> io::Result<Vec<SocketAddr>> {
+/// Resolves a `HOST:PORT`. The addresses are in order of preference.
+pub(crate) fn resolve(address: &str) -> io::Result<Vec<SocketAddr>> {
     Ok(address.to_socket_addrs()?.collect())
 }
 
-/// A socket to one address.
+/// Socket to one address.
 pub(crate) enum Socket {
-    /// A connection.
-    Tcp(Stream),
-    /// Datagrams.
+    /// TCP connection.
+    Tcp(TcpConnection),
+    /// UDP socket.
     Udp(SocketAddr, UdpSocket),
 }
 
-/// A connection, and what was handed to it.
-pub(crate) struct Stream {
+/// TCP connection and the state of its output.
+pub(crate) struct TcpConnection {
     to: SocketAddr,
     stream: TcpStream,
-    /// A message that the kernel has not taken all of, and how much it has.
-    out: (Vec<u8>, usize),
-    /// Bytes of all messages, the one in `out` included.
+    /// Message that the kernel has not accepted completely, and the number of accepted bytes.
+    partial_message: (Vec<u8>, usize),
+    /// Size of all messages, including `partial_message`.
     bytes: u64,
 }
 
-/// The end of a connection.
+/// End of a connection.
 #[derive(Debug)]
-pub(crate) struct Ended {
-    pub(crate) kind: End,
+pub(crate) struct Disconnect {
+    pub(crate) kind: DisconnectKind,
     pub(crate) error: io::Error,
 }
 
-/// Kinds of ends.
+/// Kind of a connection's end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum End {
-    /// The other side has closed the connection and read all that it acknowledged.
+pub(crate) enum DisconnectKind {
+    /// Close by a receiver that has read everything it acknowledged.
     Closed,
-    /// Nobody listens there.
+    /// Closed port.
     Refused,
-    /// It was reset, or the other side is gone.
+    /// Reset connection or unreachable receiver.
     Lost,
 }
 
-impl Ended {
-    /// Classifies an error of a socket.
+impl Disconnect {
+    /// Classifies a socket error.
     pub(crate) fn of(error: io::Error) -> Self {
         let kind = match error.kind() {
-            // Linux reports a reset as a broken pipe if the connection was closed before it (tcp_reset() in
-            // net/ipv4/tcp_input.c), and closes a connection with unread bytes by a reset, not by a FIN.
-            ErrorKind::UnexpectedEof | ErrorKind::BrokenPipe => End::Closed,
-            ErrorKind::ConnectionRefused => End::Refused,
-            _ => End::Lost,
+            // Linux reports a reset as a broken pipe if the peer closed the connection before (tcp_reset() in
+            // net/ipv4/tcp_input.c). It closes a connection with unread bytes by a reset, not by a FIN.
+            ErrorKind::UnexpectedEof | ErrorKind::BrokenPipe => DisconnectKind::Closed,
+            ErrorKind::ConnectionRefused => DisconnectKind::Refused,
+            _ => DisconnectKind::Lost,
         };
         Self { kind, error }
     }
 }
 
 impl Socket {
-    /// Opens a socket to `to`; over TCP with a connection.
+    /// Opens a socket to `to`, and connects it.
     pub(crate) fn open(protocol: Protocol, to: SocketAddr) -> io::Result<Self> {
         match protocol {
-            Protocol::Tcp => Stream::open(to).map(Self::Tcp),
+            Protocol::Tcp => TcpConnection::open(to).map(Self::Tcp),
             Protocol::Udp => {
                 let from: SocketAddr = if to.is_ipv4() { ([0; 4], 0).into() } else { ([0_u16; 8], 0).into() };
                 let socket = UdpSocket::bind(from)?;
                 sockets::report_errors(&socket, to)?;
-                socket.set_write_timeout(Some(SEND))?;
+                socket.set_write_timeout(Some(SEND_TIMEOUT))?;
                 socket.connect(to)?;
                 Ok(Self::Udp(to, socket))
             }
         }
     }
 
-    /// The address at its other end.
+    /// Returns the remote address.
     pub(crate) fn to(&self) -> SocketAddr {
         match self {
             Self::Tcp(stream) => stream.to,
@@ -100,7 +101,7 @@ impl Socket {
         }
     }
 
-    /// Hands over what is left of the last message; true if nothing is.
+    /// Sends the rest of the last message. Returns true if nothing remains.
     pub(crate) fn flush(&mut self) -> io::Result<bool> {
         match self {
             Self::Tcp(stream) => stream.flush(),
@@ -108,12 +109,13 @@ impl Socket {
         }
     }
 
-    /// Hands over a message, after [`Socket::flush`] has returned true. False if the kernel takes none now.
+    /// Sends a message. Must follow a [`Socket::flush`] that returned true. Returns false if the kernel
+    /// accepts no data now.
     pub(crate) fn send(&mut self, message: Vec<u8>) -> io::Result<bool> {
         match self {
             Self::Tcp(stream) => {
                 stream.bytes += message.len() as u64;
-                stream.out = (message, 0);
+                stream.partial_message = (message, 0);
                 stream.flush().map(|_| true)
             }
             Self::Udp(_, socket) => match socket.send(&message) {
@@ -124,7 +126,7 @@ impl Socket {
         }
     }
 
-    /// The place behind the last message in the connection's bytes.
+    /// Returns the offset after the last message in the byte stream of the connection.
     pub(crate) fn end(&self) -> u64 {
         match self {
             Self::Tcp(stream) => stream.bytes,
@@ -132,21 +134,21 @@ impl Socket {
         }
     }
 
-    /// Returns up to which place the other side has acknowledged.
+    /// Returns the offset up to which the receiver has acknowledged the byte stream.
     ///
     /// # Errors
     /// The connection has ended, or a datagram was refused.
     pub(crate) fn acknowledged(&mut self) -> io::Result<u64> {
         match self {
             Self::Tcp(stream) => {
-                stream.listen()?;
+                stream.check_peer()?;
                 stream.acknowledged()
             }
             Self::Udp(_, socket) => socket.take_error()?.map_or(Ok(0), Err),
         }
     }
 
-    /// The same of a connection that has ended; none over UDP.
+    /// Returns the acknowledged offset of a connection that has ended, `None` over UDP.
     pub(crate) fn last_acknowledged(&self) -> Option<u64> {
         match self {
             Self::Tcp(stream) => stream.acknowledged().ok(),
@@ -155,23 +157,25 @@ impl Socket {
     }
 }
 
-impl Stream {
+impl TcpConnection {
     fn open(to: SocketAddr) -> io::Result<Self> {
-        let stream = TcpStream::connect_timeout(&to, CONNECT)?;
+        let stream = TcpStream::connect_timeout(&to, CONNECT_TIMEOUT)?;
         stream.set_nodelay(true)?;
         stream.set_nonblocking(true)?;
         let socket = SockRef::from(&stream);
-        socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE_AGAIN))?;
-        socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
-        Ok(Self { to, stream, out: (Vec::new(), 0), bytes: 0 })
+        socket.set_tcp_keepalive(
+            &TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL),
+        )?;
+        socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED_TIMEOUT))?;
+        Ok(Self { to, stream, partial_message: (Vec::new(), 0), bytes: 0 })
     }
 
     fn flush(&mut self) -> io::Result<bool> {
-        let (message, done) = &mut self.out;
-        while *done < message.len() {
-            match self.stream.write(&message[*done..]) {
+        let (message, written) = &mut self.partial_message;
+        while *written < message.len() {
+            match self.stream.write(&message[*written..]) {
                 Ok(0) => return Err(ErrorKind::WriteZero.into()),
-                Ok(taken) => *done += taken,
+                Ok(length) => *written += length,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if is_busy(&error) => return Ok(false),
                 Err(error) => return Err(error),
@@ -180,13 +184,13 @@ impl Stream {
         Ok(true)
     }
 
-    /// Reads what the other side says, which is of no interest but for its end.
-    fn listen(&mut self) -> io::Result<()> {
-        let mut said = [0; 1_024];
+    /// Discards received data, to detect the end of the connection.
+    fn check_peer(&mut self) -> io::Result<()> {
+        let mut discarded = [0; 1_024];
         loop {
-            match self.stream.read(&mut said) {
+            match self.stream.read(&mut discarded) {
                 Ok(0) => {
-                    let closed = "the other side has closed the connection";
+                    let closed = "the receiver has closed the connection";
                     return Err(io::Error::new(ErrorKind::UnexpectedEof, closed));
                 }
                 Ok(_) => {}
@@ -199,12 +203,13 @@ impl Stream {
 
     fn acknowledged(&self) -> io::Result<u64> {
         let queued = sockets::unacknowledged(&self.stream)?;
-        let (message, done) = &self.out;
-        let left = (message.len() - done) as u64 + queued;
-        Ok(self.bytes.saturating_sub(left))
+        let (message, written) = &self.partial_message;
+        let unacknowledged = (message.len() - written) as u64 + queued;
+        Ok(self.bytes.saturating_sub(unacknowledged))
     }
 }
 
+/// Returns true if the kernel accepts no data now.
 fn is_busy(error: &io::Error) -> bool {
     error.kind() == ErrorKind::WouldBlock || error.raw_os_error() == Some(libc::ENOBUFS)
 }
@@ -215,8 +220,8 @@ mod tests {
 
     use super::*;
 
-    /// Sends `bytes` to a connection and returns the error with which it ends.
-    fn end_after(bytes: &[u8], close: impl FnOnce(TcpStream)) -> Ended {
+    /// Sends `bytes` over a connection and returns the error that ends it.
+    fn end_after(bytes: &[u8], close: impl FnOnce(TcpStream)) -> Disconnect {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut socket = Socket::open(Protocol::Tcp, listener.local_addr().unwrap()).unwrap();
         let (peer, _) = listener.accept().unwrap();
@@ -226,23 +231,23 @@ mod tests {
         // The peer answers the first message with a reset, so that the second one fails.
         loop {
             if let Err(error) = socket.send(b"more".to_vec()) {
-                return Ended::of(error);
+                return Disconnect::of(error);
             }
         }
     }
 
     #[test]
-    fn a_connection_that_was_closed_before_it_was_reset_was_read_to_its_end() {
-        let ended = end_after(b"line", |mut peer| peer.read_exact(&mut [0; 4]).unwrap());
-        assert_eq!(ended.kind, End::Closed, "{}", ended.error);
+    fn a_reset_after_a_close_counts_as_closed() {
+        let disconnect = end_after(b"line", |mut peer| peer.read_exact(&mut [0; 4]).unwrap());
+        assert_eq!(disconnect.kind, DisconnectKind::Closed, "{}", disconnect.error);
     }
 
     #[test]
-    fn a_connection_that_was_reset_with_bytes_unread_is_lost() {
-        let ended = end_after(b"line", |peer| {
+    fn a_reset_with_unread_bytes_counts_as_lost() {
+        let disconnect = end_after(b"line", |peer| {
             let mut first = [0; 1];
             assert_eq!(peer.peek(&mut first).unwrap(), 1);
         });
-        assert_eq!(ended.kind, End::Lost, "{}", ended.error);
+        assert_eq!(disconnect.kind, DisconnectKind::Lost, "{}", disconnect.error);
     }
 }

@@ -1,4 +1,4 @@
-//! An alert in a sentence, for people and for what only carries text.
+//! Alert as a sentence, for people and for outputs that only carry text.
 
 use crate::config::scalar::show_duration;
 use mailflow_engine::{
@@ -6,11 +6,11 @@ use mailflow_engine::{
     settings::unit,
 };
 
-/// `smtp-burst firing: 10.20.0.2 has count 10 flows or more (threshold 10) within 1h`, and where its source behaves like
-/// a relay, that.
+/// Formats an alert: `smtp-burst firing: 10.20.0.2 has count 10 flows or more (threshold 10) within 1h`. A
+/// source that behaves like a relay gets a hint.
 pub(crate) fn summary(alert: &Alert) -> String {
     let Alert { rule, subject, decided, .. } = alert;
-    let more = if matches!(decided.value, Value::AtLeast(_)) { " or more" } else { "" };
+    let at_least = if matches!(decided.value, Value::AtLeast(_)) { " or more" } else { "" };
     let (state, name, window) = (alert.state.name(), &decided.name, show_duration(decided.window));
     let (value, threshold) = (value(alert), threshold(alert));
     let unit = match unit(&decided.name) {
@@ -22,11 +22,11 @@ pub(crate) fn summary(alert: &Alert) -> String {
         _ => String::new(),
     };
     format!(
-        "{rule} {state}: {subject} has {name} {value}{unit}{more} (threshold {threshold}) within {window}{hint}"
+        "{rule} {state}: {subject} has {name} {value}{unit}{at_least} (threshold {threshold}) within {window}{hint}"
     )
 }
 
-/// What the window holds, as it is shown.
+/// Formats the value of the window.
 pub(crate) fn value(alert: &Alert) -> String {
     match alert.decided.value {
         Value::Unknown => "not recorded".to_owned(),
@@ -34,16 +34,17 @@ pub(crate) fn value(alert: &Alert) -> String {
     }
 }
 
-/// What it took to fire.
+/// Formats the threshold.
 pub(crate) fn threshold(alert: &Alert) -> String {
     scaled(alert.decided.threshold, alert.decided.scale)
 }
 
+/// Formats a fixed-point number.
 fn scaled(number: u64, scale: u64) -> String {
     if scale <= 1 { number.to_string() } else { (number as f64 / scale as f64).to_string() }
 }
 
-/// Syslog's severity (RFC 5424, 6.2.1), which is also journald's priority.
+/// Returns the syslog severity (RFC 5424, 6.2.1), which is also the priority of journald.
 pub(crate) const fn priority(alert: &Alert) -> u8 {
     match (alert.state, alert.severity) {
         (AlertState::Resolved, _) => 6,

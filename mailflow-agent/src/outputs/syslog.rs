@@ -1,5 +1,5 @@
-//! Alerts to a syslog server (RFC 5424) over a Unix socket, UDP (RFC 5426) or TCP (RFC 6587, each message
-//! with its length before it).
+//! Alerts to a syslog server (RFC 5424) over a Unix socket, UDP (RFC 5426) or TCP (RFC 6587, with octet
+//! counting).
 
 use std::{
     collections::VecDeque,
@@ -14,131 +14,147 @@ use anyhow::Context;
 
 use super::{
     AlertEvent,
-    eve::common::Moment,
+    eve::common::EveTimestamp,
     gateway::Gateway,
-    profile::Format,
+    profile::EventFormat,
     protocol::Protocol,
-    remote::{Encode, Remote},
+    remote_sender::{Encode, RemoteSender},
     summary::{priority, summary, threshold, value},
-    worker::{Counters, Taken, Transport},
+    worker::{Acceptance, SinkCounters, Transport},
 };
 use crate::config::{Syslog as Settings, SyslogMessage, SyslogTo};
 use mailflow_engine::{event::Alert, settings::unit, time::Epoch};
 
-/// Names our structured data; the number is the one for documentation (RFC 5612).
-const DATA: &str = "mailflow@32473";
-/// Stands at the end of a sentence that is cut.
-const CUT: &str = "...";
-/// Messages taken out of the queue ahead of their delivery.
-const AHEAD: usize = 256;
-/// Limit of a write to a server that does not read.
-const TIMEOUT: Duration = Duration::from_secs(10);
+/// SD-ID of the structured data. The number is reserved for documentation (RFC 5612).
+const STRUCTURED_DATA_ID: &str = "mailflow@32473";
+/// End of a truncated sentence.
+const ELLIPSIS: &str = "...";
+/// Largest number of messages taken from the queue before they are sent.
+const PREFETCH_MESSAGES: usize = 256;
+/// Timeout of a write to a server that does not read.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A syslog server.
-pub(crate) struct Syslog {
+/// Transport to a syslog server.
+pub(crate) struct SyslogWriter {
     settings: Settings,
     gateway: Gateway,
-    to: To,
+    to: SyslogTransport,
 }
 
-enum To {
-    Unix(Local),
-    Remote(Box<Remote<String, Framing>>),
+/// Transport to a local or a remote server.
+enum SyslogTransport {
+    Unix(UnixSocketSender),
+    RemoteSender(Box<RemoteSender<String, SyslogFraming>>),
 }
 
-impl Syslog {
+impl SyslogWriter {
+    /// Creates a transport to the configured server.
     pub(crate) fn new(settings: Settings, gateway: Gateway) -> Self {
         let to = match &settings.to {
-            SyslogTo::Unix(path) => To::Unix(Local::new(path)),
-            SyslogTo::Udp(address) => To::Remote(Box::new(Remote::new(Protocol::Udp, address, Framing))),
-            SyslogTo::Tcp(address) => To::Remote(Box::new(Remote::new(Protocol::Tcp, address, Framing))),
+            SyslogTo::Unix(path) => SyslogTransport::Unix(UnixSocketSender::new(path)),
+            SyslogTo::Udp(address) => SyslogTransport::RemoteSender(Box::new(RemoteSender::new(
+                Protocol::Udp,
+                address,
+                SyslogFraming,
+            ))),
+            SyslogTo::Tcp(address) => SyslogTransport::RemoteSender(Box::new(RemoteSender::new(
+                Protocol::Tcp,
+                address,
+                SyslogFraming,
+            ))),
         };
         Self { settings, gateway, to }
     }
 
-    /// The message, of at most `max_size` bytes.
-    fn message(&self, alert: &Alert, epoch: Epoch) -> serde_json::Result<String> {
-        let most = self.settings.max_size;
+    /// Formats a message of at most `max_size` bytes.
+    fn format_message(&self, alert: &Alert, epoch: Epoch) -> serde_json::Result<String> {
+        let max_bytes = self.settings.max_size;
         let (header, data) = header(&self.settings, &self.gateway, alert, epoch);
-        // The data that is structured says what the sentence says.
-        let longest_cut = header.len() + 1 + data.len() + 1 + CUT.len();
-        let data = if longest_cut > most { "-".to_owned() } else { data };
-        let begin = format!("{header} {data} ");
-        let left = most.saturating_sub(begin.len());
+        // The sentence contains the same information as the structured data.
+        let min_length = header.len() + 1 + data.len() + 1 + ELLIPSIS.len();
+        let data = if min_length > max_bytes { "-".to_owned() } else { data };
+        let prefix = format!("{header} {data} ");
+        let remaining_bytes = max_bytes.saturating_sub(prefix.len());
         let mut sentence = summary(alert);
         if let SyslogMessage::Json(profile) = self.settings.message {
-            let format = Format { profile, gateway: self.gateway.clone() };
-            if let Some(line) = format.alert_line_within(alert, epoch, left)? {
-                return Ok(begin + &line);
+            let format = EventFormat { profile, gateway: self.gateway.clone() };
+            if let Some(line) = format.alert_line_within(alert, epoch, remaining_bytes)? {
+                return Ok(prefix + &line);
             }
             let _ = write!(sentence, "; {} flows left out", alert.flows.len());
         }
-        Ok(begin + &shortened(sentence, left))
+        Ok(prefix + &truncate(sentence, remaining_bytes))
     }
 }
 
-/// Cuts a text that has more than `most` bytes, between two characters.
-fn shortened(mut text: String, most: usize) -> String {
-    if text.len() > most {
-        text.truncate(text.floor_char_boundary(most.saturating_sub(CUT.len())));
-        text.push_str(CUT);
+/// Truncates a text of more than `max_bytes` at a character boundary.
+fn truncate(mut text: String, max_bytes: usize) -> String {
+    if text.len() > max_bytes {
+        text.truncate(text.floor_char_boundary(max_bytes.saturating_sub(ELLIPSIS.len())));
+        text.push_str(ELLIPSIS);
     }
     text
 }
 
-impl Transport<AlertEvent> for Syslog {
-    fn take(&mut self, (alert, epoch): AlertEvent) -> Taken {
-        let message = match self.message(&alert, epoch) {
+impl Transport<AlertEvent> for SyslogWriter {
+    fn accept(&mut self, (alert, epoch): AlertEvent) -> Acceptance {
+        let message = match self.format_message(&alert, epoch) {
             Ok(message) => message,
             Err(error) => {
-                tracing::error!(%error, "an alert cannot be written as JSON");
-                return Taken::Dropped;
+                tracing::error!(%error, "failed to format an alert as JSON; it is lost");
+                return Acceptance::Dropped;
             }
         };
         match &mut self.to {
-            To::Unix(local) => local.waiting.push_back(message),
-            To::Remote(remote) => remote.push(message),
+            SyslogTransport::Unix(local) => local.waiting.push_back(message),
+            SyslogTransport::RemoteSender(remote) => remote.push(message),
         }
-        Taken::Kept
+        Acceptance::Queued
     }
 
-    fn has_room(&self) -> bool {
+    fn can_accept(&self) -> bool {
         match &self.to {
-            To::Unix(local) => local.waiting.len() < AHEAD,
-            To::Remote(remote) => remote.waiting() < AHEAD && remote.has_room(),
+            SyslogTransport::Unix(local) => local.waiting.len() < PREFETCH_MESSAGES,
+            SyslogTransport::RemoteSender(remote) => {
+                remote.pending_count() < PREFETCH_MESSAGES && remote.can_accept()
+            }
         }
     }
 
-    fn deliver(&mut self, counters: &Counters) -> anyhow::Result<()> {
+    fn deliver(&mut self, counters: &SinkCounters) -> anyhow::Result<()> {
         match &mut self.to {
-            To::Unix(local) => local.deliver(counters),
-            To::Remote(remote) => remote.deliver(counters),
+            SyslogTransport::Unix(local) => local.deliver(counters),
+            SyslogTransport::RemoteSender(remote) => remote.deliver(counters),
         }
         .with_context(|| self.settings.to.to_string())
     }
 
     fn is_empty(&self) -> bool {
         match &self.to {
-            To::Unix(local) => local.waiting.is_empty(),
-            To::Remote(remote) => remote.is_empty(),
+            SyslogTransport::Unix(local) => local.waiting.is_empty(),
+            SyslogTransport::RemoteSender(remote) => remote.is_empty(),
         }
     }
 
     fn due(&self) -> Option<Duration> {
         match &self.to {
-            To::Unix(_) => None,
-            To::Remote(remote) => remote.due(),
+            SyslogTransport::Unix(_) => None,
+            SyslogTransport::RemoteSender(remote) => remote.due(),
         }
     }
 }
 
-/// Messages on the wire: as they are in datagrams, with their length before them in a stream.
-struct Framing;
+/// Framing of messages: none in datagrams, octet counting in a stream.
+struct SyslogFraming;
 
-impl Encode<String> for Framing {
-    fn begin(&mut self, _: Protocol) {}
+impl Encode<String> for SyslogFraming {
+    fn begin_session(&mut self, _: Protocol) {}
 
-    fn message(&mut self, protocol: Protocol, items: &mut dyn Iterator<Item = &String>) -> (Vec<u8>, usize) {
+    fn build_message(
+        &mut self,
+        protocol: Protocol,
+        items: &mut dyn Iterator<Item = &String>,
+    ) -> (Vec<u8>, usize) {
         let message = items.next().map_or("", String::as_str);
         let framed = match protocol {
             Protocol::Tcp => format!("{} {message}", message.len()),
@@ -147,26 +163,27 @@ impl Encode<String> for Framing {
         (framed.into_bytes(), 1)
     }
 
-    fn sent(&mut self, _: Protocol, _: usize) {}
+    fn mark_sent(&mut self, _: Protocol, _: usize) {}
 
-    fn size(message: &String) -> usize {
+    fn item_size(message: &String) -> usize {
         message.len()
     }
 }
 
-/// A server on this machine. What its socket takes it has.
-struct Local {
+/// Sender to a local server. A message that the socket accepts is delivered.
+struct UnixSocketSender {
     path: PathBuf,
     socket: Option<UnixDatagram>,
     waiting: VecDeque<String>,
 }
 
-impl Local {
+impl UnixSocketSender {
     fn new(path: &Path) -> Self {
         Self { path: path.to_owned(), socket: None, waiting: VecDeque::new() }
     }
 
-    fn deliver(&mut self, counters: &Counters) -> anyhow::Result<()> {
+    /// Sends the pending messages.
+    fn deliver(&mut self, counters: &SinkCounters) -> anyhow::Result<()> {
         while let Some(message) = self.waiting.front() {
             let socket = match self.socket.take() {
                 Some(socket) => socket,
@@ -175,30 +192,30 @@ impl Local {
             socket.send(message.as_bytes())?;
             self.socket = Some(socket);
             self.waiting.pop_front();
-            counters.delivered(1);
+            counters.count_delivered(1);
         }
         Ok(())
     }
 
     fn connect(&self) -> io::Result<UnixDatagram> {
         let socket = UnixDatagram::unbound()?;
-        socket.set_write_timeout(Some(TIMEOUT))?;
+        socket.set_write_timeout(Some(WRITE_TIMEOUT))?;
         socket.connect(&self.path)?;
         Ok(socket)
     }
 }
 
-/// Everything before the message: the header, and the structured data.
+/// Returns the header and the structured data.
 fn header(settings: &Settings, gateway: &Gateway, alert: &Alert, epoch: Epoch) -> (String, String) {
     let hostname = gateway.name();
     let pri = u16::from(settings.facility) * 8 + u16::from(priority(alert));
-    let time = Moment::of(alert.time, epoch).rfc3339();
+    let time = EveTimestamp::of(alert.time, epoch).rfc3339();
     let pid = std::process::id();
     let header = format!("<{pri}>1 {time} {hostname} mailflow-agent {pid} alert");
-    let mut text = format!("[{DATA}");
-    let mut parameter = |name: &str, said: &str| {
+    let mut text = format!("[{STRUCTURED_DATA_ID}");
+    let mut parameter = |name: &str, value: &str| {
         let _ = write!(text, " {name}=\"");
-        for character in said.chars() {
+        for character in value.chars() {
             if matches!(character, '"' | '\\' | ']') {
                 text.push('\\');
             }
@@ -214,8 +231,8 @@ fn header(settings: &Settings, gateway: &Gateway, alert: &Alert, epoch: Epoch) -
         parameter("source", &source.to_string());
     }
     parameter("fingerprint", &alert.fingerprint);
-    parameter("starts_at", &Moment::of_start(alert).rfc3339());
-    if let Some(end) = Moment::of_end(alert, epoch) {
+    parameter("starts_at", &EveTimestamp::of_start(alert).rfc3339());
+    if let Some(end) = EveTimestamp::of_end(alert, epoch) {
         parameter("ends_at", &end.rfc3339());
     }
     parameter("condition", &alert.decided.name);

@@ -1,8 +1,8 @@
-//! Alerts to any receiver of JSON: a POST for each event.
+//! Alerts to any receiver of JSON: one POST for each event.
 //!
-//! An event that the receiver does not take in time, or answers with a failure of its own, waits by itself: those
-//! behind it are posted meanwhile, but for later events of the same alert, which keep their order. Where several in a
-//! row fail, the receiver is taken to be the cause, and all wait.
+//! An event without a response in time, or with a server error, is retried separately. Other events are
+//! posted meanwhile, except later events of the same alert, which stay in order. If several consecutive
+//! events fail, the receiver counts as failed and all events wait.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -10,10 +10,10 @@ use anyhow::anyhow;
 
 use super::{
     AlertEvent,
-    dead_letters::{DeadLetters, Letter},
-    http_client::{Answer, NoAnswer, Post},
-    profile::Format,
-    worker::{Counters, Taken, Transport},
+    dead_letters::{DeadLetter, DeadLetterFile},
+    http_client::{HttpClient, ReceiverResponse, RequestError},
+    profile::EventFormat,
+    worker::{Acceptance, SinkCounters, Transport},
 };
 use crate::util::error_chain;
 use mailflow_engine::{
@@ -22,170 +22,184 @@ use mailflow_engine::{
 };
 use mailflow_kernel::clock;
 
-/// Events taken out of the queue ahead of their delivery.
-const AHEAD: usize = 1_024;
-/// Different events that fail in a row before the receiver is taken to be the cause.
-const IN_A_ROW: usize = 3;
-/// The pause of an event after its first failure; each further one is twice as long.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-/// The longest pause of an event.
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// How often files of dead letters are looked at while they hold any.
+/// Largest number of events taken from the queue before they are sent.
+const PREFETCH_EVENTS: usize = 1_024;
+/// Consecutive failures of different events after which the receiver counts as failed.
+const MAX_CONSECUTIVE_FAILURES: usize = 3;
+/// Pause of an event after its first failure. Each further failure doubles it.
+const FIRST_RETRY_PAUSE: Duration = Duration::from_secs(1);
+/// Longest pause of an event.
+const MAX_RETRY_PAUSE: Duration = Duration::from_secs(30);
+/// Interval at which files with dead letters are counted again.
 const COUNT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// A receiver.
+/// Transport to a receiver.
 pub(crate) struct Webhook {
     sink: String,
-    post: Post,
-    format: Format,
-    letters: DeadLetters,
-    /// In the order in which they came.
-    waiting: Vec<Waiting>,
-    /// The pause that the receiver asked for with its last answer.
-    asked: Option<Duration>,
+    client: HttpClient,
+    format: EventFormat,
+    dead_letters: DeadLetterFile,
+    /// Undelivered events in order of arrival.
+    pending: Vec<PendingEvent>,
+    /// Pause that the last response requested.
+    requested_pause: Option<Duration>,
 }
 
-/// An event that is not delivered yet.
-struct Waiting {
+/// Event that is not delivered yet.
+struct PendingEvent {
     event: AlertEvent,
-    /// Failures so far.
+    /// Number of failures.
     failures: u32,
-    /// When it is posted again.
+    /// Time of the next attempt.
     due: Time,
 }
 
-/// What became of an event.
-enum Outcome {
+/// Result of posting an event.
+enum PostOutcome {
     Delivered,
-    /// The receiver will never take it.
+    /// Permanent refusal by the receiver.
     Refused,
-    /// This event failed; others may not.
+    /// Failure of this event. Others may succeed.
     Failed(anyhow::Error),
-    /// Every event would fail now.
+    /// Failure that would affect every event.
     Unreachable(anyhow::Error),
 }
 
 impl Webhook {
-    /// Posts to the other end of `post`.
-    pub(crate) fn new(sink: String, post: Post, format: Format, letters: DeadLetters) -> Self {
-        Self { sink, post, format, letters, waiting: Vec::new(), asked: None }
+    /// Creates a transport to the receiver of `client`.
+    pub(crate) fn new(
+        sink: String,
+        client: HttpClient,
+        format: EventFormat,
+        dead_letters: DeadLetterFile,
+    ) -> Self {
+        Self { sink, client, format, dead_letters, pending: Vec::new(), requested_pause: None }
     }
 
-    /// The event to post at `now`: of those that are due the one with the fewest failures, the oldest first. None of an
-    /// alert whose earlier event waits.
-    fn next(&self, now: Time) -> Option<usize> {
-        let mut seen = HashSet::new();
-        let first =
-            self.waiting.iter().enumerate().filter(|(_, one)| seen.insert(one.event.0.fingerprint.as_str()));
-        let due = first.filter(|(_, one)| one.due <= now);
-        due.min_by_key(|(_, one)| one.failures).map(|(index, _)| index)
+    /// Returns the index of the event to post at `now`: among the due events the one with the fewest
+    /// failures, the oldest first. An event waits for earlier events of its alert.
+    fn next_due(&self, now: Time) -> Option<usize> {
+        let mut alerts = HashSet::new();
+        let first = self
+            .pending
+            .iter()
+            .enumerate()
+            .filter(|(_, pending_event)| alerts.insert(pending_event.event.0.fingerprint.as_str()));
+        let due = first.filter(|(_, pending_event)| pending_event.due <= now);
+        due.min_by_key(|(_, pending_event)| pending_event.failures).map(|(index, _)| index)
     }
 
-    fn deliver_one(&mut self, event: &AlertEvent) -> Outcome {
+    /// Posts an event and classifies the response.
+    fn post_event(&mut self, event: &AlertEvent) -> PostOutcome {
         let line = match self.format.alert_line(&event.0, event.1) {
             Ok(line) => line,
-            Err(error) => return Outcome::Failed(error.into()),
+            Err(error) => return PostOutcome::Failed(error.into()),
         };
         let key = idempotency_key(&event.0);
-        let answer = match self.post.send(&line, &[("idempotency-key", key.clone())]) {
-            Ok(answer) => answer,
-            Err(NoAnswer::Unreachable(error)) => return Outcome::Unreachable(error),
-            Err(NoAnswer::Slow(error)) => return Outcome::Failed(error),
+        let response = match self.client.send(&line, &[("idempotency-key", key.clone())]) {
+            Ok(response) => response,
+            Err(RequestError::Unreachable(error)) => return PostOutcome::Unreachable(error),
+            Err(RequestError::Unanswered(error)) => return PostOutcome::Failed(error),
         };
-        if answer.status.is_success() {
-            return Outcome::Delivered;
+        if response.status.is_success() {
+            return PostOutcome::Delivered;
         }
-        let error = self.error(&answer);
-        match answer.status.as_u16() {
-            408 | 425 => Outcome::Failed(error),
+        let error = self.error(&response);
+        match response.status.as_u16() {
+            408 | 425 => PostOutcome::Failed(error),
             429 => {
-                self.asked = answer.retry_after;
-                Outcome::Unreachable(error)
+                self.requested_pause = response.retry_after;
+                PostOutcome::Unreachable(error)
             }
             400..=499 => {
-                self.bury(&line, &key, &answer);
-                Outcome::Refused
+                self.add_dead_letter(&line, &key, &response);
+                PostOutcome::Refused
             }
-            500..=599 if answer.retry_after.is_none() => Outcome::Failed(error),
-            // A redirect is not followed; it may be gone with the next try, as a portal's is.
+            500..=599 if response.retry_after.is_none() => PostOutcome::Failed(error),
+            // A redirect is not followed. A captive portal's redirect may be gone at the next attempt.
             _ => {
-                self.asked = answer.retry_after;
-                Outcome::Unreachable(error)
+                self.requested_pause = response.retry_after;
+                PostOutcome::Unreachable(error)
             }
         }
     }
 
-    fn error(&self, answer: &Answer) -> anyhow::Error {
-        let receiver = self.post.shown();
-        match &answer.moved_to {
-            Some(to) => anyhow!("{receiver}: {}: redirects to {to}, which is not followed", answer.status),
-            None => anyhow!("{receiver}: {}: {}", answer.status, answer.said),
+    /// Returns the error that a failed response means.
+    fn error(&self, response: &ReceiverResponse) -> anyhow::Error {
+        let receiver = self.client.display_name();
+        match &response.redirect_origin {
+            Some(to) => anyhow!("{receiver}: {}: redirects to {to}, which is not followed", response.status),
+            None => anyhow!("{receiver}: {}: {}", response.status, response.body_excerpt),
         }
     }
 
-    /// Puts an event to the dead letters.
-    fn bury(&mut self, event: &str, key: &str, answer: &Answer) {
-        let receiver = self.post.shown();
-        let reason = format!("{}: {}", answer.status, answer.said);
-        let (sink, status) = (self.sink.as_str(), answer.status.as_u16());
-        let letter = Letter { sink, receiver: &receiver, status, reason: &reason, key, event };
-        let written = self.letters.add(&letter);
-        let kept = match &written {
-            Ok(()) => "it is among the dead letters".to_owned(),
-            Err(error) => format!("it is lost, as the file of dead letters cannot be written: {error}"),
+    /// Adds an event to the dead letters.
+    fn add_dead_letter(&mut self, event: &str, key: &str, response: &ReceiverResponse) {
+        let receiver = self.client.display_name();
+        let reason = format!("{}: {}", response.status, response.body_excerpt);
+        let (sink, status) = (self.sink.as_str(), response.status.as_u16());
+        let letter = DeadLetter { sink, receiver: &receiver, status, reason: &reason, key, event };
+        let written = self.dead_letters.add(&letter);
+        let consequence = match &written {
+            Ok(()) => "it was added to the dead letters".to_owned(),
+            Err(error) => format!("it is lost, because the file of dead letters cannot be written: {error}"),
         };
-        tracing::error!(sink, receiver, reason, "the receiver refuses an event for good; {kept}");
+        tracing::error!(sink, receiver, reason, "the receiver refuses an event permanently; {consequence}");
     }
 }
 
 impl Transport<AlertEvent> for Webhook {
-    fn take(&mut self, event: AlertEvent) -> Taken {
-        self.waiting.push(Waiting { event, failures: 0, due: Time::ZERO });
-        Taken::Kept
+    fn accept(&mut self, event: AlertEvent) -> Acceptance {
+        self.pending.push(PendingEvent { event, failures: 0, due: Time::ZERO });
+        Acceptance::Queued
     }
 
-    fn has_room(&self) -> bool {
-        self.waiting.len() < AHEAD
+    fn can_accept(&self) -> bool {
+        self.pending.len() < PREFETCH_EVENTS
     }
 
-    fn deliver(&mut self, counters: &Counters) -> anyhow::Result<()> {
-        self.asked = None;
-        if self.letters.any() {
-            self.letters.count();
+    fn deliver(&mut self, counters: &SinkCounters) -> anyhow::Result<()> {
+        self.requested_pause = None;
+        if self.dead_letters.has_any() {
+            self.dead_letters.recount();
         }
-        let (mut failed, mut taken) = (0, false);
-        while let Some(index) = self.next(clock::now()) {
-            let event = self.waiting[index].event.clone();
-            match self.deliver_one(&event) {
-                Outcome::Delivered => {
-                    self.waiting.remove(index);
-                    counters.delivered(1);
-                    (failed, taken) = (0, true);
+        let (mut failures_in_row, mut accepted_any) = (0, false);
+        while let Some(index) = self.next_due(clock::now()) {
+            let event = self.pending[index].event.clone();
+            match self.post_event(&event) {
+                PostOutcome::Delivered => {
+                    self.pending.remove(index);
+                    counters.count_delivered(1);
+                    (failures_in_row, accepted_any) = (0, true);
                 }
-                Outcome::Refused => {
-                    self.waiting.remove(index);
-                    counters.lost(1);
-                    (failed, taken) = (0, true);
+                PostOutcome::Refused => {
+                    self.pending.remove(index);
+                    counters.count_lost(1);
+                    (failures_in_row, accepted_any) = (0, true);
                 }
-                Outcome::Unreachable(error) => return Err(error),
-                Outcome::Failed(error) => {
-                    let one = &mut self.waiting[index];
-                    one.failures = one.failures.saturating_add(1);
-                    failed += 1;
-                    if failed >= IN_A_ROW && !taken {
-                        // They wait with all the others, and others come first the next time.
+                PostOutcome::Unreachable(error) => return Err(error),
+                PostOutcome::Failed(error) => {
+                    let pending_event = &mut self.pending[index];
+                    pending_event.failures = pending_event.failures.saturating_add(1);
+                    failures_in_row += 1;
+                    if failures_in_row >= MAX_CONSECUTIVE_FAILURES && !accepted_any {
+                        // All events wait together. Events with fewer failures come first at the next
+                        // attempt.
                         let now = clock::now();
-                        self.waiting.iter_mut().for_each(|one| one.due = one.due.min(now));
+                        self.pending
+                            .iter_mut()
+                            .for_each(|pending_event| pending_event.due = pending_event.due.min(now));
                         return Err(error);
                     }
-                    let doubled = FIRST_PAUSE * 2_u32.saturating_pow(one.failures.min(10) - 1);
-                    let pause = doubled.min(LONGEST_PAUSE);
-                    one.due = clock::now() + pause;
+                    let doubled =
+                        FIRST_RETRY_PAUSE * 2_u32.saturating_pow(pending_event.failures.min(10) - 1);
+                    let pause = doubled.min(MAX_RETRY_PAUSE);
+                    pending_event.due = clock::now() + pause;
                     counters.errors.inc();
                     let (sink, error) = (&self.sink, error_chain::told(&error));
                     tracing::warn!(sink, error, ?pause, "an event was not delivered; it is posted again");
-                    if failed >= IN_A_ROW {
-                        // The receiver took some: whether it is the cause shows in the next round.
+                    if failures_in_row >= MAX_CONSECUTIVE_FAILURES {
+                        // The receiver accepted some events. The next call shows if it has failed.
                         return Ok(());
                     }
                 }
@@ -195,26 +209,29 @@ impl Transport<AlertEvent> for Webhook {
     }
 
     fn is_empty(&self) -> bool {
-        // What failed once is not waited for when the sink is closed, nor is what follows that.
-        let mut seen = HashSet::new();
-        let mut first = self.waiting.iter().filter(|one| seen.insert(one.event.0.fingerprint.as_str()));
-        first.all(|one| one.failures > 0)
+        // Closing the sink does not wait for events that have failed, nor for later events of the same alert.
+        let mut alerts = HashSet::new();
+        let mut first = self
+            .pending
+            .iter()
+            .filter(|pending_event| alerts.insert(pending_event.event.0.fingerprint.as_str()));
+        first.all(|pending_event| pending_event.failures > 0)
     }
 
     fn due(&self) -> Option<Duration> {
         let now = clock::now();
-        let next = self.waiting.iter().map(|one| one.due.since(now)).min();
-        let count = self.letters.any().then_some(COUNT_INTERVAL);
-        next.into_iter().chain(count).min().map(|wait| wait.max(Duration::from_millis(1)))
+        let next_due = self.pending.iter().map(|pending_event| pending_event.due.since(now)).min();
+        let count = self.dead_letters.has_any().then_some(COUNT_INTERVAL);
+        next_due.into_iter().chain(count).min().map(|wait| wait.max(Duration::from_millis(1)))
     }
 
-    fn asked_pause(&self) -> Option<Duration> {
-        self.asked
+    fn requested_pause(&self) -> Option<Duration> {
+        self.requested_pause
     }
 }
 
-/// The key by which a receiver knows an event that it has seen: fingerprint, start and state, and for a repeat, whose
-/// body is another one, how many seconds after the start it was made.
+/// Returns the key by which a receiver recognises a repeated request: fingerprint, start and state. A
+/// repeated alert has another body, so its key also has the seconds since the start.
 fn idempotency_key(alert: &Alert) -> String {
     let start = alert.starts_at_unix.div_euclid(1_000_000);
     let key = format!("{}-{start}-{}", alert.fingerprint, alert.state.name());

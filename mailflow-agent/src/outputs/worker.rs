@@ -1,5 +1,5 @@
-//! A bounded queue and a thread for each sink: however slow, full or dead what it writes to is, whoever
-//! hands over an item never waits.
+//! Bounded queue and thread of each sink. Adding an item never blocks, even if the target is slow, full or
+//! unreachable.
 
 use std::{
     io,
@@ -18,91 +18,91 @@ use crate::util::error_chain::{self, Limited};
 use mailflow_engine::time::Time;
 use mailflow_kernel::clock;
 
-/// Pause before the first try after a failure; each further one is twice as long.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-/// Between two looks whether there is room again.
-const ROOM: Duration = Duration::from_millis(1);
+/// Pause before the first retry. Each further failure doubles it.
+const FIRST_RETRY_PAUSE: Duration = Duration::from_secs(1);
+/// Interval of checks for space in the queue.
+const QUEUE_POLL_INTERVAL: Duration = Duration::from_millis(1);
 
-/// What a sink writes to, used by its thread alone.
+/// Transport of a sink, used by its thread only.
 pub trait Transport<T>: Send + 'static {
-    /// Takes an item over; it is the transport's until it is booked as delivered or refused.
-    fn take(&mut self, item: T) -> Taken;
+    /// Accepts an item, which the transport owns until it is delivered or lost.
+    fn accept(&mut self, item: T) -> Acceptance;
 
-    /// Returns true if it takes more before it has delivered what it has.
-    fn has_room(&self) -> bool;
+    /// Returns true if the transport accepts more items before the next delivery.
+    fn can_accept(&self) -> bool;
 
-    /// Delivers what it has. What is delivered, or refused for good, is booked in `counters`.
+    /// Delivers the accepted items, and counts delivered and lost items in `counters`.
     ///
     /// # Errors
-    /// What keeps it from delivering the rest, which it is asked for again later.
-    fn deliver(&mut self, counters: &Counters) -> anyhow::Result<()>;
+    /// The rest cannot be delivered now. The caller tries again later.
+    fn deliver(&mut self, counters: &SinkCounters) -> anyhow::Result<()>;
 
-    /// Returns true if there is something to deliver.
+    /// Returns true if there is nothing to deliver.
     fn is_empty(&self) -> bool;
 
-    /// Gives back what it has not delivered, as far as it can.
-    fn take_back(&mut self) -> Vec<T> {
+    /// Removes and returns the undelivered items, as far as possible.
+    fn take_undelivered(&mut self) -> Vec<T> {
         Vec::new()
     }
 
-    /// In what time it wants to deliver although nothing came.
+    /// Returns the time until the next delivery without a new item.
     fn due(&self) -> Option<Duration> {
         None
     }
 
-    /// The pause that the other side asked for when the last delivery failed, if it did.
-    fn asked_pause(&self) -> Option<Duration> {
+    /// Returns the pause that the receiver requested with the last failure.
+    fn requested_pause(&self) -> Option<Duration> {
         None
     }
 
-    /// The longest pause between two tries.
-    fn longest_pause(&self) -> Duration {
+    /// Returns the longest pause between two attempts.
+    fn max_pause(&self) -> Duration {
         Duration::from_secs(30)
     }
 }
 
-/// What became of an item that was handed to a transport.
+/// Result of handing an item to a transport.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Taken {
-    /// It waits to be delivered.
-    Kept,
-    /// There is no room for it, or it cannot be written.
+pub enum Acceptance {
+    /// Item that waits for delivery.
+    Queued,
+    /// Item dropped because the transport is full or the item cannot be formatted.
     Dropped,
 }
 
-/// No thread could be started.
+/// Failure to start the thread of a sink.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot start a thread for the sink {name}: {source}")]
-pub struct NoThread {
-    /// The sink.
+pub struct SpawnError {
+    /// Name of the sink.
     pub name: String,
-    /// The system's reason.
+    /// Reason of the system.
     pub source: io::Error,
 }
 
-/// What a sink had taken but not written when it was closed.
+/// Number of accepted items that were not delivered when the sink was closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0} lines were not written")]
-pub struct Unwritten(pub u64);
+#[error("{0} lines were not delivered")]
+pub struct Undelivered(pub u64);
 
-/// What became of one sink's items. Clones share their numbers.
+/// Counters of one sink. Clones share the values.
 #[derive(Clone, Debug)]
-pub struct Counters {
-    /// Delivered.
+pub struct SinkCounters {
+    /// Delivered items.
     pub written: IntCounter,
-    /// Lost: the queue was full, or the other side refuses them.
+    /// Lost items: the queue was full, or the receiver refuses them.
     pub dropped: IntCounter,
-    /// Failed attempts to deliver; the items wait and are tried again.
+    /// Failed attempts to deliver. The items wait for the next attempt.
     pub errors: IntCounter,
-    /// Taken and neither delivered nor lost.
+    /// Accepted items that are neither delivered nor lost.
     pub waiting: IntGauge,
-    /// Set once nothing is booked any more: another sink of the name has what was left.
+    /// True once counting has stopped: another sink of the name has the remaining items.
     pub abandoned: Arc<AtomicBool>,
 }
 
-impl Counters {
-    /// Books items as delivered.
-    pub fn delivered(&self, items: usize) {
+impl SinkCounters {
+    /// Counts items as delivered.
+    pub fn count_delivered(&self, items: usize) {
         if self.abandoned.load(Ordering::Relaxed) {
             return;
         }
@@ -110,8 +110,8 @@ impl Counters {
         self.waiting.sub(items as i64);
     }
 
-    /// Books items as lost.
-    pub fn lost(&self, items: usize) {
+    /// Counts items as lost.
+    pub fn count_lost(&self, items: usize) {
         if self.abandoned.load(Ordering::Relaxed) {
             return;
         }
@@ -120,48 +120,48 @@ impl Counters {
     }
 }
 
-/// The queue's end at which items are handed over.
+/// Sink with its queue and its thread.
 #[derive(Debug)]
-pub struct Sink<T> {
+pub struct SinkWorker<T> {
     name: String,
     queue: Option<SyncSender<T>>,
     closing: Arc<AtomicBool>,
     failing: Arc<AtomicBool>,
-    /// Disconnected once the thread is done.
+    /// Channel that is disconnected when the thread ends.
     done: Receiver<()>,
     thread: Thread,
-    counters: Counters,
-    /// Who gets what is left at the end.
-    heir: Heir<T>,
+    counters: SinkCounters,
+    /// Queue that receives the remaining items at the end.
+    successor: Successor<T>,
 }
 
-/// The queue of the sink that gets what another one leaves.
-type Heir<T> = Arc<Mutex<Option<SyncSender<T>>>>;
+/// Queue of the sink that takes over the remaining items of another one.
+type Successor<T> = Arc<Mutex<Option<SyncSender<T>>>>;
 
-impl<T: Send + 'static> Sink<T> {
-    /// Starts the thread. At most `queue` items wait (at least one) beside those that the transport has;
-    /// further ones are dropped and counted.
+impl<T: Send + 'static> SinkWorker<T> {
+    /// Starts the thread. At most `queue` items (at least one) wait in addition to those of the transport.
+    /// Further items are dropped and counted.
     ///
     /// # Errors
-    /// No thread can be started.
+    /// The thread cannot be started.
     pub fn start(
         name: &str,
         queue: usize,
-        counters: Counters,
+        counters: SinkCounters,
         transport: impl Transport<T>,
-    ) -> Result<Self, NoThread> {
+    ) -> Result<Self, SpawnError> {
         let (queue, items) = sync_channel(queue.max(1));
         let (finished, done) = sync_channel(0);
         let (closing, failing) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
-        let heir = Heir::<T>::default();
-        let worker = Worker {
+        let successor = Successor::<T>::default();
+        let worker = WorkerThread {
             name: name.to_owned(),
             transport,
             items,
             counters: counters.clone(),
             closing: Arc::clone(&closing),
             failing: Arc::clone(&failing),
-            heir: Arc::clone(&heir),
+            successor: Arc::clone(&successor),
         };
         let handle = thread::Builder::new()
             .name("sink".into())
@@ -170,73 +170,73 @@ impl<T: Send + 'static> Sink<T> {
                 worker.run();
                 drop(finished);
             })
-            .map_err(|source| NoThread { name: name.to_owned(), source })?;
+            .map_err(|source| SpawnError { name: name.to_owned(), source })?;
         let (name, thread) = (name.to_owned(), handle.thread().clone());
-        Ok(Self { name, queue: Some(queue), closing, failing, done, thread, counters, heir })
+        Ok(Self { name, queue: Some(queue), closing, failing, done, thread, counters, successor })
     }
 
-    /// Hands over one item. Never waits: one for which there is no room is dropped and counted.
+    /// Adds an item. Never blocks: if the queue is full the item is dropped and counted.
     pub fn push(&self, item: T) {
         self.counters.waiting.inc();
         if self.queue.as_ref().is_none_or(|queue| queue.try_send(item).is_err()) {
-            self.counters.lost(1);
+            self.counters.count_lost(1);
         }
     }
 
-    /// Hands over one item, and waits where there is no room for it: for a sink that is slow, not for one
-    /// that fails.
-    pub fn push_waiting(&self, mut item: T) {
+    /// Adds an item, and blocks while the queue of a slow sink is full. The item is dropped if the sink
+    /// fails.
+    pub fn push_blocking(&self, mut item: T) {
         self.counters.waiting.inc();
-        let Some(queue) = &self.queue else { return self.counters.lost(1) };
+        let Some(queue) = &self.queue else { return self.counters.count_lost(1) };
         loop {
             match queue.try_send(item) {
                 Ok(()) => return,
                 Err(TrySendError::Full(back)) if !self.failing.load(Ordering::Relaxed) => item = back,
-                Err(_) => return self.counters.lost(1),
+                Err(_) => return self.counters.count_lost(1),
             }
-            thread::sleep(ROOM);
+            thread::sleep(QUEUE_POLL_INTERVAL);
         }
     }
 
-    /// Its name, by which its counters are told from other sinks'.
+    /// Returns the name, which is the label of the counters.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Items that were handed over, and are neither delivered nor lost.
+    /// Returns the number of items that are neither delivered nor lost.
     pub fn waiting(&self) -> u64 {
         u64::try_from(self.counters.waiting.get()).unwrap_or(0)
     }
 
-    /// What became of the items.
-    pub fn counters(&self) -> &Counters {
+    /// Returns the counters.
+    pub fn counters(&self) -> &SinkCounters {
         &self.counters
     }
 
-    /// Delivers what waits, for at most `grace`. What fails now is not tried again.
+    /// Delivers the waiting items for at most `grace`, without retries.
     ///
     /// # Errors
-    /// How many items were taken but not delivered.
-    pub fn close(mut self, grace: Duration) -> Result<(), Unwritten> {
+    /// Some items were not delivered.
+    pub fn close(mut self, grace: Duration) -> Result<(), Undelivered> {
         self.finish(grace)
     }
 
-    /// The same, with its numbers still to be read.
+    /// Delivers the waiting items for at most `grace`, without retries. The counters stay readable.
     ///
     /// # Errors
-    /// As above.
-    pub fn finish(&mut self, grace: Duration) -> Result<(), Unwritten> {
-        self.hang_up();
-        // Either the thread is done, or the grace is over; the gauge knows what is left.
+    /// Some items were not delivered.
+    pub fn finish(&mut self, grace: Duration) -> Result<(), Undelivered> {
+        self.close_queue();
+        // The gauge has the remaining items, no matter if the thread has ended or the time is over.
         let _ = self.done.recv_timeout(grace);
         match self.waiting() {
             0 => Ok(()),
-            left => Err(Unwritten(left)),
+            remaining => Err(Undelivered(remaining)),
         }
     }
 
-    /// Books nothing from now on, and returns how many items were not delivered. They count neither as lost nor
-    /// as waiting: another sink has them, or this one is not wanted any more.
+    /// Stops counting, and returns the number of undelivered items. They count neither as lost nor as
+    /// waiting: another sink has them, or they are discarded.
     pub fn abandon(&self) -> u64 {
         let waiting = self.waiting();
         self.counters.abandoned.store(true, Ordering::Relaxed);
@@ -244,20 +244,20 @@ impl<T: Send + 'static> Sink<T> {
         waiting
     }
 
-    /// Leaves what cannot be delivered to another sink of the same name, which shares the numbers.
-    pub fn bequeath(&self, heir: &Self) {
-        *self.heir.lock().unwrap_or_else(PoisonError::into_inner) = heir.queue.clone();
+    /// Passes undelivered items to another sink of the same name, which shares the counters.
+    pub fn set_successor(&self, successor: &Self) {
+        *self.successor.lock().unwrap_or_else(PoisonError::into_inner) = successor.queue.clone();
     }
 
-    /// Tells the thread that nothing comes any more, so that it delivers what waits and ends.
-    pub fn hang_up(&mut self) {
+    /// Closes the queue. The thread delivers the waiting items and ends.
+    pub fn close_queue(&mut self) {
         self.closing.store(true, Ordering::Release);
         self.queue = None;
         self.thread.unpark();
     }
 }
 
-impl<T> Drop for Sink<T> {
+impl<T> Drop for SinkWorker<T> {
     fn drop(&mut self) {
         self.closing.store(true, Ordering::Release);
         self.queue = None;
@@ -265,106 +265,109 @@ impl<T> Drop for Sink<T> {
     }
 }
 
-/// The thread's side.
-struct Worker<T, W> {
+/// Thread of a sink.
+struct WorkerThread<T, W> {
     name: String,
     transport: W,
     items: Receiver<T>,
-    counters: Counters,
+    counters: SinkCounters,
     closing: Arc<AtomicBool>,
     failing: Arc<AtomicBool>,
-    heir: Heir<T>,
+    successor: Successor<T>,
 }
 
-/// Deliveries fail since some time.
+/// State of a sink whose deliveries fail.
 #[derive(Clone, Copy)]
-struct Failing {
+struct RetryState {
     pause: Duration,
-    /// The end of the pause; none once the transport works on what it has.
-    until: Option<Time>,
-    /// What was delivered before.
+    /// End of the pause, `None` after an attempt without error.
+    retry_at: Option<Time>,
+    /// Number of delivered items before the failure.
     written: u64,
 }
 
-impl<T, W: Transport<T>> Worker<T, W> {
-    /// Delivers until the queue is closed and everything delivered, or closed and failing. What is left then goes
-    /// to the heir, if there is one.
+impl<T, W: Transport<T>> WorkerThread<T, W> {
+    /// Delivers until the queue is closed, and everything is delivered or a delivery fails. The remaining
+    /// items go to the successor, if there is one.
     fn run(mut self) {
-        self.work();
-        let heir = self.heir.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(heir) = heir else { return };
-        let left = self.transport.take_back();
-        for item in left.into_iter().chain(self.items.try_iter()) {
-            if heir.try_send(item).is_err() {
-                self.counters.lost(1);
+        self.deliver_until_closed();
+        let successor = self.successor.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(successor) = successor else { return };
+        let remaining = self.transport.take_undelivered();
+        for item in remaining.into_iter().chain(self.items.try_iter()) {
+            if successor.try_send(item).is_err() {
+                self.counters.count_lost(1);
             }
         }
     }
 
-    fn work(&mut self) {
-        let mut failing: Option<Failing> = None;
-        // A disk that fills up again and again, say.
-        let mut lines = Limited::default();
-        let mut said = false;
+    /// Delivers items until the queue is closed and nothing remains, or a final delivery fails.
+    fn deliver_until_closed(&mut self) {
+        let mut failing: Option<RetryState> = None;
+        // For example a disk that fills up repeatedly.
+        let mut log_limit = Limited::default();
+        let mut logged_failure = false;
         loop {
-            let wait = match failing.and_then(|failing| failing.until) {
-                Some(until) => Some(until.since(clock::now())),
+            let wait = match failing.and_then(|failing| failing.retry_at) {
+                Some(retry_at) => Some(retry_at.since(clock::now())),
                 None => self.transport.due(),
             };
             let open = self.receive(wait);
             let closing = self.closing.load(Ordering::Acquire);
-            let pausing = |until| !closing && clock::now() < until;
-            if failing.and_then(|failing| failing.until).is_some_and(pausing) {
+            let pausing = |retry_at| !closing && clock::now() < retry_at;
+            if failing.and_then(|failing| failing.retry_at).is_some_and(pausing) {
                 continue;
             }
             match self.transport.deliver(&self.counters) {
-                Ok(()) => failing = failing.and_then(|failing| self.works(failing, &mut said)),
+                Ok(()) => {
+                    failing = failing.and_then(|failing| self.confirm_recovery(failing, &mut logged_failure))
+                }
                 Err(error) => {
                     self.counters.errors.inc();
                     self.failing.store(true, Ordering::Relaxed);
-                    if failing.is_none() && lines.may_say(clock::now()) {
-                        said = true;
+                    if failing.is_none() && log_limit.may_say(clock::now()) {
+                        logged_failure = true;
                         let error = error_chain::told(&error);
-                        tracing::error!(sink = self.name, error, "a sink cannot deliver; it goes on trying");
+                        tracing::error!(sink = self.name, error, "a sink cannot deliver; retrying");
                     }
                     if closing {
                         return;
                     }
-                    let pause = failing.map_or(FIRST_PAUSE, |failing| failing.pause * 2);
-                    let pause = pause.min(self.transport.longest_pause());
-                    let until = clock::now() + self.transport.asked_pause().unwrap_or(pause);
+                    let pause = failing.map_or(FIRST_RETRY_PAUSE, |failing| failing.pause * 2);
+                    let pause = pause.min(self.transport.max_pause());
+                    let retry_at = clock::now() + self.transport.requested_pause().unwrap_or(pause);
                     let written =
                         failing.map_or_else(|| self.counters.written.get(), |failing| failing.written);
-                    failing = Some(Failing { pause, until: Some(until), written });
+                    failing = Some(RetryState { pause, retry_at: Some(retry_at), written });
                 }
             }
             if !open {
                 if self.transport.is_empty() {
                     return;
                 }
-                // What was sent last is looked at again.
-                thread::park_timeout(self.transport.due().unwrap_or(ROOM));
+                // The delivery of the last items must be checked again.
+                thread::park_timeout(self.transport.due().unwrap_or(QUEUE_POLL_INTERVAL));
             }
         }
     }
 
-    /// A delivery has not failed, after others did. That the sink works is known once something arrived.
-    fn works(&self, failing: Failing, said: &mut bool) -> Option<Failing> {
+    /// Handles a delivery without error after failures. The sink has recovered once an item is delivered.
+    fn confirm_recovery(&self, failing: RetryState, logged_failure: &mut bool) -> Option<RetryState> {
         if self.counters.written.get() == failing.written && !self.transport.is_empty() {
-            return Some(Failing { until: None, ..failing });
+            return Some(RetryState { retry_at: None, ..failing });
         }
         self.failing.store(false, Ordering::Relaxed);
-        if std::mem::take(said) {
+        if std::mem::take(logged_failure) {
             tracing::info!(sink = self.name, "the sink delivers again");
         }
         None
     }
 
-    /// Takes what is in the queue, and waits for something to come; at most for `wait`. Says whether
-    /// something may still come.
+    /// Takes items from the queue, and waits for the first for at most `wait`. Returns false if the queue is
+    /// closed.
     fn receive(&mut self, wait: Option<Duration>) -> bool {
-        if !self.transport.has_room() {
-            // A sink that is closed meanwhile wakes it.
+        if !self.transport.can_accept() {
+            // Closing the sink unparks the thread.
             if let Some(wait) = wait {
                 thread::park_timeout(wait);
             }
@@ -375,13 +378,13 @@ impl<T, W: Transport<T>> Worker<T, W> {
             Some(wait) => self.items.recv_timeout(wait),
         };
         match first {
-            Ok(item) => self.take(item),
+            Ok(item) => self.accept(item),
             Err(RecvTimeoutError::Timeout) => return true,
             Err(RecvTimeoutError::Disconnected) => return false,
         }
-        while self.transport.has_room() {
+        while self.transport.can_accept() {
             match self.items.try_recv() {
-                Ok(item) => self.take(item),
+                Ok(item) => self.accept(item),
                 Err(TryRecvError::Empty) => return true,
                 Err(TryRecvError::Disconnected) => return false,
             }
@@ -389,9 +392,10 @@ impl<T, W: Transport<T>> Worker<T, W> {
         true
     }
 
-    fn take(&mut self, item: T) {
-        if self.transport.take(item) == Taken::Dropped {
-            self.counters.lost(1);
+    /// Passes an item to the transport, and counts a dropped one.
+    fn accept(&mut self, item: T) {
+        if self.transport.accept(item) == Acceptance::Dropped {
+            self.counters.count_lost(1);
         }
     }
 }
@@ -401,27 +405,27 @@ mod tests {
     use std::sync::Mutex;
 
     use super::*;
-    use crate::metrics::Agent;
+    use crate::metrics::AgentMetrics;
 
-    /// Fails, then takes what it has without saying that it arrived, then delivers.
+    /// Transport that fails, then accepts items without confirming them, then delivers.
     #[derive(Default)]
     struct SlowToConfirm {
-        has: usize,
+        accepted: usize,
         calls: usize,
         log: Arc<Mutex<Vec<u8>>>,
     }
 
     impl Transport<()> for SlowToConfirm {
-        fn take(&mut self, (): ()) -> Taken {
-            self.has += 1;
-            Taken::Kept
+        fn accept(&mut self, (): ()) -> Acceptance {
+            self.accepted += 1;
+            Acceptance::Queued
         }
 
-        fn has_room(&self) -> bool {
+        fn can_accept(&self) -> bool {
             true
         }
 
-        fn deliver(&mut self, counters: &Counters) -> anyhow::Result<()> {
+        fn deliver(&mut self, counters: &SinkCounters) -> anyhow::Result<()> {
             self.calls += 1;
             match self.calls {
                 1 => anyhow::bail!("refused"),
@@ -429,29 +433,29 @@ mod tests {
                     let log = String::from_utf8(self.log.lock().unwrap().clone()).unwrap();
                     assert!(log.contains("cannot deliver") && !log.contains("delivers again"), "{log}");
                 }
-                _ => counters.delivered(std::mem::take(&mut self.has)),
+                _ => counters.count_delivered(std::mem::take(&mut self.accepted)),
             }
             Ok(())
         }
 
         fn is_empty(&self) -> bool {
-            self.has == 0
+            self.accepted == 0
         }
 
         fn due(&self) -> Option<Duration> {
-            (self.has > 0).then_some(ROOM)
+            (self.accepted > 0).then_some(QUEUE_POLL_INTERVAL)
         }
 
-        fn longest_pause(&self) -> Duration {
-            ROOM
+        fn max_pause(&self) -> Duration {
+            QUEUE_POLL_INTERVAL
         }
     }
 
-    /// What is logged.
+    /// Captured log.
     #[derive(Clone, Default)]
-    struct Log(Arc<Mutex<Vec<u8>>>);
+    struct CapturedLog(Arc<Mutex<Vec<u8>>>);
 
-    impl io::Write for Log {
+    impl io::Write for CapturedLog {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             self.0.lock().unwrap().extend_from_slice(bytes);
             Ok(bytes.len())
@@ -463,21 +467,21 @@ mod tests {
     }
 
     #[test]
-    fn a_sink_that_failed_delivers_again_once_something_arrived() {
-        let log = Log::default();
+    fn logs_recovery_once_an_item_is_delivered() {
+        let log = CapturedLog::default();
         let transport = SlowToConfirm { log: Arc::clone(&log.0), ..SlowToConfirm::default() };
-        let counters = Agent::new("0", 0.0).unwrap().sink_counters("test");
+        let counters = AgentMetrics::new("0", 0.0).unwrap().sink_counters("test");
         let (queue, items) = sync_channel(1);
         queue.send(()).unwrap();
         counters.waiting.inc();
-        let worker = Worker {
+        let worker = WorkerThread {
             name: "test".to_owned(),
             transport,
             items,
             counters: counters.clone(),
             closing: Arc::default(),
             failing: Arc::default(),
-            heir: Heir::default(),
+            successor: Successor::default(),
         };
         let writer = log.clone();
         let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
@@ -493,21 +497,21 @@ mod tests {
     }
 
     #[test]
-    fn what_a_sink_leaves_goes_to_its_heir() {
-        /// Delivers nothing.
+    fn passes_undelivered_items_to_the_successor() {
+        /// Transport that delivers nothing.
         struct Dead(Vec<u32>);
 
         impl Transport<u32> for Dead {
-            fn take(&mut self, item: u32) -> Taken {
+            fn accept(&mut self, item: u32) -> Acceptance {
                 self.0.push(item);
-                Taken::Kept
+                Acceptance::Queued
             }
 
-            fn has_room(&self) -> bool {
+            fn can_accept(&self) -> bool {
                 self.0.len() < 3
             }
 
-            fn deliver(&mut self, _: &Counters) -> anyhow::Result<()> {
+            fn deliver(&mut self, _: &SinkCounters) -> anyhow::Result<()> {
                 anyhow::bail!("dead")
             }
 
@@ -515,26 +519,26 @@ mod tests {
                 false
             }
 
-            fn take_back(&mut self) -> Vec<u32> {
+            fn take_undelivered(&mut self) -> Vec<u32> {
                 std::mem::take(&mut self.0)
             }
         }
 
-        /// Keeps what it gets.
+        /// Transport that records its items.
         struct Alive(Arc<Mutex<Vec<u32>>>);
 
         impl Transport<u32> for Alive {
-            fn take(&mut self, item: u32) -> Taken {
+            fn accept(&mut self, item: u32) -> Acceptance {
                 self.0.lock().unwrap().push(item);
-                Taken::Kept
+                Acceptance::Queued
             }
 
-            fn has_room(&self) -> bool {
+            fn can_accept(&self) -> bool {
                 true
             }
 
-            fn deliver(&mut self, counters: &Counters) -> anyhow::Result<()> {
-                counters.delivered(self.0.lock().unwrap().len() - counters.written.get() as usize);
+            fn deliver(&mut self, counters: &SinkCounters) -> anyhow::Result<()> {
+                counters.count_delivered(self.0.lock().unwrap().len() - counters.written.get() as usize);
                 Ok(())
             }
 
@@ -543,19 +547,21 @@ mod tests {
             }
         }
 
-        let agent = Agent::new("0", 0.0).unwrap();
-        let mut old = Sink::start("test", 100, agent.sink_counters("test"), Dead(Vec::new())).unwrap();
+        let agent = AgentMetrics::new("0", 0.0).unwrap();
+        let mut old = SinkWorker::start("test", 100, agent.sink_counters("test"), Dead(Vec::new())).unwrap();
         (0..50).for_each(|item| old.push(item));
-        let got = Arc::<Mutex<Vec<u32>>>::default();
-        let heir = Sink::start("test", 100, agent.sink_counters("test"), Alive(Arc::clone(&got))).unwrap();
-        old.bequeath(&heir);
-        old.hang_up();
-        let patience = clock::now() + Duration::from_secs(30);
-        while heir.counters().written.get() < 50 {
-            assert!(clock::now() < patience, "{:?}", got.lock().unwrap());
-            thread::sleep(ROOM);
+        let received = Arc::<Mutex<Vec<u32>>>::default();
+        let successor =
+            SinkWorker::start("test", 100, agent.sink_counters("test"), Alive(Arc::clone(&received)))
+                .unwrap();
+        old.set_successor(&successor);
+        old.close_queue();
+        let deadline = clock::now() + Duration::from_secs(30);
+        while successor.counters().written.get() < 50 {
+            assert!(clock::now() < deadline, "{:?}", received.lock().unwrap());
+            thread::sleep(QUEUE_POLL_INTERVAL);
         }
-        assert_eq!(*got.lock().unwrap(), (0..50).collect::<Vec<_>>(), "in their order");
-        assert_eq!((heir.counters().dropped.get(), heir.waiting()), (0, 0));
+        assert_eq!(*received.lock().unwrap(), (0..50).collect::<Vec<_>>(), "in their order");
+        assert_eq!((successor.counters().dropped.get(), successor.waiting()), (0, 0));
     }
 }

@@ -1,7 +1,7 @@
 //! The checkpoint: what an agent writes about itself at intervals.
 
 use super::journal::record;
-use crate::{control::Firing, outputs::pending_delivery::Untold};
+use crate::{control::Firing, outputs::pending_delivery::PendingDelivery};
 use mailflow_kernel::Kept;
 use serde::{Deserialize, Serialize};
 
@@ -39,7 +39,7 @@ pub struct State {
     /// The alerts that fire, each with the moment it began to.
     pub firing: Vec<(u64, Firing)>,
     /// Alert events that were not delivered everywhere, oldest first.
-    pub untold: Vec<Untold>,
+    pub untold: Vec<PendingDelivery>,
 }
 
 /// What belongs to the kernel's tables, see [`Kept`].

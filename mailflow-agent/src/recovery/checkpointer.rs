@@ -17,7 +17,7 @@ use super::{
 use crate::{
     config::{AlertTo, Config, FlowTo, Target},
     control::Durability,
-    outputs::router::Sinks,
+    outputs::router::EffectRouter,
 };
 use mailflow_engine::{
     Engine,
@@ -188,14 +188,14 @@ impl Keeper {
     }
 
     /// The poll is over, and the state is kept when it is time to, whatever the outputs do.
-    pub(crate) fn over(&mut self, kernel: &Kernel, engine: &Engine, now: Time, sinks: &Sinks) {
+    pub(crate) fn over(&mut self, kernel: &Kernel, engine: &Engine, now: Time, sinks: &EffectRouter) {
         if self.poll.take().is_none() && !self.judged_is_lost {
             // Without that note the poll is taken for one that was not finished, and looked at again.
             let _ = self.note([Entry::Over]);
         }
         self.look_at(sinks);
         // Outputs that work are given until the next poll: what they deliver by then need not be kept.
-        let calm = !sinks.outputs().is_told() && !self.trouble.is_on();
+        let calm = !sinks.outputs().alerts_delivered() && !self.trouble.is_on();
         let due = now >= if calm { self.next + OFTEN } else { self.next };
         if self.store.as_ref().is_some_and(|store| due || store.is_long() && !self.trouble.is_on()) {
             let (begun, used) = (clock::now(), clock::thread_cpu_time());
@@ -209,14 +209,14 @@ impl Keeper {
     }
 
     /// Notes what the outputs have written and delivered by now.
-    pub(crate) fn look_at(&mut self, sinks: &Sinks) {
+    pub(crate) fn look_at(&mut self, sinks: &EffectRouter) {
         let Some(store) = &mut self.store else { return };
-        if sinks.outputs().is_told() {
+        if sinks.outputs().alerts_delivered() {
             let result = store.delivered();
             let _ = self.report(result);
         }
         // Lines that are not written for long are given up: they are in their sink's queue only.
-        if sinks.outputs().is_written() || self.store.as_ref().is_some_and(Store::is_full) {
+        if sinks.outputs().files_flushed() || self.store.as_ref().is_some_and(Store::is_full) {
             self.written();
         }
     }
@@ -238,7 +238,7 @@ impl Keeper {
     }
 
     /// Keeps the state.
-    pub(crate) fn keep(&mut self, kernel: &Kernel, engine: &Engine, now: Time, sinks: &Sinks) {
+    pub(crate) fn keep(&mut self, kernel: &Kernel, engine: &Engine, now: Time, sinks: &EffectRouter) {
         let Some(store) = &mut self.store else { return };
         let known = engine.known();
         let state = State {
@@ -250,7 +250,7 @@ impl Keeper {
             flows: known.flows,
             rules: engine.save(),
             firing: sinks.firing(),
-            untold: sinks.outputs().untold(),
+            untold: sinks.outputs().undelivered(),
         };
         let result = store.keep(&state);
         match result {

@@ -11,7 +11,7 @@ use super::{
     redo::{self, Hearers, Tables},
     store::{Recovered, State, Told, Written},
 };
-use crate::outputs::router::Sinks;
+use crate::outputs::router::EffectRouter;
 use mailflow_engine::{
     Engine, Known,
     event::{Alert, Effects},
@@ -39,7 +39,7 @@ pub(crate) fn resume(
     kernel: &mut Kernel,
     begun: Begun,
     engine: &mut Engine,
-    sinks: &Sinks,
+    sinks: &EffectRouter,
     keeper: &mut Keeper,
     recovered: Recovered,
 ) -> Result<Resumed> {
@@ -49,7 +49,7 @@ pub(crate) fn resume(
     if begun != Begun::Anew {
         engine.know(&known(&mut state));
     }
-    sinks.resume_alerts(state.firing);
+    sinks.restore_alerts(state.firing);
     if state.rules.is_readable() {
         for rule in engine.restore(state.rules).forgotten {
             info!(%rule, "the rule is gone or means something else now: its windows begin anew");
@@ -66,7 +66,7 @@ pub(crate) fn resume(
     state.untold.retain(|untold| !delivered.contains(&Told::of(&untold.event.event().0)));
     teller.behind = state.untold.iter().flat_map(|untold| untold.sinks.clone()).collect();
     teller.keeper.tell(state.untold.iter().map(|untold| Told::of(&untold.event.event().0)));
-    sinks.outputs().write_untold(&state.untold, &mut written);
+    sinks.outputs().redeliver(&state.untold, &mut written);
     teller.written = written;
     let mut resumed = Resumed { judged: judged.number, ..Resumed::default() };
     let tables = (begun != Begun::Anew).then_some(kernel);
@@ -76,7 +76,7 @@ pub(crate) fn resume(
     // Whoever must know what fires has heard it from a process that is gone.
     let now = clock::epoch();
     let firing = engine.firing().into_iter().map(|alert| (Arc::new(alert), now));
-    sinks.outputs().remind(firing);
+    sinks.outputs().resend_firing(firing);
     info!(
         records = resumed.judged,
         alerts = resumed.alerts,
@@ -118,9 +118,9 @@ impl Tables for Kernel {
 
 /// Hands over what may not have been told.
 struct Teller<'a> {
-    sinks: &'a Sinks,
+    sinks: &'a EffectRouter,
     keeper: &'a mut Keeper,
-    /// Sinks that had not delivered all.
+    /// EffectRouter that had not delivered all.
     behind: HashSet<String>,
     /// What the files have already.
     written: Written,
@@ -130,17 +130,17 @@ struct Teller<'a> {
 
 impl Hearers for Teller<'_> {
     fn told(&mut self, alerts: &[Alert]) {
-        self.sinks.told(alerts);
+        self.sinks.update_firing(alerts);
     }
 
     fn book(&mut self, now: Time, effects: &Effects) {
-        self.sinks.book(now, effects);
+        self.sinks.add_to_metrics(now, effects);
     }
 
     fn tell(&mut self, effects: Effects, epoch: Epoch) {
         self.keeper.tell(effects.alerts.iter().map(Told::of));
         let behind = |name: &str| self.behind.contains(name);
-        self.sinks.outputs().write_missing(&effects, epoch, &mut self.written, &behind);
+        self.sinks.outputs().deliver_missing(&effects, epoch, &mut self.written, &behind);
         self.alerts += effects.alerts.len();
     }
 }

@@ -1,4 +1,4 @@
-//! The alerts that fire, for who asks.
+//! Firing alerts for `status`.
 
 use std::collections::HashMap;
 
@@ -10,20 +10,20 @@ use mailflow_engine::{
     time::Time,
 };
 
-/// The alerts that fire, by fingerprint.
+/// Firing alerts by fingerprint.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct FiringAlerts {
+pub(crate) struct ActiveAlerts {
     firing: HashMap<String, (Time, Firing)>,
 }
 
-impl FiringAlerts {
-    /// Takes note of alert events, in their order.
-    pub(crate) fn take(&mut self, alerts: &[Alert]) {
-        // Of what an allow-list suppresses nobody is told.
+impl ActiveAlerts {
+    /// Applies alert events in order.
+    pub(crate) fn update(&mut self, alerts: &[Alert]) {
+        // Suppressed alerts do not notify people.
         for alert in alerts.iter().filter(|alert| alert.suppressed.is_none()) {
             match alert.state {
                 AlertState::Firing => {
-                    let firing = (alert.starts_at, shown(alert));
+                    let firing = (alert.starts_at, firing_row(alert));
                     self.firing.insert(alert.fingerprint.clone(), firing);
                 }
                 AlertState::Resolved => drop(self.firing.remove(&alert.fingerprint)),
@@ -36,26 +36,26 @@ impl FiringAlerts {
         self.firing.len()
     }
 
-    /// Those that another process told.
-    pub(crate) fn of(firing: Vec<(u64, Firing)>) -> Self {
-        let of = |(starts_at, firing): (u64, Firing)| {
+    /// Restores the firing alerts of the previous process.
+    pub(crate) fn restored(firing: Vec<(u64, Firing)>) -> Self {
+        let restored = |(starts_at, firing): (u64, Firing)| {
             (firing.fingerprint.clone(), (Time::from_nanos(starts_at), firing))
         };
-        Self { firing: firing.into_iter().map(of).collect() }
+        Self { firing: firing.into_iter().map(restored).collect() }
     }
 
-    /// Each with the moment it began to fire.
-    pub(crate) fn saved(&self) -> Vec<(u64, Firing)> {
+    /// Returns each alert with the time of its start.
+    pub(crate) fn to_checkpoint(&self) -> Vec<(u64, Firing)> {
         self.firing.values().map(|(starts_at, firing)| (starts_at.as_nanos(), firing.clone())).collect()
     }
 
-    /// Returns them, the oldest first, each with what its window held when the windows were last gone over; before
-    /// that with the numbers of its last event.
-    pub(crate) fn shown(&self, windows: &[Reached]) -> Vec<FiringAlert> {
+    /// Returns the alerts, the oldest first, with the window values of the last scan. Before the first scan
+    /// they have the values of their last event.
+    pub(crate) fn status_rows(&self, windows: &[Reached]) -> Vec<FiringAlert> {
         let now: HashMap<(&str, String), &Reached> =
-            windows.iter().map(|one| ((&*one.rule, one.subject.to_string()), one)).collect();
+            windows.iter().map(|first| ((&*first.rule, first.subject.to_string()), first)).collect();
         let mut firing: Vec<_> = self.firing.values().collect();
-        firing.sort_by(|(one, a), (other, b)| (one, &a.fingerprint).cmp(&(other, &b.fingerprint)));
+        firing.sort_by(|(first, a), (second, b)| (first, &a.fingerprint).cmp(&(second, &b.fingerprint)));
         firing
             .into_iter()
             .map(|(_, firing)| {
@@ -80,7 +80,8 @@ impl FiringAlerts {
     }
 }
 
-fn shown(alert: &Alert) -> Firing {
+/// Converts an alert event to a checkpointed alert.
+fn firing_row(alert: &Alert) -> Firing {
     Firing {
         rule: alert.rule.to_string(),
         severity: alert.severity.name().to_owned(),

@@ -1,47 +1,49 @@
-//! Whether what is shown comes once: a mirror may deliver a packet where it enters and where it leaves.
+//! Detector of duplicate packets: a mirror may deliver a packet both where it enters and where it leaves.
 
 use mailflow_common::{HandshakeCounters, Totals};
 use tracing::{info, warn};
 
-/// Handshake packets to judge by.
-const ENOUGH: u64 = 20;
+/// Smallest number of handshake packets for a decision.
+const MIN_HANDSHAKE_PACKETS: u64 = 20;
 
-/// How packets are delivered, judged by SYNs and SYN-ACKs.
+/// Detector of duplicate packets by SYNs and SYN-ACKs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Delivery {
-    /// Up to the last judgement.
-    seen: HandshakeCounters,
-    twice: bool,
+pub(crate) struct DuplicateDetector {
+    /// Counters at the last decision.
+    decided_at: HandshakeCounters,
+    delivered_twice: bool,
 }
 
-impl Delivery {
-    /// Judges once enough has been seen, and says when it changes. Returns whether packets come twice.
-    pub(crate) fn judge(&mut self, totals: &Totals) -> bool {
-        let now = HandshakeCounters {
+impl DuplicateDetector {
+    /// Decides once there are enough packets, and logs a change. Returns true if packets are delivered twice.
+    pub(crate) fn update(&mut self, totals: &Totals) -> bool {
+        let handshakes = HandshakeCounters {
             all: totals.syns.all + totals.syn_acks.all,
             copies: totals.syns.copies + totals.syn_acks.copies,
         };
-        let (all, copies) = (now.all - self.seen.all, now.copies - self.seen.copies);
-        if all < ENOUGH {
-            return self.twice;
+        let (all, copies) =
+            (handshakes.all - self.decided_at.all, handshakes.copies - self.decided_at.copies);
+        if all < MIN_HANDSHAKE_PACKETS {
+            return self.delivered_twice;
         }
-        self.seen = now;
-        // Where every packet comes twice, half are copies; some are lost, or come as the clock ticks.
-        let twice = copies * 5 >= all * 2;
-        if twice != self.twice {
-            self.twice = twice;
-            if twice {
+        self.decided_at = handshakes;
+        // If every packet comes twice, half are copies. Some of them are lost, or arrive in another tick.
+        let delivered_twice = copies * 5 >= all * 2;
+        if delivered_twice != self.delivered_twice {
+            self.delivered_twice = delivered_twice;
+            if delivered_twice {
                 warn!(
                     copies,
                     of = all,
-                    "packets are delivered twice, and counted so: a mirror should send what enters its \
-                     ports, or what leaves them, not both; elsewhere watch a bridge or its ports, not both"
+                    "packets are delivered twice and counted twice: a mirror should send the packets that \
+                     enter its ports or those that leave them, not both; elsewhere watch a bridge or its \
+                     ports, not both"
                 );
             } else {
                 info!(copies, of = all, "packets are delivered once");
             }
         }
-        twice
+        delivered_twice
     }
 }
 
@@ -55,16 +57,16 @@ mod tests {
     }
 
     #[test]
-    fn half_copies_are_double_delivery() {
-        let mut delivery = Delivery::default();
-        assert!(!delivery.judge(&totals((10, 5), (9, 5))), "too few to tell");
-        assert!(delivery.judge(&totals((10, 5), (10, 5))));
-        assert!(delivery.judge(&totals((19, 5), (20, 5))), "too few to change that");
-        assert!(!delivery.judge(&totals((20, 5), (20, 5))), "none of the last twenty");
+    fn detects_duplicates_at_half_copies() {
+        let mut detector = DuplicateDetector::default();
+        assert!(!detector.update(&totals((10, 5), (9, 5))), "too few packets to decide");
+        assert!(detector.update(&totals((10, 5), (10, 5))));
+        assert!(detector.update(&totals((19, 5), (20, 5))), "too few packets to change the decision");
+        assert!(!detector.update(&totals((20, 5), (20, 5))), "none of the last twenty");
     }
 
     #[test]
-    fn a_retry_here_and_there_is_none() {
-        assert!(!Delivery::default().judge(&totals((100, 20), (100, 0))));
+    fn ignores_occasional_retries() {
+        assert!(!DuplicateDetector::default().update(&totals((100, 20), (100, 0))));
     }
 }

@@ -1,4 +1,4 @@
-//! Explanations of the engine as the control socket words them.
+//! Conversion of the engine's explanations to the control protocol.
 
 use crate::control::{Explained, HeldRule, HeldTerm, JudgedFlow, Suggested};
 use mailflow_engine::{
@@ -12,17 +12,19 @@ use mailflow_engine::{
 };
 use std::net::{IpAddr, SocketAddr};
 
-pub(crate) fn explained(told: &Explanation, epoch: Epoch) -> Explained {
+/// Converts an explanation of a source.
+pub(crate) fn convert_explanation(explanation: &Explanation, epoch: Epoch) -> Explained {
     Explained {
-        matched_network: told.matched_network.clone(),
-        group: told.group.clone(),
-        rules: told.rules.iter().map(|held| rule(held, epoch)).collect(),
-        flows: told.flows.iter().map(|judged| flow(judged, epoch)).collect(),
-        since: told.since.map(|since| seconds(since, epoch)),
+        matched_network: explanation.matched_network.clone(),
+        group: explanation.group.clone(),
+        rules: explanation.rules.iter().map(|snapshot| convert_rule(snapshot, epoch)).collect(),
+        flows: explanation.flows.iter().map(|explained_flow| convert_flow(explained_flow, epoch)).collect(),
+        since: explanation.since.map(|since| unix_seconds(since, epoch)),
     }
 }
 
-pub(crate) fn suggested(engine: &Engine) -> Vec<Suggested> {
+/// Returns the suggested allow-list entries.
+pub(crate) fn list_suggestions(engine: &Engine) -> Vec<Suggested> {
     let suggested = engine.suggest().into_iter().map(|suggestion| Suggested {
         source: suggestion.source.map(|source| source.to_string()),
         destination: suggestion.destination.map(|server| server.to_string()),
@@ -31,17 +33,19 @@ pub(crate) fn suggested(engine: &Engine) -> Vec<Suggested> {
     suggested.collect()
 }
 
-pub(crate) fn rule(held: &Held, epoch: Epoch) -> HeldRule {
+/// Converts the state of a rule's group.
+fn convert_rule(snapshot: &Held, epoch: Epoch) -> HeldRule {
     HeldRule {
-        rule: held.rule.to_string(),
-        subject: held.subject.to_string(),
-        suppressed: held.suppressed,
-        firing_since: held.firing.map(|since| seconds(since, epoch)),
-        terms: held.terms.iter().map(term).collect(),
+        rule: snapshot.rule.to_string(),
+        subject: snapshot.subject.to_string(),
+        suppressed: snapshot.suppressed,
+        firing_since: snapshot.firing.map(|since| unix_seconds(since, epoch)),
+        terms: snapshot.terms.iter().map(convert_term).collect(),
     }
 }
 
-pub(crate) fn term(term: &TermValue) -> HeldTerm {
+/// Converts the value of a term.
+fn convert_term(term: &TermValue) -> HeldTerm {
     HeldTerm {
         name: term.name.to_string(),
         unit: unit(&term.name).to_owned(),
@@ -52,27 +56,29 @@ pub(crate) fn term(term: &TermValue) -> HeldTerm {
     }
 }
 
-pub(crate) fn flow(judged: &Judged, epoch: Epoch) -> JudgedFlow {
-    let flow = &judged.record.flow;
+/// Converts an explained flow.
+fn convert_flow(explained_flow: &Judged, epoch: Epoch) -> JudgedFlow {
+    let flow = &explained_flow.record.flow;
     let end = |ip: IpAddr, port: u16| SocketAddr::new(ip, port).to_string();
-    let known = |input| judged.record.inputs.contains(input);
-    let way = |way: &Direction| {
+    let known = |input| explained_flow.record.inputs.contains(input);
+    let direction = |direction: &Direction| {
         let (packets, bytes) = (known(Inputs::PACKETS), known(Inputs::BYTES));
-        (packets.then_some(way.packets), bytes.then_some(way.bytes))
+        (packets.then_some(direction.packets), bytes.then_some(direction.bytes))
     };
     JudgedFlow {
-        time: seconds(judged.record.time(), epoch),
+        time: unix_seconds(explained_flow.record.time(), epoch),
         client: end(flow.client(), flow.key.client_port),
         server: end(flow.server(), flow.key.server_port),
-        app_proto: judged.record.app.name().to_owned(),
-        reason: judged.record.reason.name().to_owned(),
-        up: way(&flow.up),
-        down: way(&flow.down),
+        app_proto: explained_flow.record.app.name().to_owned(),
+        reason: explained_flow.record.reason.name().to_owned(),
+        up: direction(&flow.up),
+        down: direction(&flow.down),
         messages: known(Inputs::MESSAGES).then_some(flow.messages),
-        verdicts: judged.verdicts.iter().map(|(rule, why)| (rule.to_string(), why.clone())).collect(),
+        verdicts: explained_flow.verdicts.iter().map(|(rule, why)| (rule.to_string(), why.clone())).collect(),
     }
 }
 
-pub(crate) fn seconds(time: Time, epoch: Epoch) -> f64 {
+/// Converts a time to seconds since 1970.
+fn unix_seconds(time: Time, epoch: Epoch) -> f64 {
     epoch.unix_nanos(time) as f64 / 1e9
 }

@@ -1,87 +1,87 @@
-//! What the metrics port is told of the kernel's side.
+//! State of the kernel program for the metrics page.
 
 use std::time::Duration;
 
 use mailflow_common::{DirectionTotals, Totals};
 use tracing::{info, warn};
 
-use super::duplicate_detector::Delivery;
+use super::duplicate_detector::DuplicateDetector;
 use crate::{
     config::FlowTable,
-    metrics::{Attached, Fill, Holding, KernelView, WatchedEntry},
+    metrics::{KernelSnapshot, PacketsAt, ProgramAttachment, Utilisation, WatchedEntry},
 };
 use mailflow_engine::event::Gain;
 use mailflow_kernel::clock;
 use mailflow_kernel::{Bound, Kernel, KernelError, Lookout, Place, Standing, Sum};
 
-/// True if every flow finds a place.
+/// Pressure on the flow table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Room {
-    /// It does.
-    Enough,
-    /// The table is full, or a source has its share of it.
-    Short,
+pub(crate) enum TablePressure {
+    /// An entry for every flow.
+    Normal,
+    /// Full table, or a source at its limit.
+    Exhausted,
 }
 
-impl Room {
-    /// Says when it runs short, and when it is enough again.
-    pub(crate) fn note(&mut self, view: &KernelView) {
-        let room = if view.overflow.entries == 0 { Self::Enough } else { Self::Short };
-        if room != *self {
-            *self = room;
-            match room {
-                Self::Short => warn!(
-                    flows = view.flows.entries,
-                    capacity = view.flows.capacity,
-                    sources = view.overflow.entries,
-                    "new flows have no place in the table, or a source has more than its share: they are \
-                     counted by source"
+impl TablePressure {
+    /// Logs a change of the pressure.
+    pub(crate) fn log_change(&mut self, snapshot: &KernelSnapshot) {
+        let pressure = if snapshot.overflow.entries == 0 { Self::Normal } else { Self::Exhausted };
+        if pressure != *self {
+            *self = pressure;
+            match pressure {
+                Self::Exhausted => warn!(
+                    flows = snapshot.flows.entries,
+                    capacity = snapshot.flows.capacity,
+                    sources = snapshot.overflow.entries,
+                    "the flow table is full or a source has reached its limit; new flows are counted by \
+                     source"
                 ),
-                Self::Enough => info!("every flow has a place in the table again"),
+                Self::Normal => info!("every flow has an entry in the flow table again"),
             }
         }
     }
 }
 
-/// What the page shows of the kernel. `before` are the totals from before the tables were read.
-pub(crate) fn kernel_view(
+/// Returns the state of the kernel program. `before` are the totals from before the scan of the tables.
+pub(crate) fn take_snapshot(
     kernel: &Kernel,
     before: &Totals,
     tables: &FlowTable,
-    delivery: &mut Delivery,
-    drain: Duration,
-) -> Result<KernelView, KernelError> {
+    detector: &mut DuplicateDetector,
+    scan_duration: Duration,
+) -> Result<KernelSnapshot, KernelError> {
     let totals = kernel.totals()?;
-    let held = kernel.held();
-    let missing = held.difference(before, &totals);
+    let audit = kernel.held();
+    let difference = audit.difference(before, &totals);
     let unattributed = |total: &DirectionTotals| Gain { packets: total.packets, bytes: total.bytes };
-    let holding = |name, sum: &Sum| Holding { name, up: sum.up, down: sum.down };
-    Ok(KernelView {
-        held: vec![
-            holding("live", &held.live),
-            holding("retired", &held.retired),
-            holding("overflow", &held.overflow),
-            Holding {
+    let packets_at = |name, sum: &Sum| PacketsAt { name, up: sum.up, down: sum.down };
+    Ok(KernelSnapshot {
+        packet_locations: vec![
+            packets_at("live", &audit.live),
+            packets_at("retired", &audit.retired),
+            packets_at("overflow", &audit.overflow),
+            PacketsAt {
                 name: "unattributed",
                 up: unattributed(&totals.unattributed_up),
                 down: unattributed(&totals.unattributed_down),
             },
         ],
-        missing: [missing.packets, missing.bytes],
-        twice: delivery.judge(&totals),
-        flows: Fill { entries: held.flows, capacity: tables.flows.into() },
-        overflow: Fill { entries: held.sources, capacity: tables.overflow.into() },
-        attached: kernel.places().map(shown).collect(),
+        difference: [difference.packets, difference.bytes],
+        delivered_twice: detector.update(&totals),
+        flows: Utilisation { entries: audit.flows, capacity: tables.flows.into() },
+        overflow: Utilisation { entries: audit.sources, capacity: tables.overflow.into() },
+        attached: kernel.places().map(attachment).collect(),
         entries: kernel.bound().into_iter().map(entry).collect(),
         unlisted: Vec::new(),
         unlisted_flows: 0,
-        lookout: kernel.lookout().map(Lookout::process),
+        helper_pid: kernel.lookout().map(Lookout::process),
         totals,
-        drain,
+        scan_duration,
     })
 }
 
-/// An entry as the metrics and `status` show it.
+/// Converts a configured interface entry for the metrics and `status`.
 pub(crate) fn entry(bound: Bound) -> WatchedEntry {
     WatchedEntry {
         name: bound.entry,
@@ -92,18 +92,18 @@ pub(crate) fn entry(bound: Bound) -> WatchedEntry {
     }
 }
 
-/// A place as the metrics show it.
-pub(crate) fn shown(place: &Place) -> Attached {
+/// Converts an attachment for the metrics.
+pub(crate) fn attachment(place: &Place) -> ProgramAttachment {
     let (attached, position) = match place.standing {
         Standing::Attached { position } => (true, position),
         Standing::Detached => (false, None),
     };
-    Attached {
+    ProgramAttachment {
         interface: place.interface.clone(),
         hook: place.attachment.name(),
         direction: place.direction.name(),
         attached,
         position,
-        again: place.again,
+        reattach_count: place.again,
     }
 }

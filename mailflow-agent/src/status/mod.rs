@@ -1,4 +1,4 @@
-//! The agent's state as the metrics port and the control socket show it.
+//! State of the agent for the metrics port and the control socket.
 
 pub(crate) mod active_alerts;
 pub(crate) mod duplicate_detector;

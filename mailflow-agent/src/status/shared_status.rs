@@ -1,4 +1,4 @@
-//! What the metrics port and the control socket show of the agent.
+//! Content of the metrics page and of `status`.
 
 use std::{
     net::SocketAddr,
@@ -11,7 +11,7 @@ use std::{
 use anyhow::Result;
 use mailflow_common::Reason;
 
-use super::{active_alerts::FiringAlerts, unlisted_clients::UnlistedClients};
+use super::{active_alerts::ActiveAlerts, unlisted_clients::UnlistedClients};
 use crate::{
     config::Config,
     control::{
@@ -19,7 +19,10 @@ use crate::{
         WatchedInterface, Ways,
     },
     http,
-    metrics::{Agent, Fill, KernelView, Ledger, Limits, Load, Memory, Page},
+    metrics::{
+        AgentMetrics, EngineStats, KernelSnapshot, LoadOutcome, MetricsPage, SeriesLimits, TrafficCounters,
+        Utilisation,
+    },
 };
 use mailflow_engine::{
     overview::{Overview, Reached},
@@ -28,52 +31,51 @@ use mailflow_engine::{
 use mailflow_kernel::InsidePrefix;
 use mailflow_kernel::clock;
 
-/// Shared by the pipeline, which writes it, and by those that read it: the metrics port and the control
-/// socket.
-pub(crate) struct View {
-    /// The agent's own metrics.
-    pub(crate) agent: Agent,
+/// State shared by the pipeline, which writes it, and its readers: the metrics port and the control socket.
+pub(crate) struct SharedStatus {
+    /// Metrics of the agent itself.
+    pub(crate) agent: AgentMetrics,
     started: f64,
-    /// Address of the metrics.
+    /// Address of the metrics port.
     metrics: Option<SocketAddr>,
-    numbers: Mutex<Numbers>,
+    snapshot: Mutex<PollSnapshot>,
     ready: AtomicBool,
     durability: Mutex<Option<Durability>>,
-    /// Why pins cannot be made again, if they are gone.
+    /// Reason why missing pins cannot be restored.
     pins: Mutex<Option<String>>,
 }
 
-/// What changes with each poll.
-pub(crate) struct Numbers {
-    pub(crate) ledger: Ledger,
+/// State that changes with each poll.
+pub(crate) struct PollSnapshot {
+    pub(crate) traffic: TrafficCounters,
     pub(crate) windows: Overview,
-    pub(crate) memory: Option<Memory>,
-    pub(crate) kernel: Option<KernelView>,
-    pub(crate) firing: FiringAlerts,
-    pub(crate) settings: Shown,
-    /// The fault for which the changed lists of networks are refused; empty where they are in force.
+    pub(crate) engine: Option<EngineStats>,
+    pub(crate) kernel: Option<KernelSnapshot>,
+    pub(crate) firing: ActiveAlerts,
+    pub(crate) settings: ConfigSummary,
+    /// Reason why the changed lists of networks are refused, empty if they are in force.
     pub(crate) lists_refused: String,
-    pub(crate) clients: UnlistedClients,
+    pub(crate) unlisted_clients: UnlistedClients,
     /// Networks behind inside interfaces that are in no internal network.
     pub(crate) unlisted: Vec<InsidePrefix>,
-    /// Inside interfaces by which a default route leaves.
-    pub(crate) outward: Vec<String>,
+    /// Inside interfaces with a default route.
+    pub(crate) default_route_interfaces: Vec<String>,
 }
 
-/// What is shown of the configuration in force.
+/// Summary of the configuration in force.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Shown {
+pub(crate) struct ConfigSummary {
     file: Option<String>,
     poll_seconds: f64,
     rules: Vec<RuleStatus>,
-    /// What else there is to say of the agent's life.
+    /// Notes about the start of the agent.
     pub(crate) notes: Vec<String>,
-    /// Warnings about how the agent runs.
+    /// Warnings about the environment of the agent.
     pub(crate) warnings: Vec<String>,
 }
 
-impl Shown {
-    /// Of this configuration, whose file is `file`.
+impl ConfigSummary {
+    /// Creates the summary of a configuration from `file`.
     pub(crate) fn of(config: &Config, file: Option<String>) -> Self {
         let rules = config.engine.rules.iter().map(|rule| RuleStatus {
             name: rule.name.to_string(),
@@ -87,103 +89,111 @@ impl Shown {
     }
 }
 
-impl View {
+impl SharedStatus {
+    /// Creates the status of an agent that started `started` seconds after 1970.
     pub(crate) fn new(config: &Config, file: Option<String>, started: f64) -> Result<Self> {
-        let agent = Agent::new(env!("CARGO_PKG_VERSION"), started)?;
-        agent.config_loaded(Load::Good(started));
-        agent.lists_loaded(Load::Good(started));
-        agent.listed_networks(config.engine.internal.networks().len());
+        let agent = AgentMetrics::new(env!("CARGO_PKG_VERSION"), started)?;
+        agent.record_config_load(LoadOutcome::Loaded(started));
+        agent.record_lists_load(LoadOutcome::Loaded(started));
+        agent.set_network_lines(config.engine.internal.networks().len());
         let outputs = &config.outputs;
-        let limits = Limits { sources: outputs.max_sources, ..Limits::default() };
+        let limits = SeriesLimits { sources: outputs.max_sources, ..SeriesLimits::default() };
         let rules = config.engine.rules.iter().map(|rule| rule.name.clone());
-        let numbers = Numbers {
-            ledger: Ledger::new(limits, rules),
+        let snapshot = PollSnapshot {
+            traffic: TrafficCounters::new(limits, rules),
             windows: Overview::default(),
-            memory: None,
+            engine: None,
             kernel: None,
-            firing: FiringAlerts::default(),
-            settings: Shown::of(config, file),
+            firing: ActiveAlerts::default(),
+            settings: ConfigSummary::of(config, file),
             lists_refused: String::new(),
-            clients: UnlistedClients::default(),
+            unlisted_clients: UnlistedClients::default(),
             unlisted: Vec::new(),
-            outward: Vec::new(),
+            default_route_interfaces: Vec::new(),
         };
         Ok(Self {
             agent,
             started,
             metrics: outputs.metrics,
-            numbers: Mutex::new(numbers),
+            snapshot: Mutex::new(snapshot),
             ready: AtomicBool::new(false),
             durability: Mutex::default(),
             pins: Mutex::default(),
         })
     }
 
-    /// The numbers. A panic elsewhere leaves them whole enough to be shown.
-    pub(crate) fn numbers(&self) -> MutexGuard<'_, Numbers> {
-        self.numbers.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Returns the locked snapshot. A panic in another thread leaves it consistent enough to show.
+    pub(crate) fn snapshot(&self) -> MutexGuard<'_, PollSnapshot> {
+        self.snapshot.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How it is, in a line.
+    /// Returns the state of the agent in one line.
     pub(crate) fn summary(&self) -> String {
-        let numbers = self.numbers();
-        let places = numbers.kernel.iter().flat_map(|kernel| &kernel.attached);
-        let away = places.filter(|place| !place.attached).count();
-        let missing = if away == 0 { String::new() } else { format!(", {away} programs NOT attached") };
-        let entries = numbers.kernel.iter().flat_map(|kernel| &kernel.entries);
-        let waits: Vec<&str> =
+        let snapshot = self.snapshot();
+        let attachments = snapshot.kernel.iter().flat_map(|kernel| &kernel.attached);
+        let detached = attachments.filter(|attachment| !attachment.attached).count();
+        let missing =
+            if detached == 0 { String::new() } else { format!(", {detached} programs NOT attached") };
+        let entries = snapshot.kernel.iter().flat_map(|kernel| &kernel.entries);
+        let waiting: Vec<&str> =
             entries.filter(|entry| entry.missing.is_some()).map(|entry| entry.name.as_str()).collect();
-        let waits =
-            if waits.is_empty() { String::new() } else { format!(", waiting for {}", waits.join(", ")) };
-        let firing = match numbers.firing.len() {
+        let waiting =
+            if waiting.is_empty() { String::new() } else { format!(", waiting for {}", waiting.join(", ")) };
+        let firing = match snapshot.firing.len() {
             0 => String::new(),
             1 => ", 1 alert fires".to_owned(),
             more => format!(", {more} alerts fire"),
         };
-        let refused = if self.agent.config_good() { "" } else { ", the last configuration was refused" };
+        let refused =
+            if self.agent.is_config_current() { "" } else { ", the last configuration was refused" };
         let durable = self.durability().is_none_or(|durability| durability.durable);
         let durable = if durable { "" } else { ", the state is NOT written" };
-        let lists =
-            if numbers.lists_refused.is_empty() { "" } else { ", the changed lists of networks are refused" };
-        format!("counting{missing}{waits}{durable}{firing}{refused}{lists}")
+        let lists = if snapshot.lists_refused.is_empty() {
+            ""
+        } else {
+            ", the changed lists of networks are refused"
+        };
+        format!("counting{missing}{waiting}{durable}{firing}{refused}{lists}")
     }
 
-    /// Shows how the state on the disk is.
+    /// Sets the durability of the state on disk.
     pub(crate) fn set_durability(&self, durability: Option<Durability>, usage: Option<(u64, u64)>) {
         if let (Some(durability), Some((bytes, failures))) = (&durability, usage) {
-            self.agent.state_kept(durability.durable, bytes, failures);
+            self.agent.record_state_usage(durability.durable, bytes, failures);
         }
         *self.durability.lock().unwrap_or_else(PoisonError::into_inner) = durability;
     }
 
-    /// Shows why pins cannot be made again that are gone.
-    pub(crate) fn set_pins(&self, trouble: Option<String>) {
-        *self.pins.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+    /// Sets the reason why missing pins cannot be restored.
+    pub(crate) fn set_pins(&self, reason: Option<String>) {
+        *self.pins.lock().unwrap_or_else(PoisonError::into_inner) = reason;
     }
 
     fn durability(&self) -> Option<Durability> {
         self.durability.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub(crate) fn poll_failed(&self) {
-        self.agent.poll_failed();
+    /// Counts a failed poll.
+    pub(crate) fn count_poll_failure(&self) {
+        self.agent.count_poll_failure();
     }
 
+    /// Marks the agent as ready.
     pub(crate) fn set_ready(&self) {
         self.ready.store(true, Ordering::Release);
     }
 }
 
-impl http::State for View {
+impl http::MetricsProvider for SharedStatus {
     fn metrics(&self) -> Result<String> {
         let mut page = String::new();
-        let numbers = self.numbers();
-        Page {
+        let snapshot = self.snapshot();
+        MetricsPage {
             agent: &self.agent,
-            ledger: &numbers.ledger,
-            windows: &numbers.windows,
-            memory: numbers.memory.as_ref(),
-            kernel: numbers.kernel.as_ref(),
+            traffic: &snapshot.traffic,
+            windows: &snapshot.windows,
+            engine: snapshot.engine.as_ref(),
+            kernel: snapshot.kernel.as_ref(),
         }
         .render(&mut page)?;
         Ok(page)
@@ -206,13 +216,13 @@ impl http::State for View {
     }
 }
 
-impl control::State for View {
+impl control::State for SharedStatus {
     fn status(&self) -> Status {
         let sinks = self.agent.sinks().into_iter();
-        let numbers = self.numbers();
-        let kernel = numbers.kernel.as_ref();
-        let mut rules = numbers.settings.rules.clone();
-        for standing in &numbers.windows.rules {
+        let snapshot = self.snapshot();
+        let kernel = snapshot.kernel.as_ref();
+        let mut rules = snapshot.settings.rules.clone();
+        for standing in &snapshot.windows.rules {
             let Some(rule) = rules.iter_mut().find(|rule| rule.name == *standing.rule) else { continue };
             rule.sources = usize::try_from(standing.subjects).unwrap_or(usize::MAX);
             if let Some(Reached { subject, term, value, threshold, scale, .. }) = &standing.highest {
@@ -223,57 +233,58 @@ impl control::State for View {
                 rule.highest_threshold = Number::of(*threshold, *scale);
             }
         }
-        let fill = |fill: Fill| control::Fill { entries: fill.entries, capacity: fill.capacity };
+        let fill = |fill: Utilisation| control::Fill { entries: fill.entries, capacity: fill.capacity };
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             uptime_seconds: (clock::unix_seconds() - self.started).max(0.0),
-            config: numbers.settings.file.clone(),
-            config_good: self.agent.config_good(),
+            config: snapshot.settings.file.clone(),
+            config_good: self.agent.is_config_current(),
             lists: Some(control::ListStatus {
-                networks: self.agent.networks_listed(),
-                refused: Some(&numbers.lists_refused).filter(|fault| !fault.is_empty()).cloned(),
+                networks: self.agent.network_lines(),
+                refused: Some(&snapshot.lists_refused).filter(|fault| !fault.is_empty()).cloned(),
             }),
-            poll_seconds: numbers.settings.poll_seconds,
-            interfaces: kernel.map(places).unwrap_or_default(),
-            lookout: kernel.map(|kernel| control::Lookout { process: kernel.lookout }),
+            poll_seconds: snapshot.settings.poll_seconds,
+            interfaces: kernel.map(attachments).unwrap_or_default(),
+            lookout: kernel.map(|kernel| control::Lookout { process: kernel.helper_pid }),
             flows: kernel.map(|kernel| fill(kernel.flows)).unwrap_or_default(),
             overflow: kernel.map(|kernel| fill(kernel.overflow)).unwrap_or_default(),
-            sources: numbers.ledger.tracked(),
+            sources: snapshot.traffic.source_count(),
             conservation: kernel.map(conservation).unwrap_or_default(),
             uncounted: kernel.map(|kernel| uncounted(kernel).collect()).unwrap_or_default(),
             watched: kernel.map(watched).unwrap_or_default(),
-            unlisted: unlisted(&numbers),
-            warnings: warnings(&numbers, self.metrics),
-            delivered_twice: kernel.is_some_and(|kernel| kernel.twice),
+            unlisted: unlisted(&snapshot),
+            warnings: warnings(&snapshot, self.metrics),
+            delivered_twice: kernel.is_some_and(|kernel| kernel.delivered_twice),
             rules,
-            alerts: numbers.firing.shown(&numbers.windows.firing),
+            alerts: snapshot.firing.status_rows(&snapshot.windows.firing),
             sinks: sinks.map(|(name, numbers)| control::Sink { name, numbers }).collect(),
             durability: self.durability(),
             notes: {
                 let pins = self.pins.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                numbers.settings.notes.iter().cloned().chain(pins).collect()
+                snapshot.settings.notes.iter().cloned().chain(pins).collect()
             },
         }
     }
 
     fn top(&self) -> Top {
-        let numbers = self.numbers();
-        let rows = numbers.ledger.sources().into_iter().map(|sums| Row {
-            source: sums.source.to_owned(),
-            packets_up: sums.up.packets,
-            bytes_up: sums.up.bytes,
-            packets_down: sums.down.packets,
-            bytes_down: sums.down.bytes,
-            flows: sums.flows,
-            messages: sums.messages,
-            qualifying: sums.qualifying,
+        let snapshot = self.snapshot();
+        let rows = snapshot.traffic.sources().into_iter().map(|totals| Row {
+            source: totals.source.to_owned(),
+            packets_up: totals.up.packets,
+            bytes_up: totals.up.bytes,
+            packets_down: totals.down.packets,
+            bytes_down: totals.down.bytes,
+            flows: totals.flows,
+            messages: totals.messages,
+            qualifying: totals.qualifying,
         });
         Top { at_seconds: (clock::unix_seconds() - self.started).max(0.0), rows: rows.collect() }
     }
 }
 
-fn watched(kernel: &KernelView) -> Vec<Watched> {
+/// Converts the entries of the configured interfaces.
+fn watched(kernel: &KernelSnapshot) -> Vec<Watched> {
     let entry = |entry: &crate::metrics::WatchedEntry| Watched {
         entry: entry.name.clone(),
         pattern: entry.pattern,
@@ -288,53 +299,61 @@ fn watched(kernel: &KernelView) -> Vec<Watched> {
     kernel.entries.iter().map(entry).collect()
 }
 
-fn unlisted(numbers: &Numbers) -> Unlisted {
+/// Converts the clients and networks that are in no internal network.
+fn unlisted(snapshot: &PollSnapshot) -> Unlisted {
     let prefix = |found: &InsidePrefix| format!("{} {}", found.interface, found.prefix);
     Unlisted {
-        prefixes: numbers.unlisted.iter().map(prefix).collect(),
-        flows: numbers.clients.flows,
-        clients: numbers.clients.examples.iter().map(ToString::to_string).collect(),
+        prefixes: snapshot.unlisted.iter().map(prefix).collect(),
+        flows: snapshot.unlisted_clients.flows,
+        clients: snapshot.unlisted_clients.examples.iter().map(ToString::to_string).collect(),
     }
 }
 
-/// Returns the warnings about where and how the agent runs, a line each.
-fn warnings(numbers: &Numbers, metrics: Option<SocketAddr>) -> Vec<String> {
-    let mut warnings = numbers.settings.warnings.clone();
-    let outward = |interface: &String| {
+/// Returns the warnings about the environment of the agent, one a line.
+fn warnings(snapshot: &PollSnapshot, metrics: Option<SocketAddr>) -> Vec<String> {
+    let mut warnings = snapshot.settings.warnings.clone();
+    let outward_warning = |interface: &String| {
         format!(
             "{interface} is watched as the inside (role lan), but a default route leaves by it: behind source NAT the \
              internal hosts cannot be distinguished there"
         )
     };
-    warnings.extend(numbers.outward.iter().map(outward));
+    warnings.extend(snapshot.default_route_interfaces.iter().map(outward_warning));
     if let Some(address) = metrics.filter(|address| !http::is_assigned(*address)) {
         warnings.push(format!("the metrics are served at {address}, which no interface has yet"));
     }
     warnings
 }
 
-fn places(kernel: &KernelView) -> Vec<Place> {
-    let place = |place: &crate::metrics::Attached| Place {
-        interface: place.interface.clone(),
-        hook: place.hook.to_owned(),
-        direction: place.direction.to_owned(),
-        attached: place.attached,
-        position: place.position,
-        again: place.again,
+/// Converts the attachments.
+fn attachments(kernel: &KernelSnapshot) -> Vec<Place> {
+    let attachment = |attachment: &crate::metrics::ProgramAttachment| Place {
+        interface: attachment.interface.clone(),
+        hook: attachment.hook.to_owned(),
+        direction: attachment.direction.to_owned(),
+        attached: attachment.attached,
+        position: attachment.position,
+        again: attachment.reattach_count,
     };
-    kernel.attached.iter().map(place).collect()
+    kernel.attached.iter().map(attachment).collect()
 }
 
-fn conservation(kernel: &KernelView) -> Conservation {
-    let ways = |[up, down]: [i64; 2]| Ways { up, down };
+/// Converts the conservation difference.
+fn conservation(kernel: &KernelSnapshot) -> Conservation {
+    let directions = |[up, down]: [i64; 2]| Ways { up, down };
     let count = |packets: u64| i64::try_from(packets).unwrap_or(i64::MAX);
     let totals = &kernel.totals;
     let lost = [&totals.unattributed_up, &totals.unattributed_down].map(|totals| count(totals.packets));
-    let [packets, bytes] = kernel.missing;
-    Conservation { packets: ways(packets), bytes: ways(bytes), unattributed_packets: ways(lost) }
+    let [packets, bytes] = kernel.difference;
+    Conservation {
+        packets: directions(packets),
+        bytes: directions(bytes),
+        unattributed_packets: directions(lost),
+    }
 }
 
-fn uncounted(kernel: &KernelView) -> impl Iterator<Item = (String, u64)> {
+/// Returns the numbers of uncounted buffers by reason, without zeros.
+fn uncounted(kernel: &KernelSnapshot) -> impl Iterator<Item = (String, u64)> {
     let count = |reason: Reason| (reason.name().to_owned(), kernel.totals.reason(reason));
     Reason::ALL.into_iter().map(count).filter(|(_, buffers)| *buffers > 0)
 }

@@ -1,4 +1,4 @@
-//! Clients that are inside and in no internal network, as they are counted.
+//! Flows of inside clients that are in no internal network.
 
 use mailflow_common::FlowKey;
 use mailflow_engine::{
@@ -11,26 +11,27 @@ use std::{
 };
 use tracing::warn;
 
-/// Sources that are named as examples.
+/// Largest number of sources shown as examples.
 pub(crate) const MAX_EXAMPLES: usize = 5;
 
-/// Counts flows of clients that are in no internal network.
+/// Counter of flows whose clients are in no internal network.
 #[derive(Default)]
 pub(crate) struct UnlistedClients {
-    /// Flows are counted: what is watched is the inside of a gateway.
-    pub(crate) counts: bool,
+    /// True if flows are counted: the watched interfaces are the inside of a gateway.
+    pub(crate) is_counting: bool,
     internal: Networks,
-    /// Networks that the list takes out on purpose.
+    /// Networks that the list excludes explicitly.
     excluded: Networks,
     own: HashSet<IpAddr>,
-    /// Flows to the Internet of such clients.
+    /// Flows of such clients to the Internet.
     pub(crate) flows: u64,
     /// Some of the clients.
     pub(crate) examples: BTreeSet<Source>,
 }
 
 impl UnlistedClients {
-    pub(crate) fn become_these(&mut self, internal: &Networks, own: HashSet<IpAddr>) {
+    /// Sets the internal networks and the addresses of this machine.
+    pub(crate) fn set_networks(&mut self, internal: &Networks, own: HashSet<IpAddr>) {
         let lines = internal.networks().iter().filter(|line| line.exclude).cloned();
         let included = lines.map(|mut line| {
             line.exclude = false;
@@ -41,9 +42,9 @@ impl UnlistedClients {
         self.own = own;
     }
 
-    /// Books the flows that began.
+    /// Counts the new flows.
     pub(crate) fn observe(&mut self, effects: &Effects, v6_source_prefix: u8) {
-        if !self.counts {
+        if !self.is_counting {
             return;
         }
         for delta in effects.deltas.iter().filter(|delta| delta.new_flow) {
@@ -65,7 +66,8 @@ impl UnlistedClients {
         }
     }
 
-    /// Returns true for a flow to the Internet whose client is neither internal, nor excluded, nor this machine.
+    /// Returns true for a flow to the Internet whose client is neither internal, nor excluded, nor this
+    /// machine.
     fn is_unlisted(&self, key: &FlowKey) -> bool {
         let (client, server) = (key.client.ip(), key.server.ip());
         let outside = |ip: IpAddr| self.internal.locate(ip).place == Place::Internet;
@@ -95,10 +97,10 @@ mod tests {
     }
 
     #[test]
-    fn flows_of_unlisted_clients_are_counted_and_those_of_others_are_not() {
-        let mut clients = UnlistedClients { counts: true, ..UnlistedClients::default() };
+    fn counts_only_flows_of_unlisted_clients() {
+        let mut unlisted_clients = UnlistedClients { is_counting: true, ..UnlistedClients::default() };
         let internal = networks(&["10.0.0.0/8", "!10.9.0.0/16"]);
-        clients.become_these(&internal, HashSet::from(["198.51.100.1".parse().unwrap()]));
+        unlisted_clients.set_networks(&internal, HashSet::from(["198.51.100.1".parse().unwrap()]));
         let mut deltas = Vec::new();
         for (client, server, new_flow) in [
             ("10.1.0.1", "93.184.215.25", true),
@@ -121,12 +123,12 @@ mod tests {
             deltas.push(Delta { key, up, down, messages: 0, new_flow });
         }
         let effects = Effects { deltas, ..Effects::default() };
-        clients.observe(&effects, 64);
-        assert_eq!(clients.flows, 2);
-        let examples: Vec<_> = clients.examples.iter().map(ToString::to_string).collect();
+        unlisted_clients.observe(&effects, 64);
+        assert_eq!(unlisted_clients.flows, 2);
+        let examples: Vec<_> = unlisted_clients.examples.iter().map(ToString::to_string).collect();
         assert_eq!(examples.len(), 2, "{examples:?}");
-        clients.counts = false;
-        clients.observe(&effects, 64);
-        assert_eq!(clients.flows, 2, "not where nothing inside is watched");
+        unlisted_clients.is_counting = false;
+        unlisted_clients.observe(&effects, 64);
+        assert_eq!(unlisted_clients.flows, 2, "no counting without inside interfaces");
     }
 }

@@ -1,64 +1,65 @@
-//! Clients that are inside and in no internal network: no rule with `source: internal` counts their flows.
+//! Monitor of networks behind inside interfaces that are in no internal network: no rule with `source:
+//! internal` counts their flows.
 
 use std::{collections::HashSet, time::Duration};
 
 use tracing::{debug, warn};
 
-use super::shared_status::View;
+use super::shared_status::SharedStatus;
 use crate::config::Role;
 use mailflow_engine::{assets::Networks, time::Time};
 use mailflow_kernel::{Addresses, InsidePrefix, Kernel};
 
-/// Interval between two reads of the addresses, where no event reports a change.
-const EVERY: Duration = Duration::from_secs(60);
-/// Prefixes that are logged; later ones are in the metrics and in `status` only.
+/// Interval of reading the addresses, if no event reports a change.
+const ADDRESS_READ_INTERVAL: Duration = Duration::from_secs(60);
+/// Largest number of logged prefixes. Others are only in the metrics and in `status`.
 const MAX_LOGGED: usize = 100;
 
-/// Looks from time to time at which addresses are behind the inside interfaces.
+/// Monitor of the addresses behind the inside interfaces.
 #[derive(Default)]
-pub(crate) struct InsideWatch {
+pub(crate) struct InsideNetworkMonitor {
     internal: Networks,
     addresses: Addresses,
     next: Time,
     logged: HashSet<String>,
 }
 
-impl InsideWatch {
-    /// Looks if it is time, or at once where `changed` says so, and shows what it found.
-    pub(crate) fn look(
+impl InsideNetworkMonitor {
+    /// Reads the addresses if they are due or `changed` is true, and publishes and logs what it finds.
+    pub(crate) fn check(
         &mut self,
         kernel: &Kernel,
         internal: &Networks,
-        view: &View,
+        status: &SharedStatus,
         (now, changed): (Time, bool),
     ) {
-        let same = self.internal.is(internal);
-        if same && !changed && now < self.next {
+        let is_unchanged = self.internal.is(internal);
+        if is_unchanged && !changed && now < self.next {
             return;
         }
-        self.next = now + EVERY;
+        self.next = now + ADDRESS_READ_INTERVAL;
         let addresses = match kernel.addresses(Some(&self.addresses).filter(|_| !changed)) {
             Ok(addresses) => addresses,
             Err(error) => {
-                debug!(%error, "the machine's addresses cannot be listed");
+                debug!(%error, "failed to list the addresses of the machine");
                 return;
             }
         };
         let roles: Vec<Role> =
             kernel.bound().iter().flat_map(|bound| &bound.interfaces).map(|bound| bound.role).collect();
-        let mut numbers = view.numbers();
-        // Copies of strangers' flows are no clients of ours.
-        numbers.clients.counts = roles.contains(&Role::Lan) && !roles.contains(&Role::Mirror);
-        if same && addresses == self.addresses {
+        let mut snapshot = status.snapshot();
+        // A mirror shows flows of clients that are not behind this machine.
+        snapshot.unlisted_clients.is_counting = roles.contains(&Role::Lan) && !roles.contains(&Role::Mirror);
+        if is_unchanged && addresses == self.addresses {
             return;
         }
         self.internal = internal.clone();
-        numbers.clients.become_these(internal, addresses.own.clone());
-        numbers.unlisted =
+        snapshot.unlisted_clients.set_networks(internal, addresses.own.clone());
+        snapshot.unlisted =
             addresses.inside.iter().filter(|found| internal.misses(&found.prefix)).cloned().collect();
-        numbers.outward.clone_from(&addresses.outward);
-        let unlisted = numbers.unlisted.clone();
-        drop(numbers);
+        snapshot.default_route_interfaces.clone_from(&addresses.outward);
+        let unlisted = snapshot.unlisted.clone();
+        drop(snapshot);
         self.addresses = addresses;
         for InsidePrefix { interface, prefix, local } in &unlisted {
             if self.logged.len() < MAX_LOGGED && self.logged.insert(format!("{interface} {prefix}")) {

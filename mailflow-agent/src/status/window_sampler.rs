@@ -1,4 +1,4 @@
-//! What the rules' windows hold, for who looks: a part at each poll, so that a million sources stall none.
+//! Sampler of the rules' window values. Each poll scans a part, so that a million sources delay no poll.
 
 use std::time::Duration;
 
@@ -9,26 +9,26 @@ use mailflow_engine::{
 };
 use mailflow_kernel::clock;
 
-/// At most one part in this many of the time between two polls: with the state, which takes a 200th, and the polls, a
-/// million quiet sources are to take less than a 100th of a core.
-const SHARE: u32 = 500;
+/// Divisor of the poll interval that gives the time budget of a scan step. Checkpoints take a 200th of the
+/// interval. All together a million idle sources should take less than a 100th of a core.
+const INTERVAL_SHARE: u32 = 500;
 
-/// How far the windows have been gone over.
+/// Position of the scan.
 #[derive(Debug)]
-pub(crate) struct Windows {
+pub(crate) struct WindowSampler {
     survey: Survey,
-    /// How long it may take at a poll.
+    /// Time budget of a poll.
     budget: Duration,
 }
 
-impl Windows {
-    /// Tells at most `most` values, of polls that are so far apart.
-    pub(crate) fn new(most: usize, poll_interval: Duration) -> Self {
-        Self { survey: Survey::new(most), budget: poll_interval / SHARE }
+impl WindowSampler {
+    /// Creates a sampler of at most `max_values` values for polls at this interval.
+    pub(crate) fn new(max_values: usize, poll_interval: Duration) -> Self {
+        Self { survey: Survey::new(max_values), budget: poll_interval / INTERVAL_SHARE }
     }
 
-    /// Goes on as long as there is time; what the windows hold, once all have been gone over.
-    pub(crate) fn show(&mut self, engine: &Engine, now: Time) -> Option<Overview> {
+    /// Continues the scan within the time budget. Returns the window values when the scan is complete.
+    pub(crate) fn sample(&mut self, engine: &Engine, now: Time) -> Option<Overview> {
         let begin = clock::now();
         loop {
             let overview = engine.survey(&mut self.survey, now);

@@ -13,7 +13,7 @@ use mailflow_agent::{
         Receiver,
         outputs::url::{Form, Url},
     },
-    outputs::{Answer, post_over},
+    outputs::{ReceiverResponse, post_over},
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -74,7 +74,7 @@ impl AsyncWrite for Server {
     }
 }
 
-fn posted(answer: Pieces) -> Result<Answer, String> {
+fn posted(answer: Pieces) -> Result<ReceiverResponse, String> {
     let server = Server { answer, asked: false, reader: None };
     let headers = vec![("x-token".to_owned(), "HeaderSecret".to_owned())];
     let receiver = Receiver { headers, proxy: mailflow_agent::config::Proxy::Off, ..Receiver::default() };
@@ -86,17 +86,19 @@ pub(crate) fn run(data: &[u8]) {
     let whole = posted(Pieces::whole(data));
     // The pause until a date and the clock offset depend on the current time. The first error depends on the
     // pieces.
-    let fixed = |answer: &Result<Answer, String>| match answer {
-        Ok(Answer { status, said, moved_to, .. }) => Some((status.as_u16(), said.clone(), moved_to.clone())),
+    let fixed = |answer: &Result<ReceiverResponse, String>| match answer {
+        Ok(ReceiverResponse { status, body_excerpt: said, redirect_origin: moved_to, .. }) => {
+            Some((status.as_u16(), said.clone(), moved_to.clone()))
+        }
         Err(_) => None,
     };
     assert_eq!(fixed(&whole), fixed(&posted(Pieces::small(data))), "in pieces");
     let shown = match &whole {
         Ok(answer) => {
             assert!((101..1_000).contains(&answer.status.as_u16()), "{}", answer.status);
-            assert!(answer.said.len() <= SHOWN, "{} bytes are shown", answer.said.len());
+            assert!(answer.body_excerpt.len() <= SHOWN, "{} bytes are shown", answer.body_excerpt.len());
             assert!(answer.retry_after.is_none_or(|pause| pause <= PAUSE), "{:?}", answer.retry_after);
-            format!("{} {}", answer.said, answer.moved_to.as_deref().unwrap_or_default())
+            format!("{} {}", answer.body_excerpt, answer.redirect_origin.as_deref().unwrap_or_default())
         }
         Err(error) => error.clone(),
     };

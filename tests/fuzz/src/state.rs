@@ -10,7 +10,7 @@ use std::{
 use flate2::Crc;
 use mailflow_agent::{
     config,
-    recovery::store::{Event, Past, Recovered, State, Store, Tables, Untold, Unwritable},
+    recovery::store::{AlertDelivery, Past, PendingDelivery, Recovered, State, Store, Tables, Unwritable},
     util::disk::Limits,
 };
 use mailflow_engine::{Engine, flow::FlowRecord, settings::Settings, time::Epoch};
@@ -80,8 +80,8 @@ fn template() -> State {
     let now = records.last().unwrap().time() + Duration::from_secs(60);
     alerts.extend(engine.tick(now).alerts);
     assert!(!alerts.is_empty() && !engine.firing().is_empty(), "the template has no alert");
-    let untold = alerts.into_iter().map(|alert| Untold {
-        event: Event::new(Arc::new(alert), Epoch::from_unix_nanos(0), true),
+    let untold = alerts.into_iter().map(|alert| PendingDelivery {
+        event: AlertDelivery::new(Arc::new(alert), Epoch::from_unix_nanos(0), true),
         sinks: vec!["alerts".to_owned()],
     });
     State {

@@ -4,7 +4,7 @@
 
 use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 
-use mailflow_agent::metrics::{Agent, Ledger, Limits, Page, Places};
+use mailflow_agent::metrics::{AgentMetrics, LabelContext, MetricsPage, SeriesLimits, TrafficCounters};
 use mailflow_common::{FlowKey, PROTOCOL_TCP, Scope, Vlans};
 use mailflow_engine::{
     event::{Delta, Effects, Gain},
@@ -27,18 +27,18 @@ fn main() -> anyhow::Result<()> {
     if only.is_some_and(|only| !"scrape".contains(only.as_str())) {
         return Ok(());
     }
-    let (agent, ledger) = (Agent::new("bench", 0.0)?, ledger());
+    let (agent, ledger) = (AgentMetrics::new("bench", 0.0)?, ledger());
     let registry = vectors()?;
     let (mut ours, mut theirs) = (f64::MAX, f64::MAX);
     let mut size = 0;
     for _ in 0..ROUNDS {
         let (page, took) = timed(|| {
             let mut page = String::new();
-            let shown = Page {
+            let shown = MetricsPage {
                 agent: &agent,
-                ledger: &ledger,
+                traffic: &ledger,
                 windows: &Overview::default(),
-                memory: None,
+                engine: None,
                 kernel: None,
             };
             shown.render(&mut page).map(|()| page)
@@ -70,11 +70,11 @@ fn sources() -> usize {
     SERIES.div_ceil(EACH)
 }
 
-fn ledger() -> Ledger {
-    let limits = Limits { sources: usize::MAX, ..Limits::default() };
-    let mut ledger = Ledger::new(limits, [Arc::from("smtp-burst")]);
+fn ledger() -> TrafficCounters {
+    let limits = SeriesLimits { sources: usize::MAX, ..SeriesLimits::default() };
+    let mut ledger = TrafficCounters::new(limits, [Arc::from("smtp-burst")]);
     let services = Services::from([(25, Service::Smtp)]);
-    let places = Places { services: &services, v6_source_prefix: 64 };
+    let places = LabelContext { services: &services, v6_source_prefix: 64 };
     let delta = |number| Delta {
         key: FlowKey {
             client: std::net::IpAddr::V4(address(number)).into(),

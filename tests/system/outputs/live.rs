@@ -204,5 +204,5 @@ outputs:
     println!("{} of {HOSTS} alerts on the small disk", names.len());
     // The agent logs the lost events, and still ends.
     assert_eq!(agent.stop().unwrap().code(), Some(1));
-    assert!(agent.log().contains("were not written"), "{}", agent.log());
+    assert!(agent.log().contains("were not delivered"), "{}", agent.log());
 }

@@ -14,8 +14,8 @@ use std::{
 
 use mailflow_agent::{
     config::{AlertTo, FlowOutput, FlowTo, Ipfix, IpfixTo, Syslog, SyslogMessage, SyslogTo},
-    metrics::Agent,
-    outputs::{AlertEvent, FlowEvent, factory, worker::Sink},
+    metrics::AgentMetrics,
+    outputs::{AlertEvent, FlowEvent, factory, worker::SinkWorker},
     util::disk::Limits,
 };
 use mailflow_test_support::lab::{Lab, LabOptions, Ns};
@@ -30,14 +30,14 @@ use crate::{
 /// Longer than every timeout of the product: an unacknowledged line, a connection attempt, a pause.
 const LONG: Duration = Duration::from_secs(90);
 
-fn syslog(to: SyslogTo) -> Sink<AlertEvent> {
+fn syslog(to: SyslogTo) -> SinkWorker<AlertEvent> {
     sink(AlertTo::Syslog(Syslog { to, facility: 3, message: SyslogMessage::Text, max_size: 8_000 }))
 }
 
-fn ipfix(to: IpfixTo) -> Sink<FlowEvent> {
-    let agent = Agent::new("test", 0.0).unwrap();
+fn ipfix(to: IpfixTo) -> SinkWorker<FlowEvent> {
+    let agent = AgentMetrics::new("test", 0.0).unwrap();
     let output = FlowOutput { name: "test".into(), to: FlowTo::Ipfix(Ipfix { to, domain: 7 }) };
-    factory::flows(&output, Limits::NONE, &agent, &gateway()).unwrap()
+    factory::open_flow_worker(&output, Limits::NONE, &agent, &gateway()).unwrap()
 }
 
 fn flow(port: u16) -> FlowEvent {

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use mailflow_agent::http::{BindError, Door, State, bind, is_assigned, serve};
+use mailflow_agent::http::{AccessControl, HttpBindError, MetricsProvider, bind, is_assigned, serve};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -27,7 +27,7 @@ pub(crate) struct Fake {
     more: AtomicUsize,
 }
 
-impl State for Fake {
+impl MetricsProvider for Fake {
     fn metrics(&self) -> anyhow::Result<String> {
         anyhow::ensure!(!self.broken.load(Ordering::Relaxed), "out of ink");
         let mut page = "mailflow_build_info{version=\"1\"} 1\n".to_owned();
@@ -48,14 +48,14 @@ pub(crate) struct Server {
 }
 
 async fn start() -> Server {
-    behind(Door::open()).await
+    behind(AccessControl::unrestricted()).await
 }
 
-pub(crate) async fn behind(door: Door) -> Server {
+pub(crate) async fn behind(door: AccessControl) -> Server {
     let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let (addr, state) = (listener.addr(), Arc::new(Fake::default()));
     let (stop, stopped) = oneshot::channel();
-    let shared: Arc<dyn State> = Arc::<Fake>::clone(&state);
+    let shared: Arc<dyn MetricsProvider> = Arc::<Fake>::clone(&state);
     let done = tokio::spawn(serve(listener, door, shared, async {
         let _ = stopped.await;
     }));
@@ -186,7 +186,7 @@ async fn connections_per_address_are_limited_and_newest_is_served() {
 async fn unread_answer_closes_connection() {
     let limit = Duration::from_millis(100);
     let (near, mut far) = tokio::io::duplex(1_000);
-    let mut near = mailflow_agent::http::Timed::new(near, limit);
+    let mut near = mailflow_agent::http::TimedStream::new(near, limit);
     near.write_all(&[7; 1_000]).await.unwrap();
     // Single bytes at long intervals are too slow as well.
     let reader = tokio::spawn(async move {
@@ -213,7 +213,7 @@ async fn failed_page_is_a_server_error() {
 async fn port_in_use_is_reported() {
     let server = start().await;
     let error = bind(server.addr).await.unwrap_err();
-    assert!(matches!(error, BindError::InUse { .. }), "{error}");
+    assert!(matches!(error, HttpBindError::InUse { .. }), "{error}");
     assert_eq!(
         error.to_string(),
         format!("cannot listen on {}: the address is in use by another process", server.addr)
@@ -223,7 +223,7 @@ async fn port_in_use_is_reported() {
     assert!(!is_assigned(foreign) && is_assigned(server.addr));
     bind(foreign).await.unwrap();
     let error = bind("[fe80::1%4000000000]:10825".parse().unwrap()).await.unwrap_err();
-    assert!(matches!(error, BindError::Absent { .. }), "{error}");
+    assert!(matches!(error, HttpBindError::Absent { .. }), "{error}");
     assert!(error.to_string().starts_with("cannot listen on [fe80::1%4000000000]:10825 yet: "), "{error}");
 }
 

@@ -9,7 +9,8 @@ use std::{
 };
 
 use mailflow_agent::metrics::{
-    Agent, Attached, Fill, Holding, KernelView, Ledger, Limits, Load, Memory, Page, Places, WatchedEntry,
+    AgentMetrics, EngineStats, KernelSnapshot, LabelContext, LoadOutcome, MetricsPage, PacketsAt,
+    ProgramAttachment, SeriesLimits, TrafficCounters, Utilisation, WatchedEntry,
 };
 use mailflow_common::{DirectionTotals, HandshakeCounters, Reason, Totals};
 use mailflow_engine::{
@@ -45,17 +46,17 @@ fn totals() -> Totals {
 
 /// Returns a page with a value in every family.
 fn page() -> String {
-    let agent = Agent::new("1.2.3", 1_795_231_860.0).unwrap();
-    agent.polled(Duration::from_millis(2));
-    agent.poll_failed();
-    agent.config_loaded(Load::Good(1_795_231_861.0));
+    let agent = AgentMetrics::new("1.2.3", 1_795_231_860.0).unwrap();
+    agent.observe_poll(Duration::from_millis(2));
+    agent.count_poll_failure();
+    agent.record_config_load(LoadOutcome::Loaded(1_795_231_861.0));
     agent.sink_counters("alerts").written.inc_by(2);
     agent.sink_counters("flow_log").dropped.inc();
-    agent.state_kept(false, 700, 3);
+    agent.record_state_usage(false, 700, 3);
     let files = mailflow_agent::util::disk::Limits::NONE;
-    agent.file_bounds("alerts", files).replaced.inc();
+    agent.file_bounds("alerts", files).files_replaced.inc();
     agent.receiver_counters("alerts_webhook").refusals.inc();
-    let mut ledger = Ledger::new(Limits::default(), [Arc::from("smtp-burst")]);
+    let mut ledger = TrafficCounters::new(SeriesLimits::default(), [Arc::from("smtp-burst")]);
     let flow = key("10.0.0.9", 40_001, "192.0.2.1", 25);
     let services = services();
     let effects = Effects {
@@ -65,7 +66,7 @@ fn page() -> String {
         alerts: vec![alert()],
         ..Effects::default()
     };
-    ledger.observe(&effects, Places { services: &services, v6_source_prefix: 64 }, at(0));
+    ledger.observe(&effects, LabelContext { services: &services, v6_source_prefix: 64 }, at(0));
     let value = WindowValue {
         rule: "smtp-burst".into(),
         term: "count".into(),
@@ -80,7 +81,7 @@ fn page() -> String {
         scale,
     };
     let rules = RuleStats { evidence: 7, evidence_dropped: 3, ..RuleStats::default() };
-    let memory = Memory {
+    let memory = EngineStats {
         stats: Stats { open_flows: 5, vanished_flows: 2, rules },
         rules: vec![RuleCounts {
             rule: "smtp-burst".into(),
@@ -93,24 +94,24 @@ fn page() -> String {
         }],
         thresholds: vec![threshold("count", 10, 1), threshold("ratio failed/attempts", 500_000, 1_000_000)],
     };
-    let kernel = KernelView {
+    let kernel = KernelSnapshot {
         totals: totals(),
-        held: vec![Holding {
+        packet_locations: vec![PacketsAt {
             name: "live",
             up: Gain { packets: 10, bytes: 1_000 },
             down: Gain { packets: 20, bytes: 2_000 },
         }],
-        missing: [[2, 0], [300, 0]],
-        twice: true,
-        flows: Fill { entries: 5, capacity: 100 },
-        overflow: Fill { entries: 1, capacity: 10 },
-        attached: vec![Attached {
+        difference: [[2, 0], [300, 0]],
+        delivered_twice: true,
+        flows: Utilisation { entries: 5, capacity: 100 },
+        overflow: Utilisation { entries: 1, capacity: 10 },
+        attached: vec![ProgramAttachment {
             interface: "lan0".into(),
             hook: "tcx",
             direction: "ingress",
             attached: true,
             position: Some(1),
-            again: 0,
+            reattach_count: 0,
         }],
         entries: vec![WatchedEntry {
             name: "ppp*".into(),
@@ -121,12 +122,14 @@ fn page() -> String {
         }],
         unlisted: vec![("lan0".into(), "2001:db8::/64".into())],
         unlisted_flows: 9,
-        lookout: Some(7),
-        drain: Duration::from_millis(250),
+        helper_pid: Some(7),
+        scan_duration: Duration::from_millis(250),
     };
     let mut out = String::new();
     let (memory, kernel) = (Some(&memory), Some(&kernel));
-    Page { agent: &agent, ledger: &ledger, windows: &windows, memory, kernel }.render(&mut out).unwrap();
+    MetricsPage { agent: &agent, traffic: &ledger, windows: &windows, engine: memory, kernel }
+        .render(&mut out)
+        .unwrap();
     out
 }
 
@@ -268,11 +271,13 @@ fn promtool_reports_nothing() {
 
 #[test]
 fn kernel_families_appear_after_first_poll() {
-    let agent = Agent::new("1", 0.0).unwrap();
-    let ledger = Ledger::new(Limits::default(), []);
+    let agent = AgentMetrics::new("1", 0.0).unwrap();
+    let ledger = TrafficCounters::new(SeriesLimits::default(), []);
     let mut out = String::new();
     let windows = &Overview::default();
-    Page { agent: &agent, ledger: &ledger, windows, memory: None, kernel: None }.render(&mut out).unwrap();
+    MetricsPage { agent: &agent, traffic: &ledger, windows, engine: None, kernel: None }
+        .render(&mut out)
+        .unwrap();
     assert!(!out.contains("mailflow_flow_table") && !out.contains("mailflow_open_flows"));
-    assert_eq!(ledger.booked(), (Gain::default(), Gain::default()));
+    assert_eq!(ledger.totals(), (Gain::default(), Gain::default()));
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use mailflow_agent::metrics::{Ledger, Limits, Places};
+use mailflow_agent::metrics::{LabelContext, SeriesLimits, TrafficCounters};
 use mailflow_common::FlowKey;
 use mailflow_engine::{
     event::{AlertState, Delta, Effects, Gain, Qualified, Source, Value, WindowValue},
@@ -23,11 +23,11 @@ pub(crate) fn delta(key: FlowKey, up: u64, down: u64) -> Delta {
     Delta { key, up: gain(up), down: gain(down), messages: 1, new_flow: true }
 }
 
-fn observe(ledger: &mut Ledger, effects: &Effects, millis: u64) {
-    ledger.observe(effects, Places { services: &services(), v6_source_prefix: 64 }, at(millis));
+fn observe(ledger: &mut TrafficCounters, effects: &Effects, millis: u64) {
+    ledger.observe(effects, LabelContext { services: &services(), v6_source_prefix: 64 }, at(millis));
 }
 
-fn render(ledger: &Ledger, values: &[WindowValue]) -> String {
+fn render(ledger: &TrafficCounters, values: &[WindowValue]) -> String {
     let mut out = String::new();
     let windows = Overview { values: values.to_vec(), ..Overview::default() };
     ledger.render(&windows, &mut out);
@@ -83,10 +83,10 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 proptest! {
     #[test]
     fn sums_over_sources_equal_totals_and_no_series_decreases(steps in steps(), sources in 0_usize..8) {
-        let limits = Limits { sources, idle: Duration::from_secs(1) };
+        let limits = SeriesLimits { sources, idle: Duration::from_secs(1) };
         let rules: [Arc<str>; 2] = ["first".into(), "second".into()];
         // The second rule is new, as after a reload.
-        let mut ledger = Ledger::new(limits, [Arc::clone(&rules[0])]);
+        let mut ledger = TrafficCounters::new(limits, [Arc::clone(&rules[0])]);
         let (mut now, mut before) = (0, String::new());
         let mut given = BTreeMap::<String, f64>::new();
         for step in steps {
@@ -150,10 +150,10 @@ proptest! {
 
 #[test]
 fn sources_beyond_limit_are_other_until_one_is_idle() {
-    let limits = Limits { sources: 1, idle: Duration::from_secs(10) };
-    let mut ledger = Ledger::new(limits, []);
+    let limits = SeriesLimits { sources: 1, idle: Duration::from_secs(10) };
+    let mut ledger = TrafficCounters::new(limits, []);
     let (first, second) = (key("10.0.0.1", 1, "192.0.2.1", 25), key("10.0.0.2", 1, "192.0.2.1", 25));
-    let flows = |ledger: &Ledger| {
+    let flows = |ledger: &TrafficCounters| {
         let page = render(ledger, &[]);
         samples(&page)
             .into_iter()
@@ -188,7 +188,7 @@ fn sources_beyond_limit_are_other_until_one_is_idle() {
 #[test]
 fn label_values_with_equal_concatenation_stay_distinct() {
     let pairs = [("mail", "11.2.3.4"), ("mail1", "1.2.3.4")];
-    let mut ledger = Ledger::new(Limits::default(), []);
+    let mut ledger = TrafficCounters::new(SeriesLimits::default(), []);
     let mut windows = Vec::new();
     for (number, (rule, client)) in (1_u64..).zip(pairs) {
         let flow = key(client, 1, "192.0.2.1", 25);
@@ -214,13 +214,13 @@ fn label_values_with_equal_concatenation_stay_distinct() {
 
 #[test]
 fn hostile_rule_names_are_escaped() {
-    let ledger = Ledger::new(Limits::default(), [Arc::from("a\"b\\c\nd")]);
+    let ledger = TrafficCounters::new(SeriesLimits::default(), [Arc::from("a\"b\\c\nd")]);
     assert!(render(&ledger, &[]).contains("mailflow_alerts{rule=\"a\\\"b\\\\c\\nd\",state=\"firing\"} 0\n"));
 }
 
 #[test]
 fn alerts_are_counted_by_state_without_repeats() {
-    let mut ledger = Ledger::new(Limits::default(), []);
+    let mut ledger = TrafficCounters::new(SeriesLimits::default(), []);
     let mut alerts = vec![alert(), alert(), alert()];
     alerts[2].fingerprint = "fedcba9876543210".into();
     observe(&mut ledger, &Effects { alerts: alerts.clone(), ..Effects::default() }, 0);
@@ -237,7 +237,7 @@ fn alerts_are_counted_by_state_without_repeats() {
 
 #[test]
 fn one_sided_flows_are_distinct_from_unanswered() {
-    let mut ledger = Ledger::new(Limits::default(), []);
+    let mut ledger = TrafficCounters::new(SeriesLimits::default(), []);
     let whole = record(key("10.0.0.1", 1, "192.0.2.1", 25));
     let mut up_only = whole.clone();
     up_only.flow.down = Default::default();
@@ -259,11 +259,11 @@ fn one_sided_flows_are_distinct_from_unanswered() {
 
 #[test]
 fn unwatched_port_is_counted_as_other_service() {
-    let mut ledger = Ledger::new(Limits::default(), []);
+    let mut ledger = TrafficCounters::new(SeriesLimits::default(), []);
     let effects =
         Effects { deltas: vec![delta(key("10.0.0.1", 1, "192.0.2.1", 2_525), 3, 4)], ..Effects::default() };
     observe(&mut ledger, &effects, 0);
     let page = render(&ledger, &[]);
     assert_eq!(samples(&page)["mailflow_packets_total{service=\"other\",direction=\"up\"}"], 3.0);
-    assert_eq!(ledger.booked().1, Gain { packets: 4, bytes: 400 });
+    assert_eq!(ledger.totals().1, Gain { packets: 4, bytes: 400 });
 }

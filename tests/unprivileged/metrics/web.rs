@@ -6,7 +6,7 @@ use std::{
     process::Command,
 };
 
-use mailflow_agent::{config, http::Door};
+use mailflow_agent::{config, http::AccessControl};
 
 use crate::http::behind;
 
@@ -74,7 +74,7 @@ fn ok(status: &str) -> (Option<i32>, String) {
 async fn password_is_required() {
     let folder = Folder::new("password");
     let web = folder.write("web.yml", &format!("basic_auth_users:\n  scraper: {HASH}\n"));
-    let server = behind(Door::guarded(&web).unwrap()).await;
+    let server = behind(AccessControl::from_web_config(&web).unwrap()).await;
     let url = |path: &str| format!("http://{}{path}", server.addr);
     for path in ["/metrics", "/", "/-/healthy", "/nowhere"] {
         assert_eq!(folder.curl("", url(path)).await, ok("401"), "{path}");
@@ -99,7 +99,7 @@ async fn password_is_required() {
 async fn tls_requires_client_certificates() {
     let folder = Folder::new("tls").certificates();
     let web = folder.write("web.yml", "tls_server_config: { cert_file: server.pem, key_file: server.key }\n");
-    let server = behind(Door::guarded(&web).unwrap()).await;
+    let server = behind(AccessControl::from_web_config(&web).unwrap()).await;
     let url = || format!("https://{}/metrics", server.addr);
     assert_eq!(folder.curl("--cacert ca.pem", url()).await, ok("200"));
     assert_eq!(folder.curl("", url()).await.0, Some(60), "an authority nobody knows");

@@ -8,8 +8,8 @@ use std::{
 
 use mailflow_agent::{
     config::{FlowOutput, FlowTo, Ipfix, IpfixTo},
-    metrics::Agent,
-    outputs::{FlowEvent, factory, worker::Sink},
+    metrics::AgentMetrics,
+    outputs::{FlowEvent, factory, worker::SinkWorker},
     util::disk::Limits,
 };
 use mailflow_engine::flow::{FlowRecord, RecordReason};
@@ -20,9 +20,9 @@ use crate::{
     peer::{PATIENCE, gateway, until},
 };
 
-fn exporter(to: IpfixTo) -> Sink<FlowEvent> {
-    let agent = Agent::new("test", 0.0).unwrap();
-    factory::flows(
+fn exporter(to: IpfixTo) -> SinkWorker<FlowEvent> {
+    let agent = AgentMetrics::new("test", 0.0).unwrap();
+    factory::open_flow_worker(
         &FlowOutput { name: "test".into(), to: FlowTo::Ipfix(Ipfix { to, domain: 7 }) },
         Limits::NONE,
         &agent,
@@ -31,7 +31,7 @@ fn exporter(to: IpfixTo) -> Sink<FlowEvent> {
     .unwrap()
 }
 
-fn push(sink: &Sink<FlowEvent>, record: FlowRecord) {
+fn push(sink: &SinkWorker<FlowEvent>, record: FlowRecord) {
     sink.push((Arc::new(record), EPOCH));
 }
 

@@ -7,7 +7,7 @@ use mailflow_agent::{
     outputs::{
         eve::{alert, flow},
         gateway::Gateway,
-        profile::Format,
+        profile::EventFormat,
     },
 };
 use mailflow_common::{App, PROTOCOL_UDP, Scope, Vlans};
@@ -347,7 +347,7 @@ fn alert_keeps_start_across_clock_steps() {
         let end = Alert { state: AlertState::Resolved, ends_at: Some(at(9_000)), ..repeat.clone() };
         for alert in [&repeat, &end] {
             let [eve, ecs, ocsf] = Profile::ALL
-                .map(|profile| parse(Format { profile, gateway: gateway() }.alert_line(alert, later)));
+                .map(|profile| parse(EventFormat { profile, gateway: gateway() }.alert_line(alert, later)));
             assert_eq!(eve["alert"]["starts_at"], "2026-11-21T03:31:04.000000+0000");
             assert_eq!(ecs["event"]["start"], "2026-11-21T03:31:04.000000Z");
             assert_eq!(ocsf["start_time"], 1_795_231_864_000_i64);

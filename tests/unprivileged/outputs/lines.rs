@@ -10,20 +10,20 @@ use std::{
 
 use mailflow_agent::{
     config::Target,
-    metrics::Agent,
+    metrics::AgentMetrics,
     outputs::{
         jsonl_file::{self, OpenError},
-        worker::{Counters, Sink},
+        worker::{SinkCounters, SinkWorker},
     },
 };
 
 const GRACE: Duration = Duration::from_secs(10);
 
-fn counters() -> Counters {
-    Agent::new("test", 0.0).unwrap().sink_counters("test")
+fn counters() -> SinkCounters {
+    AgentMetrics::new("test", 0.0).unwrap().sink_counters("test")
 }
 
-fn start(target: &Target, queue: usize, counters: Counters) -> Result<Sink<String>, OpenError> {
+fn start(target: &Target, queue: usize, counters: SinkCounters) -> Result<SinkWorker<String>, OpenError> {
     jsonl_file::start("test", target, queue, counters, |line: &String| Ok(line.clone()))
 }
 
@@ -76,7 +76,7 @@ fn lines_are_flushed_without_a_further_line() {
 }
 
 /// Waits until the output has written this many lines.
-fn written(counters: &Counters, lines: u64) {
+fn written(counters: &SinkCounters, lines: u64) {
     let deadline = Instant::now() + GRACE;
     while counters.written.get() < lines {
         assert!(Instant::now() < deadline, "{} of {lines}", counters.written.get());

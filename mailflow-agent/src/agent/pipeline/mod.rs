@@ -8,14 +8,14 @@ use tracing::info;
 use super::{network_lists::ListWatch, pin_watch::PinWatch, poll};
 use crate::{
     config::{Config, FlowTable},
-    metrics::{KernelView, Memory},
-    outputs::router::Sinks,
+    metrics::{EngineStats, KernelSnapshot},
+    outputs::router::EffectRouter,
     recovery::{checkpointer::Keeper, store::Entry},
     status::{
-        duplicate_detector::Delivery,
-        kernel_snapshot::{self, Room},
-        unlisted_networks::InsideWatch,
-        window_sampler::Windows,
+        duplicate_detector::DuplicateDetector,
+        kernel_snapshot::{self, TablePressure},
+        unlisted_networks::InsideNetworkMonitor,
+        window_sampler::WindowSampler,
     },
 };
 use mailflow_engine::{Engine, event::Effects};
@@ -30,14 +30,14 @@ pub(crate) struct Pipeline {
     pub(super) mixed: bool,
     pub(super) kernel: Kernel,
     pub(super) engine: Engine,
-    pub(super) sinks: Sinks,
+    pub(super) sinks: EffectRouter,
     pub(super) tables: FlowTable,
-    pub(super) room: Room,
-    pub(super) delivery: Delivery,
-    pub(super) windows: Windows,
+    pub(super) room: TablePressure,
+    pub(super) delivery: DuplicateDetector,
+    pub(super) windows: WindowSampler,
     pub(super) lists: ListWatch,
     pub(super) keeper: Keeper,
-    pub(super) inside: InsideWatch,
+    pub(super) inside: InsideNetworkMonitor,
     pub(super) pin_watch: PinWatch,
 }
 
@@ -58,8 +58,8 @@ impl Pipeline {
         let Self { kernel, engine, sinks, tables, room, delivery, lists, keeper, windows, .. } = self;
         let (inside, pin_watch) = (&mut self.inside, &mut self.pin_watch);
         keeper.look_at(sinks);
-        pin_watch.look(begin, kernel, &sinks.view);
-        if let Some(internal) = lists.look(begin, &sinks.view) {
+        pin_watch.look(begin, kernel, &sinks.status);
+        if let Some(internal) = lists.look(begin, &sinks.status) {
             engine.set_internal(internal);
             // What was judged by the list before is not to be judged again by this one.
             keeper.keep(kernel, engine, begin, sinks);
@@ -68,34 +68,35 @@ impl Pipeline {
         let moment = (now, clock::epoch());
         kernel.follow(now, Verify::WhenDue);
         sinks.outputs.watch(&kernel.bound());
-        inside.look(kernel, engine.internal(), &sinks.view, (now, false));
+        inside.check(kernel, engine.internal(), &sinks.status, (now, false));
         let before = kernel.totals()?;
         // The wall clock may have been set: hours and the ends of allow-lists are its.
         engine.set_epoch(moment.1);
-        let looked = poll::look(kernel, engine, keeper, moment, |effects| sinks.take(moment, effects));
+        let looked = poll::look(kernel, engine, keeper, moment, |effects| sinks.route(moment, effects));
         let drain = match looked {
             // Nothing is wrong with the tables: this poll is done again once the disk takes it, or without it.
             Err(_) if keeper.waits() => None,
             looked => Some(looked?),
         };
         keeper.over(kernel, engine, now, sinks);
-        sinks.view.set_durability(keeper.durability(), keeper.usage());
+        sinks.status.set_durability(keeper.durability(), keeper.usage());
         let Some(drain) = drain else { return Ok(()) };
-        let view = kernel_snapshot::kernel_view(kernel, &before, tables, delivery, drain)?;
-        room.note(&view);
-        let shown = windows.show(engine, now);
+        let view = kernel_snapshot::take_snapshot(kernel, &before, tables, delivery, drain)?;
+        room.log_change(&view);
+        let shown = windows.sample(engine, now);
         let (rules, thresholds) = (engine.rule_counts(), engine.thresholds());
-        let memory = Memory { stats: engine.stats(), rules, thresholds };
-        let mut numbers = sinks.view.numbers();
+        let memory = EngineStats { stats: engine.stats(), rules, thresholds };
+        let mut numbers = sinks.status.snapshot();
         if let Some(shown) = shown {
             numbers.windows = shown;
         }
         let unlisted = numbers.unlisted.iter();
         let unlisted = unlisted.map(|found| (found.interface.clone(), found.prefix.to_string())).collect();
-        numbers.kernel = Some(KernelView { unlisted, unlisted_flows: numbers.clients.flows, ..view });
-        numbers.memory = Some(memory);
+        numbers.kernel =
+            Some(KernelSnapshot { unlisted, unlisted_flows: numbers.unlisted_clients.flows, ..view });
+        numbers.engine = Some(memory);
         drop(numbers);
-        sinks.view.agent.polled(clock::now().since(now));
+        sinks.status.agent.observe_poll(clock::now().since(now));
         Ok(())
     }
 
@@ -105,11 +106,11 @@ impl Pipeline {
         let now = clock::now();
         kernel.follow(now, Verify::Now);
         sinks.outputs.watch(&kernel.bound());
-        if let Some(view) = &mut sinks.view.numbers().kernel {
-            view.attached = kernel.places().map(kernel_snapshot::shown).collect();
+        if let Some(view) = &mut sinks.status.snapshot().kernel {
+            view.attached = kernel.places().map(kernel_snapshot::attachment).collect();
             view.entries = kernel.bound().into_iter().map(kernel_snapshot::entry).collect();
         }
-        inside.look(kernel, engine.internal(), &sinks.view, (now, true));
+        inside.check(kernel, engine.internal(), &sinks.status, (now, true));
     }
 
     /// How often to poll.
@@ -128,7 +129,7 @@ impl Pipeline {
         let now = clock::now();
         let moment = (now, clock::epoch());
         let stays = kernel.stays();
-        let take = |effects: &Effects| sinks.take(moment, effects);
+        let take = |effects: &Effects| sinks.route(moment, effects);
         if !stays {
             keeper.wait_no_longer();
         }
@@ -155,6 +156,6 @@ impl Pipeline {
 }
 
 /// The windows from the beginning, as these settings ask for them.
-pub(super) fn windows(config: &Config) -> Windows {
-    Windows::new(config.outputs.max_windows, config.poll_interval)
+pub(super) fn windows(config: &Config) -> WindowSampler {
+    WindowSampler::new(config.outputs.max_windows, config.poll_interval)
 }

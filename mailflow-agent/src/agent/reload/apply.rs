@@ -13,10 +13,10 @@ use crate::{
         run::Source,
     },
     config::{Config, Interface, NamePattern},
-    metrics::Load,
-    outputs::router::GRACE,
+    metrics::LoadOutcome,
+    outputs::router::FINAL_WRITE_TIMEOUT,
     recovery::store::Told,
-    status::shared_status::Shown,
+    status::shared_status::ConfigSummary,
     util::error_chain,
 };
 use mailflow_engine::Reconfigured;
@@ -34,15 +34,15 @@ impl Pipeline {
         read: Result<Config, Vec<String>>,
         source: &Source,
     ) -> Result<Vec<String>, Vec<String>> {
-        let agent = &Arc::clone(&self.sinks.view).agent;
+        let agent = &Arc::clone(&self.sinks.status).agent;
         match read.and_then(|new| self.renew(new, source)) {
             Ok(changes) => {
-                agent.config_loaded(Load::Good(clock::unix_seconds()));
+                agent.record_config_load(LoadOutcome::Loaded(clock::unix_seconds()));
                 info!(?changes, "the configuration was read again");
                 Ok(changes)
             }
             Err(reasons) => {
-                agent.config_loaded(Load::Refused);
+                agent.record_config_load(LoadOutcome::Refused);
                 reasons.iter().for_each(|reason| error!("{reason}"));
                 error!("the configuration is refused; the one before stays in force");
                 Err(reasons)
@@ -68,27 +68,27 @@ impl Pipeline {
         }
         let mut changes = reload::changes(&self.config, &new);
         // What may fail comes first, and is taken back if it does.
-        let outputs = self.sinks.outputs.prepare(&new.outputs, &self.sinks.view.agent);
+        let outputs = self.sinks.outputs.open_changed(&new.outputs, &self.sinks.status.agent);
         let outputs = outputs.map_err(|error| vec![error_chain::told(&error.into())])?;
         self.watch(&new).map_err(|error| vec![error.to_string()])?;
         self.sinks.outputs.watch(&self.kernel.bound());
-        self.sinks.outputs.renew(outputs, GRACE, &self.sinks.view.agent);
+        self.sinks.outputs.replace(outputs, FINAL_WRITE_TIMEOUT, &self.sinks.status.agent);
         let now = clock::now();
         let Reconfigured { restarted, effects } = self.engine.reconfigure(now, new.engine.clone());
         self.keeper.tell(effects.alerts.iter().map(Told::of));
-        self.sinks.take((now, clock::epoch()), &effects);
+        self.sinks.route((now, clock::epoch()), &effects);
         let warnings = new.warnings.iter().take(MAX_WARNINGS);
         changes.extend(warnings.map(|warning| format!("warning: {warning}")));
         changes.extend(restarted.iter().map(|rule| format!("rule {rule}: its windows begin anew")));
         self.lists = ListWatch::new(new.lists.clone(), &new.engine.internal);
-        self.sinks.view.lists_in_force(new.engine.internal.networks().len());
+        self.sinks.status.lists_in_force(new.engine.internal.networks().len());
         self.windows = windows(&new);
         self.sinks.services = new.engine.services.clone();
         self.keeper.configure(&new);
         // What the rules before judged is not to be judged again by these.
         self.keeper.keep(&self.kernel, &self.engine, now, &self.sinks);
-        let mut shown = Shown::of(&new, source.name());
-        let mut numbers = self.sinks.view.numbers();
+        let mut shown = ConfigSummary::of(&new, source.name());
+        let mut numbers = self.sinks.status.snapshot();
         shown.notes = std::mem::take(&mut numbers.settings.notes);
         shown.warnings = std::mem::take(&mut numbers.settings.warnings);
         numbers.settings = shown;

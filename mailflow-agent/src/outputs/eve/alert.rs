@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use serde::Serialize;
 
-use super::{common::Moment, flow::FlowLine};
+use super::{common::EveTimestamp, flow::FlowLine};
 use crate::outputs::gateway::Gateway;
 use mailflow_engine::{
     event::{Alert, Gain, Severity, TermValue, Value},
@@ -13,24 +13,25 @@ use mailflow_engine::{
     time::Epoch,
 };
 
-/// Returns an alert event of `gateway` as JSON, without the line end, with at most so many of its newest flows.
-/// `epoch` places the packet clock on the wall clock.
+/// Returns an alert event of `gateway` as JSON, without the line end, with at most `flows` of its newest
+/// flows. `epoch` converts times to Unix time.
 ///
 /// # Errors
-/// None that these types can bring about; it is serde's to say so.
+/// Serialisation fails, which these types cannot cause.
 pub fn line(alert: &Alert, epoch: Epoch, gateway: &Gateway, flows: usize) -> serde_json::Result<String> {
     serde_json::to_string(&AlertLine::of(alert, epoch, gateway, flows))
 }
 
-/// Our generator; Suricata's own is 1. The number is the one for documentation (RFC 5612), as in syslog.
-const GENERATOR: u32 = 32_473;
-/// The name of Suricata's class `bad-unknown`, which readers of EVE lines know.
-const CATEGORY: &str = "Potentially Bad Traffic";
+/// Generator ID of mailflow. Suricata uses 1. The number is reserved for documentation (RFC 5612), as in
+/// syslog.
+const GENERATOR_ID: u32 = 32_473;
+/// Description of Suricata's class `bad-unknown`, which consumers of EVE lines know.
+const SIGNATURE_CATEGORY: &str = "Potentially Bad Traffic";
 
-/// What an alert line holds; the field names are the product's interface (docs/events.md).
+/// Fields of an alert line. The names are a public interface (docs/events.md).
 #[derive(Debug, Serialize)]
 pub struct AlertLine<'a> {
-    timestamp: Moment,
+    timestamp: EveTimestamp,
     event_type: &'static str,
     host: Arc<str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -40,10 +41,11 @@ pub struct AlertLine<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     dest_ip: Option<IpAddr>,
     alert: EveAlert<'a>,
-    mailflow: Extra<'a>,
+    mailflow: AlertExtension<'a>,
     flows: Vec<FlowLine>,
 }
 
+/// Object `alert` of an alert line.
 #[derive(Debug, Serialize)]
 struct EveAlert<'a> {
     action: &'static str,
@@ -57,13 +59,13 @@ struct EveAlert<'a> {
     rule_version: u32,
     state: &'static str,
     fingerprint: &'a str,
-    starts_at: Moment,
-    ends_at: Option<Moment>,
+    starts_at: EveTimestamp,
+    ends_at: Option<EveTimestamp>,
     window: u64,
     condition: &'a str,
     unit: &'static str,
-    value: Number,
-    threshold: Number,
+    value: EveNumber,
+    threshold: EveNumber,
     at_bound: bool,
     suppressed: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -72,42 +74,44 @@ struct EveAlert<'a> {
     attack: &'a [String],
 }
 
-/// A term of the rule's condition.
+/// Term of the rule's condition.
 #[derive(Debug, Serialize)]
-struct Term<'a> {
+struct EveTerm<'a> {
     name: &'a str,
     unit: &'static str,
     window: u64,
-    value: Number,
-    threshold: Number,
+    value: EveNumber,
+    threshold: EveNumber,
     at_bound: bool,
     holds: bool,
 }
 
-/// A whole number, or a part of one; `null` where it is not evaluable.
+/// Integer or fraction, or `null` if it cannot be evaluated.
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
-enum Number {
+enum EveNumber {
     Whole(u64),
     Part(f64),
     Unknown,
 }
 
-impl Number {
+impl EveNumber {
     fn of(number: u64, scale: u64) -> Self {
-        if scale == 1 { Number::Whole(number) } else { Number::Part(number as f64 / scale as f64) }
+        if scale == 1 { EveNumber::Whole(number) } else { EveNumber::Part(number as f64 / scale as f64) }
     }
 
-    fn held(term: &TermValue) -> Self {
+    /// Returns the value of a term.
+    fn of_term(term: &TermValue) -> Self {
         match term.value {
-            Value::Unknown => Number::Unknown,
-            value => Number::of(value.number(), term.scale),
+            Value::Unknown => EveNumber::Unknown,
+            value => EveNumber::of(value.number(), term.scale),
         }
     }
 }
 
+/// Object `mailflow` of an alert line.
 #[derive(Debug, Serialize)]
-struct Extra<'a> {
+struct AlertExtension<'a> {
     severity: &'static str,
     interfaces: Arc<[Arc<str>]>,
     subject: String,
@@ -116,82 +120,84 @@ struct Extra<'a> {
     group: Option<&'a str>,
     role: Option<&'static str>,
     matched_network: Option<&'a str>,
-    first: Moment,
-    last: Moment,
+    first: EveTimestamp,
+    last: EveTimestamp,
     ports: &'a [u16],
     applications: Vec<&'static str>,
-    up: Sum,
-    down: Sum,
+    up: EveSum,
+    down: EveSum,
     messages_estimated: Option<u64>,
-    destinations: Vec<Destination>,
+    destinations: Vec<EveDestination>,
     complete: bool,
     evidence_cut: bool,
     flows_omitted: usize,
     like_a_relay: Option<String>,
-    conditions: Vec<Term<'a>>,
+    conditions: Vec<EveTerm<'a>>,
 }
 
+/// Sums of one direction.
 #[derive(Debug, Serialize)]
-struct Sum {
+struct EveSum {
     packets: Option<u64>,
     bytes: Option<u64>,
 }
 
-impl Sum {
-    /// Returns the sum over the flows of an alert; null where one of them lacks it.
+impl EveSum {
+    /// Returns the sum over the flows of an alert, or null if a flow lacks the field.
     fn of(alert: &Alert, Gain { packets, bytes }: Gain) -> Self {
         let known = |input, sum| alert.tells(input).then_some(sum);
         Self { packets: known(Inputs::PACKETS, packets), bytes: known(Inputs::BYTES, bytes) }
     }
 }
 
+/// Destination with its number of flows.
 #[derive(Debug, Serialize)]
-struct Destination {
+struct EveDestination {
     ip: IpAddr,
     flows: u64,
 }
 
 impl<'a> AlertLine<'a> {
-    /// The line of `alert`, with at most so many of its newest flows.
+    /// Creates the line of `alert`, with at most `flows` of its newest flows.
     pub fn of(alert: &'a Alert, epoch: Epoch, gateway: &Gateway, flows: usize) -> Self {
-        let moment = |time| Moment::of(time, epoch);
+        let timestamp_of = |time| EveTimestamp::of(time, epoch);
         let decided = &alert.decided;
         let interfaces = gateway.interfaces_of(alert);
         let omitted = alert.flows.len().saturating_sub(flows);
         let shown = alert.flows.get(omitted..).unwrap_or_default();
         Self {
-            timestamp: moment(alert.time),
+            timestamp: timestamp_of(alert.time),
             event_type: "alert",
             host: Arc::clone(gateway.name()),
-            in_iface: only(&interfaces),
+            in_iface: single_interface(&interfaces),
             src_ip: address(alert),
             dest_ip: alert.subject.destination(),
             alert: EveAlert {
                 action: "allowed",
-                gid: GENERATOR,
+                gid: GENERATOR_ID,
                 signature_id: signature_id(&alert.rule),
                 rev: alert.rule_version,
                 signature: alert.rule.replace(['-', '_'], " "),
-                category: CATEGORY,
+                category: SIGNATURE_CATEGORY,
                 severity: severity(alert.severity),
                 rule: &alert.rule,
                 rule_version: alert.rule_version,
                 state: alert.state.name(),
                 fingerprint: &alert.fingerprint,
-                starts_at: Moment::of_start(alert),
-                ends_at: Moment::of_end(alert, epoch),
+                starts_at: EveTimestamp::of_start(alert),
+                ends_at: EveTimestamp::of_end(alert, epoch),
                 window: decided.window.as_secs(),
                 condition: &decided.name,
                 unit: unit(&decided.name),
-                value: Number::held(decided),
-                threshold: Number::of(decided.threshold, decided.scale),
+                value: EveNumber::of_term(decided),
+                threshold: EveNumber::of(decided.threshold, decided.scale),
                 at_bound: matches!(decided.value, Value::AtLeast(_)),
                 suppressed: alert.suppressed.is_some(),
                 suppressed_by: alert.suppressed.as_deref(),
                 labels: &alert.labels,
                 attack: &alert.attack,
             },
-            mailflow: Extra {
+            mailflow: AlertExtension {
                 severity: alert.severity.name(),
                 interfaces,
                 subject: alert.subject.to_string(),
@@ -199,38 +205,38 @@ impl<'a> AlertLine<'a> {
                 group: alert.group.as_deref(),
                 role: alert.role.map(|role| role.name()),
                 matched_network: alert.matched_network.as_deref(),
-                first: moment(alert.first),
-                last: moment(alert.last),
+                first: timestamp_of(alert.first),
+                last: timestamp_of(alert.last),
                 ports: &alert.ports,
                 applications: alert.apps.iter().map(|app| app.name()).collect(),
-                up: Sum::of(alert, alert.sums.up),
-                down: Sum::of(alert, alert.sums.down),
+                up: EveSum::of(alert, alert.sums.up),
+                down: EveSum::of(alert, alert.sums.down),
                 messages_estimated: alert.tells(Inputs::MESSAGES).then_some(alert.sums.messages),
                 destinations: alert
                     .destinations
                     .iter()
-                    .map(|&(ip, flows)| Destination { ip, flows })
+                    .map(|&(ip, flows)| EveDestination { ip, flows })
                     .collect(),
                 complete: alert.complete,
                 evidence_cut: alert.cut,
                 flows_omitted: omitted,
                 like_a_relay: alert.relay.map(|relay| relay.to_string()),
-                conditions: alert.terms.iter().map(Term::of).collect(),
+                conditions: alert.terms.iter().map(EveTerm::of).collect(),
             },
             flows: shown.iter().map(|record| FlowLine::of(record, epoch, gateway)).collect(),
         }
     }
 }
 
-/// The interface of an event with these: where it is one alone.
-fn only(interfaces: &[Arc<str>]) -> Option<Arc<str>> {
+/// Returns the interface if there is exactly one.
+fn single_interface(interfaces: &[Arc<str>]) -> Option<Arc<str>> {
     match interfaces {
         [only] => Some(Arc::clone(only)),
         _ => None,
     }
 }
 
-/// Returns Suricata's number of a severity, of which 1 is the highest.
+/// Returns Suricata's severity, of which 1 is the highest.
 const fn severity(severity: Severity) -> u8 {
     match severity {
         Severity::Critical | Severity::High => 1,
@@ -239,22 +245,22 @@ const fn severity(severity: Severity) -> u8 {
     }
 }
 
-impl<'a> Term<'a> {
+impl<'a> EveTerm<'a> {
     fn of(term: &'a TermValue) -> Self {
         Self {
             name: &term.name,
             unit: unit(&term.name),
             window: term.window.as_secs(),
-            value: Number::held(term),
-            threshold: Number::of(term.threshold, term.scale),
+            value: EveNumber::of_term(term),
+            threshold: EveNumber::of(term.threshold, term.scale),
             at_bound: matches!(term.value, Value::AtLeast(_)),
             holds: term.holds,
         }
     }
 }
 
-/// The address to show: the source itself, or for a prefix, a server or a group the client of the newest
-/// flow.
+/// Returns the address of a source that is a single host. For a prefix, a server or a group it returns the
+/// client of the newest flow.
 fn address(alert: &Alert) -> Option<IpAddr> {
     let network = alert.source.map(|source| source.network());
     if let Some(network) = network.filter(|network| network.prefix_len() == network.max_prefix_len()) {

@@ -6,7 +6,7 @@ use mailflow_common::{App, Facts, FlowKey, PROTOCOL_TCP, PROTOCOL_UDP, first_pay
 use serde::Serialize;
 use sha1::{Digest, Sha1};
 
-use super::common::{Mac, Moment};
+use super::common::{EveMac, EveTimestamp};
 use crate::outputs::{community_id::CommunityId, gateway::Gateway};
 use mailflow_engine::{
     flow::{Flow, FlowRecord, RecordReason},
@@ -14,18 +14,18 @@ use mailflow_engine::{
     time::{Epoch, Time},
 };
 
-/// One flow record as JSON, without the line end. `epoch` places the packet clock on the wall clock.
+/// Returns a flow record as JSON, without the line end. `epoch` converts times to Unix time.
 ///
 /// # Errors
-/// None that these types can bring about; it is serde's to say so.
+/// Serialisation fails, which these types cannot cause.
 pub fn line(record: &FlowRecord, epoch: Epoch, gateway: &Gateway) -> serde_json::Result<String> {
     serde_json::to_string(&FlowLine::of(record, epoch, gateway))
 }
 
-/// What a flow line holds; the field names are the product's interface (docs/events.md).
+/// Fields of a flow line. The names are a public interface (docs/events.md).
 #[derive(Debug, Serialize)]
 pub struct FlowLine {
-    timestamp: Moment,
+    timestamp: EveTimestamp,
     event_type: &'static str,
     host: Arc<str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -41,24 +41,26 @@ pub struct FlowLine {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     vlan: Vec<u16>,
     flow: EveFlow,
-    mailflow: Extra,
+    mailflow: FlowExtension,
 }
 
+/// Object `flow` of a flow line.
 #[derive(Debug, Serialize)]
 struct EveFlow {
     pkts_toserver: Option<u64>,
     bytes_toserver: Option<u64>,
     pkts_toclient: Option<u64>,
     bytes_toclient: Option<u64>,
-    start: Moment,
-    end: Moment,
+    start: EveTimestamp,
+    end: EveTimestamp,
     age: u64,
     state: Option<&'static str>,
     reason: &'static str,
 }
 
+/// Object `mailflow` of a flow line.
 #[derive(Debug, Serialize)]
-struct Extra {
+struct FlowExtension {
     payload_up: Option<u64>,
     payload_down: Option<u64>,
     data_packets_up: Option<u64>,
@@ -72,17 +74,17 @@ struct Extra {
     syn: Option<bool>,
     synack: Option<bool>,
     mptcp_join: bool,
-    mac: Option<Mac>,
+    mac: Option<EveMac>,
 }
 
 impl FlowLine {
-    /// The line of `record`.
+    /// Creates the line of `record`.
     pub fn of(record: &FlowRecord, epoch: Epoch, gateway: &Gateway) -> Self {
         let flow = &record.flow;
-        let moment = |time| Moment::of(time, epoch);
+        let timestamp_of = |time| EveTimestamp::of(time, epoch);
         let known = |input, count| record.inputs.contains(input).then_some(count);
         Self {
-            timestamp: moment(record.time()),
+            timestamp: timestamp_of(record.time()),
             event_type: "flow",
             host: Arc::clone(gateway.name()),
             in_iface: gateway.interface(flow.interface),
@@ -100,19 +102,19 @@ impl FlowLine {
                 bytes_toserver: known(Inputs::BYTES, flow.up.bytes),
                 pkts_toclient: known(Inputs::PACKETS, flow.down.packets),
                 bytes_toclient: known(Inputs::BYTES, flow.down.bytes),
-                start: moment(flow.first),
-                end: moment(flow.last()),
+                start: timestamp_of(flow.first),
+                end: timestamp_of(flow.last()),
                 age: flow.last().since(flow.first).as_secs(),
-                state: State::of(record).map(State::name),
+                state: FlowState::of(record).map(FlowState::name),
                 reason: record.reason.name(),
             },
-            mailflow: Extra::of(record),
+            mailflow: FlowExtension::of(record),
         }
     }
 }
 
-impl Extra {
-    /// What the record does not tell is null, not 0.
+impl FlowExtension {
+    /// Creates the extension. Fields that the record lacks are null, not 0.
     fn of(record: &FlowRecord) -> Self {
         let Flow { up, down, facts, messages, rejected, mac, .. } = &record.flow;
         let known = |input| record.inputs.contains(input);
@@ -127,19 +129,19 @@ impl Extra {
             data_bytes_down: count(Inputs::DATA_BYTES, down.data_bytes),
             messages_estimated: known(Inputs::MESSAGES).then_some(*messages),
             messages_rejected: (known(Inputs::MESSAGES) && record.app == App::Smtp).then_some(*rejected),
-            app_evidence: Evidence::of(record.app, facts).name(),
+            app_evidence: AppEvidence::of(record.app, facts).name(),
             complete: record.complete,
             syn: fact(Inputs::SYN, facts.syn),
             synack: fact(Inputs::SYN_ACK, facts.syn_ack),
             mptcp_join: facts.subflow(),
-            mac: mac.map(Mac),
+            mac: mac.map(EveMac),
         }
     }
 }
 
-/// A number for a flow: the same in each of its records, another for the next flow of its ports.
+/// Returns an identifier of a flow: equal in all its records, different for the next flow on its 5-tuple.
 ///
-/// It stays below 2^53, so that readers that keep numbers as doubles keep it whole.
+/// The identifier is less than 2^53, so that JSON parsers that use doubles keep it exact.
 pub(crate) fn flow_id(key: &FlowKey, first: Time) -> u64 {
     let mut hash = Sha1::new();
     for ip in [key.client.ip(), key.server.ip()] {
@@ -159,6 +161,7 @@ pub(crate) fn flow_id(key: &FlowKey, first: Time) -> u64 {
     digest[..8].iter().fold(0, |id, byte| id << 8 | u64::from(*byte)) >> 11
 }
 
+/// Returns the name of an IP protocol.
 fn protocol(number: u8) -> &'static str {
     match number {
         PROTOCOL_TCP => "TCP",
@@ -167,79 +170,82 @@ fn protocol(number: u8) -> &'static str {
     }
 }
 
-/// EVE's `flow.state`.
+/// Value of EVE's `flow.state`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    /// One side has spoken.
+enum FlowState {
+    /// Packets in one direction only.
     New,
-    /// Both have.
+    /// Packets in both directions.
     Established,
-    /// FIN both ways, or RST.
+    /// FIN in both directions, or RST.
     Closed,
 }
 
-impl State {
-    /// None where nothing is known that could tell it.
+impl FlowState {
+    /// Returns the state, or `None` if the record lacks the fields that determine it.
     fn of(FlowRecord { flow, reason, inputs, .. }: &FlowRecord) -> Option<Self> {
         let facts = &flow.facts;
         let finished = facts.reset != 0 || (facts.fin_up != 0 && facts.fin_down != 0);
         if finished || *reason == RecordReason::Closed {
-            Some(State::Closed)
+            Some(FlowState::Closed)
         } else if facts.syn_ack != 0 || (flow.up.packets > 0 && flow.down.packets > 0) {
-            Some(State::Established)
+            Some(FlowState::Established)
         } else {
-            inputs.intersects(Inputs::SYN_ACK | Inputs::PACKETS).then_some(State::New)
+            inputs.intersects(Inputs::SYN_ACK | Inputs::PACKETS).then_some(FlowState::New)
         }
     }
 
     const fn name(self) -> &'static str {
         match self {
-            State::New => "new",
-            State::Established => "established",
-            State::Closed => "closed",
+            FlowState::New => "new",
+            FlowState::Established => "established",
+            FlowState::Closed => "closed",
         }
     }
 }
 
-/// What decided a flow's application.
+/// Evidence that determined the application of a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Evidence {
-    /// The server's first words.
+enum AppEvidence {
+    /// First payload of the server.
     ServerGreeting,
-    /// The client's first words.
+    /// First payload of the client.
     ClientHello,
-    /// TLS from the first byte; the port names the family.
+    /// TLS from the first byte. The port determines the family.
     Tls,
-    /// Words of a mail protocol, then a change to TLS.
+    /// Mail protocol followed by an upgrade to TLS.
     StartTls,
-    /// First bytes that no mail protocol begins with.
+    /// First payload that belongs to no mail protocol.
     Contradiction,
-    /// Nothing but the port.
+    /// Port number only.
     Port,
 }
 
-impl Evidence {
+impl AppEvidence {
+    /// Returns the evidence for an application.
     fn of(app: App, facts: &Facts) -> Self {
         match app {
-            App::SmtpStartTls | App::Pop3Stls | App::ImapStartTls => Evidence::StartTls,
-            App::Smtps | App::Pop3s | App::Imaps => Evidence::Tls,
+            App::SmtpStartTls | App::Pop3Stls | App::ImapStartTls => AppEvidence::StartTls,
+            App::Smtps | App::Pop3s | App::Imaps => AppEvidence::Tls,
             App::Smtp | App::Pop3 | App::Imap => match facts.first_payload_down {
-                first_payload::SMTP | first_payload::POP3 | first_payload::IMAP => Evidence::ServerGreeting,
-                _ => Evidence::ClientHello,
+                first_payload::SMTP | first_payload::POP3 | first_payload::IMAP => {
+                    AppEvidence::ServerGreeting
+                }
+                _ => AppEvidence::ClientHello,
             },
-            App::Other => Evidence::Contradiction,
-            App::Unseen => Evidence::Port,
+            App::Other => AppEvidence::Contradiction,
+            App::Unseen => AppEvidence::Port,
         }
     }
 
     const fn name(self) -> &'static str {
         match self {
-            Evidence::ServerGreeting => "server_greeting",
-            Evidence::ClientHello => "client_hello",
-            Evidence::Tls => "tls",
-            Evidence::StartTls => "starttls",
-            Evidence::Contradiction => "contradiction",
-            Evidence::Port => "port",
+            AppEvidence::ServerGreeting => "server_greeting",
+            AppEvidence::ClientHello => "client_hello",
+            AppEvidence::Tls => "tls",
+            AppEvidence::StartTls => "starttls",
+            AppEvidence::Contradiction => "contradiction",
+            AppEvidence::Port => "port",
         }
     }
 }
@@ -265,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn flow_ids_tell_flows_apart_and_fit_a_double() {
+    fn flow_ids_are_unique_and_fit_a_double() {
         let mut ids = HashSet::new();
         for port in 0..1_000 {
             for first in [0, 1, u64::MAX] {
@@ -281,11 +287,11 @@ mod tests {
     }
 
     #[test]
-    fn evidence_names_what_classify_looked_at() {
+    fn evidence_matches_classify() {
         let evidence = |up, down, upgrade: u8| {
             let facts =
                 Facts { syn: 1, first_payload_up: up, first_payload_down: down, upgrade, ..Facts::default() };
-            Evidence::of(classify(&facts, Family::Smtp), &facts).name()
+            AppEvidence::of(classify(&facts, Family::Smtp), &facts).name()
         };
         assert_eq!(evidence(first_payload::SMTP, first_payload::SMTP, 0), "server_greeting");
         assert_eq!(evidence(first_payload::OTHER, first_payload::IMAP, 0), "server_greeting");
@@ -297,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn states_are_eves() {
+    fn states_match_eve() {
         let start = Time::ZERO + Duration::from_secs(1);
         let seen = Direction { packets: 1, last: Some(start), ..Direction::default() };
         let flow = |up, down, facts| Flow {
@@ -315,7 +321,7 @@ mod tests {
         let syn = Facts { syn: 1, ..Facts::default() };
         let record = |flow: &Flow, reason, inputs| {
             let (flow, app, complete) = (flow.clone(), App::Unseen, true);
-            State::of(&FlowRecord { flow, app, reason, complete, inputs }).map(State::name)
+            FlowState::of(&FlowRecord { flow, app, reason, complete, inputs }).map(FlowState::name)
         };
         let state = |flow: &Flow, reason| record(flow, reason, Inputs::all()).unwrap();
         assert_eq!(state(&flow(seen, none, syn), RecordReason::Idle), "new");

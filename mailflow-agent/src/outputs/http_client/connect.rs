@@ -1,5 +1,5 @@
-//! Connections to receivers: the next address where one does not answer, through a proxy where there is one, with
-//! TLS where the address says so.
+//! Connections to receivers, with TLS for `https` and through a proxy if one is configured. If an address
+//! does not respond, the next one is tried.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -26,27 +26,27 @@ use super::tls;
 use crate::config::outputs::url::{Url, host_port};
 use mailflow_kernel::clock;
 
-/// Least time for one of several addresses.
-const LEAST: Duration = Duration::from_millis(50);
+/// Shortest timeout for one of several addresses.
+const MIN_CONNECT_TIMEOUT: Duration = Duration::from_millis(50);
 
-/// A connection that carries a request.
-pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+/// Connection that carries a request.
+pub(crate) trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
 
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for T {}
 
-/// The end of a connection: a receiver, or a proxy.
-pub(crate) struct End {
-    /// `https`.
+/// Peer of a connection: a receiver or a proxy.
+pub(crate) struct HttpEndpoint {
+    /// True for `https`.
     pub(crate) encrypted: bool,
-    /// Without brackets.
+    /// Host without brackets.
     pub(crate) host: String,
     pub(crate) port: u16,
-    /// `host:port` as in the address.
+    /// `host:port` as in the URL.
     pub(crate) authority: String,
 }
 
-impl End {
-    /// The one that an address names.
+impl HttpEndpoint {
+    /// Returns the endpoint of a URL.
     pub(crate) fn of(url: &Url) -> anyhow::Result<Self> {
         let uri: Uri = url.text().parse().map_err(|_| anyhow!("no address"))?;
         let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
@@ -62,23 +62,25 @@ impl End {
     }
 }
 
-/// TLS of a receiver.
-pub(crate) struct Tls {
+/// TLS settings of a receiver.
+pub(crate) struct ReceiverTls {
     pub(crate) config: Arc<ClientConfig>,
-    /// The name that the receiver's certificate must have, instead of its host.
+    /// Name that the receiver's certificate must have, instead of its host.
     pub(crate) server_name: Option<String>,
 }
 
-/// Connects to a receiver, through `proxy` where there is one. Nothing takes longer than `limit`.
+/// Connects to a receiver, through `proxy` if there is one. Each step takes at most `limit`.
 pub(crate) async fn connect(
-    to: &End,
+    to: &HttpEndpoint,
     proxy: Option<&Url>,
-    tls: Option<&Tls>,
+    tls: Option<&ReceiverTls>,
     limit: Duration,
-) -> anyhow::Result<Box<dyn Stream>> {
-    let stream: Box<dyn Stream> = match proxy {
-        None => Box::new(tcp(to, limit).await?),
-        Some(proxy) => through(proxy, to, tls, limit).await.with_context(|| format!("proxy {proxy}"))?,
+) -> anyhow::Result<Box<dyn ByteStream>> {
+    let stream: Box<dyn ByteStream> = match proxy {
+        None => Box::new(connect_tcp(to, limit).await?),
+        Some(proxy) => {
+            connect_to_proxy(proxy, to, tls, limit).await.with_context(|| format!("proxy {proxy}"))?
+        }
     };
     match tls {
         Some(tls) if to.encrypted => {
@@ -89,15 +91,15 @@ pub(crate) async fn connect(
     }
 }
 
-/// A connection to a proxy: as it is for a request in plain text, and as a tunnel to `to` for TLS.
-async fn through(
+/// Connects to a proxy: directly for a plain-text request, with a tunnel to `to` for TLS.
+async fn connect_to_proxy(
     proxy: &Url,
-    to: &End,
-    tls: Option<&Tls>,
+    to: &HttpEndpoint,
+    tls: Option<&ReceiverTls>,
     limit: Duration,
-) -> anyhow::Result<Box<dyn Stream>> {
-    let end = End::of(proxy)?;
-    let mut stream: Box<dyn Stream> = Box::new(tcp(&end, limit).await?);
+) -> anyhow::Result<Box<dyn ByteStream>> {
+    let end = HttpEndpoint::of(proxy)?;
+    let mut stream: Box<dyn ByteStream> = Box::new(connect_tcp(&end, limit).await?);
     if end.encrypted {
         let tls = tls.context("no TLS")?;
         stream = encrypt(stream, &tls.config, &end.host).await?;
@@ -114,25 +116,26 @@ async fn through(
     if let Some(authorization) = authorization(proxy) {
         request = request.header(header::PROXY_AUTHORIZATION, authorization);
     }
-    let answer = sender.send_request(request.body(Empty::<Bytes>::new())?).await?;
-    if !answer.status().is_success() {
-        bail!("it makes no connection to {}: {}", to.authority, answer.status());
+    let response = sender.send_request(request.body(Empty::<Bytes>::new())?).await?;
+    if !response.status().is_success() {
+        bail!("the proxy does not connect to {}: {}", to.authority, response.status());
     }
-    Ok(Box::new(TokioIo::new(hyper::upgrade::on(answer).await?)))
+    Ok(Box::new(TokioIo::new(hyper::upgrade::on(response).await?)))
 }
 
-/// What a proxy's address says of the user, as a header.
+/// Returns the credentials in the proxy's URL as a header value.
 pub(crate) fn authorization(proxy: &Url) -> Option<HeaderValue> {
     let uri: Uri = proxy.text().parse().ok()?;
     let (user, _) = uri.authority()?.as_str().rsplit_once('@')?;
     let user = if user.contains(':') { user.to_owned() } else { format!("{user}:") };
-    let mut value = HeaderValue::from_str(&format!("Basic {}", STANDARD.encode(decoded(&user)))).ok()?;
+    let mut value =
+        HeaderValue::from_str(&format!("Basic {}", STANDARD.encode(percent_decode(&user)))).ok()?;
     value.set_sensitive(true);
     Some(value)
 }
 
-/// `text` with its percent-encoded bytes as they are.
-fn decoded(text: &str) -> Vec<u8> {
+/// Decodes the percent-encoded bytes of `text`.
+fn percent_decode(text: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut rest = text.as_bytes();
     while let [first, after @ ..] = rest {
@@ -151,43 +154,45 @@ fn decoded(text: &str) -> Vec<u8> {
     bytes
 }
 
-/// A connection to a host, at one of its addresses.
-async fn tcp(end: &End, limit: Duration) -> anyhow::Result<TcpStream> {
-    let begin = clock::now();
-    let found = lookup_host((end.host.as_str(), end.port)).await.context("the name cannot be resolved")?;
-    let addresses: Vec<SocketAddr> = found.collect();
-    first(&addresses, limit.saturating_sub(clock::now().since(begin))).await
+/// Connects to one of the addresses of a host.
+async fn connect_tcp(end: &HttpEndpoint, limit: Duration) -> anyhow::Result<TcpStream> {
+    let start = clock::now();
+    let resolved = lookup_host((end.host.as_str(), end.port)).await.context("failed to resolve the name")?;
+    let addresses: Vec<SocketAddr> = resolved.collect();
+    connect_to_any(&addresses, limit.saturating_sub(clock::now().since(start))).await
 }
 
-/// A connection to the first address that answers. Each has an equal share of what is left of `limit`.
-async fn first(addresses: &[SocketAddr], limit: Duration) -> anyhow::Result<TcpStream> {
-    let begin = clock::now();
-    let mut last = anyhow!("the name has no address");
+/// Connects to the first address that responds. Each address gets an equal share of the remaining `limit`.
+async fn connect_to_any(addresses: &[SocketAddr], limit: Duration) -> anyhow::Result<TcpStream> {
+    let start = clock::now();
+    let mut last_error = anyhow!("the name has no address");
     for (number, address) in addresses.iter().enumerate() {
-        let left = limit.saturating_sub(clock::now().since(begin));
-        let share = left / u32::try_from(addresses.len() - number).unwrap_or(1);
-        match timeout(share.max(LEAST), TcpStream::connect(address)).await {
+        let remaining = limit.saturating_sub(clock::now().since(start));
+        let share = remaining / u32::try_from(addresses.len() - number).unwrap_or(1);
+        match timeout(share.max(MIN_CONNECT_TIMEOUT), TcpStream::connect(address)).await {
             Ok(Ok(stream)) => {
                 stream.set_nodelay(true)?;
                 return Ok(stream);
             }
-            Ok(Err(error)) => last = anyhow!("{address}: {error}"),
-            Err(_) => last = anyhow!("{address}: no connection within {share:?}"),
+            Ok(Err(error)) => last_error = anyhow!("{address}: {error}"),
+            Err(_) => last_error = anyhow!("{address}: no connection within {share:?}"),
         }
     }
-    Err(last)
+    Err(last_error)
 }
 
+/// Performs the TLS handshake.
 async fn encrypt(
-    stream: Box<dyn Stream>,
+    stream: Box<dyn ByteStream>,
     config: &Arc<ClientConfig>,
     name: &str,
-) -> anyhow::Result<Box<dyn Stream>> {
-    let name = ServerName::try_from(name.to_owned()).map_err(|_| anyhow!("{name} is no name of a server"))?;
+) -> anyhow::Result<Box<dyn ByteStream>> {
+    let name =
+        ServerName::try_from(name.to_owned()).map_err(|_| anyhow!("{name} is not a valid server name"))?;
     let connected: io::Result<_> = TlsConnector::from(Arc::clone(config)).connect(name, stream).await;
     match connected {
         Ok(stream) => Ok(Box::new(stream)),
-        Err(error) => Err(anyhow!(tls::in_words(&error))),
+        Err(error) => Err(anyhow!(tls::describe_handshake_error(&error))),
     }
 }
 
@@ -197,10 +202,10 @@ mod tests {
     use crate::config::outputs::url::Form;
 
     #[test]
-    fn the_next_address_is_tried() {
+    fn tries_the_next_address() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let here = listener.local_addr().unwrap();
-        // Nothing listens at this one; and one that answers nothing, as its queue is full.
+        // The first address refuses the connection. The second does not respond, because its queue is full.
         let refusing: SocketAddr = format!("[::1]:{}", here.port()).parse().unwrap();
         let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let silent_at = silent.local_addr().unwrap();
@@ -208,7 +213,7 @@ mod tests {
         socket2::SockRef::from(&silent).listen(0).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let peer = |addresses: &[SocketAddr]| {
-            let stream = runtime.block_on(first(addresses, Duration::from_secs(8)));
+            let stream = runtime.block_on(connect_to_any(addresses, Duration::from_secs(8)));
             stream.map(|stream| stream.peer_addr().unwrap())
         };
         let mut queue = Vec::new();
@@ -224,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn a_proxys_user_is_sent_as_basic_auth() {
+    fn sends_proxy_credentials_as_basic_auth() {
         for (url, expected) in [
             ("http://p:1", None),
             ("http://user:pass@p:1", Some("user:pass")),

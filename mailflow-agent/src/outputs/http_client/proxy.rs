@@ -1,5 +1,5 @@
-//! Proxies: the configured one, or the one that the environment's variables name, which mean what they mean to
-//! programs written in Go (`golang.org/x/net/http/httpproxy`).
+//! Choice of the proxy: the configured one, or the one of the environment variables, which have the meaning
+//! that programs in Go give them (`golang.org/x/net/http/httpproxy`).
 
 use std::net::IpAddr;
 
@@ -13,10 +13,11 @@ use crate::config::{
     },
 };
 
-/// The proxy for a request to `host` and `port`, or none.
+/// Returns the proxy for a request to `host` and `port`, if any.
 ///
 /// # Errors
-/// The configured address cannot be read, or a variable is no address of a proxy. The reason does not show it.
+/// The configured URL cannot be read, or a variable contains no URL of a proxy. The error does not contain
+/// the value.
 pub(crate) fn choose(
     setting: &config::Proxy,
     (scheme, host, port): (&str, &str, u16),
@@ -29,15 +30,16 @@ pub(crate) fn choose(
             Ok(url) => Ok(Some(url)),
             Err(error) => Err(anyhow::anyhow!("{}: {error}", path.display())),
         },
-        config::Proxy::Environment => environment((scheme, host, port), variable),
+        config::Proxy::Environment => proxy_from_environment((scheme, host, port), variable),
     }
 }
 
-fn environment(
+/// Returns the proxy that the environment variables name.
+fn proxy_from_environment(
     (scheme, host, port): (&str, &str, u16),
     variable: impl Fn(&str) -> Option<String>,
 ) -> anyhow::Result<Option<Url>> {
-    // The upper case comes first; an empty variable is none.
+    // The upper-case variable takes precedence. An empty variable counts as unset.
     let get = |name: &str| {
         let set = |name: &str| variable(name).filter(|value| !value.is_empty());
         set(name).or_else(|| set(&name.to_lowercase()))
@@ -47,7 +49,7 @@ fn environment(
     if !uses_proxy(host, port, &get("NO_PROXY").unwrap_or_default()) {
         return Ok(None);
     }
-    // `proxy.example:3128` is an address too.
+    // `proxy.example:3128` is valid too.
     let text = if text.contains("://") { text } else { format!("http://{text}") };
     match Url::parse(&text, Form::Proxy) {
         Ok(url) => Ok(Some(url)),
@@ -55,7 +57,7 @@ fn environment(
     }
 }
 
-/// Returns true if requests to `host` and `port` go through the proxy, as `no_proxy` has it.
+/// Returns true if `no_proxy` does not exclude requests to `host` and `port` from the proxy.
 fn uses_proxy(host: &str, port: u16, no_proxy: &str) -> bool {
     let host = host.trim_start_matches('[').trim_end_matches(']').to_lowercase();
     let address: Option<IpAddr> = host.parse().ok();
@@ -64,24 +66,24 @@ fn uses_proxy(host: &str, port: u16, no_proxy: &str) -> bool {
     }
     let entries =
         no_proxy.split(',').map(|entry| entry.trim().to_lowercase()).filter(|entry| !entry.is_empty());
-    !entries.into_iter().any(|entry| excepts(&entry, &host, address, port))
+    !entries.into_iter().any(|entry| is_excepted_by(&entry, &host, address, port))
 }
 
-/// Returns true if one entry of `no_proxy` excepts a host: `*`, a network, an address or a domain, the last two
-/// with a port where only that port is meant.
-fn excepts(entry: &str, host: &str, address: Option<IpAddr>, port: u16) -> bool {
+/// Returns true if one entry of `no_proxy` excludes a host. An entry is `*`, a network, an address or a
+/// domain; the last two may have a port.
+fn is_excepted_by(entry: &str, host: &str, address: Option<IpAddr>, port: u16) -> bool {
     if entry == "*" {
         return true;
     }
     if let Ok(network) = entry.parse::<IpNet>() {
         return address.is_some_and(|address| network.contains(&canonical(address)));
     }
-    let bare = entry.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-    let (name, only) = match (bare, entry.rsplit_once(':')) {
-        (Err(_), Some((name, only))) => (name, Some(only)),
+    let bare_address = entry.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    let (name, only_port) = match (bare_address, entry.rsplit_once(':')) {
+        (Err(_), Some((name, only_port))) => (name, Some(only_port)),
         _ => (entry, None),
     };
-    if only.is_some_and(|only| only.parse() != Ok(port)) {
+    if only_port.is_some_and(|only_port| only_port.parse() != Ok(port)) {
         return false;
     }
     let name = name.trim_start_matches('[').trim_end_matches(']');
@@ -91,14 +93,14 @@ fn excepts(entry: &str, host: &str, address: Option<IpAddr>, port: u16) -> bool 
     if address.is_some() || name.is_empty() {
         return false;
     }
-    // `.example.org` and `*.example.org` are the domains below, `example.org` is the domain as well.
+    // `.example.org` and `*.example.org` match the subdomains, `example.org` matches the domain as well.
     match name.strip_prefix('*').filter(|rest| rest.starts_with('.')).unwrap_or(name) {
-        below if below.starts_with('.') => host.ends_with(below),
+        suffix if suffix.starts_with('.') => host.ends_with(suffix),
         name => host == name || host.strip_suffix(name).is_some_and(|rest| rest.ends_with('.')),
     }
 }
 
-/// An IPv4 address in IPv6's form as itself.
+/// Converts an IPv4-mapped IPv6 address to IPv4.
 fn canonical(address: IpAddr) -> IpAddr {
     address.to_canonical()
 }
@@ -116,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn each_scheme_has_its_variable_and_the_upper_case_comes_first() {
+    fn selects_the_variable_by_scheme_and_prefers_upper_case() {
         let both =
             [("HTTP_PROXY", "http://a:1"), ("https_proxy", "b.example:2"), ("http_proxy", "http://c:3")];
         assert_eq!(chosen(&both, ("http", "h.example", 80)).unwrap().unwrap(), "http://a:1");
@@ -127,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_variable_that_is_no_address_is_named_and_not_shown() {
+    fn names_an_invalid_variable_without_its_value() {
         let error =
             chosen(&[("HTTPS_PROXY", "socks5://u:s3cret@h:1")], ("https", "h.example", 443)).unwrap_err();
         assert!(
@@ -137,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn no_proxy_means_what_it_means_to_programs_in_go() {
+    fn no_proxy_has_the_meaning_of_go() {
         let proxied = |host: &str, port: u16, no_proxy: &str| {
             let variables = [("HTTPS_PROXY", "http://p:1"), ("NO_PROXY", no_proxy)];
             chosen(&variables, ("https", host, port)).unwrap().is_some()
@@ -178,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_configured_proxy_is_used_for_every_host() {
+    fn uses_a_configured_proxy_for_every_host() {
         let url = Url::parse("http://p:1", Form::Proxy).unwrap();
         let to = config::Proxy::To(url.clone());
         let chosen = choose(&to, ("http", "localhost", 80), |_| Some("http://other:1".into())).unwrap();

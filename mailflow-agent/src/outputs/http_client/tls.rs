@@ -1,4 +1,4 @@
-//! TLS towards receivers: whom to believe, and what went wrong, in words.
+//! TLS to receivers: trusted certificates, and error messages.
 
 use std::{io, sync::Arc};
 
@@ -19,27 +19,27 @@ use x509_cert::der::Decode;
 
 use crate::config::{ClientTls, outputs::files};
 
-/// TLS as `tls` has it. Files are read here: certificates may have changed.
+/// Creates the TLS configuration. The files are read each time, because certificates may change.
 pub(crate) fn config(tls: &ClientTls) -> anyhow::Result<Arc<ClientConfig>> {
     let named = |path: &std::path::Path, error: String| anyhow!("{}: {error}", path.display());
-    let listed = match &tls.ca_file {
+    let listed_certificates = match &tls.ca_file {
         Some(path) => files::certificates(path).map_err(|error| named(path, error))?,
         None => {
-            let found = rustls_native_certs::load_native_certs();
-            if let (true, Some(error)) = (found.certs.is_empty(), found.errors.first()) {
+            let system = rustls_native_certs::load_native_certs();
+            if let (true, Some(error)) = (system.certs.is_empty(), system.errors.first()) {
                 bail!("the system's certificate authorities cannot be read: {error}");
             }
-            found.certs
+            system.certs
         }
     };
     let provider = Arc::new(ring::default_provider());
     let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(listed.iter().cloned());
-    // Certificates of servers alone make no authority.
+    roots.add_parsable_certificates(listed_certificates.iter().cloned());
+    // Server certificates alone do not make a trust store.
     let authorities =
         WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build();
-    let verifier = Verifier {
-        servers: if tls.ca_file.is_some() { listed } else { Vec::new() },
+    let verifier = ListedCertificateVerifier {
+        servers: if tls.ca_file.is_some() { listed_certificates } else { Vec::new() },
         authorities: authorities.ok(),
         provider: Arc::clone(&provider),
     };
@@ -59,18 +59,19 @@ pub(crate) fn config(tls: &ClientTls) -> anyhow::Result<Arc<ClientConfig>> {
     Ok(Arc::new(config))
 }
 
-/// Believes the certificates that are listed, each as itself, and those that a listed authority vouches for.
+/// Verifier that trusts listed server certificates, and certificates issued by listed authorities.
 ///
-/// A listed certificate needs no authority: neither a chain, nor that it is none of an authority itself (`openssl req
-/// -x509` makes such ones). It must be valid at the time, and have the server's name unless it has no name at all.
+/// A listed certificate needs no authority: neither a chain nor the absence of the CA flag is checked
+/// (`openssl req -x509` sets it). The certificate must be valid at the time. It must have the server's name
+/// unless it has no name at all.
 #[derive(Debug)]
-struct Verifier {
+struct ListedCertificateVerifier {
     servers: Vec<CertificateDer<'static>>,
     authorities: Option<Arc<WebPkiServerVerifier>>,
     provider: Arc<CryptoProvider>,
 }
 
-impl ServerCertVerifier for Verifier {
+impl ServerCertVerifier for ListedCertificateVerifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -80,7 +81,7 @@ impl ServerCertVerifier for Verifier {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         if self.servers.iter().any(|listed| listed.as_ref() == end_entity.as_ref()) {
-            return listed_as_itself(end_entity, server_name, now);
+            return verify_listed_certificate(end_entity, server_name, now);
         }
         match &self.authorities {
             Some(authorities) => {
@@ -115,7 +116,8 @@ impl ServerCertVerifier for Verifier {
     }
 }
 
-fn listed_as_itself(
+/// Verifies validity period and name of a listed certificate.
+fn verify_listed_certificate(
     certificate: &CertificateDer<'_>,
     name: &ServerName<'_>,
     now: UnixTime,
@@ -141,68 +143,70 @@ fn listed_as_itself(
     }
 }
 
-/// An error of a TLS handshake in words.
-pub(crate) fn in_words(error: &io::Error) -> String {
-    known(error).unwrap_or_else(|| match error.kind() {
+/// Describes an error of a TLS handshake.
+pub(crate) fn describe_handshake_error(error: &io::Error) -> String {
+    describe_tls_error(error).unwrap_or_else(|| match error.kind() {
         io::ErrorKind::UnexpectedEof => "the server ended the connection in the TLS handshake".to_owned(),
         _ => format!("TLS: {error}"),
     })
 }
 
-/// An error of TLS in words; none where it is none of TLS.
-pub(crate) fn known(error: &io::Error) -> Option<String> {
+/// Describes a TLS error. Returns `None` for other errors.
+pub(crate) fn describe_tls_error(error: &io::Error) -> Option<String> {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = error.get_ref().map(|inner| inner as _);
     while let Some(inner) = cause {
         if let Some(error) = inner.downcast_ref::<Error>() {
-            return Some(words(error));
+            return Some(describe(error));
         }
         cause = inner.source();
     }
     None
 }
 
-fn words(error: &Error) -> String {
-    use CertificateError as Wrong;
+/// Describes an error of rustls.
+fn describe(error: &Error) -> String {
+    use CertificateError as Reason;
     match error {
-        Error::InvalidCertificate(wrong) => match wrong {
-            Wrong::Expired | Wrong::ExpiredContext { .. } => {
-                let when = match wrong {
-                    Wrong::ExpiredContext { not_after, .. } => date(*not_after),
+        Error::InvalidCertificate(reason) => match reason {
+            Reason::Expired | Reason::ExpiredContext { .. } => {
+                let date_suffix = match reason {
+                    Reason::ExpiredContext { not_after, .. } => date(*not_after),
                     _ => String::new(),
                 };
-                format!("the server's certificate has expired{when}")
+                format!("the server's certificate has expired{date_suffix}")
             }
-            Wrong::NotValidYet | Wrong::NotValidYetContext { .. } => {
-                let when = match wrong {
-                    Wrong::NotValidYetContext { not_before, .. } => date(*not_before),
+            Reason::NotValidYet | Reason::NotValidYetContext { .. } => {
+                let date_suffix = match reason {
+                    Reason::NotValidYetContext { not_before, .. } => date(*not_before),
                     _ => String::new(),
                 };
-                format!("the server's certificate is not valid yet{when}; compare this machine's clock")
+                format!("the server's certificate is not valid yet{date_suffix}; compare this machine's clock")
             }
-            Wrong::NotValidForName => "the server's certificate is for another name".to_owned(),
-            Wrong::NotValidForNameContext { expected, presented } => {
+            Reason::NotValidForName => "the server's certificate is for another name".to_owned(),
+            Reason::NotValidForNameContext { expected, presented } => {
                 let expected = expected.to_str();
                 if presented.is_empty() {
-                    format!("the server's certificate has no name, and so not {expected}")
+                    format!("the server's certificate has no name, so it is not valid for {expected}")
                 } else {
-                    let presented: Vec<_> = presented.iter().map(|name| plain(name)).collect();
+                    let presented: Vec<_> = presented.iter().map(|name| escape_name(name)).collect();
                     format!(
-                        "the server's certificate is for {} and not for {expected} (tls.server_name names another)",
+                        "the server's certificate is for {} and not for {expected} (tls.server_name names \
+                         another)",
                         presented.join(", ")
                     )
                 }
             }
-            Wrong::UnknownIssuer => {
+            Reason::UnknownIssuer => {
                 "the server's certificate is from an unknown issuer (tls.ca_file names authorities and certificates \
                  to trust)"
                     .to_owned()
             }
-            Wrong::BadEncoding => "the server's certificate is damaged".to_owned(),
-            Wrong::BadSignature => "the server's certificate has a bad signature".to_owned(),
-            Wrong::Revoked => "the server's certificate was revoked".to_owned(),
+            Reason::BadEncoding => "the server's certificate is damaged".to_owned(),
+            Reason::BadSignature => "the server's certificate has a bad signature".to_owned(),
+            Reason::Revoked => "the server's certificate was revoked".to_owned(),
             other if other.to_string().contains("CaUsedAsEndEntity") => {
-                "the server's certificate is one of an authority (list this very certificate in tls.ca_file to trust \
-                 it)"
+                "the server's certificate is a CA certificate (list this certificate in tls.ca_file to \
+                 trust it)"
                     .to_owned()
             }
             other => format!("the server's certificate is not accepted: {other}"),
@@ -210,32 +214,32 @@ fn words(error: &Error) -> String {
         Error::InvalidMessage(_) => "the server does not speak TLS at this port".to_owned(),
         Error::AlertReceived(alert) => match alert {
             AlertDescription::CertificateRequired => {
-                "the server wants a certificate of ours (tls.cert_file)".to_owned()
+                "the server requires a client certificate (tls.cert_file)".to_owned()
             }
             AlertDescription::UnknownCA
             | AlertDescription::BadCertificate
             | AlertDescription::CertificateUnknown
             | AlertDescription::CertificateExpired
             | AlertDescription::AccessDenied => {
-                format!("the server does not accept our certificate ({alert:?})")
+                format!("the server does not accept the client certificate ({alert:?})")
             }
-            AlertDescription::UnrecognisedName => "the server knows no such name (tls.server_name)".to_owned(),
-            AlertDescription::ProtocolVersion => "the server speaks no version of TLS from 1.2 on".to_owned(),
+            AlertDescription::UnrecognisedName => "the server does not know this name (tls.server_name)".to_owned(),
+            AlertDescription::ProtocolVersion => "the server supports neither TLS 1.2 nor TLS 1.3".to_owned(),
             other => format!("the server refuses TLS ({other:?})"),
         },
-        Error::PeerIncompatible(why) => format!("the server speaks no TLS that we do ({why:?})"),
+        Error::PeerIncompatible(why) => format!("the server supports no common TLS parameters ({why:?})"),
         other => format!("TLS: {other}"),
     }
 }
 
-/// A date in brackets.
+/// Formats a date in brackets.
 fn date(time: UnixTime) -> String {
     let seconds = i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
     jiff::Timestamp::from_second(seconds).map_or_else(|_| String::new(), |time| format!(" ({time})"))
 }
 
-/// A name as the server presents it, on one line.
-fn plain(name: &str) -> String {
+/// Formats a name of a certificate on one line.
+fn escape_name(name: &str) -> String {
     let inner = name.strip_prefix("DnsName(\"").and_then(|rest| rest.strip_suffix("\")"));
     inner.unwrap_or(name).escape_debug().take(100).collect()
 }

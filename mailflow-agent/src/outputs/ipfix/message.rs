@@ -1,12 +1,12 @@
-//! Messages and the records in them, as they are on the wire: all numbers big endian.
+//! IPFIX messages and data records on the wire. All numbers are big endian.
 
 use std::{net::IpAddr, num::NonZeroU32};
 
 use mailflow_common::Facts;
 
 use super::{
-    gains::Both,
-    template::{self, V4, V6},
+    delta_tracker::BiflowDelta,
+    template::{self, IPV4_TEMPLATE, IPV6_TEMPLATE},
 };
 use crate::outputs::eve::flow::flow_id;
 use mailflow_engine::{
@@ -15,38 +15,38 @@ use mailflow_engine::{
 };
 
 /// Version number of IPFIX.
-const VERSION: u16 = 10;
-/// Bytes of a message's header.
+const IPFIX_VERSION: u16 = 10;
+/// Length of a message header.
 #[cfg(test)]
-const HEADER: usize = 16;
-/// Bytes of a set's header.
-const SET: usize = 4;
+const MESSAGE_HEADER_LENGTH: usize = 16;
+/// Length of a set header.
+const SET_HEADER_LENGTH: usize = 4;
 
-/// TCP's flags.
+/// TCP flags.
 const FIN: u8 = 0x01;
 const SYN: u8 = 0x02;
 const RST: u8 = 0x04;
 const ACK: u8 = 0x10;
 
-/// A data record.
+/// Data record.
 #[derive(Clone, Debug)]
-pub(crate) struct Data {
-    /// Of which template.
+pub(crate) struct DataRecord {
+    /// Template of the record.
     set: u16,
     bytes: Vec<u8>,
 }
 
-impl Data {
-    /// The record of what a flow gained.
-    pub(crate) fn of(record: &FlowRecord, gain: &Both, epoch: Epoch) -> Self {
+impl DataRecord {
+    /// Creates the record of a flow's delta.
+    pub(crate) fn of(record: &FlowRecord, delta: &BiflowDelta, epoch: Epoch) -> Self {
         let flow = &record.flow;
         let mut bytes = Vec::with_capacity(112);
-        let mut set = V4;
+        let mut set = IPV4_TEMPLATE;
         for ip in [flow.client(), flow.server()] {
             match ip {
                 IpAddr::V4(ip) => bytes.extend(ip.octets()),
                 IpAddr::V6(ip) => {
-                    set = V6;
+                    set = IPV6_TEMPLATE;
                     bytes.extend(ip.octets());
                 }
             }
@@ -57,13 +57,13 @@ impl Data {
         for time in [flow.first, flow.last()] {
             bytes.extend(millis(time, epoch).to_be_bytes());
         }
-        for direction in [gain.up, gain.down] {
+        for direction in [delta.up, delta.down] {
             bytes.extend(direction.bytes.to_be_bytes());
             bytes.extend(direction.packets.to_be_bytes());
         }
         bytes.extend(flags(&flow.facts));
         bytes.push(end_reason(record.reason));
-        // The client is the initiator.
+        // biflowDirection 1: the client is the initiator.
         bytes.push(1);
         let mut tags = flow.key.scope.vlans().tags();
         for _ in 0..2 {
@@ -75,48 +75,48 @@ impl Data {
         Self { set, bytes }
     }
 
-    /// Its bytes in a message.
+    /// Returns the length of the record.
     pub(crate) fn size(&self) -> usize {
         self.bytes.len()
     }
 }
 
-/// A message in the making.
-pub(crate) struct Message {
+/// Message under construction.
+pub(crate) struct IpfixMessage {
     bytes: Vec<u8>,
-    largest: usize,
-    /// The set that is open: its id and where it begins.
-    open: Option<(u16, usize)>,
+    max_bytes: usize,
+    /// Open set: its id and its offset.
+    open_set: Option<(u16, usize)>,
 }
 
-impl Message {
-    /// A message of at most `largest` bytes. `sequence` are the data records sent before it.
-    pub(crate) fn new(largest: usize, seconds: u32, sequence: u32, domain: u32) -> Self {
-        let mut bytes = Vec::with_capacity(largest);
-        bytes.extend(VERSION.to_be_bytes());
+impl IpfixMessage {
+    /// Creates a message of at most `max_bytes`. `sequence` is the number of data records sent before it.
+    pub(crate) fn new(max_bytes: usize, seconds: u32, sequence: u32, domain: u32) -> Self {
+        let mut bytes = Vec::with_capacity(max_bytes);
+        bytes.extend(IPFIX_VERSION.to_be_bytes());
         bytes.extend([0; 2]);
         bytes.extend(seconds.to_be_bytes());
         bytes.extend(sequence.to_be_bytes());
         bytes.extend(domain.to_be_bytes());
-        Self { bytes, largest, open: None }
+        Self { bytes, max_bytes, open_set: None }
     }
 
-    /// Adds the templates, and a data record that names the observation domain. Comes first.
-    pub(crate) fn templates(&mut self, domain: u32, name: &str) {
+    /// Adds the templates and a data record that names the observation domain. Must precede the data records.
+    pub(crate) fn add_templates(&mut self, domain: u32, name: &str) {
         self.bytes.extend(template::set());
         self.bytes.extend(template::domain(domain, name));
     }
 
-    /// Adds a record if there is room for it.
-    pub(crate) fn add(&mut self, data: &Data) -> bool {
-        let continues = self.open.is_some_and(|(set, _)| set == data.set);
-        let needed = data.bytes.len() + if continues { 0 } else { SET };
-        if self.bytes.len() + needed > self.largest {
+    /// Adds a record if it fits. Returns true if it was added.
+    pub(crate) fn add(&mut self, data: &DataRecord) -> bool {
+        let continues = self.open_set.is_some_and(|(set, _)| set == data.set);
+        let needed = data.bytes.len() + if continues { 0 } else { SET_HEADER_LENGTH };
+        if self.bytes.len() + needed > self.max_bytes {
             return false;
         }
         if !continues {
             self.end_set();
-            self.open = Some((data.set, self.bytes.len()));
+            self.open_set = Some((data.set, self.bytes.len()));
             self.bytes.extend(data.set.to_be_bytes());
             self.bytes.extend([0; 2]);
         }
@@ -124,7 +124,7 @@ impl Message {
         true
     }
 
-    /// The message, with its lengths.
+    /// Returns the message with its lengths filled in.
     pub(crate) fn finish(mut self) -> Vec<u8> {
         self.end_set();
         let length = self.bytes.len() as u16;
@@ -132,15 +132,17 @@ impl Message {
         self.bytes
     }
 
+    /// Completes the open set with its length.
     fn end_set(&mut self) {
-        if let Some((_, begin)) = self.open.take() {
-            let length = (self.bytes.len() - begin) as u16;
-            self.bytes[begin + 2..begin + 4].copy_from_slice(&length.to_be_bytes());
+        if let Some((_, start)) = self.open_set.take() {
+            let length = (self.bytes.len() - start) as u16;
+            self.bytes[start + 2..start + 4].copy_from_slice(&length.to_be_bytes());
         }
     }
 }
 
-/// The flags that were seen of each direction, as far as the facts tell; whose RST it was they do not.
+/// Returns the TCP flags of each direction as far as they are known. The direction of an RST is not known, so
+/// both have it.
 fn flags(facts: &Facts) -> [u8; 2] {
     let flag = |fact: u8, flag: u8| if fact != 0 { flag } else { 0 };
     let reset = flag(facts.reset, RST);
@@ -150,7 +152,7 @@ fn flags(facts: &Facts) -> [u8; 2] {
     ]
 }
 
-/// IANA's flowEndReason.
+/// Returns IANA's flowEndReason.
 const fn end_reason(reason: RecordReason) -> u8 {
     match reason {
         RecordReason::Idle => 1,
@@ -160,6 +162,7 @@ const fn end_reason(reason: RecordReason) -> u8 {
     }
 }
 
+/// Converts a time to milliseconds since 1970.
 fn millis(time: Time, epoch: Epoch) -> u64 {
     u64::try_from(epoch.unix_nanos(time).div_euclid(1_000_000)).unwrap_or(0)
 }
@@ -169,27 +172,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_message_keeps_its_bound_and_its_lengths() {
-        let data = |set| Data { set, bytes: vec![7; template::length(set)] };
-        let mut message = Message::new(1_232, 1, 2, 3);
-        message.templates(3, &"ä".repeat(200));
+    fn message_respects_its_size_and_has_correct_lengths() {
+        let data = |set| DataRecord { set, bytes: vec![7; template::length(set)] };
+        let mut message = IpfixMessage::new(1_232, 1, 2, 3);
+        message.add_templates(3, &"ä".repeat(200));
         let mut added = 0;
-        while message.add(&data(if added % 3 == 0 { V6 } else { V4 })) {
+        while message.add(&data(if added % 3 == 0 { IPV6_TEMPLATE } else { IPV4_TEMPLATE })) {
             added += 1;
         }
         let bytes = message.finish();
         assert!(added > 3 && bytes.len() <= 1_232, "{added} {}", bytes.len());
         let short = |at: usize| usize::from(u16::from_be_bytes([bytes[at], bytes[at + 1]]));
         assert_eq!((short(0), short(2)), (10, bytes.len()));
-        let (mut at, mut records) = (HEADER, 0);
+        let (mut at, mut records) = (MESSAGE_HEADER_LENGTH, 0);
         while at < bytes.len() {
             let (id, length) = (short(at), short(at + 2));
-            if id == usize::from(template::DOMAIN) {
-                assert_eq!(length, SET + 4 + 1 + 254, "cut between two characters");
+            if id == usize::from(template::DOMAIN_TEMPLATE) {
+                assert_eq!(length, SET_HEADER_LENGTH + 4 + 1 + 254, "cut between two characters");
             } else if id >= 256 {
                 let each = template::length(id as u16);
-                assert_eq!((length - SET) % each, 0);
-                records += (length - SET) / each;
+                assert_eq!((length - SET_HEADER_LENGTH) % each, 0);
+                records += (length - SET_HEADER_LENGTH) / each;
             }
             at += length;
         }

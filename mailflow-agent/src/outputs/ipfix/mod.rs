@@ -1,83 +1,86 @@
-//! Flow records as IPFIX (RFC 7011): one data record for both directions of a flow (RFC 5103), over UDP or TCP.
+//! Flow records as IPFIX (RFC 7011) over UDP or TCP: one data record for both directions of a flow (RFC
+//! 5103).
 
-mod gains;
+mod delta_tracker;
 mod message;
 mod template;
 
 use std::{sync::Arc, thread, time::Duration};
 
 use self::{
-    gains::Gains,
-    message::{Data, Message},
+    delta_tracker::DeltaTracker,
+    message::{DataRecord, IpfixMessage},
 };
 use super::{
     FlowEvent,
     gateway::Gateway,
     protocol::Protocol,
-    remote::{Encode, Remote},
-    worker::{Counters, Taken, Transport},
+    remote_sender::{Encode, RemoteSender},
+    worker::{Acceptance, SinkCounters, Transport},
 };
 use crate::config::{Ipfix, IpfixTo};
 use mailflow_engine::{flow::FlowRecord, time::Time};
 use mailflow_kernel::clock;
 
-/// Records taken out of the queue ahead of their delivery.
-const AHEAD: usize = 1_024;
-/// What passes any IPv6 path unfragmented: 1,280 bytes less the headers of IPv6 and UDP.
-const DATAGRAM: usize = 1_232;
-/// A message over TCP; at most 65,535.
-const SEGMENT: usize = 8_192;
-/// Over UDP a collector that was started anew learns the templates within this time (RFC 7011, 8.4).
-const REFRESH: Duration = Duration::from_secs(60);
-/// After so many datagrams a pause, so that a collector's socket does not overflow: about 90,000 records
-/// a second.
-const BURST: u32 = 32;
-const PAUSE: Duration = Duration::from_millis(5);
+/// Largest number of records taken from the queue before they are sent.
+const PREFETCH_RECORDS: usize = 1_024;
+/// Largest datagram that is never fragmented over IPv6: 1,280 bytes less the IPv6 and UDP headers.
+const MAX_DATAGRAM_BYTES: usize = 1_232;
+/// Largest message over TCP. IPFIX allows 65,535.
+const MAX_TCP_MESSAGE_BYTES: usize = 8_192;
+/// Interval of the templates over UDP, within which a restarted collector receives them (RFC 7011, 8.4).
+const TEMPLATE_REFRESH_INTERVAL: Duration = Duration::from_secs(60);
+/// Datagrams between two pauses. With [`BURST_PAUSE`] about 90,000 records a second are sent, so that the
+/// collector's socket does not overflow.
+const BURST_DATAGRAMS: u32 = 32;
+/// Pause after a burst of datagrams.
+const BURST_PAUSE: Duration = Duration::from_millis(5);
 
-/// Exports to one collector.
-pub(crate) struct Exporter {
-    gains: Gains,
-    remote: Remote<Record, Session>,
+/// Exporter to one collector.
+pub(crate) struct IpfixExporter {
+    delta_tracker: DeltaTracker,
+    remote: RemoteSender<ExportRecord, IpfixSession>,
 }
 
-/// A flow record, as it came and as it is exported.
-struct Record {
+/// Flow record as received and as exported.
+struct ExportRecord {
     event: FlowEvent,
-    data: Data,
+    data: DataRecord,
 }
 
-impl Exporter {
+impl IpfixExporter {
+    /// Creates an exporter to the configured collector.
     pub(crate) fn new(settings: &Ipfix, gateway: &Gateway) -> Self {
         let (protocol, address) = match &settings.to {
             IpfixTo::Udp(address) => (Protocol::Udp, address),
             IpfixTo::Tcp(address) => (Protocol::Tcp, address),
         };
-        let session = Session {
+        let session = IpfixSession {
             domain: settings.domain,
             name: Arc::clone(gateway.name()),
             sequence: 0,
-            templates: None,
-            teaches: false,
+            templates_due: None,
+            carries_templates: false,
             burst: 0,
         };
-        Self { gains: Gains::default(), remote: Remote::new(protocol, address, session) }
+        Self { delta_tracker: DeltaTracker::default(), remote: RemoteSender::new(protocol, address, session) }
     }
 }
 
-impl Transport<FlowEvent> for Exporter {
-    fn take(&mut self, event: FlowEvent) -> Taken {
+impl Transport<FlowEvent> for IpfixExporter {
+    fn accept(&mut self, event: FlowEvent) -> Acceptance {
         let (record, epoch) = &event;
-        let gain = self.gains.of(record);
-        let data = Data::of(record, &gain, *epoch);
-        self.remote.push(Record { event, data });
-        Taken::Kept
+        let delta = self.delta_tracker.of(record);
+        let data = DataRecord::of(record, &delta, *epoch);
+        self.remote.push(ExportRecord { event, data });
+        Acceptance::Queued
     }
 
-    fn has_room(&self) -> bool {
-        self.remote.waiting() < AHEAD && self.remote.has_room()
+    fn can_accept(&self) -> bool {
+        self.remote.pending_count() < PREFETCH_RECORDS && self.remote.can_accept()
     }
 
-    fn deliver(&mut self, counters: &Counters) -> anyhow::Result<()> {
+    fn deliver(&mut self, counters: &SinkCounters) -> anyhow::Result<()> {
         self.remote.deliver(counters)
     }
 
@@ -85,8 +88,8 @@ impl Transport<FlowEvent> for Exporter {
         self.remote.is_empty()
     }
 
-    fn take_back(&mut self) -> Vec<FlowEvent> {
-        self.remote.take_back().map(|record| record.event).collect()
+    fn take_undelivered(&mut self) -> Vec<FlowEvent> {
+        self.remote.take_undelivered().map(|record| record.event).collect()
     }
 
     fn due(&self) -> Option<Duration> {
@@ -94,60 +97,64 @@ impl Transport<FlowEvent> for Exporter {
     }
 }
 
-/// A transport session, and what it begins with.
-struct Session {
+/// Transport session.
+struct IpfixSession {
     domain: u32,
-    /// What the domain is called: the gateway.
+    /// Name of the observation domain: the gateway.
     name: Arc<str>,
-    /// Data records sent: in the lifetime of the process over UDP, of the connection over TCP.
+    /// Data records sent: since the start of the process over UDP, in the connection over TCP.
     sequence: u32,
-    /// When the templates are due; at once where they were never sent.
-    templates: Option<Time>,
-    /// The last message has them.
-    teaches: bool,
+    /// Time of the next templates, `None` if they were never sent.
+    templates_due: Option<Time>,
+    /// True if the last message has the templates.
+    carries_templates: bool,
     /// Datagrams since the last pause.
     burst: u32,
 }
 
-impl Encode<Record> for Session {
-    fn begin(&mut self, protocol: Protocol) {
-        self.templates = None;
+impl Encode<ExportRecord> for IpfixSession {
+    fn begin_session(&mut self, protocol: Protocol) {
+        self.templates_due = None;
         if protocol == Protocol::Tcp {
             self.sequence = 0;
         }
     }
 
-    fn message(&mut self, protocol: Protocol, items: &mut dyn Iterator<Item = &Record>) -> (Vec<u8>, usize) {
+    fn build_message(
+        &mut self,
+        protocol: Protocol,
+        items: &mut dyn Iterator<Item = &ExportRecord>,
+    ) -> (Vec<u8>, usize) {
         let now = clock::now();
         let seconds = clock::epoch().unix_nanos(now) / 1_000_000_000;
-        let largest = if protocol == Protocol::Tcp { SEGMENT } else { DATAGRAM };
-        let mut message = Message::new(largest, seconds as u32, self.sequence, self.domain);
-        self.teaches = self.templates.is_none_or(|due| due <= now);
-        if self.teaches {
-            message.templates(self.domain, &self.name);
+        let max_bytes = if protocol == Protocol::Tcp { MAX_TCP_MESSAGE_BYTES } else { MAX_DATAGRAM_BYTES };
+        let mut message = IpfixMessage::new(max_bytes, seconds as u32, self.sequence, self.domain);
+        self.carries_templates = self.templates_due.is_none_or(|due| due <= now);
+        if self.carries_templates {
+            message.add_templates(self.domain, &self.name);
         }
         let records = items.take_while(|record| message.add(&record.data)).count();
         (message.finish(), records)
     }
 
-    fn sent(&mut self, protocol: Protocol, records: usize) {
-        if self.teaches {
-            let refresh = clock::now() + REFRESH;
-            self.templates = Some(if protocol == Protocol::Tcp { Time::END } else { refresh });
-            // The record that names the domain is a data record too.
+    fn mark_sent(&mut self, protocol: Protocol, records: usize) {
+        if self.carries_templates {
+            let refresh = clock::now() + TEMPLATE_REFRESH_INTERVAL;
+            self.templates_due = Some(if protocol == Protocol::Tcp { Time::END } else { refresh });
+            // The record with the name of the domain is a data record too.
             self.sequence = self.sequence.wrapping_add(1);
         }
         self.sequence = self.sequence.wrapping_add(records as u32);
         if protocol == Protocol::Udp {
             self.burst += 1;
-            if self.burst >= BURST {
+            if self.burst >= BURST_DATAGRAMS {
                 self.burst = 0;
-                thread::sleep(PAUSE);
+                thread::sleep(BURST_PAUSE);
             }
         }
     }
 
-    fn size(record: &Record) -> usize {
+    fn item_size(record: &ExportRecord) -> usize {
         record.data.size() + size_of::<FlowRecord>()
     }
 }

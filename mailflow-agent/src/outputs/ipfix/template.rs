@@ -1,33 +1,33 @@
-//! The fields of our records. Numbers are those of IANA's registry of IPFIX information elements.
+//! Fields of the exported records. The numbers are those of IANA's registry of IPFIX information elements.
 
-/// Marks the reverse direction of an element (RFC 5103, 6.1).
-const REVERSE: u32 = 29_305;
+/// Enterprise number of reverse elements (RFC 5103, 6.1).
+const REVERSE_ENTERPRISE: u32 = 29_305;
 /// Set id of templates (RFC 7011, 3.3.2).
-const TEMPLATES: u16 = 2;
+const TEMPLATE_SET: u16 = 2;
 
 /// Set id of options templates.
-const OPTIONS: u16 = 3;
+const OPTIONS_TEMPLATE_SET: u16 = 3;
 
-/// Template and set id of what the observation domain is called.
-pub(crate) const DOMAIN: u16 = 258;
-/// observationDomainId, which is the scope, and observationDomainName, as long as it is.
+/// Template and set id of the observation domain's name.
+pub(crate) const DOMAIN_TEMPLATE: u16 = 258;
+/// observationDomainId, which is the scope, and observationDomainName of variable length.
 const DOMAIN_FIELDS: [(u16, u16); 2] = [(149, 4), (300, u16::MAX)];
 
 /// Template and set id of IPv4 flows.
-pub(crate) const V4: u16 = 256;
+pub(crate) const IPV4_TEMPLATE: u16 = 256;
 /// Template and set id of IPv6 flows.
-pub(crate) const V6: u16 = 257;
+pub(crate) const IPV6_TEMPLATE: u16 = 257;
 
-/// An element, its length in bytes, and whether it is of the reverse direction.
-type Field = (u16, u16, bool);
+/// Element, its length in bytes, and true for the reverse direction.
+type TemplateField = (u16, u16, bool);
 
 /// sourceIPv4Address, destinationIPv4Address.
-const ADDRESSES_V4: [Field; 2] = [(8, 4, false), (12, 4, false)];
+const IPV4_ADDRESS_FIELDS: [TemplateField; 2] = [(8, 4, false), (12, 4, false)];
 /// sourceIPv6Address, destinationIPv6Address.
-const ADDRESSES_V6: [Field; 2] = [(27, 16, false), (28, 16, false)];
+const IPV6_ADDRESS_FIELDS: [TemplateField; 2] = [(27, 16, false), (28, 16, false)];
 
-/// What stands behind the addresses, in both templates, in the order in which `Data` writes it.
-const COMMON: [Field; 18] = [
+/// Fields after the addresses, in the order in which `DataRecord` writes them.
+const COMMON_FIELDS: [TemplateField; 18] = [
     (7, 2, false),   // sourceTransportPort
     (11, 2, false),  // destinationTransportPort
     (4, 1, false),   // protocolIdentifier
@@ -48,21 +48,21 @@ const COMMON: [Field; 18] = [
     (10, 4, false),  // ingressInterface
 ];
 
-/// The set that holds both templates.
+/// Returns the set with both templates.
 pub(crate) fn set() -> Vec<u8> {
     let mut set = Vec::new();
-    set.extend(TEMPLATES.to_be_bytes());
+    set.extend(TEMPLATE_SET.to_be_bytes());
     set.extend([0; 2]);
-    for (id, addresses) in [(V4, ADDRESSES_V4), (V6, ADDRESSES_V6)] {
+    for (id, addresses) in [(IPV4_TEMPLATE, IPV4_ADDRESS_FIELDS), (IPV6_TEMPLATE, IPV6_ADDRESS_FIELDS)] {
         set.extend(id.to_be_bytes());
-        set.extend(((addresses.len() + COMMON.len()) as u16).to_be_bytes());
-        for (element, length, reverse) in addresses.into_iter().chain(COMMON) {
-            // The first bit says that an enterprise's number follows.
+        set.extend(((addresses.len() + COMMON_FIELDS.len()) as u16).to_be_bytes());
+        for (element, length, reverse) in addresses.into_iter().chain(COMMON_FIELDS) {
+            // The first bit announces an enterprise number.
             let element = if reverse { element | 0x8000 } else { element };
             set.extend(element.to_be_bytes());
             set.extend(length.to_be_bytes());
             if reverse {
-                set.extend(REVERSE.to_be_bytes());
+                set.extend(REVERSE_ENTERPRISE.to_be_bytes());
             }
         }
     }
@@ -71,10 +71,11 @@ pub(crate) fn set() -> Vec<u8> {
     set
 }
 
-/// Returns the sets that name the observation domain: the options template, and its only record (RFC 7011, 3.4.2).
+/// Returns the sets that name the observation domain: the options template and its only record (RFC 7011,
+/// 3.4.2).
 pub(crate) fn domain(id: u32, name: &str) -> Vec<u8> {
     let mut template = Vec::new();
-    for number in [DOMAIN, DOMAIN_FIELDS.len() as u16, 1] {
+    for number in [DOMAIN_TEMPLATE, DOMAIN_FIELDS.len() as u16, 1] {
         template.extend(number.to_be_bytes());
     }
     for (element, length) in DOMAIN_FIELDS {
@@ -87,7 +88,7 @@ pub(crate) fn domain(id: u32, name: &str) -> Vec<u8> {
     record.push(name.len() as u8);
     record.extend(name.as_bytes());
     let mut sets = Vec::new();
-    for (set, content) in [(OPTIONS, template), (DOMAIN, record)] {
+    for (set, content) in [(OPTIONS_TEMPLATE_SET, template), (DOMAIN_TEMPLATE, record)] {
         sets.extend(set.to_be_bytes());
         sets.extend((content.len() as u16 + 4).to_be_bytes());
         sets.extend(content);
@@ -95,9 +96,9 @@ pub(crate) fn domain(id: u32, name: &str) -> Vec<u8> {
     sets
 }
 
-/// Bytes of a record of a template.
+/// Returns the length of a template's record.
 #[cfg(test)]
 pub(crate) fn length(id: u16) -> usize {
-    let addresses = if id == V4 { ADDRESSES_V4 } else { ADDRESSES_V6 };
-    addresses.into_iter().chain(COMMON).map(|(_, length, _)| usize::from(length)).sum()
+    let addresses = if id == IPV4_TEMPLATE { IPV4_ADDRESS_FIELDS } else { IPV6_ADDRESS_FIELDS };
+    addresses.into_iter().chain(COMMON_FIELDS).map(|(_, length, _)| usize::from(length)).sum()
 }

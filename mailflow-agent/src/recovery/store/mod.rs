@@ -46,7 +46,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub use crate::outputs::pending_delivery::{Event, Untold};
+pub use crate::outputs::pending_delivery::{AlertDelivery, PendingDelivery};
 use crate::util::disk::{Limits, takes_nothing};
 
 /// The setting, as errors name it.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::anyhow;
 use mailflow_agent::{
     config,
-    metrics::{Ledger, Limits, Places},
+    metrics::{LabelContext, SeriesLimits, TrafficCounters},
 };
 use mailflow_engine::{
     Engine,
@@ -24,14 +24,14 @@ pub(crate) struct Subject {
 }
 
 struct Books {
-    ledger: Ledger,
+    ledger: TrafficCounters,
     services: BTreeMap<u16, mailflow_engine::settings::Service>,
     now: u64,
 }
 
 impl Books {
     fn enter(&mut self, effects: Effects) {
-        let places = Places { services: &self.services, v6_source_prefix: 64 };
+        let places = LabelContext { services: &self.services, v6_source_prefix: 64 };
         self.ledger.observe(&effects, places, at(self.now));
     }
 }
@@ -42,8 +42,8 @@ impl Subject {
         let config =
             config::parse(config::DEFAULT_NAME, config::DEFAULT).map_err(|faults| anyhow!("{faults}"))?;
         let rules = config.engine.rules.iter().map(|rule| rule.name.clone());
-        let limits = Limits { sources: config.outputs.max_sources, ..Limits::default() };
-        let ledger = Ledger::new(limits, rules);
+        let limits = SeriesLimits { sources: config.outputs.max_sources, ..SeriesLimits::default() };
+        let ledger = TrafficCounters::new(limits, rules);
         let books = Books { ledger, services: config.engine.services.clone(), now: 0 };
         let part = Vec::with_capacity(PART);
         Ok(Self { engine: Engine::new(config.engine), books, part, fates: vec![Fate::Removed; PART] })
@@ -77,7 +77,7 @@ impl Subject {
 
     /// Returns the packets up and down that were added to the metrics so far.
     pub(crate) fn packets(&self) -> (u64, u64) {
-        let (up, down) = self.books.ledger.booked();
+        let (up, down) = self.books.ledger.totals();
         (up.packets, down.packets)
     }
 

@@ -1,4 +1,4 @@
-//! A connection whose reader must not be slow.
+//! Connection with a limit on the time in which the peer reads.
 
 use std::{
     io,
@@ -12,38 +12,42 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
-/// A connection that ends with an error where an answer is not taken within a time.
+/// Connection that fails if the peer does not read a response within a time.
 #[derive(Debug)]
-pub struct Timed<S> {
+pub struct TimedStream<S> {
     inner: S,
     limit: Duration,
-    /// Runs from the first write that must wait until all is written, or the peer says something again.
-    left: Option<Pin<Box<Sleep>>>,
+    /// Timer from the first blocked write until everything is written, or the peer sends data again.
+    deadline: Option<Pin<Box<Sleep>>>,
 }
 
-impl<S> Timed<S> {
-    /// An answer must be taken within `limit`.
+impl<S> TimedStream<S> {
+    /// Creates a connection whose responses must be read within `limit`.
     pub fn new(inner: S, limit: Duration) -> Self {
-        Self { inner, limit, left: None }
+        Self { inner, limit, deadline: None }
     }
 
-    /// What a write came to, unless it has waited too long.
-    fn in_time<T>(&mut self, context: &mut Context<'_>, wrote: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if wrote.is_pending() {
+    /// Returns the result of a write, or an error after the time limit.
+    fn enforce_limit<T>(
+        &mut self,
+        context: &mut Context<'_>,
+        write: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if write.is_pending() {
             let limit = self.limit;
-            let left = self.left.get_or_insert_with(|| Box::pin(sleep(limit)));
-            ready!(left.as_mut().poll(context));
+            let deadline = self.deadline.get_or_insert_with(|| Box::pin(sleep(limit)));
+            ready!(deadline.as_mut().poll(context));
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
-        // A reader that takes a little at a time is slow as well.
-        if self.left.as_mut().is_some_and(|left| left.is_elapsed()) {
+        // A peer that reads a few bytes at a time is slow too.
+        if self.deadline.as_mut().is_some_and(|deadline| deadline.is_elapsed()) {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
-        wrote
+        write
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Timed<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for TimedStream<S> {
     fn poll_read(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -53,17 +57,17 @@ impl<S: AsyncRead + Unpin> AsyncRead for Timed<S> {
         let before = buffer.filled().len();
         let read = Pin::new(&mut this.inner).poll_read(context, buffer);
         if read.is_ready() && buffer.filled().len() > before {
-            this.left = None;
+            this.deadline = None;
         }
         read
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Timed<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for TimedStream<S> {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let wrote = Pin::new(&mut this.inner).poll_write(context, bytes);
-        this.in_time(context, wrote)
+        let write = Pin::new(&mut this.inner).poll_write(context, bytes);
+        this.enforce_limit(context, write)
     }
 
     fn poll_write_vectored(
@@ -72,8 +76,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Timed<S> {
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let wrote = Pin::new(&mut this.inner).poll_write_vectored(context, parts);
-        this.in_time(context, wrote)
+        let write = Pin::new(&mut this.inner).poll_write_vectored(context, parts);
+        this.enforce_limit(context, write)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -83,10 +87,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Timed<S> {
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let flushed = Pin::new(&mut this.inner).poll_flush(context);
-        let flushed = this.in_time(context, flushed);
+        let flushed = this.enforce_limit(context, flushed);
         if matches!(flushed, Poll::Ready(Ok(()))) {
-            // The answer is out of our hands; an idle connection has no time limit here.
-            this.left = None;
+            // The kernel has the response. An idle connection has no time limit here.
+            this.deadline = None;
         }
         flushed
     }
