@@ -11,6 +11,6 @@ pub(crate) mod startup;
 mod systemd;
 
 pub use self::{
-    reload::{ReadConfig, Source},
+    reload::{ConfigSource, ReadConfig},
     run::run,
 };

@@ -25,19 +25,19 @@ use mailflow_kernel::capabilities;
 use mailflow_kernel::clock;
 
 /// Time between two looks at the files.
-const INTERVAL: Duration = Duration::from_secs(1);
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Time after which a thread that could not be started is tried again.
 const THREAD_RETRY_INTERVAL: Duration = Duration::from_secs(60);
 
 /// A reading of the lists: the networks with what is odd about them, or what is wrong.
-type Reading = Result<(Networks, Vec<Fault>), Faults>;
+type ListReading = Result<(Networks, Vec<Fault>), Faults>;
 
 /// Follows the files of networks.
 pub(crate) struct ListWatch {
-    state: State,
+    state: ListWatchState,
 }
 
-enum State {
+enum ListWatchState {
     /// The thread is not started yet.
     Waiting { lists: Box<Lists>, internal: Networks, next: Time },
     /// The thread reads. It ends once `_alive` is gone.
@@ -47,20 +47,21 @@ enum State {
 impl ListWatch {
     /// For lists that were read as `internal`.
     pub(crate) fn new(lists: Lists, internal: &Networks) -> Self {
-        let state = State::Waiting { lists: Box::new(lists), internal: internal.clone(), next: Time::ZERO };
+        let state =
+            ListWatchState::Waiting { lists: Box::new(lists), internal: internal.clone(), next: Time::ZERO };
         Self { state }
     }
 
     /// Returns the networks that come into force at `now`, if any. Files that are wrong leave those before in
     /// force; what is wrong with them is logged once, and shown until they are good.
-    pub(crate) fn look(&mut self, now: Time, view: &Arc<View>) -> Option<Networks> {
+    pub(crate) fn poll(&mut self, now: Time, view: &Arc<View>) -> Option<Networks> {
         match &mut self.state {
             // Nothing to follow.
-            State::Waiting { lists, .. } if lists.files().next().is_none() => None,
-            State::Waiting { next, .. } if now < *next => None,
-            State::Waiting { lists, internal, next } => {
+            ListWatchState::Waiting { lists, .. } if lists.files().next().is_none() => None,
+            ListWatchState::Waiting { next, .. } if now < *next => None,
+            ListWatchState::Waiting { lists, internal, next } => {
                 let (view, internal) = (Arc::clone(view), internal.clone());
-                match start(files((**lists).clone()), internal, view) {
+                match start_reader(read_when_changed((**lists).clone()), internal, view) {
                     Ok(state) => self.state = state,
                     Err(error) => {
                         *next = now + THREAD_RETRY_INTERVAL;
@@ -69,17 +70,17 @@ impl ListWatch {
                 }
                 None
             }
-            State::Reading { finished, .. } => finished.try_iter().last(),
+            ListWatchState::Reading { finished, .. } => finished.try_iter().last(),
         }
     }
 }
 
 /// Starts a thread that publishes what `next` reads, for as long as the returned state lives.
-fn start(
-    mut next: impl FnMut() -> Option<Reading> + Send + 'static,
+fn start_reader(
+    mut next: impl FnMut() -> Option<ListReading> + Send + 'static,
     mut internal: Networks,
     view: Arc<View>,
-) -> io::Result<State> {
+) -> io::Result<ListWatchState> {
     let alive = Arc::new(());
     let in_force: Weak<()> = Arc::downgrade(&alive);
     let (publish, finished) = sync_channel(1);
@@ -89,18 +90,18 @@ fn start(
             match next() {
                 // Other lists may have come into force while these were read.
                 Some(reading) if in_force.strong_count() > 0 => {
-                    take(reading, &mut internal, &publish, &view);
+                    publish_reading(reading, &mut internal, &publish, &view);
                 }
                 Some(_) => {}
-                None => thread::sleep(INTERVAL),
+                None => thread::sleep(CHECK_INTERVAL),
             }
         }
     })?;
-    Ok(State::Reading { finished, _alive: alive })
+    Ok(ListWatchState::Reading { finished, _alive: alive })
 }
 
 /// Reads `lists` once they have changed and kept still.
-fn files(mut lists: Lists) -> impl FnMut() -> Option<Reading> + Send + 'static {
+fn read_when_changed(mut lists: Lists) -> impl FnMut() -> Option<ListReading> + Send + 'static {
     move || {
         if !lists.changed() {
             return None;
@@ -114,11 +115,16 @@ fn files(mut lists: Lists) -> impl FnMut() -> Option<Reading> + Send + 'static {
     }
 }
 
-fn take(reading: Reading, internal: &mut Networks, publish: &SyncSender<Networks>, view: &View) {
+fn publish_reading(
+    reading: ListReading,
+    internal: &mut Networks,
+    publish: &SyncSender<Networks>,
+    view: &View,
+) {
     match reading {
         Ok((networks, warnings)) => {
             warnings.iter().for_each(|warning| warn!("{warning}"));
-            compare(internal, &networks);
+            log_changes(internal, &networks);
             internal.clone_from(&networks);
             view.lists_in_force(networks.networks().len());
             // Without a receiver other lists are in force.
@@ -135,12 +141,16 @@ fn take(reading: Reading, internal: &mut Networks, publish: &SyncSender<Networks
     }
 }
 
-fn compare(before: &Networks, now: &Networks) {
+fn log_changes(previous: &Networks, now: &Networks) {
     let groups = now.groups();
-    for gone in before.groups().difference(&groups) {
+    for gone in previous.groups().difference(&groups) {
         warn!(group = gone, "no internal network is of this group any more");
     }
-    info!(networks = now.networks().len(), before = before.networks().len(), "internal networks read again");
+    info!(
+        networks = now.networks().len(),
+        previous = previous.networks().len(),
+        "internal networks read again"
+    );
 }
 
 impl View {
@@ -170,7 +180,7 @@ mod tests {
     use crate::{config, control::State as _};
 
     /// Far more than any of this takes.
-    const LIMIT: Duration = Duration::from_secs(60);
+    const TIMEOUT: Duration = Duration::from_secs(60);
 
     fn view() -> Arc<View> {
         Arc::new(View::new(&config::parse("f", "{}").unwrap(), None, 0.0).unwrap())
@@ -181,13 +191,13 @@ mod tests {
     }
 
     /// Looks as a poll loop does until something comes.
-    fn wait<T>(mut look: impl FnMut() -> Option<T>) -> T {
+    fn wait<T>(mut check: impl FnMut() -> Option<T>) -> T {
         let begin = clock::now();
         loop {
-            if let Some(found) = look() {
+            if let Some(found) = check() {
                 return found;
             }
-            assert!(clock::now().since(begin) < LIMIT, "nothing came");
+            assert!(clock::now().since(begin) < TIMEOUT, "nothing came");
             thread::sleep(Duration::from_millis(10));
         }
     }
@@ -198,13 +208,13 @@ mod tests {
         let (release, released) = channel::<Networks>();
         let next = move || Some(Ok((released.recv().ok()?, Vec::new())));
         let view = view();
-        let state = start(next, networks("10.0.0.0/8"), Arc::clone(&view)).unwrap();
+        let state = start_reader(next, networks("10.0.0.0/8"), Arc::clone(&view)).unwrap();
         let mut watch = ListWatch { state };
         for second in 0..100 {
-            assert!(watch.look(Time::ZERO + Duration::from_secs(second), &view).is_none());
+            assert!(watch.poll(Time::ZERO + Duration::from_secs(second), &view).is_none());
         }
         release.send(networks("10.0.0.0/8, 192.168.0.0/16")).unwrap();
-        let found = wait(|| watch.look(Time::ZERO, &view));
+        let found = wait(|| watch.poll(Time::ZERO, &view));
         assert_eq!(found.networks().len(), 2);
     }
 
@@ -218,19 +228,19 @@ mod tests {
         let config = config::parse("f", &text).unwrap();
         let view = view();
         let mut watch = ListWatch::new(config.lists.clone(), &config.engine.internal);
-        assert!(watch.look(Time::ZERO, &view).is_none());
+        assert!(watch.poll(Time::ZERO, &view).is_none());
         assert_eq!(view.status().lists.unwrap().refused, None);
 
         fs::write(&list, format!("cidr,role\n{}", "10.0.0.1/8,mtaa\n".repeat(100_000))).unwrap();
         let refused = wait(|| {
-            assert!(watch.look(Time::ZERO, &view).is_none());
+            assert!(watch.poll(Time::ZERO, &view).is_none());
             view.status().lists.unwrap().refused
         });
         assert!(refused.contains("a.csv:2:1: \"10.0.0.1/8\": host bits set"), "{refused}");
         assert!(refused.ends_with("(the first of 200000 faults)"), "{refused}");
 
         fs::write(&list, "cidr,role\n10.0.0.0/8,mta\n192.168.0.0/16,\n").unwrap();
-        let found = wait(|| watch.look(Time::ZERO, &view));
+        let found = wait(|| watch.poll(Time::ZERO, &view));
         assert_eq!(found.networks().len(), 2);
         let lists = view.status().lists.unwrap();
         assert_eq!((lists.networks, lists.refused), (2, None));

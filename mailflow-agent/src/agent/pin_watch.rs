@@ -9,36 +9,36 @@ use mailflow_engine::time::Time;
 use mailflow_kernel::Kernel;
 
 /// Between two looks.
-const INTERVAL: Duration = Duration::from_secs(10);
+const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
 /// When to look.
 #[derive(Debug, Default)]
 pub(crate) struct PinWatch {
     next: Time,
-    trouble: bool,
+    pins_missing: bool,
     lines: Limited,
 }
 
 impl PinWatch {
     /// Makes pins again that are gone, if it is time to look.
-    pub(crate) fn look(&mut self, now: Time, kernel: &mut Kernel, view: &View) {
+    pub(crate) fn check(&mut self, now: Time, kernel: &mut Kernel, view: &View) {
         if now < self.next {
             return;
         }
-        self.next = now + INTERVAL;
+        self.next = now + CHECK_INTERVAL;
         match kernel.mend_pins() {
-            Ok(made) => {
-                if !made.is_empty() {
-                    warn!(pins = made.join(", "), "pins were removed by somebody, and are made again");
-                } else if self.trouble {
+            Ok(restored) => {
+                if !restored.is_empty() {
+                    warn!(pins = restored.join(", "), "pins were removed by somebody, and are made again");
+                } else if self.pins_missing {
                     info!("nothing is missing of the pins any more");
                 }
-                if std::mem::take(&mut self.trouble) {
+                if std::mem::take(&mut self.pins_missing) {
                     view.set_pins(None);
                 }
             }
             Err(error) => {
-                self.trouble = true;
+                self.pins_missing = true;
                 if self.lines.may_say(now) {
                     warn!(%error, "pins were removed by somebody, and cannot be made again: the programs end with the agent");
                 }

@@ -7,7 +7,7 @@ use mailflow_kernel::{Begun, Kept, Kernel, KernelError, LoadOptions, OBJECT, Pin
 
 /// Whose packets `host` interfaces count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Hosts {
+pub(crate) enum HostScope {
     /// All that pass.
     Any,
     /// The machine's own, as `lan` interfaces stand beside.
@@ -16,31 +16,31 @@ pub(crate) enum Hosts {
 
 /// Every program for interfaces, with the kernel's clock; or one to run frames through, whose clock is
 /// set with each frame.
-pub(crate) fn load(config: &Config, programs: Programs, hosts: Hosts) -> Result<Kernel, KernelError> {
+pub(crate) fn load(config: &Config, programs: Programs, hosts: HostScope) -> Result<Kernel, KernelError> {
     Kernel::load(OBJECT, &options(config, programs, hosts), &ports(config))
 }
 
 /// Every program for interfaces, with tables and links that outlive the agent where there are pins. `kept` is
 /// what belongs to the tables of that generation.
-pub(crate) fn load_for_life(
+pub(crate) fn load_pinned(
     config: &Config,
-    hosts: Hosts,
+    hosts: HostScope,
     pins: Option<Pins>,
-    kept: Option<(u32, &Kept)>,
+    kernel_checkpoint: Option<(u32, &Kept)>,
 ) -> Result<(Kernel, Begun), KernelError> {
     let Some(pins) = pins else { return Ok((load(config, Programs::All, hosts)?, Begun::Anew)) };
     let options = options(config, Programs::All, hosts);
-    Kernel::load_pinned(OBJECT, &options, &ports(config), (pins, config.state.at_stop), kept)
+    Kernel::load_pinned(OBJECT, &options, &ports(config), (pins, config.state.at_stop), kernel_checkpoint)
 }
 
-fn options(config: &Config, programs: Programs, hosts: Hosts) -> LoadOptions {
+fn options(config: &Config, programs: Programs, hosts: HostScope) -> LoadOptions {
     LoadOptions {
         flows: config.flow_table.flows,
         flows_per_source: config.flow_table.flows_per_source(),
         overflow: config.flow_table.overflow,
         half_open_percent: config.flow_table.half_open_percent,
         ipv6_prefix: config.engine.v6_source_prefix,
-        local_only: hosts == Hosts::OwnOnly,
+        local_only: hosts == HostScope::OwnOnly,
         external_clock: programs != Programs::All,
         silences: (&config.engine.timeouts).into(),
         programs,

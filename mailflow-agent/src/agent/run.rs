@@ -10,8 +10,8 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
-pub(super) use super::reload::Source;
-use super::{pipeline::Pipeline, reload::Reload, systemd::Service};
+pub(super) use super::reload::ConfigSource;
+use super::{pipeline::Pipeline, reload::Reload, systemd::ServiceManager};
 use crate::{
     config::Config,
     control::{self, Order, Orders, Reply, Request},
@@ -28,9 +28,9 @@ use mailflow_kernel::clock;
 use mailflow_kernel::{self, KernelError, KernelVersion, LinkChanges, Lookout, Refusal};
 
 /// Between two attempts to listen at an address whose interface is not there.
-const LISTEN_INTERVAL: Duration = Duration::from_secs(5);
+const LISTEN_RETRY_INTERVAL: Duration = Duration::from_secs(5);
 /// Orders that may wait for the poll that is on.
-const ORDERS: usize = 16;
+const MAX_WAITING_COMMANDS: usize = 16;
 
 /// Counts until asked to stop. `source` is where `config` came from; `lookout` looks at the hooks from the moment
 /// on when the agent itself may not any more.
@@ -38,7 +38,7 @@ const ORDERS: usize = 16;
 /// # Errors
 /// It could not start: the metrics port is in use, an output cannot be opened, the kernel refuses
 /// the program or an interface.
-pub async fn run(config: Config, source: Source, lookout: Option<Lookout>) -> Result<()> {
+pub async fn run(config: Config, source: ConfigSource, lookout: Option<Lookout>) -> Result<()> {
     // First, as it is the cause of most other refusals.
     KernelVersion::running()?;
     mailflow_kernel::check_capabilities()?;
@@ -46,70 +46,70 @@ pub async fn run(config: Config, source: Source, lookout: Option<Lookout>) -> Re
     let view = Arc::new(View::new(&config, source.name(), clock::unix_seconds())?);
     let listener = match config.outputs.metrics {
         Some(address) => {
-            Some((MetricsPort::open(address).await?, door(config.outputs.web_config.as_deref())?))
+            Some((MetricsPort::open(address).await?, access_control(config.outputs.web_config.as_deref())?))
         }
         None => None,
     };
     let socket = config.control.socket.as_deref().and_then(listen).transpose()?;
     let mut pipeline = Pipeline::start(config, Arc::clone(&view), lookout).map_err(with_cause)?;
-    let (stopped, server) = serve(listener, Arc::clone(&view));
-    let (reloads, mut reloads_ordered) = mpsc::channel(ORDERS);
-    let (questions, mut asked) = mpsc::channel(ORDERS);
+    let (metrics_shutdown, server) = spawn_metrics_server(listener, Arc::clone(&view));
+    let (reloads, mut reload_commands) = mpsc::channel(MAX_WAITING_COMMANDS);
+    let (questions, mut questions_rx) = mpsc::channel(MAX_WAITING_COMMANDS);
     let orders = Orders { reloads, questions };
-    let (dismissed, clerk) = attend(socket, Arc::clone(&view), orders);
+    let (control_shutdown, control_task) = spawn_control_server(socket, Arc::clone(&view), orders);
     give_up_privileges(&view, pipeline.lookout());
     view.set_ready();
-    let mut service = Service::new();
-    service.ready(&view.summary());
+    let mut service_manager = ServiceManager::new();
+    service_manager.ready(&view.summary());
 
-    let mut changes = LinkChanges::listen().inspect_err(unheard).ok();
-    let mut polls = polls(&pipeline);
+    let mut changes = LinkChanges::listen().inspect_err(warn_no_link_events).ok();
+    let mut polls = poll_ticks(&pipeline);
     let mut reload = Reload::default();
     loop {
         tokio::select! {
             // A channel of its own, so that it waits behind no question. Of those that are ready, select! takes one by
             // chance: none is left out.
-            Some(Order { reply, .. }) = reloads_ordered.recv() => {
-                service.reloading();
-                reload.ask(&source, Some(reply));
+            Some(Order { reply, .. }) = reload_commands.recv() => {
+                service_manager.reloading();
+                reload.request(&source, Some(reply));
                 continue;
             }
             read = reload.read() => {
                 let outcome = block_in_place(|| pipeline.reload(read, &source));
-                if !reload.end(&source, &outcome) {
-                    service.ready(&view.summary());
+                if !reload.finish(&source, &outcome) {
+                    service_manager.ready(&view.summary());
                 }
-                polls = self::polls(&pipeline);
+                polls = self::poll_ticks(&pipeline);
                 continue;
             }
-            asked = signals.asked() => match asked {
+            event = signals.asked() => match event {
                 Asked::Stop => break,
                 Asked::StopForGood => {
                     pipeline.detach_at_stop();
                     break;
                 }
                 Asked::Reload => {
-                    service.reloading();
+                    service_manager.reloading();
                     // Its outcome is in the log.
-                    reload.ask(&source, None);
+                    reload.request(&source, None);
                     continue;
                 }
             },
-            () = service.watched() => {
-                service.alive();
+            () = service_manager.watchdog_due() => {
+                service_manager.ping_watchdog();
                 continue;
             }
             _ = polls.tick() => {}
-            heard = changed(changes.as_ref()) => {
-                if let Err(error) = heard {
-                    unheard(&error);
+            change = link_change(changes.as_ref()) => {
+                if let Err(error) = change {
+                    warn_no_link_events(&error);
                     changes = None;
                 }
                 block_in_place(|| pipeline.follow());
                 continue;
             }
-            Some(order) = asked.recv() => {
-                block_in_place(|| answer(order, &pipeline));
+            Some(order) = questions_rx.recv() => {
+                block_in_place(|| answer_question(order, &pipeline));
                 continue;
             }
         }
@@ -118,17 +118,17 @@ pub async fn run(config: Config, source: Source, lookout: Option<Lookout>) -> Re
             view.poll_failed();
             error!(%error, "poll failed; the kernel goes on counting");
         }
-        service.status(view.summary());
+        service_manager.status(view.summary());
     }
 
     info!("stopping");
-    service.stopping();
-    let last = block_in_place(|| pipeline.stop(GRACE));
-    drop((stopped, dismissed));
-    for task in [server, clerk].into_iter().flatten() {
+    service_manager.stopping();
+    let result = block_in_place(|| pipeline.stop(GRACE));
+    drop((metrics_shutdown, control_shutdown));
+    for task in [server, control_task].into_iter().flatten() {
         task.await.context("the metrics port or the control socket")?;
     }
-    last
+    result
 }
 
 /// Listens at the control socket; counting does not wait for a disk that takes no socket.
@@ -159,21 +159,21 @@ fn with_cause(error: anyhow::Error) -> anyhow::Error {
 /// Gives up the capabilities that this kernel does not ask for once everything is attached, and says what is
 /// left, and with whom.
 fn give_up_privileges(view: &View, lookout: Option<&Lookout>) {
-    let left = KernelVersion::running().map_err(anyhow::Error::from);
-    let left = left.and_then(|version| Ok(capabilities::give_up_what_is_not_needed(version)?));
-    let held = match left {
-        Ok(left) if left.is_empty() => "no capability is held".to_owned(),
-        Ok(left) => format!("capabilities held: {}", left.join(", ")),
+    let remaining = KernelVersion::running().map_err(anyhow::Error::from);
+    let remaining = remaining.and_then(|version| Ok(capabilities::give_up_what_is_not_needed(version)?));
+    let held = match remaining {
+        Ok(remaining) if remaining.is_empty() => "no capability is held".to_owned(),
+        Ok(remaining) => format!("capabilities held: {}", remaining.join(", ")),
         Err(error) => {
             warn!(%error, "capabilities cannot be given up");
             format!("capabilities cannot be given up: {error}")
         }
     };
-    let looks = lookout.map(Lookout::process).map(|process| {
+    let helper_note = lookout.map(Lookout::process).map(|process| {
         let held = capabilities::held_by(process).join(", ");
         format!("process {process}, which looks at the hooks, holds {held}")
     });
-    for note in [Some(held), looks].into_iter().flatten() {
+    for note in [Some(held), helper_note].into_iter().flatten() {
         info!("{note}");
         view.numbers().settings.notes.push(note);
     }
@@ -183,7 +183,7 @@ fn give_up_privileges(view: &View, lookout: Option<&Lookout>) {
 }
 
 /// The moments of the polls. The first is now.
-fn polls(pipeline: &Pipeline) -> tokio::time::Interval {
+fn poll_ticks(pipeline: &Pipeline) -> tokio::time::Interval {
     let mut polls = interval(pipeline.poll_interval());
     // A late poll reads what several would have: there is nothing to catch up with.
     polls.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -191,7 +191,7 @@ fn polls(pipeline: &Pipeline) -> tokio::time::Interval {
 }
 
 /// Answers what the control socket asks of the poll loop.
-fn answer(Order { request, reply }: Order, pipeline: &Pipeline) {
+fn answer_question(Order { request, reply }: Order, pipeline: &Pipeline) {
     let answer = match request {
         Request::Explain { source, flows } => Reply::Explained(Box::new(pipeline.explain(source, flows))),
         Request::Suggest => Reply::Suggested(pipeline.suggest()),
@@ -204,14 +204,14 @@ fn answer(Order { request, reply }: Order, pipeline: &Pipeline) {
 }
 
 /// Returns when the machine's interfaces have changed; never, where there is no word of it.
-async fn changed(changes: Option<&LinkChanges>) -> io::Result<()> {
+async fn link_change(changes: Option<&LinkChanges>) -> io::Result<()> {
     match changes {
         Some(changes) => changes.next().await,
         None => std::future::pending().await,
     }
 }
 
-fn unheard(error: &io::Error) {
+fn warn_no_link_events(error: &io::Error) {
     warn!(%error, "no word of interfaces that come and go: they are looked for at each poll");
 }
 
@@ -251,7 +251,7 @@ impl MetricsPort {
             Self::Waiting(address) => address,
         };
         loop {
-            tokio::time::sleep(LISTEN_INTERVAL).await;
+            tokio::time::sleep(LISTEN_RETRY_INTERVAL).await;
             if let Ok(listener) = http::bind(address).await {
                 info!(%address, "metrics");
                 return listener;
@@ -261,16 +261,16 @@ impl MetricsPort {
 }
 
 /// Who may see the metrics.
-fn door(web_config: Option<&Path>) -> Result<http::Door> {
+fn access_control(web_config: Option<&Path>) -> Result<http::Door> {
     web_config.map_or_else(|| Ok(http::Door::open()), |path| Ok(http::Door::guarded(path)?))
 }
 
 /// Serves until the sender is dropped.
-fn serve(
+fn spawn_metrics_server(
     listener: Option<(MetricsPort, http::Door)>,
     view: Arc<View>,
 ) -> (oneshot::Sender<()>, Option<Server>) {
-    let (stopped, stop) = oneshot::channel::<()>();
+    let (metrics_shutdown, stop) = oneshot::channel::<()>();
     let server = listener.map(|(port, door)| {
         tokio::spawn(async move {
             // Dropped rather than sent to: both mean the end.
@@ -284,21 +284,21 @@ fn serve(
             http::serve(listener, door, view, stop).await;
         })
     });
-    (stopped, server)
+    (metrics_shutdown, server)
 }
 
 /// Answers at the control socket until the sender is dropped.
-fn attend(
+fn spawn_control_server(
     socket: Option<control::Listener>,
     view: Arc<View>,
     orders: Orders,
 ) -> (oneshot::Sender<()>, Option<Server>) {
-    let (dismissed, dismiss) = oneshot::channel::<()>();
-    let clerk = socket.map(|socket| {
+    let (control_shutdown, shutdown) = oneshot::channel::<()>();
+    let control_task = socket.map(|socket| {
         tokio::spawn(control::serve(socket, view, orders, async {
             // As above.
-            let _ = dismiss.await;
+            let _ = shutdown.await;
         }))
     });
-    (dismissed, clerk)
+    (control_shutdown, control_task)
 }

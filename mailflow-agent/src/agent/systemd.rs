@@ -7,13 +7,13 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 use tracing::debug;
 
 /// The service manager.
-pub(crate) struct Service {
+pub(crate) struct ServiceManager {
     /// When it is to hear that the poll loop turns.
     watchdog: Option<Interval>,
-    said: String,
+    last_status: String,
 }
 
-impl Service {
+impl ServiceManager {
     /// The one that started this process, if one did. Needs a tokio runtime.
     pub(crate) fn new() -> Self {
         let watchdog = sd_notify::watchdog_enabled().map(|limit| {
@@ -22,38 +22,38 @@ impl Service {
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             ticks
         });
-        Self { watchdog, said: String::new() }
+        Self { watchdog, last_status: String::new() }
     }
 
     /// The agent counts.
     pub(crate) fn ready(&mut self, status: &str) {
-        self.said = status.to_owned();
-        tell(&[NotifyState::Ready, NotifyState::Status(status)]);
+        self.last_status = status.to_owned();
+        notify(&[NotifyState::Ready, NotifyState::Status(status)]);
     }
 
-    /// The configuration is read again; [`Service::ready`] follows.
+    /// The configuration is read again; [`ServiceManager::ready`] follows.
     pub(crate) fn reloading(&self) {
         match NotifyState::monotonic_usec_now() {
-            Ok(now) => tell(&[NotifyState::Reloading, now]),
+            Ok(now) => notify(&[NotifyState::Reloading, now]),
             Err(error) => debug!(%error, "no time to tell the service manager"),
         }
     }
 
     /// How it is, where that is news.
     pub(crate) fn status(&mut self, status: String) {
-        if status != self.said {
-            tell(&[NotifyState::Status(&status)]);
-            self.said = status;
+        if status != self.last_status {
+            notify(&[NotifyState::Status(&status)]);
+            self.last_status = status;
         }
     }
 
     /// The agent stops.
     pub(crate) fn stopping(&self) {
-        tell(&[NotifyState::Stopping, NotifyState::Status("stopping")]);
+        notify(&[NotifyState::Stopping, NotifyState::Status("stopping")]);
     }
 
-    /// Returns when it is time for [`Service::alive`]; never, where nobody watches.
-    pub(crate) async fn watched(&mut self) {
+    /// Returns when it is time for [`ServiceManager::alive`]; never, where nobody watches.
+    pub(crate) async fn watchdog_due(&mut self) {
         match &mut self.watchdog {
             Some(ticks) => drop(ticks.tick().await),
             None => std::future::pending().await,
@@ -61,12 +61,12 @@ impl Service {
     }
 
     /// The poll loop turns.
-    pub(crate) fn alive(&self) {
-        tell(&[NotifyState::Watchdog]);
+    pub(crate) fn ping_watchdog(&self) {
+        notify(&[NotifyState::Watchdog]);
     }
 }
 
-fn tell(state: &[NotifyState<'_>]) {
+fn notify(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
         debug!(%error, "the service manager does not listen");
     }

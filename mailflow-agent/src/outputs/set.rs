@@ -16,7 +16,7 @@ use super::{
 use crate::{
     config::{self, AlertOutput, AlertTo, FlowOutput, Target},
     metrics::Agent,
-    recovery::store::{Event, Untold, Written},
+    recovery::state_dir::{Event, Untold, WrittenLines},
     util::disk::Limits,
 };
 use mailflow_engine::{
@@ -81,7 +81,11 @@ impl<T: Send + 'static> Out<T> {
     }
 
     /// Returns true if its file has the line that `line` makes.
-    fn has(&self, written: &mut Written, line: impl FnOnce(&Format) -> serde_json::Result<String>) -> bool {
+    fn has(
+        &self,
+        written: &mut WrittenLines,
+        line: impl FnOnce(&Format) -> serde_json::Result<String>,
+    ) -> bool {
         let Some((path, format)) = &self.file else { return false };
         // What cannot be written as a line is handed over again, and counted.
         line(format).is_ok_and(|line| written.take(path, &line))
@@ -201,7 +205,7 @@ impl Outputs {
         &self,
         effects: &Effects,
         epoch: Epoch,
-        written: &mut Written,
+        written: &mut WrittenLines,
         behind: &dyn Fn(&str) -> bool,
     ) {
         for record in &effects.records {
@@ -224,7 +228,7 @@ impl Outputs {
     }
 
     /// Hands over alert events to the sinks that had not delivered them; to files only what they do not have.
-    pub(crate) fn write_untold(&self, untold: &[Untold], written: &mut Written) {
+    pub(crate) fn write_untold(&self, untold: &[Untold], written: &mut WrittenLines) {
         for Untold { event, sinks } in untold {
             self.note(event.clone());
             for out in self.hearing(event.told) {

@@ -6,14 +6,14 @@ use mailflow_kernel::Kept;
 use serde::{Deserialize, Serialize};
 
 /// Of the format of all files; another one's files are set aside.
-pub(crate) const VERSION: u32 = 3;
+pub(crate) const FORMAT_VERSION: u32 = 3;
 
-pub(crate) const STATE: &str = "state";
+pub(crate) const CHECKPOINT_FILE: &str = "state";
 
-pub(crate) const JOURNAL: &str = "journal";
+pub(crate) const JOURNAL_FILE: &str = "journal";
 
 #[derive(Serialize, Deserialize)]
-pub(crate) struct Head {
+pub(crate) struct CheckpointHeader {
     pub(crate) version: u32,
     /// The boot of the machine that all times and tables are of.
     pub(crate) boot: String,
@@ -21,17 +21,17 @@ pub(crate) struct Head {
 
 /// How far an agent had come.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct State {
+pub struct Checkpoint {
     /// The tables it belongs to: the kernel's number of the flow table, where they are pinned.
-    pub generation: Option<u32>,
+    pub flow_table_id: Option<u32>,
     /// What belongs to the tables.
-    pub tables: Tables,
+    pub kernel: KernelCheckpointRepr,
     /// When it was kept.
     pub now: u64,
     /// The last reading of the tables.
-    pub seen: u64,
+    pub last_poll: u64,
     /// Seeds of the flows' names.
-    pub seeds: [u64; 2],
+    pub fingerprint_seeds: [u64; 2],
     /// The living flows as they were last seen, by name.
     pub flows: Vec<[u64; 5]>,
     /// What the rules know.
@@ -39,31 +39,33 @@ pub struct State {
     /// The alerts that fire, each with the moment it began to.
     pub firing: Vec<(u64, Firing)>,
     /// Alert events that were not delivered everywhere, oldest first.
-    pub untold: Vec<Untold>,
+    pub pending_deliveries: Vec<Untold>,
 }
 
 /// What belongs to the kernel's tables, see [`Kept`].
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Tables {
+pub struct KernelCheckpointRepr {
     pub(crate) prefix: u8,
     pub(crate) ticks: [u64; 3],
     pub(crate) bases: Vec<(Vec<u8>, Vec<u8>)>,
     pub(crate) retired: [u64; 4],
     pub(crate) overflow: [u64; 4],
-    pub(crate) carried: Vec<record::Plain>,
+    pub(crate) carried: Vec<record::FlowRepr>,
     pub(crate) read: Vec<u32>,
 }
 
-impl From<Kept> for Tables {
+impl From<Kept> for KernelCheckpointRepr {
     fn from(Kept { prefix, ticks, bases, retired, overflow, carried, read }: Kept) -> Self {
-        let carried = carried.iter().map(record::plain).collect();
+        let carried = carried.iter().map(record::to_repr).collect();
         Self { prefix, ticks, bases, retired, overflow, carried, read }
     }
 }
 
-impl From<Tables> for Kept {
-    fn from(Tables { prefix, ticks, bases, retired, overflow, carried, read }: Tables) -> Self {
-        let carried = carried.into_iter().map(record::flow).collect();
+impl From<KernelCheckpointRepr> for Kept {
+    fn from(
+        KernelCheckpointRepr { prefix, ticks, bases, retired, overflow, carried, read }: KernelCheckpointRepr,
+    ) -> Self {
+        let carried = carried.into_iter().map(record::from_repr).collect();
         Self { prefix, ticks, bases, retired, overflow, carried, read }
     }
 }

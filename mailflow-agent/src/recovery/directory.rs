@@ -12,40 +12,40 @@ use std::{
 
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, fstat, openat, renameat, unlinkat};
 
-use super::store::StateError;
+use super::state_dir::StateError;
 
 /// Mode of a directory that the agent makes.
-const MODE: u32 = 0o750;
+const DIRECTORY_MODE: u32 = 0o750;
 /// Bits of a mode that let others than the owner write.
-const WRITABLE: u32 = 0o022;
+const WRITABLE_BY_OTHERS: u32 = 0o022;
 /// Mode of the files: they hold addresses.
 const FILE_MODE: Mode = Mode::RUSR.union(Mode::WUSR);
 /// Files that are set aside; older ones are removed.
-const ASIDE_KEPT: usize = 3;
-const ASIDE: &str = ".aside-";
+const MAX_ASIDE_FILES: usize = 3;
+const ASIDE_SUFFIX: &str = ".aside-";
 
 /// The directory, locked.
 #[derive(Debug)]
-pub(crate) struct Directory {
+pub(crate) struct LockedDirectory {
     path: PathBuf,
     file: File,
 }
 
-impl Directory {
+impl LockedDirectory {
     /// Opens and locks a directory, which is made where it is missing.
     pub(crate) fn open(path: &Path) -> Result<Self, StateError> {
-        let refused = |source| StateError::Refused { path: path.to_owned(), source };
-        let made = DirBuilder::new().recursive(true).mode(MODE).create(path);
-        let file = made.and_then(|()| File::open(path)).map_err(refused)?;
+        let io_error = |source| StateError::Io { path: path.to_owned(), source };
+        let made = DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(path);
+        let file = made.and_then(|()| File::open(path)).map_err(io_error)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let pid = mailflow_kernel::lock_holder(path);
-                return Err(StateError::Held { path: path.to_owned(), pid });
+                return Err(StateError::InUse { path: path.to_owned(), pid });
             }
-            Err(TryLockError::Error(source)) => return Err(refused(source)),
+            Err(TryLockError::Error(source)) => return Err(io_error(source)),
         }
-        check(path, &file)?;
+        check_owner(path, &file)?;
         Ok(Self { path: path.to_owned(), file })
     }
 
@@ -124,7 +124,7 @@ impl Directory {
     /// Sets a file aside under a name that begins with `label`, which is returned. The newest few of each label are
     /// kept.
     pub(crate) fn set_aside(&self, name: &str, label: &str, unix_seconds: u64) -> io::Result<String> {
-        let prefix = format!("{label}{ASIDE}");
+        let prefix = format!("{label}{ASIDE_SUFFIX}");
         let mut aside = format!("{prefix}{unix_seconds}");
         let mut kept = self.names(&prefix)?;
         // Two within a second keep their order.
@@ -132,7 +132,7 @@ impl Directory {
             aside.push('+');
         }
         self.rename(name, &aside)?;
-        let surplus = (kept.len() + 1).saturating_sub(ASIDE_KEPT);
+        let surplus = (kept.len() + 1).saturating_sub(MAX_ASIDE_FILES);
         kept.drain(..surplus).try_for_each(|old| self.remove(&old))?;
         Ok(aside)
     }
@@ -165,21 +165,21 @@ impl Directory {
 }
 
 /// Refuses a directory that somebody else may write to: who may, chooses what the agent takes for its own state.
-fn check(path: &Path, file: &File) -> Result<(), StateError> {
-    let refused = |source| StateError::Refused { path: path.to_owned(), source };
-    let found = file.metadata().map_err(refused)?;
-    let (owner, ours) = (found.uid(), rustix::process::geteuid().as_raw());
-    if owner != ours && owner != 0 {
-        return Err(StateError::Owner { path: path.to_owned(), owner, ours });
+fn check_owner(path: &Path, file: &File) -> Result<(), StateError> {
+    let io_error = |source| StateError::Io { path: path.to_owned(), source };
+    let found = file.metadata().map_err(io_error)?;
+    let (owner, agent_user) = (found.uid(), rustix::process::geteuid().as_raw());
+    if owner != agent_user && owner != 0 {
+        return Err(StateError::ForeignOwner { path: path.to_owned(), owner, agent_user });
     }
     let mode = found.mode() & 0o7777;
-    if mode & WRITABLE == 0 {
+    if mode & WRITABLE_BY_OTHERS == 0 {
         return Ok(());
     }
-    let narrower = fs::Permissions::from_mode(mode & !WRITABLE);
+    let narrower = fs::Permissions::from_mode(mode & !WRITABLE_BY_OTHERS);
     // A directory that many may write to on purpose, such as /tmp, is not one to change.
-    if owner != ours || mode & 0o1000 != 0 || file.set_permissions(narrower).is_err() {
-        return Err(StateError::Mode { path: path.to_owned(), mode });
+    if owner != agent_user || mode & 0o1000 != 0 || file.set_permissions(narrower).is_err() {
+        return Err(StateError::WritableByOthers { path: path.to_owned(), mode });
     }
     tracing::warn!(
         directory = %path.display(),

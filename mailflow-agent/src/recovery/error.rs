@@ -7,7 +7,7 @@ use std::{io, path::PathBuf};
 pub enum StateError {
     /// Another agent uses the directory.
     #[error("the state directory {} is in use by another agent{}", path.display(), mailflow_kernel::holder(*.pid))]
-    Held {
+    InUse {
         /// The directory.
         path: PathBuf,
         /// The agent's process, where it can be told.
@@ -15,23 +15,23 @@ pub enum StateError {
     },
     /// It belongs to somebody else, who may choose what the agent reads.
     #[error(
-        "state directory {} belongs to user {owner}, and the agent runs as user {ours}: change its owner, run the \
+        "state directory {} belongs to user {owner}, and the agent runs as user {agent_user}: change its owner, run the \
          agent as that user, or name another directory", path.display()
     )]
-    Owner {
+    ForeignOwner {
         /// The directory.
         path: PathBuf,
         /// Its owner.
         owner: u32,
         /// Who the agent runs as.
-        ours: u32,
+        agent_user: u32,
     },
     /// Others may write to it.
     #[error(
         "state directory {} may be written to by others (mode {mode:o}): take that away (chmod go-w), or name \
          another directory", path.display()
     )]
-    Mode {
+    WritableByOthers {
         /// The directory.
         path: PathBuf,
         /// Its mode.
@@ -39,7 +39,7 @@ pub enum StateError {
     },
     /// The files have reached their bound.
     #[error("state directory {}: {size} bytes are needed, and state.max_size is {limit}", path.display())]
-    Size {
+    SizeLimit {
         /// The directory.
         path: PathBuf,
         /// Bytes of all files, once this is written.
@@ -49,7 +49,7 @@ pub enum StateError {
     },
     /// The system refuses.
     #[error("state directory {}: {source}", path.display())]
-    Refused {
+    Io {
         /// The directory.
         path: PathBuf,
         /// The system's reason.
@@ -62,9 +62,9 @@ pub enum StateError {
 
 /// What becomes of entries that cannot be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unwritable {
+pub enum WriteFailurePolicy {
     /// An error; nothing may be done that they are about.
-    Refused,
-    /// They are kept in memory, and so are all that follow, until [`Store::keep`] succeeds.
-    InMemory,
+    Fail,
+    /// They are kept in memory, and so are all that follow, until [`StateDir::keep`] succeeds.
+    KeepInMemory,
 }

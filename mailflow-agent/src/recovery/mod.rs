@@ -11,4 +11,4 @@ pub mod poll_records;
 pub(crate) mod recovered;
 pub mod redo;
 pub(crate) mod restore;
-pub mod store;
+pub mod state_dir;

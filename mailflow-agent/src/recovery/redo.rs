@@ -7,7 +7,7 @@ use std::{collections::HashSet, io};
 
 use mailflow_common::{FlowKey, SourceOverflowKey};
 
-use super::store::{Entry, Past, Told};
+use super::state_dir::{AlertEventId, InputLogRecord, JournalRecord};
 use mailflow_engine::{
     Engine,
     event::{self, Alert, Effects},
@@ -17,91 +17,97 @@ use mailflow_engine::{
 };
 
 /// The tables, where they are those of the agent before.
-pub trait Tables {
+pub trait MapAccess {
     /// Returns true if the maps still have the flow.
     ///
     /// # Errors
     /// They cannot be asked; the same below.
-    fn holds(&self, flow: &Flow) -> io::Result<bool>;
+    fn contains_flow(&self, flow: &Flow) -> io::Result<bool>;
     /// Returns true if the map of superseded flows still has the flow.
     ///
     /// # Errors
-    /// See [`Tables::holds`].
-    fn holds_finished(&self, flow: &Flow) -> io::Result<bool>;
+    /// See [`MapAccess::holds`].
+    fn contains_superseded(&self, flow: &Flow) -> io::Result<bool>;
     /// Returns true if the overflow map still has the source.
     ///
     /// # Errors
-    /// See [`Tables::holds`].
-    fn holds_spill(&self, key: &SourceOverflowKey) -> io::Result<bool>;
+    /// See [`MapAccess::holds`].
+    fn contains_overflow(&self, key: &SourceOverflowKey) -> io::Result<bool>;
     /// A flow was taken out, and is in no number yet.
-    fn book_removed(&mut self, flow: &Flow);
+    fn account_evicted(&mut self, flow: &Flow);
     /// The same of one that another followed, with its entry's sums.
-    fn book_finished(&mut self, finished: &Finished, sums: &[u8]);
+    fn account_superseded(&mut self, finished: &Finished, sums: &[u8]);
     /// The same of a source's overflow.
-    fn book_spilled(&mut self, spill: &Spill);
+    fn account_overflow(&mut self, spill: &Spill);
 }
 
 /// Who hears of what comes of it.
-pub trait Hearers {
+pub trait RecoverySink {
     /// These alerts are told again now, or were told by the agent before.
-    fn told(&mut self, alerts: &[Alert]);
+    fn record_alerts(&mut self, alerts: &[Alert]);
     /// What flows gained, in a poll at `now`.
-    fn book(&mut self, now: Time, effects: &Effects);
+    fn add_to_metrics(&mut self, now: Time, effects: &Effects);
     /// Records and alerts that may not have been written or told.
-    fn tell(&mut self, effects: Effects, epoch: Epoch);
+    fn emit_missing(&mut self, effects: Effects, epoch: Epoch);
 }
 
 /// Which record of a flow: of which beginning, whether it was the last one, and of which moment.
-type Which = (FlowKey, Time, bool, Time);
+type RecordId = (FlowKey, Time, bool, Time);
 
-fn which(flow: &Flow, last: bool) -> Which {
+fn record_id(flow: &Flow, last: bool) -> RecordId {
     (flow.key, flow.first, last, flow.last())
 }
 
 /// What the rules have judged again.
 #[derive(Debug, Default)]
-pub struct JudgedAgain {
+pub struct ReplayOutcome {
     /// Number of records and looks at open flows.
-    pub number: usize,
-    records: HashSet<Which>,
+    pub inputs_replayed: usize,
+    records: HashSet<RecordId>,
     /// Alerts that were not told.
     missed: Vec<Alert>,
 }
 
 /// Lets the rules see again what they saw, and time pass as it did; alerts that were told are not told again.
-pub fn judge_again(engine: &mut Engine, history: &[Past], hearers: &mut impl Hearers) -> JudgedAgain {
-    let told = told(history);
-    let mut again = JudgedAgain::default();
-    for past in history {
-        let effects = match past {
-            Past::Judged(judged) => {
-                again.number += 1;
-                if !judged.open {
-                    again.records.insert(which(&judged.flow, judged.reason != RecordReason::Active));
+pub fn replay_inputs(
+    engine: &mut Engine,
+    inputs: &[InputLogRecord],
+    sink: &mut impl RecoverySink,
+) -> ReplayOutcome {
+    let delivered = delivered_alerts(inputs);
+    let mut outcome = ReplayOutcome::default();
+    for record in inputs {
+        let effects = match record {
+            InputLogRecord::Input(input) => {
+                outcome.inputs_replayed += 1;
+                if !input.open {
+                    outcome.records.insert(record_id(&input.flow, input.reason != RecordReason::Active));
                 }
-                let record = engine.record_for(&judged.flow, judged.reason);
-                engine.judge_again(event::Judged { at: judged.at, record: &record, open: judged.open })
+                let flow_record = engine.record_for(&input.flow, input.reason);
+                engine.judge_again(event::Judged { at: input.at, record: &flow_record, open: input.open })
             }
-            Past::Passed(now) => engine.tick(*now),
-            Past::Epoch(epoch) => {
+            InputLogRecord::Tick(now) => engine.tick(*now),
+            InputLogRecord::ClockOffset(epoch) => {
                 engine.set_epoch(Epoch::from_unix_nanos(*epoch));
                 continue;
             }
-            Past::Told(_) | Past::Kept(_) => continue,
+            InputLogRecord::AlertDelivered(_) | InputLogRecord::Checkpoint(_) => continue,
         };
-        hearers.told(&effects.alerts);
-        again.missed.extend(effects.alerts.into_iter().filter(|alert| !told.contains(&Told::of(alert))));
+        sink.record_alerts(&effects.alerts);
+        outcome
+            .missed
+            .extend(effects.alerts.into_iter().filter(|alert| !delivered.contains(&AlertEventId::of(alert))));
     }
-    again
+    outcome
 }
 
 /// The alerts that were delivered.
-pub(crate) fn told(history: &[Past]) -> HashSet<&Told> {
-    let told = history.iter().filter_map(|past| match past {
-        Past::Told(told) => Some(told),
+pub(crate) fn delivered_alerts(inputs: &[InputLogRecord]) -> HashSet<&AlertEventId> {
+    let delivered = inputs.iter().filter_map(|record| match record {
+        InputLogRecord::AlertDelivered(id) => Some(id),
         _ => None,
     });
-    told.collect()
+    delivered.collect()
 }
 
 /// Does what the polls in `journal` had begun, after a state of the moment `kept`; `tables` are there unless they
@@ -109,71 +115,73 @@ pub(crate) fn told(history: &[Past]) -> HashSet<&Told> {
 ///
 /// # Errors
 /// The tables cannot be asked.
-pub fn finish(
+pub fn redo_polls(
     engine: &mut Engine,
-    mut tables: Option<&mut impl Tables>,
-    (journal, kept): (Vec<Entry>, Time),
-    judged: JudgedAgain,
-    (hearers, epoch): (&mut impl Hearers, Epoch),
+    mut maps: Option<&mut impl MapAccess>,
+    (journal, checkpoint): (Vec<JournalRecord>, Time),
+    replayed: ReplayOutcome,
+    (sink, epoch): (&mut impl RecoverySink, Epoch),
 ) -> io::Result<usize> {
-    let polls = polls(journal, kept);
-    let JudgedAgain { records, mut missed, .. } = judged;
-    let mut booked = 0;
+    let polls = journalled_polls(journal, checkpoint);
+    let ReplayOutcome { records, mut missed, .. } = replayed;
+    let mut flows_accounted = 0;
     for poll in &polls {
         let mut lines = Effects::default();
         engine.begin_again(poll.now);
         for entry in &poll.entries {
-            let again = Again { tables: tables.as_deref_mut(), engine, judged: &records, poll };
-            let effects = again.one(entry, &mut lines.records)?;
-            booked += usize::from(effects.is_some());
+            let redo = Redo { maps: maps.as_deref_mut(), engine, replayed_records: &records, poll };
+            let effects = redo.redo_record(entry, &mut lines.records)?;
+            flows_accounted += usize::from(effects.is_some());
             if let Some(mut effects) = effects {
                 lines.records.append(&mut effects.records);
                 // They take their lines with them, which may be in the files already.
-                hearers.book(poll.now, &effects);
+                sink.add_to_metrics(poll.now, &effects);
             }
         }
-        if poll.unwritten {
+        if poll.lines_missing {
             let alerts = std::mem::take(&mut missed);
-            hearers.tell(Effects { alerts, ..lines }, Epoch::from_unix_nanos(poll.epoch));
+            sink.emit_missing(Effects { alerts, ..lines }, Epoch::from_unix_nanos(poll.epoch));
         }
     }
     let epoch = polls.last().map_or(epoch, |poll| Epoch::from_unix_nanos(poll.epoch));
-    hearers.tell(Effects { alerts: missed, ..Effects::default() }, epoch);
-    Ok(booked)
+    sink.emit_missing(Effects { alerts: missed, ..Effects::default() }, epoch);
+    Ok(flows_accounted)
 }
 
 /// A poll of the agent before.
-struct Poll {
+struct JournalledPoll {
     now: Time,
     epoch: i128,
-    entries: Vec<Entry>,
+    entries: Vec<JournalRecord>,
     /// True if the checkpoint includes this poll.
-    kept: bool,
+    checkpointed: bool,
     /// True if the poll was completed.
-    over: bool,
+    completed: bool,
     /// True if lines of this poll may be missing in output files.
-    unwritten: bool,
+    lines_missing: bool,
 }
 
-impl Poll {
+impl JournalledPoll {
     fn new(now: Time, epoch: i128) -> Self {
-        Self { now, epoch, entries: Vec::new(), kept: false, over: false, unwritten: true }
+        Self { now, epoch, entries: Vec::new(), checkpointed: false, completed: false, lines_missing: true }
     }
 }
 
 /// The polls in the journal, oldest first.
-fn polls(journal: Vec<Entry>, state: Time) -> Vec<Poll> {
-    let mut polls: Vec<Poll> = Vec::new();
+fn journalled_polls(journal: Vec<JournalRecord>, checkpoint: Time) -> Vec<JournalledPoll> {
+    let mut polls: Vec<JournalledPoll> = Vec::new();
     for entry in journal {
         match (entry, polls.last_mut()) {
-            (Entry::Poll { now, epoch }, _) => polls.push(Poll::new(now, epoch)),
-            (Entry::Written(_), _) => polls.iter_mut().for_each(|poll| poll.unwritten = false),
-            // A state that was about to be written when the agent died is not there.
-            (Entry::Kept(now), _) if now <= state.as_nanos() => {
-                polls.iter_mut().for_each(|poll| poll.kept = true);
+            (JournalRecord::PollBegin { now, epoch }, _) => polls.push(JournalledPoll::new(now, epoch)),
+            (JournalRecord::OutputsWritten(_), _) => {
+                polls.iter_mut().for_each(|poll| poll.lines_missing = false)
             }
-            (Entry::Kept(_), _) | (_, None) => {}
-            (Entry::Over, Some(poll)) => poll.over = true,
+            // A state that was about to be written when the agent died is not there.
+            (JournalRecord::Checkpoint(now), _) if now <= checkpoint.as_nanos() => {
+                polls.iter_mut().for_each(|poll| poll.checkpointed = true);
+            }
+            (JournalRecord::Checkpoint(_), _) | (_, None) => {}
+            (JournalRecord::PollEnd, Some(poll)) => poll.completed = true,
             (entry, Some(poll)) => poll.entries.push(entry),
         }
     }
@@ -181,92 +189,102 @@ fn polls(journal: Vec<Entry>, state: Time) -> Vec<Poll> {
 }
 
 /// Doing an entry again.
-struct Again<'a, T> {
-    tables: Option<&'a mut T>,
+struct Redo<'a, T> {
+    maps: Option<&'a mut T>,
     engine: &'a mut Engine,
-    judged: &'a HashSet<Which>,
-    poll: &'a Poll,
+    replayed_records: &'a HashSet<RecordId>,
+    poll: &'a JournalledPoll,
 }
 
-impl<T: Tables> Again<'_, T> {
+impl<T: MapAccess> Redo<'_, T> {
     /// What was not done or booked is done now; its effects. `lines` gets records that were made before.
-    fn one(mut self, entry: &Entry, lines: &mut Vec<FlowRecord>) -> io::Result<Option<Effects>> {
+    fn redo_record(
+        mut self,
+        entry: &JournalRecord,
+        lines: &mut Vec<FlowRecord>,
+    ) -> io::Result<Option<Effects>> {
         match entry {
-            Entry::Ended(flow) => {
-                if self.lived(flow) || (!self.poll.over && self.asks(|tables| tables.holds(flow))?) {
+            JournalRecord::FlowEnded(flow) => {
+                if self.eviction_was_rejected(flow)
+                    || (!self.poll.completed && self.query_maps(|maps| maps.contains_flow(flow))?)
+                {
                     return Ok(None);
                 }
-                if self.poll.kept {
+                if self.poll.checkpointed {
                     lines.push(self.engine.last_record(flow));
                     return Ok(None);
                 }
-                if let Some(tables) = &mut self.tables {
-                    tables.book_removed(flow);
+                if let Some(maps) = &mut self.maps {
+                    maps.account_evicted(flow);
                 }
-                Ok(Some(self.ended(
+                Ok(Some(self.finish_evicted(
                     flow,
                     |engine| engine.conclude_ended(flow),
                     |engine| engine.last_record(flow),
                 )))
             }
-            Entry::Finished(finished, sums) => {
+            JournalRecord::FlowSuperseded(finished, sums) => {
                 let Finished { flow, .. } = finished;
-                if !self.poll.over && self.asks(|tables| tables.holds_finished(flow))? {
+                if !self.poll.completed && self.query_maps(|maps| maps.contains_superseded(flow))? {
                     return Ok(None);
                 }
-                if self.poll.kept {
+                if self.poll.checkpointed {
                     lines.push(self.engine.finished_record(finished));
                     return Ok(None);
                 }
-                if let Some(tables) = &mut self.tables {
-                    tables.book_finished(finished, sums);
+                if let Some(maps) = &mut self.maps {
+                    maps.account_superseded(finished, sums);
                 }
                 let conclude = |engine: &mut Engine| engine.finish(std::slice::from_ref(finished));
-                Ok(Some(self.ended(flow, conclude, |engine| engine.finished_record(finished))))
+                Ok(Some(self.finish_evicted(flow, conclude, |engine| engine.finished_record(finished))))
             }
-            Entry::Active(flow) if self.poll.kept => {
+            JournalRecord::FlowInterim(flow) if self.poll.checkpointed => {
                 lines.push(self.engine.record_for(flow, RecordReason::Active));
                 Ok(None)
             }
-            Entry::Active(flow) if self.poll.over || self.judged.contains(&which(flow, false)) => {
+            JournalRecord::FlowInterim(flow)
+                if self.poll.completed || self.replayed_records.contains(&record_id(flow, false)) =>
+            {
                 lines.push(self.engine.record_for(flow, RecordReason::Active));
                 let deltas = self.engine.recall(flow).into_iter().collect();
                 Ok(Some(Effects { deltas, ..Effects::default() }))
             }
-            Entry::Active(flow) => Ok(Some(self.engine.conclude_interval(flow))),
-            Entry::Spilled(spill) => {
-                if self.poll.kept || self.asks(|tables| tables.holds_spill(&spill.key))? {
+            JournalRecord::FlowInterim(flow) => Ok(Some(self.engine.conclude_interval(flow))),
+            JournalRecord::SourceOverflow(spill) => {
+                if self.poll.checkpointed || self.query_maps(|maps| maps.contains_overflow(&spill.key))? {
                     return Ok(None);
                 }
-                let Some(tables) = &mut self.tables else { return Ok(None) };
-                tables.book_spilled(spill);
+                let Some(maps) = &mut self.maps else { return Ok(None) };
+                maps.account_overflow(spill);
                 Ok(Some(self.engine.overflow(std::slice::from_ref(spill))))
             }
-            Entry::Lives(_) | Entry::Poll { .. } | Entry::Over | Entry::Written(_) | Entry::Kept(_) => {
-                Ok(None)
-            }
+            JournalRecord::EvictionRejected(_)
+            | JournalRecord::PollBegin { .. }
+            | JournalRecord::PollEnd
+            | JournalRecord::OutputsWritten(_)
+            | JournalRecord::Checkpoint(_) => Ok(None),
         }
     }
 
     /// What the tables say; no where they are others.
-    fn asks(&self, asked: impl FnOnce(&T) -> io::Result<bool>) -> io::Result<bool> {
-        self.tables.as_deref().map_or(Ok(false), asked)
+    fn query_maps(&self, query: impl FnOnce(&T) -> io::Result<bool>) -> io::Result<bool> {
+        self.maps.as_deref().map_or(Ok(false), query)
     }
 
     /// Returns true if the kernel kept the flow: it had gained packets.
-    fn lived(&self, flow: &Flow) -> bool {
-        let same = |entry: &Entry| matches!(entry, Entry::Lives(lives) if (lives.key, lives.first) == (flow.key, flow.first));
+    fn eviction_was_rejected(&self, flow: &Flow) -> bool {
+        let same = |entry: &JournalRecord| matches!(entry, JournalRecord::EvictionRejected(rejected) if (rejected.key, rejected.first) == (flow.key, flow.first));
         self.poll.entries.iter().any(same)
     }
 
     /// A flow that is out of the tables: the rules see its record unless they have.
-    fn ended(
+    fn finish_evicted(
         &mut self,
         flow: &Flow,
         conclude: impl FnOnce(&mut Engine) -> Effects,
         record: impl FnOnce(&Engine) -> FlowRecord,
     ) -> Effects {
-        if !self.poll.over && !self.judged.contains(&which(flow, true)) {
+        if !self.poll.completed && !self.replayed_records.contains(&record_id(flow, true)) {
             return conclude(self.engine);
         }
         let deltas = self.engine.forget(flow).into_iter().collect();

@@ -10,7 +10,7 @@ use std::{
 use flate2::Crc;
 use mailflow_agent::{
     config,
-    recovery::store::{Event, Past, Recovered, State, Store, Tables, Untold, Unwritable},
+    recovery::state_dir::{Event, InputLogRecord, RecoveredState, Checkpoint, StateDir, KernelCheckpointRepr, Untold, WriteFailurePolicy},
     util::disk::Limits,
 };
 use mailflow_engine::{Engine, flow::FlowRecord, settings::Settings, time::Epoch};
@@ -53,8 +53,8 @@ static PLACE: LazyLock<Mutex<Place>> = LazyLock::new(|| {
 /// The frames of a file with a state: head, state, machine.
 static TEMPLATE: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
     let path = std::env::temp_dir().join(format!("mailflow-fuzz-template-{}", std::process::id()));
-    let (mut store, _) = Store::open(&path, Limits::NONE, 1).unwrap();
-    store.keep(&template()).unwrap();
+    let (mut store, _) = StateDir::open(&path, Limits::NONE, 1).unwrap();
+    store.write_checkpoint(&template()).unwrap();
     let frames = split(&fs::read(path.join("state")).unwrap());
     fs::remove_dir_all(path).unwrap();
     assert_eq!(frames.len(), 3);
@@ -62,7 +62,7 @@ static TEMPLATE: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
 });
 
 /// The state of an engine that has seen a source send too much, and others a little.
-fn template() -> State {
+fn template() -> Checkpoint {
     let mut engine = Engine::new(SETTINGS.clone());
     let line = |n: u32| {
         let (host, second) = (2 + n % 2 * (n / 6), 10 + n);
@@ -83,16 +83,16 @@ fn template() -> State {
         event: Event::new(Arc::new(alert), Epoch::from_unix_nanos(0), true),
         sinks: vec!["alerts".to_owned()],
     });
-    State {
-        generation: Some(3),
-        tables: Tables::default(),
+    Checkpoint {
+        flow_table_id: Some(3),
+        kernel: KernelCheckpointRepr::default(),
         now: now.as_nanos(),
-        seen: now.as_nanos(),
-        seeds: [1, 2],
+        last_poll: now.as_nanos(),
+        fingerprint_seeds: [1, 2],
         flows: vec![[1, 2, 3, 4, 5]],
         rules: engine.save(),
         firing: Vec::new(),
-        untold: untold.collect(),
+        pending_deliveries: untold.collect(),
     }
 }
 
@@ -133,8 +133,8 @@ pub(crate) fn journal(data: &[u8]) {
     // Written by a store of its own.
     let directory = place.directory("again");
     fill(&directory, &joined(&TEMPLATE), &[]);
-    let (mut store, _) = Store::open(&directory, Limits::NONE, 1).unwrap();
-    store.note(first.journal.iter().cloned(), Unwritable::Refused).unwrap();
+    let (mut store, _) = StateDir::open(&directory, Limits::NONE, 1).unwrap();
+    store.note(first.journal.iter().cloned(), WriteFailurePolicy::Fail).unwrap();
     store.passed(first.history.iter().cloned()).unwrap();
     drop(store);
     let third = open(&directory);
@@ -145,8 +145,8 @@ pub(crate) fn journal(data: &[u8]) {
 }
 
 /// The history after the last mark of a state that is there.
-fn since(history: &[Past], state: u64) -> &[Past] {
-    let mark = history.iter().rposition(|past| matches!(past, Past::Kept(now) if *now <= state));
+fn since(history: &[InputLogRecord], state: u64) -> &[InputLogRecord] {
+    let mark = history.iter().rposition(|past| matches!(past, InputLogRecord::Checkpoint(now) if *now <= state));
     &history[mark.map_or(0, |mark| mark + 1)..]
 }
 
@@ -163,7 +163,7 @@ pub(crate) fn state(data: &[u8]) {
     };
     let directory = place.directory("state");
     fill(&directory, &file, &[]);
-    let Recovered { state, notes, .. } = open(&directory);
+    let RecoveredState { state, notes, .. } = open(&directory);
     let Some(state) = state else {
         assert_eq!(notes.len(), 1, "a state that is not used is said to be so: {notes:?}");
         return;
@@ -171,8 +171,8 @@ pub(crate) fn state(data: &[u8]) {
     let shown = format!("{state:?}");
     let directory = place.directory("again");
     let _ = fs::remove_dir_all(&directory);
-    let (mut store, _) = Store::open(&directory, Limits::NONE, 1).unwrap();
-    store.keep(&state).unwrap();
+    let (mut store, _) = StateDir::open(&directory, Limits::NONE, 1).unwrap();
+    store.write_checkpoint(&state).unwrap();
     drop(store);
     let again = open(&directory).state.expect("a state that was written is read");
     assert_eq!(shown, format!("{again:?}"), "written again");
@@ -180,7 +180,7 @@ pub(crate) fn state(data: &[u8]) {
 }
 
 /// Lets an engine go on from a state.
-fn go_on(state: State) {
+fn go_on(state: Checkpoint) {
     if !state.rules.is_readable() {
         return;
     }
@@ -204,8 +204,8 @@ fn go_on(state: State) {
     engine.save();
 }
 
-fn open(directory: &Path) -> Recovered {
-    Store::open(directory, Limits::NONE, 1).unwrap().1
+fn open(directory: &Path) -> RecoveredState {
+    StateDir::open(directory, Limits::NONE, 1).unwrap().1
 }
 
 /// Makes a directory with these files.

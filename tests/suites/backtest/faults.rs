@@ -2,7 +2,7 @@
 
 use mailflow_agent::{
     config,
-    offline::flowlog::{Log, LogError, Reading},
+    offline::flowlog::{FlowLog, LogError, ReadContext},
 };
 use proptest::prelude::*;
 
@@ -263,8 +263,8 @@ proptest! {
         let files = Files::new();
         let path = files.write("log", log);
         let config = config::load(None).unwrap();
-        let reading = Reading { services: &config.engine.services, l2_overhead: None, columns: &[] };
-        let mut log = Log::open(&path, reading).unwrap();
+        let reading = ReadContext { services: &config.engine.services, l2_overhead: None, columns: &[] };
+        let mut log = FlowLog::open(&path, reading).unwrap();
         let mut read = 0;
         loop {
             match log.next_line() {

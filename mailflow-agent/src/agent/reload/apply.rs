@@ -10,12 +10,12 @@ use crate::{
         pipeline::{Pipeline, windows},
         program_load::ports,
         reload,
-        run::Source,
+        run::ConfigSource,
     },
     config::{Config, Interface, NamePattern},
     metrics::Load,
     outputs::router::GRACE,
-    recovery::store::Told,
+    recovery::state_dir::AlertEventId,
     status::shared_status::Shown,
     util::error_chain,
 };
@@ -32,10 +32,10 @@ impl Pipeline {
     pub(crate) fn reload(
         &mut self,
         read: Result<Config, Vec<String>>,
-        source: &Source,
+        source: &ConfigSource,
     ) -> Result<Vec<String>, Vec<String>> {
         let agent = &Arc::clone(&self.sinks.view).agent;
-        match read.and_then(|new| self.renew(new, source)) {
+        match read.and_then(|new| self.apply(new, source)) {
             Ok(changes) => {
                 agent.config_loaded(Load::Good(clock::unix_seconds()));
                 info!(?changes, "the configuration was read again");
@@ -50,32 +50,32 @@ impl Pipeline {
         }
     }
 
-    fn renew(&mut self, new: Config, source: &Source) -> Result<Vec<String>, Vec<String>> {
-        let over = new.over(clock::unix_nanos());
-        new.warnings.iter().chain(over).for_each(|warning| warn!("{warning}"));
+    fn apply(&mut self, new: Config, source: &ConfigSource) -> Result<Vec<String>, Vec<String>> {
+        let expired = new.over(clock::unix_nanos());
+        new.warnings.iter().chain(expired).for_each(|warning| warn!("{warning}"));
         let mut refused = reload::needs_restart(&self.config, &new);
         // The same interfaces may be taken otherwise by now: a default route leaves elsewhere. That changes nothing.
-        let other = new.interfaces != self.config.interfaces;
-        let misfits = match self.mixed {
+        let interfaces_changed = new.interfaces != self.config.interfaces;
+        let roles_conflict = match self.mixed {
             true => mailflow_kernel::roles_are_host(&new.interfaces),
             false => mailflow_kernel::roles_mix(&new.interfaces, false),
         };
-        if other && misfits {
-            refused.push(reload::MIXED.to_owned());
+        if interfaces_changed && roles_conflict {
+            refused.push(reload::MIXED_ROLES_MESSAGE.to_owned());
         }
         if !refused.is_empty() {
             return Err(refused);
         }
-        let mut changes = reload::changes(&self.config, &new);
+        let mut changes = reload::describe_changes(&self.config, &new);
         // What may fail comes first, and is taken back if it does.
         let outputs = self.sinks.outputs.prepare(&new.outputs, &self.sinks.view.agent);
         let outputs = outputs.map_err(|error| vec![error_chain::told(&error.into())])?;
-        self.watch(&new).map_err(|error| vec![error.to_string()])?;
+        self.watch_interfaces(&new).map_err(|error| vec![error.to_string()])?;
         self.sinks.outputs.watch(&self.kernel.bound());
         self.sinks.outputs.renew(outputs, GRACE, &self.sinks.view.agent);
         let now = clock::now();
         let Reconfigured { restarted, effects } = self.engine.reconfigure(now, new.engine.clone());
-        self.keeper.tell(effects.alerts.iter().map(Told::of));
+        self.keeper.track_alerts(effects.alerts.iter().map(AlertEventId::of));
         self.sinks.take((now, clock::epoch()), &effects);
         let warnings = new.warnings.iter().take(MAX_WARNINGS);
         changes.extend(warnings.map(|warning| format!("warning: {warning}")));
@@ -84,9 +84,9 @@ impl Pipeline {
         self.sinks.view.lists_in_force(new.engine.internal.networks().len());
         self.windows = windows(&new);
         self.sinks.services = new.engine.services.clone();
-        self.keeper.configure(&new);
+        self.keeper.apply_config(&new);
         // What the rules before judged is not to be judged again by these.
-        self.keeper.keep(&self.kernel, &self.engine, now, &self.sinks);
+        self.keeper.write_checkpoint(&self.kernel, &self.engine, now, &self.sinks);
         let mut shown = Shown::of(&new, source.name());
         let mut numbers = self.sinks.view.numbers();
         shown.notes = std::mem::take(&mut numbers.settings.notes);
@@ -98,11 +98,11 @@ impl Pipeline {
     }
 
     /// Watches other interfaces and ports from now on; if that fails, those as before.
-    fn watch(&mut self, new: &Config) -> Result<(), KernelError> {
+    fn watch_interfaces(&mut self, new: &Config) -> Result<(), KernelError> {
         let Self { config: old, kernel, .. } = self;
-        let result = rewatch(kernel, old, new);
+        let result = switch_interfaces(kernel, old, new);
         if result.is_err()
-            && let Err(error) = rewatch(kernel, new, old)
+            && let Err(error) = switch_interfaces(kernel, new, old)
         {
             error!(%error, "and the interfaces before cannot be watched as they were");
         }
@@ -111,7 +111,7 @@ impl Pipeline {
 }
 
 /// Watches what `new` names instead of what `old` does. What both name is left alone.
-fn rewatch(kernel: &mut Kernel, old: &Config, new: &Config) -> Result<(), KernelError> {
+fn switch_interfaces(kernel: &mut Kernel, old: &Config, new: &Config) -> Result<(), KernelError> {
     let is_new = |entry: &&Interface| !old.interfaces.contains(entry);
     let is_pattern = |entry: &&Interface| NamePattern::is_one(&entry.name);
     let (patterns, named): (Vec<_>, Vec<_>) = new.interfaces.iter().filter(is_new).partition(is_pattern);
@@ -119,8 +119,8 @@ fn rewatch(kernel: &mut Kernel, old: &Config, new: &Config) -> Result<(), Kernel
         kernel.unwatch(&entry.name);
         kernel.attach(&entry.name, entry.role, entry.hook)?;
     }
-    let gone = |name: &str| !new.interfaces.iter().any(|interface| interface.name == name);
-    for interface in old.interfaces.iter().filter(|interface| gone(&interface.name)) {
+    let removed = |name: &str| !new.interfaces.iter().any(|interface| interface.name == name);
+    for interface in old.interfaces.iter().filter(|interface| removed(&interface.name)) {
         kernel.unwatch(&interface.name);
     }
     // What an entry has let go of may match a pattern.

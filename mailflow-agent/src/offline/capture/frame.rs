@@ -3,11 +3,11 @@
 use super::link;
 
 /// A record longer than this is damage, not a frame.
-pub(crate) const LARGEST: usize = 64 << 20;
+pub(crate) const MAX_RECORD_BYTES: usize = 64 << 20;
 
 /// An interface of a capture.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Source {
+pub(crate) struct CaptureInterface {
     /// Link type.
     pub(crate) link: u32,
     /// Units of time in a second.
@@ -15,30 +15,30 @@ pub(crate) struct Source {
     /// Seconds to add.
     pub(crate) offset: i64,
     /// Most bytes captured of a frame; 0 for all.
-    pub(crate) snap: u32,
+    pub(crate) snap_length: u32,
 }
 
-impl Source {
-    pub(crate) fn frame(&self, units: u64, data: &[u8], length: u32) -> Found {
+impl CaptureInterface {
+    pub(crate) fn frame(&self, units: u64, data: &[u8], length: u32) -> CaptureRecord {
         let nanos = (u128::from(units) * 1_000_000_000).checked_div(self.resolution).unwrap_or_default();
         let nanos = i128::try_from(nanos).unwrap_or(i128::MAX);
         let nanos = nanos.saturating_add(i128::from(self.offset) * 1_000_000_000);
-        match link::ethernet(self.link, data, length as usize) {
+        match link::to_ethernet(self.link, data, length as usize) {
             Some((bytes, length)) => {
-                Found::Frame(Frame { time: u64::try_from(nanos).unwrap_or(0), bytes, length })
+                CaptureRecord::Frame(Frame { time: u64::try_from(nanos).unwrap_or(0), bytes, length })
             }
-            None => Found::Skipped(self.link),
+            None => CaptureRecord::Skipped(self.link),
         }
     }
 }
 
 /// What a record holds.
-pub(crate) enum Found {
+pub(crate) enum CaptureRecord {
     Frame(Frame),
     /// A frame of this link type that carries no IP, or whose link type is not read.
     Skipped(u32),
     /// No frame.
-    Nothing,
+    NoFrame,
 }
 
 /// One frame of a capture, made an Ethernet frame.

@@ -2,42 +2,42 @@
 
 use std::io::{self, BufRead, BufReader, Read};
 
-use super::frame::LARGEST;
+use super::frame::MAX_RECORD_BYTES;
 use crate::util::gzip_reader::Packed;
 
 /// What is read ahead.
-const BUFFER: usize = 1 << 20;
+const READ_AHEAD_BYTES: usize = 1 << 20;
 
 /// Why there is no further record.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Stop {
+pub(crate) enum CaptureReadError {
     /// The file ends too early.
     #[error("it ends within a record")]
-    Cut,
+    Truncated,
     /// A length that no record has.
     #[error("a record of an impossible length")]
-    Length,
+    ImpossibleLength,
     /// What a record says cannot be.
     #[error("{0}")]
-    Contradiction(&'static str),
+    Inconsistent(&'static str),
     /// It cannot be read, or not be unpacked.
     #[error("it cannot be read on: {0}")]
-    Unreadable(#[from] io::Error),
+    Io(#[from] io::Error),
 }
 
 /// The contents of a file, record by record.
-pub(crate) struct Input {
+pub(crate) struct CaptureInput {
     contents: BufReader<Packed>,
     record: Vec<u8>,
 }
 
-impl Input {
+impl CaptureInput {
     pub(crate) fn new(file: Packed) -> Self {
-        Self { contents: BufReader::with_capacity(BUFFER, file), record: Vec::new() }
+        Self { contents: BufReader::with_capacity(READ_AHEAD_BYTES, file), record: Vec::new() }
     }
 
     /// The first four bytes, which are read again; fewer where there are no more.
-    pub(crate) fn magic(&mut self) -> io::Result<Vec<u8>> {
+    pub(crate) fn peek_magic(&mut self) -> io::Result<Vec<u8>> {
         let mut magic = Vec::new();
         // What comes through a pipe may come byte by byte.
         while magic.len() < 4 {
@@ -50,9 +50,9 @@ impl Input {
     }
 
     /// The next `length` bytes; `None` where the file ends before them.
-    pub(crate) fn next(&mut self, length: usize) -> Result<Option<&[u8]>, Stop> {
-        if length > LARGEST {
-            return Err(Stop::Length);
+    pub(crate) fn read_record(&mut self, length: usize) -> Result<Option<&[u8]>, CaptureReadError> {
+        if length > MAX_RECORD_BYTES {
+            return Err(CaptureReadError::ImpossibleLength);
         }
         self.record.clear();
         // Memory grows with what there is, whatever a record says of itself.
@@ -60,41 +60,41 @@ impl Input {
         match read {
             _ if read == length => Ok(Some(&self.record)),
             0 => Ok(None),
-            _ => Err(Stop::Cut),
+            _ => Err(CaptureReadError::Truncated),
         }
     }
 
     /// The next `length` bytes, which there must be.
-    pub(crate) fn rest(&mut self, length: usize) -> Result<&[u8], Stop> {
-        self.next(length)?.ok_or(Stop::Cut)
+    pub(crate) fn read_exact(&mut self, length: usize) -> Result<&[u8], CaptureReadError> {
+        self.read_record(length)?.ok_or(CaptureReadError::Truncated)
     }
 }
 
 /// The byte order of a file or of a section of one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Order {
+pub(crate) enum ByteOrder {
     #[default]
     Little,
     Big,
 }
 
-impl Order {
+impl ByteOrder {
     /// The number at `at`.
     pub(crate) fn u16(self, bytes: &[u8], at: usize) -> Option<u16> {
         let bytes = array(bytes, at)?;
-        Some(if self == Order::Big { u16::from_be_bytes(bytes) } else { u16::from_le_bytes(bytes) })
+        Some(if self == ByteOrder::Big { u16::from_be_bytes(bytes) } else { u16::from_le_bytes(bytes) })
     }
 
     /// The number at `at`.
     pub(crate) fn u32(self, bytes: &[u8], at: usize) -> Option<u32> {
         let bytes = array(bytes, at)?;
-        Some(if self == Order::Big { u32::from_be_bytes(bytes) } else { u32::from_le_bytes(bytes) })
+        Some(if self == ByteOrder::Big { u32::from_be_bytes(bytes) } else { u32::from_le_bytes(bytes) })
     }
 
     /// The number at `at`.
     pub(crate) fn i64(self, bytes: &[u8], at: usize) -> Option<i64> {
         let bytes = array(bytes, at)?;
-        Some(if self == Order::Big { i64::from_be_bytes(bytes) } else { i64::from_le_bytes(bytes) })
+        Some(if self == ByteOrder::Big { i64::from_be_bytes(bytes) } else { i64::from_le_bytes(bytes) })
     }
 }
 

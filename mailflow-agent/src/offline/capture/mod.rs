@@ -23,8 +23,8 @@ use std::{
 
 pub use self::frame::Frame;
 use self::{
-    frame::Found,
-    input::{Input, Stop},
+    frame::CaptureRecord,
+    input::{CaptureInput, CaptureReadError},
     pcap::Pcap,
     pcapng::PcapNg,
 };
@@ -65,14 +65,14 @@ pub enum CaptureError {
 pub struct Capture {
     path: PathBuf,
     position: Arc<AtomicU64>,
-    input: Input,
-    format: Format,
+    input: CaptureInput,
+    format: CaptureFormat,
     frames: u64,
     /// By link type.
     skipped: BTreeMap<u32, u64>,
 }
 
-enum Format {
+enum CaptureFormat {
     Pcap(Pcap),
     PcapNg(PcapNg),
 }
@@ -96,14 +96,14 @@ impl Capture {
     pub fn from_contents(path: &Path, file: Packed) -> Result<Self, CaptureError> {
         let path = path.to_owned();
         let position = file.position();
-        let mut input = Input::new(file);
-        let magic = match input.magic() {
+        let mut input = CaptureInput::new(file);
+        let magic = match input.peek_magic() {
             Ok(magic) => magic,
             Err(source) => return Err(CaptureError::File { path, source }),
         };
         let format = match <[u8; 4]>::try_from(&magic[..]) {
-            Ok(pcapng::MAGIC) => Ok(Some(Format::PcapNg(PcapNg::default()))),
-            Ok(magic) => Pcap::open(magic, &mut input).map(|pcap| pcap.map(Format::Pcap)),
+            Ok(pcapng::MAGIC) => Ok(Some(CaptureFormat::PcapNg(PcapNg::default()))),
+            Ok(magic) => Pcap::open(magic, &mut input).map(|pcap| pcap.map(CaptureFormat::Pcap)),
             Err(_) => Ok(None),
         };
         match format {
@@ -117,7 +117,7 @@ impl Capture {
                 let bytes: Vec<String> = magic.iter().map(|byte| format!("{byte:02x}")).collect();
                 Err(CaptureError::Format { path, found: format!("it begins with {}", bytes.join(" ")) })
             }
-            Err(stop) => Err(CaptureError::Damaged { path, frames: 0, reason: stop.to_string() }),
+            Err(error) => Err(CaptureError::Damaged { path, frames: 0, reason: error.to_string() }),
         }
     }
 
@@ -143,24 +143,24 @@ impl Capture {
     pub fn next_frame(&mut self) -> Result<Option<Frame>, CaptureError> {
         loop {
             let found = match &mut self.format {
-                Format::Pcap(pcap) => pcap.next(&mut self.input),
-                Format::PcapNg(pcapng) => pcapng.next(&mut self.input),
+                CaptureFormat::Pcap(pcap) => pcap.read_record(&mut self.input),
+                CaptureFormat::PcapNg(pcapng) => pcapng.read_block(&mut self.input),
             };
             match found {
-                Ok(Some(Found::Frame(frame))) => {
+                Ok(Some(CaptureRecord::Frame(frame))) => {
                     self.frames += 1;
                     return Ok(Some(frame));
                 }
-                Ok(Some(Found::Skipped(link))) => *self.skipped.entry(link).or_default() += 1,
-                Ok(Some(Found::Nothing)) => {}
+                Ok(Some(CaptureRecord::Skipped(link))) => *self.skipped.entry(link).or_default() += 1,
+                Ok(Some(CaptureRecord::NoFrame)) => {}
                 Ok(None) => return Ok(None),
-                Err(stop) => return Err(self.damaged(&stop)),
+                Err(error) => return Err(self.damaged(&error)),
             }
         }
     }
 
-    fn damaged(&self, stop: &Stop) -> CaptureError {
+    fn damaged(&self, error: &CaptureReadError) -> CaptureError {
         let (path, frames) = (self.path.clone(), self.frames + self.skipped());
-        CaptureError::Damaged { path, frames, reason: stop.to_string() }
+        CaptureError::Damaged { path, frames, reason: error.to_string() }
     }
 }

@@ -8,7 +8,7 @@ use mailflow_engine::settings::Service;
 ///
 /// TLS without a mail protocol's name is what the port is for; with one, or on a port for mail in the
 /// clear, the session changed to it. A name with a minus was withdrawn (Zeek).
-pub(crate) fn class<'a>(names: impl IntoIterator<Item = &'a str>, service: Service) -> App {
+pub(crate) fn classify_names<'a>(names: impl IntoIterator<Item = &'a str>, service: Service) -> App {
     let (mut family, mut tls, mut other) = (None, false, false);
     for name in names {
         match name {
@@ -36,7 +36,7 @@ pub(crate) fn class<'a>(names: impl IntoIterator<Item = &'a str>, service: Servi
 }
 
 /// Sets the facts by which `app` is told; `client` where the client's words decided.
-pub(crate) fn stands_for(app: App, client: bool, facts: &mut Facts) {
+pub(crate) fn set_facts(app: App, client: bool, facts: &mut Facts) {
     let spoken = match app {
         App::Smtp | App::SmtpStartTls => first_payload::SMTP,
         App::Pop3 | App::Pop3Stls => first_payload::POP3,
@@ -75,7 +75,7 @@ mod tests {
 
     #[test]
     fn tls_takes_its_protocol_from_the_port() {
-        let tls = |service| [class(["tls"], service), class(["ssl"], service)];
+        let tls = |service| [classify_names(["tls"], service), classify_names(["ssl"], service)];
         for (service, app) in [
             (Service::Smtps, App::Smtps),
             (Service::Smtp, App::SmtpStartTls),
@@ -91,20 +91,20 @@ mod tests {
 
     #[test]
     fn names_of_mail_win() {
-        assert_eq!(class(["smtp"], Service::Smtps), App::Smtp);
-        assert_eq!(class(["ssl", "smtp"], Service::Smtp), App::SmtpStartTls);
-        assert_eq!(class(["gssapi", "smtp"], Service::Smtp), App::Smtp);
-        assert_eq!(class(["pop3", "ssl"], Service::Pop3), App::Pop3Stls);
-        assert_eq!(class(["imap"], Service::Imap), App::Imap);
+        assert_eq!(classify_names(["smtp"], Service::Smtps), App::Smtp);
+        assert_eq!(classify_names(["ssl", "smtp"], Service::Smtp), App::SmtpStartTls);
+        assert_eq!(classify_names(["gssapi", "smtp"], Service::Smtp), App::Smtp);
+        assert_eq!(classify_names(["pop3", "ssl"], Service::Pop3), App::Pop3Stls);
+        assert_eq!(classify_names(["imap"], Service::Imap), App::Imap);
     }
 
     #[test]
     fn nothing_is_unseen_and_anything_else_is_other() {
         for names in [vec![], vec!["failed"], vec!["-"], vec!["unknown"], vec!["-smtp"]] {
-            assert_eq!(class(names, Service::Smtp), App::Unseen);
+            assert_eq!(classify_names(names, Service::Smtp), App::Unseen);
         }
         for names in [vec!["http"], vec!["ssh"], vec!["ssl", "http"]] {
-            assert_eq!(class(names, Service::Smtp), App::Other);
+            assert_eq!(classify_names(names, Service::Smtp), App::Other);
         }
     }
 
@@ -112,7 +112,7 @@ mod tests {
     fn facts_are_classified_as_what_they_stand_for() {
         for app in App::ALL {
             let mut facts = Facts { syn: 1, ..Facts::default() };
-            stands_for(app, false, &mut facts);
+            set_facts(app, false, &mut facts);
             let family = match app {
                 App::Pop3s => Family::Pop3,
                 App::Imaps => Family::Imap,

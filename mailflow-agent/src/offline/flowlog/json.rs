@@ -2,12 +2,12 @@
 
 use serde::Deserialize;
 
-use super::fault::Fault;
+use super::error::LineError;
 
 /// The value of `line`.
-pub(crate) fn read<'a, T: Deserialize<'a>>(line: &'a [u8]) -> Result<T, Fault> {
+pub(crate) fn read<'a, T: Deserialize<'a>>(line: &'a [u8]) -> Result<T, LineError> {
     // The path to a fault is looked for only where there is one.
-    serde_json::from_slice(line).map_err(|_| fault::<T>(line))
+    serde_json::from_slice(line).map_err(|_| error::<T>(line))
 }
 
 /// Where in `line` the value of `field` is, for faults found once the line has been read.
@@ -17,7 +17,7 @@ pub(crate) fn column(line: &[u8], field: &str) -> usize {
     line.windows(key.len()).position(|window| window == key.as_bytes()).map_or(1, |at| at + key.len() + 1)
 }
 
-fn fault<'a, T: Deserialize<'a>>(line: &'a [u8]) -> Fault {
+fn error<'a, T: Deserialize<'a>>(line: &'a [u8]) -> LineError {
     let mut reader = serde_json::Deserializer::from_slice(line);
     match serde_path_to_error::deserialize::<_, T>(&mut reader) {
         Err(error) => {
@@ -28,13 +28,13 @@ fn fault<'a, T: Deserialize<'a>>(line: &'a [u8]) -> Fault {
         // What follows the value is wrong.
         Ok(_) => match reader.end() {
             Err(error) => told(&error, String::new()),
-            Ok(()) => Fault::new(1, "", "cannot be read"),
+            Ok(()) => LineError::new(1, "", "cannot be read"),
         },
     }
 }
 
-fn told(error: &serde_json::Error, field: String) -> Fault {
+fn told(error: &serde_json::Error, field: String) -> LineError {
     let what = error.to_string();
     let what = what.split(" at line ").next().unwrap_or_default();
-    Fault::new(error.column().max(1), field, what)
+    LineError::new(error.column().max(1), field, what)
 }

@@ -4,24 +4,24 @@
 //! zero. docs/backtest.md says what each format has.
 
 mod app;
-mod ends;
-mod entry;
+mod endpoints;
+mod envelope;
+mod error;
 mod eve;
-mod fault;
-pub mod history;
 mod json;
 mod log;
 mod options;
+mod outcome;
 mod parallel;
 mod text;
-mod wrapped;
+pub mod timeline;
 mod zeek;
 
 pub use self::{
-    entry::{Entry, Line, Origin, Skipped},
-    fault::{Fault, LogError},
-    log::Log,
-    options::{LogOptions, Reading},
-    parallel::{Found, read_lines},
-    zeek::names::Renamed,
+    error::{LineError, LogError},
+    log::FlowLog,
+    options::{LogOptions, ReadContext},
+    outcome::{LineOutcome, LogOrigin, LogRecord, SkipReason},
+    parallel::{BlockOutcome, read_lines},
+    zeek::names::RenamedColumn,
 };

@@ -2,7 +2,7 @@
 //!
 //! One thread reads and unpacks the file and cuts it into blocks of whole lines; others read the lines of a block, and
 //! collect its records; the caller's thread takes what else is to be said of the blocks, in their order. There are
-//! never more than [`BLOCKS`] blocks between the first and the last of them, so that memory does not grow with the file.
+//! never more than [`MAX_BLOCKS`] blocks between the first and the last of them, so that memory does not grow with the file.
 
 use std::{
     collections::BTreeMap,
@@ -16,19 +16,19 @@ use std::{
 };
 
 use super::{
-    Fault, Line, Log, LogError, Reading, Skipped,
-    history::{Part, Sorter},
-    log::{Bad, Format, LONGEST},
+    FlowLog, LineError, LineOutcome, LogError, ReadContext, SkipReason,
+    log::{LineFailure, LogFormat, MAX_LINE_BYTES},
+    timeline::{RecordSorter, SortBuffer},
 };
 
 /// Bytes of a block, but for its last line.
-const BLOCK: usize = 256 * 1024;
+const BLOCK_BYTES: usize = 256 * 1024;
 
 /// Most blocks between the file and the caller.
-const BLOCKS: usize = 16;
+const MAX_BLOCKS: usize = 16;
 
 /// Most threads that read lines.
-const READERS: usize = 8;
+const MAX_PARSER_THREADS: usize = 8;
 
 /// A part of a log.
 struct Block {
@@ -38,14 +38,14 @@ struct Block {
     first: u64,
     lines: Vec<u8>,
     /// Reads its lines.
-    format: Format,
+    format: LogFormat,
     /// Bytes of the file that were read by then, as it is on the disk.
     position: u64,
 }
 
 /// Counts and faults of a part of a log; its records go to the sorter.
 #[derive(Debug, Default)]
-pub struct Found {
+pub struct BlockOutcome {
     /// Lines that gave a record.
     pub records: u64,
     /// Lines of other event types, or of other logs than those of connections, but for `one_way`.
@@ -55,19 +55,19 @@ pub struct Found {
     /// Flows that the agent would not count.
     pub not_watched: u64,
     /// Lines that cannot be read, by number.
-    pub faults: Vec<(u64, Fault)>,
+    pub errors: Vec<(u64, LineError)>,
     /// Bytes of the file that were read by then, as it is on the disk.
     pub position: u64,
 }
 
 /// The reason why a log is not read to its end.
-enum Damage {
+enum CutError {
     File(io::Error),
     /// It is of another format from there on.
     Format(String),
 }
 
-impl From<io::Error> for Damage {
+impl From<io::Error> for CutError {
     fn from(error: io::Error) -> Self {
         Self::File(error)
     }
@@ -79,63 +79,64 @@ impl From<io::Error> for Damage {
 /// # Errors
 /// The log cannot be read to its end.
 pub fn read_lines(
-    log: Log<'_>,
-    sorter: &Sorter,
-    hand_on: impl FnMut(Found) -> bool,
+    log: FlowLog<'_>,
+    sorter: &RecordSorter,
+    emit: impl FnMut(BlockOutcome) -> bool,
 ) -> Result<u64, LogError> {
     let processors = thread::available_parallelism().map_or(1, NonZero::get);
-    with_readers(log, || sorter.part(), processors.min(READERS), hand_on)
+    read_with_threads(log, || sorter.part(), processors.min(MAX_PARSER_THREADS), emit)
 }
 
 /// Takes the entries that a thread finds.
-trait Collect {
-    fn push(&mut self, entry: super::Entry);
+trait CollectRecords {
+    fn push(&mut self, entry: super::LogRecord);
 }
 
-impl Collect for Part<'_> {
-    fn push(&mut self, entry: super::Entry) {
-        Part::push(self, entry);
+impl CollectRecords for SortBuffer<'_> {
+    fn push(&mut self, entry: super::LogRecord) {
+        SortBuffer::push(self, entry);
     }
 }
 
-fn with_readers<C: Collect + Send>(
-    mut log: Log<'_>,
-    part: impl Fn() -> C,
+fn read_with_threads<C: CollectRecords + Send>(
+    mut log: FlowLog<'_>,
+    buffer: impl Fn() -> C,
     readers: usize,
-    mut hand_on: impl FnMut(Found) -> bool,
+    mut emit: impl FnMut(BlockOutcome) -> bool,
 ) -> Result<u64, LogError> {
-    let (path, reading) = (log.path.clone(), log.reading);
+    let (path, context) = (log.path.clone(), log.context);
     // A permit for each block on its way: taken by the file's thread, given back by the caller's.
-    let (permits, permitted) = sync_channel(BLOCKS);
-    let (blocks, cut) = sync_channel::<Block>(BLOCKS);
-    let (results, parsed) = sync_channel::<(u64, Found)>(BLOCKS);
-    let (spent, used) = sync_channel::<Vec<u8>>(BLOCKS);
-    let cut = Mutex::new(cut);
+    let (permits, permits_back) = sync_channel(MAX_BLOCKS);
+    let (blocks, blocks_to_parse) = sync_channel::<Block>(MAX_BLOCKS);
+    let (results, parsed_blocks) = sync_channel::<(u64, BlockOutcome)>(MAX_BLOCKS);
+    let (spent_tx, spent_buffers) = sync_channel::<Vec<u8>>(MAX_BLOCKS);
+    let blocks_to_parse = Mutex::new(blocks_to_parse);
     thread::scope(|scope| {
-        let cutter = scope.spawn(move || log.cut(&permits, &blocks, &used));
+        let cutter = scope.spawn(move || log.cut_blocks(&permits, &blocks, &spent_buffers));
         for _ in 0..readers {
-            let (part, results, spent, cut) = (part(), results.clone(), spent.clone(), &cut);
-            scope.spawn(move || parse(part, reading, cut, &results, &spent));
+            let (buffer, results, spent_tx, blocks_to_parse) =
+                (buffer(), results.clone(), spent_tx.clone(), &blocks_to_parse);
+            scope.spawn(move || parse(buffer, context, blocks_to_parse, &results, &spent_tx));
         }
-        drop((results, spent));
-        let (mut waiting, mut next) = (BTreeMap::new(), 0);
-        'blocks: for (number, found) in &parsed {
-            waiting.insert(number, found);
-            while let Some(found) = waiting.remove(&next) {
+        drop((results, spent_tx));
+        let (mut out_of_order, mut next) = (BTreeMap::new(), 0);
+        'blocks: for (number, outcome) in &parsed_blocks {
+            out_of_order.insert(number, outcome);
+            while let Some(outcome) = out_of_order.remove(&next) {
                 next += 1;
-                if !hand_on(found) {
+                if !emit(outcome) {
                     break 'blocks;
                 }
                 // The file's thread may have ended.
-                let _ = permitted.try_recv();
+                let _ = permits_back.try_recv();
             }
         }
         // Without a permit the file's thread ends, whatever became of the others; and these without anyone to tell.
-        drop((permitted, parsed));
+        drop((permits_back, parsed_blocks));
         match cutter.join() {
             Ok(Ok(position)) => Ok(position),
-            Ok(Err(Damage::File(source))) => Err(LogError::File { path, source }),
-            Ok(Err(Damage::Format(found))) => Err(LogError::Format { path, found }),
+            Ok(Err(CutError::File(source))) => Err(LogError::File { path, source }),
+            Ok(Err(CutError::Format(found))) => Err(LogError::Format { path, found }),
             Err(panic) => std::panic::resume_unwind(panic),
         }
     })
@@ -143,44 +144,46 @@ fn with_readers<C: Collect + Send>(
 
 /// Reads the lines of one block after the other.
 fn parse(
-    mut part: impl Collect,
-    reading: Reading<'_>,
-    cut: &Mutex<Receiver<Block>>,
-    results: &SyncSender<(u64, Found)>,
-    spent: &SyncSender<Vec<u8>>,
+    mut buffer: impl CollectRecords,
+    context: ReadContext<'_>,
+    blocks_to_parse: &Mutex<Receiver<Block>>,
+    results: &SyncSender<(u64, BlockOutcome)>,
+    spent_tx: &SyncSender<Vec<u8>>,
 ) {
     loop {
         // A statement of its own: the others may wait for a block while this one is read.
-        let block = cut.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let block = blocks_to_parse.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(Block { number, first, lines, mut format, position }) = block else { return };
-        let mut found = Found { position, ..Found::default() };
-        for (line, text) in (first..).zip(Lines(&lines)) {
-            match format.read(text, &reading) {
+        let mut outcome = BlockOutcome { position, ..BlockOutcome::default() };
+        for (line, text) in (first..).zip(LineIter(&lines)) {
+            match format.read(text, &context) {
                 Ok(None) => {}
-                Ok(Some(Line::Entry(entry))) => {
-                    found.records += 1;
-                    part.push(entry);
+                Ok(Some(LineOutcome::Record(entry))) => {
+                    outcome.records += 1;
+                    buffer.push(entry);
                 }
-                Ok(Some(Line::Skipped(Skipped::OtherEvent))) => found.other_events += 1,
-                Ok(Some(Line::Skipped(Skipped::OneWay))) => found.one_way += 1,
-                Ok(Some(Line::Skipped(Skipped::NotWatched))) => found.not_watched += 1,
-                Err(Bad::Line(fault)) => found.faults.push((line, fault)),
+                Ok(Some(LineOutcome::Skipped(SkipReason::OtherEvent))) => outcome.other_events += 1,
+                Ok(Some(LineOutcome::Skipped(SkipReason::OneWay))) => outcome.one_way += 1,
+                Ok(Some(LineOutcome::Skipped(SkipReason::NotWatched))) => outcome.not_watched += 1,
+                Err(LineFailure::Line(error)) => outcome.errors.push((line, error)),
                 // The block was cut before it.
-                Err(Bad::Header(found_there)) => found.faults.push((line, Fault::new(1, "", found_there))),
+                Err(LineFailure::Header(header_error)) => {
+                    outcome.errors.push((line, LineError::new(1, "", header_error)))
+                }
             }
         }
         // The file's thread may have ended, or have enough of them.
-        let _ = spent.try_send(lines);
-        if results.send((number, found)).is_err() {
+        let _ = spent_tx.try_send(lines);
+        if results.send((number, outcome)).is_err() {
             return;
         }
     }
 }
 
 /// Lines with their ends.
-struct Lines<'a>(&'a [u8]);
+struct LineIter<'a>(&'a [u8]);
 
-impl<'a> Iterator for Lines<'a> {
+impl<'a> Iterator for LineIter<'a> {
     type Item = &'a [u8];
 
     fn next(&mut self) -> Option<&'a [u8]> {
@@ -194,17 +197,19 @@ impl<'a> Iterator for Lines<'a> {
     }
 }
 
-impl Log<'_> {
+impl FlowLog<'_> {
     /// Cuts what is left of the file into blocks; returns the bytes of it that were read.
-    fn cut(
+    fn cut_blocks(
         &mut self,
         permits: &SyncSender<()>,
         blocks: &SyncSender<Block>,
-        used: &Receiver<Vec<u8>>,
-    ) -> Result<u64, Damage> {
+        spent_buffers: &Receiver<Vec<u8>>,
+    ) -> Result<u64, CutError> {
         let (mut number, mut first) = (0, self.number + 1);
         loop {
-            let mut lines = used.try_recv().unwrap_or_else(|_| Vec::with_capacity(BLOCK + BLOCK / 8));
+            let mut lines = spent_buffers
+                .try_recv()
+                .unwrap_or_else(|_| Vec::with_capacity(BLOCK_BYTES + BLOCK_BYTES / 8));
             lines.clear();
             let read = self.fill_block(&mut lines);
             if read.is_err() {
@@ -214,7 +219,7 @@ impl Log<'_> {
             }
             let ended = lines.is_empty();
             let format = self.format.clone();
-            let header = self.format.pass(&mut lines, &self.reading);
+            let header = self.format.skip_lines(&mut lines, &self.context);
             let count = memchr::memchr_iter(b'\n', &lines).count() as u64;
             if !lines.is_empty() {
                 let block = Block { number, first, lines, format, position: self.position() };
@@ -223,7 +228,7 @@ impl Log<'_> {
                 }
             }
             read?;
-            header.map_err(Damage::Format)?;
+            header.map_err(CutError::Format)?;
             if ended {
                 break;
             }
@@ -234,14 +239,14 @@ impl Log<'_> {
 
     /// Reads whole lines; of one that is too long so much that it is found so, and its end.
     fn fill_block(&mut self, lines: &mut Vec<u8>) -> io::Result<()> {
-        (&mut self.contents).take(BLOCK as u64).read_to_end(lines)?;
+        (&mut self.contents).take(BLOCK_BYTES as u64).read_to_end(lines)?;
         if lines.last().is_none_or(|last| *last == b'\n') {
             return Ok(());
         }
         // The block ends within a line.
         let begun = lines.iter().rev().take_while(|byte| **byte != b'\n').count() as u64;
-        (&mut self.contents).take(LONGEST - begun).read_until(b'\n', lines)?;
-        let long = lines.iter().rev().take(LONGEST as usize).all(|byte| *byte != b'\n');
+        (&mut self.contents).take(MAX_LINE_BYTES - begun).read_until(b'\n', lines)?;
+        let long = lines.iter().rev().take(MAX_LINE_BYTES as usize).all(|byte| *byte != b'\n');
         if long && self.contents.skip_until(b'\n')? > 0 {
             lines.push(b'\n');
         }
@@ -256,7 +261,7 @@ mod tests {
     use flate2::{Compression, write::GzEncoder};
 
     use super::*;
-    use crate::offline::flowlog::Entry;
+    use crate::offline::flowlog::LogRecord;
     use mailflow_engine::settings::{Service, Services};
 
     /// A flow of a client, by number.
@@ -277,7 +282,7 @@ mod tests {
                 41 => text.extend(b"{\"event_type\":\"flow\",\"src_ip\":7}\n"),
                 63 => text.extend(b"{\"event_type\":\"dns\"}\n"),
                 99 if n < 1_000 => {
-                    text.extend(vec![b'x'; LONGEST as usize - 1 + n / 100]);
+                    text.extend(vec![b'x'; MAX_LINE_BYTES as usize - 1 + n / 100]);
                     text.push(b'\n');
                 }
                 _ => text.extend(flow(n).into_bytes().into_iter().chain(*b"\r\n")),
@@ -296,8 +301,8 @@ mod tests {
     /// Records of all threads, in no order.
     struct Collected<'a>(&'a Mutex<Vec<String>>);
 
-    impl Collect for Collected<'_> {
-        fn push(&mut self, entry: Entry) {
+    impl CollectRecords for Collected<'_> {
+        fn push(&mut self, entry: LogRecord) {
             self.0.lock().unwrap().push(format!("{entry:?}"));
         }
     }
@@ -306,26 +311,26 @@ mod tests {
     #[derive(Debug, Default, PartialEq)]
     struct All {
         entries: Vec<String>,
-        faults: Vec<(u64, Fault)>,
+        errors: Vec<(u64, LineError)>,
         /// Other events, one-way ones, and flows that are not watched.
         skipped: [u64; 3],
         damage: Option<String>,
     }
 
-    fn by_one(mut log: Log<'_>) -> All {
+    fn by_one(mut log: FlowLog<'_>) -> All {
         let mut all = All::default();
         loop {
             match log.next_line() {
-                Ok(Some(Line::Entry(entry))) => all.entries.push(format!("{entry:?}")),
-                Ok(Some(Line::Skipped(skipped))) => {
+                Ok(Some(LineOutcome::Record(entry))) => all.entries.push(format!("{entry:?}")),
+                Ok(Some(LineOutcome::Skipped(skipped))) => {
                     all.skipped[match skipped {
-                        Skipped::OtherEvent => 0,
-                        Skipped::OneWay => 1,
-                        Skipped::NotWatched => 2,
+                        SkipReason::OtherEvent => 0,
+                        SkipReason::OneWay => 1,
+                        SkipReason::NotWatched => 2,
                     }] += 1;
                 }
                 Ok(None) => break,
-                Err(LogError::Line { line, fault, .. }) => all.faults.push((line, fault)),
+                Err(LogError::Line { line, error, .. }) => all.errors.push((line, error)),
                 Err(damage) => all.damage = Some(damage.to_string()),
             }
         }
@@ -333,16 +338,16 @@ mod tests {
         all
     }
 
-    fn by_several(log: Log<'_>, readers: usize) -> All {
+    fn by_several(log: FlowLog<'_>, readers: usize) -> All {
         let (mut all, collected, mut records) = (All::default(), Mutex::default(), 0);
-        let end = with_readers(
+        let end = read_with_threads(
             log,
             || Collected(&collected),
             readers,
-            |found| {
-                records += found.records as usize;
-                all.faults.extend(found.faults);
-                let skipped = [found.other_events, found.one_way, found.not_watched];
+            |outcome| {
+                records += outcome.records as usize;
+                all.errors.extend(outcome.errors);
+                let skipped = [outcome.other_events, outcome.one_way, outcome.not_watched];
                 all.skipped.iter_mut().zip(skipped).for_each(|(sum, number)| *sum += number);
                 true
             },
@@ -357,17 +362,17 @@ mod tests {
     /// Reads a log with one thread and with several, and returns what all of them find.
     fn read(name: &str, contents: &[u8]) -> All {
         let services = Services::from([(25, Service::Smtp)]);
-        let reading = Reading { services: &services, l2_overhead: None, columns: &[] };
+        let context = ReadContext { services: &services, l2_overhead: None, columns: &[] };
         let path = write(name, contents);
-        let expected = by_one(Log::open(&path, reading).unwrap());
+        let expected = by_one(FlowLog::open(&path, context).unwrap());
         for readers in [1, 3] {
-            let found = by_several(Log::open(&path, reading).unwrap(), readers);
-            let differs = expected.entries.iter().zip(&found.entries).position(|(one, other)| one != other);
-            assert_eq!((differs, found.entries.len()), (None, expected.entries.len()), "{name}");
+            let outcome = by_several(FlowLog::open(&path, context).unwrap(), readers);
+            let differs = expected.entries.iter().zip(&outcome.entries).position(|(one, other)| one != other);
+            assert_eq!((differs, outcome.entries.len()), (None, expected.entries.len()), "{name}");
             assert!(
-                found == expected,
+                outcome == expected,
                 "{name}, {readers} readers: {:?}, {:?}",
-                found.damage,
+                outcome.damage,
                 expected.damage
             );
         }
@@ -384,7 +389,7 @@ mod tests {
         let damaged = &packed[..packed.len() / 3];
         for (name, contents) in [("plain", &plain[..]), ("packed", &packed), ("damaged", damaged)] {
             let all = read(name, contents);
-            assert!(all.entries.len() > 500 && all.faults.len() + all.skipped[0] as usize > 2, "{name}");
+            assert!(all.entries.len() > 500 && all.errors.len() + all.skipped[0] as usize > 2, "{name}");
             assert_eq!(all.damage.is_some(), name == "damaged");
         }
     }
@@ -417,7 +422,7 @@ mod tests {
         let (one, other) = (columns(0, 20_000, false), columns(20_000, 20_000, true));
         // 1.8 MB: some blocks.
         let all = read("columns", &log(&[&one, dns, &other, "#close\n"]));
-        assert_eq!((all.entries.len(), all.faults.len(), all.skipped[0]), (39_600, 400, 2));
+        assert_eq!((all.entries.len(), all.errors.len(), all.skipped[0]), (39_600, 400, 2));
         let all = read("columns-bad", &log(&[&one, "#path\tconn\n#fields\tts\n", &other]));
         assert_eq!(all.entries.len(), 19_800);
         assert!(all.damage.unwrap().contains("without the column id.orig_h"));

@@ -5,7 +5,7 @@ use std::{fmt, net::IpAddr, time::Duration};
 use ipnet::IpNet;
 use serde_yaml::Value;
 
-use super::moment::{moment_of_test, no_rule};
+use super::offset::{test_offset, unknown_rule};
 use crate::config::{
     amounts::{bytes, parts},
     diagnostics::{Collector, Place},
@@ -25,7 +25,7 @@ use mailflow_engine::{
 
 /// An alert that must come; what is `None` may be anything.
 #[derive(Clone, Debug)]
-pub struct Expected {
+pub struct ExpectedAlert {
     /// Where that is written.
     pub place: Place,
     /// Name of the rule.
@@ -47,7 +47,7 @@ pub struct Expected {
 }
 
 /// Reads an alert of one of `rules`.
-pub(crate) fn read(at: &At<'_>, faults: &mut Collector, rules: Option<&[Rule]>) -> Option<Expected> {
+pub(crate) fn read(at: &At<'_>, faults: &mut Collector, rules: Option<&[Rule]>) -> Option<ExpectedAlert> {
     const STATES: [(&str, AlertState); 2] =
         [("firing", AlertState::Firing), ("resolved", AlertState::Resolved)];
     Fields::read(at, faults, |fields| {
@@ -55,13 +55,13 @@ pub(crate) fn read(at: &At<'_>, faults: &mut Collector, rules: Option<&[Rule]>) 
             let name = string(at, faults)?;
             match rules {
                 Some(rules) if rules.iter().all(|rule| rule.name.as_ref() != name) => {
-                    no_rule(at, faults, rules)
+                    unknown_rule(at, faults, rules)
                 }
                 Some(_) | None => Some(name.to_owned()),
             }
         });
         let state = fields.or("state", AlertState::Firing, |at, faults| choice(at, faults, &STATES));
-        let moment = fields.or("at", None, |at, faults| moment_of_test(at, faults).map(Some));
+        let moment = fields.or("at", None, |at, faults| test_offset(at, faults).map(Some));
         let source =
             fields.or("source", None, |at, faults| parsed(at, faults, "an address", prefix).map(Some));
         let destination = fields.or("destination", None, |at, faults| {
@@ -72,7 +72,7 @@ pub(crate) fn read(at: &At<'_>, faults: &mut Collector, rules: Option<&[Rule]>) 
             fields.or("group", None, |at, faults| string(at, faults).map(|name| Some(name.to_owned())));
         let value = fields.or("value", None, |at, faults| value(at, faults).map(Some));
         let suppressed = fields.or("suppressed", false, boolean);
-        Some(Expected {
+        Some(ExpectedAlert {
             place: at.place(fields.faults),
             rule: rule?,
             state: state?,
@@ -88,18 +88,18 @@ pub(crate) fn read(at: &At<'_>, faults: &mut Collector, rules: Option<&[Rule]>) 
 
 /// A number, or bytes with a unit, in millionths.
 fn value(at: &At<'_>, faults: &mut Collector) -> Option<u128> {
-    const MOST: u64 = 1_000_000_000_000;
+    const MAX_VALUE: u64 = 1_000_000_000_000;
     match at.content() {
         Content::Scalar { value: Value::Number(_), .. } => {
-            parts(at, faults, 0..=1_000_000 * MOST).map(u128::from)
+            parts(at, faults, 0..=1_000_000 * MAX_VALUE).map(u128::from)
         }
-        _ => bytes(at, faults, 0..=1_000 * MOST).map(|bytes| u128::from(bytes) * 1_000_000),
+        _ => bytes(at, faults, 0..=1_000 * MAX_VALUE).map(|bytes| u128::from(bytes) * 1_000_000),
     }
 }
 
-impl Expected {
+impl ExpectedAlert {
     /// Returns true if `alert`, of a test that began at `start`, is what was expected.
-    pub fn fits(&self, alert: &Alert, start: Time) -> bool {
+    pub fn matches(&self, alert: &Alert, start: Time) -> bool {
         let subject = &alert.subject;
         let source =
             |wanted: IpNet| subject.source().is_some_and(|source| source.network().contains(&wanted));
@@ -119,7 +119,7 @@ fn in_millionths(term: &TermValue) -> u128 {
 }
 
 /// As it would be written in a file, with all that it tells.
-pub fn written(alert: &Alert, start: Time) -> String {
+pub fn format_alert(alert: &Alert, start: Time) -> String {
     let subject = &alert.subject;
     let value = in_millionths(&alert.decided);
     let mut text = format!("{{ rule: {}", alert.rule);
@@ -135,7 +135,7 @@ pub fn written(alert: &Alert, start: Time) -> String {
     }
     add("state", &alert.state.name());
     add("at", &show_duration(alert.time.since(start)));
-    add("value", &shown(value));
+    add("value", &format_millionths(value));
     if alert.suppressed.is_some() {
         add("suppressed", &true);
     }
@@ -143,13 +143,13 @@ pub fn written(alert: &Alert, start: Time) -> String {
 }
 
 /// Millionths as a number.
-fn shown(value: u128) -> String {
+fn format_millionths(value: u128) -> String {
     let text = format!("{}.{:06}", value / 1_000_000, value % 1_000_000);
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
 /// As it is written in a file.
-impl fmt::Display for Expected {
+impl fmt::Display for ExpectedAlert {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{{ rule: {}", self.rule)?;
         if let Some(source) = self.source {
@@ -167,7 +167,7 @@ impl fmt::Display for Expected {
             write!(f, ", at: {}", show_duration(at))?;
         }
         if let Some(value) = self.value {
-            write!(f, ", value: {}", shown(value))?;
+            write!(f, ", value: {}", format_millionths(value))?;
         }
         if self.suppressed {
             f.write_str(", suppressed: true")?;

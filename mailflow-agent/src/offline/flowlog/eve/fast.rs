@@ -6,18 +6,18 @@
 
 use std::{borrow::Cow, net::IpAddr};
 
-use super::line::{Counters, Extra, Flow, Tcp, Word};
-use crate::offline::flowlog::text::{Flags, Mac, Moment, Proto, Read, Text};
+use super::line::{CowStr, EveCounters, EveFlow, EveTcp, MailflowFields};
+use crate::offline::flowlog::text::{LogTimestamp, Mac, Parsed, TcpFlags, TextValue, Transport};
 
 /// Reads a line; `None` where the parser is needed.
-pub(crate) fn read(line: &[u8]) -> Option<Flow<'_>> {
-    let mut from = Scan(line);
-    let flow = top(&mut from)?;
+pub(crate) fn read(line: &[u8]) -> Option<EveFlow<'_>> {
+    let mut from = Scanner(line);
+    let flow = event(&mut from)?;
     from.0.is_empty().then_some(flow)
 }
 
-fn top<'a>(from: &mut Scan<'a>) -> Option<Flow<'a>> {
-    let mut seen = Seen::default();
+fn event<'a>(from: &mut Scanner<'a>) -> Option<EveFlow<'a>> {
+    let mut seen = SeenFields::default();
     let (mut event_type, mut source, mut destination, mut proto, mut counters) =
         (None, None, None, None, None);
     let (mut src_port, mut dest_port, mut app_proto, mut app_proto_orig) = (None, None, None, None);
@@ -26,21 +26,21 @@ fn top<'a>(from: &mut Scan<'a>) -> Option<Flow<'a>> {
         match name {
             b"event_type" => event_type = Some(seen.once(0, from.word()?)?),
             b"src_ip" => source = Some(seen.once(1, from.text::<IpAddr>()?)?),
-            b"src_port" => src_port = seen.once(2, from.nullable(Scan::integer)?)?,
+            b"src_port" => src_port = seen.once(2, from.nullable(Scanner::integer)?)?,
             b"dest_ip" => destination = Some(seen.once(3, from.text::<IpAddr>()?)?),
-            b"dest_port" => dest_port = seen.once(4, from.nullable(Scan::integer)?)?,
-            b"proto" => proto = Some(seen.once(5, from.text::<Proto>()?)?),
-            b"app_proto" => app_proto = seen.once(6, from.nullable(Scan::word)?)?,
-            b"app_proto_orig" => app_proto_orig = seen.once(7, from.nullable(Scan::word)?)?,
+            b"dest_port" => dest_port = seen.once(4, from.nullable(Scanner::integer)?)?,
+            b"proto" => proto = Some(seen.once(5, from.text::<Transport>()?)?),
+            b"app_proto" => app_proto = seen.once(6, from.nullable(Scanner::word)?)?,
+            b"app_proto_orig" => app_proto_orig = seen.once(7, from.nullable(Scanner::word)?)?,
             b"flow" => counters = Some(seen.once(8, flow(from)?)?),
             b"tcp" => tcp = seen.once(9, from.nullable(tcp_flags)?)?,
             b"mailflow" => mailflow = seen.once(10, from.nullable(extra)?)?,
             b"vlan" => vlan = seen.once(11, from.nullable(tags)?)?.unwrap_or_default(),
-            _ => from.pass()?,
+            _ => from.skip_value()?,
         }
         Some(())
     })?;
-    Some(Flow {
+    Some(EveFlow {
         event_type: event_type?,
         src_ip: source?,
         src_port,
@@ -57,7 +57,7 @@ fn top<'a>(from: &mut Scan<'a>) -> Option<Flow<'a>> {
 }
 
 /// A list of VLAN tags, or one.
-fn tags(from: &mut Scan<'_>) -> Option<Vec<u16>> {
+fn tags(from: &mut Scanner<'_>) -> Option<Vec<u16>> {
     if from.0.first() != Some(&b'[') {
         return Some(vec![from.integer()?]);
     }
@@ -75,25 +75,25 @@ fn tags(from: &mut Scan<'_>) -> Option<Vec<u16>> {
     Some(tags)
 }
 
-fn flow<'a>(from: &mut Scan<'a>) -> Option<Counters<'a>> {
-    let mut seen = Seen::default();
+fn flow<'a>(from: &mut Scanner<'a>) -> Option<EveCounters<'a>> {
+    let mut seen = SeenFields::default();
     let (mut packets_up, mut bytes_up, mut packets_down, mut bytes_down) = (None, None, None, None);
     let (mut start, mut end, mut state, mut reason) = (None, None, None, None);
     from.fields(|name, from| {
         match name {
-            b"pkts_toserver" => packets_up = Some(seen.once(0, from.nullable(Scan::number)?)?),
-            b"bytes_toserver" => bytes_up = Some(seen.once(1, from.nullable(Scan::number)?)?),
-            b"pkts_toclient" => packets_down = Some(seen.once(2, from.nullable(Scan::number)?)?),
-            b"bytes_toclient" => bytes_down = Some(seen.once(3, from.nullable(Scan::number)?)?),
-            b"start" => start = Some(seen.once(4, from.text::<Moment>()?)?),
-            b"end" => end = Some(seen.once(5, from.text::<Moment>()?)?),
-            b"state" => state = seen.once(6, from.nullable(Scan::word)?)?,
-            b"reason" => reason = seen.once(7, from.nullable(Scan::word)?)?,
-            _ => from.pass()?,
+            b"pkts_toserver" => packets_up = Some(seen.once(0, from.nullable(Scanner::number)?)?),
+            b"bytes_toserver" => bytes_up = Some(seen.once(1, from.nullable(Scanner::number)?)?),
+            b"pkts_toclient" => packets_down = Some(seen.once(2, from.nullable(Scanner::number)?)?),
+            b"bytes_toclient" => bytes_down = Some(seen.once(3, from.nullable(Scanner::number)?)?),
+            b"start" => start = Some(seen.once(4, from.text::<LogTimestamp>()?)?),
+            b"end" => end = Some(seen.once(5, from.text::<LogTimestamp>()?)?),
+            b"state" => state = seen.once(6, from.nullable(Scanner::word)?)?,
+            b"reason" => reason = seen.once(7, from.nullable(Scanner::word)?)?,
+            _ => from.skip_value()?,
         }
         Some(())
     })?;
-    Some(Counters {
+    Some(EveCounters {
         pkts_toserver: packets_up?,
         bytes_toserver: bytes_up?,
         pkts_toclient: packets_down?,
@@ -105,40 +105,44 @@ fn flow<'a>(from: &mut Scan<'a>) -> Option<Counters<'a>> {
     })
 }
 
-fn extra<'a>(from: &mut Scan<'a>) -> Option<Extra<'a>> {
-    let (mut seen, mut extra) = (Seen::default(), Extra::default());
+fn extra<'a>(from: &mut Scanner<'a>) -> Option<MailflowFields<'a>> {
+    let (mut seen, mut extra) = (SeenFields::default(), MailflowFields::default());
     from.fields(|name, from| {
         match name {
-            b"payload_up" => extra.payload_up = seen.once(0, from.nullable(Scan::number)?)?,
-            b"payload_down" => extra.payload_down = seen.once(1, from.nullable(Scan::number)?)?,
-            b"data_packets_up" => extra.data_packets_up = seen.once(2, from.nullable(Scan::number)?)?,
-            b"data_packets_down" => extra.data_packets_down = seen.once(3, from.nullable(Scan::number)?)?,
-            b"data_bytes_up" => extra.data_bytes_up = seen.once(4, from.nullable(Scan::number)?)?,
-            b"data_bytes_down" => extra.data_bytes_down = seen.once(5, from.nullable(Scan::number)?)?,
-            b"messages_estimated" => {
-                extra.messages_estimated = seen.once(6, from.nullable(Scan::integer)?)?
+            b"payload_up" => extra.payload_up = seen.once(0, from.nullable(Scanner::number)?)?,
+            b"payload_down" => extra.payload_down = seen.once(1, from.nullable(Scanner::number)?)?,
+            b"data_packets_up" => extra.data_packets_up = seen.once(2, from.nullable(Scanner::number)?)?,
+            b"data_packets_down" => {
+                extra.data_packets_down = seen.once(3, from.nullable(Scanner::number)?)?
             }
-            b"messages_rejected" => extra.messages_rejected = seen.once(13, from.nullable(Scan::integer)?)?,
-            b"app_evidence" => extra.app_evidence = seen.once(7, from.nullable(Scan::word)?)?,
-            b"complete" => extra.complete = seen.once(8, from.nullable(Scan::boolean)?)?,
-            b"syn" => extra.syn = seen.once(9, from.nullable(Scan::boolean)?)?,
-            b"synack" => extra.synack = seen.once(10, from.nullable(Scan::boolean)?)?,
-            b"mptcp_join" => extra.mptcp_join = seen.once(11, from.nullable(Scan::boolean)?)?,
-            b"mac" => extra.mac = seen.once(12, from.nullable(Scan::text::<Mac>)?)?,
-            _ => from.pass()?,
+            b"data_bytes_up" => extra.data_bytes_up = seen.once(4, from.nullable(Scanner::number)?)?,
+            b"data_bytes_down" => extra.data_bytes_down = seen.once(5, from.nullable(Scanner::number)?)?,
+            b"messages_estimated" => {
+                extra.messages_estimated = seen.once(6, from.nullable(Scanner::integer)?)?
+            }
+            b"messages_rejected" => {
+                extra.messages_rejected = seen.once(13, from.nullable(Scanner::integer)?)?
+            }
+            b"app_evidence" => extra.app_evidence = seen.once(7, from.nullable(Scanner::word)?)?,
+            b"complete" => extra.complete = seen.once(8, from.nullable(Scanner::boolean)?)?,
+            b"syn" => extra.syn = seen.once(9, from.nullable(Scanner::boolean)?)?,
+            b"synack" => extra.synack = seen.once(10, from.nullable(Scanner::boolean)?)?,
+            b"mptcp_join" => extra.mptcp_join = seen.once(11, from.nullable(Scanner::boolean)?)?,
+            b"mac" => extra.mac = seen.once(12, from.nullable(Scanner::text::<Mac>)?)?,
+            _ => from.skip_value()?,
         }
         Some(())
     })?;
     Some(extra)
 }
 
-fn tcp_flags(from: &mut Scan<'_>) -> Option<Tcp> {
-    let (mut seen, mut tcp) = (Seen::default(), Tcp::default());
+fn tcp_flags(from: &mut Scanner<'_>) -> Option<EveTcp> {
+    let (mut seen, mut tcp) = (SeenFields::default(), EveTcp::default());
     from.fields(|name, from| {
         match name {
-            b"tcp_flags_ts" => tcp.tcp_flags_ts = seen.once(0, from.nullable(Scan::text::<Flags>)?)?,
-            b"tcp_flags_tc" => tcp.tcp_flags_tc = seen.once(1, from.nullable(Scan::text::<Flags>)?)?,
-            _ => from.pass()?,
+            b"tcp_flags_ts" => tcp.tcp_flags_ts = seen.once(0, from.nullable(Scanner::text::<TcpFlags>)?)?,
+            b"tcp_flags_tc" => tcp.tcp_flags_tc = seen.once(1, from.nullable(Scanner::text::<TcpFlags>)?)?,
+            _ => from.skip_value()?,
         }
         Some(())
     })?;
@@ -147,9 +151,9 @@ fn tcp_flags(from: &mut Scan<'_>) -> Option<Tcp> {
 
 /// Fields of an object that were there.
 #[derive(Default)]
-struct Seen(u32);
+struct SeenFields(u32);
 
-impl Seen {
+impl SeenFields {
     /// Returns `value`, unless the field was there before: the parser says what is wrong with that.
     #[inline]
     fn once<T>(&mut self, field: u32, value: T) -> Option<T> {
@@ -160,9 +164,9 @@ impl Seen {
 }
 
 /// The rest of a line.
-struct Scan<'a>(&'a [u8]);
+struct Scanner<'a>(&'a [u8]);
 
-impl<'a> Scan<'a> {
+impl<'a> Scanner<'a> {
     /// Reads an object; `read` takes the value of each field.
     #[inline]
     fn fields(&mut self, mut read: impl FnMut(&[u8], &mut Self) -> Option<()>) -> Option<()> {
@@ -208,7 +212,7 @@ impl<'a> Scan<'a> {
     #[inline]
     fn string(&mut self) -> Option<&'a [u8]> {
         self.byte(b'"')?;
-        let end = plain(self.0)?;
+        let end = plain_string_length(self.0)?;
         let (text, rest) = self.0.split_at_checked(end)?;
         self.0 = rest.get(1..)?;
         Some(text)
@@ -220,25 +224,25 @@ impl<'a> Scan<'a> {
     }
 
     #[inline]
-    fn word(&mut self) -> Option<Word<'a>> {
-        Some(Word(Cow::Borrowed(self.str()?)))
+    fn word(&mut self) -> Option<CowStr<'a>> {
+        Some(CowStr(Cow::Borrowed(self.str()?)))
     }
 
     #[inline]
-    fn text<T: Text>(&mut self) -> Option<Read<T>> {
-        T::read(self.str()?).map(Read)
+    fn text<T: TextValue>(&mut self) -> Option<Parsed<T>> {
+        T::parse(self.str()?).map(Parsed)
     }
 
     /// A whole number, as JSON has it.
     #[inline]
     fn number(&mut self) -> Option<u64> {
         /// As many digits always fit.
-        const MOST: usize = 18;
+        const MAX_DIGITS: usize = 18;
         let (mut number, mut digits) = (0, 0);
         while let Some(digit @ b'0'..=b'9') = self.0.get(digits) {
             number = number * 10 + u64::from(digit - b'0');
             digits += 1;
-            if digits > MOST {
+            if digits > MAX_DIGITS {
                 return None;
             }
         }
@@ -262,7 +266,7 @@ impl<'a> Scan<'a> {
     }
 
     /// Passes over a value that is not looked at.
-    fn pass(&mut self) -> Option<()> {
+    fn skip_value(&mut self) -> Option<()> {
         match self.0.first()? {
             b'"' => self.string().map(drop),
             b'0'..=b'9' => self.number().map(drop),
@@ -275,7 +279,7 @@ impl<'a> Scan<'a> {
 
 /// Returns the length of the string that begins here, if it is of printable ASCII without escapes.
 #[inline]
-fn plain(text: &[u8]) -> Option<usize> {
+fn plain_string_length(text: &[u8]) -> Option<usize> {
     /// Returns a byte eight times in a word.
     const fn each(byte: u8) -> u64 {
         u64::from_ne_bytes([byte; 8])
@@ -315,12 +319,12 @@ mod tests {
 
     /// Both ways of reading a line agree, where both read it; returns whether the quick one did.
     fn agree(line: &[u8]) -> bool {
-        let quick = read(line).map(|flow| format!("{flow:?}"));
-        let parsed = json::read::<Flow<'_>>(line).map(|flow| format!("{flow:?}"));
-        if let Some(quick) = &quick {
-            assert_eq!(Ok(quick), parsed.as_ref(), "{}", String::from_utf8_lossy(line));
+        let fast = read(line).map(|flow| format!("{flow:?}"));
+        let parsed = json::read::<EveFlow<'_>>(line).map(|flow| format!("{flow:?}"));
+        if let Some(fast) = &fast {
+            assert_eq!(Ok(fast), parsed.as_ref(), "{}", String::from_utf8_lossy(line));
         }
-        quick.is_some()
+        fast.is_some()
     }
 
     #[test]
@@ -328,7 +332,7 @@ mod tests {
         for line in [OWN, SURICATA] {
             assert!(agree(line.as_bytes()));
         }
-        for (tags, quick) in [
+        for (tags, fast) in [
             ("[7]", true),
             ("[7,100]", true),
             ("[]", true),
@@ -342,7 +346,7 @@ mod tests {
             ("[70000]", false),
         ] {
             let tagged = OWN.replace("\"proto\"", &format!("\"vlan\":{tags},\"proto\""));
-            assert_eq!(agree(tagged.as_bytes()), quick, "{tags}");
+            assert_eq!(agree(tagged.as_bytes()), fast, "{tags}");
         }
     }
 
@@ -393,7 +397,7 @@ mod tests {
         #[test]
         fn a_string_ends_where_it_ends(text in prop::collection::vec(any::<u8>(), 0..40)) {
             let end = text.iter().position(|byte| matches!(byte, b'"' | b'\\' | 0..0x20 | 0x80..));
-            prop_assert_eq!(plain(&text), end.filter(|end| text[*end] == b'"'));
+            prop_assert_eq!(plain_string_length(&text), end.filter(|end| text[*end] == b'"'));
         }
     }
 }

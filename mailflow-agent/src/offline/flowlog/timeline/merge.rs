@@ -2,47 +2,47 @@
 
 use std::{io, num::NonZero, sync::mpsc, thread};
 
-use super::{Arrival, run::Reader, run::Run};
+use super::{TimedRecord, run::RecordRun, run::RunReader};
 use mailflow_engine::time::Time;
 
 /// Records handed from one thread to another at once.
-const BATCH: usize = 512;
+const BATCH_RECORDS: usize = 512;
 
 /// Batches that wait between the two.
-const BATCHES: usize = 4;
+const MAX_WAITING_BATCHES: usize = 4;
 
 /// Several sorted runs, the one whose next record is first at the root of a heap.
-pub(crate) struct Merge {
-    readers: Vec<Reader>,
-    heap: Vec<Head>,
+pub(crate) struct RunMerge {
+    readers: Vec<RunReader>,
+    heap: Vec<RunHead>,
 }
 
 /// A run's next record.
 #[derive(Clone, Copy)]
-struct Head {
+struct RunHead {
     at: Time,
     time: Time,
     reader: usize,
 }
 
-impl Merge {
-    pub(crate) fn new(runs: impl IntoIterator<Item = Run>) -> io::Result<Self> {
-        let mut merge = Self { readers: runs.into_iter().map(Run::reader).collect(), heap: Vec::new() };
+impl RunMerge {
+    pub(crate) fn new(runs: impl IntoIterator<Item = RecordRun>) -> io::Result<Self> {
+        let mut merge = Self { readers: runs.into_iter().map(RecordRun::reader).collect(), heap: Vec::new() };
         for (reader, run) in merge.readers.iter_mut().enumerate() {
             if let Some((at, time)) = run.peek()? {
-                merge.heap.push(Head { at, time, reader });
+                merge.heap.push(RunHead { at, time, reader });
             }
         }
-        (0..merge.heap.len() / 2).rev().for_each(|place| merge.sink(place));
+        (0..merge.heap.len() / 2).rev().for_each(|place| merge.sift_down(place));
         Ok(merge)
     }
 
     /// Takes the first record of all.
     #[inline]
-    pub(crate) fn take(&mut self) -> io::Result<Option<Arrival>> {
-        let Some(Head { reader, .. }) = self.heap.first().copied() else { return Ok(None) };
+    pub(crate) fn take(&mut self) -> io::Result<Option<TimedRecord>> {
+        let Some(RunHead { reader, .. }) = self.heap.first().copied() else { return Ok(None) };
         let Some(run) = self.readers.get_mut(reader) else { return Ok(None) };
-        let arrival = run.take()?;
+        let record = run.take()?;
         match run.peek()? {
             Some((at, time)) => {
                 if let Some(head) = self.heap.first_mut() {
@@ -51,14 +51,14 @@ impl Merge {
             }
             None => drop(self.heap.swap_remove(0)),
         }
-        self.sink(0);
-        Ok(Some(arrival))
+        self.sift_down(0);
+        Ok(Some(record))
     }
 
-    fn precedes(&self, one: Head, other: Head) -> bool {
-        let moments = |head: Head| (head.at, head.time);
+    fn precedes(&self, one: RunHead, other: RunHead) -> bool {
+        let moments = |head: RunHead| (head.at, head.time);
         moments(one).cmp(&moments(other)).then_with(|| {
-            let next = |head: Head| self.readers.get(head.reader).and_then(Reader::look);
+            let next = |head: RunHead| self.readers.get(head.reader).and_then(RunReader::peek_record);
             match (next(one), next(other)) {
                 (Some(one), Some(other)) => one.order(&other),
                 (one, other) => other.is_some().cmp(&one.is_some()),
@@ -67,7 +67,7 @@ impl Merge {
     }
 
     /// Moves the head at `place` down to where it belongs.
-    fn sink(&mut self, mut place: usize) {
+    fn sift_down(&mut self, mut place: usize) {
         loop {
             let (left, right) = (2 * place + 1, 2 * place + 2);
             let Some(mut least) = self.heap.get(left).map(|_| left) else { return };
@@ -86,15 +86,15 @@ impl Merge {
 }
 
 /// The records of all logs in the order in which the rules see them.
-pub struct Sorted {
-    merge: Merge,
-    last: Option<Arrival>,
-    repeated: u64,
+pub struct SortedRecords {
+    merge: RunMerge,
+    last: Option<TimedRecord>,
+    duplicates: u64,
 }
 
-impl Sorted {
-    pub(crate) fn new(merge: Merge) -> Self {
-        Self { merge, last: None, repeated: 0 }
+impl SortedRecords {
+    pub(crate) fn new(merge: RunMerge) -> Self {
+        Self { merge, last: None, duplicates: 0 }
     }
 
     /// Hands on all records, some at a time; returns how many were left out as they stand in the logs twice. Another thread puts them in
@@ -102,27 +102,27 @@ impl Sorted {
     ///
     /// # Errors
     /// A temporary file cannot be read.
-    pub fn for_each(mut self, mut hand_on: impl FnMut(&[Arrival])) -> io::Result<u64> {
+    pub fn for_each(mut self, mut emit: impl FnMut(&[TimedRecord])) -> io::Result<u64> {
         if thread::available_parallelism().map_or(1, NonZero::get) == 1 {
-            let mut batch = Vec::with_capacity(BATCH);
+            let mut batch = Vec::with_capacity(BATCH_RECORDS);
             while self.fill(&mut batch)? {
-                hand_on(&batch);
+                emit(&batch);
             }
-            return Ok(self.repeated);
+            return Ok(self.duplicates);
         }
-        let (filled, batches) = mpsc::sync_channel::<Vec<Arrival>>(BATCHES);
-        let (give_back, empty) = mpsc::channel::<Vec<Arrival>>();
+        let (filled, batches) = mpsc::sync_channel::<Vec<TimedRecord>>(MAX_WAITING_BATCHES);
+        let (give_back, empty) = mpsc::channel::<Vec<TimedRecord>>();
         thread::scope(|scope| {
             let merging = scope.spawn(move || {
                 loop {
-                    let mut batch = empty.try_recv().unwrap_or_else(|_| Vec::with_capacity(BATCH));
+                    let mut batch = empty.try_recv().unwrap_or_else(|_| Vec::with_capacity(BATCH_RECORDS));
                     if !self.fill(&mut batch)? || filled.send(batch).is_err() {
-                        return Ok(self.repeated);
+                        return Ok(self.duplicates);
                     }
                 }
             });
             for batch in batches {
-                hand_on(&batch);
+                emit(&batch);
                 // The other thread may have ended.
                 let _ = give_back.send(batch);
             }
@@ -131,14 +131,14 @@ impl Sorted {
     }
 
     /// Puts the next records in the place of those of `batch`. False at the end.
-    fn fill(&mut self, batch: &mut Vec<Arrival>) -> io::Result<bool> {
+    fn fill(&mut self, batch: &mut Vec<TimedRecord>) -> io::Result<bool> {
         batch.clear();
-        while batch.len() < BATCH {
-            let Some(arrival) = self.merge.take()? else { break };
-            if batch.last().or(self.last.as_ref()) == Some(&arrival) {
-                self.repeated += 1;
+        while batch.len() < BATCH_RECORDS {
+            let Some(record) = self.merge.take()? else { break };
+            if batch.last().or(self.last.as_ref()) == Some(&record) {
+                self.duplicates += 1;
             } else {
-                batch.push(arrival);
+                batch.push(record);
             }
         }
         if let Some(last) = batch.last() {

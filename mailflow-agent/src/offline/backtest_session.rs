@@ -5,8 +5,8 @@ use std::{net::IpAddr, path::PathBuf};
 use anyhow::Result;
 
 use super::{
-    backtest::{self, Backtested, EPOCH},
-    flowlog::{LogOptions, history::Arrival},
+    backtest::{self, BacktestSummary, LOG_CLOCK_OFFSET},
+    flowlog::{LogOptions, timeline::TimedRecord},
 };
 use crate::{
     agent::pipeline::Pipeline,
@@ -35,38 +35,38 @@ impl Pipeline {
 
 /// Flow logs as one history that the rules have seen.
 #[derive(Debug)]
-pub struct Past {
+pub struct BacktestSession {
     engine: Engine,
     end: Time,
     /// How it went.
-    pub read: Backtested,
+    pub summary: BacktestSummary,
 }
 
-impl Past {
+impl BacktestSession {
     /// Reads `logs` and lets the rules see them, as a backtest does. What cannot be read of the logs is
     /// logged and counted.
     ///
     /// # Errors
     /// A temporary file for the records cannot be written or read.
     pub fn read(config: &Config, logs: &[PathBuf], options: &LogOptions) -> Result<Self> {
-        let (sorter, read) = backtest::read(config, logs, options);
+        let (sorter, summary) = backtest::read(config, logs, options);
         let settings = Settings { limits: RuleLimits::WIDEST, ..config.engine.clone() };
         let mut engine = Engine::new(settings);
         // What explains all records holds them all: there is no sense in a bound.
         engine.remember_all();
         let (sorted, end) = sorter.sorted()?;
-        sorted.for_each(|arrivals| {
-            for Arrival { at, record } in arrivals {
+        sorted.for_each(|records| {
+            for TimedRecord { at, record } in records {
                 engine.record(*at, record);
             }
         })?;
         engine.tick(end);
-        Ok(Self { engine, end, read })
+        Ok(Self { engine, end, summary })
     }
 
     /// All there is to say of a source, as it was at the end of the logs.
     pub fn explain(&self, source: IpAddr, flows: usize) -> Explained {
-        explained(&self.engine.explain(source, self.end, flows), EPOCH)
+        explained(&self.engine.explain(source, self.end, flows), LOG_CLOCK_OFFSET)
     }
 
     /// What an allow-list might name.
@@ -75,7 +75,7 @@ impl Past {
     }
 
     /// Attempts of which the logs do not tell whether mail was delivered, and all attempts.
-    pub fn undelivered_or_not(&self) -> (u64, u64) {
+    pub fn count_unknown_outcomes(&self) -> (u64, u64) {
         self.engine.undelivered_or_not()
     }
 }

@@ -24,20 +24,20 @@ pub enum LogError {
         found: String,
     },
     /// One line cannot be read; the next ones can.
-    #[error("{}:{line}:{fault}", path.display())]
+    #[error("{}:{line}:{error}", path.display())]
     Line {
         /// The file.
         path: PathBuf,
         /// The line, from 1.
         line: u64,
         /// What is wrong with it.
-        fault: Fault,
+        error: LineError,
     },
 }
 
 /// What is wrong with a line.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fault {
+pub struct LineError {
     /// The column, in bytes from 1.
     pub column: usize,
     /// The field; empty where the line has no fields to speak of.
@@ -46,13 +46,13 @@ pub struct Fault {
     pub what: String,
 }
 
-impl Fault {
+impl LineError {
     pub(crate) fn new(column: usize, field: impl Into<String>, what: impl Into<String>) -> Self {
         Self { column, field: field.into(), what: what.into() }
     }
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for LineError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: ", self.column)?;
         if !self.field.is_empty() {

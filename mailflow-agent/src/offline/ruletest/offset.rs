@@ -9,17 +9,17 @@ use mailflow_engine::settings::Rule;
 use std::time::Duration;
 
 /// Moments of a test: up to a year after its beginning.
-pub(crate) const SPAN: [Duration; 2] = [Duration::ZERO, Duration::from_secs(366 * 86_400)];
+pub(crate) const OFFSET_RANGE: [Duration; 2] = [Duration::ZERO, Duration::from_secs(366 * 86_400)];
 
 /// A moment of a test, from its beginning on.
-pub(crate) fn moment_of_test(at: &At<'_>, faults: &mut Collector) -> Option<Duration> {
-    parsed(at, faults, "a duration", |text| duration_within(text, SPAN))
+pub(crate) fn test_offset(at: &At<'_>, faults: &mut Collector) -> Option<Duration> {
+    parsed(at, faults, "a duration", |text| duration_within(text, OFFSET_RANGE))
 }
 
-pub(crate) fn no_rule<T>(at: &At<'_>, faults: &mut Collector, rules: &[Rule]) -> Option<T> {
+pub(crate) fn unknown_rule<T>(at: &At<'_>, faults: &mut Collector, rules: &[Rule]) -> Option<T> {
     let names = || rules.iter().map(|rule| rule.name.as_ref());
-    let meant = nearest(at.text().unwrap_or_default(), names());
-    match meant {
+    let suggestion = nearest(at.text().unwrap_or_default(), names());
+    match suggestion {
         Some(name) => at.fault(faults, format!("no rule has this name; did you mean {name}?")),
         None => at.fault(
             faults,

@@ -1,23 +1,23 @@
 //! What comes of a line of a flow log.
 
-use super::fault::Fault;
+use super::error::LineError;
 use mailflow_engine::flow::FlowRecord;
 
 /// What comes of a line; `None` where its ports are not watched.
-pub(crate) type Found = Result<Option<Entry>, Fault>;
+pub(crate) type ParsedRecord = Result<Option<LogRecord>, LineError>;
 
 /// A record from a log.
 #[derive(Clone, Debug)]
-pub struct Entry {
+pub struct LogRecord {
     /// The record.
     pub record: FlowRecord,
     /// Whose it is.
-    pub origin: Origin,
+    pub origin: LogOrigin,
 }
 
 /// Whose record it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Origin {
+pub enum LogOrigin {
     /// mailflow's own.
     Mailflow,
     /// Suricata's.
@@ -26,20 +26,20 @@ pub enum Origin {
     Zeek,
 }
 
-impl Origin {
+impl LogOrigin {
     /// Its name for people.
     pub const fn name(self) -> &'static str {
         match self {
-            Origin::Mailflow => "mailflow",
-            Origin::Suricata => "Suricata",
-            Origin::Zeek => "Zeek",
+            LogOrigin::Mailflow => "mailflow",
+            LogOrigin::Suricata => "Suricata",
+            LogOrigin::Zeek => "Zeek",
         }
     }
 }
 
 /// Why a line that can be read has no record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Skipped {
+pub enum SkipReason {
     /// It is of another event type, or of another log than one of connections.
     OtherEvent,
     /// It is one of Suricata's `netflow` events, which hold one direction each.
@@ -54,9 +54,9 @@ pub enum Skipped {
     reason = "nearly all lines are records: a box would allocate for each of them"
 )]
 #[derive(Clone, Debug)]
-pub enum Line {
+pub enum LineOutcome {
     /// A record.
-    Entry(Entry),
+    Record(LogRecord),
     /// None.
-    Skipped(Skipped),
+    Skipped(SkipReason),
 }

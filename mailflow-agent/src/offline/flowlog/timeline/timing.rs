@@ -1,6 +1,6 @@
 //! Records with the moments at which the rules see them, and their order.
 
-use crate::offline::flowlog::{Entry, Origin};
+use crate::offline::flowlog::{LogOrigin, LogRecord};
 use mailflow_engine::{
     flow::{Direction, FlowRecord, RecordReason, facts_bytes},
     settings::Timeouts,
@@ -10,42 +10,44 @@ use std::{cmp::Ordering, time::Duration};
 
 /// Of one moment: the lower client goes first, then the lower server, and of one flow the record that
 /// was made first.
-pub(crate) fn rank(record: &FlowRecord) -> impl Ord + use<> {
+pub(crate) fn tie_breaker(record: &FlowRecord) -> impl Ord + use<> {
     let flow = &record.flow;
     let key = &flow.key;
-    let ends = (key.client.ip(), key.client_port, key.server.ip(), key.server_port);
+    let endpoints = (key.client.ip(), key.client_port, key.server.ip(), key.server_port);
     let scope = (key.scope.protocol(), key.scope.vlans().tags().collect::<Vec<_>>());
     let last = record.reason != RecordReason::Active;
-    let way = |way: &Direction| [way.packets, way.bytes, way.payload, way.data_packets, way.data_bytes];
-    let counters = (way(&flow.up), way(&flow.down), flow.messages, flow.rejected);
+    let direction = |direction: &Direction| {
+        [direction.packets, direction.bytes, direction.payload, direction.data_packets, direction.data_bytes]
+    };
+    let counters = (direction(&flow.up), direction(&flow.down), flow.messages, flow.rejected);
     let rest = (record.app, record.reason.name(), record.complete, record.inputs, flow.mac);
     let facts = facts_bytes(&flow.facts);
-    (ends, scope, flow.first, last, counters, rest, facts, flow.up.last, flow.down.last)
+    (endpoints, scope, flow.first, last, counters, rest, facts, flow.up.last, flow.down.last)
 }
 
 /// When the agent makes records.
 #[derive(Clone, Copy, Debug)]
-pub struct Rhythm {
+pub struct RecordTiming {
     /// When flows end.
     pub timeouts: Timeouts,
     /// How often the agent looks.
     pub poll_interval: Duration,
 }
 
-impl Rhythm {
+impl RecordTiming {
     /// Returns when the rules see a record, unless others move it, and the latest moment of which it tells.
-    pub(crate) fn arrival(&self, Entry { record, origin }: Entry) -> (Arrival, Time) {
+    pub(crate) fn record(&self, LogRecord { record, origin }: LogRecord) -> (TimedRecord, Time) {
         let at = match origin {
-            Origin::Mailflow => self.made(&record),
-            Origin::Suricata | Origin::Zeek => record.time(),
+            LogOrigin::Mailflow => self.created_at(&record),
+            LogOrigin::Suricata | LogOrigin::Zeek => record.time(),
         };
         // When the agent was stopped is not known: not before any other moment that is.
-        let known = if record.reason == RecordReason::Shutdown { record.time() } else { at };
-        (Arrival { at, record }, known)
+        let latest = if record.reason == RecordReason::Shutdown { record.time() } else { at };
+        (TimedRecord { at, record }, latest)
     }
 
     /// When the agent made its record.
-    fn made(&self, record: &FlowRecord) -> Time {
+    fn created_at(&self, record: &FlowRecord) -> Time {
         let (flow, last) = (&record.flow, record.time());
         let Timeouts { closed, idle, unanswered, active } = self.timeouts;
         match record.reason {
@@ -69,17 +71,19 @@ impl Rhythm {
 
 /// A record and the moment at which the rules see it.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Arrival {
+pub struct TimedRecord {
     /// The moment.
     pub at: Time,
     /// The record.
     pub record: FlowRecord,
 }
 
-impl Arrival {
+impl TimedRecord {
     /// The order in which the rules see records; equal ones stand beside each other.
     pub(crate) fn order(&self, other: &Self) -> Ordering {
-        let moments = |arrival: &Self| (arrival.at, arrival.record.time());
-        moments(self).cmp(&moments(other)).then_with(|| rank(&self.record).cmp(&rank(&other.record)))
+        let moments = |record: &Self| (record.at, record.record.time());
+        moments(self)
+            .cmp(&moments(other))
+            .then_with(|| tie_breaker(&self.record).cmp(&tie_breaker(&other.record)))
     }
 }

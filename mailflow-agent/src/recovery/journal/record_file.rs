@@ -13,40 +13,40 @@ use flate2::Crc;
 use postcard::ser_flavors::Flavor;
 use serde::Serialize;
 
-use crate::recovery::directory::Directory;
+use crate::recovery::directory::LockedDirectory;
 
 /// Bytes before those of a frame.
-const HEAD: usize = 8;
+const HEADER_BYTES: usize = 8;
 /// Bytes that are written together, where there are as many: few enough for a CPU's cache.
-const ROOM: usize = 256 << 10;
+const WRITE_BUFFER_BYTES: usize = 256 << 10;
 
 /// Frames in memory.
 #[derive(Debug, Default)]
-pub(crate) struct Frames {
+pub(crate) struct RecordBuffer {
     bytes: Vec<u8>,
     count: usize,
 }
 
-impl Frames {
+impl RecordBuffer {
     /// Adds a frame of a value; gives the frame.
     pub(crate) fn add(&mut self, value: &impl Serialize) -> postcard::Result<&[u8]> {
         let start = self.bytes.len();
-        self.bytes.extend([0; HEAD]);
-        if let Err(error) = postcard::serialize_with_flavor(value, Behind(&mut self.bytes)) {
+        self.bytes.extend([0; HEADER_BYTES]);
+        if let Err(error) = postcard::serialize_with_flavor(value, AppendFlavor(&mut self.bytes)) {
             self.bytes.truncate(start);
             return Err(error);
         }
         self.count += 1;
-        let (head, frame) = self.bytes[start..].split_at_mut(HEAD);
+        let (head, record) = self.bytes[start..].split_at_mut(HEADER_BYTES);
         // Frames are of kilobytes, the largest of a table of flows in memory.
-        head[..4].copy_from_slice(&(frame.len() as u32).to_le_bytes());
-        head[4..].copy_from_slice(&checksum(frame).to_le_bytes());
+        head[..4].copy_from_slice(&(record.len() as u32).to_le_bytes());
+        head[4..].copy_from_slice(&checksum(record).to_le_bytes());
         Ok(&self.bytes[start..])
     }
 
-    /// Adds a frame that [`Frames::add`] gave.
-    pub(crate) fn push(&mut self, frame: &[u8]) {
-        self.bytes.extend(frame);
+    /// Adds a frame that [`RecordBuffer::add`] gave.
+    pub(crate) fn push(&mut self, record: &[u8]) {
+        self.bytes.extend(record);
         self.count += 1;
     }
 
@@ -75,9 +75,9 @@ impl Frames {
 }
 
 /// Writes behind what is there.
-struct Behind<'a>(&'a mut Vec<u8>);
+struct AppendFlavor<'a>(&'a mut Vec<u8>);
 
-impl Flavor for Behind<'_> {
+impl Flavor for AppendFlavor<'_> {
     type Output = ();
 
     fn try_extend(&mut self, data: &[u8]) -> postcard::Result<()> {
@@ -100,32 +100,37 @@ impl Flavor for Behind<'_> {
 pub(crate) struct Appender {
     file: File,
     bytes: u64,
-    frames: Frames,
+    records: RecordBuffer,
     /// Bytes may follow those that were written: a write failed, and they could not be cut off.
-    ragged: bool,
+    has_partial_write: bool,
 }
 
 impl Appender {
     /// Opens a file, and cuts off what is not whole at its end.
-    pub(crate) fn open(directory: &Directory, name: &str) -> io::Result<Self> {
-        let whole = whole(&directory.read(name)?.unwrap_or_default());
+    pub(crate) fn open(directory: &LockedDirectory, name: &str) -> io::Result<Self> {
+        let whole_length = whole_length(&directory.read(name)?.unwrap_or_default());
         let file = directory.append(name)?;
-        file.set_len(whole as u64)?;
-        Ok(Self { file, bytes: whole as u64, frames: Frames::default(), ragged: false })
+        file.set_len(whole_length as u64)?;
+        Ok(Self {
+            file,
+            bytes: whole_length as u64,
+            records: RecordBuffer::default(),
+            has_partial_write: false,
+        })
     }
 
     /// Adds a frame of a value to those that the next [`Appender::write`] writes; gives the frame.
     pub(crate) fn add(&mut self, value: &impl Serialize) -> postcard::Result<&[u8]> {
-        self.frames.add(value)
+        self.records.add(value)
     }
 
     /// Writes what was added, at once. After an error nothing of it is there.
     pub(crate) fn write(&mut self) -> io::Result<()> {
         // What an earlier write left behind would hide all that follows.
-        let written = if self.ragged { self.trim() } else { Ok(()) };
-        let written = written.and_then(|()| self.file.write_all(self.frames.bytes()));
-        let length = self.frames.bytes().len() as u64;
-        self.frames.clear(ROOM);
+        let written = if self.has_partial_write { self.trim() } else { Ok(()) };
+        let written = written.and_then(|()| self.file.write_all(self.records.bytes()));
+        let length = self.records.bytes().len() as u64;
+        self.records.clear(WRITE_BUFFER_BYTES);
         match written {
             Ok(()) => {
                 self.bytes += length;
@@ -140,32 +145,32 @@ impl Appender {
     }
 
     /// Forgets what was added.
-    pub(crate) fn drop_added(&mut self) {
-        self.frames.clear(ROOM);
+    pub(crate) fn discard_pending(&mut self) {
+        self.records.clear(WRITE_BUFFER_BYTES);
     }
 
     /// Returns true if so much was added that it is better written before more is.
-    pub(crate) fn is_full(&self) -> bool {
-        self.frames.bytes().len() >= ROOM
+    pub(crate) fn is_buffer_full(&self) -> bool {
+        self.records.bytes().len() >= WRITE_BUFFER_BYTES
     }
 
     /// Bytes that were added and not written.
-    pub(crate) fn added(&self) -> u64 {
-        self.frames.bytes().len() as u64
+    pub(crate) fn pending_bytes(&self) -> u64 {
+        self.records.bytes().len() as u64
     }
 
     /// Removes what was written after so many bytes, and what was added since.
-    pub(crate) fn cut(&mut self, bytes: u64) -> io::Result<()> {
-        self.frames.clear(ROOM);
+    pub(crate) fn truncate(&mut self, bytes: u64) -> io::Result<()> {
+        self.records.clear(WRITE_BUFFER_BYTES);
         self.bytes = bytes;
         self.trim()
     }
 
     /// Cuts the file to what was written whole.
     fn trim(&mut self) -> io::Result<()> {
-        self.ragged = true;
+        self.has_partial_write = true;
         self.file.set_len(self.bytes)?;
-        self.ragged = false;
+        self.has_partial_write = false;
         Ok(())
     }
 
@@ -177,9 +182,9 @@ impl Appender {
 
 /// The frames of a file, and the damage that ends them before its end.
 #[derive(Debug, Default)]
-pub(crate) struct Found {
+pub(crate) struct FileRecords {
     /// The frames that are whole.
-    pub(crate) frames: Vec<Vec<u8>>,
+    pub(crate) records: Vec<Vec<u8>>,
     /// The damage, if there is any.
     pub(crate) damage: Option<Damage>,
 }
@@ -190,7 +195,7 @@ pub(crate) struct Damage {
     /// Its place in the file.
     pub(crate) at: usize,
     /// Bytes from there to the end.
-    pub(crate) left: usize,
+    pub(crate) bytes_left: usize,
     /// Its kind.
     pub(crate) kind: DamageKind,
 }
@@ -206,46 +211,46 @@ pub(crate) enum DamageKind {
 
 impl fmt::Display for Damage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { at, left, kind } = self;
+        let Self { at, bytes_left, kind } = self;
         let kind = match kind {
             DamageKind::CutOff => "it is cut off in the entry at",
             DamageKind::Checksum => "the checksum is wrong of the entry at",
         };
-        write!(f, "{kind} byte {at} of {}", at + left)
+        write!(f, "{kind} byte {at} of {}", at + bytes_left)
     }
 }
 
 /// The frames of a file; none where there is no file.
-pub(crate) fn read(directory: &Directory, name: &str) -> io::Result<Found> {
-    Ok(found(&directory.read(name)?.unwrap_or_default()))
+pub(crate) fn read(directory: &LockedDirectory, name: &str) -> io::Result<FileRecords> {
+    Ok(parse(&directory.read(name)?.unwrap_or_default()))
 }
 
 /// The frames in the bytes of a file.
-pub(crate) fn found(bytes: &[u8]) -> Found {
-    let whole_frames: Vec<Vec<u8>> = frames(bytes).map(<[u8]>::to_vec).collect();
-    let at = whole(bytes);
-    let left = bytes.len() - at;
-    let damage = (left > 0).then(|| Damage { at, left, kind: kind(&bytes[at..]) });
-    Found { frames: whole_frames, damage }
+pub(crate) fn parse(bytes: &[u8]) -> FileRecords {
+    let records: Vec<Vec<u8>> = records(bytes).map(<[u8]>::to_vec).collect();
+    let at = whole_length(bytes);
+    let bytes_left = bytes.len() - at;
+    let damage = (bytes_left > 0).then(|| Damage { at, bytes_left, kind: classify(&bytes[at..]) });
+    FileRecords { records: records, damage }
 }
 
 /// The kind of damage that bytes begin with.
-fn kind(bytes: &[u8]) -> DamageKind {
-    match split(bytes) {
+fn classify(bytes: &[u8]) -> DamageKind {
+    match split_first_record(bytes) {
         Some(_) => DamageKind::Checksum,
         None => DamageKind::CutOff,
     }
 }
 
-/// Writes frames to a new file beside `name`, which [`Directory::rename`] puts in its place. Returns its name.
+/// Writes frames to a new file beside `name`, which [`LockedDirectory::rename`] puts in its place. Returns its name.
 pub(crate) fn stage<'a>(
-    directory: &Directory,
+    directory: &LockedDirectory,
     name: &str,
-    frames: impl IntoIterator<Item = &'a Frames>,
+    records: impl IntoIterator<Item = &'a RecordBuffer>,
 ) -> io::Result<String> {
     let new = format!("{name}.new");
     let mut file = directory.create(&new)?;
-    let written = frames.into_iter().try_for_each(|frames| file.write_all(frames.bytes()));
+    let written = records.into_iter().try_for_each(|records| file.write_all(records.bytes()));
     // A part of it would only take room.
     written.inspect_err(|_| _ = directory.remove(&new))?;
     Ok(new)
@@ -253,42 +258,42 @@ pub(crate) fn stage<'a>(
 
 /// Replaces a file by one of these frames, so that whoever reads it sees the old one or the new one.
 pub(crate) fn replace<'a>(
-    directory: &Directory,
+    directory: &LockedDirectory,
     name: &str,
-    frames: impl IntoIterator<Item = &'a Frames>,
+    records: impl IntoIterator<Item = &'a RecordBuffer>,
 ) -> io::Result<()> {
-    let new = stage(directory, name, frames)?;
+    let new = stage(directory, name, records)?;
     directory.rename(&new, name)
 }
 
-fn checksum(frame: &[u8]) -> u32 {
+fn checksum(record: &[u8]) -> u32 {
     let mut crc = Crc::new();
-    crc.update(frame);
+    crc.update(record);
     crc.sum()
 }
 
 /// How many bytes are whole frames.
-fn whole(bytes: &[u8]) -> usize {
-    frames(bytes).map(|frame| HEAD + frame.len()).sum()
+fn whole_length(bytes: &[u8]) -> usize {
+    records(bytes).map(|record| HEADER_BYTES + record.len()).sum()
 }
 
 /// The checksum and the bytes of the first frame, and what follows it; `None` where it is cut off.
-fn split(bytes: &[u8]) -> Option<(u32, &[u8], &[u8])> {
-    let (head, after) = bytes.split_first_chunk::<HEAD>()?;
+fn split_first_record(bytes: &[u8]) -> Option<(u32, &[u8], &[u8])> {
+    let (head, after) = bytes.split_first_chunk::<HEADER_BYTES>()?;
     let word = |from: usize| u32::from_le_bytes([head[from], head[from + 1], head[from + 2], head[from + 3]]);
-    let (frame, rest) = after.split_at_checked(word(0) as usize)?;
-    Some((word(4), frame, rest))
+    let (record, rest) = after.split_at_checked(word(0) as usize)?;
+    Some((word(4), record, rest))
 }
 
-fn frames(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+fn records(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = bytes;
     std::iter::from_fn(move || {
-        let (sum, frame, after) = split(rest)?;
-        if checksum(frame) != sum {
+        let (sum, record, after) = split_first_record(rest)?;
+        if checksum(record) != sum {
             return None;
         }
         rest = after;
-        Some(frame)
+        Some(record)
     })
 }
 
@@ -299,9 +304,9 @@ mod tests {
     use super::*;
 
     /// Bytes as they are.
-    struct Raw(&'static [u8]);
+    struct RawBytes(&'static [u8]);
 
-    impl Serialize for Raw {
+    impl Serialize for RawBytes {
         fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
             use serde::ser::SerializeTuple;
             let mut tuple = serializer.serialize_tuple(self.0.len())?;
@@ -311,12 +316,12 @@ mod tests {
     }
 
     /// A directory of its own, which goes with the value.
-    struct Temporary(Directory);
+    struct Temporary(LockedDirectory);
 
     impl Temporary {
         fn new(name: &str) -> Self {
             let path = std::env::temp_dir().join(format!("mailflow-frames-{name}-{}", std::process::id()));
-            Self(Directory::open(&path).unwrap())
+            Self(LockedDirectory::open(&path).unwrap())
         }
     }
 
@@ -326,8 +331,8 @@ mod tests {
         }
     }
 
-    fn read(directory: &Directory, name: &str) -> io::Result<Vec<Vec<u8>>> {
-        super::read(directory, name).map(|found| found.frames)
+    fn read(directory: &LockedDirectory, name: &str) -> io::Result<Vec<Vec<u8>>> {
+        super::read(directory, name).map(|found| found.records)
     }
 
     #[test]
@@ -335,8 +340,8 @@ mod tests {
         let temporary = Temporary::new("cut");
         let (directory, path) = (&temporary.0, temporary.0.path().join("file"));
         let mut appender = Appender::open(directory, "file").unwrap();
-        for frame in [Raw(b"one"), Raw(b""), Raw(b"three")] {
-            appender.add(&frame).unwrap();
+        for record in [RawBytes(b"one"), RawBytes(b""), RawBytes(b"three")] {
+            appender.add(&record).unwrap();
         }
         appender.write().unwrap();
         let bytes = fs::read(&path).unwrap();
@@ -347,7 +352,7 @@ mod tests {
             let expected = [11, 19, 32].iter().filter(|end| **end <= length).count();
             assert_eq!(found, expected, "{length}");
             let mut again = Appender::open(directory, "file").unwrap();
-            again.add(&Raw(b"more")).unwrap();
+            again.add(&RawBytes(b"more")).unwrap();
             again.write().unwrap();
             assert_eq!(read(directory, "file").unwrap().len(), expected + 1, "{length}");
             assert_eq!(read(directory, "file").unwrap().last().unwrap(), b"more");
@@ -364,7 +369,7 @@ mod tests {
             super::read(directory, "file").unwrap().damage.map(|damage| damage.to_string())
         };
         assert_eq!(damage(&|_| ()), None);
-        for (change, told) in [
+        for (change, expected) in [
             (
                 &(|bytes: &mut Vec<u8>| bytes[15] ^= 1) as &dyn Fn(&mut Vec<u8>),
                 "the checksum is wrong of the entry at byte 11 of 32",
@@ -373,10 +378,10 @@ mod tests {
             (&|bytes| bytes.truncate(31), "it is cut off in the entry at byte 19 of 31"),
             (&|bytes| bytes[31] ^= 128, "the checksum is wrong of the entry at byte 19 of 32"),
         ] {
-            assert_eq!(damage(change).as_deref(), Some(told));
+            assert_eq!(damage(change).as_deref(), Some(expected));
         }
-        let mut new = Frames::default();
-        new.add(&Raw(b"new")).unwrap();
+        let mut new = RecordBuffer::default();
+        new.add(&RawBytes(b"new")).unwrap();
         replace(directory, "file", [&new]).unwrap();
         assert_eq!(read(directory, "file").unwrap(), [b"new"]);
     }
@@ -386,20 +391,20 @@ mod tests {
         let temporary = Temporary::new("gone");
         let directory = &temporary.0;
         let mut appender = Appender::open(directory, "file").unwrap();
-        appender.add(&Raw(b"one")).unwrap();
-        appender.add(&Raw(b"two")).unwrap();
+        appender.add(&RawBytes(b"one")).unwrap();
+        appender.add(&RawBytes(b"two")).unwrap();
         appender.write().unwrap();
         let before = appender.bytes();
-        appender.add(&Raw(b"three")).unwrap();
+        appender.add(&RawBytes(b"three")).unwrap();
         appender.write().unwrap();
         assert!(appender.bytes() > before);
-        appender.add(&Raw(b"five")).unwrap();
-        appender.cut(before).unwrap();
-        appender.add(&Raw(b"six")).unwrap();
+        appender.add(&RawBytes(b"five")).unwrap();
+        appender.truncate(before).unwrap();
+        appender.add(&RawBytes(b"six")).unwrap();
         appender.write().unwrap();
         assert_eq!(
             read(directory, "file").unwrap(),
-            ["one", "two", "six"].map(|frame| frame.as_bytes().to_vec())
+            ["one", "two", "six"].map(|record| record.as_bytes().to_vec())
         );
     }
 }

@@ -1,0 +1,429 @@
+//! Records of logs of any size on their way into their order, in bounded memory.
+//!
+//! Each thread that reads lines collects records in a [`SortBuffer`]. A part that is full is sorted and becomes a run of
+//! bytes. Runs stay in memory up to a limit; those beyond it are written to a temporary file. When there are as many of
+//! these as can be read together, they become one. In the end all runs are merged.
+//!
+//! Two kinds of records cannot be put in their place before all logs have been read, and wait apart: active ones, as a
+//! flow's last record may move them, and those of an agent's stop, as no record is seen after the end of the history.
+
+use std::{
+    collections::HashMap,
+    io, mem,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use mailflow_common::FlowKey;
+
+use super::{
+    RecordTiming, TimedRecord,
+    merge::{RunMerge, SortedRecords},
+    record_encoding,
+    run::{RecordRun, RunFile},
+};
+use crate::offline::flowlog::LogRecord;
+use mailflow_engine::{flow::RecordReason, time::Time};
+
+/// Bounds of the memory that sorting takes.
+#[derive(Clone, Copy, Debug)]
+pub struct SorterLimits {
+    /// Bytes of sorted records; what is more is written to a temporary file.
+    pub memory: usize,
+    /// Records that a thread collects before it sorts them.
+    pub records_per_buffer: usize,
+    /// Runs in a temporary file that are read together.
+    pub merge_width: usize,
+    /// Active records whose flows' ends are looked for at once.
+    pub active: usize,
+}
+
+impl SorterLimits {
+    /// As docs/backtest.md states them.
+    pub const DEFAULT: SorterLimits =
+        SorterLimits { memory: 256 << 20, records_per_buffer: 1 << 15, merge_width: 128, active: 1 << 17 };
+}
+
+/// Sorts the records of several logs.
+#[derive(Debug)]
+pub struct RecordSorter {
+    timing: RecordTiming,
+    limits: SorterLimits,
+    pending: Mutex<PendingRuns>,
+}
+
+/// Records that wait for their turn.
+#[derive(Debug, Default)]
+struct PendingRuns {
+    /// The latest moment of which a record tells.
+    end: Time,
+    /// Parts that are not full.
+    parts: Vec<Vec<TimedRecord>>,
+    /// Bytes in memory.
+    bytes_in_memory: usize,
+    sorted: Vec<RecordRun>,
+    /// Sorted runs in files, and those that were made of many of these, and so on.
+    run_files: Vec<(RunFile, Vec<RecordRun>)>,
+    /// Active records, in no order.
+    active: Vec<RecordRun>,
+    /// Records of an agent's stop, in no order.
+    shutdown_records: Vec<RecordRun>,
+    unsorted: RunFile,
+    /// The reason why a record could not be kept.
+    write_error: Option<io::Error>,
+}
+
+/// Records that one thread collects.
+pub struct SortBuffer<'a> {
+    sorter: &'a RecordSorter,
+    records: Vec<TimedRecord>,
+    end: Time,
+}
+
+impl RecordSorter {
+    /// Without any record yet.
+    pub fn new(timing: RecordTiming, limits: SorterLimits) -> Self {
+        Self { timing, limits, pending: Mutex::default() }
+    }
+
+    /// Returns a place for the records of one thread.
+    pub fn part(&self) -> SortBuffer<'_> {
+        let records = self.pending().parts.pop().unwrap_or_default();
+        SortBuffer { sorter: self, records, end: Time::ZERO }
+    }
+
+    /// Returns false once a record could not be kept: [`RecordSorter::sorted`] says why.
+    pub fn has_not_failed(&self) -> bool {
+        self.pending().write_error.is_none()
+    }
+
+    /// Returns all records in their order, and the end of the history: no record tells of a later moment.
+    ///
+    /// # Errors
+    /// A temporary file cannot be written or read.
+    pub fn sorted(self) -> io::Result<(SortedRecords, Time)> {
+        let mut pending = self.pending.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let limits = &self.limits;
+        for mut part in mem::take(&mut pending.parts) {
+            let (sorted, active, shutdown_records) = runs(&mut part);
+            pending.store(limits, sorted, active, shutdown_records)?;
+        }
+        if let Some(error) = pending.write_error {
+            return Err(error);
+        }
+        pending.place_active(limits)?;
+        pending.place_stopped(limits)?;
+        let PendingRuns { end, sorted, run_files, .. } = pending;
+        let runs = sorted.into_iter().chain(run_files.into_iter().flat_map(|(_, runs)| runs));
+        Ok((SortedRecords::new(RunMerge::new(runs)?), end))
+    }
+
+    fn pending(&self) -> MutexGuard<'_, PendingRuns> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl SortBuffer<'_> {
+    /// Adds a record.
+    pub fn push(&mut self, entry: LogRecord) {
+        let (record, latest) = self.sorter.timing.record(entry);
+        self.end = self.end.max(latest);
+        self.records.push(record);
+        if self.records.len() >= self.sorter.limits.records_per_buffer {
+            let (sorted, active, shutdown_records) = runs(&mut self.records);
+            let mut pending = self.sorter.pending();
+            if pending.write_error.is_none()
+                && let Err(error) = pending.store(&self.sorter.limits, sorted, active, shutdown_records)
+            {
+                pending.write_error = Some(error);
+            }
+        }
+    }
+}
+
+impl Drop for SortBuffer<'_> {
+    fn drop(&mut self) {
+        let mut pending = self.sorter.pending();
+        pending.end = pending.end.max(self.end);
+        pending.parts.push(mem::take(&mut self.records));
+    }
+}
+
+/// Takes records as bytes: sorted ones, active ones, and those of an agent's stop.
+fn runs(records: &mut Vec<TimedRecord>) -> (Vec<u8>, Vec<u8>, Vec<u8>) {
+    let (mut sorted, mut active, mut shutdown_records) = (Vec::new(), Vec::new(), Vec::new());
+    let mut order_keys = Vec::with_capacity(records.len());
+    for (place, record) in (0_u32..).zip(records.iter()) {
+        match record.record.reason {
+            RecordReason::Active => record_encoding::write(&mut active, record),
+            RecordReason::Shutdown => record_encoding::write(&mut shutdown_records, record),
+            RecordReason::Closed | RecordReason::Idle => {
+                order_keys.push((record.at, record.record.time(), place));
+            }
+        }
+    }
+    // Places instead of records, which are far larger.
+    order_keys.sort_unstable_by(|one, other| {
+        (one.0, one.1).cmp(&(other.0, other.1)).then_with(|| {
+            let [one, other] = [one, other].map(|order_key| records.get(order_key.2 as usize));
+            one.zip(other).map_or(std::cmp::Ordering::Equal, |(one, other)| one.order(other))
+        })
+    });
+    for record in order_keys.iter().filter_map(|order_key| records.get(order_key.2 as usize)) {
+        record_encoding::write(&mut sorted, record);
+    }
+    for bytes in [&mut sorted, &mut active, &mut shutdown_records] {
+        bytes.shrink_to_fit();
+    }
+    records.clear();
+    (sorted, active, shutdown_records)
+}
+
+/// Writes merged runs to a file, for [`RunFile::run`].
+fn append(spill: &mut RunFile, mut merge: RunMerge) -> io::Result<u64> {
+    /// Bytes that are written at once.
+    const WRITTEN: usize = 1 << 20;
+    let mut bytes = Vec::new();
+    let from = spill.append(&bytes)?;
+    while let Some(record) = merge.take()? {
+        record_encoding::write(&mut bytes, &record);
+        if bytes.len() >= WRITTEN {
+            spill.append(&bytes)?;
+            bytes.clear();
+        }
+    }
+    spill.append(&bytes)?;
+    Ok(from)
+}
+
+impl PendingRuns {
+    fn store(
+        &mut self,
+        limits: &SorterLimits,
+        sorted: Vec<u8>,
+        active: Vec<u8>,
+        shutdown_records: Vec<u8>,
+    ) -> io::Result<()> {
+        self.store_sorted(limits, sorted)?;
+        for (bytes, is_active) in [(active, true), (shutdown_records, false)] {
+            if bytes.is_empty() {
+                continue;
+            }
+            let run = if self.bytes_in_memory + bytes.len() <= limits.memory {
+                self.bytes_in_memory += bytes.len();
+                Some(RecordRun::in_memory(bytes))
+            } else {
+                let from = self.unsorted.append(&bytes)?;
+                self.unsorted.run(from)
+            };
+            if is_active { &mut self.active } else { &mut self.shutdown_records }.extend(run);
+        }
+        Ok(())
+    }
+
+    fn store_sorted(&mut self, limits: &SorterLimits, bytes: Vec<u8>) -> io::Result<()> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        if self.bytes_in_memory + bytes.len() <= limits.memory {
+            self.bytes_in_memory += bytes.len();
+            self.sorted.push(RecordRun::in_memory(bytes));
+            return Ok(());
+        }
+        self.spill(limits, &bytes)
+    }
+
+    /// Writes a run to a file. Where those of a level are as many as are read together, they become one of the next.
+    fn spill(&mut self, limits: &SorterLimits, bytes: &[u8]) -> io::Result<()> {
+        let mut many: Option<RunMerge> = None;
+        for level in 0.. {
+            if self.run_files.len() <= level {
+                self.run_files.resize_with(level + 1, Default::default);
+            }
+            let Some((spill, runs)) = self.run_files.get_mut(level) else { break };
+            let from = match many.take() {
+                None => spill.append(bytes)?,
+                Some(merge) => append(spill, merge)?,
+            };
+            runs.extend(spill.run(from));
+            if runs.len() < limits.merge_width {
+                break;
+            }
+            spill.end();
+            many = Some(RunMerge::new(mem::take(runs))?);
+        }
+        Ok(())
+    }
+
+    /// A flow's active records were made before its last one, also where the agent that made them did so at other
+    /// intervals than are configured here: seen after it, they would be another flow's.
+    fn place_active(&mut self, limits: &SorterLimits) -> io::Result<()> {
+        let mut records = Vec::new();
+        for run in mem::take(&mut self.active) {
+            self.bytes_in_memory -= run.bytes_in_memory();
+            let mut reader = run.reader();
+            while reader.peek()?.is_some() {
+                records.push(reader.take()?);
+                if records.len() >= limits.active {
+                    self.place_some_active(limits, &mut records)?;
+                }
+            }
+        }
+        self.place_some_active(limits, &mut records)
+    }
+
+    fn place_some_active(&mut self, limits: &SorterLimits, records: &mut Vec<TimedRecord>) -> io::Result<()> {
+        if records.is_empty() {
+            return Ok(());
+        }
+        let flow = |record: &TimedRecord| (record.record.flow.key, record.record.flow.first);
+        let mut endpoints: HashMap<(FlowKey, Time), Time> =
+            records.iter().map(|record| (flow(record), Time::END)).collect();
+        // Active ones that were placed before are among them, and are none.
+        let run_files = self.run_files.iter().flat_map(|(_, runs)| runs);
+        for run in self.sorted.iter().chain(run_files).chain(&self.shutdown_records) {
+            let mut reader = run.clone().reader();
+            while reader.peek()?.is_some() {
+                let other = reader.take()?;
+                if other.record.reason != RecordReason::Active
+                    && let Some(end) = endpoints.get_mut(&flow(&other))
+                {
+                    *end = other.at.min(*end);
+                }
+            }
+        }
+        for record in records.iter_mut() {
+            if let Some(end) = endpoints.get(&flow(record)) {
+                record.at = record.at.min(*end);
+            }
+        }
+        self.place(limits, records)
+    }
+
+    /// Nothing is seen after the end of the history.
+    fn place_stopped(&mut self, limits: &SorterLimits) -> io::Result<()> {
+        let mut records = Vec::new();
+        for run in mem::take(&mut self.shutdown_records) {
+            self.bytes_in_memory -= run.bytes_in_memory();
+            let mut reader = run.reader();
+            while reader.peek()?.is_some() {
+                let record = reader.take()?;
+                records.push(TimedRecord { at: record.at.min(self.end), ..record });
+                if records.len() >= limits.records_per_buffer {
+                    self.place(limits, &mut records)?;
+                }
+            }
+        }
+        self.place(limits, &mut records)
+    }
+
+    fn place(&mut self, limits: &SorterLimits, records: &mut Vec<TimedRecord>) -> io::Result<()> {
+        records.sort_unstable_by(TimedRecord::order);
+        let mut bytes = Vec::new();
+        records.drain(..).for_each(|record| record_encoding::write(&mut bytes, &record));
+        self.store_sorted(limits, bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::{prelude::*, strategy::ValueTree};
+
+    use super::{super::FlowTimeline, *};
+    use crate::offline::flowlog::LogOrigin;
+    use mailflow_engine::{
+        flow::{Direction, Flow, FlowRecord},
+        inputs::Inputs,
+        settings::Timeouts,
+    };
+
+    /// Little enough that each limit is reached with a few records.
+    const SMALL: SorterLimits =
+        SorterLimits { memory: 400, records_per_buffer: 3, merge_width: 2, active: 2 };
+
+    fn timing() -> RecordTiming {
+        let seconds = Duration::from_secs;
+        let timeouts =
+            Timeouts { closed: seconds(5), idle: seconds(20), unanswered: seconds(9), active: seconds(30) };
+        RecordTiming { timeouts, poll_interval: seconds(1) }
+    }
+
+    /// Records of few flows at few moments, so that some are equal and some differ in little.
+    fn entry() -> impl Strategy<Value = LogRecord> {
+        let reason = prop::sample::select(&RecordReason::ALL);
+        let origin = prop::sample::select(vec![LogOrigin::Mailflow, LogOrigin::Mailflow, LogOrigin::Zeek]);
+        (reason, origin, 0..6_u8, 0..3_u64, 0..90_u64, 0..3_u8).prop_map(
+            |(reason, origin, client, first, age, facts)| {
+                let mut flow = Flow {
+                    key: FlowKey {
+                        client: std::net::IpAddr::from([10, 0, 0, client]).into(),
+                        ..FlowKey::default()
+                    },
+                    up: Direction::default(),
+                    down: Direction::default(),
+                    first: Time::from_nanos((1_000 + first * 40) * 1_000_000_000),
+                    messages: 0,
+                    rejected: 0,
+                    mac: None,
+                    interface: None,
+                    facts: Default::default(),
+                };
+                flow.up.last = Some(flow.first + Duration::from_secs(age));
+                (flow.facts.syn, flow.facts.reset) = (1, facts);
+                let (app, complete, inputs) = (mailflow_common::App::Smtp, true, Inputs::all());
+                LogRecord { record: FlowRecord { flow, app, reason, complete, inputs }, origin }
+            },
+        )
+    }
+
+    fn sorted(sorter: RecordSorter) -> (Vec<TimedRecord>, u64, Time) {
+        let (sorted, end) = sorter.sorted().unwrap();
+        let mut records = Vec::new();
+        let duplicates = sorted.for_each(|some| records.extend_from_slice(some)).unwrap();
+        (records, duplicates, end)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// By whichever threads records were collected, and wherever they waited.
+        #[test]
+        fn the_order_is_that_of_a_history_in_memory(entries in prop::collection::vec(entry(), 0..60)) {
+            let mut history = FlowTimeline::new(timing());
+            entries.iter().for_each(|entry| history.push(entry.clone()));
+            let end = history.end();
+            let (records, duplicates) = history.ordered();
+            for limits in [SMALL, SorterLimits { memory: 4_000, ..SMALL }, SorterLimits::DEFAULT] {
+                let sorter = RecordSorter::new(timing(), limits);
+                {
+                    let (mut one, mut other) = (sorter.part(), sorter.part());
+                    for (number, entry) in entries.iter().enumerate() {
+                        if number % 3 == 0 { &mut one } else { &mut other }.push(entry.clone());
+                    }
+                }
+                prop_assert!(sorter.has_not_failed());
+                prop_assert_eq!(sorted(sorter), (records.clone(), duplicates, end));
+            }
+        }
+    }
+
+    #[test]
+    fn runs_in_files_become_few() {
+        let sorter = RecordSorter::new(timing(), SMALL);
+        let mut part = sorter.part();
+        let mut runner = proptest::test_runner::TestRunner::deterministic();
+        for _ in 0..1_000 {
+            part.push(entry().new_tree(&mut runner).unwrap().current());
+        }
+        drop(part);
+        let pending = sorter.pending();
+        assert!(pending.bytes_in_memory <= SMALL.memory);
+        // 1,000 / 3 runs, two of which become one at each of eight levels or so.
+        let runs: Vec<usize> = pending.run_files.iter().map(|(_, runs)| runs.len()).collect();
+        assert!(
+            (5..=9).contains(&runs.len()) && runs.iter().all(|runs| *runs < SMALL.merge_width),
+            "{runs:?}"
+        );
+    }
+}
