@@ -148,7 +148,7 @@ fn log_changes(previous: &Networks, now: &Networks) {
     }
     info!(
         networks = now.networks().len(),
-        previous = previous.networks().len(),
+        before = previous.networks().len(),
         "internal networks read again"
     );
 }

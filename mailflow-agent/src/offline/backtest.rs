@@ -1,4 +1,4 @@
-//! Flow logs instead of an interface: the rules over what was logged, in event time.
+//! Backtest: evaluates the rules on flow logs, in event time.
 
 use std::{
     path::{Path, PathBuf},
@@ -26,21 +26,21 @@ use crate::{
 use mailflow_engine::time::Epoch;
 use mailflow_kernel::clock;
 
-/// How long what is waiting to be written may take at the end.
+/// Longest time that the outputs may take at the end to write their queues.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(60);
-/// Logs tell the wall clock's time.
+/// Clock offset of a backtest: times in logs are times of the wall clock.
 pub(crate) const LOG_CLOCK_OFFSET: Epoch = Epoch::from_unix_nanos(0);
 
-/// How a backtest went.
+/// Counts of a backtest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BacktestSummary {
-    /// Records that the rules saw.
+    /// Records that the rules evaluated.
     pub records: u64,
     /// Lines of other event types.
     pub other_events: u64,
     /// Flows that the agent would not count: to other ports, or of other protocols.
     pub not_watched: u64,
-    /// Records that stood in the logs before.
+    /// Repeated records, which were left out.
     pub repeated: u64,
     /// Lines that could not be read.
     pub unreadable: u64,
@@ -48,10 +48,10 @@ pub struct BacktestSummary {
     pub damaged: u64,
 }
 
-/// Evaluates the rules on flow logs as one history.
+/// Evaluates the rules on flow logs, merged into one timeline. Logs and counts what cannot be read.
 ///
 /// # Errors
-/// The alerts cannot be written. What cannot be read of the logs is logged and counted.
+/// Fails if the alerts cannot be written, or the records not be sorted.
 pub fn run(
     config: &Config,
     logs: &[PathBuf],
@@ -84,7 +84,7 @@ pub fn run(
     Ok(result)
 }
 
-/// Reads flow logs as one history. What cannot be read is logged and counted.
+/// Reads flow logs into a sorter, for one timeline. Logs and counts what cannot be read.
 pub(crate) fn read(
     config: &Config,
     logs: &[PathBuf],
@@ -117,7 +117,7 @@ struct LogReader<'a> {
 impl LogReader<'_> {
     fn read_log(&mut self, path: &Path) {
         let Self { context, sorter, progress, result } = self;
-        // Otherwise it is known already that this fails.
+        // The sorter keeps its error for `RecordSorter::sorted`; reading on would be in vain.
         if !sorter.has_not_failed() {
             return;
         }

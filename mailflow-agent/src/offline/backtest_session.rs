@@ -1,4 +1,4 @@
-//! The engine's explanations in the words of the control socket: of a running agent, and of flow logs.
+//! `explain` and `suggest`, as messages of the control protocol: of the running agent, and of flow logs.
 
 use std::{net::IpAddr, path::PathBuf};
 
@@ -22,37 +22,36 @@ use mailflow_engine::{
 use mailflow_kernel::clock;
 
 impl Pipeline {
-    /// All there is to say of a source.
+    /// Explains the state of the rules and the recent flows of a source.
     pub(crate) fn explain(&self, source: IpAddr, flows: usize) -> Explained {
         explained(&self.engine().explain(source, clock::now(), flows), clock::epoch())
     }
 
-    /// What an allow-list might name.
+    /// Suggests allow-list entries.
     pub(crate) fn suggest(&self) -> Vec<Suggested> {
         suggested(self.engine())
     }
 }
 
-/// Flow logs as one history that the rules have seen.
+/// Engine that has evaluated flow logs, for `explain` and `suggest`.
 #[derive(Debug)]
 pub struct BacktestSession {
     engine: Engine,
     end: Time,
-    /// How it went.
+    /// Counts of what was read.
     pub summary: BacktestSummary,
 }
 
 impl BacktestSession {
-    /// Reads `logs` and lets the rules see them, as a backtest does. What cannot be read of the logs is
-    /// logged and counted.
+    /// Reads `logs` and evaluates the rules on them, as a backtest does. Logs and counts what cannot be read.
     ///
     /// # Errors
-    /// A temporary file for the records cannot be written or read.
+    /// Fails if a temporary file for the records cannot be written or read.
     pub fn read(config: &Config, logs: &[PathBuf], options: &LogOptions) -> Result<Self> {
         let (sorter, summary) = backtest::read(config, logs, options);
         let settings = Settings { limits: RuleLimits::WIDEST, ..config.engine.clone() };
         let mut engine = Engine::new(settings);
-        // What explains all records holds them all: there is no sense in a bound.
+        // An explanation of all records holds all of them anyway, so a bound saves no memory.
         engine.remember_all();
         let (sorted, end) = sorter.sorted()?;
         sorted.for_each(|records| {
@@ -64,17 +63,18 @@ impl BacktestSession {
         Ok(Self { engine, end, summary })
     }
 
-    /// All there is to say of a source, as it was at the end of the logs.
+    /// Explains the state of the rules and the recent flows of a source, at the end of the logs.
     pub fn explain(&self, source: IpAddr, flows: usize) -> Explained {
         explained(&self.engine.explain(source, self.end, flows), LOG_CLOCK_OFFSET)
     }
 
-    /// What an allow-list might name.
+    /// Suggests allow-list entries.
     pub fn suggest(&self) -> Vec<Suggested> {
         suggested(&self.engine)
     }
 
-    /// Attempts of which the logs do not tell whether mail was delivered, and all attempts.
+    /// Returns the number of attempts for which the logs do not show whether mail was delivered, and of all
+    /// attempts.
     pub fn count_unknown_outcomes(&self) -> (u64, u64) {
         self.engine.undelivered_or_not()
     }

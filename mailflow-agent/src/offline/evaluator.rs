@@ -1,4 +1,4 @@
-//! Rules over records that do not tell everything.
+//! Evaluation of rules on flow logs, whose records may lack fields that rules need.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -13,18 +13,19 @@ use mailflow_engine::{
     time::Time,
 };
 
-/// Records that a rule, or a term of its condition, could not judge.
+/// Number of records that a rule, or a term of its condition, could not evaluate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct NotEvaluable {
     pub(crate) rule: Arc<str>,
-    /// The term, where the rule's other terms could.
+    /// The term, if other terms of the rule could evaluate the records.
     pub(crate) term: Option<String>,
-    /// What they lack.
+    /// Fields that the records lack.
     pub(crate) missing: Inputs,
     pub(crate) records: u64,
 }
 
-/// The rules, and what they could not judge. The engine leaves out what a record does not tell.
+/// Engine with the rules, and counts of the records that they cannot evaluate. The engine ignores fields
+/// that a record lacks.
 pub(crate) struct BacktestEvaluator {
     engine: Engine,
     settings: Settings,
@@ -32,9 +33,9 @@ pub(crate) struct BacktestEvaluator {
     not_evaluable: BTreeMap<(usize, Option<usize>, Inputs), u64>,
 }
 
-/// What a rule must be told.
+/// Fields that a rule needs.
 struct RuleRequirements {
-    /// Of a flow's ends and kind: what every record tells.
+    /// Match of the rule without the parts for which a record may lack the fields.
     ends: Match,
     sessions_only: bool,
     needs: Inputs,
@@ -51,14 +52,14 @@ impl BacktestEvaluator {
         });
         Self {
             rules: rules.collect(),
-            // What was logged is bounded by the log, and each alert is wanted.
+            // The size of the log bounds memory, and no alert is to be dropped.
             engine: Engine::new(Settings { limits: RuleLimits::WIDEST, ..settings.clone() }),
             settings: settings.clone(),
             not_evaluable: BTreeMap::new(),
         }
     }
 
-    /// Lets the rules see records; hands on what comes of each.
+    /// Evaluates the rules on records, and emits the effects of each.
     pub(crate) fn ingest(&mut self, records: &[TimedRecord], mut emit: impl FnMut(&Effects)) {
         let mut effects = Effects::default();
         for batch in records.chunks(Engine::AHEAD) {
@@ -74,12 +75,12 @@ impl BacktestEvaluator {
         }
     }
 
-    /// Lets time pass.
+    /// Advances time to `now`, and emits the effects.
     pub(crate) fn tick(&mut self, now: Time, mut emit: impl FnMut(&Effects)) {
         emit(&self.engine.tick(now));
     }
 
-    /// What could not be judged, in the order of the rules and their terms.
+    /// Returns the counts of records that could not be evaluated, in the order of the rules and their terms.
     pub(crate) fn not_evaluable(&self) -> Vec<NotEvaluable> {
         let describe = |((rule, term, missing), records): (&(usize, Option<usize>, Inputs), &u64)| {
             let rule = self.settings.rules.get(*rule)?;
@@ -89,7 +90,7 @@ impl BacktestEvaluator {
         self.not_evaluable.iter().filter_map(describe).collect()
     }
 
-    /// Counts a record for the rules, or terms, that it would matter to but does not tell what they need.
+    /// Counts a record for each rule or term that it would match, but whose fields it lacks.
     fn count_not_evaluable(&mut self, record: &FlowRecord) {
         let ends = Ends::of(&record.flow, &self.settings.internal);
         for (rule, requirements) in self.rules.iter().enumerate() {
@@ -108,7 +109,7 @@ impl BacktestEvaluator {
             {
                 continue;
             }
-            // A rule of one term stands for it.
+            // A rule of one term is reported as the rule.
             let single = requirements.terms.len() == 1;
             for (rule, term, missing) in missed {
                 let term = term.filter(|_| !single);
@@ -118,7 +119,7 @@ impl BacktestEvaluator {
     }
 }
 
-/// Returns true if the record tells that there was no session.
+/// Returns true if the record shows that the connection was not established.
 fn has_no_session(FlowRecord { flow, inputs, .. }: &FlowRecord) -> bool {
     inputs.contains(Inputs::SYN | Inputs::SYN_ACK) && (flow.facts.syn == 0 || flow.facts.syn_ack == 0)
 }

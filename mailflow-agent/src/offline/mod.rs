@@ -1,4 +1,4 @@
-//! Runs over recorded input: captures, flow logs and rule tests.
+//! Commands on recorded input: captures, flow logs and rule tests.
 
 pub mod backtest;
 pub mod backtest_session;

@@ -1,5 +1,5 @@
-//! A capture instead of an interface: each frame through the loaded XDP program, with the capture's
-//! time as the clock.
+//! Replay: runs the frames of captures through the loaded XDP program, with the time of the capture as the
+//! clock.
 
 use std::{
     path::{Path, PathBuf},
@@ -32,44 +32,44 @@ use mailflow_engine::{
 use mailflow_kernel::clock;
 use mailflow_kernel::{self, Kernel, Programs};
 
-/// How long what is waiting to be written may take at the end.
+/// Longest time that the outputs may take at the end to write their queues.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(60);
-/// A capture's time is the wall clock's.
+/// Clock offset of a replay: times in captures are times of the wall clock.
 const CAPTURE_CLOCK_OFFSET: Epoch = Epoch::from_unix_nanos(0);
-/// Enough of a frame for its headers and the payload that is looked into.
+/// Number of bytes of a frame that hold its headers and the inspected payload.
 const HEAD_BYTES: usize = 2_048;
-/// The program tells times apart by words of ticks, which suffices for 24 days. Before the clock leaps by more
-/// than this, the flows before it end.
+/// Largest step of the clock that the program can process: its 32-bit ticks wrap after 24 days. All flows
+/// end before a larger step.
 const MAX_CLOCK_STEP: Duration = Duration::from_secs(24 * 60 * 60);
-/// By so much frames of one capture may be out of order, as those of several queues are.
+/// Largest disorder that is normal in a capture, as of frames from several queues.
 const MAX_REORDER: Duration = Duration::from_secs(1);
-/// Shorter frames have no ethertype, and the kernel takes none of them.
+/// Smallest frame: a shorter one has no ethertype, and the kernel rejects it.
 const MIN_FRAME_BYTES: usize = 14;
 
-/// How a replay went.
+/// Counts of a replay.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ReplaySummary {
-    /// Frames that went through the program.
+    /// Frames that the program processed.
     pub frames: u64,
-    /// Frames of link types that carry no IP, and frames without an ethertype.
+    /// Frames whose link type carries no IP or is not supported, and frames without an ethertype.
     pub skipped: u64,
     /// Captures that could not be read to their end.
     pub damaged: u64,
 }
 
-/// What is done beyond the capture's end.
+/// Processing after the end of the input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EndOfInput {
-    /// Nothing: flows still open get their record.
+    /// Ends at the last time of the input. Open flows get a final record.
     Stop,
-    /// Time goes on to the end of the longest window.
+    /// Advances time to the end of the longest window.
     Drain,
 }
 
-/// Replays captures, the one that begins first before the others, as one history.
+/// Replays captures as one timeline, in the order of their first frames.
 ///
 /// # Errors
-/// It cannot start, or the kernel refuses to go on.
+/// Fails if the program cannot be loaded, or the kernel fails during the replay.
 pub fn run(
     config: &Config,
     role: Role,
@@ -103,19 +103,20 @@ pub fn run(
     Ok(result)
 }
 
-/// Captures in the order in which they begin: a shell puts `cap10` before `cap2`. What can be read only once, as a
-/// pipe, is read where it stands.
+/// Sorts captures by their first frame, as a shell puts `cap10` before `cap2`. Keeps the order if one of
+/// them can be read only once, as a pipe.
 fn sort_by_begin(captures: &[PathBuf]) -> Vec<PathBuf> {
     let mut ordered = captures.to_vec();
     if captures.iter().all(|path| path.is_file()) {
-        // What cannot be read is told of when it is its turn.
+        // An unreadable capture is reported when the replay reaches it.
         let begin = |path: &PathBuf| Some(Capture::open(path).ok()?.next_frame().ok()??.time);
         ordered.sort_by_cached_key(begin);
     }
     ordered
 }
 
-/// Why frames were not counted to a flow, and how many: with those that were, they are all.
+/// Formats the number of frames by the reason why they were not counted to a flow. With the counted frames
+/// they are all frames.
 fn format_uncounted(totals: &Totals) -> Option<String> {
     let counts = Reason::ALL.into_iter().map(|reason| (reason.name(), totals.reason(reason)));
     let counts: Vec<String> =
@@ -123,7 +124,7 @@ fn format_uncounted(totals: &Totals) -> Option<String> {
     (!counts.is_empty()).then(|| counts.join(", "))
 }
 
-/// Why a capture was left.
+/// Reason why a capture was not read to its end.
 enum ReplayError {
     Capture(CaptureError),
     Other(anyhow::Error),
@@ -147,11 +148,11 @@ struct Replay {
     outputs: Outputs,
     program: &'static str,
     poll_interval: Duration,
-    /// After so long without a packet no flow lives.
+    /// Time without a packet after which no flow is open.
     idle_timeout: Duration,
     now: Time,
     next_poll: Time,
-    /// Frames of this capture that are older than what came before them by more than [`MAX_REORDER`].
+    /// Frames of this capture that are older than an earlier one by more than [`MAX_REORDER`].
     late_frames: u64,
 }
 
@@ -160,7 +161,7 @@ impl Replay {
         let program = mailflow_kernel::replay_program(role)?;
         Ok(Self {
             kernel: load(config, Programs::One(program), HostScope::Any)?,
-            // Each alert of a capture is wanted.
+            // No alert of a capture is to be dropped.
             engine: Engine::new(Settings { limits: RuleLimits::WIDEST, ..config.engine.clone() }),
             outputs,
             program,
@@ -211,10 +212,10 @@ impl Replay {
     }
 
     fn replay_frame(&mut self, frame: Frame) -> Result<()> {
-        // The program's clock does not go back, whatever order the frames were written in.
+        // The clock of the program never goes back, even if the frames are out of order.
         let time = Time::from_nanos(frame.time);
         let now = self.now.max(time);
-        // A frame without a time (a simple packet block) has that of the one before.
+        // A frame without a time (a simple packet block) has the time of the previous frame.
         if time != Time::ZERO && now.since(time) > MAX_REORDER {
             self.late_frames += 1;
         }
@@ -230,12 +231,12 @@ impl Replay {
         }
         self.kernel.set_now(self.now)?;
         let Frame { bytes, length, .. } = &frame;
-        // Written whole, and not larger than the kernel takes.
+        // The whole frame, if it was captured completely and the kernel accepts its size.
         if bytes.len() >= *length && self.kernel.run(self.program, bytes, None).is_ok() {
             return Ok(());
         }
-        // Otherwise its head, and its length told beside it: what was not captured is no payload of zeros, and
-        // a length that only stands in a file costs no memory.
+        // Otherwise the head and the length on the wire: bytes that were not captured are not zeros, and a
+        // length that is only claimed must not cost memory.
         let length = u32::try_from(bytes.len().max(*length)).unwrap_or(u32::MAX);
         Ok(self.kernel.run_head(self.program, &frame.head(HEAD_BYTES), length).map(drop)?)
     }
@@ -248,7 +249,7 @@ impl Replay {
         .map(drop)
     }
 
-    /// Goes to the end; gives back what the program counted.
+    /// Finishes the replay, and returns the counters of the program.
     fn finish(mut self, config: &Config, end_of_input: EndOfInput) -> Result<Totals> {
         self.poll()?;
         if end_of_input == EndOfInput::Drain {

@@ -1,4 +1,4 @@
-//! Lines of a flow log that were not read: one log line for each reason, with a count.
+//! Unreadable lines of a flow log: one log message for each reason, with a count.
 
 use std::path::Path;
 
@@ -6,10 +6,10 @@ use tracing::{error, warn};
 
 use super::flowlog::LineError;
 
-/// Most reasons with a count of their own in one log.
+/// Largest number of reasons that have their own count, for one log.
 const MAX_REASONS: usize = 20;
 
-/// Counts of the lines of one log that were not read.
+/// Counts of the unreadable lines of one log.
 #[derive(Debug, Default)]
 pub(crate) struct UnreadLines {
     reasons: Vec<UnreadReason>,
@@ -19,20 +19,20 @@ pub(crate) struct UnreadLines {
     pub(crate) one_way: u64,
 }
 
-/// Lines that cannot be read, and why.
+/// Number of unreadable lines of a reason.
 #[derive(Debug)]
 struct UnreadReason {
-    /// In words, without the values.
+    /// Description without values.
     text: String,
     key: String,
     lines: u64,
 }
 
 impl UnreadLines {
-    /// Counts a line that cannot be read. Returns true if it is to be shown, as the first of its reason.
+    /// Counts an unreadable line. Returns true if it is the first of its reason, and so is to be logged.
     pub(crate) fn count_fault(&mut self, error: &LineError) -> bool {
         let text = fault_text(error);
-        // Numbers in it are those of one line.
+        // Numbers in the text belong to one line.
         let key: String = text.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
         let key = squeeze_zeros(&key);
         let room = self.reasons.len() < MAX_REASONS;
@@ -47,7 +47,7 @@ impl UnreadLines {
         false
     }
 
-    /// Logs how many lines were not read, by reason.
+    /// Logs the number of unreadable lines, by reason.
     pub(crate) fn report(&self, path: &Path) {
         let path = path.display();
         for UnreadReason { text, lines, .. } in self.reasons.iter().filter(|reason| reason.lines > 1) {
@@ -65,13 +65,13 @@ impl UnreadLines {
     }
 }
 
-/// A fault without the value that it is about.
+/// Returns the description of an error without the value.
 fn fault_text(error: &LineError) -> String {
-    let text = error.what.find("expected ").map_or(error.what.as_str(), |at| &error.what[at..]);
+    let text = error.message.find("expected ").map_or(error.message.as_str(), |at| &error.message[at..]);
     if error.field.is_empty() { text.to_owned() } else { format!("{}: {text}", error.field) }
 }
 
-/// Zeros in a row as one.
+/// Replaces runs of zeros by a single zero.
 fn squeeze_zeros(text: &str) -> String {
     let mut squeeze_zeros = String::with_capacity(text.len());
     for c in text.chars() {
@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     fn error(field: &str, text: &str) -> LineError {
-        LineError { column: 1, field: field.to_owned(), text: text.to_owned() }
+        LineError { column: 1, field: field.to_owned(), message: text.to_owned() }
     }
 
     #[test]

@@ -51,7 +51,7 @@ pub(crate) struct Checkpointer {
     next: Time,
     poll: Option<JournalRecord>,
     /// How long flows wait for a disk that takes nothing.
-    disk_timeout: Duration,
+    durability_timeout: Duration,
     /// The mark that the pinned tables are ahead of the state, where they are pinned.
     ahead: Option<Ahead>,
     /// The state that the tables are marked as ahead of.
@@ -71,7 +71,7 @@ impl Checkpointer {
             files: Vec::new(),
             next: Time::ZERO,
             poll: None,
-            disk_timeout: Duration::ZERO,
+            durability_timeout: Duration::ZERO,
             ahead: None,
             marked_checkpoint: None,
             failures: WriteFailures::default(),
@@ -90,7 +90,7 @@ impl Checkpointer {
         let mut checkpointer = Self { state_dir, ahead, ..Self::disabled() };
         checkpointer.apply_config(config);
         if let Some(cause) = write_error {
-            checkpointer.failures.note(FailedWrite::Journal, cause, checkpointer.disk_timeout, true);
+            checkpointer.failures.note(FailedWrite::Journal, cause, checkpointer.durability_timeout, true);
             checkpointer.follow_suspension();
         }
         checkpointer
@@ -111,7 +111,7 @@ impl Checkpointer {
             Target::Stdout => None,
         };
         self.files = alerts.chain(flows).flatten().filter_map(file).collect();
-        self.disk_timeout = config.state.durability_timeout;
+        self.durability_timeout = config.state.durability_timeout;
         if let Some(state_dir) = &mut self.state_dir {
             state_dir.set_limits(config.state.limits);
         }
@@ -134,13 +134,13 @@ impl Checkpointer {
             return Ok(());
         }
         let first = self.poll.take();
-        let policy = self.failures.policy(self.disk_timeout);
+        let policy = self.failures.policy(self.durability_timeout);
         let result = state_dir.append(first.iter().cloned().chain(entries), policy);
         if result.is_err() {
             (self.poll, self.journal_failed) = (first, true);
         }
         if let Some(cause) = state_dir.take_cause() {
-            self.failures.note(FailedWrite::Journal, cause, self.disk_timeout, true);
+            self.failures.note(FailedWrite::Journal, cause, self.durability_timeout, true);
         }
         self.follow_suspension();
         self.note_failure(result)
@@ -153,7 +153,7 @@ impl Checkpointer {
 
     /// From now on flows leave the kernel's table although nothing can be written: at the end nothing may wait.
     pub(crate) fn stop_waiting(&mut self) {
-        self.disk_timeout = Duration::ZERO;
+        self.durability_timeout = Duration::ZERO;
     }
 
     fn is_in_memory(&self) -> bool {
@@ -171,7 +171,7 @@ impl Checkpointer {
             Ok(()) if !self.journal_failed => self.failures.journal_recovered(),
             Ok(()) => {}
             Err(_) => {
-                if self.failures.policy(self.disk_timeout) == WriteFailurePolicy::KeepInMemory {
+                if self.failures.policy(self.durability_timeout) == WriteFailurePolicy::KeepInMemory {
                     state_dir.suspend();
                 }
             }
@@ -269,7 +269,12 @@ impl Checkpointer {
             }
             Err(error) => {
                 let in_memory = self.is_in_memory();
-                self.failures.note(FailedWrite::Checkpoint, error.to_string(), self.disk_timeout, in_memory);
+                self.failures.note(
+                    FailedWrite::Checkpoint,
+                    error.to_string(),
+                    self.durability_timeout,
+                    in_memory,
+                );
                 // It may be the state that could be replaced, and the journal that could not.
                 self.follow_suspension();
             }
@@ -280,7 +285,7 @@ impl Checkpointer {
     fn note_failure(&mut self, result: io::Result<()>) -> io::Result<()> {
         if let Err(error) = &result {
             let in_memory = self.is_in_memory();
-            self.failures.note(FailedWrite::Journal, error.to_string(), self.disk_timeout, in_memory);
+            self.failures.note(FailedWrite::Journal, error.to_string(), self.durability_timeout, in_memory);
         }
         result
     }

@@ -71,9 +71,11 @@ impl WriteFailures {
     }
 
     /// What becomes of entries that cannot be written now: after the patience they are kept in memory.
-    pub(crate) fn policy(&self, disk_timeout: Duration) -> WriteFailurePolicy {
+    pub(crate) fn policy(&self, durability_timeout: Duration) -> WriteFailurePolicy {
         let since = self.ongoing.as_ref().and_then(|now| now.journal_since);
-        if disk_timeout.is_zero() || since.is_some_and(|since| clock::now().since(since) >= disk_timeout) {
+        if durability_timeout.is_zero()
+            || since.is_some_and(|since| clock::now().since(since) >= durability_timeout)
+        {
             WriteFailurePolicy::KeepInMemory
         } else {
             WriteFailurePolicy::Fail
@@ -81,7 +83,13 @@ impl WriteFailures {
     }
 
     /// The state could not be written. The log has a line a minute at most.
-    pub(crate) fn note(&mut self, what: FailedWrite, cause: String, disk_timeout: Duration, in_memory: bool) {
+    pub(crate) fn note(
+        &mut self,
+        what: FailedWrite,
+        cause: String,
+        durability_timeout: Duration,
+        in_memory: bool,
+    ) {
         self.failures += 1;
         let now = clock::now();
         let ongoing = self.ongoing.get_or_insert_with(|| OngoingFailure {
@@ -115,11 +123,11 @@ impl WriteFailures {
                 "the state cannot be replaced: the journal is written on, and grows"
             );
         } else {
-            let disk_timeout = show_duration(disk_timeout);
+            let durability_timeout = show_duration(durability_timeout);
             error!(
                 error,
                 seconds,
-                disk_timeout,
+                durability_timeout,
                 "the state cannot be written: flows wait in the kernel's table, at most for the patience; then \
                  detection goes on without the state"
             );

@@ -5,8 +5,7 @@ use std::io;
 use tracing::{info, warn};
 
 use super::{
-    checkpoint::Checkpoint,
-    checkpoint::{CHECKPOINT_FILE, CheckpointHeader, FORMAT_VERSION, JOURNAL_FILE},
+    checkpoint::{CHECKPOINT_FILE, Checkpoint, CheckpointHeader, FORMAT_VERSION, JOURNAL_FILE},
     directory::LockedDirectory,
     journal::{
         input_log::{self, InputLog, InputLogRecord},

@@ -5,9 +5,8 @@ use std::{path::Path, sync::LazyLock};
 use mailflow_agent::{
     config,
     offline::flowlog::{
-        LogRecord, LineOutcome, FlowLog, LogError, LogOrigin, ReadContext, RenamedColumn,
-        timeline::{TimedRecord, FlowTimeline, SorterLimits, RecordTiming, RecordSorter},
-        read_lines,
+        FlowLog, LineOutcome, LogError, LogOrigin, LogRecord, ReadContext, RenamedColumn, read_lines,
+        timeline::{FlowTimeline, RecordSorter, RecordTiming, SorterLimits, TimedRecord},
     },
     outputs::{eve::flow, gateway::Gateway},
     util::gzip_reader::Packed,
@@ -88,13 +87,14 @@ pub(crate) fn any(data: &[u8]) {
 
 /// Reads a log by several threads and sorts its records in little memory: both must give what one thread and one list give.
 fn by_threads(data: &[u8], found: &Found) {
-    const LITTLE: SorterLimits = SorterLimits { memory: 2_000, records_per_buffer: 7, merge_width: 3, active: 5 };
+    const LITTLE: SorterLimits =
+        SorterLimits { memory: 2_000, records_per_buffer: 7, merge_width: 3, active: 5 };
     let Ok(log) = open(Pieces::whole(data), &[]) else { return };
     let sorter = RecordSorter::new(*RHYTHM, LITTLE);
     let (mut records, mut faults) = (0, Vec::new());
     let error = read_lines(log, &sorter, |block| {
         records += block.records;
-        faults.extend(block.errors.into_iter().map(|(line, fault)| (line, error.column)));
+        faults.extend(block.errors.into_iter().map(|(line, error)| (line, error.column)));
         true
     });
     assert_eq!(error.err().map(|error| error.to_string()), found.error.as_ref().map(LogError::to_string));
@@ -191,7 +191,7 @@ fn places(found: &Found, text: &[u8]) {
         let length = usize::try_from(*line).ok().and_then(|line| lines.get(line - 1)).map(|line| line.len());
         let within = length.is_some_and(|length| (1..=length + 1).contains(&error.column));
         assert!(within, "outside of the file: {error}");
-        let bytes = fault.what.len() + fault.field.len();
+        let bytes = error.message.len() + error.field.len();
         assert!(bytes <= LONGEST, "a fault of {bytes} bytes: {error}");
     }
 }

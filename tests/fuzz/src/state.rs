@@ -10,7 +10,10 @@ use std::{
 use flate2::Crc;
 use mailflow_agent::{
     config,
-    recovery::state_dir::{Event, InputLogRecord, RecoveredState, Checkpoint, StateDir, KernelCheckpointRepr, Untold, WriteFailurePolicy},
+    recovery::state_dir::{
+        Checkpoint, Event, InputLogRecord, KernelCheckpointRepr, RecoveredState, StateDir, Untold,
+        WriteFailurePolicy,
+    },
     util::disk::Limits,
 };
 use mailflow_engine::{Engine, flow::FlowRecord, settings::Settings, time::Epoch};
@@ -120,33 +123,34 @@ pub(crate) fn journal(data: &[u8]) {
     let directory = place.directory("journal");
     fill(&directory, &joined(&TEMPLATE), &[(name, &file)]);
     let first = open(&directory);
-    assert!(first.state.is_some(), "{:?}", first.notes);
-    let found = first.journal.len() + first.history.len();
+    assert!(first.checkpoint.is_some(), "{:?}", first.notes);
+    let found = first.journal.len() + first.inputs.len();
     assert!(found <= frames.len(), "{found} entries of {} frames", frames.len());
     assert!(
         output.starts_with(&fs::read_to_string(place.output()).unwrap()),
         "another tool's lines were changed"
     );
     let second = open(&directory);
-    assert_eq!((&first.journal, &first.history), (&second.journal, &second.history), "read again");
+    assert_eq!((&first.journal, &first.inputs), (&second.journal, &second.inputs), "read again");
 
     // Written by a store of its own.
     let directory = place.directory("again");
     fill(&directory, &joined(&TEMPLATE), &[]);
     let (mut store, _) = StateDir::open(&directory, Limits::NONE, 1).unwrap();
-    store.note(first.journal.iter().cloned(), WriteFailurePolicy::Fail).unwrap();
-    store.passed(first.history.iter().cloned()).unwrap();
+    store.append(first.journal.iter().cloned(), WriteFailurePolicy::Fail).unwrap();
+    store.log_inputs(first.inputs.iter().cloned()).unwrap();
     drop(store);
     let third = open(&directory);
     assert_eq!(third.notes, Vec::<String>::new());
     assert_eq!(third.journal, first.journal, "written again");
-    let now = third.state.as_ref().map_or(0, |state| state.now);
-    assert_eq!(third.history, since(&first.history, now), "written again");
+    let now = third.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.now);
+    assert_eq!(third.inputs, since(&first.inputs, now), "written again");
 }
 
 /// The history after the last mark of a state that is there.
 fn since(history: &[InputLogRecord], state: u64) -> &[InputLogRecord] {
-    let mark = history.iter().rposition(|past| matches!(past, InputLogRecord::Checkpoint(now) if *now <= state));
+    let mark =
+        history.iter().rposition(|past| matches!(past, InputLogRecord::Checkpoint(now) if *now <= state));
     &history[mark.map_or(0, |mark| mark + 1)..]
 }
 
@@ -163,7 +167,7 @@ pub(crate) fn state(data: &[u8]) {
     };
     let directory = place.directory("state");
     fill(&directory, &file, &[]);
-    let RecoveredState { state, notes, .. } = open(&directory);
+    let RecoveredState { checkpoint: state, notes, .. } = open(&directory);
     let Some(state) = state else {
         assert_eq!(notes.len(), 1, "a state that is not used is said to be so: {notes:?}");
         return;
@@ -174,7 +178,7 @@ pub(crate) fn state(data: &[u8]) {
     let (mut store, _) = StateDir::open(&directory, Limits::NONE, 1).unwrap();
     store.write_checkpoint(&state).unwrap();
     drop(store);
-    let again = open(&directory).state.expect("a state that was written is read");
+    let again = open(&directory).checkpoint.expect("a state that was written is read");
     assert_eq!(shown, format!("{again:?}"), "written again");
     go_on(again);
 }

@@ -270,8 +270,8 @@ proptest! {
             match log.next_line() {
                 Ok(None) => break,
                 Ok(Some(_)) => read += 1,
-                Err(LogError::Line { line, fault, .. }) => {
-                    prop_assert!(line > 1 && fault.column > 0 && !fault.what.is_empty(), "{fault}");
+                Err(LogError::Line { line, error, .. }) => {
+                    prop_assert!(line > 1 && error.column > 0 && !error.message.is_empty(), "{error}");
                 }
                 Err(LogError::Format { .. }) if kind == 3 => return Ok(()),
                 Err(error) => prop_assert!(false, "{error}"),

@@ -79,8 +79,8 @@ impl Reload {
     pub(crate) async fn read(&mut self) -> Result<Config, Vec<String>> {
         match &mut self.reading {
             Some((reading, _)) => {
-                let removed = || Err(vec!["the thread that read the configuration ended".to_owned()]);
-                reading.await.unwrap_or_else(|_| removed())
+                let ended = || Err(vec!["the thread that read the configuration ended".to_owned()]);
+                reading.await.unwrap_or_else(|_| ended())
             }
             None => std::future::pending().await,
         }
@@ -281,10 +281,10 @@ mod tests {
             ("state: { pins: off }", "state.pins"),
         ] {
             let refused = needs_restart(&old, &parsed(text));
-            assert_eq!(refused.len(), 1, "{text}: {failed_reading:?}");
+            assert_eq!(refused.len(), 1, "{text}: {refused:?}");
             assert!(
                 refused[0].starts_with(setting) && refused[0].ends_with("needs a restart"),
-                "{failed_reading:?}"
+                "{refused:?}"
             );
         }
     }

@@ -1,20 +1,20 @@
-//! Frames of a capture and the interfaces they come from.
+//! Frames of a capture, and the interfaces that they were captured on.
 
 use super::link;
 
-/// A record longer than this is damage, not a frame.
+/// Longest record, in bytes. A longer one is damage.
 pub(crate) const MAX_RECORD_BYTES: usize = 64 << 20;
 
-/// An interface of a capture.
+/// Interface of a capture.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CaptureInterface {
     /// Link type.
     pub(crate) link: u32,
     /// Units of time in a second.
     pub(crate) resolution: u128,
-    /// Seconds to add.
+    /// Offset of the times, in seconds.
     pub(crate) offset: i64,
-    /// Most bytes captured of a frame; 0 for all.
+    /// Largest number of bytes captured of a frame; 0 for no limit.
     pub(crate) snap_length: u32,
 }
 
@@ -32,22 +32,22 @@ impl CaptureInterface {
     }
 }
 
-/// What a record holds.
+/// Contents of a record.
 pub(crate) enum CaptureRecord {
     Frame(Frame),
-    /// A frame of this link type that carries no IP, or whose link type is not read.
+    /// A frame of this link type that carries no IP, or whose link type is not supported.
     Skipped(u32),
-    /// No frame.
+    /// A record without a frame.
     NoFrame,
 }
 
-/// One frame of a capture, made an Ethernet frame.
+/// Frame of a capture, converted to an Ethernet frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame {
-    /// Nanoseconds since 1970.
+    /// Time in nanoseconds since 1970.
     pub time: u64,
-    /// Its bytes, as far as they were captured.
+    /// Captured bytes.
     pub bytes: Vec<u8>,
-    /// Its length on the wire.
+    /// Length on the wire.
     pub length: usize,
 }

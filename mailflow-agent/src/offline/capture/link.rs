@@ -1,21 +1,21 @@
-//! Link types: whatever stands before the IP header is replaced by an Ethernet header.
+//! Link types: the link-layer header of a frame is replaced by an Ethernet header.
 
 const ETHERTYPE_IPV4: u16 = 0x0800;
 const ETHERTYPE_IPV6: u16 = 0x86dd;
-/// MPLS, unicast and multicast.
+/// Ethertypes of MPLS, unicast and multicast.
 const ETHERTYPE_MPLS: [u16; 2] = [0x8847, 0x8848];
-/// A PPPoE session.
+/// Ethertype of a PPPoE session.
 const ETHERTYPE_PPPOE: u16 = 0x8864;
 /// Length of an Ethernet header.
 const ETHERNET_HEADER: usize = 14;
 
-/// Returns `data` and its length on the wire as an Ethernet frame; `None` for a link type that is not read, for a frame
-/// that carries no IP, or when the data ends within its header.
+/// Returns `data` as an Ethernet frame, and its length on the wire. Returns `None` if the link type is not
+/// supported, the frame carries no IP, or the data ends within its link-layer header.
 pub(crate) fn to_ethernet(link: u32, data: &[u8], length: usize) -> Option<(Vec<u8>, usize)> {
     convert(link, data, length, 0)
 }
 
-/// Link types that enclose a frame of another one, which may do so again.
+/// Largest number of link types that enclose a frame of another link type, one in the other.
 const MAX_ENCAPSULATION: u32 = 2;
 
 fn convert(link: u32, data: &[u8], length: usize, depth: u32) -> Option<(Vec<u8>, usize)> {
@@ -23,18 +23,18 @@ fn convert(link: u32, data: &[u8], length: usize, depth: u32) -> Option<(Vec<u8>
         let length = length.checked_sub(header).filter(|_| depth < MAX_ENCAPSULATION)?;
         convert(link, data.get(header..)?, length, depth + 1)
     };
-    // Numbers: the registry of link types that libpcap keeps.
+    // Numbers of the registry of link types that libpcap maintains.
     match link {
         1 => Some((data.to_vec(), length)),
-        // Linux cooked, version 1 and 2.
+        // Linux cooked capture, versions 1 and 2.
         113 => with_ethernet_header(be16(data, 14)?, 16, data, length),
         276 => with_ethernet_header(be16(data, 0)?, 20, data, length),
-        // Raw IP: as the registry numbers it, and as some systems write it.
+        // Raw IP: the registry's number, and numbers that some systems write.
         101 | 12 | 14 => with_ethernet_header(ip_ethertype(data)?, 0, data, length),
         228 => with_ethernet_header(ETHERTYPE_IPV4, 0, data, length),
         229 => with_ethernet_header(ETHERTYPE_IPV6, 0, data, length),
-        // PPP alone, in HDLC's frames, behind PPPoE's header; Cisco's HDLC, which has a number of its own and comes under
-        // that of HDLC's frames too.
+        // PPP, PPP in HDLC framing, PPP after a PPPoE header, and Cisco HDLC. Cisco HDLC has its own number,
+        // and also uses the number of PPP in HDLC framing.
         50 | 104 if matches!(data, [0x0f | 0x8f, 0, ..]) => {
             with_ethernet_header(be16(data, 2)?, 4, data, length)
         }
@@ -43,11 +43,12 @@ fn convert(link: u32, data: &[u8], length: usize, depth: u32) -> Option<(Vec<u8>
             with_ethernet_header(ethertype, header, data, length)
         }
         51 => with_ethernet_header(ETHERTYPE_PPPOE, 0, data, length),
-        // PPP and Cisco's HDLC behind a byte of direction; pppd's, whose byte of direction is that of the address.
+        // PPP and Cisco HDLC after a byte of direction. pppd writes the direction instead of the address
+        // byte.
         204 => after_header(9, 1),
         205 => after_header(104, 1),
         166 => after_header(9, 2),
-        // Linux's packet log of netfilter; OpenBSD's encrypted interface and its packet log.
+        // Linux netfilter log; OpenBSD encrypted interface and packet log.
         239 => nflog(data),
         109 => with_ethernet_header(ip_ethertype(data.get(12..)?)?, 12, data, length),
         117 => {
@@ -58,17 +59,17 @@ fn convert(link: u32, data: &[u8], length: usize, depth: u32) -> Option<(Vec<u8>
         11 | 100 => with_ethernet_header(snap_ethertype(data)?, SNAP_HEADER, data, length),
         138 => with_ethernet_header(be16(data, 16)?, 18, data, length),
         242 => with_ethernet_header(be16(data, 40)?, 44, data, length),
-        // IEEE 802.11 alone, behind radiotap's header, behind Prism's.
+        // IEEE 802.11, alone, after a radiotap header, or after a Prism header.
         105 => ieee80211(data, length),
         127 => after_header(105, usize::from(le16(data, 2)?)),
         119 => after_header(105, 144),
-        // What says itself which link type follows: PPI, and Apple's tap.
+        // Headers that contain the next link type: PPI, and Apple's PKTAP.
         192 => after_header(le32(data, 4)?, usize::from(le16(data, 2)?)),
         258 => after_header(le32(data, 8)?, usize::try_from(le32(data, 0)?).ok()?),
-        // Ethernet behind a device's own header, with and without a preamble.
+        // Ethernet after a device-specific header, without and with a preamble.
         240 => after_header(1, 4),
         241 => after_header(1, 12),
-        // A word of the capturing machine's address family, in its byte order or the network's.
+        // A word with the address family of the capturing machine, in its byte order or in network order.
         0 | 108 => {
             let word: [u8; 4] = data.get(..4)?.try_into().ok()?;
             let family = u32::from_le_bytes(word).min(u32::from_be_bytes(word));
@@ -84,9 +85,11 @@ fn convert(link: u32, data: &[u8], length: usize, depth: u32) -> Option<(Vec<u8>
     }
 }
 
-/// The packet of a netfilter log record, and its length by its own header: what a rule logs may be its beginning only.
+/// Returns the packet of a netfilter log record. The length on the wire is that of the IP header, as a rule
+/// may log only the beginning of a packet.
 ///
-/// The record is a family, a version, and fields, each with its length and number in the byte order of who wrote it.
+/// The record is a family, a version, and fields, each with its length and number in the byte order of the
+/// writer.
 fn nflog(data: &[u8]) -> Option<(Vec<u8>, usize)> {
     const HEADER: usize = 4;
     const PAYLOAD: u16 = 9;
@@ -114,26 +117,27 @@ fn nflog(data: &[u8]) -> Option<(Vec<u8>, usize)> {
     with_ethernet_header(ip_ethertype(packet)?, 0, packet, packet.len().max(total_length))
 }
 
-/// Length of the headers of LLC and SNAP.
+/// Length of the LLC and SNAP headers.
 const SNAP_HEADER: usize = 8;
 
-/// The ethertype behind the headers of LLC and SNAP (RFC 1042).
+/// Returns the ethertype after the LLC and SNAP headers (RFC 1042).
 fn snap_ethertype(data: &[u8]) -> Option<u16> {
     data.starts_with(&[0xaa, 0xaa, 0x03, 0, 0, 0]).then(|| be16(data, 6)).flatten()
 }
 
-/// A frame of IEEE 802.11 (9.2 and 9.3): one of data that is not encrypted has IP behind LLC and SNAP.
+/// Converts a frame of IEEE 802.11 (9.2 and 9.3): an unencrypted data frame carries IP after LLC and SNAP.
 fn ieee80211(data: &[u8], length: usize) -> Option<(Vec<u8>, usize)> {
     let [control, flags] = *data.get(..2)?.first_chunk()?;
     let (version, kind, subtype) = (control & 3, control >> 2 & 3, control >> 4);
     const DATA: u8 = 2;
     const PROTECTED: u8 = 0x40;
-    // Subtypes with this bit have no data.
+    // Subtypes with this bit carry no data.
     const NO_DATA: u8 = 4;
     if version != 0 || kind != DATA || subtype & NO_DATA != 0 || flags & PROTECTED != 0 {
         return None;
     }
-    // A fourth address between two access points; with quality of service its own field, and a further one.
+    // Between two access points there is a fourth address. A QoS frame has a QoS field, and maybe an HT
+    // field.
     let mut header = if flags & 3 == 3 { 30 } else { 24 };
     if subtype & 8 != 0 {
         header += if flags & 0x80 != 0 { 6 } else { 2 };
@@ -164,8 +168,8 @@ fn with_ethernet_header(
     Some((frame, length.checked_sub(header)? + ETHERNET_HEADER))
 }
 
-/// What PPP carries, and the length of its header: address and control may be left out, and so may the first
-/// byte of a protocol's number (RFC 1661, 6.5 and 6.6).
+/// Returns the ethertype of a PPP packet and the length of the PPP header. Address and control may be
+/// omitted, and the first byte of the protocol too (RFC 1661, 6.5 and 6.6).
 fn ppp(data: &[u8]) -> Option<(u16, usize)> {
     let at = if data.starts_with(&[0xff, 0x03]) { 2 } else { 0 };
     let (protocol, length) = match *data.get(at)? {
@@ -230,7 +234,7 @@ mod tests {
         assert_eq!(to_ethernet(113, &sll[..10], 10), None, "cut within the header");
     }
 
-    /// A packet of 24 bytes: a header and four of what it carries.
+    /// Packet of 24 bytes: a header and four bytes of payload.
     const PACKET: [u8; 24] = [0x45, 0, 0, 24, 0, 1, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2, 1, 2, 3, 4];
 
     #[test]
@@ -268,17 +272,17 @@ mod tests {
             (240, [&[0; 4][..], &[0; 12], &[8, 0]].concat(), ETHERTYPE_IPV4),
         ] {
             let data = after_header(&header);
-            // What was not captured is missing behind.
+            // The bytes that were not captured are missing at the end.
             let converted = to_ethernet(link, &data, data.len() + 100);
             assert_eq!(
                 converted,
                 Some((frame(ethertype), ETHERNET_HEADER + PACKET.len() + 100)),
                 "link type {link}: {header:?}"
             );
-            // Cut anywhere within the header there is no packet, and no panic.
+            // A cut within the header gives no packet, and no panic.
             for end in 0..header.len() {
                 let cut = to_ethernet(link, &data[..end], data.len());
-                // Ethernet itself is handed on as it is.
+                // Ethernet itself is returned unchanged.
                 let short = cut.is_none_or(|(frame, _)| frame.len() < ETHERNET_HEADER);
                 assert!(short, "link type {link}, {end} bytes");
             }
@@ -319,7 +323,7 @@ mod tests {
                 to_ethernet(239, &begin, begin.len()),
                 Some((expected[..36].to_vec(), expected.len()))
             );
-            // And the capture ends within the packet.
+            // The capture ends within the packet.
             let cut = &whole[..whole.len() - 2];
             assert_eq!(to_ethernet(239, cut, whole.len()), Some((expected[..36].to_vec(), expected.len())));
             for end in 0..36 {

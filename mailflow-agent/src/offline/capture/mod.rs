@@ -1,8 +1,7 @@
-//! Captures: pcap and pcapng files as frames with times.
+//! Captures: reads pcap and pcapng files as frames with times.
 //!
-//! Read here rather than by a library: what the formats allow must not cost a frame (times in units of a
-//! power of two, offsets of either byte order, blocks of old writers), and what was read of a file that ends
-//! too early counts.
+//! Own readers instead of a library: no frame may be lost to a valid but rare encoding (times in powers of
+//! two, sections of either byte order, obsolete block types), and frames before a truncation count.
 
 mod frame;
 mod head;
@@ -30,45 +29,45 @@ use self::{
 };
 use crate::util::gzip_reader::Packed;
 
-/// Why a capture cannot be read on.
+/// Reason why a capture cannot be read further.
 #[derive(Debug, thiserror::Error)]
 pub enum CaptureError {
     /// The file cannot be opened or read.
     #[error("{}: {source}", path.display())]
     File {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// The system's reason.
+        /// Error of the system.
         source: io::Error,
     },
-    /// It is neither pcap nor pcapng.
+    /// The file is neither pcap nor pcapng.
     #[error("{}: neither pcap nor pcapng; {found}", path.display())]
     Format {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// What it is instead.
+        /// Description of the contents.
         found: String,
     },
-    /// It ends within a record, or a record contradicts itself.
+    /// The file ends within a record, or the fields of a record contradict each other.
     #[error("{}: damaged after frame {frames}: {reason}", path.display())]
     Damaged {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Frames read before.
+        /// Frames read before the damage.
         frames: u64,
-        /// What is wrong.
+        /// Description of the damage.
         reason: String,
     },
 }
 
-/// An open capture.
+/// Open capture.
 pub struct Capture {
     path: PathBuf,
     position: Arc<AtomicU64>,
     input: CaptureInput,
     format: CaptureFormat,
     frames: u64,
-    /// By link type.
+    /// Number of skipped frames by link type.
     skipped: BTreeMap<u32, u64>,
 }
 
@@ -78,10 +77,10 @@ enum CaptureFormat {
 }
 
 impl Capture {
-    /// Opens a capture, compressed with gzip or not.
+    /// Opens a capture, plain or compressed with gzip.
     ///
     /// # Errors
-    /// It cannot be read, or is none.
+    /// Fails if the file cannot be read, or is no capture.
     pub fn open(path: &Path) -> Result<Self, CaptureError> {
         match Packed::open(path) {
             Ok(contents) => Self::from_contents(path, contents),
@@ -89,10 +88,10 @@ impl Capture {
         }
     }
 
-    /// Reads a capture from its contents; `path` names it in errors.
+    /// Opens a capture that is already open as a file; `path` names it in errors.
     ///
     /// # Errors
-    /// It cannot be read, or is none.
+    /// Fails if the file cannot be read, or is no capture.
     pub fn from_contents(path: &Path, file: Packed) -> Result<Self, CaptureError> {
         let path = path.to_owned();
         let position = file.position();
@@ -121,25 +120,25 @@ impl Capture {
         }
     }
 
-    /// Bytes of the file that were read, as it is on the disk.
+    /// Returns the number of bytes of the file that were read, before decompression.
     pub fn position(&self) -> u64 {
         self.position.load(Ordering::Relaxed)
     }
 
-    /// Returns the number of frames that carry no IP, or whose link type is not read.
+    /// Returns the number of frames that carry no IP, or whose link type is not supported.
     pub fn skipped(&self) -> u64 {
         self.skipped.values().sum()
     }
 
-    /// Returns their link types, each with how many it has.
+    /// Returns the number of skipped frames of each link type.
     pub fn skipped_types(&self) -> &BTreeMap<u32, u64> {
         &self.skipped
     }
 
-    /// The next frame; `None` at the end.
+    /// Returns the next frame; `None` at the end.
     ///
     /// # Errors
-    /// The capture is damaged here. What came before is good.
+    /// Fails if the capture is damaged here. Frames before the damage are valid.
     pub fn next_frame(&mut self) -> Result<Option<Frame>, CaptureError> {
         loop {
             let found = match &mut self.format {

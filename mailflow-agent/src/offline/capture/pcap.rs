@@ -1,23 +1,24 @@
-//! pcap (draft-ietf-opsawg-pcap), and the form of it with longer records that some Linux of old wrote.
+//! pcap (draft-ietf-opsawg-pcap), and its variant with longer record headers that some old Linux systems
+//! wrote.
 
 use super::{
     frame::{CaptureInterface, CaptureRecord},
     input::{ByteOrder, CaptureInput, CaptureReadError},
 };
 
-/// What follows the magic number: version, zone, accuracy, snap length, link type.
+/// Length of the file header after the magic number: version, zone, accuracy, snap length, link type.
 const FILE_HEADER_BYTES: usize = 20;
 
-/// A pcap file.
+/// Reader of a pcap file.
 pub(crate) struct Pcap {
     order: ByteOrder,
     interface: CaptureInterface,
-    /// Length of what stands before a frame.
+    /// Length of the record header.
     header_bytes: usize,
 }
 
 impl Pcap {
-    /// Reads the header of a file that begins with `magic`; `None` where that is not pcap's.
+    /// Reads the header of a file that begins with `magic`; `None` if that is not the magic number of pcap.
     pub(crate) fn open(magic: [u8; 4], input: &mut CaptureInput) -> Result<Option<Self>, CaptureReadError> {
         let detect = |order: ByteOrder| {
             Some(match order.u32(&magic, 0)? {
@@ -33,7 +34,7 @@ impl Pcap {
             return Ok(None);
         };
         let header = input.read_exact(FILE_HEADER_BYTES)?;
-        // The upper half tells whether frames have a check sum behind them.
+        // The upper half of the word says whether frames end with a checksum.
         let link = order.u32(header, 16).ok_or(CaptureReadError::Truncated)? & 0xffff;
         Ok(Some(Self {
             order,
@@ -42,7 +43,7 @@ impl Pcap {
         }))
     }
 
-    /// What the next record holds; `None` at the end.
+    /// Reads the next record; `None` at the end.
     pub(crate) fn read_record(
         &mut self,
         input: &mut CaptureInput,

@@ -5,11 +5,11 @@ use super::{
     input::{ByteOrder, CaptureInput, CaptureReadError},
 };
 
-/// The type of a section's header, which reads the same in either byte order.
+/// Block type of a section header: the same in either byte order.
 pub(crate) const MAGIC: [u8; 4] = [0x0a, 0x0d, 0x0d, 0x0a];
-/// What tells a section's byte order.
+/// Word of a section header that shows its byte order.
 const BYTE_ORDER_MAGIC: u32 = 0x1a2b_3c4d;
-/// Type and length, and the length again.
+/// Length of the type and the two lengths of a block.
 const BLOCK_OVERHEAD: usize = 12;
 
 const INTERFACE_BLOCK: u32 = 1;
@@ -17,22 +17,22 @@ const PACKET_BLOCK: u32 = 2;
 const SIMPLE_PACKET_BLOCK: u32 = 3;
 const ENHANCED_PACKET_BLOCK: u32 = 6;
 
-/// Options of an interface.
+/// Options of an interface description.
 const END_OF_OPTIONS: u16 = 0;
 const TIME_RESOLUTION: u16 = 9;
 const TIME_OFFSET: u16 = 14;
 
-/// A pcapng file.
+/// Reader of a pcapng file.
 #[derive(Default)]
 pub(crate) struct PcapNg {
     order: ByteOrder,
     interfaces: Vec<CaptureInterface>,
-    /// True if the first block's type has been read.
+    /// True once the type of the first block has been read.
     first_type_read: bool,
 }
 
 impl PcapNg {
-    /// What the next block holds; `None` at the end.
+    /// Reads the next block; `None` at the end.
     pub(crate) fn read_block(
         &mut self,
         input: &mut CaptureInput,
@@ -67,7 +67,7 @@ impl PcapNg {
     }
 }
 
-/// The byte order of a section.
+/// Returns the byte order of a section.
 fn order(word: &[u8]) -> Result<ByteOrder, CaptureReadError> {
     [ByteOrder::Little, ByteOrder::Big]
         .into_iter()
@@ -75,7 +75,7 @@ fn order(word: &[u8]) -> Result<ByteOrder, CaptureReadError> {
         .ok_or(CaptureReadError::Inconsistent("a section whose byte order cannot be told"))
 }
 
-/// What a block holds; a `kind` of `None` is a section's header.
+/// Parses a block; a `kind` of `None` is a section header.
 fn parse_block(
     order: ByteOrder,
     kind: Option<u32>,
@@ -112,12 +112,14 @@ fn parse_block(
             let interface = interface(word(0)? as usize)?;
             Ok(interface.frame(units(4)?, data(20, word(12)?)?, word(16)?))
         }
-        // The form before that one, which counted losses beside a shorter number of the interface.
+        // The obsolete packet block: like the enhanced one, with a shorter interface number and a count of
+        // drops.
         Some(PACKET_BLOCK) => {
             let interface = interface(usize::from(half(0)?))?;
             Ok(interface.frame(units(4)?, data(20, word(12)?)?, word(16)?))
         }
-        // Without a time, and as much as the interface lets be captured.
+        // The simple packet block has no time, and its captured length follows from the snap length of the
+        // interface.
         Some(SIMPLE_PACKET_BLOCK) => {
             let (interface, length) = (interface(0)?, word(0)?);
             let snap_length = if interface.snap_length == 0 { u32::MAX } else { interface.snap_length };
@@ -129,9 +131,9 @@ fn parse_block(
     }
 }
 
-/// Resolution and offset of an interface's times, from its options.
+/// Returns the resolution and the offset of the times of an interface, from its options.
 fn interface_time(order: ByteOrder, mut options: &[u8]) -> (u8, i64) {
-    // Microseconds, where nothing else is said.
+    // Without an option, the unit is a microsecond.
     let mut times = (6, 0);
     while let (Some(code), Some(length)) = (order.u16(options, 0), order.u16(options, 2)) {
         let length = usize::from(length);
@@ -147,7 +149,7 @@ fn interface_time(order: ByteOrder, mut options: &[u8]) -> (u8, i64) {
     times
 }
 
-/// Units in a second: a power of two or, without the highest bit, of ten.
+/// Returns the units in a second: a power of two if the highest bit is set, otherwise of ten.
 fn resolution(exponent: u8) -> Option<u128> {
     let power = u32::from(exponent & 0x7f);
     if exponent & 0x80 == 0 { 10_u128.checked_pow(power) } else { Some(1 << power) }

@@ -43,12 +43,12 @@ pub struct LineError {
     /// The field; empty where the line has no fields to speak of.
     pub field: String,
     /// The value and what was expected.
-    pub what: String,
+    pub message: String,
 }
 
 impl LineError {
-    pub(crate) fn new(column: usize, field: impl Into<String>, what: impl Into<String>) -> Self {
-        Self { column, field: field.into(), what: what.into() }
+    pub(crate) fn new(column: usize, field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { column, field: field.into(), message: message.into() }
     }
 }
 
@@ -58,6 +58,6 @@ impl fmt::Display for LineError {
         if !self.field.is_empty() {
             write!(f, "{}: ", self.field)?;
         }
-        f.write_str(&self.what)
+        f.write_str(&self.message)
     }
 }

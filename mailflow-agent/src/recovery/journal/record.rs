@@ -225,7 +225,7 @@ pub(crate) mod tests {
 
     pub(crate) fn some_flow(port: u16) -> Flow {
         let at = |seconds: u64| Time::from_nanos(seconds * 1_000_000_000);
-        let way = |n| Direction {
+        let direction = |n| Direction {
             packets: n,
             bytes: n * 100,
             payload: n * 50,
@@ -244,7 +244,7 @@ pub(crate) mod tests {
         let facts = Facts { syn: 1, inspected: 3, upgrade: 2, ..Facts::NONE };
         Flow {
             key,
-            up: to_direction_repr(7),
+            up: direction(7),
             down: Direction::default(),
             first: at(3),
             messages: 2,
@@ -263,13 +263,13 @@ pub(crate) mod tests {
     fn a_key_that_is_cut_is_no_entry() {
         let [whole, cut] = [40, 39].map(|length| {
             let key = vec![0u8; length];
-            let way: DirectionRepr = (0, 0, 0, 0, 0, None);
+            let direction: DirectionRepr = (0, 0, 0, 0, 0, None);
             // As `RecordRepr::Ended` is written.
             postcard::to_stdvec(&(
                 1u8,
                 key,
-                to_direction_repr,
-                to_direction_repr,
+                direction,
+                direction,
                 0u64,
                 [0u32; 2],
                 None::<[u8; 6]>,

@@ -94,11 +94,11 @@ const FULL: Limits = Limits { max_size: u64::MAX, min_free: Reserve::Bytes(u64::
 /// Ports of the flows that are replayed: those of the journal that no state has.
 fn replayed(found: &RecoveredState) -> Vec<u16> {
     let checkpoint = found.checkpoint.as_ref().unwrap().now;
-    let checkpoint_record = found
+    let after_checkpoint = found
         .journal
         .iter()
         .rposition(|record| matches!(record, JournalRecord::Checkpoint(now) if *now <= checkpoint));
-    let since = &found.journal[checkpoint_record.map_or(0, |checkpoint_record| checkpoint_record + 1)..];
+    let since = &found.journal[after_checkpoint.map_or(0, |after_checkpoint| after_checkpoint + 1)..];
     let ports = since.iter().filter_map(|record| match record {
         JournalRecord::FlowEnded(flow) => Some(flow.key.client_port),
         _ => None,
@@ -109,34 +109,34 @@ fn replayed(found: &RecoveredState) -> Vec<u16> {
 #[test]
 fn durability_begins_again_with_a_fresh_state_and_nothing_is_replayed_twice() {
     let temp = TempStateDir::new("again");
-    let (mut store, first) = temp.open();
+    let (mut state_dir, first) = temp.open();
     assert!(first.checkpoint.is_none() && first.write_error.is_none() && first.notes.is_empty());
-    store.write_checkpoint(&checkpoint(10)).unwrap();
-    store.append(poll(11, 1), WriteFailurePolicy::Fail).unwrap();
-    store.log_inputs([logged_input(1)]).unwrap();
+    state_dir.write_checkpoint(&checkpoint(10)).unwrap();
+    state_dir.append(poll(11, 1), WriteFailurePolicy::Fail).unwrap();
+    state_dir.log_inputs([logged_input(1)]).unwrap();
     assert_eq!(replayed(&temp.found()), [1]);
 
     // The disk is full: first nothing is done, then without it.
-    store.set_limits(FULL);
-    assert!(store.append(poll(12, 2), WriteFailurePolicy::Fail).is_err());
-    assert!(!store.is_suspended() && store.take_cause().is_none());
-    store.append(poll(13, 3), WriteFailurePolicy::KeepInMemory).unwrap();
-    assert!(store.is_suspended() && store.take_cause().unwrap().contains("state.min_free"));
-    store.append(poll(14, 4), WriteFailurePolicy::Fail).unwrap();
-    store.log_inputs([logged_input(4)]).unwrap();
-    assert!(store.write_checkpoint(&checkpoint(14)).is_err());
+    state_dir.set_limits(FULL);
+    assert!(state_dir.append(poll(12, 2), WriteFailurePolicy::Fail).is_err());
+    assert!(!state_dir.is_suspended() && state_dir.take_cause().is_none());
+    state_dir.append(poll(13, 3), WriteFailurePolicy::KeepInMemory).unwrap();
+    assert!(state_dir.is_suspended() && state_dir.take_cause().unwrap().contains("state.min_free"));
+    state_dir.append(poll(14, 4), WriteFailurePolicy::Fail).unwrap();
+    state_dir.log_inputs([logged_input(4)]).unwrap();
+    assert!(state_dir.write_checkpoint(&checkpoint(14)).is_err());
     let found = temp.found();
     assert_eq!((found.checkpoint.as_ref().unwrap().now, replayed(&found)), (10, vec![1]));
     assert_eq!(found.inputs, [logged_input(1)]);
 
     // There is room again: a fresh state, then the journal.
-    store.set_limits(Limits::NONE);
-    store.append(poll(15, 5), WriteFailurePolicy::Fail).unwrap();
+    state_dir.set_limits(Limits::NONE);
+    state_dir.append(poll(15, 5), WriteFailurePolicy::Fail).unwrap();
     assert_eq!(replayed(&temp.found()), [1], "no entry before the state");
-    store.write_checkpoint(&checkpoint(16)).unwrap();
-    assert!(!store.is_suspended());
-    store.append(poll(17, 6), WriteFailurePolicy::Fail).unwrap();
-    store.log_inputs([logged_input(6)]).unwrap();
+    state_dir.write_checkpoint(&checkpoint(16)).unwrap();
+    assert!(!state_dir.is_suspended());
+    state_dir.append(poll(17, 6), WriteFailurePolicy::Fail).unwrap();
+    state_dir.log_inputs([logged_input(6)]).unwrap();
     let found = temp.found();
     assert_eq!((found.checkpoint.as_ref().unwrap().now, replayed(&found)), (16, vec![6]));
     assert_eq!(found.inputs, [logged_input(6)]);
@@ -151,14 +151,14 @@ fn durability_begins_again_with_a_fresh_state_and_nothing_is_replayed_twice() {
 #[test]
 fn a_state_that_cannot_be_written_leaves_the_one_before() {
     let temp = TempStateDir::new("refused");
-    let (mut store, _) = temp.open();
-    store.write_checkpoint(&checkpoint(10)).unwrap();
-    store.append(poll(11, 1), WriteFailurePolicy::Fail).unwrap();
+    let (mut state_dir, _) = temp.open();
+    state_dir.write_checkpoint(&checkpoint(10)).unwrap();
+    state_dir.append(poll(11, 1), WriteFailurePolicy::Fail).unwrap();
     let before = fs::read(temp.file(JOURNAL_FILE)).unwrap();
     // A directory in the way of the new file cannot be removed as a file is.
     fs::create_dir(temp.file("state.new")).unwrap();
     for now in 12..20 {
-        assert!(store.write_checkpoint(&checkpoint(now)).is_err());
+        assert!(state_dir.write_checkpoint(&checkpoint(now)).is_err());
     }
     let found = temp.found();
     assert_eq!((found.checkpoint.as_ref().unwrap().now, replayed(&found)), (10, vec![1]));
@@ -166,54 +166,54 @@ fn a_state_that_cannot_be_written_leaves_the_one_before() {
     fs::remove_dir(temp.file("state.new")).unwrap();
     // The state could be replaced, the journal could not.
     fs::create_dir(temp.file("journal.new")).unwrap();
-    store.append(poll(21, 2), WriteFailurePolicy::Fail).unwrap();
-    store.mark_written(&[]).unwrap();
-    assert!(store.write_checkpoint(&checkpoint(22)).is_err());
-    assert_eq!(store.checkpoint_time(), Some(22));
+    state_dir.append(poll(21, 2), WriteFailurePolicy::Fail).unwrap();
+    state_dir.mark_written(&[]).unwrap();
+    assert!(state_dir.write_checkpoint(&checkpoint(22)).is_err());
+    assert_eq!(state_dir.checkpoint_time(), Some(22));
     let found = temp.found();
     assert_eq!((found.checkpoint.as_ref().unwrap().now, replayed(&found)), (22, vec![]));
     fs::remove_dir(temp.file("journal.new")).unwrap();
-    store.write_checkpoint(&checkpoint(23)).unwrap();
+    state_dir.write_checkpoint(&checkpoint(23)).unwrap();
     assert_eq!(temp.found().checkpoint.unwrap().now, 23);
 }
 
 #[test]
 fn sizes_are_bounded() {
     let temp = TempStateDir::new("size");
-    let (mut store, _) = temp.open();
-    store.write_checkpoint(&checkpoint(10)).unwrap();
-    let size = store.bytes();
+    let (mut state_dir, _) = temp.open();
+    state_dir.write_checkpoint(&checkpoint(10)).unwrap();
+    let size = state_dir.bytes();
     assert_eq!(
         size,
         temp.names().iter().map(|name| fs::metadata(temp.file(name)).unwrap().len()).sum::<u64>()
     );
-    store.set_limits(Limits { max_size: size + 10, ..Limits::NONE });
-    let error = store.append(poll(11, 1), WriteFailurePolicy::Fail).unwrap_err().to_string();
+    state_dir.set_limits(Limits { max_size: size + 10, ..Limits::NONE });
+    let error = state_dir.append(poll(11, 1), WriteFailurePolicy::Fail).unwrap_err().to_string();
     assert!(error.starts_with(&format!("state.max_size is {}, and ", size + 10)), "{error}");
-    let error = store.write_checkpoint(&checkpoint(12)).unwrap_err().to_string();
+    let error = state_dir.write_checkpoint(&checkpoint(12)).unwrap_err().to_string();
     assert!(error.contains("bytes are needed, and state.max_size is"), "{error}");
     assert_eq!(temp.found().checkpoint.unwrap().now, 10);
 }
 
 /// Writes a state, changes its file, and opens the directory again; the notes.
 fn after(temp: &TempStateDir, change: impl Fn(Vec<u8>) -> Vec<u8>) -> Vec<String> {
-    let (mut store, _) = temp.open();
-    store.write_checkpoint(&checkpoint(10)).unwrap();
-    store.append(poll(11, 1), WriteFailurePolicy::Fail).unwrap();
-    drop(store);
+    let (mut state_dir, _) = temp.open();
+    state_dir.write_checkpoint(&checkpoint(10)).unwrap();
+    state_dir.append(poll(11, 1), WriteFailurePolicy::Fail).unwrap();
+    drop(state_dir);
     let bytes = fs::read(temp.file(CHECKPOINT_FILE)).unwrap();
     fs::write(temp.file(CHECKPOINT_FILE), change(bytes)).unwrap();
-    let (mut store, recovered) = temp.open();
+    let (mut state_dir, recovered) = temp.open();
     assert!(
         recovered.checkpoint.is_none() && recovered.journal.is_empty() && recovered.write_error.is_none()
     );
-    store.write_checkpoint(&checkpoint(20)).unwrap();
+    state_dir.write_checkpoint(&checkpoint(20)).unwrap();
     recovered.notes
 }
 
 /// A state's file with this head.
 fn headed(bytes: &[u8], head: &CheckpointHeader, machine: Option<&MachineId>) -> Vec<u8> {
-    let found = record_file::found(bytes);
+    let found = record_file::parse(bytes);
     let mut new = RecordBuffer::default();
     new.add(head).unwrap();
     new.add(&postcard::from_bytes::<Checkpoint>(&found.records[1]).unwrap()).unwrap();
@@ -288,14 +288,14 @@ fn a_boot_is_no_damage() {
 #[test]
 fn damage_to_the_journal_and_the_history_costs_what_follows_it() {
     let temp = TempStateDir::new("journal");
-    let (mut store, _) = temp.open();
-    store.write_checkpoint(&checkpoint(10)).unwrap();
-    let checkpoint_record = fs::metadata(temp.file(JOURNAL_FILE)).unwrap().len() as usize;
-    store.append(poll(11, 1), WriteFailurePolicy::Fail).unwrap();
+    let (mut state_dir, _) = temp.open();
+    state_dir.write_checkpoint(&checkpoint(10)).unwrap();
+    let after_checkpoint = fs::metadata(temp.file(JOURNAL_FILE)).unwrap().len() as usize;
+    state_dir.append(poll(11, 1), WriteFailurePolicy::Fail).unwrap();
     let first = fs::metadata(temp.file(JOURNAL_FILE)).unwrap().len() as usize;
-    store.append(poll(12, 2), WriteFailurePolicy::Fail).unwrap();
-    store.log_inputs([logged_input(1), logged_input(2)]).unwrap();
-    drop(store);
+    state_dir.append(poll(12, 2), WriteFailurePolicy::Fail).unwrap();
+    state_dir.log_inputs([logged_input(1), logged_input(2)]).unwrap();
+    drop(state_dir);
     let inputs = temp.names().into_iter().find(|name| name.starts_with("history-")).unwrap();
     let journal = fs::read(temp.file(JOURNAL_FILE)).unwrap();
 
@@ -325,7 +325,7 @@ fn damage_to_the_journal_and_the_history_costs_what_follows_it() {
         one.contains("set aside as journal.aside-1000") && other.contains("set aside as history.aside-1000")
     );
     assert_eq!(fs::read(temp.file("journal.aside-1000")).unwrap(), damaged);
-    assert!(checkpoint_record < first);
+    assert!(after_checkpoint < first);
 }
 
 #[test]
@@ -333,17 +333,17 @@ fn no_symbolic_link_is_followed() {
     let temp = TempStateDir::new("links");
     let victim = std::env::temp_dir().join(format!("mailflow-victim-{}", std::process::id()));
     fs::write(&victim, "precious").unwrap();
-    let (mut store, _) = temp.open();
-    store.write_checkpoint(&checkpoint(10)).unwrap();
+    let (mut state_dir, _) = temp.open();
+    state_dir.write_checkpoint(&checkpoint(10)).unwrap();
     for name in ["state.new", "journal.new"] {
         symlink(&victim, temp.file(name)).unwrap();
     }
-    store.write_checkpoint(&checkpoint(11)).unwrap();
-    drop(store);
+    state_dir.write_checkpoint(&checkpoint(11)).unwrap();
+    drop(state_dir);
     for name in [CHECKPOINT_FILE, JOURNAL_FILE, "history-000000000007"] {
         fs::remove_file(temp.file(name)).unwrap_or_default();
         symlink(&victim, temp.file(name)).unwrap();
-        let (mut store, recovered) = temp.open();
+        let (mut state_dir, recovered) = temp.open();
         if name == CHECKPOINT_FILE {
             assert!(
                 recovered.notes[0].contains("it cannot be read: state is a symbolic link"),
@@ -351,9 +351,9 @@ fn no_symbolic_link_is_followed() {
                 recovered.notes
             );
         }
-        store.write_checkpoint(&checkpoint(12)).unwrap();
-        store.append(poll(13, 1), WriteFailurePolicy::Fail).unwrap();
-        drop(store);
+        state_dir.write_checkpoint(&checkpoint(12)).unwrap();
+        state_dir.append(poll(13, 1), WriteFailurePolicy::Fail).unwrap();
+        drop(state_dir);
         assert_eq!(temp.found().checkpoint.unwrap().now, 12);
     }
     // Nor a hard link, nor a pipe that would never end.
@@ -376,11 +376,11 @@ fn no_symbolic_link_is_followed() {
 #[test]
 fn only_the_owner_may_write_there_and_only_the_owner_reads() {
     let temp = TempStateDir::new("modes");
-    let (mut store, _) = temp.open();
-    store.write_checkpoint(&checkpoint(10)).unwrap();
-    store.append(poll(11, 1), WriteFailurePolicy::Fail).unwrap();
-    store.log_inputs([logged_input(1)]).unwrap();
-    drop(store);
+    let (mut state_dir, _) = temp.open();
+    state_dir.write_checkpoint(&checkpoint(10)).unwrap();
+    state_dir.append(poll(11, 1), WriteFailurePolicy::Fail).unwrap();
+    state_dir.log_inputs([logged_input(1)]).unwrap();
+    drop(state_dir);
     let mode = |path: PathBuf| fs::metadata(path).unwrap().mode() & 0o7777;
     assert_eq!(mode(temp.0.clone()) & 0o027, 0);
     for name in temp.names() {
@@ -407,18 +407,18 @@ fn only_the_owner_may_write_there_and_only_the_owner_reads() {
 #[test]
 fn a_directory_that_was_removed_is_made_again_with_all_that_is_known() {
     let temp = TempStateDir::new("removed");
-    let (mut store, _) = temp.open();
-    store.write_checkpoint(&checkpoint(10)).unwrap();
+    let (mut state_dir, _) = temp.open();
+    state_dir.write_checkpoint(&checkpoint(10)).unwrap();
     let before = std::env::temp_dir().join(format!("mailflow-moved-{}", std::process::id()));
     for (now, away) in [(20, None), (30, Some(&before))] {
         match away {
             None => fs::remove_dir_all(&temp.0).unwrap(),
             Some(elsewhere) => fs::rename(&temp.0, elsewhere).unwrap(),
         }
-        assert!(!store.is_in_place());
-        store.append(poll(now, 1), WriteFailurePolicy::Fail).unwrap();
-        store.write_checkpoint(&checkpoint(now)).unwrap();
-        store.append(poll(now + 1, 2), WriteFailurePolicy::Fail).unwrap();
+        assert!(!state_dir.is_in_place());
+        state_dir.append(poll(now, 1), WriteFailurePolicy::Fail).unwrap();
+        state_dir.write_checkpoint(&checkpoint(now)).unwrap();
+        state_dir.append(poll(now + 1, 2), WriteFailurePolicy::Fail).unwrap();
         let found = temp.found();
         assert_eq!((found.checkpoint.as_ref().unwrap().now, replayed(&found)), (now, vec![2]));
         assert!(
@@ -430,9 +430,9 @@ fn a_directory_that_was_removed_is_made_again_with_all_that_is_known() {
     // A file in its place is named.
     fs::remove_dir_all(&temp.0).unwrap();
     fs::write(&temp.0, "a file").unwrap();
-    let error = store.write_checkpoint(&checkpoint(40)).unwrap_err().to_string();
+    let error = state_dir.write_checkpoint(&checkpoint(40)).unwrap_err().to_string();
     assert!(error.contains(temp.0.to_str().unwrap()), "{error}");
     fs::remove_file(&temp.0).unwrap();
-    store.write_checkpoint(&checkpoint(50)).unwrap();
+    state_dir.write_checkpoint(&checkpoint(50)).unwrap();
     assert_eq!(temp.found().checkpoint.unwrap().now, 50);
 }
