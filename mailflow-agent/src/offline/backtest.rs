@@ -118,7 +118,7 @@ impl LogReader<'_> {
     fn read_log(&mut self, path: &Path) {
         let Self { context, sorter, progress, result } = self;
         // The sorter keeps its error for `RecordSorter::sorted`; reading on would be in vain.
-        if !sorter.has_not_failed() {
+        if !sorter.is_healthy() {
             return;
         }
         let count_damaged = |result: &mut BacktestSummary, damage: &LogError| {
@@ -144,7 +144,7 @@ impl LogReader<'_> {
                 }
             }
             progress.update_block(result.records, read);
-            sorter.has_not_failed()
+            sorter.is_healthy()
         });
         if let Err(damage) = &end {
             count_damaged(result, damage);

@@ -1,13 +1,13 @@
-//! Other tools' names of applications in our classes, and the facts that stand for a class.
+//! Application classes from the names of other tools, and the TCP facts that stand for a class.
 
 use mailflow_common::{App, Facts, Family, first_payload, upgrade};
 
 use mailflow_engine::settings::Service;
 
-/// The class of a flow that another tool named so, on a port of `service`.
+/// Returns the class of a flow on a port of `service`, by the names that another tool gave it.
 ///
-/// TLS without a mail protocol's name is what the port is for; with one, or on a port for mail in the
-/// clear, the session changed to it. A name with a minus was withdrawn (Zeek).
+/// TLS without the name of a mail protocol gives the class of the port. TLS with such a name, or on a port
+/// of an unencrypted service, means an upgrade to TLS (STARTTLS). A name after a minus was withdrawn (Zeek).
 pub(crate) fn classify_names<'a>(names: impl IntoIterator<Item = &'a str>, service: Service) -> App {
     let (mut family, mut tls, mut other) = (None, false, false);
     for name in names {
@@ -35,7 +35,7 @@ pub(crate) fn classify_names<'a>(names: impl IntoIterator<Item = &'a str>, servi
     }
 }
 
-/// Sets the facts by which `app` is told; `client` where the client's words decided.
+/// Sets the facts that give the class `app`; `client` if it is known from the client's first payload.
 pub(crate) fn set_facts(app: App, client: bool, facts: &mut Facts) {
     let spoken = match app {
         App::Smtp | App::SmtpStartTls => first_payload::SMTP,

@@ -1,4 +1,4 @@
-//! Which of a flow's two ends is the client.
+//! Endpoints of a logged flow: client and server.
 
 use std::net::IpAddr;
 
@@ -10,7 +10,7 @@ use mailflow_engine::{
     settings::{Service, Services},
 };
 
-/// The two ends as a log tells them.
+/// Endpoints in the order of a log.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LogEndpoints {
     /// Address and port of the source.
@@ -21,34 +21,35 @@ pub(crate) struct LogEndpoints {
     pub(crate) vlans: Vlans,
 }
 
-/// What tells the client.
+/// Evidence in a log of which endpoint is the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ClientEvidence {
-    /// The source sent the SYN or got the SYN-ACK.
+    /// The source sent the SYN, or received the SYN-ACK.
     SourceHandshake,
-    /// The destination did.
+    /// The destination sent the SYN, or received the SYN-ACK.
     DestinationHandshake,
-    /// Neither was seen: the watched port tells, and of two the lower one.
+    /// The log shows no handshake. The watched port is the server's, and if both are watched the lower one.
     NoHandshake,
 }
 
-/// What else is known of a flow whose SYN got no SYN-ACK, whatever its log tells: that no message was accepted.
+/// Returns the fields that are known of a connection without a SYN-ACK although its log does not record
+/// them: no message was accepted.
 pub(crate) fn known_without_session(facts: &Facts) -> Inputs {
     if facts.syn != 0 && facts.syn_ack == 0 { Inputs::MESSAGES } else { Inputs::empty() }
 }
 
-/// How the two ends lie in a flow.
+/// Order of the endpoints in a flow key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Orientation {
     /// The source is the client.
     AsLogged,
-    /// The destination is.
+    /// The destination is the client.
     Reversed,
 }
 
 impl LogEndpoints {
-    /// The key, how the ends lie in it, and the service; `None` where the server's port is not watched,
-    /// as the agent would not have counted the flow.
+    /// Returns the flow key, the order of the endpoints and the service. Returns `None` if the port of the
+    /// server is not watched, as the agent would not have counted the flow.
     pub(crate) fn flow_key(
         &self,
         evidence: ClientEvidence,

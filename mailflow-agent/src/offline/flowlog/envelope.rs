@@ -1,4 +1,5 @@
-//! Lines that other tools put into lines of their own: Filebeat's, Elasticsearch's, those of containers.
+//! Log lines in envelopes: lines that Filebeat, Elasticsearch or container runtimes put into lines of their
+//! own.
 
 use std::borrow::Cow;
 
@@ -11,20 +12,20 @@ use super::{
     zeek::names::{self, RenamedColumn},
 };
 
-/// Most lines that lie within each other: Elasticsearch's around Filebeat's around the line itself.
+/// Largest nesting of envelopes: Elasticsearch, Filebeat, and a container runtime.
 const MAX_NESTING: usize = 4;
 
-/// The kind of a line of JSON.
+/// Format of a line of JSON.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LineFormat {
     /// An EVE event.
     Eve,
-    /// A connection of Zeek's.
+    /// A connection of Zeek.
     Zeek,
 }
 
 impl LineFormat {
-    /// The kind of a line; none where it is neither, or no JSON.
+    /// Returns the format of a line; `None` for another format, or if the line is no JSON.
     pub(crate) fn of(line: &[u8], renamed: &[RenamedColumn]) -> Option<Self> {
         let line: Map<String, Value> = serde_json::from_slice(line).ok()?;
         if line.contains_key("event_type") {
@@ -34,8 +35,8 @@ impl LineFormat {
     }
 }
 
-/// Fields that hold lines of others: `_source` (Elasticsearch), `message`, `event.original`, `suricata.eve` and
-/// `json` (Filebeat), `log` (containers), `data` (Wazuh), `result._raw` (Splunk).
+/// Fields of envelopes that hold a line: `_source` (Elasticsearch), `message`, `event.original`,
+/// `suricata.eve` and `json` (Filebeat), `log` (containers), `data` (Wazuh), `result._raw` (Splunk).
 #[derive(Deserialize)]
 struct Envelope<'a> {
     #[serde(borrow, rename = "_source")]
@@ -62,16 +63,17 @@ struct Envelope<'a> {
     raw: Option<&'a RawValue>,
 }
 
-/// A line, and how it lies within another.
+/// Line that was found in an envelope.
 pub(crate) struct InnerLine<'a> {
     pub(crate) line: Cow<'a, [u8]>,
     pub(crate) kind: LineFormat,
-    /// The byte at which it begins.
+    /// Offset of the line in the envelope.
     at: usize,
 }
 
 impl InnerLine<'_> {
-    /// A fault of the inner line as one of the outer one. In a text its own columns are not the file's.
+    /// Converts an error of the inner line to one of the outer line. If the inner line is an escaped string,
+    /// its columns do not exist in the file, so the column is that of the string.
     pub(crate) fn to_outer_error(&self, error: LineError) -> LineError {
         let column = match self.line {
             Cow::Borrowed(_) => self.at + error.column,
@@ -81,10 +83,10 @@ impl InnerLine<'_> {
     }
 }
 
-/// Returns the flow's line within `line`, if there is one.
+/// Returns the flow line in `line`, if there is one.
 ///
 /// # Errors
-/// It is no JSON.
+/// Fails if `line` is no JSON.
 pub(crate) fn inner<'a>(
     line: &'a [u8],
     renamed: &[RenamedColumn],

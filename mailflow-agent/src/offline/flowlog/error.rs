@@ -1,48 +1,48 @@
-//! What cannot be read, and where.
+//! Errors of flow logs, with their locations.
 
 use std::{fmt, io, path::PathBuf};
 
-/// Why a log, or a line of it, cannot be read.
+/// Reason why a log, or a line of it, cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
-    /// The file cannot be opened or read on.
+    /// The file cannot be opened or read further.
     #[error("{}: {source}", path.display())]
     File {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// The system's reason.
+        /// Error of the system.
         source: io::Error,
     },
-    /// It is no flow log that is known here.
+    /// The file is no flow log of a supported format.
     #[error("{}: {found}: expected JSON lines with `event_type` (mailflow's or Suricata's EVE), JSON lines \
              with `id.orig_h` (Zeek's conn.log), or Zeek's conn.log with its `#fields` line; plain or gzip",
             path.display())]
     Format {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// What it looks like.
+        /// Description of the contents.
         found: String,
     },
-    /// One line cannot be read; the next ones can.
+    /// One line cannot be read. The next ones can.
     #[error("{}:{line}:{error}", path.display())]
     Line {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// The line, from 1.
+        /// Line number, from 1.
         line: u64,
-        /// What is wrong with it.
+        /// Error of the line.
         error: LineError,
     },
 }
 
-/// What is wrong with a line.
+/// Error of a line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LineError {
-    /// The column, in bytes from 1.
+    /// Column, in bytes from 1.
     pub column: usize,
-    /// The field; empty where the line has no fields to speak of.
+    /// Name of the field; empty if the line as a whole is wrong.
     pub field: String,
-    /// The value and what was expected.
+    /// Value, and what was expected.
     pub message: String,
 }
 

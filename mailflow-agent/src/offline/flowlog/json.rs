@@ -1,16 +1,16 @@
-//! A line of JSON as a value of a known form, or where it is not one.
+//! JSON lines: values of a known type, or the location of the error.
 
 use serde::Deserialize;
 
 use super::error::LineError;
 
-/// The value of `line`.
+/// Parses `line`.
 pub(crate) fn read<'a, T: Deserialize<'a>>(line: &'a [u8]) -> Result<T, LineError> {
-    // The path to a fault is looked for only where there is one.
+    // The path to an error is computed only if there is one, as that is slow.
     serde_json::from_slice(line).map_err(|_| error::<T>(line))
 }
 
-/// Where in `line` the value of `field` is, for faults found once the line has been read.
+/// Returns the column of the value of `field` in `line`, for errors that are found after parsing.
 pub(crate) fn column(line: &[u8], field: &str) -> usize {
     let name = field.rsplit_once('.').filter(|(parent, _)| *parent != "id").map_or(field, |(_, name)| name);
     let key = format!("\"{name}\":");
@@ -25,7 +25,7 @@ fn error<'a, T: Deserialize<'a>>(line: &'a [u8]) -> LineError {
             let field = if error.inner().is_data() && field != "." { field } else { String::new() };
             told(error.inner(), field)
         }
-        // What follows the value is wrong.
+        // The value is valid, and something follows it.
         Ok(_) => match reader.end() {
             Err(error) => told(&error, String::new()),
             Ok(()) => LineError::new(1, "", "cannot be read"),

@@ -1,4 +1,4 @@
-//! An open flow log: recognises its format, and reads it line by line.
+//! Open flow log: detects the format, and reads lines.
 
 use super::{
     LineOutcome, LogRecord, ReadContext, SkipReason,
@@ -17,39 +17,39 @@ use std::{
     },
 };
 
-/// How much of a log is looked at to recognise it.
+/// Number of bytes in which the format is detected.
 pub(crate) const PROBE_BYTES: u64 = 64 * 1024;
 
 /// U+FEFF in UTF-8.
 pub(crate) const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 
-/// The longest line that is read.
+/// Length of a line from which on it is not read.
 pub(crate) const MAX_LINE_BYTES: u64 = 1 << 20;
 
-/// The largest count that a flow may have: 281 TB.
+/// Largest count of a flow: 281 TB.
 pub(crate) const MAX_COUNT: u64 = 1 << 48;
 
-/// A log's format.
+/// Format of a log.
 #[derive(Clone, Debug)]
 pub(crate) enum LogFormat {
     Eve,
     ZeekJson,
     ZeekColumns(Box<ZeekColumns>),
-    /// Lines of either within lines of other tools.
+    /// Lines of EVE or Zeek in envelopes of other tools.
     Enveloped,
-    /// There is not one line.
+    /// A log without lines.
     Empty,
 }
 
 impl LogFormat {
-    /// Reads a line with its end. Returns `None` for one without contents.
+    /// Reads a line, which includes its line end. Returns `None` for a blank line.
     pub(crate) fn read(
         &mut self,
         raw_line: &[u8],
         context: &ReadContext<'_>,
     ) -> Result<Option<LineOutcome>, LineFailure> {
         let line = raw_line.trim_ascii_end();
-        // Logs that were put together may each begin with the mark.
+        // A concatenated log may have the mark at the begin of each part.
         let line = line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(line);
         if line.is_empty() {
             return Ok(None);
@@ -71,8 +71,8 @@ impl LogFormat {
         found.and_then(check_counts).map(Some).map_err(LineFailure::Line)
     }
 
-    /// Passes over lines that another reads: their header, if they have one, says how those after them are read. Of a
-    /// header that is of another format, and of what follows it, `lines` keeps nothing.
+    /// Processes the headers among lines that another thread reads: a header applies to all lines after it.
+    /// Truncates `lines` before a header of another format.
     pub(crate) fn skip_lines(
         &mut self,
         lines: &mut Vec<u8>,
@@ -104,7 +104,7 @@ impl LogFormat {
         Ok(())
     }
 
-    /// Passes over lines of which none is one of a header.
+    /// Notes lines that are values, without a header among them.
     fn skip_values(&mut self, lines: &[u8]) {
         let LogFormat::ZeekColumns(columns) = self else { return };
         let is_read = |line: &[u8]| {
@@ -117,7 +117,7 @@ impl LogFormat {
         }
     }
 
-    /// The format of a log that begins with `head`; otherwise what it begins with.
+    /// Detects the format of a log that begins with `head`. Otherwise returns a description of the contents.
     fn detect(head: &[u8], renamed: &[RenamedColumn]) -> Result<Self, String> {
         if let Some((_, name)) = UNSUPPORTED_COMPRESSIONS.iter().find(|(magic, _)| head.starts_with(magic)) {
             return Err(format!("compressed with {name}, which is not read: unpack it, or use gzip"));
@@ -158,7 +158,7 @@ impl LogFormat {
         match envelope::inner(line, renamed) {
             Ok(Some(_)) => Some(Self::Enveloped),
             Ok(None) => None,
-            // A damaged line, or one that is longer than what is looked at.
+            // The line is damaged, or cut at the end of the probed bytes.
             Err(_) if has("\"event_type\"") => Some(Self::Eve),
             Err(_) if has("\"id.orig_h\"") => Some(Self::ZeekJson),
             Err(_) => None,
@@ -166,7 +166,7 @@ impl LogFormat {
     }
 }
 
-/// A line within one of another tool.
+/// Reads the line in an envelope.
 pub(crate) fn read_enveloped(line: &[u8], context: &ReadContext<'_>) -> Result<LineOutcome, LineError> {
     let Some(inner) = envelope::inner(line, context.columns)? else {
         return Ok(LineOutcome::Skipped(SkipReason::OtherEvent));
@@ -178,7 +178,7 @@ pub(crate) fn read_enveloped(line: &[u8], context: &ReadContext<'_>) -> Result<L
     read.map_err(|error| inner.to_outer_error(error))
 }
 
-/// A line whose counts can be added up.
+/// Returns an error if a count of the record is too large to be summed.
 pub(crate) fn check_counts(line: LineOutcome) -> Result<LineOutcome, LineError> {
     let LineOutcome::Record(LogRecord { record, .. }) = &line else { return Ok(line) };
     for direction in [&record.flow.up, &record.flow.down] {
@@ -197,7 +197,7 @@ pub(crate) fn check_counts(line: LineOutcome) -> Result<LineOutcome, LineError> 
     Ok(line)
 }
 
-/// Damage that was found before its turn.
+/// Error of a file that is reported after the bytes before it are read.
 pub(crate) struct DeferredError(Option<io::Error>);
 
 impl Read for DeferredError {
@@ -206,7 +206,7 @@ impl Read for DeferredError {
     }
 }
 
-/// A line of columns, whose last ones may be blank.
+/// Returns a line of columns as text. Keeps trailing blanks, as the last columns may be blank.
 pub(crate) fn column_text(line: &[u8]) -> Result<&str, LineError> {
     let line = line.strip_suffix(b"\n").unwrap_or(line);
     let line = line.strip_suffix(b"\r").unwrap_or(line);
@@ -214,15 +214,15 @@ pub(crate) fn column_text(line: &[u8]) -> Result<&str, LineError> {
     std::str::from_utf8(line).map_err(|error| LineError::new(error.valid_up_to() + 1, "", "not UTF-8"))
 }
 
-/// Why a line gives neither a record nor a reason to skip it.
+/// Reason why a line gives neither a record nor a reason to skip it.
 pub(crate) enum LineFailure {
-    /// It cannot be read; the next one may be.
+    /// The line cannot be read. The next one may be valid.
     Line(LineError),
-    /// It says that what follows has a form that is not known here.
+    /// The line is a header of a format that is not supported.
     Header(String),
 }
 
-/// First bytes of files that other programs packed.
+/// First bytes of compressed files that are not supported.
 pub(crate) const UNSUPPORTED_COMPRESSIONS: [(&[u8], &str); 5] = [
     (&[0x28, 0xb5, 0x2f, 0xfd], "zstd"),
     (&[0xfd, b'7', b'z', b'X', b'Z', 0], "xz"),
@@ -231,7 +231,7 @@ pub(crate) const UNSUPPORTED_COMPRESSIONS: [(&[u8], &str); 5] = [
     (b"PK\x03\x04", "zip"),
 ];
 
-/// An open flow log.
+/// Open flow log.
 pub struct FlowLog<'a> {
     pub(crate) path: PathBuf,
     pub(crate) context: ReadContext<'a>,
@@ -244,30 +244,30 @@ pub struct FlowLog<'a> {
 }
 
 impl<'a> FlowLog<'a> {
-    /// Opens a log and recognises it by what is in it.
+    /// Opens a log, and detects its format.
     ///
     /// # Errors
-    /// It cannot be read, or is of no format known here.
+    /// Fails if the file cannot be read, or its format is not supported.
     pub fn open(path: &Path, context: ReadContext<'a>) -> Result<Self, LogError> {
         let contents =
             Packed::open(path).map_err(|source| LogError::File { path: path.to_owned(), source })?;
         Self::from_contents(path, contents, context)
     }
 
-    /// Reads a log from its contents and recognises it by them; `path` names it in errors.
+    /// Opens a log that is already open as a file, and detects its format; `path` names it in errors.
     ///
     /// # Errors
-    /// It cannot be read, or is of no format known here.
+    /// Fails if the file cannot be read, or its format is not supported.
     pub fn from_contents(path: &Path, mut file: Packed, context: ReadContext<'a>) -> Result<Self, LogError> {
         let failed = |source| LogError::File { path: path.to_owned(), source };
         let position = file.position();
         let mut head = Vec::new();
-        // Damage this early leaves what stands before it.
+        // Bytes before the damage are still read.
         let damage = match file.by_ref().take(PROBE_BYTES).read_to_end(&mut head) {
             Err(error) if head.is_empty() => return Err(failed(error)),
             read => read.err(),
         };
-        // Some editors and systems begin a text with a mark of its encoding.
+        // Some editors and systems begin a text with a byte order mark.
         if head.starts_with(BYTE_ORDER_MARK) {
             head.drain(..BYTE_ORDER_MARK.len());
         }
@@ -281,16 +281,16 @@ impl<'a> FlowLog<'a> {
         Ok(Self { path: path.to_owned(), context, position, contents, format, line, number, ended })
     }
 
-    /// Bytes of the file that were read, as it is on the disk.
+    /// Returns the number of bytes of the file that were read, before decompression.
     pub fn position(&self) -> u64 {
         self.position.load(Ordering::Relaxed)
     }
 
-    /// What comes of the next line; `None` at the end.
+    /// Reads the next line; `None` at the end.
     ///
     /// # Errors
-    /// The line cannot be read, and the next one may be; after [`LogError::File`] and
-    /// [`LogError::Format`] there is none.
+    /// Fails if the line cannot be read. The next one may be valid, except after [`LogError::File`] and
+    /// [`LogError::Format`], which end the log.
     pub fn next_line(&mut self) -> Result<Option<LineOutcome>, LogError> {
         while !self.ended {
             match self.fill() {
@@ -316,7 +316,7 @@ impl<'a> FlowLog<'a> {
         Ok(None)
     }
 
-    /// Reads a line; what is too long is passed over. False at the end.
+    /// Reads a line into the buffer, and skips the rest of one that is too long. Returns false at the end.
     fn fill(&mut self) -> io::Result<bool> {
         self.line.clear();
         self.number += 1;

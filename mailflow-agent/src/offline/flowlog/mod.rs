@@ -1,7 +1,8 @@
-//! Flow logs as flow records: mailflow's own lines, Suricata's, Zeek's conn.log.
+//! Flow logs as flow records: mailflow's own lines, Suricata's EVE, Zeek's conn.log.
 //!
-//! What a log does not tell is told as missing ([`Inputs`](mailflow_engine::inputs::Inputs)), never as
-//! zero. docs/backtest.md says what each format has.
+//! Fields that a log does not record are missing in the record
+//! ([`Inputs`](mailflow_engine::inputs::Inputs)), not zero. docs/backtest.md lists the fields of each
+//! format.
 
 mod app;
 mod endpoints;

@@ -1,33 +1,33 @@
-//! What comes of a line of a flow log.
+//! Outcome of a line of a flow log.
 
 use super::error::LineError;
 use mailflow_engine::flow::FlowRecord;
 
-/// What comes of a line; `None` where its ports are not watched.
+/// Record of a line; `None` if its ports are not watched.
 pub(crate) type ParsedRecord = Result<Option<LogRecord>, LineError>;
 
-/// A record from a log.
+/// Record of a log.
 #[derive(Clone, Debug)]
 pub struct LogRecord {
-    /// The record.
+    /// Flow record.
     pub record: FlowRecord,
-    /// Whose it is.
+    /// Program that wrote the log.
     pub origin: LogOrigin,
 }
 
-/// Whose record it is.
+/// Program that wrote a log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum LogOrigin {
-    /// mailflow's own.
+    /// mailflow.
     Mailflow,
-    /// Suricata's.
+    /// Suricata.
     Suricata,
-    /// Zeek's.
+    /// Zeek.
     Zeek,
 }
 
 impl LogOrigin {
-    /// Its name for people.
+    /// Returns the name of the program.
     pub const fn name(self) -> &'static str {
         match self {
             LogOrigin::Mailflow => "mailflow",
@@ -37,26 +37,26 @@ impl LogOrigin {
     }
 }
 
-/// Why a line that can be read has no record.
+/// Reason why a valid line has no record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SkipReason {
-    /// It is of another event type, or of another log than one of connections.
+    /// Another event type, or a log of something other than connections.
     OtherEvent,
-    /// It is one of Suricata's `netflow` events, which hold one direction each.
+    /// A `netflow` event of Suricata, which holds one direction.
     OneWay,
-    /// It is a flow to no watched port, or of neither TCP nor UDP: the agent would not count it.
+    /// A flow to a port that is not watched, or of neither TCP nor UDP: the agent would not count it.
     NotWatched,
 }
 
-/// What comes of a line.
+/// Outcome of a line that can be read.
 #[expect(
     clippy::large_enum_variant,
     reason = "nearly all lines are records: a box would allocate for each of them"
 )]
 #[derive(Clone, Debug)]
 pub enum LineOutcome {
-    /// A record.
+    /// The record of the line.
     Record(LogRecord),
-    /// None.
+    /// The reason why the line has no record.
     Skipped(SkipReason),
 }

@@ -1,8 +1,9 @@
-//! The lines of a log, read by several threads.
+//! Reads the lines of a log in several threads.
 //!
-//! One thread reads and unpacks the file and cuts it into blocks of whole lines; others read the lines of a block, and
-//! collect its records; the caller's thread takes what else is to be said of the blocks, in their order. There are
-//! never more than [`MAX_BLOCKS`] blocks between the first and the last of them, so that memory does not grow with the file.
+//! One thread reads and decompresses the file, and cuts it into blocks of whole lines. Parser threads read
+//! the lines of the blocks, and collect their records. The thread of the caller gets the counts and errors
+//! of the blocks, in order. At most [`MAX_BLOCKS`] blocks are in progress, so that memory does not grow with
+//! the file.
 
 use std::{
     collections::BTreeMap,
@@ -21,49 +22,49 @@ use super::{
     timeline::{RecordSorter, SortBuffer},
 };
 
-/// Bytes of a block, but for its last line.
+/// Size of a block, without the rest of its last line.
 const BLOCK_BYTES: usize = 256 * 1024;
 
-/// Most blocks between the file and the caller.
+/// Largest number of blocks in progress, between the file and the caller.
 const MAX_BLOCKS: usize = 16;
 
-/// Most threads that read lines.
+/// Largest number of parser threads.
 const MAX_PARSER_THREADS: usize = 8;
 
-/// A part of a log.
+/// Part of a log.
 struct Block {
-    /// Its place among the blocks, from 0.
+    /// Index of the block, from 0.
     number: u64,
-    /// The number of its first line, from 1.
+    /// Number of its first line, from 1.
     first: u64,
     lines: Vec<u8>,
-    /// Reads its lines.
+    /// Format, with the headers before the block.
     format: LogFormat,
-    /// Bytes of the file that were read by then, as it is on the disk.
+    /// Bytes of the file that were read up to this block, before decompression.
     position: u64,
 }
 
-/// Counts and faults of a part of a log; its records go to the sorter.
+/// Counts and errors of a block. Its records are in the sorter.
 #[derive(Debug, Default)]
 pub struct BlockOutcome {
-    /// Lines that gave a record.
+    /// Lines with a record.
     pub records: u64,
-    /// Lines of other event types, or of other logs than those of connections, but for `one_way`.
+    /// Lines of other event types than `one_way`, or of other logs than those of connections.
     pub other_events: u64,
-    /// Suricata's `netflow` events, which hold one direction each.
+    /// `netflow` events of Suricata, which hold one direction each.
     pub one_way: u64,
     /// Flows that the agent would not count.
     pub not_watched: u64,
-    /// Lines that cannot be read, by number.
+    /// Lines that cannot be read, with their numbers.
     pub errors: Vec<(u64, LineError)>,
-    /// Bytes of the file that were read by then, as it is on the disk.
+    /// Bytes of the file that were read up to this block, before decompression.
     pub position: u64,
 }
 
-/// The reason why a log is not read to its end.
+/// Reason why a log is not read to its end.
 enum CutError {
     File(io::Error),
-    /// It is of another format from there on.
+    /// The format changes to one that is not supported.
     Format(String),
 }
 
@@ -73,21 +74,21 @@ impl From<io::Error> for CutError {
     }
 }
 
-/// Gives the records of `log` to `sorter`, and hands on what else came of its lines, in their order. Ends early where
-/// `hand_on` returns false. Returns how many bytes of the file were read.
+/// Adds the records of `log` to `sorter`, and calls `emit` with the outcome of each block, in order. Ends
+/// early if `emit` returns false. Returns the number of bytes of the file that were read.
 ///
 /// # Errors
-/// The log cannot be read to its end.
+/// Fails if the log cannot be read to its end.
 pub fn read_lines(
     log: FlowLog<'_>,
     sorter: &RecordSorter,
     emit: impl FnMut(BlockOutcome) -> bool,
 ) -> Result<u64, LogError> {
     let processors = thread::available_parallelism().map_or(1, NonZero::get);
-    read_with_threads(log, || sorter.part(), processors.min(MAX_PARSER_THREADS), emit)
+    read_with_threads(log, || sorter.buffer(), processors.min(MAX_PARSER_THREADS), emit)
 }
 
-/// Takes the entries that a thread finds.
+/// Collector of the records that a parser thread reads.
 trait CollectRecords {
     fn push(&mut self, entry: super::LogRecord);
 }
@@ -105,7 +106,7 @@ fn read_with_threads<C: CollectRecords + Send>(
     mut emit: impl FnMut(BlockOutcome) -> bool,
 ) -> Result<u64, LogError> {
     let (path, context) = (log.path.clone(), log.context);
-    // A permit for each block on its way: taken by the file's thread, given back by the caller's.
+    // A permit for each block in progress: taken by the thread of the file, returned by that of the caller.
     let (permits, permits_back) = sync_channel(MAX_BLOCKS);
     let (blocks, blocks_to_parse) = sync_channel::<Block>(MAX_BLOCKS);
     let (results, parsed_blocks) = sync_channel::<(u64, BlockOutcome)>(MAX_BLOCKS);
@@ -127,11 +128,12 @@ fn read_with_threads<C: CollectRecords + Send>(
                 if !emit(outcome) {
                     break 'blocks;
                 }
-                // The file's thread may have ended.
+                // The thread of the file may have ended.
                 let _ = permits_back.try_recv();
             }
         }
-        // Without a permit the file's thread ends, whatever became of the others; and these without anyone to tell.
+        // The thread of the file ends when it gets no permit, and the parser threads when nothing receives
+        // their results.
         drop((permits_back, parsed_blocks));
         match cutter.join() {
             Ok(Ok(position)) => Ok(position),
@@ -142,7 +144,7 @@ fn read_with_threads<C: CollectRecords + Send>(
     })
 }
 
-/// Reads the lines of one block after the other.
+/// Parses blocks until there are no more.
 fn parse(
     mut buffer: impl CollectRecords,
     context: ReadContext<'_>,
@@ -151,7 +153,7 @@ fn parse(
     spent_tx: &SyncSender<Vec<u8>>,
 ) {
     loop {
-        // A statement of its own: the others may wait for a block while this one is read.
+        // A separate statement, so that the lock is released while the block is parsed.
         let block = blocks_to_parse.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(Block { number, first, lines, mut format, position }) = block else { return };
         let mut outcome = BlockOutcome { position, ..BlockOutcome::default() };
@@ -166,13 +168,13 @@ fn parse(
                 Ok(Some(LineOutcome::Skipped(SkipReason::OneWay))) => outcome.one_way += 1,
                 Ok(Some(LineOutcome::Skipped(SkipReason::NotWatched))) => outcome.not_watched += 1,
                 Err(LineFailure::Line(error)) => outcome.errors.push((line, error)),
-                // The block was cut before it.
+                // Blocks are cut before such a header, so this one is an error of a line.
                 Err(LineFailure::Header(header_error)) => {
                     outcome.errors.push((line, LineError::new(1, "", header_error)))
                 }
             }
         }
-        // The file's thread may have ended, or have enough of them.
+        // The thread of the file may have ended, or have enough buffers.
         let _ = spent_tx.try_send(lines);
         if results.send((number, outcome)).is_err() {
             return;
@@ -180,7 +182,7 @@ fn parse(
     }
 }
 
-/// Lines with their ends.
+/// Iterator over lines, with their line ends.
 struct LineIter<'a>(&'a [u8]);
 
 impl<'a> Iterator for LineIter<'a> {
@@ -198,7 +200,7 @@ impl<'a> Iterator for LineIter<'a> {
 }
 
 impl FlowLog<'_> {
-    /// Cuts what is left of the file into blocks; returns the bytes of it that were read.
+    /// Cuts the rest of the file into blocks. Returns the number of bytes of the file that were read.
     fn cut_blocks(
         &mut self,
         permits: &SyncSender<()>,
@@ -213,7 +215,7 @@ impl FlowLog<'_> {
             lines.clear();
             let read = self.fill_block(&mut lines);
             if read.is_err() {
-                // Damage in the middle of a line takes the line with it.
+                // A line with damage in it is left out.
                 let whole = memchr::memrchr(b'\n', &lines).map_or(0, |end| end + 1);
                 lines.truncate(whole);
             }
@@ -237,7 +239,7 @@ impl FlowLog<'_> {
         Ok(self.position())
     }
 
-    /// Reads whole lines; of one that is too long so much that it is found so, and its end.
+    /// Reads whole lines. Keeps as much of a line that is too long as shows its length, and skips the rest.
     fn fill_block(&mut self, lines: &mut Vec<u8>) -> io::Result<()> {
         (&mut self.contents).take(BLOCK_BYTES as u64).read_to_end(lines)?;
         if lines.last().is_none_or(|last| *last == b'\n') {
@@ -264,7 +266,7 @@ mod tests {
     use crate::offline::flowlog::LogRecord;
     use mailflow_engine::settings::{Service, Services};
 
-    /// A flow of a client, by number.
+    /// Returns the flow line of a client, by number.
     fn flow(n: usize) -> String {
         format!(
             r#"{{"timestamp":"2026-11-21T03:31:00.000000+0000","event_type":"flow","src_ip":"10.0.{}.{}","src_port":4000,"dest_ip":"9.9.9.9","dest_port":25,"proto":"TCP","flow":{{"pkts_toserver":{n},"bytes_toserver":{n}00,"pkts_toclient":0,"bytes_toclient":0,"start":"2026-11-21T03:31:00.000000+0000","end":"2026-11-21T03:31:01.000000+0000"}}}}"#,
@@ -273,7 +275,7 @@ mod tests {
         )
     }
 
-    /// Lines of every kind, some blocks of them.
+    /// Returns lines of every type, a few blocks of them.
     fn contents() -> Vec<u8> {
         let mut text = Vec::new();
         for n in 0..6_000 {
@@ -307,12 +309,12 @@ mod tests {
         }
     }
 
-    /// All that is found in a log, the records sorted.
+    /// Outcome of a whole log, with sorted records.
     #[derive(Debug, Default, PartialEq)]
     struct All {
         entries: Vec<String>,
         errors: Vec<(u64, LineError)>,
-        /// Other events, one-way ones, and flows that are not watched.
+        /// Other events, one-way events, and flows that are not watched.
         skipped: [u64; 3],
         damage: Option<String>,
     }
@@ -359,7 +361,7 @@ mod tests {
         all
     }
 
-    /// Reads a log with one thread and with several, and returns what all of them find.
+    /// Reads a log with one thread and with several. Returns the outcome, which must be equal.
     fn read(name: &str, contents: &[u8]) -> All {
         let services = Services::from([(25, Service::Smtp)]);
         let context = ReadContext { services: &services, l2_overhead: None, columns: &[] };
@@ -394,7 +396,7 @@ mod tests {
         }
     }
 
-    /// Columns with a header of their own, some in another order.
+    /// Returns columns with a header, optionally in another order.
     fn columns(first: usize, lines: usize, swapped: bool) -> String {
         let names = if swapped { ["id.resp_p", "proto"] } else { ["proto", "id.resp_p"] };
         let mut text = format!(
@@ -417,16 +419,17 @@ mod tests {
 
     #[test]
     fn several_threads_read_columns_by_the_header_before_them() {
-        let log = |parts: &[&str]| parts.concat().into_bytes();
+        let log = |buffers: &[&str]| buffers.concat().into_bytes();
         let dns = "#separator \\x09\n#path\tdns\n#fields\tts\tquery\n1\tone\n2\ttwo\n";
         let (one, other) = (columns(0, 20_000, false), columns(20_000, 20_000, true));
-        // 1.8 MB: some blocks.
+        // 1.8 MB: a few blocks.
         let all = read("columns", &log(&[&one, dns, &other, "#close\n"]));
         assert_eq!((all.entries.len(), all.errors.len(), all.skipped[0]), (39_600, 400, 2));
         let all = read("columns-bad", &log(&[&one, "#path\tconn\n#fields\tts\n", &other]));
         assert_eq!(all.entries.len(), 19_800);
         assert!(all.damage.unwrap().contains("without the column id.orig_h"));
-        // Before the first connection another log is a fault, and what follows a header is none of it.
+        // Another log is an error only before the first connection. Lines before the header do not count as
+        // connections.
         for (name, before) in
             [("columns-none", "\n \r\n"), ("columns-some", "1\t2\n"), ("columns-long", "\u{ff}\n")]
         {

@@ -1,4 +1,4 @@
-//! `tests[].alerts`: what must come.
+//! `tests[].alerts`: expected alerts.
 
 use std::{fmt, net::IpAddr, time::Duration};
 
@@ -23,30 +23,30 @@ use mailflow_engine::{
     time::Time,
 };
 
-/// An alert that must come; what is `None` may be anything.
+/// Expected alert. Fields with `None` match any value.
 #[derive(Clone, Debug)]
 pub struct ExpectedAlert {
-    /// Where that is written.
+    /// Location in the file.
     pub place: Place,
     /// Name of the rule.
     pub rule: String,
-    /// Its state.
+    /// State of the alert.
     pub state: AlertState,
-    /// When, after the beginning of the test.
+    /// Time of the alert, from the start of the test.
     pub at: Option<Duration>,
-    /// The client that it is about.
+    /// Client of the group key.
     pub source: Option<IpNet>,
-    /// The server that it is about.
+    /// Server of the group key.
     pub destination: Option<IpAddr>,
-    /// The group that it is about.
+    /// Group of internal networks of the group key.
     pub group: Option<String>,
-    /// Its value in millionths.
+    /// Value in millionths.
     pub value: Option<u128>,
-    /// True if an allow-list suppresses it.
+    /// True if an allow-list suppresses the alert.
     pub suppressed: bool,
 }
 
-/// Reads an alert of one of `rules`.
+/// Reads an expected alert of one of `rules`.
 pub(crate) fn read(at: &At<'_>, faults: &mut Collector, rules: Option<&[Rule]>) -> Option<ExpectedAlert> {
     const STATES: [(&str, AlertState); 2] =
         [("firing", AlertState::Firing), ("resolved", AlertState::Resolved)];
@@ -86,7 +86,7 @@ pub(crate) fn read(at: &At<'_>, faults: &mut Collector, rules: Option<&[Rule]>) 
     })
 }
 
-/// A number, or bytes with a unit, in millionths.
+/// Reads a number, or bytes with a unit, in millionths.
 fn value(at: &At<'_>, faults: &mut Collector) -> Option<u128> {
     const MAX_VALUE: u64 = 1_000_000_000_000;
     match at.content() {
@@ -98,7 +98,7 @@ fn value(at: &At<'_>, faults: &mut Collector) -> Option<u128> {
 }
 
 impl ExpectedAlert {
-    /// Returns true if `alert`, of a test that began at `start`, is what was expected.
+    /// Returns true if `alert`, in a test that began at `start`, matches.
     pub fn matches(&self, alert: &Alert, start: Time) -> bool {
         let subject = &alert.subject;
         let source =
@@ -118,7 +118,7 @@ fn in_millionths(term: &TermValue) -> u128 {
     u128::from(term.value.number()) * 1_000_000 / u128::from(term.scale.max(1))
 }
 
-/// As it would be written in a file, with all that it tells.
+/// Formats an alert in the syntax of the file, with all fields.
 pub fn format_alert(alert: &Alert, start: Time) -> String {
     let subject = &alert.subject;
     let value = in_millionths(&alert.decided);
@@ -142,13 +142,13 @@ pub fn format_alert(alert: &Alert, start: Time) -> String {
     text + " }"
 }
 
-/// Millionths as a number.
+/// Formats millionths as a decimal number.
 fn format_millionths(value: u128) -> String {
     let text = format!("{}.{:06}", value / 1_000_000, value % 1_000_000);
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
-/// As it is written in a file.
+/// Formats the alert in the syntax of the file.
 impl fmt::Display for ExpectedAlert {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{{ rule: {}", self.rule)?;

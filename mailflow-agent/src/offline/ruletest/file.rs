@@ -1,7 +1,7 @@
-//! Rule test files: flows that are given, alerts that are expected.
+//! Rule test files: flows, and the alerts that they must cause.
 //!
-//! What is judged is the sections of a configuration, in the file itself or in one that it names; what is
-//! left out is shipped. docs/rules.md has the format.
+//! The tested rules are in sections of a configuration, in the file itself or in one that it names. Omitted
+//! sections are those of the built-in configuration. docs/rules.md has the format.
 
 use std::path::Path;
 
@@ -26,51 +26,51 @@ use mailflow_engine::{
     time::Time,
 };
 
-/// When a test begins that does not say: a Monday, 2026-01-05T00:00:00Z, in seconds since 1970.
+/// Default start of a test: a Monday, 2026-01-05T00:00:00Z, in seconds since 1970.
 const DEFAULT_START_SECONDS: u64 = 1_767_571_200;
 
-/// A file of tests.
+/// Rule test file.
 #[derive(Debug)]
 pub struct RuleTests {
-    /// The tests.
+    /// Tests.
     pub tests: Vec<RuleTest>,
-    /// What is odd about the rules.
+    /// Warnings about the rules.
     pub warnings: Vec<Fault>,
 }
 
-/// What is to be judged, and what should come of it.
+/// Flows to evaluate, and expected alerts.
 #[derive(Debug)]
 pub struct RuleTest {
-    /// Its name.
+    /// Name of the test.
     pub name: String,
-    /// Where it stands.
+    /// Location in the file.
     pub place: Place,
-    /// Its beginning, on a packet clock that counts from 1970.
+    /// Start of the test, since 1970.
     pub start: Time,
-    /// Its end; `None` when the last record was made.
+    /// End of the test; `None` for the time of the last record.
     pub until: Option<Time>,
-    /// The rules, and all they are judged by.
+    /// Rules and engine settings.
     pub settings: Settings,
-    /// The flows' records.
+    /// Flow records.
     pub records: Vec<FlowRecord>,
-    /// The alerts that must come, and no others.
+    /// Expected alerts. Any other alert is an error.
     pub alerts: Vec<ExpectedAlert>,
 }
 
 /// Reads a file of rule tests.
 ///
 /// # Errors
-/// Everything that is wrong with it.
+/// Returns all faults of the file.
 pub fn read(path: &Path) -> Result<RuleTests, Faults> {
     let name = path.display().to_string();
     let text = file::read(path).map_err(|no_text| no_text.faults(&name))?;
     parse(&name, &text)
 }
 
-/// Reads rule tests; `name` is their file's name, in faults and for the files it names.
+/// Parses rule tests; `name` is the name of their file, for faults and for relative paths.
 ///
 /// # Errors
-/// Everything that is wrong with them.
+/// Returns all faults of the text.
 pub fn parse(name: &str, text: &str) -> Result<RuleTests, Faults> {
     file::check(text).map_err(|no_text| no_text.faults(name))?;
     let directory = Path::new(name).parent().unwrap_or(Path::new(""));
@@ -96,12 +96,12 @@ fn tests(at: &At<'_>, faults: &mut Collector, directory: &Path) -> Option<Vec<Ru
             let tests = items(at, faults, |item, faults| test(item, faults, settings.as_ref(), start));
             tests?.into_iter().collect::<Option<Vec<_>>>()
         });
-        // Without settings the tests were still read, so that what is wrong with them is told.
+        // The tests are read without valid settings too, so that their faults are reported.
         settings.and(tests)
     })
 }
 
-/// The rules of another file, and those it has switched off.
+/// Reads the rules of another file, and those that are switched off there.
 fn load_settings(at: &At<'_>, faults: &mut Collector, directory: &Path) -> Option<(Settings, Vec<Rule>)> {
     let path = directory.join(string(at, faults)?);
     match load(Some(&path)) {
@@ -110,7 +110,7 @@ fn load_settings(at: &At<'_>, faults: &mut Collector, directory: &Path) -> Optio
             for fault in found.iter() {
                 match fault.place.position {
                     Some(_) => faults.fault(fault.clone()),
-                    // A file that cannot be read has no place of its own: it is wrong where it is named.
+                    // A fault of the whole file has no location, so it is reported where the file is named.
                     None => return at.fault(faults, fault),
                 }
             }
@@ -119,7 +119,7 @@ fn load_settings(at: &At<'_>, faults: &mut Collector, directory: &Path) -> Optio
     }
 }
 
-/// The rules that are named, switched off or not.
+/// Returns the named rules, also ones that are switched off.
 fn select_rules(
     at: &At<'_>,
     faults: &mut Collector,
@@ -174,7 +174,7 @@ fn test(
 
 fn parse_start(at: &At<'_>, faults: &mut Collector) -> Option<Time> {
     let nanos = parsed(at, faults, "a date or a moment", moment)?;
-    // Windows reach back behind it.
+    // Windows begin before the start of a test.
     const MIN_NANOS: u64 = 366 * 86_400 * 1_000_000_000;
     const MAX_NANOS: u64 = 4_102_444_800 * 1_000_000_000;
     match u64::try_from(nanos) {

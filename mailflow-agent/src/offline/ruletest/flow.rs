@@ -1,4 +1,4 @@
-//! `tests[].flows`: each line is one flow, or several of a kind.
+//! `tests[].flows`: each item is one flow, or several equal flows.
 
 use std::time::Duration;
 
@@ -25,12 +25,12 @@ use mailflow_engine::{
     time::Time,
 };
 
-/// Most records of a test.
+/// Largest number of records of a test.
 const MAX_RECORDS: usize = 1_000_000;
-/// Highest counter.
+/// Largest value of a counter.
 const MAX_COUNTER: u64 = 1 << 40;
 
-/// Reads the flows of a test that begins at `start`, and makes their records.
+/// Reads the flows of a test that begins at `start`, and creates their records.
 pub(crate) fn read(
     at: &At<'_>,
     faults: &mut Collector,
@@ -53,7 +53,7 @@ pub(crate) fn read(
     Some(records)
 }
 
-/// A line of a test.
+/// Flow item of a test.
 pub(crate) struct RawFlow {
     pub(crate) at: Duration,
     pub(crate) source: IpNet,

@@ -1,27 +1,27 @@
-//! What flows look like that are only named: sessions that were measured with a real Postfix.
+//! Flow templates: counters of sessions that were measured with a real Postfix.
 
 use mailflow_common::App;
 
 use mailflow_engine::{flow::Direction, settings::Service};
 
-/// What a flow is, as far as a test does not say otherwise.
+/// Kind of a flow, which gives the defaults of its fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FlowKind {
     /// One small mail, accepted.
     Mail,
-    /// One mail of 9 MB, accepted; the server answers with pure ACKs.
+    /// One mail of 9 MB, accepted. The server answers with pure ACKs.
     Bulk,
-    /// A session whose recipient was refused: greylisting, unknown users.
+    /// A session whose recipient was refused, as by greylisting or for an unknown user.
     Rejected,
     /// A session in which three passwords were tried and refused.
     Login,
-    /// A SYN, repeated twice, that nobody answered.
+    /// A SYN without an answer, repeated twice.
     Unanswered,
     /// A SYN answered with RST.
     Refused,
 }
 
-/// The counters of a kind.
+/// Counters of a kind.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct FlowTemplate {
     pub(crate) up: Direction,
@@ -30,7 +30,7 @@ pub(crate) struct FlowTemplate {
     pub(crate) answer: SynAnswer,
 }
 
-/// What came of the SYN.
+/// Answer to the SYN.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SynAnswer {
     Nothing,
@@ -39,7 +39,7 @@ pub(crate) enum SynAnswer {
 }
 
 impl FlowKind {
-    /// Every kind with its name.
+    /// Kinds with their names.
     pub(crate) const NAMES: [(&'static str, FlowKind); 6] = [
         ("mail", FlowKind::Mail),
         ("bulk", FlowKind::Bulk),
@@ -49,7 +49,7 @@ impl FlowKind {
         ("refused", FlowKind::Refused),
     ];
 
-    /// The application that is seen on a port of `service`.
+    /// Returns the application class on a port of `service`.
     pub(crate) fn app(self, service: Service) -> App {
         if matches!(self, FlowKind::Unanswered | FlowKind::Refused) {
             return App::Unseen;
@@ -65,7 +65,7 @@ impl FlowKind {
         }
     }
 
-    /// Its counters, in the clear or encrypted.
+    /// Returns the counters for an unencrypted or encrypted `app`.
     pub(crate) fn template(self, app: App) -> FlowTemplate {
         let session = |up, down, messages| FlowTemplate { up, down, messages, answer: SynAnswer::SynAck };
         match (self, app.encrypted()) {

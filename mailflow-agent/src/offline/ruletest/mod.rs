@@ -1,4 +1,4 @@
-//! Rule tests: given flows through the engine in simulated time, its alerts against the expected ones.
+//! Rule tests: evaluates flows in simulated time, and compares the alerts with the expected ones.
 
 pub(crate) mod expect;
 pub mod file;
@@ -14,25 +14,25 @@ use super::flowlog::{
 };
 use mailflow_engine::{Engine, event::Alert, time::Time};
 
-/// What a test found.
+/// Outcome of a test.
 #[derive(Debug, Default)]
 pub struct TestOutcome<'a> {
-    /// Alerts that came as expected.
+    /// Number of expected alerts that were emitted.
     pub matched: usize,
-    /// Alerts that were expected and did not come.
+    /// Expected alerts that were not emitted.
     pub missing: Vec<&'a ExpectedAlert>,
-    /// Alerts that came and were not expected, in their order.
+    /// Emitted alerts that were not expected, in order.
     pub unexpected: Vec<Alert>,
 }
 
 impl TestOutcome<'_> {
-    /// Returns true if all is as expected.
+    /// Returns true if all expected alerts were emitted, and no others.
     pub fn is_success(&self) -> bool {
         self.missing.is_empty() && self.unexpected.is_empty()
     }
 }
 
-/// Runs a test. The rules see each record when the agent would have made it.
+/// Runs a test. The rules evaluate each record at the time at which the agent would have created it.
 pub fn run(test: &RuleTest) -> TestOutcome<'_> {
     let mut outcome = TestOutcome { unexpected: alerts(test), ..TestOutcome::default() };
     for expected in &test.alerts {
@@ -49,7 +49,7 @@ pub fn run(test: &RuleTest) -> TestOutcome<'_> {
 
 fn alerts(test: &RuleTest) -> Vec<Alert> {
     let timeouts = test.settings.timeouts;
-    // Nothing here is read from a kernel: records come at their own moments.
+    // No kernel is polled here, so records have their exact times.
     let mut timeline = FlowTimeline::new(RecordTiming { timeouts, poll_interval: std::time::Duration::ZERO });
     for record in &test.records {
         timeline.push(LogRecord { record: record.clone(), origin: LogOrigin::Mailflow });

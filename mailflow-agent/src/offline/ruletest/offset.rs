@@ -1,4 +1,4 @@
-//! Moments of a rule test, and names of rules in it.
+//! Time offsets and rule names in a rule test.
 
 use crate::config::{
     diagnostics::{Collector, nearest},
@@ -8,10 +8,10 @@ use crate::config::{
 use mailflow_engine::settings::Rule;
 use std::time::Duration;
 
-/// Moments of a test: up to a year after its beginning.
+/// Range of offsets: up to a year after the start of the test.
 pub(crate) const OFFSET_RANGE: [Duration; 2] = [Duration::ZERO, Duration::from_secs(366 * 86_400)];
 
-/// A moment of a test, from its beginning on.
+/// Reads an offset from the start of a test.
 pub(crate) fn test_offset(at: &At<'_>, faults: &mut Collector) -> Option<Duration> {
     parsed(at, faults, "a duration", |text| duration_within(text, OFFSET_RANGE))
 }

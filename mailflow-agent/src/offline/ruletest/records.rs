@@ -1,4 +1,4 @@
-//! The records of given flows.
+//! Records of the flows of a rule test.
 
 use std::{net::IpAddr, time::Duration};
 
@@ -12,18 +12,19 @@ use mailflow_engine::{
     time::Time,
 };
 
-/// The first client port that is given out.
+/// First client port that is assigned.
 const FIRST_CLIENT_PORT: u16 = 32_768;
 
 impl RawFlow {
-    /// Records of each flow.
+    /// Returns the number of records of each flow.
     pub(crate) fn record_count(&self, active: Duration) -> u32 {
         let steps = self.duration.as_nanos().div_ceil(active.as_nanos().max(1)).max(1);
         u32::try_from(steps).unwrap_or(u32::MAX)
     }
 
-    /// The records of the flow `number` of this line: on its way every time the active interval has passed,
-    /// its counters grown evenly, and a last one. `before` records were made in this test.
+    /// Returns the records of the flow `number` of this item: an interim one at the end of each active
+    /// timeout, with evenly grown counters, and a final one. `previous_records` is the number of records that
+    /// the test already has.
     pub(crate) fn records(
         &self,
         number: u64,
@@ -92,7 +93,7 @@ impl RawFlow {
     }
 }
 
-/// The address `number` of a network, which begins again after its last.
+/// Returns the address `number` of a network. The first address follows the last one.
 fn nth_address(net: IpNet, number: u64) -> IpAddr {
     match net {
         IpNet::V4(net) => {

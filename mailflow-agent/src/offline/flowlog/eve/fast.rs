@@ -1,15 +1,15 @@
-//! EVE flow lines in the form in which nearly all are written: compact, without escapes. They are read without a JSON
-//! parser's detours, in a fifth of the time.
+//! Fast parser of EVE flow lines in the usual form: compact, without escapes. It takes a fifth of the time
+//! of the JSON parser.
 //!
-//! All other lines, and those with a fault, are left to the parser, which reads the same of the lines that are read
-//! here.
+//! All other lines, and those with an error, are left to the JSON parser. Both parsers give the same result
+//! for every line that this one reads.
 
 use std::{borrow::Cow, net::IpAddr};
 
 use super::line::{CowStr, EveCounters, EveFlow, EveTcp, MailflowFields};
 use crate::offline::flowlog::text::{LogTimestamp, Mac, Parsed, TcpFlags, TextValue, Transport};
 
-/// Reads a line; `None` where the parser is needed.
+/// Reads a line; `None` if it needs the JSON parser.
 pub(crate) fn read(line: &[u8]) -> Option<EveFlow<'_>> {
     let mut from = Scanner(line);
     let flow = event(&mut from)?;
@@ -56,7 +56,7 @@ fn event<'a>(from: &mut Scanner<'a>) -> Option<EveFlow<'a>> {
     })
 }
 
-/// A list of VLAN tags, or one.
+/// Reads a list of VLAN tags, or one tag.
 fn tags(from: &mut Scanner<'_>) -> Option<Vec<u16>> {
     if from.0.first() != Some(&b'[') {
         return Some(vec![from.integer()?]);
@@ -149,12 +149,12 @@ fn tcp_flags(from: &mut Scanner<'_>) -> Option<EveTcp> {
     Some(tcp)
 }
 
-/// Fields of an object that were there.
+/// Fields of an object that were read.
 #[derive(Default)]
 struct SeenFields(u32);
 
 impl SeenFields {
-    /// Returns `value`, unless the field was there before: the parser says what is wrong with that.
+    /// Returns `value`, unless the field was read before: the JSON parser reports duplicate fields.
     #[inline]
     fn once<T>(&mut self, field: u32, value: T) -> Option<T> {
         let before = self.0;
@@ -163,7 +163,7 @@ impl SeenFields {
     }
 }
 
-/// The rest of a line.
+/// Rest of a line.
 struct Scanner<'a>(&'a [u8]);
 
 impl<'a> Scanner<'a> {
@@ -198,7 +198,7 @@ impl<'a> Scanner<'a> {
         Some(())
     }
 
-    /// A value, or null.
+    /// Reads a value, or null.
     #[inline]
     fn nullable<T>(&mut self, read: impl FnOnce(&mut Self) -> Option<T>) -> Option<Option<T>> {
         if self.0.first() == Some(&b'n') {
@@ -208,7 +208,7 @@ impl<'a> Scanner<'a> {
         read(self).map(Some)
     }
 
-    /// A string that stands for itself.
+    /// Reads a string without escapes.
     #[inline]
     fn string(&mut self) -> Option<&'a [u8]> {
         self.byte(b'"')?;
@@ -233,10 +233,10 @@ impl<'a> Scanner<'a> {
         T::parse(self.str()?).map(Parsed)
     }
 
-    /// A whole number, as JSON has it.
+    /// Reads an unsigned integer in the form of JSON.
     #[inline]
     fn number(&mut self) -> Option<u64> {
-        /// As many digits always fit.
+        /// Number of digits that always fit 64 bits.
         const MAX_DIGITS: usize = 18;
         let (mut number, mut digits) = (0, 0);
         while let Some(digit @ b'0'..=b'9') = self.0.get(digits) {
@@ -265,7 +265,7 @@ impl<'a> Scanner<'a> {
         Some(is)
     }
 
-    /// Passes over a value that is not looked at.
+    /// Skips a value that is not used.
     fn skip_value(&mut self) -> Option<()> {
         match self.0.first()? {
             b'"' => self.string().map(drop),
@@ -280,11 +280,12 @@ impl<'a> Scanner<'a> {
 /// Returns the length of the string that begins here, if it is of printable ASCII without escapes.
 #[inline]
 fn plain_string_length(text: &[u8]) -> Option<usize> {
-    /// Returns a byte eight times in a word.
+    /// Returns a word of eight equal bytes.
     const fn each(byte: u8) -> u64 {
         u64::from_ne_bytes([byte; 8])
     }
-    // Of each expression the lowest byte that is marked is one that is meant.
+    // In each of these words the lowest marked byte is a real match. Higher ones may be wrong, because of the
+    // borrow.
     let zero = |word: u64| word.wrapping_sub(each(1)) & !word;
     let (mut words, mut at) = (text.chunks_exact(8), 0);
     for word in &mut words {
@@ -317,7 +318,7 @@ mod tests {
     const OWN: &str = r#"{"timestamp":"2026-01-05T00:00:00.006332+0000","event_type":"flow","flow_id":1,"host":"gw1","in_iface":"lan0","src_ip":"10.0.85.88","src_port":1024,"dest_ip":"2001:db8::1","dest_port":587,"proto":"TCP","app_proto":"smtp+starttls","flow":{"pkts_toserver":29,"bytes_toserver":13588,"pkts_toclient":null,"bytes_toclient":3146,"start":"2026-01-05T00:00:00.000000+0000","end":"2026-01-05T00:00:00.006332+0000","age":19,"state":"closed","reason":"closed"},"mailflow":{"payload_up":12080,"payload_down":1794,"data_packets_up":20,"data_packets_down":13,"data_bytes_up":13120,"data_bytes_down":2470,"messages_estimated":1,"messages_rejected":2,"app_evidence":"server_greeting","complete":true,"syn":true,"synack":false,"mptcp_join":null,"mac":"02:00:00:00:00:01"}}"#;
     const SURICATA: &str = r#"{"timestamp":"2026-01-05T00:00:00.006332+0000","flow_id":1,"event_type":"flow","src_ip":"10.0.85.88","src_port":1024,"dest_ip":"9.9.9.9","dest_port":25,"proto":"TCP","app_proto":"smtp","app_proto_orig":"tls","flow":{"pkts_toserver":29,"bytes_toserver":13588,"pkts_toclient":4,"bytes_toclient":3146,"start":"2026-01-05T00:00:00.000000+0000","end":"2026-01-05T00:00:00.006332+0000","age":19,"state":"closed","reason":"timeout","alerted":false},"tcp":{"tcp_flags":"1b","tcp_flags_ts":"1b","tcp_flags_tc":"1a","syn":true,"state":"closed"}}"#;
 
-    /// Both ways of reading a line agree, where both read it; returns whether the quick one did.
+    /// Checks that both parsers agree on a line that the fast one reads. Returns true if it does read it.
     fn agree(line: &[u8]) -> bool {
         let fast = read(line).map(|flow| format!("{flow:?}"));
         let parsed = json::read::<EveFlow<'_>>(line).map(|flow| format!("{flow:?}"));
@@ -374,7 +375,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
-        /// Fields in any order, some of them twice or not at all, with values of any kind.
+        /// Fields in any order, some of them repeated or missing, with values of any type.
         #[test]
         fn fields_of_any_kind_are_read_the_same_or_left(
             fields in prop::collection::vec((0..14_usize, 0..13_usize), 1..16),
@@ -388,7 +389,7 @@ mod tests {
                 "\"flow\"", "\"10.0.0.1\"", "25", "\"2001:db8::1\"", "65536", "\"TCP\"", "null", FLOW, "{}", "-1",
                 "1.5", "true", r#"{"syn":true,"mac":null,"tcp_flags_ts":"1b"}"#,
             ];
-            // Most fields have a value of their own kind.
+            // Most fields have a value of their own type.
             let value = |name: usize, value: usize| if value < 10 { values[name.min(12)] } else { values[value] };
             let fields: Vec<_> = fields.iter().map(|(name, of)| format!("\"{}\":{}", NAMES[*name], value(*name, *of))).collect();
             agree(format!("{{{}}}", fields.join(",")).as_bytes());

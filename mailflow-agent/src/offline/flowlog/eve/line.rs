@@ -1,4 +1,4 @@
-//! EVE flow lines as they are written, mailflow's own and Suricata's.
+//! Structure of EVE flow lines, mailflow's own and Suricata's.
 
 use crate::offline::flowlog::{
     endpoints::LogEndpoints,
@@ -11,11 +11,11 @@ use mailflow_engine::inputs::Inputs;
 use serde::{Deserialize, Deserializer};
 use std::{borrow::Cow, net::IpAddr};
 
-/// A string that is not copied unless it must be.
+/// String that is borrowed from the line if it has no escapes.
 #[derive(Debug, Deserialize)]
 pub(crate) struct CowStr<'a>(#[serde(borrow)] pub(crate) Cow<'a, str>);
 
-/// A flow line.
+/// EVE flow line.
 #[derive(Debug, Deserialize)]
 pub(crate) struct EveFlow<'a> {
     #[serde(borrow)]
@@ -27,7 +27,7 @@ pub(crate) struct EveFlow<'a> {
     pub(crate) proto: Parsed<Transport>,
     #[serde(borrow)]
     pub(crate) app_proto: Option<CowStr<'a>>,
-    /// Suricata: what it was before it changed to TLS.
+    /// Suricata: the protocol before the upgrade to TLS.
     #[serde(borrow)]
     pub(crate) app_proto_orig: Option<CowStr<'a>>,
     #[serde(default, deserialize_with = "tags")]
@@ -40,7 +40,7 @@ pub(crate) struct EveFlow<'a> {
 }
 
 impl EveFlow<'_> {
-    /// The two ends; `None` for a protocol without ports.
+    /// Returns the endpoints; `None` for a protocol without ports.
     pub(crate) fn endpoints(&self, line: &[u8]) -> Result<Option<LogEndpoints>, LineError> {
         if self.proto.0 == Transport::Other {
             return Ok(None);
@@ -57,7 +57,7 @@ impl EveFlow<'_> {
         }))
     }
 
-    /// The first and the last packet.
+    /// Returns the times of the first and the last packet.
     pub(crate) fn times(&self, line: &[u8]) -> Result<(LogTimestamp, LogTimestamp), LineError> {
         let (Parsed(start), Parsed(end)) = (self.flow.start, self.flow.end);
         if end.0 < start.0 {
@@ -86,7 +86,7 @@ pub(crate) struct EveCounters<'a> {
 }
 
 impl EveCounters<'_> {
-    /// Returns the inputs that both directions have.
+    /// Returns the fields that are recorded for both directions.
     pub(crate) fn inputs(&self) -> Inputs {
         let both = |one: Option<u64>, other: Option<u64>| one.and(other).is_some();
         let mut inputs = Inputs::empty();
@@ -96,12 +96,12 @@ impl EveCounters<'_> {
     }
 }
 
-/// A number that must be there, and may be null: what a log of evidence has for what is not known.
+/// Reads a number that must exist, and may be null: evidence has null for unknown values.
 pub(crate) fn nullable<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
     Option::deserialize(from)
 }
 
-/// VLAN tags: a list, or one, or null, or none.
+/// Reads VLAN tags: a list, one tag, null, or nothing.
 pub(crate) fn tags<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u16>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged, expecting = "expected a VLAN tag from 0 to 65535, or a list of them")]
@@ -116,7 +116,7 @@ pub(crate) fn tags<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u16>, D::Er
     })
 }
 
-/// What mailflow adds to an EVE line.
+/// Fields that mailflow adds to EVE.
 #[derive(Debug, Default, Deserialize)]
 pub(crate) struct MailflowFields<'a> {
     pub(crate) payload_up: Option<u64>,
@@ -136,7 +136,7 @@ pub(crate) struct MailflowFields<'a> {
     pub(crate) mac: Option<Parsed<Mac>>,
 }
 
-/// What Suricata says of TCP: the flags seen each way, all packets together.
+/// TCP flags that Suricata saw in each direction, of all packets together.
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 pub(crate) struct EveTcp {
     pub(crate) tcp_flags_ts: Option<Parsed<TcpFlags>>,

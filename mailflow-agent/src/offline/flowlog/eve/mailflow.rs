@@ -16,7 +16,7 @@ use mailflow_engine::{
     inputs::Inputs,
 };
 
-/// The record of a line; its source is the client.
+/// Returns the record of a line. The source is the client.
 pub(crate) fn record(
     line: &EveFlow<'_>,
     extra: &MailflowFields<'_>,

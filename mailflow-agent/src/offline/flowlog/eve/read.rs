@@ -1,4 +1,4 @@
-//! EVE `flow` lines: what mailflow's own have in common with Suricata's.
+//! Reader of EVE lines, for mailflow's own and Suricata's.
 
 use serde::Deserialize;
 
@@ -9,7 +9,7 @@ use super::{
 };
 use crate::offline::flowlog::{LineOutcome, ReadContext, SkipReason, error::LineError, json};
 
-/// The line's kind alone.
+/// Event type of a line, without its other fields.
 #[derive(Deserialize)]
 struct EventType<'a> {
     #[serde(borrow)]
@@ -21,7 +21,7 @@ pub(crate) fn read(line: &[u8], context: &ReadContext<'_>) -> Result<LineOutcome
     if let Some(flow) = fast::read(line).filter(|flow| flow.event_type.0 == "flow") {
         return flow.outcome(line, context);
     }
-    // Lines of other kinds have fields of the same names and other forms.
+    // Other event types have fields of the same names with other types.
     if memchr::memmem::find(line, b"\"event_type\":\"flow\"").is_none() {
         let kind: EventType<'_> = json::read(line)?;
         match kind.event_type.as_ref().map(|kind| &*kind.0) {
@@ -38,7 +38,7 @@ pub(crate) fn read(line: &[u8], context: &ReadContext<'_>) -> Result<LineOutcome
 }
 
 impl EveFlow<'_> {
-    /// Returns its record, or the reason why it gives none.
+    /// Returns the record of the line, or the reason why it is skipped.
     fn outcome(&self, line: &[u8], context: &ReadContext<'_>) -> Result<LineOutcome, LineError> {
         let record = match &self.mailflow {
             Some(extra) => mailflow::record(self, extra, line, context)?,

@@ -1,7 +1,7 @@
 //! Suricata's EVE flow lines.
 //!
-//! Its bytes are whole frames. What Ethernet and VLAN tags add is taken off, but not the padding of
-//! frames below 60 bytes, of which the line tells nothing.
+//! Byte counts of Suricata are of whole frames. The Ethernet header and VLAN tags are subtracted. The
+//! padding of frames below 60 bytes is not, as a line does not record it.
 
 use mailflow_common::Facts;
 
@@ -19,9 +19,9 @@ use mailflow_engine::{
     inputs::Inputs,
 };
 
-/// An Ethernet header (IEEE 802.3).
+/// Length of an Ethernet header (IEEE 802.3).
 const ETHERNET_HEADER: u64 = 14;
-/// A VLAN tag (IEEE 802.1Q).
+/// Length of a VLAN tag (IEEE 802.1Q).
 const VLAN_TAG: u64 = 4;
 
 /// TCP flags (RFC 9293, 3.1).
@@ -32,10 +32,10 @@ mod flag {
     pub(crate) const ACK: u8 = 0x10;
 }
 
-/// The record of a line.
+/// Returns the record of a line.
 pub(crate) fn record(line: &EveFlow<'_>, text: &[u8], context: &ReadContext<'_>) -> ParsedRecord {
     let Some(endpoints) = line.endpoints(text)? else { return Ok(None) };
-    let (inputs, mut facts) = handshake(line);
+    let (inputs, mut facts) = recorded_fields(line);
     let evidence = match (facts.syn, facts.syn_ack) {
         (0, 0) => ClientEvidence::NoHandshake,
         _ => ClientEvidence::SourceHandshake,
@@ -49,7 +49,7 @@ pub(crate) fn record(line: &EveFlow<'_>, text: &[u8], context: &ReadContext<'_>)
     let overhead = context.l2_overhead.map_or(ETHERNET_HEADER + VLAN_TAG * line.vlan.len() as u64, u64::from);
     let direction = |packets: Option<u64>, frame_bytes: Option<u64>, field: &str| {
         let last = packets.is_none_or(|packets| packets > 0).then_some(end.0);
-        // Without the packets it is not known what to take off.
+        // Without the number of packets the overhead is unknown.
         let (Some(packets), Some(frame_bytes)) = (packets, frame_bytes) else {
             return Ok(Direction { packets: packets.unwrap_or_default(), last, ..Direction::default() });
         };
@@ -83,8 +83,8 @@ pub(crate) fn record(line: &EveFlow<'_>, text: &[u8], context: &ReadContext<'_>)
     Ok(Some(LogRecord { record, origin: LogOrigin::Suricata }))
 }
 
-/// What the line tells, and the facts among it.
-fn handshake(line: &EveFlow<'_>) -> (Inputs, Facts) {
+/// Returns the fields that the line records, and the facts of the handshake.
+fn recorded_fields(line: &EveFlow<'_>) -> (Inputs, Facts) {
     let mut inputs = line.flow.inputs();
     if !inputs.contains(Inputs::PACKETS) {
         inputs.remove(Inputs::BYTES);

@@ -1,23 +1,23 @@
-//! Sorted runs as one, without the records that are there twice.
+//! Merge of sorted runs, without repeated records.
 
 use std::{io, num::NonZero, sync::mpsc, thread};
 
 use super::{TimedRecord, run::RecordRun, run::RunReader};
 use mailflow_engine::time::Time;
 
-/// Records handed from one thread to another at once.
+/// Number of records that are passed from one thread to the other at once.
 const BATCH_RECORDS: usize = 512;
 
-/// Batches that wait between the two.
+/// Largest number of batches between the threads.
 const MAX_WAITING_BATCHES: usize = 4;
 
-/// Several sorted runs, the one whose next record is first at the root of a heap.
+/// Merge of several sorted runs. The root of the heap is the run with the first record.
 pub(crate) struct RunMerge {
     readers: Vec<RunReader>,
     heap: Vec<RunHead>,
 }
 
-/// A run's next record.
+/// Next record of a run.
 #[derive(Clone, Copy)]
 struct RunHead {
     at: Time,
@@ -37,7 +37,7 @@ impl RunMerge {
         Ok(merge)
     }
 
-    /// Takes the first record of all.
+    /// Takes the first record of all runs.
     #[inline]
     pub(crate) fn take(&mut self) -> io::Result<Option<TimedRecord>> {
         let Some(RunHead { reader, .. }) = self.heap.first().copied() else { return Ok(None) };
@@ -66,7 +66,7 @@ impl RunMerge {
         }) == std::cmp::Ordering::Less
     }
 
-    /// Moves the head at `place` down to where it belongs.
+    /// Moves the head at `place` down to its position in the heap.
     fn sift_down(&mut self, mut place: usize) {
         loop {
             let (left, right) = (2 * place + 1, 2 * place + 2);
@@ -85,7 +85,7 @@ impl RunMerge {
     }
 }
 
-/// The records of all logs in the order in which the rules see them.
+/// Records of all logs in the order in which the rules evaluate them.
 pub struct SortedRecords {
     merge: RunMerge,
     last: Option<TimedRecord>,
@@ -97,11 +97,11 @@ impl SortedRecords {
         Self { merge, last: None, duplicates: 0 }
     }
 
-    /// Hands on all records, some at a time; returns how many were left out as they stand in the logs twice. Another thread puts them in
-    /// order meanwhile.
+    /// Calls `emit` with all records, in batches. Returns the number of repeated records, which are left out.
+    /// Another thread merges the runs meanwhile.
     ///
     /// # Errors
-    /// A temporary file cannot be read.
+    /// Fails if a temporary file cannot be read.
     pub fn for_each(mut self, mut emit: impl FnMut(&[TimedRecord])) -> io::Result<u64> {
         if thread::available_parallelism().map_or(1, NonZero::get) == 1 {
             let mut batch = Vec::with_capacity(BATCH_RECORDS);
@@ -130,7 +130,7 @@ impl SortedRecords {
         })
     }
 
-    /// Puts the next records in the place of those of `batch`. False at the end.
+    /// Replaces the records of `batch` by the next ones. Returns false at the end.
     fn fill(&mut self, batch: &mut Vec<TimedRecord>) -> io::Result<bool> {
         batch.clear();
         while batch.len() < BATCH_RECORDS {

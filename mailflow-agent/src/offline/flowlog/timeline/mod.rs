@@ -1,7 +1,7 @@
-//! The records of several logs as one history, in an order that does not depend on that of the lines.
+//! Timeline: the records of several logs in an order that does not depend on the order of the lines.
 //!
-//! [`FlowTimeline`] holds all of its records in memory; [`RecordSorter`] sorts those of logs of any size in bounded memory, and
-//! gives the same order.
+//! [`FlowTimeline`] holds all records in memory. [`RecordSorter`] sorts logs of any size in bounded memory,
+//! and gives the same order.
 
 mod merge;
 mod record_encoding;
@@ -19,38 +19,38 @@ pub use self::{
 use super::LogRecord;
 use mailflow_engine::{flow::RecordReason, time::Time};
 
-/// Records on their way into their order.
+/// Records to be sorted.
 ///
-/// Other tools' records are seen at their event time. The agent's own are seen when it made them: a
-/// flow's record comes once the flow has been silent for long enough, and so the same records give the
-/// same alerts again. A rule's window is one of event time either way.
+/// The rules evaluate records of other tools at their event time. They evaluate records of the agent at the
+/// time at which the agent created them, which follows from the timeouts, so that the same records give the
+/// same alerts again. A window of a rule is one of event time in both cases.
 #[derive(Debug)]
 pub struct FlowTimeline {
     timing: RecordTiming,
     records: Vec<TimedRecord>,
-    /// The latest moment of which a record tells.
+    /// Latest known time of any record.
     end: Time,
 }
 
 impl FlowTimeline {
-    /// Without any record yet.
+    /// Creates an empty timeline.
     pub fn new(timing: RecordTiming) -> Self {
         Self { timing, records: Vec::new(), end: Time::ZERO }
     }
 
     /// Adds a record.
     pub fn push(&mut self, entry: LogRecord) {
-        let (record, latest) = self.timing.record(entry);
+        let (record, latest) = self.timing.schedule(entry);
         self.end = self.end.max(latest);
         self.records.push(record);
     }
 
-    /// The history's end: no record tells of a later moment.
+    /// Returns the end of the timeline: the latest known time of any record.
     pub fn end(&self) -> Time {
         self.end
     }
 
-    /// The records in their order, and how many were left out as they stand in the logs twice.
+    /// Returns the records in order, and the number of repeated records, which are left out.
     pub fn ordered(mut self) -> (Vec<TimedRecord>, u64) {
         place_active_before_final(&mut self.records);
         for record in &mut self.records {
@@ -64,8 +64,8 @@ impl FlowTimeline {
     }
 }
 
-/// A flow's active records were made before its last one, also where the agent that made them did so at other
-/// intervals than are configured here: seen after it, they would be another flow's.
+/// Moves the interim records of a flow before its final one. Their computed times may be later if the agent
+/// that created them had another active timeout. After the final record they would belong to another flow.
 fn place_active_before_final(records: &mut [TimedRecord]) {
     let flow = |record: &TimedRecord| (record.record.flow.key, record.record.flow.first);
     let active = |record: &TimedRecord| record.record.reason == RecordReason::Active;

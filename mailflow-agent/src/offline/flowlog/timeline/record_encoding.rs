@@ -1,6 +1,6 @@
-//! Records as bytes, for as long as they wait for their turn: a third of their size in memory.
+//! Compact encoding of records that wait to be sorted: a third of their size in memory.
 //!
-//! Numbers are LEB128; a moment is its difference to the record's event time, zigzag.
+//! Numbers are LEB128. A time is its difference to the event time of the record, in zigzag encoding.
 
 use std::num::NonZeroU32;
 
@@ -13,10 +13,10 @@ use mailflow_engine::{
     time::Time,
 };
 
-/// The most bytes of a record.
+/// Largest size of an encoded record.
 pub(crate) const MAX_ENCODED_BYTES: usize = 256;
 
-/// Bits of the flags behind the moments.
+/// Bits of the flags after the times.
 mod flag {
     pub(crate) const V6: u16 = 1;
     pub(crate) const UP: u16 = 1 << 1;
@@ -77,14 +77,15 @@ pub(crate) fn write(out: &mut Vec<u8>, TimedRecord { at, record }: &TimedRecord)
     }
 }
 
-/// Returns the moments that order records first: when the rules see it, and its event time. Reads no further.
+/// Returns the times that decide the order of records: the time of evaluation, and the event time. Decodes
+/// nothing else.
 pub(crate) fn order_times(bytes: &[u8]) -> Option<(Time, Time)> {
     let mut from = ByteReader(bytes);
     let time = Time::from_nanos(u64::from_le_bytes(from.take()?));
     Some((from.read_time(time)?, time))
 }
 
-/// Takes a record off the beginning.
+/// Decodes the first record, and removes it from the slice.
 pub(crate) fn read(bytes: &mut &[u8]) -> Option<TimedRecord> {
     let mut from = ByteReader(bytes);
     let time = Time::from_nanos(u64::from_le_bytes(from.take()?));
@@ -153,7 +154,7 @@ fn write_time(out: &mut Vec<u8>, time: Time, write_time: Time) {
     write_number(out, (difference << 1 ^ difference >> 63) as u64);
 }
 
-/// Bytes that are left to read.
+/// Bytes that are still to be decoded.
 struct ByteReader<'a>(&'a [u8]);
 
 impl ByteReader<'_> {
@@ -230,7 +231,7 @@ pub(crate) mod tests {
             })
     }
 
-    /// Any record whatever.
+    /// Returns arbitrary records.
     fn record() -> impl Strategy<Value = TimedRecord> {
         let counts = any::<[u32; 3]>();
         let flow =
@@ -266,7 +267,7 @@ pub(crate) mod tests {
                 prop_assert_eq!(read(&mut rest), Some(record.clone()));
             }
             prop_assert!(rest.is_empty());
-            // What is cut is no record.
+            // A truncated record cannot be decoded.
             let mut cut = &bytes[..bytes.len() - 1];
             prop_assert!((0..records.len()).any(|_| read(&mut cut).is_none()));
         }

@@ -1,4 +1,4 @@
-//! Records as bytes, in memory or in a temporary file, and what reads them.
+//! Runs: encoded records in memory or in a temporary file, and their reader.
 
 use std::{
     env,
@@ -16,13 +16,14 @@ use std::{
 use super::{TimedRecord, record_encoding};
 use mailflow_engine::time::Time;
 
-/// Bytes of a file that are read at once.
+/// Number of bytes that are read of a file at once.
 const READ_BYTES: usize = 64 * 1024;
 
-/// Directory of temporary files, unless `TMPDIR` names another. They are large, and `/tmp` is often in memory.
+/// Directory of temporary files, unless `TMPDIR` names another. They are large, and `/tmp` is often in
+/// memory.
 const DEFAULT_TEMP_DIR: &str = "/var/tmp";
 
-/// Records, one after the other.
+/// Sequence of encoded records.
 #[derive(Clone, Debug)]
 pub(crate) struct RecordRun(RunBytes);
 
@@ -32,18 +33,18 @@ enum RunBytes {
     File { file: Arc<File>, from: u64, to: u64 },
 }
 
-/// Appends runs to a temporary file, which is there for as long as any of them is.
+/// Writer of runs to a temporary file, which exists as long as a run of it does.
 #[derive(Debug, Default)]
 pub(crate) struct RunFile {
     file: Option<(Arc<File>, u64)>,
 }
 
-/// Reads a run.
+/// Reader of a run.
 pub(crate) struct RunReader {
     bytes: RunBytes,
-    /// Bytes that were read of a file.
+    /// Bytes that were read from the file.
     buffer: Vec<u8>,
-    /// The next record's place in what is in memory.
+    /// Offset of the next record in the bytes in memory.
     at: usize,
 }
 
@@ -52,7 +53,7 @@ impl RecordRun {
         Self(RunBytes::Memory(Arc::new(bytes)))
     }
 
-    /// Bytes that it takes in memory.
+    /// Returns the number of bytes of the run in memory.
     pub(crate) fn bytes_in_memory(&self) -> usize {
         match &self.0 {
             RunBytes::Memory(bytes) => bytes.len(),
@@ -66,7 +67,7 @@ impl RecordRun {
 }
 
 impl RunFile {
-    /// Writes bytes as a run, or as a part of one that [`RunFile::run`] makes.
+    /// Appends bytes of a run, and returns their offset, for [`RunFile::run`].
     pub(crate) fn append(&mut self, bytes: &[u8]) -> io::Result<u64> {
         let (file, end) = match &mut self.file {
             Some(file) => file,
@@ -78,20 +79,20 @@ impl RunFile {
         Ok(from)
     }
 
-    /// Returns what was appended since `from` as a run.
+    /// Returns the bytes since the offset `from` as a run.
     pub(crate) fn run(&self, from: u64) -> Option<RecordRun> {
         let (file, to) = self.file.as_ref()?;
         Some(RecordRun(RunBytes::File { file: Arc::clone(file), from, to: *to }))
     }
 
-    /// Begins another file with the next bytes.
+    /// Ends this file. The next bytes begin another one.
     pub(crate) fn end(&mut self) {
         self.file = None;
     }
 }
 
 impl RunReader {
-    /// Returns the next record's moments, see [`encoding::moments`]; `None` at the end.
+    /// Returns the times of the next record, see [`record_encoding::order_times`]; `None` at the end.
     #[inline]
     pub(crate) fn peek(&mut self) -> io::Result<Option<(Time, Time)>> {
         if self.rest().len() < record_encoding::MAX_ENCODED_BYTES {
@@ -103,12 +104,12 @@ impl RunReader {
         }
     }
 
-    /// Returns the record that was looked at, without taking it.
+    /// Returns the record after a [`RunReader::peek`], without taking it.
     pub(crate) fn peek_record(&self) -> Option<TimedRecord> {
         record_encoding::read(&mut self.rest())
     }
 
-    /// Takes the record that was looked at.
+    /// Takes the record after a [`RunReader::peek`].
     #[inline]
     pub(crate) fn take(&mut self) -> io::Result<TimedRecord> {
         let mut rest = self.rest();
@@ -153,14 +154,14 @@ fn directory() -> PathBuf {
         .map_or_else(|| DEFAULT_TEMP_DIR.into(), PathBuf::from)
 }
 
-/// A file without a name that others cannot open.
+/// Creates a file without a name, so that no other process can open it.
 fn create_temp_file(directory: &Path) -> io::Result<File> {
     static NUMBER: AtomicU64 = AtomicU64::new(0);
     loop {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let path = directory.join(format!(".mailflow-{}-{number}", process::id()));
         match OpenOptions::new().read(true).append(true).create_new(true).mode(0o600).open(&path) {
-            // One of an agent that was killed right here.
+            // The file of a process that was killed before it could remove the name.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(with_directory(directory, &error)),
             Ok(file) => {

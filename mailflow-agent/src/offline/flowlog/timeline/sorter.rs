@@ -1,11 +1,11 @@
-//! Records of logs of any size on their way into their order, in bounded memory.
+//! Sorter of the records of logs of any size, in bounded memory (external merge sort).
 //!
-//! Each thread that reads lines collects records in a [`SortBuffer`]. A part that is full is sorted and becomes a run of
-//! bytes. Runs stay in memory up to a limit; those beyond it are written to a temporary file. When there are as many of
-//! these as can be read together, they become one. In the end all runs are merged.
+//! Each parser thread collects records in a [`SortBuffer`]. A full buffer is sorted and becomes a run. Runs
+//! stay in memory up to a limit, and later ones are written to a temporary file. When the number of runs in
+//! a file reaches the merge width, they are merged into one. At the end all runs are merged.
 //!
-//! Two kinds of records cannot be put in their place before all logs have been read, and wait apart: active ones, as a
-//! flow's last record may move them, and those of an agent's stop, as no record is seen after the end of the history.
+//! Two kinds of records wait until all logs are read: interim ones, as the final record of the flow may move
+//! them, and records of an agent's shutdown, as no record is later than the end of the timeline.
 
 use std::{
     collections::HashMap,
@@ -24,26 +24,26 @@ use super::{
 use crate::offline::flowlog::LogRecord;
 use mailflow_engine::{flow::RecordReason, time::Time};
 
-/// Bounds of the memory that sorting takes.
+/// Limits of the memory that sorting takes.
 #[derive(Clone, Copy, Debug)]
 pub struct SorterLimits {
-    /// Bytes of sorted records; what is more is written to a temporary file.
+    /// Bytes of runs in memory. Later runs are written to a temporary file.
     pub memory: usize,
-    /// Records that a thread collects before it sorts them.
+    /// Records that a thread collects before they are sorted.
     pub records_per_buffer: usize,
-    /// Runs in a temporary file that are read together.
+    /// Number of runs in a temporary file that are merged together.
     pub merge_width: usize,
-    /// Active records whose flows' ends are looked for at once.
+    /// Interim records whose final records are searched for in one pass.
     pub active: usize,
 }
 
 impl SorterLimits {
-    /// As docs/backtest.md states them.
+    /// Limits that docs/backtest.md states.
     pub const DEFAULT: SorterLimits =
         SorterLimits { memory: 256 << 20, records_per_buffer: 1 << 15, merge_width: 128, active: 1 << 17 };
 }
 
-/// Sorts the records of several logs.
+/// Sorter of the records of several logs.
 #[derive(Debug)]
 pub struct RecordSorter {
     timing: RecordTiming,
@@ -51,24 +51,24 @@ pub struct RecordSorter {
     pending: Mutex<PendingRuns>,
 }
 
-/// Records that wait for their turn.
+/// Records that wait for the merge.
 #[derive(Debug, Default)]
 struct PendingRuns {
-    /// The latest moment of which a record tells.
+    /// Latest known time of any record.
     end: Time,
-    /// Parts that are not full.
-    parts: Vec<Vec<TimedRecord>>,
+    /// Buffers that are not full.
+    buffers: Vec<Vec<TimedRecord>>,
     /// Bytes in memory.
     bytes_in_memory: usize,
     sorted: Vec<RecordRun>,
-    /// Sorted runs in files, and those that were made of many of these, and so on.
+    /// Sorted runs in files: level 0, then merges of many runs of level 0, and so on.
     run_files: Vec<(RunFile, Vec<RecordRun>)>,
-    /// Active records, in no order.
+    /// Interim records, unsorted.
     active: Vec<RecordRun>,
-    /// Records of an agent's stop, in no order.
+    /// Records of an agent's shutdown, unsorted.
     shutdown_records: Vec<RecordRun>,
     unsorted: RunFile,
-    /// The reason why a record could not be kept.
+    /// First error of a temporary file.
     write_error: Option<io::Error>,
 }
 
@@ -80,38 +80,38 @@ pub struct SortBuffer<'a> {
 }
 
 impl RecordSorter {
-    /// Without any record yet.
+    /// Creates an empty sorter.
     pub fn new(timing: RecordTiming, limits: SorterLimits) -> Self {
         Self { timing, limits, pending: Mutex::default() }
     }
 
-    /// Returns a place for the records of one thread.
-    pub fn part(&self) -> SortBuffer<'_> {
-        let records = self.pending().parts.pop().unwrap_or_default();
+    /// Returns a buffer for the records of one thread.
+    pub fn buffer(&self) -> SortBuffer<'_> {
+        let records = self.pending().buffers.pop().unwrap_or_default();
         SortBuffer { sorter: self, records, end: Time::ZERO }
     }
 
-    /// Returns false once a record could not be kept: [`RecordSorter::sorted`] says why.
-    pub fn has_not_failed(&self) -> bool {
+    /// Returns false after an error, which [`RecordSorter::sorted`] returns.
+    pub fn is_healthy(&self) -> bool {
         self.pending().write_error.is_none()
     }
 
-    /// Returns all records in their order, and the end of the history: no record tells of a later moment.
+    /// Returns all records in order, and the end of the timeline: the latest known time of any record.
     ///
     /// # Errors
-    /// A temporary file cannot be written or read.
+    /// Fails if a temporary file cannot be written or read.
     pub fn sorted(self) -> io::Result<(SortedRecords, Time)> {
         let mut pending = self.pending.into_inner().unwrap_or_else(PoisonError::into_inner);
         let limits = &self.limits;
-        for mut part in mem::take(&mut pending.parts) {
-            let (sorted, active, shutdown_records) = runs(&mut part);
+        for mut buffer in mem::take(&mut pending.buffers) {
+            let (sorted, active, shutdown_records) = runs(&mut buffer);
             pending.store(limits, sorted, active, shutdown_records)?;
         }
         if let Some(error) = pending.write_error {
             return Err(error);
         }
         pending.place_active(limits)?;
-        pending.place_stopped(limits)?;
+        pending.place_shutdown_records(limits)?;
         let PendingRuns { end, sorted, run_files, .. } = pending;
         let runs = sorted.into_iter().chain(run_files.into_iter().flat_map(|(_, runs)| runs));
         Ok((SortedRecords::new(RunMerge::new(runs)?), end))
@@ -125,7 +125,7 @@ impl RecordSorter {
 impl SortBuffer<'_> {
     /// Adds a record.
     pub fn push(&mut self, entry: LogRecord) {
-        let (record, latest) = self.sorter.timing.record(entry);
+        let (record, latest) = self.sorter.timing.schedule(entry);
         self.end = self.end.max(latest);
         self.records.push(record);
         if self.records.len() >= self.sorter.limits.records_per_buffer {
@@ -144,11 +144,12 @@ impl Drop for SortBuffer<'_> {
     fn drop(&mut self) {
         let mut pending = self.sorter.pending();
         pending.end = pending.end.max(self.end);
-        pending.parts.push(mem::take(&mut self.records));
+        pending.buffers.push(mem::take(&mut self.records));
     }
 }
 
-/// Takes records as bytes: sorted ones, active ones, and those of an agent's stop.
+/// Encodes and clears records. Returns the sorted final ones, the interim ones, and those of an agent's
+/// shutdown.
 fn runs(records: &mut Vec<TimedRecord>) -> (Vec<u8>, Vec<u8>, Vec<u8>) {
     let (mut sorted, mut active, mut shutdown_records) = (Vec::new(), Vec::new(), Vec::new());
     let mut order_keys = Vec::with_capacity(records.len());
@@ -161,7 +162,7 @@ fn runs(records: &mut Vec<TimedRecord>) -> (Vec<u8>, Vec<u8>, Vec<u8>) {
             }
         }
     }
-    // Places instead of records, which are far larger.
+    // Sorts indexes instead of records, which are far larger.
     order_keys.sort_unstable_by(|one, other| {
         (one.0, one.1).cmp(&(other.0, other.1)).then_with(|| {
             let [one, other] = [one, other].map(|order_key| records.get(order_key.2 as usize));
@@ -178,15 +179,15 @@ fn runs(records: &mut Vec<TimedRecord>) -> (Vec<u8>, Vec<u8>, Vec<u8>) {
     (sorted, active, shutdown_records)
 }
 
-/// Writes merged runs to a file, for [`RunFile::run`].
+/// Writes merged runs to a file, and returns their offset, for [`RunFile::run`].
 fn append(spill: &mut RunFile, mut merge: RunMerge) -> io::Result<u64> {
-    /// Bytes that are written at once.
-    const WRITTEN: usize = 1 << 20;
+    /// Number of bytes that are written at once.
+    const WRITE_BYTES: usize = 1 << 20;
     let mut bytes = Vec::new();
     let from = spill.append(&bytes)?;
     while let Some(record) = merge.take()? {
         record_encoding::write(&mut bytes, &record);
-        if bytes.len() >= WRITTEN {
+        if bytes.len() >= WRITE_BYTES {
             spill.append(&bytes)?;
             bytes.clear();
         }
@@ -232,7 +233,8 @@ impl PendingRuns {
         self.spill(limits, &bytes)
     }
 
-    /// Writes a run to a file. Where those of a level are as many as are read together, they become one of the next.
+    /// Writes a run to a file. When a level has as many runs as the merge width, merges them into one of the
+    /// next level.
     fn spill(&mut self, limits: &SorterLimits, bytes: &[u8]) -> io::Result<()> {
         let mut many: Option<RunMerge> = None;
         for level in 0.. {
@@ -254,8 +256,9 @@ impl PendingRuns {
         Ok(())
     }
 
-    /// A flow's active records were made before its last one, also where the agent that made them did so at other
-    /// intervals than are configured here: seen after it, they would be another flow's.
+    /// Moves the interim records of a flow before its final one. Their computed times may be later if the
+    /// agent that created them had another active timeout. After the final record they would belong to
+    /// another flow.
     fn place_active(&mut self, limits: &SorterLimits) -> io::Result<()> {
         let mut records = Vec::new();
         for run in mem::take(&mut self.active) {
@@ -278,7 +281,7 @@ impl PendingRuns {
         let flow = |record: &TimedRecord| (record.record.flow.key, record.record.flow.first);
         let mut endpoints: HashMap<(FlowKey, Time), Time> =
             records.iter().map(|record| (flow(record), Time::END)).collect();
-        // Active ones that were placed before are among them, and are none.
+        // These runs also contain interim records that were placed before; they are skipped.
         let run_files = self.run_files.iter().flat_map(|(_, runs)| runs);
         for run in self.sorted.iter().chain(run_files).chain(&self.shutdown_records) {
             let mut reader = run.clone().reader();
@@ -299,8 +302,8 @@ impl PendingRuns {
         self.place(limits, records)
     }
 
-    /// Nothing is seen after the end of the history.
-    fn place_stopped(&mut self, limits: &SorterLimits) -> io::Result<()> {
+    /// Moves records of a shutdown to the end of the timeline, if they are later.
+    fn place_shutdown_records(&mut self, limits: &SorterLimits) -> io::Result<()> {
         let mut records = Vec::new();
         for run in mem::take(&mut self.shutdown_records) {
             self.bytes_in_memory -= run.bytes_in_memory();
@@ -338,7 +341,7 @@ mod tests {
         settings::Timeouts,
     };
 
-    /// Little enough that each limit is reached with a few records.
+    /// Limits that a few records reach.
     const SMALL: SorterLimits =
         SorterLimits { memory: 400, records_per_buffer: 3, merge_width: 2, active: 2 };
 
@@ -349,7 +352,7 @@ mod tests {
         RecordTiming { timeouts, poll_interval: seconds(1) }
     }
 
-    /// Records of few flows at few moments, so that some are equal and some differ in little.
+    /// Returns records of few flows at few times, so that some are equal and some differ only a little.
     fn entry() -> impl Strategy<Value = LogRecord> {
         let reason = prop::sample::select(&RecordReason::ALL);
         let origin = prop::sample::select(vec![LogOrigin::Mailflow, LogOrigin::Mailflow, LogOrigin::Zeek]);
@@ -387,7 +390,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
-        /// By whichever threads records were collected, and wherever they waited.
+        /// The order does not depend on the threads that collected the records, nor on where they waited.
         #[test]
         fn the_order_is_that_of_a_history_in_memory(entries in prop::collection::vec(entry(), 0..60)) {
             let mut history = FlowTimeline::new(timing());
@@ -397,12 +400,12 @@ mod tests {
             for limits in [SMALL, SorterLimits { memory: 4_000, ..SMALL }, SorterLimits::DEFAULT] {
                 let sorter = RecordSorter::new(timing(), limits);
                 {
-                    let (mut one, mut other) = (sorter.part(), sorter.part());
+                    let (mut one, mut other) = (sorter.buffer(), sorter.buffer());
                     for (number, entry) in entries.iter().enumerate() {
                         if number % 3 == 0 { &mut one } else { &mut other }.push(entry.clone());
                     }
                 }
-                prop_assert!(sorter.has_not_failed());
+                prop_assert!(sorter.is_healthy());
                 prop_assert_eq!(sorted(sorter), (records.clone(), duplicates, end));
             }
         }
@@ -411,15 +414,15 @@ mod tests {
     #[test]
     fn runs_in_files_become_few() {
         let sorter = RecordSorter::new(timing(), SMALL);
-        let mut part = sorter.part();
+        let mut buffer = sorter.buffer();
         let mut runner = proptest::test_runner::TestRunner::deterministic();
         for _ in 0..1_000 {
-            part.push(entry().new_tree(&mut runner).unwrap().current());
+            buffer.push(entry().new_tree(&mut runner).unwrap().current());
         }
-        drop(part);
+        drop(buffer);
         let pending = sorter.pending();
         assert!(pending.bytes_in_memory <= SMALL.memory);
-        // 1,000 / 3 runs, two of which become one at each of eight levels or so.
+        // 1,000 / 3 runs, merged in pairs at about eight levels.
         let runs: Vec<usize> = pending.run_files.iter().map(|(_, runs)| runs.len()).collect();
         assert!(
             (5..=9).contains(&runs.len()) && runs.iter().all(|runs| *runs < SMALL.merge_width),

@@ -1,4 +1,4 @@
-//! Records with the moments at which the rules see them, and their order.
+//! Times at which the rules evaluate records, and the order of records.
 
 use crate::offline::flowlog::{LogOrigin, LogRecord};
 use mailflow_engine::{
@@ -8,8 +8,8 @@ use mailflow_engine::{
 };
 use std::{cmp::Ordering, time::Duration};
 
-/// Of one moment: the lower client goes first, then the lower server, and of one flow the record that
-/// was made first.
+/// Returns the order of records of one time: by client, then by server, and of one flow the earlier record
+/// first.
 pub(crate) fn tie_breaker(record: &FlowRecord) -> impl Ord + use<> {
     let flow = &record.flow;
     let key = &flow.key;
@@ -25,40 +25,42 @@ pub(crate) fn tie_breaker(record: &FlowRecord) -> impl Ord + use<> {
     (endpoints, scope, flow.first, last, counters, rest, facts, flow.up.last, flow.down.last)
 }
 
-/// When the agent makes records.
+/// Timing of the agent's records.
 #[derive(Clone, Copy, Debug)]
 pub struct RecordTiming {
-    /// When flows end.
+    /// Timeouts that end flows.
     pub timeouts: Timeouts,
-    /// How often the agent looks.
+    /// Poll interval of the agent.
     pub poll_interval: Duration,
 }
 
 impl RecordTiming {
-    /// Returns when the rules see a record, unless others move it, and the latest moment of which it tells.
-    pub(crate) fn record(&self, LogRecord { record, origin }: LogRecord) -> (TimedRecord, Time) {
+    /// Returns the record with its time of evaluation, which other records may still move, and the latest
+    /// time that is known from it.
+    pub(crate) fn schedule(&self, LogRecord { record, origin }: LogRecord) -> (TimedRecord, Time) {
         let at = match origin {
             LogOrigin::Mailflow => self.created_at(&record),
             LogOrigin::Suricata | LogOrigin::Zeek => record.time(),
         };
-        // When the agent was stopped is not known: not before any other moment that is.
+        // The time of the agent's shutdown is unknown. It is no earlier than any other known time.
         let latest = if record.reason == RecordReason::Shutdown { record.time() } else { at };
         (TimedRecord { at, record }, latest)
     }
 
-    /// When the agent made its record.
+    /// Returns the time at which the agent created its record.
     fn created_at(&self, record: &FlowRecord) -> Time {
         let (flow, last) = (&record.flow, record.time());
         let Timeouts { closed, idle, unanswered, active } = self.timeouts;
         match record.reason {
             RecordReason::Closed => last + closed,
             RecordReason::Idle if flow.facts.unanswered() => last + unanswered.min(idle),
-            // Of a stopped agent's, this is after all that ended before.
+            // A record of a shutdown is so placed after the flows that ended before.
             RecordReason::Idle | RecordReason::Shutdown => last + idle,
             RecordReason::Active => {
                 let active = active.max(Duration::from_nanos(1)).as_nanos();
                 let age = last.since(flow.first).as_nanos();
-                // Just after the interval these packets were among what was seen then.
+                // The flow was polled just after the end of the interval, and the record contains these
+                // packets.
                 if age >= active && age % active <= self.poll_interval.as_nanos() {
                     return last;
                 }
@@ -69,17 +71,17 @@ impl RecordTiming {
     }
 }
 
-/// A record and the moment at which the rules see it.
+/// Record, with the time at which the rules evaluate it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TimedRecord {
-    /// The moment.
+    /// Time of evaluation.
     pub at: Time,
-    /// The record.
+    /// Flow record.
     pub record: FlowRecord,
 }
 
 impl TimedRecord {
-    /// The order in which the rules see records; equal ones stand beside each other.
+    /// Compares records by the order of evaluation. Equal records become neighbours.
     pub(crate) fn order(&self, other: &Self) -> Ordering {
         let moments = |record: &Self| (record.at, record.record.time());
         moments(self)

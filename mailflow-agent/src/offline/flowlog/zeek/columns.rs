@@ -1,4 +1,4 @@
-//! Zeek's conn.log as columns, with its header.
+//! Zeek's conn.log in columns, with its header.
 
 use std::borrow::Cow;
 
@@ -14,21 +14,21 @@ use crate::offline::flowlog::{
     text::{Parsed, TextValue, describe_mismatch},
 };
 
-/// What the header says so far. Logs that were put together have more than one.
+/// Header lines so far. A concatenated log has several headers.
 #[derive(Clone, Debug)]
 pub(crate) struct ZeekColumns {
     separator: String,
     unset: String,
     empty: String,
-    /// What stands between the members of a set.
+    /// Separator of the members of a set.
     set_separator: String,
     path: Option<String>,
-    /// Set while the lines are of a log of something else.
+    /// True while the lines are of another log than one of connections.
     other_log: bool,
-    /// Connections have been read, so that only a part is of something else.
+    /// True once connections were read. After that, another log is only a part to skip.
     has_connections: bool,
     names: Vec<String>,
-    /// The place of each of [`ZeekField::ALL`] among the columns.
+    /// Index of the column of each of [`ZeekField::ALL`].
     places: [Option<usize>; ZeekField::ALL.len()],
 }
 
@@ -49,8 +49,8 @@ impl Default for ZeekColumns {
 }
 
 impl ZeekColumns {
-    /// Reads a line of the header (`#...`). An error is one of the whole log: what it is instead of
-    /// connections with their ends.
+    /// Reads a header line (`#...`). An error is a description of a log that has no connections with their
+    /// endpoints.
     pub(crate) fn header(&mut self, line: &str, renamed: &[RenamedColumn]) -> Result<(), String> {
         if let Some(separator) = line.strip_prefix("#separator ") {
             *self = Self {
@@ -66,7 +66,7 @@ impl ZeekColumns {
             "#set_separator" if !value.is_empty() => self.set_separator = unescape(value),
             "#empty_field" => self.empty = value.to_owned(),
             "#path" if conn::open_state(value).is_none() => {
-                // Logs that were put together may be of several kinds.
+                // A concatenated log may contain logs of several types.
                 if !self.has_connections {
                     return Err(format!("Zeek's {value}.log"));
                 }
@@ -92,12 +92,12 @@ impl ZeekColumns {
         Ok(())
     }
 
-    /// Returns true once connections have been read.
+    /// Returns true once connections were read.
     pub(crate) fn has_connections(&self) -> bool {
         self.has_connections
     }
 
-    /// A line of values was read, here or by another.
+    /// Notes that a line of values was read, by this thread or another.
     pub(crate) fn note_values(&mut self) {
         self.has_connections |= !self.other_log;
     }
@@ -149,14 +149,14 @@ impl ZeekColumns {
     }
 }
 
-/// A line of values.
+/// Line of values.
 struct ZeekRow<'a> {
     columns: &'a ZeekColumns,
     values: &'a [&'a str],
 }
 
 impl<'a> ZeekRow<'a> {
-    /// A value as it is written; `None` where it is unset or there is no such column.
+    /// Returns the text of a value; `None` if it is unset, or if there is no such column.
     fn text(&self, field: ZeekField) -> Option<&'a str> {
         let place = self.columns.places[field as usize]?;
         let text = *self.values.get(place)?;
@@ -200,7 +200,7 @@ impl TextValue for u16 {
     }
 }
 
-/// `\x09` as Zeek writes its separator.
+/// Decodes the form `\x09` in which Zeek writes separators.
 fn unescape(text: &str) -> String {
     let mut pieces = text.split("\\x");
     let mut plain = pieces.next().unwrap_or_default().to_owned();

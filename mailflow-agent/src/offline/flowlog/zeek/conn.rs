@@ -1,4 +1,4 @@
-//! Zeek's conn.log: what its columns and its JSON have in common.
+//! Connections of Zeek, from columns and from JSON.
 
 use std::{borrow::Cow, net::IpAddr};
 
@@ -20,7 +20,7 @@ use mailflow_engine::{
     time::Time,
 };
 
-/// A line of conn.log. What Zeek does not know is left out, or `-` in columns.
+/// Line of conn.log. A value that Zeek does not know is missing, or `-` in columns.
 #[derive(Debug, Deserialize)]
 pub(crate) struct ZeekConn<'a> {
     pub(crate) ts: Parsed<LogTimestamp>,
@@ -50,12 +50,12 @@ pub(crate) struct ZeekConn<'a> {
     pub(crate) vlan: Option<u16>,
     pub(crate) inner_vlan: Option<u16>,
     pub(crate) orig_l2_addr: Option<Parsed<Mac>>,
-    /// The log it is of says that the connection is still open.
+    /// True if the log of the line lists connections that are still open.
     #[serde(skip)]
     pub(crate) open: bool,
 }
 
-/// One name, or several with commas, or a list of names.
+/// Service: one name, several names with commas, or a list of names.
 #[derive(Debug, Default, Deserialize)]
 #[serde(untagged)]
 pub(crate) enum ZeekService<'a> {
@@ -75,16 +75,16 @@ impl ZeekService<'_> {
     }
 }
 
-/// Zeek's logs of connections, and whether these are still open there. Packages write the second and the third
-/// one while long connections last, with their totals so far.
+/// Zeek's logs of connections, and true if the connections are still open. Zeek packages write the second
+/// and the third one during long connections, with the totals so far.
 const CONNECTION_LOGS: [(&str, bool); 3] = [("conn", false), ("open_conn", true), ("conn_long", true)];
 
-/// Returns whether the connections of a log are still open; none where it is not one of connections.
+/// Returns true if the connections of a log are still open; `None` if it is no log of connections.
 pub(crate) fn open_state(path: &str) -> Option<bool> {
     CONNECTION_LOGS.iter().find(|(name, _)| *name == path).map(|(_, open)| *open)
 }
 
-/// Which log a line of JSON is of, where it says so.
+/// Log of a line of JSON, if the line names it.
 #[derive(Deserialize)]
 struct LogPath<'a> {
     #[serde(rename = "_path", borrow)]
@@ -106,7 +106,7 @@ pub(crate) fn read(line: &[u8], context: &ReadContext<'_>) -> Result<LineOutcome
         let conn = ZeekConn { open, ..json::read(line)? };
         return Ok(conn.outcome(context));
     }
-    // Nested, renamed or with underscores: the names that Zeek gives come first.
+    // Nested, renamed or with underscores: columns get Zeek's names first.
     let renamed =
         serde_json::to_vec(&names::with_zeek_names(json::read(line)?, context.columns)).unwrap_or_default();
     let conn: ZeekConn<'_> = json::read(&renamed).map_err(|error| {
@@ -117,7 +117,7 @@ pub(crate) fn read(line: &[u8], context: &ReadContext<'_>) -> Result<LineOutcome
 }
 
 impl ZeekConn<'_> {
-    /// Returns its record, or the reason why it gives none.
+    /// Returns the record of the line, or the reason why it is skipped.
     pub(crate) fn outcome(&self, context: &ReadContext<'_>) -> LineOutcome {
         let handshake = Handshake::of(self);
         let vlans = [self.vlan, self.inner_vlan].into_iter().flatten();
@@ -152,7 +152,7 @@ impl ZeekConn<'_> {
             (false, false) => RecordReason::Idle,
         };
         if self.open && facts.syn_ack == 0 {
-            // It may still be answered.
+            // The SYN may still be answered.
             inputs.remove(Inputs::MESSAGES);
         }
         let whole = match self.proto.0 {
@@ -180,13 +180,13 @@ fn direction(packets: Option<u64>, bytes: Option<u64>, payload: Option<u64>, end
         packets: packets.unwrap_or_default(),
         bytes: bytes.unwrap_or_default(),
         payload: payload.unwrap_or_default(),
-        // Also of a side of which nothing is known: this is the flow's event time.
+        // Also for a direction without counts: this is the event time of the flow.
         last: Some(end),
         ..Direction::default()
     }
 }
 
-/// What is known of the handshake and the end.
+/// Handshake and end of a connection, as far as the log records them.
 struct Handshake {
     evidence: ClientEvidence,
     inputs: Inputs,
@@ -210,7 +210,7 @@ impl Handshake {
     }
 }
 
-/// Zeek's `history`: a letter for what each side did, capitals for the originator's.
+/// Reads Zeek's `history`: a letter for each event, upper case for the originator.
 fn from_history(history: &str) -> (ClientEvidence, Facts) {
     let [syn, reply, fin_up, fin_down] =
         ['S', 'h', 'F', 'f'].map(|letter| u8::from(history.contains(letter)));
@@ -229,7 +229,7 @@ fn from_history(history: &str) -> (ClientEvidence, Facts) {
     (evidence, Facts { syn, syn_ack: reply, ..facts })
 }
 
-/// Zeek's `conn_state`, where `history` is left out.
+/// Reads Zeek's `conn_state`, if there is no `history`.
 fn from_conn_state(state: &str) -> (ClientEvidence, Facts) {
     let (syn, syn_ack, fin_up, fin_down, reset) = match state {
         "S0" => (1, 0, 0, 0, 0),

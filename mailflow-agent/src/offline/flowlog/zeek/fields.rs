@@ -1,6 +1,6 @@
-//! The columns of Zeek's conn.log that are read.
+//! Columns of Zeek's conn.log that are read.
 
-/// The columns that are looked at.
+/// Column that is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ZeekField {
     Ts,
@@ -48,11 +48,11 @@ impl ZeekField {
         (ZeekField::InnerVlan, "inner_vlan"),
         (ZeekField::OrigL2Addr, "orig_l2_addr"),
     ];
-    /// As many as a line must have.
+    /// Number of the first columns that every line must have.
     pub(crate) const REQUIRED: usize = 6;
 }
 
-/// The names in Zeek's logs of the columns that are looked at.
+/// Zeek's names of the columns.
 pub(crate) const COLUMN_NAMES: [&str; ZeekField::ALL.len()] = {
     let mut names = [""; ZeekField::ALL.len()];
     let mut number = 0;

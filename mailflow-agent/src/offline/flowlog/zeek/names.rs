@@ -1,15 +1,15 @@
-//! Names of Zeek's columns: others that tools or operators gave them.
+//! Names of Zeek's columns, and other names that tools or operators gave them.
 
 use serde_json::{Map, Value};
 
 use super::fields::COLUMN_NAMES;
 
-/// A column under another name than Zeek's: `ts=timestamp`.
+/// Column under another name than Zeek's: `ts=timestamp`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RenamedColumn {
     /// Zeek's name.
     pub zeek: &'static str,
-    /// The name in the log.
+    /// Name in the log.
     pub log: String,
 }
 
@@ -26,8 +26,8 @@ impl std::str::FromStr for RenamedColumn {
     }
 }
 
-/// Returns the place of a column among `names`: by the name it was given, else by Zeek's own, else by that with an
-/// underscore for the dot, as BigQuery and Splunk have it.
+/// Returns the index of a column among `names`. Looks for the configured name, then for Zeek's name, then
+/// for Zeek's name with an underscore for the dot, as in BigQuery and Splunk.
 pub(crate) fn column_index<'n>(
     zeek: &str,
     renamed: &[RenamedColumn],
@@ -39,7 +39,7 @@ pub(crate) fn column_index<'n>(
     configured.chain([zeek, &underscored]).find_map(|name| names.clone().position(|column| column == name))
 }
 
-/// Returns a line with Zeek's names for its columns; the ends may stand under `id`, as objects.
+/// Returns a line in which columns have Zeek's names. The endpoints may be in a nested object `id`.
 pub(crate) fn with_zeek_names(mut line: Map<String, Value>, renamed: &[RenamedColumn]) -> Map<String, Value> {
     if let Some(Value::Object(id)) = line.remove("id") {
         for (name, value) in id {
@@ -56,7 +56,7 @@ pub(crate) fn with_zeek_names(mut line: Map<String, Value>, renamed: &[RenamedCo
     renamed_line
 }
 
-/// Returns true if a line has the columns that make it one of Zeek's connections.
+/// Returns true if a line has the columns of a Zeek connection.
 pub(crate) fn is_zeek_conn(line: &Map<String, Value>, renamed: &[RenamedColumn]) -> bool {
     let nested = line.get("id").and_then(Value::as_object).is_some_and(|id| id.contains_key("orig_h"));
     nested || column_index("id.orig_h", renamed, line.keys().map(String::as_str)).is_some()
