@@ -1,7 +1,7 @@
-//! The lists of internal networks, read again when a file changes, by a thread of their own.
+//! Lists of internal networks, reloaded by a thread when a file changes.
 //!
-//! A list may be long, wrong from its first line to its last, or on a file system that does not answer: the poll
-//! loop takes a list that is finished, and never waits for one.
+//! A list may be long, wrong in every line, or on a file system that does not answer. The poll loop takes
+//! finished lists, and never waits for one.
 
 use std::{
     io,
@@ -24,15 +24,15 @@ use mailflow_engine::{assets::Networks, time::Time};
 use mailflow_kernel::capabilities;
 use mailflow_kernel::clock;
 
-/// Time between two looks at the files.
+/// Time between two checks of the files.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
-/// Time after which a thread that could not be started is tried again.
+/// Time after which the thread is started again if that failed.
 const THREAD_RETRY_INTERVAL: Duration = Duration::from_secs(60);
 
-/// A reading of the lists: the networks with what is odd about them, or what is wrong.
+/// Result of a read: the networks and warnings, or faults.
 type ListReading = Result<(Networks, Vec<Fault>), Faults>;
 
-/// Follows the files of networks.
+/// Watcher of the files of internal networks.
 pub(crate) struct ListWatch {
     state: ListWatchState,
 }
@@ -40,23 +40,23 @@ pub(crate) struct ListWatch {
 enum ListWatchState {
     /// The thread is not started yet.
     Waiting { lists: Box<Lists>, internal: Networks, next: Time },
-    /// The thread reads. It ends once `_alive` is gone.
+    /// The thread runs until `_alive` is dropped.
     Reading { finished: Receiver<Networks>, _alive: Arc<()> },
 }
 
 impl ListWatch {
-    /// For lists that were read as `internal`.
+    /// Creates a watcher for lists that were read as `internal`.
     pub(crate) fn new(lists: Lists, internal: &Networks) -> Self {
         let state =
             ListWatchState::Waiting { lists: Box::new(lists), internal: internal.clone(), next: Time::ZERO };
         Self { state }
     }
 
-    /// Returns the networks that come into force at `now`, if any. Files that are wrong leave those before in
-    /// force; what is wrong with them is logged once, and shown until they are good.
+    /// Returns new networks, if any. If the files are wrong, the previous networks stay in force. Their
+    /// faults are logged once, and shown in the status until the files are valid.
     pub(crate) fn poll(&mut self, now: Time, view: &Arc<View>) -> Option<Networks> {
         match &mut self.state {
-            // Nothing to follow.
+            // Without files there is nothing to watch.
             ListWatchState::Waiting { lists, .. } if lists.files().next().is_none() => None,
             ListWatchState::Waiting { next, .. } if now < *next => None,
             ListWatchState::Waiting { lists, internal, next } => {
@@ -75,7 +75,7 @@ impl ListWatch {
     }
 }
 
-/// Starts a thread that publishes what `next` reads, for as long as the returned state lives.
+/// Starts a thread that publishes the results of `next`, until the returned state is dropped.
 fn start_reader(
     mut next: impl FnMut() -> Option<ListReading> + Send + 'static,
     mut internal: Networks,
@@ -88,7 +88,7 @@ fn start_reader(
         capabilities::give_up_all();
         while in_force.strong_count() > 0 {
             match next() {
-                // Other lists may have come into force while these were read.
+                // A reload may have replaced the lists during the read.
                 Some(reading) if in_force.strong_count() > 0 => {
                     publish_reading(reading, &mut internal, &publish, &view);
                 }
@@ -100,7 +100,7 @@ fn start_reader(
     Ok(ListWatchState::Reading { finished, _alive: alive })
 }
 
-/// Reads `lists` once they have changed and kept still.
+/// Reads `lists` after a change, once their files are stable.
 fn read_when_changed(mut lists: Lists) -> impl FnMut() -> Option<ListReading> + Send + 'static {
     move || {
         if !lists.changed() {
@@ -127,7 +127,7 @@ fn publish_reading(
             log_changes(internal, &networks);
             internal.clone_from(&networks);
             view.lists_in_force(networks.networks().len());
-            // Without a receiver other lists are in force.
+            // The receiver is gone if a reload replaced the lists.
             let _ = publish.send(networks);
         }
         Err(faults) => {
@@ -154,14 +154,14 @@ fn log_changes(previous: &Networks, now: &Networks) {
 }
 
 impl View {
-    /// Shows that lists of so many networks are in force.
+    /// Shows lists with this number of networks as in force.
     pub(crate) fn lists_in_force(&self, networks: usize) {
         self.agent.lists_loaded(Load::Good(clock::unix_seconds()));
         self.agent.listed_networks(networks);
         self.numbers().lists_refused.clear();
     }
 
-    /// Shows that the files have changed and are refused.
+    /// Shows the changed files as refused.
     fn lists_refused(&self, faults: &Faults) {
         self.agent.lists_loaded(Load::Refused);
         let first = faults.iter().next().map(ToString::to_string).unwrap_or_default();
@@ -179,7 +179,7 @@ mod tests {
     use super::*;
     use crate::{config, control::State as _};
 
-    /// Far more than any of this takes.
+    /// Far longer than anything here takes.
     const TIMEOUT: Duration = Duration::from_secs(60);
 
     fn view() -> Arc<View> {
@@ -190,7 +190,7 @@ mod tests {
         config::parse("f", &format!("internal_networks: {{ networks: [{text}] }}")).unwrap().engine.internal
     }
 
-    /// Looks as a poll loop does until something comes.
+    /// Polls until there is a result.
     fn wait<T>(mut check: impl FnMut() -> Option<T>) -> T {
         let begin = clock::now();
         loop {
@@ -202,7 +202,7 @@ mod tests {
         }
     }
 
-    /// The reading below never ends by itself, as that of a file on a server that is gone.
+    /// The read below never ends by itself, as that of a file on a server that does not answer.
     #[test]
     fn the_poll_loop_does_not_wait_for_a_list() {
         let (release, released) = channel::<Networks>();

@@ -1,4 +1,4 @@
-//! Looks from time to time whether somebody removed the pins.
+//! Watch for pins that another process removed.
 
 use std::time::Duration;
 
@@ -8,10 +8,10 @@ use crate::{status::shared_status::View, util::error_chain::Limited};
 use mailflow_engine::time::Time;
 use mailflow_kernel::Kernel;
 
-/// Between two looks.
+/// Time between two checks.
 const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
-/// When to look.
+/// Schedule and state of the checks.
 #[derive(Debug, Default)]
 pub(crate) struct PinWatch {
     next: Time,
@@ -20,7 +20,7 @@ pub(crate) struct PinWatch {
 }
 
 impl PinWatch {
-    /// Makes pins again that are gone, if it is time to look.
+    /// Creates removed pins again, if a check is due.
     pub(crate) fn check(&mut self, now: Time, kernel: &mut Kernel, view: &View) {
         if now < self.next {
             return;

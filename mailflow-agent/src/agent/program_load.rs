@@ -1,27 +1,27 @@
-//! Loading the program as a configuration asks; live and for replay.
+//! Loads the program with the settings of a configuration, live and for replays.
 
 use mailflow_common::PortSet;
 
 use crate::config::Config;
 use mailflow_kernel::{Begun, Kept, Kernel, KernelError, LoadOptions, OBJECT, Pins, Programs};
 
-/// Whose packets `host` interfaces count.
+/// Packets that `host` interfaces count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum HostScope {
-    /// All that pass.
+    /// All packets.
     Any,
-    /// The machine's own, as `lan` interfaces stand beside.
+    /// Packets of this machine, as there are `lan` interfaces too.
     OwnOnly,
 }
 
-/// Every program for interfaces, with the kernel's clock; or one to run frames through, whose clock is
-/// set with each frame.
+/// Loads the programs for interfaces, with the clock of the kernel, or one program for test runs, whose
+/// clock is set for each frame.
 pub(crate) fn load(config: &Config, programs: Programs, hosts: HostScope) -> Result<Kernel, KernelError> {
     Kernel::load(OBJECT, &options(config, programs, hosts), &ports(config))
 }
 
-/// Every program for interfaces, with tables and links that outlive the agent where there are pins. `kept` is
-/// what belongs to the tables of that generation.
+/// Loads the programs for interfaces, with pinned maps and links if there are `pins`. `kernel_checkpoint`
+/// belongs to the flow table with this id.
 pub(crate) fn load_pinned(
     config: &Config,
     hosts: HostScope,
@@ -49,7 +49,7 @@ fn options(config: &Config, programs: Programs, hosts: HostScope) -> LoadOptions
     }
 }
 
-/// The ports that are watched.
+/// Returns the watched ports.
 pub(crate) fn ports(config: &Config) -> PortSet {
     config.engine.services.keys().copied().collect()
 }

@@ -1,4 +1,4 @@
-//! The wiring: kernel -> engine -> sinks, once every poll. The only place that knows all of them.
+//! Main loop of the agent: polls, signals, control commands and interface changes.
 
 use std::{io, net::SocketAddr, path::Path, pin::pin, sync::Arc, time::Duration};
 
@@ -27,19 +27,19 @@ use mailflow_kernel::capabilities;
 use mailflow_kernel::clock;
 use mailflow_kernel::{self, KernelError, KernelVersion, LinkChanges, Lookout, Refusal};
 
-/// Between two attempts to listen at an address whose interface is not there.
+/// Time between two attempts to listen at an address that no interface has.
 const LISTEN_RETRY_INTERVAL: Duration = Duration::from_secs(5);
-/// Orders that may wait for the poll that is on.
+/// Number of commands that may wait for a poll to end.
 const MAX_WAITING_COMMANDS: usize = 16;
 
-/// Counts until asked to stop. `source` is where `config` came from; `lookout` looks at the hooks from the moment
-/// on when the agent itself may not any more.
+/// Runs the agent until a signal stops it. `source` is the source of `config`; `lookout` is the helper
+/// process that queries hooks after the agent gave up its capabilities.
 ///
 /// # Errors
-/// It could not start: the metrics port is in use, an output cannot be opened, the kernel refuses
-/// the program or an interface.
+/// Fails if the agent cannot start: the metrics port is in use, an output cannot be opened, or the kernel
+/// refuses the program or an interface.
 pub async fn run(config: Config, source: ConfigSource, lookout: Option<Lookout>) -> Result<()> {
-    // First, as it is the cause of most other refusals.
+    // First, as an old kernel is the cause of most other errors.
     KernelVersion::running()?;
     mailflow_kernel::check_capabilities()?;
     let mut signals = Signals::listen().context("listening for signals")?;
@@ -67,8 +67,8 @@ pub async fn run(config: Config, source: ConfigSource, lookout: Option<Lookout>)
     let mut reload = Reload::default();
     loop {
         tokio::select! {
-            // A channel of its own, so that it waits behind no question. Of those that are ready, select! takes one by
-            // chance: none is left out.
+            // A separate channel, so that a reload does not wait for questions. select! takes a random one of
+            // the ready branches, so none starves.
             Some(Order { reply, .. }) = reload_commands.recv() => {
                 service_manager.reloading();
                 reload.request(&source, Some(reply));
@@ -90,7 +90,7 @@ pub async fn run(config: Config, source: ConfigSource, lookout: Option<Lookout>)
                 }
                 Asked::Reload => {
                     service_manager.reloading();
-                    // Its outcome is in the log.
+                    // The outcome is logged.
                     reload.request(&source, None);
                     continue;
                 }
@@ -113,7 +113,7 @@ pub async fn run(config: Config, source: ConfigSource, lookout: Option<Lookout>)
                 continue;
             }
         }
-        // Reading a large table takes a while: the metrics port goes on answering meanwhile.
+        // A poll of a large table takes long. The metrics server answers meanwhile.
         if let Err(error) = block_in_place(|| pipeline.poll()) {
             view.poll_failed();
             error!(%error, "poll failed; the kernel goes on counting");
@@ -131,7 +131,7 @@ pub async fn run(config: Config, source: ConfigSource, lookout: Option<Lookout>)
     result
 }
 
-/// Listens at the control socket; counting does not wait for a disk that takes no socket.
+/// Listens at the control socket. If the disk cannot take a socket, the agent runs without one.
 fn listen(path: &Path) -> Option<Result<control::Listener, control::BindError>> {
     match control::bind(path) {
         Err(control::BindError::Refused { source, .. }) if disk::takes_nothing(&source) => {
@@ -142,7 +142,7 @@ fn listen(path: &Path) -> Option<Result<control::Listener, control::BindError>> 
     }
 }
 
-/// Adds the likely cause where the kernel refuses bpf(2) as such, and not this program.
+/// Adds the likely cause if the kernel refuses bpf(2) in general, not this program.
 fn with_cause(error: anyhow::Error) -> anyhow::Error {
     let by_kernel = matches!(
         error.downcast_ref(),
@@ -156,8 +156,8 @@ fn with_cause(error: anyhow::Error) -> anyhow::Error {
     }
 }
 
-/// Gives up the capabilities that this kernel does not ask for once everything is attached, and says what is
-/// left, and with whom.
+/// Gives up the capabilities that this kernel does not need after attaching. Notes those that this process,
+/// the helper process and other threads still hold.
 fn give_up_privileges(view: &View, lookout: Option<&Lookout>) {
     let remaining = KernelVersion::running().map_err(anyhow::Error::from);
     let remaining = remaining.and_then(|version| Ok(capabilities::give_up_what_is_not_needed(version)?));
@@ -182,15 +182,15 @@ fn give_up_privileges(view: &View, lookout: Option<&Lookout>) {
     }
 }
 
-/// The moments of the polls. The first is now.
+/// Returns the ticks of the polls. The first one is immediate.
 fn poll_ticks(pipeline: &Pipeline) -> tokio::time::Interval {
     let mut polls = interval(pipeline.poll_interval());
-    // A late poll reads what several would have: there is nothing to catch up with.
+    // A late poll reads what earlier ones would have read, so missed ticks are not repeated.
     polls.set_missed_tick_behavior(MissedTickBehavior::Delay);
     polls
 }
 
-/// Answers what the control socket asks of the poll loop.
+/// Answers a request of the control socket that needs the pipeline.
 fn answer_question(Order { request, reply }: Order, pipeline: &Pipeline) {
     let answer = match request {
         Request::Explain { source, flows } => Reply::Explained(Box::new(pipeline.explain(source, flows))),
@@ -199,11 +199,11 @@ fn answer_question(Order { request, reply }: Order, pipeline: &Pipeline) {
             Reply::Refused(vec!["asked of the wrong room".to_owned()])
         }
     };
-    // Who does not wait for the answer does not want it.
+    // The client may have disconnected.
     let _ = reply.send(answer);
 }
 
-/// Returns when the machine's interfaces have changed; never, where there is no word of it.
+/// Returns when interfaces have changed. Never returns if link events are unavailable.
 async fn link_change(changes: Option<&LinkChanges>) -> io::Result<()> {
     match changes {
         Some(changes) => changes.next().await,
@@ -217,10 +217,10 @@ fn warn_no_link_events(error: &io::Error) {
 
 type Server = tokio::task::JoinHandle<()>;
 
-/// The listener of the metrics, or the address that it waits for.
+/// Listener of the metrics server, or the address that it waits for.
 enum MetricsPort {
     Open(http::Listener),
-    /// The interface of the address is not there yet.
+    /// No interface has the address yet.
     Waiting(SocketAddr),
 }
 
@@ -244,7 +244,7 @@ impl MetricsPort {
         }
     }
 
-    /// Returns the listener, once there is one.
+    /// Returns the listener, once the address is assigned.
     async fn listener(self) -> http::Listener {
         let address = match self {
             Self::Open(listener) => return listener,
@@ -260,12 +260,12 @@ impl MetricsPort {
     }
 }
 
-/// Who may see the metrics.
+/// Returns the access control of the metrics server.
 fn access_control(web_config: Option<&Path>) -> Result<http::Door> {
     web_config.map_or_else(|| Ok(http::Door::open()), |path| Ok(http::Door::guarded(path)?))
 }
 
-/// Serves until the sender is dropped.
+/// Serves metrics until the sender is dropped.
 fn spawn_metrics_server(
     listener: Option<(MetricsPort, http::Door)>,
     view: Arc<View>,
@@ -273,7 +273,7 @@ fn spawn_metrics_server(
     let (metrics_shutdown, stop) = oneshot::channel::<()>();
     let server = listener.map(|(port, door)| {
         tokio::spawn(async move {
-            // Dropped rather than sent to: both mean the end.
+            // The sender is dropped, never used: both end the server.
             let mut stop = pin!(async {
                 let _ = stop.await;
             });
@@ -287,7 +287,7 @@ fn spawn_metrics_server(
     (metrics_shutdown, server)
 }
 
-/// Answers at the control socket until the sender is dropped.
+/// Serves the control socket until the sender is dropped.
 fn spawn_control_server(
     socket: Option<control::Listener>,
     view: Arc<View>,
@@ -296,7 +296,7 @@ fn spawn_control_server(
     let (control_shutdown, shutdown) = oneshot::channel::<()>();
     let control_task = socket.map(|socket| {
         tokio::spawn(control::serve(socket, view, orders, async {
-            // As above.
+            // The sender is dropped, never used: both end the server.
             let _ = shutdown.await;
         }))
     });

@@ -1,4 +1,4 @@
-//! How a pipeline begins: with what an agent before it left, where there is something.
+//! Start of the pipeline, with the state of the previous process if there is one.
 
 use std::{
     path::{Path, PathBuf},
@@ -32,7 +32,7 @@ use mailflow_kernel::clock;
 use mailflow_kernel::{self, Begun, Kept, Lookout, PinError, Pins};
 
 impl Pipeline {
-    /// Opens the outputs, loads the program and attaches it: in the order in which failing costs least.
+    /// Opens the outputs, loads the program and attaches it. Steps whose failure costs least come first.
     pub(crate) fn start(config: Config, view: Arc<View>, lookout: Option<Lookout>) -> Result<Self> {
         let pins = open_pins(&config)?;
         let (state_dir, mut recovered) = match &config.state.directory {
@@ -69,7 +69,8 @@ impl Pipeline {
         if let Some(lookout) = lookout {
             kernel.look_through(lookout);
         }
-        // Names first: where a pattern matches an interface too, the entry with its name decides.
+        // Names come before patterns: the entry with the name of an interface decides, even if a pattern
+        // matches too.
         let (patterns, named): (Vec<_>, _) =
             config.interfaces.iter().partition(|entry| NamePattern::is_one(&entry.name));
         for entry in named.into_iter().chain(patterns) {
@@ -109,8 +110,9 @@ impl Pipeline {
         ] {
             sinks.take((now, clock::epoch()), &effects);
         }
-        // No time passes before the tables are read: flows that ended meanwhile may keep an alert up.
-        // What was told just now is in no journal: it is written before the tables and the state of before go.
+        // Time advances only after the first poll, as flows that ended meanwhile may keep an alert firing.
+        // The effects above are in no journal, so their lines are written before the old maps and the old
+        // checkpoint are removed.
         sinks.wait_until_written();
         checkpointer.mark_output_offsets();
         checkpointer.write_checkpoint(&kernel, &engine, now, &sinks);
@@ -144,7 +146,7 @@ impl Pipeline {
     }
 }
 
-/// The directory of the pins, where there is to be one. Without a BPF file system the agent runs without.
+/// Opens the directory of the pins, if one is configured. Returns `None` without a BPF file system.
 fn open_pins(config: &Config) -> Result<Option<Pins>> {
     let Some(root) = &config.state.pins else { return Ok(None) };
     if config.state.directory.is_none() {
@@ -171,7 +173,7 @@ fn private_pins_warning(directory: &Path) -> String {
     )
 }
 
-/// What there is to say of what outlives the agent.
+/// Returns notes for the status about the state that outlives the process.
 fn state_notes(config: &Config, pins: Option<(PathBuf, bool)>, map_origin: Begun) -> Vec<String> {
     let map_origin = match map_origin {
         Begun::Resumed => "taken over",

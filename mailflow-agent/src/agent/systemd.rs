@@ -1,4 +1,4 @@
-//! What the service manager is told (sd_notify(3)); nothing, where there is none.
+//! Notifications to the service manager (sd_notify(3)), if there is one.
 
 use std::time::Duration;
 
@@ -6,18 +6,18 @@ use sd_notify::NotifyState;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 use tracing::debug;
 
-/// The service manager.
+/// Service manager.
 pub(crate) struct ServiceManager {
-    /// When it is to hear that the poll loop turns.
+    /// Interval of the watchdog, if it is enabled.
     watchdog: Option<Interval>,
     last_status: String,
 }
 
 impl ServiceManager {
-    /// The one that started this process, if one did. Needs a tokio runtime.
+    /// Creates the connection to the service manager that started this process. Needs a tokio runtime.
     pub(crate) fn new() -> Self {
         let watchdog = sd_notify::watchdog_enabled().map(|limit| {
-            // Thrice, so that a late one is early enough.
+            // A third of the limit, so that one late tick is still in time.
             let mut ticks = interval((limit / 3).max(Duration::from_millis(1)));
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             ticks
@@ -25,13 +25,13 @@ impl ServiceManager {
         Self { watchdog, last_status: String::new() }
     }
 
-    /// The agent counts.
+    /// Notifies that the agent counts.
     pub(crate) fn ready(&mut self, status: &str) {
         self.last_status = status.to_owned();
         notify(&[NotifyState::Ready, NotifyState::Status(status)]);
     }
 
-    /// The configuration is read again; [`ServiceManager::ready`] follows.
+    /// Notifies that the configuration is being read again; [`ServiceManager::ready`] follows.
     pub(crate) fn reloading(&self) {
         match NotifyState::monotonic_usec_now() {
             Ok(now) => notify(&[NotifyState::Reloading, now]),
@@ -39,7 +39,7 @@ impl ServiceManager {
         }
     }
 
-    /// How it is, where that is news.
+    /// Sends the status, if it has changed.
     pub(crate) fn status(&mut self, status: String) {
         if status != self.last_status {
             notify(&[NotifyState::Status(&status)]);
@@ -47,12 +47,12 @@ impl ServiceManager {
         }
     }
 
-    /// The agent stops.
+    /// Notifies that the agent stops.
     pub(crate) fn stopping(&self) {
         notify(&[NotifyState::Stopping, NotifyState::Status("stopping")]);
     }
 
-    /// Returns when it is time for [`ServiceManager::alive`]; never, where nobody watches.
+    /// Returns when [`ServiceManager::ping_watchdog`] is due. Never returns without a watchdog.
     pub(crate) async fn watchdog_due(&mut self) {
         match &mut self.watchdog {
             Some(ticks) => drop(ticks.tick().await),
@@ -60,7 +60,7 @@ impl ServiceManager {
         }
     }
 
-    /// The poll loop turns.
+    /// Notifies that the poll loop is alive.
     pub(crate) fn ping_watchdog(&self) {
         notify(&[NotifyState::Watchdog]);
     }

@@ -1,9 +1,10 @@
-//! What a poll leaves behind for the agent after this one: the journal, the history, the state.
+//! Checkpointer: writes the journal, the input log and the checkpoint during polls.
 //!
-//! A flow is in the journal before it leaves the kernel's table. Where nothing can be written, flows wait in that table
-//! for `state.durability_timeout`; then they leave it without being written down, and rules, alerts and outputs go on.
-//! The tables are marked as ahead of the state ([`Ahead`]) before the first of them does. Durability begins again with
-//! a fresh state, and only then with entries of the journal.
+//! A flow is in the journal before it is evicted from the kernel map. If nothing can be written, flows stay
+//! in the map for `state.durability_timeout`. After that they are evicted without a journal, and rules,
+//! alerts and outputs continue. Before the first such eviction the pinned maps are marked as ahead of the
+//! checkpoint ([`Ahead`]). Durability returns with a new checkpoint, and the journal is used again only
+//! after it.
 
 use std::{io, path::PathBuf, time::Duration};
 
@@ -27,44 +28,45 @@ use mailflow_engine::{
 use mailflow_kernel::clock;
 use mailflow_kernel::{Ahead, Kernel};
 
-/// How often the state is kept while it is small ...
+/// Interval of checkpoints while they are small.
 const MIN_CHECKPOINT_INTERVAL: Duration = Duration::from_secs(1);
-/// ... and while it is not.
+/// Interval of checkpoints while they are large.
 const LARGE_CHECKPOINT_INTERVAL: Duration = Duration::from_secs(10);
-/// Keeping it takes at most one part in this many of a CPU's time ...
+/// Checkpoints take at most 1/200 of the time of a CPU.
 const CPU_TIME_DIVISOR: u32 = 200;
-/// ... and less where that takes long: with the polls, a million quiet sources are to take less than a 100th of a core.
-/// The journal since then stays short all the same, see [`StateDir::is_long`].
+/// Checkpoints that take long take at most 1/500 of the time of a CPU, so that a million idle sources cost
+/// less than 1 % of a core, polls included. The length of the journal is bounded anyway, see
+/// [`StateDir::needs_compaction`].
 const LONG_CPU_TIME_DIVISOR: u32 = 500;
-/// From here on it takes long.
+/// CPU time from which on a checkpoint takes long.
 const LONG_CHECKPOINT: Duration = Duration::from_millis(200);
-/// Polls wait for the disk, and for other processes, for at most one part in this many of the time.
+/// Polls wait for the disk and for other processes at most 1/20 of the time.
 const WALL_TIME_DIVISOR: u32 = 20;
-/// Living flows up to which it is small.
+/// Number of open flows below which a checkpoint is small.
 const SMALL_FLOW_COUNT: u64 = 5_000;
 
-/// Keeps what outlives the process, if anything does.
+/// Coordinator of the state directory, if there is one.
 pub(crate) struct Checkpointer {
     state_dir: Option<StateDir>,
     /// Files that the outputs write to.
     files: Vec<PathBuf>,
     next: Time,
     poll: Option<JournalRecord>,
-    /// How long flows wait for a disk that takes nothing.
+    /// Time that flows wait in the kernel map while nothing can be written.
     durability_timeout: Duration,
-    /// The mark that the pinned tables are ahead of the state, where they are pinned.
+    /// Mark that pinned maps are ahead of the checkpoint; `None` if they are not pinned.
     ahead: Option<Ahead>,
-    /// The state that the tables are marked as ahead of.
+    /// Checkpoint of the current mark.
     marked_checkpoint: Option<Option<u64>>,
     failures: WriteFailures,
-    /// What was judged in this poll could not be written.
+    /// True if the rule inputs of this poll could not be written.
     inputs_lost: bool,
-    /// Entries of this poll could not be written to the journal.
+    /// True if journal records of this poll could not be written.
     journal_failed: bool,
 }
 
 impl Checkpointer {
-    /// Keeps nothing.
+    /// Creates a checkpointer that writes nothing.
     pub(crate) fn disabled() -> Self {
         Self {
             state_dir: None,
@@ -80,7 +82,8 @@ impl Checkpointer {
         }
     }
 
-    /// Keeps it in `store`, which cannot be written because of `trouble`, if there is any. `ahead` marks the tables.
+    /// Creates a checkpointer for `state_dir`, which cannot be written if there is a `write_error`. `ahead`
+    /// marks the maps.
     pub(crate) fn new(
         state_dir: Option<StateDir>,
         ahead: Option<Ahead>,
@@ -96,7 +99,7 @@ impl Checkpointer {
         checkpointer
     }
 
-    /// Another configuration is in force.
+    /// Applies a new configuration.
     pub(crate) fn apply_config(&mut self, config: &Config) {
         let alerts = config.outputs.alerts.iter().map(|output| match &output.to {
             AlertTo::Lines { target, .. } => Some(target),
@@ -117,16 +120,16 @@ impl Checkpointer {
         }
     }
 
-    /// A poll begins, whose lines are written by this epoch.
+    /// Begins a poll. `epoch` is the clock offset of its output lines.
     pub(crate) fn begin_poll(&mut self, now: Time, epoch: Epoch) {
         self.journal_failed = false;
         self.poll = Some(JournalRecord::PollBegin { now, epoch: epoch.unix_nanos(Time::ZERO) });
     }
 
-    /// Writes down what the poll is about to do.
+    /// Appends records to the journal, before the poll does what they describe.
     ///
     /// # Errors
-    /// It cannot be written: then it must not be done.
+    /// Fails if the records cannot be written. The poll must not do what they describe.
     pub(crate) fn append(&mut self, entries: impl IntoIterator<Item = JournalRecord>) -> io::Result<()> {
         let Some(state_dir) = &mut self.state_dir else { return Ok(()) };
         let mut entries = entries.into_iter().peekable();
@@ -146,12 +149,12 @@ impl Checkpointer {
         self.note_failure(result)
     }
 
-    /// Returns true while flows wait in the kernel's table for a disk that takes nothing.
+    /// Returns true while flows wait in the kernel map because nothing can be written.
     pub(crate) fn is_waiting_for_disk(&self) -> bool {
         self.failures.is_journal_failing() && !self.is_in_memory()
     }
 
-    /// From now on flows leave the kernel's table although nothing can be written: at the end nothing may wait.
+    /// Evicts flows from now on even if nothing can be written, as for a shutdown.
     pub(crate) fn stop_waiting(&mut self) {
         self.durability_timeout = Duration::ZERO;
     }
@@ -160,12 +163,13 @@ impl Checkpointer {
         self.state_dir.as_ref().is_some_and(StateDir::is_suspended)
     }
 
-    /// Writes down what the rules were shown, and until when time passed, before what is told of it is.
+    /// Logs the rule inputs of a poll and its time, before its alerts are emitted.
     pub(crate) fn log_inputs(&mut self, moment: (Time, Epoch), engine: &Engine, effects: &Effects) {
         let Some(state_dir) = &mut self.state_dir else { return };
         state_dir.track_alerts(effects.alerts.iter().map(AlertEventId::of));
         let result = state_dir.log_inputs(poll_records::rule_inputs(moment, engine));
-        // What cannot be written is judged again after a crash; it is no reason to stop.
+        // After a crash the inputs that are not in the log are evaluated again from the journal, so this is
+        // no reason to stop.
         self.inputs_lost = result.is_err();
         match &result {
             Ok(()) if !self.journal_failed => self.failures.journal_recovered(),
@@ -180,21 +184,22 @@ impl Checkpointer {
         self.follow_suspension();
     }
 
-    /// Alerts of an agent before are handed over.
+    /// Tracks alerts of recovery or of a reload until they are delivered.
     pub(crate) fn track_alerts(&mut self, alerts: impl IntoIterator<Item = AlertEventId>) {
         if let Some(state_dir) = &mut self.state_dir {
             state_dir.track_alerts(alerts);
         }
     }
 
-    /// The poll is over, and the state is kept when it is time to, whatever the outputs do.
+    /// Ends the poll, and writes a checkpoint if it is due. Outputs that are slow do not delay it forever.
     pub(crate) fn end_poll(&mut self, kernel: &Kernel, engine: &Engine, now: Time, sinks: &Sinks) {
         if self.poll.take().is_none() && !self.inputs_lost {
-            // Without that note the poll is taken for one that was not finished, and looked at again.
+            // Without this record recovery takes the poll for incomplete, and looks up its flows in the maps.
             let _ = self.append([JournalRecord::PollEnd]);
         }
         self.record_output_progress(sinks);
-        // Outputs that work are given until the next poll: what they deliver by then need not be kept.
+        // Outputs that deliver get until the next interval. The checkpoint does not need what they deliver
+        // until then.
         let on_schedule = !sinks.outputs().is_told() && !self.failures.is_ongoing();
         let due = now >= if on_schedule { self.next + MIN_CHECKPOINT_INTERVAL } else { self.next };
         if self
@@ -211,26 +216,26 @@ impl Checkpointer {
             } else {
                 LARGE_CHECKPOINT_INTERVAL
             };
-            // A state that takes long to keep is kept more seldom.
             let divisor = if cpu_time < LONG_CHECKPOINT { CPU_TIME_DIVISOR } else { LONG_CPU_TIME_DIVISOR };
             self.next = now + interval.max(cpu_time * divisor).max(elapsed * WALL_TIME_DIVISOR);
         }
     }
 
-    /// Notes what the outputs have written and delivered by now.
+    /// Records the lines that the outputs have written, and the alerts that they have delivered.
     pub(crate) fn record_output_progress(&mut self, sinks: &Sinks) {
         let Some(state_dir) = &mut self.state_dir else { return };
         if sinks.outputs().is_told() {
             let result = state_dir.mark_delivered();
             let _ = self.note_failure(result);
         }
-        // Lines that are not written for long are given up: they are in their sink's queue only.
+        // Lines that are not written for a long time are dropped from the backlog. They remain in the queue
+        // of the output.
         if sinks.outputs().is_written() || self.state_dir.as_ref().is_some_and(StateDir::is_backlog_full) {
             self.mark_written();
         }
     }
 
-    /// Before the first poll: from here on what the files have is looked at.
+    /// Records the offsets of the output files before the first poll, for recovery.
     pub(crate) fn mark_output_offsets(&mut self) {
         if let Some(state_dir) = &mut self.state_dir {
             let result = state_dir.mark_output_offsets(&self.files);
@@ -238,7 +243,7 @@ impl Checkpointer {
         }
     }
 
-    /// From here on what the files have is looked at.
+    /// Records the offsets of the output files, as all lines are written.
     fn mark_written(&mut self) {
         if let Some(state_dir) = &mut self.state_dir {
             let result = state_dir.mark_written(&self.files);
@@ -246,7 +251,7 @@ impl Checkpointer {
         }
     }
 
-    /// Keeps the state.
+    /// Writes a checkpoint.
     pub(crate) fn write_checkpoint(&mut self, kernel: &Kernel, engine: &Engine, now: Time, sinks: &Sinks) {
         let Some(state_dir) = &mut self.state_dir else { return };
         let known = engine.known();
@@ -275,13 +280,13 @@ impl Checkpointer {
                     self.durability_timeout,
                     in_memory,
                 );
-                // It may be the state that could be replaced, and the journal that could not.
+                // The checkpoint may have been replaced although the journal could not be.
                 self.follow_suspension();
             }
         }
     }
 
-    /// Notes a failed write.
+    /// Counts a failed write.
     fn note_failure(&mut self, result: io::Result<()>) -> io::Result<()> {
         if let Err(error) = &result {
             let in_memory = self.is_in_memory();
@@ -290,7 +295,7 @@ impl Checkpointer {
         result
     }
 
-    /// Marks the tables as ahead of the state on the disk while nothing is written.
+    /// Marks the pinned maps as ahead of the checkpoint on disk while nothing is written.
     fn follow_suspension(&mut self) {
         let Some(state_dir) = self.state_dir.as_ref().filter(|state_dir| state_dir.is_suspended()) else {
             return;
@@ -318,13 +323,13 @@ impl Checkpointer {
         }
     }
 
-    /// The state on the disk, for people; none where none is kept.
+    /// Returns the durability for the status; `None` without a state directory.
     pub(crate) fn durability(&self) -> Option<Durability> {
         let state_dir = self.state_dir.as_ref()?;
         Some(self.failures.status(state_dir.is_suspended()))
     }
 
-    /// Bytes of the state's files, and the failures to write them so far.
+    /// Returns the bytes of the state files, and the number of write failures.
     pub(crate) fn usage(&self) -> Option<(u64, u64)> {
         self.state_dir.as_ref().map(|state_dir| (state_dir.bytes(), self.failures.failures()))
     }

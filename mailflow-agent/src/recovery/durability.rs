@@ -1,4 +1,4 @@
-//! Trouble with the state on the disk: its cause, its beginning, and the lines of the log about it.
+//! Write failures of the state directory: cause, duration and log messages.
 
 use std::time::Duration;
 
@@ -9,11 +9,11 @@ use crate::{config::scalar::show_duration, control::Durability, util::error_chai
 use mailflow_engine::time::Time;
 use mailflow_kernel::clock;
 
-/// Trouble, or none.
+/// Current write failure, if any, and counts.
 #[derive(Debug)]
 pub(crate) struct WriteFailures {
     ongoing: Option<OngoingFailure>,
-    /// Seconds since 1970: the end of the last trouble, or the start.
+    /// End of the last failure, or the start of the agent, in seconds since 1970.
     healthy_since: f64,
     failures: u64,
     lines: Limited,
@@ -24,19 +24,19 @@ struct OngoingFailure {
     since: Time,
     unix_seconds: f64,
     cause: String,
-    /// Since when entries of the journal or the history cannot be written; none while they can, and the state alone
-    /// cannot be replaced.
+    /// Time since when the journal or the input log cannot be written; `None` if only the checkpoint cannot
+    /// be replaced.
     journal_since: Option<Time>,
-    /// The log has it.
+    /// True if the failure was logged.
     logged: bool,
 }
 
-/// Something that cannot be written.
+/// Kind of write that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FailedWrite {
-    /// Entries of the journal or the history.
+    /// Write to the journal or the input log.
     Journal,
-    /// The state.
+    /// Replacement of the checkpoint.
     Checkpoint,
 }
 
@@ -48,29 +48,29 @@ impl Default for WriteFailures {
 }
 
 impl WriteFailures {
-    /// Returns true while the state cannot be written.
+    /// Returns true while writes fail.
     pub(crate) fn is_ongoing(&self) -> bool {
         self.ongoing.is_some()
     }
 
-    /// Returns true while entries of the journal or the history cannot be written.
+    /// Returns true while writes to the journal or the input log fail.
     pub(crate) fn is_journal_failing(&self) -> bool {
         self.ongoing.as_ref().is_some_and(|now| now.journal_since.is_some())
     }
 
-    /// Entries are written again.
+    /// Notes that the journal and the input log can be written again.
     pub(crate) fn journal_recovered(&mut self) {
         if let Some(now) = &mut self.ongoing {
             now.journal_since = None;
         }
     }
 
-    /// Failures to write so far.
+    /// Returns the number of failures.
     pub(crate) fn failures(&self) -> u64 {
         self.failures
     }
 
-    /// What becomes of entries that cannot be written now: after the patience they are kept in memory.
+    /// Returns the policy for records that cannot be written now. After the timeout they are kept in memory.
     pub(crate) fn policy(&self, durability_timeout: Duration) -> WriteFailurePolicy {
         let since = self.ongoing.as_ref().and_then(|now| now.journal_since);
         if durability_timeout.is_zero()
@@ -82,7 +82,7 @@ impl WriteFailures {
         }
     }
 
-    /// The state could not be written. The log has a line a minute at most.
+    /// Counts a failure. Logs at most one message a minute.
     pub(crate) fn note(
         &mut self,
         what: FailedWrite,
@@ -134,18 +134,18 @@ impl WriteFailures {
         }
     }
 
-    /// The state is written again.
+    /// Ends the failure.
     pub(crate) fn end(&mut self) {
         let Some(now) = self.ongoing.take() else { return };
         self.healthy_since = clock::unix_seconds();
-        // The log has the end of what it has the beginning of.
+        // The end of a failure is logged only if the failure was.
         if now.logged {
             let seconds = clock::now().since(now.since).as_secs();
             info!(seconds, "the state is written again, all of it; durability is back");
         }
     }
 
-    /// As people are shown it.
+    /// Returns the durability for the status.
     pub(crate) fn status(&self, in_memory: bool) -> Durability {
         match &self.ongoing {
             None => Durability { durable: true, since: self.healthy_since, ..Durability::default() },

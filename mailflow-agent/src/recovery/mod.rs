@@ -1,4 +1,4 @@
-//! What outlives the agent's process: the write-ahead journal, the checkpoint, and the recovery from both.
+//! Crash recovery: the write-ahead journal, the input log, the checkpoint, and the restore from them.
 
 pub(crate) mod checkpoint;
 pub(crate) mod checkpointer;

@@ -1,4 +1,4 @@
-//! What a poll writes down, for the agent after this one to read in [`super::redo`].
+//! Records that a poll writes, for [`super::redo`] in the next process.
 
 use super::state_dir::{InputLogRecord, JournalRecord, LoggedInput};
 use mailflow_engine::{
@@ -9,14 +9,14 @@ use mailflow_engine::{
 };
 use mailflow_kernel::Taking;
 
-/// What a part of the living brought: records of those that live on, and those that ended.
+/// Returns the journal records of a batch of flows: interim records of open flows, and ended flows.
 pub fn flow_records(effects: &Effects, ended: &[Flow]) -> impl Iterator<Item = JournalRecord> {
     let active = effects.records.iter().filter(|record| record.reason == RecordReason::Active);
     let active = active.map(|record| JournalRecord::FlowInterim(record.flow.clone()));
     active.chain(ended.iter().cloned().map(JournalRecord::FlowEnded))
 }
 
-/// What is taken out of the tables beside the living.
+/// Returns the journal records of superseded flows or overflow counters that are about to be removed.
 pub(crate) fn removal_records(taking: Taking<'_>) -> Vec<JournalRecord> {
     match taking {
         Taking::Finished(finished) => finished
@@ -28,7 +28,7 @@ pub(crate) fn removal_records(taking: Taking<'_>) -> Vec<JournalRecord> {
     }
 }
 
-/// What the rules were shown last, by which clock, and until when time has passed since.
+/// Returns the records of the input log for a poll: the clock offset, the rule inputs, and the time.
 pub fn rule_inputs((now, epoch): (Time, Epoch), engine: &Engine) -> impl Iterator<Item = InputLogRecord> {
     let inputs = engine.judged().map(|event::Judged { at, record, open }| {
         InputLogRecord::Input(LoggedInput { at, flow: record.flow.clone(), reason: record.reason, open })

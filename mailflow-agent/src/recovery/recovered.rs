@@ -1,4 +1,5 @@
-//! Reading what an agent before left. A file that cannot be used is set aside under its cause, and the start goes on.
+//! Reads the state files of the previous process. A file that cannot be used is set aside with its cause,
+//! and the start continues.
 
 use std::io;
 
@@ -16,30 +17,30 @@ use super::{
     machine_id::MachineId,
 };
 
-/// What an agent before left.
+/// State of the previous process.
 #[derive(Debug, Default)]
 pub struct RecoveredState {
-    /// How far it had come; none at the first start, after a boot of the machine, or where it cannot be used.
+    /// Checkpoint; `None` at the first start, after a reboot, or if it cannot be used.
     pub checkpoint: Option<Checkpoint>,
-    /// What it did since.
+    /// Journal since the checkpoint.
     pub journal: Vec<JournalRecord>,
-    /// What the rules had judged.
+    /// Input log since the checkpoint.
     pub inputs: Vec<InputLogRecord>,
-    /// What its files have already of what may not have been written.
+    /// Lines that are already in the output files, although the journal does not say so.
     pub written_lines: WrittenLines,
-    /// Files that could not be used and were set aside, each with its cause.
+    /// Descriptions of files that could not be used, each with its cause.
     pub notes: Vec<String>,
-    /// Why the directory takes nothing, if it does not.
+    /// Error of the first write, if the directory cannot be written.
     pub write_error: Option<String>,
-    /// Bytes of the state's file.
+    /// Bytes of the checkpoint file.
     pub(crate) bytes: u64,
 }
 
-/// Why a state is not used.
+/// Reason why a checkpoint is not used.
 enum CheckpointRejection {
-    /// It is of another boot of this machine, as after every boot.
+    /// The checkpoint is of an earlier boot of this machine. This is normal.
     OtherBoot,
-    /// It should not be so.
+    /// The checkpoint is damaged, or of another format or machine.
     Unusable(String),
 }
 
@@ -120,7 +121,7 @@ impl RecoveredState {
         self.inputs = input_log::records_since(records, now);
     }
 
-    /// The entries of a file up to its damage. A last entry that is cut off is what a kill leaves.
+    /// Returns the records of a file up to its damage. A truncated last record is normal after a kill.
     fn usable_records<T>(
         &mut self,
         directory: &LockedDirectory,
@@ -162,7 +163,7 @@ impl RecoveredState {
         Vec::new()
     }
 
-    /// Notes a file that cannot be used, and what comes of that.
+    /// Logs and notes a file that cannot be used, and the consequence.
     fn note_unusable(
         &mut self,
         directory: &LockedDirectory,
@@ -181,7 +182,7 @@ impl RecoveredState {
     }
 }
 
-/// The state in a file's frames, for this boot of this machine.
+/// Parses a checkpoint file, for this boot of this machine.
 fn parse_checkpoint(
     found: &FileRecords,
     (boot, machine): (&str, &MachineId),
@@ -198,7 +199,7 @@ fn parse_checkpoint(
     }
     let bytes = found.records.get(1).ok_or_else(damaged)?;
     if head.boot != boot {
-        // States of before had no machine in them.
+        // Checkpoints of early versions have no machine id.
         let other = found.records.get(2).and_then(|record| postcard::from_bytes::<MachineId>(record).ok());
         return Err(match other {
             Some(MachineId(other)) if !other.is_empty() && !machine.0.is_empty() && other != machine.0 => {

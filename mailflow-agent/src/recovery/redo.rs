@@ -1,7 +1,7 @@
-//! What an agent before had begun and not finished, done again: what its rules judged, and its polls.
+//! Crash recovery: replays the input log into the rules, and redoes journalled polls that the previous
+//! process did not complete.
 //!
-//! It knows the tables and whoever hears of alerts by what they do, so that tests can let it go on over tables of
-//! their own.
+//! The kernel maps and the outputs are traits, so that tests can run recovery on maps of their own.
 
 use std::{collections::HashSet, io};
 
@@ -16,59 +16,60 @@ use mailflow_engine::{
     time::{Epoch, Time},
 };
 
-/// The tables, where they are those of the agent before.
+/// Access to the kernel maps of the previous process.
 pub trait MapAccess {
-    /// Returns true if the maps still have the flow.
+    /// Returns true if the flow is still in the flow table.
     ///
     /// # Errors
-    /// They cannot be asked; the same below.
+    /// Fails if the maps cannot be read.
     fn contains_flow(&self, flow: &Flow) -> io::Result<bool>;
-    /// Returns true if the map of superseded flows still has the flow.
+    /// Returns true if the flow is still in the map of superseded flows.
     ///
     /// # Errors
-    /// See [`MapAccess::holds`].
+    /// Fails if the maps cannot be read.
     fn contains_superseded(&self, flow: &Flow) -> io::Result<bool>;
-    /// Returns true if the overflow map still has the source.
+    /// Returns true if the source is still in the overflow map.
     ///
     /// # Errors
-    /// See [`MapAccess::holds`].
+    /// Fails if the maps cannot be read.
     fn contains_overflow(&self, key: &SourceOverflowKey) -> io::Result<bool>;
-    /// A flow was taken out, and is in no number yet.
+    /// Accounts for a flow that the previous process evicted.
     fn account_evicted(&mut self, flow: &Flow);
-    /// The same of one that another followed, with its entry's sums.
+    /// Accounts for a superseded flow that the previous process removed, with the counts of its map entry.
     fn account_superseded(&mut self, finished: &Finished, sums: &[u8]);
-    /// The same of a source's overflow.
+    /// Accounts for overflow counters that the previous process removed.
     fn account_overflow(&mut self, spill: &Spill);
 }
 
-/// Who hears of what comes of it.
+/// Receiver of the effects of recovery.
 pub trait RecoverySink {
-    /// These alerts are told again now, or were told by the agent before.
+    /// Notes alerts that the previous process may have emitted already.
     fn record_alerts(&mut self, alerts: &[Alert]);
-    /// What flows gained, in a poll at `now`.
+    /// Adds the deltas of a poll at `now` to the metrics, without writing lines.
     fn add_to_metrics(&mut self, now: Time, effects: &Effects);
-    /// Records and alerts that may not have been written or told.
+    /// Emits records and alerts that may be missing in outputs.
     fn emit_missing(&mut self, effects: Effects, epoch: Epoch);
 }
 
-/// Which record of a flow: of which beginning, whether it was the last one, and of which moment.
+/// Identity of a record: flow key, start of the flow, true for a final record, and event time.
 type RecordId = (FlowKey, Time, bool, Time);
 
 fn record_id(flow: &Flow, last: bool) -> RecordId {
     (flow.key, flow.first, last, flow.last())
 }
 
-/// What the rules have judged again.
+/// Outcome of the replay of the input log.
 #[derive(Debug, Default)]
 pub struct ReplayOutcome {
-    /// Number of records and looks at open flows.
+    /// Number of replayed records and open flows.
     pub inputs_replayed: usize,
     records: HashSet<RecordId>,
-    /// Alerts that were not told.
+    /// Alerts that were not delivered.
     missed: Vec<Alert>,
 }
 
-/// Lets the rules see again what they saw, and time pass as it did; alerts that were told are not told again.
+/// Replays the inputs of the rules, and the passing of time. Alerts that were delivered are not emitted
+/// again.
 pub fn replay_inputs(
     engine: &mut Engine,
     inputs: &[InputLogRecord],
@@ -101,7 +102,7 @@ pub fn replay_inputs(
     outcome
 }
 
-/// The alerts that were delivered.
+/// Returns the identities of the delivered alerts.
 pub(crate) fn delivered_alerts(inputs: &[InputLogRecord]) -> HashSet<&AlertEventId> {
     let delivered = inputs.iter().filter_map(|record| match record {
         InputLogRecord::AlertDelivered(id) => Some(id),
@@ -110,11 +111,11 @@ pub(crate) fn delivered_alerts(inputs: &[InputLogRecord]) -> HashSet<&AlertEvent
     delivered.collect()
 }
 
-/// Does what the polls in `journal` had begun, after a state of the moment `kept`; `tables` are there unless they
-/// began anew. Tells what was missed. Gives the number of flows that were booked.
+/// Redoes the polls in `journal` that a checkpoint of the given time does not include, and emits what was
+/// missed. `maps` is `None` if the maps are new. Returns the number of flows that were accounted for.
 ///
 /// # Errors
-/// The tables cannot be asked.
+/// Fails if the maps cannot be read.
 pub fn redo_polls(
     engine: &mut Engine,
     mut maps: Option<&mut impl MapAccess>,
@@ -134,7 +135,7 @@ pub fn redo_polls(
             flows_accounted += usize::from(effects.is_some());
             if let Some(mut effects) = effects {
                 lines.records.append(&mut effects.records);
-                // They take their lines with them, which may be in the files already.
+                // Without the lines, which may be in the output files already.
                 sink.add_to_metrics(poll.now, &effects);
             }
         }
@@ -148,7 +149,7 @@ pub fn redo_polls(
     Ok(flows_accounted)
 }
 
-/// A poll of the agent before.
+/// Poll of the previous process.
 struct JournalledPoll {
     now: Time,
     epoch: i128,
@@ -167,7 +168,7 @@ impl JournalledPoll {
     }
 }
 
-/// The polls in the journal, oldest first.
+/// Groups the journal records by poll, oldest first.
 fn journalled_polls(journal: Vec<JournalRecord>, checkpoint: Time) -> Vec<JournalledPoll> {
     let mut polls: Vec<JournalledPoll> = Vec::new();
     for entry in journal {
@@ -176,7 +177,7 @@ fn journalled_polls(journal: Vec<JournalRecord>, checkpoint: Time) -> Vec<Journa
             (JournalRecord::OutputsWritten(_), _) => {
                 polls.iter_mut().for_each(|poll| poll.lines_missing = false)
             }
-            // A state that was about to be written when the agent died is not there.
+            // A mark may belong to a checkpoint that was not written because the process was killed.
             (JournalRecord::Checkpoint(now), _) if now <= checkpoint.as_nanos() => {
                 polls.iter_mut().for_each(|poll| poll.checkpointed = true);
             }
@@ -188,7 +189,7 @@ fn journalled_polls(journal: Vec<JournalRecord>, checkpoint: Time) -> Vec<Journa
     polls
 }
 
-/// Doing an entry again.
+/// Context to redo one journal record.
 struct Redo<'a, T> {
     maps: Option<&'a mut T>,
     engine: &'a mut Engine,
@@ -197,7 +198,8 @@ struct Redo<'a, T> {
 }
 
 impl<T: MapAccess> Redo<'_, T> {
-    /// What was not done or booked is done now; its effects. `lines` gets records that were made before.
+    /// Redoes a journal record that is not yet accounted for, and returns the effects. Adds records that were
+    /// made before to `lines`.
     fn redo_record(
         mut self,
         entry: &JournalRecord,
@@ -266,18 +268,18 @@ impl<T: MapAccess> Redo<'_, T> {
         }
     }
 
-    /// What the tables say; no where they are others.
+    /// Queries the maps; false if they are new.
     fn query_maps(&self, query: impl FnOnce(&T) -> io::Result<bool>) -> io::Result<bool> {
         self.maps.as_deref().map_or(Ok(false), query)
     }
 
-    /// Returns true if the kernel kept the flow: it had gained packets.
+    /// Returns true if the kernel kept the flow, as it had gained packets.
     fn eviction_was_rejected(&self, flow: &Flow) -> bool {
         let same = |entry: &JournalRecord| matches!(entry, JournalRecord::EvictionRejected(rejected) if (rejected.key, rejected.first) == (flow.key, flow.first));
         self.poll.entries.iter().any(same)
     }
 
-    /// A flow that is out of the tables: the rules see its record unless they have.
+    /// Finishes a flow that is no longer in the maps. The rules evaluate its record unless they already have.
     fn finish_evicted(
         &mut self,
         flow: &Flow,

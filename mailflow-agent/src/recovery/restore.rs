@@ -1,4 +1,4 @@
-//! Going on where an agent before stopped, however it did.
+//! Restores the state of the previous process, and redoes what it did not complete.
 
 use std::{collections::HashSet, io, sync::Arc};
 
@@ -22,19 +22,19 @@ use mailflow_engine::{
 use mailflow_kernel::clock;
 use mailflow_kernel::{Begun, Kernel};
 
-/// What came of it.
+/// Counts of a recovery.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct RecoverySummary {
-    /// Records that the rules judged again.
+    /// Rule inputs that were replayed.
     pub(crate) inputs_replayed: usize,
-    /// Alerts that had not been told.
+    /// Alerts that were not delivered.
     pub(crate) alerts: usize,
-    /// Flows that were booked from the journal.
+    /// Flows that were accounted for from the journal.
     pub(crate) flows_accounted: usize,
 }
 
-/// Brings the kernel's seam, the engine and the outputs to where the agent before was, and does what it had
-/// begun and not finished.
+/// Restores the kernel reader, the engine and the outputs, and redoes the polls that the previous process
+/// did not complete.
 pub(crate) fn restore(
     kernel: &mut Kernel,
     begun: Begun,
@@ -63,7 +63,7 @@ pub(crate) fn restore(
     let mut emitter = RecoveryEmitter { sinks, checkpointer, behind, written_lines: none, alerts: 0 };
     let replayed = redo::replay_inputs(engine, &inputs, &mut emitter);
     engine.set_epoch(clock::epoch());
-    // What is delivered since the state was kept is in the history.
+    // Alerts that were delivered after the checkpoint are in the input log.
     let delivered = redo::delivered_alerts(&inputs);
     checkpoint
         .pending_deliveries
@@ -81,7 +81,7 @@ pub(crate) fn restore(
     summary.flows_accounted =
         redo::redo_polls(engine, tables, journal, replayed, (&mut emitter, clock::epoch()))?;
     summary.alerts = checkpoint.pending_deliveries.len() + emitter.alerts;
-    // Whoever must know what fires has heard it from a process that is gone.
+    // Receivers of firing alerts know them from a process that no longer runs.
     let now = clock::epoch();
     let firing = engine.firing().into_iter().map(|alert| (Arc::new(alert), now));
     sinks.outputs().remind(firing);
@@ -128,15 +128,15 @@ impl MapAccess for Kernel {
     }
 }
 
-/// Hands over what may not have been told.
+/// Sends the effects of recovery to the metrics and the outputs.
 struct RecoveryEmitter<'a> {
     sinks: &'a Sinks,
     checkpointer: &'a mut Checkpointer,
-    /// Sinks that had not delivered all.
+    /// Outputs that had not delivered all alerts.
     behind: HashSet<String>,
-    /// What the files have already.
+    /// Lines that are already in the output files.
     written_lines: WrittenLines,
-    /// How many alerts there were.
+    /// Number of emitted alerts.
     alerts: usize,
 }
 

@@ -1,4 +1,4 @@
-//! A new configuration for a pipeline that runs.
+//! Applies a new configuration to a running pipeline.
 
 use std::sync::Arc;
 
@@ -23,12 +23,12 @@ use mailflow_engine::Reconfigured;
 use mailflow_kernel::clock;
 use mailflow_kernel::{self, Kernel, KernelError, Verify};
 
-/// Warnings that a reload answers with; all of them are in the log.
+/// Largest number of warnings in the reply to a reload. All of them are logged.
 const MAX_WARNINGS: usize = 20;
 
 impl Pipeline {
-    /// Puts a configuration into force that was read beside the poll loop ([`Reload`](super::super::reload::Reload)).
-    /// Either all of it is in force then, with what changed in words, or nothing of it, with the reasons.
+    /// Applies a configuration that [`Reload`](super::super::reload::Reload) has read. Returns the changes if
+    /// all of it is in force, or the reasons if nothing of it is.
     pub(crate) fn reload(
         &mut self,
         read: Result<Config, Vec<String>>,
@@ -54,7 +54,8 @@ impl Pipeline {
         let expired = new.over(clock::unix_nanos());
         new.warnings.iter().chain(expired).for_each(|warning| warn!("{warning}"));
         let mut refused = reload::needs_restart(&self.config, &new);
-        // The same interfaces may be taken otherwise by now: a default route leaves elsewhere. That changes nothing.
+        // Equal interfaces may resolve to other devices by now, as after a change of the default route. That
+        // needs no restart.
         let interfaces_changed = new.interfaces != self.config.interfaces;
         let roles_conflict = match self.mixed {
             true => mailflow_kernel::roles_are_host(&new.interfaces),
@@ -67,7 +68,7 @@ impl Pipeline {
             return Err(refused);
         }
         let mut changes = reload::describe_changes(&self.config, &new);
-        // What may fail comes first, and is taken back if it does.
+        // Steps that can fail come first, and are undone if one fails.
         let outputs = self.sinks.outputs.prepare(&new.outputs, &self.sinks.view.agent);
         let outputs = outputs.map_err(|error| vec![error_chain::told(&error.into())])?;
         self.watch_interfaces(&new).map_err(|error| vec![error.to_string()])?;
@@ -85,7 +86,7 @@ impl Pipeline {
         self.windows = windows(&new);
         self.sinks.services = new.engine.services.clone();
         self.keeper.apply_config(&new);
-        // What the rules before judged is not to be judged again by these.
+        // Inputs that the old rules evaluated must not be replayed into the new rules.
         self.keeper.write_checkpoint(&self.kernel, &self.engine, now, &self.sinks);
         let mut shown = Shown::of(&new, source.name());
         let mut numbers = self.sinks.view.numbers();
@@ -97,7 +98,7 @@ impl Pipeline {
         Ok(changes)
     }
 
-    /// Watches other interfaces and ports from now on; if that fails, those as before.
+    /// Watches the interfaces and ports of `new`. Restores the previous ones on failure.
     fn watch_interfaces(&mut self, new: &Config) -> Result<(), KernelError> {
         let Self { config: old, kernel, .. } = self;
         let result = switch_interfaces(kernel, old, new);
@@ -110,7 +111,7 @@ impl Pipeline {
     }
 }
 
-/// Watches what `new` names instead of what `old` does. What both name is left alone.
+/// Watches the interfaces and ports of `new` instead of `old`. Leaves interfaces in both unchanged.
 fn switch_interfaces(kernel: &mut Kernel, old: &Config, new: &Config) -> Result<(), KernelError> {
     let is_new = |entry: &&Interface| !old.interfaces.contains(entry);
     let is_pattern = |entry: &&Interface| NamePattern::is_one(&entry.name);
@@ -123,7 +124,7 @@ fn switch_interfaces(kernel: &mut Kernel, old: &Config, new: &Config) -> Result<
     for interface in old.interfaces.iter().filter(|interface| removed(&interface.name)) {
         kernel.unwatch(&interface.name);
     }
-    // What an entry has let go of may match a pattern.
+    // An interface that a removed entry has released may match a pattern.
     kernel.follow(clock::now(), Verify::WhenDue);
     kernel.watch_ports(&ports(new))?;
     kernel.set_silences(&(&new.engine.timeouts).into())

@@ -1,4 +1,4 @@
-//! A new configuration while the agent runs: all of it, or nothing.
+//! Reload of the configuration while the agent runs: all of it, or nothing.
 
 pub(crate) mod apply;
 
@@ -12,15 +12,15 @@ use crate::{
 };
 use mailflow_kernel::capabilities;
 
-/// Where the configuration came from, and how it is read again.
+/// Source of the configuration, and the function that reads it again.
 pub struct ConfigSource {
-    /// Its file; the built-in one without.
+    /// Path of the file; `None` for the built-in configuration.
     pub file: Option<PathBuf>,
-    /// Reads it again, with what the command line said on top; otherwise what is wrong with it.
+    /// Function that reads the configuration again, with the options of the command line.
     pub read: Arc<ReadConfig>,
 }
 
-/// Reads a configuration; otherwise returns what is wrong with it.
+/// Function that reads a configuration. Returns its faults on failure.
 pub type ReadConfig = dyn Fn() -> Result<Config, Vec<String>> + Send + Sync;
 
 impl std::fmt::Debug for ConfigSource {
@@ -30,29 +30,29 @@ impl std::fmt::Debug for ConfigSource {
 }
 
 impl ConfigSource {
-    /// The file's name, for people.
+    /// Returns the name of the file.
     pub(crate) fn name(&self) -> Option<String> {
         self.file.as_ref().map(|file| file.display().to_string())
     }
 }
 
-/// The outcome of a thread that reads a configuration.
+/// Result of the thread that reads a configuration.
 type PendingConfig = oneshot::Receiver<Result<Config, Vec<String>>>;
 
-/// The client that waits for a reload; none for a signal.
+/// Client that waits for a reload; `None` for a signal.
 type ReloadClient = Option<oneshot::Sender<Reply>>;
 
-/// Reads the configuration beside the poll loop, as its lists of networks may be long or slow to come by.
+/// Reader of a new configuration in a thread, as lists of networks may be long or slow to read.
 #[derive(Default)]
 pub(crate) struct Reload {
-    /// The reading in progress, and the clients that wait for it.
+    /// Read in progress, and the clients that wait for it.
     reading: Option<(PendingConfig, Vec<ReloadClient>)>,
-    /// Clients that asked meanwhile: the files may have changed once more.
+    /// Clients that asked during the read. The files may have changed since, so they need another read.
     next: Vec<ReloadClient>,
 }
 
 impl Reload {
-    /// Begins to read, or does so again once the reading that is on has ended.
+    /// Starts a read, or queues one for the end of the read in progress.
     pub(crate) fn request(&mut self, source: &ConfigSource, waiting: ReloadClient) {
         self.next.push(waiting);
         if self.reading.is_none() {
@@ -75,7 +75,7 @@ impl Reload {
         self.reading = Some((reading, std::mem::take(&mut self.next)));
     }
 
-    /// Returns what was read, once it is. Never returns where nothing is being read.
+    /// Returns the result of the read in progress. Never returns if there is none.
     pub(crate) async fn read(&mut self) -> Result<Config, Vec<String>> {
         match &mut self.reading {
             Some((reading, _)) => {
@@ -86,8 +86,8 @@ impl Reload {
         }
     }
 
-    /// Answers the clients that waited for the reading that has ended, and reads again for those that came
-    /// meanwhile. Returns true if it does.
+    /// Answers the clients of the finished read, and starts another one for clients that asked during the
+    /// read. Returns true if it starts one.
     pub(crate) fn finish(
         &mut self,
         source: &ConfigSource,
@@ -110,14 +110,14 @@ impl Reload {
     }
 }
 
-/// A reading that has failed.
+/// Returns a read that has failed.
 fn failed_reading(reason: String) -> PendingConfig {
     let (finished, reading) = oneshot::channel();
     let _ = finished.send(Err(vec![reason]));
     reading
 }
 
-/// The settings that differ and are read at start only.
+/// Returns the settings that differ, and that apply at a start only.
 pub(crate) fn needs_restart(old: &Config, new: &Config) -> Vec<String> {
     let differs: [(&str, bool); 13] = [
         ("gateway_name", old.gateway_name != new.gateway_name),
@@ -141,11 +141,12 @@ pub(crate) fn needs_restart(old: &Config, new: &Config) -> Vec<String> {
     named.map(|(setting, _)| format!("{setting}: a change needs a restart")).collect()
 }
 
-/// Said where `host` interfaces come to stand beside `lan` ones: the program is loaded for one or the other.
+/// Message for a change that mixes `host` and `lan` interfaces, or ends the mix: the program is loaded for
+/// one of the two.
 pub(crate) const MIXED_ROLES_MESSAGE: &str =
     "interfaces: `host` beside `lan`, or no longer: a change needs a restart";
 
-/// What differs otherwise, for people.
+/// Describes all other differences.
 pub(crate) fn describe_changes(old: &Config, new: &Config) -> Vec<String> {
     let mut changes = Vec::new();
     let mut add = |change: String| changes.push(change);
@@ -203,14 +204,14 @@ pub(crate) fn describe_changes(old: &Config, new: &Config) -> Vec<String> {
     changes
 }
 
-/// An output, whatever it is for.
+/// Target of an output of alerts or flows.
 #[derive(PartialEq)]
 enum OutputTarget<'a> {
     Alerts(&'a AlertTo),
     Flows(&'a FlowTo),
 }
 
-/// The outputs by their names, of which no two are equal.
+/// Returns the outputs and their names, which are unique.
 fn outputs(config: &Config) -> impl Iterator<Item = (&str, OutputTarget<'_>)> {
     let alerts = config.outputs.alerts.iter().map(|output| (&*output.name, OutputTarget::Alerts(&output.to)));
     alerts
@@ -226,7 +227,7 @@ mod tests {
         config::parse("f", text).unwrap()
     }
 
-    /// The reading waits until the test lets it go on, as one of a list on a server that is gone.
+    /// The read waits for the test, as that of a list on a server that does not answer.
     #[tokio::test]
     async fn a_configuration_is_read_beside_the_loop_and_again_for_who_came_meanwhile() {
         use std::sync::{Mutex, mpsc::channel};
@@ -242,7 +243,7 @@ mod tests {
         reload.request(&source, Some(one));
         let (other, mut second) = oneshot::channel();
         reload.request(&source, Some(other));
-        // The loop turns meanwhile.
+        // The poll loop continues meanwhile.
         for _ in 0..10 {
             tokio::select! {
                 biased;
@@ -308,7 +309,7 @@ mod tests {
             changes[3].starts_with("watched ports: [25, 26, ") && changes[4] == "poll_interval: 5s",
             "{changes:?}"
         );
-        // They name the service, and so its new port.
+        // These rules refer to the service, and so to its new port.
         let rules = ["smtp-burst", "smtp-bulk", "smtp-auth-guess"];
         assert_eq!(changes[5..], rules.map(|rule| format!("rule {rule}: changed")));
     }

@@ -1,4 +1,5 @@
-//! The records that the rules have judged and the alerts that were told, since the last state.
+//! Input log: the inputs of the rules and the delivered alerts since the last checkpoint, in the files
+//! `history-*`.
 
 use std::io;
 
@@ -16,22 +17,22 @@ use mailflow_engine::{
 
 const FILE_PREFIX: &str = "history-";
 
-/// Something that was.
+/// Record of the input log.
 #[derive(Clone, Debug, PartialEq)]
 pub enum InputLogRecord {
-    /// The rules judged a record.
+    /// Flow record, or open flow, that the rules evaluated.
     Input(LoggedInput),
-    /// An alert was told.
+    /// Alert event that all outputs have delivered.
     AlertDelivered(AlertEventId),
-    /// A state of this moment has all that was before.
+    /// Mark of a checkpoint of this time. It includes all records before the mark.
     Checkpoint(u64),
-    /// Where the clock's beginning lies on the wall clock, by which the rules judge what follows.
+    /// Offset of the monotonic clock from the wall clock, for the inputs that follow.
     ClockOffset(i128),
-    /// Time passed until then: what was due is done.
+    /// Time up to which the engine was advanced.
     Tick(Time),
 }
 
-/// An alert event, as far as it takes to know it again.
+/// Identity of an alert event, to recognise delivered ones.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct AlertEventId {
     fingerprint: String,
@@ -41,7 +42,7 @@ pub struct AlertEventId {
 }
 
 impl AlertEventId {
-    /// An alert event.
+    /// Returns the identity of an alert event.
     pub fn of(alert: &Alert) -> Self {
         Self {
             fingerprint: alert.fingerprint.clone(),
@@ -52,9 +53,9 @@ impl AlertEventId {
     }
 }
 
-/// What was after the state of this moment.
+/// Returns the records after the checkpoint of this time.
 pub(crate) fn records_since(mut records: Vec<InputLogRecord>, state: u64) -> Vec<InputLogRecord> {
-    // A state that was about to be written when the agent died is not there.
+    // A mark may belong to a checkpoint that was not written because the process was killed.
     let checkpoint = records
         .iter()
         .rposition(|records| matches!(records, InputLogRecord::Checkpoint(now) if *now <= state));
@@ -62,16 +63,16 @@ pub(crate) fn records_since(mut records: Vec<InputLogRecord>, state: u64) -> Vec
     records
 }
 
-/// The files.
+/// Files of the input log.
 #[derive(Debug, Default)]
 pub(crate) struct InputLog {
-    /// The one that is written, if there is one.
+    /// File that is being written, if any.
     current: Option<Appender>,
     next: u64,
 }
 
 impl InputLog {
-    /// All of it, in its order: each file's name, and its frames.
+    /// Reads the log, in order: the name of each file, and its records.
     pub(crate) fn read(directory: &LockedDirectory) -> io::Result<Vec<(String, io::Result<FileRecords>)>> {
         let files = numbered_files(directory)?.into_iter();
         Ok(files
@@ -82,18 +83,18 @@ impl InputLog {
             .collect())
     }
 
-    /// Goes on after what is there.
+    /// Opens the log for appending, after the existing files.
     pub(crate) fn open(directory: &LockedDirectory) -> io::Result<Self> {
         let next = numbered_files(directory)?.last().map_or(0, |(number, _)| number + 1);
         Ok(Self { current: None, next })
     }
 
-    /// Bytes that were written since it was forgotten last.
+    /// Returns the bytes written since the last [`InputLog::clear`].
     pub(crate) fn bytes(&self) -> u64 {
         self.current.as_ref().map_or(0, Appender::bytes)
     }
 
-    /// Appends. After an error nothing of it is there.
+    /// Appends records. After an error none of them is in the file.
     pub(crate) fn write(
         &mut self,
         directory: &LockedDirectory,
@@ -117,12 +118,12 @@ impl InputLog {
             if current.is_buffer_full() { current.write() } else { Ok(()) }
         });
         written.and_then(|()| current.write()).inspect_err(|_| {
-            // Where that fails too, the next write begins with it.
+            // If this fails too, the next write truncates first.
             let _ = current.truncate(before);
         })
     }
 
-    /// Removes all of it, and begins anew.
+    /// Removes all files. The next write begins a new one.
     pub(crate) fn clear(&mut self, directory: &LockedDirectory) -> io::Result<()> {
         self.current = None;
         numbered_files(directory)?.into_iter().try_for_each(|(_, name)| directory.remove(&name))
@@ -131,7 +132,7 @@ impl InputLog {
 
 impl InputLogRecord {
     fn add_to(&self, file: &mut Appender) -> postcard::Result<()> {
-        // The first byte tells them apart.
+        // The first byte is the type of the record.
         let frame = match self {
             Self::Input(logged_input) => file.add(&(0u8, logged_input.to_repr())),
             Self::AlertDelivered(delivered) => file.add(&(1u8, delivered)),
@@ -142,7 +143,7 @@ impl InputLogRecord {
         frame.map(drop)
     }
 
-    /// From the bytes of a frame; `None` where they are none of these.
+    /// Decodes a record; `None` if the bytes are not a record of this log.
     pub(crate) fn read(frame: &[u8]) -> Option<Self> {
         match frame.split_first()? {
             (0, bytes) => LoggedInput::read(bytes).map(Self::Input),
@@ -155,7 +156,7 @@ impl InputLogRecord {
     }
 }
 
-/// The files that are there, oldest first: their numbers and names.
+/// Returns the numbers and names of the files, oldest first.
 fn numbered_files(directory: &LockedDirectory) -> io::Result<Vec<(u64, String)>> {
     let numbered = |name: String| Some((name.strip_prefix(FILE_PREFIX)?.parse().ok()?, name));
     let mut files: Vec<(u64, String)> =
@@ -211,7 +212,7 @@ mod tests {
         assert_eq!(read(), []);
         again.write(&directory, [logged_input(4)]).unwrap();
         assert_eq!(read(), [logged_input(4)]);
-        // More than is written at once.
+        // More records than one write buffer holds.
         let many: Vec<InputLogRecord> = (0..10_000).map(logged_input).collect();
         again.write(&directory, many.iter().cloned()).unwrap();
         assert_eq!(read()[1..], many);

@@ -1,4 +1,4 @@
-//! What files have already of the lines that may not have been written.
+//! Offsets of output files, and the lines that were written after them.
 
 use std::{
     collections::HashMap,
@@ -10,10 +10,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-/// Most of a file's end that is looked at.
+/// Largest number of bytes at the end of a file that are searched for lines.
 const MAX_SCAN_BYTES: u64 = 64 << 20;
 
-/// A file at a moment.
+/// Length of an output file at one time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileOffset {
     path: PathBuf,
@@ -22,21 +22,21 @@ pub struct FileOffset {
 }
 
 impl FileOffset {
-    /// A file as it is now, if it is one.
+    /// Returns the offset of a file now; `None` if it is no regular file.
     pub(crate) fn current(path: &Path) -> Option<Self> {
         let found = fs::metadata(path).ok().filter(fs::Metadata::is_file)?;
         Some(Self { path: path.to_owned(), inode: found.ino(), length: found.len() })
     }
 }
 
-/// Lines that files got since their marks.
+/// Lines that were written to output files after their offsets.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WrittenLines {
     files: HashMap<PathBuf, HashMap<String, usize>>,
 }
 
 impl WrittenLines {
-    /// Reads what came behind the marks. A line that was cut off is removed: it is written again.
+    /// Reads the lines after the offsets. Removes a truncated last line, as it is written again.
     pub(crate) fn read(offsets: &[FileOffset]) -> Self {
         let mut written = Self::default();
         for offset in offsets {
@@ -53,7 +53,7 @@ impl WrittenLines {
         if !found.is_file() {
             return Ok(());
         }
-        // Another file of this name has all its lines behind the mark.
+        // All lines of another file with this name are new.
         let same = found.ino() == offset.inode && found.len() >= offset.length;
         let from = if same { offset.length } else { 0 }.max(found.len().saturating_sub(MAX_SCAN_BYTES));
         file.seek(SeekFrom::Start(from))?;
@@ -70,7 +70,7 @@ impl WrittenLines {
         Ok(())
     }
 
-    /// Returns true if a file has a line; each of equal lines is there for one.
+    /// Returns true if a file has a line, and removes the line from the set: of equal lines each counts once.
     pub fn take(&mut self, file: &Path, line: &str) -> bool {
         match self.files.get_mut(file).and_then(|lines| lines.get_mut(line)) {
             Some(remaining @ 1..) => {
@@ -100,7 +100,7 @@ mod tests {
             "another file"
         );
         assert_eq!(fs::read_to_string(&path).unwrap(), "old\nnew\nnew\n");
-        // Another file took its place: all of it came later.
+        // Another file replaces it: all of its lines are new.
         fs::write(path.with_extension("x"), "one\n").unwrap();
         fs::rename(path.with_extension("x"), &path).unwrap();
         assert!(WrittenLines::read(&[offset]).take(&path, "one"));

@@ -1,4 +1,4 @@
-//! What is in the journal and in the history, as bytes.
+//! Records of the journal and of the input log, and their serialised form.
 
 use std::num::NonZeroU32;
 
@@ -13,48 +13,48 @@ use mailflow_engine::{
 };
 use mailflow_kernel::{pack_spill_key, unpack_spill_key};
 
-/// An entry of the journal: what a poll does to the tables, before it does it.
+/// Record of the write-ahead journal: a change of a poll to the kernel maps, written before the change.
 #[derive(Clone, Debug, PartialEq)]
 pub enum JournalRecord {
     /// A poll begins.
     PollBegin {
-        /// Its moment.
+        /// Time of the poll.
         now: Time,
-        /// Where the clock's beginning lies on the wall clock, by which the poll's lines are written.
+        /// Offset of the monotonic clock from the wall clock, for the output lines of the poll.
         epoch: i128,
     },
-    /// A flow ended and is to be taken out of the table.
+    /// A flow ended, and is about to be evicted.
     FlowEnded(Flow),
-    /// It was not: it had gained packets.
+    /// The eviction was rejected, as the flow had gained packets.
     EvictionRejected(Flow),
-    /// A finished flow is to be taken out, with its entry's sums.
+    /// A superseded flow is about to be removed from its map, with the counts of its map entry.
     FlowSuperseded(Finished, Vec<u8>),
-    /// A flow lives, and a record of it was made.
+    /// An interim record of an open flow was made.
     FlowInterim(Flow),
-    /// A source's overflow is to be taken out.
+    /// Overflow counters of a source are about to be removed.
     SourceOverflow(Spill),
-    /// The poll is over, and the history has its records.
+    /// The poll is complete, and its rule inputs are in the input log.
     PollEnd,
-    /// The outputs have written all of the entries before; these are the files they write to.
+    /// The outputs have written the lines of all records before. The offsets are those of the output files.
     OutputsWritten(Vec<FileOffset>),
-    /// The state of this moment has all of the entries before.
+    /// The checkpoint of this time includes all records before.
     Checkpoint(u64),
 }
 
-/// A record that the rules have judged, and when.
+/// Flow record that the rules evaluated.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LoggedInput {
-    /// When.
+    /// Time of the evaluation.
     pub at: Time,
-    /// The flow.
+    /// Flow.
     pub flow: Flow,
-    /// Why the record was made.
+    /// Reason of the record.
     pub reason: RecordReason,
-    /// True if it is no record: an open flow was shown because of what it gained.
+    /// True for an open flow without a record, which was evaluated because of its gain.
     pub open: bool,
 }
 
-/// Either, as it is written.
+/// Serialised form of both types. The order of the variants is the format.
 #[derive(Serialize, Deserialize)]
 pub(crate) enum RecordRepr {
     PollBegin { now: u64, epoch: i128 },
@@ -71,7 +71,7 @@ pub(crate) enum RecordRepr {
 
 type DirectionRepr = (u64, u64, u64, u64, u64, Option<u64>);
 
-/// A flow.
+/// Serialised form of a flow. The order of the fields is the format.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct FlowRepr {
     #[serde(with = "packed_key")]
@@ -112,7 +112,7 @@ impl JournalRecord {
         }
     }
 
-    /// From bytes; `None` where they are no entry of a journal.
+    /// Decodes a journal record; `None` if the bytes are no journal record.
     pub(crate) fn read(bytes: &[u8]) -> Option<Self> {
         Some(match postcard::from_bytes(bytes).ok()? {
             RecordRepr::PollBegin { now, epoch } => Self::PollBegin { now: Time::from_nanos(now), epoch },
@@ -148,7 +148,7 @@ impl LoggedInput {
         RecordRepr::RuleInput(self.at.as_nanos(), to_repr(&self.flow), reason as u8, self.open)
     }
 
-    /// From bytes; `None` where they are none.
+    /// Decodes an input; `None` if the bytes are no input.
     pub(crate) fn read(bytes: &[u8]) -> Option<Self> {
         match postcard::from_bytes(bytes).ok()? {
             RecordRepr::RuleInput(at, repr, reason, open) => Some(Self {
@@ -201,7 +201,7 @@ pub(crate) fn from_repr(repr: FlowRepr) -> Flow {
     }
 }
 
-/// A flow's key as its bytes.
+/// Serialises a flow key as its bytes.
 mod packed_key {
     use mailflow_common::FlowKey;
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
@@ -264,7 +264,7 @@ pub(crate) mod tests {
         let [whole, cut] = [40, 39].map(|length| {
             let key = vec![0u8; length];
             let direction: DirectionRepr = (0, 0, 0, 0, 0, None);
-            // As `RecordRepr::Ended` is written.
+            // Same encoding as `RecordRepr::FlowEnded`.
             postcard::to_stdvec(&(
                 1u8,
                 key,

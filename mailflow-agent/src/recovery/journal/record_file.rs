@@ -1,7 +1,7 @@
-//! Files of frames: appended to, and read as far as they are whole.
+//! Files of records, which are appended to, and read up to the first damage.
 //!
-//! A frame is its length and its CRC-32, little endian, and then its bytes. Who is killed while appending
-//! leaves a frame that is cut off; what comes before it is good.
+//! A record has a header of its length and its CRC-32, both little endian. A process that is killed during
+//! an append leaves a truncated record. All records before it are valid.
 
 use std::{
     fmt,
@@ -15,12 +15,12 @@ use serde::Serialize;
 
 use crate::recovery::directory::LockedDirectory;
 
-/// Bytes before those of a frame.
+/// Length of the header of a record.
 const HEADER_BYTES: usize = 8;
-/// Bytes that are written together, where there are as many: few enough for a CPU's cache.
+/// Bytes that are written at once if there are enough: the buffer fits into the cache of a CPU.
 const WRITE_BUFFER_BYTES: usize = 256 << 10;
 
-/// Frames in memory.
+/// Records in memory, with their headers.
 #[derive(Debug, Default)]
 pub(crate) struct RecordBuffer {
     bytes: Vec<u8>,
@@ -28,7 +28,7 @@ pub(crate) struct RecordBuffer {
 }
 
 impl RecordBuffer {
-    /// Adds a frame of a value; gives the frame.
+    /// Appends a value as a record, and returns the record with its header.
     pub(crate) fn add(&mut self, value: &impl Serialize) -> postcard::Result<&[u8]> {
         let start = self.bytes.len();
         self.bytes.extend([0; HEADER_BYTES]);
@@ -38,35 +38,35 @@ impl RecordBuffer {
         }
         self.count += 1;
         let (head, record) = self.bytes[start..].split_at_mut(HEADER_BYTES);
-        // Frames are of kilobytes, the largest of a table of flows in memory.
+        // Records have kilobytes. The largest one is a flow table of the size of memory.
         head[..4].copy_from_slice(&(record.len() as u32).to_le_bytes());
         head[4..].copy_from_slice(&checksum(record).to_le_bytes());
         Ok(&self.bytes[start..])
     }
 
-    /// Adds a frame that [`RecordBuffer::add`] gave.
+    /// Appends a record that [`RecordBuffer::add`] returned.
     pub(crate) fn push(&mut self, record: &[u8]) {
         self.bytes.extend(record);
         self.count += 1;
     }
 
-    /// How many there are.
+    /// Returns the number of records.
     pub(crate) fn len(&self) -> usize {
         self.count
     }
 
-    /// Their bytes.
+    /// Returns the bytes of all records.
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// Removes what was added since there were so many frames of so many bytes.
+    /// Removes the records that were appended since the buffer had this count and length.
     pub(crate) fn truncate(&mut self, count: usize, bytes: usize) {
         self.bytes.truncate(bytes);
         self.count = count;
     }
 
-    /// Removes all; room for so many bytes is kept.
+    /// Removes all records, and keeps a capacity of `room` bytes.
     pub(crate) fn clear(&mut self, room: usize) {
         self.bytes.clear();
         self.bytes.shrink_to(room);
@@ -74,7 +74,7 @@ impl RecordBuffer {
     }
 }
 
-/// Writes behind what is there.
+/// Serialiser that appends to a vector.
 struct AppendFlavor<'a>(&'a mut Vec<u8>);
 
 impl Flavor for AppendFlavor<'_> {
@@ -95,18 +95,19 @@ impl Flavor for AppendFlavor<'_> {
     }
 }
 
-/// A file that is appended to.
+/// File that is appended to.
 #[derive(Debug)]
 pub(crate) struct Appender {
     file: File,
     bytes: u64,
     records: RecordBuffer,
-    /// Bytes may follow those that were written: a write failed, and they could not be cut off.
+    /// True if the file may have bytes after the written records: a write failed, and the truncation after it
+    /// too.
     has_partial_write: bool,
 }
 
 impl Appender {
-    /// Opens a file, and cuts off what is not whole at its end.
+    /// Opens a file, and truncates it after the last whole record.
     pub(crate) fn open(directory: &LockedDirectory, name: &str) -> io::Result<Self> {
         let whole_length = whole_length(&directory.read(name)?.unwrap_or_default());
         let file = directory.append(name)?;
@@ -119,14 +120,14 @@ impl Appender {
         })
     }
 
-    /// Adds a frame of a value to those that the next [`Appender::write`] writes; gives the frame.
+    /// Adds a value as a record for the next [`Appender::write`], and returns the record with its header.
     pub(crate) fn add(&mut self, value: &impl Serialize) -> postcard::Result<&[u8]> {
         self.records.add(value)
     }
 
-    /// Writes what was added, at once. After an error nothing of it is there.
+    /// Writes the added records at once. After an error none of them is in the file.
     pub(crate) fn write(&mut self) -> io::Result<()> {
-        // What an earlier write left behind would hide all that follows.
+        // A partial record of an earlier write would hide all records after it.
         let written = if self.has_partial_write { self.trim() } else { Ok(()) };
         let written = written.and_then(|()| self.file.write_all(self.records.bytes()));
         let length = self.records.bytes().len() as u64;
@@ -137,36 +138,36 @@ impl Appender {
                 Ok(())
             }
             Err(error) => {
-                // Where that fails too, the next write begins with it.
+                // If this fails too, the next write truncates first.
                 let _ = self.trim();
                 Err(error)
             }
         }
     }
 
-    /// Forgets what was added.
+    /// Discards the added records.
     pub(crate) fn discard_pending(&mut self) {
         self.records.clear(WRITE_BUFFER_BYTES);
     }
 
-    /// Returns true if so much was added that it is better written before more is.
+    /// Returns true if the added records should be written before more are added.
     pub(crate) fn is_buffer_full(&self) -> bool {
         self.records.bytes().len() >= WRITE_BUFFER_BYTES
     }
 
-    /// Bytes that were added and not written.
+    /// Returns the bytes that were added and not written.
     pub(crate) fn pending_bytes(&self) -> u64 {
         self.records.bytes().len() as u64
     }
 
-    /// Removes what was written after so many bytes, and what was added since.
+    /// Truncates the file to `bytes`, and discards the added records.
     pub(crate) fn truncate(&mut self, bytes: u64) -> io::Result<()> {
         self.records.clear(WRITE_BUFFER_BYTES);
         self.bytes = bytes;
         self.trim()
     }
 
-    /// Cuts the file to what was written whole.
+    /// Truncates the file after the last whole record.
     fn trim(&mut self) -> io::Result<()> {
         self.has_partial_write = true;
         self.file.set_len(self.bytes)?;
@@ -174,38 +175,38 @@ impl Appender {
         Ok(())
     }
 
-    /// Bytes written.
+    /// Returns the bytes of the written records.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes
     }
 }
 
-/// The frames of a file, and the damage that ends them before its end.
+/// Records of a file, and the first damage.
 #[derive(Debug, Default)]
 pub(crate) struct FileRecords {
-    /// The frames that are whole.
+    /// Valid records.
     pub(crate) records: Vec<Vec<u8>>,
-    /// The damage, if there is any.
+    /// Damage, if any.
     pub(crate) damage: Option<Damage>,
 }
 
-/// Damage to a file: nothing after it can be read.
+/// Damage of a file. Nothing after it can be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Damage {
-    /// Its place in the file.
+    /// Offset in the file.
     pub(crate) at: usize,
-    /// Bytes from there to the end.
+    /// Bytes from the offset to the end.
     pub(crate) bytes_left: usize,
-    /// Its kind.
+    /// Kind of damage.
     pub(crate) kind: DamageKind,
 }
 
-/// A kind of damage.
+/// Kind of damage of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum DamageKind {
-    /// The file ends within a frame: a process was killed while it wrote, or a length is wrong.
+    /// The file ends within a record: a process was killed during a write, or a length is wrong.
     CutOff,
-    /// The bytes of a frame do not match its checksum.
+    /// The bytes of a record do not match its checksum.
     Checksum,
 }
 
@@ -220,12 +221,12 @@ impl fmt::Display for Damage {
     }
 }
 
-/// The frames of a file; none where there is no file.
+/// Reads the records of a file; none if the file does not exist.
 pub(crate) fn read(directory: &LockedDirectory, name: &str) -> io::Result<FileRecords> {
     Ok(parse(&directory.read(name)?.unwrap_or_default()))
 }
 
-/// The frames in the bytes of a file.
+/// Parses the records of a file.
 pub(crate) fn parse(bytes: &[u8]) -> FileRecords {
     let records: Vec<Vec<u8>> = records(bytes).map(<[u8]>::to_vec).collect();
     let at = whole_length(bytes);
@@ -234,7 +235,7 @@ pub(crate) fn parse(bytes: &[u8]) -> FileRecords {
     FileRecords { records: records, damage }
 }
 
-/// The kind of damage that bytes begin with.
+/// Returns the kind of damage at the start of `bytes`.
 fn classify(bytes: &[u8]) -> DamageKind {
     match split_first_record(bytes) {
         Some(_) => DamageKind::Checksum,
@@ -242,7 +243,8 @@ fn classify(bytes: &[u8]) -> DamageKind {
     }
 }
 
-/// Writes frames to a new file beside `name`, which [`LockedDirectory::rename`] puts in its place. Returns its name.
+/// Writes records to a new file next to `name`, for [`LockedDirectory::rename`]. Returns the name of the new
+/// file.
 pub(crate) fn stage<'a>(
     directory: &LockedDirectory,
     name: &str,
@@ -251,12 +253,12 @@ pub(crate) fn stage<'a>(
     let new = format!("{name}.new");
     let mut file = directory.create(&new)?;
     let written = records.into_iter().try_for_each(|records| file.write_all(records.bytes()));
-    // A part of it would only take room.
+    // A part of the file is of no use.
     written.inspect_err(|_| _ = directory.remove(&new))?;
     Ok(new)
 }
 
-/// Replaces a file by one of these frames, so that whoever reads it sees the old one or the new one.
+/// Replaces a file atomically: a reader sees the old file or the new one.
 pub(crate) fn replace<'a>(
     directory: &LockedDirectory,
     name: &str,
@@ -272,12 +274,12 @@ fn checksum(record: &[u8]) -> u32 {
     crc.sum()
 }
 
-/// How many bytes are whole frames.
+/// Returns the length of the valid records at the start of `bytes`.
 fn whole_length(bytes: &[u8]) -> usize {
     records(bytes).map(|record| HEADER_BYTES + record.len()).sum()
 }
 
-/// The checksum and the bytes of the first frame, and what follows it; `None` where it is cut off.
+/// Returns the checksum and the bytes of the first record, and the rest; `None` if the record is truncated.
 fn split_first_record(bytes: &[u8]) -> Option<(u32, &[u8], &[u8])> {
     let (head, after) = bytes.split_first_chunk::<HEADER_BYTES>()?;
     let word = |from: usize| u32::from_le_bytes([head[from], head[from + 1], head[from + 2], head[from + 3]]);
@@ -303,7 +305,7 @@ mod tests {
 
     use super::*;
 
-    /// Bytes as they are.
+    /// Value that is serialised as its bytes.
     struct RawBytes(&'static [u8]);
 
     impl Serialize for RawBytes {
@@ -315,7 +317,7 @@ mod tests {
         }
     }
 
-    /// A directory of its own, which goes with the value.
+    /// Directory that is removed when the value is dropped.
     struct Temporary(LockedDirectory);
 
     impl Temporary {

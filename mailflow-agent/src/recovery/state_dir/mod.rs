@@ -1,22 +1,24 @@
-//! What outlives the agent's process, in a directory of its own.
+//! State directory: the files that outlive the process of the agent.
 //!
 //! ```text
-//! state          how far it had come: rewritten as a whole, by renaming
-//! journal        what each poll does to the kernel's tables, before it does it; since the last state
-//! history-*      the records that the rules have judged and the alerts that were told; since the last state
+//! state          checkpoint; replaced as a whole, by renaming
+//! journal        write-ahead journal: changes of polls to the kernel maps, since the checkpoint
+//! history-*      input log: rule inputs and delivered alerts, since the checkpoint
 //! ```
 //!
-//! **What is never lost, nor told twice.** A flow is in the journal before it is taken out of its table, and
-//! is booked after that. So at start an entry of the journal that is still in its table was not booked, and
-//! is left for the next reading; one that is gone is booked from the journal. What the rules know follows from
-//! the records in their order: those since the state are judged again, and an alert that was told is not told
-//! again. Lines that a file has already are not written to it again.
+//! **No flow is lost, and no alert is emitted twice.** A flow is in the journal before it is evicted from
+//! its map, and is accounted for after that. So at the start, a journalled flow that is still in its map was
+//! not accounted for, and is left for the next poll. A flow that is gone is accounted for from the journal.
+//! The state of the rules follows from the records in order: records since the checkpoint are evaluated
+//! again, and an alert that was delivered is not emitted again. Lines that are already in an output file are
+//! not written again.
 //!
-//! **Without durability.** Where the files cannot be written ([`WriteFailurePolicy::InMemory`]), entries are kept in memory only. They
-//! are written again from a fresh state on: the state is replaced first, then the journal, so that no entry from before
-//! is replayed over it.
+//! **Without durability.** If the files cannot be written ([`WriteFailurePolicy::KeepInMemory`]), records
+//! are kept in memory. They are written again after a new checkpoint: the checkpoint is replaced first, then
+//! the journal, so that no earlier record is replayed on top of it.
 //!
-//! Nothing is forced to the disk: this is against the death of the process, not of the machine.
+//! Nothing is synced to the disk: the files protect against the end of the process, not against a power
+//! failure.
 
 use super::{
     checkpoint::{CHECKPOINT_FILE, CheckpointHeader, FORMAT_VERSION, JOURNAL_FILE},
@@ -49,52 +51,54 @@ use std::{
 pub use crate::outputs::pending_delivery::{Event, Untold};
 use crate::util::disk::{Limits, takes_nothing};
 
-/// The setting, as errors name it.
+/// Name of the setting, for errors.
 const MIN_FREE_SETTING: &str = "state.min_free";
-/// Most alerts that are remembered as handed over while no state forgets them.
+/// Largest number of tracked alerts while no checkpoint is written.
 const MAX_TRACKED_ALERTS: usize = 1_000;
-/// A journal this long asks for a state.
+/// Length of the journal from which on a checkpoint is written early.
 const JOURNAL_COMPACT_BYTES: u64 = 16 << 20;
-/// Entries whose lines are not written take at most this much; beyond it those lines are given up.
+/// Largest size of the records whose lines are not written. Further lines are dropped from the backlog.
 const MAX_BACKLOG_BYTES: usize = 4 << 20;
 
-/// The directory, locked.
+/// Locked state directory.
 #[derive(Debug)]
 pub struct StateDir {
     path: PathBuf,
     limits: Limits,
     boot: String,
     machine: MachineId,
-    /// The files; none where there is no directory.
+    /// Open files; `None` if the directory could not be opened.
     files: Option<StateFiles>,
-    /// The moment of the state in the directory; none where there is none.
+    /// Time of the checkpoint in the directory, if there is one.
     checkpoint_time: Option<u64>,
-    /// Bytes of that state.
+    /// Bytes of that checkpoint.
     checkpoint_bytes: u64,
-    /// Entries are kept in memory only.
+    /// True while records are kept in memory only.
     suspended: bool,
-    /// Why that began, until it is asked for.
+    /// Cause of the suspension, until it is taken.
     cause: Option<String>,
-    /// The journal's entries since the outputs had written all.
+    /// Journal records since all outputs had written their lines.
     backlog: RecordBuffer,
-    /// Alerts handed over since all of them were delivered.
+    /// Alerts that were passed to the outputs since all of them were delivered.
     undelivered: Vec<AlertEventId>,
 }
 
 #[derive(Debug)]
 struct StateFiles {
     directory: LockedDirectory,
-    /// None until it could be opened.
+    /// Journal; `None` until it could be opened.
     journal: Option<Appender>,
     input_log: InputLog,
 }
 
 impl StateDir {
-    /// Opens a directory, which is made where it is missing, and reads what an agent before left. A directory on a
-    /// disk that takes nothing is no error: the store is suspended then, and [`RecoveredState::trouble`] says why.
+    /// Opens a directory, and reads the state of the previous process. Creates the directory if it is
+    /// missing. If the disk cannot be written, that is no error: the directory is suspended, and
+    /// [`RecoveredState::write_error`] has the cause.
     ///
     /// # Errors
-    /// Another agent uses it, others may write to it, or the system refuses it for good.
+    /// Fails if another agent uses the directory, other users may write to it, or the system refuses it for a
+    /// reason that does not pass.
     pub fn open(
         path: &Path,
         limits: Limits,
@@ -136,11 +140,11 @@ impl StateDir {
         Ok((store, recovered))
     }
 
-    /// Writes entries to the journal.
+    /// Appends records to the journal.
     ///
     /// # Errors
-    /// The system refuses, or a bound is reached, and `otherwise` is [`WriteFailurePolicy::Refused`]; then nothing of it is
-    /// there.
+    /// Fails if they cannot be written or a limit is reached, and `on_failure` is
+    /// [`WriteFailurePolicy::Fail`]. Then none of them is in the file.
     pub fn append(
         &mut self,
         records: impl IntoIterator<Item = JournalRecord>,
@@ -177,7 +181,7 @@ impl StateDir {
                 }
             };
             let framed = framed.map_err(io::Error::other)?;
-            // More of them are given up.
+            // The lines of further records are not repeated after a crash.
             if self.backlog.bytes().len() <= MAX_BACKLOG_BYTES {
                 self.backlog.push(framed);
             }
@@ -191,52 +195,51 @@ impl StateDir {
         files.journal.as_mut().ok_or_else(closed)?.write()
     }
 
-    /// Writes to the history what the rules have judged, by which clock, and until when time passed. Nothing while the
-    /// store is suspended.
+    /// Writes records to the input log: rule inputs, clock offset and time. Does nothing while suspended.
     ///
     /// # Errors
-    /// The system refuses, or a bound is reached.
+    /// Fails if they cannot be written, or a limit is reached.
     pub fn log_inputs(&mut self, records: impl IntoIterator<Item = InputLogRecord>) -> io::Result<()> {
         let Some(files) = self.files.as_mut().filter(|_| !self.suspended) else { return Ok(()) };
         files.check_limits(&self.limits, self.checkpoint_bytes)?;
         files.input_log.write(&files.directory, records)
     }
 
-    /// Alerts were handed to the outputs.
+    /// Tracks alerts that are passed to the outputs.
     pub fn track_alerts(&mut self, alerts: impl IntoIterator<Item = AlertEventId>) {
         self.undelivered.extend(alerts);
         if self.suspended {
-            // No state forgets them meanwhile.
+            // No checkpoint empties the list meanwhile.
             let surplus = self.undelivered.len().saturating_sub(MAX_TRACKED_ALERTS);
             self.undelivered.drain(..surplus);
         }
     }
 
-    /// All alerts that were handed over are delivered.
+    /// Logs that all tracked alerts are delivered.
     ///
     /// # Errors
-    /// The system refuses.
+    /// Fails if that cannot be written.
     pub fn mark_delivered(&mut self) -> io::Result<()> {
         let delivered = std::mem::take(&mut self.undelivered);
         self.log_inputs(delivered.into_iter().map(InputLogRecord::AlertDelivered))
     }
 
-    /// The outputs have written all lines that they were handed; `files` are those that they write to.
+    /// Journals that the outputs have written all lines, with the offsets of `files`.
     ///
     /// # Errors
-    /// The system refuses.
+    /// Fails if that cannot be written.
     pub fn mark_written(&mut self, files: &[PathBuf]) -> io::Result<()> {
-        // The first is the last such note.
+        // The first record of the backlog is the last such mark.
         if self.backlog.len() <= 1 {
             return Ok(());
         }
         self.mark_output_offsets(files)
     }
 
-    /// The same, whether there was anything or not: from here on the files' lines are looked at.
+    /// Journals the offsets of `files`, even if no line was written since the last mark.
     ///
     /// # Errors
-    /// The system refuses.
+    /// Fails if that cannot be written.
     pub fn mark_output_offsets(&mut self, files: &[PathBuf]) -> io::Result<()> {
         let record = JournalRecord::OutputsWritten(
             files
@@ -247,64 +250,64 @@ impl StateDir {
         self.backlog.clear(0);
         let result = self.append([record.clone()], WriteFailurePolicy::Fail);
         if result.is_err() {
-            // What the files have is so whether it can be written down or not; the next journal begins with it.
+            // The offsets are valid although they could not be written. The next journal begins with them.
             self.backlog.add(&record.to_repr()).map_err(io::Error::other)?;
         }
         result
     }
 
-    /// Returns true if there is more that the outputs have not written than is kept for them.
+    /// Returns true if the backlog exceeds its limit.
     pub fn is_backlog_full(&self) -> bool {
         self.backlog.bytes().len() > MAX_BACKLOG_BYTES
     }
 
-    /// Returns true if a state should be kept even if that takes a while.
+    /// Returns true if a checkpoint should be written early, as the journal is long.
     pub fn needs_compaction(&self) -> bool {
         self.files.as_ref().is_some_and(|files| files.journal_bytes() > JOURNAL_COMPACT_BYTES)
     }
 
-    /// From now on entries are kept in memory, until [`StateDir::keep`] succeeds.
+    /// Keeps records in memory from now on, until [`StateDir::write_checkpoint`] succeeds.
     pub fn suspend(&mut self) {
         self.suspended = true;
     }
 
-    /// Why entries are kept in memory from now on, once.
+    /// Returns the cause of a suspension, once.
     pub fn take_cause(&mut self) -> Option<String> {
         self.cause.take()
     }
 
-    /// Other limits hold from now on.
+    /// Sets other limits.
     pub fn set_limits(&mut self, limits: Limits) {
         self.limits = limits;
     }
 
-    /// Returns true while entries are kept in memory only.
+    /// Returns true while records are kept in memory only.
     pub fn is_suspended(&self) -> bool {
         self.suspended
     }
 
-    /// The moment of the state in the directory; none where there is none.
+    /// Returns the time of the checkpoint in the directory, if there is one.
     pub fn checkpoint_time(&self) -> Option<u64> {
         self.checkpoint_time
     }
 
-    /// Bytes of the state, the journal and the history.
+    /// Returns the bytes of the checkpoint, the journal and the input log.
     pub fn bytes(&self) -> u64 {
         self.checkpoint_bytes
             + self.files.as_ref().map_or(0, |files| files.journal_bytes() + files.input_log.bytes())
     }
 
-    /// Returns true if the directory is where it was opened; where it could not be opened there is none to miss.
+    /// Returns true if the path still leads to the open directory, or if none could be opened.
     pub fn is_in_place(&self) -> bool {
         self.files.as_ref().is_none_or(|files| files.directory.is_in_place())
     }
 
-    /// Replaces the state. What the outputs have not written or delivered stays known. A directory that was removed
-    /// is made again. Afterwards the store is not suspended any more.
+    /// Replaces the checkpoint. Keeps records of lines that are not written and of alerts that are not
+    /// delivered. Creates the directory again if it was removed. Ends a suspension.
     ///
     /// # Errors
-    /// The system refuses, or a bound is reached. Then the state in the directory is the one before, with the journal
-    /// and the history since then, or this one.
+    /// Fails if the system refuses, or a limit is reached. The directory then holds the previous checkpoint
+    /// with its journal and input log, or the new one.
     pub fn write_checkpoint(&mut self, checkpoint: &Checkpoint) -> Result<(), StateError> {
         let path = self.path.clone();
         let io_error = |source| StateError::Io { path: path.clone(), source };
@@ -317,7 +320,7 @@ impl StateDir {
                 directory = %self.path.display(),
                 "the state directory was removed or replaced; it is made again with what the agent knows"
             );
-            // Its lock is on a directory that nobody can open by this name any more.
+            // The lock is on a directory that no process can open by this path any more.
             self.files = None;
             (self.checkpoint_time, self.checkpoint_bytes) = (None, 0);
         }
@@ -333,7 +336,8 @@ impl StateDir {
         };
         let size = buffer.bytes().len() as u64;
         self.limits.min_free.check(directory.file(), size, MIN_FREE_SETTING).map_err(io_error)?;
-        // The old state and the new one are there together for a moment; of the journal and the history little is left.
+        // The old and the new checkpoint exist together for a moment. Little remains of the journal and the
+        // input log.
         if size + self.checkpoint_bytes > self.limits.max_size {
             let (size, limit) = (size + self.checkpoint_bytes, self.limits.max_size);
             return Err(StateError::SizeLimit { path, size, limit });
@@ -343,7 +347,8 @@ impl StateDir {
         let mut checkpoint_record = RecordBuffer::default();
         let before = journal.bytes();
         let finished = (|| {
-            // The journal first says that the state has it all, so that nothing is booked twice whenever this ends.
+            // The journal gets the mark before the rename, so that a crash at any point accounts for no flow
+            // twice.
             checkpoint_record.push(
                 journal
                     .add(&JournalRecord::Checkpoint(checkpoint.now).to_repr())
@@ -359,7 +364,7 @@ impl StateDir {
             return Err(io_error(error));
         }
         (self.checkpoint_time, self.checkpoint_bytes) = (Some(checkpoint.now), size);
-        // While outputs are behind it is not written anew each time.
+        // While outputs lag, the journal is not rewritten at each checkpoint.
         if self.suspended || self.backlog.len() <= 1 || journal.bytes() > JOURNAL_COMPACT_BYTES {
             super::journal::record_file::replace(
                 directory,
@@ -369,7 +374,7 @@ impl StateDir {
             .map_err(io_error)?;
             *journal = Appender::open(directory, JOURNAL_FILE).map_err(io_error)?;
         }
-        // Of the alerts before, the state has those that are to be told yet.
+        // The checkpoint has those earlier alerts that are still to be delivered.
         let pending: Vec<AlertEventId> = checkpoint
             .pending_deliveries
             .iter()
@@ -387,7 +392,7 @@ impl StateFiles {
         Self { directory, journal: None, input_log: InputLog::default() }
     }
 
-    /// Opens the files; where they are to begin empty, what is there goes.
+    /// Opens the files. Removes existing ones if they are to start empty.
     fn open(&mut self, empty: bool) -> io::Result<()> {
         self.input_log = InputLog::open(&self.directory)?;
         if empty {
@@ -402,7 +407,8 @@ impl StateFiles {
         self.journal.as_ref().map_or(0, Appender::bytes)
     }
 
-    /// Returns an error if what was added to the journal would reach a bound. `state` are the bytes of the state.
+    /// Returns an error if the added journal records would exceed a limit. `state` is the size of the
+    /// checkpoint.
     fn check_limits(&self, limits: &Limits, state: u64) -> io::Result<()> {
         let more = self.journal.as_ref().map_or(0, Appender::pending_bytes);
         let size = state + self.journal_bytes() + self.input_log.bytes() + more;

@@ -1,4 +1,4 @@
-//! The store on a directory: what each way to damage, remove or refuse its files comes to.
+//! Tests of the state directory: damaged, removed and refused files.
 
 use std::{
     fs,
@@ -14,7 +14,7 @@ use crate::{
 };
 use mailflow_engine::{Engine, flow::RecordReason, time::Time};
 
-/// A directory that goes with the value.
+/// Directory that is removed when the value is dropped.
 struct TempStateDir(PathBuf);
 
 impl TempStateDir {
@@ -32,7 +32,7 @@ impl TempStateDir {
         StateDir::open(&self.0, Limits::NONE, 1_000).unwrap()
     }
 
-    /// As another process finds it: what a kill at this moment leaves.
+    /// Reads the directory as another process does after a kill at this point.
     fn found(&self) -> RecoveredState {
         let directory = LockedDirectory::open_unlocked(&self.0);
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
@@ -88,10 +88,10 @@ fn logged_input(port: u16) -> InputLogRecord {
     })
 }
 
-/// Nothing may be written.
+/// Limits that allow no write.
 const FULL: Limits = Limits { max_size: u64::MAX, min_free: Reserve::Bytes(u64::MAX) };
 
-/// Ports of the flows that are replayed: those of the journal that no state has.
+/// Returns the ports of the flows that are redone: those of the journal after the checkpoint.
 fn replayed(found: &RecoveredState) -> Vec<u16> {
     let checkpoint = found.checkpoint.as_ref().unwrap().now;
     let after_checkpoint = found
@@ -116,7 +116,7 @@ fn durability_begins_again_with_a_fresh_state_and_nothing_is_replayed_twice() {
     state_dir.log_inputs([logged_input(1)]).unwrap();
     assert_eq!(replayed(&temp.found()), [1]);
 
-    // The disk is full: first nothing is done, then without it.
+    // The disk is full. At first writes fail, then records are kept in memory.
     state_dir.set_limits(FULL);
     assert!(state_dir.append(poll(12, 2), WriteFailurePolicy::Fail).is_err());
     assert!(!state_dir.is_suspended() && state_dir.take_cause().is_none());
@@ -129,7 +129,7 @@ fn durability_begins_again_with_a_fresh_state_and_nothing_is_replayed_twice() {
     assert_eq!((found.checkpoint.as_ref().unwrap().now, replayed(&found)), (10, vec![1]));
     assert_eq!(found.inputs, [logged_input(1)]);
 
-    // There is room again: a fresh state, then the journal.
+    // The disk has space again: first a new checkpoint, then the journal.
     state_dir.set_limits(Limits::NONE);
     state_dir.append(poll(15, 5), WriteFailurePolicy::Fail).unwrap();
     assert_eq!(replayed(&temp.found()), [1], "no entry before the state");
@@ -140,7 +140,7 @@ fn durability_begins_again_with_a_fresh_state_and_nothing_is_replayed_twice() {
     let found = temp.found();
     assert_eq!((found.checkpoint.as_ref().unwrap().now, replayed(&found)), (16, vec![6]));
     assert_eq!(found.inputs, [logged_input(6)]);
-    // Lines that the outputs may not have written are known, with those of the time without a disk.
+    // The backlog has all records whose lines may not be written, also those of the suspension.
     let known = |port| {
         let wanted = JournalRecord::FlowEnded(some_flow(port));
         found.journal.iter().filter(|record| **record == wanted).count()
@@ -155,7 +155,7 @@ fn a_state_that_cannot_be_written_leaves_the_one_before() {
     state_dir.write_checkpoint(&checkpoint(10)).unwrap();
     state_dir.append(poll(11, 1), WriteFailurePolicy::Fail).unwrap();
     let before = fs::read(temp.file(JOURNAL_FILE)).unwrap();
-    // A directory in the way of the new file cannot be removed as a file is.
+    // A directory of that name cannot be removed as a file.
     fs::create_dir(temp.file("state.new")).unwrap();
     for now in 12..20 {
         assert!(state_dir.write_checkpoint(&checkpoint(now)).is_err());
@@ -164,7 +164,7 @@ fn a_state_that_cannot_be_written_leaves_the_one_before() {
     assert_eq!((found.checkpoint.as_ref().unwrap().now, replayed(&found)), (10, vec![1]));
     assert_eq!(fs::read(temp.file(JOURNAL_FILE)).unwrap(), before, "and nothing of the attempts");
     fs::remove_dir(temp.file("state.new")).unwrap();
-    // The state could be replaced, the journal could not.
+    // The checkpoint can be replaced, the journal cannot.
     fs::create_dir(temp.file("journal.new")).unwrap();
     state_dir.append(poll(21, 2), WriteFailurePolicy::Fail).unwrap();
     state_dir.mark_written(&[]).unwrap();
@@ -195,7 +195,7 @@ fn sizes_are_bounded() {
     assert_eq!(temp.found().checkpoint.unwrap().now, 10);
 }
 
-/// Writes a state, changes its file, and opens the directory again; the notes.
+/// Writes a checkpoint, changes its file, and opens the directory again. Returns the notes.
 fn after(temp: &TempStateDir, change: impl Fn(Vec<u8>) -> Vec<u8>) -> Vec<String> {
     let (mut state_dir, _) = temp.open();
     state_dir.write_checkpoint(&checkpoint(10)).unwrap();
@@ -211,7 +211,7 @@ fn after(temp: &TempStateDir, change: impl Fn(Vec<u8>) -> Vec<u8>) -> Vec<String
     recovered.notes
 }
 
-/// A state's file with this head.
+/// Returns a checkpoint file with another header.
 fn headed(bytes: &[u8], head: &CheckpointHeader, machine: Option<&MachineId>) -> Vec<u8> {
     let found = record_file::parse(bytes);
     let mut new = RecordBuffer::default();
@@ -257,7 +257,7 @@ fn a_damaged_state_is_set_aside_under_its_cause() {
             "it cannot be decoded: ",
         ),
     ];
-    // A machine without an id cannot tell another one from itself.
+    // A machine without an id cannot recognise another machine.
     let known = !MachineId::of_this_machine().0.is_empty();
     let temp = TempStateDir::new("damaged");
     for (change, cause) in changes.iter().filter(|(_, cause)| known || !cause.contains("machine")) {
@@ -299,7 +299,7 @@ fn damage_to_the_journal_and_the_history_costs_what_follows_it() {
     let inputs = temp.names().into_iter().find(|name| name.starts_with("history-")).unwrap();
     let journal = fs::read(temp.file(JOURNAL_FILE)).unwrap();
 
-    // A kill while it was written is no damage.
+    // A truncated last record is no damage.
     fs::write(temp.file(JOURNAL_FILE), &journal[..journal.len() - 1]).unwrap();
     let found = temp.found();
     assert_eq!((replayed(&found), found.notes.len()), (vec![1, 2], 0));
@@ -356,7 +356,7 @@ fn no_symbolic_link_is_followed() {
         drop(state_dir);
         assert_eq!(temp.found().checkpoint.unwrap().now, 12);
     }
-    // Nor a hard link, nor a pipe that would never end.
+    // A hard link is not opened, and a FIFO does not block.
     fs::remove_file(temp.file(CHECKPOINT_FILE)).unwrap();
     fs::hard_link(&victim, temp.file(CHECKPOINT_FILE)).unwrap();
     assert!(temp.open().1.notes[0].contains("another name elsewhere"));
@@ -427,7 +427,7 @@ fn a_directory_that_was_removed_is_made_again_with_all_that_is_known() {
         );
     }
     fs::remove_dir_all(before).unwrap();
-    // A file in its place is named.
+    // The error names a file at the path of the directory.
     fs::remove_dir_all(&temp.0).unwrap();
     fs::write(&temp.0, "a file").unwrap();
     let error = state_dir.write_checkpoint(&checkpoint(40)).unwrap_err().to_string();
