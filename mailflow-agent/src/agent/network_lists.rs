@@ -65,7 +65,7 @@ impl ListWatch {
                     Ok(state) => self.state = state,
                     Err(error) => {
                         *next = now + THREAD_RETRY_INTERVAL;
-                        error!(%error, "no thread to read the lists of internal networks; they stay as they are; retrying in 60 s");
+                        error!(%error, "failed to start a thread for the lists of internal networks; they stay as they are; retrying in 60 s");
                     }
                 }
                 None
@@ -134,7 +134,7 @@ fn publish_reading(
             faults.iter().for_each(|fault| error!("{fault}"));
             error!(
                 faults = faults.count(),
-                "the files of internal networks have changed and are refused; the list before stays"
+                "the changed files of internal networks are refused; the previous list stays in force"
             );
             view.lists_refused(&faults);
         }
@@ -144,7 +144,7 @@ fn publish_reading(
 fn log_changes(previous: &Networks, now: &Networks) {
     let groups = now.groups();
     for gone in previous.groups().difference(&groups) {
-        warn!(group = gone, "no internal network is of this group any more");
+        warn!(group = gone, "no internal network has this group any more");
     }
     info!(
         networks = now.networks().len(),

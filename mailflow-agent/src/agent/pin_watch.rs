@@ -29,9 +29,9 @@ impl PinWatch {
         match kernel.mend_pins() {
             Ok(restored) => {
                 if !restored.is_empty() {
-                    warn!(pins = restored.join(", "), "pins were removed by somebody, and are made again");
+                    warn!(pins = restored.join(", "), "pins were removed by another process; created again");
                 } else if self.pins_missing {
-                    info!("nothing is missing of the pins any more");
+                    info!("all pins exist again");
                 }
                 if std::mem::take(&mut self.pins_missing) {
                     view.set_pins(None);
@@ -40,9 +40,9 @@ impl PinWatch {
             Err(error) => {
                 self.pins_missing = true;
                 if self.lines.may_say(now) {
-                    warn!(%error, "pins were removed by somebody, and cannot be made again: the programs end with the agent");
+                    warn!(%error, "pins were removed by another process, and cannot be created again; the programs end with the agent");
                 }
-                view.set_pins(Some(format!("pins are missing and cannot be made again: {error}")));
+                view.set_pins(Some(format!("pins are missing and cannot be created again: {error}")));
             }
         }
     }

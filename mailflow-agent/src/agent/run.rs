@@ -116,7 +116,7 @@ pub async fn run(config: Config, source: ConfigSource, lookout: Option<Lookout>)
         // A poll of a large table takes long. The metrics server answers meanwhile.
         if let Err(error) = block_in_place(|| pipeline.poll()) {
             view.poll_failed();
-            error!(%error, "poll failed; the kernel goes on counting");
+            error!(%error, "poll failed; the kernel continues to count");
         }
         service_manager.status(view.summary());
     }
@@ -135,7 +135,7 @@ pub async fn run(config: Config, source: ConfigSource, lookout: Option<Lookout>)
 fn listen(path: &Path) -> Option<Result<control::Listener, control::BindError>> {
     match control::bind(path) {
         Err(control::BindError::Refused { source, .. }) if disk::takes_nothing(&source) => {
-            error!(socket = %path.display(), error = %source, "no control socket: nobody can ask this agent");
+            error!(socket = %path.display(), error = %source, "failed to create the control socket; the agent runs without it");
             None
         }
         other => Some(other),
@@ -171,7 +171,7 @@ fn give_up_privileges(view: &View, lookout: Option<&Lookout>) {
     };
     let helper_note = lookout.map(Lookout::process).map(|process| {
         let held = capabilities::held_by(process).join(", ");
-        format!("process {process}, which looks at the hooks, holds {held}")
+        format!("process {process}, which queries the hooks, holds {held}")
     });
     for note in [Some(held), helper_note].into_iter().flatten() {
         info!("{note}");
@@ -196,7 +196,7 @@ fn answer_question(Order { request, reply }: Order, pipeline: &Pipeline) {
         Request::Explain { source, flows } => Reply::Explained(Box::new(pipeline.explain(source, flows))),
         Request::Suggest => Reply::Suggested(pipeline.suggest()),
         Request::Reload | Request::Status | Request::Top => {
-            Reply::Refused(vec!["asked of the wrong room".to_owned()])
+            Reply::Refused(vec!["internal error: the control server must answer this request".to_owned()])
         }
     };
     // The client may have disconnected.
@@ -212,7 +212,7 @@ async fn link_change(changes: Option<&LinkChanges>) -> io::Result<()> {
 }
 
 fn warn_no_link_events(error: &io::Error) {
-    warn!(%error, "no word of interfaces that come and go: they are looked for at each poll");
+    warn!(%error, "link events are unavailable; interfaces are checked at each poll");
 }
 
 type Server = tokio::task::JoinHandle<()>;
@@ -237,7 +237,7 @@ impl MetricsPort {
                 Ok(Self::Open(listener))
             }
             Err(error @ http::BindError::Absent { .. }) => {
-                warn!(%error, "the metrics are not served yet; it is tried again every 5 s");
+                warn!(%error, "the metrics are not served yet; retrying every 5 s");
                 Ok(Self::Waiting(address))
             }
             Err(error) => Err(error),

@@ -110,7 +110,7 @@ impl Pipeline {
         ] {
             sinks.take((now, clock::epoch()), &effects);
         }
-        // Time advances only after the first poll, as flows that ended meanwhile may keep an alert firing.
+        // Time advances with the first poll, not here, as flows that ended meanwhile may keep an alert firing.
         // The effects above are in no journal, so their lines are written before the old maps and the old
         // checkpoint are removed.
         sinks.wait_until_written();
@@ -150,13 +150,13 @@ impl Pipeline {
 fn open_pins(config: &Config) -> Result<Option<Pins>> {
     let Some(root) = &config.state.pins else { return Ok(None) };
     if config.state.directory.is_none() {
-        warn!("nothing is pinned, as there is no state directory to go with it");
+        warn!("nothing is pinned, as there is no state directory");
         return Ok(None);
     }
     match Pins::open(root) {
         Ok(pins) => Ok(Some(pins)),
         Err(error @ PinError::NoFileSystem { .. }) => {
-            warn!(%error, "nothing is pinned: what is counted while no agent runs is lost");
+            warn!(%error, "nothing is pinned; packets are not counted while no agent runs");
             Ok(None)
         }
         Err(error) => Err(error.into()),
@@ -176,9 +176,9 @@ fn private_pins_warning(directory: &Path) -> String {
 /// Returns notes for the status about the state that outlives the process.
 fn state_notes(config: &Config, pins: Option<(PathBuf, bool)>, map_origin: Begun) -> Vec<String> {
     let map_origin = match map_origin {
-        Begun::Resumed => "taken over",
-        Begun::Carried => "with the open flows of others",
-        Begun::Anew => "begun empty",
+        Begun::Resumed => "reused",
+        Begun::Carried => "with the open flows of an earlier layout",
+        Begun::Anew => "new and empty",
     };
     let pins = match pins {
         Some((pins, false)) => format!("tables pinned in {}, {map_origin}", pins.display()),

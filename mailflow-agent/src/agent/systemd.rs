@@ -35,7 +35,7 @@ impl ServiceManager {
     pub(crate) fn reloading(&self) {
         match NotifyState::monotonic_usec_now() {
             Ok(now) => notify(&[NotifyState::Reloading, now]),
-            Err(error) => debug!(%error, "no time to tell the service manager"),
+            Err(error) => debug!(%error, "failed to read the clock for the service manager"),
         }
     }
 
@@ -68,6 +68,6 @@ impl ServiceManager {
 
 fn notify(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
-        debug!(%error, "the service manager does not listen");
+        debug!(%error, "failed to notify the service manager");
     }
 }

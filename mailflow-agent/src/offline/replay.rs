@@ -38,7 +38,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(60);
 const CAPTURE_CLOCK_OFFSET: Epoch = Epoch::from_unix_nanos(0);
 /// Number of bytes of a frame that hold its headers and the inspected payload.
 const HEAD_BYTES: usize = 2_048;
-/// Largest step of the clock that the program can process: its 32-bit ticks wrap after 24 days. All flows
+/// Largest step of the clock that the program can process: its 32-bit ticks can be compared within 24 days. All flows
 /// end before a larger step.
 const MAX_CLOCK_STEP: Duration = Duration::from_secs(24 * 60 * 60);
 /// Largest disorder that is normal in a capture, as of frames from several queues.
@@ -196,7 +196,7 @@ impl Replay {
         let late_frames = std::mem::take(&mut self.late_frames);
         if late_frames > 0 {
             progress.suspend(|| {
-                warn!(capture = %path.display(), frames = late_frames, "frames older than those before them count at the time of the newest");
+                warn!(capture = %path.display(), frames = late_frames, "frames out of order are counted at the time of the newest frame");
             });
         }
         if capture.skipped() > 0 {
@@ -204,7 +204,7 @@ impl Replay {
                 let types: Vec<String> =
                     capture.skipped_types().iter().map(|(link, frames)| format!("{link}: {frames}")).collect();
                 let (frames, types) = (capture.skipped(), types.join(", "));
-                warn!(capture = %path.display(), frames, link_types = types, "frames without IP, or of link types that are not read");
+                warn!(capture = %path.display(), frames, link_types = types, "frames without IP, or of link types that are not supported");
             });
         }
         result.skipped += capture.skipped();

@@ -58,7 +58,7 @@ impl UnreadLines {
         }
         if self.one_way > 0 {
             warn!(
-                "{path}: {} netflow events are not read, as each holds one direction: let Suricata log flow events",
+                "{path}: {} netflow events are skipped, as each holds one direction: configure Suricata to log flow events",
                 self.one_way
             );
         }

@@ -200,8 +200,8 @@ impl Checkpointer {
         self.record_output_progress(sinks);
         // Outputs that deliver get until the next interval. The checkpoint does not need what they deliver
         // until then.
-        let on_schedule = !sinks.outputs().is_told() && !self.failures.is_ongoing();
-        let due = now >= if on_schedule { self.next + MIN_CHECKPOINT_INTERVAL } else { self.next };
+        let may_defer = !sinks.outputs().is_told() && !self.failures.is_ongoing();
+        let due = now >= if may_defer { self.next + MIN_CHECKPOINT_INTERVAL } else { self.next };
         if self
             .state_dir
             .as_ref()
@@ -243,7 +243,7 @@ impl Checkpointer {
         }
     }
 
-    /// Records the offsets of the output files, as all lines are written.
+    /// Records the offsets of the output files, when all lines are written or dropped from the backlog.
     fn mark_written(&mut self) {
         if let Some(state_dir) = &mut self.state_dir {
             let result = state_dir.mark_written(&self.files);
@@ -309,7 +309,7 @@ impl Checkpointer {
             && let Err(error) = ahead.mark(checkpoint)
             && self.marked_checkpoint != Some(checkpoint)
         {
-            warn!(%error, "the pinned tables cannot be marked as ahead of the state");
+            warn!(%error, "failed to mark the pinned maps as ahead of the state");
         }
         self.marked_checkpoint = Some(checkpoint);
     }
@@ -319,7 +319,7 @@ impl Checkpointer {
             && let Some(ahead) = &self.ahead
             && let Err(error) = ahead.clear()
         {
-            warn!(%error, "the mark of the pinned tables cannot be removed");
+            warn!(%error, "failed to remove the mark of the pinned maps");
         }
     }
 

@@ -185,7 +185,7 @@ fn check_owner(path: &Path, file: &File) -> Result<(), StateError> {
     tracing::warn!(
         directory = %path.display(),
         mode = format!("{mode:o}"),
-        "others might write to the state directory; its mode is changed"
+        "state directory was writable by other users; its mode is changed"
     );
     Ok(())
 }

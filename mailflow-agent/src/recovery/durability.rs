@@ -113,14 +113,14 @@ impl WriteFailures {
                 error,
                 seconds,
                 failures = self.failures,
-                "the state cannot be written: detection goes on without it; a crash now loses what the rules learn"
+                "the state cannot be written; detection continues without it; a crash now loses what the rules learn"
             );
         } else if ongoing.journal_since.is_none() {
             error!(
                 error,
                 seconds,
                 failures = self.failures,
-                "the state cannot be replaced: the journal is written on, and grows"
+                "the state cannot be replaced; the journal is still written, and grows"
             );
         } else {
             let durability_timeout = show_duration(durability_timeout);
@@ -128,8 +128,8 @@ impl WriteFailures {
                 error,
                 seconds,
                 durability_timeout,
-                "the state cannot be written: flows wait in the kernel's table, at most for the patience; then \
-                 detection goes on without the state"
+                "the state cannot be written; flows wait in the kernel's table, at most for the durability timeout; \
+                 then detection continues without the state"
             );
         }
     }
@@ -141,7 +141,7 @@ impl WriteFailures {
         // The end of a failure is logged only if the failure was.
         if now.logged {
             let seconds = clock::now().since(now.since).as_secs();
-            info!(seconds, "the state is written again, all of it; durability is back");
+            info!(seconds, "the state is written again; durability is restored");
         }
     }
 

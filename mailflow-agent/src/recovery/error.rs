@@ -28,7 +28,7 @@ pub enum StateError {
     },
     /// Other users may write to the directory.
     #[error(
-        "state directory {} may be written to by others (mode {mode:o}): take that away (chmod go-w), or name \
+        "state directory {} may be written to by others (mode {mode:o}): remove that permission (chmod go-w), or name \
          another directory", path.display()
     )]
     WritableByOthers {

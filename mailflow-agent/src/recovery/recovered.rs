@@ -62,13 +62,13 @@ impl RecoveredState {
         match found {
             Ok(checkpoint) => recovered.checkpoint = Some(checkpoint),
             Err(CheckpointRejection::OtherBoot) => {
-                info!("the state is of another boot of this machine: windows begin anew");
+                info!("the state is of an earlier boot of this machine; windows start empty");
                 return recovered;
             }
             Err(CheckpointRejection::Unusable(cause)) => {
                 recovered.bytes = 0;
                 let aside = directory.set_aside(CHECKPOINT_FILE, CHECKPOINT_FILE, unix_seconds);
-                recovered.note_unusable(directory, (CHECKPOINT_FILE, &cause), aside, "windows begin anew");
+                recovered.note_unusable(directory, (CHECKPOINT_FILE, &cause), aside, "windows start empty");
                 return recovered;
             }
         }
@@ -104,7 +104,7 @@ impl RecoveredState {
         let files = match InputLog::read(directory) {
             Ok(files) => files,
             Err(error) => {
-                warn!(%error, "the state directory cannot be listed; records since the last state are not judged again");
+                warn!(%error, "failed to list the state directory; rule inputs since the last state are not replayed");
                 return;
             }
         };
@@ -135,16 +135,20 @@ impl RecoveredState {
         let unknown = found.records.len() - records.len();
         let cause = match found.damage {
             Some(damage) if damage.kind == DamageKind::CutOff && unknown == 0 => {
-                info!(file = name, bytes = damage.bytes_left, "the last entry is cut off and left out");
+                info!(
+                    file = name,
+                    bytes = damage.bytes_left,
+                    "last record is truncated, as after a kill; ignored"
+                );
                 return records;
             }
-            _ if unknown > 0 => Some(format!("its entry {} is unknown", records.len() + 1)),
+            _ if unknown > 0 => Some(format!("record {} cannot be decoded", records.len() + 1)),
             damage => damage.map(|damage| damage.to_string()),
         };
         if let Some(cause) = cause {
             let bytes = directory.read(name).map(Option::unwrap_or_default);
             let aside = bytes.and_then(|bytes| directory.copy_aside(&bytes, label, unix_seconds));
-            self.note_unusable(directory, (name, &cause), aside, "what follows in it is left out");
+            self.note_unusable(directory, (name, &cause), aside, "records after it are ignored");
         }
         records
     }
@@ -203,7 +207,7 @@ fn parse_checkpoint(
         let other = found.records.get(2).and_then(|record| postcard::from_bytes::<MachineId>(record).ok());
         return Err(match other {
             Some(MachineId(other)) if !other.is_empty() && !machine.0.is_empty() && other != machine.0 => {
-                cause(format!("it is of another machine (machine id {other})"))
+                cause(format!("it belongs to another machine (machine id {other})"))
             }
             _ => CheckpointRejection::OtherBoot,
         });

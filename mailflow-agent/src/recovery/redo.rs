@@ -43,7 +43,7 @@ pub trait MapAccess {
 
 /// Receiver of the effects of recovery.
 pub trait RecoverySink {
-    /// Notes alerts that the previous process may have emitted already.
+    /// Notes alerts that are emitted now, or were emitted by the previous process.
     fn record_alerts(&mut self, alerts: &[Alert]);
     /// Adds the deltas of a poll at `now` to the metrics, without writing lines.
     fn add_to_metrics(&mut self, now: Time, effects: &Effects);
@@ -135,7 +135,7 @@ pub fn redo_polls(
             flows_accounted += usize::from(effects.is_some());
             if let Some(mut effects) = effects {
                 lines.records.append(&mut effects.records);
-                // Without the lines, which may be in the output files already.
+                // The effects have no records here: their lines may be in the output files already.
                 sink.add_to_metrics(poll.now, &effects);
             }
         }

@@ -54,10 +54,10 @@ pub(crate) fn restore(
     sinks.resume_alerts(checkpoint.firing);
     if checkpoint.rules.is_readable() {
         for rule in engine.restore(checkpoint.rules).forgotten {
-            info!(%rule, "the rule is gone or means something else now: its windows begin anew");
+            info!(%rule, "rule was removed or changed; its windows start empty");
         }
     } else {
-        warn!("what the rules of the agent before knew has another format: windows begin anew");
+        warn!("the checkpoint of the rules has another format; windows start empty");
     }
     let (behind, none) = (HashSet::new(), WrittenLines::default());
     let mut emitter = RecoveryEmitter { sinks, checkpointer, behind, written_lines: none, alerts: 0 };
@@ -89,7 +89,7 @@ pub(crate) fn restore(
         records = summary.inputs_replayed,
         alerts = summary.alerts,
         flows = summary.flows_accounted,
-        "went on where the agent before stopped"
+        "recovered the state of the previous process"
     );
     Ok(summary)
 }

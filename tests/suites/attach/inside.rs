@@ -254,7 +254,7 @@ fn pins_of_a_mount_namespace_of_its_own_are_not_said_to_last() {
     agent.process().signal(libc::SIGKILL).unwrap();
     agent.stop().unwrap();
     let mut agent = start(&lab, &options);
-    assert!(status(&agent).contains("begun empty"), "{}", status(&agent));
+    assert!(status(&agent).contains("new and empty"), "{}", status(&agent));
     assert!(agent.stop().unwrap().success());
 
     // In one that is mounted outside they last.

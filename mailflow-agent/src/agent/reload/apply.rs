@@ -80,7 +80,7 @@ impl Pipeline {
         self.sinks.take((now, clock::epoch()), &effects);
         let warnings = new.warnings.iter().take(MAX_WARNINGS);
         changes.extend(warnings.map(|warning| format!("warning: {warning}")));
-        changes.extend(restarted.iter().map(|rule| format!("rule {rule}: its windows begin anew")));
+        changes.extend(restarted.iter().map(|rule| format!("rule {rule}: its windows start empty")));
         self.lists = ListWatch::new(new.lists.clone(), &new.engine.internal);
         self.sinks.view.lists_in_force(new.engine.internal.networks().len());
         self.windows = windows(&new);
@@ -105,7 +105,7 @@ impl Pipeline {
         if result.is_err()
             && let Err(error) = switch_interfaces(kernel, new, old)
         {
-            error!(%error, "and the interfaces before cannot be watched as they were");
+            error!(%error, "failed to watch the previous interfaces again");
         }
         result
     }

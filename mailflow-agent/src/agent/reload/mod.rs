@@ -144,7 +144,7 @@ pub(crate) fn needs_restart(old: &Config, new: &Config) -> Vec<String> {
 /// Message for a change that mixes `host` and `lan` interfaces, or ends the mix: the program is loaded for
 /// one of the two.
 pub(crate) const MIXED_ROLES_MESSAGE: &str =
-    "interfaces: `host` beside `lan`, or no longer: a change needs a restart";
+    "interfaces: a change to or from both `host` and `lan` needs a restart";
 
 /// Describes all other differences.
 pub(crate) fn describe_changes(old: &Config, new: &Config) -> Vec<String> {
@@ -154,7 +154,7 @@ pub(crate) fn describe_changes(old: &Config, new: &Config) -> Vec<String> {
         match old.interfaces.iter().find(|previous| previous.name == interface.name) {
             None => add(format!("interface {}: watched from now on", interface.name)),
             Some(previous) if previous != interface => {
-                add(format!("interface {}: attached anew", interface.name))
+                add(format!("interface {}: attached again", interface.name))
             }
             Some(_) => {}
         }
@@ -300,7 +300,7 @@ mod tests {
         assert_eq!(
             changes[..3],
             [
-                "interface b: attached anew",
+                "interface b: attached again",
                 "interface c: watched from now on",
                 "interface a: not watched any more"
             ]

@@ -21,7 +21,7 @@ pub(crate) enum CaptureReadError {
     #[error("{0}")]
     Inconsistent(&'static str),
     /// The file cannot be read or decompressed.
-    #[error("it cannot be read on: {0}")]
+    #[error("it cannot be read further: {0}")]
     Io(#[from] io::Error),
 }
 

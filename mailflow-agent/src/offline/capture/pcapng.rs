@@ -72,7 +72,7 @@ fn order(word: &[u8]) -> Result<ByteOrder, CaptureReadError> {
     [ByteOrder::Little, ByteOrder::Big]
         .into_iter()
         .find(|order| order.u32(word, 0) == Some(BYTE_ORDER_MAGIC))
-        .ok_or(CaptureReadError::Inconsistent("a section whose byte order cannot be told"))
+        .ok_or(CaptureReadError::Inconsistent("a section with an unknown byte order"))
 }
 
 /// Parses a block; a `kind` of `None` is a section header.

@@ -12,7 +12,7 @@ use super::{
     zeek::names::{self, RenamedColumn},
 };
 
-/// Largest nesting of envelopes: Elasticsearch, Filebeat, and a container runtime.
+/// Largest nesting of lines, such as Elasticsearch's around Filebeat's around the line itself.
 const MAX_NESTING: usize = 4;
 
 /// Format of a line of JSON.

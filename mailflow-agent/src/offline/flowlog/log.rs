@@ -42,7 +42,7 @@ pub(crate) enum LogFormat {
 }
 
 impl LogFormat {
-    /// Reads a line, which includes its line end. Returns `None` for a blank line.
+    /// Reads a line, which includes its line end. Returns `None` for a blank line or a header.
     pub(crate) fn read(
         &mut self,
         raw_line: &[u8],
@@ -120,7 +120,9 @@ impl LogFormat {
     /// Detects the format of a log that begins with `head`. Otherwise returns a description of the contents.
     fn detect(head: &[u8], renamed: &[RenamedColumn]) -> Result<Self, String> {
         if let Some((_, name)) = UNSUPPORTED_COMPRESSIONS.iter().find(|(magic, _)| head.starts_with(magic)) {
-            return Err(format!("compressed with {name}, which is not read: unpack it, or use gzip"));
+            return Err(format!(
+                "compressed with {name}, which is not supported: decompress it, or use gzip"
+            ));
         }
         if head.starts_with(&[0xff, 0xfe]) || head.starts_with(&[0xfe, 0xff]) {
             return Err("UTF-16; it must be UTF-8".to_owned());

@@ -428,8 +428,7 @@ mod tests {
         let all = read("columns-bad", &log(&[&one, "#path\tconn\n#fields\tts\n", &other]));
         assert_eq!(all.entries.len(), 19_800);
         assert!(all.damage.unwrap().contains("without the column id.orig_h"));
-        // Another log is an error only before the first connection. Lines before the header do not count as
-        // connections.
+        // Another log is an error only before the first line of values. Blank lines are no values.
         for (name, before) in
             [("columns-none", "\n \r\n"), ("columns-some", "1\t2\n"), ("columns-long", "\u{ff}\n")]
         {

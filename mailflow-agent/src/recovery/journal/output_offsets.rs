@@ -41,7 +41,7 @@ impl WrittenLines {
         let mut written = Self::default();
         for offset in offsets {
             if let Err(error) = written.add(offset) {
-                tracing::warn!(file = %offset.path.display(), %error, "what was written last cannot be read");
+                tracing::warn!(file = %offset.path.display(), %error, "failed to read the last lines of an output file; they may be repeated");
             }
         }
         written

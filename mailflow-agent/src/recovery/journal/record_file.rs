@@ -214,8 +214,8 @@ impl fmt::Display for Damage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { at, bytes_left, kind } = self;
         let kind = match kind {
-            DamageKind::CutOff => "it is cut off in the entry at",
-            DamageKind::Checksum => "the checksum is wrong of the entry at",
+            DamageKind::CutOff => "truncated record at",
+            DamageKind::Checksum => "wrong checksum of the record at",
         };
         write!(f, "{kind} byte {at} of {}", at + bytes_left)
     }
@@ -374,11 +374,11 @@ mod tests {
         for (change, expected) in [
             (
                 &(|bytes: &mut Vec<u8>| bytes[15] ^= 1) as &dyn Fn(&mut Vec<u8>),
-                "the checksum is wrong of the entry at byte 11 of 32",
+                "wrong checksum of the record at byte 11 of 32",
             ),
-            (&|bytes| bytes[20] ^= 1, "it is cut off in the entry at byte 19 of 32"),
-            (&|bytes| bytes.truncate(31), "it is cut off in the entry at byte 19 of 31"),
-            (&|bytes| bytes[31] ^= 128, "the checksum is wrong of the entry at byte 19 of 32"),
+            (&|bytes| bytes[20] ^= 1, "truncated record at byte 19 of 32"),
+            (&|bytes| bytes.truncate(31), "truncated record at byte 19 of 31"),
+            (&|bytes| bytes[31] ^= 128, "wrong checksum of the record at byte 19 of 32"),
         ] {
             assert_eq!(damage(change).as_deref(), Some(expected));
         }

@@ -318,7 +318,7 @@ impl StateDir {
         if !self.is_in_place() {
             tracing::warn!(
                 directory = %self.path.display(),
-                "the state directory was removed or replaced; it is made again with what the agent knows"
+                "the state directory was removed or replaced; creating it again with the current state"
             );
             // The lock is on a directory that no process can open by this path any more.
             self.files = None;

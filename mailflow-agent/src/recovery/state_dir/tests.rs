@@ -231,21 +231,21 @@ fn a_damaged_state_is_set_aside_under_its_cause() {
     type Change<'a> = &'a dyn Fn(Vec<u8>) -> Vec<u8>;
     let changes: [(Change<'_>, &str); 8] = [
         (&|_| Vec::new(), "it is empty"),
-        (&|bytes| bytes[..5].to_vec(), "it is cut off in the entry at byte 0 of 5"),
-        (&|bytes| bytes[..bytes.len() / 2].to_vec(), "it is cut off in the entry at byte "),
+        (&|bytes| bytes[..5].to_vec(), "truncated record at byte 0 of 5"),
+        (&|bytes| bytes[..bytes.len() / 2].to_vec(), "truncated record at byte "),
         (
             &|mut bytes| {
                 let middle = bytes.len() / 2;
                 bytes[middle] ^= 4;
                 bytes
             },
-            "the checksum is wrong of the entry at byte ",
+            "wrong checksum of the record at byte ",
         ),
-        (&|bytes| vec![b'x'; bytes.len()], "it is cut off in the entry at byte 0 of "),
+        (&|bytes| vec![b'x'; bytes.len()], "truncated record at byte 0 of "),
         (&|bytes| headed(&bytes, &head(77, &boot), None), "it has format 77, and this agent reads format "),
         (
             &|bytes| headed(&bytes, &head(FORMAT_VERSION, "other"), Some(&elsewhere)),
-            "it is of another machine (machine id 0123456789abcdef0123456789abcdef)",
+            "it belongs to another machine (machine id 0123456789abcdef0123456789abcdef)",
         ),
         (
             &|_| {
@@ -266,7 +266,7 @@ fn a_damaged_state_is_set_aside_under_its_cause() {
         let file = temp.file(CHECKPOINT_FILE);
         assert!(note.starts_with(&format!("{} cannot be used: {cause}", file.display())), "{note}");
         assert!(
-            note.contains("; set aside as state.aside-1000") && note.ends_with("; windows begin anew"),
+            note.contains("; set aside as state.aside-1000") && note.ends_with("; windows start empty"),
             "{note}"
         );
     }
@@ -315,12 +315,10 @@ fn damage_to_the_journal_and_the_history_costs_what_follows_it() {
     assert_eq!((replayed(&found), found.inputs.len()), (vec![1], 0));
     let [one, other] = found.notes.as_slice() else { panic!("{:?}", found.notes) };
     assert!(
-        one.contains(&format!(
-            "journal cannot be used: the checksum is wrong of the entry at byte {first} of "
-        )),
+        one.contains(&format!("journal cannot be used: wrong checksum of the record at byte {first} of ")),
         "{one}"
     );
-    assert!(other.contains("the checksum is wrong of the entry at byte 0 of "), "{other}");
+    assert!(other.contains("wrong checksum of the record at byte 0 of "), "{other}");
     assert!(
         one.contains("set aside as journal.aside-1000") && other.contains("set aside as history.aside-1000")
     );

@@ -54,7 +54,7 @@ impl RecordTiming {
         match record.reason {
             RecordReason::Closed => last + closed,
             RecordReason::Idle if flow.facts.unanswered() => last + unanswered.min(idle),
-            // A record of a shutdown is so placed after the flows that ended before.
+            // For a record of a shutdown this is after the flows that ended before.
             RecordReason::Idle | RecordReason::Shutdown => last + idle,
             RecordReason::Active => {
                 let active = active.max(Duration::from_nanos(1)).as_nanos();
