@@ -143,8 +143,8 @@ fn publish_reading(
 
 fn log_changes(previous: &Networks, now: &Networks) {
     let groups = now.groups();
-    for gone in previous.groups().difference(&groups) {
-        warn!(group = gone, "no internal network has this group any more");
+    for removed in previous.groups().difference(&groups) {
+        warn!(group = removed, "no internal network has this group any more");
     }
     info!(
         networks = now.networks().len(),
@@ -192,12 +192,12 @@ mod tests {
 
     /// Polls until there is a result.
     fn wait<T>(mut check: impl FnMut() -> Option<T>) -> T {
-        let begin = clock::now();
+        let started = clock::now();
         loop {
             if let Some(found) = check() {
                 return found;
             }
-            assert!(clock::now().since(begin) < TIMEOUT, "nothing came");
+            assert!(clock::now().since(started) < TIMEOUT, "nothing came");
             thread::sleep(Duration::from_millis(10));
         }
     }
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_list_is_shown_until_it_is_good() {
+    fn faults_of_a_list_are_shown_until_it_is_valid() {
         let directory = std::env::temp_dir().join(format!("mailflow-lists-{}", std::process::id()));
         fs::create_dir_all(&directory).unwrap();
         let list = directory.join("a.csv");

@@ -32,13 +32,13 @@ const LISTEN_RETRY_INTERVAL: Duration = Duration::from_secs(5);
 /// Number of commands that may wait for a poll to end.
 const MAX_WAITING_COMMANDS: usize = 16;
 
-/// Runs the agent until a signal stops it. `source` is the source of `config`; `lookout` is the helper
-/// process that queries hooks after the agent gave up its capabilities.
+/// Runs the agent until a signal stops it. `source` is the source of `config`; `hook_helper` is the process
+/// that queries hooks after the agent gave up its capabilities.
 ///
 /// # Errors
 /// Fails if the agent cannot start: the metrics port is in use, an output cannot be opened, or the kernel
 /// refuses the program or an interface.
-pub async fn run(config: Config, source: ConfigSource, lookout: Option<Lookout>) -> Result<()> {
+pub async fn run(config: Config, source: ConfigSource, hook_helper: Option<Lookout>) -> Result<()> {
     // First, as an old kernel is the cause of most other errors.
     KernelVersion::running()?;
     mailflow_kernel::check_capabilities()?;
@@ -51,7 +51,7 @@ pub async fn run(config: Config, source: ConfigSource, lookout: Option<Lookout>)
         None => None,
     };
     let socket = config.control.socket.as_deref().and_then(listen).transpose()?;
-    let mut pipeline = Pipeline::start(config, Arc::clone(&view), lookout).map_err(with_cause)?;
+    let mut pipeline = Pipeline::start(config, Arc::clone(&view), hook_helper).map_err(with_cause)?;
     let (metrics_shutdown, server) = spawn_metrics_server(listener, Arc::clone(&view));
     let (reloads, mut reload_commands) = mpsc::channel(MAX_WAITING_COMMANDS);
     let (questions, mut questions_rx) = mpsc::channel(MAX_WAITING_COMMANDS);
@@ -158,7 +158,7 @@ fn with_cause(error: anyhow::Error) -> anyhow::Error {
 
 /// Gives up the capabilities that this kernel does not need after attaching. Notes those that this process,
 /// the helper process and other threads still hold.
-fn give_up_privileges(view: &View, lookout: Option<&Lookout>) {
+fn give_up_privileges(view: &View, hook_helper: Option<&Lookout>) {
     let remaining = KernelVersion::running().map_err(anyhow::Error::from);
     let remaining = remaining.and_then(|version| Ok(capabilities::give_up_what_is_not_needed(version)?));
     let held = match remaining {
@@ -169,7 +169,7 @@ fn give_up_privileges(view: &View, lookout: Option<&Lookout>) {
             format!("capabilities cannot be given up: {error}")
         }
     };
-    let helper_note = lookout.map(Lookout::process).map(|process| {
+    let helper_note = hook_helper.map(Lookout::process).map(|process| {
         let held = capabilities::held_by(process).join(", ");
         format!("process {process}, which queries the hooks, holds {held}")
     });

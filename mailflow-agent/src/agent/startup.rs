@@ -33,7 +33,7 @@ use mailflow_kernel::{self, Begun, Kept, Lookout, PinError, Pins};
 
 impl Pipeline {
     /// Opens the outputs, loads the program and attaches it. Steps whose failure costs least come first.
-    pub(crate) fn start(config: Config, view: Arc<View>, lookout: Option<Lookout>) -> Result<Self> {
+    pub(crate) fn start(config: Config, view: Arc<View>, hook_helper: Option<Lookout>) -> Result<Self> {
         let pins = open_pins(&config)?;
         let (state_dir, mut recovered) = match &config.state.directory {
             Some(directory) => {
@@ -66,8 +66,8 @@ impl Pipeline {
             kernel_memory = kernel.memory(),
             "program loaded"
         );
-        if let Some(lookout) = lookout {
-            kernel.look_through(lookout);
+        if let Some(hook_helper) = hook_helper {
+            kernel.look_through(hook_helper);
         }
         // Names come before patterns: the entry with the name of an interface decides, even if a pattern
         // matches too.

@@ -138,7 +138,7 @@ impl LogReader<'_> {
             result.unreadable += block.errors.len() as u64;
             unread.one_way += block.one_way;
             for (line, error) in block.errors {
-                if unread.count_fault(&error) {
+                if unread.count_line(&error) {
                     let path = path.to_owned();
                     progress.suspend(|| error!("{}", LogError::Line { path, line, error }));
                 }

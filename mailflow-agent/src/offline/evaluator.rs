@@ -36,7 +36,7 @@ pub(crate) struct BacktestEvaluator {
 /// Fields that a rule needs.
 struct RuleRequirements {
     /// Match of the rule without the parts for which a record may lack the fields.
-    ends: Match,
+    matching: Match,
     sessions_only: bool,
     needs: Inputs,
     terms: Vec<Inputs>,
@@ -45,7 +45,7 @@ struct RuleRequirements {
 impl BacktestEvaluator {
     pub(crate) fn new(settings: &Settings) -> Self {
         let rules = settings.rules.iter().map(|rule| RuleRequirements {
-            ends: Match { size: None, sessions_only: false, bounds: Vec::new(), ..rule.matching.clone() },
+            matching: Match { size: None, sessions_only: false, bounds: Vec::new(), ..rule.matching.clone() },
             sessions_only: rule.matching.sessions_only,
             needs: rule.matching.inputs(),
             terms: rule.terms.iter().map(Term::inputs).collect(),
@@ -92,7 +92,7 @@ impl BacktestEvaluator {
 
     /// Counts a record for each rule or term that it would match, but whose fields it lacks.
     fn count_not_evaluable(&mut self, record: &FlowRecord) {
-        let ends = Ends::of(&record.flow, &self.settings.internal);
+        let matching = Ends::of(&record.flow, &self.settings.internal);
         for (rule, requirements) in self.rules.iter().enumerate() {
             let missing = requirements.needs - record.inputs;
             let terms = requirements.terms.iter().enumerate();
@@ -105,7 +105,10 @@ impl BacktestEvaluator {
             };
             if missed.is_empty()
                 || requirements.sessions_only && has_no_session(record)
-                || requirements.ends.check(&record.flow, record.app, &ends, self.settings.epoch).is_err()
+                || requirements
+                    .matching
+                    .check(&record.flow, record.app, &matching, self.settings.epoch)
+                    .is_err()
             {
                 continue;
             }

@@ -58,20 +58,20 @@ impl Progress {
     /// Shows that `units` in total, and `position` bytes of this file, were read.
     pub(crate) fn update(&self, units: u64, position: u64) {
         if units.is_multiple_of(UPDATE_INTERVAL_UNITS) && !self.bar.is_hidden() {
-            self.show(units, position);
+            self.redraw(units, position);
         }
     }
 
     /// Shows the progress at once. For callers that count many units at a time.
     pub(crate) fn update_block(&self, units: u64, position: u64) {
         if !self.bar.is_hidden() {
-            self.show(units, position);
+            self.redraw(units, position);
         }
     }
 
     /// Shows that a file is finished.
     pub(crate) fn finish_file(&mut self, units: u64, position: u64) {
-        self.show(units, position);
+        self.redraw(units, position);
         self.bytes_done += position;
     }
 
@@ -85,7 +85,7 @@ impl Progress {
         self.bar.finish_and_clear();
     }
 
-    fn show(&self, units: u64, position: u64) {
+    fn redraw(&self, units: u64, position: u64) {
         let rate = units as f64 / self.bar.elapsed().as_secs_f64().max(0.001);
         let unit = self.unit.name();
         self.bar.set_message(format!("{units} {unit}, {rate:.0} {unit}/s"));

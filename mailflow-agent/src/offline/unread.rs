@@ -30,8 +30,8 @@ struct UnreadReason {
 
 impl UnreadLines {
     /// Counts an unreadable line. Returns true if it is the first of its reason, and so is to be logged.
-    pub(crate) fn count_fault(&mut self, error: &LineError) -> bool {
-        let text = fault_text(error);
+    pub(crate) fn count_line(&mut self, error: &LineError) -> bool {
+        let text = error_text(error);
         // Numbers in the text belong to one line.
         let key: String = text.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
         let key = squeeze_zeros(&key);
@@ -66,7 +66,7 @@ impl UnreadLines {
 }
 
 /// Returns the description of an error without the value.
-fn fault_text(error: &LineError) -> String {
+fn error_text(error: &LineError) -> String {
     let text = error.message.find("expected ").map_or(error.message.as_str(), |at| &error.message[at..]);
     if error.field.is_empty() { text.to_owned() } else { format!("{}: {text}", error.field) }
 }
@@ -91,23 +91,23 @@ mod tests {
     }
 
     #[test]
-    fn a_reason_is_shown_once_whatever_the_values() {
+    fn a_reason_is_logged_once_for_all_values() {
         let mut unread = UnreadLines::default();
         for number in 0..1_000 {
             let ip = error("src_ip", &format!("\"10.0.0.{number}\": expected an IP address"));
             let short = format!("\"{number}\": expected at least 14 a packet, of which there are {number}");
             let short = error("flow.bytes_toserver", &short);
-            assert_eq!(unread.count_fault(&ip), number == 0);
-            assert_eq!(unread.count_fault(&short), number == 0);
+            assert_eq!(unread.count_line(&ip), number == 0);
+            assert_eq!(unread.count_line(&short), number == 0);
         }
-        assert!(unread.count_fault(&error("dest_ip", "\"x\": expected an IP address")));
+        assert!(unread.count_line(&error("dest_ip", "\"x\": expected an IP address")));
         let lines: Vec<_> =
             unread.reasons.iter().map(|reason| (reason.text.as_str(), reason.lines)).collect();
         assert_eq!(lines[0], ("src_ip: expected an IP address", 1_000));
         assert_eq!(lines[1].1, 1_000);
         assert_eq!(lines.len(), 3);
         for number in 0..100 {
-            unread.count_fault(&error("", &"x".repeat(number + 1)));
+            unread.count_line(&error("", &"x".repeat(number + 1)));
         }
         assert_eq!(
             (unread.reasons.len(), unread.further_lines),

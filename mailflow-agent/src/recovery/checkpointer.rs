@@ -34,8 +34,8 @@ const MIN_CHECKPOINT_INTERVAL: Duration = Duration::from_secs(1);
 const LARGE_CHECKPOINT_INTERVAL: Duration = Duration::from_secs(10);
 /// Checkpoints take at most 1/200 of the time of a CPU.
 const CPU_TIME_DIVISOR: u32 = 200;
-/// Checkpoints that take long take at most 1/500 of the time of a CPU, so that a million idle sources cost
-/// less than 1 % of a core, polls included. The length of the journal is bounded anyway, see
+/// Checkpoints that take long take at most 1/500 of the time of a CPU. With the polls, a million idle
+/// sources then cost less than 1 % of a core. The length of the journal is bounded anyway, see
 /// [`StateDir::needs_compaction`].
 const LONG_CPU_TIME_DIVISOR: u32 = 500;
 /// CPU time from which on a checkpoint takes long.
@@ -130,15 +130,15 @@ impl Checkpointer {
     ///
     /// # Errors
     /// Fails if the records cannot be written. The poll must not do what they describe.
-    pub(crate) fn append(&mut self, entries: impl IntoIterator<Item = JournalRecord>) -> io::Result<()> {
+    pub(crate) fn append(&mut self, records: impl IntoIterator<Item = JournalRecord>) -> io::Result<()> {
         let Some(state_dir) = &mut self.state_dir else { return Ok(()) };
-        let mut entries = entries.into_iter().peekable();
-        if entries.peek().is_none() {
+        let mut records = records.into_iter().peekable();
+        if records.peek().is_none() {
             return Ok(());
         }
         let first = self.poll.take();
         let policy = self.failures.policy(self.durability_timeout);
-        let result = state_dir.append(first.iter().cloned().chain(entries), policy);
+        let result = state_dir.append(first.iter().cloned().chain(records), policy);
         if result.is_err() {
             (self.poll, self.journal_failed) = (first, true);
         }

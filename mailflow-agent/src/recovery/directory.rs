@@ -126,14 +126,14 @@ impl LockedDirectory {
     pub(crate) fn set_aside(&self, name: &str, label: &str, unix_seconds: u64) -> io::Result<String> {
         let prefix = format!("{label}{ASIDE_SUFFIX}");
         let mut aside = format!("{prefix}{unix_seconds}");
-        let mut kept = self.names(&prefix)?;
+        let mut existing = self.names(&prefix)?;
         // Two files of one second keep their order.
-        while kept.contains(&aside) {
+        while existing.contains(&aside) {
             aside.push('+');
         }
         self.rename(name, &aside)?;
-        let surplus = (kept.len() + 1).saturating_sub(MAX_ASIDE_FILES);
-        kept.drain(..surplus).try_for_each(|old| self.remove(&old))?;
+        let surplus = (existing.len() + 1).saturating_sub(MAX_ASIDE_FILES);
+        existing.drain(..surplus).try_for_each(|old| self.remove(&old))?;
         Ok(aside)
     }
 

@@ -24,7 +24,9 @@ pub(crate) fn removal_records(taking: Taking<'_>) -> Vec<JournalRecord> {
             .cloned()
             .map(|(finished, sums)| JournalRecord::FlowSuperseded(finished, sums))
             .collect(),
-        Taking::Spilled(spilled) => spilled.iter().cloned().map(JournalRecord::SourceOverflow).collect(),
+        Taking::Spilled(overflowed) => {
+            overflowed.iter().cloned().map(JournalRecord::SourceOverflow).collect()
+        }
     }
 }
 

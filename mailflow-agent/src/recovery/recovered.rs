@@ -91,7 +91,7 @@ impl RecoveredState {
                 self.set_aside_unreadable(directory, JOURNAL_FILE, JOURNAL_FILE, &error, unix_seconds)
             }
         };
-        let files = records.iter().rev().find_map(|entry| match entry {
+        let files = records.iter().rev().find_map(|record| match record {
             JournalRecord::OutputsWritten(files) => Some(files.as_slice()),
             _ => None,
         });
@@ -176,11 +176,11 @@ impl RecoveredState {
         consequence: &str,
     ) {
         let path = directory.path().join(name);
-        let kept = match aside {
+        let copy = match aside {
             Ok(aside) => format!("set aside as {aside}"),
             Err(error) => format!("it cannot be set aside: {error}"),
         };
-        let note = format!("{} cannot be used: {cause}; {kept}; {consequence}", path.display());
+        let note = format!("{} cannot be used: {cause}; {copy}; {consequence}", path.display());
         warn!("{note}");
         self.notes.push(note);
     }

@@ -129,9 +129,9 @@ pub fn redo_polls(
     for poll in &polls {
         let mut lines = Effects::default();
         engine.begin_again(poll.now);
-        for entry in &poll.entries {
+        for record in &poll.records {
             let redo = Redo { maps: maps.as_deref_mut(), engine, replayed_records: &records, poll };
-            let effects = redo.redo_record(entry, &mut lines.records)?;
+            let effects = redo.redo_record(record, &mut lines.records)?;
             flows_accounted += usize::from(effects.is_some());
             if let Some(mut effects) = effects {
                 lines.records.append(&mut effects.records);
@@ -153,7 +153,7 @@ pub fn redo_polls(
 struct JournalledPoll {
     now: Time,
     epoch: i128,
-    entries: Vec<JournalRecord>,
+    records: Vec<JournalRecord>,
     /// True if the checkpoint includes this poll.
     checkpointed: bool,
     /// True if the poll was completed.
@@ -164,15 +164,15 @@ struct JournalledPoll {
 
 impl JournalledPoll {
     fn new(now: Time, epoch: i128) -> Self {
-        Self { now, epoch, entries: Vec::new(), checkpointed: false, completed: false, lines_missing: true }
+        Self { now, epoch, records: Vec::new(), checkpointed: false, completed: false, lines_missing: true }
     }
 }
 
 /// Groups the journal records by poll, oldest first.
 fn journalled_polls(journal: Vec<JournalRecord>, checkpoint: Time) -> Vec<JournalledPoll> {
     let mut polls: Vec<JournalledPoll> = Vec::new();
-    for entry in journal {
-        match (entry, polls.last_mut()) {
+    for record in journal {
+        match (record, polls.last_mut()) {
             (JournalRecord::PollBegin { now, epoch }, _) => polls.push(JournalledPoll::new(now, epoch)),
             (JournalRecord::OutputsWritten(_), _) => {
                 polls.iter_mut().for_each(|poll| poll.lines_missing = false)
@@ -183,7 +183,7 @@ fn journalled_polls(journal: Vec<JournalRecord>, checkpoint: Time) -> Vec<Journa
             }
             (JournalRecord::Checkpoint(_), _) | (_, None) => {}
             (JournalRecord::PollEnd, Some(poll)) => poll.completed = true,
-            (entry, Some(poll)) => poll.entries.push(entry),
+            (record, Some(poll)) => poll.records.push(record),
         }
     }
     polls
@@ -202,10 +202,10 @@ impl<T: MapAccess> Redo<'_, T> {
     /// made before to `lines`.
     fn redo_record(
         mut self,
-        entry: &JournalRecord,
+        record: &JournalRecord,
         lines: &mut Vec<FlowRecord>,
     ) -> io::Result<Option<Effects>> {
-        match entry {
+        match record {
             JournalRecord::FlowEnded(flow) => {
                 if self.eviction_was_rejected(flow)
                     || (!self.poll.completed && self.query_maps(|maps| maps.contains_flow(flow))?)
@@ -275,8 +275,8 @@ impl<T: MapAccess> Redo<'_, T> {
 
     /// Returns true if the kernel kept the flow, as it had gained packets.
     fn eviction_was_rejected(&self, flow: &Flow) -> bool {
-        let same = |entry: &JournalRecord| matches!(entry, JournalRecord::EvictionRejected(rejected) if (rejected.key, rejected.first) == (flow.key, flow.first));
-        self.poll.entries.iter().any(same)
+        let same = |record: &JournalRecord| matches!(record, JournalRecord::EvictionRejected(rejected) if (rejected.key, rejected.first) == (flow.key, flow.first));
+        self.poll.records.iter().any(same)
     }
 
     /// Finishes a flow that is no longer in the maps. The rules evaluate its record unless they already have.

@@ -37,7 +37,7 @@ pub(crate) struct RecoverySummary {
 /// did not complete.
 pub(crate) fn restore(
     kernel: &mut Kernel,
-    begun: Begun,
+    map_origin: Begun,
     engine: &mut Engine,
     sinks: &Sinks,
     checkpointer: &mut Checkpointer,
@@ -48,7 +48,7 @@ pub(crate) fn restore(
     else {
         return Ok(RecoverySummary::default());
     };
-    if begun != Begun::Anew {
+    if map_origin != Begun::Anew {
         engine.know(&flow_table_checkpoint(&mut checkpoint));
     }
     sinks.resume_alerts(checkpoint.firing);
@@ -59,8 +59,8 @@ pub(crate) fn restore(
     } else {
         warn!("the checkpoint of the rules has another format; windows start empty");
     }
-    let (behind, none) = (HashSet::new(), WrittenLines::default());
-    let mut emitter = RecoveryEmitter { sinks, checkpointer, behind, written_lines: none, alerts: 0 };
+    let (lagging, none) = (HashSet::new(), WrittenLines::default());
+    let mut emitter = RecoveryEmitter { sinks, checkpointer, lagging, written_lines: none, alerts: 0 };
     let replayed = redo::replay_inputs(engine, &inputs, &mut emitter);
     engine.set_epoch(clock::epoch());
     // Alerts that were delivered after the checkpoint are in the input log.
@@ -68,7 +68,8 @@ pub(crate) fn restore(
     checkpoint
         .pending_deliveries
         .retain(|pending| !delivered.contains(&AlertEventId::of(&pending.event.event().0)));
-    emitter.behind = checkpoint.pending_deliveries.iter().flat_map(|pending| pending.sinks.clone()).collect();
+    emitter.lagging =
+        checkpoint.pending_deliveries.iter().flat_map(|pending| pending.sinks.clone()).collect();
     emitter.checkpointer.track_alerts(
         checkpoint.pending_deliveries.iter().map(|pending| AlertEventId::of(&pending.event.event().0)),
     );
@@ -76,10 +77,10 @@ pub(crate) fn restore(
     emitter.written_lines = written_lines;
     let mut summary =
         RecoverySummary { inputs_replayed: replayed.inputs_replayed, ..RecoverySummary::default() };
-    let tables = (begun != Begun::Anew).then_some(kernel);
+    let maps = (map_origin != Begun::Anew).then_some(kernel);
     let journal = (journal, Time::from_nanos(checkpoint.now));
     summary.flows_accounted =
-        redo::redo_polls(engine, tables, journal, replayed, (&mut emitter, clock::epoch()))?;
+        redo::redo_polls(engine, maps, journal, replayed, (&mut emitter, clock::epoch()))?;
     summary.alerts = checkpoint.pending_deliveries.len() + emitter.alerts;
     // Receivers of firing alerts know them from a process that no longer runs.
     let now = clock::epoch();
@@ -133,7 +134,7 @@ struct RecoveryEmitter<'a> {
     sinks: &'a Sinks,
     checkpointer: &'a mut Checkpointer,
     /// Outputs that had not delivered all alerts.
-    behind: HashSet<String>,
+    lagging: HashSet<String>,
     /// Lines that are already in the output files.
     written_lines: WrittenLines,
     /// Number of emitted alerts.
@@ -151,8 +152,8 @@ impl RecoverySink for RecoveryEmitter<'_> {
 
     fn emit_missing(&mut self, effects: Effects, epoch: Epoch) {
         self.checkpointer.track_alerts(effects.alerts.iter().map(AlertEventId::of));
-        let behind = |name: &str| self.behind.contains(name);
-        self.sinks.outputs().write_missing(&effects, epoch, &mut self.written_lines, &behind);
+        let lagging = |name: &str| self.lagging.contains(name);
+        self.sinks.outputs().write_missing(&effects, epoch, &mut self.written_lines, &lagging);
         self.alerts += effects.alerts.len();
     }
 }

@@ -88,11 +88,11 @@ impl Pipeline {
         self.keeper.apply_config(&new);
         // Inputs that the old rules evaluated must not be replayed into the new rules.
         self.keeper.write_checkpoint(&self.kernel, &self.engine, now, &self.sinks);
-        let mut shown = Shown::of(&new, source.name());
+        let mut summary = Shown::of(&new, source.name());
         let mut numbers = self.sinks.view.numbers();
-        shown.notes = std::mem::take(&mut numbers.settings.notes);
-        shown.warnings = std::mem::take(&mut numbers.settings.warnings);
-        numbers.settings = shown;
+        summary.notes = std::mem::take(&mut numbers.settings.notes);
+        summary.warnings = std::mem::take(&mut numbers.settings.warnings);
+        numbers.settings = summary;
         drop(numbers);
         self.config = new;
         Ok(changes)

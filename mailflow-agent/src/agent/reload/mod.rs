@@ -53,8 +53,8 @@ pub(crate) struct Reload {
 
 impl Reload {
     /// Starts a read, or queues one for the end of the read in progress.
-    pub(crate) fn request(&mut self, source: &ConfigSource, waiting: ReloadClient) {
-        self.next.push(waiting);
+    pub(crate) fn request(&mut self, source: &ConfigSource, client: ReloadClient) {
+        self.next.push(client);
         if self.reading.is_none() {
             self.begin(source);
         }
@@ -93,8 +93,8 @@ impl Reload {
         source: &ConfigSource,
         outcome: &Result<Vec<String>, Vec<String>>,
     ) -> bool {
-        let (_, waiting) = self.reading.take().unzip();
-        for client in waiting.into_iter().flatten().flatten() {
+        let (_, client) = self.reading.take().unzip();
+        for client in client.into_iter().flatten().flatten() {
             let reply = match outcome {
                 Ok(changes) => Reply::Reloaded(changes.clone()),
                 Err(reasons) => Reply::Refused(reasons.clone()),
@@ -229,7 +229,7 @@ mod tests {
 
     /// The read waits for the test, as that of a list on a server that does not answer.
     #[tokio::test]
-    async fn a_configuration_is_read_beside_the_loop_and_again_for_who_came_meanwhile() {
+    async fn a_configuration_is_read_outside_of_the_loop_and_again_for_later_clients() {
         use std::sync::{Mutex, mpsc::channel};
         let (release, released) = channel();
         let released = Mutex::new(released);
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn what_needs_a_restart_is_named() {
+    fn settings_that_need_a_restart_are_named() {
         let old = parsed("{}");
         assert_eq!(needs_restart(&old, &parsed("poll_interval: 5s")), Vec::<String>::new());
         for (text, setting) in [
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn what_changes_is_told() {
+    fn changes_are_described() {
         let old = parsed("interfaces: [{ name: a }, { name: b, role: lan }]");
         let new = parsed(
             "interfaces: [{ name: b, role: mirror }, { name: c }]\npoll_interval: 5s\nwatched_ports: { smtp: [25, 26] }",
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn outputs_that_change_are_named_and_no_others() {
+    fn only_changed_outputs_are_named() {
         let webhook = |name: &str, port: u16| {
             format!("{{ type: webhook, name: {name}, url: \"http://127.0.0.1:{port}\" }}")
         };

@@ -238,7 +238,7 @@ mod tests {
     const PACKET: [u8; 24] = [0x45, 0, 0, 24, 0, 1, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2, 1, 2, 3, 4];
 
     #[test]
-    fn cisco_hdlc_and_what_stands_behind_other_headers() {
+    fn packets_are_found_after_cisco_hdlc_and_other_headers() {
         let frame = |ethertype: u16| [&[0; 12][..], &ethertype.to_be_bytes(), &PACKET].concat();
         let after_header = |header: &[u8]| [header, &PACKET[..]].concat();
         let snap = [0xaa, 0xaa, 3, 0, 0, 0, 8, 0];
@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn a_netfilter_log_record_holds_a_packet_of_its_own_length() {
+    fn a_netfilter_log_record_has_a_packet_of_its_own_length() {
         let field = |number: u16, bytes: &[u8], big: bool| {
             let words = [bytes.len() as u16 + 4, number];
             let words = words.map(|word| if big { word.to_be_bytes() } else { word.to_le_bytes() });

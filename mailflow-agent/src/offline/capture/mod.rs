@@ -1,7 +1,7 @@
 //! Captures: reads pcap and pcapng files as frames with times.
 //!
-//! Own readers instead of a library: no frame may be lost to a valid but rare encoding (times in powers of
-//! two, sections of either byte order, obsolete block types), and frames before a truncation count.
+//! Own readers instead of a library, so that no frame is lost to a valid but rare encoding: times in powers
+//! of two, sections of either byte order, obsolete block types. Frames before a truncation count.
 
 mod frame;
 mod head;

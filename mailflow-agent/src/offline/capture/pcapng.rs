@@ -46,14 +46,15 @@ impl PcapNg {
         };
         let mut length: [u8; 4] = [0; 4];
         length.copy_from_slice(input.read_exact(4)?);
-        let mut taken = 0;
+        let mut order_bytes = 0;
         if kind == MAGIC {
             self.order = order(input.read_exact(4)?)?;
             self.interfaces.clear();
-            taken = 4;
+            order_bytes = 4;
         }
         let length = self.order.u32(&length, 0).ok_or(CaptureReadError::Truncated)? as usize;
-        let Some(body) = length.checked_sub(BLOCK_OVERHEAD + taken).filter(|_| length.is_multiple_of(4))
+        let Some(body) =
+            length.checked_sub(BLOCK_OVERHEAD + order_bytes).filter(|_| length.is_multiple_of(4))
         else {
             return Err(CaptureReadError::ImpossibleLength);
         };

@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tls_takes_its_protocol_from_the_port() {
+    fn tls_is_classified_by_the_port() {
         let tls = |service| [classify_names(["tls"], service), classify_names(["ssl"], service)];
         for (service, app) in [
             (Service::Smtps, App::Smtps),
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_mail_win() {
+    fn mail_protocols_have_precedence() {
         assert_eq!(classify_names(["smtp"], Service::Smtps), App::Smtp);
         assert_eq!(classify_names(["ssl", "smtp"], Service::Smtp), App::SmtpStartTls);
         assert_eq!(classify_names(["gssapi", "smtp"], Service::Smtp), App::Smtp);
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_unseen_and_anything_else_is_other() {
+    fn no_name_is_unseen_and_any_other_name_is_other() {
         for names in [vec![], vec!["failed"], vec!["-"], vec!["unknown"], vec!["-smtp"]] {
             assert_eq!(classify_names(names, Service::Smtp), App::Unseen);
         }
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn facts_are_classified_as_what_they_stand_for() {
+    fn facts_are_classified_as_the_application_that_they_stand_for() {
         for app in App::ALL {
             let mut facts = Facts { syn: 1, ..Facts::default() };
             set_facts(app, false, &mut facts);

@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_handshake_tells_the_client_then_the_port() {
+    fn the_client_follows_from_the_handshake_then_from_the_port() {
         let services = Services::from([(25, Service::Smtp), (587, Service::Submission)]);
         let key_of = |source: u16, destination: u16, evidence| {
             let [inside, outside] = ["10.0.0.1", "9.9.9.9"].map(|ip| ip.parse::<IpAddr>().unwrap());

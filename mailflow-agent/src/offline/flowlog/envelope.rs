@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_found_within_lines() {
+    fn lines_are_found_in_envelopes() {
         let eve = r#"{"event_type":"flow","src_ip":"10.0.0.1"}"#;
         let text = serde_json::to_string(eve).unwrap();
         for line in [

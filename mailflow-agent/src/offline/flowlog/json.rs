@@ -23,17 +23,17 @@ fn error<'a, T: Deserialize<'a>>(line: &'a [u8]) -> LineError {
         Err(error) => {
             let field = error.path().to_string();
             let field = if error.inner().is_data() && field != "." { field } else { String::new() };
-            told(error.inner(), field)
+            error_at(error.inner(), field)
         }
         // The value is valid, and something follows it.
         Ok(_) => match reader.end() {
-            Err(error) => told(&error, String::new()),
+            Err(error) => error_at(&error, String::new()),
             Ok(()) => LineError::new(1, "", "cannot be read"),
         },
     }
 }
 
-fn told(error: &serde_json::Error, field: String) -> LineError {
+fn error_at(error: &serde_json::Error, field: String) -> LineError {
     let what = error.to_string();
     let what = what.split(" at line ").next().unwrap_or_default();
     LineError::new(error.column().max(1), field, what)

@@ -49,7 +49,7 @@ impl LogFormat {
         context: &ReadContext<'_>,
     ) -> Result<Option<LineOutcome>, LineFailure> {
         let line = raw_line.trim_ascii_end();
-        // A concatenated log may have the mark at the begin of each part.
+        // A concatenated log may have the mark at the start of each part.
         let line = line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(line);
         if line.is_empty() {
             return Ok(None);
@@ -86,17 +86,17 @@ impl LogFormat {
             let (Some(before), Some(after)) = (lines.get(..hash_sign), lines.get(hash_sign..)) else {
                 continue;
             };
-            let begin = before.strip_suffix(BYTE_ORDER_MARK).unwrap_or(before).len();
-            if before.get(..begin).and_then(<[u8]>::last).is_some_and(|last| *last != b'\n') {
+            let start = before.strip_suffix(BYTE_ORDER_MARK).unwrap_or(before).len();
+            if before.get(..start).and_then(<[u8]>::last).is_some_and(|last| *last != b'\n') {
                 continue;
             }
             let end = hash_sign + memchr::memchr(b'\n', after).map_or(after.len(), |end| end + 1);
-            self.skip_values(lines.get(from..begin).unwrap_or_default());
+            self.skip_values(lines.get(from..start).unwrap_or_default());
             from = end;
             if let Err(LineFailure::Header(found)) =
-                self.read(lines.get(begin..end).unwrap_or_default(), context)
+                self.read(lines.get(start..end).unwrap_or_default(), context)
             {
-                lines.truncate(begin);
+                lines.truncate(start);
                 return Err(found);
             }
         }
@@ -144,8 +144,8 @@ impl LogFormat {
         match first {
             None => Ok(Self::Empty),
             Some(line) => {
-                let shown: String = String::from_utf8_lossy(line).chars().take(40).collect();
-                Err(format!("no flow log; it begins with {shown:?}"))
+                let excerpt: String = String::from_utf8_lossy(line).chars().take(40).collect();
+                Err(format!("no flow log; it begins with {excerpt:?}"))
             }
         }
     }

@@ -90,31 +90,31 @@ pub fn read_lines(
 
 /// Collector of the records that a parser thread reads.
 trait CollectRecords {
-    fn push(&mut self, entry: super::LogRecord);
+    fn push(&mut self, record: super::LogRecord);
 }
 
 impl CollectRecords for SortBuffer<'_> {
-    fn push(&mut self, entry: super::LogRecord) {
-        SortBuffer::push(self, entry);
+    fn push(&mut self, record: super::LogRecord) {
+        SortBuffer::push(self, record);
     }
 }
 
 fn read_with_threads<C: CollectRecords + Send>(
     mut log: FlowLog<'_>,
     buffer: impl Fn() -> C,
-    readers: usize,
+    threads: usize,
     mut emit: impl FnMut(BlockOutcome) -> bool,
 ) -> Result<u64, LogError> {
     let (path, context) = (log.path.clone(), log.context);
     // A permit for each block in progress: taken by the thread of the file, returned by that of the caller.
-    let (permits, permits_back) = sync_channel(MAX_BLOCKS);
+    let (permits, permits_rx) = sync_channel(MAX_BLOCKS);
     let (blocks, blocks_to_parse) = sync_channel::<Block>(MAX_BLOCKS);
     let (results, parsed_blocks) = sync_channel::<(u64, BlockOutcome)>(MAX_BLOCKS);
-    let (spent_tx, spent_buffers) = sync_channel::<Vec<u8>>(MAX_BLOCKS);
+    let (spent_tx, spent_rx) = sync_channel::<Vec<u8>>(MAX_BLOCKS);
     let blocks_to_parse = Mutex::new(blocks_to_parse);
     thread::scope(|scope| {
-        let cutter = scope.spawn(move || log.cut_blocks(&permits, &blocks, &spent_buffers));
-        for _ in 0..readers {
+        let cutter = scope.spawn(move || log.cut_blocks(&permits, &blocks, &spent_rx));
+        for _ in 0..threads {
             let (buffer, results, spent_tx, blocks_to_parse) =
                 (buffer(), results.clone(), spent_tx.clone(), &blocks_to_parse);
             scope.spawn(move || parse(buffer, context, blocks_to_parse, &results, &spent_tx));
@@ -129,12 +129,12 @@ fn read_with_threads<C: CollectRecords + Send>(
                     break 'blocks;
                 }
                 // The thread of the file may have ended.
-                let _ = permits_back.try_recv();
+                let _ = permits_rx.try_recv();
             }
         }
         // The thread of the file ends when it gets no permit, and the parser threads when nothing receives
         // their results.
-        drop((permits_back, parsed_blocks));
+        drop((permits_rx, parsed_blocks));
         match cutter.join() {
             Ok(Ok(position)) => Ok(position),
             Ok(Err(CutError::File(source))) => Err(LogError::File { path, source }),
@@ -160,9 +160,9 @@ fn parse(
         for (line, text) in (first..).zip(LineIter(&lines)) {
             match format.read(text, &context) {
                 Ok(None) => {}
-                Ok(Some(LineOutcome::Record(entry))) => {
+                Ok(Some(LineOutcome::Record(record))) => {
                     outcome.records += 1;
-                    buffer.push(entry);
+                    buffer.push(record);
                 }
                 Ok(Some(LineOutcome::Skipped(SkipReason::OtherEvent))) => outcome.other_events += 1,
                 Ok(Some(LineOutcome::Skipped(SkipReason::OneWay))) => outcome.one_way += 1,
@@ -205,13 +205,12 @@ impl FlowLog<'_> {
         &mut self,
         permits: &SyncSender<()>,
         blocks: &SyncSender<Block>,
-        spent_buffers: &Receiver<Vec<u8>>,
+        spent_rx: &Receiver<Vec<u8>>,
     ) -> Result<u64, CutError> {
         let (mut number, mut first) = (0, self.number + 1);
         loop {
-            let mut lines = spent_buffers
-                .try_recv()
-                .unwrap_or_else(|_| Vec::with_capacity(BLOCK_BYTES + BLOCK_BYTES / 8));
+            let mut lines =
+                spent_rx.try_recv().unwrap_or_else(|_| Vec::with_capacity(BLOCK_BYTES + BLOCK_BYTES / 8));
             lines.clear();
             let read = self.fill_block(&mut lines);
             if read.is_err() {
@@ -246,8 +245,8 @@ impl FlowLog<'_> {
             return Ok(());
         }
         // The block ends within a line.
-        let begun = lines.iter().rev().take_while(|byte| **byte != b'\n').count() as u64;
-        (&mut self.contents).take(MAX_LINE_BYTES - begun).read_until(b'\n', lines)?;
+        let line_bytes = lines.iter().rev().take_while(|byte| **byte != b'\n').count() as u64;
+        (&mut self.contents).take(MAX_LINE_BYTES - line_bytes).read_until(b'\n', lines)?;
         let long = lines.iter().rev().take(MAX_LINE_BYTES as usize).all(|byte| *byte != b'\n');
         if long && self.contents.skip_until(b'\n')? > 0 {
             lines.push(b'\n');
@@ -304,15 +303,15 @@ mod tests {
     struct Collected<'a>(&'a Mutex<Vec<String>>);
 
     impl CollectRecords for Collected<'_> {
-        fn push(&mut self, entry: LogRecord) {
-            self.0.lock().unwrap().push(format!("{entry:?}"));
+        fn push(&mut self, record: LogRecord) {
+            self.0.lock().unwrap().push(format!("{record:?}"));
         }
     }
 
     /// Outcome of a whole log, with sorted records.
     #[derive(Debug, Default, PartialEq)]
     struct All {
-        entries: Vec<String>,
+        records: Vec<String>,
         errors: Vec<(u64, LineError)>,
         /// Other events, one-way events, and flows that are not watched.
         skipped: [u64; 3],
@@ -323,7 +322,7 @@ mod tests {
         let mut all = All::default();
         loop {
             match log.next_line() {
-                Ok(Some(LineOutcome::Record(entry))) => all.entries.push(format!("{entry:?}")),
+                Ok(Some(LineOutcome::Record(record))) => all.records.push(format!("{record:?}")),
                 Ok(Some(LineOutcome::Skipped(skipped))) => {
                     all.skipped[match skipped {
                         SkipReason::OtherEvent => 0,
@@ -336,16 +335,16 @@ mod tests {
                 Err(damage) => all.damage = Some(damage.to_string()),
             }
         }
-        all.entries.sort();
+        all.records.sort();
         all
     }
 
-    fn by_several(log: FlowLog<'_>, readers: usize) -> All {
+    fn by_several(log: FlowLog<'_>, threads: usize) -> All {
         let (mut all, collected, mut records) = (All::default(), Mutex::default(), 0);
         let end = read_with_threads(
             log,
             || Collected(&collected),
-            readers,
+            threads,
             |outcome| {
                 records += outcome.records as usize;
                 all.errors.extend(outcome.errors);
@@ -355,9 +354,9 @@ mod tests {
             },
         );
         all.damage = end.err().map(|damage| damage.to_string());
-        all.entries = collected.into_inner().unwrap();
-        all.entries.sort();
-        assert_eq!(all.entries.len(), records);
+        all.records = collected.into_inner().unwrap();
+        all.records.sort();
+        assert_eq!(all.records.len(), records);
         all
     }
 
@@ -367,13 +366,13 @@ mod tests {
         let context = ReadContext { services: &services, l2_overhead: None, columns: &[] };
         let path = write(name, contents);
         let expected = by_one(FlowLog::open(&path, context).unwrap());
-        for readers in [1, 3] {
-            let outcome = by_several(FlowLog::open(&path, context).unwrap(), readers);
-            let differs = expected.entries.iter().zip(&outcome.entries).position(|(one, other)| one != other);
-            assert_eq!((differs, outcome.entries.len()), (None, expected.entries.len()), "{name}");
+        for threads in [1, 3] {
+            let outcome = by_several(FlowLog::open(&path, context).unwrap(), threads);
+            let differs = expected.records.iter().zip(&outcome.records).position(|(one, other)| one != other);
+            assert_eq!((differs, outcome.records.len()), (None, expected.records.len()), "{name}");
             assert!(
                 outcome == expected,
-                "{name}, {readers} readers: {:?}, {:?}",
+                "{name}, {threads} readers: {:?}, {:?}",
                 outcome.damage,
                 expected.damage
             );
@@ -383,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn several_threads_find_what_one_finds() {
+    fn several_threads_read_what_one_reads() {
         let plain = contents();
         let mut packed = GzEncoder::new(Vec::new(), Compression::fast());
         packed.write_all(&plain).unwrap();
@@ -391,7 +390,7 @@ mod tests {
         let damaged = &packed[..packed.len() / 3];
         for (name, contents) in [("plain", &plain[..]), ("packed", &packed), ("damaged", damaged)] {
             let all = read(name, contents);
-            assert!(all.entries.len() > 500 && all.errors.len() + all.skipped[0] as usize > 2, "{name}");
+            assert!(all.records.len() > 500 && all.errors.len() + all.skipped[0] as usize > 2, "{name}");
             assert_eq!(all.damage.is_some(), name == "damaged");
         }
     }
@@ -418,15 +417,15 @@ mod tests {
     }
 
     #[test]
-    fn several_threads_read_columns_by_the_header_before_them() {
+    fn several_threads_read_columns_by_the_last_header() {
         let log = |buffers: &[&str]| buffers.concat().into_bytes();
         let dns = "#separator \\x09\n#path\tdns\n#fields\tts\tquery\n1\tone\n2\ttwo\n";
         let (one, other) = (columns(0, 20_000, false), columns(20_000, 20_000, true));
         // 1.8 MB: a few blocks.
         let all = read("columns", &log(&[&one, dns, &other, "#close\n"]));
-        assert_eq!((all.entries.len(), all.errors.len(), all.skipped[0]), (39_600, 400, 2));
+        assert_eq!((all.records.len(), all.errors.len(), all.skipped[0]), (39_600, 400, 2));
         let all = read("columns-bad", &log(&[&one, "#path\tconn\n#fields\tts\n", &other]));
-        assert_eq!(all.entries.len(), 19_800);
+        assert_eq!(all.records.len(), 19_800);
         assert!(all.damage.unwrap().contains("without the column id.orig_h"));
         // Another log is an error only before the first line of values. Blank lines are no values.
         for (name, before) in

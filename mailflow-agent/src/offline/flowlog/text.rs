@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn moments_are_read_in_every_form() {
+    fn timestamps_are_parsed_in_every_form() {
         let expected = Some(1_795_231_860_123_456_000);
         for text in [
             "2026-11-21T03:31:00.123456+0000",
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn our_calendar_is_the_librarys() {
+    fn timestamps_are_equal_to_those_of_the_library() {
         for year in [1970, 1972, 1999, 2000, 2001, 2024, 2025, 2026, 2100] {
             for (month, day) in [(1, 1), (2, 28), (2, 29), (3, 1), (4, 30), (4, 31), (8, 31), (12, 31)] {
                 let text = format!("{year:04}-{month:02}-{day:02}T12:34:56.789012+0000");
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rest_is_read_or_refused() {
+    fn other_values_are_parsed_or_rejected() {
         assert_eq!(LogDuration::parse("0.000001"), Some(LogDuration(1_000)));
         for (text, nanos) in
             [("5.1e-05", 51_000), ("5.1E-5", 51_000), ("1e1", 10_000_000_000), ("2.", 2_000_000_000)]

@@ -61,7 +61,7 @@ pub(crate) fn read(at: &At<'_>, faults: &mut Collector, rules: Option<&[Rule]>) 
             }
         });
         let state = fields.or("state", AlertState::Firing, |at, faults| choice(at, faults, &STATES));
-        let moment = fields.or("at", None, |at, faults| test_offset(at, faults).map(Some));
+        let offset = fields.or("at", None, |at, faults| test_offset(at, faults).map(Some));
         let source =
             fields.or("source", None, |at, faults| parsed(at, faults, "an address", prefix).map(Some));
         let destination = fields.or("destination", None, |at, faults| {
@@ -76,7 +76,7 @@ pub(crate) fn read(at: &At<'_>, faults: &mut Collector, rules: Option<&[Rule]>) 
             place: at.place(fields.faults),
             rule: rule?,
             state: state?,
-            at: moment?,
+            at: offset?,
             source: source?,
             destination: destination?,
             group: group?,

@@ -37,10 +37,10 @@ pub(crate) fn read(
     start: Time,
     settings: Option<&Settings>,
 ) -> Option<Vec<FlowRecord>> {
-    let raw_flow = items(at, faults, |item, faults| parse_flow(item, faults, settings))?;
+    let raw_flows = items(at, faults, |item, faults| parse_flow(item, faults, settings))?;
     let mut records = Vec::new();
     let active = settings.map_or(Duration::MAX, |settings| settings.timeouts.active);
-    for (item, raw_flow) in at.items(faults)?.zip(raw_flow.into_iter().collect::<Option<Vec<_>>>()?) {
+    for (item, raw_flow) in at.items(faults)?.zip(raw_flows.into_iter().collect::<Option<Vec<_>>>()?) {
         if raw_flow.repeats.saturating_mul(raw_flow.record_count(active).into())
             > (MAX_RECORDS - records.len()) as u64
         {

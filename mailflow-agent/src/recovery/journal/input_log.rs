@@ -54,12 +54,12 @@ impl AlertEventId {
 }
 
 /// Returns the records after the checkpoint of this time.
-pub(crate) fn records_since(mut records: Vec<InputLogRecord>, state: u64) -> Vec<InputLogRecord> {
+pub(crate) fn records_since(mut records: Vec<InputLogRecord>, checkpoint_time: u64) -> Vec<InputLogRecord> {
     // A mark may belong to a checkpoint that was not written because the process was killed.
-    let checkpoint = records
+    let mark = records
         .iter()
-        .rposition(|records| matches!(records, InputLogRecord::Checkpoint(now) if *now <= state));
-    records.drain(..checkpoint.map_or(0, |checkpoint| checkpoint + 1));
+        .rposition(|record| matches!(record, InputLogRecord::Checkpoint(now) if *now <= checkpoint_time));
+    records.drain(..mark.map_or(0, |mark| mark + 1));
     records
 }
 
@@ -113,8 +113,8 @@ impl InputLog {
             }
         };
         let before = current.bytes();
-        let written = records.try_for_each(|records| {
-            records.add_to(current).map_err(io::Error::other)?;
+        let written = records.try_for_each(|record| {
+            record.add_to(current).map_err(io::Error::other)?;
             if current.is_buffer_full() { current.write() } else { Ok(()) }
         });
         written.and_then(|()| current.write()).inspect_err(|_| {
@@ -133,19 +133,19 @@ impl InputLog {
 impl InputLogRecord {
     fn add_to(&self, file: &mut Appender) -> postcard::Result<()> {
         // The first byte is the type of the record.
-        let frame = match self {
+        let record = match self {
             Self::Input(logged_input) => file.add(&(0u8, logged_input.to_repr())),
             Self::AlertDelivered(delivered) => file.add(&(1u8, delivered)),
             Self::Checkpoint(now) => file.add(&(2u8, now)),
             Self::ClockOffset(epoch) => file.add(&(3u8, epoch)),
             Self::Tick(now) => file.add(&(4u8, now.as_nanos())),
         };
-        frame.map(drop)
+        record.map(drop)
     }
 
     /// Decodes a record; `None` if the bytes are not a record of this log.
-    pub(crate) fn read(frame: &[u8]) -> Option<Self> {
-        match frame.split_first()? {
+    pub(crate) fn read(record: &[u8]) -> Option<Self> {
+        match record.split_first()? {
             (0, bytes) => LoggedInput::read(bytes).map(Self::Input),
             (1, bytes) => postcard::from_bytes(bytes).ok().map(Self::AlertDelivered),
             (2, bytes) => postcard::from_bytes(bytes).ok().map(Self::Checkpoint),
@@ -182,13 +182,13 @@ mod tests {
     }
 
     #[test]
-    fn it_goes_on_and_is_forgotten_with_a_state() {
+    fn it_is_appended_to_and_cleared_with_a_checkpoint() {
         let path = std::env::temp_dir().join(format!("mailflow-history-{}", std::process::id()));
         let directory = LockedDirectory::open(&path).unwrap();
         let read = || -> Vec<InputLogRecord> {
             let files = InputLog::read(&directory).unwrap().into_iter();
             let records = files.flat_map(|(_, found)| found.unwrap().records);
-            records.map(|frame| InputLogRecord::read(&frame).unwrap()).collect()
+            records.map(|record| InputLogRecord::read(&record).unwrap()).collect()
         };
         let delivered = InputLogRecord::AlertDelivered(AlertEventId {
             fingerprint: "f".to_owned(),
@@ -196,25 +196,25 @@ mod tests {
             at: 2,
             resolved: true,
         });
-        let mut history = InputLog::open(&directory).unwrap();
-        history.write(&directory, [logged_input(1), delivered.clone()]).unwrap();
-        history.write(&directory, [InputLogRecord::Checkpoint(5), logged_input(2)]).unwrap();
-        let mut again = InputLog::open(&directory).unwrap();
+        let mut log = InputLog::open(&directory).unwrap();
+        log.write(&directory, [logged_input(1), delivered.clone()]).unwrap();
+        log.write(&directory, [InputLogRecord::Checkpoint(5), logged_input(2)]).unwrap();
+        let mut reopened = InputLog::open(&directory).unwrap();
         let [epoch, passed] = [InputLogRecord::ClockOffset(-3), InputLogRecord::Tick(Time::from_nanos(9))];
-        again.write(&directory, [epoch.clone(), logged_input(3), passed.clone()]).unwrap();
+        reopened.write(&directory, [epoch.clone(), logged_input(3), passed.clone()]).unwrap();
         let all = read();
         let last = [logged_input(2), epoch, logged_input(3), passed];
         assert_eq!(all[..3], [logged_input(1), delivered, InputLogRecord::Checkpoint(5)]);
         assert_eq!(all[3..], last);
         assert_eq!(records_since(all.clone(), 5), last);
         assert_eq!(records_since(all.clone(), 4), all, "that state was never written");
-        again.clear(&directory).unwrap();
+        reopened.clear(&directory).unwrap();
         assert_eq!(read(), []);
-        again.write(&directory, [logged_input(4)]).unwrap();
+        reopened.write(&directory, [logged_input(4)]).unwrap();
         assert_eq!(read(), [logged_input(4)]);
         // More records than one write buffer holds.
         let many: Vec<InputLogRecord> = (0..10_000).map(logged_input).collect();
-        again.write(&directory, many.iter().cloned()).unwrap();
+        reopened.write(&directory, many.iter().cloned()).unwrap();
         assert_eq!(read()[1..], many);
         std::fs::remove_dir_all(path).unwrap();
     }

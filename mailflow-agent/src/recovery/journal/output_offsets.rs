@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_behind_the_mark_are_known_once_and_a_cut_one_goes() {
+    fn lines_after_the_offset_count_once_and_a_truncated_one_is_removed() {
         let path = std::env::temp_dir().join(format!("mailflow-tail-{}", std::process::id()));
         fs::write(&path, "old\n").unwrap();
         let offset = FileOffset::current(&path).unwrap();

@@ -260,7 +260,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_key_that_is_cut_is_no_entry() {
+    fn a_truncated_key_is_no_record() {
         let [whole, cut] = [40, 39].map(|length| {
             let key = vec![0u8; length];
             let direction: DirectionRepr = (0, 0, 0, 0, 0, None);
@@ -285,7 +285,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn entries_come_back() {
+    fn records_are_decoded_as_they_were_encoded() {
         let flow = some_flow(4_000);
         let spill = Spill {
             key: mailflow_common::SourceOverflowKey { source: flow.key.client, server_port: 25, protocol: 6 },
@@ -295,7 +295,7 @@ pub(crate) mod tests {
             sessions: 2,
             over: true,
         };
-        for entry in [
+        for record in [
             JournalRecord::PollBegin { now: Time::from_nanos(9), epoch: -5 },
             JournalRecord::FlowEnded(flow.clone()),
             JournalRecord::EvictionRejected(flow.clone()),
@@ -307,7 +307,7 @@ pub(crate) mod tests {
             JournalRecord::SourceOverflow(spill),
             JournalRecord::PollEnd,
         ] {
-            assert_eq!(JournalRecord::read(&bytes(&entry.to_repr())), Some(entry));
+            assert_eq!(JournalRecord::read(&bytes(&record.to_repr())), Some(record));
         }
         let logged_input =
             LoggedInput { at: Time::from_nanos(8), flow, reason: RecordReason::Shutdown, open: true };

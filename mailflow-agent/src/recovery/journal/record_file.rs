@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_file_is_good_up_to_the_cut() {
+    fn a_truncated_file_is_read_up_to_the_cut() {
         let temporary = Temporary::new("cut");
         let (directory, path) = (&temporary.0, temporary.0.path().join("file"));
         let mut appender = Appender::open(directory, "file").unwrap();
@@ -353,9 +353,9 @@ mod tests {
             let found = read(directory, "file").unwrap().len();
             let expected = [11, 19, 32].iter().filter(|end| **end <= length).count();
             assert_eq!(found, expected, "{length}");
-            let mut again = Appender::open(directory, "file").unwrap();
-            again.add(&RawBytes(b"more")).unwrap();
-            again.write().unwrap();
+            let mut reopened = Appender::open(directory, "file").unwrap();
+            reopened.add(&RawBytes(b"more")).unwrap();
+            reopened.write().unwrap();
             assert_eq!(read(directory, "file").unwrap().len(), expected + 1, "{length}");
             assert_eq!(read(directory, "file").unwrap().last().unwrap(), b"more");
         }
@@ -389,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cut_off_is_gone_and_what_follows_is_whole() {
+    fn a_truncated_file_can_be_appended_to() {
         let temporary = Temporary::new("gone");
         let directory = &temporary.0;
         let mut appender = Appender::open(directory, "file").unwrap();

@@ -94,11 +94,11 @@ const FULL: Limits = Limits { max_size: u64::MAX, min_free: Reserve::Bytes(u64::
 /// Returns the ports of the flows that are redone: those of the journal after the checkpoint.
 fn replayed(found: &RecoveredState) -> Vec<u16> {
     let checkpoint = found.checkpoint.as_ref().unwrap().now;
-    let after_checkpoint = found
+    let mark = found
         .journal
         .iter()
         .rposition(|record| matches!(record, JournalRecord::Checkpoint(now) if *now <= checkpoint));
-    let since = &found.journal[after_checkpoint.map_or(0, |after_checkpoint| after_checkpoint + 1)..];
+    let since = &found.journal[mark.map_or(0, |mark| mark + 1)..];
     let ports = since.iter().filter_map(|record| match record {
         JournalRecord::FlowEnded(flow) => Some(flow.key.client_port),
         _ => None,
@@ -107,7 +107,7 @@ fn replayed(found: &RecoveredState) -> Vec<u16> {
 }
 
 #[test]
-fn durability_begins_again_with_a_fresh_state_and_nothing_is_replayed_twice() {
+fn durability_returns_with_a_new_checkpoint_and_nothing_is_redone_twice() {
     let temp = TempStateDir::new("again");
     let (mut state_dir, first) = temp.open();
     assert!(first.checkpoint.is_none() && first.write_error.is_none() && first.notes.is_empty());
@@ -141,15 +141,15 @@ fn durability_begins_again_with_a_fresh_state_and_nothing_is_replayed_twice() {
     assert_eq!((found.checkpoint.as_ref().unwrap().now, replayed(&found)), (16, vec![6]));
     assert_eq!(found.inputs, [logged_input(6)]);
     // The backlog has all records whose lines may not be written, also those of the suspension.
-    let known = |port| {
+    let in_backlog = |port| {
         let wanted = JournalRecord::FlowEnded(some_flow(port));
         found.journal.iter().filter(|record| **record == wanted).count()
     };
-    assert_eq!([1, 2, 3, 4, 5, 6].map(known), [1, 0, 1, 1, 1, 1]);
+    assert_eq!([1, 2, 3, 4, 5, 6].map(in_backlog), [1, 0, 1, 1, 1, 1]);
 }
 
 #[test]
-fn a_state_that_cannot_be_written_leaves_the_one_before() {
+fn a_checkpoint_that_cannot_be_written_leaves_the_previous_one() {
     let temp = TempStateDir::new("refused");
     let (mut state_dir, _) = temp.open();
     state_dir.write_checkpoint(&checkpoint(10)).unwrap();
@@ -224,7 +224,7 @@ fn headed(bytes: &[u8], head: &CheckpointHeader, machine: Option<&MachineId>) ->
 }
 
 #[test]
-fn a_damaged_state_is_set_aside_under_its_cause() {
+fn a_damaged_checkpoint_is_set_aside_with_its_cause() {
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap().trim().to_owned();
     let head = |version, boot: &str| CheckpointHeader { version, boot: boot.to_owned() };
     let elsewhere = MachineId("0123456789abcdef0123456789abcdef".to_owned());
@@ -258,9 +258,9 @@ fn a_damaged_state_is_set_aside_under_its_cause() {
         ),
     ];
     // A machine without an id cannot recognise another machine.
-    let known = !MachineId::of_this_machine().0.is_empty();
+    let has_machine_id = !MachineId::of_this_machine().0.is_empty();
     let temp = TempStateDir::new("damaged");
-    for (change, cause) in changes.iter().filter(|(_, cause)| known || !cause.contains("machine")) {
+    for (change, cause) in changes.iter().filter(|(_, cause)| has_machine_id || !cause.contains("machine")) {
         let notes = after(&temp, change);
         let [note] = notes.as_slice() else { panic!("{cause}: {notes:?}") };
         let file = temp.file(CHECKPOINT_FILE);
@@ -275,7 +275,7 @@ fn a_damaged_state_is_set_aside_under_its_cause() {
 }
 
 #[test]
-fn a_boot_is_no_damage() {
+fn a_reboot_is_no_damage() {
     let temp = TempStateDir::new("boot");
     let here = MachineId::of_this_machine();
     for machine in [Some(&here), None] {
@@ -286,7 +286,7 @@ fn a_boot_is_no_damage() {
 }
 
 #[test]
-fn damage_to_the_journal_and_the_history_costs_what_follows_it() {
+fn damage_to_the_journal_or_the_input_log_loses_the_records_after_it() {
     let temp = TempStateDir::new("journal");
     let (mut state_dir, _) = temp.open();
     state_dir.write_checkpoint(&checkpoint(10)).unwrap();
@@ -393,17 +393,17 @@ fn only_the_owner_may_write_there_and_only_the_owner_reads() {
     assert!(io_error(&temp).contains("may be written to by others (mode 1777)"), "{}", io_error(&temp));
     set(0o750);
     chown(&temp.0, Some(54_321), None).unwrap();
-    let said = io_error(&temp);
+    let error = io_error(&temp);
     assert!(
-        said.contains("belongs to user 54321, and the agent runs as user 0"),
-        "this test needs root: {said}"
+        error.contains("belongs to user 54321, and the agent runs as user 0"),
+        "this test needs root: {error}"
     );
     chown(&temp.0, Some(0), None).unwrap();
     assert_eq!(temp.open().1.checkpoint.unwrap().now, 10);
 }
 
 #[test]
-fn a_directory_that_was_removed_is_made_again_with_all_that_is_known() {
+fn a_removed_directory_is_created_again_with_the_current_state() {
     let temp = TempStateDir::new("removed");
     let (mut state_dir, _) = temp.open();
     state_dir.write_checkpoint(&checkpoint(10)).unwrap();

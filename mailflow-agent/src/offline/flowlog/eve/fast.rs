@@ -187,14 +187,14 @@ impl<'a> Scanner<'a> {
     }
 
     #[inline]
-    fn byte(&mut self, wanted: u8) -> Option<()> {
+    fn byte(&mut self, expected: u8) -> Option<()> {
         let (byte, rest) = self.0.split_first()?;
         self.0 = rest;
-        (*byte == wanted).then_some(())
+        (*byte == expected).then_some(())
     }
 
-    fn literal(&mut self, wanted: &[u8]) -> Option<()> {
-        self.0 = self.0.strip_prefix(wanted)?;
+    fn literal(&mut self, expected: &[u8]) -> Option<()> {
+        self.0 = self.0.strip_prefix(expected)?;
         Some(())
     }
 
@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_as_they_are_written_are_read() {
+    fn usual_lines_are_read_by_the_fast_parser() {
         for line in [OWN, SURICATA] {
             assert!(agree(line.as_bytes()));
         }
@@ -352,21 +352,21 @@ mod tests {
     }
 
     #[test]
-    fn every_line_that_is_changed_in_one_place_is_read_the_same_or_left() {
+    fn both_parsers_agree_on_lines_with_one_change() {
         let mut read = 0;
         for line in [OWN, SURICATA] {
-            for place in 0..line.len() {
+            for index in 0..line.len() {
                 for byte in *b"\"\\{}[]:,.-+0aZ 9\x00\x1f\x7f\x80\xc3" {
                     let mut changed = line.as_bytes().to_vec();
-                    changed[place] = byte;
+                    changed[index] = byte;
                     read += usize::from(agree(&changed));
-                    changed.insert(place, line.as_bytes()[place]);
+                    changed.insert(index, line.as_bytes()[index]);
                     read += usize::from(agree(&changed));
                 }
                 let mut cut = line.as_bytes().to_vec();
-                cut.remove(place);
+                cut.remove(index);
                 agree(&cut);
-                agree(&line.as_bytes()[..place]);
+                agree(&line.as_bytes()[..index]);
             }
         }
         assert!(read > 1_000, "{read}");
@@ -377,7 +377,7 @@ mod tests {
 
         /// Fields in any order, some of them repeated or missing, with values of any type.
         #[test]
-        fn fields_of_any_kind_are_read_the_same_or_left(
+        fn both_parsers_agree_on_fields_of_any_type(
             fields in prop::collection::vec((0..14_usize, 0..13_usize), 1..16),
         ) {
             const NAMES: [&str; 14] = [
@@ -396,7 +396,7 @@ mod tests {
         }
 
         #[test]
-        fn a_string_ends_where_it_ends(text in prop::collection::vec(any::<u8>(), 0..40)) {
+        fn a_plain_string_ends_at_its_quote(text in prop::collection::vec(any::<u8>(), 0..40)) {
             let end = text.iter().position(|byte| matches!(byte, b'"' | b'\\' | 0..0x20 | 0x80..));
             prop_assert_eq!(plain_string_length(&text), end.filter(|end| text[*end] == b'"'));
         }

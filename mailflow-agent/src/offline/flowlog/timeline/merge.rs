@@ -33,7 +33,7 @@ impl RunMerge {
                 merge.heap.push(RunHead { at, time, reader });
             }
         }
-        (0..merge.heap.len() / 2).rev().for_each(|place| merge.sift_down(place));
+        (0..merge.heap.len() / 2).rev().for_each(|index| merge.sift_down(index));
         Ok(merge)
     }
 
@@ -56,8 +56,8 @@ impl RunMerge {
     }
 
     fn precedes(&self, one: RunHead, other: RunHead) -> bool {
-        let moments = |head: RunHead| (head.at, head.time);
-        moments(one).cmp(&moments(other)).then_with(|| {
+        let times = |head: RunHead| (head.at, head.time);
+        times(one).cmp(&times(other)).then_with(|| {
             let next = |head: RunHead| self.readers.get(head.reader).and_then(RunReader::peek_record);
             match (next(one), next(other)) {
                 (Some(one), Some(other)) => one.order(&other),
@@ -67,20 +67,20 @@ impl RunMerge {
     }
 
     /// Moves the head at `place` down to its position in the heap.
-    fn sift_down(&mut self, mut place: usize) {
+    fn sift_down(&mut self, mut index: usize) {
         loop {
-            let (left, right) = (2 * place + 1, 2 * place + 2);
+            let (left, right) = (2 * index + 1, 2 * index + 2);
             let Some(mut least) = self.heap.get(left).map(|_| left) else { return };
             if let (Some(one), Some(other)) = (self.heap.get(right), self.heap.get(left))
                 && self.precedes(*one, *other)
             {
                 least = right;
             }
-            match (self.heap.get(least), self.heap.get(place)) {
-                (Some(one), Some(other)) if self.precedes(*one, *other) => self.heap.swap(least, place),
+            match (self.heap.get(least), self.heap.get(index)) {
+                (Some(one), Some(other)) if self.precedes(*one, *other) => self.heap.swap(least, index),
                 _ => return,
             }
-            place = least;
+            index = least;
         }
     }
 }

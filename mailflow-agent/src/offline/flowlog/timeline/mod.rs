@@ -22,7 +22,7 @@ use mailflow_engine::{flow::RecordReason, time::Time};
 /// Records to be sorted.
 ///
 /// The rules evaluate records of other tools at their event time. They evaluate records of the agent at the
-/// time at which the agent created them, which follows from the timeouts, so that the same records give the
+/// time at which the agent created them. This time follows from the timeouts, so the same records give the
 /// same alerts again. A window of a rule is one of event time in both cases.
 #[derive(Debug)]
 pub struct FlowTimeline {
@@ -39,8 +39,8 @@ impl FlowTimeline {
     }
 
     /// Adds a record.
-    pub fn push(&mut self, entry: LogRecord) {
-        let (record, latest) = self.timing.schedule(entry);
+    pub fn push(&mut self, log_record: LogRecord) {
+        let (record, latest) = self.timing.schedule(log_record);
         self.end = self.end.max(latest);
         self.records.push(record);
     }

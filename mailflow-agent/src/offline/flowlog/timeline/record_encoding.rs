@@ -141,16 +141,16 @@ fn is_v4(address: Address) -> bool {
     address == Address::v4(address.last_word())
 }
 
-fn write_number(out: &mut Vec<u8>, mut write_number: u64) {
-    while write_number >= 0x80 {
-        out.push(write_number as u8 | 0x80);
-        write_number >>= 7;
+fn write_number(out: &mut Vec<u8>, mut number: u64) {
+    while number >= 0x80 {
+        out.push(number as u8 | 0x80);
+        number >>= 7;
     }
-    out.push(write_number as u8);
+    out.push(number as u8);
 }
 
-fn write_time(out: &mut Vec<u8>, time: Time, write_time: Time) {
-    let difference = write_time.as_nanos().wrapping_sub(time.as_nanos()) as i64;
+fn write_time(out: &mut Vec<u8>, event_time: Time, time: Time) {
+    let difference = time.as_nanos().wrapping_sub(event_time.as_nanos()) as i64;
     write_number(out, (difference << 1 ^ difference >> 63) as u64);
 }
 
@@ -160,19 +160,19 @@ struct ByteReader<'a>(&'a [u8]);
 impl ByteReader<'_> {
     #[inline]
     fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
-        let (taken, rest) = self.0.split_first_chunk()?;
+        let (array, rest) = self.0.split_first_chunk()?;
         self.0 = rest;
-        Some(*taken)
+        Some(*array)
     }
 
     #[inline]
     fn read_number(&mut self) -> Option<u64> {
-        let mut write_number = 0;
-        for (flag_if, byte) in self.0.iter().enumerate().take(10) {
-            write_number |= u64::from(byte & 0x7f) << (7 * flag_if);
+        let mut number = 0;
+        for (index, byte) in self.0.iter().enumerate().take(10) {
+            number |= u64::from(byte & 0x7f) << (7 * index);
             if *byte < 0x80 {
-                self.0 = self.0.get(flag_if + 1..)?;
-                return Some(write_number);
+                self.0 = self.0.get(index + 1..)?;
+                return Some(number);
             }
         }
         None
@@ -254,7 +254,7 @@ pub(crate) mod tests {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
         #[test]
-        fn records_come_back(records in prop::collection::vec(record(), 1..5)) {
+        fn records_are_decoded_as_they_were_encoded(records in prop::collection::vec(record(), 1..5)) {
             let mut bytes = Vec::new();
             for record in &records {
                 let before = bytes.len();
@@ -275,6 +275,6 @@ pub(crate) mod tests {
 
     #[test]
     fn applications_are_numbered_in_their_order() {
-        assert!(App::ALL.iter().enumerate().all(|(write_number, app)| *app as usize == write_number));
+        assert!(App::ALL.iter().enumerate().all(|(number, app)| *app as usize == number));
     }
 }

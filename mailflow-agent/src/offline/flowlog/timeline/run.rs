@@ -115,8 +115,8 @@ impl RunReader {
         let mut rest = self.rest();
         let before = rest.len();
         let record = record_encoding::read(&mut rest).ok_or_else(damaged)?;
-        let taken = before - rest.len();
-        self.at += taken;
+        let length = before - rest.len();
+        self.at += length;
         Ok(record)
     }
 
@@ -185,7 +185,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_place_where_no_file_can_be_made_is_named() {
+    fn errors_name_the_directory() {
         let error = create_temp_file(Path::new("/nonexistent")).unwrap_err().to_string();
         assert!(
             error.starts_with("temporary file in /nonexistent (TMPDIR names another place): "),

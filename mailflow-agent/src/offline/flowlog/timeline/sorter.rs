@@ -4,8 +4,8 @@
 //! stay in memory up to a limit, and later ones are written to a temporary file. When the number of runs in
 //! a file reaches the merge width, they are merged into one. At the end all runs are merged.
 //!
-//! Two kinds of records wait until all logs are read: interim ones, as the final record of the flow may move
-//! them, and records of an agent's shutdown, as no record is later than the end of the timeline.
+//! Two kinds of records wait until all logs are read. Interim ones wait as the final record of the flow may
+//! move them. Those of an agent's shutdown wait as no record is later than the end of the timeline.
 
 use std::{
     collections::HashMap,
@@ -124,8 +124,8 @@ impl RecordSorter {
 
 impl SortBuffer<'_> {
     /// Adds a record.
-    pub fn push(&mut self, entry: LogRecord) {
-        let (record, latest) = self.sorter.timing.schedule(entry);
+    pub fn push(&mut self, log_record: LogRecord) {
+        let (record, latest) = self.sorter.timing.schedule(log_record);
         self.end = self.end.max(latest);
         self.records.push(record);
         if self.records.len() >= self.sorter.limits.records_per_buffer {
@@ -153,12 +153,12 @@ impl Drop for SortBuffer<'_> {
 fn runs(records: &mut Vec<TimedRecord>) -> (Vec<u8>, Vec<u8>, Vec<u8>) {
     let (mut sorted, mut active, mut shutdown_records) = (Vec::new(), Vec::new(), Vec::new());
     let mut order_keys = Vec::with_capacity(records.len());
-    for (place, record) in (0_u32..).zip(records.iter()) {
+    for (index, record) in (0_u32..).zip(records.iter()) {
         match record.record.reason {
             RecordReason::Active => record_encoding::write(&mut active, record),
             RecordReason::Shutdown => record_encoding::write(&mut shutdown_records, record),
             RecordReason::Closed | RecordReason::Idle => {
-                order_keys.push((record.at, record.record.time(), place));
+                order_keys.push((record.at, record.record.time(), index));
             }
         }
     }
@@ -180,19 +180,19 @@ fn runs(records: &mut Vec<TimedRecord>) -> (Vec<u8>, Vec<u8>, Vec<u8>) {
 }
 
 /// Writes merged runs to a file, and returns their offset, for [`RunFile::run`].
-fn append(spill: &mut RunFile, mut merge: RunMerge) -> io::Result<u64> {
+fn append_merged(file: &mut RunFile, mut merge: RunMerge) -> io::Result<u64> {
     /// Number of bytes that are written at once.
     const WRITE_BYTES: usize = 1 << 20;
     let mut bytes = Vec::new();
-    let from = spill.append(&bytes)?;
+    let from = file.append(&bytes)?;
     while let Some(record) = merge.take()? {
         record_encoding::write(&mut bytes, &record);
         if bytes.len() >= WRITE_BYTES {
-            spill.append(&bytes)?;
+            file.append(&bytes)?;
             bytes.clear();
         }
     }
-    spill.append(&bytes)?;
+    file.append(&bytes)?;
     Ok(from)
 }
 
@@ -230,28 +230,28 @@ impl PendingRuns {
             self.sorted.push(RecordRun::in_memory(bytes));
             return Ok(());
         }
-        self.spill(limits, &bytes)
+        self.write_to_file(limits, &bytes)
     }
 
     /// Writes a run to a file. When a level has as many runs as the merge width, merges them into one of the
     /// next level.
-    fn spill(&mut self, limits: &SorterLimits, bytes: &[u8]) -> io::Result<()> {
-        let mut many: Option<RunMerge> = None;
+    fn write_to_file(&mut self, limits: &SorterLimits, bytes: &[u8]) -> io::Result<()> {
+        let mut merged: Option<RunMerge> = None;
         for level in 0.. {
             if self.run_files.len() <= level {
                 self.run_files.resize_with(level + 1, Default::default);
             }
-            let Some((spill, runs)) = self.run_files.get_mut(level) else { break };
-            let from = match many.take() {
-                None => spill.append(bytes)?,
-                Some(merge) => append(spill, merge)?,
+            let Some((file, runs)) = self.run_files.get_mut(level) else { break };
+            let from = match merged.take() {
+                None => file.append(bytes)?,
+                Some(merge) => append_merged(file, merge)?,
             };
-            runs.extend(spill.run(from));
+            runs.extend(file.run(from));
             if runs.len() < limits.merge_width {
                 break;
             }
-            spill.end();
-            many = Some(RunMerge::new(mem::take(runs))?);
+            file.end();
+            merged = Some(RunMerge::new(mem::take(runs))?);
         }
         Ok(())
     }
@@ -299,7 +299,7 @@ impl PendingRuns {
                 record.at = record.at.min(*end);
             }
         }
-        self.place(limits, records)
+        self.store_in_order(limits, records)
     }
 
     /// Moves records of a shutdown to the end of the timeline, if they are later.
@@ -312,14 +312,14 @@ impl PendingRuns {
                 let record = reader.take()?;
                 records.push(TimedRecord { at: record.at.min(self.end), ..record });
                 if records.len() >= limits.records_per_buffer {
-                    self.place(limits, &mut records)?;
+                    self.store_in_order(limits, &mut records)?;
                 }
             }
         }
-        self.place(limits, &mut records)
+        self.store_in_order(limits, &mut records)
     }
 
-    fn place(&mut self, limits: &SorterLimits, records: &mut Vec<TimedRecord>) -> io::Result<()> {
+    fn store_in_order(&mut self, limits: &SorterLimits, records: &mut Vec<TimedRecord>) -> io::Result<()> {
         records.sort_unstable_by(TimedRecord::order);
         let mut bytes = Vec::new();
         records.drain(..).for_each(|record| record_encoding::write(&mut bytes, &record));
@@ -353,7 +353,7 @@ mod tests {
     }
 
     /// Returns records of few flows at few times, so that some are equal and some differ only a little.
-    fn entry() -> impl Strategy<Value = LogRecord> {
+    fn log_record() -> impl Strategy<Value = LogRecord> {
         let reason = prop::sample::select(&RecordReason::ALL);
         let origin = prop::sample::select(vec![LogOrigin::Mailflow, LogOrigin::Mailflow, LogOrigin::Zeek]);
         (reason, origin, 0..6_u8, 0..3_u64, 0..90_u64, 0..3_u8).prop_map(
@@ -383,7 +383,7 @@ mod tests {
     fn sorted(sorter: RecordSorter) -> (Vec<TimedRecord>, u64, Time) {
         let (sorted, end) = sorter.sorted().unwrap();
         let mut records = Vec::new();
-        let duplicates = sorted.for_each(|some| records.extend_from_slice(some)).unwrap();
+        let duplicates = sorted.for_each(|batch| records.extend_from_slice(batch)).unwrap();
         (records, duplicates, end)
     }
 
@@ -392,17 +392,17 @@ mod tests {
 
         /// The order does not depend on the threads that collected the records, nor on where they waited.
         #[test]
-        fn the_order_is_that_of_a_history_in_memory(entries in prop::collection::vec(entry(), 0..60)) {
-            let mut history = FlowTimeline::new(timing());
-            entries.iter().for_each(|entry| history.push(entry.clone()));
-            let end = history.end();
-            let (records, duplicates) = history.ordered();
+        fn the_order_is_that_of_a_timeline_in_memory(log_records in prop::collection::vec(log_record(), 0..60)) {
+            let mut timeline = FlowTimeline::new(timing());
+            log_records.iter().for_each(|log_record| timeline.push(log_record.clone()));
+            let end = timeline.end();
+            let (records, duplicates) = timeline.ordered();
             for limits in [SMALL, SorterLimits { memory: 4_000, ..SMALL }, SorterLimits::DEFAULT] {
                 let sorter = RecordSorter::new(timing(), limits);
                 {
                     let (mut one, mut other) = (sorter.buffer(), sorter.buffer());
-                    for (number, entry) in entries.iter().enumerate() {
-                        if number % 3 == 0 { &mut one } else { &mut other }.push(entry.clone());
+                    for (number, log_record) in log_records.iter().enumerate() {
+                        if number % 3 == 0 { &mut one } else { &mut other }.push(log_record.clone());
                     }
                 }
                 prop_assert!(sorter.is_healthy());
@@ -412,12 +412,12 @@ mod tests {
     }
 
     #[test]
-    fn runs_in_files_become_few() {
+    fn runs_in_files_are_merged() {
         let sorter = RecordSorter::new(timing(), SMALL);
         let mut buffer = sorter.buffer();
         let mut runner = proptest::test_runner::TestRunner::deterministic();
         for _ in 0..1_000 {
-            buffer.push(entry().new_tree(&mut runner).unwrap().current());
+            buffer.push(log_record().new_tree(&mut runner).unwrap().current());
         }
         drop(buffer);
         let pending = sorter.pending();

@@ -20,9 +20,9 @@ pub(crate) fn tie_breaker(record: &FlowRecord) -> impl Ord + use<> {
         [direction.packets, direction.bytes, direction.payload, direction.data_packets, direction.data_bytes]
     };
     let counters = (direction(&flow.up), direction(&flow.down), flow.messages, flow.rejected);
-    let rest = (record.app, record.reason.name(), record.complete, record.inputs, flow.mac);
+    let remaining = (record.app, record.reason.name(), record.complete, record.inputs, flow.mac);
     let facts = facts_bytes(&flow.facts);
-    (endpoints, scope, flow.first, last, counters, rest, facts, flow.up.last, flow.down.last)
+    (endpoints, scope, flow.first, last, counters, remaining, facts, flow.up.last, flow.down.last)
 }
 
 /// Timing of the agent's records.
@@ -83,9 +83,9 @@ pub struct TimedRecord {
 impl TimedRecord {
     /// Compares records by the order of evaluation. Equal records become neighbours.
     pub(crate) fn order(&self, other: &Self) -> Ordering {
-        let moments = |record: &Self| (record.at, record.record.time());
-        moments(self)
-            .cmp(&moments(other))
+        let times = |record: &Self| (record.at, record.record.time());
+        times(self)
+            .cmp(&times(other))
             .then_with(|| tie_breaker(&self.record).cmp(&tie_breaker(&other.record)))
     }
 }

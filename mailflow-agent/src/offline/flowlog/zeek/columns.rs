@@ -29,7 +29,7 @@ pub(crate) struct ZeekColumns {
     has_connections: bool,
     names: Vec<String>,
     /// Index of the column of each of [`ZeekField::ALL`].
-    places: [Option<usize>; ZeekField::ALL.len()],
+    column_indexes: [Option<usize>; ZeekField::ALL.len()],
 }
 
 impl Default for ZeekColumns {
@@ -43,7 +43,7 @@ impl Default for ZeekColumns {
             other_log: false,
             has_connections: false,
             names: Vec::new(),
-            places: [None; ZeekField::ALL.len()],
+            column_indexes: [None; ZeekField::ALL.len()],
         }
     }
 }
@@ -80,10 +80,10 @@ impl ZeekColumns {
             "#fields" => {
                 self.names = value.split(self.separator.as_str()).map(str::to_owned).collect();
                 let names = self.names.iter().map(String::as_str);
-                self.places =
+                self.column_indexes =
                     ZeekField::ALL.map(|(_, name)| names::column_index(name, renamed, names.clone()));
-                let mut required = ZeekField::ALL.iter().zip(&self.places).take(ZeekField::REQUIRED);
-                if let Some(((_, name), _)) = required.find(|(_, place)| place.is_none()) {
+                let mut required = ZeekField::ALL.iter().zip(&self.column_indexes).take(ZeekField::REQUIRED);
+                if let Some(((_, name), _)) = required.find(|(_, index)| index.is_none()) {
                     return Err(format!("a Zeek log without the column {name}"));
                 }
             }
@@ -158,8 +158,8 @@ struct ZeekRow<'a> {
 impl<'a> ZeekRow<'a> {
     /// Returns the text of a value; `None` if it is unset, or if there is no such column.
     fn text(&self, field: ZeekField) -> Option<&'a str> {
-        let place = self.columns.places[field as usize]?;
-        let text = *self.values.get(place)?;
+        let index = self.columns.column_indexes[field as usize]?;
+        let text = *self.values.get(index)?;
         (text != self.columns.unset && text != self.columns.empty).then_some(text)
     }
 
@@ -177,9 +177,9 @@ impl<'a> ZeekRow<'a> {
     }
 
     fn error(&self, field: ZeekField, value: &str, expected: &str) -> LineError {
-        let place = self.columns.places[field as usize].unwrap_or_default();
-        let separators = place * self.columns.separator.len();
-        let column = self.values[..place].iter().map(|value| value.len()).sum::<usize>() + separators + 1;
+        let index = self.columns.column_indexes[field as usize].unwrap_or_default();
+        let separators = index * self.columns.separator.len();
+        let column = self.values[..index].iter().map(|value| value.len()).sum::<usize>() + separators + 1;
         LineError::new(column, ZeekField::ALL[field as usize].1, describe_mismatch(value, expected))
     }
 }

@@ -19,9 +19,9 @@ impl std::str::FromStr for RenamedColumn {
     fn from_str(text: &str) -> Result<Self, String> {
         let named = text.split_once('=').filter(|(_, log)| !log.is_empty());
         let (zeek, log) = named.ok_or("expected ZEEK=NAME, such as ts=timestamp")?;
-        let known = COLUMN_NAMES.iter().find(|name| **name == zeek);
+        let name = COLUMN_NAMES.iter().find(|name| **name == zeek);
         let zeek =
-            known.ok_or_else(|| format!("{zeek} is none of Zeek's columns {}", COLUMN_NAMES.join(", ")))?;
+            name.ok_or_else(|| format!("{zeek} is none of Zeek's columns {}", COLUMN_NAMES.join(", ")))?;
         Ok(Self { zeek, log: log.to_owned() })
     }
 }
@@ -48,8 +48,8 @@ pub(crate) fn with_zeek_names(mut line: Map<String, Value>, renamed: &[RenamedCo
     }
     let mut renamed_line = Map::new();
     for zeek in COLUMN_NAMES {
-        let Some(place) = column_index(zeek, renamed, line.keys().map(String::as_str)) else { continue };
-        if let Some((_, value)) = line.iter().nth(place) {
+        let Some(index) = column_index(zeek, renamed, line.keys().map(String::as_str)) else { continue };
+        if let Some((_, value)) = line.iter().nth(index) {
             renamed_line.insert(zeek.to_owned(), value.clone());
         }
     }
@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_renamed_column_is_one_of_zeeks() {
+    fn a_renamed_column_is_a_column_of_zeek() {
         let renamed: RenamedColumn = "ts=timestamp".parse().unwrap();
         assert_eq!(renamed, RenamedColumn { zeek: "ts", log: "timestamp".to_owned() });
         for (text, why) in [
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_looked_for_in_an_order() {
+    fn column_names_have_an_order_of_precedence() {
         let renamed = ["id.orig_h=src".parse().unwrap()];
         let of = |names: &[&str]| column_index("id.orig_h", &renamed, names.iter().copied());
         assert_eq!(of(&["id_orig_h", "id.orig_h", "src"]), Some(2));
