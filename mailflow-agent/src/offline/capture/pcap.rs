@@ -34,7 +34,7 @@ impl Pcap {
             return Ok(None);
         };
         let header = input.read_exact(FILE_HEADER_BYTES)?;
-        // The upper half of the word says whether frames end with a checksum.
+        // The upper half of the word is the flag that frames end with a checksum.
         let link = order.u32(header, 16).ok_or(CaptureReadError::Truncated)? & 0xffff;
         Ok(Some(Self {
             order,

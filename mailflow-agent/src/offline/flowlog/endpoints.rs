@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use mailflow_common::{Facts, FlowKey, PROTOCOL_TCP, PROTOCOL_UDP, Scope, Vlans};
 
-use super::text::Transport;
+use super::text::LogProtocol;
 use mailflow_engine::{
     inputs::Inputs,
     settings::{Service, Services},
@@ -17,7 +17,7 @@ pub(crate) struct LogEndpoints {
     pub(crate) source: (IpAddr, u16),
     /// Address and port of the destination.
     pub(crate) destination: (IpAddr, u16),
-    pub(crate) proto: Transport,
+    pub(crate) proto: LogProtocol,
     pub(crate) vlans: Vlans,
 }
 
@@ -56,9 +56,9 @@ impl LogEndpoints {
         services: &Services,
     ) -> Option<(FlowKey, Orientation, Service)> {
         let protocol = match self.proto {
-            Transport::Tcp => PROTOCOL_TCP,
-            Transport::Udp => PROTOCOL_UDP,
-            Transport::Other => return None,
+            LogProtocol::Tcp => PROTOCOL_TCP,
+            LogProtocol::Udp => PROTOCOL_UDP,
+            LogProtocol::Other => return None,
         };
         let service = |(_, port): (IpAddr, u16)| services.get(&port).copied();
         let (source_service, destination_service) = (service(self.source), service(self.destination));
@@ -95,7 +95,7 @@ mod tests {
             let endpoints = LogEndpoints {
                 source: (inside, source),
                 destination: (outside, destination),
-                proto: Transport::Tcp,
+                proto: LogProtocol::Tcp,
                 vlans: Vlans::default(),
             };
             endpoints

@@ -83,15 +83,15 @@ impl TextValue for IpAddr {
     }
 }
 
-/// Transport protocol that rules can name.
+/// Protocol of a log line, as far as rules can name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Transport {
+pub(crate) enum LogProtocol {
     Tcp,
     Udp,
     Other,
 }
 
-impl TextValue for Transport {
+impl TextValue for LogProtocol {
     const EXPECTED: &'static str = "a protocol such as TCP";
 
     fn parse(text: &str) -> Option<Self> {
@@ -124,9 +124,9 @@ impl TextValue for RecordReason {
 
 /// MAC address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Mac(pub(crate) [u8; 6]);
+pub(crate) struct MacAddress(pub(crate) [u8; 6]);
 
-impl TextValue for Mac {
+impl TextValue for MacAddress {
     const EXPECTED: &'static str = "a MAC address such as 02:00:00:00:00:01";
 
     fn parse(text: &str) -> Option<Self> {
@@ -320,8 +320,11 @@ mod tests {
         for text in ["", "-", "-1.5", "nan", "inf", "-inf", "1e400", "1,5", "1e", "infinity"] {
             assert_eq!(LogDuration::parse(text), None, "{text}");
         }
-        assert_eq!(Mac::parse("02:00:00:00:AB:01"), Some(Mac([2, 0, 0, 0, 0xab, 1])));
-        assert_eq!([Mac::parse("02:00:00:00:ab"), Mac::parse("02:00:00:00:ab:01:02")], [None; 2]);
+        assert_eq!(MacAddress::parse("02:00:00:00:AB:01"), Some(MacAddress([2, 0, 0, 0, 0xab, 1])));
+        assert_eq!(
+            [MacAddress::parse("02:00:00:00:ab"), MacAddress::parse("02:00:00:00:ab:01:02")],
+            [None; 2]
+        );
         assert_eq!((TcpFlags::parse("1b"), TcpFlags::parse("1bx")), (Some(TcpFlags(0x1b)), None));
         assert_eq!(IpAddr::parse("::ffff:10.0.0.1"), Some("10.0.0.1".parse().unwrap()));
         assert_eq!(describe_mismatch("x".repeat(200), "less").len(), 2 + 83 + 15);

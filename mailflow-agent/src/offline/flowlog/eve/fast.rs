@@ -6,17 +6,17 @@
 
 use std::{borrow::Cow, net::IpAddr};
 
-use super::line::{CowStr, EveCounters, EveFlow, EveTcp, MailflowFields};
-use crate::offline::flowlog::text::{LogTimestamp, Mac, Parsed, TcpFlags, TextValue, Transport};
+use super::line::{CowStr, EveCounters, EveFlowLine, EveTcp, MailflowFields};
+use crate::offline::flowlog::text::{LogProtocol, LogTimestamp, MacAddress, Parsed, TcpFlags, TextValue};
 
 /// Reads a line; `None` if it needs the JSON parser.
-pub(crate) fn read(line: &[u8]) -> Option<EveFlow<'_>> {
+pub(crate) fn read(line: &[u8]) -> Option<EveFlowLine<'_>> {
     let mut from = Scanner(line);
     let flow = event(&mut from)?;
     from.0.is_empty().then_some(flow)
 }
 
-fn event<'a>(from: &mut Scanner<'a>) -> Option<EveFlow<'a>> {
+fn event<'a>(from: &mut Scanner<'a>) -> Option<EveFlowLine<'a>> {
     let mut seen = SeenFields::default();
     let (mut event_type, mut source, mut destination, mut proto, mut counters) =
         (None, None, None, None, None);
@@ -29,7 +29,7 @@ fn event<'a>(from: &mut Scanner<'a>) -> Option<EveFlow<'a>> {
             b"src_port" => src_port = seen.once(2, from.nullable(Scanner::integer)?)?,
             b"dest_ip" => destination = Some(seen.once(3, from.text::<IpAddr>()?)?),
             b"dest_port" => dest_port = seen.once(4, from.nullable(Scanner::integer)?)?,
-            b"proto" => proto = Some(seen.once(5, from.text::<Transport>()?)?),
+            b"proto" => proto = Some(seen.once(5, from.text::<LogProtocol>()?)?),
             b"app_proto" => app_proto = seen.once(6, from.nullable(Scanner::word)?)?,
             b"app_proto_orig" => app_proto_orig = seen.once(7, from.nullable(Scanner::word)?)?,
             b"flow" => counters = Some(seen.once(8, flow(from)?)?),
@@ -40,7 +40,7 @@ fn event<'a>(from: &mut Scanner<'a>) -> Option<EveFlow<'a>> {
         }
         Some(())
     })?;
-    Some(EveFlow {
+    Some(EveFlowLine {
         event_type: event_type?,
         src_ip: source?,
         src_port,
@@ -128,7 +128,7 @@ fn extra<'a>(from: &mut Scanner<'a>) -> Option<MailflowFields<'a>> {
             b"syn" => extra.syn = seen.once(9, from.nullable(Scanner::boolean)?)?,
             b"synack" => extra.synack = seen.once(10, from.nullable(Scanner::boolean)?)?,
             b"mptcp_join" => extra.mptcp_join = seen.once(11, from.nullable(Scanner::boolean)?)?,
-            b"mac" => extra.mac = seen.once(12, from.nullable(Scanner::text::<Mac>)?)?,
+            b"mac" => extra.mac = seen.once(12, from.nullable(Scanner::text::<MacAddress>)?)?,
             _ => from.skip_value()?,
         }
         Some(())
@@ -321,7 +321,7 @@ mod tests {
     /// Checks that both parsers agree on a line that the fast one reads. Returns true if it does read it.
     fn agree(line: &[u8]) -> bool {
         let fast = read(line).map(|flow| format!("{flow:?}"));
-        let parsed = json::read::<EveFlow<'_>>(line).map(|flow| format!("{flow:?}"));
+        let parsed = json::read::<EveFlowLine<'_>>(line).map(|flow| format!("{flow:?}"));
         if let Some(fast) = &fast {
             assert_eq!(Ok(fast), parsed.as_ref(), "{}", String::from_utf8_lossy(line));
         }

@@ -4,7 +4,7 @@ use crate::offline::flowlog::{
     endpoints::LogEndpoints,
     error::LineError,
     json,
-    text::{LogTimestamp, Mac, Parsed, TcpFlags, Transport},
+    text::{LogProtocol, LogTimestamp, MacAddress, Parsed, TcpFlags},
 };
 use mailflow_common::Vlans;
 use mailflow_engine::inputs::Inputs;
@@ -17,14 +17,14 @@ pub(crate) struct CowStr<'a>(#[serde(borrow)] pub(crate) Cow<'a, str>);
 
 /// EVE flow line.
 #[derive(Debug, Deserialize)]
-pub(crate) struct EveFlow<'a> {
+pub(crate) struct EveFlowLine<'a> {
     #[serde(borrow)]
     pub(crate) event_type: CowStr<'a>,
     pub(crate) src_ip: Parsed<IpAddr>,
     pub(crate) src_port: Option<u16>,
     pub(crate) dest_ip: Parsed<IpAddr>,
     pub(crate) dest_port: Option<u16>,
-    pub(crate) proto: Parsed<Transport>,
+    pub(crate) proto: Parsed<LogProtocol>,
     #[serde(borrow)]
     pub(crate) app_proto: Option<CowStr<'a>>,
     /// Suricata: the protocol before the upgrade to TLS.
@@ -39,10 +39,10 @@ pub(crate) struct EveFlow<'a> {
     pub(crate) mailflow: Option<MailflowFields<'a>>,
 }
 
-impl EveFlow<'_> {
+impl EveFlowLine<'_> {
     /// Returns the endpoints; `None` for a protocol without ports.
     pub(crate) fn endpoints(&self, line: &[u8]) -> Result<Option<LogEndpoints>, LineError> {
-        if self.proto.0 == Transport::Other {
+        if self.proto.0 == LogProtocol::Other {
             return Ok(None);
         }
         let port = |port: Option<u16>, name: &str| {
@@ -133,7 +133,7 @@ pub(crate) struct MailflowFields<'a> {
     pub(crate) syn: Option<bool>,
     pub(crate) synack: Option<bool>,
     pub(crate) mptcp_join: Option<bool>,
-    pub(crate) mac: Option<Parsed<Mac>>,
+    pub(crate) mac: Option<Parsed<MacAddress>>,
 }
 
 /// TCP flags that Suricata saw in each direction, of all packets together.

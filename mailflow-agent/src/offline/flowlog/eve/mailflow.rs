@@ -2,7 +2,7 @@
 
 use mailflow_common::{App, Facts, seen};
 
-use super::line::{EveCounters, EveFlow, MailflowFields};
+use super::line::{EveCounters, EveFlowLine, MailflowFields};
 use crate::offline::flowlog::{
     LogOrigin, LogRecord, ReadContext, app,
     endpoints::ClientEvidence,
@@ -18,7 +18,7 @@ use mailflow_engine::{
 
 /// Returns the record of a line. The source is the client.
 pub(crate) fn record(
-    line: &EveFlow<'_>,
+    line: &EveFlowLine<'_>,
     extra: &MailflowFields<'_>,
     text: &[u8],
     context: &ReadContext<'_>,

@@ -4,7 +4,7 @@ use serde::Deserialize;
 
 use super::{
     fast,
-    line::{CowStr, EveFlow},
+    line::{CowStr, EveFlowLine},
     mailflow, suricata,
 };
 use crate::offline::flowlog::{LineOutcome, ReadContext, SkipReason, error::LineError, json};
@@ -30,14 +30,14 @@ pub(crate) fn read(line: &[u8], context: &ReadContext<'_>) -> Result<LineOutcome
             _ => return Ok(LineOutcome::Skipped(SkipReason::OtherEvent)),
         }
     }
-    let flow: EveFlow<'_> = json::read(line)?;
+    let flow: EveFlowLine<'_> = json::read(line)?;
     if flow.event_type.0 != "flow" {
         return Ok(LineOutcome::Skipped(SkipReason::OtherEvent));
     }
     flow.outcome(line, context)
 }
 
-impl EveFlow<'_> {
+impl EveFlowLine<'_> {
     /// Returns the record of the line, or the reason why it is skipped.
     fn outcome(&self, line: &[u8], context: &ReadContext<'_>) -> Result<LineOutcome, LineError> {
         let record = match &self.mailflow {

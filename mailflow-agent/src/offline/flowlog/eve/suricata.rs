@@ -5,14 +5,14 @@
 
 use mailflow_common::Facts;
 
-use super::line::{EveFlow, EveTcp};
+use super::line::{EveFlowLine, EveTcp};
 use crate::offline::flowlog::{
     LogOrigin, LogRecord, ReadContext, app,
     endpoints::{ClientEvidence, Orientation, known_without_session},
     error::LineError,
     json,
     outcome::ParsedRecord,
-    text::{Parsed, TcpFlags, Transport, describe_mismatch},
+    text::{LogProtocol, Parsed, TcpFlags, describe_mismatch},
 };
 use mailflow_engine::{
     flow::{Direction, Flow, FlowRecord, RecordReason},
@@ -33,7 +33,7 @@ mod flag {
 }
 
 /// Returns the record of a line.
-pub(crate) fn record(line: &EveFlow<'_>, text: &[u8], context: &ReadContext<'_>) -> ParsedRecord {
+pub(crate) fn record(line: &EveFlowLine<'_>, text: &[u8], context: &ReadContext<'_>) -> ParsedRecord {
     let Some(endpoints) = line.endpoints(text)? else { return Ok(None) };
     let (inputs, mut facts) = recorded_fields(line);
     let evidence = match (facts.syn, facts.syn_ack) {
@@ -74,7 +74,7 @@ pub(crate) fn record(line: &EveFlow<'_>, text: &[u8], context: &ReadContext<'_>)
     let closed = facts.closed() || counters.state.as_ref().is_some_and(|state| state.0 == "closed");
     let reason = if closed { RecordReason::Closed } else { RecordReason::Idle };
     let complete = match line.proto.0 {
-        Transport::Tcp => facts.syn != 0 && (unanswered || facts.syn_ack != 0),
+        LogProtocol::Tcp => facts.syn != 0 && (unanswered || facts.syn_ack != 0),
         _ => true,
     };
     let flow =
@@ -84,7 +84,7 @@ pub(crate) fn record(line: &EveFlow<'_>, text: &[u8], context: &ReadContext<'_>)
 }
 
 /// Returns the fields that the line records, and the facts of the handshake.
-fn recorded_fields(line: &EveFlow<'_>) -> (Inputs, Facts) {
+fn recorded_fields(line: &EveFlowLine<'_>) -> (Inputs, Facts) {
     let mut inputs = line.flow.inputs();
     if !inputs.contains(Inputs::PACKETS) {
         inputs.remove(Inputs::BYTES);

@@ -123,7 +123,7 @@ impl ZeekColumns {
             orig_p: row.required(ZeekField::OrigP)?.0,
             resp_h: row.required(ZeekField::RespH)?,
             resp_p: row.required(ZeekField::RespP)?.0,
-            proto: row.required(ZeekField::Transport)?,
+            proto: row.required(ZeekField::LogProtocol)?,
             service: row.text(ZeekField::Service).map_or(ZeekService::Unknown, |names| self.service(names)),
             duration: row.value(ZeekField::Duration)?,
             conn_state: row.text(ZeekField::ConnState).map(|state| CowStr(Cow::Borrowed(state))),

@@ -12,7 +12,7 @@ use crate::offline::flowlog::{
     error::LineError,
     eve::line::CowStr,
     json,
-    text::{LogDuration, LogTimestamp, Mac, Parsed, Transport},
+    text::{LogDuration, LogProtocol, LogTimestamp, MacAddress, Parsed},
 };
 use mailflow_engine::{
     flow::{Direction, Flow, FlowRecord, RecordReason},
@@ -32,7 +32,7 @@ pub(crate) struct ZeekConn<'a> {
     pub(crate) resp_h: Parsed<IpAddr>,
     #[serde(rename = "id.resp_p")]
     pub(crate) resp_p: u16,
-    pub(crate) proto: Parsed<Transport>,
+    pub(crate) proto: Parsed<LogProtocol>,
     #[serde(borrow, default)]
     pub(crate) service: ZeekService<'a>,
     pub(crate) duration: Option<Parsed<LogDuration>>,
@@ -49,7 +49,7 @@ pub(crate) struct ZeekConn<'a> {
     pub(crate) resp_ip_bytes: Option<u64>,
     pub(crate) vlan: Option<u16>,
     pub(crate) inner_vlan: Option<u16>,
-    pub(crate) orig_l2_addr: Option<Parsed<Mac>>,
+    pub(crate) orig_l2_addr: Option<Parsed<MacAddress>>,
     /// True if the log of the line lists connections that are still open.
     #[serde(skip)]
     pub(crate) open: bool,
@@ -156,7 +156,7 @@ impl ZeekConn<'_> {
             inputs.remove(Inputs::MESSAGES);
         }
         let whole = match self.proto.0 {
-            Transport::Tcp => facts.syn != 0 && (unanswered || facts.syn_ack != 0),
+            LogProtocol::Tcp => facts.syn != 0 && (unanswered || facts.syn_ack != 0),
             _ => true,
         };
         let complete = whole && self.missed_bytes.unwrap_or_default() == 0;
@@ -197,7 +197,7 @@ impl Handshake {
     fn of(conn: &ZeekConn<'_>) -> Self {
         let unseen =
             Self { evidence: ClientEvidence::NoHandshake, inputs: Inputs::empty(), facts: Facts::default() };
-        if conn.proto.0 != Transport::Tcp {
+        if conn.proto.0 != LogProtocol::Tcp {
             return unseen;
         }
         let inputs = Inputs::SYN | Inputs::SYN_ACK;
