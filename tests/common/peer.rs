@@ -44,9 +44,14 @@ pub(crate) fn sink(to: AlertTo) -> SinkWorker<AlertEvent> {
 /// Creates an output and returns it with the counters of its receiver.
 pub(crate) fn sink_and_receiver(to: AlertTo) -> (SinkWorker<AlertEvent>, ReceiverCounters) {
     let agent = AgentMetrics::new("test", 0.0).unwrap();
-    let sink = factory::open_alert_workers(&AlertOutput { name: "test".into(), to }, Limits::NONE, &agent, &gateway())
-        .unwrap()
-        .remove(0);
+    let sink = factory::open_alert_workers(
+        &AlertOutput { name: "test".into(), to },
+        Limits::NONE,
+        &agent,
+        &gateway(),
+    )
+    .unwrap()
+    .remove(0);
     (sink, agent.receiver_counters("test"))
 }
 

@@ -1,4 +1,4 @@
-//! The wiring: kernel -> engine -> outputs, once every poll. The only place that knows all of them.
+//! Wiring of kernel, engine and outputs in the poll loop. No other module depends on all of them.
 
 mod network_lists;
 mod pin_watch;
@@ -11,6 +11,6 @@ pub(crate) mod startup;
 mod systemd;
 
 pub use self::{
-    reload::{ReadConfig, Source},
+    reload::{ConfigSource, ReadConfig},
     run::run,
 };

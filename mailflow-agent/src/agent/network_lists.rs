@@ -1,7 +1,7 @@
-//! The lists of internal networks, read again when a file changes, by a thread of their own.
+//! Lists of internal networks, reloaded by a thread when a file changes.
 //!
-//! A list may be long, wrong from its first line to its last, or on a file system that does not answer: the poll
-//! loop takes a list that is finished, and never waits for one.
+//! A list may be long, wrong in every line, or on a file system that does not answer. The poll loop takes
+//! finished lists, and never waits for one.
 
 use std::{
     io,
@@ -24,62 +24,63 @@ use mailflow_engine::{assets::Networks, time::Time};
 use mailflow_kernel::capabilities;
 use mailflow_kernel::clock;
 
-/// Time between two looks at the files.
-const INTERVAL: Duration = Duration::from_secs(1);
-/// Time after which a thread that could not be started is tried again.
+/// Time between two checks of the files.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// Time after which the thread is started again if that failed.
 const THREAD_RETRY_INTERVAL: Duration = Duration::from_secs(60);
 
-/// A reading of the lists: the networks with what is odd about them, or what is wrong.
-type Reading = Result<(Networks, Vec<Fault>), Faults>;
+/// Result of a read: the networks and warnings, or faults.
+type ListReading = Result<(Networks, Vec<Fault>), Faults>;
 
-/// Follows the files of networks.
+/// Watcher of the files of internal networks.
 pub(crate) struct ListWatch {
-    state: State,
+    state: ListWatchState,
 }
 
-enum State {
+enum ListWatchState {
     /// The thread is not started yet.
     Waiting { lists: Box<Lists>, internal: Networks, next: Time },
-    /// The thread reads. It ends once `_alive` is gone.
+    /// The thread runs until `_alive` is dropped.
     Reading { finished: Receiver<Networks>, _alive: Arc<()> },
 }
 
 impl ListWatch {
-    /// For lists that were read as `internal`.
+    /// Creates a watcher for lists that were read as `internal`.
     pub(crate) fn new(lists: Lists, internal: &Networks) -> Self {
-        let state = State::Waiting { lists: Box::new(lists), internal: internal.clone(), next: Time::ZERO };
+        let state =
+            ListWatchState::Waiting { lists: Box::new(lists), internal: internal.clone(), next: Time::ZERO };
         Self { state }
     }
 
-    /// Returns the networks that come into force at `now`, if any. Files that are wrong leave those before in
-    /// force; what is wrong with them is logged once, and shown until they are good.
-    pub(crate) fn look(&mut self, now: Time, view: &Arc<SharedStatus>) -> Option<Networks> {
+    /// Returns new networks, if any. If the files are wrong, the previous networks stay in force. Their
+    /// faults are logged once, and shown in the status until the files are valid.
+    pub(crate) fn poll(&mut self, now: Time, view: &Arc<SharedStatus>) -> Option<Networks> {
         match &mut self.state {
-            // Nothing to follow.
-            State::Waiting { lists, .. } if lists.files().next().is_none() => None,
-            State::Waiting { next, .. } if now < *next => None,
-            State::Waiting { lists, internal, next } => {
+            // Without files there is nothing to watch.
+            ListWatchState::Waiting { lists, .. } if lists.files().next().is_none() => None,
+            ListWatchState::Waiting { next, .. } if now < *next => None,
+            ListWatchState::Waiting { lists, internal, next } => {
                 let (view, internal) = (Arc::clone(view), internal.clone());
-                match start(files((**lists).clone()), internal, view) {
+                match start_reader(read_when_changed((**lists).clone()), internal, view) {
                     Ok(state) => self.state = state,
                     Err(error) => {
                         *next = now + THREAD_RETRY_INTERVAL;
-                        error!(%error, "no thread to read the lists of internal networks; they stay as they are; retrying in 60 s");
+                        error!(%error, "failed to start a thread for the lists of internal networks; they stay as they are; retrying in 60 s");
                     }
                 }
                 None
             }
-            State::Reading { finished, .. } => finished.try_iter().last(),
+            ListWatchState::Reading { finished, .. } => finished.try_iter().last(),
         }
     }
 }
 
-/// Starts a thread that publishes what `next` reads, for as long as the returned state lives.
-fn start(
-    mut next: impl FnMut() -> Option<Reading> + Send + 'static,
+/// Starts a thread that publishes the results of `next`, until the returned state is dropped.
+fn start_reader(
+    mut next: impl FnMut() -> Option<ListReading> + Send + 'static,
     mut internal: Networks,
     view: Arc<SharedStatus>,
-) -> io::Result<State> {
+) -> io::Result<ListWatchState> {
     let alive = Arc::new(());
     let in_force: Weak<()> = Arc::downgrade(&alive);
     let (publish, finished) = sync_channel(1);
@@ -87,20 +88,20 @@ fn start(
         capabilities::give_up_all();
         while in_force.strong_count() > 0 {
             match next() {
-                // Other lists may have come into force while these were read.
+                // A reload may have replaced the lists during the read.
                 Some(reading) if in_force.strong_count() > 0 => {
-                    take(reading, &mut internal, &publish, &view);
+                    publish_reading(reading, &mut internal, &publish, &view);
                 }
                 Some(_) => {}
-                None => thread::sleep(INTERVAL),
+                None => thread::sleep(CHECK_INTERVAL),
             }
         }
     })?;
-    Ok(State::Reading { finished, _alive: alive })
+    Ok(ListWatchState::Reading { finished, _alive: alive })
 }
 
-/// Reads `lists` once they have changed and kept still.
-fn files(mut lists: Lists) -> impl FnMut() -> Option<Reading> + Send + 'static {
+/// Reads `lists` after a change, once their files are stable.
+fn read_when_changed(mut lists: Lists) -> impl FnMut() -> Option<ListReading> + Send + 'static {
     move || {
         if !lists.changed() {
             return None;
@@ -114,44 +115,53 @@ fn files(mut lists: Lists) -> impl FnMut() -> Option<Reading> + Send + 'static {
     }
 }
 
-fn take(reading: Reading, internal: &mut Networks, publish: &SyncSender<Networks>, view: &SharedStatus) {
+fn publish_reading(
+    reading: ListReading,
+    internal: &mut Networks,
+    publish: &SyncSender<Networks>,
+    view: &SharedStatus,
+) {
     match reading {
         Ok((networks, warnings)) => {
             warnings.iter().for_each(|warning| warn!("{warning}"));
-            compare(internal, &networks);
+            log_changes(internal, &networks);
             internal.clone_from(&networks);
             view.lists_in_force(networks.networks().len());
-            // Without a receiver other lists are in force.
+            // The receiver is gone if a reload replaced the lists.
             let _ = publish.send(networks);
         }
         Err(faults) => {
             faults.iter().for_each(|fault| error!("{fault}"));
             error!(
                 faults = faults.count(),
-                "the files of internal networks have changed and are refused; the list before stays"
+                "the changed files of internal networks are refused; the previous list stays in force"
             );
             view.lists_refused(&faults);
         }
     }
 }
 
-fn compare(before: &Networks, now: &Networks) {
+fn log_changes(previous: &Networks, now: &Networks) {
     let groups = now.groups();
-    for gone in before.groups().difference(&groups) {
-        warn!(group = gone, "no internal network is of this group any more");
+    for removed in previous.groups().difference(&groups) {
+        warn!(group = removed, "no internal network has this group any more");
     }
-    info!(networks = now.networks().len(), before = before.networks().len(), "internal networks read again");
+    info!(
+        networks = now.networks().len(),
+        before = previous.networks().len(),
+        "internal networks read again"
+    );
 }
 
 impl SharedStatus {
-    /// Shows that lists of so many networks are in force.
+    /// Shows lists with this number of networks as in force.
     pub(crate) fn lists_in_force(&self, networks: usize) {
         self.agent.record_lists_load(LoadOutcome::Loaded(clock::unix_seconds()));
         self.agent.set_network_lines(networks);
         self.snapshot().lists_refused.clear();
     }
 
-    /// Shows that the files have changed and are refused.
+    /// Shows the changed files as refused.
     fn lists_refused(&self, faults: &Faults) {
         self.agent.record_lists_load(LoadOutcome::Refused);
         let first = faults.iter().next().map(ToString::to_string).unwrap_or_default();
@@ -169,8 +179,8 @@ mod tests {
     use super::*;
     use crate::{config, control::State as _};
 
-    /// Far more than any of this takes.
-    const LIMIT: Duration = Duration::from_secs(60);
+    /// Far longer than anything here takes.
+    const TIMEOUT: Duration = Duration::from_secs(60);
 
     fn view() -> Arc<SharedStatus> {
         Arc::new(SharedStatus::new(&config::parse("f", "{}").unwrap(), None, 0.0).unwrap())
@@ -180,36 +190,36 @@ mod tests {
         config::parse("f", &format!("internal_networks: {{ networks: [{text}] }}")).unwrap().engine.internal
     }
 
-    /// Looks as a poll loop does until something comes.
-    fn wait<T>(mut look: impl FnMut() -> Option<T>) -> T {
-        let begin = clock::now();
+    /// Polls until there is a result.
+    fn wait<T>(mut check: impl FnMut() -> Option<T>) -> T {
+        let started = clock::now();
         loop {
-            if let Some(found) = look() {
+            if let Some(found) = check() {
                 return found;
             }
-            assert!(clock::now().since(begin) < LIMIT, "nothing came");
+            assert!(clock::now().since(started) < TIMEOUT, "nothing came");
             thread::sleep(Duration::from_millis(10));
         }
     }
 
-    /// The reading below never ends by itself, as that of a file on a server that is gone.
+    /// The read below never ends by itself, as that of a file on a server that does not answer.
     #[test]
     fn the_poll_loop_does_not_wait_for_a_list() {
         let (release, released) = channel::<Networks>();
         let next = move || Some(Ok((released.recv().ok()?, Vec::new())));
         let view = view();
-        let state = start(next, networks("10.0.0.0/8"), Arc::clone(&view)).unwrap();
+        let state = start_reader(next, networks("10.0.0.0/8"), Arc::clone(&view)).unwrap();
         let mut watch = ListWatch { state };
         for second in 0..100 {
-            assert!(watch.look(Time::ZERO + Duration::from_secs(second), &view).is_none());
+            assert!(watch.poll(Time::ZERO + Duration::from_secs(second), &view).is_none());
         }
         release.send(networks("10.0.0.0/8, 192.168.0.0/16")).unwrap();
-        let found = wait(|| watch.look(Time::ZERO, &view));
+        let found = wait(|| watch.poll(Time::ZERO, &view));
         assert_eq!(found.networks().len(), 2);
     }
 
     #[test]
-    fn a_bad_list_is_shown_until_it_is_good() {
+    fn faults_of_a_list_are_shown_until_it_is_valid() {
         let directory = std::env::temp_dir().join(format!("mailflow-lists-{}", std::process::id()));
         fs::create_dir_all(&directory).unwrap();
         let list = directory.join("a.csv");
@@ -218,19 +228,19 @@ mod tests {
         let config = config::parse("f", &text).unwrap();
         let view = view();
         let mut watch = ListWatch::new(config.lists.clone(), &config.engine.internal);
-        assert!(watch.look(Time::ZERO, &view).is_none());
+        assert!(watch.poll(Time::ZERO, &view).is_none());
         assert_eq!(view.status().lists.unwrap().refused, None);
 
         fs::write(&list, format!("cidr,role\n{}", "10.0.0.1/8,mtaa\n".repeat(100_000))).unwrap();
         let refused = wait(|| {
-            assert!(watch.look(Time::ZERO, &view).is_none());
+            assert!(watch.poll(Time::ZERO, &view).is_none());
             view.status().lists.unwrap().refused
         });
         assert!(refused.contains("a.csv:2:1: \"10.0.0.1/8\": host bits set"), "{refused}");
         assert!(refused.ends_with("(the first of 200000 faults)"), "{refused}");
 
         fs::write(&list, "cidr,role\n10.0.0.0/8,mta\n192.168.0.0/16,\n").unwrap();
-        let found = wait(|| watch.look(Time::ZERO, &view));
+        let found = wait(|| watch.poll(Time::ZERO, &view));
         assert_eq!(found.networks().len(), 2);
         let lists = view.status().lists.unwrap();
         assert_eq!((lists.networks, lists.refused), (2, None));

@@ -1,4 +1,4 @@
-//! Looks from time to time whether somebody removed the pins.
+//! Watch for pins that another process removed.
 
 use std::time::Duration;
 
@@ -8,41 +8,41 @@ use crate::{status::shared_status::SharedStatus, util::error_chain::Limited};
 use mailflow_engine::time::Time;
 use mailflow_kernel::Kernel;
 
-/// Between two looks.
-const INTERVAL: Duration = Duration::from_secs(10);
+/// Time between two checks.
+const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
-/// When to look.
+/// Schedule and state of the checks.
 #[derive(Debug, Default)]
 pub(crate) struct PinWatch {
     next: Time,
-    trouble: bool,
+    pins_missing: bool,
     lines: Limited,
 }
 
 impl PinWatch {
-    /// Makes pins again that are gone, if it is time to look.
-    pub(crate) fn look(&mut self, now: Time, kernel: &mut Kernel, view: &SharedStatus) {
+    /// Creates removed pins again, if a check is due.
+    pub(crate) fn check(&mut self, now: Time, kernel: &mut Kernel, view: &SharedStatus) {
         if now < self.next {
             return;
         }
-        self.next = now + INTERVAL;
+        self.next = now + CHECK_INTERVAL;
         match kernel.mend_pins() {
-            Ok(made) => {
-                if !made.is_empty() {
-                    warn!(pins = made.join(", "), "pins were removed by somebody, and are made again");
-                } else if self.trouble {
-                    info!("nothing is missing of the pins any more");
+            Ok(restored) => {
+                if !restored.is_empty() {
+                    warn!(pins = restored.join(", "), "pins were removed by another process; created again");
+                } else if self.pins_missing {
+                    info!("all pins exist again");
                 }
-                if std::mem::take(&mut self.trouble) {
+                if std::mem::take(&mut self.pins_missing) {
                     view.set_pins(None);
                 }
             }
             Err(error) => {
-                self.trouble = true;
+                self.pins_missing = true;
                 if self.lines.may_say(now) {
-                    warn!(%error, "pins were removed by somebody, and cannot be made again: the programs end with the agent");
+                    warn!(%error, "pins were removed by another process, and cannot be created again; the programs end with the agent");
                 }
-                view.set_pins(Some(format!("pins are missing and cannot be made again: {error}")));
+                view.set_pins(Some(format!("pins are missing and cannot be created again: {error}")));
             }
         }
     }

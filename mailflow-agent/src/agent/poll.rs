@@ -4,7 +4,7 @@ use std::{io, time::Duration};
 
 use anyhow::{Context, Result};
 
-use crate::recovery::{checkpointer::Keeper, poll_records, store::Entry};
+use crate::recovery::{checkpointer::Checkpointer, poll_records, state_dir::JournalRecord};
 use mailflow_engine::{
     Engine,
     event::Effects,
@@ -20,17 +20,17 @@ use mailflow_kernel::{Kernel, Reader, Taking};
 pub(crate) fn look(
     kernel: &mut Kernel,
     engine: &mut Engine,
-    keeper: &mut Keeper,
+    keeper: &mut Checkpointer,
     (now, epoch): (Time, Epoch),
     mut hand_on: impl FnMut(&Effects),
 ) -> Result<Duration> {
     let begin = clock::now();
     engine.begin(now);
-    keeper.begin(now, epoch);
+    keeper.begin_poll(now, epoch);
     kernel.read(now, &mut Look { engine, keeper, hand_on: &mut hand_on })?;
     let took = clock::now().since(begin);
     let effects = engine.tick(now);
-    keeper.take((now, epoch), engine, &effects);
+    keeper.log_inputs((now, epoch), engine, &effects);
     hand_on(&effects);
     Ok(took)
 }
@@ -39,15 +39,15 @@ pub(crate) fn look(
 pub(crate) fn last_look(
     kernel: &mut Kernel,
     engine: &mut Engine,
-    keeper: &mut Keeper,
+    keeper: &mut Checkpointer,
     (now, epoch): (Time, Epoch),
     mut hand_on: impl FnMut(&Effects),
 ) -> Result<()> {
-    keeper.begin(now, epoch);
+    keeper.begin_poll(now, epoch);
     let mut reader = LastLook { engine, keeper, now, hand_on: &mut hand_on };
     kernel.read(now, &mut reader).context("reading the flow table a last time")?;
     let effects = engine.shutdown(now);
-    keeper.take((now, epoch), engine, &effects);
+    keeper.log_inputs((now, epoch), engine, &effects);
     hand_on(&effects);
     Ok(())
 }
@@ -55,7 +55,7 @@ pub(crate) fn last_look(
 /// The engine looks at one part after the other.
 struct Look<'a> {
     engine: &'a mut Engine,
-    keeper: &'a mut Keeper,
+    keeper: &'a mut Checkpointer,
     hand_on: &'a mut dyn FnMut(&Effects),
 }
 
@@ -66,7 +66,7 @@ impl Reader for Look<'_> {
 
     fn living(&mut self, flows: &[Flow]) -> &[Flow] {
         let effects = self.engine.look(flows);
-        let noted = self.keeper.note(poll_records::living(&effects, self.engine.ending()));
+        let noted = self.keeper.append(poll_records::flow_records(&effects, self.engine.ending()));
         (self.hand_on)(&effects);
         // What is not in the journal stays in the table: another reading judges it again.
         if noted.is_ok() { self.engine.ending() } else { &[] }
@@ -74,9 +74,9 @@ impl Reader for Look<'_> {
 
     fn removed(&mut self, fates: &[Fate]) {
         let lives = self.engine.ending().iter().zip(fates).filter(|(_, fate)| **fate == Fate::Lives);
-        let lives = lives.map(|(flow, _)| Entry::Lives(flow.clone()));
+        let lives = lives.map(|(flow, _)| JournalRecord::EvictionRejected(flow.clone()));
         // Without that note it would be looked up at the next start, and found alive as well.
-        let _ = self.keeper.note(lives);
+        let _ = self.keeper.append(lives);
         (self.hand_on)(&self.engine.end(fates));
     }
 
@@ -85,14 +85,14 @@ impl Reader for Look<'_> {
     }
 
     fn taking(&mut self, taking: Taking<'_>) -> io::Result<()> {
-        self.keeper.note(poll_records::taken(taking))
+        self.keeper.append(poll_records::removal_records(taking))
     }
 }
 
 /// The same for the last time: nothing is taken out any more.
 struct LastLook<'a> {
     engine: &'a mut Engine,
-    keeper: &'a mut Keeper,
+    keeper: &'a mut Checkpointer,
     now: Time,
     hand_on: &'a mut dyn FnMut(&Effects),
 }
@@ -114,6 +114,6 @@ impl Reader for LastLook<'_> {
     }
 
     fn taking(&mut self, taking: Taking<'_>) -> io::Result<()> {
-        self.keeper.note(poll_records::taken(taking))
+        self.keeper.append(poll_records::removal_records(taking))
     }
 }

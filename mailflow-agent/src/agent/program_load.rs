@@ -1,46 +1,46 @@
-//! Loading the program as a configuration asks; live and for replay.
+//! Loads the program with the settings of a configuration, live and for replays.
 
 use mailflow_common::PortSet;
 
 use crate::config::Config;
 use mailflow_kernel::{Begun, Kept, Kernel, KernelError, LoadOptions, OBJECT, Pins, Programs};
 
-/// Whose packets `host` interfaces count.
+/// Packets that `host` interfaces count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Hosts {
-    /// All that pass.
+pub(crate) enum HostScope {
+    /// All packets.
     Any,
-    /// The machine's own, as `lan` interfaces stand beside.
+    /// Packets of this machine, as there are `lan` interfaces too.
     OwnOnly,
 }
 
-/// Every program for interfaces, with the kernel's clock; or one to run frames through, whose clock is
-/// set with each frame.
-pub(crate) fn load(config: &Config, programs: Programs, hosts: Hosts) -> Result<Kernel, KernelError> {
+/// Loads the programs for interfaces, with the clock of the kernel, or one program for test runs, whose
+/// clock is set for each frame.
+pub(crate) fn load(config: &Config, programs: Programs, hosts: HostScope) -> Result<Kernel, KernelError> {
     Kernel::load(OBJECT, &options(config, programs, hosts), &ports(config))
 }
 
-/// Every program for interfaces, with tables and links that outlive the agent where there are pins. `kept` is
-/// what belongs to the tables of that generation.
-pub(crate) fn load_for_life(
+/// Loads the programs for interfaces, with pinned maps and links if there are `pins`. `kernel_checkpoint`
+/// belongs to the flow table with this id.
+pub(crate) fn load_pinned(
     config: &Config,
-    hosts: Hosts,
+    hosts: HostScope,
     pins: Option<Pins>,
-    kept: Option<(u32, &Kept)>,
+    kernel_checkpoint: Option<(u32, &Kept)>,
 ) -> Result<(Kernel, Begun), KernelError> {
     let Some(pins) = pins else { return Ok((load(config, Programs::All, hosts)?, Begun::Anew)) };
     let options = options(config, Programs::All, hosts);
-    Kernel::load_pinned(OBJECT, &options, &ports(config), (pins, config.state.at_stop), kept)
+    Kernel::load_pinned(OBJECT, &options, &ports(config), (pins, config.state.at_stop), kernel_checkpoint)
 }
 
-fn options(config: &Config, programs: Programs, hosts: Hosts) -> LoadOptions {
+fn options(config: &Config, programs: Programs, hosts: HostScope) -> LoadOptions {
     LoadOptions {
         flows: config.flow_table.flows,
         flows_per_source: config.flow_table.flows_per_source(),
         overflow: config.flow_table.overflow,
         half_open_percent: config.flow_table.half_open_percent,
         ipv6_prefix: config.engine.v6_source_prefix,
-        local_only: hosts == Hosts::OwnOnly,
+        local_only: hosts == HostScope::OwnOnly,
         external_clock: programs != Programs::All,
         silences: (&config.engine.timeouts).into(),
         programs,
@@ -49,7 +49,7 @@ fn options(config: &Config, programs: Programs, hosts: Hosts) -> LoadOptions {
     }
 }
 
-/// The ports that are watched.
+/// Returns the watched ports.
 pub(crate) fn ports(config: &Config) -> PortSet {
     config.engine.services.keys().copied().collect()
 }

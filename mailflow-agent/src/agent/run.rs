@@ -1,4 +1,4 @@
-//! The wiring: kernel -> engine -> sinks, once every poll. The only place that knows all of them.
+//! Main loop of the agent: polls, signals, control commands and interface changes.
 
 use std::{io, net::SocketAddr, path::Path, pin::pin, sync::Arc, time::Duration};
 
@@ -10,8 +10,8 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
-pub(super) use super::reload::Source;
-use super::{pipeline::Pipeline, reload::Reload, systemd::Service};
+pub(super) use super::reload::ConfigSource;
+use super::{pipeline::Pipeline, reload::Reload, systemd::ServiceManager};
 use crate::{
     config::Config,
     control::{self, Order, Orders, Reply, Request},
@@ -27,122 +27,122 @@ use mailflow_kernel::capabilities;
 use mailflow_kernel::clock;
 use mailflow_kernel::{self, KernelError, KernelVersion, LinkChanges, Lookout, Refusal};
 
-/// Between two attempts to listen at an address whose interface is not there.
-const LISTEN_INTERVAL: Duration = Duration::from_secs(5);
-/// Orders that may wait for the poll that is on.
-const ORDERS: usize = 16;
+/// Time between two attempts to listen at an address that no interface has.
+const LISTEN_RETRY_INTERVAL: Duration = Duration::from_secs(5);
+/// Number of commands that may wait for a poll to end.
+const MAX_WAITING_COMMANDS: usize = 16;
 
-/// Counts until asked to stop. `source` is where `config` came from; `lookout` looks at the hooks from the moment
-/// on when the agent itself may not any more.
+/// Runs the agent until a signal stops it. `source` is the source of `config`; `hook_helper` is the process
+/// that queries hooks after the agent gave up its capabilities.
 ///
 /// # Errors
-/// It could not start: the metrics port is in use, an output cannot be opened, the kernel refuses
-/// the program or an interface.
-pub async fn run(config: Config, source: Source, lookout: Option<Lookout>) -> Result<()> {
-    // First, as it is the cause of most other refusals.
+/// Fails if the agent cannot start: the metrics port is in use, an output cannot be opened, or the kernel
+/// refuses the program or an interface.
+pub async fn run(config: Config, source: ConfigSource, hook_helper: Option<Lookout>) -> Result<()> {
+    // First, as an old kernel is the cause of most other errors.
     KernelVersion::running()?;
     mailflow_kernel::check_capabilities()?;
     let mut signals = Signals::listen().context("listening for signals")?;
     let view = Arc::new(SharedStatus::new(&config, source.name(), clock::unix_seconds())?);
     let listener = match config.outputs.metrics {
         Some(address) => {
-            Some((MetricsPort::open(address).await?, door(config.outputs.web_config.as_deref())?))
+            Some((MetricsPort::open(address).await?, access_control(config.outputs.web_config.as_deref())?))
         }
         None => None,
     };
     let socket = config.control.socket.as_deref().and_then(listen).transpose()?;
-    let mut pipeline = Pipeline::start(config, Arc::clone(&view), lookout).map_err(with_cause)?;
-    let (stopped, server) = serve(listener, Arc::clone(&view));
-    let (reloads, mut reloads_ordered) = mpsc::channel(ORDERS);
-    let (questions, mut asked) = mpsc::channel(ORDERS);
+    let mut pipeline = Pipeline::start(config, Arc::clone(&view), hook_helper).map_err(with_cause)?;
+    let (metrics_shutdown, server) = spawn_metrics_server(listener, Arc::clone(&view));
+    let (reloads, mut reload_commands) = mpsc::channel(MAX_WAITING_COMMANDS);
+    let (questions, mut questions_rx) = mpsc::channel(MAX_WAITING_COMMANDS);
     let orders = Orders { reloads, questions };
-    let (dismissed, clerk) = attend(socket, Arc::clone(&view), orders);
+    let (control_shutdown, control_task) = spawn_control_server(socket, Arc::clone(&view), orders);
     give_up_privileges(&view, pipeline.lookout());
     view.set_ready();
-    let mut service = Service::new();
-    service.ready(&view.summary());
+    let mut service_manager = ServiceManager::new();
+    service_manager.ready(&view.summary());
 
-    let mut changes = LinkChanges::listen().inspect_err(unheard).ok();
-    let mut polls = polls(&pipeline);
+    let mut changes = LinkChanges::listen().inspect_err(warn_no_link_events).ok();
+    let mut polls = poll_ticks(&pipeline);
     let mut reload = Reload::default();
     loop {
         tokio::select! {
-            // A channel of its own, so that it waits behind no question. Of those that are ready, select! takes one by
-            // chance: none is left out.
-            Some(Order { reply, .. }) = reloads_ordered.recv() => {
-                service.reloading();
-                reload.ask(&source, Some(reply));
+            // A separate channel, so that a reload does not wait for questions. select! takes a random one of
+            // the ready branches, so none starves.
+            Some(Order { reply, .. }) = reload_commands.recv() => {
+                service_manager.reloading();
+                reload.request(&source, Some(reply));
                 continue;
             }
             read = reload.read() => {
                 let outcome = block_in_place(|| pipeline.reload(read, &source));
-                if !reload.end(&source, &outcome) {
-                    service.ready(&view.summary());
+                if !reload.finish(&source, &outcome) {
+                    service_manager.ready(&view.summary());
                 }
-                polls = self::polls(&pipeline);
+                polls = self::poll_ticks(&pipeline);
                 continue;
             }
-            asked = signals.asked() => match asked {
+            event = signals.asked() => match event {
                 Asked::Stop => break,
                 Asked::StopForGood => {
                     pipeline.detach_at_stop();
                     break;
                 }
                 Asked::Reload => {
-                    service.reloading();
-                    // Its outcome is in the log.
-                    reload.ask(&source, None);
+                    service_manager.reloading();
+                    // The outcome is logged.
+                    reload.request(&source, None);
                     continue;
                 }
             },
-            () = service.watched() => {
-                service.alive();
+            () = service_manager.watchdog_due() => {
+                service_manager.ping_watchdog();
                 continue;
             }
             _ = polls.tick() => {}
-            heard = changed(changes.as_ref()) => {
-                if let Err(error) = heard {
-                    unheard(&error);
+            change = link_change(changes.as_ref()) => {
+                if let Err(error) = change {
+                    warn_no_link_events(&error);
                     changes = None;
                 }
                 block_in_place(|| pipeline.follow());
                 continue;
             }
-            Some(order) = asked.recv() => {
-                block_in_place(|| answer(order, &pipeline));
+            Some(order) = questions_rx.recv() => {
+                block_in_place(|| answer_question(order, &pipeline));
                 continue;
             }
         }
-        // Reading a large table takes a while: the metrics port goes on answering meanwhile.
+        // A poll of a large table takes long. The metrics server answers meanwhile.
         if let Err(error) = block_in_place(|| pipeline.poll()) {
             view.count_poll_failure();
-            error!(%error, "poll failed; the kernel goes on counting");
+            error!(%error, "poll failed; the kernel continues to count");
         }
-        service.status(view.summary());
+        service_manager.status(view.summary());
     }
 
     info!("stopping");
-    service.stopping();
-    let last = block_in_place(|| pipeline.stop(FINAL_WRITE_TIMEOUT));
-    drop((stopped, dismissed));
-    for task in [server, clerk].into_iter().flatten() {
+    service_manager.stopping();
+    let result = block_in_place(|| pipeline.stop(FINAL_WRITE_TIMEOUT));
+    drop((metrics_shutdown, control_shutdown));
+    for task in [server, control_task].into_iter().flatten() {
         task.await.context("the metrics port or the control socket")?;
     }
-    last
+    result
 }
 
-/// Listens at the control socket; counting does not wait for a disk that takes no socket.
+/// Listens at the control socket. If the disk cannot take a socket, the agent runs without one.
 fn listen(path: &Path) -> Option<Result<control::Listener, control::BindError>> {
     match control::bind(path) {
         Err(control::BindError::Refused { source, .. }) if disk::takes_nothing(&source) => {
-            error!(socket = %path.display(), error = %source, "no control socket: nobody can ask this agent");
+            error!(socket = %path.display(), error = %source, "failed to create the control socket; the agent runs without it");
             None
         }
         other => Some(other),
     }
 }
 
-/// Adds the likely cause where the kernel refuses bpf(2) as such, and not this program.
+/// Adds the likely cause if the kernel refuses bpf(2) in general, not this program.
 fn with_cause(error: anyhow::Error) -> anyhow::Error {
     let by_kernel = matches!(
         error.downcast_ref(),
@@ -156,24 +156,24 @@ fn with_cause(error: anyhow::Error) -> anyhow::Error {
     }
 }
 
-/// Gives up the capabilities that this kernel does not ask for once everything is attached, and says what is
-/// left, and with whom.
-fn give_up_privileges(view: &SharedStatus, lookout: Option<&Lookout>) {
-    let left = KernelVersion::running().map_err(anyhow::Error::from);
-    let left = left.and_then(|version| Ok(capabilities::give_up_what_is_not_needed(version)?));
-    let held = match left {
-        Ok(left) if left.is_empty() => "no capability is held".to_owned(),
-        Ok(left) => format!("capabilities held: {}", left.join(", ")),
+/// Gives up the capabilities that this kernel does not need after attaching. Notes those that this process,
+/// the helper process and other threads still hold.
+fn give_up_privileges(view: &SharedStatus, hook_helper: Option<&Lookout>) {
+    let remaining = KernelVersion::running().map_err(anyhow::Error::from);
+    let remaining = remaining.and_then(|version| Ok(capabilities::give_up_what_is_not_needed(version)?));
+    let held = match remaining {
+        Ok(remaining) if remaining.is_empty() => "no capability is held".to_owned(),
+        Ok(remaining) => format!("capabilities held: {}", remaining.join(", ")),
         Err(error) => {
             warn!(%error, "capabilities cannot be given up");
             format!("capabilities cannot be given up: {error}")
         }
     };
-    let looks = lookout.map(Lookout::process).map(|process| {
+    let helper_note = hook_helper.map(Lookout::process).map(|process| {
         let held = capabilities::held_by(process).join(", ");
-        format!("process {process}, which looks at the hooks, holds {held}")
+        format!("process {process}, which queries the hooks, holds {held}")
     });
-    for note in [Some(held), looks].into_iter().flatten() {
+    for note in [Some(held), helper_note].into_iter().flatten() {
         info!("{note}");
         view.snapshot().settings.notes.push(note);
     }
@@ -182,45 +182,45 @@ fn give_up_privileges(view: &SharedStatus, lookout: Option<&Lookout>) {
     }
 }
 
-/// The moments of the polls. The first is now.
-fn polls(pipeline: &Pipeline) -> tokio::time::Interval {
+/// Returns the ticks of the polls. The first one is immediate.
+fn poll_ticks(pipeline: &Pipeline) -> tokio::time::Interval {
     let mut polls = interval(pipeline.poll_interval());
-    // A late poll reads what several would have: there is nothing to catch up with.
+    // A late poll reads what earlier ones would have read, so missed ticks are not repeated.
     polls.set_missed_tick_behavior(MissedTickBehavior::Delay);
     polls
 }
 
-/// Answers what the control socket asks of the poll loop.
-fn answer(Order { request, reply }: Order, pipeline: &Pipeline) {
+/// Answers a request of the control socket that needs the pipeline.
+fn answer_question(Order { request, reply }: Order, pipeline: &Pipeline) {
     let answer = match request {
         Request::Explain { source, flows } => Reply::Explained(Box::new(pipeline.explain(source, flows))),
         Request::Suggest => Reply::Suggested(pipeline.suggest()),
         Request::Reload | Request::Status | Request::Top => {
-            Reply::Refused(vec!["asked of the wrong room".to_owned()])
+            Reply::Refused(vec!["internal error: the control server must answer this request".to_owned()])
         }
     };
-    // Who does not wait for the answer does not want it.
+    // The client may have disconnected.
     let _ = reply.send(answer);
 }
 
-/// Returns when the machine's interfaces have changed; never, where there is no word of it.
-async fn changed(changes: Option<&LinkChanges>) -> io::Result<()> {
+/// Returns when interfaces have changed. Never returns if link events are unavailable.
+async fn link_change(changes: Option<&LinkChanges>) -> io::Result<()> {
     match changes {
         Some(changes) => changes.next().await,
         None => std::future::pending().await,
     }
 }
 
-fn unheard(error: &io::Error) {
-    warn!(%error, "no word of interfaces that come and go: they are looked for at each poll");
+fn warn_no_link_events(error: &io::Error) {
+    warn!(%error, "link events are unavailable; interfaces are checked at each poll");
 }
 
 type Server = tokio::task::JoinHandle<()>;
 
-/// The listener of the metrics, or the address that it waits for.
+/// Listener of the metrics server, or the address that it waits for.
 enum MetricsPort {
     Open(http::HttpListener),
-    /// The interface of the address is not there yet.
+    /// No interface has the address yet.
     Waiting(SocketAddr),
 }
 
@@ -237,21 +237,21 @@ impl MetricsPort {
                 Ok(Self::Open(listener))
             }
             Err(error @ http::HttpBindError::Absent { .. }) => {
-                warn!(%error, "the metrics are not served yet; it is tried again every 5 s");
+                warn!(%error, "the metrics are not served yet; retrying every 5 s");
                 Ok(Self::Waiting(address))
             }
             Err(error) => Err(error),
         }
     }
 
-    /// Returns the listener, once there is one.
+    /// Returns the listener, once the address is assigned.
     async fn listener(self) -> http::HttpListener {
         let address = match self {
             Self::Open(listener) => return listener,
             Self::Waiting(address) => address,
         };
         loop {
-            tokio::time::sleep(LISTEN_INTERVAL).await;
+            tokio::time::sleep(LISTEN_RETRY_INTERVAL).await;
             if let Ok(listener) = http::bind(address).await {
                 info!(%address, "metrics");
                 return listener;
@@ -260,23 +260,23 @@ impl MetricsPort {
     }
 }
 
-/// Who may see the metrics.
-fn door(web_config: Option<&Path>) -> Result<http::AccessControl> {
+/// Returns the access control of the metrics server.
+fn access_control(web_config: Option<&Path>) -> Result<http::AccessControl> {
     web_config.map_or_else(
         || Ok(http::AccessControl::unrestricted()),
         |path| Ok(http::AccessControl::from_web_config(path)?),
     )
 }
 
-/// Serves until the sender is dropped.
-fn serve(
+/// Serves metrics until the sender is dropped.
+fn spawn_metrics_server(
     listener: Option<(MetricsPort, http::AccessControl)>,
     view: Arc<SharedStatus>,
 ) -> (oneshot::Sender<()>, Option<Server>) {
-    let (stopped, stop) = oneshot::channel::<()>();
+    let (metrics_shutdown, stop) = oneshot::channel::<()>();
     let server = listener.map(|(port, door)| {
         tokio::spawn(async move {
-            // Dropped rather than sent to: both mean the end.
+            // The sender is dropped, never used: both end the server.
             let mut stop = pin!(async {
                 let _ = stop.await;
             });
@@ -287,21 +287,21 @@ fn serve(
             http::serve(listener, door, view, stop).await;
         })
     });
-    (stopped, server)
+    (metrics_shutdown, server)
 }
 
-/// Answers at the control socket until the sender is dropped.
-fn attend(
+/// Serves the control socket until the sender is dropped.
+fn spawn_control_server(
     socket: Option<control::Listener>,
     view: Arc<SharedStatus>,
     orders: Orders,
 ) -> (oneshot::Sender<()>, Option<Server>) {
-    let (dismissed, dismiss) = oneshot::channel::<()>();
-    let clerk = socket.map(|socket| {
+    let (control_shutdown, shutdown) = oneshot::channel::<()>();
+    let control_task = socket.map(|socket| {
         tokio::spawn(control::serve(socket, view, orders, async {
-            // As above.
-            let _ = dismiss.await;
+            // The sender is dropped, never used: both end the server.
+            let _ = shutdown.await;
         }))
     });
-    (dismissed, clerk)
+    (control_shutdown, control_task)
 }

@@ -1,4 +1,4 @@
-//! How a pipeline begins: with what an agent before it left, where there is something.
+//! Start of the pipeline, with the state of the previous process if there is one.
 
 use std::{
     path::{Path, PathBuf},
@@ -12,15 +12,15 @@ use super::{
     network_lists::ListWatch,
     pin_watch::PinWatch,
     pipeline::{Pipeline, windows},
-    program_load::{Hosts, load_for_life},
+    program_load::{HostScope, load_pinned},
 };
 use crate::{
     config::{Config, NamePattern},
     outputs::{gateway::Gateway, router::EffectRouter, set::OutputSet},
     recovery::{
-        checkpointer::Keeper,
+        checkpointer::Checkpointer,
         restore,
-        store::{Recovered, Store},
+        state_dir::{RecoveredState, StateDir},
     },
     status::{
         duplicate_detector::DuplicateDetector, kernel_snapshot::TablePressure, shared_status::SharedStatus,
@@ -32,30 +32,36 @@ use mailflow_kernel::clock;
 use mailflow_kernel::{self, Begun, Kept, Lookout, PinError, Pins};
 
 impl Pipeline {
-    /// Opens the outputs, loads the program and attaches it: in the order in which failing costs least.
-    pub(crate) fn start(config: Config, view: Arc<SharedStatus>, lookout: Option<Lookout>) -> Result<Self> {
-        let pins = pins(&config)?;
-        let (store, mut recovered) = match &config.state.directory {
+    /// Opens the outputs, loads the program and attaches it. Steps whose failure costs least come first.
+    pub(crate) fn start(
+        config: Config,
+        view: Arc<SharedStatus>,
+        hook_helper: Option<Lookout>,
+    ) -> Result<Self> {
+        let pins = open_pins(&config)?;
+        let (state_dir, mut recovered) = match &config.state.directory {
             Some(directory) => {
-                let (store, recovered) =
-                    Store::open(directory, config.state.limits, clock::unix_seconds() as u64)?;
-                (Some(store), recovered)
+                let (state_dir, recovered) =
+                    StateDir::open(directory, config.state.limits, clock::unix_seconds() as u64)?;
+                (Some(state_dir), recovered)
             }
-            None => (None, Recovered::default()),
+            None => (None, RecoveredState::default()),
         };
-        let pins = pins.map(|pins| pins.with_state(store.as_ref().and_then(Store::state)));
+        let pins = pins.map(|pins| pins.with_state(state_dir.as_ref().and_then(StateDir::checkpoint_time)));
         let gateway = Gateway::new(config.gateway_name.as_deref());
         let outputs = OutputSet::open(&config.outputs, &view.agent, gateway)?;
         let mixed = mailflow_kernel::roles_mix(&config.interfaces, true);
-        let hosts = if mixed { Hosts::OwnOnly } else { Hosts::Any };
-        let kept = recovered
-            .state
+        let hosts = if mixed { HostScope::OwnOnly } else { HostScope::Any };
+        let kernel_checkpoint = recovered
+            .checkpoint
             .as_mut()
-            .map(|state| (state.generation, Kept::from(std::mem::take(&mut state.tables))));
-        let kept = kept.as_ref().and_then(|(generation, kept)| Some(((*generation)?, kept)));
+            .map(|checkpoint| (checkpoint.flow_table_id, Kept::from(std::mem::take(&mut checkpoint.kernel))));
+        let kernel_checkpoint = kernel_checkpoint
+            .as_ref()
+            .and_then(|(generation, kernel_checkpoint)| Some(((*generation)?, kernel_checkpoint)));
         let directory = pins.as_ref().map(Pins::directory);
         let private = pins.as_ref().is_some_and(Pins::are_private);
-        let (mut kernel, begun) = load_for_life(&config, hosts, pins, kept)?;
+        let (mut kernel, map_origin) = load_pinned(&config, hosts, pins, kernel_checkpoint)?;
         info!(
             flows = config.flow_table.flows,
             programs = kernel.programs().count(),
@@ -64,10 +70,11 @@ impl Pipeline {
             kernel_memory = kernel.memory(),
             "program loaded"
         );
-        if let Some(lookout) = lookout {
-            kernel.look_through(lookout);
+        if let Some(hook_helper) = hook_helper {
+            kernel.look_through(hook_helper);
         }
-        // Names first: where a pattern matches an interface too, the entry with its name decides.
+        // Names come before patterns: the entry with the name of an interface decides, even if a pattern
+        // matches too.
         let (patterns, named): (Vec<_>, _) =
             config.interfaces.iter().partition(|entry| NamePattern::is_one(&entry.name));
         for entry in named.into_iter().chain(patterns) {
@@ -94,40 +101,42 @@ impl Pipeline {
             services: config.engine.services.clone(),
             v6_source_prefix: config.engine.v6_source_prefix,
         };
-        let aside = std::mem::take(&mut recovered.notes);
-        let mut keeper = Keeper::new(store, kernel.ahead(), recovered.trouble.take(), &config);
-        kernel.carry(clock::now(), kept)?;
-        restore::resume(&mut kernel, begun, &mut engine, &sinks, &mut keeper, recovered)?;
-        let (now, left) = (clock::now(), kernel.take_left());
+        let unusable_files = std::mem::take(&mut recovered.notes);
+        let mut checkpointer =
+            Checkpointer::new(state_dir, kernel.ahead(), recovered.write_error.take(), &config);
+        kernel.carry(clock::now(), kernel_checkpoint)?;
+        restore::restore(&mut kernel, map_origin, &mut engine, &sinks, &mut checkpointer, recovered)?;
+        let (now, unmigrated) = (clock::now(), kernel.take_left());
         for effects in [
-            engine.finish(&left.finished),
-            engine.look_last(now, &left.flows),
-            engine.overflow(&left.spilled),
+            engine.finish(&unmigrated.finished),
+            engine.look_last(now, &unmigrated.flows),
+            engine.overflow(&unmigrated.spilled),
         ] {
             sinks.route((now, clock::epoch()), &effects);
         }
-        // No time passes before the tables are read: flows that ended meanwhile may keep an alert up.
-        // What was told just now is in no journal: it is written before the tables and the state of before go.
+        // Time advances with the first poll, not here, as flows that ended meanwhile may keep an alert firing.
+        // The effects above are in no journal, so their lines are written before the old maps and the old
+        // checkpoint are removed.
         sinks.wait_until_written();
-        keeper.mark();
-        keeper.keep(&kernel, &engine, now, &sinks);
+        checkpointer.mark_output_offsets();
+        checkpointer.write_checkpoint(&kernel, &engine, now, &sinks);
         kernel.forget_left();
         let mut numbers = sinks.status.snapshot();
         numbers.settings.notes =
-            notes(&config, directory.clone().map(|directory| (directory, private)), begun);
-        numbers.settings.notes.extend(aside);
+            state_notes(&config, directory.clone().map(|directory| (directory, private)), map_origin);
+        numbers.settings.notes.extend(unusable_files);
         if let Some(directory) = directory.filter(|_| private) {
-            let warning = private_pins(&directory);
+            let warning = private_pins_warning(&directory);
             warn!("{warning}");
             numbers.settings.warnings.push(warning);
         }
         drop(numbers);
-        sinks.status.set_durability(keeper.durability(), keeper.usage());
+        sinks.status.set_durability(checkpointer.durability(), checkpointer.usage());
         Ok(Self {
             kernel,
             engine,
             sinks,
-            keeper,
+            keeper: checkpointer,
             tables: config.flow_table,
             room: TablePressure::Normal,
             delivery: DuplicateDetector::default(),
@@ -141,17 +150,17 @@ impl Pipeline {
     }
 }
 
-/// The directory of the pins, where there is to be one. Without a BPF file system the agent runs without.
-fn pins(config: &Config) -> Result<Option<Pins>> {
+/// Opens the directory of the pins, if one is configured. Returns `None` without a BPF file system.
+fn open_pins(config: &Config) -> Result<Option<Pins>> {
     let Some(root) = &config.state.pins else { return Ok(None) };
     if config.state.directory.is_none() {
-        warn!("nothing is pinned, as there is no state directory to go with it");
+        warn!("nothing is pinned, as there is no state directory");
         return Ok(None);
     }
     match Pins::open(root) {
         Ok(pins) => Ok(Some(pins)),
         Err(error @ PinError::NoFileSystem { .. }) => {
-            warn!(%error, "nothing is pinned: what is counted while no agent runs is lost");
+            warn!(%error, "nothing is pinned; packets are not counted while no agent runs");
             Ok(None)
         }
         Err(error) => Err(error.into()),
@@ -159,7 +168,7 @@ fn pins(config: &Config) -> Result<Option<Pins>> {
 }
 
 /// Returns the warning about pins that end with the mount namespace.
-fn private_pins(directory: &Path) -> String {
+fn private_pins_warning(directory: &Path) -> String {
     format!(
         "the pins in {} do not outlive the agent: their BPF file system is in a mount namespace of its own, as `ip netns \
          exec` makes one; start the agent with `nsenter --net=/run/netns/NAME`, or set state.pins to a directory of a \
@@ -168,17 +177,17 @@ fn private_pins(directory: &Path) -> String {
     )
 }
 
-/// What there is to say of what outlives the agent.
-fn notes(config: &Config, pins: Option<(PathBuf, bool)>, begun: Begun) -> Vec<String> {
-    let begun = match begun {
-        Begun::Resumed => "taken over",
-        Begun::Carried => "with the open flows of others",
-        Begun::Anew => "begun empty",
+/// Returns notes for the status about the state that outlives the process.
+fn state_notes(config: &Config, pins: Option<(PathBuf, bool)>, map_origin: Begun) -> Vec<String> {
+    let map_origin = match map_origin {
+        Begun::Resumed => "reused",
+        Begun::Carried => "with the open flows of an earlier layout",
+        Begun::Anew => "new and empty",
     };
     let pins = match pins {
-        Some((pins, false)) => format!("tables pinned in {}, {begun}", pins.display()),
+        Some((pins, false)) => format!("tables pinned in {}, {map_origin}", pins.display()),
         Some((pins, true)) => {
-            format!("tables pinned in {}, {begun}; they end with this mount namespace", pins.display())
+            format!("tables pinned in {}, {map_origin}; they end with this mount namespace", pins.display())
         }
         None => "tables not pinned: they end with the agent".to_owned(),
     };

@@ -1,4 +1,4 @@
-//! What the service manager is told (sd_notify(3)); nothing, where there is none.
+//! Notifications to the service manager (sd_notify(3)), if there is one.
 
 use std::time::Duration;
 
@@ -6,68 +6,68 @@ use sd_notify::NotifyState;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 use tracing::debug;
 
-/// The service manager.
-pub(crate) struct Service {
-    /// When it is to hear that the poll loop turns.
+/// Service manager.
+pub(crate) struct ServiceManager {
+    /// Interval of the watchdog, if it is enabled.
     watchdog: Option<Interval>,
-    said: String,
+    last_status: String,
 }
 
-impl Service {
-    /// The one that started this process, if one did. Needs a tokio runtime.
+impl ServiceManager {
+    /// Creates the connection to the service manager that started this process. Needs a tokio runtime.
     pub(crate) fn new() -> Self {
         let watchdog = sd_notify::watchdog_enabled().map(|limit| {
-            // Thrice, so that a late one is early enough.
+            // A third of the limit, so that one late tick is still in time.
             let mut ticks = interval((limit / 3).max(Duration::from_millis(1)));
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             ticks
         });
-        Self { watchdog, said: String::new() }
+        Self { watchdog, last_status: String::new() }
     }
 
-    /// The agent counts.
+    /// Notifies that the agent counts.
     pub(crate) fn ready(&mut self, status: &str) {
-        self.said = status.to_owned();
-        tell(&[NotifyState::Ready, NotifyState::Status(status)]);
+        self.last_status = status.to_owned();
+        notify(&[NotifyState::Ready, NotifyState::Status(status)]);
     }
 
-    /// The configuration is read again; [`Service::ready`] follows.
+    /// Notifies that the configuration is being read again; [`ServiceManager::ready`] follows.
     pub(crate) fn reloading(&self) {
         match NotifyState::monotonic_usec_now() {
-            Ok(now) => tell(&[NotifyState::Reloading, now]),
-            Err(error) => debug!(%error, "no time to tell the service manager"),
+            Ok(now) => notify(&[NotifyState::Reloading, now]),
+            Err(error) => debug!(%error, "failed to read the clock for the service manager"),
         }
     }
 
-    /// How it is, where that is news.
+    /// Sends the status, if it has changed.
     pub(crate) fn status(&mut self, status: String) {
-        if status != self.said {
-            tell(&[NotifyState::Status(&status)]);
-            self.said = status;
+        if status != self.last_status {
+            notify(&[NotifyState::Status(&status)]);
+            self.last_status = status;
         }
     }
 
-    /// The agent stops.
+    /// Notifies that the agent stops.
     pub(crate) fn stopping(&self) {
-        tell(&[NotifyState::Stopping, NotifyState::Status("stopping")]);
+        notify(&[NotifyState::Stopping, NotifyState::Status("stopping")]);
     }
 
-    /// Returns when it is time for [`Service::alive`]; never, where nobody watches.
-    pub(crate) async fn watched(&mut self) {
+    /// Returns when [`ServiceManager::ping_watchdog`] is due. Never returns without a watchdog.
+    pub(crate) async fn watchdog_due(&mut self) {
         match &mut self.watchdog {
             Some(ticks) => drop(ticks.tick().await),
             None => std::future::pending().await,
         }
     }
 
-    /// The poll loop turns.
-    pub(crate) fn alive(&self) {
-        tell(&[NotifyState::Watchdog]);
+    /// Notifies that the poll loop is alive.
+    pub(crate) fn ping_watchdog(&self) {
+        notify(&[NotifyState::Watchdog]);
     }
 }
 
-fn tell(state: &[NotifyState<'_>]) {
+fn notify(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
-        debug!(%error, "the service manager does not listen");
+        debug!(%error, "failed to notify the service manager");
     }
 }

@@ -19,7 +19,7 @@ use crate::{
         Hook, LogLevel, Role, Target,
         scalar::{self, Switch},
     },
-    offline::flowlog::{LogOptions, Renamed},
+    offline::flowlog::{LogOptions, RenamedColumn},
 };
 
 /// Tells which internal host sends too much mail, from exact kernel counts.
@@ -215,7 +215,7 @@ pub struct ReadingArgs {
     pub l2_overhead: Option<u16>,
     /// The name that one of Zeek's columns has in the logs, such as ts=timestamp; may be repeated
     #[arg(long = "column", value_name = "ZEEK=NAME", requires = "logs")]
-    pub columns: Vec<Renamed>,
+    pub columns: Vec<RenamedColumn>,
 }
 
 impl ReadingArgs {

@@ -11,7 +11,7 @@ use super::{args::ExplainArgs, client::unexpected, command::Exit};
 use crate::{
     config::scalar::show_duration,
     control::{Client, Explained, HeldTerm, JudgedFlow, Reply, Request, Suggested},
-    offline::past::Past,
+    offline::backtest_session::BacktestSession,
 };
 
 /// `explain`: prints all there is to say of a source.
@@ -112,8 +112,8 @@ fn flow(flow: &JudgedFlow, out: &mut impl Write) -> io::Result<()> {
 }
 
 /// The same of flow logs, which may not tell all that it takes.
-pub fn of_logs(past: &Past, out: &mut impl Write) -> io::Result<()> {
-    let (unknown, attempts) = past.undelivered_or_not();
+pub fn of_logs(past: &BacktestSession, out: &mut impl Write) -> io::Result<()> {
+    let (unknown, attempts) = past.count_unknown_outcomes();
     if unknown > 0 {
         writeln!(
             out,

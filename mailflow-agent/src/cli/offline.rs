@@ -13,9 +13,9 @@ use super::{
 use crate::{
     offline::{
         self,
-        backtest::Backtested,
-        past::Past,
-        replay::{AtEnd, Replayed},
+        backtest::BacktestSummary,
+        backtest_session::BacktestSession,
+        replay::{EndOfInput, ReplaySummary},
     },
     util::error_chain,
 };
@@ -26,8 +26,8 @@ pub(crate) fn replay(path: Option<&Path>, args: ReplayArgs) -> Exit {
         Err(exit) => return exit,
     };
     overrides::apply_replay(&mut config, &args);
-    match offline::replay::run(&config, args.role, &args.captures, at_end(args.drain)) {
-        Ok(Replayed { damaged: 0, .. }) => Exit::Good,
+    match offline::replay::run(&config, args.role, &args.captures, end_of_input(args.drain)) {
+        Ok(ReplaySummary { damaged: 0, .. }) => Exit::Good,
         Ok(_) => Exit::Failure,
         Err(error) => {
             error!("{}", error_chain::told(&error));
@@ -42,8 +42,8 @@ pub(crate) fn backtest(path: Option<&Path>, args: &BacktestArgs) -> Exit {
         Err(exit) => return exit,
     };
     overrides::apply_backtest(&mut config, args);
-    match offline::backtest::run(&config, &args.logs, &args.reading.options(), at_end(args.drain)) {
-        Ok(Backtested { unreadable: 0, damaged: 0, .. }) => Exit::Good,
+    match offline::backtest::run(&config, &args.logs, &args.reading.options(), end_of_input(args.drain)) {
+        Ok(BacktestSummary { unreadable: 0, damaged: 0, .. }) => Exit::Good,
         Ok(_) => Exit::Failure,
         Err(error) => {
             error!("{}", error_chain::told(&error));
@@ -53,22 +53,26 @@ pub(crate) fn backtest(path: Option<&Path>, args: &BacktestArgs) -> Exit {
 }
 
 /// What is said of flow logs without an agent.
-pub(crate) fn past(path: Option<&Path>, args: &LogArgs, tell: impl FnOnce(&Past) -> io::Result<()>) -> Exit {
+pub(crate) fn past(
+    path: Option<&Path>,
+    args: &LogArgs,
+    tell: impl FnOnce(&BacktestSession) -> io::Result<()>,
+) -> Exit {
     let config = match load(path) {
         Ok(config) => config,
         Err(exit) => return exit,
     };
-    let past = match Past::read(&config, &args.logs, &args.reading.options()) {
+    let past = match BacktestSession::read(&config, &args.logs, &args.reading.options()) {
         Ok(past) => past,
         Err(error) => {
             error!("{}", error_chain::told(&error));
             return Exit::Failure;
         }
     };
-    let whole = past.read.unreadable == 0 && past.read.damaged == 0;
+    let whole = past.summary.unreadable == 0 && past.summary.damaged == 0;
     printed(tell(&past).map(|()| if whole { Exit::Good } else { Exit::Failure }))
 }
 
-const fn at_end(drain: bool) -> AtEnd {
-    if drain { AtEnd::Drain } else { AtEnd::Stop }
+const fn end_of_input(drain: bool) -> EndOfInput {
+    if drain { EndOfInput::Drain } else { EndOfInput::Stop }
 }

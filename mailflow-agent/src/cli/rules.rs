@@ -7,8 +7,8 @@ use std::{
 
 use super::command::Exit;
 use crate::offline::ruletest::{
-    self, Tested,
-    file::{RuleTest, read, written},
+    self, TestOutcome,
+    file::{RuleTest, format_alert, read},
 };
 
 /// Runs the tests of `files`: each test is named on `out` with what was found, faults of files go to `err`.
@@ -32,7 +32,7 @@ pub fn test(files: &[PathBuf], out: &mut impl Write, err: &mut impl Write) -> io
         for test in &read.tests {
             let tested = ruletest::run(test);
             tests += 1;
-            failed += usize::from(!tested.good());
+            failed += usize::from(!tested.is_success());
             report(test, &tested, out)?;
         }
     }
@@ -52,16 +52,16 @@ fn counted(number: usize, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
-fn report(test: &RuleTest, tested: &Tested<'_>, out: &mut impl Write) -> io::Result<()> {
-    if tested.good() {
-        return writeln!(out, "  ok      {} ({})", test.name, counted(tested.met, "alert"));
+fn report(test: &RuleTest, tested: &TestOutcome<'_>, out: &mut impl Write) -> io::Result<()> {
+    if tested.is_success() {
+        return writeln!(out, "  ok      {} ({})", test.name, counted(tested.matched, "alert"));
     }
     writeln!(out, "  FAILED  {} ({})", test.name, test.place)?;
     for expected in &tested.missing {
         writeln!(out, "          missing     {expected} ({})", expected.place)?;
     }
     for alert in &tested.unexpected {
-        writeln!(out, "          unexpected  {}", written(alert, test.start))?;
+        writeln!(out, "          unexpected  {}", format_alert(alert, test.start))?;
     }
     Ok(())
 }

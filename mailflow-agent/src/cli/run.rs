@@ -59,7 +59,7 @@ pub(crate) fn run(path: Option<PathBuf>, args: RunArgs) -> Exit {
         overrides::apply(&mut config, args.clone()).map_err(|error| vec![error.to_string()])?;
         Ok(config)
     };
-    let source = agent::Source { file, read: Arc::new(read) };
+    let source = agent::ConfigSource { file, read: Arc::new(read) };
     // What needs capabilities is done by this thread.
     let result = match runtime() {
         Ok(runtime) => {

@@ -1,4 +1,4 @@
-//! Flow logs instead of an interface: the rules over what was logged, in event time.
+//! Backtest: evaluates the rules on flow logs, in event time.
 
 use std::{
     path::{Path, PathBuf},
@@ -9,15 +9,14 @@ use anyhow::Result;
 use tracing::{error, info, warn};
 
 use super::{
-    evaluator::{Judges, Unjudged},
+    evaluator::{BacktestEvaluator, NotEvaluable},
     flowlog::{
-        Log, LogError, LogOptions, Reading,
-        history::{Limits, Rhythm, Sorter},
-        read_lines,
+        FlowLog, LogError, LogOptions, ReadContext, read_lines,
+        timeline::{RecordSorter, RecordTiming, SorterLimits},
     },
     progress::{Progress, Unit},
-    replay::AtEnd,
-    unread::Unread,
+    replay::EndOfInput,
+    unread::UnreadLines,
 };
 use crate::{
     config::Config,
@@ -27,21 +26,21 @@ use crate::{
 use mailflow_engine::time::Epoch;
 use mailflow_kernel::clock;
 
-/// How long what is waiting to be written may take at the end.
-const GRACE: Duration = Duration::from_secs(60);
-/// Logs tell the wall clock's time.
-pub(crate) const EPOCH: Epoch = Epoch::from_unix_nanos(0);
+/// Longest time that the outputs may take at the end to write their queues.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Clock offset of a backtest: times in logs are times of the wall clock.
+pub(crate) const LOG_CLOCK_OFFSET: Epoch = Epoch::from_unix_nanos(0);
 
-/// How a backtest went.
+/// Counts of a backtest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Backtested {
-    /// Records that the rules saw.
+pub struct BacktestSummary {
+    /// Records that the rules evaluated.
     pub records: u64,
     /// Lines of other event types.
     pub other_events: u64,
     /// Flows that the agent would not count: to other ports, or of other protocols.
     pub not_watched: u64,
-    /// Records that stood in the logs before.
+    /// Repeated records, which were left out.
     pub repeated: u64,
     /// Lines that could not be read.
     pub unreadable: u64,
@@ -49,99 +48,108 @@ pub struct Backtested {
     pub damaged: u64,
 }
 
-/// Evaluates the rules on flow logs as one history.
+/// Evaluates the rules on flow logs, merged into one timeline. Logs and counts what cannot be read.
 ///
 /// # Errors
-/// The alerts cannot be written. What cannot be read of the logs is logged and counted.
-pub fn run(config: &Config, logs: &[PathBuf], options: &LogOptions, at_end: AtEnd) -> Result<Backtested> {
+/// Fails if the alerts cannot be written, or the records not be sorted.
+pub fn run(
+    config: &Config,
+    logs: &[PathBuf],
+    options: &LogOptions,
+    end_of_input: EndOfInput,
+) -> Result<BacktestSummary> {
     let agent = AgentMetrics::new(env!("CARGO_PKG_VERSION"), clock::unix_seconds())?;
     let mut outputs =
         OutputSet::open_offline(&config.outputs, &agent, Gateway::new(config.gateway_name.as_deref()))?;
     let (sorter, mut result) = read(config, logs, options);
-    let mut judges = Judges::new(&config.engine);
+    let mut evaluator = BacktestEvaluator::new(&config.engine);
     let (sorted, end) = sorter.sorted()?;
     result.records = 0;
-    result.repeated = sorted.for_each(|arrivals| {
-        result.records += arrivals.len() as u64;
-        judges.see(arrivals, |effects| outputs.write_all(effects, EPOCH));
+    result.repeated = sorted.for_each(|records| {
+        result.records += records.len() as u64;
+        evaluator.ingest(records, |effects| outputs.write_all(effects, LOG_CLOCK_OFFSET));
     })?;
-    if at_end == AtEnd::Drain {
-        let longest = config.engine.rules.iter().map(|rule| rule.memory()).max();
-        let end = end + config.engine.timeouts.idle + longest.unwrap_or_default();
-        judges.tick(end, |effects| outputs.write_all(effects, EPOCH));
+    if end_of_input == EndOfInput::Drain {
+        let longest_window = config.engine.rules.iter().map(|rule| rule.memory()).max();
+        let end = end + config.engine.timeouts.idle + longest_window.unwrap_or_default();
+        evaluator.tick(end, |effects| outputs.write_all(effects, LOG_CLOCK_OFFSET));
     }
-    for Unjudged { rule, term, lacking, records } in judges.unjudged() {
-        let what = term.map_or_else(|| format!("rule {rule}"), |term| format!("rule {rule}, {term}"));
-        warn!("{what}: not evaluable for {records} records, as their log does not tell: {lacking}");
+    for NotEvaluable { rule, term, missing, records } in evaluator.not_evaluable() {
+        let subject = term.map_or_else(|| format!("rule {rule}"), |term| format!("rule {rule}, {term}"));
+        warn!("{subject}: not evaluable for {records} records, as their log does not tell: {missing}");
     }
-    outputs.close(GRACE)?;
-    let Backtested { records, other_events, not_watched, repeated, unreadable, damaged } = result;
+    outputs.close(CLOSE_TIMEOUT)?;
+    let BacktestSummary { records, other_events, not_watched, repeated, unreadable, damaged } = result;
     info!(records, other_events, not_watched, repeated, unreadable, damaged, "backtested");
     Ok(result)
 }
 
-/// Reads flow logs as one history. What cannot be read is logged and counted.
-pub(crate) fn read(config: &Config, logs: &[PathBuf], options: &LogOptions) -> (Sorter, Backtested) {
-    let rhythm = Rhythm { timeouts: config.engine.timeouts, poll_interval: config.poll_interval };
-    let mut reader = Reader {
-        reading: Reading {
+/// Reads flow logs into a sorter, for one timeline. Logs and counts what cannot be read.
+pub(crate) fn read(
+    config: &Config,
+    logs: &[PathBuf],
+    options: &LogOptions,
+) -> (RecordSorter, BacktestSummary) {
+    let timing = RecordTiming { timeouts: config.engine.timeouts, poll_interval: config.poll_interval };
+    let mut reader = LogReader {
+        context: ReadContext {
             services: &config.engine.services,
             l2_overhead: options.l2_overhead,
             columns: &options.columns,
         },
-        sorter: Sorter::new(rhythm, Limits::USUAL),
+        sorter: RecordSorter::new(timing, SorterLimits::DEFAULT),
         progress: Progress::new(logs, &config.outputs, Unit::Records),
-        result: Backtested::default(),
+        result: BacktestSummary::default(),
     };
-    logs.iter().for_each(|path| reader.log(path));
-    let Reader { sorter, progress, result, .. } = reader;
-    progress.end();
+    logs.iter().for_each(|path| reader.read_log(path));
+    let LogReader { sorter, progress, result, .. } = reader;
+    progress.finish();
     (sorter, result)
 }
 
-struct Reader<'a> {
-    reading: Reading<'a>,
-    sorter: Sorter,
+struct LogReader<'a> {
+    context: ReadContext<'a>,
+    sorter: RecordSorter,
     progress: Progress,
-    result: Backtested,
+    result: BacktestSummary,
 }
 
-impl Reader<'_> {
-    fn log(&mut self, path: &Path) {
-        let Self { reading, sorter, progress, result } = self;
-        // Otherwise it is known already that this fails.
-        if !sorter.is_good() {
+impl LogReader<'_> {
+    fn read_log(&mut self, path: &Path) {
+        let Self { context, sorter, progress, result } = self;
+        // The sorter keeps its error for `RecordSorter::sorted`; reading on would be in vain.
+        if !sorter.is_healthy() {
             return;
         }
-        let damaged = |result: &mut Backtested, damage: &LogError| {
+        let count_damaged = |result: &mut BacktestSummary, damage: &LogError| {
             result.damaged += 1;
-            progress.pause(|| error!("{damage}"));
+            progress.suspend(|| error!("{damage}"));
         };
-        let log = match Log::open(path, *reading) {
+        let log = match FlowLog::open(path, *context) {
             Ok(log) => log,
-            Err(damage) => return damaged(result, &damage),
+            Err(damage) => return count_damaged(result, &damage),
         };
-        let (mut read, mut unread) = (0, Unread::default());
-        let end = read_lines(log, sorter, |found| {
-            read = found.position;
-            result.records += found.records;
-            result.other_events += found.other_events + found.one_way;
-            result.not_watched += found.not_watched;
-            result.unreadable += found.faults.len() as u64;
-            unread.one_way += found.one_way;
-            for (line, fault) in found.faults {
-                if unread.is_first_of_its_reason(&fault) {
+        let (mut read, mut unread) = (0, UnreadLines::default());
+        let end = read_lines(log, sorter, |block| {
+            read = block.position;
+            result.records += block.records;
+            result.other_events += block.other_events + block.one_way;
+            result.not_watched += block.not_watched;
+            result.unreadable += block.errors.len() as u64;
+            unread.one_way += block.one_way;
+            for (line, error) in block.errors {
+                if unread.count_line(&error) {
                     let path = path.to_owned();
-                    progress.pause(|| error!("{}", LogError::Line { path, line, fault }));
+                    progress.suspend(|| error!("{}", LogError::Line { path, line, error }));
                 }
             }
-            progress.at_block(result.records, read);
-            sorter.is_good()
+            progress.update_block(result.records, read);
+            sorter.is_healthy()
         });
         if let Err(damage) = &end {
-            damaged(result, damage);
+            count_damaged(result, damage);
         }
-        progress.pause(|| unread.report(path));
-        self.progress.file_done(self.result.records, end.unwrap_or(read));
+        progress.suspend(|| unread.report(path));
+        self.progress.finish_file(self.result.records, end.unwrap_or(read));
     }
 }

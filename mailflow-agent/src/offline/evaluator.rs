@@ -1,8 +1,8 @@
-//! Rules over records that do not tell everything.
+//! Evaluation of rules on flow logs, whose records may lack fields that rules need.
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::flowlog::history::Arrival;
+use super::flowlog::timeline::TimedRecord;
 use mailflow_engine::{
     Engine,
     event::Effects,
@@ -13,112 +13,116 @@ use mailflow_engine::{
     time::Time,
 };
 
-/// Records that a rule, or a term of its condition, could not judge.
+/// Number of records that a rule, or a term of its condition, could not evaluate.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Unjudged {
+pub(crate) struct NotEvaluable {
     pub(crate) rule: Arc<str>,
-    /// The term, where the rule's other terms could.
+    /// The term, if other terms of the rule could evaluate the records.
     pub(crate) term: Option<String>,
-    /// What they lack.
-    pub(crate) lacking: Inputs,
+    /// Fields that the records lack.
+    pub(crate) missing: Inputs,
     pub(crate) records: u64,
 }
 
-/// The rules, and what they could not judge. The engine leaves out what a record does not tell.
-pub(crate) struct Judges {
+/// Engine with the rules, and counts of the records that they cannot evaluate. The engine ignores fields
+/// that a record lacks.
+pub(crate) struct BacktestEvaluator {
     engine: Engine,
     settings: Settings,
-    rules: Vec<Judge>,
-    unjudged: BTreeMap<(usize, Option<usize>, Inputs), u64>,
+    rules: Vec<RuleRequirements>,
+    not_evaluable: BTreeMap<(usize, Option<usize>, Inputs), u64>,
 }
 
-/// What a rule must be told.
-struct Judge {
-    /// Of a flow's ends and kind: what every record tells.
-    ends: Match,
+/// Fields that a rule needs.
+struct RuleRequirements {
+    /// Match of the rule without the parts for which a record may lack the fields.
+    matching: Match,
     sessions_only: bool,
     needs: Inputs,
     terms: Vec<Inputs>,
 }
 
-impl Judges {
+impl BacktestEvaluator {
     pub(crate) fn new(settings: &Settings) -> Self {
-        let rules = settings.rules.iter().map(|rule| Judge {
-            ends: Match { size: None, sessions_only: false, bounds: Vec::new(), ..rule.matching.clone() },
+        let rules = settings.rules.iter().map(|rule| RuleRequirements {
+            matching: Match { size: None, sessions_only: false, bounds: Vec::new(), ..rule.matching.clone() },
             sessions_only: rule.matching.sessions_only,
             needs: rule.matching.inputs(),
             terms: rule.terms.iter().map(Term::inputs).collect(),
         });
         Self {
             rules: rules.collect(),
-            // What was logged is bounded by the log, and each alert is wanted.
+            // The size of the log bounds memory, and no alert is to be dropped.
             engine: Engine::new(Settings { limits: RuleLimits::WIDEST, ..settings.clone() }),
             settings: settings.clone(),
-            unjudged: BTreeMap::new(),
+            not_evaluable: BTreeMap::new(),
         }
     }
 
-    /// Lets the rules see records; hands on what comes of each.
-    pub(crate) fn see(&mut self, arrivals: &[Arrival], mut hand_on: impl FnMut(&Effects)) {
+    /// Evaluates the rules on records, and emits the effects of each.
+    pub(crate) fn ingest(&mut self, records: &[TimedRecord], mut emit: impl FnMut(&Effects)) {
         let mut effects = Effects::default();
-        for some in arrivals.chunks(Engine::AHEAD) {
-            self.engine.prefetch(some.iter().map(|arrival| &arrival.record));
-            for Arrival { at, record } in some {
+        for batch in records.chunks(Engine::AHEAD) {
+            self.engine.prefetch(batch.iter().map(|record| &record.record));
+            for TimedRecord { at, record } in batch {
                 if record.inputs != Inputs::all() {
-                    self.note(record);
+                    self.count_not_evaluable(record);
                 }
                 self.engine.record_into(*at, record, &mut effects);
-                hand_on(&effects);
+                emit(&effects);
                 effects.clear();
             }
         }
     }
 
-    /// Lets time pass.
-    pub(crate) fn tick(&mut self, now: Time, mut hand_on: impl FnMut(&Effects)) {
-        hand_on(&self.engine.tick(now));
+    /// Advances time to `now`, and emits the effects.
+    pub(crate) fn tick(&mut self, now: Time, mut emit: impl FnMut(&Effects)) {
+        emit(&self.engine.tick(now));
     }
 
-    /// What could not be judged, in the order of the rules and their terms.
-    pub(crate) fn unjudged(&self) -> Vec<Unjudged> {
-        let named = |((rule, term, lacking), records): (&(usize, Option<usize>, Inputs), &u64)| {
+    /// Returns the counts of records that could not be evaluated, in the order of the rules and their terms.
+    pub(crate) fn not_evaluable(&self) -> Vec<NotEvaluable> {
+        let describe = |((rule, term, missing), records): (&(usize, Option<usize>, Inputs), &u64)| {
             let rule = self.settings.rules.get(*rule)?;
             let term = term.and_then(|term| rule.terms.get(term)).map(|term| term.measure.name());
-            Some(Unjudged { rule: Arc::clone(&rule.name), term, lacking: *lacking, records: *records })
+            Some(NotEvaluable { rule: Arc::clone(&rule.name), term, missing: *missing, records: *records })
         };
-        self.unjudged.iter().filter_map(named).collect()
+        self.not_evaluable.iter().filter_map(describe).collect()
     }
 
-    /// Counts a record for the rules, or terms, that it would matter to but does not tell what they need.
-    fn note(&mut self, record: &FlowRecord) {
-        let ends = Ends::of(&record.flow, &self.settings.internal);
-        for (rule, judge) in self.rules.iter().enumerate() {
-            let lacking = judge.needs - record.inputs;
-            let terms = judge.terms.iter().enumerate();
-            let missed = match lacking.is_empty() {
-                false => vec![(rule, None, lacking)],
+    /// Counts a record for each rule or term that it would match, but whose fields it lacks.
+    fn count_not_evaluable(&mut self, record: &FlowRecord) {
+        let matching = Ends::of(&record.flow, &self.settings.internal);
+        for (rule, requirements) in self.rules.iter().enumerate() {
+            let missing = requirements.needs - record.inputs;
+            let terms = requirements.terms.iter().enumerate();
+            let missed = match missing.is_empty() {
+                false => vec![(rule, None, missing)],
                 true => {
                     let terms = terms.map(|(term, needs)| (rule, Some(term), *needs - record.inputs));
-                    terms.filter(|(_, _, lacking)| !lacking.is_empty()).collect()
+                    terms.filter(|(_, _, missing)| !missing.is_empty()).collect()
                 }
             };
             if missed.is_empty()
-                || judge.sessions_only && no_session(record)
-                || judge.ends.check(&record.flow, record.app, &ends, self.settings.epoch).is_err()
+                || requirements.sessions_only && has_no_session(record)
+                || requirements
+                    .matching
+                    .check(&record.flow, record.app, &matching, self.settings.epoch)
+                    .is_err()
             {
                 continue;
             }
-            // A rule of one term stands for it.
-            let single = judge.terms.len() == 1;
-            for (rule, term, lacking) in missed {
+            // A rule of one term is reported as the rule.
+            let single = requirements.terms.len() == 1;
+            for (rule, term, missing) in missed {
                 let term = term.filter(|_| !single);
-                *self.unjudged.entry((rule, term, lacking)).or_default() += 1;
+                *self.not_evaluable.entry((rule, term, missing)).or_default() += 1;
             }
         }
     }
 }
 
-/// Returns true if the record tells that there was no session.
-fn no_session(FlowRecord { flow, inputs, .. }: &FlowRecord) -> bool {
+/// Returns true if the record shows that the connection was not established.
+fn has_no_session(FlowRecord { flow, inputs, .. }: &FlowRecord) -> bool {
     inputs.contains(Inputs::SYN | Inputs::SYN_ACK) && (flow.facts.syn == 0 || flow.facts.syn_ack == 0)
 }

@@ -1,4 +1,4 @@
-//! How far a replay or a backtest is, shown on a terminal.
+//! Progress of a replay or a backtest, on a terminal.
 
 use std::{
     fs,
@@ -10,10 +10,10 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::config::Outputs;
 
-/// Units between two looks at the position.
-const UNITS: u64 = 1_024;
+/// Number of units between two updates of the bar.
+const UPDATE_INTERVAL_UNITS: u64 = 1_024;
 
-/// What is counted.
+/// Unit that is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unit {
     Frames,
@@ -29,20 +29,20 @@ impl Unit {
     }
 }
 
-/// A bar on standard error: bytes read of all files, as they are on the disk, and units a second.
+/// Progress bar on standard error: bytes read of all files, before decompression, and units a second.
 pub(crate) struct Progress {
     bar: ProgressBar,
     unit: Unit,
-    /// Bytes of the files that are done.
-    done: u64,
+    /// Bytes of the finished files.
+    bytes_done: u64,
 }
 
 impl Progress {
-    /// Shows nothing where standard error is no terminal, or where lines for standard output would run
-    /// over the same one.
+    /// Creates a bar. It is hidden if standard error is no terminal, or if events are written to the same
+    /// terminal.
     pub(crate) fn new(files: &[PathBuf], outputs: &Outputs, unit: Unit) -> Self {
-        let lines = outputs.to_stdout();
-        let target = if lines && io::stdout().is_terminal() {
+        let to_stdout = outputs.to_stdout();
+        let target = if to_stdout && io::stdout().is_terminal() {
             ProgressDrawTarget::hidden()
         } else {
             ProgressDrawTarget::stderr_with_hz(5)
@@ -52,43 +52,43 @@ impl Progress {
         if let Ok(style) = ProgressStyle::with_template("{bar:32} {bytes}/{total_bytes} {msg} {eta}") {
             bar.set_style(style);
         }
-        Self { bar, unit, done: 0 }
+        Self { bar, unit, bytes_done: 0 }
     }
 
-    /// Shows that `units` in all, and `position` bytes of this file, are done.
-    pub(crate) fn at(&self, units: u64, position: u64) {
-        if units.is_multiple_of(UNITS) && !self.bar.is_hidden() {
-            self.show(units, position);
+    /// Shows that `units` in total, and `position` bytes of this file, were read.
+    pub(crate) fn update(&self, units: u64, position: u64) {
+        if units.is_multiple_of(UPDATE_INTERVAL_UNITS) && !self.bar.is_hidden() {
+            self.redraw(units, position);
         }
     }
 
-    /// Shows the same, for who has counted many units.
-    pub(crate) fn at_block(&self, units: u64, position: u64) {
+    /// Shows the progress at once. For callers that count many units at a time.
+    pub(crate) fn update_block(&self, units: u64, position: u64) {
         if !self.bar.is_hidden() {
-            self.show(units, position);
+            self.redraw(units, position);
         }
     }
 
-    /// Shows that a file is done.
-    pub(crate) fn file_done(&mut self, units: u64, position: u64) {
-        self.show(units, position);
-        self.done += position;
+    /// Shows that a file is finished.
+    pub(crate) fn finish_file(&mut self, units: u64, position: u64) {
+        self.redraw(units, position);
+        self.bytes_done += position;
     }
 
-    /// Lets `print` write to the terminal.
-    pub(crate) fn pause<T>(&self, print: impl FnOnce() -> T) -> T {
+    /// Hides the bar while `print` writes to the terminal.
+    pub(crate) fn suspend<T>(&self, print: impl FnOnce() -> T) -> T {
         self.bar.suspend(print)
     }
 
-    /// Takes the bar away.
-    pub(crate) fn end(&self) {
+    /// Removes the bar.
+    pub(crate) fn finish(&self) {
         self.bar.finish_and_clear();
     }
 
-    fn show(&self, units: u64, position: u64) {
+    fn redraw(&self, units: u64, position: u64) {
         let rate = units as f64 / self.bar.elapsed().as_secs_f64().max(0.001);
         let unit = self.unit.name();
         self.bar.set_message(format!("{units} {unit}, {rate:.0} {unit}/s"));
-        self.bar.set_position(self.done + position);
+        self.bar.set_position(self.bytes_done + position);
     }
 }

@@ -1,5 +1,5 @@
-//! A capture instead of an interface: each frame through the loaded XDP program, with the capture's
-//! time as the clock.
+//! Replay: runs the frames of captures through the loaded XDP program, with the time of the capture as the
+//! clock.
 
 use std::{
     path::{Path, PathBuf},
@@ -17,12 +17,12 @@ use super::{
 use crate::{
     agent::{
         poll,
-        program_load::{Hosts, load},
+        program_load::{HostScope, load},
     },
     config::{Config, Role},
     metrics::AgentMetrics,
     outputs::{gateway::Gateway, set::OutputSet},
-    recovery::checkpointer::Keeper,
+    recovery::checkpointer::Checkpointer,
 };
 use mailflow_engine::{
     Engine,
@@ -32,105 +32,111 @@ use mailflow_engine::{
 use mailflow_kernel::clock;
 use mailflow_kernel::{self, Kernel, Programs};
 
-/// How long what is waiting to be written may take at the end.
-const GRACE: Duration = Duration::from_secs(60);
-/// A capture's time is the wall clock's.
-const EPOCH: Epoch = Epoch::from_unix_nanos(0);
-/// Enough of a frame for its headers and the payload that is looked into.
-const HEAD: usize = 2_048;
-/// The program tells times apart by words of ticks, which suffices for 24 days. Before the clock leaps by more
-/// than this, the flows before it end.
-const LEAP: Duration = Duration::from_secs(24 * 60 * 60);
-/// By so much frames of one capture may be out of order, as those of several queues are.
-const DISORDER: Duration = Duration::from_secs(1);
-/// Shorter frames have no ethertype, and the kernel takes none of them.
-const SHORTEST: usize = 14;
+/// Longest time that the outputs may take at the end to write their queues.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Clock offset of a replay: times in captures are times of the wall clock.
+const CAPTURE_CLOCK_OFFSET: Epoch = Epoch::from_unix_nanos(0);
+/// Number of bytes of a frame that hold its headers and the inspected payload.
+const HEAD_BYTES: usize = 2_048;
+/// Largest step of the clock that the program can process: its 32-bit ticks can be compared within 24 days. All flows
+/// end before a larger step.
+const MAX_CLOCK_STEP: Duration = Duration::from_secs(24 * 60 * 60);
+/// Largest disorder that is normal in a capture, as of frames from several queues.
+const MAX_REORDER: Duration = Duration::from_secs(1);
+/// Smallest frame: a shorter one has no ethertype, and the kernel rejects it.
+const MIN_FRAME_BYTES: usize = 14;
 
-/// How a replay went.
+/// Counts of a replay.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Replayed {
-    /// Frames that went through the program.
+pub struct ReplaySummary {
+    /// Frames that the program processed.
     pub frames: u64,
-    /// Frames of link types that carry no IP, and frames without an ethertype.
+    /// Frames whose link type carries no IP or is not supported, and frames without an ethertype.
     pub skipped: u64,
     /// Captures that could not be read to their end.
     pub damaged: u64,
 }
 
-/// What is done beyond the capture's end.
+/// Processing after the end of the input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AtEnd {
-    /// Nothing: flows still open get their record.
+pub enum EndOfInput {
+    /// Ends at the last time of the input. Open flows get a final record.
     Stop,
-    /// Time goes on to the end of the longest window.
+    /// Advances time to the end of the longest window.
     Drain,
 }
 
-/// Replays captures, the one that begins first before the others, as one history.
+/// Replays captures as one timeline, in the order of their first frames.
 ///
 /// # Errors
-/// It cannot start, or the kernel refuses to go on.
-pub fn run(config: &Config, role: Role, captures: &[PathBuf], at_end: AtEnd) -> Result<Replayed> {
+/// Fails if the program cannot be loaded, or the kernel fails during the replay.
+pub fn run(
+    config: &Config,
+    role: Role,
+    captures: &[PathBuf],
+    end_of_input: EndOfInput,
+) -> Result<ReplaySummary> {
     let agent = AgentMetrics::new(env!("CARGO_PKG_VERSION"), clock::unix_seconds())?;
     let outputs =
         OutputSet::open_offline(&config.outputs, &agent, Gateway::new(config.gateway_name.as_deref()))?;
     let mut replay = Replay::new(config, role, outputs)?;
-    let mut result = Replayed::default();
+    let mut result = ReplaySummary::default();
     let mut progress = Progress::new(captures, &config.outputs, Unit::Frames);
-    for path in &in_order(captures) {
-        match replay.capture(path, &mut result, &mut progress) {
+    for path in &sort_by_begin(captures) {
+        match replay.replay_capture(path, &mut result, &mut progress) {
             Ok(()) => {}
-            Err(Stop::Capture(damage)) => {
-                progress.pause(|| error!("{damage}"));
+            Err(ReplayError::Capture(damage)) => {
+                progress.suspend(|| error!("{damage}"));
                 result.damaged += 1;
             }
-            Err(Stop::Other(error)) => return Err(error),
+            Err(ReplayError::Other(error)) => return Err(error),
         }
     }
-    progress.end();
-    let totals = replay.finish(config, at_end)?;
+    progress.finish();
+    let totals = replay.finish(config, end_of_input)?;
     let counted = totals.up.buffers + totals.down.buffers;
-    let Replayed { frames, skipped, damaged } = result;
+    let ReplaySummary { frames, skipped, damaged } = result;
     info!(frames, counted, skipped, damaged, "replayed");
-    if let Some(reasons) = uncounted(&totals) {
+    if let Some(reasons) = format_uncounted(&totals) {
         info!("not counted: {reasons}");
     }
     Ok(result)
 }
 
-/// Captures in the order in which they begin: a shell puts `cap10` before `cap2`. What can be read only once, as a
-/// pipe, is read where it stands.
-fn in_order(captures: &[PathBuf]) -> Vec<PathBuf> {
+/// Sorts captures by their first frame, as a shell puts `cap10` before `cap2`. Keeps the order if one of
+/// them can be read only once, as a pipe.
+fn sort_by_begin(captures: &[PathBuf]) -> Vec<PathBuf> {
     let mut ordered = captures.to_vec();
     if captures.iter().all(|path| path.is_file()) {
-        // What cannot be read is told of when it is its turn.
+        // An unreadable capture is reported when the replay reaches it.
         let begin = |path: &PathBuf| Some(Capture::open(path).ok()?.next_frame().ok()??.time);
         ordered.sort_by_cached_key(begin);
     }
     ordered
 }
 
-/// Why frames were not counted to a flow, and how many: with those that were, they are all.
-fn uncounted(totals: &Totals) -> Option<String> {
-    let told = Reason::ALL.into_iter().map(|reason| (reason.name(), totals.reason(reason)));
-    let told: Vec<String> =
-        told.filter(|(_, frames)| *frames > 0).map(|(name, frames)| format!("{name} {frames}")).collect();
-    (!told.is_empty()).then(|| told.join(", "))
+/// Formats the number of frames by the reason why they were not counted to a flow. With the counted frames
+/// they are all frames.
+fn format_uncounted(totals: &Totals) -> Option<String> {
+    let counts = Reason::ALL.into_iter().map(|reason| (reason.name(), totals.reason(reason)));
+    let counts: Vec<String> =
+        counts.filter(|(_, frames)| *frames > 0).map(|(name, frames)| format!("{name} {frames}")).collect();
+    (!counts.is_empty()).then(|| counts.join(", "))
 }
 
-/// Why a capture was left.
-enum Stop {
+/// Reason why a capture was not read to its end.
+enum ReplayError {
     Capture(CaptureError),
     Other(anyhow::Error),
 }
 
-impl From<CaptureError> for Stop {
+impl From<CaptureError> for ReplayError {
     fn from(error: CaptureError) -> Self {
         Self::Capture(error)
     }
 }
 
-impl From<anyhow::Error> for Stop {
+impl From<anyhow::Error> for ReplayError {
     fn from(error: anyhow::Error) -> Self {
         Self::Other(error)
     }
@@ -142,75 +148,80 @@ struct Replay {
     outputs: OutputSet,
     program: &'static str,
     poll_interval: Duration,
-    /// After so long without a packet no flow lives.
-    silence: Duration,
+    /// Time without a packet after which no flow is open.
+    idle_timeout: Duration,
     now: Time,
     next_poll: Time,
-    /// Frames of this capture that are older than what came before them by more than [`DISORDER`].
-    late: u64,
+    /// Frames of this capture that are older than an earlier one by more than [`MAX_REORDER`].
+    late_frames: u64,
 }
 
 impl Replay {
     fn new(config: &Config, role: Role, outputs: OutputSet) -> Result<Self> {
         let program = mailflow_kernel::replay_program(role)?;
         Ok(Self {
-            kernel: load(config, Programs::One(program), Hosts::Any)?,
-            // Each alert of a capture is wanted.
+            kernel: load(config, Programs::One(program), HostScope::Any)?,
+            // No alert of a capture is to be dropped.
             engine: Engine::new(Settings { limits: RuleLimits::WIDEST, ..config.engine.clone() }),
             outputs,
             program,
             poll_interval: config.poll_interval,
-            silence: config.engine.timeouts.idle,
+            idle_timeout: config.engine.timeouts.idle,
             now: Time::ZERO,
             next_poll: Time::ZERO,
-            late: 0,
+            late_frames: 0,
         })
     }
 
-    fn capture(&mut self, path: &Path, result: &mut Replayed, progress: &mut Progress) -> Result<(), Stop> {
+    fn replay_capture(
+        &mut self,
+        path: &Path,
+        result: &mut ReplaySummary,
+        progress: &mut Progress,
+    ) -> Result<(), ReplayError> {
         let mut capture = Capture::open(path)?;
-        let ended = loop {
+        let result_of_capture = loop {
             match capture.next_frame() {
-                Ok(Some(frame)) if frame.bytes.len() < SHORTEST => result.skipped += 1,
+                Ok(Some(frame)) if frame.bytes.len() < MIN_FRAME_BYTES => result.skipped += 1,
                 Ok(Some(frame)) => {
-                    self.frame(frame).with_context(|| path.display().to_string())?;
+                    self.replay_frame(frame).with_context(|| path.display().to_string())?;
                     result.frames += 1;
-                    progress.at(result.frames, capture.position());
+                    progress.update(result.frames, capture.position());
                 }
                 Ok(None) => break Ok(()),
                 Err(damage) => break Err(damage.into()),
             }
         };
-        progress.file_done(result.frames, capture.position());
-        let late = std::mem::take(&mut self.late);
-        if late > 0 {
-            progress.pause(|| {
-                warn!(capture = %path.display(), frames = late, "frames older than those before them count at the time of the newest");
+        progress.finish_file(result.frames, capture.position());
+        let late_frames = std::mem::take(&mut self.late_frames);
+        if late_frames > 0 {
+            progress.suspend(|| {
+                warn!(capture = %path.display(), frames = late_frames, "frames out of order are counted at the time of the newest frame");
             });
         }
         if capture.skipped() > 0 {
-            progress.pause(|| {
+            progress.suspend(|| {
                 let types: Vec<String> =
                     capture.skipped_types().iter().map(|(link, frames)| format!("{link}: {frames}")).collect();
                 let (frames, types) = (capture.skipped(), types.join(", "));
-                warn!(capture = %path.display(), frames, link_types = types, "frames without IP, or of link types that are not read");
+                warn!(capture = %path.display(), frames, link_types = types, "frames without IP, or of link types that are not supported");
             });
         }
         result.skipped += capture.skipped();
-        ended
+        result_of_capture
     }
 
-    fn frame(&mut self, frame: Frame) -> Result<()> {
-        // The program's clock does not go back, whatever order the frames were written in.
+    fn replay_frame(&mut self, frame: Frame) -> Result<()> {
+        // The clock of the program never goes back, even if the frames are out of order.
         let time = Time::from_nanos(frame.time);
         let now = self.now.max(time);
-        // A frame without a time (a simple packet block) has that of the one before.
-        if time != Time::ZERO && now.since(time) > DISORDER {
-            self.late += 1;
+        // A frame without a time (a simple packet block) has the time of the previous frame.
+        if time != Time::ZERO && now.since(time) > MAX_REORDER {
+            self.late_frames += 1;
         }
-        let rest = self.silence + Duration::from_secs(1);
-        if self.now != Time::ZERO && now.since(self.now) > rest.max(LEAP) {
-            self.now = self.now + rest;
+        let idle_period = self.idle_timeout + Duration::from_secs(1);
+        if self.now != Time::ZERO && now.since(self.now) > idle_period.max(MAX_CLOCK_STEP) {
+            self.now = self.now + idle_period;
             self.poll()?;
         }
         self.now = now;
@@ -220,40 +231,44 @@ impl Replay {
         }
         self.kernel.set_now(self.now)?;
         let Frame { bytes, length, .. } = &frame;
-        // Written whole, and not larger than the kernel takes.
+        // The whole frame, if it was captured completely and the kernel accepts its size.
         if bytes.len() >= *length && self.kernel.run(self.program, bytes, None).is_ok() {
             return Ok(());
         }
-        // Otherwise its head, and its length told beside it: what was not captured is no payload of zeros, and
-        // a length that only stands in a file costs no memory.
+        // Otherwise the head and the length on the wire: bytes that were not captured are not zeros, and a
+        // length that is only claimed must not cost memory.
         let length = u32::try_from(bytes.len().max(*length)).unwrap_or(u32::MAX);
-        Ok(self.kernel.run_head(self.program, &frame.head(HEAD), length).map(drop)?)
+        Ok(self.kernel.run_head(self.program, &frame.head(HEAD_BYTES), length).map(drop)?)
     }
 
     fn poll(&mut self) -> Result<()> {
         let Self { kernel, engine, outputs, now, .. } = self;
-        poll::look(kernel, engine, &mut Keeper::none(), (*now, EPOCH), |effects| {
-            outputs.write_all(effects, EPOCH)
+        poll::look(kernel, engine, &mut Checkpointer::disabled(), (*now, CAPTURE_CLOCK_OFFSET), |effects| {
+            outputs.write_all(effects, CAPTURE_CLOCK_OFFSET)
         })
         .map(drop)
     }
 
-    /// Goes to the end; gives back what the program counted.
-    fn finish(mut self, config: &Config, at_end: AtEnd) -> Result<Totals> {
+    /// Finishes the replay, and returns the counters of the program.
+    fn finish(mut self, config: &Config, end_of_input: EndOfInput) -> Result<Totals> {
         self.poll()?;
-        if at_end == AtEnd::Drain {
-            let longest = config.engine.rules.iter().map(|rule| rule.memory()).max();
+        if end_of_input == EndOfInput::Drain {
+            let longest_window = config.engine.rules.iter().map(|rule| rule.memory()).max();
             self.now = self.now + config.engine.timeouts.idle;
             self.poll()?;
-            self.now = self.now + longest.unwrap_or_default();
+            self.now = self.now + longest_window.unwrap_or_default();
             self.poll()?;
         }
         let Self { mut kernel, mut engine, mut outputs, now, .. } = self;
-        poll::last_look(&mut kernel, &mut engine, &mut Keeper::none(), (now, EPOCH), |effects| {
-            outputs.write_all(effects, EPOCH)
-        })?;
+        poll::last_look(
+            &mut kernel,
+            &mut engine,
+            &mut Checkpointer::disabled(),
+            (now, CAPTURE_CLOCK_OFFSET),
+            |effects| outputs.write_all(effects, CAPTURE_CLOCK_OFFSET),
+        )?;
         let totals = kernel.totals()?;
-        outputs.close(GRACE)?;
+        outputs.close(CLOSE_TIMEOUT)?;
         Ok(totals)
     }
 }

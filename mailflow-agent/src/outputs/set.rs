@@ -16,7 +16,7 @@ use super::{
 use crate::{
     config::{self, AlertOutput, AlertTo, FlowOutput, Target},
     metrics::AgentMetrics,
-    recovery::store::{AlertDelivery, PendingDelivery, Written},
+    recovery::state_dir::{AlertDelivery, PendingDelivery, WrittenLines},
     util::disk::Limits,
 };
 use mailflow_engine::{
@@ -85,7 +85,7 @@ impl<T: Send + 'static> Output<T> {
     /// Returns true if the file has the line that `line` returns.
     fn file_has_line(
         &self,
-        written: &mut Written,
+        written: &mut WrittenLines,
         line: impl FnOnce(&EventFormat) -> serde_json::Result<String>,
     ) -> bool {
         let Some((path, format)) = &self.file else { return false };
@@ -213,7 +213,7 @@ impl OutputSet {
         &self,
         effects: &Effects,
         epoch: Epoch,
-        written: &mut Written,
+        written: &mut WrittenLines,
         had_backlog: &dyn Fn(&str) -> bool,
     ) {
         for record in &effects.records {
@@ -237,7 +237,7 @@ impl OutputSet {
     }
 
     /// Delivers alert events to the sinks that had not delivered them, and to files that do not have them.
-    pub(crate) fn redeliver(&self, undelivered: &[PendingDelivery], written: &mut Written) {
+    pub(crate) fn redeliver(&self, undelivered: &[PendingDelivery], written: &mut WrittenLines) {
         for PendingDelivery { event, sinks } in undelivered {
             self.remember(event.clone());
             for out in self.accepting(event.notify) {

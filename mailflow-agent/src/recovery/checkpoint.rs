@@ -1,69 +1,71 @@
-//! The checkpoint: what an agent writes about itself at intervals.
+//! Checkpoint: the state that an agent writes at intervals.
 
 use super::journal::record;
 use crate::{control::Firing, outputs::pending_delivery::PendingDelivery};
 use mailflow_kernel::Kept;
 use serde::{Deserialize, Serialize};
 
-/// Of the format of all files; another one's files are set aside.
-pub(crate) const VERSION: u32 = 3;
+/// Version of the format of all state files. Files of another version are set aside.
+pub(crate) const FORMAT_VERSION: u32 = 3;
 
-pub(crate) const STATE: &str = "state";
+pub(crate) const CHECKPOINT_FILE: &str = "state";
 
-pub(crate) const JOURNAL: &str = "journal";
+pub(crate) const JOURNAL_FILE: &str = "journal";
 
 #[derive(Serialize, Deserialize)]
-pub(crate) struct Head {
+pub(crate) struct CheckpointHeader {
     pub(crate) version: u32,
-    /// The boot of the machine that all times and tables are of.
+    /// Boot id of the machine: times and maps are valid in this boot only.
     pub(crate) boot: String,
 }
 
-/// How far an agent had come.
+/// State of an agent at one time.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct State {
-    /// The tables it belongs to: the kernel's number of the flow table, where they are pinned.
-    pub generation: Option<u32>,
-    /// What belongs to the tables.
-    pub tables: Tables,
-    /// When it was kept.
+pub struct Checkpoint {
+    /// Kernel's id of the flow table, if the maps are pinned. The kernel checkpoint belongs to these maps.
+    pub flow_table_id: Option<u32>,
+    /// Checkpoint of the reader of the kernel maps.
+    pub kernel: KernelCheckpointRepr,
+    /// Time of the checkpoint, in nanoseconds.
     pub now: u64,
-    /// The last reading of the tables.
-    pub seen: u64,
-    /// Seeds of the flows' names.
-    pub seeds: [u64; 2],
-    /// The living flows as they were last seen, by name.
+    /// Time of the last poll, in nanoseconds.
+    pub last_poll: u64,
+    /// Seeds of the flow fingerprints.
+    pub fingerprint_seeds: [u64; 2],
+    /// Open flows as of the last poll, by fingerprint.
     pub flows: Vec<[u64; 5]>,
-    /// What the rules know.
+    /// Checkpoint of the rules.
     pub rules: mailflow_engine::state::State,
-    /// The alerts that fire, each with the moment it began to.
+    /// Firing alerts, each with the time since when it fires.
     pub firing: Vec<(u64, Firing)>,
-    /// Alert events that were not delivered everywhere, oldest first.
-    pub untold: Vec<PendingDelivery>,
+    /// Alert events that some outputs have not delivered, oldest first.
+    pub pending_deliveries: Vec<PendingDelivery>,
 }
 
-/// What belongs to the kernel's tables, see [`Kept`].
+/// Serialised form of a kernel checkpoint, see [`Kept`].
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Tables {
+pub struct KernelCheckpointRepr {
     pub(crate) prefix: u8,
     pub(crate) ticks: [u64; 3],
     pub(crate) bases: Vec<(Vec<u8>, Vec<u8>)>,
     pub(crate) retired: [u64; 4],
     pub(crate) overflow: [u64; 4],
-    pub(crate) carried: Vec<record::Plain>,
+    pub(crate) carried: Vec<record::FlowRepr>,
     pub(crate) read: Vec<u32>,
 }
 
-impl From<Kept> for Tables {
+impl From<Kept> for KernelCheckpointRepr {
     fn from(Kept { prefix, ticks, bases, retired, overflow, carried, read }: Kept) -> Self {
-        let carried = carried.iter().map(record::plain).collect();
+        let carried = carried.iter().map(record::to_repr).collect();
         Self { prefix, ticks, bases, retired, overflow, carried, read }
     }
 }
 
-impl From<Tables> for Kept {
-    fn from(Tables { prefix, ticks, bases, retired, overflow, carried, read }: Tables) -> Self {
-        let carried = carried.into_iter().map(record::flow).collect();
+impl From<KernelCheckpointRepr> for Kept {
+    fn from(
+        KernelCheckpointRepr { prefix, ticks, bases, retired, overflow, carried, read }: KernelCheckpointRepr,
+    ) -> Self {
+        let carried = carried.into_iter().map(record::from_repr).collect();
         Self { prefix, ticks, bases, retired, overflow, carried, read }
     }
 }

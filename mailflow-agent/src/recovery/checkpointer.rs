@@ -1,18 +1,19 @@
-//! What a poll leaves behind for the agent after this one: the journal, the history, the state.
+//! Checkpointer: writes the journal, the input log and the checkpoint during polls.
 //!
-//! A flow is in the journal before it leaves the kernel's table. Where nothing can be written, flows wait in that table
-//! for `state.durability_timeout`; then they leave it without being written down, and rules, alerts and outputs go on.
-//! The tables are marked as ahead of the state ([`Ahead`]) before the first of them does. Durability begins again with
-//! a fresh state, and only then with entries of the journal.
+//! A flow is in the journal before it is evicted from the kernel map. If nothing can be written, flows stay
+//! in the map for `state.durability_timeout`. After that they are evicted without a journal, and rules,
+//! alerts and outputs continue. Before the first such eviction the pinned maps are marked as ahead of the
+//! checkpoint ([`Ahead`]). Durability returns with a new checkpoint, and the journal is used again only
+//! after it.
 
 use std::{io, path::PathBuf, time::Duration};
 
 use tracing::warn;
 
 use super::{
-    durability::{Trouble, Unwritten},
+    durability::{FailedWrite, WriteFailures},
     poll_records,
-    store::{Entry, State, Store, Told, Unwritable},
+    state_dir::{AlertEventId, Checkpoint, JournalRecord, StateDir, WriteFailurePolicy},
 };
 use crate::{
     config::{AlertTo, Config, FlowTo, Target},
@@ -27,77 +28,79 @@ use mailflow_engine::{
 use mailflow_kernel::clock;
 use mailflow_kernel::{Ahead, Kernel};
 
-/// How often the state is kept while it is small ...
-const OFTEN: Duration = Duration::from_secs(1);
-/// ... and while it is not.
-const SELDOM: Duration = Duration::from_secs(10);
-/// Keeping it takes at most one part in this many of a CPU's time ...
-const SHARE: u32 = 200;
-/// ... and less where that takes long: with the polls, a million quiet sources are to take less than a 100th of a core.
-/// The journal since then stays short all the same, see [`Store::is_long`].
-const SHARE_OF_LONG: u32 = 500;
-/// From here on it takes long.
-const LONG: Duration = Duration::from_millis(200);
-/// Polls wait for the disk, and for other processes, for at most one part in this many of the time.
-const SHARE_OF_WAITS: u32 = 20;
-/// Living flows up to which it is small.
-const SMALL: u64 = 5_000;
+/// Interval of checkpoints while they are small.
+const MIN_CHECKPOINT_INTERVAL: Duration = Duration::from_secs(1);
+/// Interval of checkpoints while they are large.
+const LARGE_CHECKPOINT_INTERVAL: Duration = Duration::from_secs(10);
+/// Checkpoints take at most 1/200 of the time of a CPU.
+const CPU_TIME_DIVISOR: u32 = 200;
+/// Checkpoints that take long take at most 1/500 of the time of a CPU. With the polls, a million idle
+/// sources then cost less than 1 % of a core. The length of the journal is bounded anyway, see
+/// [`StateDir::needs_compaction`].
+const LONG_CPU_TIME_DIVISOR: u32 = 500;
+/// CPU time from which on a checkpoint takes long.
+const LONG_CHECKPOINT: Duration = Duration::from_millis(200);
+/// Polls wait for the disk and for other processes at most 1/20 of the time.
+const WALL_TIME_DIVISOR: u32 = 20;
+/// Number of open flows below which a checkpoint is small.
+const SMALL_FLOW_COUNT: u64 = 5_000;
 
-/// Keeps what outlives the process, if anything does.
-pub(crate) struct Keeper {
-    store: Option<Store>,
+/// Coordinator of the state directory, if there is one.
+pub(crate) struct Checkpointer {
+    state_dir: Option<StateDir>,
     /// Files that the outputs write to.
     files: Vec<PathBuf>,
     next: Time,
-    poll: Option<Entry>,
-    /// How long flows wait for a disk that takes nothing.
-    patience: Duration,
-    /// The mark that the pinned tables are ahead of the state, where they are pinned.
+    poll: Option<JournalRecord>,
+    /// Time that flows wait in the kernel map while nothing can be written.
+    durability_timeout: Duration,
+    /// Mark that pinned maps are ahead of the checkpoint; `None` if they are not pinned.
     ahead: Option<Ahead>,
-    /// The state that the tables are marked as ahead of.
-    marked: Option<Option<u64>>,
-    trouble: Trouble,
-    /// What was judged in this poll could not be written.
-    judged_is_lost: bool,
-    /// Entries of this poll could not be written to the journal.
-    entries_failed: bool,
+    /// Checkpoint of the current mark.
+    marked_checkpoint: Option<Option<u64>>,
+    failures: WriteFailures,
+    /// True if the rule inputs of this poll could not be written.
+    inputs_lost: bool,
+    /// True if journal records of this poll could not be written.
+    journal_failed: bool,
 }
 
-impl Keeper {
-    /// Keeps nothing.
-    pub(crate) fn none() -> Self {
+impl Checkpointer {
+    /// Creates a checkpointer that writes nothing.
+    pub(crate) fn disabled() -> Self {
         Self {
-            store: None,
+            state_dir: None,
             files: Vec::new(),
             next: Time::ZERO,
             poll: None,
-            patience: Duration::ZERO,
+            durability_timeout: Duration::ZERO,
             ahead: None,
-            marked: None,
-            trouble: Trouble::default(),
-            judged_is_lost: false,
-            entries_failed: false,
+            marked_checkpoint: None,
+            failures: WriteFailures::default(),
+            inputs_lost: false,
+            journal_failed: false,
         }
     }
 
-    /// Keeps it in `store`, which cannot be written because of `trouble`, if there is any. `ahead` marks the tables.
+    /// Creates a checkpointer for `state_dir`, which cannot be written if there is a `write_error`. `ahead`
+    /// marks the maps.
     pub(crate) fn new(
-        store: Option<Store>,
+        state_dir: Option<StateDir>,
         ahead: Option<Ahead>,
-        trouble: Option<String>,
+        write_error: Option<String>,
         config: &Config,
     ) -> Self {
-        let mut keeper = Self { store, ahead, ..Self::none() };
-        keeper.configure(config);
-        if let Some(cause) = trouble {
-            keeper.trouble.note(Unwritten::Entries, cause, keeper.patience, true);
-            keeper.follow_suspension();
+        let mut checkpointer = Self { state_dir, ahead, ..Self::disabled() };
+        checkpointer.apply_config(config);
+        if let Some(cause) = write_error {
+            checkpointer.failures.note(FailedWrite::Journal, cause, checkpointer.durability_timeout, true);
+            checkpointer.follow_suspension();
         }
-        keeper
+        checkpointer
     }
 
-    /// Another configuration is in force.
-    pub(crate) fn configure(&mut self, config: &Config) {
+    /// Applies a new configuration.
+    pub(crate) fn apply_config(&mut self, config: &Config) {
         let alerts = config.outputs.alerts.iter().map(|output| match &output.to {
             AlertTo::Lines { target, .. } => Some(target),
             _ => None,
@@ -111,205 +114,229 @@ impl Keeper {
             Target::Stdout => None,
         };
         self.files = alerts.chain(flows).flatten().filter_map(file).collect();
-        self.patience = config.state.durability_timeout;
-        if let Some(store) = &mut self.store {
-            store.set_limits(config.state.limits);
+        self.durability_timeout = config.state.durability_timeout;
+        if let Some(state_dir) = &mut self.state_dir {
+            state_dir.set_limits(config.state.limits);
         }
     }
 
-    /// A poll begins, whose lines are written by this epoch.
-    pub(crate) fn begin(&mut self, now: Time, epoch: Epoch) {
-        self.entries_failed = false;
-        self.poll = Some(Entry::Poll { now, epoch: epoch.unix_nanos(Time::ZERO) });
+    /// Begins a poll. `epoch` is the clock offset of its output lines.
+    pub(crate) fn begin_poll(&mut self, now: Time, epoch: Epoch) {
+        self.journal_failed = false;
+        self.poll = Some(JournalRecord::PollBegin { now, epoch: epoch.unix_nanos(Time::ZERO) });
     }
 
-    /// Writes down what the poll is about to do.
+    /// Appends records to the journal, before the poll does what they describe.
     ///
     /// # Errors
-    /// It cannot be written: then it must not be done.
-    pub(crate) fn note(&mut self, entries: impl IntoIterator<Item = Entry>) -> io::Result<()> {
-        let Some(store) = &mut self.store else { return Ok(()) };
-        let mut entries = entries.into_iter().peekable();
-        if entries.peek().is_none() {
+    /// Fails if the records cannot be written. The poll must not do what they describe.
+    pub(crate) fn append(&mut self, records: impl IntoIterator<Item = JournalRecord>) -> io::Result<()> {
+        let Some(state_dir) = &mut self.state_dir else { return Ok(()) };
+        let mut records = records.into_iter().peekable();
+        if records.peek().is_none() {
             return Ok(());
         }
         let first = self.poll.take();
-        let otherwise = self.trouble.otherwise(self.patience);
-        let result = store.note(first.iter().cloned().chain(entries), otherwise);
+        let policy = self.failures.policy(self.durability_timeout);
+        let result = state_dir.append(first.iter().cloned().chain(records), policy);
         if result.is_err() {
-            (self.poll, self.entries_failed) = (first, true);
+            (self.poll, self.journal_failed) = (first, true);
         }
-        if let Some(cause) = store.take_cause() {
-            self.trouble.note(Unwritten::Entries, cause, self.patience, true);
+        if let Some(cause) = state_dir.take_cause() {
+            self.failures.note(FailedWrite::Journal, cause, self.durability_timeout, true);
         }
         self.follow_suspension();
-        self.report(result)
+        self.note_failure(result)
     }
 
-    /// Returns true while flows wait in the kernel's table for a disk that takes nothing.
-    pub(crate) fn waits(&self) -> bool {
-        self.trouble.is_with_entries() && !self.is_in_memory()
+    /// Returns true while flows wait in the kernel map because nothing can be written.
+    pub(crate) fn is_waiting_for_disk(&self) -> bool {
+        self.failures.is_journal_failing() && !self.is_in_memory()
     }
 
-    /// From now on flows leave the kernel's table although nothing can be written: at the end nothing may wait.
-    pub(crate) fn wait_no_longer(&mut self) {
-        self.patience = Duration::ZERO;
+    /// Evicts flows from now on even if nothing can be written, as for a shutdown.
+    pub(crate) fn stop_waiting(&mut self) {
+        self.durability_timeout = Duration::ZERO;
     }
 
     fn is_in_memory(&self) -> bool {
-        self.store.as_ref().is_some_and(Store::is_suspended)
+        self.state_dir.as_ref().is_some_and(StateDir::is_suspended)
     }
 
-    /// Writes down what the rules were shown, and until when time passed, before what is told of it is.
-    pub(crate) fn take(&mut self, moment: (Time, Epoch), engine: &Engine, effects: &Effects) {
-        let Some(store) = &mut self.store else { return };
-        store.handed_over(effects.alerts.iter().map(Told::of));
-        let result = store.passed(poll_records::passed(moment, engine));
-        // What cannot be written is judged again after a crash; it is no reason to stop.
-        self.judged_is_lost = result.is_err();
+    /// Logs the rule inputs of a poll and its time, before its alerts are emitted.
+    pub(crate) fn log_inputs(&mut self, moment: (Time, Epoch), engine: &Engine, effects: &Effects) {
+        let Some(state_dir) = &mut self.state_dir else { return };
+        state_dir.track_alerts(effects.alerts.iter().map(AlertEventId::of));
+        let result = state_dir.log_inputs(poll_records::rule_inputs(moment, engine));
+        // After a crash the inputs that are not in the log are evaluated again from the journal, so this is
+        // no reason to stop.
+        self.inputs_lost = result.is_err();
         match &result {
-            Ok(()) if !self.entries_failed => self.trouble.entries_written(),
+            Ok(()) if !self.journal_failed => self.failures.journal_recovered(),
             Ok(()) => {}
             Err(_) => {
-                if self.trouble.otherwise(self.patience) == Unwritable::InMemory {
-                    store.suspend();
+                if self.failures.policy(self.durability_timeout) == WriteFailurePolicy::KeepInMemory {
+                    state_dir.suspend();
                 }
             }
         }
-        let _ = self.report(result);
+        let _ = self.note_failure(result);
         self.follow_suspension();
     }
 
-    /// Alerts of an agent before are handed over.
-    pub(crate) fn tell(&mut self, alerts: impl IntoIterator<Item = Told>) {
-        if let Some(store) = &mut self.store {
-            store.handed_over(alerts);
+    /// Tracks alerts of recovery or of a reload until they are delivered.
+    pub(crate) fn track_alerts(&mut self, alerts: impl IntoIterator<Item = AlertEventId>) {
+        if let Some(state_dir) = &mut self.state_dir {
+            state_dir.track_alerts(alerts);
         }
     }
 
-    /// The poll is over, and the state is kept when it is time to, whatever the outputs do.
-    pub(crate) fn over(&mut self, kernel: &Kernel, engine: &Engine, now: Time, sinks: &EffectRouter) {
-        if self.poll.take().is_none() && !self.judged_is_lost {
-            // Without that note the poll is taken for one that was not finished, and looked at again.
-            let _ = self.note([Entry::Over]);
+    /// Ends the poll, and writes a checkpoint if it is due. Outputs that are slow do not delay it forever.
+    pub(crate) fn end_poll(&mut self, kernel: &Kernel, engine: &Engine, now: Time, sinks: &EffectRouter) {
+        if self.poll.take().is_none() && !self.inputs_lost {
+            // Without this record recovery takes the poll for incomplete, and looks up its flows in the maps.
+            let _ = self.append([JournalRecord::PollEnd]);
         }
-        self.look_at(sinks);
-        // Outputs that work are given until the next poll: what they deliver by then need not be kept.
-        let calm = !sinks.outputs().alerts_delivered() && !self.trouble.is_on();
-        let due = now >= if calm { self.next + OFTEN } else { self.next };
-        if self.store.as_ref().is_some_and(|store| due || store.is_long() && !self.trouble.is_on()) {
-            let (begun, used) = (clock::now(), clock::thread_cpu_time());
-            self.keep(kernel, engine, now, sinks);
-            let (took, used) = (clock::now().since(begun), clock::thread_cpu_time().saturating_sub(used));
-            let pause = if engine.stats().open_flows < SMALL { OFTEN } else { SELDOM };
-            // A state that takes long to keep is kept more seldom.
-            let share = if used < LONG { SHARE } else { SHARE_OF_LONG };
-            self.next = now + pause.max(used * share).max(took * SHARE_OF_WAITS);
+        self.record_output_progress(sinks);
+        // Outputs that deliver get until the next interval. The checkpoint does not need what they deliver
+        // until then.
+        let may_defer = !sinks.outputs().alerts_delivered() && !self.failures.is_ongoing();
+        let due = now >= if may_defer { self.next + MIN_CHECKPOINT_INTERVAL } else { self.next };
+        if self
+            .state_dir
+            .as_ref()
+            .is_some_and(|state_dir| due || state_dir.needs_compaction() && !self.failures.is_ongoing())
+        {
+            let (started, cpu_time) = (clock::now(), clock::thread_cpu_time());
+            self.write_checkpoint(kernel, engine, now, sinks);
+            let (elapsed, cpu_time) =
+                (clock::now().since(started), clock::thread_cpu_time().saturating_sub(cpu_time));
+            let interval = if engine.stats().open_flows < SMALL_FLOW_COUNT {
+                MIN_CHECKPOINT_INTERVAL
+            } else {
+                LARGE_CHECKPOINT_INTERVAL
+            };
+            let divisor = if cpu_time < LONG_CHECKPOINT { CPU_TIME_DIVISOR } else { LONG_CPU_TIME_DIVISOR };
+            self.next = now + interval.max(cpu_time * divisor).max(elapsed * WALL_TIME_DIVISOR);
         }
     }
 
-    /// Notes what the outputs have written and delivered by now.
-    pub(crate) fn look_at(&mut self, sinks: &EffectRouter) {
-        let Some(store) = &mut self.store else { return };
+    /// Records the lines that the outputs have written, and the alerts that they have delivered.
+    pub(crate) fn record_output_progress(&mut self, sinks: &EffectRouter) {
+        let Some(state_dir) = &mut self.state_dir else { return };
         if sinks.outputs().alerts_delivered() {
-            let result = store.delivered();
-            let _ = self.report(result);
+            let result = state_dir.mark_delivered();
+            let _ = self.note_failure(result);
         }
-        // Lines that are not written for long are given up: they are in their sink's queue only.
-        if sinks.outputs().files_flushed() || self.store.as_ref().is_some_and(Store::is_full) {
-            self.written();
-        }
-    }
-
-    /// Before the first poll: from here on what the files have is looked at.
-    pub(crate) fn mark(&mut self) {
-        if let Some(store) = &mut self.store {
-            let result = store.mark(&self.files);
-            let _ = self.report(result);
+        // Lines that are not written for a long time are dropped from the backlog. They remain in the queue
+        // of the output.
+        if sinks.outputs().files_flushed() || self.state_dir.as_ref().is_some_and(StateDir::is_backlog_full) {
+            self.mark_written();
         }
     }
 
-    /// From here on what the files have is looked at.
-    fn written(&mut self) {
-        if let Some(store) = &mut self.store {
-            let result = store.written(&self.files);
-            let _ = self.report(result);
+    /// Records the offsets of the output files before the first poll, for recovery.
+    pub(crate) fn mark_output_offsets(&mut self) {
+        if let Some(state_dir) = &mut self.state_dir {
+            let result = state_dir.mark_output_offsets(&self.files);
+            let _ = self.note_failure(result);
         }
     }
 
-    /// Keeps the state.
-    pub(crate) fn keep(&mut self, kernel: &Kernel, engine: &Engine, now: Time, sinks: &EffectRouter) {
-        let Some(store) = &mut self.store else { return };
+    /// Records the offsets of the output files, when all lines are written or dropped from the backlog.
+    fn mark_written(&mut self) {
+        if let Some(state_dir) = &mut self.state_dir {
+            let result = state_dir.mark_written(&self.files);
+            let _ = self.note_failure(result);
+        }
+    }
+
+    /// Writes a checkpoint.
+    pub(crate) fn write_checkpoint(
+        &mut self,
+        kernel: &Kernel,
+        engine: &Engine,
+        now: Time,
+        sinks: &EffectRouter,
+    ) {
+        let Some(state_dir) = &mut self.state_dir else { return };
         let known = engine.known();
-        let state = State {
-            generation: kernel.generation(),
-            tables: kernel.keep().into(),
+        let checkpoint = Checkpoint {
+            flow_table_id: kernel.generation(),
+            kernel: kernel.keep().into(),
             now: now.as_nanos(),
-            seen: known.now.as_nanos(),
-            seeds: known.seeds,
+            last_poll: known.now.as_nanos(),
+            fingerprint_seeds: known.seeds,
             flows: known.flows,
             rules: engine.save(),
             firing: sinks.firing(),
-            untold: sinks.outputs().undelivered(),
+            pending_deliveries: sinks.outputs().undelivered(),
         };
-        let result = store.keep(&state);
+        let result = state_dir.write_checkpoint(&checkpoint);
         match result {
             Ok(()) => {
                 self.clear_mark();
-                self.trouble.end();
+                self.failures.end();
             }
             Err(error) => {
                 let in_memory = self.is_in_memory();
-                self.trouble.note(Unwritten::State, error.to_string(), self.patience, in_memory);
-                // It may be the state that could be replaced, and the journal that could not.
+                self.failures.note(
+                    FailedWrite::Checkpoint,
+                    error.to_string(),
+                    self.durability_timeout,
+                    in_memory,
+                );
+                // The checkpoint may have been replaced although the journal could not be.
                 self.follow_suspension();
             }
         }
     }
 
-    /// Notes a failed write.
-    fn report(&mut self, result: io::Result<()>) -> io::Result<()> {
+    /// Counts a failed write.
+    fn note_failure(&mut self, result: io::Result<()>) -> io::Result<()> {
         if let Err(error) = &result {
             let in_memory = self.is_in_memory();
-            self.trouble.note(Unwritten::Entries, error.to_string(), self.patience, in_memory);
+            self.failures.note(FailedWrite::Journal, error.to_string(), self.durability_timeout, in_memory);
         }
         result
     }
 
-    /// Marks the tables as ahead of the state on the disk while nothing is written.
+    /// Marks the pinned maps as ahead of the checkpoint on disk while nothing is written.
     fn follow_suspension(&mut self) {
-        let Some(store) = self.store.as_ref().filter(|store| store.is_suspended()) else { return };
-        let state = store.state();
-        let stands = self.ahead.as_ref().is_none_or(|ahead| ahead.is_marked(state));
-        if self.marked == Some(state) && stands {
+        let Some(state_dir) = self.state_dir.as_ref().filter(|state_dir| state_dir.is_suspended()) else {
+            return;
+        };
+        let checkpoint = state_dir.checkpoint_time();
+        let mark_stands = self.ahead.as_ref().is_none_or(|ahead| ahead.is_marked(checkpoint));
+        if self.marked_checkpoint == Some(checkpoint) && mark_stands {
             return;
         }
         if let Some(ahead) = &self.ahead
-            && let Err(error) = ahead.mark(state)
-            && self.marked != Some(state)
+            && let Err(error) = ahead.mark(checkpoint)
+            && self.marked_checkpoint != Some(checkpoint)
         {
-            warn!(%error, "the pinned tables cannot be marked as ahead of the state");
+            warn!(%error, "failed to mark the pinned maps as ahead of the state");
         }
-        self.marked = Some(state);
+        self.marked_checkpoint = Some(checkpoint);
     }
 
     fn clear_mark(&mut self) {
-        if self.marked.take().is_some()
+        if self.marked_checkpoint.take().is_some()
             && let Some(ahead) = &self.ahead
             && let Err(error) = ahead.clear()
         {
-            warn!(%error, "the mark of the pinned tables cannot be removed");
+            warn!(%error, "failed to remove the mark of the pinned maps");
         }
     }
 
-    /// The state on the disk, for people; none where none is kept.
+    /// Returns the durability for the status; `None` without a state directory.
     pub(crate) fn durability(&self) -> Option<Durability> {
-        let store = self.store.as_ref()?;
-        Some(self.trouble.shown(store.is_suspended()))
+        let state_dir = self.state_dir.as_ref()?;
+        Some(self.failures.status(state_dir.is_suspended()))
     }
 
-    /// Bytes of the state's files, and the failures to write them so far.
+    /// Returns the bytes of the state files, and the number of write failures.
     pub(crate) fn usage(&self) -> Option<(u64, u64)> {
-        self.store.as_ref().map(|store| (store.bytes(), self.trouble.failures()))
+        self.state_dir.as_ref().map(|state_dir| (state_dir.bytes(), self.failures.failures()))
     }
 }

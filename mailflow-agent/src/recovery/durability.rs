@@ -1,152 +1,160 @@
-//! Trouble with the state on the disk: its cause, its beginning, and the lines of the log about it.
+//! Write failures of the state directory: cause, duration and log messages.
 
 use std::time::Duration;
 
 use tracing::{error, info};
 
-use super::store::Unwritable;
+use super::state_dir::WriteFailurePolicy;
 use crate::{config::scalar::show_duration, control::Durability, util::error_chain::Limited};
 use mailflow_engine::time::Time;
 use mailflow_kernel::clock;
 
-/// Trouble, or none.
+/// Current write failure, if any, and counts.
 #[derive(Debug)]
-pub(crate) struct Trouble {
-    on: Option<Now>,
-    /// Seconds since 1970: the end of the last trouble, or the start.
-    good_since: f64,
+pub(crate) struct WriteFailures {
+    ongoing: Option<OngoingFailure>,
+    /// End of the last failure, or the start of the agent, in seconds since 1970.
+    healthy_since: f64,
     failures: u64,
     lines: Limited,
 }
 
 #[derive(Debug)]
-struct Now {
+struct OngoingFailure {
     since: Time,
     unix_seconds: f64,
     cause: String,
-    /// Since when entries of the journal or the history cannot be written; none while they can, and the state alone
-    /// cannot be replaced.
-    entries_since: Option<Time>,
-    /// The log has it.
-    said: bool,
+    /// Time since when the journal or the input log cannot be written; `None` if only the checkpoint cannot
+    /// be replaced.
+    journal_since: Option<Time>,
+    /// True if the failure was logged.
+    logged: bool,
 }
 
-/// Something that cannot be written.
+/// Kind of write that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Unwritten {
-    /// Entries of the journal or the history.
-    Entries,
-    /// The state.
-    State,
+pub(crate) enum FailedWrite {
+    /// Write to the journal or the input log.
+    Journal,
+    /// Replacement of the checkpoint.
+    Checkpoint,
 }
 
-impl Default for Trouble {
+impl Default for WriteFailures {
     fn default() -> Self {
-        let good_since = clock::unix_seconds();
-        Self { on: None, good_since, failures: 0, lines: Limited::default() }
+        let healthy_since = clock::unix_seconds();
+        Self { ongoing: None, healthy_since, failures: 0, lines: Limited::default() }
     }
 }
 
-impl Trouble {
-    /// Returns true while the state cannot be written.
-    pub(crate) fn is_on(&self) -> bool {
-        self.on.is_some()
+impl WriteFailures {
+    /// Returns true while writes fail.
+    pub(crate) fn is_ongoing(&self) -> bool {
+        self.ongoing.is_some()
     }
 
-    /// Returns true while entries of the journal or the history cannot be written.
-    pub(crate) fn is_with_entries(&self) -> bool {
-        self.on.as_ref().is_some_and(|now| now.entries_since.is_some())
+    /// Returns true while writes to the journal or the input log fail.
+    pub(crate) fn is_journal_failing(&self) -> bool {
+        self.ongoing.as_ref().is_some_and(|now| now.journal_since.is_some())
     }
 
-    /// Entries are written again.
-    pub(crate) fn entries_written(&mut self) {
-        if let Some(now) = &mut self.on {
-            now.entries_since = None;
+    /// Notes that the journal and the input log can be written again.
+    pub(crate) fn journal_recovered(&mut self) {
+        if let Some(now) = &mut self.ongoing {
+            now.journal_since = None;
         }
     }
 
-    /// Failures to write so far.
+    /// Returns the number of failures.
     pub(crate) fn failures(&self) -> u64 {
         self.failures
     }
 
-    /// What becomes of entries that cannot be written now: after the patience they are kept in memory.
-    pub(crate) fn otherwise(&self, patience: Duration) -> Unwritable {
-        let since = self.on.as_ref().and_then(|now| now.entries_since);
-        if patience.is_zero() || since.is_some_and(|since| clock::now().since(since) >= patience) {
-            Unwritable::InMemory
+    /// Returns the policy for records that cannot be written now. After the timeout they are kept in memory.
+    pub(crate) fn policy(&self, durability_timeout: Duration) -> WriteFailurePolicy {
+        let since = self.ongoing.as_ref().and_then(|now| now.journal_since);
+        if durability_timeout.is_zero()
+            || since.is_some_and(|since| clock::now().since(since) >= durability_timeout)
+        {
+            WriteFailurePolicy::KeepInMemory
         } else {
-            Unwritable::Refused
+            WriteFailurePolicy::Fail
         }
     }
 
-    /// The state could not be written. The log has a line a minute at most.
-    pub(crate) fn note(&mut self, what: Unwritten, cause: String, patience: Duration, in_memory: bool) {
+    /// Counts a failure. Logs at most one message a minute.
+    pub(crate) fn note(
+        &mut self,
+        what: FailedWrite,
+        cause: String,
+        durability_timeout: Duration,
+        in_memory: bool,
+    ) {
         self.failures += 1;
         let now = clock::now();
-        let on = self.on.get_or_insert_with(|| Now {
+        let ongoing = self.ongoing.get_or_insert_with(|| OngoingFailure {
             since: now,
             unix_seconds: clock::unix_seconds(),
             cause: String::new(),
-            entries_since: None,
-            said: false,
+            journal_since: None,
+            logged: false,
         });
-        on.cause = cause;
-        if what == Unwritten::Entries {
-            on.entries_since.get_or_insert(now);
+        ongoing.cause = cause;
+        if what == FailedWrite::Journal {
+            ongoing.journal_since.get_or_insert(now);
         }
         if !self.lines.may_say(now) {
             return;
         }
-        on.said = true;
-        let (error, seconds) = (&on.cause, now.since(on.since).as_secs());
+        ongoing.logged = true;
+        let (error, seconds) = (&ongoing.cause, now.since(ongoing.since).as_secs());
         if in_memory {
             error!(
                 error,
                 seconds,
                 failures = self.failures,
-                "the state cannot be written: detection goes on without it; a crash now loses what the rules learn"
+                "the state cannot be written; detection continues without it; a crash now loses what the rules learn"
             );
-        } else if on.entries_since.is_none() {
+        } else if ongoing.journal_since.is_none() {
             error!(
                 error,
                 seconds,
                 failures = self.failures,
-                "the state cannot be replaced: the journal is written on, and grows"
+                "the state cannot be replaced; the journal is still written, and grows"
             );
         } else {
-            let patience = show_duration(patience);
+            let durability_timeout = show_duration(durability_timeout);
             error!(
                 error,
                 seconds,
-                patience,
-                "the state cannot be written: flows wait in the kernel's table, at most for the patience; then \
-                 detection goes on without the state"
+                durability_timeout,
+                "the state cannot be written; flows wait in the kernel's table, at most for the durability timeout; \
+                 then detection continues without the state"
             );
         }
     }
 
-    /// The state is written again.
+    /// Ends the failure.
     pub(crate) fn end(&mut self) {
-        let Some(now) = self.on.take() else { return };
-        self.good_since = clock::unix_seconds();
-        // The log has the end of what it has the beginning of.
-        if now.said {
+        let Some(now) = self.ongoing.take() else { return };
+        self.healthy_since = clock::unix_seconds();
+        // The end of a failure is logged only if the failure was.
+        if now.logged {
             let seconds = clock::now().since(now.since).as_secs();
-            info!(seconds, "the state is written again, all of it; durability is back");
+            info!(seconds, "the state is written again; durability is restored");
         }
     }
 
-    /// As people are shown it.
-    pub(crate) fn shown(&self, in_memory: bool) -> Durability {
-        match &self.on {
-            None => Durability { durable: true, since: self.good_since, ..Durability::default() },
+    /// Returns the durability for the status.
+    pub(crate) fn status(&self, in_memory: bool) -> Durability {
+        match &self.ongoing {
+            None => Durability { durable: true, since: self.healthy_since, ..Durability::default() },
             Some(now) => Durability {
                 durable: false,
                 since: now.unix_seconds,
                 cause: Some(now.cause.clone()),
                 in_memory,
-                journal: !in_memory && now.entries_since.is_none(),
+                journal: !in_memory && now.journal_since.is_none(),
             },
         }
     }

@@ -2,69 +2,70 @@
 
 use std::{io, path::PathBuf};
 
-/// Why there is no state.
+/// Reason why the state directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     /// Another agent uses the directory.
     #[error("the state directory {} is in use by another agent{}", path.display(), mailflow_kernel::holder(*.pid))]
-    Held {
-        /// The directory.
+    InUse {
+        /// Path of the directory.
         path: PathBuf,
-        /// The agent's process, where it can be told.
+        /// Process id of the other agent, if known.
         pid: Option<u32>,
     },
-    /// It belongs to somebody else, who may choose what the agent reads.
+    /// The directory belongs to another user, who could choose the state that the agent reads.
     #[error(
-        "state directory {} belongs to user {owner}, and the agent runs as user {ours}: change its owner, run the \
+        "state directory {} belongs to user {owner}, and the agent runs as user {agent_user}: change its owner, run the \
          agent as that user, or name another directory", path.display()
     )]
-    Owner {
-        /// The directory.
+    ForeignOwner {
+        /// Path of the directory.
         path: PathBuf,
-        /// Its owner.
+        /// Owner of the directory.
         owner: u32,
-        /// Who the agent runs as.
-        ours: u32,
+        /// User id of the agent.
+        agent_user: u32,
     },
-    /// Others may write to it.
+    /// Other users may write to the directory.
     #[error(
-        "state directory {} may be written to by others (mode {mode:o}): take that away (chmod go-w), or name \
+        "state directory {} may be written to by others (mode {mode:o}): remove that permission (chmod go-w), or name \
          another directory", path.display()
     )]
-    Mode {
-        /// The directory.
+    WritableByOthers {
+        /// Path of the directory.
         path: PathBuf,
-        /// Its mode.
+        /// Mode of the directory.
         mode: u32,
     },
-    /// The files have reached their bound.
+    /// The files would exceed `state.max_size`.
     #[error("state directory {}: {size} bytes are needed, and state.max_size is {limit}", path.display())]
-    Size {
-        /// The directory.
+    SizeLimit {
+        /// Path of the directory.
         path: PathBuf,
-        /// Bytes of all files, once this is written.
+        /// Bytes of all files after the write.
         size: u64,
-        /// The bound.
+        /// Limit in bytes.
         limit: u64,
     },
-    /// The system refuses.
+    /// A system call failed.
     #[error("state directory {}: {source}", path.display())]
-    Refused {
-        /// The directory.
+    Io {
+        /// Path of the directory.
         path: PathBuf,
-        /// The system's reason.
+        /// Error of the system.
         source: io::Error,
     },
-    /// Something cannot be written down.
+    /// A value cannot be serialised.
     #[error("state: {0}")]
     Encoding(#[from] postcard::Error),
 }
 
-/// What becomes of entries that cannot be written.
+/// Policy for journal records that cannot be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unwritable {
-    /// An error; nothing may be done that they are about.
-    Refused,
-    /// They are kept in memory, and so are all that follow, until [`Store::keep`] succeeds.
-    InMemory,
+pub enum WriteFailurePolicy {
+    /// The write fails, and the caller must not do what the records describe.
+    Fail,
+    /// The records are kept in memory, and so are all later ones until [`StateDir::write_checkpoint`]
+    /// succeeds.
+    KeepInMemory,
 }

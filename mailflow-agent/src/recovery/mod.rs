@@ -1,4 +1,4 @@
-//! What outlives the agent's process: the write-ahead journal, the checkpoint, and the recovery from both.
+//! Crash recovery: the write-ahead journal, the input log, the checkpoint, and the restore from them.
 
 pub(crate) mod checkpoint;
 pub(crate) mod checkpointer;
@@ -11,4 +11,4 @@ pub mod poll_records;
 pub(crate) mod recovered;
 pub mod redo;
 pub(crate) mod restore;
-pub mod store;
+pub mod state_dir;

@@ -1,6 +1,6 @@
-//! What a poll writes down, for the agent after this one to read in [`super::redo`].
+//! Records that a poll writes, for [`super::redo`] in the next process.
 
-use super::store::{Entry, Judged, Past};
+use super::state_dir::{InputLogRecord, JournalRecord, LoggedInput};
 use mailflow_engine::{
     Engine,
     event::{self, Effects},
@@ -9,28 +9,32 @@ use mailflow_engine::{
 };
 use mailflow_kernel::Taking;
 
-/// What a part of the living brought: records of those that live on, and those that ended.
-pub fn living(effects: &Effects, ended: &[Flow]) -> impl Iterator<Item = Entry> {
+/// Returns the journal records of a batch of flows: interim records of open flows, and ended flows.
+pub fn flow_records(effects: &Effects, ended: &[Flow]) -> impl Iterator<Item = JournalRecord> {
     let active = effects.records.iter().filter(|record| record.reason == RecordReason::Active);
-    let active = active.map(|record| Entry::Active(record.flow.clone()));
-    active.chain(ended.iter().cloned().map(Entry::Ended))
+    let active = active.map(|record| JournalRecord::FlowInterim(record.flow.clone()));
+    active.chain(ended.iter().cloned().map(JournalRecord::FlowEnded))
 }
 
-/// What is taken out of the tables beside the living.
-pub(crate) fn taken(taking: Taking<'_>) -> Vec<Entry> {
+/// Returns the journal records of superseded flows or overflow counters that are about to be removed.
+pub(crate) fn removal_records(taking: Taking<'_>) -> Vec<JournalRecord> {
     match taking {
-        Taking::Finished(finished) => {
-            finished.iter().cloned().map(|(finished, sums)| Entry::Finished(finished, sums)).collect()
+        Taking::Finished(finished) => finished
+            .iter()
+            .cloned()
+            .map(|(finished, sums)| JournalRecord::FlowSuperseded(finished, sums))
+            .collect(),
+        Taking::Spilled(overflowed) => {
+            overflowed.iter().cloned().map(JournalRecord::SourceOverflow).collect()
         }
-        Taking::Spilled(spilled) => spilled.iter().cloned().map(Entry::Spilled).collect(),
     }
 }
 
-/// What the rules were shown last, by which clock, and until when time has passed since.
-pub fn passed((now, epoch): (Time, Epoch), engine: &Engine) -> impl Iterator<Item = Past> {
-    let judged = engine.judged().map(|event::Judged { at, record, open }| {
-        Past::Judged(Judged { at, flow: record.flow.clone(), reason: record.reason, open })
+/// Returns the records of the input log for a poll: the clock offset, the rule inputs, and the time.
+pub fn rule_inputs((now, epoch): (Time, Epoch), engine: &Engine) -> impl Iterator<Item = InputLogRecord> {
+    let inputs = engine.judged().map(|event::Judged { at, record, open }| {
+        InputLogRecord::Input(LoggedInput { at, flow: record.flow.clone(), reason: record.reason, open })
     });
-    let epoch = Past::Epoch(epoch.unix_nanos(Time::ZERO));
-    [epoch].into_iter().chain(judged).chain([Past::Passed(now)])
+    let epoch = InputLogRecord::ClockOffset(epoch.unix_nanos(Time::ZERO));
+    [epoch].into_iter().chain(inputs).chain([InputLogRecord::Tick(now)])
 }

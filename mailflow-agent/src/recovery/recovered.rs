@@ -1,144 +1,161 @@
-//! Reading what an agent before left. A file that cannot be used is set aside under its cause, and the start goes on.
+//! Reads the state files of the previous process. A file that cannot be used is set aside with its cause,
+//! and the start continues.
 
 use std::io;
 
 use tracing::{info, warn};
 
 use super::{
-    checkpoint::{Head, JOURNAL, STATE, VERSION},
-    directory::Directory,
+    checkpoint::{CHECKPOINT_FILE, Checkpoint, CheckpointHeader, FORMAT_VERSION, JOURNAL_FILE},
+    directory::LockedDirectory,
     journal::{
-        file::{self, DamageKind, Found},
-        history::{self, History, Past},
-        output_offsets::Written,
-        record::Entry,
+        input_log::{self, InputLog, InputLogRecord},
+        output_offsets::WrittenLines,
+        record::JournalRecord,
+        record_file::{self, DamageKind, FileRecords},
     },
     machine_id::MachineId,
-    store::State,
 };
 
-/// What an agent before left.
+/// State of the previous process.
 #[derive(Debug, Default)]
-pub struct Recovered {
-    /// How far it had come; none at the first start, after a boot of the machine, or where it cannot be used.
-    pub state: Option<State>,
-    /// What it did since.
-    pub journal: Vec<Entry>,
-    /// What the rules had judged.
-    pub history: Vec<Past>,
-    /// What its files have already of what may not have been written.
-    pub written: Written,
-    /// Files that could not be used and were set aside, each with its cause.
+pub struct RecoveredState {
+    /// Checkpoint; `None` at the first start, after a reboot, or if it cannot be used.
+    pub checkpoint: Option<Checkpoint>,
+    /// Journal since the checkpoint.
+    pub journal: Vec<JournalRecord>,
+    /// Input log since the checkpoint.
+    pub inputs: Vec<InputLogRecord>,
+    /// Lines that are already in the output files, although the journal does not say so.
+    pub written_lines: WrittenLines,
+    /// Descriptions of files that could not be used, each with its cause.
     pub notes: Vec<String>,
-    /// Why the directory takes nothing, if it does not.
-    pub trouble: Option<String>,
-    /// Bytes of the state's file.
+    /// Error of the first write, if the directory cannot be written.
+    pub write_error: Option<String>,
+    /// Bytes of the checkpoint file.
     pub(crate) bytes: u64,
 }
 
-/// Why a state is not used.
-enum Unusable {
-    /// It is of another boot of this machine, as after every boot.
+/// Reason why a checkpoint is not used.
+enum CheckpointRejection {
+    /// The checkpoint is of an earlier boot of this machine. This is normal.
     OtherBoot,
-    /// It should not be so.
-    Cause(String),
+    /// The checkpoint is damaged, or of another format or machine.
+    Unusable(String),
 }
 
-impl Recovered {
+impl RecoveredState {
     /// Reads the files of a directory, for an agent in this boot of this machine.
-    pub(crate) fn read(directory: &Directory, here: (&str, &MachineId), unix_seconds: u64) -> Self {
+    pub(crate) fn read(directory: &LockedDirectory, here: (&str, &MachineId), unix_seconds: u64) -> Self {
         let mut recovered = Self::default();
-        let found = match directory.read(STATE) {
+        let found = match directory.read(CHECKPOINT_FILE) {
             Ok(None) => return recovered,
-            Ok(Some(bytes)) if bytes.is_empty() => Err(Unusable::Cause("it is empty".to_owned())),
+            Ok(Some(bytes)) if bytes.is_empty() => {
+                Err(CheckpointRejection::Unusable("it is empty".to_owned()))
+            }
             Ok(Some(bytes)) => {
                 recovered.bytes = bytes.len() as u64;
-                state(&file::found(&bytes), here)
+                parse_checkpoint(&record_file::parse(&bytes), here)
             }
-            Err(error) => Err(Unusable::Cause(format!("it cannot be read: {error}"))),
+            Err(error) => Err(CheckpointRejection::Unusable(format!("it cannot be read: {error}"))),
         };
         match found {
-            Ok(state) => recovered.state = Some(state),
-            Err(Unusable::OtherBoot) => {
-                info!("the state is of another boot of this machine: windows begin anew");
+            Ok(checkpoint) => recovered.checkpoint = Some(checkpoint),
+            Err(CheckpointRejection::OtherBoot) => {
+                info!("the state is of an earlier boot of this machine; windows start empty");
                 return recovered;
             }
-            Err(Unusable::Cause(cause)) => {
+            Err(CheckpointRejection::Unusable(cause)) => {
                 recovered.bytes = 0;
-                let aside = directory.set_aside(STATE, STATE, unix_seconds);
-                recovered.note(directory, (STATE, &cause), aside, "windows begin anew");
+                let aside = directory.set_aside(CHECKPOINT_FILE, CHECKPOINT_FILE, unix_seconds);
+                recovered.note_unusable(directory, (CHECKPOINT_FILE, &cause), aside, "windows start empty");
                 return recovered;
             }
         }
         recovered.read_journal(directory, unix_seconds);
-        recovered.read_history(directory, unix_seconds);
+        recovered.read_inputs(directory, unix_seconds);
         recovered
     }
 
-    fn read_journal(&mut self, directory: &Directory, unix_seconds: u64) {
-        let entries = match file::read(directory, JOURNAL) {
-            Ok(found) => self.usable(directory, JOURNAL, JOURNAL, found, unix_seconds, Entry::read),
-            Err(error) => self.unreadable(directory, JOURNAL, JOURNAL, &error, unix_seconds),
+    fn read_journal(&mut self, directory: &LockedDirectory, unix_seconds: u64) {
+        let records = match record_file::read(directory, JOURNAL_FILE) {
+            Ok(found) => self.usable_records(
+                directory,
+                JOURNAL_FILE,
+                JOURNAL_FILE,
+                found,
+                unix_seconds,
+                JournalRecord::read,
+            ),
+            Err(error) => {
+                self.set_aside_unreadable(directory, JOURNAL_FILE, JOURNAL_FILE, &error, unix_seconds)
+            }
         };
-        let files = entries.iter().rev().find_map(|entry| match entry {
-            Entry::Written(files) => Some(files.as_slice()),
+        let files = records.iter().rev().find_map(|record| match record {
+            JournalRecord::OutputsWritten(files) => Some(files.as_slice()),
             _ => None,
         });
-        self.written = Written::read(files.unwrap_or_default());
-        self.journal = entries;
+        self.written_lines = WrittenLines::read(files.unwrap_or_default());
+        self.journal = records;
     }
 
-    fn read_history(&mut self, directory: &Directory, unix_seconds: u64) {
+    fn read_inputs(&mut self, directory: &LockedDirectory, unix_seconds: u64) {
         const LABEL: &str = "history";
-        let files = match History::read(directory) {
+        let files = match InputLog::read(directory) {
             Ok(files) => files,
             Err(error) => {
-                warn!(%error, "the state directory cannot be listed; records since the last state are not judged again");
+                warn!(%error, "failed to list the state directory; rule inputs since the last state are not replayed");
                 return;
             }
         };
-        let mut past = Vec::new();
+        let mut records = Vec::new();
         for (name, found) in files {
-            past.extend(match found {
-                Ok(found) => self.usable(directory, &name, LABEL, found, unix_seconds, Past::read),
-                Err(error) => self.unreadable(directory, &name, LABEL, &error, unix_seconds),
+            records.extend(match found {
+                Ok(found) => {
+                    self.usable_records(directory, &name, LABEL, found, unix_seconds, InputLogRecord::read)
+                }
+                Err(error) => self.set_aside_unreadable(directory, &name, LABEL, &error, unix_seconds),
             });
         }
-        let now = self.state.as_ref().map_or(0, |state| state.now);
-        self.history = history::since(past, now);
+        let now = self.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.now);
+        self.inputs = input_log::records_since(records, now);
     }
 
-    /// The entries of a file up to its damage. A last entry that is cut off is what a kill leaves.
-    fn usable<T>(
+    /// Returns the records of a file up to its damage. A truncated last record is normal after a kill.
+    fn usable_records<T>(
         &mut self,
-        directory: &Directory,
+        directory: &LockedDirectory,
         name: &str,
         label: &str,
-        found: Found,
+        found: FileRecords,
         unix_seconds: u64,
         read: impl Fn(&[u8]) -> Option<T>,
     ) -> Vec<T> {
-        let entries: Vec<T> = found.frames.iter().map_while(|frame| read(frame)).collect();
-        let unknown = found.frames.len() - entries.len();
+        let records: Vec<T> = found.records.iter().map_while(|record| read(record)).collect();
+        let unknown = found.records.len() - records.len();
         let cause = match found.damage {
             Some(damage) if damage.kind == DamageKind::CutOff && unknown == 0 => {
-                info!(file = name, bytes = damage.left, "the last entry is cut off and left out");
-                return entries;
+                info!(
+                    file = name,
+                    bytes = damage.bytes_left,
+                    "last record is truncated, as after a kill; ignored"
+                );
+                return records;
             }
-            _ if unknown > 0 => Some(format!("its entry {} is unknown", entries.len() + 1)),
+            _ if unknown > 0 => Some(format!("record {} cannot be decoded", records.len() + 1)),
             damage => damage.map(|damage| damage.to_string()),
         };
         if let Some(cause) = cause {
             let bytes = directory.read(name).map(Option::unwrap_or_default);
             let aside = bytes.and_then(|bytes| directory.copy_aside(&bytes, label, unix_seconds));
-            self.note(directory, (name, &cause), aside, "what follows in it is left out");
+            self.note_unusable(directory, (name, &cause), aside, "records after it are ignored");
         }
-        entries
+        records
     }
 
-    fn unreadable<T>(
+    fn set_aside_unreadable<T>(
         &mut self,
-        directory: &Directory,
+        directory: &LockedDirectory,
         name: &str,
         label: &str,
         error: &io::Error,
@@ -146,50 +163,53 @@ impl Recovered {
     ) -> Vec<T> {
         let aside = directory.set_aside(name, label, unix_seconds);
         let cause = format!("it cannot be read: {error}");
-        self.note(directory, (name, &cause), aside, "the agent goes on without it");
+        self.note_unusable(directory, (name, &cause), aside, "the agent goes on without it");
         Vec::new()
     }
 
-    /// Notes a file that cannot be used, and what comes of that.
-    fn note(
+    /// Logs and notes a file that cannot be used, and the consequence.
+    fn note_unusable(
         &mut self,
-        directory: &Directory,
+        directory: &LockedDirectory,
         (name, cause): (&str, &str),
         aside: io::Result<String>,
         consequence: &str,
     ) {
         let path = directory.path().join(name);
-        let kept = match aside {
+        let copy = match aside {
             Ok(aside) => format!("set aside as {aside}"),
             Err(error) => format!("it cannot be set aside: {error}"),
         };
-        let note = format!("{} cannot be used: {cause}; {kept}; {consequence}", path.display());
+        let note = format!("{} cannot be used: {cause}; {copy}; {consequence}", path.display());
         warn!("{note}");
         self.notes.push(note);
     }
 }
 
-/// The state in a file's frames, for this boot of this machine.
-fn state(found: &Found, (boot, machine): (&str, &MachineId)) -> Result<State, Unusable> {
-    let cause = |cause: String| Unusable::Cause(cause);
+/// Parses a checkpoint file, for this boot of this machine.
+fn parse_checkpoint(
+    found: &FileRecords,
+    (boot, machine): (&str, &MachineId),
+) -> Result<Checkpoint, CheckpointRejection> {
+    let cause = |cause: String| CheckpointRejection::Unusable(cause);
     let damaged =
         || cause(found.damage.map_or_else(|| "it ends too early".to_owned(), |damage| damage.to_string()));
-    let head = found.frames.first().ok_or_else(damaged)?;
-    let head: Head =
+    let head = found.records.first().ok_or_else(damaged)?;
+    let head: CheckpointHeader =
         postcard::from_bytes(head).map_err(|error| cause(format!("its head cannot be read: {error}")))?;
-    if head.version != VERSION {
+    if head.version != FORMAT_VERSION {
         let of = head.version;
-        return Err(cause(format!("it has format {of}, and this agent reads format {VERSION}")));
+        return Err(cause(format!("it has format {of}, and this agent reads format {FORMAT_VERSION}")));
     }
-    let bytes = found.frames.get(1).ok_or_else(damaged)?;
+    let bytes = found.records.get(1).ok_or_else(damaged)?;
     if head.boot != boot {
-        // States of before had no machine in them.
-        let other = found.frames.get(2).and_then(|frame| postcard::from_bytes::<MachineId>(frame).ok());
+        // Checkpoints of early versions have no machine id.
+        let other = found.records.get(2).and_then(|record| postcard::from_bytes::<MachineId>(record).ok());
         return Err(match other {
             Some(MachineId(other)) if !other.is_empty() && !machine.0.is_empty() && other != machine.0 => {
-                cause(format!("it is of another machine (machine id {other})"))
+                cause(format!("it belongs to another machine (machine id {other})"))
             }
-            _ => Unusable::OtherBoot,
+            _ => CheckpointRejection::OtherBoot,
         });
     }
     if found.damage.is_some() {

@@ -1,13 +1,13 @@
-//! What an agent before had begun and not finished, done again: what its rules judged, and its polls.
+//! Crash recovery: replays the input log into the rules, and redoes journalled polls that the previous
+//! process did not complete.
 //!
-//! It knows the tables and whoever hears of alerts by what they do, so that tests can let it go on over tables of
-//! their own.
+//! The kernel maps and the outputs are traits, so that tests can run recovery on maps of their own.
 
 use std::{collections::HashSet, io};
 
 use mailflow_common::{FlowKey, SourceOverflowKey};
 
-use super::store::{Entry, Past, Told};
+use super::state_dir::{AlertEventId, InputLogRecord, JournalRecord};
 use mailflow_engine::{
     Engine,
     event::{self, Alert, Effects},
@@ -16,257 +16,277 @@ use mailflow_engine::{
     time::{Epoch, Time},
 };
 
-/// The tables, where they are those of the agent before.
-pub trait Tables {
-    /// Returns true if the maps still have the flow.
+/// Access to the kernel maps of the previous process.
+pub trait MapAccess {
+    /// Returns true if the flow is still in the flow table.
     ///
     /// # Errors
-    /// They cannot be asked; the same below.
-    fn holds(&self, flow: &Flow) -> io::Result<bool>;
-    /// Returns true if the map of superseded flows still has the flow.
+    /// Fails if the maps cannot be read.
+    fn contains_flow(&self, flow: &Flow) -> io::Result<bool>;
+    /// Returns true if the flow is still in the map of superseded flows.
     ///
     /// # Errors
-    /// See [`Tables::holds`].
-    fn holds_finished(&self, flow: &Flow) -> io::Result<bool>;
-    /// Returns true if the overflow map still has the source.
+    /// Fails if the maps cannot be read.
+    fn contains_superseded(&self, flow: &Flow) -> io::Result<bool>;
+    /// Returns true if the source is still in the overflow map.
     ///
     /// # Errors
-    /// See [`Tables::holds`].
-    fn holds_spill(&self, key: &SourceOverflowKey) -> io::Result<bool>;
-    /// A flow was taken out, and is in no number yet.
-    fn book_removed(&mut self, flow: &Flow);
-    /// The same of one that another followed, with its entry's sums.
-    fn book_finished(&mut self, finished: &Finished, sums: &[u8]);
-    /// The same of a source's overflow.
-    fn book_spilled(&mut self, spill: &Spill);
+    /// Fails if the maps cannot be read.
+    fn contains_overflow(&self, key: &SourceOverflowKey) -> io::Result<bool>;
+    /// Accounts for a flow that the previous process evicted.
+    fn account_evicted(&mut self, flow: &Flow);
+    /// Accounts for a superseded flow that the previous process removed, with the counts of its map entry.
+    fn account_superseded(&mut self, finished: &Finished, sums: &[u8]);
+    /// Accounts for overflow counters that the previous process removed.
+    fn account_overflow(&mut self, spill: &Spill);
 }
 
-/// Who hears of what comes of it.
-pub trait Hearers {
-    /// These alerts are told again now, or were told by the agent before.
-    fn told(&mut self, alerts: &[Alert]);
-    /// What flows gained, in a poll at `now`.
-    fn book(&mut self, now: Time, effects: &Effects);
-    /// Records and alerts that may not have been written or told.
-    fn tell(&mut self, effects: Effects, epoch: Epoch);
+/// Receiver of the effects of recovery.
+pub trait RecoverySink {
+    /// Notes alerts that are emitted now, or were emitted by the previous process.
+    fn record_alerts(&mut self, alerts: &[Alert]);
+    /// Adds the deltas of a poll at `now` to the metrics, without writing lines.
+    fn add_to_metrics(&mut self, now: Time, effects: &Effects);
+    /// Emits records and alerts that may be missing in outputs.
+    fn emit_missing(&mut self, effects: Effects, epoch: Epoch);
 }
 
-/// Which record of a flow: of which beginning, whether it was the last one, and of which moment.
-type Which = (FlowKey, Time, bool, Time);
+/// Identity of a record: flow key, start of the flow, true for a final record, and event time.
+type RecordId = (FlowKey, Time, bool, Time);
 
-fn which(flow: &Flow, last: bool) -> Which {
+fn record_id(flow: &Flow, last: bool) -> RecordId {
     (flow.key, flow.first, last, flow.last())
 }
 
-/// What the rules have judged again.
+/// Outcome of the replay of the input log.
 #[derive(Debug, Default)]
-pub struct JudgedAgain {
-    /// Number of records and looks at open flows.
-    pub number: usize,
-    records: HashSet<Which>,
-    /// Alerts that were not told.
+pub struct ReplayOutcome {
+    /// Number of replayed records and open flows.
+    pub inputs_replayed: usize,
+    records: HashSet<RecordId>,
+    /// Alerts that were not delivered.
     missed: Vec<Alert>,
 }
 
-/// Lets the rules see again what they saw, and time pass as it did; alerts that were told are not told again.
-pub fn judge_again(engine: &mut Engine, history: &[Past], hearers: &mut impl Hearers) -> JudgedAgain {
-    let told = told(history);
-    let mut again = JudgedAgain::default();
-    for past in history {
-        let effects = match past {
-            Past::Judged(judged) => {
-                again.number += 1;
-                if !judged.open {
-                    again.records.insert(which(&judged.flow, judged.reason != RecordReason::Active));
+/// Replays the inputs of the rules, and the passing of time. Alerts that were delivered are not emitted
+/// again.
+pub fn replay_inputs(
+    engine: &mut Engine,
+    inputs: &[InputLogRecord],
+    sink: &mut impl RecoverySink,
+) -> ReplayOutcome {
+    let delivered = delivered_alerts(inputs);
+    let mut outcome = ReplayOutcome::default();
+    for record in inputs {
+        let effects = match record {
+            InputLogRecord::Input(input) => {
+                outcome.inputs_replayed += 1;
+                if !input.open {
+                    outcome.records.insert(record_id(&input.flow, input.reason != RecordReason::Active));
                 }
-                let record = engine.record_for(&judged.flow, judged.reason);
-                engine.judge_again(event::Judged { at: judged.at, record: &record, open: judged.open })
+                let flow_record = engine.record_for(&input.flow, input.reason);
+                engine.judge_again(event::Judged { at: input.at, record: &flow_record, open: input.open })
             }
-            Past::Passed(now) => engine.tick(*now),
-            Past::Epoch(epoch) => {
+            InputLogRecord::Tick(now) => engine.tick(*now),
+            InputLogRecord::ClockOffset(epoch) => {
                 engine.set_epoch(Epoch::from_unix_nanos(*epoch));
                 continue;
             }
-            Past::Told(_) | Past::Kept(_) => continue,
+            InputLogRecord::AlertDelivered(_) | InputLogRecord::Checkpoint(_) => continue,
         };
-        hearers.told(&effects.alerts);
-        again.missed.extend(effects.alerts.into_iter().filter(|alert| !told.contains(&Told::of(alert))));
+        sink.record_alerts(&effects.alerts);
+        outcome
+            .missed
+            .extend(effects.alerts.into_iter().filter(|alert| !delivered.contains(&AlertEventId::of(alert))));
     }
-    again
+    outcome
 }
 
-/// The alerts that were delivered.
-pub(crate) fn told(history: &[Past]) -> HashSet<&Told> {
-    let told = history.iter().filter_map(|past| match past {
-        Past::Told(told) => Some(told),
+/// Returns the identities of the delivered alerts.
+pub(crate) fn delivered_alerts(inputs: &[InputLogRecord]) -> HashSet<&AlertEventId> {
+    let delivered = inputs.iter().filter_map(|record| match record {
+        InputLogRecord::AlertDelivered(id) => Some(id),
         _ => None,
     });
-    told.collect()
+    delivered.collect()
 }
 
-/// Does what the polls in `journal` had begun, after a state of the moment `kept`; `tables` are there unless they
-/// began anew. Tells what was missed. Gives the number of flows that were booked.
+/// Redoes the polls in `journal` that a checkpoint of the given time does not include, and emits what was
+/// missed. `maps` is `None` if the maps are new. Returns the number of flows that were accounted for.
 ///
 /// # Errors
-/// The tables cannot be asked.
-pub fn finish(
+/// Fails if the maps cannot be read.
+pub fn redo_polls(
     engine: &mut Engine,
-    mut tables: Option<&mut impl Tables>,
-    (journal, kept): (Vec<Entry>, Time),
-    judged: JudgedAgain,
-    (hearers, epoch): (&mut impl Hearers, Epoch),
+    mut maps: Option<&mut impl MapAccess>,
+    (journal, checkpoint): (Vec<JournalRecord>, Time),
+    replayed: ReplayOutcome,
+    (sink, epoch): (&mut impl RecoverySink, Epoch),
 ) -> io::Result<usize> {
-    let polls = polls(journal, kept);
-    let JudgedAgain { records, mut missed, .. } = judged;
-    let mut booked = 0;
+    let polls = journalled_polls(journal, checkpoint);
+    let ReplayOutcome { records, mut missed, .. } = replayed;
+    let mut flows_accounted = 0;
     for poll in &polls {
         let mut lines = Effects::default();
         engine.begin_again(poll.now);
-        for entry in &poll.entries {
-            let again = Again { tables: tables.as_deref_mut(), engine, judged: &records, poll };
-            let effects = again.one(entry, &mut lines.records)?;
-            booked += usize::from(effects.is_some());
+        for record in &poll.records {
+            let redo = Redo { maps: maps.as_deref_mut(), engine, replayed_records: &records, poll };
+            let effects = redo.redo_record(record, &mut lines.records)?;
+            flows_accounted += usize::from(effects.is_some());
             if let Some(mut effects) = effects {
                 lines.records.append(&mut effects.records);
-                // They take their lines with them, which may be in the files already.
-                hearers.book(poll.now, &effects);
+                // The effects have no records here: their lines may be in the output files already.
+                sink.add_to_metrics(poll.now, &effects);
             }
         }
-        if poll.unwritten {
+        if poll.lines_missing {
             let alerts = std::mem::take(&mut missed);
-            hearers.tell(Effects { alerts, ..lines }, Epoch::from_unix_nanos(poll.epoch));
+            sink.emit_missing(Effects { alerts, ..lines }, Epoch::from_unix_nanos(poll.epoch));
         }
     }
     let epoch = polls.last().map_or(epoch, |poll| Epoch::from_unix_nanos(poll.epoch));
-    hearers.tell(Effects { alerts: missed, ..Effects::default() }, epoch);
-    Ok(booked)
+    sink.emit_missing(Effects { alerts: missed, ..Effects::default() }, epoch);
+    Ok(flows_accounted)
 }
 
-/// A poll of the agent before.
-struct Poll {
+/// Poll of the previous process.
+struct JournalledPoll {
     now: Time,
     epoch: i128,
-    entries: Vec<Entry>,
+    records: Vec<JournalRecord>,
     /// True if the checkpoint includes this poll.
-    kept: bool,
+    checkpointed: bool,
     /// True if the poll was completed.
-    over: bool,
+    completed: bool,
     /// True if lines of this poll may be missing in output files.
-    unwritten: bool,
+    lines_missing: bool,
 }
 
-impl Poll {
+impl JournalledPoll {
     fn new(now: Time, epoch: i128) -> Self {
-        Self { now, epoch, entries: Vec::new(), kept: false, over: false, unwritten: true }
+        Self { now, epoch, records: Vec::new(), checkpointed: false, completed: false, lines_missing: true }
     }
 }
 
-/// The polls in the journal, oldest first.
-fn polls(journal: Vec<Entry>, state: Time) -> Vec<Poll> {
-    let mut polls: Vec<Poll> = Vec::new();
-    for entry in journal {
-        match (entry, polls.last_mut()) {
-            (Entry::Poll { now, epoch }, _) => polls.push(Poll::new(now, epoch)),
-            (Entry::Written(_), _) => polls.iter_mut().for_each(|poll| poll.unwritten = false),
-            // A state that was about to be written when the agent died is not there.
-            (Entry::Kept(now), _) if now <= state.as_nanos() => {
-                polls.iter_mut().for_each(|poll| poll.kept = true);
+/// Groups the journal records by poll, oldest first.
+fn journalled_polls(journal: Vec<JournalRecord>, checkpoint: Time) -> Vec<JournalledPoll> {
+    let mut polls: Vec<JournalledPoll> = Vec::new();
+    for record in journal {
+        match (record, polls.last_mut()) {
+            (JournalRecord::PollBegin { now, epoch }, _) => polls.push(JournalledPoll::new(now, epoch)),
+            (JournalRecord::OutputsWritten(_), _) => {
+                polls.iter_mut().for_each(|poll| poll.lines_missing = false)
             }
-            (Entry::Kept(_), _) | (_, None) => {}
-            (Entry::Over, Some(poll)) => poll.over = true,
-            (entry, Some(poll)) => poll.entries.push(entry),
+            // A mark may belong to a checkpoint that was not written because the process was killed.
+            (JournalRecord::Checkpoint(now), _) if now <= checkpoint.as_nanos() => {
+                polls.iter_mut().for_each(|poll| poll.checkpointed = true);
+            }
+            (JournalRecord::Checkpoint(_), _) | (_, None) => {}
+            (JournalRecord::PollEnd, Some(poll)) => poll.completed = true,
+            (record, Some(poll)) => poll.records.push(record),
         }
     }
     polls
 }
 
-/// Doing an entry again.
-struct Again<'a, T> {
-    tables: Option<&'a mut T>,
+/// Context to redo one journal record.
+struct Redo<'a, T> {
+    maps: Option<&'a mut T>,
     engine: &'a mut Engine,
-    judged: &'a HashSet<Which>,
-    poll: &'a Poll,
+    replayed_records: &'a HashSet<RecordId>,
+    poll: &'a JournalledPoll,
 }
 
-impl<T: Tables> Again<'_, T> {
-    /// What was not done or booked is done now; its effects. `lines` gets records that were made before.
-    fn one(mut self, entry: &Entry, lines: &mut Vec<FlowRecord>) -> io::Result<Option<Effects>> {
-        match entry {
-            Entry::Ended(flow) => {
-                if self.lived(flow) || (!self.poll.over && self.asks(|tables| tables.holds(flow))?) {
+impl<T: MapAccess> Redo<'_, T> {
+    /// Redoes a journal record that is not yet accounted for, and returns the effects. Adds records that were
+    /// made before to `lines`.
+    fn redo_record(
+        mut self,
+        record: &JournalRecord,
+        lines: &mut Vec<FlowRecord>,
+    ) -> io::Result<Option<Effects>> {
+        match record {
+            JournalRecord::FlowEnded(flow) => {
+                if self.eviction_was_rejected(flow)
+                    || (!self.poll.completed && self.query_maps(|maps| maps.contains_flow(flow))?)
+                {
                     return Ok(None);
                 }
-                if self.poll.kept {
+                if self.poll.checkpointed {
                     lines.push(self.engine.last_record(flow));
                     return Ok(None);
                 }
-                if let Some(tables) = &mut self.tables {
-                    tables.book_removed(flow);
+                if let Some(maps) = &mut self.maps {
+                    maps.account_evicted(flow);
                 }
-                Ok(Some(self.ended(
+                Ok(Some(self.finish_evicted(
                     flow,
                     |engine| engine.conclude_ended(flow),
                     |engine| engine.last_record(flow),
                 )))
             }
-            Entry::Finished(finished, sums) => {
+            JournalRecord::FlowSuperseded(finished, sums) => {
                 let Finished { flow, .. } = finished;
-                if !self.poll.over && self.asks(|tables| tables.holds_finished(flow))? {
+                if !self.poll.completed && self.query_maps(|maps| maps.contains_superseded(flow))? {
                     return Ok(None);
                 }
-                if self.poll.kept {
+                if self.poll.checkpointed {
                     lines.push(self.engine.finished_record(finished));
                     return Ok(None);
                 }
-                if let Some(tables) = &mut self.tables {
-                    tables.book_finished(finished, sums);
+                if let Some(maps) = &mut self.maps {
+                    maps.account_superseded(finished, sums);
                 }
                 let conclude = |engine: &mut Engine| engine.finish(std::slice::from_ref(finished));
-                Ok(Some(self.ended(flow, conclude, |engine| engine.finished_record(finished))))
+                Ok(Some(self.finish_evicted(flow, conclude, |engine| engine.finished_record(finished))))
             }
-            Entry::Active(flow) if self.poll.kept => {
+            JournalRecord::FlowInterim(flow) if self.poll.checkpointed => {
                 lines.push(self.engine.record_for(flow, RecordReason::Active));
                 Ok(None)
             }
-            Entry::Active(flow) if self.poll.over || self.judged.contains(&which(flow, false)) => {
+            JournalRecord::FlowInterim(flow)
+                if self.poll.completed || self.replayed_records.contains(&record_id(flow, false)) =>
+            {
                 lines.push(self.engine.record_for(flow, RecordReason::Active));
                 let deltas = self.engine.recall(flow).into_iter().collect();
                 Ok(Some(Effects { deltas, ..Effects::default() }))
             }
-            Entry::Active(flow) => Ok(Some(self.engine.conclude_interval(flow))),
-            Entry::Spilled(spill) => {
-                if self.poll.kept || self.asks(|tables| tables.holds_spill(&spill.key))? {
+            JournalRecord::FlowInterim(flow) => Ok(Some(self.engine.conclude_interval(flow))),
+            JournalRecord::SourceOverflow(spill) => {
+                if self.poll.checkpointed || self.query_maps(|maps| maps.contains_overflow(&spill.key))? {
                     return Ok(None);
                 }
-                let Some(tables) = &mut self.tables else { return Ok(None) };
-                tables.book_spilled(spill);
+                let Some(maps) = &mut self.maps else { return Ok(None) };
+                maps.account_overflow(spill);
                 Ok(Some(self.engine.overflow(std::slice::from_ref(spill))))
             }
-            Entry::Lives(_) | Entry::Poll { .. } | Entry::Over | Entry::Written(_) | Entry::Kept(_) => {
-                Ok(None)
-            }
+            JournalRecord::EvictionRejected(_)
+            | JournalRecord::PollBegin { .. }
+            | JournalRecord::PollEnd
+            | JournalRecord::OutputsWritten(_)
+            | JournalRecord::Checkpoint(_) => Ok(None),
         }
     }
 
-    /// What the tables say; no where they are others.
-    fn asks(&self, asked: impl FnOnce(&T) -> io::Result<bool>) -> io::Result<bool> {
-        self.tables.as_deref().map_or(Ok(false), asked)
+    /// Queries the maps; false if they are new.
+    fn query_maps(&self, query: impl FnOnce(&T) -> io::Result<bool>) -> io::Result<bool> {
+        self.maps.as_deref().map_or(Ok(false), query)
     }
 
-    /// Returns true if the kernel kept the flow: it had gained packets.
-    fn lived(&self, flow: &Flow) -> bool {
-        let same = |entry: &Entry| matches!(entry, Entry::Lives(lives) if (lives.key, lives.first) == (flow.key, flow.first));
-        self.poll.entries.iter().any(same)
+    /// Returns true if the kernel kept the flow, as it had gained packets.
+    fn eviction_was_rejected(&self, flow: &Flow) -> bool {
+        let same = |record: &JournalRecord| matches!(record, JournalRecord::EvictionRejected(rejected) if (rejected.key, rejected.first) == (flow.key, flow.first));
+        self.poll.records.iter().any(same)
     }
 
-    /// A flow that is out of the tables: the rules see its record unless they have.
-    fn ended(
+    /// Finishes a flow that is no longer in the maps. The rules evaluate its record unless they already have.
+    fn finish_evicted(
         &mut self,
         flow: &Flow,
         conclude: impl FnOnce(&mut Engine) -> Effects,
         record: impl FnOnce(&Engine) -> FlowRecord,
     ) -> Effects {
-        if !self.poll.over && !self.judged.contains(&which(flow, true)) {
+        if !self.poll.completed && !self.replayed_records.contains(&record_id(flow, true)) {
             return conclude(self.engine);
         }
         let deltas = self.engine.forget(flow).into_iter().collect();

@@ -1,4 +1,4 @@
-//! Going on where an agent before stopped, however it did.
+//! Restores the state of the previous process, and redoes what it did not complete.
 
 use std::{collections::HashSet, io, sync::Arc};
 
@@ -7,9 +7,9 @@ use mailflow_common::SourceOverflowKey;
 use tracing::{info, warn};
 
 use super::{
-    checkpointer::Keeper,
-    redo::{self, Hearers, Tables},
-    store::{Recovered, State, Told, Written},
+    checkpointer::Checkpointer,
+    redo::{self, MapAccess, RecoverySink},
+    state_dir::{AlertEventId, Checkpoint, RecoveredState, WrittenLines},
 };
 use crate::outputs::router::EffectRouter;
 use mailflow_engine::{
@@ -22,125 +22,138 @@ use mailflow_engine::{
 use mailflow_kernel::clock;
 use mailflow_kernel::{Begun, Kernel};
 
-/// What came of it.
+/// Counts of a recovery.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Resumed {
-    /// Records that the rules judged again.
-    pub(crate) judged: usize,
-    /// Alerts that had not been told.
+pub(crate) struct RecoverySummary {
+    /// Rule inputs that were replayed.
+    pub(crate) inputs_replayed: usize,
+    /// Alerts that were not delivered.
     pub(crate) alerts: usize,
-    /// Flows that were booked from the journal.
-    pub(crate) booked: usize,
+    /// Flows that were accounted for from the journal.
+    pub(crate) flows_accounted: usize,
 }
 
-/// Brings the kernel's seam, the engine and the outputs to where the agent before was, and does what it had
-/// begun and not finished.
-pub(crate) fn resume(
+/// Restores the kernel reader, the engine and the outputs, and redoes the polls that the previous process
+/// did not complete.
+pub(crate) fn restore(
     kernel: &mut Kernel,
-    begun: Begun,
+    map_origin: Begun,
     engine: &mut Engine,
     sinks: &EffectRouter,
-    keeper: &mut Keeper,
-    recovered: Recovered,
-) -> Result<Resumed> {
-    let Recovered { state: Some(mut state), journal, history, mut written, .. } = recovered else {
-        return Ok(Resumed::default());
+    checkpointer: &mut Checkpointer,
+    recovered: RecoveredState,
+) -> Result<RecoverySummary> {
+    let RecoveredState { checkpoint: Some(mut checkpoint), journal, inputs, mut written_lines, .. } =
+        recovered
+    else {
+        return Ok(RecoverySummary::default());
     };
-    if begun != Begun::Anew {
-        engine.know(&known(&mut state));
+    if map_origin != Begun::Anew {
+        engine.know(&flow_table_checkpoint(&mut checkpoint));
     }
-    sinks.restore_alerts(state.firing);
-    if state.rules.is_readable() {
-        for rule in engine.restore(state.rules).forgotten {
-            info!(%rule, "the rule is gone or means something else now: its windows begin anew");
+    sinks.restore_alerts(checkpoint.firing);
+    if checkpoint.rules.is_readable() {
+        for rule in engine.restore(checkpoint.rules).forgotten {
+            info!(%rule, "rule was removed or changed; its windows start empty");
         }
     } else {
-        warn!("what the rules of the agent before knew has another format: windows begin anew");
+        warn!("the checkpoint of the rules has another format; windows start empty");
     }
-    let (behind, none) = (HashSet::new(), Written::default());
-    let mut teller = Teller { sinks, keeper, behind, written: none, alerts: 0 };
-    let judged = redo::judge_again(engine, &history, &mut teller);
+    let (lagging, none) = (HashSet::new(), WrittenLines::default());
+    let mut emitter = RecoveryEmitter { sinks, checkpointer, lagging, written_lines: none, alerts: 0 };
+    let replayed = redo::replay_inputs(engine, &inputs, &mut emitter);
     engine.set_epoch(clock::epoch());
-    // What is delivered since the state was kept is in the history.
-    let delivered = redo::told(&history);
-    state.untold.retain(|untold| !delivered.contains(&Told::of(&untold.event.event().0)));
-    teller.behind = state.untold.iter().flat_map(|untold| untold.sinks.clone()).collect();
-    teller.keeper.tell(state.untold.iter().map(|untold| Told::of(&untold.event.event().0)));
-    sinks.outputs().redeliver(&state.untold, &mut written);
-    teller.written = written;
-    let mut resumed = Resumed { judged: judged.number, ..Resumed::default() };
-    let tables = (begun != Begun::Anew).then_some(kernel);
-    let journal = (journal, Time::from_nanos(state.now));
-    resumed.booked = redo::finish(engine, tables, journal, judged, (&mut teller, clock::epoch()))?;
-    resumed.alerts = state.untold.len() + teller.alerts;
-    // Whoever must know what fires has heard it from a process that is gone.
+    // Alerts that were delivered after the checkpoint are in the input log.
+    let delivered = redo::delivered_alerts(&inputs);
+    checkpoint
+        .pending_deliveries
+        .retain(|pending| !delivered.contains(&AlertEventId::of(&pending.event.event().0)));
+    emitter.lagging =
+        checkpoint.pending_deliveries.iter().flat_map(|pending| pending.sinks.clone()).collect();
+    emitter.checkpointer.track_alerts(
+        checkpoint.pending_deliveries.iter().map(|pending| AlertEventId::of(&pending.event.event().0)),
+    );
+    sinks.outputs().redeliver(&checkpoint.pending_deliveries, &mut written_lines);
+    emitter.written_lines = written_lines;
+    let mut summary =
+        RecoverySummary { inputs_replayed: replayed.inputs_replayed, ..RecoverySummary::default() };
+    let maps = (map_origin != Begun::Anew).then_some(kernel);
+    let journal = (journal, Time::from_nanos(checkpoint.now));
+    summary.flows_accounted =
+        redo::redo_polls(engine, maps, journal, replayed, (&mut emitter, clock::epoch()))?;
+    summary.alerts = checkpoint.pending_deliveries.len() + emitter.alerts;
+    // Receivers of firing alerts know them from a process that no longer runs.
     let now = clock::epoch();
     let firing = engine.firing().into_iter().map(|alert| (Arc::new(alert), now));
     sinks.outputs().resend_firing(firing);
     info!(
-        records = resumed.judged,
-        alerts = resumed.alerts,
-        flows = resumed.booked,
-        "went on where the agent before stopped"
+        records = summary.inputs_replayed,
+        alerts = summary.alerts,
+        flows = summary.flows_accounted,
+        "recovered the state of the previous process"
     );
-    Ok(resumed)
+    Ok(summary)
 }
 
-fn known(state: &mut State) -> Known {
-    Known { now: Time::from_nanos(state.seen), seeds: state.seeds, flows: std::mem::take(&mut state.flows) }
+fn flow_table_checkpoint(checkpoint: &mut Checkpoint) -> Known {
+    Known {
+        now: Time::from_nanos(checkpoint.last_poll),
+        seeds: checkpoint.fingerprint_seeds,
+        flows: std::mem::take(&mut checkpoint.flows),
+    }
 }
 
-impl Tables for Kernel {
-    fn holds(&self, flow: &Flow) -> io::Result<bool> {
+impl MapAccess for Kernel {
+    fn contains_flow(&self, flow: &Flow) -> io::Result<bool> {
         self.holds(flow)
     }
 
-    fn holds_finished(&self, flow: &Flow) -> io::Result<bool> {
+    fn contains_superseded(&self, flow: &Flow) -> io::Result<bool> {
         self.holds_finished(flow)
     }
 
-    fn holds_spill(&self, key: &SourceOverflowKey) -> io::Result<bool> {
+    fn contains_overflow(&self, key: &SourceOverflowKey) -> io::Result<bool> {
         self.holds_spill(key)
     }
 
-    fn book_removed(&mut self, flow: &Flow) {
+    fn account_evicted(&mut self, flow: &Flow) {
         self.book_removed(flow);
     }
 
-    fn book_finished(&mut self, finished: &Finished, sums: &[u8]) {
+    fn account_superseded(&mut self, finished: &Finished, sums: &[u8]) {
         self.book_finished(finished, sums);
     }
 
-    fn book_spilled(&mut self, spill: &Spill) {
+    fn account_overflow(&mut self, spill: &Spill) {
         self.book_spilled(spill);
     }
 }
 
-/// Hands over what may not have been told.
-struct Teller<'a> {
+/// Sends the effects of recovery to the metrics and the outputs.
+struct RecoveryEmitter<'a> {
     sinks: &'a EffectRouter,
-    keeper: &'a mut Keeper,
-    /// EffectRouter that had not delivered all.
-    behind: HashSet<String>,
-    /// What the files have already.
-    written: Written,
-    /// How many alerts there were.
+    checkpointer: &'a mut Checkpointer,
+    /// Outputs that had not delivered all alerts.
+    lagging: HashSet<String>,
+    /// Lines that are already in the output files.
+    written_lines: WrittenLines,
+    /// Number of emitted alerts.
     alerts: usize,
 }
 
-impl Hearers for Teller<'_> {
-    fn told(&mut self, alerts: &[Alert]) {
+impl RecoverySink for RecoveryEmitter<'_> {
+    fn record_alerts(&mut self, alerts: &[Alert]) {
         self.sinks.update_firing(alerts);
     }
 
-    fn book(&mut self, now: Time, effects: &Effects) {
+    fn add_to_metrics(&mut self, now: Time, effects: &Effects) {
         self.sinks.add_to_metrics(now, effects);
     }
 
-    fn tell(&mut self, effects: Effects, epoch: Epoch) {
-        self.keeper.tell(effects.alerts.iter().map(Told::of));
-        let behind = |name: &str| self.behind.contains(name);
-        self.sinks.outputs().deliver_missing(&effects, epoch, &mut self.written, &behind);
+    fn emit_missing(&mut self, effects: Effects, epoch: Epoch) {
+        self.checkpointer.track_alerts(effects.alerts.iter().map(AlertEventId::of));
+        let lagging = |name: &str| self.lagging.contains(name);
+        self.sinks.outputs().deliver_missing(&effects, epoch, &mut self.written_lines, &lagging);
         self.alerts += effects.alerts.len();
     }
 }

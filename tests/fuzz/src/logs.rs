@@ -5,9 +5,8 @@ use std::{path::Path, sync::LazyLock};
 use mailflow_agent::{
     config,
     offline::flowlog::{
-        Entry, Line, Log, LogError, Origin, Reading, Renamed,
-        history::{Arrival, History, Limits, Rhythm, Sorter},
-        read_lines,
+        FlowLog, LineOutcome, LogError, LogOrigin, LogRecord, ReadContext, RenamedColumn, read_lines,
+        timeline::{FlowTimeline, RecordSorter, RecordTiming, SorterLimits, TimedRecord},
     },
     outputs::{eve::flow, gateway::Gateway},
     util::gzip_reader::Packed,
@@ -30,38 +29,38 @@ const LONGEST: usize = 1_000;
 const PARALLEL: usize = 32;
 
 static SERVICES: LazyLock<Services> = LazyLock::new(|| config::load(None).unwrap().engine.services);
-static RHYTHM: LazyLock<Rhythm> = LazyLock::new(|| {
+static RHYTHM: LazyLock<RecordTiming> = LazyLock::new(|| {
     let config = config::load(None).unwrap();
-    Rhythm { timeouts: config.engine.timeouts, poll_interval: config.poll_interval }
+    RecordTiming { timeouts: config.engine.timeouts, poll_interval: config.poll_interval }
 });
 /// Renaming of a column that no log has: selects the code path for renamed columns.
-static RENAMED: LazyLock<[Renamed; 1]> = LazyLock::new(|| ["ts=no such column".parse().unwrap()]);
+static RENAMED: LazyLock<[RenamedColumn; 1]> = LazyLock::new(|| ["ts=no such column".parse().unwrap()]);
 
 const NAME: &str = "log";
 
 /// Contents of a log.
 #[derive(Debug, Default)]
 struct Found {
-    lines: Vec<Result<Line, LogError>>,
+    lines: Vec<Result<LineOutcome, LogError>>,
     /// Reason why the log cannot be read to its end.
     error: Option<LogError>,
 }
 
 impl Found {
-    fn entries(&self) -> impl Iterator<Item = &Entry> {
+    fn entries(&self) -> impl Iterator<Item = &LogRecord> {
         self.lines.iter().filter_map(|line| match line {
-            Ok(Line::Entry(entry)) => Some(entry),
+            Ok(LineOutcome::Record(entry)) => Some(entry),
             _ => None,
         })
     }
 }
 
-fn open<'a>(contents: Pieces, columns: &'a [Renamed]) -> Result<Log<'a>, LogError> {
-    let reading = Reading { services: &SERVICES, l2_overhead: None, columns };
-    Log::from_contents(Path::new(NAME), Packed::from_reader(contents).unwrap(), reading)
+fn open<'a>(contents: Pieces, columns: &'a [RenamedColumn]) -> Result<FlowLog<'a>, LogError> {
+    let reading = ReadContext { services: &SERVICES, l2_overhead: None, columns };
+    FlowLog::from_contents(Path::new(NAME), Packed::from_reader(contents).unwrap(), reading)
 }
 
-fn read(contents: Pieces, columns: &[Renamed]) -> Found {
+fn read(contents: Pieces, columns: &[RenamedColumn]) -> Found {
     let mut found = Found::default();
     let mut log = match open(contents, columns) {
         Ok(log) => log,
@@ -89,23 +88,24 @@ pub(crate) fn any(data: &[u8]) {
 /// Reads a log by several threads, and sorts its records with little memory. The result must equal that of
 /// one thread and one list.
 fn by_threads(data: &[u8], found: &Found) {
-    const LITTLE: Limits = Limits { memory: 2_000, part: 7, fan: 3, active: 5 };
+    const LITTLE: SorterLimits =
+        SorterLimits { memory: 2_000, records_per_buffer: 7, merge_width: 3, active: 5 };
     let Ok(log) = open(Pieces::whole(data), &[]) else { return };
-    let sorter = Sorter::new(*RHYTHM, LITTLE);
+    let sorter = RecordSorter::new(*RHYTHM, LITTLE);
     let (mut records, mut faults) = (0, Vec::new());
     let error = read_lines(log, &sorter, |block| {
         records += block.records;
-        faults.extend(block.faults.into_iter().map(|(line, fault)| (line, fault.column)));
+        faults.extend(block.errors.into_iter().map(|(line, error)| (line, error.column)));
         true
     });
     assert_eq!(error.err().map(|error| error.to_string()), found.error.as_ref().map(LogError::to_string));
     let places = found.lines.iter().filter_map(|line| match line {
-        Err(LogError::Line { line, fault, .. }) => Some((*line, fault.column)),
+        Err(LogError::Line { line, error, .. }) => Some((*line, error.column)),
         _ => None,
     });
     assert_eq!(faults, places.collect::<Vec<_>>());
     assert_eq!(records, found.entries().count() as u64);
-    let mut history = History::new(*RHYTHM);
+    let mut history = FlowTimeline::new(*RHYTHM);
     found.entries().for_each(|entry| history.push(entry.clone()));
     let (ordered, repeated) = history.ordered();
     let mut arrivals = Vec::new();
@@ -116,8 +116,8 @@ fn by_threads(data: &[u8], found: &Found) {
 }
 
 /// Returns the record with its time limited to the end of the timeline.
-fn at_most(arrival: &Arrival, end: Time) -> Arrival {
-    Arrival { at: arrival.at.min(end), record: arrival.record.clone() }
+fn at_most(arrival: &TimedRecord, end: Time) -> TimedRecord {
+    TimedRecord { at: arrival.at.min(end), record: arrival.record.clone() }
 }
 
 /// Reads EVE lines.
@@ -186,13 +186,13 @@ fn places(found: &Found, text: &[u8]) {
     let lines: Vec<&[u8]> = text.split(|byte| *byte == b'\n').collect();
     let mut last = 0;
     for error in found.lines.iter().filter_map(|line| line.as_ref().err()) {
-        let LogError::Line { line, fault, .. } = error else { panic!("{error}") };
+        let LogError::Line { line, error, .. } = error else { panic!("{error}") };
         assert!(*line > last, "line {line} after line {last}");
         last = *line;
         let length = usize::try_from(*line).ok().and_then(|line| lines.get(line - 1)).map(|line| line.len());
-        let within = length.is_some_and(|length| (1..=length + 1).contains(&fault.column));
+        let within = length.is_some_and(|length| (1..=length + 1).contains(&error.column));
         assert!(within, "outside of the file: {error}");
-        let bytes = fault.what.len() + fault.field.len();
+        let bytes = error.message.len() + error.field.len();
         assert!(bytes <= LONGEST, "a fault of {bytes} bytes: {error}");
     }
 }
@@ -242,8 +242,8 @@ pub(crate) fn from_own(text: &str) -> Vec<FlowRecord> {
     let found = read(Pieces::whole(text.as_bytes()), &[]);
     assert!(found.error.is_none(), "{:?}", found.error);
     let lines = found.lines.into_iter().zip(text.lines());
-    let record = |(line, text): (Result<Line, LogError>, &str)| match line {
-        Ok(Line::Entry(Entry { record, origin: Origin::Mailflow })) => record,
+    let record = |(line, text): (Result<LineOutcome, LogError>, &str)| match line {
+        Ok(LineOutcome::Record(LogRecord { record, origin: LogOrigin::Mailflow })) => record,
         other => panic!("{text}: {other:?}"),
     };
     lines.map(record).collect()

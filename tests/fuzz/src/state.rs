@@ -10,7 +10,7 @@ use std::{
 use flate2::Crc;
 use mailflow_agent::{
     config,
-    recovery::store::{AlertDelivery, Past, PendingDelivery, Recovered, State, Store, Tables, Unwritable},
+    recovery::state_dir::{AlertDelivery, InputLogRecord, PendingDelivery, RecoveredState, Checkpoint, StateDir, KernelCheckpointRepr, WriteFailurePolicy},
     util::disk::Limits,
 };
 use mailflow_engine::{Engine, flow::FlowRecord, settings::Settings, time::Epoch};
@@ -54,8 +54,8 @@ static PLACE: LazyLock<Mutex<Place>> = LazyLock::new(|| {
 /// Frames of a checkpoint file: head, state, machine.
 static TEMPLATE: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
     let path = std::env::temp_dir().join(format!("mailflow-fuzz-template-{}", std::process::id()));
-    let (mut store, _) = Store::open(&path, Limits::NONE, 1).unwrap();
-    store.keep(&template()).unwrap();
+    let (mut store, _) = StateDir::open(&path, Limits::NONE, 1).unwrap();
+    store.write_checkpoint(&template()).unwrap();
     let frames = split(&fs::read(path.join("state")).unwrap());
     fs::remove_dir_all(path).unwrap();
     assert_eq!(frames.len(), 3);
@@ -63,7 +63,7 @@ static TEMPLATE: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
 });
 
 /// Returns the checkpoint of an engine with one source above a threshold and others below.
-fn template() -> State {
+fn template() -> Checkpoint {
     let mut engine = Engine::new(SETTINGS.clone());
     let line = |n: u32| {
         let (host, second) = (2 + n % 2 * (n / 6), 10 + n);
@@ -84,16 +84,16 @@ fn template() -> State {
         event: AlertDelivery::new(Arc::new(alert), Epoch::from_unix_nanos(0), true),
         sinks: vec!["alerts".to_owned()],
     });
-    State {
-        generation: Some(3),
-        tables: Tables::default(),
+    Checkpoint {
+        flow_table_id: Some(3),
+        kernel: KernelCheckpointRepr::default(),
         now: now.as_nanos(),
-        seen: now.as_nanos(),
-        seeds: [1, 2],
+        last_poll: now.as_nanos(),
+        fingerprint_seeds: [1, 2],
         flows: vec![[1, 2, 3, 4, 5]],
         rules: engine.save(),
         firing: Vec::new(),
-        untold: untold.collect(),
+        pending_deliveries: untold.collect(),
     }
 }
 
@@ -121,33 +121,33 @@ pub(crate) fn journal(data: &[u8]) {
     let directory = place.directory("journal");
     fill(&directory, &joined(&TEMPLATE), &[(name, &file)]);
     let first = open(&directory);
-    assert!(first.state.is_some(), "{:?}", first.notes);
-    let found = first.journal.len() + first.history.len();
+    assert!(first.checkpoint.is_some(), "{:?}", first.notes);
+    let found = first.journal.len() + first.inputs.len();
     assert!(found <= frames.len(), "{found} entries of {} frames", frames.len());
     assert!(
         output.starts_with(&fs::read_to_string(place.output()).unwrap()),
         "another tool's lines were changed"
     );
     let second = open(&directory);
-    assert_eq!((&first.journal, &first.history), (&second.journal, &second.history), "read again");
+    assert_eq!((&first.journal, &first.inputs), (&second.journal, &second.inputs), "read again");
 
     // The records are written by a separate state directory.
     let directory = place.directory("again");
     fill(&directory, &joined(&TEMPLATE), &[]);
-    let (mut store, _) = Store::open(&directory, Limits::NONE, 1).unwrap();
-    store.note(first.journal.iter().cloned(), Unwritable::Refused).unwrap();
-    store.passed(first.history.iter().cloned()).unwrap();
+    let (mut store, _) = StateDir::open(&directory, Limits::NONE, 1).unwrap();
+    store.append(first.journal.iter().cloned(), WriteFailurePolicy::Fail).unwrap();
+    store.log_inputs(first.inputs.iter().cloned()).unwrap();
     drop(store);
     let third = open(&directory);
     assert_eq!(third.notes, Vec::<String>::new());
     assert_eq!(third.journal, first.journal, "written again");
-    let now = third.state.as_ref().map_or(0, |state| state.now);
-    assert_eq!(third.history, since(&first.history, now), "written again");
+    let now = third.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.now);
+    assert_eq!(third.inputs, since(&first.inputs, now), "written again");
 }
 
 /// Returns the input log after the last mark of an existing checkpoint.
-fn since(history: &[Past], state: u64) -> &[Past] {
-    let mark = history.iter().rposition(|past| matches!(past, Past::Kept(now) if *now <= state));
+fn since(history: &[InputLogRecord], state: u64) -> &[InputLogRecord] {
+    let mark = history.iter().rposition(|past| matches!(past, InputLogRecord::Checkpoint(now) if *now <= state));
     &history[mark.map_or(0, |mark| mark + 1)..]
 }
 
@@ -165,7 +165,7 @@ pub(crate) fn state(data: &[u8]) {
     };
     let directory = place.directory("state");
     fill(&directory, &file, &[]);
-    let Recovered { state, notes, .. } = open(&directory);
+    let RecoveredState { checkpoint: state, notes, .. } = open(&directory);
     let Some(state) = state else {
         assert_eq!(notes.len(), 1, "a state that is not used is said to be so: {notes:?}");
         return;
@@ -173,16 +173,16 @@ pub(crate) fn state(data: &[u8]) {
     let shown = format!("{state:?}");
     let directory = place.directory("again");
     let _ = fs::remove_dir_all(&directory);
-    let (mut store, _) = Store::open(&directory, Limits::NONE, 1).unwrap();
-    store.keep(&state).unwrap();
+    let (mut store, _) = StateDir::open(&directory, Limits::NONE, 1).unwrap();
+    store.write_checkpoint(&state).unwrap();
     drop(store);
-    let again = open(&directory).state.expect("a state that was written is read");
+    let again = open(&directory).checkpoint.expect("a state that was written is read");
     assert_eq!(shown, format!("{again:?}"), "written again");
     go_on(again);
 }
 
 /// Continues an engine from a checkpoint.
-fn go_on(state: State) {
+fn go_on(state: Checkpoint) {
     if !state.rules.is_readable() {
         return;
     }
@@ -206,8 +206,8 @@ fn go_on(state: State) {
     engine.save();
 }
 
-fn open(directory: &Path) -> Recovered {
-    Store::open(directory, Limits::NONE, 1).unwrap().1
+fn open(directory: &Path) -> RecoveredState {
+    StateDir::open(directory, Limits::NONE, 1).unwrap().1
 }
 
 /// Creates a directory with these files.

@@ -254,7 +254,7 @@ fn pins_in_private_mount_namespace_are_warned() {
     agent.process().signal(libc::SIGKILL).unwrap();
     agent.stop().unwrap();
     let mut agent = start(&lab, &options);
-    assert!(status(&agent).contains("begun empty"), "{}", status(&agent));
+    assert!(status(&agent).contains("new and empty"), "{}", status(&agent));
     assert!(agent.stop().unwrap().success());
 
     // Pins in a bpffs of the outer mount namespace survive.

@@ -129,7 +129,7 @@ fn file_without_capture_is_reported() {
         (b"\xd4", "neither pcap nor pcapng; it begins with d4"),
         (b"hello world", "neither pcap nor pcapng; it begins with 68 65 6c 6c"),
         (b"\xd4\xc3\xb2\xa1\x02\0\x04\0", "damaged after frame 0: it ends within a record"),
-        (b"\x0a\x0d\x0d\x0a\x1c\0\0\0\0\0\0\0", "byte order cannot be told"),
+        (b"\x0a\x0d\x0d\x0a\x1c\0\0\0\0\0\0\0", "unknown byte order"),
     ] {
         let (frames, damage) = read("none", bytes);
         let damage = damage.unwrap().to_string();

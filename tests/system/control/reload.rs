@@ -191,7 +191,7 @@ fn reload_changes_rules_and_keeps_windows() {
     send(&gateway.lab);
     window(2);
     let (code, said) = gateway.reload(&rule("few", 3, "1h"));
-    assert!(code == Some(0) && said.contains("rule few: changed") && !said.contains("begin anew"), "{said}");
+    assert!(code == Some(0) && said.contains("rule few: changed") && !said.contains("start empty"), "{said}");
     window(2);
     send(&gateway.lab);
     let alerts =
@@ -205,7 +205,7 @@ fn reload_changes_rules_and_keeps_windows() {
     assert_eq!(status(&gateway.agent)["alerts"][0]["source"], alert["src_ip"]);
 
     let (code, said) = gateway.reload(&rule("few", 3, "2h"));
-    assert!(code == Some(0) && said.contains("rule few: its windows begin anew"), "{said}");
+    assert!(code == Some(0) && said.contains("rule few: its windows start empty"), "{said}");
     window(0);
     let (code, said) = gateway.reload(&rule("another", 3, "2h"));
     assert!(code == Some(0) && said.contains("rule few: not evaluated any more"), "{said}");

@@ -37,7 +37,7 @@ fn removed_state_directory_and_pins_are_recreated() {
     wait("a state", &agent, || state.join("state").exists());
     wait("the pin", &agent, || pinned() == all);
     assert!(agent.log().contains("the state directory was removed or replaced"), "{}", agent.log());
-    assert!(agent.log().contains("pins were removed by somebody, and are made again"), "{}", agent.log());
+    assert!(agent.log().contains("pins were removed by another process; created again"), "{}", agent.log());
     for name in &all {
         fs::remove_file(tables.join(name)).unwrap();
     }
@@ -77,7 +77,7 @@ fn damaged_checkpoint_is_reported_and_agent_starts() {
     fs::write(&file, &bytes).unwrap();
     let agent = gateway.start("", &[]);
     let log = agent.log();
-    assert!(log.contains("state cannot be used: the checksum is wrong of the entry at byte "), "{log}");
+    assert!(log.contains("state cannot be used: wrong checksum of the record at byte "), "{log}");
     assert!(!log.contains("another boot"), "{log}");
     let aside = fs::read_dir(gateway.lab.folder().join("state")).unwrap().flatten();
     let aside = aside.map(|entry| entry.path()).find(|path| path.to_string_lossy().contains("state.aside-"));

@@ -2,7 +2,7 @@
 
 use mailflow_agent::{
     config,
-    offline::flowlog::{Log, LogError, Reading},
+    offline::flowlog::{FlowLog, LogError, ReadContext},
 };
 use proptest::prelude::*;
 
@@ -263,15 +263,15 @@ proptest! {
         let files = Files::new();
         let path = files.write("log", log);
         let config = config::load(None).unwrap();
-        let reading = Reading { services: &config.engine.services, l2_overhead: None, columns: &[] };
-        let mut log = Log::open(&path, reading).unwrap();
+        let reading = ReadContext { services: &config.engine.services, l2_overhead: None, columns: &[] };
+        let mut log = FlowLog::open(&path, reading).unwrap();
         let mut read = 0;
         loop {
             match log.next_line() {
                 Ok(None) => break,
                 Ok(Some(_)) => read += 1,
-                Err(LogError::Line { line, fault, .. }) => {
-                    prop_assert!(line > 1 && fault.column > 0 && !fault.what.is_empty(), "{fault}");
+                Err(LogError::Line { line, error, .. }) => {
+                    prop_assert!(line > 1 && error.column > 0 && !error.message.is_empty(), "{error}");
                 }
                 Err(LogError::Format { .. }) if kind == 3 => return Ok(()),
                 Err(error) => prop_assert!(false, "{error}"),

@@ -224,7 +224,7 @@ fn unread_lines_are_counted_by_reason() {
     let told = run(&[], (netflow + &icmp + &all(Session::suricata, |line| line)).as_bytes());
     assert_eq!((told.code, told.firing().len()), (0, 2), "{}", told.log);
     assert_eq!(told.log.matches("netflow").count(), 1, "{}", told.log);
-    assert!(told.log.contains("3 netflow events are not read, as each holds one direction"), "{}", told.log);
+    assert!(told.log.contains("3 netflow events are skipped, as each holds one direction"), "{}", told.log);
     assert!(told.log.contains("other_events=3 not_watched=3"), "{}", told.log);
 
     for (magic, name) in [

@@ -8,8 +8,8 @@ use std::{collections::HashSet, io};
 use crate::model::{Connection, Doing, Nanos, Which};
 use mailflow_agent::recovery::{
     poll_records,
-    redo::{self, Hearers, Tables},
-    store::{Entry, Past, Told},
+    redo::{self, MapAccess, RecoverySink},
+    state_dir::{AlertEventId, InputLogRecord, JournalRecord},
 };
 use mailflow_common::SourceOverflowKey;
 use mailflow_engine::{
@@ -50,8 +50,8 @@ struct Left {
     now: Nanos,
     state: Vec<u8>,
     known: Known,
-    journal: Vec<Entry>,
-    history: Vec<Past>,
+    journal: Vec<JournalRecord>,
+    history: Vec<InputLogRecord>,
 }
 
 impl Left {
@@ -63,24 +63,24 @@ impl Left {
 /// Connections with flows in the kernel's table, now or later.
 struct Table<'a>(Vec<&'a Connection>);
 
-impl Tables for Table<'_> {
-    fn holds(&self, flow: &Flow) -> io::Result<bool> {
+impl MapAccess for Table<'_> {
+    fn contains_flow(&self, flow: &Flow) -> io::Result<bool> {
         Ok(self.0.iter().any(|connection| connection.which() == which(flow)))
     }
 
-    fn holds_finished(&self, _: &Flow) -> io::Result<bool> {
+    fn contains_superseded(&self, _: &Flow) -> io::Result<bool> {
         unreachable!("each tuple has one flow at a time")
     }
 
-    fn holds_spill(&self, _: &SourceOverflowKey) -> io::Result<bool> {
+    fn contains_overflow(&self, _: &SourceOverflowKey) -> io::Result<bool> {
         unreachable!("the table is never full")
     }
 
-    fn book_removed(&mut self, _: &Flow) {}
+    fn account_evicted(&mut self, _: &Flow) {}
 
-    fn book_finished(&mut self, _: &Finished, _: &[u8]) {}
+    fn account_superseded(&mut self, _: &Finished, _: &[u8]) {}
 
-    fn book_spilled(&mut self, _: &Spill) {}
+    fn account_overflow(&mut self, _: &Spill) {}
 }
 
 /// Alert file.
@@ -101,12 +101,12 @@ impl Lines {
     }
 }
 
-impl Hearers for Lines {
-    fn told(&mut self, _: &[Alert]) {}
+impl RecoverySink for Lines {
+    fn record_alerts(&mut self, _: &[Alert]) {}
 
-    fn book(&mut self, _: Time, _: &Effects) {}
+    fn add_to_metrics(&mut self, _: Time, _: &Effects) {}
 
-    fn tell(&mut self, effects: Effects, _: Epoch) {
+    fn emit_missing(&mut self, effects: Effects, _: Epoch) {
         for alert in effects.alerts {
             // Alerts without a logged delivery are searched in the file.
             if !self.unnoted.iter().any(|told| identity(told) == identity(&alert)) {
@@ -124,7 +124,7 @@ pub(crate) struct Process<'a> {
     left: Left,
     lines: Lines,
     /// Start record of the current poll, until the journal has a record of the poll.
-    begins: Option<Entry>,
+    begins: Option<JournalRecord>,
     /// Operations, for the reference.
     pub(crate) doings: Vec<Doing>,
     /// Flows that rules counted.
@@ -185,7 +185,7 @@ impl<'a> Process<'a> {
             });
         }
         self.engine.begin(Time::from_nanos(now));
-        self.begins = Some(Entry::Poll { now: Time::from_nanos(now), epoch: self.epoch });
+        self.begins = Some(JournalRecord::PollBegin { now: Time::from_nanos(now), epoch: self.epoch });
         let parts: Vec<Vec<Flow>> = self.chance.parts(&shown).into_iter().map(<[Flow]>::to_vec).collect();
         // Batch at which the process is killed, if it is killed among the batches.
         let dies = self.chance.below(parts.len() as u64 + 1) as usize;
@@ -208,7 +208,7 @@ impl<'a> Process<'a> {
         }
         self.doings.push(Doing::Tick(now));
         let moment = (Time::from_nanos(now), Epoch::from_unix_nanos(self.epoch));
-        self.left.history.extend(poll_records::passed(moment, &self.engine));
+        self.left.history.extend(poll_records::rule_inputs(moment, &self.engine));
         self.counted.extend(effects.qualified.iter().cloned());
         let alerts = match until {
             Some(Point::Judged) => 0,
@@ -224,7 +224,7 @@ impl<'a> Process<'a> {
         }
         // A poll without deltas has no records in the journal.
         if self.begins.take().is_none() {
-            self.left.journal.push(Entry::Over);
+            self.left.journal.push(JournalRecord::PollEnd);
         }
         true
     }
@@ -233,7 +233,7 @@ impl<'a> Process<'a> {
     fn part(&mut self, part: &[Flow], until: Option<Point>, missed: &mut HashSet<Which>) -> bool {
         let effects = self.engine.look(part);
         let ending = self.engine.ending().to_vec();
-        self.note(poll_records::living(&effects, &ending).collect());
+        self.note(poll_records::flow_records(&effects, &ending).collect());
         if until == Some(Point::Noted) {
             missed.extend(ending.iter().map(which));
             return false;
@@ -252,7 +252,7 @@ impl<'a> Process<'a> {
             }
         }
         let lives = ending.iter().zip(&fates).filter(|(_, fate)| **fate == Fate::Lives);
-        self.note(lives.map(|(flow, _)| Entry::Lives(flow.clone())).collect());
+        self.note(lives.map(|(flow, _)| JournalRecord::EvictionRejected(flow.clone())).collect());
         if until == Some(Point::Removed) {
             return false;
         }
@@ -261,7 +261,7 @@ impl<'a> Process<'a> {
     }
 
     /// Appends records to the journal; the first records of a poll follow its start record.
-    fn note(&mut self, entries: Vec<Entry>) {
+    fn note(&mut self, entries: Vec<JournalRecord>) {
         if !entries.is_empty() {
             self.left.journal.extend(self.begins.take().into_iter().chain(entries));
         }
@@ -269,7 +269,12 @@ impl<'a> Process<'a> {
 
     /// Appends the delivered alerts to the input log.
     fn delivered(&mut self) {
-        self.left.history.extend(self.lines.unnoted.drain(..).map(|alert| Past::Told(Told::of(&alert))));
+        self.left.history.extend(
+            self.lines
+                .unnoted
+                .drain(..)
+                .map(|alert| InputLogRecord::AlertDelivered(AlertEventId::of(&alert))),
+        );
     }
 
     /// Writes a checkpoint at `now`, as bytes.
@@ -326,11 +331,11 @@ impl<'a> Process<'a> {
         let restored = self.engine.restore(state);
         assert_eq!(restored.forgotten, Vec::<String>::new());
         self.doings.push(Doing::Restart);
-        let judged = redo::judge_again(&mut self.engine, &history, &mut self.lines);
+        let judged = redo::replay_inputs(&mut self.engine, &history, &mut self.lines);
         self.engine.set_epoch(epoch);
         let table = tables.then_some(&mut self.table);
         let journal = (journal, Time::from_nanos(kept));
-        redo::finish(&mut self.engine, table, journal, judged, (&mut self.lines, epoch)).unwrap();
+        redo::redo_polls(&mut self.engine, table, journal, judged, (&mut self.lines, epoch)).unwrap();
         self.keep(now);
         restored.firing
     }

@@ -16,7 +16,7 @@ use mailflow_agent::{
     config,
     offline::ruletest::{
         self,
-        file::{Expected, RuleTest, RuleTests},
+        file::{ExpectedAlert, RuleTest, RuleTests},
     },
 };
 
@@ -88,9 +88,9 @@ fn every_shipped_rule_and_example_is_tested() {
 }
 
 /// Returns every change of an expectation, with its test.
-fn changes(test: &RuleTest) -> Vec<(&'static str, Vec<Expected>)> {
+fn changes(test: &RuleTest) -> Vec<(&'static str, Vec<ExpectedAlert>)> {
     let Some(last) = test.alerts.last() else { return Vec::new() };
-    let with = |change: &dyn Fn(&mut Expected)| {
+    let with = |change: &dyn Fn(&mut ExpectedAlert)| {
         let mut alerts = test.alerts.clone();
         change(alerts.last_mut().unwrap());
         alerts
@@ -106,7 +106,7 @@ fn changes(test: &RuleTest) -> Vec<(&'static str, Vec<Expected>)> {
         ("another value", with(&|alert| alert.value = Some(123_456_789_000_000))),
     ];
     if last.at.is_some() {
-        let later = |alert: &mut Expected| alert.at = alert.at.map(|at| at + Duration::from_millis(1));
+        let later = |alert: &mut ExpectedAlert| alert.at = alert.at.map(|at| at + Duration::from_millis(1));
         changes.push(("a millisecond later", with(&later)));
     }
     changes
@@ -119,10 +119,15 @@ fn wrong_expectation_fails() {
         for mut test in read(&file).tests {
             let changes = changes(&test);
             let alerts = std::mem::take(&mut test.alerts);
-            assert_eq!(ruletest::run(&test).good(), alerts.is_empty(), "{}: no alerts expected", test.name);
+            assert_eq!(
+                ruletest::run(&test).is_success(),
+                alerts.is_empty(),
+                "{}: no alerts expected",
+                test.name
+            );
             for (what, alerts) in changes {
                 test.alerts = alerts;
-                assert!(!ruletest::run(&test).good(), "{}: {}: {what}", file.display(), test.name);
+                assert!(!ruletest::run(&test).is_success(), "{}: {}: {what}", file.display(), test.name);
                 seen += 1;
             }
         }

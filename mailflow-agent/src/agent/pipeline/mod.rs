@@ -10,7 +10,7 @@ use crate::{
     config::{Config, FlowTable},
     metrics::{EngineStats, KernelSnapshot},
     outputs::router::EffectRouter,
-    recovery::{checkpointer::Keeper, store::Entry},
+    recovery::{checkpointer::Checkpointer, state_dir::JournalRecord},
     status::{
         duplicate_detector::DuplicateDetector,
         kernel_snapshot::{self, TablePressure},
@@ -36,7 +36,7 @@ pub(crate) struct Pipeline {
     pub(super) delivery: DuplicateDetector,
     pub(super) windows: WindowSampler,
     pub(super) lists: ListWatch,
-    pub(super) keeper: Keeper,
+    pub(super) keeper: Checkpointer,
     pub(super) inside: InsideNetworkMonitor,
     pub(super) pin_watch: PinWatch,
 }
@@ -57,12 +57,12 @@ impl Pipeline {
         let begin = clock::now();
         let Self { kernel, engine, sinks, tables, room, delivery, lists, keeper, windows, .. } = self;
         let (inside, pin_watch) = (&mut self.inside, &mut self.pin_watch);
-        keeper.look_at(sinks);
-        pin_watch.look(begin, kernel, &sinks.status);
-        if let Some(internal) = lists.look(begin, &sinks.status) {
+        keeper.record_output_progress(sinks);
+        pin_watch.check(begin, kernel, &sinks.status);
+        if let Some(internal) = lists.poll(begin, &sinks.status) {
             engine.set_internal(internal);
             // What was judged by the list before is not to be judged again by this one.
-            keeper.keep(kernel, engine, begin, sinks);
+            keeper.write_checkpoint(kernel, engine, begin, sinks);
         }
         let now = clock::now();
         let moment = (now, clock::epoch());
@@ -75,10 +75,10 @@ impl Pipeline {
         let looked = poll::look(kernel, engine, keeper, moment, |effects| sinks.route(moment, effects));
         let drain = match looked {
             // Nothing is wrong with the tables: this poll is done again once the disk takes it, or without it.
-            Err(_) if keeper.waits() => None,
+            Err(_) if keeper.is_waiting_for_disk() => None,
             looked => Some(looked?),
         };
-        keeper.over(kernel, engine, now, sinks);
+        keeper.end_poll(kernel, engine, now, sinks);
         sinks.status.set_durability(keeper.durability(), keeper.usage());
         let Some(drain) = drain else { return Ok(()) };
         let view = kernel_snapshot::take_snapshot(kernel, &before, tables, delivery, drain)?;
@@ -131,7 +131,7 @@ impl Pipeline {
         let stays = kernel.stays();
         let take = |effects: &Effects| sinks.route(moment, effects);
         if !stays {
-            keeper.wait_no_longer();
+            keeper.stop_waiting();
         }
         let read = if stays {
             poll::look(&mut kernel, &mut engine, &mut keeper, moment, take).map(drop)
@@ -140,16 +140,16 @@ impl Pipeline {
             poll::last_look(&mut kernel, &mut engine, &mut keeper, moment, take)
         };
         // As after every poll.
-        let _ = keeper.note([Entry::Over]);
+        let _ = keeper.append([JournalRecord::PollEnd]);
         let written = sinks.outputs.close(grace);
-        keeper.look_at(&sinks);
+        keeper.record_output_progress(&sinks);
         if stays {
-            keeper.keep(&kernel, &engine, now, &sinks);
+            keeper.write_checkpoint(&kernel, &engine, now, &sinks);
             info!("the programs stay and count on");
             kernel.leave();
         } else {
             kernel.unpin();
-            keeper.keep(&kernel, &engine, now, &sinks);
+            keeper.write_checkpoint(&kernel, &engine, now, &sinks);
         }
         read.and(written)
     }

@@ -1,4 +1,4 @@
-//! A new configuration for a pipeline that runs.
+//! Applies a new configuration to a running pipeline.
 
 use std::sync::Arc;
 
@@ -10,12 +10,12 @@ use crate::{
         pipeline::{Pipeline, windows},
         program_load::ports,
         reload,
-        run::Source,
+        run::ConfigSource,
     },
     config::{Config, Interface, NamePattern},
     metrics::LoadOutcome,
     outputs::router::FINAL_WRITE_TIMEOUT,
-    recovery::store::Told,
+    recovery::state_dir::AlertEventId,
     status::shared_status::ConfigSummary,
     util::error_chain,
 };
@@ -23,19 +23,19 @@ use mailflow_engine::Reconfigured;
 use mailflow_kernel::clock;
 use mailflow_kernel::{self, Kernel, KernelError, Verify};
 
-/// Warnings that a reload answers with; all of them are in the log.
+/// Largest number of warnings in the reply to a reload. All of them are logged.
 const MAX_WARNINGS: usize = 20;
 
 impl Pipeline {
-    /// Puts a configuration into force that was read beside the poll loop ([`Reload`](super::super::reload::Reload)).
-    /// Either all of it is in force then, with what changed in words, or nothing of it, with the reasons.
+    /// Applies a configuration that [`Reload`](super::super::reload::Reload) has read. Returns the changes if
+    /// all of it is in force, or the reasons if nothing of it is.
     pub(crate) fn reload(
         &mut self,
         read: Result<Config, Vec<String>>,
-        source: &Source,
+        source: &ConfigSource,
     ) -> Result<Vec<String>, Vec<String>> {
         let agent = &Arc::clone(&self.sinks.status).agent;
-        match read.and_then(|new| self.renew(new, source)) {
+        match read.and_then(|new| self.apply(new, source)) {
             Ok(changes) => {
                 agent.record_config_load(LoadOutcome::Loaded(clock::unix_seconds()));
                 info!(?changes, "the configuration was read again");
@@ -50,68 +50,69 @@ impl Pipeline {
         }
     }
 
-    fn renew(&mut self, new: Config, source: &Source) -> Result<Vec<String>, Vec<String>> {
-        let over = new.over(clock::unix_nanos());
-        new.warnings.iter().chain(over).for_each(|warning| warn!("{warning}"));
+    fn apply(&mut self, new: Config, source: &ConfigSource) -> Result<Vec<String>, Vec<String>> {
+        let expired = new.over(clock::unix_nanos());
+        new.warnings.iter().chain(expired).for_each(|warning| warn!("{warning}"));
         let mut refused = reload::needs_restart(&self.config, &new);
-        // The same interfaces may be taken otherwise by now: a default route leaves elsewhere. That changes nothing.
-        let other = new.interfaces != self.config.interfaces;
-        let misfits = match self.mixed {
+        // Equal interfaces may resolve to other devices by now, as after a change of the default route. That
+        // needs no restart.
+        let interfaces_changed = new.interfaces != self.config.interfaces;
+        let roles_conflict = match self.mixed {
             true => mailflow_kernel::roles_are_host(&new.interfaces),
             false => mailflow_kernel::roles_mix(&new.interfaces, false),
         };
-        if other && misfits {
-            refused.push(reload::MIXED.to_owned());
+        if interfaces_changed && roles_conflict {
+            refused.push(reload::MIXED_ROLES_MESSAGE.to_owned());
         }
         if !refused.is_empty() {
             return Err(refused);
         }
-        let mut changes = reload::changes(&self.config, &new);
-        // What may fail comes first, and is taken back if it does.
+        let mut changes = reload::describe_changes(&self.config, &new);
+        // Steps that can fail come first, and are undone if one fails.
         let outputs = self.sinks.outputs.open_changed(&new.outputs, &self.sinks.status.agent);
         let outputs = outputs.map_err(|error| vec![error_chain::told(&error.into())])?;
-        self.watch(&new).map_err(|error| vec![error.to_string()])?;
+        self.watch_interfaces(&new).map_err(|error| vec![error.to_string()])?;
         self.sinks.outputs.watch(&self.kernel.bound());
         self.sinks.outputs.replace(outputs, FINAL_WRITE_TIMEOUT, &self.sinks.status.agent);
         let now = clock::now();
         let Reconfigured { restarted, effects } = self.engine.reconfigure(now, new.engine.clone());
-        self.keeper.tell(effects.alerts.iter().map(Told::of));
+        self.keeper.track_alerts(effects.alerts.iter().map(AlertEventId::of));
         self.sinks.route((now, clock::epoch()), &effects);
         let warnings = new.warnings.iter().take(MAX_WARNINGS);
         changes.extend(warnings.map(|warning| format!("warning: {warning}")));
-        changes.extend(restarted.iter().map(|rule| format!("rule {rule}: its windows begin anew")));
+        changes.extend(restarted.iter().map(|rule| format!("rule {rule}: its windows start empty")));
         self.lists = ListWatch::new(new.lists.clone(), &new.engine.internal);
         self.sinks.status.lists_in_force(new.engine.internal.networks().len());
         self.windows = windows(&new);
         self.sinks.services = new.engine.services.clone();
-        self.keeper.configure(&new);
-        // What the rules before judged is not to be judged again by these.
-        self.keeper.keep(&self.kernel, &self.engine, now, &self.sinks);
-        let mut shown = ConfigSummary::of(&new, source.name());
+        self.keeper.apply_config(&new);
+        // Inputs that the old rules evaluated must not be replayed into the new rules.
+        self.keeper.write_checkpoint(&self.kernel, &self.engine, now, &self.sinks);
+        let mut summary = ConfigSummary::of(&new, source.name());
         let mut numbers = self.sinks.status.snapshot();
-        shown.notes = std::mem::take(&mut numbers.settings.notes);
-        shown.warnings = std::mem::take(&mut numbers.settings.warnings);
-        numbers.settings = shown;
+        summary.notes = std::mem::take(&mut numbers.settings.notes);
+        summary.warnings = std::mem::take(&mut numbers.settings.warnings);
+        numbers.settings = summary;
         drop(numbers);
         self.config = new;
         Ok(changes)
     }
 
-    /// Watches other interfaces and ports from now on; if that fails, those as before.
-    fn watch(&mut self, new: &Config) -> Result<(), KernelError> {
+    /// Watches the interfaces and ports of `new`. Restores the previous ones on failure.
+    fn watch_interfaces(&mut self, new: &Config) -> Result<(), KernelError> {
         let Self { config: old, kernel, .. } = self;
-        let result = rewatch(kernel, old, new);
+        let result = switch_interfaces(kernel, old, new);
         if result.is_err()
-            && let Err(error) = rewatch(kernel, new, old)
+            && let Err(error) = switch_interfaces(kernel, new, old)
         {
-            error!(%error, "and the interfaces before cannot be watched as they were");
+            error!(%error, "failed to watch the previous interfaces again");
         }
         result
     }
 }
 
-/// Watches what `new` names instead of what `old` does. What both name is left alone.
-fn rewatch(kernel: &mut Kernel, old: &Config, new: &Config) -> Result<(), KernelError> {
+/// Watches the interfaces and ports of `new` instead of `old`. Leaves interfaces in both unchanged.
+fn switch_interfaces(kernel: &mut Kernel, old: &Config, new: &Config) -> Result<(), KernelError> {
     let is_new = |entry: &&Interface| !old.interfaces.contains(entry);
     let is_pattern = |entry: &&Interface| NamePattern::is_one(&entry.name);
     let (patterns, named): (Vec<_>, Vec<_>) = new.interfaces.iter().filter(is_new).partition(is_pattern);
@@ -119,11 +120,11 @@ fn rewatch(kernel: &mut Kernel, old: &Config, new: &Config) -> Result<(), Kernel
         kernel.unwatch(&entry.name);
         kernel.attach(&entry.name, entry.role, entry.hook)?;
     }
-    let gone = |name: &str| !new.interfaces.iter().any(|interface| interface.name == name);
-    for interface in old.interfaces.iter().filter(|interface| gone(&interface.name)) {
+    let removed = |name: &str| !new.interfaces.iter().any(|interface| interface.name == name);
+    for interface in old.interfaces.iter().filter(|interface| removed(&interface.name)) {
         kernel.unwatch(&interface.name);
     }
-    // What an entry has let go of may match a pattern.
+    // An interface that a removed entry has released may match a pattern.
     kernel.follow(clock::now(), Verify::WhenDue);
     kernel.watch_ports(&ports(new))?;
     kernel.set_silences(&(&new.engine.timeouts).into())

@@ -1,4 +1,4 @@
-//! A new configuration while the agent runs: all of it, or nothing.
+//! Reload of the configuration while the agent runs: all of it, or nothing.
 
 pub(crate) mod apply;
 
@@ -12,55 +12,55 @@ use crate::{
 };
 use mailflow_kernel::capabilities;
 
-/// Where the configuration came from, and how it is read again.
-pub struct Source {
-    /// Its file; the built-in one without.
+/// Source of the configuration, and the function that reads it again.
+pub struct ConfigSource {
+    /// Path of the file; `None` for the built-in configuration.
     pub file: Option<PathBuf>,
-    /// Reads it again, with what the command line said on top; otherwise what is wrong with it.
+    /// Function that reads the configuration again, with the options of the command line.
     pub read: Arc<ReadConfig>,
 }
 
-/// Reads a configuration; otherwise returns what is wrong with it.
+/// Function that reads a configuration. Returns its faults on failure.
 pub type ReadConfig = dyn Fn() -> Result<Config, Vec<String>> + Send + Sync;
 
-impl std::fmt::Debug for Source {
+impl std::fmt::Debug for ConfigSource {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Source").field("file", &self.file).finish_non_exhaustive()
     }
 }
 
-impl Source {
-    /// The file's name, for people.
+impl ConfigSource {
+    /// Returns the name of the file.
     pub(crate) fn name(&self) -> Option<String> {
         self.file.as_ref().map(|file| file.display().to_string())
     }
 }
 
-/// The outcome of a thread that reads a configuration.
-type Reading = oneshot::Receiver<Result<Config, Vec<String>>>;
+/// Result of the thread that reads a configuration.
+type PendingConfig = oneshot::Receiver<Result<Config, Vec<String>>>;
 
-/// The client that waits for a reload; none for a signal.
-type Waiting = Option<oneshot::Sender<Reply>>;
+/// Client that waits for a reload; `None` for a signal.
+type ReloadClient = Option<oneshot::Sender<Reply>>;
 
-/// Reads the configuration beside the poll loop, as its lists of networks may be long or slow to come by.
+/// Reader of a new configuration in a thread, as lists of networks may be long or slow to read.
 #[derive(Default)]
 pub(crate) struct Reload {
-    /// The reading in progress, and the clients that wait for it.
-    reading: Option<(Reading, Vec<Waiting>)>,
-    /// Clients that asked meanwhile: the files may have changed once more.
-    next: Vec<Waiting>,
+    /// Read in progress, and the clients that wait for it.
+    reading: Option<(PendingConfig, Vec<ReloadClient>)>,
+    /// Clients that asked during the read. The files may have changed since, so they need another read.
+    next: Vec<ReloadClient>,
 }
 
 impl Reload {
-    /// Begins to read, or does so again once the reading that is on has ended.
-    pub(crate) fn ask(&mut self, source: &Source, waiting: Waiting) {
-        self.next.push(waiting);
+    /// Starts a read, or queues one for the end of the read in progress.
+    pub(crate) fn request(&mut self, source: &ConfigSource, client: ReloadClient) {
+        self.next.push(client);
         if self.reading.is_none() {
             self.begin(source);
         }
     }
 
-    fn begin(&mut self, source: &Source) {
+    fn begin(&mut self, source: &ConfigSource) {
         let (finished, reading) = oneshot::channel();
         let read = Arc::clone(&source.read);
         let thread = thread::Builder::new().name("reload".into()).spawn(move || {
@@ -70,27 +70,31 @@ impl Reload {
         });
         let reading = match thread {
             Ok(_) => reading,
-            Err(error) => refused(format!("no thread to read the configuration: {error}")),
+            Err(error) => failed_reading(format!("no thread to read the configuration: {error}")),
         };
         self.reading = Some((reading, std::mem::take(&mut self.next)));
     }
 
-    /// Returns what was read, once it is. Never returns where nothing is being read.
+    /// Returns the result of the read in progress. Never returns if there is none.
     pub(crate) async fn read(&mut self) -> Result<Config, Vec<String>> {
         match &mut self.reading {
             Some((reading, _)) => {
-                let gone = || Err(vec!["the thread that read the configuration ended".to_owned()]);
-                reading.await.unwrap_or_else(|_| gone())
+                let ended = || Err(vec!["the thread that read the configuration ended".to_owned()]);
+                reading.await.unwrap_or_else(|_| ended())
             }
             None => std::future::pending().await,
         }
     }
 
-    /// Answers the clients that waited for the reading that has ended, and reads again for those that came
-    /// meanwhile. Returns true if it does.
-    pub(crate) fn end(&mut self, source: &Source, outcome: &Result<Vec<String>, Vec<String>>) -> bool {
-        let (_, waiting) = self.reading.take().unzip();
-        for client in waiting.into_iter().flatten().flatten() {
+    /// Answers the clients of the finished read, and starts another one for clients that asked during the
+    /// read. Returns true if it starts one.
+    pub(crate) fn finish(
+        &mut self,
+        source: &ConfigSource,
+        outcome: &Result<Vec<String>, Vec<String>>,
+    ) -> bool {
+        let (_, client) = self.reading.take().unzip();
+        for client in client.into_iter().flatten().flatten() {
             let reply = match outcome {
                 Ok(changes) => Reply::Reloaded(changes.clone()),
                 Err(reasons) => Reply::Refused(reasons.clone()),
@@ -98,22 +102,22 @@ impl Reload {
             // The client may have disconnected.
             let _ = client.send(reply);
         }
-        let again = !self.next.is_empty();
-        if again {
+        let restart = !self.next.is_empty();
+        if restart {
             self.begin(source);
         }
-        again
+        restart
     }
 }
 
-/// A reading that has failed.
-fn refused(why: String) -> Reading {
+/// Returns a read that has failed.
+fn failed_reading(reason: String) -> PendingConfig {
     let (finished, reading) = oneshot::channel();
-    let _ = finished.send(Err(vec![why]));
+    let _ = finished.send(Err(vec![reason]));
     reading
 }
 
-/// The settings that differ and are read at start only.
+/// Returns the settings that differ, and that apply at a start only.
 pub(crate) fn needs_restart(old: &Config, new: &Config) -> Vec<String> {
     let differs: [(&str, bool); 13] = [
         ("gateway_name", old.gateway_name != new.gateway_name),
@@ -137,76 +141,81 @@ pub(crate) fn needs_restart(old: &Config, new: &Config) -> Vec<String> {
     named.map(|(setting, _)| format!("{setting}: a change needs a restart")).collect()
 }
 
-/// Said where `host` interfaces come to stand beside `lan` ones: the program is loaded for one or the other.
-pub(crate) const MIXED: &str = "interfaces: `host` beside `lan`, or no longer: a change needs a restart";
+/// Message for a change that mixes `host` and `lan` interfaces, or ends the mix: the program is loaded for
+/// one of the two.
+pub(crate) const MIXED_ROLES_MESSAGE: &str =
+    "interfaces: a change to or from both `host` and `lan` needs a restart";
 
-/// What differs otherwise, for people.
-pub(crate) fn changes(old: &Config, new: &Config) -> Vec<String> {
+/// Describes all other differences.
+pub(crate) fn describe_changes(old: &Config, new: &Config) -> Vec<String> {
     let mut changes = Vec::new();
-    let mut say = |change: String| changes.push(change);
+    let mut add = |change: String| changes.push(change);
     for interface in &new.interfaces {
-        match old.interfaces.iter().find(|known| known.name == interface.name) {
-            None => say(format!("interface {}: watched from now on", interface.name)),
-            Some(known) if known != interface => say(format!("interface {}: attached anew", interface.name)),
+        match old.interfaces.iter().find(|previous| previous.name == interface.name) {
+            None => add(format!("interface {}: watched from now on", interface.name)),
+            Some(previous) if previous != interface => {
+                add(format!("interface {}: attached again", interface.name))
+            }
             Some(_) => {}
         }
     }
-    let gone = |name: &String| !new.interfaces.iter().any(|interface| interface.name == *name);
-    for name in old.interfaces.iter().map(|interface| &interface.name).filter(|name| gone(name)) {
-        say(format!("interface {name}: not watched any more"));
+    let removed = |name: &String| !new.interfaces.iter().any(|interface| interface.name == *name);
+    for name in old.interfaces.iter().map(|interface| &interface.name).filter(|name| removed(name)) {
+        add(format!("interface {name}: not watched any more"));
     }
     let ports = |config: &Config| config.engine.services.keys().copied().collect::<Vec<u16>>();
     if ports(old) != ports(new) {
-        say(format!("watched ports: {:?}", ports(new)));
+        add(format!("watched ports: {:?}", ports(new)));
     } else if old.engine.services != new.engine.services {
-        say("watched ports: other services".to_owned());
+        add("watched ports: other services".to_owned());
     }
     if old.poll_interval != new.poll_interval {
-        say(format!("poll_interval: {:?}", new.poll_interval));
+        add(format!("poll_interval: {:?}", new.poll_interval));
     }
     if old.engine.timeouts != new.engine.timeouts {
-        say("timeouts: changed".to_owned());
+        add("timeouts: changed".to_owned());
     }
     if old.engine.internal.networks() != new.engine.internal.networks() {
-        say(format!("internal networks: {} lines", new.engine.internal.networks().len()));
+        add(format!("internal networks: {} lines", new.engine.internal.networks().len()));
     }
     for rule in &new.engine.rules {
-        match old.engine.rules.iter().find(|known| known.name == rule.name) {
-            None => say(format!("rule {}: evaluated from now on", rule.name)),
-            Some(known) if known != rule => say(format!("rule {}: changed", rule.name)),
+        match old.engine.rules.iter().find(|previous| previous.name == rule.name) {
+            None => add(format!("rule {}: evaluated from now on", rule.name)),
+            Some(previous) if previous != rule => add(format!("rule {}: changed", rule.name)),
             Some(_) => {}
         }
     }
-    let gone = |name: &str| !new.engine.rules.iter().any(|rule| *rule.name == *name);
-    for rule in old.engine.rules.iter().filter(|rule| gone(&rule.name)) {
-        say(format!("rule {}: not evaluated any more", rule.name));
+    let removed = |name: &str| !new.engine.rules.iter().any(|rule| *rule.name == *name);
+    for rule in old.engine.rules.iter().filter(|rule| removed(&rule.name)) {
+        add(format!("rule {}: not evaluated any more", rule.name));
     }
     let names = |config: &Config| outputs(config).map(|(name, _)| name.to_owned()).collect::<Vec<_>>();
     let (before, after) = (names(old), names(new));
     for (name, output) in outputs(new) {
-        match outputs(old).find(|(known, _)| *known == name) {
-            None => say(format!("output {name}: opened")),
-            Some((_, known)) if known != output => say(format!("output {name}: opened again")),
+        match outputs(old).find(|(previous, _)| *previous == name) {
+            None => add(format!("output {name}: opened")),
+            Some((_, previous)) if previous != output => add(format!("output {name}: opened again")),
             Some(_) => {}
         }
     }
     for name in before.iter().filter(|name| !after.contains(name)) {
-        say(format!("output {name}: closed"));
+        add(format!("output {name}: closed"));
     }
     changes
 }
 
-/// An output, whatever it is for.
+/// Target of an output of alerts or flows.
 #[derive(PartialEq)]
-enum Output<'a> {
+enum OutputTarget<'a> {
     Alerts(&'a AlertTo),
     Flows(&'a FlowTo),
 }
 
-/// The outputs by their names, of which no two are equal.
-fn outputs(config: &Config) -> impl Iterator<Item = (&str, Output<'_>)> {
-    let alerts = config.outputs.alerts.iter().map(|output| (&*output.name, Output::Alerts(&output.to)));
-    alerts.chain(config.outputs.flow_log.iter().map(|output| (&*output.name, Output::Flows(&output.to))))
+/// Returns the outputs and their names, which are unique.
+fn outputs(config: &Config) -> impl Iterator<Item = (&str, OutputTarget<'_>)> {
+    let alerts = config.outputs.alerts.iter().map(|output| (&*output.name, OutputTarget::Alerts(&output.to)));
+    alerts
+        .chain(config.outputs.flow_log.iter().map(|output| (&*output.name, OutputTarget::Flows(&output.to))))
 }
 
 #[cfg(test)]
@@ -218,9 +227,9 @@ mod tests {
         config::parse("f", text).unwrap()
     }
 
-    /// The reading waits until the test lets it go on, as one of a list on a server that is gone.
+    /// The read waits for the test, as that of a list on a server that does not answer.
     #[tokio::test]
-    async fn a_configuration_is_read_beside_the_loop_and_again_for_who_came_meanwhile() {
+    async fn a_configuration_is_read_outside_of_the_loop_and_again_for_later_clients() {
         use std::sync::{Mutex, mpsc::channel};
         let (release, released) = channel();
         let released = Mutex::new(released);
@@ -228,13 +237,13 @@ mod tests {
             let text: &str = released.lock().unwrap().recv().unwrap();
             Ok(config::parse("f", text).unwrap())
         };
-        let source = Source { file: None, read: Arc::new(read) };
+        let source = ConfigSource { file: None, read: Arc::new(read) };
         let mut reload = Reload::default();
         let (one, mut first) = oneshot::channel();
-        reload.ask(&source, Some(one));
+        reload.request(&source, Some(one));
         let (other, mut second) = oneshot::channel();
-        reload.ask(&source, Some(other));
-        // The loop turns meanwhile.
+        reload.request(&source, Some(other));
+        // The poll loop continues meanwhile.
         for _ in 0..10 {
             tokio::select! {
                 biased;
@@ -245,17 +254,17 @@ mod tests {
         release.send("poll_interval: 5s").unwrap();
         let config = reload.read().await.unwrap();
         assert_eq!(config.poll_interval.as_secs(), 5);
-        assert!(reload.end(&source, &Ok(vec!["poll_interval: 5s".to_owned()])), "read again");
+        assert!(reload.finish(&source, &Ok(vec!["poll_interval: 5s".to_owned()])), "read again");
         assert!(matches!(first.try_recv(), Ok(Reply::Reloaded(changes)) if changes.len() == 1));
         assert!(second.try_recv().is_err(), "not answered by the reading before");
         release.send("poll_interval: 7s").unwrap();
         assert_eq!(reload.read().await.unwrap().poll_interval.as_secs(), 7);
-        assert!(!reload.end(&source, &Err(vec!["no".to_owned()])));
+        assert!(!reload.finish(&source, &Err(vec!["no".to_owned()])));
         assert!(matches!(second.try_recv(), Ok(Reply::Refused(reasons)) if reasons == ["no"]));
     }
 
     #[test]
-    fn what_needs_a_restart_is_named() {
+    fn settings_that_need_a_restart_are_named() {
         let old = parsed("{}");
         assert_eq!(needs_restart(&old, &parsed("poll_interval: 5s")), Vec::<String>::new());
         for (text, setting) in [
@@ -282,16 +291,16 @@ mod tests {
     }
 
     #[test]
-    fn what_changes_is_told() {
+    fn changes_are_described() {
         let old = parsed("interfaces: [{ name: a }, { name: b, role: lan }]");
         let new = parsed(
             "interfaces: [{ name: b, role: mirror }, { name: c }]\npoll_interval: 5s\nwatched_ports: { smtp: [25, 26] }",
         );
-        let changes = changes(&old, &new);
+        let changes = describe_changes(&old, &new);
         assert_eq!(
             changes[..3],
             [
-                "interface b: attached anew",
+                "interface b: attached again",
                 "interface c: watched from now on",
                 "interface a: not watched any more"
             ]
@@ -300,19 +309,22 @@ mod tests {
             changes[3].starts_with("watched ports: [25, 26, ") && changes[4] == "poll_interval: 5s",
             "{changes:?}"
         );
-        // They name the service, and so its new port.
+        // These rules refer to the service, and so to its new port.
         let rules = ["smtp-burst", "smtp-bulk", "smtp-auth-guess"];
         assert_eq!(changes[5..], rules.map(|rule| format!("rule {rule}: changed")));
     }
 
     #[test]
-    fn outputs_that_change_are_named_and_no_others() {
+    fn only_changed_outputs_are_named() {
         let webhook = |name: &str, port: u16| {
             format!("{{ type: webhook, name: {name}, url: \"http://127.0.0.1:{port}\" }}")
         };
         let of = |outputs: &[String]| parsed(&format!("outputs: {{ alerts: [{}] }}", outputs.join(", ")));
         let old = of(&[webhook("a", 1), webhook("b", 1), webhook("c", 1)]);
         let new = of(&[webhook("d", 1), webhook("c", 2), webhook("a", 1)]);
-        assert_eq!(changes(&old, &new), ["output d: opened", "output c: opened again", "output b: closed"]);
+        assert_eq!(
+            describe_changes(&old, &new),
+            ["output d: opened", "output c: opened again", "output b: closed"]
+        );
     }
 }

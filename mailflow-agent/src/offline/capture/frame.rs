@@ -1,53 +1,53 @@
-//! Frames of a capture and the interfaces they come from.
+//! Frames of a capture, and the interfaces that they were captured on.
 
 use super::link;
 
-/// A record longer than this is damage, not a frame.
-pub(crate) const LARGEST: usize = 64 << 20;
+/// Longest record, in bytes. A longer one is damage.
+pub(crate) const MAX_RECORD_BYTES: usize = 64 << 20;
 
-/// An interface of a capture.
+/// Interface of a capture.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Source {
+pub(crate) struct CaptureInterface {
     /// Link type.
     pub(crate) link: u32,
     /// Units of time in a second.
     pub(crate) resolution: u128,
-    /// Seconds to add.
+    /// Offset of the times, in seconds.
     pub(crate) offset: i64,
-    /// Most bytes captured of a frame; 0 for all.
-    pub(crate) snap: u32,
+    /// Largest number of bytes captured of a frame; 0 for no limit.
+    pub(crate) snap_length: u32,
 }
 
-impl Source {
-    pub(crate) fn frame(&self, units: u64, data: &[u8], length: u32) -> Found {
+impl CaptureInterface {
+    pub(crate) fn frame(&self, units: u64, data: &[u8], length: u32) -> CaptureRecord {
         let nanos = (u128::from(units) * 1_000_000_000).checked_div(self.resolution).unwrap_or_default();
         let nanos = i128::try_from(nanos).unwrap_or(i128::MAX);
         let nanos = nanos.saturating_add(i128::from(self.offset) * 1_000_000_000);
-        match link::ethernet(self.link, data, length as usize) {
+        match link::to_ethernet(self.link, data, length as usize) {
             Some((bytes, length)) => {
-                Found::Frame(Frame { time: u64::try_from(nanos).unwrap_or(0), bytes, length })
+                CaptureRecord::Frame(Frame { time: u64::try_from(nanos).unwrap_or(0), bytes, length })
             }
-            None => Found::Skipped(self.link),
+            None => CaptureRecord::Skipped(self.link),
         }
     }
 }
 
-/// What a record holds.
-pub(crate) enum Found {
+/// Contents of a record.
+pub(crate) enum CaptureRecord {
     Frame(Frame),
-    /// A frame of this link type that carries no IP, or whose link type is not read.
+    /// A frame of this link type that carries no IP, or whose link type is not supported.
     Skipped(u32),
-    /// No frame.
-    Nothing,
+    /// A record without a frame.
+    NoFrame,
 }
 
-/// One frame of a capture, made an Ethernet frame.
+/// Frame of a capture, converted to an Ethernet frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame {
-    /// Nanoseconds since 1970.
+    /// Time in nanoseconds since 1970.
     pub time: u64,
-    /// Its bytes, as far as they were captured.
+    /// Captured bytes.
     pub bytes: Vec<u8>,
-    /// Its length on the wire.
+    /// Length on the wire.
     pub length: usize,
 }

@@ -1,45 +1,45 @@
-//! Bytes of a capture, in the byte order of who wrote it.
+//! Reader of the bytes of a capture, and the byte order of its writer.
 
 use std::io::{self, BufRead, BufReader, Read};
 
-use super::frame::LARGEST;
+use super::frame::MAX_RECORD_BYTES;
 use crate::util::gzip_reader::Packed;
 
-/// What is read ahead.
-const BUFFER: usize = 1 << 20;
+/// Size of the read buffer.
+const READ_AHEAD_BYTES: usize = 1 << 20;
 
-/// Why there is no further record.
+/// Reason why no further record can be read.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Stop {
-    /// The file ends too early.
+pub(crate) enum CaptureReadError {
+    /// The file ends within a record.
     #[error("it ends within a record")]
-    Cut,
-    /// A length that no record has.
+    Truncated,
+    /// The length of a record is larger than any record.
     #[error("a record of an impossible length")]
-    Length,
-    /// What a record says cannot be.
+    ImpossibleLength,
+    /// Fields of a record contradict each other.
     #[error("{0}")]
-    Contradiction(&'static str),
-    /// It cannot be read, or not be unpacked.
-    #[error("it cannot be read on: {0}")]
-    Unreadable(#[from] io::Error),
+    Inconsistent(&'static str),
+    /// The file cannot be read or decompressed.
+    #[error("it cannot be read further: {0}")]
+    Io(#[from] io::Error),
 }
 
-/// The contents of a file, record by record.
-pub(crate) struct Input {
+/// Contents of a file, read record by record.
+pub(crate) struct CaptureInput {
     contents: BufReader<Packed>,
     record: Vec<u8>,
 }
 
-impl Input {
+impl CaptureInput {
     pub(crate) fn new(file: Packed) -> Self {
-        Self { contents: BufReader::with_capacity(BUFFER, file), record: Vec::new() }
+        Self { contents: BufReader::with_capacity(READ_AHEAD_BYTES, file), record: Vec::new() }
     }
 
-    /// The first four bytes, which are read again; fewer where there are no more.
-    pub(crate) fn magic(&mut self) -> io::Result<Vec<u8>> {
+    /// Reads the first four bytes, or fewer if the file is shorter.
+    pub(crate) fn peek_magic(&mut self) -> io::Result<Vec<u8>> {
         let mut magic = Vec::new();
-        // What comes through a pipe may come byte by byte.
+        // A pipe may deliver one byte at a time.
         while magic.len() < 4 {
             let more = self.contents.fill_buf()?;
             let Some(byte) = more.first() else { break };
@@ -49,52 +49,52 @@ impl Input {
         Ok(magic)
     }
 
-    /// The next `length` bytes; `None` where the file ends before them.
-    pub(crate) fn next(&mut self, length: usize) -> Result<Option<&[u8]>, Stop> {
-        if length > LARGEST {
-            return Err(Stop::Length);
+    /// Reads the next `length` bytes; `None` at the end of the file.
+    pub(crate) fn read_record(&mut self, length: usize) -> Result<Option<&[u8]>, CaptureReadError> {
+        if length > MAX_RECORD_BYTES {
+            return Err(CaptureReadError::ImpossibleLength);
         }
         self.record.clear();
-        // Memory grows with what there is, whatever a record says of itself.
+        // Memory grows with the bytes read, not with the length that a record claims.
         let read = (&mut self.contents).take(length as u64).read_to_end(&mut self.record)?;
         match read {
             _ if read == length => Ok(Some(&self.record)),
             0 => Ok(None),
-            _ => Err(Stop::Cut),
+            _ => Err(CaptureReadError::Truncated),
         }
     }
 
-    /// The next `length` bytes, which there must be.
-    pub(crate) fn rest(&mut self, length: usize) -> Result<&[u8], Stop> {
-        self.next(length)?.ok_or(Stop::Cut)
+    /// Reads the next `length` bytes, which must exist.
+    pub(crate) fn read_exact(&mut self, length: usize) -> Result<&[u8], CaptureReadError> {
+        self.read_record(length)?.ok_or(CaptureReadError::Truncated)
     }
 }
 
-/// The byte order of a file or of a section of one.
+/// Byte order of a file, or of a section of one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Order {
+pub(crate) enum ByteOrder {
     #[default]
     Little,
     Big,
 }
 
-impl Order {
-    /// The number at `at`.
+impl ByteOrder {
+    /// Reads the number at `at`.
     pub(crate) fn u16(self, bytes: &[u8], at: usize) -> Option<u16> {
         let bytes = array(bytes, at)?;
-        Some(if self == Order::Big { u16::from_be_bytes(bytes) } else { u16::from_le_bytes(bytes) })
+        Some(if self == ByteOrder::Big { u16::from_be_bytes(bytes) } else { u16::from_le_bytes(bytes) })
     }
 
-    /// The number at `at`.
+    /// Reads the number at `at`.
     pub(crate) fn u32(self, bytes: &[u8], at: usize) -> Option<u32> {
         let bytes = array(bytes, at)?;
-        Some(if self == Order::Big { u32::from_be_bytes(bytes) } else { u32::from_le_bytes(bytes) })
+        Some(if self == ByteOrder::Big { u32::from_be_bytes(bytes) } else { u32::from_le_bytes(bytes) })
     }
 
-    /// The number at `at`.
+    /// Reads the number at `at`.
     pub(crate) fn i64(self, bytes: &[u8], at: usize) -> Option<i64> {
         let bytes = array(bytes, at)?;
-        Some(if self == Order::Big { i64::from_be_bytes(bytes) } else { i64::from_le_bytes(bytes) })
+        Some(if self == ByteOrder::Big { i64::from_be_bytes(bytes) } else { i64::from_le_bytes(bytes) })
     }
 }
 

@@ -1,8 +1,7 @@
-//! Captures: pcap and pcapng files as frames with times.
+//! Captures: reads pcap and pcapng files as frames with times.
 //!
-//! Read here rather than by a library: what the formats allow must not cost a frame (times in units of a
-//! power of two, offsets of either byte order, blocks of old writers), and what was read of a file that ends
-//! too early counts.
+//! Own readers instead of a library, so that no frame is lost to a valid but rare encoding: times in powers
+//! of two, sections of either byte order, obsolete block types. Frames before a truncation count.
 
 mod frame;
 mod head;
@@ -23,65 +22,65 @@ use std::{
 
 pub use self::frame::Frame;
 use self::{
-    frame::Found,
-    input::{Input, Stop},
+    frame::CaptureRecord,
+    input::{CaptureInput, CaptureReadError},
     pcap::Pcap,
     pcapng::PcapNg,
 };
 use crate::util::gzip_reader::Packed;
 
-/// Why a capture cannot be read on.
+/// Reason why a capture cannot be read further.
 #[derive(Debug, thiserror::Error)]
 pub enum CaptureError {
     /// The file cannot be opened or read.
     #[error("{}: {source}", path.display())]
     File {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// The system's reason.
+        /// Error of the system.
         source: io::Error,
     },
-    /// It is neither pcap nor pcapng.
+    /// The file is neither pcap nor pcapng.
     #[error("{}: neither pcap nor pcapng; {found}", path.display())]
     Format {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// What it is instead.
+        /// Description of the contents.
         found: String,
     },
-    /// It ends within a record, or a record contradicts itself.
+    /// The file ends within a record, or the fields of a record contradict each other.
     #[error("{}: damaged after frame {frames}: {reason}", path.display())]
     Damaged {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Frames read before.
+        /// Frames read before the damage.
         frames: u64,
-        /// What is wrong.
+        /// Description of the damage.
         reason: String,
     },
 }
 
-/// An open capture.
+/// Open capture.
 pub struct Capture {
     path: PathBuf,
     position: Arc<AtomicU64>,
-    input: Input,
-    format: Format,
+    input: CaptureInput,
+    format: CaptureFormat,
     frames: u64,
-    /// By link type.
+    /// Number of skipped frames by link type.
     skipped: BTreeMap<u32, u64>,
 }
 
-enum Format {
+enum CaptureFormat {
     Pcap(Pcap),
     PcapNg(PcapNg),
 }
 
 impl Capture {
-    /// Opens a capture, compressed with gzip or not.
+    /// Opens a capture, plain or compressed with gzip.
     ///
     /// # Errors
-    /// It cannot be read, or is none.
+    /// Fails if the file cannot be read, or is no capture.
     pub fn open(path: &Path) -> Result<Self, CaptureError> {
         match Packed::open(path) {
             Ok(contents) => Self::from_contents(path, contents),
@@ -89,21 +88,21 @@ impl Capture {
         }
     }
 
-    /// Reads a capture from its contents; `path` names it in errors.
+    /// Opens a capture that is already open as a file; `path` names it in errors.
     ///
     /// # Errors
-    /// It cannot be read, or is none.
+    /// Fails if the file cannot be read, or is no capture.
     pub fn from_contents(path: &Path, file: Packed) -> Result<Self, CaptureError> {
         let path = path.to_owned();
         let position = file.position();
-        let mut input = Input::new(file);
-        let magic = match input.magic() {
+        let mut input = CaptureInput::new(file);
+        let magic = match input.peek_magic() {
             Ok(magic) => magic,
             Err(source) => return Err(CaptureError::File { path, source }),
         };
         let format = match <[u8; 4]>::try_from(&magic[..]) {
-            Ok(pcapng::MAGIC) => Ok(Some(Format::PcapNg(PcapNg::default()))),
-            Ok(magic) => Pcap::open(magic, &mut input).map(|pcap| pcap.map(Format::Pcap)),
+            Ok(pcapng::MAGIC) => Ok(Some(CaptureFormat::PcapNg(PcapNg::default()))),
+            Ok(magic) => Pcap::open(magic, &mut input).map(|pcap| pcap.map(CaptureFormat::Pcap)),
             Err(_) => Ok(None),
         };
         match format {
@@ -117,50 +116,50 @@ impl Capture {
                 let bytes: Vec<String> = magic.iter().map(|byte| format!("{byte:02x}")).collect();
                 Err(CaptureError::Format { path, found: format!("it begins with {}", bytes.join(" ")) })
             }
-            Err(stop) => Err(CaptureError::Damaged { path, frames: 0, reason: stop.to_string() }),
+            Err(error) => Err(CaptureError::Damaged { path, frames: 0, reason: error.to_string() }),
         }
     }
 
-    /// Bytes of the file that were read, as it is on the disk.
+    /// Returns the number of bytes of the file that were read, before decompression.
     pub fn position(&self) -> u64 {
         self.position.load(Ordering::Relaxed)
     }
 
-    /// Returns the number of frames that carry no IP, or whose link type is not read.
+    /// Returns the number of frames that carry no IP, or whose link type is not supported.
     pub fn skipped(&self) -> u64 {
         self.skipped.values().sum()
     }
 
-    /// Returns their link types, each with how many it has.
+    /// Returns the number of skipped frames of each link type.
     pub fn skipped_types(&self) -> &BTreeMap<u32, u64> {
         &self.skipped
     }
 
-    /// The next frame; `None` at the end.
+    /// Returns the next frame; `None` at the end.
     ///
     /// # Errors
-    /// The capture is damaged here. What came before is good.
+    /// Fails if the capture is damaged here. Frames before the damage are valid.
     pub fn next_frame(&mut self) -> Result<Option<Frame>, CaptureError> {
         loop {
             let found = match &mut self.format {
-                Format::Pcap(pcap) => pcap.next(&mut self.input),
-                Format::PcapNg(pcapng) => pcapng.next(&mut self.input),
+                CaptureFormat::Pcap(pcap) => pcap.read_record(&mut self.input),
+                CaptureFormat::PcapNg(pcapng) => pcapng.read_block(&mut self.input),
             };
             match found {
-                Ok(Some(Found::Frame(frame))) => {
+                Ok(Some(CaptureRecord::Frame(frame))) => {
                     self.frames += 1;
                     return Ok(Some(frame));
                 }
-                Ok(Some(Found::Skipped(link))) => *self.skipped.entry(link).or_default() += 1,
-                Ok(Some(Found::Nothing)) => {}
+                Ok(Some(CaptureRecord::Skipped(link))) => *self.skipped.entry(link).or_default() += 1,
+                Ok(Some(CaptureRecord::NoFrame)) => {}
                 Ok(None) => return Ok(None),
-                Err(stop) => return Err(self.damaged(&stop)),
+                Err(error) => return Err(self.damaged(&error)),
             }
         }
     }
 
-    fn damaged(&self, stop: &Stop) -> CaptureError {
+    fn damaged(&self, error: &CaptureReadError) -> CaptureError {
         let (path, frames) = (self.path.clone(), self.frames + self.skipped());
-        CaptureError::Damaged { path, frames, reason: stop.to_string() }
+        CaptureError::Damaged { path, frames, reason: error.to_string() }
     }
 }

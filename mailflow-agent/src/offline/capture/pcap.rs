@@ -1,25 +1,26 @@
-//! pcap (draft-ietf-opsawg-pcap), and the form of it with longer records that some Linux of old wrote.
+//! pcap (draft-ietf-opsawg-pcap), and its variant with longer record headers that some old Linux systems
+//! wrote.
 
 use super::{
-    frame::{Found, Source},
-    input::{Input, Order, Stop},
+    frame::{CaptureInterface, CaptureRecord},
+    input::{ByteOrder, CaptureInput, CaptureReadError},
 };
 
-/// What follows the magic number: version, zone, accuracy, snap length, link type.
-const HEADER: usize = 20;
+/// Length of the file header after the magic number: version, zone, accuracy, snap length, link type.
+const FILE_HEADER_BYTES: usize = 20;
 
-/// A pcap file.
+/// Reader of a pcap file.
 pub(crate) struct Pcap {
-    order: Order,
-    source: Source,
-    /// Length of what stands before a frame.
-    record: usize,
+    order: ByteOrder,
+    interface: CaptureInterface,
+    /// Length of the record header.
+    header_bytes: usize,
 }
 
 impl Pcap {
-    /// Reads the header of a file that begins with `magic`; `None` where that is not pcap's.
-    pub(crate) fn open(magic: [u8; 4], input: &mut Input) -> Result<Option<Self>, Stop> {
-        let of = |order: Order| {
+    /// Reads the header of a file that begins with `magic`; `None` if that is not the magic number of pcap.
+    pub(crate) fn open(magic: [u8; 4], input: &mut CaptureInput) -> Result<Option<Self>, CaptureReadError> {
+        let detect = |order: ByteOrder| {
             Some(match order.u32(&magic, 0)? {
                 0xa1b2_c3d4 => (order, 1_000_000, 16),
                 0xa1b2_3c4d => (order, 1_000_000_000, 16),
@@ -27,22 +28,31 @@ impl Pcap {
                 _ => return None,
             })
         };
-        let Some((order, resolution, record)) = of(Order::Little).or_else(|| of(Order::Big)) else {
+        let Some((order, resolution, header_bytes)) =
+            detect(ByteOrder::Little).or_else(|| detect(ByteOrder::Big))
+        else {
             return Ok(None);
         };
-        let header = input.rest(HEADER)?;
-        // The upper half tells whether frames have a check sum behind them.
-        let link = order.u32(header, 16).ok_or(Stop::Cut)? & 0xffff;
-        Ok(Some(Self { order, source: Source { link, resolution, offset: 0, snap: 0 }, record }))
+        let header = input.read_exact(FILE_HEADER_BYTES)?;
+        // The upper half of the word is the flag that frames end with a checksum.
+        let link = order.u32(header, 16).ok_or(CaptureReadError::Truncated)? & 0xffff;
+        Ok(Some(Self {
+            order,
+            interface: CaptureInterface { link, resolution, offset: 0, snap_length: 0 },
+            header_bytes,
+        }))
     }
 
-    /// What the next record holds; `None` at the end.
-    pub(crate) fn next(&mut self, input: &mut Input) -> Result<Option<Found>, Stop> {
-        let Some(record) = input.next(self.record)? else { return Ok(None) };
-        let word = |at| self.order.u32(record, at).ok_or(Stop::Cut);
+    /// Reads the next record; `None` at the end.
+    pub(crate) fn read_record(
+        &mut self,
+        input: &mut CaptureInput,
+    ) -> Result<Option<CaptureRecord>, CaptureReadError> {
+        let Some(record) = input.read_record(self.header_bytes)? else { return Ok(None) };
+        let word = |at| self.order.u32(record, at).ok_or(CaptureReadError::Truncated);
         let (seconds, fraction, captured, length) = (word(0)?, word(4)?, word(8)?, word(12)?);
-        let units = u64::from(seconds) * self.source.resolution as u64 + u64::from(fraction);
-        let data = input.rest(captured as usize)?;
-        Ok(Some(self.source.frame(units, data, length)))
+        let units = u64::from(seconds) * self.interface.resolution as u64 + u64::from(fraction);
+        let data = input.read_exact(captured as usize)?;
+        Ok(Some(self.interface.frame(units, data, length)))
     }
 }

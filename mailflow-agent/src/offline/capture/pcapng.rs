@@ -1,132 +1,148 @@
 //! pcapng (draft-ietf-opsawg-pcapng).
 
 use super::{
-    frame::{Found, Source},
-    input::{Input, Order, Stop},
+    frame::{CaptureInterface, CaptureRecord},
+    input::{ByteOrder, CaptureInput, CaptureReadError},
 };
 
-/// The type of a section's header, which reads the same in either byte order.
+/// Block type of a section header: the same in either byte order.
 pub(crate) const MAGIC: [u8; 4] = [0x0a, 0x0d, 0x0d, 0x0a];
-/// What tells a section's byte order.
-const ORDER: u32 = 0x1a2b_3c4d;
-/// Type and length, and the length again.
-const FRAME: usize = 12;
+/// Word of a section header that shows its byte order.
+const BYTE_ORDER_MAGIC: u32 = 0x1a2b_3c4d;
+/// Length of the type and the two lengths of a block.
+const BLOCK_OVERHEAD: usize = 12;
 
-const INTERFACE: u32 = 1;
-const PACKET: u32 = 2;
-const SIMPLE_PACKET: u32 = 3;
-const ENHANCED_PACKET: u32 = 6;
+const INTERFACE_BLOCK: u32 = 1;
+const PACKET_BLOCK: u32 = 2;
+const SIMPLE_PACKET_BLOCK: u32 = 3;
+const ENHANCED_PACKET_BLOCK: u32 = 6;
 
-/// Options of an interface.
-const END: u16 = 0;
-const RESOLUTION: u16 = 9;
-const OFFSET: u16 = 14;
+/// Options of an interface description.
+const END_OF_OPTIONS: u16 = 0;
+const TIME_RESOLUTION: u16 = 9;
+const TIME_OFFSET: u16 = 14;
 
-/// A pcapng file.
+/// Reader of a pcapng file.
 #[derive(Default)]
 pub(crate) struct PcapNg {
-    order: Order,
-    sources: Vec<Source>,
-    /// True if the first block's type has been read.
-    begun: bool,
+    order: ByteOrder,
+    interfaces: Vec<CaptureInterface>,
+    /// True once the type of the first block has been read.
+    first_type_read: bool,
 }
 
 impl PcapNg {
-    /// What the next block holds; `None` at the end.
-    pub(crate) fn next(&mut self, input: &mut Input) -> Result<Option<Found>, Stop> {
-        let kind: [u8; 4] = if self.begun {
-            let Some(kind) = input.next(4)? else { return Ok(None) };
-            kind.try_into().map_err(|_| Stop::Cut)?
+    /// Reads the next block; `None` at the end.
+    pub(crate) fn read_block(
+        &mut self,
+        input: &mut CaptureInput,
+    ) -> Result<Option<CaptureRecord>, CaptureReadError> {
+        let kind: [u8; 4] = if self.first_type_read {
+            let Some(kind) = input.read_record(4)? else { return Ok(None) };
+            kind.try_into().map_err(|_| CaptureReadError::Truncated)?
         } else {
-            self.begun = true;
+            self.first_type_read = true;
             MAGIC
         };
         let mut length: [u8; 4] = [0; 4];
-        length.copy_from_slice(input.rest(4)?);
-        let mut taken = 0;
+        length.copy_from_slice(input.read_exact(4)?);
+        let mut order_bytes = 0;
         if kind == MAGIC {
-            self.order = order(input.rest(4)?)?;
-            self.sources.clear();
-            taken = 4;
+            self.order = order(input.read_exact(4)?)?;
+            self.interfaces.clear();
+            order_bytes = 4;
         }
-        let length = self.order.u32(&length, 0).ok_or(Stop::Cut)? as usize;
-        let Some(body) = length.checked_sub(FRAME + taken).filter(|_| length.is_multiple_of(4)) else {
-            return Err(Stop::Length);
+        let length = self.order.u32(&length, 0).ok_or(CaptureReadError::Truncated)? as usize;
+        let Some(body) =
+            length.checked_sub(BLOCK_OVERHEAD + order_bytes).filter(|_| length.is_multiple_of(4))
+        else {
+            return Err(CaptureReadError::ImpossibleLength);
         };
-        let block = input.rest(body + 4)?;
-        let (body, again) = block.split_at(body);
-        if self.order.u32(again, 0) != Some(length as u32) {
-            return Err(Stop::Contradiction("a block whose two lengths differ"));
+        let block = input.read_exact(body + 4)?;
+        let (body, repeated_length) = block.split_at(body);
+        if self.order.u32(repeated_length, 0) != Some(length as u32) {
+            return Err(CaptureReadError::Inconsistent("a block whose two lengths differ"));
         }
         let kind = if kind == MAGIC { None } else { self.order.u32(&kind, 0) };
-        read(self.order, kind, body, &mut self.sources).map(Some)
+        parse_block(self.order, kind, body, &mut self.interfaces).map(Some)
     }
 }
 
-/// The byte order of a section.
-fn order(word: &[u8]) -> Result<Order, Stop> {
-    [Order::Little, Order::Big]
+/// Returns the byte order of a section.
+fn order(word: &[u8]) -> Result<ByteOrder, CaptureReadError> {
+    [ByteOrder::Little, ByteOrder::Big]
         .into_iter()
-        .find(|order| order.u32(word, 0) == Some(ORDER))
-        .ok_or(Stop::Contradiction("a section whose byte order cannot be told"))
+        .find(|order| order.u32(word, 0) == Some(BYTE_ORDER_MAGIC))
+        .ok_or(CaptureReadError::Inconsistent("a section with an unknown byte order"))
 }
 
-/// What a block holds; a `kind` of `None` is a section's header.
-fn read(order: Order, kind: Option<u32>, body: &[u8], sources: &mut Vec<Source>) -> Result<Found, Stop> {
-    const SHORT: Stop = Stop::Contradiction("a block shorter than its fields");
-    let word = |at| order.u32(body, at).ok_or(SHORT);
-    let half = |at| order.u16(body, at).ok_or(SHORT);
-    let source = |number: usize| {
-        sources.get(number).ok_or(Stop::Contradiction("a frame of an interface that was not described"))
+/// Parses a block; a `kind` of `None` is a section header.
+fn parse_block(
+    order: ByteOrder,
+    kind: Option<u32>,
+    body: &[u8],
+    interfaces: &mut Vec<CaptureInterface>,
+) -> Result<CaptureRecord, CaptureReadError> {
+    const SHORT_BLOCK: CaptureReadError = CaptureReadError::Inconsistent("a block shorter than its fields");
+    let word = |at| order.u32(body, at).ok_or(SHORT_BLOCK);
+    let half = |at| order.u16(body, at).ok_or(SHORT_BLOCK);
+    let interface = |number: usize| {
+        interfaces
+            .get(number)
+            .ok_or(CaptureReadError::Inconsistent("a frame of an interface that was not described"))
     };
     let data = |at: usize, captured: u32| {
         body.get(at..at.saturating_add(captured as usize))
-            .ok_or(Stop::Contradiction("a frame longer than its block"))
+            .ok_or(CaptureReadError::Inconsistent("a frame longer than its block"))
     };
-    let units =
-        |at: usize| -> Result<u64, Stop> { Ok(u64::from(word(at)?) << 32 | u64::from(word(at + 4)?)) };
+    let units = |at: usize| -> Result<u64, CaptureReadError> {
+        Ok(u64::from(word(at)?) << 32 | u64::from(word(at + 4)?))
+    };
     match kind {
-        Some(INTERFACE) => {
+        Some(INTERFACE_BLOCK) => {
             let link = u32::from(half(0)?);
-            let snap = word(4)?;
-            let (resolution, offset) = times(order, body.get(8..).unwrap_or_default());
-            let resolution = self::resolution(resolution)
-                .ok_or(Stop::Contradiction("an interface whose time has an impossible resolution"))?;
-            sources.push(Source { link, resolution, offset, snap });
-            Ok(Found::Nothing)
+            let snap_length = word(4)?;
+            let (resolution, offset) = interface_time(order, body.get(8..).unwrap_or_default());
+            let resolution = self::resolution(resolution).ok_or(CaptureReadError::Inconsistent(
+                "an interface whose time has an impossible resolution",
+            ))?;
+            interfaces.push(CaptureInterface { link, resolution, offset, snap_length });
+            Ok(CaptureRecord::NoFrame)
         }
-        Some(ENHANCED_PACKET) => {
-            let source = source(word(0)? as usize)?;
-            Ok(source.frame(units(4)?, data(20, word(12)?)?, word(16)?))
+        Some(ENHANCED_PACKET_BLOCK) => {
+            let interface = interface(word(0)? as usize)?;
+            Ok(interface.frame(units(4)?, data(20, word(12)?)?, word(16)?))
         }
-        // The form before that one, which counted losses beside a shorter number of the interface.
-        Some(PACKET) => {
-            let source = source(usize::from(half(0)?))?;
-            Ok(source.frame(units(4)?, data(20, word(12)?)?, word(16)?))
+        // The obsolete packet block: like the enhanced one, with a shorter interface number and a count of
+        // drops.
+        Some(PACKET_BLOCK) => {
+            let interface = interface(usize::from(half(0)?))?;
+            Ok(interface.frame(units(4)?, data(20, word(12)?)?, word(16)?))
         }
-        // Without a time, and as much as the interface lets be captured.
-        Some(SIMPLE_PACKET) => {
-            let (source, length) = (source(0)?, word(0)?);
-            let snap = if source.snap == 0 { u32::MAX } else { source.snap };
+        // The simple packet block has no time, and its captured length follows from the snap length of the
+        // interface.
+        Some(SIMPLE_PACKET_BLOCK) => {
+            let (interface, length) = (interface(0)?, word(0)?);
+            let snap_length = if interface.snap_length == 0 { u32::MAX } else { interface.snap_length };
             let room = body.len().saturating_sub(4);
-            let captured = length.min(snap).min(u32::try_from(room).unwrap_or(u32::MAX));
-            Ok(source.frame(0, data(4, captured)?, length))
+            let captured = length.min(snap_length).min(u32::try_from(room).unwrap_or(u32::MAX));
+            Ok(interface.frame(0, data(4, captured)?, length))
         }
-        _ => Ok(Found::Nothing),
+        _ => Ok(CaptureRecord::NoFrame),
     }
 }
 
-/// Resolution and offset of an interface's times, from its options.
-fn times(order: Order, mut options: &[u8]) -> (u8, i64) {
-    // Microseconds, where nothing else is said.
+/// Returns the resolution and the offset of the times of an interface, from its options.
+fn interface_time(order: ByteOrder, mut options: &[u8]) -> (u8, i64) {
+    // Without an option, the unit is a microsecond.
     let mut times = (6, 0);
     while let (Some(code), Some(length)) = (order.u16(options, 0), order.u16(options, 2)) {
         let length = usize::from(length);
         let Some(value) = options.get(4..4 + length) else { break };
         match (code, value) {
-            (END, _) => break,
-            (RESOLUTION, [resolution, ..]) => times.0 = *resolution,
-            (OFFSET, _) => times.1 = order.i64(value, 0).unwrap_or(times.1),
+            (END_OF_OPTIONS, _) => break,
+            (TIME_RESOLUTION, [resolution, ..]) => times.0 = *resolution,
+            (TIME_OFFSET, _) => times.1 = order.i64(value, 0).unwrap_or(times.1),
             _ => {}
         }
         options = options.get(4 + length.next_multiple_of(4)..).unwrap_or_default();
@@ -134,7 +150,7 @@ fn times(order: Order, mut options: &[u8]) -> (u8, i64) {
     times
 }
 
-/// Units in a second: a power of two or, without the highest bit, of ten.
+/// Returns the units in a second: a power of two if the highest bit is set, otherwise of ten.
 fn resolution(exponent: u8) -> Option<u128> {
     let power = u32::from(exponent & 0x7f);
     if exponent & 0x80 == 0 { 10_u128.checked_pow(power) } else { Some(1 << power) }

@@ -1,14 +1,14 @@
-//! Other tools' names of applications in our classes, and the facts that stand for a class.
+//! Application classes from the names of other tools, and the TCP facts that stand for a class.
 
 use mailflow_common::{App, Facts, Family, first_payload, upgrade};
 
 use mailflow_engine::settings::Service;
 
-/// The class of a flow that another tool named so, on a port of `service`.
+/// Returns the class of a flow on a port of `service`, by the names that another tool gave it.
 ///
-/// TLS without a mail protocol's name is what the port is for; with one, or on a port for mail in the
-/// clear, the session changed to it. A name with a minus was withdrawn (Zeek).
-pub(crate) fn class<'a>(names: impl IntoIterator<Item = &'a str>, service: Service) -> App {
+/// TLS without the name of a mail protocol gives the class of the port. TLS with such a name, or on a port
+/// of an unencrypted service, means an upgrade to TLS (STARTTLS). A name after a minus was withdrawn (Zeek).
+pub(crate) fn classify_names<'a>(names: impl IntoIterator<Item = &'a str>, service: Service) -> App {
     let (mut family, mut tls, mut other) = (None, false, false);
     for name in names {
         match name {
@@ -35,8 +35,8 @@ pub(crate) fn class<'a>(names: impl IntoIterator<Item = &'a str>, service: Servi
     }
 }
 
-/// Sets the facts by which `app` is told; `client` where the client's words decided.
-pub(crate) fn stands_for(app: App, client: bool, facts: &mut Facts) {
+/// Sets the facts that give the class `app`; `client` if it is known from the client's first payload.
+pub(crate) fn set_facts(app: App, client: bool, facts: &mut Facts) {
     let spoken = match app {
         App::Smtp | App::SmtpStartTls => first_payload::SMTP,
         App::Pop3 | App::Pop3Stls => first_payload::POP3,
@@ -74,8 +74,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tls_takes_its_protocol_from_the_port() {
-        let tls = |service| [class(["tls"], service), class(["ssl"], service)];
+    fn tls_is_classified_by_the_port() {
+        let tls = |service| [classify_names(["tls"], service), classify_names(["ssl"], service)];
         for (service, app) in [
             (Service::Smtps, App::Smtps),
             (Service::Smtp, App::SmtpStartTls),
@@ -90,29 +90,29 @@ mod tests {
     }
 
     #[test]
-    fn names_of_mail_win() {
-        assert_eq!(class(["smtp"], Service::Smtps), App::Smtp);
-        assert_eq!(class(["ssl", "smtp"], Service::Smtp), App::SmtpStartTls);
-        assert_eq!(class(["gssapi", "smtp"], Service::Smtp), App::Smtp);
-        assert_eq!(class(["pop3", "ssl"], Service::Pop3), App::Pop3Stls);
-        assert_eq!(class(["imap"], Service::Imap), App::Imap);
+    fn mail_protocols_have_precedence() {
+        assert_eq!(classify_names(["smtp"], Service::Smtps), App::Smtp);
+        assert_eq!(classify_names(["ssl", "smtp"], Service::Smtp), App::SmtpStartTls);
+        assert_eq!(classify_names(["gssapi", "smtp"], Service::Smtp), App::Smtp);
+        assert_eq!(classify_names(["pop3", "ssl"], Service::Pop3), App::Pop3Stls);
+        assert_eq!(classify_names(["imap"], Service::Imap), App::Imap);
     }
 
     #[test]
-    fn nothing_is_unseen_and_anything_else_is_other() {
+    fn no_name_is_unseen_and_any_other_name_is_other() {
         for names in [vec![], vec!["failed"], vec!["-"], vec!["unknown"], vec!["-smtp"]] {
-            assert_eq!(class(names, Service::Smtp), App::Unseen);
+            assert_eq!(classify_names(names, Service::Smtp), App::Unseen);
         }
         for names in [vec!["http"], vec!["ssh"], vec!["ssl", "http"]] {
-            assert_eq!(class(names, Service::Smtp), App::Other);
+            assert_eq!(classify_names(names, Service::Smtp), App::Other);
         }
     }
 
     #[test]
-    fn facts_are_classified_as_what_they_stand_for() {
+    fn facts_are_classified_as_the_application_that_they_stand_for() {
         for app in App::ALL {
             let mut facts = Facts { syn: 1, ..Facts::default() };
-            stands_for(app, false, &mut facts);
+            set_facts(app, false, &mut facts);
             let family = match app {
                 App::Pop3s => Family::Pop3,
                 App::Imaps => Family::Imap,

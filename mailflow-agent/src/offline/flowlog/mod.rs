@@ -1,27 +1,28 @@
-//! Flow logs as flow records: mailflow's own lines, Suricata's, Zeek's conn.log.
+//! Flow logs as flow records: mailflow's own lines, Suricata's EVE, Zeek's conn.log.
 //!
-//! What a log does not tell is told as missing ([`Inputs`](mailflow_engine::inputs::Inputs)), never as
-//! zero. docs/backtest.md says what each format has.
+//! Fields that a log does not record are missing in the record
+//! ([`Inputs`](mailflow_engine::inputs::Inputs)), not zero. docs/backtest.md lists the fields of each
+//! format.
 
 mod app;
-mod ends;
-mod entry;
+mod endpoints;
+mod envelope;
+mod error;
 mod eve;
-mod fault;
-pub mod history;
 mod json;
 mod log;
 mod options;
+mod outcome;
 mod parallel;
 mod text;
-mod wrapped;
+pub mod timeline;
 mod zeek;
 
 pub use self::{
-    entry::{Entry, Line, Origin, Skipped},
-    fault::{Fault, LogError},
-    log::Log,
-    options::{LogOptions, Reading},
-    parallel::{Found, read_lines},
-    zeek::names::Renamed,
+    error::{LineError, LogError},
+    log::FlowLog,
+    options::{LogOptions, ReadContext},
+    outcome::{LineOutcome, LogOrigin, LogRecord, SkipReason},
+    parallel::{BlockOutcome, read_lines},
+    zeek::names::RenamedColumn,
 };

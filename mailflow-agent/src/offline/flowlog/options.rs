@@ -1,24 +1,24 @@
-//! Options of the reader.
+//! Options of the reader of flow logs.
 
-use super::zeek::names::Renamed;
+use super::zeek::names::RenamedColumn;
 use mailflow_engine::settings::Services;
 
-/// How lines are read.
+/// Settings with which lines are read.
 #[derive(Clone, Copy, Debug)]
-pub struct Reading<'a> {
-    /// The watched ports.
+pub struct ReadContext<'a> {
+    /// Watched ports.
     pub services: &'a Services,
-    /// What a frame has beside its IP packet, in bytes, instead of Ethernet and its tags.
+    /// Bytes of a frame outside of its IP packet, instead of the size of Ethernet and VLAN headers.
     pub l2_overhead: Option<u16>,
-    /// Zeek's columns that have other names.
-    pub columns: &'a [Renamed],
+    /// Zeek columns with other names.
+    pub columns: &'a [RenamedColumn],
 }
 
-/// Options of the reader, as the command line has them.
+/// Options of the command line.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LogOptions {
-    /// Bytes of a frame outside of its IP packet, instead of those of Ethernet and its tags.
+    /// Bytes of a frame outside of its IP packet, instead of the size of Ethernet and VLAN headers.
     pub l2_overhead: Option<u16>,
-    /// Zeek's columns that have other names.
-    pub columns: Vec<Renamed>,
+    /// Zeek columns with other names.
+    pub columns: Vec<RenamedColumn>,
 }

@@ -1,11 +1,11 @@
-//! `tests[].alerts`: what must come.
+//! `tests[].alerts`: expected alerts.
 
 use std::{fmt, net::IpAddr, time::Duration};
 
 use ipnet::IpNet;
 use serde_yaml::Value;
 
-use super::moment::{moment_of_test, no_rule};
+use super::offset::{test_offset, unknown_rule};
 use crate::config::{
     amounts::{bytes, parts},
     diagnostics::{Collector, Place},
@@ -23,31 +23,31 @@ use mailflow_engine::{
     time::Time,
 };
 
-/// An alert that must come; what is `None` may be anything.
+/// Expected alert. Fields with `None` match any value.
 #[derive(Clone, Debug)]
-pub struct Expected {
-    /// Where that is written.
+pub struct ExpectedAlert {
+    /// Location in the file.
     pub place: Place,
     /// Name of the rule.
     pub rule: String,
-    /// Its state.
+    /// State of the alert.
     pub state: AlertState,
-    /// When, after the beginning of the test.
+    /// Time of the alert, from the start of the test.
     pub at: Option<Duration>,
-    /// The client that it is about.
+    /// Client of the group key.
     pub source: Option<IpNet>,
-    /// The server that it is about.
+    /// Server of the group key.
     pub destination: Option<IpAddr>,
-    /// The group that it is about.
+    /// Group of internal networks of the group key.
     pub group: Option<String>,
-    /// Its value in millionths.
+    /// Value in millionths.
     pub value: Option<u128>,
-    /// True if an allow-list suppresses it.
+    /// True if an allow-list suppresses the alert.
     pub suppressed: bool,
 }
 
-/// Reads an alert of one of `rules`.
-pub(crate) fn read(at: &At<'_>, faults: &mut Collector, rules: Option<&[Rule]>) -> Option<Expected> {
+/// Reads an expected alert of one of `rules`.
+pub(crate) fn read(at: &At<'_>, faults: &mut Collector, rules: Option<&[Rule]>) -> Option<ExpectedAlert> {
     const STATES: [(&str, AlertState); 2] =
         [("firing", AlertState::Firing), ("resolved", AlertState::Resolved)];
     Fields::read(at, faults, |fields| {
@@ -55,13 +55,13 @@ pub(crate) fn read(at: &At<'_>, faults: &mut Collector, rules: Option<&[Rule]>) 
             let name = string(at, faults)?;
             match rules {
                 Some(rules) if rules.iter().all(|rule| rule.name.as_ref() != name) => {
-                    no_rule(at, faults, rules)
+                    unknown_rule(at, faults, rules)
                 }
                 Some(_) | None => Some(name.to_owned()),
             }
         });
         let state = fields.or("state", AlertState::Firing, |at, faults| choice(at, faults, &STATES));
-        let moment = fields.or("at", None, |at, faults| moment_of_test(at, faults).map(Some));
+        let offset = fields.or("at", None, |at, faults| test_offset(at, faults).map(Some));
         let source =
             fields.or("source", None, |at, faults| parsed(at, faults, "an address", prefix).map(Some));
         let destination = fields.or("destination", None, |at, faults| {
@@ -72,11 +72,11 @@ pub(crate) fn read(at: &At<'_>, faults: &mut Collector, rules: Option<&[Rule]>) 
             fields.or("group", None, |at, faults| string(at, faults).map(|name| Some(name.to_owned())));
         let value = fields.or("value", None, |at, faults| value(at, faults).map(Some));
         let suppressed = fields.or("suppressed", false, boolean);
-        Some(Expected {
+        Some(ExpectedAlert {
             place: at.place(fields.faults),
             rule: rule?,
             state: state?,
-            at: moment?,
+            at: offset?,
             source: source?,
             destination: destination?,
             group: group?,
@@ -86,20 +86,20 @@ pub(crate) fn read(at: &At<'_>, faults: &mut Collector, rules: Option<&[Rule]>) 
     })
 }
 
-/// A number, or bytes with a unit, in millionths.
+/// Reads a number, or bytes with a unit, in millionths.
 fn value(at: &At<'_>, faults: &mut Collector) -> Option<u128> {
-    const MOST: u64 = 1_000_000_000_000;
+    const MAX_VALUE: u64 = 1_000_000_000_000;
     match at.content() {
         Content::Scalar { value: Value::Number(_), .. } => {
-            parts(at, faults, 0..=1_000_000 * MOST).map(u128::from)
+            parts(at, faults, 0..=1_000_000 * MAX_VALUE).map(u128::from)
         }
-        _ => bytes(at, faults, 0..=1_000 * MOST).map(|bytes| u128::from(bytes) * 1_000_000),
+        _ => bytes(at, faults, 0..=1_000 * MAX_VALUE).map(|bytes| u128::from(bytes) * 1_000_000),
     }
 }
 
-impl Expected {
-    /// Returns true if `alert`, of a test that began at `start`, is what was expected.
-    pub fn fits(&self, alert: &Alert, start: Time) -> bool {
+impl ExpectedAlert {
+    /// Returns true if `alert`, in a test that began at `start`, matches.
+    pub fn matches(&self, alert: &Alert, start: Time) -> bool {
         let subject = &alert.subject;
         let source =
             |wanted: IpNet| subject.source().is_some_and(|source| source.network().contains(&wanted));
@@ -118,8 +118,8 @@ fn in_millionths(term: &TermValue) -> u128 {
     u128::from(term.value.number()) * 1_000_000 / u128::from(term.scale.max(1))
 }
 
-/// As it would be written in a file, with all that it tells.
-pub fn written(alert: &Alert, start: Time) -> String {
+/// Formats an alert in the syntax of the file, with all fields.
+pub fn format_alert(alert: &Alert, start: Time) -> String {
     let subject = &alert.subject;
     let value = in_millionths(&alert.decided);
     let mut text = format!("{{ rule: {}", alert.rule);
@@ -135,21 +135,21 @@ pub fn written(alert: &Alert, start: Time) -> String {
     }
     add("state", &alert.state.name());
     add("at", &show_duration(alert.time.since(start)));
-    add("value", &shown(value));
+    add("value", &format_millionths(value));
     if alert.suppressed.is_some() {
         add("suppressed", &true);
     }
     text + " }"
 }
 
-/// Millionths as a number.
-fn shown(value: u128) -> String {
+/// Formats millionths as a decimal number.
+fn format_millionths(value: u128) -> String {
     let text = format!("{}.{:06}", value / 1_000_000, value % 1_000_000);
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
-/// As it is written in a file.
-impl fmt::Display for Expected {
+/// Formats the alert in the syntax of the file.
+impl fmt::Display for ExpectedAlert {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{{ rule: {}", self.rule)?;
         if let Some(source) = self.source {
@@ -167,7 +167,7 @@ impl fmt::Display for Expected {
             write!(f, ", at: {}", show_duration(at))?;
         }
         if let Some(value) = self.value {
-            write!(f, ", value: {}", shown(value))?;
+            write!(f, ", value: {}", format_millionths(value))?;
         }
         if self.suppressed {
             f.write_str(", suppressed: true")?;

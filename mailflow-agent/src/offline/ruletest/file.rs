@@ -1,12 +1,12 @@
-//! Rule test files: flows that are given, alerts that are expected.
+//! Rule test files: flows, and the alerts that they must cause.
 //!
-//! What is judged is the sections of a configuration, in the file itself or in one that it names; what is
-//! left out is shipped. docs/rules.md has the format.
+//! The tested rules are in sections of a configuration, in the file itself or in one that it names. Omitted
+//! sections are those of the built-in configuration. docs/rules.md has the format.
 
 use std::path::Path;
 
-pub use super::expect::{Expected, written};
-use super::moment::{moment_of_test, no_rule};
+pub use super::expect::{ExpectedAlert, format_alert};
+use super::offset::{test_offset, unknown_rule};
 use crate::config::{
     Config,
     defaults::shipped,
@@ -26,51 +26,51 @@ use mailflow_engine::{
     time::Time,
 };
 
-/// When a test begins that does not say: a Monday, 2026-01-05T00:00:00Z, in seconds since 1970.
-const MONDAY: u64 = 1_767_571_200;
+/// Default start of a test: a Monday, 2026-01-05T00:00:00Z, in seconds since 1970.
+const DEFAULT_START_SECONDS: u64 = 1_767_571_200;
 
-/// A file of tests.
+/// Rule test file.
 #[derive(Debug)]
 pub struct RuleTests {
-    /// The tests.
+    /// Tests.
     pub tests: Vec<RuleTest>,
-    /// What is odd about the rules.
+    /// Warnings about the rules.
     pub warnings: Vec<Fault>,
 }
 
-/// What is to be judged, and what should come of it.
+/// Flows to evaluate, and expected alerts.
 #[derive(Debug)]
 pub struct RuleTest {
-    /// Its name.
+    /// Name of the test.
     pub name: String,
-    /// Where it stands.
+    /// Location in the file.
     pub place: Place,
-    /// Its beginning, on a packet clock that counts from 1970.
+    /// Start of the test, since 1970.
     pub start: Time,
-    /// Its end; `None` when the last record was made.
+    /// End of the test; `None` for the time of the last record.
     pub until: Option<Time>,
-    /// The rules, and all they are judged by.
+    /// Rules and engine settings.
     pub settings: Settings,
-    /// The flows' records.
+    /// Flow records.
     pub records: Vec<FlowRecord>,
-    /// The alerts that must come, and no others.
-    pub alerts: Vec<Expected>,
+    /// Expected alerts. Any other alert is an error.
+    pub alerts: Vec<ExpectedAlert>,
 }
 
 /// Reads a file of rule tests.
 ///
 /// # Errors
-/// Everything that is wrong with it.
+/// Returns all faults of the file.
 pub fn read(path: &Path) -> Result<RuleTests, Faults> {
     let name = path.display().to_string();
     let text = file::read(path).map_err(|no_text| no_text.faults(&name))?;
     parse(&name, &text)
 }
 
-/// Reads rule tests; `name` is their file's name, in faults and for the files it names.
+/// Parses rule tests; `name` is the name of their file, for faults and for relative paths.
 ///
 /// # Errors
-/// Everything that is wrong with them.
+/// Returns all faults of the text.
 pub fn parse(name: &str, text: &str) -> Result<RuleTests, Faults> {
     file::check(text).map_err(|no_text| no_text.faults(name))?;
     let directory = Path::new(name).parent().unwrap_or(Path::new(""));
@@ -84,25 +84,25 @@ pub fn parse(name: &str, text: &str) -> Result<RuleTests, Faults> {
 fn tests(at: &At<'_>, faults: &mut Collector, directory: &Path) -> Option<Vec<RuleTest>> {
     Fields::read(at, faults, |fields| {
         let rules = match fields.own("config") {
-            Some(at) => configured(&at, fields.faults, directory),
+            Some(at) => load_settings(&at, fields.faults, directory),
             None => judged(fields, directory).map(|Judged { settings, rules_off, .. }| (settings, rules_off)),
         };
         let settings = match fields.own("only") {
-            Some(at) => only(&at, fields.faults, rules),
+            Some(at) => select_rules(&at, fields.faults, rules),
             None => rules.map(|(settings, _)| settings),
         };
-        let start = fields.or("start", Time::from_nanos(MONDAY * 1_000_000_000), start);
+        let start = fields.or("start", Time::from_nanos(DEFAULT_START_SECONDS * 1_000_000_000), parse_start);
         let tests = fields.needed("tests", |at, faults| {
             let tests = items(at, faults, |item, faults| test(item, faults, settings.as_ref(), start));
             tests?.into_iter().collect::<Option<Vec<_>>>()
         });
-        // Without settings the tests were still read, so that what is wrong with them is told.
+        // The tests are read without valid settings too, so that their faults are reported.
         settings.and(tests)
     })
 }
 
-/// The rules of another file, and those it has switched off.
-fn configured(at: &At<'_>, faults: &mut Collector, directory: &Path) -> Option<(Settings, Vec<Rule>)> {
+/// Reads the rules of another file, and those that are switched off there.
+fn load_settings(at: &At<'_>, faults: &mut Collector, directory: &Path) -> Option<(Settings, Vec<Rule>)> {
     let path = directory.join(string(at, faults)?);
     match load(Some(&path)) {
         Ok(Config { engine, rules_off, .. }) => Some((engine, rules_off)),
@@ -110,7 +110,7 @@ fn configured(at: &At<'_>, faults: &mut Collector, directory: &Path) -> Option<(
             for fault in found.iter() {
                 match fault.place.position {
                     Some(_) => faults.fault(fault.clone()),
-                    // A file that cannot be read has no place of its own: it is wrong where it is named.
+                    // A fault of the whole file has no location, so it is reported where the file is named.
                     None => return at.fault(faults, fault),
                 }
             }
@@ -119,14 +119,18 @@ fn configured(at: &At<'_>, faults: &mut Collector, directory: &Path) -> Option<(
     }
 }
 
-/// The rules that are named, switched off or not.
-fn only(at: &At<'_>, faults: &mut Collector, rules: Option<(Settings, Vec<Rule>)>) -> Option<Settings> {
+/// Returns the named rules, also ones that are switched off.
+fn select_rules(
+    at: &At<'_>,
+    faults: &mut Collector,
+    rules: Option<(Settings, Vec<Rule>)>,
+) -> Option<Settings> {
     let known = rules.as_ref().map(|(settings, off)| [&settings.rules[..], off].concat());
     let chosen = items(at, faults, |item, faults| {
         let name = string(item, faults)?;
         let known = known.as_ref()?;
         let found = known.iter().find(|rule| rule.name.as_ref() == name);
-        found.cloned().or_else(|| no_rule(item, faults, known))
+        found.cloned().or_else(|| unknown_rule(item, faults, known))
     })?;
     if chosen.is_empty() {
         return at.fault_inside(faults, "an empty list; left out, it is every rule that is on");
@@ -139,15 +143,15 @@ fn test(
     at: &At<'_>,
     faults: &mut Collector,
     settings: Option<&Settings>,
-    start_of_all: Option<Time>,
+    default_start: Option<Time>,
 ) -> Option<RuleTest> {
     Fields::read(at, faults, |fields| {
         let name = fields.needed("name", |at, faults| string(at, faults).map(str::to_owned));
         let start = match fields.own("start") {
-            Some(at) => start(&at, fields.faults),
-            None => start_of_all,
+            Some(at) => parse_start(&at, fields.faults),
+            None => default_start,
         };
-        let until = fields.or("until", None, |at, faults| moment_of_test(at, faults).map(Some));
+        let until = fields.or("until", None, |at, faults| test_offset(at, faults).map(Some));
         let records = fields
             .needed("flows", |at, faults| super::flow::read(at, faults, start.unwrap_or_default(), settings));
         let alerts = fields.needed("alerts", |at, faults| {
@@ -168,13 +172,13 @@ fn test(
     })
 }
 
-fn start(at: &At<'_>, faults: &mut Collector) -> Option<Time> {
+fn parse_start(at: &At<'_>, faults: &mut Collector) -> Option<Time> {
     let nanos = parsed(at, faults, "a date or a moment", moment)?;
-    // Windows reach back behind it.
-    const FIRST: u64 = 366 * 86_400 * 1_000_000_000;
-    const LAST: u64 = 4_102_444_800 * 1_000_000_000;
+    // Windows begin before the start of a test.
+    const MIN_NANOS: u64 = 366 * 86_400 * 1_000_000_000;
+    const MAX_NANOS: u64 = 4_102_444_800 * 1_000_000_000;
     match u64::try_from(nanos) {
-        Ok(nanos) if (FIRST..LAST).contains(&nanos) => Some(Time::from_nanos(nanos)),
+        Ok(nanos) if (MIN_NANOS..MAX_NANOS).contains(&nanos) => Some(Time::from_nanos(nanos)),
         _ => at.fault(faults, "expected a moment between 1971-01-02 and 2099-12-31"),
     }
 }

@@ -1,4 +1,4 @@
-//! `tests[].flows`: each line is one flow, or several of a kind.
+//! `tests[].flows`: each item is one flow, or several equal flows.
 
 use std::time::Duration;
 
@@ -6,8 +6,8 @@ use ipnet::IpNet;
 use mailflow_common::App;
 
 use super::{
-    kinds::{Answer, Kind},
-    moment::moment_of_test,
+    flow_template::{FlowKind, SynAnswer},
+    offset::test_offset,
 };
 use crate::config::{
     amounts::bytes,
@@ -25,34 +25,36 @@ use mailflow_engine::{
     time::Time,
 };
 
-/// Most records of a test.
-const MOST: usize = 1_000_000;
-/// Highest counter.
-const HIGHEST: u64 = 1 << 40;
+/// Largest number of records of a test.
+const MAX_RECORDS: usize = 1_000_000;
+/// Largest value of a counter.
+const MAX_COUNTER: u64 = 1 << 40;
 
-/// Reads the flows of a test that begins at `start`, and makes their records.
+/// Reads the flows of a test that begins at `start`, and creates their records.
 pub(crate) fn read(
     at: &At<'_>,
     faults: &mut Collector,
     start: Time,
     settings: Option<&Settings>,
 ) -> Option<Vec<FlowRecord>> {
-    let given = items(at, faults, |item, faults| given(item, faults, settings))?;
+    let raw_flows = items(at, faults, |item, faults| parse_flow(item, faults, settings))?;
     let mut records = Vec::new();
     let active = settings.map_or(Duration::MAX, |settings| settings.timeouts.active);
-    for (item, given) in at.items(faults)?.zip(given.into_iter().collect::<Option<Vec<_>>>()?) {
-        if given.times.saturating_mul(given.steps(active).into()) > (MOST - records.len()) as u64 {
-            return item.fault_inside(faults, format!("more than {MOST} records in one test"));
+    for (item, raw_flow) in at.items(faults)?.zip(raw_flows.into_iter().collect::<Option<Vec<_>>>()?) {
+        if raw_flow.repeats.saturating_mul(raw_flow.record_count(active).into())
+            > (MAX_RECORDS - records.len()) as u64
+        {
+            return item.fault_inside(faults, format!("more than {MAX_RECORDS} records in one test"));
         }
-        for number in 0..given.times {
-            records.extend(given.records(number, start, records.len(), active));
+        for number in 0..raw_flow.repeats {
+            records.extend(raw_flow.records(number, start, records.len(), active));
         }
     }
     Some(records)
 }
 
-/// A line of a test.
-pub(crate) struct Given {
+/// Flow item of a test.
+pub(crate) struct RawFlow {
     pub(crate) at: Duration,
     pub(crate) source: IpNet,
     pub(crate) destination: IpNet,
@@ -62,46 +64,45 @@ pub(crate) struct Given {
     pub(crate) up: Direction,
     pub(crate) down: Direction,
     pub(crate) messages: u32,
-    pub(crate) answer: Answer,
+    pub(crate) answer: SynAnswer,
     pub(crate) syn: bool,
     pub(crate) duration: Duration,
-    pub(crate) times: u64,
-    pub(crate) every: Duration,
+    pub(crate) repeats: u64,
+    pub(crate) interval: Duration,
 }
 
-fn given(at: &At<'_>, faults: &mut Collector, settings: Option<&Settings>) -> Option<Given> {
+fn parse_flow(at: &At<'_>, faults: &mut Collector, settings: Option<&Settings>) -> Option<RawFlow> {
     Fields::read(at, faults, |fields| {
-        let begins = fields.or("at", Duration::ZERO, moment_of_test);
+        let at = fields.or("at", Duration::ZERO, test_offset);
         let source = fields.needed("source", network);
         let destination = fields.needed("destination", network);
-        let server_port = fields.or("port", 25, |at, faults| watched(at, faults, settings));
+        let server_port = fields.or("port", 25, |at, faults| watched_port(at, faults, settings));
         let client_port = fields.or("client_port", None, |at, faults| port(at, faults).map(Some));
-        let kind = fields.or("kind", Kind::Mail, |at, faults| choice(at, faults, &Kind::NAMES));
+        let kind = fields.or("kind", FlowKind::Mail, |at, faults| choice(at, faults, &FlowKind::NAMES));
         let services = settings.map(|settings| &settings.services);
         let service = services.zip(server_port).and_then(|(services, port)| services.get(&port).copied());
-        let usual = kind.map(|kind| kind.app(service.unwrap_or(Service::Smtp)));
+        let default = kind.map(|kind| kind.app(service.unwrap_or(Service::Smtp)));
         let apps = App::ALL.map(|app| (app.name(), app));
         let app = match fields.own("app") {
             Some(at) => choice(&at, fields.faults, &apps),
-            None => usual,
+            None => default,
         };
-        let shape = kind.zip(app).map(|(kind, app)| kind.shape(app));
-        let usual = shape.unwrap_or_else(|| Kind::Mail.shape(App::Smtp));
-        let up = fields.or("up", usual.up, |at, faults| direction(at, faults, usual.up));
-        let down = fields.or("down", usual.down, |at, faults| direction(at, faults, usual.down));
-        let messages = fields.or("messages", usual.messages, |at, faults| number(at, faults, 0..=u32::MAX));
+        let template = kind.zip(app).map(|(kind, app)| kind.template(app));
+        let default = template.unwrap_or_else(|| FlowKind::Mail.template(App::Smtp));
+        let up = fields.or("up", default.up, |at, faults| direction(at, faults, default.up));
+        let down = fields.or("down", default.down, |at, faults| direction(at, faults, default.down));
+        let messages = fields.or("messages", default.messages, |at, faults| number(at, faults, 0..=u32::MAX));
         let syn = fields.or("syn", true, boolean);
         let answer = match fields.own("synack") {
-            Some(at) => {
-                boolean(&at, fields.faults).map(|yes| if yes { Answer::SynAck } else { Answer::Nothing })
-            }
-            None => Some(usual.answer),
+            Some(at) => boolean(&at, fields.faults)
+                .map(|yes| if yes { SynAnswer::SynAck } else { SynAnswer::Nothing }),
+            None => Some(default.answer),
         };
-        let duration = fields.or("duration", Duration::ZERO, moment_of_test);
+        let duration = fields.or("duration", Duration::ZERO, test_offset);
         let repeat = fields.or("repeat", (1, Duration::ZERO), repeat);
-        let (times, every) = repeat?;
-        Some(Given {
-            at: begins?,
+        let (repeats, interval) = repeat?;
+        Some(RawFlow {
+            at: at?,
             source: source?,
             destination: destination?,
             port: server_port?,
@@ -113,8 +114,8 @@ fn given(at: &At<'_>, faults: &mut Collector, settings: Option<&Settings>) -> Op
             answer: answer?,
             syn: syn?,
             duration: duration?,
-            times,
-            every,
+            repeats,
+            interval,
         })
     })
 }
@@ -123,7 +124,7 @@ fn network(at: &At<'_>, faults: &mut Collector) -> Option<IpNet> {
     parsed(at, faults, "an address, or a network whose addresses follow each other", prefix)
 }
 
-fn watched(at: &At<'_>, faults: &mut Collector, settings: Option<&Settings>) -> Option<u16> {
+fn watched_port(at: &At<'_>, faults: &mut Collector, settings: Option<&Settings>) -> Option<u16> {
     let port = port(at, faults)?;
     if settings.is_some_and(|settings| !settings.services.contains_key(&port)) {
         return at.fault(faults, "this port is not in watched_ports, so there would be no record");
@@ -131,14 +132,17 @@ fn watched(at: &At<'_>, faults: &mut Collector, settings: Option<&Settings>) -> 
     Some(port)
 }
 
-fn direction(at: &At<'_>, faults: &mut Collector, usual: Direction) -> Option<Direction> {
+fn direction(at: &At<'_>, faults: &mut Collector, default: Direction) -> Option<Direction> {
     Fields::read(at, faults, |fields| {
-        let mut count = |key, usual| fields.or(key, usual, |at, faults| number(at, faults, 0..=HIGHEST));
+        let mut count =
+            |key, default| fields.or(key, default, |at, faults| number(at, faults, 0..=MAX_COUNTER));
         let (packets, data_packets) =
-            (count("packets", usual.packets), count("data_packets", usual.data_packets));
-        let mut size = |key, usual| fields.or(key, usual, |at, faults| bytes(at, faults, 0..=HIGHEST));
-        let all = size("bytes", usual.bytes);
-        let (payload, data_bytes) = (size("payload", usual.payload), size("data_bytes", usual.data_bytes));
+            (count("packets", default.packets), count("data_packets", default.data_packets));
+        let mut size =
+            |key, default| fields.or(key, default, |at, faults| bytes(at, faults, 0..=MAX_COUNTER));
+        let all = size("bytes", default.bytes);
+        let (payload, data_bytes) =
+            (size("payload", default.payload), size("data_bytes", default.data_bytes));
         Some(Direction {
             packets: packets?,
             bytes: all?,
@@ -152,8 +156,8 @@ fn direction(at: &At<'_>, faults: &mut Collector, usual: Direction) -> Option<Di
 
 fn repeat(at: &At<'_>, faults: &mut Collector) -> Option<(u64, Duration)> {
     Fields::read(at, faults, |fields| {
-        let times = fields.needed("times", |at, faults| number(at, faults, 1..=MOST as u64));
-        let every = fields.needed("every", moment_of_test);
-        Some((times?, every?))
+        let repeats = fields.needed("times", |at, faults| number(at, faults, 1..=MAX_RECORDS as u64));
+        let interval = fields.needed("every", test_offset);
+        Some((repeats?, interval?))
     })
 }

@@ -1,66 +1,66 @@
-//! Rule tests: given flows through the engine in simulated time, its alerts against the expected ones.
+//! Rule tests: evaluates flows in simulated time, and compares the alerts with the expected ones.
 
 pub(crate) mod expect;
 pub mod file;
 pub(crate) mod flow;
-pub(crate) mod kinds;
-pub(crate) mod moment;
+pub(crate) mod flow_template;
+pub(crate) mod offset;
 pub(crate) mod records;
 
-use self::file::{Expected, RuleTest};
+use self::file::{ExpectedAlert, RuleTest};
 use super::flowlog::{
-    Entry, Origin,
-    history::{History, Rhythm},
+    LogOrigin, LogRecord,
+    timeline::{FlowTimeline, RecordTiming},
 };
 use mailflow_engine::{Engine, event::Alert, time::Time};
 
-/// What a test found.
+/// Outcome of a test.
 #[derive(Debug, Default)]
-pub struct Tested<'a> {
-    /// Alerts that came as expected.
-    pub met: usize,
-    /// Alerts that were expected and did not come.
-    pub missing: Vec<&'a Expected>,
-    /// Alerts that came and were not expected, in their order.
+pub struct TestOutcome<'a> {
+    /// Number of expected alerts that were emitted.
+    pub matched: usize,
+    /// Expected alerts that were not emitted.
+    pub missing: Vec<&'a ExpectedAlert>,
+    /// Emitted alerts that were not expected, in order.
     pub unexpected: Vec<Alert>,
 }
 
-impl Tested<'_> {
-    /// Returns true if all is as expected.
-    pub fn good(&self) -> bool {
+impl TestOutcome<'_> {
+    /// Returns true if all expected alerts were emitted, and no others.
+    pub fn is_success(&self) -> bool {
         self.missing.is_empty() && self.unexpected.is_empty()
     }
 }
 
-/// Runs a test. The rules see each record when the agent would have made it.
-pub fn run(test: &RuleTest) -> Tested<'_> {
-    let mut tested = Tested { unexpected: alerts(test), ..Tested::default() };
+/// Runs a test. The rules evaluate each record at the time at which the agent would have created it.
+pub fn run(test: &RuleTest) -> TestOutcome<'_> {
+    let mut outcome = TestOutcome { unexpected: alerts(test), ..TestOutcome::default() };
     for expected in &test.alerts {
-        match tested.unexpected.iter().position(|alert| expected.fits(alert, test.start)) {
+        match outcome.unexpected.iter().position(|alert| expected.matches(alert, test.start)) {
             Some(place) => {
-                tested.unexpected.remove(place);
-                tested.met += 1;
+                outcome.unexpected.remove(place);
+                outcome.matched += 1;
             }
-            None => tested.missing.push(expected),
+            None => outcome.missing.push(expected),
         }
     }
-    tested
+    outcome
 }
 
 fn alerts(test: &RuleTest) -> Vec<Alert> {
     let timeouts = test.settings.timeouts;
-    // Nothing here is read from a kernel: records come at their own moments.
-    let mut history = History::new(Rhythm { timeouts, poll_interval: std::time::Duration::ZERO });
+    // No kernel is polled here, so records have their exact times.
+    let mut timeline = FlowTimeline::new(RecordTiming { timeouts, poll_interval: std::time::Duration::ZERO });
     for record in &test.records {
-        history.push(Entry { record: record.clone(), origin: Origin::Mailflow });
+        timeline.push(LogRecord { record: record.clone(), origin: LogOrigin::Mailflow });
     }
-    let end = test.until.unwrap_or_else(|| history.end());
+    let end = test.until.unwrap_or_else(|| timeline.end());
     let until = |moment: Time| moment <= end;
     let mut engine = Engine::new(test.settings.clone());
     let mut alerts = engine.tick(test.start).alerts;
-    let (arrivals, _) = history.ordered();
-    for arrival in arrivals.into_iter().take_while(|arrival| until(arrival.at)) {
-        alerts.extend(engine.record(arrival.at, &arrival.record).alerts);
+    let (records, _) = timeline.ordered();
+    for record in records.into_iter().take_while(|record| until(record.at)) {
+        alerts.extend(engine.record(record.at, &record.record).alerts);
     }
     alerts.extend(engine.tick(end).alerts);
     alerts

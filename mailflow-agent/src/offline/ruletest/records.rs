@@ -1,42 +1,43 @@
-//! The records of given flows.
+//! Records of the flows of a rule test.
 
 use std::{net::IpAddr, time::Duration};
 
 use ipnet::IpNet;
 use mailflow_common::{Facts, FlowKey, PROTOCOL_TCP, Scope, Vlans};
 
-use super::{flow::Given, kinds::Answer};
+use super::{flow::RawFlow, flow_template::SynAnswer};
 use mailflow_engine::{
     flow::{Direction, Flow, FlowRecord, RecordReason},
     inputs::Inputs,
     time::Time,
 };
 
-/// The first client port that is given out.
-const FIRST_PORT: u16 = 32_768;
+/// First client port that is assigned.
+const FIRST_CLIENT_PORT: u16 = 32_768;
 
-impl Given {
-    /// Records of each flow.
-    pub(crate) fn steps(&self, active: Duration) -> u32 {
+impl RawFlow {
+    /// Returns the number of records of each flow.
+    pub(crate) fn record_count(&self, active: Duration) -> u32 {
         let steps = self.duration.as_nanos().div_ceil(active.as_nanos().max(1)).max(1);
         u32::try_from(steps).unwrap_or(u32::MAX)
     }
 
-    /// The records of the flow `number` of this line: on its way every time the active interval has passed,
-    /// its counters grown evenly, and a last one. `before` records were made in this test.
+    /// Returns the records of the flow `number` of this item: an interim one at the end of each active
+    /// timeout, with evenly grown counters, and a final one. `previous_records` is the number of records that
+    /// the test already has.
     pub(crate) fn records(
         &self,
         number: u64,
         start: Time,
-        before: usize,
+        previous_records: usize,
         active: Duration,
     ) -> impl Iterator<Item = FlowRecord> + use<> {
-        let begins = self.every.saturating_mul(u32::try_from(number).unwrap_or(u32::MAX));
-        let first = start + self.at + begins;
-        let ports = u64::from(u16::MAX - FIRST_PORT) + 1;
-        let free = FIRST_PORT + u16::try_from(before as u64 % ports).unwrap_or(0);
-        let client_port = self.client_port.unwrap_or(free);
-        let [client, server] = [nth(self.source, number), nth(self.destination, number)];
+        let offset = self.interval.saturating_mul(u32::try_from(number).unwrap_or(u32::MAX));
+        let first = start + self.at + offset;
+        let ports = u64::from(u16::MAX - FIRST_CLIENT_PORT) + 1;
+        let default_port = FIRST_CLIENT_PORT + u16::try_from(previous_records as u64 % ports).unwrap_or(0);
+        let client_port = self.client_port.unwrap_or(default_port);
+        let [client, server] = [nth_address(self.source, number), nth_address(self.destination, number)];
         let key = FlowKey {
             client: client.into(),
             server: server.into(),
@@ -46,34 +47,37 @@ impl Given {
         };
         let facts = Facts {
             syn: u8::from(self.syn),
-            syn_ack: u8::from(self.answer == Answer::SynAck),
-            seen: u8::from(self.answer != Answer::Nothing),
-            reset: u8::from(self.answer == Answer::Reset),
-            fin_up: u8::from(self.answer == Answer::SynAck),
-            fin_down: u8::from(self.answer == Answer::SynAck),
+            syn_ack: u8::from(self.answer == SynAnswer::SynAck),
+            seen: u8::from(self.answer != SynAnswer::Nothing),
+            reset: u8::from(self.answer == SynAnswer::Reset),
+            fin_up: u8::from(self.answer == SynAnswer::SynAck),
+            fin_down: u8::from(self.answer == SynAnswer::SynAck),
             ..Facts::NONE
         };
-        let reason = if self.answer == Answer::Nothing { RecordReason::Idle } else { RecordReason::Closed };
+        let reason =
+            if self.answer == SynAnswer::Nothing { RecordReason::Idle } else { RecordReason::Closed };
         let (up, down, messages, app, complete) = (self.up, self.down, self.messages, self.app, self.syn);
-        let all = self.duration;
-        let record = move |passed: Duration, reason| {
-            let part = |number: u64| match (all.as_nanos(), reason) {
+        let total = self.duration;
+        let record = move |elapsed: Duration, reason| {
+            let share = |number: u64| match (total.as_nanos(), reason) {
                 (0, _) | (_, RecordReason::Closed | RecordReason::Idle) => number,
-                (all, _) => u64::try_from(u128::from(number) * passed.as_nanos() / all).unwrap_or(number),
+                (total, _) => {
+                    u64::try_from(u128::from(number) * elapsed.as_nanos() / total).unwrap_or(number)
+                }
             };
-            let way = |way: Direction| Direction {
-                packets: part(way.packets),
-                bytes: part(way.bytes),
-                payload: part(way.payload),
-                data_packets: part(way.data_packets),
-                data_bytes: part(way.data_bytes),
-                last: (way.packets > 0).then(|| first + passed),
+            let direction = |direction: Direction| Direction {
+                packets: share(direction.packets),
+                bytes: share(direction.bytes),
+                payload: share(direction.payload),
+                data_packets: share(direction.data_packets),
+                data_bytes: share(direction.data_bytes),
+                last: (direction.packets > 0).then(|| first + elapsed),
             };
-            let messages = u32::try_from(part(messages.into())).unwrap_or(messages);
+            let messages = u32::try_from(share(messages.into())).unwrap_or(messages);
             let flow = Flow {
                 key,
-                up: way(up),
-                down: way(down),
+                up: direction(up),
+                down: direction(down),
                 first,
                 messages,
                 rejected: 0,
@@ -83,13 +87,14 @@ impl Given {
             };
             FlowRecord { flow, app, reason, complete, inputs: Inputs::all() }
         };
-        let on_its_way = (1..self.steps(active)).map(move |step| record(active * step, RecordReason::Active));
-        on_its_way.chain(std::iter::once(record(all, reason)))
+        let interim =
+            (1..self.record_count(active)).map(move |step| record(active * step, RecordReason::Active));
+        interim.chain(std::iter::once(record(total, reason)))
     }
 }
 
-/// The address `number` of a network, which begins again after its last.
-fn nth(net: IpNet, number: u64) -> IpAddr {
+/// Returns the address `number` of a network. The first address follows the last one.
+fn nth_address(net: IpNet, number: u64) -> IpAddr {
     match net {
         IpNet::V4(net) => {
             let hosts = 1_u64 << (32 - net.prefix_len());

@@ -1,4 +1,4 @@
-//! What files have already of the lines that may not have been written.
+//! Offsets of output files, and the lines that were written after them.
 
 use std::{
     collections::HashMap,
@@ -10,52 +10,52 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-/// Most of a file's end that is looked at.
-const MOST: u64 = 64 << 20;
+/// Largest number of bytes at the end of a file that are searched for lines.
+const MAX_SCAN_BYTES: u64 = 64 << 20;
 
-/// A file at a moment.
+/// Length of an output file at one time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Mark {
+pub struct FileOffset {
     path: PathBuf,
     inode: u64,
     length: u64,
 }
 
-impl Mark {
-    /// A file as it is now, if it is one.
-    pub(crate) fn of(path: &Path) -> Option<Self> {
+impl FileOffset {
+    /// Returns the offset of a file now; `None` if it is no regular file.
+    pub(crate) fn current(path: &Path) -> Option<Self> {
         let found = fs::metadata(path).ok().filter(fs::Metadata::is_file)?;
         Some(Self { path: path.to_owned(), inode: found.ino(), length: found.len() })
     }
 }
 
-/// Lines that files got since their marks.
+/// Lines that were written to output files after their offsets.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Written {
+pub struct WrittenLines {
     files: HashMap<PathBuf, HashMap<String, usize>>,
 }
 
-impl Written {
-    /// Reads what came behind the marks. A line that was cut off is removed: it is written again.
-    pub(crate) fn read(marks: &[Mark]) -> Self {
+impl WrittenLines {
+    /// Reads the lines after the offsets. Removes a truncated last line, as it is written again.
+    pub(crate) fn read(offsets: &[FileOffset]) -> Self {
         let mut written = Self::default();
-        for mark in marks {
-            if let Err(error) = written.add(mark) {
-                tracing::warn!(file = %mark.path.display(), %error, "what was written last cannot be read");
+        for offset in offsets {
+            if let Err(error) = written.add(offset) {
+                tracing::warn!(file = %offset.path.display(), %error, "failed to read the last lines of an output file; they may be repeated");
             }
         }
         written
     }
 
-    fn add(&mut self, mark: &Mark) -> std::io::Result<()> {
-        let mut file = File::options().read(true).write(true).open(&mark.path)?;
+    fn add(&mut self, offset: &FileOffset) -> std::io::Result<()> {
+        let mut file = File::options().read(true).write(true).open(&offset.path)?;
         let found = file.metadata()?;
         if !found.is_file() {
             return Ok(());
         }
-        // Another file of this name has all its lines behind the mark.
-        let same = found.ino() == mark.inode && found.len() >= mark.length;
-        let from = if same { mark.length } else { 0 }.max(found.len().saturating_sub(MOST));
+        // All lines of another file with this name are new.
+        let same = found.ino() == offset.inode && found.len() >= offset.length;
+        let from = if same { offset.length } else { 0 }.max(found.len().saturating_sub(MAX_SCAN_BYTES));
         file.seek(SeekFrom::Start(from))?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes)?;
@@ -63,18 +63,18 @@ impl Written {
         if whole < bytes.len() {
             file.set_len(from + whole as u64)?;
         }
-        let lines = self.files.entry(mark.path.clone()).or_default();
+        let lines = self.files.entry(offset.path.clone()).or_default();
         for line in String::from_utf8_lossy(&bytes[..whole]).lines() {
             *lines.entry(line.to_owned()).or_default() += 1;
         }
         Ok(())
     }
 
-    /// Returns true if a file has a line; each of equal lines is there for one.
+    /// Returns true if a file has a line, and removes the line from the set: of equal lines each counts once.
     pub fn take(&mut self, file: &Path, line: &str) -> bool {
         match self.files.get_mut(file).and_then(|lines| lines.get_mut(line)) {
-            Some(left @ 1..) => {
-                *left -= 1;
+            Some(remaining @ 1..) => {
+                *remaining -= 1;
                 true
             }
             _ => false,
@@ -87,21 +87,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_behind_the_mark_are_known_once_and_a_cut_one_goes() {
+    fn lines_after_the_offset_count_once_and_a_truncated_one_is_removed() {
         let path = std::env::temp_dir().join(format!("mailflow-tail-{}", std::process::id()));
         fs::write(&path, "old\n").unwrap();
-        let mark = Mark::of(&path).unwrap();
+        let offset = FileOffset::current(&path).unwrap();
         fs::write(&path, "old\nnew\nnew\ncut of").unwrap();
-        let mut written = Written::read(std::slice::from_ref(&mark));
-        let taken = ["new", "new", "new", "old", "cut of"].map(|line| written.take(&path, line));
-        assert_eq!(taken, [true, true, false, false, false]);
-        assert!(!Written::read(std::slice::from_ref(&mark)).take(Path::new("/other"), "new"), "another file");
+        let mut written = WrittenLines::read(std::slice::from_ref(&offset));
+        let found = ["new", "new", "new", "old", "cut of"].map(|line| written.take(&path, line));
+        assert_eq!(found, [true, true, false, false, false]);
+        assert!(
+            !WrittenLines::read(std::slice::from_ref(&offset)).take(Path::new("/other"), "new"),
+            "another file"
+        );
         assert_eq!(fs::read_to_string(&path).unwrap(), "old\nnew\nnew\n");
-        // Another file took its place: all of it came later.
+        // Another file replaces it: all of its lines are new.
         fs::write(path.with_extension("x"), "one\n").unwrap();
         fs::rename(path.with_extension("x"), &path).unwrap();
-        assert!(Written::read(&[mark]).take(&path, "one"));
+        assert!(WrittenLines::read(&[offset]).take(&path, "one"));
         fs::remove_file(path).unwrap();
-        assert_eq!(Mark::of(Path::new("/nonexistent")), None);
+        assert_eq!(FileOffset::current(Path::new("/nonexistent")), None);
     }
 }

@@ -1,11 +1,11 @@
-//! What is in the journal and in the history, as bytes.
+//! Records of the journal and of the input log, and their serialised form.
 
 use std::num::NonZeroU32;
 
 use mailflow_common::FlowKey;
 use serde::{Deserialize, Serialize};
 
-use super::output_offsets::Mark;
+use super::output_offsets::FileOffset;
 use mailflow_engine::{
     flow::{Direction, Finished, Flow, RecordReason, facts_bytes, facts_of},
     spill::Spill,
@@ -13,71 +13,71 @@ use mailflow_engine::{
 };
 use mailflow_kernel::{pack_spill_key, unpack_spill_key};
 
-/// An entry of the journal: what a poll does to the tables, before it does it.
+/// Record of the write-ahead journal: a change of a poll to the kernel maps, written before the change.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Entry {
+pub enum JournalRecord {
     /// A poll begins.
-    Poll {
-        /// Its moment.
+    PollBegin {
+        /// Time of the poll.
         now: Time,
-        /// Where the clock's beginning lies on the wall clock, by which the poll's lines are written.
+        /// Offset of the monotonic clock from the wall clock, for the output lines of the poll.
         epoch: i128,
     },
-    /// A flow ended and is to be taken out of the table.
-    Ended(Flow),
-    /// It was not: it had gained packets.
-    Lives(Flow),
-    /// A finished flow is to be taken out, with its entry's sums.
-    Finished(Finished, Vec<u8>),
-    /// A flow lives, and a record of it was made.
-    Active(Flow),
-    /// A source's overflow is to be taken out.
-    Spilled(Spill),
-    /// The poll is over, and the history has its records.
-    Over,
-    /// The outputs have written all of the entries before; these are the files they write to.
-    Written(Vec<Mark>),
-    /// The state of this moment has all of the entries before.
-    Kept(u64),
+    /// A flow ended, and is about to be evicted.
+    FlowEnded(Flow),
+    /// The eviction was rejected, as the flow had gained packets.
+    EvictionRejected(Flow),
+    /// A superseded flow is about to be removed from its map, with the counts of its map entry.
+    FlowSuperseded(Finished, Vec<u8>),
+    /// An interim record of an open flow was made.
+    FlowInterim(Flow),
+    /// Overflow counters of a source are about to be removed.
+    SourceOverflow(Spill),
+    /// The poll is complete, and its rule inputs are in the input log.
+    PollEnd,
+    /// The outputs have written the lines of all records before. The offsets are those of the output files.
+    OutputsWritten(Vec<FileOffset>),
+    /// The checkpoint of this time includes all records before.
+    Checkpoint(u64),
 }
 
-/// A record that the rules have judged, and when.
+/// Flow record that the rules evaluated.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Judged {
-    /// When.
+pub struct LoggedInput {
+    /// Time of the evaluation.
     pub at: Time,
-    /// The flow.
+    /// Flow.
     pub flow: Flow,
-    /// Why the record was made.
+    /// Reason of the record.
     pub reason: RecordReason,
-    /// True if it is no record: an open flow was shown because of what it gained.
+    /// True for an open flow without a record, which was evaluated because of its gain.
     pub open: bool,
 }
 
-/// Either, as it is written.
+/// Serialised form of both types. The order of the variants is the format.
 #[derive(Serialize, Deserialize)]
-pub(crate) enum Line {
-    Poll { now: u64, epoch: i128 },
-    Ended(Plain),
-    Lives(Plain),
-    Finished(Plain, u64, Vec<u8>),
-    Active(Plain),
-    Spilled(Vec<u8>, Way, Way, u32, u32),
-    Over,
-    Written(Vec<Mark>),
-    Kept(u64),
-    Judged(u64, Plain, u8, bool),
+pub(crate) enum RecordRepr {
+    PollBegin { now: u64, epoch: i128 },
+    FlowEnded(FlowRepr),
+    EvictionRejected(FlowRepr),
+    FlowSuperseded(FlowRepr, u64, Vec<u8>),
+    FlowInterim(FlowRepr),
+    SourceOverflow(Vec<u8>, DirectionRepr, DirectionRepr, u32, u32),
+    PollEnd,
+    OutputsWritten(Vec<FileOffset>),
+    Checkpoint(u64),
+    RuleInput(u64, FlowRepr, u8, bool),
 }
 
-type Way = (u64, u64, u64, u64, u64, Option<u64>);
+type DirectionRepr = (u64, u64, u64, u64, u64, Option<u64>);
 
-/// A flow.
+/// Serialised form of a flow. The order of the fields is the format.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Plain {
-    #[serde(with = "packed")]
+pub(crate) struct FlowRepr {
+    #[serde(with = "packed_key")]
     key: FlowKey,
-    up: Way,
-    down: Way,
+    up: DirectionRepr,
+    down: DirectionRepr,
     first: u64,
     messages: u32,
     rejected: u32,
@@ -86,67 +86,74 @@ pub(crate) struct Plain {
     facts: [u8; 10],
 }
 
-impl Entry {
-    pub(crate) fn line(&self) -> Line {
+impl JournalRecord {
+    pub(crate) fn to_repr(&self) -> RecordRepr {
         match self {
-            Self::Poll { now, epoch } => Line::Poll { now: now.as_nanos(), epoch: *epoch },
-            Self::Ended(flow) => Line::Ended(plain(flow)),
-            Self::Lives(flow) => Line::Lives(plain(flow)),
-            Self::Finished(Finished { flow, replaced }, sums) => {
-                Line::Finished(plain(flow), replaced.as_nanos(), sums.clone())
+            Self::PollBegin { now, epoch } => RecordRepr::PollBegin { now: now.as_nanos(), epoch: *epoch },
+            Self::FlowEnded(flow) => RecordRepr::FlowEnded(to_repr(flow)),
+            Self::EvictionRejected(flow) => RecordRepr::EvictionRejected(to_repr(flow)),
+            Self::FlowSuperseded(Finished { flow, replaced }, sums) => {
+                RecordRepr::FlowSuperseded(to_repr(flow), replaced.as_nanos(), sums.clone())
             }
-            Self::Active(flow) => Line::Active(plain(flow)),
-            Self::Spilled(spill) => {
+            Self::FlowInterim(flow) => RecordRepr::FlowInterim(to_repr(flow)),
+            Self::SourceOverflow(spill) => {
                 let key = pack_spill_key(&spill.key);
-                Line::Spilled(key, way(&spill.up), way(&spill.down), spill.attempts, spill.sessions)
+                RecordRepr::SourceOverflow(
+                    key,
+                    to_direction_repr(&spill.up),
+                    to_direction_repr(&spill.down),
+                    spill.attempts,
+                    spill.sessions,
+                )
             }
-            Self::Over => Line::Over,
-            Self::Written(files) => Line::Written(files.clone()),
-            Self::Kept(now) => Line::Kept(*now),
+            Self::PollEnd => RecordRepr::PollEnd,
+            Self::OutputsWritten(files) => RecordRepr::OutputsWritten(files.clone()),
+            Self::Checkpoint(now) => RecordRepr::Checkpoint(*now),
         }
     }
 
-    /// From bytes; `None` where they are no entry of a journal.
+    /// Decodes a journal record; `None` if the bytes are no journal record.
     pub(crate) fn read(bytes: &[u8]) -> Option<Self> {
         Some(match postcard::from_bytes(bytes).ok()? {
-            Line::Poll { now, epoch } => Self::Poll { now: Time::from_nanos(now), epoch },
-            Line::Ended(plain) => Self::Ended(flow(plain)),
-            Line::Lives(plain) => Self::Lives(flow(plain)),
-            Line::Finished(plain, replaced, sums) => {
-                Self::Finished(Finished { flow: flow(plain), replaced: Time::from_nanos(replaced) }, sums)
-            }
-            Line::Active(plain) => Self::Active(flow(plain)),
-            Line::Spilled(key, up, down, attempts, sessions) => {
+            RecordRepr::PollBegin { now, epoch } => Self::PollBegin { now: Time::from_nanos(now), epoch },
+            RecordRepr::FlowEnded(repr) => Self::FlowEnded(from_repr(repr)),
+            RecordRepr::EvictionRejected(repr) => Self::EvictionRejected(from_repr(repr)),
+            RecordRepr::FlowSuperseded(repr, replaced, sums) => Self::FlowSuperseded(
+                Finished { flow: from_repr(repr), replaced: Time::from_nanos(replaced) },
+                sums,
+            ),
+            RecordRepr::FlowInterim(repr) => Self::FlowInterim(from_repr(repr)),
+            RecordRepr::SourceOverflow(key, up, down, attempts, sessions) => {
                 let key = unpack_spill_key(&key)?;
-                Self::Spilled(Spill {
+                Self::SourceOverflow(Spill {
                     key,
-                    up: direction(up),
-                    down: direction(down),
+                    up: from_direction_repr(up),
+                    down: from_direction_repr(down),
                     attempts,
                     sessions,
                     over: true,
                 })
             }
-            Line::Over => Self::Over,
-            Line::Written(files) => Self::Written(files),
-            Line::Kept(now) => Self::Kept(now),
-            Line::Judged(..) => return None,
+            RecordRepr::PollEnd => Self::PollEnd,
+            RecordRepr::OutputsWritten(files) => Self::OutputsWritten(files),
+            RecordRepr::Checkpoint(now) => Self::Checkpoint(now),
+            RecordRepr::RuleInput(..) => return None,
         })
     }
 }
 
-impl Judged {
-    pub(crate) fn line(&self) -> Line {
+impl LoggedInput {
+    pub(crate) fn to_repr(&self) -> RecordRepr {
         let reason = RecordReason::ALL.iter().position(|reason| *reason == self.reason).unwrap_or(0);
-        Line::Judged(self.at.as_nanos(), plain(&self.flow), reason as u8, self.open)
+        RecordRepr::RuleInput(self.at.as_nanos(), to_repr(&self.flow), reason as u8, self.open)
     }
 
-    /// From bytes; `None` where they are none.
+    /// Decodes an input; `None` if the bytes are no input.
     pub(crate) fn read(bytes: &[u8]) -> Option<Self> {
         match postcard::from_bytes(bytes).ok()? {
-            Line::Judged(at, plain, reason, open) => Some(Self {
+            RecordRepr::RuleInput(at, repr, reason, open) => Some(Self {
                 at: Time::from_nanos(at),
-                flow: flow(plain),
+                flow: from_repr(repr),
                 reason: *RecordReason::ALL.get(usize::from(reason))?,
                 open,
             }),
@@ -155,20 +162,22 @@ impl Judged {
     }
 }
 
-fn way(way: &Direction) -> Way {
-    let Direction { packets, bytes, payload, data_packets, data_bytes, last } = *way;
+fn to_direction_repr(direction: &Direction) -> DirectionRepr {
+    let Direction { packets, bytes, payload, data_packets, data_bytes, last } = *direction;
     (packets, bytes, payload, data_packets, data_bytes, last.map(Time::as_nanos))
 }
 
-fn direction((packets, bytes, payload, data_packets, data_bytes, last): Way) -> Direction {
+fn from_direction_repr(
+    (packets, bytes, payload, data_packets, data_bytes, last): DirectionRepr,
+) -> Direction {
     Direction { packets, bytes, payload, data_packets, data_bytes, last: last.map(Time::from_nanos) }
 }
 
-pub(crate) fn plain(flow: &Flow) -> Plain {
-    Plain {
+pub(crate) fn to_repr(flow: &Flow) -> FlowRepr {
+    FlowRepr {
         key: flow.key,
-        up: way(&flow.up),
-        down: way(&flow.down),
+        up: to_direction_repr(&flow.up),
+        down: to_direction_repr(&flow.down),
         first: flow.first.as_nanos(),
         messages: flow.messages,
         rejected: flow.rejected,
@@ -178,22 +187,22 @@ pub(crate) fn plain(flow: &Flow) -> Plain {
     }
 }
 
-pub(crate) fn flow(plain: Plain) -> Flow {
+pub(crate) fn from_repr(repr: FlowRepr) -> Flow {
     Flow {
-        key: plain.key,
-        up: direction(plain.up),
-        down: direction(plain.down),
-        first: Time::from_nanos(plain.first),
-        messages: plain.messages,
-        rejected: plain.rejected,
-        mac: plain.mac,
-        interface: plain.interface,
-        facts: facts_of(plain.facts),
+        key: repr.key,
+        up: from_direction_repr(repr.up),
+        down: from_direction_repr(repr.down),
+        first: Time::from_nanos(repr.first),
+        messages: repr.messages,
+        rejected: repr.rejected,
+        mac: repr.mac,
+        interface: repr.interface,
+        facts: facts_of(repr.facts),
     }
 }
 
-/// A flow's key as its bytes.
-mod packed {
+/// Serialises a flow key as its bytes.
+mod packed_key {
     use mailflow_common::FlowKey;
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
@@ -216,7 +225,7 @@ pub(crate) mod tests {
 
     pub(crate) fn some_flow(port: u16) -> Flow {
         let at = |seconds: u64| Time::from_nanos(seconds * 1_000_000_000);
-        let way = |n| Direction {
+        let direction = |n| Direction {
             packets: n,
             bytes: n * 100,
             payload: n * 50,
@@ -235,7 +244,7 @@ pub(crate) mod tests {
         let facts = Facts { syn: 1, inspected: 3, upgrade: 2, ..Facts::NONE };
         Flow {
             key,
-            up: way(7),
+            up: direction(7),
             down: Direction::default(),
             first: at(3),
             messages: 2,
@@ -246,21 +255,21 @@ pub(crate) mod tests {
         }
     }
 
-    fn bytes(line: &Line) -> Vec<u8> {
+    fn bytes(line: &RecordRepr) -> Vec<u8> {
         postcard::to_stdvec(line).unwrap()
     }
 
     #[test]
-    fn a_key_that_is_cut_is_no_entry() {
+    fn a_truncated_key_is_no_record() {
         let [whole, cut] = [40, 39].map(|length| {
             let key = vec![0u8; length];
-            let way: Way = (0, 0, 0, 0, 0, None);
-            // As `Line::Ended` is written.
+            let direction: DirectionRepr = (0, 0, 0, 0, 0, None);
+            // Same encoding as `RecordRepr::FlowEnded`.
             postcard::to_stdvec(&(
                 1u8,
                 key,
-                way,
-                way,
+                direction,
+                direction,
                 0u64,
                 [0u32; 2],
                 None::<[u8; 6]>,
@@ -269,12 +278,14 @@ pub(crate) mod tests {
             ))
             .unwrap()
         });
-        assert!(matches!(Entry::read(&whole), Some(Entry::Ended(flow)) if flow.key == FlowKey::default()));
-        assert_eq!(Entry::read(&cut), None);
+        assert!(
+            matches!(JournalRecord::read(&whole), Some(JournalRecord::FlowEnded(flow)) if flow.key == FlowKey::default())
+        );
+        assert_eq!(JournalRecord::read(&cut), None);
     }
 
     #[test]
-    fn entries_come_back() {
+    fn records_are_decoded_as_they_were_encoded() {
         let flow = some_flow(4_000);
         let spill = Spill {
             key: mailflow_common::SourceOverflowKey { source: flow.key.client, server_port: 25, protocol: 6 },
@@ -284,20 +295,24 @@ pub(crate) mod tests {
             sessions: 2,
             over: true,
         };
-        for entry in [
-            Entry::Poll { now: Time::from_nanos(9), epoch: -5 },
-            Entry::Ended(flow.clone()),
-            Entry::Lives(flow.clone()),
-            Entry::Finished(Finished { flow: flow.clone(), replaced: Time::from_nanos(11) }, vec![1, 2]),
-            Entry::Active(flow.clone()),
-            Entry::Spilled(spill),
-            Entry::Over,
+        for record in [
+            JournalRecord::PollBegin { now: Time::from_nanos(9), epoch: -5 },
+            JournalRecord::FlowEnded(flow.clone()),
+            JournalRecord::EvictionRejected(flow.clone()),
+            JournalRecord::FlowSuperseded(
+                Finished { flow: flow.clone(), replaced: Time::from_nanos(11) },
+                vec![1, 2],
+            ),
+            JournalRecord::FlowInterim(flow.clone()),
+            JournalRecord::SourceOverflow(spill),
+            JournalRecord::PollEnd,
         ] {
-            assert_eq!(Entry::read(&bytes(&entry.line())), Some(entry));
+            assert_eq!(JournalRecord::read(&bytes(&record.to_repr())), Some(record));
         }
-        let judged = Judged { at: Time::from_nanos(8), flow, reason: RecordReason::Shutdown, open: true };
-        assert_eq!(Judged::read(&bytes(&judged.line())), Some(judged.clone()));
-        assert_eq!(Entry::read(&bytes(&judged.line())), None);
-        assert_eq!(Entry::read(&[99, 1, 2]), None);
+        let logged_input =
+            LoggedInput { at: Time::from_nanos(8), flow, reason: RecordReason::Shutdown, open: true };
+        assert_eq!(LoggedInput::read(&bytes(&logged_input.to_repr())), Some(logged_input.clone()));
+        assert_eq!(JournalRecord::read(&bytes(&logged_input.to_repr())), None);
+        assert_eq!(JournalRecord::read(&[99, 1, 2]), None);
     }
 }

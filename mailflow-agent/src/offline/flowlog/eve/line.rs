@@ -1,55 +1,55 @@
-//! EVE flow lines as they are written, mailflow's own and Suricata's.
+//! Structure of EVE flow lines, mailflow's own and Suricata's.
 
 use crate::offline::flowlog::{
-    ends::Ends,
-    fault::Fault,
+    endpoints::LogEndpoints,
+    error::LineError,
     json,
-    text::{Flags, Mac, Moment, Proto, Read},
+    text::{LogProtocol, LogTimestamp, MacAddress, Parsed, TcpFlags},
 };
 use mailflow_common::Vlans;
 use mailflow_engine::inputs::Inputs;
 use serde::{Deserialize, Deserializer};
 use std::{borrow::Cow, net::IpAddr};
 
-/// A string that is not copied unless it must be.
+/// String that is borrowed from the line if it has no escapes.
 #[derive(Debug, Deserialize)]
-pub(crate) struct Word<'a>(#[serde(borrow)] pub(crate) Cow<'a, str>);
+pub(crate) struct CowStr<'a>(#[serde(borrow)] pub(crate) Cow<'a, str>);
 
-/// A flow line.
+/// EVE flow line.
 #[derive(Debug, Deserialize)]
-pub(crate) struct Flow<'a> {
+pub(crate) struct EveFlowLine<'a> {
     #[serde(borrow)]
-    pub(crate) event_type: Word<'a>,
-    pub(crate) src_ip: Read<IpAddr>,
+    pub(crate) event_type: CowStr<'a>,
+    pub(crate) src_ip: Parsed<IpAddr>,
     pub(crate) src_port: Option<u16>,
-    pub(crate) dest_ip: Read<IpAddr>,
+    pub(crate) dest_ip: Parsed<IpAddr>,
     pub(crate) dest_port: Option<u16>,
-    pub(crate) proto: Read<Proto>,
+    pub(crate) proto: Parsed<LogProtocol>,
     #[serde(borrow)]
-    pub(crate) app_proto: Option<Word<'a>>,
-    /// Suricata: what it was before it changed to TLS.
+    pub(crate) app_proto: Option<CowStr<'a>>,
+    /// Suricata: the protocol before the upgrade to TLS.
     #[serde(borrow)]
-    pub(crate) app_proto_orig: Option<Word<'a>>,
+    pub(crate) app_proto_orig: Option<CowStr<'a>>,
     #[serde(default, deserialize_with = "tags")]
     pub(crate) vlan: Vec<u16>,
     #[serde(borrow)]
-    pub(crate) flow: Counters<'a>,
-    pub(crate) tcp: Option<Tcp>,
+    pub(crate) flow: EveCounters<'a>,
+    pub(crate) tcp: Option<EveTcp>,
     #[serde(borrow)]
-    pub(crate) mailflow: Option<Extra<'a>>,
+    pub(crate) mailflow: Option<MailflowFields<'a>>,
 }
 
-impl Flow<'_> {
-    /// The two ends; `None` for a protocol without ports.
-    pub(crate) fn ends(&self, line: &[u8]) -> Result<Option<Ends>, Fault> {
-        if self.proto.0 == Proto::Other {
+impl EveFlowLine<'_> {
+    /// Returns the endpoints; `None` for a protocol without ports.
+    pub(crate) fn endpoints(&self, line: &[u8]) -> Result<Option<LogEndpoints>, LineError> {
+        if self.proto.0 == LogProtocol::Other {
             return Ok(None);
         }
         let port = |port: Option<u16>, name: &str| {
-            port.ok_or_else(|| Fault::new(line.len(), "", format!("missing field `{name}`")))
+            port.ok_or_else(|| LineError::new(line.len(), "", format!("missing field `{name}`")))
         };
         let vlans = self.vlan.iter().fold(Vlans::default(), |vlans, tag| vlans.push(*tag));
-        Ok(Some(Ends {
+        Ok(Some(LogEndpoints {
             source: (self.src_ip.0, port(self.src_port, "src_port")?),
             destination: (self.dest_ip.0, port(self.dest_port, "dest_port")?),
             proto: self.proto.0,
@@ -57,18 +57,18 @@ impl Flow<'_> {
         }))
     }
 
-    /// The first and the last packet.
-    pub(crate) fn times(&self, line: &[u8]) -> Result<(Moment, Moment), Fault> {
-        let (Read(start), Read(end)) = (self.flow.start, self.flow.end);
+    /// Returns the times of the first and the last packet.
+    pub(crate) fn times(&self, line: &[u8]) -> Result<(LogTimestamp, LogTimestamp), LineError> {
+        let (Parsed(start), Parsed(end)) = (self.flow.start, self.flow.end);
         if end.0 < start.0 {
-            return Err(Fault::new(json::column(line, "flow.end"), "flow.end", "lies before flow.start"));
+            return Err(LineError::new(json::column(line, "flow.end"), "flow.end", "lies before flow.start"));
         }
         Ok((start, end))
     }
 }
 
 #[derive(Debug, Deserialize)]
-pub(crate) struct Counters<'a> {
+pub(crate) struct EveCounters<'a> {
     #[serde(deserialize_with = "nullable")]
     pub(crate) pkts_toserver: Option<u64>,
     #[serde(deserialize_with = "nullable")]
@@ -77,16 +77,16 @@ pub(crate) struct Counters<'a> {
     pub(crate) pkts_toclient: Option<u64>,
     #[serde(deserialize_with = "nullable")]
     pub(crate) bytes_toclient: Option<u64>,
-    pub(crate) start: Read<Moment>,
-    pub(crate) end: Read<Moment>,
+    pub(crate) start: Parsed<LogTimestamp>,
+    pub(crate) end: Parsed<LogTimestamp>,
     #[serde(borrow)]
-    pub(crate) state: Option<Word<'a>>,
+    pub(crate) state: Option<CowStr<'a>>,
     #[serde(borrow)]
-    pub(crate) reason: Option<Word<'a>>,
+    pub(crate) reason: Option<CowStr<'a>>,
 }
 
-impl Counters<'_> {
-    /// Returns the inputs that both directions have.
+impl EveCounters<'_> {
+    /// Returns the fields that are recorded for both directions.
     pub(crate) fn inputs(&self) -> Inputs {
         let both = |one: Option<u64>, other: Option<u64>| one.and(other).is_some();
         let mut inputs = Inputs::empty();
@@ -96,12 +96,12 @@ impl Counters<'_> {
     }
 }
 
-/// A number that must be there, and may be null: what a log of evidence has for what is not known.
+/// Reads a number that must exist, and may be null: evidence has null for unknown values.
 pub(crate) fn nullable<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
     Option::deserialize(from)
 }
 
-/// VLAN tags: a list, or one, or null, or none.
+/// Reads VLAN tags: a list, one tag, null, or nothing.
 pub(crate) fn tags<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u16>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged, expecting = "expected a VLAN tag from 0 to 65535, or a list of them")]
@@ -116,9 +116,9 @@ pub(crate) fn tags<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u16>, D::Er
     })
 }
 
-/// What mailflow adds to an EVE line.
+/// Fields that mailflow adds to EVE.
 #[derive(Debug, Default, Deserialize)]
-pub(crate) struct Extra<'a> {
+pub(crate) struct MailflowFields<'a> {
     pub(crate) payload_up: Option<u64>,
     pub(crate) payload_down: Option<u64>,
     pub(crate) data_packets_up: Option<u64>,
@@ -128,17 +128,17 @@ pub(crate) struct Extra<'a> {
     pub(crate) messages_estimated: Option<u32>,
     pub(crate) messages_rejected: Option<u32>,
     #[serde(borrow)]
-    pub(crate) app_evidence: Option<Word<'a>>,
+    pub(crate) app_evidence: Option<CowStr<'a>>,
     pub(crate) complete: Option<bool>,
     pub(crate) syn: Option<bool>,
     pub(crate) synack: Option<bool>,
     pub(crate) mptcp_join: Option<bool>,
-    pub(crate) mac: Option<Read<Mac>>,
+    pub(crate) mac: Option<Parsed<MacAddress>>,
 }
 
-/// What Suricata says of TCP: the flags seen each way, all packets together.
+/// TCP flags that Suricata saw in each direction, of all packets together.
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
-pub(crate) struct Tcp {
-    pub(crate) tcp_flags_ts: Option<Read<Flags>>,
-    pub(crate) tcp_flags_tc: Option<Read<Flags>>,
+pub(crate) struct EveTcp {
+    pub(crate) tcp_flags_ts: Option<Parsed<TcpFlags>>,
+    pub(crate) tcp_flags_tc: Option<Parsed<TcpFlags>>,
 }

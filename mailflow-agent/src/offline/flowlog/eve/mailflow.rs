@@ -2,31 +2,39 @@
 
 use mailflow_common::{App, Facts, seen};
 
-use super::line::{Counters, Extra, Flow as Eve};
+use super::line::{EveCounters, EveFlowLine, MailflowFields};
 use crate::offline::flowlog::{
-    Entry, Origin, Reading, app,
-    ends::Handshake,
-    entry::Found,
-    fault::Fault,
+    LogOrigin, LogRecord, ReadContext, app,
+    endpoints::ClientEvidence,
+    error::LineError,
     json,
-    text::{Read, Text, refused},
+    outcome::ParsedRecord,
+    text::{Parsed, TextValue, describe_mismatch},
 };
 use mailflow_engine::{
     flow::{Direction, Flow, FlowRecord, RecordReason},
     inputs::Inputs,
 };
 
-/// The record of a line; its source is the client.
-pub(crate) fn entry(line: &Eve<'_>, extra: &Extra<'_>, text: &[u8], reading: &Reading<'_>) -> Found {
-    let Some(ends) = line.ends(text)? else { return Ok(None) };
-    let Some((key, ..)) = ends.place(Handshake::OfSource, reading.services) else { return Ok(None) };
+/// Returns the record of a line. The source is the client.
+pub(crate) fn record(
+    line: &EveFlowLine<'_>,
+    extra: &MailflowFields<'_>,
+    text: &[u8],
+    context: &ReadContext<'_>,
+) -> ParsedRecord {
+    let Some(endpoints) = line.endpoints(text)? else { return Ok(None) };
+    let Some((key, ..)) = endpoints.flow_key(ClientEvidence::SourceHandshake, context.services) else {
+        return Ok(None);
+    };
     let (start, end) = line.times(text)?;
     let counters = &line.flow;
-    let app = line.app_proto.as_ref().map_or(Ok(App::Unseen), |app| named(&app.0, "app_proto", text))?;
+    let app =
+        line.app_proto.as_ref().map_or(Ok(App::Unseen), |app| parse_named(&app.0, "app_proto", text))?;
     let reason = counters
         .reason
         .as_ref()
-        .map_or(Ok(RecordReason::Closed), |reason| named(&reason.0, "flow.reason", text))?;
+        .map_or(Ok(RecordReason::Closed), |reason| parse_named(&reason.0, "flow.reason", text))?;
 
     let direction = |packets: Option<u64>,
                      bytes: Option<u64>,
@@ -56,7 +64,7 @@ pub(crate) fn entry(line: &Eve<'_>, extra: &Extra<'_>, text: &[u8], reading: &Re
         ..Facts::default()
     };
     let client = extra.app_evidence.as_ref().is_some_and(|evidence| evidence.0 == "client_hello");
-    app::stands_for(app, client, &mut facts);
+    app::set_facts(app, client, &mut facts);
 
     let flow = Flow {
         key,
@@ -65,16 +73,16 @@ pub(crate) fn entry(line: &Eve<'_>, extra: &Extra<'_>, text: &[u8], reading: &Re
         first: start.0,
         messages: extra.messages_estimated.unwrap_or_default(),
         rejected: extra.messages_rejected.unwrap_or_default(),
-        mac: extra.mac.map(|Read(mac)| mac.0),
+        mac: extra.mac.map(|Parsed(mac)| mac.0),
         interface: None,
         facts,
     };
     let complete = extra.complete.unwrap_or_default();
     let record = FlowRecord { flow, app, reason, complete, inputs: inputs(counters, extra) };
-    Ok(Some(Entry { record, origin: Origin::Mailflow }))
+    Ok(Some(LogRecord { record, origin: LogOrigin::Mailflow }))
 }
 
-fn inputs(counters: &Counters<'_>, extra: &Extra<'_>) -> Inputs {
+fn inputs(counters: &EveCounters<'_>, extra: &MailflowFields<'_>) -> Inputs {
     let both = |one: Option<u64>, other: Option<u64>| one.and(other).is_some();
     let mut inputs = counters.inputs();
     inputs.set(Inputs::PAYLOAD, both(extra.payload_up, extra.payload_down));
@@ -86,6 +94,7 @@ fn inputs(counters: &Counters<'_>, extra: &Extra<'_>) -> Inputs {
     inputs
 }
 
-fn named<T: Text>(name: &str, field: &str, text: &[u8]) -> Result<T, Fault> {
-    T::read(name).ok_or_else(|| Fault::new(json::column(text, field), field, refused(name, T::EXPECTED)))
+fn parse_named<T: TextValue>(name: &str, field: &str, text: &[u8]) -> Result<T, LineError> {
+    T::parse(name)
+        .ok_or_else(|| LineError::new(json::column(text, field), field, describe_mismatch(name, T::EXPECTED)))
 }

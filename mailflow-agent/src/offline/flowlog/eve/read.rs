@@ -1,49 +1,49 @@
-//! EVE `flow` lines: what mailflow's own have in common with Suricata's.
+//! Reader of EVE lines, for mailflow's own and Suricata's.
 
 use serde::Deserialize;
 
 use super::{
     fast,
-    line::{Flow, Word},
+    line::{CowStr, EveFlowLine},
     mailflow, suricata,
 };
-use crate::offline::flowlog::{Line, Reading, Skipped, fault::Fault, json};
+use crate::offline::flowlog::{LineOutcome, ReadContext, SkipReason, error::LineError, json};
 
-/// The line's kind alone.
+/// Event type of a line, without its other fields.
 #[derive(Deserialize)]
-struct Kind<'a> {
+struct EventType<'a> {
     #[serde(borrow)]
-    event_type: Option<Word<'a>>,
+    event_type: Option<CowStr<'a>>,
 }
 
 /// Reads one line.
-pub(crate) fn read(line: &[u8], reading: &Reading<'_>) -> Result<Line, Fault> {
+pub(crate) fn read(line: &[u8], context: &ReadContext<'_>) -> Result<LineOutcome, LineError> {
     if let Some(flow) = fast::read(line).filter(|flow| flow.event_type.0 == "flow") {
-        return flow.line(line, reading);
+        return flow.outcome(line, context);
     }
-    // Lines of other kinds have fields of the same names and other forms.
+    // Other event types have fields of the same names with other types.
     if memchr::memmem::find(line, b"\"event_type\":\"flow\"").is_none() {
-        let kind: Kind<'_> = json::read(line)?;
+        let kind: EventType<'_> = json::read(line)?;
         match kind.event_type.as_ref().map(|kind| &*kind.0) {
             Some("flow") => {}
-            Some("netflow") => return Ok(Line::Skipped(Skipped::OneWay)),
-            _ => return Ok(Line::Skipped(Skipped::OtherEvent)),
+            Some("netflow") => return Ok(LineOutcome::Skipped(SkipReason::OneWay)),
+            _ => return Ok(LineOutcome::Skipped(SkipReason::OtherEvent)),
         }
     }
-    let flow: Flow<'_> = json::read(line)?;
+    let flow: EveFlowLine<'_> = json::read(line)?;
     if flow.event_type.0 != "flow" {
-        return Ok(Line::Skipped(Skipped::OtherEvent));
+        return Ok(LineOutcome::Skipped(SkipReason::OtherEvent));
     }
-    flow.line(line, reading)
+    flow.outcome(line, context)
 }
 
-impl Flow<'_> {
-    /// Returns its record, or the reason why it gives none.
-    fn line(&self, line: &[u8], reading: &Reading<'_>) -> Result<Line, Fault> {
-        let entry = match &self.mailflow {
-            Some(extra) => mailflow::entry(self, extra, line, reading)?,
-            None => suricata::entry(self, line, reading)?,
+impl EveFlowLine<'_> {
+    /// Returns the record of the line, or the reason why it is skipped.
+    fn outcome(&self, line: &[u8], context: &ReadContext<'_>) -> Result<LineOutcome, LineError> {
+        let record = match &self.mailflow {
+            Some(extra) => mailflow::record(self, extra, line, context)?,
+            None => suricata::record(self, line, context)?,
         };
-        Ok(entry.map_or(Line::Skipped(Skipped::NotWatched), Line::Entry))
+        Ok(record.map_or(LineOutcome::Skipped(SkipReason::NotWatched), LineOutcome::Record))
     }
 }

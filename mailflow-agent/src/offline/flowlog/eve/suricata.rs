@@ -1,28 +1,28 @@
 //! Suricata's EVE flow lines.
 //!
-//! Its bytes are whole frames. What Ethernet and VLAN tags add is taken off, but not the padding of
-//! frames below 60 bytes, of which the line tells nothing.
+//! Byte counts of Suricata are of whole frames. The Ethernet header and VLAN tags are subtracted. The
+//! padding of frames below 60 bytes is not, as a line does not record it.
 
 use mailflow_common::Facts;
 
-use super::line::{Flow as Eve, Tcp};
+use super::line::{EveFlowLine, EveTcp};
 use crate::offline::flowlog::{
-    Entry, Origin, Reading, app,
-    ends::{Handshake, Lie, without_session},
-    entry::Found,
-    fault::Fault,
+    LogOrigin, LogRecord, ReadContext, app,
+    endpoints::{ClientEvidence, Orientation, known_without_session},
+    error::LineError,
     json,
-    text::{Flags, Proto, Read, refused},
+    outcome::ParsedRecord,
+    text::{LogProtocol, Parsed, TcpFlags, describe_mismatch},
 };
 use mailflow_engine::{
     flow::{Direction, Flow, FlowRecord, RecordReason},
     inputs::Inputs,
 };
 
-/// An Ethernet header (IEEE 802.3).
-const ETHERNET: u64 = 14;
-/// A VLAN tag (IEEE 802.1Q).
-const TAG: u64 = 4;
+/// Length of an Ethernet header (IEEE 802.3).
+const ETHERNET_HEADER: u64 = 14;
+/// Length of a VLAN tag (IEEE 802.1Q).
+const VLAN_TAG: u64 = 4;
 
 /// TCP flags (RFC 9293, 3.1).
 mod flag {
@@ -32,33 +32,36 @@ mod flag {
     pub(crate) const ACK: u8 = 0x10;
 }
 
-/// The record of a line.
-pub(crate) fn entry(line: &Eve<'_>, text: &[u8], reading: &Reading<'_>) -> Found {
-    let Some(ends) = line.ends(text)? else { return Ok(None) };
-    let (inputs, mut facts) = seen(line);
-    let handshake = match (facts.syn, facts.syn_ack) {
-        (0, 0) => Handshake::Unseen,
-        _ => Handshake::OfSource,
+/// Returns the record of a line.
+pub(crate) fn record(line: &EveFlowLine<'_>, text: &[u8], context: &ReadContext<'_>) -> ParsedRecord {
+    let Some(endpoints) = line.endpoints(text)? else { return Ok(None) };
+    let (inputs, mut facts) = recorded_fields(line);
+    let evidence = match (facts.syn, facts.syn_ack) {
+        (0, 0) => ClientEvidence::NoHandshake,
+        _ => ClientEvidence::SourceHandshake,
     };
-    let Some((key, lie, service)) = ends.place(handshake, reading.services) else { return Ok(None) };
+    let Some((key, orientation, service)) = endpoints.flow_key(evidence, context.services) else {
+        return Ok(None);
+    };
     let (start, end) = line.times(text)?;
     let counters = &line.flow;
 
-    let overhead = reading.l2_overhead.map_or(ETHERNET + TAG * line.vlan.len() as u64, u64::from);
-    let direction = |packets: Option<u64>, frames: Option<u64>, field: &str| {
+    let overhead = context.l2_overhead.map_or(ETHERNET_HEADER + VLAN_TAG * line.vlan.len() as u64, u64::from);
+    let direction = |packets: Option<u64>, frame_bytes: Option<u64>, field: &str| {
         let last = packets.is_none_or(|packets| packets > 0).then_some(end.0);
-        // Without the packets it is not known what to take off.
-        let (Some(packets), Some(frames)) = (packets, frames) else {
+        // Without the number of packets the overhead is unknown.
+        let (Some(packets), Some(frame_bytes)) = (packets, frame_bytes) else {
             return Ok(Direction { packets: packets.unwrap_or_default(), last, ..Direction::default() });
         };
-        let bytes = packets.checked_mul(overhead).and_then(|overhead| frames.checked_sub(overhead));
+        let bytes = packets.checked_mul(overhead).and_then(|overhead| frame_bytes.checked_sub(overhead));
         let expected = || format!("at least {overhead} a packet, of which there are {packets}");
-        let short = || Fault::new(json::column(text, field), field, refused(frames, &expected()));
-        bytes.map(|bytes| Direction { packets, bytes, last, ..Direction::default() }).ok_or_else(short)
+        let too_short =
+            || LineError::new(json::column(text, field), field, describe_mismatch(frame_bytes, &expected()));
+        bytes.map(|bytes| Direction { packets, bytes, last, ..Direction::default() }).ok_or_else(too_short)
     };
     let mut up = direction(counters.pkts_toserver, counters.bytes_toserver, "flow.bytes_toserver")?;
     let mut down = direction(counters.pkts_toclient, counters.bytes_toclient, "flow.bytes_toclient")?;
-    if lie == Lie::Reversed {
+    if orientation == Orientation::Reversed {
         std::mem::swap(&mut up, &mut down);
         std::mem::swap(&mut facts.fin_up, &mut facts.fin_down);
     }
@@ -66,27 +69,28 @@ pub(crate) fn entry(line: &Eve<'_>, text: &[u8], reading: &Reading<'_>) -> Found
     facts.seen = (down.packets > 0).into();
 
     let names = [&line.app_proto, &line.app_proto_orig].into_iter().flatten().map(|name| &*name.0);
-    let app = app::class(names, service);
-    app::stands_for(app, false, &mut facts);
+    let app = app::classify_names(names, service);
+    app::set_facts(app, false, &mut facts);
     let closed = facts.closed() || counters.state.as_ref().is_some_and(|state| state.0 == "closed");
     let reason = if closed { RecordReason::Closed } else { RecordReason::Idle };
     let complete = match line.proto.0 {
-        Proto::Tcp => facts.syn != 0 && (unanswered || facts.syn_ack != 0),
+        LogProtocol::Tcp => facts.syn != 0 && (unanswered || facts.syn_ack != 0),
         _ => true,
     };
     let flow =
         Flow { key, up, down, first: start.0, messages: 0, rejected: 0, mac: None, interface: None, facts };
     let record = FlowRecord { flow, app, reason, complete, inputs };
-    Ok(Some(Entry { record, origin: Origin::Suricata }))
+    Ok(Some(LogRecord { record, origin: LogOrigin::Suricata }))
 }
 
-/// What the line tells, and the facts among it.
-fn seen(line: &Eve<'_>) -> (Inputs, Facts) {
+/// Returns the fields that the line records, and the facts of the handshake.
+fn recorded_fields(line: &EveFlowLine<'_>) -> (Inputs, Facts) {
     let mut inputs = line.flow.inputs();
     if !inputs.contains(Inputs::PACKETS) {
         inputs.remove(Inputs::BYTES);
     }
-    let Some(Tcp { tcp_flags_ts: Some(Read(Flags(up))), tcp_flags_tc: Some(Read(Flags(down))) }) = line.tcp
+    let Some(EveTcp { tcp_flags_ts: Some(Parsed(TcpFlags(up))), tcp_flags_tc: Some(Parsed(TcpFlags(down))) }) =
+        line.tcp
     else {
         return (inputs, Facts::default());
     };
@@ -99,5 +103,5 @@ fn seen(line: &Eve<'_>) -> (Inputs, Facts) {
         reset: has(up | down, flag::RST),
         ..Facts::default()
     };
-    (inputs | Inputs::SYN | Inputs::SYN_ACK | without_session(&facts), facts)
+    (inputs | Inputs::SYN | Inputs::SYN_ACK | known_without_session(&facts), facts)
 }

@@ -1,84 +1,89 @@
-//! Zeek's conn.log as columns, with its header.
+//! Zeek's conn.log in columns, with its header.
 
 use std::borrow::Cow;
 
 use super::{
-    conn::{self, Conn, Service},
-    fields::Field,
-    names::{self, Renamed},
+    conn::{self, ZeekConn, ZeekService},
+    fields::ZeekField,
+    names::{self, RenamedColumn},
 };
 use crate::offline::flowlog::{
-    Line, Reading, Skipped,
-    eve::line::Word,
-    fault::Fault,
-    text::{Read, Text, refused},
+    LineOutcome, ReadContext, SkipReason,
+    error::LineError,
+    eve::line::CowStr,
+    text::{Parsed, TextValue, describe_mismatch},
 };
 
-/// What the header says so far. Logs that were put together have more than one.
+/// Header lines so far. A concatenated log has several headers.
 #[derive(Clone, Debug)]
-pub(crate) struct Columns {
+pub(crate) struct ZeekColumns {
     separator: String,
     unset: String,
     empty: String,
-    /// What stands between the members of a set.
-    members: String,
+    /// Separator of the members of a set.
+    set_separator: String,
     path: Option<String>,
-    /// Set while the lines are of a log of something else.
-    foreign: bool,
-    /// Connections have been read, so that only a part is of something else.
-    began: bool,
+    /// True while the lines are of another log than one of connections.
+    other_log: bool,
+    /// True once connections were read. After that, another log is only a part to skip.
+    has_connections: bool,
     names: Vec<String>,
-    /// The place of each of [`Field::ALL`] among the columns.
-    places: [Option<usize>; Field::ALL.len()],
+    /// Index of the column of each of [`ZeekField::ALL`].
+    column_indexes: [Option<usize>; ZeekField::ALL.len()],
 }
 
-impl Default for Columns {
+impl Default for ZeekColumns {
     fn default() -> Self {
         Self {
             separator: "\t".to_owned(),
             unset: "-".to_owned(),
             empty: "(empty)".to_owned(),
-            members: ",".to_owned(),
+            set_separator: ",".to_owned(),
             path: None,
-            foreign: false,
-            began: false,
+            other_log: false,
+            has_connections: false,
             names: Vec::new(),
-            places: [None; Field::ALL.len()],
+            column_indexes: [None; ZeekField::ALL.len()],
         }
     }
 }
 
-impl Columns {
-    /// Reads a line of the header (`#...`). An error is one of the whole log: what it is instead of
-    /// connections with their ends.
-    pub(crate) fn header(&mut self, line: &str, renamed: &[Renamed]) -> Result<(), String> {
+impl ZeekColumns {
+    /// Reads a header line (`#...`). An error is a description of a log that has no connections with their
+    /// endpoints.
+    pub(crate) fn header(&mut self, line: &str, renamed: &[RenamedColumn]) -> Result<(), String> {
         if let Some(separator) = line.strip_prefix("#separator ") {
-            *self = Self { separator: unescaped(separator), began: self.began, ..Self::default() };
+            *self = Self {
+                separator: unescape(separator),
+                has_connections: self.has_connections,
+                ..Self::default()
+            };
             return Ok(());
         }
         let Some((name, value)) = line.split_once(self.separator.as_str()) else { return Ok(()) };
         match name {
             "#unset_field" => self.unset = value.to_owned(),
-            "#set_separator" if !value.is_empty() => self.members = unescaped(value),
+            "#set_separator" if !value.is_empty() => self.set_separator = unescape(value),
             "#empty_field" => self.empty = value.to_owned(),
-            "#path" if conn::is_open(value).is_none() => {
-                // Logs that were put together may be of several kinds.
-                if !self.began {
+            "#path" if conn::open_state(value).is_none() => {
+                // A concatenated log may contain logs of several types.
+                if !self.has_connections {
                     return Err(format!("Zeek's {value}.log"));
                 }
-                self.foreign = true;
+                self.other_log = true;
             }
             "#path" => {
-                self.foreign = false;
+                self.other_log = false;
                 self.path = Some(value.to_owned());
             }
-            "#fields" if self.foreign => {}
+            "#fields" if self.other_log => {}
             "#fields" => {
                 self.names = value.split(self.separator.as_str()).map(str::to_owned).collect();
                 let names = self.names.iter().map(String::as_str);
-                self.places = Field::ALL.map(|(_, name)| names::place(name, renamed, names.clone()));
-                let mut needed = Field::ALL.iter().zip(&self.places).take(Field::NEEDED);
-                if let Some(((_, name), _)) = needed.find(|(_, place)| place.is_none()) {
+                self.column_indexes =
+                    ZeekField::ALL.map(|(_, name)| names::column_index(name, renamed, names.clone()));
+                let mut required = ZeekField::ALL.iter().zip(&self.column_indexes).take(ZeekField::REQUIRED);
+                if let Some(((_, name), _)) = required.find(|(_, index)| index.is_none()) {
                     return Err(format!("a Zeek log without the column {name}"));
                 }
             }
@@ -87,116 +92,116 @@ impl Columns {
         Ok(())
     }
 
-    /// Returns true once connections have been read.
-    pub(crate) fn has_begun(&self) -> bool {
-        self.began
+    /// Returns true once connections were read.
+    pub(crate) fn has_connections(&self) -> bool {
+        self.has_connections
     }
 
-    /// A line of values was read, here or by another.
-    pub(crate) fn begin(&mut self) {
-        self.began |= !self.foreign;
+    /// Notes that a line of values was read, by this thread or another.
+    pub(crate) fn note_values(&mut self) {
+        self.has_connections |= !self.other_log;
     }
 
     /// Reads a line of values.
-    pub(crate) fn read(&mut self, line: &str, reading: &Reading<'_>) -> Result<Line, Fault> {
-        if self.foreign {
-            return Ok(Line::Skipped(Skipped::OtherEvent));
+    pub(crate) fn read(&mut self, line: &str, context: &ReadContext<'_>) -> Result<LineOutcome, LineError> {
+        if self.other_log {
+            return Ok(LineOutcome::Skipped(SkipReason::OtherEvent));
         }
-        self.begin();
+        self.note_values();
         let values: Vec<&str> = line.split(self.separator.as_str()).collect();
         if self.names.is_empty() {
-            return Err(Fault::new(1, "", "values before the `#fields` line, which names their columns"));
+            return Err(LineError::new(1, "", "values before the `#fields` line, which names their columns"));
         }
         if values.len() != self.names.len() {
             let found = format!("{} columns: expected {}", values.len(), self.names.len());
-            return Err(Fault::new(1, "", found));
+            return Err(LineError::new(1, "", found));
         }
-        let row = Row { columns: self, values: &values };
-        let conn = Conn {
-            ts: row.needed(Field::Ts)?,
-            orig_h: row.needed(Field::OrigH)?,
-            orig_p: row.needed(Field::OrigP)?.0,
-            resp_h: row.needed(Field::RespH)?,
-            resp_p: row.needed(Field::RespP)?.0,
-            proto: row.needed(Field::Proto)?,
-            service: row.text(Field::Service).map_or(Service::Unknown, |names| self.service(names)),
-            duration: row.value(Field::Duration)?,
-            conn_state: row.text(Field::ConnState).map(|state| Word(Cow::Borrowed(state))),
-            history: row.text(Field::History).map(|history| Word(Cow::Borrowed(history))),
-            missed_bytes: row.number(Field::MissedBytes)?,
-            orig_bytes: row.number(Field::OrigBytes)?,
-            orig_pkts: row.number(Field::OrigPkts)?,
-            orig_ip_bytes: row.number(Field::OrigIpBytes)?,
-            resp_bytes: row.number(Field::RespBytes)?,
-            resp_pkts: row.number(Field::RespPkts)?,
-            resp_ip_bytes: row.number(Field::RespIpBytes)?,
-            vlan: row.value(Field::Vlan)?.map(|Read(tag)| tag),
-            inner_vlan: row.value(Field::InnerVlan)?.map(|Read(tag)| tag),
-            orig_l2_addr: row.value(Field::OrigL2Addr)?,
-            open: self.path.as_deref().and_then(conn::is_open).unwrap_or_default(),
+        let row = ZeekRow { columns: self, values: &values };
+        let conn = ZeekConn {
+            ts: row.required(ZeekField::Ts)?,
+            orig_h: row.required(ZeekField::OrigH)?,
+            orig_p: row.required(ZeekField::OrigP)?.0,
+            resp_h: row.required(ZeekField::RespH)?,
+            resp_p: row.required(ZeekField::RespP)?.0,
+            proto: row.required(ZeekField::LogProtocol)?,
+            service: row.text(ZeekField::Service).map_or(ZeekService::Unknown, |names| self.service(names)),
+            duration: row.value(ZeekField::Duration)?,
+            conn_state: row.text(ZeekField::ConnState).map(|state| CowStr(Cow::Borrowed(state))),
+            history: row.text(ZeekField::History).map(|history| CowStr(Cow::Borrowed(history))),
+            missed_bytes: row.number(ZeekField::MissedBytes)?,
+            orig_bytes: row.number(ZeekField::OrigBytes)?,
+            orig_pkts: row.number(ZeekField::OrigPkts)?,
+            orig_ip_bytes: row.number(ZeekField::OrigIpBytes)?,
+            resp_bytes: row.number(ZeekField::RespBytes)?,
+            resp_pkts: row.number(ZeekField::RespPkts)?,
+            resp_ip_bytes: row.number(ZeekField::RespIpBytes)?,
+            vlan: row.value(ZeekField::Vlan)?.map(|Parsed(tag)| tag),
+            inner_vlan: row.value(ZeekField::InnerVlan)?.map(|Parsed(tag)| tag),
+            orig_l2_addr: row.value(ZeekField::OrigL2Addr)?,
+            open: self.path.as_deref().and_then(conn::open_state).unwrap_or_default(),
         };
-        Ok(conn.line(reading))
+        Ok(conn.outcome(context))
     }
 
-    fn service<'a>(&self, names: &'a str) -> Service<'a> {
-        let names = names.split(self.members.as_str());
-        Service::List(names.map(|name| Word(Cow::Borrowed(name))).collect())
+    fn service<'a>(&self, names: &'a str) -> ZeekService<'a> {
+        let names = names.split(self.set_separator.as_str());
+        ZeekService::List(names.map(|name| CowStr(Cow::Borrowed(name))).collect())
     }
 }
 
-/// A line of values.
-struct Row<'a> {
-    columns: &'a Columns,
+/// Line of values.
+struct ZeekRow<'a> {
+    columns: &'a ZeekColumns,
     values: &'a [&'a str],
 }
 
-impl<'a> Row<'a> {
-    /// A value as it is written; `None` where it is unset or there is no such column.
-    fn text(&self, field: Field) -> Option<&'a str> {
-        let place = self.columns.places[field as usize]?;
-        let text = *self.values.get(place)?;
+impl<'a> ZeekRow<'a> {
+    /// Returns the text of a value; `None` if it is unset, or if there is no such column.
+    fn text(&self, field: ZeekField) -> Option<&'a str> {
+        let index = self.columns.column_indexes[field as usize]?;
+        let text = *self.values.get(index)?;
         (text != self.columns.unset && text != self.columns.empty).then_some(text)
     }
 
-    fn value<T: Text>(&self, field: Field) -> Result<Option<Read<T>>, Fault> {
+    fn value<T: TextValue>(&self, field: ZeekField) -> Result<Option<Parsed<T>>, LineError> {
         let Some(text) = self.text(field) else { return Ok(None) };
-        T::read(text).map(|value| Some(Read(value))).ok_or_else(|| self.fault(field, text, T::EXPECTED))
+        T::parse(text).map(|value| Some(Parsed(value))).ok_or_else(|| self.error(field, text, T::EXPECTED))
     }
 
-    fn number(&self, field: Field) -> Result<Option<u64>, Fault> {
-        Ok(self.value(field)?.map(|Read(number)| number))
+    fn number(&self, field: ZeekField) -> Result<Option<u64>, LineError> {
+        Ok(self.value(field)?.map(|Parsed(number)| number))
     }
 
-    fn needed<T: Text>(&self, field: Field) -> Result<Read<T>, Fault> {
-        self.value(field)?.ok_or_else(|| self.fault(field, &self.columns.unset, T::EXPECTED))
+    fn required<T: TextValue>(&self, field: ZeekField) -> Result<Parsed<T>, LineError> {
+        self.value(field)?.ok_or_else(|| self.error(field, &self.columns.unset, T::EXPECTED))
     }
 
-    fn fault(&self, field: Field, value: &str, expected: &str) -> Fault {
-        let place = self.columns.places[field as usize].unwrap_or_default();
-        let separators = place * self.columns.separator.len();
-        let column = self.values[..place].iter().map(|value| value.len()).sum::<usize>() + separators + 1;
-        Fault::new(column, Field::ALL[field as usize].1, refused(value, expected))
+    fn error(&self, field: ZeekField, value: &str, expected: &str) -> LineError {
+        let index = self.columns.column_indexes[field as usize].unwrap_or_default();
+        let separators = index * self.columns.separator.len();
+        let column = self.values[..index].iter().map(|value| value.len()).sum::<usize>() + separators + 1;
+        LineError::new(column, ZeekField::ALL[field as usize].1, describe_mismatch(value, expected))
     }
 }
 
-impl Text for u64 {
+impl TextValue for u64 {
     const EXPECTED: &'static str = "a whole number";
 
-    fn read(text: &str) -> Option<Self> {
+    fn parse(text: &str) -> Option<Self> {
         text.parse().ok()
     }
 }
 
-impl Text for u16 {
+impl TextValue for u16 {
     const EXPECTED: &'static str = "a whole number from 0 to 65535";
 
-    fn read(text: &str) -> Option<Self> {
+    fn parse(text: &str) -> Option<Self> {
         text.parse().ok()
     }
 }
 
-/// `\x09` as Zeek writes its separator.
-fn unescaped(text: &str) -> String {
+/// Decodes the form `\x09` in which Zeek writes separators.
+fn unescape(text: &str) -> String {
     let mut pieces = text.split("\\x");
     let mut plain = pieces.next().unwrap_or_default().to_owned();
     for piece in pieces {
@@ -215,14 +220,14 @@ mod tests {
 
     #[test]
     fn fields_are_in_the_order_of_their_numbers() {
-        for (number, (field, _)) in Field::ALL.iter().enumerate() {
+        for (number, (field, _)) in ZeekField::ALL.iter().enumerate() {
             assert_eq!(*field as usize, number);
         }
     }
 
     #[test]
     fn separators_are_unescaped() {
-        assert_eq!([unescaped("\\x09"), unescaped("|"), unescaped("\\x7c\\x7C")], ["\t", "|", "||"]);
-        assert_eq!(unescaped("\\xzz"), "\\xzz");
+        assert_eq!([unescape("\\x09"), unescape("|"), unescape("\\x7c\\x7C")], ["\t", "|", "||"]);
+        assert_eq!(unescape("\\xzz"), "\\xzz");
     }
 }

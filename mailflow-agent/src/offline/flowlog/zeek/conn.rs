@@ -1,4 +1,4 @@
-//! Zeek's conn.log: what its columns and its JSON have in common.
+//! Connections of Zeek, from columns and from JSON.
 
 use std::{borrow::Cow, net::IpAddr};
 
@@ -7,12 +7,12 @@ use serde::Deserialize;
 
 use super::names;
 use crate::offline::flowlog::{
-    Entry, Line, Origin, Reading, Skipped, app,
-    ends::{Ends, Handshake, Lie, without_session},
-    eve::line::Word,
-    fault::Fault,
+    LineOutcome, LogOrigin, LogRecord, ReadContext, SkipReason, app,
+    endpoints::{ClientEvidence, LogEndpoints, Orientation, known_without_session},
+    error::LineError,
+    eve::line::CowStr,
     json,
-    text::{Mac, Moment, Proto, Read, Span},
+    text::{LogDuration, LogProtocol, LogTimestamp, MacAddress, Parsed},
 };
 use mailflow_engine::{
     flow::{Direction, Flow, FlowRecord, RecordReason},
@@ -20,26 +20,26 @@ use mailflow_engine::{
     time::Time,
 };
 
-/// A line of conn.log. What Zeek does not know is left out, or `-` in columns.
+/// Line of conn.log. A value that Zeek does not know is missing, or `-` in columns.
 #[derive(Debug, Deserialize)]
-pub(crate) struct Conn<'a> {
-    pub(crate) ts: Read<Moment>,
+pub(crate) struct ZeekConn<'a> {
+    pub(crate) ts: Parsed<LogTimestamp>,
     #[serde(rename = "id.orig_h")]
-    pub(crate) orig_h: Read<IpAddr>,
+    pub(crate) orig_h: Parsed<IpAddr>,
     #[serde(rename = "id.orig_p")]
     pub(crate) orig_p: u16,
     #[serde(rename = "id.resp_h")]
-    pub(crate) resp_h: Read<IpAddr>,
+    pub(crate) resp_h: Parsed<IpAddr>,
     #[serde(rename = "id.resp_p")]
     pub(crate) resp_p: u16,
-    pub(crate) proto: Read<Proto>,
+    pub(crate) proto: Parsed<LogProtocol>,
     #[serde(borrow, default)]
-    pub(crate) service: Service<'a>,
-    pub(crate) duration: Option<Read<Span>>,
+    pub(crate) service: ZeekService<'a>,
+    pub(crate) duration: Option<Parsed<LogDuration>>,
     #[serde(borrow)]
-    pub(crate) conn_state: Option<Word<'a>>,
+    pub(crate) conn_state: Option<CowStr<'a>>,
     #[serde(borrow)]
-    pub(crate) history: Option<Word<'a>>,
+    pub(crate) history: Option<CowStr<'a>>,
     pub(crate) missed_bytes: Option<u64>,
     pub(crate) orig_bytes: Option<u64>,
     pub(crate) orig_pkts: Option<u64>,
@@ -49,23 +49,23 @@ pub(crate) struct Conn<'a> {
     pub(crate) resp_ip_bytes: Option<u64>,
     pub(crate) vlan: Option<u16>,
     pub(crate) inner_vlan: Option<u16>,
-    pub(crate) orig_l2_addr: Option<Read<Mac>>,
-    /// The log it is of says that the connection is still open.
+    pub(crate) orig_l2_addr: Option<Parsed<MacAddress>>,
+    /// True if the log of the line lists connections that are still open.
     #[serde(skip)]
     pub(crate) open: bool,
 }
 
-/// One name, or several with commas, or a list of names.
+/// Service: one name, several names with commas, or a list of names.
 #[derive(Debug, Default, Deserialize)]
 #[serde(untagged)]
-pub(crate) enum Service<'a> {
+pub(crate) enum ZeekService<'a> {
     #[default]
     Unknown,
     Names(#[serde(borrow)] Cow<'a, str>),
-    List(#[serde(borrow)] Vec<Word<'a>>),
+    List(#[serde(borrow)] Vec<CowStr<'a>>),
 }
 
-impl Service<'_> {
+impl ZeekService<'_> {
     fn names(&self) -> Vec<&str> {
         match self {
             Self::Unknown => Vec::new(),
@@ -75,74 +75,76 @@ impl Service<'_> {
     }
 }
 
-/// Zeek's logs of connections, and whether these are still open there. Packages write the second and the third
-/// one while long connections last, with their totals so far.
-const LOGS: [(&str, bool); 3] = [("conn", false), ("open_conn", true), ("conn_long", true)];
+/// Zeek's logs of connections, and true if the connections are still open. Zeek packages write the second
+/// and the third one during long connections, with the totals so far.
+const CONNECTION_LOGS: [(&str, bool); 3] = [("conn", false), ("open_conn", true), ("conn_long", true)];
 
-/// Returns whether the connections of a log are still open; none where it is not one of connections.
-pub(crate) fn is_open(path: &str) -> Option<bool> {
-    LOGS.iter().find(|(name, _)| *name == path).map(|(_, open)| *open)
+/// Returns true if the connections of a log are still open; `None` if it is no log of connections.
+pub(crate) fn open_state(path: &str) -> Option<bool> {
+    CONNECTION_LOGS.iter().find(|(name, _)| *name == path).map(|(_, open)| *open)
 }
 
-/// Which log a line of JSON is of, where it says so.
+/// Log of a line of JSON, if the line names it.
 #[derive(Deserialize)]
-struct Path<'a> {
+struct LogPath<'a> {
     #[serde(rename = "_path", borrow)]
-    path: Option<Word<'a>>,
+    path: Option<CowStr<'a>>,
 }
 
 /// Reads one line of JSON.
-pub(crate) fn read(line: &[u8], reading: &Reading<'_>) -> Result<Line, Fault> {
+pub(crate) fn read(line: &[u8], context: &ReadContext<'_>) -> Result<LineOutcome, LineError> {
     let mut open = false;
     if memchr::memmem::find(line, b"\"_path\"").is_some() {
-        let Path { path } = json::read(line)?;
-        match path.map_or(Some(false), |path| is_open(&path.0)) {
+        let LogPath { path } = json::read(line)?;
+        match path.map_or(Some(false), |path| open_state(&path.0)) {
             Some(of_log) => open = of_log,
-            None => return Ok(Line::Skipped(Skipped::OtherEvent)),
+            None => return Ok(LineOutcome::Skipped(SkipReason::OtherEvent)),
         }
     }
-    let plain = reading.columns.is_empty() && memchr::memmem::find(line, b"\"id.orig_h\"").is_some();
-    if plain {
-        let conn = Conn { open, ..json::read(line)? };
-        return Ok(conn.line(reading));
+    let own_names = context.columns.is_empty() && memchr::memmem::find(line, b"\"id.orig_h\"").is_some();
+    if own_names {
+        let conn = ZeekConn { open, ..json::read(line)? };
+        return Ok(conn.outcome(context));
     }
-    // Nested, renamed or with underscores: the names that Zeek gives come first.
-    let renamed = serde_json::to_vec(&names::own(json::read(line)?, reading.columns)).unwrap_or_default();
-    let conn: Conn<'_> = json::read(&renamed).map_err(|fault| {
-        let name = fault.field.rsplit('.').next().unwrap_or_default();
-        Fault { column: json::column(line, name), ..fault }
+    // Nested, renamed or with underscores: columns get Zeek's names first.
+    let renamed =
+        serde_json::to_vec(&names::with_zeek_names(json::read(line)?, context.columns)).unwrap_or_default();
+    let conn: ZeekConn<'_> = json::read(&renamed).map_err(|error| {
+        let name = error.field.rsplit('.').next().unwrap_or_default();
+        LineError { column: json::column(line, name), ..error }
     })?;
-    Ok(Conn { open, ..conn }.line(reading))
+    Ok(ZeekConn { open, ..conn }.outcome(context))
 }
 
-impl Conn<'_> {
-    /// Returns its record, or the reason why it gives none.
-    pub(crate) fn line(&self, reading: &Reading<'_>) -> Line {
-        let seen = Seen::of(self);
+impl ZeekConn<'_> {
+    /// Returns the record of the line, or the reason why it is skipped.
+    pub(crate) fn outcome(&self, context: &ReadContext<'_>) -> LineOutcome {
+        let handshake = Handshake::of(self);
         let vlans = [self.vlan, self.inner_vlan].into_iter().flatten();
-        let ends = Ends {
+        let endpoints = LogEndpoints {
             source: (self.orig_h.0, self.orig_p),
             destination: (self.resp_h.0, self.resp_p),
             proto: self.proto.0,
             vlans: vlans.fold(Vlans::default(), Vlans::push),
         };
-        let Some((key, lie, service)) = ends.place(seen.handshake, reading.services) else {
-            return Line::Skipped(Skipped::NotWatched);
+        let Some((key, orientation, service)) = endpoints.flow_key(handshake.evidence, context.services)
+        else {
+            return LineOutcome::Skipped(SkipReason::NotWatched);
         };
-        let Read(Moment(first)) = self.ts;
-        let end = first + std::time::Duration::from_nanos(self.duration.map_or(0, |Read(span)| span.0));
+        let Parsed(LogTimestamp(first)) = self.ts;
+        let end = first + std::time::Duration::from_nanos(self.duration.map_or(0, |Parsed(span)| span.0));
         let mut up = direction(self.orig_pkts, self.orig_ip_bytes, self.orig_bytes, end);
         let mut down = direction(self.resp_pkts, self.resp_ip_bytes, self.resp_bytes, end);
-        let mut facts = seen.facts;
-        if lie == Lie::Reversed {
+        let mut facts = handshake.facts;
+        if orientation == Orientation::Reversed {
             std::mem::swap(&mut up, &mut down);
             std::mem::swap(&mut facts.fin_up, &mut facts.fin_down);
         }
-        let mut inputs = self.inputs(seen.inputs);
+        let mut inputs = self.inputs(handshake.inputs);
         let unanswered = inputs.contains(Inputs::PACKETS) && down.packets == 0;
         facts.seen = (down.packets > 0).into();
-        let app = app::class(self.service.names(), service);
-        app::stands_for(app, false, &mut facts);
+        let app = app::classify_names(self.service.names(), service);
+        app::set_facts(app, false, &mut facts);
 
         let reason = match (self.open, facts.closed()) {
             (true, _) => RecordReason::Active,
@@ -150,18 +152,18 @@ impl Conn<'_> {
             (false, false) => RecordReason::Idle,
         };
         if self.open && facts.syn_ack == 0 {
-            // It may still be answered.
+            // The SYN may still be answered.
             inputs.remove(Inputs::MESSAGES);
         }
         let whole = match self.proto.0 {
-            Proto::Tcp => facts.syn != 0 && (unanswered || facts.syn_ack != 0),
+            LogProtocol::Tcp => facts.syn != 0 && (unanswered || facts.syn_ack != 0),
             _ => true,
         };
         let complete = whole && self.missed_bytes.unwrap_or_default() == 0;
-        let mac = self.orig_l2_addr.filter(|_| lie == Lie::AsTold).map(|Read(mac)| mac.0);
+        let mac = self.orig_l2_addr.filter(|_| orientation == Orientation::AsLogged).map(|Parsed(mac)| mac.0);
         let flow = Flow { key, up, down, first, messages: 0, rejected: 0, mac, interface: None, facts };
         let record = FlowRecord { flow, app, reason, complete, inputs };
-        Line::Entry(Entry { record, origin: Origin::Zeek })
+        LineOutcome::Record(LogRecord { record, origin: LogOrigin::Zeek })
     }
 
     fn inputs(&self, mut inputs: Inputs) -> Inputs {
@@ -178,52 +180,57 @@ fn direction(packets: Option<u64>, bytes: Option<u64>, payload: Option<u64>, end
         packets: packets.unwrap_or_default(),
         bytes: bytes.unwrap_or_default(),
         payload: payload.unwrap_or_default(),
-        // Also of a side of which nothing is known: this is the flow's event time.
+        // Also for a direction without counts: this is the event time of the flow.
         last: Some(end),
         ..Direction::default()
     }
 }
 
-/// What is known of the handshake and the end.
-struct Seen {
-    handshake: Handshake,
+/// Handshake and end of a connection, as far as the log records them.
+struct Handshake {
+    evidence: ClientEvidence,
     inputs: Inputs,
     facts: Facts,
 }
 
-impl Seen {
-    fn of(conn: &Conn<'_>) -> Self {
-        let unseen = Self { handshake: Handshake::Unseen, inputs: Inputs::empty(), facts: Facts::default() };
-        if conn.proto.0 != Proto::Tcp {
+impl Handshake {
+    fn of(conn: &ZeekConn<'_>) -> Self {
+        let unseen =
+            Self { evidence: ClientEvidence::NoHandshake, inputs: Inputs::empty(), facts: Facts::default() };
+        if conn.proto.0 != LogProtocol::Tcp {
             return unseen;
         }
         let inputs = Inputs::SYN | Inputs::SYN_ACK;
-        let (handshake, facts) = match (&conn.history, &conn.conn_state) {
-            (Some(history), _) => by_history(&history.0),
-            (None, Some(state)) => by_state(&state.0),
+        let (evidence, facts) = match (&conn.history, &conn.conn_state) {
+            (Some(history), _) => from_history(&history.0),
+            (None, Some(state)) => from_conn_state(&state.0),
             (None, None) => return unseen,
         };
-        Self { handshake, inputs: inputs | without_session(&facts), facts }
+        Self { evidence, inputs: inputs | known_without_session(&facts), facts }
     }
 }
 
-/// Zeek's `history`: a letter for what each side did, capitals for the originator's.
-fn by_history(history: &str) -> (Handshake, Facts) {
+/// Reads Zeek's `history`: a letter for each event, upper case for the originator.
+fn from_history(history: &str) -> (ClientEvidence, Facts) {
     let [syn, reply, fin_up, fin_down] =
         ['S', 'h', 'F', 'f'].map(|letter| u8::from(history.contains(letter)));
     let reset = u8::from(history.contains(['R', 'r']));
     let facts = Facts { syn, syn_ack: reply, fin_up, fin_down, reset, ..Facts::default() };
     if syn != 0 || reply != 0 {
-        return (Handshake::OfSource, facts);
+        return (ClientEvidence::SourceHandshake, facts);
     }
     // The originator answered a SYN, or the responder sent one.
     let [reply, syn] = ['H', 's'].map(|letter| u8::from(history.contains(letter)));
-    let handshake = if syn != 0 || reply != 0 { Handshake::OfDestination } else { Handshake::Unseen };
-    (handshake, Facts { syn, syn_ack: reply, ..facts })
+    let evidence = if syn != 0 || reply != 0 {
+        ClientEvidence::DestinationHandshake
+    } else {
+        ClientEvidence::NoHandshake
+    };
+    (evidence, Facts { syn, syn_ack: reply, ..facts })
 }
 
-/// Zeek's `conn_state`, where `history` is left out.
-fn by_state(state: &str) -> (Handshake, Facts) {
+/// Reads Zeek's `conn_state`, if there is no `history`.
+fn from_conn_state(state: &str) -> (ClientEvidence, Facts) {
     let (syn, syn_ack, fin_up, fin_down, reset) = match state {
         "S0" => (1, 0, 0, 0, 0),
         "SH" => (1, 0, 1, 0, 0),
@@ -235,7 +242,7 @@ fn by_state(state: &str) -> (Handshake, Facts) {
         "S3" => (1, 1, 0, 1, 0),
         "SF" => (1, 1, 1, 1, 0),
         "RSTO" | "RSTR" => (1, 1, 0, 0, 1),
-        _ => return (Handshake::Unseen, Facts::default()),
+        _ => return (ClientEvidence::NoHandshake, Facts::default()),
     };
-    (Handshake::OfSource, Facts { syn, syn_ack, fin_up, fin_down, reset, ..Facts::default() })
+    (ClientEvidence::SourceHandshake, Facts { syn, syn_ack, fin_up, fin_down, reset, ..Facts::default() })
 }

@@ -1,14 +1,14 @@
-//! The columns of Zeek's conn.log that are read.
+//! Columns of Zeek's conn.log that are read.
 
-/// The columns that are looked at.
+/// Column that is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Field {
+pub(crate) enum ZeekField {
     Ts,
     OrigH,
     OrigP,
     RespH,
     RespP,
-    Proto,
+    LogProtocol,
     Service,
     Duration,
     ConnState,
@@ -25,39 +25,39 @@ pub(crate) enum Field {
     OrigL2Addr,
 }
 
-impl Field {
-    pub(crate) const ALL: [(Field, &'static str); 20] = [
-        (Field::Ts, "ts"),
-        (Field::OrigH, "id.orig_h"),
-        (Field::OrigP, "id.orig_p"),
-        (Field::RespH, "id.resp_h"),
-        (Field::RespP, "id.resp_p"),
-        (Field::Proto, "proto"),
-        (Field::Service, "service"),
-        (Field::Duration, "duration"),
-        (Field::ConnState, "conn_state"),
-        (Field::History, "history"),
-        (Field::MissedBytes, "missed_bytes"),
-        (Field::OrigBytes, "orig_bytes"),
-        (Field::OrigPkts, "orig_pkts"),
-        (Field::OrigIpBytes, "orig_ip_bytes"),
-        (Field::RespBytes, "resp_bytes"),
-        (Field::RespPkts, "resp_pkts"),
-        (Field::RespIpBytes, "resp_ip_bytes"),
-        (Field::Vlan, "vlan"),
-        (Field::InnerVlan, "inner_vlan"),
-        (Field::OrigL2Addr, "orig_l2_addr"),
+impl ZeekField {
+    pub(crate) const ALL: [(ZeekField, &'static str); 20] = [
+        (ZeekField::Ts, "ts"),
+        (ZeekField::OrigH, "id.orig_h"),
+        (ZeekField::OrigP, "id.orig_p"),
+        (ZeekField::RespH, "id.resp_h"),
+        (ZeekField::RespP, "id.resp_p"),
+        (ZeekField::LogProtocol, "proto"),
+        (ZeekField::Service, "service"),
+        (ZeekField::Duration, "duration"),
+        (ZeekField::ConnState, "conn_state"),
+        (ZeekField::History, "history"),
+        (ZeekField::MissedBytes, "missed_bytes"),
+        (ZeekField::OrigBytes, "orig_bytes"),
+        (ZeekField::OrigPkts, "orig_pkts"),
+        (ZeekField::OrigIpBytes, "orig_ip_bytes"),
+        (ZeekField::RespBytes, "resp_bytes"),
+        (ZeekField::RespPkts, "resp_pkts"),
+        (ZeekField::RespIpBytes, "resp_ip_bytes"),
+        (ZeekField::Vlan, "vlan"),
+        (ZeekField::InnerVlan, "inner_vlan"),
+        (ZeekField::OrigL2Addr, "orig_l2_addr"),
     ];
-    /// As many as a line must have.
-    pub(crate) const NEEDED: usize = 6;
+    /// Number of the first columns that every line must have.
+    pub(crate) const REQUIRED: usize = 6;
 }
 
-/// The names in Zeek's logs of the columns that are looked at.
-pub(crate) const NAMES: [&str; Field::ALL.len()] = {
-    let mut names = [""; Field::ALL.len()];
+/// Zeek's names of the columns.
+pub(crate) const COLUMN_NAMES: [&str; ZeekField::ALL.len()] = {
+    let mut names = [""; ZeekField::ALL.len()];
     let mut number = 0;
     while number < names.len() {
-        names[number] = Field::ALL[number].1;
+        names[number] = ZeekField::ALL[number].1;
         number += 1;
     }
     names

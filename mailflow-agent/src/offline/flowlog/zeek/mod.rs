@@ -1,4 +1,4 @@
-//! Zeek's conn.log, as JSON and as columns.
+//! Zeek's conn.log, as JSON and in columns.
 
 pub(crate) mod columns;
 pub(crate) mod conn;

@@ -1,22 +1,22 @@
-//! Records as bytes, for as long as they wait for their turn: a third of their size in memory.
+//! Compact encoding of records that wait to be sorted: a third of their size in memory.
 //!
-//! Numbers are LEB128; a moment is its difference to the record's event time, zigzag.
+//! Numbers are LEB128. A time is its difference to the event time of the record, in zigzag encoding.
 
 use std::num::NonZeroU32;
 
 use mailflow_common::{Address, App, FlowKey, Scope, Vlans};
 
-use super::Arrival;
+use super::TimedRecord;
 use mailflow_engine::{
     flow::{Direction, Flow, FlowRecord, RecordReason, facts_bytes, facts_of},
     inputs::Inputs,
     time::Time,
 };
 
-/// The most bytes of a record.
-pub(crate) const LONGEST: usize = 256;
+/// Largest size of an encoded record.
+pub(crate) const MAX_ENCODED_BYTES: usize = 256;
 
-/// Bits of the flags behind the moments.
+/// Bits of the flags after the times.
 mod flag {
     pub(crate) const V6: u16 = 1;
     pub(crate) const UP: u16 = 1 << 1;
@@ -29,23 +29,23 @@ mod flag {
 }
 
 /// Appends a record.
-pub(crate) fn write(out: &mut Vec<u8>, Arrival { at, record }: &Arrival) {
+pub(crate) fn write(out: &mut Vec<u8>, TimedRecord { at, record }: &TimedRecord) {
     let FlowRecord { flow, app, reason, complete, inputs } = record;
     let Flow { key, up, down, first, messages, rejected, mac, interface, facts } = flow;
     let time = record.time();
-    out.reserve(LONGEST);
+    out.reserve(MAX_ENCODED_BYTES);
     out.extend(time.as_nanos().to_le_bytes());
-    moment(out, time, *at);
+    write_time(out, time, *at);
 
     let v6 = key.scope.v6() || [key.client, key.server].iter().any(|address| !is_v4(*address));
     let vlans = key.scope.vlans();
-    let place = |set: bool, flag: u16| if set { flag } else { 0 };
+    let flag_if = |set: bool, flag: u16| if set { flag } else { 0 };
     let reason = RecordReason::ALL.iter().position(|other| other == reason).unwrap_or_default();
-    let flags = place(v6, flag::V6)
-        | place(up.last.is_some(), flag::UP)
-        | place(down.last.is_some(), flag::DOWN)
-        | place(mac.is_some(), flag::MAC)
-        | place(*complete, flag::COMPLETE)
+    let flags = flag_if(v6, flag::V6)
+        | flag_if(up.last.is_some(), flag::UP)
+        | flag_if(down.last.is_some(), flag::DOWN)
+        | flag_if(mac.is_some(), flag::MAC)
+        | flag_if(*complete, flag::COMPLETE)
         | (*app as u16) << flag::APP
         | (reason as u16) << flag::REASON
         | (vlans.tags().count() as u16) << flag::TAGS;
@@ -63,30 +63,33 @@ pub(crate) fn write(out: &mut Vec<u8>, Arrival { at, record }: &Arrival) {
     vlans.tags().for_each(|tag| out.extend(tag.to_le_bytes()));
     out.extend(mac.iter().flatten());
     out.extend(facts_bytes(facts));
-    moment(out, time, *first);
+    write_time(out, time, *first);
     let interface = interface.map_or(0, NonZeroU32::get);
-    [*messages, *rejected, interface].into_iter().for_each(|count| number(out, u64::from(count)));
-    for way in [up, down] {
-        let Direction { packets, bytes, payload, data_packets, data_bytes, last } = *way;
-        [packets, bytes, payload, data_packets, data_bytes].into_iter().for_each(|count| number(out, count));
+    [*messages, *rejected, interface].into_iter().for_each(|count| write_number(out, u64::from(count)));
+    for direction in [up, down] {
+        let Direction { packets, bytes, payload, data_packets, data_bytes, last } = *direction;
+        [packets, bytes, payload, data_packets, data_bytes]
+            .into_iter()
+            .for_each(|count| write_number(out, count));
         if let Some(last) = last {
-            moment(out, time, last);
+            write_time(out, time, last);
         }
     }
 }
 
-/// Returns the moments that order records first: when the rules see it, and its event time. Reads no further.
-pub(crate) fn moments(bytes: &[u8]) -> Option<(Time, Time)> {
-    let mut from = Bytes(bytes);
+/// Returns the times that decide the order of records: the time of evaluation, and the event time. Decodes
+/// nothing else.
+pub(crate) fn order_times(bytes: &[u8]) -> Option<(Time, Time)> {
+    let mut from = ByteReader(bytes);
     let time = Time::from_nanos(u64::from_le_bytes(from.take()?));
-    Some((from.moment(time)?, time))
+    Some((from.read_time(time)?, time))
 }
 
-/// Takes a record off the beginning.
-pub(crate) fn read(bytes: &mut &[u8]) -> Option<Arrival> {
-    let mut from = Bytes(bytes);
+/// Decodes the first record, and removes it from the slice.
+pub(crate) fn read(bytes: &mut &[u8]) -> Option<TimedRecord> {
+    let mut from = ByteReader(bytes);
     let time = Time::from_nanos(u64::from_le_bytes(from.take()?));
-    let at = from.moment(time)?;
+    let at = from.read_time(time)?;
     let flags = u16::from_le_bytes(from.take()?);
     let is = |flag: u16| flags & flag != 0;
     let mut address = || {
@@ -108,20 +111,20 @@ pub(crate) fn read(bytes: &mut &[u8]) -> Option<Arrival> {
     let scope = Scope::new(vlans, protocol & 0x7f, protocol & 0x80 != 0);
     let mac = if is(flag::MAC) { Some(from.take()?) } else { None };
     let facts = facts_of(from.take()?);
-    let first = from.moment(time)?;
-    let mut small = || u32::try_from(from.number()?).ok();
+    let first = from.read_time(time)?;
+    let mut small = || u32::try_from(from.read_number()?).ok();
     let (messages, rejected, interface) = (small()?, small()?, NonZeroU32::new(small()?));
-    let mut way = |flag: u16| {
+    let mut direction = |flag: u16| {
         Some(Direction {
-            packets: from.number()?,
-            bytes: from.number()?,
-            payload: from.number()?,
-            data_packets: from.number()?,
-            data_bytes: from.number()?,
-            last: if is(flag) { Some(from.moment(time)?) } else { None },
+            packets: from.read_number()?,
+            bytes: from.read_number()?,
+            payload: from.read_number()?,
+            data_packets: from.read_number()?,
+            data_bytes: from.read_number()?,
+            last: if is(flag) { Some(from.read_time(time)?) } else { None },
         })
     };
-    let (up, down) = (way(flag::UP)?, way(flag::DOWN)?);
+    let (up, down) = (direction(flag::UP)?, direction(flag::DOWN)?);
     let key = FlowKey { client, server, client_port, server_port, scope };
     let record = FlowRecord {
         flow: Flow { key, up, down, first, messages, rejected, mac, interface, facts },
@@ -131,14 +134,14 @@ pub(crate) fn read(bytes: &mut &[u8]) -> Option<Arrival> {
         inputs: Inputs::from_bits_retain(inputs),
     };
     *bytes = from.0;
-    Some(Arrival { at, record })
+    Some(TimedRecord { at, record })
 }
 
 fn is_v4(address: Address) -> bool {
     address == Address::v4(address.last_word())
 }
 
-fn number(out: &mut Vec<u8>, mut number: u64) {
+fn write_number(out: &mut Vec<u8>, mut number: u64) {
     while number >= 0x80 {
         out.push(number as u8 | 0x80);
         number >>= 7;
@@ -146,29 +149,29 @@ fn number(out: &mut Vec<u8>, mut number: u64) {
     out.push(number as u8);
 }
 
-fn moment(out: &mut Vec<u8>, time: Time, moment: Time) {
-    let difference = moment.as_nanos().wrapping_sub(time.as_nanos()) as i64;
-    number(out, (difference << 1 ^ difference >> 63) as u64);
+fn write_time(out: &mut Vec<u8>, event_time: Time, time: Time) {
+    let difference = time.as_nanos().wrapping_sub(event_time.as_nanos()) as i64;
+    write_number(out, (difference << 1 ^ difference >> 63) as u64);
 }
 
-/// Bytes that are left to read.
-struct Bytes<'a>(&'a [u8]);
+/// Bytes that are still to be decoded.
+struct ByteReader<'a>(&'a [u8]);
 
-impl Bytes<'_> {
+impl ByteReader<'_> {
     #[inline]
     fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
-        let (taken, rest) = self.0.split_first_chunk()?;
+        let (array, rest) = self.0.split_first_chunk()?;
         self.0 = rest;
-        Some(*taken)
+        Some(*array)
     }
 
     #[inline]
-    fn number(&mut self) -> Option<u64> {
+    fn read_number(&mut self) -> Option<u64> {
         let mut number = 0;
-        for (place, byte) in self.0.iter().enumerate().take(10) {
-            number |= u64::from(byte & 0x7f) << (7 * place);
+        for (index, byte) in self.0.iter().enumerate().take(10) {
+            number |= u64::from(byte & 0x7f) << (7 * index);
             if *byte < 0x80 {
-                self.0 = self.0.get(place + 1..)?;
+                self.0 = self.0.get(index + 1..)?;
                 return Some(number);
             }
         }
@@ -176,8 +179,8 @@ impl Bytes<'_> {
     }
 
     #[inline]
-    fn moment(&mut self, time: Time) -> Option<Time> {
-        let zigzag = self.number()?;
+    fn read_time(&mut self, time: Time) -> Option<Time> {
+        let zigzag = self.read_number()?;
         let difference = zigzag >> 1 ^ (zigzag & 1).wrapping_neg();
         Some(Time::from_nanos(time.as_nanos().wrapping_add(difference)))
     }
@@ -201,7 +204,7 @@ pub(crate) mod tests {
         .prop_map(Time::from_nanos)
     }
 
-    fn way() -> impl Strategy<Value = Direction> {
+    fn direction() -> impl Strategy<Value = Direction> {
         let count = || prop_oneof![0..200_u64, any::<u64>()];
         let counts = (count(), count(), count(), count(), count());
         (counts, prop::option::of(time())).prop_map(
@@ -228,10 +231,11 @@ pub(crate) mod tests {
             })
     }
 
-    /// Any record whatever.
-    fn arrival() -> impl Strategy<Value = Arrival> {
+    /// Returns arbitrary records.
+    fn record() -> impl Strategy<Value = TimedRecord> {
         let counts = any::<[u32; 3]>();
-        let flow = (key(), way(), way(), time(), counts, any::<Option<[u8; 6]>>(), any::<[u8; 10]>());
+        let flow =
+            (key(), direction(), direction(), time(), counts, any::<Option<[u8; 6]>>(), any::<[u8; 10]>());
         let flow = flow.prop_map(|(key, up, down, first, [messages, rejected, interface], mac, facts)| {
             let facts = facts_of(facts);
             let interface = NonZeroU32::new(interface);
@@ -241,7 +245,7 @@ pub(crate) mod tests {
         (time(), flow, prop::sample::select(&App::ALL), reason, any::<bool>(), any::<u8>()).prop_map(
             |(at, flow, app, reason, complete, inputs)| {
                 let inputs = Inputs::from_bits_retain(inputs);
-                Arrival { at, record: FlowRecord { flow, app, reason, complete, inputs } }
+                TimedRecord { at, record: FlowRecord { flow, app, reason, complete, inputs } }
             },
         )
     }
@@ -250,22 +254,22 @@ pub(crate) mod tests {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
         #[test]
-        fn records_come_back(arrivals in prop::collection::vec(arrival(), 1..5)) {
+        fn records_are_decoded_as_they_were_encoded(records in prop::collection::vec(record(), 1..5)) {
             let mut bytes = Vec::new();
-            for arrival in &arrivals {
+            for record in &records {
                 let before = bytes.len();
-                write(&mut bytes, arrival);
-                prop_assert!(bytes.len() - before <= LONGEST);
+                write(&mut bytes, record);
+                prop_assert!(bytes.len() - before <= MAX_ENCODED_BYTES);
             }
             let mut rest = bytes.as_slice();
-            for arrival in &arrivals {
-                prop_assert_eq!(moments(rest), Some((arrival.at, arrival.record.time())));
-                prop_assert_eq!(read(&mut rest), Some(arrival.clone()));
+            for record in &records {
+                prop_assert_eq!(order_times(rest), Some((record.at, record.record.time())));
+                prop_assert_eq!(read(&mut rest), Some(record.clone()));
             }
             prop_assert!(rest.is_empty());
-            // What is cut is no record.
+            // A truncated record cannot be decoded.
             let mut cut = &bytes[..bytes.len() - 1];
-            prop_assert!((0..arrivals.len()).any(|_| read(&mut cut).is_none()));
+            prop_assert!((0..records.len()).any(|_| read(&mut cut).is_none()));
         }
     }
 

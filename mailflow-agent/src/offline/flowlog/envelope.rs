@@ -1,4 +1,5 @@
-//! Lines that other tools put into lines of their own: Filebeat's, Elasticsearch's, those of containers.
+//! Log lines in envelopes: lines that Filebeat, Elasticsearch or container runtimes put into lines of their
+//! own.
 
 use std::borrow::Cow;
 
@@ -6,38 +7,38 @@ use serde::Deserialize;
 use serde_json::{Map, Value, value::RawValue};
 
 use super::{
-    fault::Fault,
+    error::LineError,
     json,
-    zeek::names::{self, Renamed},
+    zeek::names::{self, RenamedColumn},
 };
 
-/// Most lines that lie within each other: Elasticsearch's around Filebeat's around the line itself.
-const DEPTH: usize = 4;
+/// Largest nesting of lines, such as Elasticsearch's around Filebeat's around the line itself.
+const MAX_NESTING: usize = 4;
 
-/// The kind of a line of JSON.
+/// Format of a line of JSON.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum LineFormat {
     /// An EVE event.
     Eve,
-    /// A connection of Zeek's.
+    /// A connection of Zeek.
     Zeek,
 }
 
-impl Kind {
-    /// The kind of a line; none where it is neither, or no JSON.
-    pub(crate) fn of(line: &[u8], renamed: &[Renamed]) -> Option<Self> {
+impl LineFormat {
+    /// Returns the format of a line; `None` for another format, or if the line is no JSON.
+    pub(crate) fn of(line: &[u8], renamed: &[RenamedColumn]) -> Option<Self> {
         let line: Map<String, Value> = serde_json::from_slice(line).ok()?;
         if line.contains_key("event_type") {
             return Some(Self::Eve);
         }
-        names::is_zeek(&line, renamed).then_some(Self::Zeek)
+        names::is_zeek_conn(&line, renamed).then_some(Self::Zeek)
     }
 }
 
-/// Fields that hold lines of others: `_source` (Elasticsearch), `message`, `event.original`, `suricata.eve` and
-/// `json` (Filebeat), `log` (containers), `data` (Wazuh), `result._raw` (Splunk).
+/// Fields of envelopes that hold a line: `_source` (Elasticsearch), `message`, `event.original`,
+/// `suricata.eve` and `json` (Filebeat), `log` (containers), `data` (Wazuh), `result._raw` (Splunk).
 #[derive(Deserialize)]
-struct Around<'a> {
+struct Envelope<'a> {
     #[serde(borrow, rename = "_source")]
     source: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -62,35 +63,44 @@ struct Around<'a> {
     raw: Option<&'a RawValue>,
 }
 
-/// A line, and how it lies within another.
-pub(crate) struct Inner<'a> {
+/// Line that was found in an envelope.
+pub(crate) struct InnerLine<'a> {
     pub(crate) line: Cow<'a, [u8]>,
-    pub(crate) kind: Kind,
-    /// The byte at which it begins.
+    pub(crate) kind: LineFormat,
+    /// Offset of the line in the envelope.
     at: usize,
 }
 
-impl Inner<'_> {
-    /// A fault of the inner line as one of the outer one. In a text its own columns are not the file's.
-    pub(crate) fn outer(&self, fault: Fault) -> Fault {
+impl InnerLine<'_> {
+    /// Converts an error of the inner line to one of the outer line. If the inner line is an escaped string,
+    /// its columns do not exist in the file, so the column is that of the string.
+    pub(crate) fn to_outer_error(&self, error: LineError) -> LineError {
         let column = match self.line {
-            Cow::Borrowed(_) => self.at + fault.column,
+            Cow::Borrowed(_) => self.at + error.column,
             Cow::Owned(_) => self.at + 1,
         };
-        Fault { column, ..fault }
+        LineError { column, ..error }
     }
 }
 
-/// Returns the flow's line within `line`, if there is one.
+/// Returns the flow line in `line`, if there is one.
 ///
 /// # Errors
-/// It is no JSON.
-pub(crate) fn inner<'a>(line: &'a [u8], renamed: &[Renamed]) -> Result<Option<Inner<'a>>, Fault> {
+/// Fails if `line` is no JSON.
+pub(crate) fn inner<'a>(
+    line: &'a [u8],
+    renamed: &[RenamedColumn],
+) -> Result<Option<InnerLine<'a>>, LineError> {
     let whole: &RawValue = json::read(line)?;
-    Ok(search(whole, whole.get().as_ptr() as usize - line.as_ptr() as usize, renamed, DEPTH))
+    Ok(search(whole, whole.get().as_ptr() as usize - line.as_ptr() as usize, renamed, MAX_NESTING))
 }
 
-fn search<'a>(value: &'a RawValue, at: usize, renamed: &[Renamed], depth: usize) -> Option<Inner<'a>> {
+fn search<'a>(
+    value: &'a RawValue,
+    at: usize,
+    renamed: &[RenamedColumn],
+    depth: usize,
+) -> Option<InnerLine<'a>> {
     let text = value.get();
     if text.starts_with('"') {
         let text: Cow<'_, str> = serde_json::from_str(text).map(Cow::Owned).ok()?;
@@ -98,22 +108,22 @@ fn search<'a>(value: &'a RawValue, at: usize, renamed: &[Renamed], depth: usize)
         if !line.starts_with(b"{") {
             return None;
         }
-        if let Some(kind) = Kind::of(line, renamed) {
-            return Some(Inner { line: Cow::Owned(line.to_vec()), kind, at });
+        if let Some(kind) = LineFormat::of(line, renamed) {
+            return Some(InnerLine { line: Cow::Owned(line.to_vec()), kind, at });
         }
         let nested = serde_json::from_slice::<Box<RawValue>>(line).ok()?;
-        let Inner { line, kind, .. } = search(&nested, 0, renamed, depth.checked_sub(1)?)?;
-        return Some(Inner { line: Cow::Owned(line.into_owned()), kind, at });
+        let InnerLine { line, kind, .. } = search(&nested, 0, renamed, depth.checked_sub(1)?)?;
+        return Some(InnerLine { line: Cow::Owned(line.into_owned()), kind, at });
     }
     if !text.starts_with('{') {
         return None;
     }
-    if let Some(kind) = Kind::of(text.as_bytes(), renamed) {
-        return Some(Inner { line: Cow::Borrowed(text.as_bytes()), kind, at });
+    if let Some(kind) = LineFormat::of(text.as_bytes(), renamed) {
+        return Some(InnerLine { line: Cow::Borrowed(text.as_bytes()), kind, at });
     }
     let depth = depth.checked_sub(1)?;
-    let around: Around<'_> = serde_json::from_str(text).ok()?;
-    let Around { source, suricata, eve, json, event, original, message, log, data, result, raw } = around;
+    let envelope: Envelope<'_> = serde_json::from_str(text).ok()?;
+    let Envelope { source, suricata, eve, json, event, original, message, log, data, result, raw } = envelope;
     let all = [source, suricata, eve, json, event, original, message, log, data, result, raw];
     all.into_iter().flatten().find_map(|value| {
         let offset = value.get().as_ptr() as usize - text.as_ptr() as usize;
@@ -125,13 +135,13 @@ fn search<'a>(value: &'a RawValue, at: usize, renamed: &[Renamed], depth: usize)
 mod tests {
     use super::*;
 
-    fn found(line: &str) -> Option<(Kind, String)> {
+    fn found(line: &str) -> Option<(LineFormat, String)> {
         let inner = inner(line.as_bytes(), &[]).unwrap()?;
         Some((inner.kind, String::from_utf8(inner.line.into_owned()).unwrap()))
     }
 
     #[test]
-    fn lines_are_found_within_lines() {
+    fn lines_are_found_in_envelopes() {
         let eve = r#"{"event_type":"flow","src_ip":"10.0.0.1"}"#;
         let text = serde_json::to_string(eve).unwrap();
         for line in [
@@ -146,14 +156,14 @@ mod tests {
             format!(r#"{{"agent":{{"id":"000"}},"data":{eve}}}"#),
             format!(r#"{{"preview":false,"result":{{"_raw":{text}}}}}"#),
         ] {
-            assert_eq!(found(&line), Some((Kind::Eve, eve.to_owned())), "{line}");
+            assert_eq!(found(&line), Some((LineFormat::Eve, eve.to_owned())), "{line}");
         }
         let zeek = r#"{"ts":1,"id":{"orig_h":"10.0.0.1"}}"#;
-        assert_eq!(found(&format!(r#"{{"_source":{zeek}}}"#)), Some((Kind::Zeek, zeek.to_owned())));
+        assert_eq!(found(&format!(r#"{{"_source":{zeek}}}"#)), Some((LineFormat::Zeek, zeek.to_owned())));
         for line in [r#"{"message":"hello"}"#, r#"{"message":"{\"a\":1}"}"#, "{}", "[]", "7"] {
             assert_eq!(found(line), None, "{line}");
         }
-        let deep = (0..DEPTH + 1).fold(eve.to_owned(), |line, _| format!(r#"{{"json":{line}}}"#));
+        let deep = (0..MAX_NESTING + 1).fold(eve.to_owned(), |line, _| format!(r#"{{"json":{line}}}"#));
         assert_eq!(found(&deep), None, "not without end");
     }
 }

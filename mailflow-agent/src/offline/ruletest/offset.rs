@@ -1,0 +1,29 @@
+//! Time offsets and rule names in a rule test.
+
+use crate::config::{
+    diagnostics::{Collector, nearest},
+    scalar::duration_within,
+    yaml::{get::At, values::parsed},
+};
+use mailflow_engine::settings::Rule;
+use std::time::Duration;
+
+/// Range of offsets: up to a year after the start of the test.
+pub(crate) const OFFSET_RANGE: [Duration; 2] = [Duration::ZERO, Duration::from_secs(366 * 86_400)];
+
+/// Reads an offset from the start of a test.
+pub(crate) fn test_offset(at: &At<'_>, faults: &mut Collector) -> Option<Duration> {
+    parsed(at, faults, "a duration", |text| duration_within(text, OFFSET_RANGE))
+}
+
+pub(crate) fn unknown_rule<T>(at: &At<'_>, faults: &mut Collector, rules: &[Rule]) -> Option<T> {
+    let names = || rules.iter().map(|rule| rule.name.as_ref());
+    let suggestion = nearest(at.text().unwrap_or_default(), names());
+    match suggestion {
+        Some(name) => at.fault(faults, format!("no rule has this name; did you mean {name}?")),
+        None => at.fault(
+            faults,
+            format!("no rule has this name; there is {}", names().collect::<Vec<_>>().join(", ")),
+        ),
+    }
+}
