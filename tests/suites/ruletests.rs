@@ -72,7 +72,7 @@ fn every_shipped_rule_and_example_is_tested() {
     };
     let tested = names(shipped());
     let config = config::load(None).unwrap();
-    let rules = config.engine.rules.iter().chain(&config.rules_off);
+    let rules = config.engine.rules.iter().chain(&config.disabled_rules);
     let examples = fs::read_dir(config_folder().join("rules")).unwrap().map(|entry| entry.unwrap().path());
     let examples = names(examples.filter(|path| path.is_file()).collect());
     assert!(examples.len() >= 5, "{examples:?}");

@@ -16,7 +16,7 @@ use std::{
 use tracing::{debug, error, info, warn};
 
 use crate::{
-    config::{Fault, Faults, Lists},
+    config::{Diagnostic, Diagnostics, NetworkLists},
     metrics::Load,
     status::shared_status::View,
 };
@@ -30,7 +30,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const THREAD_RETRY_INTERVAL: Duration = Duration::from_secs(60);
 
 /// A reading of the lists: the networks with what is odd about them, or what is wrong.
-type Reading = Result<(Networks, Vec<Fault>), Faults>;
+type Reading = Result<(Networks, Vec<Diagnostic>), Diagnostics>;
 
 /// Follows the files of networks.
 pub(crate) struct ListWatch {
@@ -39,14 +39,14 @@ pub(crate) struct ListWatch {
 
 enum State {
     /// The thread is not started yet.
-    Waiting { lists: Box<Lists>, internal: Networks, next: Time },
+    Waiting { lists: Box<NetworkLists>, internal: Networks, next: Time },
     /// The thread reads. It ends once `_alive` is gone.
     Reading { finished: Receiver<Networks>, _alive: Arc<()> },
 }
 
 impl ListWatch {
     /// For lists that were read as `internal`.
-    pub(crate) fn new(lists: Lists, internal: &Networks) -> Self {
+    pub(crate) fn new(lists: NetworkLists, internal: &Networks) -> Self {
         let state = State::Waiting { lists: Box::new(lists), internal: internal.clone(), next: Time::ZERO };
         Self { state }
     }
@@ -100,13 +100,13 @@ fn start(
 }
 
 /// Reads `lists` once they have changed and kept still.
-fn files(mut lists: Lists) -> impl FnMut() -> Option<Reading> + Send + 'static {
+fn files(mut lists: NetworkLists) -> impl FnMut() -> Option<Reading> + Send + 'static {
     move || {
-        if !lists.changed() {
+        if !lists.take_settled_change() {
             return None;
         }
-        let reading = lists.read_again();
-        if lists.moved() {
+        let reading = lists.reload();
+        if lists.is_outdated() {
             debug!("a list of internal networks was written to while it was read; it is read again");
             return None;
         }
@@ -152,7 +152,7 @@ impl View {
     }
 
     /// Shows that the files have changed and are refused.
-    fn lists_refused(&self, faults: &Faults) {
+    fn lists_refused(&self, faults: &Diagnostics) {
         self.agent.lists_loaded(Load::Refused);
         let first = faults.iter().next().map(ToString::to_string).unwrap_or_default();
         self.numbers().lists_refused = match faults.count() {

@@ -10,7 +10,7 @@ use super::{
     command::Exit,
 };
 use crate::{
-    config::{self, scalar::show_duration},
+    config::{self, scalar::format_duration},
     control::{
         CallError, Client, Conservation, Durability, ListStatus, Number, Place, Reply, Request, Status,
         Unlisted, Watched,
@@ -136,7 +136,7 @@ fn balanced(conservation: &Conservation) -> bool {
 }
 
 fn show(status: &Status, out: &mut impl Write) -> io::Result<()> {
-    let seconds = |seconds: f64| show_duration(std::time::Duration::from_secs(seconds as u64));
+    let seconds = |seconds: f64| format_duration(std::time::Duration::from_secs(seconds as u64));
     let mut line = |name: &str, text: String| writeln!(out, "{name:<13} {text}");
     line("agent", format!("{}, process {}, up {}", status.version, status.pid, age(status.uptime_seconds)))?;
     let file = status.config.as_deref().unwrap_or("built in");

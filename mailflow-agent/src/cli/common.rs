@@ -2,7 +2,7 @@
 
 use super::command::Exit;
 use crate::{
-    config::{self, Config, Faults},
+    config::{self, Config, Diagnostics},
     util::terminal,
 };
 use std::{
@@ -25,7 +25,7 @@ pub(crate) fn load(path: Option<&Path>) -> Result<Config, Exit> {
 }
 
 /// Prints what is wrong with a configuration.
-pub(crate) fn faulty(faults: &Faults) -> Exit {
+pub(crate) fn faulty(faults: &Diagnostics) -> Exit {
     faults.iter().for_each(|fault| say(format_args!("{fault}")));
     Exit::Usage
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::command::Exit;
-use crate::config::{self, Config, DEFAULT, scalar::show_duration};
+use crate::config::{self, Config, DEFAULT, scalar::format_duration};
 use mailflow_kernel::clock;
 
 /// Checks each of `files`, or the shipped configuration: a good one is named on `out` with a line of
@@ -23,7 +23,8 @@ pub fn check(files: &[PathBuf], out: &mut impl Write, err: &mut impl Write) -> i
     for file in files {
         match config::load(file) {
             Ok(config) => {
-                for warning in config.warnings.iter().chain(config.over(clock::unix_nanos())) {
+                for warning in config.warnings.iter().chain(config.expired_allow_entries(clock::unix_nanos()))
+                {
                     writeln!(err, "warning: {warning}")?;
                 }
                 let name = file.map_or(config::DEFAULT_NAME.into(), Path::to_string_lossy);
@@ -48,7 +49,7 @@ fn summary(config: &Config) -> String {
         count(engine.services.len(), "watched port"),
         count(engine.internal.networks().len(), "internal network"),
         count(engine.rules.len(), "rule"),
-        format!("read every {}", show_duration(config.poll_interval)),
+        format!("read every {}", format_duration(config.poll_interval)),
     ]
     .join(", ")
 }

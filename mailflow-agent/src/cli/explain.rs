@@ -9,7 +9,7 @@ use jiff::Timestamp;
 
 use super::{args::ExplainArgs, client::unexpected, command::Exit};
 use crate::{
-    config::scalar::show_duration,
+    config::scalar::format_duration,
     control::{Client, Explained, HeldTerm, JudgedFlow, Reply, Request, Suggested},
     offline::past::Past,
 };
@@ -81,7 +81,7 @@ fn show(args: &ExplainArgs, told: &Explained, out: &mut impl Write) -> io::Resul
 fn held(term: &HeldTerm) -> String {
     let HeldTerm { name, unit, window_seconds, value, at_bound, threshold } = term;
     let unit = if unit.is_empty() { String::new() } else { format!(" {unit}") };
-    let window = show_duration(std::time::Duration::from_secs(*window_seconds));
+    let window = format_duration(std::time::Duration::from_secs(*window_seconds));
     let Some(value) = value else {
         return format!("{name:<32} not evaluable, as no record tells it; {threshold}{unit} in {window}");
     };

@@ -64,7 +64,7 @@ pub fn apply(config: &mut Config, args: RunArgs) -> Result<(), NoInterface> {
     if args.keep {
         config.state.at_stop = AtStop::Keep;
     }
-    config.outputs.place_dead_letters(config.state.directory.as_deref());
+    config.outputs.set_dead_letter_files(config.state.directory.as_deref());
     config.poll_interval = poll_interval.unwrap_or(config.poll_interval);
     config.kernel_log = kernel_log;
     Ok(())
@@ -85,7 +85,7 @@ pub fn apply_replay(config: &mut Config, args: &ReplayArgs) {
         let service = |port: &u16| configured.get(port).copied().unwrap_or(Service::Smtp);
         config.engine.services = args.ports.iter().map(|port| (*port, service(port))).collect();
         // A rule that names a service means its ports, also those that are named here.
-        for rule in config.engine.rules.iter_mut().chain(&mut config.rules_off) {
+        for rule in config.engine.rules.iter_mut().chain(&mut config.disabled_rules) {
             let Match { ports, services, .. } = &mut rule.matching;
             let named = config.engine.services.iter().filter(|(_, service)| services.contains(service));
             ports.extend(named.map(|(port, _)| *port));
@@ -186,7 +186,7 @@ mod tests {
             drain: false,
         };
         apply_replay(&mut config, &args);
-        for rule in config.engine.rules.iter().chain(&config.rules_off) {
+        for rule in config.engine.rules.iter().chain(&config.disabled_rules) {
             assert_eq!(rule.matching.ports, [25, 465, 587, 994, 2525], "{}", rule.name);
         }
     }
@@ -226,7 +226,7 @@ mod tests {
         apply(&mut config, RunArgs { alerts, ..RunArgs::default() }).unwrap();
         let names: Vec<_> = config.outputs.alerts.iter().map(|output| output.name.as_str()).collect();
         assert_eq!(names, ["alerts_journal", "alerts"]);
-        config.outputs.keep_alerts_to_files();
+        config.outputs.retain_file_alerts();
         assert_eq!(config.outputs.alerts.len(), 1);
     }
 

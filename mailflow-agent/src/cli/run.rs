@@ -42,7 +42,7 @@ pub(crate) fn run(path: Option<PathBuf>, args: RunArgs) -> Exit {
         Ok(config) => config,
         Err(exit) => return exit,
     };
-    for warning in config.over(clock::unix_nanos()) {
+    for warning in config.expired_allow_entries(clock::unix_nanos()) {
         warn!("{warning}");
     }
     let lookout = lookout.inspect_err(|error| {
@@ -54,7 +54,7 @@ pub(crate) fn run(path: Option<PathBuf>, args: RunArgs) -> Exit {
     }
     let file = path.clone();
     let read = move || {
-        let faults = |faults: config::Faults| faults.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let faults = |faults: config::Diagnostics| faults.iter().map(ToString::to_string).collect::<Vec<_>>();
         let mut config = config::load(path.as_deref()).map_err(faults)?;
         overrides::apply(&mut config, args.clone()).map_err(|error| vec![error.to_string()])?;
         Ok(config)

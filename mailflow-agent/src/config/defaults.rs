@@ -1,7 +1,7 @@
 //! Defaults: the shipped configuration.
 
 use super::{
-    diagnostics::Collector,
+    diagnostics::DiagnosticSink,
     yaml::{parse, tree::Node},
 };
 use std::sync::LazyLock;
@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 /// The tree of [`DEFAULT`].
 pub(crate) fn shipped() -> Option<&'static Node> {
     static SHIPPED: LazyLock<Option<Node>> =
-        LazyLock::new(|| parse::read(DEFAULT, &mut Collector::new(DEFAULT_NAME)));
+        LazyLock::new(|| parse::read(DEFAULT, &mut DiagnosticSink::new(DEFAULT_NAME)));
     SHIPPED.as_ref()
 }
 

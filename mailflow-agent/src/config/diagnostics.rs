@@ -37,14 +37,14 @@ impl fmt::Display for Position {
 
 /// A place in one of the files a configuration is made of.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Place {
+pub struct SourceLocation {
     /// The file as it was named.
     pub file: Arc<str>,
     /// Where in it; `None` for the file as a whole (it cannot be read).
     pub position: Option<Position>,
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for SourceLocation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let file = escape(&self.file);
         match self.position {
@@ -56,9 +56,9 @@ impl fmt::Display for Place {
 
 /// One thing that is wrong; its `Display` is one line.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fault {
+pub struct Diagnostic {
     /// Where.
-    pub place: Place,
+    pub location: SourceLocation,
     /// The setting, such as `rules[0].window`; empty for the file as a whole.
     pub path: String,
     /// What stands there, as typed; `None` where nothing does.
@@ -67,9 +67,9 @@ pub struct Fault {
     pub expected: String,
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: ", self.place)?;
+        write!(f, "{}: ", self.location)?;
         if !self.path.is_empty() {
             write!(f, "{}: ", self.path)?;
         }
@@ -83,15 +83,15 @@ impl fmt::Display for Fault {
 /// Everything that is wrong with a configuration (something is), in the order of its lines; one line each.
 /// Of each file the first [`MAX_OF_A_FILE`], and how many more there are.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Faults {
-    faults: Vec<Fault>,
+pub struct Diagnostics {
+    diagnostics: Vec<Diagnostic>,
     count: usize,
 }
 
-impl Faults {
+impl Diagnostics {
     /// The faults; behind those of a file that has more, how many.
-    pub fn iter(&self) -> std::slice::Iter<'_, Fault> {
-        self.faults.iter()
+    pub fn iter(&self) -> std::slice::Iter<'_, Diagnostic> {
+        self.diagnostics.iter()
     }
 
     /// Number of faults, those included that are only counted.
@@ -100,55 +100,61 @@ impl Faults {
     }
 }
 
-impl fmt::Display for Faults {
+impl fmt::Display for Diagnostics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, fault) in self.faults.iter().enumerate() {
+        for (index, diagnostic) in self.diagnostics.iter().enumerate() {
             if index > 0 {
                 f.write_str("\n")?;
             }
-            write!(f, "{fault}")?;
+            write!(f, "{diagnostic}")?;
         }
         Ok(())
     }
 }
 
-impl std::error::Error for Faults {}
+impl std::error::Error for Diagnostics {}
 
-impl From<Fault> for Faults {
-    fn from(fault: Fault) -> Self {
-        Self { faults: vec![fault], count: 1 }
+impl From<Diagnostic> for Diagnostics {
+    fn from(diagnostic: Diagnostic) -> Self {
+        Self { diagnostics: vec![diagnostic], count: 1 }
     }
 }
 
 /// Most faults that are kept of one file, and most warnings: a list may have a fault on each of a million lines.
-const MAX_OF_A_FILE: usize = 100;
+const MAX_DIAGNOSTICS_PER_FILE: usize = 100;
 
 /// Faults or warnings, at most [`MAX_OF_A_FILE`] of each file; the others are counted.
 #[derive(Debug, Default)]
-struct Reports {
+struct DiagnosticList {
     /// Those that are kept. What stands in one place and is used in several (an alias, a shipped value) is
     /// one.
-    kept: Vec<Fault>,
+    kept: Vec<Diagnostic>,
     /// Kept, by place, value and expectation.
-    known: HashSet<(Place, Option<String>, String)>,
+    known: HashSet<(SourceLocation, Option<String>, String)>,
     /// Of each file, those that are kept and those that are only counted.
     files: HashMap<Arc<str>, [usize; 2]>,
 }
 
-impl Reports {
-    fn take(&mut self, fault: Fault) {
-        let [kept, more] = match self.files.get_mut(&fault.place.file) {
+impl DiagnosticList {
+    fn add(&mut self, diagnostic: Diagnostic) {
+        let [kept, more] = match self.files.get_mut(&diagnostic.location.file) {
             Some(counts) => counts,
-            None => self.files.entry(Arc::clone(&fault.place.file)).or_default(),
+            None => self.files.entry(Arc::clone(&diagnostic.location.file)).or_default(),
         };
-        if *kept >= MAX_OF_A_FILE {
-            let same = |known: &Fault| known.place == fault.place && known.expected == fault.expected;
+        if *kept >= MAX_DIAGNOSTICS_PER_FILE {
+            let same = |known: &Diagnostic| {
+                known.location == diagnostic.location && known.expected == diagnostic.expected
+            };
             // Faults of a list are never reported twice, and looking through those kept is not free.
-            let repeated = *more < MAX_OF_A_FILE && self.kept.iter().any(same);
+            let repeated = *more < MAX_DIAGNOSTICS_PER_FILE && self.kept.iter().any(same);
             *more += usize::from(!repeated);
-        } else if self.known.insert((fault.place.clone(), fault.value.clone(), fault.expected.clone())) {
+        } else if self.known.insert((
+            diagnostic.location.clone(),
+            diagnostic.value.clone(),
+            diagnostic.expected.clone(),
+        )) {
             *kept += 1;
-            self.kept.push(fault);
+            self.kept.push(diagnostic);
         }
     }
 
@@ -158,35 +164,35 @@ impl Reports {
 
     /// Those of the file `main` first, then those of the files it names, each by line; of a file that has more,
     /// how many.
-    fn in_order(self, main: &Arc<str>, what: &str) -> Vec<Fault> {
+    fn sorted(self, main: &Arc<str>, what: &str) -> Vec<Diagnostic> {
         let Self { mut kept, files: counts, .. } = self;
         let mut files = HashMap::from([(Arc::clone(main), 0)]);
-        for fault in &kept {
+        for diagnostic in &kept {
             let next = files.len();
-            files.entry(Arc::clone(&fault.place.file)).or_insert(next);
+            files.entry(Arc::clone(&diagnostic.location.file)).or_insert(next);
         }
         let of = |file: &Arc<str>| files.get(file).copied();
-        let mut more: Vec<(Option<usize>, Fault)> = counts
+        let mut more: Vec<(Option<usize>, Diagnostic)> = counts
             .iter()
             .filter(|(_, [_, more])| *more > 0)
-            .map(|(file, [_, more])| (of(file), further(file, *more, what)))
+            .map(|(file, [_, more])| (of(file), more_diagnostics(file, *more, what)))
             .collect();
         more.sort_by_key(|(file, _)| *file);
-        kept.sort_by_key(|fault| (of(&fault.place.file), fault.place.position));
+        kept.sort_by_key(|diagnostic| (of(&diagnostic.location.file), diagnostic.location.position));
         // Each behind the last one of its file.
         for (file, more) in more.into_iter().rev() {
-            kept.insert(kept.partition_point(|fault| of(&fault.place.file) <= file), more);
+            kept.insert(kept.partition_point(|diagnostic| of(&diagnostic.location.file) <= file), more);
         }
         kept
     }
 }
 
 /// "and 99,900 more faults" of a file.
-fn further(file: &Arc<str>, more: usize, what: &str) -> Fault {
-    let place = Place { file: Arc::clone(file), position: None };
+fn more_diagnostics(file: &Arc<str>, more: usize, what: &str) -> Diagnostic {
+    let location = SourceLocation { file: Arc::clone(file), position: None };
     let s = if more == 1 { "" } else { "s" };
     let expected = format!("and {} more {what}{s}", thousands(more));
-    Fault { place, path: String::new(), value: None, expected }
+    Diagnostic { location, path: String::new(), value: None, expected }
 }
 
 /// `1234567` as `1,234,567`.
@@ -207,22 +213,27 @@ fn thousands(number: usize) -> String {
 /// A reader that returns `None` has reported why; so one mistake is one fault, however many settings
 /// depend on it.
 #[derive(Debug)]
-pub(crate) struct Collector {
+pub(crate) struct DiagnosticSink {
     file: Arc<str>,
-    faults: Reports,
-    warnings: Reports,
+    diagnostics: DiagnosticList,
+    warnings: DiagnosticList,
     count: usize,
 }
 
-impl Collector {
+impl DiagnosticSink {
     /// A collector for the configuration named `file`.
     pub(crate) fn new(file: &str) -> Self {
-        Self { file: file.into(), faults: Reports::default(), warnings: Reports::default(), count: 0 }
+        Self {
+            file: file.into(),
+            diagnostics: DiagnosticList::default(),
+            warnings: DiagnosticList::default(),
+            count: 0,
+        }
     }
 
     /// A place in the configuration file itself.
-    pub(crate) fn place(&self, position: Position) -> Place {
-        Place { file: self.file.clone(), position: Some(position) }
+    pub(crate) fn location(&self, position: Position) -> SourceLocation {
+        SourceLocation { file: self.file.clone(), position: Some(position) }
     }
 
     /// Returns the number of faults, kept or not.
@@ -231,37 +242,37 @@ impl Collector {
     }
 
     /// Returns true if further faults of `file` are only counted.
-    pub(crate) fn is_full(&self, file: &Arc<str>) -> bool {
-        self.faults.files.get(file).is_some_and(|[kept, _]| *kept >= MAX_OF_A_FILE)
+    pub(crate) fn is_file_full(&self, file: &Arc<str>) -> bool {
+        self.diagnostics.files.get(file).is_some_and(|[kept, _]| *kept >= MAX_DIAGNOSTICS_PER_FILE)
     }
 
     /// Counts a fault of a `file` that is full.
-    pub(crate) fn count_further(&mut self, file: &Arc<str>) {
+    pub(crate) fn count_unlisted(&mut self, file: &Arc<str>) {
         self.count += 1;
-        if let Some([_, more]) = self.faults.files.get_mut(file) {
+        if let Some([_, more]) = self.diagnostics.files.get_mut(file) {
             *more += 1;
         }
     }
 
     /// Takes a fault.
-    pub(crate) fn fault(&mut self, fault: Fault) {
+    pub(crate) fn report(&mut self, diagnostic: Diagnostic) {
         self.count += 1;
-        self.faults.take(fault);
+        self.diagnostics.add(diagnostic);
     }
 
     /// Takes something odd that is not wrong.
-    pub(crate) fn warn(&mut self, warning: Fault) {
-        self.warnings.take(warning);
+    pub(crate) fn warn(&mut self, warning: Diagnostic) {
+        self.warnings.add(warning);
     }
 
     /// `value` with the warnings, or the faults where there are any.
-    pub(crate) fn finish<T>(self, value: Option<T>) -> Result<(T, Vec<Fault>), Faults> {
-        let Self { file, faults, warnings, count } = self;
+    pub(crate) fn finish<T>(self, value: Option<T>) -> Result<(T, Vec<Diagnostic>), Diagnostics> {
+        let Self { file, diagnostics, warnings, count } = self;
         match value {
-            Some(value) if count == 0 => Ok((value, warnings.in_order(&file, "warning"))),
+            Some(value) if count == 0 => Ok((value, warnings.sorted(&file, "warning"))),
             Some(_) | None => {
-                let count = faults.count();
-                Err(Faults { faults: faults.in_order(&file, "fault"), count })
+                let count = diagnostics.count();
+                Err(Diagnostics { diagnostics: diagnostics.sorted(&file, "fault"), count })
             }
         }
     }
@@ -269,11 +280,11 @@ impl Collector {
 
 /// `text` in quotes, on one line and of bearable length.
 pub(crate) fn quote(text: &str) -> String {
-    format!("\"{}\"", plain(text))
+    format!("\"{}\"", single_line(text))
 }
 
 /// `text` on one line and of bearable length, without what a terminal would obey.
-pub(crate) fn plain(text: &str) -> String {
+pub(crate) fn single_line(text: &str) -> String {
     const SHOWN: usize = 100;
     let escape = |c: char| match c {
         '"' | '\'' => c.to_string(),
@@ -347,21 +358,21 @@ mod tests {
 
     #[test]
     fn what_is_not_kept_is_counted_behind_the_last_of_its_file() {
-        let mut faults = Collector::new("m");
-        let fault = |file: &str, line: usize| Fault {
-            place: Place { file: file.into(), position: Some(Position { line, column: 1 }) },
+        let mut diagnostics = DiagnosticSink::new("m");
+        let diagnostic = |file: &str, line: usize| Diagnostic {
+            location: SourceLocation { file: file.into(), position: Some(Position { line, column: 1 }) },
             path: String::new(),
             value: None,
             expected: "x".to_owned(),
         };
         for line in (1..=150).rev() {
-            faults.fault(fault("a", line));
+            diagnostics.report(diagnostic("a", line));
             // An alias is used many times.
-            faults.fault(fault("m", 7));
+            diagnostics.report(diagnostic("m", 7));
         }
-        faults.fault(fault("b", 1));
-        let faults = faults.finish(Some(())).unwrap_err().to_string();
-        let lines: Vec<_> = faults.lines().collect();
+        diagnostics.report(diagnostic("b", 1));
+        let diagnostics = diagnostics.finish(Some(())).unwrap_err().to_string();
+        let lines: Vec<_> = diagnostics.lines().collect();
         assert_eq!((lines.len(), lines[0], lines[1]), (103, "m:7:1: x", "a:51:1: x"));
         assert_eq!(lines[100..], ["a:150:1: x", "a: and 50 more faults", "b:1:1: x"]);
     }
@@ -376,12 +387,12 @@ mod tests {
             format!("state: {{ max_size: \"5{long}\\e\" }}"),
             "internal_networks: { files: [\"/nonexistent/\\e\"] }".to_owned(),
         ] {
-            let faults = super::super::parse("f", &text).unwrap_err();
-            for fault in faults.iter().map(ToString::to_string) {
-                assert!(!fault.contains(char::is_control) && fault.len() < 600, "{fault}");
+            let diagnostics = super::super::parse("f", &text).unwrap_err();
+            for diagnostic in diagnostics.iter().map(ToString::to_string) {
+                assert!(!diagnostic.contains(char::is_control) && diagnostic.len() < 600, "{diagnostic}");
             }
         }
-        let odd = Place { file: "a\u{1b}[1m".into(), position: None };
+        let odd = SourceLocation { file: "a\u{1b}[1m".into(), position: None };
         assert_eq!(odd.to_string(), "a\\u001b[1m");
     }
 
@@ -389,6 +400,6 @@ mod tests {
     fn a_quoted_value_stays_on_one_line() {
         assert_eq!(quote("a\nb\u{1b}[1m"), "\"a\\nb\\u{1b}[1m\"");
         assert_eq!(quote(&"x".repeat(101)), format!("\"{}...\"", "x".repeat(100)));
-        assert_eq!(plain("it's \u{85}"), "it's \\u{85}");
+        assert_eq!(single_line("it's \u{85}"), "it's \\u{85}");
     }
 }

@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use super::diagnostics::{Fault, Faults, Place, Position};
+use super::diagnostics::{Diagnostic, Diagnostics, Position, SourceLocation};
 
 /// Larger files than this (64 MiB) are no configuration.
 const MAX_BYTES: u64 = 64 << 20;
@@ -17,34 +17,34 @@ const MAX_LIST_BYTES: u64 = 256 << 20;
 
 /// Why a file is no text.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct NoText {
+pub(crate) struct TextError {
     /// Where in it; `None` for the file as a whole.
     pub(crate) position: Option<Position>,
     /// What is wrong.
     pub(crate) why: String,
 }
 
-impl NoText {
+impl TextError {
     /// As the fault of the file `name`.
-    pub(crate) fn fault(self, name: Arc<str>) -> Fault {
-        let place = Place { file: name, position: self.position };
-        Fault { place, path: String::new(), value: None, expected: self.why }
+    pub(crate) fn into_diagnostic(self, name: Arc<str>) -> Diagnostic {
+        let location = SourceLocation { file: name, position: self.position };
+        Diagnostic { location, path: String::new(), value: None, expected: self.why }
     }
 
     /// As the only fault of the configuration `name`.
-    pub(crate) fn faults(self, name: &str) -> Faults {
-        self.fault(name.into()).into()
+    pub(crate) fn into_diagnostics(self, name: &str) -> Diagnostics {
+        self.into_diagnostic(name.into()).into()
     }
 }
 
 /// Reads a file that must be text. It may be a pipe, as a shell makes one for `<(...)`.
-pub(crate) fn read(path: &Path) -> Result<String, NoText> {
+pub(crate) fn read(path: &Path) -> Result<String, TextError> {
     text(read_at_most(File::open(path).map_err(cannot)?, MAX_BYTES)?)
 }
 
 /// Reads a list of networks, which must be text too, and a regular file: it is read again when it changes, and
 /// nothing else may be waited for.
-pub(crate) fn read_list(path: &Path) -> Result<String, NoText> {
+pub(crate) fn read_list(path: &Path) -> Result<String, TextError> {
     // A FIFO would be waited for at its opening; a regular file does not know the flag.
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path);
     let file = match file {
@@ -75,15 +75,15 @@ fn name(kind: FileType) -> &'static str {
     }
 }
 
-fn whole(why: String) -> NoText {
-    NoText { position: None, why }
+fn whole(why: String) -> TextError {
+    TextError { position: None, why }
 }
 
-fn cannot(error: io::Error) -> NoText {
+fn cannot(error: io::Error) -> TextError {
     whole(format!("cannot be read: {error}"))
 }
 
-fn read_at_most(file: File, most: u64) -> Result<Vec<u8>, NoText> {
+fn read_at_most(file: File, most: u64) -> Result<Vec<u8>, TextError> {
     let mut bytes = Vec::new();
     file.take(most + 1).read_to_end(&mut bytes).map_err(cannot)?;
     if bytes.len() as u64 > most {
@@ -92,14 +92,17 @@ fn read_at_most(file: File, most: u64) -> Result<Vec<u8>, NoText> {
     Ok(bytes)
 }
 
-fn text(bytes: Vec<u8>) -> Result<String, NoText> {
+fn text(bytes: Vec<u8>) -> Result<String, TextError> {
     // The mark that UTF-16 begins with (Unicode 23.8).
     if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
-        return Err(NoText { position: Some(Position::START), why: "UTF-16; it must be UTF-8".to_owned() });
+        return Err(TextError {
+            position: Some(Position::START),
+            why: "UTF-16; it must be UTF-8".to_owned(),
+        });
     }
     let text = String::from_utf8(bytes).map_err(|error| {
         let (good, bad) = error.as_bytes().split_at(error.utf8_error().valid_up_to());
-        NoText {
+        TextError {
             position: Some(Position::after(&String::from_utf8_lossy(good))),
             why: format!("byte 0x{:02x} is not UTF-8", bad.first().copied().unwrap_or_default()),
         }
@@ -109,9 +112,9 @@ fn text(bytes: Vec<u8>) -> Result<String, NoText> {
 }
 
 /// Refuses what no text holds.
-pub(crate) fn check(text: &str) -> Result<(), NoText> {
+pub(crate) fn check(text: &str) -> Result<(), TextError> {
     match text.find('\0') {
-        Some(at) => Err(NoText {
+        Some(at) => Err(TextError {
             position: Some(Position::after(text.get(..at).unwrap_or_default())),
             why: "a NUL byte; this is no text, or text in UTF-16".to_owned(),
         }),
@@ -125,11 +128,11 @@ mod tests {
 
     #[test]
     fn bad_bytes_have_a_place() {
-        let fault = text(b"a: 1\n\xc3\xb6\xff".to_vec()).unwrap_err();
-        assert_eq!(fault.position, Some(Position { line: 2, column: 2 }));
-        assert_eq!(fault.why, "byte 0xff is not UTF-8");
-        let fault = text(b"a\0".to_vec()).unwrap_err();
-        assert_eq!(fault.position, Some(Position { line: 1, column: 2 }));
+        let diagnostic = text(b"a: 1\n\xc3\xb6\xff".to_vec()).unwrap_err();
+        assert_eq!(diagnostic.position, Some(Position { line: 2, column: 2 }));
+        assert_eq!(diagnostic.why, "byte 0xff is not UTF-8");
+        let diagnostic = text(b"a\0".to_vec()).unwrap_err();
+        assert_eq!(diagnostic.position, Some(Position { line: 1, column: 2 }));
     }
 
     #[test]

@@ -4,36 +4,36 @@
 use saphyr_parser::{Event, Parser};
 
 /// Keys of the settings whose values are addresses.
-const ADDRESSES: [&str; 3] = ["url", "urls", "proxy"];
+const ADDRESS_KEYS: [&str; 3] = ["url", "urls", "proxy"];
 /// The key of the headers, each of whose values may be a secret.
-const HEADERS: &str = "headers";
+const HEADERS_KEY: &str = "headers";
 /// In place of what is not shown.
 const HIDDEN: &str = "...";
 
 /// `text` without what may be a secret. What follows a fault in its YAML is left out.
 pub fn redacted(text: &str) -> String {
-    let (values, fault) = values(text);
+    let (values, diagnostic) = values(text);
     let mut shown = String::new();
     let mut at = 0;
-    for Value { from, to, address } in values {
+    for SecretValue { from, to, address } in values {
         let (Some(before), Some(value)) = (text.get(at..from), text.get(from..to)) else { continue };
         shown.push_str(&without_secrets(before));
         match address {
-            true => shown.push_str(&address_shown(value)),
+            true => shown.push_str(&redacted_address(value)),
             false => shown.push_str(&format!("\"{HIDDEN}\"")),
         }
         at = to;
     }
-    let end = fault.unwrap_or(text.len()).max(at);
+    let end = diagnostic.unwrap_or(text.len()).max(at);
     shown.push_str(&without_secrets(text.get(at..end).unwrap_or_default()));
-    if fault.is_some() {
+    if diagnostic.is_some() {
         shown.push_str("\n# The rest is not shown: it is no YAML.\n");
     }
     shown
 }
 
 /// A value that may be a secret, by its place in the text.
-struct Value {
+struct SecretValue {
     from: usize,
     to: usize,
     /// An address, whose origin may be shown.
@@ -41,64 +41,64 @@ struct Value {
 }
 
 /// An open mapping or list.
-enum Open {
+enum OpenCollection {
     Map { key: Option<String>, hidden: Option<bool> },
     List { hidden: Option<bool> },
 }
 
 /// The values that may be secrets, in their order, and where the text ceases to be YAML.
-fn values(text: &str) -> (Vec<Value>, Option<usize>) {
+fn values(text: &str) -> (Vec<SecretValue>, Option<usize>) {
     // The parser counts characters.
     let offsets: Vec<usize> = text.char_indices().map(|(at, _)| at).chain([text.len()]).collect();
     let offset = |index: usize| offsets.get(index).copied().unwrap_or(text.len());
-    let (mut values, mut open): (Vec<Value>, Vec<Open>) = (Vec::new(), Vec::new());
+    let (mut values, mut open): (Vec<SecretValue>, Vec<OpenCollection>) = (Vec::new(), Vec::new());
     // The end of what was told of.
-    let mut known = 0;
+    let mut parsed_to = 0;
     for event in Parser::new_from_str(text) {
         let (event, span) = match event {
             Ok(event) => event,
             // The parser reads ahead: a value before the fault may not have been told of.
-            Err(_) => return (values, Some(known)),
+            Err(_) => return (values, Some(parsed_to)),
         };
-        known = known.max(offset(span.end.index()));
+        parsed_to = parsed_to.max(offset(span.end.index()));
         // Whether the value that begins here is hidden, and as what.
         let hidden = match open.last() {
-            Some(Open::Map { key: Some(key), hidden }) => hidden.or(match key.as_str() {
-                HEADERS => Some(false),
-                key if ADDRESSES.contains(&key) => Some(true),
+            Some(OpenCollection::Map { key: Some(key), hidden }) => hidden.or(match key.as_str() {
+                HEADERS_KEY => Some(false),
+                key if ADDRESS_KEYS.contains(&key) => Some(true),
                 _ => None,
             }),
-            Some(Open::List { hidden }) => *hidden,
+            Some(OpenCollection::List { hidden }) => *hidden,
             _ => None,
         };
         match event {
             Event::Scalar(scalar, ..) => {
                 match open.last_mut() {
-                    Some(Open::Map { key: key @ None, .. }) => {
+                    Some(OpenCollection::Map { key: key @ None, .. }) => {
                         *key = Some(scalar.into_owned());
                         continue;
                     }
-                    Some(Open::Map { key, .. }) => *key = None,
+                    Some(OpenCollection::Map { key, .. }) => *key = None,
                     _ => {}
                 }
                 if let Some(address) = hidden {
                     let (from, to) = (offset(span.start.index()), offset(span.end.index()));
                     let plain = address && matches!(scalar.as_ref(), "off" | "environment");
                     if from < to && !plain {
-                        values.push(Value { from, to, address });
+                        values.push(SecretValue { from, to, address });
                     }
                 }
             }
             Event::MappingStart(..) => {
-                taken(&mut open);
-                open.push(Open::Map { key: None, hidden });
+                consume_key(&mut open);
+                open.push(OpenCollection::Map { key: None, hidden });
             }
             Event::SequenceStart(..) => {
-                taken(&mut open);
-                open.push(Open::List { hidden });
+                consume_key(&mut open);
+                open.push(OpenCollection::List { hidden });
             }
             Event::MappingEnd | Event::SequenceEnd => drop(open.pop()),
-            Event::Alias(_) => taken(&mut open),
+            Event::Alias(_) => consume_key(&mut open),
             _ => {}
         }
     }
@@ -106,8 +106,8 @@ fn values(text: &str) -> (Vec<Value>, Option<usize>) {
 }
 
 /// The key of the innermost mapping has its value; a key that is none of text stands for itself.
-fn taken(open: &mut [Open]) {
-    if let Some(Open::Map { key, .. }) = open.last_mut() {
+fn consume_key(open: &mut [OpenCollection]) {
+    if let Some(OpenCollection::Map { key, .. }) = open.last_mut() {
         *key = match key {
             Some(_) => None,
             None => Some(String::new()),
@@ -116,7 +116,7 @@ fn taken(open: &mut [Open]) {
 }
 
 /// An address as typed, without what may be a secret.
-fn address_shown(value: &str) -> String {
+fn redacted_address(value: &str) -> String {
     let shown = without_secrets(value);
     // What has no scheme may be anything.
     if shown.contains("://") || shown.trim().is_empty() { shown } else { format!("\"{HIDDEN}\"") }

@@ -8,10 +8,10 @@ use super::{diagnostics::quote, outputs::Target};
 use mailflow_kernel::pattern::NamePattern;
 
 /// The shortest and the longest time between two reads of the kernel's tables.
-const POLL: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(60)];
+const POLL_INTERVAL_RANGE: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(60)];
 
 /// The units of a duration, longest first, in nanoseconds.
-const UNITS: [(&str, u128); 5] = [
+const DURATION_UNITS: [(&str, u128); 5] = [
     ("d", 86_400_000_000_000),
     ("h", 3_600_000_000_000),
     ("m", 60_000_000_000),
@@ -50,20 +50,20 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     if unit.is_empty() {
         return Err(format!("{EXPECTED}; the unit is missing (did you mean {text}s?)"));
     }
-    let Some((_, nanos)) = UNITS.iter().find(|(name, _)| *name == unit) else {
+    let Some((_, nanos)) = DURATION_UNITS.iter().find(|(name, _)| *name == unit) else {
         return Err(format!("{EXPECTED}; {} is no unit", quote(unit)));
     };
-    let places = u32::try_from(fraction.len()).map_err(|_| EXPECTED)?;
+    let locations = u32::try_from(fraction.len()).map_err(|_| EXPECTED)?;
     let digits: u128 = format!("{whole}{fraction}").parse().map_err(|_| EXPECTED)?;
-    let nanos = digits * nanos / 10_u128.pow(places);
+    let nanos = digits * nanos / 10_u128.pow(locations);
     let nanos = u64::try_from(nanos).map_err(|_| format!("{EXPECTED}; this one is too long"))?;
     Ok(Duration::from_nanos(nanos))
 }
 
 /// A duration as it is written: in the longest unit that divides it.
-pub fn show_duration(duration: Duration) -> String {
+pub fn format_duration(duration: Duration) -> String {
     let nanos = duration.as_nanos();
-    UNITS.iter().find(|(_, unit)| nanos != 0 && nanos.is_multiple_of(*unit)).map_or_else(
+    DURATION_UNITS.iter().find(|(_, unit)| nanos != 0 && nanos.is_multiple_of(*unit)).map_or_else(
         || if nanos == 0 { "0s".to_owned() } else { format!("{duration:?}") },
         |(name, unit)| format!("{}{name}", nanos / unit),
     )
@@ -75,12 +75,12 @@ pub fn duration_within(text: &str, [shortest, longest]: [Duration; 2]) -> Result
     if (shortest..=longest).contains(&found) {
         return Ok(found);
     }
-    Err(format!("expected a duration from {} to {}", show_duration(shortest), show_duration(longest)))
+    Err(format!("expected a duration from {} to {}", format_duration(shortest), format_duration(longest)))
 }
 
 /// The time between two reads of the kernel's tables, 0.1 to 60 s.
 pub fn poll_interval(text: &str) -> Result<Duration, String> {
-    duration_within(text, POLL)
+    duration_within(text, POLL_INTERVAL_RANGE)
 }
 
 /// The name of a network interface, as the kernel takes it (`dev_valid_name`).
@@ -185,9 +185,9 @@ mod tests {
     #[test]
     fn durations_are_shown_as_they_are_written() {
         for text in ["500ms", "90s", "5m", "1h", "2d", "0s", "61m"] {
-            assert_eq!(duration(text).map(show_duration), Ok(text.to_owned()));
+            assert_eq!(duration(text).map(format_duration), Ok(text.to_owned()));
         }
-        assert_eq!(show_duration(Duration::from_secs(3600)), "1h");
+        assert_eq!(format_duration(Duration::from_secs(3600)), "1h");
     }
 
     #[test]

@@ -2,16 +2,18 @@
 
 use super::Finding;
 use crate::{
-    config::{AlertTo, Config, DeadLetters},
+    config::{AlertDestination, Config, DeadLetters},
     outputs::dead_letters::held,
 };
 
 /// Looks into the file of dead letters of each webhook, whether the agent runs or not.
 pub(super) fn examine(config: &Config) -> Vec<Finding> {
     let mut outputs = config.outputs.clone();
-    outputs.place_dead_letters(config.state.directory.as_deref());
+    outputs.set_dead_letter_files(config.state.directory.as_deref());
     let findings = outputs.alerts.iter().filter_map(|output| {
-        let AlertTo::Webhook { dead_letters: DeadLetters::File(file), .. } = &output.to else { return None };
+        let AlertDestination::Webhook { dead_letters: DeadLetters::File(file), .. } = &output.to else {
+            return None;
+        };
         let what = format!("{} letters", output.name);
         Some(match held(file) {
             0 => Finding::ok(what, "the receiver has refused no event for good"),

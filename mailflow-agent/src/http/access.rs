@@ -18,14 +18,14 @@ use super::{
     peer::Guest,
 };
 use crate::config::{
-    Faults,
-    web::{Web, WebWatch},
+    Diagnostics,
+    web::{WebConfig, WebConfigWatcher},
 };
 
 /// True if everybody may come in.
 #[derive(Debug, Default)]
 pub struct Door {
-    watch: Option<Mutex<WebWatch>>,
+    watch: Option<Mutex<WebConfigWatcher>>,
     auth: Arc<Auth>,
 }
 
@@ -39,15 +39,15 @@ impl Door {
     ///
     /// # Errors
     /// Everything that is wrong with the file.
-    pub fn guarded(web_config: &Path) -> Result<Self, Faults> {
-        Ok(Self { watch: Some(Mutex::new(WebWatch::open(web_config)?)), auth: Arc::default() })
+    pub fn guarded(web_config: &Path) -> Result<Self, Diagnostics> {
+        Ok(Self { watch: Some(Mutex::new(WebConfigWatcher::open(web_config)?)), auth: Arc::default() })
     }
 
     /// What is in force for a connection that begins now. A file that has changed for the worse is
     /// logged, and what was in force before stays.
-    pub(crate) fn web(&self) -> Option<Arc<Web>> {
+    pub(crate) fn web(&self) -> Option<Arc<WebConfig>> {
         let mut watch = self.watch.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner);
-        match watch.look() {
+        match watch.reload_if_changed() {
             Some(Ok(())) => tracing::info!("the web-config file has changed and is in force"),
             Some(Err(faults)) => {
                 faults.iter().for_each(|fault| tracing::error!("{fault}"));
@@ -59,7 +59,7 @@ impl Door {
     }
 
     /// The pages, for those who know a password where one is asked for.
-    pub(crate) fn guard(&self, router: Router, web: Option<&Arc<Web>>) -> Router {
+    pub(crate) fn guard(&self, router: Router, web: Option<&Arc<WebConfig>>) -> Router {
         match web {
             Some(web) if !web.users.is_empty() => {
                 router.layer(from_fn_with_state((Arc::clone(&self.auth), Arc::clone(web)), admit))
@@ -70,7 +70,7 @@ impl Door {
 }
 
 async fn admit(
-    Shared((auth, web)): Shared<(Arc<Auth>, Arc<Web>)>,
+    Shared((auth, web)): Shared<(Arc<Auth>, Arc<WebConfig>)>,
     Extension(guest): Extension<Arc<Guest>>,
     request: Request,
     next: Next,

@@ -16,7 +16,9 @@ use super::{
     worker::{NoThread, Sink, Transport},
 };
 use crate::{
-    config::{Address, AlertOutput, AlertTo, DeadLetters, FlowOutput, FlowTo, Profile},
+    config::{
+        AlertDestination, AlertOutput, DeadLetters, FlowDestination, FlowOutput, Profile, WebhookAddress,
+    },
     metrics::Agent,
     util::disk::Limits,
 };
@@ -41,19 +43,19 @@ pub fn alerts(
     let format = |profile: Profile| Format { profile, gateway: gateway.clone() };
     let one = |sink: Result<_, NoThread>| Ok(vec![sink?]);
     match &output.to {
-        AlertTo::Lines { target, profile } => {
+        AlertDestination::Lines { target, profile } => {
             let format = format(*profile);
             let render = move |(alert, epoch): &AlertEvent| format.alert_line(alert, *epoch);
             let (counters, bounds) = (agent.sink_counters(name), agent.file_bounds(name, files));
             Ok(vec![jsonl_file::start_within(name, target, ALERTS, counters, Some(bounds), render)?])
         }
-        AlertTo::Journal { path, profile } => {
+        AlertDestination::Journal { path, profile } => {
             one(single(name, agent, Journal { path: path.clone(), format: format(*profile), socket: None }))
         }
-        AlertTo::Syslog(settings) => {
+        AlertDestination::Syslog(settings) => {
             one(start(name, agent, ALERTS, Syslog::new(settings.clone(), gateway.clone())))
         }
-        AlertTo::Webhook { url, receiver, profile, dead_letters } => {
+        AlertDestination::Webhook { url, receiver, profile, dead_letters } => {
             let post = Post::new(url.clone(), "", receiver.clone());
             let path = match dead_letters {
                 DeadLetters::File(path) => Some(path.clone()),
@@ -62,7 +64,7 @@ pub fn alerts(
             let letters = dead_letters::DeadLetters::new(path, agent.receiver_counters(name));
             one(start(name, agent, ALERTS, Webhook::new(name.to_owned(), post, format(*profile), letters)))
         }
-        AlertTo::Alertmanager { urls, receiver, labels, every } => urls
+        AlertDestination::Alertmanager { urls, receiver, labels, every } => urls
             .iter()
             .map(|url| {
                 // A label that is configured names the gateway as its owner wants it.
@@ -72,7 +74,7 @@ pub fn alerts(
                 let origin = url.origin();
                 let host = origin.split_once("://").map_or(origin.as_str(), |(_, host)| host);
                 let name = if urls.len() == 1 { name.to_owned() } else { format!("{name}/{host}") };
-                let post = Post::new(Address::Here(url.clone()), "/api/v2/alerts", receiver.clone());
+                let post = Post::new(WebhookAddress::Inline(url.clone()), "/api/v2/alerts", receiver.clone());
                 let counters = agent.receiver_counters(&name);
                 let alertmanager = Alertmanager::new(name.clone(), post, labels, *every, counters);
                 Ok(start(&name, agent, ALERTS, alertmanager)?)
@@ -93,13 +95,15 @@ pub fn flows(
 ) -> Result<Sink<FlowEvent>, OpenError> {
     let name = output.name.as_str();
     match &output.to {
-        FlowTo::Lines { target, profile } => {
+        FlowDestination::Lines { target, profile } => {
             let format = Format { profile: *profile, gateway: gateway.clone() };
             let render = move |(record, epoch): &FlowEvent| format.flow_line(record, *epoch);
             let (counters, bounds) = (agent.sink_counters(name), agent.file_bounds(name, files));
             jsonl_file::start_within(name, target, RECORDS, counters, Some(bounds), render)
         }
-        FlowTo::Ipfix(settings) => Ok(start(name, agent, RECORDS, Exporter::new(settings, gateway))?),
+        FlowDestination::Ipfix(settings) => {
+            Ok(start(name, agent, RECORDS, Exporter::new(settings, gateway))?)
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use super::{
     set::{Audience, Out, Outputs, untold},
 };
 use crate::{
-    config::{self, AlertOutput, AlertTo, FlowOutput, FlowTo, Profile},
+    config::{self, AlertDestination, AlertOutput, FlowDestination, FlowOutput, Profile},
     metrics::Agent,
 };
 use mailflow_kernel::clock;
@@ -44,7 +44,7 @@ impl Outputs {
             }
             let audience = Audience::of(&output.to);
             let lines = match &output.to {
-                AlertTo::Lines { target, profile } => Some((target, format(*profile))),
+                AlertDestination::Lines { target, profile } => Some((target, format(*profile))),
                 _ => None,
             };
             let sinks = factory::alerts(output, outputs.files, agent, &self.gateway)?;
@@ -56,8 +56,8 @@ impl Outputs {
                 continue;
             }
             let lines = match &output.to {
-                FlowTo::Lines { target, profile } => Some((target, format(*profile))),
-                FlowTo::Ipfix(_) => None,
+                FlowDestination::Lines { target, profile } => Some((target, format(*profile))),
+                FlowDestination::Ipfix(_) => None,
             };
             let sink = factory::flows(output, outputs.files, agent, &self.gateway)?;
             opened.flows.push(Out::new(index, Audience::Record, sink, lines));

@@ -14,7 +14,7 @@ use super::{
     worker::Sink,
 };
 use crate::{
-    config::{self, AlertOutput, AlertTo, FlowOutput, Target},
+    config::{self, AlertDestination, AlertOutput, FlowOutput, Target},
     metrics::Agent,
     recovery::store::{Event, Untold, Written},
     util::disk::Limits,
@@ -42,11 +42,13 @@ pub(super) enum Audience {
 }
 
 impl Audience {
-    pub(super) const fn of(to: &AlertTo) -> Self {
+    pub(super) const fn of(to: &AlertDestination) -> Self {
         match to {
-            AlertTo::Lines { .. } => Self::Record,
-            AlertTo::Journal { .. } | AlertTo::Syslog(_) | AlertTo::Webhook { .. } => Self::People,
-            AlertTo::Alertmanager { .. } => Self::Reminded,
+            AlertDestination::Lines { .. } => Self::Record,
+            AlertDestination::Journal { .. }
+            | AlertDestination::Syslog(_)
+            | AlertDestination::Webhook { .. } => Self::People,
+            AlertDestination::Alertmanager { .. } => Self::Reminded,
         }
     }
 }
@@ -159,7 +161,7 @@ impl Outputs {
         gateway: Gateway,
     ) -> Result<Self, OpenError> {
         let mut outputs = outputs.clone();
-        outputs.keep_alerts_to_files();
+        outputs.retain_file_alerts();
         // The user asks for these files, and sees what becomes of them.
         outputs.files = Limits::NONE;
         Self::open(&outputs, agent, gateway)

@@ -22,7 +22,7 @@ use super::{
     summary::{priority, summary, threshold, value},
     worker::{Counters, Taken, Transport},
 };
-use crate::config::{Syslog as Settings, SyslogMessage, SyslogTo};
+use crate::config::{Syslog as Settings, SyslogDestination, SyslogMessage};
 use mailflow_engine::{event::Alert, settings::unit, time::Epoch};
 
 /// Names our structured data; the number is the one for documentation (RFC 5612).
@@ -49,9 +49,13 @@ enum To {
 impl Syslog {
     pub(crate) fn new(settings: Settings, gateway: Gateway) -> Self {
         let to = match &settings.to {
-            SyslogTo::Unix(path) => To::Unix(Local::new(path)),
-            SyslogTo::Udp(address) => To::Remote(Box::new(Remote::new(Protocol::Udp, address, Framing))),
-            SyslogTo::Tcp(address) => To::Remote(Box::new(Remote::new(Protocol::Tcp, address, Framing))),
+            SyslogDestination::Unix(path) => To::Unix(Local::new(path)),
+            SyslogDestination::Udp(address) => {
+                To::Remote(Box::new(Remote::new(Protocol::Udp, address, Framing)))
+            }
+            SyslogDestination::Tcp(address) => {
+                To::Remote(Box::new(Remote::new(Protocol::Tcp, address, Framing)))
+            }
         };
         Self { settings, gateway, to }
     }

@@ -15,7 +15,7 @@ use super::{
     store::{Entry, State, Store, Told, Unwritable},
 };
 use crate::{
-    config::{AlertTo, Config, FlowTo, Target},
+    config::{AlertDestination, Config, FlowDestination, Target},
     control::Durability,
     outputs::router::Sinks,
 };
@@ -99,12 +99,12 @@ impl Keeper {
     /// Another configuration is in force.
     pub(crate) fn configure(&mut self, config: &Config) {
         let alerts = config.outputs.alerts.iter().map(|output| match &output.to {
-            AlertTo::Lines { target, .. } => Some(target),
+            AlertDestination::Lines { target, .. } => Some(target),
             _ => None,
         });
         let flows = config.outputs.flow_log.iter().map(|output| match &output.to {
-            FlowTo::Lines { target, .. } => Some(target),
-            FlowTo::Ipfix(_) => None,
+            FlowDestination::Lines { target, .. } => Some(target),
+            FlowDestination::Ipfix(_) => None,
         });
         let file = |target: &Target| match target {
             Target::File(path) => Some(path.clone()),

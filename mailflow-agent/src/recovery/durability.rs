@@ -5,7 +5,7 @@ use std::time::Duration;
 use tracing::{error, info};
 
 use super::store::Unwritable;
-use crate::{config::scalar::show_duration, control::Durability, util::error_chain::Limited};
+use crate::{config::scalar::format_duration, control::Durability, util::error_chain::Limited};
 use mailflow_engine::time::Time;
 use mailflow_kernel::clock;
 
@@ -115,7 +115,7 @@ impl Trouble {
                 "the state cannot be replaced: the journal is written on, and grows"
             );
         } else {
-            let patience = show_duration(patience);
+            let patience = format_duration(patience);
             error!(
                 error,
                 seconds,

@@ -7,7 +7,7 @@ use tracing::{info, warn};
 
 use super::duplicate_detector::Delivery;
 use crate::{
-    config::FlowTable,
+    config::FlowTableConfig,
     metrics::{Attached, Fill, Holding, KernelView, WatchedEntry},
 };
 use mailflow_engine::event::Gain;
@@ -47,7 +47,7 @@ impl Room {
 pub(crate) fn kernel_view(
     kernel: &Kernel,
     before: &Totals,
-    tables: &FlowTable,
+    tables: &FlowTableConfig,
     delivery: &mut Delivery,
     drain: Duration,
 ) -> Result<KernelView, KernelError> {

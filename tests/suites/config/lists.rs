@@ -466,45 +466,45 @@ fn a_changed_file_is_read_once_it_keeps_still_and_only_if_it_is_good() {
     scratch.write("b.txt", "10.2.0.0/16\n");
     let mut lists = load(&scratch, "a.txt, b.txt").lists;
     assert_eq!(lists.files().count(), 2);
-    assert!(!lists.changed() && !lists.changed());
+    assert!(!lists.take_settled_change() && !lists.take_settled_change());
 
     // Written while it is looked at: nobody reads it before it has kept still.
     scratch.write("a.txt", "10.1.0.0/16\n10.3.0");
-    assert!(!lists.changed());
+    assert!(!lists.take_settled_change());
     scratch.write("a.txt", "10.1.0.0/16\n10.3.0.0/16\n");
-    assert!(!lists.changed());
-    assert!(lists.changed());
-    let (networks, warnings) = lists.read_again().unwrap();
+    assert!(!lists.take_settled_change());
+    assert!(lists.take_settled_change());
+    let (networks, warnings) = lists.reload().unwrap();
     assert_eq!((networks.networks().len(), warnings.len()), (3, 0));
-    assert!(!lists.changed() && !lists.changed());
+    assert!(!lists.take_settled_change() && !lists.take_settled_change());
 
     // Replaced by another file of the same size and time.
     let time = fs::metadata(scratch.0.join("b.txt")).unwrap().modified().unwrap();
     let other = scratch.write("c.txt", "10.4.0.0/16\n");
     fs::File::options().write(true).open(&other).unwrap().set_modified(time).unwrap();
     fs::rename(other, scratch.0.join("b.txt")).unwrap();
-    assert!(!lists.changed() && lists.changed());
-    assert!(lists.read_again().unwrap().0.find("10.4.0.1".parse().unwrap()).is_some());
+    assert!(!lists.take_settled_change() && lists.take_settled_change());
+    assert!(lists.reload().unwrap().0.find("10.4.0.1".parse().unwrap()).is_some());
 
     // Written to while it was read: seen afterwards, and read again once it keeps still.
     scratch.write("a.txt", "10.1.0.0/16\n");
-    assert!(!lists.changed() && lists.changed() && !lists.moved());
-    assert!(lists.read_again().is_ok());
+    assert!(!lists.take_settled_change() && lists.take_settled_change() && !lists.is_outdated());
+    assert!(lists.reload().is_ok());
     scratch.write("a.txt", "10.1.0.0/16\n10.3.0.0/16\n10.5.0.0/16\n");
-    assert!(lists.moved() && !lists.changed() && lists.changed());
-    assert_eq!(lists.read_again().unwrap().0.networks().len(), 4);
+    assert!(lists.is_outdated() && !lists.take_settled_change() && lists.take_settled_change());
+    assert_eq!(lists.reload().unwrap().0.networks().len(), 4);
 
     // Gone: a fault, told once.
     fs::remove_file(scratch.0.join("b.txt")).unwrap();
-    assert!(!lists.changed() && lists.changed());
-    let faults = lists.read_again().unwrap_err().to_string();
+    assert!(!lists.take_settled_change() && lists.take_settled_change());
+    let faults = lists.reload().unwrap_err().to_string();
     assert!(faults.contains("b.txt: cannot be read: No such file"), "{faults}");
-    assert!(!lists.changed() && !lists.changed());
+    assert!(!lists.take_settled_change() && !lists.take_settled_change());
     scratch.write("b.txt", "10.2.0.1/16\n");
-    assert!(!lists.changed() && lists.changed());
-    assert!(lists.read_again().unwrap_err().to_string().contains("host bits set"));
+    assert!(!lists.take_settled_change() && lists.take_settled_change());
+    assert!(lists.reload().unwrap_err().to_string().contains("host bits set"));
     scratch.write("b.txt", "10.2.0.0/16\n");
-    assert!(!lists.changed() && lists.changed() && lists.read_again().is_ok());
+    assert!(!lists.take_settled_change() && lists.take_settled_change() && lists.reload().is_ok());
 }
 
 #[test]

@@ -119,7 +119,7 @@ fn the_shipped_rules_look_at_what_the_documents_say() {
     let config = good("{}");
     let told = |name: &str| -> Vec<_> {
         let rule =
-            config.engine.rules.iter().chain(&config.rules_off).find(|rule| rule.name.as_ref() == name);
+            config.engine.rules.iter().chain(&config.disabled_rules).find(|rule| rule.name.as_ref() == name);
         let terms = &rule.unwrap().terms;
         let hours = |term: &Term| term.window.length.as_secs() / 3_600;
         terms.iter().map(|term| (term.measure.name(), term.level.at_least, hours(term))).collect()
@@ -155,7 +155,7 @@ fn the_shipped_rules_look_at_what_the_documents_say() {
     ];
     let sessions = Match { sessions_only: true, bounds, ..bulk.matching.clone() };
     assert_eq!((&guess.matching, guess.group_by), (&sessions, GroupBy::SourceAndDestination));
-    let [fan_in] = config.rules_off.as_slice() else { panic!("one") };
+    let [fan_in] = config.disabled_rules.as_slice() else { panic!("one") };
     assert_eq!((&fan_in.matching, fan_in.group_by), (&bulk.matching, GroupBy::Destination));
     assert_eq!(fan_in.condition, all(&[0, 1]));
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use mailflow_agent::{
-    config::{FlowOutput, FlowTo, Ipfix, IpfixTo},
+    config::{FlowDestination, FlowOutput, Ipfix, IpfixDestination},
     metrics::Agent,
     outputs::{FlowEvent, factory, worker::Sink},
     util::disk::Limits,
@@ -124,10 +124,10 @@ impl Collector {
     }
 }
 
-fn exporter(to: IpfixTo) -> Sink<FlowEvent> {
+fn exporter(to: IpfixDestination) -> Sink<FlowEvent> {
     let agent = Agent::new("test", 0.0).unwrap();
     factory::flows(
-        &FlowOutput { name: "test".into(), to: FlowTo::Ipfix(Ipfix { to, domain: 7 }) },
+        &FlowOutput { name: "test".into(), to: FlowDestination::Ipfix(Ipfix { to, domain: 7 }) },
         Limits::NONE,
         &agent,
         &gateway(),
@@ -147,7 +147,7 @@ fn v4(port: u16) -> FlowRecord {
 fn a_record_holds_both_directions_of_its_flow() {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
-    let sink = exporter(IpfixTo::Udp(socket.local_addr().unwrap().to_string()));
+    let sink = exporter(IpfixDestination::Udp(socket.local_addr().unwrap().to_string()));
     push(&sink, v4(40_001));
     let (mut collector, mut buffer) = (Collector::default(), [0; 2_048]);
     let length = socket.recv(&mut buffer).unwrap();
@@ -182,7 +182,7 @@ fn a_record_holds_both_directions_of_its_flow() {
 fn cumulative_records_become_gains_and_datagrams_keep_their_bound() {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
-    let sink = exporter(IpfixTo::Udp(socket.local_addr().unwrap().to_string()));
+    let sink = exporter(IpfixDestination::Udp(socket.local_addr().unwrap().to_string()));
     let mut expected = [0; 2];
     for port in 0..200 {
         let mut flow = v4(port);
@@ -218,7 +218,7 @@ fn cumulative_records_become_gains_and_datagrams_keep_their_bound() {
 fn over_tcp_a_collector_that_comes_back_is_taught_anew() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();
-    let sink = exporter(IpfixTo::Tcp(addr.to_string()));
+    let sink = exporter(IpfixDestination::Tcp(addr.to_string()));
     push(&sink, v4(1));
     let mut stream = listener.accept().unwrap().0;
     let mut collector = Collector::default();

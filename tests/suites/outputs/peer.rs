@@ -6,7 +6,7 @@ use std::{
 };
 
 use mailflow_agent::{
-    config::{AlertOutput, AlertTo, Profile},
+    config::{AlertDestination, AlertOutput, Profile},
     metrics::{Agent, ReceiverCounters},
     outputs::{AlertEvent, factory, gateway::Gateway, profile::Format, worker::Sink},
     util::disk::Limits,
@@ -34,7 +34,7 @@ pub(crate) fn format(profile: Profile) -> Format {
 }
 
 /// A sink for alerts that goes to `to`.
-pub(crate) fn sink(to: AlertTo) -> Sink<AlertEvent> {
+pub(crate) fn sink(to: AlertDestination) -> Sink<AlertEvent> {
     let agent = Agent::new("test", 0.0).unwrap();
     factory::alerts(&AlertOutput { name: "test".into(), to }, Limits::NONE, &agent, &gateway())
         .unwrap()
@@ -42,7 +42,7 @@ pub(crate) fn sink(to: AlertTo) -> Sink<AlertEvent> {
 }
 
 /// The same with the numbers of its receiver.
-pub(crate) fn sink_and_receiver(to: AlertTo) -> (Sink<AlertEvent>, ReceiverCounters) {
+pub(crate) fn sink_and_receiver(to: AlertDestination) -> (Sink<AlertEvent>, ReceiverCounters) {
     let agent = Agent::new("test", 0.0).unwrap();
     let sink = factory::alerts(&AlertOutput { name: "test".into(), to }, Limits::NONE, &agent, &gateway())
         .unwrap()

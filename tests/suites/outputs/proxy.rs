@@ -9,8 +9,8 @@ use std::{
 };
 
 use mailflow_agent::config::{
-    Address, AlertTo, DeadLetters, Profile, Proxy as Setting, Receiver as Settings,
-    outputs::url::{Form, Url},
+    AlertDestination, DeadLetters, Profile, Proxy as Setting, Receiver as Settings, WebhookAddress,
+    outputs::url::{Url, UrlForm},
 };
 
 use crate::{
@@ -46,7 +46,7 @@ impl Proxy {
     }
 
     fn url(&self, user: &str) -> Url {
-        Url::parse(&format!("http://{user}{}", self.addr), Form::Proxy).unwrap()
+        Url::parse(&format!("http://{user}{}", self.addr), UrlForm::Proxy).unwrap()
     }
 }
 
@@ -88,10 +88,10 @@ fn attend(client: TcpStream, to: SocketAddr, status: u16, heads: &Mutex<Vec<Stri
     back.join().ok()?.ok().map(drop)
 }
 
-fn webhook(url: &str, proxy: Setting) -> AlertTo {
-    let url = Address::Here(Url::parse(url, Form::Webhook).unwrap());
+fn webhook(url: &str, proxy: Setting) -> AlertDestination {
+    let url = WebhookAddress::Inline(Url::parse(url, UrlForm::Webhook).unwrap());
     let receiver = Settings { proxy, timeout: Duration::from_secs(20), ..Settings::default() };
-    AlertTo::Webhook { url, receiver, profile: Profile::Eve, dead_letters: DeadLetters::Off }
+    AlertDestination::Webhook { url, receiver, profile: Profile::Eve, dead_letters: DeadLetters::Off }
 }
 
 #[test]

@@ -13,7 +13,10 @@ use std::{
 };
 
 use mailflow_agent::{
-    config::{AlertTo, FlowOutput, FlowTo, Ipfix, IpfixTo, Syslog, SyslogMessage, SyslogTo},
+    config::{
+        AlertDestination, FlowDestination, FlowOutput, Ipfix, IpfixDestination, Syslog, SyslogDestination,
+        SyslogMessage,
+    },
     metrics::Agent,
     outputs::{AlertEvent, FlowEvent, factory, worker::Sink},
     util::disk::Limits,
@@ -30,13 +33,13 @@ use crate::{
 /// Longer than any limit of the product: an unacknowledged line, a connection attempt, a pause.
 const LONG: Duration = Duration::from_secs(90);
 
-fn syslog(to: SyslogTo) -> Sink<AlertEvent> {
-    sink(AlertTo::Syslog(Syslog { to, facility: 3, message: SyslogMessage::Text, max_size: 8_000 }))
+fn syslog(to: SyslogDestination) -> Sink<AlertEvent> {
+    sink(AlertDestination::Syslog(Syslog { to, facility: 3, message: SyslogMessage::Text, max_size: 8_000 }))
 }
 
-fn ipfix(to: IpfixTo) -> Sink<FlowEvent> {
+fn ipfix(to: IpfixDestination) -> Sink<FlowEvent> {
     let agent = Agent::new("test", 0.0).unwrap();
-    let output = FlowOutput { name: "test".into(), to: FlowTo::Ipfix(Ipfix { to, domain: 7 }) };
+    let output = FlowOutput { name: "test".into(), to: FlowDestination::Ipfix(Ipfix { to, domain: 7 }) };
     factory::flows(&output, Limits::NONE, &agent, &gateway()).unwrap()
 }
 
@@ -100,7 +103,7 @@ fn listen(ns: &Ns, address: &str) -> TcpListener {
 fn lines_for_a_syslog_server_that_silently_vanished_come_when_it_is_back() {
     let lab = Lab::new(&LabOptions::default()).unwrap();
     let listener = listen(&lab.server, "93.184.215.25:601");
-    let sink = lab.gateway.enter(|| syslog(SyslogTo::Tcp("93.184.215.25:601".into()))).unwrap();
+    let sink = lab.gateway.enter(|| syslog(SyslogDestination::Tcp("93.184.215.25:601".into()))).unwrap();
     sink.push(event(&alert(0)));
     let (stream, _) = listener.accept().unwrap();
     read_numbers(stream.try_clone().unwrap(), &[0].into(), &mut BTreeSet::new()).unwrap();
@@ -127,7 +130,7 @@ fn lines_for_a_syslog_server_that_silently_vanished_come_when_it_is_back() {
 fn records_for_a_collector_that_silently_vanished_come_when_it_is_back() {
     let lab = Lab::new(&LabOptions::default()).unwrap();
     let listener = listen(&lab.server, "93.184.215.25:4739");
-    let sink = lab.gateway.enter(|| ipfix(IpfixTo::Tcp("93.184.215.25:4739".into()))).unwrap();
+    let sink = lab.gateway.enter(|| ipfix(IpfixDestination::Tcp("93.184.215.25:4739".into()))).unwrap();
     sink.push(flow(1));
     let (mut stream, _) = listener.accept().unwrap();
     Collector::default().stream(&mut stream);
@@ -153,7 +156,7 @@ fn records_for_a_collector_that_silently_vanished_come_when_it_is_back() {
 #[test]
 fn a_server_that_closes_or_resets_what_it_accepts_gets_every_line_in_the_end() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let sink = syslog(SyslogTo::Tcp(listener.local_addr().unwrap().to_string()));
+    let sink = syslog(SyslogDestination::Tcp(listener.local_addr().unwrap().to_string()));
     (0..5).for_each(|number| sink.push(event(&alert(number))));
     // Once without a look at what came, once with a reset, once after a part of it.
     drop(listener.accept().unwrap());
@@ -168,7 +171,7 @@ fn a_server_that_closes_or_resets_what_it_accepts_gets_every_line_in_the_end() {
 #[test]
 fn what_lay_unread_in_a_server_that_is_restarted_is_sent_again() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let sink = syslog(SyslogTo::Tcp(listener.local_addr().unwrap().to_string()));
+    let sink = syslog(SyslogDestination::Tcp(listener.local_addr().unwrap().to_string()));
     (0..5).for_each(|number| sink.push(event(&alert(number))));
     let (stream, _) = listener.accept().unwrap();
     until("its kernel has taken them", || numbers(&sink) == (5, 0, 0));
@@ -183,7 +186,7 @@ fn what_lay_unread_in_a_server_that_is_restarted_is_sent_again() {
 fn a_server_that_reads_slowly_gets_every_line_once() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     SockRef::from(&listener).set_recv_buffer_size(4_096).unwrap();
-    let sink = syslog(SyslogTo::Tcp(listener.local_addr().unwrap().to_string()));
+    let sink = syslog(SyslogDestination::Tcp(listener.local_addr().unwrap().to_string()));
     let (mut stream, _) = {
         sink.push(event(&alert(0)));
         listener.accept().unwrap()
@@ -258,7 +261,7 @@ fn where_the_first_address_of_a_name_refuses_the_next_gets_every_datagram() {
     let path = hosts("both", BOTH);
     let (server, address) = udp_server("127.0.0.1:0");
     let to = format!("log.example:{}", address.port());
-    let sink = with_hosts(&path, || syslog(SyslogTo::Udp(to)));
+    let sink = with_hosts(&path, || syslog(SyslogDestination::Udp(to)));
     for number in 0..5 {
         sink.push(event(&alert(number)));
         thread::sleep(Duration::from_millis(20));
@@ -268,7 +271,7 @@ fn where_the_first_address_of_a_name_refuses_the_next_gets_every_datagram() {
 
     let (server, address) = udp_server("127.0.0.1:0");
     let to = format!("log.example:{}", address.port());
-    let sink = with_hosts(&path, || ipfix(IpfixTo::Udp(to)));
+    let sink = with_hosts(&path, || ipfix(IpfixDestination::Udp(to)));
     (1..=5).for_each(|port| sink.push(flow(port)));
     let (mut collector, mut buffer) = (Collector::default(), [0; 2_048]);
     while collector.ports().len() < 5 {
@@ -283,7 +286,7 @@ fn where_the_first_address_of_a_name_refuses_the_next_gets_every_datagram() {
 fn datagrams_that_were_refused_are_not_written_and_come_once_somebody_listens() {
     let (server, address) = udp_server("127.0.0.1:0");
     drop(server);
-    let sink = syslog(SyslogTo::Udp(address.to_string()));
+    let sink = syslog(SyslogDestination::Udp(address.to_string()));
     (0..5).for_each(|number| sink.push(event(&alert(number))));
     until("errors", || sink.counters().errors.get() > 1);
     assert_eq!(numbers(&sink), (0, 0, 5));
@@ -296,10 +299,10 @@ fn datagrams_that_were_refused_are_not_written_and_come_once_somebody_listens() 
 fn a_server_that_moves_to_another_address_is_followed_by_its_name() {
     let path = hosts("moves", "127.0.0.1 log.example\n");
     let (server, address) = udp_server("127.0.0.1:0");
-    let udp = with_hosts(&path, || syslog(SyslogTo::Udp(format!("log.example:{}", address.port()))));
+    let udp = with_hosts(&path, || syslog(SyslogDestination::Udp(format!("log.example:{}", address.port()))));
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
-    let tcp = with_hosts(&path, || syslog(SyslogTo::Tcp(format!("log.example:{port}"))));
+    let tcp = with_hosts(&path, || syslog(SyslogDestination::Tcp(format!("log.example:{port}"))));
     for sink in [&udp, &tcp] {
         sink.push(event(&alert(0)));
     }

@@ -12,10 +12,10 @@ use std::{
 };
 
 use mailflow_agent::config::{
-    Address, AlertTo, ClientTls, DeadLetters, Profile, Receiver as Settings,
+    AlertDestination, ClientTls, DeadLetters, Profile, Receiver as Settings, WebhookAddress,
     outputs::{
         files,
-        url::{Form, Url},
+        url::{Url, UrlForm},
     },
 };
 use rustls::{
@@ -119,10 +119,10 @@ impl Folder {
     }
 }
 
-fn webhook(url: &str, tls: ClientTls) -> AlertTo {
-    let url = Address::Here(Url::parse(url, Form::Webhook).unwrap());
+fn webhook(url: &str, tls: ClientTls) -> AlertDestination {
+    let url = WebhookAddress::Inline(Url::parse(url, UrlForm::Webhook).unwrap());
     let receiver = Settings { tls, timeout: Duration::from_secs(20), ..Settings::default() };
-    AlertTo::Webhook { url, receiver, profile: Profile::Eve, dead_letters: DeadLetters::Off }
+    AlertDestination::Webhook { url, receiver, profile: Profile::Eve, dead_letters: DeadLetters::Off }
 }
 
 /// Posts an alert, and gives back why it was not delivered.

@@ -7,7 +7,7 @@ use tracing::info;
 
 use super::{network_lists::ListWatch, pin_watch::PinWatch, poll};
 use crate::{
-    config::{Config, FlowTable},
+    config::{Config, FlowTableConfig},
     metrics::{KernelView, Memory},
     outputs::router::Sinks,
     recovery::{checkpointer::Keeper, store::Entry},
@@ -31,7 +31,7 @@ pub(crate) struct Pipeline {
     pub(super) kernel: Kernel,
     pub(super) engine: Engine,
     pub(super) sinks: Sinks,
-    pub(super) tables: FlowTable,
+    pub(super) tables: FlowTableConfig,
     pub(super) room: Room,
     pub(super) delivery: Delivery,
     pub(super) windows: Windows,

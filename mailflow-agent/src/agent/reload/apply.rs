@@ -51,7 +51,7 @@ impl Pipeline {
     }
 
     fn renew(&mut self, new: Config, source: &Source) -> Result<Vec<String>, Vec<String>> {
-        let over = new.over(clock::unix_nanos());
+        let over = new.expired_allow_entries(clock::unix_nanos());
         new.warnings.iter().chain(over).for_each(|warning| warn!("{warning}"));
         let mut refused = reload::needs_restart(&self.config, &new);
         // The same interfaces may be taken otherwise by now: a default route leaves elsewhere. That changes nothing.

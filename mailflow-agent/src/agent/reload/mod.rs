@@ -7,7 +7,7 @@ use std::{path::PathBuf, sync::Arc, thread};
 use tokio::sync::oneshot;
 
 use crate::{
-    config::{AlertTo, Config, FlowTo},
+    config::{AlertDestination, Config, FlowDestination},
     control::Reply,
 };
 use mailflow_kernel::capabilities;
@@ -199,8 +199,8 @@ pub(crate) fn changes(old: &Config, new: &Config) -> Vec<String> {
 /// An output, whatever it is for.
 #[derive(PartialEq)]
 enum Output<'a> {
-    Alerts(&'a AlertTo),
-    Flows(&'a FlowTo),
+    Alerts(&'a AlertDestination),
+    Flows(&'a FlowDestination),
 }
 
 /// The outputs by their names, of which no two are equal.

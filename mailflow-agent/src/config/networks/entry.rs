@@ -5,14 +5,16 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::list_file::ListFile;
-use crate::config::diagnostics::{Collector, Fault, Place, Position, nearest, plain, quote};
+use crate::config::diagnostics::{
+    Diagnostic, DiagnosticSink, Position, SourceLocation, nearest, quote, single_line,
+};
 use mailflow_engine::assets::{AssetRole, Network, Origin, canonical};
 
 /// A network as it stands in a file.
 #[derive(Clone, Debug)]
-pub(crate) struct Listed {
+pub(crate) struct NetworkEntry {
     /// Where.
-    pub(crate) place: Place,
+    pub(crate) location: SourceLocation,
     /// The setting; empty in a file of networks.
     pub(crate) path: String,
     /// What it says.
@@ -21,11 +23,11 @@ pub(crate) struct Listed {
     pub(crate) vrf: Option<String>,
 }
 
-impl Listed {
+impl NetworkEntry {
     /// A remark about this network.
-    pub(crate) fn remark(&self, why: String) -> Fault {
-        Fault {
-            place: self.place.clone(),
+    pub(crate) fn remark(&self, why: String) -> Diagnostic {
+        Diagnostic {
+            location: self.location.clone(),
             path: self.path.clone(),
             value: Some(quote(&self.network.line)),
             expected: why,
@@ -35,7 +37,7 @@ impl Listed {
 
 /// What is said of a network, as typed.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Said<'a> {
+pub(crate) struct RawNetwork<'a> {
     /// `CIDR` or `!CIDR`.
     pub(crate) cidr: &'a str,
     /// Said to be taken out beside that.
@@ -48,7 +50,7 @@ pub(crate) struct Said<'a> {
     pub(crate) role: Option<AssetRole>,
 }
 
-impl Said<'_> {
+impl RawNetwork<'_> {
     /// The network; otherwise what is wrong with its prefix.
     pub(crate) fn network(self) -> Result<Network, String> {
         let (not, bare) = self.cidr.strip_prefix('!').map_or((false, self.cidr), |bare| (true, bare));
@@ -64,22 +66,22 @@ impl Said<'_> {
     }
 
     /// The network as `file` lists it at `position`, with what the file says of all; `None` after a fault.
-    pub(crate) fn listed(
+    pub(crate) fn into_entry(
         self,
         file: &ListFile,
         position: Position,
-        faults: &mut Collector,
-    ) -> Option<Listed> {
+        diagnostics: &mut DiagnosticSink,
+    ) -> Option<NetworkEntry> {
         match self.network() {
             Ok(mut network) => {
                 network.group = network.group.or_else(|| file.group.clone());
                 network.role = network.role.or(file.role);
                 network.origin = Some(Origin { file: file.name.clone(), line: position.line });
-                let place = Place { file: file.name.clone(), position: Some(position) };
-                Some(Listed { place, path: String::new(), network, vrf: None })
+                let location = SourceLocation { file: file.name.clone(), position: Some(position) };
+                Some(NetworkEntry { location, path: String::new(), network, vrf: None })
             }
             Err(expected) => {
-                file.fault(position, Some(self.cidr), expected, faults);
+                file.report(position, Some(self.cidr), expected, diagnostics);
                 None
             }
         }
@@ -88,27 +90,32 @@ impl Said<'_> {
 
 impl ListFile {
     /// Reports a fault of this file.
-    pub(crate) fn fault(
+    pub(crate) fn report(
         &self,
         position: Position,
         value: Option<&str>,
         expected: impl Into<String>,
-        faults: &mut Collector,
+        diagnostics: &mut DiagnosticSink,
     ) {
-        faults.fault(self.remark(position, value, expected));
+        diagnostics.report(self.remark(position, value, expected));
     }
 
     /// Reports something odd in this file.
-    pub(crate) fn remark(&self, position: Position, value: Option<&str>, why: impl Into<String>) -> Fault {
-        let place = Place { file: self.name.clone(), position: Some(position) };
-        Fault { place, path: String::new(), value: value.map(quote), expected: why.into() }
+    pub(crate) fn remark(
+        &self,
+        position: Position,
+        value: Option<&str>,
+        why: impl Into<String>,
+    ) -> Diagnostic {
+        let location = SourceLocation { file: self.name.clone(), position: Some(position) };
+        Diagnostic { location, path: String::new(), value: value.map(quote), expected: why.into() }
     }
 }
 
 /// `ADDRESS/LENGTH`, or an address that stands for itself; v4-mapped prefixes become IPv4 ones.
 pub(crate) fn prefix(text: &str) -> Result<IpNet, String> {
     const EXPECTED: &str = "expected a network such as 10.0.0.0/8, fc00::/7 or an address";
-    if let Some((first, second)) = two(text) {
+    if let Some((first, second)) = two_networks(text) {
         return Err(format!("two networks, {first} and {second}; expected one"));
     }
     let (address, length) = text.split_once('/').map_or((text, None), |(a, l)| (a, Some(l)));
@@ -130,7 +137,7 @@ pub(crate) fn prefix(text: &str) -> Result<IpNet, String> {
 }
 
 /// The first two networks of a text that is made of several.
-fn two(text: &str) -> Option<(&str, &str)> {
+fn two_networks(text: &str) -> Option<(&str, &str)> {
     let mut words =
         text.split(|c: char| c.is_whitespace() || is_separator(c)).filter(|word| !word.is_empty());
     let (first, second) = (words.next()?, words.next()?);
@@ -169,7 +176,7 @@ pub(crate) fn role(text: &str) -> Result<AssetRole, String> {
     AssetRole::named(text).ok_or_else(|| {
         let all = AssetRole::ALL.map(AssetRole::name);
         match nearest(text, all) {
-            Some(name) => format!("expected one of {}; did you mean {}?", all.join(", "), plain(name)),
+            Some(name) => format!("expected one of {}; did you mean {}?", all.join(", "), single_line(name)),
             None => format!("expected one of {}", all.join(", ")),
         }
     })

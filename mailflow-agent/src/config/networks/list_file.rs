@@ -1,6 +1,6 @@
 //! A file of networks, as the configuration names it.
 
-use crate::config::diagnostics::Place;
+use crate::config::diagnostics::SourceLocation;
 use mailflow_engine::assets::AssetRole;
 use std::{path::PathBuf, sync::Arc};
 
@@ -14,7 +14,7 @@ pub(crate) struct ListFile {
     /// The path as typed.
     pub(crate) typed: String,
     /// What it is written in; by its content, where that is not said.
-    pub(crate) format: Option<Format>,
+    pub(crate) format: Option<ListFormat>,
     /// Columns of other names.
     pub(crate) columns: OtherColumns,
     /// The group of networks that name none.
@@ -22,14 +22,14 @@ pub(crate) struct ListFile {
     /// The role of networks that name none.
     pub(crate) role: Option<AssetRole>,
     /// Where the configuration names it.
-    pub(crate) place: Place,
+    pub(crate) location: SourceLocation,
     /// The setting in which it does.
     pub(crate) setting: String,
 }
 
 /// What a file of networks is written in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Format {
+pub(crate) enum ListFormat {
     /// `CIDR  comment` a line.
     Lines,
     /// A table whose first line names the columns.

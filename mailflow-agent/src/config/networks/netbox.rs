@@ -14,17 +14,17 @@ use serde_json::value::RawValue;
 use super::{
     entry::group,
     list_file::ListFile,
-    lists::{Listed, Said},
-    positions::Walk,
+    lists::{NetworkEntry, RawNetwork},
+    positions::LineIndex,
 };
-use crate::config::diagnostics::{Collector, Position, plain};
+use crate::config::diagnostics::{DiagnosticSink, Position, single_line};
 use mailflow_engine::assets::AssetRole;
 
 const EXPECTED: &str = "expected what NetBox's /api/ipam/prefixes/ answers, or the list of its results";
 
 /// An answer.
 #[derive(Deserialize)]
-struct Page<'a> {
+struct PrefixPage<'a> {
     #[serde(borrow)]
     results: Vec<&'a RawValue>,
     #[serde(default)]
@@ -33,44 +33,44 @@ struct Page<'a> {
 
 /// What is read of a prefix.
 #[derive(Deserialize)]
-struct Prefix {
+struct RawPrefix {
     prefix: String,
     #[serde(default)]
     description: Option<String>,
     #[serde(default)]
-    role: Option<Named>,
+    role: Option<ObjectName>,
     #[serde(default)]
-    tenant: Option<Named>,
+    tenant: Option<ObjectName>,
     #[serde(default)]
-    vrf: Option<Named>,
+    vrf: Option<ObjectName>,
     #[serde(default)]
-    status: Option<Named>,
+    status: Option<ObjectName>,
 }
 
 /// Something beside the prefix: the name of an object that has one (or a value), or just a name.
-struct Named(Option<String>);
+struct ObjectName(Option<String>);
 
-impl<'de> Deserialize<'de> for Named {
+impl<'de> Deserialize<'de> for ObjectName {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(NamedVisitor)
+        deserializer.deserialize_any(ObjectNameVisitor)
     }
 }
 
 /// Reads them without keeping what is beside, as the derived code for several forms would.
-struct NamedVisitor;
+struct ObjectNameVisitor;
 
-impl<'de> Visitor<'de> for NamedVisitor {
-    type Value = Named;
+impl<'de> Visitor<'de> for ObjectNameVisitor {
+    type Value = ObjectName;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object with a slug, a value or a name, or a name")
     }
 
-    fn visit_str<E>(self, name: &str) -> Result<Named, E> {
-        Ok(Named(Some(name.to_owned())))
+    fn visit_str<E>(self, name: &str) -> Result<ObjectName, E> {
+        Ok(ObjectName(Some(name.to_owned())))
     }
 
-    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Named, M::Error> {
+    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<ObjectName, M::Error> {
         let [mut slug, mut value, mut name]: [Option<String>; 3] = Default::default();
         while let Some(key) = map.next_key::<Cow<'de, str>>()? {
             match key.as_ref() {
@@ -80,21 +80,22 @@ impl<'de> Visitor<'de> for NamedVisitor {
                 _ => drop(map.next_value::<IgnoredAny>()?),
             }
         }
-        Ok(Named(slug.or(value).or(name)))
+        Ok(ObjectName(slug.or(value).or(name)))
     }
 }
 
 /// The networks of such a file; wrong ones are reported and left out.
-pub(crate) fn read(file: &ListFile, text: &str, faults: &mut Collector) -> Vec<Listed> {
-    let mut entries = Entries { file, walk: Walk::new(text), strange: BTreeSet::new(), faults };
+pub(crate) fn read(file: &ListFile, text: &str, diagnostics: &mut DiagnosticSink) -> Vec<NetworkEntry> {
+    let mut entries =
+        PrefixReader { file, line_index: LineIndex::new(text), unknown_roles: BTreeSet::new(), diagnostics };
     let raw = if text.trim_start().starts_with('[') {
         serde_json::from_str(text)
     } else {
-        serde_json::from_str(text).map(|page: Page<'_>| {
+        serde_json::from_str(text).map(|page: PrefixPage<'_>| {
             if page.next.is_some() {
                 let first = Position::START;
                 let expected = "one page of several (\"next\" is not null); ask NetBox for all with ?limit=0";
-                entries.file.fault(first, Some("next"), expected, entries.faults);
+                entries.file.report(first, Some("next"), expected, entries.diagnostics);
             }
             page.results
         })
@@ -106,71 +107,71 @@ pub(crate) fn read(file: &ListFile, text: &str, faults: &mut Collector) -> Vec<L
         }
         Err(error) => {
             let at = byte_of(text, &error);
-            entries.refuse(at, &error);
+            entries.report_json_error(at, &error);
             Vec::new()
         }
     }
 }
 
-struct Entries<'a, 'f> {
+struct PrefixReader<'a, 'f> {
     file: &'a ListFile,
-    walk: Walk<'a>,
+    line_index: LineIndex<'a>,
     /// Roles that are none of ours, and were told of.
-    strange: BTreeSet<String>,
-    faults: &'f mut Collector,
+    unknown_roles: BTreeSet<String>,
+    diagnostics: &'f mut DiagnosticSink,
 }
 
-impl Entries<'_, '_> {
-    fn entry(&mut self, text: &str, raw: &RawValue) -> Option<Listed> {
+impl PrefixReader<'_, '_> {
+    fn entry(&mut self, text: &str, raw: &RawValue) -> Option<NetworkEntry> {
         // A raw value is a part of the text.
         let start = (raw.get().as_ptr() as usize).saturating_sub(text.as_ptr() as usize);
-        let entry: Prefix = match serde_json::from_str(raw.get()) {
+        let entry: RawPrefix = match serde_json::from_str(raw.get()) {
             Ok(entry) => entry,
             Err(error) => {
-                self.refuse(start + byte_of(raw.get(), &error), &error);
+                self.report_json_error(start + byte_of(raw.get(), &error), &error);
                 return None;
             }
         };
-        let name = |named: Option<Named>| named.and_then(|named| named.0);
+        let name = |named: Option<ObjectName>| named.and_then(|named| named.0);
         if matches!(name(entry.status).as_deref(), Some("container" | "deprecated")) {
             return None;
         }
-        let position = self.walk.to(start);
+        let position = self.line_index.position_of(start);
         let role = name(entry.role).and_then(|role| self.role(role, position));
         let tenant = name(entry.tenant);
         if let Some(Err(expected)) = tenant.as_deref().map(group) {
-            self.file.fault(position, tenant.as_deref(), expected, self.faults);
+            self.file.report(position, tenant.as_deref(), expected, self.diagnostics);
             return None;
         }
-        let said = Said {
+        let raw = RawNetwork {
             cidr: &entry.prefix,
             comment: entry.description.as_deref().map(str::trim).filter(|text| !text.is_empty()),
             group: tenant.as_deref(),
             role,
             exclude: false,
         };
-        let listed = said.listed(self.file, position, self.faults)?;
-        Some(Listed { vrf: name(entry.vrf), ..listed })
+        let listed = raw.into_entry(self.file, position, self.diagnostics)?;
+        Some(NetworkEntry { vrf: name(entry.vrf), ..listed })
     }
 
     fn role(&mut self, name: String, position: Position) -> Option<AssetRole> {
         let role = AssetRole::named(&name);
-        if role.is_none() && !self.strange.contains(&name) {
+        if role.is_none() && !self.unknown_roles.contains(&name) {
             let all = AssetRole::ALL.map(AssetRole::name).join(", ");
             let why = format!("a role that is none of {all}; these networks have none by it");
-            self.faults.warn(self.file.remark(position, Some(&name), why));
-            self.strange.insert(name);
+            self.diagnostics.warn(self.file.remark(position, Some(&name), why));
+            self.unknown_roles.insert(name);
         }
         role
     }
 
-    fn refuse(&mut self, at: usize, error: &serde_json::Error) {
-        let position = self.walk.to(at);
+    fn report_json_error(&mut self, at: usize, error: &serde_json::Error) {
+        let position = self.line_index.position_of(at);
         // The place is told before it.
         let text = error.to_string();
         let why = text.split(" at line ").next().unwrap_or_default();
         let expected = if error.is_data() { EXPECTED } else { "this is no JSON" };
-        self.file.fault(position, None, format!("{expected}: {}", plain(why)), self.faults);
+        self.file.report(position, None, format!("{expected}: {}", single_line(why)), self.diagnostics);
     }
 }
 

@@ -5,9 +5,9 @@ use std::collections::HashSet;
 
 use super::lists::{prefix, role};
 use crate::config::{
-    diagnostics::{Collector, nearest, plain},
+    diagnostics::{DiagnosticSink, nearest, single_line},
     yaml::{
-        get::At,
+        get::Cursor,
         tree::Content,
         values::{items, string},
     },
@@ -16,47 +16,55 @@ use mailflow_engine::assets::{Member, Networks, Set};
 
 /// Reads a set: any of what is named, without what is named behind `!`. Groups must be among those of
 /// `internal`, where it is known.
-pub(crate) fn read(at: &At<'_>, faults: &mut Collector, internal: Option<&Networks>) -> Option<Set> {
-    if !matches!(at.content(), Content::List(_)) {
-        let (sign, member) = member(at, faults, internal)?;
+pub(crate) fn read(
+    cursor: &Cursor<'_>,
+    diagnostics: &mut DiagnosticSink,
+    internal: Option<&Networks>,
+) -> Option<Set> {
+    if !matches!(cursor.content(), Content::List(_)) {
+        let (sign, member) = member(cursor, diagnostics, internal)?;
         return Some(match sign {
-            Sign::In => Set::new(vec![member], Vec::new()),
-            Sign::Out => Set::new(Vec::new(), vec![member]),
+            Sign::Include => Set::new(vec![member], Vec::new()),
+            Sign::Exclude => Set::new(Vec::new(), vec![member]),
         });
     }
     let mut seen = HashSet::new();
-    let members = items(at, faults, |item, faults| {
-        let this = member(item, faults, internal)?;
+    let members = items(cursor, diagnostics, |item, diagnostics| {
+        let this = member(item, diagnostics, internal)?;
         if !seen.insert(this.clone()) {
-            return item.fault(faults, "given twice in this list");
+            return item.reject(diagnostics, "given twice in this list");
         }
         Some(this)
     })?;
     if members.is_empty() {
-        return at.fault_inside(faults, "an empty list matches nothing");
+        return cursor.reject_contents(diagnostics, "an empty list matches nothing");
     }
-    let (mut any, mut but) = (Vec::new(), Vec::new());
+    let (mut any, mut excluded) = (Vec::new(), Vec::new());
     for (sign, member) in members.into_iter().collect::<Option<Vec<_>>>()? {
         match sign {
-            Sign::In => any.push(member),
-            Sign::Out => but.push(member),
+            Sign::Include => any.push(member),
+            Sign::Exclude => excluded.push(member),
         }
     }
-    Some(Set::new(any, but))
+    Some(Set::new(any, excluded))
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 enum Sign {
-    In,
-    Out,
+    Include,
+    Exclude,
 }
 
-fn member(at: &At<'_>, faults: &mut Collector, internal: Option<&Networks>) -> Option<(Sign, Member)> {
-    let text = string(at, faults)?;
-    let (sign, name) = text.strip_prefix('!').map_or((Sign::In, text), |name| (Sign::Out, name));
+fn member(
+    cursor: &Cursor<'_>,
+    diagnostics: &mut DiagnosticSink,
+    internal: Option<&Networks>,
+) -> Option<(Sign, Member)> {
+    let text = string(cursor, diagnostics)?;
+    let (sign, name) = text.strip_prefix('!').map_or((Sign::Include, text), |name| (Sign::Exclude, name));
     match named(name, internal) {
         Ok(member) => Some((sign, member)),
-        Err(expected) => at.fault(faults, expected),
+        Err(expected) => cursor.reject(diagnostics, expected),
     }
 }
 
@@ -92,11 +100,11 @@ fn group(name: &str, internal: Option<&Networks>) -> Result<Member, String> {
     match groups {
         Some(groups) if !groups.contains(name) => Err(match nearest(name, groups.iter().copied()) {
             Some(near) => {
-                format!("no internal network is of this group; did you mean group:{}?", plain(near))
+                format!("no internal network is of this group; did you mean group:{}?", single_line(near))
             }
             None if groups.is_empty() => "no internal network is of a group".to_owned(),
             None => {
-                let some: Vec<_> = groups.iter().take(10).map(|name| plain(name)).collect();
+                let some: Vec<_> = groups.iter().take(10).map(|name| single_line(name)).collect();
                 format!("no internal network is of this group; there is {}", some.join(", "))
             }
         }),
@@ -119,12 +127,12 @@ mod tests {
     }
 
     fn set(text: &str) -> Result<String, Vec<String>> {
-        let mut faults = Collector::new("f");
-        let node = parse::read(text, &mut faults).unwrap();
-        let set = read(&At::root(&node, None), &mut faults, Some(&internal()));
-        let set = faults
+        let mut diagnostics = DiagnosticSink::new("f");
+        let node = parse::read(text, &mut diagnostics).unwrap();
+        let set = read(&Cursor::root(&node, None), &mut diagnostics, Some(&internal()));
+        let set = diagnostics
             .finish(set)
-            .map_err(|faults| faults.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+            .map_err(|diagnostics| diagnostics.iter().map(ToString::to_string).collect::<Vec<_>>())?;
         Ok(set.0.to_string())
     }
 
@@ -169,8 +177,8 @@ mod tests {
             ("{}", "expected a text"),
             ("\"!!any\"", "expected internal"),
         ] {
-            let faults = set(text).unwrap_err();
-            assert!(faults.len() == 1 && faults[0].contains(why), "{text}: {faults:?}");
+            let diagnostics = set(text).unwrap_err();
+            assert!(diagnostics.len() == 1 && diagnostics[0].contains(why), "{text}: {diagnostics:?}");
         }
     }
 }

@@ -13,7 +13,7 @@ use rustls::{
 };
 use x509_cert::der::Decode;
 
-use super::url::{Form, Url};
+use super::url::{Url, UrlForm};
 
 /// Longest file that is read.
 const MAX_BYTES: u64 = 4 << 20;
@@ -101,7 +101,7 @@ pub fn token(path: &Path) -> Result<String, String> {
 ///
 /// # Errors
 /// The reason, without the file's name and without the address.
-pub fn url(path: &Path, form: Form) -> Result<Url, String> {
+pub fn url(path: &Path, form: UrlForm) -> Result<Url, String> {
     Url::parse(&secret(path)?, form)
 }
 

@@ -46,8 +46,8 @@ impl Outputs {
         match target {
             Some(target) => {
                 self.alerts.retain(|output| output.to.target().is_none());
-                let to = AlertTo::Lines { target, profile: Profile::Eve };
-                self.alerts.push(AlertOutput { name: ALERTS.to_owned(), to });
+                let to = AlertDestination::Lines { target, profile: Profile::Eve };
+                self.alerts.push(AlertOutput { name: DEFAULT_ALERTS_NAME.to_owned(), to });
             }
             None => self.alerts.clear(),
         }
@@ -58,8 +58,8 @@ impl Outputs {
         match target {
             Some(target) => {
                 self.flow_log.retain(|output| output.to.target().is_none());
-                let to = FlowTo::Lines { target, profile: Profile::Eve };
-                self.flow_log.push(FlowOutput { name: FLOW_LOG.to_owned(), to });
+                let to = FlowDestination::Lines { target, profile: Profile::Eve };
+                self.flow_log.push(FlowOutput { name: DEFAULT_FLOW_LOG_NAME.to_owned(), to });
             }
             None => self.flow_log.clear(),
         }
@@ -67,10 +67,12 @@ impl Outputs {
 
     /// Gives each webhook that names no file for dead letters one in the state directory, or none without a
     /// state directory.
-    pub fn place_dead_letters(&mut self, state: Option<&Path>) {
+    pub fn set_dead_letter_files(&mut self, state: Option<&Path>) {
         for output in &mut self.alerts {
-            if let AlertTo::Webhook { dead_letters: place @ DeadLetters::InState, .. } = &mut output.to {
-                *place = state.map_or(DeadLetters::Off, |state| {
+            if let AlertDestination::Webhook { dead_letters: location @ DeadLetters::InState, .. } =
+                &mut output.to
+            {
+                *location = state.map_or(DeadLetters::Off, |state| {
                     DeadLetters::File(state.join("dead-letters").join(format!("{}.json", output.name)))
                 });
             }
@@ -78,15 +80,15 @@ impl Outputs {
     }
 
     /// Leaves alerts to files and standard output alone: what is of the past wakes nobody.
-    pub fn keep_alerts_to_files(&mut self) {
+    pub fn retain_file_alerts(&mut self) {
         self.alerts.retain(|output| output.to.target().is_some());
     }
 }
 
 /// The name of the file with alerts, where it is given none.
-pub(crate) const ALERTS: &str = "alerts";
+pub(crate) const DEFAULT_ALERTS_NAME: &str = "alerts";
 /// The name of the flow log, where it is given none.
-pub(crate) const FLOW_LOG: &str = "flow_log";
+pub(crate) const DEFAULT_FLOW_LOG_NAME: &str = "flow_log";
 
 /// One of the places where alerts go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,12 +96,12 @@ pub struct AlertOutput {
     /// Its name in metrics and in the log.
     pub name: String,
     /// What it is.
-    pub to: AlertTo,
+    pub to: AlertDestination,
 }
 
 /// Where alerts go.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum AlertTo {
+pub enum AlertDestination {
     /// JSON lines.
     Lines {
         /// The file.
@@ -130,7 +132,7 @@ pub enum AlertTo {
     /// Anything that takes JSON by POST.
     Webhook {
         /// The address.
-        url: Address,
+        url: WebhookAddress,
         /// How it is spoken to.
         receiver: Receiver,
         /// The dialect.
@@ -140,10 +142,10 @@ pub enum AlertTo {
     },
 }
 
-impl AlertTo {
+impl AlertDestination {
     fn target(&self) -> Option<&Target> {
         match self {
-            AlertTo::Lines { target, .. } => Some(target),
+            AlertDestination::Lines { target, .. } => Some(target),
             _ => None,
         }
     }
@@ -155,12 +157,12 @@ pub struct FlowOutput {
     /// Its name in metrics and in the log.
     pub name: String,
     /// What it is.
-    pub to: FlowTo,
+    pub to: FlowDestination,
 }
 
 /// Where flow records go.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum FlowTo {
+pub enum FlowDestination {
     /// JSON lines.
     Lines {
         /// The file.
@@ -172,11 +174,11 @@ pub enum FlowTo {
     Ipfix(Ipfix),
 }
 
-impl FlowTo {
+impl FlowDestination {
     fn target(&self) -> Option<&Target> {
         match self {
-            FlowTo::Lines { target, .. } => Some(target),
-            FlowTo::Ipfix(_) => None,
+            FlowDestination::Lines { target, .. } => Some(target),
+            FlowDestination::Ipfix(_) => None,
         }
     }
 }
@@ -220,7 +222,7 @@ impl Profile {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Syslog {
     /// Where it listens.
-    pub to: SyslogTo,
+    pub to: SyslogDestination,
     /// RFC 5424's number of the facility.
     pub facility: u8,
     /// What a message says beside its structured data.
@@ -231,7 +233,7 @@ pub struct Syslog {
 
 /// Where a syslog server listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum SyslogTo {
+pub enum SyslogDestination {
     /// A datagram socket.
     Unix(PathBuf),
     /// `HOST:PORT`.
@@ -240,12 +242,12 @@ pub enum SyslogTo {
     Tcp(String),
 }
 
-impl fmt::Display for SyslogTo {
+impl fmt::Display for SyslogDestination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            SyslogTo::Unix(path) => write!(f, "unix:{}", path.display()),
-            SyslogTo::Udp(address) => write!(f, "udp:{address}"),
-            SyslogTo::Tcp(address) => write!(f, "tcp:{address}"),
+            SyslogDestination::Unix(path) => write!(f, "unix:{}", path.display()),
+            SyslogDestination::Udp(address) => write!(f, "udp:{address}"),
+            SyslogDestination::Tcp(address) => write!(f, "tcp:{address}"),
         }
     }
 }
@@ -263,34 +265,34 @@ pub enum SyslogMessage {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ipfix {
     /// Where it listens.
-    pub to: IpfixTo,
+    pub to: IpfixDestination,
     /// The observation domain, which tells agents on one address apart.
     pub domain: u32,
 }
 
 /// Where an IPFIX collector listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum IpfixTo {
+pub enum IpfixDestination {
     /// `HOST:PORT`.
     Udp(String),
     /// `HOST:PORT`.
     Tcp(String),
 }
 
-impl fmt::Display for IpfixTo {
+impl fmt::Display for IpfixDestination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            IpfixTo::Udp(address) => write!(f, "udp:{address}"),
-            IpfixTo::Tcp(address) => write!(f, "tcp:{address}"),
+            IpfixDestination::Udp(address) => write!(f, "udp:{address}"),
+            IpfixDestination::Tcp(address) => write!(f, "tcp:{address}"),
         }
     }
 }
 
 /// Where the address of a webhook stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Address {
+pub enum WebhookAddress {
     /// In the configuration.
-    Here(Url),
+    Inline(Url),
     /// In a file, which is read at each request.
     File(PathBuf),
 }

@@ -7,7 +7,7 @@ use hyper::http::{Uri, uri::Authority};
 
 /// Parts that an address may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
+pub enum UrlForm {
     /// A path and a query.
     Webhook,
     /// A path, to which more is appended.
@@ -25,18 +25,20 @@ impl Url {
     ///
     /// # Errors
     /// The reason, without the address.
-    pub fn parse(text: &str, form: Form) -> Result<Self, String> {
+    pub fn parse(text: &str, form: UrlForm) -> Result<Self, String> {
         let expected = match form {
-            Form::Webhook => "expected http://HOST:PORT/PATH or https://HOST:PORT/PATH",
-            Form::Base => "expected http://HOST:PORT or https://HOST:PORT, with a path where there is one",
-            Form::Proxy => "expected http://HOST:PORT or https://HOST:PORT, with USER:PASSWORD@ where needed",
+            UrlForm::Webhook => "expected http://HOST:PORT/PATH or https://HOST:PORT/PATH",
+            UrlForm::Base => "expected http://HOST:PORT or https://HOST:PORT, with a path where there is one",
+            UrlForm::Proxy => {
+                "expected http://HOST:PORT or https://HOST:PORT, with USER:PASSWORD@ where needed"
+            }
         };
         let because = |why: &str| Err(format!("{expected}; {why}"));
         // A fragment is never sent, and the parser below leaves it out silently.
         if text.contains('#') {
             return because("`#` begins a fragment, which is never sent (write %23)");
         }
-        if form != Form::Webhook && text.contains('?') {
+        if form != UrlForm::Webhook && text.contains('?') {
             return because("a `?` has no place in it");
         }
         let Ok(uri) = text.parse::<Uri>() else { return Err(expected.to_owned()) };
@@ -46,10 +48,10 @@ impl Url {
         let Some(authority) = uri.authority().filter(|authority| !authority.host().is_empty()) else {
             return Err(expected.to_owned());
         };
-        if form != Form::Proxy && authority.as_str().contains('@') {
+        if form != UrlForm::Proxy && authority.as_str().contains('@') {
             return because("a user and a password belong into basic_auth");
         }
-        if form == Form::Proxy && !matches!(uri.path(), "" | "/") {
+        if form == UrlForm::Proxy && !matches!(uri.path(), "" | "/") {
             return because("a proxy has no path");
         }
         // A port that is no number is none to the parser.
@@ -106,9 +108,13 @@ mod tests {
     #[test]
     fn an_address_shows_its_origin_only() {
         for (text, form, shown) in [
-            ("https://hooks.example/services/T0/s3cret?k=s3cret", Form::Webhook, "https://hooks.example:443"),
-            ("http://[2001:db8::1]:9093/prefix", Form::Base, "http://[2001:db8::1]:9093"),
-            ("http://user:s3cret@proxy.example:3128", Form::Proxy, "http://proxy.example:3128"),
+            (
+                "https://hooks.example/services/T0/s3cret?k=s3cret",
+                UrlForm::Webhook,
+                "https://hooks.example:443",
+            ),
+            ("http://[2001:db8::1]:9093/prefix", UrlForm::Base, "http://[2001:db8::1]:9093"),
+            ("http://user:s3cret@proxy.example:3128", UrlForm::Proxy, "http://proxy.example:3128"),
         ] {
             let url = Url::parse(text, form).unwrap();
             assert_eq!((url.to_string(), format!("{url:?}")), (shown.to_owned(), shown.to_owned()));
@@ -119,19 +125,19 @@ mod tests {
     #[test]
     fn what_is_no_address_is_refused_without_being_shown() {
         for (text, form, why) in [
-            ("http://h:9093?s3cret", Form::Base, "`?`"),
-            ("http://h:9093/?s3cret=1", Form::Base, "`?`"),
-            ("http://h:9093/#s3cret", Form::Base, "`#`"),
-            ("http://h/s3cret#x", Form::Webhook, "`#`"),
-            ("http://user:s3cret@h/", Form::Webhook, "basic_auth"),
-            ("http://user:s3cret@h/", Form::Base, "basic_auth"),
-            ("socks5://user:s3cret@h:1080", Form::Proxy, "expected http://"),
-            ("http://user:s3cret@h:3128/x", Form::Proxy, "no path"),
-            ("http://h:99999/s3cret", Form::Webhook, "expected"),
-            ("http://h:0/s3cret", Form::Webhook, "port"),
-            ("h/s3cret", Form::Webhook, "expected"),
-            ("https:///s3cret", Form::Webhook, "expected"),
-            ("s3cret", Form::Webhook, "expected"),
+            ("http://h:9093?s3cret", UrlForm::Base, "`?`"),
+            ("http://h:9093/?s3cret=1", UrlForm::Base, "`?`"),
+            ("http://h:9093/#s3cret", UrlForm::Base, "`#`"),
+            ("http://h/s3cret#x", UrlForm::Webhook, "`#`"),
+            ("http://user:s3cret@h/", UrlForm::Webhook, "basic_auth"),
+            ("http://user:s3cret@h/", UrlForm::Base, "basic_auth"),
+            ("socks5://user:s3cret@h:1080", UrlForm::Proxy, "expected http://"),
+            ("http://user:s3cret@h:3128/x", UrlForm::Proxy, "no path"),
+            ("http://h:99999/s3cret", UrlForm::Webhook, "expected"),
+            ("http://h:0/s3cret", UrlForm::Webhook, "port"),
+            ("h/s3cret", UrlForm::Webhook, "expected"),
+            ("https:///s3cret", UrlForm::Webhook, "expected"),
+            ("s3cret", UrlForm::Webhook, "expected"),
         ] {
             let error = Url::parse(text, form).unwrap_err();
             assert!(error.contains(why) && !error.contains("s3cret"), "{text}: {error}");

@@ -2,33 +2,33 @@
 
 use std::{ops::RangeInclusive, time::Duration};
 
-use super::window::{SPAN, interval, window};
+use super::window::{WINDOW_RANGE, interval, window};
 use crate::config::{
-    amounts::{PARTS, bytes, parts, show_bytes, show_parts},
-    diagnostics::Collector,
-    scalar::{duration_within, show_duration},
+    amounts::{FRACTION_SCALE, bytes, format_bytes, format_fraction, fraction},
+    diagnostics::DiagnosticSink,
+    scalar::{duration_within, format_duration},
     yaml::{
-        get::{At, Fields},
-        values::{choice, mapping, number, parsed},
+        get::{Cursor, MappingReader},
+        values::{choice, expect_mapping, number, parsed},
     },
 };
 use mailflow_engine::settings::{End, Kind, Measure, Quantity, Window, WindowKind};
 
 /// The keys that a term is written under.
-pub(crate) const KEYS: [&str; 5] = ["count", "sum", "distinct", "ratio", "first_seen"];
+pub(crate) const TERM_KEYS: [&str; 5] = ["count", "sum", "distinct", "ratio", "first_seen"];
 /// The threshold of a count; a source keeps that many times.
-const COUNT: RangeInclusive<u64> = 1..=1_000_000;
+const COUNT_RANGE: RangeInclusive<u64> = 1..=1_000_000;
 /// The threshold of a sum.
-const SUM: RangeInclusive<u64> = 1..=1_000_000_000_000_000;
+const SUM_RANGE: RangeInclusive<u64> = 1..=1_000_000_000_000_000;
 /// The threshold of distinct ends; a source keeps that many.
-const ENDS: RangeInclusive<u64> = 1..=1_000;
+const ENDPOINTS_RANGE: RangeInclusive<u64> = 1..=1_000;
 /// What was not seen for this long is new again, where a term does not say.
-const HORIZON: Duration = SPAN[1];
+const DEFAULT_HORIZON: Duration = WINDOW_RANGE[1];
 
 /// A term as written.
-pub(crate) struct Given<'a> {
+pub(crate) struct RawTerm<'a> {
     /// Where.
-    pub(crate) at: At<'a>,
+    pub(crate) cursor: Cursor<'a>,
     /// What is measured.
     pub(crate) measure: Measure,
     /// Over which time.
@@ -37,10 +37,10 @@ pub(crate) struct Given<'a> {
     pub(crate) at_least: u64,
 }
 
-impl Given<'_> {
+impl RawTerm<'_> {
     /// Its setting within the rule: `condition.count`.
     pub(crate) fn path(&self) -> &str {
-        let path = self.at.path();
+        let path = self.cursor.path();
         path.find("condition").and_then(|start| path.get(start..)).unwrap_or(path)
     }
 }
@@ -48,22 +48,22 @@ impl Given<'_> {
 /// Reads the term under `key`; without a window of its own it has `rule`'s.
 pub(crate) fn read<'a>(
     key: &str,
-    at: &At<'a>,
-    faults: &mut Collector,
+    cursor: &Cursor<'a>,
+    diagnostics: &mut DiagnosticSink,
     rule: Option<Window>,
-) -> Option<Given<'a>> {
-    mapping(at, faults, "{ at_least: 10 }")?;
-    let (measure, at_least, window) = Fields::read(at, faults, |fields| {
+) -> Option<RawTerm<'a>> {
+    expect_mapping(cursor, diagnostics, "{ at_least: 10 }")?;
+    let (measure, at_least, window) = MappingReader::read(cursor, diagnostics, |mapping| {
         let measure = match key {
-            "sum" => fields.needed("of", quantity).map(Measure::Sum),
+            "sum" => mapping.required("of", quantity).map(Measure::Sum),
             "distinct" => {
-                let of = fields.needed("of", end);
-                let among = fields.or("among", Kind::Flows, kind);
+                let of = mapping.required("of", end);
+                let among = mapping.optional("among", Kind::Flows, kind);
                 of.zip(among).map(|(of, among)| Measure::Distinct { of, among })
             }
-            "ratio" => ratio(fields),
-            "first_seen" => first_seen(fields),
-            _ => fields.or("of", Kind::Flows, kind).map(Measure::Count),
+            "ratio" => ratio(mapping),
+            "first_seen" => first_seen(mapping),
+            _ => mapping.optional("of", Kind::Flows, kind).map(Measure::Count),
         };
         // Without `of` a threshold is still read, so that what is wrong with it is told.
         let unit = measure.unwrap_or(match key {
@@ -72,47 +72,51 @@ pub(crate) fn read<'a>(
             "count" => Measure::Count(Kind::Flows),
             _ => Measure::Distinct { of: End::Destination, among: Kind::Flows },
         });
-        let at_least = fields.needed("at_least", |at, faults| threshold(at, faults, unit));
-        let window = match fields.own("window") {
-            Some(at) => window(&at, fields.faults, rule.map_or(WindowKind::Sliding, |rule| rule.kind)),
+        let at_least =
+            mapping.required("at_least", |cursor, diagnostics| threshold(cursor, diagnostics, unit));
+        let window = match mapping.explicit("window") {
+            Some(cursor) => {
+                window(&cursor, mapping.diagnostics, rule.map_or(WindowKind::Sliding, |rule| rule.kind))
+            }
             None => rule,
         };
         if let (Some(Measure::FirstSeen { horizon, .. }), Some(window)) = (measure, window)
             && horizon < window.length
         {
-            let least = show_duration(window.length);
-            let at = fields.own("horizon").unwrap_or_else(|| at.clone());
-            return at.fault(fields.faults, format!("expected at least the term's window, {least}"));
+            let least = format_duration(window.length);
+            let cursor = mapping.explicit("horizon").unwrap_or_else(|| cursor.clone());
+            return cursor
+                .reject(mapping.diagnostics, format!("expected at least the term's window, {least}"));
         }
         Some((measure?, at_least?, window?))
     })?;
-    Some(Given { at: at.clone(), measure, window, at_least })
+    Some(RawTerm { cursor: cursor.clone(), measure, window, at_least })
 }
 
 /// What a measure's threshold may be.
-pub(crate) fn range(measure: Measure) -> RangeInclusive<u64> {
+pub(crate) fn threshold_range(measure: Measure) -> RangeInclusive<u64> {
     match measure {
-        Measure::Count(_) => COUNT,
-        Measure::Sum(_) => SUM,
-        Measure::Distinct { .. } | Measure::FirstSeen { .. } => ENDS,
-        Measure::Ratio { .. } => 1..=PARTS,
+        Measure::Count(_) => COUNT_RANGE,
+        Measure::Sum(_) => SUM_RANGE,
+        Measure::Distinct { .. } | Measure::FirstSeen { .. } => ENDPOINTS_RANGE,
+        Measure::Ratio { .. } => 1..=FRACTION_SCALE,
     }
 }
 
 /// Reads a threshold in the unit of what it is for.
-pub(crate) fn threshold(at: &At<'_>, faults: &mut Collector, of: Measure) -> Option<u64> {
+pub(crate) fn threshold(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink, of: Measure) -> Option<u64> {
     match of {
-        Measure::Ratio { .. } => parts(at, faults, range(of)),
-        Measure::Sum(quantity) if is_bytes(quantity) => bytes(at, faults, range(of)),
-        _ => number(at, faults, range(of)),
+        Measure::Ratio { .. } => fraction(cursor, diagnostics, threshold_range(of)),
+        Measure::Sum(quantity) if is_bytes(quantity) => bytes(cursor, diagnostics, threshold_range(of)),
+        _ => number(cursor, diagnostics, threshold_range(of)),
     }
 }
 
 /// A threshold as it is written.
-pub(crate) fn show(of: Measure, threshold: u64) -> String {
+pub(crate) fn format_threshold(of: Measure, threshold: u64) -> String {
     match of {
-        Measure::Ratio { .. } => show_parts(threshold),
-        Measure::Sum(quantity) if is_bytes(quantity) => show_bytes(threshold),
+        Measure::Ratio { .. } => format_fraction(threshold),
+        Measure::Sum(quantity) if is_bytes(quantity) => format_bytes(threshold),
         _ => threshold.to_string(),
     }
 }
@@ -123,10 +127,10 @@ pub(crate) const fn is_bytes(quantity: Quantity) -> bool {
     matches!(quantity, PayloadUp | PayloadDown | BytesUp | BytesDown)
 }
 
-fn ratio(fields: &mut Fields<'_, '_>) -> Option<Measure> {
-    let of = fields.needed("of", kind);
-    let to = fields.needed("to", |at, faults| Some((kind(at, faults)?, at.clone())));
-    let (of, (to, at)) = (of?, to?);
+fn ratio(mapping: &mut MappingReader<'_, '_>) -> Option<Measure> {
+    let of = mapping.required("of", kind);
+    let to = mapping.required("to", |cursor, diagnostics| Some((kind(cursor, diagnostics)?, cursor.clone())));
+    let (of, (to, cursor)) = (of?, to?);
     let wider: &[&str] = match of {
         Kind::Flows => &[],
         Kind::Attempts => &["flows"],
@@ -136,8 +140,8 @@ fn ratio(fields: &mut Fields<'_, '_>) -> Option<Measure> {
     if wider.contains(&to.name()) {
         return Some(Measure::Ratio { of, to });
     }
-    at.fault(
-        fields.faults,
+    cursor.reject(
+        mapping.diagnostics,
         match wider {
             [] => "flows are all there are; expected another kind in `of`".to_owned(),
             _ => format!("not a wider kind than {}; expected one of {}", of.name(), wider.join(", ")),
@@ -145,29 +149,34 @@ fn ratio(fields: &mut Fields<'_, '_>) -> Option<Measure> {
     )
 }
 
-fn first_seen(fields: &mut Fields<'_, '_>) -> Option<Measure> {
-    let of = fields.needed("of", end);
-    let horizon = fields.or("horizon", HORIZON, interval);
-    let learning = fields.or("learning", Duration::ZERO, |at, faults| {
-        parsed(at, faults, "a duration", |text| duration_within(text, [Duration::ZERO, SPAN[1]]))
+fn first_seen(mapping: &mut MappingReader<'_, '_>) -> Option<Measure> {
+    let of = mapping.required("of", end);
+    let horizon = mapping.optional("horizon", DEFAULT_HORIZON, interval);
+    let learning = mapping.optional("learning", Duration::ZERO, |cursor, diagnostics| {
+        parsed(cursor, diagnostics, "a duration", |text| {
+            duration_within(text, [Duration::ZERO, WINDOW_RANGE[1]])
+        })
     });
     Some(Measure::FirstSeen { of: of?, horizon: horizon?, learning: learning? })
 }
 
-fn kind(at: &At<'_>, faults: &mut Collector) -> Option<Kind> {
-    if let Some(name) = Quantity::ALL.map(Quantity::name).into_iter().find(|name| at.text() == Some(name)) {
-        return at.fault(faults, format!("not a kind of flow, but it can be summed: sum: {{ of: {name} }}"));
+fn kind(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink) -> Option<Kind> {
+    if let Some(name) = Quantity::ALL.map(Quantity::name).into_iter().find(|name| cursor.text() == Some(name))
+    {
+        return cursor
+            .reject(diagnostics, format!("not a kind of flow, but it can be summed: sum: {{ of: {name} }}"));
     }
-    choice(at, faults, &Kind::ALL.map(|kind| (kind.name(), kind)))
+    choice(cursor, diagnostics, &Kind::ALL.map(|kind| (kind.name(), kind)))
 }
 
-fn quantity(at: &At<'_>, faults: &mut Collector) -> Option<Quantity> {
-    if let Some(name) = Kind::ALL.map(Kind::name).into_iter().find(|name| at.text() == Some(name)) {
-        return at.fault(faults, format!("a kind of flow, which is counted: count: {{ of: {name} }}"));
+fn quantity(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink) -> Option<Quantity> {
+    if let Some(name) = Kind::ALL.map(Kind::name).into_iter().find(|name| cursor.text() == Some(name)) {
+        return cursor
+            .reject(diagnostics, format!("a kind of flow, which is counted: count: {{ of: {name} }}"));
     }
-    choice(at, faults, &Quantity::ALL.map(|quantity| (quantity.name(), quantity)))
+    choice(cursor, diagnostics, &Quantity::ALL.map(|quantity| (quantity.name(), quantity)))
 }
 
-fn end(at: &At<'_>, faults: &mut Collector) -> Option<End> {
-    choice(at, faults, &End::ALL.map(|end| (end.name(), end)))
+fn end(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink) -> Option<End> {
+    choice(cursor, diagnostics, &End::ALL.map(|end| (end.name(), end)))
 }

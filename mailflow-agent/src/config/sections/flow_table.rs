@@ -1,16 +1,16 @@
 //! `flow_table`: capacities of the kernel's tables.
 
 use crate::config::{
-    diagnostics::Collector,
+    diagnostics::DiagnosticSink,
     yaml::{
-        get::{At, Fields},
+        get::{Cursor, MappingReader},
         values::number,
     },
 };
 
 /// The kernel's tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FlowTable {
+pub struct FlowTableConfig {
     /// Flows that are counted at the same time.
     pub flows: u32,
     /// Sources that are counted beyond that.
@@ -21,7 +21,7 @@ pub struct FlowTable {
     pub half_open_percent: u32,
 }
 
-impl FlowTable {
+impl FlowTableConfig {
     /// Most flows of one source.
     pub fn flows_per_source(&self) -> u32 {
         let share = u64::from(self.flows) * u64::from(self.share_percent) / 100;
@@ -29,13 +29,14 @@ impl FlowTable {
     }
 }
 
-pub(crate) fn flow_table(at: &At<'_>, faults: &mut Collector) -> Option<FlowTable> {
-    Fields::read(at, faults, |fields| {
-        let mut field = |key, range| fields.needed(key, |at, faults| number(at, faults, range));
-        let (flows, overflow) = (field("flows", FLOWS), field("overflow_sources", FLOWS));
+pub(crate) fn flow_table(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink) -> Option<FlowTableConfig> {
+    MappingReader::read(cursor, diagnostics, |mapping| {
+        let mut field =
+            |key, range| mapping.required(key, |cursor, diagnostics| number(cursor, diagnostics, range));
+        let (flows, overflow) = (field("flows", ENTRIES_RANGE), field("overflow_sources", ENTRIES_RANGE));
         let share = field("source_share_percent", 1..=100);
         let half_open = field("half_open_percent", 1..=100);
-        Some(FlowTable {
+        Some(FlowTableConfig {
             flows: flows?,
             overflow: overflow?,
             share_percent: share?,
@@ -45,4 +46,4 @@ pub(crate) fn flow_table(at: &At<'_>, faults: &mut Collector) -> Option<FlowTabl
 }
 
 /// Capacity of the flow table; the kernel allocates all of it at start.
-pub(crate) const FLOWS: std::ops::RangeInclusive<u32> = 1..=16_777_216;
+pub(crate) const ENTRIES_RANGE: std::ops::RangeInclusive<u32> = 1..=16_777_216;

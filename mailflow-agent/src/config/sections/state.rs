@@ -4,11 +4,11 @@ use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use crate::{
     config::{
-        amounts::{amount, bytes},
-        diagnostics::Collector,
+        amounts::{bytes, parse_bytes},
+        diagnostics::DiagnosticSink,
         scalar::{duration_within, path},
         yaml::{
-            get::{At, Fields},
+            get::{Cursor, MappingReader},
             values::{choice, or_off, parsed},
         },
     },
@@ -17,30 +17,33 @@ use crate::{
 use mailflow_kernel::options::AtStop;
 
 /// Sizes that files may be limited to: a state of few flows takes some kilobytes.
-const SIZES: RangeInclusive<u64> = 64_000..=1_000_000_000_000_000;
+const FILE_SIZE_RANGE: RangeInclusive<u64> = 64_000..=1_000_000_000_000_000;
 /// The flow table of a busy gateway is full after some minutes without a poll.
-const LONGEST_WAIT: Duration = Duration::from_secs(300);
+const MAX_DURABILITY_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// Reads how the agent is asked.
-pub(crate) fn control(at: &At<'_>, faults: &mut Collector) -> Option<Control> {
-    Fields::read(at, faults, |fields| {
-        let socket = fields.needed("socket", place);
-        Some(Control { socket: socket? })
+pub(crate) fn control(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink) -> Option<ControlConfig> {
+    MappingReader::read(cursor, diagnostics, |mapping| {
+        let socket = mapping.required("socket", path_or_off);
+        Some(ControlConfig { socket: socket? })
     })
 }
 
 /// Reads what outlives the agent.
-pub(crate) fn state(at: &At<'_>, faults: &mut Collector) -> Option<State> {
-    Fields::read(at, faults, |fields| {
-        let directory = fields.needed("directory", place);
-        let pins = fields.needed("pins", place);
+pub(crate) fn state(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink) -> Option<StateConfig> {
+    MappingReader::read(cursor, diagnostics, |mapping| {
+        let directory = mapping.required("directory", path_or_off);
+        let pins = mapping.required("pins", path_or_off);
         let choices = AtStop::ALL.map(|at_stop| (at_stop.name(), at_stop));
-        let at_stop = fields.needed("at_stop", |at, faults| choice(at, faults, &choices));
-        let limits = limits(fields);
-        let durability_timeout = fields.needed("durability_timeout", |at, faults| {
-            parsed(at, faults, "a duration", |text| duration_within(text, [Duration::ZERO, LONGEST_WAIT]))
+        let at_stop =
+            mapping.required("at_stop", |cursor, diagnostics| choice(cursor, diagnostics, &choices));
+        let limits = limits(mapping);
+        let durability_timeout = mapping.required("durability_timeout", |cursor, diagnostics| {
+            parsed(cursor, diagnostics, "a duration", |text| {
+                duration_within(text, [Duration::ZERO, MAX_DURABILITY_TIMEOUT])
+            })
         });
-        Some(State {
+        Some(StateConfig {
             directory: directory?,
             pins: pins?,
             at_stop: at_stop?,
@@ -51,11 +54,12 @@ pub(crate) fn state(at: &At<'_>, faults: &mut Collector) -> Option<State> {
 }
 
 /// Limits of files: `max_size` and `min_free`.
-pub(crate) fn limits(fields: &mut Fields<'_, '_>) -> Option<Limits> {
-    let max_size = fields.needed("max_size", |at, faults| bytes(at, faults, SIZES));
-    let min_free = fields.needed("min_free", |at, faults| {
-        parsed(at, faults, "bytes such as 20MB, or percent such as 1%", |text| {
-            let Some(percent) = text.strip_suffix('%') else { return amount(text).map(Reserve::Bytes) };
+pub(crate) fn limits(mapping: &mut MappingReader<'_, '_>) -> Option<Limits> {
+    let max_size =
+        mapping.required("max_size", |cursor, diagnostics| bytes(cursor, diagnostics, FILE_SIZE_RANGE));
+    let min_free = mapping.required("min_free", |cursor, diagnostics| {
+        parsed(cursor, diagnostics, "bytes such as 20MB, or percent such as 1%", |text| {
+            let Some(percent) = text.strip_suffix('%') else { return parse_bytes(text).map(Reserve::Bytes) };
             match percent.parse() {
                 Ok(percent @ 0..=99) => Ok(Reserve::Percent(percent)),
                 _ => Err("expected a whole number of percent from 0% to 99%".to_owned()),
@@ -65,20 +69,20 @@ pub(crate) fn limits(fields: &mut Fields<'_, '_>) -> Option<Limits> {
     Some(Limits { max_size: max_size?, min_free: min_free? })
 }
 
-fn place(at: &At<'_>, faults: &mut Collector) -> Option<Option<PathBuf>> {
-    or_off(at, faults, "an absolute path", path)
+fn path_or_off(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink) -> Option<Option<PathBuf>> {
+    or_off(cursor, diagnostics, "an absolute path", path)
 }
 
 /// How the running agent is asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Control {
+pub struct ControlConfig {
     /// The Unix socket; `None` for none.
     pub socket: Option<PathBuf>,
 }
 
 /// What outlives the agent.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct State {
+pub struct StateConfig {
     /// Where its state and its journal lie; `None`: nothing is remembered.
     pub directory: Option<PathBuf>,
     /// Directory of a BPF file system under which tables and links are pinned; `None`: they end with the agent.

@@ -2,7 +2,7 @@
 
 use serde_yaml::Value;
 
-use crate::config::diagnostics::{Position, plain};
+use crate::config::diagnostics::{Position, single_line};
 
 /// A value and its place.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,14 +26,14 @@ pub(crate) enum Content {
     /// A list.
     List(Vec<Node>),
     /// A mapping, keys unique, in the order of the file.
-    Map(Vec<Entry>),
+    Map(Vec<MappingEntry>),
     /// Something that was reported already.
     Refused,
 }
 
 /// A key of a mapping with its value.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Entry {
+pub(crate) struct MappingEntry {
     /// The key's text.
     pub(crate) key: String,
     /// Where the key stands.
@@ -44,7 +44,7 @@ pub(crate) struct Entry {
 
 impl Node {
     /// The value under `key`, where this is a mapping that has it.
-    pub(crate) fn get(&self, key: &str) -> Option<&Entry> {
+    pub(crate) fn get(&self, key: &str) -> Option<&MappingEntry> {
         match &self.content {
             Content::Map(entries) => entries.iter().find(|entry| entry.key == key),
             Content::Scalar { .. } | Content::List(_) | Content::Refused => None,
@@ -66,5 +66,5 @@ pub(crate) fn push_key(path: &mut String, key: &str) {
     if !path.is_empty() {
         path.push('.');
     }
-    path.push_str(&plain(key));
+    path.push_str(&single_line(key));
 }

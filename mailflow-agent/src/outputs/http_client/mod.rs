@@ -29,10 +29,10 @@ use tokio::{
 pub use self::answer::Answer;
 use self::connect::{End, Stream, Tls, connect};
 use crate::config::{
-    Address, Credentials, Receiver,
+    Credentials, Receiver, WebhookAddress,
     outputs::{
         files,
-        url::{Form, Url, origin},
+        url::{Url, UrlForm, origin},
     },
 };
 use mailflow_engine::time::Time;
@@ -67,7 +67,7 @@ impl NoAnswer {
 
 /// Posts to one address.
 pub(crate) struct Post {
-    to: Address,
+    to: WebhookAddress,
     /// What is appended to the address.
     path: &'static str,
     receiver: Receiver,
@@ -85,15 +85,15 @@ struct Kept {
 
 impl Post {
     /// Posts to `to` with `path` behind it, as `receiver` describes it.
-    pub(crate) fn new(to: Address, path: &'static str, receiver: Receiver) -> Self {
+    pub(crate) fn new(to: WebhookAddress, path: &'static str, receiver: Receiver) -> Self {
         Self { to, path, receiver, runtime: None, kept: None }
     }
 
     /// The receiver, as it may be shown.
     pub(crate) fn shown(&self) -> String {
         match &self.to {
-            Address::Here(url) => url.to_string(),
-            Address::File(path) => files::url(path, Form::Webhook)
+            WebhookAddress::Inline(url) => url.to_string(),
+            WebhookAddress::File(path) => files::url(path, UrlForm::Webhook)
                 .map_or_else(|_| path.display().to_string(), |url| url.to_string()),
         }
     }
@@ -113,9 +113,9 @@ impl Post {
 
     fn address(&self) -> anyhow::Result<Url> {
         match &self.to {
-            Address::Here(url) => Ok(url.clone()),
-            Address::File(path) => {
-                files::url(path, Form::Webhook).map_err(|error| anyhow!("{}: {error}", path.display()))
+            WebhookAddress::Inline(url) => Ok(url.clone()),
+            WebhookAddress::File(path) => {
+                files::url(path, UrlForm::Webhook).map_err(|error| anyhow!("{}: {error}", path.display()))
             }
         }
     }
@@ -232,7 +232,7 @@ pub async fn post_over(
     receiver: Receiver,
     body: &str,
 ) -> anyhow::Result<Answer> {
-    let mut post = Post::new(Address::Here(to.clone()), "", receiver);
+    let mut post = Post::new(WebhookAddress::Inline(to.clone()), "", receiver);
     let prepared = Prepared::new(&post, to, &[])?;
     post.begin(stream, &prepared, body, (clock::unix_nanos(), &Cell::new(false))).await
 }
@@ -389,7 +389,7 @@ mod tests {
 
     #[test]
     fn no_part_of_an_answer_shows_a_secret() {
-        let to = Url::parse("http://receiver.example/PLANTED1?key=PLANTED2", Form::Webhook).unwrap();
+        let to = Url::parse("http://receiver.example/PLANTED1?key=PLANTED2", UrlForm::Webhook).unwrap();
         let headers = vec![("x-token".to_owned(), "PLANTED3".to_owned())];
         let receiver = Receiver { headers, proxy: crate::config::Proxy::Off, ..Receiver::default() };
         let shown = |answer: &'static str| {

@@ -17,7 +17,7 @@ use super::{
     remote::{Encode, Remote},
     worker::{Counters, Taken, Transport},
 };
-use crate::config::{Ipfix, IpfixTo};
+use crate::config::{Ipfix, IpfixDestination};
 use mailflow_engine::{flow::FlowRecord, time::Time};
 use mailflow_kernel::clock;
 
@@ -49,8 +49,8 @@ struct Record {
 impl Exporter {
     pub(crate) fn new(settings: &Ipfix, gateway: &Gateway) -> Self {
         let (protocol, address) = match &settings.to {
-            IpfixTo::Udp(address) => (Protocol::Udp, address),
-            IpfixTo::Tcp(address) => (Protocol::Tcp, address),
+            IpfixDestination::Udp(address) => (Protocol::Udp, address),
+            IpfixDestination::Tcp(address) => (Protocol::Tcp, address),
         };
         let session = Session {
             domain: settings.domain,

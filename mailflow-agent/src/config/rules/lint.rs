@@ -1,57 +1,64 @@
 //! Rules that are not wrong but cannot mean what they say.
 
-use super::terms::{Given, show};
-use crate::config::{diagnostics::Collector, yaml::get::At};
+use super::terms::{RawTerm, format_threshold};
+use crate::config::{diagnostics::DiagnosticSink, yaml::get::Cursor};
 use mailflow_engine::settings::{
     Bound, Condition, Counter, End, GroupBy, Kind, Match, Measure, Quantity, Rule, Transport,
 };
 
 /// Warns of terms that can never hold, and of ratios that hold at once.
-pub(crate) fn warn(condition: &At<'_>, rule: &Rule, terms: &[Given<'_>], faults: &mut Collector) {
+pub(crate) fn warn(
+    condition: &Cursor<'_>,
+    rule: &Rule,
+    terms: &[RawTerm<'_>],
+    diagnostics: &mut DiagnosticSink,
+) {
     for term in terms {
-        if let Some((most, why)) = most(rule, term.measure)
+        if let Some((most, why)) = max_value(rule, term.measure)
             && most < term.at_least
         {
-            let threshold = show(term.measure, term.at_least);
-            term.at.warn(faults, format!("never holds: {why}, and it asks for {threshold}"));
+            let threshold = format_threshold(term.measure, term.at_least);
+            term.cursor.warn(diagnostics, format!("never holds: {why}, and it asks for {threshold}"));
         }
     }
     let ratio = |term: usize| matches!(rule.terms.get(term), Some(term) if matches!(term.measure, Measure::Ratio { .. }));
-    if alone(&rule.condition, &ratio) {
+    if holds_alone(&rule.condition, &ratio) {
         condition.warn(
-            faults,
+            diagnostics,
             "a ratio alone holds at the first flow of its kind; put it under all: beside a count",
         );
     }
 }
 
 /// Returns true if a condition can hold by terms of which `is` is true alone.
-fn alone(condition: &Condition, is: &impl Fn(usize) -> bool) -> bool {
+fn holds_alone(condition: &Condition, is: &impl Fn(usize) -> bool) -> bool {
     match condition {
         Condition::Term(term) => is(*term),
-        Condition::Any(any) => any.iter().any(|one| alone(one, is)),
-        Condition::All(all) => all.iter().all(|one| alone(one, is)),
+        Condition::Any(any) => any.iter().any(|one| holds_alone(one, is)),
+        Condition::All(all) => all.iter().all(|one| holds_alone(one, is)),
     }
 }
 
 /// The most that a measure can be under a rule, where that is known, and why.
-fn most(rule: &Rule, measure: Measure) -> Option<(u64, String)> {
+fn max_value(rule: &Rule, measure: Measure) -> Option<(u64, String)> {
     let none = |why: &str| Some((0, why.to_owned()));
     match measure {
-        Measure::Count(kind) | Measure::Ratio { of: kind, .. } => none(absent(&rule.matching, kind)?),
-        Measure::Sum(Quantity::Messages) if no_message(&rule.matching) => {
+        Measure::Count(kind) | Measure::Ratio { of: kind, .. } => {
+            none(exclusion_reason(&rule.matching, kind)?)
+        }
+        Measure::Sum(Quantity::Messages) if excludes_messages(&rule.matching) => {
             none("no flow with a message matches")
         }
         Measure::Sum(_) => None,
-        Measure::Distinct { of, among } => match absent(&rule.matching, among) {
+        Measure::Distinct { of, among } => match exclusion_reason(&rule.matching, among) {
             Some(why) => none(why),
-            None => ends(rule, of),
+            None => endpoint_limit(rule, of),
         },
-        Measure::FirstSeen { of, .. } => ends(rule, of),
+        Measure::FirstSeen { of, .. } => endpoint_limit(rule, of),
     }
 }
 
-fn ends(rule: &Rule, of: End) -> Option<(u64, String)> {
+fn endpoint_limit(rule: &Rule, of: End) -> Option<(u64, String)> {
     match (of, rule.group_by) {
         (End::Source, GroupBy::Source | GroupBy::SourceAndDestination) => {
             Some((1, "the rule groups by source, so there is one source".to_owned()))
@@ -68,25 +75,25 @@ fn ends(rule: &Rule, of: End) -> Option<(u64, String)> {
 }
 
 /// Why no flow that matches is of a kind.
-fn absent(matching: &Match, kind: Kind) -> Option<&'static str> {
+fn exclusion_reason(matching: &Match, kind: Kind) -> Option<&'static str> {
     if kind != Kind::Flows && !matching.protocols.contains(&Transport::Tcp) {
         return Some("only TCP has a SYN");
     }
     match kind {
-        Kind::Delivering if no_message(matching) => Some("no flow with a message matches"),
-        Kind::Failed if only_messages(matching) => Some("only flows with a message match"),
+        Kind::Delivering if excludes_messages(matching) => Some("no flow with a message matches"),
+        Kind::Failed if requires_messages(matching) => Some("only flows with a message match"),
         _ => None,
     }
 }
 
-fn messages(matching: &Match) -> impl Iterator<Item = &Bound> {
+fn message_bounds(matching: &Match) -> impl Iterator<Item = &Bound> {
     matching.bounds.iter().filter(|bound| bound.of == Counter::Quantity(Quantity::Messages))
 }
 
-fn no_message(matching: &Match) -> bool {
-    messages(matching).any(|bound| bound.at_most == Some(0) && bound.at_most_tls.unwrap_or(0) == 0)
+fn excludes_messages(matching: &Match) -> bool {
+    message_bounds(matching).any(|bound| bound.at_most == Some(0) && bound.at_most_tls.unwrap_or(0) == 0)
 }
 
-fn only_messages(matching: &Match) -> bool {
-    messages(matching).any(|bound| bound.at_least > 0)
+fn requires_messages(matching: &Match) -> bool {
+    message_bounds(matching).any(|bound| bound.at_least > 0)
 }
