@@ -1,4 +1,4 @@
-//! Amounts: bytes with their units, and numbers with a fraction.
+//! Readers and formatters of byte amounts and decimal fractions.
 
 use std::{fmt::Display, ops::RangeInclusive};
 
@@ -9,7 +9,7 @@ use super::{
     yaml::{get::Cursor, tree::Content, values::parsed},
 };
 
-/// The units of bytes: powers of ten, and of two with an `i`.
+/// Byte units: powers of ten, and powers of two with an `i`.
 const BYTE_UNITS: [(&str, u64); 9] = [
     ("B", 1),
     ("kB", 1_000),
@@ -21,10 +21,10 @@ const BYTE_UNITS: [(&str, u64); 9] = [
     ("GiB", 1 << 30),
     ("TiB", 1 << 40),
 ];
-/// What a number with a fraction is counted in.
+/// Scale of a decimal fraction: values are integers in millionths.
 pub(crate) const FRACTION_SCALE: u64 = 1_000_000;
 
-/// Bytes within `range`: a whole number, or one with a unit.
+/// Reads an amount of bytes within `range`: a whole number, or a number with a unit.
 pub(crate) fn bytes(
     cursor: &Cursor<'_>,
     diagnostics: &mut DiagnosticSink,
@@ -39,7 +39,7 @@ pub(crate) fn bytes(
     })
 }
 
-/// A number with a fraction of at most six digits within `range`, in [`PARTS`].
+/// Reads a number within `range` with at most six decimal places. The result is scaled by [`FRACTION_SCALE`].
 pub(crate) fn fraction(
     cursor: &Cursor<'_>,
     diagnostics: &mut DiagnosticSink,
@@ -59,7 +59,7 @@ fn describe_range(range: &RangeInclusive<u64>) -> impl Display + use<> {
     format!("from {} to {}", format_fraction(*range.start()), format_fraction(*range.end()))
 }
 
-/// Bytes as they are written: in the largest unit that divides them.
+/// Formats bytes in the largest unit that divides them.
 pub(crate) fn format_bytes(bytes: u64) -> String {
     let divides = |(_, unit): &&(&str, u64)| bytes != 0 && bytes.is_multiple_of(*unit);
     match BYTE_UNITS.iter().filter(divides).max_by_key(|(_, unit)| *unit) {
@@ -68,13 +68,13 @@ pub(crate) fn format_bytes(bytes: u64) -> String {
     }
 }
 
-/// Parts as they are written.
+/// Formats a number that is scaled by [`FRACTION_SCALE`].
 pub(crate) fn format_fraction(fraction: u64) -> String {
     let text = format!("{}.{:06}", fraction / FRACTION_SCALE, fraction % FRACTION_SCALE);
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
-/// Bytes, with or without a unit.
+/// Parses an amount of bytes, with or without a unit.
 pub(crate) fn parse_bytes(text: &str) -> Result<u64, String> {
     const EXPECTED: &str = "expected bytes such as 400, 20MB or 5MiB";
     let unit_at = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
@@ -87,17 +87,18 @@ pub(crate) fn parse_bytes(text: &str) -> Result<u64, String> {
         let meant = BYTE_UNITS.iter().find(|(unit, _)| unit.eq_ignore_ascii_case(name));
         return Err(match meant {
             Some((unit, _)) => format!("{EXPECTED}; did you mean {number}{unit}?"),
-            None => format!("{EXPECTED}; {} is no unit of bytes", quote(name)),
+            None => format!("{EXPECTED}; {} is not a unit of bytes", quote(name)),
         });
     };
     let all = (u128::from(whole) * u128::from(scale) + u128::from(fraction)) * u128::from(*unit);
     if !all.is_multiple_of(u128::from(scale)) {
-        return Err(format!("{EXPECTED}; this is no whole number of bytes"));
+        return Err(format!("{EXPECTED}; this is not a whole number of bytes"));
     }
-    u64::try_from(all / u128::from(scale)).map_err(|_| format!("{EXPECTED}; this is too many"))
+    u64::try_from(all / u128::from(scale)).map_err(|_| format!("{EXPECTED}; the number is too large"))
 }
 
-/// The digits before and behind the point, and the power of ten that the latter are parts of.
+/// Splits a decimal number into its whole part, its fraction, and the power of ten by which the fraction is
+/// divided.
 fn decimal(text: &str) -> Option<(u64, u64, u64)> {
     let digits = |part: &str| {
         let good = (1..=15).contains(&part.len()) && part.bytes().all(|byte| byte.is_ascii_digit());
@@ -135,9 +136,9 @@ mod tests {
         assert!(hint("20mb").ends_with("did you mean 20MB?"), "{}", hint("20mb"));
         assert!(hint("20kib").ends_with("did you mean 20KiB?"));
         assert!(hint("20 MB").starts_with("expected bytes"));
-        assert!(hint("5apples").ends_with("\"apples\" is no unit of bytes"));
-        assert!(hint("1.0005kB").ends_with("no whole number of bytes"));
-        assert!(hint("999999999999999TB").ends_with("too many"));
+        assert!(hint("5apples").ends_with("\"apples\" is not a unit of bytes"));
+        assert!(hint("1.0005kB").ends_with("not a whole number of bytes"));
+        assert!(hint("999999999999999TB").ends_with("too large"));
         for text in ["", "-1", "1.5", "MB", ".5MB", "1e3", "1_000", "é"] {
             assert!(parse_bytes(text).is_err(), "{text}");
         }

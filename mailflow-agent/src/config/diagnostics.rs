@@ -1,4 +1,4 @@
-//! What is wrong with a configuration, and where.
+//! Diagnostics: errors and warnings of a configuration, with their locations.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -8,7 +8,7 @@ use std::{
 
 use crate::util::terminal::escape;
 
-/// A place in a file.
+/// Position in a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Position {
     /// Line, from 1.
@@ -18,10 +18,10 @@ pub struct Position {
 }
 
 impl Position {
-    /// The beginning of a file.
+    /// Start of a file.
     pub const START: Position = Position { line: 1, column: 1 };
 
-    /// The place right after `text`. As in YAML, a lone carriage return ends a line too.
+    /// Returns the position right after `text`. As in YAML, a lone carriage return ends a line too.
     pub(crate) fn after(text: &str) -> Self {
         let text = text.replace("\r\n", "\n");
         let last = text.rsplit(['\n', '\r']).next().unwrap_or_default();
@@ -35,12 +35,12 @@ impl fmt::Display for Position {
     }
 }
 
-/// A place in one of the files a configuration is made of.
+/// Location in one of the files of a configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct SourceLocation {
-    /// The file as it was named.
+    /// Name of the file, as configured.
     pub file: Arc<str>,
-    /// Where in it; `None` for the file as a whole (it cannot be read).
+    /// Position in the file; `None` for the whole file, for example if it cannot be read.
     pub position: Option<Position>,
 }
 
@@ -54,16 +54,16 @@ impl fmt::Display for SourceLocation {
     }
 }
 
-/// One thing that is wrong; its `Display` is one line.
+/// Error or warning about a configuration. Its `Display` is one line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diagnostic {
-    /// Where.
+    /// Location.
     pub location: SourceLocation,
-    /// The setting, such as `rules[0].window`; empty for the file as a whole.
+    /// Path of the setting, such as `rules[0].window`; empty for the whole file.
     pub path: String,
-    /// What stands there, as typed; `None` where nothing does.
+    /// Value as typed; `None` if there is none.
     pub value: Option<String>,
-    /// What is wrong with it and what was expected.
+    /// Description of the error, and the expected value.
     pub expected: String,
 }
 
@@ -80,8 +80,8 @@ impl fmt::Display for Diagnostic {
     }
 }
 
-/// Everything that is wrong with a configuration (something is), in the order of its lines; one line each.
-/// Of each file the first [`MAX_OF_A_FILE`], and how many more there are.
+/// Errors of a configuration, at least one, sorted by line. `Display` prints one line each. For each file
+/// there are the first [`MAX_DIAGNOSTICS_PER_FILE`] errors and the number of further ones.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diagnostics {
     diagnostics: Vec<Diagnostic>,
@@ -89,12 +89,13 @@ pub struct Diagnostics {
 }
 
 impl Diagnostics {
-    /// The faults; behind those of a file that has more, how many.
+    /// Iterates over the errors. After the last error of a file with more errors follows an entry with their
+    /// number.
     pub fn iter(&self) -> std::slice::Iter<'_, Diagnostic> {
         self.diagnostics.iter()
     }
 
-    /// Number of faults, those included that are only counted.
+    /// Returns the number of errors, including those that are only counted.
     pub fn count(&self) -> usize {
         self.count
     }
@@ -120,18 +121,18 @@ impl From<Diagnostic> for Diagnostics {
     }
 }
 
-/// Most faults that are kept of one file, and most warnings: a list may have a fault on each of a million lines.
+/// Maximum number of errors, and of warnings, that are stored for one file: a list may have an error on each
+/// of a million lines.
 const MAX_DIAGNOSTICS_PER_FILE: usize = 100;
 
-/// Faults or warnings, at most [`MAX_OF_A_FILE`] of each file; the others are counted.
+/// Errors or warnings: at most [`MAX_DIAGNOSTICS_PER_FILE`] of each file. Further ones are counted.
 #[derive(Debug, Default)]
 struct DiagnosticList {
-    /// Those that are kept. What stands in one place and is used in several (an alias, a shipped value) is
-    /// one.
+    /// Stored entries. A value that is used several times (an alias, a shipped value) has one entry.
     kept: Vec<Diagnostic>,
-    /// Kept, by place, value and expectation.
+    /// Location, value and description of each stored entry.
     known: HashSet<(SourceLocation, Option<String>, String)>,
-    /// Of each file, those that are kept and those that are only counted.
+    /// Number of stored entries and of further entries, by file.
     files: HashMap<Arc<str>, [usize; 2]>,
 }
 
@@ -145,7 +146,8 @@ impl DiagnosticList {
             let same = |known: &Diagnostic| {
                 known.location == diagnostic.location && known.expected == diagnostic.expected
             };
-            // Faults of a list are never reported twice, and looking through those kept is not free.
+            // Errors of a list are never reported twice, and the search takes time proportional to the stored
+            // entries.
             let repeated = *more < MAX_DIAGNOSTICS_PER_FILE && self.kept.iter().any(same);
             *more += usize::from(!repeated);
         } else if self.known.insert((
@@ -162,8 +164,8 @@ impl DiagnosticList {
         self.files.values().map(|[kept, more]| kept + more).sum()
     }
 
-    /// Those of the file `main` first, then those of the files it names, each by line; of a file that has more,
-    /// how many.
+    /// Sorts the entries: the file `main` first, then the files that it names, each by line. Adds an entry
+    /// with the number of further entries for each file that has any.
     fn sorted(self, main: &Arc<str>, what: &str) -> Vec<Diagnostic> {
         let Self { mut kept, files: counts, .. } = self;
         let mut files = HashMap::from([(Arc::clone(main), 0)]);
@@ -179,7 +181,7 @@ impl DiagnosticList {
             .collect();
         more.sort_by_key(|(file, _)| *file);
         kept.sort_by_key(|diagnostic| (of(&diagnostic.location.file), diagnostic.location.position));
-        // Each behind the last one of its file.
+        // Each entry goes after the last one of its file.
         for (file, more) in more.into_iter().rev() {
             kept.insert(kept.partition_point(|diagnostic| of(&diagnostic.location.file) <= file), more);
         }
@@ -187,7 +189,7 @@ impl DiagnosticList {
     }
 }
 
-/// "and 99,900 more faults" of a file.
+/// Returns the entry "and 99,900 more errors" of a file.
 fn more_diagnostics(file: &Arc<str>, more: usize, what: &str) -> Diagnostic {
     let location = SourceLocation { file: Arc::clone(file), position: None };
     let s = if more == 1 { "" } else { "s" };
@@ -195,7 +197,7 @@ fn more_diagnostics(file: &Arc<str>, more: usize, what: &str) -> Diagnostic {
     Diagnostic { location, path: String::new(), value: None, expected }
 }
 
-/// `1234567` as `1,234,567`.
+/// Formats `1234567` as `1,234,567`.
 fn thousands(number: usize) -> String {
     let digits = number.to_string();
     let mut text = String::new();
@@ -208,10 +210,10 @@ fn thousands(number: usize) -> String {
     text
 }
 
-/// Collects faults and warnings while a configuration is read.
+/// Collector of errors and warnings while a configuration is read.
 ///
-/// A reader that returns `None` has reported why; so one mistake is one fault, however many settings
-/// depend on it.
+/// A reader that returns `None` has reported the reason. So each mistake has one error, even if several
+/// settings depend on it.
 #[derive(Debug)]
 pub(crate) struct DiagnosticSink {
     file: Arc<str>,
@@ -221,7 +223,7 @@ pub(crate) struct DiagnosticSink {
 }
 
 impl DiagnosticSink {
-    /// A collector for the configuration named `file`.
+    /// Returns an empty sink for the configuration `file`.
     pub(crate) fn new(file: &str) -> Self {
         Self {
             file: file.into(),
@@ -231,22 +233,22 @@ impl DiagnosticSink {
         }
     }
 
-    /// A place in the configuration file itself.
+    /// Returns a location in the configuration file.
     pub(crate) fn location(&self, position: Position) -> SourceLocation {
         SourceLocation { file: self.file.clone(), position: Some(position) }
     }
 
-    /// Returns the number of faults, kept or not.
+    /// Returns the number of errors, stored or not.
     pub(crate) fn count(&self) -> usize {
         self.count
     }
 
-    /// Returns true if further faults of `file` are only counted.
+    /// Returns true if further errors of `file` are only counted.
     pub(crate) fn is_file_full(&self, file: &Arc<str>) -> bool {
         self.diagnostics.files.get(file).is_some_and(|[kept, _]| *kept >= MAX_DIAGNOSTICS_PER_FILE)
     }
 
-    /// Counts a fault of a `file` that is full.
+    /// Counts an error of a `file` for which [`is_file_full`](Self::is_file_full) is true.
     pub(crate) fn count_unlisted(&mut self, file: &Arc<str>) {
         self.count += 1;
         if let Some([_, more]) = self.diagnostics.files.get_mut(file) {
@@ -254,36 +256,36 @@ impl DiagnosticSink {
         }
     }
 
-    /// Takes a fault.
+    /// Reports an error.
     pub(crate) fn report(&mut self, diagnostic: Diagnostic) {
         self.count += 1;
         self.diagnostics.add(diagnostic);
     }
 
-    /// Takes something odd that is not wrong.
+    /// Reports a warning.
     pub(crate) fn warn(&mut self, warning: Diagnostic) {
         self.warnings.add(warning);
     }
 
-    /// `value` with the warnings, or the faults where there are any.
+    /// Returns `value` with the warnings, or the errors if there are any.
     pub(crate) fn finish<T>(self, value: Option<T>) -> Result<(T, Vec<Diagnostic>), Diagnostics> {
         let Self { file, diagnostics, warnings, count } = self;
         match value {
             Some(value) if count == 0 => Ok((value, warnings.sorted(&file, "warning"))),
             Some(_) | None => {
                 let count = diagnostics.count();
-                Err(Diagnostics { diagnostics: diagnostics.sorted(&file, "fault"), count })
+                Err(Diagnostics { diagnostics: diagnostics.sorted(&file, "error"), count })
             }
         }
     }
 }
 
-/// `text` in quotes, on one line and of bearable length.
+/// Returns `text` in quotes, escaped by [`single_line`].
 pub(crate) fn quote(text: &str) -> String {
     format!("\"{}\"", single_line(text))
 }
 
-/// `text` on one line and of bearable length, without what a terminal would obey.
+/// Escapes control characters of `text` and cuts it after 100 characters.
 pub(crate) fn single_line(text: &str) -> String {
     const SHOWN: usize = 100;
     let escape = |c: char| match c {
@@ -297,9 +299,9 @@ pub(crate) fn single_line(text: &str) -> String {
     shown
 }
 
-/// The candidate nearest to `word`, if it is near enough to be a slip.
+/// Returns the candidate nearest to `word`, if it is near enough to be a typing error.
 pub(crate) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    // Longer words are no slips, and the distance costs the product of the lengths.
+    // Longer words are no typing errors, and the distance costs the product of the lengths.
     let word: Vec<char> = word.to_lowercase().chars().take(64).collect();
     candidates
         .into_iter()
@@ -309,7 +311,8 @@ pub(crate) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a s
         .map(|(_, candidate)| candidate)
 }
 
-/// Edits between two words: letters added, dropped, replaced, or swapped with the next one.
+/// Returns the number of edits between two words: letters added, dropped, replaced, or swapped with the next
+/// one.
 fn distance(a: &[char], b: &[char]) -> usize {
     let mut rows = vec![(0..=b.len()).collect::<Vec<_>>()];
     for (i, x) in a.iter().enumerate() {
@@ -367,14 +370,13 @@ mod tests {
         };
         for line in (1..=150).rev() {
             diagnostics.report(diagnostic("a", line));
-            // An alias is used many times.
             diagnostics.report(diagnostic("m", 7));
         }
         diagnostics.report(diagnostic("b", 1));
         let diagnostics = diagnostics.finish(Some(())).unwrap_err().to_string();
         let lines: Vec<_> = diagnostics.lines().collect();
         assert_eq!((lines.len(), lines[0], lines[1]), (103, "m:7:1: x", "a:51:1: x"));
-        assert_eq!(lines[100..], ["a:150:1: x", "a: and 50 more faults", "b:1:1: x"]);
+        assert_eq!(lines[100..], ["a:150:1: x", "a: and 50 more errors", "b:1:1: x"]);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Files as text.
+//! Reads configuration files and network lists as UTF-8 text.
 
 use std::{
     fs::{File, FileType, OpenOptions},
@@ -10,45 +10,44 @@ use std::{
 
 use super::diagnostics::{Diagnostic, Diagnostics, Position, SourceLocation};
 
-/// Larger files than this (64 MiB) are no configuration.
+/// Maximum size of a configuration file (64 MiB).
 const MAX_BYTES: u64 = 64 << 20;
-/// Larger files than this (256 MiB) are no list: NetBox says about 1 kB of a prefix.
+/// Maximum size of a network list (256 MiB). NetBox's JSON has about 1 kB a prefix.
 const MAX_LIST_BYTES: u64 = 256 << 20;
 
-/// Why a file is no text.
+/// Error of a file that is not readable text.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct TextError {
-    /// Where in it; `None` for the file as a whole.
+    /// Position in the file; `None` for the whole file.
     pub(crate) position: Option<Position>,
-    /// What is wrong.
+    /// Description of the error.
     pub(crate) why: String,
 }
 
 impl TextError {
-    /// As the fault of the file `name`.
+    /// Converts the error into a diagnostic of the file `name`.
     pub(crate) fn into_diagnostic(self, name: Arc<str>) -> Diagnostic {
         let location = SourceLocation { file: name, position: self.position };
         Diagnostic { location, path: String::new(), value: None, expected: self.why }
     }
 
-    /// As the only fault of the configuration `name`.
+    /// Converts the error into the only diagnostic of the configuration `name`.
     pub(crate) fn into_diagnostics(self, name: &str) -> Diagnostics {
         self.into_diagnostic(name.into()).into()
     }
 }
 
-/// Reads a file that must be text. It may be a pipe, as a shell makes one for `<(...)`.
+/// Reads a text file. A pipe is accepted too, such as a shell's `<(...)`.
 pub(crate) fn read(path: &Path) -> Result<String, TextError> {
     text(read_at_most(File::open(path).map_err(cannot)?, MAX_BYTES)?)
 }
 
-/// Reads a list of networks, which must be text too, and a regular file: it is read again when it changes, and
-/// nothing else may be waited for.
+/// Reads a network list. It must be a regular file, as it is read again after each change and must not block.
 pub(crate) fn read_list(path: &Path) -> Result<String, TextError> {
-    // A FIFO would be waited for at its opening; a regular file does not know the flag.
+    // Opening a FIFO would block. Regular files ignore the flag.
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path);
     let file = match file {
-        // No socket can be opened.
+        // Opening a socket fails with ENXIO.
         Err(error) if error.raw_os_error() == Some(libc::ENXIO) => return Err(whole(irregular("a socket"))),
         file => file.map_err(cannot)?,
     };
@@ -71,7 +70,7 @@ fn name(kind: FileType) -> &'static str {
     } else if kind.is_char_device() || kind.is_block_device() {
         "a device"
     } else {
-        "no file"
+        "a file of another type"
     }
 }
 
@@ -93,11 +92,11 @@ fn read_at_most(file: File, most: u64) -> Result<Vec<u8>, TextError> {
 }
 
 fn text(bytes: Vec<u8>) -> Result<String, TextError> {
-    // The mark that UTF-16 begins with (Unicode 23.8).
+    // Byte order mark of UTF-16 (Unicode 23.8).
     if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
         return Err(TextError {
             position: Some(Position::START),
-            why: "UTF-16; it must be UTF-8".to_owned(),
+            why: "the file is UTF-16; expected UTF-8".to_owned(),
         });
     }
     let text = String::from_utf8(bytes).map_err(|error| {
@@ -111,12 +110,12 @@ fn text(bytes: Vec<u8>) -> Result<String, TextError> {
     Ok(text)
 }
 
-/// Refuses what no text holds.
+/// Checks that a text has no NUL byte.
 pub(crate) fn check(text: &str) -> Result<(), TextError> {
     match text.find('\0') {
         Some(at) => Err(TextError {
             position: Some(Position::after(text.get(..at).unwrap_or_default())),
-            why: "a NUL byte; this is no text, or text in UTF-16".to_owned(),
+            why: "NUL byte; expected UTF-8 text".to_owned(),
         }),
         None => Ok(()),
     }

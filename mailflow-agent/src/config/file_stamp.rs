@@ -1,8 +1,8 @@
-//! How a file looked, to see that it is another one.
+//! File stamps, to detect that a file has changed.
 
 use std::{fs, os::unix::fs::MetadataExt, path::Path};
 
-/// What changes when a file is written to or replaced.
+/// File metadata that changes when a file is written or replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FileStamp {
     device: u64,
@@ -13,7 +13,7 @@ pub(crate) struct FileStamp {
 }
 
 impl FileStamp {
-    /// The file's, as it is now; `None` where there is none.
+    /// Returns the current stamp of a file; `None` if it does not exist.
     pub(crate) fn of(path: &Path) -> Option<Self> {
         let meta = fs::metadata(path).ok()?;
         Some(Self {

@@ -1,7 +1,8 @@
-//! The configuration: YAML as typed -> validated, with every fault of a file at once.
+//! Configuration: reads YAML, validates it, and reports all errors of a file at once.
 //!
-//! [`yaml`] makes a tree whose keys and values know their places and gives access to it, and a module for each topic asks for its settings. A setting left out is the shipped file's, which
-//! is the only place where defaults are written down.
+//! [`yaml`] parses the text into a tree with positions. A module for each section reads its settings from the
+//! tree. Omitted settings take their value from the shipped file, which is the only place that defines
+//! defaults.
 
 pub(super) mod amounts;
 pub(super) mod defaults;
@@ -51,7 +52,7 @@ pub use outputs::{
 pub use redact::redacted;
 pub use rules::AllowExpiry;
 
-/// Reads and validates a configuration file, or the shipped one.
+/// Reads and validates a configuration file, or the shipped configuration.
 pub fn load(path: Option<&Path>) -> Result<Config, Diagnostics> {
     let Some(path) = path else { return parse(DEFAULT_NAME, DEFAULT) };
     let name = path.display().to_string();
@@ -59,7 +60,8 @@ pub fn load(path: Option<&Path>) -> Result<Config, Diagnostics> {
     parse_in(&name, &text, path.parent().unwrap_or(Path::new("")))
 }
 
-/// Validates a configuration; `name` is its file's name, in faults and for the files it names.
+/// Validates a configuration. `name` is the file's name for diagnostics; its directory is the base of
+/// relative paths.
 pub fn parse(name: &str, text: &str) -> Result<Config, Diagnostics> {
     parse_in(name, text, Path::new(name).parent().unwrap_or(Path::new("")))
 }
@@ -107,7 +109,7 @@ fn config(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink, directory: &Pat
     })
 }
 
-/// `auto`, or a name that syslog can carry (RFC 5424, 6.2.4).
+/// Reads `auto`, or a host name for syslog (RFC 5424, 6.2.4).
 fn gateway_name(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink) -> Option<Option<String>> {
     match yaml::values::string(cursor, diagnostics)? {
         "auto" => Some(None),
@@ -119,39 +121,39 @@ fn gateway_name(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink) -> Option
     }
 }
 
-/// A validated configuration.
+/// Validated configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The name that every event has; `None` for the machine's host name.
+    /// Name of the gateway in every event; `None` for the machine's host name.
     pub gateway_name: Option<String>,
-    /// The interfaces to watch.
+    /// Interfaces to watch.
     pub interfaces: Vec<Interface>,
-    /// How often the kernel's tables are read.
+    /// Time between two polls of the kernel's tables.
     pub poll_interval: Duration,
-    /// The kernel's tables.
+    /// Capacities of the kernel's tables.
     pub flow_table: FlowTableConfig,
-    /// Where the internal networks come from.
+    /// Sources of the internal networks.
     pub lists: NetworkLists,
-    /// What the engine is told.
+    /// Settings of the rule engine.
     pub engine: Settings,
-    /// The rules that are switched off.
+    /// Disabled rules.
     pub disabled_rules: Vec<Rule>,
-    /// Where records go.
+    /// Outputs of metrics, alerts and flow records.
     pub outputs: Outputs,
-    /// How the running agent is asked.
+    /// Control socket.
     pub control: ControlConfig,
-    /// What outlives the agent.
+    /// State that is kept between two processes of the agent.
     pub state: StateConfig,
-    /// What the kernel program says of packets it could not count; the command line alone sets it.
+    /// Log level for packets that the kernel program could not count. Only the command line sets it.
     pub kernel_log: Option<LogLevel>,
-    /// What is odd about it but not wrong: networks inside networks, terms that never hold.
+    /// Warnings: nested networks, conditions that never hold, and the like.
     pub warnings: Vec<Diagnostic>,
-    /// Entries of allow-lists that end.
+    /// Allow-list entries with an end.
     pub expiries: Vec<AllowExpiry>,
 }
 
 impl Config {
-    /// Warnings about entries of allow-lists that are over at `now`, nanoseconds since 1970.
+    /// Returns the warnings about allow-list entries that have expired at `now`, in nanoseconds since 1970.
     pub fn expired_allow_entries(&self, now: i128) -> impl Iterator<Item = &Diagnostic> {
         self.expiries.iter().filter(move |expiries| expiries.until <= now).map(|expiries| &expiries.warning)
     }

@@ -1,16 +1,16 @@
-//! A configuration file as it may be shown: addresses without their path, query and user information, and headers
-//! without their values.
+//! Redacts secrets of a configuration file: URLs lose their path, query and user information, and HTTP
+//! headers their values.
 
 use saphyr_parser::{Event, Parser};
 
-/// Keys of the settings whose values are addresses.
+/// Keys of settings whose values are URLs.
 const ADDRESS_KEYS: [&str; 3] = ["url", "urls", "proxy"];
-/// The key of the headers, each of whose values may be a secret.
+/// Key of HTTP headers. Each of their values may be a secret.
 const HEADERS_KEY: &str = "headers";
-/// In place of what is not shown.
+/// Replacement of redacted text.
 const HIDDEN: &str = "...";
 
-/// `text` without what may be a secret. What follows a fault in its YAML is left out.
+/// Returns `text` without values that may be secrets. Text after a YAML error is omitted.
 pub fn redacted(text: &str) -> String {
     let (values, diagnostic) = values(text);
     let mut shown = String::new();
@@ -27,41 +27,41 @@ pub fn redacted(text: &str) -> String {
     let end = diagnostic.unwrap_or(text.len()).max(at);
     shown.push_str(&without_secrets(text.get(at..end).unwrap_or_default()));
     if diagnostic.is_some() {
-        shown.push_str("\n# The rest is not shown: it is no YAML.\n");
+        shown.push_str("\n# The rest is not shown: it is not valid YAML.\n");
     }
     shown
 }
 
-/// A value that may be a secret, by its place in the text.
+/// Byte range of a value that may be a secret.
 struct SecretValue {
     from: usize,
     to: usize,
-    /// An address, whose origin may be shown.
+    /// True for a URL, whose origin may be shown.
     address: bool,
 }
 
-/// An open mapping or list.
+/// Mapping or list whose end was not parsed yet.
 enum OpenCollection {
     Map { key: Option<String>, hidden: Option<bool> },
     List { hidden: Option<bool> },
 }
 
-/// The values that may be secrets, in their order, and where the text ceases to be YAML.
+/// Returns the values that may be secrets in their order, and the offset of the first YAML error.
 fn values(text: &str) -> (Vec<SecretValue>, Option<usize>) {
-    // The parser counts characters.
+    // The parser's positions are in characters.
     let offsets: Vec<usize> = text.char_indices().map(|(at, _)| at).chain([text.len()]).collect();
     let offset = |index: usize| offsets.get(index).copied().unwrap_or(text.len());
     let (mut values, mut open): (Vec<SecretValue>, Vec<OpenCollection>) = (Vec::new(), Vec::new());
-    // The end of what was told of.
+    // End of the last parsed event.
     let mut parsed_to = 0;
     for event in Parser::new_from_str(text) {
         let (event, span) = match event {
             Ok(event) => event,
-            // The parser reads ahead: a value before the fault may not have been told of.
+            // The parser reads ahead: it may not have reported a value before the error.
             Err(_) => return (values, Some(parsed_to)),
         };
         parsed_to = parsed_to.max(offset(span.end.index()));
-        // Whether the value that begins here is hidden, and as what.
+        // `Some` if the next value is secret: true for a URL.
         let hidden = match open.last() {
             Some(OpenCollection::Map { key: Some(key), hidden }) => hidden.or(match key.as_str() {
                 HEADERS_KEY => Some(false),
@@ -105,7 +105,7 @@ fn values(text: &str) -> (Vec<SecretValue>, Option<usize>) {
     (values, None)
 }
 
-/// The key of the innermost mapping has its value; a key that is none of text stands for itself.
+/// Marks the key of the innermost mapping as used. A key that is not a scalar becomes an empty key.
 fn consume_key(open: &mut [OpenCollection]) {
     if let Some(OpenCollection::Map { key, .. }) = open.last_mut() {
         *key = match key {
@@ -115,19 +115,19 @@ fn consume_key(open: &mut [OpenCollection]) {
     }
 }
 
-/// An address as typed, without what may be a secret.
+/// Redacts a URL.
 fn redacted_address(value: &str) -> String {
     let shown = without_secrets(value);
-    // What has no scheme may be anything.
+    // A value without a scheme may be any secret.
     if shown.contains("://") || shown.trim().is_empty() { shown } else { format!("\"{HIDDEN}\"") }
 }
 
-/// `text` whose addresses have nothing behind their port and no user information, and whose schemes of authorization
-/// have no credentials; also in comments.
+/// Redacts the URLs of `text` after their port, their user information, and the credentials of authorization
+/// schemes. Comments are redacted too.
 fn without_secrets(text: &str) -> String {
     let lower = text.to_ascii_lowercase();
     let find = |mark: &str, from: usize| lower.get(from..)?.find(mark).map(|at| from + at);
-    // Each is looked for again only once it is passed: the time is proportional to the text.
+    // A mark is searched again only after it was passed, so the time is proportional to the text.
     let mut marks = ["://", "bearer ", "basic "].map(|mark| (mark, find(mark, 0)));
     let mut shown = String::new();
     let mut at = 0;
@@ -147,7 +147,7 @@ fn without_secrets(text: &str) -> String {
         let end = after.find(|c: char| c.is_whitespace() || "\"'`,]})>".contains(c)).unwrap_or(after.len());
         let (token, _) = after.split_at(end);
         if mark != "://" {
-            // "basic auth" and "bearer token" are words. The next scheme may be one too.
+            // "basic auth" and "bearer token" are ordinary words. The next word may be a scheme too.
             let scheme = ["basic", "bearer"].iter().any(|scheme| token.eq_ignore_ascii_case(scheme));
             let word = token.len() <= 6
                 && !token.bytes().any(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit());

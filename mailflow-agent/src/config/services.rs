@@ -1,4 +1,4 @@
-//! `watched_ports`: which service is watched on which ports.
+//! `watched_ports`: the watched ports of each service.
 
 use std::collections::btree_map::Entry;
 
@@ -11,55 +11,55 @@ use super::{
 };
 use mailflow_engine::settings::{Service, Services};
 
-/// A port number; 0 is none.
+/// Reads a port number from 1 to 65535.
 pub(crate) fn port(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink) -> Option<u16> {
     number(cursor, diagnostics, 1..=u16::MAX)
 }
 
-/// The watched ports, as far as they could be read.
+/// Watched ports, as far as they are valid.
 pub(crate) struct WatchedPorts {
-    /// The ports that are not at fault.
+    /// Valid ports.
     services: Services,
-    /// What is known of the others.
+    /// Kind of the invalid entries.
     invalid: InvalidPorts,
 }
 
-/// What is known of ports that are at fault.
+/// Kind of the invalid entries of `watched_ports`.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum InvalidPorts {
-    /// There are none.
+    /// No entry is invalid.
     None,
-    /// They are numbers that no rule could name.
+    /// All invalid entries are numbers, which no rule can name.
     Numbers,
-    /// They may be any.
+    /// An invalid entry may stand for any port.
     Unknown,
 }
 
 impl WatchedPorts {
-    /// All of them, without a fault.
+    /// Returns the ports if all of them are valid.
     pub(crate) fn services(self) -> Option<Services> {
         (self.invalid == InvalidPorts::None).then_some(self.services)
     }
 
-    /// The ports of a service, in ascending order.
+    /// Returns the ports of a service, in ascending order.
     pub(crate) fn ports_of(&self, service: Service) -> Vec<u16> {
         let of = self.services.iter().filter(|(_, known)| **known == service);
         of.map(|(port, _)| *port).collect()
     }
 
-    /// Returns true if no port is at fault.
+    /// Returns true if all ports are valid.
     pub(crate) fn is_complete(&self) -> bool {
         self.invalid == InvalidPorts::None
     }
 
-    /// Returns true if it is certain that `port` is not watched.
+    /// Returns true if `port` is certainly not watched.
     pub(crate) fn lacks(&self, port: u16) -> bool {
         self.invalid != InvalidPorts::Unknown && !self.services.contains_key(&port)
     }
 }
 
-/// Reads the ports of each service. A service left out keeps its shipped ports, but for those that
-/// the file gives to another.
+/// Reads the ports of each service. An omitted service keeps its shipped ports, except those that the file
+/// assigns to another service.
 pub(crate) fn read(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink) -> Option<WatchedPorts> {
     let mut services = Services::new();
     let mut numbers = 0;
@@ -79,7 +79,7 @@ pub(crate) fn read(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink) -> Opt
         Some(())
     })?;
     let invalid = match diagnostics.count() - before {
-        0 if services.is_empty() => return cursor.reject_contents(diagnostics, "no port is watched"),
+        0 if services.is_empty() => return cursor.reject_contents(diagnostics, "expected at least one port"),
         0 => InvalidPorts::None,
         all if all == numbers => InvalidPorts::Numbers,
         _ => InvalidPorts::Unknown,
@@ -100,7 +100,7 @@ fn insert_port(
             Some(())
         }
         Entry::Occupied(entry) if explicit => {
-            item.reject(diagnostics, format!("this port is in the list of {} already", entry.get().name()))
+            item.reject(diagnostics, format!("this port is already in the list of {}", entry.get().name()))
         }
         Entry::Occupied(_) => Some(()),
     }

@@ -1,4 +1,4 @@
-//! The sections that the engine's verdicts depend on: a configuration and a rule test have them both.
+//! Sections that the rule engine depends on. Configurations and rule tests share them.
 
 use std::{path::Path, time::Duration};
 
@@ -18,22 +18,22 @@ use mailflow_engine::{
     time::Epoch,
 };
 
-/// Shortest and longest timeout.
+/// Range of a timeout.
 const TIMEOUT_RANGE: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(86_400)];
 
-/// What the engine is told, and what belongs to it.
+/// Settings of the rule engine, with what is read from the same sections.
 pub(crate) struct EngineSections {
-    /// What the engine is told.
+    /// Settings of the rule engine.
     pub(crate) settings: Settings,
-    /// The rules that are switched off.
+    /// Disabled rules.
     pub(crate) disabled_rules: Vec<Rule>,
-    /// Where the internal networks come from.
+    /// Sources of the internal networks.
     pub(crate) lists: NetworkLists,
-    /// Entries of allow-lists that end.
+    /// Allow-list entries with an end.
     pub(crate) expiries: Vec<AllowExpiry>,
 }
 
-/// Reads the sections that the engine's verdicts depend on.
+/// Reads the sections that the rule engine depends on.
 pub(crate) fn read_engine_sections(
     mapping: &mut MappingReader<'_, '_>,
     directory: &Path,

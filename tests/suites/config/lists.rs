@@ -115,8 +115,8 @@ fn faults_of_tables_have_line_and_column() {
     let roles = "expected one of workstation, server, mta, newsletter, application, scanner, printer, \
                  monitoring, phone, iot, guest, vpn, nat";
     let names = "cidr, prefix, network, group, role, comment, description, exclude";
-    let other = format!("unknown column; expected {names}, or other_columns: ignore beside the file's path");
-    let empty = "names no network in use; an empty list is more often a failed export";
+    let other = format!("unknown column; expected {names}, or set other_columns: ignore for this file");
+    let empty = "the file contains no network in use; an empty list is usually a failed export";
     assert_eq!(
         scratch.faults("internal_networks: { files: [a.csv, b.csv, c.csv, d.csv, e.csv, f.csv] }"),
         [
@@ -127,14 +127,14 @@ fn faults_of_tables_have_line_and_column() {
             format!("a.csv:3:27: \"post\": {roles}"),
             "a.csv:4:1: \"oops\": expected a network such as 10.0.0.0/8, fc00::/7 or an address".to_owned(),
             "a.csv:5:1: \"\": expected a network such as 10.0.0.0/8, fc00::/7 or an address".to_owned(),
-            "a.csv:6:18: \"b\": more fields than the 5 columns; a field with \",\" in it stands in quotes"
+            "a.csv:6:18: \"b\": more fields than the 5 columns; put a field that contains \",\" in quotes"
                 .to_owned(),
-            "a.csv:9:25: \"or 6\"\": more fields than the 5 columns; a field with \",\" in it stands in quotes".to_owned(),
+            "a.csv:9:25: \"or 6\"\": more fields than the 5 columns; put a field that contains \",\" in quotes".to_owned(),
             "a.csv:10:14: \"\"x\"\": a quote must be the first character of its field, without a space before it".to_owned(),
             "a.csv:11:16: \"no end\\n10.6.0.0/16\": a line break in a field; is a quote missing?".to_owned(),
             "b.csv:2:6: \"gruop\": unknown column; did you mean group?".to_owned(),
             format!("b.csv:2:12: \"site\": {other}"),
-            "b.csv:2:17: \"Network\": another column says the same".to_owned(),
+            "b.csv:2:17: \"Network\": another column has the same meaning".to_owned(),
             format!("c.csv:1:1: \"10.8.0.0/16\": {other}"),
             format!("c.csv:1:13: \"Berlin\": {other}"),
             "d.csv:1:1: \"group\": the first line must name the columns, one of them cidr, prefix or network"
@@ -180,7 +180,9 @@ fn netbox_says_prefixes_tenants_and_roles() {
     assert_eq!(shown(&config, &scratch), expected);
     let warnings = warnings(&config, &scratch);
     assert_eq!(warnings.len(), 1, "a role is told of once: {warnings:?}");
-    assert!(warnings[0].starts_with("a.json:7:3: \"lan\": a role that is none of workstation, server"));
+    assert!(
+        warnings[0].starts_with("a.json:7:3: \"lan\": unknown role, expected one of workstation, server")
+    );
 
     // The list alone, in a file that does not say what it is, on one line.
     let list = NETBOX.split_once("\"results\": ").unwrap().1.trim_end_matches('}').replace('\n', "");
@@ -206,7 +208,7 @@ fn one_prefix_in_two_routing_tables_is_warned_of() {
     assert_eq!(found.group.as_deref(), Some("b"));
     assert_eq!(
         warnings(&config, &scratch)[0],
-        "a.json:2:1: \"10.1.0.0/16\": this network was listed before, at a.json:1:2, in another VRF; this one decides"
+        "a.json:2:1: \"10.1.0.0/16\": this network was listed before, at a.json:1:2, in another VRF; this entry takes effect"
     );
 }
 
@@ -226,7 +228,7 @@ fn faults_of_netbox_files_have_line_and_column() {
     );
     scratch.write("e.json", "[{\"prefix\": \"10.5.0.0/16\", \"status\": {\"value\": \"container\"}}]");
     scratch.write("f.json", "10.6.0.0/16\n");
-    let expected = "expected what NetBox's /api/ipam/prefixes/ answers, or the list of its results";
+    let expected = "expected a response of NetBox's /api/ipam/prefixes/, or the list of its results";
     assert_eq!(
         scratch.faults("internal_networks: { files: [a.json, b.json, c.json, d.json, e.json, f.json] }"),
         [
@@ -235,11 +237,11 @@ fn faults_of_netbox_files_have_line_and_column() {
             format!("a.json:3:29: {expected}: missing field `prefix`"),
             format!("a.json:3:32: {expected}: invalid type: integer `5`, expected struct Prefix"),
             "a.json:5:30: \"a,b\": expected the name of a group: 1 to 64 characters, no comma".to_owned(),
-            "b.json:2:28: this is no JSON: expected `,` or `}`".to_owned(),
+            "b.json:2:28: not valid JSON: expected `,` or `}`".to_owned(),
             format!("c.json:1:14: {expected}: missing field `results`"),
-            "d.json:1:1: \"next\": one page of several (\"next\" is not null); ask NetBox for all with ?limit=0"
+            "d.json:1:1: \"next\": one page of several (\"next\" is not null); request all prefixes with ?limit=0"
                 .to_owned(),
-            "e.json:1:1: names no network in use; an empty list is more often a failed export".to_owned(),
+            "e.json:1:1: the file contains no network in use; an empty list is usually a failed export".to_owned(),
             format!("f.json:1:4: {expected}: invalid type: floating point `10.6`, expected struct Page"),
         ]
     );
@@ -306,8 +308,7 @@ fn a_second_network_on_a_line_is_a_fault_that_names_both() {
     let text = "internal_networks: { networks: [10.50.0.0/16 10.51.0.0/16], files: [a.txt, b.csv, c.json] }";
     let two = |place: &str, first: &str, second: &str| {
         format!(
-            "{place}: a second network, {second}, beside {first}: each needs a line of its own; \
-             in a comment it may stand behind #"
+            "{place}: a second network, {second}, after {first}: put each network on a line of its own, or put this one behind # as a comment"
         )
     };
     let inner = |place: &str, first: &str, second: &str| {
@@ -343,7 +344,7 @@ fn equal_duplicates_are_warned_of_and_different_ones_are_faults() {
     scratch.write("b.csv", "cidr,group\n10.3.0.0/16,x\n10.3.0.0/16,x\n");
     let config = load(&scratch, "a.txt, b.csv");
     let again = |place: &str, first: &str| {
-        format!("{place}: this network was listed before, at {first}, and says the same; it counts once")
+        format!("{place}: this network was listed before, at {first}, with the same settings; it counts once")
     };
     assert_eq!(
         warnings(&config, &scratch),
@@ -360,7 +361,7 @@ fn equal_duplicates_are_warned_of_and_different_ones_are_faults() {
     assert_eq!(
         scratch.faults("internal_networks: { files: [a.txt, b.csv] }"),
         [
-            "a.txt:2:1: \"!10.1.0.0/16\": this network was listed the other way before, at a.txt:1:1",
+            "a.txt:2:1: \"!10.1.0.0/16\": this network is both internal and excluded; the other entry is at a.txt:1:1",
             "b.csv:3:1: \"10.3.0.0/16\": this network was listed before, at b.csv:2:1, with another group",
             "b.csv:4:1: \"10.3.0.0/16\": this network was listed before, at b.csv:2:1, with another role",
         ]
@@ -381,18 +382,18 @@ fn faults_and_warnings_are_capped_with_a_count_in_each_file() {
     assert_eq!(faults[0], "m.yaml:2:10: sources: \"1\": expected a mapping (key: value)");
     assert_eq!([of("a.csv").len(), of("b.txt").len(), of("c.json").len()], [101, 101, 101]);
     assert!(of("a.csv")[99].starts_with("a.csv:51:12: \"mtaa\": "), "{}", of("a.csv")[99]);
-    assert_eq!(of("a.csv")[100], "a.csv: and 199,900 more faults");
-    assert_eq!(of("b.txt")[100], "b.txt: and 1 more fault");
-    assert_eq!(of("c.json")[100], "c.json: and 901 more faults");
+    assert_eq!(of("a.csv")[100], "a.csv: and 199,900 more errors");
+    assert_eq!(of("b.txt")[100], "b.txt: and 1 more error");
+    assert_eq!(of("c.json")[100], "c.json: and 901 more errors");
 
     scratch.write("a.csv", "x,".repeat(1_000));
     let faults = scratch.faults("internal_networks: { files: [a.csv] }");
-    assert_eq!((faults.len(), faults[100].as_str()), (101, "a.csv: and 901 more faults"));
+    assert_eq!((faults.len(), faults[100].as_str()), (101, "a.csv: and 901 more errors"));
 
     // The configuration's own faults, and warnings, alike.
     let keys: String = (0..300).map(|n| format!("unknown{n}: 1\n")).collect();
     let faults = scratch.faults(keys);
-    assert_eq!((faults.len(), faults[100].as_str()), (101, "m.yaml: and 200 more faults"));
+    assert_eq!((faults.len(), faults[100].as_str()), (101, "m.yaml: and 200 more errors"));
     scratch.write("a.txt", "10.1.0.0/16\n".repeat(501));
     let warnings = warnings(&load(&scratch, "a.txt"), &scratch);
     assert_eq!((warnings.len(), warnings[100].as_str()), (101, "a.txt: and 400 more warnings"));
@@ -419,7 +420,7 @@ fn only_regular_files_of_text_are_lists() {
     let odd = |column: usize, index: usize, name: &str, why: &str| {
         format!("m.yaml:1:{column}: internal_networks.files[{index}]: \"{name}\": {name}: {why}")
     };
-    let utf16 = "UTF-16; it must be UTF-8";
+    let utf16 = "the file is UTF-16; expected UTF-8";
     assert_eq!(
         scratch.faults(text),
         [
@@ -429,8 +430,8 @@ fn only_regular_files_of_text_are_lists() {
             odd(55, 3, "/dev/zero", "a device; expected a regular file"),
             format!("le:1:1: {utf16}"),
             format!("be:1:1: {utf16}"),
-            "bare:1:2: a NUL byte; this is no text, or text in UTF-16".to_owned(),
-            "nul:2:12: a NUL byte; this is no text, or text in UTF-16".to_owned(),
+            "bare:1:2: NUL byte; expected UTF-8 text".to_owned(),
+            "nul:2:12: NUL byte; expected UTF-8 text".to_owned(),
         ]
     );
 }
@@ -514,7 +515,7 @@ fn many_remarks_of_one_kind_are_cut() {
     scratch.write("a.txt", format!("10.0.0.0/8\n{nested}"));
     let warnings = warnings(&load(&scratch, "a.txt"), &scratch);
     assert_eq!(warnings.len(), 21);
-    assert!(warnings[20].ends_with("so it adds nothing; more such networks are not told of"));
+    assert!(warnings[20].ends_with("so it has no effect; further such networks are not reported"));
 }
 
 proptest! {

@@ -1,4 +1,4 @@
-//! Tables: the first line names the columns, in any order.
+//! Reads network lists in CSV. The first line names the columns, in any order.
 
 use std::ops::Range;
 
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::config::diagnostics::{DiagnosticSink, Position, nearest};
 
-/// What a column says.
+/// Meaning of a column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum CsvColumn {
     Cidr,
@@ -39,14 +39,14 @@ impl CsvColumn {
     }
 }
 
-/// Returns true if a text begins with the names of columns, one of them that of the networks.
+/// Returns true if a text begins with a header line that has a column of networks.
 pub(crate) fn has_header(text: &str) -> bool {
     let header = first_line(text);
     let cells = header.split(char::from(delimiter(header)));
     cells.into_iter().any(|cell| CsvColumn::named(cell.trim().trim_matches('"')) == Some(CsvColumn::Cidr))
 }
 
-/// The networks of such a file; wrong ones are reported and left out.
+/// Returns the networks of a CSV file. Invalid rows are reported and skipped.
 pub(crate) fn read(file: &ListFile, text: &str, diagnostics: &mut DiagnosticSink) -> Vec<NetworkEntry> {
     let delimiter = delimiter(first_line(text));
     let mut reader = ReaderBuilder::new()
@@ -60,7 +60,7 @@ pub(crate) fn read(file: &ListFile, text: &str, diagnostics: &mut DiagnosticSink
     let mut record = StringRecord::new();
     let mut columns = None;
     let mut entries = Vec::new();
-    // The text is UTF-8 and rows may be of any length: no row is refused by the reader.
+    // The text is UTF-8 and rows may have any length, so the reader returns no error.
     while reader.read_record(&mut record).unwrap_or(false) {
         let start = record.position().map_or(0, |position| skip_comments(text, position.byte() as usize));
         if record.iter().all(str::is_empty) {
@@ -88,10 +88,10 @@ struct RowReader<'a, 'f> {
 }
 
 impl RowReader<'_, '_> {
-    /// What each column says; `None` after a fault.
+    /// Returns the meaning of each column; `None` after an error.
     fn columns(&mut self, names: &StringRecord, at: Range<usize>) -> Option<Vec<Option<CsvColumn>>> {
         let mut columns: Vec<Option<CsvColumn>> = Vec::new();
-        // There may be a million columns, and only so many that are known.
+        // Searching `columns` would be slow with a million columns. At most five meanings exist.
         let mut known: Vec<CsvColumn> = Vec::new();
         let before = self.diagnostics.count();
         for (index, name) in names.iter().enumerate() {
@@ -102,7 +102,7 @@ impl RowReader<'_, '_> {
             }
             match column {
                 Some(column) if known.contains(&column) => {
-                    self.report(&at, index, name, "another column says the same");
+                    self.report(&at, index, name, "another column has the same meaning");
                 }
                 Some(column) => known.push(column),
                 None => {}
@@ -112,7 +112,7 @@ impl RowReader<'_, '_> {
                 let expected = match nearest(name, known) {
                     Some(name) => format!("unknown column; did you mean {name}?"),
                     None => format!(
-                        "unknown column; expected {}, or other_columns: ignore beside the file's path",
+                        "unknown column; expected {}, or set other_columns: ignore for this file",
                         known.join(", ")
                     ),
                 };
@@ -137,7 +137,7 @@ impl RowReader<'_, '_> {
         let before = self.diagnostics.count();
         if let Some(extra) = row.get(columns.len()) {
             let expected = format!(
-                "more fields than the {} columns; a field with \"{}\" in it stands in quotes",
+                "more fields than the {} columns; put a field that contains \"{}\" in quotes",
                 columns.len(),
                 char::from(self.delimiter).escape_default()
             );
@@ -181,7 +181,7 @@ impl RowReader<'_, '_> {
     }
 
     fn report(&mut self, at: &Range<usize>, index: usize, cell: &str, expected: impl Into<String>) {
-        // The place of a fault that will not be shown is not looked for: a row may have a million columns.
+        // The position of an error that is only counted is not computed: a row may have a million columns.
         if self.diagnostics.is_file_full(&self.file.name) {
             return self.diagnostics.count_unlisted(&self.file.name);
         }
@@ -189,7 +189,7 @@ impl RowReader<'_, '_> {
         self.file.report(position, Some(cell), expected, self.diagnostics);
     }
 
-    /// The place at which the field begins, of the row at these bytes.
+    /// Returns the position of a field of the row at these bytes.
     fn position(&mut self, at: &Range<usize>, index: usize) -> Position {
         let row = self.text.get(at.clone()).unwrap_or_default().trim_end_matches(['\r', '\n']);
         let field = field_at(row, index, char::from(self.delimiter));
@@ -197,7 +197,7 @@ impl RowReader<'_, '_> {
     }
 }
 
-/// What a reader of tables takes in silence.
+/// Returns an error of quoting that the CSV reader accepts silently.
 fn quoting_error(cell: &str) -> Option<&'static str> {
     if cell.contains('\n') {
         return Some("a line break in a field; is a quote missing?");
@@ -206,7 +206,7 @@ fn quoting_error(cell: &str) -> Option<&'static str> {
         .then_some("a quote must be the first character of its field, without a space before it")
 }
 
-/// `exclude`: whether the network is taken out.
+/// Parses a value of `exclude`.
 fn parse_bool(text: &str) -> Result<bool, String> {
     match text.to_ascii_lowercase().as_str() {
         "true" | "yes" | "x" | "1" => Ok(true),
@@ -215,20 +215,20 @@ fn parse_bool(text: &str) -> Result<bool, String> {
     }
 }
 
-/// The first line that is no comment.
+/// Returns the first line that is not a comment.
 fn first_line(text: &str) -> &str {
     let start = skip_comments(text, 0);
     text.get(start..).and_then(|rest| rest.lines().next()).unwrap_or_default()
 }
 
-/// What stands between the names of the columns: spreadsheets of some countries write semicolons.
+/// Returns the delimiter. Spreadsheets of some locales write semicolons.
 fn delimiter(header: &str) -> u8 {
     let count = |delimiter: u8| header.bytes().filter(|byte| *byte == delimiter).count();
-    // Of equal counts, the last one is taken.
+    // `max_by_key` takes the last one of equal counts, the comma.
     [b'\t', b';', b','].into_iter().max_by_key(|delimiter| count(*delimiter)).unwrap_or(b',')
 }
 
-/// From `at` over blank lines and comments: the reader counts them to the row behind them.
+/// Returns the offset after blank lines and comments from `at`. The CSV reader counts these to the next row.
 fn skip_comments(text: &str, mut at: usize) -> usize {
     loop {
         let rest = text.get(at..).unwrap_or_default();
@@ -240,7 +240,7 @@ fn skip_comments(text: &str, mut at: usize) -> usize {
     }
 }
 
-/// The byte at which field `index` of a row begins.
+/// Returns the byte offset of field `index` in a row.
 fn field_at(row: &str, index: usize, delimiter: char) -> usize {
     let (mut field, mut fresh, mut quoted) = (0, true, false);
     for (at, c) in row.char_indices() {
@@ -248,7 +248,7 @@ fn field_at(row: &str, index: usize, delimiter: char) -> usize {
             return at;
         }
         match c {
-            // A quote elsewhere in a field is a character like others.
+            // A quote inside of an unquoted field is an ordinary character.
             '"' if fresh || quoted => quoted = !quoted,
             '"' if row[..at].ends_with('"') => quoted = true,
             c if c == delimiter && !quoted => field += 1,

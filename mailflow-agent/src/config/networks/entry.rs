@@ -1,4 +1,4 @@
-//! What a list says of one network.
+//! Entries of network lists.
 
 use std::net::IpAddr;
 
@@ -10,21 +10,21 @@ use crate::config::diagnostics::{
 };
 use mailflow_engine::assets::{AssetRole, Network, Origin, canonical};
 
-/// A network as it stands in a file.
+/// Network of the configuration or of a list, with its location.
 #[derive(Clone, Debug)]
 pub(crate) struct NetworkEntry {
-    /// Where.
+    /// Location.
     pub(crate) location: SourceLocation,
-    /// The setting; empty in a file of networks.
+    /// Path of the setting; empty in a list file.
     pub(crate) path: String,
-    /// What it says.
+    /// Network.
     pub(crate) network: Network,
-    /// The routing table it is of, where the list knows several.
+    /// VRF (routing table) of the network, if the list names one.
     pub(crate) vrf: Option<String>,
 }
 
 impl NetworkEntry {
-    /// A remark about this network.
+    /// Returns a diagnostic about this network.
     pub(crate) fn remark(&self, why: String) -> Diagnostic {
         Diagnostic {
             location: self.location.clone(),
@@ -35,23 +35,23 @@ impl NetworkEntry {
     }
 }
 
-/// What is said of a network, as typed.
+/// Network as typed.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct RawNetwork<'a> {
     /// `CIDR` or `!CIDR`.
     pub(crate) cidr: &'a str,
-    /// Said to be taken out beside that.
+    /// True if the network is excluded. `!` before the CIDR excludes it too.
     pub(crate) exclude: bool,
-    /// Remarks.
+    /// Comment.
     pub(crate) comment: Option<&'a str>,
-    /// The group.
+    /// Group.
     pub(crate) group: Option<&'a str>,
-    /// What its hosts are for.
+    /// Role of its hosts.
     pub(crate) role: Option<AssetRole>,
 }
 
 impl RawNetwork<'_> {
-    /// The network; otherwise what is wrong with its prefix.
+    /// Returns the network, or the error of its prefix.
     pub(crate) fn network(self) -> Result<Network, String> {
         let (not, bare) = self.cidr.strip_prefix('!').map_or((false, self.cidr), |bare| (true, bare));
         let exclude = not || self.exclude;
@@ -65,7 +65,8 @@ impl RawNetwork<'_> {
         Ok(Network { exclude, group, role: self.role, ..Network::new(net, line) })
     }
 
-    /// The network as `file` lists it at `position`, with what the file says of all; `None` after a fault.
+    /// Returns the entry of `file` at `position`. The group and role of the file are defaults. `None` after
+    /// an error.
     pub(crate) fn into_entry(
         self,
         file: &ListFile,
@@ -89,7 +90,7 @@ impl RawNetwork<'_> {
 }
 
 impl ListFile {
-    /// Reports a fault of this file.
+    /// Reports an error of this file.
     pub(crate) fn report(
         &self,
         position: Position,
@@ -100,7 +101,7 @@ impl ListFile {
         diagnostics.report(self.remark(position, value, expected));
     }
 
-    /// Reports something odd in this file.
+    /// Returns a diagnostic of this file.
     pub(crate) fn remark(
         &self,
         position: Position,
@@ -112,7 +113,7 @@ impl ListFile {
     }
 }
 
-/// `ADDRESS/LENGTH`, or an address that stands for itself; v4-mapped prefixes become IPv4 ones.
+/// Parses `ADDRESS/LENGTH`, or a single address. IPv4-mapped prefixes become IPv4 prefixes.
 pub(crate) fn prefix(text: &str) -> Result<IpNet, String> {
     const EXPECTED: &str = "expected a network such as 10.0.0.0/8, fc00::/7 or an address";
     if let Some((first, second)) = two_networks(text) {
@@ -136,7 +137,7 @@ pub(crate) fn prefix(text: &str) -> Result<IpNet, String> {
     Ok(canonical(net))
 }
 
-/// The first two networks of a text that is made of several.
+/// Returns the first two networks of a text that begins with two networks.
 fn two_networks(text: &str) -> Option<(&str, &str)> {
     let mut words =
         text.split(|c: char| c.is_whitespace() || is_separator(c)).filter(|word| !word.is_empty());
@@ -148,12 +149,12 @@ fn is_separator(c: char) -> bool {
     matches!(c, ',' | ';' | '|')
 }
 
-/// A word without the separators around it.
+/// Returns a word without separators at its ends.
 pub(crate) fn unpunctuated(word: &str) -> &str {
     word.trim_matches(is_separator)
 }
 
-/// Returns true if a word has the form of a network, whether its host bits are clear or not.
+/// Returns true if a word has the form of a network. Host bits may be set.
 pub(crate) fn is_network(word: &str) -> bool {
     let bare = word.strip_prefix('!').unwrap_or(word);
     let (address, length) = bare.split_once('/').map_or((bare, None), |(a, l)| (a, Some(l)));
@@ -161,7 +162,7 @@ pub(crate) fn is_network(word: &str) -> bool {
     length && address.parse::<IpAddr>().is_ok()
 }
 
-/// The name of a group.
+/// Checks the name of a group.
 pub(crate) fn group(text: &str) -> Result<&str, String> {
     let fits = |c: char| !c.is_control() && c != ',';
     if (1..=64).contains(&text.chars().count()) && text.chars().all(fits) && text.trim() == text {
@@ -171,7 +172,7 @@ pub(crate) fn group(text: &str) -> Result<&str, String> {
     }
 }
 
-/// A role by its name.
+/// Parses a role.
 pub(crate) fn role(text: &str) -> Result<AssetRole, String> {
     AssetRole::named(text).ok_or_else(|| {
         let all = AssetRole::ALL.map(AssetRole::name);

@@ -1,4 +1,4 @@
-//! Files with one `CIDR  comment` a line; what stands behind `#` is shown in alerts and not read.
+//! Reads network lists with one `CIDR  comment` a line. Text after `#` is shown in alerts, but not parsed.
 
 use super::{
     entry::{is_network, unpunctuated},
@@ -7,7 +7,7 @@ use super::{
 };
 use crate::config::diagnostics::{DiagnosticSink, Position};
 
-/// The networks of such a file; wrong ones are reported and left out.
+/// Returns the networks of a list. Invalid lines are reported and skipped.
 pub(crate) fn read(file: &ListFile, text: &str, diagnostics: &mut DiagnosticSink) -> Vec<NetworkEntry> {
     let lines = text.lines().enumerate();
     lines.filter_map(|(index, line)| listed(file, index + 1, line, diagnostics)).collect()
@@ -29,7 +29,7 @@ fn listed(
     if let Some(second) = second(cidr, words) {
         let first = unpunctuated(cidr);
         let expected = format!(
-            "a second network, {second}, beside {first}: each needs a line of its own; in a comment it may stand behind #"
+            "a second network, {second}, after {first}: put each network on a line of its own, or put this one behind # as a comment"
         );
         file.report(position(second), Some(second), expected, diagnostics);
         return None;
@@ -40,7 +40,8 @@ fn listed(
     Some(listed)
 }
 
-/// A network further on in a line: an address only next to the first one, as comments name servers.
+/// Returns a second network of a line. An address counts only directly after the first network, as comments
+/// may name servers.
 fn second<'a>(first: &str, words: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     if !is_network(unpunctuated(first)) {
         return None;

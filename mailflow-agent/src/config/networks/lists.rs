@@ -1,4 +1,4 @@
-//! The lists of internal networks: inline ones and files, read as often as they change.
+//! Internal networks from inline entries and list files, which are read again after each change.
 
 use std::{collections::HashMap, fmt, sync::Arc};
 
@@ -19,36 +19,36 @@ use crate::{
 };
 use mailflow_engine::assets::Networks;
 
-/// Where the internal networks come from, and how the files looked when they were read.
+/// Sources of the internal networks, with the stamps of the files when they were read.
 #[derive(Clone)]
 pub struct NetworkLists {
-    /// The configuration's name.
+    /// Name of the configuration.
     main: Arc<str>,
-    /// The setting that holds all of it.
+    /// Location and path of the setting `internal_networks`.
     location: SourceLocation,
     setting: String,
     inline: Vec<NetworkEntry>,
     files: Vec<ListFile>,
-    /// As they were when they were last read, or seen in change.
+    /// Stamps of the files at the last read, or at the last detected change.
     stamps: Vec<Option<FileStamp>>,
     state: FileState,
 }
 
-/// What a look at the files has shown.
+/// State of the list files at the last check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum FileState {
-    /// As they were read.
+    /// Files are unchanged since they were read.
     Read,
-    /// Somebody is writing, or was just now.
+    /// Files have changed and may still be written to.
     Changing,
 }
 
 impl ListFormat {
-    /// The names in a configuration.
+    /// Names in a configuration.
     pub(crate) const NAMES: [(&str, ListFormat); 3] =
         [("lines", ListFormat::Lines), ("csv", ListFormat::Csv), ("netbox", ListFormat::Netbox)];
 
-    /// By the file's extension, else by what stands in it.
+    /// Detects the format by the file's extension, then by its content.
     fn of(file: &ListFile, text: &str) -> Self {
         let extension = file.path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
         match extension.to_ascii_lowercase().as_str() {
@@ -62,7 +62,7 @@ impl ListFormat {
 }
 
 impl NetworkLists {
-    /// Lists of which nothing was read yet; `setting` at `place` holds them.
+    /// Returns lists that were not read yet. `setting` at `location` is their setting.
     pub(crate) fn new(
         main: Arc<str>,
         (location, setting): (SourceLocation, String),
@@ -72,13 +72,13 @@ impl NetworkLists {
         Self { main, location, setting, inline, files, stamps: Vec::new(), state: FileState::Read }
     }
 
-    /// The files.
+    /// Returns the paths of the files.
     pub fn files(&self) -> impl Iterator<Item = &std::path::Path> {
         self.files.iter().map(|file| file.path.as_path())
     }
 
-    /// Returns true if the files are others than those that were read, and have kept still since the last time
-    /// this was asked: a file that is being written is not read half.
+    /// Updates the stamps. Returns true if files changed since they were read, and are unchanged since the
+    /// previous call. So a file that is being written is not read too early.
     pub fn take_settled_change(&mut self) -> bool {
         let stamps = self.file_stamps();
         let before = std::mem::replace(&mut self.stamps, stamps);
@@ -88,25 +88,25 @@ impl NetworkLists {
         settled
     }
 
-    /// Returns true if a file is another one than the one that was read, or was written to since.
+    /// Returns true if a file was replaced or written to since it was read.
     pub fn is_outdated(&self) -> bool {
         self.file_stamps() != self.stamps
     }
 
-    /// Reads all of it again.
+    /// Reads all lists again.
     ///
     /// # Errors
-    /// All that is wrong with it. [`Lists::changed`] does not speak of the same files again.
+    /// All errors of the lists. [`NetworkLists::take_settled_change`] does not report the same files again.
     pub fn reload(&mut self) -> Result<(Networks, Vec<Diagnostic>), Diagnostics> {
         let mut diagnostics = DiagnosticSink::new(&self.main);
         let networks = self.read(&mut diagnostics, true);
         diagnostics.finish(networks)
     }
 
-    /// The networks; `None` after a fault. Of what is no whole list (`complete` is false: some of it was
-    /// refused before) it is not said that it is empty.
+    /// Reads the networks; `None` after an error. If `complete` is false, some settings were invalid, and an
+    /// empty list is no further error.
     pub(crate) fn read(&mut self, diagnostics: &mut DiagnosticSink, complete: bool) -> Option<Networks> {
-        // Before the files are read: a change meanwhile is one of the next look.
+        // The stamps are taken before reading, so that the next check detects a change meanwhile.
         self.stamps = self.file_stamps();
         self.state = FileState::Read;
         let before = diagnostics.count();
@@ -122,7 +122,7 @@ impl NetworkLists {
                 location: self.location.clone(),
                 path: self.setting.clone(),
                 value: None,
-                expected: "no network is internal, so no rule could ever match".to_owned(),
+                expected: "expected at least one internal network; without one no rule can match".to_owned(),
             });
             return None;
         }
@@ -135,7 +135,7 @@ impl NetworkLists {
     }
 }
 
-/// The files; what is inline stands in the networks read.
+/// Shows the files. Inline entries are part of the networks.
 impl fmt::Debug for NetworkLists {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Lists").field("files", &self.files).finish_non_exhaustive()
@@ -170,14 +170,15 @@ impl ListFile {
         };
         if listed.is_empty() && diagnostics.count() == before {
             let location = SourceLocation { file: self.name.clone(), position: Some(Position::START) };
-            let expected = "names no network in use; an empty list is more often a failed export".to_owned();
+            let expected =
+                "the file contains no network in use; an empty list is usually a failed export".to_owned();
             diagnostics.report(Diagnostic { location, path: String::new(), value: None, expected });
         }
         listed
     }
 }
 
-/// Reports networks that are listed twice. Of those that say the same the first one stays.
+/// Reports networks that are listed twice. The first of equal entries stays.
 fn deduplicate(listed: Vec<NetworkEntry>, diagnostics: &mut DiagnosticSink) -> Vec<NetworkEntry> {
     let mut locations: HashMap<IpNet, usize> = HashMap::with_capacity(listed.len());
     let mut unique: Vec<NetworkEntry> = Vec::with_capacity(listed.len());
@@ -188,9 +189,9 @@ fn deduplicate(listed: Vec<NetworkEntry>, diagnostics: &mut DiagnosticSink) -> V
                 unique.push(this);
             }
             Some(before) if before.vrf != this.vrf => {
-                // Another routing table has it too: nobody's slip, but packets do not tell which they are of.
+                // This is valid in another routing table, but packets do not show their routing table.
                 let why = format!(
-                    "this network was listed before, at {}, in another VRF; this one decides",
+                    "this network was listed before, at {}, in another VRF; this entry takes effect",
                     before.location
                 );
                 diagnostics.warn(this.remark(why));
@@ -200,7 +201,9 @@ fn deduplicate(listed: Vec<NetworkEntry>, diagnostics: &mut DiagnosticSink) -> V
             Some(before) => {
                 let (now, then, location) = (&this.network, &before.network, &before.location);
                 if now.exclude != then.exclude {
-                    let why = format!("this network was listed the other way before, at {location}");
+                    let why = format!(
+                        "this network is both internal and excluded; the other entry is at {location}"
+                    );
                     diagnostics.report(this.remark(why));
                 } else if now.group != then.group {
                     let why = format!("this network was listed before, at {location}, with another group");
@@ -210,7 +213,7 @@ fn deduplicate(listed: Vec<NetworkEntry>, diagnostics: &mut DiagnosticSink) -> V
                     diagnostics.report(this.remark(why));
                 } else {
                     let why = format!(
-                        "this network was listed before, at {location}, and says the same; it counts once"
+                        "this network was listed before, at {location}, with the same settings; it counts once"
                     );
                     diagnostics.warn(this.remark(why));
                 }

@@ -1,4 +1,4 @@
-//! `internal_networks`: inline prefixes and files of them.
+//! `internal_networks`: inline networks and list files.
 
 pub(crate) mod csv;
 pub(crate) mod entry;
@@ -25,13 +25,13 @@ use super::{
 };
 use mailflow_engine::assets::{AssetRole, Networks, Origin};
 
-/// Reads the internal networks, and tells where they come from; files are relative to `directory`.
+/// Reads the internal networks, and returns them with their sources. Paths are relative to `directory`.
 pub(crate) fn read(
     cursor: &Cursor<'_>,
     diagnostics: &mut DiagnosticSink,
     directory: &Path,
 ) -> Option<(Networks, NetworkLists)> {
-    // The list is one: a file that names networks of its own does not get the shipped ones as well.
+    // A file with networks of its own does not get the shipped ones in addition.
     let cursor = &if cursor.is_explicit() { cursor.clone().with_defaults(None) } else { cursor.clone() };
     let before = diagnostics.count();
     let (inline, files) = MappingReader::read(cursor, diagnostics, |mapping| {
@@ -46,12 +46,12 @@ pub(crate) fn read(
     let location = cursor.location(diagnostics);
     let mut lists =
         NetworkLists::new(location.file.clone(), (location, cursor.path().to_owned()), inline, files);
-    // Files are read beside faulty settings too: all that is wrong is told at once.
+    // Files are read even if settings are invalid, so that all errors are reported at once.
     let complete = diagnostics.count() == before;
     Some((lists.read(diagnostics, complete)?, lists))
 }
 
-/// An inline entry: `CIDR`, `!CIDR`, or a mapping with a group, a role and a comment.
+/// Reads an inline entry: `CIDR`, `!CIDR`, or a mapping with a group, a role and a comment.
 fn inline(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink) -> Option<NetworkEntry> {
     if cursor.text().is_some() {
         let cidr = string(cursor, diagnostics)?;
@@ -89,7 +89,7 @@ fn listed(
     }
 }
 
-/// A file: its path, or a mapping with what is true for all of it.
+/// Reads a list file: a path, or a mapping with defaults for all of its networks.
 fn file(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink, directory: &Path) -> Option<ListFile> {
     let named = |cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink| {
         let typed = string(cursor, diagnostics)?;

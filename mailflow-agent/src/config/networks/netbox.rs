@@ -1,7 +1,7 @@
-//! What NetBox answers about its prefixes (`/api/ipam/prefixes/`), or the plain list of them.
+//! Reads network lists in NetBox's JSON: a response of `/api/ipam/prefixes/`, or the list of its results.
 //!
-//! A tenant is a group. A role is one of ours where the names agree. Containers, which only hold other
-//! prefixes, and deprecated prefixes are left out; active, reserved and the operator's own states are not.
+//! A tenant becomes the group. A role with one of our names becomes the role. Containers, which only hold
+//! other prefixes, and deprecated prefixes are skipped. Active, reserved and custom states are read.
 
 use std::{borrow::Cow, collections::BTreeSet, fmt};
 
@@ -20,9 +20,9 @@ use super::{
 use crate::config::diagnostics::{DiagnosticSink, Position, single_line};
 use mailflow_engine::assets::AssetRole;
 
-const EXPECTED: &str = "expected what NetBox's /api/ipam/prefixes/ answers, or the list of its results";
+const EXPECTED: &str = "expected a response of NetBox's /api/ipam/prefixes/, or the list of its results";
 
-/// An answer.
+/// Response of NetBox's API.
 #[derive(Deserialize)]
 struct PrefixPage<'a> {
     #[serde(borrow)]
@@ -31,7 +31,7 @@ struct PrefixPage<'a> {
     next: Option<String>,
 }
 
-/// What is read of a prefix.
+/// Fields of a prefix that are read.
 #[derive(Deserialize)]
 struct RawPrefix {
     prefix: String,
@@ -47,7 +47,7 @@ struct RawPrefix {
     status: Option<ObjectName>,
 }
 
-/// Something beside the prefix: the name of an object that has one (or a value), or just a name.
+/// Name of a related object: its slug, value or name, or just a string.
 struct ObjectName(Option<String>);
 
 impl<'de> Deserialize<'de> for ObjectName {
@@ -56,7 +56,7 @@ impl<'de> Deserialize<'de> for ObjectName {
     }
 }
 
-/// Reads them without keeping what is beside, as the derived code for several forms would.
+/// Visitor that skips other fields without storing them, unlike the derived code of an untagged enum.
 struct ObjectNameVisitor;
 
 impl<'de> Visitor<'de> for ObjectNameVisitor {
@@ -84,7 +84,7 @@ impl<'de> Visitor<'de> for ObjectNameVisitor {
     }
 }
 
-/// The networks of such a file; wrong ones are reported and left out.
+/// Returns the networks of a JSON file. Invalid entries are reported and skipped.
 pub(crate) fn read(file: &ListFile, text: &str, diagnostics: &mut DiagnosticSink) -> Vec<NetworkEntry> {
     let mut entries =
         PrefixReader { file, line_index: LineIndex::new(text), unknown_roles: BTreeSet::new(), diagnostics };
@@ -94,7 +94,8 @@ pub(crate) fn read(file: &ListFile, text: &str, diagnostics: &mut DiagnosticSink
         serde_json::from_str(text).map(|page: PrefixPage<'_>| {
             if page.next.is_some() {
                 let first = Position::START;
-                let expected = "one page of several (\"next\" is not null); ask NetBox for all with ?limit=0";
+                let expected =
+                    "one page of several (\"next\" is not null); request all prefixes with ?limit=0";
                 entries.file.report(first, Some("next"), expected, entries.diagnostics);
             }
             page.results
@@ -116,14 +117,14 @@ pub(crate) fn read(file: &ListFile, text: &str, diagnostics: &mut DiagnosticSink
 struct PrefixReader<'a, 'f> {
     file: &'a ListFile,
     line_index: LineIndex<'a>,
-    /// Roles that are none of ours, and were told of.
+    /// Unknown roles that were reported.
     unknown_roles: BTreeSet<String>,
     diagnostics: &'f mut DiagnosticSink,
 }
 
 impl PrefixReader<'_, '_> {
     fn entry(&mut self, text: &str, raw: &RawValue) -> Option<NetworkEntry> {
-        // A raw value is a part of the text.
+        // A raw value borrows from the text.
         let start = (raw.get().as_ptr() as usize).saturating_sub(text.as_ptr() as usize);
         let entry: RawPrefix = match serde_json::from_str(raw.get()) {
             Ok(entry) => entry,
@@ -158,7 +159,7 @@ impl PrefixReader<'_, '_> {
         let role = AssetRole::named(&name);
         if role.is_none() && !self.unknown_roles.contains(&name) {
             let all = AssetRole::ALL.map(AssetRole::name).join(", ");
-            let why = format!("a role that is none of {all}; these networks have none by it");
+            let why = format!("unknown role, expected one of {all}; networks with this role get no role");
             self.diagnostics.warn(self.file.remark(position, Some(&name), why));
             self.unknown_roles.insert(name);
         }
@@ -167,15 +168,15 @@ impl PrefixReader<'_, '_> {
 
     fn report_json_error(&mut self, at: usize, error: &serde_json::Error) {
         let position = self.line_index.position_of(at);
-        // The place is told before it.
+        // The diagnostic has the position already.
         let text = error.to_string();
         let why = text.split(" at line ").next().unwrap_or_default();
-        let expected = if error.is_data() { EXPECTED } else { "this is no JSON" };
+        let expected = if error.is_data() { EXPECTED } else { "not valid JSON" };
         self.file.report(position, None, format!("{expected}: {}", single_line(why)), self.diagnostics);
     }
 }
 
-/// The byte at which reading ended.
+/// Returns the byte offset at which parsing ended.
 fn byte_of(text: &str, error: &serde_json::Error) -> usize {
     let before: usize = text.split_inclusive('\n').take(error.line().saturating_sub(1)).map(str::len).sum();
     let mut at = (before + error.column().saturating_sub(1)).min(text.len());

@@ -1,23 +1,23 @@
-//! Networks inside networks: allowed, as the longest match decides, but not always meant.
+//! Warnings about nested networks. They are allowed, as the longest match decides, but may be a mistake.
 
 use super::lists::NetworkEntry;
 use crate::config::diagnostics::DiagnosticSink;
 use mailflow_engine::assets::AssetRole;
 
-/// More remarks of this kind than this are only counted.
+/// Maximum number of warnings about nested networks.
 const MAX_WARNINGS: usize = 20;
 
-/// A network around others, with the group and role that it hands on.
+/// Network that encloses others, with the group and role that they inherit.
 struct EnclosingNetwork<'a> {
     listed: &'a NetworkEntry,
     group: Option<&'a str>,
     role: Option<AssetRole>,
 }
 
-/// Warns of networks that change nothing, and of those of a group that lie within another group's.
+/// Warns about networks that have no effect, and about networks of a group within another group's network.
 pub(crate) fn warn(listed: &[NetworkEntry], diagnostics: &mut DiagnosticSink) {
     let mut sorted: Vec<&NetworkEntry> = listed.iter().collect();
-    // By address, the wider first: what contains a network comes before it.
+    // Sorted by address and then by prefix length: an enclosing network comes before its subnets.
     sorted.sort_by_key(|listed| (listed.network.net.network(), listed.network.net.prefix_len()));
     let mut enclosing: Vec<EnclosingNetwork<'_>> = Vec::new();
     let mut found = 0;
@@ -29,7 +29,7 @@ pub(crate) fn warn(listed: &[NetworkEntry], diagnostics: &mut DiagnosticSink) {
             match found {
                 ..=MAX_WARNINGS => diagnostics.warn(this.remark(why)),
                 _ if found == MAX_WARNINGS + 1 => {
-                    diagnostics.warn(this.remark(format!("{why}; more such networks are not told of")));
+                    diagnostics.warn(this.remark(format!("{why}; further such networks are not reported")));
                 }
                 _ => {}
             }
@@ -44,10 +44,10 @@ pub(crate) fn warn(listed: &[NetworkEntry], diagnostics: &mut DiagnosticSink) {
     }
 }
 
-/// What is odd about a network inside `outer`, the nearest one around it.
+/// Returns the warning about a network inside of `outer`, the nearest enclosing network.
 fn overlap_warning(this: &NetworkEntry, outer: Option<&EnclosingNetwork<'_>>) -> Option<String> {
     let Some(outer) = outer else {
-        let why = "excludes nothing: no internal network is around it";
+        let why = "has no effect: the excluded network is in no internal network";
         return this.network.exclude.then(|| why.to_owned());
     };
     let within = format!("lies within {} ({})", outer.listed.network.net, outer.listed.location);
@@ -65,8 +65,8 @@ fn overlap_warning(this: &NetworkEntry, outer: Option<&EnclosingNetwork<'_>>) ->
         _ => None,
     };
     let role = role.filter(|role| outer.role != Some(*role));
-    // What it says in words is shown in alerts.
+    // Alerts show the comment.
     let commented = this.network.line.contains(char::is_whitespace);
     let adds = group.is_some() || role.is_some() || commented;
-    (!adds).then(|| format!("{within}, so it adds nothing"))
+    (!adds).then(|| format!("{within}, so it has no effect"))
 }

@@ -1,25 +1,26 @@
-//! From bytes of a text to lines and columns, in time proportional to the text.
+//! Converts byte offsets of a text into lines and columns, in time proportional to the text.
 
 use crate::config::diagnostics::Position;
 
-/// Bytes between two marks: a step back costs no more than this.
+/// Distance of two marks, in bytes. A step back costs at most this distance.
 const MARK_DISTANCE_BYTES: usize = 1024;
 
-/// Walks through a text. A step forward costs the way; a step back costs at most [`STEP`] bytes.
+/// Index of lines and columns of a text. A step forward costs its distance, a step back at most
+/// [`MARK_DISTANCE_BYTES`].
 ///
-/// Lines end with a line feed: [`one_line_end`] has made the others equal before.
+/// Lines end with a line feed: [`normalize_line_ends`] has replaced other line ends.
 pub(crate) struct LineIndex<'a> {
     text: &'a str,
-    /// The position of a byte about every [`STEP`] bytes, as far as the walk has come.
+    /// Positions about every [`MARK_DISTANCE_BYTES`] bytes, up to the largest offset so far.
     marks: Vec<(usize, Position)>,
     current: (usize, Position),
-    /// Bytes looked at.
+    /// Number of scanned bytes.
     #[cfg(test)]
     scanned_bytes: usize,
 }
 
 impl<'a> LineIndex<'a> {
-    /// At the beginning.
+    /// Returns an index at the start of a text.
     pub(crate) fn new(text: &'a str) -> Self {
         let current = (0, Position::START);
         Self {
@@ -31,7 +32,7 @@ impl<'a> LineIndex<'a> {
         }
     }
 
-    /// The position of the character at byte `at`.
+    /// Returns the position of the character at byte `at`.
     pub(crate) fn position_of(&mut self, cursor: usize) -> Position {
         let cursor = cursor.min(self.text.len());
         if cursor < self.current.0 {
@@ -69,7 +70,7 @@ impl<'a> LineIndex<'a> {
     }
 }
 
-/// `text` with a line feed for each carriage return that ends a line alone. Bytes keep their places.
+/// Replaces each carriage return that ends a line alone by a line feed. Byte offsets stay the same.
 pub(crate) fn normalize_line_ends(text: String) -> String {
     if !text.contains('\r') {
         return text;
@@ -80,7 +81,7 @@ pub(crate) fn normalize_line_ends(text: String) -> String {
             bytes[cursor] = b'\n';
         }
     }
-    // One ASCII character took the place of another.
+    // An ASCII character replaces another, so the text stays UTF-8.
     String::from_utf8(bytes).unwrap_or_default()
 }
 
@@ -102,8 +103,8 @@ mod tests {
         }
     }
 
-    /// A row may be asked for at its end and then at its beginning, in a text of any length, with or without
-    /// line ends.
+    /// Positions may be requested at the end of a row and then at its start, in a text of any length, with or
+    /// without line ends.
     #[test]
     fn steps_back_cost_a_bounded_number_of_bytes() {
         for row in ["10.0.0.0/8,mta\n", "10.0.0.0/8,mta "] {

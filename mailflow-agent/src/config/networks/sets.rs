@@ -1,5 +1,5 @@
-//! Sets of addresses: `internal`, `external`, `any`, `group:NAME`, `role:NAME`, a network, `!` before
-//! any of them, or a list of these.
+//! Address sets: `internal`, `external`, `any`, `group:NAME`, `role:NAME`, a network, `!` before any of them,
+//! or a list of these.
 
 use std::collections::HashSet;
 
@@ -14,8 +14,8 @@ use crate::config::{
 };
 use mailflow_engine::assets::{Member, Networks, Set};
 
-/// Reads a set: any of what is named, without what is named behind `!`. Groups must be among those of
-/// `internal`, where it is known.
+/// Reads a set: the union of its members without those after `!`. Groups must be groups of `internal`, if it
+/// is known.
 pub(crate) fn read(
     cursor: &Cursor<'_>,
     diagnostics: &mut DiagnosticSink,
@@ -100,12 +100,12 @@ fn group(name: &str, internal: Option<&Networks>) -> Result<Member, String> {
     match groups {
         Some(groups) if !groups.contains(name) => Err(match nearest(name, groups.iter().copied()) {
             Some(near) => {
-                format!("no internal network is of this group; did you mean group:{}?", single_line(near))
+                format!("no internal network has this group; did you mean group:{}?", single_line(near))
             }
-            None if groups.is_empty() => "no internal network is of a group".to_owned(),
+            None if groups.is_empty() => "no internal network has a group".to_owned(),
             None => {
                 let some: Vec<_> = groups.iter().take(10).map(|name| single_line(name)).collect();
-                format!("no internal network is of this group; there is {}", some.join(", "))
+                format!("no internal network has this group; existing groups: {}", some.join(", "))
             }
         }),
         Some(_) | None => Ok(Member::Group(name.into())),
@@ -163,11 +163,11 @@ mod tests {
             ),
             (
                 "group:ofices",
-                "f:1:1: \"group:ofices\": no internal network is of this group; did you mean group:offices?",
+                "f:1:1: \"group:ofices\": no internal network has this group; did you mean group:offices?",
             ),
             (
                 "group:x",
-                "f:1:1: \"group:x\": no internal network is of this group; there is mail servers, offices",
+                "f:1:1: \"group:x\": no internal network has this group; existing groups: mail servers, offices",
             ),
             ("role:mtaa", "did you mean mta?"),
             ("10.0.0.1/8", "f:1:1: \"10.0.0.1/8\": host bits set; did you mean 10.0.0.0/8?"),

@@ -1,4 +1,4 @@
-//! `outputs.metrics`: the port, and how many series there may be.
+//! `outputs.metrics`: listen address, access control, and limits of series.
 
 use std::{
     net::SocketAddr,
@@ -15,10 +15,10 @@ use crate::config::{
     },
 };
 
-/// Most series that may be asked for, per source or of windows.
+/// Maximum of `max_sources` and of `max_windows`.
 const MAX_SERIES: usize = 1_000_000;
 
-/// The settings of the metrics port.
+/// Settings of the metrics server.
 pub(crate) struct MetricsConfig {
     pub(crate) listen: Option<SocketAddr>,
     pub(crate) max_sources: usize,
@@ -26,7 +26,7 @@ pub(crate) struct MetricsConfig {
     pub(crate) web_config: Option<PathBuf>,
 }
 
-/// Reads them.
+/// Reads the settings of the metrics server.
 pub(crate) fn read(
     cursor: &Cursor<'_>,
     diagnostics: &mut DiagnosticSink,
@@ -49,7 +49,8 @@ pub(crate) fn read(
     })
 }
 
-/// Reads the web-config file too: what is wrong with it is told with all the rest.
+/// Reads the path of the web-config file, and validates the file, so that its errors are reported with the
+/// others.
 fn web_config(
     cursor: &Cursor<'_>,
     diagnostics: &mut DiagnosticSink,
@@ -66,7 +67,7 @@ fn web_config(
         for diagnostic in wrong.iter() {
             match diagnostic.location.position {
                 Some(_) => diagnostics.report(diagnostic.clone()),
-                // It cannot be read at all: the place is where it is named.
+                // A file that cannot be read is an error of the setting that names it.
                 None => drop(cursor.reject::<()>(diagnostics, &diagnostic.expected)),
             }
         }

@@ -1,4 +1,4 @@
-//! `outputs`: where metrics, alerts and flow records go.
+//! `outputs`: destinations of metrics, alerts and flow records.
 
 pub mod files;
 mod metrics;
@@ -20,8 +20,7 @@ pub use types::{
     WebhookAddress,
 };
 
-/// Reads the outputs. Files that are read are relative to `directory`, files that are written to the
-/// working directory.
+/// Reads the outputs. Input files are relative to `directory`, output files to the working directory.
 pub(crate) fn read(
     cursor: &Cursor<'_>,
     diagnostics: &mut DiagnosticSink,

@@ -1,4 +1,4 @@
-//! Receivers of HTTP requests: addresses, credentials, TLS, proxy. No fault repeats a value that may be a secret.
+//! HTTP receivers: URLs, credentials, TLS and proxy. No diagnostic contains a value that may be a secret.
 
 use std::{
     collections::HashSet,
@@ -25,10 +25,10 @@ use crate::config::{
     },
 };
 
-/// Bounds of `timeout`.
+/// Range of `timeout`.
 const TIMEOUT_RANGE: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(600)];
 
-/// A text that may be a secret: a fault does not repeat it.
+/// Reads a string that may be a secret. Its diagnostics do not contain the value.
 fn secret_string<'a>(cursor: &Cursor<'a>, diagnostics: &mut DiagnosticSink) -> Option<&'a str> {
     match cursor.content() {
         Content::Scalar { text, value: Value::String(_) } => Some(text),
@@ -46,7 +46,7 @@ fn url(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink, form: UrlForm) -> 
     }
 }
 
-/// Addresses of Alertmanagers: a list of different ones.
+/// Reads the URLs of Alertmanagers, a list without duplicates.
 pub(crate) fn urls(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink) -> Option<Vec<Url>> {
     let mut seen = HashSet::new();
     let urls = items(cursor, diagnostics, |item, diagnostics| {
@@ -59,20 +59,20 @@ pub(crate) fn urls(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink) -> Opt
     })?;
     let urls: Vec<Url> = urls.into_iter().collect::<Option<_>>()?;
     if urls.is_empty() {
-        cursor.reject_contents(diagnostics, "an empty list matches nothing")
+        cursor.reject_contents(diagnostics, "expected at least one URL")
     } else {
         Some(urls)
     }
 }
 
-/// `url` or `url_file` of a webhook; files are relative to `directory`.
+/// Reads `url` or `url_file` of a webhook. Files are relative to `directory`.
 pub(crate) fn address(mapping: &mut MappingReader<'_, '_>, directory: &Path) -> Option<WebhookAddress> {
     let file = mapping.optional("url_file", None, |cursor, diagnostics| {
         let path = readable_file(cursor, diagnostics, directory, |path| files::url(path, UrlForm::Webhook))?;
         Some(Some((cursor.clone(), path)))
     });
     match file {
-        // Without either the fault is about `url`.
+        // If both are missing, the error is about `url`.
         Some(None) => mapping
             .required("url", |cursor, diagnostics| url(cursor, diagnostics, UrlForm::Webhook))
             .map(WebhookAddress::Inline),
@@ -82,15 +82,14 @@ pub(crate) fn address(mapping: &mut MappingReader<'_, '_>, directory: &Path) -> 
             });
             let (cursor, path) = file??;
             if here? {
-                return cursor
-                    .reject_contents(mapping.diagnostics, "given beside url; only one of them is used");
+                return cursor.reject_contents(mapping.diagnostics, "expected url or url_file, not both");
             }
             Some(WebhookAddress::File(path))
         }
     }
 }
 
-/// The settings by which a receiver is spoken to; files are relative to `directory`.
+/// Reads the HTTP settings of a receiver. Files are relative to `directory`.
 pub(crate) fn receiver(mapping: &mut MappingReader<'_, '_>, directory: &Path) -> Option<Receiver> {
     let basic = mapping.optional("basic_auth", None, |cursor, diagnostics| {
         MappingReader::read(cursor, diagnostics, |mapping| {
@@ -110,7 +109,7 @@ pub(crate) fn receiver(mapping: &mut MappingReader<'_, '_>, directory: &Path) ->
         entries(cursor, diagnostics, |name, cursor, diagnostics| {
             let value = secret_string(cursor, diagnostics)?;
             if HeaderName::try_from(name).is_err() || HeaderValue::from_str(value).is_err() {
-                return cursor.reject_contents(diagnostics, "this is no header of HTTP");
+                return cursor.reject_contents(diagnostics, "not a valid HTTP header");
             }
             Some((name.to_owned(), value.to_owned()))
         })
@@ -122,7 +121,7 @@ pub(crate) fn receiver(mapping: &mut MappingReader<'_, '_>, directory: &Path) ->
     let credentials = match (basic?, bearer?) {
         (Some((cursor, ..)), Some(_)) => {
             return cursor
-                .reject_contents(mapping.diagnostics, "beside bearer_token_file; only one of them is sent");
+                .reject_contents(mapping.diagnostics, "expected basic_auth or bearer_token_file, not both");
         }
         (Some((_, username, password_file)), None) => Credentials::Basic { username, password_file },
         (None, Some(token_file)) => Credentials::Bearer { token_file },
@@ -158,7 +157,7 @@ fn tls(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink, directory: &Path) 
                 Some((certificate, key))
             }
             (None, None) => None,
-            _ => return cursor.reject_contents(mapping.diagnostics, "cert_file and key_file go together"),
+            _ => return cursor.reject_contents(mapping.diagnostics, "expected both cert_file and key_file"),
         };
         Some(ClientTls { ca_file: ca_file?, certificate, server_name: server_name? })
     })
@@ -174,7 +173,7 @@ fn check_key_pair(certificate: &Path, key: &Path) -> Result<(), String> {
     }
 }
 
-/// `proxy` or `proxy_file`.
+/// Reads `proxy` or `proxy_file`.
 fn proxy(mapping: &mut MappingReader<'_, '_>, directory: &Path) -> Option<Proxy> {
     let file = mapping.optional("proxy_file", None, |cursor, diagnostics| {
         let path = readable_file(cursor, diagnostics, directory, |path| files::url(path, UrlForm::Proxy))?;
@@ -190,14 +189,14 @@ fn proxy(mapping: &mut MappingReader<'_, '_>, directory: &Path) -> Option<Proxy>
     });
     match (file?, proxy?) {
         (Some((cursor, _)), Some(_)) => {
-            cursor.reject_contents(mapping.diagnostics, "given beside proxy; only one of them is used")
+            cursor.reject_contents(mapping.diagnostics, "expected proxy or proxy_file, not both")
         }
         (Some((_, path)), None) => Some(Proxy::File(path)),
         (None, proxy) => Some(proxy.unwrap_or_default()),
     }
 }
 
-/// A file that `read` can read now.
+/// Reads the path of a file, and checks that `read` accepts the file.
 fn readable_file<T>(
     cursor: &Cursor<'_>,
     diagnostics: &mut DiagnosticSink,

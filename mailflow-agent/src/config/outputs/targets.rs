@@ -1,4 +1,4 @@
-//! `outputs.alerts` and `outputs.flow_log`: one output or a list of them.
+//! `outputs.alerts` and `outputs.flow_log`: one output, or a list of outputs.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -25,22 +25,22 @@ use crate::config::{
     },
 };
 
-/// Where systemd's journal listens.
+/// Socket of systemd's journal.
 const JOURNAL_SOCKET: &str = "/run/systemd/journal/socket";
 
-/// How often Alertmanager is told what fires, and the bounds of that.
+/// Default interval of resending firing alerts to Alertmanager.
 const DEFAULT_REFRESH_INTERVAL: Duration = Duration::from_secs(60);
-/// The longest one that leaves room for a lost post within an Alertmanager's default `resolve_timeout`.
+/// Longest interval that tolerates a lost request within Alertmanager's default `resolve_timeout`.
 const MAX_SAFE_REFRESH_INTERVAL: Duration = Duration::from_secs(150);
 const MIN_REFRESH_INTERVAL: Duration = Duration::from_secs(1);
 const MAX_REFRESH_INTERVAL: Duration = Duration::from_secs(600);
 
-/// Most bytes of a syslog message, and the bounds of that: rsyslog keeps 8,096 of a message unless told otherwise,
-/// and a UDP datagram over IPv4 has at most 65,507.
+/// Default maximum size of a syslog message: rsyslog cuts messages after 8,096 bytes by default. A UDP
+/// datagram over IPv4 has at most 65,507 bytes.
 const DEFAULT_MESSAGE_BYTES: u64 = 8_000;
 const MESSAGE_BYTES_RANGE: RangeInclusive<u64> = 1_000..=65_507;
 
-/// RFC 5424's facilities, by their numbers (table 1).
+/// Facilities of RFC 5424 (table 1).
 const FACILITIES: [(&str, u8); 20] = [
     ("kern", 0),
     ("user", 1),
@@ -64,10 +64,10 @@ const FACILITIES: [(&str, u8); 20] = [
     ("local7", 23),
 ];
 
-/// What one kind of output is, with its default name.
+/// Output, with the default name of its type.
 type NamedOutput<T> = (&'static str, T);
 
-/// Reads `off`, a file, an output, or a list of them, each with its name. No two have the same in `names`.
+/// Reads `off`, a file, an output, or a list of outputs. Each has a name that is not in `names` yet.
 pub(crate) fn read<T>(
     cursor: &Cursor<'_>,
     diagnostics: &mut DiagnosticSink,
@@ -80,8 +80,10 @@ pub(crate) fn read<T>(
         if names.insert(name.clone()) {
             return Some((name, to));
         }
-        cursor
-            .reject_contents(diagnostics, format!("another output is called {name}; give this one a `name`"))
+        cursor.reject_contents(
+            diagnostics,
+            format!("another output has the name {name}; give this one its own `name`"),
+        )
     };
     match cursor.content() {
         Content::List(_) => items(cursor, diagnostics, output)?.into_iter().collect(),
@@ -98,7 +100,7 @@ pub(crate) fn read<T>(
     }
 }
 
-/// An output for alerts.
+/// Reads an output of alerts.
 pub(crate) fn alerts(
     cursor: &Cursor<'_>,
     diagnostics: &mut DiagnosticSink,
@@ -136,8 +138,7 @@ pub(crate) fn alerts(
                     if every > MAX_SAFE_REFRESH_INTERVAL {
                         cursor.warn(
                             diagnostics,
-                            "an Alertmanager whose resolve_timeout is not longer than twice this (it is 5m unless \
-                             configured) ends alerts that still fire",
+                            "Alertmanager may resolve alerts that still fire, unless its resolve_timeout (5m by default) is longer than twice this interval",
                         );
                     }
                     Some(every)
@@ -174,7 +175,7 @@ pub(crate) fn alerts(
     })
 }
 
-/// An output for flow records.
+/// Reads an output of flow records.
 pub(crate) fn flows(
     cursor: &Cursor<'_>,
     diagnostics: &mut DiagnosticSink,
@@ -211,13 +212,13 @@ pub(crate) fn flows(
     })
 }
 
-/// What `type` says, which must be one of `kinds`.
+/// Reads `type`, which must be one of `kinds`.
 fn kind(mapping: &mut MappingReader<'_, '_>, kinds: &'static [&'static str]) -> Option<&'static str> {
     let found = mapping.required("type", |cursor, diagnostics| {
         let named = kinds.iter().map(|kind| (*kind, *kind)).collect::<Vec<_>>();
         choice(cursor, diagnostics, &named)
     });
-    // Without it nothing can be said of the other keys.
+    // The known keys depend on the type.
     if found.is_none() {
         mapping.accept_all_keys();
     }
@@ -264,7 +265,7 @@ fn file(text: &str) -> Result<Target, String> {
     }
 }
 
-/// The name of an output: it is a label's value and stands in logs.
+/// Reads the name of an output, which is a label value in metrics and appears in logs.
 fn name(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink) -> Option<Option<String>> {
     let name = string(cursor, diagnostics)?;
     let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_-.".contains(&byte);
@@ -279,14 +280,15 @@ fn labels(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink) -> Option<BTree
         let mut letters = name.bytes();
         let first = letters.next().is_some_and(|byte| byte.is_ascii_alphabetic() || byte == b'_');
         if !first || !letters.all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
-            return cursor.reject_contents(diagnostics, "a label's name has letters, digits and underscores");
+            return cursor
+                .reject_contents(diagnostics, "expected a label name of letters, digits and underscores");
         }
         Some((name.to_owned(), string(cursor, diagnostics)?.to_owned()))
     })?;
     Some(read.into_iter().collect())
 }
 
-/// `HOST:PORT`, checked as far as that goes without asking anybody.
+/// Checks the form of `HOST:PORT`, without resolving the name.
 fn host_port(text: &str) -> Result<String, String> {
     let expected =
         || format!("expected HOST:PORT after the colon, such as 192.0.2.1:514, not {}", quote(text));

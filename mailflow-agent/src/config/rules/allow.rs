@@ -1,4 +1,4 @@
-//! `allow`, of a rule and of all rules: flows that are known.
+//! `allow`: allow-lists of a rule and of all rules.
 
 use jiff::{Timestamp, civil::Date, tz::TimeZone};
 
@@ -15,16 +15,16 @@ use mailflow_engine::{
     settings::Allow,
 };
 
-/// An entry that ends.
+/// Allow-list entry with an end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AllowExpiry {
-    /// When, nanoseconds since 1970.
+    /// End, in nanoseconds since 1970.
     pub until: i128,
-    /// What to say of it from then on.
+    /// Warning after the end.
     pub warning: Diagnostic,
 }
 
-/// Reads a list of entries, and adds those that end to `ending`.
+/// Reads an allow-list, and adds entries with an end to `expiries`.
 pub(crate) fn read(
     cursor: &Cursor<'_>,
     diagnostics: &mut DiagnosticSink,
@@ -44,12 +44,12 @@ pub(crate) fn read(
             });
             let reason = mapping.required("reason", reason);
             let until = mapping.optional("until", None, |cursor, diagnostics| {
-                let until = parsed(cursor, diagnostics, "a date or a moment", parse_timestamp)?;
+                let until = parsed(cursor, diagnostics, "a date or a time", parse_timestamp)?;
                 let warning = Diagnostic {
                     location: cursor.location(diagnostics),
                     path: cursor.path().to_owned(),
                     value: cursor.text().map(quote),
-                    expected: "this is over: flows of this entry are told of again".to_owned(),
+                    expected: "expired: flows that match this entry cause alerts again".to_owned(),
                 };
                 expiries.push(AllowExpiry { until, warning });
                 Some(Some(until))
@@ -67,15 +67,16 @@ pub(crate) fn read(
 
 fn reason(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink) -> Option<std::sync::Arc<str>> {
     match string(cursor, diagnostics)?.trim() {
-        "" => cursor.reject(diagnostics, "expected a reason, for those who find this entry later"),
+        "" => cursor.reject(diagnostics, "expected the reason of this entry"),
         reason => Some(reason.into()),
     }
 }
 
-/// A date, which is its first moment in UTC, or a date with a time and an offset (RFC 3339).
+/// Parses a date, which means its start in UTC, or a date with time and offset (RFC 3339). Returns
+/// nanoseconds since 1970.
 pub(crate) fn parse_timestamp(text: &str) -> Result<i128, String> {
-    const EXPECTED: &str = "expected a date (2027-01-31) or a moment (2027-01-31T18:00:00Z)";
-    // jiff takes more forms than RFC 3339 has.
+    const EXPECTED: &str = "expected a date (2027-01-31) or a time (2027-01-31T18:00:00Z)";
+    // jiff accepts more forms than RFC 3339 has.
     let plain =
         text.len() <= 35 && text.bytes().all(|byte| byte.is_ascii_digit() || b"-:.+TZtz".contains(&byte));
     if !plain {

@@ -1,4 +1,4 @@
-//! `rules[].match.flow`: bounds on the counters of a flow.
+//! `rules[].match.flow`: bounds of a flow's counters.
 
 use std::ops::RangeInclusive;
 
@@ -13,10 +13,10 @@ use crate::config::{
 };
 use mailflow_engine::settings::{Bound, Counter, Quantity};
 
-/// Highest bound.
+/// Maximum bound.
 const MAX_BOUND: u64 = 1 << 40;
 
-/// Reads the bounds, one for each counter that is named.
+/// Reads the bounds, one for each named counter.
 pub(crate) fn read(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink) -> Option<Vec<Bound>> {
     let quantities = Quantity::ALL.map(|quantity| (quantity.name(), Counter::Quantity(quantity)));
     let data = [("data_packets_up", Counter::DataPacketsUp), ("data_packets_down", Counter::DataPacketsDown)];
@@ -62,8 +62,10 @@ fn bound(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink, of: Counter) -> 
         }
         let most = bound.at_most.map(|most| most.max(bound.at_most_tls.unwrap_or(most)));
         if most.is_some_and(|most| most < bound.at_least) {
-            return cursor
-                .reject_contents(mapping.diagnostics, "more at least than at most, so no flow could match");
+            return cursor.reject_contents(
+                mapping.diagnostics,
+                "at_least is greater than at_most, so no flow can match",
+            );
         }
         Some(bound)
     })

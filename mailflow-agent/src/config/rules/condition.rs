@@ -1,4 +1,4 @@
-//! `rules[].condition`: terms, alone or under `any` and `all`.
+//! `rules[].condition`: a single term, or terms under `any` and `all`.
 
 use super::terms::{self, RawTerm};
 use crate::config::{
@@ -11,14 +11,14 @@ use crate::config::{
 };
 use mailflow_engine::settings::{Condition, Window};
 
-/// Most terms of a rule.
+/// Maximum number of terms of a rule.
 const MAX_TERMS: usize = 32;
 
-/// A condition as written.
+/// Condition with its terms as typed.
 pub(crate) struct RawCondition<'a> {
-    /// The terms in their order.
+    /// Terms in their order.
     pub(crate) terms: Vec<RawTerm<'a>>,
-    /// How they go together.
+    /// Logical combination of the terms.
     pub(crate) condition: Condition,
 }
 
@@ -69,7 +69,7 @@ fn node<'a>(
             0 if matches!(cursor.content(), Content::Map(entries) if entries.is_empty()) => {
                 cursor.reject_contents(mapping.diagnostics, EXPECTED)
             }
-            // Only keys that are unknown, and reported as such.
+            // All keys are unknown, and reported as such.
             0 => None,
             _ => cursor.reject_contents(
                 mapping.diagnostics,

@@ -15,7 +15,7 @@ const ALL_DAYS: u8 = 0x7f;
 /// Minutes of a day.
 const MINUTES_PER_DAY: u16 = 1_440;
 
-/// Reads hours: all of the days named, in UTC, as far as nothing else is said.
+/// Reads hours. The defaults are every day, the whole day, and UTC.
 pub(crate) fn read(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink) -> Option<Hours> {
     expect_mapping(cursor, diagnostics, "{ days: [sat, sun], from: \"08:00\", to: \"18:00\" }")?;
     MappingReader::read(cursor, diagnostics, |mapping| {
@@ -44,7 +44,7 @@ fn time(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink, first: u16, last:
     })
 }
 
-/// `HH:MM` in minutes.
+/// Parses `HH:MM` into minutes.
 fn minute_of_day(text: &str) -> Option<u16> {
     let (hours, minutes) = text.split_once(':')?;
     let two = |part: &str| {
@@ -55,7 +55,7 @@ fn minute_of_day(text: &str) -> Option<u16> {
     (hours <= 24 && minutes < 60).then_some(hours * 60 + minutes)
 }
 
-/// `+HH:MM` or `-HH:MM`, at most 14 hours, or `Z`, in seconds.
+/// Parses `+HH:MM` or `-HH:MM`, at most 14 hours, or `Z`, into seconds.
 fn offset(text: &str) -> Result<i32, String> {
     const MAX_OFFSET_MINUTES: u16 = 14 * 60;
     if text == "Z" {
@@ -66,7 +66,7 @@ fn offset(text: &str) -> Result<i32, String> {
     let found = signed.and_then(|(sign, time)| Some((sign, minute_of_day(time)?)));
     match found {
         Some((sign, minutes)) if minutes <= MAX_OFFSET_MINUTES => Ok(sign * 60 * i32::from(minutes)),
-        _ => Err("expected what local time is ahead of UTC, from -14:00 to +14:00, or Z".to_owned()),
+        _ => Err("expected the offset of local time from UTC, from -14:00 to +14:00, or Z".to_owned()),
     }
 }
 

@@ -1,4 +1,4 @@
-//! `limits`: what the rules may hold and tell, however many sources are made up.
+//! `limits`: limits of memory and alerts of the rules, also under spoofed sources.
 
 use crate::config::{
     amounts::bytes,
@@ -10,9 +10,9 @@ use crate::config::{
 };
 use mailflow_engine::settings::RuleLimits;
 
-/// Fewest and most subjects of a rule.
+/// Range of the number of group keys of a rule.
 const SUBJECTS_RANGE: [usize; 2] = [1_000, 1 << 24];
-/// Least and most memory of a rule.
+/// Range of the memory of a rule, in bytes.
 const MEMORY_BYTES_RANGE: [u64; 2] = [1_000_000, 1_000_000_000_000];
 
 /// Reads the limits.

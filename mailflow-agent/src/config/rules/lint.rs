@@ -1,4 +1,4 @@
-//! Rules that are not wrong but cannot mean what they say.
+//! Lints: warnings about rules that are valid, but whose condition can never hold or holds at once.
 
 use super::terms::{RawTerm, format_threshold};
 use crate::config::{diagnostics::DiagnosticSink, yaml::get::Cursor};
@@ -6,7 +6,7 @@ use mailflow_engine::settings::{
     Bound, Condition, Counter, End, GroupBy, Kind, Match, Measure, Quantity, Rule, Transport,
 };
 
-/// Warns of terms that can never hold, and of ratios that hold at once.
+/// Warns about terms that can never hold, and about ratios that hold at the first flow.
 pub(crate) fn warn(
     condition: &Cursor<'_>,
     rule: &Rule,
@@ -18,19 +18,19 @@ pub(crate) fn warn(
             && most < term.at_least
         {
             let threshold = format_threshold(term.measure, term.at_least);
-            term.cursor.warn(diagnostics, format!("never holds: {why}, and it asks for {threshold}"));
+            term.cursor.warn(diagnostics, format!("never holds: {why}, and the threshold is {threshold}"));
         }
     }
     let ratio = |term: usize| matches!(rule.terms.get(term), Some(term) if matches!(term.measure, Measure::Ratio { .. }));
     if holds_alone(&rule.condition, &ratio) {
         condition.warn(
             diagnostics,
-            "a ratio alone holds at the first flow of its kind; put it under all: beside a count",
+            "a ratio alone holds at the first flow of its kind; combine it with a count under all:",
         );
     }
 }
 
-/// Returns true if a condition can hold by terms of which `is` is true alone.
+/// Returns true if a condition can hold by terms alone for which `is` returns true.
 fn holds_alone(condition: &Condition, is: &impl Fn(usize) -> bool) -> bool {
     match condition {
         Condition::Term(term) => is(*term),
@@ -39,7 +39,7 @@ fn holds_alone(condition: &Condition, is: &impl Fn(usize) -> bool) -> bool {
     }
 }
 
-/// The most that a measure can be under a rule, where that is known, and why.
+/// Returns the maximum of a measure under a rule, and the reason, if there is a maximum.
 fn max_value(rule: &Rule, measure: Measure) -> Option<(u64, String)> {
     let none = |why: &str| Some((0, why.to_owned()));
     match measure {
@@ -74,7 +74,7 @@ fn endpoint_limit(rule: &Rule, of: End) -> Option<(u64, String)> {
     }
 }
 
-/// Why no flow that matches is of a kind.
+/// Returns the reason why no matching flow is of a kind.
 fn exclusion_reason(matching: &Match, kind: Kind) -> Option<&'static str> {
     if kind != Kind::Flows && !matching.protocols.contains(&Transport::Tcp) {
         return Some("only TCP has a SYN");

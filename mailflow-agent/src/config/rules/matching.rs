@@ -1,4 +1,4 @@
-//! `rules[].match`: which flows count.
+//! `rules[].match`: filter of the flows that a rule counts.
 
 use std::collections::BTreeSet;
 
@@ -29,21 +29,21 @@ const TESTS: [(&str, SizeKind); 5] = [
     ("data_ratio", SizeKind::DataRatio),
     ("up_only", SizeKind::UpOnly),
 ];
-/// Highest threshold of a size test, in bytes (or packets).
+/// Maximum threshold of a size test, in bytes or packets.
 const MAX_SIZE: u64 = 1 << 40;
 
-/// What a match is read with.
+/// Context of reading a match.
 #[derive(Clone, Copy)]
 pub(crate) struct MatchContext<'a> {
-    /// The watched ports, as far as they could be read.
+    /// Watched ports, as far as they are valid.
     pub(crate) watched: Option<&'a WatchedPorts>,
-    /// The internal networks, if they could be read.
+    /// Internal networks, if they are valid.
     pub(crate) internal: Option<&'a Networks>,
-    /// The match of the first shipped rule.
+    /// Match of the first shipped rule.
     pub(crate) shipped: Option<&'a Node>,
 }
 
-/// Reads a match. What it leaves out is taken from the shipped one, except for the size test as a whole.
+/// Reads a match. Omitted settings are those of the first shipped rule, except the size test.
 pub(crate) fn read<'a>(
     cursor: &Cursor<'a>,
     diagnostics: &mut DiagnosticSink,
@@ -56,7 +56,7 @@ pub(crate) fn read<'a>(
         let destination =
             mapping.required("destination", |cursor, diagnostics| sets::read(cursor, diagnostics, internal));
         let ports = mapping.required("ports", |cursor, diagnostics| rule_ports(cursor, diagnostics, watched));
-        // Unseen always matches: the port decides.
+        // `Unseen` always matches: the port decides.
         let apps: Vec<_> =
             App::ALL.into_iter().filter(|app| *app != App::Unseen).map(|app| (app.name(), app)).collect();
         let apps = mapping.required("applications", |cursor, diagnostics| {
@@ -94,15 +94,15 @@ pub(crate) fn read<'a>(
     })
 }
 
-/// An item of `match.ports`: a port, or the service whose watched ports it stands for.
+/// Item of `match.ports`: a port, or a service, which stands for all of its watched ports.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 enum RulePort {
     Number(u16),
     Service(Service),
 }
 
-/// Reads `match.ports`. A service stands for all ports that `watched_ports` has for it, so that a port that is
-/// added there is a port of the rule too. Returns the ports in ascending order, and the services.
+/// Reads `match.ports`. A service stands for all of its ports in `watched_ports`, so a port that is added
+/// there belongs to the rule too. Returns the ports in ascending order, and the services.
 fn rule_ports(
     cursor: &Cursor<'_>,
     diagnostics: &mut DiagnosticSink,
@@ -113,8 +113,7 @@ fn rule_ports(
         if cursor.is_number() {
             let port = port(cursor, diagnostics)?;
             if watched.is_some_and(|watched| watched.lacks(port)) {
-                return cursor
-                    .reject(diagnostics, "this port is not in watched_ports, so no flow could match");
+                return cursor.reject(diagnostics, "this port is not in watched_ports, so no flow can match");
             }
             return Some(RulePort::Number(port));
         }
@@ -139,7 +138,7 @@ fn rule_ports(
     if ports.is_empty() && watched.is_some_and(WatchedPorts::is_complete) {
         return cursor.reject_contents(
             diagnostics,
-            "watched_ports has no port of these services, so no flow could match",
+            "watched_ports has no port of these services, so no flow can match",
         );
     }
     let service = |item: &RulePort| match item {

@@ -1,4 +1,4 @@
-//! `rules`: which flows count, over which time, and what of them is too much.
+//! `rules`: the flows that count, the window, and the condition of an alert.
 
 pub(crate) mod allow;
 mod bounds;
@@ -33,32 +33,32 @@ use mailflow_engine::{
 use matching::MatchContext;
 use thresholds::ResolveSpec;
 
-/// Most rules: each is asked about every record.
+/// Maximum number of rules: each is evaluated for every record.
 pub(crate) const MAX_RULES: usize = 256;
 
-/// The rules of a configuration.
+/// Rules of a configuration.
 #[derive(Debug, Default)]
 pub(crate) struct RuleList {
-    /// Those to evaluate.
+    /// Enabled rules.
     pub(crate) enabled: Vec<Rule>,
-    /// Those switched off.
+    /// Disabled rules.
     pub(crate) disabled: Vec<Rule>,
 }
 
-/// What rules are read with.
+/// Context of reading rules.
 #[derive(Clone, Copy)]
 pub(crate) struct RuleContext<'a> {
-    /// The watched ports, as far as they could be read: a rule's ports must be among them.
+    /// Watched ports, as far as they are valid. A rule's ports must be among them.
     pub(crate) watched: Option<&'a WatchedPorts>,
-    /// The internal networks, if they could be read.
+    /// Internal networks, if they are valid.
     pub(crate) internal: Option<&'a Networks>,
-    /// The shipped rules.
+    /// Shipped rules.
     pub(crate) shipped: Option<&'a Node>,
-    /// What is allowed for all rules.
+    /// Allow-list of all rules.
     pub(crate) allow: &'a [Allow],
 }
 
-/// Reads the rules, and adds entries of their allow-lists that end to `ending`.
+/// Reads the rules, and adds allow-list entries with an end to `expiries`.
 pub(crate) fn read<'a>(
     cursor: &Cursor<'a>,
     diagnostics: &mut DiagnosticSink,
@@ -78,12 +78,13 @@ pub(crate) fn read<'a>(
             let name = mapping.required("name", |cursor, diagnostics| {
                 let name = parsed(cursor, diagnostics, "the name of the rule", rule_name)?;
                 if name == RuleLimits::FLOOD_ALERT {
-                    return cursor.reject(diagnostics, "the alert about spoofed sources has this name");
+                    return cursor
+                        .reject(diagnostics, "this name is reserved for the alert about spoofed sources");
                 }
                 if !names.insert(name.clone()) {
                     return cursor.reject(diagnostics, "another rule has this name");
                 }
-                // Readers of EVE lines know a rule by this number.
+                // Readers of EVE lines identify a rule by this number.
                 let id = signature_id(&name);
                 match signatures.insert(id, name.clone()) {
                     None => Some(name),
@@ -127,7 +128,7 @@ fn rule<'a>(
     let window =
         mapping.required("window", |cursor, diagnostics| window(cursor, diagnostics, WindowKind::Sliding));
     let cursor = mapping.explicit("condition");
-    // With a window that was refused a condition is still read, so that what is wrong with it is told.
+    // A condition is read even if the window is invalid, so that its errors are reported too.
     let reading = window.unwrap_or(Window { length: WINDOW_RANGE[0], kind: WindowKind::Sliding });
     let condition = mapping
         .required("condition", |cursor, diagnostics| condition::read(cursor, diagnostics, Some(reading)));
@@ -174,7 +175,7 @@ fn rule<'a>(
     Some(rule)
 }
 
-/// What a rule's match leaves out is that of the first shipped rule.
+/// Returns the match of the first shipped rule, which provides omitted settings of other matches.
 fn shipped_match(rules: Option<&Node>) -> Option<&Node> {
     match rules.map(|rules| &rules.content) {
         Some(Content::List(rules)) => Some(&rules.first()?.get("match")?.value),
@@ -214,7 +215,7 @@ fn label(key: &str, cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink) -> Op
     Some((key.to_owned(), string(cursor, diagnostics)?.to_owned()))
 }
 
-/// A MITRE ATT&CK technique id.
+/// Reads a MITRE ATT&CK technique ID.
 fn technique<'a>(cursor: &Cursor<'a>, diagnostics: &mut DiagnosticSink) -> Option<&'a str> {
     let text = string(cursor, diagnostics)?;
     let digits = |part: &str, count| part.len() == count && part.bytes().all(|byte| byte.is_ascii_digit());

@@ -13,15 +13,15 @@ use crate::config::{
 };
 use mailflow_engine::settings::{Rule, Service, Services};
 
-/// A rule of the shipped list, as far as a warning names it.
+/// Rule of the shipped list.
 struct ShippedRule<'a> {
     name: &'a str,
     enabled: bool,
-    /// Its `match` has a size test.
+    /// True if its `match` has a size test.
     sized: bool,
 }
 
-/// Warns of each shipped rule that the file's own list leaves out, and of a size test that it leaves out.
+/// Warns about each shipped rule that the file's own list omits, and about an omitted size test.
 pub(crate) fn warn_of_replaced_rules(mapping: &mut MappingReader<'_, '_>) {
     let shipped = mapping.shipped_entry("rules").map(|entry| shipped_rules(&entry.value)).unwrap_or_default();
     let Some(at) = mapping.explicit("rules") else { return };
@@ -78,9 +78,9 @@ fn shipped_rules(rules: &Node) -> Vec<ShippedRule<'_>> {
     shipped
 }
 
-/// Warns of watched ports that no evaluated rule uses: those that the file adds and, where it has a rule list of
-/// its own, those that the shipped rules would use. No shipped rule uses the shipped ports of POP3 and IMAP: they
-/// are watched for the metrics.
+/// Warns about watched ports that no enabled rule uses: ports that the file adds and, if the file has its own
+/// rules, ports of the shipped rules. The shipped ports of POP3 and IMAP are watched only for the metrics, so
+/// they cause no warning.
 pub(crate) fn warn_of_unused(mapping: &mut MappingReader<'_, '_>, services: &Services, rules: &[Rule]) {
     let used: BTreeSet<u16> = rules.iter().flat_map(|rule| rule.matching.ports.iter().copied()).collect();
     let own_rules = mapping.explicit("rules");

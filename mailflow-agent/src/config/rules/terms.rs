@@ -1,4 +1,4 @@
-//! The terms of a condition: what is measured, over which time, and when it is too much.
+//! Terms of a condition: measure, window and threshold.
 
 use std::{ops::RangeInclusive, time::Duration};
 
@@ -14,38 +14,38 @@ use crate::config::{
 };
 use mailflow_engine::settings::{End, Kind, Measure, Quantity, Window, WindowKind};
 
-/// The keys that a term is written under.
+/// Keys of terms.
 pub(crate) const TERM_KEYS: [&str; 5] = ["count", "sum", "distinct", "ratio", "first_seen"];
-/// The threshold of a count; a source keeps that many times.
+/// Range of the threshold of a count. A group stores that many times.
 const COUNT_RANGE: RangeInclusive<u64> = 1..=1_000_000;
-/// The threshold of a sum.
+/// Range of the threshold of a sum.
 const SUM_RANGE: RangeInclusive<u64> = 1..=1_000_000_000_000_000;
-/// The threshold of distinct ends; a source keeps that many.
+/// Range of the threshold of distinct endpoints. A group stores that many.
 const ENDPOINTS_RANGE: RangeInclusive<u64> = 1..=1_000;
-/// What was not seen for this long is new again, where a term does not say.
+/// Default horizon: an endpoint that was not seen for this time counts as new.
 const DEFAULT_HORIZON: Duration = WINDOW_RANGE[1];
 
-/// A term as written.
+/// Term as typed.
 pub(crate) struct RawTerm<'a> {
-    /// Where.
+    /// Cursor of the term.
     pub(crate) cursor: Cursor<'a>,
-    /// What is measured.
+    /// Measure.
     pub(crate) measure: Measure,
-    /// Over which time.
+    /// Window.
     pub(crate) window: Window,
-    /// When it is too much.
+    /// Threshold.
     pub(crate) at_least: u64,
 }
 
 impl RawTerm<'_> {
-    /// Its setting within the rule: `condition.count`.
+    /// Returns the path within the rule, such as `condition.count`.
     pub(crate) fn path(&self) -> &str {
         let path = self.cursor.path();
         path.find("condition").and_then(|start| path.get(start..)).unwrap_or(path)
     }
 }
 
-/// Reads the term under `key`; without a window of its own it has `rule`'s.
+/// Reads the term of `key`. Without a window of its own it has `rule`'s.
 pub(crate) fn read<'a>(
     key: &str,
     cursor: &Cursor<'a>,
@@ -65,7 +65,7 @@ pub(crate) fn read<'a>(
             "first_seen" => first_seen(mapping),
             _ => mapping.optional("of", Kind::Flows, kind).map(Measure::Count),
         };
-        // Without `of` a threshold is still read, so that what is wrong with it is told.
+        // The threshold is read even if `of` is invalid, so that its errors are reported too.
         let unit = measure.unwrap_or(match key {
             "sum" => Measure::Sum(Quantity::PayloadUp),
             "ratio" => Measure::Ratio { of: Kind::Failed, to: Kind::Attempts },
@@ -93,7 +93,7 @@ pub(crate) fn read<'a>(
     Some(RawTerm { cursor: cursor.clone(), measure, window, at_least })
 }
 
-/// What a measure's threshold may be.
+/// Returns the range of a measure's threshold.
 pub(crate) fn threshold_range(measure: Measure) -> RangeInclusive<u64> {
     match measure {
         Measure::Count(_) => COUNT_RANGE,
@@ -103,7 +103,7 @@ pub(crate) fn threshold_range(measure: Measure) -> RangeInclusive<u64> {
     }
 }
 
-/// Reads a threshold in the unit of what it is for.
+/// Reads a threshold in the unit of its measure.
 pub(crate) fn threshold(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink, of: Measure) -> Option<u64> {
     match of {
         Measure::Ratio { .. } => fraction(cursor, diagnostics, threshold_range(of)),
@@ -112,7 +112,7 @@ pub(crate) fn threshold(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink, o
     }
 }
 
-/// A threshold as it is written.
+/// Formats a threshold.
 pub(crate) fn format_threshold(of: Measure, threshold: u64) -> String {
     match of {
         Measure::Ratio { .. } => format_fraction(threshold),
@@ -121,7 +121,7 @@ pub(crate) fn format_threshold(of: Measure, threshold: u64) -> String {
     }
 }
 
-/// Returns true if it is counted in bytes, which have units.
+/// Returns true if a quantity is in bytes, so that its threshold may have a unit.
 pub(crate) const fn is_bytes(quantity: Quantity) -> bool {
     use Quantity::{BytesDown, BytesUp, PayloadDown, PayloadUp};
     matches!(quantity, PayloadUp | PayloadDown | BytesUp | BytesDown)
@@ -143,7 +143,7 @@ fn ratio(mapping: &mut MappingReader<'_, '_>) -> Option<Measure> {
     cursor.reject(
         mapping.diagnostics,
         match wider {
-            [] => "flows are all there are; expected another kind in `of`".to_owned(),
+            [] => "flows is the widest kind; expected another kind in `of`".to_owned(),
             _ => format!("not a wider kind than {}; expected one of {}", of.name(), wider.join(", ")),
         },
     )

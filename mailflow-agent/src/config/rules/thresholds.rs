@@ -1,4 +1,4 @@
-//! `rules[].resolve` and `rules[].thresholds`: when an alert ends, and who has other thresholds.
+//! `rules[].resolve` and `rules[].thresholds`: the end of alerts, and thresholds of some sources.
 
 use std::time::Duration;
 
@@ -21,38 +21,38 @@ use mailflow_engine::{
     settings::{Level, Measure, Thresholds},
 };
 
-/// How long a condition must not hold, where a rule does not say.
+/// Default time that a condition must not hold before the alert resolves.
 const DEFAULT_RESOLVE_AFTER: Duration = Duration::from_secs(600);
-/// How much below its threshold a term must be, where a rule does not say.
+/// Default resolve threshold as a fraction of the threshold.
 const DEFAULT_RESOLVE_FACTOR: u64 = FRACTION_SCALE * 4 / 5;
-/// By how much thresholds may differ.
+/// Range of the factor of a threshold override.
 const FACTOR_RANGE: [u64; 2] = [FRACTION_SCALE / 1_000, 1_000 * FRACTION_SCALE];
 
-/// When an alert ends.
+/// Settings of the end of alerts.
 #[derive(Clone, Copy)]
 pub(crate) struct ResolveSpec {
     below: ResolveBelow,
-    /// How long the condition must not hold.
+    /// Time that the condition must not hold.
     pub(crate) after: Duration,
 }
 
-/// How much below its threshold a term must be.
+/// Value below which a term must be.
 #[derive(Clone, Copy)]
 enum ResolveBelow {
-    /// That part of it.
+    /// Fraction of the threshold, scaled by [`FRACTION_SCALE`].
     Factor(u64),
-    /// That much, of such a threshold.
+    /// Value, and the threshold of the rule to which the value belongs.
     Of(u64, u64),
 }
 
 impl ResolveSpec {
-    /// What a rule has that does not say.
+    /// Default settings.
     pub(crate) const DEFAULT: ResolveSpec =
         ResolveSpec { below: ResolveBelow::Factor(DEFAULT_RESOLVE_FACTOR), after: DEFAULT_RESOLVE_AFTER };
 
-    /// Both thresholds of a term.
+    /// Returns the fire and the resolve threshold of a term.
     pub(crate) fn term_thresholds(&self, at_least: u64) -> Level {
-        // Whole values below 0.8 x threshold are those below the next whole number.
+        // Integers below 0.8 x threshold are those below the next integer, so the product is rounded up.
         let below = match self.below {
             ResolveBelow::Factor(fraction) => scaled(at_least, fraction, FRACTION_SCALE),
             ResolveBelow::Of(below, of) => scaled(at_least, below, of),
@@ -61,18 +61,18 @@ impl ResolveSpec {
     }
 }
 
-/// The highest value below which a firing alert may end.
+/// Returns the maximum resolve threshold.
 fn highest(at_least: u64) -> u64 {
     at_least.saturating_sub(1).max(1)
 }
 
-/// `number * times / of`, rounded up.
+/// Returns `number * times / of`, rounded up.
 fn scaled(number: u64, times: u64, of: u64) -> u64 {
     let exact = (u128::from(number) * u128::from(times)).div_ceil(u128::from(of.max(1)));
     u64::try_from(exact).unwrap_or(u64::MAX)
 }
 
-/// Reads `resolve`. Without `terms` (they were refused) a threshold is not judged.
+/// Reads `resolve`. Without `terms`, which were invalid, `below` is not checked.
 pub(crate) fn resolve(
     cursor: &Cursor<'_>,
     diagnostics: &mut DiagnosticSink,
@@ -141,9 +141,7 @@ pub(crate) fn thresholds(
                 }
                 (Some(cursor), None) => times(&cursor, mapping.diagnostics, terms),
                 (None, Some(cursor)) => single_threshold(&cursor, mapping.diagnostics, terms),
-                (None, None) => {
-                    item.reject_contents(mapping.diagnostics, "expected factor or at_least beside for")
-                }
+                (None, None) => item.reject_contents(mapping.diagnostics, "expected factor or at_least"),
             };
             let resolve = resolve.unwrap_or(ResolveSpec::DEFAULT);
             let levels = levels?.into_iter().map(|at_least| resolve.term_thresholds(at_least)).collect();
@@ -153,7 +151,7 @@ pub(crate) fn thresholds(
     items.into_iter().collect()
 }
 
-/// Every threshold times a factor; a ratio stays what it is.
+/// Reads a factor, and returns each threshold times the factor. Ratios stay the same.
 fn times(
     cursor: &Cursor<'_>,
     diagnostics: &mut DiagnosticSink,
@@ -162,7 +160,7 @@ fn times(
     let factor = fraction(cursor, diagnostics, FACTOR_RANGE[0]..=FACTOR_RANGE[1])?;
     let terms = terms?;
     if terms.iter().all(|term| matches!(term.measure, Measure::Ratio { .. })) {
-        return cursor.reject(diagnostics, "a factor leaves ratios as they are; expected at_least");
+        return cursor.reject(diagnostics, "a factor does not change ratios; expected at_least");
     }
     let mut levels = Vec::with_capacity(terms.len());
     for term in terms {
@@ -173,14 +171,17 @@ fn times(
         let most = *threshold_range(term.measure).end();
         if at_least > most {
             let most = format_threshold(term.measure, most);
-            return cursor.reject(diagnostics, format!("makes {}.at_least more than {most}", term.path()));
+            return cursor.reject(
+                diagnostics,
+                format!("makes {}.at_least greater than its maximum, {most}", term.path()),
+            );
         }
         levels.push(at_least);
     }
     Some(levels)
 }
 
-/// Another threshold for the one term there is.
+/// Reads a threshold for the only term.
 fn single_threshold(
     cursor: &Cursor<'_>,
     diagnostics: &mut DiagnosticSink,

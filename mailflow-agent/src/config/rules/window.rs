@@ -11,14 +11,14 @@ use crate::config::{
 use mailflow_engine::settings::{Window, WindowKind};
 use std::time::Duration;
 
-/// Shortest and longest window and interval.
+/// Range of windows and intervals.
 pub(crate) const WINDOW_RANGE: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(30 * 86_400)];
 
 pub(crate) fn interval(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink) -> Option<Duration> {
     parsed(cursor, diagnostics, "a duration", |text| duration_within(text, WINDOW_RANGE))
 }
 
-/// A window: its length alone, or a mapping. One that does not say how it moves does so as `kind` says.
+/// Reads a window: its length, or a mapping. Without a `kind` of its own it has the given one.
 pub(crate) fn window(
     cursor: &Cursor<'_>,
     diagnostics: &mut DiagnosticSink,

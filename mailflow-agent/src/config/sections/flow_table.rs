@@ -8,21 +8,21 @@ use crate::config::{
     },
 };
 
-/// The kernel's tables.
+/// Capacities of the kernel's tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FlowTableConfig {
-    /// Flows that are counted at the same time.
+    /// Capacity of the flow table.
     pub flows: u32,
-    /// Sources that are counted beyond that.
+    /// Capacity of the overflow table, in sources.
     pub overflow: u32,
-    /// How much of `flows` one source may hold.
+    /// Maximum share of `flows` of one source, in percent.
     pub share_percent: u32,
-    /// How much of `flows` and of `overflow` clients alone may fill.
+    /// Share of `flows` and of `overflow` from which on only packets of servers insert entries, in percent.
     pub half_open_percent: u32,
 }
 
 impl FlowTableConfig {
-    /// Most flows of one source.
+    /// Returns the maximum number of flows of one source.
     pub fn flows_per_source(&self) -> u32 {
         let share = u64::from(self.flows) * u64::from(self.share_percent) / 100;
         u32::try_from(share).unwrap_or(u32::MAX).max(1)
@@ -45,5 +45,5 @@ pub(crate) fn flow_table(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink) 
     })
 }
 
-/// Capacity of the flow table; the kernel allocates all of it at start.
+/// Range of the capacities. The kernel allocates all entries at the start.
 pub(crate) const ENTRIES_RANGE: std::ops::RangeInclusive<u32> = 1..=16_777_216;

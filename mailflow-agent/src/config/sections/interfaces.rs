@@ -1,4 +1,4 @@
-//! `interfaces`: what is watched, and how.
+//! `interfaces`: the watched interfaces, their roles and hooks.
 
 use std::collections::HashSet;
 
@@ -44,7 +44,7 @@ pub(crate) fn read(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink) -> Opt
     interfaces.into_iter().collect()
 }
 
-/// Warns of each name that a pattern of the list matches too.
+/// Warns about each name that a pattern of the list matches too.
 fn warn_of_overlap(listed: &[(String, Cursor<'_>)], diagnostics: &mut DiagnosticSink) {
     let pattern = |name: &str| NamePattern::is_one(name).then(|| NamePattern::parse(name).ok()).flatten();
     let patterns: Vec<_> = listed.iter().filter_map(|(name, _)| Some((name, pattern(name)?))).collect();

@@ -1,4 +1,4 @@
-//! `control` and `state`: how a running agent is asked, and what outlives it.
+//! `control` and `state`: the control socket, and the state that is kept between two processes.
 
 use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
 
@@ -16,12 +16,13 @@ use crate::{
 };
 use mailflow_kernel::options::AtStop;
 
-/// Sizes that files may be limited to: a state of few flows takes some kilobytes.
+/// Range of size limits. The state of few flows takes some kilobytes.
 const FILE_SIZE_RANGE: RangeInclusive<u64> = 64_000..=1_000_000_000_000_000;
-/// The flow table of a busy gateway is full after some minutes without a poll.
+/// Maximum of `durability_timeout`: the flow table of a busy gateway is full after some minutes without a
+/// poll.
 const MAX_DURABILITY_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// Reads how the agent is asked.
+/// Reads `control`.
 pub(crate) fn control(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink) -> Option<ControlConfig> {
     MappingReader::read(cursor, diagnostics, |mapping| {
         let socket = mapping.required("socket", path_or_off);
@@ -29,7 +30,7 @@ pub(crate) fn control(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink) -> 
     })
 }
 
-/// Reads what outlives the agent.
+/// Reads `state`.
 pub(crate) fn state(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink) -> Option<StateConfig> {
     MappingReader::read(cursor, diagnostics, |mapping| {
         let directory = mapping.required("directory", path_or_off);
@@ -53,7 +54,7 @@ pub(crate) fn state(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink) -> Op
     })
 }
 
-/// Limits of files: `max_size` and `min_free`.
+/// Reads the limits of files: `max_size` and `min_free`.
 pub(crate) fn limits(mapping: &mut MappingReader<'_, '_>) -> Option<Limits> {
     let max_size =
         mapping.required("max_size", |cursor, diagnostics| bytes(cursor, diagnostics, FILE_SIZE_RANGE));
@@ -73,24 +74,24 @@ fn path_or_off(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink) -> Option<
     or_off(cursor, diagnostics, "an absolute path", path)
 }
 
-/// How the running agent is asked.
+/// Settings of the control socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ControlConfig {
-    /// The Unix socket; `None` for none.
+    /// Path of the Unix socket; `None` for no socket.
     pub socket: Option<PathBuf>,
 }
 
-/// What outlives the agent.
+/// Settings of the persistent state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StateConfig {
-    /// Where its state and its journal lie; `None`: nothing is remembered.
+    /// Directory of checkpoints and journal; `None` for no persistent state.
     pub directory: Option<PathBuf>,
-    /// Directory of a BPF file system under which tables and links are pinned; `None`: they end with the agent.
+    /// Directory of a BPF file system for pinned maps and links; `None` if they end with the agent.
     pub pins: Option<PathBuf>,
-    /// What becomes of the attached programs when the agent is stopped.
+    /// Handling of the attached programs when the agent stops.
     pub at_stop: AtStop,
-    /// Limits of the files in `directory` together.
+    /// Limits of all files in `directory` together.
     pub limits: Limits,
-    /// How long flows wait in the kernel's table for a directory that takes nothing.
+    /// Maximum time that flows stay in the kernel's table while `directory` is not writable.
     pub durability_timeout: Duration,
 }

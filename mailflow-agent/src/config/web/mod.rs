@@ -1,7 +1,7 @@
-//! Prometheus' web-config file: TLS and basic auth for the metrics port.
+//! Prometheus' web-config file: TLS and basic auth of the metrics server.
 //!
-//! The format is that of Prometheus and its exporters, so that one file serves all of them. What is not
-//! supported here is a fault: a file that asks for more than it gets would deceive.
+//! The format is the one of Prometheus and its exporters, so that one file serves all of them. An unsupported
+//! setting is an error, as ignoring it would weaken the access control.
 
 mod tls;
 
@@ -21,31 +21,31 @@ use super::{
     },
 };
 
-/// Who may connect, and how.
+/// Access control of the metrics server.
 #[derive(Clone, Debug, Default)]
 pub struct WebConfig {
-    /// TLS; `None` is plain HTTP.
+    /// TLS settings; `None` for plain HTTP.
     pub tls: Option<Arc<rustls::ServerConfig>>,
-    /// Users with the bcrypt hashes of their passwords; none means that nobody is asked.
+    /// Users with the bcrypt hashes of their passwords. Without users no password is required.
     pub users: Vec<(String, String)>,
-    /// The files it was made of beside the web-config file itself.
+    /// Files that the web-config file names.
     files: Vec<PathBuf>,
 }
 
-/// Reads a web-config file and what it names.
+/// Reads a web-config file and the files that it names.
 ///
 /// # Errors
-/// Everything that is wrong with it, with its places.
+/// All errors of the file, with their locations.
 pub fn load(path: &Path) -> Result<WebConfig, Diagnostics> {
     let name = path.display().to_string();
     let text = file::read(path).map_err(|no_text| no_text.into_diagnostics(&name))?;
     parse(&name, &text, path.parent().unwrap_or(Path::new("")))
 }
 
-/// Validates a web-config file called `name`, and what it names; files are relative to `directory`.
+/// Validates a web-config file called `name`, and the files that it names. Paths are relative to `directory`.
 ///
 /// # Errors
-/// Everything that is wrong with it, with its places.
+/// All errors of the file, with their locations.
 pub fn parse(name: &str, text: &str, directory: &Path) -> Result<WebConfig, Diagnostics> {
     file::check(text).map_err(|no_text| no_text.into_diagnostics(name))?;
     let mut diagnostics = DiagnosticSink::new(name);
@@ -66,7 +66,7 @@ fn web(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink, directory: &Path) 
         });
         let http = mapping.optional("http_server_config", (), |cursor, diagnostics| {
             MappingReader::read(cursor, diagnostics, |mapping| {
-                // Served is HTTP/1.1, which every client of HTTP/2 falls back to.
+                // The server supports HTTP/1.1 only. Every HTTP/2 client falls back to it.
                 mapping.optional("http2", true, boolean).map(drop)
             })
         });
@@ -76,7 +76,7 @@ fn web(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink, directory: &Path) 
     })
 }
 
-/// A bcrypt hash, as `htpasswd -nB` makes it.
+/// Reads a bcrypt hash, as printed by `htpasswd -nB`.
 fn hash(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink) -> Option<String> {
     let hash = string(cursor, diagnostics)?;
     match hash.parse::<bcrypt::HashParts>() {
@@ -87,7 +87,7 @@ fn hash(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink) -> Option<String>
     }
 }
 
-/// A web-config file that is read again when it changes, or a file that it names.
+/// Web-config file that is reloaded after a change of the file or of a file that it names.
 #[derive(Debug)]
 pub struct WebConfigWatcher {
     path: PathBuf,
@@ -99,22 +99,22 @@ impl WebConfigWatcher {
     /// Reads the file.
     ///
     /// # Errors
-    /// Everything that is wrong with it.
+    /// All errors of the file.
     pub fn open(path: &Path) -> Result<Self, Diagnostics> {
         let web = Arc::new(load(path)?);
         let stamps = stamps(path, &web);
         Ok(Self { path: path.to_owned(), web, stamps })
     }
 
-    /// What is in force.
+    /// Returns the current settings.
     pub fn web(&self) -> &Arc<WebConfig> {
         &self.web
     }
 
-    /// Reads the file again if it has changed; `None` if not.
+    /// Reloads the files if one of them has changed; `None` if none has.
     ///
     /// # Errors
-    /// Everything that is wrong with it; what was read before stays in force.
+    /// All errors of the file. The previous settings stay in force.
     pub fn reload_if_changed(&mut self) -> Option<Result<(), Diagnostics>> {
         let now = stamps(&self.path, &self.web);
         if now == self.stamps {
@@ -123,7 +123,7 @@ impl WebConfigWatcher {
         self.stamps = now;
         Some(load(&self.path).map(|web| {
             self.web = Arc::new(web);
-            // It may name other files now.
+            // The new version may name other files.
             self.stamps = stamps(&self.path, &self.web);
         }))
     }

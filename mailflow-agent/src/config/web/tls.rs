@@ -1,4 +1,4 @@
-//! `tls_server_config`: certificates and whom they are shown to.
+//! `tls_server_config`: certificates and client authentication.
 
 use std::{
     path::{Path, PathBuf},
@@ -21,7 +21,7 @@ use crate::config::{
     },
 };
 
-/// Who must show a certificate, under the names that Go's TLS gives them.
+/// Client certificates, with the names of Go's TLS package.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ClientAuth {
     NotRequested,
@@ -35,11 +35,11 @@ const CLIENT_AUTH_TYPES: [(&str, ClientAuth); 3] = [
     ("RequireAndVerifyClientCert", ClientAuth::Required),
 ];
 
-/// Versions by their names; the number is the place in `SUPPORTED`.
+/// TLS versions; the number is the index in [`SUPPORTED_VERSIONS`].
 const VERSIONS: [(&str, usize); 2] = [("TLS12", 0), ("TLS13", 1)];
 const SUPPORTED_VERSIONS: [&SupportedProtocolVersion; 2] = [&TLS12, &TLS13];
 
-/// Reads the section, and tells the files it names; they are relative to `directory`.
+/// Reads the section, and returns the files that it names. Paths are relative to `directory`.
 pub(crate) fn read(
     cursor: &Cursor<'_>,
     diagnostics: &mut DiagnosticSink,
@@ -54,7 +54,7 @@ pub(crate) fn read(
             let path = resolve_file(cursor, diagnostics, directory, &mut files)?;
             match PrivateKeyDer::from_pem_file(path) {
                 Ok(key) => Some((cursor.clone(), key)),
-                Err(error) => cursor.reject(diagnostics, format!("no private key can be read: {error}")),
+                Err(error) => cursor.reject(diagnostics, format!("cannot read the private key: {error}")),
             }
         });
         let roots = mapping.optional("client_ca_file", None, |cursor, diagnostics| {
@@ -101,7 +101,7 @@ pub(crate) fn read(
     })
 }
 
-/// Who checks clients' certificates, if anybody does.
+/// Returns the verifier of client certificates, if they are requested.
 fn verifier(
     clients: ClientAuth,
     cursor: &Cursor<'_>,
@@ -126,7 +126,7 @@ fn verifier(
     }
 }
 
-/// The certificates of a PEM file; at least one.
+/// Reads the certificates of a PEM file, at least one.
 fn certificates(
     cursor: &Cursor<'_>,
     diagnostics: &mut DiagnosticSink,
@@ -137,8 +137,8 @@ fn certificates(
     let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
     match read {
         Ok(chain) if !chain.is_empty() => Some(chain),
-        Ok(_) => cursor.reject(diagnostics, "there is no certificate in it"),
-        Err(error) => cursor.reject(diagnostics, format!("no certificate can be read: {error}")),
+        Ok(_) => cursor.reject(diagnostics, "the file contains no certificate"),
+        Err(error) => cursor.reject(diagnostics, format!("cannot read the certificates: {error}")),
     }
 }
 

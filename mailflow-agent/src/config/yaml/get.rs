@@ -1,4 +1,4 @@
-//! Access to the tree: values with the names of their settings, and mappings with known keys.
+//! Access to the YAML tree: values with the paths of their settings, and mappings with known keys.
 
 use std::fmt::Display;
 
@@ -8,43 +8,44 @@ use crate::config::{
     diagnostics::{Diagnostic, DiagnosticSink, Position, SourceLocation, nearest, quote},
 };
 
-/// A value, with the name of its setting and the place to name in faults.
+/// Value of the tree, with the path of its setting and its position for diagnostics.
 #[derive(Clone)]
 pub(crate) struct Cursor<'a> {
     node: &'a Node,
     path: String,
     position: Position,
     origin: ValueOrigin,
-    /// The shipped value: where keys come from that are left out here.
+    /// Shipped value of the same setting, which provides omitted keys.
     shipped: Option<&'a Node>,
 }
 
-/// Whose value it is.
+/// Origin of a value.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum ValueOrigin {
-    /// The file's.
+    /// The file sets the value.
     Explicit,
-    /// Left out, so the shipped one; faults name the place where it was left out.
+    /// The value is omitted, so the shipped one applies. Diagnostics name the position of the mapping that
+    /// omits it.
     Shipped,
 }
 
 impl<'a> Cursor<'a> {
-    /// The whole of a file; mappings take from `shipped` what they leave out.
+    /// Returns a cursor at the root of a file. Its mappings take omitted keys from `shipped`.
     pub(crate) fn root(node: &'a Node, shipped: Option<&'a Node>) -> Self {
         Self { node, path: String::new(), position: node.position, origin: ValueOrigin::Explicit, shipped }
     }
 
-    /// The same, its mappings taking what they leave out from `shipped`.
+    /// Returns the cursor with other defaults for omitted keys.
     pub(crate) fn with_defaults(self, shipped: Option<&'a Node>) -> Self {
         Self { shipped, ..self }
     }
 
-    /// Where it is.
+    /// Returns the location for diagnostics.
     pub(crate) fn location(&self, diagnostics: &DiagnosticSink) -> SourceLocation {
         diagnostics.location(self.position)
     }
 
-    /// Where it is written: for a value that was left out, in the shipped file.
+    /// Returns the location of the value itself: for an omitted value, in the shipped file.
     pub(crate) fn source_location(&self, diagnostics: &DiagnosticSink) -> SourceLocation {
         match self.origin {
             ValueOrigin::Explicit => self.location(diagnostics),
@@ -54,17 +55,17 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// The name of the setting.
+    /// Returns the path of the setting.
     pub(crate) fn path(&self) -> &str {
         &self.path
     }
 
-    /// Returns true if the file says so itself.
+    /// Returns true if the file sets the value.
     pub(crate) fn is_explicit(&self) -> bool {
         self.origin == ValueOrigin::Explicit
     }
 
-    /// The text as typed, where it is a single value.
+    /// Returns the text as typed, if the value is a scalar and not null.
     pub(crate) fn text(&self) -> Option<&'a str> {
         match &self.node.content {
             Content::Scalar { text, value } if !value.is_null() => Some(text),
@@ -72,17 +73,17 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// Returns true if it is a number, of whatever size.
+    /// Returns true if the value is a number of any size.
     pub(crate) fn is_number(&self) -> bool {
         matches!(&self.node.content, Content::Scalar { value, .. } if value.is_number())
     }
 
-    /// What it is.
+    /// Returns the content.
     pub(crate) fn content(&self) -> &'a Content {
         &self.node.content
     }
 
-    /// The items of a list; `None` with a fault where it is none.
+    /// Returns the items of a list; `None` with an error if the value is no list.
     pub(crate) fn items(
         &self,
         diagnostics: &mut DiagnosticSink,
@@ -97,7 +98,7 @@ impl<'a> Cursor<'a> {
         }))
     }
 
-    /// The keys and values of a mapping; `None` with a fault where it is none.
+    /// Returns the keys and values of a mapping; `None` with an error if the value is no mapping.
     pub(crate) fn entries(
         &self,
         diagnostics: &mut DiagnosticSink,
@@ -109,7 +110,7 @@ impl<'a> Cursor<'a> {
         Some(entries.iter().map(move |entry| (entry, map.entry(entry, None))))
     }
 
-    /// Reports that this value is wrong; always `None`.
+    /// Reports an error of this value, with the value. Returns `None`.
     pub(crate) fn reject<T>(&self, diagnostics: &mut DiagnosticSink, expected: impl Display) -> Option<T> {
         let value = match &self.node.content {
             Content::Scalar { value, .. } if value.is_null() => "nothing".to_owned(),
@@ -121,7 +122,7 @@ impl<'a> Cursor<'a> {
         self.report_at(diagnostics, Some(value), expected)
     }
 
-    /// Reports that what is in this list or mapping does not do; always `None`.
+    /// Reports an error of the contents of this list or mapping, without the value. Returns `None`.
     pub(crate) fn reject_contents<T>(
         &self,
         diagnostics: &mut DiagnosticSink,
@@ -130,7 +131,7 @@ impl<'a> Cursor<'a> {
         self.report_at(diagnostics, None, expected)
     }
 
-    /// Reports that this is odd but not wrong.
+    /// Reports a warning about this value.
     pub(crate) fn warn(&self, diagnostics: &mut DiagnosticSink, why: impl Display) {
         let location = self.location(diagnostics);
         diagnostics.warn(Diagnostic {
@@ -149,7 +150,7 @@ impl<'a> Cursor<'a> {
     ) -> Option<T> {
         let expected = match self.origin {
             ValueOrigin::Explicit => expected.to_string(),
-            ValueOrigin::Shipped => format!("{expected} (left out here, so this is the shipped value)"),
+            ValueOrigin::Shipped => format!("{expected} (omitted here, so this is the shipped value)"),
         };
         diagnostics.report(Diagnostic {
             location: self.location(diagnostics),
@@ -166,26 +167,25 @@ impl<'a> Cursor<'a> {
         Cursor { node: &entry.value, path, shipped, ..self.inner(entry.value.position) }
     }
 
-    /// Of a left-out value the parts are left out too: they have no place of their own.
+    /// Parts of an omitted value have the position of the mapping that omits it.
     fn inner(&self, position: Position) -> Cursor<'a> {
         let position = if self.is_explicit() { position } else { self.position };
         Cursor { position, ..self.clone() }
     }
 }
 
-/// A mapping being read. The keys asked for are the keys there are; [`Fields::read`] reports others.
+/// Reader of a mapping. The requested keys are the known ones; [`MappingReader::read`] reports others.
 pub(crate) struct MappingReader<'a, 'c> {
     cursor: Cursor<'a>,
     known: Vec<&'static str>,
     missing: Vec<&'static str>,
     all_known: bool,
-    /// Where faults go.
+    /// Sink of diagnostics.
     pub(crate) diagnostics: &'c mut DiagnosticSink,
 }
 
 impl<'a, 'c> MappingReader<'a, 'c> {
-    /// Reads the mapping `at` with `read`, then reports the keys that it did not ask for and the needed
-    /// ones that are not there.
+    /// Reads the mapping `cursor` with `read`, then reports unknown keys and missing required keys.
     pub(crate) fn read<T>(
         cursor: &Cursor<'a>,
         diagnostics: &'c mut DiagnosticSink,
@@ -203,7 +203,7 @@ impl<'a, 'c> MappingReader<'a, 'c> {
         let MappingReader { known, mut missing, all_known, diagnostics, .. } = mapping;
         for (entry, value) in entries.filter(|(entry, _)| !all_known && !known.contains(&entry.key.as_str()))
         {
-            // A key written wrongly is one fault, not a strange key and a missing one.
+            // A misspelled key is one error, not an unknown key and a missing key.
             let meant = nearest(&entry.key, missing.iter().copied());
             missing.retain(|key| Some(*key) != meant && known.len() > 1);
             let expected = match meant.or_else(|| nearest(&entry.key, known.iter().copied())) {
@@ -227,7 +227,7 @@ impl<'a, 'c> MappingReader<'a, 'c> {
         value
     }
 
-    /// The value under `key`: the file's own, else the shipped one.
+    /// Returns the value of `key`: the one of the file, else the shipped one.
     pub(crate) fn get(&mut self, key: &'static str) -> Option<Cursor<'a>> {
         self.explicit(key).or_else(|| {
             let left_out = Cursor { origin: ValueOrigin::Shipped, ..self.cursor.clone() };
@@ -235,7 +235,8 @@ impl<'a, 'c> MappingReader<'a, 'c> {
         })
     }
 
-    /// The value under `key` where it is given; its own parts may still be the shipped ones.
+    /// Returns the value of `key` if the file sets it. Keys that the value omits may still be the shipped
+    /// ones.
     pub(crate) fn explicit(&mut self, key: &'static str) -> Option<Cursor<'a>> {
         if !self.known.contains(&key) {
             self.known.push(key);
@@ -244,17 +245,17 @@ impl<'a, 'c> MappingReader<'a, 'c> {
         Some(self.cursor.entry(self.cursor.node.get(key)?, shipped))
     }
 
-    /// Takes every key for known: what would tell which there are is wrong itself.
+    /// Accepts all keys, as the setting that determines the known keys is invalid.
     pub(crate) fn accept_all_keys(&mut self) {
         self.all_known = true;
     }
 
-    /// The shipped value under `key`.
+    /// Returns the shipped entry of `key`.
     pub(crate) fn shipped_entry(&self, key: &str) -> Option<&'a MappingEntry> {
         self.cursor.shipped?.get(key)
     }
 
-    /// Reads `key`, which must be there.
+    /// Reads `key`, which is required.
     pub(crate) fn required<T>(
         &mut self,
         key: &'static str,
@@ -269,7 +270,7 @@ impl<'a, 'c> MappingReader<'a, 'c> {
         }
     }
 
-    /// Reads `key`; `default` where it is left out.
+    /// Reads `key`, or returns `default` if it is omitted.
     pub(crate) fn optional<T>(
         &mut self,
         key: &'static str,

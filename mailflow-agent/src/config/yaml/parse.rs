@@ -1,7 +1,7 @@
-//! YAML text -> the tree: anchors, merging, duplicate keys, and bounds on all of it.
+//! Parses YAML text into a tree: anchors, merge keys, duplicate keys, and limits of all of them.
 //!
-//! saphyr's parser gives structure and positions; what a plain scalar means (a number, a boolean, a
-//! text) is serde_yaml's decision.
+//! saphyr's parser provides structure and positions. serde_yaml determines the type of a plain scalar:
+//! number, boolean or string.
 
 use std::collections::{HashMap, HashSet};
 
@@ -11,18 +11,18 @@ use serde_yaml::Value;
 use super::tree::{Content, MappingEntry, Node, push_key};
 use crate::config::diagnostics::{Diagnostic, DiagnosticSink, Position, quote, single_line};
 
-/// Nesting deeper than this is refused; the deepest setting needs five.
+/// Maximum nesting depth. The deepest setting needs five.
 const MAX_DEPTH: usize = 64;
-/// Nodes that anchors and aliases may copy: a few lines of aliases can stand for billions.
+/// Maximum number of nodes that anchors and aliases may copy: a few lines of aliases can stand for billions.
 const MAX_COPIES: usize = 1_000_000;
 
-/// Reads `text`, one YAML document; `None` when a fault says why there is no tree.
+/// Parses `text`, one YAML document; `None` after an error.
 pub(crate) fn read(text: &str, diagnostics: &mut DiagnosticSink) -> Option<Node> {
-    // The mark that some editors put before a text is no column of it.
+    // A byte order mark does not count as a column.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut builder =
         TreeBuilder { diagnostics, open: Vec::new(), anchors: HashMap::new(), copies: 0, root: None };
-    // The scanner may look past the end.
+    // The scanner's position may be after the end.
     let end = Position::after(text);
     let location =
         |marker: &Marker| end.min(Position { line: marker.line().max(1), column: marker.col() + 1 });
@@ -39,22 +39,22 @@ pub(crate) fn read(text: &str, diagnostics: &mut DiagnosticSink) -> Option<Node>
     let TreeBuilder { diagnostics, root, .. } = builder;
     if root.is_none() {
         let location = diagnostics.location(Position::START);
-        let expected = "the file is empty; {} takes every default".to_owned();
+        let expected = "the file is empty; write {} to use all defaults".to_owned();
         diagnostics.report(Diagnostic { location, path: String::new(), value: None, expected });
     }
     root
 }
 
-/// A list or mapping whose end has not been seen.
+/// List or mapping whose end was not parsed yet.
 struct OpenNode {
     header: NodeHeader,
     kind: OpenContent,
 }
 
-/// What stands before a value.
+/// Position, anchor and tag of a value.
 struct NodeHeader {
     position: Position,
-    /// The parser's number of the anchor, 0 for none.
+    /// Number of the anchor; 0 for none.
     anchor: usize,
     tag: Option<String>,
 }
@@ -68,7 +68,7 @@ enum OpenContent {
 struct OpenMapping {
     seen: HashMap<String, Position>,
     entries: Vec<MappingEntry>,
-    /// Values of `<<`, in order.
+    /// Values of `<<`, in their order.
     merged: Vec<Node>,
     key: Option<MappingKey>,
 }
@@ -76,7 +76,7 @@ struct OpenMapping {
 enum MappingKey {
     Name(String, Position),
     Merge,
-    /// A key that was refused; its value is read and dropped.
+    /// Invalid key. Its value is parsed and dropped.
     Refused,
 }
 
@@ -89,12 +89,12 @@ struct TreeBuilder<'c> {
 }
 
 impl TreeBuilder<'_> {
-    /// Takes an event; `None` when reading on makes no sense.
+    /// Processes an event; `None` if parsing cannot continue.
     fn event(&mut self, event: Event<'_>, position: Position) -> Option<()> {
         match event {
             Event::Nothing | Event::StreamStart | Event::StreamEnd | Event::DocumentEnd => Some(()),
             Event::DocumentStart(_) if self.root.is_some() => {
-                self.report_at(position, None, "a second document; a configuration is one".to_owned())
+                self.report_at(position, None, "a second YAML document; expected one".to_owned())
             }
             Event::DocumentStart(_) => Some(()),
             Event::Alias(anchor) => {
@@ -141,7 +141,7 @@ impl TreeBuilder<'_> {
         Some(())
     }
 
-    /// Adds a finished value and keeps it where it has an anchor.
+    /// Adds a complete value, and stores it if it has an anchor.
     fn close_node(
         &mut self,
         NodeHeader { position, anchor, tag }: NodeHeader,
@@ -149,7 +149,7 @@ impl TreeBuilder<'_> {
     ) -> Option<()> {
         let mut node = Node { position, content };
         if let Some(tag) = tag {
-            let expected = "YAML tags mean nothing here; put a text that begins with ! in quotes";
+            let expected = "YAML tags are not supported; put a text that begins with ! in quotes";
             self.report_at(position, Some(quote(&tag)), expected.to_owned());
             node.content = Content::Refused;
         }
@@ -161,14 +161,14 @@ impl TreeBuilder<'_> {
         Some(())
     }
 
-    /// Reports a fault; always `None`.
+    /// Reports an error. Returns `None`.
     fn report_at(&mut self, position: Position, value: Option<String>, expected: String) -> Option<()> {
         let location = self.diagnostics.location(position);
         self.diagnostics.report(Diagnostic { location, path: self.path(), value, expected });
         None
     }
 
-    /// Where the builder is, for faults: `rules[0].window`.
+    /// Returns the path of the current setting, such as `rules[0].window`.
     fn path(&self) -> String {
         let mut path = String::new();
         for open in &self.open {
@@ -188,10 +188,10 @@ impl TreeBuilder<'_> {
         if self.copies <= MAX_COPIES {
             return Some(());
         }
-        self.report_at(position, None, format!("anchors and aliases stand for more than {MAX_COPIES} values"))
+        self.report_at(position, None, format!("anchors and aliases expand to more than {MAX_COPIES} values"))
     }
 
-    /// Adds a node to what is open.
+    /// Adds a node to the innermost open list or mapping.
     fn add(&mut self, node: Node) {
         let Some(open) = self.open.last_mut() else {
             self.root = Some(node);
@@ -233,7 +233,7 @@ impl TreeBuilder<'_> {
         if text == "<<" { MappingKey::Merge } else { MappingKey::Name(text, position) }
     }
 
-    /// Applies `<<`: a mapping's own keys win, then the first mapping merged.
+    /// Applies `<<`: keys of the mapping itself win, then those of the first merged mapping.
     fn merge(&mut self, OpenMapping { entries: mut own, merged, .. }: OpenMapping) -> Vec<MappingEntry> {
         let mut seen: HashSet<String> = own.iter().map(|entry| entry.key.clone()).collect();
         let mut queue = Vec::new();
@@ -259,11 +259,11 @@ impl TreeBuilder<'_> {
     }
 }
 
-/// What a plain scalar means by serde_yaml's rules (YAML 1.2's core schema).
+/// Determines the value of a plain scalar by serde_yaml's rules (YAML 1.2 core schema).
 fn resolve_scalar(text: &str) -> Value {
     match serde_yaml::from_str(text) {
         Ok(value @ (Value::Null | Value::Bool(_) | Value::Number(_))) => value,
-        // Alone on its line, a text may look like more than the scalar that it is.
+        // A scalar's text may parse as another structure on its own.
         _ => Value::String(text.to_owned()),
     }
 }
@@ -333,7 +333,7 @@ mod tests {
 
     #[test]
     fn faults_of_form_have_places() {
-        assert_eq!(diagnostics(""), ["f:1:1: the file is empty; {} takes every default"]);
+        assert_eq!(diagnostics(""), ["f:1:1: the file is empty; write {} to use all defaults"]);
         assert_eq!(diagnostics("# only a comment\n").len(), 1);
         assert_eq!(
             diagnostics("a: 1\nb: {a: 1, c: 2, a: 3}\na: 2\n"),
@@ -342,7 +342,7 @@ mod tests {
                 "f:3:1: \"a\": this key was given before, at 1:1"
             ]
         );
-        assert_eq!(diagnostics("a: 1\n---\nb: 2\n"), ["f:2:1: a second document; a configuration is one"]);
+        assert_eq!(diagnostics("a: 1\n---\nb: 2\n"), ["f:2:1: a second YAML document; expected one"]);
         assert_eq!(
             diagnostics("a: *nowhere\n"),
             ["f:1:4: a: not YAML: while parsing node, found unknown anchor"]
@@ -375,7 +375,7 @@ mod tests {
             laughs.push_str(&format!("a{i}: &a{i} [{list}]\n"));
         }
         assert!(
-            diagnostics(&laughs).last().unwrap().contains("stand for more than"),
+            diagnostics(&laughs).last().unwrap().contains("expand to more than"),
             "{:?}",
             diagnostics(&laughs)
         );

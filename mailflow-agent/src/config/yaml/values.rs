@@ -1,4 +1,4 @@
-//! Values of each type, read from the tree.
+//! Readers of typed values from the YAML tree.
 
 use std::{collections::HashSet, fmt::Display, hash::Hash, ops::RangeInclusive};
 
@@ -10,7 +10,7 @@ use crate::config::{
     scalar::Switch,
 };
 
-/// A single value of any type by its text, through one of the functions of `value`; `what` names it.
+/// Reads a scalar of any type with `parse`. `what` names the expected value.
 pub(crate) fn parsed<T>(
     cursor: &Cursor<'_>,
     diagnostics: &mut DiagnosticSink,
@@ -24,7 +24,7 @@ pub(crate) fn parsed<T>(
     }
 }
 
-/// A text.
+/// Reads a string.
 pub(crate) fn string<'a>(cursor: &Cursor<'a>, diagnostics: &mut DiagnosticSink) -> Option<&'a str> {
     match cursor.content() {
         Content::Scalar { text, value: Value::String(_) } => Some(text),
@@ -35,7 +35,7 @@ pub(crate) fn string<'a>(cursor: &Cursor<'a>, diagnostics: &mut DiagnosticSink) 
     }
 }
 
-/// A whole number within `range`.
+/// Reads a whole number within `range`.
 pub(crate) fn number<T>(
     cursor: &Cursor<'_>,
     diagnostics: &mut DiagnosticSink,
@@ -57,7 +57,7 @@ where
     }
 }
 
-/// Refuses what is no mapping, and shows one.
+/// Checks that the value is a mapping. The error shows `example`.
 pub(crate) fn expect_mapping(
     cursor: &Cursor<'_>,
     diagnostics: &mut DiagnosticSink,
@@ -69,7 +69,7 @@ pub(crate) fn expect_mapping(
     }
 }
 
-/// `true` or `false`.
+/// Reads `true` or `false`.
 pub(crate) fn boolean(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink) -> Option<bool> {
     match cursor.content() {
         Content::Scalar { value: Value::Bool(value), .. } => Some(*value),
@@ -77,7 +77,7 @@ pub(crate) fn boolean(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink) -> 
     }
 }
 
-/// One of the named choices.
+/// Reads one of the named choices.
 pub(crate) fn choice<T: Copy>(
     cursor: &Cursor<'_>,
     diagnostics: &mut DiagnosticSink,
@@ -94,7 +94,7 @@ pub(crate) fn choice<T: Copy>(
     }
 }
 
-/// Each item of a list, `None` for one that `read` refused; all are read.
+/// Reads each item of a list with `read`; `None` for each invalid item.
 pub(crate) fn items<'a, T>(
     cursor: &Cursor<'a>,
     diagnostics: &mut DiagnosticSink,
@@ -103,7 +103,7 @@ pub(crate) fn items<'a, T>(
     Some(cursor.items(diagnostics)?.map(|item| read(&item, diagnostics)).collect())
 }
 
-/// A list of different values.
+/// Reads a list without duplicates.
 pub(crate) fn set<'a, T: Copy + Eq + Hash>(
     cursor: &Cursor<'a>,
     diagnostics: &mut DiagnosticSink,
@@ -117,7 +117,7 @@ pub(crate) fn set<'a, T: Copy + Eq + Hash>(
     items.into_iter().collect()
 }
 
-/// The same, with something in it.
+/// Reads a list without duplicates that must not be empty.
 pub(crate) fn nonempty_set<'a, T: Copy + Eq + Hash>(
     cursor: &Cursor<'a>,
     diagnostics: &mut DiagnosticSink,
@@ -131,7 +131,7 @@ pub(crate) fn nonempty_set<'a, T: Copy + Eq + Hash>(
     }
 }
 
-/// Each entry of a mapping whose keys are the file's own choice.
+/// Reads each entry of a mapping with arbitrary keys.
 pub(crate) fn entries<'a, T>(
     cursor: &Cursor<'a>,
     diagnostics: &mut DiagnosticSink,
@@ -142,7 +142,7 @@ pub(crate) fn entries<'a, T>(
     all.into_iter().collect()
 }
 
-/// A value, or none for `off`, `false` and nothing at all.
+/// Reads a value; `None` for `off`, `false` and null.
 pub(crate) fn or_off<T>(
     cursor: &Cursor<'_>,
     diagnostics: &mut DiagnosticSink,

@@ -110,7 +110,7 @@ impl Format {
             return Err(format!("compressed with {name}, which is not read: unpack it, or use gzip"));
         }
         if head.starts_with(&[0xff, 0xfe]) || head.starts_with(&[0xfe, 0xff]) {
-            return Err("UTF-16; it must be UTF-8".to_owned());
+            return Err("the file is UTF-16; expected UTF-8".to_owned());
         }
         let mut first = None;
         for line in head.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii) {

@@ -179,7 +179,7 @@ fn test(
 }
 
 fn start(at: &Cursor<'_>, faults: &mut DiagnosticSink) -> Option<Time> {
-    let nanos = parsed(at, faults, "a date or a moment", parse_timestamp)?;
+    let nanos = parsed(at, faults, "a date or a time", parse_timestamp)?;
     // Windows reach back behind it.
     const FIRST: u64 = 366 * 86_400 * 1_000_000_000;
     const LAST: u64 = 4_102_444_800 * 1_000_000_000;
