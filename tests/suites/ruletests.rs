@@ -12,7 +12,7 @@ use std::{
 };
 
 use mailflow_agent::{
-    cli::{self, Exit},
+    cli::{self, ExitStatus},
     config,
     offline::ruletest::{
         self,
@@ -52,7 +52,7 @@ fn read(path: &Path) -> RuleTests {
 }
 
 /// What the command says and ends with.
-fn run(files: &[PathBuf]) -> (Exit, String, String) {
+fn run(files: &[PathBuf]) -> (ExitStatus, String, String) {
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let exit = cli::rules::test(files, &mut out, &mut err).unwrap();
     (exit, String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
@@ -61,7 +61,7 @@ fn run(files: &[PathBuf]) -> (Exit, String, String) {
 #[test]
 fn the_shipped_rule_tests_are_good() {
     let (exit, out, err) = run(&shipped());
-    assert_eq!((exit, err.as_str()), (Exit::Good, ""), "{out}{err}");
+    assert_eq!((exit, err.as_str()), (ExitStatus::Good, ""), "{out}{err}");
     assert!(out.ends_with(" tests, 0 failed\n"), "{out}");
 }
 
@@ -164,7 +164,7 @@ fn a_failed_test_is_shown_with_its_difference() {
     let file = Scratch::new("two", TWO);
     let name = file.0.display();
     let (exit, out, err) = run(std::slice::from_ref(&file.0));
-    assert_eq!((exit, err.as_str()), (Exit::Failure, ""));
+    assert_eq!((exit, err.as_str()), (ExitStatus::Failure, ""));
     assert_eq!(
         out,
         format!(
@@ -183,7 +183,7 @@ fn what_is_shown_as_unexpected_can_be_expected() {
     let shown = out.lines().find_map(|line| line.trim().strip_prefix("unexpected  ")).unwrap();
     let repaired = TWO.replace("{ rule: smtp-burst, source: 10.0.0.2, at: 9m, value: 10 }", shown);
     let file = Scratch::new("pasted", &repaired);
-    assert_eq!(run(std::slice::from_ref(&file.0)).0, Exit::Good);
+    assert_eq!(run(std::slice::from_ref(&file.0)).0, ExitStatus::Good);
 }
 
 #[test]
@@ -191,11 +191,11 @@ fn a_faulty_file_ends_with_2_and_the_others_are_run() {
     let good = Scratch::new("good", TWO);
     let bad = Scratch::new("faulty", "tests: [{ name: x, flows: [{ source: 10.0.0.1 }], alerts: [] }]\n");
     let (exit, out, err) = run(&[bad.0.clone(), good.0.clone()]);
-    assert_eq!(exit, Exit::Usage);
+    assert_eq!(exit, ExitStatus::Usage);
     assert_eq!(err, format!("{}:1:28: tests[0].flows[0].destination: is missing\n", bad.0.display()));
     assert!(out.ends_with("2 tests, 1 failed, 1 file could not be read\n"), "{out}");
     let (exit, _, err) = run(&["/nonexistent/tests.yaml".into()]);
-    assert_eq!(exit, Exit::Usage);
+    assert_eq!(exit, ExitStatus::Usage);
     assert!(err.starts_with("/nonexistent/tests.yaml: cannot be read: No such file"), "{err}");
 }
 
@@ -216,7 +216,7 @@ fn the_documented_examples_are_good() {
     assert!(warnings.iter().all(|warning| warning.contains("replaces the shipped")), "{warnings:?}");
     let file = Scratch::new("three", &example("yaml rule test"));
     let (exit, out, err) = run(std::slice::from_ref(&file.0));
-    assert_eq!((exit, err.as_str()), (Exit::Good, ""));
+    assert_eq!((exit, err.as_str()), (ExitStatus::Good, ""));
     let shown = example("console").replace("three.yaml\n", &format!("{}\n", file.0.display()));
     assert_eq!(shown.split_once('\n').unwrap().1, out);
 }
@@ -238,6 +238,6 @@ fn a_changed_rule_fails_its_tests() {
         let named = tests.replace(&format!("../{file}.yaml"), rules.0.to_str().unwrap());
         let tests = Scratch::new(&format!("tests-{file}"), &named);
         let (exit, out, err) = run(std::slice::from_ref(&tests.0));
-        assert_eq!(exit, Exit::Failure, "{file}\n{out}{err}");
+        assert_eq!(exit, ExitStatus::Failure, "{file}\n{out}{err}");
     }
 }

@@ -167,7 +167,7 @@ mod tests {
     use std::{fs, sync::mpsc::channel, time::Duration};
 
     use super::*;
-    use crate::{config, control::State as _};
+    use crate::{config, control::StatusProvider as _};
 
     /// Far more than any of this takes.
     const LIMIT: Duration = Duration::from_secs(60);

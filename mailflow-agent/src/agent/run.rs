@@ -14,13 +14,13 @@ pub(super) use super::reload::Source;
 use super::{pipeline::Pipeline, reload::Reload, systemd::Service};
 use crate::{
     config::Config,
-    control::{self, Order, Orders, Reply, Request},
+    control::{self, CommandSenders, ControlCommand, Reply, Request},
     http,
     outputs::router::GRACE,
     status::shared_status::View,
     util::{
         disk,
-        signals::{Asked, Signals},
+        signals::{SignalEvent, Signals},
     },
 };
 use mailflow_kernel::capabilities;
@@ -54,9 +54,9 @@ pub async fn run(config: Config, source: Source, lookout: Option<Lookout>) -> Re
     let mut pipeline = Pipeline::start(config, Arc::clone(&view), lookout).map_err(with_cause)?;
     let (stopped, server) = serve(listener, Arc::clone(&view));
     let (reloads, mut reloads_ordered) = mpsc::channel(ORDERS);
-    let (questions, mut asked) = mpsc::channel(ORDERS);
-    let orders = Orders { reloads, questions };
-    let (dismissed, clerk) = attend(socket, Arc::clone(&view), orders);
+    let (queries, mut asked) = mpsc::channel(ORDERS);
+    let orders = CommandSenders { reloads, queries };
+    let (dismissed, clerk) = serve_connection(socket, Arc::clone(&view), orders);
     give_up_privileges(&view, pipeline.lookout());
     view.set_ready();
     let mut service = Service::new();
@@ -69,7 +69,7 @@ pub async fn run(config: Config, source: Source, lookout: Option<Lookout>) -> Re
         tokio::select! {
             // A channel of its own, so that it waits behind no question. Of those that are ready, select! takes one by
             // chance: none is left out.
-            Some(Order { reply, .. }) = reloads_ordered.recv() => {
+            Some(ControlCommand { reply, .. }) = reloads_ordered.recv() => {
                 service.reloading();
                 reload.ask(&source, Some(reply));
                 continue;
@@ -82,13 +82,13 @@ pub async fn run(config: Config, source: Source, lookout: Option<Lookout>) -> Re
                 polls = self::polls(&pipeline);
                 continue;
             }
-            asked = signals.asked() => match asked {
-                Asked::Stop => break,
-                Asked::StopForGood => {
+            asked = signals.next() => match asked {
+                SignalEvent::Stop => break,
+                SignalEvent::StopAndDetach => {
                     pipeline.detach_at_stop();
                     break;
                 }
-                Asked::Reload => {
+                SignalEvent::Reload => {
                     service.reloading();
                     // Its outcome is in the log.
                     reload.ask(&source, None);
@@ -132,9 +132,9 @@ pub async fn run(config: Config, source: Source, lookout: Option<Lookout>) -> Re
 }
 
 /// Listens at the control socket; counting does not wait for a disk that takes no socket.
-fn listen(path: &Path) -> Option<Result<control::Listener, control::BindError>> {
+fn listen(path: &Path) -> Option<Result<control::ControlListener, control::ControlBindError>> {
     match control::bind(path) {
-        Err(control::BindError::Refused { source, .. }) if disk::takes_nothing(&source) => {
+        Err(control::ControlBindError::Refused { source, .. }) if disk::is_disk_failure(&source) => {
             error!(socket = %path.display(), error = %source, "no control socket: nobody can ask this agent");
             None
         }
@@ -191,7 +191,7 @@ fn polls(pipeline: &Pipeline) -> tokio::time::Interval {
 }
 
 /// Answers what the control socket asks of the poll loop.
-fn answer(Order { request, reply }: Order, pipeline: &Pipeline) {
+fn answer(ControlCommand { request, reply }: ControlCommand, pipeline: &Pipeline) {
     let answer = match request {
         Request::Explain { source, flows } => Reply::Explained(Box::new(pipeline.explain(source, flows))),
         Request::Suggest => Reply::Suggested(pipeline.suggest()),
@@ -288,10 +288,10 @@ fn serve(
 }
 
 /// Answers at the control socket until the sender is dropped.
-fn attend(
-    socket: Option<control::Listener>,
+fn serve_connection(
+    socket: Option<control::ControlListener>,
     view: Arc<View>,
-    orders: Orders,
+    orders: CommandSenders,
 ) -> (oneshot::Sender<()>, Option<Server>) {
     let (dismissed, dismiss) = oneshot::channel::<()>();
     let clerk = socket.map(|socket| {

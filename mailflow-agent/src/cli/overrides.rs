@@ -1,4 +1,4 @@
-//! The command line over the configuration.
+//! Overrides of the configuration by the command line.
 
 use std::fmt;
 
@@ -6,14 +6,14 @@ use super::args::{BacktestArgs, ReplayArgs, RunArgs};
 use crate::config::{AtStop, Config, Interface, Target, scalar::Switch};
 use mailflow_engine::settings::{Match, Service};
 
-/// Nobody named an interface to watch.
+/// Error: no interface to watch is configured.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NoInterface {
-    /// The interfaces of this machine.
+pub struct NoInterfaceError {
+    /// Interfaces of this machine.
     pub present: Vec<String>,
 }
 
-impl fmt::Display for NoInterface {
+impl fmt::Display for NoInterfaceError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(
             "no interface to watch: name one with `run --interface NAME` or under `interfaces` in the \
@@ -26,18 +26,19 @@ impl fmt::Display for NoInterface {
     }
 }
 
-impl std::error::Error for NoInterface {}
+impl std::error::Error for NoInterfaceError {}
 
-/// Merges `args` over `config`. `--interface` replaces the configured list: an interface that is
-/// configured, by its name or by a pattern, keeps its role and hook unless they are given too, any other gets `auto`. Fails when
-/// there is nothing to watch then.
-pub fn apply(config: &mut Config, args: RunArgs) -> Result<(), NoInterface> {
+/// Applies `args` to `config`. `--interface` replaces the configured list: an interface that is configured,
+/// by its name or by a pattern, keeps its role and hook unless they are given too. Any other has the role and
+/// hook `auto`.
+pub fn apply(config: &mut Config, args: RunArgs) -> Result<(), NoInterfaceError> {
     let RunArgs { interfaces, role, hook, flow_log, alerts, metrics, poll_interval, kernel_log, .. } = args;
     if !interfaces.is_empty() {
-        config.interfaces = interfaces.into_iter().map(|name| watched(&config.interfaces, name)).collect();
+        config.interfaces =
+            interfaces.into_iter().map(|name| interface_named(&config.interfaces, name)).collect();
     }
     if config.interfaces.is_empty() {
-        return Err(NoInterface { present: present() });
+        return Err(NoInterfaceError { present: interface_names() });
     }
     for interface in &mut config.interfaces {
         interface.role = role.unwrap_or(interface.role);
@@ -70,7 +71,7 @@ pub fn apply(config: &mut Config, args: RunArgs) -> Result<(), NoInterface> {
     Ok(())
 }
 
-/// Merges a replay's `args` over `config`.
+/// Applies a replay's `args` to `config`.
 pub fn apply_replay(config: &mut Config, args: &ReplayArgs) {
     config.kernel_log = args.kernel_log;
     if let Some(target) = &args.flow_log {
@@ -80,11 +81,11 @@ pub fn apply_replay(config: &mut Config, args: &ReplayArgs) {
         config.outputs.set_alerts(target.clone().into());
     }
     if !args.ports.is_empty() {
-        // A port that is not configured is an operator's own, for SMTP.
+        // A port that is not configured is assumed to be an operator's own SMTP port.
         let configured = std::mem::take(&mut config.engine.services);
         let service = |port: &u16| configured.get(port).copied().unwrap_or(Service::Smtp);
         config.engine.services = args.ports.iter().map(|port| (*port, service(port))).collect();
-        // A rule that names a service means its ports, also those that are named here.
+        // A rule that names a service includes all of its ports.
         for rule in config.engine.rules.iter_mut().chain(&mut config.disabled_rules) {
             let Match { ports, services, .. } = &mut rule.matching;
             let named = config.engine.services.iter().filter(|(_, service)| services.contains(service));
@@ -95,15 +96,15 @@ pub fn apply_replay(config: &mut Config, args: &ReplayArgs) {
     }
 }
 
-/// Merges a backtest's `args` over `config`. What it writes never goes where the agent's own lines go,
-/// unless it is named.
+/// Applies a backtest's `args` to `config`. A backtest never writes to the agent's own outputs, unless an
+/// argument names them.
 pub fn apply_backtest(config: &mut Config, args: &BacktestArgs) {
     config.outputs.set_flow_log(None);
     config.outputs.alerts.clear();
     config.outputs.set_alerts(args.alerts.clone().unwrap_or(Switch::To(Target::Stdout)).into());
 }
 
-fn watched(configured: &[Interface], name: String) -> Interface {
+fn interface_named(configured: &[Interface], name: String) -> Interface {
     let matches = |entry: &&Interface| entry.pattern().is_some_and(|pattern| pattern.matches(&name));
     let known =
         configured.iter().find(|entry| entry.name == name).or_else(|| configured.iter().find(matches));
@@ -111,8 +112,8 @@ fn watched(configured: &[Interface], name: String) -> Interface {
     Interface { name, role, hook }
 }
 
-/// The machine's interfaces, but the loopback.
-fn present() -> Vec<String> {
+/// Returns the machine's interfaces, except the loopback.
+fn interface_names() -> Vec<String> {
     let Ok(entries) = std::fs::read_dir("/sys/class/net") else { return Vec::new() };
     let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
     let mut names: Vec<_> = names.filter(|name| name != "lo").collect();
@@ -250,7 +251,7 @@ mod tests {
         let mut config = config::load(None).unwrap();
         let error = apply(&mut config, RunArgs::default()).unwrap_err();
         assert!(error.to_string().contains("run --interface NAME"), "{error}");
-        let error = NoInterface { present: vec!["eth0".to_owned(), "eth1".to_owned()] };
+        let error = NoInterfaceError { present: vec!["eth0".to_owned(), "eth1".to_owned()] };
         assert!(error.to_string().ends_with("this machine has eth0, eth1"), "{error}");
     }
 }

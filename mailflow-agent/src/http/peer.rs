@@ -1,6 +1,6 @@
 //! Peers of the metrics port, and their places in its limits.
 
-use crate::util::connection_limit::{Crowd, Leave, Place};
+use crate::util::connection_limit::{ConnectionLimiter, ConnectionPermit, EvictionSignal};
 use std::{
     net::{IpAddr, Ipv6Addr, SocketAddr},
     sync::Arc,
@@ -23,19 +23,19 @@ impl From<SocketAddr> for Peer {
 #[derive(Debug)]
 pub(crate) struct Guest {
     pub(crate) peer: Peer,
-    pub(crate) leave: Arc<Leave>,
-    pub(crate) pages: Arc<Crowd<Peer>>,
+    pub(crate) leave: Arc<EvictionSignal>,
+    pub(crate) pages: Arc<ConnectionLimiter<Peer>>,
 }
 
 impl Guest {
     /// A place among those that read a page; none where there is none.
-    pub(crate) fn asks_for_a_page(&self) -> Option<Place<Peer>> {
-        self.pages.enter(self.peer, &self.leave)
+    pub(crate) fn asks_for_a_page(&self) -> Option<ConnectionPermit<Peer>> {
+        self.pages.admit(self.peer, &self.leave)
     }
 }
 
 /// A page that is being read.
 pub(crate) struct PageInHand {
     pub(crate) page: Vec<u8>,
-    pub(crate) _place: Place<Peer>,
+    pub(crate) _place: ConnectionPermit<Peer>,
 }

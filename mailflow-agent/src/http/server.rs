@@ -24,7 +24,7 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use crate::util::connection_limit::{Crowd, Leave};
+use crate::util::connection_limit::{ConnectionLimiter, EvictionSignal};
 
 /// Connections served at once, and those of a peer. Beyond that the oldest one is closed, so that a new one, such as
 /// a probe of the health page, never waits.
@@ -116,8 +116,8 @@ pub async fn serve(
     shutdown: impl Future<Output = ()>,
 ) {
     let router = super::routes::router(state);
-    let connections = Arc::new(Crowd::new(CONNECTIONS, CONNECTIONS_OF_A_PEER));
-    let pages = Arc::new(Crowd::new(PAGES, PAGES_OF_A_PEER));
+    let connections = Arc::new(ConnectionLimiter::new(CONNECTIONS, CONNECTIONS_OF_A_PEER));
+    let pages = Arc::new(ConnectionLimiter::new(PAGES, PAGES_OF_A_PEER));
     let (stop, stopped) = watch::channel(());
     let mut served = JoinSet::new();
     let mut shutdown = pin!(shutdown);
@@ -129,8 +129,8 @@ pub async fn serve(
         };
         match accepted {
             Ok((stream, address)) => {
-                let (peer, leave) = (Peer::from(address), Arc::<Leave>::default());
-                let Some(place) = connections.enter(peer, &leave) else { continue };
+                let (peer, leave) = (Peer::from(address), Arc::<EvictionSignal>::default());
+                let Some(place) = connections.admit(peer, &leave) else { continue };
                 let guest = Arc::new(Guest { peer, leave: Arc::clone(&leave), pages: Arc::clone(&pages) });
                 let web = door.web();
                 let router = door.guard(router.clone(), web.as_ref()).layer(Extension(guest));
@@ -140,7 +140,7 @@ pub async fn serve(
                     tokio::select! {
                         () = connection => {}
                         // Whatever it is about: a newer one takes its place.
-                        () = leave.asked() => {}
+                        () = leave.evicted() => {}
                     }
                     drop(place);
                 });

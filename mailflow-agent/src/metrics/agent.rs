@@ -10,7 +10,7 @@ use prometheus::{
 
 use crate::{
     outputs::{jsonl_file::Bounds, worker::Counters},
-    util::disk::Limits,
+    util::disk::FileLimits,
 };
 
 /// Bounds of the poll histogram in seconds.
@@ -316,7 +316,7 @@ impl Agent {
     }
 
     /// The bounds of the file of the sink of this name, with its numbers.
-    pub fn file_bounds(&self, sink: &str, limits: Limits) -> Bounds {
+    pub fn file_bounds(&self, sink: &str, limits: FileLimits) -> Bounds {
         Bounds {
             limits,
             replaced: self.files_replaced.with_label_values(&[sink]),

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     agent::pipeline::Pipeline,
     config::Config,
-    control::{Explained, Suggested},
+    control::{AllowSuggestion, SourceExplanation},
     status::explanation::{explained, suggested},
 };
 use mailflow_engine::{
@@ -23,12 +23,12 @@ use mailflow_kernel::clock;
 
 impl Pipeline {
     /// All there is to say of a source.
-    pub(crate) fn explain(&self, source: IpAddr, flows: usize) -> Explained {
+    pub(crate) fn explain(&self, source: IpAddr, flows: usize) -> SourceExplanation {
         explained(&self.engine().explain(source, clock::now(), flows), clock::epoch())
     }
 
     /// What an allow-list might name.
-    pub(crate) fn suggest(&self) -> Vec<Suggested> {
+    pub(crate) fn suggest(&self) -> Vec<AllowSuggestion> {
         suggested(self.engine())
     }
 }
@@ -65,12 +65,12 @@ impl Past {
     }
 
     /// All there is to say of a source, as it was at the end of the logs.
-    pub fn explain(&self, source: IpAddr, flows: usize) -> Explained {
+    pub fn explain(&self, source: IpAddr, flows: usize) -> SourceExplanation {
         explained(&self.engine.explain(source, self.end, flows), EPOCH)
     }
 
     /// What an allow-list might name.
-    pub fn suggest(&self) -> Vec<Suggested> {
+    pub fn suggest(&self) -> Vec<AllowSuggestion> {
         suggested(&self.engine)
     }
 

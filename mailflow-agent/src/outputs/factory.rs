@@ -20,7 +20,7 @@ use crate::{
         AlertDestination, AlertOutput, DeadLetters, FlowDestination, FlowOutput, Profile, WebhookAddress,
     },
     metrics::Agent,
-    util::disk::Limits,
+    util::disk::FileLimits,
 };
 
 /// Events that may wait for a slow disk, or for a collector, before they are dropped and counted.
@@ -35,7 +35,7 @@ const ALERTS: usize = 8_192;
 /// not be there yet.
 pub fn alerts(
     output: &AlertOutput,
-    files: Limits,
+    files: FileLimits,
     agent: &Agent,
     gateway: &Gateway,
 ) -> Result<Vec<Sink<AlertEvent>>, OpenError> {
@@ -89,7 +89,7 @@ pub fn alerts(
 /// A file cannot be opened, or no thread can be started.
 pub fn flows(
     output: &FlowOutput,
-    files: Limits,
+    files: FileLimits,
     agent: &Agent,
     gateway: &Gateway,
 ) -> Result<Sink<FlowEvent>, OpenError> {

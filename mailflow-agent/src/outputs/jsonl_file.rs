@@ -23,7 +23,7 @@ use super::worker::{Counters, NoThread, Sink, Taken, Transport};
 use crate::{
     config::Target,
     util::{
-        disk::{Limits, takes_nothing},
+        disk::{FileLimits, is_disk_failure},
         terminal,
     },
 };
@@ -44,7 +44,7 @@ const MIN_FREE: &str = "outputs.files.min_free";
 #[derive(Clone, Debug)]
 pub struct Bounds {
     /// The limits.
-    pub limits: Limits,
+    pub limits: FileLimits,
     /// Files that reached their greatest size and were renamed.
     pub replaced: IntCounter,
     /// 1 while lines wait because the reserve must stay free.
@@ -211,7 +211,7 @@ impl Output {
             Target::File(path) => {
                 let file = match append(path) {
                     // Counting does not wait for it.
-                    Err(error) if takes_nothing(&error) => {
+                    Err(error) if is_disk_failure(&error) => {
                         tracing::warn!(file = %path.display(), %error, "a file cannot be opened yet; it is tried on");
                         None
                     }
@@ -362,7 +362,7 @@ mod tests {
     }
 
     /// A file within these limits in a folder of its own, and its metrics.
-    fn within(name: &str, limits: Limits) -> (PathBuf, Sink<String>, Agent) {
+    fn within(name: &str, limits: FileLimits) -> (PathBuf, Sink<String>, Agent) {
         let folder = std::env::temp_dir().join(format!("mailflow-lines-{name}-{}", std::process::id()));
         let _ = fs::remove_dir_all(&folder);
         fs::create_dir_all(&folder).unwrap();
@@ -381,7 +381,7 @@ mod tests {
 
     #[test]
     fn a_file_at_its_greatest_size_is_renamed_and_the_newest_lines_stay() {
-        let limits = Limits { max_size: 30, ..Limits::NONE };
+        let limits = FileLimits { max_size: 30, ..FileLimits::NONE };
         let (path, sink, agent) = within("size", limits);
         for number in 0..9 {
             sink.push(format!("line {number:04}"));
@@ -405,7 +405,7 @@ mod tests {
 
     #[test]
     fn lines_wait_while_the_reserve_would_be_used() {
-        let limits = Limits { min_free: crate::util::disk::Reserve::Bytes(u64::MAX), ..Limits::NONE };
+        let limits = FileLimits { min_free: crate::util::disk::Reserve::Bytes(u64::MAX), ..FileLimits::NONE };
         let (path, sink, agent) = within("reserve", limits);
         sink.push("a line".to_owned());
         while sink.counters().errors.get() == 0 {

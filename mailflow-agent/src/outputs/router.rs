@@ -6,7 +6,7 @@ use tracing::info;
 
 use super::set::Outputs;
 use crate::{
-    control::Firing,
+    control::StoredAlert,
     metrics::Places,
     status::{active_alerts::FiringAlerts, shared_status::View},
 };
@@ -38,7 +38,7 @@ impl Sinks {
     }
 
     /// These alerts fire, as another process told.
-    pub(crate) fn resume_alerts(&self, firing: Vec<(u64, Firing)>) {
+    pub(crate) fn resume_alerts(&self, firing: Vec<(u64, StoredAlert)>) {
         let mut numbers = self.view.numbers();
         for (_, alert) in &firing {
             numbers.ledger.resume(&alert.rule, &alert.fingerprint);
@@ -65,7 +65,7 @@ impl Sinks {
     }
 
     /// The alerts that fire, for the agent after this one.
-    pub(crate) fn firing(&self) -> Vec<(u64, Firing)> {
+    pub(crate) fn firing(&self) -> Vec<(u64, StoredAlert)> {
         self.view.numbers().firing.saved()
     }
 

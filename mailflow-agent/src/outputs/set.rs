@@ -17,7 +17,7 @@ use crate::{
     config::{self, AlertDestination, AlertOutput, FlowOutput, Target},
     metrics::Agent,
     recovery::store::{Event, Untold, Written},
-    util::disk::Limits,
+    util::disk::FileLimits,
 };
 use mailflow_engine::{
     event::{AlertState, Effects},
@@ -163,7 +163,7 @@ impl Outputs {
         let mut outputs = outputs.clone();
         outputs.retain_file_alerts();
         // The user asks for these files, and sees what becomes of them.
-        outputs.files = Limits::NONE;
+        outputs.files = FileLimits::NONE;
         Self::open(&outputs, agent, gateway)
     }
 

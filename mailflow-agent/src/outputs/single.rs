@@ -66,7 +66,10 @@ impl<T: Send + 'static, D: Deliver<T>> Transport<T> for OneByOne<T, D> {
                 Ok(()) => counters.delivered(1),
                 Err(Failure::Again(error)) => return Err(error),
                 Err(Failure::Refused(error)) => {
-                    tracing::error!(error = error_chain::told(&error), "an event was refused and is lost");
+                    tracing::error!(
+                        error = error_chain::format_error_chain(&error),
+                        "an event was refused and is lost"
+                    );
                     counters.lost(1);
                 }
             }

@@ -182,7 +182,7 @@ impl Transport<AlertEvent> for Webhook {
                     let pause = doubled.min(LONGEST_PAUSE);
                     one.due = clock::now() + pause;
                     counters.errors.inc();
-                    let (sink, error) = (&self.sink, error_chain::told(&error));
+                    let (sink, error) = (&self.sink, error_chain::format_error_chain(&error));
                     tracing::warn!(sink, error, ?pause, "an event was not delivered; it is posted again");
                     if failed >= IN_A_ROW {
                         // The receiver took some: whether it is the cause shows in the next round.

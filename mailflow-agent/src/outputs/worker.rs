@@ -14,7 +14,7 @@ use std::{
 
 use prometheus::{IntCounter, IntGauge};
 
-use crate::util::error_chain::{self, Limited};
+use crate::util::error_chain::{self, LogRateLimit};
 use mailflow_engine::time::Time;
 use mailflow_kernel::clock;
 
@@ -304,7 +304,7 @@ impl<T, W: Transport<T>> Worker<T, W> {
     fn work(&mut self) {
         let mut failing: Option<Failing> = None;
         // A disk that fills up again and again, say.
-        let mut lines = Limited::default();
+        let mut lines = LogRateLimit::default();
         let mut said = false;
         loop {
             let wait = match failing.and_then(|failing| failing.until) {
@@ -322,9 +322,9 @@ impl<T, W: Transport<T>> Worker<T, W> {
                 Err(error) => {
                     self.counters.errors.inc();
                     self.failing.store(true, Ordering::Relaxed);
-                    if failing.is_none() && lines.may_say(clock::now()) {
+                    if failing.is_none() && lines.may_log(clock::now()) {
                         said = true;
-                        let error = error_chain::told(&error);
+                        let error = error_chain::format_error_chain(&error);
                         tracing::error!(sink = self.name, error, "a sink cannot deliver; it goes on trying");
                     }
                     if closing {

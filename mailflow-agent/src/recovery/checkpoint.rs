@@ -1,7 +1,7 @@
 //! The checkpoint: what an agent writes about itself at intervals.
 
 use super::journal::record;
-use crate::{control::Firing, outputs::pending_delivery::Untold};
+use crate::{control::StoredAlert, outputs::pending_delivery::Untold};
 use mailflow_kernel::Kept;
 use serde::{Deserialize, Serialize};
 
@@ -37,7 +37,7 @@ pub struct State {
     /// What the rules know.
     pub rules: mailflow_engine::state::State,
     /// The alerts that fire, each with the moment it began to.
-    pub firing: Vec<(u64, Firing)>,
+    pub firing: Vec<(u64, StoredAlert)>,
     /// Alert events that were not delivered everywhere, oldest first.
     pub untold: Vec<Untold>,
 }

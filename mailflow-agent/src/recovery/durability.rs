@@ -5,7 +5,7 @@ use std::time::Duration;
 use tracing::{error, info};
 
 use super::store::Unwritable;
-use crate::{config::scalar::format_duration, control::Durability, util::error_chain::Limited};
+use crate::{config::scalar::format_duration, control::Durability, util::error_chain::LogRateLimit};
 use mailflow_engine::time::Time;
 use mailflow_kernel::clock;
 
@@ -16,7 +16,7 @@ pub(crate) struct Trouble {
     /// Seconds since 1970: the end of the last trouble, or the start.
     good_since: f64,
     failures: u64,
-    lines: Limited,
+    lines: LogRateLimit,
 }
 
 #[derive(Debug)]
@@ -43,7 +43,7 @@ pub(crate) enum Unwritten {
 impl Default for Trouble {
     fn default() -> Self {
         let good_since = clock::unix_seconds();
-        Self { on: None, good_since, failures: 0, lines: Limited::default() }
+        Self { on: None, good_since, failures: 0, lines: LogRateLimit::default() }
     }
 }
 
@@ -95,7 +95,7 @@ impl Trouble {
         if what == Unwritten::Entries {
             on.entries_since.get_or_insert(now);
         }
-        if !self.lines.may_say(now) {
+        if !self.lines.may_log(now) {
             return;
         }
         on.said = true;

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::control::{Firing, FiringAlert, Number};
+use crate::control::{FiringAlert, StatusNumber, StoredAlert};
 use mailflow_engine::{
     event::{Alert, AlertState, Value},
     overview::Reached,
@@ -13,7 +13,7 @@ use mailflow_engine::{
 /// The alerts that fire, by fingerprint.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct FiringAlerts {
-    firing: HashMap<String, (Time, Firing)>,
+    firing: HashMap<String, (Time, StoredAlert)>,
 }
 
 impl FiringAlerts {
@@ -37,15 +37,15 @@ impl FiringAlerts {
     }
 
     /// Those that another process told.
-    pub(crate) fn of(firing: Vec<(u64, Firing)>) -> Self {
-        let of = |(starts_at, firing): (u64, Firing)| {
+    pub(crate) fn of(firing: Vec<(u64, StoredAlert)>) -> Self {
+        let of = |(starts_at, firing): (u64, StoredAlert)| {
             (firing.fingerprint.clone(), (Time::from_nanos(starts_at), firing))
         };
         Self { firing: firing.into_iter().map(of).collect() }
     }
 
     /// Each with the moment it began to fire.
-    pub(crate) fn saved(&self) -> Vec<(u64, Firing)> {
+    pub(crate) fn saved(&self) -> Vec<(u64, StoredAlert)> {
         self.firing.values().map(|(starts_at, firing)| (starts_at.as_nanos(), firing.clone())).collect()
     }
 
@@ -71,17 +71,17 @@ impl FiringAlerts {
                     since: firing.since,
                     condition: now.map(|now| now.term.to_string()),
                     unit: now.map(|now| unit(&now.term).to_owned()),
-                    value: Number::of(value, scale),
+                    value: StatusNumber::of(value, scale),
                     at_bound: now.is_some_and(|now| matches!(now.value, Value::AtLeast(_))),
-                    threshold: Number::of(threshold, scale),
+                    threshold: StatusNumber::of(threshold, scale),
                 }
             })
             .collect()
     }
 }
 
-fn shown(alert: &Alert) -> Firing {
-    Firing {
+fn shown(alert: &Alert) -> StoredAlert {
+    StoredAlert {
         rule: alert.rule.to_string(),
         severity: alert.severity.name().to_owned(),
         source: alert.subject.to_string(),

@@ -1,6 +1,6 @@
 //! Explanations of the engine as the control socket words them.
 
-use crate::control::{Explained, HeldRule, HeldTerm, JudgedFlow, Suggested};
+use crate::control::{AllowSuggestion, FlowExplanation, RuleExplanation, SourceExplanation, TermExplanation};
 use mailflow_engine::{
     Engine,
     event::{TermValue, Value},
@@ -12,8 +12,8 @@ use mailflow_engine::{
 };
 use std::net::{IpAddr, SocketAddr};
 
-pub(crate) fn explained(told: &Explanation, epoch: Epoch) -> Explained {
-    Explained {
+pub(crate) fn explained(told: &Explanation, epoch: Epoch) -> SourceExplanation {
+    SourceExplanation {
         matched_network: told.matched_network.clone(),
         group: told.group.clone(),
         rules: told.rules.iter().map(|held| rule(held, epoch)).collect(),
@@ -22,8 +22,8 @@ pub(crate) fn explained(told: &Explanation, epoch: Epoch) -> Explained {
     }
 }
 
-pub(crate) fn suggested(engine: &Engine) -> Vec<Suggested> {
-    let suggested = engine.suggest().into_iter().map(|suggestion| Suggested {
+pub(crate) fn suggested(engine: &Engine) -> Vec<AllowSuggestion> {
+    let suggested = engine.suggest().into_iter().map(|suggestion| AllowSuggestion {
         source: suggestion.source.map(|source| source.to_string()),
         destination: suggestion.destination.map(|server| server.to_string()),
         because: suggestion.because,
@@ -31,8 +31,8 @@ pub(crate) fn suggested(engine: &Engine) -> Vec<Suggested> {
     suggested.collect()
 }
 
-pub(crate) fn rule(held: &Held, epoch: Epoch) -> HeldRule {
-    HeldRule {
+pub(crate) fn rule(held: &Held, epoch: Epoch) -> RuleExplanation {
+    RuleExplanation {
         rule: held.rule.to_string(),
         subject: held.subject.to_string(),
         suppressed: held.suppressed,
@@ -41,8 +41,8 @@ pub(crate) fn rule(held: &Held, epoch: Epoch) -> HeldRule {
     }
 }
 
-pub(crate) fn term(term: &TermValue) -> HeldTerm {
-    HeldTerm {
+pub(crate) fn term(term: &TermValue) -> TermExplanation {
+    TermExplanation {
         name: term.name.to_string(),
         unit: unit(&term.name).to_owned(),
         window_seconds: term.window.as_secs(),
@@ -52,7 +52,7 @@ pub(crate) fn term(term: &TermValue) -> HeldTerm {
     }
 }
 
-pub(crate) fn flow(judged: &Judged, epoch: Epoch) -> JudgedFlow {
+pub(crate) fn flow(judged: &Judged, epoch: Epoch) -> FlowExplanation {
     let flow = &judged.record.flow;
     let end = |ip: IpAddr, port: u16| SocketAddr::new(ip, port).to_string();
     let known = |input| judged.record.inputs.contains(input);
@@ -60,7 +60,7 @@ pub(crate) fn flow(judged: &Judged, epoch: Epoch) -> JudgedFlow {
         let (packets, bytes) = (known(Inputs::PACKETS), known(Inputs::BYTES));
         (packets.then_some(way.packets), bytes.then_some(way.bytes))
     };
-    JudgedFlow {
+    FlowExplanation {
         time: seconds(judged.record.time(), epoch),
         client: end(flow.client(), flow.key.client_port),
         server: end(flow.server(), flow.key.server_port),

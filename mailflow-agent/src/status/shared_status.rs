@@ -15,8 +15,8 @@ use super::{active_alerts::FiringAlerts, unlisted_clients::UnlistedClients};
 use crate::{
     config::Config,
     control::{
-        self, Conservation, Durability, Number, Place, Row, RuleStatus, Status, Top, Unlisted, Watched,
-        WatchedInterface, Ways,
+        self, Conservation, DirectionCounts, Durability, ProgramStatus, RuleStatus, SourceTotals, Status,
+        StatusNumber, TopSnapshot, UnlistedClientsStatus, WatchedEntryStatus, WatchedInterface,
     },
     http,
     metrics::{Agent, Fill, KernelView, Ledger, Limits, Load, Memory, Page},
@@ -206,7 +206,7 @@ impl http::State for View {
     }
 }
 
-impl control::State for View {
+impl control::StatusProvider for View {
     fn status(&self) -> Status {
         let sinks = self.agent.sinks().into_iter();
         let numbers = self.numbers();
@@ -216,14 +216,14 @@ impl control::State for View {
             let Some(rule) = rules.iter_mut().find(|rule| rule.name == *standing.rule) else { continue };
             rule.sources = usize::try_from(standing.subjects).unwrap_or(usize::MAX);
             if let Some(Reached { subject, term, value, threshold, scale, .. }) = &standing.highest {
-                rule.highest = Number::of(value.number(), *scale);
+                rule.highest = StatusNumber::of(value.number(), *scale);
                 rule.highest_source = Some(subject.to_string());
                 rule.highest_condition = Some(term.to_string());
                 rule.highest_unit = Some(unit(term).to_owned());
-                rule.highest_threshold = Number::of(*threshold, *scale);
+                rule.highest_threshold = StatusNumber::of(*threshold, *scale);
             }
         }
-        let fill = |fill: Fill| control::Fill { entries: fill.entries, capacity: fill.capacity };
+        let fill = |fill: Fill| control::TableUsage { entries: fill.entries, capacity: fill.capacity };
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
@@ -236,7 +236,7 @@ impl control::State for View {
             }),
             poll_seconds: numbers.settings.poll_seconds,
             interfaces: kernel.map(places).unwrap_or_default(),
-            lookout: kernel.map(|kernel| control::Lookout { process: kernel.lookout }),
+            helper: kernel.map(|kernel| control::HelperStatus { process: kernel.lookout }),
             flows: kernel.map(|kernel| fill(kernel.flows)).unwrap_or_default(),
             overflow: kernel.map(|kernel| fill(kernel.overflow)).unwrap_or_default(),
             sources: numbers.ledger.tracked(),
@@ -248,7 +248,7 @@ impl control::State for View {
             delivered_twice: kernel.is_some_and(|kernel| kernel.twice),
             rules,
             alerts: numbers.firing.shown(&numbers.windows.firing),
-            sinks: sinks.map(|(name, numbers)| control::Sink { name, numbers }).collect(),
+            outputs: sinks.map(|(name, numbers)| control::OutputStatus { name, numbers }).collect(),
             durability: self.durability(),
             notes: {
                 let pins = self.pins.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -257,9 +257,9 @@ impl control::State for View {
         }
     }
 
-    fn top(&self) -> Top {
+    fn top(&self) -> TopSnapshot {
         let numbers = self.numbers();
-        let rows = numbers.ledger.sources().into_iter().map(|sums| Row {
+        let rows = numbers.ledger.sources().into_iter().map(|sums| SourceTotals {
             source: sums.source.to_owned(),
             packets_up: sums.up.packets,
             bytes_up: sums.up.bytes,
@@ -269,12 +269,12 @@ impl control::State for View {
             messages: sums.messages,
             qualifying: sums.qualifying,
         });
-        Top { at_seconds: (clock::unix_seconds() - self.started).max(0.0), rows: rows.collect() }
+        TopSnapshot { at_seconds: (clock::unix_seconds() - self.started).max(0.0), rows: rows.collect() }
     }
 }
 
-fn watched(kernel: &KernelView) -> Vec<Watched> {
-    let entry = |entry: &crate::metrics::WatchedEntry| Watched {
+fn watched(kernel: &KernelView) -> Vec<WatchedEntryStatus> {
+    let entry = |entry: &crate::metrics::WatchedEntry| WatchedEntryStatus {
         entry: entry.name.clone(),
         pattern: entry.pattern,
         hook: entry.hook.to_owned(),
@@ -288,9 +288,9 @@ fn watched(kernel: &KernelView) -> Vec<Watched> {
     kernel.entries.iter().map(entry).collect()
 }
 
-fn unlisted(numbers: &Numbers) -> Unlisted {
+fn unlisted(numbers: &Numbers) -> UnlistedClientsStatus {
     let prefix = |found: &InsidePrefix| format!("{} {}", found.interface, found.prefix);
-    Unlisted {
+    UnlistedClientsStatus {
         prefixes: numbers.unlisted.iter().map(prefix).collect(),
         flows: numbers.clients.flows,
         clients: numbers.clients.examples.iter().map(ToString::to_string).collect(),
@@ -313,20 +313,20 @@ fn warnings(numbers: &Numbers, metrics: Option<SocketAddr>) -> Vec<String> {
     warnings
 }
 
-fn places(kernel: &KernelView) -> Vec<Place> {
-    let place = |place: &crate::metrics::Attached| Place {
+fn places(kernel: &KernelView) -> Vec<ProgramStatus> {
+    let place = |place: &crate::metrics::Attached| ProgramStatus {
         interface: place.interface.clone(),
         hook: place.hook.to_owned(),
         direction: place.direction.to_owned(),
         attached: place.attached,
         position: place.position,
-        again: place.again,
+        reattach_count: place.again,
     };
     kernel.attached.iter().map(place).collect()
 }
 
 fn conservation(kernel: &KernelView) -> Conservation {
-    let ways = |[up, down]: [i64; 2]| Ways { up, down };
+    let ways = |[up, down]: [i64; 2]| DirectionCounts { up, down };
     let count = |packets: u64| i64::try_from(packets).unwrap_or(i64::MAX);
     let totals = &kernel.totals;
     let lost = [&totals.unattributed_up, &totals.unattributed_down].map(|totals| count(totals.packets));

@@ -10,7 +10,7 @@ use mailflow_agent::{
         read_lines,
     },
     outputs::{eve::flow, gateway::Gateway},
-    util::gzip_reader::Packed,
+    util::gzip_reader::MaybeGzip,
 };
 use mailflow_engine::{
     flow::{Direction, FlowRecord},
@@ -58,7 +58,7 @@ impl Found {
 
 fn open<'a>(contents: Pieces, columns: &'a [Renamed]) -> Result<Log<'a>, LogError> {
     let reading = Reading { services: &SERVICES, l2_overhead: None, columns };
-    Log::from_contents(Path::new(NAME), Packed::from_reader(contents).unwrap(), reading)
+    Log::from_contents(Path::new(NAME), MaybeGzip::from_reader(contents).unwrap(), reading)
 }
 
 fn read(contents: Pieces, columns: &[Renamed]) -> Found {

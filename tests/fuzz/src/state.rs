@@ -11,7 +11,7 @@ use flate2::Crc;
 use mailflow_agent::{
     config,
     recovery::store::{Event, Past, Recovered, State, Store, Tables, Untold, Unwritable},
-    util::disk::Limits,
+    util::disk::FileLimits,
 };
 use mailflow_engine::{Engine, flow::FlowRecord, settings::Settings, time::Epoch};
 
@@ -53,7 +53,7 @@ static PLACE: LazyLock<Mutex<Place>> = LazyLock::new(|| {
 /// The frames of a file with a state: head, state, machine.
 static TEMPLATE: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
     let path = std::env::temp_dir().join(format!("mailflow-fuzz-template-{}", std::process::id()));
-    let (mut store, _) = Store::open(&path, Limits::NONE, 1).unwrap();
+    let (mut store, _) = Store::open(&path, FileLimits::NONE, 1).unwrap();
     store.keep(&template()).unwrap();
     let frames = split(&fs::read(path.join("state")).unwrap());
     fs::remove_dir_all(path).unwrap();
@@ -133,7 +133,7 @@ pub(crate) fn journal(data: &[u8]) {
     // Written by a store of its own.
     let directory = place.directory("again");
     fill(&directory, &joined(&TEMPLATE), &[]);
-    let (mut store, _) = Store::open(&directory, Limits::NONE, 1).unwrap();
+    let (mut store, _) = Store::open(&directory, FileLimits::NONE, 1).unwrap();
     store.note(first.journal.iter().cloned(), Unwritable::Refused).unwrap();
     store.passed(first.history.iter().cloned()).unwrap();
     drop(store);
@@ -171,7 +171,7 @@ pub(crate) fn state(data: &[u8]) {
     let shown = format!("{state:?}");
     let directory = place.directory("again");
     let _ = fs::remove_dir_all(&directory);
-    let (mut store, _) = Store::open(&directory, Limits::NONE, 1).unwrap();
+    let (mut store, _) = Store::open(&directory, FileLimits::NONE, 1).unwrap();
     store.keep(&state).unwrap();
     drop(store);
     let again = open(&directory).state.expect("a state that was written is read");
@@ -205,7 +205,7 @@ fn go_on(state: State) {
 }
 
 fn open(directory: &Path) -> Recovered {
-    Store::open(directory, Limits::NONE, 1).unwrap().1
+    Store::open(directory, FileLimits::NONE, 1).unwrap().1
 }
 
 /// Makes a directory with these files.

@@ -130,7 +130,7 @@ fn doctor_looks_at_what_the_running_agent_watches() {
     assert_eq!(finding(&findings, "lan1 role").0, "ok");
     assert_eq!(finding(&findings, "ppp*").0, "warn");
     assert_eq!(finding(&findings, "tun9").0, "bad");
-    assert_eq!(finding(&findings, "bpf"), ("ok", "a map was created and a program loaded, to try it"));
+    assert_eq!(finding(&findings, "bpf"), ("ok", "creating a map and loading a program succeeded"));
     // What is named on the command line is looked at instead.
     let findings = doctor(&lab, &format!("{socket} --interface lan0 --role lan"));
     assert_eq!(finding(&findings, "lan0 role").0, "ok");

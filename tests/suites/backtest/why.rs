@@ -70,7 +70,7 @@ fn a_flow_log_says_why() {
     let v6 = files.write("v6", lines([v6.own("closed")]));
     for source in ["fd00::2", "fd00::/64", "fd00::2/64"] {
         let (code, shown) = said(&["explain", source], std::slice::from_ref(&v6));
-        assert!(code == 0 && shown.contains("smtp-burst for fd00::/64: quiet"), "{source}: {shown}");
+        assert!(code == 0 && shown.contains("smtp-burst for fd00::/64: not firing"), "{source}: {shown}");
         assert_eq!(shown.matches("smtp-burst               counts").count(), 1, "{source}: {shown}");
     }
     let (code, shown) = said(&["explain", "10.0.0.0/8"], std::slice::from_ref(&v6));
@@ -148,8 +148,11 @@ fn the_shipped_rules_judge_what_a_log_tells_and_name_what_it_does_not() {
         "{shown}"
     );
     let messages = shown.lines().find(|line| line.trim_start().starts_with("sum messages")).unwrap();
-    assert!(messages.contains("not evaluable, as no record tells it; 60 messages in 1h"), "{shown}");
+    assert!(
+        messages.contains("not evaluable, as no record has the required fields; threshold 60 messages in 1h"),
+        "{shown}"
+    );
     let (_, list) = said(&["suggest"], &[log]);
     // Without a session none was.
-    assert!(list.starts_with("# Of 32 of 62 attempts it is not known whether mail was delivered"), "{list}");
+    assert!(list.starts_with("# For 32 of 62 attempts it is unknown whether mail was delivered"), "{list}");
 }

@@ -235,14 +235,14 @@ fn faults_of_netbox_files_have_line_and_column() {
             "a.json:2:2: \"10.1.0.1/16\": host bits set; did you mean 10.1.0.0/16?".to_owned(),
             format!("a.json:3:13: {expected}: invalid type: integer `7`, expected a string"),
             format!("a.json:3:29: {expected}: missing field `prefix`"),
-            format!("a.json:3:32: {expected}: invalid type: integer `5`, expected struct Prefix"),
+            format!("a.json:3:32: {expected}: invalid type: integer `5`, expected an object with a prefix"),
             "a.json:5:30: \"a,b\": expected the name of a group: 1 to 64 characters, no comma".to_owned(),
             "b.json:2:28: not valid JSON: expected `,` or `}`".to_owned(),
             format!("c.json:1:14: {expected}: missing field `results`"),
             "d.json:1:1: \"next\": one page of several (\"next\" is not null); request all prefixes with ?limit=0"
                 .to_owned(),
             "e.json:1:1: the file contains no network in use; an empty list is usually a failed export".to_owned(),
-            format!("f.json:1:4: {expected}: invalid type: floating point `10.6`, expected struct Page"),
+            format!("f.json:1:4: {expected}: invalid type: floating point `10.6`, expected an object with results"),
         ]
     );
 }
@@ -537,8 +537,8 @@ proptest! {
         scratch.write("a", &text);
         let file = format!("internal_networks: {{ files: [{{ path: a, format: {format} }}, a] }}");
         if let Err(faults) = config::load(Some(&scratch.write("m.yaml", file))) {
-            for fault in faults.iter().filter(|fault| fault.place.file.ends_with("/a")) {
-                if let Some(position) = fault.place.position {
+            for fault in faults.iter().filter(|fault| fault.location.file.ends_with("/a")) {
+                if let Some(position) = fault.location.position {
                     let lines = text.replace("\r\n", "\n").replace('\r', "\n");
                     prop_assert!(position.line <= lines.split('\n').count(), "{}", fault);
                     let line = lines.split('\n').nth(position.line - 1).unwrap();

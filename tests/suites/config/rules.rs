@@ -261,8 +261,8 @@ fn what_cannot_hold_is_warned_of() {
 fn entries_that_are_over_are_told_of_once_they_are() {
     let config = good(RULE);
     const END: i128 = 1_798_761_600_000_000_000;
-    assert_eq!(config.over(END - 1).count(), 0);
-    let over: Vec<_> = config.over(END).map(ToString::to_string).collect();
+    assert_eq!(config.expired_allow_entries(END - 1).count(), 0);
+    let over: Vec<_> = config.expired_allow_entries(END).map(ToString::to_string).collect();
     assert_eq!(
         over,
         [

@@ -13,7 +13,7 @@ use mailflow_agent::{
         Syslog, SyslogDestination, SyslogMessage, Target, WebhookAddress,
         outputs::url::{Url, UrlForm},
     },
-    util::disk::{Limits, Reserve},
+    util::disk::{FileLimits, Reserve},
 };
 use mailflow_common::App;
 use mailflow_engine::{
@@ -88,7 +88,7 @@ fn the_shipped_configuration_is_what_the_documents_say() {
     let names = |rules: &[Rule]| rules.iter().map(|rule| rule.name.to_string()).collect::<Vec<_>>();
     assert_eq!(names(&config.engine.rules), ["smtp-burst", "smtp-bulk", "smtp-auth-guess"]);
     assert_eq!(names(&config.disabled_rules), ["mail-server-fan-in"]);
-    assert_eq!(config.ending, []);
+    assert_eq!(config.expiries, []);
     assert_eq!(
         config.outputs,
         Outputs {
@@ -101,7 +101,7 @@ fn the_shipped_configuration_is_what_the_documents_say() {
                 to: AlertDestination::Lines { target: Target::Stdout, profile: Profile::Eve },
             }],
             flow_log: vec![],
-            files: Limits { max_size: 10_000_000_000, min_free: Reserve::Percent(1) },
+            files: FileLimits { max_size: 10_000_000_000, min_free: Reserve::Percent(1) },
         }
     );
     let services = [
@@ -239,7 +239,7 @@ fn every_shipped_configuration_is_good() {
         assert_eq!(warnings_but_of_replaced_rules(&config), Vec::<String>::new(), "{}", file.display());
         // Of those that are not examples nothing ends by itself.
         const FIFTY_YEARS: i128 = 50 * 366 * 86_400 * 1_000_000_000;
-        assert_eq!(config.over(2 * FIFTY_YEARS).count(), 0, "{}", file.display());
+        assert_eq!(config.expired_allow_entries(2 * FIFTY_YEARS).count(), 0, "{}", file.display());
     }
 }
 

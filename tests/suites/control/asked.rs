@@ -61,7 +61,7 @@ fn a_running_agent_answers() {
     let shown = text(&shown.stdout);
     for part in [
         "lan0 ingress by tcx: attached, position 1",
-        "every packet counted is held",
+        "every counted packet is accounted for",
         "smtp-burst v1, high, 1h",
     ] {
         assert!(shown.contains(part), "no {part} in\n{shown}");
@@ -96,7 +96,7 @@ fn a_running_agent_answers() {
     assert!(!socket.exists());
     let gone = ask(&agent, "status");
     assert_eq!(gone.status.code(), Some(1));
-    assert!(text(&gone.stderr).contains("no agent answers at"), "{}", text(&gone.stderr));
+    assert!(text(&gone.stderr).contains("cannot connect to the agent at"), "{}", text(&gone.stderr));
 }
 
 /// The process that answers is the one that was started.

@@ -11,7 +11,7 @@ use mailflow_agent::{
     config::{FlowDestination, FlowOutput, Ipfix, IpfixDestination},
     metrics::Agent,
     outputs::{FlowEvent, factory, worker::Sink},
-    util::disk::Limits,
+    util::disk::FileLimits,
 };
 use mailflow_engine::flow::{FlowRecord, RecordReason};
 
@@ -128,7 +128,7 @@ fn exporter(to: IpfixDestination) -> Sink<FlowEvent> {
     let agent = Agent::new("test", 0.0).unwrap();
     factory::flows(
         &FlowOutput { name: "test".into(), to: FlowDestination::Ipfix(Ipfix { to, domain: 7 }) },
-        Limits::NONE,
+        FileLimits::NONE,
         &agent,
         &gateway(),
     )

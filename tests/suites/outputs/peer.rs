@@ -9,7 +9,7 @@ use mailflow_agent::{
     config::{AlertDestination, AlertOutput, Profile},
     metrics::{Agent, ReceiverCounters},
     outputs::{AlertEvent, factory, gateway::Gateway, profile::Format, worker::Sink},
-    util::disk::Limits,
+    util::disk::FileLimits,
 };
 use mailflow_engine::event::{Alert, AlertState};
 
@@ -36,7 +36,7 @@ pub(crate) fn format(profile: Profile) -> Format {
 /// A sink for alerts that goes to `to`.
 pub(crate) fn sink(to: AlertDestination) -> Sink<AlertEvent> {
     let agent = Agent::new("test", 0.0).unwrap();
-    factory::alerts(&AlertOutput { name: "test".into(), to }, Limits::NONE, &agent, &gateway())
+    factory::alerts(&AlertOutput { name: "test".into(), to }, FileLimits::NONE, &agent, &gateway())
         .unwrap()
         .remove(0)
 }
@@ -44,9 +44,10 @@ pub(crate) fn sink(to: AlertDestination) -> Sink<AlertEvent> {
 /// The same with the numbers of its receiver.
 pub(crate) fn sink_and_receiver(to: AlertDestination) -> (Sink<AlertEvent>, ReceiverCounters) {
     let agent = Agent::new("test", 0.0).unwrap();
-    let sink = factory::alerts(&AlertOutput { name: "test".into(), to }, Limits::NONE, &agent, &gateway())
-        .unwrap()
-        .remove(0);
+    let sink =
+        factory::alerts(&AlertOutput { name: "test".into(), to }, FileLimits::NONE, &agent, &gateway())
+            .unwrap()
+            .remove(0);
     (sink, agent.receiver_counters("test"))
 }
 

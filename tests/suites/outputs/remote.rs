@@ -19,7 +19,7 @@ use mailflow_agent::{
     },
     metrics::Agent,
     outputs::{AlertEvent, FlowEvent, factory, worker::Sink},
-    util::disk::Limits,
+    util::disk::FileLimits,
 };
 use mailflow_tests::lab::{Lab, LabOptions, Ns};
 use socket2::{SockRef, Socket};
@@ -40,7 +40,7 @@ fn syslog(to: SyslogDestination) -> Sink<AlertEvent> {
 fn ipfix(to: IpfixDestination) -> Sink<FlowEvent> {
     let agent = Agent::new("test", 0.0).unwrap();
     let output = FlowOutput { name: "test".into(), to: FlowDestination::Ipfix(Ipfix { to, domain: 7 }) };
-    factory::flows(&output, Limits::NONE, &agent, &gateway()).unwrap()
+    factory::flows(&output, FileLimits::NONE, &agent, &gateway()).unwrap()
 }
 
 fn flow(port: u16) -> FlowEvent {

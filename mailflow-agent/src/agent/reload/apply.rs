@@ -69,7 +69,7 @@ impl Pipeline {
         let mut changes = reload::changes(&self.config, &new);
         // What may fail comes first, and is taken back if it does.
         let outputs = self.sinks.outputs.prepare(&new.outputs, &self.sinks.view.agent);
-        let outputs = outputs.map_err(|error| vec![error_chain::told(&error.into())])?;
+        let outputs = outputs.map_err(|error| vec![error_chain::format_error_chain(&error.into())])?;
         self.watch(&new).map_err(|error| vec![error.to_string()])?;
         self.sinks.outputs.watch(&self.kernel.bound());
         self.sinks.outputs.renew(outputs, GRACE, &self.sinks.view.agent);

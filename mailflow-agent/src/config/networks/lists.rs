@@ -138,7 +138,7 @@ impl NetworkLists {
 /// Shows the files. Inline entries are part of the networks.
 impl fmt::Debug for NetworkLists {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lists").field("files", &self.files).finish_non_exhaustive()
+        f.debug_struct("NetworkLists").field("files", &self.files).finish_non_exhaustive()
     }
 }
 

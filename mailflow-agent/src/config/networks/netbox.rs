@@ -24,6 +24,7 @@ const EXPECTED: &str = "expected a response of NetBox's /api/ipam/prefixes/, or 
 
 /// Response of NetBox's API.
 #[derive(Deserialize)]
+#[serde(expecting = "an object with results")]
 struct PrefixPage<'a> {
     #[serde(borrow)]
     results: Vec<&'a RawValue>,
@@ -33,6 +34,7 @@ struct PrefixPage<'a> {
 
 /// Fields of a prefix that are read.
 #[derive(Deserialize)]
+#[serde(expecting = "an object with a prefix")]
 struct RawPrefix {
     prefix: String,
     #[serde(default)]

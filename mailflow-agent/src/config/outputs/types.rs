@@ -10,7 +10,7 @@ use std::{
 
 use super::url::Url;
 
-use crate::util::disk::Limits;
+use crate::util::disk::FileLimits;
 
 /// Outputs of records, alerts and metrics.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,7 +29,7 @@ pub struct Outputs {
     /// Outputs of flow records.
     pub flow_log: Vec<FlowOutput>,
     /// Limits of each output file.
-    pub files: Limits,
+    pub files: FileLimits,
 }
 
 impl Outputs {

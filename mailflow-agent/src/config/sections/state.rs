@@ -12,7 +12,7 @@ use crate::{
             values::{choice, or_off, parsed},
         },
     },
-    util::disk::{Limits, Reserve},
+    util::disk::{FileLimits, Reserve},
 };
 use mailflow_kernel::options::AtStop;
 
@@ -55,7 +55,7 @@ pub(crate) fn state(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink) -> Op
 }
 
 /// Reads the limits of files: `max_size` and `min_free`.
-pub(crate) fn limits(mapping: &mut MappingReader<'_, '_>) -> Option<Limits> {
+pub(crate) fn limits(mapping: &mut MappingReader<'_, '_>) -> Option<FileLimits> {
     let max_size =
         mapping.required("max_size", |cursor, diagnostics| bytes(cursor, diagnostics, FILE_SIZE_RANGE));
     let min_free = mapping.required("min_free", |cursor, diagnostics| {
@@ -67,7 +67,7 @@ pub(crate) fn limits(mapping: &mut MappingReader<'_, '_>) -> Option<Limits> {
             }
         })
     });
-    Some(Limits { max_size: max_size?, min_free: min_free? })
+    Some(FileLimits { max_size: max_size?, min_free: min_free? })
 }
 
 fn path_or_off(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink) -> Option<Option<PathBuf>> {
@@ -91,7 +91,7 @@ pub struct StateConfig {
     /// Handling of the attached programs when the agent stops.
     pub at_stop: AtStop,
     /// Limits of all files in `directory` together.
-    pub limits: Limits,
+    pub limits: FileLimits,
     /// Maximum time that flows stay in the kernel's table while `directory` is not writable.
     pub durability_timeout: Duration,
 }

@@ -3,7 +3,7 @@
 use std::io::{self, BufRead, BufReader, Read};
 
 use super::frame::LARGEST;
-use crate::util::gzip_reader::Packed;
+use crate::util::gzip_reader::MaybeGzip;
 
 /// What is read ahead.
 const BUFFER: usize = 1 << 20;
@@ -27,12 +27,12 @@ pub(crate) enum Stop {
 
 /// The contents of a file, record by record.
 pub(crate) struct Input {
-    contents: BufReader<Packed>,
+    contents: BufReader<MaybeGzip>,
     record: Vec<u8>,
 }
 
 impl Input {
-    pub(crate) fn new(file: Packed) -> Self {
+    pub(crate) fn new(file: MaybeGzip) -> Self {
         Self { contents: BufReader::with_capacity(BUFFER, file), record: Vec::new() }
     }
 

@@ -28,7 +28,7 @@ use self::{
     pcap::Pcap,
     pcapng::PcapNg,
 };
-use crate::util::gzip_reader::Packed;
+use crate::util::gzip_reader::MaybeGzip;
 
 /// Why a capture cannot be read on.
 #[derive(Debug, thiserror::Error)]
@@ -83,7 +83,7 @@ impl Capture {
     /// # Errors
     /// It cannot be read, or is none.
     pub fn open(path: &Path) -> Result<Self, CaptureError> {
-        match Packed::open(path) {
+        match MaybeGzip::open(path) {
             Ok(contents) => Self::from_contents(path, contents),
             Err(source) => Err(CaptureError::File { path: path.to_owned(), source }),
         }
@@ -93,7 +93,7 @@ impl Capture {
     ///
     /// # Errors
     /// It cannot be read, or is none.
-    pub fn from_contents(path: &Path, file: Packed) -> Result<Self, CaptureError> {
+    pub fn from_contents(path: &Path, file: MaybeGzip) -> Result<Self, CaptureError> {
         let path = path.to_owned();
         let position = file.position();
         let mut input = Input::new(file);

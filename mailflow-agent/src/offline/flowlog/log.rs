@@ -6,7 +6,7 @@ use super::{
     wrapped::{self, Kind},
     zeek::{columns::Columns, conn, names::Renamed},
 };
-use crate::util::gzip_reader::Packed;
+use crate::util::gzip_reader::MaybeGzip;
 use std::{
     io::{self, BufRead, BufReader, Cursor, Read},
     path::{Path, PathBuf},
@@ -231,7 +231,7 @@ impl<'a> Log<'a> {
     /// It cannot be read, or is of no format known here.
     pub fn open(path: &Path, reading: Reading<'a>) -> Result<Self, LogError> {
         let contents =
-            Packed::open(path).map_err(|source| LogError::File { path: path.to_owned(), source })?;
+            MaybeGzip::open(path).map_err(|source| LogError::File { path: path.to_owned(), source })?;
         Self::from_contents(path, contents, reading)
     }
 
@@ -239,7 +239,7 @@ impl<'a> Log<'a> {
     ///
     /// # Errors
     /// It cannot be read, or is of no format known here.
-    pub fn from_contents(path: &Path, mut file: Packed, reading: Reading<'a>) -> Result<Self, LogError> {
+    pub fn from_contents(path: &Path, mut file: MaybeGzip, reading: Reading<'a>) -> Result<Self, LogError> {
         let failed = |source| LogError::File { path: path.to_owned(), source };
         let position = file.position();
         let mut head = Vec::new();

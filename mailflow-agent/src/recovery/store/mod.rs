@@ -47,7 +47,7 @@ use std::{
 };
 
 pub use crate::outputs::pending_delivery::{Event, Untold};
-use crate::util::disk::{Limits, takes_nothing};
+use crate::util::disk::{FileLimits, is_disk_failure};
 
 /// The setting, as errors name it.
 const MIN_FREE: &str = "state.min_free";
@@ -62,7 +62,7 @@ const MOST_UNWRITTEN: usize = 4 << 20;
 #[derive(Debug)]
 pub struct Store {
     path: PathBuf,
-    limits: Limits,
+    limits: FileLimits,
     boot: String,
     machine: MachineId,
     /// The files; none where there is no directory.
@@ -95,7 +95,7 @@ impl Store {
     ///
     /// # Errors
     /// Another agent uses it, others may write to it, or the system refuses it for good.
-    pub fn open(path: &Path, limits: Limits, unix_seconds: u64) -> Result<(Self, Recovered), StateError> {
+    pub fn open(path: &Path, limits: FileLimits, unix_seconds: u64) -> Result<(Self, Recovered), StateError> {
         let refused = |source| StateError::Refused { path: path.to_owned(), source };
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").map_err(refused)?.trim().to_owned();
         let mut store = Self {
@@ -113,7 +113,7 @@ impl Store {
         };
         let directory = match Directory::open(path) {
             Ok(directory) => directory,
-            Err(StateError::Refused { source, .. }) if takes_nothing(&source) => {
+            Err(StateError::Refused { source, .. }) if is_disk_failure(&source) => {
                 store.suspended = true;
                 let trouble = Some(refused(source).to_string());
                 return Ok((store, Recovered { trouble, ..Recovered::default() }));
@@ -267,7 +267,7 @@ impl Store {
     }
 
     /// Other limits hold from now on.
-    pub fn set_limits(&mut self, limits: Limits) {
+    pub fn set_limits(&mut self, limits: FileLimits) {
         self.limits = limits;
     }
 
@@ -382,7 +382,7 @@ impl Files {
     }
 
     /// Returns an error if what was added to the journal would reach a bound. `state` are the bytes of the state.
-    fn room(&self, limits: &Limits, state: u64) -> io::Result<()> {
+    fn room(&self, limits: &FileLimits, state: u64) -> io::Result<()> {
         let more = self.journal.as_ref().map_or(0, Appender::added);
         let size = state + self.journal_bytes() + self.history.bytes() + more;
         if size > limits.max_size {

@@ -29,7 +29,7 @@ impl Place {
     }
 
     fn open(&self) -> (Store, Recovered) {
-        Store::open(&self.0, Limits::NONE, 1_000).unwrap()
+        Store::open(&self.0, FileLimits::NONE, 1_000).unwrap()
     }
 
     /// As another process finds it: what a kill at this moment leaves.
@@ -80,7 +80,7 @@ fn judged(port: u16) -> Past {
 }
 
 /// Nothing may be written.
-const FULL: Limits = Limits { max_size: u64::MAX, min_free: Reserve::Bytes(u64::MAX) };
+const FULL: FileLimits = FileLimits { max_size: u64::MAX, min_free: Reserve::Bytes(u64::MAX) };
 
 /// Ports of the flows that are replayed: those of the journal that no state has.
 fn replayed(found: &Recovered) -> Vec<u16> {
@@ -118,7 +118,7 @@ fn durability_begins_again_with_a_fresh_state_and_nothing_is_replayed_twice() {
     assert_eq!(found.history, [judged(1)]);
 
     // There is room again: a fresh state, then the journal.
-    store.set_limits(Limits::NONE);
+    store.set_limits(FileLimits::NONE);
     store.note(poll(15, 5), Unwritable::Refused).unwrap();
     assert_eq!(replayed(&place.found()), [1], "no entry before the state");
     store.keep(&state(16)).unwrap();
@@ -175,7 +175,7 @@ fn sizes_are_bounded() {
         size,
         place.names().iter().map(|name| fs::metadata(place.file(name)).unwrap().len()).sum::<u64>()
     );
-    store.set_limits(Limits { max_size: size + 10, ..Limits::NONE });
+    store.set_limits(FileLimits { max_size: size + 10, ..FileLimits::NONE });
     let error = store.note(poll(11, 1), Unwritable::Refused).unwrap_err().to_string();
     assert!(error.starts_with(&format!("state.max_size is {}, and ", size + 10)), "{error}");
     let error = store.keep(&state(12)).unwrap_err().to_string();
@@ -376,7 +376,7 @@ fn only_the_owner_may_write_there_and_only_the_owner_reads() {
     set(0o777);
     drop(place.open());
     assert_eq!(mode(place.0.clone()), 0o755, "ours is made narrower");
-    let refused = |place: &Place| Store::open(&place.0, Limits::NONE, 0).unwrap_err().to_string();
+    let refused = |place: &Place| Store::open(&place.0, FileLimits::NONE, 0).unwrap_err().to_string();
     set(0o1777);
     assert!(refused(&place).contains("may be written to by others (mode 1777)"), "{}", refused(&place));
     set(0o750);
@@ -407,7 +407,10 @@ fn a_directory_that_was_removed_is_made_again_with_all_that_is_known() {
         store.note(poll(now + 1, 2), Unwritable::Refused).unwrap();
         let found = place.found();
         assert_eq!((found.state.as_ref().unwrap().now, replayed(&found)), (now, vec![2]));
-        assert!(matches!(Store::open(&place.0, Limits::NONE, 0), Err(StateError::Held { .. })), "and locked");
+        assert!(
+            matches!(Store::open(&place.0, FileLimits::NONE, 0), Err(StateError::Held { .. })),
+            "and locked"
+        );
     }
     fs::remove_dir_all(before).unwrap();
     // A file in its place is named.
