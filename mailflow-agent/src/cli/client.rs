@@ -108,7 +108,7 @@ pub(crate) fn report_failure(
 fn is_healthy(status: &Status) -> bool {
     status.config_good
         && status.lists.as_ref().is_none_or(|lists| lists.refused.is_none())
-        && status.interfaces.iter().all(|place| place.attached)
+        && status.interfaces.iter().all(|program| program.attached)
         && is_balanced(&status.conservation)
         && status.durability.as_ref().is_none_or(|durability| durability.durable)
         && delivery_problems(status).next().is_none()
@@ -138,7 +138,7 @@ fn delivery_problems(status: &Status) -> impl Iterator<Item = String> {
 
 fn is_balanced(conservation: &Conservation) -> bool {
     let Conservation { packets, bytes, .. } = conservation;
-    [packets, bytes].iter().all(|ways| ways.up == 0 && ways.down == 0)
+    [packets, bytes].iter().all(|counts| counts.up == 0 && counts.down == 0)
 }
 
 fn print_status(status: &Status, out: &mut impl Write) -> io::Result<()> {
@@ -149,8 +149,8 @@ fn print_status(status: &Status, out: &mut impl Write) -> io::Result<()> {
         format!("{}, process {}, up {}", status.version, status.pid, format_age(status.uptime_seconds)),
     )?;
     let file = status.config.as_deref().unwrap_or("built in");
-    let is_healthy = if status.config_good { "in force" } else { "the last attempt to load it was refused" };
-    line("configuration", format!("{file}: {is_healthy}"))?;
+    let load_state = if status.config_good { "in force" } else { "the last attempt to load it was refused" };
+    line("configuration", format!("{file}: {load_state}"))?;
     match &status.lists {
         Some(ListStatus { networks, refused: None }) => line("networks", networks.to_string())?,
         Some(ListStatus { networks, refused: Some(fault) }) => {
@@ -158,8 +158,8 @@ fn print_status(status: &Status, out: &mut impl Write) -> io::Result<()> {
         }
         None => {}
     }
-    for place in &status.interfaces {
-        line("interface", describe_program(place))?;
+    for program in &status.interfaces {
+        line("interface", describe_program(program))?;
     }
     for entry in &status.watched {
         if let Some(text) = describe_missing(entry) {
@@ -271,19 +271,19 @@ fn describe_missing(entry: &WatchedEntryStatus) -> Option<String> {
     })
 }
 
-fn describe_program(place: &ProgramStatus) -> String {
-    let ProgramStatus { interface, hook, direction, .. } = place;
-    let standing = match (place.attached, place.position) {
+fn describe_program(program: &ProgramStatus) -> String {
+    let ProgramStatus { interface, hook, direction, .. } = program;
+    let state = match (program.attached, program.position) {
         (false, _) => "NOT ATTACHED".to_owned(),
         (true, None) => "attached".to_owned(),
         (true, Some(position)) => format!("attached, position {position}"),
     };
-    let reattach_count = if place.reattach_count == 0 {
+    let reattach_count = if program.reattach_count == 0 {
         String::new()
     } else {
-        format!(", attached again {} times", place.reattach_count)
+        format!(", attached again {} times", program.reattach_count)
     };
-    format!("{interface} {direction} by {hook}: {standing}{reattach_count}")
+    format!("{interface} {direction} by {hook}: {state}{reattach_count}")
 }
 
 fn describe_durability(durability: &Durability) -> String {
@@ -359,8 +359,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_good_shows() {
-        let place = |attached| ProgramStatus {
+    fn problems_are_printed() {
+        let program = |attached| ProgramStatus {
             interface: "eth1".into(),
             hook: "tcx".into(),
             direction: "egress".into(),
@@ -368,12 +368,12 @@ mod tests {
             position: Some(2),
             reattach_count: 1,
         };
-        let mut status = Status { config_good: true, interfaces: vec![place(true)], ..Status::default() };
+        let mut status = Status { config_good: true, interfaces: vec![program(true)], ..Status::default() };
         assert!(is_healthy(&status));
         assert!(text(&status).contains("eth1 egress by tcx: attached, position 2, attached again 1 times"));
         status.conservation.packets = DirectionCounts { up: 3, down: 0 };
         assert!(!is_healthy(&status) && text(&status).contains("MISSING 3 packets up, 0 down"));
-        status = Status { config_good: true, interfaces: vec![place(false)], ..Status::default() };
+        status = Status { config_good: true, interfaces: vec![program(false)], ..Status::default() };
         assert!(!is_healthy(&status) && text(&status).contains("NOT ATTACHED"));
         let durability = |durable| Durability {
             durable,

@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn the_definition_is_sound() {
+    fn clap_definition_is_valid() {
         Cli::command().debug_assert();
     }
 
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn the_configuration_is_global() {
+    fn config_argument_is_global() {
         let expected = Command::Run { config: Some("a".into()), args: RunArgs::default() };
         assert_eq!(command("--config a run").unwrap(), expected);
         assert_eq!(command("run --config=a").unwrap(), expected);
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn why_is_asked_of_an_agent_or_of_logs() {
+    fn explain_reads_a_socket_or_logs() {
         let Ok(Command::Explain { args, .. }) = command("explain 10.0.0.1 --log a b --l2-overhead 18") else {
             panic!("an explanation")
         };
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn rule_tests_name_their_own_configuration() {
+    fn rules_test_refuses_config_argument() {
         let files = ["a.yaml", "b.yaml"].map(PathBuf::from).to_vec();
         assert_eq!(command("rules test a.yaml b.yaml").unwrap(), Command::TestRules { files });
         assert!(

@@ -16,11 +16,11 @@ pub fn run(mut config: Config, args: &DoctorArgs, out: &mut impl Write) -> io::R
     let interfaces =
         if args.interfaces.is_empty() { InterfaceSelection::Watched } else { InterfaceSelection::Named };
     if interfaces == InterfaceSelection::Named {
-        let known = std::mem::take(&mut config.interfaces);
+        let configured = std::mem::take(&mut config.interfaces);
         let named = |name: &String| {
             let role = args.role.unwrap_or(Role::Auto);
-            let anew = || Interface { name: name.clone(), role, hook: Hook::default() };
-            known.iter().find(|known| known.name == *name).cloned().unwrap_or_else(anew)
+            let new_entry = || Interface { name: name.clone(), role, hook: Hook::default() };
+            configured.iter().find(|configured| configured.name == *name).cloned().unwrap_or_else(new_entry)
         };
         config.interfaces = args.interfaces.iter().map(named).collect();
     }

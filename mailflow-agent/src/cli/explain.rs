@@ -70,8 +70,8 @@ fn print_explanation(
             Some(since) => format!("FIRING since {}", format_time(since)),
             None => "not firing".to_owned(),
         };
-        let aside = if rule.suppressed { ", on an allow-list" } else { "" };
-        writeln!(out, "{} for {}: {state}{aside}", rule.rule, rule.subject)?;
+        let suppression = if rule.suppressed { ", on an allow-list" } else { "" };
+        writeln!(out, "{} for {}: {state}{suppression}", rule.rule, rule.subject)?;
         for term in &rule.terms {
             writeln!(out, "  {}", describe_term(term))?;
         }
@@ -100,7 +100,7 @@ fn describe_term(term: &TermExplanation) -> String {
 fn print_flow(flow: &FlowExplanation, out: &mut impl Write) -> io::Result<()> {
     let FlowExplanation { time, client, server, app_proto, reason, up, down, messages, verdicts } = flow;
     let number = |number: Option<u64>| number.map_or_else(|| "?".to_owned(), |number| number.to_string());
-    let way = |way: &(Option<u64>, Option<u64>)| match way {
+    let direction = |direction: &(Option<u64>, Option<u64>)| match direction {
         (None, None) => "not recorded".to_owned(),
         (packets, bytes) => format!("{} B / {}", number(*bytes), number(*packets)),
     };
@@ -109,8 +109,8 @@ fn print_flow(flow: &FlowExplanation, out: &mut impl Write) -> io::Result<()> {
         out,
         "{} {client} -> {server} {app_proto} {reason}, up {}, down {}, messages {messages}",
         format_time(*time),
-        way(up),
-        way(down)
+        direction(up),
+        direction(down)
     )?;
     for (rule, why) in verdicts {
         writeln!(out, "    {rule:<24} {}", why.as_deref().unwrap_or("counts"))?;

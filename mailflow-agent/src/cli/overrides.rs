@@ -28,9 +28,9 @@ impl fmt::Display for NoInterfaceError {
 
 impl std::error::Error for NoInterfaceError {}
 
-/// Applies `args` to `config`. `--interface` replaces the configured list: an interface that is configured,
-/// by its name or by a pattern, keeps its role and hook unless they are given too. Any other has the role and
-/// hook `auto`.
+/// Applies `args` to `config`. `--interface` replaces the configured list. An interface that is configured,
+/// by name or by a pattern, keeps its role and hook unless they are given too. Other interfaces have the role
+/// and hook `auto`.
 pub fn apply(config: &mut Config, args: RunArgs) -> Result<(), NoInterfaceError> {
     let RunArgs { interfaces, role, hook, flow_log, alerts, metrics, poll_interval, kernel_log, .. } = args;
     if !interfaces.is_empty() {
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_given_changes_nothing() {
+    fn no_arguments_change_nothing() {
         let mut config = configured();
         apply(&mut config, RunArgs::default()).unwrap();
         assert_eq!(config.interfaces, configured().interfaces);
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn interfaces_given_replace_the_list() {
+    fn interface_arguments_replace_the_list() {
         let mut config = configured();
         let interfaces = vec!["eth1".to_owned(), "wg0".to_owned()];
         apply(&mut config, RunArgs { interfaces, hook: Some(Hook::Tc), ..RunArgs::default() }).unwrap();
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn an_interface_given_is_that_of_a_pattern_unless_its_name_is_configured() {
+    fn interface_argument_uses_exact_entry_then_pattern() {
         let text = "interfaces: [{ name: 'ppp*', role: lan, hook: tc }, { name: ppp9, role: host }]";
         let mut config = config::parse("f", text).unwrap();
         let interfaces = ["ppp3", "ppp9", "re:^wg", "ppp*"].map(str::to_owned).to_vec();
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn ports_of_a_replay_are_those_of_the_rules_that_name_their_service() {
+    fn replay_ports_extend_rules_of_their_service() {
         let mut config = config::parse("f", "{}").unwrap();
         let args = ReplayArgs {
             captures: Vec::new(),
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn a_role_given_alone_is_for_the_configured_interfaces() {
+    fn role_argument_applies_to_configured_interfaces() {
         let mut config = configured();
         apply(&mut config, RunArgs { role: Some(Role::Mirror), ..RunArgs::default() }).unwrap();
         assert_eq!(
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn outputs_given_win() {
+    fn output_arguments_override() {
         let mut config = configured();
         let args = RunArgs {
             flow_log: Some(Switch::To(Target::Stdout)),
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_given_leaves_what_is_no_file() {
+    fn file_argument_keeps_other_outputs() {
         let text = "outputs: { alerts: [a.json, { type: journal }] }\ninterfaces: [{ name: eth1 }]";
         let mut config = config::parse("f", text).unwrap();
         let alerts = Some(Switch::To(Target::File("b.json".into())));
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_backtest_writes_where_it_is_told_only() {
+    fn backtest_writes_only_to_named_outputs() {
         let mut config = configured();
         config.outputs.set_flow_log(Some(Target::File("flows".into())));
         config.outputs.set_alerts(Some(Target::File("alerts".into())));
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn without_an_interface_the_error_says_how_to_name_one() {
+    fn missing_interface_error_names_the_options() {
         let mut config = config::load(None).unwrap();
         let error = apply(&mut config, RunArgs::default()).unwrap_err();
         assert!(error.to_string().contains("run --interface NAME"), "{error}");

@@ -37,7 +37,7 @@ const THREAD_KEEP_ALIVE: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 pub(crate) fn run(path: Option<PathBuf>, args: RunArgs) -> ExitStatus {
     // The helper process must start before anything is read, and before there is a second thread.
-    let lookout = Lookout::start();
+    let helper = Lookout::start();
     error_chain::exit_on_panic(PanicScope::AllThreads);
     let mut config = match load_config(path.as_deref()) {
         Ok(config) => config,
@@ -46,7 +46,7 @@ pub(crate) fn run(path: Option<PathBuf>, args: RunArgs) -> ExitStatus {
     for warning in config.expired_allow_entries(clock::unix_nanos()) {
         warn!("{warning}");
     }
-    let lookout = lookout.inspect_err(|error| {
+    let helper = helper.inspect_err(|error| {
         warn!(%error, "failed to start the helper process; the order of programs at TCX is unknown");
     });
     if let Err(error) = overrides::apply(&mut config, args.clone()) {
@@ -64,7 +64,7 @@ pub(crate) fn run(path: Option<PathBuf>, args: RunArgs) -> ExitStatus {
     // This thread keeps the capabilities.
     let result = match start_runtime() {
         Ok(runtime) => {
-            let result = runtime.block_on(agent::run(config, source, lookout.ok()));
+            let result = runtime.block_on(agent::run(config, source, helper.ok()));
             // Results of blocking tasks are not needed any more.
             runtime.shutdown_background();
             result

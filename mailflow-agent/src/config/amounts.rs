@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn both_are_shown_as_they_are_written() {
+    fn formatting_round_trips() {
         for text in ["20MB", "20MiB", "401", "3TiB", "1500", "0"] {
             let shown = format_bytes(parse_bytes(text).unwrap());
             assert_eq!(parse_bytes(&shown), parse_bytes(text), "{text} as {shown}");

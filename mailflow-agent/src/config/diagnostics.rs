@@ -131,7 +131,7 @@ struct DiagnosticList {
     /// Stored entries. A value that is used several times (an alias, a shipped value) has one entry.
     kept: Vec<Diagnostic>,
     /// Location, value and description of each stored entry.
-    known: HashSet<(SourceLocation, Option<String>, String)>,
+    seen: HashSet<(SourceLocation, Option<String>, String)>,
     /// Number of stored entries and of further entries, by file.
     files: HashMap<Arc<str>, [usize; 2]>,
 }
@@ -143,14 +143,14 @@ impl DiagnosticList {
             None => self.files.entry(Arc::clone(&diagnostic.location.file)).or_default(),
         };
         if *kept >= MAX_DIAGNOSTICS_PER_FILE {
-            let same = |known: &Diagnostic| {
-                known.location == diagnostic.location && known.expected == diagnostic.expected
+            let same = |seen: &Diagnostic| {
+                seen.location == diagnostic.location && seen.expected == diagnostic.expected
             };
             // Errors of a list are never reported twice, and the search takes time proportional to the stored
             // entries.
             let repeated = *more < MAX_DIAGNOSTICS_PER_FILE && self.kept.iter().any(same);
             *more += usize::from(!repeated);
-        } else if self.known.insert((
+        } else if self.seen.insert((
             diagnostic.location.clone(),
             diagnostic.value.clone(),
             diagnostic.expected.clone(),
@@ -335,7 +335,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn slips_are_recognised_and_strangers_are_not() {
+    fn nearest_finds_only_typing_errors() {
         let keys = ["poll_interval", "interfaces", "rules"];
         assert_eq!(nearest("pollinterval", keys), Some("poll_interval"));
         assert_eq!(nearest("Rule", keys), Some("rules"));
@@ -360,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_kept_is_counted_behind_the_last_of_its_file() {
+    fn excess_diagnostics_are_counted_by_file() {
         let mut diagnostics = DiagnosticSink::new("m");
         let diagnostic = |file: &str, line: usize| Diagnostic {
             location: SourceLocation { file: file.into(), position: Some(Position { line, column: 1 }) },
@@ -380,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn no_fault_repeats_a_value_as_it_is() {
+    fn diagnostics_escape_and_cut_values() {
         let long = "x".repeat(1_000);
         for text in [
             format!("outputs: {{ flow_log: {{ type: ipfix, to: \"udp:h\\e:{long}\" }} }}"),

@@ -83,13 +83,13 @@ fn config(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink, directory: &Pat
             parsed(cursor, diagnostics, "a duration", scalar::poll_interval)
         });
         let flow_table = mapping.required("flow_table", flow_table);
-        let judged = read_engine_sections(mapping, directory);
+        let engine_sections = read_engine_sections(mapping, directory);
         let outputs =
             mapping.required("outputs", |cursor, diagnostics| outputs::read(cursor, diagnostics, directory));
         let control = mapping.required("control", sections::state::control);
         let state = mapping.required("state", sections::state::state);
         rules::shipped::warn_of_replaced_rules(mapping);
-        let EngineSections { settings, disabled_rules, lists, expiries } = judged?;
+        let EngineSections { settings, disabled_rules, lists, expiries } = engine_sections?;
         rules::shipped::warn_of_unused(mapping, &settings.services, &settings.rules);
         Some(Config {
             gateway_name: gateway_name?,

@@ -173,7 +173,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_that_may_be_a_secret_is_left() {
+    fn secrets_are_redacted() {
         let text = r#"
 outputs:
   alerts:
@@ -210,7 +210,7 @@ interfaces: [{ name: lan0 }]
     }
 
     #[test]
-    fn a_file_that_is_no_yaml_is_shown_as_far_as_it_is() {
+    fn text_after_a_yaml_error_is_omitted() {
         for text in [
             "a: 1\nurl: [\"PLANTED\n",
             "a: 1\nheaders: { x: PLANTED",
@@ -225,13 +225,13 @@ interfaces: [{ name: lan0 }]
     }
 
     #[test]
-    fn a_mark_before_the_text_moves_nothing() {
+    fn byte_order_mark_shifts_no_position() {
         let text = "url: x-PLANTED\nheaders: { a: PLANTED }\n";
         assert_eq!(redacted(&format!("\u{feff}{text}")), format!("\u{feff}{}", redacted(text)));
     }
 
     #[test]
-    fn credentials_are_found_behind_words_and_blanks() {
+    fn credentials_after_words_and_blanks_are_redacted() {
         for (text, shown) in [
             ("# Bearer  PLANTED1 and", "# Bearer  ... and"),
             ("# basic\tauth: Basic \tPLANTED1", "# basic\tauth: Basic \t..."),
@@ -247,14 +247,14 @@ interfaces: [{ name: lan0 }]
     #[test]
     fn the_time_is_proportional_to_the_text() {
         let text = "# basic a:a ".repeat(100_000);
-        let began = mailflow_kernel::clock::now();
+        let start = mailflow_kernel::clock::now();
         assert_eq!(redacted(&text), text);
-        let took = mailflow_kernel::clock::now().since(began);
-        assert!(took < std::time::Duration::from_secs(5), "{took:?}");
+        let elapsed = mailflow_kernel::clock::now().since(start);
+        assert!(elapsed < std::time::Duration::from_secs(5), "{elapsed:?}");
     }
 
     #[test]
-    fn what_has_no_secrets_is_shown_as_it_is() {
+    fn text_without_secrets_is_unchanged() {
         assert_eq!(redacted(crate::config::DEFAULT), crate::config::DEFAULT);
         assert_eq!(redacted("# nothing\r\n"), "# nothing\r\n");
     }

@@ -24,7 +24,7 @@ const DURATION_UNITS: [(&str, u128); 5] = [
 pub enum Switch<T> {
     /// `off`.
     Off,
-    /// A value.
+    /// Value.
     To(T),
 }
 
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn durations_are_shown_as_they_are_written() {
+    fn duration_formatting_round_trips() {
         for text in ["500ms", "90s", "5m", "1h", "2d", "0s", "61m"] {
             assert_eq!(duration(text).map(format_duration), Ok(text.to_owned()));
         }

@@ -27,11 +27,11 @@ pub(crate) struct WatchedPorts {
 /// Kind of the invalid entries of `watched_ports`.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum InvalidPorts {
-    /// No entry is invalid.
+    /// None.
     None,
-    /// All invalid entries are numbers, which no rule can name.
+    /// Numbers only, which no rule can name.
     Numbers,
-    /// An invalid entry may stand for any port.
+    /// Entries that may stand for any port.
     Unknown,
 }
 

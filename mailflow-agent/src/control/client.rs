@@ -17,7 +17,7 @@ const MAX_REPLY_BYTES: u64 = 1 << 30;
 /// Error of a request.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
-    /// The connection was refused.
+    /// Refused connection.
     #[error(
         "cannot connect to the agent at {}: {source}. Check that it runs, that `control.socket` in its configuration is this path, and that you have access", path.display()
     )]
@@ -27,10 +27,10 @@ pub enum CallError {
         /// Error of the system.
         source: io::Error,
     },
-    /// The connection broke.
+    /// Broken connection.
     #[error("the connection to the agent broke: {0}")]
     Broken(#[from] io::Error),
-    /// The reply is not valid JSON of this version.
+    /// Reply that is not valid JSON of this version.
     #[error("invalid reply of the agent: {0}")]
     Answer(#[from] serde_json::Error),
 }

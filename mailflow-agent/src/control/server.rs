@@ -65,10 +65,10 @@ pub struct CommandSenders {
 /// Error of binding the control socket.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlBindError {
-    /// Another agent listens there.
+    /// Socket of another agent.
     #[error("cannot listen on {}: another agent answers there", .0.display())]
     InUse(PathBuf),
-    /// The system refuses the socket.
+    /// Error of the system.
     #[error("cannot listen on {}: {source}", path.display())]
     Refused {
         /// Path of the socket.
@@ -118,7 +118,7 @@ pub fn bind(path: &Path) -> Result<ControlListener, ControlBindError> {
 pub async fn serve(
     listener: ControlListener,
     state: Arc<dyn StatusProvider>,
-    orders: CommandSenders,
+    senders: CommandSenders,
     shutdown: impl Future<Output = ()>,
 ) {
     let limiter = Arc::new(ConnectionLimiter::new(MAX_CONNECTIONS, MAX_CONNECTIONS_PER_USER));
@@ -130,13 +130,13 @@ pub async fn serve(
                     let user = stream.peer_cred().map_or(u32::MAX, |peer| peer.uid());
                     let eviction = Arc::<EvictionSignal>::default();
                     let Some(permit) = limiter.admit(user, &eviction) else { continue };
-                    let (state, orders) = (Arc::clone(&state), orders.clone());
+                    let (state, senders) = (Arc::clone(&state), senders.clone());
                     tokio::spawn(async move {
                         tokio::select! {
                             // The client may have disconnected; a failed reply is not an error.
                             _ = async {
                                 let (read, write) = stream.into_split();
-                                serve_connection(read, write, state.as_ref(), &orders, &eviction).await
+                                serve_connection(read, write, state.as_ref(), &senders, &eviction).await
                             } => {}
                             () = eviction.evicted() => {}
                         }
@@ -164,7 +164,7 @@ pub async fn serve_connection(
     read: impl AsyncRead + Unpin,
     mut write: impl AsyncWrite + Unpin,
     state: &dyn StatusProvider,
-    orders: &CommandSenders,
+    senders: &CommandSenders,
     eviction: &EvictionSignal,
 ) -> io::Result<()> {
     let mut lines = BufReader::new(read);
@@ -174,7 +174,7 @@ pub async fn serve_connection(
         let reply = match serde_json::from_slice(&line) {
             Ok(request) => {
                 eviction.set_protected(request == Request::Reload);
-                reply_to(request, state, orders).await
+                reply_to(request, state, senders).await
             }
             Err(_) if !whole => {
                 Reply::Refused(vec![format!("a request is one line of at most {MAX_REQUEST_BYTES} bytes")])
@@ -209,12 +209,12 @@ async fn read_line(lines: &mut (impl AsyncBufRead + Unpin)) -> io::Result<Option
     }
 }
 
-async fn reply_to(request: Request, state: &dyn StatusProvider, orders: &CommandSenders) -> Reply {
+async fn reply_to(request: Request, state: &dyn StatusProvider, senders: &CommandSenders) -> Reply {
     let to = match request {
         Request::Status => return Reply::Status(Box::new(state.status())),
         Request::Top => return Reply::Top(state.top()),
-        Request::Reload => &orders.reloads,
-        Request::Explain { .. } | Request::Suggest => &orders.queries,
+        Request::Reload => &senders.reloads,
+        Request::Explain { .. } | Request::Suggest => &senders.queries,
     };
     let (reply, answer) = oneshot::channel();
     let sent = to.send(ControlCommand { request, reply }).await;
@@ -231,9 +231,9 @@ mod tests {
         *,
     };
 
-    struct Still;
+    struct FixedStatus;
 
-    impl StatusProvider for Still {
+    impl StatusProvider for FixedStatus {
         fn status(&self) -> Status {
             Status { version: "7".to_owned(), ..Status::default() }
         }
@@ -248,21 +248,21 @@ mod tests {
     }
 
     /// Sends `lines` on one connection, and returns the replies.
-    fn asked(name: &str, lines: &[&str]) -> Vec<String> {
+    fn replies_to(name: &str, lines: &[&str]) -> Vec<String> {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let path = socket(name);
             let listener = bind(&path).unwrap();
             assert!(matches!(bind(&path), Err(ControlBindError::InUse(_))));
-            let (orders, mut ordered) = mpsc::channel::<ControlCommand>(1);
+            let (senders, mut commands) = mpsc::channel::<ControlCommand>(1);
             tokio::spawn(async move {
-                while let Some(order) = ordered.recv().await {
-                    order.reply.send(Reply::Reloaded(vec!["done".to_owned()])).unwrap();
+                while let Some(command) = commands.recv().await {
+                    command.reply.send(Reply::Reloaded(vec!["done".to_owned()])).unwrap();
                 }
             });
             let (stop, stopped) = oneshot::channel::<()>();
-            let orders = CommandSenders { reloads: orders.clone(), queries: orders };
-            let served = tokio::spawn(serve(listener, Arc::new(Still), orders, async {
+            let senders = CommandSenders { reloads: senders.clone(), queries: senders };
+            let served = tokio::spawn(serve(listener, Arc::new(FixedStatus), senders, async {
                 let _ = stopped.await;
             }));
             let (mut read, mut write) = UnixStream::connect(&path).await.unwrap().into_split();
@@ -281,8 +281,8 @@ mod tests {
     }
 
     #[test]
-    fn each_line_has_its_answer() {
-        let answers = asked(
+    fn each_line_gets_a_reply() {
+        let answers = replies_to(
             "lines",
             &[
                 r#"{"command":"status"}"#,
@@ -301,12 +301,12 @@ mod tests {
     }
 
     /// Runs a server with the given senders and number of idle connections, and `then` meanwhile.
-    fn beside<T>(name: &str, idle: usize, orders: CommandSenders, then: impl Future<Output = T> + Send) -> T {
+    fn with_server<T>(name: &str, idle: usize, senders: CommandSenders, then: impl Future<Output = T> + Send) -> T {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let path = socket(name);
             let listener = bind(&path).unwrap();
-            let server = tokio::spawn(serve(listener, Arc::new(Still), orders, std::future::pending()));
+            let server = tokio::spawn(serve(listener, Arc::new(FixedStatus), senders, std::future::pending()));
             let mut streams = Vec::new();
             for _ in 0..idle {
                 streams.push(UnixStream::connect(&path).await.unwrap());
@@ -330,24 +330,24 @@ mod tests {
     }
 
     #[test]
-    fn a_reload_is_shut_out_by_nobody() {
-        let ((reloads, mut ordered), (queries, unanswered)) = (mpsc::channel(1), mpsc::channel(1));
-        let answer = beside("crowded", 200, CommandSenders { reloads, queries }, async {
+    fn reload_is_served_under_load() {
+        let ((reloads, mut commands), (queries, unanswered)) = (mpsc::channel(1), mpsc::channel(1));
+        let answer = with_server("crowded", 200, CommandSenders { reloads, queries }, async {
             // More queries than the channel holds. The poll loop answers none of them.
-            let mut asked = Vec::new();
+            let mut streams = Vec::new();
             for _ in 0..MAX_CONNECTIONS {
                 let mut stream = UnixStream::connect(socket("crowded")).await.unwrap();
                 // A connection that was closed for a newer one cannot be written to.
                 let _ = stream.write_all(b"{\"command\":\"suggest\"}\n").await;
-                asked.push(stream);
+                streams.push(stream);
             }
             tokio::spawn(async move {
-                while let Some(order) = ordered.recv().await {
-                    order.reply.send(Reply::Reloaded(vec!["done".to_owned()])).unwrap();
+                while let Some(command) = commands.recv().await {
+                    command.reply.send(Reply::Reloaded(vec!["done".to_owned()])).unwrap();
                 }
             });
             let answer = timeout(Duration::from_secs(60), ask("crowded", r#"{"command":"reload"}"#)).await;
-            drop(asked);
+            drop(streams);
             answer
         });
         drop(unanswered);
@@ -355,31 +355,31 @@ mod tests {
     }
 
     #[test]
-    fn who_reads_or_writes_slowly_is_let_go_of() {
+    fn slow_clients_are_disconnected() {
         let (queries, _unanswered) = mpsc::channel(1);
-        let orders = CommandSenders { reloads: queries.clone(), queries };
-        let ended = beside("slow", 0, orders, async {
-            let mut half = UnixStream::connect(socket("slow")).await.unwrap();
-            half.write_all(b"{\"command\":").await.unwrap();
-            let mut deaf = UnixStream::connect(socket("slow")).await.unwrap();
+        let senders = CommandSenders { reloads: queries.clone(), queries };
+        let ended = with_server("slow", 0, senders, async {
+            let mut slow_writer = UnixStream::connect(socket("slow")).await.unwrap();
+            slow_writer.write_all(b"{\"command\":").await.unwrap();
+            let mut slow_reader = UnixStream::connect(socket("slow")).await.unwrap();
             // The replies exceed the socket buffers, and are never read.
             let many = r#"{"command":"status"}"#.to_owned() + "\n";
-            let asks = async { while deaf.write_all(many.repeat(100).as_bytes()).await.is_ok() {} };
+            let asks = async { while slow_reader.write_all(many.repeat(100).as_bytes()).await.is_ok() {} };
             let limit = Duration::from_secs(120);
-            (timeout(limit, half.read(&mut [0; 9])).await, timeout(limit, asks).await)
+            (timeout(limit, slow_writer.read(&mut [0; 9])).await, timeout(limit, asks).await)
         });
         assert_eq!(ended.0.unwrap().unwrap(), 0, "half a request is not waited for");
         assert!(ended.1.is_ok(), "who does not read is let go of");
     }
 
     #[test]
-    fn a_line_without_end_is_refused() {
-        let answers = asked("long", &[&"x".repeat(MAX_REQUEST_BYTES + 1)]);
+    fn overlong_line_is_refused() {
+        let answers = replies_to("long", &[&"x".repeat(MAX_REQUEST_BYTES + 1)]);
         assert_eq!(answers, [r#"{"refused":["a request is one line of at most 65536 bytes"]}"#]);
     }
 
     #[test]
-    fn what_a_dead_agent_left_is_replaced_and_nothing_else() {
+    fn only_a_stale_socket_is_replaced() {
         let path = socket("dead");
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());

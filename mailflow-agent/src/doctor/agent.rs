@@ -23,7 +23,7 @@ fn findings_of(status: &Status) -> Vec<Finding> {
         vec![Finding::ok("agent", format!("runs, version {}, process {}", status.version, status.pid))];
     let conservation = &status.conservation;
     let missing =
-        [conservation.packets, conservation.bytes].iter().any(|ways| ways.up != 0 || ways.down != 0);
+        [conservation.packets, conservation.bytes].iter().any(|counts| counts.up != 0 || counts.down != 0);
     findings.push(if missing {
         Finding::bad(
             "conservation",
@@ -122,7 +122,7 @@ mod tests {
     use crate::control::{DirectionCounts, ProgramStatus};
 
     #[test]
-    fn what_is_wrong_is_bad() {
+    fn problems_have_the_worst_verdict() {
         let worst = |status: &Status| findings_of(status).iter().map(|finding| finding.verdict).max();
         let mut status = Status { config_good: true, ..Status::default() };
         assert_eq!(worst(&status), Some(Verdict::Ok));

@@ -10,7 +10,7 @@ pub enum Verdict {
     Ok,
     /// Counts may be incomplete, or something can be improved.
     Warn,
-    /// The agent does not work correctly.
+    /// Failure: the agent does not work correctly.
     Bad,
 }
 

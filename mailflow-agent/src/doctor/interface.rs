@@ -147,8 +147,8 @@ fn source_nat_rule(rules: &str, name: &str) -> Option<String> {
     rules.lines().map(str::trim).find(|line| changes(line)).map(str::to_owned)
 }
 
-/// Returns true if a rule of nftables or iptables applies to packets that leave by an interface: by its name,
-/// in a set, by a pattern, or by not being excluded.
+/// Returns true if a rule of nftables or iptables applies to packets that leave by an interface. The rule may
+/// name the interface, a set, a pattern, or excluded interfaces.
 fn names_exit(words: &[&str], name: &str) -> bool {
     let exit = |word: &&str| matches!(*word, "oifname" | "oif" | "-o");
     let Some(at) = words.iter().position(exit) else { return false };
@@ -174,13 +174,13 @@ fn networks(name: &str, role: Role, examined: &Examined, internal: &Networks) ->
         return None;
     }
     let what = format!("{name} networks");
-    let missed = examined.prefixes.iter().filter(|prefix| internal.misses(prefix)).map(ToString::to_string);
-    let missed: Vec<String> = missed.collect();
-    Some(match missed.as_slice() {
+    let uncovered = examined.prefixes.iter().filter(|prefix| internal.misses(prefix)).map(ToString::to_string);
+    let uncovered: Vec<String> = uncovered.collect();
+    Some(match uncovered.as_slice() {
         [] => Finding::ok(what, "its addresses are in internal networks"),
-        missed => Finding::warn(
+        uncovered => Finding::warn(
             what,
-            format!("in no internal network: {}", missed.join(", ")),
+            format!("in no internal network: {}", uncovered.join(", ")),
             "add them to internal_networks: no rule with `source: internal` counts clients there",
         ),
     })

@@ -20,7 +20,7 @@ pub(super) fn examine(config: &Config) -> (Vec<Finding>, bool) {
         }
     });
     let tried = mailflow_kernel::try_bpf();
-    let harmless = !tried.as_ref().is_err_and(|refusal| refusal.deadly);
+    let bpf_safe = !tried.as_ref().is_err_and(|refusal| refusal.deadly);
     findings.push(match tried {
         Ok(()) => Finding::ok("bpf", "creating a map and loading a program succeeded"),
         Err(Refusal { what, error, cause, .. }) => {
@@ -41,7 +41,7 @@ pub(super) fn examine(config: &Config) -> (Vec<Finding>, bool) {
         ),
         Err(error) => Finding::warn("clock", format!("cannot be queried: {error}"), "see `timedatectl`"),
     });
-    (findings, harmless)
+    (findings, bpf_safe)
 }
 
 fn kernel_version(version: Result<KernelVersion, String>) -> Finding {
@@ -58,16 +58,16 @@ fn kernel_version(version: Result<KernelVersion, String>) -> Finding {
 }
 
 fn after_start(version: KernelVersion) -> Finding {
-    let list = |kept: &[(caps::Capability, &str)]| {
-        let each = kept.iter().map(|(capability, reason)| format!("{capability} ({reason})"));
+    let list = |capabilities_kept: &[(caps::Capability, &str)]| {
+        let each = capabilities_kept.iter().map(|(capability, reason)| format!("{capability} ({reason})"));
         each.collect::<Vec<_>>().join(", ")
     };
     let agent = match capabilities::needed_after_start(version) {
         none if none.is_empty() => "the agent keeps no capability".to_owned(),
         some => format!("the agent keeps, as far as granted: {}", list(&some)),
     };
-    let lookout = list(&capabilities::LOOKOUT_KEEPS);
-    Finding::ok("after start", format!("{agent}; the helper process keeps, as far as granted: {lookout}"))
+    let helper_keeps = list(&capabilities::LOOKOUT_KEEPS);
+    Finding::ok("after start", format!("{agent}; the helper process keeps, as far as granted: {helper_keeps}"))
 }
 
 fn memory_limit(version: KernelVersion) -> Finding {

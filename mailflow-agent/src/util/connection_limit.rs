@@ -111,9 +111,9 @@ impl<P: Copy + Eq + Hash> Connections<P> {
 
     /// Evicts the oldest evictable connection of a peer.
     fn evict_oldest(&mut self, peer: P) -> Option<()> {
-        let mut those =
+        let mut candidates =
             self.by_age.iter().filter(|(_, connection)| connection.peer == peer && connection.is_evictable());
-        let id = *those.next()?.0;
+        let id = *candidates.next()?.0;
         let connection = self.by_age.remove(&id)?;
         connection.signal.evicted.notify_one();
         Some(())
@@ -137,29 +137,29 @@ mod tests {
     use super::*;
 
     /// Connection that stores its permit.
-    struct Guest {
+    struct TestConnection {
         permit: Option<ConnectionPermit<u8>>,
         signal: Arc<EvictionSignal>,
     }
 
-    fn admit(limiter: &Arc<ConnectionLimiter<u8>>, peer: u8) -> Guest {
+    fn admit(limiter: &Arc<ConnectionLimiter<u8>>, peer: u8) -> TestConnection {
         let signal = Arc::default();
-        Guest { permit: limiter.admit(peer, &signal), signal }
+        TestConnection { permit: limiter.admit(peer, &signal), signal }
     }
 
-    fn evicted(guest: &Guest) -> bool {
+    fn evicted(connection: &TestConnection) -> bool {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {
             tokio::select! {
                 biased;
-                () = guest.signal.evicted() => true,
+                () = connection.signal.evicted() => true,
                 () = std::future::ready(()) => false,
             }
         })
     }
 
     #[test]
-    fn the_oldest_of_the_peer_with_the_most_gives_way() {
+    fn oldest_connection_of_the_largest_peer_is_evicted() {
         let limiter = Arc::new(ConnectionLimiter::new(4, 3));
         let ones = [1, 1, 1].map(|peer| admit(&limiter, peer));
         let fourth = admit(&limiter, 1);
@@ -167,7 +167,7 @@ mod tests {
         assert_eq!(ones.each_ref().map(evicted), [true, false, false], "of its own");
         // Four connections, three of them of the first peer.
         let twos = [2, 2].map(|peer| admit(&limiter, peer));
-        assert!(twos.iter().all(|guest| guest.permit.is_some()));
+        assert!(twos.iter().all(|connection| connection.permit.is_some()));
         assert_eq!(ones.each_ref().map(evicted), [false, true, false], "of the peer with the most");
         assert!(!evicted(&fourth) && !twos.iter().any(evicted));
         drop(fourth);
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn who_must_stay_does_and_a_place_is_free_once() {
+    fn protected_connections_stay_and_permits_are_released_once() {
         let limiter = Arc::new(ConnectionLimiter::new(2, 2));
         let (busy, other) = (admit(&limiter, 1), admit(&limiter, 1));
         busy.signal.set_protected(true);

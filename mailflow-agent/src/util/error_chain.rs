@@ -75,7 +75,7 @@ pub fn format_error_chain(error: &anyhow::Error) -> String {
         let cause = cause.to_string();
         match format_error_chain.as_str() {
             "" => format_error_chain = cause,
-            said if said.ends_with(&cause) => {}
+            text if text.ends_with(&cause) => {}
             _ => format_error_chain.extend([": ", &cause]),
         }
     }
@@ -109,11 +109,11 @@ mod tests {
     #[test]
     fn a_panic_in_a_thread_ends_the_process_with_a_message() {
         let output = as_a_process("panics_in_a_thread", std::process::Stdio::piped());
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(output.status.code(), Some(PANICKED), "{said}");
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(PANICKED), "{text}");
         assert!(
-            said.contains("mailflow-agent: thread sink: panicked at ") && said.contains("out of ink"),
-            "{said}"
+            text.contains("mailflow-agent: thread sink: panicked at ") && text.contains("out of ink"),
+            "{text}"
         );
         let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
         let output = as_a_process("panics_in_a_thread", full.into());
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_a_minute() {
+    fn one_line_a_minute() {
         let mut limited = LogRateLimit::default();
         let mut may = |seconds: u64| limited.may_log(Time::from_nanos(seconds * 1_000_000_000));
         assert_eq!(
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reason_is_told_once() {
+    fn repeated_cause_is_printed_once() {
         let source = io::Error::from_raw_os_error(libc::ENOENT);
         let error = anyhow::Error::new(OpenError::File { path: "/nosuch/flows.json".into(), source });
         let reason = "No such file or directory (os error 2)";

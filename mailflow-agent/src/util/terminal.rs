@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_terminal_acts_on_is_escaped_and_what_it_shows_is_not() {
+    fn control_characters_are_escaped_and_others_are_not() {
         for safe in ["10.0.0.0/8  Zürich, Главный офис, 本社, العربية, 👍", "", "a\\b \"c\""]
         {
             assert!(matches!(escape(safe), Cow::Borrowed(_)), "{safe}");
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn no_text_begins_a_line_of_its_own() {
+    fn text_cannot_start_a_line() {
         let reason = "x\nFIRING r: 10.0.0.1";
         assert_eq!(written(|out| writeln!(out, "  {reason}")), "  x\\nFIRING r: 10.0.0.1\n");
         let json = serde_json::json!({ "a": reason, "b": "\u{9b}\u{202e}" });

@@ -23,9 +23,9 @@ use mailflow_kernel::clock;
 
 /// Reason why the table ended.
 pub(crate) enum ExitReason {
-    /// The user quit.
+    /// Key of the user.
     Quit,
-    /// The agent's reply was no table.
+    /// Error, or a reply that is no table.
     NoTable(Box<UnexpectedReply>),
 }
 
@@ -93,8 +93,8 @@ impl Screen {
             let asked = clock::now();
             loop {
                 self.draw(&now, before.as_ref())?;
-                let left = interval.saturating_sub(clock::now().since(asked));
-                if left.is_zero() || !event::poll(left)? {
+                let remaining = interval.saturating_sub(clock::now().since(asked));
+                if remaining.is_zero() || !event::poll(remaining)? {
                     break;
                 }
                 let action = match event::read()? {
@@ -163,22 +163,22 @@ impl Screen {
         let visible_rows = usize::from(height.saturating_sub(3));
         let rows = self.view.rows(now, before);
         self.offset = self.offset.min(rows.len().saturating_sub(visible_rows));
-        let cut = |line: &str| escape(line).chars().take(usize::from(width)).collect::<String>();
+        let fit = |line: &str| escape(line).chars().take(usize::from(width)).collect::<String>();
         let mut out = io::stdout().lock();
-        queue!(out, cursor::MoveTo(0, 0), Print(cut(&self.title(rows.len()))))?;
+        queue!(out, cursor::MoveTo(0, 0), Print(fit(&self.title(rows.len()))))?;
         queue!(out, terminal::Clear(ClearType::UntilNewLine), cursor::MoveTo(0, 1))?;
-        queue!(out, SetAttribute(Attribute::Reverse), Print(cut(&self.view.header())))?;
+        queue!(out, SetAttribute(Attribute::Reverse), Print(fit(&self.view.header())))?;
         queue!(out, SetAttribute(Attribute::Reset), terminal::Clear(ClearType::UntilNewLine))?;
         for (line, row) in rows.iter().skip(self.offset).take(visible_rows).enumerate() {
             let line = u16::try_from(line).unwrap_or(u16::MAX);
-            queue!(out, cursor::MoveTo(0, line.saturating_add(2)), Print(cut(&self.view.line(row))))?;
+            queue!(out, cursor::MoveTo(0, line.saturating_add(2)), Print(fit(&self.view.line(row))))?;
             queue!(out, terminal::Clear(ClearType::UntilNewLine))?;
         }
         let below =
             u16::try_from(rows.len().saturating_sub(self.offset).min(visible_rows)).unwrap_or(u16::MAX);
         queue!(out, cursor::MoveTo(0, below.saturating_add(2)), terminal::Clear(ClearType::FromCursorDown))?;
         let help = "p b f m c s sort  d per second  / filter  q end";
-        queue!(out, cursor::MoveTo(0, height.saturating_sub(1)), Print(cut(help)))?;
+        queue!(out, cursor::MoveTo(0, height.saturating_sub(1)), Print(fit(help)))?;
         out.flush()
     }
 

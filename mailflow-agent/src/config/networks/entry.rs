@@ -164,8 +164,8 @@ pub(crate) fn is_network(word: &str) -> bool {
 
 /// Checks the name of a group.
 pub(crate) fn group(text: &str) -> Result<&str, String> {
-    let fits = |c: char| !c.is_control() && c != ',';
-    if (1..=64).contains(&text.chars().count()) && text.chars().all(fits) && text.trim() == text {
+    let is_valid = |c: char| !c.is_control() && c != ',';
+    if (1..=64).contains(&text.chars().count()) && text.chars().all(is_valid) && text.trim() == text {
         Ok(text)
     } else {
         Err("expected the name of a group: 1 to 64 characters, no comma".to_owned())
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_prefix_says_why() {
+    fn invalid_prefixes_have_a_reason() {
         for (text, why) in [
             ("10.0.0.1/8", "host bits set; did you mean 10.0.0.0/8?"),
             ("2001:db8::1/64", "host bits set; did you mean 2001:db8::/64?"),

@@ -41,8 +41,8 @@ pub(crate) enum ListFormat {
 /// Handling of unknown CSV columns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum OtherColumns {
-    /// An unknown column is an error, as it may be a misspelled one.
+    /// Error, as an unknown column may be a misspelled one.
     Refuse,
-    /// Unknown columns are ignored.
+    /// No error: unknown columns are ignored.
     Ignore,
 }

@@ -110,14 +110,14 @@ impl NetworkLists {
         self.stamps = self.file_stamps();
         self.state = FileState::Read;
         let before = diagnostics.count();
-        let filed: Vec<Vec<NetworkEntry>> = self.files.iter().map(|file| file.read(diagnostics)).collect();
-        let listed: Vec<NetworkEntry> =
-            self.inline.iter().cloned().chain(filed.into_iter().flatten()).collect();
-        let listed = deduplicate(listed, diagnostics);
+        let file_entries: Vec<Vec<NetworkEntry>> = self.files.iter().map(|file| file.read(diagnostics)).collect();
+        let entries: Vec<NetworkEntry> =
+            self.inline.iter().cloned().chain(file_entries.into_iter().flatten()).collect();
+        let entries = deduplicate(entries, diagnostics);
         if diagnostics.count() > before || !complete {
             return None;
         }
-        if listed.iter().all(|listed| listed.network.exclude) {
+        if entries.iter().all(|entries| entries.network.exclude) {
             diagnostics.report(Diagnostic {
                 location: self.location.clone(),
                 path: self.setting.clone(),
@@ -126,8 +126,8 @@ impl NetworkLists {
             });
             return None;
         }
-        overlap::warn(&listed, diagnostics);
-        Some(Networks::new(listed.into_iter().map(|listed| listed.network).collect()))
+        overlap::warn(&entries, diagnostics);
+        Some(Networks::new(entries.into_iter().map(|entries| entries.network).collect()))
     }
 
     fn file_stamps(&self) -> Vec<Option<FileStamp>> {
@@ -151,7 +151,7 @@ impl ListFile {
                     location: self.location.clone(),
                     path: self.setting.clone(),
                     value: Some(quote(&self.typed)),
-                    expected: format!("{}: {}", escape(&self.name), no_text.why),
+                    expected: format!("{}: {}", escape(&self.name), no_text.message),
                 });
                 return Vec::new();
             }
@@ -163,59 +163,59 @@ impl ListFile {
         let text = super::positions::normalize_line_ends(text);
         let text = text.trim_start_matches('\u{feff}');
         let before = diagnostics.count();
-        let listed = match self.format.unwrap_or_else(|| ListFormat::of(self, text)) {
+        let entries = match self.format.unwrap_or_else(|| ListFormat::of(self, text)) {
             ListFormat::Lines => super::lines::read(self, text, diagnostics),
             ListFormat::Csv => super::csv::read(self, text, diagnostics),
             ListFormat::Netbox => super::netbox::read(self, text, diagnostics),
         };
-        if listed.is_empty() && diagnostics.count() == before {
+        if entries.is_empty() && diagnostics.count() == before {
             let location = SourceLocation { file: self.name.clone(), position: Some(Position::START) };
             let expected =
                 "the file contains no network in use; an empty list is usually a failed export".to_owned();
             diagnostics.report(Diagnostic { location, path: String::new(), value: None, expected });
         }
-        listed
+        entries
     }
 }
 
 /// Reports networks that are listed twice. The first of equal entries stays.
-fn deduplicate(listed: Vec<NetworkEntry>, diagnostics: &mut DiagnosticSink) -> Vec<NetworkEntry> {
-    let mut locations: HashMap<IpNet, usize> = HashMap::with_capacity(listed.len());
-    let mut unique: Vec<NetworkEntry> = Vec::with_capacity(listed.len());
-    for this in listed {
-        match locations.get(&this.network.net).and_then(|location| unique.get(*location)) {
+fn deduplicate(entries: Vec<NetworkEntry>, diagnostics: &mut DiagnosticSink) -> Vec<NetworkEntry> {
+    let mut locations: HashMap<IpNet, usize> = HashMap::with_capacity(entries.len());
+    let mut unique: Vec<NetworkEntry> = Vec::with_capacity(entries.len());
+    for entry in entries {
+        match locations.get(&entry.network.net).and_then(|location| unique.get(*location)) {
             None => {
-                locations.insert(this.network.net, unique.len());
-                unique.push(this);
+                locations.insert(entry.network.net, unique.len());
+                unique.push(entry);
             }
-            Some(before) if before.vrf != this.vrf => {
+            Some(before) if before.vrf != entry.vrf => {
                 // This is valid in another routing table, but packets do not show their routing table.
                 let why = format!(
                     "this network was listed before, at {}, in another VRF; this entry takes effect",
                     before.location
                 );
-                diagnostics.warn(this.remark(why));
-                locations.insert(this.network.net, unique.len());
-                unique.push(this);
+                diagnostics.warn(entry.remark(why));
+                locations.insert(entry.network.net, unique.len());
+                unique.push(entry);
             }
             Some(before) => {
-                let (now, then, location) = (&this.network, &before.network, &before.location);
+                let (now, then, location) = (&entry.network, &before.network, &before.location);
                 if now.exclude != then.exclude {
                     let why = format!(
                         "this network is both internal and excluded; the other entry is at {location}"
                     );
-                    diagnostics.report(this.remark(why));
+                    diagnostics.report(entry.remark(why));
                 } else if now.group != then.group {
                     let why = format!("this network was listed before, at {location}, with another group");
-                    diagnostics.report(this.remark(why));
+                    diagnostics.report(entry.remark(why));
                 } else if now.role != then.role {
                     let why = format!("this network was listed before, at {location}, with another role");
-                    diagnostics.report(this.remark(why));
+                    diagnostics.report(entry.remark(why));
                 } else {
                     let why = format!(
                         "this network was listed before, at {location}, with the same settings; it counts once"
                     );
-                    diagnostics.warn(this.remark(why));
+                    diagnostics.warn(entry.remark(why));
                 }
             }
         }

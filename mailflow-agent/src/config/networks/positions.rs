@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_byte_has_its_place_whatever_the_way() {
+    fn positions_match_in_any_order() {
         let long = "ñ\nabc ".repeat(1_000);
         for text in ["ab\nñc\n\nd", &long] {
             let naive = |cursor: usize| Position::after(&text[..cursor]);

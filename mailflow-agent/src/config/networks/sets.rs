@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_set_says_what_was_meant() {
+    fn invalid_sets_have_a_suggestion() {
         for (text, why) in [
             (
                 "intern",

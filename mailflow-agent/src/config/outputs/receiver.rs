@@ -77,11 +77,11 @@ pub(crate) fn address(mapping: &mut MappingReader<'_, '_>, directory: &Path) -> 
             .required("url", |cursor, diagnostics| url(cursor, diagnostics, UrlForm::Webhook))
             .map(WebhookAddress::Inline),
         file => {
-            let here = mapping.optional("url", false, |cursor, diagnostics| {
+            let has_url = mapping.optional("url", false, |cursor, diagnostics| {
                 url(cursor, diagnostics, UrlForm::Webhook).map(|_| true)
             });
             let (cursor, path) = file??;
-            if here? {
+            if has_url? {
                 return cursor.reject_contents(mapping.diagnostics, "expected url or url_file, not both");
             }
             Some(WebhookAddress::File(path))

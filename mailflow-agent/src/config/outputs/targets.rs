@@ -268,8 +268,8 @@ fn file(text: &str) -> Result<Target, String> {
 /// Reads the name of an output, which is a label value in metrics and appears in logs.
 fn name(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink) -> Option<Option<String>> {
     let name = string(cursor, diagnostics)?;
-    let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_-.".contains(&byte);
-    if (1..=40).contains(&name.len()) && name.bytes().all(fits) {
+    let is_valid = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_-.".contains(&byte);
+    if (1..=40).contains(&name.len()) && name.bytes().all(is_valid) {
         return Some(Some(name.to_owned()));
     }
     cursor.reject(diagnostics, "expected a name of at most 40 of a-z, 0-9, _, - and .")

@@ -8,9 +8,9 @@ use hyper::http::{Uri, uri::Authority};
 /// Parts that a URL may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UrlForm {
-    /// A path and a query.
+    /// Path and query.
     Webhook,
-    /// A path, to which more is appended.
+    /// Path, to which more is appended.
     Base,
     /// User information, and nothing after the port.
     Proxy,
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_address_is_refused_without_being_shown() {
+    fn invalid_urls_are_refused_without_being_shown() {
         for (text, form, why) in [
             ("http://h:9093?s3cret", UrlForm::Base, "`?`"),
             ("http://h:9093/?s3cret=1", UrlForm::Base, "`?`"),

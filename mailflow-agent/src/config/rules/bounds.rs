@@ -41,8 +41,8 @@ fn bound(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink, of: Counter) -> 
         let at_least =
             mapping.optional("at_least", 0, |cursor, diagnostics| amount(cursor, diagnostics, 0..=MAX_BOUND));
         let mut upper = |at_most: &'static str, below: &'static str| {
-            let (most, less) = (mapping.explicit(at_most), mapping.explicit(below));
-            match (most, less) {
+            let (max, below_bound) = (mapping.explicit(at_most), mapping.explicit(below));
+            match (max, below_bound) {
                 (Some(_), Some(cursor)) => {
                     cursor.reject(mapping.diagnostics, format!("expected {at_most} or {below}, not both"))
                 }
@@ -55,13 +55,13 @@ fn bound(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink, of: Counter) -> 
         };
         let at_most = upper("at_most", "below");
         let at_most_tls = upper("at_most_encrypted", "below_encrypted");
-        let given = mapping.explicit("at_least").is_some();
+        let has_minimum = mapping.explicit("at_least").is_some();
         let bound = Bound { of, at_least: at_least?, at_most: at_most?, at_most_tls: at_most_tls? };
-        if !given && bound.at_most.is_none() && bound.at_most_tls.is_none() {
+        if !has_minimum && bound.at_most.is_none() && bound.at_most_tls.is_none() {
             return cursor.reject_contents(mapping.diagnostics, "expected at_least, at_most or below");
         }
-        let most = bound.at_most.map(|most| most.max(bound.at_most_tls.unwrap_or(most)));
-        if most.is_some_and(|most| most < bound.at_least) {
+        let max = bound.at_most.map(|max| max.max(bound.at_most_tls.unwrap_or(max)));
+        if max.is_some_and(|max| max < bound.at_least) {
             return cursor.reject_contents(
                 mapping.diagnostics,
                 "at_least is greater than at_most, so no flow can match",

@@ -14,8 +14,8 @@ pub(crate) fn warn(
     diagnostics: &mut DiagnosticSink,
 ) {
     for term in terms {
-        if let Some((most, why)) = max_value(rule, term.measure)
-            && most < term.at_least
+        if let Some((max, why)) = max_value(rule, term.measure)
+            && max < term.at_least
         {
             let threshold = format_threshold(term.measure, term.at_least);
             term.cursor.warn(diagnostics, format!("never holds: {why}, and the threshold is {threshold}"));

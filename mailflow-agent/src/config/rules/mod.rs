@@ -184,8 +184,8 @@ fn shipped_match(rules: Option<&Node>) -> Option<&Node> {
 }
 
 fn rule_name(text: &str) -> Result<String, String> {
-    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    if (1..=64).contains(&text.len()) && text.chars().all(fits) {
+    let is_valid = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if (1..=64).contains(&text.len()) && text.chars().all(is_valid) {
         Ok(text.to_owned())
     } else {
         Err("expected a name of at most 64 letters, digits, -, _ and .".to_owned())

@@ -78,9 +78,9 @@ fn shipped_rules(rules: &Node) -> Vec<ShippedRule<'_>> {
     shipped
 }
 
-/// Warns about watched ports that no enabled rule uses: ports that the file adds and, if the file has its own
-/// rules, ports of the shipped rules. The shipped ports of POP3 and IMAP are watched only for the metrics, so
-/// they cause no warning.
+/// Warns about watched ports that no enabled rule uses: the ports that the file adds. If the file has its own
+/// rules, the ports of the shipped rules are checked too. The shipped ports of POP3 and IMAP are watched only
+/// for the metrics, so they cause no warning.
 pub(crate) fn warn_of_unused(mapping: &mut MappingReader<'_, '_>, services: &Services, rules: &[Rule]) {
     let used: BTreeSet<u16> = rules.iter().flat_map(|rule| rule.matching.ports.iter().copied()).collect();
     let own_rules = mapping.explicit("rules");

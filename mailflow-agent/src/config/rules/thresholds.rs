@@ -116,9 +116,9 @@ fn below(
     let below = threshold(cursor, diagnostics, term.measure)?;
     let highest = highest(term.at_least);
     if below > highest {
-        let most = format_threshold(term.measure, highest);
+        let max = format_threshold(term.measure, highest);
         return cursor
-            .reject(diagnostics, format!("expected less than {}.at_least: at most {most}", term.path()));
+            .reject(diagnostics, format!("expected less than {}.at_least: at most {max}", term.path()));
     }
     Some(ResolveBelow::Of(below, term.at_least))
 }
@@ -168,12 +168,12 @@ fn times(
             Measure::Ratio { .. } => term.at_least,
             _ => scaled(term.at_least, factor, FRACTION_SCALE),
         };
-        let most = *threshold_range(term.measure).end();
-        if at_least > most {
-            let most = format_threshold(term.measure, most);
+        let max = *threshold_range(term.measure).end();
+        if at_least > max {
+            let max = format_threshold(term.measure, max);
             return cursor.reject(
                 diagnostics,
-                format!("makes {}.at_least greater than its maximum, {most}", term.path()),
+                format!("makes {}.at_least greater than its maximum, {max}", term.path()),
             );
         }
         levels.push(at_least);

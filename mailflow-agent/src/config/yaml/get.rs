@@ -22,10 +22,10 @@ pub(crate) struct Cursor<'a> {
 /// Origin of a value.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum ValueOrigin {
-    /// The file sets the value.
+    /// Value of the file.
     Explicit,
-    /// The value is omitted, so the shipped one applies. Diagnostics name the position of the mapping that
-    /// omits it.
+    /// Shipped value, as the file omits the setting. Diagnostics name the position of the mapping that omits
+    /// it.
     Shipped,
 }
 

@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_and_values_know_their_place() {
+    fn keys_and_values_have_positions() {
         let node = tree("a: 1\nñb:\n  - x\n  - {c: y}\n").unwrap();
         let b = node.get("ñb").unwrap();
         assert_eq!(b.position, Position { line: 2, column: 1 });
@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn faults_of_form_have_places() {
+    fn syntax_errors_have_positions() {
         assert_eq!(diagnostics(""), ["f:1:1: the file is empty; write {} to use all defaults"]);
         assert_eq!(diagnostics("# only a comment\n").len(), 1);
         assert_eq!(
@@ -354,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mark_before_the_text_is_no_column() {
+    fn byte_order_mark_is_no_column() {
         for text in ["pol: [", "a: 1\nb: 2\na: 3\n", "a: !x 1\n", "{a: 1, a: 2}\n", "{a: b c d e f g"] {
             assert_eq!(diagnostics(&format!("\u{feff}{text}")), diagnostics(text), "{text}");
         }
@@ -368,16 +368,16 @@ mod tests {
     }
 
     #[test]
-    fn bombs_are_refused() {
-        let mut laughs = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
+    fn alias_bombs_are_refused() {
+        let mut bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
         for i in 1..12 {
             let list = vec![format!("*a{}", i - 1); 10].join(", ");
-            laughs.push_str(&format!("a{i}: &a{i} [{list}]\n"));
+            bomb.push_str(&format!("a{i}: &a{i} [{list}]\n"));
         }
         assert!(
-            diagnostics(&laughs).last().unwrap().contains("expand to more than"),
+            diagnostics(&bomb).last().unwrap().contains("expand to more than"),
             "{:?}",
-            diagnostics(&laughs)
+            diagnostics(&bomb)
         );
         assert!(diagnostics(&"- ".repeat(100_000))[0].contains("nested deeper"));
         assert!(!diagnostics(&"[".repeat(100_000)).is_empty());
