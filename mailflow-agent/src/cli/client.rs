@@ -388,7 +388,7 @@ mod tests {
         let shown = text(&status);
         assert!(!is_healthy(&status), "{shown}");
         assert!(
-            shown.contains("NOT WRITTEN since 2026-09-21T14:13:20Z: No space left; detection goes on"),
+            shown.contains("NOT WRITTEN since 2026-09-21T14:13:20Z: No space left; rules are evaluated"),
             "{shown}"
         );
         for name in ["dead_letters", "refused_alerts"] {

@@ -129,7 +129,7 @@ const MAX_DIAGNOSTICS_PER_FILE: usize = 100;
 #[derive(Debug, Default)]
 struct DiagnosticList {
     /// Stored entries. A value that is used several times (an alias, a shipped value) has one entry.
-    kept: Vec<Diagnostic>,
+    entries: Vec<Diagnostic>,
     /// Location, value and description of each stored entry.
     seen: HashSet<(SourceLocation, Option<String>, String)>,
     /// Number of stored entries and of further entries, by file.
@@ -138,38 +138,38 @@ struct DiagnosticList {
 
 impl DiagnosticList {
     fn add(&mut self, diagnostic: Diagnostic) {
-        let [kept, more] = match self.files.get_mut(&diagnostic.location.file) {
+        let [stored, further] = match self.files.get_mut(&diagnostic.location.file) {
             Some(counts) => counts,
             None => self.files.entry(Arc::clone(&diagnostic.location.file)).or_default(),
         };
-        if *kept >= MAX_DIAGNOSTICS_PER_FILE {
+        if *stored >= MAX_DIAGNOSTICS_PER_FILE {
             let same = |seen: &Diagnostic| {
                 seen.location == diagnostic.location && seen.expected == diagnostic.expected
             };
             // Errors of a list are never reported twice, and the search takes time proportional to the stored
             // entries.
-            let repeated = *more < MAX_DIAGNOSTICS_PER_FILE && self.kept.iter().any(same);
-            *more += usize::from(!repeated);
+            let repeated = *further < MAX_DIAGNOSTICS_PER_FILE && self.entries.iter().any(same);
+            *further += usize::from(!repeated);
         } else if self.seen.insert((
             diagnostic.location.clone(),
             diagnostic.value.clone(),
             diagnostic.expected.clone(),
         )) {
-            *kept += 1;
-            self.kept.push(diagnostic);
+            *stored += 1;
+            self.entries.push(diagnostic);
         }
     }
 
     fn count(&self) -> usize {
-        self.files.values().map(|[kept, more]| kept + more).sum()
+        self.files.values().map(|[stored, further]| stored + further).sum()
     }
 
     /// Sorts the entries: the file `main` first, then the files that it names, each by line. Adds an entry
     /// with the number of further entries for each file that has any.
     fn sorted(self, main: &Arc<str>, what: &str) -> Vec<Diagnostic> {
-        let Self { mut kept, files: counts, .. } = self;
+        let Self { mut entries, files: counts, .. } = self;
         let mut files = HashMap::from([(Arc::clone(main), 0)]);
-        for diagnostic in &kept {
+        for diagnostic in &entries {
             let next = files.len();
             files.entry(Arc::clone(&diagnostic.location.file)).or_insert(next);
         }
@@ -180,12 +180,12 @@ impl DiagnosticList {
             .map(|(file, [_, more])| (of(file), more_diagnostics(file, *more, what)))
             .collect();
         more.sort_by_key(|(file, _)| *file);
-        kept.sort_by_key(|diagnostic| (of(&diagnostic.location.file), diagnostic.location.position));
+        entries.sort_by_key(|diagnostic| (of(&diagnostic.location.file), diagnostic.location.position));
         // Each entry goes after the last one of its file.
         for (file, more) in more.into_iter().rev() {
-            kept.insert(kept.partition_point(|diagnostic| of(&diagnostic.location.file) <= file), more);
+            entries.insert(entries.partition_point(|diagnostic| of(&diagnostic.location.file) <= file), more);
         }
-        kept
+        entries
     }
 }
 
@@ -245,7 +245,7 @@ impl DiagnosticSink {
 
     /// Returns true if further errors of `file` are only counted.
     pub(crate) fn is_file_full(&self, file: &Arc<str>) -> bool {
-        self.diagnostics.files.get(file).is_some_and(|[kept, _]| *kept >= MAX_DIAGNOSTICS_PER_FILE)
+        self.diagnostics.files.get(file).is_some_and(|[stored, _]| *stored >= MAX_DIAGNOSTICS_PER_FILE)
     }
 
     /// Counts an error of a `file` for which [`is_file_full`](Self::is_file_full) is true.

@@ -48,7 +48,9 @@ pub(crate) fn read_list(path: &Path) -> Result<String, TextError> {
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path);
     let file = match file {
         // Opening a socket fails with ENXIO.
-        Err(error) if error.raw_os_error() == Some(libc::ENXIO) => return Err(whole_file(not_regular("a socket"))),
+        Err(error) if error.raw_os_error() == Some(libc::ENXIO) => {
+            return Err(whole_file(not_regular("a socket")));
+        }
         file => file.map_err(read_error)?,
     };
     let kind = file.metadata().map_err(read_error)?.file_type();

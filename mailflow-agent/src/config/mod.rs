@@ -56,7 +56,7 @@ pub use rules::AllowExpiry;
 pub fn load(path: Option<&Path>) -> Result<Config, Diagnostics> {
     let Some(path) = path else { return parse(DEFAULT_NAME, DEFAULT) };
     let name = path.display().to_string();
-    let text = file::read(path).map_err(|no_text| no_text.into_diagnostics(&name))?;
+    let text = file::read(path).map_err(|text_error| text_error.into_diagnostics(&name))?;
     parse_in(&name, &text, path.parent().unwrap_or(Path::new("")))
 }
 
@@ -67,7 +67,7 @@ pub fn parse(name: &str, text: &str) -> Result<Config, Diagnostics> {
 }
 
 fn parse_in(name: &str, text: &str, directory: &Path) -> Result<Config, Diagnostics> {
-    file::check(text).map_err(|no_text| no_text.into_diagnostics(name))?;
+    file::check(text).map_err(|text_error| text_error.into_diagnostics(name))?;
     let mut diagnostics = DiagnosticSink::new(name);
     let config = yaml::parse::read(text, &mut diagnostics)
         .and_then(|node| config(&Cursor::root(&node, shipped()), &mut diagnostics, directory));

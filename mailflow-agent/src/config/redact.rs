@@ -12,7 +12,7 @@ const HIDDEN: &str = "...";
 
 /// Returns `text` without values that may be secrets. Text after a YAML error is omitted.
 pub fn redacted(text: &str) -> String {
-    let (values, diagnostic) = values(text);
+    let (values, error_offset) = values(text);
     let mut shown = String::new();
     let mut at = 0;
     for SecretValue { from, to, address } in values {
@@ -24,9 +24,9 @@ pub fn redacted(text: &str) -> String {
         }
         at = to;
     }
-    let end = diagnostic.unwrap_or(text.len()).max(at);
+    let end = error_offset.unwrap_or(text.len()).max(at);
     shown.push_str(&without_secrets(text.get(at..end).unwrap_or_default()));
-    if diagnostic.is_some() {
+    if error_offset.is_some() {
         shown.push_str("\n# The rest is not shown: it is not valid YAML.\n");
     }
     shown

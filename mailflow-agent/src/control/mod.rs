@@ -24,5 +24,5 @@ pub use self::{
         ProgramStatus, RuleStatus, Status, StatusNumber, StoredAlert, TableUsage, UnlistedClientsStatus,
         WatchedEntryStatus, WatchedInterface,
     },
-    top::{SourceTotals, TopSnapshot},
+    top::{TopSnapshot, TopSource},
 };

@@ -197,8 +197,8 @@ pub async fn serve_connection(
 
 /// Reads a line, up to the maximum size; `None` at the end of the stream or after a timeout.
 async fn read_line(lines: &mut (impl AsyncBufRead + Unpin)) -> io::Result<Option<Vec<u8>>> {
-    let Ok(begun) = timeout(IDLE_TIMEOUT, lines.fill_buf()).await else { return Ok(None) };
-    if begun?.is_empty() {
+    let Ok(started) = timeout(IDLE_TIMEOUT, lines.fill_buf()).await else { return Ok(None) };
+    if started?.is_empty() {
         return Ok(None);
     }
     let mut line = Vec::new();
@@ -301,12 +301,18 @@ mod tests {
     }
 
     /// Runs a server with the given senders and number of idle connections, and `then` meanwhile.
-    fn with_server<T>(name: &str, idle: usize, senders: CommandSenders, then: impl Future<Output = T> + Send) -> T {
+    fn with_server<T>(
+        name: &str,
+        idle: usize,
+        senders: CommandSenders,
+        then: impl Future<Output = T> + Send,
+    ) -> T {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let path = socket(name);
             let listener = bind(&path).unwrap();
-            let server = tokio::spawn(serve(listener, Arc::new(FixedStatus), senders, std::future::pending()));
+            let server =
+                tokio::spawn(serve(listener, Arc::new(FixedStatus), senders, std::future::pending()));
             let mut streams = Vec::new();
             for _ in 0..idle {
                 streams.push(UnixStream::connect(&path).await.unwrap());

@@ -9,13 +9,13 @@ pub struct TopSnapshot {
     /// Time of the snapshot, in seconds since the agent started.
     pub at_seconds: f64,
     /// Sources, and `other` and `retired` for sources without their own counters.
-    pub rows: Vec<SourceTotals>,
+    pub rows: Vec<TopSource>,
 }
 
 /// Totals of a source.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct SourceTotals {
+pub struct TopSource {
     /// Address, IPv6 prefix, `other` or `retired`.
     pub source: String,
     /// Packets, client to server.

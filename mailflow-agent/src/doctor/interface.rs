@@ -174,7 +174,8 @@ fn networks(name: &str, role: Role, examined: &Examined, internal: &Networks) ->
         return None;
     }
     let what = format!("{name} networks");
-    let uncovered = examined.prefixes.iter().filter(|prefix| internal.misses(prefix)).map(ToString::to_string);
+    let uncovered =
+        examined.prefixes.iter().filter(|prefix| internal.misses(prefix)).map(ToString::to_string);
     let uncovered: Vec<String> = uncovered.collect();
     Some(match uncovered.as_slice() {
         [] => Finding::ok(what, "its addresses are in internal networks"),

@@ -67,7 +67,10 @@ fn after_start(version: KernelVersion) -> Finding {
         some => format!("the agent keeps, as far as granted: {}", list(&some)),
     };
     let helper_keeps = list(&capabilities::LOOKOUT_KEEPS);
-    Finding::ok("after start", format!("{agent}; the helper process keeps, as far as granted: {helper_keeps}"))
+    Finding::ok(
+        "after start",
+        format!("{agent}; the helper process keeps, as far as granted: {helper_keeps}"),
+    )
 }
 
 fn memory_limit(version: KernelVersion) -> Finding {

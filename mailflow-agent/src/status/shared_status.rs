@@ -15,8 +15,8 @@ use super::{active_alerts::FiringAlerts, unlisted_clients::UnlistedClients};
 use crate::{
     config::Config,
     control::{
-        self, Conservation, DirectionCounts, Durability, ProgramStatus, RuleStatus, SourceTotals, Status,
-        StatusNumber, TopSnapshot, UnlistedClientsStatus, WatchedEntryStatus, WatchedInterface,
+        self, Conservation, DirectionCounts, Durability, ProgramStatus, RuleStatus, Status, StatusNumber,
+        TopSnapshot, TopSource, UnlistedClientsStatus, WatchedEntryStatus, WatchedInterface,
     },
     http,
     metrics::{Agent, Fill, KernelView, Ledger, Limits, Load, Memory, Page},
@@ -259,7 +259,7 @@ impl control::StatusProvider for View {
 
     fn top(&self) -> TopSnapshot {
         let numbers = self.numbers();
-        let rows = numbers.ledger.sources().into_iter().map(|sums| SourceTotals {
+        let rows = numbers.ledger.sources().into_iter().map(|sums| TopSource {
             source: sums.source.to_owned(),
             packets_up: sums.up.packets,
             bytes_up: sums.up.bytes,

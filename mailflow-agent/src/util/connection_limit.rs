@@ -1,7 +1,7 @@
 //! Limits of concurrent connections, in total and for each peer, so that no peer can exclude the others.
 //!
-//! A new connection is always served. At a limit, the oldest connection of the peer with the most connections
-//! is evicted.
+//! A new connection is served unless all others are protected. At a limit, the oldest connection of the peer
+//! with the most connections is evicted.
 
 use std::{
     collections::{BTreeMap, HashMap},

@@ -10,7 +10,7 @@ use std::{
 
 use mailflow_agent::control::{
     AllowSuggestion, FiringAlert, FlowExplanation, ListStatus, OutputStatus, ProgramStatus, Reply,
-    RuleExplanation, RuleStatus, SourceExplanation, SourceTotals, Status, TermExplanation, TopSnapshot,
+    RuleExplanation, RuleStatus, SourceExplanation, Status, TermExplanation, TopSnapshot, TopSource,
 };
 use mailflow_tests::lab::agent_binary;
 use serde_json::Value;
@@ -99,12 +99,7 @@ fn answer(command: &str) -> Reply {
         })),
         "top" => Reply::Top(TopSnapshot {
             at_seconds: 1.0,
-            rows: vec![SourceTotals {
-                source: evil(),
-                packets_up: 1,
-                bytes_up: 1,
-                ..SourceTotals::default()
-            }],
+            rows: vec![TopSource { source: evil(), packets_up: 1, bytes_up: 1, ..TopSource::default() }],
         }),
         "explain" => Reply::Explained(Box::new(SourceExplanation {
             matched_network: Some(evil()),

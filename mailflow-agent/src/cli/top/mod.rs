@@ -21,19 +21,19 @@ pub fn run(socket: &Path, args: &TopArgs, err: &mut impl Write) -> io::Result<Ex
         sort: args.sort,
         reversed: false,
         filter: args.filter.clone().unwrap_or_default(),
-        span: CountingPeriod::SinceStart,
+        period: CountingPeriod::SinceStart,
     };
     let mut client = match Client::connect(socket) {
         Ok(client) => client,
         Err(error) => return report_failure(Err(error), err),
     };
-    let mut ask = || match client.call(&Request::Top) {
+    let mut fetch = || match client.call(&Request::Top) {
         Ok(Reply::Top(top)) => Ok(top),
         other => Err(other),
     };
     let stdout = io::stdout();
     let ended = if args.once || !stdout.is_terminal() || !io::stdin().is_terminal() {
-        match ask() {
+        match fetch() {
             Ok(top) => {
                 print_once(&view, &top, args.rows, &mut Terminal(stdout.lock()))?;
                 return Ok(ExitStatus::Good);
@@ -41,7 +41,7 @@ pub fn run(socket: &Path, args: &TopArgs, err: &mut impl Write) -> io::Result<Ex
             Err(other) => other,
         }
     } else {
-        match screen::run(view, args.interval, &mut ask)? {
+        match screen::run(view, args.interval, &mut fetch)? {
             screen::ExitReason::Quit => return Ok(ExitStatus::Good),
             screen::ExitReason::NoTable(other) => *other,
         }

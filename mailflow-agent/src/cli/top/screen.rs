@@ -33,11 +33,11 @@ pub(crate) enum ExitReason {
 pub(crate) fn run(
     view: TableView,
     interval: Duration,
-    ask: &mut dyn FnMut() -> Result<TopSnapshot, UnexpectedReply>,
+    fetch: &mut dyn FnMut() -> Result<TopSnapshot, UnexpectedReply>,
 ) -> io::Result<ExitReason> {
     let mut screen = Screen { view, offset: 0, typing: None };
-    let restored = RawTerminal::take()?;
-    let end = screen.show(interval, ask);
+    let restored = RawTerminal::enter()?;
+    let end = screen.show(interval, fetch);
     drop(restored);
     end
 }
@@ -46,7 +46,7 @@ pub(crate) fn run(
 struct RawTerminal;
 
 impl RawTerminal {
-    fn take() -> io::Result<Self> {
+    fn enter() -> io::Result<Self> {
         terminal::enable_raw_mode()?;
         let restored = Self;
         execute!(io::stdout(), terminal::EnterAlternateScreen, cursor::Hide)?;
@@ -82,18 +82,18 @@ impl Screen {
     fn show(
         &mut self,
         interval: Duration,
-        ask: &mut dyn FnMut() -> Result<TopSnapshot, UnexpectedReply>,
+        fetch: &mut dyn FnMut() -> Result<TopSnapshot, UnexpectedReply>,
     ) -> io::Result<ExitReason> {
         let mut before = None;
         loop {
-            let now = match ask() {
+            let now = match fetch() {
                 Ok(now) => now,
                 Err(other) => return Ok(ExitReason::NoTable(Box::new(other))),
             };
-            let asked = clock::now();
+            let fetched_at = clock::now();
             loop {
                 self.draw(&now, before.as_ref())?;
-                let remaining = interval.saturating_sub(clock::now().since(asked));
+                let remaining = interval.saturating_sub(clock::now().since(fetched_at));
                 if remaining.is_zero() || !event::poll(remaining)? {
                     break;
                 }
@@ -135,7 +135,7 @@ impl Screen {
             KeyCode::Char('c') => self.sort(TopColumn::Counted),
             KeyCode::Char('s') => self.sort(TopColumn::Source),
             KeyCode::Char('d') => {
-                self.view.span = if self.view.span == CountingPeriod::SinceStart {
+                self.view.period = if self.view.period == CountingPeriod::SinceStart {
                     CountingPeriod::PerSecond
                 } else {
                     CountingPeriod::SinceStart
@@ -183,7 +183,7 @@ impl Screen {
     }
 
     fn title(&self, rows: usize) -> String {
-        let span = match self.view.span {
+        let period = match self.view.period {
             CountingPeriod::SinceStart => "since the agent started",
             CountingPeriod::PerSecond => "per second",
         };
@@ -192,7 +192,7 @@ impl Screen {
             (None, "") => String::new(),
             (None, filter) => format!("  filter: {filter}"),
         };
-        format!("mailflow: {rows} sources, client to server, {span}{filter}")
+        format!("mailflow: {rows} sources, client to server, {period}{filter}")
     }
 }
 
@@ -208,7 +208,7 @@ mod tests {
             sort: TopColumn::Bytes,
             reversed: false,
             filter: String::new(),
-            span: CountingPeriod::SinceStart,
+            period: CountingPeriod::SinceStart,
         };
         Screen { view, offset: 0, typing: None }
     }
@@ -235,7 +235,7 @@ mod tests {
         press(&mut screen, "\u{8}\n");
         assert_eq!((screen.view.filter.as_str(), screen.typing.is_none()), ("10.", true));
         press(&mut screen, "\u{1b}d");
-        assert_eq!((screen.view.filter.as_str(), screen.view.span), ("", CountingPeriod::PerSecond));
+        assert_eq!((screen.view.filter.as_str(), screen.view.period), ("", CountingPeriod::PerSecond));
         assert_eq!(press(&mut screen, " q"), [KeyAction::Refresh, KeyAction::Quit]);
         assert_eq!(screen.key(KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL)), KeyAction::Quit);
     }

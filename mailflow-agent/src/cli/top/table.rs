@@ -4,7 +4,7 @@ use std::{cmp::Reverse, collections::HashMap};
 
 use crate::{
     cli::args::TopColumn,
-    control::{SourceTotals, TopSnapshot},
+    control::{TopSnapshot, TopSource},
 };
 
 /// View settings of the table.
@@ -17,7 +17,7 @@ pub(crate) struct TableView {
     /// Text that a source's address must contain.
     pub(crate) filter: String,
     /// Period of the numbers.
-    pub(crate) span: CountingPeriod,
+    pub(crate) period: CountingPeriod,
 }
 
 /// Period of the numbers.
@@ -40,13 +40,13 @@ impl TableView {
     /// Returns the visible rows of `now`. Rates need the previous table, `before`.
     pub(crate) fn rows(&self, now: &TopSnapshot, before: Option<&TopSnapshot>) -> Vec<TopRow> {
         let filter = self.filter.to_lowercase();
-        let past: HashMap<&str, &SourceTotals> = match (self.span, before) {
+        let past: HashMap<&str, &TopSource> = match (self.period, before) {
             (CountingPeriod::PerSecond, Some(before)) => {
                 before.rows.iter().map(|row| (row.source.as_str(), row)).collect()
             }
             _ => HashMap::new(),
         };
-        let seconds = match (self.span, before) {
+        let seconds = match (self.period, before) {
             (CountingPeriod::PerSecond, Some(before)) => (now.at_seconds - before.at_seconds).max(0.001),
             // The first table has no rates.
             (CountingPeriod::PerSecond, None) => f64::INFINITY,
@@ -62,7 +62,7 @@ impl TableView {
                 TopRow { source: row.source.clone(), numbers: std::array::from_fn(gain) }
             })
             .filter(|row| {
-                row.numbers.iter().any(|number| *number > 0.0) || self.span == CountingPeriod::PerSecond
+                row.numbers.iter().any(|number| *number > 0.0) || self.period == CountingPeriod::PerSecond
             })
             .collect();
         rows.sort_by(|one, other| one.source.cmp(&other.source));
@@ -104,7 +104,7 @@ impl TableView {
             .zip(COLUMN_WIDTHS)
             .enumerate()
             .map(|(column, (number, width))| {
-                let text = if column == BYTES_COLUMN { bytes(*number) } else { count(*number, self.span) };
+                let text = if column == BYTES_COLUMN { bytes(*number) } else { count(*number, self.period) };
                 format!("{text:>width$}")
             })
             .collect();
@@ -119,7 +119,7 @@ const COLUMN_WIDTHS: [usize; 5] = [12, 11, 10, 11, 11];
 /// Index of the column of bytes.
 const BYTES_COLUMN: usize = 1;
 
-fn numbers(row: &SourceTotals) -> [u64; 5] {
+fn numbers(row: &TopSource) -> [u64; 5] {
     [row.packets_up, row.bytes_up, row.flows, row.messages, row.qualifying]
 }
 
@@ -128,8 +128,8 @@ fn bytes(number: f64) -> String {
     scaled(number, &["B", "kB", "MB", "GB", "TB", "PB"])
 }
 
-fn count(number: f64, span: CountingPeriod) -> String {
-    match span {
+fn count(number: f64, period: CountingPeriod) -> String {
+    match period {
         CountingPeriod::SinceStart if number < 1e9 => format!("{number:.0}"),
         CountingPeriod::PerSecond if number > 0.0 && number < 100.0 => format!("{number:.1}"),
         _ if number < 1e6 => format!("{number:.0}"),
@@ -153,20 +153,20 @@ mod tests {
 
     fn top(at_seconds: f64, rows: &[(&str, [u64; 5])]) -> TopSnapshot {
         let row =
-            |(source, [packets_up, bytes_up, flows, messages, qualifying]): &(&str, [u64; 5])| SourceTotals {
+            |(source, [packets_up, bytes_up, flows, messages, qualifying]): &(&str, [u64; 5])| TopSource {
                 source: (*source).to_owned(),
                 packets_up: *packets_up,
                 bytes_up: *bytes_up,
                 flows: *flows,
                 messages: *messages,
                 qualifying: *qualifying,
-                ..SourceTotals::default()
+                ..TopSource::default()
             };
         TopSnapshot { at_seconds, rows: rows.iter().map(row).collect() }
     }
 
     fn view(sort: TopColumn) -> TableView {
-        TableView { sort, reversed: false, filter: String::new(), span: CountingPeriod::SinceStart }
+        TableView { sort, reversed: false, filter: String::new(), period: CountingPeriod::SinceStart }
     }
 
     fn sources(rows: &[TopRow]) -> Vec<&str> {
@@ -203,7 +203,7 @@ mod tests {
             top(10.0, &[("a", [100, 0, 0, 0, 0])]),
             top(12.0, &[("a", [150, 0, 0, 0, 0]), ("b", [8, 0, 0, 0, 0])]),
         );
-        let view = TableView { span: CountingPeriod::PerSecond, ..view(TopColumn::Packets) };
+        let view = TableView { period: CountingPeriod::PerSecond, ..view(TopColumn::Packets) };
         let rows = view.rows(&now, Some(&before));
         assert_eq!((sources(&rows), rows[0].numbers[0], rows[1].numbers[0]), (vec!["a", "b"], 25.0, 4.0));
         assert!(

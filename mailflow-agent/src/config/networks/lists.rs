@@ -82,9 +82,9 @@ impl NetworkLists {
     pub fn take_settled_change(&mut self) -> bool {
         let stamps = self.file_stamps();
         let before = std::mem::replace(&mut self.stamps, stamps);
-        let is_outdated = before != self.stamps;
-        let settled = !is_outdated && self.state == FileState::Changing;
-        self.state = if is_outdated { FileState::Changing } else { FileState::Read };
+        let has_changed = before != self.stamps;
+        let settled = !has_changed && self.state == FileState::Changing;
+        self.state = if has_changed { FileState::Changing } else { FileState::Read };
         settled
     }
 
@@ -110,14 +110,15 @@ impl NetworkLists {
         self.stamps = self.file_stamps();
         self.state = FileState::Read;
         let before = diagnostics.count();
-        let file_entries: Vec<Vec<NetworkEntry>> = self.files.iter().map(|file| file.read(diagnostics)).collect();
+        let file_entries: Vec<Vec<NetworkEntry>> =
+            self.files.iter().map(|file| file.read(diagnostics)).collect();
         let entries: Vec<NetworkEntry> =
             self.inline.iter().cloned().chain(file_entries.into_iter().flatten()).collect();
         let entries = deduplicate(entries, diagnostics);
         if diagnostics.count() > before || !complete {
             return None;
         }
-        if entries.iter().all(|entries| entries.network.exclude) {
+        if entries.iter().all(|entry| entry.network.exclude) {
             diagnostics.report(Diagnostic {
                 location: self.location.clone(),
                 path: self.setting.clone(),
@@ -127,7 +128,7 @@ impl NetworkLists {
             return None;
         }
         overlap::warn(&entries, diagnostics);
-        Some(Networks::new(entries.into_iter().map(|entries| entries.network).collect()))
+        Some(Networks::new(entries.into_iter().map(|entry| entry.network).collect()))
     }
 
     fn file_stamps(&self) -> Vec<Option<FileStamp>> {
@@ -146,17 +147,17 @@ impl ListFile {
     fn read(&self, diagnostics: &mut DiagnosticSink) -> Vec<NetworkEntry> {
         let text = match file::read_list(&self.path) {
             Ok(text) => text,
-            Err(no_text) if no_text.position.is_none() => {
+            Err(text_error) if text_error.position.is_none() => {
                 diagnostics.report(Diagnostic {
                     location: self.location.clone(),
                     path: self.setting.clone(),
                     value: Some(quote(&self.typed)),
-                    expected: format!("{}: {}", escape(&self.name), no_text.message),
+                    expected: format!("{}: {}", escape(&self.name), text_error.message),
                 });
                 return Vec::new();
             }
-            Err(no_text) => {
-                diagnostics.report(no_text.into_diagnostic(self.name.clone()));
+            Err(text_error) => {
+                diagnostics.report(text_error.into_diagnostic(self.name.clone()));
                 return Vec::new();
             }
         };

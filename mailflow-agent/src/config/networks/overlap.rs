@@ -36,7 +36,7 @@ pub(crate) fn warn(entries: &[NetworkEntry], diagnostics: &mut DiagnosticSink) {
         }
         let inherited = (!entry.network.exclude).then_some(&entry.network);
         let next = EnclosingNetwork {
-            entry: entry,
+            entry,
             group: inherited.and_then(|network| network.group.as_deref().or_else(|| outer?.group)),
             role: inherited.and_then(|network| network.role.or_else(|| outer?.role)),
         };

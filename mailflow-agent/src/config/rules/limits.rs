@@ -19,11 +19,12 @@ const MEMORY_BYTES_RANGE: [u64; 2] = [1_000_000, 1_000_000_000_000];
 pub(crate) fn read(cursor: &Cursor<'_>, diagnostics: &mut DiagnosticSink) -> Option<RuleLimits> {
     MappingReader::read(cursor, diagnostics, |mapping| {
         let [min_subjects, max_subjects] = SUBJECTS_RANGE;
-        let subjects =
-            mapping.required("subjects", |cursor, diagnostics| number(cursor, diagnostics, min_subjects..=max_subjects));
+        let subjects = mapping.required("subjects", |cursor, diagnostics| {
+            number(cursor, diagnostics, min_subjects..=max_subjects)
+        });
         let [min_memory, max_memory] = MEMORY_BYTES_RANGE;
-        let memory =
-            mapping.required("memory", |cursor, diagnostics| bytes(cursor, diagnostics, min_memory..=max_memory));
+        let memory = mapping
+            .required("memory", |cursor, diagnostics| bytes(cursor, diagnostics, min_memory..=max_memory));
         let any = 1..=1_000_000_u32;
         let alerts = mapping
             .required("alerts_per_minute", |cursor, diagnostics| number(cursor, diagnostics, any.clone()));

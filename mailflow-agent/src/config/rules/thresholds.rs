@@ -42,7 +42,7 @@ enum ResolveBelow {
     /// Fraction of the threshold, scaled by [`FRACTION_SCALE`].
     Factor(u64),
     /// Value, and the threshold of the rule to which the value belongs.
-    Of(u64, u64),
+    Value(u64, u64),
 }
 
 impl ResolveSpec {
@@ -55,14 +55,14 @@ impl ResolveSpec {
         // Integers below 0.8 x threshold are those below the next integer, so the product is rounded up.
         let below = match self.below {
             ResolveBelow::Factor(fraction) => scaled(at_least, fraction, FRACTION_SCALE),
-            ResolveBelow::Of(below, of) => scaled(at_least, below, of),
+            ResolveBelow::Value(below, of) => scaled(at_least, below, of),
         };
-        Level { at_least, resolve_below: below.clamp(1, highest(at_least)) }
+        Level { at_least, resolve_below: below.clamp(1, max_resolve_below(at_least)) }
     }
 }
 
 /// Returns the maximum resolve threshold.
-fn highest(at_least: u64) -> u64 {
+fn max_resolve_below(at_least: u64) -> u64 {
     at_least.saturating_sub(1).max(1)
 }
 
@@ -114,13 +114,13 @@ fn below(
         );
     };
     let below = threshold(cursor, diagnostics, term.measure)?;
-    let highest = highest(term.at_least);
+    let highest = max_resolve_below(term.at_least);
     if below > highest {
         let max = format_threshold(term.measure, highest);
         return cursor
             .reject(diagnostics, format!("expected less than {}.at_least: at most {max}", term.path()));
     }
-    Some(ResolveBelow::Of(below, term.at_least))
+    Some(ResolveBelow::Value(below, term.at_least))
 }
 
 /// Reads `thresholds`.
@@ -139,7 +139,7 @@ pub(crate) fn thresholds(
                 (Some(_), Some(cursor)) => {
                     cursor.reject(mapping.diagnostics, "expected factor or at_least, not both")
                 }
-                (Some(cursor), None) => times(&cursor, mapping.diagnostics, terms),
+                (Some(cursor), None) => scale_by_factor(&cursor, mapping.diagnostics, terms),
                 (None, Some(cursor)) => single_threshold(&cursor, mapping.diagnostics, terms),
                 (None, None) => item.reject_contents(mapping.diagnostics, "expected factor or at_least"),
             };
@@ -152,7 +152,7 @@ pub(crate) fn thresholds(
 }
 
 /// Reads a factor, and returns each threshold times the factor. Ratios stay the same.
-fn times(
+fn scale_by_factor(
     cursor: &Cursor<'_>,
     diagnostics: &mut DiagnosticSink,
     terms: Option<&[RawTerm<'_>]>,

@@ -38,7 +38,7 @@ pub struct WebConfig {
 /// All errors of the file, with their locations.
 pub fn load(path: &Path) -> Result<WebConfig, Diagnostics> {
     let name = path.display().to_string();
-    let text = file::read(path).map_err(|no_text| no_text.into_diagnostics(&name))?;
+    let text = file::read(path).map_err(|text_error| text_error.into_diagnostics(&name))?;
     parse(&name, &text, path.parent().unwrap_or(Path::new("")))
 }
 
@@ -47,7 +47,7 @@ pub fn load(path: &Path) -> Result<WebConfig, Diagnostics> {
 /// # Errors
 /// All errors of the file, with their locations.
 pub fn parse(name: &str, text: &str, directory: &Path) -> Result<WebConfig, Diagnostics> {
-    file::check(text).map_err(|no_text| no_text.into_diagnostics(name))?;
+    file::check(text).map_err(|text_error| text_error.into_diagnostics(name))?;
     let mut diagnostics = DiagnosticSink::new(name);
     let web = parse::read(text, &mut diagnostics)
         .and_then(|node| web(&Cursor::root(&node, None), &mut diagnostics, directory));
